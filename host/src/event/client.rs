@@ -1,0 +1,80 @@
+//! Who a client is, as the host knows it and the plugin is told.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+/// Scheduling class of a session, lowest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(u8)]
+pub enum Priority {
+    /// Whatever is left over.
+    Background,
+    /// Less than normal.
+    Low,
+    /// The default.
+    #[default]
+    Normal,
+    /// More than normal.
+    High,
+    /// Before everything else.
+    Critical,
+}
+
+impl Priority {
+    /// Every class, lowest first.
+    pub const ALL: [Self; 5] = [Self::Background, Self::Low, Self::Normal, Self::High, Self::Critical];
+
+    /// The class's name in configuration and logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        ["background", "low", "normal", "high", "critical"][self as usize]
+    }
+}
+
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Priority {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|class| class.name() == text);
+        found.ok_or_else(|| format!("`{text}` is no priority: expected background, low, normal, high or critical"))
+    }
+}
+
+/// What the host knows about one established session. Fixed for its life; the priority now in force is kept apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientInfo {
+    /// Unique for the life of the server, never reused, from 1.
+    pub id: u64,
+    /// Name of the server.
+    pub server: String,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The address of this host that the client reached.
+    pub local: SocketAddr,
+    /// `None` on a plaintext session.
+    pub tls: Option<TlsInfo>,
+    /// The number that the operator set for this server.
+    pub parameter: i64,
+}
+
+/// What the TLS handshake settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsInfo {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub protocol: String,
+    /// IANA name of the cipher suite.
+    pub cipher_suite: String,
+    /// The name the client asked for.
+    pub server_name: Option<String>,
+    /// The agreed application protocol, escaped where it is no text.
+    pub alpn: Option<String>,
+    /// Subject of the verified client certificate.
+    pub client_subject: Option<String>,
+}

@@ -1,0 +1,110 @@
+//! Why an event failed, and whose doing it was.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// Who has to act on a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The client.
+    Peer,
+    /// The plugin's author.
+    Plugin,
+    /// Whoever configured the server.
+    Operator,
+    /// Wharf itself: a bug, or the machine is out of something.
+    Host,
+}
+
+impl Origin {
+    /// Stable name for logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Peer => "peer",
+            Self::Plugin => "plugin",
+            Self::Operator => "operator",
+            Self::Host => "host",
+        }
+    }
+}
+
+/// What ended an instance. Every kind ends exactly one session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// The guest trapped; the name says how (`unreachable`, `stack-overflow`, ...).
+    Trap(&'static str),
+    /// The guest called `exit`.
+    Exit,
+    /// The event used up its fuel.
+    Fuel,
+    /// The event used up its CPU time.
+    CpuTime,
+    /// The event took too long, waits included.
+    WallTime,
+    /// The guest trapped after a refused growth of its memory or tables.
+    Memory,
+    /// One host call carried more bytes than may be copied.
+    CopyLimit,
+    /// The guest holds more handles than it may.
+    HandleLimit,
+    /// The host had no slot or no memory for another instance.
+    Capacity,
+    /// The call was cancelled because the server's stop deadline passed.
+    Cancelled,
+    /// The engine or the host failed in a way that is no guest's doing.
+    Host,
+}
+
+impl FaultKind {
+    /// Stable name for logs, metrics and tests.
+    #[must_use]
+    pub fn name(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
+            Self::Trap(kind) => return Cow::Owned(format!("trap:{kind}")),
+            Self::Exit => "exit",
+            Self::Fuel => "fuel",
+            Self::CpuTime => "cpu-time",
+            Self::WallTime => "wall-time",
+            Self::Memory => "limit-session-mem",
+            Self::CopyLimit => "copy-limit",
+            Self::HandleLimit => "handle-limit",
+            Self::Capacity => "overload",
+            Self::Cancelled => "drain-deadline",
+            Self::Host => "host-error",
+        })
+    }
+
+    /// Whose doing it is.
+    #[must_use]
+    pub fn origin(self) -> Origin {
+        match self {
+            Self::Capacity | Self::Host => Origin::Host,
+            Self::Cancelled => Origin::Operator,
+            _ => Origin::Plugin,
+        }
+    }
+}
+
+/// One failed event: what it was and what its owner needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// What it was.
+    pub kind: FaultKind,
+    /// For the owner of the plugin: the trap's text and a backtrace with names. May hold many lines.
+    pub detail: String,
+}
+
+impl Fault {
+    /// A fault with its detail.
+    pub fn new(kind: FaultKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}'s doing): {}", self.kind.name(), self.kind.origin().name(), self.detail)
+    }
+}

@@ -1,0 +1,70 @@
+//! The vocabulary that the session and the plugin side share, and the port between them.
+//!
+//! Nothing here owns a socket, a clock or an engine. `session` drives events through [`Procedure`] and
+//! [`Instance`]; `plugin` acts on the session through [`Port`] and on its server through [`Peers`]. Neither imports
+//! the other.
+
+mod client;
+mod fault;
+mod port;
+mod reason;
+
+pub use client::{ClientInfo, Priority, TlsInfo};
+pub use fault::{Fault, FaultKind, Origin};
+pub use port::{Budget, Instance, NameError, Peers, Port, Procedure, Scope, SendError, Usage, WriteError};
+pub use reason::{DisconnectReason, EndReason};
+
+/// One event on its way to a plugin. Exhaustive: the contract names no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// The session is established. Always the first.
+    Connect,
+    /// Bytes arrived: 1 to [`READ_MAX_BYTES`].
+    Read(&'a [u8]),
+    /// The send buffer had filled and has drained.
+    Write,
+    /// Nothing was exchanged for so many milliseconds.
+    Timeout {
+        /// Milliseconds since the last byte in either direction.
+        idle_ms: u64,
+    },
+    /// A timer fired.
+    Timer {
+        /// The number the plugin gave it.
+        id: u32,
+    },
+    /// The peer finished sending.
+    End,
+    /// The session is over. Always the last.
+    Disconnect(DisconnectReason),
+}
+
+impl Event<'_> {
+    /// The event's name in logs, metrics and the contract.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Connect => "on-connect",
+            Self::Read(_) => "on-read",
+            Self::Write => "on-write",
+            Self::Timeout { .. } => "on-timeout",
+            Self::Timer { .. } => "on-timer",
+            Self::End => "on-end",
+            Self::Disconnect(_) => "on-disconnect",
+        }
+    }
+}
+
+/// Most bytes that one `on-read` carries. Also the size of a read buffer.
+pub const READ_MAX_BYTES: usize = 64 << 10;
+
+/// What a handler wants of its session. Exhaustive: the contract names no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Keep going.
+    Proceed,
+    /// Send what is queued, then close.
+    Close,
+    /// Drop what is queued and reset.
+    Abort,
+}

@@ -1,0 +1,63 @@
+//! Why a session is over: the reasons a plugin is told, and the larger set that the host records.
+
+use std::borrow::Cow;
+
+use super::FaultKind;
+
+/// The reasons that `on-disconnect` carries. Exhaustive: the contract names no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DisconnectReason {
+    /// The peer finished and got everything.
+    PeerClosed,
+    /// The connection broke.
+    PeerReset,
+    /// A TLS peer vanished without a proper end.
+    PeerTruncated,
+    /// A handler ended the session.
+    ClosedByPlugin,
+    /// Nothing happened for the timeout after the peer had finished sending.
+    IdleTimeout,
+    /// The peer read nothing for the timeout.
+    WriteTimeout,
+    /// The operator or another session ended it.
+    Evicted,
+    /// The server is stopping.
+    ServerStopped,
+}
+
+impl DisconnectReason {
+    /// Stable name for logs, metrics and tests.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PeerClosed => "peer-closed",
+            Self::PeerReset => "peer-reset",
+            Self::PeerTruncated => "peer-truncated",
+            Self::ClosedByPlugin => "closed-by-plugin",
+            Self::IdleTimeout => "idle-timeout",
+            Self::WriteTimeout => "write-timeout",
+            Self::Evicted => "evicted",
+            Self::ServerStopped => "server-stopped",
+        }
+    }
+}
+
+/// Why a session ended, as the host records it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EndReason {
+    /// An ending that the plugin could be told of.
+    Disconnect(DisconnectReason),
+    /// The plugin's instance is gone; it could not be told.
+    Fault(FaultKind),
+}
+
+impl EndReason {
+    /// Stable name for logs, metrics and tests.
+    #[must_use]
+    pub fn name(self) -> Cow<'static, str> {
+        match self {
+            Self::Disconnect(reason) => Cow::Borrowed(reason.name()),
+            Self::Fault(kind) => kind.name(),
+        }
+    }
+}

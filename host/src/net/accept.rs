@@ -1,0 +1,129 @@
+//! The listening socket at work: one newcomer at a time, and what to make of an error.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{BindError, Endpoint};
+
+/// How long accepting pauses when the process or the system is out of descriptors or memory.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// A socket that listens. Dropping it frees the address.
+#[derive(Debug)]
+pub struct Listener {
+    inner: TcpListener,
+    address: SocketAddr,
+}
+
+/// A client that the system accepted and nobody has judged yet. Dropping it closes the connection.
+#[derive(Debug)]
+pub struct Accepted {
+    pub(super) stream: TcpStream,
+    pub(super) peer: SocketAddr,
+    pub(super) local: SocketAddr,
+}
+
+impl Accepted {
+    /// The client's address; an IPv4 client of a dual-stack socket has its IPv4 address.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+}
+
+/// What to do after accepting failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AcceptFault {
+    /// One newcomer was lost; go on at once.
+    Retry,
+    /// The machine is out of something; go on after the pause.
+    Pause(Duration),
+    /// The socket is of no more use.
+    Stop,
+}
+
+impl AcceptFault {
+    /// Sorts an error of `accept`. Errors of the newcomer's own connection, which Linux reports here too, cost only
+    /// that newcomer.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Self {
+        match Errno::from_io_error(error) {
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => Self::Pause(EXHAUSTED_PAUSE),
+            Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::FAULT) => Self::Stop,
+            _ => Self::Retry,
+        }
+    }
+}
+
+impl Listener {
+    /// Binds and listens. Must run inside a tokio runtime; may block on name resolution.
+    ///
+    /// # Errors
+    /// [`BindError`]; nothing stays bound.
+    pub fn open(endpoint: &Endpoint) -> Result<Self, BindError> {
+        let socket = endpoint.listen()?;
+        let system = |source| BindError::System { address: SocketAddr::from(([0, 0, 0, 0], 0)), source };
+        let address = socket.local_addr().map_err(system)?;
+        Ok(Self { inner: TcpListener::from_std(socket).map_err(system)?, address })
+    }
+
+    /// Where it listens, with the port the system chose where any was asked for.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next newcomer. Dropping the future is safe: no newcomer is lost.
+    ///
+    /// # Errors
+    /// What the system said; [`AcceptFault::of`] says what to do.
+    pub async fn accept(&self) -> io::Result<Accepted> {
+        let (stream, peer) = self.inner.accept().await?;
+        // A socket that is bound to one address needs no question which one the client reached.
+        let local = if self.address.ip().is_unspecified() { stream.local_addr()? } else { self.address };
+        Ok(Accepted { stream, peer: plain(peer), local: plain(local) })
+    }
+}
+
+/// Takes the IPv6 wrapping off an IPv4 address.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(errno: Errno) -> AcceptFault {
+        AcceptFault::of(&io::Error::from(errno))
+    }
+
+    #[test]
+    fn an_error_of_one_newcomer_costs_only_that_newcomer() {
+        for errno in [Errno::CONNABORTED, Errno::INTR, Errno::PROTO, Errno::PERM, Errno::NETDOWN, Errno::TIMEDOUT] {
+            assert_eq!(of(errno), AcceptFault::Retry, "{errno}");
+        }
+    }
+
+    #[test]
+    fn exhaustion_pauses_and_does_not_spin() {
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
+            assert_eq!(of(errno), AcceptFault::Pause(EXHAUSTED_PAUSE), "{errno}");
+        }
+    }
+
+    #[test]
+    fn a_dead_listener_stops() {
+        assert_eq!(of(Errno::BADF), AcceptFault::Stop);
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_address() {
+        let mapped: SocketAddr = "[::ffff:192.0.2.7]:9".parse().expect("an address");
+        assert_eq!(plain(mapped), "192.0.2.7:9".parse().expect("an address"));
+    }
+}

@@ -1,0 +1,167 @@
+//! From a host name and a port to a listening socket.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::num::NonZeroU16;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// The backlog that 0 stands for. The system clamps it further where its own maximum is lower.
+const BACKLOG_DEFAULT: u32 = 4_096;
+
+/// The port to listen on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenPort {
+    /// This one.
+    Fixed(NonZeroU16),
+    /// Whatever the system has free; ask the handle which. For tests and embedders.
+    AnyFree,
+}
+
+impl ListenPort {
+    fn number(self) -> u16 {
+        match self {
+            Self::Fixed(port) => port.get(),
+            Self::AnyFree => 0,
+        }
+    }
+}
+
+/// Options of a listening socket and of the clients it accepts. All off by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SocketOptions {
+    /// Bind although connections of a stopped server linger on the address. Two live servers never share one.
+    pub reuse_address: bool,
+    /// Send to directly connected networks only.
+    pub dont_route: bool,
+    /// Let the system probe silent clients.
+    pub keep_alive: bool,
+    /// Send small packets at once.
+    pub no_delay: bool,
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// A host name or address of this system. Empty: all IPv4 interfaces; `0.0.0.0`: the same; `::`: IPv4 and IPv6
+    /// on one socket. Of a name's addresses the first IPv4 one is used, else the first.
+    pub host: String,
+    /// The port.
+    pub port: ListenPort,
+    /// Pending connections the system may hold. 0: 4,096. Clamped to the system's own maximum.
+    pub backlog: u32,
+    /// Socket options.
+    pub options: SocketOptions,
+}
+
+/// Why nothing is listening. All of them are the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BindError {
+    /// The host name has no address.
+    #[error("`{host}` is neither an address nor a name this system can resolve: {source}")]
+    Unresolved {
+        /// What was asked for.
+        host: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// The address is somebody else's.
+    #[error("{address} is not an address of this system: use one of its own, or leave `host` empty for all of them")]
+    NotLocal {
+        /// What was asked for.
+        address: SocketAddr,
+    },
+    /// No IPv6 here.
+    #[error("{address} needs IPv6, which this system does not have")]
+    NoIpv6 {
+        /// What was asked for.
+        address: SocketAddr,
+    },
+    /// Somebody listens there, or old connections linger.
+    #[error("{address} is in use: another server listens on it{}", if *.reuse { "" } else {
+        ", or connections of a stopped one linger (the option `reuse-address` accepts those)" })]
+    InUse {
+        /// What was asked for.
+        address: SocketAddr,
+        /// Whether `reuse-address` was on.
+        reuse: bool,
+    },
+    /// A privileged port.
+    #[error("{address} may not be used by this process: ports below 1024 usually need a privilege")]
+    Denied {
+        /// What was asked for.
+        address: SocketAddr,
+    },
+    /// Anything else the system said.
+    #[error("cannot listen on {address}: {source}")]
+    System {
+        /// What was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Endpoint {
+    /// The address to bind. Asks the resolver where `host` is a name, which may block.
+    ///
+    /// # Errors
+    /// [`BindError::Unresolved`].
+    pub fn resolve(&self) -> Result<SocketAddr, BindError> {
+        let port = self.port.number();
+        let ip = match self.host.trim_start_matches('[').trim_end_matches(']') {
+            "" => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            host => match host.parse() {
+                Ok(ip) => ip,
+                Err(_) => self.resolve_name(host)?,
+            },
+        };
+        Ok(SocketAddr::new(ip, port))
+    }
+
+    fn resolve_name(&self, host: &str) -> Result<IpAddr, BindError> {
+        let unresolved = |source| BindError::Unresolved { host: self.host.clone(), source };
+        let found: Vec<_> = (host, 0).to_socket_addrs().map_err(unresolved)?.collect();
+        let best = found.iter().find(|address| address.is_ipv4()).or(found.first());
+        let best = best.ok_or_else(|| unresolved(io::Error::other("the name has no address")))?;
+        Ok(best.ip())
+    }
+
+    /// Binds and listens. On an error nothing stays bound.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub(super) fn listen(&self) -> Result<TcpListener, BindError> {
+        let address = self.resolve()?;
+        self.open(address).map_err(|source| match Errno::from_io_error(&source) {
+            Some(Errno::ADDRNOTAVAIL) => BindError::NotLocal { address },
+            Some(Errno::AFNOSUPPORT) => BindError::NoIpv6 { address },
+            Some(Errno::ADDRINUSE) => BindError::InUse { address, reuse: self.options.reuse_address },
+            Some(Errno::ACCESS | Errno::PERM) => BindError::Denied { address },
+            _ => BindError::System { address, source },
+        })
+    }
+
+    fn open(&self, address: SocketAddr) -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if let IpAddr::V6(ip) = address.ip() {
+            socket.set_only_v6(ip != Ipv6Addr::UNSPECIFIED)?;
+        }
+        socket.set_reuse_address(self.options.reuse_address)?;
+        socket.set_nonblocking(true)?;
+        // Accepted sockets inherit these three, so that accepting a client costs no call for them.
+        socket.set_keepalive(self.options.keep_alive)?;
+        socket.set_tcp_nodelay(self.options.no_delay)?;
+        if self.options.dont_route {
+            // The only option of ours that `socket2` does not have.
+            setsockopt(&socket, sockopt::DontRoute, &true)?;
+        }
+        socket.bind(&address.into())?;
+        let backlog = if self.backlog == 0 { BACKLOG_DEFAULT } else { self.backlog };
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        Ok(socket.into())
+    }
+}

@@ -1,0 +1,198 @@
+//! From PEM files to a TLS configuration that is known to work, or an error that names the file.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::version::{TLS12, TLS13};
+use tokio_rustls::rustls::{Error as TlsError, InconsistentKeys, RootCertStore, ServerConfig};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// The oldest protocol a server speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ProtocolMin {
+    /// TLS 1.2 and 1.3.
+    #[default]
+    Tls12,
+    /// TLS 1.3 only.
+    Tls13,
+}
+
+/// Whether clients must show a certificate of the authority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClientCertificate {
+    /// No certificate, no session.
+    #[default]
+    Required,
+    /// A client without one is let in; one with a bad one is not.
+    Optional,
+}
+
+/// What a secure server proves itself with, and asks of its clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// PEM file: the server's certificate first, then those that lead to its root.
+    pub certificate_chain: PathBuf,
+    /// PEM file: the key of the first certificate.
+    pub private_key: PathBuf,
+    /// The oldest protocol spoken.
+    pub protocol_min: ProtocolMin,
+    /// Application protocols, best first. Empty: none is negotiated.
+    pub alpn: Vec<String>,
+    /// PEM file of authorities whose clients are let in. `None`: no certificate is asked for.
+    pub client_authority: Option<PathBuf>,
+    /// What a client without a certificate gets, where there is an authority.
+    pub client_certificate: ClientCertificate,
+}
+
+/// Why the credentials cannot be used. All of them are the operator's to mend, and each names the file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CredentialsError {
+    /// No such file, no permission, or no PEM in it.
+    #[error("{}: cannot read a PEM {what} from it: {cause}", .file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What was expected in it.
+        what: &'static str,
+        /// What was found instead.
+        cause: String,
+    },
+    /// A certificate that cannot be used.
+    #[error("{}: {cause}", .file.display())]
+    BadCertificate {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// Out of its time.
+    #[error("{}: the certificate is valid from {from} to {to}, and it is not that time", .file.display())]
+    OutOfTime {
+        /// The file.
+        file: PathBuf,
+        /// First moment.
+        from: String,
+        /// Last moment.
+        to: String,
+    },
+    /// Two halves of different pairs.
+    #[error("{}: the key does not belong to the first certificate in {}", .key.display(), .chain.display())]
+    Mismatch {
+        /// The key's file.
+        key: PathBuf,
+        /// The certificate's file.
+        chain: PathBuf,
+    },
+    /// A protocol name that cannot be sent.
+    #[error("ALPN protocol `{name}`: expected 1 to 255 bytes")]
+    BadAlpn {
+        /// The name.
+        name: String,
+    },
+}
+
+impl Credentials {
+    /// Reads the files and checks that they work together and are valid now.
+    ///
+    /// # Errors
+    /// [`CredentialsError`].
+    pub(super) fn load(&self) -> Result<Arc<ServerConfig>, CredentialsError> {
+        let chain = certificates(&self.certificate_chain)?;
+        check_time(&self.certificate_chain, &chain[0])?;
+        let key = PrivateKeyDer::from_pem_file(&self.private_key)
+            .map_err(|cause| unreadable(&self.private_key, "private key", cause))?;
+        let provider = Arc::new(ring::default_provider());
+        let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| self.explain(&error))?;
+
+        let versions: &[_] = match self.protocol_min {
+            ProtocolMin::Tls12 => &[&TLS13, &TLS12],
+            ProtocolMin::Tls13 => &[&TLS13],
+        };
+        let builder = ServerConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(versions)
+            .map_err(|error| self.explain(&error))?;
+        let builder = match &self.client_authority {
+            None => builder.with_no_client_auth(),
+            Some(file) => builder.with_client_cert_verifier(self.verifier(file, provider)?),
+        };
+        let resolver = tokio_rustls::rustls::sign::SingleCertAndKey::from(certified);
+        let mut config = builder.with_cert_resolver(Arc::new(resolver));
+        config.alpn_protocols = self.alpn()?;
+        Ok(Arc::new(config))
+    }
+
+    fn alpn(&self) -> Result<Vec<Vec<u8>>, CredentialsError> {
+        let check = |name: &String| match name.len() {
+            1..=255 => Ok(name.as_bytes().to_vec()),
+            _ => Err(CredentialsError::BadAlpn { name: name.clone() }),
+        };
+        self.alpn.iter().map(check).collect()
+    }
+
+    fn verifier(
+        &self,
+        file: &Path,
+        provider: Arc<tokio_rustls::rustls::crypto::CryptoProvider>,
+    ) -> Result<Arc<dyn ClientCertVerifier>, CredentialsError> {
+        let bad = |cause: String| CredentialsError::BadCertificate { file: file.into(), cause };
+        let mut roots = RootCertStore::empty();
+        for authority in certificates(file)? {
+            check_time(file, &authority)?;
+            roots.add(authority).map_err(|error| bad(error.to_string()))?;
+        }
+        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        let builder = match self.client_certificate {
+            ClientCertificate::Required => builder,
+            ClientCertificate::Optional => builder.allow_unauthenticated(),
+        };
+        builder.build().map_err(|error| bad(error.to_string()))
+    }
+
+    fn explain(&self, error: &TlsError) -> CredentialsError {
+        match error {
+            TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) => CredentialsError::Mismatch {
+                key: self.private_key.clone(),
+                chain: self.certificate_chain.clone(),
+            },
+            TlsError::InvalidCertificate(_) => {
+                CredentialsError::BadCertificate { file: self.certificate_chain.clone(), cause: error.to_string() }
+            }
+            _ => CredentialsError::BadCertificate { file: self.private_key.clone(), cause: error.to_string() },
+        }
+    }
+}
+
+/// At least one certificate.
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
+    let read = || CertificateDer::pem_file_iter(file)?.collect::<Result<Vec<_>, _>>();
+    let found = read().map_err(|cause| unreadable(file, "certificate", cause))?;
+    if found.is_empty() {
+        return Err(unreadable(file, "certificate", "there is none in it"));
+    }
+    Ok(found)
+}
+
+fn check_time(file: &Path, certificate: &CertificateDer<'_>) -> Result<(), CredentialsError> {
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| CredentialsError::BadCertificate {
+        file: file.into(),
+        cause: error.to_string(),
+    })?;
+    let validity = parsed.validity();
+    if validity.is_valid() {
+        return Ok(());
+    }
+    let (from, to) = (validity.not_before.to_string(), validity.not_after.to_string());
+    Err(CredentialsError::OutOfTime { file: file.into(), from, to })
+}
+
+fn unreadable(file: &Path, what: &'static str, cause: impl Display) -> CredentialsError {
+    CredentialsError::Unreadable { file: file.into(), what, cause: cause.to_string() }
+}

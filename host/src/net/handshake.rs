@@ -1,0 +1,131 @@
+//! From an admitted client to an established session: the TLS handshake, or nothing on a plaintext server.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConnection;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{Accepted, Credentials, CredentialsError, Wire};
+use crate::admission::{Admitted, Permit};
+use crate::event::TlsInfo;
+
+/// How a server's clients are secured.
+#[derive(Clone)]
+pub struct Security(Option<TlsAcceptor>);
+
+/// A client that may have a session: admitted, and past the handshake. There is no other way to make one.
+#[derive(Debug)]
+pub struct Established {
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The address it reached.
+    pub local: SocketAddr,
+    /// What TLS settled.
+    pub tls: Option<TlsInfo>,
+    wire: Wire,
+    permit: Permit,
+}
+
+impl Established {
+    /// The byte stream, and the permit to hold for as long as it is open.
+    #[must_use]
+    pub fn into_parts(self) -> (Wire, Permit) {
+        (self.wire, self.permit)
+    }
+}
+
+/// Why a client got no session. All of them are the peer's doing.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum HandshakeFault {
+    /// Not done within the server's timeout.
+    Timeout,
+    /// The connection ended or broke.
+    Gone,
+    /// The bytes were no TLS, or TLS that the server refuses.
+    Tls(String),
+}
+
+impl HandshakeFault {
+    /// Stable name for logs and metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Timeout => "handshake-timeout",
+            Self::Gone => "handshake-gone",
+            Self::Tls(_) => "handshake-tls",
+        }
+    }
+}
+
+impl Security {
+    /// No TLS.
+    #[must_use]
+    pub fn plaintext() -> Self {
+        Self(None)
+    }
+
+    /// TLS with these credentials.
+    ///
+    /// # Errors
+    /// [`CredentialsError`], naming the file.
+    pub fn tls(credentials: &Credentials) -> Result<Self, CredentialsError> {
+        Ok(Self(Some(TlsAcceptor::from(credentials.load()?))))
+    }
+
+    /// Shakes hands, where there is a hand to shake. Dropping the future closes the connection.
+    ///
+    /// # Errors
+    /// [`HandshakeFault`]; the connection is closed and the permit is free.
+    pub async fn establish(
+        &self,
+        client: Admitted<Accepted>,
+        timeout: Duration,
+    ) -> Result<Established, HandshakeFault> {
+        let (Accepted { stream, peer, local }, permit) = client.into_parts();
+        let Some(acceptor) = &self.0 else {
+            return Ok(Established { peer, local, tls: None, wire: Wire::Plain(stream), permit });
+        };
+        let stream = tokio::time::timeout(timeout, acceptor.accept(stream))
+            .await
+            .map_err(|_| HandshakeFault::Timeout)?
+            .map_err(|error| explain(&error))?;
+        let tls = Some(settled(stream.get_ref().1));
+        Ok(Established { peer, local, tls, wire: Wire::Tls(Box::new(stream)), permit })
+    }
+}
+
+fn explain(error: &io::Error) -> HandshakeFault {
+    match error.kind() {
+        io::ErrorKind::InvalidData => HandshakeFault::Tls(error.to_string()),
+        _ => HandshakeFault::Gone,
+    }
+}
+
+fn settled(connection: &ServerConnection) -> TlsInfo {
+    let subject = connection.peer_certificates().and_then(|chain| {
+        let (_, parsed) = X509Certificate::from_der(chain.first()?).ok()?;
+        Some(parsed.subject().to_string())
+    });
+    TlsInfo {
+        protocol: match connection.protocol_version() {
+            Some(tokio_rustls::rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2".into(),
+            _ => "TLSv1.3".into(),
+        },
+        cipher_suite: connection
+            .negotiated_cipher_suite()
+            .and_then(|suite| suite.suite().as_str().map(iana))
+            .unwrap_or_default(),
+        server_name: connection.server_name().map(str::to_owned),
+        alpn: connection.alpn_protocol().map(|name| name.escape_ascii().to_string()),
+        client_subject: subject,
+    }
+}
+
+/// Rustls names the TLS 1.3 suites `TLS13_...`; IANA does not.
+fn iana(name: &str) -> String {
+    name.replacen("TLS13_", "TLS_", 1)
+}

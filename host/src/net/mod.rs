@@ -1,0 +1,16 @@
+//! Sockets and TLS: binding, accepting, the handshake, and the byte stream of an established session.
+//!
+//! `socket2` and `rustls` live here only. Each step consumes the value of the one before:
+//! [`Accepted`] -> `Admitted<Accepted>` -> [`Established`].
+
+mod accept;
+mod bind;
+mod credentials;
+mod handshake;
+mod wire;
+
+pub use accept::{AcceptFault, Accepted, Listener};
+pub use bind::{BindError, Endpoint, ListenPort, SocketOptions};
+pub use credentials::{ClientCertificate, Credentials, CredentialsError, ProtocolMin};
+pub use handshake::{Established, HandshakeFault, Security};
+pub use wire::Wire;

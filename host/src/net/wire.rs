@@ -1,0 +1,88 @@
+//! The byte stream of one established session, plain or TLS. It moves bytes and knows no events.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+/// An established connection. Dropping it closes the connection.
+#[derive(Debug)]
+pub enum Wire {
+    /// Bytes as they are.
+    Plain(TcpStream),
+    /// Bytes inside TLS.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Wire {
+    /// Reads what is there into `buffer`. `Ok(0)` is the peer's proper end.
+    ///
+    /// # Errors
+    /// What the system or TLS said; `UnexpectedEof` where a TLS peer vanished without a proper end.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut into = ReadBuf::new(buffer);
+        let done = match self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, &mut into),
+            Self::Tls(tls) => Pin::new(tls).poll_read(cx, &mut into),
+        };
+        done.map_ok(|()| into.filled().len())
+    }
+
+    /// Writes some of `data`.
+    ///
+    /// # Errors
+    /// What the system or TLS said.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, data),
+            Self::Tls(tls) => Pin::new(tls).poll_write(cx, data),
+        }
+    }
+
+    /// Hands what TLS still holds to the system. Ready at once on a plain wire.
+    ///
+    /// # Errors
+    /// What the system or TLS said.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+        }
+    }
+
+    /// Says that nothing more will be sent: `close_notify` on TLS, then FIN.
+    ///
+    /// # Errors
+    /// What the system or TLS said.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+        }
+    }
+
+    /// Closes at once; the peer sees a reset, and nothing that is queued is sent.
+    pub fn reset(self) {
+        // Where the option fails the connection is already gone.
+        let _ = SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
+    }
+
+    /// Whether the system knows that the connection broke. Costs a system call; for callers that neither read nor
+    /// write at the moment.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        !matches!(self.tcp().take_error(), Ok(None))
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0,
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Buffers that live on a thread and not in a session, so that an idle session has none.
+
+use std::cell::RefCell;
+
+use crate::event::READ_MAX_BYTES;
+
+/// Spare buffers kept per thread and kind. More are made when needed and freed when given back.
+const SPARE_MAX: usize = 16;
+/// A send buffer that grew past this is freed and not kept.
+const OUTGOING_KEEP_BYTES: usize = 64 << 10;
+/// What a fresh send buffer holds before it grows.
+const OUTGOING_START_BYTES: usize = 4 << 10;
+
+thread_local! {
+    static INCOMING: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static OUTGOING: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A read buffer of [`READ_MAX_BYTES`], given back to its thread when dropped.
+#[derive(Debug)]
+pub(super) struct Incoming(Box<[u8]>);
+
+impl Incoming {
+    pub(super) fn take() -> Self {
+        let spare = INCOMING.with_borrow_mut(Vec::pop);
+        Self(spare.unwrap_or_else(|| vec![0; READ_MAX_BYTES].into_boxed_slice()))
+    }
+
+    pub(super) fn bytes(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.0);
+        // A thread that is on its way out keeps nothing.
+        let _ = INCOMING.try_with(|spare| keep(&mut spare.borrow_mut(), buffer));
+    }
+}
+
+/// An empty send buffer.
+pub(super) fn outgoing() -> Vec<u8> {
+    OUTGOING.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(OUTGOING_START_BYTES))
+}
+
+/// Gives a send buffer back.
+pub(super) fn give_outgoing(mut buffer: Vec<u8>) {
+    if (1..=OUTGOING_KEEP_BYTES).contains(&buffer.capacity()) {
+        buffer.clear();
+        let _ = OUTGOING.try_with(|spare| keep(&mut spare.borrow_mut(), buffer));
+    }
+}
+
+fn keep<T>(spare: &mut Vec<T>, buffer: T) {
+    if spare.len() < SPARE_MAX {
+        spare.push(buffer);
+    }
+}

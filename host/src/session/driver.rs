@@ -1,0 +1,474 @@
+//! The driver: owns one session's clock, wire and instance, and does what the machine says.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::time::Sleep;
+
+use super::buffers::Incoming;
+use super::line::Line;
+use super::machine::{Ending, How, Machine, Occasion, Step};
+use super::mailbox::Orders;
+use crate::event::{
+    Action, DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Port, Procedure, Scope, Usage,
+};
+use crate::sched;
+
+/// How long a closed connection is read to its end, so that the peer gets what was flushed and not a reset.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+/// How much is read and thrown away meanwhile.
+const LINGER_MAX_BYTES: usize = 1 << 20;
+
+/// What became of a session.
+#[derive(Debug)]
+pub struct Ended {
+    /// The true reason.
+    pub reason: EndReason,
+    /// The fault that ended it, or the one of its farewell.
+    pub fault: Option<(&'static str, Fault)>,
+    /// Events dispatched.
+    pub events: u64,
+    /// Bytes from the peer.
+    pub bytes_in: u64,
+    /// Bytes to the peer.
+    pub bytes_out: u64,
+    /// Fuel and memory.
+    pub usage: Usage,
+    /// From the first event to the last.
+    pub lasted: Duration,
+}
+
+/// One session at work. `I` is its instance, `M` its membership in the server, dropped as soon as the session is
+/// known to end.
+pub struct Session<I, M> {
+    line: Arc<Line>,
+    machine: Machine,
+    instance: Option<I>,
+    membership: Option<M>,
+    fault: Option<(&'static str, Fault)>,
+    events: u64,
+    alarm: Alarm,
+    started: Instant,
+    /// When bytes last moved, as far as the driver looked.
+    last_exchange: Instant,
+    /// When the idle period started: the last exchange, or the last `on-timeout`.
+    idle_since: Instant,
+}
+
+/// Something that happened between events.
+enum Happening {
+    Read(Incoming, usize),
+    Write,
+    Timeout(u64),
+    Timer(u32),
+    End,
+    /// An ending was decided on.
+    Ending,
+}
+
+impl<I: Instance, M> Session<I, M> {
+    /// Runs a session from its instance's birth until the connection is closed. Dropping the future closes the
+    /// connection and tells the plugin nothing; [`Line::cancel`] is the orderly way.
+    pub async fn run<P>(line: Arc<Line>, procedure: &P, scope: Scope, membership: M) -> Ended
+    where
+        P: Procedure<Instance = I>,
+    {
+        let now = Instant::now();
+        let mut session = Self {
+            line,
+            machine: Machine::default(),
+            instance: None,
+            membership: Some(membership),
+            fault: None,
+            events: 0,
+            alarm: Alarm::new(now),
+            started: now,
+            last_exchange: now,
+            idle_since: now,
+        };
+        let budget = sched::budget(session.line.priority());
+        let birth = tokio::time::timeout(budget.wall, procedure.instantiate(scope, budget)).await;
+        match birth.unwrap_or_else(|_| Err(Fault::new(FaultKind::WallTime, "the start took longer than its class allows"))) {
+            Ok(instance) => session.instance = Some(instance),
+            Err(fault) => {
+                session.machine.stillborn(fault.kind);
+                session.fault = Some(("start", fault));
+            }
+        }
+        let ending = session.play().await;
+        session.finish(ending).await
+    }
+
+    async fn play(&mut self) -> Ending {
+        loop {
+            if self.machine.ending().is_some() {
+                self.membership = None;
+                self.line.mailbox.shut();
+            }
+            match self.machine.step() {
+                Step::Connect => {
+                    self.machine.connecting();
+                    self.dispatch(Event::Connect).await;
+                }
+                Step::Listen => {
+                    let happening = poll_fn(|cx| self.poll_happening(cx)).await;
+                    self.handle(happening).await;
+                }
+                Step::Flush => {
+                    let outcome = poll_fn(|cx| self.poll_parting_flush(cx)).await;
+                    self.machine.flushed(outcome);
+                }
+                Step::Disconnect(reason) => {
+                    self.hang_up();
+                    self.machine.parting();
+                    self.dispatch(Event::Disconnect(reason)).await;
+                }
+                Step::Over(ending) => return ending,
+                Step::Await => unreachable!("an event is awaited where it is dispatched"),
+            }
+        }
+    }
+
+    async fn handle(&mut self, happening: Happening) {
+        let occasion = match &happening {
+            Happening::Read(..) => Occasion::Read,
+            Happening::Write => Occasion::Write,
+            Happening::Timeout(_) => Occasion::Timeout,
+            Happening::Timer(_) => Occasion::Timer,
+            Happening::End => Occasion::End,
+            Happening::Ending => return,
+        };
+        if !self.machine.offer(occasion) {
+            return;
+        }
+        match happening {
+            Happening::Read(mut buffer, count) => self.dispatch(Event::Read(&buffer.bytes()[..count])).await,
+            Happening::Write => self.dispatch(Event::Write).await,
+            Happening::Timeout(idle_ms) => self.dispatch(Event::Timeout { idle_ms }).await,
+            Happening::Timer(id) => self.dispatch(Event::Timer { id }).await,
+            Happening::End => self.dispatch(Event::End).await,
+            Happening::Ending => {}
+        }
+    }
+
+    /// Calls the plugin. While the call waits, the session goes on sending and hears of resets, orders and deadlines.
+    async fn dispatch(&mut self, event: Event<'_>) {
+        let Self { line, machine, instance, alarm, .. } = self;
+        let Some(instance) = instance else { return };
+        let budget = sched::budget(line.priority());
+        let outcome = {
+            let mut call = pin!(instance.dispatch(event, budget));
+            let mut deadline = None;
+            poll_fn(|cx| {
+                if let Poll::Ready(outcome) = call.as_mut().poll(cx) {
+                    return Poll::Ready(outcome);
+                }
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + budget.wall);
+                match poll_beside(line, machine, alarm, deadline, cx) {
+                    Poll::Ready(fault) => Poll::Ready(Err(fault)),
+                    // A write that timed out just now is only seen by asking the call again.
+                    Poll::Pending if line.state().timed_out => call.as_mut().poll(cx),
+                    Poll::Pending => Poll::Pending,
+                }
+            })
+            .await
+        };
+        self.events += 1;
+        let verdict = match outcome {
+            Ok(action) => Ok(action),
+            Err(fault) => {
+                let kind = fault.kind;
+                self.fault = Some((event.name(), fault));
+                Err(kind)
+            }
+        };
+        self.machine.returned(verdict);
+    }
+
+    /// The next thing worth an event. Moves bytes both ways while it waits.
+    fn poll_happening(&mut self, cx: &mut Context<'_>) -> Poll<Happening> {
+        loop {
+            if let Poll::Ready(happening) = self.poll_once(cx) {
+                return Poll::Ready(happening);
+            }
+            if !self.line.mailbox.watch(cx.waker()) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn poll_once(&mut self, cx: &mut Context<'_>) -> Poll<Happening> {
+        let line = Arc::clone(&self.line);
+        let marks = line.config().watermarks;
+        let orders = line.mailbox.orders();
+        if decide(&mut self.machine, orders) {
+            return Poll::Ready(Happening::Ending);
+        }
+        let mut state = line.state();
+        if orders.contains(Orders::MAIL) || state.mail_waits {
+            state.mail_waits = false;
+            while let Some(piece) = line.mailbox.next() {
+                state.outbox.push(&piece);
+                if state.outbox.len() >= marks.high_bytes {
+                    state.mail_waits = true;
+                    state.filled = true;
+                    break;
+                }
+            }
+        }
+        if matches!(state.poll_flush(cx), Poll::Ready(Err(_))) || state.closed {
+            self.machine.end(DisconnectReason::PeerReset, How::Reset);
+            return Poll::Ready(Happening::Ending);
+        }
+        if state.filled && state.outbox.len() <= marks.low_bytes {
+            state.filled = false;
+            return Poll::Ready(Happening::Write);
+        }
+        if let Some(id) = state.timers.next().and_then(|_| state.timers.take_due(Instant::now())) {
+            return Poll::Ready(Happening::Timer(id));
+        }
+        if self.machine.may_read()
+            && state.outbox.len() < marks.high_bytes
+            && let Some(wire) = &mut state.wire
+        {
+            let mut buffer = Incoming::take();
+            match wire.poll_read(cx, buffer.bytes()) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Happening::End),
+                Poll::Ready(Ok(count)) => {
+                    state.bytes_in += count as u64;
+                    state.exchanged = true;
+                    return Poll::Ready(Happening::Read(buffer, count));
+                }
+                Poll::Ready(Err(error)) => {
+                    let truncated = error.kind() == io::ErrorKind::UnexpectedEof;
+                    match truncated {
+                        true => self.machine.end(DisconnectReason::PeerTruncated, How::Flush),
+                        false => self.machine.end(DisconnectReason::PeerReset, How::Reset),
+                    }
+                    return Poll::Ready(Happening::Ending);
+                }
+                Poll::Pending => {}
+            }
+        }
+        let exchanged = std::mem::take(&mut state.exchanged);
+        let (stalled_since, timer) = (state.stalled_since, state.timers.next());
+        drop(state);
+        self.poll_clock(cx, exchanged, stalled_since, timer)
+    }
+
+    /// Nothing moves: what does the clock say?
+    fn poll_clock(
+        &mut self,
+        cx: &mut Context<'_>,
+        exchanged: bool,
+        stalled_since: Option<Instant>,
+        timer: Option<Instant>,
+    ) -> Poll<Happening> {
+        let timeout = self.line.config().timeout;
+        let now = Instant::now();
+        if exchanged {
+            self.last_exchange = now;
+            self.idle_since = now;
+        }
+        if stalled_since.is_some_and(|since| now >= since + timeout) {
+            self.machine.end(DisconnectReason::WriteTimeout, How::Reset);
+            return Poll::Ready(Happening::Ending);
+        }
+        if now >= self.idle_since + timeout {
+            if self.machine.half_closed() {
+                self.machine.end(DisconnectReason::IdleTimeout, How::Flush);
+                return Poll::Ready(Happening::Ending);
+            }
+            self.idle_since = now;
+            let idle = now - self.last_exchange;
+            return Poll::Ready(Happening::Timeout(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)));
+        }
+        let mut next = self.idle_since + timeout;
+        for other in stalled_since.map(|since| since + timeout).into_iter().chain(timer) {
+            next = next.min(other);
+        }
+        self.alarm.arm(next, cx);
+        Poll::Pending
+    }
+
+    /// Sends what is queued, then says that nothing follows. Only the peer's silence or an order to cancel stops it.
+    fn poll_parting_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DisconnectReason>> {
+        loop {
+            let line = Arc::clone(&self.line);
+            if line.mailbox.orders().contains(Orders::CANCEL) {
+                return Poll::Ready(Err(DisconnectReason::ServerStopped));
+            }
+            let mut state = line.state();
+            let sent = state.poll_flush(cx);
+            if sent.is_ready() && state.stalled_since.is_none() {
+                state.stalled_since = Some(Instant::now());
+            }
+            let done = match (sent, &mut state.wire) {
+                (Poll::Ready(Ok(())), Some(wire)) => wire.poll_shutdown(cx),
+                (sent, _) => sent,
+            };
+            match done {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(DisconnectReason::PeerReset)),
+                Poll::Pending => {}
+            }
+            let deadline = state.stalled_since.unwrap_or_else(Instant::now) + line.config().timeout;
+            drop(state);
+            if Instant::now() >= deadline {
+                return Poll::Ready(Err(DisconnectReason::WriteTimeout));
+            }
+            self.alarm.arm(deadline, cx);
+            if !line.mailbox.watch(cx.waker()) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// No I/O is possible from here on. A connection that is not to be flushed is reset now.
+    fn hang_up(&mut self) {
+        let mut state = self.line.state();
+        state.close();
+        if self.machine.ending().is_some_and(|ending| ending.how == How::Reset) {
+            state.wire.take().map(crate::net::Wire::reset);
+        }
+    }
+
+    async fn finish(mut self, ending: Ending) -> Ended {
+        self.membership = None;
+        self.line.mailbox.shut();
+        self.hang_up();
+        let usage = self.instance.take().map(|instance| instance.usage()).unwrap_or_default();
+        let lasted = self.started.elapsed();
+        if ending.how == How::Flush && !self.machine.half_closed() {
+            self.linger().await;
+        }
+        let mut state = self.line.state();
+        state.wire = None;
+        Ended {
+            reason: ending.reason,
+            fault: self.fault,
+            events: self.events,
+            bytes_in: state.bytes_in,
+            bytes_out: state.bytes_out,
+            usage,
+            lasted,
+        }
+    }
+
+    /// Reads to the peer's end, within limits. Closing with bytes unread would make the system send a reset, which
+    /// can overtake what was flushed.
+    async fn linger(&mut self) {
+        let deadline = Instant::now() + LINGER_MAX;
+        let mut left = LINGER_MAX_BYTES;
+        poll_fn(|cx| {
+            loop {
+                if self.line.mailbox.orders().contains(Orders::CANCEL) || Instant::now() >= deadline {
+                    return Poll::Ready(());
+                }
+                let mut state = self.line.state();
+                let Some(wire) = &mut state.wire else { return Poll::Ready(()) };
+                match wire.poll_read(cx, Incoming::take().bytes()) {
+                    Poll::Ready(Ok(count)) if count > 0 && count < left => left -= count,
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => {
+                        drop(state);
+                        self.alarm.arm(deadline, cx);
+                        if !self.line.mailbox.watch(cx.waker()) {
+                            return Poll::Pending;
+                        }
+                    }
+                }
+            }
+        })
+        .await;
+    }
+}
+
+/// What goes on beside a call that waits. Ready where the call has to be given up.
+fn poll_beside(
+    line: &Line,
+    machine: &mut Machine,
+    alarm: &mut Alarm,
+    deadline: Instant,
+    cx: &mut Context<'_>,
+) -> Poll<Fault> {
+    let orders = line.mailbox.orders();
+    if orders.contains(Orders::CANCEL) {
+        return Poll::Ready(Fault::new(FaultKind::Cancelled, "the server's stop deadline passed"));
+    }
+    decide(machine, orders);
+    let now = Instant::now();
+    if now >= deadline {
+        return Poll::Ready(Fault::new(FaultKind::WallTime, "the event took longer than its class allows"));
+    }
+    let mut next = deadline;
+    let mut state = line.state();
+    // Mail is not sent in the middle of an event.
+    state.mail_waits |= orders.contains(Orders::MAIL);
+    if state.wire.is_some() {
+        let broken = matches!(state.poll_flush(cx), Poll::Ready(Err(_))) || state.closed;
+        if broken || state.wire.as_ref().is_some_and(crate::net::Wire::is_broken) {
+            state.close();
+            // The socket is of no more use: it goes now, and not when the plugin is done.
+            state.wire = None;
+            machine.end(DisconnectReason::PeerReset, How::Reset);
+        } else if let Some(since) = state.stalled_since {
+            let stall = since + line.config().timeout;
+            state.timed_out |= now >= stall;
+            next = next.min(stall.max(now));
+        }
+        if state.timed_out {
+            machine.end(DisconnectReason::WriteTimeout, How::Reset);
+            next = deadline;
+        }
+    }
+    drop(state);
+    alarm.arm(next, cx);
+    if line.mailbox.watch(cx.waker()) {
+        cx.waker().wake_by_ref();
+    }
+    Poll::Pending
+}
+
+/// Turns orders into an ending. True where there is one now.
+fn decide(machine: &mut Machine, orders: Orders) -> bool {
+    if orders.contains(Orders::CANCEL) {
+        machine.end(DisconnectReason::ServerStopped, How::Reset);
+    }
+    if orders.contains(Orders::EVICT) {
+        machine.end(DisconnectReason::Evicted, How::Flush);
+    }
+    if orders.contains(Orders::STOP) {
+        machine.end(DisconnectReason::ServerStopped, How::Flush);
+    }
+    machine.ending().is_some()
+}
+
+/// One timer of the runtime for all deadlines of a session. It may go off early and then finds nothing to do, which
+/// is cheaper than moving it with every byte.
+struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+    at: Option<Instant>,
+}
+
+impl Alarm {
+    fn new(now: Instant) -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep_until(now.into())), at: None }
+    }
+
+    /// Wakes the task at `deadline` or before.
+    fn arm(&mut self, deadline: Instant, cx: &mut Context<'_>) {
+        if self.at.is_some_and(|at| at <= deadline) && !self.sleep.is_elapsed() {
+            return;
+        }
+        self.sleep.as_mut().reset(deadline.into());
+        self.at = Some(deadline);
+        if self.sleep.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+    }
+}

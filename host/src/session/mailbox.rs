@@ -1,0 +1,102 @@
+//! What others want of a session: bytes from its peers, and orders from the server.
+//!
+//! The only part of a session that other tasks write to. Nobody waits here: a full box refuses.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
+
+use futures_util::task::AtomicWaker;
+
+use crate::event::SendError;
+
+/// What the owner of a session finds in its mailbox, as bits, since several may have come since it looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Orders(u8);
+
+impl Orders {
+    /// Bytes are waiting.
+    pub(super) const MAIL: Self = Self(1);
+    /// End the session gracefully: evicted.
+    pub(super) const EVICT: Self = Self(2);
+    /// End the session gracefully: the server stops.
+    pub(super) const STOP: Self = Self(4);
+    /// End the session now, whatever it is doing.
+    pub(super) const CANCEL: Self = Self(8);
+
+    pub(super) fn contains(self, order: Self) -> bool {
+        self.0 & order.0 != 0
+    }
+}
+
+#[derive(Debug, Default)]
+struct Mail {
+    pieces: VecDeque<Arc<[u8]>>,
+    bytes: usize,
+    shut: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    orders: AtomicU8,
+    mail: Mutex<Mail>,
+    waker: AtomicWaker,
+}
+
+impl Mailbox {
+    /// Leaves an order and wakes the owner.
+    pub(super) fn order(&self, order: Orders) {
+        self.orders.fetch_or(order.0, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Leaves `data`, unless more than `max` bytes would be waiting.
+    pub(super) fn deliver(&self, data: &Arc<[u8]>, max: usize) -> Result<(), SendError> {
+        if data.len() > max {
+            return Err(SendError::TooLarge);
+        }
+        {
+            let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+            if mail.shut {
+                return Err(SendError::Closed);
+            }
+            if mail.bytes + data.len() > max {
+                return Err(SendError::Full);
+            }
+            mail.bytes += data.len();
+            mail.pieces.push_back(Arc::clone(data));
+        }
+        self.order(Orders::MAIL);
+        Ok(())
+    }
+
+    /// What was ordered since the last call. Bytes that could not be taken must be asked for again with
+    /// [`Mailbox::next`].
+    pub(super) fn orders(&self) -> Orders {
+        // Nearly always nothing: look before taking the cache line.
+        match self.orders.load(Ordering::Relaxed) {
+            0 => Orders(0),
+            _ => Orders(self.orders.swap(0, Ordering::Acquire)),
+        }
+    }
+
+    /// Wakes this waker at the next order. True where one has come already.
+    pub(super) fn watch(&self, waker: &Waker) -> bool {
+        self.waker.register(waker);
+        self.orders.load(Ordering::Acquire) != 0
+    }
+
+    /// The next piece of mail.
+    pub(super) fn next(&self) -> Option<Arc<[u8]>> {
+        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        let piece = mail.pieces.pop_front()?;
+        mail.bytes -= piece.len();
+        Some(piece)
+    }
+
+    /// Takes no more mail and forgets what is there.
+    pub(super) fn shut(&self) {
+        *self.mail.lock().unwrap_or_else(PoisonError::into_inner) = Mail { shut: true, ..Mail::default() };
+    }
+}

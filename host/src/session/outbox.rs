@@ -1,0 +1,80 @@
+//! Bytes on their way to the peer, in order, in one buffer that exists only while it holds something.
+
+use super::buffers;
+
+/// A byte queue. It has no limit of its own: the line in front of it keeps the water marks.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Outbox {
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(super) fn push(&mut self, data: &[u8]) {
+        if self.bytes.capacity() == 0 {
+            self.bytes = buffers::outgoing();
+        }
+        // Moving the rest to the front is worth it once half of the buffer is behind us.
+        if self.sent > 0 && self.sent >= self.bytes.len() / 2 {
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
+        self.bytes.extend_from_slice(data);
+    }
+
+    pub(super) fn front(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    /// `count` bytes of the front were sent.
+    pub(super) fn advance(&mut self, count: usize) {
+        self.sent += count;
+        debug_assert!(self.sent <= self.bytes.len());
+        if self.is_empty() {
+            self.clear();
+        }
+    }
+
+    /// Forgets everything and gives the buffer back.
+    pub(super) fn clear(&mut self) {
+        self.sent = 0;
+        buffers::give_outgoing(std::mem::take(&mut self.bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_leave_in_the_order_they_came_however_they_are_cut() {
+        let mut outbox = Outbox::default();
+        let (mut expected, mut seen) = (Vec::new(), Vec::new());
+        for round in 0..200_usize {
+            let data: Vec<u8> = (0..round * 7 % 23).map(|i| (round + i) as u8).collect();
+            outbox.push(&data);
+            expected.extend_from_slice(&data);
+            let count = (round * 5 % 19).min(outbox.len());
+            seen.extend_from_slice(&outbox.front()[..count]);
+            outbox.advance(count);
+        }
+        seen.extend_from_slice(outbox.front());
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn an_empty_outbox_holds_no_memory() {
+        let mut outbox = Outbox::default();
+        outbox.push(b"some");
+        outbox.advance(4);
+        assert_eq!(outbox.bytes.capacity(), 0);
+    }
+}

@@ -1,0 +1,78 @@
+//! The timers of one session. No memory until the first is set.
+
+use std::time::{Duration, Instant};
+
+/// Most timers one session may have at a time.
+pub const TIMERS_MAX: usize = 64;
+
+/// Longest delay. A longer one is cut to it.
+const DELAY_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
+
+#[derive(Debug, Default)]
+pub(super) struct Timers(Vec<(Instant, u32)>);
+
+impl Timers {
+    /// Sets, replaces or (0) cancels. False at the limit, and nothing changed.
+    pub(super) fn set(&mut self, id: u32, after_ms: u64, now: Instant) -> bool {
+        let known = self.0.iter().position(|&(_, other)| other == id);
+        if after_ms == 0 {
+            known.map(|at| self.0.swap_remove(at));
+            return true;
+        }
+        let due = now + Duration::from_millis(after_ms).min(DELAY_MAX);
+        match known {
+            Some(at) => self.0[at].0 = due,
+            None if self.0.len() < TIMERS_MAX => self.0.push((due, id)),
+            None => return false,
+        }
+        true
+    }
+
+    /// When the next one is due.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.0.iter().map(|&(due, _)| due).min()
+    }
+
+    /// Takes the earliest one that is due; of two at the same moment the lower id.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<u32> {
+        let (at, &(due, id)) = self.0.iter().enumerate().min_by_key(|(_, timer)| **timer)?;
+        (due <= now).then(|| {
+            self.0.swap_remove(at);
+            id
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timers_fire_once_each_in_order_of_their_time() {
+        let (mut timers, start) = (Timers::default(), Instant::now());
+        assert!(timers.set(7, 20, start) && timers.set(8, 10, start) && timers.set(9, 30, start));
+        assert!(timers.set(9, 0, start) && timers.set(7, 25, start));
+        let late = start + Duration::from_millis(100);
+        assert_eq!(timers.take_due(start), None);
+        assert_eq!(timers.next(), Some(start + Duration::from_millis(10)));
+        assert_eq!([timers.take_due(late), timers.take_due(late), timers.take_due(late)], [Some(8), Some(7), None]);
+    }
+
+    #[test]
+    fn one_timer_over_the_limit_is_refused_and_replacing_one_is_not() {
+        let (mut timers, now) = (Timers::default(), Instant::now());
+        for id in 0..TIMERS_MAX as u32 {
+            assert!(timers.set(id, 1, now));
+        }
+        assert!(!timers.set(TIMERS_MAX as u32, 1, now));
+        assert!(timers.set(0, 5, now));
+        assert!(timers.set(1, 0, now) && timers.set(TIMERS_MAX as u32, 1, now));
+    }
+
+    #[test]
+    fn an_absurd_delay_is_cut_and_does_not_overflow() {
+        let (mut timers, now) = (Timers::default(), Instant::now());
+        assert!(timers.set(1, u64::MAX, now));
+        assert_eq!(timers.next(), Some(now + DELAY_MAX));
+    }
+}

@@ -1,0 +1,13 @@
+//! What happened, said once: each occurrence is one struct with one log line and one counter.
+//!
+//! Names of reasons are stable. Nothing a peer or a plugin sent is logged as it came: text of theirs is escaped, and
+//! bytes of a session are never logged.
+
+mod counters;
+mod events;
+
+pub use counters::{Counters, Snapshot};
+pub use events::{
+    AcceptPaused, AcceptStopped, Faulted, HandshakeFailed, PluginOutput, PluginSwapped, Refused, ServerStarted,
+    ServerStopped, SessionEnded, SessionStarted,
+};

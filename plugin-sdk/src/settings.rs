@@ -1,0 +1,13 @@
+//! The settings that the operator wrote for this plugin. Using them needs the grant `config`.
+
+/// The value of `key`; `None` where the operator set none or the host cannot say.
+#[must_use]
+pub fn get(key: &str) -> Option<String> {
+    crate::imports::get(key).unwrap_or_default()
+}
+
+/// Every key with its value, in no particular order.
+#[must_use]
+pub fn all() -> Vec<(String, String)> {
+    crate::imports::get_all().unwrap_or_default()
+}

@@ -1,0 +1,37 @@
+//! Sends back whatever arrives.
+
+use wharf_plugin::{Action, EventProc, Session};
+
+#[derive(Default)]
+struct Echo;
+
+impl EventProc for Echo {
+    fn on_read(&mut self, session: &Session, data: Vec<u8>) -> Action {
+        session.write_or_close(&data)
+    }
+}
+
+wharf_plugin::export!(Echo);
+
+#[cfg(test)]
+mod tests {
+    use super::Echo;
+    use wharf_plugin::testing::Script;
+
+    #[test]
+    fn what_arrives_goes_back_unchanged() {
+        Script::<Echo>::new()
+            .connect()
+            .expect_silence()
+            .read(b"\x00any bytes\xff")
+            .expect_write(b"\x00any bytes\xff")
+            .expect_open()
+            .end()
+            .expect_closed();
+    }
+
+    #[test]
+    fn a_refused_write_closes_the_session() {
+        Script::<Echo>::new().capacity(4).connect().read(b"too much").expect_closed();
+    }
+}
