@@ -14,7 +14,7 @@ use super::line::Line;
 use super::machine::{Ending, How, Machine, Occasion, Step};
 use super::mailbox::Orders;
 use crate::event::{
-    Action, DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Port, Procedure, Scope, Usage,
+    DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Port, Procedure, Scope, Usage,
 };
 use crate::sched;
 

@@ -53,8 +53,9 @@ impl Counters {
         self.accepted.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn lines_dropped(&self, count: u64) {
-        self.lines_dropped.fetch_add(count, Ordering::Relaxed);
+    /// A log line of a plugin was over the limit.
+    pub fn output_dropped(&self) {
+        self.lines_dropped.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn add_session(&self, events: u64, bytes_in: u64, bytes_out: u64, fuel: u64) {

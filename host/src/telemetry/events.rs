@@ -230,11 +230,10 @@ pub struct PluginOutput<'a> {
 }
 
 impl PluginOutput<'_> {
-    /// Logs it, and counts what was dropped.
-    pub fn emit(&self, counters: &Counters) {
+    /// Logs it. What was dropped was counted when it was.
+    pub fn emit(&self) {
         let Self { server, session, stream, line, suppressed } = self;
         if *suppressed > 0 {
-            counters.lines_dropped(*suppressed);
             warn!(server, session, suppressed, "plugin output over the limit was dropped");
         }
         info!(target: "wharf::plugin_output", server, session, stream, "{line}");

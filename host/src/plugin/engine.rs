@@ -1,0 +1,198 @@
+//! The engine's configuration, with the reason beside each number.
+
+use std::num::NonZeroUsize;
+
+use rustix::process::{Resource, getrlimit};
+use wasmtime::{
+    Config, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolConcurrencyLimitError, PoolingAllocationConfig,
+    Strategy,
+};
+
+use super::ticker::Ticker;
+
+/// Bytes of address space that one memory slot takes: loads and stores then need no bounds checks.
+const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
+/// Inaccessible bytes behind it.
+const MEMORY_GUARD_BYTES: u64 = 32 << 20;
+/// Memory slots that fit into the address space, with room for everything else.
+const MEMORY_SLOTS_MAX: usize = 28_000;
+/// Memories a component may have (QuickJS: 3).
+const MEMORIES_PER_INSTANCE_MAX: u32 = 4;
+/// Tables a component may have.
+const TABLES_PER_INSTANCE_MAX: u32 = 8;
+/// Core instances a component may have (Python: 14).
+const CORE_INSTANCES_MAX: u32 = 32;
+/// Elements a table may have (SpiderMonkey: 7,695).
+const TABLE_ELEMENTS_MAX: usize = 10_000;
+/// Slots beyond the sessions', for trial instances and for two builds side by side.
+const SPARE_SLOTS: usize = 64;
+/// Largest linear memory that any plugin may be allowed.
+const MEMORY_CEILING_BYTES: usize = 256 << 20;
+/// Stack of a guest. Host calls run on what is left of the fiber's.
+const WASM_STACK_BYTES: usize = 256 << 10;
+const FIBER_STACK_BYTES: usize = 512 << 10;
+/// Bytes at the start of a slot that are wiped by copying and not by giving pages back: what a small guest dirties.
+const KEEP_RESIDENT_BYTES: usize = 64 << 10;
+/// Free slots that keep the image of the plugin that used them last.
+const WARM_SLOTS_MAX: u32 = 256;
+/// Kernel mappings that one session needs: four for its memory, two for its fiber's stack.
+const MAPS_PER_SESSION: usize = 6;
+/// Mappings and descriptors that the process needs for itself.
+const MAPS_RESERVE: usize = 4_096;
+const DESCRIPTORS_RESERVE: usize = 192;
+/// Most sessions whatever the machine has: beyond it the memory slots run out.
+const SESSIONS_CEILING: usize = 25_000;
+
+/// What the engine is built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct EngineConfig {
+    /// Sessions, and so instances, alive at once in this process. 0: as many as descriptors and mappings allow, at
+    /// most 25,000.
+    pub sessions_max: usize,
+}
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// More than this machine has.
+    #[error(
+        "`sessions_max` = {asked}: this process can hold {possible} (each needs a descriptor, of which the limit is \
+         {descriptors}, and {MAPS_PER_SESSION} memory mappings, of which the limit is {maps}; raise `ulimit -n` or \
+         `vm.max_map_count`)"
+    )]
+    TooManySessions {
+        /// What was asked for.
+        asked: usize,
+        /// What is possible.
+        possible: usize,
+        /// Descriptors.
+        descriptors: usize,
+        /// Mappings.
+        maps: usize,
+    },
+    /// The engine refused.
+    #[error("cannot start the WebAssembly engine with {sessions} instance slots: {cause}")]
+    Engine {
+        /// Slots asked for.
+        sessions: usize,
+        /// What it said.
+        cause: String,
+    },
+}
+
+/// The WebAssembly engine, its pool of instance slots and its clock. Cheap to clone; one per process is the rule.
+#[derive(Clone)]
+pub struct Engine {
+    pub(super) inner: wasmtime::Engine,
+    pub(super) ticker: Ticker,
+    sessions_max: usize,
+}
+
+impl Engine {
+    /// Builds the engine and reserves the address space of all slots.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
+        let sessions_max = sessions(config.sessions_max)?;
+        let failed = |cause: String| EngineError::Engine { sessions: sessions_max, cause };
+        let inner = wasmtime::Engine::new(&settings(sessions_max)).map_err(|error| failed(format!("{error:#}")))?;
+        let ticker = Ticker::start(&inner).map_err(|error| failed(error.to_string()))?;
+        Ok(Self { inner, ticker, sessions_max })
+    }
+
+    /// Sessions this engine has slots for.
+    #[must_use]
+    pub fn sessions_max(&self) -> usize {
+        self.sessions_max
+    }
+
+    /// Instances alive now, those of trials included.
+    #[must_use]
+    pub fn instances(&self) -> u64 {
+        self.inner.pooling_allocator_metrics().map_or(0, |metrics| metrics.component_instances())
+    }
+}
+
+/// Whether an error means that the pool or the system has no room for another instance.
+pub(super) fn is_out_of_room(error: &wasmtime::Error) -> bool {
+    let out_of_memory = |error: &std::io::Error| error.raw_os_error() == Some(12);
+    error.is::<PoolConcurrencyLimitError>()
+        || error.chain().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(out_of_memory))
+        || format!("{error:#}").contains("os error 12")
+}
+
+fn sessions(asked: usize) -> Result<usize, EngineError> {
+    let descriptors = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
+    let maps = std::fs::read_to_string("/proc/sys/vm/max_map_count");
+    let maps = maps.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(65_530_usize);
+    let by_maps = maps.saturating_sub(MAPS_RESERVE) / MAPS_PER_SESSION;
+    let by_descriptors = descriptors.saturating_sub(DESCRIPTORS_RESERVE);
+    let possible = by_maps.min(by_descriptors).min(SESSIONS_CEILING);
+    match asked {
+        0 => Ok(possible.max(1)),
+        asked if asked <= possible => Ok(asked),
+        asked => Err(EngineError::TooManySessions { asked, possible, descriptors, maps }),
+    }
+}
+
+fn settings(sessions: usize) -> Config {
+    let slots = sessions + SPARE_SLOTS;
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let memories = slots.saturating_mul(MEMORIES_PER_INSTANCE_MAX as usize).min(MEMORY_SLOTS_MAX);
+
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(count(slots))
+        .total_core_instances(count(slots.saturating_mul(CORE_INSTANCES_MAX as usize)))
+        .total_memories(count(memories))
+        .total_tables(count(slots.saturating_mul(3)))
+        .total_stacks(count(slots))
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
+        .max_memories_per_component(MEMORIES_PER_INSTANCE_MAX)
+        .max_tables_per_component(TABLES_PER_INSTANCE_MAX)
+        .max_memory_size(MEMORY_CEILING_BYTES)
+        .table_elements(TABLE_ELEMENTS_MAX)
+        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+        .table_keep_resident(4 << 10)
+        .async_stack_keep_resident(16 << 10)
+        .decommit_batch_size(16)
+        .max_unused_warm_slots(WARM_SLOTS_MAX);
+
+    let mut config = Config::new();
+    config
+        .strategy(Strategy::Cranelift)
+        .cranelift_opt_level(OptLevel::Speed)
+        // Plain sync functions are the whole contract. Off is 3 to 4 times cheaper per call and leaves most of the
+        // engine's advisories out of reach; so do the features below.
+        .concurrency_support(false)
+        .gc_support(false)
+        .wasm_gc(false)
+        .wasm_function_references(false)
+        .wasm_threads(false)
+        .wasm_memory64(false)
+        .wasm_relaxed_simd(false)
+        .consume_fuel(true)
+        .operator_cost(costs())
+        .epoch_interruption(true)
+        .memory_reservation(MEMORY_RESERVATION_BYTES)
+        .memory_guard_size(MEMORY_GUARD_BYTES)
+        .memory_reservation_for_growth(0)
+        .guard_before_linear_memory(false)
+        .memory_may_move(false)
+        .memory_init_cow(true)
+        .max_wasm_stack(WASM_STACK_BYTES)
+        .async_stack_size(FIBER_STACK_BYTES)
+        // Registering unwind tables gets slow with many plugins, and guests' backtraces do not need them.
+        .native_unwind_info(false)
+        .wasm_backtrace_max_frames(NonZeroUsize::new(20))
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+}
+
+/// Growing memory burns next to no fuel by default although each page costs a microsecond and more.
+fn costs() -> OperatorCost {
+    let mut costs = OperatorCost::new();
+    costs.variable.memory_grow_per_page = u8::MAX;
+    costs
+}

@@ -1,0 +1,69 @@
+//! From an engine error to a fault that says what it was, whose doing, and where in the plugin.
+
+use wasmtime::{Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use super::engine::is_out_of_room;
+use super::guest::Guest;
+use crate::event::{Fault, FaultKind};
+
+/// What the engine says when a host call carries too much. It has no type of its own.
+const TOO_MUCH_COPIED: &str = "too much data is being copied between the host and the guest";
+/// What it says of too many handles; part of the message in both of its tables.
+const TOO_MANY_HANDLES: [&str; 2] = ["too many", "resource table has no free keys"];
+
+/// Sorts an error of a call or an instantiation.
+pub(super) fn fault(error: &wasmtime::Error, store: &mut wasmtime::Store<Guest>) -> Fault {
+    let refused = std::mem::take(&mut store.data_mut().limiter.refused);
+    let kind = kind(error, refused);
+    let mut detail = match kind {
+        FaultKind::Memory => {
+            let max = store.data().context.limits.memory_max_bytes;
+            format!("it trapped after the growth of its memory beyond {max} bytes was refused")
+        }
+        _ => error.root_cause().to_string(),
+    };
+    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
+        for (depth, frame) in backtrace.frames().iter().enumerate() {
+            let name = frame.func_name().map_or_else(|| "unknown".to_owned(), |name| format!("{name:#}"));
+            detail.push_str(&format!("\n  {depth}: {}", name.escape_debug()));
+        }
+    }
+    Fault::new(kind, detail)
+}
+
+fn kind(error: &wasmtime::Error, refused: bool) -> FaultKind {
+    if let Some(trap) = error.downcast_ref::<Trap>() {
+        return match trap {
+            Trap::OutOfFuel => FaultKind::Fuel,
+            Trap::Interrupt => FaultKind::CpuTime,
+            _ if refused => FaultKind::Memory,
+            Trap::UnreachableCodeReached => FaultKind::Trap("unreachable"),
+            Trap::StackOverflow => FaultKind::Trap("stack-overflow"),
+            Trap::MemoryOutOfBounds => FaultKind::Trap("memory-out-of-bounds"),
+            Trap::TableOutOfBounds => FaultKind::Trap("table-out-of-bounds"),
+            Trap::IndirectCallToNull | Trap::BadSignature => FaultKind::Trap("bad-indirect-call"),
+            Trap::IntegerOverflow | Trap::BadConversionToInteger => FaultKind::Trap("integer-overflow"),
+            Trap::IntegerDivisionByZero => FaultKind::Trap("divide-by-zero"),
+            Trap::CannotEnterComponent | Trap::CannotLeaveComponent => FaultKind::Trap("dead-instance"),
+            _ => FaultKind::Trap("contract"),
+        };
+    }
+    if error.is::<I32Exit>() {
+        return FaultKind::Exit;
+    }
+    if is_out_of_room(error) {
+        return FaultKind::Capacity;
+    }
+    let text = format!("{error:#}");
+    if text.contains(TOO_MUCH_COPIED) {
+        FaultKind::CopyLimit
+    } else if TOO_MANY_HANDLES.iter().any(|words| text.contains(words)) {
+        FaultKind::HandleLimit
+    } else if refused {
+        FaultKind::Memory
+    } else {
+        // Bad pointers, strings that are none and values out of range: the guest broke the canonical ABI.
+        FaultKind::Trap("contract")
+    }
+}

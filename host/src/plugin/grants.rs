@@ -1,0 +1,138 @@
+//! What a plugin may import beyond its own session, by name, and none of it unless the operator says so.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// One thing that an operator can allow a plugin. Exhaustive: configuration names no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Grant {
+    /// The other sessions of its server: `wharf:server/server`.
+    Server,
+    /// The settings written for it: `wasi:config/store`.
+    Config,
+    /// Standard output and error as log lines, an empty standard input, no arguments and an empty environment:
+    /// what a language's standard library expects. `wasi:cli`, `wasi:io`.
+    Stdio,
+    /// The time, and waiting for it within an event's budget: `wasi:clocks`, `wasi:io`.
+    Clocks,
+    /// Random numbers: `wasi:random`.
+    Random,
+}
+
+impl Grant {
+    /// Every grant.
+    pub const ALL: [Self; 5] = [Self::Server, Self::Config, Self::Stdio, Self::Clocks, Self::Random];
+
+    /// Its name in configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Server => "server",
+            Self::Config => "config",
+            Self::Stdio => "stdio",
+            Self::Clocks => "clocks",
+            Self::Random => "random",
+        }
+    }
+}
+
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Grant {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|grant| grant.name() == text);
+        found.ok_or_else(|| format!("`{text}` is no grant: expected server, config, stdio, clocks or random"))
+    }
+}
+
+/// A set of grants.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Grants(Vec<Grant>);
+
+impl FromIterator<Grant> for Grants {
+    fn from_iter<I: IntoIterator<Item = Grant>>(grants: I) -> Self {
+        let mut all: Vec<_> = grants.into_iter().collect();
+        all.sort_unstable();
+        all.dedup();
+        Self(all)
+    }
+}
+
+impl Grants {
+    /// No grant.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Every grant there is.
+    #[must_use]
+    pub fn all() -> Self {
+        Grant::ALL.into_iter().collect()
+    }
+
+    /// Whether the grant is in the set.
+    #[must_use]
+    pub fn has(&self, grant: Grant) -> bool {
+        self.0.contains(&grant)
+    }
+
+    /// The grants, each once.
+    pub fn iter(&self) -> impl Iterator<Item = Grant> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// May a plugin with these grants import `interface` (with its version)?
+    pub(super) fn allow(&self, interface: &str) -> Verdict {
+        let name = interface.split('@').next().unwrap_or(interface);
+        let needed: &[Grant] = match name {
+            "wharf:server/session" | "wharf:server/types" => return Verdict::Allowed,
+            "wharf:server/server" => &[Grant::Server],
+            "wasi:config/store" => &[Grant::Config],
+            _ => match name.split('/').next() {
+                Some("wasi:cli") => &[Grant::Stdio],
+                Some("wasi:clocks") => &[Grant::Clocks],
+                Some("wasi:random") => &[Grant::Random],
+                Some("wasi:io") => &[Grant::Stdio, Grant::Clocks],
+                _ => return Verdict::NotOffered,
+            },
+        };
+        if needed.iter().any(|&grant| self.has(grant)) { Verdict::Allowed } else { Verdict::Needs(needed[0]) }
+    }
+}
+
+/// Whether an import is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Allowed,
+    Needs(Grant),
+    NotOffered,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_grants_a_plugin_has_its_session_and_nothing_else() {
+        let none = Grants::none();
+        assert_eq!(none.allow("wharf:server/session@0.1.0"), Verdict::Allowed);
+        assert_eq!(none.allow("wharf:server/server@0.1.0"), Verdict::Needs(Grant::Server));
+        assert_eq!(none.allow("wasi:config/store@0.2.0-rc.1"), Verdict::Needs(Grant::Config));
+        assert_eq!(none.allow("wasi:cli/stderr@0.2.6"), Verdict::Needs(Grant::Stdio));
+        assert_eq!(none.allow("wasi:io/poll@0.2.6"), Verdict::Needs(Grant::Stdio));
+    }
+
+    #[test]
+    fn what_no_grant_covers_is_not_offered_with_all_of_them() {
+        for interface in ["wasi:filesystem/types@0.2.6", "wasi:sockets/tcp@0.2.6", "wasi:http/types@0.2.6", "env"] {
+            assert_eq!(Grants::all().allow(interface), Verdict::NotOffered, "{interface}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What belongs to one instance on the host's side: its session, its limits, its clock, its WASI.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use wasmtime::component::ResourceTable;
+use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use super::instance::Context;
+use super::output::{Tap, WhichStream};
+use super::ticker::TICK;
+use crate::event::Scope;
+
+/// Handles a guest may hold in its WASI table.
+const WASI_HANDLES_MAX: usize = 1_024;
+/// Bytes of randomness per call.
+const RANDOM_MAX_BYTES: u64 = 64 << 10;
+
+/// The data of one instance's store.
+pub(super) struct Guest {
+    pub(super) scope: Scope,
+    pub(super) context: Arc<Context>,
+    pub(super) limiter: Limiter,
+    pub(super) clock: CpuClock,
+    /// Made at the first use: most instances never touch WASI.
+    wasi: Option<Box<Wasi>>,
+}
+
+struct Wasi {
+    ctx: WasiCtx,
+    table: ResourceTable,
+}
+
+impl Guest {
+    pub(super) fn new(scope: Scope, context: Arc<Context>) -> Self {
+        let limiter = Limiter { memory_max: context.limits.memory_max_bytes, memory: 0, refused: false };
+        Self { scope, context, limiter, clock: CpuClock::default(), wasi: None }
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        let wasi = self.wasi.get_or_insert_with(|| {
+            let session = self.scope.port.info().id;
+            let tap = |stream| Tap::new(Arc::clone(&self.context), session, stream);
+            let mut builder = WasiCtx::builder();
+            builder.stdout(tap(WhichStream::Stdout)).stderr(tap(WhichStream::Stderr));
+            builder.max_random_size(RANDOM_MAX_BYTES).allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+            let mut table = ResourceTable::new();
+            table.set_max_capacity(WASI_HANDLES_MAX);
+            Box::new(Wasi { ctx: builder.build(), table })
+        });
+        WasiCtxView { ctx: &mut wasi.ctx, table: &mut wasi.table }
+    }
+}
+
+/// Keeps an instance's memory below its limit, all of its memories together.
+pub(super) struct Limiter {
+    memory_max: usize,
+    pub(super) memory: usize,
+    /// A growth was refused; a trap soon after is explained by it.
+    pub(super) refused: bool,
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.memory.saturating_add(desired.saturating_sub(current));
+        let allowed = total <= self.memory_max && maximum.is_none_or(|maximum| desired <= maximum);
+        if allowed {
+            self.memory = total;
+        } else {
+            self.refused = true;
+        }
+        Ok(allowed)
+    }
+
+    fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
+        self.refused = true;
+        Ok(())
+    }
+
+    // The pool bounds the elements of each table and the number of instances, memories and tables.
+    fn table_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(maximum.is_none_or(|maximum| desired <= maximum))
+    }
+}
+
+/// The CPU time of the event in flight.
+#[derive(Default)]
+pub(super) struct CpuClock {
+    used: Duration,
+    max: Duration,
+    /// When the running slice started, in nanoseconds of its thread's CPU time; 0 where nobody looked. The future
+    /// that yields sets it when the guest gets its thread back.
+    slice_start: Arc<AtomicU64>,
+}
+
+impl CpuClock {
+    /// An event starts.
+    pub(super) fn begin(&mut self, max: Duration) {
+        self.used = Duration::ZERO;
+        self.max = max;
+        self.slice_start.store(0, Ordering::Relaxed);
+    }
+
+    /// The guest was interrupted by the tick: counts its slice, and says whether it may go on.
+    fn tick(&mut self) -> bool {
+        let start = self.slice_start.swap(0, Ordering::Relaxed);
+        // An event's first slice has no start, because most events end before the first tick and reading the clock
+        // costs more than many of them. It is charged a whole tick.
+        let slice = if start == 0 { TICK } else { Duration::from_nanos(thread_cpu_ns().saturating_sub(start)) };
+        self.used += slice;
+        self.used < self.max
+    }
+}
+
+/// Called by the engine in a running guest at each tick: lets others run, then goes on.
+pub(super) fn on_tick(mut store: StoreContextMut<'_, Guest>) -> wasmtime::Result<UpdateDeadline> {
+    let clock = &mut store.data_mut().clock;
+    if !clock.tick() {
+        return Ok(UpdateDeadline::Interrupt);
+    }
+    let slice_start = Arc::clone(&clock.slice_start);
+    let turn = async move {
+        tokio::task::yield_now().await;
+        slice_start.store(thread_cpu_ns().max(1), Ordering::Relaxed);
+    };
+    Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn)))
+}
+
+fn thread_cpu_ns() -> u64 {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    (now.tv_sec as u64) * 1_000_000_000 + now.tv_nsec as u64
+}

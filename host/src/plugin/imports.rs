@@ -1,0 +1,154 @@
+//! What a guest can call: its session, its server, and the WASI interfaces it was granted.
+//!
+//! Every call is charged to the event's fuel, so that a storm of cheap calls ends like any other loop. No call here
+//! fails the store for anything a guest passes.
+
+use std::future::poll_fn;
+
+use wasmtime::StoreContextMut;
+use wasmtime::component::{
+    ComponentNamedList, HasData, Lift, Linker, LinkerInstance, Lower, ResourceTable, WasmList, WasmStr,
+};
+use wasmtime_wasi::cli::{WasiCli, WasiCliView};
+use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView};
+use wasmtime_wasi::p2::bindings::{cli, clocks, random};
+use wasmtime_wasi::random::WasiRandom;
+use wasmtime_wasi::{WasiView, p2};
+use wasmtime_wasi_config::WasiConfig;
+
+use super::bindings::{NameError, Priority, SendError, WriteError, client_info};
+use super::grants::{Grant, Grants};
+use super::guest::Guest;
+
+/// Fuel of one host call, beside one per byte it carries. A call costs about as much time as a hundred operators.
+const CALL_FUEL: u64 = 100;
+
+type Store<'a> = StoreContextMut<'a, Guest>;
+
+/// A linker with everything that these grants allow.
+pub(super) fn linker(engine: &wasmtime::Engine, grants: &Grants) -> wasmtime::Result<Linker<Guest>> {
+    let mut linker = Linker::new(engine);
+    session(&mut linker.instance("wharf:server/session@0.1.0")?)?;
+    if grants.has(Grant::Server) {
+        server(&mut linker.instance("wharf:server/server@0.1.0")?)?;
+    }
+    wasi(&mut linker, grants)?;
+    Ok(linker)
+}
+
+fn charge(store: &mut Store<'_>, bytes: usize) -> wasmtime::Result<()> {
+    let left = store.get_fuel()?.saturating_sub(CALL_FUEL + bytes as u64);
+    store.set_fuel(left)
+}
+
+/// Adds a call that neither waits nor carries bytes.
+fn add<P, R>(
+    interface: &mut LinkerInstance<'_, Guest>,
+    name: &str,
+    call: impl Fn(&mut Guest, P) -> R + Send + Sync + 'static,
+) -> wasmtime::Result<()>
+where
+    P: ComponentNamedList + Lift + 'static,
+    R: 'static,
+    (R,): ComponentNamedList + Lower,
+{
+    interface.func_wrap(name, move |mut store: Store<'_>, params: P| {
+        charge(&mut store, 0)?;
+        Ok((call(store.data_mut(), params),))
+    })
+}
+
+fn session(interface: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+    add(interface, "info", |guest, (): ()| {
+        let port = &guest.scope.port;
+        client_info(port.info(), port.priority())
+    })?;
+    add(interface, "write-capacity", |guest, (): ()| guest.scope.port.write_capacity())?;
+    add(interface, "set-priority", |guest, (priority,): (Priority,)| {
+        Priority::from(guest.scope.port.set_priority(priority.into()))
+    })?;
+    add(interface, "set-timer", |guest, (id, after_ms): (u32, u64)| guest.scope.port.set_timer(id, after_ms))?;
+    interface.func_wrap_async("write", |store: Store<'_>, (data,): (WasmList<u8>,)| Box::new(write(store, data)))
+}
+
+/// The one call that may wait. It hands the guest's own memory to the session, so that a large write is not copied.
+async fn write(mut store: Store<'_>, data: WasmList<u8>) -> wasmtime::Result<(Result<(), WriteError>,)> {
+    let port = store.data().scope.port.clone();
+    let len = data.as_le_slice(&store).len();
+    charge(&mut store, len)?;
+    // Borrowed mutably, because the store may move to another thread between two polls.
+    let store = &mut store;
+    let outcome = poll_fn(move |cx| port.poll_write(cx, data.as_le_slice(&*store))).await;
+    Ok((outcome.map_err(WriteError::from),))
+}
+
+fn server(interface: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+    add(interface, "client-count", |guest, (): ()| guest.scope.peers.client_count())?;
+    add(interface, "disconnect", |guest, (client,): (u64,)| {
+        guest.scope.peers.disconnect(guest.scope.port.info().id, client)
+    })?;
+    interface.func_wrap("broadcast", |mut store: Store<'_>, (data,): (WasmList<u8>,)| {
+        let len = data.as_le_slice(&store).len();
+        // Each receiver costs about what a call of its own would.
+        let receivers = store.data().scope.peers.client_count() as usize;
+        charge(&mut store, len.saturating_add(receivers.saturating_mul(CALL_FUEL as usize)))?;
+        let scope = &store.data().scope;
+        Ok((scope.peers.broadcast(scope.port.info().id, data.as_le_slice(&store)),))
+    })?;
+    interface.func_wrap("send-to", |mut store: Store<'_>, (client, data): (u64, WasmList<u8>)| {
+        let len = data.as_le_slice(&store).len();
+        charge(&mut store, len)?;
+        let sent = store.data().scope.peers.send_to(client, data.as_le_slice(&store));
+        Ok((sent.map_err(SendError::from),))
+    })?;
+    interface.func_wrap("set-name", |mut store: Store<'_>, (name,): (WasmStr,)| {
+        let name = name.to_str(&store)?.into_owned();
+        charge(&mut store, name.len())?;
+        let scope = &store.data().scope;
+        Ok((scope.peers.set_name(scope.port.info().id, &name).map_err(NameError::from),))
+    })?;
+    interface.func_wrap("find", |mut store: Store<'_>, (name,): (WasmStr,)| {
+        let name = name.to_str(&store)?.into_owned();
+        charge(&mut store, name.len())?;
+        Ok((store.data().scope.peers.find(&name),))
+    })
+}
+
+struct HasTable;
+
+impl HasData for HasTable {
+    type Data<'a> = &'a mut ResourceTable;
+}
+
+fn wasi(linker: &mut Linker<Guest>, grants: &Grants) -> wasmtime::Result<()> {
+    if grants.has(Grant::Stdio) || grants.has(Grant::Clocks) {
+        p2::bindings::io::error::add_to_linker::<Guest, HasTable>(linker, |guest| guest.ctx().table)?;
+        p2::bindings::io::poll::add_to_linker::<Guest, HasTable>(linker, |guest| guest.ctx().table)?;
+        p2::bindings::io::streams::add_to_linker::<Guest, HasTable>(linker, |guest| guest.ctx().table)?;
+    }
+    if grants.has(Grant::Stdio) {
+        cli::exit::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+        cli::environment::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+        cli::stdin::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+        cli::stdout::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+        cli::stderr::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+        cli::terminal_input::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+        cli::terminal_output::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+        cli::terminal_stdin::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+        cli::terminal_stdout::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+        cli::terminal_stderr::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+    }
+    if grants.has(Grant::Clocks) {
+        clocks::wall_clock::add_to_linker::<Guest, WasiClocks>(linker, Guest::clocks)?;
+        clocks::monotonic_clock::add_to_linker::<Guest, WasiClocks>(linker, Guest::clocks)?;
+    }
+    if grants.has(Grant::Random) {
+        random::random::add_to_linker::<Guest, WasiRandom>(linker, |guest| guest.ctx().ctx.random())?;
+        random::insecure::add_to_linker::<Guest, WasiRandom>(linker, |guest| guest.ctx().ctx.random())?;
+        random::insecure_seed::add_to_linker::<Guest, WasiRandom>(linker, |guest| guest.ctx().ctx.random())?;
+    }
+    if grants.has(Grant::Config) {
+        wasmtime_wasi_config::add_to_linker(linker, |guest| WasiConfig::from(&guest.context.settings))?;
+    }
+    Ok(())
+}

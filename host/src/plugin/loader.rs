@@ -1,0 +1,293 @@
+//! Loading a plugin, in this order: read, compile or take from the cache, check what it is and wants, link, make a
+//! trial instance. Only a plugin that passed all of it exists; a failure changes nothing.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use wasmtime::component::Component;
+use wasmtime::component::types::ComponentItem;
+
+use super::bindings::{CONTRACT_VERSION, PluginPre};
+use super::cache::{Cache, hex};
+use super::grants::Verdict;
+use super::guest::Guest;
+use super::instance::{EventProcedure, InstanceLimits};
+use super::source::{self, Source, SourceError};
+use super::{Engine, Grants, imports, trial};
+use crate::event::{Budget, Priority, Procedure};
+use crate::sched;
+use crate::telemetry::Counters;
+
+/// The export that makes a component a plugin, without its version.
+const EVENT_PROCEDURE: &str = "wharf:server/inet-event-proc";
+
+/// Why a plugin was not loaded. Each names the file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// There are no bytes of a component.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The engine refuses it: cut short, malformed, or it uses a feature that is off.
+    #[error("{}: not a component this host can run: {cause}", .file.display())]
+    Invalid {
+        /// The file.
+        file: PathBuf,
+        /// What the engine said.
+        cause: String,
+    },
+    /// A component, but no plugin.
+    #[error("{}: not a plugin: expected the export `{EVENT_PROCEDURE}@{CONTRACT_VERSION}`, found {found}", .file.display())]
+    OtherWorld {
+        /// The file.
+        file: PathBuf,
+        /// What it exports.
+        found: String,
+    },
+    /// A plugin for another version of the contract.
+    #[error("{}: built for contract version {found}, and this host speaks {CONTRACT_VERSION}: {advice}", .file.display())]
+    OtherVersion {
+        /// The file.
+        file: PathBuf,
+        /// Its version.
+        found: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// It imports what it may not.
+    #[error("{}: it imports what it was not granted:{}", .file.display(), list(.missing))]
+    NotGranted {
+        /// The file.
+        file: PathBuf,
+        /// One sentence for each import.
+        missing: Vec<String>,
+    },
+    /// Imports or exports have other types than the contract says.
+    #[error("{}: does not fit the contract: {cause}", .file.display())]
+    Mismatch {
+        /// The file.
+        file: PathBuf,
+        /// What the engine said.
+        cause: String,
+    },
+    /// The trial instance failed.
+    #[error("{}: its trial instance failed: {cause}", .file.display())]
+    Trial {
+        /// The file.
+        file: PathBuf,
+        /// The fault.
+        cause: String,
+    },
+}
+
+fn list(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("\n  {line}")).collect()
+}
+
+/// Where the compiled code came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheUse {
+    /// Compiled, and kept where there is a cache.
+    Compiled,
+    /// Found compiled.
+    Cached,
+}
+
+/// A plugin that passed every check and can be instantiated.
+pub struct Plugin {
+    pub(super) pre: PluginPre<Guest>,
+    engine: Engine,
+    file: PathBuf,
+    name: String,
+    version: String,
+    digest: String,
+    imports: Vec<String>,
+    exports: Vec<String>,
+    cache_use: CacheUse,
+    loading: Duration,
+}
+
+impl Plugin {
+    /// Its name and version, for logs: `echo 0.1.0`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("{} {}", self.name, self.version)
+    }
+    /// The component's file.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+    /// SHA-256 of the component, in hexadecimal.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+    /// Interfaces it imports.
+    #[must_use]
+    pub fn imports(&self) -> &[String] {
+        &self.imports
+    }
+    /// Interfaces it exports.
+    #[must_use]
+    pub fn exports(&self) -> &[String] {
+        &self.exports
+    }
+    /// Whether the cache had it.
+    #[must_use]
+    pub fn cache_use(&self) -> CacheUse {
+        self.cache_use
+    }
+    /// How long loading took, trial included.
+    #[must_use]
+    pub fn loading(&self) -> Duration {
+        self.loading
+    }
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+}
+
+/// Loads plugins for one engine.
+#[derive(Clone)]
+pub struct Loader {
+    engine: Engine,
+    cache: Option<Cache>,
+}
+
+impl Loader {
+    /// A loader that compiles every time.
+    #[must_use]
+    pub fn without_cache(engine: Engine) -> Self {
+        Self { engine, cache: None }
+    }
+
+    /// A loader that keeps compiled code in `folder`, which is made where it is missing.
+    ///
+    /// # Errors
+    /// The folder cannot be made or read, or others may write to it.
+    pub fn with_cache(engine: Engine, folder: &Path) -> std::io::Result<Self> {
+        Ok(Self { engine, cache: Some(Cache::open(folder)?) })
+    }
+
+    /// Loads the plugin in a folder or a component file. Compiles where it must: blocks for milliseconds to minutes,
+    /// so not for a runtime's thread. Safe to call from many threads.
+    ///
+    /// # Errors
+    /// [`LoadError`]; nothing was published.
+    pub fn load(&self, path: &Path, grants: &Grants) -> Result<Plugin, LoadError> {
+        let start = Instant::now();
+        let Source { file, name, version, bytes } = source::read(path)?;
+        let digest = Sha256::digest(&bytes);
+        let (component, cache_use) = self
+            .component(&bytes, &digest)
+            .map_err(|error| LoadError::Invalid { file: file.clone(), cause: format!("{error:#}") })?;
+
+        let kind = component.component_type();
+        let named = |(name, _): (&str, ComponentItem)| name.to_owned();
+        let engine = &self.engine.inner;
+        let imports: Vec<String> = kind.imports(engine).map(|(name, item)| named((name, item.ty))).collect();
+        let exports: Vec<String> = kind.exports(engine).map(|(name, item)| named((name, item.ty))).collect();
+        check_world(&file, &exports)?;
+        check_grants(&file, &imports, grants)?;
+
+        let mismatch = |error: wasmtime::Error| LoadError::Mismatch { file: file.clone(), cause: format!("{error:#}") };
+        let linker = imports::linker(engine, grants).map_err(mismatch)?;
+        let pre = linker.instantiate_pre(&component).and_then(PluginPre::new).map_err(mismatch)?;
+        let plugin = Plugin {
+            pre,
+            engine: self.engine.clone(),
+            file: file.clone(),
+            name,
+            version,
+            digest: hex(&digest),
+            imports,
+            exports,
+            cache_use,
+            loading: Duration::ZERO,
+        };
+        let plugin = try_out(plugin).map_err(|cause| LoadError::Trial { file, cause })?;
+        Ok(Plugin { loading: start.elapsed(), ..plugin })
+    }
+
+    fn component(&self, bytes: &[u8], digest: &[u8]) -> wasmtime::Result<(Component, CacheUse)> {
+        let engine = &self.engine.inner;
+        if let Some(code) = self.cache.as_ref().and_then(|cache| cache.get(engine, digest))
+            && let Ok(component) = deserialize(engine, &code)
+        {
+            return Ok((component, CacheUse::Cached));
+        }
+        let component = Component::from_binary(engine, bytes)?;
+        if let Some(cache) = &self.cache
+            && let Err(error) = cache.put(engine, digest, &component.serialize()?)
+        {
+            tracing::warn!(%error, "compiled code was not kept in the cache");
+        }
+        Ok((component, CacheUse::Compiled))
+    }
+}
+
+#[allow(unsafe_code)]
+fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: the bytes were written by `Cache::put`, from an engine's own `serialize`, into a folder that belongs
+    // to this user and that nobody else can write, which `Cache::open` checked; and `Cache::get` has compared their
+    // digest, so they are whole. The engine itself refuses those of another version or configuration.
+    unsafe { Component::deserialize(engine, code) }
+}
+
+fn check_world(file: &Path, exports: &[String]) -> Result<(), LoadError> {
+    let versions = exports.iter().filter_map(|name| name.strip_prefix(EVENT_PROCEDURE)?.strip_prefix('@'));
+    let mut other = None;
+    for version in versions {
+        if version.starts_with("0.1.") {
+            return Ok(());
+        }
+        other = Some(version.to_owned());
+    }
+    if let Some(found) = other {
+        let number = |version: &str| -> Vec<u64> { version.split('.').map_while(|part| part.parse().ok()).collect() };
+        let advice = match number(&found) > number(CONTRACT_VERSION) {
+            true => "use a newer host, or build the plugin against this version",
+            false => "build the plugin again with a current SDK",
+        };
+        return Err(LoadError::OtherVersion { file: file.into(), found, advice });
+    }
+    let found = match exports {
+        [] => "no exports".to_owned(),
+        exports => exports.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+    };
+    Err(LoadError::OtherWorld { file: file.into(), found })
+}
+
+fn check_grants(file: &Path, imports: &[String], grants: &Grants) -> Result<(), LoadError> {
+    let complaint = |name: &String| match grants.allow(name) {
+        Verdict::Allowed => None,
+        Verdict::Needs(grant) => Some(format!("`{name}` needs the grant \"{grant}\"")),
+        Verdict::NotOffered => Some(format!("`{name}` is not offered by this host, with any grant")),
+    };
+    let missing: Vec<_> = imports.iter().filter_map(complaint).collect();
+    if missing.is_empty() { Ok(()) } else { Err(LoadError::NotGranted { file: file.into(), missing }) }
+}
+
+/// Makes one instance and drops it.
+fn try_out(plugin: Plugin) -> Result<Plugin, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .map_err(|error| format!("the host has no room for it: {error}"))?;
+    let (limits, counters) = (InstanceLimits::default(), Arc::new(Counters::default()));
+    let plugin = Arc::new(plugin);
+    let procedure = EventProcedure::new(Arc::clone(&plugin), "trial", [], limits, counters);
+    let budget: Budget = sched::budget(Priority::Normal);
+    let trial = runtime.block_on(async {
+        tokio::time::timeout(budget.wall, procedure.instantiate(trial::scope(), budget)).await
+    });
+    drop(procedure);
+    match trial {
+        Ok(Ok(_)) => Arc::into_inner(plugin).ok_or_else(|| "the trial instance outlived its trial".to_owned()),
+        Ok(Err(fault)) => Err(fault.to_string()),
+        Err(_) => Err("it did not finish starting in time".to_owned()),
+    }
+}

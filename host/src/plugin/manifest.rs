@@ -1,0 +1,133 @@
+//! `plugin.toml`: what a plugin's folder says about it. The author writes it; nothing in it grants anything.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::Grant;
+
+/// The file's name.
+pub const MANIFEST_FILE: &str = "plugin.toml";
+
+/// What a plugin's folder says about it.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Its name, for people and logs.
+    pub name: String,
+    /// Its version, for people and logs.
+    pub version: String,
+    /// One sentence.
+    pub description: String,
+    /// The component's file.
+    pub component: PathBuf,
+    /// What it needs. `wharf dev` grants these; a server grants what its own configuration says.
+    pub grants: Vec<Grant>,
+    /// How to build the component, where its source is beside it.
+    pub build: Option<Build>,
+}
+
+/// How a component is built.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Build {
+    /// The program and its arguments, run in the folder. At least the program.
+    pub command: Vec<String>,
+    /// Files and folders, relative to the folder, that are worth a new build when they change.
+    #[serde(default = "watch_default")]
+    pub watch: Vec<PathBuf>,
+}
+
+fn watch_default() -> Vec<PathBuf> {
+    vec!["src".into()]
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: String,
+    version: String,
+    #[serde(default)]
+    description: String,
+    component: PathBuf,
+    #[serde(default)]
+    grants: Vec<String>,
+    build: Option<Build>,
+}
+
+/// Why a folder is no plugin.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ManifestError {
+    /// There is none.
+    #[error("{}: cannot read it: {source} (a plugin is a folder with a {MANIFEST_FILE}, or a .wasm component)", .file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It is no TOML, or has unknown, missing or bad keys.
+    #[error("{}: {cause}", .file.display())]
+    Bad {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong, with line and column.
+        cause: String,
+    },
+}
+
+impl Manifest {
+    /// Reads the manifest of a folder.
+    ///
+    /// # Errors
+    /// [`ManifestError`], naming the file.
+    pub fn read(folder: &Path) -> Result<Self, ManifestError> {
+        let file = folder.join(MANIFEST_FILE);
+        let text = match std::fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(source) => return Err(ManifestError::Unreadable { file, source }),
+        };
+        Self::parse(folder, &text).map_err(|cause| ManifestError::Bad { file, cause })
+    }
+
+    fn parse(folder: &Path, text: &str) -> Result<Self, String> {
+        let file: File = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        if file.name.is_empty() || file.name.len() > 64 {
+            return Err("`name`: expected 1 to 64 bytes".into());
+        }
+        if let Some(build) = &file.build
+            && build.command.first().is_none_or(String::is_empty)
+        {
+            return Err("`build.command`: expected a program and its arguments, found none".into());
+        }
+        let grants = file.grants.iter().map(|name| name.parse());
+        Ok(Self {
+            folder: folder.into(),
+            name: file.name,
+            version: file.version,
+            description: file.description,
+            component: folder.join(file.component),
+            grants: grants.collect::<Result<_, String>>().map_err(|cause| format!("`grants`: {cause}"))?,
+            build: file.build,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let bad = Manifest::parse(Path::new("x"), "name='a'\nversion='1'\ncomponent='a.wasm'\ngrant=[]\n");
+        assert!(bad.expect_err("a misspelt key").contains("grant"));
+    }
+
+    #[test]
+    fn a_build_without_a_program_is_refused() {
+        let text = "name='a'\nversion='1'\ncomponent='a.wasm'\n[build]\ncommand=[]\n";
+        assert!(Manifest::parse(Path::new("x"), text).expect_err("no program").contains("build.command"));
+    }
+}

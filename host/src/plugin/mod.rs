@@ -1,0 +1,26 @@
+//! Everything behind the port on the guest's side: the engine, loading, instances and what they may import.
+//!
+//! `wasmtime` lives here only. Nothing here knows sockets or sessions; guests act on theirs through
+//! [`crate::event::Port`].
+
+mod bindings;
+mod cache;
+mod engine;
+mod failure;
+mod grants;
+mod guest;
+mod imports;
+mod instance;
+mod loader;
+mod manifest;
+mod output;
+mod source;
+mod ticker;
+mod trial;
+
+pub use engine::{Engine, EngineConfig, EngineError};
+pub use grants::{Grant, Grants};
+pub use instance::{EventProcedure, GuestInstance, InstanceLimits};
+pub use loader::{CacheUse, LoadError, Loader, Plugin};
+pub use manifest::{Build, MANIFEST_FILE, Manifest, ManifestError};
+pub use source::{COMPONENT_MAX_BYTES, SourceError};

@@ -1,0 +1,204 @@
+//! Standard output and error of a plugin as log lines: whole, bounded, escaped, tagged, and no more than so many.
+//!
+//! Its own stream, and not the engine's default one, because that queues empty writes without a limit.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::async_trait;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+
+use super::instance::Context;
+use crate::telemetry::PluginOutput;
+
+/// Bytes of a line that are kept; the rest is cut.
+const LINE_MAX_BYTES: usize = 1_024;
+/// Bytes one call may write.
+const WRITE_MAX_BYTES: usize = 64 << 10;
+/// Seconds' worth of lines that may come at once.
+const BURST_SECONDS: f64 = 2.0;
+
+/// A limit on lines over time, shared by the sessions of a server.
+pub(super) struct Bucket {
+    per_second: f64,
+    state: Mutex<BucketState>,
+}
+
+struct BucketState {
+    tokens: f64,
+    filled: Instant,
+    suppressed: u64,
+}
+
+impl Bucket {
+    pub(super) fn new(per_second: u32) -> Self {
+        let per_second = f64::from(per_second);
+        let state = BucketState { tokens: per_second * BURST_SECONDS, filled: Instant::now(), suppressed: 0 };
+        Self { per_second, state: Mutex::new(state) }
+    }
+
+    /// May a line pass at this moment? If so, how many were dropped since the last one that did.
+    fn pass(&self, now: Instant) -> Option<u64> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let gained = now.saturating_duration_since(state.filled).as_secs_f64() * self.per_second;
+        state.tokens = (state.tokens + gained).min(self.per_second * BURST_SECONDS);
+        state.filled = now;
+        if state.tokens < 1.0 {
+            state.suppressed += 1;
+            return None;
+        }
+        state.tokens -= 1.0;
+        Some(std::mem::take(&mut state.suppressed))
+    }
+}
+
+/// Which of the two streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WhichStream {
+    Stdout,
+    Stderr,
+}
+
+/// One stream of one session. All copies share the unfinished line.
+#[derive(Clone)]
+pub(super) struct Tap {
+    context: Arc<Context>,
+    session: u64,
+    stream: WhichStream,
+    line: Arc<Mutex<Line>>,
+}
+
+#[derive(Default)]
+struct Line {
+    bytes: Vec<u8>,
+    cut: bool,
+}
+
+impl Tap {
+    pub(super) fn new(context: Arc<Context>, session: u64, stream: WhichStream) -> Self {
+        Self { context, session, stream, line: Arc::default() }
+    }
+
+    fn push(&self, data: &[u8]) {
+        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        for piece in data.split_inclusive(|&byte| byte == b'\n') {
+            let (content, ended) = match piece.strip_suffix(b"\n") {
+                Some(content) => (content, true),
+                None => (piece, false),
+            };
+            let room = LINE_MAX_BYTES - line.bytes.len();
+            line.cut |= content.len() > room;
+            line.bytes.extend_from_slice(&content[..content.len().min(room)]);
+            if ended {
+                self.say(&mut line);
+            }
+        }
+    }
+
+    fn say(&self, line: &mut Line) {
+        let Line { bytes, cut } = std::mem::take(line);
+        let counters = &self.context.counters;
+        let Some(suppressed) = self.context.bucket.pass(Instant::now()) else {
+            counters.output_dropped();
+            return;
+        };
+        let stream = match self.stream {
+            WhichStream::Stdout => "stdout",
+            WhichStream::Stderr => "stderr",
+        };
+        let text = escape(&bytes, cut);
+        let server = &self.context.server;
+        PluginOutput { server, session: self.session, stream, line: &text, suppressed }.emit();
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        // The last copy says what never got its end of line.
+        if Arc::strong_count(&self.line) == 1 {
+            let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+            if !line.bytes.is_empty() {
+                self.say(&mut line);
+            }
+        }
+    }
+}
+
+/// Text for a log: no control character survives, so that a line cannot forge another or drive a terminal.
+fn escape(bytes: &[u8], cut: bool) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for character in String::from_utf8_lossy(bytes.strip_suffix(b"\r").unwrap_or(bytes)).chars() {
+        // Beside controls: marks that turn the direction of writing, and separators that some viewers break at.
+        let tricky = matches!(character, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if (character.is_control() && character != '\t') || tricky {
+            text.extend(character.escape_default());
+        } else {
+            text.push(character);
+        }
+    }
+    if cut {
+        text.push_str(" [cut]");
+    }
+    text
+}
+
+impl IsTerminal for Tap {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Tap {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        // Only the engine's other WASI generations ask for this, and they are not linked.
+        Box::new(tokio::io::sink())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+#[async_trait]
+impl Pollable for Tap {
+    async fn ready(&mut self) {}
+}
+
+impl OutputStream for Tap {
+    fn write(&mut self, data: bytes::Bytes) -> StreamResult<()> {
+        self.push(&data);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(WRITE_MAX_BYTES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_line_cannot_forge_another_or_drive_a_terminal() {
+        assert_eq!(escape(b"\x1b[31mred\r\x07\x00\r", false), "\\u{1b}[31mred\\r\\u{7}\\u{0}");
+        assert_eq!(escape("a\u{202e}b\u{2028}c".as_bytes(), false), "a\\u{202e}b\\u{2028}c");
+        assert_eq!(escape(b"\xff tab\tstays", true), "\u{fffd} tab\tstays [cut]");
+    }
+
+    #[test]
+    fn a_bucket_lets_a_burst_pass_then_so_many_a_second_and_counts_the_rest() {
+        let (bucket, start) = (Bucket::new(10), Instant::now());
+        let passed = (0..100).filter(|_| bucket.pass(start).is_some()).count();
+        assert_eq!(passed, 20);
+        assert_eq!(bucket.pass(start + Duration::from_millis(150)), Some(80));
+        assert_eq!(bucket.pass(start + Duration::from_millis(150)), None);
+    }
+}

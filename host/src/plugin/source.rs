@@ -1,0 +1,142 @@
+//! From a path to the bytes of a component, believing nothing about the file.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::manifest::{MANIFEST_FILE, Manifest, ManifestError};
+
+/// Largest component file that is read.
+pub const COMPONENT_MAX_BYTES: u64 = 64 << 20;
+
+/// Why there are no bytes of a component. Each names the file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// The folder's manifest is no good.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// No such file, or no permission.
+    #[error("{}: cannot read it: {source}{hint}", .file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+        /// What may help; may be empty.
+        hint: String,
+    },
+    /// A pipe, a device, a socket or a folder.
+    #[error("{}: expected a regular file", .file.display())]
+    NotAFile {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Over [`COMPONENT_MAX_BYTES`].
+    #[error("{}: {bytes} bytes; a component may have {COMPONENT_MAX_BYTES}", .file.display())]
+    TooLarge {
+        /// The file.
+        file: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// Not a component by its first bytes.
+    #[error("{}: {what}", .file.display())]
+    NotAComponent {
+        /// The file.
+        file: PathBuf,
+        /// What it is instead, and what to do.
+        what: &'static str,
+    },
+}
+
+/// A component's bytes, and what is known of them.
+pub(super) struct Source {
+    pub(super) file: PathBuf,
+    pub(super) name: String,
+    pub(super) version: String,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Reads a folder with a manifest, or a component file.
+pub(super) fn read(path: &Path) -> Result<Source, SourceError> {
+    let (file, name, version, hint) = if path.is_dir() {
+        let manifest = Manifest::read(path)?;
+        let hint = match &manifest.build {
+            Some(build) => format!(" (build it first: `{}` in {})", build.command.join(" "), path.display()),
+            None => String::new(),
+        };
+        (manifest.component, manifest.name, manifest.version, hint)
+    } else {
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        if path.file_name().is_some_and(|name| name == MANIFEST_FILE) {
+            return read(path.parent().unwrap_or(Path::new(".")));
+        }
+        (path.to_owned(), stem, "unversioned".to_owned(), String::new())
+    };
+    let bytes = slurp(&file, hint)?;
+    if let Some(what) = not_a_component(&bytes) {
+        return Err(SourceError::NotAComponent { file, what });
+    }
+    Ok(Source { file, name, version, bytes })
+}
+
+/// Reads a regular file of bounded size. Opening does not wait, so that a pipe without a writer is an error and no
+/// hang.
+fn slurp(file: &Path, hint: String) -> Result<Vec<u8>, SourceError> {
+    let unreadable = |source: io::Error| SourceError::Unreadable { file: file.into(), source, hint: hint.clone() };
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = rustix::fs::open(file, flags, Mode::empty()).map_err(|error| unreadable(error.into()))?;
+    let opened = File::from(opened);
+    let metadata = opened.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(SourceError::NotAFile { file: file.into() });
+    }
+    let mut bytes = Vec::new();
+    // One byte more than allowed tells a file that grew meanwhile.
+    opened.take(COMPONENT_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > COMPONENT_MAX_BYTES {
+        return Err(SourceError::TooLarge { file: file.into(), bytes: metadata.len() });
+    }
+    Ok(bytes)
+}
+
+fn not_a_component(bytes: &[u8]) -> Option<&'static str> {
+    let version = bytes.get(4..8);
+    match (bytes.get(..4), version) {
+        (Some(b"\0asm"), Some(b"\x0d\x00\x01\x00")) => None,
+        (Some(b"\0asm"), Some(b"\x01\x00\x00\x00")) => Some(
+            "expected a component, found a core module: build for wasm32-wasip2, or run `wasm-tools component new` on it",
+        ),
+        (Some(b"\0asm"), _) => Some("expected a component, found WebAssembly of an unknown version"),
+        (Some(b"\x7fELF"), _) => Some("expected a component, found native code, which is never loaded"),
+        _ if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'(') => {
+            Some("expected a component, found WebAssembly text: run `wasm-tools parse` on it")
+        }
+        _ => Some("expected a component, found something that is not WebAssembly"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_bytes_tell_what_a_file_is() {
+        assert!(not_a_component(b"\0asm\x0d\0\x01\0rest").is_none());
+        for (bytes, word) in [
+            (&b"\0asm\x01\0\0\0"[..], "core module"),
+            (b"\0asm\x09\0\0\0", "unknown version"),
+            (b"\0asm", "unknown version"),
+            (b"\x7fELF....", "native code"),
+            (b"  (component)", "text"),
+            (b"", "not WebAssembly"),
+            (b"hello", "not WebAssembly"),
+        ] {
+            let what = not_a_component(bytes).expect("no component");
+            assert!(what.contains(word), "{what}");
+        }
+    }
+}
