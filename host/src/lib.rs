@@ -1,8 +1,41 @@
 //! A server runtime whose event procedures are sandboxed WebAssembly components.
+//!
+//! One native host owns the sockets, the TLS, the limits and the clock. What to do with a client is a component that
+//! implements the WIT interface `inet-event-proc`, called once per session event with a budget.
+//!
+//! ```no_run
+//! use wharf::server::Server;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = Server::builder().plugin("plugins/echo").start()?;
+//! println!("echo listens on {}", server.address());
+//! server.stop_blocking(std::time::Duration::from_secs(5));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Where things are
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `serve` | the spine: accept, admit, handshake, session |
+//! | [`net`] | sockets and TLS |
+//! | [`admission`] | who may enter |
+//! | [`session`] | one client, cradle to grave |
+//! | [`event`] | the vocabulary that session and plugin share |
+//! | [`plugin`] | the engine, loading, instances, imports |
+//! | [`sched`] | classes and budgets |
+//! | [`server`] | starting, the handle, the registry |
+//! | [`telemetry`] | what happened, said once |
+//! | [`config`] | `wharf.toml` |
+//! | [`cli`] | the `wharf` command |
+
 pub mod admission;
 pub mod event;
 pub mod net;
 pub mod plugin;
 pub mod sched;
+mod serve;
+pub mod server;
 pub mod session;
 pub mod telemetry;

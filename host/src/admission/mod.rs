@@ -85,6 +85,14 @@ impl<C> Admitted<C> {
     }
 }
 
+impl<C> std::ops::Deref for Admitted<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.client
+    }
+}
+
 /// Decides over the newcomers of one server.
 #[derive(Debug, Clone)]
 pub struct Gate {

@@ -1,0 +1,128 @@
+//! What the servers of a process share: the threads, the engine, the loader, and the count of instance slots.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::admission::Count;
+use crate::plugin::{Engine, EngineConfig, EngineError, Loader};
+
+/// What a host is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HostConfig {
+    /// Threads that run sessions. 0: one per CPU.
+    pub workers: usize,
+    /// Sessions alive at once over all servers. 0: as many as the machine allows.
+    pub sessions_max: usize,
+    /// Folder for compiled plugins. `None`: compile at each start.
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// Why there is no host.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostError {
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The threads.
+    #[error("cannot start the worker threads: {0}")]
+    Threads(#[source] std::io::Error),
+}
+
+/// The shared ground of servers. Cheap to clone. The threads end when the last clone and the last server are gone.
+#[derive(Clone)]
+pub struct Host(Arc<Ground>);
+
+struct Ground {
+    runtime: Option<Runtime>,
+    engine: Engine,
+    loader: Loader,
+    slots: Arc<Count>,
+}
+
+impl Host {
+    /// Makes a host: reserves the engine's address space and starts the threads. Raises the process's soft limit of
+    /// descriptors to its hard one.
+    ///
+    /// A cache folder that cannot be used is a warning in the log and not an error: plugins are then compiled at each
+    /// start.
+    ///
+    /// # Errors
+    /// [`HostError`].
+    pub fn new(config: &HostConfig) -> Result<Self, HostError> {
+        raise_descriptor_limit();
+        let engine = Engine::new(EngineConfig { sessions_max: config.sessions_max })?;
+        let loader = loader(&engine, config);
+        let mut builder = Builder::new_multi_thread();
+        if config.workers > 0 {
+            builder.worker_threads(config.workers);
+        }
+        let runtime = builder.thread_name("wharf").enable_all().build().map_err(HostError::Threads)?;
+        let slots = Count::up_to(engine.sessions_max());
+        Ok(Self(Arc::new(Ground { runtime: Some(runtime), engine, loader, slots })))
+    }
+
+    /// The host of servers that were given none: made at the first use, with defaults.
+    ///
+    /// # Errors
+    /// [`HostError`]; the next call tries again.
+    pub fn shared() -> Result<Self, HostError> {
+        static SHARED: OnceLock<Host> = OnceLock::new();
+        if let Some(host) = SHARED.get() {
+            return Ok(host.clone());
+        }
+        let host = Self::new(&HostConfig::default())?;
+        Ok(SHARED.get_or_init(|| host).clone())
+    }
+
+    /// The loader of this host's engine.
+    #[must_use]
+    pub fn loader(&self) -> &Loader {
+        &self.0.loader
+    }
+
+    /// The engine.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    /// The runtime that runs the sessions.
+    #[must_use]
+    pub fn runtime(&self) -> &tokio::runtime::Handle {
+        self.0.runtime.as_ref().map(Runtime::handle).expect("the runtime is there until the ground is dropped")
+    }
+
+    pub(super) fn slots(&self) -> Arc<Count> {
+        Arc::clone(&self.0.slots)
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        // The last clone may go inside a task, where waiting for threads would panic.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn loader(engine: &Engine, config: &HostConfig) -> Loader {
+    let Some(folder) = &config.cache_dir else { return Loader::without_cache(engine.clone()) };
+    Loader::with_cache(engine.clone(), folder).unwrap_or_else(|error| {
+        tracing::warn!(folder = %folder.display(), %error, "no compile cache: plugins are compiled at each start");
+        Loader::without_cache(engine.clone())
+    })
+}
+
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        // Where this is not allowed the limit stays, and the engine counts with it.
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+}
