@@ -31,6 +31,8 @@
 //! | [`cli`] | the `wharf` command |
 
 pub mod admission;
+pub mod cli;
+pub mod config;
 pub mod event;
 pub mod net;
 pub mod plugin;

@@ -4,6 +4,7 @@
 //! [`crate::event::Port`].
 
 mod bindings;
+mod build;
 mod cache;
 mod engine;
 mod failure;
@@ -18,6 +19,7 @@ mod source;
 mod ticker;
 mod trial;
 
+pub use build::BuildError;
 pub use engine::{Engine, EngineConfig, EngineError};
 pub use grants::{Grant, Grants};
 pub use instance::{EventProcedure, GuestInstance, InstanceLimits};

@@ -1,7 +1,7 @@
 //! What a server is made of, checked step by step: described, prepared, bound, running.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU16;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,10 +51,9 @@ impl Server {
 
 /// Where a server's plugin comes from.
 #[derive(Clone)]
-pub enum Procedures {
-    /// A folder with `plugin.toml`, or a component file.
+enum Procedures {
     Path(PathBuf),
-    /// One that is loaded already, by the loader of the same host.
+    /// By the loader of the same host.
     Loaded(Arc<Plugin>),
 }
 
@@ -260,26 +259,59 @@ impl ServerBuilder {
     /// # Errors
     /// [`StartError`]; nothing is left bound.
     pub fn bind(self) -> Result<Bound, StartError> {
-        let missing = || argument("plugin", "a server needs an event procedure: a folder with plugin.toml or a .wasm file");
-        let plugin = self.plugin.clone().ok_or_else(missing)?;
         self.check()?;
         let host = self.host.clone().map_or_else(Host::shared, Ok)?;
-        let plugin = match plugin {
-            Procedures::Loaded(plugin) => plugin,
-            Procedures::Path(path) => Arc::new(host.loader().load(&path, &self.grants)?),
-        };
-        let security = match &self.credentials {
-            Some(credentials) => Security::tls(credentials)?,
-            None => Security::plaintext(),
-        };
+        let plugin = self.load(&host)?;
+        let security = self.security()?;
         // The socket registers with the runtime that will poll it.
-        let _inside = host.runtime().enter();
-        let listener = Listener::open(&self.endpoint)?;
-        drop(_inside);
+        let listener = {
+            let _inside = host.runtime().enter();
+            Listener::open(&self.endpoint)?
+        };
         Ok(Bound { description: self, host, plugin, security, listener })
     }
 
-    fn check(&self) -> Result<(), StartError> {
+    /// Everything that is wrong with this server short of binding it: values, plugin, credentials, address. And the
+    /// plugin, where it loads. Blocks as [`ServerBuilder::start`] does.
+    #[must_use]
+    pub fn verify(&self, host: &Host) -> (Option<Arc<Plugin>>, Vec<StartError>) {
+        let mut wrong = Vec::new();
+        let mut note = |error| wrong.push(error);
+        self.check().map_err(&mut note).ok();
+        let plugin = self.load(host).map_err(&mut note).ok();
+        self.security().map_err(&mut note).ok();
+        self.endpoint.resolve().map_err(|error| note(error.into())).ok();
+        (plugin, wrong)
+    }
+
+    /// Where it will listen, if that can be told; `None` for any free port or a name that does not resolve.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.endpoint.resolve().ok().filter(|address| address.port() != 0)
+    }
+
+    fn load(&self, host: &Host) -> Result<Arc<Plugin>, StartError> {
+        match &self.plugin {
+            Some(Procedures::Loaded(plugin)) => Ok(Arc::clone(plugin)),
+            Some(Procedures::Path(path)) => Ok(Arc::new(host.loader().load(path, &self.grants)?)),
+            None => {
+                Err(argument("plugin", "a server needs an event procedure: a folder with plugin.toml or a .wasm file"))
+            }
+        }
+    }
+
+    fn security(&self) -> Result<Security, StartError> {
+        match &self.credentials {
+            Some(credentials) => Ok(Security::tls(credentials)?),
+            None => Ok(Security::plaintext()),
+        }
+    }
+
+    /// Whether each value can be, by itself and beside the others.
+    ///
+    /// # Errors
+    /// [`StartError::Argument`].
+    pub fn check(&self) -> Result<(), StartError> {
         within("timeout", self.timeout, TIMEOUT_RANGE, |value| format!("{value:?}"))?;
         let bytes = |value: usize| format!("{value} bytes");
         within("send_buffer_high_bytes", self.watermarks.high_bytes, HIGH_WATER_RANGE, bytes)?;

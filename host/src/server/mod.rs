@@ -9,7 +9,10 @@ mod host;
 mod registry;
 mod service;
 
-pub use builder::{Bound, Procedures, Server, ServerBuilder, StartError};
+pub use builder::{
+    Bound, COPY_RANGE, HANDLES_RANGE, HIGH_WATER_RANGE, MEMORY_RANGE, Server, ServerBuilder, StartError,
+    TIMEOUT_DEFAULT, TIMEOUT_RANGE, WATERMARKS_DEFAULT,
+};
 pub use handle::ServerHandle;
 pub use host::{Host, HostConfig, HostError};
 pub(crate) use service::{Phase, Service};

@@ -1,0 +1,161 @@
+//! The command line's words.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::CONFIG_FILE;
+use crate::event::Priority;
+use crate::net::{Credentials, ListenPort, SocketOptions};
+use crate::plugin::Grant;
+use crate::server::{Server, ServerBuilder};
+
+/// Runs servers whose event procedures are sandboxed WebAssembly components.
+#[derive(Parser)]
+#[command(name = "wharf", version, max_term_width = 100)]
+pub(super) struct Cli {
+    /// What to log: error, warn, info, debug or trace, or a filter such as `wharf=debug`.
+    #[arg(long, global = true, env = "WHARF_LOG", default_value = "info")]
+    pub(super) log: String,
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Verb {
+    /// Serve what a configuration file says, or one server from the command line.
+    Serve(ServeArgs),
+    /// Say everything that is wrong with a configuration file, and what its plugins import and export.
+    Check(CheckArgs),
+    /// Build a plugin, serve it, and build it again when its source changes.
+    Dev(DevArgs),
+}
+
+#[derive(Args)]
+pub(super) struct ServeArgs {
+    /// The configuration file.
+    #[arg(long, default_value = CONFIG_FILE, conflicts_with = "plugin")]
+    pub(super) config: PathBuf,
+    /// Serve this plugin instead: a folder with plugin.toml, or a .wasm component.
+    #[arg(long, requires = "listen")]
+    pub(super) plugin: Option<PathBuf>,
+    /// Grant the plugin an import: server, config, stdio, clocks or random. May be repeated.
+    #[arg(long = "grant", value_name = "NAME", requires = "plugin")]
+    pub(super) grants: Vec<Grant>,
+    #[command(flatten)]
+    pub(super) server: ServerArgs,
+}
+
+#[derive(Args)]
+pub(super) struct CheckArgs {
+    /// The configuration file.
+    #[arg(default_value = CONFIG_FILE)]
+    pub(super) config: PathBuf,
+}
+
+#[derive(Args)]
+pub(super) struct DevArgs {
+    /// The plugin's folder, with plugin.toml. The plugin is granted what its plugin.toml asks for.
+    pub(super) folder: PathBuf,
+    #[command(flatten)]
+    pub(super) server: ServerArgs,
+}
+
+/// One server from the command line.
+#[derive(Args)]
+pub(super) struct ServerArgs {
+    /// Address and port to listen on. `dev` listens on 127.0.0.1:7000 where none is given.
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen)]
+    pub(super) listen: Option<SocketAddr>,
+    /// Clients at a time; 0: no limit.
+    #[arg(long, default_value_t = 0)]
+    max_clients: usize,
+    /// Pending connections the system may hold; 0: a sensible maximum.
+    #[arg(long, default_value_t = 0)]
+    backlog: u32,
+    /// How long a network operation may take, and the idle period.
+    #[arg(long, default_value = "20s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Class of every session: background, low, normal, high or critical.
+    #[arg(long, default_value = "normal")]
+    priority: Priority,
+    /// A socket option. May be repeated.
+    #[arg(long = "option", value_name = "NAME")]
+    options: Vec<OptionName>,
+    /// A number for the plugin.
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    parameter: i64,
+    /// A setting for the plugin. May be repeated.
+    #[arg(long = "setting", value_name = "KEY=VALUE", value_parser = key_value)]
+    settings: Vec<(String, String)>,
+    /// PEM file with the server's certificate chain. Turns TLS on.
+    #[arg(long, value_name = "FILE", requires = "private_key")]
+    certificate_chain: Option<PathBuf>,
+    /// PEM file with the certificate's key.
+    #[arg(long, value_name = "FILE", requires = "certificate_chain")]
+    private_key: Option<PathBuf>,
+    /// An application protocol to negotiate. May be repeated.
+    #[arg(long = "alpn", value_name = "NAME", requires = "certificate_chain")]
+    alpn: Vec<String>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OptionName {
+    ReuseAddress,
+    DontRoute,
+    KeepAlive,
+    NoDelay,
+}
+
+impl ServerArgs {
+    /// A description of the server, without its plugin.
+    pub(super) fn describe(&self, listen: SocketAddr) -> ServerBuilder {
+        let mut options = SocketOptions::default();
+        for option in &self.options {
+            match option {
+                OptionName::ReuseAddress => options.reuse_address = true,
+                OptionName::DontRoute => options.dont_route = true,
+                OptionName::KeepAlive => options.keep_alive = true,
+                OptionName::NoDelay => options.no_delay = true,
+            }
+        }
+        let port = NonZeroU16::new(listen.port()).map_or(ListenPort::AnyFree, ListenPort::Fixed);
+        let mut server = Server::builder()
+            .local_host(listen.ip().to_string())
+            .local_port(port)
+            .max_clients(self.max_clients)
+            .backlog(self.backlog)
+            .timeout(self.timeout)
+            .priority(self.priority)
+            .options(options)
+            .parameter(self.parameter);
+        for (key, value) in &self.settings {
+            server = server.setting(key, value);
+        }
+        if let (Some(chain), Some(key)) = (&self.certificate_chain, &self.private_key) {
+            server = server.credentials(Credentials {
+                certificate_chain: chain.clone(),
+                private_key: key.clone(),
+                protocol_min: Default::default(),
+                alpn: self.alpn.clone(),
+                client_authority: None,
+                client_certificate: Default::default(),
+            });
+        }
+        server
+    }
+}
+
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr =
+        text.parse().map_err(|_| "expected an address and a port, as 127.0.0.1:7000 or [::]:7000".to_owned())?;
+    if address.port() == 0 { Err("port 0: expected 1 to 65535".into()) } else { Ok(address) }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}

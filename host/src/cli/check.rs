@@ -1,0 +1,44 @@
+//! `wharf check`.
+
+use anyhow::{Result, bail};
+
+use super::args::CheckArgs;
+use crate::config::Config;
+use crate::plugin::{CacheUse, Plugin};
+use crate::server::Host;
+
+/// Prints what each server's plugin is, and fails with everything that is wrong, all of it at once.
+pub(super) fn run(arguments: &CheckArgs) -> Result<()> {
+    let config = Config::read(&arguments.config)?;
+    let host = Host::new(&config.host)?;
+    let mut wrong = Vec::new();
+    for (place, server) in config.servers {
+        let (plugin, errors) = server.verify(&host);
+        wrong.extend(errors.into_iter().map(|error| format!("{place}: {error}")));
+        if let Some(plugin) = plugin {
+            println!("{place}: {}", describe(&plugin));
+        }
+    }
+    if !wrong.is_empty() {
+        bail!("{}: {} wrong:\n{}", arguments.config.display(), wrong.len(), wrong.join("\n"));
+    }
+    println!("{}: ok", arguments.config.display());
+    Ok(())
+}
+
+fn describe(plugin: &Plugin) -> String {
+    let mut text = format!("plugin {}, {}\n", plugin.label(), plugin.file().display());
+    text.push_str(&format!("  sha256 {}\n", plugin.digest()));
+    let how = match plugin.cache_use() {
+        CacheUse::Compiled => "compiled",
+        CacheUse::Cached => "from the cache",
+    };
+    text.push_str(&format!("  loaded {how} in {:.1?}\n", plugin.loading()));
+    for name in plugin.imports() {
+        text.push_str(&format!("  imports {name}\n"));
+    }
+    for name in plugin.exports() {
+        text.push_str(&format!("  exports {name}\n"));
+    }
+    text
+}

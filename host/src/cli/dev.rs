@@ -1,0 +1,117 @@
+//! `wharf dev`: build, serve, and build again when the source changes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use notify::{RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+
+use super::args::DevArgs;
+use super::signals::Signals;
+use crate::config::default_cache_dir;
+use crate::net::SocketOptions;
+use crate::plugin::{Build, Grants, MANIFEST_FILE, Manifest, Plugin};
+use crate::server::{Host, HostConfig, ServerHandle};
+
+/// Where a plugin in development listens.
+const LISTEN_DEFAULT: &str = "127.0.0.1:7000";
+/// Editors write in bursts: a build starts when nothing changed for so long.
+const SETTLE: Duration = Duration::from_millis(150);
+/// How long live sessions may take to end at the end.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+pub(super) fn run(arguments: &DevArgs) -> Result<()> {
+    let folder = arguments.folder.clone();
+    let manifest = Manifest::read(&folder)?;
+    let Some(build) = &manifest.build else {
+        bail!(
+            "{}: no `[build]`: `wharf dev` needs to know how to build the plugin; `wharf serve --plugin` serves one \
+             that is built",
+            folder.join(MANIFEST_FILE).display()
+        );
+    };
+    let host = Host::new(&HostConfig { cache_dir: default_cache_dir(), ..HostConfig::default() })?;
+    let (changed, changes) = mpsc::channel(1);
+    let _watcher = watch(&folder, build, changed)?;
+    let runtime = host.runtime().clone();
+    runtime.block_on(develop(arguments, host, folder, changes))
+}
+
+/// Reports changes of what the manifest names, and of the manifest.
+fn watch(folder: &Path, build: &Build, changed: mpsc::Sender<()>) -> Result<impl Watcher + use<>> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            // One change that waits is as good as many.
+            let _ = changed.try_send(());
+        }
+    })?;
+    for path in build.watch.iter().map(PathBuf::as_path).chain([Path::new(MANIFEST_FILE)]) {
+        let path = folder.join(path);
+        watcher.watch(&path, RecursiveMode::Recursive).with_context(|| format!("cannot watch {}", path.display()))?;
+    }
+    Ok(watcher)
+}
+
+async fn develop(
+    arguments: &DevArgs,
+    host: Host,
+    folder: PathBuf,
+    mut changes: mpsc::Receiver<()>,
+) -> Result<()> {
+    let mut signals = Signals::listen()?;
+    let mut server: Option<ServerHandle> = None;
+    loop {
+        let attempt = tokio::select! {
+            attempt = build_and_load(&host, &folder) => attempt,
+            () = signals.next() => break,
+        };
+        match (attempt, &server) {
+            (Ok(plugin), Some(server)) => server.swap(plugin),
+            (Ok(plugin), None) => server = Some(start(arguments, &host, plugin).await?),
+            (Err(error), Some(_)) => tracing::error!("{error:#}; the build before it goes on serving"),
+            (Err(error), None) => tracing::error!("{error:#}; waiting for a change"),
+        }
+        tokio::select! {
+            () = settled(&mut changes) => tracing::info!("changed: building again"),
+            () = signals.next() => break,
+        }
+    }
+    if let Some(server) = server {
+        server.stop(STOP_GRACE).await;
+    }
+    Ok(())
+}
+
+/// Waits for a change, then for quiet.
+async fn settled(changes: &mut mpsc::Receiver<()>) {
+    if changes.recv().await.is_none() {
+        // The watcher is gone; there is nothing to wait for but a signal.
+        std::future::pending::<()>().await;
+    }
+    while let Ok(Some(())) = tokio::time::timeout(SETTLE, changes.recv()).await {}
+}
+
+async fn build_and_load(host: &Host, folder: &Path) -> Result<Arc<Plugin>> {
+    let (host, folder) = (host.clone(), folder.to_owned());
+    let work = move || -> Result<Arc<Plugin>> {
+        // Read again each time: the manifest may be what changed.
+        let manifest = Manifest::read(&folder)?;
+        if let Some(build) = &manifest.build {
+            build.run(&folder)?;
+        }
+        let grants: Grants = manifest.grants.iter().copied().collect();
+        Ok(Arc::new(host.loader().load(&folder, &grants)?))
+    };
+    tokio::task::spawn_blocking(work).await?
+}
+
+async fn start(arguments: &DevArgs, host: &Host, plugin: Arc<Plugin>) -> Result<ServerHandle> {
+    let fallback = LISTEN_DEFAULT.parse().context("the default address")?;
+    let listen = arguments.server.listen.unwrap_or(fallback);
+    // Development restarts often, so lingering connections of the last run are no obstacle.
+    let options = SocketOptions { reuse_address: true, no_delay: true, ..SocketOptions::default() };
+    let server = arguments.server.describe(listen).options(options).host(host).loaded_plugin(plugin);
+    Ok(tokio::task::spawn_blocking(move || server.start()).await??)
+}

@@ -1,0 +1,83 @@
+//! The shape of `wharf.toml`, as serde reads it. Unknown keys are mistakes.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    #[serde(default)]
+    pub(super) host: HostTable,
+    #[serde(default)]
+    pub(super) server: Vec<ServerTable>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct HostTable {
+    pub(super) workers: usize,
+    pub(super) sessions_max: usize,
+    pub(super) cache_dir: Option<PathBuf>,
+    pub(super) stop_grace: Option<Span>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ServerTable {
+    pub(super) name: String,
+    pub(super) host: String,
+    pub(super) port: Option<i64>,
+    pub(super) backlog: u32,
+    pub(super) max_clients: usize,
+    pub(super) timeout: Option<Span>,
+    pub(super) priority: Option<String>,
+    pub(super) priority_max: Option<String>,
+    pub(super) options: Vec<String>,
+    pub(super) plugin: Option<PathBuf>,
+    pub(super) parameter: i64,
+    pub(super) grants: Vec<String>,
+    pub(super) settings: BTreeMap<String, toml::Value>,
+    pub(super) credentials: Option<CredentialsTable>,
+    pub(super) limits: LimitsTable,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CredentialsTable {
+    pub(super) certificate_chain: PathBuf,
+    pub(super) private_key: PathBuf,
+    #[serde(default)]
+    pub(super) protocol_min: Option<String>,
+    #[serde(default)]
+    pub(super) alpn: Vec<String>,
+    #[serde(default)]
+    pub(super) client_authority: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) client_certificate: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct LimitsTable {
+    pub(super) send_buffer_high_bytes: Option<usize>,
+    pub(super) send_buffer_low_bytes: Option<usize>,
+    pub(super) memory_max_bytes: Option<usize>,
+    pub(super) copy_max_bytes: Option<usize>,
+    pub(super) handles_max: Option<usize>,
+    pub(super) log_lines_per_second: Option<u32>,
+}
+
+/// A span of time with its unit: `"20s"`, `"500ms"`, `"1m 30s"`.
+pub(super) struct Span(pub(super) Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let expected = |error| D::Error::custom(format!("`{text}`: expected a time with its unit, as \"20s\": {error}"));
+        humantime::parse_duration(&text).map(Self).map_err(expected)
+    }
+}

@@ -1,0 +1,159 @@
+//! `wharf.toml`: from text to descriptions of servers, with every mistake named at once.
+//!
+//! A roof over the layers: it knows them, and they do not know it.
+
+mod file;
+mod server;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::server::{HostConfig, ServerBuilder};
+
+/// The file's usual name.
+pub const CONFIG_FILE: &str = "wharf.toml";
+/// How long sessions may take to end when the process is told to stop, where the file does not say.
+pub const STOP_GRACE_DEFAULT: Duration = Duration::from_secs(10);
+
+/// A configuration file that says nothing wrong by itself. Whether plugins load and addresses bind is another matter.
+pub struct Config {
+    /// What the servers share.
+    pub host: HostConfig,
+    /// How long sessions may take to end when the process is told to stop.
+    pub stop_grace: Duration,
+    /// At least one, each with its place in the file for messages.
+    pub servers: Vec<(String, ServerBuilder)>,
+}
+
+/// What is wrong with a configuration file: one line for each mistake, each naming the file and the key.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .mistakes.join("\n"))]
+pub struct ConfigError {
+    /// At least one.
+    pub mistakes: Vec<String>,
+}
+
+impl Config {
+    /// Reads a file. Paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every mistake that can be seen without doing anything.
+    pub fn read(file: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(file).map_err(|error| ConfigError {
+            mistakes: vec![format!("{}: cannot read the configuration: {error}", file.display())],
+        })?;
+        let folder = file.parent().unwrap_or(Path::new("."));
+        Self::parse(&text, folder).map_err(|mistakes| ConfigError {
+            mistakes: mistakes.into_iter().map(|mistake| format!("{}: {mistake}", file.display())).collect(),
+        })
+    }
+
+    fn parse(text: &str, folder: &Path) -> Result<Self, Vec<String>> {
+        let file: file::File =
+            toml::from_str(text).map_err(|error| vec![error.to_string().trim_end().to_owned()])?;
+        if file.server.is_empty() {
+            return Err(vec!["no servers: expected at least one `[[server]]` table".into()]);
+        }
+        let mut mistakes = Vec::new();
+        let mut servers = Vec::new();
+        let mut taken: Vec<(String, SocketAddr)> = Vec::new();
+        for (index, table) in file.server.iter().enumerate() {
+            let place = match table.name.as_str() {
+                "" => format!("server {}", index + 1),
+                name => format!("server {} (`{}`)", index + 1, name.escape_debug()),
+            };
+            match server::describe(table, folder) {
+                Ok(description) => {
+                    if let Some(address) = description.address() {
+                        if let Some((other, _)) = taken.iter().find(|(_, other)| overlap(*other, address)) {
+                            mistakes.push(format!("{place}: `host` and `port`: {address} is taken by {other}"));
+                        }
+                        taken.push((place.clone(), address));
+                    }
+                    servers.push((place, description));
+                }
+                Err(wrong) => mistakes.extend(wrong.into_iter().map(|mistake| format!("{place}: {mistake}"))),
+            }
+        }
+        let mut names: Vec<_> = file.server.iter().map(|table| &table.name).filter(|name| !name.is_empty()).collect();
+        names.sort_unstable();
+        for pair in names.windows(2).filter(|pair| pair[0] == pair[1]) {
+            mistakes.push(format!("`name`: two servers are called `{}`", pair[0].escape_debug()));
+        }
+        if !mistakes.is_empty() {
+            return Err(mistakes);
+        }
+        let cache_dir = file.host.cache_dir.map_or_else(default_cache_dir, |dir| Some(folder.join(dir)));
+        let host = HostConfig { workers: file.host.workers, sessions_max: file.host.sessions_max, cache_dir };
+        Ok(Self { host, stop_grace: file.host.stop_grace.map_or(STOP_GRACE_DEFAULT, |grace| grace.0), servers })
+    }
+}
+
+/// The cache folder where nobody names one: the user's own. `None` where there is no home.
+#[must_use]
+pub fn default_cache_dir() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;
+    Some(base.join("wharf"))
+}
+
+/// Whether one socket would be in the other's way.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let covers = |one: IpAddr, other: IpAddr| match one {
+        IpAddr::V6(ip) if ip.is_unspecified() => true,
+        IpAddr::V4(ip) if ip.is_unspecified() => other.is_ipv4(),
+        ip => ip == other,
+    };
+    one.port() == other.port() && (covers(one.ip(), other.ip()) || covers(other.ip(), one.ip()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mistakes(text: &str) -> String {
+        Config::parse(text, Path::new("/etc/wharf")).err().expect("a mistake").join("\n")
+    }
+
+    #[test]
+    fn a_file_without_servers_is_refused() {
+        assert!(mistakes("").contains("no servers"));
+        assert!(mistakes("[host]\nworkers = 2\n").contains("no servers"));
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named_with_its_line() {
+        let said = mistakes("[[server]]\nport = 7000\nplugin = 'x'\nmax_client = 3\n");
+        assert!(said.contains("line 4") && said.contains("max_client"), "{said}");
+    }
+
+    #[test]
+    fn every_mistake_is_named_at_once() {
+        let said = mistakes(
+            "[[server]]\nname = 'a'\nport = 0\nplugin = 'x'\npriority = 'urgent'\noptions = ['fast']\n\
+             [[server]]\nport = 70000\n",
+        );
+        for word in ["(`a`): `port`: expected 1 to 65535", "urgent", "`options`", "server 2: `port`", "`plugin`"] {
+            assert!(said.contains(word), "no {word} in:\n{said}");
+        }
+    }
+
+    #[test]
+    fn two_servers_on_one_address_are_refused() {
+        let two = |one: &str, other: &str| {
+            let text = format!(
+                "[[server]]\nhost='{one}'\nport=7000\nplugin='x'\n[[server]]\nhost='{other}'\nport=7000\nplugin='x'\n"
+            );
+            Config::parse(&text, Path::new(".")).is_err()
+        };
+        assert!(two("127.0.0.1", "127.0.0.1") && two("", "127.0.0.1") && two("::", "127.0.0.1") && two("::1", "::"));
+        assert!(!two("127.0.0.1", "127.0.0.2") && !two("", "::1"));
+    }
+
+    #[test]
+    fn a_secure_server_without_credentials_is_refused() {
+        let said = mistakes("[[server]]\nport = 7000\nplugin = 'x'\noptions = ['secure']\n");
+        assert!(said.contains("credentials"), "{said}");
+    }
+}

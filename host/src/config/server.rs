@@ -1,0 +1,154 @@
+//! From one `[[server]]` table to the description of a server.
+
+use std::num::NonZeroU16;
+use std::path::Path;
+use std::str::FromStr;
+
+use super::file::{CredentialsTable, LimitsTable, ServerTable};
+use crate::event::Priority;
+use crate::net::{ClientCertificate, Credentials, ListenPort, ProtocolMin, SocketOptions};
+use crate::plugin::{Grant, InstanceLimits};
+use crate::server::{Server, ServerBuilder, WATERMARKS_DEFAULT};
+use crate::session::Watermarks;
+
+/// Describes a server, or says everything that is wrong with its table.
+pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuilder, Vec<String>> {
+    let mut wrong = Vec::new();
+    let mut server = Server::builder()
+        .name(&table.name)
+        .local_host(&table.host)
+        .backlog(table.backlog)
+        .max_clients(table.max_clients)
+        .parameter(table.parameter)
+        .limits(limits(&table.limits))
+        .watermarks(Watermarks {
+            high_bytes: table.limits.send_buffer_high_bytes.unwrap_or(WATERMARKS_DEFAULT.high_bytes),
+            low_bytes: table.limits.send_buffer_low_bytes.unwrap_or(WATERMARKS_DEFAULT.low_bytes),
+        });
+    match port(table.port) {
+        Ok(port) => server = server.local_port(port),
+        Err(mistake) => wrong.push(mistake),
+    }
+    if let Some(timeout) = &table.timeout {
+        server = server.timeout(timeout.0);
+    }
+    if let Some(priority) = parse::<Priority>("priority", table.priority.as_deref(), &mut wrong) {
+        server = server.priority(priority);
+    }
+    if let Some(priority) = parse::<Priority>("priority_max", table.priority_max.as_deref(), &mut wrong) {
+        server = server.priority_max(priority);
+    }
+    let (options, secure) = options(&table.options, &mut wrong);
+    server = server.options(options).secure(secure);
+    match &table.plugin {
+        Some(path) => server = server.plugin(folder.join(path)),
+        None => wrong.push("`plugin`: missing; expected a folder with plugin.toml or a .wasm file".into()),
+    }
+    let grants = table.grants.iter().filter_map(|name| parse::<Grant>("grants", Some(name), &mut wrong));
+    server = server.grants(grants.collect());
+    for (key, value) in &table.settings {
+        match setting(value) {
+            Some(text) => server = server.setting(key, text),
+            None => wrong.push(format!("`settings.{key}`: expected a string, a number or a boolean")),
+        }
+    }
+    match (&table.credentials, secure) {
+        (Some(credentials), true) => server = server.credentials(read_credentials(credentials, folder, &mut wrong)),
+        (Some(_), false) => wrong.push("`credentials`: without effect; add \"secure\" to `options`".into()),
+        (None, true) => wrong.push("`credentials`: missing; a server with the option `secure` needs them".into()),
+        (None, false) => {}
+    }
+    if wrong.is_empty()
+        && let Err(error) = server.check()
+    {
+        wrong.push(error.to_string());
+    }
+    if wrong.is_empty() { Ok(server) } else { Err(wrong) }
+}
+
+fn port(port: Option<i64>) -> Result<ListenPort, String> {
+    let port = port.ok_or("`port`: missing; expected 1 to 65535")?;
+    let fixed = u16::try_from(port).ok().and_then(NonZeroU16::new);
+    fixed.map(ListenPort::Fixed).ok_or_else(|| {
+        let why = if port == 0 { " (a port that the system chooses could not be found by clients)" } else { "" };
+        format!("`port`: expected 1 to 65535, found {port}{why}")
+    })
+}
+
+fn parse<T: FromStr<Err = String>>(key: &str, text: Option<&str>, wrong: &mut Vec<String>) -> Option<T> {
+    match text?.parse() {
+        Ok(value) => Some(value),
+        Err(mistake) => {
+            wrong.push(format!("`{key}`: {mistake}"));
+            None
+        }
+    }
+}
+
+fn options(names: &[String], wrong: &mut Vec<String>) -> (SocketOptions, bool) {
+    let (mut options, mut secure) = (SocketOptions::default(), false);
+    for name in names {
+        match name.as_str() {
+            "reuse-address" => options.reuse_address = true,
+            "dont-route" => options.dont_route = true,
+            "keep-alive" => options.keep_alive = true,
+            "no-delay" => options.no_delay = true,
+            "secure" => secure = true,
+            other => wrong.push(format!(
+                "`options`: `{}` is none: expected reuse-address, dont-route, keep-alive, no-delay or secure",
+                other.escape_debug()
+            )),
+        }
+    }
+    (options, secure)
+}
+
+fn setting(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Float(number) => Some(number.to_string()),
+        toml::Value::Boolean(flag) => Some(flag.to_string()),
+        _ => None,
+    }
+}
+
+fn limits(table: &LimitsTable) -> InstanceLimits {
+    let default = InstanceLimits::default();
+    InstanceLimits {
+        memory_max_bytes: table.memory_max_bytes.unwrap_or(default.memory_max_bytes),
+        copy_max_bytes: table.copy_max_bytes.unwrap_or(default.copy_max_bytes),
+        handles_max: table.handles_max.unwrap_or(default.handles_max),
+        log_lines_per_second: table.log_lines_per_second.unwrap_or(default.log_lines_per_second),
+    }
+}
+
+fn read_credentials(table: &CredentialsTable, folder: &Path, wrong: &mut Vec<String>) -> Credentials {
+    let protocol_min = match table.protocol_min.as_deref() {
+        None | Some("1.2") => ProtocolMin::Tls12,
+        Some("1.3") => ProtocolMin::Tls13,
+        Some(other) => {
+            wrong.push(format!("`credentials.protocol_min`: expected \"1.2\" or \"1.3\", found `{other}`"));
+            ProtocolMin::Tls13
+        }
+    };
+    let client_certificate = match table.client_certificate.as_deref() {
+        None | Some("required") => ClientCertificate::Required,
+        Some("optional") => ClientCertificate::Optional,
+        Some(other) => {
+            wrong.push(format!("`credentials.client_certificate`: expected required or optional, found `{other}`"));
+            ClientCertificate::Required
+        }
+    };
+    if table.client_certificate.is_some() && table.client_authority.is_none() {
+        wrong.push("`credentials.client_certificate`: without effect; `client_authority` is missing".into());
+    }
+    Credentials {
+        certificate_chain: folder.join(&table.certificate_chain),
+        private_key: folder.join(&table.private_key),
+        protocol_min,
+        alpn: table.alpn.clone(),
+        client_authority: table.client_authority.as_ref().map(|file| folder.join(file)),
+        client_certificate,
+    }
+}

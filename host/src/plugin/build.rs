@@ -1,0 +1,75 @@
+//! Building a component from its source, by the command that its own manifest names.
+
+use std::io;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+
+use super::Build;
+
+/// Why there is no new component.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The program is not there, or may not be run.
+    #[error("cannot run `{command}`: {source}")]
+    NotRun {
+        /// The whole command.
+        command: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The program said why on its own standard error.
+    #[error("`{command}` failed ({status}); its own message is above")]
+    Failed {
+        /// The whole command.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+    },
+}
+
+impl Build {
+    /// Runs the command in `folder` and waits for it. Its output goes to this process's standard error. Where it is a
+    /// cargo command for a target that the toolchain lacks, the target is installed first.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn run(&self, folder: &Path) -> Result<(), BuildError> {
+        if let Some(target) = self.cargo_target() {
+            ensure_target(folder, target);
+        }
+        run(folder, &self.command)
+    }
+
+    fn cargo_target(&self) -> Option<&str> {
+        let cargo = self.command.first().is_some_and(|program| program == "cargo");
+        let flag = self.command.iter().position(|word| word == "--target").filter(|_| cargo)?;
+        self.command.get(flag + 1).map(String::as_str)
+    }
+}
+
+fn run(folder: &Path, words: &[String]) -> Result<(), BuildError> {
+    let command = words.join(" ");
+    let [program, arguments @ ..] = words else { return Ok(()) };
+    let status = Command::new(program)
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(io::stderr())
+        .status()
+        .map_err(|source| BuildError::NotRun { command: command.clone(), source })?;
+    if status.success() { Ok(()) } else { Err(BuildError::Failed { command, status }) }
+}
+
+/// Installs a target where rustup can and the toolchain lacks it. Whatever goes wrong here, the build itself says it
+/// better.
+fn ensure_target(folder: &Path, target: &str) {
+    let query = ["--print", "target-libdir", "--target", target];
+    let answer = Command::new("rustc").args(query).current_dir(folder).stderr(Stdio::null()).output();
+    let Ok(answer) = answer else { return };
+    let libdir = String::from_utf8_lossy(&answer.stdout);
+    if answer.status.success() && !Path::new(libdir.trim()).exists() {
+        let words = ["rustup", "target", "add", target].map(str::to_owned);
+        let _ = run(folder, &words);
+    }
+}
