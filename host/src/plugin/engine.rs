@@ -14,8 +14,9 @@ use super::ticker::Ticker;
 const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
 /// Inaccessible bytes behind it.
 const MEMORY_GUARD_BYTES: u64 = 32 << 20;
-/// Memory slots that fit into the address space, with room for everything else.
-const MEMORY_SLOTS_MAX: usize = 28_000;
+/// Memory slots that fit into one stretch of address space. Programs are loaded at two thirds of the 128 TiB that a
+/// process has, so that the largest free stretch is about 85 TiB; this takes 64.
+const MEMORY_SLOTS_MAX: usize = 16_000;
 /// Memories a component may have (QuickJS: 3).
 const MEMORIES_PER_INSTANCE_MAX: u32 = 4;
 /// Tables a component may have.
@@ -41,13 +42,15 @@ const MAPS_PER_SESSION: usize = 6;
 const MAPS_RESERVE: usize = 4_096;
 const DESCRIPTORS_RESERVE: usize = 192;
 /// Most sessions whatever the machine has: beyond it the memory slots run out.
-const SESSIONS_CEILING: usize = 25_000;
+const SESSIONS_CEILING: usize = 15_000;
+/// An engine that was to be as large as possible is tried smaller, down to this.
+const SESSIONS_FLOOR: usize = 64;
 
 /// What the engine is built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EngineConfig {
     /// Sessions, and so instances, alive at once in this process. 0: as many as descriptors and mappings allow, at
-    /// most 25,000.
+    /// most 15,000.
     pub sessions_max: usize,
 }
 
@@ -95,9 +98,22 @@ impl Engine {
     /// # Errors
     /// [`EngineError`].
     pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
-        let sessions_max = sessions(config.sessions_max)?;
+        let mut sessions_max = sessions(config.sessions_max)?;
+        let inner = loop {
+            match wasmtime::Engine::new(&settings(sessions_max)) {
+                Ok(engine) => break engine,
+                // Some containers have little address space. Nobody asked for a number, so take what there is.
+                Err(error) if config.sessions_max == 0 && sessions_max > SESSIONS_FLOOR => {
+                    let smaller = (sessions_max / 2).max(SESSIONS_FLOOR);
+                    tracing::warn!(tried = sessions_max, next = smaller, "no room for so many instances: {error:#}");
+                    sessions_max = smaller;
+                }
+                Err(error) => {
+                    return Err(EngineError::Engine { sessions: sessions_max, cause: format!("{error:#}") });
+                }
+            }
+        };
         let failed = |cause: String| EngineError::Engine { sessions: sessions_max, cause };
-        let inner = wasmtime::Engine::new(&settings(sessions_max)).map_err(|error| failed(format!("{error:#}")))?;
         let ticker = Ticker::start(&inner).map_err(|error| failed(error.to_string()))?;
         Ok(Self { inner, ticker, sessions_max })
     }
