@@ -1,0 +1,131 @@
+//! What an event costs, without sockets: empty, 64 B, 4 KiB and 64 KiB through the echo plugin, over one session and
+//! over many in turn; and an instance from birth to death.
+//!
+//!     cargo bench -p wharf
+
+use std::future::Future;
+use std::hint::black_box;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use wharf::event::{
+    ClientInfo, Event, Instance, NameError, Peers, Port, Priority, Procedure, Scope, SendError, WriteError,
+};
+use wharf::plugin::{Engine, EngineConfig, EventProcedure, Grants, GuestInstance, InstanceLimits, Loader, Manifest};
+use wharf::sched::budget;
+use wharf::telemetry::Counters;
+
+/// A session that takes every write and keeps nothing.
+struct Sink(ClientInfo);
+
+impl Port for Sink {
+    fn info(&self) -> &ClientInfo {
+        &self.0
+    }
+    fn poll_write(&self, _: &mut Context<'_>, data: &[u8]) -> Poll<Result<(), WriteError>> {
+        black_box(data.len());
+        Poll::Ready(Ok(()))
+    }
+    fn write_capacity(&self) -> u32 {
+        u32::MAX
+    }
+    fn priority(&self) -> Priority {
+        Priority::Normal
+    }
+    fn set_priority(&self, priority: Priority) -> Priority {
+        priority
+    }
+    fn set_timer(&self, _: u32, _: u64) -> bool {
+        true
+    }
+}
+
+impl Peers for Sink {
+    fn client_count(&self) -> u32 {
+        1
+    }
+    fn broadcast(&self, _: u64, _: &[u8]) -> u32 {
+        0
+    }
+    fn set_name(&self, _: u64, _: &str) -> Result<(), NameError> {
+        Ok(())
+    }
+    fn find(&self, _: &str) -> Option<u64> {
+        None
+    }
+    fn send_to(&self, _: u64, _: &[u8]) -> Result<(), SendError> {
+        Ok(())
+    }
+    fn disconnect(&self, _: u64, _: u64) -> bool {
+        false
+    }
+}
+
+/// Polls until it is done: the tick makes a guest yield now and then, and nothing else here waits.
+fn finish<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return output;
+        }
+    }
+}
+
+fn procedure() -> EventProcedure {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/echo");
+    let manifest = Manifest::read(&folder).expect("the echo plugin");
+    manifest.build.as_ref().expect("a build").run(&folder).expect("the echo plugin builds");
+    let engine = Engine::new(EngineConfig { sessions_max: 2_000 }).expect("an engine");
+    let grants: Grants = manifest.grants.iter().copied().collect();
+    let plugin = Loader::without_cache(engine).load(&folder, &grants).expect("the echo plugin loads");
+    EventProcedure::new(Arc::new(plugin), "bench", [], InstanceLimits::default(), Arc::new(Counters::default()))
+}
+
+fn instance(procedure: &EventProcedure) -> GuestInstance {
+    let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+    let info = ClientInfo { id: 1, server: "bench".into(), peer: nobody, local: nobody, tls: None, parameter: 0 };
+    let sink = Arc::new(Sink(info));
+    let scope = Scope { port: sink.clone(), peers: sink };
+    finish(procedure.instantiate(scope, budget(Priority::Normal))).expect("an instance")
+}
+
+fn dispatch(instance: &mut GuestInstance, event: Event<'_>) {
+    black_box(finish(instance.dispatch(event, budget(Priority::Normal))).expect("no fault"));
+}
+
+fn events(criterion: &mut Criterion) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let _inside = runtime.enter();
+    let procedure = procedure();
+    let mut group = criterion.benchmark_group("event");
+    for sessions in [1, 64, 1_000] {
+        let mut instances: Vec<_> = (0..sessions).map(|_| instance(&procedure)).collect();
+        let mut at = 0;
+        let mut next = move || {
+            at = (at + 1) % sessions;
+            at
+        };
+        group.bench_function(BenchmarkId::new("empty", sessions), |bencher| {
+            bencher.iter(|| dispatch(&mut instances[next()], Event::Write));
+        });
+        for bytes in [64, 4 << 10, 64 << 10] {
+            let data = vec![7; bytes];
+            group.throughput(Throughput::Bytes(bytes as u64));
+            group.bench_function(BenchmarkId::new(format!("echo {bytes} B"), sessions), |bencher| {
+                bencher.iter(|| dispatch(&mut instances[next()], Event::Read(&data)));
+            });
+        }
+    }
+    group.finish();
+    criterion.bench_function("instantiate and drop", |bencher| bencher.iter(|| drop(black_box(instance(&procedure)))));
+    criterion.bench_function("instantiate, one event, drop", |bencher| {
+        bencher.iter(|| dispatch(&mut instance(&procedure), Event::Read(b"hello")));
+    });
+}
+
+criterion_group!(benches, events);
+criterion_main!(benches);

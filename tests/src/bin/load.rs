@@ -1,0 +1,163 @@
+//! The load driver: Wharf beside a native echo in the same run.
+//!
+//!     cargo run --release -p wharf-tests --bin load -- all
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use wharf::net::SocketOptions;
+use wharf::plugin::{Grants, Manifest};
+use wharf::server::{Host, HostConfig, Server, ServerHandle};
+use wharf_tests::load::clients::{self, Shape};
+use wharf_tests::load::memory::Weight;
+use wharf_tests::load::native;
+use wharf_tests::load::report::Duel;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    what: What,
+    /// Pairs of rounds for each row.
+    #[arg(long, global = true, default_value_t = 9)]
+    rounds: usize,
+    /// Seconds of a round.
+    #[arg(long, global = true, default_value_t = 1.0)]
+    seconds: f64,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Messages of several sizes over 64 connections.
+    Echo,
+    /// Connect, one exchange, close.
+    Churn,
+    /// Idle sessions and what they weigh.
+    Idle {
+        /// How many.
+        #[arg(long, default_value_t = 10_000)]
+        sessions: usize,
+    },
+    /// Everything above.
+    All,
+    /// Holds connections open until its standard input ends; for `idle`, which needs another process's descriptors.
+    #[command(hide = true)]
+    Hold {
+        /// Where.
+        address: SocketAddr,
+        /// How many.
+        count: usize,
+    },
+}
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let clients = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    if let What::Hold { address, count } = cli.what {
+        let held = clients.block_on(clients::hold(address, count))?;
+        println!("held {}", held.len());
+        std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+        return Ok(());
+    }
+    let host = Host::new(&HostConfig::default())?;
+    let server = echo(&host)?;
+    let servers = tokio::runtime::Builder::new_multi_thread().thread_name("native").enable_all().build()?;
+    let bench = Bench { native: native::start(servers.handle())?, server, clients, rounds: cli.rounds, seconds: cli.seconds };
+    if matches!(cli.what, What::Echo | What::Churn | What::All) {
+        println!("{}", Duel::head());
+    }
+    if matches!(cli.what, What::Echo | What::All) {
+        for (name, size, depth) in [
+            ("64 B", 64, 1),
+            ("4 KiB", 4 << 10, 1),
+            ("64 KiB", 64 << 10, 1),
+            ("64 B, 16 in flight", 64, 16),
+            ("4 KiB, 16 in flight", 4 << 10, 16),
+        ] {
+            bench.echo(name, size, depth)?;
+        }
+    }
+    if matches!(cli.what, What::Churn | What::All) {
+        bench.churn()?;
+    }
+    match cli.what {
+        What::Idle { sessions } => bench.idle(sessions)?,
+        What::All => bench.idle(10_000)?,
+        _ => {}
+    }
+    Ok(())
+}
+
+struct Bench {
+    native: SocketAddr,
+    server: ServerHandle,
+    clients: tokio::runtime::Runtime,
+    rounds: usize,
+    seconds: f64,
+}
+
+impl Bench {
+    fn shape(&self, connections: usize, size: usize, depth: usize) -> Shape {
+        Shape { connections, size, depth, time: Duration::from_secs_f64(self.seconds) }
+    }
+
+    fn echo(&self, name: &str, size: usize, depth: usize) -> Result<()> {
+        let (shape, mut duel) = (self.shape(64, size, depth), Duel::default());
+        for _ in 0..self.rounds {
+            let native = self.clients.block_on(clients::messages(self.native, shape))?;
+            let wharf = self.clients.block_on(clients::messages(self.server.address(), shape))?;
+            duel.add(native, wharf);
+        }
+        println!("{}", duel.row(name));
+        Ok(())
+    }
+
+    fn churn(&self) -> Result<()> {
+        let (shape, mut duel) = (self.shape(16, 64, 1), Duel::default());
+        for _ in 0..self.rounds {
+            let native = self.clients.block_on(clients::connections(self.native, shape))?;
+            let wharf = self.clients.block_on(clients::connections(self.server.address(), shape))?;
+            duel.add(native, wharf);
+        }
+        println!("{}", duel.row("connect, 64 B, close"));
+        Ok(())
+    }
+
+    fn idle(&self, sessions: usize) -> Result<()> {
+        let before = Weight::now()?;
+        let address = self.server.address().to_string();
+        let mut holder = Command::new(std::env::current_exe()?)
+            .args(["hold", &address, &sessions.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().context("its output")?).read_line(&mut line)?;
+        let after = Weight::now()?;
+        let alive = self.server.clients();
+        let each = |after: u64, before: u64| (after.saturating_sub(before)) as f64 / alive.max(1) as f64;
+        println!(
+            "{alive} idle sessions: {:.1} KiB each ({:.1} resident, {:.1} page tables)",
+            each(after.total_kib(), before.total_kib()),
+            each(after.resident_kib, before.resident_kib),
+            each(after.tables_kib, before.tables_kib),
+        );
+        drop(holder.stdin.take());
+        holder.wait()?;
+        Ok(())
+    }
+}
+
+fn echo(host: &Host) -> Result<ServerHandle> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/echo");
+    let manifest = Manifest::read(&folder)?;
+    manifest.build.as_ref().context("echo has a build")?.run(&folder)?;
+    let grants: Grants = manifest.grants.iter().copied().collect();
+    let options = SocketOptions { no_delay: true, ..SocketOptions::default() };
+    let server = Server::builder().host(host).local_host("127.0.0.1").options(options).plugin(folder).grants(grants);
+    Ok(server.start()?)
+}

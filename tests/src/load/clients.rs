@@ -1,0 +1,166 @@
+//! Clients that keep a server busy and count what comes back.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use hdrhistogram::Histogram;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// Longest latency the histograms hold, in microseconds.
+const LATENCY_MAX_US: u64 = 60_000_000;
+
+/// What a round of load is.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Clients at a time.
+    pub connections: usize,
+    /// Bytes of a message.
+    pub size: usize,
+    /// Messages in flight on each connection.
+    pub depth: usize,
+    /// How long.
+    pub time: Duration,
+}
+
+/// What a round of load saw.
+#[derive(Debug)]
+pub struct Seen {
+    /// Messages (or connections) per second.
+    pub rate: f64,
+    /// From sending a message to having all of its echo, in microseconds.
+    pub latency: Histogram<u64>,
+}
+
+/// Echoes messages over standing connections.
+///
+/// # Errors
+/// A connection failed, or an echo differed from what was sent.
+pub async fn messages(address: SocketAddr, shape: Shape) -> Result<Seen> {
+    let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let mut clients = JoinSet::new();
+    for _ in 0..shape.connections {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        clients.spawn(talk(stream, shape, Arc::clone(&stop), Arc::clone(&count)));
+    }
+    // A moment to warm up, then the clock runs.
+    tokio::time::sleep(shape.time / 10).await;
+    let (before, start) = (count.load(Ordering::Relaxed), Instant::now());
+    tokio::time::sleep(shape.time).await;
+    let (after, lasted) = (count.load(Ordering::Relaxed), start.elapsed());
+    stop.store(true, Ordering::Relaxed);
+    let mut latency = Histogram::new_with_max(LATENCY_MAX_US, 3)?;
+    while let Some(one) = clients.join_next().await {
+        latency.add(one??)?;
+    }
+    Ok(Seen { rate: (after - before) as f64 / lasted.as_secs_f64(), latency })
+}
+
+async fn talk(
+    mut stream: TcpStream,
+    shape: Shape,
+    stop: Arc<AtomicBool>,
+    count: Arc<AtomicU64>,
+) -> Result<Histogram<u64>> {
+    let mut latency = Histogram::new_with_max(LATENCY_MAX_US, 3)?;
+    let out: Vec<u8> = (0..shape.size * shape.depth).map(|at| (at % shape.size % 251) as u8).collect();
+    let mut inbox = vec![0; (shape.size * shape.depth).max(4_096)];
+    let (mut at, mut sent) = (0, Instant::now());
+    // A window that holds more than the sockets do would wait for itself, so both directions go at once.
+    let (mut reader, mut writer) = stream.split();
+    let mut owed: usize = shape.size * shape.depth;
+    let mut flying = 0;
+    while !stop.load(Ordering::Relaxed) || flying > 0 {
+        if stop.load(Ordering::Relaxed) {
+            owed = 0;
+        }
+        let take = out.len().min(owed);
+        tokio::select! {
+            biased;
+            written = writer.write(&out[..take]), if take > 0 && at % shape.size == 0 && owed % shape.size == 0 => {
+                let written = written?;
+                // The rest of a message that went in part.
+                let partial = written % shape.size;
+                if partial > 0 {
+                    writer.write_all(&out[partial..shape.size]).await?;
+                }
+                let whole = written.div_ceil(shape.size) * shape.size;
+                owed -= whole;
+                flying += whole;
+            }
+            read = reader.read(&mut inbox) => {
+                let read = read?;
+                ensure!(read > 0, "the server closed the connection");
+                ensure!(inbox[0] == (at % shape.size % 251) as u8, "the echo differs");
+                let done = (at + read) / shape.size;
+                at = (at + read) % shape.size;
+                flying -= read;
+                owed += done * shape.size;
+                count.fetch_add(done as u64, Ordering::Relaxed);
+                if done > 0 {
+                    latency.saturating_record(sent.elapsed().as_micros() as u64);
+                    sent = Instant::now();
+                }
+            }
+        }
+    }
+    Ok(latency)
+}
+
+/// Connects, exchanges one message, closes, again and again.
+///
+/// # Errors
+/// A connection failed.
+pub async fn connections(address: SocketAddr, shape: Shape) -> Result<Seen> {
+    let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let mut clients = JoinSet::new();
+    for _ in 0..shape.connections {
+        let (stop, count) = (Arc::clone(&stop), Arc::clone(&count));
+        clients.spawn(async move {
+            let mut latency = Histogram::<u64>::new_with_max(LATENCY_MAX_US, 3)?;
+            let (out, mut inbox) = (vec![7; shape.size], vec![0; shape.size]);
+            while !stop.load(Ordering::Relaxed) {
+                let start = Instant::now();
+                let mut stream = TcpStream::connect(address).await?;
+                stream.write_all(&out).await?;
+                stream.read_exact(&mut inbox).await?;
+                drop(stream);
+                latency.saturating_record(start.elapsed().as_micros() as u64);
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            anyhow::Ok(latency)
+        });
+    }
+    tokio::time::sleep(shape.time / 10).await;
+    let (before, start) = (count.load(Ordering::Relaxed), Instant::now());
+    tokio::time::sleep(shape.time).await;
+    let (after, lasted) = (count.load(Ordering::Relaxed), start.elapsed());
+    stop.store(true, Ordering::Relaxed);
+    let mut latency = Histogram::new_with_max(LATENCY_MAX_US, 3)?;
+    while let Some(one) = clients.join_next().await {
+        latency.add(one??)?;
+    }
+    Ok(Seen { rate: (after - before) as f64 / lasted.as_secs_f64(), latency })
+}
+
+/// Opens `count` connections, exchanges one message on each, and returns them open.
+///
+/// # Errors
+/// A connection failed.
+pub async fn hold(address: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
+    let mut held = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"hello").await?;
+        let mut echo = [0; 5];
+        stream.read_exact(&mut echo).await?;
+        ensure!(&echo == b"hello", "the echo differs");
+        held.push(stream);
+    }
+    Ok(held)
+}
