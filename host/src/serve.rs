@@ -48,7 +48,7 @@ fn welcome(service: &Arc<Service>, client: Accepted, alive: &Alive) {
     service.counters.accepted();
     let peer = client.peer();
     match service.gate.admit(client) {
-        Ok(client) => drop(tokio::spawn(serve(Arc::clone(service), client, alive.clone()))),
+        Ok(client) => service.spawn(serve(Arc::clone(service), client, alive.clone())),
         Err(refusal) => {
             Refused { server: &service.name, peer, reason: refusal.name() }.emit(&service.counters);
         }

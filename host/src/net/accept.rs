@@ -1,11 +1,12 @@
 //! The listening socket at work: one newcomer at a time, and what to make of an error.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use tokio::net::{TcpListener, TcpStream};
+use rustix::net::{SocketFlags, acceptfrom_with};
+use tokio::io::unix::AsyncFd;
 
 use super::{BindError, Endpoint};
 
@@ -15,11 +16,12 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// A socket that listens. Dropping it frees the address.
 #[derive(Debug)]
 pub struct Listener {
-    inner: TcpListener,
+    inner: AsyncFd<TcpListener>,
     address: SocketAddr,
 }
 
-/// A client that the system accepted and nobody has judged yet. Dropping it closes the connection.
+/// A client that the system accepted and nobody has judged yet. Dropping it closes the connection. It belongs to no
+/// reactor until its own task takes it up, on whichever thread that runs.
 #[derive(Debug)]
 pub struct Accepted {
     pub(super) stream: TcpStream,
@@ -68,7 +70,11 @@ impl Listener {
         let socket = endpoint.listen()?;
         let system = |source| BindError::System { address: SocketAddr::from(([0, 0, 0, 0], 0)), source };
         let address = socket.local_addr().map_err(system)?;
-        Ok(Self { inner: TcpListener::from_std(socket).map_err(system)?, address })
+        // Deprecated because of types that lend a descriptor which is not theirs; a `TcpListener` owns its own for as
+        // long as it lives. What replaces it is an `unsafe fn` with that very condition.
+        #[expect(deprecated)]
+        let inner = AsyncFd::new(socket).map_err(system)?;
+        Ok(Self { inner, address })
     }
 
     /// Where it listens, with the port the system chose where any was asked for.
@@ -82,7 +88,11 @@ impl Listener {
     /// # Errors
     /// What the system said; [`AcceptFault::of`] says what to do.
     pub async fn accept(&self) -> io::Result<Accepted> {
-        let (stream, peer) = self.inner.accept().await?;
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let accept = |listener: &TcpListener| Ok(acceptfrom_with(listener, flags)?);
+        let (stream, peer) = self.inner.async_io(tokio::io::Interest::READABLE, accept).await?;
+        let (stream, peer) = (TcpStream::from(stream), peer.ok_or(Errno::CONNABORTED)?);
+        let peer = SocketAddr::try_from(peer).map_err(|_| Errno::CONNABORTED)?;
         // A socket that is bound to one address needs no question which one the client reached.
         let local = if self.address.ip().is_unspecified() { stream.local_addr()? } else { self.address };
         Ok(Accepted { stream, peer: plain(peer), local: plain(local) })

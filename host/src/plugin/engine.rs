@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use rustix::process::{Resource, getrlimit};
 use wasmtime::{
-    Config, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolConcurrencyLimitError, PoolingAllocationConfig,
+    Config, Enabled, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolConcurrencyLimitError, PoolingAllocationConfig,
     Strategy,
 };
 
@@ -32,8 +32,12 @@ const MEMORY_CEILING_BYTES: usize = 256 << 20;
 /// Stack of a guest. Host calls run on what is left of the fiber's.
 const WASM_STACK_BYTES: usize = 256 << 10;
 const FIBER_STACK_BYTES: usize = 512 << 10;
-/// Bytes at the start of a slot that are wiped by copying and not by giving pages back: what a small guest dirties.
-const KEEP_RESIDENT_BYTES: usize = 64 << 10;
+/// Bytes at the start of a slot that are wiped by copying and not by giving pages back, where the kernel can say which
+/// of them are dirty. It costs nothing for pages that are not, so it reaches past the megabyte of stack that compilers
+/// put first.
+const KEEP_DIRTY_BYTES: usize = 2 << 20;
+/// The same where the kernel cannot, and all of them are wiped.
+const KEEP_BYTES: usize = 64 << 10;
 /// Free slots that keep the image of the plugin that used them last.
 const WARM_SLOTS_MAX: u32 = 256;
 /// Kernel mappings that one session needs: four for its memory, two for its fiber's stack.
@@ -158,6 +162,7 @@ fn settings(sessions: usize) -> Config {
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let memories = slots.saturating_mul(MEMORIES_PER_INSTANCE_MAX as usize).min(MEMORY_SLOTS_MAX);
 
+    let tells_dirty = PoolingAllocationConfig::is_pagemap_scan_available() && swap_is_off();
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(count(slots))
         .total_core_instances(count(slots.saturating_mul(CORE_INSTANCES_MAX as usize)))
@@ -169,7 +174,8 @@ fn settings(sessions: usize) -> Config {
         .max_tables_per_component(TABLES_PER_INSTANCE_MAX)
         .max_memory_size(MEMORY_CEILING_BYTES)
         .table_elements(TABLE_ELEMENTS_MAX)
-        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+        .linear_memory_keep_resident(if tells_dirty { KEEP_DIRTY_BYTES } else { KEEP_BYTES })
+        .pagemap_scan(if tells_dirty { Enabled::Yes } else { Enabled::No })
         .table_keep_resident(4 << 10)
         .async_stack_keep_resident(16 << 10)
         .decommit_batch_size(16)
@@ -204,6 +210,11 @@ fn settings(sessions: usize) -> Config {
         .wasm_backtrace_max_frames(NonZeroUsize::new(20))
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config
+}
+
+/// A dirty page that was swapped out is not seen as dirty, and would be handed to the next instance as it is.
+fn swap_is_off() -> bool {
+    std::fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() <= 1)
 }
 
 /// Growing memory burns next to no fuel by default although each page costs a microsecond and more.

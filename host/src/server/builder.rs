@@ -381,6 +381,7 @@ impl Bound {
         let procedure = EventProcedure::new(plugin, &name, description.settings, limits, Arc::clone(&counters));
         let priority = description.priority;
         let service = Arc::new(Service {
+            shards: host.shards(),
             gate: Gate::new(description.max_clients, host.slots()),
             security,
             parameter: description.parameter,

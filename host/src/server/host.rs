@@ -1,10 +1,13 @@
 //! What the servers of a process share: the threads, the engine, the loader, and the count of instance slots.
+//!
+//! One thread accepts and steers, so that no guest delays it; the shards run the sessions.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::{Builder, Runtime};
 
+use super::shards::Shards;
 use crate::admission::Count;
 use crate::plugin::{Engine, EngineConfig, EngineError, Loader};
 
@@ -37,6 +40,7 @@ pub struct Host(Arc<Ground>);
 
 struct Ground {
     runtime: Option<Runtime>,
+    shards: Arc<Shards>,
     engine: Engine,
     loader: Loader,
     slots: Arc<Count>,
@@ -55,13 +59,19 @@ impl Host {
         raise_descriptor_limit();
         let engine = Engine::new(EngineConfig { sessions_max: config.sessions_max })?;
         let loader = loader(&engine, config);
-        let mut builder = Builder::new_multi_thread();
-        if config.workers > 0 {
-            builder.worker_threads(config.workers);
-        }
-        let runtime = builder.thread_name("wharf").enable_all().build().map_err(HostError::Threads)?;
+        let workers = match config.workers {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            workers => workers,
+        };
+        let shards = Arc::new(Shards::start(workers).map_err(HostError::Threads)?);
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("wharf-accept")
+            .enable_all()
+            .build()
+            .map_err(HostError::Threads)?;
         let slots = Count::up_to(engine.sessions_max());
-        Ok(Self(Arc::new(Ground { runtime: Some(runtime), engine, loader, slots })))
+        Ok(Self(Arc::new(Ground { runtime: Some(runtime), shards, engine, loader, slots })))
     }
 
     /// The host of servers that were given none: made at the first use, with defaults.
@@ -89,10 +99,14 @@ impl Host {
         &self.0.engine
     }
 
-    /// The runtime that runs the sessions.
+    /// The runtime that accepts and steers. Sessions run elsewhere.
     #[must_use]
     pub fn runtime(&self) -> &tokio::runtime::Handle {
         self.0.runtime.as_ref().map(Runtime::handle).expect("the runtime is there until the ground is dropped")
+    }
+
+    pub(super) fn shards(&self) -> Arc<Shards> {
+        Arc::clone(&self.0.shards)
     }
 
     pub(super) fn slots(&self) -> Arc<Count> {

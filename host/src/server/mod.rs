@@ -8,6 +8,7 @@ mod handle;
 mod host;
 mod registry;
 mod service;
+mod shards;
 
 pub use builder::{
     Bound, COPY_RANGE, HANDLES_RANGE, HIGH_WATER_RANGE, MEMORY_RANGE, Server, ServerBuilder, StartError,

@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::registry::Registry;
+use super::shards::Shards;
 use crate::admission::Gate;
 use crate::net::Security;
 use crate::plugin::EventProcedure;
@@ -31,6 +32,7 @@ pub(crate) struct Service {
     pub(crate) line_config: LineConfig,
     pub(crate) registry: Arc<Registry>,
     pub(crate) counters: Arc<Counters>,
+    pub(super) shards: Arc<Shards>,
     pub(super) procedure: ArcSwap<EventProcedure>,
     pub(super) phase: watch::Sender<Phase>,
 }
@@ -39,6 +41,11 @@ impl Service {
     /// What new sessions get.
     pub(crate) fn procedure(&self) -> Arc<EventProcedure> {
         self.procedure.load_full()
+    }
+
+    /// Runs a client's task on one of the threads for sessions.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.shards.spawn(task);
     }
 
     /// The phase, to look at and to wait for.

@@ -16,6 +16,7 @@ use super::mailbox::Orders;
 use crate::event::{
     DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Port, Procedure, Scope, Usage,
 };
+use crate::net::Wire;
 use crate::sched;
 
 /// How long a closed connection is read to its end, so that the peer gets what was flushed and not a reset.
@@ -308,6 +309,8 @@ impl<I: Instance, M> Session<I, M> {
                 state.stalled_since = Some(Instant::now());
             }
             let done = match (sent, &mut state.wire) {
+                // The peer has finished too, so closing says all there is to say.
+                (Poll::Ready(Ok(())), Some(Wire::Plain(_))) if self.machine.half_closed() => Poll::Ready(Ok(())),
                 (Poll::Ready(Ok(())), Some(wire)) => wire.poll_shutdown(cx),
                 (sent, _) => sent,
             };
@@ -333,7 +336,7 @@ impl<I: Instance, M> Session<I, M> {
         let mut state = self.line.state();
         state.close();
         if self.machine.ending().is_some_and(|ending| ending.how == How::Reset) {
-            state.wire.take().map(crate::net::Wire::reset);
+            state.wire.take().map(Wire::reset);
         }
     }
 
@@ -411,7 +414,7 @@ fn poll_beside(
     state.mail_waits |= orders.contains(Orders::MAIL);
     if state.wire.is_some() {
         let broken = matches!(state.poll_flush(cx), Poll::Ready(Err(_))) || state.closed;
-        if broken || state.wire.as_ref().is_some_and(crate::net::Wire::is_broken) {
+        if broken || state.wire.as_ref().is_some_and(Wire::is_broken) {
             state.close();
             // The socket is of no more use: it goes now, and not when the plugin is done.
             state.wire = None;

@@ -1,1 +1,116 @@
-//! x
+//! Answers GET and HEAD over HTTP/1.1, with keep-alive and pipelining.
+//!
+//! Settings: `body` (what every resource is, default a greeting), `content-type` (default `text/plain; charset=utf-8`),
+//! `path` (the one path that exists; default: every path does).
+
+mod request;
+mod response;
+
+use std::time::Duration;
+
+use request::{Head, Problem};
+use wharf_plugin::{Action, ClientInfo, EventProc, Session, settings};
+
+/// Most bytes of a request's head, its first line and headers together. 431 beyond.
+pub(crate) const HEAD_MAX_BYTES: usize = 16 << 10;
+/// Most bytes of a request's body that are read and thrown away to get to the next request. 413 beyond.
+pub(crate) const BODY_MAX_BYTES: u64 = 1 << 20;
+
+const BODY_DEFAULT: &str = "Hello from Wharf.\n";
+const TYPE_DEFAULT: &str = "text/plain; charset=utf-8";
+
+#[derive(Default)]
+struct Http {
+    body: String,
+    content_type: String,
+    path: Option<String>,
+    /// Of a request whose end has not arrived.
+    partial: Vec<u8>,
+    /// Bytes of a request's body still to be thrown away.
+    skip: u64,
+}
+
+impl EventProc for Http {
+    fn on_connect(&mut self, _session: &Session, _client: ClientInfo) -> Action {
+        // A header's value has no line ends, whoever wrote the setting.
+        let plain = |text: &String| !text.is_empty() && text.bytes().all(|byte| (b' '..0x7f).contains(&byte));
+        self.body = settings::get("body").unwrap_or_else(|| BODY_DEFAULT.to_owned());
+        self.content_type = settings::get("content-type").filter(plain).unwrap_or_else(|| TYPE_DEFAULT.to_owned());
+        self.path = settings::get("path");
+        Action::Proceed
+    }
+
+    fn on_read(&mut self, session: &Session, data: Vec<u8>) -> Action {
+        self.partial.extend_from_slice(&data);
+        loop {
+            self.throw_away();
+            if self.skip > 0 {
+                return Action::Proceed;
+            }
+            let (answer, keep_alive) = match request::parse(&self.partial, HEAD_MAX_BYTES, BODY_MAX_BYTES) {
+                Ok(None) => return Action::Proceed,
+                Ok(Some(head)) => {
+                    self.partial.drain(..head.length);
+                    self.skip = head.body;
+                    (self.answer(&head), head.keep_alive)
+                }
+                // What follows a request that cannot be read cannot be read either.
+                Err(problem) => (response::error(problem, false), false),
+            };
+            if write_all(session, &answer) == Action::Close || !keep_alive {
+                return Action::Close;
+            }
+        }
+    }
+
+    /// A client that keeps a connection and does not use it.
+    fn on_timeout(&mut self, session: &Session, _idle: Duration) -> Action {
+        if !self.partial.is_empty() || self.skip > 0 {
+            let _ = session.write(&response::error(Problem::Timeout, false));
+        }
+        Action::Close
+    }
+}
+
+impl Http {
+    fn throw_away(&mut self) {
+        let count = self.skip.min(self.partial.len() as u64);
+        self.partial.drain(..count as usize);
+        self.skip -= count;
+    }
+
+    fn answer(&self, head: &Head) -> Vec<u8> {
+        if head.method != "GET" && head.method != "HEAD" {
+            return response::error(Problem::Method, head.keep_alive);
+        }
+        let found = self.path.as_ref().is_none_or(|path| *path == head.path);
+        let mut answer = if found {
+            response::found(&self.content_type, &self.body, head.keep_alive)
+        } else {
+            response::error(Problem::NotFound, head.keep_alive)
+        };
+        if head.method == "HEAD" {
+            response::drop_body(&mut answer);
+        }
+        answer
+    }
+}
+
+/// Writes in pieces that the send buffer takes, waiting for room as the peer reads.
+fn write_all(session: &Session, mut data: &[u8]) -> Action {
+    const PIECE_BYTES: usize = 64 << 10;
+    while !data.is_empty() {
+        // At the high-water mark there is no room, and a write of any size that fits the whole buffer waits for some.
+        let (piece, rest) = data.split_at(data.len().min(PIECE_BYTES));
+        if session.write(piece).is_err() {
+            return Action::Close;
+        }
+        data = rest;
+    }
+    Action::Proceed
+}
+
+wharf_plugin::export!(Http);
+
+#[cfg(test)]
+mod tests;

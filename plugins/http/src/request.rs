@@ -1,0 +1,172 @@
+//! Reading the head of a request. Strict where leniency lets two readers see different requests.
+
+/// What of a request matters here.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) method: String,
+    /// The target without its query.
+    pub(crate) path: String,
+    pub(crate) keep_alive: bool,
+    /// Bytes of the head, up to and with the empty line.
+    pub(crate) length: usize,
+    /// Bytes of the body that follows.
+    pub(crate) body: u64,
+}
+
+/// Why a request is not answered with what it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Problem {
+    /// It is no HTTP, or contradicts itself.
+    Bad,
+    /// No such path.
+    NotFound,
+    /// A method other than GET and HEAD.
+    Method,
+    /// The client took too long to finish it.
+    Timeout,
+    /// Its body is larger than what is thrown away.
+    BodyTooLarge,
+    /// Its head is too large.
+    HeadTooLarge,
+    /// A body whose length only the encoding tells.
+    Encoding,
+    /// Not HTTP/1.
+    Version,
+}
+
+/// The head at the start of `data`, or `None` while its end has not arrived.
+pub(crate) fn parse(data: &[u8], head_max: usize, body_max: u64) -> Result<Option<Head>, Problem> {
+    // Empty lines before a request are a client's leftovers.
+    let blank = data.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    if blank > 16 {
+        return Err(Problem::Bad);
+    }
+    let Some(end) = find(&data[blank..], b"\r\n\r\n").map(|at| blank + at) else {
+        let line_end = find(&data[blank..], b"\r\n");
+        // What can never become a request is refused at once and not when it has grown.
+        first_line(&data[blank..line_end.map_or(data.len(), |at| blank + at)], line_end.is_some())?;
+        return if data.len() > head_max { Err(Problem::HeadTooLarge) } else { Ok(None) };
+    };
+    let length = end + 4;
+    if length > head_max {
+        return Err(Problem::HeadTooLarge);
+    }
+    let head = std::str::from_utf8(&data[blank..end]).map_err(|_| Problem::Bad)?;
+    let mut lines = head.split("\r\n");
+    let line = lines.next().unwrap_or_default();
+    let (method, target, minor) = first_line(line.as_bytes(), true)?.ok_or(Problem::Bad)?;
+    let fields = Fields::read(lines)?;
+    if minor == 1 && fields.hosts != 1 {
+        return Err(Problem::Bad);
+    }
+    if fields.encoded {
+        return Err(Problem::Encoding);
+    }
+    let body = fields.length.unwrap_or(0);
+    if body > body_max {
+        return Err(Problem::BodyTooLarge);
+    }
+    let keep_alive = if minor == 1 { !fields.close } else { fields.keep_alive && !fields.close };
+    Ok(Some(Head { method, path: path(&target)?, keep_alive, length, body }))
+}
+
+/// Method, target and minor version; `None` while the line has not ended and may still become one.
+fn first_line(line: &[u8], ended: bool) -> Result<Option<(String, String, u8)>, Problem> {
+    if line.iter().any(|&byte| byte < b' ' && byte != b'\r' || byte >= 0x7f) {
+        return Err(Problem::Bad);
+    }
+    if !ended {
+        return Ok(None);
+    }
+    let line = std::str::from_utf8(line).map_err(|_| Problem::Bad)?;
+    let mut words = line.split(' ');
+    let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
+    else {
+        return Err(Problem::Bad);
+    };
+    if method.is_empty() || !method.bytes().all(is_token) {
+        return Err(Problem::Bad);
+    }
+    let minor = match version {
+        "HTTP/1.1" => 1,
+        "HTTP/1.0" => 0,
+        _ => {
+            let digits = version.strip_prefix("HTTP/").map(str::as_bytes);
+            let well_formed = matches!(digits, Some([a, b'.', b]) if a.is_ascii_digit() && b.is_ascii_digit());
+            return Err(if well_formed { Problem::Version } else { Problem::Bad });
+        }
+    };
+    Ok(Some((method.to_owned(), target.to_owned(), minor)))
+}
+
+fn path(target: &str) -> Result<String, Problem> {
+    let from_root = match target.strip_prefix("http://") {
+        // The absolute form, which a proxy would send.
+        Some(rest) => rest.find('/').map_or("/", |at| &rest[at..]),
+        None => target,
+    };
+    if !from_root.starts_with('/') {
+        return Err(Problem::Bad);
+    }
+    Ok(from_root.split(['?', '#']).next().unwrap_or("/").to_owned())
+}
+
+#[derive(Default)]
+struct Fields {
+    hosts: usize,
+    length: Option<u64>,
+    encoded: bool,
+    close: bool,
+    keep_alive: bool,
+}
+
+impl Fields {
+    fn read<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Self, Problem> {
+        let mut fields = Self::default();
+        for line in lines {
+            // No folding, no space before the colon: both have been used to smuggle requests past a front end.
+            let (name, value) = line.split_once(':').ok_or(Problem::Bad)?;
+            if name.is_empty() || !name.bytes().all(is_token) {
+                return Err(Problem::Bad);
+            }
+            let value = value.trim_matches([' ', '\t']);
+            if value.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f) {
+                return Err(Problem::Bad);
+            }
+            match name.to_ascii_lowercase().as_str() {
+                "host" => fields.hosts += 1,
+                "transfer-encoding" => fields.encoded = true,
+                "content-length" => fields.set_length(value)?,
+                "connection" => {
+                    for word in value.split(',') {
+                        fields.close |= word.trim().eq_ignore_ascii_case("close");
+                        fields.keep_alive |= word.trim().eq_ignore_ascii_case("keep-alive");
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(fields)
+    }
+
+    fn set_length(&mut self, value: &str) -> Result<(), Problem> {
+        if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(Problem::Bad);
+        }
+        // A number too large to hold is too large to read.
+        let length = value.parse().unwrap_or(u64::MAX);
+        if self.length.is_some_and(|other| other != length) {
+            return Err(Problem::Bad);
+        }
+        self.length = Some(length);
+        Ok(())
+    }
+}
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack.windows(needle.len()).position(|window| window == needle)
+}

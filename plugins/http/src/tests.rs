@@ -1,0 +1,108 @@
+//! Stories of single clients.
+
+use std::time::Duration;
+
+use super::{BODY_MAX_BYTES, HEAD_MAX_BYTES, Http};
+use wharf_plugin::testing::Script;
+
+const HOST: &str = "Host: a\r\n";
+
+fn script() -> Script<Http> {
+    Script::<Http>::new().setting("body", "hi\n").connect()
+}
+
+fn status(script: &Script<Http>) -> String {
+    let text = String::from_utf8(script.written()).expect("text");
+    text.split("\r\n").next().unwrap_or_default().to_owned()
+}
+
+fn refused(request: &str, expected: &str) {
+    let script = script().read(request.as_bytes());
+    assert_eq!(status(&script), format!("HTTP/1.1 {expected}"), "{request:?}");
+}
+
+#[test]
+fn get_is_answered_and_the_connection_kept() {
+    let script = script().read(format!("GET / HTTP/1.1\r\n{HOST}\r\n").as_bytes()).expect_open();
+    let text = String::from_utf8(script.written()).expect("text");
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("Content-Length: 3\r\nConnection: keep-alive\r\n\r\nhi\n"));
+}
+
+#[test]
+fn head_has_the_length_and_no_body() {
+    let script = script().read(format!("HEAD / HTTP/1.1\r\n{HOST}\r\n").as_bytes());
+    let text = String::from_utf8(script.written()).expect("text");
+    assert!(text.contains("Content-Length: 3\r\n") && text.ends_with("\r\n\r\n"));
+}
+
+#[test]
+fn a_request_in_single_bytes_is_one_request() {
+    let script = script().read_bytewise(format!("GET / HTTP/1.1\r\n{HOST}\r\n").as_bytes());
+    assert_eq!(status(&script), "HTTP/1.1 200 OK");
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order() {
+    let requests = format!("GET /a HTTP/1.1\r\n{HOST}\r\nPOST / HTTP/1.1\r\n{HOST}Content-Length: 5\r\n\r\nGET /HEAD / HTTP/1.1\r\n{HOST}\r\n");
+    let script = script().read(requests.as_bytes());
+    let text = String::from_utf8(script.written()).expect("text");
+    let order: Vec<_> = text.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+    assert_eq!(order, ["200", "405", "200"]);
+}
+
+#[test]
+fn closing_is_the_clients_wish() {
+    script().read(format!("GET / HTTP/1.1\r\n{HOST}Connection: close\r\n\r\n").as_bytes()).expect_closed();
+    script().read(b"GET / HTTP/1.0\r\n\r\n").expect_closed();
+    let _ = script().read(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").expect_open();
+}
+
+#[test]
+fn each_problem_has_its_status() {
+    refused("hello\r\n\r\n", "400 Bad Request");
+    refused("GET / HTTP/1.1\r\n\r\n", "400 Bad Request");
+    refused(&format!("GET / HTTP/1.1\r\n{HOST}{HOST}\r\n"), "400 Bad Request");
+    refused(&format!("GET / HTTP/1.1\r\n{HOST}Content-Length: 1\r\nContent-Length: 2\r\n\r\n"), "400 Bad Request");
+    refused(&format!("GET / HTTP/1.1\r\n{HOST}Bad Name: x\r\n\r\n"), "400 Bad Request");
+    refused(&format!("GET / HTTP/1.1\r\n{HOST} folded\r\n\r\n"), "400 Bad Request");
+    refused("\x16\x03\x01 a TLS hello", "400 Bad Request");
+    refused(&format!("DELETE / HTTP/1.1\r\n{HOST}\r\n"), "405 Method Not Allowed");
+    refused(&format!("GET / HTTP/2.0\r\n{HOST}\r\n"), "505 HTTP Version Not Supported");
+    refused(&format!("GET / HTTP/1.1\r\n{HOST}Transfer-Encoding: chunked\r\n\r\n"), "501 Not Implemented");
+    refused(&format!("POST / HTTP/1.1\r\n{HOST}Content-Length: {}\r\n\r\n", BODY_MAX_BYTES + 1), "413 Content Too Large");
+}
+
+#[test]
+fn only_the_path_of_the_settings_exists() {
+    let script = || Script::<Http>::new().setting("path", "/x").connect();
+    assert_eq!(status(&script().read(format!("GET /x?q=1 HTTP/1.1\r\n{HOST}\r\n").as_bytes())), "HTTP/1.1 200 OK");
+    assert_eq!(status(&script().read(format!("GET /y HTTP/1.1\r\n{HOST}\r\n").as_bytes())), "HTTP/1.1 404 Not Found");
+}
+
+#[test]
+fn a_head_at_the_limit_is_read_and_one_over_it_refused() {
+    let request = |length: usize| {
+        let start = format!("GET / HTTP/1.1\r\n{HOST}X: ");
+        format!("{start}{}\r\n\r\n", "x".repeat(length - start.len() - 4))
+    };
+    assert_eq!(status(&script().read(request(HEAD_MAX_BYTES).as_bytes())), "HTTP/1.1 200 OK");
+    refused(&request(HEAD_MAX_BYTES + 1), "431 Request Header Fields Too Large");
+    // And without an end, so that nothing grows.
+    refused(&format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(HEAD_MAX_BYTES)), "431 Request Header Fields Too Large");
+}
+
+#[test]
+fn an_idle_client_is_closed_and_a_slow_one_told() {
+    let idle = script().timeout(Duration::from_secs(20)).expect_silence();
+    idle.expect_closed();
+    let slow = script().read(b"GET / HT").timeout(Duration::from_secs(20));
+    assert_eq!(status(&slow), "HTTP/1.1 408 Request Timeout");
+}
+
+#[test]
+fn a_large_body_goes_out_in_pieces_that_fit() {
+    let body = "x".repeat(300 << 10);
+    let script = Script::<Http>::new().setting("body", &body).connect();
+    let script = script.read(format!("GET / HTTP/1.1\r\n{HOST}\r\n").as_bytes()).expect_open();
+    assert!(script.written().ends_with(body.as_bytes()));
+}
