@@ -1,3 +1,8 @@
 //! Harness of the suites: servers of bundled plugins and of guests made for a test, certificates, clients, and load.
 
+pub mod certificates;
+pub mod clients;
+pub mod guests;
 pub mod load;
+pub mod servers;
+pub mod transcript;

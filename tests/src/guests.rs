@@ -1,0 +1,150 @@
+//! Guests: bundled plugins, built by their own command, and small ones written as text for one test.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use wharf::plugin::{Grants, Manifest, Plugin};
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+use wit_parser::Resolve;
+
+use crate::servers::host;
+
+/// The project's folder.
+#[must_use]
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the project's folder").to_owned()
+}
+
+/// Exports of the event procedure, with their types in a core module.
+const HANDLERS: [&str; 7] =
+    ["on-connect", "on-read", "on-write", "on-timeout", "on-timer", "on-end", "on-disconnect"];
+
+/// A component from the text of some handlers; the others are those of `guests/defaults.wat`.
+#[must_use]
+pub fn component(handlers: &str) -> Vec<u8> {
+    component_for(handlers, &contract(), "0.1.0")
+}
+
+/// The same for another text of the contract, in which the package has this version.
+#[must_use]
+pub fn component_for(handlers: &str, contract: &str, version: &str) -> Vec<u8> {
+    let folder = root().join("tests/guests");
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("a part of every guest");
+    let defaults = read("defaults.wat");
+    let mut text = format!("(module\n{}\n{handlers}\n", read("prelude.wat"));
+    for name in HANDLERS {
+        if !handlers.contains(&format!("(func ${name} ")) {
+            text.push_str(default_handler(&defaults, name));
+        }
+        // Every handler forgets what was allocated for it.
+        let (params, result, arguments) = match name {
+            "on-connect" => ("(param i32)", "(result i32)", "(local.get 0)"),
+            "on-read" => ("(param i32 i32)", "(result i32)", "(local.get 0) (local.get 1)"),
+            "on-timeout" => ("(param i64)", "(result i32)", "(local.get 0)"),
+            "on-timer" => ("(param i32)", "(result i32)", "(local.get 0)"),
+            "on-disconnect" => ("(param i32)", "", "(local.get 0)"),
+            _ => ("", "(result i32)", ""),
+        };
+        text.push_str(&format!(
+            "(func (export \"wharf:server/inet-event-proc@{version}#{name}\") {params} {result}\n  \
+             (call ${name} {arguments}) (global.set $heap (i32.const 65536)))\n"
+        ));
+    }
+    text.push(')');
+    encode(&text.replace("@0.1.0", &format!("@{version}")), contract)
+}
+
+/// The text of one handler in the defaults: from its `(func` to the blank line or next function after it.
+fn default_handler<'a>(defaults: &'a str, name: &str) -> &'a str {
+    let start = defaults.find(&format!("(func ${name} ")).expect("a default for every handler");
+    let rest = &defaults[start..];
+    let end = rest[1..].find("\n(func").map_or(rest.len(), |at| at + 2);
+    &rest[..end]
+}
+
+/// A component from the text of a core module.
+#[must_use]
+pub fn encode(text: &str, contract: &str) -> Vec<u8> {
+    let mut module = wat::parse_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let mut resolve = Resolve::default();
+    let package = resolve.push_str("contract.wit", contract).expect("the contract");
+    let world = resolve.select_world(&[package], Some("plugin")).expect("its world");
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("metadata");
+    let encoder = ComponentEncoder::default().module(&module).expect("a module");
+    encoder.validate(true).encode().expect("a component")
+}
+
+/// The contract's text without the world that needs other packages.
+#[must_use]
+pub fn contract() -> String {
+    let text = std::fs::read_to_string(root().join("wit/inet-event-proc.wit")).expect("the contract");
+    let end = text.find("/// What the Rust SDK binds to").expect("the last world");
+    text[..end].to_owned()
+}
+
+/// Keeps a component in a file of its own, under a name that says what it is.
+#[must_use]
+pub fn file(name: &str, bytes: &[u8]) -> PathBuf {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| tempfile::tempdir().expect("a folder"));
+    let file = folder.path().join(format!("{name}.wasm"));
+    std::fs::write(&file, bytes).expect("the component is kept");
+    file
+}
+
+/// A guest of `tests/guests`, loaded.
+#[must_use]
+pub fn guest(name: &str) -> Arc<Plugin> {
+    let handlers = std::fs::read_to_string(root().join(format!("tests/guests/{name}.wat"))).expect("a guest");
+    inline(name, &handlers)
+}
+
+/// A guest from the text of its handlers, loaded.
+#[must_use]
+pub fn inline(name: &str, handlers: &str) -> Arc<Plugin> {
+    let file = file(name, &component(handlers));
+    Arc::new(host().loader().load(&file, &Grants::none()).unwrap_or_else(|error| panic!("{name}: {error}")))
+}
+
+/// The default guest, loaded.
+#[must_use]
+pub fn polite() -> Arc<Plugin> {
+    inline("polite", "")
+}
+
+/// Builds a plugin's folder once in this process and returns it with what it asks for.
+#[must_use]
+pub fn built(folder: &str) -> (PathBuf, Grants) {
+    static BUILT: Mutex<Option<HashMap<PathBuf, Grants>>> = Mutex::new(None);
+    let folder = root().join(folder);
+    let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let grants = built.get_or_insert_default().entry(folder.clone()).or_insert_with(|| {
+        let manifest = Manifest::read(&folder).expect("a manifest");
+        manifest.build.as_ref().expect("a build").run(&folder).unwrap_or_else(|error| panic!("{error}"));
+        manifest.grants.iter().copied().collect()
+    });
+    (folder, grants.clone())
+}
+
+/// A plugin's folder, built and loaded with what it asks for.
+#[must_use]
+pub fn bundled(folder: &str) -> Arc<Plugin> {
+    let (folder, grants) = built(folder);
+    Arc::new(host().loader().load(&folder, &grants).unwrap_or_else(|error| panic!("{error}")))
+}
+
+/// The `wharf` binary, built in the profile of the tests.
+#[must_use]
+pub fn wharf_binary() -> PathBuf {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    let build = || {
+        let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let done = cargo.args(["build", "--quiet", "--package", "wharf", "--bin", "wharf"]).current_dir(root()).status();
+        assert!(done.expect("cargo runs").success(), "the binary builds");
+        // Beside this test's own binary, whatever the target folder is.
+        let own = std::env::current_exe().expect("the test's own path");
+        own.ancestors().nth(2).expect("the profile's folder").join("wharf")
+    };
+    BINARY.get_or_init(build).clone()
+}

@@ -1,0 +1,53 @@
+//! Servers for tests: one host for all of them, and waiting for what must become true.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use wharf::net::SocketOptions;
+use wharf::plugin::Plugin;
+use wharf::server::{Host, HostConfig, Server, ServerBuilder, ServerHandle};
+
+/// How long a test waits for what must become true before it fails. Much longer than it ever takes.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The host of all servers of this test process.
+#[must_use]
+pub fn host() -> Host {
+    static HOST: OnceLock<Host> = OnceLock::new();
+    let config = HostConfig { workers: 2, sessions_max: 512, cache_dir: None };
+    HOST.get_or_init(|| Host::new(&config).expect("a host")).clone()
+}
+
+/// A server on any free port of the loopback, to be changed further.
+#[must_use]
+pub fn describe(plugin: Arc<Plugin>) -> ServerBuilder {
+    let options = SocketOptions { no_delay: true, ..SocketOptions::default() };
+    Server::builder().host(&host()).local_host("127.0.0.1").options(options).loaded_plugin(plugin)
+}
+
+/// A running server on any free port of the loopback.
+#[must_use]
+pub fn start(plugin: Arc<Plugin>) -> ServerHandle {
+    describe(plugin).start().expect("the server starts")
+}
+
+/// Waits until `holds`. For the edges of a test, where there is no event to wait for.
+pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Waits until a session has ended for this reason so many times.
+pub fn ended(server: &ServerHandle, reason: &str, times: u64) {
+    let seen = || server.counters().ended.get(reason).copied().unwrap_or(0);
+    let start = Instant::now();
+    while seen() < times {
+        let counters = server.counters();
+        assert!(start.elapsed() < PATIENCE, "waited for {times} sessions to end as {reason}: {counters:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(seen(), times, "sessions that ended as {reason}");
+}
