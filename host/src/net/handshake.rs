@@ -91,7 +91,9 @@ impl Security {
         let Some(acceptor) = &self.0 else {
             return Ok(Established { peer, local, tls: None, wire: Wire::Plain(stream), permit });
         };
-        let stream = tokio::time::timeout(timeout, acceptor.accept(stream))
+        // Boxed: a handshake's state is several kilobytes, and a session keeps its task's size for life.
+        let handshake = Box::pin(acceptor.accept(stream));
+        let stream = tokio::time::timeout(timeout, handshake)
             .await
             .map_err(|_| HandshakeFault::Timeout)?
             .map_err(|error| explain(&error))?;

@@ -92,7 +92,9 @@ impl<I: Instance, M> Session<I, M> {
             idle_since: now,
         };
         let budget = sched::budget(session.line.priority());
-        let birth = tokio::time::timeout(budget.wall, procedure.instantiate(scope, budget)).await;
+        // Boxed, because it is large and a session lives long.
+        let birth = Box::pin(procedure.instantiate(scope, budget));
+        let birth = tokio::time::timeout(budget.wall, birth).await;
         match birth.unwrap_or_else(|_| Err(Fault::new(FaultKind::WallTime, "the start took longer than its class allows"))) {
             Ok(instance) => session.instance = Some(instance),
             Err(fault) => {
