@@ -1,0 +1,202 @@
+//! Guests that misbehave: each costs its own session, with the right reason, while another session on the same server
+//! is answered throughout; and nothing is left over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wharf::plugin::{InstanceLimits, Plugin};
+use wharf::server::ServerHandle;
+use wharf_tests::clients::Client;
+use wharf_tests::guests::{guest, inline};
+use wharf_tests::servers::{describe, ended, eventually};
+
+/// Makes one session on the server misbehave by `provoke`, beside another that is answered before, during and after.
+fn costs_one_session(plugin: Arc<Plugin>, reason: &str, provoke: impl Fn(&ServerHandle) -> Client) {
+    let server = describe(plugin).timeout(Duration::from_millis(400)).start().expect("it starts");
+    // A guest that misbehaves in every session has a well-behaved neighbour on another server of the same host; what
+    // shares the server is its next client.
+    let neighbour = wharf_tests::servers::start(wharf_tests::guests::polite());
+    let mut honest = Client::connect(neighbour.address());
+    honest.echo("before");
+    let mut bad = provoke(&server);
+    honest.echo("during");
+    bad.expect_gone();
+    ended(&server, reason, 1);
+    honest.echo("after");
+    assert_eq!(server.counters().faults.get(reason), Some(&1), "{:?}", server.counters());
+    eventually("its place is free", || server.clients() == 0);
+}
+
+/// Defines a handler that does `body`, with the right type.
+fn handler(event: &str, body: &str) -> String {
+    let (params, result) = match event {
+        "on-connect" => ("(param i32)", "(result i32)"),
+        "on-read" => ("(param i32 i32)", "(result i32)"),
+        "on-timeout" => ("(param i64)", "(result i32)"),
+        "on-timer" => ("(param i32)", "(result i32)"),
+        "on-disconnect" => ("(param i32)", ""),
+        _ => ("", "(result i32)"),
+    };
+    format!("(func ${event} {params} {result} {body} unreachable)")
+}
+
+/// What makes an event happen.
+fn provoke(event: &str, server: &ServerHandle) -> Client {
+    let mut client = Client::connect(server.address());
+    match event {
+        "on-read" => drop(client.send("x")),
+        "on-end" => drop(client.finish()),
+        "on-write" => {
+            client.send("F");
+            // Reading what filled the buffer drains it; the fault then resets the connection.
+            let _ = client.rest();
+        }
+        _ => {}
+    }
+    client
+}
+
+const EVENTS: [&str; 6] = ["on-connect", "on-read", "on-write", "on-timeout", "on-timer", "on-end"];
+
+#[test]
+fn a_trap_in_any_event_stays_in_its_session() {
+    for event in EVENTS {
+        let plugin = inline(&format!("trap-{event}"), &handler(event, ""));
+        costs_one_session(plugin, "trap:unreachable", |server| provoke(event, server));
+    }
+}
+
+#[test]
+fn an_endless_loop_in_any_event_ends_at_its_budget() {
+    for event in EVENTS {
+        let plugin = inline(&format!("loop-{event}"), &handler(event, "(call $spin)"));
+        costs_one_session(plugin, "fuel", |server| provoke(event, server));
+    }
+}
+
+#[test]
+fn a_trap_or_a_loop_in_the_farewell_changes_no_reason() {
+    for (name, body, fault) in [("trap", "", "trap:unreachable"), ("loop", "(call $spin)", "fuel")] {
+        let plugin = inline(&format!("{name}-on-disconnect"), &handler("on-disconnect", body));
+        let server = describe(plugin).start().expect("it starts");
+        Client::connect(server.address()).echo("hello").finish().expect_closed();
+        ended(&server, "peer-closed", 1);
+        assert_eq!(server.counters().faults.get(fault), Some(&1));
+    }
+}
+
+fn on_read(name: &str, reason: &str) {
+    costs_one_session(guest(name), reason, |server| provoke("on-read", server));
+}
+
+#[test]
+fn a_memory_bomb_ends_at_its_limit() {
+    on_read("memory-bomb", "limit-session-mem");
+}
+
+#[test]
+fn growing_for_ever_ends_by_its_budget() {
+    let server = describe(guest("grow-forever")).start().expect("it starts");
+    Client::connect(server.address()).send("x").expect_gone();
+    eventually("it ended", || !server.counters().faults.is_empty());
+    let faults = server.counters().faults;
+    assert!(faults.contains_key("fuel") || faults.contains_key("cpu-time"), "{faults:?}");
+}
+
+#[test]
+fn deep_recursion_ends_in_the_guests_stack() {
+    on_read("deep-recursion", "trap:stack-overflow");
+}
+
+#[test]
+fn a_write_over_the_copy_limit_is_a_fault() {
+    on_read("giant-write", "copy-limit");
+}
+
+#[test]
+fn a_write_over_the_send_buffer_is_refused_and_the_session_goes_on() {
+    let server = describe(guest("large-write")).start().expect("it starts");
+    Client::connect(server.address()).send("x").expect("t").send("x").expect("t");
+}
+
+#[test]
+fn a_write_after_the_end_is_refused_politely() {
+    let server = describe(guest("write-after-close")).start().expect("it starts");
+    Client::connect(server.address()).send("C").expect_closed();
+    ended(&server, "closed-by-plugin", 1);
+    assert!(server.counters().faults.is_empty(), "{:?}", server.counters());
+}
+
+#[test]
+fn bad_pointers_and_bad_actions_break_the_contract_and_nothing_else() {
+    on_read("bad-pointer", "trap:contract");
+    on_read("bad-action", "trap:contract");
+}
+
+#[test]
+fn empty_writes_for_ever_are_charged() {
+    on_read("empty-writes", "fuel");
+}
+
+#[test]
+fn timers_beyond_the_limit_are_refused() {
+    let server = describe(guest("timer-hoarder")).start().expect("it starts");
+    // One of the 64 was set in on-connect.
+    Client::connect(server.address()).send("x").expect([63]);
+}
+
+#[test]
+fn an_honest_session_on_the_same_server_is_answered_beside_a_loop() {
+    // Loops on `L`, echoes everything else.
+    let body = "(func $on-read (param $data i32) (param $length i32) (result i32)
+        (if (i32.eq (i32.load8_u (local.get $data)) (i32.const 76)) (then (call $spin)))
+        (drop (call $try-write (local.get $data) (local.get $length)))
+        (i32.const 0))";
+    let server = describe(inline("loop-on-command", body)).start().expect("it starts");
+    let mut honest = Client::connect(server.address());
+    for round in 1..=20 {
+        honest.echo("before");
+        let mut bad = Client::connect(server.address());
+        bad.send("L");
+        honest.echo("during");
+        bad.expect_gone();
+        ended(&server, "fuel", round);
+    }
+    honest.echo("after");
+}
+
+#[test]
+fn a_memory_limit_holds_at_it_and_not_above() {
+    // Grows to so many pages as the first byte says, beside the two it has, and traps where it is not given them.
+    let body = "(func $on-read (param $data i32) (param $length i32) (result i32)
+        (if (i32.eq (i32.const -1) (memory.grow (i32.load8_u (local.get $data)))) (then unreachable))
+        (drop (call $try-write (local.get $data) (local.get $length)))
+        (i32.const 0))";
+    let plugin = inline("grow-to", body);
+    let limits = InstanceLimits { memory_max_bytes: 16 << 16, ..InstanceLimits::default() };
+    let server = describe(plugin).limits(limits).start().expect("it starts");
+    Client::connect(server.address()).echo([14]);
+    Client::connect(server.address()).send([15]).expect_gone();
+    ended(&server, "limit-session-mem", 1);
+}
+
+#[test]
+fn faults_by_the_hundred_leave_nothing_behind() {
+    let server = describe(inline("leaky", &handler("on-read", ""))).start().expect("it starts");
+    let round = |count: u64| {
+        for _ in 0..count {
+            Client::connect(server.address()).send("x").expect_gone();
+        }
+        eventually("all are gone", || server.clients() == 0);
+    };
+    round(50);
+    let open = || std::fs::read_dir("/proc/self/fd").expect("a list").count();
+    let resident = || wharf_tests::load::memory::Weight::now().expect("a weight").resident_kib;
+    let before = resident();
+    round(300);
+    ended(&server, "trap:unreachable", 350);
+    // Other tests of this process come and go, so the bound is generous; a leak of a session is some 40 KiB.
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 300 * 40, "grew by {grown} KiB over 300 faults");
+    assert!(open() < 2_000, "descriptors leak");
+}

@@ -1,0 +1,191 @@
+//! Loading: what is no plugin gets one clear error that names the file, and nothing is left of it.
+
+use std::path::Path;
+
+use wharf::plugin::{CacheUse, Engine, EngineConfig, Grant, Grants, Loader};
+use wharf_tests::guests::{built, component, component_for, contract, encode, file};
+use wharf_tests::servers::host;
+
+fn refused(path: &Path, grants: &Grants) -> String {
+    let said = host().loader().load(path, grants).err().expect("it must not load").to_string();
+    assert!(said.contains(path.file_name().and_then(|name| name.to_str()).expect("a name")), "no file in: {said}");
+    said
+}
+
+fn says(name: &str, bytes: &[u8], words: &str) {
+    let said = refused(&file(name, bytes), &Grants::none());
+    assert!(said.contains(words), "expected {words:?} in: {said}");
+}
+
+#[test]
+fn what_is_no_component_is_told_what_it_is() {
+    says("text", b"hello", "not WebAssembly");
+    says("empty", b"", "not WebAssembly");
+    says("source", b"(component)", "WebAssembly text");
+    says("native", b"\x7fELF\x02\x01\x01", "native code, which is never loaded");
+    says("core", &wat::parse_str("(module)").expect("a module"), "core module");
+}
+
+#[test]
+fn a_truncated_component_is_refused_wherever_it_is_cut() {
+    let whole = component("");
+    for part in [1, 5, 9] {
+        let cut = whole.len() * part / 10;
+        says(&format!("truncated-{part}"), &whole[..cut], "not a component this host can run");
+    }
+}
+
+#[test]
+fn compiled_code_that_comes_as_a_plugin_is_never_loaded() {
+    let engine = wasmtime_of_a_stranger();
+    says("precompiled", &engine, "native code, which is never loaded");
+}
+
+/// What a compiled component starts with; the rest does not matter, for it must not be looked at.
+fn wasmtime_of_a_stranger() -> Vec<u8> {
+    let mut elf = b"\x7fELF\x02\x01\x01\xc8".to_vec();
+    elf.resize(4_096, 0);
+    elf
+}
+
+#[test]
+fn a_missing_file_a_folder_without_manifest_and_a_pipe_are_refused_without_a_hang() {
+    let folder = tempfile::tempdir().expect("a folder");
+    refused(&folder.path().join("missing.wasm"), &Grants::none());
+    let said = host().loader().load(folder.path(), &Grants::none()).err().expect("no plugin").to_string();
+    assert!(said.contains("plugin.toml"), "{said}");
+    let pipe = folder.path().join("pipe.wasm");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+    assert!(refused(&pipe, &Grants::none()).contains("regular file"));
+    assert!(host().loader().load(Path::new("/dev/zero"), &Grants::none()).is_err());
+}
+
+#[test]
+fn a_manifest_that_is_wrong_names_the_file_and_the_key() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let manifest = folder.path().join("plugin.toml");
+    std::fs::write(&manifest, "name = 'x'\nversion = '1'\ncomponnent = 'x.wasm'\n").expect("it is kept");
+    let said = host().loader().load(folder.path(), &Grants::none()).err().expect("no plugin").to_string();
+    assert!(said.contains("plugin.toml") && said.contains("componnent"), "{said}");
+    std::fs::write(&manifest, "name = 'x'\nversion = '1'\ncomponent = 'x.wasm'\n[build]\ncommand = ['make', 'it']\n").expect("it is kept");
+    let said = host().loader().load(folder.path(), &Grants::none()).err().expect("no component").to_string();
+    assert!(said.contains("x.wasm") && said.contains("build it first: `make it`"), "{said}");
+}
+
+#[test]
+fn a_component_of_another_world_is_told_what_was_expected() {
+    let other = "package other:thing@1.0.0; world plugin { export run: func(); }";
+    let bytes = encode("(module (func (export \"run\")))", other);
+    says("other-world", &bytes, "expected the export `wharf:server/inet-event-proc@0.1.0`, found `run`");
+    says("no-world", &wat::parse_str("(component)").expect("a component"), "found no exports");
+}
+
+#[test]
+fn another_version_of_the_contract_is_told_which_and_what_to_do() {
+    for (version, advice) in [("0.2.0", "newer host"), ("1.0.0", "newer host"), ("0.0.9", "build the plugin again")] {
+        let contract = contract().replace("server@0.1.0", &format!("server@{version}"));
+        let bytes = component_for("", &contract, version);
+        says(&format!("version-{version}"), &bytes, &format!("built for contract version {version}"));
+        says(&format!("version-{version}"), &bytes, advice);
+    }
+}
+
+#[test]
+fn a_patched_version_of_the_contract_still_runs() {
+    let contract = contract().replace("server@0.1.0", "server@0.1.7");
+    let file = file("version-0.1.7", &component_for("", &contract, "0.1.7"));
+    host().loader().load(&file, &Grants::none()).expect("a compatible version loads");
+}
+
+#[test]
+fn an_event_procedure_of_other_types_is_refused_at_its_trial() {
+    let contract = contract().replace("on-write: func() -> action;", "on-write: func();");
+    let handlers = "(func $on-write (drop (i32.const 0)))";
+    let text = component_text_without_result(handlers, &contract);
+    let said = refused(&file("other-types", &text), &Grants::none());
+    assert!(said.contains("type mismatch") || said.contains("expected"), "{said}");
+}
+
+fn component_text_without_result(handlers: &str, contract: &str) -> Vec<u8> {
+    // Built by hand, because the harness gives every handler the type of the real contract.
+    let text = format!(
+        "(module (memory (export \"memory\") 1)
+           (func (export \"cabi_realloc\") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+           {handlers}
+           (func (export \"wharf:server/inet-event-proc@0.1.0#on-connect\") (param i32) (result i32) (i32.const 0))
+           (func (export \"wharf:server/inet-event-proc@0.1.0#on-read\") (param i32 i32) (result i32) (i32.const 0))
+           (func (export \"wharf:server/inet-event-proc@0.1.0#on-write\") (call $on-write))
+           (func (export \"wharf:server/inet-event-proc@0.1.0#on-timeout\") (param i64) (result i32) (i32.const 0))
+           (func (export \"wharf:server/inet-event-proc@0.1.0#on-timer\") (param i32) (result i32) (i32.const 0))
+           (func (export \"wharf:server/inet-event-proc@0.1.0#on-end\") (result i32) (i32.const 0))
+           (func (export \"wharf:server/inet-event-proc@0.1.0#on-disconnect\") (param i32)))"
+    );
+    encode(&text, contract)
+}
+
+#[test]
+fn what_was_not_granted_is_named_with_the_grant_it_needs() {
+    let (folder, grants) = built("tests/unruly");
+    let said = host().loader().load(&folder, &Grants::none()).err().expect("nothing granted").to_string();
+    for (import, grant) in [
+        ("wharf:server/server@0.1.0", "server"),
+        ("wasi:config/store@0.2.0-rc.1", "config"),
+        ("wasi:cli/stdout@", "stdio"),
+        ("wasi:clocks/monotonic-clock@", "clocks"),
+    ] {
+        let line = said.lines().find(|line| line.contains(import)).unwrap_or_else(|| panic!("no {import} in: {said}"));
+        assert!(line.contains(&format!("needs the grant \"{grant}\"")), "{line}");
+    }
+    let fewer: Grants = grants.iter().filter(|&grant| grant != Grant::Server).collect();
+    let said = host().loader().load(&folder, &fewer).err().expect("one is missing").to_string();
+    assert!(said.contains("\"server\"") && !said.contains("\"stdio\""), "{said}");
+    host().loader().load(&folder, &grants).expect("with all of them it loads");
+}
+
+#[test]
+fn a_start_that_traps_or_loops_is_refused_at_the_trial() {
+    for (name, body, reason) in
+        [("start-trap", "unreachable", "trap:unreachable"), ("start-loop", "(loop $x (br $x))", "fuel")]
+    {
+        let bytes = component(&format!("(func $begin {body}) (start $begin)"));
+        says(name, &bytes, "its trial instance failed");
+        says(name, &bytes, reason);
+    }
+}
+
+#[test]
+fn more_memory_than_any_plugin_may_have_is_refused() {
+    let bytes = component("(memory $huge 5000)");
+    let said = refused(&file("huge", &bytes), &Grants::none());
+    assert!(!said.is_empty());
+}
+
+#[test]
+fn the_cache_serves_the_second_load_and_a_rotten_file_is_compiled_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let cache = folder.path().join("cache");
+    let engine = Engine::new(EngineConfig { sessions_max: 4 }).expect("an engine");
+    let load = || {
+        let loader = Loader::with_cache(engine.clone(), &cache).expect("a cache");
+        loader.load(&file("cached", &component("")), &Grants::none()).expect("it loads").cache_use()
+    };
+    assert_eq!([load(), load()], [CacheUse::Compiled, CacheUse::Cached]);
+    for entry in std::fs::read_dir(&cache).expect("the cache") {
+        let path = entry.expect("an entry").path();
+        let mut bytes = std::fs::read(&path).expect("compiled code");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).expect("it is rotten now");
+    }
+    assert_eq!([load(), load()], [CacheUse::Compiled, CacheUse::Cached]);
+}
+
+#[test]
+fn a_cache_that_others_can_write_is_not_used() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).expect("it is open");
+    let engine = Engine::new(EngineConfig { sessions_max: 4 }).expect("an engine");
+    let said = Loader::with_cache(engine, folder.path()).err().expect("refused").to_string();
+    assert!(said.contains("others may write"), "{said}");
+}

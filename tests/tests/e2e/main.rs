@@ -1,0 +1,10 @@
+//! End-to-end suites: real sockets, real TLS, real clients, and guests that misbehave.
+
+mod events;
+mod faults;
+mod loading;
+mod peers;
+mod starting;
+mod stories;
+mod tls;
+mod wasi;

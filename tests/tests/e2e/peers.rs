@@ -1,0 +1,71 @@
+//! Sessions of one server that reach each other, with the grant `server`.
+
+use wharf_tests::clients::Client;
+use wharf_tests::guests::bundled;
+use wharf_tests::servers::{ended, start};
+
+#[test]
+fn names_are_unique_ignoring_case_and_free_again() {
+    let server = start(bundled("tests/unruly"));
+    let mut one = Client::connect(server.address());
+    let mut two = Client::connect(server.address());
+    one.send("nTarget").expect("Ok(())");
+    two.send("nTARGET").expect("Err(NameError::Taken)");
+    two.send("n").expect("Err(NameError::Empty)");
+    two.send(format!("n{}", "x".repeat(128))).expect("Err(NameError::TooLong)");
+    two.send(format!("n{}", "x".repeat(127))).expect("Ok(())");
+    two.send("ftarget").expect("Some(1)");
+    one.send("nother").expect("Ok(())");
+    two.send("ftarget").expect("None");
+    drop(one);
+    ended(&server, "peer-closed", 1);
+    two.send("nOther").expect("Ok(())");
+}
+
+#[test]
+fn a_broadcast_reaches_all_but_the_sender() {
+    let server = start(bundled("tests/unruly"));
+    let mut sender = Client::connect(server.address());
+    let mut others: Vec<_> = (0..5).map(|_| Client::connect(server.address())).collect();
+    others.iter_mut().for_each(|other| drop(other.send("?").expect("?")));
+    sender.send("c").expect("6");
+    sender.send("bnews").expect("5");
+    others.iter_mut().for_each(|other| drop(other.expect("news")));
+    sender.send("?").expect("?");
+}
+
+#[test]
+fn one_session_is_sent_to_or_ended_by_another() {
+    let server = start(bundled("tests/unruly"));
+    let mut target = Client::connect(server.address());
+    target.send("ntarget").expect("Ok(())");
+    let mut other = Client::connect(server.address());
+    other.send("tpsst").expect("Ok(())");
+    target.expect("psst");
+    other.send("k").expect("true");
+    target.expect_closed();
+    ended(&server, "evicted", 1);
+    other.send("k").expect("false");
+    other.send("tpsst").expect("Err(SendError::Closed)");
+    other.send("c").expect("1");
+}
+
+#[test]
+fn a_reader_that_does_not_read_is_passed_over_and_holds_nobody_back() {
+    let server = start(bundled("tests/unruly"));
+    let mut deaf = Client::connect(server.address());
+    deaf.send("ntarget").expect("Ok(())");
+    let mut sender = Client::connect(server.address());
+    let news = format!("b{}", "x".repeat(60_000));
+    let mut passed_over = false;
+    for _ in 0..400 {
+        sender.send(&news);
+        let mut answer = [0];
+        std::io::Read::read_exact(&mut sender.0, &mut answer).expect("an answer");
+        passed_over |= answer == *b"0";
+        if passed_over {
+            break;
+        }
+    }
+    assert!(passed_over, "24 megabytes were queued for a reader that does not read");
+}
