@@ -43,10 +43,13 @@ impl<T: EventProc> Slot<T> {
 
 /// Makes a type that implements [`EventProc`](crate::EventProc) the event procedure of this component.
 ///
-/// Once per crate. Outside Wasm it expands to nothing, so that `cargo test` links natively.
+/// Once per crate. Outside Wasm it exports nothing, so that `cargo test` links natively.
 #[macro_export]
 macro_rules! export {
     ($plugin:ty) => {
+        #[cfg(not(target_family = "wasm"))]
+        const _: fn() -> $plugin = ::std::default::Default::default;
+
         #[cfg(target_family = "wasm")]
         const _: () = {
             ::std::thread_local! {
@@ -79,7 +82,7 @@ macro_rules! export {
                 }
             }
 
-            $crate::bindings::export!(Component with_types_in $crate::bindings);
+    $crate::bindings::export!(Component with_types_in $crate::bindings);
         };
     };
 }

@@ -36,6 +36,13 @@ impl Client {
         self
     }
 
+    /// Reads so many bytes, whatever they are.
+    pub fn skip(&mut self, count: usize) -> &mut Self {
+        let mut seen = vec![0; count];
+        self.0.read_exact(&mut seen).expect("the server sends it");
+        self
+    }
+
     /// Sends, and expects the same back.
     pub fn echo(&mut self, data: impl AsRef<[u8]>) -> &mut Self {
         let data = data.as_ref();

@@ -17,8 +17,7 @@ pub fn root() -> PathBuf {
 }
 
 /// Exports of the event procedure, with their types in a core module.
-const HANDLERS: [&str; 7] =
-    ["on-connect", "on-read", "on-write", "on-timeout", "on-timer", "on-end", "on-disconnect"];
+const HANDLERS: [&str; 7] = ["on-connect", "on-read", "on-write", "on-timeout", "on-timer", "on-end", "on-disconnect"];
 
 /// A component from the text of some handlers; the others are those of `guests/defaults.wat`.
 #[must_use]
@@ -140,7 +139,8 @@ pub fn wharf_binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     let build = || {
         let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        let done = cargo.args(["build", "--quiet", "--package", "wharf", "--bin", "wharf"]).current_dir(root()).status();
+        let done =
+            cargo.args(["build", "--quiet", "--package", "wharf", "--bin", "wharf"]).current_dir(root()).status();
         assert!(done.expect("cargo runs").success(), "the binary builds");
         // Beside this test's own binary, whatever the target folder is.
         let own = std::env::current_exe().expect("the test's own path");

@@ -54,12 +54,7 @@ fn watch(folder: &Path, build: &Build, changed: mpsc::Sender<()>) -> Result<impl
     Ok(watcher)
 }
 
-async fn develop(
-    arguments: &DevArgs,
-    host: Host,
-    folder: PathBuf,
-    mut changes: mpsc::Receiver<()>,
-) -> Result<()> {
+async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: mpsc::Receiver<()>) -> Result<()> {
     let mut signals = Signals::listen()?;
     let mut server: Option<ServerHandle> = None;
     loop {

@@ -77,7 +77,8 @@ pub(super) struct Span(pub(super) Duration);
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let expected = |error| D::Error::custom(format!("`{text}`: expected a time with its unit, as \"20s\": {error}"));
+        let expected =
+            |error| D::Error::custom(format!("`{text}`: expected a time with its unit, as \"20s\": {error}"));
         humantime::parse_duration(&text).map(Self).map_err(expected)
     }
 }

@@ -50,8 +50,7 @@ impl Config {
     }
 
     fn parse(text: &str, folder: &Path) -> Result<Self, Vec<String>> {
-        let file: file::File =
-            toml::from_str(text).map_err(|error| vec![error.to_string().trim_end().to_owned()])?;
+        let file: file::File = toml::from_str(text).map_err(|error| vec![error.to_string().trim_end().to_owned()])?;
         if file.server.is_empty() {
             return Err(vec!["no servers: expected at least one `[[server]]` table".into()]);
         }

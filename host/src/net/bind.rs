@@ -162,6 +162,9 @@ impl Endpoint {
         socket.bind(&address.into())?;
         let backlog = if self.backlog == 0 { BACKLOG_DEFAULT } else { self.backlog };
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        // Accepted sockets inherit this too. It is what lets a later server with `reuse-address` start beside those that
+        // linger; without it that server would depend on what this one was started with.
+        socket.set_reuse_address(true)?;
         Ok(socket.into())
     }
 }

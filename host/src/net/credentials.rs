@@ -158,10 +158,9 @@ impl Credentials {
 
     fn explain(&self, error: &TlsError) -> CredentialsError {
         match error {
-            TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) => CredentialsError::Mismatch {
-                key: self.private_key.clone(),
-                chain: self.certificate_chain.clone(),
-            },
+            TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                CredentialsError::Mismatch { key: self.private_key.clone(), chain: self.certificate_chain.clone() }
+            }
             TlsError::InvalidCertificate(_) => {
                 CredentialsError::BadCertificate { file: self.certificate_chain.clone(), cause: error.to_string() }
             }
@@ -181,10 +180,8 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Credentials
 }
 
 fn check_time(file: &Path, certificate: &CertificateDer<'_>) -> Result<(), CredentialsError> {
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| CredentialsError::BadCertificate {
-        file: file.into(),
-        cause: error.to_string(),
-    })?;
+    let (_, parsed) = X509Certificate::from_der(certificate)
+        .map_err(|error| CredentialsError::BadCertificate { file: file.into(), cause: error.to_string() })?;
     let validity = parsed.validity();
     if validity.is_valid() {
         return Ok(());

@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 
 use rustix::process::{Resource, getrlimit};
 use wasmtime::{
-    Config, Enabled, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolConcurrencyLimitError, PoolingAllocationConfig,
-    Strategy,
+    Config, Enabled, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolConcurrencyLimitError,
+    PoolingAllocationConfig, Strategy,
 };
 
 use super::ticker::Ticker;

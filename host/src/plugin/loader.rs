@@ -281,9 +281,8 @@ fn try_out(plugin: Plugin) -> Result<Plugin, String> {
     let plugin = Arc::new(plugin);
     let procedure = EventProcedure::new(Arc::clone(&plugin), "trial", [], limits, counters);
     let budget: Budget = sched::budget(Priority::Normal);
-    let trial = runtime.block_on(async {
-        tokio::time::timeout(budget.wall, procedure.instantiate(trial::scope(), budget)).await
-    });
+    let trial = runtime
+        .block_on(async { tokio::time::timeout(budget.wall, procedure.instantiate(trial::scope(), budget)).await });
     drop(procedure);
     match trial {
         Ok(Ok(_)) => Arc::into_inner(plugin).ok_or_else(|| "the trial instance outlived its trial".to_owned()),

@@ -13,9 +13,7 @@ use super::buffers::Incoming;
 use super::line::Line;
 use super::machine::{Ending, How, Machine, Occasion, Step};
 use super::mailbox::Orders;
-use crate::event::{
-    DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Port, Procedure, Scope, Usage,
-};
+use crate::event::{DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Port, Procedure, Scope, Usage};
 use crate::net::Wire;
 use crate::sched;
 
@@ -95,7 +93,9 @@ impl<I: Instance, M> Session<I, M> {
         // Boxed, because it is large and a session lives long.
         let birth = Box::pin(procedure.instantiate(scope, budget));
         let birth = tokio::time::timeout(budget.wall, birth).await;
-        match birth.unwrap_or_else(|_| Err(Fault::new(FaultKind::WallTime, "the start took longer than its class allows"))) {
+        match birth
+            .unwrap_or_else(|_| Err(Fault::new(FaultKind::WallTime, "the start took longer than its class allows")))
+        {
             Ok(instance) => session.instance = Some(instance),
             Err(fault) => {
                 session.machine.stillborn(fault.kind);

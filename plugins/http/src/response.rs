@@ -26,7 +26,8 @@ pub(crate) fn error(problem: Problem, keep_alive: bool) -> Vec<u8> {
 fn response(status: &str, fields: &str, body: &str, keep_alive: bool) -> Vec<u8> {
     let connection = if keep_alive { "keep-alive" } else { "close" };
     let length = body.len();
-    format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {length}\r\nConnection: {connection}\r\n\r\n{body}").into_bytes()
+    format!("HTTP/1.1 {status}\r\n{fields}Content-Length: {length}\r\nConnection: {connection}\r\n\r\n{body}")
+        .into_bytes()
 }
 
 /// Leaves the head, as the answer to HEAD.

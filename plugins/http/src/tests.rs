@@ -25,7 +25,10 @@ fn refused(request: &str, expected: &str) {
 fn get_is_answered_and_the_connection_kept() {
     let script = script().read(format!("GET / HTTP/1.1\r\n{HOST}\r\n").as_bytes()).expect_open();
     let text = String::from_utf8(script.written()).expect("text");
-    assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.ends_with("Content-Length: 3\r\nConnection: keep-alive\r\n\r\nhi\n"));
+    assert!(
+        text.starts_with("HTTP/1.1 200 OK\r\n")
+            && text.ends_with("Content-Length: 3\r\nConnection: keep-alive\r\n\r\nhi\n")
+    );
 }
 
 #[test]
@@ -43,7 +46,9 @@ fn a_request_in_single_bytes_is_one_request() {
 
 #[test]
 fn pipelined_requests_are_answered_in_order() {
-    let requests = format!("GET /a HTTP/1.1\r\n{HOST}\r\nPOST / HTTP/1.1\r\n{HOST}Content-Length: 5\r\n\r\nGET /HEAD / HTTP/1.1\r\n{HOST}\r\n");
+    let requests = format!(
+        "GET /a HTTP/1.1\r\n{HOST}\r\nPOST / HTTP/1.1\r\n{HOST}Content-Length: 5\r\n\r\nGET /HEAD / HTTP/1.1\r\n{HOST}\r\n"
+    );
     let script = script().read(requests.as_bytes());
     let text = String::from_utf8(script.written()).expect("text");
     let order: Vec<_> = text.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
@@ -69,7 +74,10 @@ fn each_problem_has_its_status() {
     refused(&format!("DELETE / HTTP/1.1\r\n{HOST}\r\n"), "405 Method Not Allowed");
     refused(&format!("GET / HTTP/2.0\r\n{HOST}\r\n"), "505 HTTP Version Not Supported");
     refused(&format!("GET / HTTP/1.1\r\n{HOST}Transfer-Encoding: chunked\r\n\r\n"), "501 Not Implemented");
-    refused(&format!("POST / HTTP/1.1\r\n{HOST}Content-Length: {}\r\n\r\n", BODY_MAX_BYTES + 1), "413 Content Too Large");
+    refused(
+        &format!("POST / HTTP/1.1\r\n{HOST}Content-Length: {}\r\n\r\n", BODY_MAX_BYTES + 1),
+        "413 Content Too Large",
+    );
 }
 
 #[test]

@@ -75,7 +75,8 @@ mod tests {
 
     #[test]
     fn several_lines_in_one_read_are_answered_in_order_with_their_own_endings() {
-        let _ = script().read(b"one\ntwo\r\n\nthr").expect_write(b"ONE\nTWO\r\n\n").read(b"ee\n").expect_write(b"THREE\n");
+        let _ =
+            script().read(b"one\ntwo\r\n\nthr").expect_write(b"ONE\nTWO\r\n\n").read(b"ee\n").expect_write(b"THREE\n");
     }
 
     #[test]
@@ -85,7 +86,11 @@ mod tests {
 
     #[test]
     fn a_line_of_exactly_the_maximum_is_answered_whatever_its_ending() {
-        let _ = script().read(b"12345678\r\n").expect_write(b"12345678\r\n").read(b"abcdefgh\n").expect_write(b"ABCDEFGH\n");
+        let _ = script()
+            .read(b"12345678\r\n")
+            .expect_write(b"12345678\r\n")
+            .read(b"abcdefgh\n")
+            .expect_write(b"ABCDEFGH\n");
     }
 
     #[test]

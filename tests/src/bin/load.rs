@@ -2,10 +2,10 @@
 //!
 //!     cargo run --release -p wharf-tests --bin load -- all
 
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::io::{BufRead, BufReader};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -66,7 +66,8 @@ fn main() -> Result<()> {
     let host = Host::new(&HostConfig::default())?;
     let server = echo(&host)?;
     let servers = tokio::runtime::Builder::new_multi_thread().thread_name("native").enable_all().build()?;
-    let bench = Bench { native: native::start(servers.handle())?, server, clients, rounds: cli.rounds, seconds: cli.seconds };
+    let bench =
+        Bench { native: native::start(servers.handle())?, server, clients, rounds: cli.rounds, seconds: cli.seconds };
     if matches!(cli.what, What::Echo | What::Churn | What::All) {
         println!("{}", Duel::head());
     }

@@ -39,7 +39,10 @@ impl Duel {
         let quantiles = |histogram: &Histogram<u64>| {
             format!("{}/{}", histogram.value_at_quantile(0.5), histogram.value_at_quantile(0.99))
         };
-        let (native, wharf) = self.latencies.as_ref().map_or_else(Default::default, |(native, wharf)| (quantiles(native), quantiles(wharf)));
+        let (native, wharf) = self
+            .latencies
+            .as_ref()
+            .map_or_else(Default::default, |(native, wharf)| (quantiles(native), quantiles(wharf)));
         format!(
             "| {name} | {:.0} | {:.0} | {:.3} | {native} | {wharf} |",
             median(self.native.clone()),

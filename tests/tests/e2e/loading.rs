@@ -67,7 +67,8 @@ fn a_manifest_that_is_wrong_names_the_file_and_the_key() {
     std::fs::write(&manifest, "name = 'x'\nversion = '1'\ncomponnent = 'x.wasm'\n").expect("it is kept");
     let said = host().loader().load(folder.path(), &Grants::none()).err().expect("no plugin").to_string();
     assert!(said.contains("plugin.toml") && said.contains("componnent"), "{said}");
-    std::fs::write(&manifest, "name = 'x'\nversion = '1'\ncomponent = 'x.wasm'\n[build]\ncommand = ['make', 'it']\n").expect("it is kept");
+    std::fs::write(&manifest, "name = 'x'\nversion = '1'\ncomponent = 'x.wasm'\n[build]\ncommand = ['make', 'it']\n")
+        .expect("it is kept");
     let said = host().loader().load(folder.path(), &Grants::none()).err().expect("no component").to_string();
     assert!(said.contains("x.wasm") && said.contains("build it first: `make it`"), "{said}");
 }

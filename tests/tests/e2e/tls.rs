@@ -21,7 +21,16 @@ fn secure(certificates: &Certificates, change: impl Fn(&mut Credentials)) -> Res
 /// Runs `openssl s_client`, sends `input`, and returns what it printed.
 fn openssl(address: SocketAddr, certificates: &Certificates, extra: &[&str], input: &str) -> Output {
     let mut client = Command::new("openssl")
-        .args(["s_client", "-quiet", "-verify_return_error", "-servername", "localhost", "-connect", &address.to_string()])
+        .args([
+            "s_client",
+            "-quiet",
+            "-no_ign_eof",
+            "-verify_return_error",
+            "-servername",
+            "localhost",
+            "-connect",
+            &address.to_string(),
+        ])
         .arg("-CAfile")
         .arg(certificates.path("ca.pem"))
         .args(extra)
@@ -113,7 +122,9 @@ fn curl_speaks_http_plain_and_over_tls() {
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         text(&output)
     };
-    for base in [format!("http://127.0.0.1:{}", plain.address().port()), format!("https://localhost:{}", tls.address().port())] {
+    for base in
+        [format!("http://127.0.0.1:{}", plain.address().port()), format!("https://localhost:{}", tls.address().port())]
+    {
         let (it, other) = (format!("{base}/it"), format!("{base}/other"));
         assert_eq!(curl(&[&it, &it]), "from the plugin\nfrom the plugin\n");
         assert!(curl(&["--head", &it]).starts_with("HTTP/1.1 200 OK\r\n"));
@@ -146,7 +157,8 @@ fn credentials_that_cannot_be_used_are_refused_and_name_the_file() {
         (|credentials, at| credentials.client_authority = Some(at.path("garbage.pem")), "garbage.pem", "certificate"),
     ];
     for (change, file, words) in cases {
-        let said = secure(&certificates, |credentials| change(credentials, &certificates)).err().expect("refused").to_string();
+        let said =
+            secure(&certificates, |credentials| change(credentials, &certificates)).err().expect("refused").to_string();
         assert!(said.contains(file) && said.contains(words), "expected {file} and {words:?} in: {said}");
     }
 }
@@ -155,7 +167,8 @@ fn credentials_that_cannot_be_used_are_refused_and_name_the_file() {
 fn a_client_that_never_finishes_its_handshake_is_dropped_and_delays_nobody() {
     let certificates = Certificates::new();
     let credentials = certificates.credentials();
-    let server = describe(polite()).credentials(credentials).timeout(Duration::from_millis(300)).start().expect("it starts");
+    let server =
+        describe(polite()).credentials(credentials).timeout(Duration::from_millis(300)).start().expect("it starts");
     let mut silent = Client::connect(server.address());
     let mut slow = Client::connect(server.address());
     slow.send([0x16, 0x03, 0x01, 0x02]);
@@ -171,7 +184,9 @@ fn a_client_that_never_finishes_its_handshake_is_dropped_and_delays_nobody() {
 fn bytes_that_are_no_tls_end_their_connection_and_nothing_else() {
     let certificates = Certificates::new();
     let server = secure(&certificates, |_| {}).expect("it starts");
-    for noise in [&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], &[0xff; 600], &[0x16, 0x03, 0x01, 0x00, 0x01, 0x00], &[0; 64]] {
+    for noise in
+        [&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], &[0xff; 600], &[0x16, 0x03, 0x01, 0x00, 0x01, 0x00], &[0; 64]]
+    {
         let mut client = Client::connect(server.address());
         client.send(noise);
         let _ = client.0.shutdown(Shutdown::Write);

@@ -20,13 +20,16 @@ impl EventProc for Unruly {
             b's' => std::thread::sleep(Duration::from_secs(3_600)),
             b'i' => return session.write_or_close(describe(&session.info()).as_bytes()),
             b'g' => return session.write_or_close(settings::get(&rest).unwrap_or_default().as_bytes()),
-            b'n' => return answer(session, session.server().set_name(&rest)),
+            b'n' => return answer(session, session.server().set_name(&rest).map_err(|error| error.name())),
             b'c' => return session.write_or_close(session.server().client_count().to_string().as_bytes()),
             b'b' => return session.write_or_close(session.server().broadcast(rest.as_bytes()).to_string().as_bytes()),
             b'f' => return session.write_or_close(format!("{:?}", session.server().find(&rest)).as_bytes()),
             b't' => {
                 let client = session.server().find("target").unwrap_or(0);
-                return answer(session, session.server().send_to(client, rest.as_bytes()));
+                return answer(
+                    session,
+                    session.server().send_to(client, rest.as_bytes()).map_err(|error| error.name()),
+                );
             }
             b'k' => {
                 let client = session.server().find("target").unwrap_or(0);
@@ -42,7 +45,7 @@ impl EventProc for Unruly {
     }
 }
 
-fn answer<E: std::fmt::Debug>(session: &Session, outcome: Result<(), E>) -> Action {
+fn answer(session: &Session, outcome: Result<(), &str>) -> Action {
     session.write_or_close(format!("{outcome:?}").as_bytes())
 }
 
