@@ -337,8 +337,10 @@ impl<I: Instance, M> Session<I, M> {
     fn hang_up(&mut self) {
         let mut state = self.line.state();
         state.close();
-        if self.machine.ending().is_some_and(|ending| ending.how == How::Reset) {
-            state.wire.take().map(Wire::reset);
+        if self.machine.ending().is_some_and(|ending| ending.how == How::Reset)
+            && let Some(wire) = state.wire.take()
+        {
+            wire.reset();
         }
     }
 

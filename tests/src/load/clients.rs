@@ -82,7 +82,7 @@ async fn talk(
         let take = out.len().min(owed);
         tokio::select! {
             biased;
-            written = writer.write(&out[..take]), if take > 0 && at % shape.size == 0 && owed % shape.size == 0 => {
+            written = writer.write(&out[..take]), if take > 0 => {
                 let written = written?;
                 // The rest of a message that went in part.
                 let partial = written % shape.size;

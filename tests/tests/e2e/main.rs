@@ -1,5 +1,6 @@
 //! End-to-end suites: real sockets, real TLS, real clients, and guests that misbehave.
 
+mod cli;
 mod events;
 mod faults;
 mod loading;

@@ -1,0 +1,202 @@
+//! The `wharf` command as a person uses it.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal, kill_process};
+use wharf_tests::clients::Client;
+use wharf_tests::guests::{built, component, wharf_binary};
+use wharf_tests::servers::PATIENCE;
+
+/// A `wharf` that runs, and the lines it says.
+struct Wharf {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Wharf {
+    fn run(arguments: &[&str], folder: &Path) -> Self {
+        let mut child = Command::new(wharf_binary())
+            .args(arguments)
+            .current_dir(folder)
+            .env("XDG_CACHE_HOME", folder.join("cache"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let (said, lines) = channel();
+        let stderr = BufReader::new(child.stderr.take().expect("its words"));
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if said.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// Waits for a line with these words.
+    fn says(&self, words: &str) -> String {
+        let (start, mut all) = (Instant::now(), Vec::new());
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
+            if line.contains(words) {
+                return line;
+            }
+            all.push(line);
+        }
+        panic!("it never said {words:?}; it said:\n{}", all.join("\n"));
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+    }
+}
+
+impl Drop for Wharf {
+    fn drop(&mut self) {
+        let _ = (self.child.kill(), self.child.wait());
+    }
+}
+
+fn wharf(arguments: &[&str], folder: &Path) -> Output {
+    let mut command = Command::new(wharf_binary());
+    command.args(arguments).current_dir(folder).env("XDG_CACHE_HOME", folder.join("cache"));
+    command.output().expect("it runs")
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
+}
+
+fn at(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+#[test]
+fn check_names_everything_that_is_wrong_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("core.wasm"), b"\0asm\x01\0\0\0").expect("kept");
+    std::fs::write(folder.path().join("good.wasm"), component("")).expect("kept");
+    let text = "[[server]]\nname = 'a'\nport = 7001\nplugin = 'core.wasm'\n\
+                [[server]]\nname = 'b'\nport = 7002\nplugin = 'missing'\noptions = ['secure']\n\
+                [server.credentials]\ncertificate_chain = 'no.pem'\nprivate_key = 'no.key'\n\
+                [[server]]\nname = 'c'\nport = 7003\nplugin = 'good.wasm'\n";
+    std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
+    let output = wharf(&["check"], folder.path());
+    assert_eq!(output.status.code(), Some(1));
+    let (said, told) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+    for words in ["(`a`)", "core module", "(`b`)", "missing", "no.pem", "3 wrong"] {
+        assert!(said.contains(words), "no {words:?} in:\n{said}");
+    }
+    for words in ["(`c`)", "imports wharf:server/session@0.1.0", "exports wharf:server/inet-event-proc@0.1.0"] {
+        assert!(told.contains(words), "no {words:?} in:\n{told}");
+    }
+}
+
+#[test]
+fn check_is_content_with_a_good_file() {
+    let (plugin, _) = built("plugins/lines");
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = format!("[[server]]\nport = 7001\nplugin = '{}'\ngrants = ['stdio', 'config']\n", plugin.display());
+    std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
+    let output = wharf(&["check"], folder.path());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_missing_file_and_a_wrong_command_line_have_their_own_exit_codes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = wharf(&["serve"], folder.path());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("wharf.toml: cannot read"));
+    for arguments in
+        [&["serve", "--plugin", "x"][..], &["sail"], &["serve", "--plugin", "x", "--listen", "127.0.0.1:0"]]
+    {
+        assert_eq!(wharf(arguments, folder.path()).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn serve_runs_several_servers_and_stops_on_a_signal() {
+    let (plugin, _) = built("plugins/lines");
+    let folder = tempfile::tempdir().expect("a folder");
+    let (one, other) = (free_port(), free_port());
+    let server = |name: &str, port: u16, max: u16| {
+        format!(
+            "[[server]]\nname = '{name}'\nhost = '127.0.0.1'\nport = {port}\nplugin = '{}'\n\
+             grants = ['stdio', 'config']\n[server.settings]\nline-max-bytes = {max}\n",
+            plugin.display()
+        )
+    };
+    let text = format!("[host]\nsessions_max = 64\n{}{}", server("one", one, 4), server("other", other, 100));
+    std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
+    let mut process = Wharf::run(&["serve"], folder.path());
+    process.says("one");
+    process.says("other");
+    Client::connect(at(one)).send("12345\n").expect("ERROR line longer than 4 bytes\r\n").expect_closed();
+    let mut live = Client::connect(at(other));
+    live.send("12345\n").expect("12345\n");
+    process.signal(Signal::TERM);
+    live.expect_closed();
+    assert_eq!(process.child.wait().expect("it ends").code(), Some(0));
+}
+
+#[test]
+fn when_one_server_cannot_start_none_runs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("good.wasm"), component("")).expect("kept");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (busy, free) = (taken.local_addr().expect("an address").port(), free_port());
+    let server = |port: u16| format!("[[server]]\nhost = '127.0.0.1'\nport = {port}\nplugin = 'good.wasm'\n");
+    let text = format!("[host]\nsessions_max = 64\n{}{}", server(free), server(busy));
+    std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
+    let output = wharf(&["serve"], folder.path());
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("server 2") && said.contains(&format!("127.0.0.1:{busy} is in use")), "{said}");
+    TcpListener::bind(at(free)).expect("the first address is free again");
+}
+
+#[test]
+fn dev_serves_new_sessions_with_a_new_build_and_survives_a_failed_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at_path = |name: &str| folder.path().join(name);
+    let version = |letter: char| {
+        let body = format!(
+            "(func $on-read (param $data i32) (param $length i32) (result i32)
+               (i32.store8 (i32.const 1040) (i32.const {}))
+               (drop (call $try-write (i32.const 1040) (i32.const 1))) (i32.const 0))",
+            letter as u32
+        );
+        component(&body)
+    };
+    std::fs::create_dir(at_path("src")).expect("a folder");
+    std::fs::write(at_path("src/plugin.wasm"), version('1')).expect("kept");
+    // A compiler that copies, and fails where there is nothing to copy.
+    let manifest = "name = 'copied'\nversion = '1'\ncomponent = 'out.wasm'\n\
+                    [build]\ncommand = ['sh', '-c', 'cp src/plugin.wasm out.wasm || { echo compiler says no >&2; exit 1; }']\n";
+    std::fs::write(at_path("plugin.toml"), manifest).expect("kept");
+    let port = free_port();
+    let process = Wharf::run(&["dev", ".", "--listen", &format!("127.0.0.1:{port}")], folder.path());
+    process.says("listening");
+    let mut old = Client::connect(at(port));
+    old.send("?").expect("1");
+
+    std::fs::remove_file(at_path("src/plugin.wasm")).expect("gone");
+    process.says("compiler says no");
+    process.says("the build before it goes on serving");
+    Client::connect(at(port)).send("?").expect("1");
+
+    std::fs::write(at_path("src/next.wasm"), version('2')).expect("kept");
+    std::fs::rename(at_path("src/next.wasm"), at_path("src/plugin.wasm")).expect("moved");
+    process.says("new sessions get this build");
+    Client::connect(at(port)).send("?").expect("2");
+    old.send("?").expect("1");
+}

@@ -1,0 +1,150 @@
+//! The laws of the source tree, kept by a test: which layer may import which, where each outside crate lives, that
+//! files are short and begin by saying what they are, and that documents name files that exist.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A file that grows past this has a second role.
+const LINES_MAX: usize = 500;
+
+/// Each layer with those it may import.
+const LAYERS: [(&str, &[&str]); 9] = [
+    ("event", &[]),
+    ("admission", &[]),
+    ("sched", &["event"]),
+    ("telemetry", &["event"]),
+    ("net", &["admission", "event"]),
+    ("session", &["event", "net", "sched"]),
+    ("plugin", &["event", "sched", "telemetry"]),
+    ("server", &["admission", "event", "net", "plugin", "serve", "session", "telemetry"]),
+    ("config", &["event", "net", "plugin", "server", "session"]),
+];
+
+/// Outside crates that have one home.
+const HOMES: [(&str, &str); 12] = [
+    ("wasmtime", "plugin"),
+    ("wasmtime_wasi", "plugin"),
+    ("wasmtime_wasi_config", "plugin"),
+    ("sha2", "plugin"),
+    ("tokio_rustls", "net"),
+    ("socket2", "net"),
+    ("x509_parser", "net"),
+    ("nix", "net"),
+    ("clap", "cli"),
+    ("anyhow", "cli"),
+    ("notify", "cli"),
+    ("tracing_subscriber", "cli"),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the project").to_owned()
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn all_rust_files() -> Vec<PathBuf> {
+    ["host", "plugin-sdk", "plugins", "tests"].iter().flat_map(|folder| rust_files(&root().join(folder))).collect()
+}
+
+/// Code without comments, with the line numbers kept.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines().enumerate().map(|(at, line)| (at + 1, line.split("//").next().unwrap_or_default()))
+}
+
+/// Whether `line` names `word` as the start of a path: `word::`.
+fn names(line: &str, word: &str) -> bool {
+    let path = format!("{word}::");
+    line.match_indices(&path).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        before.is_none_or(|character| !(character.is_alphanumeric() || character == '_' || character == ':'))
+    })
+}
+
+#[test]
+fn layers_import_only_what_lies_below_them() {
+    let mut wrong = Vec::new();
+    for (layer, allowed) in LAYERS {
+        for file in rust_files(&root().join("host/src").join(layer)) {
+            let text = fs::read_to_string(&file).expect("a source");
+            for (at, line) in code(&text) {
+                for (_, rest) in line.match_indices("crate::").map(|(start, word)| line.split_at(start + word.len())) {
+                    let name: String =
+                        rest.chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect();
+                    if name != layer && !allowed.contains(&name.as_str()) {
+                        wrong.push(format!("{}:{at}: `{layer}` imports `{name}`", file.display()));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn outside_crates_stay_at_home() {
+    let mut wrong = Vec::new();
+    let host = root().join("host/src");
+    for file in rust_files(&host) {
+        let text = fs::read_to_string(&file).expect("a source");
+        for (name, home) in HOMES {
+            if file.starts_with(host.join(home)) {
+                continue;
+            }
+            for (at, _) in code(&text).filter(|(_, line)| names(line, name)) {
+                wrong.push(format!("{}:{at}: `{name}` lives in `{home}`", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn files_are_short_and_say_what_they_are() {
+    let mut wrong = Vec::new();
+    for file in all_rust_files() {
+        let text = fs::read_to_string(&file).expect("a source");
+        if !text.starts_with("//!") {
+            wrong.push(format!("{}: does not begin with `//!`", file.display()));
+        }
+        if text.lines().count() > LINES_MAX {
+            wrong.push(format!("{}: over {LINES_MAX} lines", file.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn documents_name_files_that_exist() {
+    let mut documents = vec![root().join("README.md"), root().join("CHANGELOG.md")];
+    documents.extend(fs::read_dir(root().join("docs")).expect("documents").map(|entry| entry.expect("one").path()));
+    documents.extend(
+        fs::read_dir(root().join("plugins"))
+            .expect("plugins")
+            .map(|entry| entry.expect("one").path().join("README.md")),
+    );
+    let mut wrong = Vec::new();
+    for document in documents {
+        let text = fs::read_to_string(&document).unwrap_or_else(|error| panic!("{}: {error}", document.display()));
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let path = link.split('#').next().unwrap_or_default();
+            if path.is_empty() || path.starts_with("http") {
+                continue;
+            }
+            if !document.parent().expect("a folder").join(path).exists() {
+                wrong.push(format!("{}: names {path}, which does not exist", document.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
