@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use hdrhistogram::Histogram;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 /// Longest latency the histograms hold, in microseconds.
@@ -126,7 +126,7 @@ pub async fn connections(address: SocketAddr, shape: Shape) -> Result<Seen> {
             let (out, mut inbox) = (vec![7; shape.size], vec![0; shape.size]);
             while !stop.load(Ordering::Relaxed) {
                 let start = Instant::now();
-                let mut stream = TcpStream::connect(address).await?;
+                let mut stream = connect(address).await?;
                 stream.write_all(&out).await?;
                 stream.read_exact(&mut inbox).await?;
                 drop(stream);
@@ -146,6 +146,17 @@ pub async fn connections(address: SocketAddr, shape: Shape) -> Result<Seen> {
         latency.add(one??)?;
     }
     Ok(Seen { rate: (after - before) as f64 / lasted.as_secs_f64(), latency })
+}
+
+/// Connects from one loopback address after the other. A closed connection keeps its port for a minute, and a single
+/// address would run out of ports within a second; what was measured then would be the search for a free one.
+async fn connect(address: SocketAddr) -> Result<TcpStream> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let from = SocketAddr::from(([127, 0, (number / 250 % 250) as u8, (number % 250) as u8 + 2], 0));
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(from)?;
+    Ok(socket.connect(address).await?)
 }
 
 /// Opens `count` connections, exchanges one message on each, and returns them open.
