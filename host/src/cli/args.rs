@@ -11,7 +11,7 @@ use crate::config::CONFIG_FILE;
 use crate::event::Priority;
 use crate::net::{Credentials, ListenPort, SocketOptions};
 use crate::plugin::Grant;
-use crate::server::{Server, ServerBuilder};
+use crate::server::{Server, ServerBuilder, TIMEOUT_DEFAULT};
 
 /// Runs servers whose event procedures are sandboxed WebAssembly components.
 #[derive(Parser)]
@@ -45,6 +45,7 @@ pub(super) struct ServeArgs {
     /// Grant the plugin an import: server, config, stdio, clocks or random. May be repeated.
     #[arg(long = "grant", value_name = "NAME", requires = "plugin")]
     pub(super) grants: Vec<Grant>,
+    /// What one server without a file is made of.
     #[command(flatten)]
     pub(super) server: ServerArgs,
 }
@@ -71,23 +72,23 @@ pub(super) struct ServerArgs {
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen)]
     pub(super) listen: Option<SocketAddr>,
     /// Clients at a time; 0: no limit.
-    #[arg(long, default_value_t = 0)]
-    max_clients: usize,
+    #[arg(long)]
+    max_clients: Option<usize>,
     /// Pending connections the system may hold; 0: a sensible maximum.
-    #[arg(long, default_value_t = 0)]
-    backlog: u32,
-    /// How long a network operation may take, and the idle period.
-    #[arg(long, default_value = "20s", value_parser = humantime::parse_duration)]
-    timeout: Duration,
-    /// Class of every session: background, low, normal, high or critical.
-    #[arg(long, default_value = "normal")]
-    priority: Priority,
+    #[arg(long)]
+    backlog: Option<u32>,
+    /// How long a network operation may take, and the idle period; 20s where none is given.
+    #[arg(long, value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+    /// Class of every session: background, low, normal (the default), high or critical.
+    #[arg(long)]
+    priority: Option<Priority>,
     /// A socket option. May be repeated.
     #[arg(long = "option", value_name = "NAME")]
     options: Vec<OptionName>,
     /// A number for the plugin.
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
-    parameter: i64,
+    #[arg(long, allow_negative_numbers = true)]
+    parameter: Option<i64>,
     /// A setting for the plugin. May be repeated.
     #[arg(long = "setting", value_name = "KEY=VALUE", value_parser = key_value)]
     settings: Vec<(String, String)>,
@@ -110,6 +111,25 @@ enum OptionName {
     NoDelay,
 }
 
+impl ServeArgs {
+    /// Whether a flag of a server was given where the file describes the servers.
+    pub(super) fn stray_flag(&self) -> Option<&'static str> {
+        let server = &self.server;
+        let given = [
+            (server.listen.is_some(), "--listen"),
+            (server.max_clients.is_some(), "--max-clients"),
+            (server.backlog.is_some(), "--backlog"),
+            (server.timeout.is_some(), "--timeout"),
+            (server.priority.is_some(), "--priority"),
+            (!server.options.is_empty(), "--option"),
+            (server.parameter.is_some(), "--parameter"),
+            (!server.settings.is_empty(), "--setting"),
+            (server.certificate_chain.is_some(), "--certificate-chain"),
+        ];
+        given.iter().find(|(given, _)| *given && self.plugin.is_none()).map(|(_, name)| *name)
+    }
+}
+
 impl ServerArgs {
     /// A description of the server, without its plugin.
     pub(super) fn describe(&self, listen: SocketAddr) -> ServerBuilder {
@@ -126,12 +146,12 @@ impl ServerArgs {
         let mut server = Server::builder()
             .local_host(listen.ip().to_string())
             .local_port(port)
-            .max_clients(self.max_clients)
-            .backlog(self.backlog)
-            .timeout(self.timeout)
-            .priority(self.priority)
+            .max_clients(self.max_clients.unwrap_or(0))
+            .backlog(self.backlog.unwrap_or(0))
+            .timeout(self.timeout.unwrap_or(TIMEOUT_DEFAULT))
+            .priority(self.priority.unwrap_or_default())
             .options(options)
-            .parameter(self.parameter);
+            .parameter(self.parameter.unwrap_or(0));
         for (key, value) in &self.settings {
             server = server.setting(key, value);
         }

@@ -1,6 +1,6 @@
 //! `wharf check`.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use super::args::CheckArgs;
 use crate::config::Config;
@@ -10,17 +10,18 @@ use crate::server::Host;
 /// Prints what each server's plugin is, and fails with everything that is wrong, all of it at once.
 pub(super) fn run(arguments: &CheckArgs) -> Result<()> {
     let config = Config::read(&arguments.config)?;
-    let host = Host::new(&config.host)?;
+    let host = Host::new(&config.host).map_err(|error| anyhow!("{}: {error}", arguments.config.display()))?;
     let mut wrong = Vec::new();
     for (place, server) in config.servers {
         let (plugin, errors) = server.verify(&host);
-        wrong.extend(errors.into_iter().map(|error| format!("{place}: {error}")));
+        let file = arguments.config.display();
+        wrong.extend(errors.into_iter().map(|error| format!("{file}: {place}: {error}")));
         if let Some(plugin) = plugin {
             println!("{place}: {}", describe(&plugin));
         }
     }
     if !wrong.is_empty() {
-        bail!("{}: {} wrong:\n{}", arguments.config.display(), wrong.len(), wrong.join("\n"));
+        bail!("{} wrong:\n{}", wrong.len(), wrong.join("\n"));
     }
     println!("{}: ok", arguments.config.display());
     Ok(())

@@ -39,17 +39,33 @@ pub(super) fn run(arguments: &DevArgs) -> Result<()> {
     runtime.block_on(develop(arguments, host, folder, changes))
 }
 
-/// Reports changes of what the manifest names, and of the manifest.
+/// Reports changes of what the manifest names, and of the manifest. Files are watched through their folder, because most
+/// editors replace a file and do not write into it.
 fn watch(folder: &Path, build: &Build, changed: mpsc::Sender<()>) -> Result<impl Watcher + use<>> {
+    let root = folder.canonicalize().with_context(|| format!("cannot watch {}", folder.display()))?;
+    let named = build.watch.iter().map(PathBuf::as_path).chain([Path::new(MANIFEST_FILE)]);
+    let watched: Vec<PathBuf> = named.map(|path| root.join(path)).collect();
+    let mut folders: Vec<(PathBuf, RecursiveMode)> = watched
+        .iter()
+        .map(|path| match path.is_dir() {
+            true => (path.clone(), RecursiveMode::Recursive),
+            false => (path.parent().unwrap_or(&root).to_owned(), RecursiveMode::NonRecursive),
+        })
+        .collect();
+    folders.sort_by(|one, other| one.0.cmp(&other.0));
+    folders.dedup_by(|one, other| one.0 == other.0);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.is_ok_and(|event| !event.kind.is_access()) {
+        let ours = |path: &PathBuf| watched.iter().any(|watched| path.starts_with(watched));
+        if event.is_ok_and(|event| !event.kind.is_access() && event.paths.iter().any(ours)) {
             // One change that waits is as good as many.
             let _ = changed.try_send(());
         }
     })?;
-    for path in build.watch.iter().map(PathBuf::as_path).chain([Path::new(MANIFEST_FILE)]) {
-        let path = folder.join(path);
-        watcher.watch(&path, RecursiveMode::Recursive).with_context(|| format!("cannot watch {}", path.display()))?;
+    for (path, mode) in folders {
+        watcher.watch(&path, mode).map_err(|error| {
+            let manifest = folder.join(MANIFEST_FILE);
+            anyhow::anyhow!("{}: `build.watch`: cannot watch {}: {error}", manifest.display(), path.display())
+        })?;
     }
     Ok(watcher)
 }
@@ -65,8 +81,8 @@ async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: 
         match (attempt, &server) {
             (Ok(plugin), Some(server)) => server.swap(plugin),
             (Ok(plugin), None) => server = Some(start(arguments, &host, plugin).await?),
-            (Err(error), Some(_)) => tracing::error!("{error:#}; the build before it goes on serving"),
-            (Err(error), None) => tracing::error!("{error:#}; waiting for a change"),
+            (Err(error), Some(_)) => tracing::error!("{error}; the build before it goes on serving"),
+            (Err(error), None) => tracing::error!("{error}; waiting for a change"),
         }
         tokio::select! {
             () = settled(&mut changes) => tracing::info!("changed: building again"),
@@ -74,6 +90,7 @@ async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: 
         }
     }
     if let Some(server) = server {
+        tracing::info!(grace = ?STOP_GRACE, "stopping");
         server.stop(STOP_GRACE).await;
     }
     Ok(())

@@ -18,7 +18,13 @@ use args::{Cli, Verb};
 #[must_use]
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_new(&cli.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = match filter(&cli.log) {
+        Ok(filter) => filter,
+        Err(problem) => {
+            eprintln!("wharf: --log (or WHARF_LOG) `{}`: {problem}", cli.log);
+            return ExitCode::from(2);
+        }
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -32,8 +38,41 @@ pub fn run() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("wharf: {error:#}");
+            // Every message of ours has its cause in it; the chain would say it twice.
+            eprintln!("wharf: {error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// A level for all of Wharf, or a filter as `wharf=debug,wasmtime=warn`. A bare word that is no level would be taken for a
+/// target, and silence everything.
+fn filter(text: &str) -> Result<EnvFilter, String> {
+    const EXPECTED: &str = "expected error, warn, info, debug, trace or off, or a filter such as wharf=debug";
+    let levels = ["error", "warn", "info", "debug", "trace", "off"];
+    if levels.contains(&text) {
+        // The engine's own talk is not for operators.
+        return EnvFilter::try_new(format!("warn,wharf={text}")).map_err(|error| error.to_string());
+    }
+    let known =
+        |part: &str| part.rsplit_once('=').is_some_and(|(_, level)| levels.contains(&level)) || levels.contains(&part);
+    if !text.split(',').all(known) {
+        return Err(EXPECTED.to_owned());
+    }
+    EnvFilter::try_new(text).map_err(|error| format!("{error}; {EXPECTED}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::filter;
+
+    #[test]
+    fn a_misspelt_level_is_an_error_and_not_silence() {
+        for good in ["info", "off", "wharf=debug", "warn,wharf=trace"] {
+            assert!(filter(good).is_ok(), "{good}");
+        }
+        for bad in ["inof", "loud", "", "wharf=nonsense", "wharf=debug,,x"] {
+            assert!(filter(bad).is_err(), "{bad}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `wharf serve`.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use super::args::ServeArgs;
 use super::signals::Signals;
@@ -10,29 +10,35 @@ use crate::server::{Bound, Host, HostConfig, ServerBuilder, ServerHandle};
 
 /// Serves until a signal. All servers are bound before the first accepts; one that cannot be leaves none running.
 pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
-    let config = match (&arguments.plugin, arguments.server.listen) {
+    if let Some(flag) = arguments.stray_flag() {
+        bail!("{flag} describes a server without a file and needs --plugin; with a file, put it into the file");
+    }
+    let (file, config) = match (&arguments.plugin, arguments.server.listen) {
         (Some(plugin), Some(listen)) => {
             let grants: Grants = arguments.grants.iter().copied().collect();
             let server = arguments.server.describe(listen).plugin(plugin).grants(grants);
             let host = HostConfig { cache_dir: default_cache_dir(), ..HostConfig::default() };
-            Config { host, stop_grace: STOP_GRACE_DEFAULT, servers: vec![(plugin.display().to_string(), server)] }
+            let place = "the server of the command line".to_owned();
+            let config = Config { host, stop_grace: STOP_GRACE_DEFAULT, servers: vec![(place, server)] };
+            (None, config)
         }
-        _ => Config::read(&arguments.config)?,
+        _ => (Some(&arguments.config), Config::read(&arguments.config)?),
     };
-    let host = Host::new(&config.host)?;
-    let servers: Vec<ServerHandle> = bind_all(&host, config.servers)?.into_iter().map(Bound::run).collect();
+    let origin = file.map(|file| format!("{}: ", file.display())).unwrap_or_default();
+    let host = Host::new(&config.host).map_err(|error| anyhow!("{origin}{error}"))?;
+    let servers: Vec<ServerHandle> = bind_all(&host, &origin, config.servers)?.into_iter().map(Bound::run).collect();
     host.runtime().block_on(async {
         Signals::listen()?.stop_on_signal(&servers, config.stop_grace).await;
         Ok(())
     })
 }
 
-fn bind_all(host: &Host, servers: Vec<(String, ServerBuilder)>) -> Result<Vec<Bound>> {
+fn bind_all(host: &Host, origin: &str, servers: Vec<(String, ServerBuilder)>) -> Result<Vec<Bound>> {
     let (mut bound, mut wrong) = (Vec::new(), Vec::new());
     for (place, server) in servers {
         match server.host(host).bind() {
             Ok(server) => bound.push(server),
-            Err(error) => wrong.push(format!("{place}: {error}")),
+            Err(error) => wrong.push(format!("{origin}{place}: {error}")),
         }
     }
     if !wrong.is_empty() {

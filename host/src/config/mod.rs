@@ -16,6 +16,9 @@ pub const CONFIG_FILE: &str = "wharf.toml";
 /// How long sessions may take to end when the process is told to stop, where the file does not say.
 pub const STOP_GRACE_DEFAULT: Duration = Duration::from_secs(10);
 
+/// Most worker threads. More than a machine has CPUs only makes them wait for each other.
+pub const WORKERS_MAX: usize = 256;
+
 /// A configuration file that says nothing wrong by itself. Whether plugins load and addresses bind is another matter.
 pub struct Config {
     /// What the servers share.
@@ -41,7 +44,11 @@ impl Config {
     /// [`ConfigError`] with every mistake that can be seen without doing anything.
     pub fn read(file: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(file).map_err(|error| ConfigError {
-            mistakes: vec![format!("{}: cannot read the configuration: {error}", file.display())],
+            mistakes: vec![format!(
+                "{}: cannot read the configuration: {error} (name another with --config, or describe one server with \
+                 --plugin FOLDER --listen ADDRESS:PORT)",
+                file.display()
+            )],
         })?;
         let folder = file.parent().unwrap_or(Path::new("."));
         Self::parse(&text, folder).map_err(|mistakes| ConfigError {
@@ -79,6 +86,9 @@ impl Config {
         names.sort_unstable();
         for pair in names.windows(2).filter(|pair| pair[0] == pair[1]) {
             mistakes.push(format!("`name`: two servers are called `{}`", pair[0].escape_debug()));
+        }
+        if file.host.workers > WORKERS_MAX {
+            mistakes.push(format!("`host.workers`: expected 0 to {WORKERS_MAX}, found {}", file.host.workers));
         }
         if !mistakes.is_empty() {
             return Err(mistakes);

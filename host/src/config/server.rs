@@ -55,14 +55,9 @@ pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuild
     match (&table.credentials, secure) {
         (Some(credentials), true) => server = server.credentials(read_credentials(credentials, folder, &mut wrong)),
         (Some(_), false) => wrong.push("`credentials`: without effect; add \"secure\" to `options`".into()),
-        (None, true) => wrong.push("`credentials`: missing; a server with the option `secure` needs them".into()),
-        (None, false) => {}
+        (None, _) => {}
     }
-    if wrong.is_empty()
-        && let Err(error) = server.check()
-    {
-        wrong.push(error.to_string());
-    }
+    wrong.extend(server.problems().iter().map(ToString::to_string));
     if wrong.is_empty() { Ok(server) } else { Err(wrong) }
 }
 

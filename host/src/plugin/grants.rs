@@ -115,6 +115,16 @@ pub(super) enum Verdict {
     NotOffered,
 }
 
+impl Verdict {
+    /// The grant that would allow it.
+    pub(super) fn needed(self) -> Option<Grant> {
+        match self {
+            Self::Needs(grant) => Some(grant),
+            Self::Allowed | Self::NotOffered => None,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -262,12 +262,21 @@ fn check_world(file: &Path, exports: &[String]) -> Result<(), LoadError> {
 }
 
 fn check_grants(file: &Path, imports: &[String], grants: &Grants) -> Result<(), LoadError> {
-    let complaint = |name: &String| match grants.allow(name) {
-        Verdict::Allowed => None,
-        Verdict::Needs(grant) => Some(format!("`{name}` needs the grant \"{grant}\"")),
-        Verdict::NotOffered => Some(format!("`{name}` is not offered by this host, with any grant")),
-    };
-    let missing: Vec<_> = imports.iter().filter_map(complaint).collect();
+    let mut missing = Vec::new();
+    for name in imports {
+        match grants.allow(name) {
+            Verdict::Allowed => {}
+            Verdict::Needs(grant) => missing.push(format!("`{name}` needs the grant \"{grant}\"")),
+            Verdict::NotOffered => missing.push(format!("`{name}` is not offered by this host, with any grant")),
+        }
+    }
+    let mut needed: Vec<_> = imports.iter().filter_map(|name| grants.allow(name).needed()).collect();
+    needed.sort_unstable();
+    needed.dedup();
+    if !needed.is_empty() {
+        let names: Vec<_> = needed.iter().map(|grant| format!("\"{grant}\"")).collect();
+        missing.push(format!("to grant what is offered, add {} to the server's `grants`", names.join(", ")));
+    }
     if missing.is_empty() { Ok(()) } else { Err(LoadError::NotGranted { file: file.into(), missing }) }
 }
 

@@ -277,7 +277,7 @@ impl ServerBuilder {
     pub fn verify(&self, host: &Host) -> (Option<Arc<Plugin>>, Vec<StartError>) {
         let mut wrong = Vec::new();
         let mut note = |error| wrong.push(error);
-        self.check().map_err(&mut note).ok();
+        self.problems().into_iter().for_each(&mut note);
         let plugin = self.load(host).map_err(&mut note).ok();
         self.security().map_err(&mut note).ok();
         self.endpoint.resolve().map_err(|error| note(error.into())).ok();
@@ -310,34 +310,45 @@ impl ServerBuilder {
     /// Whether each value can be, by itself and beside the others.
     ///
     /// # Errors
-    /// [`StartError::Argument`].
-    pub fn check(&self) -> Result<(), StartError> {
-        within("timeout", self.timeout, TIMEOUT_RANGE, |value| format!("{value:?}"))?;
+    /// The first of [`ServerBuilder::problems`].
+    fn check(&self) -> Result<(), StartError> {
+        self.problems().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Every value that cannot be, by itself or beside the others.
+    #[must_use]
+    pub fn problems(&self) -> Vec<StartError> {
+        let (marks, limits) = (self.watermarks, self.limits);
         let bytes = |value: usize| format!("{value} bytes");
-        within("send_buffer_high_bytes", self.watermarks.high_bytes, HIGH_WATER_RANGE, bytes)?;
-        within("memory_max_bytes", self.limits.memory_max_bytes, MEMORY_RANGE, bytes)?;
-        within("copy_max_bytes", self.limits.copy_max_bytes, COPY_RANGE, bytes)?;
-        within("handles_max", self.limits.handles_max, HANDLES_RANGE, |value| value.to_string())?;
-        if self.watermarks.low_bytes >= self.watermarks.high_bytes {
-            let Watermarks { high_bytes, low_bytes } = self.watermarks;
-            let problem = format!("expected less than `send_buffer_high_bytes` ({high_bytes}), found {low_bytes}");
-            return Err(argument("send_buffer_low_bytes", problem));
-        }
+        let span = |value: Duration| humantime::format_duration(value).to_string();
+        let mut found: Vec<_> = [
+            within("timeout", self.timeout, TIMEOUT_RANGE, span),
+            within("limits.send_buffer_high_bytes", marks.high_bytes, HIGH_WATER_RANGE, bytes),
+            within("limits.memory_max_bytes", limits.memory_max_bytes, MEMORY_RANGE, bytes),
+            within("limits.copy_max_bytes", limits.copy_max_bytes, COPY_RANGE, bytes),
+            within("limits.handles_max", limits.handles_max, HANDLES_RANGE, |value| value.to_string()),
+        ]
+        .into_iter()
+        .filter_map(Result::err)
+        .collect();
+        let mut note = |wrong: bool, name, problem: String| {
+            if wrong {
+                found.push(argument(name, problem));
+            }
+        };
+        let (high, low, copy) = (marks.high_bytes, marks.low_bytes, limits.copy_max_bytes);
+        let problem = format!("expected less than `limits.send_buffer_high_bytes` ({high}), found {low}");
+        note(low >= high, "limits.send_buffer_low_bytes", problem);
         // A write of the whole send buffer has to be a write that is refused politely, and not a fault.
-        if self.limits.copy_max_bytes < self.watermarks.high_bytes {
-            let found = self.limits.copy_max_bytes;
-            return Err(argument("copy_max_bytes", format!("expected at least the send buffer, found {found}")));
-        }
-        if self.priority_max.is_some_and(|max| max < self.priority) {
-            return Err(argument("priority_max", format!("expected at least `priority` ({})", self.priority)));
-        }
-        if self.secure && self.credentials.is_none() {
-            return Err(argument("credentials", "a secure server needs a certificate chain and a private key"));
-        }
-        if self.name.chars().any(char::is_control) || self.name.len() > 64 {
-            return Err(argument("name", "expected at most 64 bytes without control characters"));
-        }
-        Ok(())
+        let problem = format!("expected at least `limits.send_buffer_high_bytes` ({high}), found {copy}");
+        note(copy < high, "limits.copy_max_bytes", problem);
+        let problem = format!("expected at least `priority` ({})", self.priority);
+        note(self.priority_max.is_some_and(|max| max < self.priority), "priority_max", problem);
+        let problem = "a secure server needs a certificate chain and a private key";
+        note(self.secure && self.credentials.is_none(), "credentials", problem.into());
+        let problem = "expected at most 64 bytes without control characters";
+        note(self.name.chars().any(char::is_control) || self.name.len() > 64, "name", problem.into());
+        found
     }
 }
 

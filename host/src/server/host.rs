@@ -30,8 +30,8 @@ pub enum HostError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The threads.
-    #[error("cannot start the worker threads: {0}")]
-    Threads(#[source] std::io::Error),
+    #[error("cannot start the worker threads: {0}; fewer `workers`, or a higher `ulimit -n`, may help")]
+    Threads(std::io::Error),
 }
 
 /// The shared ground of servers. Cheap to clone. The threads end when the last clone and the last server are gone.
