@@ -34,6 +34,7 @@ pub mod admission;
 pub mod cli;
 pub mod config;
 pub mod event;
+mod files;
 pub mod net;
 pub mod plugin;
 pub mod sched;

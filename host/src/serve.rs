@@ -95,7 +95,7 @@ async fn converse(service: Arc<Service>, client: Established) {
     SessionStarted { server: &service.name, session: id, peer: info.peer }.emit();
     let (wire, permit) = client.into_parts();
     let line = Line::new(info, service.line_config, wire);
-    let membership = service.registry.enter(&line);
+    let (membership, presence) = service.registry.enter(&line);
     // A stop that came before the registry knew of this session passed it by.
     match *service.phase().borrow() {
         Phase::Running => {}
@@ -106,13 +106,13 @@ async fn converse(service: Arc<Service>, client: Established) {
     let scope = Scope { port: line.clone(), peers: service.registry.clone() };
     let ended = Session::run(line, &*procedure, scope, membership).await;
     report(&service, id, &procedure.plugin().label(), &ended);
-    drop(permit);
+    drop((presence, permit));
 }
 
 fn report(service: &Service, session: u64, plugin: &str, ended: &Ended) {
     let server = service.name.as_str();
     if let Some((event, fault)) = &ended.fault {
-        Faulted { server, session, plugin, event, fault }.emit(&service.counters);
+        Faulted { server, session, plugin, event, fault }.emit(&service.counters, &service.fault_lines);
     }
     let Ended { reason, events, bytes_in, bytes_out, usage, lasted, .. } = ended;
     SessionEnded {

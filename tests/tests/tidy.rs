@@ -13,11 +13,11 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("admission", &[]),
     ("sched", &["event"]),
     ("telemetry", &["event"]),
-    ("net", &["admission", "event"]),
+    ("net", &["admission", "event", "files"]),
     ("session", &["event", "net", "sched"]),
-    ("plugin", &["event", "sched", "telemetry"]),
+    ("plugin", &["event", "files", "sched", "telemetry"]),
     ("server", &["admission", "event", "net", "plugin", "serve", "session", "telemetry"]),
-    ("config", &["event", "net", "plugin", "server", "session"]),
+    ("config", &["event", "files", "net", "plugin", "server", "session"]),
 ];
 
 /// Outside crates that have one home.

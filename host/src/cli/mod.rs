@@ -39,10 +39,20 @@ pub fn run() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Every message of ours has its cause in it; the chain would say it twice.
-            eprintln!("wharf: {error}");
+            eprintln!("wharf: {}", printable(&error.to_string()));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Messages quote files that somebody else may have written: nothing in them drives the terminal.
+fn printable(text: &str) -> String {
+    let escape = |character: char| match character {
+        '\n' | '\t' => character.to_string(),
+        character if character.is_control() => character.escape_default().to_string(),
+        character => character.to_string(),
+    };
+    text.chars().map(escape).collect()
 }
 
 /// A level for all of Wharf, or a filter as `wharf=debug,wasmtime=warn`. A bare word that is no level would be taken for a

@@ -9,12 +9,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::files;
 use crate::server::{HostConfig, ServerBuilder};
 
 /// The file's usual name.
 pub const CONFIG_FILE: &str = "wharf.toml";
 /// How long sessions may take to end when the process is told to stop, where the file does not say.
 pub const STOP_GRACE_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Largest configuration file that is read.
+const CONFIG_MAX_BYTES: u64 = 16 << 20;
 
 /// Most worker threads. More than a machine has CPUs only makes them wait for each other.
 pub const WORKERS_MAX: usize = 256;
@@ -43,7 +47,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] with every mistake that can be seen without doing anything.
     pub fn read(file: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(file).map_err(|error| ConfigError {
+        let text = files::read_text(file, CONFIG_MAX_BYTES).map_err(|error| ConfigError {
             mistakes: vec![format!(
                 "{}: cannot read the configuration: {error} (name another with --config, or describe one server with \
                  --plugin FOLDER --listen ADDRESS:PORT)",

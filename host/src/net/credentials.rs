@@ -14,6 +14,11 @@ use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{Error as TlsError, InconsistentKeys, RootCertStore, ServerConfig};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::files;
+
+/// Largest PEM file that is read.
+const PEM_MAX_BYTES: u64 = 4 << 20;
+
 /// The oldest protocol a server speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ProtocolMin {
@@ -107,8 +112,7 @@ impl Credentials {
     pub(super) fn load(&self) -> Result<Arc<ServerConfig>, CredentialsError> {
         let chain = certificates(&self.certificate_chain)?;
         check_time(&self.certificate_chain, &chain[0])?;
-        let key = PrivateKeyDer::from_pem_file(&self.private_key)
-            .map_err(|cause| unreadable(&self.private_key, "private key", cause))?;
+        let key = private_key(&self.private_key)?;
         let provider = Arc::new(ring::default_provider());
         let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| self.explain(&error))?;
 
@@ -171,12 +175,22 @@ impl Credentials {
 
 /// At least one certificate.
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
-    let read = || CertificateDer::pem_file_iter(file)?.collect::<Result<Vec<_>, _>>();
-    let found = read().map_err(|cause| unreadable(file, "certificate", cause))?;
+    let pem = files::read(file, PEM_MAX_BYTES).map_err(|cause| unreadable(file, "certificate", cause))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let found = found.map_err(|cause| unreadable(file, "certificate", cause))?;
     if found.is_empty() {
         return Err(unreadable(file, "certificate", "there is none in it"));
     }
     Ok(found)
+}
+
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, CredentialsError> {
+    let pem = files::read(file, PEM_MAX_BYTES).map_err(|cause| unreadable(file, "private key", cause))?;
+    if pem.windows(9).any(|window| window == b"ENCRYPTED") {
+        let cause = "it is encrypted, which is not supported; decrypt it with `openssl pkey`";
+        return Err(unreadable(file, "private key", cause));
+    }
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|cause| unreadable(file, "private key", cause))
 }
 
 fn check_time(file: &Path, certificate: &CertificateDer<'_>) -> Result<(), CredentialsError> {

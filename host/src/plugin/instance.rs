@@ -9,9 +9,8 @@ use super::bindings::{self, client_info};
 use super::failure::fault;
 use super::guest::{Guest, on_tick};
 use super::loader::Plugin;
-use super::output::Bucket;
 use crate::event::{Action, Budget, Event, Fault, Instance, Procedure, Scope, Usage};
-use crate::telemetry::Counters;
+use crate::telemetry::{Bucket, Counters};
 
 /// What an instance may have. Set by the operator for each server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

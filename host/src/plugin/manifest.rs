@@ -5,9 +5,13 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::Grant;
+use crate::files;
 
 /// The file's name.
 pub const MANIFEST_FILE: &str = "plugin.toml";
+
+/// Largest manifest that is read.
+const MANIFEST_MAX_BYTES: u64 = 64 << 10;
 
 /// What a plugin's folder says about it.
 #[derive(Debug, Clone)]
@@ -85,7 +89,7 @@ impl Manifest {
     /// [`ManifestError`], naming the file.
     pub fn read(folder: &Path) -> Result<Self, ManifestError> {
         let file = folder.join(MANIFEST_FILE);
-        let text = match std::fs::read_to_string(&file) {
+        let text = match files::read_text(&file, MANIFEST_MAX_BYTES) {
             Ok(text) => text,
             Err(source) => return Err(ManifestError::Unreadable { file, source }),
         };

@@ -17,42 +17,6 @@ use crate::telemetry::PluginOutput;
 const LINE_MAX_BYTES: usize = 1_024;
 /// Bytes one call may write.
 const WRITE_MAX_BYTES: usize = 64 << 10;
-/// Seconds' worth of lines that may come at once.
-const BURST_SECONDS: f64 = 2.0;
-
-/// A limit on lines over time, shared by the sessions of a server.
-pub(super) struct Bucket {
-    per_second: f64,
-    state: Mutex<BucketState>,
-}
-
-struct BucketState {
-    tokens: f64,
-    filled: Instant,
-    suppressed: u64,
-}
-
-impl Bucket {
-    pub(super) fn new(per_second: u32) -> Self {
-        let per_second = f64::from(per_second);
-        let state = BucketState { tokens: per_second * BURST_SECONDS, filled: Instant::now(), suppressed: 0 };
-        Self { per_second, state: Mutex::new(state) }
-    }
-
-    /// May a line pass at this moment? If so, how many were dropped since the last one that did.
-    fn pass(&self, now: Instant) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let gained = now.saturating_duration_since(state.filled).as_secs_f64() * self.per_second;
-        state.tokens = (state.tokens + gained).min(self.per_second * BURST_SECONDS);
-        state.filled = now;
-        if state.tokens < 1.0 {
-            state.suppressed += 1;
-            return None;
-        }
-        state.tokens -= 1.0;
-        Some(std::mem::take(&mut state.suppressed))
-    }
-}
 
 /// Which of the two streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,21 +148,11 @@ impl OutputStream for Tap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_line_cannot_forge_another_or_drive_a_terminal() {
         assert_eq!(escape(b"\x1b[31mred\r\x07\x00\r", false), "\\u{1b}[31mred\\r\\u{7}\\u{0}");
         assert_eq!(escape("a\u{202e}b\u{2028}c".as_bytes(), false), "a\\u{202e}b\\u{2028}c");
         assert_eq!(escape(b"\xff tab\tstays", true), "\u{fffd} tab\tstays [cut]");
-    }
-
-    #[test]
-    fn a_bucket_lets_a_burst_pass_then_so_many_a_second_and_counts_the_rest() {
-        let (bucket, start) = (Bucket::new(10), Instant::now());
-        let passed = (0..100).filter(|_| bucket.pass(start).is_some()).count();
-        assert_eq!(passed, 20);
-        assert_eq!(bucket.pass(start + Duration::from_millis(150)), Some(80));
-        assert_eq!(bucket.pass(start + Duration::from_millis(150)), None);
     }
 }

@@ -1,12 +1,10 @@
 //! From a path to the bytes of a component, believing nothing about the file.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
-
 use super::manifest::{MANIFEST_FILE, Manifest, ManifestError};
+use crate::files;
 
 /// Largest component file that is read.
 pub const COMPONENT_MAX_BYTES: u64 = 64 << 20;
@@ -18,7 +16,7 @@ pub enum SourceError {
     /// The folder's manifest is no good.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// No such file, or no permission.
+    /// No such file, no permission, no regular file, or over [`COMPONENT_MAX_BYTES`].
     #[error("{}: cannot read it: {source}{hint}", .file.display())]
     Unreadable {
         /// The file.
@@ -27,20 +25,6 @@ pub enum SourceError {
         source: io::Error,
         /// What may help; may be empty.
         hint: String,
-    },
-    /// A pipe, a device, a socket or a folder.
-    #[error("{}: expected a regular file", .file.display())]
-    NotAFile {
-        /// The file.
-        file: PathBuf,
-    },
-    /// Over [`COMPONENT_MAX_BYTES`].
-    #[error("{}: {bytes} bytes; a component may have {COMPONENT_MAX_BYTES}", .file.display())]
-    TooLarge {
-        /// The file.
-        file: PathBuf,
-        /// Its size.
-        bytes: u64,
     },
     /// Not a component by its first bytes.
     #[error("{}: {what}", .file.display())]
@@ -76,31 +60,14 @@ pub(super) fn read(path: &Path) -> Result<Source, SourceError> {
         }
         (path.to_owned(), stem, "unversioned".to_owned(), String::new())
     };
-    let bytes = slurp(&file, hint)?;
+    let bytes = match files::read(&file, COMPONENT_MAX_BYTES) {
+        Ok(bytes) => bytes,
+        Err(source) => return Err(SourceError::Unreadable { file, source, hint }),
+    };
     if let Some(what) = not_a_component(&bytes) {
         return Err(SourceError::NotAComponent { file, what });
     }
     Ok(Source { file, name, version, bytes })
-}
-
-/// Reads a regular file of bounded size. Opening does not wait, so that a pipe without a writer is an error and no
-/// hang.
-fn slurp(file: &Path, hint: String) -> Result<Vec<u8>, SourceError> {
-    let unreadable = |source: io::Error| SourceError::Unreadable { file: file.into(), source, hint: hint.clone() };
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let opened = rustix::fs::open(file, flags, Mode::empty()).map_err(|error| unreadable(error.into()))?;
-    let opened = File::from(opened);
-    let metadata = opened.metadata().map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(SourceError::NotAFile { file: file.into() });
-    }
-    let mut bytes = Vec::new();
-    // One byte more than allowed tells a file that grew meanwhile.
-    opened.take(COMPONENT_MAX_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > COMPONENT_MAX_BYTES {
-        return Err(SourceError::TooLarge { file: file.into(), bytes: metadata.len() });
-    }
-    Ok(bytes)
 }
 
 fn not_a_component(bytes: &[u8]) -> Option<&'static str> {

@@ -19,7 +19,10 @@ use crate::net::{BindError, Credentials, CredentialsError, Endpoint, ListenPort,
 use crate::plugin::{EventProcedure, Grants, InstanceLimits, LoadError, Plugin};
 use crate::serve;
 use crate::session::{LineConfig, Watermarks};
-use crate::telemetry::{Counters, ServerStarted};
+use crate::telemetry::{Bucket, Counters, ServerStarted};
+
+/// Faults of a server that are logged each second, backtrace and all. The others are counted.
+const FAULTS_LOGGED_PER_SECOND: u32 = 5;
 
 /// Default of [`ServerBuilder::timeout`].
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(20);
@@ -404,6 +407,7 @@ impl Bound {
             },
             registry: Arc::new(Registry::default()),
             counters,
+            fault_lines: Bucket::new(FAULTS_LOGGED_PER_SECOND),
             procedure: ArcSwap::from_pointee(procedure),
             phase: watch::Sender::new(Phase::Running),
             name,

@@ -1,4 +1,4 @@
-//! The sessions of one server, by id and by name. Sessions that are known to end are not in it.
+//! The sessions of one server, by id and by name. Those that are known to end are found by nobody but a stop.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,6 +18,8 @@ pub(crate) struct Registry {
 
 #[derive(Debug, Default)]
 struct Members {
+    /// Every session until its task is over, those that are ending included: what a stop has to reach.
+    present: HashMap<u64, Arc<Line>>,
     lines: HashMap<u64, Member>,
     names: HashMap<String, u64>,
 }
@@ -36,21 +38,45 @@ pub(crate) struct Membership {
     id: u64,
 }
 
+/// A session's presence, from its start until its task is over.
+#[derive(Debug)]
+pub(crate) struct Presence {
+    registry: Weak<Registry>,
+    id: u64,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        if let Some(registry) = self.registry.upgrade() {
+            registry.members().present.remove(&self.id);
+        }
+    }
+}
+
 impl Registry {
     /// A number that no session of this server had before.
     pub(crate) fn next_id(&self) -> u64 {
         self.last_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Enters a session under its id.
-    pub(crate) fn enter(self: &Arc<Self>, line: &Arc<Line>) -> Membership {
+    /// Enters a session under its id. The membership ends when the session is known to end, the presence with its task.
+    pub(crate) fn enter(self: &Arc<Self>, line: &Arc<Line>) -> (Membership, Presence) {
         let id = line.info().id;
-        self.members().lines.insert(id, Member { line: Arc::clone(line), name: None });
-        Membership { registry: Arc::downgrade(self), id }
+        let mut members = self.members();
+        members.present.insert(id, Arc::clone(line));
+        members.lines.insert(id, Member { line: Arc::clone(line), name: None });
+        drop(members);
+        let registry = Arc::downgrade(self);
+        (Membership { registry: registry.clone(), id }, Presence { registry, id })
+    }
+
+    /// Every session, those that are ending included.
+    pub(crate) fn present(&self) -> Vec<Arc<Line>> {
+        self.members().present.values().map(Arc::clone).collect()
     }
 
     /// Every session that is not ending.
-    pub(crate) fn lines(&self) -> Vec<Arc<Line>> {
+    fn lines(&self) -> Vec<Arc<Line>> {
         self.members().lines.values().map(|member| Arc::clone(&member.line)).collect()
     }
 
@@ -94,7 +120,7 @@ impl Peers for Registry {
         }
         let name = name.to_lowercase();
         let mut members = self.members();
-        let Members { lines, names } = &mut *members;
+        let Members { lines, names, .. } = &mut *members;
         if names.get(&name).is_some_and(|&holder| holder != own) {
             return Err(NameError::Taken);
         }

@@ -11,7 +11,7 @@ use crate::admission::Gate;
 use crate::net::Security;
 use crate::plugin::EventProcedure;
 use crate::session::LineConfig;
-use crate::telemetry::Counters;
+use crate::telemetry::{Bucket, Counters};
 
 /// Where a server is on its way out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +32,7 @@ pub(crate) struct Service {
     pub(crate) line_config: LineConfig,
     pub(crate) registry: Arc<Registry>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) fault_lines: Bucket,
     pub(super) shards: Arc<Shards>,
     pub(super) procedure: ArcSwap<EventProcedure>,
     pub(super) phase: watch::Sender<Phase>,
@@ -60,7 +61,7 @@ impl Service {
             *phase = to.max(*phase);
             later
         });
-        for line in self.registry.lines() {
+        for line in self.registry.present() {
             match to {
                 Phase::Running => {}
                 Phase::Draining => line.stop(),

@@ -2,11 +2,11 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
-use super::Counters;
+use super::{Bucket, Counters};
 use crate::event::Fault;
 
 /// A server listens.
@@ -205,12 +205,14 @@ pub struct Faulted<'a> {
 }
 
 impl Faulted<'_> {
-    /// Logs and counts it.
-    pub fn emit(&self, counters: &Counters) {
+    /// Counts it, and logs it where `lines` lets it pass: a plugin that faults in every session has said why in the first.
+    pub fn emit(&self, counters: &Counters, lines: &Bucket) {
         let Self { server, session, plugin, event, fault } = self;
         let (reason, origin) = (fault.kind.name(), fault.kind.origin().name());
         counters.count("fault", &reason);
-        warn!(server, session, plugin, event, %reason, origin, "plugin fault: {}", fault.detail);
+        if let Some(suppressed) = lines.pass(Instant::now()) {
+            warn!(server, session, plugin, event, %reason, origin, suppressed, "plugin fault: {}", fault.detail);
+        }
     }
 }
 

@@ -3,9 +3,11 @@
 //! Names of reasons are stable. Nothing a peer or a plugin sent is logged as it came: text of theirs is escaped, and
 //! bytes of a session are never logged.
 
+mod bucket;
 mod counters;
 mod events;
 
+pub use bucket::Bucket;
 pub use counters::{Counters, Snapshot};
 pub use events::{
     AcceptPaused, AcceptStopped, Faulted, HandshakeFailed, PluginOutput, PluginSwapped, Refused, ServerStarted,

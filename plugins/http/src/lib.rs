@@ -16,6 +16,9 @@ pub(crate) const HEAD_MAX_BYTES: usize = 16 << 10;
 /// Most bytes of a request's body that are read and thrown away to get to the next request. 413 beyond.
 pub(crate) const BODY_MAX_BYTES: u64 = 1 << 20;
 
+/// Answers that are gathered before they are written.
+const ANSWERS_BYTES: usize = 32 << 10;
+
 const BODY_DEFAULT: &str = "Hello from Wharf.\n";
 const TYPE_DEFAULT: &str = "text/plain; charset=utf-8";
 
@@ -42,25 +45,37 @@ impl EventProc for Http {
 
     fn on_read(&mut self, session: &Session, data: Vec<u8>) -> Action {
         self.partial.extend_from_slice(&data);
-        loop {
-            self.throw_away();
+        // Taken out for the while, and what is left put back once, so that many requests in one read cost what they are.
+        let input = std::mem::take(&mut self.partial);
+        let (mut rest, mut answers) = (input.as_slice(), Vec::new());
+        let mut action = Action::Proceed;
+        while action == Action::Proceed {
+            let skipped = self.skip.min(rest.len() as u64);
+            rest = &rest[skipped as usize..];
+            self.skip -= skipped;
             if self.skip > 0 {
-                return Action::Proceed;
+                break;
             }
-            let (answer, keep_alive) = match request::parse(&self.partial, HEAD_MAX_BYTES, BODY_MAX_BYTES) {
-                Ok(None) => return Action::Proceed,
+            match request::parse(rest, HEAD_MAX_BYTES, BODY_MAX_BYTES) {
+                Ok(None) => break,
                 Ok(Some(head)) => {
-                    self.partial.drain(..head.length);
+                    rest = &rest[head.length..];
                     self.skip = head.body;
-                    (self.answer(&head), head.keep_alive)
+                    answers.extend(self.answer(&head));
+                    action = if head.keep_alive { Action::Proceed } else { Action::Close };
                 }
                 // What follows a request that cannot be read cannot be read either.
-                Err(problem) => (response::error(problem, false), false),
-            };
-            if write_all(session, &answer) == Action::Close || !keep_alive {
-                return Action::Close;
+                Err(problem) => {
+                    answers.extend(response::error(problem, false));
+                    action = Action::Close;
+                }
+            }
+            if answers.len() >= ANSWERS_BYTES && write_all(session, &std::mem::take(&mut answers)) == Action::Close {
+                action = Action::Close;
             }
         }
+        self.partial = rest.to_vec();
+        if write_all(session, &answers) == Action::Close { Action::Close } else { action }
     }
 
     /// A client that keeps a connection and does not use it.
@@ -73,12 +88,6 @@ impl EventProc for Http {
 }
 
 impl Http {
-    fn throw_away(&mut self) {
-        let count = self.skip.min(self.partial.len() as u64);
-        self.partial.drain(..count as usize);
-        self.skip -= count;
-    }
-
     fn answer(&self, head: &Head) -> Vec<u8> {
         if head.method != "GET" && head.method != "HEAD" {
             return response::error(Problem::Method, head.keep_alive);

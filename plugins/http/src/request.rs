@@ -41,11 +41,13 @@ pub(crate) fn parse(data: &[u8], head_max: usize, body_max: u64) -> Result<Optio
     if blank > 16 {
         return Err(Problem::Bad);
     }
-    let Some(end) = find(&data[blank..], b"\r\n\r\n").map(|at| blank + at) else {
-        let line_end = find(&data[blank..], b"\r\n");
+    // Beyond the limit nobody needs to look, however much follows.
+    let head_part = &data[blank..data.len().min(blank + head_max)];
+    let Some(end) = find(head_part, b"\r\n\r\n").map(|at| blank + at) else {
+        let line_end = find(head_part, b"\r\n");
         // What can never become a request is refused at once and not when it has grown.
-        first_line(&data[blank..line_end.map_or(data.len(), |at| blank + at)], line_end.is_some())?;
-        return if data.len() > head_max { Err(Problem::HeadTooLarge) } else { Ok(None) };
+        first_line(&head_part[..line_end.unwrap_or(head_part.len())], line_end.is_some())?;
+        return if data.len() - blank > head_max { Err(Problem::HeadTooLarge) } else { Ok(None) };
     };
     let length = end + 4;
     if length > head_max {

@@ -56,6 +56,13 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
+fn thousands_of_requests_in_one_read_are_all_answered() {
+    let script = script().read(format!("GET / HTTP/1.1\r\n{HOST}\r\n").repeat(2_000).as_bytes()).expect_open();
+    let answers = String::from_utf8(script.written()).expect("text").matches("HTTP/1.1 200 OK").count();
+    assert_eq!(answers, 2_000);
+}
+
+#[test]
 fn closing_is_the_clients_wish() {
     script().read(format!("GET / HTTP/1.1\r\n{HOST}Connection: close\r\n\r\n").as_bytes()).expect_closed();
     script().read(b"GET / HTTP/1.0\r\n\r\n").expect_closed();

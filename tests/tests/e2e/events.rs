@@ -184,6 +184,28 @@ fn stopping_a_server_with_a_stuck_writer_is_bounded() {
 }
 
 #[test]
+fn stopping_does_not_wait_for_a_peer_that_reads_nothing_of_the_last_words() {
+    let marks = Watermarks { high_bytes: 64 << 10, low_bytes: 16 << 10 };
+    let server = describe(polite()).watermarks(marks).timeout(Duration::from_secs(600)).start().expect("it starts");
+    let client = Client::connect(server.address());
+    client.0.set_nonblocking(true).expect("an option");
+    // Until the echo that nobody reads has filled everything between here and the plugin.
+    let (piece, mut stuck) = (vec![b'x'; 1 << 16], 0);
+    while stuck < 50 {
+        use std::io::Write;
+        match (&client.0).write(&piece) {
+            Ok(_) => stuck = 0,
+            Err(_) => stuck += 1,
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let start = std::time::Instant::now();
+    server.stop_blocking(Duration::from_millis(300));
+    assert!(start.elapsed() < Duration::from_secs(5), "stopping took {:?}", start.elapsed());
+    assert_eq!(server.counters().ended.get("server-stopped"), Some(&1), "{:?}", server.counters().ended);
+}
+
+#[test]
 fn sessions_run_in_parallel_and_each_in_order() {
     let server = start(polite());
     let address = server.address();

@@ -1,0 +1,60 @@
+//! A limit on lines over time.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// Seconds' worth of lines that may come at once.
+const BURST_SECONDS: f64 = 2.0;
+
+/// A limit on lines over time, shared by all who write them.
+#[derive(Debug)]
+pub struct Bucket {
+    per_second: f64,
+    state: Mutex<BucketState>,
+}
+
+#[derive(Debug)]
+struct BucketState {
+    tokens: f64,
+    filled: Instant,
+    suppressed: u64,
+}
+
+impl Bucket {
+    /// So many a second, and twice as many at once.
+    #[must_use]
+    pub fn new(per_second: u32) -> Self {
+        let per_second = f64::from(per_second);
+        let state = BucketState { tokens: per_second * BURST_SECONDS, filled: Instant::now(), suppressed: 0 };
+        Self { per_second, state: Mutex::new(state) }
+    }
+
+    /// May a line pass at this moment? If so, how many were dropped since the last one that did.
+    pub fn pass(&self, now: Instant) -> Option<u64> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let gained = now.saturating_duration_since(state.filled).as_secs_f64() * self.per_second;
+        state.tokens = (state.tokens + gained).min(self.per_second * BURST_SECONDS);
+        state.filled = now;
+        if state.tokens < 1.0 {
+            state.suppressed += 1;
+            return None;
+        }
+        state.tokens -= 1.0;
+        Some(std::mem::take(&mut state.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_bucket_lets_a_burst_pass_then_so_many_a_second_and_counts_the_rest() {
+        let (bucket, start) = (Bucket::new(10), Instant::now());
+        let passed = (0..100).filter(|_| bucket.pass(start).is_some()).count();
+        assert_eq!(passed, 20);
+        assert_eq!(bucket.pass(start + Duration::from_millis(150)), Some(80));
+        assert_eq!(bucket.pass(start + Duration::from_millis(150)), None);
+    }
+}
