@@ -139,8 +139,7 @@ pub fn wharf_binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     let build = || {
         let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        let done =
-            cargo.args(["build", "--quiet", "--package", "wharf", "--bin", "wharf"]).current_dir(root()).status();
+        let done = cargo.args(["build", "--quiet", "--workspace", "--bin", "wharf"]).current_dir(root()).status();
         assert!(done.expect("cargo runs").success(), "the binary builds");
         // Beside this test's own binary, whatever the target folder is.
         let own = std::env::current_exe().expect("the test's own path");

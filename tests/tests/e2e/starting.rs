@@ -186,7 +186,7 @@ fn values_out_of_range_are_refused_by_name() {
     let marks = wharf::session::Watermarks { high_bytes: 10, low_bytes: 5 };
     for (outcome, name) in [
         (describe(polite()).timeout(Duration::ZERO).start(), "`timeout`"),
-        (describe(polite()).watermarks(marks).start(), "`send_buffer_high_bytes`"),
+        (describe(polite()).watermarks(marks).start(), "`limits.send_buffer_high_bytes`"),
         (describe(polite()).priority(Priority::High).priority_max(Priority::Low).start(), "`priority_max`"),
         (describe(polite()).secure(true).start(), "`credentials`"),
     ] {
