@@ -48,7 +48,16 @@ pub async fn messages(address: SocketAddr, shape: Shape) -> Result<Seen> {
         stream.set_nodelay(true)?;
         clients.spawn(talk(stream, shape, Arc::clone(&stop), Arc::clone(&count)));
     }
-    // A moment to warm up, then the clock runs.
+    measure(clients, shape, &stop, &count).await
+}
+
+/// Lets the clients warm up, counts for the time of the round, stops them and adds up what they saw.
+async fn measure(
+    mut clients: JoinSet<Result<Histogram<u64>>>,
+    shape: Shape,
+    stop: &AtomicBool,
+    count: &AtomicU64,
+) -> Result<Seen> {
     tokio::time::sleep(shape.time / 10).await;
     let (before, start) = (count.load(Ordering::Relaxed), Instant::now());
     tokio::time::sleep(shape.time).await;
@@ -136,16 +145,7 @@ pub async fn connections(address: SocketAddr, shape: Shape) -> Result<Seen> {
             anyhow::Ok(latency)
         });
     }
-    tokio::time::sleep(shape.time / 10).await;
-    let (before, start) = (count.load(Ordering::Relaxed), Instant::now());
-    tokio::time::sleep(shape.time).await;
-    let (after, lasted) = (count.load(Ordering::Relaxed), start.elapsed());
-    stop.store(true, Ordering::Relaxed);
-    let mut latency = Histogram::new_with_max(LATENCY_MAX_US, 3)?;
-    while let Some(one) = clients.join_next().await {
-        latency.add(one??)?;
-    }
-    Ok(Seen { rate: (after - before) as f64 / lasted.as_secs_f64(), latency })
+    measure(clients, shape, &stop, &count).await
 }
 
 /// Connects from one loopback address after the other. A closed connection keeps its port for a minute, and a single
