@@ -131,9 +131,8 @@ impl ServeArgs {
 }
 
 impl ServerArgs {
-    /// A description of the server, without its plugin.
-    pub(super) fn describe(&self, listen: SocketAddr) -> ServerBuilder {
-        let mut options = SocketOptions::default();
+    /// A description of the server, without its plugin. Options of the command line are added to `options`.
+    pub(super) fn describe(&self, listen: SocketAddr, mut options: SocketOptions) -> ServerBuilder {
         for option in &self.options {
             match option {
                 OptionName::ReuseAddress => options.reuse_address = true,

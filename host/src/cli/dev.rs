@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
@@ -42,7 +42,7 @@ pub(super) fn run(arguments: &DevArgs) -> Result<()> {
 /// Reports changes of what the manifest names, and of the manifest. Files are watched through their folder, because most
 /// editors replace a file and do not write into it.
 fn watch(folder: &Path, build: &Build, changed: mpsc::Sender<()>) -> Result<impl Watcher + use<>> {
-    let root = folder.canonicalize().with_context(|| format!("cannot watch {}", folder.display()))?;
+    let root = folder.canonicalize().map_err(|error| anyhow!("cannot watch {}: {error}", folder.display()))?;
     let named = build.watch.iter().map(PathBuf::as_path).chain([Path::new(MANIFEST_FILE)]);
     let watched: Vec<PathBuf> = named.map(|path| root.join(path)).collect();
     let mut folders: Vec<(PathBuf, RecursiveMode)> = watched
@@ -52,7 +52,8 @@ fn watch(folder: &Path, build: &Build, changed: mpsc::Sender<()>) -> Result<impl
             false => (path.parent().unwrap_or(&root).to_owned(), RecursiveMode::NonRecursive),
         })
         .collect();
-    folders.sort_by(|one, other| one.0.cmp(&other.0));
+    // Of two ways to watch one folder the one that sees more comes first and stays.
+    folders.sort_by_key(|(path, mode)| (path.clone(), *mode != RecursiveMode::Recursive));
     folders.dedup_by(|one, other| one.0 == other.0);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let ours = |path: &PathBuf| watched.iter().any(|watched| path.starts_with(watched));
@@ -64,7 +65,7 @@ fn watch(folder: &Path, build: &Build, changed: mpsc::Sender<()>) -> Result<impl
     for (path, mode) in folders {
         watcher.watch(&path, mode).map_err(|error| {
             let manifest = folder.join(MANIFEST_FILE);
-            anyhow::anyhow!("{}: `build.watch`: cannot watch {}: {error}", manifest.display(), path.display())
+            anyhow!("{}: `build.watch`: cannot watch {}: {error}", manifest.display(), path.display())
         })?;
     }
     Ok(watcher)
@@ -124,6 +125,6 @@ async fn start(arguments: &DevArgs, host: &Host, plugin: Arc<Plugin>) -> Result<
     let listen = arguments.server.listen.unwrap_or(fallback);
     // Development restarts often, so lingering connections of the last run are no obstacle.
     let options = SocketOptions { reuse_address: true, no_delay: true, ..SocketOptions::default() };
-    let server = arguments.server.describe(listen).options(options).host(host).loaded_plugin(plugin);
+    let server = arguments.server.describe(listen, options).host(host).loaded_plugin(plugin);
     Ok(tokio::task::spawn_blocking(move || server.start()).await??)
 }

@@ -5,6 +5,7 @@ use anyhow::{Result, anyhow, bail};
 use super::args::ServeArgs;
 use super::signals::Signals;
 use crate::config::{Config, STOP_GRACE_DEFAULT, default_cache_dir};
+use crate::net::SocketOptions;
 use crate::plugin::Grants;
 use crate::server::{Bound, Host, HostConfig, ServerBuilder, ServerHandle};
 
@@ -16,7 +17,7 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
     let (file, config) = match (&arguments.plugin, arguments.server.listen) {
         (Some(plugin), Some(listen)) => {
             let grants: Grants = arguments.grants.iter().copied().collect();
-            let server = arguments.server.describe(listen).plugin(plugin).grants(grants);
+            let server = arguments.server.describe(listen, SocketOptions::default()).plugin(plugin).grants(grants);
             let host = HostConfig { cache_dir: default_cache_dir(), ..HostConfig::default() };
             let place = "the server of the command line".to_owned();
             let config = Config { host, stop_grace: STOP_GRACE_DEFAULT, servers: vec![(place, server)] };

@@ -107,6 +107,7 @@ fn plain(address: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::{ListenPort, SocketOptions};
 
     fn of(errno: Errno) -> AcceptFault {
         AcceptFault::of(&io::Error::from(errno))
@@ -123,6 +124,23 @@ mod tests {
     fn exhaustion_pauses_and_does_not_spin() {
         for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
             assert_eq!(of(errno), AcceptFault::Pause(EXHAUSTED_PAUSE), "{errno}");
+        }
+    }
+
+    #[tokio::test]
+    async fn accepted_sockets_inherit_the_options_and_do_not_block() {
+        for on in [false, true] {
+            let options = SocketOptions { reuse_address: on, dont_route: on, keep_alive: on, no_delay: on };
+            let endpoint = Endpoint { host: "127.0.0.1".into(), port: ListenPort::AnyFree, backlog: 0, options };
+            let listener = Listener::open(&endpoint).expect("it listens");
+            let _client = TcpStream::connect(listener.address()).expect("it accepts");
+            let accepted = listener.accept().await.expect("a client");
+            let socket = socket2::SockRef::from(&accepted.stream);
+            assert_eq!(socket.tcp_nodelay().expect("an option"), on);
+            assert_eq!(socket.keepalive().expect("an option"), on);
+            let dont_route = nix::sys::socket::getsockopt(&accepted.stream, nix::sys::socket::sockopt::DontRoute);
+            assert_eq!(dont_route.expect("an option"), on);
+            assert!(socket.nonblocking().expect("an option"));
         }
     }
 

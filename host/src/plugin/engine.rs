@@ -127,12 +127,6 @@ impl Engine {
     pub fn sessions_max(&self) -> usize {
         self.sessions_max
     }
-
-    /// Instances alive now, those of trials included.
-    #[must_use]
-    pub fn instances(&self) -> u64 {
-        self.inner.pooling_allocator_metrics().map_or(0, |metrics| metrics.component_instances())
-    }
 }
 
 /// Whether an error means that the pool or the system has no room for another instance.

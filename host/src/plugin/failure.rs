@@ -10,7 +10,7 @@ use crate::event::{Fault, FaultKind};
 /// What the engine says when a host call carries too much. It has no type of its own.
 const TOO_MUCH_COPIED: &str = "too much data is being copied between the host and the guest";
 /// What it says of too many handles; part of the message in both of its tables.
-const TOO_MANY_HANDLES: [&str; 2] = ["too many", "resource table has no free keys"];
+const TOO_MANY_HANDLES: [&str; 2] = ["store handle limit exceeded", "resource table has no free keys"];
 
 /// Sorts an error of a call or an instantiation.
 pub(super) fn fault(error: &wasmtime::Error, store: &mut wasmtime::Store<Guest>) -> Fault {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -417,11 +417,5 @@ impl Bound {
         let (alive, drained) = mpsc::channel(1);
         host.runtime().spawn(serve::accept(Arc::clone(&service), listener, alive));
         ServerHandle::new(service, host, address, drained)
-    }
-
-    /// The plugin's file, for messages.
-    #[must_use]
-    pub fn plugin_file(&self) -> &Path {
-        self.plugin.file()
     }
 }

@@ -136,9 +136,7 @@ fn the_client_over_the_maximum_is_refused_and_the_place_is_given_again() {
 }
 
 #[test]
-fn socket_options_reach_the_accepted_sockets() {
-    // All of them on, and the server works. That no-delay is inherited is what the latency of every other test shows;
-    // here it is enough that the system accepts them.
+fn a_server_runs_with_every_socket_option_and_the_smallest_backlog() {
     let options = SocketOptions { reuse_address: true, dont_route: true, keep_alive: true, no_delay: true };
     let server = describe(polite()).options(options).backlog(1).start().expect("it starts");
     Client::connect(server.address()).echo("options");

@@ -32,6 +32,14 @@ fn taking_all_memory_ends_its_session() {
 }
 
 #[test]
+fn taking_all_handles_ends_its_session() {
+    let limits = InstanceLimits { handles_max: 64, ..InstanceLimits::default() };
+    let server = describe(bundled("tests/unruly")).limits(limits).start().expect("it starts");
+    Client::connect(server.address()).send("h").expect_gone();
+    ended(&server, "handle-limit", 1);
+}
+
+#[test]
 fn leaving_the_process_leaves_the_session() {
     let server = start(bundled("tests/unruly"));
     Client::connect(server.address()).send("x").expect_gone();

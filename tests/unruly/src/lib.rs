@@ -16,6 +16,7 @@ impl EventProc for Unruly {
             b'e' => eprintln!("\x1b[2J\rforged\u{202e}"),
             b'p' => panic!("a reason to panic"),
             b'm' => hoard(),
+            b'h' => hoard_handles(),
             b'x' => std::process::exit(3),
             b's' => std::thread::sleep(Duration::from_secs(3_600)),
             b'i' => return session.write_or_close(describe(&session.info()).as_bytes()),
@@ -57,6 +58,24 @@ fn hoard() {
         std::hint::black_box(&kept);
     }
 }
+
+/// Takes handles of its standard output until there are no more, and gives none back.
+#[cfg(target_family = "wasm")]
+#[allow(unsafe_code)]
+fn hoard_handles() {
+    #[link(wasm_import_module = "wasi:cli/stdout@0.2.6")]
+    unsafe extern "C" {
+        #[link_name = "get-stdout"]
+        fn get_stdout() -> i32;
+    }
+    loop {
+        // SAFETY: the import takes nothing and returns a handle, as the interface says.
+        std::hint::black_box(unsafe { get_stdout() });
+    }
+}
+
+#[cfg(not(target_family = "wasm"))]
+fn hoard_handles() {}
 
 fn describe(info: &ClientInfo) -> String {
     let tls = info.tls.as_ref().map(|tls| {
