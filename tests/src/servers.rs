@@ -32,7 +32,7 @@ pub fn start(plugin: Arc<Plugin>) -> ServerHandle {
 }
 
 /// Waits until `holds`. For the edges of a test, where there is no event to wait for.
-pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
