@@ -4,36 +4,64 @@
 //! accept -> admit -> \[task\] handshake -> session -> event -> plugin call.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
-use crate::admission::Admitted;
+use crate::admission::{Admitted, Entered, Refusal};
 use crate::event::{ClientInfo, Scope};
 use crate::net::{AcceptFault, Accepted, Established, HandshakeFault, Listener};
-use crate::server::{Phase, Service};
+use crate::server::{Alive, Call, Service, Welcome};
 use crate::session::{Ended, Line, Session};
 use crate::telemetry::{AcceptPaused, AcceptStopped, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted};
 
-/// Proof that a task of the server still runs; the server is drained when all are dropped.
-pub(crate) type Alive = mpsc::Sender<()>;
-
-/// Accepts until the server leaves its running phase. Cheap checks come first: a refused client costs no task, no
-/// handshake and no instance.
-pub(crate) async fn accept(service: Arc<Service>, listener: Listener, alive: Alive) {
-    let mut phase = service.phase();
+/// Accepts until the server is to stop, as its course says; `seen` hears which version of the course is followed.
+/// Cheap checks come first: a refused client costs no task, no handshake and no instance.
+pub(crate) async fn accept(service: Arc<Service>, listener: Listener, seen: watch::Sender<u64>) {
+    let mut course = service.course();
+    service.listens();
+    let mut not_before = Instant::now();
     loop {
+        let now = *course.borrow_and_update();
+        seen.send_replace(now.version);
+        match now.welcome() {
+            Welcome::Close => return,
+            Welcome::Queue => {
+                let _ = course.changed().await;
+                continue;
+            }
+            Welcome::Admit | Welcome::Reject => {}
+        }
+        let newcomer = async {
+            if Instant::now() < not_before {
+                tokio::time::sleep_until(not_before.into()).await;
+            }
+            listener.accept().await
+        };
         let newcomer = tokio::select! {
             biased;
-            _ = phase.wait_for(|phase| *phase != Phase::Running) => return,
-            newcomer = listener.accept() => newcomer,
+            _ = course.changed() => continue,
+            newcomer = newcomer => newcomer,
         };
         match newcomer {
-            Ok(client) => welcome(&service, client, &alive),
+            Ok(client) if now.welcome() == Welcome::Reject => {
+                service.counters.accepted();
+                refuse(&service, &client, Refusal::Suspended);
+            }
+            Ok(client) => {
+                welcome(&service, client, now.round);
+                let interval = service.gate.throttle().accept_interval;
+                if !interval.is_zero() {
+                    not_before = Instant::now() + interval;
+                }
+            }
             Err(error) => match AcceptFault::of(&error) {
                 AcceptFault::Retry => {}
                 AcceptFault::Pause(pause) => {
-                    AcceptPaused { server: &service.name, error: &error, pause }.emit(&service.counters);
-                    tokio::time::sleep(pause).await;
+                    let turned_away = listener.turn_away();
+                    AcceptPaused { server: &service.name, error: &error, pause, turned_away }
+                        .emit(&service.counters, &service.pause_lines);
+                    not_before = Instant::now() + pause;
                 }
                 AcceptFault::Stop => {
                     AcceptStopped { server: &service.name, error: &error }.emit(&service.counters);
@@ -44,35 +72,62 @@ pub(crate) async fn accept(service: Arc<Service>, listener: Listener, alive: Ali
     }
 }
 
-fn welcome(service: &Arc<Service>, client: Accepted, alive: &Alive) {
+/// A client with a place. Behind a proxy it is not known yet who it is.
+enum Newcomer {
+    Known(Admitted<Accepted>),
+    Proxied(Entered<Accepted>),
+}
+
+fn welcome(service: &Arc<Service>, client: Accepted, round: u64) {
     service.counters.accepted();
     let peer = client.peer();
-    match service.gate.admit(client) {
-        Ok(client) => service.spawn(serve(Arc::clone(service), client, alive.clone())),
-        Err(refusal) => {
-            Refused { server: &service.name, peer, reason: refusal.name() }.emit(&service.counters);
-        }
+    let proxies = &service.terms().proxies;
+    let newcomer = if proxies.is_empty() {
+        service.gate.admit(client, peer.ip(), Instant::now()).map(Newcomer::Known)
+    } else if proxies.iter().any(|proxy| proxy.contains(peer.ip())) {
+        service.gate.enter(client).map(Newcomer::Proxied)
+    } else {
+        // Whatever it says about itself is not believed, and it is not to come here at all.
+        Err(Refusal::Untrusted)
+    };
+    match newcomer {
+        Ok(client) => service.spawn(serve(Arc::clone(service), client, round, service.alive())),
+        Err(refusal) => Refused { server: &service.name, peer, reason: refusal.name() }.emit(&service.counters),
     }
 }
 
+fn refuse(service: &Service, client: &Accepted, refusal: Refusal) {
+    Refused { server: &service.name, peer: client.peer(), reason: refusal.name() }.emit(&service.counters);
+}
+
 /// One client's task, cradle to grave.
-async fn serve(service: Arc<Service>, client: Admitted<Accepted>, alive: Alive) {
-    let Some(client) = establish(&service, client).await else { return };
+async fn serve(service: Arc<Service>, newcomer: Newcomer, round: u64, alive: Alive) {
+    let mut course = service.course();
+    let recalled = async {
+        // The sender lives in the service.
+        let _ = course.wait_for(|course| course.call(round) != Call::Stay).await;
+    };
+    let established = tokio::select! {
+        biased;
+        established = establish(&service, newcomer) => established,
+        () = recalled => None,
+    };
     // Boxed, so that the task of a client in its handshake is small and a session's state is allocated once it is
     // one.
-    Box::pin(converse(service, client)).await;
+    if let Some(client) = established {
+        Box::pin(converse(service, client, round)).await;
+    }
     drop(alive);
 }
 
-async fn establish(service: &Service, client: Admitted<Accepted>) -> Option<Established> {
-    let peer = client.peer();
-    let mut phase: watch::Receiver<Phase> = service.phase();
-    let outcome = tokio::select! {
-        biased;
-        outcome = service.security.establish(client, service.line_config.timeout) => outcome,
-        _ = phase.wait_for(|phase| *phase != Phase::Running) => Err(HandshakeFault::Gone),
+async fn establish(service: &Service, newcomer: Newcomer) -> Option<Established> {
+    let terms = service.terms();
+    let client = match newcomer {
+        Newcomer::Known(client) => client,
+        Newcomer::Proxied(client) => introduce(service, client, terms.handshake).await?,
     };
-    match outcome {
+    let peer = client.peer();
+    match terms.security.establish(client, terms.handshake).await {
         Ok(client) => Some(client),
         Err(fault) => {
             let detail = if let HandshakeFault::Tls(detail) = &fault { detail.as_str() } else { "" };
@@ -82,48 +137,75 @@ async fn establish(service: &Service, client: Admitted<Accepted>) -> Option<Esta
     }
 }
 
-async fn converse(service: Arc<Service>, client: Established) {
+/// Hears from the proxy who the client is, and admits or refuses that.
+async fn introduce(service: &Service, client: Entered<Accepted>, timeout: Duration) -> Option<Admitted<Accepted>> {
+    let proxy = client.peer();
+    match client.and_then(async |client| client.behind_proxy(timeout).await).await {
+        Ok(client) => {
+            let peer = client.peer();
+            let refused = |refusal: Refusal| {
+                Refused { server: &service.name, peer, reason: refusal.name() }.emit(&service.counters);
+            };
+            service.gate.vouch(client, peer.ip(), Instant::now()).map_err(refused).ok()
+        }
+        Err(fault) => {
+            let (reason, detail) = (fault.name(), &fault.to_string());
+            HandshakeFailed { server: &service.name, peer: proxy, reason, detail }.emit(&service.counters);
+            None
+        }
+    }
+}
+
+async fn converse(service: Arc<Service>, client: Established, round: u64) {
     let id = service.registry.next_id();
+    let terms = service.terms();
     let info = ClientInfo {
         id,
-        server: service.name.clone(),
+        server: Arc::clone(&service.name),
         peer: client.peer,
         local: client.local,
         tls: client.tls.clone(),
-        parameter: service.parameter,
+        parameter: terms.parameter,
     };
     SessionStarted { server: &service.name, session: id, peer: info.peer }.emit();
     let (wire, permit) = client.into_parts();
-    let line = Line::new(info, service.line_config, wire);
-    let (membership, presence) = service.registry.enter(&line);
-    // A stop that came before the registry knew of this session passed it by.
-    match *service.phase().borrow() {
-        Phase::Running => {}
-        Phase::Draining => line.stop(),
-        Phase::Cancelled => line.cancel(),
-    }
+    let line = Line::new(info, Arc::clone(&terms.line_config), wire);
+    drop(terms);
     let procedure = service.procedure();
+    let (membership, presence) = service.registry.enter(&line, round, procedure.label());
+    // An order that came before the registry knew of this session passed it by.
+    match service.course().borrow().call(round) {
+        Call::Stay => {}
+        Call::End => line.stop(),
+        Call::EndNow => line.cancel(),
+    }
     let scope = Scope { port: line.clone(), peers: service.registry.clone() };
     let ended = Session::run(line, &*procedure, scope, membership).await;
-    report(&service, id, &procedure.plugin().label(), &ended);
-    drop((presence, permit));
+    report(&service, id, &procedure.label(), &ended);
+    let last = presence.leave();
+    drop(permit);
+    if last {
+        service.emptied();
+    }
 }
 
 fn report(service: &Service, session: u64, plugin: &str, ended: &Ended) {
-    let server = service.name.as_str();
+    let server = &*service.name;
     if let Some((event, fault)) = &ended.fault {
         Faulted { server, session, plugin, event, fault }.emit(&service.counters, &service.fault_lines);
     }
-    let Ended { reason, events, bytes_in, bytes_out, usage, lasted, .. } = ended;
+    let Ended { reason, events, bytes_in, bytes_out, usage, lasted, busy, .. } = ended;
     SessionEnded {
         server,
         session,
+        plugin,
         reason: &reason.name(),
         lasted: *lasted,
         events: *events,
         bytes_in: *bytes_in,
         bytes_out: *bytes_out,
         fuel: usage.fuel,
+        busy: *busy,
     }
-    .emit(&service.counters);
+    .emit(&service.counters, &service.session_lines);
 }

@@ -17,7 +17,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("session", &["event", "net", "sched"]),
     ("plugin", &["event", "files", "sched", "telemetry"]),
     ("server", &["admission", "event", "net", "plugin", "serve", "session", "telemetry"]),
-    ("config", &["event", "files", "net", "plugin", "server", "session"]),
+    ("config", &["admission", "event", "files", "net", "plugin", "server", "session"]),
 ];
 
 /// Outside crates that have one home.

@@ -33,7 +33,15 @@ pub(super) struct ServerTable {
     pub(super) port: Option<i64>,
     pub(super) backlog: u32,
     pub(super) max_clients: usize,
+    pub(super) max_per_address: usize,
+    pub(super) accept_interval: Option<Span>,
+    pub(super) rate_per_address: f64,
+    pub(super) burst_per_address: u32,
+    pub(super) allow: Vec<String>,
+    pub(super) deny: Vec<String>,
+    pub(super) proxies: Vec<String>,
     pub(super) timeout: Option<Span>,
+    pub(super) timeouts: TimeoutsTable,
     pub(super) priority: Option<String>,
     pub(super) priority_max: Option<String>,
     pub(super) options: Vec<String>,
@@ -69,6 +77,17 @@ pub(super) struct LimitsTable {
     pub(super) copy_max_bytes: Option<usize>,
     pub(super) handles_max: Option<usize>,
     pub(super) log_lines_per_second: Option<u32>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TimeoutsTable {
+    pub(super) handshake: Option<Span>,
+    pub(super) write: Option<Span>,
+    pub(super) first_byte: Option<Span>,
+    pub(super) idle: Option<Span>,
+    pub(super) lifetime: Option<Span>,
+    pub(super) min_rate_bytes_per_second: u32,
 }
 
 /// A span of time with its unit: `"20s"`, `"500ms"`, `"1m 30s"`.

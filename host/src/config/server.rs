@@ -3,12 +3,14 @@
 use std::num::NonZeroU16;
 use std::path::Path;
 use std::str::FromStr;
+use std::time::Duration;
 
-use super::file::{CredentialsTable, LimitsTable, ServerTable};
+use super::file::{CredentialsTable, LimitsTable, ServerTable, Span, TimeoutsTable};
+use crate::admission::{Network, Networks, Throttle};
 use crate::event::Priority;
 use crate::net::{ClientCertificate, Credentials, ListenPort, ProtocolMin, SocketOptions};
 use crate::plugin::{Grant, InstanceLimits};
-use crate::server::{Server, ServerBuilder, WATERMARKS_DEFAULT};
+use crate::server::{Server, ServerBuilder, Timeouts, WATERMARKS_DEFAULT};
 use crate::session::Watermarks;
 
 /// Describes a server, or says everything that is wrong with its table.
@@ -18,7 +20,14 @@ pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuild
         .name(&table.name)
         .local_host(&table.host)
         .backlog(table.backlog)
-        .max_clients(table.max_clients)
+        .throttle(Throttle {
+            max_clients: table.max_clients,
+            max_per_address: table.max_per_address,
+            accept_interval: span(table.accept_interval.as_ref()),
+            rate_per_address: table.rate_per_address,
+            burst_per_address: table.burst_per_address,
+        })
+        .timeouts(timeouts(&table.timeouts))
         .parameter(table.parameter)
         .limits(limits(&table.limits))
         .watermarks(Watermarks {
@@ -38,6 +47,11 @@ pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuild
     if let Some(priority) = parse::<Priority>("priority_max", table.priority_max.as_deref(), &mut wrong) {
         server = server.priority_max(priority);
     }
+    let networks = Networks {
+        allow: list("allow", &table.allow, &mut wrong),
+        deny: list("deny", &table.deny, &mut wrong),
+    };
+    server = server.networks(networks).proxies(list("proxies", &table.proxies, &mut wrong));
     let (options, secure) = options(&table.options, &mut wrong);
     server = server.options(options).secure(secure);
     match &table.plugin {
@@ -77,6 +91,25 @@ fn parse<T: FromStr<Err = String>>(key: &str, text: Option<&str>, wrong: &mut Ve
             wrong.push(format!("`{key}`: {mistake}"));
             None
         }
+    }
+}
+
+fn list(key: &str, texts: &[String], wrong: &mut Vec<String>) -> Vec<Network> {
+    texts.iter().filter_map(|text| parse(key, Some(text), wrong)).collect()
+}
+
+fn span(span: Option<&Span>) -> Duration {
+    span.map_or(Duration::ZERO, |span| span.0)
+}
+
+fn timeouts(table: &TimeoutsTable) -> Timeouts {
+    Timeouts {
+        handshake: table.handshake.as_ref().map(|span| span.0),
+        write: table.write.as_ref().map(|span| span.0),
+        first_byte: span(table.first_byte.as_ref()),
+        idle: span(table.idle.as_ref()),
+        lifetime: span(table.lifetime.as_ref()),
+        min_rate: table.min_rate_bytes_per_second,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Scheduling class of a session, lowest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -53,7 +54,7 @@ pub struct ClientInfo {
     /// Unique for the life of the server, never reused, from 1.
     pub id: u64,
     /// Name of the server.
-    pub server: String,
+    pub server: Arc<str>,
     /// The client's address.
     pub peer: SocketAddr,
     /// The address of this host that the client reached.

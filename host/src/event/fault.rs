@@ -51,8 +51,10 @@ pub enum FaultKind {
     HandleLimit,
     /// The host had no slot or no memory for another instance.
     Capacity,
-    /// The call was cancelled because the server's stop deadline passed.
+    /// The call was cancelled because the server's deadline for its sessions to end passed.
     Cancelled,
+    /// The call was cancelled because the operator aborted the session.
+    Aborted,
     /// The engine or the host failed in a way that is no guest's doing.
     Host,
 }
@@ -72,6 +74,7 @@ impl FaultKind {
             Self::HandleLimit => "handle-limit",
             Self::Capacity => "overload",
             Self::Cancelled => "drain-deadline",
+            Self::Aborted => "aborted",
             Self::Host => "host-error",
         })
     }
@@ -81,7 +84,7 @@ impl FaultKind {
     pub fn origin(self) -> Origin {
         match self {
             Self::Capacity | Self::Host => Origin::Host,
-            Self::Cancelled => Origin::Operator,
+            Self::Cancelled | Self::Aborted => Origin::Operator,
             _ => Origin::Plugin,
         }
     }

@@ -11,7 +11,7 @@ mod reason;
 
 pub use client::{ClientInfo, Priority, TlsInfo};
 pub use fault::{Fault, FaultKind, Origin};
-pub use port::{Budget, Instance, NameError, Peers, Port, Procedure, Scope, SendError, Usage, WriteError};
+pub use port::{Budget, Instance, Meter, NameError, Peers, Port, Procedure, Scope, SendError, Usage, WriteError};
 pub use reason::{DisconnectReason, EndReason};
 
 /// One event on its way to a plugin. Exhaustive: the contract names no other.

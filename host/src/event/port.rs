@@ -62,6 +62,12 @@ pub trait Instance: Send + 'static {
     fn usage(&self) -> Usage;
 }
 
+/// What hears how long events take. Called once per event, on the thread that ran it.
+pub trait Meter: std::fmt::Debug + Send + Sync {
+    /// An event of a session in this class took so long, waits included.
+    fn event(&self, class: Priority, took: Duration);
+}
+
 /// Why a write to the own peer was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteError {

@@ -15,17 +15,38 @@ pub enum DisconnectReason {
     PeerTruncated,
     /// A handler ended the session.
     ClosedByPlugin,
-    /// Nothing happened for the timeout after the peer had finished sending.
+    /// Nothing was exchanged for longer than the server allows, or for the timeout after the peer had finished sending.
     IdleTimeout,
     /// The peer read nothing for the timeout.
     WriteTimeout,
     /// The operator or another session ended it.
     Evicted,
-    /// The server is stopping.
+    /// The server is stopping or starting afresh.
     ServerStopped,
+    /// The peer sent nothing at all for longer than the server allows.
+    FirstByteTimeout,
+    /// The peer sent its data more slowly than the server allows.
+    MinRate,
+    /// The session lasted as long as the server allows.
+    SessionTimeout,
 }
 
 impl DisconnectReason {
+    /// Every reason.
+    pub const ALL: [Self; 11] = [
+        Self::PeerClosed,
+        Self::PeerReset,
+        Self::PeerTruncated,
+        Self::ClosedByPlugin,
+        Self::IdleTimeout,
+        Self::WriteTimeout,
+        Self::Evicted,
+        Self::ServerStopped,
+        Self::FirstByteTimeout,
+        Self::MinRate,
+        Self::SessionTimeout,
+    ];
+
     /// Stable name for logs, metrics and tests.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -38,6 +59,9 @@ impl DisconnectReason {
             Self::WriteTimeout => "write-timeout",
             Self::Evicted => "evicted",
             Self::ServerStopped => "server-stopped",
+            Self::FirstByteTimeout => "first-byte-timeout",
+            Self::MinRate => "min-rate",
+            Self::SessionTimeout => "session-timeout",
         }
     }
 }

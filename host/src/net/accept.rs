@@ -1,7 +1,9 @@
 //! The listening socket at work: one newcomer at a time, and what to make of an error.
 
+use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -11,13 +13,18 @@ use tokio::io::unix::AsyncFd;
 use super::{BindError, Endpoint};
 
 /// How long accepting pauses when the process or the system is out of descriptors or memory.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(25);
+/// Newcomers that are turned away before each pause. So many each pause are what a machine without descriptors refuses;
+/// the others wait in the backlog.
+const TURNED_AWAY_MAX: usize = 16;
 
 /// A socket that listens. Dropping it frees the address.
 #[derive(Debug)]
 pub struct Listener {
     inner: AsyncFd<TcpListener>,
     address: SocketAddr,
+    /// A descriptor to give up when there is no other, so that a newcomer can be refused and does not hang.
+    reserve: Mutex<Option<File>>,
 }
 
 /// A client that the system accepted and nobody has judged yet. Dropping it closes the connection. It belongs to no
@@ -74,7 +81,24 @@ impl Listener {
         // long as it lives. What replaces it is an `unsafe fn` with that very condition.
         #[expect(deprecated)]
         let inner = AsyncFd::new(socket).map_err(system)?;
-        Ok(Self { inner, address })
+        Ok(Self { inner, address, reserve: Mutex::new(reserve()) })
+    }
+
+    /// Without a descriptor for them, refuses some newcomers by means of the one in reserve: they are closed. How many.
+    pub fn turn_away(&self) -> usize {
+        let mut held = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut turned = 0;
+        while turned < TURNED_AWAY_MAX {
+            // Nobody else may have taken what was given up.
+            drop(held.take().or_else(reserve));
+            match acceptfrom_with(self.inner.get_ref(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok((stream, _)) => drop(stream),
+                Err(_) => break,
+            }
+            turned += 1;
+        }
+        *held = reserve();
+        turned
     }
 
     /// Where it listens, with the port the system chose where any was asked for.
@@ -97,6 +121,10 @@ impl Listener {
         let local = if self.address.ip().is_unspecified() { stream.local_addr()? } else { self.address };
         Ok(Accepted { stream, peer: plain(peer), local: plain(local) })
     }
+}
+
+fn reserve() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 /// Takes the IPv6 wrapping off an IPv4 address.

@@ -7,10 +7,12 @@ mod accept;
 mod bind;
 mod credentials;
 mod handshake;
+mod proxy;
 mod wire;
 
 pub use accept::{AcceptFault, Accepted, Listener};
 pub use bind::{BindError, Endpoint, ListenPort, SocketOptions};
 pub use credentials::{ClientCertificate, Credentials, CredentialsError, ProtocolMin};
 pub use handshake::{Established, HandshakeFault, Security};
+pub use proxy::ProxyFault;
 pub use wire::Wire;

@@ -56,6 +56,9 @@ impl From<event::DisconnectReason> for DisconnectReason {
             event::DisconnectReason::WriteTimeout => Self::WriteTimeout,
             event::DisconnectReason::Evicted => Self::Evicted,
             event::DisconnectReason::ServerStopped => Self::ServerStopped,
+            event::DisconnectReason::FirstByteTimeout => Self::FirstByteTimeout,
+            event::DisconnectReason::MinRate => Self::MinRate,
+            event::DisconnectReason::SessionTimeout => Self::SessionTimeout,
         }
     }
 }
@@ -94,7 +97,7 @@ impl From<event::NameError> for NameError {
 pub(super) fn client_info(info: &event::ClientInfo, priority: event::Priority) -> ClientInfo {
     ClientInfo {
         id: info.id,
-        server: info.server.clone(),
+        server: info.server.to_string(),
         peer_address: info.peer.ip().to_string(),
         peer_port: info.peer.port(),
         local_address: info.local.ip().to_string(),

@@ -44,6 +44,7 @@ pub(super) struct Context {
 #[derive(Clone)]
 pub struct EventProcedure {
     plugin: Arc<Plugin>,
+    label: Arc<str>,
     context: Arc<Context>,
 }
 
@@ -61,13 +62,30 @@ impl EventProcedure {
         let settings = settings.into_iter().collect();
         let bucket = Bucket::new(limits.log_lines_per_second);
         let context = Arc::new(Context { server: server.into(), settings, limits, bucket, counters });
-        Self { plugin, context }
+        Self { label: plugin.label().into(), plugin, context }
     }
 
     /// The same server with another build.
     #[must_use]
     pub fn with_plugin(&self, plugin: Arc<Plugin>) -> Self {
-        Self { plugin, context: Arc::clone(&self.context) }
+        Self { label: plugin.label().into(), plugin, context: Arc::clone(&self.context) }
+    }
+
+    /// The plugin's name and version.
+    #[must_use]
+    pub fn label(&self) -> Arc<str> {
+        Arc::clone(&self.label)
+    }
+
+    /// The same plugin with other settings and limits.
+    #[must_use]
+    pub fn with_settings(
+        &self,
+        settings: impl IntoIterator<Item = (String, String)>,
+        limits: InstanceLimits,
+    ) -> Self {
+        let Context { server, counters, .. } = &*self.context;
+        Self::new(Arc::clone(&self.plugin), server, settings, limits, Arc::clone(counters))
     }
 
     /// The plugin.

@@ -6,38 +6,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, watch};
-
+use super::bound::{Bound, Prepared};
+use super::checks::{TIMEOUT_DEFAULT, WATERMARKS_DEFAULT, argument};
 use super::handle::ServerHandle;
 use super::host::{Host, HostError};
-use super::registry::Registry;
-use super::service::{Phase, Service};
-use crate::admission::Gate;
+use crate::admission::{Network, Networks, Throttle};
 use crate::event::Priority;
 use crate::net::{BindError, Credentials, CredentialsError, Endpoint, ListenPort, Listener, Security, SocketOptions};
-use crate::plugin::{EventProcedure, Grants, InstanceLimits, LoadError, Plugin};
-use crate::serve;
-use crate::session::{LineConfig, Watermarks};
-use crate::telemetry::{Bucket, Counters, ServerStarted};
-
-/// Faults of a server that are logged each second, backtrace and all. The others are counted.
-const FAULTS_LOGGED_PER_SECOND: u32 = 5;
-
-/// Default of [`ServerBuilder::timeout`].
-pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(20);
-/// Least and greatest timeout.
-pub const TIMEOUT_RANGE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(24 * 3_600));
-/// Default send buffer.
-pub const WATERMARKS_DEFAULT: Watermarks = Watermarks { high_bytes: 256 << 10, low_bytes: 64 << 10 };
-/// Least and greatest high-water mark, in bytes.
-pub const HIGH_WATER_RANGE: (usize, usize) = (1 << 10, 16 << 20);
-/// Least and greatest memory of an instance, in bytes.
-pub const MEMORY_RANGE: (usize, usize) = (64 << 10, 256 << 20);
-/// Least and greatest bytes of one host call.
-pub const COPY_RANGE: (usize, usize) = (64 << 10, 64 << 20);
-/// Least and greatest handles of an instance.
-pub const HANDLES_RANGE: (usize, usize) = (16, 100_000);
+use crate::plugin::{Grants, InstanceLimits, LoadError, Plugin};
+use crate::session::Watermarks;
+#[cfg(doc)]
+use crate::session::Deadlines;
 
 /// Entry to starting a server: [`Server::builder`].
 #[derive(Debug)]
@@ -52,9 +31,26 @@ impl Server {
     }
 }
 
+/// What single operations may take, and what ends a session, where it is not [`ServerBuilder::timeout`] or nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timeouts {
+    /// The PROXY header and the TLS handshake, each. `None`: the timeout.
+    pub handshake: Option<Duration>,
+    /// A write that the peer does not read. `None`: the timeout.
+    pub write: Option<Duration>,
+    /// See [`Deadlines::first_byte`].
+    pub first_byte: Duration,
+    /// See [`Deadlines::idle`].
+    pub idle: Duration,
+    /// See [`Deadlines::lifetime`].
+    pub lifetime: Duration,
+    /// See [`Deadlines::min_rate`].
+    pub min_rate: u32,
+}
+
 /// Where a server's plugin comes from.
 #[derive(Clone)]
-enum Procedures {
+pub(super) enum Procedures {
     Path(PathBuf),
     /// By the loader of the same host.
     Loaded(Arc<Plugin>),
@@ -63,21 +59,24 @@ enum Procedures {
 /// What a server is made of. Each method says its default.
 #[derive(Clone)]
 pub struct ServerBuilder {
-    host: Option<Host>,
-    name: String,
-    endpoint: Endpoint,
-    max_clients: usize,
-    timeout: Duration,
-    priority: Priority,
-    priority_max: Option<Priority>,
-    plugin: Option<Procedures>,
-    grants: Grants,
-    parameter: i64,
-    settings: BTreeMap<String, String>,
-    secure: bool,
-    credentials: Option<Credentials>,
-    limits: InstanceLimits,
-    watermarks: Watermarks,
+    pub(super) host: Option<Host>,
+    pub(super) name: String,
+    pub(super) endpoint: Endpoint,
+    pub(super) throttle: Throttle,
+    pub(super) networks: Networks,
+    pub(super) proxies: Vec<Network>,
+    pub(super) timeout: Duration,
+    pub(super) timeouts: Timeouts,
+    pub(super) priority: Priority,
+    pub(super) priority_max: Option<Priority>,
+    pub(super) plugin: Option<Procedures>,
+    pub(super) grants: Grants,
+    pub(super) parameter: i64,
+    pub(super) settings: BTreeMap<String, String>,
+    pub(super) secure: bool,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) limits: InstanceLimits,
+    pub(super) watermarks: Watermarks,
 }
 
 impl Default for ServerBuilder {
@@ -87,8 +86,11 @@ impl Default for ServerBuilder {
             host: None,
             name: String::new(),
             endpoint: Endpoint { host: String::new(), port: ListenPort::AnyFree, backlog: 0, options },
-            max_clients: 0,
+            throttle: Throttle::default(),
+            networks: Networks::default(),
+            proxies: Vec::new(),
             timeout: TIMEOUT_DEFAULT,
+            timeouts: Timeouts::default(),
             priority: Priority::Normal,
             priority_max: None,
             plugin: None,
@@ -163,7 +165,27 @@ impl ServerBuilder {
     /// Clients at a time; a newcomer beyond them is refused. Default 0: no limit but the host's.
     #[must_use]
     pub fn max_clients(mut self, clients: usize) -> Self {
-        self.max_clients = clients;
+        self.throttle.max_clients = clients;
+        self
+    }
+    /// All limits on newcomers at once, [`ServerBuilder::max_clients`] included. Default: none. They may be changed
+    /// while it runs: [`ServerHandle::set_throttle`].
+    #[must_use]
+    pub fn throttle(mut self, throttle: Throttle) -> Self {
+        self.throttle = throttle;
+        self
+    }
+    /// Who may enter by address. Default: everybody.
+    #[must_use]
+    pub fn networks(mut self, networks: Networks) -> Self {
+        self.networks = networks;
+        self
+    }
+    /// Proxies that say in a PROXY header who the client is. Not empty: each connection has to come from one of them and
+    /// start with a header. Default: empty.
+    #[must_use]
+    pub fn proxies(mut self, proxies: Vec<Network>) -> Self {
+        self.proxies = proxies;
         self
     }
     /// How long a network operation may take: the handshake, a write that the peer does not read, and the idle period
@@ -171,6 +193,13 @@ impl ServerBuilder {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+    /// What single operations may take, and what ends a session. Default: [`ServerBuilder::timeout`] for the
+    /// handshake and for writes, and nothing else.
+    #[must_use]
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
         self
     }
     /// The class of every session at its start. Default normal.
@@ -262,16 +291,44 @@ impl ServerBuilder {
     /// # Errors
     /// [`StartError`]; nothing is left bound.
     pub fn bind(self) -> Result<Bound, StartError> {
-        self.check()?;
         let host = self.host.clone().map_or_else(Host::shared, Ok)?;
-        let plugin = self.load(&host)?;
-        let security = self.security()?;
+        let prepared = self.prepare(&host)?;
         // The socket registers with the runtime that will poll it.
         let listener = {
             let _inside = host.runtime().enter();
-            Listener::open(&self.endpoint)?
+            Listener::open(prepared.endpoint())?
         };
-        Ok(Bound { description: self, host, plugin, security, listener })
+        Ok(Bound::new(prepared, host, listener))
+    }
+
+    /// Everything of [`ServerBuilder::bind`] but the address: for a server that runs already, and its
+    /// [`ServerHandle::reform`].
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn prepare(self, host: &Host) -> Result<Prepared, StartError> {
+        self.check()?;
+        let plugin = self.load(host)?;
+        let security = self.security()?;
+        Ok(Prepared { description: self, plugin, security })
+    }
+
+    /// Its name, where it was given one.
+    #[must_use]
+    pub fn given_name(&self) -> Option<&str> {
+        Some(self.name.as_str()).filter(|name| !name.is_empty())
+    }
+
+    /// Whether both listen in the same way: the same address, backlog and options, and TLS or not.
+    #[must_use]
+    pub fn listens_like(&self, other: &Self) -> bool {
+        self.endpoint == other.endpoint
+    }
+
+    /// The credentials, where it has some.
+    #[must_use]
+    pub fn credentials_given(&self) -> Option<&Credentials> {
+        self.credentials.as_ref()
     }
 
     /// Everything that is wrong with this server short of binding it: values, plugin, credentials, address. And the
@@ -308,114 +365,5 @@ impl ServerBuilder {
             Some(credentials) => Ok(Security::tls(credentials)?),
             None => Ok(Security::plaintext()),
         }
-    }
-
-    /// Whether each value can be, by itself and beside the others.
-    ///
-    /// # Errors
-    /// The first of [`ServerBuilder::problems`].
-    fn check(&self) -> Result<(), StartError> {
-        self.problems().into_iter().next().map_or(Ok(()), Err)
-    }
-
-    /// Every value that cannot be, by itself or beside the others.
-    #[must_use]
-    pub fn problems(&self) -> Vec<StartError> {
-        let (marks, limits) = (self.watermarks, self.limits);
-        let bytes = |value: usize| format!("{value} bytes");
-        let span = |value: Duration| humantime::format_duration(value).to_string();
-        let mut found: Vec<_> = [
-            within("timeout", self.timeout, TIMEOUT_RANGE, span),
-            within("limits.send_buffer_high_bytes", marks.high_bytes, HIGH_WATER_RANGE, bytes),
-            within("limits.memory_max_bytes", limits.memory_max_bytes, MEMORY_RANGE, bytes),
-            within("limits.copy_max_bytes", limits.copy_max_bytes, COPY_RANGE, bytes),
-            within("limits.handles_max", limits.handles_max, HANDLES_RANGE, |value| value.to_string()),
-        ]
-        .into_iter()
-        .filter_map(Result::err)
-        .collect();
-        let mut note = |wrong: bool, name, problem: String| {
-            if wrong {
-                found.push(argument(name, problem));
-            }
-        };
-        let (high, low, copy) = (marks.high_bytes, marks.low_bytes, limits.copy_max_bytes);
-        let problem = format!("expected less than `limits.send_buffer_high_bytes` ({high}), found {low}");
-        note(low >= high, "limits.send_buffer_low_bytes", problem);
-        // A write of the whole send buffer has to be a write that is refused politely, and not a fault.
-        let problem = format!("expected at least `limits.send_buffer_high_bytes` ({high}), found {copy}");
-        note(copy < high, "limits.copy_max_bytes", problem);
-        let problem = format!("expected at least `priority` ({})", self.priority);
-        note(self.priority_max.is_some_and(|max| max < self.priority), "priority_max", problem);
-        let problem = "a secure server needs a certificate chain and a private key";
-        note(self.secure && self.credentials.is_none(), "credentials", problem.into());
-        let problem = "expected at most 64 bytes without control characters";
-        note(self.name.chars().any(char::is_control) || self.name.len() > 64, "name", problem.into());
-        found
-    }
-}
-
-fn argument(argument: &'static str, problem: impl Into<String>) -> StartError {
-    StartError::Argument { argument, problem: problem.into() }
-}
-
-fn within<T: PartialOrd + Copy>(
-    name: &'static str,
-    value: T,
-    (least, greatest): (T, T),
-    show: impl Fn(T) -> String,
-) -> Result<(), StartError> {
-    if (least..=greatest).contains(&value) {
-        return Ok(());
-    }
-    Err(argument(name, format!("expected {} to {}, found {}", show(least), show(greatest), show(value))))
-}
-
-/// A server that listens and does not accept yet. Dropping it frees the address.
-pub struct Bound {
-    description: ServerBuilder,
-    host: Host,
-    plugin: Arc<Plugin>,
-    security: Security,
-    listener: Listener,
-}
-
-impl Bound {
-    /// Starts accepting.
-    #[must_use]
-    pub fn run(self) -> ServerHandle {
-        let Self { description, host, plugin, security, listener } = self;
-        let label = plugin.label();
-        let name = match description.name.as_str() {
-            "" => label.split(' ').next().unwrap_or_default().to_owned(),
-            name => name.to_owned(),
-        };
-        let counters = Arc::new(Counters::default());
-        let limits = description.limits;
-        let procedure = EventProcedure::new(plugin, &name, description.settings, limits, Arc::clone(&counters));
-        let priority = description.priority;
-        let service = Arc::new(Service {
-            shards: host.shards(),
-            gate: Gate::new(description.max_clients, host.slots()),
-            security,
-            parameter: description.parameter,
-            line_config: LineConfig {
-                timeout: description.timeout,
-                watermarks: description.watermarks,
-                priority,
-                priority_max: description.priority_max.unwrap_or(priority),
-            },
-            registry: Arc::new(Registry::default()),
-            counters,
-            fault_lines: Bucket::new(FAULTS_LOGGED_PER_SECOND),
-            procedure: ArcSwap::from_pointee(procedure),
-            phase: watch::Sender::new(Phase::Running),
-            name,
-        });
-        let address = listener.address();
-        ServerStarted { server: &service.name, address, secure: description.secure, plugin: &label }.emit();
-        let (alive, drained) = mpsc::channel(1);
-        host.runtime().spawn(serve::accept(Arc::clone(&service), listener, alive));
-        ServerHandle::new(service, host, address, drained)
     }
 }

@@ -1,28 +1,58 @@
-//! The handle of a running server.
+//! The handle of a running server: everything that can be done to it while it runs.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::watch;
 
+use super::bound::Prepared;
+use super::course::{Newcomers, Notice, Occurrence, Status};
 use super::host::Host;
-use super::service::{Phase, Service};
+use super::lock::{Lock, LockError};
+use super::service::{FAREWELL_MAX, Service};
+use crate::admission::{Change, Throttle, ThrottleError};
+use crate::event::Priority;
 use crate::plugin::Plugin;
 use crate::telemetry::{PluginSwapped, ServerStopped, Snapshot};
 
+/// Most bytes of [`ServerHandle::set_data`].
+pub const DATA_MAX_BYTES: usize = 64 << 10;
+
+/// What becomes of live sessions when a server is suspended or restarted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// They may finish by themselves until the deadline; then they are ended as by `AtOnce`.
+    Drain(Duration),
+    /// They are ended gracefully now: what is queued is sent, the plugin is told, and those that are not done after
+    /// five seconds are cut off.
+    AtOnce,
+}
+
+/// Why a call had no effect. The operator's doing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SteerError {
+    /// The server is stopping or stopped.
+    #[error("the server is stopping or stopped")]
+    Stopping,
+    /// More than may be kept.
+    #[error("expected at most {DATA_MAX_BYTES} bytes, found {0}")]
+    DataTooLarge(usize),
+}
+
 /// A running server. Dropping the handle ends the server and its sessions at once; [`ServerHandle::stop`] is the
-/// graceful way.
+/// graceful way. All methods may be called from several places at once.
 pub struct ServerHandle {
-    service: Arc<Service>,
+    pub(super) service: Arc<Service>,
     host: Host,
     address: SocketAddr,
-    drained: Mutex<mpsc::Receiver<()>>,
+    accepting: watch::Receiver<u64>,
 }
 
 impl ServerHandle {
-    pub(super) fn new(service: Arc<Service>, host: Host, address: SocketAddr, drained: mpsc::Receiver<()>) -> Self {
-        Self { service, host, address, drained: Mutex::new(drained) }
+    pub(super) fn new(service: Arc<Service>, host: Host, address: SocketAddr, accepting: watch::Receiver<u64>) -> Self {
+        Self { service, host, address, accepting }
     }
 
     /// Its name.
@@ -37,6 +67,30 @@ impl ServerHandle {
         self.address
     }
 
+    /// What it is doing.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.service.status()
+    }
+
+    /// Whether somebody holds its lock.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        self.service.course.borrow().locked
+    }
+
+    /// Since when it runs.
+    #[must_use]
+    pub fn uptime(&self) -> Duration {
+        self.service.started.elapsed()
+    }
+
+    /// The last thing that happened to it, to look at and to wait for.
+    #[must_use]
+    pub fn notices(&self) -> watch::Receiver<Notice> {
+        self.service.notices.subscribe()
+    }
+
     /// Clients that hold a place now: in the handshake, in a session, or on their way out.
     #[must_use]
     pub fn clients(&self) -> usize {
@@ -47,6 +101,12 @@ impl ServerHandle {
     #[must_use]
     pub fn counters(&self) -> Snapshot {
         self.service.counters.snapshot()
+    }
+
+    /// How long its events took, by class.
+    #[must_use]
+    pub fn latencies(&self) -> Vec<(Priority, crate::telemetry::Latencies)> {
+        self.service.counters.latencies()
     }
 
     /// What new sessions get.
@@ -63,10 +123,176 @@ impl ServerHandle {
 
     /// Gives new sessions another plugin, loaded by the same host's loader. Live sessions keep theirs.
     pub fn swap(&self, plugin: Arc<Plugin>) {
-        let label = plugin.label();
+        let (label, digest) = (plugin.label(), plugin.digest().to_string());
         let procedure = self.service.procedure().with_plugin(plugin);
         self.service.procedure.store(Arc::new(procedure));
-        PluginSwapped { server: &self.service.name, plugin: &label }.emit();
+        PluginSwapped { server: &self.service.name, plugin: &label, digest: &digest }.emit();
+    }
+
+    /// The limits in force.
+    #[must_use]
+    pub fn throttle(&self) -> Throttle {
+        self.service.gate.throttle()
+    }
+
+    /// Changes limits for newcomers; who is inside stays. Returns what was in force before.
+    ///
+    /// # Errors
+    /// [`ThrottleError`]; nothing was changed.
+    pub fn set_throttle(&self, change: Change) -> Result<Throttle, ThrottleError> {
+        let before = self.service.gate.change(change)?;
+        // The accepting task may be waiting for a moment that was moved.
+        self.service.steer(|_| true);
+        Ok(before)
+    }
+
+    /// The class that new sessions start with.
+    #[must_use]
+    pub fn priority(&self) -> Priority {
+        self.service.terms().line_config.priority
+    }
+
+    /// Gives new sessions another class; live ones keep theirs. A plugin may then ask for at least this. Returns the
+    /// class before.
+    pub fn set_priority(&self, priority: Priority) -> Priority {
+        let mut before = priority;
+        self.service.change_terms(|terms| {
+            let mut config = (*terms.line_config).clone();
+            before = std::mem::replace(&mut config.priority, priority);
+            config.priority_max = config.priority_max.max(priority);
+            terms.line_config = Arc::new(config);
+        });
+        before
+    }
+
+    /// What was kept with the server. At first empty.
+    #[must_use]
+    pub fn data(&self) -> String {
+        self.service.data()
+    }
+
+    /// Keeps a text with the server, for whoever runs it. The plugin does not see it.
+    ///
+    /// # Errors
+    /// [`SteerError::DataTooLarge`].
+    pub fn set_data(&self, data: impl Into<String>) -> Result<(), SteerError> {
+        let data = data.into();
+        if data.len() > DATA_MAX_BYTES {
+            return Err(SteerError::DataTooLarge(data.len()));
+        }
+        *self.service.data.lock().unwrap_or_else(PoisonError::into_inner) = data;
+        Ok(())
+    }
+
+    /// Replaces everything that may change while it runs by what `prepared` says: limits, networks, timeouts, priority,
+    /// settings, credentials, plugin. Live sessions keep what they have.
+    pub fn reform(&self, prepared: Prepared) {
+        prepared.apply(&self.service);
+        self.service.steer(|_| true);
+    }
+
+    /// Stops newcomers until [`ServerHandle::resume`]; `sessions` says what becomes of live ones, `None` leaves them
+    /// alone. When this returns nobody is accepted any more; sessions that are to end do so afterwards, and
+    /// [`Occurrence::Idle`] says when the last is gone. Idempotent: said again, it changes what is to become of
+    /// newcomers and sessions. Dropping the future does not take it back.
+    ///
+    /// # Errors
+    /// [`SteerError::Stopping`].
+    pub async fn suspend(&self, newcomers: Newcomers, sessions: Option<Ending>) -> Result<(), SteerError> {
+        let version = self.service.suspend(newcomers).ok_or(SteerError::Stopping)?;
+        self.followed(version).await;
+        if let Some(ending) = sessions {
+            let service = Arc::clone(&self.service);
+            self.host.runtime().spawn(async move {
+                let mut course = service.course();
+                let resumed = async {
+                    // The sender lives in the service.
+                    let _ = course.wait_for(|course| course.status != Status::Suspended).await;
+                };
+                if let Ending::Drain(time) = ending {
+                    tokio::select! {
+                        () = service.census.until_empty() => return,
+                        () = tokio::time::sleep(time) => {}
+                        () = resumed => return,
+                    }
+                }
+                service.clear(FAREWELL_MAX).await;
+            });
+        }
+        Ok(())
+    }
+
+    /// Accepts again; those who waited in the backlog come first. A server that is not suspended is left alone. Sessions
+    /// that were draining stay, those that are ending do not.
+    ///
+    /// # Errors
+    /// [`SteerError::Stopping`].
+    pub fn resume(&self) -> Result<(), SteerError> {
+        let resumed = self.service.steer(|course| {
+            let suspended = course.status == Status::Suspended;
+            if suspended {
+                course.status = Status::Listening;
+            }
+            suspended
+        });
+        if resumed.is_some() {
+            self.service.tell(Occurrence::Resumed);
+        }
+        if self.status().is_final() { Err(SteerError::Stopping) } else { Ok(()) }
+    }
+
+    /// Ends all sessions and accepts again, suspended or not before. The listener stays bound, newcomers wait in its
+    /// backlog, ids go on. Returns when it accepts; how many sessions had to be cut off. A lock is taken back. Dropping
+    /// the future does not stop it. A suspension that comes meanwhile wins.
+    ///
+    /// # Errors
+    /// [`SteerError::Stopping`].
+    pub async fn restart(&self, sessions: Ending) -> Result<usize, SteerError> {
+        let begun = self.service.steer(|course| {
+            let running = !course.status.is_final();
+            if running {
+                course.status = Status::Restarting;
+            }
+            running
+        });
+        self.followed(begun.ok_or(SteerError::Stopping)?).await;
+        let service = Arc::clone(&self.service);
+        let work = self.host.runtime().spawn(async move {
+            if let Ending::Drain(time) = sessions {
+                // Whether it was enough shows in what is left.
+                let _ = tokio::time::timeout(time, service.census.until_empty()).await;
+            }
+            let cut = service.clear(FAREWELL_MAX).await;
+            let done = service.steer(|course| {
+                let restarting = course.status == Status::Restarting;
+                if restarting {
+                    course.status = Status::Listening;
+                }
+                restarting
+            });
+            if done.is_some() {
+                service.tell(Occurrence::Restarted);
+            }
+            cut
+        });
+        let cut = work.await.unwrap_or_default();
+        if self.status().is_final() { Err(SteerError::Stopping) } else { Ok(cut) }
+    }
+
+    /// Takes the server's lock: waits up to `wait` (at most a minute) for whoever has it and for events that run; then
+    /// no event of the server runs and nothing is accepted until the lock is dropped, or for `hold` (1 ms to a minute)
+    /// at most. Dropping the future takes nothing.
+    ///
+    /// # Errors
+    /// [`LockError`]; nothing is held.
+    pub async fn lock(&self, wait: Duration, hold: Duration) -> Result<Lock, LockError> {
+        let followed = async |version| self.followed(version).await;
+        self.service.lock(self.host.runtime(), wait, hold, followed).await
+    }
+
+    /// Gives back a lock by its token. False where it is not held any more.
+    pub fn unlock(&self, token: u64) -> bool {
+        self.service.unlock(token)
     }
 
     /// Stops the server: takes no newcomers, ends every session gracefully with `server-stopped`, and those that are
@@ -74,25 +300,42 @@ impl ServerHandle {
     /// Idempotent; of two concurrent calls both return when it is over. Works on any executor but needs the time of a
     /// tokio runtime. Dropping the future leaves the server draining.
     pub async fn stop(&self, grace: Duration) {
-        self.service.advance(Phase::Draining);
-        let mut drained = self.drained.lock().await;
-        let mut cancelled = 0;
-        if tokio::time::timeout(grace, drained.recv()).await.is_err() {
-            cancelled = self.clients();
-            self.service.advance(Phase::Cancelled);
-            drained.recv().await;
+        if self.service.begin_stop() {
+            self.service.tell(Occurrence::Draining);
         }
-        ServerStopped { server: &self.service.name, cancelled }.emit();
+        self.closed().await;
+        let cancelled = self.service.clear(grace).await;
+        let stopped = self.service.steer(|course| {
+            std::mem::replace(&mut course.status, Status::Stopped) != Status::Stopped
+        });
+        if stopped.is_some() {
+            self.service.tell(Occurrence::Stopped);
+            ServerStopped { server: &self.service.name, cancelled }.emit();
+        }
     }
 
     /// [`ServerHandle::stop`] for callers outside a runtime; blocks.
     pub fn stop_blocking(&self, grace: Duration) {
         self.host.runtime().block_on(self.stop(grace));
     }
+
+    /// Waits until the accepting task follows this version of the course, or is gone.
+    async fn followed(&self, version: u64) {
+        let _ = self.accepting.clone().wait_for(|seen| *seen >= version).await;
+    }
+
+    /// Waits until the listening socket is closed.
+    async fn closed(&self) {
+        let mut accepting = self.accepting.clone();
+        while accepting.changed().await.is_ok() {}
+    }
 }
 
 impl Drop for ServerHandle {
     fn drop(&mut self) {
-        self.service.advance(Phase::Cancelled);
+        self.service.begin_stop();
+        self.service.revoke_lock();
+        let round = self.service.end_round();
+        self.service.cancel_before(round);
     }
 }

@@ -6,10 +6,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::broadcast;
 
+use super::service::HostNotice;
 use super::shards::Shards;
 use crate::admission::Count;
 use crate::plugin::{Engine, EngineConfig, EngineError, Loader};
+
+/// Notices kept for a listener that is slow.
+const NOTICES_KEPT: usize = 1_024;
 
 /// What a host is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -44,6 +49,7 @@ struct Ground {
     engine: Engine,
     loader: Loader,
     slots: Arc<Count>,
+    notices: broadcast::Sender<HostNotice>,
 }
 
 impl Host {
@@ -71,7 +77,8 @@ impl Host {
             .build()
             .map_err(HostError::Threads)?;
         let slots = Count::up_to(engine.sessions_max());
-        Ok(Self(Arc::new(Ground { runtime: Some(runtime), shards, engine, loader, slots })))
+        let (notices, _) = broadcast::channel(NOTICES_KEPT);
+        Ok(Self(Arc::new(Ground { runtime: Some(runtime), shards, engine, loader, slots, notices })))
     }
 
     /// The host of servers that were given none: made at the first use, with defaults.
@@ -103,6 +110,16 @@ impl Host {
     #[must_use]
     pub fn runtime(&self) -> &tokio::runtime::Handle {
         self.0.runtime.as_ref().map(Runtime::handle).expect("the runtime is there until the ground is dropped")
+    }
+
+    /// What happens to any of its servers from now on. A listener that is 1,024 behind misses the oldest, and is told.
+    #[must_use]
+    pub fn notices(&self) -> broadcast::Receiver<HostNotice> {
+        self.0.notices.subscribe()
+    }
+
+    pub(super) fn notices_sender(&self) -> broadcast::Sender<HostNotice> {
+        self.0.notices.clone()
     }
 
     pub(super) fn shards(&self) -> Arc<Shards> {

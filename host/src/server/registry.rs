@@ -1,6 +1,6 @@
-//! The sessions of one server, by id and by name. Those that are known to end are found by nobody but a stop.
+//! The sessions of one server, by id and by name. Those that are told to end are found by nobody but a stop.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -18,20 +18,26 @@ pub(crate) struct Registry {
 
 #[derive(Debug, Default)]
 struct Members {
-    /// Every session until its task is over, those that are ending included: what a stop has to reach.
-    present: HashMap<u64, Arc<Line>>,
-    lines: HashMap<u64, Member>,
+    /// Every session until its task is over, in the order of their ids.
+    lines: BTreeMap<u64, Member>,
+    /// Those that are not ending.
+    active: u32,
     names: HashMap<String, u64>,
 }
 
 #[derive(Debug)]
-struct Member {
-    line: Arc<Line>,
+pub(super) struct Member {
+    pub(super) line: Arc<Line>,
+    /// In which it was accepted.
+    pub(super) round: u64,
+    /// What handles it.
+    pub(super) plugin: Arc<str>,
     /// In lower case.
-    name: Option<String>,
+    pub(super) name: Option<String>,
+    ending: bool,
 }
 
-/// A session's entry. Dropping it takes the session out and frees its name.
+/// A session's entry. Dropping it says that the session is known to end, and frees its name.
 #[derive(Debug)]
 pub(crate) struct Membership {
     registry: Weak<Registry>,
@@ -45,11 +51,51 @@ pub(crate) struct Presence {
     id: u64,
 }
 
+impl Presence {
+    /// Ends it. True where it was the last one.
+    pub(crate) fn leave(self) -> bool {
+        let last = self.remove();
+        std::mem::forget(self);
+        last
+    }
+
+    fn remove(&self) -> bool {
+        let Some(registry) = self.registry.upgrade() else { return false };
+        let mut members = registry.members();
+        members.retire(self.id);
+        members.lines.remove(&self.id);
+        members.lines.is_empty()
+    }
+}
+
 impl Drop for Presence {
     fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
         if let Some(registry) = self.registry.upgrade() {
-            registry.members().present.remove(&self.id);
+            registry.members().retire(self.id);
         }
+    }
+}
+
+impl Members {
+    /// The session is to end: nobody counts or finds it any more. False where that was so already.
+    fn retire(&mut self, id: u64) -> bool {
+        let Some(member) = self.lines.get_mut(&id).filter(|member| !member.ending) else { return false };
+        member.ending = true;
+        self.active -= 1;
+        if let Some(name) = member.name.take() {
+            self.names.remove(&name);
+        }
+        true
+    }
+
+    fn active(&self) -> impl Iterator<Item = (u64, &Member)> {
+        self.lines.iter().filter(|(_, member)| !member.ending).map(|(id, member)| (*id, member))
     }
 }
 
@@ -60,28 +106,52 @@ impl Registry {
     }
 
     /// Enters a session under its id. The membership ends when the session is known to end, the presence with its task.
-    pub(crate) fn enter(self: &Arc<Self>, line: &Arc<Line>) -> (Membership, Presence) {
+    pub(crate) fn enter(self: &Arc<Self>, line: &Arc<Line>, round: u64, plugin: Arc<str>) -> (Membership, Presence) {
         let id = line.info().id;
+        let member = Member { line: Arc::clone(line), round, plugin, name: None, ending: false };
         let mut members = self.members();
-        members.present.insert(id, Arc::clone(line));
-        members.lines.insert(id, Member { line: Arc::clone(line), name: None });
+        members.lines.insert(id, member);
+        members.active += 1;
         drop(members);
         let registry = Arc::downgrade(self);
         (Membership { registry: registry.clone(), id }, Presence { registry, id })
     }
 
-    /// Every session, those that are ending included.
-    pub(crate) fn present(&self) -> Vec<Arc<Line>> {
-        self.members().present.values().map(Arc::clone).collect()
+    /// Every session with its round, those that are ending included.
+    pub(super) fn present(&self) -> Vec<(Arc<Line>, u64)> {
+        self.members().lines.values().map(|member| (Arc::clone(&member.line), member.round)).collect()
     }
 
-    /// Every session that is not ending.
-    fn lines(&self) -> Vec<Arc<Line>> {
-        self.members().lines.values().map(|member| Arc::clone(&member.line)).collect()
+    /// Up to `max` sessions that are not ending, with ids above `after`, in order.
+    pub(super) fn page<T>(&self, after: u64, max: usize, view: impl Fn(u64, &Member) -> T) -> Vec<T> {
+        let members = self.members();
+        let later = members.lines.range(after.saturating_add(1)..).filter(|(_, member)| !member.ending);
+        later.take(max).map(|(id, member)| view(*id, member)).collect()
+    }
+
+    /// One session that is not ending.
+    pub(super) fn view<T>(&self, id: u64, view: impl Fn(u64, &Member) -> T) -> Option<T> {
+        let members = self.members();
+        members.lines.get(&id).filter(|member| !member.ending).map(|member| view(id, member))
+    }
+
+    /// Nobody counts or finds the sessions of earlier rounds any more.
+    pub(super) fn retire_before(&self, round: u64) {
+        let mut members = self.members();
+        let old: Vec<_> = members.active().filter(|(_, member)| member.round < round).map(|(id, _)| id).collect();
+        for id in old {
+            members.retire(id);
+        }
+    }
+
+    /// Takes one session out of sight and hands it over to be ended.
+    pub(super) fn retire(&self, id: u64) -> Option<Arc<Line>> {
+        let mut members = self.members();
+        members.retire(id).then(|| members.lines.get(&id).map(|member| Arc::clone(&member.line))).flatten()
     }
 
     fn line(&self, id: u64) -> Option<Arc<Line>> {
-        self.members().lines.get(&id).map(|member| Arc::clone(&member.line))
+        self.view(id, |_, member| Arc::clone(&member.line))
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {
@@ -89,26 +159,19 @@ impl Registry {
     }
 }
 
-impl Drop for Membership {
-    fn drop(&mut self) {
-        let Some(registry) = self.registry.upgrade() else { return };
-        let mut members = registry.members();
-        if let Some(Member { name: Some(name), .. }) = members.lines.remove(&self.id) {
-            members.names.remove(&name);
-        }
-    }
-}
-
 impl Peers for Registry {
     fn client_count(&self) -> u32 {
-        u32::try_from(self.members().lines.len()).unwrap_or(u32::MAX)
+        self.members().active
     }
 
     fn broadcast(&self, own: u64, data: &[u8]) -> u32 {
         // One copy for all of them, and no lock while they are told.
         let data: Arc<[u8]> = data.into();
-        let others = self.lines().into_iter().filter(|line| line.info().id != own);
-        let taken = others.filter(|line| line.deliver(&data).is_ok()).count();
+        let others: Vec<_> = {
+            let members = self.members();
+            members.active().filter(|(id, _)| *id != own).map(|(_, member)| Arc::clone(&member.line)).collect()
+        };
+        let taken = others.into_iter().filter(|line| line.deliver(&data).is_ok()).count();
         u32::try_from(taken).unwrap_or(u32::MAX)
     }
 
@@ -125,7 +188,7 @@ impl Peers for Registry {
             return Err(NameError::Taken);
         }
         // A session that is ending keeps no name; it has nobody left to be found by.
-        if let Some(member) = lines.get_mut(&own) {
+        if let Some(member) = lines.get_mut(&own).filter(|member| !member.ending) {
             if let Some(old) = member.name.replace(name.clone()) {
                 names.remove(&old);
             }
@@ -143,12 +206,9 @@ impl Peers for Registry {
     }
 
     fn disconnect(&self, own: u64, client: u64) -> bool {
-        match self.line(client) {
-            Some(line) if client != own => {
-                line.evict();
-                true
-            }
-            _ => false,
+        if client == own {
+            return false;
         }
+        self.retire(client).inspect(|line| line.evict()).is_some()
     }
 }

@@ -1,41 +1,66 @@
 //! What a running server's tasks share.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
+use super::census::{Alive, Census};
+use super::course::{Call, Course, Newcomers, Notice, Occurrence, Status};
+use super::lock::Holder;
 use super::registry::Registry;
 use super::shards::Shards;
-use crate::admission::Gate;
+use crate::admission::{Gate, Network};
 use crate::net::Security;
 use crate::plugin::EventProcedure;
-use crate::session::LineConfig;
-use crate::telemetry::{Bucket, Counters};
+use crate::session::{Latch, LineConfig};
+use crate::telemetry::{Bucket, Counters, ServerNotice};
 
-/// Where a server is on its way out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    /// Accepting and serving.
-    Running,
-    /// No newcomers; sessions end gracefully.
-    Draining,
-    /// Sessions end now.
-    Cancelled,
+/// How long sessions that are told to end may take before they are cancelled, where nobody says.
+pub const FAREWELL_MAX: Duration = Duration::from_secs(5);
+
+/// What new clients get. A reload replaces it whole.
+#[derive(Clone)]
+pub(crate) struct Terms {
+    pub(crate) security: Security,
+    pub(crate) line_config: Arc<LineConfig>,
+    pub(crate) handshake: Duration,
+    pub(crate) parameter: i64,
+    /// Whose PROXY headers are believed. Empty: there are none.
+    pub(crate) proxies: Vec<Network>,
+}
+
+/// One thing that happened to one of a host's servers.
+#[derive(Debug, Clone)]
+pub struct HostNotice {
+    /// The server.
+    pub server: Arc<str>,
+    /// What.
+    pub notice: Notice,
 }
 
 pub(crate) struct Service {
-    pub(crate) name: String,
-    pub(crate) parameter: i64,
+    pub(crate) name: Arc<str>,
     pub(crate) gate: Gate,
-    pub(crate) security: Security,
-    pub(crate) line_config: LineConfig,
     pub(crate) registry: Arc<Registry>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) fault_lines: Bucket,
+    pub(crate) session_lines: Bucket,
+    pub(crate) pause_lines: Bucket,
+    pub(super) latch: Arc<Latch>,
+    pub(super) holder: Holder,
+    pub(super) terms: ArcSwap<Terms>,
+    pub(super) data: Mutex<String>,
+    pub(super) started: Instant,
+    pub(super) census: Arc<Census>,
     pub(super) shards: Arc<Shards>,
     pub(super) procedure: ArcSwap<EventProcedure>,
-    pub(super) phase: watch::Sender<Phase>,
+    pub(super) course: watch::Sender<Course>,
+    pub(super) notices: watch::Sender<Notice>,
+    pub(super) host_notices: broadcast::Sender<HostNotice>,
+    pub(super) notice_number: AtomicU64,
 }
 
 impl Service {
@@ -44,29 +69,164 @@ impl Service {
         self.procedure.load_full()
     }
 
+    /// What new clients get.
+    pub(crate) fn terms(&self) -> Arc<Terms> {
+        self.terms.load_full()
+    }
+
     /// Runs a client's task on one of the threads for sessions.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.shards.spawn(task);
     }
 
-    /// The phase, to look at and to wait for.
-    pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
-        self.phase.subscribe()
+    /// Counts a task of a client.
+    pub(crate) fn alive(&self) -> Alive {
+        self.census.enter()
     }
 
-    /// Moves on to a later phase; there is no way back.
-    pub(super) fn advance(&self, to: Phase) {
-        self.phase.send_if_modified(|phase| {
-            let later = *phase < to;
-            *phase = to.max(*phase);
+    /// What the server is up to, to look at and to wait for.
+    pub(crate) fn course(&self) -> watch::Receiver<Course> {
+        self.course.subscribe()
+    }
+
+    pub(super) fn status(&self) -> Status {
+        self.course.borrow().status
+    }
+
+    /// Changes the course where `change` says so. The new version, where it did.
+    pub(super) fn steer(&self, change: impl FnOnce(&mut Course) -> bool) -> Option<u64> {
+        let mut version = None;
+        self.course.send_if_modified(|course| {
+            if change(course) {
+                course.version += 1;
+                version = Some(course.version);
+            }
+            version.is_some()
+        });
+        version
+    }
+
+    /// The accepting task does its work now.
+    pub(crate) fn listens(&self) {
+        let begun = |course: &mut Course| {
+            let starting = course.status == Status::Starting;
+            if starting {
+                course.status = Status::Listening;
+            }
+            starting
+        };
+        if self.steer(begun).is_some() {
+            self.tell(Occurrence::Started);
+        }
+    }
+
+    /// The last of the clients left.
+    pub(crate) fn emptied(&self) {
+        if !self.status().is_final() {
+            self.tell(Occurrence::Idle);
+        }
+    }
+
+    pub(super) fn tell(&self, occurrence: Occurrence) {
+        let number = self.notice_number.fetch_add(1, Ordering::Relaxed) + 1;
+        let notice = Notice { number, occurrence, status: self.status() };
+        ServerNotice { server: &self.name, occurrence: occurrence.name(), status: notice.status.name() }
+            .emit(&self.counters);
+        self.notices.send_replace(notice);
+        // Nobody may be listening.
+        let _ = self.host_notices.send(HostNotice { server: Arc::clone(&self.name), notice });
+    }
+
+    /// Starts a new round: clients of the ones before are to end gracefully. Its number.
+    pub(super) fn end_round(&self) -> u64 {
+        let mut round = 0;
+        self.steer(|course| {
+            course.round += 1;
+            round = course.round;
+            true
+        });
+        self.registry.retire_before(round);
+        self.call_all(round);
+        round
+    }
+
+    /// Clients of rounds before this one end now.
+    pub(super) fn cancel_before(&self, round: u64) {
+        self.steer(|course| {
+            let later = course.cancelled < round;
+            course.cancelled = course.cancelled.max(round);
             later
         });
-        for line in self.registry.present() {
-            match to {
-                Phase::Running => {}
-                Phase::Draining => line.stop(),
-                Phase::Cancelled => line.cancel(),
+        self.call_all(round);
+    }
+
+    /// Puts other terms in force for newcomers. `change` may be called more than once.
+    pub(super) fn change_terms(&self, mut change: impl FnMut(&mut Terms)) {
+        self.terms.rcu(|terms| {
+            let mut terms = Terms::clone(terms);
+            change(&mut terms);
+            terms
+        });
+    }
+
+    /// True where it was not stopping before.
+    pub(super) fn begin_stop(&self) -> bool {
+        let begun = self.steer(|course| {
+            let running = !course.status.is_final();
+            if running {
+                course.status = Status::Draining;
+            }
+            running
+        });
+        begun.is_some()
+    }
+
+    /// Tells those who are there already; who comes later looks at the course itself.
+    fn call_all(&self, round: u64) {
+        let course = *self.course.borrow();
+        for (line, of) in self.registry.present() {
+            if of < round {
+                match course.call(of) {
+                    Call::Stay => {}
+                    Call::End => line.stop(),
+                    Call::EndNow => line.cancel(),
+                }
             }
         }
+    }
+
+    /// Ends all clients: those that are not done after `grace` at once. Returns when none is left; how many had to be
+    /// cancelled. A lock is taken back first, since a session that is held can not end.
+    pub(super) async fn clear(&self, grace: Duration) -> usize {
+        self.revoke_lock();
+        let round = self.end_round();
+        if tokio::time::timeout(grace, self.census.until_empty()).await.is_ok() {
+            return 0;
+        }
+        let left = self.gate.clients();
+        self.cancel_before(round);
+        self.census.until_empty().await;
+        left
+    }
+
+    pub(super) fn data(&self) -> String {
+        self.data.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Stops newcomers for a suspension. False where the server is on its way out.
+    pub(super) fn suspend(&self, newcomers: Newcomers) -> Option<u64> {
+        let mut suspended = false;
+        let version = self.steer(|course| {
+            if course.status.is_final() {
+                return false;
+            }
+            suspended = course.status != Status::Suspended;
+            (course.status, course.newcomers) = (Status::Suspended, newcomers);
+            true
+        });
+        if suspended {
+            self.tell(Occurrence::Suspended);
+        }
+        version
     }
 }

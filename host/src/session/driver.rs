@@ -2,17 +2,18 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::time::Sleep;
-
+use super::alarm::Alarm;
 use super::buffers::Incoming;
+use super::clock::{Clock, Verdict};
 use super::line::Line;
 use super::machine::{Ending, How, Machine, Occasion, Step};
 use super::mailbox::Orders;
+use super::pulse::Doing;
 use crate::event::{DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Port, Procedure, Scope, Usage};
 use crate::net::Wire;
 use crate::sched;
@@ -37,6 +38,8 @@ pub struct Ended {
     pub bytes_out: u64,
     /// Fuel and memory.
     pub usage: Usage,
+    /// How long its events kept a thread.
+    pub busy: Duration,
     /// From the first event to the last.
     pub lasted: Duration,
 }
@@ -49,13 +52,8 @@ pub struct Session<I, M> {
     instance: Option<I>,
     membership: Option<M>,
     fault: Option<(&'static str, Fault)>,
-    events: u64,
     alarm: Alarm,
-    started: Instant,
-    /// When bytes last moved, as far as the driver looked.
-    last_exchange: Instant,
-    /// When the idle period started: the last exchange, or the last `on-timeout`.
-    idle_since: Instant,
+    clock: Clock,
 }
 
 /// Something that happened between events.
@@ -83,16 +81,15 @@ impl<I: Instance, M> Session<I, M> {
             instance: None,
             membership: Some(membership),
             fault: None,
-            events: 0,
             alarm: Alarm::new(now),
-            started: now,
-            last_exchange: now,
-            idle_since: now,
+            clock: Clock::new(now),
         };
         let budget = sched::budget(session.line.priority());
+        session.enter(Doing::START).await;
         // Boxed, because it is large and a session lives long.
         let birth = Box::pin(procedure.instantiate(scope, budget));
         let birth = tokio::time::timeout(budget.wall, birth).await;
+        session.leave();
         match birth
             .unwrap_or_else(|_| Err(Fault::new(FaultKind::WallTime, "the start took longer than its class allows")))
         {
@@ -160,14 +157,23 @@ impl<I: Instance, M> Session<I, M> {
 
     /// Calls the plugin. While the call waits, the session goes on sending and hears of resets, orders and deadlines.
     async fn dispatch(&mut self, event: Event<'_>) {
+        self.enter(Doing::event(&event)).await;
         let Self { line, machine, instance, alarm, .. } = self;
         let Some(instance) = instance else { return };
-        let budget = sched::budget(line.priority());
+        let class = line.priority();
+        let budget = sched::budget(class);
+        let (start, mut busy) = (Instant::now(), Duration::ZERO);
+        let mut deadline = None;
         let outcome = {
             let mut call = pin!(instance.dispatch(event, budget));
-            let mut deadline = None;
+            let mut slice = start;
             poll_fn(|cx| {
-                if let Poll::Ready(outcome) = call.as_mut().poll(cx) {
+                if deadline.is_some() {
+                    slice = Instant::now();
+                }
+                let polled = call.as_mut().poll(cx);
+                busy += slice.elapsed();
+                if let Poll::Ready(outcome) = polled {
                     return Poll::Ready(outcome);
                 }
                 let deadline = *deadline.get_or_insert_with(|| Instant::now() + budget.wall);
@@ -180,7 +186,10 @@ impl<I: Instance, M> Session<I, M> {
             })
             .await
         };
-        self.events += 1;
+        // An event that never waited took as long as it was busy.
+        line.config().meter.event(class, deadline.map_or(busy, |_| start.elapsed()));
+        line.pulse.count(instance.usage(), busy);
+        self.leave();
         let verdict = match outcome {
             Ok(action) => Ok(action),
             Err(fault) => {
@@ -190,6 +199,29 @@ impl<I: Instance, M> Session<I, M> {
             }
         };
         self.machine.returned(verdict);
+        if self.clock.expired(&self.line.config().deadlines) {
+            self.machine.end(DisconnectReason::SessionTimeout, How::Flush);
+        }
+    }
+
+    /// Says that an event starts, as soon as the latch of all sessions lets it. An order to end now lets it too: the
+    /// event then finds the order.
+    async fn enter(&mut self, doing: Doing) {
+        let (line, latch) = (&self.line, &self.line.config().latch);
+        loop {
+            line.pulse.begin(doing);
+            if !latch.is_closed() {
+                return;
+            }
+            line.pulse.end();
+            latch.event_ended();
+            latch.opened().await;
+        }
+    }
+
+    fn leave(&self) {
+        self.line.pulse.end();
+        self.line.config().latch.event_ended();
     }
 
     /// The next thing worth an event. Moves bytes both ways while it waits.
@@ -243,7 +275,6 @@ impl<I: Instance, M> Session<I, M> {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Happening::End),
                 Poll::Ready(Ok(count)) => {
                     state.bytes_in += count as u64;
-                    state.exchanged = true;
                     return Poll::Ready(Happening::Read(buffer, count));
                 }
                 Poll::Ready(Err(error)) => {
@@ -257,53 +288,38 @@ impl<I: Instance, M> Session<I, M> {
                 Poll::Pending => {}
             }
         }
-        let exchanged = std::mem::take(&mut state.exchanged);
-        let (stalled_since, timer) = (state.stalled_since, state.timers.next());
+        let (flow, timer) = (state.flow(self.machine.half_closed()), state.timers.next());
+        let (now, config) = (Instant::now(), line.config());
+        let (verdict, moved) = self.clock.judge(now, config.timeout, &config.deadlines, &flow);
+        if moved {
+            state.last_exchange = now;
+        }
         drop(state);
-        self.poll_clock(cx, exchanged, stalled_since, timer)
-    }
-
-    /// Nothing moves: what does the clock say?
-    fn poll_clock(
-        &mut self,
-        cx: &mut Context<'_>,
-        exchanged: bool,
-        stalled_since: Option<Instant>,
-        timer: Option<Instant>,
-    ) -> Poll<Happening> {
-        let timeout = self.line.config().timeout;
-        let now = Instant::now();
-        if exchanged {
-            self.last_exchange = now;
-            self.idle_since = now;
-        }
-        if stalled_since.is_some_and(|since| now >= since + timeout) {
-            self.machine.end(DisconnectReason::WriteTimeout, How::Reset);
-            return Poll::Ready(Happening::Ending);
-        }
-        if now >= self.idle_since + timeout {
-            if self.machine.half_closed() {
-                self.machine.end(DisconnectReason::IdleTimeout, How::Flush);
-                return Poll::Ready(Happening::Ending);
+        match verdict {
+            Verdict::End(reason) => {
+                let stalled = reason == DisconnectReason::WriteTimeout;
+                self.machine.end(reason, if stalled { How::Reset } else { How::Flush });
+                Poll::Ready(Happening::Ending)
             }
-            self.idle_since = now;
-            let idle = now - self.last_exchange;
-            return Poll::Ready(Happening::Timeout(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)));
+            Verdict::Timeout(idle) => {
+                Poll::Ready(Happening::Timeout(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)))
+            }
+            Verdict::WaitUntil(next) => {
+                self.alarm.arm(timer.map_or(next, |timer| timer.min(next)), cx);
+                Poll::Pending
+            }
         }
-        let mut next = self.idle_since + timeout;
-        for other in stalled_since.map(|since| since + timeout).into_iter().chain(timer) {
-            next = next.min(other);
-        }
-        self.alarm.arm(next, cx);
-        Poll::Pending
     }
 
     /// Sends what is queued, then says that nothing follows. Only the peer's silence or an order to cancel stops it.
     fn poll_parting_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DisconnectReason>> {
         loop {
             let line = Arc::clone(&self.line);
-            if line.mailbox.orders().contains(Orders::CANCEL) {
-                return Poll::Ready(Err(DisconnectReason::ServerStopped));
+            let orders = line.mailbox.orders();
+            if orders.contains(Orders::NOW) {
+                let aborted = orders.contains(Orders::ABORT);
+                let reason = if aborted { DisconnectReason::Evicted } else { DisconnectReason::ServerStopped };
+                return Poll::Ready(Err(reason));
             }
             let mut state = line.state();
             let sent = state.poll_flush(cx);
@@ -321,7 +337,7 @@ impl<I: Instance, M> Session<I, M> {
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(DisconnectReason::PeerReset)),
                 Poll::Pending => {}
             }
-            let deadline = state.stalled_since.unwrap_or_else(Instant::now) + line.config().timeout;
+            let deadline = state.stalled_since.unwrap_or_else(Instant::now) + line.config().deadlines.write;
             drop(state);
             if Instant::now() >= deadline {
                 return Poll::Ready(Err(DisconnectReason::WriteTimeout));
@@ -349,7 +365,7 @@ impl<I: Instance, M> Session<I, M> {
         self.line.mailbox.shut();
         self.hang_up();
         let usage = self.instance.take().map(|instance| instance.usage()).unwrap_or_default();
-        let lasted = self.started.elapsed();
+        let lasted = self.clock.age(Instant::now());
         if ending.how == How::Flush && !self.machine.half_closed() {
             self.linger().await;
         }
@@ -358,10 +374,11 @@ impl<I: Instance, M> Session<I, M> {
         Ended {
             reason: ending.reason,
             fault: self.fault,
-            events: self.events,
+            events: self.line.pulse.events(),
             bytes_in: state.bytes_in,
             bytes_out: state.bytes_out,
             usage,
+            busy: self.line.pulse.busy(),
             lasted,
         }
     }
@@ -373,7 +390,7 @@ impl<I: Instance, M> Session<I, M> {
         let mut left = LINGER_MAX_BYTES;
         poll_fn(|cx| {
             loop {
-                if self.line.mailbox.orders().contains(Orders::CANCEL) || Instant::now() >= deadline {
+                if self.line.mailbox.orders().contains(Orders::NOW) || Instant::now() >= deadline {
                     return Poll::Ready(());
                 }
                 let mut state = self.line.state();
@@ -405,7 +422,10 @@ fn poll_beside(
 ) -> Poll<Fault> {
     let orders = line.mailbox.orders();
     if orders.contains(Orders::CANCEL) {
-        return Poll::Ready(Fault::new(FaultKind::Cancelled, "the server's stop deadline passed"));
+        return Poll::Ready(Fault::new(FaultKind::Cancelled, "the server's deadline for its sessions to end passed"));
+    }
+    if orders.contains(Orders::ABORT) {
+        return Poll::Ready(Fault::new(FaultKind::Aborted, "the operator aborted the session in the middle of an event"));
     }
     decide(machine, orders);
     let now = Instant::now();
@@ -424,7 +444,7 @@ fn poll_beside(
             state.wire = None;
             machine.end(DisconnectReason::PeerReset, How::Reset);
         } else if let Some(since) = state.stalled_since {
-            let stall = since + line.config().timeout;
+            let stall = since + line.config().deadlines.write;
             state.timed_out |= now >= stall;
             next = next.min(stall.max(now));
         }
@@ -446,6 +466,9 @@ fn decide(machine: &mut Machine, orders: Orders) -> bool {
     if orders.contains(Orders::CANCEL) {
         machine.end(DisconnectReason::ServerStopped, How::Reset);
     }
+    if orders.contains(Orders::ABORT) {
+        machine.end(DisconnectReason::Evicted, How::Reset);
+    }
     if orders.contains(Orders::EVICT) {
         machine.end(DisconnectReason::Evicted, How::Flush);
     }
@@ -453,29 +476,4 @@ fn decide(machine: &mut Machine, orders: Orders) -> bool {
         machine.end(DisconnectReason::ServerStopped, How::Flush);
     }
     machine.ending().is_some()
-}
-
-/// One timer of the runtime for all deadlines of a session. It may go off early and then finds nothing to do, which
-/// is cheaper than moving it with every byte.
-struct Alarm {
-    sleep: Pin<Box<Sleep>>,
-    at: Option<Instant>,
-}
-
-impl Alarm {
-    fn new(now: Instant) -> Self {
-        Self { sleep: Box::pin(tokio::time::sleep_until(now.into())), at: None }
-    }
-
-    /// Wakes the task at `deadline` or before.
-    fn arm(&mut self, deadline: Instant, cx: &mut Context<'_>) {
-        if self.at.is_some_and(|at| at <= deadline) && !self.sleep.is_elapsed() {
-            return;
-        }
-        self.sleep.as_mut().reset(deadline.into());
-        self.at = Some(deadline);
-        if self.sleep.as_mut().poll(cx).is_ready() {
-            cx.waker().wake_by_ref();
-        }
-    }
 }

@@ -9,10 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use super::clock::{Deadlines, Flow};
+use super::latch::Latch;
 use super::mailbox::{Mailbox, Orders};
 use super::outbox::Outbox;
+use super::pulse::Pulse;
 use super::timers::Timers;
-use crate::event::{ClientInfo, Port, Priority, SendError, WriteError};
+use crate::event::{ClientInfo, Meter, Port, Priority, SendError, Usage, WriteError};
 use crate::net::Wire;
 
 /// From this size on a write to an empty send buffer goes to the wire straight out of the plugin's memory. Smaller
@@ -30,24 +33,57 @@ pub struct Watermarks {
 }
 
 /// What a server's sessions have in common.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct LineConfig {
-    /// How long the peer may take to read, and the idle period.
+    /// The period of `on-timeout`.
     pub timeout: Duration,
+    /// What ends a session.
+    pub deadlines: Deadlines,
     /// The send buffer.
     pub watermarks: Watermarks,
     /// The class every session starts with.
     pub priority: Priority,
     /// The best class a plugin may ask for.
     pub priority_max: Priority,
+    /// What holds all of them at once.
+    pub latch: Arc<Latch>,
+    /// What hears how long events take.
+    pub meter: Arc<dyn Meter>,
+}
+
+/// A session at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Glance {
+    /// From the first event until now.
+    pub age: Duration,
+    /// Since bytes last moved.
+    pub idle: Duration,
+    /// Bytes from the peer.
+    pub bytes_in: u64,
+    /// Bytes to the peer.
+    pub bytes_out: u64,
+    /// Bytes queued for the peer.
+    pub queued_bytes: usize,
+    /// Events that are done.
+    pub events: u64,
+    /// Fuel and memory after the last of them.
+    pub usage: Usage,
+    /// How long its events kept a thread.
+    pub busy: Duration,
+    /// The event that runs now.
+    pub event: Option<&'static str>,
+    /// The class in force.
+    pub priority: Priority,
 }
 
 /// One session, as its plugin, its peers and its server reach it.
 #[derive(Debug)]
 pub struct Line {
     info: ClientInfo,
-    config: LineConfig,
+    config: Arc<LineConfig>,
     priority: AtomicU8,
+    started: Instant,
+    pub(super) pulse: Pulse,
     pub(super) mailbox: Mailbox,
     state: Mutex<LineState>,
 }
@@ -70,8 +106,8 @@ pub(super) struct LineState {
     pub(super) mail_waits: bool,
     /// Since when the peer has taken nothing of what is queued.
     pub(super) stalled_since: Option<Instant>,
-    /// Bytes moved since the driver last looked.
-    pub(super) exchanged: bool,
+    /// When the driver last saw bytes move.
+    pub(super) last_exchange: Instant,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
 }
@@ -79,7 +115,8 @@ pub(super) struct LineState {
 impl Line {
     /// A session at its start.
     #[must_use]
-    pub fn new(info: ClientInfo, config: LineConfig, wire: Wire) -> Arc<Self> {
+    pub fn new(info: ClientInfo, config: Arc<LineConfig>, wire: Wire) -> Arc<Self> {
+        let started = Instant::now();
         let state = LineState {
             wire: Some(wire),
             outbox: Outbox::default(),
@@ -90,12 +127,13 @@ impl Line {
             timed_out: false,
             mail_waits: false,
             stalled_since: None,
-            exchanged: false,
+            last_exchange: started,
             bytes_in: 0,
             bytes_out: 0,
         };
         let priority = AtomicU8::new(config.priority.min(config.priority_max) as u8);
-        Arc::new(Self { info, config, priority, mailbox: Mailbox::default(), state: Mutex::new(state) })
+        let (pulse, mailbox) = (Pulse::default(), Mailbox::default());
+        Arc::new(Self { info, config, priority, started, pulse, mailbox, state: Mutex::new(state) })
     }
 
     /// Queues `data` from another session or the server. Never waits.
@@ -119,6 +157,40 @@ impl Line {
     /// Ends the session now: an event in flight is cancelled, nothing is flushed. Idempotent; returns at once.
     pub fn cancel(&self) {
         self.mailbox.order(Orders::CANCEL);
+    }
+
+    /// Ends the session at once because the operator wants it so: an event in flight is cancelled, the connection is
+    /// reset. Idempotent; returns at once.
+    pub fn abort(&self) {
+        self.mailbox.order(Orders::ABORT);
+    }
+
+    /// Gives it another class from its next event on, whatever the plugin's ceiling. Returns the one before.
+    pub fn assign(&self, priority: Priority) -> Priority {
+        Priority::ALL[usize::from(self.priority.swap(priority as u8, Ordering::Relaxed))]
+    }
+
+    /// Whether an event of it runs, or its instance starts. In one total order with [`Latch::close`].
+    pub fn in_event(&self) -> bool {
+        self.pulse.doing().is_some()
+    }
+
+    /// The session now.
+    #[must_use]
+    pub fn glance(&self) -> Glance {
+        let (now, state) = (Instant::now(), self.state());
+        Glance {
+            age: now.saturating_duration_since(self.started),
+            idle: now.saturating_duration_since(state.last_exchange),
+            bytes_in: state.bytes_in,
+            bytes_out: state.bytes_out,
+            queued_bytes: state.outbox.len(),
+            events: self.pulse.events(),
+            usage: self.pulse.usage(),
+            busy: self.pulse.busy(),
+            event: self.pulse.doing(),
+            priority: self.priority(),
+        }
     }
 
     pub(super) fn config(&self) -> &LineConfig {
@@ -209,7 +281,6 @@ impl LineState {
             Poll::Ready(Ok(count)) => {
                 self.bytes_out += *count as u64;
                 self.unflushed = matches!(wire, Wire::Tls(_));
-                self.exchanged = true;
                 self.stalled_since = None;
             }
             // The connection is of no more use, and the next reader of this state has to know.
@@ -247,6 +318,11 @@ impl LineState {
         }
         self.unflushed = false;
         Poll::Ready(Ok(()))
+    }
+
+    pub(super) fn flow(&self, half_closed: bool) -> Flow {
+        let Self { bytes_in, bytes_out, stalled_since, .. } = *self;
+        Flow { bytes_in, bytes_out, stalled_since, half_closed }
     }
 
     /// Gives up sending and forgets what is queued.

@@ -24,6 +24,10 @@ impl Orders {
     pub(super) const STOP: Self = Self(4);
     /// End the session now, whatever it is doing.
     pub(super) const CANCEL: Self = Self(8);
+    /// The same, wanted by the operator.
+    pub(super) const ABORT: Self = Self(16);
+    /// Either of the two.
+    pub(super) const NOW: Self = Self(8 | 16);
 
     pub(super) fn contains(self, order: Self) -> bool {
         self.0 & order.0 != 0

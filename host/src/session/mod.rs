@@ -3,15 +3,21 @@
 //! [`machine`](Machine) decides what comes next and has no socket, no clock and no plugin; the driver around it owns
 //! all three and decides nothing. The state that the plugin's host calls and other sessions reach is a [`Line`].
 
+mod alarm;
 mod buffers;
+mod clock;
 mod driver;
+mod latch;
 mod line;
 mod machine;
 mod mailbox;
 mod outbox;
+mod pulse;
 mod timers;
 
+pub use clock::{Deadlines, MIN_RATE_WINDOW};
 pub use driver::{Ended, Session};
-pub use line::{Line, LineConfig, Watermarks};
+pub use latch::Latch;
+pub use line::{Glance, Line, LineConfig, Watermarks};
 pub use machine::{Ending, How, Machine, Occasion, Step};
 pub use timers::TIMERS_MAX;

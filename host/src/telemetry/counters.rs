@@ -1,8 +1,23 @@
-//! Counters of one server. Sessions add theirs when they end, so that no event touches a shared cache line.
+//! Counters of one server. Sessions add theirs when they end, so that an event touches one shared cache line at most.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::Latencies;
+use super::latencies::Histogram;
+use crate::event::{Meter, Priority};
+
+/// What is counted by reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Refused,
+    Handshake,
+    Ended,
+    Fault,
+    Notice,
+}
 
 /// Counters of one server since its start.
 #[derive(Debug, Default)]
@@ -13,8 +28,9 @@ pub struct Counters {
     bytes_out: AtomicU64,
     fuel: AtomicU64,
     lines_dropped: AtomicU64,
-    /// By kind and reason. Reasons are a small, closed set, so this stays small.
-    by_reason: Mutex<BTreeMap<(&'static str, String), u64>>,
+    /// Reasons are a small, closed set, so this stays small.
+    by_reason: [Mutex<BTreeMap<String, u64>>; 5],
+    latencies: [Histogram; 5],
 }
 
 /// The counters at one moment. Sessions that still live are counted as accepted only.
@@ -40,12 +56,27 @@ pub struct Snapshot {
     pub ended: BTreeMap<String, u64>,
     /// Events that failed, by reason.
     pub faults: BTreeMap<String, u64>,
+    /// What happened to the server as a whole.
+    pub notices: BTreeMap<String, u64>,
 }
 
 impl Counters {
-    pub(super) fn count(&self, kind: &'static str, reason: &str) {
-        let mut map = self.by_reason.lock().unwrap_or_else(PoisonError::into_inner);
-        *map.entry((kind, reason.to_owned())).or_default() += 1;
+    pub(super) fn count(&self, kind: Kind, reason: &str) {
+        self.add(kind, reason, 1);
+    }
+
+    pub(super) fn add(&self, kind: Kind, reason: &str, more: u64) {
+        if more == 0 {
+            return;
+        }
+        let mut map = self.by_reason[kind as usize].lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked up first: nearly always it is there, and then nothing is allocated.
+        match map.get_mut(reason) {
+            Some(count) => *count += more,
+            None => {
+                map.insert(reason.to_owned(), more);
+            }
+        }
     }
 
     /// A newcomer was accepted from the listening socket.
@@ -65,28 +96,35 @@ impl Counters {
         self.fuel.fetch_add(fuel, Ordering::Relaxed);
     }
 
+    /// How long events took, by class, from the start until now.
+    #[must_use]
+    pub fn latencies(&self) -> Vec<(Priority, Latencies)> {
+        Priority::ALL.into_iter().map(|class| (class, self.latencies[class as usize].snapshot())).collect()
+    }
+
     /// The counters now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let mut snapshot = Snapshot {
+        let map = |kind: Kind| self.by_reason[kind as usize].lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Snapshot {
             accepted: load(&self.accepted),
             events: load(&self.events),
             bytes_in: load(&self.bytes_in),
             bytes_out: load(&self.bytes_out),
             fuel: load(&self.fuel),
             lines_dropped: load(&self.lines_dropped),
-            ..Snapshot::default()
-        };
-        for ((kind, reason), &count) in self.by_reason.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let map = match *kind {
-                "refused" => &mut snapshot.refused,
-                "handshake" => &mut snapshot.handshakes_failed,
-                "ended" => &mut snapshot.ended,
-                _ => &mut snapshot.faults,
-            };
-            map.insert(reason.clone(), count);
+            refused: map(Kind::Refused),
+            handshakes_failed: map(Kind::Handshake),
+            ended: map(Kind::Ended),
+            faults: map(Kind::Fault),
+            notices: map(Kind::Notice),
         }
-        snapshot
+    }
+}
+
+impl Meter for Counters {
+    fn event(&self, class: Priority, took: Duration) {
+        self.latencies[class as usize].record(took);
     }
 }

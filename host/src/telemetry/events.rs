@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
+use super::counters::Kind;
 use super::{Bucket, Counters};
 use crate::event::Fault;
 
@@ -47,6 +48,43 @@ impl ServerStopped<'_> {
     }
 }
 
+/// Something happened to a server as a whole.
+#[derive(Debug)]
+pub struct ServerNotice<'a> {
+    /// Its name.
+    pub server: &'a str,
+    /// What happened.
+    pub occurrence: &'static str,
+    /// What it is doing since.
+    pub status: &'static str,
+}
+
+impl ServerNotice<'_> {
+    /// Logs and counts it.
+    pub fn emit(&self, counters: &Counters) {
+        let Self { server, occurrence, status } = self;
+        counters.count(Kind::Notice, occurrence);
+        info!(server, status, "server {occurrence}");
+    }
+}
+
+/// A lock was taken back because its time was over.
+#[derive(Debug)]
+pub struct LockExpired<'a> {
+    /// The server.
+    pub server: &'a str,
+    /// How long it was held.
+    pub hold: Duration,
+}
+
+impl LockExpired<'_> {
+    /// Logs and counts it.
+    pub fn emit(&self, counters: &Counters) {
+        counters.count(Kind::Notice, "lock-expired");
+        warn!(server = self.server, hold = ?self.hold, "the lock was not given back in time and is open again");
+    }
+}
+
 /// New sessions get another build of the plugin.
 #[derive(Debug)]
 pub struct PluginSwapped<'a> {
@@ -54,12 +92,15 @@ pub struct PluginSwapped<'a> {
     pub server: &'a str,
     /// What new sessions get.
     pub plugin: &'a str,
+    /// Digest of its component, which tells two builds of one version apart.
+    pub digest: &'a str,
 }
 
 impl PluginSwapped<'_> {
     /// Logs it.
     pub fn emit(&self) {
-        info!(server = self.server, plugin = self.plugin, "new sessions get this build");
+        let digest = self.digest.get(..12).unwrap_or(self.digest);
+        info!(server = self.server, plugin = self.plugin, digest, "new sessions get this build");
     }
 }
 
@@ -72,13 +113,19 @@ pub struct AcceptPaused<'a> {
     pub error: &'a io::Error,
     /// For how long.
     pub pause: Duration,
+    /// Newcomers that were refused by means of the descriptor in reserve.
+    pub turned_away: usize,
 }
 
 impl AcceptPaused<'_> {
-    /// Logs and counts it.
-    pub fn emit(&self, counters: &Counters) {
-        counters.count("refused", "accept-paused");
-        warn!(server = self.server, error = %self.error, pause = ?self.pause, "accepting pauses: the host is out of resources");
+    /// Counts it, and logs it where `lines` lets it pass.
+    pub fn emit(&self, counters: &Counters, lines: &Bucket) {
+        let Self { server, error, pause, turned_away } = self;
+        counters.count(Kind::Refused, "accept-paused");
+        counters.add(Kind::Refused, "overload", *turned_away as u64);
+        if let Some(suppressed) = lines.pass(Instant::now()) {
+            warn!(server, %error, ?pause, turned_away, suppressed, "accepting pauses: the host is out of resources");
+        }
     }
 }
 
@@ -94,7 +141,7 @@ pub struct AcceptStopped<'a> {
 impl AcceptStopped<'_> {
     /// Logs and counts it.
     pub fn emit(&self, counters: &Counters) {
-        counters.count("refused", "accept-stopped");
+        counters.count(Kind::Refused, "accept-stopped");
         warn!(server = self.server, error = %self.error, "accepting stopped: the listening socket failed");
     }
 }
@@ -113,7 +160,7 @@ pub struct Refused<'a> {
 impl Refused<'_> {
     /// Logs and counts it.
     pub fn emit(&self, counters: &Counters) {
-        counters.count("refused", self.reason);
+        counters.count(Kind::Refused, self.reason);
         debug!(server = self.server, peer = %self.peer, reason = self.reason, "client refused");
     }
 }
@@ -135,7 +182,7 @@ impl HandshakeFailed<'_> {
     /// Logs and counts it.
     pub fn emit(&self, counters: &Counters) {
         let Self { server, peer, reason, detail } = self;
-        counters.count("handshake", reason);
+        counters.count(Kind::Handshake, reason);
         debug!(server, %peer, reason, detail, "handshake failed");
     }
 }
@@ -177,15 +224,27 @@ pub struct SessionEnded<'a> {
     pub bytes_out: u64,
     /// Fuel burnt.
     pub fuel: u64,
+    /// How long its events kept a thread.
+    pub busy: Duration,
+    /// The plugin, with its version.
+    pub plugin: &'a str,
 }
 
 impl SessionEnded<'_> {
-    /// Logs and counts it.
-    pub fn emit(&self, counters: &Counters) {
-        let Self { server, session, reason, lasted, events, bytes_in, bytes_out, fuel } = self;
-        counters.count("ended", reason);
+    /// Counts it, and logs it where `lines` lets it pass.
+    pub fn emit(&self, counters: &Counters, lines: &Bucket) {
+        let Self { server, session, reason, lasted, events, bytes_in, bytes_out, fuel, busy, plugin } = self;
+        counters.count(Kind::Ended, reason);
         counters.add_session(*events, *bytes_in, *bytes_out, *fuel);
-        debug!(server, session, reason, ?lasted, events, bytes_in, bytes_out, fuel, "session ended");
+        if !tracing::enabled!(tracing::Level::INFO) {
+            return;
+        }
+        if let Some(suppressed) = lines.pass(Instant::now()) {
+            info!(
+                server, session, reason, ?lasted, events, bytes_in, bytes_out, fuel, ?busy, plugin, suppressed,
+                "session ended"
+            );
+        }
     }
 }
 
@@ -209,7 +268,7 @@ impl Faulted<'_> {
     pub fn emit(&self, counters: &Counters, lines: &Bucket) {
         let Self { server, session, plugin, event, fault } = self;
         let (reason, origin) = (fault.kind.name(), fault.kind.origin().name());
-        counters.count("fault", &reason);
+        counters.count(Kind::Fault, &reason);
         if let Some(suppressed) = lines.pass(Instant::now()) {
             warn!(server, session, plugin, event, %reason, origin, suppressed, "plugin fault: {}", fault.detail);
         }

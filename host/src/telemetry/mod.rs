@@ -6,10 +6,12 @@
 mod bucket;
 mod counters;
 mod events;
+mod latencies;
 
 pub use bucket::Bucket;
 pub use counters::{Counters, Snapshot};
 pub use events::{
-    AcceptPaused, AcceptStopped, Faulted, HandshakeFailed, PluginOutput, PluginSwapped, Refused, ServerStarted,
-    ServerStopped, SessionEnded, SessionStarted,
+    AcceptPaused, AcceptStopped, Faulted, HandshakeFailed, LockExpired, PluginOutput, PluginSwapped, Refused,
+    ServerNotice, ServerStarted, ServerStopped, SessionEnded, SessionStarted,
 };
+pub use latencies::Latencies;

@@ -1,0 +1,242 @@
+//! Decides over the newcomers of one server.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use super::addresses::{AddressPlace, Addresses};
+use super::count::Place;
+use super::{Change, Count, Networks, Refusal, Throttle, ThrottleError};
+
+/// One client's place on its server, at its address and in the process. Dropping it frees all three.
+#[derive(Debug)]
+pub struct Permit {
+    _places: Places,
+    _address: AddressPlace,
+}
+
+#[derive(Debug)]
+struct Places {
+    _server: Place,
+    _process: Place,
+}
+
+/// A client that has a place, and whose true address is not known yet: it came through a proxy.
+#[derive(Debug)]
+pub struct Entered<C> {
+    client: C,
+    places: Places,
+}
+
+/// A client that was let in. There is no other way to make one, and only a client in this state can be handed to the
+/// handshake.
+#[derive(Debug)]
+pub struct Admitted<C> {
+    client: C,
+    permit: Permit,
+}
+
+impl<C> Entered<C> {
+    /// Takes the client a step further; it keeps its place, or gives it back where the step fails.
+    ///
+    /// # Errors
+    /// The step's.
+    pub async fn and_then<D, E>(self, step: impl AsyncFnOnce(C) -> Result<D, E>) -> Result<Entered<D>, E> {
+        Ok(Entered { client: step(self.client).await?, places: self.places })
+    }
+}
+
+impl<C> std::ops::Deref for Entered<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.client
+    }
+}
+
+impl<C> Admitted<C> {
+    /// Takes the client and its permit apart, for the step that turns it into something further along.
+    #[must_use]
+    pub fn into_parts(self) -> (C, Permit) {
+        (self.client, self.permit)
+    }
+}
+
+impl<C> std::ops::Deref for Admitted<C> {
+    type Target = C;
+
+    fn deref(&self) -> &C {
+        &self.client
+    }
+}
+
+/// Decides over the newcomers of one server. Its limits may change while clients are inside.
+#[derive(Debug)]
+pub struct Gate {
+    clients: Arc<Count>,
+    process: Arc<Count>,
+    addresses: Arc<Addresses>,
+    throttle: Mutex<Throttle>,
+    networks: ArcSwap<Networks>,
+}
+
+impl Gate {
+    /// A gate with these limits, in a process with so many instance slots.
+    #[must_use]
+    pub fn new(throttle: Throttle, networks: Networks, process: Arc<Count>) -> Self {
+        Self {
+            clients: Count::up_to(throttle.max_clients),
+            process,
+            addresses: Arc::default(),
+            throttle: Mutex::new(throttle),
+            networks: ArcSwap::from_pointee(networks),
+        }
+    }
+
+    /// Lets the client in or refuses it. Nothing is allocated for a refusal, unless its address is new.
+    ///
+    /// # Errors
+    /// The [`Refusal`]; the client is dropped, which closes it.
+    pub fn admit<C>(&self, client: C, address: IpAddr, now: Instant) -> Result<Admitted<C>, Refusal> {
+        if !self.networks.load().admit(address) {
+            return Err(Refusal::Denied);
+        }
+        let places = self.places()?;
+        let address = self.addresses.take(address, &self.throttle(), now)?;
+        Ok(Admitted { client, permit: Permit { _places: places, _address: address } })
+    }
+
+    /// The first half of [`Gate::admit`], for a client whose address a proxy has yet to tell.
+    ///
+    /// # Errors
+    /// The [`Refusal`]; the client is dropped, which closes it.
+    pub fn enter<C>(&self, client: C) -> Result<Entered<C>, Refusal> {
+        Ok(Entered { client, places: self.places()? })
+    }
+
+    /// The other half, once the proxy has told it.
+    ///
+    /// # Errors
+    /// The [`Refusal`]; the client is dropped, which closes it.
+    pub fn vouch<C>(&self, entered: Entered<C>, address: IpAddr, now: Instant) -> Result<Admitted<C>, Refusal> {
+        if !self.networks.load().admit(address) {
+            return Err(Refusal::Denied);
+        }
+        let address = self.addresses.take(address, &self.throttle(), now)?;
+        Ok(Admitted { client: entered.client, permit: Permit { _places: entered.places, _address: address } })
+    }
+
+    fn places(&self) -> Result<Places, Refusal> {
+        let server = self.clients.take().ok_or(Refusal::MaxClients)?;
+        let process = self.process.take().ok_or(Refusal::Overload)?;
+        Ok(Places { _server: server, _process: process })
+    }
+
+    /// Clients inside now, those in the handshake and those on their way out included.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.clients.taken()
+    }
+
+    /// The limits in force.
+    #[must_use]
+    pub fn throttle(&self) -> Throttle {
+        *self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes limits for newcomers; who is inside stays. Returns what was in force before.
+    ///
+    /// # Errors
+    /// [`ThrottleError`]; nothing was changed.
+    pub fn change(&self, change: Change) -> Result<Throttle, ThrottleError> {
+        let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = throttle.changed(change)?;
+        self.clients.set_max(changed.max_clients);
+        if (changed.rate_per_address, changed.burst()) != (throttle.rate_per_address, throttle.burst()) {
+            self.addresses.forget_rates();
+        }
+        Ok(std::mem::replace(&mut *throttle, changed))
+    }
+
+    /// Changes who may enter; who is inside stays.
+    pub fn set_networks(&self, networks: Networks) {
+        self.networks.store(Arc::new(networks));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    fn gate(max_clients: usize, process: Arc<Count>) -> Gate {
+        Gate::new(Throttle { max_clients, ..Throttle::default() }, Networks::default(), process)
+    }
+
+    fn admit(gate: &Gate) -> Result<Admitted<()>, Refusal> {
+        gate.admit((), Ipv4Addr::LOCALHOST.into(), Instant::now())
+    }
+
+    #[test]
+    fn the_client_over_the_maximum_is_refused_and_a_freed_place_is_given_again() {
+        let gate = gate(2, Count::up_to(0));
+        let first = admit(&gate).expect("below the maximum");
+        let second = admit(&gate).expect("at the maximum");
+        assert_eq!(admit(&gate).err(), Some(Refusal::MaxClients));
+        drop(first);
+        assert_eq!(gate.clients(), 1);
+        let third = admit(&gate).expect("a place was freed");
+        drop((second, third));
+        assert_eq!(gate.clients(), 0);
+    }
+
+    #[test]
+    fn a_full_process_refuses_and_gives_the_servers_place_back() {
+        let process = Count::up_to(1);
+        let (one, other) = (gate(0, process.clone()), gate(5, process));
+        let held = admit(&one).expect("room");
+        assert_eq!(admit(&other).err(), Some(Refusal::Overload));
+        assert_eq!(other.clients(), 0);
+        drop(held);
+        assert!(admit(&other).is_ok());
+    }
+
+    #[test]
+    fn a_lowered_limit_drops_nobody_and_admits_nobody_until_there_is_room() {
+        let gate = gate(4, Count::up_to(0));
+        let mut inside: Vec<_> = (0..4).map(|_| admit(&gate).expect("room")).collect();
+        gate.change(Change { max_clients: Some(2), ..Change::default() }).expect("a limit");
+        for left in [4, 3, 2] {
+            assert_eq!((gate.clients(), admit(&gate).err()), (left, Some(Refusal::MaxClients)));
+            inside.pop();
+        }
+        assert!(admit(&gate).is_ok());
+    }
+
+    #[test]
+    fn a_change_leaves_alone_what_it_does_not_name_and_a_bad_one_changes_nothing() {
+        let gate = gate(4, Count::up_to(0));
+        let change = Change { accept_interval: Some(Duration::from_millis(5)), ..Change::default() };
+        let before = gate.change(change).expect("limits");
+        assert_eq!((before.max_clients, before.accept_interval), (4, Duration::ZERO));
+        for rate in [-1.0, f64::NAN, f64::INFINITY] {
+            let change = Change { max_clients: Some(9), rate_per_address: Some(rate), ..Change::default() };
+            assert_eq!(gate.change(change).expect_err("no rate").limit, "rate_per_address");
+        }
+        assert_eq!((gate.throttle().max_clients, gate.throttle().accept_interval), (4, Duration::from_millis(5)));
+    }
+
+    #[test]
+    fn a_proxied_client_holds_a_place_before_it_is_known_and_gives_it_back_when_refused() {
+        let gate = gate(1, Count::up_to(0));
+        let deny = vec!["192.0.2.0/24".parse().expect("a network")];
+        gate.set_networks(Networks { allow: Vec::new(), deny });
+        let entered = gate.enter(()).expect("room");
+        assert_eq!(gate.enter(()).err(), Some(Refusal::MaxClients));
+        let known = gate.vouch(entered, Ipv4Addr::new(192, 0, 2, 9).into(), Instant::now());
+        assert_eq!((known.err(), gate.clients()), (Some(Refusal::Denied), 0));
+    }
+}

@@ -1,0 +1,92 @@
+//! Which networks may enter.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+/// A network in CIDR notation, or a single address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network(IpNet);
+
+impl Network {
+    /// Whether the address lies in it. An IPv4 address in IPv6 clothes counts as the IPv4 address.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address.to_canonical())
+    }
+}
+
+impl FromStr for Network {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let single = text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
+        let network = single.or_else(|_| text.parse::<IpNet>());
+        let network = network.map_err(|_| {
+            format!("`{}` is no network: expected an address as 192.0.2.7 or a network as 2001:db8::/32", text.escape_debug())
+        })?;
+        if network.addr() != network.network() {
+            return Err(format!("`{text}` has bits beyond its prefix: expected {}", network.trunc()));
+        }
+        Ok(Self(network))
+    }
+}
+
+impl std::fmt::Display for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Who may enter by address. Empty lets everybody in.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Networks {
+    /// Where not empty, only these.
+    pub allow: Vec<Network>,
+    /// Never these, whatever `allow` says.
+    pub deny: Vec<Network>,
+}
+
+impl Networks {
+    /// Whether a client of this address may enter.
+    #[must_use]
+    pub fn admit(&self, address: IpAddr) -> bool {
+        let within = |networks: &[Network]| networks.iter().any(|network| network.contains(address));
+        !within(&self.deny) && (self.allow.is_empty() || within(&self.allow))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn networks(texts: &[&str]) -> Vec<Network> {
+        texts.iter().map(|text| text.parse().expect("a network")).collect()
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn deny_wins_over_allow_and_allow_is_a_closed_list() {
+        let networks = Networks { allow: networks(&["10.0.0.0/8", "2001:db8::/32"]), deny: networks(&["10.1.0.0/16"]) };
+        assert!(networks.admit(ip("10.2.3.4")) && networks.admit(ip("2001:db8::1")));
+        assert!(!networks.admit(ip("10.1.3.4")) && !networks.admit(ip("192.0.2.1")) && !networks.admit(ip("::1")));
+        assert!(Networks::default().admit(ip("192.0.2.1")));
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_address() {
+        let networks = Networks { allow: Vec::new(), deny: networks(&["192.0.2.7"]) };
+        assert!(!networks.admit(ip("::ffff:192.0.2.7")));
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused() {
+        for text in ["", "10.0.0.0/33", "10.0.0.1/8", "host.example", "10.0.0.0/-1"] {
+            assert!(text.parse::<Network>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The PROXY protocol, versions 1 and 2: a trusted proxy says who the client really is.
+//!
+//! The header is read exactly, so that the client's first byte stays in the socket for whoever comes next.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use ppp::{v1, v2};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use super::Accepted;
+
+/// Longest header of version 1, by its specification.
+const V1_MAX_BYTES: usize = 107;
+/// Bytes that are in every header of either version: the shortest one is `PROXY UNKNOWN` with its line end.
+const FIRST_BYTES: usize = 15;
+/// What every header of version 2 starts with: signature, command, family and length.
+const V2_START_BYTES: usize = 16;
+/// Longest header of version 2 that is read; addresses take 36 bytes, the rest are extensions.
+const V2_MAX_BYTES: usize = 4 << 10;
+
+/// Why a client behind a proxy is not let in.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProxyFault {
+    /// No header within the time for a handshake.
+    #[error("no PROXY header in time")]
+    Timeout,
+    /// The connection ended or broke before the header was complete.
+    #[error("the connection ended inside the PROXY header: {0}")]
+    Gone(#[from] io::Error),
+    /// What came is no header.
+    #[error("no PROXY header: {0}")]
+    Malformed(String),
+}
+
+impl ProxyFault {
+    /// Stable name for logs and metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Timeout => "proxy-timeout",
+            Self::Gone(_) => "proxy-gone",
+            Self::Malformed(_) => "proxy-header",
+        }
+    }
+}
+
+impl Accepted {
+    /// Reads the header, and from then on has the address in it. Where the proxy speaks for itself, the address stays
+    /// the proxy's. Must run inside a tokio runtime. Dropping the future closes the connection.
+    ///
+    /// # Errors
+    /// [`ProxyFault`]; the connection is closed.
+    pub async fn behind_proxy(self, timeout: Duration) -> Result<Self, ProxyFault> {
+        let Self { stream, peer, local } = self;
+        let mut stream = TcpStream::from_std(stream)?;
+        let header = tokio::time::timeout(timeout, header(&mut stream)).await.map_err(|_| ProxyFault::Timeout)??;
+        let stream = stream.into_std()?;
+        let told = header.map(|(source, destination)| (canonical(source), canonical(destination)));
+        let (peer, local) = told.unwrap_or((peer, local));
+        Ok(Self { stream, peer, local })
+    }
+}
+
+/// Source and destination, where the proxy names them.
+async fn header(stream: &mut TcpStream) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyFault> {
+    let mut bytes = vec![0; FIRST_BYTES];
+    stream.read_exact(&mut bytes).await?;
+    if bytes.starts_with(&v2::PROTOCOL_PREFIX[..]) {
+        bytes.resize(V2_START_BYTES, 0);
+        stream.read_exact(&mut bytes[FIRST_BYTES..]).await?;
+        let rest = usize::from(u16::from_be_bytes([bytes[14], bytes[15]]));
+        if rest > V2_MAX_BYTES {
+            return Err(ProxyFault::Malformed(format!("{rest} bytes, of which at most {V2_MAX_BYTES} are read")));
+        }
+        bytes.resize(V2_START_BYTES + rest, 0);
+        stream.read_exact(&mut bytes[V2_START_BYTES..]).await?;
+        return version_2(&bytes);
+    }
+    if !bytes.starts_with(v1::PROTOCOL_PREFIX.as_bytes()) {
+        return Err(ProxyFault::Malformed("neither version starts like this".into()));
+    }
+    // One byte at a time, since what follows the line is the client's.
+    while !bytes.ends_with(b"\r\n") {
+        if bytes.len() == V1_MAX_BYTES {
+            return Err(ProxyFault::Malformed("the line does not end".into()));
+        }
+        bytes.push(stream.read_u8().await?);
+    }
+    version_1(&bytes)
+}
+
+fn version_1(bytes: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyFault> {
+    let header = v1::Header::try_from(bytes).map_err(|error| ProxyFault::Malformed(error.to_string()))?;
+    Ok(match header.addresses {
+        v1::Addresses::Unknown => None,
+        v1::Addresses::Tcp4(tcp) => Some((
+            (tcp.source_address, tcp.source_port).into(),
+            (tcp.destination_address, tcp.destination_port).into(),
+        )),
+        v1::Addresses::Tcp6(tcp) => Some((
+            (tcp.source_address, tcp.source_port).into(),
+            (tcp.destination_address, tcp.destination_port).into(),
+        )),
+    })
+}
+
+fn version_2(bytes: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyFault> {
+    let header = v2::Header::try_from(bytes).map_err(|error| ProxyFault::Malformed(error.to_string()))?;
+    if header.command == v2::Command::Local {
+        return Ok(None);
+    }
+    if header.protocol != v2::Protocol::Stream {
+        return Err(ProxyFault::Malformed("the client's protocol is not TCP".into()));
+    }
+    // An extension that is cut short makes the whole header a lie.
+    if let Some(Err(error)) = header.tlvs().find(Result::is_err) {
+        return Err(ProxyFault::Malformed(error.to_string()));
+    }
+    match header.addresses {
+        v2::Addresses::IPv4(ip) => {
+            Ok(Some(((ip.source_address, ip.source_port).into(), (ip.destination_address, ip.destination_port).into())))
+        }
+        v2::Addresses::IPv6(ip) => {
+            Ok(Some(((ip.source_address, ip.source_port).into(), (ip.destination_address, ip.destination_port).into())))
+        }
+        _ => Err(ProxyFault::Malformed("neither IPv4 nor IPv6".into())),
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    let ip: IpAddr = address.ip().to_canonical();
+    SocketAddr::new(ip, address.port())
+}

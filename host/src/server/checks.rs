@@ -1,0 +1,103 @@
+//! What each value of a server may be, by itself and beside the others.
+
+use std::time::Duration;
+
+use super::builder::{ServerBuilder, StartError};
+use crate::session::Watermarks;
+
+/// Default of [`ServerBuilder::timeout`].
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(20);
+/// Least and greatest timeout.
+pub const TIMEOUT_RANGE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(24 * 3_600));
+/// Default send buffer.
+pub const WATERMARKS_DEFAULT: Watermarks = Watermarks { high_bytes: 256 << 10, low_bytes: 64 << 10 };
+/// Least and greatest high-water mark, in bytes.
+pub const HIGH_WATER_RANGE: (usize, usize) = (1 << 10, 16 << 20);
+/// Least and greatest memory of an instance, in bytes.
+pub const MEMORY_RANGE: (usize, usize) = (64 << 10, 256 << 20);
+/// Least and greatest bytes of one host call.
+pub const COPY_RANGE: (usize, usize) = (64 << 10, 64 << 20);
+/// Least and greatest handles of an instance.
+pub const HANDLES_RANGE: (usize, usize) = (16, 100_000);
+/// Least and greatest deadline of a session, where it is not zero.
+pub const DEADLINE_RANGE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(365 * 24 * 3_600));
+/// Networks in one list.
+const NETWORKS_MAX: usize = 1_024;
+
+impl ServerBuilder {
+    /// Whether each value can be, by itself and beside the others.
+    ///
+    /// # Errors
+    /// The first of [`ServerBuilder::problems`].
+    pub(super) fn check(&self) -> Result<(), StartError> {
+        self.problems().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Every value that cannot be, by itself or beside the others.
+    #[must_use]
+    pub fn problems(&self) -> Vec<StartError> {
+        let (marks, limits) = (self.watermarks, self.limits);
+        let (handshake, write) = (self.timeouts.handshake, self.timeouts.write);
+        let (handshake, write) = (handshake.unwrap_or(self.timeout), write.unwrap_or(self.timeout));
+        let bytes = |value: usize| format!("{value} bytes");
+        let span = |value: Duration| humantime::format_duration(value).to_string();
+        let mut found: Vec<_> = [
+            within("timeout", self.timeout, TIMEOUT_RANGE, span),
+            within("timeouts.handshake", handshake, DEADLINE_RANGE, span),
+            within("timeouts.write", write, DEADLINE_RANGE, span),
+            within("limits.send_buffer_high_bytes", marks.high_bytes, HIGH_WATER_RANGE, bytes),
+            within("limits.memory_max_bytes", limits.memory_max_bytes, MEMORY_RANGE, bytes),
+            within("limits.copy_max_bytes", limits.copy_max_bytes, COPY_RANGE, bytes),
+            within("limits.handles_max", limits.handles_max, HANDLES_RANGE, |value| value.to_string()),
+        ]
+        .into_iter()
+        .filter_map(Result::err)
+        .chain(self.throttle.check().err().map(|error| argument(error.limit, error.problem())))
+        .collect();
+        let optional = [
+            ("timeouts.first_byte", self.timeouts.first_byte),
+            ("timeouts.idle", self.timeouts.idle),
+            ("timeouts.lifetime", self.timeouts.lifetime),
+        ];
+        let given = optional.into_iter().filter(|(_, value)| !value.is_zero());
+        found.extend(given.filter_map(|(name, value)| within(name, value, DEADLINE_RANGE, span).err()));
+        let mut note = |wrong: bool, name, problem: String| {
+            if wrong {
+                found.push(argument(name, problem));
+            }
+        };
+        let (high, low, copy) = (marks.high_bytes, marks.low_bytes, limits.copy_max_bytes);
+        let problem = format!("expected less than `limits.send_buffer_high_bytes` ({high}), found {low}");
+        note(low >= high, "limits.send_buffer_low_bytes", problem);
+        // A write of the whole send buffer has to be a write that is refused politely, and not a fault.
+        let problem = format!("expected at least `limits.send_buffer_high_bytes` ({high}), found {copy}");
+        note(copy < high, "limits.copy_max_bytes", problem);
+        let problem = format!("expected at least `priority` ({})", self.priority);
+        note(self.priority_max.is_some_and(|max| max < self.priority), "priority_max", problem);
+        let problem = "a secure server needs a certificate chain and a private key";
+        note(self.secure && self.credentials.is_none(), "credentials", problem.into());
+        let lists = [("allow", &self.networks.allow), ("deny", &self.networks.deny), ("proxies", &self.proxies)];
+        for (name, list) in lists {
+            note(list.len() > NETWORKS_MAX, name, format!("expected at most {NETWORKS_MAX}, found {}", list.len()));
+        }
+        let problem = "expected at most 64 bytes without control characters";
+        note(self.name.chars().any(char::is_control) || self.name.len() > 64, "name", problem.into());
+        found
+    }
+}
+
+pub(super) fn argument(argument: &'static str, problem: impl Into<String>) -> StartError {
+    StartError::Argument { argument, problem: problem.into() }
+}
+
+fn within<T: PartialOrd + Copy>(
+    name: &'static str,
+    value: T,
+    (least, greatest): (T, T),
+    show: impl Fn(T) -> String,
+) -> Result<(), StartError> {
+    if (least..=greatest).contains(&value) {
+        return Ok(());
+    }
+    Err(argument(name, format!("expected {} to {}, found {}", show(least), show(greatest), show(value))))
+}

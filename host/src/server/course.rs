@@ -1,0 +1,185 @@
+//! What a server is up to, and what follows from it for newcomers and for sessions.
+
+use std::fmt;
+
+/// What a server is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// Bound, and about to accept.
+    Starting,
+    /// Accepting.
+    Listening,
+    /// Not accepting until it is resumed. Sessions may go on.
+    Suspended,
+    /// Its sessions end, and then it accepts again.
+    Restarting,
+    /// Its sessions end, and then it is stopped.
+    Draining,
+    /// Nothing of it runs, and its address is free.
+    Stopped,
+}
+
+impl Status {
+    /// Every status.
+    pub const ALL: [Self; 6] =
+        [Self::Starting, Self::Listening, Self::Suspended, Self::Restarting, Self::Draining, Self::Stopped];
+
+    /// Stable name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        ["starting", "listening", "suspended", "restarting", "draining", "stopped"][self as usize]
+    }
+
+    /// Whether there is no way back from it.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Draining | Self::Stopped)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What becomes of newcomers while a server is suspended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Newcomers {
+    /// They wait in the backlog and are served after it is resumed, in order.
+    #[default]
+    Queue,
+    /// They are closed at once.
+    Reject,
+}
+
+/// What a server's tasks steer by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Course {
+    pub(crate) status: Status,
+    pub(crate) newcomers: Newcomers,
+    /// All sessions are held by a lock.
+    pub(crate) locked: bool,
+    /// Grows with every change.
+    pub(crate) version: u64,
+    /// Clients belong to the round in which they were accepted. Those of earlier rounds are to end...
+    pub(crate) round: u64,
+    /// ...and those of rounds before this one at once.
+    pub(crate) cancelled: u64,
+}
+
+/// What the accepting task does with the next newcomer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Welcome {
+    Admit,
+    Queue,
+    Reject,
+    /// No more accepting.
+    Close,
+}
+
+/// What a client of some round is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    Stay,
+    End,
+    EndNow,
+}
+
+impl Course {
+    pub(super) fn new() -> Self {
+        Self {
+            status: Status::Starting,
+            newcomers: Newcomers::Queue,
+            locked: false,
+            version: 0,
+            round: 0,
+            cancelled: 0,
+        }
+    }
+
+    pub(crate) fn welcome(&self) -> Welcome {
+        match (self.status, self.newcomers) {
+            (Status::Draining | Status::Stopped, _) => Welcome::Close,
+            _ if self.locked => Welcome::Queue,
+            (Status::Starting | Status::Listening, _) => Welcome::Admit,
+            (Status::Suspended, Newcomers::Reject) => Welcome::Reject,
+            (Status::Suspended | Status::Restarting, _) => Welcome::Queue,
+        }
+    }
+
+    pub(crate) fn call(&self, round: u64) -> Call {
+        match round {
+            round if round < self.cancelled => Call::EndNow,
+            round if round < self.round => Call::End,
+            _ => Call::Stay,
+        }
+    }
+}
+
+/// Something that happened to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Occurrence {
+    /// It listens.
+    Started,
+    /// It was suspended.
+    Suspended,
+    /// It accepts again.
+    Resumed,
+    /// It ended its sessions and accepts again.
+    Restarted,
+    /// Its last client left. Not said at its start nor at its stop.
+    Idle,
+    /// It ends its sessions to stop.
+    Draining,
+    /// Nothing of it runs any more.
+    Stopped,
+}
+
+impl Occurrence {
+    /// Stable name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Suspended => "suspended",
+            Self::Resumed => "resumed",
+            Self::Restarted => "restarted",
+            Self::Idle => "idle",
+            Self::Draining => "draining",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// The last thing that happened to a server, numbered from 1 so that a missed one can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Notice {
+    /// Its number.
+    pub number: u64,
+    /// What happened.
+    pub occurrence: Occurrence,
+    /// What the server is doing since.
+    pub status: Status,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_queues_newcomers_but_does_not_keep_a_stopped_server_open() {
+        let course = Course { status: Status::Listening, locked: true, ..Course::new() };
+        assert_eq!(course.welcome(), Welcome::Queue);
+        assert_eq!(Course { status: Status::Draining, ..course }.welcome(), Welcome::Close);
+        let suspended = Course { status: Status::Suspended, newcomers: Newcomers::Reject, ..course };
+        assert_eq!(suspended.welcome(), Welcome::Queue);
+        assert_eq!(Course { locked: false, ..suspended }.welcome(), Welcome::Reject);
+    }
+
+    #[test]
+    fn a_round_ends_before_it_is_cancelled() {
+        let course = Course { round: 3, cancelled: 2, ..Course::new() };
+        assert_eq!([1, 2, 3].map(|round| course.call(round)), [Call::EndNow, Call::End, Call::Stay]);
+    }
+}

@@ -1,0 +1,237 @@
+//! What the clock says about a session at which nothing moves: a pure function of times and byte counts.
+
+use std::time::{Duration, Instant};
+
+use crate::event::DisconnectReason;
+
+/// Least time over which the minimum rate is judged.
+pub const MIN_RATE_WINDOW: Duration = Duration::from_secs(5);
+
+/// How long a session may take over things. Zero is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    /// How long the peer may read nothing while data is queued for it. Never zero.
+    pub write: Duration,
+    /// From the session's start to the peer's first byte.
+    pub first_byte: Duration,
+    /// Without a byte in either direction, after which the session ends. Not the period of `on-timeout`.
+    pub idle: Duration,
+    /// From the session's start to its end, whatever it does.
+    pub lifetime: Duration,
+    /// Bytes per second that a peer has to send on average from its first unanswered byte until the plugin answers.
+    /// Judged from [`MIN_RATE_WINDOW`] on. A peer that says nothing is idle and not slow.
+    pub min_rate: u32,
+}
+
+impl Deadlines {
+    /// Only the write deadline.
+    #[must_use]
+    pub fn with_write(write: Duration) -> Self {
+        let none = Duration::ZERO;
+        Self { write, first_byte: none, idle: none, lifetime: none, min_rate: 0 }
+    }
+}
+
+/// What moved.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Flow {
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    /// Since when the peer has taken nothing of what is queued.
+    pub(super) stalled_since: Option<Instant>,
+    pub(super) half_closed: bool,
+}
+
+/// What follows from the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The session ends.
+    End(DisconnectReason),
+    /// It is time for `on-timeout`, after so long without an exchange.
+    Timeout(Duration),
+    /// Nothing until then, unless something moves or a timer is due.
+    WaitUntil(Instant),
+}
+
+/// A session's times.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    started: Instant,
+    /// When bytes last moved, as far as anybody looked.
+    last_exchange: Instant,
+    /// When the idle period started: the last exchange, or the last `on-timeout`.
+    idle_since: Instant,
+    /// What had moved when anybody last looked.
+    seen_in: u64,
+    seen_out: u64,
+    /// The first byte that the plugin has not answered: since when, and what had come before it.
+    unanswered: Option<(Instant, u64)>,
+}
+
+impl Clock {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { started: now, last_exchange: now, idle_since: now, seen_in: 0, seen_out: 0, unanswered: None }
+    }
+
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
+    }
+
+    /// Whether the session has lived as long as it may. For sessions that are never at rest.
+    pub(super) fn expired(&self, deadlines: &Deadlines) -> bool {
+        !deadlines.lifetime.is_zero() && self.started.elapsed() >= deadlines.lifetime
+    }
+
+    /// Looks at what moved since the last look; true where something did.
+    fn look(&mut self, now: Instant, flow: &Flow) -> bool {
+        let (came, went) = (flow.bytes_in != self.seen_in, flow.bytes_out != self.seen_out);
+        if went {
+            self.unanswered = None;
+        } else if came && self.unanswered.is_none() {
+            self.unanswered = Some((now, self.seen_in));
+        }
+        (self.seen_in, self.seen_out) = (flow.bytes_in, flow.bytes_out);
+        if came || went {
+            self.last_exchange = now;
+            self.idle_since = now;
+        }
+        came || went
+    }
+
+    /// What the time says, `period` being that of `on-timeout`. The second value is whether bytes moved since the last
+    /// call.
+    pub(super) fn judge(
+        &mut self,
+        now: Instant,
+        period: Duration,
+        deadlines: &Deadlines,
+        flow: &Flow,
+    ) -> (Verdict, bool) {
+        let moved = self.look(now, flow);
+        let mut next = self.idle_since + period;
+        let mut overdue = |since: Instant, limit: Duration| {
+            let due = since + limit;
+            let limited = !limit.is_zero();
+            if limited && now < due {
+                next = next.min(due);
+            }
+            limited && now >= due
+        };
+        let end = if flow.stalled_since.is_some_and(|since| overdue(since, deadlines.write)) {
+            Some(DisconnectReason::WriteTimeout)
+        } else if overdue(self.started, deadlines.lifetime) {
+            Some(DisconnectReason::SessionTimeout)
+        } else if flow.bytes_in == 0 && overdue(self.started, deadlines.first_byte) {
+            Some(DisconnectReason::FirstByteTimeout)
+        } else if overdue(self.last_exchange, deadlines.idle) {
+            Some(DisconnectReason::IdleTimeout)
+        } else if self.unanswered.is_some_and(|(since, before)| {
+            deadlines.min_rate > 0 && overdue(since, allowance(flow.bytes_in - before, deadlines.min_rate))
+        }) {
+            Some(DisconnectReason::MinRate)
+        } else if flow.half_closed && now >= self.idle_since + period {
+            Some(DisconnectReason::IdleTimeout)
+        } else {
+            None
+        };
+        let verdict = match end {
+            Some(reason) => Verdict::End(reason),
+            None if now >= self.idle_since + period => {
+                self.idle_since = now;
+                Verdict::Timeout(now - self.last_exchange)
+            }
+            None => Verdict::WaitUntil(next),
+        };
+        (verdict, moved)
+    }
+}
+
+/// How long so many bytes may take.
+fn allowance(bytes: u64, min_rate: u32) -> Duration {
+    MIN_RATE_WINDOW.max(Duration::from_secs_f64(bytes as f64 / f64::from(min_rate)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use DisconnectReason as R;
+
+    const PERIOD: Duration = Duration::from_secs(1_000);
+
+    fn flow(bytes_in: u64, bytes_out: u64) -> Flow {
+        Flow { bytes_in, bytes_out, stalled_since: None, half_closed: false }
+    }
+
+    fn deadlines() -> Deadlines {
+        Deadlines::with_write(Duration::from_secs(9))
+    }
+
+    /// Judges at so many seconds from the start; ends as this reason, or not at all.
+    fn end(clock: &mut Clock, at: f64, deadlines: &Deadlines, flow: &Flow) -> Option<R> {
+        match clock.judge(clock.started + Duration::from_secs_f64(at), PERIOD, deadlines, flow).0 {
+            Verdict::End(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_peer_that_says_nothing_has_until_the_first_byte_deadline() {
+        let deadlines = Deadlines { first_byte: Duration::from_secs(2), ..deadlines() };
+        let mut clock = Clock::new(Instant::now());
+        // A greeting is no first byte of the peer.
+        assert_eq!(end(&mut clock, 1.9, &deadlines, &flow(0, 10)), None);
+        assert_eq!(end(&mut clock, 2.0, &deadlines, &flow(0, 10)), Some(R::FirstByteTimeout));
+        assert_eq!(end(&mut Clock::new(clock.started), 2.0, &deadlines, &flow(1, 0)), None);
+    }
+
+    #[test]
+    fn a_dripping_peer_is_too_slow_and_a_silent_or_answered_one_is_not() {
+        let deadlines = Deadlines { min_rate: 100, ..deadlines() };
+        let mut clock = Clock::new(Instant::now());
+        for second in 0..5 {
+            assert_eq!(end(&mut clock, f64::from(second), &deadlines, &flow(1 + second as u64, 0)), None);
+        }
+        assert_eq!(end(&mut clock, 5.0, &deadlines, &flow(6, 0)), Some(R::MinRate));
+        let mut answered = Clock::new(clock.started);
+        for second in 0..50 {
+            let moved = flow(second, second / 4);
+            assert_eq!(end(&mut answered, second as f64, &deadlines, &moved), None, "at {second}");
+        }
+        let mut silent = Clock::new(clock.started);
+        assert_eq!(end(&mut silent, 500.0, &deadlines, &flow(0, 0)), None);
+    }
+
+    #[test]
+    fn a_peer_above_the_minimum_rate_may_take_its_time() {
+        let deadlines = Deadlines { min_rate: 100, ..deadlines() };
+        let mut clock = Clock::new(Instant::now());
+        for second in 0..60 {
+            assert_eq!(end(&mut clock, f64::from(second), &deadlines, &flow(101 * (1 + second as u64), 0)), None);
+        }
+        assert_eq!(end(&mut clock, 120.0, &deadlines, &flow(101 * 60, 0)), Some(R::MinRate));
+    }
+
+    #[test]
+    fn idle_and_lifetime_end_a_session_and_a_byte_helps_only_against_idle() {
+        let deadlines =
+            Deadlines { idle: Duration::from_secs(3), lifetime: Duration::from_secs(5), ..deadlines() };
+        let mut clock = Clock::new(Instant::now());
+        assert_eq!(end(&mut clock, 2.9, &deadlines, &flow(1, 1)), None);
+        assert_eq!(end(&mut clock, 4.9, &deadlines, &flow(1, 1)), None);
+        assert_eq!(end(&mut clock, 5.0, &deadlines, &flow(2, 2)), Some(R::SessionTimeout));
+        let mut idle = Clock::new(clock.started);
+        assert_eq!(end(&mut idle, 3.0, &deadlines, &flow(0, 0)), Some(R::IdleTimeout));
+    }
+
+    #[test]
+    fn it_sleeps_until_the_nearest_deadline() {
+        let deadlines = Deadlines { idle: Duration::from_secs(3), lifetime: Duration::from_secs(50), ..deadlines() };
+        let mut clock = Clock::new(Instant::now());
+        let start = clock.started;
+        let stalled = Flow { stalled_since: Some(start - Duration::from_secs(8)), ..flow(0, 0) };
+        let (verdict, _) = clock.judge(start, PERIOD, &deadlines, &stalled);
+        assert_eq!(verdict, Verdict::WaitUntil(start + Duration::from_secs(1)));
+        let (verdict, moved) = clock.judge(start, PERIOD, &deadlines, &flow(5, 0));
+        assert_eq!((verdict, moved), (Verdict::WaitUntil(start + Duration::from_secs(3)), true));
+    }
+}

@@ -1,0 +1,111 @@
+//! What others may see of a session while it runs. Written by its owner only, so that a look costs the owner nothing.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::event::{Event, Usage};
+
+/// Names of what a session may be doing, by their number. The first is nothing.
+const DOING: [&str; 9] = [
+    "",
+    "start",
+    "on-connect",
+    "on-read",
+    "on-write",
+    "on-timeout",
+    "on-timer",
+    "on-end",
+    "on-disconnect",
+];
+
+/// What a session is doing: an event, or the start of its instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Doing(u8);
+
+impl Doing {
+    pub(super) const START: Self = Self(1);
+
+    pub(super) fn event(event: &Event<'_>) -> Self {
+        Self(match event {
+            Event::Connect => 2,
+            Event::Read(_) => 3,
+            Event::Write => 4,
+            Event::Timeout { .. } => 5,
+            Event::Timer { .. } => 6,
+            Event::End => 7,
+            Event::Disconnect(_) => 8,
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Pulse {
+    doing: AtomicU8,
+    events: AtomicU64,
+    fuel: AtomicU64,
+    memory_bytes: AtomicU64,
+    busy_ns: AtomicU64,
+}
+
+impl Pulse {
+    /// In the same total order as the latch's: see there.
+    pub(super) fn begin(&self, doing: Doing) {
+        self.doing.swap(doing.0, Ordering::SeqCst);
+    }
+
+    pub(super) fn end(&self) {
+        self.doing.swap(0, Ordering::SeqCst);
+    }
+
+    /// An event is done.
+    pub(super) fn count(&self, usage: Usage, took: Duration) {
+        let add = |counter: &AtomicU64, more: u64| {
+            counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Relaxed);
+        };
+        add(&self.events, 1);
+        add(&self.busy_ns, u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        self.fuel.store(usage.fuel, Ordering::Relaxed);
+        self.memory_bytes.store(usage.memory_bytes, Ordering::Relaxed);
+    }
+
+    /// The event that runs, if one does.
+    pub(super) fn doing(&self) -> Option<&'static str> {
+        let number = usize::from(self.doing.load(Ordering::SeqCst));
+        DOING.get(number).copied().filter(|name| !name.is_empty())
+    }
+
+    pub(super) fn events(&self) -> u64 {
+        self.events.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        let (fuel, memory_bytes) = (self.fuel.load(Ordering::Relaxed), self.memory_bytes.load(Ordering::Relaxed));
+        Usage { fuel, memory_bytes }
+    }
+
+    pub(super) fn busy(&self) -> Duration {
+        Duration::from_nanos(self.busy_ns.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::DisconnectReason;
+
+    #[test]
+    fn every_event_has_its_own_name_here() {
+        let events = [
+            Event::Connect,
+            Event::Read(b""),
+            Event::Write,
+            Event::Timeout { idle_ms: 0 },
+            Event::Timer { id: 0 },
+            Event::End,
+            Event::Disconnect(DisconnectReason::PeerClosed),
+        ];
+        for event in events {
+            assert_eq!(DOING[usize::from(Doing::event(&event).0)], event.name());
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! How long events took: counts in buckets that resolve a microsecond at the low end and last for a minute.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Buckets per doubling: each is at most a quarter wider than the one before.
+const STEPS: u32 = 4;
+/// Upper end of the first bucket.
+const FIRST_NS: u64 = 256;
+/// Doublings from there: up to 69 seconds. What takes longer is counted in the last.
+const DOUBLINGS: u32 = 28;
+const BUCKETS: usize = (DOUBLINGS * STEPS + 1) as usize;
+
+/// Counts by duration, written from many threads.
+#[derive(Debug)]
+pub(super) struct Histogram {
+    counts: Box<[AtomicU64; BUCKETS]>,
+    total_ns: AtomicU64,
+}
+
+/// A histogram at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Latencies {
+    counts: Vec<u64>,
+    /// All durations together.
+    pub total: Duration,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self { counts: Box::new([const { AtomicU64::new(0) }; BUCKETS]), total_ns: AtomicU64::new(0) }
+    }
+}
+
+impl Histogram {
+    pub(super) fn record(&self, took: Duration) {
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.counts[bucket(ns)].fetch_add(1, Ordering::Relaxed);
+        self.total_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    pub(super) fn snapshot(&self) -> Latencies {
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        Latencies { counts, total: Duration::from_nanos(self.total_ns.load(Ordering::Relaxed)) }
+    }
+}
+
+fn bucket(ns: u64) -> usize {
+    if ns < FIRST_NS {
+        return 0;
+    }
+    let doubling = ns.ilog2() - FIRST_NS.ilog2();
+    let step = (ns >> (ns.ilog2() - STEPS.ilog2())) as u32 - STEPS;
+    ((doubling * STEPS + step + 1) as usize).min(BUCKETS - 1)
+}
+
+/// Where a bucket ends, in nanoseconds; what took exactly so long is in the next.
+fn end_ns(bucket: usize) -> u64 {
+    let (doubling, step) = (bucket as u32 / STEPS, bucket as u32 % STEPS);
+    (FIRST_NS << doubling) / u64::from(STEPS) * u64::from(STEPS + step)
+}
+
+impl Latencies {
+    /// Events.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The duration that this share (0 to 1) of events stayed below; `None` without events. At most a quarter too long.
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let count = self.count();
+        let rank = ((count as f64 * share).ceil() as u64).clamp(1, count.max(1));
+        let mut seen = 0;
+        let found = self.counts.iter().position(|&bucket| {
+            seen += bucket;
+            seen >= rank
+        });
+        found.filter(|_| count > 0).map(|bucket| Duration::from_nanos(end_ns(bucket)))
+    }
+
+    /// What happened since an earlier moment.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let before = |at: usize| earlier.counts.get(at).copied().unwrap_or(0);
+        let counts = self.counts.iter().enumerate().map(|(at, count)| count.saturating_sub(before(at))).collect();
+        Self { counts, total: self.total.saturating_sub(earlier.total) }
+    }
+
+    /// Each doubling's end in seconds with the events below it, for a metrics format that wants cumulative buckets.
+    pub fn doublings(&self) -> impl Iterator<Item = (f64, u64)> {
+        let mut below = 0;
+        self.counts.iter().enumerate().filter_map(move |(at, count)| {
+            below += count;
+            let whole = at as u32 % STEPS == 0 && at + 1 < BUCKETS;
+            whole.then(|| (end_ns(at) as f64 / 1e9, below))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_duration_is_in_the_bucket_that_ends_above_it() {
+        for ns in (0..20_000).chain((1..36).map(|shift| 1_u64 << shift)).chain([68_000_000_000]) {
+            let at = bucket(ns);
+            assert!(ns < end_ns(at), "{ns} in {at}, which ends at {}", end_ns(at));
+            assert!(at == 0 || ns >= end_ns(at - 1), "{ns} in {at}, before which {} ends", end_ns(at - 1));
+        }
+        assert_eq!(bucket(u64::MAX), BUCKETS - 1);
+    }
+
+    #[test]
+    fn quantiles_are_at_most_a_quarter_too_long() {
+        let histogram = Histogram::default();
+        assert_eq!(histogram.snapshot().quantile(0.5), None);
+        for us in 1..=1_000 {
+            histogram.record(Duration::from_micros(us));
+        }
+        let seen = histogram.snapshot();
+        for (share, us) in [(0.5, 500.0), (0.99, 990.0), (1.0, 1_000.0)] {
+            let found = seen.quantile(share).expect("events").as_secs_f64() * 1e6;
+            assert!((us..=us * 1.26).contains(&found), "{share}: {found}");
+        }
+        assert_eq!(seen.since(&seen).count(), 0);
+        assert_eq!(seen.doublings().last().map(|(_, below)| below), Some(1_000));
+    }
+}
