@@ -20,7 +20,7 @@ use crate::telemetry::{AcceptPaused, AcceptStopped, Faulted, HandshakeFailed, Re
 pub(crate) async fn accept(service: Arc<Service>, listener: Listener, seen: watch::Sender<u64>) {
     let mut course = service.course();
     service.listens();
-    let mut not_before = Instant::now();
+    let (mut last, mut paused_until) = (None::<Instant>, Instant::now());
     loop {
         let now = *course.borrow_and_update();
         seen.send_replace(now.version);
@@ -32,6 +32,9 @@ pub(crate) async fn accept(service: Arc<Service>, listener: Listener, seen: watc
             }
             Welcome::Admit | Welcome::Reject => {}
         }
+        // Asked each time, since it may have been changed while this waited.
+        let interval = service.gate.throttle().accept_interval;
+        let not_before = last.map_or(paused_until, |last| paused_until.max(last + interval));
         let newcomer = async {
             if Instant::now() < not_before {
                 tokio::time::sleep_until(not_before.into()).await;
@@ -49,11 +52,8 @@ pub(crate) async fn accept(service: Arc<Service>, listener: Listener, seen: watc
                 refuse(&service, &client, Refusal::Suspended);
             }
             Ok(client) => {
+                last = Some(Instant::now());
                 welcome(&service, client, now.round);
-                let interval = service.gate.throttle().accept_interval;
-                if !interval.is_zero() {
-                    not_before = Instant::now() + interval;
-                }
             }
             Err(error) => match AcceptFault::of(&error) {
                 AcceptFault::Retry => {}
@@ -61,7 +61,7 @@ pub(crate) async fn accept(service: Arc<Service>, listener: Listener, seen: watc
                     let turned_away = listener.turn_away();
                     AcceptPaused { server: &service.name, error: &error, pause, turned_away }
                         .emit(&service.counters, &service.pause_lines);
-                    not_before = Instant::now() + pause;
+                    paused_until = Instant::now() + pause;
                 }
                 AcceptFault::Stop => {
                     AcceptStopped { server: &service.name, error: &error }.emit(&service.counters);

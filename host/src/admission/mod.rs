@@ -12,7 +12,7 @@ mod throttle;
 pub use count::Count;
 pub use gate::{Admitted, Entered, Gate, Permit};
 pub use networks::{Network, Networks};
-pub use throttle::{Change, ThrottleError, Throttle};
+pub use throttle::{Change, Throttle, ThrottleError};
 
 /// Why a newcomer was turned away. Each is a counter and costs the newcomer's connection only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -24,7 +24,10 @@ impl FromStr for Network {
         let single = text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
         let network = single.or_else(|_| text.parse::<IpNet>());
         let network = network.map_err(|_| {
-            format!("`{}` is no network: expected an address as 192.0.2.7 or a network as 2001:db8::/32", text.escape_debug())
+            format!(
+                "`{}` is no network: expected an address as 192.0.2.7 or a network as 2001:db8::/32",
+                text.escape_debug()
+            )
         })?;
         if network.addr() != network.network() {
             return Err(format!("`{text}` has bits beyond its prefix: expected {}", network.trunc()));

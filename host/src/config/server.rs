@@ -47,10 +47,8 @@ pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuild
     if let Some(priority) = parse::<Priority>("priority_max", table.priority_max.as_deref(), &mut wrong) {
         server = server.priority_max(priority);
     }
-    let networks = Networks {
-        allow: list("allow", &table.allow, &mut wrong),
-        deny: list("deny", &table.deny, &mut wrong),
-    };
+    let networks =
+        Networks { allow: list("allow", &table.allow, &mut wrong), deny: list("deny", &table.deny, &mut wrong) };
     server = server.networks(networks).proxies(list("proxies", &table.proxies, &mut wrong));
     let (options, secure) = options(&table.options, &mut wrong);
     server = server.options(options).secure(secure);

@@ -69,7 +69,7 @@ impl Accepted {
 async fn header(stream: &mut TcpStream) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyFault> {
     let mut bytes = vec![0; FIRST_BYTES];
     stream.read_exact(&mut bytes).await?;
-    if bytes.starts_with(&v2::PROTOCOL_PREFIX[..]) {
+    if bytes.starts_with(v2::PROTOCOL_PREFIX) {
         bytes.resize(V2_START_BYTES, 0);
         stream.read_exact(&mut bytes[FIRST_BYTES..]).await?;
         let rest = usize::from(u16::from_be_bytes([bytes[14], bytes[15]]));
@@ -97,14 +97,12 @@ fn version_1(bytes: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyFaul
     let header = v1::Header::try_from(bytes).map_err(|error| ProxyFault::Malformed(error.to_string()))?;
     Ok(match header.addresses {
         v1::Addresses::Unknown => None,
-        v1::Addresses::Tcp4(tcp) => Some((
-            (tcp.source_address, tcp.source_port).into(),
-            (tcp.destination_address, tcp.destination_port).into(),
-        )),
-        v1::Addresses::Tcp6(tcp) => Some((
-            (tcp.source_address, tcp.source_port).into(),
-            (tcp.destination_address, tcp.destination_port).into(),
-        )),
+        v1::Addresses::Tcp4(tcp) => {
+            Some(((tcp.source_address, tcp.source_port).into(), (tcp.destination_address, tcp.destination_port).into()))
+        }
+        v1::Addresses::Tcp6(tcp) => {
+            Some(((tcp.source_address, tcp.source_port).into(), (tcp.destination_address, tcp.destination_port).into()))
+        }
     })
 }
 

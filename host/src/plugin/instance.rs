@@ -79,11 +79,7 @@ impl EventProcedure {
 
     /// The same plugin with other settings and limits.
     #[must_use]
-    pub fn with_settings(
-        &self,
-        settings: impl IntoIterator<Item = (String, String)>,
-        limits: InstanceLimits,
-    ) -> Self {
+    pub fn with_settings(&self, settings: impl IntoIterator<Item = (String, String)>, limits: InstanceLimits) -> Self {
         let Context { server, counters, .. } = &*self.context;
         Self::new(Arc::clone(&self.plugin), server, settings, limits, Arc::clone(counters))
     }

@@ -14,9 +14,9 @@ use crate::admission::{Network, Networks, Throttle};
 use crate::event::Priority;
 use crate::net::{BindError, Credentials, CredentialsError, Endpoint, ListenPort, Listener, Security, SocketOptions};
 use crate::plugin::{Grants, InstanceLimits, LoadError, Plugin};
-use crate::session::Watermarks;
 #[cfg(doc)]
 use crate::session::Deadlines;
+use crate::session::Watermarks;
 
 /// Entry to starting a server: [`Server::builder`].
 #[derive(Debug)]

@@ -305,9 +305,8 @@ impl ServerHandle {
         }
         self.closed().await;
         let cancelled = self.service.clear(grace).await;
-        let stopped = self.service.steer(|course| {
-            std::mem::replace(&mut course.status, Status::Stopped) != Status::Stopped
-        });
+        let stopped =
+            self.service.steer(|course| std::mem::replace(&mut course.status, Status::Stopped) != Status::Stopped);
         if stopped.is_some() {
             self.service.tell(Occurrence::Stopped);
             ServerStopped { server: &self.service.name, cancelled }.emit();

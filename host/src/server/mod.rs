@@ -18,11 +18,11 @@ mod shards;
 
 pub use bound::{Bound, Prepared};
 pub use builder::{Server, ServerBuilder, StartError, Timeouts};
+pub(crate) use census::Alive;
 pub use checks::{
     COPY_RANGE, DEADLINE_RANGE, HANDLES_RANGE, HIGH_WATER_RANGE, MEMORY_RANGE, TIMEOUT_DEFAULT, TIMEOUT_RANGE,
     WATERMARKS_DEFAULT,
 };
-pub(crate) use census::Alive;
 pub(crate) use course::{Call, Welcome};
 pub use course::{Newcomers, Notice, Occurrence, Status};
 pub use handle::{DATA_MAX_BYTES, Ending, ServerHandle, SteerError};

@@ -213,8 +213,7 @@ mod tests {
 
     #[test]
     fn idle_and_lifetime_end_a_session_and_a_byte_helps_only_against_idle() {
-        let deadlines =
-            Deadlines { idle: Duration::from_secs(3), lifetime: Duration::from_secs(5), ..deadlines() };
+        let deadlines = Deadlines { idle: Duration::from_secs(3), lifetime: Duration::from_secs(5), ..deadlines() };
         let mut clock = Clock::new(Instant::now());
         assert_eq!(end(&mut clock, 2.9, &deadlines, &flow(1, 1)), None);
         assert_eq!(end(&mut clock, 4.9, &deadlines, &flow(1, 1)), None);

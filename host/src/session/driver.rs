@@ -246,13 +246,15 @@ impl<I: Instance, M> Session<I, M> {
         let mut state = line.state();
         if orders.contains(Orders::MAIL) || state.mail_waits {
             state.mail_waits = false;
-            while let Some(piece) = line.mailbox.next() {
-                state.outbox.push(&piece);
+            loop {
+                // What is full takes no more, however often it is asked: the rest waits in the mailbox, which is bounded.
                 if state.outbox.len() >= marks.high_bytes {
                     state.mail_waits = true;
                     state.filled = true;
                     break;
                 }
+                let Some(piece) = line.mailbox.next() else { break };
+                state.outbox.push(&piece);
             }
         }
         if matches!(state.poll_flush(cx), Poll::Ready(Err(_))) || state.closed {
@@ -425,7 +427,10 @@ fn poll_beside(
         return Poll::Ready(Fault::new(FaultKind::Cancelled, "the server's deadline for its sessions to end passed"));
     }
     if orders.contains(Orders::ABORT) {
-        return Poll::Ready(Fault::new(FaultKind::Aborted, "the operator aborted the session in the middle of an event"));
+        return Poll::Ready(Fault::new(
+            FaultKind::Aborted,
+            "the operator aborted the session in the middle of an event",
+        ));
     }
     decide(machine, orders);
     let now = Instant::now();

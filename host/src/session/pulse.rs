@@ -6,17 +6,8 @@ use std::time::Duration;
 use crate::event::{Event, Usage};
 
 /// Names of what a session may be doing, by their number. The first is nothing.
-const DOING: [&str; 9] = [
-    "",
-    "start",
-    "on-connect",
-    "on-read",
-    "on-write",
-    "on-timeout",
-    "on-timer",
-    "on-end",
-    "on-disconnect",
-];
+const DOING: [&str; 9] =
+    ["", "start", "on-connect", "on-read", "on-write", "on-timeout", "on-timer", "on-end", "on-disconnect"];
 
 /// What a session is doing: an event, or the start of its instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -241,7 +241,17 @@ impl SessionEnded<'_> {
         }
         if let Some(suppressed) = lines.pass(Instant::now()) {
             info!(
-                server, session, reason, ?lasted, events, bytes_in, bytes_out, fuel, ?busy, plugin, suppressed,
+                server,
+                session,
+                reason,
+                ?lasted,
+                events,
+                bytes_in,
+                bytes_out,
+                fuel,
+                ?busy,
+                plugin,
+                suppressed,
                 "session ended"
             );
         }

@@ -93,7 +93,7 @@ impl Latencies {
         let mut below = 0;
         self.counts.iter().enumerate().filter_map(move |(at, count)| {
             below += count;
-            let whole = at as u32 % STEPS == 0 && at + 1 < BUCKETS;
+            let whole = (at as u32).is_multiple_of(STEPS) && at + 1 < BUCKETS;
             whole.then(|| (end_ns(at) as f64 / 1e9, below))
         })
     }

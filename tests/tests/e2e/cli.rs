@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
-use wharf_tests::clients::Client;
+use wharf_tests::clients::{Client, free_port};
 use wharf_tests::guests::{built, component, wharf_binary};
 use wharf_tests::servers::PATIENCE;
 
@@ -68,11 +68,6 @@ fn wharf(arguments: &[&str], folder: &Path) -> Output {
     let mut command = Command::new(wharf_binary());
     command.args(arguments).current_dir(folder).env("XDG_CACHE_HOME", folder.join("cache"));
     command.output().expect("it runs")
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port()
 }
 
 fn at(port: u16) -> SocketAddr {

@@ -3,8 +3,11 @@
 mod cli;
 mod events;
 mod faults;
+mod lifecycle;
+mod limits;
 mod loading;
 mod peers;
+mod sessions;
 mod starting;
 mod stories;
 mod tls;

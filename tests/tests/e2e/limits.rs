@@ -1,0 +1,252 @@
+//! Who may enter and how fast, changed while clients are connected; proxies; deadlines of a session.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+use wharf::admission::{Change, Networks};
+use wharf::server::{ServerHandle, Timeouts};
+use wharf_tests::clients::Client;
+use wharf_tests::guests::polite;
+use wharf_tests::servers::{describe, ended, eventually, start};
+
+const CLIENTS: usize = 50;
+
+/// Connects from another address of the loopback.
+fn connect_from(address: Ipv4Addr, server: &ServerHandle) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::new(IpAddr::V4(address), 0).into()).expect("an address");
+    socket.connect(&server.address().into()).expect("the server accepts");
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(wharf_tests::servers::PATIENCE)).expect("a deadline");
+    Client(stream)
+}
+
+/// Waits until so many were refused for this reason; a client may know before it is counted.
+fn refused(server: &ServerHandle, reason: &str, times: u64) {
+    eventually("refusals are counted", || server.counters().refused.get(reason) == Some(&times));
+}
+
+#[test]
+fn lowering_the_maximum_drops_nobody_and_admits_nobody_until_there_is_room() {
+    let server = start(polite());
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| Client::connect(server.address())).collect();
+    for client in &mut clients {
+        client.echo("hello");
+    }
+    let before = server.set_throttle(Change { max_clients: Some(40), ..Change::default() }).expect("a limit");
+    assert_eq!((before.max_clients, server.throttle().max_clients), (0, 40));
+    Client::connect(server.address()).expect_gone();
+    refused(&server, "limit-clients", 1);
+    for client in &mut clients {
+        client.echo("still here");
+    }
+    clients.truncate(40);
+    eventually("ten left", || server.clients() == 40);
+    Client::connect(server.address()).expect_gone();
+    clients.truncate(39);
+    eventually("another left", || server.clients() == 39);
+    Client::connect(server.address()).echo("room");
+}
+
+#[test]
+fn each_address_has_its_own_maximum() {
+    let server = start(polite());
+    server.set_throttle(Change { max_per_address: Some(3), ..Change::default() }).expect("a limit");
+    let mut inside = Vec::new();
+    for last in 1..=17 {
+        let address = Ipv4Addr::new(127, 0, 3, last);
+        for _ in 0..3 {
+            let mut client = connect_from(address, &server);
+            client.echo("in");
+            inside.push(client);
+        }
+        connect_from(address, &server).expect_gone();
+    }
+    refused(&server, "limit-per-ip", 17);
+    inside.remove(0);
+    eventually("one left", || server.clients() == 50);
+    connect_from(Ipv4Addr::new(127, 0, 3, 1), &server).echo("in again");
+}
+
+#[test]
+fn an_address_that_comes_too_often_is_turned_away_and_others_are_not() {
+    let server = start(polite());
+    let change = Change { rate_per_address: Some(0.001), burst_per_address: Some(2), ..Change::default() };
+    server.set_throttle(change).expect("limits");
+    let (one, other) = (Ipv4Addr::new(127, 0, 4, 1), Ipv4Addr::new(127, 0, 4, 2));
+    for address in [one, other] {
+        connect_from(address, &server).echo("1");
+        connect_from(address, &server).echo("2");
+        connect_from(address, &server).expect_gone();
+    }
+    refused(&server, "limit-rate-per-ip", 2);
+    server.set_throttle(Change { rate_per_address: Some(0.0), ..Change::default() }).expect("no limit");
+    connect_from(one, &server).echo("in");
+}
+
+#[test]
+fn an_interval_between_accepts_delays_newcomers_and_drops_none() {
+    let server = start(polite());
+    let interval = Duration::from_millis(20);
+    server.set_throttle(Change { accept_interval: Some(interval), ..Change::default() }).expect("a limit");
+    let start = Instant::now();
+    let mut clients: Vec<_> = (0..20).map(|_| Client::connect(server.address())).collect();
+    for client in &mut clients {
+        client.echo("in");
+    }
+    assert!(start.elapsed() >= interval * 19, "{:?}", start.elapsed());
+    // A change is in force at once, for those too who wait already.
+    server.set_throttle(Change { accept_interval: Some(Duration::from_secs(60)), ..Change::default() }).expect("one");
+    let mut waiting = Client::connect(server.address());
+    waiting.send("waits");
+    server.set_throttle(Change { accept_interval: Some(Duration::ZERO), ..Change::default() }).expect("none");
+    waiting.expect("waits");
+    assert_eq!(server.counters().refused.len(), 0);
+}
+
+#[test]
+fn networks_are_allowed_and_denied() {
+    let networks = |allow: &str, deny: &str| Networks {
+        allow: vec![allow.parse().expect("a network")],
+        deny: vec![deny.parse().expect("a network")],
+    };
+    let server = describe(polite()).networks(networks("127.0.5.0/24", "127.0.5.9")).start().expect("it starts");
+    connect_from(Ipv4Addr::new(127, 0, 5, 1), &server).echo("in");
+    connect_from(Ipv4Addr::new(127, 0, 5, 9), &server).expect_gone();
+    connect_from(Ipv4Addr::new(127, 0, 6, 1), &server).expect_gone();
+    refused(&server, "denied", 2);
+}
+
+fn proxied() -> ServerHandle {
+    let proxies = vec!["127.0.7.0/24".parse().expect("a network")];
+    describe(polite()).proxies(proxies).timeout(Duration::from_millis(300)).start().expect("it starts")
+}
+
+#[test]
+fn a_trusted_proxy_says_who_the_client_is_and_limits_go_by_that() {
+    let server = proxied();
+    server.set_throttle(Change { max_per_address: Some(1), ..Change::default() }).expect("a limit");
+    let proxy = Ipv4Addr::new(127, 0, 7, 1);
+    let mut one = connect_from(proxy, &server);
+    one.send("PROXY TCP4 192.0.2.1 192.0.2.99 4000 80\r\nhello").expect("hello");
+    let mut same = connect_from(proxy, &server);
+    same.send("PROXY TCP6 ::ffff:192.0.2.1 ::1 4001 80\r\nhello");
+    same.expect_gone();
+    refused(&server, "limit-per-ip", 1);
+    // Version 2, byte by byte.
+    let mut other = connect_from(proxy, &server);
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    header.extend([192, 0, 2, 2, 192, 0, 2, 99, 0x10, 0x00, 0, 80]);
+    for byte in header {
+        other.send([byte]);
+    }
+    other.echo("over");
+    let peers: Vec<_> = server.sessions(0, 10).iter().map(|session| session.info.peer.to_string()).collect();
+    assert_eq!(peers, ["192.0.2.1:4000", "192.0.2.2:4096"]);
+    // The proxy for itself: a health check.
+    connect_from(proxy, &server).send("PROXY UNKNOWN\r\nup?").expect("up?");
+}
+
+#[test]
+fn a_header_from_anybody_else_is_not_believed_and_a_bad_one_closes() {
+    let server = proxied();
+    let mut stranger = Client::connect(server.address());
+    stranger.expect_gone();
+    refused(&server, "proxy-untrusted", 1);
+    let proxy = Ipv4Addr::new(127, 0, 7, 1);
+    let bad: [&[u8]; 7] = [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 99999\r\n",
+        b"PROXY TCP4 nonsense 192.0.2.2 1 2\r\n",
+        &[b'P'; 200],
+        b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\x0c0123456789ab",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff0123456789ab",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0f0123456789ab\x01\0\x09",
+    ];
+    for header in bad {
+        let mut client = connect_from(proxy, &server);
+        client.send(header);
+        client.expect_gone();
+    }
+    let failed = || server.counters().handshakes_failed;
+    eventually("all are counted", || failed().get("proxy-header") == Some(&(bad.len() as u64)));
+    // One that says nothing, and one that stops in the middle.
+    connect_from(proxy, &server).expect_gone();
+    let mut half = connect_from(proxy, &server);
+    half.send("PROXY TCP4 192.0.2.1").expect_gone();
+    eventually("they timed out", || failed().get("proxy-timeout") == Some(&2));
+    assert_eq!(server.clients(), 0);
+}
+
+#[test]
+fn each_deadline_of_a_session_has_its_own_reason() {
+    let short = Duration::from_millis(60);
+    let server = |timeouts: Timeouts| describe(polite()).timeouts(timeouts).start().expect("it starts");
+    let silent = server(Timeouts { first_byte: short, ..Timeouts::default() });
+    let mut talks = Client::connect(silent.address());
+    talks.echo("hello");
+    Client::connect(silent.address()).expect_closed();
+    ended(&silent, "first-byte-timeout", 1);
+    talks.echo("still here");
+
+    let idle = server(Timeouts { idle: short, ..Timeouts::default() });
+    Client::connect(idle.address()).echo("hello").expect_closed();
+    ended(&idle, "idle-timeout", 1);
+
+    let short_lived = server(Timeouts { lifetime: short, ..Timeouts::default() });
+    let mut busy = Client::connect(short_lived.address());
+    let start = Instant::now();
+    // It talks without a pause, and that does not help.
+    while std::io::Write::write_all(&mut busy.0, b"x").is_ok() && start.elapsed() < Duration::from_secs(20) {}
+    ended(&short_lived, "session-timeout", 1);
+}
+
+#[test]
+fn a_server_out_of_descriptors_refuses_and_recovers() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    let port = wharf_tests::clients::free_port();
+    let plugin = wharf_tests::guests::file("polite-descriptors", &wharf_tests::guests::component(""));
+    let mut wharf = Command::new("bash")
+        .arg("-c")
+        .arg("ulimit -n 64; exec \"$0\" serve --plugin \"$1\" --listen 127.0.0.1:\"$2\"")
+        .arg(wharf_tests::guests::wharf_binary())
+        .arg(plugin)
+        .arg(port.to_string())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut lines = BufReader::new(wharf.stderr.take().expect("its log")).lines();
+    assert!(lines.any(|line| line.expect("text").contains("listening")));
+    std::thread::spawn(move || lines.for_each(drop));
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut clients: Vec<_> = (0..500).map(|_| Client::connect(address)).collect();
+    // Some were served and all the others were told, so that nobody hangs.
+    let mut served = Vec::new();
+    for mut client in clients.drain(..) {
+        use std::io::{Read, Write};
+        let mut seen = [0; 1];
+        if client.0.write_all(b"x").is_ok() && client.0.read(&mut seen).is_ok_and(|count| count == 1) {
+            served.push(client);
+        }
+    }
+    assert!((1..64).contains(&served.len()), "{} were served", served.len());
+    let ticks = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", wharf.id())).expect("its state");
+        let fields: Vec<_> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+        fields[11].parse::<u64>().expect("a number") + fields[12].parse::<u64>().expect("a number")
+    };
+    let before = ticks();
+    std::thread::sleep(Duration::from_secs(1));
+    // A tick is 10 ms; 5 % of a core are five of them.
+    assert!(ticks() - before <= 5, "{} ticks in a second", ticks() - before);
+    drop(served);
+    eventually("it serves again", || {
+        use std::io::{Read, Write};
+        let mut client = Client::connect(address);
+        client.0.write_all(b"x").is_ok() && client.0.read(&mut [0; 1]).is_ok_and(|count| count == 1)
+    });
+    wharf.kill().expect("it runs");
+    wharf.wait().expect("it ends");
+}

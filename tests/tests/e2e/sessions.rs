@@ -1,0 +1,154 @@
+//! What an operator sees of sessions and does to them, among fifty.
+
+use std::time::Duration;
+
+use wharf::event::{NameError, Priority, SendError};
+use wharf::server::{DATA_MAX_BYTES, ServerHandle};
+use wharf_tests::clients::Client;
+use wharf_tests::guests::{bundled, polite};
+use wharf_tests::servers::{ended, eventually, start};
+
+fn crowd(server: &ServerHandle) -> Vec<(u64, Client)> {
+    let mut clients: Vec<_> = (0..50).map(|_| Client::connect(server.address())).collect();
+    for client in &mut clients {
+        client.echo("hello");
+    }
+    let sessions = server.sessions(0, 100);
+    assert_eq!((sessions.len(), server.session_count()), (50, 50));
+    let id = |client: &Client| {
+        let own = client.0.local_addr().expect("an address");
+        sessions.iter().find(|session| session.info.peer == own).expect("its session").info.id
+    };
+    clients.into_iter().map(|client| (id(&client), client)).collect()
+}
+
+#[test]
+fn a_session_shows_what_it_did_and_does() {
+    let server = start(polite());
+    let clients = crowd(&server);
+    let (id, _) = clients[7];
+    let session = server.session(id).expect("it lives");
+    let glance = session.glance;
+    assert_eq!((glance.bytes_in, glance.bytes_out, glance.events, glance.queued_bytes), (5, 5, 2, 0));
+    assert_eq!((glance.priority, glance.event), (Priority::Normal, None));
+    assert!(glance.usage.fuel > 0 && glance.usage.memory_bytes == 128 << 10 && glance.busy > Duration::ZERO);
+    assert!(session.plugin.contains("polite"), "{}", session.plugin);
+    eventually("it grows idle", || server.session(id).expect("it lives").glance.idle >= Duration::from_millis(20));
+    assert!(server.session(9_999).is_none());
+}
+
+#[test]
+fn sessions_are_listed_in_pages_by_id() {
+    let server = start(polite());
+    let clients = crowd(&server);
+    let mut listed = Vec::new();
+    while let page @ [_, ..] = &*server.sessions(listed.last().copied().unwrap_or(0), 7) {
+        assert!(page.len() <= 7);
+        listed.extend(page.iter().map(|session| session.info.id));
+    }
+    let mut ids: Vec<_> = clients.iter().map(|(id, _)| *id).collect();
+    ids.sort_unstable();
+    assert_eq!(listed, ids);
+}
+
+#[test]
+fn a_name_is_unique_ignores_case_and_is_free_again() {
+    let server = start(polite());
+    let clients = crowd(&server);
+    let [(one, _), (two, _), ..] = &clients[..] else { unreachable!() };
+    server.name_session(*one, "Front Desk").expect("a name");
+    assert_eq!(server.find_session("FRONT desk"), Some(*one));
+    assert_eq!(server.name_session(*two, "front DESK"), Err(NameError::Taken));
+    assert_eq!(server.name_session(*two, &"x".repeat(128)), Err(NameError::TooLong));
+    assert_eq!(server.session(*one).expect("it lives").name.as_deref(), Some("front desk"));
+    assert!(server.disconnect(*one));
+    assert_eq!(server.find_session("front desk"), None);
+    server.name_session(*two, "front desk").expect("it is free");
+}
+
+#[test]
+fn one_of_many_is_disconnected_or_aborted_and_the_others_stay() {
+    let server = start(polite());
+    let mut clients = crowd(&server);
+    let (gone, mut kicked) = clients.remove(3);
+    assert!(server.disconnect(gone) && !server.disconnect(gone) && !server.disconnect(9_999));
+    assert_eq!(server.session_count(), 49);
+    kicked.expect_closed();
+    let (gone, mut cut) = clients.remove(3);
+    assert!(server.abort(gone) && !server.abort(gone));
+    cut.expect_reset();
+    ended(&server, "evicted", 2);
+    for (_, client) in &mut clients {
+        client.echo("still here");
+    }
+}
+
+#[test]
+fn a_session_that_waits_in_an_event_is_aborted_there() {
+    let server = start(bundled("tests/unruly"));
+    let mut sleeper = Client::connect(server.address());
+    sleeper.send("s");
+    let asleep = || server.sessions(0, 1).first().filter(|session| session.glance.event.is_some()).cloned();
+    eventually("it sleeps", || asleep().is_some_and(|session| session.glance.event == Some("on-read")));
+    assert!(server.abort(asleep().expect("it sleeps").info.id));
+    sleeper.expect_reset();
+    ended(&server, "aborted", 1);
+}
+
+#[test]
+fn a_broadcast_reaches_all_that_can_take_it() {
+    let server = start(polite());
+    let mut clients = crowd(&server);
+    // One that is full and does not read: more than the sockets and the buffers hold.
+    let (full, stuck) = clients.remove(0);
+    let piece = vec![b'x'; 64 << 10];
+    let mut before = 0;
+    eventually("it is full, and the sockets are", || {
+        let refused = server.send_to(full, &piece) == Err(SendError::Full);
+        std::thread::sleep(Duration::from_millis(if refused { 50 } else { 0 }));
+        let sent = server.session(full).expect("it lives").glance.bytes_out;
+        refused && std::mem::replace(&mut before, sent) == sent
+    });
+    let (dead, gone) = clients.remove(0);
+    drop(gone);
+    eventually("it left", || server.session(dead).is_none());
+    assert_eq!(server.broadcast(&piece), 48);
+    for (_, client) in &mut clients {
+        client.skip(piece.len());
+    }
+    assert_eq!(server.send_to(dead, b"hello"), Err(SendError::Closed));
+    let (id, client) = &mut clients[0];
+    server.send_to(*id, b"you").expect("room");
+    client.expect("you");
+    assert_eq!(server.send_to(*id, &vec![0; 1 << 20]), Err(SendError::TooLarge));
+    drop(stuck);
+}
+
+#[test]
+fn priorities_of_the_server_and_of_a_session_are_apart() {
+    let server = start(polite());
+    let mut clients = crowd(&server);
+    assert_eq!(server.set_priority(Priority::High), Priority::Normal);
+    let (id, client) = &mut clients[0];
+    assert_eq!(server.session(*id).expect("it lives").glance.priority, Priority::Normal);
+    assert_eq!(server.assign(*id, Priority::Critical), Some(Priority::Normal));
+    client.echo("next event");
+    assert_eq!(server.session(*id).expect("it lives").glance.priority, Priority::Critical);
+    assert_eq!(server.assign(9_999, Priority::Low), None);
+    let count = |class: Priority| {
+        let classes = server.latencies();
+        classes.iter().find(|(other, _)| *other == class).expect("every class").1.count()
+    };
+    assert_eq!(count(Priority::Critical), 1);
+    Client::connect(server.address()).echo("new");
+    assert_eq!(count(Priority::High), 2);
+}
+
+#[test]
+fn a_server_keeps_a_text_for_its_operator() {
+    let server = start(polite());
+    server.set_data("rack 7").expect("room");
+    assert_eq!(server.data(), "rack 7");
+    assert!(server.set_data("x".repeat(DATA_MAX_BYTES + 1)).is_err());
+    assert_eq!(server.data(), "rack 7");
+}
