@@ -28,11 +28,13 @@
 //! | [`server`] | starting, the handle, the registry |
 //! | [`telemetry`] | what happened, said once |
 //! | [`config`] | `wharf.toml` |
+//! | [`control`] | the control API |
 //! | [`cli`] | the `wharf` command |
 
 pub mod admission;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod event;
 mod files;
 pub mod net;

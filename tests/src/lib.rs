@@ -4,5 +4,6 @@ pub mod certificates;
 pub mod clients;
 pub mod guests;
 pub mod load;
+pub mod process;
 pub mod servers;
 pub mod transcript;

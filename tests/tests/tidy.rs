@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 500;
 
 /// Each layer with those it may import.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("event", &[]),
     ("admission", &[]),
     ("sched", &["event"]),
@@ -17,11 +17,12 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("session", &["event", "net", "sched"]),
     ("plugin", &["event", "files", "sched", "telemetry"]),
     ("server", &["admission", "event", "net", "plugin", "serve", "session", "telemetry"]),
-    ("config", &["admission", "event", "files", "net", "plugin", "server", "session"]),
+    ("control", &["admission", "event", "files", "server", "telemetry"]),
+    ("config", &["admission", "control", "event", "files", "net", "plugin", "server", "session"]),
 ];
 
 /// Outside crates that have one home.
-const HOMES: [(&str, &str); 12] = [
+const HOMES: [(&str, &str); 21] = [
     ("wasmtime", "plugin"),
     ("wasmtime_wasi", "plugin"),
     ("wasmtime_wasi_config", "plugin"),
@@ -30,7 +31,15 @@ const HOMES: [(&str, &str); 12] = [
     ("socket2", "net"),
     ("x509_parser", "net"),
     ("nix", "net"),
+    ("ppp", "net"),
+    ("ipnet", "admission"),
+    ("axum", "control"),
+    ("hyper", "control"),
+    ("hyper_util", "control"),
+    ("prometheus_client", "control"),
     ("clap", "cli"),
+    ("clap_complete", "cli"),
+    ("sd_notify", "cli"),
     ("anyhow", "cli"),
     ("notify", "cli"),
     ("tracing_subscriber", "cli"),

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::ctl::CtlArgs;
+use super::top::TopArgs;
 use crate::config::CONFIG_FILE;
 use crate::event::Priority;
 use crate::net::{Credentials, ListenPort, SocketOptions};
@@ -20,8 +22,20 @@ pub(super) struct Cli {
     /// What to log: error, warn, info, debug or trace, or a filter such as `wharf=debug`.
     #[arg(long, global = true, env = "WHARF_LOG", default_value = "info")]
     pub(super) log: String,
+    /// How log lines are written.
+    #[arg(long, global = true, env = "WHARF_LOG_FORMAT", value_enum, default_value = "text")]
+    pub(super) log_format: LogFormat,
     #[command(subcommand)]
     pub(super) verb: Verb,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object each.
+    Json,
 }
 
 #[derive(Subcommand)]
@@ -32,6 +46,15 @@ pub(super) enum Verb {
     Check(CheckArgs),
     /// Build a plugin, serve it, and build it again when its source changes.
     Dev(DevArgs),
+    /// Steer and watch a running `wharf serve` through its control API.
+    Ctl(CtlArgs),
+    /// Show servers, events, budgets and faults live, until q or Ctrl-C.
+    Top(TopArgs),
+    /// Print the completions for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 #[derive(Args)]
@@ -45,6 +68,9 @@ pub(super) struct ServeArgs {
     /// Grant the plugin an import: server, config, stdio, clocks or random. May be repeated.
     #[arg(long = "grant", value_name = "NAME", requires = "plugin")]
     pub(super) grants: Vec<Grant>,
+    /// Open the control API at this socket. With a configuration file, put `[control]` into the file.
+    #[arg(long, value_name = "SOCKET", requires = "plugin")]
+    pub(super) control: Option<PathBuf>,
     /// What one server without a file is made of.
     #[command(flatten)]
     pub(super) server: ServerArgs,

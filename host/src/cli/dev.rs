@@ -77,7 +77,7 @@ async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: 
     loop {
         let attempt = tokio::select! {
             attempt = build_and_load(&host, &folder) => attempt,
-            () = signals.next() => break,
+            _ = signals.end() => break,
         };
         match (attempt, &server) {
             (Ok(plugin), Some(server)) => server.swap(plugin),
@@ -87,12 +87,12 @@ async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: 
         }
         tokio::select! {
             () = settled(&mut changes) => tracing::info!("changed: building again"),
-            () = signals.next() => break,
+            _ = signals.end() => break,
         }
     }
     if let Some(server) = server {
         tracing::info!(grace = ?STOP_GRACE, "stopping");
-        server.stop(STOP_GRACE).await;
+        signals.stop(&server, STOP_GRACE).await;
     }
     Ok(())
 }

@@ -2,22 +2,35 @@
 
 mod args;
 mod check;
+mod ctl;
 mod dev;
 mod serve;
 mod signals;
+mod systemd;
+mod tables;
+mod top;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use args::{Cli, Verb};
+use args::{Cli, LogFormat, Verb};
 
 /// Runs the command line. 0: done; 1: it failed, and the reason is on standard error; 2: the command line is wrong.
 #[must_use]
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
+    match &cli.verb {
+        Verb::Ctl(arguments) => return ctl::run(arguments),
+        Verb::Top(arguments) => return top::run(arguments),
+        Verb::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "wharf", &mut std::io::stdout());
+            return ExitCode::SUCCESS;
+        }
+        Verb::Serve(_) | Verb::Check(_) | Verb::Dev(_) => {}
+    }
     let filter = match filter(&cli.log) {
         Ok(filter) => filter,
         Err(problem) => {
@@ -25,15 +38,16 @@ pub fn run() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match cli.log_format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
     let done = match cli.verb {
         Verb::Serve(arguments) => serve::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Dev(arguments) => dev::run(&arguments),
+        Verb::Ctl(_) | Verb::Top(_) | Verb::Completions { .. } => Ok(()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

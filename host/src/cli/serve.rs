@@ -1,13 +1,19 @@
 //! `wharf serve`.
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use anyhow::{Result, anyhow, bail};
+use sd_notify::NotifyState;
 
 use super::args::ServeArgs;
-use super::signals::Signals;
+use super::signals::{Signals, Wish};
+use super::systemd;
 use crate::config::{Config, STOP_GRACE_DEFAULT, default_cache_dir};
+use crate::control::{Control, ControlConfig, Reload};
 use crate::net::SocketOptions;
 use crate::plugin::Grants;
-use crate::server::{Bound, Host, HostConfig, ServerBuilder, ServerHandle};
+use crate::server::{Fleet, Host, HostConfig, Plan, Reloaded};
 
 /// Serves until a signal. All servers are bound before the first accepts; one that cannot be leaves none running.
 pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
@@ -20,30 +26,85 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
             let server = arguments.server.describe(listen, SocketOptions::default()).plugin(plugin).grants(grants);
             let host = HostConfig { cache_dir: default_cache_dir(), ..HostConfig::default() };
             let place = "the server of the command line".to_owned();
-            let config = Config { host, stop_grace: STOP_GRACE_DEFAULT, servers: vec![(place, server)] };
-            (None, config)
+            let control = arguments.control.clone().map(|socket| ControlConfig { socket, listen: None });
+            (None, Config { host, stop_grace: STOP_GRACE_DEFAULT, control, servers: vec![(place, server)] })
         }
-        _ => (Some(&arguments.config), Config::read(&arguments.config)?),
+        _ => (Some(arguments.config.clone()), Config::read(&arguments.config)?),
     };
-    let origin = file.map(|file| format!("{}: ", file.display())).unwrap_or_default();
+    let origin = file.as_ref().map(|file| format!("{}: ", file.display())).unwrap_or_default();
     let host = Host::new(&config.host).map_err(|error| anyhow!("{origin}{error}"))?;
-    let servers: Vec<ServerHandle> = bind_all(&host, &origin, config.servers)?.into_iter().map(Bound::run).collect();
-    host.runtime().block_on(async {
-        Signals::listen()?.stop_on_signal(&servers, config.stop_grace).await;
-        Ok(())
-    })
+    let (stop_grace, control) = (config.stop_grace, config.control.clone());
+    let fleet = Fleet::start(host.clone(), plan(config, systemd::sockets()?)?).map_err(|error| {
+        let mistakes: Vec<_> = error.mistakes.iter().map(|mistake| format!("{origin}{mistake}")).collect();
+        anyhow!("nothing was started:\n{}", mistakes.join("\n"))
+    })?;
+    let reload = Reload::new({
+        let (file, control) = (file.clone(), control.clone());
+        move |fleet| reload(file.clone(), control.clone(), fleet)
+    });
+    // Opened last: whoever reaches it finds everything loaded and listening.
+    let control = match control {
+        Some(control) => Some(Control::start(&control, Arc::clone(&fleet), reload.clone())?),
+        None => None,
+    };
+    let done = host.runtime().block_on(steer(&fleet, &reload, file.is_some(), stop_grace));
+    drop(control);
+    done
 }
 
-fn bind_all(host: &Host, origin: &str, servers: Vec<(String, ServerBuilder)>) -> Result<Vec<Bound>> {
-    let (mut bound, mut wrong) = (Vec::new(), Vec::new());
-    for (place, server) in servers {
-        match server.host(host).bind() {
-            Ok(server) => bound.push(server),
-            Err(error) => wrong.push(format!("{origin}{place}: {error}")),
+async fn steer(fleet: &Arc<Fleet>, reload: &Reload, has_file: bool, grace: std::time::Duration) -> Result<()> {
+    let mut signals = Signals::listen()?;
+    let watchdog = tokio::spawn(systemd::watch(fleet.host().clone()));
+    systemd::tell(&[NotifyState::Ready]);
+    let wish = loop {
+        match signals.next().await {
+            Wish::Reload if !has_file => tracing::info!("SIGHUP: there is no configuration file to read again"),
+            Wish::Reload => {
+                systemd::reloading();
+                if let Err(mistakes) = reload.run(fleet).await {
+                    tracing::error!("the configuration was refused, and nothing was changed:\n{mistakes}");
+                }
+                systemd::tell(&[NotifyState::Ready]);
+            }
+            wish => break wish,
+        }
+    };
+    systemd::tell(&[NotifyState::Stopping]);
+    signals.finish(wish, fleet, grace).await;
+    watchdog.abort();
+    Ok(())
+}
+
+/// Sockets that were handed over go to the servers of their names.
+fn plan(config: Config, mut sockets: std::collections::HashMap<String, std::net::TcpListener>) -> Result<Plan> {
+    let mut servers = config.servers;
+    for (_, server) in &mut servers {
+        let given = server.given_name().and_then(|name| sockets.remove(name));
+        if let Some(socket) = given {
+            *server = server.clone().listener(socket);
         }
     }
-    if !wrong.is_empty() {
-        bail!("nothing was started:\n{}", wrong.join("\n"));
+    if let Some(name) = sockets.keys().next() {
+        bail!("systemd hands over a socket called `{}`, and no server has this `name`", name.escape_debug());
     }
-    Ok(bound)
+    Ok(Plan { host: config.host, stop_grace: config.stop_grace, servers })
+}
+
+async fn reload(file: Option<PathBuf>, control: Option<ControlConfig>, fleet: Arc<Fleet>) -> Result<Reloaded, String> {
+    let Some(file) = file else {
+        return Err("this process was started without a configuration file".into());
+    };
+    let shown = file.display().to_string();
+    let read = tokio::task::spawn_blocking(move || Config::read(&file)).await;
+    let config = read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+    if config.control != control {
+        return Err(format!("{shown}: `control`: cannot be changed while servers run; start the process anew"));
+    }
+    let plan = Plan { host: config.host, stop_grace: config.stop_grace, servers: config.servers };
+    let report = fleet.reload(plan).await.map_err(|error| {
+        let mistakes: Vec<_> = error.mistakes.iter().map(|mistake| format!("{shown}: {mistake}")).collect();
+        mistakes.join("\n")
+    })?;
+    tracing::info!(started = ?report.started, changed = ?report.changed, removed = ?report.removed, "reloaded");
+    Ok(report)
 }

@@ -1,44 +1,81 @@
-//! The signals that stop the process.
+//! The signals that steer the process.
 
 use std::io;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::server::ServerHandle;
+use crate::server::{FAREWELL_MAX, Fleet, ServerHandle};
 
-/// SIGINT and SIGTERM.
+/// SIGINT, SIGTERM and SIGHUP.
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    hang_up: Signal,
+}
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// SIGTERM: finish, take no more.
+    Drain,
+    /// SIGINT: end.
+    Stop,
+    /// SIGHUP: read the configuration again.
+    Reload,
 }
 
 impl Signals {
     /// Must be called inside a runtime.
     pub(super) fn listen() -> io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
     }
 
-    /// Waits for either. Dropping the future is safe.
-    pub(super) async fn next(&mut self) {
+    /// Waits for one. Dropping the future is safe.
+    pub(super) async fn next(&mut self) -> Wish {
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.terminate.recv() => Wish::Drain,
+            _ = self.hang_up.recv() => Wish::Reload,
         }
     }
 
-    /// Waits for a signal, then stops the servers gracefully; a second signal stops them at once.
-    pub(super) async fn stop_on_signal(&mut self, servers: &[ServerHandle], grace: Duration) {
-        self.next().await;
-        tracing::info!(?grace, "stopping; a second signal stops at once");
-        let graceful = stop_all(servers, grace);
-        tokio::select! {
-            () = graceful => {}
-            () = self.next() => stop_all(servers, Duration::ZERO).await,
+    /// Waits for one that ends the process. Dropping the future is safe.
+    pub(super) async fn end(&mut self) -> Wish {
+        loop {
+            match self.next().await {
+                Wish::Reload => {}
+                wish => return wish,
+            }
         }
     }
-}
 
-async fn stop_all(servers: &[ServerHandle], grace: Duration) {
-    futures_util::future::join_all(servers.iter().map(|server| server.stop(grace))).await;
+    /// Ends the servers as wished: a drain lets sessions finish until `grace` is over; another signal cuts that short,
+    /// and one more cuts off what is left.
+    pub(super) async fn finish(&mut self, wish: Wish, fleet: &Fleet, grace: Duration) {
+        if wish == Wish::Drain {
+            tracing::info!(?grace, "draining; another signal stops");
+            tokio::select! {
+                () = fleet.drain(grace) => {}
+                _ = self.end() => {}
+            }
+        }
+        tracing::info!(grace = ?FAREWELL_MAX, "stopping; another signal stops at once");
+        tokio::select! {
+            () = fleet.stop(FAREWELL_MAX) => {}
+            _ = self.end() => fleet.stop(Duration::ZERO).await,
+        }
+    }
+
+    /// The same for a single server that nobody else has.
+    pub(super) async fn stop(&mut self, server: &ServerHandle, grace: Duration) {
+        tokio::select! {
+            () = server.stop(grace) => {}
+            _ = self.end() => server.stop(Duration::ZERO).await,
+        }
+    }
 }

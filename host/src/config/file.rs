@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 pub(super) struct File {
     #[serde(default)]
     pub(super) host: HostTable,
+    pub(super) control: Option<ControlTable>,
     #[serde(default)]
     pub(super) server: Vec<ServerTable>,
 }
@@ -23,6 +24,14 @@ pub(super) struct HostTable {
     pub(super) sessions_max: usize,
     pub(super) cache_dir: Option<PathBuf>,
     pub(super) stop_grace: Option<Span>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ControlTable {
+    pub(super) socket: Option<PathBuf>,
+    pub(super) listen: Option<String>,
+    pub(super) token_file: Option<PathBuf>,
 }
 
 #[derive(Deserialize, Default)]

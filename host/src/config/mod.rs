@@ -9,6 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use self::file::ControlTable;
+use crate::control::{ControlConfig, DoorError, Token, default_socket};
 use crate::files;
 use crate::server::{HostConfig, ServerBuilder};
 
@@ -29,6 +31,8 @@ pub struct Config {
     pub host: HostConfig,
     /// How long sessions may take to end when the process is told to stop.
     pub stop_grace: Duration,
+    /// Where the control API is reached. `None`: nowhere.
+    pub control: Option<ControlConfig>,
     /// At least one, each with its place in the file for messages.
     pub servers: Vec<(String, ServerBuilder)>,
 }
@@ -94,13 +98,40 @@ impl Config {
         if file.host.workers > WORKERS_MAX {
             mistakes.push(format!("`host.workers`: expected 0 to {WORKERS_MAX}, found {}", file.host.workers));
         }
+        let control = file.control.map(|table| control(&table, folder, &mut mistakes));
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
         let cache_dir = file.host.cache_dir.map_or_else(default_cache_dir, |dir| Some(folder.join(dir)));
         let host = HostConfig { workers: file.host.workers, sessions_max: file.host.sessions_max, cache_dir };
-        Ok(Self { host, stop_grace: file.host.stop_grace.map_or(STOP_GRACE_DEFAULT, |grace| grace.0), servers })
+        let stop_grace = file.host.stop_grace.map_or(STOP_GRACE_DEFAULT, |grace| grace.0);
+        Ok(Self { host, stop_grace, control, servers })
     }
+}
+
+fn control(table: &ControlTable, folder: &Path, mistakes: &mut Vec<String>) -> ControlConfig {
+    let socket = table.socket.as_ref().map_or_else(default_socket, |socket| folder.join(socket));
+    let mut listen = None;
+    match (&table.listen, &table.token_file) {
+        (None, None) => {}
+        (None, Some(_)) => mistakes.push("`control.token_file`: without effect; `control.listen` is missing".into()),
+        (Some(_), None) => mistakes.push(DoorError::NoToken.to_string()),
+        (Some(text), Some(file)) => match (text.parse::<SocketAddr>(), Token::read(&folder.join(file))) {
+            (Ok(address), Ok(_)) if !address.ip().is_loopback() => {
+                mistakes.push(DoorError::NotLoopback(address).to_string());
+            }
+            (Ok(address), Ok(token)) => listen = Some((address, token)),
+            (address, token) => {
+                if address.is_err() {
+                    let text = text.escape_debug();
+                    mistakes
+                        .push(format!("`control.listen`: `{text}`: expected an address and a port, as 127.0.0.1:7070"));
+                }
+                mistakes.extend(token.err().map(|error| format!("`control.token_file`: {error}")));
+            }
+        },
+    }
+    ControlConfig { socket, listen }
 }
 
 /// The cache folder where nobody names one: the user's own. `None` where there is no home.

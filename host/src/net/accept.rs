@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
+use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 
 use super::{BindError, Endpoint};
@@ -74,9 +75,21 @@ impl Listener {
     /// # Errors
     /// [`BindError`]; nothing stays bound.
     pub fn open(endpoint: &Endpoint) -> Result<Self, BindError> {
-        let socket = endpoint.listen()?;
-        let system = |source| BindError::System { address: SocketAddr::from(([0, 0, 0, 0], 0)), source };
+        Self::adopt(endpoint.listen()?)
+    }
+
+    /// Takes over a socket that listens already. Must run inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`BindError`]; the socket is closed.
+    pub fn adopt(socket: TcpListener) -> Result<Self, BindError> {
+        let system = BindError::Inherited;
+        socket.set_nonblocking(true).map_err(system)?;
         let address = socket.local_addr().map_err(system)?;
+        let listens = SockRef::from(&socket).is_listener().map_err(system)?;
+        if !listens {
+            return Err(system(io::Error::other("it does not listen")));
+        }
         // Deprecated because of types that lend a descriptor which is not theirs; a `TcpListener` owns its own for as
         // long as it lives. What replaces it is an `unsafe fn` with that very condition.
         #[expect(deprecated)]

@@ -95,6 +95,9 @@ pub enum BindError {
         /// What was asked for.
         address: SocketAddr,
     },
+    /// A socket that was handed over cannot be used.
+    #[error("the socket that was handed over cannot be used: {0}")]
+    Inherited(io::Error),
     /// Anything else the system said.
     #[error("cannot listen on {address}: {source}")]
     System {

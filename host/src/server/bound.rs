@@ -18,7 +18,7 @@ use super::lock::Holder;
 use super::registry::Registry;
 use super::service::{Service, Terms};
 use crate::admission::{Change, Gate};
-use crate::net::{Endpoint, Listener, Security};
+use crate::net::{BindError, Listener, Security};
 use crate::plugin::{EventProcedure, Plugin};
 use crate::serve;
 use crate::session::{Deadlines, Latch, LineConfig};
@@ -44,16 +44,23 @@ pub struct Bound {
 }
 
 impl Prepared {
-    pub(super) fn endpoint(&self) -> &Endpoint {
-        &self.description.endpoint
-    }
-
     /// Its name: the given one, or the plugin's.
     #[must_use]
     pub fn name(&self) -> String {
         let label = self.plugin.label();
         let given = self.description.given_name().map(str::to_owned);
         given.unwrap_or_else(|| label.split(' ').next().unwrap_or_default().to_owned())
+    }
+
+    /// Binds its address.
+    pub(super) fn listen(self, host: &Host) -> Result<Bound, BindError> {
+        // The socket registers with the runtime that will poll it.
+        let _inside = host.runtime().enter();
+        let listener = match &self.description.inherited {
+            Some(socket) => Listener::adopt(socket.try_clone().map_err(BindError::Inherited)?)?,
+            None => Listener::open(&self.description.endpoint)?,
+        };
+        Ok(Bound { prepared: self, host: host.clone(), listener })
     }
 
     fn settings(&self) -> BTreeMap<String, String> {
@@ -108,10 +115,6 @@ impl Prepared {
 }
 
 impl Bound {
-    pub(super) fn new(prepared: Prepared, host: Host, listener: Listener) -> Self {
-        Self { prepared, host, listener }
-    }
-
     /// Its name.
     #[must_use]
     pub fn name(&self) -> String {

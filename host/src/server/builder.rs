@@ -1,7 +1,7 @@
 //! What a server is made of, checked step by step: described, prepared, bound, running.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::handle::ServerHandle;
 use super::host::{Host, HostError};
 use crate::admission::{Network, Networks, Throttle};
 use crate::event::Priority;
-use crate::net::{BindError, Credentials, CredentialsError, Endpoint, ListenPort, Listener, Security, SocketOptions};
+use crate::net::{BindError, Credentials, CredentialsError, Endpoint, ListenPort, Security, SocketOptions};
 use crate::plugin::{Grants, InstanceLimits, LoadError, Plugin};
 #[cfg(doc)]
 use crate::session::Deadlines;
@@ -62,6 +62,7 @@ pub struct ServerBuilder {
     pub(super) host: Option<Host>,
     pub(super) name: String,
     pub(super) endpoint: Endpoint,
+    pub(super) inherited: Option<Arc<TcpListener>>,
     pub(super) throttle: Throttle,
     pub(super) networks: Networks,
     pub(super) proxies: Vec<Network>,
@@ -86,6 +87,7 @@ impl Default for ServerBuilder {
             host: None,
             name: String::new(),
             endpoint: Endpoint { host: String::new(), port: ListenPort::AnyFree, backlog: 0, options },
+            inherited: None,
             throttle: Throttle::default(),
             networks: Networks::default(),
             proxies: Vec::new(),
@@ -160,6 +162,13 @@ impl ServerBuilder {
     #[must_use]
     pub fn backlog(mut self, connections: u32) -> Self {
         self.endpoint.backlog = connections;
+        self
+    }
+    /// A socket that listens already, by whoever started this process, instead of an address. Its options are left as
+    /// they are.
+    #[must_use]
+    pub fn listener(mut self, socket: TcpListener) -> Self {
+        self.inherited = Some(Arc::new(socket));
         self
     }
     /// Clients at a time; a newcomer beyond them is refused. Default 0: no limit but the host's.
@@ -292,13 +301,13 @@ impl ServerBuilder {
     /// [`StartError`]; nothing is left bound.
     pub fn bind(self) -> Result<Bound, StartError> {
         let host = self.host.clone().map_or_else(Host::shared, Ok)?;
-        let prepared = self.prepare(&host)?;
-        // The socket registers with the runtime that will poll it.
-        let listener = {
-            let _inside = host.runtime().enter();
-            Listener::open(prepared.endpoint())?
-        };
-        Ok(Bound::new(prepared, host, listener))
+        Ok(self.prepare(&host)?.listen(&host)?)
+    }
+
+    /// The same without a socket that was handed over, which would otherwise stay open for as long as this.
+    pub(super) fn without_listener(mut self) -> Self {
+        self.inherited = None;
+        self
     }
 
     /// Everything of [`ServerBuilder::bind`] but the address: for a server that runs already, and its
@@ -340,7 +349,9 @@ impl ServerBuilder {
         self.problems().into_iter().for_each(&mut note);
         let plugin = self.load(host).map_err(&mut note).ok();
         self.security().map_err(&mut note).ok();
-        self.endpoint.resolve().map_err(|error| note(error.into())).ok();
+        if self.inherited.is_none() {
+            self.endpoint.resolve().map_err(|error| note(error.into())).ok();
+        }
         (plugin, wrong)
     }
 

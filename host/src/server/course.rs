@@ -58,6 +58,8 @@ pub enum Newcomers {
 pub(crate) struct Course {
     pub(crate) status: Status,
     pub(crate) newcomers: Newcomers,
+    /// Grows with each call that says what becomes of sessions; the last one counts.
+    pub(crate) plan: u64,
     /// All sessions are held by a lock.
     pub(crate) locked: bool,
     /// Grows with every change.
@@ -91,6 +93,7 @@ impl Course {
         Self {
             status: Status::Starting,
             newcomers: Newcomers::Queue,
+            plan: 0,
             locked: false,
             version: 0,
             round: 0,

@@ -10,11 +10,12 @@ use super::bound::Prepared;
 use super::course::{Newcomers, Notice, Occurrence, Status};
 use super::host::Host;
 use super::lock::{Lock, LockError};
-use super::service::{FAREWELL_MAX, Service};
+use super::service::{FAREWELL_MAX, Service, closed};
 use crate::admission::{Change, Throttle, ThrottleError};
 use crate::event::Priority;
+use crate::net::{Credentials, CredentialsError, Security};
 use crate::plugin::Plugin;
-use crate::telemetry::{PluginSwapped, ServerStopped, Snapshot};
+use crate::telemetry::{CredentialsRenewed, PluginSwapped, Snapshot};
 
 /// Most bytes of [`ServerHandle::set_data`].
 pub const DATA_MAX_BYTES: usize = 64 << 10;
@@ -191,6 +192,18 @@ impl ServerHandle {
         self.service.steer(|_| true);
     }
 
+    /// Puts credentials in force for newcomers. Blocks while files are read.
+    ///
+    /// # Errors
+    /// What is wrong with them; the ones before stay in force.
+    pub fn renew_credentials(&self, credentials: &Credentials) -> Result<(), CredentialsError> {
+        let security = Security::tls(credentials)?;
+        self.service.change_terms(|terms| terms.security = security.clone());
+        CredentialsRenewed { server: &self.service.name, file: &credentials.certificate_chain }
+            .emit(&self.service.counters);
+        Ok(())
+    }
+
     /// Stops newcomers until [`ServerHandle::resume`]; `sessions` says what becomes of live ones, `None` leaves them
     /// alone. When this returns nobody is accepted any more; sessions that are to end do so afterwards, and
     /// [`Occurrence::Idle`] says when the last is gone. Idempotent: said again, it changes what is to become of
@@ -199,26 +212,21 @@ impl ServerHandle {
     /// # Errors
     /// [`SteerError::Stopping`].
     pub async fn suspend(&self, newcomers: Newcomers, sessions: Option<Ending>) -> Result<(), SteerError> {
-        let version = self.service.suspend(newcomers).ok_or(SteerError::Stopping)?;
-        self.followed(version).await;
-        if let Some(ending) = sessions {
-            let service = Arc::clone(&self.service);
-            self.host.runtime().spawn(async move {
-                let mut course = service.course();
-                let resumed = async {
-                    // The sender lives in the service.
-                    let _ = course.wait_for(|course| course.status != Status::Suspended).await;
-                };
-                if let Ending::Drain(time) = ending {
-                    tokio::select! {
-                        () = service.census.until_empty() => return,
-                        () = tokio::time::sleep(time) => {}
-                        () = resumed => return,
-                    }
-                }
+        let (version, plan) = self.service.suspend(newcomers).ok_or(SteerError::Stopping)?;
+        let (service, accepting) = (Arc::clone(&self.service), self.accepting.clone());
+        // On its own, so that it happens even where nobody waits for it.
+        self.host.runtime().spawn(async move {
+            followed(accepting, version).await;
+            let goes_on = match sessions {
+                None => false,
+                Some(Ending::AtOnce) => true,
+                Some(Ending::Drain(deadline)) => service.drain(deadline, plan).await,
+            };
+            if goes_on {
                 service.clear(FAREWELL_MAX).await;
-            });
-        }
+            }
+        });
+        followed(self.accepting.clone(), version).await;
         Ok(())
     }
 
@@ -232,6 +240,7 @@ impl ServerHandle {
             let suspended = course.status == Status::Suspended;
             if suspended {
                 course.status = Status::Listening;
+                course.plan += 1;
             }
             suspended
         });
@@ -248,23 +257,28 @@ impl ServerHandle {
     /// # Errors
     /// [`SteerError::Stopping`].
     pub async fn restart(&self, sessions: Ending) -> Result<usize, SteerError> {
+        let mut plan = 0;
         let begun = self.service.steer(|course| {
             let running = !course.status.is_final();
             if running {
                 course.status = Status::Restarting;
+                course.plan += 1;
+                plan = course.plan;
             }
             running
         });
-        self.followed(begun.ok_or(SteerError::Stopping)?).await;
-        let service = Arc::clone(&self.service);
+        let version = begun.ok_or(SteerError::Stopping)?;
+        let (service, accepting) = (Arc::clone(&self.service), self.accepting.clone());
         let work = self.host.runtime().spawn(async move {
-            if let Ending::Drain(time) = sessions {
-                // Whether it was enough shows in what is left.
-                let _ = tokio::time::timeout(time, service.census.until_empty()).await;
+            followed(accepting, version).await;
+            if let Ending::Drain(deadline) = sessions
+                && !service.drain(deadline, plan).await
+            {
+                return 0;
             }
             let cut = service.clear(FAREWELL_MAX).await;
             let done = service.steer(|course| {
-                let restarting = course.status == Status::Restarting;
+                let restarting = course.status == Status::Restarting && course.plan == plan;
                 if restarting {
                     course.status = Status::Listening;
                 }
@@ -286,8 +300,7 @@ impl ServerHandle {
     /// # Errors
     /// [`LockError`]; nothing is held.
     pub async fn lock(&self, wait: Duration, hold: Duration) -> Result<Lock, LockError> {
-        let followed = async |version| self.followed(version).await;
-        self.service.lock(self.host.runtime(), wait, hold, followed).await
+        self.service.lock(self.host.runtime(), wait, hold, self.accepting.clone()).await
     }
 
     /// Gives back a lock by its token. False where it is not held any more.
@@ -297,37 +310,36 @@ impl ServerHandle {
 
     /// Stops the server: takes no newcomers, ends every session gracefully with `server-stopped`, and those that are
     /// not done after `grace` at once. When this returns nothing of the server runs and its address is free.
-    /// Idempotent; of two concurrent calls both return when it is over. Works on any executor but needs the time of a
-    /// tokio runtime. Dropping the future leaves the server draining.
+    /// Idempotent; of two concurrent calls both return when it is over, by the shorter of their times. Dropping the
+    /// future does not take it back.
     pub async fn stop(&self, grace: Duration) {
+        let (service, accepting) = (Arc::clone(&self.service), self.accepting.clone());
+        // On its own, so that it is done even where nobody waits for it.
+        let work = self.host.runtime().spawn(async move { service.stop(grace, accepting).await });
+        // It fails only where the runtime is gone, and the server with it.
+        let _ = work.await;
+    }
+
+    /// Takes no newcomers and lets sessions finish by themselves until the deadline. Returns when none is left or the
+    /// deadline passed; [`ServerHandle::stop`] is to follow. Dropping the future leaves the server draining.
+    pub async fn drain(&self, deadline: Duration) {
         if self.service.begin_stop() {
             self.service.tell(Occurrence::Draining);
         }
-        self.closed().await;
-        let cancelled = self.service.clear(grace).await;
-        let stopped =
-            self.service.steer(|course| std::mem::replace(&mut course.status, Status::Stopped) != Status::Stopped);
-        if stopped.is_some() {
-            self.service.tell(Occurrence::Stopped);
-            ServerStopped { server: &self.service.name, cancelled }.emit();
-        }
+        closed(self.accepting.clone()).await;
+        // Whether it was enough shows in what is left.
+        let _ = tokio::time::timeout(deadline, self.service.census.until_empty()).await;
     }
 
     /// [`ServerHandle::stop`] for callers outside a runtime; blocks.
     pub fn stop_blocking(&self, grace: Duration) {
         self.host.runtime().block_on(self.stop(grace));
     }
+}
 
-    /// Waits until the accepting task follows this version of the course, or is gone.
-    async fn followed(&self, version: u64) {
-        let _ = self.accepting.clone().wait_for(|seen| *seen >= version).await;
-    }
-
-    /// Waits until the listening socket is closed.
-    async fn closed(&self) {
-        let mut accepting = self.accepting.clone();
-        while accepting.changed().await.is_ok() {}
-    }
+/// Waits until the accepting task follows this version of the course, or is gone.
+async fn followed(mut accepting: watch::Receiver<u64>, version: u64) {
+    let _ = accepting.wait_for(|seen| *seen >= version).await;
 }
 
 impl Drop for ServerHandle {

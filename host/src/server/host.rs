@@ -112,6 +112,11 @@ impl Host {
         self.0.runtime.as_ref().map(Runtime::handle).expect("the runtime is there until the ground is dropped")
     }
 
+    /// Whether every thread that runs sessions takes up work within this time. Dropping the future is safe.
+    pub async fn is_well(&self, within: std::time::Duration) -> bool {
+        tokio::time::timeout(within, self.0.shards.answer()).await.is_ok()
+    }
+
     /// What happens to any of its servers from now on. A listener that is 1,024 behind misses the oldest, and is told.
     #[must_use]
     pub fn notices(&self) -> broadcast::Receiver<HostNotice> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::course::Status;
@@ -111,14 +111,14 @@ impl Drop for Lock {
 }
 
 impl Service {
-    /// Waits up to `wait` for the lock and for running events to end, then holds it for up to `hold`. `accepting` waits
-    /// until the accepting task has seen a version of the course. Dropping the future gives it back.
+    /// Waits up to `wait` for the lock and for running events to end, then holds it for up to `hold`. `accepting` says
+    /// which version of the course the accepting task follows. Dropping the future gives it back.
     pub(super) async fn lock(
         self: &Arc<Self>,
         runtime: &Handle,
         wait: Duration,
         hold: Duration,
-        accepting: impl AsyncFn(u64),
+        mut accepting: watch::Receiver<u64>,
     ) -> Result<Lock, LockError> {
         if wait > LOCK_WAIT_MAX || hold > LOCK_HOLD_MAX || hold < Duration::from_millis(1) {
             return Err(LockError::Limit);
@@ -145,7 +145,8 @@ impl Service {
         };
         let version = self.holder.with(token, close).ok_or(LockError::Stopping)?;
         let quiet = async {
-            accepting(version).await;
+            // It is gone where the listening socket failed, and then accepts nobody either.
+            let _ = accepting.wait_for(|seen| *seen >= version).await;
             self.latch.until(|| !self.registry.present().iter().any(|(line, _)| line.in_event())).await;
         };
         tokio::time::timeout_at(deadline, quiet).await.map_err(|_| LockError::NotQuiet)?;

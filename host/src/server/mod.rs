@@ -8,6 +8,7 @@ mod builder;
 mod census;
 mod checks;
 mod course;
+mod fleet;
 mod handle;
 mod host;
 mod lock;
@@ -25,6 +26,7 @@ pub use checks::{
 };
 pub(crate) use course::{Call, Welcome};
 pub use course::{Newcomers, Notice, Occurrence, Status};
+pub use fleet::{Fleet, Plan, PlanError, Reloaded};
 pub use handle::{DATA_MAX_BYTES, Ending, ServerHandle, SteerError};
 pub use host::{Host, HostConfig, HostError};
 pub use lock::{LOCK_HOLD_MAX, LOCK_WAIT_MAX, Lock, LockError};

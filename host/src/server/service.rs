@@ -16,7 +16,7 @@ use crate::admission::{Gate, Network};
 use crate::net::Security;
 use crate::plugin::EventProcedure;
 use crate::session::{Latch, LineConfig};
-use crate::telemetry::{Bucket, Counters, ServerNotice};
+use crate::telemetry::{Bucket, Counters, ServerNotice, ServerStopped};
 
 /// How long sessions that are told to end may take before they are cancelled, where nobody says.
 pub const FAREWELL_MAX: Duration = Duration::from_secs(5);
@@ -213,20 +213,56 @@ impl Service {
         self.data.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Stops newcomers for a suspension. False where the server is on its way out.
-    pub(super) fn suspend(&self, newcomers: Newcomers) -> Option<u64> {
-        let mut suspended = false;
+    /// Lets sessions finish until the deadline. False where a later call says otherwise.
+    pub(super) async fn drain(&self, deadline: Duration, plan: u64) -> bool {
+        let mut course = self.course();
+        let superseded = async {
+            // The sender lives in the service.
+            let _ = course.wait_for(|course| course.plan != plan).await;
+        };
+        tokio::select! {
+            () = superseded => false,
+            () = self.census.until_empty() => true,
+            () = tokio::time::sleep(deadline) => true,
+        }
+    }
+
+    /// Stops newcomers for a suspension. The version of the course and the plan; `None` where the server is on its way
+    /// out.
+    pub(super) fn suspend(&self, newcomers: Newcomers) -> Option<(u64, u64)> {
+        let (mut suspended, mut plan) = (false, 0);
         let version = self.steer(|course| {
             if course.status.is_final() {
                 return false;
             }
             suspended = course.status != Status::Suspended;
+            course.plan += 1;
+            plan = course.plan;
             (course.status, course.newcomers) = (Status::Suspended, newcomers);
             true
         });
         if suspended {
             self.tell(Occurrence::Suspended);
         }
-        version
+        version.map(|version| (version, plan))
     }
+
+    /// Ends all sessions after what was said before is followed, and stops. Idempotent.
+    pub(super) async fn stop(&self, grace: Duration, accepting: watch::Receiver<u64>) {
+        if self.begin_stop() {
+            self.tell(Occurrence::Draining);
+        }
+        closed(accepting).await;
+        let cancelled = self.clear(grace).await;
+        let stopped = self.steer(|course| std::mem::replace(&mut course.status, Status::Stopped) != Status::Stopped);
+        if stopped.is_some() {
+            self.tell(Occurrence::Stopped);
+            ServerStopped { server: &self.name, cancelled }.emit();
+        }
+    }
+}
+
+/// Waits until the listening socket is closed.
+pub(super) async fn closed(mut accepting: watch::Receiver<u64>) {
+    while accepting.changed().await.is_ok() {}
 }

@@ -40,6 +40,16 @@ impl Shards {
         Ok(Self { shards, _stops: stops })
     }
 
+    /// Waits until every thread has taken up a task.
+    pub(super) async fn answer(&self) {
+        for shard in &self.shards {
+            // A thread that is gone answers nothing, and neither does this.
+            if shard.handle.spawn(async {}).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Runs a task on the thread that has the fewest.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let least = self.shards.iter().min_by_key(|shard| shard.load.load(Ordering::Relaxed));

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
@@ -65,6 +66,23 @@ impl ServerNotice<'_> {
         let Self { server, occurrence, status } = self;
         counters.count(Kind::Notice, occurrence);
         info!(server, status, "server {occurrence}");
+    }
+}
+
+/// Newcomers are shown other credentials.
+#[derive(Debug)]
+pub struct CredentialsRenewed<'a> {
+    /// The server.
+    pub server: &'a str,
+    /// The file they came from.
+    pub file: &'a Path,
+}
+
+impl CredentialsRenewed<'_> {
+    /// Logs and counts it.
+    pub fn emit(&self, counters: &Counters) {
+        counters.count(Kind::Notice, "credentials-renewed");
+        info!(server = self.server, file = %self.file.display(), "newcomers are shown these credentials");
     }
 }
 

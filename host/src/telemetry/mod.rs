@@ -11,7 +11,7 @@ mod latencies;
 pub use bucket::Bucket;
 pub use counters::{Counters, Snapshot};
 pub use events::{
-    AcceptPaused, AcceptStopped, Faulted, HandshakeFailed, LockExpired, PluginOutput, PluginSwapped, Refused,
-    ServerNotice, ServerStarted, ServerStopped, SessionEnded, SessionStarted,
+    AcceptPaused, AcceptStopped, CredentialsRenewed, Faulted, HandshakeFailed, LockExpired, PluginOutput,
+    PluginSwapped, Refused, ServerNotice, ServerStarted, ServerStopped, SessionEnded, SessionStarted,
 };
 pub use latencies::Latencies;

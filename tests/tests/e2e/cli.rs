@@ -1,68 +1,13 @@
 //! The `wharf` command as a person uses it.
 
-use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Instant;
+use std::process::{Command, Output};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use wharf_tests::clients::{Client, free_port};
 use wharf_tests::guests::{built, component, wharf_binary};
-use wharf_tests::servers::PATIENCE;
-
-/// A `wharf` that runs, and the lines it says.
-struct Wharf {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Wharf {
-    fn run(arguments: &[&str], folder: &Path) -> Self {
-        let mut child = Command::new(wharf_binary())
-            .args(arguments)
-            .current_dir(folder)
-            .env("XDG_CACHE_HOME", folder.join("cache"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it runs");
-        let (said, lines) = channel();
-        let stderr = BufReader::new(child.stderr.take().expect("its words"));
-        std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                if said.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { child, lines }
-    }
-
-    /// Waits for a line with these words.
-    fn says(&self, words: &str) -> String {
-        let (start, mut all) = (Instant::now(), Vec::new());
-        while let Ok(line) = self.lines.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
-            if line.contains(words) {
-                return line;
-            }
-            all.push(line);
-        }
-        panic!("it never said {words:?}; it said:\n{}", all.join("\n"));
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
-    }
-}
-
-impl Drop for Wharf {
-    fn drop(&mut self) {
-        let _ = (self.child.kill(), self.child.wait());
-    }
-}
+use wharf_tests::process::Wharf;
 
 fn wharf(arguments: &[&str], folder: &Path) -> Output {
     let mut command = Command::new(wharf_binary());
@@ -130,7 +75,11 @@ fn serve_runs_several_servers_and_stops_on_a_signal() {
             plugin.display()
         )
     };
-    let text = format!("[host]\nsessions_max = 64\n{}{}", server("one", one, 4), server("other", other, 100));
+    let text = format!(
+        "[host]\nsessions_max = 64\nstop_grace = '100ms'\n{}{}",
+        server("one", one, 4),
+        server("other", other, 100)
+    );
     std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
     let mut process = Wharf::run(&["serve"], folder.path());
     process.says("one");

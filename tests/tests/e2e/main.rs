@@ -1,6 +1,7 @@
 //! End-to-end suites: real sockets, real TLS, real clients, and guests that misbehave.
 
 mod cli;
+mod control;
 mod events;
 mod faults;
 mod lifecycle;

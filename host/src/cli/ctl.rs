@@ -1,0 +1,373 @@
+//! `wharf ctl`: each verb is one request to the control API of a running process.
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Map, Value, json};
+
+use super::tables;
+use crate::control::{Client, ClientError, default_socket};
+
+/// Most bytes of standard input that are sent.
+const INPUT_MAX_BYTES: u64 = 1 << 20;
+
+#[derive(Args)]
+pub(super) struct CtlArgs {
+    /// The control socket; as in `[control]`, `$XDG_RUNTIME_DIR/wharf/control.sock` where none is given.
+    #[arg(long, global = true, env = "WHARF_CONTROL")]
+    socket: Option<PathBuf>,
+    /// Print what the API answers, for programs.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: CtlVerb,
+}
+
+#[derive(Subcommand)]
+enum CtlVerb {
+    /// List the servers.
+    Servers,
+    /// Show one server.
+    Show {
+        /// Its name.
+        server: String,
+    },
+    /// Take no newcomers until resumed.
+    Suspend {
+        /// The server's name.
+        server: String,
+        /// What becomes of newcomers.
+        #[arg(long, value_enum, default_value = "queue")]
+        newcomers: Newcomers,
+        /// What becomes of live sessions.
+        #[arg(long, value_enum, default_value = "keep")]
+        sessions: Sessions,
+        /// How long draining sessions may take, as 30s.
+        #[arg(long)]
+        deadline: Option<String>,
+    },
+    /// Take newcomers again.
+    Resume {
+        /// The server's name.
+        server: String,
+    },
+    /// End all sessions and take newcomers again; the address stays bound.
+    Restart {
+        /// The server's name.
+        server: String,
+        /// Let sessions finish by themselves for so long before, as 30s.
+        #[arg(long)]
+        drain: Option<String>,
+        /// Read the configuration again first.
+        #[arg(long)]
+        reload: bool,
+    },
+    /// End a server.
+    Stop {
+        /// The server's name.
+        server: String,
+        /// How long sessions may take, as 10s.
+        #[arg(long)]
+        grace: Option<String>,
+    },
+    /// Show or change a server's limits; 0 is no limit.
+    Throttle {
+        /// The server's name.
+        server: String,
+        /// Clients at a time.
+        #[arg(long)]
+        max_clients: Option<u64>,
+        /// Clients at a time of one address.
+        #[arg(long)]
+        max_per_address: Option<u64>,
+        /// Least time between two accepts, as 10ms.
+        #[arg(long)]
+        accept_interval: Option<String>,
+        /// Sessions that one address may start per second.
+        #[arg(long)]
+        rate_per_address: Option<f64>,
+        /// Sessions that one address may start at once.
+        #[arg(long)]
+        burst_per_address: Option<u32>,
+    },
+    /// Let no event of a server run and nobody in; prints a token for `unlock`.
+    Lock {
+        /// The server's name.
+        server: String,
+        /// How long to wait for it, as 5s.
+        #[arg(long)]
+        wait: Option<String>,
+        /// How long it is held at most, as 10s.
+        #[arg(long)]
+        hold: Option<String>,
+    },
+    /// Give a lock back.
+    Unlock {
+        /// The server's name.
+        server: String,
+        /// What `lock` printed.
+        token: u64,
+    },
+    /// Keep a text with a server.
+    Data {
+        /// The server's name.
+        server: String,
+        /// The text.
+        data: String,
+    },
+    /// Change the class of a server's new sessions, or of one session.
+    Priority {
+        /// The server's name.
+        server: String,
+        /// background, low, normal, high or critical.
+        class: String,
+        /// Only this session, from its next event on.
+        #[arg(long)]
+        session: Option<u64>,
+    },
+    /// List a server's sessions.
+    Sessions {
+        /// The server's name.
+        server: String,
+        /// Only the one of this name.
+        #[arg(long)]
+        name: Option<String>,
+        /// Only those with ids above this.
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+        /// At most so many, up to 1000.
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+    },
+    /// Show one session.
+    Session {
+        /// The server's name.
+        server: String,
+        /// The session's number.
+        id: u64,
+    },
+    /// End a session gracefully.
+    Disconnect {
+        /// The server's name.
+        server: String,
+        /// The session's number.
+        id: u64,
+    },
+    /// End a session at once.
+    Abort {
+        /// The server's name.
+        server: String,
+        /// The session's number.
+        id: u64,
+    },
+    /// Send a text, or what comes on standard input, to one session or to all.
+    Send {
+        /// The server's name.
+        server: String,
+        /// Only this session.
+        #[arg(long)]
+        session: Option<u64>,
+        /// The text; standard input where there is none.
+        text: Option<String>,
+    },
+    /// Name a session.
+    Name {
+        /// The server's name.
+        server: String,
+        /// The session's number.
+        id: u64,
+        /// The name, unique on the server.
+        name: String,
+    },
+    /// Read the configuration again and put it in force.
+    Reload,
+    /// Read a server's certificate and key again.
+    RenewCredentials {
+        /// The server's name.
+        server: String,
+    },
+    /// Print what happens, as it happens, until interrupted.
+    Events,
+    /// Print the metrics.
+    Metrics,
+    /// Say whether the process takes newcomers; exit code 1 where it does not.
+    Ready,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Newcomers {
+    Queue,
+    Reject,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Sessions {
+    Keep,
+    Drain,
+    Disconnect,
+}
+
+fn name(value: impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+/// One request.
+struct Ask {
+    method: &'static str,
+    path: String,
+    body: Vec<u8>,
+}
+
+impl Ask {
+    fn get(path: impl Into<String>) -> Self {
+        Self { method: "GET", path: path.into(), body: Vec::new() }
+    }
+
+    /// With those values that are given.
+    fn with(method: &'static str, path: String, values: Value) -> Self {
+        let given: Map<_, _> = match values {
+            Value::Object(values) => values.into_iter().filter(|(_, value)| !value.is_null()).collect(),
+            _ => Map::new(),
+        };
+        Self { method, path, body: Value::Object(given).to_string().into_bytes() }
+    }
+}
+
+impl CtlVerb {
+    fn ask(&self) -> std::io::Result<Ask> {
+        let post = |path: String, values: Value| Ask::with("POST", path, values);
+        Ok(match self {
+            Self::Servers => Ask::get("/v1/servers"),
+            Self::Show { server } => Ask::get(at(server, "")),
+            Self::Suspend { server, newcomers, sessions, deadline } => post(
+                at(server, "/suspend"),
+                json!({ "newcomers": name(*newcomers), "sessions": name(*sessions), "deadline": deadline }),
+            ),
+            Self::Resume { server } => post(at(server, "/resume"), json!({})),
+            Self::Restart { server, drain, reload } => {
+                let sessions = drain.as_ref().map_or("disconnect", |_| "drain");
+                post(at(server, "/restart"), json!({ "sessions": sessions, "deadline": drain, "reload": reload }))
+            }
+            Self::Stop { server, grace } => post(at(server, "/stop"), json!({ "grace": grace })),
+            Self::Throttle {
+                server,
+                max_clients,
+                max_per_address,
+                accept_interval,
+                rate_per_address,
+                burst_per_address,
+            } => Ask::with(
+                "PATCH",
+                at(server, "/throttle"),
+                json!({
+                    "max_clients": max_clients,
+                    "max_per_address": max_per_address,
+                    "accept_interval": accept_interval,
+                    "rate_per_address": rate_per_address,
+                    "burst_per_address": burst_per_address,
+                }),
+            ),
+            Self::Lock { server, wait, hold } => post(at(server, "/lock"), json!({ "wait": wait, "hold": hold })),
+            Self::Unlock { server, token } => post(at(server, "/unlock"), json!({ "token": token })),
+            Self::Data { server, data } => Ask::with("PUT", at(server, "/data"), json!({ "data": data })),
+            Self::Priority { server, class, session } => {
+                let rest = session.map_or("/priority".into(), |id| format!("/sessions/{id}/priority"));
+                Ask::with("PUT", at(server, &rest), json!({ "priority": class }))
+            }
+            Self::Sessions { server, name, after, limit } => {
+                let name = name.as_ref().map(|name| format!("&name={}", encoded(name))).unwrap_or_default();
+                Ask::get(at(server, &format!("/sessions?after={after}&limit={limit}{name}")))
+            }
+            Self::Session { server, id } => Ask::get(at(server, &format!("/sessions/{id}"))),
+            Self::Disconnect { server, id } => post(at(server, &format!("/sessions/{id}/disconnect")), json!({})),
+            Self::Abort { server, id } => post(at(server, &format!("/sessions/{id}/abort")), json!({})),
+            Self::Send { server, session, text } => {
+                let rest = session.map_or("/broadcast".into(), |id| format!("/sessions/{id}/send"));
+                let mut body = Vec::new();
+                match text {
+                    Some(text) => body.extend_from_slice(text.as_bytes()),
+                    None => drop(std::io::stdin().take(INPUT_MAX_BYTES).read_to_end(&mut body)?),
+                }
+                Ask { method: "POST", path: at(server, &rest), body }
+            }
+            Self::Name { server, id, name } => {
+                Ask::with("PUT", at(server, &format!("/sessions/{id}/name")), json!({ "name": name }))
+            }
+            Self::Reload => post("/v1/reload".into(), json!({})),
+            Self::RenewCredentials { server } => post(at(server, "/credentials/renew"), json!({})),
+            Self::Events => Ask::get("/v1/events"),
+            Self::Metrics => Ask::get("/metrics"),
+            Self::Ready => Ask::get("/readyz"),
+        })
+    }
+}
+
+/// An address below a server's.
+pub(super) fn at(server: &str, rest: &str) -> String {
+    format!("/v1/servers/{}{rest}", encoded(server))
+}
+
+/// A name as part of an address.
+fn encoded(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// 0: done. 1: refused, or not ready. 2: the command line is wrong. 3: nobody answers. 4: no such server or session.
+/// 5: it is in the way of something else.
+pub(super) fn run(arguments: &CtlArgs) -> ExitCode {
+    let client = Client::new(&arguments.socket.clone().unwrap_or_else(default_socket));
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error, 1),
+    };
+    if matches!(arguments.verb, CtlVerb::Events) {
+        let hear = |piece: &[u8]| {
+            let mut out = std::io::stdout().lock();
+            let text = String::from_utf8_lossy(piece);
+            let mut lines = text.lines().filter_map(|line| line.strip_prefix("data: "));
+            lines.all(|line| writeln!(out, "{}", super::printable(line)).is_ok() && out.flush().is_ok())
+        };
+        return match runtime.block_on(client.listen(hear)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => explain(&error),
+        };
+    }
+    let ask = match arguments.verb.ask() {
+        Ok(ask) => ask,
+        Err(error) => return fail(&error, 1),
+    };
+    match runtime.block_on(client.ask(ask.method, &ask.path, ask.body)) {
+        Ok(answer) => print(&answer, arguments.json),
+        Err(error) => explain(&error),
+    }
+}
+
+fn print(answer: &[u8], json: bool) -> ExitCode {
+    let text = String::from_utf8_lossy(answer);
+    let shown = match serde_json::from_slice::<Value>(answer) {
+        Ok(value) if !json => tables::render(&value),
+        _ => text.into_owned(),
+    };
+    let shown = if std::io::stdout().is_terminal() { super::printable(&shown) } else { shown };
+    // A reader that went away is no failure of ours.
+    let _ = writeln!(std::io::stdout(), "{}", shown.trim_end());
+    ExitCode::SUCCESS
+}
+
+fn explain(error: &ClientError) -> ExitCode {
+    let code = match error {
+        ClientError::Connect { .. } | ClientError::Broken { .. } => 3,
+        ClientError::Refused { status: 404, .. } => 4,
+        ClientError::Refused { status: 409, .. } => 5,
+        ClientError::Refused { .. } => 1,
+    };
+    fail(error, code)
+}
+
+fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
+    eprintln!("wharf: {}", super::printable(&error.to_string()));
+    ExitCode::from(code)
+}

@@ -1,0 +1,106 @@
+//! Answers of the control API as tables for people.
+
+use serde_json::Value;
+
+/// Columns of a list of servers: heading and where the value is.
+const SERVERS: [(&str, &str); 8] = [
+    ("NAME", "/name"),
+    ("ADDRESS", "/address"),
+    ("STATUS", "/status"),
+    ("SESSIONS", "/sessions"),
+    ("EVENTS", "/counters/events"),
+    ("ACCEPTED", "/counters/accepted"),
+    ("PRIORITY", "/priority"),
+    ("PLUGIN", "/plugin/label"),
+];
+
+/// Columns of a list of sessions.
+const SESSIONS: [(&str, &str); 12] = [
+    ("ID", "/id"),
+    ("NAME", "/name"),
+    ("PEER", "/peer"),
+    ("TLS", "/tls/protocol"),
+    ("PRIORITY", "/priority"),
+    ("EVENT", "/event"),
+    ("AGE", "/age_seconds"),
+    ("IDLE", "/idle_seconds"),
+    ("IN", "/bytes_in"),
+    ("OUT", "/bytes_out"),
+    ("EVENTS", "/events"),
+    ("FUEL", "/fuel"),
+];
+
+/// A list as a table, anything else as one line for each value.
+pub(super) fn render(value: &Value) -> String {
+    let list = |key: &str| value.get(key).and_then(Value::as_array).filter(|_| value.get("id").is_none());
+    if let Some(servers) = list("servers") {
+        return table(&SERVERS, servers);
+    }
+    if let Some(sessions) = list("sessions") {
+        let more = if value["more"] == true { "\n(more: see --after and --limit)" } else { "" };
+        return table(&SESSIONS, sessions) + more;
+    }
+    let mut lines = Vec::new();
+    flatten("", value, &mut lines);
+    let width = lines.iter().map(|(key, _)| key.chars().count()).max().unwrap_or(0);
+    lines.iter().map(|(key, value)| format!("{key:width$}  {value}\n")).collect()
+}
+
+pub(super) fn table(columns: &[(&str, &str)], rows: &[Value]) -> String {
+    let mut cells: Vec<Vec<String>> = vec![columns.iter().map(|(heading, _)| (*heading).to_owned()).collect()];
+    for row in rows {
+        cells.push(columns.iter().map(|(_, path)| row.pointer(path).map_or("-".into(), cell)).collect());
+    }
+    let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<_> = (0..columns.len()).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let padded: Vec<_> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+        padded.join("  ").trim_end().to_owned()
+    };
+    cells.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        Value::Number(number) if number.is_f64() => format!("{:.1}", number.as_f64().unwrap_or_default()),
+        other => other.to_string(),
+    }
+}
+
+fn flatten(prefix: &str, value: &Value, lines: &mut Vec<(String, String)>) {
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            for (key, value) in map {
+                let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                flatten(&key, value, lines);
+            }
+        }
+        Value::Object(_) => lines.push((prefix.to_owned(), "-".into())),
+        Value::Array(items) => {
+            let shown: Vec<_> = items.iter().map(cell).collect();
+            lines.push((prefix.to_owned(), if shown.is_empty() { "-".into() } else { shown.join(", ") }));
+        }
+        Value::Number(number) if number.is_f64() => {
+            lines.push((prefix.to_owned(), number.to_string()));
+        }
+        other => lines.push((prefix.to_owned(), cell(other))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn lists_are_tables_and_single_things_are_lines() {
+        let servers = json!({ "servers": [{ "name": "echo", "sessions": 3, "plugin": { "label": "echo 1" } }] });
+        let shown = render(&servers);
+        assert_eq!(shown.lines().count(), 2);
+        assert!(shown.contains("NAME") && shown.contains("echo 1"), "{shown}");
+        let one = json!({ "name": "echo", "sessions": 3, "counters": { "ended": { "evicted": 1 } } });
+        assert!(render(&one).contains("counters.ended.evicted  1"), "{}", render(&one));
+    }
+}

@@ -1,0 +1,104 @@
+//! Which request goes where.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, patch, post, put};
+use hyper::body::Body as _;
+use tokio::sync::Semaphore;
+
+use super::answer::Problem;
+use super::server::Reload;
+use super::{calls, metrics, page, stream};
+use crate::server::Fleet;
+
+/// Largest body of a request.
+const BODY_MAX_BYTES: usize = 1 << 20;
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Event streams open at once.
+const STREAMS_MAX: usize = 16;
+
+/// What requests work on.
+pub(super) struct Shared {
+    pub(super) fleet: Arc<Fleet>,
+    pub(super) reload: Reload,
+    pub(super) streams: Arc<Semaphore>,
+}
+
+impl Shared {
+    pub(super) fn new(fleet: Arc<Fleet>, reload: Reload) -> Arc<Self> {
+        Arc::new(Self { fleet, reload, streams: Arc::new(Semaphore::new(STREAMS_MAX)) })
+    }
+}
+
+pub(super) fn router(shared: Arc<Shared>) -> Router {
+    let server = Router::new()
+        .route("/", get(calls::show))
+        .route("/suspend", post(calls::suspend))
+        .route("/resume", post(calls::resume))
+        .route("/restart", post(calls::restart))
+        .route("/stop", post(calls::stop))
+        .route("/throttle", get(calls::throttle).merge(patch(calls::set_throttle)))
+        .route("/lock", post(calls::lock))
+        .route("/unlock", post(calls::unlock))
+        .route("/data", put(calls::set_data))
+        .route("/priority", put(calls::set_priority))
+        .route("/broadcast", post(calls::broadcast))
+        .route("/credentials/renew", post(calls::renew_credentials))
+        .route("/sessions", get(calls::sessions))
+        .route("/sessions/{id}", get(calls::session))
+        .route("/sessions/{id}/disconnect", post(calls::disconnect))
+        .route("/sessions/{id}/abort", post(calls::abort))
+        .route("/sessions/{id}/send", post(calls::send))
+        .route("/sessions/{id}/priority", put(calls::assign))
+        .route("/sessions/{id}/name", put(calls::rename));
+    Router::new()
+        .route("/", get(page::page))
+        .route("/livez", get(calls::live))
+        .route("/readyz", get(calls::ready))
+        .route("/metrics", get(metrics::scrape))
+        .route("/v1/openapi.json", get(calls::openapi))
+        .route("/v1/servers", get(calls::servers))
+        .nest("/v1/servers/{server}", server)
+        .route("/v1/reload", post(calls::reload))
+        .route("/v1/events", get(stream::events))
+        .fallback(calls::nowhere)
+        .method_not_allowed_fallback(calls::wrong_method)
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), bounded))
+        .with_state(shared)
+}
+
+/// Reads the whole body, within its limits, before anybody acts on it; and says in our own words what went wrong.
+async fn bounded(State(_): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let too_large = || {
+        let message = format!("the body is larger than {BODY_MAX_BYTES} bytes, or broke off");
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message).into_response()
+    };
+    // What is announced as too large is not waited for.
+    if body.size_hint().lower() > BODY_MAX_BYTES as u64 {
+        return too_large();
+    }
+    let body = match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, BODY_MAX_BYTES)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return too_large(),
+        Err(_) => {
+            let message = format!("the body did not arrive within {BODY_TIMEOUT:?}");
+            return Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", message).into_response();
+        }
+    };
+    let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+    let ours = response.headers().get("content-type").is_some_and(|kind| kind == "application/json");
+    if response.status() == StatusCode::BAD_REQUEST && !ours {
+        let text = to_bytes(response.into_body(), 4 << 10).await.unwrap_or_default();
+        return calls::bad_query(&String::from_utf8_lossy(&text));
+    }
+    response
+}

@@ -1,0 +1,149 @@
+//! Where the control API is reached: a Unix socket that only its owner can use, and a loopback address.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::process::getuid;
+use tokio::net::{TcpListener, UnixListener};
+
+/// Why there is no door.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DoorError {
+    /// Another process answers there.
+    #[error("{}: another process serves its control API there; stop it, or name another `control.socket`", .0.display())]
+    Busy(PathBuf),
+    /// Something that is no socket is in the way.
+    #[error("{}: is in the way and no socket; remove it, or name another `control.socket`", .0.display())]
+    InTheWay(PathBuf),
+    /// It belongs to somebody else.
+    #[error("{}: belongs to another user; name another `control.socket`", .0.display())]
+    NotOurs(PathBuf),
+    /// Others may change what is in its folder.
+    #[error("{}: others may write to this folder; a control socket needs one that only its owner can write to", .0.display())]
+    OpenFolder(PathBuf),
+    /// The system said no.
+    #[error("{place}: cannot open the control API: {source}")]
+    System {
+        /// The socket or the address.
+        place: String,
+        /// What it said.
+        source: io::Error,
+    },
+    /// Not a loopback address.
+    #[error(
+        "`control.listen`: {0} is no loopback address; the API is for this machine, so put a proxy of your own before it"
+    )]
+    NotLoopback(SocketAddr),
+    /// An address without a token.
+    #[error("`control.token_file`: missing; whoever reaches a port may use it, so `control.listen` needs a token")]
+    NoToken,
+    /// The token cannot be used.
+    #[error("{}: {problem}", .file.display())]
+    Token {
+        /// Where it is.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// Where the socket is if nobody says: the user's run-time folder, or the system's for root.
+#[must_use]
+pub fn default_socket() -> PathBuf {
+    let run = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_absolute());
+    let folder = match run {
+        Some(folder) => folder.join("wharf"),
+        None if getuid().is_root() => PathBuf::from("/run/wharf"),
+        None => std::env::temp_dir().join(format!("wharf-{}", getuid().as_raw())),
+    };
+    folder.join("control.sock")
+}
+
+/// A Unix socket at a path. Removes it when dropped, if it is still its own.
+pub(super) struct UnixDoor {
+    pub(super) listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+}
+
+impl UnixDoor {
+    /// Opens it. A socket that a process left behind is replaced. Must run inside a tokio runtime.
+    pub(super) fn open(path: &Path) -> Result<Self, DoorError> {
+        let system = |source| DoorError::System { place: path.display().to_string(), source };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if !folder.exists() {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(system)?;
+        }
+        let seen = std::fs::metadata(folder).map_err(system)?;
+        // Whoever may replace the socket may listen in its place. A sticky folder keeps others from that.
+        if seen.mode() & 0o022 != 0 && seen.mode() & 0o1000 == 0 {
+            return Err(DoorError::OpenFolder(folder.to_owned()));
+        }
+        // Its owner may, whatever its mode.
+        if seen.uid() != 0 && seen.uid() != getuid().as_raw() {
+            return Err(DoorError::NotOurs(folder.to_owned()));
+        }
+        make_way(path)?;
+        // Nobody else may connect between its making and the change of its mode, so it is made under another name in a
+        // folder of its own and moved once it is closed to others.
+        let making = folder.join(format!(".{}.{}", std::process::id(), path.file_name().unwrap_or_default().display()));
+        std::fs::DirBuilder::new().mode(0o700).create(&making).map_err(system)?;
+        let made = make(&making.join("s"), path);
+        let _ = std::fs::remove_dir_all(&making);
+        let listener = made.map_err(system)?;
+        let inode = std::fs::symlink_metadata(path).map_err(system)?.ino();
+        listener.set_nonblocking(true).map_err(system)?;
+        let listener = UnixListener::from_std(listener).map_err(system)?;
+        Ok(Self { listener, path: path.to_owned(), inode })
+    }
+}
+
+fn make(at: &Path, path: &Path) -> io::Result<StdUnixListener> {
+    let listener = StdUnixListener::bind(at)?;
+    std::fs::set_permissions(at, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(at, path)?;
+    Ok(listener)
+}
+
+fn make_way(path: &Path) -> Result<(), DoorError> {
+    let system = |source| DoorError::System { place: path.display().to_string(), source };
+    let seen = match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        seen => seen.map_err(system)?,
+    };
+    if !seen.file_type().is_socket() {
+        return Err(DoorError::InTheWay(path.to_owned()));
+    }
+    if seen.uid() != getuid().as_raw() {
+        return Err(DoorError::NotOurs(path.to_owned()));
+    }
+    match StdUnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(system),
+        // It answers, or is too busy to.
+        _ => Err(DoorError::Busy(path.to_owned())),
+    }
+}
+
+impl Drop for UnixDoor {
+    fn drop(&mut self) {
+        let own = std::fs::symlink_metadata(&self.path).is_ok_and(|seen| seen.ino() == self.inode);
+        if own {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Opens a loopback address. Must run inside a tokio runtime.
+pub(super) fn open_tcp(address: SocketAddr) -> Result<TcpListener, DoorError> {
+    let system = |source| DoorError::System { place: address.to_string(), source };
+    if !address.ip().is_loopback() {
+        return Err(DoorError::NotLoopback(address));
+    }
+    let listener = std::net::TcpListener::bind(address).map_err(system)?;
+    listener.set_nonblocking(true).map_err(system)?;
+    TcpListener::from_std(listener).map_err(system)
+}

@@ -1,0 +1,155 @@
+//! Who may ask: the owner through the socket; through a loopback address whoever has the token, and no page of a
+//! stranger's, by whatever name it reached this machine.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Method, Request, StatusCode, header};
+
+use super::answer::Problem;
+use super::door::DoorError;
+use crate::files;
+
+/// Least length of a token: 128 bits in hexadecimal are 32.
+const TOKEN_MIN_BYTES: usize = 32;
+/// Greatest length of its file.
+const TOKEN_MAX_BYTES: u64 = 4 << 10;
+
+/// The secret of those who ask through a loopback address.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+impl Token {
+    /// Reads it from a file that nobody else may read.
+    ///
+    /// # Errors
+    /// [`DoorError::Token`].
+    pub fn read(file: &Path) -> Result<Self, DoorError> {
+        use std::os::unix::fs::MetadataExt;
+        let wrong = |problem: String| DoorError::Token { file: file.to_owned(), problem };
+        let text = files::read_text(file, TOKEN_MAX_BYTES).map_err(|error| wrong(error.to_string()))?;
+        let mode = std::fs::metadata(file).map_err(|error| wrong(error.to_string()))?.mode();
+        if mode & 0o037 != 0 {
+            return Err(wrong(format!("others may read it (mode {:o}); expected 600 or 640", mode & 0o777)));
+        }
+        let token = text.trim();
+        let printable = token.bytes().all(|byte| byte.is_ascii_graphic());
+        if token.len() < TOKEN_MIN_BYTES || !printable {
+            return Err(wrong(format!("expected at least {TOKEN_MIN_BYTES} printable characters without spaces")));
+        }
+        Ok(Self(token.to_owned()))
+    }
+
+    /// Takes as long for a wrong token as for the right one.
+    fn is(&self, other: &[u8]) -> bool {
+        let own = self.0.as_bytes();
+        let differs = own.iter().zip(other).fold(0, |differs, (one, other)| differs | (one ^ other));
+        own.len() == other.len() && std::hint::black_box(differs) == 0
+    }
+}
+
+/// Paths that tell nothing and need no token: whether it lives, and the page, which asks for the token itself.
+const OPEN: [&str; 3] = ["/", "/livez", "/readyz"];
+
+/// Checks a request that came through the Unix socket, where the system has checked who it is. A browser cannot reach
+/// it, so that a request with an origin was forwarded by something that should not.
+pub(super) fn local(request: &Request<Body>) -> Result<(), Problem> {
+    same_origin(request.headers())
+}
+
+/// Checks a request that came through a loopback address.
+pub(super) fn remote(request: &Request<Body>, token: &Token) -> Result<(), Problem> {
+    // A page of a stranger's may have its own name point here. It cannot change the name it asks for.
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    if !host.is_some_and(is_this_machine) {
+        let message = "this API answers to localhost and loopback addresses only";
+        return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "foreign-host", message));
+    }
+    same_origin(request.headers())?;
+    if matches!(*request.method(), Method::GET | Method::HEAD) && OPEN.contains(&request.uri().path()) {
+        return Ok(());
+    }
+    let given = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
+    let scheme = |value: &&[u8]| value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "));
+    match given.filter(scheme).map(|value| &value[7..]) {
+        Some(given) if token.is(given) => Ok(()),
+        _ => {
+            let message = "expected `Authorization: Bearer TOKEN` with the token of `control.token_file`";
+            Err(Problem::new(StatusCode::UNAUTHORIZED, "no-token", message))
+        }
+    }
+}
+
+/// A browser says where the page comes from that makes it ask. Only the own page may.
+fn same_origin(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let own = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let given = origin.to_str().ok().and_then(|origin| origin.strip_prefix("http://"));
+    if given.is_some() && given == own {
+        return Ok(());
+    }
+    Err(Problem::new(StatusCode::FORBIDDEN, "foreign-origin", "pages of other origins may not use this API"))
+}
+
+fn is_this_machine(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(method: &str, path: &str, headers: &[(&str, &str)]) -> Result<(), &'static str> {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let token = Token("0123456789abcdef0123456789abcdef".into());
+        remote(&request.body(Body::empty()).expect("a request"), &token).map_err(|problem| problem.code)
+    }
+
+    #[test]
+    fn without_the_token_nothing_but_the_page_and_the_probes_is_open() {
+        let host = ("host", "localhost:7070");
+        let right = ("authorization", "Bearer 0123456789abcdef0123456789abcdef");
+        assert_eq!(ask("GET", "/v1/servers", &[host, right]), Ok(()));
+        assert_eq!(ask("GET", "/", &[host]), Ok(()));
+        for wrong in [
+            "Bearer 0123456789abcdef0123456789abcdee",
+            "Bearer ",
+            "Basic x",
+            "Bearer 0123456789abcdef0123456789abcdef0",
+        ] {
+            assert_eq!(ask("GET", "/v1/servers", &[host, ("authorization", wrong)]), Err("no-token"), "{wrong}");
+        }
+        assert_eq!(ask("POST", "/", &[host]), Err("no-token"));
+    }
+
+    #[test]
+    fn strangers_pages_are_kept_out_by_whatever_name_they_come() {
+        let right = ("authorization", "Bearer 0123456789abcdef0123456789abcdef");
+        for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "192.0.2.1", "", "[::2]:1"] {
+            assert_eq!(ask("GET", "/v1/servers", &[("host", host), right]), Err("foreign-host"), "{host}");
+        }
+        for host in ["localhost", "LOCALHOST:1", "127.0.0.1:7070", "[::1]:7070"] {
+            assert_eq!(ask("GET", "/v1/servers", &[("host", host), right]), Ok(()), "{host}");
+        }
+        let host = ("host", "localhost:7070");
+        assert_eq!(ask("POST", "/v1/reload", &[host, right, ("origin", "http://localhost:7070")]), Ok(()));
+        for origin in ["http://evil.example", "null", "http://localhost:1", "https://localhost:7070"] {
+            let asked = ask("POST", "/v1/reload", &[host, right, ("origin", origin)]);
+            assert_eq!(asked, Err("foreign-origin"), "{origin}");
+        }
+    }
+}

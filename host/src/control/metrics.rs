@@ -1,0 +1,122 @@
+//! `/metrics`: OpenMetrics text. Labels are servers, plugins, classes and reasons, and never a session.
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::api::Shared;
+use crate::server::{Fleet, ServerHandle, Status};
+use crate::telemetry::Snapshot;
+
+pub(super) async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
+    let mut registry = Registry::with_prefix("wharf");
+    registry.register_collector(Box::new(Fleets(Arc::clone(&shared.fleet))));
+    let mut text = String::new();
+    match encode(&mut text, &registry) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(fmt::Error) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+struct Fleets(Arc<Fleet>);
+
+impl fmt::Debug for Fleets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fleets")
+    }
+}
+
+type Sum = fn(&Snapshot) -> u64;
+type ByReason = fn(&Snapshot) -> &std::collections::BTreeMap<String, u64>;
+
+impl Collector for Fleets {
+    fn encode(&self, mut to: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let servers: Vec<_> = self.0.all().into_iter().map(|server| (server.counters(), server)).collect();
+
+        let mut status =
+            to.encode_descriptor("server_status", "1 for what the server is doing", None, MetricType::Gauge)?;
+        for (_, server) in &servers {
+            let now = server.status();
+            for one in Status::ALL {
+                let labels = [("server", server.name()), ("status", one.name())];
+                status.encode_family(&labels)?.encode_gauge(&i64::from(now == one))?;
+            }
+        }
+        let mut info = to.encode_descriptor("plugin", "What new sessions get", None, MetricType::Info)?;
+        for (_, server) in &servers {
+            let (label, digest) = (server.plugin().label(), server.plugin().digest().to_string());
+            let (plugin, version) = label.rsplit_once(' ').unwrap_or((&label, ""));
+            let labels = [("server", server.name()), ("plugin", plugin), ("version", version), ("digest", &digest)];
+            info.encode_info(&labels)?;
+        }
+        let gauges: [(&str, &str, fn(&ServerHandle) -> i64); 2] = [
+            ("clients", "Clients that hold a place now", |server| server.clients() as i64),
+            ("sessions", "Sessions that are not ending", |server| i64::from(server.session_count())),
+        ];
+        for (name, help, value) in gauges {
+            let mut gauge = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (_, server) in &servers {
+                gauge.encode_family(&[("server", server.name())])?.encode_gauge(&value(server))?;
+            }
+        }
+        let sums: [(&str, &str, Option<&Unit>, Sum); 5] = [
+            ("accepted", "Clients accepted, refused ones included", None, |seen| seen.accepted),
+            ("received", "From peers of ended sessions", Some(&Unit::Bytes), |seen| seen.bytes_in),
+            ("sent", "To peers of ended sessions", Some(&Unit::Bytes), |seen| seen.bytes_out),
+            ("fuel", "Fuel of ended sessions", None, |seen| seen.fuel),
+            ("log_lines_dropped", "Lines of plugins over the limit", None, |seen| seen.lines_dropped),
+        ];
+        for (name, help, unit, value) in sums {
+            let mut counter = to.encode_descriptor(name, help, unit, MetricType::Counter)?;
+            for (seen, server) in &servers {
+                counter
+                    .encode_family(&[("server", server.name())])?
+                    .encode_counter::<NoLabelSet, _, u64>(&value(seen), None)?;
+            }
+        }
+        let reasons: [(&str, &str, ByReason); 5] = [
+            ("refused", "Newcomers turned away", |seen| &seen.refused),
+            ("handshakes_failed", "Clients that got no session because of their handshake", |seen| {
+                &seen.handshakes_failed
+            }),
+            ("sessions_ended", "Sessions that ended", |seen| &seen.ended),
+            ("faults", "Events that failed", |seen| &seen.faults),
+            ("notices", "What happened to the server as a whole", |seen| &seen.notices),
+        ];
+        for (name, help, values) in reasons {
+            let mut counter = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (seen, server) in &servers {
+                for (reason, count) in values(seen) {
+                    let labels = [("server", server.name()), ("reason", reason.as_str())];
+                    counter.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
+                }
+            }
+        }
+        let help = "How long events took, waits included";
+        let mut events = to.encode_descriptor("event_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        for (_, server) in &servers {
+            for (class, seen) in server.latencies() {
+                let mut below = 0;
+                // The encoder adds them up itself.
+                let apart = |(end, sum)| (end, sum - std::mem::replace(&mut below, sum));
+                let mut buckets: Vec<_> = seen.doublings().map(apart).collect();
+                buckets.push((f64::INFINITY, seen.count() - below));
+                let labels = [("server", server.name()), ("class", class.name())];
+                let (sum, count) = (seen.total.as_secs_f64(), seen.count());
+                events.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+            }
+        }
+        Ok(())
+    }
+}

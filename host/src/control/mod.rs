@@ -1,0 +1,21 @@
+//! The control API: HTTP and JSON on a Unix socket, and on a loopback address with a token where the operator wants it.
+//!
+//! It runs on a thread of its own, behind the threads of sessions, and reaches servers through their handles only.
+//! Requests are bounded in number, size and time. `axum`, `hyper` and `prometheus_client` live here only.
+
+mod answer;
+mod api;
+mod calls;
+mod client;
+mod door;
+mod guard;
+mod metrics;
+mod page;
+mod requests;
+mod server;
+mod stream;
+mod views;
+
+pub use client::{Client, ClientError};
+pub use door::{DoorError, default_socket};
+pub use server::{Control, ControlConfig, ControlError, Reload, Token};

@@ -1,0 +1,205 @@
+//! What a request may say. Unknown keys are mistakes, as in the configuration file.
+
+use std::time::Duration;
+
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer};
+
+use super::answer::Problem;
+use crate::admission::Change;
+use crate::event::Priority;
+use crate::server::{Ending, Newcomers};
+
+/// Longest that sessions may be given to end.
+const DEADLINE_MAX: Duration = Duration::from_secs(3_600);
+/// How long sessions may take to end on a stop where the request does not say.
+const STOP_GRACE_DEFAULT: Duration = Duration::from_secs(10);
+/// How long a lock is waited for and held where the request does not say.
+const LOCK_WAIT_DEFAULT: Duration = Duration::from_secs(5);
+const LOCK_HOLD_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Reads a body; an empty one is an empty object.
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
+    serde_json::from_slice(body).map_err(|error| Problem::bad("bad-json", error.to_string()))
+}
+
+/// A time with its unit, as in the configuration file.
+#[derive(Clone, Copy)]
+pub(super) struct Span(Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let wrong = |error| D::Error::custom(format!("`{text}`: expected a time with its unit, as \"20s\": {error}"));
+        humantime::parse_duration(&text).map(Self).map_err(wrong)
+    }
+}
+
+#[derive(Deserialize, Default, Clone, Copy)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum HowNewcomers {
+    #[default]
+    Queue,
+    Reject,
+}
+
+#[derive(Deserialize, Default, Clone, Copy)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum HowSessions {
+    #[default]
+    Keep,
+    Drain,
+    Disconnect,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Suspend {
+    #[serde(default)]
+    newcomers: HowNewcomers,
+    #[serde(default)]
+    sessions: HowSessions,
+    deadline: Option<Span>,
+}
+
+fn ending(drain: bool, deadline: Option<Span>) -> Result<Ending, Problem> {
+    match (drain, deadline) {
+        (true, Some(Span(time))) if time <= DEADLINE_MAX => Ok(Ending::Drain(time)),
+        (true, _) => Err(Problem::bad("bad-value", "`deadline`: draining needs one, up to an hour, as \"30s\"")),
+        (false, None) => Ok(Ending::AtOnce),
+        (false, Some(_)) => Err(Problem::bad("bad-value", "`deadline`: goes with \"sessions\": \"drain\" only")),
+    }
+}
+
+impl Suspend {
+    pub(super) fn read(&self) -> Result<(Newcomers, Option<Ending>), Problem> {
+        let newcomers = match self.newcomers {
+            HowNewcomers::Queue => Newcomers::Queue,
+            HowNewcomers::Reject => Newcomers::Reject,
+        };
+        let sessions = match self.sessions {
+            HowSessions::Keep if self.deadline.is_none() => None,
+            HowSessions::Drain => Some(ending(true, self.deadline)?),
+            HowSessions::Keep | HowSessions::Disconnect => Some(ending(false, self.deadline)?),
+        };
+        Ok((newcomers, sessions))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Restart {
+    #[serde(default)]
+    sessions: RestartSessions,
+    deadline: Option<Span>,
+    /// Read the configuration again before sessions are taken.
+    #[serde(default)]
+    pub(super) reload: bool,
+}
+
+#[derive(Deserialize, Default, Clone, Copy, PartialEq)]
+#[serde(rename_all = "kebab-case")]
+enum RestartSessions {
+    #[default]
+    Disconnect,
+    Drain,
+}
+
+impl Restart {
+    pub(super) fn read(&self) -> Result<Ending, Problem> {
+        ending(self.sessions == RestartSessions::Drain, self.deadline)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Stop {
+    grace: Option<Span>,
+}
+
+impl Stop {
+    pub(super) fn read(&self) -> Result<Duration, Problem> {
+        let grace = self.grace.map_or(STOP_GRACE_DEFAULT, |span| span.0);
+        if grace > DEADLINE_MAX {
+            return Err(Problem::bad("bad-value", "`grace`: expected at most an hour"));
+        }
+        Ok(grace)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Throttle {
+    max_clients: Option<usize>,
+    max_per_address: Option<usize>,
+    accept_interval: Option<Span>,
+    rate_per_address: Option<f64>,
+    burst_per_address: Option<u32>,
+}
+
+impl Throttle {
+    pub(super) fn read(&self) -> Change {
+        Change {
+            max_clients: self.max_clients,
+            max_per_address: self.max_per_address,
+            accept_interval: self.accept_interval.map(|span| span.0),
+            rate_per_address: self.rate_per_address,
+            burst_per_address: self.burst_per_address,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Lock {
+    wait: Option<Span>,
+    hold: Option<Span>,
+}
+
+impl Lock {
+    pub(super) fn read(&self) -> (Duration, Duration) {
+        let given = |span: Option<Span>, default| span.map_or(default, |span| span.0);
+        (given(self.wait, LOCK_WAIT_DEFAULT), given(self.hold, LOCK_HOLD_DEFAULT))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Unlock {
+    pub(super) token: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Class {
+    priority: String,
+}
+
+impl Class {
+    pub(super) fn read(&self) -> Result<Priority, Problem> {
+        self.priority.parse().map_err(|error| Problem::bad("bad-value", format!("`priority`: {error}")))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Data {
+    pub(super) data: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Name {
+    pub(super) name: String,
+}
+
+/// Which sessions are listed.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Page {
+    #[serde(default)]
+    pub(super) after: u64,
+    pub(super) limit: Option<usize>,
+    pub(super) name: Option<String>,
+}

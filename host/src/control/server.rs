@@ -1,0 +1,225 @@
+//! The thread that serves the control API.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use axum::response::IntoResponse;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::getuid;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::api::{Shared, router};
+use super::door::{DoorError, UnixDoor, open_tcp};
+use super::guard;
+pub use super::guard::Token;
+use crate::server::{Fleet, Reloaded};
+
+/// Connections served at once through each door, so that who has no token cannot shut the owner out. Further ones wait
+/// in the backlog.
+const CONNECTIONS_MAX: usize = 64;
+/// How long the head of a request may take, and a connection may idle between two.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest head of a request.
+const HEAD_MAX_BYTES: usize = 16 << 10;
+/// Pause after an error of accepting, which is the process's lack of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How far the thread stands back behind those of sessions.
+const NICENESS: i32 = 10;
+
+/// Where the API is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlConfig {
+    /// The Unix socket.
+    pub socket: PathBuf,
+    /// A loopback address beside it, with the token it needs.
+    pub listen: Option<(SocketAddr, Token)>,
+}
+
+/// Why there is no API.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// A door.
+    #[error(transparent)]
+    Door(#[from] DoorError),
+    /// The thread.
+    #[error("cannot start the thread of the control API: {0}")]
+    Thread(#[from] io::Error),
+}
+
+type Reloading = Pin<Box<dyn Future<Output = Result<Reloaded, String>> + Send>>;
+
+/// How the configuration is read again and put in force.
+#[derive(Clone)]
+pub struct Reload(Arc<dyn Fn(Arc<Fleet>) -> Reloading + Send + Sync>);
+
+impl Reload {
+    /// A way to do it. The error is what is wrong with the configuration, all of it.
+    pub fn new<F>(reload: impl Fn(Arc<Fleet>) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Reloaded, String>> + Send + 'static,
+    {
+        Self(Arc::new(move |fleet| Box::pin(reload(fleet))))
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration; nothing was changed.
+    pub async fn run(&self, fleet: &Arc<Fleet>) -> Result<Reloaded, String> {
+        (self.0)(Arc::clone(fleet)).await
+    }
+}
+
+/// The API, open. Dropping it closes it and removes its socket.
+pub struct Control {
+    address: Option<SocketAddr>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+impl Control {
+    /// Opens the API for these servers, on a thread of its own.
+    ///
+    /// # Errors
+    /// [`ControlError`]; nothing is left open.
+    pub fn start(config: &ControlConfig, fleet: Arc<Fleet>, reload: Reload) -> Result<Self, ControlError> {
+        let (ready, opened) = sync_channel(1);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let config = config.clone();
+        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
+        let thread = std::thread::Builder::new().name("wharf-control".into()).spawn(move || {
+            // Where this is not allowed the kernel shares the CPU evenly, which is no harm either.
+            let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS);
+            runtime.block_on(async {
+                let doors = match open(&config) {
+                    Ok(doors) => doors,
+                    Err(error) => return drop(ready.send(Err(error))),
+                };
+                let address = doors.1.as_ref().and_then(|(tcp, _)| tcp.local_addr().ok());
+                let _ = ready.send(Ok(address));
+                let router = router(Shared::new(fleet, reload));
+                tokio::select! {
+                    () = serve(doors, router) => {}
+                    _ = stopped => {}
+                }
+            });
+            runtime.shutdown_background();
+        })?;
+        let gone = |_| ControlError::Thread(io::Error::other("it ended"));
+        let address = opened.recv().map_err(gone)??;
+        Ok(Self { address, thread: Some(thread), stop: Some(stop) })
+    }
+
+    /// The loopback address, with its real port.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+type Doors = (UnixDoor, Option<(TcpListener, Token)>);
+
+fn open(config: &ControlConfig) -> Result<Doors, DoorError> {
+    let tcp = match &config.listen {
+        Some((address, token)) => Some((open_tcp(*address)?, token.clone())),
+        None => None,
+    };
+    Ok((UnixDoor::open(&config.socket)?, tcp))
+}
+
+async fn serve((unix, tcp): Doors, router: Router) {
+    let (places, tcp_places) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
+    let through_unix = async {
+        loop {
+            let place = place(&places).await;
+            match unix.listener.accept().await {
+                // Only the owner and root reach the socket. Where a file system does not keep its mode, this does.
+                Ok((stream, _)) if stream.peer_cred().is_ok_and(|peer| is_owner(peer.uid())) => {
+                    tokio::spawn(talk(stream, router.clone(), None, place));
+                }
+                Ok(_) => {}
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    };
+    let through_tcp = async {
+        let Some((listener, token)) = tcp else { return std::future::pending().await };
+        loop {
+            let place = place(&tcp_places).await;
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::spawn(talk(stream, router.clone(), Some(token.clone()), place))),
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            }
+        }
+    };
+    tokio::join!(through_unix, through_tcp);
+}
+
+fn is_owner(uid: u32) -> bool {
+    uid == 0 || uid == getuid().as_raw()
+}
+
+async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    let place = Arc::clone(places).acquire_owned().await;
+    place.expect("the semaphore is never closed")
+}
+
+async fn talk<S>(stream: S, router: Router, token: Option<Token>, _place: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (router, token) = (router.clone(), token.clone());
+        async move {
+            let request = request.map(Body::new);
+            let allowed = match &token {
+                Some(token) => guard::remote(&request, token),
+                None => guard::local(&request),
+            };
+            match allowed {
+                Ok(()) => tower_call(router, request).await,
+                Err(problem) => Ok::<_, std::convert::Infallible>(problem.into_response()),
+            }
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_MAX_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    // A client that breaks off is no news.
+    let _ = connection.await;
+}
+
+async fn tower_call(
+    router: Router,
+    request: Request<Body>,
+) -> Result<axum::response::Response, std::convert::Infallible> {
+    use hyper::service::Service;
+    hyper_util::service::TowerToHyperService::new(router).call(request).await
+}

@@ -1,0 +1,223 @@
+//! What the API says of servers and sessions.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::server::{HostNotice, Reloaded, ServerHandle, SessionView};
+use crate::telemetry::{Latencies, Snapshot};
+
+#[derive(Serialize)]
+pub(super) struct Server {
+    name: String,
+    address: String,
+    status: &'static str,
+    locked: bool,
+    uptime_seconds: f64,
+    clients: usize,
+    sessions: u32,
+    priority: &'static str,
+    plugin: Plugin,
+    throttle: Throttle,
+    data: String,
+    counters: Counters,
+    latency_seconds: BTreeMap<&'static str, Percentiles>,
+}
+
+#[derive(Serialize)]
+struct Plugin {
+    label: String,
+    digest: String,
+    file: String,
+}
+
+#[derive(Serialize)]
+pub(super) struct Throttle {
+    max_clients: usize,
+    max_per_address: usize,
+    accept_interval: String,
+    rate_per_address: f64,
+    burst_per_address: u32,
+}
+
+#[derive(Serialize)]
+struct Counters {
+    accepted: u64,
+    events: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    fuel: u64,
+    log_lines_dropped: u64,
+    refused: BTreeMap<String, u64>,
+    handshakes_failed: BTreeMap<String, u64>,
+    ended: BTreeMap<String, u64>,
+    faults: BTreeMap<String, u64>,
+}
+
+#[derive(Serialize)]
+struct Percentiles {
+    count: u64,
+    p50: f64,
+    p99: f64,
+    p999: f64,
+}
+
+impl Server {
+    pub(super) fn of(server: &ServerHandle) -> Self {
+        let (counters, plugin) = (server.counters(), server.plugin());
+        let latencies = server.latencies().into_iter().filter(|(_, seen)| seen.count() > 0);
+        let events = server.latencies().iter().map(|(_, seen)| seen.count()).sum();
+        Self {
+            name: server.name().to_owned(),
+            address: server.address().to_string(),
+            status: server.status().name(),
+            locked: server.is_locked(),
+            uptime_seconds: server.uptime().as_secs_f64(),
+            clients: server.clients(),
+            sessions: server.session_count(),
+            priority: server.priority().name(),
+            plugin: Plugin {
+                label: plugin.label(),
+                digest: plugin.digest().to_string(),
+                file: plugin.file().display().to_string(),
+            },
+            throttle: Throttle::of(server),
+            data: server.data(),
+            counters: Counters::of(counters, events),
+            latency_seconds: latencies.map(|(class, seen)| (class.name(), Percentiles::of(&seen))).collect(),
+        }
+    }
+}
+
+impl Throttle {
+    pub(super) fn of(server: &ServerHandle) -> Self {
+        let throttle = server.throttle();
+        Self {
+            max_clients: throttle.max_clients,
+            max_per_address: throttle.max_per_address,
+            accept_interval: humantime::format_duration(throttle.accept_interval).to_string(),
+            rate_per_address: throttle.rate_per_address,
+            burst_per_address: throttle.burst_per_address,
+        }
+    }
+}
+
+impl Counters {
+    fn of(snapshot: Snapshot, events: u64) -> Self {
+        Self {
+            accepted: snapshot.accepted,
+            // Those of live sessions included, unlike the sums below.
+            events,
+            bytes_in: snapshot.bytes_in,
+            bytes_out: snapshot.bytes_out,
+            fuel: snapshot.fuel,
+            log_lines_dropped: snapshot.lines_dropped,
+            refused: snapshot.refused,
+            handshakes_failed: snapshot.handshakes_failed,
+            ended: snapshot.ended,
+            faults: snapshot.faults,
+        }
+    }
+}
+
+impl Percentiles {
+    fn of(seen: &Latencies) -> Self {
+        let at = |share| seen.quantile(share).as_ref().map_or(0.0, Duration::as_secs_f64);
+        Self { count: seen.count(), p50: at(0.5), p99: at(0.99), p999: at(0.999) }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Session {
+    id: u64,
+    name: Option<String>,
+    peer: String,
+    local: String,
+    tls: Option<Tls>,
+    plugin: String,
+    priority: &'static str,
+    event: Option<&'static str>,
+    age_seconds: f64,
+    idle_seconds: f64,
+    busy_seconds: f64,
+    bytes_in: u64,
+    bytes_out: u64,
+    queued_bytes: usize,
+    events: u64,
+    fuel: u64,
+    memory_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Tls {
+    protocol: String,
+    cipher_suite: String,
+    server_name: Option<String>,
+    alpn: Option<String>,
+    client_subject: Option<String>,
+}
+
+impl Session {
+    pub(super) fn of(session: SessionView) -> Self {
+        let SessionView { info, name, plugin, glance } = session;
+        Self {
+            id: info.id,
+            name,
+            peer: info.peer.to_string(),
+            local: info.local.to_string(),
+            tls: info.tls.map(|tls| Tls {
+                protocol: tls.protocol,
+                cipher_suite: tls.cipher_suite,
+                server_name: tls.server_name,
+                alpn: tls.alpn,
+                client_subject: tls.client_subject,
+            }),
+            plugin: plugin.to_string(),
+            priority: glance.priority.name(),
+            event: glance.event,
+            age_seconds: glance.age.as_secs_f64(),
+            idle_seconds: glance.idle.as_secs_f64(),
+            busy_seconds: glance.busy.as_secs_f64(),
+            bytes_in: glance.bytes_in,
+            bytes_out: glance.bytes_out,
+            queued_bytes: glance.queued_bytes,
+            events: glance.events,
+            fuel: glance.usage.fuel,
+            memory_bytes: glance.usage.memory_bytes,
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Notice {
+    server: String,
+    number: u64,
+    occurrence: &'static str,
+    status: &'static str,
+}
+
+impl Notice {
+    pub(super) fn of(notice: &HostNotice) -> Self {
+        Self {
+            server: notice.server.to_string(),
+            number: notice.notice.number,
+            occurrence: notice.notice.occurrence.name(),
+            status: notice.notice.status.name(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Reload {
+    started: Vec<String>,
+    changed: Vec<String>,
+    removed: Vec<String>,
+}
+
+impl Reload {
+    pub(super) fn of(report: Reloaded) -> Self {
+        let Reloaded { started, changed, removed } = report;
+        Self { started, changed, removed }
+    }
+}

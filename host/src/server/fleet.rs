@@ -1,0 +1,249 @@
+//! All servers of a process, by name: started together, changed together, stopped together.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use super::bound::{Bound, Prepared};
+use super::builder::ServerBuilder;
+use super::course::Status;
+use super::handle::ServerHandle;
+use super::host::{Host, HostConfig};
+
+/// What a reload is to lead to: what the servers share, and each server with its place in the file for messages.
+pub struct Plan {
+    /// What the servers share. It cannot be changed while they run.
+    pub host: HostConfig,
+    /// How long sessions of servers that are removed may take.
+    pub stop_grace: Duration,
+    /// The servers.
+    pub servers: Vec<(String, ServerBuilder)>,
+}
+
+/// What a reload did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reloaded {
+    /// Servers that listen now and did not.
+    pub started: Vec<String>,
+    /// Servers that run on under the terms of the file. Live sessions keep theirs.
+    pub changed: Vec<String>,
+    /// Servers that drain.
+    pub removed: Vec<String>,
+}
+
+/// Why nothing was started or changed: one line for each mistake.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .mistakes.join("\n"))]
+pub struct PlanError {
+    /// At least one.
+    pub mistakes: Vec<String>,
+}
+
+struct Entry {
+    handle: Arc<ServerHandle>,
+    description: ServerBuilder,
+}
+
+/// All servers of a process.
+pub struct Fleet {
+    host: Host,
+    shared: HostConfig,
+    servers: RwLock<BTreeMap<String, Entry>>,
+    /// Those that a reload removed and that may not have ended yet.
+    leaving: Mutex<Vec<Arc<ServerHandle>>>,
+    /// One reload at a time.
+    reloading: tokio::sync::Mutex<()>,
+    draining: AtomicBool,
+}
+
+impl Fleet {
+    /// Starts all servers of a plan or none: all are bound before the first accepts. Blocks while plugins are loaded.
+    ///
+    /// # Errors
+    /// [`PlanError`]; nothing is left bound.
+    pub fn start(host: Host, plan: Plan) -> Result<Arc<Self>, PlanError> {
+        let mut mistakes = Vec::new();
+        let mut bound: BTreeMap<String, (Bound, ServerBuilder)> = BTreeMap::new();
+        for (place, description) in plan.servers {
+            match description.clone().host(&host).bind() {
+                Ok(server) if bound.contains_key(&server.name()) => mistakes.push(taken(&place, &server.name())),
+                Ok(server) => drop(bound.insert(server.name(), (server, description))),
+                Err(error) => mistakes.push(format!("{place}: {error}")),
+            }
+        }
+        if !mistakes.is_empty() {
+            return Err(PlanError { mistakes });
+        }
+        let run = |(name, (server, description)): (String, (Bound, ServerBuilder))| {
+            (name, Entry { handle: Arc::new(server.run()), description: description.without_listener() })
+        };
+        Ok(Arc::new(Self {
+            host,
+            shared: plan.host,
+            leaving: Mutex::default(),
+            servers: RwLock::new(bound.into_iter().map(run).collect()),
+            reloading: tokio::sync::Mutex::new(()),
+            draining: AtomicBool::new(false),
+        }))
+    }
+
+    /// What the servers share.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Every server, by name.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<ServerHandle>> {
+        self.read(|servers| servers.values().map(|entry| Arc::clone(&entry.handle)).collect())
+    }
+
+    /// One server.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Arc<ServerHandle>> {
+        self.read(|servers| servers.get(name).map(|entry| Arc::clone(&entry.handle)))
+    }
+
+    /// Whether all of it is to end.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Changes what runs into what the plan says, in the smallest steps: new servers start, those that are gone drain,
+    /// the others take the new terms for their newcomers. All of the plan is checked before anything is changed.
+    ///
+    /// # Errors
+    /// [`PlanError`]; nothing was changed.
+    pub async fn reload(self: &Arc<Self>, plan: Plan) -> Result<Reloaded, PlanError> {
+        let _alone = self.reloading.lock().await;
+        let fleet = Arc::clone(self);
+        let grace = plan.stop_grace;
+        let checked = tokio::task::spawn_blocking(move || fleet.check(plan)).await;
+        let stopped = || PlanError { mistakes: vec!["the host is stopping".into()] };
+        let Checked { same, fresh } = checked.map_err(|_| stopped())??;
+        let mut report = Reloaded::default();
+        let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
+        // Looked at under the lock: whoever stops all of them says so first, and then looks at what there is.
+        if self.is_draining() {
+            return Err(stopped());
+        }
+        let gone: Vec<_> =
+            servers.keys().filter(|name| !same.contains_key(*name) && !fresh.contains_key(*name)).cloned().collect();
+        for name in gone {
+            if let Some(entry) = servers.remove(&name) {
+                let handle = Arc::clone(&entry.handle);
+                self.host.runtime().spawn(async move { handle.stop(grace).await });
+                let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+                leaving.retain(|server| server.status() != Status::Stopped);
+                leaving.push(entry.handle);
+                report.removed.push(name);
+            }
+        }
+        for (name, (prepared, description)) in same {
+            if let Some(entry) = servers.get_mut(&name) {
+                entry.handle.reform(prepared);
+                entry.description = description;
+                report.changed.push(name);
+            }
+        }
+        for (name, (server, description)) in fresh {
+            servers.insert(name.clone(), Entry { handle: Arc::new(server.run()), description });
+            report.started.push(name);
+        }
+        Ok(report)
+    }
+
+    fn check(&self, plan: Plan) -> Result<Checked, PlanError> {
+        let mut mistakes = Vec::new();
+        if plan.host != self.shared {
+            mistakes.push("`host`: cannot be changed while servers run; start the process anew".into());
+        }
+        let mut checked = Checked { same: BTreeMap::new(), fresh: BTreeMap::new() };
+        for (place, description) in plan.servers {
+            match self.check_server(description, &mut checked) {
+                Ok(None) => {}
+                Ok(Some(name)) => mistakes.push(taken(&place, &name)),
+                Err(mistake) => mistakes.push(format!("{place}: {mistake}")),
+            }
+        }
+        if mistakes.is_empty() { Ok(checked) } else { Err(PlanError { mistakes }) }
+    }
+
+    /// The server's name, where another of the plan has it.
+    fn check_server(&self, description: ServerBuilder, checked: &mut Checked) -> Result<Option<String>, String> {
+        let prepared = description.clone().prepare(&self.host).map_err(|error| error.to_string())?;
+        let name = prepared.name();
+        if checked.same.contains_key(&name) || checked.fresh.contains_key(&name) {
+            return Ok(Some(name));
+        }
+        // One that was stopped starts again.
+        let running = self.read(|servers| {
+            let entry = servers.get(&name).filter(|entry| entry.handle.status() != Status::Stopped);
+            entry.map(|entry| entry.description.clone())
+        });
+        match running {
+            Some(running) if running.listens_like(&description) => {
+                checked.same.insert(name, (prepared, description));
+            }
+            Some(_) => {
+                return Err("`host`, `port`, `backlog` and `options` cannot be changed while the server runs; stop \
+                            the server first, or start the process anew"
+                    .into());
+            }
+            None => {
+                let server = prepared.listen(&self.host).map_err(|error| error.to_string())?;
+                checked.fresh.insert(name, (server, description));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads the credentials of a server again, from the same files; live sessions keep theirs.
+    ///
+    /// # Errors
+    /// What is wrong with them; the old ones go on serving. `None`: no such server, or it has no credentials.
+    pub fn renew_credentials(&self, name: &str) -> Option<Result<(), String>> {
+        let (handle, description) =
+            self.read(|servers| servers.get(name).map(|entry| (Arc::clone(&entry.handle), entry.description.clone())))?;
+        let credentials = description.credentials_given()?;
+        Some(handle.renew_credentials(credentials).map_err(|error| error.to_string()))
+    }
+
+    /// Takes no newcomers on any server and lets sessions finish by themselves. See [`ServerHandle::drain`].
+    pub async fn drain(&self, deadline: Duration) {
+        self.draining.store(true, Ordering::Relaxed);
+        let servers = self.everything();
+        futures_util::future::join_all(servers.iter().map(|server| server.drain(deadline))).await;
+    }
+
+    /// Stops all servers. See [`ServerHandle::stop`].
+    pub async fn stop(&self, grace: Duration) {
+        self.draining.store(true, Ordering::Relaxed);
+        let servers = self.everything();
+        futures_util::future::join_all(servers.iter().map(|server| server.stop(grace))).await;
+    }
+
+    /// Those that are leaving included.
+    fn everything(&self) -> Vec<Arc<ServerHandle>> {
+        let mut servers = self.all();
+        servers.extend(self.leaving.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        servers
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&BTreeMap<String, Entry>) -> T) -> T {
+        look(&self.servers.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// A plan that holds: what stays under new terms, and what is bound and not running yet.
+struct Checked {
+    same: BTreeMap<String, (Prepared, ServerBuilder)>,
+    fresh: BTreeMap<String, (Bound, ServerBuilder)>,
+}
+
+fn taken(place: &str, name: &str) -> String {
+    format!("{place}: `name`: another server is called `{}`", name.escape_debug())
+}

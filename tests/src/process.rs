@@ -1,0 +1,75 @@
+//! The `wharf` command as a process of its own, and what it says.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::guests::wharf_binary;
+use crate::servers::PATIENCE;
+
+/// A `wharf` that runs, and the lines it says.
+pub struct Wharf {
+    /// The process.
+    pub child: Child,
+    lines: Receiver<String>,
+}
+
+impl Wharf {
+    /// Runs it in a folder, with its cache there.
+    #[must_use]
+    pub fn run(arguments: &[&str], folder: &Path) -> Self {
+        let mut command = Command::new(wharf_binary());
+        command.args(arguments);
+        Self::spawn(command, folder)
+    }
+
+    /// Runs a command that becomes a `wharf`.
+    #[must_use]
+    pub fn spawn(mut command: Command, folder: &Path) -> Self {
+        let mut child = command
+            .current_dir(folder)
+            .env("XDG_CACHE_HOME", folder.join("cache"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let (said, lines) = channel();
+        let stderr = BufReader::new(child.stderr.take().expect("its words"));
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if said.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, lines }
+    }
+
+    /// Waits for a line with these words.
+    pub fn says(&self, words: &str) -> String {
+        let (start, mut all) = (Instant::now(), Vec::new());
+        while let Ok(line) = self.lines.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
+            if line.contains(words) {
+                return line;
+            }
+            all.push(line);
+        }
+        panic!("it never said {words:?}; it said:\n{}", all.join("\n"));
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
+    }
+}
+
+impl Drop for Wharf {
+    fn drop(&mut self) {
+        let _ = (self.child.kill(), self.child.wait());
+    }
+}

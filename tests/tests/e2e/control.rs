@@ -1,0 +1,529 @@
+//! The control API through `curl` alone, `wharf ctl`, reloads, signals and what systemd is told.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use wharf_tests::certificates::Certificates;
+use wharf_tests::clients::{Client, free_port};
+use wharf_tests::guests::{component, wharf_binary};
+use wharf_tests::process::Wharf;
+use wharf_tests::servers::{PATIENCE, eventually};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// A `wharf serve` with one server called `echo` and its control API.
+struct Site {
+    folder: TempDir,
+    port: u16,
+    wharf: Wharf,
+}
+
+impl Site {
+    fn new() -> Self {
+        Self::with("", "")
+    }
+
+    fn with(control: &str, server: &str) -> Self {
+        let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
+        std::fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");
+        configure(folder.path(), port, control, server);
+        let wharf = Wharf::run(&["serve"], folder.path());
+        wharf.says("server started");
+        let site = Self { folder, port, wharf };
+        eventually("the control API is open", || site.socket().exists());
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.path("control.sock")
+    }
+
+    fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    fn curl(&self, arguments: &[&str], path: &str) -> (u16, String) {
+        let output = Command::new("curl")
+            .args(["--silent", "--show-error", "--max-time", "20", "--write-out", "\n%{http_code}", "--unix-socket"])
+            .arg(self.socket())
+            .args(arguments)
+            .arg(format!("http://localhost{path}"))
+            .output()
+            .expect("curl runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (body, code) = text.rsplit_once('\n').expect("a code");
+        (code.parse().expect("a number"), body.to_owned())
+    }
+
+    /// A request that is answered by JSON.
+    fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let body = body.to_string();
+        let arguments = ["--request", method, "--data-binary", &body];
+        let (code, text) = self.curl(if method == "GET" { &[] } else { &arguments }, path);
+        (code, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}")))
+    }
+
+    fn ok(&self, method: &str, path: &str, body: Value) -> Value {
+        let (code, answer) = self.ask(method, path, &body);
+        assert_eq!(code, 200, "{method} {path}: {answer}");
+        answer
+    }
+
+    fn refused(&self, method: &str, path: &str, body: Value) -> (u16, String) {
+        let (code, answer) = self.ask(method, path, &body);
+        assert!(answer["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{answer}");
+        (code, answer["error"]["code"].as_str().expect("a code").to_owned())
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(wharf_binary());
+        command.arg("ctl").arg("--socket").arg(self.socket()).args(arguments).output().expect("it runs")
+    }
+
+    fn sessions(&self) -> Vec<Value> {
+        let answer = self.ok("GET", "/v1/servers/echo/sessions?limit=1000", json!({}));
+        answer["sessions"].as_array().expect("a list").clone()
+    }
+}
+
+fn configure(folder: &Path, port: u16, control: &str, server: &str) {
+    let text = format!(
+        "[host]\nsessions_max = 256\nstop_grace = '200ms'\n[control]\nsocket = 'control.sock'\n{control}\n\
+         [[server]]\nname = 'echo'\nhost = '127.0.0.1'\nport = {port}\nplugin = 'polite.wasm'\n{server}\n"
+    );
+    std::fs::write(folder.join("wharf.toml"), text).expect("kept");
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn curl_alone_drives_everything() {
+    let site = Site::new();
+    let server = "/v1/servers/echo";
+    let mut clients: Vec<_> = (0..50).map(|_| Client::connect(site.address())).collect();
+    for client in &mut clients {
+        client.echo("hello");
+    }
+    assert_eq!(site.curl(&[], "/livez"), (200, "live\n".into()));
+    assert_eq!(site.curl(&[], "/readyz"), (200, "ready\n".into()));
+    let shown = site.ok("GET", server, json!({}));
+    assert_eq!((&shown["status"], &shown["sessions"]), (&json!("listening"), &json!(50)));
+    assert!(shown["latency_seconds"]["normal"]["p99"].as_f64().is_some_and(|p99| p99 > 0.0), "{shown}");
+
+    let suspended = site.ok("POST", &format!("{server}/suspend"), json!({ "newcomers": "reject" }));
+    assert_eq!(suspended["status"], "suspended");
+    Client::connect(site.address()).expect_gone();
+    clients[0].echo("kept");
+    assert_eq!(site.ok("POST", &format!("{server}/resume"), json!({}))["status"], "listening");
+
+    let limits =
+        site.ok("PATCH", &format!("{server}/throttle"), json!({ "max_clients": 50, "accept_interval": "1ms" }));
+    assert_eq!((&limits["max_clients"], &limits["accept_interval"]), (&json!(50), &json!("1ms")));
+    Client::connect(site.address()).expect_gone();
+
+    let lock = site.ok("POST", &format!("{server}/lock"), json!({ "hold": "30s" }));
+    assert_eq!(site.ok("GET", server, json!({}))["locked"], true);
+    clients[1].send("held");
+    let other = site.refused("POST", &format!("{server}/lock"), json!({ "wait": "10ms" }));
+    assert_eq!(other, (409, "locked".into()));
+    site.ok("POST", &format!("{server}/unlock"), json!({ "token": lock["token"] }));
+    clients[1].expect("held");
+
+    let id = site.sessions()[0]["id"].as_u64().expect("a number");
+    site.ok("PUT", &format!("{server}/sessions/{id}/name"), json!({ "name": "Front Desk" }));
+    let found = site.ok("GET", &format!("{server}/sessions?name=front%20desk"), json!({}));
+    assert_eq!(found["sessions"][0]["id"], id);
+    let before = site.ok("PUT", &format!("{server}/sessions/{id}/priority"), json!({ "priority": "critical" }));
+    assert_eq!(before["before"], "normal");
+    assert_eq!(site.ok("GET", &format!("{server}/sessions/{id}"), json!({}))["priority"], "critical");
+    site.ok("POST", &format!("{server}/sessions/{id}/disconnect"), json!({}));
+    assert_eq!(site.refused("POST", &format!("{server}/sessions/{id}/abort"), json!({})).0, 404);
+    let id = site.sessions()[0]["id"].as_u64().expect("a number");
+    site.ok("POST", &format!("{server}/sessions/{id}/abort"), json!({}));
+    assert_eq!(site.curl(&["--data-binary", "news"], &format!("{server}/broadcast")).1, "{\"taken\":48}\n");
+    let id = site.sessions()[0]["id"].as_u64().expect("a number");
+    assert_eq!(site.curl(&["--data-binary", "you"], &format!("{server}/sessions/{id}/send")).0, 200);
+
+    site.ok("PUT", &format!("{server}/priority"), json!({ "priority": "low" }));
+    site.ok("PUT", &format!("{server}/data"), json!({ "data": "rack 7" }));
+    let shown = site.ok("GET", server, json!({}));
+    assert_eq!((&shown["data"], &shown["priority"]), (&json!("rack 7"), &json!("low")));
+
+    assert_eq!(site.ok("POST", &format!("{server}/restart"), json!({}))["cut_off"], 0);
+    assert_eq!(site.ok("GET", server, json!({}))["sessions"], 0);
+    Client::connect(site.address()).echo("fresh");
+    assert_eq!(site.ok("POST", &format!("{server}/stop"), json!({ "grace": "1s" }))["status"], "stopped");
+    assert!(std::net::TcpStream::connect(site.address()).is_err());
+    assert_eq!(site.refused("POST", &format!("{server}/resume"), json!({})), (409, "stopping".into()));
+}
+
+#[test]
+fn bad_requests_get_a_clear_answer_with_a_stable_code() {
+    let site = Site::new();
+    let server = "/v1/servers/echo";
+    let wrong = [
+        ("GET", "/v1/servers/none", json!({}), 404, "not-found"),
+        ("GET", "/nowhere", json!({}), 404, "not-found"),
+        ("DELETE", "/v1/servers", json!({}), 405, "wrong-method"),
+        ("GET", "/v1/servers/echo/sessions/99", json!({}), 404, "not-found"),
+        ("GET", "/v1/servers/echo/sessions/abc", json!({}), 400, "bad-id"),
+        ("GET", "/v1/servers/echo/sessions?limit=0", json!({}), 400, "bad-value"),
+        ("GET", "/v1/servers/echo/sessions?limit=x", json!({}), 400, "bad-query"),
+        ("GET", "/v1/servers/echo/sessions?size=3", json!({}), 400, "bad-query"),
+        ("PATCH", "/v1/servers/echo/throttle", json!({ "max_clients": "many" }), 400, "bad-json"),
+        ("PATCH", "/v1/servers/echo/throttle", json!({ "max_client": 3 }), 400, "bad-json"),
+        ("PATCH", "/v1/servers/echo/throttle", json!({ "rate_per_address": -1 }), 400, "bad-value"),
+        ("PATCH", "/v1/servers/echo/throttle", json!([1, 2]), 400, "bad-json"),
+        ("POST", "/v1/servers/echo/suspend", json!({ "sessions": "drain" }), 400, "bad-value"),
+        ("POST", "/v1/servers/echo/lock", json!({ "hold": "1h" }), 400, "bad-value"),
+        ("PUT", "/v1/servers/echo/priority", json!({ "priority": "urgent" }), 400, "bad-value"),
+        ("PUT", "/v1/servers/echo/data", json!({ "data": "x".repeat(70_000) }), 413, "too-large"),
+        ("POST", "/v1/servers/echo/credentials/renew", json!({}), 409, "not-secure"),
+    ];
+    for (method, path, body, code, word) in wrong {
+        assert_eq!(site.refused(method, path, body), (code, word.to_owned()), "{method} {path}");
+    }
+    let brackets = "[".repeat(10_000);
+    let (code, text) = site.curl(&["--request", "PATCH", "--data-binary", &brackets], &format!("{server}/throttle"));
+    assert!(code == 400 && text.contains("bad-json"), "{code} {text}");
+    // A gigabyte of body is not read; one that does not announce its length is cut off.
+    let huge =
+        site.curl(&["--header", "content-length: 1073741824", "--data-binary", "x"], &format!("{server}/broadcast"));
+    assert_eq!((huge.0, huge.1.contains("too-large")), (413, true));
+    let chunked = ["--header", "transfer-encoding: chunked", "--data-binary", &"x".repeat(100_000)];
+    assert_eq!(site.curl(&chunked, &format!("{server}/broadcast")).0, 200);
+    let foreign = site.curl(&["--header", "origin: http://evil.example", "--data-binary", "{}"], "/v1/reload");
+    assert_eq!((foreign.0, foreign.1.contains("foreign-origin")), (403, true));
+    Client::connect(site.address()).echo("untouched");
+}
+
+#[test]
+fn the_socket_is_for_its_owner_replaces_what_is_stale_and_never_what_is_alive() {
+    let site = Site::new();
+    let mode = std::fs::metadata(site.socket()).expect("a socket").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // Another process with the same socket does not start, and takes nothing away.
+    let other = free_port();
+    let run = |folder: &Path| {
+        let listen = format!("127.0.0.1:{other}");
+        let arguments = ["serve", "--plugin", "polite.wasm", "--control", "control.sock", "--listen", &listen];
+        let mut command = Command::new(wharf_binary());
+        command.args(arguments).current_dir(folder).env("XDG_CACHE_HOME", folder.join("cache"));
+        command.output().expect("it runs")
+    };
+    let refused = run(site.folder.path());
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("another process serves its control API there"), "{}", said(&refused));
+    assert_eq!(site.curl(&[], "/livez").0, 200);
+
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");
+    std::fs::write(folder.path().join("control.sock"), "precious").expect("kept");
+    assert!(said(&run(folder.path())).contains("in the way and no socket"));
+    std::fs::remove_file(folder.path().join("control.sock")).expect("gone");
+    // What a process leaves behind that was killed.
+    drop(UnixListener::bind(folder.path().join("control.sock")).expect("a socket"));
+    configure(folder.path(), free_port(), "", "");
+    let wharf = Wharf::run(&["serve"], folder.path());
+    wharf.says("server started");
+    let ready = || {
+        let output = Command::new(wharf_binary())
+            .args(["ctl", "ready", "--socket"])
+            .arg(folder.path().join("control.sock"))
+            .output()
+            .expect("it runs");
+        output.status.success()
+    };
+    eventually("it is replaced", ready);
+}
+
+#[test]
+fn ctl_has_tables_json_and_exit_codes_that_mean_something() {
+    let site = Site::new();
+    let mut client = Client::connect(site.address());
+    client.echo("hello");
+    let codes = [
+        (&["servers"][..], 0, "listening"),
+        (&["show", "echo"], 0, "counters.accepted"),
+        (&["sessions", "echo"], 0, "127.0.0.1"),
+        (&["session", "echo", "1"], 0, "bytes_in"),
+        (&["--json", "servers"], 0, "{\"servers\":["),
+        (&["throttle", "echo", "--max-per-address", "9"], 0, "max_per_address    9"),
+        (&["suspend", "echo", "--newcomers", "reject"], 0, "suspended"),
+        (&["resume", "echo"], 0, "listening"),
+        (&["priority", "echo", "high", "--session", "1"], 0, "before"),
+        (&["name", "echo", "1", "desk"], 0, "desk"),
+        (&["sessions", "echo", "--name", "DESK"], 0, "desk"),
+        (&["data", "echo", "rack 7"], 0, "rack 7"),
+        (&["metrics"], 0, "# EOF"),
+        (&["ready"], 0, "ready"),
+        (&["reload"], 0, "changed"),
+        (&["show", "none"], 4, "there is no server `none`"),
+        (&["session", "echo", "77"], 4, "there is no session `77`"),
+        (&["unlock", "echo", "77"], 5, "not held any more"),
+        (&["priority", "echo", "urgent"], 1, "is no priority"),
+        (&["sail"], 2, "unrecognized"),
+    ];
+    for (arguments, code, words) in codes {
+        let output = site.ctl(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", said(&output));
+        assert!(said(&output).contains(words), "{arguments:?}: {}", said(&output));
+    }
+    assert!(site.ctl(&["send", "echo", "news"]).status.success());
+    client.expect("news");
+    assert!(site.ctl(&["disconnect", "echo", "1"]).status.success());
+    client.expect_closed();
+    let nobody = Command::new(wharf_binary()).args(["ctl", "--socket", "/nowhere/at/all", "servers"]).output();
+    assert_eq!(nobody.expect("it runs").status.code(), Some(3));
+    let mut top = Command::new(wharf_binary());
+    let top = top.args(["top", "--looks", "2", "--every", "50ms", "--socket"]).arg(site.socket()).output();
+    let top = said(&top.expect("it runs"));
+    assert!(top.contains("EVENTS/s") && top.contains("echo"), "{top}");
+    for shell in ["bash", "zsh", "fish"] {
+        let output = Command::new(wharf_binary()).args(["completions", shell]).output().expect("it runs");
+        assert!(said(&output).contains("ctl"), "{shell}");
+    }
+}
+
+#[test]
+fn a_reload_applies_the_difference_or_nothing() {
+    let site = Site::new();
+    let mut live = Client::connect(site.address());
+    live.echo("before");
+    let second = free_port();
+    let more = format!(
+        "max_clients = 7\n[[server]]\nname = 'second'\nhost = '127.0.0.1'\nport = {second}\nplugin = 'polite.wasm'"
+    );
+    configure(site.folder.path(), site.port, "", &more);
+    let report = site.ok("POST", "/v1/reload", json!({}));
+    assert_eq!(report, json!({ "started": ["second"], "changed": ["echo"], "removed": [] }));
+    assert_eq!(site.ok("GET", "/v1/servers/echo/throttle", json!({}))["max_clients"], 7);
+    let second = SocketAddr::from(([127, 0, 0, 1], second));
+    let mut leaving = Client::connect(second);
+    leaving.echo("new");
+    live.echo("untouched");
+
+    // Each is refused whole, with its place, though another part of the file would be fine.
+    let bad = [
+        ("max_clients = 3\nmax_client = 4", "line 13"),
+        ("max_clients = 3\npriority = 'urgent'", "urgent"),
+        (
+            "max_clients = 3\n[[server]]\nname = 'third'\nport = 1\nhost = '192.0.2.1'\nplugin = 'polite.wasm'",
+            "not an address",
+        ),
+        ("max_clients = 3\n[[server]]\nname = 'third'\nport = 7\nplugin = 'missing.wasm'", "missing.wasm"),
+        ("max_clients = 3\noptions = ['no-delay']", "cannot be changed while"),
+    ];
+    for (server, words) in bad {
+        configure(site.folder.path(), site.port, "", server);
+        let (code, answer) = site.ask("POST", "/v1/reload", &json!({}));
+        let message = answer["error"]["message"].as_str().expect("words");
+        assert!(code == 422 && message.contains(words) && message.contains("wharf.toml"), "{server}: {answer}");
+        assert_eq!(site.ok("GET", "/v1/servers/echo/throttle", json!({}))["max_clients"], 7);
+        assert_eq!(site.ok("GET", "/v1/servers", json!({}))["servers"].as_array().map(Vec::len), Some(2));
+    }
+    // By a signal; what is gone from the file drains.
+    configure(site.folder.path(), site.port, "", "");
+    site.wharf.signal(Signal::HUP);
+    site.wharf.says("reloaded");
+    leaving.expect_closed();
+    assert_eq!(site.ok("GET", "/v1/servers", json!({}))["servers"].as_array().map(Vec::len), Some(1));
+    live.echo("still untouched");
+}
+
+#[test]
+fn certificates_are_renewed_without_a_pause_and_a_bad_one_leaves_the_old_one_serving() {
+    let (first, second) = (Certificates::new(), Certificates::new());
+    let folder = tempfile::tempdir().expect("a folder");
+    let put = |from: &Path, name: &str| std::fs::copy(from, folder.path().join(name)).expect("copied");
+    put(&first.path("server.pem"), "server.pem");
+    put(&first.path("server.key"), "server.key");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let credentials = format!(
+        "options = ['secure']\n[server.credentials]\ncertificate_chain = '{}'\nprivate_key = '{}'",
+        at("server.pem"),
+        at("server.key")
+    );
+    let site = Site::with("", &credentials);
+    let serves = |certificates: &Certificates| {
+        let output = Command::new("openssl")
+            .args(["s_client", "-verify_return_error", "-verify_hostname", "localhost", "-brief", "-CAfile"])
+            .arg(certificates.path("ca.pem"))
+            .args(["-connect", &site.address().to_string()])
+            .stdin(std::process::Stdio::null())
+            .output()
+            .expect("openssl runs");
+        output.status.success()
+    };
+    assert!(serves(&first) && !serves(&second));
+    put(&second.path("server.key"), "server.key");
+    let half = site.refused("POST", "/v1/servers/echo/credentials/renew", json!({}));
+    assert_eq!(half, (422, "bad-credentials".into()));
+    assert!(serves(&first));
+    put(&second.path("server.pem"), "server.pem");
+    assert!(site.ctl(&["renew-credentials", "echo"]).status.success());
+    assert!(serves(&second) && !serves(&first));
+}
+
+#[test]
+fn metrics_are_openmetrics_and_name_no_session() {
+    let site = Site::new();
+    Client::connect(site.address()).echo("hello");
+    let (code, text) = site.curl(&[], "/metrics");
+    assert_eq!(code, 200);
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    for line in [
+        "# TYPE wharf_event_duration_seconds histogram",
+        "wharf_accepted_total{server=\"echo\"} 1",
+        "wharf_server_status{server=\"echo\",status=\"listening\"} 1",
+        "wharf_event_duration_seconds_bucket{le=\"+Inf\",server=\"echo\",class=\"normal\"}",
+    ] {
+        assert!(text.contains(line), "no {line} in:\n{text}");
+    }
+    // Cumulative buckets never fall, and the last is the count.
+    let class = "class=\"normal\"} ";
+    let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<u64>().ok()).expect("a number");
+    let buckets: Vec<_> =
+        text.lines().filter(|line| line.contains("_bucket") && line.contains(class)).map(value).collect();
+    assert!(buckets.is_sorted() && buckets.last() >= Some(&2), "{buckets:?}");
+    let count = text.lines().find(|line| line.contains("duration_seconds_count") && line.contains(class)).map(value);
+    assert_eq!(buckets.last().copied(), count);
+    assert!(!text.contains("127.0.0.1"), "{text}");
+}
+
+#[test]
+fn what_happens_is_streamed_as_it_happens() {
+    let site = Site::new();
+    let mut listener = Command::new(wharf_binary());
+    let mut listener = listener
+        .args(["ctl", "events", "--socket"])
+        .arg(site.socket())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(listener.stdout.take().expect("its words")));
+    // Nobody knows from outside when it listens, so something happens until it heard.
+    let (heard, hears) = std::sync::mpsc::channel();
+    std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(heard.send(line))));
+    let mut first = None;
+    eventually("it hears", || {
+        site.ctl(&["suspend", "echo"]);
+        site.ctl(&["resume", "echo"]);
+        first = hears.recv_timeout(Duration::from_millis(10)).ok();
+        first.is_some()
+    });
+    Client::connect(site.address()).echo("hello");
+    let mut seen = vec![first.expect("a line")];
+    while !seen.iter().any(|line| line.contains("idle")) {
+        seen.push(hears.recv_timeout(PATIENCE).expect("it hears of the last client's leaving"));
+    }
+    assert!(seen.iter().all(|line| line.contains("\"server\":\"echo\"")), "{seen:?}");
+    listener.kill().expect("it runs");
+    listener.wait().expect("it ends");
+}
+
+#[test]
+fn a_loopback_address_needs_the_token_and_keeps_strangers_pages_out() {
+    let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
+    let file = folder.path().join("token");
+    std::fs::write(&file, TOKEN).expect("kept");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    let control = format!("listen = '127.0.0.1:{port}'\ntoken_file = '{}'", file.display());
+    let site = Site::with(&control, "");
+    let curl = |arguments: &[&str], path: &str| {
+        let output = Command::new("curl")
+            .args(["--silent", "--include", "--max-time", "20"])
+            .args(arguments)
+            .arg(format!("http://127.0.0.1:{port}{path}"))
+            .output();
+        said(&output.expect("curl runs"))
+    };
+    let bearer = format!("authorization: Bearer {TOKEN}");
+    assert!(curl(&["--header", &bearer], "/v1/servers").contains("\"echo\""));
+    assert!(curl(&[], "/v1/servers").contains("401"));
+    assert!(curl(&["--header", "authorization: Bearer guess"], "/metrics").contains("401"));
+    let rebound = curl(&["--header", &bearer, "--header", "host: evil.example"], "/v1/servers");
+    assert!(rebound.contains("421") && rebound.contains("foreign-host"), "{rebound}");
+    let foreign = curl(&["--header", &bearer, "--header", "origin: http://evil.example", "--data", "{}"], "/v1/reload");
+    assert!(foreign.contains("403") && foreign.contains("foreign-origin"), "{foreign}");
+    let page = curl(&[], "/");
+    assert!(page.contains("content-security-policy: default-src 'none'") && page.contains("<!doctype html>"), "{page}");
+    assert!(!page.contains("__NONCE__"));
+    // The file itself is looked at, too.
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("a mode");
+    let refused = site.ask("POST", "/v1/reload", &json!({})).1;
+    assert!(refused["error"]["message"].as_str().expect("words").contains("others may read it"), "{refused}");
+}
+
+#[test]
+fn terminate_drains_and_hears_a_second_time() {
+    let mut site = Site::with("", "");
+    let folder = site.folder.path().to_owned();
+    let mut client = Client::connect(site.address());
+    client.echo("hello");
+    site.wharf.signal(Signal::TERM);
+    site.wharf.says("draining");
+    // Draining sessions go on; newcomers are refused.
+    client.echo("still served");
+    client.expect_closed();
+    assert_eq!(site.wharf.child.wait().expect("it ends").code(), Some(0));
+    assert!(!folder.join("control.sock").exists());
+}
+
+#[test]
+fn systemd_is_told_what_happens_and_hands_sockets_over_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let hears = UnixDatagram::bind(folder.path().join("notify")).expect("a socket");
+    hears.set_read_timeout(Some(PATIENCE)).expect("a deadline");
+    let next = |word: &str| {
+        let mut seen = [0; 512];
+        loop {
+            let count = hears.recv(&mut seen).unwrap_or_else(|error| panic!("never heard {word}: {error}"));
+            let text = String::from_utf8_lossy(&seen[..count]).into_owned();
+            if text.contains(word) {
+                return text;
+            }
+        }
+    };
+    std::fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");
+    configure(folder.path(), free_port(), "", "");
+    // As systemd does it: the socket is descriptor 3, and the environment says whose it is.
+    let script = "import os, socket, sys\n\
+                  listener = socket.socket(); listener.bind(('127.0.0.1', 0)); listener.listen()\n\
+                  print(listener.getsockname()[1], flush=True)\n\
+                  os.dup2(listener.fileno(), 3); os.set_inheritable(3, True)\n\
+                  os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='echo')\n\
+                  os.dup2(2, 1); os.execv(sys.argv[1], [sys.argv[1], 'serve'])\n";
+    let port_file = folder.path().join("port");
+    let script = script.replace(
+        "print(listener.getsockname()[1], flush=True)",
+        "open('port','w').write(str(listener.getsockname()[1]))",
+    );
+    let mut command = Command::new("python3");
+    command.arg("-c").arg(script).arg(wharf_binary());
+    command.env("NOTIFY_SOCKET", folder.path().join("notify")).env("WATCHDOG_USEC", "200000");
+    let mut wharf = Wharf::spawn(command, folder.path());
+    next("READY=1");
+    next("WATCHDOG=1");
+    let port = std::fs::read_to_string(port_file).expect("a port").parse().expect("a number");
+    Client::connect(SocketAddr::from(([127, 0, 0, 1], port))).echo("handed over");
+    wharf.signal(Signal::HUP);
+    assert!(next("RELOADING=1").contains("MONOTONIC_USEC="));
+    next("READY=1");
+    wharf.signal(Signal::TERM);
+    next("STOPPING=1");
+    assert_eq!(wharf.child.wait().expect("it ends").code(), Some(0));
+}
