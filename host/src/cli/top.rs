@@ -87,7 +87,7 @@ async fn watch(client: &Client, arguments: &TopArgs) -> Result<(), ClientError> 
     if io::stdin().is_terminal() {
         std::thread::spawn(move || {
             let ends = |byte: &io::Result<u8>| matches!(byte, Ok(b'q' | b'Q' | 3) | Err(_));
-            let _ = io::stdin().bytes().find(ends);
+            let _ = io::stdin().lock().bytes().find(ends);
             let _ = quit.blocking_send(());
         });
     } else {

@@ -37,6 +37,7 @@ impl fmt::Debug for Fleets {
     }
 }
 
+type Now = fn(&ServerHandle) -> i64;
 type Sum = fn(&Snapshot) -> u64;
 type ByReason = fn(&Snapshot) -> &std::collections::BTreeMap<String, u64>;
 
@@ -60,7 +61,7 @@ impl Collector for Fleets {
             let labels = [("server", server.name()), ("plugin", plugin), ("version", version), ("digest", &digest)];
             info.encode_info(&labels)?;
         }
-        let gauges: [(&str, &str, fn(&ServerHandle) -> i64); 2] = [
+        let gauges: [(&str, &str, Now); 2] = [
             ("clients", "Clients that hold a place now", |server| server.clients() as i64),
             ("sessions", "Sessions that are not ending", |server| i64::from(server.session_count())),
         ];

@@ -176,7 +176,7 @@ mod tests {
             let listener = Listener::open(&endpoint).expect("it listens");
             let _client = TcpStream::connect(listener.address()).expect("it accepts");
             let accepted = listener.accept().await.expect("a client");
-            let socket = socket2::SockRef::from(&accepted.stream);
+            let socket = SockRef::from(&accepted.stream);
             assert_eq!(socket.tcp_nodelay().expect("an option"), on);
             assert_eq!(socket.keepalive().expect("an option"), on);
             let dont_route = nix::sys::socket::getsockopt(&accepted.stream, nix::sys::socket::sockopt::DontRoute);

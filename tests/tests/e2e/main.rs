@@ -7,6 +7,7 @@ mod faults;
 mod lifecycle;
 mod limits;
 mod loading;
+mod page;
 mod peers;
 mod sessions;
 mod starting;
