@@ -102,22 +102,25 @@ fn refuse(service: &Service, client: &Accepted, refusal: Refusal) {
 
 /// One client's task, cradle to grave.
 async fn serve(service: Arc<Service>, newcomer: Newcomer, round: u64, alive: Alive) {
+    // Each stage is boxed, so that a client's task has no room for the one it is not in.
+    if let Some(client) = Box::pin(introduced(&service, newcomer, round)).await {
+        Box::pin(converse(service, client, round)).await;
+    }
+    drop(alive);
+}
+
+/// The stages before the session, as long as the client's round is not to end.
+async fn introduced(service: &Service, newcomer: Newcomer, round: u64) -> Option<Established> {
     let mut course = service.course();
     let recalled = async {
         // The sender lives in the service.
         let _ = course.wait_for(|course| course.call(round) != Call::Stay).await;
     };
-    let established = tokio::select! {
+    tokio::select! {
         biased;
-        established = establish(&service, newcomer) => established,
+        established = establish(service, newcomer) => established,
         () = recalled => None,
-    };
-    // Boxed, so that the task of a client in its handshake is small and a session's state is allocated once it is
-    // one.
-    if let Some(client) = established {
-        Box::pin(converse(service, client, round)).await;
     }
-    drop(alive);
 }
 
 async fn establish(service: &Service, newcomer: Newcomer) -> Option<Established> {
