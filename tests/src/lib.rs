@@ -6,4 +6,5 @@ pub mod guests;
 pub mod load;
 pub mod process;
 pub mod servers;
+pub mod site;
 pub mod transcript;

@@ -1,117 +1,23 @@
-//! The control API through `curl` alone, `wharf ctl`, reloads, signals and what systemd is told.
+//! The control API through `curl` alone, through `wharf ctl`, and by those who should not use it.
 
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixDatagram, UnixListener};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use rustix::process::Signal;
-use serde_json::{Value, json};
-use tempfile::TempDir;
-use wharf_tests::certificates::Certificates;
+use serde_json::json;
 use wharf_tests::clients::{Client, free_port};
 use wharf_tests::guests::{component, wharf_binary};
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::{PATIENCE, eventually};
+use wharf_tests::site::{Site, configure, said};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// A `wharf serve` with one server called `echo` and its control API.
-struct Site {
-    folder: TempDir,
-    port: u16,
-    wharf: Wharf,
-}
-
-impl Site {
-    fn new() -> Self {
-        Self::with("", "")
-    }
-
-    fn with(control: &str, server: &str) -> Self {
-        let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
-        std::fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");
-        configure(folder.path(), port, control, server);
-        let wharf = Wharf::run(&["serve"], folder.path());
-        wharf.says("server started");
-        let site = Self { folder, port, wharf };
-        eventually("the control API is open", || site.socket().exists());
-        site
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.path("control.sock")
-    }
-
-    fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.port))
-    }
-
-    fn curl(&self, arguments: &[&str], path: &str) -> (u16, String) {
-        let output = Command::new("curl")
-            .args(["--silent", "--show-error", "--max-time", "20", "--write-out", "\n%{http_code}", "--unix-socket"])
-            .arg(self.socket())
-            .args(arguments)
-            .arg(format!("http://localhost{path}"))
-            .output()
-            .expect("curl runs");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (body, code) = text.rsplit_once('\n').expect("a code");
-        (code.parse().expect("a number"), body.to_owned())
-    }
-
-    /// A request that is answered by JSON.
-    fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        let body = body.to_string();
-        let arguments = ["--request", method, "--data-binary", &body];
-        let (code, text) = self.curl(if method == "GET" { &[] } else { &arguments }, path);
-        (code, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}")))
-    }
-
-    fn ok(&self, method: &str, path: &str, body: Value) -> Value {
-        let (code, answer) = self.ask(method, path, &body);
-        assert_eq!(code, 200, "{method} {path}: {answer}");
-        answer
-    }
-
-    fn refused(&self, method: &str, path: &str, body: Value) -> (u16, String) {
-        let (code, answer) = self.ask(method, path, &body);
-        assert!(answer["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{answer}");
-        (code, answer["error"]["code"].as_str().expect("a code").to_owned())
-    }
-
-    fn ctl(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(wharf_binary());
-        command.arg("ctl").arg("--socket").arg(self.socket()).args(arguments).output().expect("it runs")
-    }
-
-    fn sessions(&self) -> Vec<Value> {
-        let answer = self.ok("GET", "/v1/servers/echo/sessions?limit=1000", json!({}));
-        answer["sessions"].as_array().expect("a list").clone()
-    }
-}
-
-fn configure(folder: &Path, port: u16, control: &str, server: &str) {
-    let text = format!(
-        "[host]\nsessions_max = 256\nstop_grace = '200ms'\n[control]\nsocket = 'control.sock'\n{control}\n\
-         [[server]]\nname = 'echo'\nhost = '127.0.0.1'\nport = {port}\nplugin = 'polite.wasm'\n{server}\n"
-    );
-    std::fs::write(folder.join("wharf.toml"), text).expect("kept");
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
-}
-
 #[test]
 fn curl_alone_drives_everything() {
-    let site = Site::new();
+    let site = Site::default();
     let server = "/v1/servers/echo";
     let mut clients: Vec<_> = (0..50).map(|_| Client::connect(site.address())).collect();
     for client in &mut clients {
@@ -172,7 +78,7 @@ fn curl_alone_drives_everything() {
 
 #[test]
 fn bad_requests_get_a_clear_answer_with_a_stable_code() {
-    let site = Site::new();
+    let site = Site::default();
     let server = "/v1/servers/echo";
     let wrong = [
         ("GET", "/v1/servers/none", json!({}), 404, "not-found"),
@@ -212,7 +118,7 @@ fn bad_requests_get_a_clear_answer_with_a_stable_code() {
 
 #[test]
 fn the_socket_is_for_its_owner_replaces_what_is_stale_and_never_what_is_alive() {
-    let site = Site::new();
+    let site = Site::default();
     let mode = std::fs::metadata(site.socket()).expect("a socket").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     // Another process with the same socket does not start, and takes nothing away.
@@ -252,7 +158,7 @@ fn the_socket_is_for_its_owner_replaces_what_is_stale_and_never_what_is_alive() 
 
 #[test]
 fn ctl_has_tables_json_and_exit_codes_that_mean_something() {
-    let site = Site::new();
+    let site = Site::default();
     let mut client = Client::connect(site.address());
     client.echo("hello");
     let codes = [
@@ -299,88 +205,8 @@ fn ctl_has_tables_json_and_exit_codes_that_mean_something() {
 }
 
 #[test]
-fn a_reload_applies_the_difference_or_nothing() {
-    let site = Site::new();
-    let mut live = Client::connect(site.address());
-    live.echo("before");
-    let second = free_port();
-    let more = format!(
-        "max_clients = 7\n[[server]]\nname = 'second'\nhost = '127.0.0.1'\nport = {second}\nplugin = 'polite.wasm'"
-    );
-    configure(site.folder.path(), site.port, "", &more);
-    let report = site.ok("POST", "/v1/reload", json!({}));
-    assert_eq!(report, json!({ "started": ["second"], "changed": ["echo"], "removed": [] }));
-    assert_eq!(site.ok("GET", "/v1/servers/echo/throttle", json!({}))["max_clients"], 7);
-    let second = SocketAddr::from(([127, 0, 0, 1], second));
-    let mut leaving = Client::connect(second);
-    leaving.echo("new");
-    live.echo("untouched");
-
-    // Each is refused whole, with its place, though another part of the file would be fine.
-    let bad = [
-        ("max_clients = 3\nmax_client = 4", "line 13"),
-        ("max_clients = 3\npriority = 'urgent'", "urgent"),
-        (
-            "max_clients = 3\n[[server]]\nname = 'third'\nport = 1\nhost = '192.0.2.1'\nplugin = 'polite.wasm'",
-            "not an address",
-        ),
-        ("max_clients = 3\n[[server]]\nname = 'third'\nport = 7\nplugin = 'missing.wasm'", "missing.wasm"),
-        ("max_clients = 3\noptions = ['no-delay']", "cannot be changed while"),
-    ];
-    for (server, words) in bad {
-        configure(site.folder.path(), site.port, "", server);
-        let (code, answer) = site.ask("POST", "/v1/reload", &json!({}));
-        let message = answer["error"]["message"].as_str().expect("words");
-        assert!(code == 422 && message.contains(words) && message.contains("wharf.toml"), "{server}: {answer}");
-        assert_eq!(site.ok("GET", "/v1/servers/echo/throttle", json!({}))["max_clients"], 7);
-        assert_eq!(site.ok("GET", "/v1/servers", json!({}))["servers"].as_array().map(Vec::len), Some(2));
-    }
-    // By a signal; what is gone from the file drains.
-    configure(site.folder.path(), site.port, "", "");
-    site.wharf.signal(Signal::HUP);
-    site.wharf.says("reloaded");
-    leaving.expect_closed();
-    assert_eq!(site.ok("GET", "/v1/servers", json!({}))["servers"].as_array().map(Vec::len), Some(1));
-    live.echo("still untouched");
-}
-
-#[test]
-fn certificates_are_renewed_without_a_pause_and_a_bad_one_leaves_the_old_one_serving() {
-    let (first, second) = (Certificates::new(), Certificates::new());
-    let folder = tempfile::tempdir().expect("a folder");
-    let put = |from: &Path, name: &str| std::fs::copy(from, folder.path().join(name)).expect("copied");
-    put(&first.path("server.pem"), "server.pem");
-    put(&first.path("server.key"), "server.key");
-    let at = |name: &str| folder.path().join(name).display().to_string();
-    let credentials = format!(
-        "options = ['secure']\n[server.credentials]\ncertificate_chain = '{}'\nprivate_key = '{}'",
-        at("server.pem"),
-        at("server.key")
-    );
-    let site = Site::with("", &credentials);
-    let serves = |certificates: &Certificates| {
-        let output = Command::new("openssl")
-            .args(["s_client", "-verify_return_error", "-verify_hostname", "localhost", "-brief", "-CAfile"])
-            .arg(certificates.path("ca.pem"))
-            .args(["-connect", &site.address().to_string()])
-            .stdin(std::process::Stdio::null())
-            .output()
-            .expect("openssl runs");
-        output.status.success()
-    };
-    assert!(serves(&first) && !serves(&second));
-    put(&second.path("server.key"), "server.key");
-    let half = site.refused("POST", "/v1/servers/echo/credentials/renew", json!({}));
-    assert_eq!(half, (422, "bad-credentials".into()));
-    assert!(serves(&first));
-    put(&second.path("server.pem"), "server.pem");
-    assert!(site.ctl(&["renew-credentials", "echo"]).status.success());
-    assert!(serves(&second) && !serves(&first));
-}
-
-#[test]
 fn metrics_are_openmetrics_and_name_no_session() {
-    let site = Site::new();
+    let site = Site::default();
     Client::connect(site.address()).echo("hello");
     let (code, text) = site.curl(&[], "/metrics");
     assert_eq!(code, 200);
@@ -406,7 +232,7 @@ fn metrics_are_openmetrics_and_name_no_session() {
 
 #[test]
 fn what_happens_is_streamed_as_it_happens() {
-    let site = Site::new();
+    let site = Site::default();
     let mut listener = Command::new(wharf_binary());
     let mut listener = listener
         .args(["ctl", "events", "--socket"])
@@ -466,64 +292,4 @@ fn a_loopback_address_needs_the_token_and_keeps_strangers_pages_out() {
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("a mode");
     let refused = site.ask("POST", "/v1/reload", &json!({})).1;
     assert!(refused["error"]["message"].as_str().expect("words").contains("others may read it"), "{refused}");
-}
-
-#[test]
-fn terminate_drains_and_hears_a_second_time() {
-    let mut site = Site::with("", "");
-    let folder = site.folder.path().to_owned();
-    let mut client = Client::connect(site.address());
-    client.echo("hello");
-    site.wharf.signal(Signal::TERM);
-    site.wharf.says("draining");
-    // Draining sessions go on; newcomers are refused.
-    client.echo("still served");
-    client.expect_closed();
-    assert_eq!(site.wharf.child.wait().expect("it ends").code(), Some(0));
-    assert!(!folder.join("control.sock").exists());
-}
-
-#[test]
-fn systemd_is_told_what_happens_and_hands_sockets_over_by_name() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let hears = UnixDatagram::bind(folder.path().join("notify")).expect("a socket");
-    hears.set_read_timeout(Some(PATIENCE)).expect("a deadline");
-    let next = |word: &str| {
-        let mut seen = [0; 512];
-        loop {
-            let count = hears.recv(&mut seen).unwrap_or_else(|error| panic!("never heard {word}: {error}"));
-            let text = String::from_utf8_lossy(&seen[..count]).into_owned();
-            if text.contains(word) {
-                return text;
-            }
-        }
-    };
-    std::fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");
-    configure(folder.path(), free_port(), "", "");
-    // As systemd does it: the socket is descriptor 3, and the environment says whose it is.
-    let script = "import os, socket, sys\n\
-                  listener = socket.socket(); listener.bind(('127.0.0.1', 0)); listener.listen()\n\
-                  print(listener.getsockname()[1], flush=True)\n\
-                  os.dup2(listener.fileno(), 3); os.set_inheritable(3, True)\n\
-                  os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='echo')\n\
-                  os.dup2(2, 1); os.execv(sys.argv[1], [sys.argv[1], 'serve'])\n";
-    let port_file = folder.path().join("port");
-    let script = script.replace(
-        "print(listener.getsockname()[1], flush=True)",
-        "open('port','w').write(str(listener.getsockname()[1]))",
-    );
-    let mut command = Command::new("python3");
-    command.arg("-c").arg(script).arg(wharf_binary());
-    command.env("NOTIFY_SOCKET", folder.path().join("notify")).env("WATCHDOG_USEC", "200000");
-    let mut wharf = Wharf::spawn(command, folder.path());
-    next("READY=1");
-    next("WATCHDOG=1");
-    let port = std::fs::read_to_string(port_file).expect("a port").parse().expect("a number");
-    Client::connect(SocketAddr::from(([127, 0, 0, 1], port))).echo("handed over");
-    wharf.signal(Signal::HUP);
-    assert!(next("RELOADING=1").contains("MONOTONIC_USEC="));
-    next("READY=1");
-    wharf.signal(Signal::TERM);
-    next("STOPPING=1");
-    assert_eq!(wharf.child.wait().expect("it ends").code(), Some(0));
 }

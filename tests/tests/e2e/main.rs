@@ -9,6 +9,7 @@ mod limits;
 mod loading;
 mod page;
 mod peers;
+mod reload;
 mod sessions;
 mod starting;
 mod stories;

@@ -1,0 +1,129 @@
+//! A process with a control API, and the ways to ask it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::clients::free_port;
+use crate::guests::{component, wharf_binary};
+use crate::process::Wharf;
+use crate::servers::eventually;
+
+/// A `wharf serve` with one server called `echo` and its control API.
+pub struct Site {
+    /// Its files.
+    pub folder: TempDir,
+    /// Where `echo` listens.
+    pub port: u16,
+    /// The process.
+    pub wharf: Wharf,
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self::with("", "")
+    }
+}
+
+impl Site {
+    /// One with more in `[control]` and in the server's table.
+    #[must_use]
+    pub fn with(control: &str, server: &str) -> Self {
+        let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
+        std::fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");
+        configure(folder.path(), port, control, server);
+        let wharf = Wharf::run(&["serve"], folder.path());
+        wharf.says("server started");
+        let site = Self { folder, port, wharf };
+        eventually("the control API is open", || site.socket().exists());
+        site
+    }
+
+    /// A file of its folder.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Its control socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.path("control.sock")
+    }
+
+    /// Where `echo` listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// Asks by curl: the code and the body.
+    #[must_use]
+    pub fn curl(&self, arguments: &[&str], path: &str) -> (u16, String) {
+        let output = Command::new("curl")
+            .args(["--silent", "--show-error", "--max-time", "20", "--write-out", "\n%{http_code}", "--unix-socket"])
+            .arg(self.socket())
+            .args(arguments)
+            .arg(format!("http://localhost{path}"))
+            .output()
+            .expect("curl runs");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let (body, code) = text.rsplit_once('\n').expect("a code");
+        (code.parse().expect("a number"), body.to_owned())
+    }
+
+    /// A request that is answered by JSON.
+    #[must_use]
+    pub fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let body = body.to_string();
+        let arguments = ["--request", method, "--data-binary", &body];
+        let (code, text) = self.curl(if method == "GET" { &[] } else { &arguments }, path);
+        (code, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}")))
+    }
+
+    /// Asks what has to work.
+    pub fn ok(&self, method: &str, path: &str, body: Value) -> Value {
+        let (code, answer) = self.ask(method, path, &body);
+        assert_eq!(code, 200, "{method} {path}: {answer}");
+        answer
+    }
+
+    /// Asks what has to be refused: the code and the word for it.
+    #[must_use]
+    pub fn refused(&self, method: &str, path: &str, body: Value) -> (u16, String) {
+        let (code, answer) = self.ask(method, path, &body);
+        assert!(answer["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{answer}");
+        (code, answer["error"]["code"].as_str().expect("a code").to_owned())
+    }
+
+    /// Runs `wharf ctl`.
+    pub fn ctl(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(wharf_binary());
+        command.arg("ctl").arg("--socket").arg(self.socket()).args(arguments).output().expect("it runs")
+    }
+
+    /// All sessions of `echo`.
+    #[must_use]
+    pub fn sessions(&self) -> Vec<Value> {
+        let answer = self.ok("GET", "/v1/servers/echo/sessions?limit=1000", json!({}));
+        answer["sessions"].as_array().expect("a list").clone()
+    }
+}
+
+/// Writes its configuration.
+pub fn configure(folder: &Path, port: u16, control: &str, server: &str) {
+    let text = format!(
+        "[host]\nsessions_max = 256\nstop_grace = '200ms'\n[control]\nsocket = 'control.sock'\n{control}\n\
+         [[server]]\nname = 'echo'\nhost = '127.0.0.1'\nport = {port}\nplugin = 'polite.wasm'\n{server}\n"
+    );
+    std::fs::write(folder.join("wharf.toml"), text).expect("kept");
+}
+
+/// Everything that a command said.
+#[must_use]
+pub fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
