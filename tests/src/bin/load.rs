@@ -4,15 +4,19 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use hdrhistogram::Histogram;
+use wharf::control::{Control, ControlConfig, Reload};
 use wharf::net::SocketOptions;
 use wharf::plugin::{Grants, Manifest};
-use wharf::server::{Host, HostConfig, Server, ServerHandle};
+use wharf::server::{Fleet, Host, HostConfig, Plan, Server, ServerBuilder, ServerHandle};
+use wharf_tests::load::beside;
 use wharf_tests::load::clients::{self, Shape};
 use wharf_tests::load::memory::Weight;
 use wharf_tests::load::native;
@@ -42,8 +46,22 @@ enum What {
         #[arg(long, default_value_t = 10_000)]
         sessions: usize,
     },
-    /// Everything above.
+    /// Latency of sessions while the control API is flooded, beside their latency while it is not.
+    Control {
+        /// Requests per second.
+        #[arg(long, default_value_t = 10_000)]
+        requests: usize,
+    },
+    /// Everything above but the last.
     All,
+    /// Floods a control socket; for `control`, which wants that in another process.
+    #[command(hide = true)]
+    Flood {
+        /// Where.
+        socket: PathBuf,
+        /// Requests per second.
+        requests: usize,
+    },
     /// Holds connections open until its standard input ends; for `idle`, which needs another process's descriptors.
     #[command(hide = true)]
     Hold {
@@ -63,7 +81,15 @@ fn main() -> Result<()> {
         std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
         return Ok(());
     }
+    if let What::Flood { socket, requests } = &cli.what {
+        let time = Duration::from_secs_f64(cli.seconds);
+        println!("{}", clients.block_on(beside::flood(socket, *requests, time))?);
+        return Ok(());
+    }
     let host = Host::new(&HostConfig::default())?;
+    if let What::Control { requests } = cli.what {
+        return control(&host, &clients, &cli, requests);
+    }
     let server = echo(&host)?;
     let servers = tokio::runtime::Builder::new_multi_thread().thread_name("native").enable_all().build()?;
     let bench =
@@ -153,12 +179,55 @@ impl Bench {
     }
 }
 
+/// Rounds without and with the flood alternate.
+fn control(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli, requests: usize) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let socket = folder.path().join("control.sock");
+    let plan = Plan {
+        host: HostConfig::default(),
+        stop_grace: Duration::ZERO,
+        servers: vec![("echo".to_owned(), describe_echo(host)?)],
+    };
+    let fleet = Fleet::start(host.clone(), plan)?;
+    let nothing = Reload::new(|_| async { Err("nothing to read".to_owned()) });
+    let config = ControlConfig { socket: socket.clone(), listen: None };
+    let _control = Control::start(&config, Arc::clone(&fleet), nothing)?;
+    let address = fleet.get("echo").context("the server")?.address();
+    let time = Duration::from_secs_f64(cli.seconds);
+    let (mut calm, mut flooded) = (Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?);
+    let mut answers = 0;
+    for _ in 0..cli.rounds {
+        calm.add(clients.block_on(beside::paced(address, time))?)?;
+        let seconds = cli.seconds.to_string();
+        let flood = Command::new(std::env::current_exe()?)
+            .args(["--seconds", &seconds, "flood"])
+            .arg(&socket)
+            .arg(requests.to_string())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        flooded.add(clients.block_on(beside::paced(address, time))?)?;
+        answers += String::from_utf8(flood.wait_with_output()?.stdout)?.trim().parse::<usize>()?;
+    }
+    let rate = answers as f64 / cli.rounds as f64 / cli.seconds;
+    println!("| sessions' latency | p50 us | p99 us |\n|---|---|---|");
+    for (name, seen) in [("without requests", &calm), ("with", &flooded)] {
+        println!("| {name} | {} | {} |", seen.value_at_quantile(0.5), seen.value_at_quantile(0.99));
+    }
+    let ratio = |share| flooded.value_at_quantile(share) as f64 / calm.value_at_quantile(share) as f64;
+    println!("ratio: {:.2} at p50, {:.2} at p99, at {rate:.0} requests answered per second", ratio(0.5), ratio(0.99));
+    Ok(())
+}
+
 fn echo(host: &Host) -> Result<ServerHandle> {
+    Ok(describe_echo(host)?.start()?)
+}
+
+fn describe_echo(host: &Host) -> Result<ServerBuilder> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/echo");
     let manifest = Manifest::read(&folder)?;
     manifest.build.as_ref().context("echo has a build")?.run(&folder)?;
     let grants: Grants = manifest.grants.iter().copied().collect();
     let options = SocketOptions { no_delay: true, ..SocketOptions::default() };
     let server = Server::builder().host(host).local_host("127.0.0.1").options(options).plugin(folder).grants(grants);
-    Ok(server.start()?)
+    Ok(server)
 }

@@ -1,5 +1,6 @@
 //! Load: a native echo to compare with, clients that count, and what a process weighs.
 
+pub mod beside;
 pub mod clients;
 pub mod memory;
 pub mod native;
