@@ -293,3 +293,26 @@ fn a_loopback_address_needs_the_token_and_keeps_strangers_pages_out() {
     let refused = site.ask("POST", "/v1/reload", &json!({})).1;
     assert!(refused["error"]["message"].as_str().expect("words").contains("others may read it"), "{refused}");
 }
+
+#[test]
+fn the_document_describes_what_is_there() {
+    let site = Site::default();
+    let (code, text) = site.curl(&[], "/v1/openapi.json");
+    let document: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((code, &document["info"]["version"]), (200, &json!("1")));
+    let mut operations = 0;
+    for (path, methods) in document["paths"].as_object().expect("paths") {
+        for method in methods.as_object().expect("methods").keys().filter(|key| *key != "parameters") {
+            // A server that is not there, so that nothing happens.
+            let asked = path.replace("{server}", "none").replace("{id}", "1");
+            if ["/v1/reload", "/v1/events"].contains(&path.as_str()) {
+                continue;
+            }
+            let (code, answer) = site.curl(&["--request", &method.to_uppercase(), "--data-binary", "{}"], &asked);
+            let there = code == 200 || (code == 404 && answer.contains("there is no server"));
+            assert!(there, "{method} {path}: {answer}");
+            operations += 1;
+        }
+    }
+    assert!(operations > 20, "{operations}");
+}
