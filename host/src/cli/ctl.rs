@@ -1,6 +1,6 @@
 //! `wharf ctl`: each verb is one request to the control API of a running process.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -64,11 +64,14 @@ enum CtlVerb {
         #[arg(long)]
         reload: bool,
     },
-    /// End a server.
+    /// End a server and its sessions.
     Stop {
         /// The server's name.
         server: String,
-        /// How long sessions may take, as 10s.
+        /// Let sessions finish by themselves for so long before, as 30s.
+        #[arg(long)]
+        drain: Option<String>,
+        /// How long sessions that are told to end may take, as 10s.
         #[arg(long)]
         grace: Option<String>,
     },
@@ -86,7 +89,7 @@ enum CtlVerb {
         #[arg(long)]
         accept_interval: Option<String>,
         /// Sessions that one address may start per second.
-        #[arg(long)]
+        #[arg(long, value_parser = finite)]
         rate_per_address: Option<f64>,
         /// Sessions that one address may start at once.
         #[arg(long)]
@@ -213,6 +216,11 @@ fn name(value: impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
+fn finite(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite());
+    number.ok_or_else(|| "expected a number".to_owned())
+}
+
 /// One request.
 struct Ask {
     method: &'static str,
@@ -250,7 +258,7 @@ impl CtlVerb {
                 let sessions = drain.as_ref().map_or("disconnect", |_| "drain");
                 post(at(server, "/restart"), json!({ "sessions": sessions, "deadline": drain, "reload": reload }))
             }
-            Self::Stop { server, grace } => post(at(server, "/stop"), json!({ "grace": grace })),
+            Self::Stop { server, drain, grace } => post(at(server, "/stop"), json!({ "drain": drain, "grace": grace })),
             Self::Throttle {
                 server,
                 max_clients,
@@ -315,7 +323,7 @@ fn encoded(name: &str) -> String {
     name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
-/// 0: done. 1: refused, or not ready. 2: the command line is wrong. 3: nobody answers. 4: no such server or session.
+/// 0: done. 1: refused, or not ready. 2: the command line, or a value on it, is wrong. 3: nobody answers. 4: no such server or session.
 /// 5: it is in the way of something else.
 pub(super) fn run(arguments: &CtlArgs) -> ExitCode {
     let client = Client::new(&arguments.socket.clone().unwrap_or_else(default_socket));
@@ -351,7 +359,7 @@ fn print(answer: &[u8], json: bool) -> ExitCode {
         Ok(value) if !json => tables::render(&value),
         _ => text.into_owned(),
     };
-    let shown = if std::io::stdout().is_terminal() { super::printable(&shown) } else { shown };
+    let shown = if json { shown } else { super::printable(&shown) };
     // A reader that went away is no failure of ours.
     let _ = writeln!(std::io::stdout(), "{}", shown.trim_end());
     ExitCode::SUCCESS
@@ -360,6 +368,7 @@ fn print(answer: &[u8], json: bool) -> ExitCode {
 fn explain(error: &ClientError) -> ExitCode {
     let code = match error {
         ClientError::Connect { .. } | ClientError::Broken { .. } => 3,
+        ClientError::Refused { status: 400 | 413, .. } => 2,
         ClientError::Refused { status: 404, .. } => 4,
         ClientError::Refused { status: 409, .. } => 5,
         ClientError::Refused { .. } => 1,

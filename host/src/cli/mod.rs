@@ -10,7 +10,7 @@ mod systemd;
 mod tables;
 mod top;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -26,7 +26,10 @@ pub fn run() -> ExitCode {
         Verb::Ctl(arguments) => return ctl::run(arguments),
         Verb::Top(arguments) => return top::run(arguments),
         Verb::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Cli::command(), "wharf", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "wharf", &mut script);
+            // A reader that went away is no failure of ours.
+            let _ = std::io::stdout().write_all(&script);
             return ExitCode::SUCCESS;
         }
         Verb::Serve(_) | Verb::Check(_) | Verb::Dev(_) => {}

@@ -34,6 +34,8 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
     let origin = file.as_ref().map(|file| format!("{}: ", file.display())).unwrap_or_default();
     let host = Host::new(&config.host).map_err(|error| anyhow!("{origin}{error}"))?;
     let (stop_grace, control) = (config.stop_grace, config.control.clone());
+    // Its place is taken before anything accepts, and it answers once everything does.
+    let opening = control.as_ref().map(Control::open).transpose()?;
     let fleet = Fleet::start(host.clone(), plan(config, systemd::sockets()?)?).map_err(|error| {
         let mistakes: Vec<_> = error.mistakes.iter().map(|mistake| format!("{origin}{mistake}")).collect();
         anyhow!("nothing was started:\n{}", mistakes.join("\n"))
@@ -42,11 +44,7 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
         let (file, control) = (file.clone(), control.clone());
         move |fleet| reload(file.clone(), control.clone(), fleet)
     });
-    // Opened last: whoever reaches it finds everything loaded and listening.
-    let control = match control {
-        Some(control) => Some(Control::start(&control, Arc::clone(&fleet), reload.clone())?),
-        None => None,
-    };
+    let control = opening.map(|opening| opening.serve(Arc::clone(&fleet), reload.clone()));
     let done = host.runtime().block_on(steer(&fleet, &reload, file.is_some(), stop_grace));
     drop(control);
     done

@@ -3,10 +3,11 @@
 use serde_json::Value;
 
 /// Columns of a list of servers: heading and where the value is.
-const SERVERS: [(&str, &str); 8] = [
+const SERVERS: [(&str, &str); 9] = [
     ("NAME", "/name"),
     ("ADDRESS", "/address"),
     ("STATUS", "/status"),
+    ("LOCKED", "/locked"),
     ("SESSIONS", "/sessions"),
     ("EVENTS", "/counters/events"),
     ("ACCEPTED", "/counters/accepted"),
@@ -40,6 +41,10 @@ pub(super) fn render(value: &Value) -> String {
         let more = if value["more"] == true { "\n(more: see --after and --limit)" } else { "" };
         return table(&SESSIONS, sessions) + more;
     }
+    // What is to be given to the next command stands alone.
+    if let Some(token) = value.get("token") {
+        return cell(token);
+    }
     let mut lines = Vec::new();
     flatten("", value, &mut lines);
     let width = lines.iter().map(|(key, _)| key.chars().count()).max().unwrap_or(0);
@@ -63,7 +68,11 @@ pub(super) fn table(columns: &[(&str, &str)], rows: &[Value]) -> String {
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
-        Value::String(text) => text.clone(),
+        // Clients and plugins choose names: none of them breaks a table or drives the terminal.
+        Value::String(text) => text
+            .chars()
+            .map(|one| if one.is_control() { one.escape_default().to_string() } else { one.to_string() })
+            .collect(),
         Value::Number(number) if number.is_f64() => format!("{:.1}", number.as_f64().unwrap_or_default()),
         other => other.to_string(),
     }

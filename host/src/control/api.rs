@@ -17,6 +17,7 @@ use super::answer::Problem;
 use super::server::Reload;
 use super::{calls, metrics, page, stream};
 use crate::server::Fleet;
+use crate::telemetry::{Bucket, ControlRequest};
 
 /// Largest body of a request.
 const BODY_MAX_BYTES: usize = 1 << 20;
@@ -24,17 +25,21 @@ const BODY_MAX_BYTES: usize = 1 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Event streams open at once.
 const STREAMS_MAX: usize = 16;
+/// Requests that change something and are logged each second.
+const REQUESTS_LOGGED_PER_SECOND: u32 = 20;
 
 /// What requests work on.
 pub(super) struct Shared {
     pub(super) fleet: Arc<Fleet>,
     pub(super) reload: Reload,
     pub(super) streams: Arc<Semaphore>,
+    request_lines: Bucket,
 }
 
 impl Shared {
     pub(super) fn new(fleet: Arc<Fleet>, reload: Reload) -> Arc<Self> {
-        Arc::new(Self { fleet, reload, streams: Arc::new(Semaphore::new(STREAMS_MAX)) })
+        let (streams, request_lines) = (Arc::new(Semaphore::new(STREAMS_MAX)), Bucket::new(REQUESTS_LOGGED_PER_SECOND));
+        Arc::new(Self { fleet, reload, streams, request_lines })
     }
 }
 
@@ -76,7 +81,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 }
 
 /// Reads the whole body, within its limits, before anybody acts on it; and says in our own words what went wrong.
-async fn bounded(State(_): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+async fn bounded(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let too_large = || {
         let message = format!("the body is larger than {BODY_MAX_BYTES} bytes, or broke off");
@@ -94,7 +99,12 @@ async fn bounded(State(_): State<Arc<Shared>>, request: Request, next: Next) -> 
             return Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", message).into_response();
         }
     };
+    let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
     let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+    if !method.is_safe() {
+        ControlRequest { method: method.as_str(), path: &path, status: response.status().as_u16() }
+            .emit(&shared.request_lines);
+    }
     let ours = response.headers().get("content-type").is_some_and(|kind| kind == "application/json");
     if response.status() == StatusCode::BAD_REQUEST && !ours {
         let text = to_bytes(response.into_body(), 4 << 10).await.unwrap_or_default();

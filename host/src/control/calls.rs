@@ -68,6 +68,9 @@ pub(super) async fn restart(State(shared): State<Arc<Shared>>, Path(name): Serve
     let server = server(&shared, &name)?;
     let request = parse::<requests::Restart>(&body)?;
     let ending = request.read()?;
+    if server.status().is_final() {
+        return Err(Problem::conflict("stopping", SteerError::Stopping.to_string()));
+    }
     if request.reload {
         reload_all(&shared).await?;
     }
@@ -78,7 +81,17 @@ pub(super) async fn restart(State(shared): State<Arc<Shared>>, Path(name): Serve
 
 pub(super) async fn stop(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
     let server = server(&shared, &name)?;
-    server.stop(parse::<requests::Stop>(&body)?.read()?).await;
+    let (drain, grace) = parse::<requests::Stop>(&body)?.read()?;
+    let stopping = Arc::clone(&server);
+    // On its own, so that it is done even where nobody waits for it.
+    let work = tokio::spawn(async move {
+        if !drain.is_zero() {
+            stopping.drain(drain).await;
+        }
+        stopping.stop(grace).await;
+    });
+    // It fails only where the API ends, and the process with it.
+    let _ = work.await;
     Ok(ok(&views::Server::of(&server)))
 }
 
@@ -215,6 +228,9 @@ pub(super) async fn reload(State(shared): State<Arc<Shared>>) -> Answer {
 }
 
 async fn reload_all(shared: &Shared) -> Result<views::Reload, Problem> {
+    if shared.fleet.is_draining() {
+        return Err(Problem::conflict("stopping", "the process is stopping"));
+    }
     let refused = |error: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-configuration", error);
     shared.reload.run(&shared.fleet).await.map(views::Reload::of).map_err(refused)
 }

@@ -18,4 +18,4 @@ mod views;
 
 pub use client::{Client, ClientError};
 pub use door::{DoorError, default_socket};
-pub use server::{Control, ControlConfig, ControlError, Reload, Token};
+pub use server::{Control, ControlConfig, ControlError, Opening, Reload, Token};

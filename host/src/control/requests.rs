@@ -115,16 +115,19 @@ impl Restart {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Stop {
+    drain: Option<Span>,
     grace: Option<Span>,
 }
 
 impl Stop {
-    pub(super) fn read(&self) -> Result<Duration, Problem> {
+    /// How long sessions may finish by themselves, and how long they may then take to end.
+    pub(super) fn read(&self) -> Result<(Duration, Duration), Problem> {
+        let drain = self.drain.map_or(Duration::ZERO, |span| span.0);
         let grace = self.grace.map_or(STOP_GRACE_DEFAULT, |span| span.0);
-        if grace > DEADLINE_MAX {
-            return Err(Problem::bad("bad-value", "`grace`: expected at most an hour"));
+        if drain > DEADLINE_MAX || grace > DEADLINE_MAX {
+            return Err(Problem::bad("bad-value", "`drain` and `grace`: expected at most an hour each"));
         }
-        Ok(grace)
+        Ok((drain, grace))
     }
 }
 

@@ -28,6 +28,7 @@ use super::door::{DoorError, UnixDoor, open_tcp};
 use super::guard;
 pub use super::guard::Token;
 use crate::server::{Fleet, Reloaded};
+use crate::telemetry::ControlOpened;
 
 /// Connections served at once through each door, so that who has no token cannot shut the owner out. Further ones wait
 /// in the backlog.
@@ -93,15 +94,40 @@ pub struct Control {
     stop: Option<oneshot::Sender<()>>,
 }
 
+/// The API, reachable and silent: whoever asks waits until there is somebody to answer. Dropping it closes it.
+pub struct Opening {
+    control: Control,
+    served: oneshot::Sender<(Arc<Fleet>, Reload)>,
+}
+
+impl Opening {
+    /// Answers for these servers from now on.
+    #[must_use]
+    pub fn serve(self, fleet: Arc<Fleet>, reload: Reload) -> Control {
+        // It fails only where the thread is gone, and then nobody can be answered.
+        let _ = self.served.send((fleet, reload));
+        self.control
+    }
+}
+
 impl Control {
     /// Opens the API for these servers, on a thread of its own.
     ///
     /// # Errors
     /// [`ControlError`]; nothing is left open.
     pub fn start(config: &ControlConfig, fleet: Arc<Fleet>, reload: Reload) -> Result<Self, ControlError> {
+        Ok(Self::open(config)?.serve(fleet, reload))
+    }
+
+    /// Opens the socket and the address, so that a process that cannot have them starts nothing.
+    ///
+    /// # Errors
+    /// [`ControlError`]; nothing is left open.
+    pub fn open(config: &ControlConfig) -> Result<Opening, ControlError> {
+        let (served, serves) = oneshot::channel();
         let (ready, opened) = sync_channel(1);
         let (stop, stopped) = oneshot::channel::<()>();
-        let config = config.clone();
+        let (config, socket) = (config.clone(), config.socket.clone());
         let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
         let thread = std::thread::Builder::new().name("wharf-control".into()).spawn(move || {
             // Where this is not allowed the kernel shares the CPU evenly, which is no harm either.
@@ -113,9 +139,13 @@ impl Control {
                 };
                 let address = doors.1.as_ref().and_then(|(tcp, _)| tcp.local_addr().ok());
                 let _ = ready.send(Ok(address));
-                let router = router(Shared::new(fleet, reload));
+                let work = async {
+                    if let Ok((fleet, reload)) = serves.await {
+                        serve(doors, router(Shared::new(fleet, reload))).await;
+                    }
+                };
                 tokio::select! {
-                    () = serve(doors, router) => {}
+                    () = work => {}
                     _ = stopped => {}
                 }
             });
@@ -123,7 +153,9 @@ impl Control {
         })?;
         let gone = |_| ControlError::Thread(io::Error::other("it ended"));
         let address = opened.recv().map_err(gone)??;
-        Ok(Self { address, thread: Some(thread), stop: Some(stop) })
+        ControlOpened { socket: &socket, address }.emit();
+        let control = Self { address, thread: Some(thread), stop: Some(stop) };
+        Ok(Opening { control, served })
     }
 
     /// The loopback address, with its real port.

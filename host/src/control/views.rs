@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::server::{HostNotice, Reloaded, ServerHandle, SessionView};
+use crate::server::{HostNotice, Newcomers, Reloaded, ServerHandle, SessionView};
 use crate::telemetry::{Latencies, Snapshot};
 
 #[derive(Serialize)]
@@ -13,6 +13,8 @@ pub(super) struct Server {
     name: String,
     address: String,
     status: &'static str,
+    /// What becomes of newcomers where it is suspended.
+    newcomers: Option<&'static str>,
     locked: bool,
     uptime_seconds: f64,
     clients: usize,
@@ -72,6 +74,10 @@ impl Server {
             name: server.name().to_owned(),
             address: server.address().to_string(),
             status: server.status().name(),
+            newcomers: server.newcomers().map(|newcomers| match newcomers {
+                Newcomers::Queue => "queue",
+                Newcomers::Reject => "reject",
+            }),
             locked: server.is_locked(),
             uptime_seconds: server.uptime().as_secs_f64(),
             clients: server.clients(),

@@ -20,7 +20,7 @@ pub const COPY_RANGE: (usize, usize) = (64 << 10, 64 << 20);
 /// Least and greatest handles of an instance.
 pub const HANDLES_RANGE: (usize, usize) = (16, 100_000);
 /// Least and greatest deadline of a session, where it is not zero.
-pub const DEADLINE_RANGE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(365 * 24 * 3_600));
+pub const DEADLINE_RANGE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(30 * 24 * 3_600));
 /// Networks in one list.
 const NETWORKS_MAX: usize = 1_024;
 
@@ -37,14 +37,10 @@ impl ServerBuilder {
     #[must_use]
     pub fn problems(&self) -> Vec<StartError> {
         let (marks, limits) = (self.watermarks, self.limits);
-        let (handshake, write) = (self.timeouts.handshake, self.timeouts.write);
-        let (handshake, write) = (handshake.unwrap_or(self.timeout), write.unwrap_or(self.timeout));
         let bytes = |value: usize| format!("{value} bytes");
         let span = |value: Duration| humantime::format_duration(value).to_string();
         let mut found: Vec<_> = [
             within("timeout", self.timeout, TIMEOUT_RANGE, span),
-            within("timeouts.handshake", handshake, DEADLINE_RANGE, span),
-            within("timeouts.write", write, DEADLINE_RANGE, span),
             within("limits.send_buffer_high_bytes", marks.high_bytes, HIGH_WATER_RANGE, bytes),
             within("limits.memory_max_bytes", limits.memory_max_bytes, MEMORY_RANGE, bytes),
             within("limits.copy_max_bytes", limits.copy_max_bytes, COPY_RANGE, bytes),
@@ -59,7 +55,9 @@ impl ServerBuilder {
             ("timeouts.idle", self.timeouts.idle),
             ("timeouts.lifetime", self.timeouts.lifetime),
         ];
-        let given = optional.into_iter().filter(|(_, value)| !value.is_zero());
+        let named = [("timeouts.handshake", self.timeouts.handshake), ("timeouts.write", self.timeouts.write)];
+        let named = named.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let given = optional.into_iter().filter(|(_, value)| !value.is_zero()).chain(named);
         found.extend(given.filter_map(|(name, value)| within(name, value, DEADLINE_RANGE, span).err()));
         let mut note = |wrong: bool, name, problem: String| {
             if wrong {

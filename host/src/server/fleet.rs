@@ -10,6 +10,7 @@ use super::builder::ServerBuilder;
 use super::course::Status;
 use super::handle::ServerHandle;
 use super::host::{Host, HostConfig};
+use super::service::FAREWELL_MAX;
 
 /// What a reload is to lead to: what the servers share, and each server with its place in the file for messages.
 pub struct Plan {
@@ -135,7 +136,10 @@ impl Fleet {
         for name in gone {
             if let Some(entry) = servers.remove(&name) {
                 let handle = Arc::clone(&entry.handle);
-                self.host.runtime().spawn(async move { handle.stop(grace).await });
+                self.host.runtime().spawn(async move {
+                    handle.drain(grace).await;
+                    handle.stop(FAREWELL_MAX).await;
+                });
                 let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
                 leaving.retain(|server| server.status() != Status::Stopped);
                 leaving.push(entry.handle);

@@ -74,6 +74,13 @@ impl ServerHandle {
         self.service.status()
     }
 
+    /// What becomes of newcomers where it is suspended.
+    #[must_use]
+    pub fn newcomers(&self) -> Option<Newcomers> {
+        let course = self.service.course.borrow();
+        (course.status == Status::Suspended).then_some(course.newcomers)
+    }
+
     /// Whether somebody holds its lock.
     #[must_use]
     pub fn is_locked(&self) -> bool {

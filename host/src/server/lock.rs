@@ -4,6 +4,7 @@
 //! server's sessions takes it back. It is not recursive: whoever holds it and asks again waits like everybody else, and
 //! is told that it is busy.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ pub enum LockError {
     #[error("an event that was running did not end in time")]
     NotQuiet,
     /// The server ends its sessions or is stopped.
-    #[error("the server is stopping")]
+    #[error("the server is ending its sessions, or is stopped")]
     Stopping,
     /// No such time.
     #[error("expected at most a minute to wait, and 1 ms to a minute to hold")]
@@ -47,9 +48,11 @@ pub(super) struct Holder {
 
 #[derive(Debug, Default)]
 struct HolderState {
-    last: u64,
     now: Option<u64>,
 }
+
+/// The last token of any server, so that none is ever given twice.
+static TOKENS: AtomicU64 = AtomicU64::new(0);
 
 impl Holder {
     fn take(&self) -> Option<u64> {
@@ -57,8 +60,7 @@ impl Holder {
         if state.now.is_some() {
             return None;
         }
-        state.last += 1;
-        state.now = Some(state.last);
+        state.now = Some(TOKENS.fetch_add(1, Ordering::Relaxed) + 1);
         state.now
     }
 

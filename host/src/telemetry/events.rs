@@ -86,6 +86,44 @@ impl CredentialsRenewed<'_> {
     }
 }
 
+/// Somebody asked the control API to change something.
+#[derive(Debug)]
+pub struct ControlRequest<'a> {
+    /// By which method.
+    pub method: &'a str,
+    /// What.
+    pub path: &'a str,
+    /// What came of it.
+    pub status: u16,
+}
+
+impl ControlRequest<'_> {
+    /// Logs it where `lines` lets it pass.
+    pub fn emit(&self, lines: &Bucket) {
+        let Self { method, path, status } = self;
+        if let Some(suppressed) = lines.pass(Instant::now()) {
+            info!(method, path, status, suppressed, "control request");
+        }
+    }
+}
+
+/// The control API is open.
+#[derive(Debug)]
+pub struct ControlOpened<'a> {
+    /// Its socket.
+    pub socket: &'a Path,
+    /// Its loopback address.
+    pub address: Option<SocketAddr>,
+}
+
+impl ControlOpened<'_> {
+    /// Logs it.
+    pub fn emit(&self) {
+        let address = self.address.map(|address| address.to_string());
+        info!(socket = %self.socket.display(), address, "the control API is open");
+    }
+}
+
 /// A lock was taken back because its time was over.
 #[derive(Debug)]
 pub struct LockExpired<'a> {
@@ -262,12 +300,12 @@ impl SessionEnded<'_> {
                 server,
                 session,
                 reason,
-                ?lasted,
+                seconds = lasted.as_secs_f64(),
                 events,
                 bytes_in,
                 bytes_out,
                 fuel,
-                ?busy,
+                busy_seconds = busy.as_secs_f64(),
                 plugin,
                 suppressed,
                 "session ended"

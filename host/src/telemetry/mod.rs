@@ -11,7 +11,8 @@ mod latencies;
 pub use bucket::Bucket;
 pub use counters::{Counters, Snapshot};
 pub use events::{
-    AcceptPaused, AcceptStopped, CredentialsRenewed, Faulted, HandshakeFailed, LockExpired, PluginOutput,
-    PluginSwapped, Refused, ServerNotice, ServerStarted, ServerStopped, SessionEnded, SessionStarted,
+    AcceptPaused, AcceptStopped, ControlOpened, ControlRequest, CredentialsRenewed, Faulted, HandshakeFailed,
+    LockExpired, PluginOutput, PluginSwapped, Refused, ServerNotice, ServerStarted, ServerStopped, SessionEnded,
+    SessionStarted,
 };
 pub use latencies::Latencies;

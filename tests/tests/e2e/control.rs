@@ -180,7 +180,7 @@ fn ctl_has_tables_json_and_exit_codes_that_mean_something() {
         (&["show", "none"], 4, "there is no server `none`"),
         (&["session", "echo", "77"], 4, "there is no session `77`"),
         (&["unlock", "echo", "77"], 5, "not held any more"),
-        (&["priority", "echo", "urgent"], 1, "is no priority"),
+        (&["priority", "echo", "urgent"], 2, "is no priority"),
         (&["sail"], 2, "unrecognized"),
     ];
     for (arguments, code, words) in codes {
