@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
         anyhow!("nothing was started:\n{}", mistakes.join("\n"))
     })?;
     let reload = Reload::new({
-        let (file, control) = (file.clone(), control.clone());
+        let file = file.clone();
         move |fleet| reload(file.clone(), control.clone(), fleet)
     });
     let control = opening.map(|opening| opening.serve(Arc::clone(&fleet), reload.clone()));
