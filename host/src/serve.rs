@@ -91,7 +91,7 @@ fn welcome(service: &Arc<Service>, client: Accepted, round: u64) {
         Err(Refusal::Untrusted)
     };
     match newcomer {
-        Ok(client) => service.spawn(serve(Arc::clone(service), client, round, service.alive())),
+        Ok(client) => service.spawn(serve(Arc::clone(service), client, round, service.alive(round))),
         Err(refusal) => Refused { server: &service.name, peer, reason: refusal.name() }.emit(&service.counters),
     }
 }
@@ -111,6 +111,10 @@ async fn serve(service: Arc<Service>, newcomer: Newcomer, round: u64, alive: Ali
 
 /// The stages before the session, as long as the client's round is not to end.
 async fn introduced(service: &Service, newcomer: Newcomer, round: u64) -> Option<Established> {
+    let peer = match &newcomer {
+        Newcomer::Known(client) => client.peer(),
+        Newcomer::Proxied(client) => client.peer(),
+    };
     let mut course = service.course();
     let recalled = async {
         // The sender lives in the service.
@@ -119,7 +123,11 @@ async fn introduced(service: &Service, newcomer: Newcomer, round: u64) -> Option
     tokio::select! {
         biased;
         established = establish(service, newcomer) => established,
-        () = recalled => None,
+        () = recalled => {
+            let (server, reason) = (&*service.name, "handshake-recalled");
+            HandshakeFailed { server, peer, reason, detail: "" }.emit(&service.counters);
+            None
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use wharf::plugin::{Grants, Manifest, Plugin};
@@ -87,8 +88,11 @@ pub fn contract() -> String {
 pub fn file(name: &str, bytes: &[u8]) -> PathBuf {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| tempfile::tempdir().expect("a folder"));
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    // Tests that run side by side keep the same guest, and none may read what another has half written.
+    let half = folder.path().join(format!("{name}.{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
     let file = folder.path().join(format!("{name}.wasm"));
-    std::fs::write(&file, bytes).expect("the component is kept");
+    std::fs::write(&half, bytes).and_then(|()| std::fs::rename(&half, &file)).expect("the component is kept");
     file
 }
 

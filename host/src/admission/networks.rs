@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
+/// Bits before the IPv4 address in an IPv6 address that stands for one.
+const MAPPED_BITS: u8 = 96;
+
 /// A network in CIDR notation, or a single address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network(IpNet);
@@ -29,6 +32,13 @@ impl FromStr for Network {
                 text.escape_debug()
             )
         })?;
+        let network = match network {
+            IpNet::V6(mapped) if mapped.prefix_len() >= MAPPED_BITS => match mapped.addr().to_ipv4_mapped() {
+                Some(address) => IpNet::new(address.into(), mapped.prefix_len() - MAPPED_BITS).unwrap_or(network),
+                None => network,
+            },
+            network => network,
+        };
         if network.addr() != network.network() {
             return Err(format!("`{text}` has bits beyond its prefix: expected {}", network.trunc()));
         }
@@ -84,6 +94,8 @@ mod tests {
     fn a_mapped_address_is_the_ipv4_address() {
         let networks = Networks { allow: Vec::new(), deny: networks(&["192.0.2.7"]) };
         assert!(!networks.admit(ip("::ffff:192.0.2.7")));
+        let networks = Networks { allow: Vec::new(), deny: self::networks(&["::ffff:127.0.0.0/104"]) };
+        assert!(!networks.admit(ip("127.0.0.1")) && networks.admit(ip("128.0.0.1")));
     }
 
     #[test]

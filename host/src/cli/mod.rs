@@ -64,11 +64,15 @@ pub fn run() -> ExitCode {
 
 /// Messages quote files that somebody else may have written: nothing in them drives the terminal.
 fn printable(text: &str) -> String {
-    let escape = |character: char| match character {
-        '\n' | '\t' => character.to_string(),
-        character if character.is_control() => character.escape_default().to_string(),
-        character => character.to_string(),
-    };
+    text.split('\n').map(in_one_line).collect::<Vec<_>>().join("\n")
+}
+
+/// Text that somebody else chose, such as a name: it stays in its line, and neither drives the terminal nor turns what
+/// stands beside it around.
+fn in_one_line(text: &str) -> String {
+    let hidden = |one: char| matches!(one, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
+    let escape =
+        |one: char| if one.is_control() || hidden(one) { one.escape_default().to_string() } else { one.to_string() };
     text.chars().map(escape).collect()
 }
 

@@ -33,7 +33,7 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
     };
     let origin = file.as_ref().map(|file| format!("{}: ", file.display())).unwrap_or_default();
     let host = Host::new(&config.host).map_err(|error| anyhow!("{origin}{error}"))?;
-    let (stop_grace, control) = (config.stop_grace, config.control.clone());
+    let control = config.control.clone();
     // Its place is taken before anything accepts, and it answers once everything does.
     let opening = control.as_ref().map(Control::open).transpose()?;
     let fleet = Fleet::start(host.clone(), plan(config, systemd::sockets()?)?).map_err(|error| {
@@ -45,12 +45,12 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
         move |fleet| reload(file.clone(), control.clone(), fleet)
     });
     let control = opening.map(|opening| opening.serve(Arc::clone(&fleet), reload.clone()));
-    let done = host.runtime().block_on(steer(&fleet, &reload, file.is_some(), stop_grace));
+    let done = host.runtime().block_on(steer(&fleet, &reload, file.is_some()));
     drop(control);
     done
 }
 
-async fn steer(fleet: &Arc<Fleet>, reload: &Reload, has_file: bool, grace: std::time::Duration) -> Result<()> {
+async fn steer(fleet: &Arc<Fleet>, reload: &Reload, has_file: bool) -> Result<()> {
     let mut signals = Signals::listen()?;
     let watchdog = tokio::spawn(systemd::watch(fleet.host().clone()));
     systemd::tell(&[NotifyState::Ready]);
@@ -58,17 +58,21 @@ async fn steer(fleet: &Arc<Fleet>, reload: &Reload, has_file: bool, grace: std::
         match signals.next().await {
             Wish::Reload if !has_file => tracing::info!("SIGHUP: there is no configuration file to read again"),
             Wish::Reload => {
-                systemd::reloading();
-                if let Err(mistakes) = reload.run(fleet).await {
-                    tracing::error!("the configuration was refused, and nothing was changed:\n{mistakes}");
-                }
-                systemd::tell(&[NotifyState::Ready]);
+                // Beside the signals, so that the next one is heard while plugins are loaded.
+                let (fleet, reload) = (Arc::clone(fleet), reload.clone());
+                tokio::spawn(async move {
+                    systemd::reloading();
+                    if let Err(mistakes) = reload.run(&fleet).await {
+                        tracing::error!("the configuration was refused, and nothing was changed:\n{mistakes}");
+                    }
+                    systemd::tell(&[NotifyState::Ready]);
+                });
             }
             wish => break wish,
         }
     };
     systemd::tell(&[NotifyState::Stopping]);
-    signals.finish(wish, fleet, grace).await;
+    signals.finish(wish, fleet, fleet.stop_grace()).await;
     watchdog.abort();
     Ok(())
 }
@@ -96,7 +100,9 @@ async fn reload(file: Option<PathBuf>, control: Option<ControlConfig>, fleet: Ar
     let read = tokio::task::spawn_blocking(move || Config::read(&file)).await;
     let config = read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
     if config.control != control {
-        return Err(format!("{shown}: `control`: cannot be changed while servers run; start the process anew"));
+        return Err(format!(
+            "{shown}: `control`, its token included, cannot be changed while servers run; start the process anew"
+        ));
     }
     let plan = Plan { host: config.host, stop_grace: config.stop_grace, servers: config.servers };
     let report = fleet.reload(plan).await.map_err(|error| {

@@ -69,10 +69,7 @@ fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
         // Clients and plugins choose names: none of them breaks a table or drives the terminal.
-        Value::String(text) => text
-            .chars()
-            .map(|one| if one.is_control() { one.escape_default().to_string() } else { one.to_string() })
-            .collect(),
+        Value::String(text) => super::in_one_line(text),
         Value::Number(number) if number.is_f64() => format!("{:.1}", number.as_f64().unwrap_or_default()),
         other => other.to_string(),
     }

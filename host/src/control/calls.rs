@@ -75,7 +75,10 @@ pub(super) async fn restart(State(shared): State<Arc<Shared>>, Path(name): Serve
         reload_all(&shared).await?;
     }
     let cut = server.restart(ending).await;
-    let cut = cut.map_err(|error| Problem::conflict("stopping", error.to_string()))?;
+    let cut = cut.map_err(|error| {
+        let code = if error == SteerError::Overtaken { "overtaken" } else { "stopping" };
+        Problem::conflict(code, error.to_string())
+    })?;
     Ok(ok(&json!({ "cut_off": cut, "server": views::Server::of(&server) })))
 }
 

@@ -90,7 +90,8 @@ impl UnixDoor {
         make_way(path)?;
         // Nobody else may connect between its making and the change of its mode, so it is made under another name in a
         // folder of its own and moved once it is closed to others.
-        let making = folder.join(format!(".{}.{}", std::process::id(), path.file_name().unwrap_or_default().display()));
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let making = folder.join(format!(".{:x}{:x}", std::process::id(), now.subsec_nanos()));
         std::fs::DirBuilder::new().mode(0o700).create(&making).map_err(system)?;
         let made = make(&making.join("s"), path);
         let _ = std::fs::remove_dir_all(&making);

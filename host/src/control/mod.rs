@@ -11,6 +11,7 @@ mod door;
 mod guard;
 mod metrics;
 mod page;
+mod prompt;
 mod requests;
 mod server;
 mod stream;

@@ -27,6 +27,7 @@ use super::api::{Shared, router};
 use super::door::{DoorError, UnixDoor, open_tcp};
 use super::guard;
 pub use super::guard::Token;
+use super::prompt::Prompt;
 use crate::server::{Fleet, Reloaded};
 use crate::telemetry::ControlOpened;
 
@@ -35,6 +36,8 @@ use crate::telemetry::ControlOpened;
 const CONNECTIONS_MAX: usize = 64;
 /// How long the head of a request may take, and a connection may idle between two.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may read nothing of its answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest head of a request.
 const HEAD_MAX_BYTES: usize = 16 << 10;
 /// Pause after an error of accepting, which is the process's lack of descriptors.
@@ -243,7 +246,7 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_MAX_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Prompt::new(stream, ANSWER_TIMEOUT)), service);
     // A client that breaks off is no news.
     let _ = connection.await;
 }

@@ -1,8 +1,9 @@
 //! Loading a plugin, in this order: read, compile or take from the cache, check what it is and wants, link, make a
 //! trial instance. Only a plugin that passed all of it exists; a failure changes nothing.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
@@ -155,13 +156,18 @@ impl Plugin {
 pub struct Loader {
     engine: Engine,
     cache: Option<Cache>,
+    /// What is in memory, so that loading it again costs neither a compilation nor a descriptor for its image.
+    loaded: Arc<Mutex<HashMap<Key, Weak<Plugin>>>>,
 }
+
+/// File, name and version, digest and grants: what makes two loads the same.
+type Key = (PathBuf, String, String, String, Grants);
 
 impl Loader {
     /// A loader that compiles every time.
     #[must_use]
     pub fn without_cache(engine: Engine) -> Self {
-        Self { engine, cache: None }
+        Self { engine, cache: None, loaded: Arc::default() }
     }
 
     /// A loader that keeps compiled code in `folder`, which is made where it is missing.
@@ -169,7 +175,7 @@ impl Loader {
     /// # Errors
     /// The folder cannot be made or read, or others may write to it.
     pub fn with_cache(engine: Engine, folder: &Path) -> std::io::Result<Self> {
-        Ok(Self { engine, cache: Some(Cache::open(folder)?) })
+        Ok(Self { engine, cache: Some(Cache::open(folder)?), loaded: Arc::default() })
     }
 
     /// Loads the plugin in a folder or a component file. Compiles where it must: blocks for milliseconds to minutes,
@@ -178,8 +184,31 @@ impl Loader {
     /// # Errors
     /// [`LoadError`]; nothing was published.
     pub fn load(&self, path: &Path, grants: &Grants) -> Result<Plugin, LoadError> {
+        self.build(source::read(path)?, grants)
+    }
+
+    /// As [`Loader::load`], but a plugin that is in use already, the same in every respect, is shared.
+    ///
+    /// # Errors
+    /// [`LoadError`]; nothing was published.
+    pub fn share(&self, path: &Path, grants: &Grants) -> Result<Arc<Plugin>, LoadError> {
+        let source = source::read(path)?;
+        let (file, name, version) = (source.file.clone(), source.name.clone(), source.version.clone());
+        let key = (file, name, version, hex(&Sha256::digest(&source.bytes)), grants.clone());
+        let known = || self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(plugin) = known().get(&key).and_then(Weak::upgrade) {
+            return Ok(plugin);
+        }
+        let plugin = Arc::new(self.build(source, grants)?);
+        let mut loaded = known();
+        loaded.retain(|_, plugin| plugin.strong_count() > 0);
+        loaded.insert(key, Arc::downgrade(&plugin));
+        Ok(plugin)
+    }
+
+    fn build(&self, source: Source, grants: &Grants) -> Result<Plugin, LoadError> {
         let start = Instant::now();
-        let Source { file, name, version, bytes } = source::read(path)?;
+        let Source { file, name, version, bytes } = source;
         let digest = Sha256::digest(&bytes);
         let (component, cache_use) = self
             .component(&bytes, &digest)

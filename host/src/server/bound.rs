@@ -87,6 +87,7 @@ impl Prepared {
         };
         Terms {
             security: self.security.clone(),
+            ceiling: line_config.priority_max,
             line_config: Arc::new(line_config),
             handshake: timeouts.handshake.unwrap_or(timeout),
             parameter: description.parameter,

@@ -331,7 +331,7 @@ impl ServerBuilder {
     /// Whether both listen in the same way: the same address, backlog and options, and TLS or not.
     #[must_use]
     pub fn listens_like(&self, other: &Self) -> bool {
-        self.endpoint == other.endpoint
+        self.endpoint == other.endpoint && self.secure == other.secure
     }
 
     /// The credentials, where it has some.
@@ -364,7 +364,7 @@ impl ServerBuilder {
     fn load(&self, host: &Host) -> Result<Arc<Plugin>, StartError> {
         match &self.plugin {
             Some(Procedures::Loaded(plugin)) => Ok(Arc::clone(plugin)),
-            Some(Procedures::Path(path)) => Ok(Arc::new(host.loader().load(path, &self.grants)?)),
+            Some(Procedures::Path(path)) => Ok(host.loader().share(path, &self.grants)?),
             None => {
                 Err(argument("plugin", "a server needs an event procedure: a folder with plugin.toml or a .wasm file"))
             }

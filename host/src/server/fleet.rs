@@ -56,6 +56,7 @@ pub struct Fleet {
     /// One reload at a time.
     reloading: tokio::sync::Mutex<()>,
     draining: AtomicBool,
+    stop_grace: Mutex<Duration>,
 }
 
 impl Fleet {
@@ -86,7 +87,14 @@ impl Fleet {
             servers: RwLock::new(bound.into_iter().map(run).collect()),
             reloading: tokio::sync::Mutex::new(()),
             draining: AtomicBool::new(false),
+            stop_grace: Mutex::new(plan.stop_grace),
         }))
+    }
+
+    /// How long sessions may go on when the process is told to stop, as the last plan says.
+    #[must_use]
+    pub fn stop_grace(&self) -> Duration {
+        *self.stop_grace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the servers share.
@@ -131,6 +139,7 @@ impl Fleet {
         if self.is_draining() {
             return Err(stopped());
         }
+        *self.stop_grace.lock().unwrap_or_else(PoisonError::into_inner) = grace;
         let gone: Vec<_> =
             servers.keys().filter(|name| !same.contains_key(*name) && !fresh.contains_key(*name)).cloned().collect();
         for name in gone {
@@ -189,6 +198,9 @@ impl Fleet {
             entry.map(|entry| entry.description.clone())
         });
         match running {
+            Some(_) if self.get(&name).is_some_and(|server| server.status() == Status::Draining) => {
+                return Err("the server is stopping; reload again once it is stopped, and it starts anew".into());
+            }
             Some(running) if running.listens_like(&description) => {
                 checked.same.insert(name, (prepared, description));
             }

@@ -37,6 +37,9 @@ pub enum SteerError {
     /// The server is stopping or stopped.
     #[error("the server is stopping or stopped")]
     Stopping,
+    /// Another call that came meanwhile decided otherwise.
+    #[error("another call that came meanwhile decided otherwise")]
+    Overtaken,
     /// More than may be kept.
     #[error("expected at most {DATA_MAX_BYTES} bytes, found {0}")]
     DataTooLarge(usize),
@@ -167,7 +170,7 @@ impl ServerHandle {
         self.service.change_terms(|terms| {
             let mut config = (*terms.line_config).clone();
             before = std::mem::replace(&mut config.priority, priority);
-            config.priority_max = config.priority_max.max(priority);
+            config.priority_max = terms.ceiling.max(priority);
             terms.line_config = Arc::new(config);
         });
         before
@@ -262,7 +265,7 @@ impl ServerHandle {
     /// the future does not stop it. A suspension that comes meanwhile wins.
     ///
     /// # Errors
-    /// [`SteerError::Stopping`].
+    /// [`SteerError::Stopping`], [`SteerError::Overtaken`].
     pub async fn restart(&self, sessions: Ending) -> Result<usize, SteerError> {
         let mut plan = 0;
         let begun = self.service.steer(|course| {
@@ -281,7 +284,7 @@ impl ServerHandle {
             if let Ending::Drain(deadline) = sessions
                 && !service.drain(deadline, plan).await
             {
-                return 0;
+                return None;
             }
             let cut = service.clear(FAREWELL_MAX).await;
             let done = service.steer(|course| {
@@ -291,13 +294,13 @@ impl ServerHandle {
                 }
                 restarting
             });
-            if done.is_some() {
-                service.tell(Occurrence::Restarted);
-            }
-            cut
+            done.inspect(|_| service.tell(Occurrence::Restarted)).map(|_| cut)
         });
-        let cut = work.await.unwrap_or_default();
-        if self.status().is_final() { Err(SteerError::Stopping) } else { Ok(cut) }
+        match work.await {
+            Ok(Some(cut)) => Ok(cut),
+            _ if self.status().is_final() => Err(SteerError::Stopping),
+            _ => Err(SteerError::Overtaken),
+        }
     }
 
     /// Takes the server's lock: waits up to `wait` (at most a minute) for whoever has it and for events that run; then
@@ -333,9 +336,11 @@ impl ServerHandle {
         if self.service.begin_stop() {
             self.service.tell(Occurrence::Draining);
         }
+        // Who is held can not finish.
+        self.service.revoke_lock();
         closed(self.accepting.clone()).await;
         // Whether it was enough shows in what is left.
-        let _ = tokio::time::timeout(deadline, self.service.census.until_empty()).await;
+        let _ = tokio::time::timeout(deadline, self.service.census.until_empty(u64::MAX)).await;
     }
 
     /// [`ServerHandle::stop`] for callers outside a runtime; blocks.

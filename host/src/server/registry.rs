@@ -144,6 +144,13 @@ impl Registry {
         }
     }
 
+    /// Takes one session out of sight, even where it is ending already, and hands it over to be ended at once.
+    pub(super) fn seize(&self, id: u64) -> Option<Arc<Line>> {
+        let mut members = self.members();
+        members.retire(id);
+        members.lines.get(&id).map(|member| Arc::clone(&member.line))
+    }
+
     /// Takes one session out of sight and hands it over to be ended.
     pub(super) fn retire(&self, id: u64) -> Option<Arc<Line>> {
         let mut members = self.members();

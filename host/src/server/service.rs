@@ -13,6 +13,7 @@ use super::lock::Holder;
 use super::registry::Registry;
 use super::shards::Shards;
 use crate::admission::{Gate, Network};
+use crate::event::Priority;
 use crate::net::Security;
 use crate::plugin::EventProcedure;
 use crate::session::{Latch, LineConfig};
@@ -26,6 +27,8 @@ pub const FAREWELL_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Terms {
     pub(crate) security: Security,
     pub(crate) line_config: Arc<LineConfig>,
+    /// The best class a plugin may ask for, whatever the class of the start was raised to.
+    pub(super) ceiling: Priority,
     pub(crate) handshake: Duration,
     pub(crate) parameter: i64,
     /// Whose PROXY headers are believed. Empty: there are none.
@@ -80,8 +83,8 @@ impl Service {
     }
 
     /// Counts a task of a client.
-    pub(crate) fn alive(&self) -> Alive {
-        self.census.enter()
+    pub(crate) fn alive(&self, round: u64) -> Alive {
+        self.census.enter(round)
     }
 
     /// What the server is up to, to look at and to wait for.
@@ -200,12 +203,12 @@ impl Service {
     pub(super) async fn clear(&self, grace: Duration) -> usize {
         self.revoke_lock();
         let round = self.end_round();
-        if tokio::time::timeout(grace, self.census.until_empty()).await.is_ok() {
+        if tokio::time::timeout(grace, self.census.until_empty(round)).await.is_ok() {
             return 0;
         }
-        let left = self.gate.clients();
+        let left = self.census.before(round);
         self.cancel_before(round);
-        self.census.until_empty().await;
+        self.census.until_empty(round).await;
         left
     }
 
@@ -215,6 +218,8 @@ impl Service {
 
     /// Lets sessions finish until the deadline. False where a later call says otherwise.
     pub(super) async fn drain(&self, deadline: Duration, plan: u64) -> bool {
+        // Who is held can not finish.
+        self.revoke_lock();
         let mut course = self.course();
         let superseded = async {
             // The sender lives in the service.
@@ -222,7 +227,7 @@ impl Service {
         };
         tokio::select! {
             () = superseded => false,
-            () = self.census.until_empty() => true,
+            () = self.census.until_empty(u64::MAX) => true,
             () = tokio::time::sleep(deadline) => true,
         }
     }

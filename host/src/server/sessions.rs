@@ -62,9 +62,9 @@ impl ServerHandle {
     }
 
     /// Ends a session at once: an event that runs is cancelled where it waits or at its next tick, the connection is
-    /// reset. False where there is none.
+    /// reset. One that is ending gracefully is reached, too. False where there is none.
     pub fn abort(&self, id: u64) -> bool {
-        self.service.registry.retire(id).inspect(|line| line.abort()).is_some()
+        self.service.registry.seize(id).inspect(|line| line.abort()).is_some()
     }
 
     /// Queues `data` for every session; how many took it. One that is full or ending does not stop the others.

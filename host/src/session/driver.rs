@@ -85,14 +85,18 @@ impl<I: Instance, M> Session<I, M> {
             clock: Clock::new(now),
         };
         let budget = sched::budget(session.line.priority());
-        session.enter(Doing::START).await;
-        // Boxed, because it is large and a session lives long.
-        let birth = Box::pin(procedure.instantiate(scope, budget));
-        let birth = tokio::time::timeout(budget.wall, birth).await;
-        session.leave();
-        match birth
-            .unwrap_or_else(|_| Err(Fault::new(FaultKind::WallTime, "the start took longer than its class allows")))
-        {
+        let birth = match Self::enter(&session.line, Doing::START).await {
+            Some(fault) => Err(fault),
+            None => {
+                // Boxed, because it is large and a session lives long.
+                let birth = Box::pin(procedure.instantiate(scope, budget));
+                let birth = tokio::time::timeout(budget.wall, birth).await;
+                session.leave();
+                let late = "the start took longer than its class allows";
+                birth.unwrap_or_else(|_| Err(Fault::new(FaultKind::WallTime, late)))
+            }
+        };
+        match birth {
             Ok(instance) => session.instance = Some(instance),
             Err(fault) => {
                 session.machine.stillborn(fault.kind);
@@ -157,7 +161,11 @@ impl<I: Instance, M> Session<I, M> {
 
     /// Calls the plugin. While the call waits, the session goes on sending and hears of resets, orders and deadlines.
     async fn dispatch(&mut self, event: Event<'_>) {
-        self.enter(Doing::event(&event)).await;
+        if let Some(fault) = Self::enter(&self.line, Doing::event(&event)).await {
+            self.machine.returned(Err(fault.kind));
+            self.fault = Some((event.name(), fault));
+            return;
+        }
         let Self { line, machine, instance, alarm, .. } = self;
         let Some(instance) = instance else { return };
         let class = line.priority();
@@ -204,18 +212,29 @@ impl<I: Instance, M> Session<I, M> {
         }
     }
 
-    /// Says that an event starts, as soon as the latch of all sessions lets it. An order to end now lets it too: the
-    /// event then finds the order.
-    async fn enter(&mut self, doing: Doing) {
-        let (line, latch) = (&self.line, &self.line.config().latch);
+    /// Says that an event starts, as soon as the latch of all sessions lets it. An order to end now comes through a
+    /// closed latch; then no event starts, and this is why.
+    async fn enter(line: &Line, doing: Doing) -> Option<Fault> {
+        let latch = &line.config().latch;
         loop {
             line.pulse.begin(doing);
             if !latch.is_closed() {
-                return;
+                return None;
             }
             line.pulse.end();
             latch.event_ended();
-            latch.opened().await;
+            let mut opened = pin!(latch.opened());
+            let cut = poll_fn(|cx| {
+                // Looked at after the waker is there; only an order to end now is of interest, the others wait.
+                line.mailbox.watch(cx.waker());
+                match cut_off(line.mailbox.pending()) {
+                    Some(fault) => Poll::Ready(Some(fault)),
+                    None => opened.as_mut().poll(cx).map(|()| None),
+                }
+            });
+            if let Some(fault) = cut.await {
+                return Some(fault);
+            }
         }
     }
 
@@ -423,14 +442,8 @@ fn poll_beside(
     cx: &mut Context<'_>,
 ) -> Poll<Fault> {
     let orders = line.mailbox.orders();
-    if orders.contains(Orders::CANCEL) {
-        return Poll::Ready(Fault::new(FaultKind::Cancelled, "the server's deadline for its sessions to end passed"));
-    }
-    if orders.contains(Orders::ABORT) {
-        return Poll::Ready(Fault::new(
-            FaultKind::Aborted,
-            "the operator aborted the session in the middle of an event",
-        ));
+    if let Some(fault) = cut_off(orders) {
+        return Poll::Ready(fault);
     }
     decide(machine, orders);
     let now = Instant::now();
@@ -464,6 +477,16 @@ fn poll_beside(
         cx.waker().wake_by_ref();
     }
     Poll::Pending
+}
+
+/// What becomes of an event when the session is to end now.
+fn cut_off(orders: Orders) -> Option<Fault> {
+    if orders.contains(Orders::CANCEL) {
+        let detail = "the server's deadline for its sessions to end passed";
+        return Some(Fault::new(FaultKind::Cancelled, detail));
+    }
+    let aborted = orders.contains(Orders::ABORT);
+    aborted.then(|| Fault::new(FaultKind::Aborted, "the operator aborted the session in the middle of an event"))
 }
 
 /// Turns orders into an ending. True where there is one now.

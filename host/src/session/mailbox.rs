@@ -34,6 +34,9 @@ impl Orders {
     }
 }
 
+/// What a piece costs beside its bytes, so that many small ones are as bounded as few large ones.
+const PIECE_BYTES: usize = 64;
+
 #[derive(Debug, Default)]
 struct Mail {
     pieces: VecDeque<Arc<[u8]>>,
@@ -60,12 +63,15 @@ impl Mailbox {
         if data.len() > max {
             return Err(SendError::TooLarge);
         }
+        if data.is_empty() {
+            return Ok(());
+        }
         {
             let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
             if mail.shut {
                 return Err(SendError::Closed);
             }
-            if mail.bytes + data.len() > max {
+            if mail.bytes + data.len() + PIECE_BYTES * mail.pieces.len() > max {
                 return Err(SendError::Full);
             }
             mail.bytes += data.len();
@@ -89,6 +95,11 @@ impl Mailbox {
     pub(super) fn watch(&self, waker: &Waker) -> bool {
         self.waker.register(waker);
         self.orders.load(Ordering::Acquire) != 0
+    }
+
+    /// What was ordered and not seen yet, without seeing it.
+    pub(super) fn pending(&self) -> Orders {
+        Orders(self.orders.load(Ordering::Acquire))
     }
 
     /// The next piece of mail.

@@ -177,8 +177,9 @@ impl AcceptPaused<'_> {
     /// Counts it, and logs it where `lines` lets it pass.
     pub fn emit(&self, counters: &Counters, lines: &Bucket) {
         let Self { server, error, pause, turned_away } = self;
-        counters.count(Kind::Refused, "accept-paused");
+        counters.count(Kind::Notice, "accept-paused");
         counters.add(Kind::Refused, "overload", *turned_away as u64);
+        (0..*turned_away).for_each(|_| counters.accepted());
         if let Some(suppressed) = lines.pass(Instant::now()) {
             warn!(server, %error, ?pause, turned_away, suppressed, "accepting pauses: the host is out of resources");
         }
@@ -197,7 +198,7 @@ pub struct AcceptStopped<'a> {
 impl AcceptStopped<'_> {
     /// Logs and counts it.
     pub fn emit(&self, counters: &Counters) {
-        counters.count(Kind::Refused, "accept-stopped");
+        counters.count(Kind::Notice, "accept-stopped");
         warn!(server = self.server, error = %self.error, "accepting stopped: the listening socket failed");
     }
 }

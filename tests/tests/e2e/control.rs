@@ -56,7 +56,7 @@ fn curl_alone_drives_everything() {
     assert_eq!(before["before"], "normal");
     assert_eq!(site.ok("GET", &format!("{server}/sessions/{id}"), json!({}))["priority"], "critical");
     site.ok("POST", &format!("{server}/sessions/{id}/disconnect"), json!({}));
-    assert_eq!(site.refused("POST", &format!("{server}/sessions/{id}/abort"), json!({})).0, 404);
+    assert_eq!(site.refused("POST", &format!("{server}/sessions/{id}/disconnect"), json!({})).0, 404);
     let id = site.sessions()[0]["id"].as_u64().expect("a number");
     site.ok("POST", &format!("{server}/sessions/{id}/abort"), json!({}));
     assert_eq!(site.curl(&["--data-binary", "news"], &format!("{server}/broadcast")).1, "{\"taken\":48}\n");

@@ -289,3 +289,41 @@ fn a_session_whose_start_is_held_begins_when_the_lock_opens() {
     drop(lock);
     serves(&mut clients);
 }
+
+#[test]
+fn a_restart_waits_for_sessions_of_before_and_not_for_newcomers() {
+    let server = start(bundled("tests/unruly"));
+    let mut sleeper = Client::connect(server.address());
+    sleeper.send("s");
+    eventually("it sleeps", || server.sessions(0, 1).iter().any(|session| session.glance.event == Some("on-read")));
+    let overtaken = std::thread::scope(|scope| {
+        let restart = scope.spawn(|| run(server.restart(Ending::AtOnce)));
+        eventually("it restarts", || server.status() == Status::Restarting);
+        run(server.suspend(Newcomers::Queue, None)).expect("it runs");
+        server.resume().expect("it runs");
+        let mut newcomer = Client::connect(server.address());
+        newcomer.send("?").expect("?");
+        let overtaken = restart.join().expect("no panic");
+        newcomer.send("?").expect("?");
+        overtaken
+    });
+    assert_eq!(overtaken, Err(SteerError::Overtaken));
+    ended(&server, "drain-deadline", 1);
+}
+
+#[test]
+fn an_abort_and_a_drain_come_through_a_lock() {
+    let server = start(polite());
+    let mut client = Client::connect(server.address());
+    client.echo("hello");
+    let lock = run(server.lock(LONG, LONG)).expect("nobody has it");
+    client.send("held");
+    let start = Instant::now();
+    assert!(server.abort(1));
+    // The connection is gone at once; the plugin hears of it when events run again.
+    client.expect_reset();
+    assert!(lock.is_held() && start.elapsed() < LONG);
+    run(server.drain(Duration::from_millis(1)));
+    assert!(!lock.is_held());
+    run(server.stop(LONG));
+}

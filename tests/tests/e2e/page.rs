@@ -45,6 +45,7 @@ impl Browser {
             "--headless".to_owned(),
             "--no-sandbox".into(),
             "--disable-gpu".into(),
+            "--disable-dev-shm-usage".into(),
             "--no-first-run".into(),
             "--disable-background-networking".into(),
             "--disable-component-update".into(),
