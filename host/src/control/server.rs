@@ -43,7 +43,7 @@ const HEAD_MAX_BYTES: usize = 16 << 10;
 /// Pause after an error of accepting, which is the process's lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How far the thread stands back behind those of sessions.
-const NICENESS: i32 = 10;
+const NICENESS: i32 = 19;
 
 /// Where the API is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
