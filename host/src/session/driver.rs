@@ -14,6 +14,7 @@ use super::line::Line;
 use super::machine::{Ending, How, Machine, Occasion, Step};
 use super::mailbox::Orders;
 use super::pulse::Doing;
+use super::turn;
 use crate::event::{DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Port, Procedure, Scope, Usage};
 use crate::net::Wire;
 use crate::sched;
@@ -85,13 +86,13 @@ impl<I: Instance, M> Session<I, M> {
             clock: Clock::new(now),
         };
         let budget = sched::budget(session.line.priority());
-        let birth = match Self::enter(&session.line, Doing::START).await {
+        let birth = match turn::enter(&session.line, Doing::START).await {
             Some(fault) => Err(fault),
             None => {
                 // Boxed, because it is large and a session lives long.
                 let birth = Box::pin(procedure.instantiate(scope, budget));
                 let birth = tokio::time::timeout(budget.wall, birth).await;
-                session.leave();
+                turn::leave(&session.line);
                 let late = "the start took longer than its class allows";
                 birth.unwrap_or_else(|_| Err(Fault::new(FaultKind::WallTime, late)))
             }
@@ -161,7 +162,7 @@ impl<I: Instance, M> Session<I, M> {
 
     /// Calls the plugin. While the call waits, the session goes on sending and hears of resets, orders and deadlines.
     async fn dispatch(&mut self, event: Event<'_>) {
-        if let Some(fault) = Self::enter(&self.line, Doing::event(&event)).await {
+        if let Some(fault) = turn::enter(&self.line, Doing::event(&event)).await {
             self.machine.returned(Err(fault.kind));
             self.fault = Some((event.name(), fault));
             return;
@@ -197,7 +198,7 @@ impl<I: Instance, M> Session<I, M> {
         // An event that never waited took as long as it was busy.
         line.config().meter.event(class, deadline.map_or(busy, |_| start.elapsed()));
         line.pulse.count(instance.usage(), busy);
-        self.leave();
+        turn::leave(&self.line);
         let verdict = match outcome {
             Ok(action) => Ok(action),
             Err(fault) => {
@@ -210,37 +211,6 @@ impl<I: Instance, M> Session<I, M> {
         if self.clock.expired(&self.line.config().deadlines) {
             self.machine.end(DisconnectReason::SessionTimeout, How::Flush);
         }
-    }
-
-    /// Says that an event starts, as soon as the latch of all sessions lets it. An order to end now comes through a
-    /// closed latch; then no event starts, and this is why.
-    async fn enter(line: &Line, doing: Doing) -> Option<Fault> {
-        let latch = &line.config().latch;
-        loop {
-            line.pulse.begin(doing);
-            if !latch.is_closed() {
-                return None;
-            }
-            line.pulse.end();
-            latch.event_ended();
-            let mut opened = pin!(latch.opened());
-            let cut = poll_fn(|cx| {
-                // Looked at after the waker is there; only an order to end now is of interest, the others wait.
-                line.mailbox.watch(cx.waker());
-                match cut_off(line.mailbox.pending()) {
-                    Some(fault) => Poll::Ready(Some(fault)),
-                    None => opened.as_mut().poll(cx).map(|()| None),
-                }
-            });
-            if let Some(fault) = cut.await {
-                return Some(fault);
-            }
-        }
-    }
-
-    fn leave(&self) {
-        self.line.pulse.end();
-        self.line.config().latch.event_ended();
     }
 
     /// The next thing worth an event. Moves bytes both ways while it waits.
@@ -442,7 +412,7 @@ fn poll_beside(
     cx: &mut Context<'_>,
 ) -> Poll<Fault> {
     let orders = line.mailbox.orders();
-    if let Some(fault) = cut_off(orders) {
+    if let Some(fault) = turn::cut_off(orders) {
         return Poll::Ready(fault);
     }
     decide(machine, orders);
@@ -477,16 +447,6 @@ fn poll_beside(
         cx.waker().wake_by_ref();
     }
     Poll::Pending
-}
-
-/// What becomes of an event when the session is to end now.
-fn cut_off(orders: Orders) -> Option<Fault> {
-    if orders.contains(Orders::CANCEL) {
-        let detail = "the server's deadline for its sessions to end passed";
-        return Some(Fault::new(FaultKind::Cancelled, detail));
-    }
-    let aborted = orders.contains(Orders::ABORT);
-    aborted.then(|| Fault::new(FaultKind::Aborted, "the operator aborted the session in the middle of an event"))
 }
 
 /// Turns orders into an ending. True where there is one now.

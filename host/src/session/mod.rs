@@ -14,6 +14,7 @@ mod mailbox;
 mod outbox;
 mod pulse;
 mod timers;
+mod turn;
 
 pub use clock::{Deadlines, MIN_RATE_WINDOW};
 pub use driver::{Ended, Session};

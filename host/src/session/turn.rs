@@ -1,0 +1,52 @@
+//! When an event may run: the passage through the latch of all sessions, and what an order to end now makes of it.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+
+use super::line::Line;
+use super::mailbox::Orders;
+use super::pulse::Doing;
+use crate::event::{Fault, FaultKind};
+
+/// Says that an event starts, as soon as the latch of all sessions lets it. An order to end now comes through a
+/// closed latch; then no event starts, and this is why.
+pub(super) async fn enter(line: &Line, doing: Doing) -> Option<Fault> {
+    let latch = &line.config().latch;
+    loop {
+        line.pulse.begin(doing);
+        if !latch.is_closed() {
+            return None;
+        }
+        line.pulse.end();
+        latch.event_ended();
+        let mut opened = pin!(latch.opened());
+        let cut = poll_fn(|cx| {
+            // Looked at after the waker is there; only an order to end now is of interest, the others wait.
+            line.mailbox.watch(cx.waker());
+            match cut_off(line.mailbox.pending()) {
+                Some(fault) => Poll::Ready(Some(fault)),
+                None => opened.as_mut().poll(cx).map(|()| None),
+            }
+        });
+        if let Some(fault) = cut.await {
+            return Some(fault);
+        }
+    }
+}
+
+/// Says that it is over.
+pub(super) fn leave(line: &Line) {
+    line.pulse.end();
+    line.config().latch.event_ended();
+}
+
+/// What becomes of an event when the session is to end now.
+pub(super) fn cut_off(orders: Orders) -> Option<Fault> {
+    if orders.contains(Orders::CANCEL) {
+        let detail = "the server's deadline for its sessions to end passed";
+        return Some(Fault::new(FaultKind::Cancelled, detail));
+    }
+    let aborted = orders.contains(Orders::ABORT);
+    aborted.then(|| Fault::new(FaultKind::Aborted, "the operator aborted the session in the middle of an event"))
+}
