@@ -183,12 +183,13 @@ impl Peers for Registry {
     }
 
     fn set_name(&self, own: u64, name: &str) -> Result<(), NameError> {
+        // Counted as it is kept: some letters have more than one in lower case.
+        let name = name.to_lowercase();
         match name.chars().count() {
             0 => return Err(NameError::Empty),
             chars if chars > NAME_CHARS_MAX => return Err(NameError::TooLong),
             _ => {}
         }
-        let name = name.to_lowercase();
         let mut members = self.members();
         let Members { lines, names, .. } = &mut *members;
         if names.get(&name).is_some_and(|&holder| holder != own) {
