@@ -43,4 +43,5 @@ pub mod sched;
 mod serve;
 pub mod server;
 pub mod session;
+mod span;
 pub mod telemetry;

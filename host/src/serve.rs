@@ -185,7 +185,7 @@ async fn converse(service: Arc<Service>, client: Established, round: u64) {
     let procedure = service.procedure();
     let (membership, presence) = service.registry.enter(&line, round, procedure.label());
     // An order that came before the registry knew of this session passed it by.
-    match service.course().borrow().call(round) {
+    match service.call(round) {
         Call::Stay => {}
         Call::End => line.stop(),
         Call::EndNow => line.cancel(),

@@ -17,8 +17,8 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("session", &["event", "net", "sched"]),
     ("plugin", &["event", "files", "sched", "telemetry"]),
     ("server", &["admission", "event", "net", "plugin", "serve", "session", "telemetry"]),
-    ("control", &["admission", "event", "files", "server", "telemetry"]),
-    ("config", &["admission", "control", "event", "files", "net", "plugin", "server", "session"]),
+    ("control", &["admission", "event", "files", "server", "span", "telemetry"]),
+    ("config", &["admission", "control", "event", "files", "net", "plugin", "server", "session", "span"]),
 ];
 
 /// Outside crates that have one home.
@@ -156,4 +156,14 @@ fn documents_name_files_that_exist() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_reason_is_explained_to_operators() {
+    let text = fs::read_to_string(root().join("docs/operating.md")).expect("the document");
+    let refusals = wharf::admission::Refusal::ALL.into_iter().map(wharf::admission::Refusal::name);
+    let endings = wharf::event::DisconnectReason::ALL.into_iter().map(wharf::event::DisconnectReason::name);
+    for reason in refusals.chain(endings) {
+        assert!(text.contains(&format!("`{reason}`")), "docs/operating.md does not explain `{reason}`");
+    }
 }

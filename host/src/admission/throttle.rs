@@ -50,6 +50,19 @@ pub struct ThrottleError {
     pub found: String,
 }
 
+impl From<Throttle> for Change {
+    /// All of them.
+    fn from(throttle: Throttle) -> Self {
+        Self {
+            max_clients: Some(throttle.max_clients),
+            max_per_address: Some(throttle.max_per_address),
+            accept_interval: Some(throttle.accept_interval),
+            rate_per_address: Some(throttle.rate_per_address),
+            burst_per_address: Some(throttle.burst_per_address),
+        }
+    }
+}
+
 impl ThrottleError {
     /// What was expected and what was found, without the limit's name.
     #[must_use]

@@ -16,7 +16,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use args::{Cli, LogFormat, Verb};
+use self::args::{Cli, LogFormat, Verb};
+use crate::telemetry::drives_reader;
 
 /// Runs the command line. 0: done; 1: it failed, and the reason is on standard error; 2: the command line is wrong.
 #[must_use]
@@ -70,9 +71,7 @@ fn printable(text: &str) -> String {
 /// Text that somebody else chose, such as a name: it stays in its line, and neither drives the terminal nor turns what
 /// stands beside it around.
 fn in_one_line(text: &str) -> String {
-    let hidden = |one: char| matches!(one, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
-    let escape =
-        |one: char| if one.is_control() || hidden(one) { one.escape_default().to_string() } else { one.to_string() };
+    let escape = |one: char| if drives_reader(one) { one.escape_default().to_string() } else { one.to_string() };
     text.chars().map(escape).collect()
 }
 

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use serde::de::Error;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+
+use crate::span::Span;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -97,16 +97,4 @@ pub(super) struct TimeoutsTable {
     pub(super) idle: Option<Span>,
     pub(super) lifetime: Option<Span>,
     pub(super) min_rate_bytes_per_second: u32,
-}
-
-/// A span of time with its unit: `"20s"`, `"500ms"`, `"1m 30s"`.
-pub(super) struct Span(pub(super) Duration);
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let expected =
-            |error| D::Error::custom(format!("`{text}`: expected a time with its unit, as \"20s\": {error}"));
-        humantime::parse_duration(&text).map(Self).map_err(expected)
-    }
 }

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::file::{CredentialsTable, LimitsTable, ServerTable, Span, TimeoutsTable};
+use super::file::{CredentialsTable, LimitsTable, ServerTable, TimeoutsTable};
 use crate::admission::{Network, Networks, Throttle};
 use crate::event::Priority;
 use crate::net::{ClientCertificate, Credentials, ListenPort, ProtocolMin, SocketOptions};
 use crate::plugin::{Grant, InstanceLimits};
 use crate::server::{Server, ServerBuilder, Timeouts, WATERMARKS_DEFAULT};
 use crate::session::Watermarks;
+use crate::span::Span;
 
 /// Describes a server, or says everything that is wrong with its table.
 pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuilder, Vec<String>> {

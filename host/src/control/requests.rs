@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use serde::de::{DeserializeOwned, Error};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::answer::Problem;
 use crate::admission::Change;
 use crate::event::Priority;
 use crate::server::{Ending, Newcomers};
+use crate::span::Span;
 
 /// Longest that sessions may be given to end.
 const DEADLINE_MAX: Duration = Duration::from_secs(3_600);
@@ -22,18 +23,6 @@ const LOCK_HOLD_DEFAULT: Duration = Duration::from_secs(10);
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
     serde_json::from_slice(body).map_err(|error| Problem::bad("bad-json", error.to_string()))
-}
-
-/// A time with its unit, as in the configuration file.
-#[derive(Clone, Copy)]
-pub(super) struct Span(Duration);
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let wrong = |error| D::Error::custom(format!("`{text}`: expected a time with its unit, as \"20s\": {error}"));
-        humantime::parse_duration(&text).map(Self).map_err(wrong)
-    }
 }
 
 #[derive(Deserialize, Default, Clone, Copy)]

@@ -77,13 +77,6 @@ impl EventProcedure {
         Arc::clone(&self.label)
     }
 
-    /// The same plugin with other settings and limits.
-    #[must_use]
-    pub fn with_settings(&self, settings: impl IntoIterator<Item = (String, String)>, limits: InstanceLimits) -> Self {
-        let Context { server, counters, .. } = &*self.context;
-        Self::new(Arc::clone(&self.plugin), server, settings, limits, Arc::clone(counters))
-    }
-
     /// The plugin.
     #[must_use]
     pub fn plugin(&self) -> &Arc<Plugin> {

@@ -11,7 +11,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use super::instance::Context;
-use crate::telemetry::PluginOutput;
+use crate::telemetry::{PluginOutput, drives_reader};
 
 /// Bytes of a line that are kept; the rest is cut.
 const LINE_MAX_BYTES: usize = 1_024;
@@ -94,9 +94,7 @@ impl Drop for Tap {
 fn escape(bytes: &[u8], cut: bool) -> String {
     let mut text = String::with_capacity(bytes.len());
     for character in String::from_utf8_lossy(bytes.strip_suffix(b"\r").unwrap_or(bytes)).chars() {
-        // Beside controls: marks that turn the direction of writing, and separators that some viewers break at.
-        let tricky = matches!(character, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if (character.is_control() && character != '\t') || tricky {
+        if drives_reader(character) && character != '\t' {
             text.extend(character.escape_default());
         } else {
             text.push(character);

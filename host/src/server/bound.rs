@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -17,7 +16,7 @@ use super::host::Host;
 use super::lock::Holder;
 use super::registry::Registry;
 use super::service::{Service, Terms};
-use crate::admission::{Change, Gate};
+use crate::admission::Gate;
 use crate::net::{BindError, Listener, Security};
 use crate::plugin::{EventProcedure, Plugin};
 use crate::serve;
@@ -97,16 +96,8 @@ impl Prepared {
 
     /// Puts it in force for the newcomers of a server that runs. Everybody inside stays as they are.
     pub(super) fn apply(self, service: &Service) {
-        let throttle = self.description.throttle;
-        let all = Change {
-            max_clients: Some(throttle.max_clients),
-            max_per_address: Some(throttle.max_per_address),
-            accept_interval: Some(throttle.accept_interval),
-            rate_per_address: Some(throttle.rate_per_address),
-            burst_per_address: Some(throttle.burst_per_address),
-        };
         // The description was checked, and these are its limits.
-        let _ = service.gate.change(all);
+        let _ = service.gate.change(self.description.throttle.into());
         service.gate.set_networks(self.description.networks.clone());
         service.terms.store(Arc::new(self.terms(&service.latch, &service.counters)));
         let (settings, limits, counters) = (self.settings(), self.description.limits, Arc::clone(&service.counters));
@@ -161,7 +152,6 @@ impl Bound {
                 status: Status::Starting,
             }),
             host_notices: host.notices_sender(),
-            notice_number: AtomicU64::new(0),
             name: name.into(),
         });
         let address = listener.address();

@@ -192,16 +192,14 @@ impl Fleet {
         if checked.same.contains_key(&name) || checked.fresh.contains_key(&name) {
             return Ok(Some(name));
         }
+        let running =
+            self.read(|servers| servers.get(&name).map(|entry| (entry.handle.status(), entry.description.clone())));
         // One that was stopped starts again.
-        let running = self.read(|servers| {
-            let entry = servers.get(&name).filter(|entry| entry.handle.status() != Status::Stopped);
-            entry.map(|entry| entry.description.clone())
-        });
-        match running {
-            Some(_) if self.get(&name).is_some_and(|server| server.status() == Status::Draining) => {
+        match running.filter(|(status, _)| *status != Status::Stopped) {
+            Some((Status::Draining, _)) => {
                 return Err("the server is stopping; reload again once it is stopped, and it starts anew".into());
             }
-            Some(running) if running.listens_like(&description) => {
+            Some((_, running)) if running.listens_like(&description) => {
                 checked.same.insert(name, (prepared, description));
             }
             Some(_) => {

@@ -10,7 +10,7 @@ use super::bound::Prepared;
 use super::course::{Newcomers, Notice, Occurrence, Status};
 use super::host::Host;
 use super::lock::{Lock, LockError};
-use super::service::{FAREWELL_MAX, Service, closed};
+use super::service::{FAREWELL_MAX, Service, closed, followed};
 use crate::admission::{Change, Throttle, ThrottleError};
 use crate::event::Priority;
 use crate::net::{Credentials, CredentialsError, Security};
@@ -294,7 +294,7 @@ impl ServerHandle {
                 }
                 restarting
             });
-            done.inspect(|_| service.tell(Occurrence::Restarted)).map(|_| cut)
+            done.inspect(|_| service.tell_of(Occurrence::Restarted, cut)).map(|_| cut)
         });
         match work.await {
             Ok(Some(cut)) => Ok(cut),
@@ -347,11 +347,6 @@ impl ServerHandle {
     pub fn stop_blocking(&self, grace: Duration) {
         self.host.runtime().block_on(self.stop(grace));
     }
-}
-
-/// Waits until the accepting task follows this version of the course, or is gone.
-async fn followed(mut accepting: watch::Receiver<u64>, version: u64) {
-    let _ = accepting.wait_for(|seen| *seen >= version).await;
 }
 
 impl Drop for ServerHandle {

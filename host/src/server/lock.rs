@@ -5,7 +5,7 @@
 //! is told that it is busy.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::course::Status;
-use super::service::Service;
+use super::service::{Service, followed};
 use crate::telemetry::LockExpired;
 
 /// Longest that a lock may be held.
@@ -86,7 +86,7 @@ impl Holder {
 
 /// The lock, held. Dropping it gives it back.
 pub struct Lock {
-    service: Arc<Service>,
+    service: Weak<Service>,
     token: u64,
 }
 
@@ -94,21 +94,24 @@ impl Lock {
     /// Whether it is held still, and was not taken back.
     #[must_use]
     pub fn is_held(&self) -> bool {
-        self.service.holder.with(self.token, || Some(())).is_some()
+        let service = self.service.upgrade();
+        service.is_some_and(|service| service.holder.with(self.token, || Some(())).is_some())
     }
 
     /// Leaves it held until its time is over or the token is given to [`super::ServerHandle::unlock`].
     #[must_use]
-    pub fn into_token(self) -> u64 {
-        let token = self.token;
-        std::mem::forget(self);
-        token
+    pub fn into_token(mut self) -> u64 {
+        // Without its service it gives nothing back.
+        self.service = Weak::new();
+        self.token
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        self.service.unlock(self.token);
+        if let Some(service) = self.service.upgrade() {
+            service.unlock(self.token);
+        }
     }
 }
 
@@ -120,7 +123,7 @@ impl Service {
         runtime: &Handle,
         wait: Duration,
         hold: Duration,
-        mut accepting: watch::Receiver<u64>,
+        accepting: watch::Receiver<u64>,
     ) -> Result<Lock, LockError> {
         if wait > LOCK_WAIT_MAX || hold > LOCK_HOLD_MAX || hold < Duration::from_millis(1) {
             return Err(LockError::Limit);
@@ -136,7 +139,7 @@ impl Service {
             }
         };
         let token = tokio::time::timeout_at(deadline, taken).await.map_err(|_| LockError::Busy)?;
-        let lock = Lock { service: Arc::clone(self), token };
+        let lock = Lock { service: Arc::downgrade(self), token };
         let close = || {
             let version = self.steer(|course| {
                 let running = !course.status.is_final() && course.status != Status::Restarting;
@@ -147,8 +150,7 @@ impl Service {
         };
         let version = self.holder.with(token, close).ok_or(LockError::Stopping)?;
         let quiet = async {
-            // It is gone where the listening socket failed, and then accepts nobody either.
-            let _ = accepting.wait_for(|seen| *seen >= version).await;
+            followed(accepting, version).await;
             self.latch.until(|| !self.registry.present().iter().any(|(line, _)| line.in_event())).await;
         };
         tokio::time::timeout_at(deadline, quiet).await.map_err(|_| LockError::NotQuiet)?;

@@ -53,14 +53,13 @@ pub(crate) struct Presence {
 
 impl Presence {
     /// Ends it. True where it was the last one.
-    pub(crate) fn leave(self) -> bool {
-        let last = self.remove();
-        std::mem::forget(self);
-        last
+    pub(crate) fn leave(mut self) -> bool {
+        self.remove()
     }
 
-    fn remove(&self) -> bool {
-        let Some(registry) = self.registry.upgrade() else { return false };
+    /// Once; a second time there is no registry any more.
+    fn remove(&mut self) -> bool {
+        let Some(registry) = std::mem::take(&mut self.registry).upgrade() else { return false };
         let mut members = registry.members();
         members.retire(self.id);
         members.lines.remove(&self.id);

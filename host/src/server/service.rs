@@ -1,6 +1,5 @@
 //! What a running server's tasks share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,7 +16,7 @@ use crate::event::Priority;
 use crate::net::Security;
 use crate::plugin::EventProcedure;
 use crate::session::{Latch, LineConfig};
-use crate::telemetry::{Bucket, Counters, ServerNotice, ServerStopped};
+use crate::telemetry::{Bucket, Counters, ServerNotice};
 
 /// How long sessions that are told to end may take before they are cancelled, where nobody says.
 pub const FAREWELL_MAX: Duration = Duration::from_secs(5);
@@ -63,7 +62,6 @@ pub(crate) struct Service {
     pub(super) course: watch::Sender<Course>,
     pub(super) notices: watch::Sender<Notice>,
     pub(super) host_notices: broadcast::Sender<HostNotice>,
-    pub(super) notice_number: AtomicU64,
 }
 
 impl Service {
@@ -90,6 +88,11 @@ impl Service {
     /// What the server is up to, to look at and to wait for.
     pub(crate) fn course(&self) -> watch::Receiver<Course> {
         self.course.subscribe()
+    }
+
+    /// What a client of this round is to do now.
+    pub(crate) fn call(&self, round: u64) -> Call {
+        self.course.borrow().call(round)
     }
 
     pub(super) fn status(&self) -> Status {
@@ -131,11 +134,16 @@ impl Service {
     }
 
     pub(super) fn tell(&self, occurrence: Occurrence) {
-        let number = self.notice_number.fetch_add(1, Ordering::Relaxed) + 1;
-        let notice = Notice { number, occurrence, status: self.status() };
-        ServerNotice { server: &self.name, occurrence: occurrence.name(), status: notice.status.name() }
+        self.tell_of(occurrence, 0);
+    }
+
+    /// Tells of something at which so many sessions were cut off.
+    pub(super) fn tell_of(&self, occurrence: Occurrence, cut_off: usize) {
+        let status = self.status();
+        ServerNotice { server: &self.name, occurrence: occurrence.name(), status: status.name(), cut_off }
             .emit(&self.counters);
-        self.notices.send_replace(notice);
+        self.notices.send_modify(|last| *last = Notice { number: last.number + 1, occurrence, status });
+        let notice = *self.notices.borrow();
         // Nobody may be listening.
         let _ = self.host_notices.send(HostNotice { server: Arc::clone(&self.name), notice });
     }
@@ -261,8 +269,7 @@ impl Service {
         let cancelled = self.clear(grace).await;
         let stopped = self.steer(|course| std::mem::replace(&mut course.status, Status::Stopped) != Status::Stopped);
         if stopped.is_some() {
-            self.tell(Occurrence::Stopped);
-            ServerStopped { server: &self.name, cancelled }.emit();
+            self.tell_of(Occurrence::Stopped, cancelled);
         }
     }
 }
@@ -270,4 +277,9 @@ impl Service {
 /// Waits until the listening socket is closed.
 pub(super) async fn closed(mut accepting: watch::Receiver<u64>) {
     while accepting.changed().await.is_ok() {}
+}
+
+/// Waits until the accepting task follows this version of the course, or is gone.
+pub(super) async fn followed(mut accepting: watch::Receiver<u64>, version: u64) {
+    let _ = accepting.wait_for(|seen| *seen >= version).await;
 }

@@ -1,4 +1,5 @@
-//! Counters of one server. Sessions add theirs when they end, so that an event touches one shared cache line at most.
+//! Counters of one server. Sessions add theirs when they end, and each thread has latencies of its own, so that
+//! no event touches a shared cache line.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};

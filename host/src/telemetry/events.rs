@@ -33,22 +33,6 @@ impl ServerStarted<'_> {
     }
 }
 
-/// A server is stopped and its address free.
-#[derive(Debug)]
-pub struct ServerStopped<'a> {
-    /// Its name.
-    pub server: &'a str,
-    /// Sessions that had to be cancelled at the deadline.
-    pub cancelled: usize,
-}
-
-impl ServerStopped<'_> {
-    /// Logs it.
-    pub fn emit(&self) {
-        info!(server = self.server, cancelled = self.cancelled, "stopped");
-    }
-}
-
 /// Something happened to a server as a whole.
 #[derive(Debug)]
 pub struct ServerNotice<'a> {
@@ -58,14 +42,16 @@ pub struct ServerNotice<'a> {
     pub occurrence: &'static str,
     /// What it is doing since.
     pub status: &'static str,
+    /// Sessions that had to be cut off for it.
+    pub cut_off: usize,
 }
 
 impl ServerNotice<'_> {
     /// Logs and counts it.
     pub fn emit(&self, counters: &Counters) {
-        let Self { server, occurrence, status } = self;
+        let Self { server, occurrence, status, cut_off } = self;
         counters.count(Kind::Notice, occurrence);
-        info!(server, status, "server {occurrence}");
+        info!(server, status, cut_off, "server {occurrence}");
     }
 }
 

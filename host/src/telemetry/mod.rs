@@ -5,14 +5,15 @@
 
 mod bucket;
 mod counters;
+mod escape;
 mod events;
 mod latencies;
 
 pub use bucket::Bucket;
 pub use counters::{Counters, Snapshot};
+pub use escape::drives_reader;
 pub use events::{
     AcceptPaused, AcceptStopped, ControlOpened, ControlRequest, CredentialsRenewed, Faulted, HandshakeFailed,
-    LockExpired, PluginOutput, PluginSwapped, Refused, ServerNotice, ServerStarted, ServerStopped, SessionEnded,
-    SessionStarted,
+    LockExpired, PluginOutput, PluginSwapped, Refused, ServerNotice, ServerStarted, SessionEnded, SessionStarted,
 };
 pub use latencies::Latencies;

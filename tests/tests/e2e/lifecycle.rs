@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use wharf::server::{Ending, LockError, Newcomers, Occurrence, ServerHandle, Status, SteerError};
 use wharf_tests::clients::Client;
-use wharf_tests::guests::{bundled, guest, inline, polite};
+use wharf_tests::guests::{bundled, guest, polite};
 use wharf_tests::servers::{ended, eventually, host, start};
 
 const CLIENTS: usize = 50;
@@ -278,16 +278,6 @@ fn steering_from_everywhere_at_once_ends_with_a_server_that_serves() {
     server.resume().expect("it runs");
     assert_eq!(server.status(), Status::Listening);
     Client::connect(server.address()).expect("c");
-}
-
-#[test]
-fn a_session_whose_start_is_held_begins_when_the_lock_opens() {
-    // The instance's own start counts as an event.
-    let server = start(inline("slow-start", ""));
-    let mut clients: Vec<_> = (0..CLIENTS).map(|_| Client::connect(server.address())).collect();
-    let lock = run(server.lock(LONG, LONG)).expect("nobody has it");
-    drop(lock);
-    serves(&mut clients);
 }
 
 #[test]
