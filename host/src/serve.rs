@@ -13,7 +13,9 @@ use crate::event::{ClientInfo, Scope};
 use crate::net::{AcceptFault, Accepted, Established, HandshakeFault, Listener};
 use crate::server::{Alive, Call, Service, Welcome};
 use crate::session::{Ended, Line, Session};
-use crate::telemetry::{AcceptPaused, AcceptStopped, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted};
+use crate::telemetry::{
+    AcceptPaused, AcceptStopped, Edition, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted, Spent,
+};
 
 /// Accepts until the server is to stop, as its course says; `seen` hears which version of the course is followed.
 /// Cheap checks come first: a refused client costs no task, no handshake and no instance.
@@ -180,10 +182,11 @@ async fn converse(service: Arc<Service>, client: Established, round: u64) {
     };
     SessionStarted { server: &service.name, session: id, peer: info.peer }.emit();
     let (wire, permit) = client.into_parts();
-    let line = Line::new(info, Arc::clone(&terms.line_config), wire);
-    drop(terms);
     let procedure = service.procedure();
-    let (membership, presence) = service.registry.enter(&line, round, procedure.label());
+    let edition = Arc::clone(procedure.edition());
+    let line = Line::new(info, Arc::clone(&terms.line_config), edition.clone(), wire);
+    drop(terms);
+    let (membership, presence) = service.registry.enter(&line, round, Arc::clone(edition.plugin()));
     // An order that came before the registry knew of this session passed it by.
     match service.call(round) {
         Call::Stay => {}
@@ -192,7 +195,7 @@ async fn converse(service: Arc<Service>, client: Established, round: u64) {
     }
     let scope = Scope { port: line.clone(), peers: service.registry.clone() };
     let ended = Session::run(line, &*procedure, scope, membership).await;
-    report(&service, id, &procedure.label(), &ended);
+    report(&service, id, &edition, ended);
     let last = presence.leave();
     drop(permit);
     if last {
@@ -200,23 +203,13 @@ async fn converse(service: Arc<Service>, client: Established, round: u64) {
     }
 }
 
-fn report(service: &Service, session: u64, plugin: &str, ended: &Ended) {
-    let server = &*service.name;
+fn report(service: &Service, session: u64, edition: &Edition, ended: Ended) {
+    let (server, class) = (&*service.name, ended.class);
     if let Some((event, fault)) = &ended.fault {
-        Faulted { server, session, plugin, event, fault }.emit(&service.counters, &service.fault_lines);
+        Faulted { server, session, class, event, fault }.emit(edition, &service.fault_lines);
     }
-    let Ended { reason, events, bytes_in, bytes_out, usage, lasted, busy, .. } = ended;
-    SessionEnded {
-        server,
-        session,
-        plugin,
-        reason: &reason.name(),
-        lasted: *lasted,
-        events: *events,
-        bytes_in: *bytes_in,
-        bytes_out: *bytes_out,
-        fuel: usage.fuel,
-        busy: *busy,
-    }
-    .emit(&service.counters, &service.session_lines);
+    let Ended { reason, events, bytes_in, bytes_out, usage, lasted, cpu, .. } = ended;
+    let spent = Spent { events, bytes_in, bytes_out, fuel: usage.fuel, cpu };
+    SessionEnded { server, session, class, reason: &reason.name(), lasted, spent }
+        .emit(edition, &service.session_lines);
 }

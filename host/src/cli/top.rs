@@ -51,7 +51,7 @@ const SESSIONS: [(&str, &str); 9] = [
     ("PEER", "/peer"),
     ("EVENT", "/event"),
     ("EVENTS/s", "/rate/events"),
-    ("BUSY %", "/rate/busy"),
+    ("CPU %", "/rate/cpu"),
     ("QUEUED", "/queued_bytes"),
     ("MEMORY", "/memory_bytes"),
     ("AGE s", "/age_seconds"),
@@ -129,13 +129,13 @@ async fn frame(client: &Client, before: &mut Before) -> Result<String, ClientErr
         for session in listed["sessions"].as_array().into_iter().flatten() {
             let mut session = session.clone();
             let key = (name.clone(), session["id"].as_u64().unwrap_or(0));
-            let (events, busy) =
-                (session["events"].as_u64().unwrap_or(0), session["busy_seconds"].as_f64().unwrap_or(0.0));
-            let (old_events, old_busy) = before.sessions.get(&key).copied().unwrap_or((events, busy));
-            let share = seconds.map_or(0.0, |seconds| 100.0 * (busy - old_busy) / seconds);
+            let (events, cpu) =
+                (session["events"].as_u64().unwrap_or(0), session["cpu_seconds"].as_f64().unwrap_or(0.0));
+            let (old_events, old_cpu) = before.sessions.get(&key).copied().unwrap_or((events, cpu));
+            let share = seconds.map_or(0.0, |seconds| 100.0 * (cpu - old_cpu) / seconds);
             session["server"] = json!(name);
-            session["rate"] = json!({ "events": rate(events, old_events, seconds), "busy": share });
-            seen.sessions.insert(key, (events, busy));
+            session["rate"] = json!({ "events": rate(events, old_events, seconds), "cpu": share });
+            seen.sessions.insert(key, (events, cpu));
             sessions.push(session);
         }
         let sum = |path: &str| -> u64 {
@@ -160,8 +160,8 @@ async fn frame(client: &Client, before: &mut Before) -> Result<String, ClientErr
         seen.servers.insert(name, (accepted, events));
     }
     *before = seen;
-    let busy = |session: &Value| session["rate"]["busy"].as_f64().unwrap_or(0.0);
-    sessions.sort_by(|one, other| busy(other).total_cmp(&busy(one)));
+    let cpu = |session: &Value| session["rate"]["cpu"].as_f64().unwrap_or(0.0);
+    sessions.sort_by(|one, other| cpu(other).total_cmp(&cpu(one)));
     sessions.truncate(SESSIONS_SHOWN);
     let mut screen = table(&SERVERS, &servers);
     let _ = write!(screen, "\n\nBusiest sessions\n{}\n\nq ends.", table(&SESSIONS, &sessions));

@@ -14,7 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::api::Shared;
 use crate::server::{Fleet, ServerHandle, Status};
-use crate::telemetry::Snapshot;
+use crate::telemetry::{ClassSeen, EditionSeen, Snapshot, Spent};
 
 pub(super) async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
     let mut registry = Registry::with_prefix("wharf");
@@ -39,6 +39,8 @@ impl fmt::Debug for Fleets {
 
 type Now = fn(&ServerHandle) -> i64;
 type Sum = fn(&Snapshot) -> u64;
+type SumSpent = fn(&Spent) -> f64;
+type OfClass = fn(&ClassSeen) -> &std::collections::BTreeMap<String, u64>;
 type ByReason = fn(&Snapshot) -> &std::collections::BTreeMap<String, u64>;
 
 impl Collector for Fleets {
@@ -71,28 +73,23 @@ impl Collector for Fleets {
                 gauge.encode_family(&[("server", server.name())])?.encode_gauge(&value(server))?;
             }
         }
-        let sums: [(&str, &str, Option<&Unit>, Sum); 5] = [
-            ("accepted", "Clients accepted, refused ones included", None, |seen| seen.accepted),
-            ("received", "From peers of ended sessions", Some(&Unit::Bytes), |seen| seen.bytes_in),
-            ("sent", "To peers of ended sessions", Some(&Unit::Bytes), |seen| seen.bytes_out),
-            ("fuel", "Fuel of ended sessions", None, |seen| seen.fuel),
-            ("log_lines_dropped", "Lines of plugins over the limit", None, |seen| seen.lines_dropped),
+        let sums: [(&str, &str, Sum); 2] = [
+            ("accepted", "Clients accepted, refused ones included", |seen| seen.accepted),
+            ("log_lines_dropped", "Lines of plugins over the limit", |seen| seen.lines_dropped),
         ];
-        for (name, help, unit, value) in sums {
-            let mut counter = to.encode_descriptor(name, help, unit, MetricType::Counter)?;
+        for (name, help, value) in sums {
+            let mut counter = to.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (seen, server) in &servers {
                 counter
                     .encode_family(&[("server", server.name())])?
                     .encode_counter::<NoLabelSet, _, u64>(&value(seen), None)?;
             }
         }
-        let reasons: [(&str, &str, ByReason); 5] = [
+        let reasons: [(&str, &str, ByReason); 3] = [
             ("refused", "Newcomers turned away", |seen| &seen.refused),
             ("handshakes_failed", "Clients that got no session because of their handshake", |seen| {
                 &seen.handshakes_failed
             }),
-            ("sessions_ended", "Sessions that ended", |seen| &seen.ended),
-            ("faults", "Events that failed", |seen| &seen.faults),
             ("notices", "What happened to the server as a whole", |seen| &seen.notices),
         ];
         for (name, help, values) in reasons {
@@ -104,20 +101,79 @@ impl Collector for Fleets {
                 }
             }
         }
-        let help = "How long events took, waits included";
-        let mut events = to.encode_descriptor("event_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        for (_, server) in &servers {
-            for (class, seen) in server.latencies() {
-                let mut below = 0;
-                // The encoder adds them up itself.
-                let apart = |(end, sum)| (end, sum - std::mem::replace(&mut below, sum));
-                let mut buckets: Vec<_> = seen.doublings().map(apart).collect();
-                buckets.push((f64::INFINITY, seen.count() - below));
-                let labels = [("server", server.name()), ("class", class.name())];
-                let (sum, count) = (seen.total.as_secs_f64(), seen.count());
-                events.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        let editions: Vec<_> = servers
+            .iter()
+            .flat_map(|(seen, server)| {
+                seen.editions.iter().map(|edition| (Edition::of(server.name(), edition), edition))
+            })
+            .collect();
+        of_editions(&mut to, &editions)
+    }
+}
+
+/// The labels of one version of a server's plugin.
+struct Edition<'a> {
+    server: &'a str,
+    plugin: &'a str,
+    version: &'a str,
+}
+
+impl<'a> Edition<'a> {
+    fn of(server: &'a str, edition: &'a EditionSeen) -> Self {
+        let (plugin, version) = edition.plugin.rsplit_once(' ').unwrap_or((&edition.plugin, ""));
+        Self { server, plugin, version }
+    }
+
+    fn labels(&self) -> [(&'a str, &'a str); 3] {
+        [("server", self.server), ("plugin", self.plugin), ("version", self.version)]
+    }
+}
+
+/// What is counted for each version of a plugin.
+fn of_editions(to: &mut DescriptorEncoder, editions: &[(Edition, &EditionSeen)]) -> Result<(), fmt::Error> {
+    let sums: [(&str, &str, Option<&Unit>, SumSpent); 4] = [
+        ("received", "From peers of ended sessions", Some(&Unit::Bytes), |spent| spent.bytes_in as f64),
+        ("sent", "To peers of ended sessions", Some(&Unit::Bytes), |spent| spent.bytes_out as f64),
+        ("fuel", "Fuel of ended sessions", None, |spent| spent.fuel as f64),
+        ("cpu", "CPU time of events of ended sessions", Some(&Unit::Seconds), |spent| spent.cpu.as_secs_f64()),
+    ];
+    for (name, help, unit, value) in sums {
+        let mut counter = to.encode_descriptor(name, help, unit, MetricType::Counter)?;
+        for (edition, seen) in editions {
+            let value = value(&seen.spent);
+            counter.encode_family(&edition.labels())?.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
+        }
+    }
+    let reasons: [(&str, &str, OfClass); 2] = [
+        ("sessions_ended", "Sessions that ended", |class| &class.ended),
+        ("faults", "Events that failed", |class| &class.faults),
+    ];
+    for (name, help, values) in reasons {
+        let mut counter = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (edition, seen) in editions {
+            for class in &seen.classes {
+                for (reason, count) in values(class) {
+                    let [server, plugin, version] = edition.labels();
+                    let labels = [server, plugin, version, ("class", class.class.name()), ("reason", reason.as_str())];
+                    counter.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
+                }
             }
         }
-        Ok(())
     }
+    let help = "How long events took, waits included";
+    let mut events = to.encode_descriptor("event_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    for (edition, seen) in editions {
+        for class in seen.classes.iter().filter(|class| class.latencies.count() > 0) {
+            let (took, mut below) = (&class.latencies, 0);
+            // The encoder adds them up itself.
+            let apart = |(end, sum)| (end, sum - std::mem::replace(&mut below, sum));
+            let mut buckets: Vec<_> = took.doublings().map(apart).collect();
+            buckets.push((f64::INFINITY, took.count() - below));
+            let [server, plugin, version] = edition.labels();
+            let labels = [server, plugin, version, ("class", class.class.name())];
+            let (sum, count) = (took.total.as_secs_f64(), took.count());
+            events.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+        }
+    }
+    Ok(())
 }

@@ -50,6 +50,7 @@ struct Counters {
     bytes_in: u64,
     bytes_out: u64,
     fuel: u64,
+    cpu_seconds: f64,
     log_lines_dropped: u64,
     refused: BTreeMap<String, u64>,
     handshakes_failed: BTreeMap<String, u64>,
@@ -68,8 +69,9 @@ struct Percentiles {
 impl Server {
     pub(super) fn of(server: &ServerHandle) -> Self {
         let (counters, plugin) = (server.counters(), server.plugin());
-        let latencies = server.latencies().into_iter().filter(|(_, seen)| seen.count() > 0);
-        let events = server.latencies().iter().map(|(_, seen)| seen.count()).sum();
+        let latencies = counters.latencies();
+        let events = latencies.iter().map(|(_, seen)| seen.count()).sum();
+        let latencies = latencies.into_iter().filter(|(_, seen)| seen.count() > 0);
         Self {
             name: server.name().to_owned(),
             address: server.address().to_string(),
@@ -115,9 +117,10 @@ impl Counters {
             accepted: snapshot.accepted,
             // Those of live sessions included, unlike the sums below.
             events,
-            bytes_in: snapshot.bytes_in,
-            bytes_out: snapshot.bytes_out,
-            fuel: snapshot.fuel,
+            bytes_in: snapshot.spent.bytes_in,
+            bytes_out: snapshot.spent.bytes_out,
+            fuel: snapshot.spent.fuel,
+            cpu_seconds: snapshot.spent.cpu.as_secs_f64(),
             log_lines_dropped: snapshot.lines_dropped,
             refused: snapshot.refused,
             handshakes_failed: snapshot.handshakes_failed,
@@ -146,7 +149,7 @@ pub(super) struct Session {
     event: Option<&'static str>,
     age_seconds: f64,
     idle_seconds: f64,
-    busy_seconds: f64,
+    cpu_seconds: f64,
     bytes_in: u64,
     bytes_out: u64,
     queued_bytes: usize,
@@ -184,7 +187,7 @@ impl Session {
             event: glance.event,
             age_seconds: glance.age.as_secs_f64(),
             idle_seconds: glance.idle.as_secs_f64(),
-            busy_seconds: glance.busy.as_secs_f64(),
+            cpu_seconds: glance.cpu.as_secs_f64(),
             bytes_in: glance.bytes_in,
             bytes_out: glance.bytes_out,
             queued_bytes: glance.queued_bytes,

@@ -58,13 +58,28 @@ pub enum AcceptFault {
 
 impl AcceptFault {
     /// Sorts an error of `accept`. Errors of the newcomer's own connection, which Linux reports here too, cost only
-    /// that newcomer.
+    /// that newcomer. What nobody foresaw may come again at once, so it pauses.
     #[must_use]
     pub fn of(error: &io::Error) -> Self {
         match Errno::from_io_error(error) {
-            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => Self::Pause(EXHAUSTED_PAUSE),
             Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::FAULT) => Self::Stop,
-            _ => Self::Retry,
+            Some(
+                Errno::INTR
+                | Errno::AGAIN
+                | Errno::CONNABORTED
+                | Errno::CONNRESET
+                | Errno::PERM
+                | Errno::PROTO
+                | Errno::NOPROTOOPT
+                | Errno::OPNOTSUPP
+                | Errno::NETDOWN
+                | Errno::NETUNREACH
+                | Errno::NONET
+                | Errno::HOSTDOWN
+                | Errno::HOSTUNREACH
+                | Errno::TIMEDOUT,
+            ) => Self::Retry,
+            _ => Self::Pause(EXHAUSTED_PAUSE),
         }
     }
 }

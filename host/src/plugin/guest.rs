@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -13,6 +12,7 @@ use super::instance::Context;
 use super::output::{Tap, WhichStream};
 use super::ticker::TICK;
 use crate::event::Scope;
+use crate::sched::thread_time;
 
 /// Handles a guest may hold in its WASI table.
 const WASI_HANDLES_MAX: usize = 1_024;
@@ -132,6 +132,5 @@ pub(super) fn on_tick(mut store: StoreContextMut<'_, Guest>) -> wasmtime::Result
 }
 
 fn thread_cpu_ns() -> u64 {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    (now.tv_sec as u64) * 1_000_000_000 + now.tv_nsec as u64
+    u64::try_from(thread_time().as_nanos()).unwrap_or(u64::MAX)
 }

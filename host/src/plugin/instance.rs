@@ -10,7 +10,7 @@ use super::failure::fault;
 use super::guest::{Guest, on_tick};
 use super::loader::Plugin;
 use crate::event::{Action, Budget, Event, Fault, Instance, Procedure, Scope, Usage};
-use crate::telemetry::{Bucket, Counters};
+use crate::telemetry::{Bucket, Counters, Edition};
 
 /// What an instance may have. Set by the operator for each server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub(super) struct Context {
 #[derive(Clone)]
 pub struct EventProcedure {
     plugin: Arc<Plugin>,
-    label: Arc<str>,
+    edition: Arc<Edition>,
     context: Arc<Context>,
 }
 
@@ -61,20 +61,22 @@ impl EventProcedure {
     ) -> Self {
         let settings = settings.into_iter().collect();
         let bucket = Bucket::new(limits.log_lines_per_second);
+        let edition = counters.edition(&plugin.label().into());
         let context = Arc::new(Context { server: server.into(), settings, limits, bucket, counters });
-        Self { label: plugin.label().into(), plugin, context }
+        Self { plugin, edition, context }
     }
 
     /// The same server with another build.
     #[must_use]
     pub fn with_plugin(&self, plugin: Arc<Plugin>) -> Self {
-        Self { label: plugin.label().into(), plugin, context: Arc::clone(&self.context) }
+        let edition = self.context.counters.edition(&plugin.label().into());
+        Self { plugin, edition, context: Arc::clone(&self.context) }
     }
 
-    /// The plugin's name and version.
+    /// Where its sessions are counted.
     #[must_use]
-    pub fn label(&self) -> Arc<str> {
-        Arc::clone(&self.label)
+    pub fn edition(&self) -> &Arc<Edition> {
+        &self.edition
     }
 
     /// The plugin.

@@ -3,6 +3,10 @@
 //! A class selects the budget of each event. The numbers are ceilings against loops and abuse, far above what a
 //! protocol handler needs; they are not what keeps sessions fair to each other.
 
+mod cpu;
+
+pub(crate) use cpu::{Stretch, thread_time};
+
 use std::time::Duration;
 
 use crate::event::{Budget, Priority};

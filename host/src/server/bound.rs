@@ -66,7 +66,7 @@ impl Prepared {
         self.description.settings.clone()
     }
 
-    fn terms(&self, latch: &Arc<Latch>, counters: &Arc<Counters>) -> Terms {
+    fn terms(&self, latch: &Arc<Latch>) -> Terms {
         let description = &self.description;
         let (timeout, timeouts) = (description.timeout, description.timeouts);
         let line_config = LineConfig {
@@ -82,7 +82,6 @@ impl Prepared {
             priority: description.priority,
             priority_max: description.priority_max.unwrap_or(description.priority),
             latch: Arc::clone(latch),
-            meter: Arc::clone(counters) as _,
         };
         Terms {
             security: self.security.clone(),
@@ -99,7 +98,7 @@ impl Prepared {
         // The description was checked, and these are its limits.
         let _ = service.gate.change(self.description.throttle.into());
         service.gate.set_networks(self.description.networks.clone());
-        service.terms.store(Arc::new(self.terms(&service.latch, &service.counters)));
+        service.terms.store(Arc::new(self.terms(&service.latch)));
         let (settings, limits, counters) = (self.settings(), self.description.limits, Arc::clone(&service.counters));
         let procedure = EventProcedure::new(self.plugin, &service.name, settings, limits, counters);
         service.procedure.store(Arc::new(procedure));
@@ -125,7 +124,7 @@ impl Bound {
         let Self { prepared, host, listener } = self;
         let name = prepared.name();
         let (counters, latch) = (Arc::new(Counters::default()), Arc::new(Latch::default()));
-        let terms = prepared.terms(&latch, &counters);
+        let terms = prepared.terms(&latch);
         let (label, settings) = (prepared.plugin.label(), prepared.settings());
         let Prepared { description, plugin, .. } = prepared;
         let limits = description.limits;

@@ -114,12 +114,6 @@ impl ServerHandle {
         self.service.counters.snapshot()
     }
 
-    /// How long its events took, by class.
-    #[must_use]
-    pub fn latencies(&self) -> Vec<(Priority, crate::telemetry::Latencies)> {
-        self.service.counters.latencies()
-    }
-
     /// What new sessions get.
     #[must_use]
     pub fn plugin(&self) -> Arc<Plugin> {

@@ -15,9 +15,11 @@ use super::machine::{Ending, How, Machine, Occasion, Step};
 use super::mailbox::Orders;
 use super::pulse::Doing;
 use super::turn;
-use crate::event::{DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Port, Procedure, Scope, Usage};
+use crate::event::{
+    DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Port, Priority, Procedure, Scope, Usage,
+};
 use crate::net::Wire;
-use crate::sched;
+use crate::sched::{self, Stretch};
 
 /// How long a closed connection is read to its end, so that the peer gets what was flushed and not a reset.
 const LINGER_MAX: Duration = Duration::from_secs(2);
@@ -39,8 +41,10 @@ pub struct Ended {
     pub bytes_out: u64,
     /// Fuel and memory.
     pub usage: Usage,
-    /// How long its events kept a thread.
-    pub busy: Duration,
+    /// CPU time of its events.
+    pub cpu: Duration,
+    /// Its class at its end.
+    pub class: Priority,
     /// From the first event to the last.
     pub lasted: Duration,
 }
@@ -171,17 +175,14 @@ impl<I: Instance, M> Session<I, M> {
         let Some(instance) = instance else { return };
         let class = line.priority();
         let budget = sched::budget(class);
-        let (start, mut busy) = (Instant::now(), Duration::ZERO);
+        let (start, mut cpu) = (Instant::now(), Duration::ZERO);
         let mut deadline = None;
         let outcome = {
             let mut call = pin!(instance.dispatch(event, budget));
-            let mut slice = start;
             poll_fn(|cx| {
-                if deadline.is_some() {
-                    slice = Instant::now();
-                }
+                let stretch = Stretch::begin(if deadline.is_none() { start } else { Instant::now() });
                 let polled = call.as_mut().poll(cx);
-                busy += slice.elapsed();
+                cpu += stretch.end();
                 if let Poll::Ready(outcome) = polled {
                     return Poll::Ready(outcome);
                 }
@@ -195,9 +196,8 @@ impl<I: Instance, M> Session<I, M> {
             })
             .await
         };
-        // An event that never waited took as long as it was busy.
-        line.config().meter.event(class, deadline.map_or(busy, |_| start.elapsed()));
-        line.pulse.count(instance.usage(), busy);
+        line.meter().event(class, start.elapsed());
+        line.pulse.count(instance.usage(), cpu);
         turn::leave(&self.line);
         let verdict = match outcome {
             Ok(action) => Ok(action),
@@ -369,7 +369,8 @@ impl<I: Instance, M> Session<I, M> {
             bytes_in: state.bytes_in,
             bytes_out: state.bytes_out,
             usage,
-            busy: self.line.pulse.busy(),
+            cpu: self.line.pulse.cpu(),
+            class: self.line.priority(),
             lasted,
         }
     }

@@ -47,8 +47,6 @@ pub struct LineConfig {
     pub priority_max: Priority,
     /// What holds all of them at once.
     pub latch: Arc<Latch>,
-    /// What hears how long events take.
-    pub meter: Arc<dyn Meter>,
 }
 
 /// A session at one moment.
@@ -68,8 +66,8 @@ pub struct Glance {
     pub events: u64,
     /// Fuel and memory after the last of them.
     pub usage: Usage,
-    /// How long its events kept a thread.
-    pub busy: Duration,
+    /// CPU time of its events.
+    pub cpu: Duration,
     /// The event that runs now.
     pub event: Option<&'static str>,
     /// The class in force.
@@ -81,6 +79,7 @@ pub struct Glance {
 pub struct Line {
     info: ClientInfo,
     config: Arc<LineConfig>,
+    meter: Arc<dyn Meter>,
     priority: AtomicU8,
     started: Instant,
     pub(super) pulse: Pulse,
@@ -113,9 +112,9 @@ pub(super) struct LineState {
 }
 
 impl Line {
-    /// A session at its start.
+    /// A session at its start. `meter` hears how long its events take.
     #[must_use]
-    pub fn new(info: ClientInfo, config: Arc<LineConfig>, wire: Wire) -> Arc<Self> {
+    pub fn new(info: ClientInfo, config: Arc<LineConfig>, meter: Arc<dyn Meter>, wire: Wire) -> Arc<Self> {
         let started = Instant::now();
         let state = LineState {
             wire: Some(wire),
@@ -133,7 +132,7 @@ impl Line {
         };
         let priority = AtomicU8::new(config.priority.min(config.priority_max) as u8);
         let (pulse, mailbox) = (Pulse::default(), Mailbox::default());
-        Arc::new(Self { info, config, priority, started, pulse, mailbox, state: Mutex::new(state) })
+        Arc::new(Self { info, config, meter, priority, started, pulse, mailbox, state: Mutex::new(state) })
     }
 
     /// Queues `data` from another session or the server. Never waits.
@@ -187,7 +186,7 @@ impl Line {
             queued_bytes: state.outbox.len(),
             events: self.pulse.events(),
             usage: self.pulse.usage(),
-            busy: self.pulse.busy(),
+            cpu: self.pulse.cpu(),
             event: self.pulse.doing(),
             priority: self.priority(),
         }
@@ -195,6 +194,10 @@ impl Line {
 
     pub(super) fn config(&self) -> &LineConfig {
         &self.config
+    }
+
+    pub(super) fn meter(&self) -> &dyn Meter {
+        &*self.meter
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, LineState> {

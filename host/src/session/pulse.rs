@@ -35,7 +35,7 @@ pub(super) struct Pulse {
     events: AtomicU64,
     fuel: AtomicU64,
     memory_bytes: AtomicU64,
-    busy_ns: AtomicU64,
+    cpu_ns: AtomicU64,
 }
 
 impl Pulse {
@@ -49,12 +49,12 @@ impl Pulse {
     }
 
     /// An event is done.
-    pub(super) fn count(&self, usage: Usage, took: Duration) {
+    pub(super) fn count(&self, usage: Usage, cpu: Duration) {
         let add = |counter: &AtomicU64, more: u64| {
             counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Relaxed);
         };
         add(&self.events, 1);
-        add(&self.busy_ns, u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        add(&self.cpu_ns, u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX));
         self.fuel.store(usage.fuel, Ordering::Relaxed);
         self.memory_bytes.store(usage.memory_bytes, Ordering::Relaxed);
     }
@@ -74,8 +74,8 @@ impl Pulse {
         Usage { fuel, memory_bytes }
     }
 
-    pub(super) fn busy(&self) -> Duration {
-        Duration::from_nanos(self.busy_ns.load(Ordering::Relaxed))
+    pub(super) fn cpu(&self) -> Duration {
+        Duration::from_nanos(self.cpu_ns.load(Ordering::Relaxed))
     }
 }
 

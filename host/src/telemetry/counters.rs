@@ -3,20 +3,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Latencies;
-use super::latencies::Histogram;
-use crate::event::{Meter, Priority};
+use super::edition::{ByReason, Edition, EditionSeen, Spent};
+use crate::event::Priority;
 
-/// What is counted by reason.
+/// Versions of a plugin that are counted apart. Those before are counted together once their sessions are gone.
+const EDITIONS_MAX: usize = 8;
+/// What those are counted as.
+const EARLIER: &str = "earlier";
+
+/// What is counted by reason for the server as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Refused,
     Handshake,
-    Ended,
-    Fault,
     Notice,
 }
 
@@ -24,14 +26,10 @@ pub(super) enum Kind {
 #[derive(Debug, Default)]
 pub struct Counters {
     accepted: AtomicU64,
-    events: AtomicU64,
-    bytes_in: AtomicU64,
-    bytes_out: AtomicU64,
-    fuel: AtomicU64,
     lines_dropped: AtomicU64,
-    /// Reasons are a small, closed set, so this stays small.
-    by_reason: [Mutex<BTreeMap<String, u64>>; 5],
-    latencies: [Histogram; 5],
+    by_reason: [ByReason; 3],
+    /// Oldest first.
+    editions: Mutex<Vec<Arc<Edition>>>,
 }
 
 /// The counters at one moment. Sessions that still live are counted as accepted only.
@@ -39,14 +37,8 @@ pub struct Counters {
 pub struct Snapshot {
     /// Clients accepted, refused ones included.
     pub accepted: u64,
-    /// Events of ended sessions.
-    pub events: u64,
-    /// Bytes from peers of ended sessions.
-    pub bytes_in: u64,
-    /// Bytes to peers of ended sessions.
-    pub bytes_out: u64,
-    /// Fuel of ended sessions.
-    pub fuel: u64,
+    /// What ended sessions have used.
+    pub spent: Spent,
     /// Log lines of plugins that were over the limit.
     pub lines_dropped: u64,
     /// Newcomers turned away, by reason.
@@ -59,6 +51,20 @@ pub struct Snapshot {
     pub faults: BTreeMap<String, u64>,
     /// What happened to the server as a whole.
     pub notices: BTreeMap<String, u64>,
+    /// The same sessions by version of the plugin, oldest first.
+    pub editions: Vec<EditionSeen>,
+}
+
+impl Snapshot {
+    /// How long events took, by class, over all versions of the plugin.
+    #[must_use]
+    pub fn latencies(&self) -> Vec<(Priority, Latencies)> {
+        let mut classes = Priority::ALL.map(|class| (class, Latencies::default()));
+        for seen in self.editions.iter().flat_map(|edition| &edition.classes) {
+            classes[seen.class as usize].1.add(&seen.latencies);
+        }
+        classes.into()
+    }
 }
 
 impl Counters {
@@ -67,17 +73,7 @@ impl Counters {
     }
 
     pub(super) fn add(&self, kind: Kind, reason: &str, more: u64) {
-        if more == 0 {
-            return;
-        }
-        let mut map = self.by_reason[kind as usize].lock().unwrap_or_else(PoisonError::into_inner);
-        // Looked up first: nearly always it is there, and then nothing is allocated.
-        match map.get_mut(reason) {
-            Some(count) => *count += more,
-            None => {
-                map.insert(reason.to_owned(), more);
-            }
-        }
+        self.by_reason[kind as usize].add(reason, more);
     }
 
     /// A newcomer was accepted from the listening socket.
@@ -90,42 +86,85 @@ impl Counters {
         self.lines_dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn add_session(&self, events: u64, bytes_in: u64, bytes_out: u64, fuel: u64) {
-        self.events.fetch_add(events, Ordering::Relaxed);
-        self.bytes_in.fetch_add(bytes_in, Ordering::Relaxed);
-        self.bytes_out.fetch_add(bytes_out, Ordering::Relaxed);
-        self.fuel.fetch_add(fuel, Ordering::Relaxed);
-    }
-
-    /// How long events took, by class, from the start until now.
+    /// Where the sessions on this plugin (name and version) are counted.
     #[must_use]
-    pub fn latencies(&self) -> Vec<(Priority, Latencies)> {
-        Priority::ALL.into_iter().map(|class| (class, self.latencies[class as usize].snapshot())).collect()
+    pub fn edition(&self, plugin: &Arc<str>) -> Arc<Edition> {
+        let mut editions = self.editions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = editions.iter().find(|known| known.plugin() == plugin) {
+            return Arc::clone(known);
+        }
+        if editions.len() >= EDITIONS_MAX {
+            put_together(&mut editions);
+        }
+        let new = Arc::new(Edition::new(Arc::clone(plugin)));
+        editions.push(Arc::clone(&new));
+        new
     }
 
     /// The counters now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let map = |kind: Kind| self.by_reason[kind as usize].lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Snapshot {
-            accepted: load(&self.accepted),
-            events: load(&self.events),
-            bytes_in: load(&self.bytes_in),
-            bytes_out: load(&self.bytes_out),
-            fuel: load(&self.fuel),
-            lines_dropped: load(&self.lines_dropped),
+        let editions = self.editions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let editions: Vec<_> = editions.iter().map(|edition| edition.snapshot()).collect();
+        let map = |kind: Kind| self.by_reason[kind as usize].snapshot();
+        let mut seen = Snapshot {
+            accepted: self.accepted.load(Ordering::Relaxed),
+            lines_dropped: self.lines_dropped.load(Ordering::Relaxed),
             refused: map(Kind::Refused),
             handshakes_failed: map(Kind::Handshake),
-            ended: map(Kind::Ended),
-            faults: map(Kind::Fault),
             notices: map(Kind::Notice),
+            ..Snapshot::default()
+        };
+        for edition in &editions {
+            let (sum, more) = (&mut seen.spent, edition.spent);
+            sum.events += more.events;
+            sum.bytes_in += more.bytes_in;
+            sum.bytes_out += more.bytes_out;
+            sum.fuel += more.fuel;
+            sum.cpu += more.cpu;
+            for class in &edition.classes {
+                for (sums, counts) in [(&mut seen.ended, &class.ended), (&mut seen.faults, &class.faults)] {
+                    counts.iter().for_each(|(reason, more)| *sums.entry(reason.clone()).or_default() += more);
+                }
+            }
         }
+        Snapshot { editions, ..seen }
     }
 }
 
-impl Meter for Counters {
-    fn event(&self, class: Priority, took: Duration) {
-        self.latencies[class as usize].record(took);
+/// Merges the oldest edition without sessions into the one of all earlier ones, which is the first. Where each has
+/// sessions there is one more than there should be, and no more of them than sessions.
+fn put_together(editions: &mut Vec<Arc<Edition>>) {
+    let idle = |edition: &Arc<Edition>| &**edition.plugin() != EARLIER && Arc::strong_count(edition) == 1;
+    let Some(oldest) = editions.iter().position(idle) else { return };
+    let oldest = editions.remove(oldest);
+    if editions.first().is_none_or(|first| &**first.plugin() != EARLIER) {
+        editions.insert(0, Arc::new(Edition::new(EARLIER.into())));
+    }
+    editions[0].merge(&oldest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Meter;
+    use std::time::Duration;
+
+    #[test]
+    fn old_versions_are_counted_together_and_nothing_is_lost() {
+        let counters = Counters::default();
+        let spent = Spent { events: 2, cpu: Duration::from_micros(5), ..Spent::default() };
+        for version in 0..50 {
+            let edition = counters.edition(&format!("echo 0.{version}.0").into());
+            edition.event(Priority::Low, Duration::from_micros(3));
+            edition.ended(Priority::Low, "peer-closed", &spent);
+            edition.faulted(Priority::High, "fault-trap");
+        }
+        let seen = counters.snapshot();
+        assert!(seen.editions.len() <= EDITIONS_MAX + 1, "{}", seen.editions.len());
+        assert_eq!(&*seen.editions[0].plugin, EARLIER);
+        assert_eq!((seen.ended["peer-closed"], seen.faults["fault-trap"], seen.spent.events), (50, 50, 100));
+        let events: u64 = seen.editions.iter().map(|edition| edition.classes[1].latencies.count()).sum();
+        assert_eq!(events, 50);
     }
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use super::counters::Kind;
-use super::{Bucket, Counters};
-use crate::event::Fault;
+use super::{Bucket, Counters, Edition, Spent};
+use crate::event::{Fault, Priority};
 
 /// A server listens.
 #[derive(Debug)]
@@ -255,30 +255,21 @@ pub struct SessionEnded<'a> {
     pub server: &'a str,
     /// The session.
     pub session: u64,
+    /// Its class at its end.
+    pub class: Priority,
     /// The true reason.
     pub reason: &'a str,
     /// From first event to last.
     pub lasted: Duration,
-    /// Events dispatched.
-    pub events: u64,
-    /// Bytes from the peer.
-    pub bytes_in: u64,
-    /// Bytes to the peer.
-    pub bytes_out: u64,
-    /// Fuel burnt.
-    pub fuel: u64,
-    /// How long its events kept a thread.
-    pub busy: Duration,
-    /// The plugin, with its version.
-    pub plugin: &'a str,
+    /// What it has used.
+    pub spent: Spent,
 }
 
 impl SessionEnded<'_> {
     /// Counts it, and logs it where `lines` lets it pass.
-    pub fn emit(&self, counters: &Counters, lines: &Bucket) {
-        let Self { server, session, reason, lasted, events, bytes_in, bytes_out, fuel, busy, plugin } = self;
-        counters.count(Kind::Ended, reason);
-        counters.add_session(*events, *bytes_in, *bytes_out, *fuel);
+    pub fn emit(&self, edition: &Edition, lines: &Bucket) {
+        let Self { server, session, class, reason, lasted, spent } = self;
+        edition.ended(*class, reason, spent);
         if !tracing::enabled!(tracing::Level::INFO) {
             return;
         }
@@ -288,12 +279,12 @@ impl SessionEnded<'_> {
                 session,
                 reason,
                 seconds = lasted.as_secs_f64(),
-                events,
-                bytes_in,
-                bytes_out,
-                fuel,
-                busy_seconds = busy.as_secs_f64(),
-                plugin,
+                events = spent.events,
+                bytes_in = spent.bytes_in,
+                bytes_out = spent.bytes_out,
+                fuel = spent.fuel,
+                cpu_seconds = spent.cpu.as_secs_f64(),
+                plugin = &**edition.plugin(),
                 suppressed,
                 "session ended"
             );
@@ -308,8 +299,8 @@ pub struct Faulted<'a> {
     pub server: &'a str,
     /// The session.
     pub session: u64,
-    /// The plugin, with its version.
-    pub plugin: &'a str,
+    /// Its class.
+    pub class: Priority,
     /// The event.
     pub event: &'a str,
     /// What it was.
@@ -318,11 +309,12 @@ pub struct Faulted<'a> {
 
 impl Faulted<'_> {
     /// Counts it, and logs it where `lines` lets it pass: a plugin that faults in every session has said why in the first.
-    pub fn emit(&self, counters: &Counters, lines: &Bucket) {
-        let Self { server, session, plugin, event, fault } = self;
+    pub fn emit(&self, edition: &Edition, lines: &Bucket) {
+        let Self { server, session, class, event, fault } = self;
         let (reason, origin) = (fault.kind.name(), fault.kind.origin().name());
-        counters.count(Kind::Fault, &reason);
+        edition.faulted(*class, &reason);
         if let Some(suppressed) = lines.pass(Instant::now()) {
+            let plugin = &**edition.plugin();
             warn!(server, session, plugin, event, %reason, origin, suppressed, "plugin fault: {}", fault.detail);
         }
     }

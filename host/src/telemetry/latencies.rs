@@ -60,6 +60,17 @@ impl Histogram {
         stripe.total_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
+    /// Adds what another has counted.
+    pub(super) fn merge(&self, other: &Self) {
+        let own = self.stripes[0].get_or_init(Box::default);
+        for stripe in other.stripes.iter().filter_map(OnceLock::get) {
+            for (sum, count) in own.counts.iter().zip(&stripe.counts) {
+                sum.fetch_add(count.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+            own.total_ns.fetch_add(stripe.total_ns.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn snapshot(&self) -> Latencies {
         let (mut counts, mut total_ns) = (vec![0; BUCKETS], 0_u64);
         for stripe in self.stripes.iter().filter_map(OnceLock::get) {
@@ -88,6 +99,15 @@ fn end_ns(bucket: usize) -> u64 {
 }
 
 impl Latencies {
+    /// Adds others to these.
+    pub fn add(&mut self, others: &Self) {
+        self.counts.resize(BUCKETS, 0);
+        for (sum, more) in self.counts.iter_mut().zip(&others.counts) {
+            *sum += more;
+        }
+        self.total += others.total;
+    }
+
     /// Events.
     #[must_use]
     pub fn count(&self) -> u64 {

@@ -5,12 +5,14 @@
 
 mod bucket;
 mod counters;
+mod edition;
 mod escape;
 mod events;
 mod latencies;
 
 pub use bucket::Bucket;
 pub use counters::{Counters, Snapshot};
+pub use edition::{ClassSeen, Edition, EditionSeen, Spent};
 pub use escape::drives_reader;
 pub use events::{
     AcceptPaused, AcceptStopped, ControlOpened, ControlRequest, CredentialsRenewed, Faulted, HandshakeFailed,

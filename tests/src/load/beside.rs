@@ -20,6 +20,9 @@ const FLOODERS: usize = 4;
 /// How often each sends a burst, and of how many requests.
 const FLOOD_EVERY: Duration = Duration::from_millis(4);
 
+const REQUEST: &[u8] = b"GET /v1/servers HTTP/1.1\r\nhost: localhost\r\n\r\n";
+const REQUEST_LAST: &[u8] = b"GET /v1/servers HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+
 /// Latency of sessions that exchange 64 bytes every few milliseconds, in microseconds.
 ///
 /// # Errors
@@ -66,7 +69,7 @@ pub async fn flood(socket: &Path, per_second: usize, time: Duration) -> Result<u
             while start.elapsed() < time {
                 turns.tick().await;
                 for _ in 0..burst.max(1) {
-                    stream.write_all(b"GET /v1/servers HTTP/1.1\r\nhost: localhost\r\n\r\n").await?;
+                    stream.write_all(REQUEST).await?;
                     answer(&mut stream).await?;
                     answers += 1;
                 }
@@ -94,4 +97,32 @@ async fn answer(stream: &mut UnixStream) -> Result<()> {
             return Ok(());
         }
     }
+}
+
+/// Answers what comes to `native` with what the API at `socket` says now: whoever asks has the same work, and the
+/// answer costs next to nothing.
+///
+/// # Errors
+/// The API did not answer, or the address cannot be had.
+pub fn answer_natively(native: &Path, socket: &Path) -> Result<()> {
+    use std::io::{Read, Write};
+    use std::os::unix::net::{UnixListener, UnixStream};
+    let mut api = UnixStream::connect(socket)?;
+    api.write_all(REQUEST_LAST)?;
+    let mut canned = Vec::new();
+    api.read_to_end(&mut canned)?;
+    let canned: Arc<[u8]> = String::from_utf8(canned)?.replace("connection: close\r\n", "").into_bytes().into();
+    let listener = UnixListener::bind(native)?;
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let canned = Arc::clone(&canned);
+            std::thread::spawn(move || {
+                // As nice as the API's thread.
+                let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
+                let mut request = [0; REQUEST.len()];
+                while stream.read_exact(&mut request).is_ok() && stream.write_all(&canned).is_ok() {}
+            });
+        }
+    });
+    Ok(())
 }

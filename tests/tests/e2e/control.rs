@@ -215,7 +215,7 @@ fn metrics_are_openmetrics_and_name_no_session() {
         "# TYPE wharf_event_duration_seconds histogram",
         "wharf_accepted_total{server=\"echo\"} 1",
         "wharf_server_status{server=\"echo\",status=\"listening\"} 1",
-        "wharf_event_duration_seconds_bucket{le=\"+Inf\",server=\"echo\",class=\"normal\"}",
+        "wharf_event_duration_seconds_bucket{le=\"+Inf\",server=\"echo\",plugin=\"polite\",version=\"unversioned\",class=\"normal\"}",
     ] {
         assert!(text.contains(line), "no {line} in:\n{text}");
     }

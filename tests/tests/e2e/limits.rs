@@ -7,7 +7,7 @@ use socket2::{Domain, Socket, Type};
 use wharf::admission::{Change, Networks};
 use wharf::server::{ServerHandle, Timeouts};
 use wharf_tests::clients::Client;
-use wharf_tests::guests::polite;
+use wharf_tests::guests::{inline, polite};
 use wharf_tests::servers::{describe, ended, eventually, start};
 
 const CLIENTS: usize = 50;
@@ -203,6 +203,23 @@ fn each_deadline_of_a_session_has_its_own_reason() {
 }
 
 #[test]
+fn a_peer_that_drips_is_ended_for_its_rate_and_one_that_is_answered_is_not() {
+    let timeouts = || Timeouts { min_rate: 100, ..Timeouts::default() };
+    // One plugin answers nothing, the other all.
+    let deaf = inline("deaf", "(func $on-read (param i32 i32) (result i32) (i32.const 0))");
+    let deaf = describe(deaf).timeouts(timeouts()).start().expect("it starts");
+    let polite = describe(polite()).timeouts(timeouts()).start().expect("it starts");
+    let (mut drips, mut talks) = (Client::connect(deaf.address()), Client::connect(polite.address()));
+    let start = Instant::now();
+    while std::io::Write::write_all(&mut drips.0, b"x").is_ok() && start.elapsed() < Duration::from_secs(20) {
+        talks.echo("x");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    ended(&deaf, "min-rate", 1);
+    talks.echo("still here");
+}
+
+#[test]
 fn a_server_out_of_descriptors_refuses_and_recovers() {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
@@ -241,12 +258,21 @@ fn a_server_out_of_descriptors_refuses_and_recovers() {
     std::thread::sleep(Duration::from_secs(1));
     // A tick is 10 ms; 5 % of a core are five of them.
     assert!(ticks() - before <= 5, "{} ticks in a second", ticks() - before);
-    drop(served);
-    eventually("it serves again", || {
+    let serves = |client: &mut Client| {
         use std::io::{Read, Write};
-        let mut client = Client::connect(address);
         client.0.write_all(b"x").is_ok() && client.0.read(&mut [0; 1]).is_ok_and(|count| count == 1)
+    };
+    // Another process may hold this one up, so the best of some attempts is what counts.
+    let recovered_at_once = (0..10).any(|_| {
+        let free = Instant::now();
+        served.clear();
+        eventually("it serves again", || serves(&mut Client::connect(address)));
+        let took = free.elapsed();
+        served = (0..100).map(|_| Client::connect(address)).collect();
+        served.retain_mut(serves);
+        took < Duration::from_millis(100)
     });
+    assert!(recovered_at_once, "it never served within 100 ms of descriptors being free");
     wharf.kill().expect("it runs");
     wharf.wait().expect("it ends");
 }

@@ -31,7 +31,7 @@ fn a_session_shows_what_it_did_and_does() {
     let glance = session.glance;
     assert_eq!((glance.bytes_in, glance.bytes_out, glance.events, glance.queued_bytes), (5, 5, 2, 0));
     assert_eq!((glance.priority, glance.event), (Priority::Normal, None));
-    assert!(glance.usage.fuel > 0 && glance.usage.memory_bytes == 128 << 10 && glance.busy > Duration::ZERO);
+    assert!(glance.usage.fuel > 0 && glance.usage.memory_bytes == 128 << 10 && glance.cpu > Duration::ZERO);
     assert!(session.plugin.contains("polite"), "{}", session.plugin);
     eventually("it grows idle", || server.session(id).expect("it lives").glance.idle >= Duration::from_millis(20));
     assert!(server.session(9_999).is_none());
@@ -136,7 +136,7 @@ fn priorities_of_the_server_and_of_a_session_are_apart() {
     assert_eq!(server.session(*id).expect("it lives").glance.priority, Priority::Critical);
     assert_eq!(server.assign(9_999, Priority::Low), None);
     let count = |class: Priority| {
-        let classes = server.latencies();
+        let classes = server.counters().latencies();
         classes.iter().find(|(other, _)| *other == class).expect("every class").1.count()
     };
     assert_eq!(count(Priority::Critical), 1);

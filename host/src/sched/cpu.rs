@@ -1,0 +1,109 @@
+//! CPU time of what a thread runs, without asking the system each time.
+//!
+//! The system's clock of a thread costs a system call, which is more than many events. A stretch that was short by the
+//! clock on the wall was not interrupted for longer than that, so it is charged as it is; only a long one may hide that
+//! the thread was off the CPU, and is measured. What is charged is never less than what was used, and more by at most
+//! `SHORT` for a short stretch, and by what the thread did in `SYNC` before it for a long one.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// A stretch that is shorter is charged by the clock on the wall. The system's own slices are ten times as long.
+const SHORT: Duration = Duration::from_micros(100);
+/// How old a reading of the thread's clock may be when a stretch begins.
+const SYNC: Duration = Duration::from_millis(1);
+
+/// A reading of the thread's clock, and what was charged since.
+#[derive(Debug, Clone, Copy)]
+struct Reading {
+    wall: Instant,
+    cpu: Duration,
+    charged: Duration,
+}
+
+thread_local! {
+    static READING: Cell<Option<Reading>> = const { Cell::new(None) };
+}
+
+/// A stretch of work on the thread that began it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stretch(Instant);
+
+impl Stretch {
+    /// Begins at `now`, which is now.
+    pub(crate) fn begin(now: Instant) -> Self {
+        let known = READING.get().filter(|reading| now.saturating_duration_since(reading.wall) < SYNC);
+        if known.is_none() {
+            READING.set(Some(Reading { wall: now, cpu: thread_time(), charged: Duration::ZERO }));
+        }
+        Self(now)
+    }
+
+    /// The CPU time since it began. To be called on the same thread.
+    pub(crate) fn end(self) -> Duration {
+        let now = Instant::now();
+        let wall = now.saturating_duration_since(self.0);
+        let Some(mut reading) = READING.get() else { return wall };
+        if wall < SHORT {
+            reading.charged += wall;
+            READING.set(Some(reading));
+            return wall;
+        }
+        let cpu = thread_time();
+        READING.set(Some(Reading { wall: now, cpu, charged: Duration::ZERO }));
+        cpu.saturating_sub(reading.cpu).saturating_sub(reading.charged).min(wall)
+    }
+}
+
+/// What this thread has used since its start.
+pub(crate) fn thread_time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::hint::black_box;
+
+    fn work(for_cpu: Duration) {
+        let until = thread_time() + for_cpu;
+        while thread_time() < until {
+            (0..100).for_each(|step| _ = black_box(step));
+        }
+    }
+
+    #[test]
+    fn time_off_the_cpu_is_not_charged() {
+        let stretch = Stretch::begin(Instant::now());
+        work(Duration::from_millis(3));
+        std::thread::sleep(Duration::from_millis(30));
+        let charged = stretch.end();
+        assert!(charged >= Duration::from_millis(3) && charged < Duration::from_millis(15), "{charged:?}");
+    }
+
+    #[test]
+    fn many_short_stretches_are_charged_for_what_they_are() {
+        let (start, mut charged) = (thread_time(), Duration::ZERO);
+        for _ in 0..200 {
+            let stretch = Stretch::begin(Instant::now());
+            work(Duration::from_micros(20));
+            charged += stretch.end();
+        }
+        let used = thread_time() - start;
+        assert!(charged > used / 2 && charged < used * 2, "charged {charged:?} of {used:?}");
+    }
+
+    #[test]
+    fn what_ran_before_a_long_stretch_is_charged_to_it_only_once() {
+        let first = Stretch::begin(Instant::now());
+        work(Duration::from_millis(2));
+        let one = first.end();
+        let second = Stretch::begin(Instant::now());
+        work(Duration::from_millis(2));
+        let two = second.end();
+        assert!(one + two < Duration::from_millis(7), "{one:?} {two:?}");
+    }
+}

@@ -1,0 +1,161 @@
+//! Counters of one version of a server's plugin, by class. Sessions add theirs when they end.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::Latencies;
+use super::latencies::Histogram;
+use crate::event::{Meter, Priority};
+
+/// Counts by reason. Reasons are a small, closed set, so this stays small.
+#[derive(Debug, Default)]
+pub(super) struct ByReason(Mutex<BTreeMap<String, u64>>);
+
+impl ByReason {
+    pub(super) fn add(&self, reason: &str, more: u64) {
+        if more == 0 {
+            return;
+        }
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked up first: nearly always it is there, and then nothing is allocated.
+        match map.get_mut(reason) {
+            Some(count) => *count += more,
+            None => {
+                map.insert(reason.to_owned(), more);
+            }
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> BTreeMap<String, u64> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What a session that ended has used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Spent {
+    /// Events dispatched.
+    pub events: u64,
+    /// Bytes from the peer.
+    pub bytes_in: u64,
+    /// Bytes to the peer.
+    pub bytes_out: u64,
+    /// Fuel.
+    pub fuel: u64,
+    /// CPU time of its events.
+    pub cpu: Duration,
+}
+
+/// Sessions on one version of a server's plugin, counted.
+#[derive(Debug)]
+pub struct Edition {
+    plugin: Arc<str>,
+    events: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    fuel: AtomicU64,
+    cpu_ns: AtomicU64,
+    classes: [OfClass; Priority::ALL.len()],
+}
+
+#[derive(Debug, Default)]
+struct OfClass {
+    ended: ByReason,
+    faults: ByReason,
+    latencies: Histogram,
+}
+
+/// An edition at one moment. Sessions that still live are in its latencies only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EditionSeen {
+    /// The plugin's name and version.
+    pub plugin: Arc<str>,
+    /// What ended sessions have used.
+    pub spent: Spent,
+    /// By class, lowest first.
+    pub classes: Vec<ClassSeen>,
+}
+
+/// One class of an edition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassSeen {
+    /// The class: of a session at its end, of an event when it ran.
+    pub class: Priority,
+    /// Sessions that ended, by reason.
+    pub ended: BTreeMap<String, u64>,
+    /// Events that failed, by reason.
+    pub faults: BTreeMap<String, u64>,
+    /// How long events took.
+    pub latencies: Latencies,
+}
+
+impl Edition {
+    pub(super) fn new(plugin: Arc<str>) -> Self {
+        let zero = || AtomicU64::new(0);
+        let (events, bytes_in, bytes_out, fuel, cpu_ns) = (zero(), zero(), zero(), zero(), zero());
+        Self { plugin, events, bytes_in, bytes_out, fuel, cpu_ns, classes: Default::default() }
+    }
+
+    /// The plugin's name and version.
+    #[must_use]
+    pub fn plugin(&self) -> &Arc<str> {
+        &self.plugin
+    }
+
+    pub(super) fn ended(&self, class: Priority, reason: &str, spent: &Spent) {
+        self.classes[class as usize].ended.add(reason, 1);
+        self.absorb(spent);
+    }
+
+    pub(super) fn faulted(&self, class: Priority, reason: &str) {
+        self.classes[class as usize].faults.add(reason, 1);
+    }
+
+    fn absorb(&self, spent: &Spent) {
+        self.events.fetch_add(spent.events, Ordering::Relaxed);
+        self.bytes_in.fetch_add(spent.bytes_in, Ordering::Relaxed);
+        self.bytes_out.fetch_add(spent.bytes_out, Ordering::Relaxed);
+        self.fuel.fetch_add(spent.fuel, Ordering::Relaxed);
+        self.cpu_ns.fetch_add(u64::try_from(spent.cpu.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Takes over what another edition has counted.
+    pub(super) fn merge(&self, other: &Self) {
+        self.absorb(&other.spent());
+        for (to, from) in self.classes.iter().zip(&other.classes) {
+            for (into, out) in [(&to.ended, &from.ended), (&to.faults, &from.faults)] {
+                out.snapshot().iter().for_each(|(reason, count)| into.add(reason, *count));
+            }
+            to.latencies.merge(&from.latencies);
+        }
+    }
+
+    fn spent(&self) -> Spent {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Spent {
+            events: load(&self.events),
+            bytes_in: load(&self.bytes_in),
+            bytes_out: load(&self.bytes_out),
+            fuel: load(&self.fuel),
+            cpu: Duration::from_nanos(load(&self.cpu_ns)),
+        }
+    }
+
+    pub(super) fn snapshot(&self) -> EditionSeen {
+        let seen = |class: Priority| {
+            let of = &self.classes[class as usize];
+            let (ended, faults) = (of.ended.snapshot(), of.faults.snapshot());
+            ClassSeen { class, ended, faults, latencies: of.latencies.snapshot() }
+        };
+        let classes = Priority::ALL.into_iter().map(seen).collect();
+        EditionSeen { plugin: Arc::clone(&self.plugin), spent: self.spent(), classes }
+    }
+}
+
+impl Meter for Edition {
+    fn event(&self, class: Priority, took: Duration) {
+        self.classes[class as usize].latencies.record(took);
+    }
+}
