@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::admission::{Admitted, Entered, Refusal};
 use crate::event::{ClientInfo, Scope};
 use crate::net::{AcceptFault, Accepted, Established, HandshakeFault, Listener};
+use crate::sched::Seat;
 use crate::server::{Alive, Call, Service, Welcome};
 use crate::session::{Ended, Line, Session};
 use crate::telemetry::{
@@ -93,7 +94,9 @@ fn welcome(service: &Arc<Service>, client: Accepted, round: u64) {
         Err(Refusal::Untrusted)
     };
     match newcomer {
-        Ok(client) => service.spawn(serve(Arc::clone(service), client, round, service.alive(round))),
+        Ok(client) => {
+            service.spawn(|seat| serve(Arc::clone(service), client, round, service.alive(round), seat));
+        }
         Err(refusal) => Refused { server: &service.name, peer, reason: refusal.name() }.emit(&service.counters),
     }
 }
@@ -103,10 +106,10 @@ fn refuse(service: &Service, client: &Accepted, refusal: Refusal) {
 }
 
 /// One client's task, cradle to grave.
-async fn serve(service: Arc<Service>, newcomer: Newcomer, round: u64, alive: Alive) {
+async fn serve(service: Arc<Service>, newcomer: Newcomer, round: u64, alive: Alive, seat: Arc<Seat>) {
     // Each stage is boxed, so that a client's task has no room for the one it is not in.
     if let Some(client) = Box::pin(introduced(&service, newcomer, round)).await {
-        Box::pin(converse(service, client, round)).await;
+        Box::pin(converse(service, client, round, seat)).await;
     }
     drop(alive);
 }
@@ -169,7 +172,7 @@ async fn introduce(service: &Service, client: Entered<Accepted>, timeout: Durati
     }
 }
 
-async fn converse(service: Arc<Service>, client: Established, round: u64) {
+async fn converse(service: Arc<Service>, client: Established, round: u64, seat: Arc<Seat>) {
     let id = service.registry.next_id();
     let terms = service.terms();
     let info = ClientInfo {
@@ -184,7 +187,7 @@ async fn converse(service: Arc<Service>, client: Established, round: u64) {
     let (wire, permit) = client.into_parts();
     let procedure = service.procedure();
     let edition = Arc::clone(procedure.edition());
-    let line = Line::new(info, Arc::clone(&terms.line_config), edition.clone(), wire);
+    let line = Line::new(info, Arc::clone(&terms.line_config), edition.clone(), seat, wire);
     drop(terms);
     let (membership, presence) = service.registry.enter(&line, round, Arc::clone(edition.plugin()));
     // An order that came before the registry knew of this session passed it by.

@@ -6,6 +6,7 @@
 (import "wharf:server/session@0.1.0" "write" (func $write (param i32 i32 i32)))
 (import "wharf:server/session@0.1.0" "write-capacity" (func $write-capacity (result i32)))
 (import "wharf:server/session@0.1.0" "set-timer" (func $set-timer (param i32 i64) (result i32)))
+(import "wharf:server/session@0.1.0" "set-priority" (func $set-priority (param i32) (result i32)))
 (memory (export "memory") 2)
 (global $heap (mut i32) (i32.const 65536))
 

@@ -16,13 +16,14 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("net", &["admission", "event", "files"]),
     ("session", &["event", "net", "sched"]),
     ("plugin", &["event", "files", "sched", "telemetry"]),
-    ("server", &["admission", "event", "net", "plugin", "serve", "session", "telemetry"]),
+    ("server", &["admission", "event", "net", "plugin", "sched", "serve", "session", "telemetry"]),
     ("control", &["admission", "event", "files", "server", "span", "telemetry"]),
     ("config", &["admission", "control", "event", "files", "net", "plugin", "server", "session", "span"]),
 ];
 
 /// Outside crates that have one home.
-const HOMES: [(&str, &str); 20] = [
+const HOMES: [(&str, &str); 21] = [
+    ("libc", "sched"),
     ("wasmtime", "plugin"),
     ("wasmtime_wasi", "plugin"),
     ("wasmtime_wasi_config", "plugin"),

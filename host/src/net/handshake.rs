@@ -4,11 +4,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConnection;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::socket::Socket;
 use super::{Accepted, Credentials, CredentialsError, Wire};
 use crate::admission::{Admitted, Permit};
 use crate::event::TlsInfo;
@@ -87,7 +87,7 @@ impl Security {
         timeout: Duration,
     ) -> Result<Established, HandshakeFault> {
         let (Accepted { stream, peer, local }, permit) = client.into_parts();
-        let stream = TcpStream::from_std(stream).map_err(|_| HandshakeFault::Gone)?;
+        let stream = Socket::bound(stream).map_err(|_| HandshakeFault::Gone)?;
         let Some(acceptor) = &self.0 else {
             return Ok(Established { peer, local, tls: None, wire: Wire::Plain(stream), permit });
         };

@@ -8,6 +8,7 @@ mod bind;
 mod credentials;
 mod handshake;
 mod proxy;
+mod socket;
 mod wire;
 
 pub use accept::{AcceptFault, Accepted, Listener};

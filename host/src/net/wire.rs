@@ -5,18 +5,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+
+use super::socket::Socket;
 
 /// An established connection. Dropping it closes the connection.
 #[derive(Debug)]
 pub enum Wire {
     /// Bytes as they are.
-    Plain(TcpStream),
+    Plain(Socket),
     /// Bytes inside TLS.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Socket>>),
 }
 
 impl Wire {
@@ -69,20 +69,43 @@ impl Wire {
     /// Closes at once; the peer sees a reset, and nothing that is queued is sent.
     pub fn reset(self) {
         // Where the option fails the connection is already gone.
-        let _ = SockRef::from(self.tcp()).set_linger(Some(Duration::ZERO));
+        let _ = self.socket().options().map(|socket| socket.set_linger(Some(Duration::ZERO)));
     }
 
     /// Whether the system knows that the connection broke. Costs a system call; for callers that neither read nor
     /// write at the moment.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        !matches!(self.tcp().take_error(), Ok(None))
+        !matches!(self.socket().options().map(|socket| socket.take_error()), Some(Ok(None)))
     }
 
-    fn tcp(&self) -> &TcpStream {
+    /// Lets go of the reactor, to be bound to another. Nothing that the peer sent or is sent is touched.
+    ///
+    /// # Errors
+    /// The connection is closed.
+    pub fn loosen(&mut self) -> io::Result<()> {
+        self.socket_mut().loosen()
+    }
+
+    /// Binds it to the reactor of the thread that runs this.
+    ///
+    /// # Errors
+    /// The reactor takes no more; the connection is closed.
+    pub fn bind(&mut self) -> io::Result<()> {
+        self.socket_mut().bind()
+    }
+
+    fn socket(&self) -> &Socket {
         match self {
-            Self::Plain(tcp) => tcp,
+            Self::Plain(socket) => socket,
             Self::Tls(tls) => tls.get_ref().0,
+        }
+    }
+
+    fn socket_mut(&mut self) -> &mut Socket {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(tls) => tls.get_mut().0,
         }
     }
 }

@@ -4,8 +4,12 @@
 //! protocol handler needs; they are not what keeps sessions fair to each other.
 
 mod cpu;
+mod lane;
+mod policy;
 
 pub(crate) use cpu::{Stretch, thread_time};
+pub use lane::{Lane, Seat};
+pub use policy::{Standing, take};
 
 use std::time::Duration;
 

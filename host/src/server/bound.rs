@@ -130,7 +130,7 @@ impl Bound {
         let limits = description.limits;
         let procedure = EventProcedure::new(plugin, &name, settings, limits, Arc::clone(&counters));
         let service = Arc::new(Service {
-            shards: host.shards(),
+            lanes: host.lanes(),
             gate: Gate::new(description.throttle, description.networks, host.slots()),
             registry: Arc::new(Registry::default()),
             counters,

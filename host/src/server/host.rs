@@ -1,6 +1,6 @@
 //! What the servers of a process share: the threads, the engine, the loader, and the count of instance slots.
 //!
-//! One thread accepts and steers, so that no guest delays it; the shards run the sessions.
+//! One thread accepts and steers, so that no guest delays it; the lanes run the sessions.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -8,10 +8,12 @@ use std::sync::{Arc, OnceLock};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::broadcast;
 
+use super::lanes::Lanes;
 use super::service::HostNotice;
-use super::shards::Shards;
 use crate::admission::Count;
 use crate::plugin::{Engine, EngineConfig, EngineError, Loader};
+use crate::sched::Lane;
+use crate::telemetry::LanesStarted;
 
 /// Notices kept for a listener that is slow.
 const NOTICES_KEPT: usize = 1_024;
@@ -19,7 +21,7 @@ const NOTICES_KEPT: usize = 1_024;
 /// What a host is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HostConfig {
-    /// Threads that run sessions. 0: one per CPU.
+    /// Threads that run sessions, in each of the three lanes. 0: one per CPU.
     pub workers: usize,
     /// Sessions alive at once over all servers. 0: as many as the machine allows.
     pub sessions_max: usize,
@@ -45,7 +47,7 @@ pub struct Host(Arc<Ground>);
 
 struct Ground {
     runtime: Option<Runtime>,
-    shards: Arc<Shards>,
+    lanes: Arc<Lanes>,
     engine: Engine,
     loader: Loader,
     slots: Arc<Count>,
@@ -69,7 +71,9 @@ impl Host {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
         };
-        let shards = Arc::new(Shards::start(workers).map_err(HostError::Threads)?);
+        let lanes = Arc::new(Lanes::start(workers).map_err(HostError::Threads)?);
+        let [fast, idle] = [Lane::Fast, Lane::Idle].map(|lane| lanes.standing(lane).to_string());
+        LanesStarted { threads: workers, fast: &fast, idle: &idle }.emit();
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("wharf-accept")
@@ -78,7 +82,7 @@ impl Host {
             .map_err(HostError::Threads)?;
         let slots = Count::up_to(engine.sessions_max());
         let (notices, _) = broadcast::channel(NOTICES_KEPT);
-        Ok(Self(Arc::new(Ground { runtime: Some(runtime), shards, engine, loader, slots, notices })))
+        Ok(Self(Arc::new(Ground { runtime: Some(runtime), lanes, engine, loader, slots, notices })))
     }
 
     /// The host of servers that were given none: made at the first use, with defaults.
@@ -114,7 +118,7 @@ impl Host {
 
     /// Whether every thread that runs sessions takes up work within this time. Dropping the future is safe.
     pub async fn is_well(&self, within: std::time::Duration) -> bool {
-        tokio::time::timeout(within, self.0.shards.answer()).await.is_ok()
+        tokio::time::timeout(within, self.0.lanes.answer()).await.is_ok()
     }
 
     /// What happens to any of its servers from now on. A listener that is 1,024 behind misses the oldest, and is told.
@@ -127,8 +131,8 @@ impl Host {
         self.0.notices.clone()
     }
 
-    pub(super) fn shards(&self) -> Arc<Shards> {
-        Arc::clone(&self.0.shards)
+    pub(super) fn lanes(&self) -> Arc<Lanes> {
+        Arc::clone(&self.0.lanes)
     }
 
     pub(super) fn slots(&self) -> Arc<Count> {

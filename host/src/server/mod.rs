@@ -11,11 +11,11 @@ mod course;
 mod fleet;
 mod handle;
 mod host;
+mod lanes;
 mod lock;
 mod registry;
 mod service;
 mod sessions;
-mod shards;
 
 pub use bound::{Bound, Prepared};
 pub use builder::{Server, ServerBuilder, StartError, Timeouts};

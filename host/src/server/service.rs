@@ -8,13 +8,14 @@ use tokio::sync::{broadcast, watch};
 
 use super::census::{Alive, Census};
 use super::course::{Call, Course, Newcomers, Notice, Occurrence, Status};
+use super::lanes::Lanes;
 use super::lock::Holder;
 use super::registry::Registry;
-use super::shards::Shards;
 use crate::admission::{Gate, Network};
 use crate::event::Priority;
 use crate::net::Security;
 use crate::plugin::EventProcedure;
+use crate::sched::{Lane, Seat};
 use crate::session::{Latch, LineConfig};
 use crate::telemetry::{Bucket, Counters, ServerNotice};
 
@@ -57,7 +58,7 @@ pub(crate) struct Service {
     pub(super) data: Mutex<String>,
     pub(super) started: Instant,
     pub(super) census: Arc<Census>,
-    pub(super) shards: Arc<Shards>,
+    pub(super) lanes: Arc<Lanes>,
     pub(super) procedure: ArcSwap<EventProcedure>,
     pub(super) course: watch::Sender<Course>,
     pub(super) notices: watch::Sender<Notice>,
@@ -75,9 +76,9 @@ impl Service {
         self.terms.load_full()
     }
 
-    /// Runs a client's task on one of the threads for sessions.
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.shards.spawn(task);
+    /// Runs a newcomer's task in the lane of the server's class.
+    pub(crate) fn spawn<T: Future<Output = ()> + Send + 'static>(&self, task: impl FnOnce(Arc<Seat>) -> T) {
+        self.lanes.spawn(Lane::of(self.terms.load().line_config.class()), task);
     }
 
     /// Counts a task of a client.

@@ -19,7 +19,7 @@ use crate::event::{
     DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Port, Priority, Procedure, Scope, Usage,
 };
 use crate::net::Wire;
-use crate::sched::{self, Stretch};
+use crate::sched::{self, Lane, Stretch};
 
 /// How long a closed connection is read to its end, so that the peer gets what was flushed and not a reset.
 const LINGER_MAX: Duration = Duration::from_secs(2);
@@ -68,6 +68,8 @@ enum Happening {
     Timeout(u64),
     Timer(u32),
     End,
+    /// The session belongs in another lane.
+    Astray,
     /// An ending was decided on.
     Ending,
 }
@@ -118,7 +120,17 @@ impl<I: Instance, M> Session<I, M> {
                 self.membership = None;
                 self.line.mailbox.shut();
             }
-            match self.machine.step() {
+            let step = self.machine.step();
+            if matches!(step, Step::Connect | Step::Listen)
+                && let Some(lane) = self.line.astray()
+                && let Err(error) = self.change(lane).await
+            {
+                let detail = format!("the session could not change its lane: {error}");
+                self.fault = Some(("move", Fault::new(FaultKind::Host, detail)));
+                self.machine.lost(FaultKind::Host);
+                continue;
+            }
+            match step {
                 Step::Connect => {
                     self.machine.connecting();
                     self.dispatch(Event::Connect).await;
@@ -149,7 +161,7 @@ impl<I: Instance, M> Session<I, M> {
             Happening::Timeout(_) => Occasion::Timeout,
             Happening::Timer(_) => Occasion::Timer,
             Happening::End => Occasion::End,
-            Happening::Ending => return,
+            Happening::Astray | Happening::Ending => return,
         };
         if !self.machine.offer(occasion) {
             return;
@@ -160,8 +172,19 @@ impl<I: Instance, M> Session<I, M> {
             Happening::Timeout(idle_ms) => self.dispatch(Event::Timeout { idle_ms }).await,
             Happening::Timer(id) => self.dispatch(Event::Timer { id }).await,
             Happening::End => self.dispatch(Event::End).await,
-            Happening::Ending => {}
+            Happening::Astray | Happening::Ending => {}
         }
+    }
+
+    /// Goes to another lane between events. What the peer sent waits in the socket meanwhile.
+    async fn change(&mut self, lane: Lane) -> io::Result<()> {
+        let line = Arc::clone(&self.line);
+        let with_wire = |act: fn(&mut Wire) -> io::Result<()>| line.state().wire.as_mut().map_or(Ok(()), act);
+        with_wire(Wire::loosen)?;
+        line.seat().change(lane).await;
+        with_wire(Wire::bind)?;
+        self.alarm = Alarm::new(Instant::now());
+        Ok(())
     }
 
     /// Calls the plugin. While the call waits, the session goes on sending and hears of resets, orders and deadlines.
@@ -231,6 +254,10 @@ impl<I: Instance, M> Session<I, M> {
         let orders = line.mailbox.orders();
         if decide(&mut self.machine, orders) {
             return Poll::Ready(Happening::Ending);
+        }
+        if line.astray().is_some() {
+            line.state().mail_waits |= orders.contains(Orders::MAIL);
+            return Poll::Ready(Happening::Astray);
         }
         let mut state = line.state();
         if orders.contains(Orders::MAIL) || state.mail_waits {

@@ -17,6 +17,7 @@ use super::pulse::Pulse;
 use super::timers::Timers;
 use crate::event::{ClientInfo, Meter, Port, Priority, SendError, Usage, WriteError};
 use crate::net::Wire;
+use crate::sched::{Lane, Seat};
 
 /// From this size on a write to an empty send buffer goes to the wire straight out of the plugin's memory. Smaller
 /// ones are gathered, so that an event with many writes costs one packet.
@@ -49,6 +50,14 @@ pub struct LineConfig {
     pub latch: Arc<Latch>,
 }
 
+impl LineConfig {
+    /// The class in force at a session's start.
+    #[must_use]
+    pub fn class(&self) -> Priority {
+        self.priority.min(self.priority_max)
+    }
+}
+
 /// A session at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Glance {
@@ -72,6 +81,8 @@ pub struct Glance {
     pub event: Option<&'static str>,
     /// The class in force.
     pub priority: Priority,
+    /// The lane it is in.
+    pub lane: Lane,
 }
 
 /// One session, as its plugin, its peers and its server reach it.
@@ -80,6 +91,7 @@ pub struct Line {
     info: ClientInfo,
     config: Arc<LineConfig>,
     meter: Arc<dyn Meter>,
+    seat: Arc<Seat>,
     priority: AtomicU8,
     started: Instant,
     pub(super) pulse: Pulse,
@@ -112,9 +124,16 @@ pub(super) struct LineState {
 }
 
 impl Line {
-    /// A session at its start. `meter` hears how long its events take.
+    /// A session at its start. `meter` hears how long its events take; `seat` is that of the
+    /// task that runs it.
     #[must_use]
-    pub fn new(info: ClientInfo, config: Arc<LineConfig>, meter: Arc<dyn Meter>, wire: Wire) -> Arc<Self> {
+    pub fn new(
+        info: ClientInfo,
+        config: Arc<LineConfig>,
+        meter: Arc<dyn Meter>,
+        seat: Arc<Seat>,
+        wire: Wire,
+    ) -> Arc<Self> {
         let started = Instant::now();
         let state = LineState {
             wire: Some(wire),
@@ -130,9 +149,9 @@ impl Line {
             bytes_in: 0,
             bytes_out: 0,
         };
-        let priority = AtomicU8::new(config.priority.min(config.priority_max) as u8);
+        let priority = AtomicU8::new(config.class() as u8);
         let (pulse, mailbox) = (Pulse::default(), Mailbox::default());
-        Arc::new(Self { info, config, meter, priority, started, pulse, mailbox, state: Mutex::new(state) })
+        Arc::new(Self { info, config, meter, seat, priority, started, pulse, mailbox, state: Mutex::new(state) })
     }
 
     /// Queues `data` from another session or the server. Never waits.
@@ -166,7 +185,9 @@ impl Line {
 
     /// Gives it another class from its next event on, whatever the plugin's ceiling. Returns the one before.
     pub fn assign(&self, priority: Priority) -> Priority {
-        Priority::ALL[usize::from(self.priority.swap(priority as u8, Ordering::Relaxed))]
+        let before = Priority::ALL[usize::from(self.priority.swap(priority as u8, Ordering::Relaxed))];
+        self.mailbox.order(Orders::LOOK);
+        before
     }
 
     /// Whether an event of it runs, or its instance starts. In one total order with [`Latch::close`].
@@ -189,11 +210,22 @@ impl Line {
             cpu: self.pulse.cpu(),
             event: self.pulse.doing(),
             priority: self.priority(),
+            lane: self.seat.lane(),
         }
     }
 
     pub(super) fn config(&self) -> &LineConfig {
         &self.config
+    }
+
+    /// The lane it belongs in by its class, where it is in another.
+    pub(super) fn astray(&self) -> Option<Lane> {
+        let lane = Lane::of(self.priority());
+        (lane != self.seat.lane()).then_some(lane)
+    }
+
+    pub(super) fn seat(&self) -> &Seat {
+        &self.seat
     }
 
     pub(super) fn meter(&self) -> &dyn Meter {

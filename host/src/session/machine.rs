@@ -181,6 +181,12 @@ impl Machine {
         }
     }
 
+    /// The host cannot go on with the session, between events.
+    pub fn lost(&mut self, kind: FaultKind) {
+        self.phase = Phase::Over;
+        self.ending = Some(Ending { reason: EndReason::Fault(kind), how: How::Reset });
+    }
+
     /// No instance could be made, so there will be no event at all.
     pub fn stillborn(&mut self, kind: FaultKind) {
         debug_assert_eq!(self.phase, Phase::Fresh);

@@ -28,6 +28,8 @@ impl Orders {
     pub(super) const ABORT: Self = Self(16);
     /// Either of the two.
     pub(super) const NOW: Self = Self(8 | 16);
+    /// Nothing to do but to look around: the class may have changed.
+    pub(super) const LOOK: Self = Self(32);
 
     pub(super) fn contains(self, order: Self) -> bool {
         self.0 & order.0 != 0

@@ -11,6 +11,25 @@ use super::counters::Kind;
 use super::{Bucket, Counters, Edition, Spent};
 use crate::event::{Fault, Priority};
 
+/// The threads for sessions run.
+#[derive(Debug)]
+pub struct LanesStarted<'a> {
+    /// In each lane.
+    pub threads: usize,
+    /// What the kernel gave those of critical sessions.
+    pub fast: &'a str,
+    /// What it gave those of background sessions.
+    pub idle: &'a str,
+}
+
+impl LanesStarted<'_> {
+    /// Logs it.
+    pub fn emit(&self) {
+        let Self { threads, fast, idle } = self;
+        info!(threads, fast, idle, "lanes");
+    }
+}
+
 /// A server listens.
 #[derive(Debug)]
 pub struct ServerStarted<'a> {

@@ -16,6 +16,7 @@ pub use edition::{ClassSeen, Edition, EditionSeen, Spent};
 pub use escape::drives_reader;
 pub use events::{
     AcceptPaused, AcceptStopped, ControlOpened, ControlRequest, CredentialsRenewed, Faulted, HandshakeFailed,
-    LockExpired, PluginOutput, PluginSwapped, Refused, ServerNotice, ServerStarted, SessionEnded, SessionStarted,
+    LanesStarted, LockExpired, PluginOutput, PluginSwapped, Refused, ServerNotice, ServerStarted, SessionEnded,
+    SessionStarted,
 };
 pub use latencies::Latencies;

@@ -4,6 +4,7 @@ mod cli;
 mod control;
 mod events;
 mod faults;
+mod lanes;
 mod lifecycle;
 mod limits;
 mod loading;

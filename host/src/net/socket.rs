@@ -1,0 +1,103 @@
+//! A session's socket, which can leave its reactor and enter another.
+
+use std::io;
+use std::net;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A connection, with a reactor or without. Without one it neither reads nor writes.
+#[derive(Debug)]
+pub struct Socket(Tie);
+
+#[derive(Debug)]
+enum Tie {
+    Bound(TcpStream),
+    Loose(net::TcpStream),
+    /// Lost between two reactors. The connection is closed.
+    Lost,
+}
+
+impl Socket {
+    /// Binds it to the reactor of the thread that runs this.
+    ///
+    /// # Errors
+    /// The reactor takes no more; the connection is closed.
+    pub(super) fn bound(stream: net::TcpStream) -> io::Result<Self> {
+        Ok(Self(Tie::Bound(TcpStream::from_std(stream)?)))
+    }
+
+    /// Lets go of its reactor.
+    ///
+    /// # Errors
+    /// The connection is closed.
+    pub(super) fn loosen(&mut self) -> io::Result<()> {
+        if let Tie::Bound(stream) = std::mem::replace(&mut self.0, Tie::Lost) {
+            self.0 = Tie::Loose(stream.into_std()?);
+        }
+        Ok(())
+    }
+
+    /// Binds it to the reactor of the thread that runs this, where it has none.
+    ///
+    /// # Errors
+    /// The reactor takes no more; the connection is closed.
+    pub(super) fn bind(&mut self) -> io::Result<()> {
+        match std::mem::replace(&mut self.0, Tie::Lost) {
+            Tie::Loose(stream) => self.0 = Tie::Bound(TcpStream::from_std(stream)?),
+            tie => self.0 = tie,
+        }
+        Ok(())
+    }
+
+    /// The socket's options.
+    pub(super) fn options(&self) -> Option<SockRef<'_>> {
+        match &self.0 {
+            Tie::Bound(stream) => Some(SockRef::from(stream)),
+            Tie::Loose(stream) => Some(SockRef::from(stream)),
+            Tie::Lost => None,
+        }
+    }
+
+    fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        match &mut self.0 {
+            Tie::Bound(stream) => Ok(Pin::new(stream)),
+            Tie::Loose(_) | Tie::Lost => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.stream()?.poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.stream()?.poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_shutdown(cx)
+    }
+}

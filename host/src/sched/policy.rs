@@ -1,0 +1,108 @@
+//! What the kernel is asked for each lane's threads. Going down needs no privilege; going up is tried.
+
+use std::fmt;
+use std::io;
+
+use super::Lane;
+
+/// How much better than the others' a fast thread's niceness is, where that is allowed.
+const FAST_NICENESS: i32 = -10;
+/// How long a fast thread runs before the kernel looks for another. The shorter, the sooner it gets its turn when it wakes
+/// (Linux 6.12 and later; earlier ones ignore it). In nanoseconds.
+const FAST_SLICE_NS: u64 = 100_000;
+
+/// What a thread got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Waking threads of others never wait for it.
+    pub yields_at_once: bool,
+    /// Its niceness.
+    pub niceness: i32,
+    /// Its slice is a short one.
+    pub short_slice: bool,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.yields_at_once {
+            return f.write_str("runs when nobody else wants to");
+        }
+        write!(f, "niceness {}", self.niceness)?;
+        f.write_str(if self.short_slice { ", short slices" } else { "" })
+    }
+}
+
+/// Sets the calling thread up for its lane. What is not allowed is left as it was, and the answer says so.
+#[must_use]
+pub fn take(lane: Lane) -> Standing {
+    let own = rustix::process::getpriority_process(None).unwrap_or(0);
+    let as_it_was = Standing { yields_at_once: false, niceness: own, short_slice: false };
+    match lane {
+        Lane::Standard => as_it_was,
+        Lane::Idle => match set(libc::SCHED_IDLE, own, 0) {
+            Ok(()) => Standing { yields_at_once: true, ..as_it_was },
+            Err(_) => as_it_was,
+        },
+        Lane::Fast => [own + FAST_NICENESS, own]
+            .into_iter()
+            .find(|&niceness| set(libc::SCHED_OTHER, niceness, FAST_SLICE_NS).is_ok())
+            .map_or(as_it_was, |niceness| Standing { niceness, short_slice: true, ..as_it_was }),
+    }
+}
+
+/// The kernel's `sched_attr`, in its first version.
+#[repr(C)]
+struct Attributes {
+    size: u32,
+    policy: u32,
+    flags: u64,
+    niceness: i32,
+    priority: u32,
+    slice_ns: u64,
+    deadline_ns: u64,
+    period_ns: u64,
+}
+
+#[allow(unsafe_code)]
+fn set(policy: i32, niceness: i32, slice_ns: u64) -> io::Result<()> {
+    let attributes = Attributes {
+        size: size_of::<Attributes>() as u32,
+        policy: policy.unsigned_abs(),
+        flags: 0,
+        niceness,
+        priority: 0,
+        slice_ns,
+        deadline_ns: 0,
+        period_ns: 0,
+    };
+    // SAFETY: the call reads `size` bytes from the pointer, which are those of `attributes`, and keeps nothing. It acts on
+    // the calling thread (0) and touches no memory of the process.
+    let outcome = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn going_down_needs_no_privilege_and_is_seen_by_the_kernel() {
+        let seen = std::thread::spawn(|| {
+            let standing = take(Lane::Idle);
+            let stat = std::fs::read_to_string("/proc/thread-self/stat").expect("the thread's state");
+            let fields: Vec<_> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+            // The 41st field is the policy; 5 is SCHED_IDLE.
+            (standing, fields[38].to_owned())
+        });
+        let (standing, policy) = seen.join().expect("it ran");
+        assert!(standing.yields_at_once);
+        assert_eq!(policy, "5");
+    }
+
+    #[test]
+    fn a_fast_thread_is_never_behind_a_standard_one() {
+        let threads = [Lane::Fast, Lane::Standard].map(|lane| std::thread::spawn(move || take(lane)));
+        let [fast, standard] = threads.map(|thread| thread.join().expect("it ran"));
+        assert!(fast.niceness <= standard.niceness && !fast.yields_at_once, "{fast} {standard}");
+    }
+}

@@ -1,0 +1,125 @@
+//! Lanes: a live session changes its threads with its class, and its client notices nothing.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use wharf::event::Priority;
+use wharf::sched::Lane;
+use wharf::server::ServerHandle;
+use wharf_tests::certificates::Certificates;
+use wharf_tests::clients::Client;
+use wharf_tests::guests::{inline, polite};
+use wharf_tests::servers::{describe, eventually, start};
+
+const LANES: [Priority; 3] = [Priority::Critical, Priority::Background, Priority::Normal];
+
+/// Bytes in which every place is known.
+fn numbered(lines: usize) -> Vec<u8> {
+    (0..lines).flat_map(|line| format!("{line:07}\n").into_bytes()).collect()
+}
+
+/// Moves every session through the lanes until the clients are done. How many moves there were.
+fn shuffle(server: &ServerHandle, clients: Vec<thread::JoinHandle<()>>) -> usize {
+    let mut moves = 0;
+    while clients.iter().any(|client| !client.is_finished()) {
+        for session in server.sessions(0, 1_000) {
+            let class = LANES[(session.info.id as usize + moves) % LANES.len()];
+            server.assign(session.info.id, class);
+        }
+        moves += 1;
+        thread::sleep(Duration::from_millis(1));
+    }
+    clients.into_iter().for_each(|client| client.join().expect("every byte came back in order"));
+    moves
+}
+
+fn openssl_client(address: SocketAddr, certificates: &Certificates) -> thread::JoinHandle<()> {
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-quiet", "-no_ign_eof", "-nocommands", "-servername", "localhost", "-connect"])
+        .arg(address.to_string())
+        .arg("-CAfile")
+        .arg(certificates.path("ca.pem"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("openssl runs");
+    let (mut to, mut from) = (client.stdin.take().expect("its input"), client.stdout.take().expect("its output"));
+    thread::spawn(move || {
+        let data = numbered(50_000);
+        let sent = data.clone();
+        let writer = thread::spawn(move || to.write_all(&sent).map(|()| to));
+        let mut seen = vec![0; data.len()];
+        from.read_exact(&mut seen).expect("all of it");
+        assert!(seen == data, "bytes were lost or out of order");
+        drop(writer.join().expect("it wrote").expect("all was taken"));
+        client.wait().expect("it ends");
+    })
+}
+
+fn plain_client(address: SocketAddr) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let data = numbered(50_000);
+        let mut client = Client::connect(address);
+        let (mut to, sent) = (client.0.try_clone().expect("a handle"), data.clone());
+        let writer = thread::spawn(move || to.write_all(&sent));
+        let mut seen = vec![0; data.len()];
+        client.0.read_exact(&mut seen).expect("all of it");
+        assert!(seen == data, "bytes were lost or out of order");
+        writer.join().expect("it wrote").expect("all was taken");
+    })
+}
+
+#[test]
+fn sessions_change_lanes_under_load_without_losing_a_byte() {
+    let server = start(polite());
+    let clients = (0..50).map(|_| plain_client(server.address())).collect();
+    assert!(shuffle(&server, clients) > 3);
+    eventually("all left", || server.clients() == 0);
+    assert!(server.counters().faults.is_empty());
+}
+
+#[test]
+fn a_tls_session_changes_lanes_without_losing_a_byte() {
+    let certificates = Certificates::new();
+    let server = describe(polite()).credentials(certificates.credentials()).start().expect("it starts");
+    let clients = (0..8).map(|_| openssl_client(server.address(), &certificates)).collect();
+    assert!(shuffle(&server, clients) > 3);
+    assert!(server.counters().faults.is_empty());
+}
+
+#[test]
+fn an_idle_session_is_taken_to_its_lane_at_once_and_by_its_own_wish_after_the_event() {
+    let server = start(polite());
+    let mut client = Client::connect(server.address());
+    client.echo("hello");
+    let id = server.sessions(0, 1)[0].info.id;
+    let lane = || server.session(id).map(|session| session.glance.lane);
+    assert_eq!(lane(), Some(Lane::Standard));
+    for class in LANES.into_iter().cycle().take(30) {
+        server.assign(id, class);
+        eventually("it is there", || lane() == Some(Lane::of(class)));
+        client.echo("still here");
+    }
+    // 4 is critical, and the server lets its plugin go there.
+    let climber = "(func $on-read (param i32 i32) (result i32) (drop (call $set-priority (i32.const 4)))
+        (drop (call $try-write (local.get 0) (local.get 1))) (i32.const 0))";
+    let climbs = describe(inline("climber", climber)).priority_max(Priority::Critical).start().expect("it starts");
+    let mut client = Client::connect(climbs.address());
+    client.echo("up");
+    eventually("it climbed", || climbs.sessions(0, 1)[0].glance.lane == Lane::Fast);
+    client.echo("still here");
+}
+
+#[test]
+fn sessions_begin_in_the_lane_of_their_server() {
+    for class in LANES {
+        let server = describe(polite()).priority(class).start().expect("it starts");
+        let mut client = Client::connect(server.address());
+        client.echo("hello");
+        assert_eq!(server.sessions(0, 1)[0].glance.lane, Lane::of(class));
+    }
+}
