@@ -17,7 +17,7 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("session", &["event", "net", "sched"]),
     ("plugin", &["event", "files", "sched", "telemetry"]),
     ("server", &["admission", "event", "net", "plugin", "sched", "serve", "session", "telemetry"]),
-    ("control", &["admission", "event", "files", "server", "span", "telemetry"]),
+    ("control", &["admission", "event", "files", "sched", "server", "span", "telemetry"]),
     ("config", &["admission", "control", "event", "files", "net", "plugin", "server", "session", "span"]),
 ];
 

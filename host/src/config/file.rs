@@ -53,6 +53,7 @@ pub(super) struct ServerTable {
     pub(super) timeouts: TimeoutsTable,
     pub(super) priority: Option<String>,
     pub(super) priority_max: Option<String>,
+    pub(super) tenant: Option<String>,
     pub(super) options: Vec<String>,
     pub(super) plugin: Option<PathBuf>,
     pub(super) parameter: i64,

@@ -14,6 +14,9 @@ use crate::server::{Server, ServerBuilder, Timeouts, WATERMARKS_DEFAULT};
 use crate::session::Watermarks;
 use crate::span::Span;
 
+/// Longest name of a tenant.
+const TENANT_MAX_BYTES: usize = 127;
+
 /// Describes a server, or says everything that is wrong with its table.
 pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuilder, Vec<String>> {
     let mut wrong = Vec::new();
@@ -47,6 +50,13 @@ pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuild
     }
     if let Some(priority) = parse::<Priority>("priority_max", table.priority_max.as_deref(), &mut wrong) {
         server = server.priority_max(priority);
+    }
+    match table.tenant.as_deref() {
+        Some(tenant) if !(1..=TENANT_MAX_BYTES).contains(&tenant.len()) => {
+            wrong.push(format!("`tenant`: {} bytes; expected 1 to {TENANT_MAX_BYTES}", tenant.len()));
+        }
+        Some(tenant) => server = server.tenant(tenant),
+        None => {}
     }
     let networks =
         Networks { allow: list("allow", &table.allow, &mut wrong), deny: list("deny", &table.deny, &mut wrong) };

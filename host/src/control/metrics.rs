@@ -13,6 +13,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::api::Shared;
+use crate::sched::TurnsSeen;
 use crate::server::{Fleet, ServerHandle, Status};
 use crate::telemetry::{ClassSeen, EditionSeen, Snapshot, Spent};
 
@@ -41,6 +42,7 @@ type Now = fn(&ServerHandle) -> i64;
 type Sum = fn(&Snapshot) -> u64;
 type SumSpent = fn(&Spent) -> f64;
 type OfClass = fn(&ClassSeen) -> &std::collections::BTreeMap<String, u64>;
+type OfTurns = fn(&TurnsSeen) -> u64;
 type ByReason = fn(&Snapshot) -> &std::collections::BTreeMap<String, u64>;
 
 impl Collector for Fleets {
@@ -54,6 +56,23 @@ impl Collector for Fleets {
             for one in Status::ALL {
                 let labels = [("server", server.name()), ("status", one.name())];
                 status.encode_family(&labels)?.encode_gauge(&i64::from(now == one))?;
+            }
+        }
+        let lanes = self.0.host().turns();
+        let mut waiting =
+            to.encode_descriptor("turns_waiting", "Sessions in line for a turn", None, MetricType::Gauge)?;
+        for lane in &lanes {
+            waiting.encode_family(&[("lane", lane.lane.name())])?.encode_gauge(&(lane.waiting as i64))?;
+        }
+        let turns: [(&str, &str, OfTurns); 2] = [
+            ("turns", "Turns given to sessions that had to get in line", |seen| seen.given),
+            ("turns_taken_over", "Of those, turns on another thread", |seen| seen.taken_over),
+        ];
+        for (name, help, value) in turns {
+            let mut counter = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for lane in &lanes {
+                let labels = [("lane", lane.lane.name())];
+                counter.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value(lane), None)?;
             }
         }
         let mut info = to.encode_descriptor("plugin", "What new sessions get", None, MetricType::Info)?;

@@ -122,6 +122,12 @@ pub trait Port: Send + Sync {
     /// Asks for a class from the next event on; returns what the ceiling allows.
     fn set_priority(&self, priority: Priority) -> Priority;
 
+    /// The guest has run for a slice: pending until it may go on. Asked again by the same event until it is ready.
+    fn poll_slice(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let _ = cx;
+        Poll::Ready(())
+    }
+
     /// Sets, replaces or (0) cancels a timer. False at the limit of timers.
     fn set_timer(&self, id: u32, after_ms: u64) -> bool;
 }

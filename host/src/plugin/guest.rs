@@ -1,5 +1,6 @@
 //! What belongs to one instance on the host's side: its session, its limits, its clock, its WASI.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -119,13 +120,14 @@ impl CpuClock {
 
 /// Called by the engine in a running guest at each tick: lets others run, then goes on.
 pub(super) fn on_tick(mut store: StoreContextMut<'_, Guest>) -> wasmtime::Result<UpdateDeadline> {
-    let clock = &mut store.data_mut().clock;
+    let guest = store.data_mut();
+    let (clock, port) = (&mut guest.clock, Arc::clone(&guest.scope.port));
     if !clock.tick() {
         return Ok(UpdateDeadline::Interrupt);
     }
     let slice_start = Arc::clone(&clock.slice_start);
     let turn = async move {
-        tokio::task::yield_now().await;
+        poll_fn(|cx| port.poll_slice(cx)).await;
         slice_start.store(thread_cpu_ns().max(1), Ordering::Relaxed);
     };
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn)))

@@ -1,9 +1,11 @@
 //! Lanes: sets of threads between which the kernel decides, and a task's seat on one of them.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::Poll;
 
+use super::Turnstile;
 use crate::event::Priority;
 
 /// Where a session's I/O, TLS and Wasm run. Each has its own threads, reactors and queues.
@@ -38,25 +40,34 @@ impl Lane {
     }
 }
 
-/// A task's place on a lane. The task says where it wants to be; whoever polls it takes it there.
+/// A task's place. The task says where it wants to be; whoever polls it takes it there.
 #[derive(Debug)]
 pub struct Seat {
     lane: AtomicU8,
-    /// 0, or one more than the number of the lane.
-    wish: AtomicU8,
+    /// 0, or where the task wants to be.
+    wish: AtomicU32,
+    turnstiles: Arc<[Arc<Turnstile>; Lane::ALL.len()]>,
 }
 
+/// The thread of a wish for any thread of a lane.
+const ANY: u32 = 0;
+
 impl Seat {
-    /// A place on this lane.
+    /// A place on this lane, of which these are the lines.
     #[must_use]
-    pub fn new(lane: Lane) -> Self {
-        Self { lane: AtomicU8::new(lane as u8), wish: AtomicU8::new(0) }
+    pub fn new(lane: Lane, turnstiles: Arc<[Arc<Turnstile>; Lane::ALL.len()]>) -> Self {
+        Self { lane: AtomicU8::new(lane as u8), wish: AtomicU32::new(0), turnstiles }
     }
 
     /// Where the task is.
     #[must_use]
     pub fn lane(&self) -> Lane {
         Lane::ALL[usize::from(self.lane.load(Ordering::Relaxed))]
+    }
+
+    /// The line of that lane.
+    pub(super) fn turnstile(&self) -> &Arc<Turnstile> {
+        &self.turnstiles[self.lane() as usize]
     }
 
     /// Goes to another lane: when this returns, the task runs on one of its threads. Whatever is bound to the reactor of
@@ -66,19 +77,26 @@ impl Seat {
             if self.lane() == lane {
                 return Poll::Ready(());
             }
-            // No waker: the task is polled next by the thread it arrives on.
-            self.wish.store(lane as u8 + 1, Ordering::Relaxed);
+            self.ask(lane, None);
             Poll::Pending
         })
         .await;
     }
 
-    /// Whoever polled the task asks where it wants to go, and says with this that it goes there.
-    pub fn moving(&self) -> Option<Lane> {
+    /// Asks to be taken there as soon as this poll of the task is over. It is polled next by the thread it arrives on, so that
+    /// nothing else need wake it.
+    pub(super) fn ask(&self, lane: Lane, thread: Option<usize>) {
+        let thread = thread.map_or(ANY, |thread| thread as u32 + 1);
+        self.wish.store(thread << 2 | (lane as u32 + 1), Ordering::Relaxed);
+    }
+
+    /// Whoever polled the task asks where it wants to go, and says with this that it goes there: to a lane, and to one of
+    /// its threads or any.
+    pub fn moving(&self) -> Option<(Lane, Option<usize>)> {
         let wish = self.wish.load(Ordering::Relaxed);
-        let lane = *Lane::ALL.get(usize::from(wish.checked_sub(1)?))?;
+        let lane = *Lane::ALL.get((wish & 3).checked_sub(1)? as usize)?;
         self.wish.store(0, Ordering::Relaxed);
         self.lane.store(lane as u8, Ordering::Relaxed);
-        Some(lane)
+        Some((lane, (wish >> 2).checked_sub(1).map(|thread| thread as usize)))
     }
 }

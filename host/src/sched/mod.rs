@@ -6,10 +6,15 @@
 mod cpu;
 mod lane;
 mod policy;
+mod turn;
+mod turns;
+mod turnstile;
 
 pub(crate) use cpu::{Stretch, thread_time};
 pub use lane::{Lane, Seat};
 pub use policy::{Standing, take};
+pub use turn::Turn;
+pub use turnstile::{Place, TurnsSeen, Turnstile, here};
 
 use std::time::Duration;
 

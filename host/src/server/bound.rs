@@ -79,6 +79,7 @@ impl Prepared {
                 min_rate: timeouts.min_rate,
             },
             watermarks: description.watermarks,
+            tenant: description.tenant.clone().unwrap_or_else(|| self.name()).into(),
             priority: description.priority,
             priority_max: description.priority_max.unwrap_or(description.priority),
             latch: Arc::clone(latch),

@@ -61,6 +61,7 @@ pub(super) enum Procedures {
 pub struct ServerBuilder {
     pub(super) host: Option<Host>,
     pub(super) name: String,
+    pub(super) tenant: Option<String>,
     pub(super) endpoint: Endpoint,
     pub(super) inherited: Option<Arc<TcpListener>>,
     pub(super) throttle: Throttle,
@@ -86,6 +87,7 @@ impl Default for ServerBuilder {
         Self {
             host: None,
             name: String::new(),
+            tenant: None,
             endpoint: Endpoint { host: String::new(), port: ListenPort::AnyFree, backlog: 0, options },
             inherited: None,
             throttle: Throttle::default(),
@@ -209,6 +211,12 @@ impl ServerBuilder {
     #[must_use]
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = timeouts;
+        self
+    }
+    /// Whose server it is: servers of one tenant share its turns where a lane is crowded. Default: the server's name.
+    #[must_use]
+    pub fn tenant(mut self, tenant: impl Into<String>) -> Self {
+        self.tenant = Some(tenant.into());
         self
     }
     /// The class of every session at its start. Default normal.

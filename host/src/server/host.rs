@@ -12,7 +12,7 @@ use super::lanes::Lanes;
 use super::service::HostNotice;
 use crate::admission::Count;
 use crate::plugin::{Engine, EngineConfig, EngineError, Loader};
-use crate::sched::Lane;
+use crate::sched::{Lane, TurnsSeen};
 use crate::telemetry::LanesStarted;
 
 /// Notices kept for a listener that is slow.
@@ -119,6 +119,12 @@ impl Host {
     /// Whether every thread that runs sessions takes up work within this time. Dropping the future is safe.
     pub async fn is_well(&self, within: std::time::Duration) -> bool {
         tokio::time::timeout(within, self.0.lanes.answer()).await.is_ok()
+    }
+
+    /// The turns of each lane now.
+    #[must_use]
+    pub fn turns(&self) -> Vec<TurnsSeen> {
+        self.0.lanes.turns()
     }
 
     /// What happens to any of its servers from now on. A listener that is 1,024 behind misses the oldest, and is told.

@@ -16,11 +16,12 @@ use std::thread;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-use crate::sched::{Lane, Seat, Standing, take};
+use crate::sched::{Lane, Seat, Standing, TurnsSeen, Turnstile, take};
 
 /// All of them. Dropping it ends the threads and every task on them.
 pub(super) struct Lanes {
     lanes: [Threads; Lane::ALL.len()],
+    turnstiles: Arc<[Arc<Turnstile>; Lane::ALL.len()]>,
 }
 
 /// The threads of one lane.
@@ -38,13 +39,19 @@ struct Shard {
 impl Lanes {
     /// Starts `count` threads for each lane.
     pub(super) fn start(count: usize) -> io::Result<Self> {
-        let [fast, standard, idle] = Lane::ALL.map(|lane| Threads::start(lane, count));
-        Ok(Self { lanes: [fast?, standard?, idle?] })
+        let turnstiles = Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, count)));
+        let [fast, standard, idle] = Lane::ALL.map(|lane| Threads::start(lane, count, &turnstiles[lane as usize]));
+        Ok(Self { lanes: [fast?, standard?, idle?], turnstiles: Arc::new(turnstiles) })
     }
 
     /// What the kernel gave the threads of a lane.
     pub(super) fn standing(&self, lane: Lane) -> Standing {
         self.lanes[lane as usize].standing
+    }
+
+    /// The turns of each lane now.
+    pub(super) fn turns(&self) -> Vec<TurnsSeen> {
+        self.turnstiles.iter().map(|turnstile| turnstile.seen()).collect()
     }
 
     /// Waits until every thread has taken up a task, but for those that run only when nobody else wants to.
@@ -62,14 +69,15 @@ impl Lanes {
     where
         T: Future<Output = ()> + Send + 'static,
     {
-        let seat = Arc::new(Seat::new(lane));
-        self.seat(lane, Ride { task: Some(Box::pin(task(Arc::clone(&seat)))), seat, lanes: Arc::clone(self) });
+        let seat = Arc::new(Seat::new(lane, Arc::clone(&self.turnstiles)));
+        self.seat(lane, None, Ride { task: Some(Box::pin(task(Arc::clone(&seat)))), seat, lanes: Arc::clone(self) });
     }
 
-    fn seat(&self, lane: Lane, ride: Ride) {
+    /// Hands it to this thread of the lane, or to the one with the fewest.
+    fn seat(&self, lane: Lane, thread: Option<usize>, ride: Ride) {
         let shards = &self.lanes[lane as usize].shards;
-        let least = shards.iter().min_by_key(|shard| shard.load.load(Ordering::Relaxed));
-        let Some(shard) = least else { return };
+        let least = || shards.iter().min_by_key(|shard| shard.load.load(Ordering::Relaxed));
+        let Some(shard) = thread.and_then(|thread| shards.get(thread)).or_else(least) else { return };
         shard.load.fetch_add(1, Ordering::Relaxed);
         let load = Load(Arc::clone(&shard.load));
         shard.handle.spawn(async move {
@@ -80,16 +88,22 @@ impl Lanes {
 }
 
 impl Threads {
-    fn start(lane: Lane, count: usize) -> io::Result<Self> {
+    fn start(lane: Lane, count: usize, turnstile: &Arc<Turnstile>) -> io::Result<Self> {
         let (mut shards, mut stops) = (Vec::new(), Vec::new());
         let (tell, told) = mpsc::sync_channel(count);
         for number in 0..count {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let offering = Arc::clone(turnstile);
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .on_thread_park(move || offering.offer())
+                .on_thread_unpark(Turnstile::rested)
+                .build()?;
             let (stop, stopped) = oneshot::channel::<()>();
             shards.push(Shard { handle: runtime.handle().clone(), load: Arc::default() });
             stops.push(stop);
-            let tell = tell.clone();
+            let (tell, turnstile) = (tell.clone(), Arc::clone(turnstile));
             thread::Builder::new().name(format!("wharf-{}-{number}", lane.name())).spawn(move || {
+                turnstile.attend(number);
                 // The channel has room for all.
                 let _ = tell.send(take(lane));
                 // The sender says nothing: it is dropped.
@@ -116,9 +130,9 @@ impl Future for Ride {
         if task.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        let Some(lane) = self.seat.moving() else { return Poll::Pending };
+        let Some((lane, thread)) = self.seat.moving() else { return Poll::Pending };
         let (task, seat, lanes) = (self.task.take(), Arc::clone(&self.seat), Arc::clone(&self.lanes));
-        self.lanes.seat(lane, Ride { task, seat, lanes });
+        self.lanes.seat(lane, thread, Ride { task, seat, lanes });
         Poll::Ready(())
     }
 }

@@ -1,5 +1,7 @@
 //! The driver: owns one session's clock, wire and instance, and does what the machine says.
 
+mod parting;
+
 use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
@@ -19,12 +21,7 @@ use crate::event::{
     DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Port, Priority, Procedure, Scope, Usage,
 };
 use crate::net::Wire;
-use crate::sched::{self, Lane, Stretch};
-
-/// How long a closed connection is read to its end, so that the peer gets what was flushed and not a reset.
-const LINGER_MAX: Duration = Duration::from_secs(2);
-/// How much is read and thrown away meanwhile.
-const LINGER_MAX_BYTES: usize = 1 << 20;
+use crate::sched::{self, Place, Turn, here};
 
 /// What became of a session.
 #[derive(Debug)]
@@ -59,6 +56,9 @@ pub struct Session<I, M> {
     fault: Option<(&'static str, Fault)>,
     alarm: Alarm,
     clock: Clock,
+    turn: Turn,
+    /// The thread to whose reactor its socket is bound.
+    home: Option<Place>,
 }
 
 /// Something that happened between events.
@@ -82,6 +82,7 @@ impl<I: Instance, M> Session<I, M> {
         P: Procedure<Instance = I>,
     {
         let now = Instant::now();
+        let turn = Turn::new(Arc::clone(line.seat()), line.priority(), Arc::clone(&line.config().tenant));
         let mut session = Self {
             line,
             machine: Machine::default(),
@@ -90,14 +91,21 @@ impl<I: Instance, M> Session<I, M> {
             fault: None,
             alarm: Alarm::new(now),
             clock: Clock::new(now),
+            turn,
+            home: here(),
         };
-        let budget = sched::budget(session.line.priority());
+        let class = session.line.priority();
+        let budget = sched::budget(class);
         let birth = match turn::enter(&session.line, Doing::START).await {
             Some(fault) => Err(fault),
             None => {
                 // Boxed, because it is large and a session lives long.
-                let birth = Box::pin(procedure.instantiate(scope, budget));
-                let birth = tokio::time::timeout(budget.wall, birth).await;
+                let mut birth = Box::pin(procedure.instantiate(scope, budget));
+                let (Self { line, turn, .. }, mut cpu) = (&mut session, Duration::ZERO);
+                turn.begin(class, Instant::now());
+                let in_turn = poll_fn(|cx| turn::poll(turn, line, birth.as_mut(), &mut cpu, None, cx));
+                let birth = tokio::time::timeout(budget.wall, in_turn).await;
+                turn.rest();
                 turn::leave(&session.line);
                 let late = "the start took longer than its class allows";
                 birth.unwrap_or_else(|_| Err(Fault::new(FaultKind::WallTime, late)))
@@ -122,10 +130,9 @@ impl<I: Instance, M> Session<I, M> {
             }
             let step = self.machine.step();
             if matches!(step, Step::Connect | Step::Listen)
-                && let Some(lane) = self.line.astray()
-                && let Err(error) = self.change(lane).await
+                && let Err(error) = self.settle().await
             {
-                let detail = format!("the session could not change its lane: {error}");
+                let detail = format!("the session could not change its thread: {error}");
                 self.fault = Some(("move", Fault::new(FaultKind::Host, detail)));
                 self.machine.lost(FaultKind::Host);
                 continue;
@@ -176,14 +183,21 @@ impl<I: Instance, M> Session<I, M> {
         }
     }
 
-    /// Goes to another lane between events. What the peer sent waits in the socket meanwhile.
-    async fn change(&mut self, lane: Lane) -> io::Result<()> {
+    /// Between events: goes to the lane of its class, and binds its socket to the reactor of the thread it is on. What the
+    /// peer sends waits in the socket meanwhile.
+    async fn settle(&mut self) -> io::Result<()> {
+        let astray = self.line.astray();
+        if astray.is_none() && self.home == here() {
+            return Ok(());
+        }
         let line = Arc::clone(&self.line);
         let with_wire = |act: fn(&mut Wire) -> io::Result<()>| line.state().wire.as_mut().map_or(Ok(()), act);
         with_wire(Wire::loosen)?;
-        line.seat().change(lane).await;
+        if let Some(lane) = astray {
+            line.seat().change(lane).await;
+        }
         with_wire(Wire::bind)?;
-        self.alarm = Alarm::new(Instant::now());
+        (self.alarm, self.home) = (Alarm::new(Instant::now()), here());
         Ok(())
     }
 
@@ -194,31 +208,35 @@ impl<I: Instance, M> Session<I, M> {
             self.fault = Some((event.name(), fault));
             return;
         }
-        let Self { line, machine, instance, alarm, .. } = self;
+        let Self { line, machine, instance, alarm, turn, .. } = self;
         let Some(instance) = instance else { return };
         let class = line.priority();
         let budget = sched::budget(class);
         let (start, mut cpu) = (Instant::now(), Duration::ZERO);
         let mut deadline = None;
+        turn.begin(class, start);
         let outcome = {
             let mut call = pin!(instance.dispatch(event, budget));
             poll_fn(|cx| {
-                let stretch = Stretch::begin(if deadline.is_none() { start } else { Instant::now() });
-                let polled = call.as_mut().poll(cx);
-                cpu += stretch.end();
+                let now = deadline.is_none().then_some(start);
+                let polled = turn::poll(turn, line, call.as_mut(), &mut cpu, now, cx);
                 if let Poll::Ready(outcome) = polled {
                     return Poll::Ready(outcome);
                 }
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + budget.wall);
+                // What others do with their turns is not held against this one.
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + budget.wall) + turn.waited();
                 match poll_beside(line, machine, alarm, deadline, cx) {
                     Poll::Ready(fault) => Poll::Ready(Err(fault)),
                     // A write that timed out just now is only seen by asking the call again.
-                    Poll::Pending if line.state().timed_out => call.as_mut().poll(cx),
+                    Poll::Pending if line.state().timed_out => {
+                        turn::poll(turn, line, call.as_mut(), &mut cpu, None, cx)
+                    }
                     Poll::Pending => Poll::Pending,
                 }
             })
             .await
         };
+        turn.rest();
         line.meter().event(class, start.elapsed());
         line.pulse.count(instance.usage(), cpu);
         turn::leave(&self.line);
@@ -327,107 +345,6 @@ impl<I: Instance, M> Session<I, M> {
                 Poll::Pending
             }
         }
-    }
-
-    /// Sends what is queued, then says that nothing follows. Only the peer's silence or an order to cancel stops it.
-    fn poll_parting_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DisconnectReason>> {
-        loop {
-            let line = Arc::clone(&self.line);
-            let orders = line.mailbox.orders();
-            if orders.contains(Orders::NOW) {
-                let aborted = orders.contains(Orders::ABORT);
-                let reason = if aborted { DisconnectReason::Evicted } else { DisconnectReason::ServerStopped };
-                return Poll::Ready(Err(reason));
-            }
-            let mut state = line.state();
-            let sent = state.poll_flush(cx);
-            if sent.is_ready() && state.stalled_since.is_none() {
-                state.stalled_since = Some(Instant::now());
-            }
-            let done = match (sent, &mut state.wire) {
-                // The peer has finished too, so closing says all there is to say.
-                (Poll::Ready(Ok(())), Some(Wire::Plain(_))) if self.machine.half_closed() => Poll::Ready(Ok(())),
-                (Poll::Ready(Ok(())), Some(wire)) => wire.poll_shutdown(cx),
-                (sent, _) => sent,
-            };
-            match done {
-                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(DisconnectReason::PeerReset)),
-                Poll::Pending => {}
-            }
-            let deadline = state.stalled_since.unwrap_or_else(Instant::now) + line.config().deadlines.write;
-            drop(state);
-            if Instant::now() >= deadline {
-                return Poll::Ready(Err(DisconnectReason::WriteTimeout));
-            }
-            self.alarm.arm(deadline, cx);
-            if !line.mailbox.watch(cx.waker()) {
-                return Poll::Pending;
-            }
-        }
-    }
-
-    /// No I/O is possible from here on. A connection that is not to be flushed is reset now.
-    fn hang_up(&mut self) {
-        let mut state = self.line.state();
-        state.close();
-        if self.machine.ending().is_some_and(|ending| ending.how == How::Reset)
-            && let Some(wire) = state.wire.take()
-        {
-            wire.reset();
-        }
-    }
-
-    async fn finish(mut self, ending: Ending) -> Ended {
-        self.membership = None;
-        self.line.mailbox.shut();
-        self.hang_up();
-        let usage = self.instance.take().map(|instance| instance.usage()).unwrap_or_default();
-        let lasted = self.clock.age(Instant::now());
-        if ending.how == How::Flush && !self.machine.half_closed() {
-            self.linger().await;
-        }
-        let mut state = self.line.state();
-        state.wire = None;
-        Ended {
-            reason: ending.reason,
-            fault: self.fault,
-            events: self.line.pulse.events(),
-            bytes_in: state.bytes_in,
-            bytes_out: state.bytes_out,
-            usage,
-            cpu: self.line.pulse.cpu(),
-            class: self.line.priority(),
-            lasted,
-        }
-    }
-
-    /// Reads to the peer's end, within limits. Closing with bytes unread would make the system send a reset, which
-    /// can overtake what was flushed.
-    async fn linger(&mut self) {
-        let deadline = Instant::now() + LINGER_MAX;
-        let mut left = LINGER_MAX_BYTES;
-        poll_fn(|cx| {
-            loop {
-                if self.line.mailbox.orders().contains(Orders::NOW) || Instant::now() >= deadline {
-                    return Poll::Ready(());
-                }
-                let mut state = self.line.state();
-                let Some(wire) = &mut state.wire else { return Poll::Ready(()) };
-                match wire.poll_read(cx, Incoming::take().bytes()) {
-                    Poll::Ready(Ok(count)) if count > 0 && count < left => left -= count,
-                    Poll::Ready(_) => return Poll::Ready(()),
-                    Poll::Pending => {
-                        drop(state);
-                        self.alarm.arm(deadline, cx);
-                        if !self.line.mailbox.watch(cx.waker()) {
-                            return Poll::Pending;
-                        }
-                    }
-                }
-            }
-        })
-        .await;
     }
 }
 

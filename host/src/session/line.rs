@@ -42,6 +42,8 @@ pub struct LineConfig {
     pub deadlines: Deadlines,
     /// The send buffer.
     pub watermarks: Watermarks,
+    /// Whose server it is, for fair turns.
+    pub tenant: Arc<str>,
     /// The class every session starts with.
     pub priority: Priority,
     /// The best class a plugin may ask for.
@@ -57,6 +59,13 @@ impl LineConfig {
         self.priority.min(self.priority_max)
     }
 }
+
+/// The guest runs, or does not run at all.
+const RUNNING: u8 = 0;
+/// It has run for a slice.
+const ENDED: u8 = 1;
+/// It may go on.
+const NEXT: u8 = 2;
 
 /// A session at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +102,7 @@ pub struct Line {
     meter: Arc<dyn Meter>,
     seat: Arc<Seat>,
     priority: AtomicU8,
+    slice: AtomicU8,
     started: Instant,
     pub(super) pulse: Pulse,
     pub(super) mailbox: Mailbox,
@@ -151,7 +161,18 @@ impl Line {
         };
         let priority = AtomicU8::new(config.class() as u8);
         let (pulse, mailbox) = (Pulse::default(), Mailbox::default());
-        Arc::new(Self { info, config, meter, seat, priority, started, pulse, mailbox, state: Mutex::new(state) })
+        Arc::new(Self {
+            info,
+            config,
+            meter,
+            seat,
+            priority,
+            slice: AtomicU8::new(RUNNING),
+            started,
+            pulse,
+            mailbox,
+            state: Mutex::new(state),
+        })
     }
 
     /// Queues `data` from another session or the server. Never waits.
@@ -224,8 +245,13 @@ impl Line {
         (lane != self.seat.lane()).then_some(lane)
     }
 
-    pub(super) fn seat(&self) -> &Seat {
+    pub(super) fn seat(&self) -> &Arc<Seat> {
         &self.seat
+    }
+
+    /// Whether the event in flight stopped because its slice is over; it goes on when it is polled again.
+    pub(super) fn slice_ended(&self) -> bool {
+        self.slice.compare_exchange(ENDED, NEXT, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     pub(super) fn meter(&self) -> &dyn Meter {
@@ -285,6 +311,13 @@ impl Port for Line {
         let granted = priority.min(self.config.priority_max);
         self.priority.store(granted as u8, Ordering::Relaxed);
         granted
+    }
+
+    fn poll_slice(&self, _: &mut Context<'_>) -> Poll<()> {
+        // The driver sees that the slice has ended and polls again when the session may go on.
+        let may_go_on = self.slice.load(Ordering::Relaxed) == NEXT;
+        self.slice.store(if may_go_on { RUNNING } else { ENDED }, Ordering::Relaxed);
+        if may_go_on { Poll::Ready(()) } else { Poll::Pending }
     }
 
     fn set_timer(&self, id: u32, after_ms: u64) -> bool {

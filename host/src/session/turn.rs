@@ -1,13 +1,16 @@
-//! When an event may run: the passage through the latch of all sessions, and what an order to end now makes of it.
+//! When an event may run: the passage through the latch of all sessions, its turns in the lane, and what an order to end now
+//! makes of it.
 
 use std::future::poll_fn;
-use std::pin::pin;
-use std::task::Poll;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use super::line::Line;
 use super::mailbox::Orders;
 use super::pulse::Doing;
 use crate::event::{Fault, FaultKind};
+use crate::sched::{Stretch, Turn};
 
 /// Says that an event starts, as soon as the latch of all sessions lets it. An order to end now comes through a
 /// closed latch; then no event starts, and this is why.
@@ -39,6 +42,31 @@ pub(super) async fn enter(line: &Line, doing: Doing) -> Option<Fault> {
 pub(super) fn leave(line: &Line) {
     line.pulse.end();
     line.config().latch.event_ended();
+}
+
+/// Polls a guest's call while it is the session's turn, and adds the CPU time it takes to `cpu`. `now` is now where the
+/// caller knows it.
+pub(super) fn poll<F: Future>(
+    turn: &mut Turn,
+    line: &Line,
+    mut call: Pin<&mut F>,
+    cpu: &mut Duration,
+    mut now: Option<Instant>,
+    cx: &mut Context<'_>,
+) -> Poll<F::Output> {
+    loop {
+        ready!(turn.poll(cx));
+        let stretch = Stretch::begin(now.take().unwrap_or_else(Instant::now));
+        let polled = call.as_mut().poll(cx);
+        let used = stretch.end();
+        *cpu += used;
+        turn.used(used);
+        if polled.is_ready() || !line.slice_ended() {
+            turn.rest();
+            return polled;
+        }
+        turn.pause();
+    }
 }
 
 /// What becomes of an event when the session is to end now.

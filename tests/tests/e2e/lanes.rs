@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use wharf::event::Priority;
 use wharf::sched::Lane;
-use wharf::server::ServerHandle;
+use wharf::server::{Host, HostConfig, Server, ServerHandle};
 use wharf_tests::certificates::Certificates;
 use wharf_tests::clients::Client;
-use wharf_tests::guests::{inline, polite};
+use wharf_tests::guests::{component, file, inline, polite};
 use wharf_tests::servers::{describe, eventually, start};
 
 const LANES: [Priority; 3] = [Priority::Critical, Priority::Background, Priority::Normal];
@@ -122,4 +122,89 @@ fn sessions_begin_in_the_lane_of_their_server() {
         client.echo("hello");
         assert_eq!(server.sessions(0, 1)[0].glance.lane, Lane::of(class));
     }
+}
+
+/// A server with one thread in each lane, whose plugin spins for ever at every byte.
+fn spinning(host: &Host, tenant: &str, class: Priority) -> ServerHandle {
+    let file = file("spins", &component("(func $on-read (param i32 i32) (result i32) (call $spin) (i32.const 0))"));
+    let builder = Server::builder().host(host).local_host("127.0.0.1").tenant(tenant).priority(class);
+    builder.plugin(file).start().expect("it starts")
+}
+
+/// So many clients whose event spins. It ends when its fuel does.
+fn spin(server: &ServerHandle, clients: usize) -> Vec<Client> {
+    let mut clients: Vec<_> = (0..clients).map(|_| Client::connect(server.address())).collect();
+    eventually("all are in", || server.session_count() as usize == clients.len());
+    for client in &mut clients {
+        client.send("x");
+    }
+    clients
+}
+
+fn one_thread() -> Host {
+    Host::new(&HostConfig { workers: 1, sessions_max: 64, cache_dir: None }).expect("a host")
+}
+
+fn faults(server: &ServerHandle) -> u64 {
+    server.counters().faults.values().sum()
+}
+
+#[test]
+fn a_tenant_with_many_busy_sessions_has_no_more_turns_than_one_with_a_single() {
+    let host = one_thread();
+    let (crowd, single) = (spinning(&host, "crowd", Priority::Normal), spinning(&host, "single", Priority::Normal));
+    let _clients = spin(&crowd, 30);
+    let _client = spin(&single, 1);
+    eventually("the single one has had its fuel", || faults(&single) == 1);
+    // With turns by session, or by who came first, most of the crowd would have had theirs.
+    assert!(faults(&crowd) < 10, "{} of the crowd are done", faults(&crowd));
+    eventually("the crowd is not starved", || faults(&crowd) == 30);
+}
+
+#[test]
+fn a_higher_class_has_most_of_the_turns_and_a_lower_one_is_not_starved() {
+    let host = one_thread();
+    let (low, high) = (spinning(&host, "low", Priority::Low), spinning(&host, "high", Priority::High));
+    let _low = spin(&low, 20);
+    let _high = spin(&high, 4);
+    eventually("the higher have had their fuel", || faults(&high) == 4);
+    assert!(faults(&low) < 10, "{} of the lower are done", faults(&low));
+    eventually("the lower are not starved", || faults(&low) == 20);
+}
+
+#[test]
+fn a_short_event_does_not_queue_behind_long_ones() {
+    let host = one_thread();
+    let spins = spinning(&host, "spins", Priority::Normal);
+    let polite = file("polite-beside", &component(""));
+    let polite = Server::builder().host(&host).local_host("127.0.0.1").plugin(polite).start().expect("it starts");
+    let mut client = Client::connect(polite.address());
+    client.echo("before");
+    let _clients = spin(&spins, 40);
+    for _ in 0..5 {
+        client.echo("beside");
+    }
+    assert!(faults(&spins) < 30, "{} of the long ones were served first", faults(&spins));
+    eventually("they end by their fuel", || faults(&spins) == 40);
+}
+
+#[test]
+fn an_idle_thread_takes_over_who_waits_for_another() {
+    // Two threads; the sessions of one tenant are spread over both, and those of one of them leave.
+    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, cache_dir: None }).expect("a host");
+    let spins = spinning(&host, "spins", Priority::High);
+    let mut clients: Vec<_> = (0..20).map(|_| Client::connect(spins.address())).collect();
+    eventually("all are in", || spins.session_count() == 20);
+    // Every other one is on the same thread.
+    for client in clients.iter_mut().step_by(2) {
+        client.send("x");
+    }
+    eventually("they have had their fuel", || faults(&spins) == 10);
+    for client in clients.iter_mut().skip(1).step_by(2) {
+        client.send("x");
+    }
+    eventually("and so have the others", || faults(&spins) == 20);
+    let standard = host.turns()[1];
+    assert!(standard.taken_over > 0, "{standard:?}");
+    assert_eq!(standard.waiting, 0);
 }

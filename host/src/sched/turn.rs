@@ -1,0 +1,151 @@
+//! One session's part in the turns of its lane.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::Lane;
+use super::lane::Seat;
+use super::turns::Flow;
+use super::turnstile::{Ticket, Turnstile, here};
+use crate::event::Priority;
+
+/// A session's turn: free to run, in line, or at it.
+pub struct Turn {
+    seat: Arc<Seat>,
+    tenant: Arc<str>,
+    turnstile: Arc<Turnstile>,
+    flow: Flow,
+    ticket: Arc<Ticket>,
+    state: State,
+    /// Lets everybody else who is ready get in line first.
+    courtesy: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// CPU time that was not charged yet.
+    used: Duration,
+    /// What the event in flight has spent in line, but for now.
+    waited: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nobody competes, or nobody has noticed.
+    Free,
+    /// In line on this thread since then.
+    Waiting(usize, Instant),
+    /// At it on this thread.
+    Holding(usize),
+}
+
+impl fmt::Debug for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Turn").field("flow", &self.flow).field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl Turn {
+    /// Of a session of this class and owner, on the lane of its seat.
+    #[must_use]
+    pub fn new(seat: Arc<Seat>, class: Priority, tenant: Arc<str>) -> Self {
+        let turnstile = Arc::clone(seat.turnstile());
+        let flow = turnstile.enroll(class, &tenant);
+        let (ticket, state) = (Arc::default(), State::Free);
+        let (used, waited) = (Duration::ZERO, Duration::ZERO);
+        Self { seat, tenant, turnstile, flow, ticket, state, courtesy: None, used, waited }
+    }
+
+    /// An event starts in this class, at `now`, which is now.
+    pub fn begin(&mut self, class: Priority, now: Instant) {
+        (self.used, self.waited) = (Duration::ZERO, Duration::ZERO);
+        if class != self.flow.class || !Arc::ptr_eq(self.seat.turnstile(), &self.turnstile) {
+            self.turnstile.dismiss(&self.flow, &self.tenant);
+            self.turnstile = Arc::clone(self.seat.turnstile());
+            self.flow = self.turnstile.enroll(class, &self.tenant);
+        }
+        if self.turnstile.is_crowded(now) {
+            self.queue_up(now);
+        }
+    }
+
+    /// Ready where the session may run. Wakes the task when that changes, or has it taken to another thread.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let State::Waiting(thread, since) = self.state else { return Poll::Ready(()) };
+        self.ticket.waker.register(cx.waker());
+        if self.courtesy.as_mut().is_some_and(|others| others.as_mut().poll(cx).is_ready()) {
+            self.courtesy = None;
+            self.turnstile.dispatch(thread);
+        }
+        let Some(granted) = self.ticket.granted() else { return Poll::Pending };
+        if here().is_some_and(|place| place.thread != granted) {
+            self.seat.ask(self.lane(), Some(granted));
+            return Poll::Pending;
+        }
+        self.waited += since.elapsed();
+        self.courtesy = None;
+        self.state = State::Holding(granted);
+        Poll::Ready(())
+    }
+
+    /// The session has used so much.
+    pub fn used(&mut self, cpu: Duration) {
+        self.used += cpu;
+    }
+
+    /// Its slice is over: gets in line for another.
+    pub fn pause(&mut self) {
+        let now = Instant::now();
+        let State::Holding(thread) = self.state else {
+            self.queue_up(now);
+            return;
+        };
+        self.turnstile.again(thread, &mut self.flow, &self.ticket, std::mem::take(&mut self.used));
+        self.stand(thread, now);
+    }
+
+    /// The event waits for something else, or is over: its turn is free.
+    pub fn rest(&mut self) {
+        let thread = match self.state {
+            State::Free => return,
+            State::Waiting(thread, since) => {
+                self.waited += since.elapsed();
+                thread
+            }
+            State::Holding(thread) => thread,
+        };
+        self.turnstile.leave(thread, &mut self.flow, &self.ticket, std::mem::take(&mut self.used));
+        (self.state, self.courtesy) = (State::Free, None);
+    }
+
+    /// How long the event in flight has been in line.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        match self.state {
+            State::Waiting(_, since) => self.waited + since.elapsed(),
+            State::Free | State::Holding(_) => self.waited,
+        }
+    }
+
+    fn queue_up(&mut self, now: Instant) {
+        // On a thread of no lane nobody competes.
+        let Some(place) = here().filter(|place| place.lane == self.lane()) else { return };
+        self.turnstile.join(place.thread, &mut self.flow, &self.ticket, std::mem::take(&mut self.used));
+        self.stand(place.thread, now);
+    }
+
+    fn stand(&mut self, thread: usize, now: Instant) {
+        self.state = State::Waiting(thread, now);
+        self.courtesy = Some(Box::pin(tokio::task::yield_now()));
+    }
+
+    fn lane(&self) -> Lane {
+        self.turnstile.lane()
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.rest();
+        self.turnstile.dismiss(&self.flow, &self.tenant);
+    }
+}

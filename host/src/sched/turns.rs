@@ -1,0 +1,210 @@
+//! Who is next: fair queueing in three levels, class, tenant and session, over the threads of one lane. Pure data: no
+//! clock, no thread, no lock.
+//!
+//! Every class, tenant and session has a virtual time: the CPU time it was charged, a class's divided by its weight. Who
+//! has the least is next. Whoever comes back after a while starts at the least of those that are there, so that nobody
+//! saves up turns. A tenant counts once in its class, however many sessions it has there.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use crate::event::Priority;
+
+/// Shares of the classes in a lane where all of them are busy, lowest class first.
+const WEIGHTS: [u64; Priority::ALL.len()] = [1, 4, 16, 64, 64];
+/// The largest weight: a class's time is charged in units of it, so that nothing is lost in the division.
+const UNIT: u64 = 64;
+/// A thread takes over a session of another that is behind its own best by so much. Moving one costs some microseconds,
+/// so that this is far above them.
+const TAKE_OVER_LAG: u64 = 4_000_000;
+
+/// A tenant's number in its lane.
+pub(super) type TenantId = u32;
+
+/// One session in the queueing of its lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Flow {
+    pub(super) id: u64,
+    pub(super) class: Priority,
+    pub(super) tenant: TenantId,
+    /// Its virtual time in its tenant.
+    time: u64,
+}
+
+impl Flow {
+    pub(super) fn new(id: u64, class: Priority, tenant: TenantId) -> Self {
+        Self { id, class, tenant, time: 0 }
+    }
+}
+
+/// Who waits and who has used what.
+#[derive(Debug)]
+pub(super) struct Turns {
+    threads: usize,
+    classes: [Class; Priority::ALL.len()],
+    floor: u64,
+    waiting: usize,
+}
+
+#[derive(Debug, Default)]
+struct Class {
+    time: u64,
+    /// Flows that wait or have a turn.
+    active: usize,
+    floor: u64,
+    tenants: HashMap<TenantId, Tenant>,
+}
+
+#[derive(Debug)]
+struct Tenant {
+    time: u64,
+    active: usize,
+    floor: u64,
+    /// By thread: virtual time and number of the flows that wait there.
+    waiting: Vec<BTreeSet<(u64, u64)>>,
+}
+
+/// The one that is next on a thread, and its times from the outermost level in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Candidate {
+    class: usize,
+    tenant: TenantId,
+    thread: usize,
+    times: [u64; 3],
+    id: u64,
+}
+
+impl Turns {
+    pub(super) fn new(threads: usize) -> Self {
+        Self { threads, classes: Default::default(), floor: 0, waiting: 0 }
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// The flow wants a turn on this thread. It has used so much already, of its own accord.
+    pub(super) fn join(&mut self, thread: usize, flow: &mut Flow, used: Duration) {
+        let at = flow.class as usize;
+        if self.classes[at].active == 0 {
+            let others = self.classes.iter().filter(|class| class.active > 0).map(|class| class.time).min();
+            self.floor = others.map_or(self.floor, |least| self.floor.max(least));
+            self.classes[at].time = self.classes[at].time.max(self.floor);
+        }
+        let (threads, class) = (self.threads, &mut self.classes[at]);
+        class.active += 1;
+        if class.tenants.get(&flow.tenant).is_none_or(|tenant| tenant.active == 0) {
+            let others = class.tenants.values().filter(|tenant| tenant.active > 0).map(|tenant| tenant.time).min();
+            class.floor = others.map_or(class.floor, |least| class.floor.max(least));
+        }
+        let new = || Tenant { time: 0, active: 0, floor: 0, waiting: vec![BTreeSet::new(); threads] };
+        let tenant = class.tenants.entry(flow.tenant).or_insert_with(new);
+        if tenant.active == 0 {
+            tenant.time = tenant.time.max(class.floor);
+        }
+        tenant.active += 1;
+        let least = tenant.waiting.iter().filter_map(|waiting| waiting.first()).map(|(time, _)| *time).min();
+        tenant.floor = least.map_or(tenant.floor, |least| tenant.floor.max(least));
+        flow.time = flow.time.max(tenant.floor);
+        self.charge(flow, used);
+        self.again(thread, flow);
+    }
+
+    /// The flow's turn is over and it wants another at once. It keeps what it is behind.
+    pub(super) fn again(&mut self, thread: usize, flow: &Flow) {
+        if let Some(tenant) = self.classes[flow.class as usize].tenants.get_mut(&flow.tenant) {
+            tenant.waiting[thread].insert((flow.time, flow.id));
+            self.waiting += 1;
+        }
+    }
+
+    /// The flow waits no longer: it was not given a turn.
+    pub(super) fn withdraw(&mut self, thread: usize, flow: &Flow) {
+        let tenant = self.classes[flow.class as usize].tenants.get_mut(&flow.tenant);
+        if tenant.is_some_and(|tenant| tenant.waiting[thread].remove(&(flow.time, flow.id))) {
+            self.waiting -= 1;
+            self.leave(flow);
+        }
+    }
+
+    /// The flow that this thread runs next, and the thread on which it waited. It has a turn from now on. A thread that has
+    /// nothing else to do takes over who waits on others; one that has does so for those that are far behind only.
+    pub(super) fn next(&mut self, thread: usize, idle: bool) -> Option<(u64, usize)> {
+        let own = self.best(|at| at == thread);
+        let any = self.best(|_| true)?;
+        let chosen = match own {
+            Some(own) if lags(&any, &own) => any,
+            Some(own) => own,
+            None if idle => any,
+            None => return None,
+        };
+        let class = &mut self.classes[chosen.class];
+        let tenant = class.tenants.get_mut(&chosen.tenant)?;
+        tenant.waiting[chosen.thread].remove(&(chosen.times[2], chosen.id));
+        self.waiting -= 1;
+        Some((chosen.id, chosen.thread))
+    }
+
+    /// The flow has used so much CPU time of its turn.
+    pub(super) fn charge(&mut self, flow: &mut Flow, used: Duration) {
+        let ns = u64::try_from(used.as_nanos()).unwrap_or(u64::MAX);
+        let class = &mut self.classes[flow.class as usize];
+        class.time = class.time.saturating_add(ns.saturating_mul(UNIT / WEIGHTS[flow.class as usize]));
+        if let Some(tenant) = class.tenants.get_mut(&flow.tenant) {
+            tenant.time = tenant.time.saturating_add(ns);
+        }
+        flow.time = flow.time.saturating_add(ns);
+    }
+
+    /// The flow's turn is over.
+    pub(super) fn leave(&mut self, flow: &Flow) {
+        let class = &mut self.classes[flow.class as usize];
+        class.active -= 1;
+        if let Some(tenant) = class.tenants.get_mut(&flow.tenant) {
+            tenant.active -= 1;
+        }
+    }
+
+    /// No flow of this tenant is in the class any more.
+    pub(super) fn forget(&mut self, class: Priority, tenant: TenantId) {
+        let class = &mut self.classes[class as usize];
+        if class.tenants.get(&tenant).is_some_and(|tenant| tenant.active == 0) {
+            class.tenants.remove(&tenant);
+        }
+    }
+
+    fn best(&self, on: impl Fn(usize) -> bool) -> Option<Candidate> {
+        let mut best: Option<Candidate> = None;
+        for (at, class) in self.classes.iter().enumerate().rev().filter(|(_, class)| class.active > 0) {
+            let of_class = class.tenants.iter().flat_map(|(id, tenant)| {
+                let sets = tenant.waiting.iter().enumerate().filter(|(thread, _)| on(*thread));
+                sets.filter_map(|(thread, waiting)| {
+                    let (time, flow) = *waiting.first()?;
+                    let times = [class.time, tenant.time, time];
+                    Some(Candidate { class: at, tenant: *id, thread, times, id: flow })
+                })
+            });
+            let found = of_class.min_by_key(|candidate| (candidate.times, candidate.tenant, candidate.id));
+            // Of two classes with the same time the higher is first.
+            if found.is_some_and(|found| best.is_none_or(|best| found.times[0] < best.times[0])) {
+                best = found;
+            }
+        }
+        best
+    }
+}
+
+/// Whether `other` is so far behind what `own` has had, on the outermost level at which they differ, that it comes first
+/// although it waits on another thread.
+fn lags(other: &Candidate, own: &Candidate) -> bool {
+    let level = match (other.class == own.class, other.tenant == own.tenant) {
+        (false, _) => 0,
+        (true, false) => 1,
+        (true, true) => 2,
+    };
+    other.times[level].saturating_add(TAKE_OVER_LAG) < own.times[level]
+}
+
+#[cfg(test)]
+mod tests;

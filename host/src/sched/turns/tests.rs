@@ -1,0 +1,185 @@
+//! Promises of the queueing, on histories nobody thought of.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SLICE: Duration = Duration::from_millis(1);
+
+/// Threads that run whoever is next for a slice, one after the other.
+struct Lane {
+    turns: Turns,
+    flows: HashMap<u64, (Flow, usize)>,
+    used: HashMap<u64, u64>,
+}
+
+impl Lane {
+    fn new(threads: usize) -> Self {
+        Self { turns: Turns::new(threads), flows: HashMap::new(), used: HashMap::new() }
+    }
+
+    fn arrive(&mut self, thread: usize, class: Priority, tenant: TenantId) -> u64 {
+        let id = self.flows.len() as u64;
+        let mut flow = Flow::new(id, class, tenant);
+        self.turns.join(thread, &mut flow, Duration::ZERO);
+        self.flows.insert(id, (flow, thread));
+        id
+    }
+
+    /// Every thread runs one slice; whoever ran wants another.
+    fn round(&mut self, slice: impl Fn(u64) -> Duration) {
+        let threads = self.turns.threads;
+        let running: Vec<_> =
+            (0..threads).filter_map(|thread| Some((thread, self.turns.next(thread, true)?.0))).collect();
+        for (thread, id) in running {
+            let used = slice(id);
+            let (flow, at) = self.flows.get_mut(&id).expect("it arrived");
+            self.turns.charge(flow, used);
+            self.turns.again(thread, flow);
+            *at = thread;
+            *self.used.entry(id).or_default() += used.as_nanos() as u64;
+        }
+    }
+
+    fn used(&self, of: impl Fn(&Flow) -> bool) -> u64 {
+        self.used.iter().filter(|(id, _)| of(&self.flows[id].0)).map(|(_, used)| used).sum()
+    }
+}
+
+fn class() -> impl Strategy<Value = Priority> {
+    prop_oneof![Just(Priority::Low), Just(Priority::Normal), Just(Priority::High)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// On one thread, what two busy sessions of a tenant, two busy tenants of a class, and two busy classes have had
+    /// differs by no more than a slice of each, by weight: the bound of fair queueing.
+    #[test]
+    fn shares_are_fair_within_a_slice_of_each(
+        arrivals in prop::collection::vec((class(), 0_u32..4), 2..20),
+        slices in prop::collection::vec(1_u64..1_000, 20),
+        rounds in 500_usize..2_000,
+    ) {
+        let mut lane = Lane::new(1);
+        for (class, tenant) in &arrivals {
+            lane.arrive(0, *class, *tenant);
+        }
+        let slice = |id: u64| Duration::from_micros(slices[id as usize % slices.len()]);
+        for _ in 0..rounds {
+            lane.round(slice);
+        }
+        // A level's quantum is the longest slice of anybody below it.
+        let bound = 2 * 1_000_000 * UNIT;
+        let weighed = |class: Priority| lane.used(|flow| flow.class == class) * (UNIT / WEIGHTS[class as usize]);
+        let classes: Vec<_> = arrivals.iter().map(|(class, _)| weighed(*class)).collect();
+        let spread = |of: &[u64]| of.iter().max().unwrap_or(&0) - of.iter().min().unwrap_or(&0);
+        prop_assert!(spread(&classes) <= bound, "{classes:?}");
+        for (class, tenant) in &arrivals {
+            let tenants: Vec<_> = arrivals.iter().filter(|(other, _)| other == class)
+                .map(|(_, tenant)| lane.used(|flow| flow.class == *class && flow.tenant == *tenant)).collect();
+            prop_assert!(spread(&tenants) <= 2_000_000, "{class:?}: {tenants:?}");
+            let sessions: Vec<_> = lane.flows.values().filter(|(flow, _)| flow.class == *class && flow.tenant == *tenant)
+                .map(|(flow, _)| lane.used.get(&flow.id).copied().unwrap_or(0)).collect();
+            prop_assert!(spread(&sessions) <= 2_000_000, "{class:?} {tenant}: {sessions:?}");
+        }
+    }
+
+    /// While anybody waits no thread is without work, wherever they wait.
+    #[test]
+    fn no_thread_is_idle_while_somebody_waits(
+        threads in 1_usize..5,
+        arrivals in prop::collection::vec((class(), 0_u32..4), 1..12),
+    ) {
+        let mut lane = Lane::new(threads);
+        for (class, tenant) in &arrivals {
+            // All on one thread, which is the worst case.
+            lane.arrive(0, *class, *tenant);
+        }
+        let busy = (0..threads).filter(|thread| lane.turns.next(*thread, true).is_some()).count();
+        prop_assert_eq!(busy, threads.min(arrivals.len()));
+    }
+
+    /// However uneven the threads are filled, tenants of a class have the same in the end.
+    #[test]
+    fn tenants_are_equal_over_all_threads(crowd in 2_usize..60, others in 2_u32..8, threads in 2_usize..4) {
+        let mut lane = Lane::new(threads);
+        (0..crowd).for_each(|at| _ = lane.arrive(at % threads, Priority::Normal, 0));
+        // One session each, all of them on one thread.
+        (1..=others).for_each(|tenant| _ = lane.arrive(0, Priority::Normal, tenant));
+        // A single session can have no more than a thread.
+        let rounds = 2_000;
+        for _ in 0..rounds {
+            lane.round(|_| SLICE);
+        }
+        let fair = (rounds * threads) as f64 / f64::from(others + 1);
+        for tenant in 0..=others {
+            let used = lane.used(|flow| flow.tenant == tenant) as f64 / 1e6;
+            prop_assert!((0.9..1.1).contains(&(used / fair)), "tenant {tenant}: {used} of {fair} ms");
+        }
+    }
+
+    /// Joining, withdrawing, running and leaving in any order keeps the count of who waits, and ends with nobody.
+    #[test]
+    fn everybody_who_joins_is_served_or_withdraws(steps in prop::collection::vec((0_u8..3, 0_usize..3, class(), 0_u32..3), 0..200)) {
+        let mut turns = Turns::new(3);
+        let (mut waiting, mut running): (HashMap<u64, (Flow, usize)>, Vec<Flow>) = Default::default();
+        for (id, (what, thread, class, tenant)) in steps.into_iter().enumerate() {
+            match what {
+                0 => {
+                    let mut flow = Flow::new(id as u64, class, tenant);
+                    turns.join(thread, &mut flow, Duration::ZERO);
+                    waiting.insert(flow.id, (flow, thread));
+                }
+                1 => if let Some((id, at)) = turns.next(thread, true) {
+                    let (flow, joined) = waiting.remove(&id).expect("only who waits is next");
+                    prop_assert_eq!(at, joined);
+                    running.push(flow);
+                } else {
+                    prop_assert!(waiting.is_empty());
+                },
+                _ => if let Some(mut flow) = running.pop() {
+                    turns.charge(&mut flow, SLICE);
+                    turns.leave(&flow);
+                    turns.forget(flow.class, flow.tenant);
+                } else if let Some(id) = waiting.keys().next().copied() {
+                    let (flow, at) = waiting.remove(&id).expect("it waits");
+                    turns.withdraw(at, &flow);
+                },
+            }
+            prop_assert_eq!(turns.waiting(), waiting.len());
+        }
+    }
+}
+
+#[test]
+fn whoever_comes_back_has_saved_up_nothing_and_waits_for_nobodys_past() {
+    let mut lane = Lane::new(1);
+    let busy = lane.arrive(0, Priority::Normal, 0);
+    for _ in 0..1_000 {
+        lane.round(|_| SLICE);
+    }
+    // A newcomer is not served alone until it has caught up with a second of the other's.
+    let newcomer = lane.arrive(0, Priority::Normal, 1);
+    let before = lane.used[&busy];
+    for _ in 0..100 {
+        lane.round(|_| SLICE);
+    }
+    let (late, old) = (lane.used[&newcomer], lane.used[&busy] - before);
+    assert!(late.abs_diff(old) <= 2_000_000, "{late} and {old}");
+}
+
+#[test]
+fn a_lower_class_is_never_starved() {
+    let mut lane = Lane::new(1);
+    let low = lane.arrive(0, Priority::Low, 0);
+    (0..50).for_each(|tenant| _ = lane.arrive(0, Priority::High, tenant));
+    for _ in 0..10_000 {
+        lane.round(|_| SLICE);
+    }
+    // 4 of 68 shares.
+    let share = lane.used[&low] as f64 / 10_000e6;
+    assert!((0.05..0.07).contains(&share), "{share}");
+}

@@ -1,0 +1,247 @@
+//! The turns of one lane at work: whose turn it is on each of its threads, and who is woken for it.
+//!
+//! A turn is the right to go on past a slice. While nobody competes nobody needs one: an event runs where its bytes arrived. One
+//! that outlasts its slice gets in line, and so does, where sessions of several owners or classes keep a thread from ever
+//! resting, every event before it starts.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::task::AtomicWaker;
+
+use super::Lane;
+use super::turns::{Flow, TenantId, Turns};
+use crate::event::Priority;
+
+/// A thread that found no rest for so long is crowded.
+const CROWDED_AFTER: Duration = Duration::from_millis(4);
+
+/// A thread of a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Its lane.
+    pub lane: Lane,
+    /// Its number there.
+    pub thread: usize,
+}
+
+thread_local! {
+    static HERE: Cell<Option<Place>> = const { Cell::new(None) };
+    static RESTED: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Where the caller runs; `None` on a thread of no lane.
+#[must_use]
+pub fn here() -> Option<Place> {
+    HERE.get()
+}
+
+/// One lane's line.
+#[derive(Debug)]
+pub struct Turnstile {
+    lane: Lane,
+    queue: Mutex<Queue>,
+    /// As in the queue, to look at without it.
+    waiting: AtomicUsize,
+    /// Owners and classes with sessions here.
+    groups: AtomicUsize,
+    next_id: AtomicU64,
+    given: AtomicU64,
+    taken_over: AtomicU64,
+}
+
+/// A lane's turns at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TurnsSeen {
+    /// The lane.
+    pub lane: Lane,
+    /// Sessions in line.
+    pub waiting: usize,
+    /// Turns given since the start.
+    pub given: u64,
+    /// Of those, turns on another thread than the one waited for.
+    pub taken_over: u64,
+}
+
+#[derive(Debug)]
+struct Queue {
+    turns: Turns,
+    tickets: HashMap<u64, Arc<Ticket>>,
+    /// Whose turn it is, by thread.
+    holders: Vec<Option<u64>>,
+    tenants: HashMap<(Priority, Arc<str>), (TenantId, usize)>,
+    next_tenant: TenantId,
+}
+
+/// What a session in line is woken by.
+#[derive(Debug, Default)]
+pub(super) struct Ticket {
+    /// 0, or one more than the thread on which it may run.
+    granted: AtomicU32,
+    pub(super) waker: AtomicWaker,
+}
+
+impl Ticket {
+    pub(super) fn granted(&self) -> Option<usize> {
+        self.granted.load(Ordering::Acquire).checked_sub(1).map(|thread| thread as usize)
+    }
+}
+
+impl Turnstile {
+    /// The line of a lane with so many threads.
+    #[must_use]
+    pub fn new(lane: Lane, threads: usize) -> Self {
+        let queue = Queue {
+            turns: Turns::new(threads),
+            tickets: HashMap::new(),
+            holders: vec![None; threads],
+            tenants: HashMap::new(),
+            next_tenant: 0,
+        };
+        let (waiting, groups) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (next_id, given, taken_over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Self { lane, queue: Mutex::new(queue), waiting, groups, next_id, given, taken_over }
+    }
+
+    /// Its turns now.
+    #[must_use]
+    pub fn seen(&self) -> TurnsSeen {
+        TurnsSeen {
+            lane: self.lane,
+            waiting: self.waiting.load(Ordering::Relaxed),
+            given: self.given.load(Ordering::Relaxed),
+            taken_over: self.taken_over.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn lane(&self) -> Lane {
+        self.lane
+    }
+
+    /// The calling thread is this one of the lane from now on.
+    pub fn attend(&self, thread: usize) {
+        HERE.set(Some(Place { lane: self.lane, thread }));
+        RESTED.set(Some(Instant::now()));
+    }
+
+    /// The calling thread has rested. To be called whenever it wakes.
+    pub fn rested() {
+        RESTED.set(Some(Instant::now()));
+    }
+
+    /// The calling thread has nothing to do: it takes over who waits elsewhere. To be called before it rests.
+    pub fn offer(&self) {
+        if self.waiting.load(Ordering::Relaxed) > 0
+            && let Some(place) = here()
+        {
+            self.give(place.thread, true);
+        }
+    }
+
+    /// Whether events have to get in line before they start.
+    pub(super) fn is_crowded(&self, now: Instant) -> bool {
+        self.groups.load(Ordering::Relaxed) > 1
+            && RESTED.get().is_some_and(|rested| now.saturating_duration_since(rested) > CROWDED_AFTER)
+    }
+
+    /// A session of this class and owner is here.
+    pub(super) fn enroll(&self, class: Priority, tenant: &Arc<str>) -> Flow {
+        let mut queue = self.queue();
+        let queue = &mut *queue;
+        let next = &mut queue.next_tenant;
+        let known = queue.tenants.entry((class, Arc::clone(tenant))).or_insert_with(|| {
+            *next = next.wrapping_add(1);
+            (*next, 0)
+        });
+        known.1 += 1;
+        let number = known.0;
+        self.groups.store(queue.tenants.len(), Ordering::Relaxed);
+        Flow::new(self.next_id.fetch_add(1, Ordering::Relaxed), class, number)
+    }
+
+    /// It is here no longer. It neither waits nor has a turn.
+    pub(super) fn dismiss(&self, flow: &Flow, tenant: &Arc<str>) {
+        let mut queue = self.queue();
+        let key = (flow.class, Arc::clone(tenant));
+        let gone = queue.tenants.get_mut(&key).is_some_and(|known| {
+            known.1 -= 1;
+            known.1 == 0
+        });
+        if gone {
+            queue.tenants.remove(&key);
+            queue.turns.forget(flow.class, flow.tenant);
+            self.groups.store(queue.tenants.len(), Ordering::Relaxed);
+        }
+    }
+
+    /// Gets in line on a thread, having used so much of its own accord.
+    pub(super) fn join(&self, thread: usize, flow: &mut Flow, ticket: &Arc<Ticket>, used: Duration) {
+        let mut queue = self.queue();
+        ticket.granted.store(0, Ordering::Relaxed);
+        queue.tickets.insert(flow.id, Arc::clone(ticket));
+        queue.turns.join(thread, flow, used);
+        self.told(&queue);
+    }
+
+    /// Its turn is over for now, and it gets in line again.
+    pub(super) fn again(&self, thread: usize, flow: &mut Flow, ticket: &Arc<Ticket>, used: Duration) {
+        let mut queue = self.queue();
+        ticket.granted.store(0, Ordering::Relaxed);
+        queue.tickets.insert(flow.id, Arc::clone(ticket));
+        queue.holders[thread] = None;
+        queue.turns.charge(flow, used);
+        queue.turns.again(thread, flow);
+        self.told(&queue);
+    }
+
+    /// It leaves: it waited on this thread, or had its turn on the one of its ticket, and has used so much of it.
+    pub(super) fn leave(&self, thread: usize, flow: &mut Flow, ticket: &Ticket, used: Duration) {
+        let mut queue = self.queue();
+        let Some(on) = ticket.granted() else {
+            queue.tickets.remove(&flow.id);
+            queue.turns.withdraw(thread, flow);
+            self.told(&queue);
+            return;
+        };
+        ticket.granted.store(0, Ordering::Relaxed);
+        queue.turns.charge(flow, used);
+        queue.turns.leave(flow);
+        queue.holders[on] = None;
+        drop(queue);
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.dispatch(on);
+        }
+    }
+
+    /// Gives this thread's turn to whoever is next, where nobody has it.
+    pub(super) fn dispatch(&self, thread: usize) {
+        self.give(thread, false);
+    }
+
+    fn give(&self, thread: usize, idle: bool) {
+        let mut queue = self.queue();
+        if queue.holders.get(thread) != Some(&None) {
+            return;
+        }
+        let Some((id, waited_on)) = queue.turns.next(thread, idle) else { return };
+        self.given.fetch_add(1, Ordering::Relaxed);
+        self.taken_over.fetch_add(u64::from(waited_on != thread), Ordering::Relaxed);
+        queue.holders[thread] = Some(id);
+        self.told(&queue);
+        let Some(ticket) = queue.tickets.remove(&id) else { return };
+        ticket.granted.store(thread as u32 + 1, Ordering::Release);
+        drop(queue);
+        ticket.waker.wake();
+    }
+
+    fn told(&self, queue: &Queue) {
+        self.waiting.store(queue.turns.waiting(), Ordering::Relaxed);
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,121 @@
+//! The end of a session: what is queued is sent, the connection is closed, and what became of it is said.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::{Ended, Session};
+use crate::event::{DisconnectReason, Instance, Port};
+use crate::net::Wire;
+use crate::session::buffers::Incoming;
+use crate::session::machine::{Ending, How};
+use crate::session::mailbox::Orders;
+
+/// How long a closed connection is read to its end, so that the peer gets what was flushed and not a reset.
+const LINGER_MAX: Duration = Duration::from_secs(2);
+/// How much is read and thrown away meanwhile.
+const LINGER_MAX_BYTES: usize = 1 << 20;
+
+impl<I: Instance, M> Session<I, M> {
+    /// Sends what is queued, then says that nothing follows. Only the peer's silence or an order to cancel stops it.
+    pub(super) fn poll_parting_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DisconnectReason>> {
+        loop {
+            let line = Arc::clone(&self.line);
+            let orders = line.mailbox.orders();
+            if orders.contains(Orders::NOW) {
+                let aborted = orders.contains(Orders::ABORT);
+                let reason = if aborted { DisconnectReason::Evicted } else { DisconnectReason::ServerStopped };
+                return Poll::Ready(Err(reason));
+            }
+            let mut state = line.state();
+            let sent = state.poll_flush(cx);
+            if sent.is_ready() && state.stalled_since.is_none() {
+                state.stalled_since = Some(Instant::now());
+            }
+            let done = match (sent, &mut state.wire) {
+                // The peer has finished too, so closing says all there is to say.
+                (Poll::Ready(Ok(())), Some(Wire::Plain(_))) if self.machine.half_closed() => Poll::Ready(Ok(())),
+                (Poll::Ready(Ok(())), Some(wire)) => wire.poll_shutdown(cx),
+                (sent, _) => sent,
+            };
+            match done {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(DisconnectReason::PeerReset)),
+                Poll::Pending => {}
+            }
+            let deadline = state.stalled_since.unwrap_or_else(Instant::now) + line.config().deadlines.write;
+            drop(state);
+            if Instant::now() >= deadline {
+                return Poll::Ready(Err(DisconnectReason::WriteTimeout));
+            }
+            self.alarm.arm(deadline, cx);
+            if !line.mailbox.watch(cx.waker()) {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// No I/O is possible from here on. A connection that is not to be flushed is reset now.
+    pub(super) fn hang_up(&mut self) {
+        let mut state = self.line.state();
+        state.close();
+        if self.machine.ending().is_some_and(|ending| ending.how == How::Reset)
+            && let Some(wire) = state.wire.take()
+        {
+            wire.reset();
+        }
+    }
+
+    pub(super) async fn finish(mut self, ending: Ending) -> Ended {
+        self.membership = None;
+        self.line.mailbox.shut();
+        self.hang_up();
+        let usage = self.instance.take().map(|instance| instance.usage()).unwrap_or_default();
+        let lasted = self.clock.age(Instant::now());
+        if ending.how == How::Flush && !self.machine.half_closed() {
+            self.linger().await;
+        }
+        let mut state = self.line.state();
+        state.wire = None;
+        Ended {
+            reason: ending.reason,
+            fault: self.fault,
+            events: self.line.pulse.events(),
+            bytes_in: state.bytes_in,
+            bytes_out: state.bytes_out,
+            usage,
+            cpu: self.line.pulse.cpu(),
+            class: self.line.priority(),
+            lasted,
+        }
+    }
+
+    /// Reads to the peer's end, within limits. Closing with bytes unread would make the system send a reset, which
+    /// can overtake what was flushed.
+    async fn linger(&mut self) {
+        let deadline = Instant::now() + LINGER_MAX;
+        let mut left = LINGER_MAX_BYTES;
+        poll_fn(|cx| {
+            loop {
+                if self.line.mailbox.orders().contains(Orders::NOW) || Instant::now() >= deadline {
+                    return Poll::Ready(());
+                }
+                let mut state = self.line.state();
+                let Some(wire) = &mut state.wire else { return Poll::Ready(()) };
+                match wire.poll_read(cx, Incoming::take().bytes()) {
+                    Poll::Ready(Ok(count)) if count > 0 && count < left => left -= count,
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => {
+                        drop(state);
+                        self.alarm.arm(deadline, cx);
+                        if !self.line.mailbox.watch(cx.waker()) {
+                            return Poll::Pending;
+                        }
+                    }
+                }
+            }
+        })
+        .await;
+    }
+}
