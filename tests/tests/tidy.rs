@@ -22,8 +22,7 @@ const LAYERS: [(&str, &[&str]); 10] = [
 ];
 
 /// Outside crates that have one home.
-const HOMES: [(&str, &str); 21] = [
-    ("libc", "sched"),
+const HOMES: [(&str, &str); 20] = [
     ("wasmtime", "plugin"),
     ("wasmtime_wasi", "plugin"),
     ("wasmtime_wasi_config", "plugin"),

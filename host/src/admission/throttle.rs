@@ -80,7 +80,7 @@ impl Throttle {
         self.max_clients = change.max_clients.unwrap_or(self.max_clients);
         self.max_per_address = change.max_per_address.unwrap_or(self.max_per_address);
         self.accept_interval = change.accept_interval.unwrap_or(self.accept_interval);
-        self.rate_per_address = change.rate_per_address.unwrap_or(self.rate_per_address);
+        self.rate_per_address = change.rate_per_address.map_or(self.rate_per_address, |rate| rate + 0.0);
         self.burst_per_address = change.burst_per_address.unwrap_or(self.burst_per_address);
         self.check()?;
         Ok(self)

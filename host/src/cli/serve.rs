@@ -33,10 +33,25 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
     };
     let origin = file.as_ref().map(|file| format!("{}: ", file.display())).unwrap_or_default();
     let host = Host::new(&config.host).map_err(|error| anyhow!("{origin}{error}"))?;
+    let mut signals = host.runtime().block_on(async { Signals::listen() })?;
     let control = config.control.clone();
     // Its place is taken before anything accepts, and it answers once everything does.
     let opening = control.as_ref().map(Control::open).transpose()?;
-    let fleet = Fleet::start(host.clone(), plan(config, systemd::sockets()?)?).map_err(|error| {
+    let plan = plan(config, systemd::sockets()?)?;
+    let starting = host.clone();
+    let fleet = host.runtime().block_on(async {
+        // Loading plugins takes its time; a signal ends that too.
+        let start = tokio::task::spawn_blocking(move || Fleet::start(starting, plan));
+        tokio::select! {
+            fleet = start => Ok(Some(fleet?)),
+            _ = signals.end() => anyhow::Ok(None),
+        }
+    })?;
+    let Some(fleet) = fleet else {
+        tracing::info!("ended by a signal before anything was started");
+        return Ok(());
+    };
+    let fleet = fleet.map_err(|error| {
         let mistakes: Vec<_> = error.mistakes.iter().map(|mistake| format!("{origin}{mistake}")).collect();
         anyhow!("nothing was started:\n{}", mistakes.join("\n"))
     })?;
@@ -45,13 +60,12 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
         move |fleet| reload(file.clone(), control.clone(), fleet)
     });
     let control = opening.map(|opening| opening.serve(Arc::clone(&fleet), reload.clone()));
-    let done = host.runtime().block_on(steer(&fleet, &reload, file.is_some()));
+    let done = host.runtime().block_on(steer(&fleet, &reload, file.is_some(), signals));
     drop(control);
     done
 }
 
-async fn steer(fleet: &Arc<Fleet>, reload: &Reload, has_file: bool) -> Result<()> {
-    let mut signals = Signals::listen()?;
+async fn steer(fleet: &Arc<Fleet>, reload: &Reload, has_file: bool, mut signals: Signals) -> Result<()> {
     let watchdog = tokio::spawn(systemd::watch(fleet.host().clone()));
     systemd::tell(&[NotifyState::Ready]);
     let wish = loop {

@@ -11,7 +11,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post, put};
 use hyper::body::Body as _;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::answer::Problem;
 use super::server::Reload;
@@ -23,6 +23,8 @@ use crate::telemetry::{Bucket, ControlRequest};
 const BODY_MAX_BYTES: usize = 1 << 20;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Calls that wait for something at once: locks, suspensions, restarts, reloads.
+const WAITING_MAX: usize = 32;
 /// Event streams open at once.
 const STREAMS_MAX: usize = 16;
 /// Requests that change something and are logged each second.
@@ -33,13 +35,31 @@ pub(super) struct Shared {
     pub(super) fleet: Arc<Fleet>,
     pub(super) reload: Reload,
     pub(super) streams: Arc<Semaphore>,
+    /// Places for calls that may take their time.
+    pub(super) waiting: Semaphore,
     request_lines: Bucket,
 }
 
 impl Shared {
     pub(super) fn new(fleet: Arc<Fleet>, reload: Reload) -> Arc<Self> {
         let (streams, request_lines) = (Arc::new(Semaphore::new(STREAMS_MAX)), Bucket::new(REQUESTS_LOGGED_PER_SECOND));
-        Arc::new(Self { fleet, reload, streams, request_lines })
+        let waiting = Semaphore::new(WAITING_MAX);
+        Arc::new(Self { fleet, reload, streams, waiting, request_lines })
+    }
+
+    /// Says that somebody was refused at the door.
+    pub(super) fn refused(&self, method: &str, path: &str, status: u16) {
+        ControlRequest { method, path, status }.emit(&self.request_lines);
+    }
+
+    /// A place for a call that may take its time. There are fewer than connections, so that a call that ends the waiting always
+    /// gets through.
+    pub(super) fn may_wait(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        let busy = |_| {
+            let message = format!("{WAITING_MAX} calls are waiting already");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-waiting", message)
+        };
+        self.waiting.try_acquire().map_err(busy)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -10,6 +11,7 @@ use serde_json::json;
 
 use super::answer::{Problem, json, ok};
 use super::api::Shared;
+use super::asker::Asker;
 use super::requests::{self, parse};
 use super::views;
 use crate::event::{NameError, SendError};
@@ -28,7 +30,9 @@ fn server(shared: &Shared, name: &str) -> Result<Arc<ServerHandle>, Problem> {
 }
 
 fn session_id(text: &str) -> Result<u64, Problem> {
-    text.parse().map_err(|_| Problem::bad("bad-id", "expected the number of a session"))
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let id = text.parse().ok().filter(|_| digits);
+    id.ok_or_else(|| Problem::bad("bad-id", "expected the number of a session"))
 }
 
 fn no_session(id: u64) -> Problem {
@@ -56,6 +60,7 @@ pub(super) async fn show(State(shared): State<Arc<Shared>>, Path(name): Server) 
 pub(super) async fn suspend(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
     let server = server(&shared, &name)?;
     let (newcomers, sessions) = parse::<requests::Suspend>(&body)?.read()?;
+    let _waits = shared.may_wait()?;
     steered(&server, server.suspend(newcomers, sessions).await)
 }
 
@@ -71,6 +76,7 @@ pub(super) async fn restart(State(shared): State<Arc<Shared>>, Path(name): Serve
     if server.status().is_final() {
         return Err(Problem::conflict("stopping", SteerError::Stopping.to_string()));
     }
+    let _waits = shared.may_wait()?;
     if request.reload {
         reload_all(&shared).await?;
     }
@@ -109,11 +115,18 @@ pub(super) async fn set_throttle(State(shared): State<Arc<Shared>>, Path(name): 
     Ok(ok(&views::Throttle::of(&server)))
 }
 
-pub(super) async fn lock(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+pub(super) async fn lock(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Server,
+    Extension(asker): Extension<Asker>,
+    body: Bytes,
+) -> Answer {
     let server = server(&shared, &name)?;
     let (wait, hold) = parse::<requests::Lock>(&body)?.read();
+    let _waits = shared.may_wait()?;
     match server.lock(wait, hold).await {
-        // A client that vanished meanwhile never gets here: the lock is dropped with its request.
+        // The lock of a client that vanished is dropped with its request, or here where what it sent ahead hid that.
+        Ok(_) if asker.is_gone() => Err(Problem::conflict("locked", "whoever asked has closed the connection")),
         Ok(lock) => Ok(ok(&json!({ "token": lock.into_token(), "hold_seconds": hold.as_secs_f64() }))),
         Err(error @ LockError::Limit) => Err(Problem::bad("bad-value", error.to_string())),
         Err(error @ LockError::Stopping) => Err(Problem::conflict("stopping", error.to_string())),
@@ -227,6 +240,7 @@ pub(super) async fn rename(State(shared): State<Arc<Shared>>, Path((name, id)): 
 }
 
 pub(super) async fn reload(State(shared): State<Arc<Shared>>) -> Answer {
+    let _waits = shared.may_wait()?;
     Ok(ok(&reload_all(&shared).await?))
 }
 

@@ -61,31 +61,42 @@ impl Token {
     }
 }
 
+/// Who asks, as far as they have shown it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// The owner of the process or of its token.
+    Owner,
+    /// Anybody; what they ask for is open to all.
+    Stranger,
+}
+
 /// Paths that tell nothing and need no token: whether it lives, and the page, which asks for the token itself.
 const OPEN: [&str; 3] = ["/", "/livez", "/readyz"];
 
 /// Checks a request that came through the Unix socket, where the system has checked who it is. A browser cannot reach
 /// it, so that a request with an origin was forwarded by something that should not.
-pub(super) fn local(request: &Request<Body>) -> Result<(), Problem> {
-    same_origin(request.headers())
+pub(super) fn local(request: &Request<Body>) -> Result<Known, Problem> {
+    same_origin(request.headers()).map(|()| Known::Owner)
 }
 
 /// Checks a request that came through a loopback address.
-pub(super) fn remote(request: &Request<Body>, token: &Token) -> Result<(), Problem> {
+pub(super) fn remote(request: &Request<Body>, token: &Token) -> Result<Known, Problem> {
     // A page of a stranger's may have its own name point here. It cannot change the name it asks for.
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    if !host.is_some_and(is_this_machine) {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (host, another) = (hosts.next().and_then(|host| host.to_str().ok()), hosts.next());
+    let named = request.uri().host().is_none_or(is_this_machine);
+    if !host.is_some_and(is_this_machine) || another.is_some() || !named {
         let message = "this API answers to localhost and loopback addresses only";
         return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "foreign-host", message));
     }
     same_origin(request.headers())?;
-    if matches!(*request.method(), Method::GET | Method::HEAD) && OPEN.contains(&request.uri().path()) {
-        return Ok(());
-    }
     let given = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
     let scheme = |value: &&[u8]| value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "));
     match given.filter(scheme).map(|value| &value[7..]) {
-        Some(given) if token.is(given) => Ok(()),
+        Some(given) if token.is(given) => Ok(Known::Owner),
+        _ if matches!(*request.method(), Method::GET | Method::HEAD) && OPEN.contains(&request.uri().path()) => {
+            Ok(Known::Stranger)
+        }
         _ => {
             let message = "expected `Authorization: Bearer TOKEN` with the token of `control.token_file`";
             Err(Problem::new(StatusCode::UNAUTHORIZED, "no-token", message))
@@ -116,7 +127,7 @@ fn is_this_machine(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn ask(method: &str, path: &str, headers: &[(&str, &str)]) -> Result<(), &'static str> {
+    fn ask(method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Known, &'static str> {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -129,8 +140,8 @@ mod tests {
     fn without_the_token_nothing_but_the_page_and_the_probes_is_open() {
         let host = ("host", "localhost:7070");
         let right = ("authorization", "Bearer 0123456789abcdef0123456789abcdef");
-        assert_eq!(ask("GET", "/v1/servers", &[host, right]), Ok(()));
-        assert_eq!(ask("GET", "/", &[host]), Ok(()));
+        assert_eq!(ask("GET", "/v1/servers", &[host, right]), Ok(Known::Owner));
+        assert_eq!(ask("GET", "/", &[host]), Ok(Known::Stranger));
         for wrong in [
             "Bearer 0123456789abcdef0123456789abcdee",
             "Bearer ",
@@ -149,10 +160,10 @@ mod tests {
             assert_eq!(ask("GET", "/v1/servers", &[("host", host), right]), Err("foreign-host"), "{host}");
         }
         for host in ["localhost", "LOCALHOST:1", "127.0.0.1:7070", "[::1]:7070"] {
-            assert_eq!(ask("GET", "/v1/servers", &[("host", host), right]), Ok(()), "{host}");
+            assert_eq!(ask("GET", "/v1/servers", &[("host", host), right]), Ok(Known::Owner), "{host}");
         }
         let host = ("host", "localhost:7070");
-        assert_eq!(ask("POST", "/v1/reload", &[host, right, ("origin", "http://localhost:7070")]), Ok(()));
+        assert_eq!(ask("POST", "/v1/reload", &[host, right, ("origin", "http://localhost:7070")]), Ok(Known::Owner));
         for origin in ["http://evil.example", "null", "http://localhost:1", "https://localhost:7070"] {
             let asked = ask("POST", "/v1/reload", &[host, right, ("origin", origin)]);
             assert_eq!(asked, Err("foreign-origin"), "{origin}");

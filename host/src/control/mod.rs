@@ -5,6 +5,7 @@
 
 mod answer;
 mod api;
+mod asker;
 mod calls;
 mod client;
 mod door;

@@ -22,6 +22,10 @@ const LOCK_HOLD_DEFAULT: Duration = Duration::from_secs(10);
 /// Reads a body; an empty one is an empty object.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
+    // A list would be taken for the values of an object in their order.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Problem::bad("bad-json", "expected an object"));
+    }
     serde_json::from_slice(body).map_err(|error| Problem::bad("bad-json", error.to_string()))
 }
 

@@ -1,8 +1,10 @@
 //! The thread that serves the control API.
 
+use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,8 +13,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Request;
-use axum::response::IntoResponse;
+use axum::http::{HeaderValue, Request, header};
+use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -24,9 +26,10 @@ use tokio::runtime::Builder;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::api::{Shared, router};
+use super::asker::Asker;
 use super::door::{DoorError, UnixDoor, open_tcp};
-use super::guard;
 pub use super::guard::Token;
+use super::guard::{self, Known};
 use super::prompt::Prompt;
 use crate::server::{Fleet, Reloaded};
 use crate::telemetry::ControlOpened;
@@ -36,6 +39,8 @@ use crate::telemetry::ControlOpened;
 const CONNECTIONS_MAX: usize = 64;
 /// How long the head of a request may take, and a connection may idle between two.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same at the door that strangers can reach.
+const STRANGERS_HEAD_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a client may read nothing of its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest head of a request.
@@ -144,7 +149,7 @@ impl Control {
                 let _ = ready.send(Ok(address));
                 let work = async {
                     if let Ok((fleet, reload)) = serves.await {
-                        serve(doors, router(Shared::new(fleet, reload))).await;
+                        serve(doors, Shared::new(fleet, reload)).await;
                     }
                 };
                 tokio::select! {
@@ -187,17 +192,25 @@ fn open(config: &ControlConfig) -> Result<Doors, DoorError> {
     Ok((UnixDoor::open(&config.socket)?, tcp))
 }
 
-async fn serve((unix, tcp): Doors, router: Router) {
+async fn serve((unix, tcp): Doors, shared: Arc<Shared>) {
+    let router = router(Arc::clone(&shared));
+    let mut spare = reserve();
     let (places, tcp_places) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
     let through_unix = async {
         loop {
             let place = place(&places).await;
-            match unix.listener.accept().await {
+            let accepted = unix.listener.accept().await;
+            if accepted.is_ok() && spare.is_none() {
+                spare = reserve();
+            }
+            match accepted {
                 // Only the owner and root reach the socket. Where a file system does not keep its mode, this does.
                 Ok((stream, _)) if stream.peer_cred().is_ok_and(|peer| is_owner(peer.uid())) => {
-                    tokio::spawn(talk(stream, router.clone(), None, place));
+                    tokio::spawn(talk(stream, Arc::clone(&shared), router.clone(), None, place));
                 }
                 Ok(_) => {}
+                // The process is out of descriptors. One is kept for whoever wants to know why.
+                Err(_) if spare.take().is_some() => {}
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
         }
@@ -207,12 +220,19 @@ async fn serve((unix, tcp): Doors, router: Router) {
         loop {
             let place = place(&tcp_places).await;
             match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::spawn(talk(stream, router.clone(), Some(token.clone()), place))),
+                Ok((stream, _)) => {
+                    let token = Some(token.clone());
+                    tokio::spawn(talk(stream, Arc::clone(&shared), router.clone(), token, place));
+                }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
         }
     };
     tokio::join!(through_unix, through_tcp);
+}
+
+fn reserve() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 fn is_owner(uid: u32) -> bool {
@@ -224,37 +244,49 @@ async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     place.expect("the semaphore is never closed")
 }
 
-async fn talk<S>(stream: S, router: Router, token: Option<Token>, _place: OwnedSemaphorePermit)
+async fn talk<S>(stream: S, shared: Arc<Shared>, router: Router, token: Option<Token>, _place: OwnedSemaphorePermit)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static,
 {
+    let asker = Asker::new(&stream);
+    let head_timeout = if token.is_some() { STRANGERS_HEAD_TIMEOUT } else { HEAD_TIMEOUT };
     let service = service_fn(move |request: Request<Incoming>| {
-        let (router, token) = (router.clone(), token.clone());
+        let (router, token, asker, shared) = (router.clone(), token.clone(), asker.clone(), Arc::clone(&shared));
         async move {
-            let request = request.map(Body::new);
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(asker);
             let allowed = match &token {
                 Some(token) => guard::remote(&request, token),
                 None => guard::local(&request),
             };
             match allowed {
-                Ok(()) => tower_call(router, request).await,
-                Err(problem) => Ok::<_, std::convert::Infallible>(problem.into_response()),
+                Ok(Known::Owner) => tower_call(router, request).await,
+                Ok(Known::Stranger) => Ok(and_goodbye(tower_call(router, request).await?)),
+                Err(problem) => {
+                    let response = problem.into_response();
+                    let (method, path) = (request.method().as_str(), request.uri().path());
+                    shared.refused(method, path, response.status().as_u16());
+                    Ok::<_, std::convert::Infallible>(and_goodbye(response))
+                }
             }
         }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(head_timeout)
         .max_buf_size(HEAD_MAX_BYTES)
         .serve_connection(TokioIo::new(Prompt::new(stream, ANSWER_TIMEOUT)), service);
     // A client that breaks off is no news.
     let _ = connection.await;
 }
 
-async fn tower_call(
-    router: Router,
-    request: Request<Body>,
-) -> Result<axum::response::Response, std::convert::Infallible> {
+/// Whoever has shown no token gets one answer for each connection, so that places are free for whoever has one.
+fn and_goodbye(mut response: Response) -> Response {
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+async fn tower_call(router: Router, request: Request<Body>) -> Result<Response, std::convert::Infallible> {
     use hyper::service::Service;
     hyper_util::service::TowerToHyperService::new(router).call(request).await
 }

@@ -105,6 +105,8 @@ impl Listener {
         if !listens {
             return Err(system(io::Error::other("it does not listen")));
         }
+        // Urgent bytes are bytes like others, and accepted sockets inherit this.
+        SockRef::from(&socket).set_out_of_band_inline(true).map_err(system)?;
         // Deprecated because of types that lend a descriptor which is not theirs; a `TcpListener` owns its own for as
         // long as it lives. What replaces it is an `unsafe fn` with that very condition.
         #[expect(deprecated)]

@@ -94,6 +94,10 @@ async fn header(stream: &mut TcpStream) -> Result<Option<(SocketAddr, SocketAddr
 }
 
 fn version_1(bytes: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyFault> {
+    // What the library's reader of numbers takes and the format does not.
+    if bytes.contains(&b'+') {
+        return Err(ProxyFault::Malformed("a number has a sign".into()));
+    }
     let header = v1::Header::try_from(bytes).map_err(|error| ProxyFault::Malformed(error.to_string()))?;
     Ok(match header.addresses {
         v1::Addresses::Unknown => None,

@@ -2,9 +2,11 @@
 
 use std::io;
 use std::net;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustix::ioctl::{Getter, ioctl};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -62,12 +64,28 @@ impl Socket {
         }
     }
 
+    /// Bytes that the system has taken and the peer's system has not confirmed.
+    pub(super) fn unconfirmed(&self) -> Option<usize> {
+        match &self.0 {
+            Tie::Bound(stream) => unconfirmed(stream.as_fd()),
+            Tie::Loose(stream) => unconfirmed(stream.as_fd()),
+            Tie::Lost => None,
+        }
+    }
+
     fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
         match &mut self.0 {
             Tie::Bound(stream) => Ok(Pin::new(stream)),
             Tie::Loose(_) | Tie::Lost => Err(io::ErrorKind::NotConnected.into()),
         }
     }
+}
+
+#[allow(unsafe_code)]
+fn unconfirmed(socket: BorrowedFd<'_>) -> Option<usize> {
+    // SAFETY: on a TCP socket this request writes one `int`, which is what the getter has room for.
+    let bytes = unsafe { ioctl(socket, Getter::<{ libc::TIOCOUTQ as u32 }, libc::c_int>::new()) };
+    bytes.ok().and_then(|bytes| usize::try_from(bytes).ok())
 }
 
 impl AsyncRead for Socket {

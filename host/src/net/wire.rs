@@ -79,6 +79,13 @@ impl Wire {
         !matches!(self.socket().options().map(|socket| socket.take_error()), Some(Ok(None)))
     }
 
+    /// Bytes that the system has taken and the peer's system has not confirmed. It falls as the peer reads, long before the
+    /// system has room for more. Costs a system call.
+    #[must_use]
+    pub fn unconfirmed(&self) -> Option<usize> {
+        self.socket().unconfirmed()
+    }
+
     /// Lets go of the reactor, to be bound to another. Nothing that the peer sent or is sent is touched.
     ///
     /// # Errors

@@ -60,6 +60,8 @@ pub(crate) struct Course {
     pub(crate) newcomers: Newcomers,
     /// Grows with each call that says what becomes of sessions; the last one counts.
     pub(crate) plan: u64,
+    /// Calls that end sessions and are not done. Nobody gets a lock meanwhile.
+    pub(crate) ending: u32,
     /// All sessions are held by a lock.
     pub(crate) locked: bool,
     /// Grows with every change.
@@ -94,6 +96,7 @@ impl Course {
             status: Status::Starting,
             newcomers: Newcomers::Queue,
             plan: 0,
+            ending: 0,
             locked: false,
             version: 0,
             round: 0,

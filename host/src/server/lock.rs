@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::course::Status;
@@ -49,6 +50,8 @@ pub(super) struct Holder {
 #[derive(Debug, Default)]
 struct HolderState {
     now: Option<u64>,
+    /// What takes it back when its time is over.
+    timer: Option<AbortHandle>,
 }
 
 /// The last token of any server, so that none is ever given twice.
@@ -70,6 +73,15 @@ impl Holder {
         if state.now == Some(token) { act() } else { None }
     }
 
+    /// It has a timer from now on; or none, where it was given back already.
+    fn time(&self, token: u64, timer: AbortHandle) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.now == Some(token) {
+            true => state.timer = Some(timer),
+            false => timer.abort(),
+        }
+    }
+
     /// Does `open` and gives it back; `None` is whoever has it. True where it was held.
     fn free(&self, token: Option<u64>, open: impl FnOnce()) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -77,6 +89,8 @@ impl Holder {
         if held {
             open();
             state.now = None;
+            // Where the timer itself frees it, it has nothing left to wait for.
+            state.timer.take().inspect(AbortHandle::abort);
             drop(state);
             self.freed.notify_waiters();
         }
@@ -142,7 +156,7 @@ impl Service {
         let lock = Lock { service: Arc::downgrade(self), token };
         let close = || {
             let version = self.steer(|course| {
-                let running = !course.status.is_final() && course.status != Status::Restarting;
+                let running = !course.status.is_final() && course.status != Status::Restarting && course.ending == 0;
                 course.locked |= running;
                 running
             });
@@ -158,7 +172,7 @@ impl Service {
             return Err(LockError::Stopping);
         }
         let service = Arc::downgrade(self);
-        runtime.spawn(async move {
+        let timer = runtime.spawn(async move {
             tokio::time::sleep(hold).await;
             if let Some(service) = service.upgrade()
                 && service.unlock(token)
@@ -166,6 +180,7 @@ impl Service {
                 LockExpired { server: &service.name, hold }.emit(&service.counters);
             }
         });
+        self.holder.time(token, timer.abort_handle());
         Ok(lock)
     }
 

@@ -210,7 +210,7 @@ impl Service {
     /// Ends all clients: those that are not done after `grace` at once. Returns when none is left; how many had to be
     /// cancelled. A lock is taken back first, since a session that is held can not end.
     pub(super) async fn clear(&self, grace: Duration) -> usize {
-        self.revoke_lock();
+        let _ending = self.ending();
         let round = self.end_round();
         if tokio::time::timeout(grace, self.census.until_empty(round)).await.is_ok() {
             return 0;
@@ -221,6 +221,16 @@ impl Service {
         left
     }
 
+    /// Takes the lock back and lets nobody have it while sessions end.
+    fn ending(&self) -> EndingSessions<'_> {
+        self.steer(|course| {
+            course.ending += 1;
+            true
+        });
+        self.revoke_lock();
+        EndingSessions(self)
+    }
+
     pub(super) fn data(&self) -> String {
         self.data.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -228,7 +238,7 @@ impl Service {
     /// Lets sessions finish until the deadline. False where a later call says otherwise.
     pub(super) async fn drain(&self, deadline: Duration, plan: u64) -> bool {
         // Who is held can not finish.
-        self.revoke_lock();
+        let _ending = self.ending();
         let mut course = self.course();
         let superseded = async {
             // The sender lives in the service.
@@ -272,6 +282,18 @@ impl Service {
         if stopped.is_some() {
             self.tell_of(Occurrence::Stopped, cancelled);
         }
+    }
+}
+
+/// Sessions of the service are to end.
+struct EndingSessions<'a>(&'a Service);
+
+impl Drop for EndingSessions<'_> {
+    fn drop(&mut self) {
+        self.0.steer(|course| {
+            course.ending -= 1;
+            true
+        });
     }
 }
 

@@ -59,6 +59,8 @@ pub struct Session<I, M> {
     turn: Turn,
     /// The thread to whose reactor its socket is bound.
     home: Option<Place>,
+    /// When the parting flush is given up.
+    flush_ends: Option<Instant>,
 }
 
 /// Something that happened between events.
@@ -93,6 +95,7 @@ impl<I: Instance, M> Session<I, M> {
             clock: Clock::new(now),
             turn,
             home: here(),
+            flush_ends: None,
         };
         let class = session.line.priority();
         let budget = sched::budget(class);
@@ -324,8 +327,9 @@ impl<I: Instance, M> Session<I, M> {
                 Poll::Pending => {}
             }
         }
-        let (flow, timer) = (state.flow(self.machine.half_closed()), state.timers.next());
         let (now, config) = (Instant::now(), line.config());
+        state.stalled(now, config.deadlines.write);
+        let (flow, timer) = (state.flow(self.machine.half_closed()), state.timers.next());
         let (verdict, moved) = self.clock.judge(now, config.timeout, &config.deadlines, &flow);
         if moved {
             state.last_exchange = now;
@@ -376,7 +380,7 @@ fn poll_beside(
             // The socket is of no more use: it goes now, and not when the plugin is done.
             state.wire = None;
             machine.end(DisconnectReason::PeerReset, How::Reset);
-        } else if let Some(since) = state.stalled_since {
+        } else if let Some(since) = state.stalled(now, line.config().deadlines.write) {
             let stall = since + line.config().deadlines.write;
             state.timed_out |= now >= stall;
             next = next.min(stall.max(now));

@@ -127,6 +127,8 @@ pub(super) struct LineState {
     pub(super) mail_waits: bool,
     /// Since when the peer has taken nothing of what is queued.
     pub(super) stalled_since: Option<Instant>,
+    /// What the peer had not confirmed then.
+    stalled_at: Option<usize>,
     /// When the driver last saw bytes move.
     pub(super) last_exchange: Instant,
     pub(super) bytes_in: u64,
@@ -155,6 +157,7 @@ impl Line {
             timed_out: false,
             mail_waits: false,
             stalled_since: None,
+            stalled_at: None,
             last_exchange: started,
             bytes_in: 0,
             bytes_out: 0,
@@ -366,7 +369,7 @@ impl LineState {
         }
         let outcome = self.poll_send(cx);
         match &outcome {
-            Poll::Pending if self.stalled_since.is_none() => self.stalled_since = Some(Instant::now()),
+            Poll::Pending if self.stalled_since.is_none() => self.stall(Instant::now()),
             Poll::Pending => {}
             Poll::Ready(Ok(())) => self.stalled_since = None,
             Poll::Ready(Err(_)) => self.closed = true,
@@ -386,6 +389,25 @@ impl LineState {
         }
         self.unflushed = false;
         Poll::Ready(Ok(()))
+    }
+
+    /// The peer takes nothing from now on.
+    pub(super) fn stall(&mut self, now: Instant) {
+        self.stalled_since = Some(now);
+        self.stalled_at = self.wire.as_ref().and_then(Wire::unconfirmed);
+    }
+
+    /// Since when the peer has taken nothing. A system asks for more only when a good part of its own buffer is free, so where
+    /// `limit` has passed it is asked whether the peer has read meanwhile.
+    pub(super) fn stalled(&mut self, now: Instant, limit: Duration) -> Option<Instant> {
+        let since = self.stalled_since?;
+        if now >= since + limit {
+            let (before, left) = (self.stalled_at, self.wire.as_ref().and_then(Wire::unconfirmed));
+            if left.zip(before).is_some_and(|(left, before)| left < before) {
+                (self.stalled_since, self.stalled_at) = (Some(now), left);
+            }
+        }
+        self.stalled_since
     }
 
     pub(super) fn flow(&self, half_closed: bool) -> Flow {

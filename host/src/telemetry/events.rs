@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::counters::Kind;
 use super::{Bucket, Counters, Edition, Spent};
-use crate::event::{Fault, Priority};
+use crate::event::{Fault, Origin, Priority};
 
 /// The threads for sessions run.
 #[derive(Debug)]
@@ -331,6 +331,10 @@ impl Faulted<'_> {
     pub fn emit(&self, edition: &Edition, lines: &Bucket) {
         let Self { server, session, class, event, fault } = self;
         let (reason, origin) = (fault.kind.name(), fault.kind.origin().name());
+        // What the operator did is the reason of the session's end and no fault of the plugin's.
+        if fault.kind.origin() == Origin::Operator {
+            return;
+        }
         edition.faulted(*class, &reason);
         if let Some(suppressed) = lines.pass(Instant::now()) {
             let plugin = &**edition.plugin();

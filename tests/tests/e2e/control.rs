@@ -1,7 +1,7 @@
 //! The control API through `curl` alone, through `wharf ctl`, and by those who should not use it.
 
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -315,4 +315,48 @@ fn the_document_describes_what_is_there() {
         }
     }
     assert!(operations > 20, "{operations}");
+}
+
+/// Sends a request for the lock and does not wait for the answer.
+fn ask_for_lock(site: &Site, hold: &str, ahead: &str) -> UnixStream {
+    use std::io::Write;
+    let mut asks = UnixStream::connect(site.socket()).expect("the socket");
+    let body = json!({ "wait": "20s", "hold": hold }).to_string();
+    let length = body.len();
+    let head = format!("POST /v1/servers/echo/lock HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+    asks.write_all(format!("{head}{body}{ahead}").as_bytes()).expect("it is sent");
+    asks.set_read_timeout(Some(PATIENCE)).expect("a deadline");
+    asks
+}
+
+#[test]
+fn a_lock_is_not_given_to_whoever_has_gone_whatever_they_sent_ahead() {
+    let site = Site::default();
+    let held = site.ok("POST", "/v1/servers/echo/lock", json!({ "hold": "60s" }));
+    let gone = ask_for_lock(&site, "60s", "GET");
+    // Answered after what came before.
+    assert_eq!(site.curl(&[], "/livez").0, 200);
+    drop(gone);
+    site.ok("POST", "/v1/servers/echo/unlock", json!({ "token": held["token"] }));
+    // The one who has gone was first in line.
+    let next = site.ok("POST", "/v1/servers/echo/lock", json!({ "wait": "20s", "hold": "1s" }));
+    assert!(next["token"].as_u64() > held["token"].as_u64());
+}
+
+#[test]
+fn calls_that_wait_leave_room_for_the_one_that_ends_their_waiting() {
+    use std::io::Read;
+    let site = Site::default();
+    let held = site.ok("POST", "/v1/servers/echo/lock", json!({ "hold": "60s" }));
+    let waits: Vec<_> = (0..60).map(|_| ask_for_lock(&site, "1ms", "")).collect();
+    assert_eq!(site.curl(&[], "/livez").0, 200);
+    site.ok("POST", "/v1/servers/echo/unlock", json!({ "token": held["token"] }));
+    let answers = waits.into_iter().map(|mut waits| {
+        let mut start = [0; 12];
+        waits.read_exact(&mut start).expect("an answer");
+        String::from_utf8_lossy(&start).into_owned()
+    });
+    let answers: Vec<_> = answers.collect();
+    let count = |status: &str| answers.iter().filter(|answer| answer.ends_with(status)).count();
+    assert!(count("503") >= 28 && count("200") >= 1, "{answers:?}");
 }

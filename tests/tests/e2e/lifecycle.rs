@@ -317,3 +317,24 @@ fn an_abort_and_a_drain_come_through_a_lock() {
     assert!(!lock.is_held());
     run(server.stop(LONG));
 }
+
+#[test]
+fn whoever_waits_for_a_lock_does_not_get_between_a_suspension_and_its_sessions() {
+    let server = start(polite());
+    let mut clients = crowd(&server);
+    let _held = run(server.lock(LONG, LONG)).expect("nobody has it");
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| run(server.lock(LONG, LONG)).map(drop));
+        // It waits, or will be told at once; both are the same to it.
+        std::thread::sleep(Duration::from_millis(50));
+        run(server.suspend(Newcomers::Queue, Some(Ending::AtOnce))).expect("it runs");
+        assert!(matches!(waits.join().expect("it was told"), Err(LockError::Stopping)));
+    });
+    for client in &mut clients {
+        client.expect_closed();
+    }
+    ended(&server, "server-stopped", CLIENTS as u64);
+    assert!(server.counters().faults.is_empty() && !server.is_locked());
+    // Sessions have ended, so that there is a lock to be had again.
+    assert!(run(server.lock(LONG, LONG)).expect("it is free").is_held());
+}

@@ -276,3 +276,55 @@ fn a_server_out_of_descriptors_refuses_and_recovers() {
     wharf.kill().expect("it runs");
     wharf.wait().expect("it ends");
 }
+
+#[test]
+fn a_lifetime_ends_a_session_whose_peer_never_reads() {
+    let timeouts = Timeouts { lifetime: Duration::from_millis(100), ..Timeouts::default() };
+    let server = describe(polite()).timeouts(timeouts).timeout(Duration::from_secs(60)).start().expect("it starts");
+    let mut client = Client::connect(server.address());
+    client.0.set_write_timeout(Some(Duration::from_millis(500))).expect("a deadline");
+    let start = Instant::now();
+    while std::io::Write::write_all(&mut client.0, &[b'x'; 64 << 10]).is_ok() {}
+    // The reason is the one for which it was ended, and not what became of its last bytes.
+    ended(&server, "session-timeout", 1);
+    assert!(start.elapsed() < Duration::from_secs(15));
+}
+
+#[test]
+fn a_peer_that_reads_slowly_is_not_taken_for_one_that_reads_nothing() {
+    use std::io::{Read, Write};
+    let timeouts = Timeouts { write: Some(Duration::from_secs(2)), ..Timeouts::default() };
+    let server = describe(polite()).timeouts(timeouts).start().expect("it starts");
+    let mut client = Client::connect(server.address());
+    client.0.set_write_timeout(Some(Duration::from_millis(500))).expect("a deadline");
+    while client.0.write_all(&[b'x'; 64 << 10]).is_ok() {}
+    // Far less than what makes the system ask for more in this time, and more than nothing.
+    let start = Instant::now();
+    let mut piece = vec![0; 100 << 10];
+    while start.elapsed() < Duration::from_secs(5) {
+        client.0.read_exact(&mut piece).expect("it is still there");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    assert!(server.counters().ended.is_empty(), "{:?}", server.counters().ended);
+    // And now it reads nothing.
+    ended(&server, "write-timeout", 1);
+}
+
+#[test]
+fn urgent_bytes_are_in_their_place_and_none_is_lost() {
+    use std::io::Read;
+    let server = start(polite());
+    let mut client = Client::connect(server.address());
+    client.0.set_read_timeout(Some(Duration::from_millis(20))).expect("a deadline");
+    socket2::SockRef::from(&client.0).send_out_of_band(b"ab!").expect("it is sent");
+    client.send("cd").send("e");
+    // A read stops before an urgent byte, and what came after it is seen when more comes.
+    let mut seen = Vec::new();
+    eventually("all came back", || {
+        let mut piece = [0; 64];
+        let count = client.0.read(&mut piece).unwrap_or(0);
+        seen.extend_from_slice(&piece[..count]);
+        client.send(".");
+        seen.starts_with(b"ab!cde")
+    });
+}

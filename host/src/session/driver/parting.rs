@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::{Ended, Session};
-use crate::event::{DisconnectReason, Instance, Port};
+use crate::event::{DisconnectReason, EndReason, Instance, Port};
 use crate::net::Wire;
 use crate::session::buffers::Incoming;
 use crate::session::machine::{Ending, How};
@@ -16,6 +16,16 @@ use crate::session::mailbox::Orders;
 const LINGER_MAX: Duration = Duration::from_secs(2);
 /// How much is read and thrown away meanwhile.
 const LINGER_MAX_BYTES: usize = 1 << 20;
+
+/// How long sending what is queued may take where a deadline or the operator ended the session.
+const FLUSH_MAX: Duration = Duration::from_secs(5);
+
+/// Whether it was neither the plugin that ended the session nor the peer nor the server's stop, which has a deadline of its
+/// own.
+fn is_deadline(reason: DisconnectReason) -> bool {
+    use DisconnectReason as R;
+    matches!(reason, R::SessionTimeout | R::IdleTimeout | R::FirstByteTimeout | R::MinRate | R::Evicted)
+}
 
 impl<I: Instance, M> Session<I, M> {
     /// Sends what is queued, then says that nothing follows. Only the peer's silence or an order to cancel stops it.
@@ -30,8 +40,9 @@ impl<I: Instance, M> Session<I, M> {
             }
             let mut state = line.state();
             let sent = state.poll_flush(cx);
+            let now = Instant::now();
             if sent.is_ready() && state.stalled_since.is_none() {
-                state.stalled_since = Some(Instant::now());
+                state.stall(now);
             }
             let done = match (sent, &mut state.wire) {
                 // The peer has finished too, so closing says all there is to say.
@@ -44,10 +55,22 @@ impl<I: Instance, M> Session<I, M> {
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(DisconnectReason::PeerReset)),
                 Poll::Pending => {}
             }
-            let deadline = state.stalled_since.unwrap_or_else(Instant::now) + line.config().deadlines.write;
+            let limit = line.config().deadlines.write;
+            let stalled = state.stalled(now, limit).unwrap_or(now) + limit;
             drop(state);
-            if Instant::now() >= deadline {
-                return Poll::Ready(Err(DisconnectReason::WriteTimeout));
+            // An ending that no party wished for does not wait for a peer that reads a little now and then.
+            let reason = self.machine.ending().map(|ending| ending.reason);
+            let overdue = reason.and_then(|reason| match reason {
+                EndReason::Disconnect(reason) if is_deadline(reason) => Some(reason),
+                _ => None,
+            });
+            let cut_off = overdue.map(|reason| (*self.flush_ends.get_or_insert(now + FLUSH_MAX), reason));
+            let (deadline, reason) = match cut_off {
+                Some((cut_off, reason)) if cut_off < stalled => (cut_off, reason),
+                _ => (stalled, DisconnectReason::WriteTimeout),
+            };
+            if now >= deadline {
+                return Poll::Ready(Err(reason));
             }
             self.alarm.arm(deadline, cx);
             if !line.mailbox.watch(cx.waker()) {
