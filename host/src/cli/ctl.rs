@@ -1,6 +1,6 @@
 //! `wharf ctl`: each verb is one request to the control API of a running process.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -296,7 +296,11 @@ impl CtlVerb {
                 let mut body = Vec::new();
                 match text {
                     Some(text) => body.extend_from_slice(text.as_bytes()),
-                    None => drop(std::io::stdin().take(INPUT_MAX_BYTES).read_to_end(&mut body)?),
+                    None => drop(std::io::stdin().take(INPUT_MAX_BYTES + 1).read_to_end(&mut body)?),
+                }
+                if body.len() as u64 > INPUT_MAX_BYTES {
+                    let message = format!("more than {INPUT_MAX_BYTES} bytes; nothing was sent");
+                    return Err(std::io::Error::new(ErrorKind::InvalidInput, message));
                 }
                 Ask { method: "POST", path: at(server, &rest), body }
             }
@@ -345,35 +349,60 @@ pub(super) fn run(arguments: &CtlArgs) -> ExitCode {
     }
     let ask = match arguments.verb.ask() {
         Ok(ask) => ask,
-        Err(error) => return fail(&error, 1),
+        Err(error) => return fail(&error, if error.kind() == ErrorKind::InvalidInput { 2 } else { 1 }),
     };
     match runtime.block_on(client.ask(ask.method, &ask.path, ask.body)) {
-        Ok(answer) => print(&answer, arguments.json),
+        Ok(answer) => print(&answer, arguments.json, &arguments.verb),
+        Err(error) if arguments.json => explain_as_json(&error),
         Err(error) => explain(&error),
     }
 }
 
-fn print(answer: &[u8], json: bool) -> ExitCode {
+fn print(answer: &[u8], json: bool, verb: &CtlVerb) -> ExitCode {
     let text = String::from_utf8_lossy(answer);
-    let shown = match serde_json::from_slice::<Value>(answer) {
-        Ok(value) if !json => tables::render(&value),
+    let value = serde_json::from_slice::<Value>(answer).ok();
+    let code = value.as_ref().map_or(0, |value| misses(value, verb));
+    let shown = match &value {
+        Some(value) if !json => tables::render(value),
         _ => text.into_owned(),
     };
     let shown = if json { shown } else { super::printable(&shown) };
     // A reader that went away is no failure of ours.
     let _ = writeln!(std::io::stdout(), "{}", shown.trim_end());
-    ExitCode::SUCCESS
+    ExitCode::from(code)
+}
+
+/// Whether an answer that is no refusal says that what was asked for did not come about: a name that nobody carries, bytes that
+/// nobody took.
+fn misses(answer: &Value, verb: &CtlVerb) -> u8 {
+    let nobody = answer["sessions"].as_array().is_some_and(Vec::is_empty);
+    match verb {
+        CtlVerb::Sessions { name: Some(_), .. } if nobody => 4,
+        CtlVerb::Send { session: None, .. } if answer["taken"] == 0 && answer["refused"] != 0 => 5,
+        _ => 0,
+    }
+}
+
+/// For programs: what the API said, where it said something.
+fn explain_as_json(error: &ClientError) -> ExitCode {
+    let ClientError::Refused { code, message, .. } = error else { return explain(error) };
+    let _ = writeln!(std::io::stdout(), "{}", json!({ "error": { "code": code, "message": message } }));
+    code_of(error)
 }
 
 fn explain(error: &ClientError) -> ExitCode {
-    let code = match error {
+    eprintln!("wharf: {}", super::printable(&error.to_string()));
+    code_of(error)
+}
+
+fn code_of(error: &ClientError) -> ExitCode {
+    ExitCode::from(match error {
         ClientError::Connect { .. } | ClientError::Broken { .. } => 3,
         ClientError::Refused { status: 400 | 413, .. } => 2,
         ClientError::Refused { status: 404, .. } => 4,
         ClientError::Refused { status: 409, .. } => 5,
         ClientError::Refused { .. } => 1,
-    };
-    fail(error, code)
+    })
 }
 
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {

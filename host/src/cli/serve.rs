@@ -1,12 +1,15 @@
 //! `wharf serve`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail};
 use sd_notify::NotifyState;
 
-use super::args::ServeArgs;
+use clap::CommandFactory;
+use clap::error::ErrorKind;
+
+use super::args::{Cli, ServeArgs};
 use super::signals::{Signals, Wish};
 use super::systemd;
 use crate::config::{Config, STOP_GRACE_DEFAULT, default_cache_dir};
@@ -18,7 +21,10 @@ use crate::server::{Fleet, Host, HostConfig, Plan, Reloaded};
 /// Serves until a signal. All servers are bound before the first accepts; one that cannot be leaves none running.
 pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
     if let Some(flag) = arguments.stray_flag() {
-        bail!("{flag} describes a server without a file and needs --plugin; with a file, put it into the file");
+        let message =
+            format!("{flag} describes a server without a file and needs --plugin; with a file, put it into the file\n");
+        // As every other mistake on the command line.
+        Cli::command().error(ErrorKind::MissingRequiredArgument, message).exit();
     }
     let (file, config) = match (&arguments.plugin, arguments.server.listen) {
         (Some(plugin), Some(listen)) => {
@@ -29,7 +35,7 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
             let control = arguments.control.clone().map(|socket| ControlConfig { socket, listen: None });
             (None, Config { host, stop_grace: STOP_GRACE_DEFAULT, control, servers: vec![(place, server)] })
         }
-        _ => (Some(arguments.config.clone()), Config::read(&arguments.config)?),
+        _ => (Some(arguments.config.clone()), read(&arguments.config)?),
     };
     let origin = file.as_ref().map(|file| format!("{}: ", file.display())).unwrap_or_default();
     let host = Host::new(&config.host).map_err(|error| anyhow!("{origin}{error}"))?;
@@ -63,6 +69,17 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
     let done = host.runtime().block_on(steer(&fleet, &reload, file.is_some(), signals));
     drop(control);
     done
+}
+
+fn read(file: &Path) -> Result<Config> {
+    if !file.exists() {
+        bail!(
+            "{}: cannot read the configuration: there is no such file (name another with --config, or describe one server with --plugin FOLDER --listen \
+             ADDRESS:PORT)",
+            file.display()
+        );
+    }
+    Ok(Config::read(file)?)
 }
 
 async fn steer(fleet: &Arc<Fleet>, reload: &Reload, has_file: bool, mut signals: Signals) -> Result<()> {

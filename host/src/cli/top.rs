@@ -96,8 +96,8 @@ async fn watch(client: &Client, arguments: &TopArgs) -> Result<(), ClientError> 
     }
     for look in 1.. {
         let screen = frame(client, &mut before).await?;
-        draw(&screen);
-        if look == arguments.looks {
+        // A reader that went away has seen enough.
+        if draw(&screen).is_err() || look == arguments.looks {
             break;
         }
         tokio::select! {
@@ -173,7 +173,7 @@ fn rate(now: u64, before: u64, seconds: Option<f64>) -> f64 {
 }
 
 /// Draws over what was there. Without a terminal one screen follows the other.
-fn draw(screen: &str) {
+fn draw(screen: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let printable = super::printable(screen);
     let drawn = if out.is_terminal() {
@@ -186,8 +186,7 @@ fn draw(screen: &str) {
     } else {
         writeln!(out, "{printable}")
     };
-    // A reader that went away ends the view at its next look.
-    let _ = drawn.and_then(|()| out.flush());
+    drawn.and_then(|()| out.flush())
 }
 
 /// The terminal, where there is one, without echo and on its other screen until this is dropped.

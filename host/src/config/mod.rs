@@ -52,11 +52,7 @@ impl Config {
     /// [`ConfigError`] with every mistake that can be seen without doing anything.
     pub fn read(file: &Path) -> Result<Self, ConfigError> {
         let text = files::read_text(file, CONFIG_MAX_BYTES).map_err(|error| ConfigError {
-            mistakes: vec![format!(
-                "{}: cannot read the configuration: {error} (name another with --config, or describe one server with \
-                 --plugin FOLDER --listen ADDRESS:PORT)",
-                file.display()
-            )],
+            mistakes: vec![format!("{}: cannot read the configuration: {error}", file.display())],
         })?;
         let folder = file.parent().unwrap_or(Path::new("."));
         Self::parse(&text, folder).map_err(|mistakes| ConfigError {

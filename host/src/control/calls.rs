@@ -64,7 +64,8 @@ pub(super) async fn suspend(State(shared): State<Arc<Shared>>, Path(name): Serve
     steered(&server, server.suspend(newcomers, sessions).await)
 }
 
-pub(super) async fn resume(State(shared): State<Arc<Shared>>, Path(name): Server) -> Answer {
+pub(super) async fn resume(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+    parse::<requests::Nothing>(&body)?;
     let server = server(&shared, &name)?;
     steered(&server, server.resume())
 }
@@ -122,7 +123,7 @@ pub(super) async fn lock(
     body: Bytes,
 ) -> Answer {
     let server = server(&shared, &name)?;
-    let (wait, hold) = parse::<requests::Lock>(&body)?.read();
+    let (wait, hold) = parse::<requests::Lock>(&body)?.read()?;
     let _waits = shared.may_wait()?;
     match server.lock(wait, hold).await {
         // The lock of a client that vanished is dropped with its request, or here where what it sent ahead hid that.
@@ -158,10 +159,14 @@ pub(super) async fn set_priority(State(shared): State<Arc<Shared>>, Path(name): 
 }
 
 pub(super) async fn broadcast(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
-    Ok(ok(&json!({ "taken": server(&shared, &name)?.broadcast(&body) })))
+    let server = server(&shared, &name)?;
+    let sessions = server.session_count();
+    let taken = server.broadcast(&body);
+    Ok(ok(&json!({ "taken": taken, "refused": sessions.saturating_sub(taken) })))
 }
 
-pub(super) async fn renew_credentials(State(shared): State<Arc<Shared>>, Path(name): Server) -> Answer {
+pub(super) async fn renew_credentials(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+    parse::<requests::Nothing>(&body)?;
     server(&shared, &name)?;
     let fleet = Arc::clone(&shared.fleet);
     let renewed = tokio::task::spawn_blocking(move || fleet.renew_credentials(&name)).await;
@@ -199,12 +204,14 @@ pub(super) async fn session(State(shared): State<Arc<Shared>>, Path((name, id)):
     server.session(id).map(|session| ok(&views::Session::of(session))).ok_or_else(|| no_session(id))
 }
 
-pub(super) async fn disconnect(State(shared): State<Arc<Shared>>, Path((name, id)): Session) -> Answer {
+pub(super) async fn disconnect(State(shared): State<Arc<Shared>>, Path((name, id)): Session, body: Bytes) -> Answer {
+    parse::<requests::Nothing>(&body)?;
     let (server, id) = (server(&shared, &name)?, session_id(&id)?);
     if server.disconnect(id) { Ok(ok(&json!({ "disconnected": id }))) } else { Err(no_session(id)) }
 }
 
-pub(super) async fn abort(State(shared): State<Arc<Shared>>, Path((name, id)): Session) -> Answer {
+pub(super) async fn abort(State(shared): State<Arc<Shared>>, Path((name, id)): Session, body: Bytes) -> Answer {
+    parse::<requests::Nothing>(&body)?;
     let (server, id) = (server(&shared, &name)?, session_id(&id)?);
     if server.abort(id) { Ok(ok(&json!({ "aborted": id }))) } else { Err(no_session(id)) }
 }
@@ -239,7 +246,8 @@ pub(super) async fn rename(State(shared): State<Arc<Shared>>, Path((name, id)): 
     }
 }
 
-pub(super) async fn reload(State(shared): State<Arc<Shared>>) -> Answer {
+pub(super) async fn reload(State(shared): State<Arc<Shared>>, body: Bytes) -> Answer {
+    parse::<requests::Nothing>(&body)?;
     let _waits = shared.may_wait()?;
     Ok(ok(&reload_all(&shared).await?))
 }

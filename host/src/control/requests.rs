@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::answer::Problem;
 use crate::admission::Change;
 use crate::event::Priority;
-use crate::server::{Ending, Newcomers};
+use crate::server::{Ending, LOCK_HOLD_MAX, LOCK_WAIT_MAX, Newcomers};
 use crate::span::Span;
 
 /// Longest that sessions may be given to end.
@@ -26,8 +26,19 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(Problem::bad("bad-json", "expected an object"));
     }
-    serde_json::from_slice(body).map_err(|error| Problem::bad("bad-json", error.to_string()))
+    let mut values = serde_json::Deserializer::from_slice(body);
+    let read = serde_path_to_error::deserialize(&mut values).map_err(|error| {
+        let (key, error) = (error.path().to_string(), error.into_inner());
+        Problem::bad("bad-json", if key == "." { error.to_string() } else { format!("`{key}`: {error}") })
+    })?;
+    values.end().map_err(|error| Problem::bad("bad-json", error.to_string()))?;
+    Ok(read)
 }
+
+/// A request that has nothing to say.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
 
 #[derive(Deserialize, Default, Clone, Copy)]
 #[serde(rename_all = "kebab-case")]
@@ -56,12 +67,18 @@ pub(super) struct Suspend {
     deadline: Option<Span>,
 }
 
+fn beyond(key: &str, max: Duration, found: Span) -> Problem {
+    let (max, found) = (humantime::format_duration(max), humantime::format_duration(found.0));
+    Problem::bad("bad-value", format!("`{key}`: expected at most {max}, found {found}"))
+}
+
 fn ending(drain: bool, deadline: Option<Span>) -> Result<Ending, Problem> {
     match (drain, deadline) {
         (true, Some(Span(time))) if time <= DEADLINE_MAX => Ok(Ending::Drain(time)),
-        (true, _) => Err(Problem::bad("bad-value", "`deadline`: draining needs one, up to an hour, as \"30s\"")),
+        (true, Some(span)) => Err(beyond("deadline", DEADLINE_MAX, span)),
+        (true, None) => Err(Problem::bad("bad-value", "`deadline`: draining needs one, up to an hour, as \"30s\"")),
         (false, None) => Ok(Ending::AtOnce),
-        (false, Some(_)) => Err(Problem::bad("bad-value", "`deadline`: goes with \"sessions\": \"drain\" only")),
+        (false, Some(_)) => Err(Problem::bad("bad-value", "`deadline`: goes with `sessions` = drain only")),
     }
 }
 
@@ -117,8 +134,10 @@ impl Stop {
     pub(super) fn read(&self) -> Result<(Duration, Duration), Problem> {
         let drain = self.drain.map_or(Duration::ZERO, |span| span.0);
         let grace = self.grace.map_or(STOP_GRACE_DEFAULT, |span| span.0);
-        if drain > DEADLINE_MAX || grace > DEADLINE_MAX {
-            return Err(Problem::bad("bad-value", "`drain` and `grace`: expected at most an hour each"));
+        for (key, given) in [("drain", self.drain), ("grace", self.grace)] {
+            if let Some(span) = given.filter(|span| span.0 > DEADLINE_MAX) {
+                return Err(beyond(key, DEADLINE_MAX, span));
+            }
         }
         Ok((drain, grace))
     }
@@ -154,9 +173,14 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    pub(super) fn read(&self) -> (Duration, Duration) {
+    pub(super) fn read(&self) -> Result<(Duration, Duration), Problem> {
+        for (key, given, max) in [("wait", self.wait, LOCK_WAIT_MAX), ("hold", self.hold, LOCK_HOLD_MAX)] {
+            if let Some(span) = given.filter(|span| span.0 > max) {
+                return Err(beyond(key, max, span));
+            }
+        }
         let given = |span: Option<Span>, default| span.map_or(default, |span| span.0);
-        (given(self.wait, LOCK_WAIT_DEFAULT), given(self.hold, LOCK_HOLD_DEFAULT))
+        Ok((given(self.wait, LOCK_WAIT_DEFAULT), given(self.hold, LOCK_HOLD_DEFAULT)))
     }
 }
 

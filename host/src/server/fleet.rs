@@ -172,7 +172,9 @@ impl Fleet {
     fn check(&self, plan: Plan) -> Result<Checked, PlanError> {
         let mut mistakes = Vec::new();
         if plan.host != self.shared {
-            mistakes.push("`host`: cannot be changed while servers run; start the process anew".into());
+            mistakes.push(
+                "`host`: nothing but `stop_grace` can be changed while servers run; start the process anew".into(),
+            );
         }
         let mut checked = Checked { same: BTreeMap::new(), fresh: BTreeMap::new() };
         for (place, description) in plan.servers {

@@ -35,7 +35,7 @@ pub enum Ending {
 #[non_exhaustive]
 pub enum SteerError {
     /// The server is stopping or stopped.
-    #[error("the server is stopping or stopped")]
+    #[error("the server is stopping or stopped; once it is stopped, reading the configuration again starts it")]
     Stopping,
     /// Another call that came meanwhile decided otherwise.
     #[error("another call that came meanwhile decided otherwise")]

@@ -59,7 +59,10 @@ fn curl_alone_drives_everything() {
     assert_eq!(site.refused("POST", &format!("{server}/sessions/{id}/disconnect"), json!({})).0, 404);
     let id = site.sessions()[0]["id"].as_u64().expect("a number");
     site.ok("POST", &format!("{server}/sessions/{id}/abort"), json!({}));
-    assert_eq!(site.curl(&["--data-binary", "news"], &format!("{server}/broadcast")).1, "{\"taken\":48}\n");
+    assert_eq!(
+        site.curl(&["--data-binary", "news"], &format!("{server}/broadcast")).1,
+        "{\"refused\":0,\"taken\":48}\n"
+    );
     let id = site.sessions()[0]["id"].as_u64().expect("a number");
     assert_eq!(site.curl(&["--data-binary", "you"], &format!("{server}/sessions/{id}/send")).0, 200);
 
