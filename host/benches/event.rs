@@ -16,7 +16,7 @@ use wharf::event::{
     ClientInfo, Event, Instance, NameError, Peers, Port, Priority, Procedure, Scope, SendError, WriteError,
 };
 use wharf::plugin::{Engine, EngineConfig, EventProcedure, Grants, GuestInstance, InstanceLimits, Loader, Manifest};
-use wharf::sched::budget;
+use wharf::sched::Budgets;
 use wharf::telemetry::Counters;
 
 /// A session that takes every write and keeps nothing.
@@ -90,11 +90,11 @@ fn instance(procedure: &EventProcedure) -> GuestInstance {
     let info = ClientInfo { id: 1, server: "bench".into(), peer: nobody, local: nobody, tls: None, parameter: 0 };
     let sink = Arc::new(Sink(info));
     let scope = Scope { port: sink.clone(), peers: sink };
-    finish(procedure.instantiate(scope, budget(Priority::Normal))).expect("an instance")
+    finish(procedure.instantiate(scope, Budgets::default().start(Priority::Normal))).expect("an instance")
 }
 
 fn dispatch(instance: &mut GuestInstance, event: Event<'_>) {
-    black_box(finish(instance.dispatch(event, budget(Priority::Normal))).expect("no fault"));
+    black_box(finish(instance.dispatch(event, Budgets::default().event(Priority::Normal))).expect("no fault"));
 }
 
 fn events(criterion: &mut Criterion) {

@@ -18,7 +18,7 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("plugin", &["event", "files", "sched", "telemetry"]),
     ("server", &["admission", "event", "net", "plugin", "sched", "serve", "session", "telemetry"]),
     ("control", &["admission", "event", "files", "sched", "server", "span", "telemetry"]),
-    ("config", &["admission", "control", "event", "files", "net", "plugin", "server", "session", "span"]),
+    ("config", &["admission", "control", "event", "files", "net", "plugin", "sched", "server", "session", "span"]),
 ];
 
 /// Outside crates that have one home.

@@ -45,13 +45,15 @@ const SERVERS: [(&str, &str); 11] = [
     ("CLASS", "/priority"),
     ("PLUGIN", "/plugin/label"),
 ];
-const SESSIONS: [(&str, &str); 9] = [
+const SESSIONS: [(&str, &str); 11] = [
     ("SERVER", "/server"),
     ("ID", "/id"),
     ("PEER", "/peer"),
     ("EVENT", "/event"),
     ("EVENTS/s", "/rate/events"),
     ("CPU %", "/rate/cpu"),
+    ("CLASS", "/priority"),
+    ("BUDGET %", "/rate/budget"),
     ("QUEUED", "/queued_bytes"),
     ("MEMORY", "/memory_bytes"),
     ("AGE s", "/age_seconds"),
@@ -134,7 +136,10 @@ async fn frame(client: &Client, before: &mut Before) -> Result<String, ClientErr
             let (old_events, old_cpu) = before.sessions.get(&key).copied().unwrap_or((events, cpu));
             let share = seconds.map_or(0.0, |seconds| 100.0 * (cpu - old_cpu) / seconds);
             session["server"] = json!(name);
-            session["rate"] = json!({ "events": rate(events, old_events, seconds), "cpu": share });
+            let fuel = |path: &str| session.pointer(path).and_then(Value::as_f64).unwrap_or(0.0);
+            // How near its dearest event came to the budget.
+            let budget = 100.0 * fuel("/peak_fuel") / fuel("/budget/fuel").max(1.0);
+            session["rate"] = json!({ "events": rate(events, old_events, seconds), "cpu": share, "budget": budget });
             seen.sessions.insert(key, (events, cpu));
             sessions.push(session);
         }

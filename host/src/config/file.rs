@@ -61,6 +61,17 @@ pub(super) struct ServerTable {
     pub(super) settings: BTreeMap<String, toml::Value>,
     pub(super) credentials: Option<CredentialsTable>,
     pub(super) limits: LimitsTable,
+    pub(super) budgets: BTreeMap<String, BudgetTable>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct BudgetTable {
+    pub(super) fuel: Option<u64>,
+    pub(super) cpu: Option<Span>,
+    pub(super) wall: Option<Span>,
+    pub(super) start_fuel: Option<u64>,
+    pub(super) start_cpu: Option<Span>,
 }
 
 #[derive(Deserialize)]

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::file::{CredentialsTable, LimitsTable, ServerTable, TimeoutsTable};
+use super::file::{BudgetTable, CredentialsTable, LimitsTable, ServerTable, TimeoutsTable};
 use crate::admission::{Network, Networks, Throttle};
 use crate::event::Priority;
 use crate::net::{ClientCertificate, Credentials, ListenPort, ProtocolMin, SocketOptions};
 use crate::plugin::{Grant, InstanceLimits};
+use crate::sched::BudgetChange;
 use crate::server::{Server, ServerBuilder, Timeouts, WATERMARKS_DEFAULT};
 use crate::session::Watermarks;
 use crate::span::Span;
@@ -57,6 +58,11 @@ pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuild
         }
         Some(tenant) => server = server.tenant(tenant),
         None => {}
+    }
+    for (class, table) in &table.budgets {
+        if let Some(class) = parse::<Priority>("budgets", Some(class), &mut wrong) {
+            server = server.budget(class, budget(table));
+        }
     }
     let networks =
         Networks { allow: list("allow", &table.allow, &mut wrong), deny: list("deny", &table.deny, &mut wrong) };
@@ -157,6 +163,17 @@ fn limits(table: &LimitsTable) -> InstanceLimits {
         copy_max_bytes: table.copy_max_bytes.unwrap_or(default.copy_max_bytes),
         handles_max: table.handles_max.unwrap_or(default.handles_max),
         log_lines_per_second: table.log_lines_per_second.unwrap_or(default.log_lines_per_second),
+    }
+}
+
+fn budget(table: &BudgetTable) -> BudgetChange {
+    let time = |span: &Option<Span>| span.as_ref().map(|span| span.0);
+    BudgetChange {
+        fuel: table.fuel,
+        cpu: time(&table.cpu),
+        wall: time(&table.wall),
+        start_fuel: table.start_fuel,
+        start_cpu: time(&table.start_cpu),
     }
 }
 

@@ -156,7 +156,16 @@ pub(super) struct Session {
     queued_bytes: usize,
     events: u64,
     fuel: u64,
+    peak_fuel: u64,
+    budget: Budget,
     memory_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Budget {
+    fuel: u64,
+    cpu_seconds: f64,
+    wall_seconds: f64,
 }
 
 #[derive(Serialize)]
@@ -195,6 +204,12 @@ impl Session {
             queued_bytes: glance.queued_bytes,
             events: glance.events,
             fuel: glance.usage.fuel,
+            peak_fuel: glance.peak_fuel,
+            budget: Budget {
+                fuel: glance.budget.fuel,
+                cpu_seconds: glance.budget.cpu.as_secs_f64(),
+                wall_seconds: glance.budget.wall.as_secs_f64(),
+            },
             memory_bytes: glance.usage.memory_bytes,
         }
     }

@@ -18,7 +18,7 @@ use super::instance::{EventProcedure, InstanceLimits};
 use super::source::{self, Source, SourceError};
 use super::{Engine, Grants, imports, trial};
 use crate::event::{Budget, Priority, Procedure};
-use crate::sched;
+use crate::sched::Budgets;
 use crate::telemetry::Counters;
 
 /// The export that makes a component a plugin, without its version.
@@ -318,7 +318,7 @@ fn try_out(plugin: Plugin) -> Result<Plugin, String> {
     let (limits, counters) = (InstanceLimits::default(), Arc::new(Counters::default()));
     let plugin = Arc::new(plugin);
     let procedure = EventProcedure::new(Arc::clone(&plugin), "trial", [], limits, counters);
-    let budget: Budget = sched::budget(Priority::Normal);
+    let budget: Budget = Budgets::default().start(Priority::Critical);
     let trial = runtime
         .block_on(async { tokio::time::timeout(budget.wall, procedure.instantiate(trial::scope(), budget)).await });
     drop(procedure);

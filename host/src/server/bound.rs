@@ -82,6 +82,7 @@ impl Prepared {
             tenant: description.tenant.clone().unwrap_or_else(|| self.name()).into(),
             priority: description.priority,
             priority_max: description.priority_max.unwrap_or(description.priority),
+            budgets: description.budgets,
             latch: Arc::clone(latch),
         };
         Terms {

@@ -14,6 +14,7 @@ use crate::admission::{Network, Networks, Throttle};
 use crate::event::Priority;
 use crate::net::{BindError, Credentials, CredentialsError, Endpoint, ListenPort, Security, SocketOptions};
 use crate::plugin::{Grants, InstanceLimits, LoadError, Plugin};
+use crate::sched::{BudgetChange, Budgets};
 #[cfg(doc)]
 use crate::session::Deadlines;
 use crate::session::Watermarks;
@@ -78,6 +79,7 @@ pub struct ServerBuilder {
     pub(super) secure: bool,
     pub(super) credentials: Option<Credentials>,
     pub(super) limits: InstanceLimits,
+    pub(super) budgets: Budgets,
     pub(super) watermarks: Watermarks,
 }
 
@@ -104,6 +106,7 @@ impl Default for ServerBuilder {
             secure: false,
             credentials: None,
             limits: InstanceLimits::default(),
+            budgets: Budgets::default(),
             watermarks: WATERMARKS_DEFAULT,
         }
     }
@@ -223,6 +226,12 @@ impl ServerBuilder {
     #[must_use]
     pub fn priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
+        self
+    }
+    /// What events of sessions in this class may spend. Default: by class, see [`Budgets`].
+    #[must_use]
+    pub fn budget(mut self, class: Priority, budget: BudgetChange) -> Self {
+        self.budgets.set(class, budget);
         self
     }
     /// The best class a plugin may ask for. Default: the class of the start.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::builder::{ServerBuilder, StartError};
+use crate::event::Priority;
 use crate::session::Watermarks;
 
 /// Default of [`ServerBuilder::timeout`].
@@ -74,6 +75,11 @@ impl ServerBuilder {
         note(self.priority_max.is_some_and(|max| max < self.priority), "priority_max", problem);
         let problem = "a secure server needs a certificate chain and a private key";
         note(self.secure && self.credentials.is_none(), "credentials", problem.into());
+        for class in Priority::ALL {
+            if let Some(problem) = self.budgets.change(class).problem() {
+                note(true, "budgets", format!("{class}: {problem}"));
+            }
+        }
         let lists = [("allow", &self.networks.allow), ("deny", &self.networks.deny), ("proxies", &self.proxies)];
         for (name, list) in lists {
             note(list.len() > NETWORKS_MAX, name, format!("expected at most {NETWORKS_MAX}, found {}", list.len()));

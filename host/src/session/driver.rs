@@ -21,7 +21,7 @@ use crate::event::{
     DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Port, Priority, Procedure, Scope, Usage,
 };
 use crate::net::Wire;
-use crate::sched::{self, Place, Turn, here};
+use crate::sched::{Place, Turn, here};
 
 /// What became of a session.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl<I: Instance, M> Session<I, M> {
             flush_ends: None,
         };
         let class = session.line.priority();
-        let budget = sched::budget(class);
+        let budget = session.line.config().budgets.start(class);
         let birth = match turn::enter(&session.line, Doing::START).await {
             Some(fault) => Err(fault),
             None => {
@@ -115,7 +115,10 @@ impl<I: Instance, M> Session<I, M> {
             }
         };
         match birth {
-            Ok(instance) => session.instance = Some(instance),
+            Ok(instance) => {
+                session.line.pulse.born(instance.usage());
+                session.instance = Some(instance);
+            }
             Err(fault) => {
                 session.machine.stillborn(fault.kind);
                 session.fault = Some(("start", fault));
@@ -214,7 +217,7 @@ impl<I: Instance, M> Session<I, M> {
         let Self { line, machine, instance, alarm, turn, .. } = self;
         let Some(instance) = instance else { return };
         let class = line.priority();
-        let budget = sched::budget(class);
+        let budget = line.config().budgets.event(class);
         let (start, mut cpu) = (Instant::now(), Duration::ZERO);
         let mut deadline = None;
         turn.begin(class, start);

@@ -15,9 +15,9 @@ use super::mailbox::{Mailbox, Orders};
 use super::outbox::Outbox;
 use super::pulse::Pulse;
 use super::timers::Timers;
-use crate::event::{ClientInfo, Meter, Port, Priority, SendError, Usage, WriteError};
+use crate::event::{Budget, ClientInfo, Meter, Port, Priority, SendError, Usage, WriteError};
 use crate::net::Wire;
-use crate::sched::{Lane, Seat};
+use crate::sched::{Budgets, Lane, Seat};
 
 /// From this size on a write to an empty send buffer goes to the wire straight out of the plugin's memory. Smaller
 /// ones are gathered, so that an event with many writes costs one packet.
@@ -48,6 +48,8 @@ pub struct LineConfig {
     pub priority: Priority,
     /// The best class a plugin may ask for.
     pub priority_max: Priority,
+    /// What events may spend.
+    pub budgets: Budgets,
     /// What holds all of them at once.
     pub latch: Arc<Latch>,
 }
@@ -92,6 +94,10 @@ pub struct Glance {
     pub priority: Priority,
     /// The lane it is in.
     pub lane: Lane,
+    /// What its next event may spend.
+    pub budget: Budget,
+    /// Fuel of its dearest event.
+    pub peak_fuel: u64,
 }
 
 /// One session, as its plugin, its peers and its server reach it.
@@ -235,6 +241,8 @@ impl Line {
             event: self.pulse.doing(),
             priority: self.priority(),
             lane: self.seat.lane(),
+            budget: self.config.budgets.event(self.priority()),
+            peak_fuel: self.pulse.peak_fuel(),
         }
     }
 

@@ -34,6 +34,7 @@ pub(super) struct Pulse {
     doing: AtomicU8,
     events: AtomicU64,
     fuel: AtomicU64,
+    peak_fuel: AtomicU64,
     memory_bytes: AtomicU64,
     cpu_ns: AtomicU64,
 }
@@ -48,6 +49,12 @@ impl Pulse {
         self.doing.swap(0, Ordering::SeqCst);
     }
 
+    /// The instance was made.
+    pub(super) fn born(&self, usage: Usage) {
+        self.fuel.store(usage.fuel, Ordering::Relaxed);
+        self.memory_bytes.store(usage.memory_bytes, Ordering::Relaxed);
+    }
+
     /// An event is done.
     pub(super) fn count(&self, usage: Usage, cpu: Duration) {
         let add = |counter: &AtomicU64, more: u64| {
@@ -55,7 +62,10 @@ impl Pulse {
         };
         add(&self.events, 1);
         add(&self.cpu_ns, u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX));
-        self.fuel.store(usage.fuel, Ordering::Relaxed);
+        let fuel = usage.fuel.saturating_sub(self.fuel.swap(usage.fuel, Ordering::Relaxed));
+        if fuel > self.peak_fuel.load(Ordering::Relaxed) {
+            self.peak_fuel.store(fuel, Ordering::Relaxed);
+        }
         self.memory_bytes.store(usage.memory_bytes, Ordering::Relaxed);
     }
 
@@ -72,6 +82,10 @@ impl Pulse {
     pub(super) fn usage(&self) -> Usage {
         let (fuel, memory_bytes) = (self.fuel.load(Ordering::Relaxed), self.memory_bytes.load(Ordering::Relaxed));
         Usage { fuel, memory_bytes }
+    }
+
+    pub(super) fn peak_fuel(&self) -> u64 {
+        self.peak_fuel.load(Ordering::Relaxed)
     }
 
     pub(super) fn cpu(&self) -> Duration {

@@ -4,10 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use wharf::event::Priority;
 use wharf::plugin::{InstanceLimits, Plugin};
+use wharf::sched::BudgetChange;
 use wharf::server::ServerHandle;
 use wharf_tests::clients::Client;
-use wharf_tests::guests::{guest, inline};
+use wharf_tests::guests::{bundled, guest, inline, polite};
 use wharf_tests::servers::{describe, ended, eventually};
 
 /// Makes one session on the server misbehave by `provoke`, beside another that is answered before, during and after.
@@ -15,7 +17,7 @@ fn costs_one_session(plugin: Arc<Plugin>, reason: &str, provoke: impl Fn(&Server
     let server = describe(plugin).timeout(Duration::from_millis(400)).start().expect("it starts");
     // A guest that misbehaves in every session has a well-behaved neighbour on another server of the same host; what
     // shares the server is its next client.
-    let neighbour = wharf_tests::servers::start(wharf_tests::guests::polite());
+    let neighbour = wharf_tests::servers::start(polite());
     let mut honest = Client::connect(neighbour.address());
     honest.echo("before");
     let mut bad = provoke(&server);
@@ -204,4 +206,38 @@ fn faults_by_the_hundred_leave_nothing_behind() {
     // leaked session is some 40 KiB.
     eventually("the memory of 300 faults is free again", || resident().saturating_sub(before) < 300 * 40);
     assert!(open() < 2_000, "descriptors leak");
+}
+
+#[test]
+fn budgets_are_as_the_operator_sets_them() {
+    let spins = || inline("spins-on-x", "(func $on-read (param i32 i32) (result i32) (call $spin) (i32.const 0))");
+    let set = |plugin, change| describe(plugin).budget(Priority::Normal, change).start().expect("it starts");
+    let ends = |server: &ServerHandle, reason: &str| {
+        let mut client = Client::connect(server.address());
+        client.send("s").expect_gone();
+        eventually("it is counted", || server.counters().faults.get(reason) == Some(&1));
+    };
+    let default = BudgetChange::default();
+    // Little is enough for little, and its share is seen.
+    let frugal = set(polite(), BudgetChange { fuel: Some(10_000), ..default });
+    let mut client = Client::connect(frugal.address());
+    client.echo("enough");
+    let seen = frugal.sessions(0, 1).remove(0).glance;
+    assert!(seen.budget.fuel == 10_000 && (1..10_000).contains(&seen.peak_fuel), "{seen:?}");
+    let much = Some(1_000_000_000_000);
+    ends(&set(spins(), BudgetChange { fuel: Some(10_000), ..default }), "fuel");
+    ends(&set(spins(), BudgetChange { fuel: much, cpu: Some(Duration::from_millis(5)), ..default }), "cpu-time");
+    let sleeps = bundled("tests/unruly");
+    ends(&set(sleeps, BudgetChange { wall: Some(Duration::from_millis(50)), ..default }), "wall-time");
+    let poor = BudgetChange { start_fuel: Some(10_000), ..default };
+    let hoards = inline(
+        "starts-slowly",
+        "(func $slow (local $i i32) (loop $l (local.set $i (i32.add (local.get $i) (i32.const 1)))
+        (br_if $l (i32.lt_u (local.get $i) (i32.const 100000))))) (start $slow)",
+    );
+    let poor = set(hoards.clone(), poor);
+    Client::connect(poor.address()).expect_gone();
+    eventually("it never began", || poor.counters().faults.contains_key("fuel"));
+    let mut client = Client::connect(set(hoards, default).address());
+    client.send("x");
 }
