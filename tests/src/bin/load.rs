@@ -18,6 +18,7 @@ use wharf::plugin::{Grants, Manifest};
 use wharf::server::{Fleet, Host, HostConfig, Plan, Server, ServerBuilder, ServerHandle};
 use wharf_tests::load::beside;
 use wharf_tests::load::clients::{self, Shape};
+use wharf_tests::load::lanes;
 use wharf_tests::load::memory::Weight;
 use wharf_tests::load::native;
 use wharf_tests::load::report::Duel;
@@ -52,8 +53,22 @@ enum What {
         #[arg(long, default_value_t = 10_000)]
         requests: usize,
     },
-    /// Everything above but the last.
+    /// Latency of a critical session while background sessions burn what there is, beside its latency without them.
+    Lanes {
+        /// Only those with this in their name.
+        #[arg(default_value = "")]
+        only: String,
+    },
+    /// Echo, churn and idle.
     All,
+    /// Background clients; for `lanes`, which wants them in another process.
+    #[command(hide = true)]
+    Burn {
+        /// Which.
+        number: usize,
+        /// Where.
+        address: SocketAddr,
+    },
     /// Floods a control socket; for `control`, which wants that in another process.
     #[command(hide = true)]
     Flood {
@@ -89,7 +104,13 @@ fn main() -> Result<()> {
         println!("{}", clients.block_on(beside::flood(socket, *requests, time))?);
         return Ok(());
     }
+    if let What::Burn { number, address } = cli.what {
+        return lanes::burn(number, address);
+    }
     let host = Host::new(&HostConfig::default())?;
+    if let What::Lanes { only } = &cli.what {
+        return lanes::run(&host, cli.rounds, Duration::from_secs_f64(cli.seconds), only);
+    }
     if let What::Control { requests } = cli.what {
         return control(&host, &clients, &cli, requests);
     }

@@ -2,6 +2,7 @@
 
 pub mod beside;
 pub mod clients;
+pub mod lanes;
 pub mod memory;
 pub mod native;
 pub mod report;
