@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::admission::{Admitted, Entered, Refusal};
-use crate::event::{ClientInfo, Scope};
+use crate::event::{ClientInfo, Origin, Scope};
 use crate::net::{AcceptFault, Accepted, Established, HandshakeFault, Listener};
 use crate::sched::Seat;
 use crate::server::{Alive, Call, Service, Welcome};
@@ -34,6 +34,15 @@ pub(crate) async fn accept(service: Arc<Service>, listener: Listener, seen: watc
                 continue;
             }
             Welcome::Admit | Welcome::Reject => {}
+        }
+        if now.welcome() == Welcome::Admit
+            && let Err(until) = service.may_enter(Instant::now())
+        {
+            tokio::select! {
+                _ = course.changed() => {}
+                () = tokio::time::sleep_until(until.into()) => {}
+            }
+            continue;
         }
         // Asked each time, since it may have been changed while this waited.
         let interval = service.gate.throttle().accept_interval;
@@ -95,6 +104,7 @@ fn welcome(service: &Arc<Service>, client: Accepted, round: u64) {
     };
     match newcomer {
         Ok(client) => {
+            service.entered(Instant::now());
             service.spawn(|seat| serve(Arc::clone(service), client, round, service.alive(round), seat));
         }
         Err(refusal) => Refused { server: &service.name, peer, reason: refusal.name() }.emit(&service.counters),
@@ -208,6 +218,8 @@ async fn converse(service: Arc<Service>, client: Established, round: u64, seat: 
 
 fn report(service: &Service, session: u64, edition: &Edition, ended: Ended) {
     let (server, class) = (&*service.name, ended.class);
+    let by_plugin = ended.fault.as_ref().is_some_and(|(_, fault)| fault.kind.origin() == Origin::Plugin);
+    service.fared(by_plugin);
     if let Some((event, fault)) = &ended.fault {
         Faulted { server, session, class, event, fault }.emit(edition, &service.fault_lines);
     }

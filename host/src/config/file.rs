@@ -62,6 +62,16 @@ pub(super) struct ServerTable {
     pub(super) credentials: Option<CredentialsTable>,
     pub(super) limits: LimitsTable,
     pub(super) budgets: BTreeMap<String, BudgetTable>,
+    pub(super) breaker: BreakerTable,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct BreakerTable {
+    pub(super) faults: Option<u32>,
+    pub(super) window: Option<Span>,
+    pub(super) pause: Option<Span>,
+    pub(super) pause_max: Option<Span>,
 }
 
 #[derive(Deserialize, Default)]

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::file::{BudgetTable, CredentialsTable, LimitsTable, ServerTable, TimeoutsTable};
+use super::file::{BreakerTable, BudgetTable, CredentialsTable, LimitsTable, ServerTable, TimeoutsTable};
 use crate::admission::{Network, Networks, Throttle};
 use crate::event::Priority;
 use crate::net::{ClientCertificate, Credentials, ListenPort, ProtocolMin, SocketOptions};
 use crate::plugin::{Grant, InstanceLimits};
 use crate::sched::BudgetChange;
-use crate::server::{Server, ServerBuilder, Timeouts, WATERMARKS_DEFAULT};
+use crate::server::{BreakerLimits, Server, ServerBuilder, Timeouts, WATERMARKS_DEFAULT};
 use crate::session::Watermarks;
 use crate::span::Span;
 
@@ -64,6 +64,7 @@ pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuild
             server = server.budget(class, budget(table));
         }
     }
+    server = server.breaker(breaker(&table.breaker));
     let networks =
         Networks { allow: list("allow", &table.allow, &mut wrong), deny: list("deny", &table.deny, &mut wrong) };
     server = server.networks(networks).proxies(list("proxies", &table.proxies, &mut wrong));
@@ -174,6 +175,17 @@ fn budget(table: &BudgetTable) -> BudgetChange {
         wall: time(&table.wall),
         start_fuel: table.start_fuel,
         start_cpu: time(&table.start_cpu),
+    }
+}
+
+fn breaker(table: &BreakerTable) -> BreakerLimits {
+    let default = BreakerLimits::default();
+    let time = |span: &Option<Span>, default: Duration| span.as_ref().map_or(default, |span| span.0);
+    BreakerLimits {
+        faults: table.faults.unwrap_or(default.faults),
+        window: time(&table.window, default.window),
+        pause: time(&table.pause, default.pause),
+        pause_max: time(&table.pause_max, default.pause_max),
     }
 }
 

@@ -16,6 +16,7 @@ pub(super) struct Server {
     /// What becomes of newcomers where it is suspended.
     newcomers: Option<&'static str>,
     locked: bool,
+    breaker: &'static str,
     uptime_seconds: f64,
     clients: usize,
     sessions: u32,
@@ -81,6 +82,7 @@ impl Server {
                 Newcomers::Reject => "reject",
             }),
             locked: server.is_locked(),
+            breaker: server.breaker().name(),
             uptime_seconds: server.uptime().as_secs_f64(),
             clients: server.clients(),
             sessions: server.session_count(),

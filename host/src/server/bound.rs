@@ -8,6 +8,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use super::breaker::Breaker;
 use super::builder::ServerBuilder;
 use super::census::Census;
 use super::course::{Course, Notice, Occurrence, Status};
@@ -100,10 +101,17 @@ impl Prepared {
         // The description was checked, and these are its limits.
         let _ = service.gate.change(self.description.throttle.into());
         service.gate.set_networks(self.description.networks.clone());
+        if service.breaker().limits() != self.description.breaker
+            || service.procedure().plugin().digest() != self.plugin.digest()
+        {
+            service.breaker().reset(self.description.breaker);
+        }
         service.terms.store(Arc::new(self.terms(&service.latch)));
         let (settings, limits, counters) = (self.settings(), self.description.limits, Arc::clone(&service.counters));
         let procedure = EventProcedure::new(self.plugin, &service.name, settings, limits, counters);
         service.procedure.store(Arc::new(procedure));
+        // The accepting task may be waiting for a moment that was moved.
+        service.steer(|_| true);
     }
 }
 
@@ -132,6 +140,7 @@ impl Bound {
         let limits = description.limits;
         let procedure = EventProcedure::new(plugin, &name, settings, limits, Arc::clone(&counters));
         let service = Arc::new(Service {
+            breaker: Mutex::new(Breaker::new(description.breaker)),
             lanes: host.lanes(),
             gate: Gate::new(description.throttle, description.networks, host.slots()),
             registry: Arc::new(Registry::default()),

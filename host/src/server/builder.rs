@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::bound::{Bound, Prepared};
+use super::breaker::BreakerLimits;
 use super::checks::{TIMEOUT_DEFAULT, WATERMARKS_DEFAULT, argument};
 use super::handle::ServerHandle;
 use super::host::{Host, HostError};
@@ -80,6 +81,7 @@ pub struct ServerBuilder {
     pub(super) credentials: Option<Credentials>,
     pub(super) limits: InstanceLimits,
     pub(super) budgets: Budgets,
+    pub(super) breaker: BreakerLimits,
     pub(super) watermarks: Watermarks,
 }
 
@@ -107,6 +109,7 @@ impl Default for ServerBuilder {
             credentials: None,
             limits: InstanceLimits::default(),
             budgets: Budgets::default(),
+            breaker: BreakerLimits::default(),
             watermarks: WATERMARKS_DEFAULT,
         }
     }
@@ -226,6 +229,12 @@ impl ServerBuilder {
     #[must_use]
     pub fn priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
+        self
+    }
+    /// When a plugin that faults again and again gets no newcomers for a while. Default: see [`BreakerLimits`].
+    #[must_use]
+    pub fn breaker(mut self, breaker: BreakerLimits) -> Self {
+        self.breaker = breaker;
         self
     }
     /// What events of sessions in this class may spend. Default: by class, see [`Budgets`].

@@ -22,6 +22,10 @@ pub const COPY_RANGE: (usize, usize) = (64 << 10, 64 << 20);
 pub const HANDLES_RANGE: (usize, usize) = (16, 100_000);
 /// Least and greatest deadline of a session, where it is not zero.
 pub const DEADLINE_RANGE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(30 * 24 * 3_600));
+/// Most faults that a breaker waits for.
+const BREAKER_FAULTS_MAX: u32 = 10_000;
+/// Least and greatest time of a breaker.
+const BREAKER_RANGE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(3_600));
 /// Networks in one list.
 const NETWORKS_MAX: usize = 1_024;
 
@@ -80,6 +84,19 @@ impl ServerBuilder {
                 note(true, "budgets", format!("{class}: {problem}"));
             }
         }
+        let breaker = self.breaker;
+        let problem = format!("expected at most {BREAKER_FAULTS_MAX}, found {}", breaker.faults);
+        note(breaker.faults > BREAKER_FAULTS_MAX, "breaker.faults", problem);
+        let times = [
+            ("breaker.window", breaker.window),
+            ("breaker.pause", breaker.pause),
+            ("breaker.pause_max", breaker.pause_max),
+        ];
+        for (name, value) in times {
+            let problem = format!("expected 10ms to 1h, found {}", span(value));
+            note(!(BREAKER_RANGE.0..=BREAKER_RANGE.1).contains(&value), name, problem);
+        }
+        note(breaker.pause > breaker.pause_max, "breaker.pause_max", "expected at least `breaker.pause`".into());
         let lists = [("allow", &self.networks.allow), ("deny", &self.networks.deny), ("proxies", &self.proxies)];
         for (name, list) in lists {
             note(list.len() > NETWORKS_MAX, name, format!("expected at most {NETWORKS_MAX}, found {}", list.len()));

@@ -136,6 +136,10 @@ pub enum Occurrence {
     Restarted,
     /// Its last client left. Not said at its start nor at its stop.
     Idle,
+    /// Its plugin faulted again and again: newcomers wait for a while.
+    Tripped,
+    /// Its plugin does well again.
+    Recovered,
     /// It ends its sessions to stop.
     Draining,
     /// Nothing of it runs any more.
@@ -152,6 +156,8 @@ impl Occurrence {
             Self::Resumed => "resumed",
             Self::Restarted => "restarted",
             Self::Idle => "idle",
+            Self::Tripped => "tripped",
+            Self::Recovered => "recovered",
             Self::Draining => "draining",
             Self::Stopped => "stopped",
         }

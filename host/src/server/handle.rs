@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::bound::Prepared;
+use super::breaker::BreakerState;
 use super::course::{Newcomers, Notice, Occurrence, Status};
 use super::host::Host;
 use super::lock::{Lock, LockError};
@@ -131,6 +132,7 @@ impl ServerHandle {
         let (label, digest) = (plugin.label(), plugin.digest().to_string());
         let procedure = self.service.procedure().with_plugin(plugin);
         self.service.procedure.store(Arc::new(procedure));
+        self.service.forget_faults();
         PluginSwapped { server: &self.service.name, plugin: &label, digest: &digest }.emit();
     }
 
@@ -149,6 +151,12 @@ impl ServerHandle {
         // The accepting task may be waiting for a moment that was moved.
         self.service.steer(|_| true);
         Ok(before)
+    }
+
+    /// What the breaker does with newcomers.
+    #[must_use]
+    pub fn breaker(&self) -> BreakerState {
+        self.service.breaker().state()
     }
 
     /// The class that new sessions start with.
@@ -248,7 +256,8 @@ impl ServerHandle {
             }
             suspended
         });
-        if resumed.is_some() {
+        let tripped = self.service.forget_faults();
+        if resumed.is_some() || tripped {
             self.service.tell(Occurrence::Resumed);
         }
         if self.status().is_final() { Err(SteerError::Stopping) } else { Ok(()) }

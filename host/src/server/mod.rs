@@ -4,6 +4,7 @@
 //! all interaction with clients happens in the plugin.
 
 mod bound;
+mod breaker;
 mod builder;
 mod census;
 mod checks;
@@ -18,6 +19,7 @@ mod service;
 mod sessions;
 
 pub use bound::{Bound, Prepared};
+pub use breaker::{BreakerLimits, BreakerState};
 pub use builder::{Server, ServerBuilder, StartError, Timeouts};
 pub(crate) use census::Alive;
 pub use checks::{

@@ -1,23 +1,24 @@
 //! What a running server's tasks share.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{broadcast, watch};
 
+use super::breaker::{Breaker, BreakerState, Turn};
 use super::census::{Alive, Census};
 use super::course::{Call, Course, Newcomers, Notice, Occurrence, Status};
 use super::lanes::Lanes;
 use super::lock::Holder;
 use super::registry::Registry;
 use crate::admission::{Gate, Network};
-use crate::event::Priority;
+use crate::event::{Peers, Priority};
 use crate::net::Security;
 use crate::plugin::EventProcedure;
 use crate::sched::{Lane, Seat};
 use crate::session::{Latch, LineConfig};
-use crate::telemetry::{Bucket, Counters, ServerNotice};
+use crate::telemetry::{BreakerTripped, Bucket, Counters, ServerNotice};
 
 /// How long sessions that are told to end may take before they are cancelled, where nobody says.
 pub const FAREWELL_MAX: Duration = Duration::from_secs(5);
@@ -58,6 +59,7 @@ pub(crate) struct Service {
     pub(super) data: Mutex<String>,
     pub(super) started: Instant,
     pub(super) census: Arc<Census>,
+    pub(super) breaker: Mutex<Breaker>,
     pub(super) lanes: Arc<Lanes>,
     pub(super) procedure: ArcSwap<EventProcedure>,
     pub(super) course: watch::Sender<Course>,
@@ -125,6 +127,59 @@ impl Service {
         if self.steer(begun).is_some() {
             self.tell(Occurrence::Started);
         }
+    }
+
+    /// Whether the breaker lets a newcomer in now, or when to ask again.
+    pub(crate) fn may_enter(&self, now: Instant) -> Result<(), Instant> {
+        let (answer, turn) = self.breaker().ask(now);
+        self.turned(turn);
+        answer
+    }
+
+    /// A newcomer was let in.
+    pub(crate) fn entered(&self, now: Instant) {
+        self.breaker().admitted(now);
+    }
+
+    /// A session ended, by a fault of its plugin's or well.
+    pub(crate) fn fared(&self, faulted: bool) {
+        let others = self.registry.client_count() as usize;
+        let turn = self.breaker().report(faulted, others, Instant::now());
+        self.turned(turn);
+    }
+
+    fn turned(&self, turn: Option<Turn>) {
+        match turn {
+            None => {}
+            Some(Turn::Tripped(pause)) => {
+                BreakerTripped { server: &self.name, pause }.emit();
+                self.tell(Occurrence::Tripped);
+                self.steer(|_| true);
+            }
+            Some(Turn::Recovered) => {
+                self.tell(Occurrence::Recovered);
+                self.steer(|_| true);
+            }
+        }
+    }
+
+    /// Lets newcomers in again, whatever was counted. True where the breaker held them off.
+    pub(super) fn forget_faults(&self) -> bool {
+        let held_off = {
+            let mut breaker = self.breaker();
+            let held_off = breaker.state() != BreakerState::Closed;
+            let limits = breaker.limits();
+            breaker.reset(limits);
+            held_off
+        };
+        if held_off {
+            self.steer(|_| true);
+        }
+        held_off
+    }
+
+    pub(super) fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The last of the clients left.

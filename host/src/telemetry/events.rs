@@ -146,6 +146,22 @@ impl LockExpired<'_> {
     }
 }
 
+/// A plugin faulted again and again.
+#[derive(Debug)]
+pub struct BreakerTripped<'a> {
+    /// The server.
+    pub server: &'a str,
+    /// How long newcomers wait.
+    pub pause: Duration,
+}
+
+impl BreakerTripped<'_> {
+    /// Logs it.
+    pub fn emit(&self) {
+        warn!(server = self.server, pause = ?self.pause, "the plugin faults again and again: newcomers wait for a while");
+    }
+}
+
 /// New sessions get another build of the plugin.
 #[derive(Debug)]
 pub struct PluginSwapped<'a> {

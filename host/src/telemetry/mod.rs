@@ -15,8 +15,8 @@ pub use counters::{Counters, Snapshot};
 pub use edition::{ClassSeen, Edition, EditionSeen, Spent};
 pub use escape::drives_reader;
 pub use events::{
-    AcceptPaused, AcceptStopped, ControlOpened, ControlRequest, CredentialsRenewed, Faulted, HandshakeFailed,
-    LanesStarted, LockExpired, PluginOutput, PluginSwapped, Refused, ServerNotice, ServerStarted, SessionEnded,
-    SessionStarted,
+    AcceptPaused, AcceptStopped, BreakerTripped, ControlOpened, ControlRequest, CredentialsRenewed, Faulted,
+    HandshakeFailed, LanesStarted, LockExpired, PluginOutput, PluginSwapped, Refused, ServerNotice, ServerStarted,
+    SessionEnded, SessionStarted,
 };
 pub use latencies::Latencies;

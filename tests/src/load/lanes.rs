@@ -15,7 +15,7 @@ use wharf::event::Priority;
 use wharf::net::SocketOptions;
 use wharf::plugin::{Grant, Grants};
 use wharf::sched::{BudgetChange, Lane, take};
-use wharf::server::{Host, Server, ServerHandle};
+use wharf::server::{BreakerLimits, Host, Server, ServerHandle};
 
 use crate::certificates::Certificates;
 use crate::guests::{built, component, file, root};
@@ -127,6 +127,7 @@ fn background(host: &Host, antagonist: &Antagonist, certificates: &Certificates)
     };
     let server = Server::builder().host(host).name("background").local_host("127.0.0.1");
     let server = server.priority(Priority::Background).budget(Priority::Background, endless);
+    let server = server.breaker(BreakerLimits { faults: 0, ..BreakerLimits::default() });
     let server = match antagonist.plugin {
         Plugin::Unruly => {
             let (folder, _) = built("tests/unruly");

@@ -7,17 +7,17 @@ use std::time::Duration;
 use wharf::event::Priority;
 use wharf::plugin::{InstanceLimits, Plugin};
 use wharf::sched::BudgetChange;
-use wharf::server::ServerHandle;
+use wharf::server::{BreakerLimits, BreakerState, ServerHandle};
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{bundled, guest, inline, polite};
-use wharf_tests::servers::{describe, ended, eventually};
+use wharf_tests::servers::{describe, ended, eventually, start};
 
 /// Makes one session on the server misbehave by `provoke`, beside another that is answered before, during and after.
 fn costs_one_session(plugin: Arc<Plugin>, reason: &str, provoke: impl Fn(&ServerHandle) -> Client) {
     let server = describe(plugin).timeout(Duration::from_millis(400)).start().expect("it starts");
     // A guest that misbehaves in every session has a well-behaved neighbour on another server of the same host; what
     // shares the server is its next client.
-    let neighbour = wharf_tests::servers::start(polite());
+    let neighbour = start(polite());
     let mut honest = Client::connect(neighbour.address());
     honest.echo("before");
     let mut bad = provoke(&server);
@@ -152,6 +152,11 @@ fn timers_beyond_the_limit_are_refused() {
     Client::connect(server.address()).send("x").expect([63]);
 }
 
+/// Newcomers are let in whatever happens.
+fn off() -> BreakerLimits {
+    BreakerLimits { faults: 0, ..BreakerLimits::default() }
+}
+
 #[test]
 fn an_honest_session_on_the_same_server_is_answered_beside_a_loop() {
     // Loops on `L`, echoes everything else.
@@ -159,7 +164,7 @@ fn an_honest_session_on_the_same_server_is_answered_beside_a_loop() {
         (if (i32.eq (i32.load8_u (local.get $data)) (i32.const 76)) (then (call $spin)))
         (drop (call $try-write (local.get $data) (local.get $length)))
         (i32.const 0))";
-    let server = describe(inline("loop-on-command", body)).start().expect("it starts");
+    let server = describe(inline("loop-on-command", body)).breaker(off()).start().expect("it starts");
     let mut honest = Client::connect(server.address());
     for round in 1..=20 {
         honest.echo("before");
@@ -189,7 +194,7 @@ fn a_memory_limit_holds_at_it_and_not_above() {
 
 #[test]
 fn faults_by_the_hundred_leave_nothing_behind() {
-    let server = describe(inline("leaky", &handler("on-read", ""))).start().expect("it starts");
+    let server = describe(inline("leaky", &handler("on-read", ""))).breaker(off()).start().expect("it starts");
     let round = |count: u64| {
         for _ in 0..count {
             Client::connect(server.address()).send("x").expect_gone();
@@ -240,4 +245,48 @@ fn budgets_are_as_the_operator_sets_them() {
     eventually("it never began", || poor.counters().faults.contains_key("fuel"));
     let mut client = Client::connect(set(hoards, default).address());
     client.send("x");
+}
+
+#[test]
+fn a_plugin_that_faults_in_every_session_gets_no_newcomers_until_it_does_well() {
+    let limits = BreakerLimits { faults: 5, pause: Duration::from_millis(200), ..BreakerLimits::default() };
+    // It traps at T and is polite otherwise.
+    let plugin = inline(
+        "traps-on-t",
+        "(func $on-read (param $data i32) (param $length i32) (result i32)
+          (if (i32.eq (i32.load8_u (local.get $data)) (i32.const 84)) (then unreachable))
+          (drop (call $try-write (local.get $data) (local.get $length)))
+          (i32.const 0))",
+    );
+    let server = describe(plugin).breaker(limits).start().expect("it starts");
+    let neighbour = start(polite());
+    let mut inside = Client::connect(server.address());
+    inside.echo("before");
+    let trip = |already: u64| {
+        // Nine for each of those who are inside, so that it is not a few against many.
+        for _ in 0..9 * server.session_count().max(1) {
+            Client::connect(server.address()).send("T").expect_gone();
+        }
+        eventually("it trips", || server.counters().notices.get("tripped") == Some(&(already + 1)));
+    };
+    trip(0);
+    assert!(matches!(server.breaker(), BreakerState::Open(_)), "{:?}", server.breaker());
+    // Who is inside, and who is elsewhere, does not notice.
+    inside.echo("inside");
+    Client::connect(neighbour.address()).echo("elsewhere");
+    // The next one waits, is the one that is tried, and lets the others in when it goes well.
+    let mut tried = Client::connect(server.address());
+    tried.echo("after the pause");
+    eventually("it recovers", || server.counters().notices.get("recovered") == Some(&1));
+    let mut next = Client::connect(server.address());
+    next.echo("at once");
+    assert_eq!(server.breaker(), BreakerState::Closed);
+    // A newcomer that faults makes the next pause longer; the operator may cut it short.
+    trip(1);
+    Client::connect(server.address()).send("T").expect_gone();
+    eventually("it trips again", || server.counters().notices.get("tripped") == Some(&3));
+    server.resume().expect("it runs");
+    assert_eq!(server.breaker(), BreakerState::Closed);
+    Client::connect(server.address()).echo("resumed");
+    inside.echo("still inside");
 }
