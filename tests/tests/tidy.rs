@@ -22,7 +22,8 @@ const LAYERS: [(&str, &[&str]); 10] = [
 ];
 
 /// Outside crates that have one home.
-const HOMES: [(&str, &str); 20] = [
+const HOMES: [(&str, &str); 21] = [
+    ("tracing_appender", "cli"),
     ("wasmtime", "plugin"),
     ("wasmtime_wasi", "plugin"),
     ("wasmtime_wasi_config", "plugin"),

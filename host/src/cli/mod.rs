@@ -14,10 +14,14 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
+use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::EnvFilter;
 
 use self::args::{Cli, LogFormat, Verb};
-use crate::telemetry::drives_reader;
+use crate::telemetry::{count_dropped_lines, drives_reader};
+
+/// Lines of the log that wait for their reader. Beyond them lines are dropped, and counted.
+const LINES_MAX: usize = 8_192;
 
 /// Runs the command line. 0: done; 1: it failed, and the reason is on standard error; 2: the command line is wrong.
 #[must_use]
@@ -42,7 +46,12 @@ pub fn run() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A thread of its own writes: whoever reads the log slowly, or not at all, holds no session up.
+    let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX).thread_name("wharf-log");
+    let (writer, _flushed_at_the_end) = writer.finish(std::io::stderr());
+    let dropped = writer.error_counter();
+    count_dropped_lines(move || dropped.dropped_lines());
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match cli.log_format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),

@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::api::Shared;
 use crate::sched::TurnsSeen;
 use crate::server::{Fleet, ServerHandle, Status};
-use crate::telemetry::{ClassSeen, EditionSeen, Snapshot, Spent};
+use crate::telemetry::{ClassSeen, EditionSeen, Snapshot, Spent, dropped_lines};
 
 pub(super) async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
     let mut registry = Registry::with_prefix("wharf");
@@ -58,6 +58,9 @@ impl Collector for Fleets {
                 status.encode_family(&labels)?.encode_gauge(&i64::from(now == one))?;
             }
         }
+        let help = "Lines of the log that its reader was too slow for";
+        let mut dropped = to.encode_descriptor("log_dropped", help, None, MetricType::Counter)?;
+        dropped.encode_counter::<NoLabelSet, _, u64>(&(dropped_lines() as u64), None)?;
         let lanes = self.0.host().turns();
         let mut waiting =
             to.encode_descriptor("turns_waiting", "Sessions in line for a turn", None, MetricType::Gauge)?;

@@ -9,6 +9,7 @@ mod edition;
 mod escape;
 mod events;
 mod latencies;
+mod log;
 
 pub use bucket::Bucket;
 pub use counters::{Counters, Snapshot};
@@ -20,3 +21,4 @@ pub use events::{
     SessionEnded, SessionStarted,
 };
 pub use latencies::Latencies;
+pub use log::{count_dropped_lines, dropped_lines};

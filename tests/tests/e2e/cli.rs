@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
 use wharf_tests::clients::{Client, free_port};
@@ -143,4 +143,36 @@ fn dev_serves_new_sessions_with_a_new_build_and_survives_a_failed_one() {
     process.says("new sessions get this build");
     Client::connect(at(port)).send("?").expect("2");
     old.send("?").expect("1");
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_no_session_up() {
+    use std::io::{BufRead, BufReader};
+    let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
+    let plugin = built("tests/unruly").0;
+    let text = format!(
+        "[[server]]\nname = \"talks\"\nhost = \"127.0.0.1\"\nport = {port}\nplugin = {plugin:?}\ngrants = [\"stdio\", \"clocks\", \
+         \"random\", \"server\", \"config\"]\n[server.limits]\nlog_lines_per_second = 1000000\n"
+    );
+    std::fs::write(folder.path().join("wharf.toml"), text).expect("a file");
+    let mut wharf = Command::new(wharf_binary())
+        .current_dir(folder.path())
+        .arg("serve")
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut log = BufReader::new(wharf.stderr.take().expect("its log"));
+    let mut line = String::new();
+    while !line.contains("listening") {
+        line.clear();
+        assert!(log.read_line(&mut line).expect("text") > 0, "it ended");
+    }
+    // From here on nobody reads. A pipe holds 64 KiB.
+    let mut client = Client::connect(at(port));
+    for _ in 0..5 {
+        client.send("l").expect("done");
+    }
+    client.send("c").expect("1");
+    wharf.kill().expect("it runs");
+    wharf.wait().expect("it ends");
 }
