@@ -104,9 +104,9 @@ impl<I: Instance, M> Session<I, M> {
             None => {
                 // Boxed, because it is large and a session lives long.
                 let mut birth = Box::pin(procedure.instantiate(scope, budget));
-                let (Self { line, turn, .. }, mut cpu) = (&mut session, Duration::ZERO);
+                let Self { line, turn, .. } = &mut session;
                 turn.begin(class, Instant::now());
-                let in_turn = poll_fn(|cx| turn::poll(turn, line, birth.as_mut(), &mut cpu, None, cx));
+                let in_turn = poll_fn(|cx| turn::poll(turn, line, birth.as_mut(), None, cx));
                 let birth = tokio::time::timeout(budget.wall, in_turn).await;
                 turn.rest();
                 turn::leave(&session.line);
@@ -218,14 +218,14 @@ impl<I: Instance, M> Session<I, M> {
         let Some(instance) = instance else { return };
         let class = line.priority();
         let budget = line.config().budgets.event(class);
-        let (start, mut cpu) = (Instant::now(), Duration::ZERO);
+        let start = Instant::now();
         let mut deadline = None;
         turn.begin(class, start);
         let outcome = {
             let mut call = pin!(instance.dispatch(event, budget));
             poll_fn(|cx| {
                 let now = deadline.is_none().then_some(start);
-                let polled = turn::poll(turn, line, call.as_mut(), &mut cpu, now, cx);
+                let polled = turn::poll(turn, line, call.as_mut(), now, cx);
                 if let Poll::Ready(outcome) = polled {
                     return Poll::Ready(outcome);
                 }
@@ -234,9 +234,7 @@ impl<I: Instance, M> Session<I, M> {
                 match poll_beside(line, machine, alarm, deadline, cx) {
                     Poll::Ready(fault) => Poll::Ready(Err(fault)),
                     // A write that timed out just now is only seen by asking the call again.
-                    Poll::Pending if line.state().timed_out => {
-                        turn::poll(turn, line, call.as_mut(), &mut cpu, None, cx)
-                    }
+                    Poll::Pending if line.state().timed_out => turn::poll(turn, line, call.as_mut(), None, cx),
                     Poll::Pending => Poll::Pending,
                 }
             })
@@ -244,7 +242,7 @@ impl<I: Instance, M> Session<I, M> {
         };
         turn.rest();
         line.meter().event(class, start.elapsed());
-        line.pulse.count(instance.usage(), cpu);
+        line.pulse.count(instance.usage());
         turn::leave(&self.line);
         let verdict = match outcome {
             Ok(action) => Ok(action),

@@ -55,13 +55,14 @@ impl Pulse {
         self.memory_bytes.store(usage.memory_bytes, Ordering::Relaxed);
     }
 
-    /// An event is done.
-    pub(super) fn count(&self, usage: Usage, cpu: Duration) {
-        let add = |counter: &AtomicU64, more: u64| {
-            counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Relaxed);
-        };
-        add(&self.events, 1);
+    /// The guest ran for so long.
+    pub(super) fn spend(&self, cpu: Duration) {
         add(&self.cpu_ns, u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// An event is done.
+    pub(super) fn count(&self, usage: Usage) {
+        add(&self.events, 1);
         let fuel = usage.fuel.saturating_sub(self.fuel.swap(usage.fuel, Ordering::Relaxed));
         if fuel > self.peak_fuel.load(Ordering::Relaxed) {
             self.peak_fuel.store(fuel, Ordering::Relaxed);
@@ -91,6 +92,11 @@ impl Pulse {
     pub(super) fn cpu(&self) -> Duration {
         Duration::from_nanos(self.cpu_ns.load(Ordering::Relaxed))
     }
+}
+
+/// Adds to what only its owner writes.
+fn add(counter: &AtomicU64, more: u64) {
+    counter.store(counter.load(Ordering::Relaxed).saturating_add(more), Ordering::Relaxed);
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::line::Line;
 use super::mailbox::Orders;
@@ -44,13 +44,12 @@ pub(super) fn leave(line: &Line) {
     line.config().latch.event_ended();
 }
 
-/// Polls a guest's call while it is the session's turn, and adds the CPU time it takes to `cpu`. `now` is now where the
-/// caller knows it.
+/// Polls a guest's call while it is the session's turn, and counts the CPU time it takes. `now` is now where the caller
+/// knows it.
 pub(super) fn poll<F: Future>(
     turn: &mut Turn,
     line: &Line,
     mut call: Pin<&mut F>,
-    cpu: &mut Duration,
     mut now: Option<Instant>,
     cx: &mut Context<'_>,
 ) -> Poll<F::Output> {
@@ -59,7 +58,7 @@ pub(super) fn poll<F: Future>(
         let stretch = Stretch::begin(now.take().unwrap_or_else(Instant::now));
         let polled = call.as_mut().poll(cx);
         let used = stretch.end();
-        *cpu += used;
+        line.pulse.spend(used);
         turn.used(used);
         if polled.is_ready() || !line.slice_ended() {
             turn.rest();

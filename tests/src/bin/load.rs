@@ -22,6 +22,7 @@ use wharf_tests::load::lanes;
 use wharf_tests::load::memory::Weight;
 use wharf_tests::load::native;
 use wharf_tests::load::report::Duel;
+use wharf_tests::load::shares;
 
 #[derive(Parser)]
 struct Cli {
@@ -59,6 +60,8 @@ enum What {
         #[arg(default_value = "")]
         only: String,
     },
+    /// Who gets how much of the CPU where there is not enough.
+    Shares,
     /// Echo, churn and idle.
     All,
     /// Background clients; for `lanes`, which wants them in another process.
@@ -110,6 +113,9 @@ fn main() -> Result<()> {
     let host = Host::new(&HostConfig::default())?;
     if let What::Lanes { only } = &cli.what {
         return lanes::run(&host, cli.rounds, Duration::from_secs_f64(cli.seconds), only);
+    }
+    if matches!(cli.what, What::Shares) {
+        return shares::run(&host, Duration::from_secs_f64(cli.seconds));
     }
     if let What::Control { requests } = cli.what {
         return control(&host, &clients, &cli, requests);

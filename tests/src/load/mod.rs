@@ -6,3 +6,4 @@ pub mod lanes;
 pub mod memory;
 pub mod native;
 pub mod report;
+pub mod shares;
