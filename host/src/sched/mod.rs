@@ -12,6 +12,6 @@ mod turnstile;
 pub use budgets::{BudgetChange, Budgets};
 pub(crate) use cpu::{Stretch, thread_time};
 pub use lane::{Lane, Seat};
-pub use policy::{Standing, take};
+pub use policy::{Standing, take, take_usher};
 pub use turn::Turn;
 pub use turnstile::{Place, TurnsSeen, Turnstile, here};

@@ -7,12 +7,14 @@ use super::Lane;
 
 /// How much better than the others' a fast thread's niceness is, where that is allowed.
 const FAST_NICENESS: i32 = -10;
+/// How much behind a fast thread's the niceness of an usher is: each step is a quarter.
+const USHER_BEHIND: i32 = 18;
 /// How long a fast thread runs before the kernel looks for another. The shorter, the sooner it gets its turn when it wakes
 /// (Linux 6.12 and later; earlier ones ignore it). In nanoseconds.
 const FAST_SLICE_NS: u64 = 100_000;
 
 /// What a thread got.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Standing {
     /// Waking threads of others never wait for it.
     pub yields_at_once: bool,
@@ -48,6 +50,16 @@ pub fn take(lane: Lane) -> Standing {
             .find(|&niceness| set(libc::SCHED_OTHER, niceness, FAST_SLICE_NS).is_ok())
             .map_or(as_it_was, |niceness| Standing { niceness, short_slice: true, ..as_it_was }),
     }
+}
+
+/// Sets the calling thread up as an usher of the idle lane: so far behind a fast thread that it has a fiftieth of what that has
+/// where the two compete, which is more than nothing.
+#[must_use]
+pub fn take_usher(fast: Standing) -> Standing {
+    let own = rustix::process::getpriority_process(None).unwrap_or(0);
+    let niceness = (fast.niceness + USHER_BEHIND).clamp(own, 19);
+    let set = set(libc::SCHED_BATCH, niceness, 0).is_ok();
+    Standing { yields_at_once: false, niceness: if set { niceness } else { own }, short_slice: false }
 }
 
 /// The kernel's `sched_attr`, in its first version.

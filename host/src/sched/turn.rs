@@ -63,7 +63,8 @@ impl Turn {
             self.turnstile = Arc::clone(self.seat.turnstile());
             self.flow = self.turnstile.enroll(class, &self.tenant);
         }
-        if self.turnstile.is_crowded(now) {
+        let place = here().filter(|place| place.lane == self.lane());
+        if place.is_some_and(|place| self.turnstile.is_crowded(place.thread, now)) {
             self.queue_up(now);
         }
     }
@@ -87,6 +88,13 @@ impl Turn {
         Poll::Ready(())
     }
 
+    /// The session's guest runs from `start` on, or does no longer.
+    pub fn slice(&self, start: Option<Instant>) {
+        if let Some(place) = here() {
+            self.turnstile.slice(place.thread, start);
+        }
+    }
+
     /// The session has used so much.
     pub fn used(&mut self, cpu: Duration) {
         self.used += cpu;
@@ -99,8 +107,12 @@ impl Turn {
             self.queue_up(now);
             return;
         };
-        self.turnstile.again(thread, &mut self.flow, &self.ticket, std::mem::take(&mut self.used));
-        self.stand(thread, now);
+        let next = self.turnstile.post(thread, now);
+        self.turnstile.again(thread, next, &mut self.flow, &self.ticket, std::mem::take(&mut self.used));
+        if next != thread {
+            self.turnstile.dispatch(thread);
+        }
+        self.stand(next, now);
     }
 
     /// The event waits for something else, or is over: its turn is free.
@@ -129,8 +141,9 @@ impl Turn {
     fn queue_up(&mut self, now: Instant) {
         // On a thread of no lane nobody competes.
         let Some(place) = here().filter(|place| place.lane == self.lane()) else { return };
-        self.turnstile.join(place.thread, &mut self.flow, &self.ticket, std::mem::take(&mut self.used));
-        self.stand(place.thread, now);
+        let thread = self.turnstile.post(place.thread, now);
+        self.turnstile.join(thread, &mut self.flow, &self.ticket, std::mem::take(&mut self.used));
+        self.stand(thread, now);
     }
 
     fn stand(&mut self, thread: usize, now: Instant) {

@@ -41,6 +41,8 @@ impl Flow {
 #[derive(Debug)]
 pub(super) struct Turns {
     threads: usize,
+    /// Threads below this number and those from it on take nothing over from each other.
+    border: usize,
     classes: [Class; Priority::ALL.len()],
     floor: u64,
     waiting: usize,
@@ -75,8 +77,8 @@ struct Candidate {
 }
 
 impl Turns {
-    pub(super) fn new(threads: usize) -> Self {
-        Self { threads, classes: Default::default(), floor: 0, waiting: 0 }
+    pub(super) fn new(threads: usize, border: usize) -> Self {
+        Self { threads, border, classes: Default::default(), floor: 0, waiting: 0 }
     }
 
     /// How many wait.
@@ -132,7 +134,7 @@ impl Turns {
     /// nothing else to do takes over who waits on others; one that has does so for those that are far behind only.
     pub(super) fn next(&mut self, thread: usize, idle: bool) -> Option<(u64, usize)> {
         let own = self.best(|at| at == thread);
-        let any = self.best(|_| true)?;
+        let any = self.best(|at| (at < self.border) == (thread < self.border))?;
         let chosen = match own {
             Some(own) if lags(&any, &own) => any,
             Some(own) => own,

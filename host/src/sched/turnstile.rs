@@ -19,6 +19,11 @@ use crate::event::Priority;
 /// A thread that found no rest for so long is crowded.
 const CROWDED_AFTER: Duration = Duration::from_millis(4);
 
+/// A slice that lasts so long by the clock on the wall is one whose thread gets no CPU: slices end after a millisecond of it.
+const STARVED_AFTER: Duration = Duration::from_millis(100);
+/// How long the ushers help out after that was last seen.
+const USHERED_FOR: Duration = Duration::from_secs(5);
+
 /// A thread of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Place {
@@ -51,6 +56,11 @@ pub struct Turnstile {
     next_id: AtomicU64,
     given: AtomicU64,
     taken_over: AtomicU64,
+    /// For a lane whose threads may get no CPU at all: when the slice of each began, in milliseconds; 0 where none runs.
+    slices: Vec<AtomicU64>,
+    /// Until when its ushers help out, in milliseconds. 0 where they never had to.
+    ushered_until: AtomicU64,
+    began: Instant,
 }
 
 /// A lane's turns at one moment.
@@ -91,11 +101,15 @@ impl Ticket {
 }
 
 impl Turnstile {
-    /// The line of a lane with so many threads.
+    /// The line of a lane with so many threads. The idle lane has as many again, its ushers: they stand a little above it, and
+    /// run its sessions while its threads get no CPU at all.
     #[must_use]
     pub fn new(lane: Lane, threads: usize) -> Self {
+        let regular = threads;
+        let threads = if lane == Lane::Idle { regular * 2 } else { regular };
+        let slices = (0..threads - regular).map(|_| AtomicU64::new(0)).collect();
         let queue = Queue {
-            turns: Turns::new(threads),
+            turns: Turns::new(threads, regular),
             tickets: HashMap::new(),
             holders: vec![None; threads],
             tenants: HashMap::new(),
@@ -103,7 +117,9 @@ impl Turnstile {
         };
         let (waiting, groups) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let (next_id, given, taken_over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        Self { lane, queue: Mutex::new(queue), waiting, groups, next_id, given, taken_over }
+        let (ushered_until, began) = (AtomicU64::new(0), Instant::now());
+        let queue = Mutex::new(queue);
+        Self { lane, queue, waiting, groups, next_id, given, taken_over, slices, ushered_until, began }
     }
 
     /// Its turns now.
@@ -136,15 +152,60 @@ impl Turnstile {
     pub fn offer(&self) {
         if self.waiting.load(Ordering::Relaxed) > 0
             && let Some(place) = here()
+            && self.post(place.thread, Instant::now()) == place.thread
         {
             self.give(place.thread, true);
         }
     }
 
-    /// Whether events have to get in line before they start.
-    pub(super) fn is_crowded(&self, now: Instant) -> bool {
-        self.groups.load(Ordering::Relaxed) > 1
-            && RESTED.get().is_some_and(|rested| now.saturating_duration_since(rested) > CROWDED_AFTER)
+    /// The thread on which a session that is at this one has to get in line: its usher while the lane's threads get no CPU, and
+    /// back when they do.
+    pub(super) fn post(&self, thread: usize, now: Instant) -> usize {
+        let regular = self.slices.len();
+        match regular {
+            0 => thread,
+            _ if self.is_starved(now) => thread % regular + regular,
+            _ => thread % regular,
+        }
+    }
+
+    fn is_starved(&self, now: Instant) -> bool {
+        match self.ushered_until.load(Ordering::Relaxed) {
+            0 => false,
+            until => self.milliseconds(now) < until,
+        }
+    }
+
+    fn milliseconds(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX) + 1
+    }
+
+    /// A guest runs on the calling thread from now on, or does no longer.
+    pub(super) fn slice(&self, thread: usize, start: Option<Instant>) {
+        if let Some(slice) = self.slices.get(thread) {
+            slice.store(start.map_or(0, |start| self.milliseconds(start)), Ordering::Relaxed);
+        }
+    }
+
+    /// An usher looks whether it is needed, every now and then. How long until it should look again.
+    pub fn look(&self) -> Duration {
+        let now = self.milliseconds(Instant::now());
+        let long = |slice: &AtomicU64| {
+            let start = slice.load(Ordering::Relaxed);
+            start != 0 && now.saturating_sub(start) > STARVED_AFTER.as_millis() as u64
+        };
+        if self.slices.iter().any(long) {
+            self.ushered_until.store(now + USHERED_FOR.as_millis() as u64, Ordering::Relaxed);
+        }
+        let empty = self.groups.load(Ordering::Relaxed) == 0;
+        if empty { STARVED_AFTER * 10 } else { STARVED_AFTER }
+    }
+
+    /// Whether events have to get in line before they start, on this thread.
+    pub(super) fn is_crowded(&self, thread: usize, now: Instant) -> bool {
+        self.post(thread, now) != thread
+            || self.groups.load(Ordering::Relaxed) > 1
+                && RESTED.get().is_some_and(|rested| now.saturating_duration_since(rested) > CROWDED_AFTER)
     }
 
     /// A session of this class and owner is here.
@@ -186,14 +247,14 @@ impl Turnstile {
         self.told(&queue);
     }
 
-    /// Its turn is over for now, and it gets in line again.
-    pub(super) fn again(&self, thread: usize, flow: &mut Flow, ticket: &Arc<Ticket>, used: Duration) {
+    /// Its turn on a thread is over for now, and it gets in line again, on that or another.
+    pub(super) fn again(&self, thread: usize, next: usize, flow: &mut Flow, ticket: &Arc<Ticket>, used: Duration) {
         let mut queue = self.queue();
         ticket.granted.store(0, Ordering::Relaxed);
         queue.tickets.insert(flow.id, Arc::clone(ticket));
         queue.holders[thread] = None;
         queue.turns.charge(flow, used);
-        queue.turns.again(thread, flow);
+        queue.turns.again(next, flow);
         self.told(&queue);
     }
 

@@ -16,7 +16,7 @@ use std::thread;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-use crate::sched::{Lane, Seat, Standing, TurnsSeen, Turnstile, take};
+use crate::sched::{Lane, Seat, Standing, TurnsSeen, Turnstile, take, take_usher};
 
 /// All of them. Dropping it ends the threads and every task on them.
 pub(super) struct Lanes {
@@ -27,6 +27,8 @@ pub(super) struct Lanes {
 /// The threads of one lane.
 struct Threads {
     shards: Vec<Shard>,
+    /// New tasks go to the first so many; the others are ushers.
+    regular: usize,
     standing: Standing,
     _stops: Vec<oneshot::Sender<()>>,
 }
@@ -40,8 +42,10 @@ impl Lanes {
     /// Starts `count` threads for each lane.
     pub(super) fn start(count: usize) -> io::Result<Self> {
         let turnstiles = Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, count)));
-        let [fast, standard, idle] = Lane::ALL.map(|lane| Threads::start(lane, count, &turnstiles[lane as usize]));
-        Ok(Self { lanes: [fast?, standard?, idle?], turnstiles: Arc::new(turnstiles) })
+        let start = |lane: Lane| Threads::start(lane, count, &turnstiles[lane as usize]);
+        let (fast, standard, mut idle) = (start(Lane::Fast)?, start(Lane::Standard)?, start(Lane::Idle)?);
+        idle.add_ushers(&turnstiles[Lane::Idle as usize], fast.standing)?;
+        Ok(Self { lanes: [fast, standard, idle], turnstiles: Arc::new(turnstiles) })
     }
 
     /// What the kernel gave the threads of a lane.
@@ -75,8 +79,8 @@ impl Lanes {
 
     /// Hands it to this thread of the lane, or to the one with the fewest.
     fn seat(&self, lane: Lane, thread: Option<usize>, ride: Ride) {
-        let shards = &self.lanes[lane as usize].shards;
-        let least = || shards.iter().min_by_key(|shard| shard.load.load(Ordering::Relaxed));
+        let Threads { shards, regular, .. } = &self.lanes[lane as usize];
+        let least = || shards[..*regular].iter().min_by_key(|shard| shard.load.load(Ordering::Relaxed));
         let Some(shard) = thread.and_then(|thread| shards.get(thread)).or_else(least) else { return };
         shard.load.fetch_add(1, Ordering::Relaxed);
         let load = Load(Arc::clone(&shard.load));
@@ -89,29 +93,54 @@ impl Lanes {
 
 impl Threads {
     fn start(lane: Lane, count: usize, turnstile: &Arc<Turnstile>) -> io::Result<Self> {
-        let (mut shards, mut stops) = (Vec::new(), Vec::new());
-        let (tell, told) = mpsc::sync_channel(count);
+        let mut threads =
+            Self { shards: Vec::new(), regular: count, standing: Standing::default(), _stops: Vec::new() };
         for number in 0..count {
-            let offering = Arc::clone(turnstile);
-            let runtime = Builder::new_current_thread()
-                .enable_all()
-                .on_thread_park(move || offering.offer())
-                .on_thread_unpark(Turnstile::rested)
-                .build()?;
-            let (stop, stopped) = oneshot::channel::<()>();
-            shards.push(Shard { handle: runtime.handle().clone(), load: Arc::default() });
-            stops.push(stop);
-            let (tell, turnstile) = (tell.clone(), Arc::clone(turnstile));
-            thread::Builder::new().name(format!("wharf-{}-{number}", lane.name())).spawn(move || {
-                turnstile.attend(number);
-                // The channel has room for all.
-                let _ = tell.send(take(lane));
-                // The sender says nothing: it is dropped.
-                let _ = runtime.block_on(stopped);
-            })?;
+            threads.standing = threads.add(number, lane.name(), turnstile, move || take(lane))?;
         }
-        let standing = told.recv().map_err(|_| io::Error::other("a thread ended at its start"))?;
-        Ok(Self { shards, standing, _stops: stops })
+        Ok(threads)
+    }
+
+    /// As many again, which look whether the others get any CPU.
+    fn add_ushers(&mut self, turnstile: &Arc<Turnstile>, fast: Standing) -> io::Result<()> {
+        for number in self.regular..self.regular * 2 {
+            self.add(number, "usher", turnstile, move || take_usher(fast))?;
+            let turnstile = Arc::downgrade(turnstile);
+            self.shards[number].handle.spawn(async move {
+                while let Some(next) = turnstile.upgrade().map(|turnstile| turnstile.look()) {
+                    tokio::time::sleep(next).await;
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// One more thread; what the kernel gave it.
+    fn add(
+        &mut self,
+        number: usize,
+        name: &str,
+        turnstile: &Arc<Turnstile>,
+        take: impl FnOnce() -> Standing + Send + 'static,
+    ) -> io::Result<Standing> {
+        let offering = Arc::clone(turnstile);
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .on_thread_park(move || offering.offer())
+            .on_thread_unpark(Turnstile::rested)
+            .build()?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        self.shards.push(Shard { handle: runtime.handle().clone(), load: Arc::default() });
+        self._stops.push(stop);
+        let ((tell, told), turnstile) = (mpsc::sync_channel(1), Arc::clone(turnstile));
+        thread::Builder::new().name(format!("wharf-{name}-{number}")).spawn(move || {
+            turnstile.attend(number);
+            // The channel has room for it.
+            let _ = tell.send(take());
+            // The sender says nothing: it is dropped.
+            let _ = runtime.block_on(stopped);
+        })?;
+        told.recv().map_err(|_| io::Error::other("a thread ended at its start"))
     }
 }
 

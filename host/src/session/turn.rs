@@ -55,9 +55,12 @@ pub(super) fn poll<F: Future>(
 ) -> Poll<F::Output> {
     loop {
         ready!(turn.poll(cx));
-        let stretch = Stretch::begin(now.take().unwrap_or_else(Instant::now));
+        let start = now.take().unwrap_or_else(Instant::now);
+        turn.slice(Some(start));
+        let stretch = Stretch::begin(start);
         let polled = call.as_mut().poll(cx);
         let used = stretch.end();
+        turn.slice(None);
         line.pulse.spend(used);
         turn.used(used);
         if polled.is_ready() || !line.slice_ended() {

@@ -18,7 +18,7 @@ use crate::guests::{component, file, root};
 const CROWD: usize = 100;
 const TENANTS: usize = 8;
 /// How long everybody is at work before it counts.
-const WARM_UP: Duration = Duration::from_millis(1_000);
+const WARM_UP: Duration = Duration::from_millis(4_000);
 
 /// A server of its own tenant whose sessions burn as long as they are told to.
 fn server(host: &Host, tenant: &str, class: Priority) -> Result<ServerHandle> {

@@ -152,7 +152,8 @@ fn a_log_that_nobody_reads_holds_no_session_up() {
     let plugin = built("tests/unruly").0;
     let text = format!(
         "[[server]]\nname = \"talks\"\nhost = \"127.0.0.1\"\nport = {port}\nplugin = {plugin:?}\ngrants = [\"stdio\", \"clocks\", \
-         \"random\", \"server\", \"config\"]\n[server.limits]\nlog_lines_per_second = 1000000\n"
+         \"random\", \"server\", \"config\"]\n[server.limits]\nlog_lines_per_second = 1000000\n[server.budgets.normal]\nfuel = \
+         1000000000000\ncpu = \"1m\"\nwall = \"1m\"\n"
     );
     std::fs::write(folder.path().join("wharf.toml"), text).expect("a file");
     let mut wharf = Command::new(wharf_binary())

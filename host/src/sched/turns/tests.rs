@@ -17,7 +17,7 @@ struct Lane {
 
 impl Lane {
     fn new(threads: usize) -> Self {
-        Self { turns: Turns::new(threads), flows: HashMap::new(), used: HashMap::new() }
+        Self { turns: Turns::new(threads, threads), flows: HashMap::new(), used: HashMap::new() }
     }
 
     fn arrive(&mut self, thread: usize, class: Priority, tenant: TenantId) -> u64 {
@@ -124,7 +124,7 @@ proptest! {
     /// Joining, withdrawing, running and leaving in any order keeps the count of who waits, and ends with nobody.
     #[test]
     fn everybody_who_joins_is_served_or_withdraws(steps in prop::collection::vec((0_u8..3, 0_usize..3, class(), 0_u32..3), 0..200)) {
-        let mut turns = Turns::new(3);
+        let mut turns = Turns::new(3, 3);
         let (mut waiting, mut running): (HashMap<u64, (Flow, usize)>, Vec<Flow>) = Default::default();
         for (id, (what, thread, class, tenant)) in steps.into_iter().enumerate() {
             match what {
