@@ -170,8 +170,8 @@ fn a_log_that_nobody_reads_holds_no_session_up() {
     }
     // From here on nobody reads. A pipe holds 64 KiB.
     let mut client = Client::connect(at(port));
-    for _ in 0..5 {
-        client.send("l").expect("done");
+    for _ in 0..150 {
+        client.send("L").expect("done");
     }
     client.send("c").expect("1");
     wharf.kill().expect("it runs");
