@@ -15,9 +15,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use wharf::event::{
     ClientInfo, Event, Instance, NameError, Peers, Port, Priority, Procedure, Scope, SendError, WriteError,
 };
-use wharf::plugin::{Engine, EngineConfig, EventProcedure, Grants, GuestInstance, InstanceLimits, Loader, Manifest};
+use wharf::plugin::{Binding, Engine, EngineConfig, EventProcedure, Grants, GuestInstance, Loader, Manifest};
 use wharf::sched::Budgets;
-use wharf::telemetry::Counters;
 
 /// A session that takes every write and keeps nothing.
 struct Sink(ClientInfo);
@@ -82,7 +81,7 @@ fn procedure() -> EventProcedure {
     let engine = Engine::new(EngineConfig { sessions_max: 2_000 }).expect("an engine");
     let grants: Grants = manifest.grants.iter().copied().collect();
     let plugin = Loader::without_cache(engine).load(&folder, &grants).expect("the echo plugin loads");
-    EventProcedure::new(Arc::new(plugin), "bench", [], InstanceLimits::default(), Arc::new(Counters::default()))
+    EventProcedure::new(Arc::new(plugin), Binding { server: "bench".into(), ..Binding::default() })
 }
 
 fn instance(procedure: &EventProcedure) -> GuestInstance {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::admission::{Admitted, Entered, Refusal};
-use crate::event::{ClientInfo, Origin, Scope};
+use crate::event::{ClientInfo, FaultKind, Origin, Scope};
 use crate::net::{AcceptFault, Accepted, Established, HandshakeFault, Listener};
 use crate::sched::Seat;
 use crate::server::{Alive, Call, Service, Welcome};
@@ -218,8 +218,11 @@ async fn converse(service: Arc<Service>, client: Established, round: u64, seat: 
 
 fn report(service: &Service, session: u64, edition: &Edition, ended: Ended) {
     let (server, class) = (&*service.name, ended.class);
-    let by_plugin = ended.fault.as_ref().is_some_and(|(_, fault)| fault.kind.origin() == Origin::Plugin);
-    service.fared(by_plugin);
+    let kind = ended.fault.as_ref().map(|(_, fault)| fault.kind);
+    // The fault that took the shared instance away was counted with the session whose it was.
+    if kind != Some(FaultKind::InstanceLost) {
+        service.fared(kind.is_some_and(|kind| kind.origin() == Origin::Plugin));
+    }
     if let Some((event, fault)) = &ended.fault {
         Faulted { server, session, class, event, fault }.emit(edition, &service.fault_lines);
     }

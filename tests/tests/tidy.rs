@@ -164,7 +164,9 @@ fn every_reason_is_explained_to_operators() {
     let text = fs::read_to_string(root().join("docs/operating.md")).expect("the document");
     let refusals = wharf::admission::Refusal::ALL.into_iter().map(wharf::admission::Refusal::name);
     let endings = wharf::event::DisconnectReason::ALL.into_iter().map(wharf::event::DisconnectReason::name);
-    for reason in refusals.chain(endings) {
+    let faults = wharf::event::FaultKind::NAMED.into_iter().map(|kind| kind.name());
+    let reasons = refusals.chain(endings).map(Into::into).chain(faults);
+    for reason in reasons {
         assert!(text.contains(&format!("`{reason}`")), "docs/operating.md does not explain `{reason}`");
     }
 }

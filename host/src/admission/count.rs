@@ -23,25 +23,39 @@ impl Count {
         self.taken.load(Ordering::Relaxed)
     }
 
+    /// The ceiling; 0 is none.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.max.load(Ordering::Relaxed)
+    }
+
     /// Moves the ceiling. Below what is taken it frees nothing, and gives nothing until enough was given back.
-    pub(super) fn set_max(&self, max: usize) {
+    pub fn set_max(&self, max: usize) {
         self.max.store(max, Ordering::Relaxed);
     }
 
-    pub(super) fn take(self: &Arc<Self>) -> Option<Place> {
-        let max = self.max.load(Ordering::Relaxed);
-        let room = |taken| (max == 0 || taken < max).then_some(taken + 1);
+    pub(super) fn take(self: &Arc<Self>) -> Option<Places> {
+        self.take_many(1)
+    }
+
+    /// Takes so many places, or none where there are not enough.
+    pub fn take_many(self: &Arc<Self>, places: usize) -> Option<Places> {
+        let max = self.max();
+        let room = |taken: usize| (max == 0 || taken.saturating_add(places) <= max).then_some(taken + places);
         self.taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, room).ok()?;
-        Some(Place(Arc::clone(self)))
+        Some(Places { count: Arc::clone(self), places })
     }
 }
 
-/// One of a counter's places. Dropping it gives it back.
+/// Some of a counter's places. Dropping it gives them back.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Count>);
+pub struct Places {
+    count: Arc<Count>,
+    places: usize,
+}
 
-impl Drop for Place {
+impl Drop for Places {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::AcqRel);
+        self.count.taken.fetch_sub(self.places, Ordering::AcqRel);
     }
 }

@@ -7,27 +7,41 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 
 use super::addresses::{AddressPlace, Addresses};
-use super::count::Place;
+use super::count::Places;
 use super::{Change, Count, Networks, Refusal, Throttle, ThrottleError};
 
-/// One client's place on its server, at its address and in the process. Dropping it frees all three.
+/// One client's places: on its server, at its address, with its server's tenant and in the process. Dropping it frees all of
+/// them.
 #[derive(Debug)]
 pub struct Permit {
-    _places: Places,
+    _seats: Seats,
     _address: AddressPlace,
 }
 
 #[derive(Debug)]
-struct Places {
-    _server: Place,
-    _process: Place,
+struct Seats {
+    _server: Places,
+    _tenant: Places,
+    _process: Places,
+    _instance: Option<Places>,
+}
+
+/// What the clients of several servers count against together.
+#[derive(Debug, Clone)]
+pub struct Room {
+    /// Clients of the process.
+    pub process: Arc<Count>,
+    /// Instances of the process. `None`: sessions get none of their own.
+    pub instances: Option<Arc<Count>>,
+    /// Clients of the server's tenant.
+    pub tenant: Arc<Count>,
 }
 
 /// A client that has a place, and whose true address is not known yet: it came through a proxy.
 #[derive(Debug)]
 pub struct Entered<C> {
     client: C,
-    places: Places,
+    seats: Seats,
 }
 
 /// A client that was let in. There is no other way to make one, and only a client in this state can be handed to the
@@ -44,7 +58,7 @@ impl<C> Entered<C> {
     /// # Errors
     /// The step's.
     pub async fn and_then<D, E>(self, step: impl AsyncFnOnce(C) -> Result<D, E>) -> Result<Entered<D>, E> {
-        Ok(Entered { client: step(self.client).await?, places: self.places })
+        Ok(Entered { client: step(self.client).await?, seats: self.seats })
     }
 }
 
@@ -76,19 +90,19 @@ impl<C> std::ops::Deref for Admitted<C> {
 #[derive(Debug)]
 pub struct Gate {
     clients: Arc<Count>,
-    process: Arc<Count>,
+    room: ArcSwap<Room>,
     addresses: Arc<Addresses>,
     throttle: Mutex<Throttle>,
     networks: ArcSwap<Networks>,
 }
 
 impl Gate {
-    /// A gate with these limits, in a process with so many instance slots.
+    /// A gate with these limits, and with what else its clients count against.
     #[must_use]
-    pub fn new(throttle: Throttle, networks: Networks, process: Arc<Count>) -> Self {
+    pub fn new(throttle: Throttle, networks: Networks, room: Room) -> Self {
         Self {
             clients: Count::up_to(throttle.max_clients),
-            process,
+            room: ArcSwap::from_pointee(room),
             addresses: Arc::default(),
             throttle: Mutex::new(throttle),
             networks: ArcSwap::from_pointee(networks),
@@ -103,9 +117,9 @@ impl Gate {
         if !self.networks.load().admit(address) {
             return Err(Refusal::Denied);
         }
-        let places = self.places()?;
+        let seats = self.seats()?;
         let address = self.addresses.take(address, &self.throttle(), now)?;
-        Ok(Admitted { client, permit: Permit { _places: places, _address: address } })
+        Ok(Admitted { client, permit: Permit { _seats: seats, _address: address } })
     }
 
     /// The first half of [`Gate::admit`], for a client whose address a proxy has yet to tell.
@@ -113,7 +127,7 @@ impl Gate {
     /// # Errors
     /// The [`Refusal`]; the client is dropped, which closes it.
     pub fn enter<C>(&self, client: C) -> Result<Entered<C>, Refusal> {
-        Ok(Entered { client, places: self.places()? })
+        Ok(Entered { client, seats: self.seats()? })
     }
 
     /// The other half, once the proxy has told it.
@@ -125,13 +139,17 @@ impl Gate {
             return Err(Refusal::Denied);
         }
         let address = self.addresses.take(address, &self.throttle(), now)?;
-        Ok(Admitted { client: entered.client, permit: Permit { _places: entered.places, _address: address } })
+        Ok(Admitted { client: entered.client, permit: Permit { _seats: entered.seats, _address: address } })
     }
 
-    fn places(&self) -> Result<Places, Refusal> {
+    fn seats(&self) -> Result<Seats, Refusal> {
+        let room = self.room.load();
         let server = self.clients.take().ok_or(Refusal::MaxClients)?;
-        let process = self.process.take().ok_or(Refusal::Overload)?;
-        Ok(Places { _server: server, _process: process })
+        let tenant = room.tenant.take().ok_or(Refusal::TenantClients)?;
+        let process = room.process.take().ok_or(Refusal::Overload)?;
+        let instance =
+            room.instances.as_ref().map(|instances| instances.take().ok_or(Refusal::Overload)).transpose()?;
+        Ok(Seats { _server: server, _tenant: tenant, _process: process, _instance: instance })
     }
 
     /// Clients inside now, those in the handshake and those on their way out included.
@@ -160,6 +178,11 @@ impl Gate {
         Ok(std::mem::replace(&mut *throttle, changed))
     }
 
+    /// Changes what newcomers count against; who is inside counts where it did.
+    pub fn set_room(&self, room: Room) {
+        self.room.store(Arc::new(room));
+    }
+
     /// Changes who may enter; who is inside stays.
     pub fn set_networks(&self, networks: Networks) {
         self.networks.store(Arc::new(networks));
@@ -173,7 +196,8 @@ mod tests {
     use std::time::Duration;
 
     fn gate(max_clients: usize, process: Arc<Count>) -> Gate {
-        Gate::new(Throttle { max_clients, ..Throttle::default() }, Networks::default(), process)
+        let room = Room { process, instances: None, tenant: Count::up_to(0) };
+        Gate::new(Throttle { max_clients, ..Throttle::default() }, Networks::default(), room)
     }
 
     fn admit(gate: &Gate) -> Result<Admitted<()>, Refusal> {
@@ -202,6 +226,22 @@ mod tests {
         assert_eq!(other.clients(), 0);
         drop(held);
         assert!(admit(&other).is_ok());
+    }
+
+    #[test]
+    fn two_servers_of_one_tenant_have_its_places_together_and_its_instances_are_the_process_s() {
+        let (process, tenant, slots) = (Count::up_to(0), Count::up_to(2), Count::up_to(1));
+        let gate = |instances| {
+            let room = Room { process: Arc::clone(&process), instances, tenant: Arc::clone(&tenant) };
+            Gate::new(Throttle::default(), Networks::default(), room)
+        };
+        let (own, shared) = (gate(Some(Arc::clone(&slots))), gate(None));
+        let first = admit(&own).expect("a slot and a place");
+        assert_eq!(admit(&own).err(), Some(Refusal::Overload));
+        let second = admit(&shared).expect("no slot is needed");
+        assert_eq!(admit(&shared).err(), Some(Refusal::TenantClients));
+        drop((first, second));
+        assert_eq!((process.taken(), tenant.taken(), slots.taken()), (0, 0, 0));
     }
 
     #[test]

@@ -9,8 +9,8 @@ mod gate;
 mod networks;
 mod throttle;
 
-pub use count::Count;
-pub use gate::{Admitted, Entered, Gate, Permit};
+pub use count::{Count, Places};
+pub use gate::{Admitted, Entered, Gate, Permit, Room};
 pub use networks::{Network, Networks};
 pub use throttle::{Change, Throttle, ThrottleError};
 
@@ -21,6 +21,8 @@ pub enum Refusal {
     Denied,
     /// The server has its maximum of clients.
     MaxClients,
+    /// The servers of its tenant have their maximum of clients together.
+    TenantClients,
     /// Its address has its maximum of clients.
     MaxPerAddress,
     /// Its address came more often than it may.
@@ -35,9 +37,10 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every refusal.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Denied,
         Self::MaxClients,
+        Self::TenantClients,
         Self::MaxPerAddress,
         Self::RatePerAddress,
         Self::Untrusted,
@@ -51,6 +54,7 @@ impl Refusal {
         match self {
             Self::Denied => "denied",
             Self::MaxClients => "limit-clients",
+            Self::TenantClients => "limit-tenant-clients",
             Self::MaxPerAddress => "limit-per-ip",
             Self::RatePerAddress => "limit-rate-per-ip",
             Self::Untrusted => "proxy-untrusted",

@@ -11,10 +11,10 @@ use crate::server::Host;
 pub(super) fn run(arguments: &CheckArgs) -> Result<()> {
     let config = Config::read(&arguments.config)?;
     let host = Host::new(&config.host).map_err(|error| anyhow!("{}: {error}", arguments.config.display()))?;
-    let mut wrong = Vec::new();
-    for (place, server) in config.servers {
+    let (file, plan) = (arguments.config.display(), config.plan());
+    let mut wrong: Vec<_> = plan.excess().into_iter().map(|excess| format!("{file}: {excess}")).collect();
+    for (place, server) in plan.servers {
         let (plugin, errors) = server.verify(&host);
-        let file = arguments.config.display();
         wrong.extend(errors.into_iter().map(|error| format!("{file}: {place}: {error}")));
         if let Some(plugin) = plugin {
             println!("{place}: {}", describe(&plugin));

@@ -34,6 +34,13 @@ enum CtlVerb {
         /// Its name.
         server: String,
     },
+    /// List every limit in force for a server's next client, and where each comes from.
+    Limits {
+        /// Its name.
+        server: String,
+    },
+    /// List the owners of servers, with what their servers use together and may use.
+    Tenants,
     /// Take no newcomers until resumed.
     Suspend {
         /// The server's name.
@@ -249,6 +256,8 @@ impl CtlVerb {
         Ok(match self {
             Self::Servers => Ask::get("/v1/servers"),
             Self::Show { server } => Ask::get(at(server, "")),
+            Self::Limits { server } => Ask::get(at(server, "/limits")),
+            Self::Tenants => Ask::get("/v1/tenants"),
             Self::Suspend { server, newcomers, sessions, deadline } => post(
                 at(server, "/suspend"),
                 json!({ "newcomers": name(*newcomers), "sessions": name(*sessions), "deadline": deadline }),

@@ -1,5 +1,7 @@
 //! `wharf serve`.
 
+use std::collections::{BTreeMap, HashMap};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,7 +35,16 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
             let host = HostConfig { cache_dir: default_cache_dir(), ..HostConfig::default() };
             let place = "the server of the command line".to_owned();
             let control = arguments.control.clone().map(|socket| ControlConfig { socket, listen: None });
-            (None, Config { host, stop_grace: STOP_GRACE_DEFAULT, control, servers: vec![(place, server)] })
+            (
+                None,
+                Config {
+                    host,
+                    stop_grace: STOP_GRACE_DEFAULT,
+                    control,
+                    tenants: BTreeMap::new(),
+                    servers: vec![(place, server)],
+                },
+            )
         }
         _ => (Some(arguments.config.clone()), read(&arguments.config)?),
     };
@@ -47,9 +58,9 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
     let starting = host.clone();
     let fleet = host.runtime().block_on(async {
         // Loading plugins takes its time; a signal ends that too.
-        let start = tokio::task::spawn_blocking(move || Fleet::start(starting, plan));
+        let bind = tokio::task::spawn_blocking(move || Fleet::bind(starting, plan));
         tokio::select! {
-            fleet = start => Ok(Some(fleet?)),
+            fleet = bind => Ok(Some(fleet?)),
             _ = signals.end() => anyhow::Ok(None),
         }
     })?;
@@ -61,6 +72,7 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
         let mistakes: Vec<_> = error.mistakes.iter().map(|mistake| format!("{origin}{mistake}")).collect();
         anyhow!("nothing was started:\n{}", mistakes.join("\n"))
     })?;
+    let fleet = fleet.run();
     let reload = Reload::new({
         let file = file.clone();
         move |fleet| reload(file.clone(), control.clone(), fleet)
@@ -109,9 +121,9 @@ async fn steer(fleet: &Arc<Fleet>, reload: &Reload, has_file: bool, mut signals:
 }
 
 /// Sockets that were handed over go to the servers of their names.
-fn plan(config: Config, mut sockets: std::collections::HashMap<String, std::net::TcpListener>) -> Result<Plan> {
-    let mut servers = config.servers;
-    for (_, server) in &mut servers {
+fn plan(config: Config, mut sockets: HashMap<String, TcpListener>) -> Result<Plan> {
+    let mut plan = config.plan();
+    for (_, server) in &mut plan.servers {
         let given = server.given_name().and_then(|name| sockets.remove(name));
         if let Some(socket) = given {
             *server = server.clone().listener(socket);
@@ -120,7 +132,7 @@ fn plan(config: Config, mut sockets: std::collections::HashMap<String, std::net:
     if let Some(name) = sockets.keys().next() {
         bail!("systemd hands over a socket called `{}`, and no server has this `name`", name.escape_debug());
     }
-    Ok(Plan { host: config.host, stop_grace: config.stop_grace, servers })
+    Ok(plan)
 }
 
 async fn reload(file: Option<PathBuf>, control: Option<ControlConfig>, fleet: Arc<Fleet>) -> Result<Reloaded, String> {
@@ -135,8 +147,7 @@ async fn reload(file: Option<PathBuf>, control: Option<ControlConfig>, fleet: Ar
             "{shown}: `control`, its token included, cannot be changed while servers run; start the process anew"
         ));
     }
-    let plan = Plan { host: config.host, stop_grace: config.stop_grace, servers: config.servers };
-    let report = fleet.reload(plan).await.map_err(|error| {
+    let report = fleet.reload(config.plan()).await.map_err(|error| {
         let mistakes: Vec<_> = error.mistakes.iter().map(|mistake| format!("{shown}: {mistake}")).collect();
         mistakes.join("\n")
     })?;

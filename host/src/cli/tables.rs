@@ -31,6 +31,25 @@ const SESSIONS: [(&str, &str); 12] = [
     ("FUEL", "/fuel"),
 ];
 
+/// Columns of a list of limits.
+const LIMITS: [(&str, &str); 4] = [("LIMIT", "/key"), ("VALUE", "/value"), ("UNIT", "/unit"), ("FROM", "/origin")];
+
+/// Columns of a list of tenants.
+const TENANTS: [(&str, &str); 12] = [
+    ("TENANT", "/name"),
+    ("CLIENTS", "/clients"),
+    ("OF", "/max_clients"),
+    ("CPUS", "/cpus"),
+    ("CPU s", "/cpu_seconds"),
+    ("WAITED", "/cpu_waits"),
+    ("MEMORY", "/memory_bytes"),
+    ("OF", "/memory_max_bytes"),
+    ("REFUSED", "/memory_refused"),
+    ("BYTES", "/bytes"),
+    ("OF /s", "/bytes_per_second"),
+    ("WAITED", "/bytes_waits"),
+];
+
 /// A list as a table, anything else as one line for each value.
 pub(super) fn render(value: &Value) -> String {
     let list = |key: &str| value.get(key).and_then(Value::as_array).filter(|_| value.get("id").is_none());
@@ -40,6 +59,11 @@ pub(super) fn render(value: &Value) -> String {
     if let Some(sessions) = list("sessions") {
         let more = if value["more"] == true { "\n(more: see --after and --limit)" } else { "" };
         return table(&SESSIONS, sessions) + more;
+    }
+    for (key, columns) in [("limits", &LIMITS[..]), ("tenants", &TENANTS[..])] {
+        if let Some(rows) = list(key) {
+            return table(columns, rows);
+        }
     }
     // What is to be given to the next command stands alone.
     if let Some(token) = value.get("token") {

@@ -14,6 +14,8 @@ pub(super) struct File {
     pub(super) host: HostTable,
     pub(super) control: Option<ControlTable>,
     #[serde(default)]
+    pub(super) tenant: Vec<TenantTable>,
+    #[serde(default)]
     pub(super) server: Vec<ServerTable>,
 }
 
@@ -32,6 +34,16 @@ pub(super) struct ControlTable {
     pub(super) socket: Option<PathBuf>,
     pub(super) listen: Option<String>,
     pub(super) token_file: Option<PathBuf>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TenantTable {
+    pub(super) name: String,
+    pub(super) max_clients: usize,
+    pub(super) cpus: f64,
+    pub(super) memory_max_bytes: usize,
+    pub(super) bytes_per_second: u64,
 }
 
 #[derive(Deserialize, Default)]
@@ -56,6 +68,8 @@ pub(super) struct ServerTable {
     pub(super) tenant: Option<String>,
     pub(super) options: Vec<String>,
     pub(super) plugin: Option<PathBuf>,
+    pub(super) instance: Option<String>,
+    pub(super) shards: Option<usize>,
     pub(super) parameter: i64,
     pub(super) grants: Vec<String>,
     pub(super) settings: BTreeMap<String, toml::Value>,
@@ -106,7 +120,11 @@ pub(super) struct LimitsTable {
     pub(super) send_buffer_low_bytes: Option<usize>,
     pub(super) memory_max_bytes: Option<usize>,
     pub(super) copy_max_bytes: Option<usize>,
+    pub(super) table_elements_max: Option<usize>,
+    pub(super) core_instances_max: Option<usize>,
     pub(super) handles_max: Option<usize>,
+    pub(super) timers_max: Option<usize>,
+    pub(super) name_chars_max: Option<usize>,
     pub(super) log_lines_per_second: Option<u32>,
 }
 

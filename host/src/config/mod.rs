@@ -5,6 +5,7 @@
 mod file;
 mod server;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +13,8 @@ use std::time::Duration;
 use self::file::ControlTable;
 use crate::control::{ControlConfig, DoorError, Token, default_socket};
 use crate::files;
-use crate::server::{HostConfig, ServerBuilder};
+use crate::sched::Shares;
+use crate::server::{HostConfig, Plan, ServerBuilder, TenantLimits};
 
 /// The file's usual name.
 pub const CONFIG_FILE: &str = "wharf.toml";
@@ -33,6 +35,8 @@ pub struct Config {
     pub stop_grace: Duration,
     /// Where the control API is reached. `None`: nowhere.
     pub control: Option<ControlConfig>,
+    /// What tenants may have, by name.
+    pub tenants: BTreeMap<String, TenantLimits>,
     /// At least one, each with its place in the file for messages.
     pub servers: Vec<(String, ServerBuilder)>,
 }
@@ -60,7 +64,14 @@ impl Config {
         })
     }
 
+    /// What of it the servers are started by.
+    #[must_use]
+    pub fn plan(self) -> Plan {
+        Plan { host: self.host, stop_grace: self.stop_grace, tenants: self.tenants, servers: self.servers }
+    }
+
     fn parse(text: &str, folder: &Path) -> Result<Self, Vec<String>> {
+        let written = text.parse::<toml::Table>().unwrap_or_default();
         let file: file::File = toml::from_str(text).map_err(|error| vec![error.to_string().trim_end().to_owned()])?;
         if file.server.is_empty() {
             return Err(vec!["no servers: expected at least one `[[server]]` table".into()]);
@@ -75,6 +86,7 @@ impl Config {
             };
             match server::describe(table, folder) {
                 Ok(description) => {
+                    let description = description.given(given(&written, index));
                     if let Some(address) = description.address() {
                         if let Some((other, _)) = taken.iter().find(|(_, other)| overlap(*other, address)) {
                             mistakes.push(format!("{place}: `host` and `port`: {address} is taken by {other}"));
@@ -94,6 +106,7 @@ impl Config {
         if file.host.workers > WORKERS_MAX {
             mistakes.push(format!("`host.workers`: expected 0 to {WORKERS_MAX}, found {}", file.host.workers));
         }
+        let tenants = tenants(&file, &mut mistakes);
         let control = file.control.map(|table| control(&table, folder, &mut mistakes));
         if !mistakes.is_empty() {
             return Err(mistakes);
@@ -101,8 +114,53 @@ impl Config {
         let cache_dir = file.host.cache_dir.map_or_else(default_cache_dir, |dir| Some(folder.join(dir)));
         let host = HostConfig { workers: file.host.workers, sessions_max: file.host.sessions_max, cache_dir };
         let stop_grace = file.host.stop_grace.map_or(STOP_GRACE_DEFAULT, |grace| grace.0);
-        Ok(Self { host, stop_grace, control, servers })
+        Ok(Self { host, stop_grace, control, tenants, servers })
     }
+}
+
+/// What tenants may have, by name.
+fn tenants(file: &file::File, mistakes: &mut Vec<String>) -> BTreeMap<String, TenantLimits> {
+    let mut tenants = BTreeMap::new();
+    for (index, table) in file.tenant.iter().enumerate() {
+        let place = format!("tenant {} (`{}`)", index + 1, table.name.escape_debug());
+        let shares = Shares {
+            cpus: table.cpus,
+            memory_max_bytes: table.memory_max_bytes,
+            bytes_per_second: table.bytes_per_second,
+        };
+        let limits = TenantLimits { max_clients: table.max_clients, shares };
+        mistakes.extend(limits.problems().iter().map(|problem| format!("{place}: {problem}")));
+        let owns = |server: &file::ServerTable| server.tenant.as_ref().unwrap_or(&server.name) == &table.name;
+        if table.name.is_empty() {
+            mistakes.push(format!("{place}: `name`: missing; expected the `tenant` of some server"));
+        } else if !file.server.iter().any(owns) {
+            mistakes
+                .push(format!("{place}: without effect; no server has this `tenant`, or this `name` and no tenant"));
+        }
+        if tenants.insert(table.name.clone(), limits).is_some() {
+            mistakes.push(format!("{place}: another table is for the same tenant"));
+        }
+    }
+    tenants
+}
+
+/// Keys of what is written down for a server, each with those above it.
+fn given(written: &toml::Table, index: usize) -> BTreeSet<String> {
+    fn collect(prefix: &str, table: &toml::Table, keys: &mut BTreeSet<String>) {
+        for (key, value) in table {
+            let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+            match value {
+                toml::Value::Table(below) => collect(&key, below, keys),
+                _ => drop(keys.insert(key)),
+            }
+        }
+    }
+    let mut keys = BTreeSet::new();
+    let table = written.get("server").and_then(|servers| servers.get(index)).and_then(toml::Value::as_table);
+    if let Some(table) = table {
+        collect("", table, &mut keys);
+    }
+    keys
 }
 
 fn control(table: &ControlTable, folder: &Path, mistakes: &mut Vec<String>) -> ControlConfig {

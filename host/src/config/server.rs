@@ -11,12 +11,11 @@ use crate::event::Priority;
 use crate::net::{ClientCertificate, Credentials, ListenPort, ProtocolMin, SocketOptions};
 use crate::plugin::{Grant, InstanceLimits};
 use crate::sched::BudgetChange;
-use crate::server::{BreakerLimits, Server, ServerBuilder, Timeouts, WATERMARKS_DEFAULT};
+use crate::server::{
+    BreakerLimits, Server, ServerBuilder, TENANT_MAX_BYTES, TIMERS_DEFAULT, Timeouts, WATERMARKS_DEFAULT,
+};
 use crate::session::Watermarks;
 use crate::span::Span;
-
-/// Longest name of a tenant.
-const TENANT_MAX_BYTES: usize = 127;
 
 /// Describes a server, or says everything that is wrong with its table.
 pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuilder, Vec<String>> {
@@ -74,6 +73,11 @@ pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuild
         Some(path) => server = server.plugin(folder.join(path)),
         None => wrong.push("`plugin`: missing; expected a folder with plugin.toml or a .wasm file".into()),
     }
+    server = server.timers_max(table.limits.timers_max.unwrap_or(TIMERS_DEFAULT));
+    if let Some(characters) = table.limits.name_chars_max {
+        server = server.name_chars_max(characters);
+    }
+    server = server.shared_instances(shards(table, &mut wrong));
     let grants = table.grants.iter().filter_map(|name| parse::<Grant>("grants", Some(name), &mut wrong));
     server = server.grants(grants.collect());
     for (key, value) in &table.settings {
@@ -106,6 +110,28 @@ fn parse<T: FromStr<Err = String>>(key: &str, text: Option<&str>, wrong: &mut Ve
         Err(mistake) => {
             wrong.push(format!("`{key}`: {mistake}"));
             None
+        }
+    }
+}
+
+/// Instances that all sessions share; 0 where each has its own.
+fn shards(table: &ServerTable, wrong: &mut Vec<String>) -> usize {
+    match (table.instance.as_deref(), table.shards) {
+        (Some("server"), None) => 1,
+        (Some("server"), Some(0)) => {
+            wrong.push("`shards`: expected at least 1, found 0".into());
+            0
+        }
+        (Some("server"), Some(shards)) => shards,
+        (None | Some("session"), None) => 0,
+        (None | Some("session"), Some(_)) => {
+            wrong.push("`shards`: without effect; add `instance = \"server\"`".into());
+            0
+        }
+        (Some(other), _) => {
+            let other = other.escape_debug();
+            wrong.push(format!("`instance`: expected \"session\" or \"server\", found `{other}`"));
+            0
         }
     }
 }
@@ -161,6 +187,8 @@ fn limits(table: &LimitsTable) -> InstanceLimits {
     let default = InstanceLimits::default();
     InstanceLimits {
         memory_max_bytes: table.memory_max_bytes.unwrap_or(default.memory_max_bytes),
+        table_elements_max: table.table_elements_max.unwrap_or(default.table_elements_max),
+        core_instances_max: table.core_instances_max.unwrap_or(default.core_instances_max),
         copy_max_bytes: table.copy_max_bytes.unwrap_or(default.copy_max_bytes),
         handles_max: table.handles_max.unwrap_or(default.handles_max),
         log_lines_per_second: table.log_lines_per_second.unwrap_or(default.log_lines_per_second),

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::answer::{Problem, json, ok};
 use super::api::Shared;
 use super::asker::Asker;
+use super::bounds;
 use super::requests::{self, parse};
 use super::views;
 use crate::event::{NameError, SendError};
@@ -51,6 +52,16 @@ fn steered(server: &ServerHandle, done: Result<(), SteerError>) -> Answer {
 pub(super) async fn servers(State(shared): State<Arc<Shared>>) -> Response {
     let servers: Vec<_> = shared.fleet.all().iter().map(|server| views::Server::of(server)).collect();
     ok(&json!({ "servers": servers }))
+}
+
+pub(super) async fn tenants(State(shared): State<Arc<Shared>>) -> Response {
+    let tenants: Vec<_> = shared.fleet.host().tenants().into_iter().map(bounds::Tenant::of).collect();
+    ok(&json!({ "tenants": tenants }))
+}
+
+pub(super) async fn limits(State(shared): State<Arc<Shared>>, Path(name): Server) -> Answer {
+    let limits: Vec<_> = server(&shared, &name)?.limits().into_iter().map(bounds::Limit::of).collect();
+    Ok(ok(&json!({ "limits": limits })))
 }
 
 pub(super) async fn show(State(shared): State<Arc<Shared>>, Path(name): Server) -> Answer {

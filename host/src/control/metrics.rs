@@ -14,7 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::api::Shared;
 use crate::sched::TurnsSeen;
-use crate::server::{Fleet, ServerHandle, Status};
+use crate::server::{Fleet, ServerHandle, Status, TenantSeen};
 use crate::telemetry::{ClassSeen, EditionSeen, Snapshot, Spent, dropped_lines};
 
 pub(super) async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
@@ -43,6 +43,7 @@ type Sum = fn(&Snapshot) -> u64;
 type SumSpent = fn(&Spent) -> f64;
 type OfClass = fn(&ClassSeen) -> &std::collections::BTreeMap<String, u64>;
 type OfTurns = fn(&TurnsSeen) -> u64;
+type OfTenant = fn(&TenantSeen) -> u64;
 type ByReason = fn(&Snapshot) -> &std::collections::BTreeMap<String, u64>;
 
 impl Collector for Fleets {
@@ -78,6 +79,7 @@ impl Collector for Fleets {
                 counter.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value(lane), None)?;
             }
         }
+        of_tenants(&mut to, &self.0.host().tenants())?;
         let mut info = to.encode_descriptor("plugin", "What new sessions get", None, MetricType::Info)?;
         for (_, server) in &servers {
             let (label, digest) = (server.plugin().label(), server.plugin().digest().to_string());
@@ -131,6 +133,37 @@ impl Collector for Fleets {
             .collect();
         of_editions(&mut to, &editions)
     }
+}
+
+/// What the servers of each tenant use together.
+fn of_tenants(to: &mut DescriptorEncoder, tenants: &[TenantSeen]) -> Result<(), fmt::Error> {
+    let gauges: [(&str, &str, Option<&Unit>, OfTenant); 2] = [
+        ("tenant_clients", "Clients of a tenant's servers", None, |seen| seen.clients as u64),
+        ("tenant_memory", "Linear memory of a tenant's instances", Some(&Unit::Bytes), |seen| {
+            seen.account.memory_bytes as u64
+        }),
+    ];
+    for (name, help, unit, value) in gauges {
+        let mut gauge = to.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+        for tenant in tenants {
+            gauge.encode_family(&[("tenant", &*tenant.name)])?.encode_gauge(&(value(tenant) as i64))?;
+        }
+    }
+    let counters: [(&str, &str, OfTenant); 3] = [
+        ("tenant_cpu_waits", "Events that waited for their tenant's share of CPU time", |seen| seen.account.cpu_waits),
+        ("tenant_bytes_waits", "Reads and writes that waited for their tenant's share of bytes", |seen| {
+            seen.account.bytes_waits
+        }),
+        ("tenant_memory_refused", "Growths of memory over the tenant's share", |seen| seen.account.memory_refused),
+    ];
+    for (name, help, value) in counters {
+        let mut counter = to.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for tenant in tenants {
+            let labels = [("tenant", &*tenant.name)];
+            counter.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value(tenant), None)?;
+        }
+    }
+    Ok(())
 }
 
 /// The labels of one version of a server's plugin.

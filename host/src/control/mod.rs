@@ -6,6 +6,7 @@
 mod answer;
 mod api;
 mod asker;
+mod bounds;
 mod calls;
 mod client;
 mod door;

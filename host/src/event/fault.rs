@@ -43,12 +43,22 @@ pub enum FaultKind {
     CpuTime,
     /// The event took too long, waits included.
     WallTime,
-    /// The guest trapped after a refused growth of its memory or tables.
+    /// The guest trapped after a refused growth of its memory.
     Memory,
+    /// The guest trapped after a growth of its memory that its tenant's share had no room for.
+    TenantMemory,
+    /// The guest trapped after a refused growth of its tables.
+    Tables,
     /// One host call carried more bytes than may be copied.
     CopyLimit,
     /// The guest holds more handles than it may.
     HandleLimit,
+    /// The component is made of more core modules than it may be.
+    Modules,
+    /// The session shared its instance with others, and the instance is gone by a fault in an event of one of them.
+    InstanceLost,
+    /// The session shares its instance with others, which kept it for longer than an event may wait.
+    InstanceBusy,
     /// The host had no slot or no memory for another instance.
     Capacity,
     /// The call was cancelled because the server's deadline for its sessions to end passed.
@@ -60,6 +70,26 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
+    /// Every kind but the traps, which have a name each.
+    pub const NAMED: [Self; 16] = [
+        Self::Exit,
+        Self::Fuel,
+        Self::CpuTime,
+        Self::WallTime,
+        Self::Memory,
+        Self::TenantMemory,
+        Self::Tables,
+        Self::CopyLimit,
+        Self::HandleLimit,
+        Self::Modules,
+        Self::InstanceLost,
+        Self::InstanceBusy,
+        Self::Capacity,
+        Self::Cancelled,
+        Self::Aborted,
+        Self::Host,
+    ];
+
     /// Stable name for logs, metrics and tests.
     #[must_use]
     pub fn name(self) -> Cow<'static, str> {
@@ -70,6 +100,11 @@ impl FaultKind {
             Self::CpuTime => "cpu-time",
             Self::WallTime => "wall-time",
             Self::Memory => "limit-session-mem",
+            Self::TenantMemory => "limit-tenant-mem",
+            Self::Tables => "limit-tables",
+            Self::Modules => "limit-modules",
+            Self::InstanceLost => "instance-lost",
+            Self::InstanceBusy => "instance-busy",
             Self::CopyLimit => "copy-limit",
             Self::HandleLimit => "handle-limit",
             Self::Capacity => "overload",

@@ -51,6 +51,21 @@ pub trait Procedure: Send + Sync + 'static {
 
 /// A living copy of a plugin that serves one session.
 pub trait Instance: Send + 'static {
+    /// Ready where the instance is free for an event of this session, for which it then stays free. One that serves no other
+    /// session always is.
+    ///
+    /// # Errors
+    /// A [`Fault`]: there will be no event any more.
+    fn poll_free(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        let _ = cx;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether it serves other sessions as well, so that killing it ends them, too.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// Handles one event. Dropping the future before it is done kills the instance: every later dispatch fails. The
     /// caller keeps `budget.wall`; fuel and CPU time are kept inside.
     ///
@@ -127,6 +142,9 @@ pub trait Port: Send + Sync {
         let _ = cx;
         Poll::Ready(())
     }
+
+    /// The instance, which served other sessions as well, is gone by the doing of one of them.
+    fn instance_lost(&self) {}
 
     /// Sets, replaces or (0) cancels a timer. False at the limit of timers.
     fn set_timer(&self, id: u32, after_ms: u64) -> bool;

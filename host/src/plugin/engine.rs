@@ -2,18 +2,20 @@
 
 use std::num::NonZeroUsize;
 
-use rustix::process::{Resource, getrlimit};
 use wasmtime::{
     Config, Enabled, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolConcurrencyLimitError,
     PoolingAllocationConfig, Strategy,
 };
 
+use super::capacity::Capacity;
 use super::ticker::Ticker;
 
 /// Bytes of address space that one memory slot takes: loads and stores then need no bounds checks.
 const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
 /// Inaccessible bytes behind it.
 const MEMORY_GUARD_BYTES: u64 = 32 << 20;
+/// Address space of a slot.
+pub(super) const MEMORY_SLOT_BYTES: u64 = MEMORY_RESERVATION_BYTES + MEMORY_GUARD_BYTES;
 /// Memory slots that fit into one stretch of address space. Programs are loaded at two thirds of the 128 TiB that a
 /// process has, so that the largest free stretch is about 85 TiB; this takes 64.
 const MEMORY_SLOTS_MAX: usize = 16_000;
@@ -22,7 +24,7 @@ const MEMORIES_PER_INSTANCE_MAX: u32 = 4;
 /// Tables a component may have.
 const TABLES_PER_INSTANCE_MAX: u32 = 8;
 /// Core instances a component may have (Python: 14).
-const CORE_INSTANCES_MAX: u32 = 32;
+pub(super) const CORE_INSTANCES_MAX: u32 = 32;
 /// Elements a table may have (SpiderMonkey: 7,695).
 const TABLE_ELEMENTS_MAX: usize = 10_000;
 /// Slots beyond the sessions', for trial instances and for two builds side by side.
@@ -30,7 +32,7 @@ const SPARE_SLOTS: usize = 64;
 /// Largest linear memory that any plugin may be allowed.
 const MEMORY_CEILING_BYTES: usize = 256 << 20;
 /// Stack of a guest. Host calls run on what is left of the fiber's.
-const WASM_STACK_BYTES: usize = 256 << 10;
+pub const WASM_STACK_BYTES: usize = 256 << 10;
 const FIBER_STACK_BYTES: usize = 512 << 10;
 /// Bytes at the start of a slot that are wiped by copying and not by giving pages back, where the kernel can say which
 /// of them are dirty. It costs nothing for pages that are not, so it reaches past the megabyte of stack that compilers
@@ -40,13 +42,8 @@ const KEEP_DIRTY_BYTES: usize = 2 << 20;
 const KEEP_BYTES: usize = 64 << 10;
 /// Free slots that keep the image of the plugin that used them last.
 const WARM_SLOTS_MAX: u32 = 256;
-/// Kernel mappings that one session needs: four for its memory, two for its fiber's stack.
-const MAPS_PER_SESSION: usize = 6;
-/// Mappings and descriptors that the process needs for itself.
-const MAPS_RESERVE: usize = 4_096;
-const DESCRIPTORS_RESERVE: usize = 192;
 /// Most sessions whatever the machine has: beyond it the memory slots run out.
-const SESSIONS_CEILING: usize = 15_000;
+pub(super) const SESSIONS_CEILING: usize = 15_000;
 /// An engine that was to be as large as possible is tried smaller, down to this.
 const SESSIONS_FLOOR: usize = 64;
 
@@ -63,20 +60,14 @@ pub struct EngineConfig {
 #[non_exhaustive]
 pub enum EngineError {
     /// More than this machine has.
-    #[error(
-        "`sessions_max` = {asked}: this process can hold {possible} (each needs a descriptor, of which the limit is \
-         {descriptors}, and {MAPS_PER_SESSION} memory mappings, of which the limit is {maps}; raise `ulimit -n` or \
-         `vm.max_map_count`)"
-    )]
+    #[error("`sessions_max` = {asked}: this process can hold {possible}: {capacity}")]
     TooManySessions {
         /// What was asked for.
         asked: usize,
         /// What is possible.
         possible: usize,
-        /// Descriptors.
-        descriptors: usize,
-        /// Mappings.
-        maps: usize,
+        /// Why.
+        capacity: Capacity,
     },
     /// The engine refused.
     #[error("cannot start the WebAssembly engine with {sessions} instance slots: {cause}")]
@@ -138,16 +129,12 @@ pub(super) fn is_out_of_room(error: &wasmtime::Error) -> bool {
 }
 
 fn sessions(asked: usize) -> Result<usize, EngineError> {
-    let descriptors = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize);
-    let maps = std::fs::read_to_string("/proc/sys/vm/max_map_count");
-    let maps = maps.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(65_530_usize);
-    let by_maps = maps.saturating_sub(MAPS_RESERVE) / MAPS_PER_SESSION;
-    let by_descriptors = descriptors.saturating_sub(DESCRIPTORS_RESERVE);
-    let possible = by_maps.min(by_descriptors).min(SESSIONS_CEILING);
+    let capacity = Capacity::now();
+    let possible = capacity.instances().min(capacity.clients());
     match asked {
         0 => Ok(possible.max(1)),
         asked if asked <= possible => Ok(asked),
-        asked => Err(EngineError::TooManySessions { asked, possible, descriptors, maps }),
+        asked => Err(EngineError::TooManySessions { asked, possible, capacity }),
     }
 }
 

@@ -4,11 +4,13 @@ use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::engine::is_out_of_room;
-use super::guest::Guest;
+use super::guest::{Guest, Refused};
 use crate::event::{Fault, FaultKind};
 
 /// What the engine says when a host call carries too much. It has no type of its own.
 const TOO_MUCH_COPIED: &str = "too much data is being copied between the host and the guest";
+/// What it says of a component that is made of more core modules than it may be.
+const TOO_MANY_MODULES: &str = "instance count too high";
 /// What it says of too many handles; part of the message in both of its tables.
 const TOO_MANY_HANDLES: [&str; 2] = ["store handle limit exceeded", "resource table has no free keys"];
 
@@ -21,6 +23,16 @@ pub(super) fn fault(error: &wasmtime::Error, store: &mut wasmtime::Store<Guest>)
             let max = store.data().context.limits.memory_max_bytes;
             format!("it trapped after the growth of its memory beyond {max} bytes was refused")
         }
+        FaultKind::TenantMemory => {
+            let max = store.data().context.account.seen().shares.memory_max_bytes;
+            format!(
+                "it trapped after a growth of its memory was refused: its tenant's instances may have {max} bytes together"
+            )
+        }
+        FaultKind::Tables => {
+            let max = store.data().context.limits.table_elements_max;
+            format!("it trapped after the growth of its tables beyond {max} elements was refused")
+        }
         _ => error.root_cause().to_string(),
     };
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
@@ -32,12 +44,12 @@ pub(super) fn fault(error: &wasmtime::Error, store: &mut wasmtime::Store<Guest>)
     Fault::new(kind, detail)
 }
 
-fn kind(error: &wasmtime::Error, refused: bool) -> FaultKind {
+fn kind(error: &wasmtime::Error, refused: Option<Refused>) -> FaultKind {
     if let Some(trap) = error.downcast_ref::<Trap>() {
         return match trap {
             Trap::OutOfFuel => FaultKind::Fuel,
             Trap::Interrupt => FaultKind::CpuTime,
-            _ if refused => FaultKind::Memory,
+            _ if refused.is_some() => of_growth(refused),
             Trap::UnreachableCodeReached => FaultKind::Trap("unreachable"),
             Trap::StackOverflow => FaultKind::Trap("stack-overflow"),
             Trap::MemoryOutOfBounds => FaultKind::Trap("memory-out-of-bounds"),
@@ -60,10 +72,20 @@ fn kind(error: &wasmtime::Error, refused: bool) -> FaultKind {
         FaultKind::CopyLimit
     } else if TOO_MANY_HANDLES.iter().any(|words| text.contains(words)) {
         FaultKind::HandleLimit
-    } else if refused {
-        FaultKind::Memory
+    } else if text.contains(TOO_MANY_MODULES) {
+        FaultKind::Modules
+    } else if refused.is_some() {
+        of_growth(refused)
     } else {
         // Bad pointers, strings that are none and values out of range: the guest broke the canonical ABI.
         FaultKind::Trap("contract")
+    }
+}
+
+fn of_growth(refused: Option<Refused>) -> FaultKind {
+    match refused {
+        Some(Refused::Tenant) => FaultKind::TenantMemory,
+        Some(Refused::Tables) => FaultKind::Tables,
+        Some(Refused::Memory) | None => FaultKind::Memory,
     }
 }

@@ -13,10 +13,12 @@ use super::instance::Context;
 use super::output::{Tap, WhichStream};
 use super::ticker::TICK;
 use crate::event::Scope;
-use crate::sched::thread_time;
+use crate::sched::{nanoseconds, thread_time};
 
 /// Handles a guest may hold in its WASI table.
 const WASI_HANDLES_MAX: usize = 1_024;
+/// The id that no session has.
+const NOBODY: u64 = 0;
 /// Bytes of randomness per call.
 const RANDOM_MAX_BYTES: u64 = 64 << 10;
 
@@ -26,6 +28,8 @@ pub(super) struct Guest {
     pub(super) context: Arc<Context>,
     pub(super) limiter: Limiter,
     pub(super) clock: CpuClock,
+    /// The session whose event it handles, or handled last.
+    speaker: Arc<AtomicU64>,
     /// Made at the first use: most instances never touch WASI.
     wasi: Option<Box<Wasi>>,
 }
@@ -37,16 +41,25 @@ struct Wasi {
 
 impl Guest {
     pub(super) fn new(scope: Scope, context: Arc<Context>) -> Self {
-        let limiter = Limiter { memory_max: context.limits.memory_max_bytes, memory: 0, refused: false };
-        Self { scope, context, limiter, clock: CpuClock::default(), wasi: None }
+        let limiter = Limiter { context: Arc::clone(&context), memory: 0, tables: 0, refused: None };
+        let speaker = Arc::new(AtomicU64::new(scope.port.info().id));
+        Self { scope, context, limiter, clock: CpuClock::default(), speaker, wasi: None }
+    }
+
+    /// From now on it acts on this session, and speaks in its name.
+    pub(super) fn serve(&mut self, scope: Scope) {
+        let id = scope.port.info().id;
+        self.scope = scope;
+        if id != NOBODY {
+            self.speaker.store(id, Ordering::Relaxed);
+        }
     }
 }
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         let wasi = self.wasi.get_or_insert_with(|| {
-            let session = self.scope.port.info().id;
-            let tap = |stream| Tap::new(Arc::clone(&self.context), session, stream);
+            let tap = |stream| Tap::new(Arc::clone(&self.context), Arc::clone(&self.speaker), stream);
             let mut builder = WasiCtx::builder();
             builder.stdout(tap(WhichStream::Stdout)).stderr(tap(WhichStream::Stderr));
             builder.max_random_size(RANDOM_MAX_BYTES).allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
@@ -58,34 +71,67 @@ impl WasiView for Guest {
     }
 }
 
-/// Keeps an instance's memory below its limit, all of its memories together.
+/// Keeps an instance's memory and tables below their limits, all of its memories and tables together, and its memory within
+/// what its tenant has left. Gives that back when the instance goes.
 pub(super) struct Limiter {
-    memory_max: usize,
+    context: Arc<Context>,
     pub(super) memory: usize,
+    tables: usize,
     /// A growth was refused; a trap soon after is explained by it.
-    pub(super) refused: bool,
+    pub(super) refused: Option<Refused>,
+}
+
+/// What a growth was refused for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// The instance's memory.
+    Memory,
+    /// Its tenant's memory.
+    Tenant,
+    /// The instance's tables.
+    Tables,
 }
 
 impl ResourceLimiter for Limiter {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let total = self.memory.saturating_add(desired.saturating_sub(current));
-        let allowed = total <= self.memory_max && maximum.is_none_or(|maximum| desired <= maximum);
-        if allowed {
-            self.memory = total;
-        } else {
-            self.refused = true;
-        }
-        Ok(allowed)
+        let more = desired.saturating_sub(current);
+        let total = self.memory.saturating_add(more);
+        let fits = total <= self.context.limits.memory_max_bytes && maximum.is_none_or(|maximum| desired <= maximum);
+        self.refused = match (fits, fits && self.context.account.take_memory(more)) {
+            (false, _) => Some(Refused::Memory),
+            (true, false) => Some(Refused::Tenant),
+            (true, true) => {
+                self.memory = total;
+                return Ok(true);
+            }
+        };
+        Ok(false)
     }
 
     fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
-        self.refused = true;
+        self.refused = Some(Refused::Memory);
         Ok(())
     }
 
-    // The pool bounds the elements of each table and the number of instances, memories and tables.
-    fn table_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(maximum.is_none_or(|maximum| desired <= maximum))
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.tables.saturating_add(desired.saturating_sub(current));
+        let fits = total <= self.context.limits.table_elements_max && maximum.is_none_or(|maximum| desired <= maximum);
+        if fits {
+            self.tables = total;
+        } else {
+            self.refused = Some(Refused::Tables);
+        }
+        Ok(fits)
+    }
+
+    fn instances(&self) -> usize {
+        self.context.limits.core_instances_max
+    }
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        self.context.account.give_memory(self.memory);
     }
 }
 
@@ -134,5 +180,5 @@ pub(super) fn on_tick(mut store: StoreContextMut<'_, Guest>) -> wasmtime::Result
 }
 
 fn thread_cpu_ns() -> u64 {
-    u64::try_from(thread_time().as_nanos()).unwrap_or(u64::MAX)
+    nanoseconds(thread_time())
 }

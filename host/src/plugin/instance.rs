@@ -1,15 +1,18 @@
 //! A plugin bound to a server, and its living copies.
 
+use std::any::Any;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 
-use wasmtime::Store;
 use wasmtime_wasi_config::WasiConfigVariables;
 
-use super::bindings::{self, client_info};
-use super::failure::fault;
-use super::guest::{Guest, on_tick};
+use super::core::Core;
+use super::engine::CORE_INSTANCES_MAX;
 use super::loader::Plugin;
-use crate::event::{Action, Budget, Event, Fault, Instance, Procedure, Scope, Usage};
+use super::shared::{Member, Shards};
+use crate::event::{Action, Budget, Event, Fault, FaultKind, Instance, Procedure, Scope, Usage};
+use crate::sched::Account;
 use crate::telemetry::{Bucket, Counters, Edition};
 
 /// What an instance may have. Set by the operator for each server.
@@ -17,6 +20,10 @@ use crate::telemetry::{Bucket, Counters, Edition};
 pub struct InstanceLimits {
     /// Linear memory, all memories together. Up to 256 MiB. Default 32 MiB.
     pub memory_max_bytes: usize,
+    /// Elements of all tables together, each of which may have 10,000. Default 20,000.
+    pub table_elements_max: usize,
+    /// Core modules that the component may be made of, each as often as it is instantiated. Default 32, the most there may be.
+    pub core_instances_max: usize,
     /// Bytes one host call may carry, in either direction. Default 1 MiB.
     pub copy_max_bytes: usize,
     /// Handles it may hold. Default 1,024.
@@ -27,17 +34,47 @@ pub struct InstanceLimits {
 
 impl Default for InstanceLimits {
     fn default() -> Self {
-        Self { memory_max_bytes: 32 << 20, copy_max_bytes: 1 << 20, handles_max: 1_024, log_lines_per_second: 100 }
+        Self {
+            memory_max_bytes: 32 << 20,
+            table_elements_max: 20_000,
+            core_instances_max: CORE_INSTANCES_MAX as usize,
+            copy_max_bytes: 1 << 20,
+            handles_max: 1_024,
+            log_lines_per_second: 100,
+        }
     }
+}
+
+/// What binds a plugin to a server.
+#[derive(Clone, Default)]
+pub struct Binding {
+    /// The server's name, for logs.
+    pub server: String,
+    /// What the plugin can read with the grant `config`.
+    pub settings: BTreeMap<String, String>,
+    /// What each instance may have.
+    pub limits: InstanceLimits,
+    /// Instances that all sessions share. 0: each session has its own.
+    pub shards: usize,
+    /// Where its output is counted.
+    pub counters: Arc<Counters>,
+    /// Its tenant's.
+    pub account: Arc<Account>,
+    /// Kept for as long as there may be instances.
+    pub kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What a server gives every instance of its plugin.
 pub(super) struct Context {
     pub(super) server: String,
     pub(super) settings: WasiConfigVariables,
+    /// The same, to be compared.
+    written: BTreeMap<String, String>,
     pub(super) limits: InstanceLimits,
     pub(super) bucket: Bucket,
     pub(super) counters: Arc<Counters>,
+    pub(super) account: Arc<Account>,
+    _kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// A plugin as the event procedure of one server. Cheap to clone.
@@ -46,31 +83,53 @@ pub struct EventProcedure {
     plugin: Arc<Plugin>,
     edition: Arc<Edition>,
     context: Arc<Context>,
+    shards: Option<Arc<Shards>>,
 }
 
 impl EventProcedure {
-    /// Binds a plugin to a server: its name in logs, the plugin's settings and limits, and the counters for its
-    /// output.
+    /// Binds a plugin to a server.
     #[must_use]
-    pub fn new(
-        plugin: Arc<Plugin>,
-        server: &str,
-        settings: impl IntoIterator<Item = (String, String)>,
-        limits: InstanceLimits,
-        counters: Arc<Counters>,
-    ) -> Self {
-        let settings = settings.into_iter().collect();
-        let bucket = Bucket::new(limits.log_lines_per_second);
+    pub fn new(plugin: Arc<Plugin>, binding: Binding) -> Self {
+        let Binding { server, settings, limits, shards, counters, account, kept } = binding;
         let edition = counters.edition(&plugin.label().into());
-        let context = Arc::new(Context { server: server.into(), settings, limits, bucket, counters });
-        Self { plugin, edition, context }
+        let bucket = Bucket::new(limits.log_lines_per_second);
+        let variables = settings.clone().into_iter().collect();
+        let context =
+            Context { server, settings: variables, written: settings, limits, bucket, counters, account, _kept: kept };
+        let context = Arc::new(context);
+        let shards = (shards > 0).then(|| Arc::new(Shards::new(shards)));
+        Self { plugin, edition, context, shards }
     }
 
     /// The same server with another build.
     #[must_use]
     pub fn with_plugin(&self, plugin: Arc<Plugin>) -> Self {
         let edition = self.context.counters.edition(&plugin.label().into());
-        Self { plugin, edition, context: Arc::clone(&self.context) }
+        let shards = self.shards.as_ref().map(|shards| Arc::new(Shards::new(shards.count())));
+        Self { plugin, edition, context: Arc::clone(&self.context), shards }
+    }
+
+    /// Whether instances of both are the same in every respect.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let shards = |of: &Self| of.shards.as_ref().map(|shards| shards.count());
+        let (own, others) = (&self.context, &other.context);
+        Arc::ptr_eq(&self.plugin, &other.plugin)
+            && (&own.written, own.limits) == (&others.written, others.limits)
+            && Arc::ptr_eq(&own.account, &others.account)
+            && shards(self) == shards(other)
+    }
+
+    /// What each instance may have.
+    #[must_use]
+    pub fn limits(&self) -> InstanceLimits {
+        self.context.limits
+    }
+
+    /// Instances that all sessions share; 0 where each has its own.
+    #[must_use]
+    pub fn shards(&self) -> usize {
+        self.shards.as_ref().map_or(0, |shards| shards.count())
     }
 
     /// Where its sessions are counted.
@@ -90,83 +149,65 @@ impl Procedure for EventProcedure {
     type Instance = GuestInstance;
 
     async fn instantiate(&self, scope: Scope, budget: Budget) -> Result<GuestInstance, Fault> {
-        let engine = self.plugin.engine();
-        let limits = self.context.limits;
-        let mut store = Store::new(&engine.inner, Guest::new(scope, Arc::clone(&self.context)));
-        store.limiter(|guest| &mut guest.limiter);
-        store.set_hostcall_fuel(limits.copy_max_bytes);
-        store.set_max_component_handles(limits.handles_max);
-        store.epoch_deadline_callback(on_tick);
-        engine.ticker.touch();
-        let broken = |error| Fault::new(crate::event::FaultKind::Host, format!("{error:#}"));
-        begin(&mut store, budget).map_err(broken)?;
-        match self.plugin.pre.instantiate_async(&mut store).await {
-            Ok(exports) => {
-                let spent = spent(&store, budget);
-                Ok(GuestInstance { store, exports, fuel: spent, engine: engine.clone() })
+        let Self { plugin, context, shards, .. } = self;
+        let (copy, usage) = match shards {
+            None => {
+                let (core, fuel) = Core::make(plugin, context, scope, budget).await?;
+                let usage = Usage { fuel, memory_bytes: core.memory_bytes() };
+                (Copy::Own(Box::new(core)), usage)
             }
-            Err(error) => Err(fault(&error, &mut store)),
-        }
+            Some(shards) => {
+                let (member, fuel) = shards.join(plugin, context, scope, budget).await?;
+                (Copy::Shared(member), Usage { fuel, memory_bytes: 0 })
+            }
+        };
+        Ok(GuestInstance { copy, usage })
     }
 }
 
-/// One living copy with its store. Dropping it wipes its memory and frees its slot.
+/// One session's living copy, or its part in one. Dropping a copy of its own wipes its memory and frees its slot.
 pub struct GuestInstance {
-    store: Store<Guest>,
-    exports: bindings::Plugin,
-    fuel: u64,
-    engine: super::Engine,
+    copy: Copy,
+    usage: Usage,
 }
 
-fn begin(store: &mut Store<Guest>, budget: Budget) -> wasmtime::Result<()> {
-    store.set_fuel(budget.fuel)?;
-    store.set_epoch_deadline(1);
-    store.data_mut().clock.begin(budget.cpu);
-    Ok(())
-}
-
-fn spent(store: &Store<Guest>, budget: Budget) -> u64 {
-    budget.fuel.saturating_sub(store.get_fuel().unwrap_or(0))
+enum Copy {
+    Own(Box<Core>),
+    Shared(Member),
 }
 
 impl Instance for GuestInstance {
+    fn poll_free(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Fault>> {
+        match &mut self.copy {
+            Copy::Own(_) => Poll::Ready(Ok(())),
+            Copy::Shared(member) => member.poll_free(cx),
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        matches!(self.copy, Copy::Shared(_))
+    }
+
     async fn dispatch(&mut self, event: Event<'_>, budget: Budget) -> Result<Action, Fault> {
-        self.engine.ticker.touch();
-        let store = &mut self.store;
-        store.data_mut().limiter.refused = false;
-        let guest = self.exports.wharf_server_inet_event_proc();
-        let outcome = match begin(store, budget) {
-            Err(error) => Err(error),
-            Ok(()) => match event {
-                Event::Read(data) => guest.call_on_read(store, data).await,
-                Event::Write => guest.call_on_write(store).await,
-                Event::Timeout { idle_ms } => guest.call_on_timeout(store, idle_ms).await,
-                Event::Timer { id } => guest.call_on_timer(store, id).await,
-                Event::End => guest.call_on_end(store).await,
-                Event::Connect => {
-                    let port = &store.data().scope.port;
-                    let client = client_info(port.info(), port.priority());
-                    guest.call_on_connect(store, &client).await
-                }
-                Event::Disconnect(reason) => {
-                    guest.call_on_disconnect(store, reason.into()).await.map(|()| bindings::Action::Proceed)
-                }
-            },
+        let outcome = match &mut self.copy {
+            Copy::Own(core) => core.call(event, budget).await.map(|(action, fuel)| (action, fuel, core.memory_bytes())),
+            Copy::Shared(member) => member.call(event, budget).await,
         };
         match outcome {
-            Ok(action) => {
-                self.fuel += spent(&self.store, budget);
-                Ok(action.into())
+            Ok((action, fuel, memory)) => {
+                self.usage = Usage { fuel: self.usage.fuel + fuel, memory_bytes: memory };
+                Ok(action)
             }
-            Err(error) => {
+            Err(fault) => {
                 // The engine loses count of what was spent before a trap, so the whole grant is charged.
-                self.fuel += budget.fuel;
-                Err(fault(&error, &mut self.store))
+                let none_ran = fault.kind == FaultKind::InstanceLost;
+                self.usage.fuel += if none_ran { 0 } else { budget.fuel };
+                Err(fault)
             }
         }
     }
 
     fn usage(&self) -> Usage {
-        Usage { fuel: self.fuel, memory_bytes: self.store.data().limiter.memory as u64 }
+        self.usage
     }
 }

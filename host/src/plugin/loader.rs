@@ -14,12 +14,11 @@ use super::bindings::{CONTRACT_VERSION, PluginPre};
 use super::cache::{Cache, hex};
 use super::grants::Verdict;
 use super::guest::Guest;
-use super::instance::{EventProcedure, InstanceLimits};
+use super::instance::{Binding, EventProcedure, InstanceLimits};
 use super::source::{self, Source, SourceError};
 use super::{Engine, Grants, imports, trial};
 use crate::event::{Budget, Priority, Procedure};
 use crate::sched::Budgets;
-use crate::telemetry::Counters;
 
 /// The export that makes a component a plugin, without its version.
 const EVENT_PROCEDURE: &str = "wharf:server/inet-event-proc";
@@ -237,7 +236,7 @@ impl Loader {
             cache_use,
             loading: Duration::ZERO,
         };
-        let plugin = try_out(plugin).map_err(|cause| LoadError::Trial { file, cause })?;
+        let plugin = can_be_made(plugin).map_err(|cause| LoadError::Trial { file, cause })?;
         Ok(Plugin { loading: start.elapsed(), ..plugin })
     }
 
@@ -309,21 +308,35 @@ fn check_grants(file: &Path, imports: &[String], grants: &Grants) -> Result<(), 
     if missing.is_empty() { Ok(()) } else { Err(LoadError::NotGranted { file: file.into(), missing }) }
 }
 
-/// Makes one instance and drops it.
-fn try_out(plugin: Plugin) -> Result<Plugin, String> {
+/// Makes one instance under the limits of a server that is to have the plugin, and drops it. Blocks, so not for a
+/// runtime's thread.
+///
+/// # Errors
+/// [`LoadError::Trial`].
+pub fn try_out(plugin: &Arc<Plugin>, limits: InstanceLimits, budget: Budget) -> Result<(), LoadError> {
+    let binding = Binding { server: "trial".into(), limits, ..Binding::default() };
+    let procedure = EventProcedure::new(Arc::clone(plugin), binding);
+    make_one(&procedure, budget).map_err(|cause| LoadError::Trial { file: plugin.file.clone(), cause })
+}
+
+/// The same with all that a plugin may ever have.
+fn can_be_made(plugin: Plugin) -> Result<Plugin, String> {
+    let plugin = Arc::new(plugin);
+    let procedure = EventProcedure::new(Arc::clone(&plugin), Binding::default());
+    make_one(&procedure, Budgets::default().start(Priority::Critical))?;
+    drop(procedure);
+    Arc::into_inner(plugin).ok_or_else(|| "the trial instance outlived its trial".to_owned())
+}
+
+fn make_one(procedure: &EventProcedure, budget: Budget) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
         .map_err(|error| format!("the host has no room for it: {error}"))?;
-    let (limits, counters) = (InstanceLimits::default(), Arc::new(Counters::default()));
-    let plugin = Arc::new(plugin);
-    let procedure = EventProcedure::new(Arc::clone(&plugin), "trial", [], limits, counters);
-    let budget: Budget = Budgets::default().start(Priority::Critical);
     let trial = runtime
         .block_on(async { tokio::time::timeout(budget.wall, procedure.instantiate(trial::scope(), budget)).await });
-    drop(procedure);
     match trial {
-        Ok(Ok(_)) => Arc::into_inner(plugin).ok_or_else(|| "the trial instance outlived its trial".to_owned()),
+        Ok(Ok(_)) => Ok(()),
         Ok(Err(fault)) => Err(fault.to_string()),
         Err(_) => Err("it did not finish starting in time".to_owned()),
     }

@@ -6,6 +6,8 @@
 mod bindings;
 mod build;
 mod cache;
+mod capacity;
+mod core;
 mod engine;
 mod failure;
 mod grants;
@@ -15,14 +17,16 @@ mod instance;
 mod loader;
 mod manifest;
 mod output;
+mod shared;
 mod source;
 mod ticker;
 mod trial;
 
 pub use build::BuildError;
-pub use engine::{Engine, EngineConfig, EngineError};
+pub use capacity::Capacity;
+pub use engine::{Engine, EngineConfig, EngineError, WASM_STACK_BYTES};
 pub use grants::{Grant, Grants};
-pub use instance::{EventProcedure, GuestInstance, InstanceLimits};
-pub use loader::{CacheUse, LoadError, Loader, Plugin};
+pub use instance::{Binding, EventProcedure, GuestInstance, InstanceLimits};
+pub use loader::{CacheUse, LoadError, Loader, Plugin, try_out};
 pub use manifest::{Build, MANIFEST_FILE, Manifest, ManifestError};
 pub use source::{COMPONENT_MAX_BYTES, SourceError};

@@ -2,6 +2,7 @@
 //!
 //! Its own stream, and not the engine's default one, because that queues empty writes without a limit.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -25,11 +26,12 @@ pub(super) enum WhichStream {
     Stderr,
 }
 
-/// One stream of one session. All copies share the unfinished line.
+/// One stream of one instance. All copies share the unfinished line.
 #[derive(Clone)]
 pub(super) struct Tap {
     context: Arc<Context>,
-    session: u64,
+    /// The session in whose event it is written.
+    session: Arc<AtomicU64>,
     stream: WhichStream,
     line: Arc<Mutex<Line>>,
 }
@@ -41,7 +43,7 @@ struct Line {
 }
 
 impl Tap {
-    pub(super) fn new(context: Arc<Context>, session: u64, stream: WhichStream) -> Self {
+    pub(super) fn new(context: Arc<Context>, session: Arc<AtomicU64>, stream: WhichStream) -> Self {
         Self { context, session, stream, line: Arc::default() }
     }
 
@@ -74,7 +76,8 @@ impl Tap {
         };
         let text = escape(&bytes, cut);
         let server = &self.context.server;
-        PluginOutput { server, session: self.session, stream, line: &text, suppressed }.emit();
+        let session = self.session.load(Ordering::Relaxed);
+        PluginOutput { server, session, stream, line: &text, suppressed }.emit();
     }
 }
 

@@ -57,6 +57,11 @@ impl Stretch {
     }
 }
 
+/// A time in nanoseconds, of which there are enough for five hundred years.
+pub(crate) fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// What this thread has used since its start.
 pub(crate) fn thread_time() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);

@@ -1,6 +1,7 @@
 //! Who runs when, where, and for how much: lanes between which the kernel decides, turns within a lane, and the budgets of
 //! events.
 
+mod account;
 mod budgets;
 mod cpu;
 mod lane;
@@ -9,8 +10,9 @@ mod turn;
 mod turns;
 mod turnstile;
 
+pub use account::{Account, AccountSeen, Shares};
 pub use budgets::{BudgetChange, Budgets};
-pub(crate) use cpu::{Stretch, thread_time};
+pub(crate) use cpu::{Stretch, nanoseconds, thread_time};
 pub use lane::{Lane, Seat};
 pub use policy::{Standing, take, take_usher};
 pub use turn::Turn;

@@ -3,10 +3,14 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use tokio::time::Sleep;
+
 use super::Lane;
+use super::account::Account;
+use super::cpu::nanoseconds;
 use super::lane::Seat;
 use super::turns::Flow;
 use super::turnstile::{Ticket, Turnstile, here};
@@ -16,12 +20,15 @@ use crate::event::Priority;
 pub struct Turn {
     seat: Arc<Seat>,
     tenant: Arc<str>,
+    account: Arc<Account>,
     turnstile: Arc<Turnstile>,
     flow: Flow,
     ticket: Arc<Ticket>,
     state: State,
     /// Lets everybody else who is ready get in line first.
     courtesy: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Its tenant has used up its share of CPU time: since when it waits for more, and until when.
+    debt: Option<(Instant, Pin<Box<Sleep>>)>,
     /// CPU time that was not charged yet.
     used: Duration,
     /// What the event in flight has spent in line, but for now.
@@ -47,12 +54,12 @@ impl fmt::Debug for Turn {
 impl Turn {
     /// Of a session of this class and owner, on the lane of its seat.
     #[must_use]
-    pub fn new(seat: Arc<Seat>, class: Priority, tenant: Arc<str>) -> Self {
+    pub fn new(seat: Arc<Seat>, class: Priority, tenant: Arc<str>, account: Arc<Account>) -> Self {
         let turnstile = Arc::clone(seat.turnstile());
         let flow = turnstile.enroll(class, &tenant);
         let (ticket, state) = (Arc::default(), State::Free);
         let (used, waited) = (Duration::ZERO, Duration::ZERO);
-        Self { seat, tenant, turnstile, flow, ticket, state, courtesy: None, used, waited }
+        Self { seat, tenant, account, turnstile, flow, ticket, state, courtesy: None, debt: None, used, waited }
     }
 
     /// An event starts in this class, at `now`, which is now.
@@ -63,14 +70,41 @@ impl Turn {
             self.turnstile = Arc::clone(self.seat.turnstile());
             self.flow = self.turnstile.enroll(class, &self.tenant);
         }
+        if !self.owes(now) {
+            self.start(now);
+        }
+    }
+
+    /// Gets in line where others want the thread as well.
+    fn start(&mut self, now: Instant) {
         let place = here().filter(|place| place.lane == self.lane());
         if place.is_some_and(|place| self.turnstile.is_crowded(place.thread, now)) {
             self.queue_up(now);
         }
     }
 
+    /// Whether its tenant has used up its share of CPU time, so that it has to wait for more.
+    fn owes(&mut self, now: Instant) -> bool {
+        let until = self.account.cpu().not_before(now);
+        if let Some(until) = until {
+            self.account.cpu().waited();
+            self.debt = Some((now, Box::pin(tokio::time::sleep_until(until.into()))));
+        }
+        until.is_some()
+    }
+
     /// Ready where the session may run. Wakes the task when that changes, or has it taken to another thread.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some((since, until)) = &mut self.debt {
+            ready!(until.as_mut().poll(cx));
+            let now = Instant::now();
+            self.waited += now.saturating_duration_since(*since);
+            self.debt = None;
+            // Others of its tenant may have been faster.
+            if !self.owes(now) {
+                self.start(now);
+            }
+        }
         let State::Waiting(thread, since) = self.state else { return Poll::Ready(()) };
         self.ticket.waker.register(cx.waker());
         if self.courtesy.as_mut().is_some_and(|others| others.as_mut().poll(cx).is_ready()) {
@@ -98,11 +132,16 @@ impl Turn {
     /// The session has used so much.
     pub fn used(&mut self, cpu: Duration) {
         self.used += cpu;
+        self.account.cpu().charge(nanoseconds(cpu));
     }
 
-    /// Its slice is over: gets in line for another.
+    /// Its slice is over: gets in line for another, or waits for its tenant to have CPU time again.
     pub fn pause(&mut self) {
         let now = Instant::now();
+        if self.owes(now) {
+            self.yield_turn();
+            return;
+        }
         let State::Holding(thread) = self.state else {
             self.queue_up(now);
             return;
@@ -117,6 +156,11 @@ impl Turn {
 
     /// The event waits for something else, or is over: its turn is free.
     pub fn rest(&mut self) {
+        self.debt = None;
+        self.yield_turn();
+    }
+
+    fn yield_turn(&mut self) {
         let thread = match self.state {
             State::Free => return,
             State::Waiting(thread, since) => {
@@ -129,13 +173,14 @@ impl Turn {
         (self.state, self.courtesy) = (State::Free, None);
     }
 
-    /// How long the event in flight has been in line.
+    /// How long the event in flight has been in line, or waited for its tenant's share.
     #[must_use]
     pub fn waited(&self) -> Duration {
-        match self.state {
-            State::Waiting(_, since) => self.waited + since.elapsed(),
-            State::Free | State::Holding(_) => self.waited,
-        }
+        let since = match (self.state, &self.debt) {
+            (State::Waiting(_, since), _) => Some(since),
+            (_, debt) => debt.as_ref().map(|(since, _)| *since),
+        };
+        self.waited + since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     fn queue_up(&mut self, now: Instant) {

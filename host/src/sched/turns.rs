@@ -8,6 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use super::cpu::nanoseconds;
 use crate::event::Priority;
 
 /// Shares of the classes in a lane where all of them are busy, lowest class first.
@@ -150,7 +151,7 @@ impl Turns {
 
     /// The flow has used so much CPU time of its turn.
     pub(super) fn charge(&mut self, flow: &mut Flow, used: Duration) {
-        let ns = u64::try_from(used.as_nanos()).unwrap_or(u64::MAX);
+        let ns = nanoseconds(used);
         let class = &mut self.classes[flow.class as usize];
         class.time = class.time.saturating_add(ns.saturating_mul(UNIT / WEIGHTS[flow.class as usize]));
         if let Some(tenant) = class.tenants.get_mut(&flow.tenant) {

@@ -1,6 +1,6 @@
 //! From a description that holds to a server that runs, or that runs on under other terms.
 
-use std::collections::BTreeMap;
+use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -17,9 +17,10 @@ use super::host::Host;
 use super::lock::Holder;
 use super::registry::Registry;
 use super::service::{Service, Terms};
-use crate::admission::Gate;
+use super::tenants::Tenant;
+use crate::admission::{Gate, Places, Room};
 use crate::net::{BindError, Listener, Security};
-use crate::plugin::{EventProcedure, Plugin};
+use crate::plugin::{Binding, EventProcedure, Plugin};
 use crate::serve;
 use crate::session::{Deadlines, Latch, LineConfig};
 use crate::telemetry::{Bucket, Counters, ServerStarted};
@@ -34,6 +35,8 @@ pub struct Prepared {
     pub(super) description: ServerBuilder,
     pub(super) plugin: Arc<Plugin>,
     pub(super) security: Security,
+    /// Places of the instances that its sessions share.
+    pub(super) room: Option<Arc<Places>>,
 }
 
 /// A server that listens and does not accept yet. Dropping it frees the address.
@@ -63,11 +66,32 @@ impl Prepared {
         Ok(Bound { prepared: self, host: host.clone(), listener })
     }
 
-    fn settings(&self) -> BTreeMap<String, String> {
-        self.description.settings.clone()
+    /// The name of its owner.
+    fn tenant(&self) -> String {
+        self.description.tenant.clone().unwrap_or_else(|| self.name())
     }
 
-    fn terms(&self, latch: &Arc<Latch>) -> Terms {
+    /// What newcomers count against beside the server's own limits.
+    fn room(&self, host: &Host, tenant: &Tenant) -> Room {
+        let instances = self.room.is_none().then(|| Arc::clone(host.slots()));
+        Room { process: Arc::clone(host.clients()), instances, tenant: Arc::clone(&tenant.clients) }
+    }
+
+    fn procedure(&self, server: &str, counters: &Arc<Counters>, tenant: &Tenant) -> EventProcedure {
+        let description = &self.description;
+        let binding = Binding {
+            server: server.to_owned(),
+            settings: description.settings.clone(),
+            limits: description.limits,
+            shards: description.shards,
+            counters: Arc::clone(counters),
+            account: Arc::clone(&tenant.account),
+            kept: self.room.clone().map(|room| -> Arc<dyn Any + Send + Sync> { room }),
+        };
+        EventProcedure::new(Arc::clone(&self.plugin), binding)
+    }
+
+    fn terms(&self, latch: &Arc<Latch>, tenant: &Arc<Tenant>) -> Terms {
         let description = &self.description;
         let (timeout, timeouts) = (description.timeout, description.timeouts);
         let line_config = LineConfig {
@@ -80,7 +104,9 @@ impl Prepared {
                 min_rate: timeouts.min_rate,
             },
             watermarks: description.watermarks,
-            tenant: description.tenant.clone().unwrap_or_else(|| self.name()).into(),
+            tenant: Arc::clone(&tenant.name),
+            account: Arc::clone(&tenant.account),
+            timers_max: description.timers_max,
             priority: description.priority,
             priority_max: description.priority_max.unwrap_or(description.priority),
             budgets: description.budgets,
@@ -93,11 +119,15 @@ impl Prepared {
             handshake: timeouts.handshake.unwrap_or(timeout),
             parameter: description.parameter,
             proxies: description.proxies.clone(),
+            throttle: description.throttle,
+            given: Arc::clone(&description.given),
+            tenant: Arc::clone(tenant),
         }
     }
 
     /// Puts it in force for the newcomers of a server that runs. Everybody inside stays as they are.
-    pub(super) fn apply(self, service: &Service) {
+    pub(super) fn apply(self, host: &Host, service: &Service) {
+        let tenant = host.tenant(&self.tenant());
         // The description was checked, and these are its limits.
         let _ = service.gate.change(self.description.throttle.into());
         service.gate.set_networks(self.description.networks.clone());
@@ -106,10 +136,14 @@ impl Prepared {
         {
             service.breaker().reset(self.description.breaker);
         }
-        service.terms.store(Arc::new(self.terms(&service.latch)));
-        let (settings, limits, counters) = (self.settings(), self.description.limits, Arc::clone(&service.counters));
-        let procedure = EventProcedure::new(self.plugin, &service.name, settings, limits, counters);
-        service.procedure.store(Arc::new(procedure));
+        service.gate.set_room(self.room(host, &tenant));
+        service.registry.set_name_chars_max(self.description.name_chars_max);
+        service.terms.store(Arc::new(self.terms(&service.latch, &tenant)));
+        let procedure = self.procedure(&service.name, &service.counters, &tenant);
+        // A shared instance lives on where nothing about it has changed, with all that is in its memory.
+        if !service.procedure().is_like(&procedure) {
+            service.procedure.store(Arc::new(procedure));
+        }
         // The accepting task may be waiting for a moment that was moved.
         service.steer(|_| true);
     }
@@ -134,16 +168,17 @@ impl Bound {
         let Self { prepared, host, listener } = self;
         let name = prepared.name();
         let (counters, latch) = (Arc::new(Counters::default()), Arc::new(Latch::default()));
-        let terms = prepared.terms(&latch);
-        let (label, settings) = (prepared.plugin.label(), prepared.settings());
-        let Prepared { description, plugin, .. } = prepared;
-        let limits = description.limits;
-        let procedure = EventProcedure::new(plugin, &name, settings, limits, Arc::clone(&counters));
+        let tenant = host.tenant(&prepared.tenant());
+        let terms = prepared.terms(&latch, &tenant);
+        let label = prepared.plugin.label();
+        let procedure = prepared.procedure(&name, &counters, &tenant);
+        let room = prepared.room(&host, &tenant);
+        let Prepared { description, .. } = prepared;
         let service = Arc::new(Service {
             breaker: Mutex::new(Breaker::new(description.breaker)),
             lanes: host.lanes(),
-            gate: Gate::new(description.throttle, description.networks, host.slots()),
-            registry: Arc::new(Registry::default()),
+            gate: Gate::new(description.throttle, description.networks, room),
+            registry: Arc::new(Registry::new(description.name_chars_max)),
             counters,
             fault_lines: Bucket::new(FAULTS_LOGGED_PER_SECOND),
             session_lines: Bucket::new(SESSIONS_LOGGED_PER_SECOND),

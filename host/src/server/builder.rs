@@ -1,6 +1,6 @@
 //! What a server is made of, checked step by step: described, prepared, bound, running.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use super::bound::{Bound, Prepared};
 use super::breaker::BreakerLimits;
-use super::checks::{TIMEOUT_DEFAULT, WATERMARKS_DEFAULT, argument};
+use super::checks::{TIMEOUT_DEFAULT, TIMERS_DEFAULT, WATERMARKS_DEFAULT, argument};
 use super::handle::ServerHandle;
 use super::host::{Host, HostError};
-use crate::admission::{Network, Networks, Throttle};
+use super::registry::NAME_CHARS_MAX;
+use crate::admission::{Network, Networks, Places, Throttle};
 use crate::event::Priority;
 use crate::net::{BindError, Credentials, CredentialsError, Endpoint, ListenPort, Security, SocketOptions};
-use crate::plugin::{Grants, InstanceLimits, LoadError, Plugin};
+use crate::plugin::{Grants, InstanceLimits, LoadError, Plugin, try_out};
 use crate::sched::{BudgetChange, Budgets};
 #[cfg(doc)]
 use crate::session::Deadlines;
@@ -80,6 +81,10 @@ pub struct ServerBuilder {
     pub(super) secure: bool,
     pub(super) credentials: Option<Credentials>,
     pub(super) limits: InstanceLimits,
+    pub(super) shards: usize,
+    pub(super) timers_max: usize,
+    pub(super) name_chars_max: usize,
+    pub(super) given: Arc<BTreeSet<String>>,
     pub(super) budgets: Budgets,
     pub(super) breaker: BreakerLimits,
     pub(super) watermarks: Watermarks,
@@ -108,6 +113,10 @@ impl Default for ServerBuilder {
             secure: false,
             credentials: None,
             limits: InstanceLimits::default(),
+            shards: 0,
+            timers_max: TIMERS_DEFAULT,
+            name_chars_max: NAME_CHARS_MAX,
+            given: Arc::default(),
             budgets: Budgets::default(),
             breaker: BreakerLimits::default(),
             watermarks: WATERMARKS_DEFAULT,
@@ -304,6 +313,32 @@ impl ServerBuilder {
         self.limits = limits;
         self
     }
+    /// Instances that all sessions share, instead of one for each. Their events wait for each other, a fault ends all sessions
+    /// of its instance, and what is in its memory outlives them. 1 to 64, or 0 for one for each. Default 0.
+    #[must_use]
+    pub fn shared_instances(mut self, count: usize) -> Self {
+        self.shards = count;
+        self
+    }
+    /// Timers that a session may have at a time, up to 1,024. Default 64.
+    #[must_use]
+    pub fn timers_max(mut self, timers: usize) -> Self {
+        self.timers_max = timers;
+        self
+    }
+    /// Characters that a session's name may have, up to 127. Default 127.
+    #[must_use]
+    pub fn name_chars_max(mut self, characters: usize) -> Self {
+        self.name_chars_max = characters;
+        self
+    }
+    /// Which values somebody wrote down, by their keys in the configuration file: for [`ServerHandle::limits`], which says
+    /// where each comes from. Default: none.
+    #[must_use]
+    pub fn given(mut self, keys: BTreeSet<String>) -> Self {
+        self.given = Arc::new(keys);
+        self
+    }
     /// The send buffer of each session. Default 256 KiB and 64 KiB.
     #[must_use]
     pub fn watermarks(mut self, watermarks: Watermarks) -> Self {
@@ -344,8 +379,26 @@ impl ServerBuilder {
     pub fn prepare(self, host: &Host) -> Result<Prepared, StartError> {
         self.check()?;
         let plugin = self.load(host)?;
+        try_out(&plugin, self.limits, self.budgets.start(self.priority))?;
         let security = self.security()?;
-        Ok(Prepared { description: self, plugin, security })
+        let room = self.room(host)?;
+        Ok(Prepared { description: self, plugin, security, room })
+    }
+
+    /// Places for the instances that its sessions share.
+    fn room(&self, host: &Host) -> Result<Option<Arc<Places>>, StartError> {
+        if self.shards == 0 {
+            return Ok(None);
+        }
+        let slots = host.slots();
+        let places = slots.take_many(self.shards).ok_or_else(|| {
+            let (max, taken) = (slots.max(), slots.taken());
+            argument(
+                "shards",
+                format!("no room for {} more instances: {taken} of {max} (`sessions_max`) are taken", self.shards),
+            )
+        })?;
+        Ok(Some(Arc::new(places)))
     }
 
     /// Its name, where it was given one.
@@ -374,6 +427,9 @@ impl ServerBuilder {
         let mut note = |error| wrong.push(error);
         self.problems().into_iter().for_each(&mut note);
         let plugin = self.load(host).map_err(&mut note).ok();
+        if let Some(plugin) = &plugin {
+            try_out(plugin, self.limits, self.budgets.start(self.priority)).map_err(|error| note(error.into())).ok();
+        }
         self.security().map_err(&mut note).ok();
         if self.inherited.is_none() {
             self.endpoint.resolve().map_err(|error| note(error.into())).ok();

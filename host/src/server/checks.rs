@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::builder::{ServerBuilder, StartError};
+use super::registry::NAME_CHARS_MAX;
 use crate::event::Priority;
 use crate::session::Watermarks;
 
@@ -20,6 +21,15 @@ pub const MEMORY_RANGE: (usize, usize) = (64 << 10, 256 << 20);
 pub const COPY_RANGE: (usize, usize) = (64 << 10, 64 << 20);
 /// Least and greatest handles of an instance.
 pub const HANDLES_RANGE: (usize, usize) = (16, 100_000);
+/// Least and greatest elements of an instance's tables together.
+pub const TABLE_ELEMENTS_RANGE: (usize, usize) = (1, 80_000);
+/// Least and greatest core modules of an instance.
+pub const CORE_INSTANCES_RANGE: (usize, usize) = (1, 32);
+/// Timers of a session where nobody says, and at most.
+pub const TIMERS_DEFAULT: usize = 64;
+const TIMERS_RANGE: (usize, usize) = (0, 1_024);
+/// Most instances that a server's sessions share.
+const SHARDS_MAX: usize = 64;
 /// Least and greatest deadline of a session, where it is not zero.
 pub const DEADLINE_RANGE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(30 * 24 * 3_600));
 /// Most faults that a breaker waits for.
@@ -42,14 +52,19 @@ impl ServerBuilder {
     #[must_use]
     pub fn problems(&self) -> Vec<StartError> {
         let (marks, limits) = (self.watermarks, self.limits);
-        let bytes = |value: usize| format!("{value} bytes");
+        let (bytes, plain) = (|value: usize| format!("{value} bytes"), |value: usize| value.to_string());
         let span = |value: Duration| humantime::format_duration(value).to_string();
         let mut found: Vec<_> = [
             within("timeout", self.timeout, TIMEOUT_RANGE, span),
             within("limits.send_buffer_high_bytes", marks.high_bytes, HIGH_WATER_RANGE, bytes),
             within("limits.memory_max_bytes", limits.memory_max_bytes, MEMORY_RANGE, bytes),
             within("limits.copy_max_bytes", limits.copy_max_bytes, COPY_RANGE, bytes),
-            within("limits.handles_max", limits.handles_max, HANDLES_RANGE, |value| value.to_string()),
+            within("limits.handles_max", limits.handles_max, HANDLES_RANGE, plain),
+            within("limits.table_elements_max", limits.table_elements_max, TABLE_ELEMENTS_RANGE, plain),
+            within("limits.core_instances_max", limits.core_instances_max, CORE_INSTANCES_RANGE, plain),
+            within("limits.timers_max", self.timers_max, TIMERS_RANGE, plain),
+            within("limits.name_chars_max", self.name_chars_max, (1, NAME_CHARS_MAX), plain),
+            within("shards", self.shards, (0, SHARDS_MAX), plain),
         ]
         .into_iter()
         .filter_map(Result::err)

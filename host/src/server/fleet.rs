@@ -11,6 +11,7 @@ use super::course::Status;
 use super::handle::ServerHandle;
 use super::host::{Host, HostConfig};
 use super::service::FAREWELL_MAX;
+use super::tenants::TenantLimits;
 
 /// What a reload is to lead to: what the servers share, and each server with its place in the file for messages.
 pub struct Plan {
@@ -18,6 +19,8 @@ pub struct Plan {
     pub host: HostConfig,
     /// How long sessions of servers that are removed may take.
     pub stop_grace: Duration,
+    /// What tenants may have together, by name.
+    pub tenants: BTreeMap<String, TenantLimits>,
     /// The servers.
     pub servers: Vec<(String, ServerBuilder)>,
 }
@@ -59,13 +62,30 @@ pub struct Fleet {
     stop_grace: Mutex<Duration>,
 }
 
+/// All servers of a plan, bound, of which none accepts yet. Dropping it frees their addresses.
+pub struct BoundFleet {
+    host: Host,
+    shared: HostConfig,
+    stop_grace: Duration,
+    servers: BTreeMap<String, (Bound, ServerBuilder)>,
+}
+
 impl Fleet {
-    /// Starts all servers of a plan or none: all are bound before the first accepts. Blocks while plugins are loaded.
+    /// Starts all servers of a plan or none. Blocks while plugins are loaded.
     ///
     /// # Errors
     /// [`PlanError`]; nothing is left bound.
     pub fn start(host: Host, plan: Plan) -> Result<Arc<Self>, PlanError> {
-        let mut mistakes = Vec::new();
+        Ok(Self::bind(host, plan)?.run())
+    }
+
+    /// Everything that can fail and everything that takes its time. Blocks while plugins are loaded.
+    ///
+    /// # Errors
+    /// [`PlanError`]; nothing is left bound.
+    pub fn bind(host: Host, plan: Plan) -> Result<BoundFleet, PlanError> {
+        let mut mistakes: Vec<_> = plan.excess().into_iter().collect();
+        host.limit_tenants(&plan.tenants);
         let mut bound: BTreeMap<String, (Bound, ServerBuilder)> = BTreeMap::new();
         for (place, description) in plan.servers {
             match description.clone().host(&host).bind() {
@@ -77,18 +97,7 @@ impl Fleet {
         if !mistakes.is_empty() {
             return Err(PlanError { mistakes });
         }
-        let run = |(name, (server, description)): (String, (Bound, ServerBuilder))| {
-            (name, Entry { handle: Arc::new(server.run()), description: description.without_listener() })
-        };
-        Ok(Arc::new(Self {
-            host,
-            shared: plan.host,
-            leaving: Mutex::default(),
-            servers: RwLock::new(bound.into_iter().map(run).collect()),
-            reloading: tokio::sync::Mutex::new(()),
-            draining: AtomicBool::new(false),
-            stop_grace: Mutex::new(plan.stop_grace),
-        }))
+        Ok(BoundFleet { host, shared: plan.host, stop_grace: plan.stop_grace, servers: bound })
     }
 
     /// How long sessions may go on when the process is told to stop, as the last plan says.
@@ -129,7 +138,7 @@ impl Fleet {
     pub async fn reload(self: &Arc<Self>, plan: Plan) -> Result<Reloaded, PlanError> {
         let _alone = self.reloading.lock().await;
         let fleet = Arc::clone(self);
-        let grace = plan.stop_grace;
+        let (grace, tenants) = (plan.stop_grace, plan.tenants.clone());
         let checked = tokio::task::spawn_blocking(move || fleet.check(plan)).await;
         let stopped = || PlanError { mistakes: vec!["the host is stopping".into()] };
         let Checked { same, fresh } = checked.map_err(|_| stopped())??;
@@ -140,6 +149,7 @@ impl Fleet {
             return Err(stopped());
         }
         *self.stop_grace.lock().unwrap_or_else(PoisonError::into_inner) = grace;
+        self.host.limit_tenants(&tenants);
         let gone: Vec<_> =
             servers.keys().filter(|name| !same.contains_key(*name) && !fresh.contains_key(*name)).cloned().collect();
         for name in gone {
@@ -170,7 +180,7 @@ impl Fleet {
     }
 
     fn check(&self, plan: Plan) -> Result<Checked, PlanError> {
-        let mut mistakes = Vec::new();
+        let mut mistakes: Vec<_> = plan.excess().into_iter().collect();
         if plan.host != self.shared {
             mistakes.push(
                 "`host`: nothing but `stop_grace` can be changed while servers run; start the process anew".into(),
@@ -251,6 +261,25 @@ impl Fleet {
 
     fn read<T>(&self, look: impl FnOnce(&BTreeMap<String, Entry>) -> T) -> T {
         look(&self.servers.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl BoundFleet {
+    /// Accepts on all of them.
+    #[must_use]
+    pub fn run(self) -> Arc<Fleet> {
+        let run = |(name, (server, description)): (String, (Bound, ServerBuilder))| {
+            (name, Entry { handle: Arc::new(server.run()), description: description.without_listener() })
+        };
+        Arc::new(Fleet {
+            host: self.host,
+            shared: self.shared,
+            leaving: Mutex::default(),
+            servers: RwLock::new(self.servers.into_iter().map(run).collect()),
+            reloading: tokio::sync::Mutex::new(()),
+            draining: AtomicBool::new(false),
+            stop_grace: Mutex::new(self.stop_grace),
+        })
     }
 }
 

@@ -200,7 +200,7 @@ impl ServerHandle {
     /// Replaces everything that may change while it runs by what `prepared` says: limits, networks, timeouts, priority,
     /// settings, credentials, plugin. Live sessions keep what they have.
     pub fn reform(&self, prepared: Prepared) {
-        prepared.apply(&self.service);
+        prepared.apply(&self.host, &self.service);
         self.service.steer(|_| true);
     }
 

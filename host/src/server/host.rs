@@ -2,6 +2,7 @@
 //!
 //! One thread accepts and steers, so that no guest delays it; the lanes run the sessions.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -10,8 +11,9 @@ use tokio::sync::broadcast;
 
 use super::lanes::Lanes;
 use super::service::HostNotice;
+use super::tenants::{Tenant, TenantLimits, TenantSeen, Tenants};
 use crate::admission::Count;
-use crate::plugin::{Engine, EngineConfig, EngineError, Loader};
+use crate::plugin::{Capacity, Engine, EngineConfig, EngineError, Loader};
 use crate::sched::{Lane, TurnsSeen};
 use crate::telemetry::LanesStarted;
 
@@ -23,7 +25,8 @@ const NOTICES_KEPT: usize = 1_024;
 pub struct HostConfig {
     /// Threads that run sessions, in each of the three lanes. 0: one per CPU.
     pub workers: usize,
-    /// Sessions alive at once over all servers. 0: as many as the machine allows.
+    /// Instances alive at once over all servers: one for each session, or one for each shard of a server whose sessions
+    /// share. 0: as many as the machine allows.
     pub sessions_max: usize,
     /// Folder for compiled plugins. `None`: compile at each start.
     pub cache_dir: Option<PathBuf>,
@@ -51,6 +54,9 @@ struct Ground {
     engine: Engine,
     loader: Loader,
     slots: Arc<Count>,
+    sessions_given: bool,
+    clients: Arc<Count>,
+    tenants: Tenants,
     notices: broadcast::Sender<HostNotice>,
 }
 
@@ -81,8 +87,19 @@ impl Host {
             .build()
             .map_err(HostError::Threads)?;
         let slots = Count::up_to(engine.sessions_max());
+        let clients = Count::up_to(Capacity::now().clients().max(1));
         let (notices, _) = broadcast::channel(NOTICES_KEPT);
-        Ok(Self(Arc::new(Ground { runtime: Some(runtime), lanes, engine, loader, slots, notices })))
+        Ok(Self(Arc::new(Ground {
+            runtime: Some(runtime),
+            lanes,
+            engine,
+            loader,
+            slots,
+            sessions_given: config.sessions_max > 0,
+            clients,
+            tenants: Tenants::default(),
+            notices,
+        })))
     }
 
     /// The host of servers that were given none: made at the first use, with defaults.
@@ -141,8 +158,35 @@ impl Host {
         Arc::clone(&self.0.lanes)
     }
 
-    pub(super) fn slots(&self) -> Arc<Count> {
-        Arc::clone(&self.0.slots)
+    /// Puts limits of tenants in force, over all of their servers together; who is not named has none. What is taken beyond
+    /// them stays taken, and nothing more is given.
+    pub fn limit_tenants(&self, limits: &BTreeMap<String, TenantLimits>) {
+        self.0.tenants.limit(limits);
+    }
+
+    /// What the owners of servers use together, by name.
+    #[must_use]
+    pub fn tenants(&self) -> Vec<TenantSeen> {
+        self.0.tenants.seen()
+    }
+
+    pub(super) fn tenant(&self, name: &str) -> Arc<Tenant> {
+        self.0.tenants.of(name)
+    }
+
+    /// How many there may be, and whether somebody said so.
+    pub(super) fn instances(&self) -> (usize, bool) {
+        (self.0.slots.max(), self.0.sessions_given)
+    }
+
+    /// Instances of the process.
+    pub(super) fn slots(&self) -> &Arc<Count> {
+        &self.0.slots
+    }
+
+    /// Clients of the process.
+    pub(super) fn clients(&self) -> &Arc<Count> {
+        &self.0.clients
     }
 }
 

@@ -9,29 +9,34 @@ mod builder;
 mod census;
 mod checks;
 mod course;
+mod demand;
 mod fleet;
 mod handle;
 mod host;
 mod lanes;
+mod limits;
 mod lock;
 mod registry;
 mod service;
 mod sessions;
+mod tenants;
 
 pub use bound::{Bound, Prepared};
 pub use breaker::{BreakerLimits, BreakerState};
 pub use builder::{Server, ServerBuilder, StartError, Timeouts};
 pub(crate) use census::Alive;
 pub use checks::{
-    COPY_RANGE, DEADLINE_RANGE, HANDLES_RANGE, HIGH_WATER_RANGE, MEMORY_RANGE, TIMEOUT_DEFAULT, TIMEOUT_RANGE,
-    WATERMARKS_DEFAULT,
+    COPY_RANGE, CORE_INSTANCES_RANGE, DEADLINE_RANGE, HANDLES_RANGE, HIGH_WATER_RANGE, MEMORY_RANGE,
+    TABLE_ELEMENTS_RANGE, TIMEOUT_DEFAULT, TIMEOUT_RANGE, TIMERS_DEFAULT, WATERMARKS_DEFAULT,
 };
 pub(crate) use course::{Call, Welcome};
 pub use course::{Newcomers, Notice, Occurrence, Status};
-pub use fleet::{Fleet, Plan, PlanError, Reloaded};
+pub use fleet::{BoundFleet, Fleet, Plan, PlanError, Reloaded};
 pub use handle::{DATA_MAX_BYTES, Ending, ServerHandle, SteerError};
 pub use host::{Host, HostConfig, HostError};
+pub use limits::{Limit, Origin, Quantity};
 pub use lock::{LOCK_HOLD_MAX, LOCK_WAIT_MAX, Lock, LockError};
 pub(crate) use service::Service;
 pub use service::{FAREWELL_MAX, HostNotice};
 pub use sessions::SessionView;
+pub use tenants::{TENANT_MAX_BYTES, TenantLimits, TenantSeen};

@@ -1,18 +1,19 @@
 //! The sessions of one server, by id and by name. Those that are told to end are found by nobody but a stop.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::event::{NameError, Peers, Port, SendError};
 use crate::session::Line;
 
-/// Longest name of a session, in characters.
-const NAME_CHARS_MAX: usize = 127;
+/// Longest name of a session, in characters, whatever a server says.
+pub(super) const NAME_CHARS_MAX: usize = 127;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Registry {
     last_id: AtomicU64,
+    name_chars_max: AtomicUsize,
     members: Mutex<Members>,
 }
 
@@ -99,6 +100,21 @@ impl Members {
 }
 
 impl Registry {
+    /// One without sessions, whose names may have so many characters.
+    pub(crate) fn new(name_chars_max: usize) -> Self {
+        Self { last_id: AtomicU64::new(0), name_chars_max: AtomicUsize::new(name_chars_max), members: Mutex::default() }
+    }
+
+    /// Characters that a name may have.
+    pub(super) fn name_chars_max(&self) -> usize {
+        self.name_chars_max.load(Ordering::Relaxed)
+    }
+
+    /// Names given from now on may have so many characters.
+    pub(super) fn set_name_chars_max(&self, max: usize) {
+        self.name_chars_max.store(max, Ordering::Relaxed);
+    }
+
     /// A number that no session of this server had before.
     pub(crate) fn next_id(&self) -> u64 {
         self.last_id.fetch_add(1, Ordering::Relaxed) + 1
@@ -186,7 +202,7 @@ impl Peers for Registry {
         let name = name.to_lowercase();
         match name.chars().count() {
             0 => return Err(NameError::Empty),
-            chars if chars > NAME_CHARS_MAX => return Err(NameError::TooLong),
+            chars if chars > self.name_chars_max() => return Err(NameError::TooLong),
             _ => {}
         }
         let mut members = self.members();

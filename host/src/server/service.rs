@@ -1,5 +1,6 @@
 //! What a running server's tasks share.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,8 @@ use super::course::{Call, Course, Newcomers, Notice, Occurrence, Status};
 use super::lanes::Lanes;
 use super::lock::Holder;
 use super::registry::Registry;
-use crate::admission::{Gate, Network};
+use super::tenants::Tenant;
+use crate::admission::{Gate, Network, Throttle};
 use crate::event::{Peers, Priority};
 use crate::net::Security;
 use crate::plugin::EventProcedure;
@@ -32,6 +34,12 @@ pub(crate) struct Terms {
     pub(super) ceiling: Priority,
     pub(crate) handshake: Duration,
     pub(crate) parameter: i64,
+    /// Limits on newcomers as they were described; who steers the server may have changed them since.
+    pub(super) throttle: Throttle,
+    /// Keys of what somebody wrote down.
+    pub(super) given: Arc<BTreeSet<String>>,
+    /// Whose server it is.
+    pub(super) tenant: Arc<Tenant>,
     /// Whose PROXY headers are believed. Empty: there are none.
     pub(crate) proxies: Vec<Network>,
 }

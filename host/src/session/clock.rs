@@ -77,6 +77,11 @@ impl Clock {
         now.saturating_duration_since(self.started)
     }
 
+    /// The host itself does not read for now, so that the peer's rate says nothing about the peer.
+    pub(super) fn excuse(&mut self) {
+        self.unanswered = None;
+    }
+
     /// Whether the session has lived as long as it may. For sessions that are never at rest.
     pub(super) fn expired(&self, deadlines: &Deadlines) -> bool {
         !deadlines.lifetime.is_zero() && self.started.elapsed() >= deadlines.lifetime

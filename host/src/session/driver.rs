@@ -1,5 +1,6 @@
 //! The driver: owns one session's clock, wire and instance, and does what the machine says.
 
+mod beside;
 mod parting;
 
 use std::future::poll_fn;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use self::beside::Reach;
 use super::alarm::Alarm;
 use super::buffers::Incoming;
 use super::clock::{Clock, Verdict};
@@ -18,7 +20,8 @@ use super::mailbox::Orders;
 use super::pulse::Doing;
 use super::turn;
 use crate::event::{
-    DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Port, Priority, Procedure, Scope, Usage,
+    DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Port, Priority, Procedure, READ_MAX_BYTES, Scope,
+    Usage,
 };
 use crate::net::Wire;
 use crate::sched::{Place, Turn, here};
@@ -84,7 +87,8 @@ impl<I: Instance, M> Session<I, M> {
         P: Procedure<Instance = I>,
     {
         let now = Instant::now();
-        let turn = Turn::new(Arc::clone(line.seat()), line.priority(), Arc::clone(&line.config().tenant));
+        let (tenant, account) = (Arc::clone(&line.config().tenant), Arc::clone(&line.config().account));
+        let turn = Turn::new(Arc::clone(line.seat()), line.priority(), tenant, account);
         let mut session = Self {
             line,
             machine: Machine::default(),
@@ -216,8 +220,15 @@ impl<I: Instance, M> Session<I, M> {
         }
         let Self { line, machine, instance, alarm, turn, .. } = self;
         let Some(instance) = instance else { return };
+        if let Err(fault) = beside::free(line, machine, alarm, instance).await {
+            turn::leave(&self.line);
+            self.machine.returned(Err(fault.kind));
+            self.fault = Some((event.name(), fault));
+            return;
+        }
         let class = line.priority();
         let budget = line.config().budgets.event(class);
+        let shared = Reach::of(instance);
         let start = Instant::now();
         let mut deadline = None;
         turn.begin(class, start);
@@ -231,7 +242,7 @@ impl<I: Instance, M> Session<I, M> {
                 }
                 // What others do with their turns is not held against this one.
                 let deadline = *deadline.get_or_insert_with(|| Instant::now() + budget.wall) + turn.waited();
-                match poll_beside(line, machine, alarm, deadline, cx) {
+                match beside::poll(line, machine, alarm, shared, deadline, cx) {
                     Poll::Ready(fault) => Poll::Ready(Err(fault)),
                     // A write that timed out just now is only seen by asking the call again.
                     Poll::Pending if line.state().timed_out => turn::poll(turn, line, call.as_mut(), None, cx),
@@ -274,7 +285,14 @@ impl<I: Instance, M> Session<I, M> {
         let line = Arc::clone(&self.line);
         let marks = line.config().watermarks;
         let orders = line.mailbox.orders();
-        if decide(&mut self.machine, orders) {
+        if orders.contains(Orders::LOST) {
+            let fault =
+                Fault::new(FaultKind::InstanceLost, "it shared its instance with the session whose event failed");
+            self.machine.lost(fault.kind);
+            self.fault = Some(("wait", fault));
+            return Poll::Ready(Happening::Ending);
+        }
+        if beside::decide(&mut self.machine, orders) {
             return Poll::Ready(Happening::Ending);
         }
         if line.astray().is_some() {
@@ -306,14 +324,20 @@ impl<I: Instance, M> Session<I, M> {
         if let Some(id) = state.timers.next().and_then(|_| state.timers.take_due(Instant::now())) {
             return Poll::Ready(Happening::Timer(id));
         }
-        if self.machine.may_read()
+        let share = line.config().account.bytes();
+        let rationed = share.not_before_now();
+        if rationed.is_some() {
+            self.clock.excuse();
+        } else if self.machine.may_read()
             && state.outbox.len() < marks.high_bytes
             && let Some(wire) = &mut state.wire
         {
             let mut buffer = Incoming::take();
-            match wire.poll_read(cx, buffer.bytes()) {
+            let room = share.grain().min(READ_MAX_BYTES);
+            match wire.poll_read(cx, &mut buffer.bytes()[..room]) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Happening::End),
                 Poll::Ready(Ok(count)) => {
+                    share.charge(count as u64);
                     state.bytes_in += count as u64;
                     return Poll::Ready(Happening::Read(buffer, count));
                 }
@@ -331,6 +355,8 @@ impl<I: Instance, M> Session<I, M> {
         let (now, config) = (Instant::now(), line.config());
         state.stalled(now, config.deadlines.write);
         let (flow, timer) = (state.flow(self.machine.half_closed()), state.timers.next());
+        let resumes = state.resumes_by(rationed.unwrap_or(now + config.timeout));
+
         let (verdict, moved) = self.clock.judge(now, config.timeout, &config.deadlines, &flow);
         if moved {
             state.last_exchange = now;
@@ -346,72 +372,9 @@ impl<I: Instance, M> Session<I, M> {
                 Poll::Ready(Happening::Timeout(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)))
             }
             Verdict::WaitUntil(next) => {
-                self.alarm.arm(timer.map_or(next, |timer| timer.min(next)), cx);
+                self.alarm.arm(timer.map_or(next, |timer| timer.min(next)).min(resumes), cx);
                 Poll::Pending
             }
         }
     }
-}
-
-/// What goes on beside a call that waits. Ready where the call has to be given up.
-fn poll_beside(
-    line: &Line,
-    machine: &mut Machine,
-    alarm: &mut Alarm,
-    deadline: Instant,
-    cx: &mut Context<'_>,
-) -> Poll<Fault> {
-    let orders = line.mailbox.orders();
-    if let Some(fault) = turn::cut_off(orders) {
-        return Poll::Ready(fault);
-    }
-    decide(machine, orders);
-    let now = Instant::now();
-    if now >= deadline {
-        return Poll::Ready(Fault::new(FaultKind::WallTime, "the event took longer than its class allows"));
-    }
-    let mut next = deadline;
-    let mut state = line.state();
-    // Mail is not sent in the middle of an event.
-    state.mail_waits |= orders.contains(Orders::MAIL);
-    if state.wire.is_some() {
-        let broken = matches!(state.poll_flush(cx), Poll::Ready(Err(_))) || state.closed;
-        if broken || state.wire.as_ref().is_some_and(Wire::is_broken) {
-            state.close();
-            // The socket is of no more use: it goes now, and not when the plugin is done.
-            state.wire = None;
-            machine.end(DisconnectReason::PeerReset, How::Reset);
-        } else if let Some(since) = state.stalled(now, line.config().deadlines.write) {
-            let stall = since + line.config().deadlines.write;
-            state.timed_out |= now >= stall;
-            next = next.min(stall.max(now));
-        }
-        if state.timed_out {
-            machine.end(DisconnectReason::WriteTimeout, How::Reset);
-            next = deadline;
-        }
-    }
-    drop(state);
-    alarm.arm(next, cx);
-    if line.mailbox.watch(cx.waker()) {
-        cx.waker().wake_by_ref();
-    }
-    Poll::Pending
-}
-
-/// Turns orders into an ending. True where there is one now.
-fn decide(machine: &mut Machine, orders: Orders) -> bool {
-    if orders.contains(Orders::CANCEL) {
-        machine.end(DisconnectReason::ServerStopped, How::Reset);
-    }
-    if orders.contains(Orders::ABORT) {
-        machine.end(DisconnectReason::Evicted, How::Reset);
-    }
-    if orders.contains(Orders::EVICT) {
-        machine.end(DisconnectReason::Evicted, How::Flush);
-    }
-    if orders.contains(Orders::STOP) {
-        machine.end(DisconnectReason::ServerStopped, How::Flush);
-    }
-    machine.ending().is_some()
 }

@@ -17,7 +17,7 @@ use super::pulse::Pulse;
 use super::timers::Timers;
 use crate::event::{Budget, ClientInfo, Meter, Port, Priority, SendError, Usage, WriteError};
 use crate::net::Wire;
-use crate::sched::{Budgets, Lane, Seat};
+use crate::sched::{Account, Budgets, Lane, Seat};
 
 /// From this size on a write to an empty send buffer goes to the wire straight out of the plugin's memory. Smaller
 /// ones are gathered, so that an event with many writes costs one packet.
@@ -44,12 +44,16 @@ pub struct LineConfig {
     pub watermarks: Watermarks,
     /// Whose server it is, for fair turns.
     pub tenant: Arc<str>,
+    /// What that one's servers use together.
+    pub account: Arc<Account>,
     /// The class every session starts with.
     pub priority: Priority,
     /// The best class a plugin may ask for.
     pub priority_max: Priority,
     /// What events may spend.
     pub budgets: Budgets,
+    /// Timers at a time.
+    pub timers_max: usize,
     /// What holds all of them at once.
     pub latch: Arc<Latch>,
 }
@@ -139,6 +143,9 @@ pub(super) struct LineState {
     pub(super) last_exchange: Instant,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
+    account: Arc<Account>,
+    /// Nothing is sent before that, because the tenant has used up its share of bytes.
+    rationed_until: Option<Instant>,
 }
 
 impl Line {
@@ -167,6 +174,8 @@ impl Line {
             last_exchange: started,
             bytes_in: 0,
             bytes_out: 0,
+            account: Arc::clone(&config.account),
+            rationed_until: None,
         };
         let priority = AtomicU8::new(config.class() as u8);
         let (pulse, mailbox) = (Pulse::default(), Mailbox::default());
@@ -331,8 +340,12 @@ impl Port for Line {
         if may_go_on { Poll::Ready(()) } else { Poll::Pending }
     }
 
+    fn instance_lost(&self) {
+        self.mailbox.order(Orders::LOST);
+    }
+
     fn set_timer(&self, id: u32, after_ms: u64) -> bool {
-        self.state().timers.set(id, after_ms, Instant::now())
+        self.state().timers.set(id, after_ms, self.config.timers_max, Instant::now())
     }
 }
 
@@ -354,10 +367,22 @@ impl LineState {
 
     fn poll_wire(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         let Some(wire) = &mut self.wire else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
-        let outcome = wire.poll_write(cx, data);
+        let share = self.account.bytes();
+        let rationed = share.not_before_now();
+        if rationed.is_some() {
+            if self.rationed_until.is_none() {
+                share.waited();
+            }
+            // The session wakes then. Meanwhile nobody knows whether the peer would take anything.
+            (self.rationed_until, self.stalled_since) = (rationed, None);
+            return Poll::Pending;
+        }
+        self.rationed_until = None;
+        let outcome = wire.poll_write(cx, &data[..data.len().min(share.grain())]);
         match &outcome {
             Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Poll::Ready(Ok(count)) => {
+                share.charge(*count as u64);
                 self.bytes_out += *count as u64;
                 self.unflushed = matches!(wire, Wire::Tls(_));
                 self.stalled_since = None;
@@ -377,7 +402,9 @@ impl LineState {
         }
         let outcome = self.poll_send(cx);
         match &outcome {
-            Poll::Pending if self.stalled_since.is_none() => self.stall(Instant::now()),
+            Poll::Pending if self.stalled_since.is_none() && self.rationed_until.is_none() => {
+                self.stall(Instant::now());
+            }
             Poll::Pending => {}
             Poll::Ready(Ok(())) => self.stalled_since = None,
             Poll::Ready(Err(_)) => self.closed = true,
@@ -418,6 +445,11 @@ impl LineState {
         self.stalled_since
     }
 
+    /// When sending goes on, where the tenant's share of bytes holds it up; or `next`, whatever is first.
+    pub(super) fn resumes_by(&self, next: Instant) -> Instant {
+        self.rationed_until.filter(|_| !self.outbox.is_empty()).map_or(next, |until| until.min(next))
+    }
+
     pub(super) fn flow(&self, half_closed: bool) -> Flow {
         let Self { bytes_in, bytes_out, stalled_since, .. } = *self;
         Flow { bytes_in, bytes_out, stalled_since, half_closed }
@@ -426,6 +458,7 @@ impl LineState {
     /// Gives up sending and forgets what is queued.
     pub(super) fn close(&mut self) {
         self.closed = true;
+        self.rationed_until = None;
         self.outbox.clear();
     }
 }

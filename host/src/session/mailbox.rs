@@ -30,6 +30,8 @@ impl Orders {
     pub(super) const NOW: Self = Self(8 | 16);
     /// Nothing to do but to look around: the class may have changed.
     pub(super) const LOOK: Self = Self(32);
+    /// The instance is gone, by an event of another session.
+    pub(super) const LOST: Self = Self(64);
 
     pub(super) fn contains(self, order: Self) -> bool {
         self.0 & order.0 != 0

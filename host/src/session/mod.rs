@@ -21,4 +21,3 @@ pub use driver::{Ended, Session};
 pub use latch::Latch;
 pub use line::{Glance, Line, LineConfig, Watermarks};
 pub use machine::{Ending, How, Machine, Occasion, Step};
-pub use timers::TIMERS_MAX;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::event::{Event, Usage};
+use crate::sched::nanoseconds;
 
 /// Names of what a session may be doing, by their number. The first is nothing.
 const DOING: [&str; 9] =
@@ -57,7 +58,7 @@ impl Pulse {
 
     /// The guest ran for so long.
     pub(super) fn spend(&self, cpu: Duration) {
-        add(&self.cpu_ns, u64::try_from(cpu.as_nanos()).unwrap_or(u64::MAX));
+        add(&self.cpu_ns, nanoseconds(cpu));
     }
 
     /// An event is done.

@@ -2,9 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-/// Most timers one session may have at a time.
-pub const TIMERS_MAX: usize = 64;
-
 /// Longest delay. A longer one is cut to it.
 const DELAY_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
 
@@ -12,8 +9,8 @@ const DELAY_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
 pub(super) struct Timers(Vec<(Instant, u32)>);
 
 impl Timers {
-    /// Sets, replaces or (0) cancels. False at the limit, and nothing changed.
-    pub(super) fn set(&mut self, id: u32, after_ms: u64, now: Instant) -> bool {
+    /// Sets, replaces or (0) cancels. False where there would be more than `max`, and nothing changed.
+    pub(super) fn set(&mut self, id: u32, after_ms: u64, max: usize, now: Instant) -> bool {
         let known = self.0.iter().position(|&(_, other)| other == id);
         if after_ms == 0 {
             known.map(|at| self.0.swap_remove(at));
@@ -22,7 +19,7 @@ impl Timers {
         let due = now + Duration::from_millis(after_ms).min(DELAY_MAX);
         match known {
             Some(at) => self.0[at].0 = due,
-            None if self.0.len() < TIMERS_MAX => self.0.push((due, id)),
+            None if self.0.len() < max => self.0.push((due, id)),
             None => return false,
         }
         true
@@ -50,8 +47,8 @@ mod tests {
     #[test]
     fn timers_fire_once_each_in_order_of_their_time() {
         let (mut timers, start) = (Timers::default(), Instant::now());
-        assert!(timers.set(7, 20, start) && timers.set(8, 10, start) && timers.set(9, 30, start));
-        assert!(timers.set(9, 0, start) && timers.set(7, 25, start));
+        assert!(timers.set(7, 20, 64, start) && timers.set(8, 10, 64, start) && timers.set(9, 30, 64, start));
+        assert!(timers.set(9, 0, 64, start) && timers.set(7, 25, 64, start));
         let late = start + Duration::from_millis(100);
         assert_eq!(timers.take_due(start), None);
         assert_eq!(timers.next(), Some(start + Duration::from_millis(10)));
@@ -61,18 +58,18 @@ mod tests {
     #[test]
     fn one_timer_over_the_limit_is_refused_and_replacing_one_is_not() {
         let (mut timers, now) = (Timers::default(), Instant::now());
-        for id in 0..TIMERS_MAX as u32 {
-            assert!(timers.set(id, 1, now));
+        for id in 0..64 {
+            assert!(timers.set(id, 1, 64, now));
         }
-        assert!(!timers.set(TIMERS_MAX as u32, 1, now));
-        assert!(timers.set(0, 5, now));
-        assert!(timers.set(1, 0, now) && timers.set(TIMERS_MAX as u32, 1, now));
+        assert!(!timers.set(64, 1, 64, now));
+        assert!(timers.set(0, 5, 64, now));
+        assert!(timers.set(1, 0, 64, now) && timers.set(64, 1, 64, now));
     }
 
     #[test]
     fn an_absurd_delay_is_cut_and_does_not_overflow() {
         let (mut timers, now) = (Timers::default(), Instant::now());
-        assert!(timers.set(1, u64::MAX, now));
+        assert!(timers.set(1, u64::MAX, 64, now));
         assert_eq!(timers.next(), Some(now + DELAY_MAX));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //!     cargo run --release -p wharf-tests --bin load -- all
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -216,6 +217,7 @@ fn control(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli, requests: 
     let plan = Plan {
         host: HostConfig::default(),
         stop_grace: Duration::ZERO,
+        tenants: BTreeMap::new(),
         servers: vec![("echo".to_owned(), describe_echo(host)?)],
     };
     let fleet = Fleet::start(host.clone(), plan)?;

@@ -240,9 +240,8 @@ fn budgets_are_as_the_operator_sets_them() {
         "(func $slow (local $i i32) (loop $l (local.set $i (i32.add (local.get $i) (i32.const 1)))
         (br_if $l (i32.lt_u (local.get $i) (i32.const 100000))))) (start $slow)",
     );
-    let poor = set(hoards.clone(), poor);
-    Client::connect(poor.address()).expect_gone();
-    eventually("it never began", || poor.counters().faults.contains_key("fuel"));
+    let refused = describe(hoards.clone()).budget(Priority::Normal, poor).start().err().expect("it never begins");
+    assert!(refused.to_string().contains("its trial instance failed: fuel"), "{refused}");
     let mut client = Client::connect(set(hoards, default).address());
     client.send("x");
 }

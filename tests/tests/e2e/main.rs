@@ -1,5 +1,6 @@
 //! End-to-end suites: real sockets, real TLS, real clients, and guests that misbehave.
 
+mod bounds;
 mod cli;
 mod control;
 mod events;
@@ -12,7 +13,9 @@ mod page;
 mod peers;
 mod reload;
 mod sessions;
+mod shared;
 mod starting;
 mod stories;
+mod tenants;
 mod tls;
 mod wasi;

@@ -57,6 +57,7 @@ impl<I: Instance, M> Session<I, M> {
             }
             let limit = line.config().deadlines.write;
             let stalled = state.stalled(now, limit).unwrap_or(now) + limit;
+            let resumes = state.resumes_by(stalled);
             drop(state);
             // An ending that no party wished for does not wait for a peer that reads a little now and then.
             let reason = self.machine.ending().map(|ending| ending.reason);
@@ -72,7 +73,7 @@ impl<I: Instance, M> Session<I, M> {
             if now >= deadline {
                 return Poll::Ready(Err(reason));
             }
-            self.alarm.arm(deadline, cx);
+            self.alarm.arm(deadline.min(resumes), cx);
             if !line.mailbox.watch(cx.waker()) {
                 return Poll::Pending;
             }

@@ -1,0 +1,71 @@
+//! What the API says of limits: those of a server, and those of tenants.
+
+use serde::Serialize;
+
+use crate::server::{self, Quantity, TenantSeen};
+
+/// One limit of a server.
+#[derive(Serialize)]
+pub(super) struct Limit {
+    key: String,
+    value: Value,
+    unit: Option<&'static str>,
+    origin: &'static str,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Value {
+    Whole(u64),
+    Part(f64),
+    Text(String),
+}
+
+impl Limit {
+    pub(super) fn of(limit: server::Limit) -> Self {
+        let (value, unit) = match limit.value {
+            Quantity::Count(count) => (Value::Whole(count), None),
+            Quantity::Bytes(bytes) => (Value::Whole(bytes), Some("bytes")),
+            Quantity::Time(time) => (Value::Text(humantime::format_duration(time).to_string()), None),
+            Quantity::Share(share) => (Value::Part(share), None),
+        };
+        Self { key: limit.key, value, unit, origin: limit.origin.name() }
+    }
+}
+
+/// What a tenant has and may have; 0 is no limit.
+#[derive(Serialize)]
+pub(super) struct Tenant {
+    name: String,
+    clients: usize,
+    max_clients: usize,
+    cpus: f64,
+    cpu_seconds: f64,
+    cpu_waits: u64,
+    memory_bytes: usize,
+    memory_max_bytes: usize,
+    memory_refused: u64,
+    bytes: u64,
+    bytes_per_second: u64,
+    bytes_waits: u64,
+}
+
+impl Tenant {
+    pub(super) fn of(tenant: TenantSeen) -> Self {
+        let account = tenant.account;
+        Self {
+            name: tenant.name.to_string(),
+            clients: tenant.clients,
+            max_clients: tenant.max_clients,
+            cpus: account.shares.cpus,
+            cpu_seconds: account.cpu.as_secs_f64(),
+            cpu_waits: account.cpu_waits,
+            memory_bytes: account.memory_bytes,
+            memory_max_bytes: account.shares.memory_max_bytes,
+            memory_refused: account.memory_refused,
+            bytes: account.bytes,
+            bytes_per_second: account.shares.bytes_per_second,
+            bytes_waits: account.bytes_waits,
+        }
+    }
+}

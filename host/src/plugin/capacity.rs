@@ -1,0 +1,141 @@
+//! How many instances and clients this machine has room for, with the arithmetic for those who ask for more.
+
+use std::fmt;
+use std::path::Path;
+
+use rustix::process::{Resource, getrlimit};
+
+use super::engine::{MEMORY_SLOT_BYTES, SESSIONS_CEILING};
+
+/// Kernel mappings that one session needs: four for its memory, two for its fiber's stack.
+const MAPS_PER_SESSION: usize = 6;
+/// Mappings and descriptors that the process needs for itself.
+const MAPS_RESERVE: usize = 4_096;
+const DESCRIPTORS_RESERVE: usize = 192;
+/// Address space that the process needs for itself, where that is limited.
+const ADDRESS_RESERVE_BYTES: u64 = 8 << 30;
+/// Least memory of a session with an instance, all told.
+const SESSION_BYTES: u64 = 48 << 10;
+/// Mappings that a process may have where the system does not say.
+const MAPS_DEFAULT: usize = 65_530;
+
+/// What this process may use, as the system says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// `ulimit -n`.
+    pub descriptors: usize,
+    /// `vm.max_map_count`.
+    pub maps: usize,
+    /// `ulimit -v`, where it is limited.
+    pub address_bytes: Option<u64>,
+    /// The machine's or the control group's, whichever is less.
+    pub memory_bytes: u64,
+}
+
+impl Capacity {
+    /// Of this process, now.
+    #[must_use]
+    pub fn now() -> Self {
+        let maps = std::fs::read_to_string("/proc/sys/vm/max_map_count");
+        Self {
+            descriptors: getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize),
+            maps: maps.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(MAPS_DEFAULT),
+            address_bytes: getrlimit(Resource::As).current,
+            memory_bytes: memory(),
+        }
+    }
+
+    /// Clients at once: one descriptor each.
+    #[must_use]
+    pub fn clients(&self) -> usize {
+        self.descriptors.saturating_sub(DESCRIPTORS_RESERVE)
+    }
+
+    /// Instances at once.
+    #[must_use]
+    pub fn instances(&self) -> usize {
+        let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let by_maps = self.maps.saturating_sub(MAPS_RESERVE) / MAPS_PER_SESSION;
+        let by_address = self
+            .address_bytes
+            .map_or(usize::MAX, |bytes| count(bytes.saturating_sub(ADDRESS_RESERVE_BYTES) / MEMORY_SLOT_BYTES));
+        by_maps.min(by_address).min(count(self.memory_bytes / SESSION_BYTES)).min(SESSIONS_CEILING)
+    }
+}
+
+impl fmt::Display for Capacity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { descriptors, maps, address_bytes, memory_bytes } = *self;
+        write!(
+            f,
+            "{} clients by {descriptors} descriptors (`ulimit -n`) less {DESCRIPTORS_RESERVE}; {} instances by the least of \
+             {} by {maps} mappings (`vm.max_map_count`) less {MAPS_RESERVE}, {MAPS_PER_SESSION} each, {} by {} MiB of \
+             memory, {} KiB each, ",
+            self.clients(),
+            self.instances(),
+            maps.saturating_sub(MAPS_RESERVE) / MAPS_PER_SESSION,
+            memory_bytes / SESSION_BYTES,
+            memory_bytes >> 20,
+            SESSION_BYTES >> 10,
+        )?;
+        if let Some(bytes) = address_bytes {
+            let by_address = bytes.saturating_sub(ADDRESS_RESERVE_BYTES) / MEMORY_SLOT_BYTES;
+            write!(
+                f,
+                "{by_address} by {} GiB of address space (`ulimit -v`) less {}, {} MiB each, ",
+                bytes >> 30,
+                ADDRESS_RESERVE_BYTES >> 30,
+                MEMORY_SLOT_BYTES >> 20
+            )?;
+        }
+        write!(f, "and {SESSIONS_CEILING} memory slots")
+    }
+}
+
+/// Bytes of memory that this process may have.
+fn memory() -> u64 {
+    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().trim_end_matches(" kB").parse::<u64>().ok()
+    });
+    let machine = machine.map_or(u64::MAX, |kib| kib << 10);
+    let group = std::fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| {
+        let path = text.lines().find_map(|line| line.strip_prefix("0::"))?.to_owned();
+        // Each group is within those above it.
+        let root = Path::new("/sys/fs/cgroup");
+        let own = root.join(path.trim_start_matches('/'));
+        let groups = own.ancestors().take_while(|folder| folder.starts_with(root));
+        groups
+            .filter_map(|folder| std::fs::read_to_string(folder.join("memory.max")).ok()?.trim().parse::<u64>().ok())
+            .min()
+    });
+    group.map_or(machine, |group| group.min(machine))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLENTY: Capacity =
+        Capacity { descriptors: 1 << 20, maps: 1 << 20, address_bytes: None, memory_bytes: 1 << 40 };
+
+    #[test]
+    fn the_scarcest_of_them_decides_and_is_named() {
+        assert_eq!(PLENTY.instances(), SESSIONS_CEILING);
+        let few = Capacity { maps: 4_096 + 60, ..PLENTY };
+        assert_eq!(few.instances(), 10);
+        assert!(few.to_string().contains("10 by 4156 mappings"), "{few}");
+        let narrow = Capacity { address_bytes: Some((8 << 30) + 3 * MEMORY_SLOT_BYTES), ..PLENTY };
+        assert_eq!(narrow.instances(), 3);
+        assert!(narrow.to_string().contains("3 by 20 GiB"), "{narrow}");
+        let small = Capacity { memory_bytes: 480 << 10, ..PLENTY };
+        assert_eq!(small.instances(), 10);
+        assert_eq!(Capacity { descriptors: 200, ..PLENTY }.clients(), 8);
+    }
+
+    #[test]
+    fn a_process_has_room_for_something() {
+        let now = Capacity::now();
+        assert!(now.clients() > 0 && now.instances() > 0, "{now}");
+    }
+}

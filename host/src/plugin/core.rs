@@ -1,0 +1,99 @@
+//! One copy of a plugin with its store: made, called once per event, and dropped.
+
+use std::sync::Arc;
+
+use wasmtime::Store;
+
+use super::Engine;
+use super::bindings::{self, client_info};
+use super::failure::fault;
+use super::guest::{Guest, on_tick};
+use super::instance::Context;
+use super::loader::Plugin;
+use crate::event::{Action, Budget, Event, Fault, FaultKind, Scope};
+
+/// Dropping it wipes its memory and frees its slot.
+pub(super) struct Core {
+    store: Store<Guest>,
+    exports: bindings::Plugin,
+    engine: Engine,
+}
+
+impl Core {
+    /// Makes one for this session, and says what fuel that took. Dropping the future is safe.
+    pub(super) async fn make(
+        plugin: &Plugin,
+        context: &Arc<Context>,
+        scope: Scope,
+        budget: Budget,
+    ) -> Result<(Self, u64), Fault> {
+        let engine = plugin.engine();
+        let limits = context.limits;
+        let mut store = Store::new(&engine.inner, Guest::new(scope, Arc::clone(context)));
+        store.limiter(|guest| &mut guest.limiter);
+        store.set_hostcall_fuel(limits.copy_max_bytes);
+        store.set_max_component_handles(limits.handles_max);
+        store.epoch_deadline_callback(on_tick);
+        engine.ticker.touch();
+        begin(&mut store, budget).map_err(|error| Fault::new(FaultKind::Host, format!("{error:#}")))?;
+        match plugin.pre.instantiate_async(&mut store).await {
+            Ok(exports) => {
+                let spent = spent(&store, budget);
+                Ok((Self { store, exports, engine: engine.clone() }, spent))
+            }
+            Err(error) => Err(fault(&error, &mut store)),
+        }
+    }
+
+    /// Handles one event of the session that is set, and says what fuel that took. After a fault, and where the future is
+    /// dropped, it is of no more use.
+    pub(super) async fn call(&mut self, event: Event<'_>, budget: Budget) -> Result<(Action, u64), Fault> {
+        self.engine.ticker.touch();
+        let store = &mut self.store;
+        store.data_mut().limiter.refused = None;
+        let guest = self.exports.wharf_server_inet_event_proc();
+        let outcome = match begin(store, budget) {
+            Err(error) => Err(error),
+            Ok(()) => match event {
+                Event::Read(data) => guest.call_on_read(store, data).await,
+                Event::Write => guest.call_on_write(store).await,
+                Event::Timeout { idle_ms } => guest.call_on_timeout(store, idle_ms).await,
+                Event::Timer { id } => guest.call_on_timer(store, id).await,
+                Event::End => guest.call_on_end(store).await,
+                Event::Connect => {
+                    let port = &store.data().scope.port;
+                    let client = client_info(port.info(), port.priority());
+                    guest.call_on_connect(store, &client).await
+                }
+                Event::Disconnect(reason) => {
+                    guest.call_on_disconnect(store, reason.into()).await.map(|()| bindings::Action::Proceed)
+                }
+            },
+        };
+        match outcome {
+            Ok(action) => Ok((action.into(), spent(&self.store, budget))),
+            Err(error) => Err(fault(&error, &mut self.store)),
+        }
+    }
+
+    /// From now on it acts on this session.
+    pub(super) fn serve(&mut self, scope: Scope) {
+        self.store.data_mut().serve(scope);
+    }
+
+    /// Linear memory now.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.store.data().limiter.memory as u64
+    }
+}
+
+fn begin(store: &mut Store<Guest>, budget: Budget) -> wasmtime::Result<()> {
+    store.set_fuel(budget.fuel)?;
+    store.set_epoch_deadline(1);
+    store.data_mut().clock.begin(budget.cpu);
+    Ok(())
+}
+
+fn spent(store: &Store<Guest>, budget: Budget) -> u64 {
+    budget.fuel.saturating_sub(store.get_fuel().unwrap_or(0))
+}

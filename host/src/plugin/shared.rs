@@ -1,0 +1,200 @@
+//! Instances that serve many sessions: one for all sessions of a server, or a fixed number of shards.
+//!
+//! Events of the sessions on one instance wait for each other, in the order in which they came. A fault ends the instance
+//! and with it all of its sessions, and the next newcomer gets another one.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context as TaskContext, Poll, ready};
+
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+
+use super::core::Core;
+use super::instance::Context;
+use super::loader::Plugin;
+use super::trial;
+use crate::event::{Action, Budget, Event, Fault, FaultKind, Port, Scope};
+
+/// The shards of one server. Each is made when its first session comes, and lives until it faults or the server's plugin
+/// is replaced and its last session is gone.
+pub(super) struct Shards(Box<[Mutex<Arc<Living>>]>);
+
+/// One instance, before its start, alive, or gone.
+struct Living {
+    core: Arc<AsyncMutex<Option<Core>>>,
+    /// It was made. Set once.
+    ready: AtomicBool,
+    /// It is gone, or could not be made. Set once.
+    gone: AtomicBool,
+    sessions: Mutex<HashMap<u64, Arc<dyn Port>>>,
+}
+
+type Held = OwnedMutexGuard<Option<Core>>;
+
+/// One session's part in a shared instance.
+pub(super) struct Member {
+    living: Arc<Living>,
+    scope: Scope,
+    /// The instance, while it is this session's turn with it.
+    held: Option<Held>,
+    /// The place in line for it.
+    waiting: Option<Pin<Box<dyn Future<Output = Held> + Send>>>,
+}
+
+impl Shards {
+    /// So many, none of them made yet.
+    pub(super) fn new(count: usize) -> Self {
+        Self((0..count).map(|_| Mutex::new(Living::fresh())).collect())
+    }
+
+    /// How many.
+    pub(super) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Takes a session into the shard that has the fewest, and makes its instance where there is none. What fuel that took.
+    /// Dropping the future is safe.
+    pub(super) async fn join(
+        &self,
+        plugin: &Plugin,
+        context: &Arc<Context>,
+        scope: Scope,
+        budget: Budget,
+    ) -> Result<(Member, u64), Fault> {
+        let living = self.choose(&scope);
+        let mut member = Member { living, scope, held: None, waiting: None };
+        if member.living.ready.load(Ordering::Acquire) {
+            return Ok((member, 0));
+        }
+        poll_fn(|cx| member.poll_held(cx)).await;
+        let Some(mut held) = member.held.take() else { return Err(gone()) };
+        if member.living.gone.load(Ordering::Acquire) {
+            return Err(gone());
+        }
+        if held.is_some() {
+            return Ok((member, 0));
+        }
+        // Where this does not come to its end, whoever waits for the instance hears of it.
+        let mut making =
+            InUse { living: &member.living, own: member.scope.port.info().id, held: &mut held, well: false };
+        let (core, fuel) = Core::make(plugin, context, member.scope.clone(), budget).await?;
+        making.held.insert(core).serve(trial::scope());
+        making.well = true;
+        member.living.ready.store(true, Ordering::Release);
+        drop(making);
+        Ok((member, fuel))
+    }
+
+    /// The one with the fewest sessions, with this one among them.
+    fn choose(&self, scope: &Scope) -> Arc<Living> {
+        let mut chosen: Option<(usize, Arc<Living>)> = None;
+        for shard in &self.0 {
+            let mut shard = lock(shard);
+            if shard.gone.load(Ordering::Acquire) {
+                *shard = Living::fresh();
+            }
+            let sessions = lock(&shard.sessions).len();
+            if chosen.as_ref().is_none_or(|(fewest, _)| sessions < *fewest) {
+                chosen = Some((sessions, Arc::clone(&shard)));
+            }
+        }
+        let living = chosen.map_or_else(Living::fresh, |(_, living)| living);
+        lock(&living.sessions).insert(scope.port.info().id, Arc::clone(&scope.port));
+        living
+    }
+}
+
+impl Living {
+    fn fresh() -> Arc<Self> {
+        let (ready, gone) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { core: Arc::default(), ready, gone, sessions: Mutex::default() })
+    }
+
+    /// It is of no more use: tells every session but the one whose doing it was.
+    fn end(&self, own: u64) {
+        self.gone.store(true, Ordering::Release);
+        let sessions = std::mem::take(&mut *lock(&self.sessions));
+        for (_, port) in sessions.into_iter().filter(|(id, _)| *id != own) {
+            port.instance_lost();
+        }
+    }
+}
+
+impl Member {
+    /// Ready where it is this session's turn with the instance, which it then keeps until its next event is over.
+    pub(super) fn poll_free(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Fault>> {
+        ready!(self.poll_held(cx));
+        let alive = self.held.as_ref().is_some_and(|held| held.is_some());
+        Poll::Ready(if alive { Ok(()) } else { Err(gone()) })
+    }
+
+    fn poll_held(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        if self.held.is_some() {
+            return Poll::Ready(());
+        }
+        if self.waiting.is_none()
+            && let Ok(held) = Arc::clone(&self.living.core).try_lock_owned()
+        {
+            self.held = Some(held);
+            return Poll::Ready(());
+        }
+        let core = &self.living.core;
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(Arc::clone(core).lock_owned()));
+        self.held = Some(ready!(waiting.as_mut().poll(cx)));
+        self.waiting = None;
+        Poll::Ready(())
+    }
+
+    /// Handles one event on the instance; what fuel that took, and what memory the instance has now. Where the future is
+    /// dropped in the middle of it, the instance is gone.
+    pub(super) async fn call(&mut self, event: Event<'_>, budget: Budget) -> Result<(Action, u64, u64), Fault> {
+        poll_fn(|cx| self.poll_free(cx)).await?;
+        let Some(mut held) = self.held.take() else { return Err(gone()) };
+        let mut using = InUse { living: &self.living, own: self.scope.port.info().id, held: &mut held, well: false };
+        let Some(core) = using.held.as_mut() else { return Err(gone()) };
+        core.serve(self.scope.clone());
+        let (action, fuel) = core.call(event, budget).await?;
+        // The session is not kept alive by an instance that has nothing to do with it for now.
+        core.serve(trial::scope());
+        let memory = core.memory_bytes();
+        using.well = true;
+        Ok((action, fuel, memory))
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        lock(&self.living.sessions).remove(&self.scope.port.info().id);
+    }
+}
+
+/// The instance while it is worked with. Dropping it before all went well ends the instance.
+struct InUse<'a> {
+    living: &'a Living,
+    own: u64,
+    held: &'a mut Held,
+    well: bool,
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        if !self.well {
+            **self.held = None;
+            self.living.end(self.own);
+        }
+    }
+}
+
+fn gone() -> Fault {
+    Fault::new(
+        FaultKind::InstanceLost,
+        "the instance it shared with other sessions is gone by a fault in one of theirs",
+    )
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,263 @@
+//! What the servers of one tenant use together, and what they may: CPU time, bytes and memory. No lock, and no shared write
+//! where nothing is limited.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::cpu::nanoseconds;
+
+/// What a tenant may use at once after a pause, as time at its rate. Beyond it there is only what the rate gives.
+const BURST: Duration = Duration::from_millis(100);
+/// Uses in one go are a tenth of a second's, and no smaller than this.
+const GRAINS: u64 = 10;
+const GRAIN_MIN: usize = 1 << 10;
+/// The unit of a CPU's rate: nanoseconds of CPU time each second.
+const NANOS: f64 = 1e9;
+
+/// Sustained shares of a tenant over all of its servers. Zero is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Shares {
+    /// CPUs: 0.5 is half the time of one.
+    pub cpus: f64,
+    /// Linear memory of all instances together, in bytes.
+    pub memory_max_bytes: usize,
+    /// Bytes from and to peers together, each second.
+    pub bytes_per_second: u64,
+}
+
+/// The account of one tenant.
+#[derive(Debug)]
+pub struct Account {
+    cpu: Rate,
+    bytes: Rate,
+    memory: Ledger,
+}
+
+/// So much each second.
+#[derive(Debug)]
+pub(crate) struct Rate {
+    began: Instant,
+    /// Zero: no limit.
+    per_second: AtomicU64,
+    /// Until when the rate has been used up, in nanoseconds since it began.
+    paid_until: AtomicU64,
+    used: AtomicU64,
+    waits: AtomicU64,
+}
+
+/// So much at once.
+#[derive(Debug, Default)]
+struct Ledger {
+    /// Zero: no limit.
+    max: AtomicUsize,
+    taken: AtomicUsize,
+    refused: AtomicU64,
+}
+
+/// An account at one moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AccountSeen {
+    /// What it may use.
+    pub shares: Shares,
+    /// Linear memory of its instances.
+    pub memory_bytes: usize,
+    /// Growths of memory that were refused because of its share.
+    pub memory_refused: u64,
+    /// CPU time since it was limited. Not counted where it is not.
+    pub cpu: Duration,
+    /// Events that had to wait because of its share of CPU time.
+    pub cpu_waits: u64,
+    /// Bytes since they were limited. Not counted where they are not.
+    pub bytes: u64,
+    /// Reads and writes that had to wait because of its share of bytes.
+    pub bytes_waits: u64,
+}
+
+impl Default for Account {
+    /// Without limits.
+    fn default() -> Self {
+        let now = Instant::now();
+        Self { cpu: Rate::new(now), bytes: Rate::new(now), memory: Ledger::default() }
+    }
+}
+
+impl Account {
+    /// Puts other shares in force. What is taken beyond them stays taken, and nothing more is given.
+    pub fn set(&self, shares: Shares) {
+        self.cpu.set((shares.cpus * NANOS) as u64);
+        self.bytes.set(shares.bytes_per_second);
+        self.memory.max.store(shares.memory_max_bytes, Ordering::Relaxed);
+    }
+
+    /// What it has used.
+    #[must_use]
+    pub fn seen(&self) -> AccountSeen {
+        let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let shares = Shares {
+            cpus: load(&self.cpu.per_second) as f64 / NANOS,
+            memory_max_bytes: self.memory.max.load(Ordering::Relaxed),
+            bytes_per_second: load(&self.bytes.per_second),
+        };
+        AccountSeen {
+            shares,
+            memory_bytes: self.memory.taken.load(Ordering::Relaxed),
+            memory_refused: load(&self.memory.refused),
+            cpu: Duration::from_nanos(load(&self.cpu.used)),
+            cpu_waits: load(&self.cpu.waits),
+            bytes: load(&self.bytes.used),
+            bytes_waits: load(&self.bytes.waits),
+        }
+    }
+
+    /// Its CPU time, in nanoseconds.
+    pub(crate) fn cpu(&self) -> &Rate {
+        &self.cpu
+    }
+
+    /// Its bytes from and to peers.
+    pub(crate) fn bytes(&self) -> &Rate {
+        &self.bytes
+    }
+
+    /// Takes so many bytes of memory. False where they are more than there are left.
+    pub(crate) fn take_memory(&self, bytes: usize) -> bool {
+        let max = self.memory.max.load(Ordering::Relaxed);
+        let room = |taken: usize| {
+            let taken = taken.saturating_add(bytes);
+            (max == 0 || bytes == 0 || taken <= max).then_some(taken)
+        };
+        let taken = self.memory.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
+        if !taken {
+            self.memory.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Gives them back.
+    pub(crate) fn give_memory(&self, bytes: usize) {
+        self.memory.taken.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Rate {
+    fn new(began: Instant) -> Self {
+        let zero = AtomicU64::default;
+        Self { began, per_second: zero(), paid_until: zero(), used: zero(), waits: zero() }
+    }
+
+    fn set(&self, per_second: u64) {
+        if self.per_second.swap(per_second, Ordering::Relaxed) != per_second {
+            // What was used at another rate says nothing about this one.
+            self.paid_until.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// So much was used just now. Looks at the clock only where there is a limit.
+    pub(crate) fn charge(&self, amount: u64) {
+        if self.per_second.load(Ordering::Relaxed) != 0 {
+            self.charge_at(amount, Instant::now());
+        }
+    }
+
+    fn charge_at(&self, amount: u64, now: Instant) {
+        let per_second = self.per_second.load(Ordering::Relaxed);
+        if per_second == 0 || amount == 0 {
+            return;
+        }
+        self.used.fetch_add(amount, Ordering::Relaxed);
+        let price = u128::from(amount) * 1_000_000_000 / u128::from(per_second);
+        let price = u64::try_from(price).unwrap_or(u64::MAX);
+        let earliest = self.at(now).saturating_sub(nanoseconds(BURST));
+        let paid = |until: u64| Some(until.max(earliest).saturating_add(price));
+        // It always finds a value.
+        let _ = self.paid_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, paid);
+    }
+
+    /// When more may be used, where that is not now.
+    pub(crate) fn not_before(&self, now: Instant) -> Option<Instant> {
+        if self.per_second.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let left = self.paid_until.load(Ordering::Relaxed).checked_sub(self.at(now)).filter(|left| *left > 0)?;
+        Some(now + Duration::from_nanos(left))
+    }
+
+    /// The same for now. Looks at the clock only where there is a limit.
+    pub(crate) fn not_before_now(&self) -> Option<Instant> {
+        let limited = self.per_second.load(Ordering::Relaxed) != 0;
+        limited.then(Instant::now).and_then(|now| self.not_before(now))
+    }
+
+    /// How much may be used in one go, so that one use does not take long to be made up for.
+    pub(crate) fn grain(&self) -> usize {
+        match self.per_second.load(Ordering::Relaxed) {
+            0 => usize::MAX,
+            per_second => usize::try_from(per_second / GRAINS).unwrap_or(usize::MAX).max(GRAIN_MIN),
+        }
+    }
+
+    /// Somebody waits because of it.
+    pub(crate) fn waited(&self) {
+        self.waits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Times count from a burst before it began, so that there is something to start with.
+    fn at(&self, now: Instant) -> u64 {
+        nanoseconds(now.saturating_duration_since(self.began)).saturating_add(nanoseconds(BURST))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limited(shares: Shares) -> Account {
+        let account = Account::default();
+        account.set(shares);
+        account
+    }
+
+    #[test]
+    fn a_rate_gives_a_burst_and_then_its_share_whoever_asks() {
+        let account = limited(Shares { bytes_per_second: 1_000, ..Shares::default() });
+        let (rate, start) = (account.bytes(), Instant::now());
+        let mut sent = 0;
+        for step in 0..10_000 {
+            let now = start + Duration::from_millis(step);
+            if rate.not_before(now).is_none() {
+                rate.charge_at(7, now);
+                sent += 7;
+            }
+        }
+        // Ten seconds, a burst of a tenth of one, and one step too many.
+        assert!((10_000..=10_107).contains(&sent), "{sent}");
+        assert_eq!(account.seen().bytes, sent);
+    }
+
+    #[test]
+    fn one_large_use_is_waited_for_in_full() {
+        let account = limited(Shares { cpus: 0.5, ..Shares::default() });
+        let (rate, now) = (account.cpu(), Instant::now() + Duration::from_secs(1));
+        rate.charge_at(nanoseconds(Duration::from_secs(1)), now);
+        let at = rate.not_before(now).expect("it was a second's work");
+        let wait = at - now;
+        assert!((Duration::from_millis(1_890)..=Duration::from_secs(2)).contains(&wait), "{wait:?}");
+        assert_eq!(rate.not_before(at), None);
+    }
+
+    #[test]
+    fn without_a_limit_nothing_waits_and_nothing_is_written() {
+        let (account, now) = (Account::default(), Instant::now());
+        account.bytes().charge(u64::MAX);
+        assert_eq!((account.bytes().not_before(now), account.seen().bytes), (None, 0));
+    }
+
+    #[test]
+    fn memory_is_given_up_to_its_share_and_not_above() {
+        let account = limited(Shares { memory_max_bytes: 100, ..Shares::default() });
+        assert!(account.take_memory(99) && account.take_memory(1) && !account.take_memory(1));
+        account.give_memory(50);
+        assert!(account.take_memory(50) && account.take_memory(0));
+        assert_eq!((account.seen().memory_bytes, account.seen().memory_refused), (100, 1));
+    }
+}

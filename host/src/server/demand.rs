@@ -1,0 +1,95 @@
+//! Whether a plan asks for more than the machine has, with the arithmetic.
+
+use super::builder::ServerBuilder;
+use super::fleet::Plan;
+use crate::plugin::Capacity;
+
+/// What the servers of a plan ask for together, as far as they say.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Demand {
+    clients: usize,
+    /// Of sessions that have one of their own.
+    instances: usize,
+    shards: usize,
+    /// Of shards, which are few, live long and are meant to hold much.
+    shard_bytes: u64,
+}
+
+impl Demand {
+    fn add(&mut self, server: &ServerBuilder) {
+        let clients = server.throttle.max_clients;
+        self.clients = self.clients.saturating_add(clients);
+        match server.shards {
+            0 => self.instances = self.instances.saturating_add(clients),
+            shards => {
+                self.shards += shards;
+                self.shard_bytes += shards as u64 * server.limits.memory_max_bytes as u64;
+            }
+        }
+    }
+
+    /// `given` is the most sessions that the operator allows whatever the servers say; 0 is nothing.
+    fn problem(&self, given: usize, capacity: &Capacity) -> Option<String> {
+        let most = |asked: usize| if given == 0 { asked } else { asked.min(given) };
+        let instances = most(self.instances).saturating_add(self.shards);
+        let mebibytes = self.shard_bytes.div_ceil(1 << 20);
+        let over = if self.clients > capacity.clients() {
+            format!("{} clients (`max_clients` of all servers)", self.clients)
+        } else if instances > capacity.instances() {
+            format!("{instances} instances (`max_clients` of servers with one for each session, and `shards`)")
+        } else if self.shard_bytes > capacity.memory_bytes {
+            format!("{mebibytes} MiB of memory for {} shared instances (`limits.memory_max_bytes` each)", self.shards)
+        } else {
+            return None;
+        };
+        Some(format!("the servers together ask for {over}, which is more than this process has: {capacity}"))
+    }
+}
+
+impl Plan {
+    /// What is wrong, where the servers together ask for more than this process has.
+    #[must_use]
+    pub fn excess(&self) -> Option<String> {
+        let mut demand = Demand::default();
+        self.servers.iter().for_each(|(_, server)| demand.add(server));
+        demand.problem(self.host.sessions_max, &Capacity::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::InstanceLimits;
+    use crate::server::Server;
+
+    const SMALL: Capacity =
+        Capacity { descriptors: 1_192, maps: 4_096 + 600, address_bytes: None, memory_bytes: 1 << 30 };
+
+    fn asked(servers: &[ServerBuilder], given: usize) -> Option<String> {
+        let mut demand = Demand::default();
+        servers.iter().for_each(|server| demand.add(server));
+        demand.problem(given, &SMALL)
+    }
+
+    #[test]
+    fn what_fits_is_let_be_and_one_more_is_refused_with_the_arithmetic() {
+        let own = |clients| Server::builder().max_clients(clients);
+        assert_eq!(asked(&[own(60), own(40)], 0), None);
+        let refused = asked(&[own(60), own(41)], 0).expect("one too many");
+        assert!(refused.contains("101 instances") && refused.contains("100 by 4696 mappings"), "{refused}");
+        assert_eq!(asked(&[own(60), own(41)], 50), None, "the operator allows fewer than that at once");
+        assert_eq!(asked(&[own(0)], 0), None, "no limit is no demand");
+    }
+
+    #[test]
+    fn sessions_that_share_need_a_descriptor_and_no_instance() {
+        let shared = |clients, shards| Server::builder().max_clients(clients).shared_instances(shards);
+        assert_eq!(asked(&[shared(1_000, 1)], 0), None);
+        let refused = asked(&[shared(1_001, 1)], 0).expect("one too many");
+        assert!(refused.contains("1001 clients") && refused.contains("1192 descriptors"), "{refused}");
+        let large = InstanceLimits { memory_max_bytes: 256 << 20, ..InstanceLimits::default() };
+        assert_eq!(asked(&[shared(10, 4).limits(large)], 0), None);
+        let refused = asked(&[shared(10, 5).limits(large)], 0).expect("too much memory");
+        assert!(refused.contains("1280 MiB"), "{refused}");
+    }
+}

@@ -1,0 +1,180 @@
+//! Every limit that is in force for a server's newcomers, and where it comes from.
+
+use std::time::Duration;
+
+use super::handle::ServerHandle;
+use super::service::Terms;
+use crate::admission::Throttle;
+use crate::event::{Budget, Priority, READ_MAX_BYTES};
+use crate::plugin::{COMPONENT_MAX_BYTES, WASM_STACK_BYTES};
+use crate::sched::Shares;
+
+/// How much.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Quantity {
+    /// So many, or none where there is no limit.
+    Count(u64),
+    /// Bytes.
+    Bytes(u64),
+    /// A time; zero is no limit, but where there always is one.
+    Time(Duration),
+    /// So many each second, or of something that is divided.
+    Share(f64),
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody said anything.
+    Default,
+    /// The configuration file, the command line or the program that embeds the server.
+    Configured,
+    /// Somebody changed it while the server ran.
+    Changed,
+    /// The limits of the server's tenant.
+    Tenant,
+    /// The machine has no more.
+    Machine,
+    /// It cannot be changed.
+    Fixed,
+}
+
+impl Origin {
+    /// Stable name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Configured => "configured",
+            Self::Changed => "changed",
+            Self::Tenant => "tenant",
+            Self::Machine => "machine",
+            Self::Fixed => "fixed",
+        }
+    }
+}
+
+/// One limit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limit {
+    /// Its key in the configuration, below the server's table.
+    pub key: String,
+    /// The value in force.
+    pub value: Quantity,
+    /// Where that comes from.
+    pub origin: Origin,
+}
+
+type OfThrottle = fn(&Throttle) -> Quantity;
+
+/// Limits in the making.
+struct List<'a> {
+    terms: &'a Terms,
+    limits: Vec<Limit>,
+}
+
+impl List<'_> {
+    fn add(&mut self, key: impl Into<String>, value: Quantity) {
+        let key = key.into();
+        let origin = if self.terms.given.contains(&key) { Origin::Configured } else { Origin::Default };
+        self.limits.push(Limit { key, value, origin });
+    }
+
+    fn put(&mut self, key: &str, value: Quantity, origin: Origin) {
+        self.limits.push(Limit { key: key.into(), value, origin });
+    }
+}
+
+impl ServerHandle {
+    /// Every limit in force for its next client, and where each comes from.
+    #[must_use]
+    pub fn limits(&self) -> Vec<Limit> {
+        let terms = self.service.terms();
+        let mut list = List { terms: &terms, limits: Vec::new() };
+        self.of_newcomers(&mut list);
+        self.of_sessions(&mut list);
+        self.of_instances(&mut list);
+        for class in Priority::ALL {
+            of_class(&mut list, class);
+        }
+        self.of_others(&mut list);
+        list.limits
+    }
+
+    fn of_newcomers(&self, list: &mut List) {
+        let (now, described) = (self.throttle(), list.terms.throttle);
+        let all: [(&str, OfThrottle); 5] = [
+            ("max_clients", |of| Quantity::Count(of.max_clients as u64)),
+            ("max_per_address", |of| Quantity::Count(of.max_per_address as u64)),
+            ("accept_interval", |of| Quantity::Time(of.accept_interval)),
+            ("rate_per_address", |of| Quantity::Share(of.rate_per_address)),
+            ("burst_per_address", |of| Quantity::Count(of.burst_per_address.into())),
+        ];
+        for (key, value) in all {
+            match value(&now) == value(&described) {
+                true => list.add(key, value(&now)),
+                false => list.put(key, value(&now), Origin::Changed),
+            }
+        }
+    }
+
+    fn of_sessions(&self, list: &mut List) {
+        let (config, handshake) = (list.terms.line_config.clone(), list.terms.handshake);
+        let deadlines = config.deadlines;
+        list.add("timeout", Quantity::Time(config.timeout));
+        list.add("timeouts.handshake", Quantity::Time(handshake));
+        list.add("timeouts.write", Quantity::Time(deadlines.write));
+        list.add("timeouts.first_byte", Quantity::Time(deadlines.first_byte));
+        list.add("timeouts.idle", Quantity::Time(deadlines.idle));
+        list.add("timeouts.lifetime", Quantity::Time(deadlines.lifetime));
+        list.add("timeouts.min_rate_bytes_per_second", Quantity::Bytes(deadlines.min_rate.into()));
+        list.add("limits.send_buffer_high_bytes", Quantity::Bytes(config.watermarks.high_bytes as u64));
+        list.add("limits.send_buffer_low_bytes", Quantity::Bytes(config.watermarks.low_bytes as u64));
+        list.add("limits.timers_max", Quantity::Count(config.timers_max as u64));
+        list.add("limits.name_chars_max", Quantity::Count(self.service.registry.name_chars_max() as u64));
+    }
+
+    fn of_instances(&self, list: &mut List) {
+        let procedure = self.service.procedure();
+        let limits = procedure.limits();
+        list.add("shards", Quantity::Count(procedure.shards() as u64));
+        list.add("limits.memory_max_bytes", Quantity::Bytes(limits.memory_max_bytes as u64));
+        list.add("limits.table_elements_max", Quantity::Count(limits.table_elements_max as u64));
+        list.add("limits.core_instances_max", Quantity::Count(limits.core_instances_max as u64));
+        list.add("limits.copy_max_bytes", Quantity::Bytes(limits.copy_max_bytes as u64));
+        list.add("limits.handles_max", Quantity::Count(limits.handles_max as u64));
+        list.add("limits.log_lines_per_second", Quantity::Count(limits.log_lines_per_second.into()));
+    }
+
+    fn of_others(&self, list: &mut List) {
+        let seen = list.terms.tenant.account.seen();
+        let Shares { cpus, memory_max_bytes, bytes_per_second } = seen.shares;
+        let clients = list.terms.tenant.clients.max();
+        let origin = |limited: bool| if limited { Origin::Tenant } else { Origin::Default };
+        list.put("tenant.max_clients", Quantity::Count(clients as u64), origin(clients > 0));
+        list.put("tenant.cpus", Quantity::Share(cpus), origin(cpus > 0.0));
+        list.put("tenant.memory_max_bytes", Quantity::Bytes(memory_max_bytes as u64), origin(memory_max_bytes > 0));
+        list.put("tenant.bytes_per_second", Quantity::Bytes(bytes_per_second), origin(bytes_per_second > 0));
+        let (instances, asked) = self.host().instances();
+        list.put(
+            "host.sessions_max",
+            Quantity::Count(instances as u64),
+            if asked { Origin::Configured } else { Origin::Machine },
+        );
+        list.put("host.clients", Quantity::Count(self.host().clients().max() as u64), Origin::Machine);
+        list.put("read_max_bytes", Quantity::Bytes(READ_MAX_BYTES as u64), Origin::Fixed);
+        list.put("guest_stack_bytes", Quantity::Bytes(WASM_STACK_BYTES as u64), Origin::Fixed);
+        list.put("component_max_bytes", Quantity::Bytes(COMPONENT_MAX_BYTES), Origin::Fixed);
+    }
+}
+
+fn of_class(list: &mut List, class: Priority) {
+    let budgets = list.terms.line_config.budgets;
+    let Budget { fuel, cpu, wall } = budgets.event(class);
+    let start = budgets.start(class);
+    list.add(format!("budgets.{class}.fuel"), Quantity::Count(fuel));
+    list.add(format!("budgets.{class}.cpu"), Quantity::Time(cpu));
+    list.add(format!("budgets.{class}.wall"), Quantity::Time(wall));
+    list.add(format!("budgets.{class}.start_fuel"), Quantity::Count(start.fuel));
+    list.add(format!("budgets.{class}.start_cpu"), Quantity::Time(start.cpu));
+}

@@ -1,0 +1,142 @@
+//! Owners of servers, by name: what the servers of each may use together.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::admission::Count;
+use crate::sched::{Account, AccountSeen, Shares};
+
+/// Fewest bytes of memory that a tenant may be limited to: an instance has at least one page.
+const MEMORY_MIN_BYTES: usize = 64 << 10;
+/// Least and greatest CPUs.
+const CPUS: std::ops::RangeInclusive<f64> = 0.001..=1_024.0;
+/// Fewest bytes per second: a session moves them in pieces of a kibibyte and more.
+const BYTES_PER_SECOND_MIN: u64 = 1 << 10;
+/// Longest name of a tenant.
+pub const TENANT_MAX_BYTES: usize = 127;
+
+/// What the servers of one tenant may have together. Zero is no limit, and the default.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct TenantLimits {
+    /// Clients at a time.
+    pub max_clients: usize,
+    /// CPU time, memory and bytes.
+    pub shares: Shares,
+}
+
+impl TenantLimits {
+    /// What cannot be: the key, what was expected and what was found.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let Shares { cpus, memory_max_bytes, bytes_per_second } = self.shares;
+        let mut found = Vec::new();
+        if cpus != 0.0 && !CPUS.contains(&cpus) {
+            found.push(format!("`cpus`: expected {} to {}, or 0 for no limit, found {cpus}", CPUS.start(), CPUS.end()));
+        }
+        if memory_max_bytes != 0 && memory_max_bytes < MEMORY_MIN_BYTES {
+            found.push(format!(
+                "`memory_max_bytes`: expected at least {MEMORY_MIN_BYTES}, or 0 for no limit, found {memory_max_bytes}"
+            ));
+        }
+        if bytes_per_second != 0 && bytes_per_second < BYTES_PER_SECOND_MIN {
+            found.push(format!(
+                "`bytes_per_second`: expected at least {BYTES_PER_SECOND_MIN}, or 0 for no limit, found {bytes_per_second}"
+            ));
+        }
+        found
+    }
+}
+
+/// One owner of servers.
+#[derive(Debug)]
+pub(crate) struct Tenant {
+    pub(super) name: Arc<str>,
+    pub(super) account: Arc<Account>,
+    pub(super) clients: Arc<Count>,
+}
+
+/// A tenant at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TenantSeen {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Clients of its servers, those in the handshake and those on their way out included.
+    pub clients: usize,
+    /// How many there may be; 0 is no limit.
+    pub max_clients: usize,
+    /// What it has used and may use.
+    pub account: AccountSeen,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct Tenants(Mutex<BTreeMap<Arc<str>, Arc<Tenant>>>);
+
+impl Tenants {
+    /// The tenant of this name.
+    pub(super) fn of(&self, name: &str) -> Arc<Tenant> {
+        let mut tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = tenants.get(name) {
+            return Arc::clone(known);
+        }
+        let name: Arc<str> = name.into();
+        let tenant = Arc::new(Tenant { name: Arc::clone(&name), account: Arc::default(), clients: Count::up_to(0) });
+        tenants.insert(name, Arc::clone(&tenant));
+        tenant
+    }
+
+    /// Puts these limits in force; who is not named has none. What is taken beyond them stays taken.
+    pub(super) fn limit(&self, limits: &BTreeMap<String, TenantLimits>) {
+        for name in limits.keys() {
+            self.of(name);
+        }
+        let mut tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody's servers, and nothing said about them.
+        tenants.retain(|name, tenant| Arc::strong_count(tenant) > 1 || limits.contains_key(&**name));
+        for (name, tenant) in tenants.iter() {
+            let limits = limits.get(&**name).copied().unwrap_or_default();
+            tenant.account.set(limits.shares);
+            tenant.clients.set_max(limits.max_clients);
+        }
+    }
+
+    /// Every one, by name.
+    pub(super) fn seen(&self) -> Vec<TenantSeen> {
+        let tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = |tenant: &Arc<Tenant>| TenantSeen {
+            name: Arc::clone(&tenant.name),
+            clients: tenant.clients.taken(),
+            max_clients: tenant.clients.max(),
+            account: tenant.account.seen(),
+        };
+        tenants.values().map(seen).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_of_the_ranges_are_in_and_what_is_beyond_is_not() {
+        let problems = |shares: Shares| TenantLimits { max_clients: 0, shares }.problems().len();
+        let none = Shares::default();
+        assert_eq!(problems(none), 0);
+        let at = Shares { cpus: 0.001, memory_max_bytes: 64 << 10, bytes_per_second: 1_024 };
+        assert_eq!(problems(at), 0);
+        let below = Shares { cpus: 0.000_9, memory_max_bytes: (64 << 10) - 1, bytes_per_second: 1_023 };
+        assert_eq!(problems(below), 3);
+        assert_eq!([f64::NAN, -1.0, 1_024.1].map(|cpus| problems(Shares { cpus, ..none })), [1, 1, 1]);
+    }
+
+    #[test]
+    fn limits_that_are_not_named_any_more_are_lifted() {
+        let tenants = Tenants::default();
+        let tenant = tenants.of("a");
+        let limits = TenantLimits { max_clients: 3, ..TenantLimits::default() };
+        tenants.limit(&BTreeMap::from([("a".to_owned(), limits), ("b".to_owned(), limits)]));
+        assert_eq!((tenant.clients.max(), tenants.seen().len()), (3, 2));
+        tenants.limit(&BTreeMap::new());
+        assert_eq!((tenant.clients.max(), tenants.seen().len()), (0, 1));
+    }
+}

@@ -1,0 +1,129 @@
+//! Limits of tenants, which hold over all of their servers together.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use wharf::sched::Shares;
+use wharf::server::{Host, HostConfig, Server, ServerBuilder, ServerHandle, TenantLimits};
+use wharf_tests::clients::Client;
+use wharf_tests::guests::{component, file};
+use wharf_tests::servers::{ended, eventually};
+
+/// A host of its own, since limits of tenants are the host's.
+fn host(limits: TenantLimits) -> Host {
+    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, cache_dir: None }).expect("a host");
+    host.limit_tenants(&BTreeMap::from([("a".to_owned(), limits)]));
+    host
+}
+
+fn describe(host: &Host, name: &str, handlers: &str) -> ServerBuilder {
+    let file = file(&format!("tenants-{name}"), &component(handlers));
+    Server::builder().host(host).local_host("127.0.0.1").tenant("a").name(name).plugin(file)
+}
+
+fn start(server: ServerBuilder) -> ServerHandle {
+    server.start().expect("it starts")
+}
+
+fn shares(shares: Shares) -> TenantLimits {
+    TenantLimits { max_clients: 0, shares }
+}
+
+#[test]
+fn clients_of_all_servers_of_a_tenant_count_together() {
+    let host = host(TenantLimits { max_clients: 2, ..TenantLimits::default() });
+    let (one, two) = (start(describe(&host, "one", "")), start(describe(&host, "two", "")));
+    let other = start(describe(&host, "other", "").tenant("b"));
+    let mut first = Client::connect(one.address());
+    let mut second = Client::connect(two.address());
+    first.echo("at the limit");
+    second.echo("at the limit");
+    Client::connect(two.address()).expect_gone();
+    eventually("it is counted", || two.counters().refused.get("limit-tenant-clients") == Some(&1));
+    Client::connect(other.address()).echo("another tenant");
+    drop(first);
+    eventually("there is room", || one.clients() == 0);
+    Client::connect(two.address()).echo("below the limit");
+    second.echo("still here");
+}
+
+#[test]
+fn memory_of_all_instances_of_a_tenant_counts_together() {
+    // Every instance has two pages, and grows by as many as the first byte says, or traps.
+    let grow = "(func $on-read (param $data i32) (param $length i32) (result i32)
+        (if (i32.eq (i32.const -1) (memory.grow (i32.load8_u (local.get $data)))) (then unreachable))
+        (drop (call $try-write (local.get $data) (local.get $length)))
+        (i32.const 0))";
+    let host = host(shares(Shares { memory_max_bytes: 8 << 16, ..Shares::default() }));
+    let (one, two) = (start(describe(&host, "one", grow)), start(describe(&host, "two", grow)));
+    let mut first = Client::connect(one.address());
+    first.echo([0]);
+    let mut second = Client::connect(two.address());
+    second.echo([3]);
+    // One page is left: an instance does not fit, and neither does a growth by two.
+    Client::connect(one.address()).expect_gone();
+    ended(&one, "limit-tenant-mem", 1);
+    second.send([2]).expect_gone();
+    ended(&two, "limit-tenant-mem", 1);
+    // What it had is free again.
+    eventually("its memory is given back", || host.tenants()[0].account.memory_bytes == 2 << 16);
+    first.echo([6]);
+    first.send([1]).expect_gone();
+    eventually("nothing is taken", || host.tenants()[0].account.memory_bytes == 0);
+    assert_eq!(host.tenants()[0].account.memory_refused, 3);
+}
+
+#[test]
+fn a_tenant_gets_its_share_of_cpu_time_and_its_events_wait_for_it_without_a_fault() {
+    let work = "(func $on-read (param $data i32) (param $length i32) (result i32)
+        (local $i i32)
+        (loop $more
+          (local.set $i (i32.add (local.get $i) (i32.const 1)))
+          (br_if $more (i32.lt_u (local.get $i) (i32.const 3000000))))
+        (drop (call $try-write (local.get $data) (local.get $length)))
+        (i32.const 0))";
+    let host = host(shares(Shares { cpus: 0.2, ..Shares::default() }));
+    let servers = [start(describe(&host, "one", work)), start(describe(&host, "two", work))];
+    let start = Instant::now();
+    // Four sessions on two servers that do what they can, in slices of which each may be too long by one.
+    let busy: Vec<_> = (0..4)
+        .map(|number| {
+            let address = servers[number % 2].address();
+            std::thread::spawn(move || {
+                let mut client = Client::connect(address);
+                while start.elapsed() < Duration::from_secs(2) {
+                    client.echo("x");
+                }
+            })
+        })
+        .collect();
+    busy.into_iter().for_each(|client| client.join().expect("it is answered"));
+    let took = start.elapsed();
+    servers.iter().zip([2, 2]).for_each(|(server, sessions)| ended(server, "peer-closed", sessions));
+    let used: Duration = servers.iter().map(|server| server.counters().spent.cpu).sum();
+    let most = took.mul_f64(0.2) + Duration::from_millis(200);
+    assert!(used <= most, "it used {used:?} in {took:?}");
+    assert!(used >= Duration::from_millis(50), "it used {used:?} in {took:?}");
+    let seen = host.tenants()[0].account;
+    assert!(seen.cpu_waits > 0 && seen.cpu >= used.mul_f64(0.9), "{seen:?}");
+}
+
+#[test]
+fn a_tenant_gets_its_bytes_each_second_and_none_is_lost() {
+    let host = host(shares(Shares { bytes_per_second: 64 << 10, ..Shares::default() }));
+    // Waiting for the share is no fault of the peer's, however short its deadlines are.
+    let timeout = Duration::from_millis(200);
+    let server = start(describe(&host, "one", "").timeout(timeout));
+    let start = Instant::now();
+    let mut client = Client::connect(server.address());
+    let data: Vec<u8> = (0..64 << 10).map(|at| (at % 251) as u8).collect();
+    client.echo(&data);
+    let took = start.elapsed();
+    // 128 KiB there and back, less the burst and the last piece.
+    assert!(took >= Duration::from_millis(1_600), "{took:?}");
+    eventually("all of them are counted", || host.tenants()[0].account.bytes == 128 << 10);
+    assert!(host.tenants()[0].account.bytes_waits > 0, "{:?}", host.tenants());
+    host.limit_tenants(&BTreeMap::new());
+    client.echo(&data);
+    client.echo(&data);
+}
