@@ -17,11 +17,14 @@ use wharf::control::{Control, ControlConfig, Reload};
 use wharf::net::SocketOptions;
 use wharf::plugin::{Grants, Manifest};
 use wharf::server::{Fleet, Host, HostConfig, Plan, Server, ServerBuilder, ServerHandle};
+use wharf_tests::certificates::Certificates;
+use wharf_tests::load::bare::{Bare, Metering};
 use wharf_tests::load::beside;
 use wharf_tests::load::clients::{self, Shape};
 use wharf_tests::load::lanes;
 use wharf_tests::load::memory::Weight;
 use wharf_tests::load::native;
+use wharf_tests::load::price;
 use wharf_tests::load::report::Duel;
 use wharf_tests::load::shares;
 
@@ -48,6 +51,12 @@ enum What {
         /// How many.
         #[arg(long, default_value_t = 10_000)]
         sessions: usize,
+        /// Over TLS.
+        #[arg(long)]
+        tls: bool,
+        /// On one instance.
+        #[arg(long)]
+        shared: bool,
     },
     /// Latency of sessions while the control API is flooded, beside their latency while it is not.
     Control {
@@ -61,6 +70,8 @@ enum What {
         #[arg(default_value = "")]
         only: String,
     },
+    /// What Wharf costs beside the engine alone, and what metering costs a parser.
+    Price,
     /// Who gets how much of the CPU where there is not enough.
     Shares,
     /// Echo, churn and idle.
@@ -88,15 +99,17 @@ enum What {
         address: SocketAddr,
         /// How many.
         count: usize,
+        /// The certificate of the authority, where they are TLS.
+        authority: Option<PathBuf>,
     },
 }
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
     let clients = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    if let What::Hold { address, count } = cli.what {
-        let held = clients.block_on(clients::hold(address, count))?;
-        println!("held {}", held.len());
+    if let What::Hold { address, count, authority } = &cli.what {
+        let held = clients.block_on(clients::hold(*address, *count, authority.as_deref()))?;
+        println!("held {}", held.count());
         std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
         return Ok(());
     }
@@ -121,6 +134,9 @@ fn main() -> Result<()> {
     if let What::Control { requests } = cli.what {
         return control(&host, &clients, &cli, requests);
     }
+    if matches!(cli.what, What::Price) {
+        return price(&host, &clients, &cli);
+    }
     let server = echo(&host)?;
     let servers = tokio::runtime::Builder::new_multi_thread().thread_name("native").enable_all().build()?;
     let bench =
@@ -143,8 +159,13 @@ fn main() -> Result<()> {
         bench.churn()?;
     }
     match cli.what {
-        What::Idle { sessions } => bench.idle(sessions)?,
-        What::All => bench.idle(10_000)?,
+        What::Idle { sessions, tls, shared } => {
+            let certificates = Certificates::new();
+            let server = describe_echo(&host)?.name("idle").shared_instances(usize::from(shared));
+            let server = if tls { server.credentials(certificates.credentials()) } else { server }.start()?;
+            bench.idle(&server, sessions, tls.then(|| certificates.path("ca.pem")).as_deref())?;
+        }
+        What::All => bench.idle(&bench.server, 10_000, None)?,
         _ => {}
     }
     Ok(())
@@ -185,18 +206,19 @@ impl Bench {
         Ok(())
     }
 
-    fn idle(&self, sessions: usize) -> Result<()> {
+    fn idle(&self, server: &ServerHandle, sessions: usize, authority: Option<&Path>) -> Result<()> {
         let before = Weight::now()?;
-        let address = self.server.address().to_string();
+        let address = server.address().to_string();
         let mut holder = Command::new(std::env::current_exe()?)
             .args(["hold", &address, &sessions.to_string()])
+            .args(authority)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
         let mut line = String::new();
         BufReader::new(holder.stdout.take().context("its output")?).read_line(&mut line)?;
         let after = Weight::now()?;
-        let alive = self.server.clients();
+        let alive = server.clients();
         let each = |after: u64, before: u64| (after.saturating_sub(before)) as f64 / alive.max(1) as f64;
         println!(
             "{alive} idle sessions: {:.1} KiB each ({:.1} resident, {:.1} page tables)",
@@ -258,6 +280,40 @@ fn control(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli, requests: 
     println!("the API beside no requests: {:.2} at p50, {:.2} at p99", ratio(2, 0, 0), ratio(2, 0, 1));
     println!("the API beside the native responder: {:.2} at p50, {:.2} at p99", ratio(2, 1, 0), ratio(2, 1, 1));
     Ok(())
+}
+
+/// Native, the engine alone, and Wharf take turns; then a parser with and without metering.
+fn price(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli) -> Result<()> {
+    let plugins = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins");
+    let server = echo(host)?;
+    let servers = tokio::runtime::Builder::new_multi_thread().thread_name("native").enable_all().build()?;
+    let bare = Bare::load(&component(&plugins.join("echo"))?, Metering::None)?.serve(servers.handle())?;
+    let contestants = [native::start(servers.handle())?, bare, server.address()];
+    println!(
+        "| load | native per s | engine alone | of native | wharf | of native | of the engine |\n|---|---|---|---|---|---|---|"
+    );
+    for (name, size, depth) in
+        [("64 B", 64, 1), ("4 KiB", 4 << 10, 1), ("64 KiB", 64 << 10, 1), ("64 B, 16 in flight", 64, 16)]
+    {
+        let shape = Shape { connections: 64, size, depth, time: Duration::from_secs_f64(cli.seconds) };
+        let mut rounds = Vec::new();
+        for _ in 0..cli.rounds {
+            let mut rates = [0.0; 3];
+            for (rate, address) in rates.iter_mut().zip(contestants) {
+                *rate = clients.block_on(clients::messages(address, shape))?.rate;
+            }
+            rounds.push(rates);
+        }
+        println!("{}", price::row(name, &rounds));
+    }
+    price::parser(&component(&plugins.join("http"))?, cli.rounds)
+}
+
+/// A plugin's component, built.
+fn component(folder: &Path) -> Result<PathBuf> {
+    let manifest = Manifest::read(folder)?;
+    manifest.build.as_ref().context("it has a build")?.run(folder)?;
+    Ok(folder.join(&manifest.component))
 }
 
 fn echo(host: &Host) -> Result<ServerHandle> {

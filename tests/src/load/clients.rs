@@ -1,15 +1,20 @@
 //! Clients that keep a server busy and count what comes back.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use hdrhistogram::Histogram;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// Longest latency the histograms hold, in microseconds.
 const LATENCY_MAX_US: u64 = 60_000_000;
@@ -159,19 +164,49 @@ async fn connect(address: SocketAddr) -> Result<TcpStream> {
     Ok(socket.connect(address).await?)
 }
 
-/// Opens `count` connections, exchanges one message on each, and returns them open.
+/// A connection that is held, plain or inside TLS.
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
+/// Connections that are held open. Dropping it closes them.
+pub struct Held(Vec<Box<dyn Stream>>);
+
+impl Held {
+    /// How many.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Opens `count` connections, exchanges one message on each, and returns them open. With the certificate of an authority they
+/// are TLS.
 ///
 /// # Errors
 /// A connection failed.
-pub async fn hold(address: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
+pub async fn hold(address: SocketAddr, count: usize, authority: Option<&Path>) -> Result<Held> {
+    let tls = authority.map(connector).transpose()?;
     let mut held = Vec::with_capacity(count);
     for _ in 0..count {
-        let mut stream = TcpStream::connect(address).await?;
+        let stream = TcpStream::connect(address).await?;
+        let mut stream: Box<dyn Stream> = match &tls {
+            Some(tls) => Box::new(tls.connect(ServerName::try_from("localhost")?, stream).await?),
+            None => Box::new(stream),
+        };
         stream.write_all(b"hello").await?;
         let mut echo = [0; 5];
         stream.read_exact(&mut echo).await?;
         ensure!(&echo == b"hello", "the echo differs");
         held.push(stream);
     }
-    Ok(held)
+    Ok(Held(held))
+}
+
+fn connector(authority: &Path) -> Result<TlsConnector> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(authority)?)?;
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth())))
 }

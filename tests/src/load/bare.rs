@@ -1,0 +1,178 @@
+//! The engine without Wharf: a tokio task and an instance per client, a plain call per read. No fuel, no interruptions, no
+//! limits, no fibers, no turns, no backpressure; what that would cost is what Wharf is compared with.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use wasmtime::component::{Component, ComponentType, Instance, InstancePre, Lift, Linker, Lower, TypedFunc};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
+
+/// As much as one `on-read` carries.
+const BUFFER_BYTES: usize = 64 << 10;
+/// Instances at once.
+const INSTANCES_MAX: u32 = 256;
+/// The export that handles events.
+const EVENT_PROCEDURE: &str = "wharf:server/inet-event-proc@0.1.0";
+
+/// What the engine counts while a guest runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metering {
+    /// Nothing.
+    None,
+    /// Fuel.
+    Fuel,
+    /// Fuel, and whether it is to be interrupted.
+    FuelAndEpochs,
+}
+
+#[derive(ComponentType, Lift, Clone, Copy, Debug)]
+#[component(enum)]
+#[repr(u8)]
+#[allow(dead_code, reason = "made by the guest only")]
+enum Action {
+    #[component(name = "proceed")]
+    Proceed,
+    #[component(name = "close")]
+    Close,
+    #[component(name = "abort")]
+    Abort,
+}
+
+#[derive(ComponentType, Lower, Clone, Copy)]
+#[component(enum)]
+#[repr(u8)]
+#[allow(dead_code, reason = "every write is taken")]
+enum WriteError {
+    #[component(name = "closed")]
+    Closed,
+    #[component(name = "too-large")]
+    TooLarge,
+    #[component(name = "timed-out")]
+    TimedOut,
+}
+
+#[derive(ComponentType, Lower)]
+#[component(variant)]
+#[allow(dead_code, reason = "there are no settings")]
+enum ConfigError {
+    #[component(name = "upstream")]
+    Upstream(String),
+    #[component(name = "io")]
+    Io(String),
+}
+
+/// A plugin on a bare engine.
+#[derive(Clone)]
+pub struct Bare {
+    engine: Engine,
+    pre: Arc<InstancePre<Vec<u8>>>,
+}
+
+/// One instance, with what it has written.
+pub struct BareInstance {
+    store: Store<Vec<u8>>,
+    on_read: TypedFunc<(Vec<u8>,), (Action,)>,
+}
+
+impl Bare {
+    /// Loads a component.
+    ///
+    /// # Errors
+    /// The engine's, or the file's.
+    pub fn load(component: &Path, metering: Metering) -> Result<Self> {
+        let mut pool = PoolingAllocationConfig::new();
+        pool.total_component_instances(INSTANCES_MAX)
+            .total_memories(INSTANCES_MAX)
+            .total_core_instances(INSTANCES_MAX * 8)
+            .total_tables(INSTANCES_MAX * 4);
+        let mut config = Config::new();
+        config
+            .concurrency_support(false)
+            .gc_support(false)
+            .wasm_gc(false)
+            .wasm_function_references(false)
+            .consume_fuel(metering != Metering::None)
+            .epoch_interruption(metering == Metering::FuelAndEpochs)
+            .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        let engine = Engine::new(&config)?;
+        let component = Component::from_file(&engine, component)?;
+        let mut linker: Linker<Vec<u8>> = Linker::new(&engine);
+        linker.define_unknown_imports_as_traps(&component)?;
+        linker.allow_shadowing(true);
+        linker.instance("wharf:server/session@0.1.0")?.func_wrap(
+            "write",
+            |mut store: wasmtime::StoreContextMut<'_, Vec<u8>>, (data,): (wasmtime::component::WasmList<u8>,)| {
+                let data = data.as_le_slice(&store).to_vec();
+                store.data_mut().extend_from_slice(&data);
+                Ok((Ok::<(), WriteError>(()),))
+            },
+        )?;
+        linker
+            .instance("wasi:config/store@0.2.0-rc.1")?
+            .func_wrap("get", |_, (_,): (String,)| Ok((Ok::<Option<String>, ConfigError>(None),)))?;
+        Ok(Self { pre: Arc::new(linker.instantiate_pre(&component)?), engine })
+    }
+
+    /// Makes an instance.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn instance(&self) -> Result<BareInstance> {
+        let mut store = Store::new(&self.engine, Vec::new());
+        // Where nothing is counted there is nothing to set.
+        let _ = store.set_fuel(u64::MAX);
+        store.set_epoch_deadline(u64::MAX / 2);
+        let instance: Instance = self.pre.instantiate(&mut store)?;
+        let exports = instance.get_export_index(&mut store, None, EVENT_PROCEDURE).context("it is a plugin")?;
+        let on_read = instance.get_export_index(&mut store, Some(&exports), "on-read").context("it reads")?;
+        let on_read = instance.get_typed_func(&mut store, on_read)?;
+        Ok(BareInstance { store, on_read })
+    }
+
+    /// Serves on any free port; it lives as long as the runtime.
+    ///
+    /// # Errors
+    /// The system's, on binding.
+    pub fn serve(self, runtime: &Handle) -> Result<SocketAddr> {
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
+        let address = listener.local_addr()?;
+        runtime.spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Ok(instance) = self.instance() else { continue };
+                tokio::spawn(talk(stream, instance));
+            }
+        });
+        Ok(address)
+    }
+}
+
+impl BareInstance {
+    /// Gives it some bytes; what it answers.
+    ///
+    /// # Errors
+    /// It trapped.
+    pub fn read(&mut self, data: &[u8]) -> Result<&mut Vec<u8>> {
+        self.store.data_mut().clear();
+        self.on_read.call(&mut self.store, (data.to_vec(),))?;
+        Ok(self.store.data_mut())
+    }
+}
+
+async fn talk(mut stream: TcpStream, mut instance: BareInstance) {
+    let _ = stream.set_nodelay(true);
+    let mut buffer = vec![0; BUFFER_BYTES];
+    while let Ok(count) = stream.read(&mut buffer).await {
+        if count == 0 {
+            return;
+        }
+        let Ok(answer) = instance.read(&buffer[..count]) else { return };
+        if stream.write_all(answer).await.is_err() {
+            return;
+        }
+    }
+}
