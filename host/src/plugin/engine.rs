@@ -127,6 +127,12 @@ impl Engine {
     pub fn sessions_max(&self) -> usize {
         self.sessions_max
     }
+
+    /// Instances that live now, trial instances included.
+    #[must_use]
+    pub fn instances(&self) -> u64 {
+        self.inner.pooling_allocator_metrics().map_or(0, |pool| pool.component_instances())
+    }
 }
 
 /// Whether an error means that the pool or the system has no room for another instance.
