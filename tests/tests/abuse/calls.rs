@@ -118,7 +118,10 @@ fn come_and_go(server: &ServerHandle, number: usize) {
     match number % 5 {
         0 => drop(rustix::net::sockopt::set_socket_linger(&client.0, Some(Duration::ZERO))),
         1 => drop(client.0.shutdown(std::net::Shutdown::Write)),
-        2 => drop(client.rest()),
+        2 => {
+            let _ = client.0.shutdown(std::net::Shutdown::Write);
+            let _ = client.rest();
+        }
         _ => {}
     }
 }
