@@ -19,7 +19,7 @@ pub(super) fn fault(error: &wasmtime::Error, store: &mut wasmtime::Store<Guest>)
     let mut detail = match kind {
         FaultKind::Memory => {
             let max = store.data().context.limits.memory_max_bytes;
-            format!("it trapped after the growth of its memory beyond {max} bytes was refused")
+            format!("it trapped after the growth of its memory beyond {max} bytes, or of a table, was refused")
         }
         _ => error.root_cause().to_string(),
     };
