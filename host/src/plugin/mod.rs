@@ -6,6 +6,7 @@
 mod bindings;
 mod build;
 mod cache;
+mod compile;
 mod engine;
 mod failure;
 mod grants;

@@ -112,18 +112,53 @@ fn ten_thousand_components_inside_each_other_are_refused() {
                 // A section of one component.
                 let mut outer = EMPTY.to_vec();
                 outer.push(4);
-                let mut length = bytes.len();
-                while length > 127 {
-                    outer.push((length & 127) as u8 | 128);
-                    length >>= 7;
-                }
-                outer.push(length as u8);
+                push_number(&mut outer, bytes.len());
                 outer.append(&mut bytes);
                 bytes = outer;
             }
             is_refused("nested-components", &bytes);
         },
     );
+}
+
+#[test]
+fn types_inside_each_other_are_refused_or_read_without_harm() {
+    // A type of a component, or of an instance, that has one inside, and so on; what is deepest has nothing.
+    let types = |kind: u8, levels: usize| [&[1][..], &[kind, 1, 1].repeat(levels), &[kind, 0]].concat();
+    judge(
+        || describe(polite()),
+        |_| {
+            for kind in [0x41, 0x42] {
+                for (levels, refusal) in [
+                    (1_000, "not a plugin"),
+                    // As many as fit into what is let through.
+                    (21_000, "not a plugin"),
+                    (22_000, "bytes of types in a section"),
+                    (1_000_000, "bytes of types in a section"),
+                ] {
+                    let content = types(kind, levels);
+                    let mut bytes = b"\0asm\x0d\0\x01\0\x07".to_vec();
+                    push_number(&mut bytes, content.len());
+                    bytes.extend_from_slice(&content);
+                    if kind == 0x42 {
+                        // It imports an instance of that type, so that the type is no idle one.
+                        bytes.extend_from_slice(&[10, 6, 1, 0, 1, b'x', 5, 0]);
+                    }
+                    let file = file("nested-types", &bytes);
+                    let said = host().loader().load(&file, &Grants::none()).err().expect("refused").to_string();
+                    assert!(said.contains(refusal), "{levels} levels of {kind:#x}: {said}");
+                }
+            }
+        },
+    );
+}
+
+fn push_number(bytes: &mut Vec<u8>, mut number: usize) {
+    while number > 0x7f {
+        bytes.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
 }
 
 fn refused(name: &str, begin: &str, middle: &str, end: &str) {
