@@ -185,19 +185,6 @@ fn a_host_name_that_does_not_resolve_is_an_error_that_names_it_and_no_hang() {
 }
 
 #[test]
-fn while_a_host_name_is_looked_up_a_signal_ends_the_process() {
-    let _alone = alone();
-    // Nobody answers at this address, so that looking up takes as long as it is allowed to.
-    let (folder, _) = folder("no-such-host.invalid", "sessions_max = 64");
-    let mut command = shell("export RES_OPTIONS='timeout:30 attempts:3'");
-    command.stdin(Stdio::null());
-    let mut wharf = Wharf::spawn(command, folder.path());
-    wharf.says("lanes");
-    wharf.signal(rustix::process::Signal::TERM);
-    eventually("it ends", || wharf.child.try_wait().expect("it can be asked").is_some());
-}
-
-#[test]
 fn a_log_that_nobody_reads_holds_no_session_up() {
     let _alone = alone();
     let (folder, address) = folder("127.0.0.1", "sessions_max = 64");
