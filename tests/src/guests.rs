@@ -29,10 +29,24 @@ pub fn component(handlers: &str) -> Vec<u8> {
 /// The same for another text of the contract, in which the package has this version.
 #[must_use]
 pub fn component_for(handlers: &str, contract: &str, version: &str) -> Vec<u8> {
+    component_in(handlers, contract, version, StringEncoding::UTF8)
+}
+
+/// The same with strings in another encoding. Lines of `handlers` that begin with `(import` are imports, and where they
+/// export a `cabi_realloc` it replaces that of the prelude.
+#[must_use]
+pub fn component_in(handlers: &str, contract: &str, version: &str, encoding: StringEncoding) -> Vec<u8> {
     let folder = root().join("tests/guests");
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("a part of every guest");
-    let defaults = read("defaults.wat");
-    let mut text = format!("(module\n{}\n{handlers}\n", read("prelude.wat"));
+    let (defaults, mut prelude) = (read("defaults.wat"), read("prelude.wat"));
+    if handlers.contains("\"cabi_realloc\"") {
+        let start = prelude.find("(func (export \"cabi_realloc\")").expect("the allocator");
+        let end = prelude.find(";; Writes;").expect("what comes after it");
+        prelude.replace_range(start..end, "");
+    }
+    let (imports, handlers): (Vec<&str>, Vec<&str>) = handlers.lines().partition(|line| line.starts_with("(import"));
+    let handlers = handlers.join("\n");
+    let mut text = format!("(module\n{}\n{prelude}\n{handlers}\n", imports.join("\n"));
     for name in HANDLERS {
         if !handlers.contains(&format!("(func ${name} ")) {
             text.push_str(default_handler(&defaults, name));
@@ -52,7 +66,7 @@ pub fn component_for(handlers: &str, contract: &str, version: &str) -> Vec<u8> {
         ));
     }
     text.push(')');
-    encode(&text.replace("@0.1.0", &format!("@{version}")), contract)
+    encode_in(&text.replace("@0.1.0", &format!("@{version}")), contract, encoding)
 }
 
 /// The text of one handler in the defaults: from its `(func` to the blank line or next function after it.
@@ -66,11 +80,15 @@ fn default_handler<'a>(defaults: &'a str, name: &str) -> &'a str {
 /// A component from the text of a core module.
 #[must_use]
 pub fn encode(text: &str, contract: &str) -> Vec<u8> {
+    encode_in(text, contract, StringEncoding::UTF8)
+}
+
+fn encode_in(text: &str, contract: &str, encoding: StringEncoding) -> Vec<u8> {
     let mut module = wat::parse_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let mut resolve = Resolve::default();
     let package = resolve.push_str("contract.wit", contract).expect("the contract");
     let world = resolve.select_world(&[package], Some("plugin")).expect("its world");
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("metadata");
+    embed_component_metadata(&mut module, &resolve, world, encoding).expect("metadata");
     let encoder = ComponentEncoder::default().module(&module).expect("a module");
     encoder.validate(true).encode().expect("a component")
 }

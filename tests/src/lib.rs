@@ -3,7 +3,9 @@
 pub mod certificates;
 pub mod clients;
 pub mod guests;
+pub mod imports;
 pub mod load;
+pub mod oracle;
 pub mod process;
 pub mod servers;
 pub mod site;

@@ -52,12 +52,18 @@ impl Wharf {
 
     /// Waits for a line with these words.
     pub fn says(&self, words: &str) -> String {
+        self.lines_until(words).pop().expect("the line")
+    }
+
+    /// Waits for a line with these words. All lines since the last that was waited for, up to it.
+    pub fn lines_until(&self, words: &str) -> Vec<String> {
         let (start, mut all) = (Instant::now(), Vec::new());
         while let Ok(line) = self.lines.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
-            if line.contains(words) {
-                return line;
-            }
+            let found = line.contains(words);
             all.push(line);
+            if found {
+                return all;
+            }
         }
         panic!("it never said {words:?}; it said:\n{}", all.join("\n"));
     }

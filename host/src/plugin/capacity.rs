@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
 
-use super::engine::{MEMORY_SLOT_BYTES, SESSIONS_CEILING};
+use super::engine::{MEMORIES_PER_INSTANCE_MAX, MEMORY_SLOT_BYTES, MEMORY_SLOTS_MAX, SESSIONS_CEILING, SPARE_SLOTS};
 
 /// Kernel mappings that one session needs: four for its memory, two for its fiber's stack.
 const MAPS_PER_SESSION: usize = 6;
@@ -63,6 +63,15 @@ impl Capacity {
     }
 }
 
+/// Instances whose memories fit into so much address space. Each may have several, as long as there are slots at all.
+fn by_address(bytes: u64) -> usize {
+    let slots = usize::try_from(bytes.saturating_sub(ADDRESS_RESERVE_BYTES) / MEMORY_SLOT_BYTES).unwrap_or(usize::MAX);
+    match slots < MEMORY_SLOTS_MAX {
+        true => (slots / MEMORIES_PER_INSTANCE_MAX as usize).saturating_sub(SPARE_SLOTS),
+        false => usize::MAX,
+    }
+}
+
 impl fmt::Display for Capacity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { descriptors, maps, address_bytes, memory_bytes } = *self;
@@ -79,10 +88,11 @@ impl fmt::Display for Capacity {
             SESSION_BYTES >> 10,
         )?;
         if let Some(bytes) = address_bytes {
-            let by_address = bytes.saturating_sub(ADDRESS_RESERVE_BYTES) / MEMORY_SLOT_BYTES;
             write!(
                 f,
-                "{by_address} by {} GiB of address space (`ulimit -v`) less {}, {} MiB each, ",
+                "{} by {} GiB of address space (`ulimit -v`) less {}, {MEMORIES_PER_INSTANCE_MAX} times {} MiB each and \
+                 {SPARE_SLOTS} kept back, ",
+                by_address(bytes).min(SESSIONS_CEILING),
                 bytes >> 30,
                 ADDRESS_RESERVE_BYTES >> 30,
                 MEMORY_SLOT_BYTES >> 20
@@ -125,9 +135,9 @@ mod tests {
         let few = Capacity { maps: 4_096 + 60, ..PLENTY };
         assert_eq!(few.instances(), 10);
         assert!(few.to_string().contains("10 by 4156 mappings"), "{few}");
-        let narrow = Capacity { address_bytes: Some((8 << 30) + 3 * MEMORY_SLOT_BYTES), ..PLENTY };
+        let narrow = Capacity { address_bytes: Some((8 << 30) + (64 + 3) * 4 * MEMORY_SLOT_BYTES), ..PLENTY };
         assert_eq!(narrow.instances(), 3);
-        assert!(narrow.to_string().contains("3 by 20 GiB"), "{narrow}");
+        assert!(narrow.to_string().contains("3 by 1088 GiB"), "{narrow}");
         let small = Capacity { memory_bytes: 480 << 10, ..PLENTY };
         assert_eq!(small.instances(), 10);
         assert_eq!(Capacity { descriptors: 200, ..PLENTY }.clients(), 8);

@@ -18,9 +18,9 @@ const MEMORY_GUARD_BYTES: u64 = 32 << 20;
 pub(super) const MEMORY_SLOT_BYTES: u64 = MEMORY_RESERVATION_BYTES + MEMORY_GUARD_BYTES;
 /// Memory slots that fit into one stretch of address space. Programs are loaded at two thirds of the 128 TiB that a
 /// process has, so that the largest free stretch is about 85 TiB; this takes 64.
-const MEMORY_SLOTS_MAX: usize = 16_000;
+pub(super) const MEMORY_SLOTS_MAX: usize = 16_000;
 /// Memories a component may have (QuickJS: 3).
-const MEMORIES_PER_INSTANCE_MAX: u32 = 4;
+pub(super) const MEMORIES_PER_INSTANCE_MAX: u32 = 4;
 /// Tables a component may have.
 const TABLES_PER_INSTANCE_MAX: u32 = 8;
 /// Core instances a component may have (Python: 14).
@@ -28,7 +28,7 @@ pub(super) const CORE_INSTANCES_MAX: u32 = 32;
 /// Elements a table may have (SpiderMonkey: 7,695).
 const TABLE_ELEMENTS_MAX: usize = 10_000;
 /// Slots beyond the sessions', for trial instances and for two builds side by side.
-const SPARE_SLOTS: usize = 64;
+pub(super) const SPARE_SLOTS: usize = 64;
 /// Largest linear memory that any plugin may be allowed.
 const MEMORY_CEILING_BYTES: usize = 256 << 20;
 /// Stack of a guest. Host calls run on what is left of the fiber's.
@@ -117,6 +117,12 @@ impl Engine {
     #[must_use]
     pub fn sessions_max(&self) -> usize {
         self.sessions_max
+    }
+
+    /// Instances that live now, trial instances included.
+    #[must_use]
+    pub fn instances(&self) -> u64 {
+        self.inner.pooling_allocator_metrics().map_or(0, |pool| pool.component_instances())
     }
 }
 

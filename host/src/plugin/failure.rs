@@ -21,7 +21,7 @@ pub(super) fn fault(error: &wasmtime::Error, store: &mut wasmtime::Store<Guest>)
     let mut detail = match kind {
         FaultKind::Memory => {
             let max = store.data().context.limits.memory_max_bytes;
-            format!("it trapped after the growth of its memory beyond {max} bytes was refused")
+            format!("it trapped after the growth of its memory beyond {max} bytes, or of a table, was refused")
         }
         FaultKind::TenantMemory => {
             let max = store.data().context.account.seen().shares.memory_max_bytes;

@@ -124,6 +124,11 @@ impl ResourceLimiter for Limiter {
         Ok(fits)
     }
 
+    fn table_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
+        self.refused = Some(Refused::Tables);
+        Ok(())
+    }
+
     fn instances(&self) -> usize {
         self.context.limits.core_instances_max
     }

@@ -12,6 +12,7 @@ use wasmtime::component::types::ComponentItem;
 
 use super::bindings::{CONTRACT_VERSION, PluginPre};
 use super::cache::{Cache, hex};
+use super::compile::compile;
 use super::grants::Verdict;
 use super::guest::Guest;
 use super::instance::{Binding, EventProcedure, InstanceLimits};
@@ -247,7 +248,7 @@ impl Loader {
         {
             return Ok((component, CacheUse::Cached));
         }
-        let component = Component::from_binary(engine, bytes)?;
+        let component = compile(engine, bytes)?;
         if let Some(cache) = &self.cache
             && let Err(error) = cache.put(engine, digest, &component.serialize()?)
         {

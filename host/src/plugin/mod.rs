@@ -7,6 +7,7 @@ mod bindings;
 mod build;
 mod cache;
 mod capacity;
+mod compile;
 mod core;
 mod engine;
 mod failure;

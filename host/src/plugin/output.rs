@@ -9,7 +9,7 @@ use std::time::Instant;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 use super::instance::Context;
 use crate::telemetry::{PluginOutput, drives_reader};
@@ -133,6 +133,10 @@ impl Pollable for Tap {
 
 impl OutputStream for Tap {
     fn write(&mut self, data: bytes::Bytes) -> StreamResult<()> {
+        // A megabyte of ends of lines would hold the thread up for longer than a slice, and nobody asked whether it fits.
+        if data.len() > WRITE_MAX_BYTES {
+            return Err(StreamError::trap("it printed more in one call than `check-write` allows"));
+        }
         self.push(&data);
         Ok(())
     }

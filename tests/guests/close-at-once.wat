@@ -1,0 +1,18 @@
+;; Says `bye` and closes in its first event; calls the host in its last, where nothing may work any more, and traps if that
+;; comes twice or anything else comes at all.
+(global $farewells (mut i32) (i32.const 0))
+(func $on-connect (param $client i32) (result i32)
+  (i32.store (i32.const 1040) (i32.const 0x657962))
+  (drop (call $try-write (i32.const 1040) (i32.const 3)))
+  (drop (call $set-timer (i32.const 1) (i64.const 1)))
+  (i32.const 1))
+(func $on-read (param $data i32) (param $length i32) (result i32) unreachable)
+(func $on-timer (param $id i32) (result i32) unreachable)
+(func $on-end (result i32) unreachable)
+(func $on-disconnect (param $reason i32)
+  (global.set $farewells (i32.add (global.get $farewells) (i32.const 1)))
+  (if (i32.ne (global.get $farewells) (i32.const 1)) (then unreachable))
+  (if (i32.ne (call $try-write (i32.const 1040) (i32.const 3)) (i32.const 1)) (then unreachable))
+  (if (i32.ne (call $try-write (i32.const 1040) (i32.const 0)) (i32.const 1)) (then unreachable))
+  (if (call $write-capacity) (then unreachable))
+  (drop (call $set-timer (i32.const 1) (i64.const 1))))

@@ -1,0 +1,10 @@
+;; Prints a megabyte of ends of lines in one call, which is more than the host ever said that it takes.
+(import "wasi:cli/stdout@0.2.6" "get-stdout" (func $get-stdout (result i32)))
+(import "wasi:io/streams@0.2.6" "[method]output-stream.write" (func $print (param i32 i32 i32 i32)))
+(func $on-read (param $data i32) (param $length i32) (result i32)
+  (drop (memory.grow (i32.const 16)))
+  (memory.fill (i32.const 131072) (i32.const 10) (i32.const 1000000))
+  (call $print (call $get-stdout) (i32.const 131072) (i32.const 1000000) (i32.const 1056))
+  (i32.store8 (i32.const 1040) (i32.const 107))
+  (drop (call $try-write (i32.const 1040) (i32.const 1)))
+  (i32.const 0))

@@ -1,0 +1,18 @@
+;; Sets one timer, then asks for a million more; answers with the number it got, and with `o` when the first one fires.
+(func $on-connect (param $client i32) (result i32) (i32.const 0))
+(func $on-read (param $data i32) (param $length i32) (result i32)
+  (local $id i32) (local $got i32)
+  (local.set $got (call $set-timer (i32.const 7) (i64.const 50)))
+  (loop $more
+    (local.set $got (i32.add (local.get $got)
+      (call $set-timer (i32.add (local.get $id) (i32.const 100)) (i64.const 1000000))))
+    (local.set $id (i32.add (local.get $id) (i32.const 1)))
+    (br_if $more (i32.lt_u (local.get $id) (i32.const 1000000))))
+  (i32.store (i32.const 1040) (local.get $got))
+  (drop (call $try-write (i32.const 1040) (i32.const 4)))
+  (i32.const 0))
+(func $on-timer (param $id i32) (result i32)
+  (if (i32.ne (local.get $id) (i32.const 7)) (then unreachable))
+  (i32.store8 (i32.const 1040) (i32.const 111))
+  (drop (call $try-write (i32.const 1040) (i32.const 1)))
+  (i32.const 0))

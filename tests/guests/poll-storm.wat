@@ -1,0 +1,8 @@
+;; Asks whether what is due is due, for ever.
+(import "wasi:clocks/monotonic-clock@0.2.6" "subscribe-duration" (func $subscribe (param i64) (result i32)))
+(import "wasi:io/poll@0.2.6" "[method]pollable.block" (func $block (param i32)))
+(func $on-read (param $data i32) (param $length i32) (result i32)
+  (local $due i32)
+  (local.set $due (call $subscribe (i64.const 0)))
+  (loop $more (call $block (local.get $due)) (br $more))
+  unreachable)

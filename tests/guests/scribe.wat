@@ -1,0 +1,12 @@
+;; Writes what it reads to its standard output, as it is, and answers with `k`.
+(import "wasi:cli/stdout@0.2.6" "get-stdout" (func $get-stdout (result i32)))
+(import "wasi:io/streams@0.2.6" "[method]output-stream.write" (func $print (param i32 i32 i32 i32)))
+(import "wasi:io/streams@0.2.6" "[resource-drop]output-stream" (func $drop-stream (param i32)))
+(func $on-read (param $data i32) (param $length i32) (result i32)
+  (local $out i32)
+  (local.set $out (call $get-stdout))
+  (call $print (local.get $out) (local.get $data) (local.get $length) (i32.const 1056))
+  (call $drop-stream (local.get $out))
+  (i32.store8 (i32.const 1040) (i32.const 107))
+  (drop (call $try-write (i32.const 1040) (i32.const 1)))
+  (i32.const 0))

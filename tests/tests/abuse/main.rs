@@ -1,0 +1,42 @@
+//! Abuse: everything that a guest, and the machine under the host, may do wrong. One test each, named by what holds, and
+//! one judge for all of them (`wharf_tests::oracle`).
+
+mod boundaries;
+mod calls;
+mod cpu;
+mod machine;
+mod memory;
+mod output;
+mod pool;
+mod starts;
+mod strangers;
+mod strings;
+
+use std::sync::Arc;
+
+use wharf::plugin::Plugin;
+use wharf::server::{ServerBuilder, ServerHandle};
+use wharf::telemetry::Snapshot;
+use wharf_tests::clients::Client;
+use wharf_tests::oracle::{judge, only_faults};
+use wharf_tests::servers::{PATIENCE, describe};
+
+/// One client says a word to a guest and is cut off; the session ends by one of these faults and nothing else happens.
+fn costs_its_session(plugin: impl FnOnce() -> Arc<Plugin>, reasons: &[&str]) -> Snapshot {
+    costs_its_session_with(|| describe(plugin()).timeout(PATIENCE), reasons)
+}
+
+/// The same on a server of its own description.
+fn costs_its_session_with(server: impl FnOnce() -> ServerBuilder, reasons: &[&str]) -> Snapshot {
+    let counters = judge(server, |server| say(server, "x").expect_gone());
+    only_faults(&counters, reasons, 1);
+    counters
+}
+
+/// A client that says a word. A server that ends the session at its start may not hear it.
+fn say(server: &ServerHandle, word: &str) -> Client {
+    use std::io::Write;
+    let mut client = Client::connect(server.address());
+    let _ = client.0.write_all(word.as_bytes());
+    client
+}

@@ -1,0 +1,142 @@
+//! No room for another instance: nobody waits for it, nobody inside notices, and there is room again afterwards.
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use wharf::event::{
+    Budget, ClientInfo, FaultKind, NameError, Origin, Peers, Port, Priority, Procedure, Scope, SendError, WriteError,
+};
+use wharf::plugin::{Binding, EventProcedure, Grants};
+use wharf::server::{Host, HostConfig, Server, ServerHandle};
+use wharf_tests::clients::Client;
+use wharf_tests::guests::{component, file};
+use wharf_tests::oracle::{alone, balanced};
+use wharf_tests::servers::eventually;
+
+fn host(sessions_max: usize) -> Host {
+    Host::new(&HostConfig { workers: 1, sessions_max, cache_dir: None }).expect("a host")
+}
+
+fn start(host: &Host) -> ServerHandle {
+    let builder = Server::builder().host(host).local_host("127.0.0.1").plugin(file("pooled", &component("")));
+    builder.start().expect("it starts")
+}
+
+#[test]
+fn a_newcomer_over_the_hosts_maximum_is_refused_at_once_whichever_server_it_comes_to() {
+    let _alone = alone();
+    let host = host(4);
+    let (one, other) = (start(&host), start(&host));
+    let mut inside: Vec<_> = (0..4).map(|_| Client::connect(one.address())).collect();
+    for client in &mut inside {
+        client.echo("in");
+    }
+    for server in [&one, &other] {
+        Client::connect(server.address()).expect_gone();
+        eventually("it is counted", || server.counters().refused.get("overload") == Some(&1));
+    }
+    for client in &mut inside {
+        client.echo("still here");
+    }
+    inside.pop();
+    eventually("one left", || one.clients() == 3);
+    let mut next = Client::connect(other.address());
+    next.echo("there is room").finish().expect_closed();
+    drop((inside, next));
+    eventually("all left", || one.clients() + other.clients() == 0);
+    balanced(&one.counters());
+    balanced(&other.counters());
+}
+
+/// A session that leads nowhere.
+struct Nowhere(ClientInfo);
+
+impl Port for Nowhere {
+    fn info(&self) -> &ClientInfo {
+        &self.0
+    }
+    fn poll_write(&self, _: &mut Context<'_>, _: &[u8]) -> Poll<Result<(), WriteError>> {
+        Poll::Ready(Err(WriteError::Closed))
+    }
+    fn write_capacity(&self) -> u32 {
+        0
+    }
+    fn priority(&self) -> Priority {
+        Priority::Normal
+    }
+    fn set_priority(&self, _: Priority) -> Priority {
+        Priority::Normal
+    }
+    fn set_timer(&self, _: u32, _: u64) -> bool {
+        false
+    }
+}
+
+impl Peers for Nowhere {
+    fn client_count(&self) -> u32 {
+        0
+    }
+    fn broadcast(&self, _: u64, _: &[u8]) -> u32 {
+        0
+    }
+    fn set_name(&self, _: u64, _: &str) -> Result<(), NameError> {
+        Err(NameError::Taken)
+    }
+    fn find(&self, _: &str) -> Option<u64> {
+        None
+    }
+    fn send_to(&self, _: u64, _: &[u8]) -> Result<(), SendError> {
+        Err(SendError::Closed)
+    }
+    fn disconnect(&self, _: u64, _: u64) -> bool {
+        false
+    }
+}
+
+fn nowhere() -> Scope {
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let info = ClientInfo { id: 0, server: "none".into(), peer: address, local: address, tls: None, parameter: 0 };
+    let nowhere = Arc::new(Nowhere(info));
+    Scope { port: nowhere.clone(), peers: nowhere }
+}
+
+#[test]
+fn a_session_that_gets_no_instance_ends_as_the_hosts_doing_and_the_others_go_on() {
+    let _alone = alone();
+    let host = host(2);
+    let server = start(&host);
+    let mut inside = Client::connect(server.address());
+    inside.echo("before");
+    // Takes every slot that is left, as if by many trials at once.
+    let plugin = Arc::new(host.loader().load(&file("pooled", &component("")), &Grants::none()).expect("a plugin"));
+    let procedure = EventProcedure::new(plugin, Binding::default());
+    let budget = Budget { fuel: 1_000_000, cpu: Duration::from_secs(1), wall: Duration::from_secs(1) };
+    let mut taken = Vec::new();
+    let refusal = loop {
+        // An instance that loops nowhere is there at the first poll.
+        let making = pin!(procedure.instantiate(nowhere(), budget));
+        match making.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(instance)) => taken.push(instance),
+            Poll::Ready(Err(fault)) => break fault,
+            Poll::Pending => panic!("it waits for room"),
+        }
+        assert!(taken.len() < 1_000, "instances without end");
+    };
+    assert_eq!((refusal.kind, refusal.kind.origin()), (FaultKind::Capacity, Origin::Host));
+    for times in 1..=20 {
+        Client::connect(server.address()).expect_gone();
+        eventually("it is counted", || server.counters().ended.get("overload") == Some(&times));
+    }
+    // It is nobody's fault but the host's, so that nobody is held off for it.
+    assert_eq!(server.counters().notices.get("tripped"), None);
+    inside.echo("meanwhile");
+    drop(taken);
+    Client::connect(server.address()).echo("after").finish().expect_closed();
+    inside.finish().expect_closed();
+    eventually("all left", || server.clients() == 0 && host.engine().instances() == 0);
+    balanced(&server.counters());
+}

@@ -1,0 +1,91 @@
+//! Guests that misbehave where no handler of theirs runs: at the start of an instance, while the host puts data into their
+//! memory, and when they let go of a result.
+
+use std::time::Duration;
+
+use wharf::event::Priority;
+use wharf::plugin::Grants;
+use wharf::sched::BudgetChange;
+use wharf::server::BreakerLimits;
+use wharf_tests::guests::{component, file, guest, polite};
+use wharf_tests::oracle::{judge, only_faults};
+use wharf_tests::servers::{describe, eventually, host};
+
+use crate::{costs_its_session, costs_its_session_with, say};
+
+#[test]
+fn a_start_that_fails_is_refused_before_anybody_is_served_by_it() {
+    judge(
+        || describe(polite()),
+        |_| {
+            for (name, body, reason) in [
+                ("begins-with-a-trap", "unreachable", "trap:unreachable"),
+                ("begins-with-a-loop", "(call $spin)", "fuel"),
+            ] {
+                let bytes = component(&format!("(func $begin {body}) (start $begin)"));
+                let said = host().loader().load(&file(name, &bytes), &Grants::none()).err().expect(name).to_string();
+                assert!(said.contains("its trial instance failed") && said.contains(reason), "{said}");
+            }
+        },
+    );
+}
+
+#[test]
+fn a_start_that_traps_only_for_a_client_costs_that_client() {
+    costs_its_session(|| guest("trap-at-a-real-start"), &["trap:unreachable"]);
+}
+
+#[test]
+fn a_start_that_loops_only_for_a_client_costs_that_client() {
+    let budget = BudgetChange { start_fuel: Some(20_000_000), ..BudgetChange::default() };
+    let server = || describe(guest("loop-at-a-real-start")).budget(Priority::Normal, budget);
+    costs_its_session_with(server, &["fuel"]);
+}
+
+#[test]
+fn a_server_whose_instances_never_start_goes_on_listening_and_holds_newcomers_off() {
+    let limits = BreakerLimits { faults: 5, pause: Duration::from_millis(100), ..BreakerLimits::default() };
+    let counters = judge(
+        || describe(guest("trap-at-a-real-start")).breaker(limits),
+        |server| {
+            for _ in 0..5 {
+                say(server, "x").expect_gone();
+            }
+            eventually("it trips", || server.counters().notices.get("tripped") == Some(&1));
+            server.swap(polite());
+            say(server, "served by another build").expect("served by another build");
+        },
+    );
+    assert_eq!(counters.faults.get("trap:unreachable"), Some(&5), "{counters:?}");
+}
+
+#[test]
+fn a_loop_while_the_host_hands_data_over_ends_at_its_fuel() {
+    costs_its_session(|| guest("loop-in-realloc"), &["fuel"]);
+}
+
+#[test]
+fn a_trap_while_the_host_hands_data_over_stays_in_its_session() {
+    costs_its_session(|| guest("trap-in-realloc"), &["trap:unreachable"]);
+}
+
+#[test]
+fn memory_that_is_none_is_not_written_to() {
+    costs_its_session(|| guest("crooked-realloc"), &["trap:contract"]);
+}
+
+#[test]
+fn a_host_call_while_the_host_hands_data_over_is_a_trap() {
+    costs_its_session(|| guest("reentrant-realloc"), &["trap:dead-instance"]);
+}
+
+#[test]
+fn a_loop_in_letting_go_of_a_result_ends_at_its_fuel() {
+    costs_its_session(|| guest("loop-in-post-return"), &["fuel"]);
+}
+
+#[test]
+fn a_trap_in_letting_go_of_a_result_stays_in_its_session() {
+    let counters = judge(|| describe(guest("trap-in-post-return")), |server| say(server, "x").expect_gone());
+    only_faults(&counters, &["trap:unreachable"], 1);
+}
