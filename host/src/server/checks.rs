@@ -21,6 +21,8 @@ pub const MEMORY_RANGE: (usize, usize) = (64 << 10, 256 << 20);
 pub const COPY_RANGE: (usize, usize) = (64 << 10, 64 << 20);
 /// Least and greatest handles of an instance.
 pub const HANDLES_RANGE: (usize, usize) = (16, 100_000);
+/// Least and greatest state of a session that is handed over, in bytes.
+pub const STATE_RANGE: (usize, usize) = (1, 16 << 20);
 /// Least and greatest elements of an instance's tables together.
 pub const TABLE_ELEMENTS_RANGE: (usize, usize) = (1, 80_000);
 /// Least and greatest core modules of an instance.
@@ -62,6 +64,7 @@ impl ServerBuilder {
             within("limits.handles_max", limits.handles_max, HANDLES_RANGE, plain),
             within("limits.table_elements_max", limits.table_elements_max, TABLE_ELEMENTS_RANGE, plain),
             within("limits.core_instances_max", limits.core_instances_max, CORE_INSTANCES_RANGE, plain),
+            within("limits.state_max_bytes", limits.state_max_bytes, STATE_RANGE, bytes),
             within("limits.timers_max", self.timers_max, TIMERS_RANGE, plain),
             within("limits.name_chars_max", self.name_chars_max, (1, NAME_CHARS_MAX), plain),
             within("shards", self.shards, (0, SHARDS_MAX), plain),
@@ -90,6 +93,9 @@ impl ServerBuilder {
         // A write of the whole send buffer has to be a write that is refused politely, and not a fault.
         let problem = format!("expected at least `limits.send_buffer_high_bytes` ({high}), found {copy}");
         note(copy < high, "limits.copy_max_bytes", problem);
+        // So that too much is told as what it is.
+        let (state, problem) = (limits.state_max_bytes, format!("expected less than `limits.copy_max_bytes` ({copy})"));
+        note(state >= copy, "limits.state_max_bytes", format!("{problem}, found {state}"));
         let problem = format!("expected at least `priority` ({})", self.priority);
         note(self.priority_max.is_some_and(|max| max < self.priority), "priority_max", problem);
         let problem = "a secure server needs a certificate chain and a private key";

@@ -159,9 +159,15 @@ fn swapping_gives_newcomers_an_instance_of_the_new_build_and_leaves_the_others_t
     let server = start(tally(1));
     let mut client = join(&server);
     client.send("x").expect("1");
-    server.swap(guest("tally"));
-    Client::connect(server.address()).send("x").expect("1");
+    let other = inline("tally-again", &tally_text().replace("(i32.const 48)", "(i32.const 64)"));
+    let swapped = server.host().runtime().block_on(server.swap(other, wharf::server::SwapPolicy::HandOff));
+    assert_eq!(swapped.expect("a good build").stayed.get("no-handoff"), Some(&1));
+    Client::connect(server.address()).send("x").expect("A");
     client.send("x").expect("2");
+}
+
+fn tally_text() -> String {
+    std::fs::read_to_string(wharf_tests::guests::root().join("tests/guests/tally.wat")).expect("a guest")
 }
 
 #[test]
