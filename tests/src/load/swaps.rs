@@ -122,7 +122,7 @@ pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Resu
 }
 
 fn one_swap(servers: &[&ServerHandle], number: usize, seen: &mut Seen) -> Result<()> {
-    let bad = number % BAD_EVERY == 0;
+    let bad = number.is_multiple_of(BAD_EVERY);
     let what = if bad {
         format!("(if (global.get $count) (then {}))", BAD[number / BAD_EVERY % BAD.len()])
     } else {
