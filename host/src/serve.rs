@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::admission::{Admitted, Entered, Refusal};
-use crate::event::{ClientInfo, FaultKind, Origin, Scope};
+use crate::event::{ClientInfo, FaultKind, Origin};
 use crate::net::{AcceptFault, Accepted, Established, HandshakeFault, Listener};
 use crate::sched::Seat;
 use crate::server::{Alive, Call, Service, Welcome};
-use crate::session::{Ended, Line, Session};
+use crate::session::{Ended, Line, Session, Successor};
 use crate::telemetry::{
     AcceptPaused, AcceptStopped, Edition, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted, Spent,
 };
@@ -195,20 +195,20 @@ async fn converse(service: Arc<Service>, client: Established, round: u64, seat: 
     };
     SessionStarted { server: &service.name, session: id, peer: info.peer }.emit();
     let (wire, permit) = client.into_parts();
-    let procedure = service.procedure();
-    let edition = Arc::clone(procedure.edition());
-    let line = Line::new(info, Arc::clone(&terms.line_config), edition.clone(), seat, wire);
+    let line = Line::new(info, Arc::clone(&terms.line_config), seat, wire);
     drop(terms);
-    let (membership, presence) = service.registry.enter(&line, round, Arc::clone(edition.plugin()));
+    let successor = Arc::new(Successor::new(service.procedure()));
+    let (membership, presence) = service.registry.enter(&line, round, &successor);
+    // A swap that came before the registry knew of this session passed it by.
+    successor.start_with(service.procedure());
     // An order that came before the registry knew of this session passed it by.
     match service.call(round) {
         Call::Stay => {}
         Call::End => line.stop(),
         Call::EndNow => line.cancel(),
     }
-    let scope = Scope { port: line.clone(), peers: service.registry.clone() };
-    let ended = Session::run(line, &*procedure, scope, membership).await;
-    report(&service, id, &edition, ended);
+    let (ended, procedure) = Session::run(line, successor, service.registry.clone(), membership).await;
+    report(&service, id, procedure.edition(), ended);
     let last = presence.leave();
     drop(permit);
     if last {

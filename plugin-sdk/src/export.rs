@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use crate::{Action, ClientInfo, DisconnectReason, EventProc, Session};
+use crate::{Action, ClientInfo, DisconnectReason, EventProc, Handoff, Session};
 
 /// The plugin value of this instance. Wasm has one thread, so the cell is never contended, and the host sends one
 /// event at a time, so it is never borrowed twice.
@@ -41,12 +41,31 @@ impl<T: EventProc> Slot<T> {
     }
 }
 
+impl<T: Handoff> Slot<T> {
+    /// `save`.
+    pub fn save(&self) -> Vec<u8> {
+        self.0.borrow().save(&Session::current())
+    }
+    /// `restore`.
+    ///
+    /// # Errors
+    /// The plugin's.
+    pub fn restore(&self, version: &str, state: &[u8]) -> Result<(), String> {
+        *self.0.borrow_mut() = T::restore(&Session::current(), version, state)?;
+        Ok(())
+    }
+}
+
 /// Makes a type that implements [`EventProc`](crate::EventProc) the event procedure of this component.
 ///
+/// With `handoff` behind it the type also implements [`Handoff`](crate::Handoff), and its live sessions move to the next version.
 /// Once per crate. Outside Wasm it exports nothing, so that `cargo test` links natively.
 #[macro_export]
 macro_rules! export {
     ($plugin:ty) => {
+        $crate::export!($plugin,);
+    };
+    ($plugin:ty, $($handoff:ident)?) => {
         #[cfg(not(target_family = "wasm"))]
         const _: fn() -> $plugin = ::std::default::Default::default;
 
@@ -82,7 +101,24 @@ macro_rules! export {
                 }
             }
 
-    $crate::bindings::export!(Component with_types_in $crate::bindings);
+            $crate::bindings::export!(Component with_types_in $crate::bindings);
+
+            $($crate::export!(@$handoff);)?
         };
+    };
+    (@handoff) => {
+        impl $crate::handoff_bindings::exports::wharf::server::handoff::Guest for Component {
+            fn save() -> ::std::vec::Vec<u8> {
+                SLOT.with(|slot| slot.save())
+            }
+            fn restore(
+                version: ::std::string::String,
+                state: ::std::vec::Vec<u8>,
+            ) -> ::std::result::Result<(), ::std::string::String> {
+                SLOT.with(|slot| slot.restore(&version, &state))
+            }
+        }
+
+        $crate::handoff_bindings::export!(Component with_types_in $crate::handoff_bindings);
     };
 }

@@ -37,6 +37,19 @@ pub mod bindings {
     });
 }
 
+#[allow(missing_docs, unused_qualifications, unreachable_pub, unsafe_code, clippy::all)]
+#[doc(hidden)]
+pub mod handoff_bindings {
+    wit_bindgen::generate!({
+        inline: "package wharf:handoff-of-a-plugin; world handoff { export wharf:server/handoff@0.1.0; }",
+        path: "../wit",
+        world: "wharf:handoff-of-a-plugin/handoff",
+        pub_export_macro: true,
+        default_bindings_module: "wharf_plugin::handoff_bindings",
+        generate_all,
+    });
+}
+
 #[doc(hidden)]
 pub mod export;
 mod imports;
@@ -97,4 +110,21 @@ pub trait EventProc: Default + 'static {
     fn on_disconnect(&mut self, reason: DisconnectReason) {
         let _ = reason;
     }
+}
+
+/// A plugin whose live sessions move to its next version without their clients noticing. Export it with
+/// `export!(Type, handoff)`.
+///
+/// Neither of the two can write, set timers or reach other sessions; asking is fine.
+pub trait Handoff: EventProc {
+    /// What another version needs to carry on with this session: at most 256 KiB unless the server says otherwise. A form
+    /// that later versions can read. This value may have to carry on itself.
+    fn save(&self, session: &Session) -> Vec<u8>;
+
+    /// Takes a session over from what `version`, another or the same, saved. There is no other `on_connect`: settings are to be
+    /// read here.
+    ///
+    /// # Errors
+    /// A sentence for the operator; the session stays on the version that it has.
+    fn restore(session: &Session, version: &str, state: &[u8]) -> Result<Self, String>;
 }

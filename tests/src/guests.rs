@@ -65,8 +65,18 @@ pub fn component_in(handlers: &str, contract: &str, version: &str, encoding: Str
              (call ${name} {arguments}) (global.set $heap (i32.const 65536)))\n"
         ));
     }
+    // Only those that define them can hand their sessions over.
+    let hands_over = handlers.contains("(func $save ");
+    if hands_over {
+        text.push_str(&format!(
+            "(func (export \"wharf:server/handoff@{version}#save\") (result i32) (call $save))\n\
+             (func (export \"wharf:server/handoff@{version}#restore\") (param i32 i32 i32 i32) (result i32)\n  \
+             (call $restore (local.get 0) (local.get 1) (local.get 2) (local.get 3)) (global.set $heap (i32.const 65536)))\n"
+        ));
+    }
     text.push(')');
-    encode_in(&text.replace("@0.1.0", &format!("@{version}")), contract, encoding)
+    let world = if hands_over { "plugin-with-handoff" } else { "plugin" };
+    encode_for(&text.replace("@0.1.0", &format!("@{version}")), contract, world, encoding)
 }
 
 /// The text of one handler in the defaults: from its `(func` to the blank line or next function after it.
@@ -80,14 +90,14 @@ fn default_handler<'a>(defaults: &'a str, name: &str) -> &'a str {
 /// A component from the text of a core module.
 #[must_use]
 pub fn encode(text: &str, contract: &str) -> Vec<u8> {
-    encode_in(text, contract, StringEncoding::UTF8)
+    encode_for(text, contract, "plugin", StringEncoding::UTF8)
 }
 
-fn encode_in(text: &str, contract: &str, encoding: StringEncoding) -> Vec<u8> {
+fn encode_for(text: &str, contract: &str, world: &str, encoding: StringEncoding) -> Vec<u8> {
     let mut module = wat::parse_str(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let mut resolve = Resolve::default();
     let package = resolve.push_str("contract.wit", contract).expect("the contract");
-    let world = resolve.select_world(&[package], Some("plugin")).expect("its world");
+    let world = resolve.select_world(&[package], Some(world)).expect("its world");
     embed_component_metadata(&mut module, &resolve, world, encoding).expect("metadata");
     let encoder = ComponentEncoder::default().module(&module).expect("a module");
     encoder.validate(true).encode().expect("a component")
@@ -126,6 +136,14 @@ pub fn guest(name: &str) -> Arc<Plugin> {
 pub fn inline(name: &str, handlers: &str) -> Arc<Plugin> {
     let file = file(name, &component(handlers));
     Arc::new(host().loader().load(&file, &Grants::none()).unwrap_or_else(|error| panic!("{name}: {error}")))
+}
+
+/// A guest that counts what its session has sent, and labels its answers. `save` and `restore` are done before it saves, and
+/// after it has restored.
+#[must_use]
+pub fn versioned(label: char, save: &str, restore: &str) -> String {
+    let text = std::fs::read_to_string(root().join("tests/guests/versioned.wat")).expect("a guest");
+    text.replace("LABEL", &u32::from(label).to_string()).replace("RESTORE", restore).replace("SAVE", save)
 }
 
 /// The default guest, loaded.

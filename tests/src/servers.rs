@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use wharf::net::SocketOptions;
 use wharf::plugin::Plugin;
-use wharf::server::{Host, HostConfig, Server, ServerBuilder, ServerHandle};
+use wharf::server::{Host, HostConfig, Server, ServerBuilder, ServerHandle, SwapPolicy, SwapReport};
 
 /// How long a test waits for what must become true before it fails. Much longer than it ever takes.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,6 +29,11 @@ pub fn describe(plugin: Arc<Plugin>) -> ServerBuilder {
 #[must_use]
 pub fn start(plugin: Arc<Plugin>) -> ServerHandle {
     describe(plugin).start().expect("the server starts")
+}
+
+/// Gives a server another plugin, which is good.
+pub fn swap(server: &ServerHandle, plugin: Arc<Plugin>, policy: SwapPolicy) -> SwapReport {
+    server.host().runtime().block_on(server.swap(plugin, policy)).expect("a good version")
 }
 
 /// Waits until `holds`. For the edges of a test, where there is no event to wait for.

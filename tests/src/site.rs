@@ -105,6 +105,12 @@ impl Site {
         command.arg("ctl").arg("--socket").arg(self.socket()).args(arguments).output().expect("it runs")
     }
 
+    /// Runs `wharf plugin`.
+    pub fn wharf_plugin(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(wharf_binary());
+        command.arg("plugin").arg("--socket").arg(self.socket()).args(arguments).output().expect("it runs")
+    }
+
     /// All sessions of `echo`.
     #[must_use]
     pub fn sessions(&self) -> Vec<Value> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::ctl::CtlArgs;
+use super::plugin::PluginArgs;
 use super::top::TopArgs;
 use crate::config::CONFIG_FILE;
 use crate::event::Priority;
@@ -48,6 +49,8 @@ pub(super) enum Verb {
     Dev(DevArgs),
     /// Steer and watch a running `wharf serve` through its control API.
     Ctl(CtlArgs),
+    /// Swap plugins of a running `wharf serve` under its live sessions.
+    Plugin(PluginArgs),
     /// Show servers, events, budgets and faults live, until q or Ctrl-C.
     Top(TopArgs),
     /// Print the completions for a shell.

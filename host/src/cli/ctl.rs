@@ -219,7 +219,7 @@ enum Sessions {
     Disconnect,
 }
 
-fn name(value: impl ValueEnum) -> String {
+pub(super) fn name(value: impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
@@ -229,10 +229,10 @@ fn finite(text: &str) -> Result<f64, String> {
 }
 
 /// One request.
-struct Ask {
-    method: &'static str,
-    path: String,
-    body: Vec<u8>,
+pub(super) struct Ask {
+    pub(super) method: &'static str,
+    pub(super) path: String,
+    pub(super) body: Vec<u8>,
 }
 
 impl Ask {
@@ -241,7 +241,7 @@ impl Ask {
     }
 
     /// With those values that are given.
-    fn with(method: &'static str, path: String, values: Value) -> Self {
+    pub(super) fn with(method: &'static str, path: String, values: Value) -> Self {
         let given: Map<_, _> = match values {
             Value::Object(values) => values.into_iter().filter(|(_, value)| !value.is_null()).collect(),
             _ => Map::new(),
@@ -339,11 +339,6 @@ fn encoded(name: &str) -> String {
 /// 0: done. 1: refused, or not ready. 2: the command line, or a value on it, is wrong. 3: nobody answers. 4: no such server or session.
 /// 5: it is in the way of something else.
 pub(super) fn run(arguments: &CtlArgs) -> ExitCode {
-    let client = Client::new(&arguments.socket.clone().unwrap_or_else(default_socket));
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(&error, 1),
-    };
     if matches!(arguments.verb, CtlVerb::Events) {
         let hear = |piece: &[u8]| {
             let mut out = std::io::stdout().lock();
@@ -351,26 +346,39 @@ pub(super) fn run(arguments: &CtlArgs) -> ExitCode {
             let mut lines = text.lines().filter_map(|line| line.strip_prefix("data: "));
             lines.all(|line| writeln!(out, "{}", super::printable(line)).is_ok() && out.flush().is_ok())
         };
-        return match runtime.block_on(client.listen(hear)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => explain(&error),
+        let client = Client::new(&arguments.socket.clone().unwrap_or_else(default_socket));
+        return match runtime().map(|runtime| runtime.block_on(client.listen(hear))) {
+            Ok(Ok(())) => ExitCode::SUCCESS,
+            Ok(Err(error)) => explain(&error),
+            Err(error) => fail(&error, 1),
         };
     }
     let ask = match arguments.verb.ask() {
         Ok(ask) => ask,
         Err(error) => return fail(&error, if error.kind() == ErrorKind::InvalidInput { 2 } else { 1 }),
     };
-    match runtime.block_on(client.ask(ask.method, &ask.path, ask.body)) {
-        Ok(answer) => print(&answer, arguments.json, &arguments.verb),
-        Err(error) if arguments.json => explain_as_json(&error),
-        Err(error) => explain(&error),
+    send(arguments.socket.clone(), ask, arguments.json, |answer| misses(answer, &arguments.verb))
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Sends one request and prints what it gets. `code` is the exit code that an answer stands for.
+pub(super) fn send(socket: Option<PathBuf>, ask: Ask, json: bool, code: impl Fn(&Value) -> u8) -> ExitCode {
+    let client = Client::new(&socket.unwrap_or_else(default_socket));
+    match runtime().map(|runtime| runtime.block_on(client.ask(ask.method, &ask.path, ask.body))) {
+        Ok(Ok(answer)) => print(&answer, json, code),
+        Ok(Err(error)) if json => explain_as_json(&error),
+        Ok(Err(error)) => explain(&error),
+        Err(error) => fail(&error, 1),
     }
 }
 
-fn print(answer: &[u8], json: bool, verb: &CtlVerb) -> ExitCode {
+fn print(answer: &[u8], json: bool, code: impl Fn(&Value) -> u8) -> ExitCode {
     let text = String::from_utf8_lossy(answer);
     let value = serde_json::from_slice::<Value>(answer).ok();
-    let code = value.as_ref().map_or(0, |value| misses(value, verb));
+    let code = value.as_ref().map_or(0, code);
     let shown = match &value {
         Some(value) if !json => tables::render(value),
         _ => text.into_owned(),
@@ -414,7 +422,7 @@ fn code_of(error: &ClientError) -> ExitCode {
     })
 }
 
-fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
+pub(super) fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     eprintln!("wharf: {}", super::printable(&error.to_string()));
     ExitCode::from(code)
 }

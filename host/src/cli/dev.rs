@@ -13,7 +13,7 @@ use super::signals::Signals;
 use crate::config::default_cache_dir;
 use crate::net::SocketOptions;
 use crate::plugin::{Build, Grants, MANIFEST_FILE, Manifest, Plugin};
-use crate::server::{Host, HostConfig, ServerHandle};
+use crate::server::{Host, HostConfig, ServerHandle, SwapPolicy};
 
 /// Where a plugin in development listens.
 const LISTEN_DEFAULT: &str = "127.0.0.1:7000";
@@ -80,7 +80,11 @@ async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: 
             _ = signals.end() => break,
         };
         match (attempt, &server) {
-            (Ok(plugin), Some(server)) => server.swap(plugin),
+            (Ok(plugin), Some(server)) => {
+                if let Err(error) = server.swap(plugin, SwapPolicy::HandOff).await {
+                    tracing::error!("{error}; the build before it goes on serving");
+                }
+            }
             (Ok(plugin), None) => server = Some(start(arguments, &host, plugin).await?),
             (Err(error), Some(_)) => tracing::error!("{error}; the build before it goes on serving"),
             (Err(error), None) => tracing::error!("{error}; waiting for a change"),

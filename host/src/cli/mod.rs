@@ -4,6 +4,7 @@ mod args;
 mod check;
 mod ctl;
 mod dev;
+mod plugin;
 mod serve;
 mod signals;
 mod systemd;
@@ -29,6 +30,7 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     match &cli.verb {
         Verb::Ctl(arguments) => return ctl::run(arguments),
+        Verb::Plugin(arguments) => return plugin::run(arguments),
         Verb::Top(arguments) => return top::run(arguments),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
@@ -60,7 +62,7 @@ pub fn run() -> ExitCode {
         Verb::Serve(arguments) => serve::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Dev(arguments) => dev::run(&arguments),
-        Verb::Ctl(_) | Verb::Top(_) | Verb::Completions { .. } => Ok(()),
+        Verb::Ctl(_) | Verb::Plugin(_) | Verb::Top(_) | Verb::Completions { .. } => Ok(()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

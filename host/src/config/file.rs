@@ -125,6 +125,7 @@ pub(super) struct LimitsTable {
     pub(super) handles_max: Option<usize>,
     pub(super) timers_max: Option<usize>,
     pub(super) name_chars_max: Option<usize>,
+    pub(super) state_max_bytes: Option<usize>,
     pub(super) log_lines_per_second: Option<u32>,
 }
 

@@ -191,6 +191,7 @@ fn limits(table: &LimitsTable) -> InstanceLimits {
         core_instances_max: table.core_instances_max.unwrap_or(default.core_instances_max),
         copy_max_bytes: table.copy_max_bytes.unwrap_or(default.copy_max_bytes),
         handles_max: table.handles_max.unwrap_or(default.handles_max),
+        state_max_bytes: table.state_max_bytes.unwrap_or(default.state_max_bytes),
         log_lines_per_second: table.log_lines_per_second.unwrap_or(default.log_lines_per_second),
     }
 }

@@ -74,6 +74,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/throttle", get(calls::throttle).merge(patch(calls::set_throttle)))
         .route("/lock", post(calls::lock))
         .route("/unlock", post(calls::unlock))
+        .route("/plugin/swap", post(calls::swap))
         .route("/data", put(calls::set_data))
         .route("/priority", put(calls::set_priority))
         .route("/broadcast", post(calls::broadcast))

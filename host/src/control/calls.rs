@@ -16,7 +16,7 @@ use super::bounds;
 use super::requests::{self, parse};
 use super::views;
 use crate::event::{NameError, SendError};
-use crate::server::{LockError, ServerHandle, SteerError};
+use crate::server::{LockError, ServerHandle, SteerError, SwapError};
 
 /// Sessions in one page where the request does not say, and at most.
 const PAGE_DEFAULT: usize = 100;
@@ -167,6 +167,26 @@ pub(super) async fn set_priority(State(shared): State<Arc<Shared>>, Path(name): 
     let server = server(&shared, &name)?;
     let before = server.set_priority(parse::<requests::Class>(&body)?.read()?);
     Ok(ok(&json!({ "priority": server.priority().name(), "before": before.name() })))
+}
+
+pub(super) async fn swap(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+    let server = server(&shared, &name)?;
+    let requests::Swap { file, policy } = parse(&body)?;
+    let _waits = shared.may_wait()?;
+    let refused = |error: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-plugin", error);
+    let stopped = |_| Problem::conflict("stopping", "the process is stopping");
+    // On its own, so that it is done even where nobody waits for it.
+    let work = tokio::spawn(async move {
+        let loading = Arc::clone(&server);
+        let loaded = tokio::task::spawn_blocking(move || loading.load_for_swap(&file)).await.map_err(stopped)?;
+        let plugin = loaded.map_err(|error| refused(error.to_string()))?;
+        match server.swap(plugin, policy.into()).await {
+            Ok(report) => Ok(ok(&views::Swap::of(report))),
+            Err(error @ SwapError::Stopping) => Err(Problem::conflict("stopping", error.to_string())),
+            Err(error) => Err(refused(error.to_string())),
+        }
+    });
+    work.await.map_err(stopped)?
 }
 
 pub(super) async fn broadcast(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {

@@ -1,5 +1,6 @@
 //! What a request may say. Unknown keys are mistakes, as in the configuration file.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -8,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::answer::Problem;
 use crate::admission::Change;
 use crate::event::Priority;
-use crate::server::{Ending, LOCK_HOLD_MAX, LOCK_WAIT_MAX, Newcomers};
+use crate::server::{Ending, LOCK_HOLD_MAX, LOCK_WAIT_MAX, Newcomers, SwapPolicy};
 use crate::span::Span;
 
 /// Longest that sessions may be given to end.
@@ -161,6 +162,34 @@ impl Throttle {
             accept_interval: self.accept_interval.map(|span| span.0),
             rate_per_address: self.rate_per_address,
             burst_per_address: self.burst_per_address,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Swap {
+    /// As the process sees it.
+    pub(super) file: PathBuf,
+    #[serde(default)]
+    pub(super) policy: Policy,
+}
+
+#[derive(Deserialize, Default, Clone, Copy)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Policy {
+    #[default]
+    HandOff,
+    Pin,
+    Disconnect,
+}
+
+impl From<Policy> for SwapPolicy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::HandOff => Self::HandOff,
+            Policy::Pin => Self::Pin,
+            Policy::Disconnect => Self::Disconnect,
         }
     }
 }

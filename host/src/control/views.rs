@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::server::{HostNotice, Newcomers, Reloaded, ServerHandle, SessionView};
+use crate::server::{HostNotice, Newcomers, Reloaded, ServerHandle, SessionView, SwapReport};
 use crate::telemetry::{Latencies, Snapshot};
 
 #[derive(Serialize)]
@@ -233,6 +233,27 @@ impl Notice {
             occurrence: notice.notice.occurrence.name(),
             status: notice.notice.status.name(),
         }
+    }
+}
+
+/// What became of live sessions in a swap.
+#[derive(Serialize)]
+pub(super) struct Swap {
+    from: String,
+    to: String,
+    generation: u64,
+    moved: usize,
+    stayed: BTreeMap<String, usize>,
+    rolled_back: bool,
+    ended: usize,
+    longest_pause_seconds: f64,
+}
+
+impl Swap {
+    pub(super) fn of(report: SwapReport) -> Self {
+        let SwapReport { from, to, generation, moved, stayed, rolled_back, ended, longest_pause } = report;
+        let longest_pause_seconds = longest_pause.as_secs_f64();
+        Self { from, to, generation, moved, stayed, rolled_back, ended, longest_pause_seconds }
     }
 }
 

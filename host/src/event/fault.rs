@@ -59,6 +59,10 @@ pub enum FaultKind {
     InstanceLost,
     /// The session shares its instance with others, which kept it for longer than an event may wait.
     InstanceBusy,
+    /// The new version refused to take the session over.
+    HandoffRefused,
+    /// What the old version saved is larger than it may be.
+    StateLimit,
     /// The host had no slot or no memory for another instance.
     Capacity,
     /// The call was cancelled because the server's deadline for its sessions to end passed.
@@ -71,7 +75,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind but the traps, which have a name each.
-    pub const NAMED: [Self; 16] = [
+    pub const NAMED: [Self; 18] = [
         Self::Exit,
         Self::Fuel,
         Self::CpuTime,
@@ -84,6 +88,8 @@ impl FaultKind {
         Self::Modules,
         Self::InstanceLost,
         Self::InstanceBusy,
+        Self::HandoffRefused,
+        Self::StateLimit,
         Self::Capacity,
         Self::Cancelled,
         Self::Aborted,
@@ -107,6 +113,8 @@ impl FaultKind {
             Self::InstanceBusy => "instance-busy",
             Self::CopyLimit => "copy-limit",
             Self::HandleLimit => "handle-limit",
+            Self::HandoffRefused => "handoff-refused",
+            Self::StateLimit => "state-limit",
             Self::Capacity => "overload",
             Self::Cancelled => "drain-deadline",
             Self::Aborted => "aborted",

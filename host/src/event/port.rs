@@ -47,6 +47,26 @@ pub trait Procedure: Send + Sync + 'static {
     /// # Errors
     /// A [`Fault`]: the plugin's start-up trapped or ran out of budget, or the host is out of slots.
     fn instantiate(&self, scope: Scope, budget: Budget) -> impl Future<Output = Result<Self::Instance, Fault>> + Send;
+
+    /// Makes the instance that takes a live session over, from what another version (`version`) saved. Its start may spend `start`
+    /// and the taking over `event`. Dropping the future is safe.
+    ///
+    /// # Errors
+    /// A [`Fault`]: the session is to stay where it is.
+    fn take_over(
+        &self,
+        scope: Scope,
+        start: Budget,
+        event: Budget,
+        version: &str,
+        state: Vec<u8>,
+    ) -> impl Future<Output = Result<Self::Instance, Fault>> + Send;
+
+    /// What an instance of it says to the next as its version.
+    fn version(&self) -> &str;
+
+    /// What hears how long events of its instances take.
+    fn meter(&self) -> &dyn Meter;
 }
 
 /// A living copy of a plugin that serves one session.
@@ -72,6 +92,14 @@ pub trait Instance: Send + 'static {
     /// # Errors
     /// A [`Fault`]. The instance must not be used again.
     fn dispatch(&mut self, event: Event<'_>, budget: Budget) -> impl Future<Output = Result<Action, Fault>> + Send;
+
+    /// What another version needs to carry on with the session. Changes nothing. As with [`Instance::dispatch`], dropping the
+    /// future before it is done kills the instance.
+    ///
+    /// # Errors
+    /// A [`Fault`]. [`FaultKind::StateLimit`](super::FaultKind::StateLimit) leaves the instance as it was; after any other it must
+    /// not be used again.
+    fn save(&mut self, budget: Budget) -> impl Future<Output = Result<Vec<u8>, Fault>> + Send;
 
     /// What it has used so far.
     fn usage(&self) -> Usage;

@@ -56,9 +56,7 @@ impl Capacity {
     pub fn instances(&self) -> usize {
         let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         let by_maps = self.maps.saturating_sub(MAPS_RESERVE) / MAPS_PER_SESSION;
-        let by_address = self
-            .address_bytes
-            .map_or(usize::MAX, |bytes| count(bytes.saturating_sub(ADDRESS_RESERVE_BYTES) / MEMORY_SLOT_BYTES));
+        let by_address = self.address_bytes.map_or(usize::MAX, by_address);
         by_maps.min(by_address).min(count(self.memory_bytes / SESSION_BYTES)).min(SESSIONS_CEILING)
     }
 }

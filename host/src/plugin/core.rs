@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use wasmtime::Store;
+use wasmtime::component::Instance;
 
 use super::Engine;
 use super::bindings::{self, client_info};
@@ -14,7 +15,8 @@ use crate::event::{Action, Budget, Event, Fault, FaultKind, Scope};
 
 /// Dropping it wipes its memory and frees its slot.
 pub(super) struct Core {
-    store: Store<Guest>,
+    pub(super) store: Store<Guest>,
+    pub(super) instance: Instance,
     exports: bindings::Plugin,
     engine: Engine,
 }
@@ -36,13 +38,19 @@ impl Core {
         store.epoch_deadline_callback(on_tick);
         engine.ticker.touch();
         begin(&mut store, budget).map_err(|error| Fault::new(FaultKind::Host, format!("{error:#}")))?;
-        match plugin.pre.instantiate_async(&mut store).await {
-            Ok(exports) => {
+        match Self::instantiate(plugin, &mut store).await {
+            Ok((instance, exports)) => {
                 let spent = spent(&store, budget);
-                Ok((Self { store, exports, engine: engine.clone() }, spent))
+                Ok((Self { store, instance, exports, engine: engine.clone() }, spent))
             }
             Err(error) => Err(fault(&error, &mut store)),
         }
+    }
+
+    async fn instantiate(plugin: &Plugin, store: &mut Store<Guest>) -> wasmtime::Result<(Instance, bindings::Plugin)> {
+        let instance = plugin.pre.instantiate_async(&mut *store).await?;
+        let exports = plugin.indices.load(&mut *store, &instance)?;
+        Ok((instance, exports))
     }
 
     /// Handles one event of the session that is set, and says what fuel that took. After a fault, and where the future is
@@ -87,13 +95,13 @@ impl Core {
     }
 }
 
-fn begin(store: &mut Store<Guest>, budget: Budget) -> wasmtime::Result<()> {
+pub(super) fn begin(store: &mut Store<Guest>, budget: Budget) -> wasmtime::Result<()> {
     store.set_fuel(budget.fuel)?;
     store.set_epoch_deadline(1);
     store.data_mut().clock.begin(budget.cpu);
     Ok(())
 }
 
-fn spent(store: &Store<Guest>, budget: Budget) -> u64 {
+pub(super) fn spent(store: &Store<Guest>, budget: Budget) -> u64 {
     budget.fuel.saturating_sub(store.get_fuel().unwrap_or(0))
 }

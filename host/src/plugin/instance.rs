@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
@@ -11,7 +12,7 @@ use super::core::Core;
 use super::engine::CORE_INSTANCES_MAX;
 use super::loader::Plugin;
 use super::shared::{Member, Shards};
-use crate::event::{Action, Budget, Event, Fault, FaultKind, Instance, Procedure, Scope, Usage};
+use crate::event::{Action, Budget, Event, Fault, FaultKind, Instance, Meter, Procedure, Scope, Usage};
 use crate::sched::Account;
 use crate::telemetry::{Bucket, Counters, Edition};
 
@@ -30,6 +31,8 @@ pub struct InstanceLimits {
     pub handles_max: usize,
     /// Log lines per second of all instances of the server together, with bursts of twice as many. Default 100.
     pub log_lines_per_second: u32,
+    /// Bytes that a session's state may have when it is handed over. Default 256 KiB.
+    pub state_max_bytes: usize,
 }
 
 impl Default for InstanceLimits {
@@ -41,6 +44,7 @@ impl Default for InstanceLimits {
             copy_max_bytes: 1 << 20,
             handles_max: 1_024,
             log_lines_per_second: 100,
+            state_max_bytes: 256 << 10,
         }
     }
 }
@@ -120,6 +124,12 @@ impl EventProcedure {
             && shards(self) == shards(other)
     }
 
+    /// Whether its live sessions can move to another version, and those of others to it. Those that share an instance can not.
+    #[must_use]
+    pub fn hands_over(&self) -> bool {
+        self.plugin.has_handoff() && self.shards.is_none()
+    }
+
     /// What each instance may have.
     #[must_use]
     pub fn limits(&self) -> InstanceLimits {
@@ -161,7 +171,41 @@ impl Procedure for EventProcedure {
                 (Copy::Shared(member), Usage { fuel, memory_bytes: 0 })
             }
         };
-        Ok(GuestInstance { copy, usage })
+        Ok(GuestInstance { copy, usage, plugin: Arc::clone(plugin), state_max: context.limits.state_max_bytes })
+    }
+
+    async fn take_over(
+        &self,
+        scope: Scope,
+        start: Budget,
+        event: Budget,
+        version: &str,
+        state: Vec<u8>,
+    ) -> Result<GuestInstance, Fault> {
+        let mut instance = self.instantiate(scope, start).await?;
+        let (Copy::Own(core), Some(handoff)) = (&mut instance.copy, &self.plugin.handoff) else { return Err(pinned()) };
+        instance.usage.fuel += core.restore(handoff, version, state, event).await?;
+        instance.usage.memory_bytes = core.memory_bytes();
+        Ok(instance)
+    }
+
+    fn version(&self) -> &str {
+        self.plugin.version()
+    }
+
+    fn meter(&self) -> &dyn Meter {
+        &*self.edition
+    }
+}
+
+/// Nobody asks those that cannot.
+fn pinned() -> Fault {
+    Fault::new(FaultKind::HandoffRefused, "its sessions cannot be handed over")
+}
+
+impl fmt::Debug for EventProcedure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventProcedure").field("plugin", &self.plugin.label()).finish_non_exhaustive()
     }
 }
 
@@ -169,6 +213,8 @@ impl Procedure for EventProcedure {
 pub struct GuestInstance {
     copy: Copy,
     usage: Usage,
+    plugin: Arc<Plugin>,
+    state_max: usize,
 }
 
 enum Copy {
@@ -205,6 +251,13 @@ impl Instance for GuestInstance {
                 Err(fault)
             }
         }
+    }
+
+    async fn save(&mut self, budget: Budget) -> Result<Vec<u8>, Fault> {
+        let (Copy::Own(core), Some(handoff)) = (&mut self.copy, &self.plugin.handoff) else { return Err(pinned()) };
+        let (state, fuel) = core.save(handoff, self.state_max, budget).await?;
+        self.usage.fuel += fuel;
+        Ok(state)
     }
 
     fn usage(&self) -> Usage {

@@ -7,18 +7,19 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
-use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, InstancePre};
 
-use super::bindings::{CONTRACT_VERSION, PluginPre};
+use super::bindings::{CONTRACT_VERSION, PluginIndices};
 use super::cache::{Cache, hex};
 use super::compile::compile;
 use super::grants::Verdict;
 use super::guest::Guest;
+use super::handoff::Handoff;
 use super::instance::{Binding, EventProcedure, InstanceLimits};
 use super::source::{self, Source, SourceError};
 use super::{Engine, Grants, imports, trial};
-use crate::event::{Budget, Priority, Procedure};
+use crate::event::{Budget, Fault, Instance, Priority, Procedure};
 use crate::sched::Budgets;
 
 /// The export that makes a component a plugin, without its version.
@@ -98,7 +99,9 @@ pub enum CacheUse {
 
 /// A plugin that passed every check and can be instantiated.
 pub struct Plugin {
-    pub(super) pre: PluginPre<Guest>,
+    pub(super) pre: InstancePre<Guest>,
+    pub(super) indices: PluginIndices,
+    pub(super) handoff: Option<Handoff>,
     engine: Engine,
     file: PathBuf,
     name: String,
@@ -115,6 +118,16 @@ impl Plugin {
     #[must_use]
     pub fn label(&self) -> String {
         format!("{} {}", self.name, self.version)
+    }
+    /// Its version, from its manifest.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+    /// Whether its live sessions can move to another version, and those of others to it.
+    #[must_use]
+    pub fn has_handoff(&self) -> bool {
+        self.handoff.is_some()
     }
     /// The component's file.
     #[must_use]
@@ -224,9 +237,13 @@ impl Loader {
 
         let mismatch = |error: wasmtime::Error| LoadError::Mismatch { file: file.clone(), cause: format!("{error:#}") };
         let linker = imports::linker(engine, grants).map_err(mismatch)?;
-        let pre = linker.instantiate_pre(&component).and_then(PluginPre::new).map_err(mismatch)?;
+        let pre = linker.instantiate_pre(&component).map_err(mismatch)?;
+        let indices = PluginIndices::new(&pre).map_err(mismatch)?;
+        let handoff = Handoff::find(&component, &exports);
         let plugin = Plugin {
             pre,
+            indices,
+            handoff,
             engine: self.engine.clone(),
             file: file.clone(),
             name,
@@ -334,11 +351,21 @@ fn make_one(procedure: &EventProcedure, budget: Budget) -> Result<(), String> {
         .enable_time()
         .build()
         .map_err(|error| format!("the host has no room for it: {error}"))?;
-    let trial = runtime
-        .block_on(async { tokio::time::timeout(budget.wall, procedure.instantiate(trial::scope(), budget)).await });
+    let trial = runtime.block_on(async { tokio::time::timeout(budget.wall, rehearse(procedure, budget)).await });
     match trial {
-        Ok(Ok(_)) => Ok(()),
+        Ok(Ok(())) => Ok(()),
         Ok(Err(fault)) => Err(fault.to_string()),
         Err(_) => Err("it did not finish starting in time".to_owned()),
     }
+}
+
+/// Starts one, and where it can hand sessions over, has it save and another one restore that.
+async fn rehearse(procedure: &EventProcedure, budget: Budget) -> Result<(), Fault> {
+    let mut first = procedure.instantiate(trial::scope(), budget).await?;
+    if procedure.hands_over() {
+        let state = first.save(budget).await?;
+        drop(first);
+        procedure.take_over(trial::scope(), budget, budget, procedure.version(), state).await?;
+    }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -120,6 +121,7 @@ impl Prepared {
             parameter: description.parameter,
             proxies: description.proxies.clone(),
             throttle: description.throttle,
+            grants: description.grants.clone(),
             given: Arc::clone(&description.given),
             tenant: Arc::clone(tenant),
         }
@@ -190,6 +192,8 @@ impl Bound {
             started: Instant::now(),
             census: Arc::new(Census::default()),
             procedure: ArcSwap::from_pointee(procedure),
+            swapping: tokio::sync::Mutex::default(),
+            generation: AtomicU64::new(1),
             course: watch::Sender::new(Course::new()),
             notices: watch::Sender::new(Notice {
                 number: 0,

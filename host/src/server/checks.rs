@@ -21,6 +21,8 @@ pub const MEMORY_RANGE: (usize, usize) = (64 << 10, 256 << 20);
 pub const COPY_RANGE: (usize, usize) = (64 << 10, 64 << 20);
 /// Least and greatest handles of an instance.
 pub const HANDLES_RANGE: (usize, usize) = (16, 100_000);
+/// Least and greatest state of a session that is handed over, in bytes.
+pub const STATE_RANGE: (usize, usize) = (1, 16 << 20);
 /// Least and greatest elements of an instance's tables together.
 pub const TABLE_ELEMENTS_RANGE: (usize, usize) = (1, 80_000);
 /// Least and greatest core modules of an instance.
@@ -62,6 +64,7 @@ impl ServerBuilder {
             within("limits.handles_max", limits.handles_max, HANDLES_RANGE, plain),
             within("limits.table_elements_max", limits.table_elements_max, TABLE_ELEMENTS_RANGE, plain),
             within("limits.core_instances_max", limits.core_instances_max, CORE_INSTANCES_RANGE, plain),
+            within("limits.state_max_bytes", limits.state_max_bytes, STATE_RANGE, bytes),
             within("limits.timers_max", self.timers_max, TIMERS_RANGE, plain),
             within("limits.name_chars_max", self.name_chars_max, (1, NAME_CHARS_MAX), plain),
             within("shards", self.shards, (0, SHARDS_MAX), plain),

@@ -16,7 +16,7 @@ use crate::admission::{Change, Throttle, ThrottleError};
 use crate::event::Priority;
 use crate::net::{Credentials, CredentialsError, Security};
 use crate::plugin::Plugin;
-use crate::telemetry::{CredentialsRenewed, PluginSwapped, Snapshot};
+use crate::telemetry::{CredentialsRenewed, Snapshot};
 
 /// Most bytes of [`ServerHandle::set_data`].
 pub const DATA_MAX_BYTES: usize = 64 << 10;
@@ -125,15 +125,6 @@ impl ServerHandle {
     #[must_use]
     pub fn host(&self) -> &Host {
         &self.host
-    }
-
-    /// Gives new sessions another plugin, loaded by the same host's loader. Live sessions keep theirs.
-    pub fn swap(&self, plugin: Arc<Plugin>) {
-        let (label, digest) = (plugin.label(), plugin.digest().to_string());
-        let procedure = self.service.procedure().with_plugin(plugin);
-        self.service.procedure.store(Arc::new(procedure));
-        self.service.forget_faults();
-        PluginSwapped { server: &self.service.name, plugin: &label, digest: &digest }.emit();
     }
 
     /// The limits in force.

@@ -143,6 +143,7 @@ impl ServerHandle {
         list.add("limits.core_instances_max", Quantity::Count(limits.core_instances_max as u64));
         list.add("limits.copy_max_bytes", Quantity::Bytes(limits.copy_max_bytes as u64));
         list.add("limits.handles_max", Quantity::Count(limits.handles_max as u64));
+        list.add("limits.state_max_bytes", Quantity::Bytes(limits.state_max_bytes as u64));
         list.add("limits.log_lines_per_second", Quantity::Count(limits.log_lines_per_second.into()));
     }
 

@@ -19,6 +19,7 @@ mod lock;
 mod registry;
 mod service;
 mod sessions;
+mod swap;
 mod tenants;
 
 pub use bound::{Bound, Prepared};
@@ -26,7 +27,7 @@ pub use breaker::{BreakerLimits, BreakerState};
 pub use builder::{Server, ServerBuilder, StartError, Timeouts};
 pub(crate) use census::Alive;
 pub use checks::{
-    COPY_RANGE, CORE_INSTANCES_RANGE, DEADLINE_RANGE, HANDLES_RANGE, HIGH_WATER_RANGE, MEMORY_RANGE,
+    COPY_RANGE, CORE_INSTANCES_RANGE, DEADLINE_RANGE, HANDLES_RANGE, HIGH_WATER_RANGE, MEMORY_RANGE, STATE_RANGE,
     TABLE_ELEMENTS_RANGE, TIMEOUT_DEFAULT, TIMEOUT_RANGE, TIMERS_DEFAULT, WATERMARKS_DEFAULT,
 };
 pub(crate) use course::{Call, Welcome};
@@ -39,4 +40,5 @@ pub use lock::{LOCK_HOLD_MAX, LOCK_WAIT_MAX, Lock, LockError};
 pub(crate) use service::Service;
 pub use service::{FAREWELL_MAX, HostNotice};
 pub use sessions::SessionView;
+pub use swap::{SWAP_DEADLINE, SwapError, SwapPolicy, SwapReport};
 pub use tenants::{TENANT_MAX_BYTES, TenantLimits, TenantSeen};

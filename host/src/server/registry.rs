@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::event::{NameError, Peers, Port, SendError};
-use crate::session::Line;
+use crate::plugin::EventProcedure;
+use crate::session::{Line, Successor};
 
 /// Longest name of a session, in characters, whatever a server says.
 pub(super) const NAME_CHARS_MAX: usize = 127;
@@ -32,7 +33,7 @@ pub(super) struct Member {
     /// In which it was accepted.
     pub(super) round: u64,
     /// What handles it.
-    pub(super) plugin: Arc<str>,
+    pub(super) successor: Arc<Successor<EventProcedure>>,
     /// In lower case.
     pub(super) name: Option<String>,
     ending: bool,
@@ -121,9 +122,15 @@ impl Registry {
     }
 
     /// Enters a session under its id. The membership ends when the session is known to end, the presence with its task.
-    pub(crate) fn enter(self: &Arc<Self>, line: &Arc<Line>, round: u64, plugin: Arc<str>) -> (Membership, Presence) {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        line: &Arc<Line>,
+        round: u64,
+        successor: &Arc<Successor<EventProcedure>>,
+    ) -> (Membership, Presence) {
         let id = line.info().id;
-        let member = Member { line: Arc::clone(line), round, plugin, name: None, ending: false };
+        let successor = Arc::clone(successor);
+        let member = Member { line: Arc::clone(line), round, successor, name: None, ending: false };
         let mut members = self.members();
         members.lines.insert(id, member);
         members.active += 1;
@@ -135,6 +142,12 @@ impl Registry {
     /// Every session with its round, those that are ending included.
     pub(super) fn present(&self) -> Vec<(Arc<Line>, u64)> {
         self.members().lines.values().map(|member| (Arc::clone(&member.line), member.round)).collect()
+    }
+
+    /// Every session that is not ending, with what handles it.
+    pub(super) fn handled(&self) -> Vec<(Arc<Line>, Arc<Successor<EventProcedure>>)> {
+        let of = |(_, member): (u64, &Member)| (Arc::clone(&member.line), Arc::clone(&member.successor));
+        self.members().active().map(of).collect()
     }
 
     /// Up to `max` sessions that are not ending, with ids above `after`, in order.

@@ -1,6 +1,7 @@
 //! What a running server's tasks share.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use super::tenants::Tenant;
 use crate::admission::{Gate, Network, Throttle};
 use crate::event::{Peers, Priority};
 use crate::net::Security;
-use crate::plugin::EventProcedure;
+use crate::plugin::{EventProcedure, Grants};
 use crate::sched::{Lane, Seat};
 use crate::session::{Latch, LineConfig};
 use crate::telemetry::{BreakerTripped, Bucket, Counters, ServerNotice};
@@ -36,6 +37,8 @@ pub(crate) struct Terms {
     pub(crate) parameter: i64,
     /// Limits on newcomers as they were described; who steers the server may have changed them since.
     pub(super) throttle: Throttle,
+    /// What the plugin may import.
+    pub(super) grants: Grants,
     /// Keys of what somebody wrote down.
     pub(super) given: Arc<BTreeSet<String>>,
     /// Whose server it is.
@@ -70,6 +73,9 @@ pub(crate) struct Service {
     pub(super) breaker: Mutex<Breaker>,
     pub(super) lanes: Arc<Lanes>,
     pub(super) procedure: ArcSwap<EventProcedure>,
+    /// One swap at a time.
+    pub(super) swapping: tokio::sync::Mutex<()>,
+    pub(super) generation: AtomicU64,
     pub(super) course: watch::Sender<Course>,
     pub(super) notices: watch::Sender<Notice>,
     pub(super) host_notices: broadcast::Sender<HostNotice>,
@@ -79,6 +85,16 @@ impl Service {
     /// What new sessions get.
     pub(crate) fn procedure(&self) -> Arc<EventProcedure> {
         self.procedure.load_full()
+    }
+
+    /// Another version is in force. How many there were.
+    pub(super) fn count_generation(&self) -> u64 {
+        self.generation.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// How many versions there were.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
     }
 
     /// What new clients get.

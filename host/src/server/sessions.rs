@@ -91,7 +91,7 @@ fn view(_: u64, member: &Member) -> SessionView {
     SessionView {
         info: member.line.info().clone(),
         name: member.name.clone(),
-        plugin: Arc::clone(&member.plugin),
+        plugin: Arc::clone(member.successor.current().edition().plugin()),
         glance: member.line.glance(),
     }
 }

@@ -1,6 +1,7 @@
 //! The driver: owns one session's clock, wire and instance, and does what the machine says.
 
 mod beside;
+mod handover;
 mod parting;
 
 use std::future::poll_fn;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use self::beside::Reach;
+use self::beside::{Attending, Reach};
 use super::alarm::Alarm;
 use super::buffers::Incoming;
 use super::clock::{Clock, Verdict};
@@ -18,10 +19,11 @@ use super::line::Line;
 use super::machine::{Ending, How, Machine, Occasion, Step};
 use super::mailbox::Orders;
 use super::pulse::Doing;
+use super::successor::Successor;
 use super::turn;
 use crate::event::{
-    DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Port, Priority, Procedure, READ_MAX_BYTES, Scope,
-    Usage,
+    DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Peers, Port, Priority, Procedure, READ_MAX_BYTES,
+    Scope, Usage,
 };
 use crate::net::Wire;
 use crate::sched::{Place, Turn, here};
@@ -49,12 +51,17 @@ pub struct Ended {
     pub lasted: Duration,
 }
 
-/// One session at work. `I` is its instance, `M` its membership in the server, dropped as soon as the session is
+/// One session at work. `P` is what handles it, `M` its membership in the server, dropped as soon as the session is
 /// known to end.
-pub struct Session<I, M> {
+pub struct Session<P: Procedure, M> {
     line: Arc<Line>,
+    peers: Arc<dyn Peers>,
     machine: Machine,
-    instance: Option<I>,
+    procedure: Arc<P>,
+    successor: Arc<Successor<P>>,
+    instance: Option<P::Instance>,
+    /// Fuel that the instances before this one have used.
+    spent_before: u64,
     membership: Option<M>,
     fault: Option<(&'static str, Fault)>,
     alarm: Alarm,
@@ -75,24 +82,33 @@ enum Happening {
     End,
     /// The session belongs in another lane.
     Astray,
+    /// Another procedure is to take it over.
+    Handover,
     /// An ending was decided on.
     Ending,
 }
 
-impl<I: Instance, M> Session<I, M> {
+impl<P: Procedure, M> Session<P, M> {
     /// Runs a session from its instance's birth until the connection is closed. Dropping the future closes the
     /// connection and tells the plugin nothing; [`Line::cancel`] is the orderly way.
-    pub async fn run<P>(line: Arc<Line>, procedure: &P, scope: Scope, membership: M) -> Ended
-    where
-        P: Procedure<Instance = I>,
-    {
+    pub async fn run(
+        line: Arc<Line>,
+        successor: Arc<Successor<P>>,
+        peers: Arc<dyn Peers>,
+        membership: M,
+    ) -> (Ended, Arc<P>) {
+        let procedure = successor.current();
         let now = Instant::now();
         let (tenant, account) = (Arc::clone(&line.config().tenant), Arc::clone(&line.config().account));
         let turn = Turn::new(Arc::clone(line.seat()), line.priority(), tenant, account);
         let mut session = Self {
             line,
+            peers,
             machine: Machine::default(),
+            procedure,
+            successor,
             instance: None,
+            spent_before: 0,
             membership: Some(membership),
             fault: None,
             alarm: Alarm::new(now),
@@ -107,8 +123,10 @@ impl<I: Instance, M> Session<I, M> {
             Some(fault) => Err(fault),
             None => {
                 // Boxed, because it is large and a session lives long.
-                let mut birth = Box::pin(procedure.instantiate(scope, budget));
+                let scope = Scope { port: session.line.clone(), peers: session.peers.clone() };
+                let procedure = Arc::clone(&session.procedure);
                 let Self { line, turn, .. } = &mut session;
+                let mut birth = Box::pin(procedure.instantiate(scope, budget));
                 turn.begin(class, Instant::now());
                 let in_turn = poll_fn(|cx| turn::poll(turn, line, birth.as_mut(), None, cx));
                 let birth = tokio::time::timeout(budget.wall, in_turn).await;
@@ -129,7 +147,14 @@ impl<I: Instance, M> Session<I, M> {
             }
         }
         let ending = session.play().await;
-        session.finish(ending).await
+        let procedure = Arc::clone(&session.procedure);
+        (session.finish(ending).await, procedure)
+    }
+
+    /// What its instances have used.
+    fn usage(&self) -> Usage {
+        let usage = self.instance.as_ref().map(Instance::usage).unwrap_or_default();
+        Usage { fuel: usage.fuel + self.spent_before, ..usage }
     }
 
     async fn play(&mut self) -> Ending {
@@ -178,6 +203,7 @@ impl<I: Instance, M> Session<I, M> {
             Happening::Timeout(_) => Occasion::Timeout,
             Happening::Timer(_) => Occasion::Timer,
             Happening::End => Occasion::End,
+            Happening::Handover => return self.hand_over().await,
             Happening::Astray | Happening::Ending => return,
         };
         if !self.machine.offer(occasion) {
@@ -189,7 +215,7 @@ impl<I: Instance, M> Session<I, M> {
             Happening::Timeout(idle_ms) => self.dispatch(Event::Timeout { idle_ms }).await,
             Happening::Timer(id) => self.dispatch(Event::Timer { id }).await,
             Happening::End => self.dispatch(Event::End).await,
-            Happening::Astray | Happening::Ending => {}
+            Happening::Astray | Happening::Handover | Happening::Ending => {}
         }
     }
 
@@ -228,32 +254,11 @@ impl<I: Instance, M> Session<I, M> {
         }
         let class = line.priority();
         let budget = line.config().budgets.event(class);
-        let shared = Reach::of(instance);
-        let start = Instant::now();
-        let mut deadline = None;
-        turn.begin(class, start);
-        let outcome = {
-            let mut call = pin!(instance.dispatch(event, budget));
-            poll_fn(|cx| {
-                let now = deadline.is_none().then_some(start);
-                let polled = turn::poll(turn, line, call.as_mut(), now, cx);
-                if let Poll::Ready(outcome) = polled {
-                    return Poll::Ready(outcome);
-                }
-                // What others do with their turns is not held against this one.
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + budget.wall) + turn.waited();
-                match beside::poll(line, machine, alarm, shared, deadline, cx) {
-                    Poll::Ready(fault) => Poll::Ready(Err(fault)),
-                    // A write that timed out just now is only seen by asking the call again.
-                    Poll::Pending if line.state().timed_out => turn::poll(turn, line, call.as_mut(), None, cx),
-                    Poll::Pending => Poll::Pending,
-                }
-            })
-            .await
-        };
-        turn.rest();
-        line.meter().event(class, start.elapsed());
-        line.pulse.count(instance.usage());
+        let (reach, start) = (Reach::of(instance), Instant::now());
+        let mut attending = Attending { line, machine, alarm, turn, class };
+        let outcome = attending.call(pin!(instance.dispatch(event, budget)), budget.wall, reach).await;
+        self.procedure.meter().event(class, start.elapsed());
+        self.line.pulse.count(self.usage());
         turn::leave(&self.line);
         let verdict = match outcome {
             Ok(action) => Ok(action),
@@ -297,9 +302,15 @@ impl<I: Instance, M> Session<I, M> {
         }
         if line.astray().is_some() {
             line.state().mail_waits |= orders.contains(Orders::MAIL);
+            line.state().handover_waits |= orders.contains(Orders::HANDOVER);
             return Poll::Ready(Happening::Astray);
         }
         let mut state = line.state();
+        if orders.contains(Orders::HANDOVER) || state.handover_waits {
+            state.handover_waits = false;
+            state.mail_waits |= orders.contains(Orders::MAIL);
+            return Poll::Ready(Happening::Handover);
+        }
         if orders.contains(Orders::MAIL) || state.mail_waits {
             state.mail_waits = false;
             loop {

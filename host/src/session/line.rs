@@ -15,7 +15,7 @@ use super::mailbox::{Mailbox, Orders};
 use super::outbox::Outbox;
 use super::pulse::Pulse;
 use super::timers::Timers;
-use crate::event::{Budget, ClientInfo, Meter, Port, Priority, SendError, Usage, WriteError};
+use crate::event::{Budget, ClientInfo, Port, Priority, SendError, Usage, WriteError};
 use crate::net::Wire;
 use crate::sched::{Account, Budgets, Lane, Seat};
 
@@ -109,7 +109,6 @@ pub struct Glance {
 pub struct Line {
     info: ClientInfo,
     config: Arc<LineConfig>,
-    meter: Arc<dyn Meter>,
     seat: Arc<Seat>,
     priority: AtomicU8,
     slice: AtomicU8,
@@ -135,6 +134,8 @@ pub(super) struct LineState {
     pub(super) timed_out: bool,
     /// The mailbox holds bytes that did not fit yet.
     pub(super) mail_waits: bool,
+    /// A hand-over was asked for in the middle of something.
+    pub(super) handover_waits: bool,
     /// Since when the peer has taken nothing of what is queued.
     pub(super) stalled_since: Option<Instant>,
     /// What the peer had not confirmed then.
@@ -149,16 +150,9 @@ pub(super) struct LineState {
 }
 
 impl Line {
-    /// A session at its start. `meter` hears how long its events take; `seat` is that of the
-    /// task that runs it.
+    /// A session at its start. `seat` is that of the task that runs it.
     #[must_use]
-    pub fn new(
-        info: ClientInfo,
-        config: Arc<LineConfig>,
-        meter: Arc<dyn Meter>,
-        seat: Arc<Seat>,
-        wire: Wire,
-    ) -> Arc<Self> {
+    pub fn new(info: ClientInfo, config: Arc<LineConfig>, seat: Arc<Seat>, wire: Wire) -> Arc<Self> {
         let started = Instant::now();
         let state = LineState {
             wire: Some(wire),
@@ -169,6 +163,7 @@ impl Line {
             closed: false,
             timed_out: false,
             mail_waits: false,
+            handover_waits: false,
             stalled_since: None,
             stalled_at: None,
             last_exchange: started,
@@ -182,7 +177,6 @@ impl Line {
         Arc::new(Self {
             info,
             config,
-            meter,
             seat,
             priority,
             slice: AtomicU8::new(RUNNING),
@@ -220,6 +214,11 @@ impl Line {
     /// reset. Idempotent; returns at once.
     pub fn abort(&self) {
         self.mailbox.order(Orders::ABORT);
+    }
+
+    /// Tells it that it is to be handed over: see [`Successor::ask`](super::Successor::ask).
+    pub fn look_for_successor(&self) {
+        self.mailbox.order(Orders::HANDOVER);
     }
 
     /// Gives it another class from its next event on, whatever the plugin's ceiling. Returns the one before.
@@ -272,10 +271,6 @@ impl Line {
     /// Whether the event in flight stopped because its slice is over; it goes on when it is polled again.
     pub(super) fn slice_ended(&self) -> bool {
         self.slice.compare_exchange(ENDED, NEXT, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-    }
-
-    pub(super) fn meter(&self) -> &dyn Meter {
-        &*self.meter
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, LineState> {

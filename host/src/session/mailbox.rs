@@ -32,6 +32,8 @@ impl Orders {
     pub(super) const LOOK: Self = Self(32);
     /// The instance is gone, by an event of another session.
     pub(super) const LOST: Self = Self(64);
+    /// Another procedure is to take the session over.
+    pub(super) const HANDOVER: Self = Self(128);
 
     pub(super) fn contains(self, order: Self) -> bool {
         self.0 & order.0 != 0

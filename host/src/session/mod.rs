@@ -13,6 +13,7 @@ mod machine;
 mod mailbox;
 mod outbox;
 mod pulse;
+mod successor;
 mod timers;
 mod turn;
 
@@ -21,3 +22,4 @@ pub use driver::{Ended, Session};
 pub use latch::Latch;
 pub use line::{Glance, Line, LineConfig, Watermarks};
 pub use machine::{Ending, How, Machine, Occasion, Step};
+pub use successor::{Handed, Successor};

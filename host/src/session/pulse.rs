@@ -7,8 +7,18 @@ use crate::event::{Event, Usage};
 use crate::sched::nanoseconds;
 
 /// Names of what a session may be doing, by their number. The first is nothing.
-const DOING: [&str; 9] =
-    ["", "start", "on-connect", "on-read", "on-write", "on-timeout", "on-timer", "on-end", "on-disconnect"];
+const DOING: [&str; 10] = [
+    "",
+    "start",
+    "on-connect",
+    "on-read",
+    "on-write",
+    "on-timeout",
+    "on-timer",
+    "on-end",
+    "on-disconnect",
+    "hand-over",
+];
 
 /// What a session is doing: an event, or the start of its instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +26,7 @@ pub(super) struct Doing(u8);
 
 impl Doing {
     pub(super) const START: Self = Self(1);
+    pub(super) const HANDOVER: Self = Self(9);
 
     pub(super) fn event(event: &Event<'_>) -> Self {
         Self(match event {

@@ -181,6 +181,52 @@ impl PluginSwapped<'_> {
     }
 }
 
+/// A version that live sessions could not move to is taken back.
+#[derive(Debug)]
+pub struct SwapRolledBack<'a> {
+    /// The server.
+    pub server: &'a str,
+    /// What was taken back.
+    pub bad: &'a str,
+    /// What new sessions get again.
+    pub plugin: &'a str,
+    /// Digest of its component.
+    pub digest: &'a str,
+}
+
+impl SwapRolledBack<'_> {
+    /// Logs and counts it.
+    pub fn emit(&self, counters: &Counters) {
+        counters.count(Kind::Notice, "swap-rolled-back");
+        let digest = self.digest.get(..12).unwrap_or(self.digest);
+        let Self { server, bad, plugin, .. } = *self;
+        warn!(server, bad, plugin, digest, "sessions could not move to the new version: it is taken back");
+    }
+}
+
+/// A swap has done with live sessions what was asked for.
+#[derive(Debug)]
+pub struct SessionsMoved<'a> {
+    /// The server.
+    pub server: &'a str,
+    /// Sessions on the new version.
+    pub moved: usize,
+    /// Sessions on the old one.
+    pub stayed: usize,
+    /// Sessions that ended.
+    pub ended: usize,
+    /// The longest that one was handled by neither.
+    pub longest: Duration,
+}
+
+impl SessionsMoved<'_> {
+    /// Logs it.
+    pub fn emit(&self) {
+        let Self { server, moved, stayed, ended, longest } = *self;
+        info!(server, moved, stayed, ended, longest_seconds = longest.as_secs_f64(), "live sessions swapped");
+    }
+}
+
 /// Accepting pauses because the machine is out of something.
 #[derive(Debug)]
 pub struct AcceptPaused<'a> {

@@ -18,7 +18,7 @@ pub use escape::drives_reader;
 pub use events::{
     AcceptPaused, AcceptStopped, BreakerTripped, ControlOpened, ControlRequest, CredentialsRenewed, Faulted,
     HandshakeFailed, LanesStarted, LockExpired, PluginOutput, PluginSwapped, Refused, ServerNotice, ServerStarted,
-    SessionEnded, SessionStarted,
+    SessionEnded, SessionStarted, SessionsMoved, SwapRolledBack,
 };
 pub use latencies::Latencies;
 pub use log::{count_dropped_lines, dropped_lines};

@@ -1,6 +1,6 @@
 //! Sends back whatever arrives.
 
-use wharf_plugin::{Action, EventProc, Session};
+use wharf_plugin::{Action, EventProc, Handoff, Session};
 
 #[derive(Default)]
 struct Echo;
@@ -11,7 +11,18 @@ impl EventProc for Echo {
     }
 }
 
-wharf_plugin::export!(Echo);
+/// A session of it is nothing but its connection.
+impl Handoff for Echo {
+    fn save(&self, _session: &Session) -> Vec<u8> {
+        Vec::new()
+    }
+
+    fn restore(_session: &Session, _version: &str, _state: &[u8]) -> Result<Self, String> {
+        Ok(Self)
+    }
+}
+
+wharf_plugin::export!(Echo, handoff);
 
 #[cfg(test)]
 mod tests {

@@ -9,7 +9,7 @@ mod response;
 use std::time::Duration;
 
 use request::{Head, Problem};
-use wharf_plugin::{Action, ClientInfo, EventProc, Session, settings};
+use wharf_plugin::{Action, ClientInfo, EventProc, Handoff, Session, settings};
 
 /// Most bytes of a request's head, its first line and headers together. 431 beyond.
 pub(crate) const HEAD_MAX_BYTES: usize = 16 << 10;
@@ -35,11 +35,7 @@ struct Http {
 
 impl EventProc for Http {
     fn on_connect(&mut self, _session: &Session, _client: ClientInfo) -> Action {
-        // A header's value has no line ends, whoever wrote the setting.
-        let plain = |text: &String| !text.is_empty() && text.bytes().all(|byte| (b' '..0x7f).contains(&byte));
-        self.body = settings::get("body").unwrap_or_else(|| BODY_DEFAULT.to_owned());
-        self.content_type = settings::get("content-type").filter(plain).unwrap_or_else(|| TYPE_DEFAULT.to_owned());
-        self.path = settings::get("path");
+        *self = Self::configured();
         Action::Proceed
     }
 
@@ -87,7 +83,32 @@ impl EventProc for Http {
     }
 }
 
+/// What a session is, between two events: the bytes of a body that are still to be thrown away, eight of them, and what has come
+/// of the next request.
+impl Handoff for Http {
+    fn save(&self, _session: &Session) -> Vec<u8> {
+        [&self.skip.to_le_bytes()[..], &self.partial].concat()
+    }
+
+    fn restore(_session: &Session, _version: &str, state: &[u8]) -> Result<Self, String> {
+        let (skip, partial) = state.split_first_chunk().ok_or("expected eight bytes and a partial request")?;
+        Ok(Self { skip: u64::from_le_bytes(*skip), partial: partial.to_vec(), ..Self::configured() })
+    }
+}
+
 impl Http {
+    /// One at the start of a session.
+    fn configured() -> Self {
+        // A header's value has no line ends, whoever wrote the setting.
+        let plain = |text: &String| !text.is_empty() && text.bytes().all(|byte| (b' '..0x7f).contains(&byte));
+        Self {
+            body: settings::get("body").unwrap_or_else(|| BODY_DEFAULT.to_owned()),
+            content_type: settings::get("content-type").filter(plain).unwrap_or_else(|| TYPE_DEFAULT.to_owned()),
+            path: settings::get("path"),
+            ..Self::default()
+        }
+    }
+
     fn answer(&self, head: &Head) -> Vec<u8> {
         if head.method != "GET" && head.method != "HEAD" {
             return response::error(Problem::Method, head.keep_alive);
@@ -119,7 +140,7 @@ fn write_all(session: &Session, mut data: &[u8]) -> Action {
     Action::Proceed
 }
 
-wharf_plugin::export!(Http);
+wharf_plugin::export!(Http, handoff);
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
 //! `line-max-bytes` (1 to 65,536, default 1,024, endings not counted) is refused with a message, and the session
 //! closed: nothing a peer sends makes the plugin keep more than one line.
 
-use wharf_plugin::{Action, ClientInfo, EventProc, Session, settings};
+use wharf_plugin::{Action, ClientInfo, EventProc, Handoff, Session, settings};
 
 const LINE_MAX_BYTES_DEFAULT: usize = 1_024;
 const LINE_MAX_BYTES_CEILING: usize = 65_536;
@@ -18,9 +18,7 @@ struct Lines {
 
 impl EventProc for Lines {
     fn on_connect(&mut self, _session: &Session, _client: ClientInfo) -> Action {
-        self.line_max_bytes = settings::get("line-max-bytes")
-            .and_then(|text| text.parse().ok())
-            .map_or(LINE_MAX_BYTES_DEFAULT, |bytes: usize| bytes.clamp(1, LINE_MAX_BYTES_CEILING));
+        self.line_max_bytes = line_max_bytes();
         Action::Proceed
     }
 
@@ -48,6 +46,26 @@ impl EventProc for Lines {
     }
 }
 
+/// What a session is, between two events: the line that has not ended yet.
+impl Handoff for Lines {
+    fn save(&self, _session: &Session) -> Vec<u8> {
+        self.partial.clone()
+    }
+
+    fn restore(_session: &Session, _version: &str, state: &[u8]) -> Result<Self, String> {
+        if state.len() > LINE_MAX_BYTES_CEILING + 1 {
+            return Err(format!("a partial line of {} bytes is longer than any line may be", state.len()));
+        }
+        Ok(Self { line_max_bytes: line_max_bytes(), partial: state.to_vec() })
+    }
+}
+
+fn line_max_bytes() -> usize {
+    settings::get("line-max-bytes")
+        .and_then(|text| text.parse().ok())
+        .map_or(LINE_MAX_BYTES_DEFAULT, |bytes: usize| bytes.clamp(1, LINE_MAX_BYTES_CEILING))
+}
+
 impl Lines {
     /// The line so far without its ending. A CR that may turn out to be half of an ending does not count.
     fn content(&self) -> &[u8] {
@@ -62,7 +80,7 @@ impl Lines {
     }
 }
 
-wharf_plugin::export!(Lines);
+wharf_plugin::export!(Lines, handoff);
 
 #[cfg(test)]
 mod tests {

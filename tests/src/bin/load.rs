@@ -27,6 +27,7 @@ use wharf_tests::load::native;
 use wharf_tests::load::price;
 use wharf_tests::load::report::Duel;
 use wharf_tests::load::shares;
+use wharf_tests::load::swaps::{self, Storm};
 
 #[derive(Parser)]
 struct Cli {
@@ -69,6 +70,15 @@ enum What {
         /// Only those with this in their name.
         #[arg(default_value = "")]
         only: String,
+    },
+    /// Clients that talk while their plugin is swapped, and every byte is checked.
+    Swaps {
+        /// How many clients, half of them over TLS.
+        #[arg(long, default_value_t = 1_000)]
+        clients: usize,
+        /// How many swaps.
+        #[arg(long, default_value_t = 200)]
+        swaps: usize,
     },
     /// What Wharf costs beside the engine alone, and what metering costs a parser.
     Price,
@@ -133,6 +143,11 @@ fn main() -> Result<()> {
     }
     if let What::Control { requests } = cli.what {
         return control(&host, &clients, &cli, requests);
+    }
+    if let What::Swaps { clients: count, swaps } = cli.what {
+        let quiet = Duration::from_secs_f64(cli.seconds * 5.0);
+        let storm = Storm { clients: count, swaps, quiet, every: Duration::from_millis(100) };
+        return report_swaps(&swaps::run(&host, &clients, storm)?);
     }
     if matches!(cli.what, What::Price) {
         return price(&host, &clients, &cli);
@@ -279,6 +294,25 @@ fn control(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli, requests: 
     let ratio = |one: usize, other: usize, at: usize| rows[one][at] as f64 / rows[other][at] as f64;
     println!("the API beside no requests: {:.2} at p50, {:.2} at p99", ratio(2, 0, 0), ratio(2, 0, 1));
     println!("the API beside the native responder: {:.2} at p50, {:.2} at p99", ratio(2, 1, 0), ratio(2, 1, 1));
+    Ok(())
+}
+
+fn report_swaps(seen: &swaps::Seen) -> Result<()> {
+    let row = |histogram: &Histogram<u64>| [0.5, 0.99, 0.999, 1.0].map(|share| histogram.value_at_quantile(share));
+    println!("| | p50 us | p99 | p99.9 | max |\n|---|---|---|---|---|");
+    for (name, histogram) in [("no swaps", &seen.quiet), ("swaps", &seen.storm)] {
+        let [p50, p99, p999, max] = row(histogram);
+        println!("| {name} | {p50} | {p99} | {p999} | {max} |");
+    }
+    let mut pauses = seen.pauses.clone();
+    pauses.sort_unstable();
+    let at = |share: f64| pauses.get(((pauses.len() - 1) as f64 * share) as usize).copied().unwrap_or_default();
+    println!("{} sessions moved, {} stayed with bad versions", seen.moved, seen.stayed);
+    println!("longest pause of a session, by swap: median {:?}, p99 {:?}, most {:?}", at(0.5), at(0.99), at(1.0));
+    let [(before, files), (after, files_after)] = seen.weights;
+    println!(
+        "resident {before} KiB and {after} KiB, descriptors {files} and {files_after}, after a tenth and after all"
+    );
     Ok(())
 }
 

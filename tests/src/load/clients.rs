@@ -165,9 +165,9 @@ async fn connect(address: SocketAddr) -> Result<TcpStream> {
 }
 
 /// A connection that is held, plain or inside TLS.
-trait Stream: AsyncRead + AsyncWrite + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 /// Connections that are held open. Dropping it closes them.
 pub struct Held(Vec<Box<dyn Stream>>);
@@ -203,7 +203,11 @@ pub async fn hold(address: SocketAddr, count: usize, authority: Option<&Path>) -
     Ok(Held(held))
 }
 
-fn connector(authority: &Path) -> Result<TlsConnector> {
+/// What makes TLS of connections to servers of this authority.
+///
+/// # Errors
+/// The file's.
+pub fn connector(authority: &Path) -> Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(authority)?)?;
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());

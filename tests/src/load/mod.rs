@@ -9,3 +9,4 @@ pub mod native;
 pub mod price;
 pub mod report;
 pub mod shares;
+pub mod swaps;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use wharf::event::Priority;
 use wharf::plugin::{Grants, InstanceLimits};
 use wharf::sched::BudgetChange;
-use wharf::server::BreakerLimits;
+use wharf::server::{BreakerLimits, SwapPolicy};
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{file, guest, inline};
 use wharf_tests::oracle::{judge, only_ends, only_faults};
-use wharf_tests::servers::{PATIENCE, describe, eventually, host};
+use wharf_tests::servers::{PATIENCE, describe, eventually, host, swap};
 
 use crate::{costs_its_session, costs_its_session_with, say};
 
@@ -146,7 +146,7 @@ fn a_guest_that_traps_in_every_session_is_held_off_and_a_build_before_it_is_not_
         |server| {
             let mut before = Client::connect(server.address());
             before.echo("before");
-            server.swap(guest("trap-always"));
+            swap(server, guest("trap-always"), SwapPolicy::Pin);
             for _ in 0..9 {
                 say(server, "x").expect_gone();
             }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use wharf::event::Priority;
 use wharf::plugin::Grants;
 use wharf::sched::BudgetChange;
-use wharf::server::BreakerLimits;
+use wharf::server::{BreakerLimits, SwapPolicy};
 use wharf_tests::guests::{component, file, guest, polite};
 use wharf_tests::oracle::{judge, only_faults};
-use wharf_tests::servers::{describe, eventually, host};
+use wharf_tests::servers::{describe, eventually, host, swap};
 
 use crate::{costs_its_session, costs_its_session_with, say};
 
@@ -52,7 +52,7 @@ fn a_server_whose_instances_never_start_goes_on_listening_and_holds_newcomers_of
                 say(server, "x").expect_gone();
             }
             eventually("it trips", || server.counters().notices.get("tripped") == Some(&1));
-            server.swap(polite());
+            swap(server, polite(), SwapPolicy::Pin);
             say(server, "served by another build").expect("served by another build");
         },
     );

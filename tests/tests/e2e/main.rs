@@ -16,6 +16,7 @@ mod sessions;
 mod shared;
 mod starting;
 mod stories;
+mod swap;
 mod tenants;
 mod tls;
 mod wasi;

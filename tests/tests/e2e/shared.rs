@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use wharf::event::Priority;
 use wharf::sched::BudgetChange;
-use wharf::server::{ServerBuilder, ServerHandle};
+use wharf::server::{ServerBuilder, ServerHandle, SwapPolicy};
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{bundled, guest, inline};
-use wharf_tests::servers::{describe, ended, eventually, host};
+use wharf_tests::servers::{describe, ended, eventually, host, swap};
 
 fn tally(shards: usize) -> ServerBuilder {
     describe(guest("tally")).shared_instances(shards)
@@ -159,9 +159,14 @@ fn swapping_gives_newcomers_an_instance_of_the_new_build_and_leaves_the_others_t
     let server = start(tally(1));
     let mut client = join(&server);
     client.send("x").expect("1");
-    server.swap(guest("tally"));
-    Client::connect(server.address()).send("x").expect("1");
+    let other = inline("tally-again", &tally_text().replace("(i32.const 48)", "(i32.const 64)"));
+    assert_eq!(swap(&server, other, SwapPolicy::HandOff).stayed.get("no-handoff"), Some(&1));
+    Client::connect(server.address()).send("x").expect("A");
     client.send("x").expect("2");
+}
+
+fn tally_text() -> String {
+    std::fs::read_to_string(wharf_tests::guests::root().join("tests/guests/tally.wat")).expect("a guest")
 }
 
 #[test]

@@ -1,11 +1,14 @@
 //! What goes on beside a call: sending, orders, deadlines; and the wait for an instance that serves others as well.
 
 use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use crate::event::{DisconnectReason, Fault, FaultKind, Instance};
+use crate::event::{DisconnectReason, Fault, FaultKind, Instance, Priority};
 use crate::net::Wire;
+use crate::sched::Turn;
 use crate::session::alarm::Alarm;
 use crate::session::line::Line;
 use crate::session::machine::{How, Machine};
@@ -59,6 +62,51 @@ pub(super) async fn free(
     .await
 }
 
+/// A call of a session's instance, with all that goes on beside it.
+pub(super) struct Attending<'a> {
+    pub(super) line: &'a Arc<Line>,
+    pub(super) machine: &'a mut Machine,
+    pub(super) alarm: &'a mut Alarm,
+    pub(super) turn: &'a mut Turn,
+    pub(super) class: Priority,
+}
+
+impl Attending<'_> {
+    /// Polls the call in the session's turns until it is done, takes longer than `wall`, or has to be given up.
+    pub(super) async fn call<T, F>(&mut self, mut call: Pin<&mut F>, wall: Duration, reach: Reach) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, Fault>>,
+    {
+        let Self { line, machine, alarm, turn, class } = self;
+        let start = Instant::now();
+        let mut deadline = None;
+        turn.begin(*class, start);
+        let outcome = poll_fn(|cx| {
+            let now = deadline.is_none().then_some(start);
+            let polled = turn::poll(turn, line, call.as_mut(), now, cx);
+            if let Poll::Ready(outcome) = polled {
+                return Poll::Ready(outcome);
+            }
+            // What others do with their turns is not held against this one.
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + wall) + turn.waited();
+            match poll(line, machine, alarm, reach, deadline, cx) {
+                Poll::Ready(fault) => Poll::Ready(Err(fault)),
+                // A write that timed out just now is only seen by asking the call again.
+                Poll::Pending if line.state().timed_out => turn::poll(turn, line, call.as_mut(), None, cx),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
+        turn.rest();
+        outcome
+    }
+}
+
+/// Whether a call was given up because the session is to end, and not by anything the plugin did.
+pub(super) fn is_order(fault: &Fault) -> bool {
+    matches!(fault.kind, FaultKind::Cancelled | FaultKind::Aborted)
+}
+
 /// What goes on beside a call that waits. Ready where the call has to be given up.
 pub(super) fn poll(
     line: &Line,
@@ -90,6 +138,7 @@ pub(super) fn poll(
     let mut state = line.state();
     // Mail is not sent in the middle of an event.
     state.mail_waits |= orders.contains(Orders::MAIL);
+    state.handover_waits |= orders.contains(Orders::HANDOVER);
     if state.wire.is_some() {
         let broken = matches!(state.poll_flush(cx), Poll::Ready(Err(_))) || state.closed;
         if broken || state.wire.as_ref().is_some_and(Wire::is_broken) {

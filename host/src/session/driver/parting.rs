@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::{Ended, Session};
-use crate::event::{DisconnectReason, EndReason, Instance, Port};
+use crate::event::{DisconnectReason, EndReason, Port, Procedure};
 use crate::net::Wire;
 use crate::session::buffers::Incoming;
 use crate::session::machine::{Ending, How};
@@ -27,7 +27,7 @@ fn is_deadline(reason: DisconnectReason) -> bool {
     matches!(reason, R::SessionTimeout | R::IdleTimeout | R::FirstByteTimeout | R::MinRate | R::Evicted)
 }
 
-impl<I: Instance, M> Session<I, M> {
+impl<P: Procedure, M> Session<P, M> {
     /// Sends what is queued, then says that nothing follows. Only the peer's silence or an order to cancel stops it.
     pub(super) fn poll_parting_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DisconnectReason>> {
         loop {
@@ -95,7 +95,8 @@ impl<I: Instance, M> Session<I, M> {
         self.membership = None;
         self.line.mailbox.shut();
         self.hang_up();
-        let usage = self.instance.take().map(|instance| instance.usage()).unwrap_or_default();
+        let usage = self.usage();
+        self.instance = None;
         let lasted = self.clock.age(Instant::now());
         if ending.how == How::Flush && !self.machine.half_closed() {
             self.linger().await;

@@ -1,0 +1,104 @@
+//! The calls by which a session moves from one version of a plugin to another.
+
+use wasmtime::component::{Component, ComponentExportIndex, Instance};
+
+use super::core::{Core, begin, spent};
+use super::failure::fault;
+use super::quiet::quiet;
+use crate::event::{Budget, Fault, FaultKind};
+
+/// The interface, without its version.
+const HANDOFF: &str = "wharf:server/handoff";
+
+/// Where a component has the two functions.
+#[derive(Clone)]
+pub(super) struct Handoff {
+    save: ComponentExportIndex,
+    restore: ComponentExportIndex,
+}
+
+impl Handoff {
+    /// Of a component that has them, in any version of the contract that this host speaks.
+    pub(super) fn find(component: &Component, exports: &[String]) -> Option<Self> {
+        let fits = |name: &&String| {
+            name.strip_prefix(HANDOFF)
+                .and_then(|rest| rest.strip_prefix('@'))
+                .is_some_and(|version| version.starts_with("0.1."))
+        };
+        let interface = component.get_export_index(None, exports.iter().find(fits)?)?;
+        let function = |name: &str| component.get_export_index(Some(&interface), name);
+        Some(Self { save: function("save")?, restore: function("restore")? })
+    }
+}
+
+impl Core {
+    /// What another instance needs to carry on, and what fuel that took.
+    pub(super) async fn save(
+        &mut self,
+        handoff: &Handoff,
+        max: usize,
+        budget: Budget,
+    ) -> Result<(Vec<u8>, u64), Fault> {
+        let scope = self.store.data().scope.clone();
+        self.store.data_mut().serve(quiet(&scope));
+        // What is too much is told as that, as far as it is not far too much.
+        self.store.set_hostcall_fuel(max.saturating_mul(2).max(CARRIED_MIN_BYTES));
+        let saved = self.call_save(handoff, budget).await.map_err(|error| fault(&error, &mut self.store))?;
+        self.store.set_hostcall_fuel(self.store.data().context.limits.copy_max_bytes);
+        self.store.data_mut().serve(scope);
+        if saved.len() > max {
+            let detail = format!("it saved {} bytes, and {max} are allowed", saved.len());
+            return Err(Fault::new(FaultKind::StateLimit, detail));
+        }
+        Ok((saved, spent(&self.store, budget)))
+    }
+
+    async fn call_save(&mut self, handoff: &Handoff, budget: Budget) -> wasmtime::Result<Vec<u8>> {
+        let instance: Instance = self.instance;
+        let save = instance.get_typed_func::<(), (Vec<u8>,)>(&mut self.store, &handoff.save)?;
+        begin(&mut self.store, budget)?;
+        self.store.data_mut().limiter.refused = None;
+        Ok(save.call_async(&mut self.store, ()).await?.0)
+    }
+
+    /// Takes a session over. What fuel that took.
+    pub(super) async fn restore(
+        &mut self,
+        handoff: &Handoff,
+        version: &str,
+        state: Vec<u8>,
+        budget: Budget,
+    ) -> Result<u64, Fault> {
+        let scope = self.store.data().scope.clone();
+        self.store.data_mut().serve(quiet(&scope));
+        let restored = self.call_restore(handoff, version, state, budget).await;
+        let refused = restored.map_err(|error| fault(&error, &mut self.store))?;
+        self.store.data_mut().serve(scope);
+        match refused {
+            Ok(()) => Ok(spent(&self.store, budget)),
+            Err(why) => {
+                Err(Fault::new(FaultKind::HandoffRefused, why.chars().take(REFUSAL_CHARS_MAX).collect::<String>()))
+            }
+        }
+    }
+
+    async fn call_restore(
+        &mut self,
+        handoff: &Handoff,
+        version: &str,
+        state: Vec<u8>,
+        budget: Budget,
+    ) -> wasmtime::Result<Result<(), String>> {
+        type Refusal = Result<(), String>;
+        let instance: Instance = self.instance;
+        let restore = instance.get_typed_func::<(&str, Vec<u8>), (Refusal,)>(&mut self.store, &handoff.restore)?;
+        begin(&mut self.store, budget)?;
+        self.store.data_mut().limiter.refused = None;
+        Ok(restore.call_async(&mut self.store, (version, state)).await?.0)
+    }
+}
+
+/// Bytes that a state may have on its way, however small it has to be in the end.
+const CARRIED_MIN_BYTES: usize = 64 << 10;
+/// What is kept of the words by which a version refuses a session.
+const REFUSAL_CHARS_MAX: usize = 256;

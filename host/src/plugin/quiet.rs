@@ -1,0 +1,60 @@
+//! A session that can be asked and not acted upon: what a plugin sees of it while it is handed over.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use crate::event::{ClientInfo, NameError, Peers, Port, Priority, Scope, SendError, WriteError};
+
+/// The same session and its peers, where nothing can be done to them.
+pub(super) fn quiet(scope: &Scope) -> Scope {
+    Scope { port: Arc::new(QuietPort(Arc::clone(&scope.port))), peers: Arc::new(QuietPeers(Arc::clone(&scope.peers))) }
+}
+
+struct QuietPort(Arc<dyn Port>);
+
+impl Port for QuietPort {
+    fn info(&self) -> &ClientInfo {
+        self.0.info()
+    }
+    fn poll_write(&self, _: &mut Context<'_>, _: &[u8]) -> Poll<Result<(), WriteError>> {
+        Poll::Ready(Err(WriteError::Closed))
+    }
+    fn write_capacity(&self) -> u32 {
+        0
+    }
+    fn priority(&self) -> Priority {
+        self.0.priority()
+    }
+    fn set_priority(&self, _: Priority) -> Priority {
+        self.0.priority()
+    }
+    fn poll_slice(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_slice(cx)
+    }
+    fn set_timer(&self, _: u32, _: u64) -> bool {
+        false
+    }
+}
+
+struct QuietPeers(Arc<dyn Peers>);
+
+impl Peers for QuietPeers {
+    fn client_count(&self) -> u32 {
+        self.0.client_count()
+    }
+    fn broadcast(&self, _: u64, _: &[u8]) -> u32 {
+        0
+    }
+    fn set_name(&self, _: u64, _: &str) -> Result<(), NameError> {
+        Err(NameError::Taken)
+    }
+    fn find(&self, name: &str) -> Option<u64> {
+        self.0.find(name)
+    }
+    fn send_to(&self, _: u64, _: &[u8]) -> Result<(), SendError> {
+        Err(SendError::Closed)
+    }
+    fn disconnect(&self, _: u64, _: u64) -> bool {
+        false
+    }
+}

@@ -1,0 +1,265 @@
+//! Another version of a server's plugin: newcomers get it at once, live sessions as the policy says.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::future::ready;
+use futures_util::stream;
+use tokio::sync::oneshot;
+
+use super::handle::ServerHandle;
+use super::service::Service;
+use crate::plugin::{EventProcedure, LoadError, Plugin, try_out};
+use crate::session::{Handed, Line, Successor};
+use crate::telemetry::{PluginSwapped, SessionsMoved, SwapRolledBack};
+
+/// Sessions that are handed over at once; the others go on meanwhile.
+const MOVING_MAX: usize = 8;
+/// How long one that is in the middle of an event is waited for before the next one is asked.
+const BUSY_WAIT: Duration = Duration::from_millis(100);
+/// A version that so many sessions cannot move to, and more than one in fifty of those that were asked, is taken back.
+const FAILURES_MIN: usize = 5;
+const FAILURES_SHARE: usize = 50;
+/// How long those are waited for in the end.
+pub const SWAP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What becomes of live sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SwapPolicy {
+    /// Each moves to the new version at its next event boundary, with its state. One that cannot stays where it is.
+    #[default]
+    HandOff,
+    /// They end on the version they have.
+    Pin,
+    /// They are ended gracefully, as `server-stopped`.
+    Disconnect,
+}
+
+impl SwapPolicy {
+    /// Every policy.
+    pub const ALL: [Self; 3] = [Self::HandOff, Self::Pin, Self::Disconnect];
+
+    /// Its name in requests and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HandOff => "hand-off",
+            Self::Pin => "pin",
+            Self::Disconnect => "disconnect",
+        }
+    }
+}
+
+/// What became of the sessions that were there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SwapReport {
+    /// Name and version of what was there before.
+    pub from: String,
+    /// Name and version of what newcomers get.
+    pub to: String,
+    /// How many versions this server has had since its start, this one included.
+    pub generation: u64,
+    /// On the new version now.
+    pub moved: usize,
+    /// On the old one, by the reason why they did not move.
+    pub stayed: BTreeMap<String, usize>,
+    /// Whether so many could not move that the version was taken back: newcomers get the one before, and who had moved is on that
+    /// again.
+    pub rolled_back: bool,
+    /// Ended meanwhile, by themselves or because the policy says so.
+    pub ended: usize,
+    /// The longest that one of them was handled by neither.
+    pub longest_pause: Duration,
+}
+
+/// Why nothing was swapped. Nothing changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SwapError {
+    /// The new version is not good.
+    #[error(transparent)]
+    Plugin(#[from] LoadError),
+    /// The server is on its way out.
+    #[error("the server is stopping or stopped")]
+    Stopping,
+}
+
+impl ServerHandle {
+    /// Loads a plugin under the grants of this server, for [`ServerHandle::swap`]. Blocks for milliseconds to minutes, so not for a
+    /// runtime's thread.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn load_for_swap(&self, path: &Path) -> Result<Arc<Plugin>, LoadError> {
+        self.host().loader().share(path, &self.service.terms().grants)
+    }
+
+    /// Gives the server another plugin, loaded by the same host's loader. Newcomers get it from the moment on in which this
+    /// publishes it; live sessions as the policy says. Returns when that is done, or after ten seconds at most with those that
+    /// were busy all the time left where they are. One swap at a time; others wait. Dropping the future may leave some sessions
+    /// on the old version and some on the new. The build that is in force already changes nothing.
+    ///
+    /// # Errors
+    /// [`SwapError`]; nothing was changed.
+    pub async fn swap(&self, plugin: Arc<Plugin>, policy: SwapPolicy) -> Result<SwapReport, SwapError> {
+        let service = &self.service;
+        let _alone = service.swapping.lock().await;
+        if service.status().is_final() {
+            return Err(SwapError::Stopping);
+        }
+        let before = service.procedure();
+        let same = |one: &Plugin, other: &Plugin| (one.digest(), one.label()) == (other.digest(), other.label());
+        if same(before.plugin(), &plugin) {
+            let label = plugin.label();
+            return Ok(SwapReport {
+                from: label.clone(),
+                to: label,
+                generation: service.generation(),
+                ..SwapReport::default()
+            });
+        }
+        let budget = service.terms().line_config.budgets.start(self.priority());
+        let (limits, trial) = (before.limits(), Arc::clone(&plugin));
+        let tried = tokio::task::spawn_blocking(move || try_out(&trial, limits, budget)).await;
+        // It fails only where the runtime ends.
+        tried.map_err(|_| SwapError::Stopping)??;
+        let next = Arc::new(before.with_plugin(plugin));
+        service.procedure.store(Arc::clone(&next));
+        service.forget_faults();
+        let (from, to) = (before.plugin().label(), next.plugin().label());
+        PluginSwapped { server: &service.name, plugin: &to, digest: next.plugin().digest() }.emit();
+        let generation = service.count_generation();
+        let mut report = SwapReport { from, to, generation, ..SwapReport::default() };
+        match policy {
+            SwapPolicy::Pin => report.stayed = pinned(service, &next, "pinned"),
+            SwapPolicy::HandOff if !(before.hands_over() && next.hands_over()) => {
+                report.stayed = pinned(service, &next, "no-handoff");
+            }
+            SwapPolicy::HandOff => {
+                if !hand_over(service, &next, &mut report).await {
+                    roll_back(service, &before, &next, &mut report).await;
+                }
+            }
+            SwapPolicy::Disconnect => {
+                let old = others(service, &next);
+                old.iter().for_each(|(line, _)| line.stop());
+                report.ended = old.len();
+            }
+        }
+        let (moved, stayed) = (report.moved, report.stayed.values().sum());
+        let (ended, longest) = (report.ended, report.longest_pause);
+        SessionsMoved { server: &service.name, moved, stayed, ended, longest }.emit();
+        Ok(report)
+    }
+}
+
+type Live = (Arc<Line>, Arc<Successor<EventProcedure>>);
+
+/// Sessions on another version than this.
+fn others(service: &Service, next: &Arc<EventProcedure>) -> Vec<Live> {
+    let mut live = service.registry.handled();
+    live.retain(|(_, successor)| !Arc::ptr_eq(&successor.current(), next));
+    live
+}
+
+fn pinned(service: &Service, next: &Arc<EventProcedure>, why: &str) -> BTreeMap<String, usize> {
+    let count = others(service, next).len();
+    if count == 0 { BTreeMap::new() } else { BTreeMap::from([(why.to_owned(), count)]) }
+}
+
+/// A version was tried and is not good: everything is as before.
+async fn roll_back(
+    service: &Service,
+    before: &Arc<EventProcedure>,
+    bad: &Arc<EventProcedure>,
+    report: &mut SwapReport,
+) {
+    service.procedure.store(Arc::clone(before));
+    let (plugin, digest) = (before.plugin().label(), before.plugin().digest());
+    SwapRolledBack { server: &service.name, bad: &bad.plugin().label(), plugin: &plugin, digest }
+        .emit(&service.counters);
+    let mut back = SwapReport::default();
+    // What cannot go back stays on the version that it could move to.
+    hand_over(service, before, &mut back).await;
+    report.rolled_back = true;
+    report.ended += back.ended;
+    let returned = report.moved.min(back.moved);
+    report.moved -= returned;
+    *report.stayed.entry("rolled-back".to_owned()).or_default() += returned;
+    let asked: usize = report.stayed.values().sum::<usize>() + report.moved + report.ended;
+    let never = service.registry.handled().len().saturating_sub(asked);
+    if never > 0 {
+        *report.stayed.entry("not-asked".to_owned()).or_default() += never;
+    }
+    report.stayed.retain(|_, count| *count > 0);
+}
+
+/// Asks each session, a few at a time, and waits for those that are busy in the end. False where so many could not move that the
+/// others were not asked.
+async fn hand_over(service: &Service, next: &Arc<EventProcedure>, report: &mut SwapReport) -> bool {
+    let ask = |(line, successor): Live| async move {
+        let mut reported = successor.ask(Arc::clone(next));
+        line.look_for_successor();
+        match tokio::time::timeout(BUSY_WAIT, &mut reported).await {
+            Ok(handed) => Ok(handed.ok()),
+            Err(_) => Err((successor, reported)),
+        }
+    };
+    let deadline = Instant::now() + SWAP_DEADLINE;
+    let mut busy = Vec::new();
+    let goes_on = AtomicBool::new(true);
+    let live = stream::iter(others(service, next)).take_while(|_| ready(goes_on.load(Ordering::Relaxed)));
+    let mut asked = live.map(ask).buffer_unordered(MOVING_MAX);
+    while let Some(answer) = asked.next().await {
+        match answer {
+            Ok(handed) => report.add(handed),
+            Err(later) => busy.push(later),
+        }
+        // Those that were asked already answer still.
+        goes_on.store(!report.is_hopeless(), Ordering::Relaxed);
+    }
+    for (successor, reported) in busy {
+        report.add_late(&successor, reported, deadline).await;
+    }
+    !report.is_hopeless()
+}
+
+impl SwapReport {
+    fn add(&mut self, handed: Option<Handed>) {
+        match handed {
+            None => self.ended += 1,
+            Some(Handed::Moved(pause)) => {
+                self.moved += 1;
+                self.longest_pause = self.longest_pause.max(pause);
+            }
+            Some(Handed::Stayed(fault)) => self.stay(&fault.kind.name()),
+        }
+    }
+
+    fn is_hopeless(&self) -> bool {
+        let failed: usize = self.stayed.values().sum();
+        failed >= FAILURES_MIN && failed * FAILURES_SHARE > failed + self.moved
+    }
+
+    fn stay(&mut self, why: &str) {
+        *self.stayed.entry(why.to_owned()).or_default() += 1;
+    }
+
+    async fn add_late(
+        &mut self,
+        successor: &Successor<EventProcedure>,
+        mut reported: oneshot::Receiver<Handed>,
+        deadline: Instant,
+    ) {
+        match tokio::time::timeout_at(deadline.into(), &mut reported).await {
+            Ok(handed) => self.add(handed.ok()),
+            Err(_) if successor.withdraw() => self.stay("busy"),
+            // It began just now, within budgets of its own.
+            Err(_) => self.add(reported.await.ok()),
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What handles a session, and what is to take it over.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::oneshot;
+
+use crate::event::Fault;
+
+/// The procedure of one session. The session itself moves from one to the next, between two events.
+#[derive(Debug)]
+pub struct Successor<P> {
+    current: ArcSwap<P>,
+    next: Mutex<Option<Handover<P>>>,
+}
+
+/// A session is to move to this procedure.
+#[derive(Debug)]
+pub(super) struct Handover<P> {
+    pub(super) to: Arc<P>,
+    report: oneshot::Sender<Handed>,
+}
+
+/// What became of it. Whoever waits for this and hears nothing: the session ended before.
+#[derive(Debug)]
+pub enum Handed {
+    /// The session is handled by the new procedure. How long it was not handled at all.
+    Moved(Duration),
+    /// It is handled as before, and this is why.
+    Stayed(Fault),
+}
+
+impl<P> Successor<P> {
+    /// Of a session that starts with this procedure.
+    #[must_use]
+    pub fn new(current: Arc<P>) -> Self {
+        Self { current: ArcSwap::new(current), next: Mutex::default() }
+    }
+
+    /// What handles the session.
+    #[must_use]
+    pub fn current(&self) -> Arc<P> {
+        self.current.load_full()
+    }
+
+    /// It starts with another one after all.
+    pub fn start_with(&self, procedure: Arc<P>) {
+        self.current.store(procedure);
+    }
+
+    /// Asks for a hand-over; one that was asked for and not begun is forgotten. The session has to be told to look.
+    pub fn ask(&self, to: Arc<P>) -> oneshot::Receiver<Handed> {
+        let (report, reported) = oneshot::channel();
+        *self.next() = Some(Handover { to, report });
+        reported
+    }
+
+    /// Takes the wish back. False where the hand-over has begun, or nothing was asked for.
+    pub fn withdraw(&self) -> bool {
+        self.next().take().is_some()
+    }
+
+    pub(super) fn take(&self) -> Option<Handover<P>> {
+        self.next().take()
+    }
+
+    pub(super) fn commit(&self, to: &Arc<P>) {
+        self.current.store(Arc::clone(to));
+    }
+
+    fn next(&self) -> std::sync::MutexGuard<'_, Option<Handover<P>>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<P> Handover<P> {
+    pub(super) fn report(self, handed: Handed) {
+        // Whoever asked may have lost patience.
+        let _ = self.report.send(handed);
+    }
+}

@@ -1,0 +1,199 @@
+//! Swaps under live sessions that talk all the while: every byte is checked, and how long anybody waited is measured.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use hdrhistogram::Histogram;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::rustls::pki_types::ServerName;
+use wharf::server::{Host, Server, ServerBuilder, ServerHandle, SwapPolicy};
+
+use super::clients::{Stream, connector};
+use super::memory::Weight;
+use crate::certificates::Certificates;
+use crate::guests::{component, file, versioned};
+
+/// Between two messages of one client.
+const PACE: Duration = Duration::from_millis(20);
+/// Every so many swaps one is to a version that fails for sessions that have been used.
+const BAD_EVERY: usize = 10;
+/// Longest latency the histograms hold, in microseconds.
+const LATENCY_MAX_US: u64 = 60_000_000;
+
+/// How much of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Storm {
+    /// Clients, half of them over TLS.
+    pub clients: usize,
+    /// Swaps.
+    pub swaps: usize,
+    /// How long the clients are watched without any before, and how long each swap is given.
+    pub quiet: Duration,
+    /// Between the starts of two swaps, at least.
+    pub every: Duration,
+}
+
+/// What was seen.
+#[derive(Debug)]
+pub struct Seen {
+    /// From sending a message to having its answer, in microseconds, without swaps and with them.
+    pub quiet: Histogram<u64>,
+    /// The same while versions were swapped.
+    pub storm: Histogram<u64>,
+    /// Sessions that moved, over all swaps, and that stayed because the version was bad.
+    pub moved: usize,
+    /// See `moved`.
+    pub stayed: usize,
+    /// The longest that any session was handled by neither version, of each swap.
+    pub pauses: Vec<Duration>,
+    /// Resident memory and descriptors after a tenth of the swaps, and after all of them.
+    pub weights: [(u64, usize); 2],
+}
+
+/// What goes wrong in the bad ones, in turn: they refuse, trap, loop, grow, do not fit the contract, and are slow.
+const BAD: [&str; 6] = [
+    "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i32.const 1068) (i32.const 1024)) (i32.store (i32.const 1072) (i32.const 5))",
+    "unreachable",
+    "(call $spin)",
+    "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable",
+    "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i32.const 1068) (i32.const -16)) (i32.store (i32.const 1072) (i32.const 64))",
+    "(loop $more (memory.fill (i32.const 4096) (i32.const 1) (i32.const 60000)) (br $more))",
+];
+
+fn describe(host: &Host, name: &str, label: usize, restore: &str) -> Result<ServerBuilder> {
+    let plugin = file(&format!("storm-{label}"), &component_of(label, restore)?);
+    Ok(Server::builder().host(host).name(name).local_host("127.0.0.1").plugin(plugin))
+}
+
+fn component_of(label: usize, restore: &str) -> Result<Vec<u8>> {
+    let label = u8::try_from(label).context("a label is one byte")?;
+    Ok(component(&versioned(char::from(label), "", restore)))
+}
+
+/// Runs it. `clients` is the runtime of the clients.
+///
+/// # Errors
+/// Anything that was lost, came twice, out of order or from an older version; a connection that closed; the system's.
+pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Result<Seen> {
+    let certificates = Certificates::new();
+    let plain = describe(host, "plain", 1, "")?.start()?;
+    let secure = describe(host, "secure", 1, "")?.credentials(certificates.credentials()).start()?;
+    let (stop, swapping) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let authority = certificates.path("ca.pem");
+    let mut talking = clients.block_on(connect(storm.clients, &plain, &secure, &authority, &stop, &swapping))?;
+    std::thread::sleep(storm.quiet);
+    swapping.store(true, Ordering::Relaxed);
+    let mut seen = Seen {
+        quiet: Histogram::new_with_max(LATENCY_MAX_US, 3)?,
+        storm: Histogram::new_with_max(LATENCY_MAX_US, 3)?,
+        moved: 0,
+        stayed: 0,
+        pauses: Vec::new(),
+        weights: [(0, 0); 2],
+    };
+    for number in 1..=storm.swaps {
+        let start = Instant::now();
+        one_swap(&[&plain, &secure], number, &mut seen)?;
+        if number == (storm.swaps / 10).max(1) {
+            seen.weights[0] = weight()?;
+        }
+        std::thread::sleep(storm.every.saturating_sub(start.elapsed()));
+    }
+    seen.weights[1] = weight()?;
+    stop.store(true, Ordering::Relaxed);
+    clients.block_on(async {
+        while let Some(one) = talking.join_next().await {
+            let (quiet, storm) = one??;
+            seen.quiet.add(quiet)?;
+            seen.storm.add(storm)?;
+        }
+        anyhow::Ok(())
+    })?;
+    for server in [&plain, &secure] {
+        ensure!(server.counters().faults.is_empty(), "faults: {:?}", server.counters().faults);
+    }
+    Ok(seen)
+}
+
+fn one_swap(servers: &[&ServerHandle], number: usize, seen: &mut Seen) -> Result<()> {
+    let bad = number.is_multiple_of(BAD_EVERY);
+    let what = if bad {
+        format!("(if (global.get $count) (then {}))", BAD[number / BAD_EVERY % BAD.len()])
+    } else {
+        String::new()
+    };
+    let path = file(&format!("storm-{number}"), &component_of(number + 1, &what)?);
+    for server in servers {
+        let plugin = server.load_for_swap(&path)?;
+        let report = server.host().runtime().block_on(server.swap(plugin, SwapPolicy::HandOff))?;
+        let stayed: usize = report.stayed.values().sum();
+        ensure!(report.ended == 0, "sessions ended: {report:?}");
+        ensure!(if bad { report.moved == 0 } else { stayed == 0 }, "swap {number}: {report:?}");
+        seen.moved += report.moved;
+        seen.stayed += stayed;
+        seen.pauses.push(report.longest_pause);
+    }
+    Ok(std::fs::remove_file(path)?)
+}
+
+fn weight() -> Result<(u64, usize)> {
+    Ok((Weight::now()?.resident_kib, std::fs::read_dir("/proc/self/fd")?.count()))
+}
+
+type Latencies = (Histogram<u64>, Histogram<u64>);
+
+async fn connect(
+    count: usize,
+    plain: &ServerHandle,
+    secure: &ServerHandle,
+    authority: &Path,
+    stop: &Arc<AtomicBool>,
+    swapping: &Arc<AtomicBool>,
+) -> Result<JoinSet<Result<Latencies>>> {
+    let tls = connector(authority)?;
+    let mut talking = JoinSet::new();
+    for number in 0..count {
+        let address: SocketAddr = if number % 2 == 0 { plain.address() } else { secure.address() };
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let stream: Box<dyn Stream> = match number % 2 {
+            0 => Box::new(stream),
+            _ => Box::new(tls.connect(ServerName::try_from("localhost")?, stream).await?),
+        };
+        talking.spawn(talk(stream, number, Arc::clone(stop), Arc::clone(swapping)));
+    }
+    Ok(talking)
+}
+
+/// One client: a byte every now and then, whose answer has to be the next.
+async fn talk(
+    mut stream: Box<dyn Stream>,
+    number: usize,
+    stop: Arc<AtomicBool>,
+    swapping: Arc<AtomicBool>,
+) -> Result<Latencies> {
+    let mut latencies = (Histogram::new_with_max(LATENCY_MAX_US, 3)?, Histogram::new_with_max(LATENCY_MAX_US, 3)?);
+    let (mut count, mut label) = (0_u8, 0_u8);
+    // Not all at the same moment.
+    tokio::time::sleep(PACE * (number % 16) as u32 / 16).await;
+    while !stop.load(Ordering::Relaxed) {
+        let (start, byte) = (Instant::now(), number as u8 ^ count);
+        stream.write_all(&[byte]).await?;
+        let mut answer = [0; 3];
+        stream.read_exact(&mut answer).await.with_context(|| format!("client {number} after {count}"))?;
+        count = count.wrapping_add(1);
+        ensure!(answer[1..] == [byte, count], "client {number}: {answer:?} where {byte} {count} was next");
+        ensure!(answer[0] >= label, "client {number}: version {} after {label}", answer[0]);
+        label = answer[0];
+        let of = if swapping.load(Ordering::Relaxed) { &mut latencies.1 } else { &mut latencies.0 };
+        of.saturating_record(start.elapsed().as_micros() as u64);
+        tokio::time::sleep(PACE).await;
+    }
+    Ok(latencies)
+}

@@ -1,0 +1,308 @@
+//! New versions under live sessions: what moves, what stays, and that a bad version changes nothing.
+
+use std::io::Write;
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use wharf::event::Priority;
+use wharf::plugin::{InstanceLimits, Plugin};
+use wharf::server::{ServerBuilder, ServerHandle, SwapError, SwapPolicy, SwapReport};
+use wharf::session::Glance;
+use wharf_tests::clients::Client;
+use wharf_tests::guests::{component, inline, polite, versioned};
+use wharf_tests::servers::{describe, ended, eventually, start, swap};
+use wharf_tests::site::{Site, said};
+
+fn version(label: char) -> Arc<Plugin> {
+    bad(label, "", "")
+}
+
+fn bad(label: char, save: &str, restore: &str) -> Arc<Plugin> {
+    let name = format!("versioned-{label}-{}-{}", save.len(), restore.len());
+    inline(&name, &versioned(label, save, restore))
+}
+
+/// Only for sessions that have sent something, so that its trial goes well.
+fn if_used(what: &str) -> String {
+    format!("(if (global.get $count) (then {what}))")
+}
+
+fn hand_off(server: &ServerHandle, plugin: Arc<Plugin>) -> SwapReport {
+    swap(server, plugin, SwapPolicy::HandOff)
+}
+
+fn versions() -> ServerBuilder {
+    describe(version('a'))
+}
+
+/// Sends a byte and expects it back with the version and the count.
+fn next(client: &mut Client, label: char, byte: u8, count: u8) {
+    client.send([byte]).expect([label as u8, byte, count]);
+}
+
+#[test]
+fn live_sessions_move_with_their_state_and_newcomers_start_on_the_new_version() {
+    let server = versions().start().expect("it starts");
+    let mut clients: Vec<_> = (0..30).map(|_| Client::connect(server.address())).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        (0..=number as u8).for_each(|count| next(client, 'a', 7, count + 1));
+    }
+    let report = hand_off(&server, version('b'));
+    assert_eq!((report.moved, report.stayed.len(), report.ended, report.generation), (30, 0, 0, 2), "{report:?}");
+    for (number, client) in clients.iter_mut().enumerate() {
+        next(client, 'b', 9, number as u8 + 2);
+    }
+    let mut newcomer = Client::connect(server.address());
+    next(&mut newcomer, 'b', 1, 1);
+    let seen = server.sessions(0, 100);
+    assert!(seen.iter().all(|session| session.plugin.starts_with("versioned-b")), "{seen:?}");
+    // Everything they have used is theirs, whichever version they used it on.
+    assert!(seen[0].glance.events >= 3 && seen[0].glance.usage.fuel > 0, "{:?}", seen[0]);
+    let report = hand_off(&server, version('a'));
+    assert_eq!(report.moved, 31);
+    next(&mut clients[0], 'a', 3, 3);
+    drop((clients, newcomer));
+    ended(&server, "peer-closed", 31);
+    assert!(server.counters().faults.is_empty(), "{:?}", server.counters());
+}
+
+#[test]
+fn a_version_that_fails_on_the_new_side_leaves_the_session_where_it_is() {
+    let refuses = "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i32.const 1068) (i32.const 1024)) \
+                   (i32.store (i32.const 1072) (i32.const 5))";
+    let grows = "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable";
+    let writes =
+        "(drop (call $try-write (i32.const 1024) (i32.const 9))) (drop (call $set-timer (i32.const 1) (i64.const 1)))";
+    let server = versions().start().expect("it starts");
+    let mut client = Client::connect(server.address());
+    next(&mut client, 'a', 1, 1);
+    for (number, (what, reason)) in [
+        (refuses, "handoff-refused"),
+        ("unreachable", "trap:unreachable"),
+        ("(call $spin)", "fuel"),
+        (grows, "limit-session-mem"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let report = hand_off(&server, bad('x', "", &if_used(what)));
+        assert_eq!((report.moved, report.stayed.get(reason)), (0, Some(&1)), "{report:?}");
+        next(&mut client, 'a', 2, number as u8 + 2);
+        // Newcomers are on it, since nothing is wrong with it that shows before.
+        next(&mut Client::connect(server.address()), 'x', 1, 1);
+    }
+    // What it does to the session meanwhile is not done.
+    let report = hand_off(&server, bad('w', "", &if_used(writes)));
+    assert_eq!(report.moved, 1, "{report:?}");
+    next(&mut client, 'w', 2, 6);
+    assert_eq!(server.counters().ended.keys().filter(|reason| *reason != "peer-closed").count(), 0);
+}
+
+#[test]
+fn a_version_to_which_sessions_cannot_move_is_taken_back_by_itself() {
+    let server = versions().start().expect("it starts");
+    let mut clients: Vec<_> = (0..60).map(|_| Client::connect(server.address())).collect();
+    // Three of them have sent nothing, so that they can move; they have to go back.
+    clients[3..].iter_mut().for_each(|client| next(client, 'a', 1, 1));
+    eventually("all are there", || server.session_count() == 60);
+    let report = hand_off(&server, bad('x', "", &if_used("unreachable")));
+    assert!(report.rolled_back && report.moved == 0, "{report:?}");
+    assert_eq!(report.stayed.values().sum::<usize>(), 60, "{report:?}");
+    // Not every one of them had to fail for it.
+    assert!(report.stayed["trap:unreachable"] < 20, "{report:?}");
+    clients[..3].iter_mut().for_each(|client| next(client, 'a', 1, 1));
+    clients[3..].iter_mut().for_each(|client| next(client, 'a', 1, 2));
+    next(&mut Client::connect(server.address()), 'a', 1, 1);
+    assert_eq!(server.counters().notices.get("swap-rolled-back"), Some(&1));
+    let report = hand_off(&server, version('b'));
+    assert_eq!((report.rolled_back, report.stayed.len()), (false, 0), "{report:?}");
+    next(&mut clients[9], 'b', 1, 3);
+}
+
+#[test]
+fn a_version_that_fails_its_trial_is_refused_and_nothing_changes() {
+    let server = versions().start().expect("it starts");
+    let mut client = Client::connect(server.address());
+    next(&mut client, 'a', 1, 1);
+    let trial = |save: &str, restore: &str| {
+        let file = wharf_tests::guests::file("bad-trial", &component(&versioned('x', save, restore)));
+        let loaded = server.load_for_swap(&file).map_err(SwapError::from);
+        let swap = |plugin| server.host().runtime().block_on(server.swap(plugin, SwapPolicy::HandOff));
+        loaded.and_then(swap).expect_err("it is bad").to_string()
+    };
+    for (save, restore, says) in [
+        ("unreachable", "", "trap:unreachable"),
+        ("(call $spin)", "", "fuel"),
+        ("", "unreachable", "trap:unreachable"),
+        ("", "(i32.store (i32.const 1064) (i32.const 1))", "handoff-refused"),
+        // A list that lies beyond its memory.
+        (
+            "(i32.store (i32.const 1056) (i32.const -16)) (i32.store (i32.const 1060) (i32.const 64)) (return (i32.const 1056))",
+            "",
+            "trap:",
+        ),
+    ] {
+        let said = trial(save, restore);
+        assert!(said.contains("its trial instance failed") && said.contains(says), "{said}");
+    }
+    next(&mut client, 'a', 2, 2);
+    next(&mut Client::connect(server.address()), 'a', 2, 1);
+}
+
+#[test]
+fn a_trap_while_saving_is_a_fault_of_its_own_session() {
+    let server = describe(bad('a', &if_used("unreachable"), "")).start().expect("it starts");
+    let (mut used, mut fresh) = (Client::connect(server.address()), Client::connect(server.address()));
+    next(&mut used, 'a', 1, 1);
+    eventually("both are there", || server.session_count() == 2);
+    let report = hand_off(&server, version('b'));
+    assert_eq!((report.moved, report.stayed.get("trap:unreachable")), (1, Some(&1)), "{report:?}");
+    used.expect_gone();
+    next(&mut fresh, 'b', 1, 1);
+    ended(&server, "trap:unreachable", 1);
+}
+
+#[test]
+fn more_state_than_allowed_stays_and_the_session_goes_on() {
+    let limits = |max| InstanceLimits { state_max_bytes: max, ..InstanceLimits::default() };
+    for (max, moves) in [(4, 1), (3, 0)] {
+        // Saves nothing before it is used, or its trial would fail.
+        let empty = "(if (i32.eqz (global.get $count)) (then (i32.store (i32.const 1056) (i32.const 1048)) \
+                     (i32.store (i32.const 1060) (i32.const 0)) (return (i32.const 1056))))";
+        let server = describe(bad('a', empty, "")).limits(limits(max)).start().expect("it starts");
+        let mut client = Client::connect(server.address());
+        next(&mut client, 'a', 1, 1);
+        let report = hand_off(&server, bad('b', empty, ""));
+        assert_eq!((report.moved, report.stayed.get("state-limit").copied()), (moves, (moves == 0).then_some(1)));
+        next(&mut client, if moves == 1 { 'b' } else { 'a' }, 1, 2);
+    }
+}
+
+#[test]
+fn what_waits_to_be_sent_timers_and_the_class_move_with_the_session() {
+    // Sets a timer when it is used; the rest is as ever.
+    let with_timer = |label: char| {
+        let text = versioned(label, "", "").replace(
+            "(drop (call $try-write (i32.const 2048)",
+            "(drop (call $set-timer (i32.load8_u (local.get $data)) (i64.const 300)))\n(drop (call $try-write (i32.const 2048)",
+        );
+        inline(&format!("timed-{label}"), &text)
+    };
+    let server = describe(with_timer('a')).priority_max(Priority::High).start().expect("it starts");
+    let mut client = Client::connect(server.address());
+    next(&mut client, 'a', 5, 1);
+    server.assign(1, Priority::High).expect("a session");
+    server.name_session(1, "carried").expect("a name");
+    server.send_to(1, b"mail").expect("it is taken");
+    let report = hand_off(&server, with_timer('b'));
+    assert_eq!(report.moved, 1, "{report:?}");
+    client.expect("mail").expect([b'b', 5]);
+    let seen = server.session(1).expect("it is there");
+    assert_eq!((seen.glance.priority, seen.name.as_deref()), (Priority::High, Some("carried")));
+}
+
+#[test]
+fn each_policy_does_what_it_says() {
+    let server = versions().start().expect("it starts");
+    let mut client = Client::connect(server.address());
+    next(&mut client, 'a', 1, 1);
+    let report = swap(&server, version('b'), SwapPolicy::Pin);
+    assert_eq!((report.moved, report.stayed.get("pinned")), (0, Some(&1)));
+    next(&mut client, 'a', 1, 2);
+    next(&mut Client::connect(server.address()), 'b', 1, 1);
+    // The same again is nothing.
+    let report = swap(&server, version('b'), SwapPolicy::HandOff);
+    assert_eq!((report.generation, report.moved), (2, 0));
+    let report = swap(&server, version('c'), SwapPolicy::Disconnect);
+    assert!(report.ended >= 1, "{report:?}");
+    client.expect_closed();
+    next(&mut Client::connect(server.address()), 'c', 1, 1);
+}
+
+#[test]
+fn without_handoff_on_both_sides_sessions_end_on_the_version_they_have() {
+    let server = start(polite());
+    let mut client = Client::connect(server.address());
+    client.echo("on the first");
+    let report = hand_off(&server, version('b'));
+    assert_eq!(report.stayed.get("no-handoff"), Some(&1), "{report:?}");
+    client.echo("still on the first");
+    let mut second = Client::connect(server.address());
+    next(&mut second, 'b', 1, 1);
+    let report = hand_off(&server, inline("polite-again", "(func $unused)"));
+    assert_eq!(report.stayed.get("no-handoff"), Some(&2), "{report:?}");
+    next(&mut second, 'b', 1, 2);
+}
+
+#[test]
+fn a_session_in_the_middle_of_an_event_moves_when_that_is_over() {
+    let server = versions().timeout(Duration::from_secs(60)).start().expect("it starts");
+    let mut client = Client::connect(server.address());
+    next(&mut client, 'a', 1, 1);
+    // It asks for much more than it reads for now, so that the session waits in the middle of an event.
+    let sent = 4 << 20;
+    let mut sender = client.0.try_clone().expect("the same connection");
+    let asks = std::thread::spawn(move || {
+        sender.write_all(&vec![7; sent]).expect("all of it is taken in the end");
+        sender.shutdown(Shutdown::Write).expect("it has finished");
+    });
+    let waits = |glance: Glance| glance.event == Some("on-read") && glance.queued_bytes >= 256 << 10;
+    eventually("it waits", || server.session(1).is_some_and(|session| waits(session.glance)));
+    let report = std::thread::scope(|scope| {
+        let swapping = scope.spawn(|| hand_off(&server, version('b')));
+        eventually("it is asked for", || server.plugin().label().starts_with("versioned-b"));
+        let (rest, end) = client.rest();
+        end.expect("a proper end");
+        assert_eq!(rest.len(), 3 * sent);
+        // Nothing is missing, nothing comes twice, and the new version carries on where the old one was.
+        for (at, answer) in rest.chunks_exact(3).enumerate() {
+            assert_eq!(answer[1..], [7, (at + 2) as u8], "answer {at}");
+        }
+        let labels: Vec<u8> = rest.chunks_exact(3).map(|answer| answer[0]).collect();
+        assert!(labels.is_sorted() && labels.ends_with(b"b"), "never back");
+        swapping.join().expect("it is done")
+    });
+    asks.join().expect("it has sent all");
+    assert_eq!(report.moved, 1, "{report:?}");
+}
+
+#[test]
+fn swaps_that_race_come_one_after_the_other() {
+    let server = versions().start().expect("it starts");
+    let mut clients: Vec<_> = (0..10).map(|_| Client::connect(server.address())).collect();
+    clients.iter_mut().for_each(|client| next(client, 'a', 1, 1));
+    std::thread::scope(|scope| {
+        for label in ['b', 'c', 'd', 'e'] {
+            let server = &server;
+            scope.spawn(move || hand_off(server, version(label)));
+        }
+    });
+    let now = server.plugin().label().chars().nth("versioned-".len()).expect("a label");
+    clients.iter_mut().for_each(|client| next(client, now, 1, 2));
+}
+
+#[test]
+fn an_operator_swaps_by_one_command_and_a_bad_file_changes_nothing() {
+    let site = Site::default();
+    let keep = |name: &str, bytes: &[u8]| std::fs::write(site.path(name), bytes).expect("kept");
+    keep("a.wasm", &component(&versioned('a', "", "")));
+    keep("b.wasm", &component(&versioned('b', "", "")));
+    keep("broken.wasm", b"\0asm");
+    let swap = |file: &str| site.wharf_plugin(&["swap", "echo", site.path(file).to_str().expect("a path")]);
+    assert_eq!(swap("a.wasm").status.code(), Some(0));
+    let mut client = Client::connect(site.address());
+    next(&mut client, 'a', 1, 1);
+    let bad = swap("broken.wasm");
+    assert!(bad.status.code() == Some(1) && said(&bad).contains("broken.wasm"), "{}", said(&bad));
+    assert_eq!(swap("missing.wasm").status.code(), Some(2));
+    next(&mut client, 'a', 1, 2);
+    let good = swap("b.wasm");
+    assert!(good.status.success() && said(&good).contains("moved"), "{}", said(&good));
+    next(&mut client, 'b', 1, 3);
+    let answer =
+        site.ok("POST", "/v1/servers/echo/plugin/swap", json!({ "file": site.path("a.wasm"), "policy": "pin" }));
+    assert_eq!((&answer["moved"], &answer["stayed"]["pinned"]), (&json!(0), &json!(1)), "{answer}");
+    next(&mut client, 'b', 1, 4);
+}
