@@ -272,7 +272,8 @@ pub(super) async fn rename(State(shared): State<Arc<Shared>>, Path((name, id)): 
         Ok(()) => Ok(ok(&json!({ "name": wanted.to_lowercase() }))),
         Err(NameError::Taken) => Err(Problem::conflict("name-taken", "another session carries this name")),
         Err(NameError::TooLong | NameError::Empty) => {
-            Err(Problem::bad("bad-value", "`name`: expected 1 to 127 characters"))
+            let max = server.name_chars_max();
+            Err(Problem::bad("bad-value", format!("`name`: expected 1 to {max} characters")))
         }
     }
 }

@@ -11,6 +11,8 @@ const BURST: Duration = Duration::from_millis(100);
 /// Uses in one go are a tenth of a second's, and no smaller than this.
 const GRAINS: u64 = 10;
 const GRAIN_MIN: usize = 1 << 10;
+/// How long whoever waits sleeps at most before asking again, so that a limit that was raised or lifted is noticed.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// The unit of a CPU's rate: nanoseconds of CPU time each second.
 const NANOS: f64 = 1e9;
 
@@ -182,10 +184,10 @@ impl Rate {
         Some(now + Duration::from_nanos(left))
     }
 
-    /// The same for now. Looks at the clock only where there is a limit.
+    /// Whether nothing may be used now, and when to ask again. Looks at the clock only where there is a limit.
     pub(crate) fn not_before_now(&self) -> Option<Instant> {
         let limited = self.per_second.load(Ordering::Relaxed) != 0;
-        limited.then(Instant::now).and_then(|now| self.not_before(now))
+        limited.then(Instant::now).and_then(|now| Some(Self::ask_again(self.not_before(now)?, now)))
     }
 
     /// How much may be used in one go, so that one use does not take long to be made up for.
@@ -194,6 +196,11 @@ impl Rate {
             0 => usize::MAX,
             per_second => usize::try_from(per_second / GRAINS).unwrap_or(usize::MAX).max(GRAIN_MIN),
         }
+    }
+
+    /// When to ask again, where more may be used from `until` on.
+    pub(crate) fn ask_again(until: Instant, now: Instant) -> Instant {
+        until.min(now + ASK_AGAIN)
     }
 
     /// Somebody waits because of it.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 
 use super::Lane;
-use super::account::Account;
+use super::account::{Account, Rate};
 use super::cpu::nanoseconds;
 use super::lane::Seat;
 use super::turns::Flow;
@@ -70,7 +70,9 @@ impl Turn {
             self.turnstile = Arc::clone(self.seat.turnstile());
             self.flow = self.turnstile.enroll(class, &self.tenant);
         }
-        if !self.owes(now) {
+        if self.owes(now) {
+            self.account.cpu().waited();
+        } else {
             self.start(now);
         }
     }
@@ -87,7 +89,7 @@ impl Turn {
     fn owes(&mut self, now: Instant) -> bool {
         let until = self.account.cpu().not_before(now);
         if let Some(until) = until {
-            self.account.cpu().waited();
+            let until = Rate::ask_again(until, now);
             self.debt = Some((now, Box::pin(tokio::time::sleep_until(until.into()))));
         }
         until.is_some()
@@ -139,6 +141,7 @@ impl Turn {
     pub fn pause(&mut self) {
         let now = Instant::now();
         if self.owes(now) {
+            self.account.cpu().waited();
             self.yield_turn();
             return;
         }

@@ -48,6 +48,12 @@ impl ServerHandle {
         self.service.registry.find(name)
     }
 
+    /// Characters that a name may have.
+    #[must_use]
+    pub fn name_chars_max(&self) -> usize {
+        self.service.registry.name_chars_max()
+    }
+
     /// Names a session.
     ///
     /// # Errors

@@ -24,6 +24,8 @@ const BUSY_WAIT: Duration = Duration::from_millis(100);
 /// A version that so many sessions cannot move to, and more than one in fifty of those that were asked, is taken back.
 const FAILURES_MIN: usize = 5;
 const FAILURES_SHARE: usize = 50;
+/// Why sessions stay that says nothing about the version: they were busy, were to end, or there was no room for two instances.
+const NOT_ITS_FAULT: [&str; 5] = ["busy", "aborted", "drain-deadline", "overload", "limit-tenant-mem"];
 /// How long those are waited for in the end.
 pub const SWAP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -178,7 +180,11 @@ async fn roll_back(
     bad: &Arc<EventProcedure>,
     report: &mut SwapReport,
 ) {
-    service.procedure.store(Arc::clone(before));
+    // Whoever put something else in force meanwhile knew what they did.
+    let in_force = service.procedure.load_full();
+    if Arc::ptr_eq(&in_force, bad) {
+        service.procedure.compare_and_swap(&in_force, Arc::clone(before));
+    }
     let (plugin, digest) = (before.plugin().label(), before.plugin().digest());
     SwapRolledBack { server: &service.name, bad: &bad.plugin().label(), plugin: &plugin, digest }
         .emit(&service.counters);
@@ -201,15 +207,17 @@ async fn roll_back(
 /// Asks each session, a few at a time, and waits for those that are busy in the end. False where so many could not move that the
 /// others were not asked.
 async fn hand_over(service: &Service, next: &Arc<EventProcedure>, report: &mut SwapReport) -> bool {
+    let deadline = Instant::now() + SWAP_DEADLINE;
     let ask = |(line, successor): Live| async move {
         let mut reported = successor.ask(Arc::clone(next));
         line.look_for_successor();
-        match tokio::time::timeout(BUSY_WAIT, &mut reported).await {
+        // However many are busy, they are not waited for beyond the deadline.
+        let until = deadline.min(Instant::now() + BUSY_WAIT);
+        match tokio::time::timeout_at(until.into(), &mut reported).await {
             Ok(handed) => Ok(handed.ok()),
             Err(_) => Err((successor, reported)),
         }
     };
-    let deadline = Instant::now() + SWAP_DEADLINE;
     let mut busy = Vec::new();
     let goes_on = AtomicBool::new(true);
     let live = stream::iter(others(service, next)).take_while(|_| ready(goes_on.load(Ordering::Relaxed)));
@@ -241,7 +249,8 @@ impl SwapReport {
     }
 
     fn is_hopeless(&self) -> bool {
-        let failed: usize = self.stayed.values().sum();
+        let of_version = |(why, _): &(&String, &usize)| !NOT_ITS_FAULT.contains(&why.as_str());
+        let failed: usize = self.stayed.iter().filter(of_version).map(|(_, count)| count).sum();
         failed >= FAILURES_MIN && failed * FAILURES_SHARE > failed + self.moved
     }
 

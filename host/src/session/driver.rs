@@ -336,7 +336,7 @@ impl<P: Procedure, M> Session<P, M> {
             return Poll::Ready(Happening::Timer(id));
         }
         let share = line.config().account.bytes();
-        let rationed = share.not_before_now();
+        let rationed = state.ration_reads();
         if rationed.is_some() {
             self.clock.excuse();
         } else if self.machine.may_read()

@@ -147,6 +147,8 @@ pub(super) struct LineState {
     account: Arc<Account>,
     /// Nothing is sent before that, because the tenant has used up its share of bytes.
     rationed_until: Option<Instant>,
+    /// Nothing is read for the same reason.
+    reads_rationed: bool,
 }
 
 impl Line {
@@ -171,6 +173,7 @@ impl Line {
             bytes_out: 0,
             account: Arc::clone(&config.account),
             rationed_until: None,
+            reads_rationed: false,
         };
         let priority = AtomicU8::new(config.class() as u8);
         let (pulse, mailbox) = (Pulse::default(), Mailbox::default());
@@ -438,6 +441,16 @@ impl LineState {
             }
         }
         self.stalled_since
+    }
+
+    /// Whether the tenant has used up its share of bytes, so that nothing is read for now, and when to ask again.
+    pub(super) fn ration_reads(&mut self) -> Option<Instant> {
+        let rationed = self.account.bytes().not_before_now();
+        if rationed.is_some() && !std::mem::replace(&mut self.reads_rationed, rationed.is_some()) {
+            self.account.bytes().waited();
+        }
+        self.reads_rationed = rationed.is_some();
+        rationed
     }
 
     /// When sending goes on, where the tenant's share of bytes holds it up; or `next`, whatever is first.

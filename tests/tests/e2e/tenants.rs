@@ -127,3 +127,16 @@ fn a_tenant_gets_its_bytes_each_second_and_none_is_lost() {
     client.echo(&data);
     client.echo(&data);
 }
+
+#[test]
+fn who_waits_for_a_share_goes_on_when_the_limit_is_lifted() {
+    let host = host(shares(Shares { bytes_per_second: 1 << 10, ..Shares::default() }));
+    let server = start(describe(&host, "one", ""));
+    let mut client = Client::connect(server.address());
+    // Two minutes' worth.
+    let data = vec![7; 64 << 10];
+    client.send(&data);
+    eventually("it waits", || host.tenants()[0].account.bytes_waits > 0);
+    host.limit_tenants(&BTreeMap::new());
+    client.expect(&data);
+}

@@ -15,19 +15,18 @@ use crate::session::turn;
 impl<P: Procedure, M> Session<P, M> {
     /// Does what was asked for, if anything was. Whatever fails on the new side, the old instance carries on.
     pub(super) async fn hand_over(&mut self) {
-        let Some(handover) = self.successor.take() else { return };
-        if Arc::ptr_eq(&handover.to, &self.procedure) {
-            handover.report(Handed::Moved(Duration::ZERO));
-            return;
-        }
         if let Some(fault) = turn::enter(&self.line, Doing::HANDOVER).await {
             self.end_by(fault);
             return;
         }
+        // Not before, so that what waits for a latch can be taken back.
+        let Some(handover) = self.successor.take() else { return turn::leave(&self.line) };
         let start = Instant::now();
-        let outcome = self.move_to(&handover).await;
+        let already = Arc::ptr_eq(&handover.to, &self.procedure);
+        let outcome = if already { Ok(()) } else { self.move_to(&handover).await };
         turn::leave(&self.line);
         match outcome {
+            Ok(()) if already => handover.report(Handed::Moved(Duration::ZERO)),
             Ok(()) => handover.report(Handed::Moved(start.elapsed())),
             Err(Stay::Stays(fault)) => handover.report(Handed::Stayed(fault)),
             Err(Stay::Ends(fault)) => {
