@@ -61,6 +61,12 @@ impl<P> Successor<P> {
         self.next().take().is_some()
     }
 
+    /// Whether a hand-over was asked for and has not begun.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        self.next().is_some()
+    }
+
     pub(super) fn take(&self) -> Option<Handover<P>> {
         self.next().take()
     }
