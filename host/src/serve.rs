@@ -11,11 +11,12 @@ use tokio::sync::watch;
 use crate::admission::{Admitted, Entered, Refusal};
 use crate::event::{ClientInfo, FaultKind, Origin};
 use crate::net::{AcceptFault, Accepted, Established, HandshakeFault, Listener};
+use crate::plugin::EventProcedure;
 use crate::sched::Seat;
 use crate::server::{Alive, Call, Service, Welcome};
 use crate::session::{Ended, Line, Session, Successor};
 use crate::telemetry::{
-    AcceptPaused, AcceptStopped, Edition, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted, Spent,
+    AcceptPaused, AcceptStopped, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted, Spent,
 };
 
 /// Accepts until the server is to stop, as its course says; `seen` hears which version of the course is followed.
@@ -208,7 +209,7 @@ async fn converse(service: Arc<Service>, client: Established, round: u64, seat: 
         Call::EndNow => line.cancel(),
     }
     let (ended, procedure) = Session::run(line, successor, service.registry.clone(), membership).await;
-    report(&service, id, procedure.edition(), ended);
+    report(&service, id, &procedure, ended);
     let last = presence.leave();
     drop(permit);
     if last {
@@ -216,12 +217,17 @@ async fn converse(service: Arc<Service>, client: Established, round: u64, seat: 
     }
 }
 
-fn report(service: &Service, session: u64, edition: &Edition, ended: Ended) {
+fn report(service: &Arc<Service>, session: u64, procedure: &Arc<EventProcedure>, ended: Ended) {
+    let edition = procedure.edition();
     let (server, class) = (&*service.name, ended.class);
     let kind = ended.fault.as_ref().map(|(_, fault)| fault.kind);
     // The fault that took the shared instance away was counted with the session whose it was.
     if kind != Some(FaultKind::InstanceLost) {
-        service.fared(kind.is_some_and(|kind| kind.origin() == Origin::Plugin));
+        let faulted = kind.is_some_and(|kind| kind.origin() == Origin::Plugin);
+        service.fared(faulted);
+        if faulted {
+            service.blame(procedure);
+        }
     }
     if let Some((event, fault)) = &ended.fault {
         Faulted { server, session, class, event, fault }.emit(edition, &service.fault_lines);

@@ -192,6 +192,7 @@ impl Bound {
             started: Instant::now(),
             census: Arc::new(Census::default()),
             procedure: ArcSwap::from_pointee(procedure),
+            guard: Mutex::default(),
             swapping: tokio::sync::Mutex::default(),
             generation: AtomicU64::new(1),
             course: watch::Sender::new(Course::new()),

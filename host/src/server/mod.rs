@@ -11,6 +11,7 @@ mod checks;
 mod course;
 mod demand;
 mod fleet;
+mod guard;
 mod handle;
 mod host;
 mod lanes;
@@ -33,6 +34,7 @@ pub use checks::{
 pub(crate) use course::{Call, Welcome};
 pub use course::{Newcomers, Notice, Occurrence, Status};
 pub use fleet::{BoundFleet, Fleet, Plan, PlanError, Reloaded};
+pub use guard::GUARD_WINDOW;
 pub use handle::{DATA_MAX_BYTES, Ending, ServerHandle, SteerError};
 pub use host::{Host, HostConfig, HostError};
 pub use limits::{Limit, Origin, Quantity};

@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, watch};
 use super::breaker::{Breaker, BreakerState, Turn};
 use super::census::{Alive, Census};
 use super::course::{Call, Course, Newcomers, Notice, Occurrence, Status};
+use super::guard::Guard;
 use super::lanes::Lanes;
 use super::lock::Holder;
 use super::registry::Registry;
@@ -73,6 +74,7 @@ pub(crate) struct Service {
     pub(super) breaker: Mutex<Breaker>,
     pub(super) lanes: Arc<Lanes>,
     pub(super) procedure: ArcSwap<EventProcedure>,
+    pub(super) guard: Mutex<Option<Guard>>,
     /// One swap at a time.
     pub(super) swapping: tokio::sync::Mutex<()>,
     pub(super) generation: AtomicU64,
@@ -200,6 +202,10 @@ impl Service {
             self.steer(|_| true);
         }
         held_off
+    }
+
+    pub(super) fn guard(&self) -> MutexGuard<'_, Option<Guard>> {
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn breaker(&self) -> MutexGuard<'_, Breaker> {

@@ -152,6 +152,9 @@ impl ServerHandle {
                 report.ended = old.len();
             }
         }
+        if !report.rolled_back {
+            service.watch(&next, &before);
+        }
         let (moved, stayed) = (report.moved, report.stayed.values().sum());
         let (ended, longest) = (report.ended, report.longest_pause);
         SessionsMoved { server: &service.name, moved, stayed, ended, longest }.emit();
@@ -180,14 +183,7 @@ async fn roll_back(
     bad: &Arc<EventProcedure>,
     report: &mut SwapReport,
 ) {
-    // Whoever put something else in force meanwhile knew what they did.
-    let in_force = service.procedure.load_full();
-    if Arc::ptr_eq(&in_force, bad) {
-        service.procedure.compare_and_swap(&in_force, Arc::clone(before));
-    }
-    let (plugin, digest) = (before.plugin().label(), before.plugin().digest());
-    SwapRolledBack { server: &service.name, bad: &bad.plugin().label(), plugin: &plugin, digest }
-        .emit(&service.counters);
+    put_back(service, before, bad);
     let mut back = SwapReport::default();
     // What cannot go back stays on the version that it could move to.
     hand_over(service, before, &mut back).await;
@@ -204,9 +200,23 @@ async fn roll_back(
     report.stayed.retain(|_, count| *count > 0);
 }
 
+/// Gives newcomers the version before again. False where the bad one is in force no longer: whoever put another there
+/// meanwhile knew what they did.
+pub(super) fn put_back(service: &Service, before: &Arc<EventProcedure>, bad: &Arc<EventProcedure>) -> bool {
+    let in_force = service.procedure.load_full();
+    if !Arc::ptr_eq(&in_force, bad) {
+        return false;
+    }
+    service.procedure.compare_and_swap(&in_force, Arc::clone(before));
+    let (plugin, digest) = (before.plugin().label(), before.plugin().digest());
+    SwapRolledBack { server: &service.name, bad: &bad.plugin().label(), plugin: &plugin, digest }
+        .emit(&service.counters);
+    true
+}
+
 /// Asks each session, a few at a time, and waits for those that are busy in the end. False where so many could not move that the
 /// others were not asked.
-async fn hand_over(service: &Service, next: &Arc<EventProcedure>, report: &mut SwapReport) -> bool {
+pub(super) async fn hand_over(service: &Service, next: &Arc<EventProcedure>, report: &mut SwapReport) -> bool {
     let deadline = Instant::now() + SWAP_DEADLINE;
     let ask = |(line, successor): Live| async move {
         let mut reported = successor.ask(Arc::clone(next));

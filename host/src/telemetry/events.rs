@@ -181,7 +181,7 @@ impl PluginSwapped<'_> {
     }
 }
 
-/// A version that live sessions could not move to is taken back.
+/// A version that faults, or that live sessions cannot move to, is taken back.
 #[derive(Debug)]
 pub struct SwapRolledBack<'a> {
     /// The server.
@@ -200,7 +200,7 @@ impl SwapRolledBack<'_> {
         counters.count(Kind::Notice, "swap-rolled-back");
         let digest = self.digest.get(..12).unwrap_or(self.digest);
         let Self { server, bad, plugin, .. } = *self;
-        warn!(server, bad, plugin, digest, "sessions could not move to the new version: it is taken back");
+        warn!(server, bad, plugin, digest, "the new version faults, or sessions cannot move to it: it is taken back");
     }
 }
 

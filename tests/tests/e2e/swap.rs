@@ -124,6 +124,28 @@ fn a_version_to_which_sessions_cannot_move_is_taken_back_by_itself() {
 }
 
 #[test]
+fn a_version_that_faults_after_its_swap_is_taken_back_by_itself() {
+    let server = versions().start().expect("it starts");
+    let mut clients: Vec<_> = (0..30).map(|_| Client::connect(server.address())).collect();
+    clients.iter_mut().for_each(|client| next(client, 'a', 1, 1));
+    // Sessions can move to it, and it faults with the first byte.
+    let text = versioned('x', "", "").replace("(local.set $at (i32.const 2048))\n  (loop", "unreachable (loop");
+    let report = hand_off(&server, inline("faults-later", &text));
+    assert_eq!((report.moved, report.rolled_back), (30, false), "{report:?}");
+    for client in &mut clients[..10] {
+        client.send("x").expect_gone();
+    }
+    eventually("it is taken back", || server.counters().notices.contains_key("swap-rolled-back"));
+    // Who has not sent anything meanwhile is back as well, with all that it had.
+    eventually("they are back", || {
+        server.sessions(0, 100).iter().all(|session| session.plugin.starts_with("versioned-a"))
+    });
+    clients[10..].iter_mut().for_each(|client| next(client, 'a', 1, 2));
+    next(&mut Client::connect(server.address()), 'a', 1, 1);
+    assert_eq!((server.session_count() >= 20, server.breaker().name()), (true, "closed"));
+}
+
+#[test]
 fn a_version_that_fails_its_trial_is_refused_and_nothing_changes() {
     let server = versions().start().expect("it starts");
     let mut client = Client::connect(server.address());
