@@ -58,7 +58,8 @@ pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
         if answer["rolled_back"] == true {
             return 1;
         }
-        let stayed = answer["stayed"].as_object().is_some_and(|stayed| !stayed.is_empty());
+        let some = |key: &str| answer[key].as_object().is_some_and(|reasons| !reasons.is_empty());
+        let stayed = some("stayed") || some("lost");
         if stayed && *policy == Policy::HandOff { 5 } else { 0 }
     })
 }

@@ -244,6 +244,7 @@ pub(super) struct Swap {
     generation: u64,
     moved: usize,
     stayed: BTreeMap<String, usize>,
+    lost: BTreeMap<String, usize>,
     rolled_back: bool,
     ended: usize,
     longest_pause_seconds: f64,
@@ -251,9 +252,9 @@ pub(super) struct Swap {
 
 impl Swap {
     pub(super) fn of(report: SwapReport) -> Self {
-        let SwapReport { from, to, generation, moved, stayed, rolled_back, ended, longest_pause } = report;
+        let SwapReport { from, to, generation, moved, stayed, lost, rolled_back, ended, longest_pause } = report;
         let longest_pause_seconds = longest_pause.as_secs_f64();
-        Self { from, to, generation, moved, stayed, rolled_back, ended, longest_pause_seconds }
+        Self { from, to, generation, moved, stayed, lost, rolled_back, ended, longest_pause_seconds }
     }
 }
 

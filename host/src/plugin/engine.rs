@@ -69,6 +69,9 @@ pub enum EngineError {
         /// Why.
         capacity: Capacity,
     },
+    /// This process can hold no session at all.
+    #[error("this process can hold no session: {0}")]
+    NoRoom(Capacity),
     /// The engine refused.
     #[error("cannot start the WebAssembly engine with {sessions} instance slots: {cause}")]
     Engine {
@@ -138,7 +141,8 @@ fn sessions(asked: usize) -> Result<usize, EngineError> {
     let capacity = Capacity::now();
     let possible = capacity.instances().min(capacity.clients());
     match asked {
-        0 => Ok(possible.max(1)),
+        0 if possible > 0 => Ok(possible),
+        0 => Err(EngineError::NoRoom(capacity)),
         asked if asked <= possible => Ok(asked),
         asked => Err(EngineError::TooManySessions { asked, possible, capacity }),
     }

@@ -6,6 +6,7 @@ use super::core::{Core, begin, spent};
 use super::failure::fault;
 use super::quiet::quiet;
 use crate::event::{Budget, Fault, FaultKind};
+use crate::telemetry::drives_reader;
 
 /// The interface, without its version.
 const HANDOFF: &str = "wharf:server/handoff";
@@ -76,9 +77,7 @@ impl Core {
         self.store.data_mut().serve(scope);
         match refused {
             Ok(()) => Ok(spent(&self.store, budget)),
-            Err(why) => {
-                Err(Fault::new(FaultKind::HandoffRefused, why.chars().take(REFUSAL_CHARS_MAX).collect::<String>()))
-            }
+            Err(why) => Err(Fault::new(FaultKind::HandoffRefused, printable(&why))),
         }
     }
 
@@ -98,7 +97,19 @@ impl Core {
     }
 }
 
+/// What is kept of the words by which a version refuses a session. None of them drives the reader of a log.
+fn printable(why: &str) -> String {
+    let mut text = String::new();
+    for character in why.chars().take(REFUSAL_CHARS_MAX) {
+        match drives_reader(character) {
+            true => text.extend(character.escape_default()),
+            false => text.push(character),
+        }
+    }
+    text
+}
+
 /// Bytes that a state may have on its way, however small it has to be in the end.
 const CARRIED_MIN_BYTES: usize = 64 << 10;
-/// What is kept of the words by which a version refuses a session.
+/// Characters of a refusal that are kept.
 const REFUSAL_CHARS_MAX: usize = 256;

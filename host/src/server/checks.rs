@@ -67,7 +67,7 @@ impl ServerBuilder {
             within("limits.state_max_bytes", limits.state_max_bytes, STATE_RANGE, bytes),
             within("limits.timers_max", self.timers_max, TIMERS_RANGE, plain),
             within("limits.name_chars_max", self.name_chars_max, (1, NAME_CHARS_MAX), plain),
-            within("shards", self.shards, (0, SHARDS_MAX), plain),
+            within("shards", self.shards.max(1), (1, SHARDS_MAX), plain),
         ]
         .into_iter()
         .filter_map(Result::err)

@@ -33,6 +33,9 @@ impl Demand {
         let most = |asked: usize| if given == 0 { asked } else { asked.min(given) };
         let instances = most(self.instances).saturating_add(self.shards);
         let mebibytes = self.shard_bytes.div_ceil(1 << 20);
+        if given > 0 && self.shards > given {
+            return Some(format!("`shards` of all servers are {}, and `sessions_max` is {given}", self.shards));
+        }
         let over = if self.clients > capacity.clients() {
             format!("{} clients (`max_clients` of all servers)", self.clients)
         } else if instances > capacity.instances() {

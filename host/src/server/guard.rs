@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::service::Service;
-use super::swap::{hand_over, put_back};
+use super::swap::{hand_over, on, put_back};
 use crate::event::Peers;
 use crate::plugin::EventProcedure;
 
@@ -69,6 +69,7 @@ async fn take_back(service: Arc<Service>, bad: Arc<EventProcedure>, before: Arc<
     }
     service.forget_faults();
     if before.hands_over() && bad.hands_over() {
-        hand_over(&service, &before, &mut super::SwapReport::default()).await;
+        let live = on(&service, &bad);
+        hand_over(&service, &before, live, &mut super::SwapReport::default()).await;
     }
 }

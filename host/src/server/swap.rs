@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::future::ready;
 use futures_util::stream;
-use tokio::sync::oneshot;
 
 use super::handle::ServerHandle;
 use super::service::Service;
+use crate::event::{Fault, Port};
 use crate::plugin::{EventProcedure, LoadError, Plugin, try_out};
 use crate::session::{Handed, Line, Successor};
-use crate::telemetry::{PluginSwapped, SessionsMoved, SwapRolledBack};
+use crate::telemetry::{HandoverFailed, PluginSwapped, SessionsMoved, SwapRolledBack};
 
 /// Sessions that are handed over at once; the others go on meanwhile.
 const MOVING_MAX: usize = 8;
@@ -25,7 +25,8 @@ const BUSY_WAIT: Duration = Duration::from_millis(100);
 const FAILURES_MIN: usize = 5;
 const FAILURES_SHARE: usize = 50;
 /// Why sessions stay that says nothing about the version: they were busy, were to end, or there was no room for two instances.
-const NOT_ITS_FAULT: [&str; 5] = ["busy", "aborted", "drain-deadline", "overload", "limit-tenant-mem"];
+const NOT_ITS_FAULT: [&str; 8] =
+    ["busy", "aborted", "drain-deadline", "overload", "limit-tenant-mem", "no-handoff", "not-asked", "rolled-back"];
 /// How long those are waited for in the end.
 pub const SWAP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -65,10 +66,12 @@ pub struct SwapReport {
     pub to: String,
     /// How many versions this server has had since its start, this one included.
     pub generation: u64,
-    /// On the new version now.
+    /// Moved to the new version.
     pub moved: usize,
     /// On the old one, by the reason why they did not move.
     pub stayed: BTreeMap<String, usize>,
+    /// Over, because the old version could not save them, by reason.
+    pub lost: BTreeMap<String, usize>,
     /// Whether so many could not move that the version was taken back: newcomers get the one before, and who had moved is on that
     /// again.
     pub rolled_back: bool,
@@ -103,7 +106,8 @@ impl ServerHandle {
     /// Gives the server another plugin, loaded by the same host's loader. Newcomers get it from the moment on in which this
     /// publishes it; live sessions as the policy says. Returns when that is done, or after ten seconds at most with those that
     /// were busy all the time left where they are. One swap at a time; others wait. Dropping the future may leave some sessions
-    /// on the old version and some on the new. The build that is in force already changes nothing.
+    /// on the old version and some on the new. The build that is in force already is not
+    /// published again, and sessions that are on another are asked again.
     ///
     /// # Errors
     /// [`SwapError`]; nothing was changed.
@@ -114,35 +118,22 @@ impl ServerHandle {
             return Err(SwapError::Stopping);
         }
         let before = service.procedure();
+        // Nothing is new then; but sessions that were left on another version may be asked again.
         let same = |one: &Plugin, other: &Plugin| (one.digest(), one.label()) == (other.digest(), other.label());
-        if same(before.plugin(), &plugin) {
-            let label = plugin.label();
-            return Ok(SwapReport {
-                from: label.clone(),
-                to: label,
-                generation: service.generation(),
-                ..SwapReport::default()
-            });
-        }
-        let budget = service.terms().line_config.budgets.start(self.priority());
-        let (limits, trial) = (before.limits(), Arc::clone(&plugin));
-        let tried = tokio::task::spawn_blocking(move || try_out(&trial, limits, budget)).await;
-        // It fails only where the runtime ends.
-        tried.map_err(|_| SwapError::Stopping)??;
-        let next = Arc::new(before.with_plugin(plugin));
-        service.procedure.store(Arc::clone(&next));
-        service.forget_faults();
+        let (next, generation) = match same(before.plugin(), &plugin) {
+            true => (Arc::clone(&before), service.generation()),
+            false => self.publish(&before, plugin).await?,
+        };
         let (from, to) = (before.plugin().label(), next.plugin().label());
-        PluginSwapped { server: &service.name, plugin: &to, digest: next.plugin().digest() }.emit();
-        let generation = service.count_generation();
         let mut report = SwapReport { from, to, generation, ..SwapReport::default() };
         match policy {
-            SwapPolicy::Pin => report.stayed = pinned(service, &next, "pinned"),
-            SwapPolicy::HandOff if !(before.hands_over() && next.hands_over()) => {
-                report.stayed = pinned(service, &next, "no-handoff");
-            }
+            SwapPolicy::Pin => pin(others(service, &next), "pinned", &mut report),
             SwapPolicy::HandOff => {
-                if !hand_over(service, &next, &mut report).await {
+                let live = others(service, &next);
+                let moves = |(_, successor): &Live| next.hands_over() && successor.current().hands_over();
+                let (movable, stuck) = live.into_iter().partition(moves);
+                pin(stuck, "no-handoff", &mut report);
+                if !hand_over(service, &next, movable, &mut report).await && !Arc::ptr_eq(&before, &next) {
                     roll_back(service, &before, &next, &mut report).await;
                 }
             }
@@ -152,13 +143,32 @@ impl ServerHandle {
                 report.ended = old.len();
             }
         }
-        if !report.rolled_back {
+        if !report.rolled_back && !Arc::ptr_eq(&before, &next) {
             service.watch(&next, &before);
         }
         let (moved, stayed) = (report.moved, report.stayed.values().sum());
         let (ended, longest) = (report.ended, report.longest_pause);
         SessionsMoved { server: &service.name, moved, stayed, ended, longest }.emit();
         Ok(report)
+    }
+
+    /// Tries a version out and gives it to newcomers; its procedure, and how many there were.
+    async fn publish(
+        &self,
+        before: &Arc<EventProcedure>,
+        plugin: Arc<Plugin>,
+    ) -> Result<(Arc<EventProcedure>, u64), SwapError> {
+        let service = &self.service;
+        let budget = service.terms().line_config.budgets.start(self.priority());
+        let (limits, trial) = (before.limits(), Arc::clone(&plugin));
+        let tried = tokio::task::spawn_blocking(move || try_out(&trial, limits, budget)).await;
+        // It fails only where the runtime ends.
+        tried.map_err(|_| SwapError::Stopping)??;
+        let next = Arc::new(before.with_plugin(plugin));
+        service.procedure.store(Arc::clone(&next));
+        service.forget_faults();
+        PluginSwapped { server: &service.name, plugin: &next.plugin().label(), digest: next.plugin().digest() }.emit();
+        Ok((next, service.count_generation()))
     }
 }
 
@@ -171,9 +181,15 @@ fn others(service: &Service, next: &Arc<EventProcedure>) -> Vec<Live> {
     live
 }
 
-fn pinned(service: &Service, next: &Arc<EventProcedure>, why: &str) -> BTreeMap<String, usize> {
-    let count = others(service, next).len();
-    if count == 0 { BTreeMap::new() } else { BTreeMap::from([(why.to_owned(), count)]) }
+/// Sessions on this version.
+pub(super) fn on(service: &Service, version: &Arc<EventProcedure>) -> Vec<Live> {
+    let mut live = service.registry.handled();
+    live.retain(|(_, successor)| Arc::ptr_eq(&successor.current(), version));
+    live
+}
+
+fn pin(live: Vec<Live>, why: &str, report: &mut SwapReport) {
+    live.iter().for_each(|_| report.stay(why));
 }
 
 /// A version was tried and is not good: everything is as before.
@@ -186,18 +202,12 @@ async fn roll_back(
     put_back(service, before, bad);
     let mut back = SwapReport::default();
     // What cannot go back stays on the version that it could move to.
-    hand_over(service, before, &mut back).await;
+    hand_over(service, before, on(service, bad), &mut back).await;
     report.rolled_back = true;
     report.ended += back.ended;
     let returned = report.moved.min(back.moved);
     report.moved -= returned;
-    *report.stayed.entry("rolled-back".to_owned()).or_default() += returned;
-    let asked: usize = report.stayed.values().sum::<usize>() + report.moved + report.ended;
-    let never = service.registry.handled().len().saturating_sub(asked);
-    if never > 0 {
-        *report.stayed.entry("not-asked".to_owned()).or_default() += never;
-    }
-    report.stayed.retain(|_, count| *count > 0);
+    (0..returned).for_each(|_| report.stay("rolled-back"));
 }
 
 /// Gives newcomers the version before again. False where the bad one is in force no longer: whoever put another there
@@ -216,71 +226,82 @@ pub(super) fn put_back(service: &Service, before: &Arc<EventProcedure>, bad: &Ar
 
 /// Asks each session, a few at a time, and waits for those that are busy in the end. False where so many could not move that the
 /// others were not asked.
-pub(super) async fn hand_over(service: &Service, next: &Arc<EventProcedure>, report: &mut SwapReport) -> bool {
+pub(super) async fn hand_over(
+    service: &Service,
+    next: &Arc<EventProcedure>,
+    live: Vec<Live>,
+    report: &mut SwapReport,
+) -> bool {
     let deadline = Instant::now() + SWAP_DEADLINE;
     let ask = |(line, successor): Live| async move {
+        let session = line.info().id;
         let mut reported = successor.ask(Arc::clone(next));
         line.look_for_successor();
         // However many are busy, they are not waited for beyond the deadline.
         let until = deadline.min(Instant::now() + BUSY_WAIT);
         match tokio::time::timeout_at(until.into(), &mut reported).await {
-            Ok(handed) => Ok(handed.ok()),
-            Err(_) if successor.is_asked() => Err((successor, reported)),
+            Ok(handed) => Ok((session, handed.ok())),
+            Err(_) if successor.is_asked() => Err((session, successor, reported)),
             // It has begun, within budgets of its own, and keeps its place: what is slow in one is slow in all of them.
-            Err(_) => Ok(reported.await.ok()),
+            Err(_) => Ok((session, reported.await.ok())),
         }
     };
     let mut busy = Vec::new();
     let goes_on = AtomicBool::new(true);
-    let live = stream::iter(others(service, next)).take_while(|_| ready(goes_on.load(Ordering::Relaxed)));
+    let (all, mut answers) = (live.len(), 0);
+    let live = stream::iter(live).take_while(|_| ready(goes_on.load(Ordering::Relaxed)));
     let mut asked = live.map(ask).buffer_unordered(MOVING_MAX);
     while let Some(answer) = asked.next().await {
+        answers += 1;
         match answer {
-            Ok(handed) => report.add(handed),
+            Ok((session, handed)) => report.add(service, session, handed),
             Err(later) => busy.push(later),
         }
         // Those that were asked already answer still.
         goes_on.store(!report.is_hopeless(), Ordering::Relaxed);
     }
-    for (successor, reported) in busy {
-        report.add_late(&successor, reported, deadline).await;
+    (answers..all).for_each(|_| report.stay("not-asked"));
+    for (session, successor, mut reported) in busy {
+        let handed = match tokio::time::timeout_at(deadline.into(), &mut reported).await {
+            Ok(handed) => handed.ok(),
+            Err(_) if successor.withdraw() => {
+                report.stay("busy");
+                continue;
+            }
+            // It began just now, within budgets of its own.
+            Err(_) => reported.await.ok(),
+        };
+        report.add(service, session, handed);
     }
     !report.is_hopeless()
 }
 
 impl SwapReport {
-    fn add(&mut self, handed: Option<Handed>) {
+    fn add(&mut self, service: &Service, session: u64, handed: Option<Handed>) {
+        let failed =
+            |fault: &Fault| HandoverFailed { server: &service.name, session, fault }.emit(&service.fault_lines);
         match handed {
             None => self.ended += 1,
             Some(Handed::Moved(pause)) => {
                 self.moved += 1;
                 self.longest_pause = self.longest_pause.max(pause);
             }
-            Some(Handed::Stayed(fault)) => self.stay(&fault.kind.name()),
+            Some(Handed::Stayed(fault)) => {
+                failed(&fault);
+                self.stay(&fault.kind.name());
+            }
+            // Logged and counted as the fault that it is.
+            Some(Handed::Lost(fault)) => *self.lost.entry(fault.kind.name().into_owned()).or_default() += 1,
         }
     }
 
     fn is_hopeless(&self) -> bool {
         let of_version = |(why, _): &(&String, &usize)| !NOT_ITS_FAULT.contains(&why.as_str());
-        let failed: usize = self.stayed.iter().filter(of_version).map(|(_, count)| count).sum();
+        let failed: usize = self.stayed.iter().chain(&self.lost).filter(of_version).map(|(_, count)| count).sum();
         failed >= FAILURES_MIN && failed * FAILURES_SHARE > failed + self.moved
     }
 
     fn stay(&mut self, why: &str) {
         *self.stayed.entry(why.to_owned()).or_default() += 1;
-    }
-
-    async fn add_late(
-        &mut self,
-        successor: &Successor<EventProcedure>,
-        mut reported: oneshot::Receiver<Handed>,
-        deadline: Instant,
-    ) {
-        match tokio::time::timeout_at(deadline.into(), &mut reported).await {
-            Ok(handed) => self.add(handed.ok()),
-            Err(_) if successor.withdraw() => self.stay("busy"),
-            // It began just now, within budgets of its own.
-            Err(_) => self.add(reported.await.ok()),
-        }
     }
 }

@@ -162,6 +162,7 @@ impl<P: Procedure, M> Session<P, M> {
             if self.machine.ending().is_some() {
                 self.membership = None;
                 self.line.mailbox.shut();
+                self.successor.close();
             }
             let step = self.machine.step();
             if matches!(step, Step::Connect | Step::Listen)

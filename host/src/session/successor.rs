@@ -1,6 +1,6 @@
 //! What handles a session, and what is to take it over.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -12,7 +12,14 @@ use crate::event::Fault;
 #[derive(Debug)]
 pub struct Successor<P> {
     current: ArcSwap<P>,
-    next: Mutex<Option<Handover<P>>>,
+    next: Mutex<Next<P>>,
+}
+
+#[derive(Debug)]
+struct Next<P> {
+    handover: Option<Handover<P>>,
+    /// The session is to end: there will be no hand-over.
+    closed: bool,
 }
 
 /// A session is to move to this procedure.
@@ -29,13 +36,15 @@ pub enum Handed {
     Moved(Duration),
     /// It is handled as before, and this is why.
     Stayed(Fault),
+    /// It is over, because the old version could not save it.
+    Lost(Fault),
 }
 
 impl<P> Successor<P> {
     /// Of a session that starts with this procedure.
     #[must_use]
     pub fn new(current: Arc<P>) -> Self {
-        Self { current: ArcSwap::new(current), next: Mutex::default() }
+        Self { current: ArcSwap::new(current), next: Mutex::new(Next { handover: None, closed: false }) }
     }
 
     /// What handles the session.
@@ -52,30 +61,38 @@ impl<P> Successor<P> {
     /// Asks for a hand-over; one that was asked for and not begun is forgotten. The session has to be told to look.
     pub fn ask(&self, to: Arc<P>) -> oneshot::Receiver<Handed> {
         let (report, reported) = oneshot::channel();
-        *self.next() = Some(Handover { to, report });
+        let mut next = self.next();
+        if !next.closed {
+            next.handover = Some(Handover { to, report });
+        }
         reported
+    }
+
+    /// The session is to end: whoever waits for a hand-over hears nothing, and so does whoever asks for one.
+    pub(super) fn close(&self) {
+        *self.next() = Next { handover: None, closed: true };
     }
 
     /// Takes the wish back. False where the hand-over has begun, or nothing was asked for.
     pub fn withdraw(&self) -> bool {
-        self.next().take().is_some()
+        self.next().handover.take().is_some()
     }
 
     /// Whether a hand-over was asked for and has not begun.
     #[must_use]
     pub fn is_asked(&self) -> bool {
-        self.next().is_some()
+        self.next().handover.is_some()
     }
 
     pub(super) fn take(&self) -> Option<Handover<P>> {
-        self.next().take()
+        self.next().handover.take()
     }
 
     pub(super) fn commit(&self, to: &Arc<P>) {
         self.current.store(Arc::clone(to));
     }
 
-    fn next(&self) -> std::sync::MutexGuard<'_, Option<Handover<P>>> {
+    fn next(&self) -> MutexGuard<'_, Next<P>> {
         self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

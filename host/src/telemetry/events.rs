@@ -204,6 +204,27 @@ impl SwapRolledBack<'_> {
     }
 }
 
+/// A live session could not move to a new version, and goes on as before.
+#[derive(Debug)]
+pub struct HandoverFailed<'a> {
+    /// The server.
+    pub server: &'a str,
+    /// The session.
+    pub session: u64,
+    /// Why.
+    pub fault: &'a Fault,
+}
+
+impl HandoverFailed<'_> {
+    /// Logs it, where the bucket lets it pass.
+    pub fn emit(&self, lines: &Bucket) {
+        let Some(suppressed) = lines.pass(Instant::now()) else { return };
+        let (reason, by) = (self.fault.kind.name(), self.fault.kind.origin().name());
+        let Self { server, session, fault } = self;
+        warn!(server, session, reason = &*reason, by, suppressed, "session stays on its version: {}", fault.detail);
+    }
+}
+
 /// A swap has done with live sessions what was asked for.
 #[derive(Debug)]
 pub struct SessionsMoved<'a> {

@@ -182,7 +182,11 @@ fn a_trap_while_saving_is_a_fault_of_its_own_session() {
     next(&mut used, 'a', 1, 1);
     eventually("both are there", || server.session_count() == 2);
     let report = hand_off(&server, version('b'));
-    assert_eq!((report.moved, report.stayed.get("trap:unreachable")), (1, Some(&1)), "{report:?}");
+    assert_eq!(
+        (report.moved, report.lost.get("trap:unreachable"), report.stayed.len()),
+        (1, Some(&1), 0),
+        "{report:?}"
+    );
     used.expect_gone();
     next(&mut fresh, 'b', 1, 1);
     ended(&server, "trap:unreachable", 1);
@@ -236,9 +240,10 @@ fn each_policy_does_what_it_says() {
     assert_eq!((report.moved, report.stayed.get("pinned")), (0, Some(&1)));
     next(&mut client, 'a', 1, 2);
     next(&mut Client::connect(server.address()), 'b', 1, 1);
-    // The same again is nothing.
+    // The same again is no other version, and who was left behind is asked again.
     let report = swap(&server, version('b'), SwapPolicy::HandOff);
-    assert_eq!((report.generation, report.moved), (2, 0));
+    assert_eq!((report.generation, report.moved, report.stayed.len()), (2, 1, 0));
+    next(&mut client, 'b', 1, 3);
     let report = swap(&server, version('c'), SwapPolicy::Disconnect);
     assert!(report.ended >= 1, "{report:?}");
     client.expect_closed();
@@ -290,6 +295,28 @@ fn a_session_in_the_middle_of_an_event_moves_when_that_is_over() {
     });
     asks.join().expect("it has sent all");
     assert_eq!(report.moved, 1, "{report:?}");
+}
+
+#[test]
+fn sessions_that_end_while_they_are_asked_hold_no_swap_up() {
+    let server = versions().start().expect("it starts");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let mut client = Client::connect(server.address());
+                    client.send([1]).skip(3);
+                }
+            });
+        }
+        for round in 0..30 {
+            let report = hand_off(&server, version(if round % 2 == 0 { 'b' } else { 'a' }));
+            assert!(report.stayed.is_empty() && !report.rolled_back, "{report:?}");
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(server.counters().faults.is_empty(), "{:?}", server.counters().faults);
 }
 
 #[test]

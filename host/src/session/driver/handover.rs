@@ -30,7 +30,7 @@ impl<P: Procedure, M> Session<P, M> {
             Ok(()) => handover.report(Handed::Moved(start.elapsed())),
             Err(Stay::Stays(fault)) => handover.report(Handed::Stayed(fault)),
             Err(Stay::Ends(fault)) => {
-                handover.report(Handed::Stayed(fault.clone()));
+                handover.report(Handed::Lost(fault.clone()));
                 self.end_by(fault);
             }
         }

@@ -94,6 +94,7 @@ impl<P: Procedure, M> Session<P, M> {
     pub(super) async fn finish(mut self, ending: Ending) -> Ended {
         self.membership = None;
         self.line.mailbox.shut();
+        self.successor.close();
         self.hang_up();
         let usage = self.usage();
         self.instance = None;
