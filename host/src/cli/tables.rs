@@ -38,16 +38,16 @@ const LIMITS: [(&str, &str); 4] = [("LIMIT", "/key"), ("VALUE", "/value"), ("UNI
 const TENANTS: [(&str, &str); 12] = [
     ("TENANT", "/name"),
     ("CLIENTS", "/clients"),
-    ("OF", "/max_clients"),
-    ("CPUS", "/cpus"),
+    ("MAX", "/max_clients"),
     ("CPU s", "/cpu_seconds"),
-    ("WAITED", "/cpu_waits"),
+    ("CPUS MAX", "/cpus"),
+    ("CPU WAITS", "/cpu_waits"),
     ("MEMORY", "/memory_bytes"),
-    ("OF", "/memory_max_bytes"),
+    ("MEMORY MAX", "/memory_max_bytes"),
     ("REFUSED", "/memory_refused"),
     ("BYTES", "/bytes"),
-    ("OF /s", "/bytes_per_second"),
-    ("WAITED", "/bytes_waits"),
+    ("BYTES/s MAX", "/bytes_per_second"),
+    ("BYTE WAITS", "/bytes_waits"),
 ];
 
 /// A list as a table, anything else as one line for each value.

@@ -31,7 +31,7 @@ impl Core {
     ) -> Result<(Self, u64), Fault> {
         let engine = plugin.engine();
         let limits = context.limits;
-        let mut store = Store::new(&engine.inner, Guest::new(scope, Arc::clone(context)));
+        let mut store = Store::new(&engine.inner, Guest::new(scope, Arc::clone(context), engine.ticker.clone()));
         store.limiter(|guest| &mut guest.limiter);
         store.set_hostcall_fuel(limits.copy_max_bytes);
         store.set_max_component_handles(limits.handles_max);

@@ -11,7 +11,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::instance::Context;
 use super::output::{Tap, WhichStream};
-use super::ticker::TICK;
+use super::ticker::{TICK, Ticker};
 use crate::event::Scope;
 use crate::sched::{nanoseconds, thread_time};
 
@@ -28,6 +28,7 @@ pub(super) struct Guest {
     pub(super) context: Arc<Context>,
     pub(super) limiter: Limiter,
     pub(super) clock: CpuClock,
+    ticker: Ticker,
     /// The session whose event it handles, or handled last.
     speaker: Arc<AtomicU64>,
     /// Made at the first use: most instances never touch WASI.
@@ -40,10 +41,10 @@ struct Wasi {
 }
 
 impl Guest {
-    pub(super) fn new(scope: Scope, context: Arc<Context>) -> Self {
+    pub(super) fn new(scope: Scope, context: Arc<Context>, ticker: Ticker) -> Self {
         let limiter = Limiter { context: Arc::clone(&context), memory: 0, tables: 0, refused: None };
         let speaker = Arc::new(AtomicU64::new(scope.port.info().id));
-        Self { scope, context, limiter, clock: CpuClock::default(), speaker, wasi: None }
+        Self { scope, context, limiter, clock: CpuClock::default(), ticker, speaker, wasi: None }
     }
 
     /// From now on it acts on this session, and speaks in its name.
@@ -172,6 +173,8 @@ impl CpuClock {
 /// Called by the engine in a running guest at each tick: lets others run, then goes on.
 pub(super) fn on_tick(mut store: StoreContextMut<'_, Guest>) -> wasmtime::Result<UpdateDeadline> {
     let guest = store.data_mut();
+    // Nobody else may say for a while that a guest runs.
+    guest.ticker.touch();
     let (clock, port) = (&mut guest.clock, Arc::clone(&guest.scope.port));
     if !clock.tick() {
         return Ok(UpdateDeadline::Interrupt);

@@ -5,7 +5,7 @@ use wasmtime::component::{Component, ComponentExportIndex, Instance};
 use super::core::{Core, begin, spent};
 use super::failure::fault;
 use super::quiet::quiet;
-use crate::event::{Budget, Fault, FaultKind};
+use crate::event::{Budget, Fault, FaultKind, Scope};
 use crate::telemetry::drives_reader;
 
 /// The interface, without its version.
@@ -62,15 +62,15 @@ impl Core {
         Ok(save.call_async(&mut self.store, ()).await?.0)
     }
 
-    /// Takes a session over. What fuel that took.
+    /// Takes this session over, and acts on it from then on. What fuel that took.
     pub(super) async fn restore(
         &mut self,
         handoff: &Handoff,
+        scope: Scope,
         version: &str,
         state: Vec<u8>,
         budget: Budget,
     ) -> Result<u64, Fault> {
-        let scope = self.store.data().scope.clone();
         self.store.data_mut().serve(quiet(&scope));
         let restored = self.call_restore(handoff, version, state, budget).await;
         let refused = restored.map_err(|error| fault(&error, &mut self.store))?;

@@ -11,6 +11,7 @@ use wasmtime_wasi_config::WasiConfigVariables;
 use super::core::Core;
 use super::engine::CORE_INSTANCES_MAX;
 use super::loader::Plugin;
+use super::quiet::quiet;
 use super::shared::{Member, Shards};
 use crate::event::{Action, Budget, Event, Fault, FaultKind, Instance, Meter, Procedure, Scope, Usage};
 use crate::sched::Account;
@@ -105,12 +106,20 @@ impl EventProcedure {
         Self { plugin, edition, context, shards }
     }
 
-    /// The same server with another build.
+    /// The same server with another build. `kept` is as in [`Binding::kept`].
     #[must_use]
-    pub fn with_plugin(&self, plugin: Arc<Plugin>) -> Self {
-        let edition = self.context.counters.edition(&plugin.label().into());
-        let shards = self.shards.as_ref().map(|shards| Arc::new(Shards::new(shards.count())));
-        Self { plugin, edition, context: Arc::clone(&self.context), shards }
+    pub fn with_plugin(&self, plugin: Arc<Plugin>, kept: Option<Arc<dyn Any + Send + Sync>>) -> Self {
+        let context = &self.context;
+        let binding = Binding {
+            server: context.server.clone(),
+            settings: context.written.clone(),
+            limits: context.limits,
+            shards: self.shards(),
+            counters: Arc::clone(&context.counters),
+            account: Arc::clone(&context.account),
+            kept,
+        };
+        Self::new(plugin, binding)
     }
 
     /// Whether instances of both are the same in every respect.
@@ -182,9 +191,10 @@ impl Procedure for EventProcedure {
         version: &str,
         state: Vec<u8>,
     ) -> Result<GuestInstance, Fault> {
-        let mut instance = self.instantiate(scope, start).await?;
+        // What it does at its start is not done to a session that it may not take over.
+        let mut instance = self.instantiate(quiet(&scope), start).await?;
         let (Copy::Own(core), Some(handoff)) = (&mut instance.copy, &self.plugin.handoff) else { return Err(pinned()) };
-        instance.usage.fuel += core.restore(handoff, version, state, event).await?;
+        instance.usage.fuel += core.restore(handoff, scope, version, state, event).await?;
         instance.usage.memory_bytes = core.memory_bytes();
         Ok(instance)
     }

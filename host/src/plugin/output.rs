@@ -40,6 +40,8 @@ pub(super) struct Tap {
 struct Line {
     bytes: Vec<u8>,
     cut: bool,
+    /// The session that wrote it.
+    session: u64,
 }
 
 impl Tap {
@@ -49,6 +51,12 @@ impl Tap {
 
     fn push(&self, data: &[u8]) {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let session = self.session.load(Ordering::Relaxed);
+        // What another session left without an end is not joined to what this one writes.
+        if line.session != session && !line.bytes.is_empty() {
+            self.say(&mut line);
+        }
+        line.session = session;
         for piece in data.split_inclusive(|&byte| byte == b'\n') {
             let (content, ended) = match piece.strip_suffix(b"\n") {
                 Some(content) => (content, true),
@@ -64,7 +72,8 @@ impl Tap {
     }
 
     fn say(&self, line: &mut Line) {
-        let Line { bytes, cut } = std::mem::take(line);
+        let Line { bytes, cut, session } = std::mem::take(line);
+        line.session = session;
         let counters = &self.context.counters;
         let Some(suppressed) = self.context.bucket.pass(Instant::now()) else {
             counters.output_dropped();
@@ -76,7 +85,6 @@ impl Tap {
         };
         let text = escape(&bytes, cut);
         let server = &self.context.server;
-        let session = self.session.load(Ordering::Relaxed);
         PluginOutput { server, session, stream, line: &text, suppressed }.emit();
     }
 }

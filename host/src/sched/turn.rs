@@ -111,7 +111,13 @@ impl Turn {
         self.ticket.waker.register(cx.waker());
         if self.courtesy.as_mut().is_some_and(|others| others.as_mut().poll(cx).is_ready()) {
             self.courtesy = None;
+            // Where the turn is its own it is awake already; woken as well, it would be polled once more before the thread has
+            // looked at its sockets.
+            self.ticket.waker.take();
             self.turnstile.dispatch(thread);
+            if self.ticket.granted().is_none() {
+                self.ticket.waker.register(cx.waker());
+            }
         }
         let Some(granted) = self.ticket.granted() else { return Poll::Pending };
         if here().is_some_and(|place| place.thread != granted) {

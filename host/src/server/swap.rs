@@ -1,5 +1,6 @@
 //! Another version of a server's plugin: newcomers get it at once, live sessions as the policy says.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,10 +10,11 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::future::ready;
 use futures_util::stream;
+use tokio::sync::oneshot;
 
 use super::handle::ServerHandle;
 use super::service::Service;
-use crate::event::{Fault, Port};
+use crate::event::{Fault, FaultKind, Port};
 use crate::plugin::{EventProcedure, LoadError, Plugin, try_out};
 use crate::session::{Handed, Line, Successor};
 use crate::telemetry::{HandoverFailed, PluginSwapped, SessionsMoved, SwapRolledBack};
@@ -27,6 +29,8 @@ const FAILURES_SHARE: usize = 50;
 /// Why sessions stay that says nothing about the version: they were busy, were to end, or there was no room for two instances.
 const NOT_ITS_FAULT: [&str; 8] =
     ["busy", "aborted", "drain-deadline", "overload", "limit-tenant-mem", "no-handoff", "not-asked", "rolled-back"];
+/// How long one that has begun by then is waited for after that.
+const BEGUN_MAX: Duration = Duration::from_secs(5);
 /// How long those are waited for in the end.
 pub const SWAP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -88,6 +92,9 @@ pub enum SwapError {
     /// The new version is not good.
     #[error(transparent)]
     Plugin(#[from] LoadError),
+    /// Its sessions share instances, and there is no room for those of another version.
+    #[error("no room for {0} more instances, which the new version's sessions are to share (`sessions_max`)")]
+    NoRoom(usize),
     /// The server is on its way out.
     #[error("the server is stopping or stopped")]
     Stopping,
@@ -152,6 +159,15 @@ impl ServerHandle {
         Ok(report)
     }
 
+    /// Places for the instances that sessions of another version share.
+    fn room_for(&self, shards: usize) -> Result<Option<Arc<dyn Any + Send + Sync>>, SwapError> {
+        if shards == 0 {
+            return Ok(None);
+        }
+        let places = self.host().slots().take_many(shards).ok_or(SwapError::NoRoom(shards))?;
+        Ok(Some(Arc::new(places)))
+    }
+
     /// Tries a version out and gives it to newcomers; its procedure, and how many there were.
     async fn publish(
         &self,
@@ -164,7 +180,9 @@ impl ServerHandle {
         let tried = tokio::task::spawn_blocking(move || try_out(&trial, limits, budget)).await;
         // It fails only where the runtime ends.
         tried.map_err(|_| SwapError::Stopping)??;
-        let next = Arc::new(before.with_plugin(plugin));
+        let kept = self.room_for(before.shards())?;
+        // Other settings may have come in force meanwhile.
+        let next = Arc::new(service.procedure().with_plugin(plugin, kept));
         service.procedure.store(Arc::clone(&next));
         service.forget_faults();
         PluginSwapped { server: &service.name, plugin: &next.plugin().label(), digest: next.plugin().digest() }.emit();
@@ -243,7 +261,7 @@ pub(super) async fn hand_over(
             Ok(handed) => Ok((session, handed.ok())),
             Err(_) if successor.is_asked() => Err((session, successor, reported)),
             // It has begun, within budgets of its own, and keeps its place: what is slow in one is slow in all of them.
-            Err(_) => Ok((session, reported.await.ok())),
+            Err(_) => Ok((session, begun(&mut reported, deadline).await)),
         }
     };
     let mut busy = Vec::new();
@@ -268,12 +286,18 @@ pub(super) async fn hand_over(
                 report.stay("busy");
                 continue;
             }
-            // It began just now, within budgets of its own.
-            Err(_) => reported.await.ok(),
+            // It began just now.
+            Err(_) => begun(&mut reported, deadline).await,
         };
         report.add(service, session, handed);
     }
     !report.is_hopeless()
+}
+
+/// Waits for a hand-over that has begun. It has budgets of its own, but may wait for its turn, or for its tenant's share.
+async fn begun(reported: &mut oneshot::Receiver<Handed>, deadline: Instant) -> Option<Handed> {
+    let late = || Handed::Stayed(Fault::new(FaultKind::InstanceBusy, "it has not come to its end yet"));
+    tokio::time::timeout_at((deadline + BEGUN_MAX).into(), reported).await.unwrap_or_else(|_| Ok(late())).ok()
 }
 
 impl SwapReport {

@@ -55,6 +55,13 @@ pub(crate) struct Tenant {
     pub(super) clients: Arc<Count>,
 }
 
+impl Tenant {
+    /// Whether it has servers, or clients of servers that were its own.
+    fn is_in_use(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) > 1 || Arc::strong_count(&self.account) > 1 || Arc::strong_count(&self.clients) > 1
+    }
+}
+
 /// A tenant at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TenantSeen {
@@ -92,7 +99,7 @@ impl Tenants {
         }
         let mut tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Nobody's servers, and nothing said about them.
-        tenants.retain(|name, tenant| Arc::strong_count(tenant) > 1 || limits.contains_key(&**name));
+        tenants.retain(|name, tenant| tenant.is_in_use() || limits.contains_key(&**name));
         for (name, tenant) in tenants.iter() {
             let limits = limits.get(&**name).copied().unwrap_or_default();
             tenant.account.set(limits.shares);

@@ -21,6 +21,10 @@ impl Alarm {
     /// Wakes the task at `deadline` or before.
     pub(super) fn arm(&mut self, deadline: Instant, cx: &mut Context<'_>) {
         if self.at.is_some_and(|at| at <= deadline) && !self.sleep.is_elapsed() {
+            // Whose waker it has may be a task that is gone, since a thread that takes over a session runs it as another.
+            if self.sleep.as_mut().poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
             return;
         }
         self.sleep.as_mut().reset(deadline.into());

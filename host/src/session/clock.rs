@@ -57,6 +57,8 @@ pub(super) enum Verdict {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     started: Instant,
+    /// From when on the first byte is waited for.
+    heard_from: Instant,
     /// When bytes last moved, as far as anybody looked.
     last_exchange: Instant,
     /// When the idle period started: the last exchange, or the last `on-timeout`.
@@ -70,16 +72,25 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn new(now: Instant) -> Self {
-        Self { started: now, last_exchange: now, idle_since: now, seen_in: 0, seen_out: 0, unanswered: None }
+        Self {
+            started: now,
+            heard_from: now,
+            last_exchange: now,
+            idle_since: now,
+            seen_in: 0,
+            seen_out: 0,
+            unanswered: None,
+        }
     }
 
     pub(super) fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.started)
     }
 
-    /// The host itself does not read for now, so that the peer's rate says nothing about the peer.
-    pub(super) fn excuse(&mut self) {
+    /// The host itself neither reads nor sends for now, so that what the peer does not do says nothing about the peer.
+    pub(super) fn excuse(&mut self, now: Instant) {
         self.unanswered = None;
+        (self.last_exchange, self.idle_since, self.heard_from) = (now, now, now);
     }
 
     /// Whether the session has lived as long as it may. For sessions that are never at rest.
@@ -126,7 +137,7 @@ impl Clock {
             Some(DisconnectReason::WriteTimeout)
         } else if overdue(self.started, deadlines.lifetime) {
             Some(DisconnectReason::SessionTimeout)
-        } else if flow.bytes_in == 0 && overdue(self.started, deadlines.first_byte) {
+        } else if flow.bytes_in == 0 && overdue(self.heard_from, deadlines.first_byte) {
             Some(DisconnectReason::FirstByteTimeout)
         } else if overdue(self.last_exchange, deadlines.idle) {
             Some(DisconnectReason::IdleTimeout)

@@ -125,15 +125,15 @@ impl<P: Procedure, M> Session<P, M> {
                 // Boxed, because it is large and a session lives long.
                 let scope = Scope { port: session.line.clone(), peers: session.peers.clone() };
                 let procedure = Arc::clone(&session.procedure);
-                let Self { line, turn, .. } = &mut session;
-                let mut birth = Box::pin(procedure.instantiate(scope, budget));
-                turn.begin(class, Instant::now());
-                let in_turn = poll_fn(|cx| turn::poll(turn, line, birth.as_mut(), None, cx));
-                let birth = tokio::time::timeout(budget.wall, in_turn).await;
-                turn.rest();
+                let birth = {
+                    let Self { line, machine, alarm, turn, .. } = &mut session;
+                    let mut attending = Attending { line, machine, alarm, turn, class };
+                    // Boxed, because it is large and a session lives long.
+                    let mut birth = Box::pin(procedure.instantiate(scope, budget));
+                    attending.call(birth.as_mut(), budget.wall, Reach::Session).await
+                };
                 turn::leave(&session.line);
-                let late = "the start took longer than its class allows";
-                birth.unwrap_or_else(|_| Err(Fault::new(FaultKind::WallTime, late)))
+                birth
             }
         };
         match birth {
@@ -339,7 +339,7 @@ impl<P: Procedure, M> Session<P, M> {
         let share = line.config().account.bytes();
         let rationed = state.ration_reads();
         if rationed.is_some() {
-            self.clock.excuse();
+            self.clock.excuse(Instant::now());
         } else if self.machine.may_read()
             && state.outbox.len() < marks.high_bytes
             && let Some(wire) = &mut state.wire

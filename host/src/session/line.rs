@@ -147,6 +147,9 @@ pub(super) struct LineState {
     account: Arc<Account>,
     /// Nothing is sent before that, because the tenant has used up its share of bytes.
     rationed_until: Option<Instant>,
+    /// Since when, and how long it has been so in all before.
+    rationed_since: Option<Instant>,
+    rationed_before: Duration,
     /// Nothing is read for the same reason.
     reads_rationed: bool,
 }
@@ -173,6 +176,8 @@ impl Line {
             bytes_out: 0,
             account: Arc::clone(&config.account),
             rationed_until: None,
+            rationed_since: None,
+            rationed_before: Duration::ZERO,
             reads_rationed: false,
         };
         let priority = AtomicU8::new(config.class() as u8);
@@ -373,9 +378,13 @@ impl LineState {
             }
             // The session wakes then. Meanwhile nobody knows whether the peer would take anything.
             (self.rationed_until, self.stalled_since) = (rationed, None);
+            self.rationed_since.get_or_insert_with(Instant::now);
             return Poll::Pending;
         }
         self.rationed_until = None;
+        if let Some(since) = self.rationed_since.take() {
+            self.rationed_before += since.elapsed();
+        }
         let outcome = wire.poll_write(cx, &data[..data.len().min(share.grain())]);
         match &outcome {
             Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -451,6 +460,16 @@ impl LineState {
         }
         self.reads_rationed = rationed.is_some();
         rationed
+    }
+
+    /// How long in all nothing could be sent because of the tenant's share.
+    pub(super) fn rationed(&self) -> Duration {
+        self.rationed_before + self.rationed_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Whether every further write is refused.
+    pub(super) fn ended_writes(&self) -> bool {
+        self.timed_out || self.closed
     }
 
     /// When sending goes on, where the tenant's share of bytes holds it up; or `next`, whatever is first.

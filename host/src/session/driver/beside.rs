@@ -15,6 +15,8 @@ use crate::session::machine::{How, Machine};
 use crate::session::mailbox::Orders;
 use crate::session::turn;
 
+/// How long a peer that reads nothing may hold up an instance that serves others as well.
+const SHARED_STALL_MAX: Duration = Duration::from_secs(2);
 /// How long an event may wait for an instance that serves others as well. Each of theirs has a budget, so that it takes many
 /// sessions that use all of it.
 const INSTANCE_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -29,6 +31,15 @@ pub(super) enum Reach {
 }
 
 impl Reach {
+    /// How long a peer may read nothing in the middle of an event.
+    fn stall_max(self, line: &Line) -> Duration {
+        let write = line.config().deadlines.write;
+        match self {
+            Self::Session => write,
+            Self::Instance => write.min(SHARED_STALL_MAX),
+        }
+    }
+
     pub(super) fn of(instance: &impl Instance) -> Self {
         if instance.is_shared() { Self::Instance } else { Self::Session }
     }
@@ -79,7 +90,7 @@ impl Attending<'_> {
     {
         let Self { line, machine, alarm, turn, class } = self;
         let start = Instant::now();
-        let mut deadline = None;
+        let (mut deadline, rationed) = (None, line.state().rationed());
         turn.begin(*class, start);
         let outcome = poll_fn(|cx| {
             let now = deadline.is_none().then_some(start);
@@ -87,12 +98,13 @@ impl Attending<'_> {
             if let Poll::Ready(outcome) = polled {
                 return Poll::Ready(outcome);
             }
-            // What others do with their turns is not held against this one.
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + wall) + turn.waited();
+            // What others do with their turns, and the share of its tenant, are not held against this one.
+            let waited = turn.waited() + line.state().rationed().saturating_sub(rationed);
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + wall) + waited;
             match poll(line, machine, alarm, reach, deadline, cx) {
                 Poll::Ready(fault) => Poll::Ready(Err(fault)),
-                // A write that timed out just now is only seen by asking the call again.
-                Poll::Pending if line.state().timed_out => turn::poll(turn, line, call.as_mut(), None, cx),
+                // A write that timed out or was given up just now is only seen by asking the call again.
+                Poll::Pending if line.state().ended_writes() => turn::poll(turn, line, call.as_mut(), None, cx),
                 Poll::Pending => Poll::Pending,
             }
         })
@@ -146,8 +158,8 @@ pub(super) fn poll(
             // The socket is of no more use: it goes now, and not when the plugin is done.
             state.wire = None;
             machine.end(DisconnectReason::PeerReset, How::Reset);
-        } else if let Some(since) = state.stalled(now, line.config().deadlines.write) {
-            let stall = since + line.config().deadlines.write;
+        } else if let Some(since) = state.stalled(now, reach.stall_max(line)) {
+            let stall = since + reach.stall_max(line);
             state.timed_out |= now >= stall;
             next = next.min(stall.max(now));
         }
