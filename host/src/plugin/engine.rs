@@ -139,7 +139,8 @@ pub(super) fn is_out_of_room(error: &wasmtime::Error) -> bool {
 
 fn sessions(asked: usize) -> Result<usize, EngineError> {
     let capacity = Capacity::now();
-    let possible = capacity.instances().min(capacity.clients());
+    // With next to no descriptors it still serves one after the other.
+    let possible = capacity.instances().min(capacity.clients().max(1));
     match asked {
         0 if possible > 0 => Ok(possible),
         0 => Err(EngineError::NoRoom(capacity)),

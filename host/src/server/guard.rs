@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::task::JoinHandle;
+
 use super::service::Service;
 use super::swap::{hand_over, on, put_back};
 use crate::event::Peers;
@@ -21,15 +23,17 @@ pub(crate) struct Guard {
     before: Arc<EventProcedure>,
     until: Instant,
     faults: usize,
+    /// Lets go of it when that is over.
+    expiry: JoinHandle<()>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.expiry.abort();
+    }
 }
 
 impl Guard {
-    /// Watches `new` from now on.
-    pub(super) fn new(new: &Arc<EventProcedure>, before: &Arc<EventProcedure>, now: Instant) -> Self {
-        let (new, before) = (Arc::clone(new), Arc::clone(before));
-        Self { new, before, until: now + GUARD_WINDOW, faults: 0 }
-    }
-
     /// A session of this version faulted, and so many others are there. Whether that is enough.
     fn fault(&mut self, of: &Arc<EventProcedure>, others: usize, now: Instant) -> bool {
         if !Arc::ptr_eq(of, &self.new) || now > self.until {
@@ -43,21 +47,22 @@ impl Guard {
 impl Service {
     /// Watches a version that was just swapped in, and lets go of the one before when that is over.
     pub(super) fn watch(self: &Arc<Self>, new: &Arc<EventProcedure>, before: &Arc<EventProcedure>) {
-        *self.guard() = Some(Guard::new(new, before, Instant::now()));
-        let (service, new) = (Arc::downgrade(self), Arc::downgrade(new));
-        tokio::spawn(async move {
+        let (service, watched) = (Arc::downgrade(self), Arc::downgrade(new));
+        let expiry = tokio::spawn(async move {
             tokio::time::sleep(GUARD_WINDOW).await;
-            let Some((service, new)) = service.upgrade().zip(new.upgrade()) else { return };
-            service.guard().take_if(|guard| Arc::ptr_eq(&guard.new, &new));
+            let Some((service, watched)) = service.upgrade().zip(watched.upgrade()) else { return };
+            service.guard().take_if(|guard| Arc::ptr_eq(&guard.new, &watched));
         });
+        let (new, before) = (Arc::clone(new), Arc::clone(before));
+        *self.guard() = Some(Guard { new, before, until: Instant::now() + GUARD_WINDOW, faults: 0, expiry });
     }
 
     /// A session on this version faulted by its plugin. Takes the version back where that is one too many.
     pub(crate) fn blame(self: &Arc<Self>, procedure: &Arc<EventProcedure>) {
         let others = self.registry.client_count() as usize;
         let guard = self.guard().take_if(|guard| guard.fault(procedure, others, Instant::now()));
-        if let Some(Guard { new, before, .. }) = guard {
-            tokio::spawn(take_back(Arc::clone(self), new, before));
+        if let Some(guard) = guard {
+            tokio::spawn(take_back(Arc::clone(self), Arc::clone(&guard.new), Arc::clone(&guard.before)));
         }
     }
 }

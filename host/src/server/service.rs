@@ -362,6 +362,7 @@ impl Service {
             self.tell(Occurrence::Draining);
         }
         closed(accepting).await;
+        *self.guard() = None;
         let cancelled = self.clear(grace).await;
         let stopped = self.steer(|course| std::mem::replace(&mut course.status, Status::Stopped) != Status::Stopped);
         if stopped.is_some() {
