@@ -19,6 +19,8 @@ use crate::guests::polite;
 use crate::load::memory::Weight;
 use crate::servers::{describe, eventually, host};
 
+/// A version that was swapped in is watched for a minute, by one task of its server.
+const WATCHING: usize = 1;
 /// Within this time an honest session has its answer, on a machine that is busy with other things too.
 pub const IN_TIME: Duration = Duration::from_secs(2);
 /// Resident memory that may stay: slots that are kept warm, buffers of threads, the allocator's own.
@@ -101,7 +103,7 @@ impl Holdings {
             let now = Self::now();
             let back = now.descriptors <= self.descriptors
                 && now.threads <= self.threads
-                && now.tasks <= self.tasks
+                && now.tasks <= self.tasks + WATCHING
                 && now.instances <= self.instances
                 && now.resident_kib <= self.resident_kib + KEPT_KIB;
             if back {
