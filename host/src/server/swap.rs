@@ -111,7 +111,7 @@ impl ServerHandle {
     }
 
     /// Gives the server another plugin, loaded by the same host's loader. Newcomers get it from the moment on in which this
-    /// publishes it; live sessions as the policy says. Returns when that is done, or after ten seconds at most with those that
+    /// publishes it; live sessions as the policy says. Returns when that is done, or after ten seconds with those that
     /// were busy all the time left where they are. One swap at a time; others wait. Dropping the future may leave some sessions
     /// on the old version and some on the new. The build that is in force already is not
     /// published again, and sessions that are on another are asked again.

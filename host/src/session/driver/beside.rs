@@ -90,21 +90,27 @@ impl Attending<'_> {
     {
         let Self { line, machine, alarm, turn, class } = self;
         let start = Instant::now();
-        let (mut deadline, rationed) = (None, line.state().rationed());
+        let mut began_to_wait = None;
         turn.begin(*class, start);
         let outcome = poll_fn(|cx| {
-            let now = deadline.is_none().then_some(start);
+            let now = began_to_wait.is_none().then_some(start);
             let polled = turn::poll(turn, line, call.as_mut(), now, cx);
             if let Poll::Ready(outcome) = polled {
                 return Poll::Ready(outcome);
             }
             // What others do with their turns, and the share of its tenant, are not held against this one.
-            let waited = turn.waited() + line.state().rationed().saturating_sub(rationed);
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + wall) + waited;
+            let (rationed, ended_before) = {
+                let state = line.state();
+                (state.rationed(), state.ended_writes())
+            };
+            let (end, before) = *began_to_wait.get_or_insert_with(|| (Instant::now() + wall, rationed));
+            let deadline = end + turn.waited() + rationed.saturating_sub(before);
             match poll(line, machine, alarm, reach, deadline, cx) {
                 Poll::Ready(fault) => Poll::Ready(Err(fault)),
                 // A write that timed out or was given up just now is only seen by asking the call again.
-                Poll::Pending if line.state().ended_writes() => turn::poll(turn, line, call.as_mut(), None, cx),
+                Poll::Pending if !ended_before && line.state().ended_writes() => {
+                    turn::poll(turn, line, call.as_mut(), None, cx)
+                }
                 Poll::Pending => Poll::Pending,
             }
         })
