@@ -321,18 +321,21 @@ fn price(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli) -> Result<()
     let plugins = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins");
     let server = echo(host)?;
     let servers = tokio::runtime::Builder::new_multi_thread().thread_name("native").enable_all().build()?;
-    let bare = Bare::load(&component(&plugins.join("echo"))?, Metering::None)?.serve(servers.handle())?;
-    let contestants = [native::start(servers.handle())?, bare, server.address()];
+    let echo = component(&plugins.join("echo"))?;
+    let bare = |metering| Bare::load(&echo, metering)?.serve(servers.handle());
+    let (plain, metered) = (bare(Metering::None)?, bare(Metering::Interruptible)?);
+    let contestants = [native::start(servers.handle())?, plain, metered, server.address()];
     println!(
-        "| load | native per s | engine alone | of native | wharf | of native | of the engine |\n|---|---|---|---|---|---|---|"
+        "| load | native per s | engine alone of native | with fuel, epochs and fibers | wharf of native | of the metered engine |"
     );
+    println!("|---|---|---|---|---|---|");
     for (name, size, depth) in
         [("64 B", 64, 1), ("4 KiB", 4 << 10, 1), ("64 KiB", 64 << 10, 1), ("64 B, 16 in flight", 64, 16)]
     {
         let shape = Shape { connections: 64, size, depth, time: Duration::from_secs_f64(cli.seconds) };
         let mut rounds = Vec::new();
         for _ in 0..cli.rounds {
-            let mut rates = [0.0; 3];
+            let mut rates = [0.0; 4];
             for (rate, address) in rates.iter_mut().zip(contestants) {
                 *rate = clients.block_on(clients::messages(address, shape))?.rate;
             }

@@ -1,5 +1,5 @@
-//! The engine without Wharf: a tokio task and an instance per client, a plain call per read. No fuel, no interruptions, no
-//! limits, no fibers, no turns, no backpressure; what that would cost is what Wharf is compared with.
+//! The engine without Wharf: a tokio task and an instance per client, a call per read. No limits, no turns, no backpressure;
+//! and no fuel, no interruptions and no fibers unless asked for. What Wharf costs is seen beside it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,6 +16,8 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConf
 const BUFFER_BYTES: usize = 64 << 10;
 /// Instances at once.
 const INSTANCES_MAX: u32 = 256;
+/// Fuel of one event.
+const FUEL: u64 = 10_000_000;
 /// The export that handles events.
 const EVENT_PROCEDURE: &str = "wharf:server/inet-event-proc@0.1.0";
 
@@ -28,6 +30,8 @@ pub enum Metering {
     Fuel,
     /// Fuel, and whether it is to be interrupted.
     FuelAndEpochs,
+    /// The same, and each event runs on a stack of its own, so that it can be left for a while.
+    Interruptible,
 }
 
 #[derive(ComponentType, Lift, Clone, Copy, Debug)]
@@ -71,12 +75,14 @@ enum ConfigError {
 pub struct Bare {
     engine: Engine,
     pre: Arc<InstancePre<Vec<u8>>>,
+    metering: Metering,
 }
 
 /// One instance, with what it has written.
 pub struct BareInstance {
     store: Store<Vec<u8>>,
     on_read: TypedFunc<(Vec<u8>,), (Action,)>,
+    metering: Metering,
 }
 
 impl Bare {
@@ -97,7 +103,7 @@ impl Bare {
             .wasm_gc(false)
             .wasm_function_references(false)
             .consume_fuel(metering != Metering::None)
-            .epoch_interruption(metering == Metering::FuelAndEpochs)
+            .epoch_interruption(matches!(metering, Metering::FuelAndEpochs | Metering::Interruptible))
             .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
         let engine = Engine::new(&config)?;
         let component = Component::from_file(&engine, component)?;
@@ -115,7 +121,7 @@ impl Bare {
         linker
             .instance("wasi:config/store@0.2.0-rc.1")?
             .func_wrap("get", |_, (_,): (String,)| Ok((Ok::<Option<String>, ConfigError>(None),)))?;
-        Ok(Self { pre: Arc::new(linker.instantiate_pre(&component)?), engine })
+        Ok(Self { pre: Arc::new(linker.instantiate_pre(&component)?), engine, metering })
     }
 
     /// Makes an instance.
@@ -131,7 +137,7 @@ impl Bare {
         let exports = instance.get_export_index(&mut store, None, EVENT_PROCEDURE).context("it is a plugin")?;
         let on_read = instance.get_export_index(&mut store, Some(&exports), "on-read").context("it reads")?;
         let on_read = instance.get_typed_func(&mut store, on_read)?;
-        Ok(BareInstance { store, on_read })
+        Ok(BareInstance { store, on_read, metering: self.metering })
     }
 
     /// Serves on any free port; it lives as long as the runtime.
@@ -161,6 +167,20 @@ impl BareInstance {
         self.on_read.call(&mut self.store, (data.to_vec(),))?;
         Ok(self.store.data_mut())
     }
+
+    /// The same, on a stack of its own where that was asked for.
+    ///
+    /// # Errors
+    /// It trapped.
+    async fn serve(&mut self, data: &[u8]) -> Result<&mut Vec<u8>> {
+        if self.metering != Metering::Interruptible {
+            return self.read(data);
+        }
+        self.store.data_mut().clear();
+        self.store.set_fuel(FUEL)?;
+        self.on_read.call_async(&mut self.store, (data.to_vec(),)).await?;
+        Ok(self.store.data_mut())
+    }
 }
 
 async fn talk(mut stream: TcpStream, mut instance: BareInstance) {
@@ -170,7 +190,7 @@ async fn talk(mut stream: TcpStream, mut instance: BareInstance) {
         if count == 0 {
             return;
         }
-        let Ok(answer) = instance.read(&buffer[..count]) else { return };
+        let Ok(answer) = instance.serve(&buffer[..count]).await else { return };
         if stream.write_all(answer).await.is_err() {
             return;
         }
