@@ -14,7 +14,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 #[must_use]
 pub fn host() -> Host {
     static HOST: OnceLock<Host> = OnceLock::new();
-    let config = HostConfig { workers: 2, sessions_max: 512, cache_dir: None };
+    let config = HostConfig { workers: 2, sessions_max: 512, ..HostConfig::default() };
     HOST.get_or_init(|| Host::new(&config).expect("a host")).clone()
 }
 

@@ -82,7 +82,8 @@ fn settled(server: &ServerHandle, seen: &Seen) {
 
 #[test]
 fn a_thousand_sessions_outlive_steering_and_nothing_leaks() {
-    let host = Host::new(&HostConfig { workers: 2, sessions_max: CLIENTS + 100, cache_dir: None }).expect("a host");
+    let host =
+        Host::new(&HostConfig { workers: 2, sessions_max: CLIENTS + 100, ..HostConfig::default() }).expect("a host");
     let plugin = host.loader().load(&file("steady", &component("")), &Grants::none()).expect("a plugin");
     let options = SocketOptions { no_delay: true, ..SocketOptions::default() };
     let server = Server::builder().host(&host).local_host("127.0.0.1").options(options).loaded_plugin(Arc::new(plugin));

@@ -8,7 +8,7 @@ use wharf_tests::load::swaps::{Storm, run};
 
 #[test]
 fn two_hundred_clients_lose_nothing_over_forty_swaps_and_nothing_grows() {
-    let host = Host::new(&HostConfig { workers: 2, sessions_max: 512, cache_dir: None }).expect("a host");
+    let host = Host::new(&HostConfig { workers: 2, sessions_max: 512, ..HostConfig::default() }).expect("a host");
     let clients =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     let storm = Storm { clients: 200, swaps: 40, quiet: Duration::from_millis(200), every: Duration::ZERO };

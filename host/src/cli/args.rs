@@ -13,7 +13,7 @@ use super::top::TopArgs;
 use crate::config::CONFIG_FILE;
 use crate::event::Priority;
 use crate::net::{Credentials, ListenPort, SocketOptions};
-use crate::plugin::Grant;
+use crate::plugin::{COMPILE_VERB, Grant};
 use crate::server::{Server, ServerBuilder, TIMEOUT_DEFAULT};
 
 /// Runs servers whose event procedures are sandboxed WebAssembly components.
@@ -53,6 +53,14 @@ pub(super) enum Verb {
     Plugin(PluginArgs),
     /// Show servers, events, budgets and faults live, until q or Ctrl-C.
     Top(TopArgs),
+    /// Turn a component from standard input into machine code for a process of this program that serves; not for people.
+    #[command(hide = true, name = COMPILE_VERB)]
+    Compile {
+        /// Memory it may have.
+        memory_max_bytes: u64,
+        /// Seconds it may take.
+        seconds: u64,
+    },
     /// Print the completions for a shell.
     Completions {
         /// Which shell.

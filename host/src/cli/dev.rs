@@ -12,7 +12,7 @@ use super::args::DevArgs;
 use super::signals::Signals;
 use crate::config::default_cache_dir;
 use crate::net::SocketOptions;
-use crate::plugin::{Build, Grants, MANIFEST_FILE, Manifest, Plugin};
+use crate::plugin::{Build, Compiler, Grants, MANIFEST_FILE, Manifest, Plugin};
 use crate::server::{Host, HostConfig, ServerHandle, SwapPolicy};
 
 /// Where a plugin in development listens.
@@ -32,7 +32,11 @@ pub(super) fn run(arguments: &DevArgs) -> Result<()> {
             folder.join(MANIFEST_FILE).display()
         );
     };
-    let host = Host::new(&HostConfig { cache_dir: default_cache_dir(), ..HostConfig::default() })?;
+    let host = Host::new(&HostConfig {
+        cache_dir: default_cache_dir(),
+        compiler: Some(Compiler::this_program()),
+        ..HostConfig::default()
+    })?;
     let (changed, changes) = mpsc::channel(1);
     let _watcher = watch(&folder, build, changed)?;
     let runtime = host.runtime().clone();

@@ -13,12 +13,14 @@ mod top;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::EnvFilter;
 
 use self::args::{Cli, LogFormat, Verb};
+use crate::plugin::compile_for_another;
 use crate::telemetry::{count_dropped_lines, drives_reader};
 
 /// Lines of the log that wait for their reader. Beyond them lines are dropped, and counted.
@@ -38,6 +40,9 @@ pub fn run() -> ExitCode {
             // A reader that went away is no failure of ours.
             let _ = std::io::stdout().write_all(&script);
             return ExitCode::SUCCESS;
+        }
+        Verb::Compile { memory_max_bytes, seconds } => {
+            return ExitCode::from(compile_for_another(*memory_max_bytes, Duration::from_secs(*seconds)));
         }
         Verb::Serve(_) | Verb::Check(_) | Verb::Dev(_) => {}
     }
@@ -62,7 +67,7 @@ pub fn run() -> ExitCode {
         Verb::Serve(arguments) => serve::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Dev(arguments) => dev::run(&arguments),
-        Verb::Ctl(_) | Verb::Plugin(_) | Verb::Top(_) | Verb::Completions { .. } => Ok(()),
+        Verb::Ctl(_) | Verb::Plugin(_) | Verb::Top(_) | Verb::Compile { .. } | Verb::Completions { .. } => Ok(()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

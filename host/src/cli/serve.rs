@@ -17,7 +17,7 @@ use super::systemd;
 use crate::config::{Config, STOP_GRACE_DEFAULT, default_cache_dir};
 use crate::control::{Control, ControlConfig, Reload};
 use crate::net::SocketOptions;
-use crate::plugin::Grants;
+use crate::plugin::{Compiler, Grants};
 use crate::server::{Fleet, Host, HostConfig, Plan, Reloaded};
 
 /// Serves until a signal. All servers are bound before the first accepts; one that cannot be leaves none running.
@@ -32,7 +32,11 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
         (Some(plugin), Some(listen)) => {
             let grants: Grants = arguments.grants.iter().copied().collect();
             let server = arguments.server.describe(listen, SocketOptions::default()).plugin(plugin).grants(grants);
-            let host = HostConfig { cache_dir: default_cache_dir(), ..HostConfig::default() };
+            let host = HostConfig {
+                cache_dir: default_cache_dir(),
+                compiler: Some(Compiler::this_program()),
+                ..HostConfig::default()
+            };
             let place = "the server of the command line".to_owned();
             let control = arguments.control.clone().map(|socket| ControlConfig { socket, listen: None });
             (

@@ -25,6 +25,8 @@ pub(super) struct HostTable {
     pub(super) workers: usize,
     pub(super) sessions_max: usize,
     pub(super) cache_dir: Option<PathBuf>,
+    pub(super) compile_memory_max_bytes: Option<u64>,
+    pub(super) compile_timeout: Option<Span>,
     pub(super) stop_grace: Option<Span>,
 }
 

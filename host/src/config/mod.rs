@@ -13,8 +13,10 @@ use std::time::Duration;
 use self::file::ControlTable;
 use crate::control::{ControlConfig, DoorError, Token, default_socket};
 use crate::files;
+use crate::plugin::Compiler;
 use crate::sched::Shares;
 use crate::server::{HostConfig, Plan, ServerBuilder, TenantLimits};
+use crate::span::Span;
 
 /// The file's usual name.
 pub const CONFIG_FILE: &str = "wharf.toml";
@@ -106,16 +108,38 @@ impl Config {
         if file.host.workers > WORKERS_MAX {
             mistakes.push(format!("`host.workers`: expected 0 to {WORKERS_MAX}, found {}", file.host.workers));
         }
+        let compiler = compiler(&file.host, &mut mistakes);
         let tenants = tenants(&file, &mut mistakes);
         let control = file.control.map(|table| control(&table, folder, &mut mistakes));
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
         let cache_dir = file.host.cache_dir.map_or_else(default_cache_dir, |dir| Some(folder.join(dir)));
-        let host = HostConfig { workers: file.host.workers, sessions_max: file.host.sessions_max, cache_dir };
+        let (workers, sessions_max) = (file.host.workers, file.host.sessions_max);
+        let host = HostConfig { workers, sessions_max, cache_dir, compiler: Some(compiler) };
         let stop_grace = file.host.stop_grace.map_or(STOP_GRACE_DEFAULT, |grace| grace.0);
         Ok(Self { host, stop_grace, control, tenants, servers })
     }
+}
+
+/// The process that compiles plugins.
+fn compiler(table: &file::HostTable, mistakes: &mut Vec<String>) -> Compiler {
+    let mut compiler = Compiler::this_program();
+    if let Some(most) = table.compile_memory_max_bytes {
+        if most < Compiler::MEMORY_MIN_BYTES {
+            let least = Compiler::MEMORY_MIN_BYTES;
+            mistakes.push(format!("`host.compile_memory_max_bytes`: expected at least {least}, found {most}"));
+        }
+        compiler.memory_max_bytes = most;
+    }
+    if let Some(Span(most)) = table.compile_timeout {
+        if most < Compiler::TIME_MIN {
+            mistakes
+                .push(format!("`host.compile_timeout`: expected at least {:?}, found {most:?}", Compiler::TIME_MIN));
+        }
+        compiler.time_max = most;
+    }
+    compiler
 }
 
 /// What tenants may have, by name.

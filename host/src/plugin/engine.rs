@@ -149,6 +149,11 @@ fn sessions(asked: usize) -> Result<usize, EngineError> {
     }
 }
 
+/// An engine that only compiles, for those that run.
+pub(super) fn for_compiling() -> wasmtime::Result<wasmtime::Engine> {
+    wasmtime::Engine::new(&code())
+}
+
 fn settings(sessions: usize) -> Config {
     let slots = sessions + SPARE_SLOTS;
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
@@ -172,7 +177,13 @@ fn settings(sessions: usize) -> Config {
         .async_stack_keep_resident(16 << 10)
         .decommit_batch_size(16)
         .max_unused_warm_slots(WARM_SLOTS_MAX);
+    let mut config = code();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+}
 
+/// What decides the machine code.
+fn code() -> Config {
     let mut config = Config::new();
     config
         .strategy(Strategy::Cranelift)
@@ -199,8 +210,7 @@ fn settings(sessions: usize) -> Config {
         .async_stack_size(FIBER_STACK_BYTES)
         // Registering unwind tables gets slow with many plugins, and guests' backtraces do not need them.
         .native_unwind_info(false)
-        .wasm_backtrace_max_frames(NonZeroUsize::new(20))
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        .wasm_backtrace_max_frames(NonZeroUsize::new(20));
     config
 }
 

@@ -13,6 +13,7 @@ use wasmtime::component::{Component, InstancePre};
 use super::bindings::{CONTRACT_VERSION, PluginIndices};
 use super::cache::{Cache, hex};
 use super::compile::compile;
+use super::compiler::Compiler;
 use super::grants::Verdict;
 use super::guest::Guest;
 use super::handoff::Handoff;
@@ -169,6 +170,7 @@ impl Plugin {
 pub struct Loader {
     engine: Engine,
     cache: Option<Cache>,
+    compiler: Option<Compiler>,
     /// What is in memory, so that loading it again costs neither a compilation nor a descriptor for its image.
     loaded: Arc<Mutex<HashMap<Key, Weak<Plugin>>>>,
 }
@@ -180,7 +182,7 @@ impl Loader {
     /// A loader that compiles every time.
     #[must_use]
     pub fn without_cache(engine: Engine) -> Self {
-        Self { engine, cache: None, loaded: Arc::default() }
+        Self { engine, cache: None, compiler: None, loaded: Arc::default() }
     }
 
     /// A loader that keeps compiled code in `folder`, which is made where it is missing.
@@ -188,7 +190,13 @@ impl Loader {
     /// # Errors
     /// The folder cannot be made or read, or others may write to it.
     pub fn with_cache(engine: Engine, folder: &Path) -> std::io::Result<Self> {
-        Ok(Self { engine, cache: Some(Cache::open(folder)?), loaded: Arc::default() })
+        Ok(Self { engine, cache: Some(Cache::open(folder)?), compiler: None, loaded: Arc::default() })
+    }
+
+    /// The same, compiling in a process of its own where one is given, and on a thread of this one otherwise.
+    #[must_use]
+    pub fn compiling_in(self, compiler: Option<Compiler>) -> Self {
+        Self { compiler, ..self }
     }
 
     /// Loads the plugin in a folder or a component file. Compiles where it must: blocks for milliseconds to minutes,
@@ -265,9 +273,14 @@ impl Loader {
         {
             return Ok((component, CacheUse::Cached));
         }
-        let component = compile(engine, bytes)?;
+        let code = match &self.compiler {
+            Some(compiler) => compiler.compile(bytes)?,
+            None if self.cache.is_none() => return Ok((compile(engine, bytes)?, CacheUse::Compiled)),
+            None => compile(engine, bytes)?.serialize()?,
+        };
+        let component = deserialize(engine, &code)?;
         if let Some(cache) = &self.cache
-            && let Err(error) = cache.put(engine, digest, &component.serialize()?)
+            && let Err(error) = cache.put(engine, digest, &code)
         {
             tracing::warn!(%error, "compiled code was not kept in the cache");
         }
@@ -277,9 +290,10 @@ impl Loader {
 
 #[allow(unsafe_code)]
 fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: the bytes were written by `Cache::put`, from an engine's own `serialize`, into a folder that belongs
-    // to this user and that nobody else can write, which `Cache::open` checked; and `Cache::get` has compared their
-    // digest, so they are whole. The engine itself refuses those of another version or configuration.
+    // SAFETY: the bytes are an engine's own `serialize`. They come straight from the thread or the process that compiled, which
+    // this one started and which ended well; or they were written by `Cache::put` into a folder that belongs to this user and
+    // that nobody else can write, which `Cache::open` checked, and `Cache::get` has compared their digest, so they are whole.
+    // The engine itself refuses those of another version or configuration.
     unsafe { Component::deserialize(engine, code) }
 }
 

@@ -8,6 +8,7 @@ mod build;
 mod cache;
 mod capacity;
 mod compile;
+mod compiler;
 mod core;
 mod engine;
 mod failure;
@@ -27,6 +28,7 @@ mod trial;
 
 pub use build::BuildError;
 pub use capacity::Capacity;
+pub use compiler::{Compiler, VERB as COMPILE_VERB, compile_for_another};
 pub use engine::{Engine, EngineConfig, EngineError, WASM_STACK_BYTES};
 pub use grants::{Grant, Grants};
 pub use instance::{Binding, EventProcedure, GuestInstance, InstanceLimits};

@@ -13,7 +13,7 @@ use super::lanes::Lanes;
 use super::service::HostNotice;
 use super::tenants::{Tenant, TenantLimits, TenantSeen, Tenants};
 use crate::admission::Count;
-use crate::plugin::{Capacity, Engine, EngineConfig, EngineError, Loader};
+use crate::plugin::{Capacity, Compiler, Engine, EngineConfig, EngineError, Loader};
 use crate::sched::{Lane, TurnsSeen};
 use crate::telemetry::LanesStarted;
 
@@ -30,6 +30,8 @@ pub struct HostConfig {
     pub sessions_max: usize,
     /// Folder for compiled plugins. `None`: compile at each start.
     pub cache_dir: Option<PathBuf>,
+    /// The process that compiles. `None`: a thread of this one does, without limits on its memory and its time.
+    pub compiler: Option<Compiler>,
 }
 
 /// Why there is no host.
@@ -200,6 +202,10 @@ impl Drop for Ground {
 }
 
 fn loader(engine: &Engine, config: &HostConfig) -> Loader {
+    cached(engine, config).compiling_in(config.compiler.clone())
+}
+
+fn cached(engine: &Engine, config: &HostConfig) -> Loader {
     let Some(folder) = &config.cache_dir else { return Loader::without_cache(engine.clone()) };
     Loader::with_cache(engine.clone(), folder).unwrap_or_else(|error| {
         tracing::warn!(folder = %folder.display(), %error, "no compile cache: plugins are compiled at each start");

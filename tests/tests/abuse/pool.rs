@@ -18,7 +18,7 @@ use wharf_tests::oracle::{alone, balanced};
 use wharf_tests::servers::eventually;
 
 fn host(sessions_max: usize) -> Host {
-    Host::new(&HostConfig { workers: 1, sessions_max, cache_dir: None }).expect("a host")
+    Host::new(&HostConfig { workers: 1, sessions_max, ..HostConfig::default() }).expect("a host")
 }
 
 fn start(host: &Host) -> ServerHandle {

@@ -177,3 +177,38 @@ fn a_log_that_nobody_reads_holds_no_session_up() {
     wharf.kill().expect("it runs");
     wharf.wait().expect("it ends");
 }
+
+/// A component whose code is so long that it is compiled for seconds.
+fn long_winded() -> Vec<u8> {
+    let body = "(local.set 0 (i32.add (i32.mul (local.get 0) (i32.const 7)) (i32.load (i32.and (local.get 0) (i32.const 4095)))))\n";
+    let one = |number| format!("(func $long{number} (param i32) (result i32)\n{}(local.get 0))\n", body.repeat(4_000));
+    component(&(0..60).map(one).collect::<String>())
+}
+
+#[test]
+fn a_plugin_that_is_compiled_for_too_long_is_refused_and_names_the_key() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("long.wasm"), long_winded()).expect("kept");
+    let text = "[host]\ncompile_timeout = '1s'\n[[server]]\nport = 7001\nplugin = 'long.wasm'\n";
+    std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
+    let output = wharf(&["check"], folder.path());
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("long.wasm") && said.contains("host.compile_timeout"), "{said}");
+}
+
+#[test]
+fn the_process_that_compiles_keeps_to_the_memory_it_was_given() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("polite.wasm");
+    std::fs::write(&file, component("")).expect("kept");
+    let compile = |memory: u64| {
+        let input = std::fs::File::open(&file).expect("it is there");
+        let mut command = Command::new(wharf_binary());
+        command.args(["compile", &memory.to_string(), "60"]).stdin(input).output().expect("it runs")
+    };
+    let code = compile(512 << 20);
+    assert!(code.status.success() && code.stdout.starts_with(b"\x7fELF"), "{code:?}");
+    let refused = compile(8 << 20);
+    assert!(!refused.status.success() && refused.stdout.is_empty(), "{refused:?}");
+}

@@ -142,7 +142,7 @@ fn spin(server: &ServerHandle, clients: usize) -> Vec<Client> {
 }
 
 fn one_thread() -> Host {
-    Host::new(&HostConfig { workers: 1, sessions_max: 64, cache_dir: None }).expect("a host")
+    Host::new(&HostConfig { workers: 1, sessions_max: 64, ..HostConfig::default() }).expect("a host")
 }
 
 fn faults(server: &ServerHandle) -> u64 {
@@ -191,7 +191,7 @@ fn a_short_event_does_not_queue_behind_long_ones() {
 #[test]
 fn an_idle_thread_takes_over_who_waits_for_another() {
     // Two threads; the sessions of one tenant are spread over both, and those of one of them leave.
-    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, cache_dir: None }).expect("a host");
+    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() }).expect("a host");
     let spins = spinning(&host, "spins", Priority::High);
     let mut clients: Vec<_> = (0..20).map(|_| Client::connect(spins.address())).collect();
     eventually("all are in", || spins.session_count() == 20);

@@ -11,7 +11,7 @@ use wharf_tests::servers::{ended, eventually};
 
 /// A host of its own, since limits of tenants are the host's.
 fn host(limits: TenantLimits) -> Host {
-    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, cache_dir: None }).expect("a host");
+    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() }).expect("a host");
     host.limit_tenants(&BTreeMap::from([("a".to_owned(), limits)]));
     host
 }

@@ -1,0 +1,201 @@
+//! Compiling in a process of its own, so that a component made to harm the compiler costs that process: its memory and its time
+//! are limited, and where it dies the load is refused.
+
+use std::io::{self, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
+use wasmtime::{Result, bail, format_err};
+
+use super::compile::compile;
+use super::engine;
+use super::source::COMPONENT_MAX_BYTES;
+
+/// The verb of the program that compiles. Its arguments are the two limits.
+pub const VERB: &str = "compile";
+/// Machine code that is taken from it.
+const CODE_MAX_BYTES: u64 = 512 << 20;
+/// What it says went wrong, as far as it is kept.
+const MESSAGE_MAX_BYTES: u64 = 16 << 10;
+/// Its niceness: sessions come first.
+const NICENESS: i32 = 15;
+/// Its exit code where the component is no good.
+const REFUSED: i32 = 3;
+
+/// The process that compiles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compiler {
+    /// The program: this one, as a rule. It has to have the verb [`VERB`] and the same engine.
+    pub program: PathBuf,
+    /// Memory it may have. Default 2 GiB.
+    pub memory_max_bytes: u64,
+    /// How long it may take. Default five minutes.
+    pub time_max: Duration,
+}
+
+impl Compiler {
+    /// Memory it may have where nobody says.
+    pub const MEMORY_MAX_BYTES: u64 = 2 << 30;
+    /// How long it may take where nobody says.
+    pub const TIME_MAX: Duration = Duration::from_secs(300);
+    /// The least of both with which it can work at all.
+    pub const MEMORY_MIN_BYTES: u64 = 512 << 20;
+    /// See [`Compiler::MEMORY_MIN_BYTES`].
+    pub const TIME_MIN: Duration = Duration::from_secs(1);
+
+    /// This program, whatever lies at its path by now, with the usual limits.
+    #[must_use]
+    pub fn this_program() -> Self {
+        let program = PathBuf::from("/proc/self/exe");
+        Self { program, memory_max_bytes: Self::MEMORY_MAX_BYTES, time_max: Self::TIME_MAX }
+    }
+
+    /// The machine code of a component. Blocks.
+    pub(super) fn compile(&self, bytes: &[u8]) -> Result<Vec<u8>> {
+        let mut child = Command::new(&self.program)
+            .args([VERB, &self.memory_max_bytes.to_string(), &self.time_max.as_secs().to_string()])
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|error| format_err!("the compiler did not start: {}: {error}", self.program.display()))?;
+        let (Some(mut input), Some(output), Some(said)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(end(&mut child, "it has no pipes"));
+        };
+        thread::scope(|scope| {
+            let (done, finished) = sync_channel(1);
+            // Where it dies early this fails, and its end says why.
+            scope.spawn(move || drop(input.write_all(bytes)));
+            let said = scope.spawn(move || bounded(said, MESSAGE_MAX_BYTES));
+            scope.spawn(move || drop(done.send(bounded(output, CODE_MAX_BYTES))));
+            let Ok(code) = finished.recv_timeout(self.time_max) else {
+                return Err(end(
+                    &mut child,
+                    &format!("it took longer than {:?} (`host.compile_timeout`)", self.time_max),
+                ));
+            };
+            let code = code?;
+            if code.len() as u64 > CODE_MAX_BYTES {
+                return Err(end(&mut child, &format!("its machine code is longer than {CODE_MAX_BYTES} bytes")));
+            }
+            let status = child.wait()?;
+            let said = said.join().map_err(|_| format_err!("the host could not hear what the compiler said"))??;
+            if status.success() { Ok(code) } else { Err(self.reason(status, &String::from_utf8_lossy(&said))) }
+        })
+    }
+
+    fn reason(&self, status: ExitStatus, said: &str) -> wasmtime::Error {
+        let said = said.trim();
+        if status.code() == Some(REFUSED) {
+            return format_err!("{said}");
+        }
+        if said.contains("memory allocation of") || said.contains("Cannot allocate memory") {
+            let max = self.memory_max_bytes;
+            return format_err!("compiling it takes more than {max} bytes of memory (`host.compile_memory_max_bytes`)");
+        }
+        let last = said.lines().next_back().unwrap_or_default();
+        match status.signal() {
+            Some(libc::SIGXCPU) => {
+                format_err!("compiling it took too much CPU time (`host.compile_timeout`)")
+            }
+            Some(signal) => format_err!("the compiler died of signal {signal} on it: {last}"),
+            None => format_err!("the compiler gave up on it: {last}"),
+        }
+    }
+}
+
+/// Up to one byte more than `max`.
+fn bounded(from: impl Read, max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(max + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Ends it, and says why.
+fn end(child: &mut Child, why: &str) -> wasmtime::Error {
+    // It may have ended by itself just now.
+    let _ = child.kill();
+    let _ = child.wait();
+    format_err!("compiling it was given up: {why}")
+}
+
+/// What the process does that compiles: limits itself, takes a component from standard input and gives its machine code to
+/// standard output. Its exit code.
+#[must_use]
+pub fn compile_for_another(memory_max_bytes: u64, time_max: Duration) -> u8 {
+    match work(memory_max_bytes, time_max) {
+        Ok(()) => 0,
+        Err(error) => {
+            // Whoever started it reads this; if nobody does, nobody cares.
+            let _ = write!(io::stderr(), "{error:#}");
+            REFUSED as u8
+        }
+    }
+}
+
+fn work(memory_max_bytes: u64, time_max: Duration) -> Result<()> {
+    let cpus = thread::available_parallelism().map_or(1, usize::from) as u64;
+    limit(Resource::Core, 0)?;
+    limit(Resource::Data, memory_max_bytes)?;
+    // Where whoever started it is gone, nobody stops it but this.
+    limit(Resource::Cpu, (time_max.as_secs() + 1).saturating_mul(cpus))?;
+    // Where it may not be nicer it is not.
+    let _ = setpriority_process(None, NICENESS);
+    let bytes = bounded(io::stdin(), COMPONENT_MAX_BYTES)?;
+    if bytes.len() as u64 > COMPONENT_MAX_BYTES {
+        bail!("expected at most {COMPONENT_MAX_BYTES} bytes");
+    }
+    let code = compile(&engine::for_compiling()?, &bytes)?.serialize()?;
+    io::stdout().write_all(&code)?;
+    Ok(())
+}
+
+fn limit(resource: Resource, most: u64) -> Result<()> {
+    let most = getrlimit(resource).maximum.map_or(most, |maximum| maximum.min(most));
+    Ok(setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn compiled_by(script: &str, time_max: Duration) -> String {
+        let program = std::env::temp_dir().join(format!("compiler-{}-{}", std::process::id(), script.len()));
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("kept");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).expect("a program");
+        let compiler = Compiler { program: program.clone(), memory_max_bytes: 1 << 30, time_max };
+        let outcome = compiler.compile(b"\0asm");
+        std::fs::remove_file(program).expect("it was there");
+        outcome.map_or_else(|error| format!("{error:#}"), |code| String::from_utf8_lossy(&code).into_owned())
+    }
+
+    #[test]
+    fn a_compiler_that_dies_stalls_or_gives_up_is_an_error_that_says_which() {
+        let long = Duration::from_secs(60);
+        for (script, says) in [
+            ("cat; printf ' compiled'", "\0asm compiled"),
+            ("echo it is no good >&2; exit 3", "it is no good"),
+            ("echo memory allocation of 7 bytes failed >&2; kill -ABRT $$", "host.compile_memory_max_bytes"),
+            ("kill -SEGV $$", "signal 11"),
+            ("kill -XCPU $$", "host.compile_timeout"),
+            ("echo why >&2; exit 101", "gave up on it: why"),
+        ] {
+            let said = compiled_by(script, long);
+            assert!(said.contains(says), "{script}: {said}");
+        }
+        assert!(compiled_by("exec sleep 3600", Duration::from_millis(10)).contains("longer than 10ms"));
+        let missing = Compiler { program: "/nowhere".into(), ..Compiler::this_program() };
+        assert!(format!("{:#}", missing.compile(b"").expect_err("there is none")).contains("/nowhere"));
+    }
+}
