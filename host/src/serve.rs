@@ -198,10 +198,15 @@ async fn converse(service: Arc<Service>, client: Established, round: u64, seat: 
     let (wire, permit) = client.into_parts();
     let line = Line::new(info, Arc::clone(&terms.line_config), seat, wire);
     drop(terms);
-    let successor = Arc::new(Successor::new(service.procedure()));
+    let entering = service.entrance.read().await;
+    let (procedure, is_canary) = service.procedure_for_newcomer();
+    let successor = Arc::new(Successor::new(procedure));
     let (membership, presence) = service.registry.enter(&line, round, &successor);
     // A swap that came before the registry knew of this session passed it by.
-    successor.start_with(service.procedure());
+    if !is_canary || !service.tries(&successor.current()) {
+        successor.start_with(service.procedure());
+    }
+    drop(entering);
     // An order that came before the registry knew of this session passed it by.
     match service.call(round) {
         Call::Stay => {}
@@ -225,6 +230,7 @@ fn report(service: &Arc<Service>, session: u64, procedure: &Arc<EventProcedure>,
     if kind != Some(FaultKind::InstanceLost) {
         let faulted = kind.is_some_and(|kind| kind.origin() == Origin::Plugin);
         service.fared(faulted);
+        service.ended_on(procedure, faulted);
         if faulted {
             service.blame(procedure);
         }

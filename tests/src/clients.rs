@@ -38,9 +38,15 @@ impl Client {
 
     /// Reads so many bytes, whatever they are.
     pub fn skip(&mut self, count: usize) -> &mut Self {
+        self.take(count);
+        self
+    }
+
+    /// The next so many bytes.
+    pub fn take(&mut self, count: usize) -> Vec<u8> {
         let mut seen = vec![0; count];
         self.0.read_exact(&mut seen).expect("the server sends it");
-        self
+        seen
     }
 
     /// Sends, and expects the same back.

@@ -19,7 +19,7 @@ pub struct Wharf {
 }
 
 impl Wharf {
-    /// Runs it in a folder, with its cache there.
+    /// Runs it in a folder, with its cache and its records there.
     #[must_use]
     pub fn run(arguments: &[&str], folder: &Path) -> Self {
         let mut command = Command::new(wharf_binary());
@@ -33,6 +33,7 @@ impl Wharf {
         let mut child = command
             .current_dir(folder)
             .env("XDG_CACHE_HOME", folder.join("cache"))
+            .env("XDG_STATE_HOME", folder.join("state"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -74,8 +75,15 @@ impl Wharf {
     }
 }
 
+impl Wharf {
+    /// Kills it, and waits until it is gone.
+    pub fn kill(&mut self) {
+        let _ = (self.child.kill(), self.child.wait());
+    }
+}
+
 impl Drop for Wharf {
     fn drop(&mut self) {
-        let _ = (self.child.kill(), self.child.wait());
+        self.kill();
     }
 }

@@ -236,7 +236,7 @@ pub(super) struct Ask {
 }
 
 impl Ask {
-    fn get(path: impl Into<String>) -> Self {
+    pub(super) fn get(path: impl Into<String>) -> Self {
         Self { method: "GET", path: path.into(), body: Vec::new() }
     }
 

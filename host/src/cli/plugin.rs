@@ -1,6 +1,6 @@
 //! `wharf plugin`: versions of the plugins that a running process serves.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -29,9 +29,40 @@ enum PluginVerb {
         server: String,
         /// A folder with plugin.toml, or a .wasm component.
         file: PathBuf,
-        /// What becomes of live sessions.
-        #[arg(long, value_enum, default_value = "hand-off")]
-        policy: Policy,
+        /// What becomes of live sessions; as the server's configuration says where it is not given.
+        #[arg(long, value_enum)]
+        policy: Option<Policy>,
+    },
+    /// Try a version on some of the sessions: all get it after a while, unless it is worse than what is in force.
+    Canary {
+        /// The server's name.
+        server: String,
+        /// A folder with plugin.toml, or a .wasm component.
+        file: PathBuf,
+        /// Share of the newcomers, above 0 and up to 1; as the server's configuration says where it is not given.
+        #[arg(long)]
+        share: Option<f64>,
+        /// The same share of live sessions moves to it, too.
+        #[arg(long)]
+        live: bool,
+        /// For how long, as 5m; as the server's configuration says where it is not given.
+        #[arg(long)]
+        duration: Option<String>,
+    },
+    /// Give the version that is being tried to everybody.
+    Promote {
+        /// The server's name.
+        server: String,
+    },
+    /// Take back the version that is being tried, or else the one in force: newcomers and live sessions get the one before.
+    Rollback {
+        /// The server's name.
+        server: String,
+    },
+    /// Show the versions that a server has had, and how many sessions are on each.
+    History {
+        /// The server's name.
+        server: String,
     },
 }
 
@@ -39,6 +70,8 @@ enum PluginVerb {
 enum Policy {
     /// Each moves with its state at its next event boundary.
     HandOff,
+    /// All of them move at one moment, or none does.
+    AllOrNothing,
     /// They end on the version they have.
     Pin,
     /// They are ended gracefully.
@@ -46,20 +79,48 @@ enum Policy {
 }
 
 pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
-    let PluginVerb::Swap { server, file, policy } = &arguments.verb;
-    // The process may have another folder than whoever asks.
-    let file = match file.canonicalize() {
-        Ok(file) => file,
-        Err(error) => return ctl::fail(&format!("{}: {error}", file.display()), 2),
+    let ask = match &arguments.verb {
+        PluginVerb::Swap { server, file, policy } => whole(file).map(|file| {
+            let mut values = json!({ "file": file });
+            if let Some(policy) = policy {
+                values["policy"] = json!(ctl::name(*policy));
+            }
+            Ask::with("POST", ctl::at(server, "/plugin/swap"), values)
+        }),
+        PluginVerb::Canary { server, file, share, live, duration } => whole(file).map(|file| {
+            let mut values = json!({ "file": file });
+            if let Some(share) = share {
+                values["share"] = json!(share);
+            }
+            if *live {
+                values["live"] = json!(true);
+            }
+            if let Some(duration) = duration {
+                values["duration"] = json!(duration);
+            }
+            Ask::with("POST", ctl::at(server, "/plugin/canary"), values)
+        }),
+        PluginVerb::Promote { server } => Ok(Ask::with("POST", ctl::at(server, "/plugin/promote"), json!({}))),
+        PluginVerb::Rollback { server } => Ok(Ask::with("POST", ctl::at(server, "/plugin/rollback"), json!({}))),
+        PluginVerb::History { server } => Ok(Ask::get(ctl::at(server, "/plugin/history"))),
     };
-    let values = json!({ "file": file, "policy": ctl::name(*policy) });
-    let ask = Ask::with("POST", ctl::at(server, "/plugin/swap"), values);
+    let ask = match ask {
+        Ok(ask) => ask,
+        Err(mistake) => return ctl::fail(&mistake, 2),
+    };
+    // Going back is what was asked for there, and sessions that are to stay are no surprise.
+    let asked_for = matches!(arguments.verb, PluginVerb::Rollback { .. });
+    let may_stay = matches!(arguments.verb, PluginVerb::Swap { policy: Some(Policy::Pin | Policy::Disconnect), .. });
     ctl::send(arguments.socket.clone(), ask, arguments.json, |answer| {
-        if answer["rolled_back"] == true {
+        if answer["rolled_back"] == true && !asked_for {
             return 1;
         }
-        let some = |key: &str| answer[key].as_object().is_some_and(|reasons| !reasons.is_empty());
-        let stayed = some("stayed") || some("lost");
-        if stayed && *policy == Policy::HandOff { 5 } else { 0 }
+        let some = |key: &str| answer[key].as_object().is_some_and(|reasons| reasons.keys().any(|why| why != "pinned"));
+        if (some("stayed") || some("lost")) && !may_stay { 5 } else { 0 }
     })
+}
+
+/// The process may have another folder than whoever asks.
+fn whole(file: &Path) -> Result<PathBuf, String> {
+    file.canonicalize().map_err(|error| format!("{}: {error}", file.display()))
 }

@@ -34,6 +34,18 @@ const SESSIONS: [(&str, &str); 12] = [
 /// Columns of a list of limits.
 const LIMITS: [(&str, &str); 4] = [("LIMIT", "/key"), ("VALUE", "/value"), ("UNIT", "/unit"), ("FROM", "/origin")];
 
+/// Columns of a list of versions.
+const GENERATIONS: [(&str, &str); 8] = [
+    ("NUMBER", "/number"),
+    ("NAME", "/name"),
+    ("VERSION", "/version"),
+    ("STATE", "/state"),
+    ("WHY", "/reason"),
+    ("CAME BY", "/how"),
+    ("SESSIONS", "/sessions"),
+    ("DIGEST", "/digest"),
+];
+
 /// Columns of a list of tenants.
 const TENANTS: [(&str, &str); 12] = [
     ("TENANT", "/name"),
@@ -59,6 +71,20 @@ pub(super) fn render(value: &Value) -> String {
     if let Some(sessions) = list("sessions") {
         let more = if value["more"] == true { "\n(more: see --after and --limit)" } else { "" };
         return table(&SESSIONS, sessions) + more;
+    }
+    if let Some(generations) = list("generations") {
+        let canary = &value["canary"];
+        let tried = match canary.is_object() {
+            true => format!(
+                "\ncanary: {} of newcomers, {} sessions, {} faulted, promoted in {} s",
+                cell(&canary["share"]),
+                cell(&canary["sessions"]),
+                cell(&canary["faulted"]),
+                cell(&canary["left_seconds"])
+            ),
+            false => String::new(),
+        };
+        return table(&GENERATIONS, generations) + &tried;
     }
     for (key, columns) in [("limits", &LIMITS[..]), ("tenants", &TENANTS[..])] {
         if let Some(rows) = list(key) {

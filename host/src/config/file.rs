@@ -25,6 +25,7 @@ pub(super) struct HostTable {
     pub(super) workers: usize,
     pub(super) sessions_max: usize,
     pub(super) cache_dir: Option<PathBuf>,
+    pub(super) state_dir: Option<PathBuf>,
     pub(super) compile_memory_max_bytes: Option<u64>,
     pub(super) compile_timeout: Option<Span>,
     pub(super) stop_grace: Option<Span>,
@@ -79,6 +80,34 @@ pub(super) struct ServerTable {
     pub(super) limits: LimitsTable,
     pub(super) budgets: BTreeMap<String, BudgetTable>,
     pub(super) breaker: BreakerTable,
+    pub(super) swap: SwapTable,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct SwapTable {
+    pub(super) policy: Option<String>,
+    pub(super) failures_min: Option<u32>,
+    pub(super) failures_share: Option<f64>,
+    pub(super) watch: Option<Span>,
+    pub(super) faults_min: Option<u32>,
+    pub(super) faults_share: Option<f64>,
+    pub(super) prepare: Option<Span>,
+    pub(super) canary: CanaryTable,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct CanaryTable {
+    pub(super) share: Option<f64>,
+    pub(super) live: Option<bool>,
+    pub(super) duration: Option<Span>,
+    pub(super) sessions_min: Option<u32>,
+    pub(super) faults_min: Option<u32>,
+    pub(super) faults_share: Option<f64>,
+    pub(super) faults_ratio: Option<f64>,
+    pub(super) latency_ratio: Option<f64>,
+    pub(super) events_min: Option<u64>,
 }
 
 #[derive(Deserialize, Default)]

@@ -4,6 +4,7 @@
 
 mod file;
 mod server;
+mod swap;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +14,7 @@ use std::time::Duration;
 use self::file::ControlTable;
 use crate::control::{ControlConfig, DoorError, Token, default_socket};
 use crate::files;
-use crate::plugin::Compiler;
+use crate::plugin::{Compiler, digest};
 use crate::sched::Shares;
 use crate::server::{HostConfig, Plan, ServerBuilder, TenantLimits};
 use crate::span::Span;
@@ -61,9 +62,13 @@ impl Config {
             mistakes: vec![format!("{}: cannot read the configuration: {error}", file.display())],
         })?;
         let folder = file.parent().unwrap_or(Path::new("."));
-        Self::parse(&text, folder).map_err(|mistakes| ConfigError {
+        let mut config = Self::parse(&text, folder).map_err(|mistakes| ConfigError {
             mistakes: mistakes.into_iter().map(|mistake| format!("{}: {mistake}", file.display())).collect(),
-        })
+        })?;
+        if config.host.state_dir.is_none() {
+            config.host.state_dir = default_state_dir(file);
+        }
+        Ok(config)
     }
 
     /// What of it the servers are started by.
@@ -115,8 +120,9 @@ impl Config {
             return Err(mistakes);
         }
         let cache_dir = file.host.cache_dir.map_or_else(default_cache_dir, |dir| Some(folder.join(dir)));
+        let state_dir = file.host.state_dir.map(|dir| folder.join(dir));
         let (workers, sessions_max) = (file.host.workers, file.host.sessions_max);
-        let host = HostConfig { workers, sessions_max, cache_dir, compiler: Some(compiler) };
+        let host = HostConfig { workers, sessions_max, cache_dir, state_dir, compiler: Some(compiler) };
         let stop_grace = file.host.stop_grace.map_or(STOP_GRACE_DEFAULT, |grace| grace.0);
         Ok(Self { host, stop_grace, control, tenants, servers })
     }
@@ -210,6 +216,20 @@ fn control(table: &ControlTable, folder: &Path, mistakes: &mut Vec<String>) -> C
         },
     }
     ControlConfig { socket, listen }
+}
+
+/// The folder for what a process with this configuration file records, where nobody names one: systemd's, or the user's own, with a
+/// part for each file. `None` where there is neither.
+fn default_state_dir(file: &Path) -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    // systemd may name several, with colons between them.
+    let systemd =
+        || set("STATE_DIRECTORY").map(|all| PathBuf::from(all.to_string_lossy().split(':').next().unwrap_or("")));
+    let user = || set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
+    let base = systemd().or_else(|| user().map(|base| base.join("wharf")))?;
+    let file = file.canonicalize().ok()?;
+    let name = digest(file.as_os_str().as_encoded_bytes());
+    Some(base.join(name.get(..16)?))
 }
 
 /// The cache folder where nobody names one: the user's own. `None` where there is no home.

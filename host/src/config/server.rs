@@ -6,13 +6,14 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::file::{BreakerTable, BudgetTable, CredentialsTable, LimitsTable, ServerTable, TimeoutsTable};
+use super::swap;
 use crate::admission::{Network, Networks, Throttle};
 use crate::event::Priority;
 use crate::net::{ClientCertificate, Credentials, ListenPort, ProtocolMin, SocketOptions};
 use crate::plugin::{Grant, InstanceLimits};
 use crate::sched::BudgetChange;
 use crate::server::{
-    BreakerLimits, Server, ServerBuilder, TENANT_MAX_BYTES, TIMERS_DEFAULT, Timeouts, WATERMARKS_DEFAULT,
+    BreakerLimits, Server, ServerBuilder, SwapPolicy, TENANT_MAX_BYTES, TIMERS_DEFAULT, Timeouts, WATERMARKS_DEFAULT,
 };
 use crate::session::Watermarks;
 use crate::span::Span;
@@ -63,7 +64,8 @@ pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuild
             server = server.budget(class, budget(table));
         }
     }
-    server = server.breaker(breaker(&table.breaker));
+    let policy = parse::<SwapPolicy>("swap.policy", table.swap.policy.as_deref(), &mut wrong);
+    server = server.breaker(breaker(&table.breaker)).swap_rules(swap::rules(&table.swap, policy));
     let networks =
         Networks { allow: list("allow", &table.allow, &mut wrong), deny: list("deny", &table.deny, &mut wrong) };
     server = server.networks(networks).proxies(list("proxies", &table.proxies, &mut wrong));

@@ -15,7 +15,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::answer::Problem;
 use super::server::Reload;
-use super::{calls, metrics, page, stream};
+use super::{calls, metrics, page, stream, versions};
 use crate::server::Fleet;
 use crate::telemetry::{Bucket, ControlRequest};
 
@@ -74,7 +74,11 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/throttle", get(calls::throttle).merge(patch(calls::set_throttle)))
         .route("/lock", post(calls::lock))
         .route("/unlock", post(calls::unlock))
-        .route("/plugin/swap", post(calls::swap))
+        .route("/plugin/swap", post(versions::swap))
+        .route("/plugin/canary", post(versions::canary))
+        .route("/plugin/promote", post(versions::promote))
+        .route("/plugin/rollback", post(versions::roll_back))
+        .route("/plugin/history", get(versions::history))
         .route("/data", put(calls::set_data))
         .route("/priority", put(calls::set_priority))
         .route("/broadcast", post(calls::broadcast))

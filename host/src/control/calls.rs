@@ -16,17 +16,17 @@ use super::bounds;
 use super::requests::{self, parse};
 use super::views;
 use crate::event::{NameError, SendError};
-use crate::server::{LockError, ServerHandle, SteerError, SwapError};
+use crate::server::{LockError, ServerHandle, SteerError};
 
 /// Sessions in one page where the request does not say, and at most.
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1_000;
 
 pub(super) type Answer = Result<Response, Problem>;
-type Server = Path<String>;
+pub(super) type Server = Path<String>;
 type Session = Path<(String, String)>;
 
-fn server(shared: &Shared, name: &str) -> Result<Arc<ServerHandle>, Problem> {
+pub(super) fn server(shared: &Shared, name: &str) -> Result<Arc<ServerHandle>, Problem> {
     shared.fleet.get(name).ok_or_else(|| Problem::unknown("server", name))
 }
 
@@ -167,26 +167,6 @@ pub(super) async fn set_priority(State(shared): State<Arc<Shared>>, Path(name): 
     let server = server(&shared, &name)?;
     let before = server.set_priority(parse::<requests::Class>(&body)?.read()?);
     Ok(ok(&json!({ "priority": server.priority().name(), "before": before.name() })))
-}
-
-pub(super) async fn swap(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
-    let server = server(&shared, &name)?;
-    let requests::Swap { file, policy } = parse(&body)?;
-    let _waits = shared.may_wait()?;
-    let refused = |error: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-plugin", error);
-    let stopped = |_| Problem::conflict("stopping", "the process is stopping");
-    // On its own, so that it is done even where nobody waits for it.
-    let work = tokio::spawn(async move {
-        let loading = Arc::clone(&server);
-        let loaded = tokio::task::spawn_blocking(move || loading.load_for_swap(&file)).await.map_err(stopped)?;
-        let plugin = loaded.map_err(|error| refused(error.to_string()))?;
-        match server.swap(plugin, policy.into()).await {
-            Ok(report) => Ok(ok(&views::Swap::of(report))),
-            Err(error @ SwapError::Stopping) => Err(Problem::conflict("stopping", error.to_string())),
-            Err(error) => Err(refused(error.to_string())),
-        }
-    });
-    work.await.map_err(stopped)?
 }
 
 pub(super) async fn broadcast(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {

@@ -17,6 +17,7 @@ mod prompt;
 mod requests;
 mod server;
 mod stream;
+mod versions;
 mod views;
 
 pub use client::{Client, ClientError};

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::answer::Problem;
 use crate::admission::Change;
 use crate::event::Priority;
-use crate::server::{Ending, LOCK_HOLD_MAX, LOCK_WAIT_MAX, Newcomers, SwapPolicy};
+use crate::server::{CanaryWish, Ending, LOCK_HOLD_MAX, LOCK_WAIT_MAX, Newcomers, SwapPolicy};
 use crate::span::Span;
 
 /// Longest that sessions may be given to end.
@@ -171,15 +171,32 @@ impl Throttle {
 pub(super) struct Swap {
     /// As the process sees it.
     pub(super) file: PathBuf,
-    #[serde(default)]
-    pub(super) policy: Policy,
+    /// The server's own where none is given.
+    pub(super) policy: Option<Policy>,
 }
 
-#[derive(Deserialize, Default, Clone, Copy)]
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Canary {
+    /// As the process sees it.
+    pub(super) file: PathBuf,
+    share: Option<f64>,
+    live: Option<bool>,
+    duration: Option<Span>,
+}
+
+impl Canary {
+    pub(super) fn wish(&self) -> CanaryWish {
+        let duration = self.duration.map(|Span(duration)| duration);
+        CanaryWish { share: self.share, live: self.live, duration }
+    }
+}
+
+#[derive(Deserialize, Clone, Copy)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Policy {
-    #[default]
     HandOff,
+    AllOrNothing,
     Pin,
     Disconnect,
 }
@@ -188,6 +205,7 @@ impl From<Policy> for SwapPolicy {
     fn from(policy: Policy) -> Self {
         match policy {
             Policy::HandOff => Self::HandOff,
+            Policy::AllOrNothing => Self::AllOrNothing,
             Policy::Pin => Self::Pin,
             Policy::Disconnect => Self::Disconnect,
         }

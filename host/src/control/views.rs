@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::server::{HostNotice, Newcomers, Reloaded, ServerHandle, SessionView, SwapReport};
+use crate::server::{self, HostNotice, Newcomers, Reloaded, ServerHandle, SessionView, SwapReport};
 use crate::telemetry::{Latencies, Snapshot};
 
 #[derive(Serialize)]
@@ -248,13 +248,57 @@ pub(super) struct Swap {
     rolled_back: bool,
     ended: usize,
     longest_pause_seconds: f64,
+    recorded: bool,
 }
 
 impl Swap {
     pub(super) fn of(report: SwapReport) -> Self {
-        let SwapReport { from, to, generation, moved, stayed, lost, rolled_back, ended, longest_pause } = report;
+        let SwapReport { from, to, generation, moved, stayed, lost, rolled_back, ended, longest_pause, recorded } =
+            report;
         let longest_pause_seconds = longest_pause.as_secs_f64();
-        Self { from, to, generation, moved, stayed, lost, rolled_back, ended, longest_pause_seconds }
+        Self { from, to, generation, moved, stayed, lost, rolled_back, ended, longest_pause_seconds, recorded }
+    }
+}
+
+/// The versions a server has had.
+#[derive(Serialize)]
+pub(super) struct History {
+    /// Whether they are written down.
+    recorded: bool,
+    canary: Option<Canary>,
+    generations: Vec<Generation>,
+}
+
+#[derive(Serialize)]
+struct Canary {
+    generation: u64,
+    plugin: String,
+    share: f64,
+    sessions: u64,
+    faulted: u64,
+    left_seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Generation {
+    #[serde(flatten)]
+    generation: server::Generation,
+    sessions: usize,
+}
+
+impl History {
+    pub(super) fn of(server: &ServerHandle) -> Self {
+        let canary = server.canary_seen().map(|seen| Canary {
+            generation: seen.generation,
+            plugin: seen.plugin,
+            share: seen.share,
+            sessions: seen.sessions,
+            faulted: seen.faulted,
+            left_seconds: seen.left.as_secs_f64(),
+        });
+        let with = |(generation, sessions)| Generation { generation, sessions };
+        let generations = server.generations().into_iter().map(with).collect();
+        Self { recorded: server.keeps_records(), canary, generations }
     }
 }
 

@@ -61,6 +61,8 @@ pub enum FaultKind {
     InstanceBusy,
     /// The new version refused to take the session over.
     HandoffRefused,
+    /// Sessions were to move together, and one of them could not.
+    HandoffCalledOff,
     /// What the old version saved is larger than it may be.
     StateLimit,
     /// The host had no slot or no memory for another instance.
@@ -75,7 +77,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Every kind but the traps, which have a name each.
-    pub const NAMED: [Self; 18] = [
+    pub const NAMED: [Self; 19] = [
         Self::Exit,
         Self::Fuel,
         Self::CpuTime,
@@ -89,6 +91,7 @@ impl FaultKind {
         Self::InstanceLost,
         Self::InstanceBusy,
         Self::HandoffRefused,
+        Self::HandoffCalledOff,
         Self::StateLimit,
         Self::Capacity,
         Self::Cancelled,
@@ -114,6 +117,7 @@ impl FaultKind {
             Self::CopyLimit => "copy-limit",
             Self::HandleLimit => "handle-limit",
             Self::HandoffRefused => "handoff-refused",
+            Self::HandoffCalledOff => "called-off",
             Self::StateLimit => "state-limit",
             Self::Capacity => "overload",
             Self::Cancelled => "drain-deadline",
@@ -127,7 +131,7 @@ impl FaultKind {
     pub fn origin(self) -> Origin {
         match self {
             Self::Capacity | Self::Host => Origin::Host,
-            Self::Cancelled | Self::Aborted => Origin::Operator,
+            Self::Cancelled | Self::Aborted | Self::HandoffCalledOff => Origin::Operator,
             _ => Origin::Plugin,
         }
     }

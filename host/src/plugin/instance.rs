@@ -96,7 +96,7 @@ impl EventProcedure {
     #[must_use]
     pub fn new(plugin: Arc<Plugin>, binding: Binding) -> Self {
         let Binding { server, settings, limits, shards, counters, account, kept } = binding;
-        let edition = counters.edition(&plugin.label().into());
+        let edition = counters.edition(&plugin.label(), plugin.digest());
         let bucket = Bucket::new(limits.log_lines_per_second);
         let variables = settings.clone().into_iter().collect();
         let context =

@@ -75,6 +75,14 @@ pub enum LoadError {
         /// What the engine said.
         cause: String,
     },
+    /// It is not what it was.
+    #[error("{}: {cause}", .file.display())]
+    Changed {
+        /// The file.
+        file: PathBuf,
+        /// What to do.
+        cause: String,
+    },
     /// The trial instance failed.
     #[error("{}: its trial instance failed: {cause}", .file.display())]
     Trial {
@@ -119,6 +127,11 @@ impl Plugin {
     #[must_use]
     pub fn label(&self) -> String {
         format!("{} {}", self.name, self.version)
+    }
+    /// Its name, from its manifest.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
     }
     /// Its version, from its manifest.
     #[must_use]
@@ -213,7 +226,19 @@ impl Loader {
     /// # Errors
     /// [`LoadError`]; nothing was published.
     pub fn share(&self, path: &Path, grants: &Grants) -> Result<Arc<Plugin>, LoadError> {
-        let source = source::read(path)?;
+        self.share_source(source::read(path)?, grants)
+    }
+
+    /// As [`Loader::share`], for a component file of which name and version are known.
+    ///
+    /// # Errors
+    /// [`LoadError`]; nothing was published.
+    pub fn share_as(&self, file: &Path, name: &str, version: &str, grants: &Grants) -> Result<Arc<Plugin>, LoadError> {
+        let source = source::read(file)?;
+        self.share_source(Source { name: name.to_owned(), version: version.to_owned(), ..source }, grants)
+    }
+
+    fn share_source(&self, source: Source, grants: &Grants) -> Result<Arc<Plugin>, LoadError> {
         let (file, name, version) = (source.file.clone(), source.name.clone(), source.version.clone());
         let key = (file, name, version, hex(&Sha256::digest(&source.bytes)), grants.clone());
         let known = || self.loaded.lock().unwrap_or_else(PoisonError::into_inner);

@@ -27,6 +27,7 @@ mod ticker;
 mod trial;
 
 pub use build::BuildError;
+pub use cache::digest;
 pub use capacity::Capacity;
 pub use compiler::{Compiler, VERB as COMPILE_VERB, compile_for_another};
 pub use engine::{Engine, EngineConfig, EngineError, WASM_STACK_BYTES};

@@ -2,11 +2,10 @@
 
 use std::any::Any;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
 use super::breaker::Breaker;
@@ -18,10 +17,12 @@ use super::host::Host;
 use super::lock::Holder;
 use super::registry::Registry;
 use super::service::{Service, Terms};
+use super::swap::same;
 use super::tenants::Tenant;
+use super::versions::{Generation, History, How, Standing};
 use crate::admission::{Gate, Places, Room};
 use crate::net::{BindError, Listener, Security};
-use crate::plugin::{Binding, EventProcedure, Plugin};
+use crate::plugin::{Binding, EventProcedure, LoadError, Plugin};
 use crate::serve;
 use crate::session::{Deadlines, Latch, LineConfig};
 use crate::telemetry::{Bucket, Counters, ServerStarted};
@@ -34,7 +35,12 @@ const PAUSES_LOGGED_PER_SECOND: u32 = 1;
 /// Everything about a server but its address, known to be good.
 pub struct Prepared {
     pub(super) description: ServerBuilder,
+    pub(super) name: String,
     pub(super) plugin: Arc<Plugin>,
+    /// Digest of the one that the description names; a record may say that another is in force.
+    pub(super) configured: String,
+    /// What was recorded of the versions before, the one in force included.
+    pub(super) recorded: Vec<Generation>,
     pub(super) security: Security,
     /// Places of the instances that its sessions share.
     pub(super) room: Option<Arc<Places>>,
@@ -51,9 +57,31 @@ impl Prepared {
     /// Its name: the given one, or the plugin's.
     #[must_use]
     pub fn name(&self) -> String {
-        let label = self.plugin.label();
-        let given = self.description.given_name().map(str::to_owned);
-        given.unwrap_or_else(|| label.split(' ').next().unwrap_or_default().to_owned())
+        self.name.clone()
+    }
+
+    /// A server that runs keeps what was swapped in, as long as the description names the same plugin as before. Blocks where it
+    /// has to be linked again.
+    pub(super) fn keep_swapped(&mut self, host: &Host, running: &Service) -> Result<(), LoadError> {
+        let in_force = Arc::clone(running.procedure().plugin());
+        if running.history().configured() != self.configured || same(&in_force, &self.plugin) {
+            return Ok(());
+        }
+        let grants = &self.description.grants;
+        self.plugin = match running.terms().grants == *grants {
+            true => in_force,
+            false => {
+                let again = host.loader().share_as(in_force.file(), in_force.name(), in_force.version(), grants)?;
+                if again.digest() != in_force.digest() {
+                    let cause =
+                        "it was swapped in and is not the same file any more, so that `grants` cannot be changed"
+                            .into();
+                    return Err(LoadError::Changed { file: in_force.file().to_owned(), cause });
+                }
+                again
+            }
+        };
+        Ok(())
     }
 
     /// Binds its address.
@@ -122,6 +150,7 @@ impl Prepared {
             proxies: description.proxies.clone(),
             throttle: description.throttle,
             grants: description.grants.clone(),
+            rules: description.rules,
             given: Arc::clone(&description.given),
             tenant: Arc::clone(tenant),
         }
@@ -143,9 +172,18 @@ impl Prepared {
         service.terms.store(Arc::new(self.terms(&service.latch, &tenant)));
         let procedure = self.procedure(&service.name, &service.counters, &tenant);
         // A shared instance lives on where nothing about it has changed, with all that is in its memory.
-        if !service.procedure().is_like(&procedure) {
-            service.procedure.store(Arc::new(procedure));
+        let before = service.procedure();
+        if !before.is_like(&procedure) {
+            let procedure = Arc::new(procedure);
+            service.forget_canary();
+            service.procedure.store(Arc::clone(&procedure));
+            let mut history = service.history();
+            match same(before.plugin(), &self.plugin) {
+                true => drop(history.put_in_force(&procedure)),
+                false => drop(history.put(&procedure, How::Reload, Standing::InForce)),
+            }
         }
+        service.history().configure(&self.configured);
         // The accepting task may be waiting for a moment that was moved.
         service.steer(|_| true);
     }
@@ -173,9 +211,13 @@ impl Bound {
         let tenant = host.tenant(&prepared.tenant());
         let terms = prepared.terms(&latch, &tenant);
         let label = prepared.plugin.label();
-        let procedure = prepared.procedure(&name, &counters, &tenant);
+        let procedure = Arc::new(prepared.procedure(&name, &counters, &tenant));
         let room = prepared.room(&host, &tenant);
-        let Prepared { description, .. } = prepared;
+        let Prepared { description, configured, recorded, .. } = prepared;
+        let history = match recorded.is_empty() {
+            true => History::new(configured, &procedure),
+            false => History::resumed(configured, recorded, &procedure),
+        };
         let service = Arc::new(Service {
             breaker: Mutex::new(Breaker::new(description.breaker)),
             lanes: host.lanes(),
@@ -191,10 +233,13 @@ impl Bound {
             data: Mutex::default(),
             started: Instant::now(),
             census: Arc::new(Census::default()),
-            procedure: ArcSwap::from_pointee(procedure),
+            procedure: ArcSwap::new(procedure),
+            canary: ArcSwapOption::empty(),
+            history: Mutex::new(history),
+            records: host.records().cloned(),
             guard: Mutex::default(),
+            entrance: tokio::sync::RwLock::default(),
             swapping: tokio::sync::Mutex::default(),
-            generation: AtomicU64::new(1),
             course: watch::Sender::new(Course::new()),
             notices: watch::Sender::new(Notice {
                 number: 0,

@@ -12,6 +12,7 @@ use super::checks::{TIMEOUT_DEFAULT, TIMERS_DEFAULT, WATERMARKS_DEFAULT, argumen
 use super::handle::ServerHandle;
 use super::host::{Host, HostError};
 use super::registry::NAME_CHARS_MAX;
+use super::versions::{Generation, RecordError, Recorded, SwapRules};
 use crate::admission::{Network, Networks, Places, Throttle};
 use crate::event::Priority;
 use crate::net::{BindError, Credentials, CredentialsError, Endpoint, ListenPort, Security, SocketOptions};
@@ -87,6 +88,7 @@ pub struct ServerBuilder {
     pub(super) given: Arc<BTreeSet<String>>,
     pub(super) budgets: Budgets,
     pub(super) breaker: BreakerLimits,
+    pub(super) rules: SwapRules,
     pub(super) watermarks: Watermarks,
 }
 
@@ -119,6 +121,7 @@ impl Default for ServerBuilder {
             given: Arc::default(),
             budgets: Budgets::default(),
             breaker: BreakerLimits::default(),
+            rules: SwapRules::default(),
             watermarks: WATERMARKS_DEFAULT,
         }
     }
@@ -148,6 +151,9 @@ pub enum StartError {
     /// The shared host, where none was given.
     #[error(transparent)]
     Host(#[from] HostError),
+    /// What was recorded of the versions before.
+    #[error(transparent)]
+    Record(#[from] RecordError),
 }
 
 impl ServerBuilder {
@@ -320,6 +326,12 @@ impl ServerBuilder {
         self.shards = count;
         self
     }
+    /// How versions are tried and taken back. Default: [`SwapRules::default`].
+    #[must_use]
+    pub fn swap_rules(mut self, rules: SwapRules) -> Self {
+        self.rules = rules;
+        self
+    }
     /// Timers that a session may have at a time, up to 1,024. Default 64.
     #[must_use]
     pub fn timers_max(mut self, timers: usize) -> Self {
@@ -378,11 +390,29 @@ impl ServerBuilder {
     /// [`StartError`].
     pub fn prepare(self, host: &Host) -> Result<Prepared, StartError> {
         self.check()?;
-        let plugin = self.load(host)?;
+        let named = self.load(host)?;
+        let configured = named.digest().to_owned();
+        let name = self.given_name().unwrap_or(named.name()).to_owned();
+        let (plugin, recorded) = self.recorded(host, named)?;
         try_out(&plugin, self.limits, self.budgets.start(self.priority))?;
         let security = self.security()?;
         let room = self.room(host)?;
-        Ok(Prepared { description: self, plugin, security, room })
+        Ok(Prepared { description: self, name, plugin, configured, recorded, security, room })
+    }
+
+    /// What was in force when the process ended, where that was swapped in and the description names the same plugin still.
+    fn recorded(&self, host: &Host, named: Arc<Plugin>) -> Result<(Arc<Plugin>, Vec<Generation>), StartError> {
+        let name = self.given_name().unwrap_or(named.name());
+        let recorded = match host.records() {
+            Some(records) => records.read(name, named.digest())?,
+            None => None,
+        };
+        let Some(Recorded { generations, in_force, file }) = recorded else { return Ok((named, Vec::new())) };
+        if in_force.digest == named.digest() {
+            return Ok((named, generations));
+        }
+        let plugin = host.loader().share_as(&file, &in_force.name, &in_force.version, &self.grants)?;
+        Ok((plugin, generations))
     }
 
     /// Places for the instances that its sessions share.

@@ -73,6 +73,7 @@ impl ServerBuilder {
         .filter_map(Result::err)
         .chain(self.throttle.check().err().map(|error| argument(error.limit, error.problem())))
         .collect();
+        found.extend(self.rules.problems().into_iter().map(|(key, problem)| argument(key, problem)));
         let optional = [
             ("timeouts.first_byte", self.timeouts.first_byte),
             ("timeouts.idle", self.timeouts.idle),

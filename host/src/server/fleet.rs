@@ -44,6 +44,12 @@ pub struct PlanError {
     pub mistakes: Vec<String>,
 }
 
+impl PlanError {
+    fn stopping() -> Self {
+        Self { mistakes: vec!["the host is stopping".into()] }
+    }
+}
+
 struct Entry {
     handle: Arc<ServerHandle>,
     description: ServerBuilder,
@@ -140,16 +146,31 @@ impl Fleet {
         let fleet = Arc::clone(self);
         let (grace, tenants) = (plan.stop_grace, plan.tenants.clone());
         let checked = tokio::task::spawn_blocking(move || fleet.check(plan)).await;
-        let stopped = || PlanError { mistakes: vec!["the host is stopping".into()] };
-        let Checked { same, fresh } = checked.map_err(|_| stopped())??;
+        let checked = checked.map_err(|_| PlanError::stopping())??;
+        let (report, reformed) = self.put(checked, grace, &tenants)?;
+        for server in reformed {
+            server.record_reform().await;
+        }
+        Ok(report)
+    }
+
+    /// Puts a plan in force that holds. What it did, and the servers that run on under new terms.
+    fn put(
+        &self,
+        checked: Checked,
+        grace: Duration,
+        tenants: &BTreeMap<String, TenantLimits>,
+    ) -> Result<(Reloaded, Vec<Arc<ServerHandle>>), PlanError> {
+        let Checked { same, fresh } = checked;
         let mut report = Reloaded::default();
+        let mut reformed = Vec::new();
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
         // Looked at under the lock: whoever stops all of them says so first, and then looks at what there is.
         if self.is_draining() {
-            return Err(stopped());
+            return Err(PlanError::stopping());
         }
         *self.stop_grace.lock().unwrap_or_else(PoisonError::into_inner) = grace;
-        self.host.limit_tenants(&tenants);
+        self.host.limit_tenants(tenants);
         let gone: Vec<_> =
             servers.keys().filter(|name| !same.contains_key(*name) && !fresh.contains_key(*name)).cloned().collect();
         for name in gone {
@@ -168,6 +189,7 @@ impl Fleet {
         for (name, (prepared, description)) in same {
             if let Some(entry) = servers.get_mut(&name) {
                 entry.handle.reform(prepared);
+                reformed.push(Arc::clone(&entry.handle));
                 entry.description = description;
                 report.changed.push(name);
             }
@@ -176,7 +198,7 @@ impl Fleet {
             servers.insert(name.clone(), Entry { handle: Arc::new(server.run()), description });
             report.started.push(name);
         }
-        Ok(report)
+        Ok((report, reformed))
     }
 
     fn check(&self, plan: Plan) -> Result<Checked, PlanError> {
@@ -199,19 +221,22 @@ impl Fleet {
 
     /// The server's name, where another of the plan has it.
     fn check_server(&self, description: ServerBuilder, checked: &mut Checked) -> Result<Option<String>, String> {
-        let prepared = description.clone().prepare(&self.host).map_err(|error| error.to_string())?;
+        let mut prepared = description.clone().prepare(&self.host).map_err(|error| error.to_string())?;
         let name = prepared.name();
         if checked.same.contains_key(&name) || checked.fresh.contains_key(&name) {
             return Ok(Some(name));
         }
-        let running =
-            self.read(|servers| servers.get(&name).map(|entry| (entry.handle.status(), entry.description.clone())));
+        let running = self.read(|servers| {
+            let entry = servers.get(&name)?;
+            Some((entry.handle.status(), entry.description.clone(), Arc::clone(&entry.handle)))
+        });
         // One that was stopped starts again.
-        match running.filter(|(status, _)| *status != Status::Stopped) {
-            Some((Status::Draining, _)) => {
+        match running.filter(|(status, ..)| *status != Status::Stopped) {
+            Some((Status::Draining, ..)) => {
                 return Err("the server is stopping; reload again once it is stopped, and it starts anew".into());
             }
-            Some((_, running)) if running.listens_like(&description) => {
+            Some((_, running, handle)) if running.listens_like(&description) => {
+                prepared.keep_swapped(&self.host, &handle.service).map_err(|error| error.to_string())?;
                 checked.same.insert(name, (prepared, description));
             }
             Some(_) => {

@@ -1,20 +1,15 @@
 //! A new version that faults soon after its swap is taken back by itself.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::task::JoinHandle;
 
 use super::service::Service;
 use super::swap::{hand_over, on, put_back};
+use super::versions::SwapRules;
 use crate::event::Peers;
 use crate::plugin::EventProcedure;
-
-/// How long a version is watched after its swap.
-pub const GUARD_WINDOW: Duration = Duration::from_secs(60);
-/// So many of its sessions have to fault meanwhile, and more than one in ten of those that are there.
-const FAULTS_MIN: usize = 10;
-const FAULTS_SHARE: usize = 10;
 
 /// A version that is watched, and the one before.
 #[derive(Debug)]
@@ -22,7 +17,8 @@ pub(crate) struct Guard {
     new: Arc<EventProcedure>,
     before: Arc<EventProcedure>,
     until: Instant,
-    faults: usize,
+    faults: u32,
+    rules: SwapRules,
     /// Lets go of it when that is over.
     expiry: JoinHandle<()>,
 }
@@ -40,21 +36,27 @@ impl Guard {
             return false;
         }
         self.faults += 1;
-        self.faults >= FAULTS_MIN && self.faults * FAULTS_SHARE > self.faults + others
+        let all = f64::from(self.faults) + others as f64;
+        self.faults >= self.rules.faults_min && f64::from(self.faults) > self.rules.faults_share * all
     }
 }
 
 impl Service {
     /// Watches a version that was just swapped in, and lets go of the one before when that is over.
     pub(super) fn watch(self: &Arc<Self>, new: &Arc<EventProcedure>, before: &Arc<EventProcedure>) {
+        let rules = self.terms().rules;
+        if rules.watch.is_zero() {
+            *self.guard() = None;
+            return;
+        }
         let (service, watched) = (Arc::downgrade(self), Arc::downgrade(new));
         let expiry = tokio::spawn(async move {
-            tokio::time::sleep(GUARD_WINDOW).await;
+            tokio::time::sleep(rules.watch).await;
             let Some((service, watched)) = service.upgrade().zip(watched.upgrade()) else { return };
             service.guard().take_if(|guard| Arc::ptr_eq(&guard.new, &watched));
         });
         let (new, before) = (Arc::clone(new), Arc::clone(before));
-        *self.guard() = Some(Guard { new, before, until: Instant::now() + GUARD_WINDOW, faults: 0, expiry });
+        *self.guard() = Some(Guard { new, before, until: Instant::now() + rules.watch, faults: 0, rules, expiry });
     }
 
     /// A session on this version faulted by its plugin. Takes the version back where that is one too many.
@@ -69,7 +71,7 @@ impl Service {
 
 async fn take_back(service: Arc<Service>, bad: Arc<EventProcedure>, before: Arc<EventProcedure>) {
     let _alone = service.swapping.lock().await;
-    if !put_back(&service, &before, &bad) {
+    if !put_back(&service, &before, &bad, "faults") {
         return;
     }
     service.forget_faults();
@@ -77,4 +79,5 @@ async fn take_back(service: Arc<Service>, bad: Arc<EventProcedure>, before: Arc<
         let live = on(&service, &bad);
         hand_over(&service, &before, live, &mut super::SwapReport::default()).await;
     }
+    service.record_quietly().await;
 }

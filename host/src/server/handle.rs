@@ -195,6 +195,14 @@ impl ServerHandle {
         self.service.steer(|_| true);
     }
 
+    /// Where something was recorded of its versions, what the description names now is recorded, too.
+    pub(super) async fn record_reform(&self) {
+        let _alone = self.service.swapping.lock().await;
+        if self.service.history().seen().len() > 1 {
+            self.service.record_quietly().await;
+        }
+    }
+
     /// Puts credentials in force for newcomers. Blocks while files are read.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use tokio::sync::broadcast;
 use super::lanes::Lanes;
 use super::service::HostNotice;
 use super::tenants::{Tenant, TenantLimits, TenantSeen, Tenants};
+use super::versions::StateFolder;
 use crate::admission::Count;
 use crate::plugin::{Capacity, Compiler, Engine, EngineConfig, EngineError, Loader};
 use crate::sched::{Lane, TurnsSeen};
@@ -30,6 +31,8 @@ pub struct HostConfig {
     pub sessions_max: usize,
     /// Folder for compiled plugins. `None`: compile at each start.
     pub cache_dir: Option<PathBuf>,
+    /// Folder in which is recorded what was swapped in, so that it starts again after a crash. `None`: nothing is recorded.
+    pub state_dir: Option<PathBuf>,
     /// The process that compiles. `None`: a thread of this one does, without limits on its memory and its time.
     pub compiler: Option<Compiler>,
 }
@@ -59,6 +62,7 @@ struct Ground {
     sessions_given: bool,
     clients: Arc<Count>,
     tenants: Tenants,
+    records: Option<Arc<StateFolder>>,
     notices: broadcast::Sender<HostNotice>,
 }
 
@@ -100,6 +104,7 @@ impl Host {
             sessions_given: config.sessions_max > 0,
             clients,
             tenants: Tenants::default(),
+            records: config.state_dir.clone().map(|folder| Arc::new(StateFolder::at(folder))),
             notices,
         })))
     }
@@ -179,6 +184,11 @@ impl Host {
     /// How many there may be, and whether somebody said so.
     pub(super) fn instances(&self) -> (usize, bool) {
         (self.0.slots.max(), self.0.sessions_given)
+    }
+
+    /// Where what was swapped in is recorded.
+    pub(super) fn records(&self) -> Option<&Arc<StateFolder>> {
+        self.0.records.as_ref()
     }
 
     /// Instances of the process.

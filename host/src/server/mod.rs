@@ -22,6 +22,8 @@ mod service;
 mod sessions;
 mod swap;
 mod tenants;
+mod together;
+mod versions;
 
 pub use bound::{Bound, Prepared};
 pub use breaker::{BreakerLimits, BreakerState};
@@ -34,7 +36,6 @@ pub use checks::{
 pub(crate) use course::{Call, Welcome};
 pub use course::{Newcomers, Notice, Occurrence, Status};
 pub use fleet::{BoundFleet, Fleet, Plan, PlanError, Reloaded};
-pub use guard::GUARD_WINDOW;
 pub use handle::{DATA_MAX_BYTES, Ending, ServerHandle, SteerError};
 pub use host::{Host, HostConfig, HostError};
 pub use limits::{Limit, Origin, Quantity};
@@ -44,3 +45,7 @@ pub use service::{FAREWELL_MAX, HostNotice};
 pub use sessions::SessionView;
 pub use swap::{SWAP_DEADLINE, SwapError, SwapPolicy, SwapReport};
 pub use tenants::{TENANT_MAX_BYTES, TenantLimits, TenantSeen};
+pub use versions::{
+    CanaryRules, CanarySeen, CanaryWish, Generation, HISTORY_MAX, How, RecordError, Standing, StateFolder, SwapRules,
+    VERSIONS_MAX,
+};

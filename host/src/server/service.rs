@@ -1,11 +1,10 @@
 //! What a running server's tasks share.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{broadcast, watch};
 
 use super::breaker::{Breaker, BreakerState, Turn};
@@ -16,13 +15,14 @@ use super::lanes::Lanes;
 use super::lock::Holder;
 use super::registry::Registry;
 use super::tenants::Tenant;
+use super::versions::{Canary, History, RecordError, StateFolder, SwapRules};
 use crate::admission::{Gate, Network, Throttle};
 use crate::event::{Peers, Priority};
 use crate::net::Security;
 use crate::plugin::{EventProcedure, Grants};
 use crate::sched::{Lane, Seat};
 use crate::session::{Latch, LineConfig};
-use crate::telemetry::{BreakerTripped, Bucket, Counters, ServerNotice};
+use crate::telemetry::{BreakerTripped, Bucket, Counters, NotRecorded, ServerNotice};
 
 /// How long sessions that are told to end may take before they are cancelled, where nobody says.
 pub const FAREWELL_MAX: Duration = Duration::from_secs(5);
@@ -40,6 +40,8 @@ pub(crate) struct Terms {
     pub(super) throttle: Throttle,
     /// What the plugin may import.
     pub(super) grants: Grants,
+    /// How versions are tried and taken back.
+    pub(super) rules: SwapRules,
     /// Keys of what somebody wrote down.
     pub(super) given: Arc<BTreeSet<String>>,
     /// Whose server it is.
@@ -75,9 +77,15 @@ pub(crate) struct Service {
     pub(super) lanes: Arc<Lanes>,
     pub(super) procedure: ArcSwap<EventProcedure>,
     pub(super) guard: Mutex<Option<Guard>>,
+    /// A version that some newcomers get.
+    pub(super) canary: ArcSwapOption<Canary>,
+    pub(super) history: Mutex<History>,
+    /// Where the history is written down.
+    pub(super) records: Option<Arc<StateFolder>>,
+    /// Held by those who start; whoever moves all sessions together closes it for a moment.
+    pub(crate) entrance: tokio::sync::RwLock<()>,
     /// One swap at a time.
     pub(super) swapping: tokio::sync::Mutex<()>,
-    pub(super) generation: AtomicU64,
     pub(super) course: watch::Sender<Course>,
     pub(super) notices: watch::Sender<Notice>,
     pub(super) host_notices: broadcast::Sender<HostNotice>,
@@ -89,14 +97,28 @@ impl Service {
         self.procedure.load_full()
     }
 
-    /// Another version is in force. How many there were.
-    pub(super) fn count_generation(&self) -> u64 {
-        self.generation.fetch_add(1, Ordering::Relaxed) + 1
+    /// The versions it has had.
+    pub(super) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many versions there were.
-    pub(super) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Relaxed)
+    /// Writes down what is in force. False where there is no place for it.
+    pub(super) async fn record(self: &Arc<Self>) -> Result<bool, RecordError> {
+        let Some(records) = self.records.clone() else { return Ok(false) };
+        let service = Arc::clone(self);
+        let write = move || records.write_history(&service.name, &service.history);
+        match tokio::task::spawn_blocking(write).await {
+            Ok(written) => written.map(|()| true),
+            // It fails only where the runtime ends.
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// The same where nobody waits for it: a failure is logged and counted.
+    pub(super) async fn record_quietly(self: &Arc<Self>) {
+        if let Err(error) = self.record().await {
+            NotRecorded { server: &self.name, error: &error.to_string() }.emit(&self.counters);
+        }
     }
 
     /// What new clients get.
@@ -363,6 +385,7 @@ impl Service {
         }
         closed(accepting).await;
         *self.guard() = None;
+        self.canary.store(None);
         let cancelled = self.clear(grace).await;
         let stopped = self.steer(|course| std::mem::replace(&mut course.status, Status::Stopped) != Status::Stopped);
         if stopped.is_some() {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::event::Fault;
 
@@ -26,7 +26,28 @@ struct Next<P> {
 #[derive(Debug)]
 pub(super) struct Handover<P> {
     pub(super) to: Arc<P>,
+    /// It moves with others, or not at all.
+    pub(super) ballot: Option<Ballot>,
     report: oneshot::Sender<Handed>,
+}
+
+/// What a session that moves with others says and hears: that it is ready, and then whether all are.
+#[derive(Debug)]
+pub(super) struct Ballot {
+    ready: Option<oneshot::Sender<()>>,
+    verdict: watch::Receiver<Option<bool>>,
+}
+
+impl Ballot {
+    /// Says that it is ready, and waits for what is decided. Where nobody decides any more it does not move. Dropping the future is
+    /// safe.
+    pub(super) async fn cast(mut self) -> bool {
+        if let Some(ready) = self.ready.take() {
+            // Whoever asked may have lost patience; then the verdict says so.
+            let _ = ready.send(());
+        }
+        self.verdict.wait_for(Option::is_some).await.is_ok_and(|verdict| *verdict == Some(true))
+    }
 }
 
 /// What became of it. Whoever waits for this and hears nothing: the session ended before.
@@ -60,10 +81,25 @@ impl<P> Successor<P> {
 
     /// Asks for a hand-over; one that was asked for and not begun is forgotten. The session has to be told to look.
     pub fn ask(&self, to: Arc<P>) -> oneshot::Receiver<Handed> {
+        self.put(to, None)
+    }
+
+    /// The same for a session that is to move with others, or not at all: it says when it is ready, and then waits for the verdict,
+    /// for as long as whoever gives it is there.
+    pub fn ask_together(
+        &self,
+        to: Arc<P>,
+        verdict: watch::Receiver<Option<bool>>,
+    ) -> (oneshot::Receiver<()>, oneshot::Receiver<Handed>) {
+        let (ready, is_ready) = oneshot::channel();
+        (is_ready, self.put(to, Some(Ballot { ready: Some(ready), verdict })))
+    }
+
+    fn put(&self, to: Arc<P>, ballot: Option<Ballot>) -> oneshot::Receiver<Handed> {
         let (report, reported) = oneshot::channel();
         let mut next = self.next();
         if !next.closed {
-            next.handover = Some(Handover { to, report });
+            next.handover = Some(Handover { to, ballot, report });
         }
         reported
     }

@@ -86,17 +86,21 @@ impl Counters {
         self.lines_dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Where the sessions on this plugin (name and version) are counted.
+    /// Where the sessions on this plugin (name and version, and the digest of its component) are counted. Another build of the same
+    /// version has the beginning of its digest beside the version.
     #[must_use]
-    pub fn edition(&self, plugin: &Arc<str>) -> Arc<Edition> {
+    pub fn edition(&self, plugin: &str, digest: &str) -> Arc<Edition> {
         let mut editions = self.editions.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = editions.iter().find(|known| known.plugin() == plugin) {
+        let short = format!("{plugin} ({})", digest.get(..8).unwrap_or(digest));
+        let is = |known: &&Arc<Edition>| **known.digest() == *digest && [plugin, &*short].contains(&&**known.plugin());
+        if let Some(known) = editions.iter().find(is) {
             return Arc::clone(known);
         }
+        let name = if editions.iter().any(|known| **known.plugin() == *plugin) { &*short } else { plugin };
         if editions.len() >= EDITIONS_MAX {
             put_together(&mut editions);
         }
-        let new = Arc::new(Edition::new(Arc::clone(plugin)));
+        let new = Arc::new(Edition::new(name.into(), digest.into()));
         editions.push(Arc::clone(&new));
         new
     }
@@ -139,7 +143,7 @@ fn put_together(editions: &mut Vec<Arc<Edition>>) {
     let Some(oldest) = editions.iter().position(idle) else { return };
     let oldest = editions.remove(oldest);
     if editions.first().is_none_or(|first| &**first.plugin() != EARLIER) {
-        editions.insert(0, Arc::new(Edition::new(EARLIER.into())));
+        editions.insert(0, Arc::new(Edition::new(EARLIER.into(), "".into())));
     }
     editions[0].merge(&oldest);
 }
@@ -155,7 +159,7 @@ mod tests {
         let counters = Counters::default();
         let spent = Spent { events: 2, cpu: Duration::from_micros(5), ..Spent::default() };
         for version in 0..50 {
-            let edition = counters.edition(&format!("echo 0.{version}.0").into());
+            let edition = counters.edition(&format!("echo 0.{version}.0"), "");
             edition.event(Priority::Low, Duration::from_micros(3));
             edition.ended(Priority::Low, "peer-closed", &spent);
             edition.faulted(Priority::High, "fault-trap");

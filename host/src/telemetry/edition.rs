@@ -52,6 +52,8 @@ pub struct Spent {
 #[derive(Debug)]
 pub struct Edition {
     plugin: Arc<str>,
+    /// Of its component.
+    digest: Arc<str>,
     events: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
@@ -92,16 +94,29 @@ pub struct ClassSeen {
 }
 
 impl Edition {
-    pub(super) fn new(plugin: Arc<str>) -> Self {
+    pub(super) fn new(plugin: Arc<str>, digest: Arc<str>) -> Self {
         let zero = || AtomicU64::new(0);
         let (events, bytes_in, bytes_out, fuel, cpu_ns) = (zero(), zero(), zero(), zero(), zero());
-        Self { plugin, events, bytes_in, bytes_out, fuel, cpu_ns, classes: Default::default() }
+        Self { plugin, digest, events, bytes_in, bytes_out, fuel, cpu_ns, classes: Default::default() }
+    }
+
+    /// Digest of its component; empty where several are counted together.
+    pub(super) fn digest(&self) -> &Arc<str> {
+        &self.digest
     }
 
     /// The plugin's name and version.
     #[must_use]
     pub fn plugin(&self) -> &Arc<str> {
         &self.plugin
+    }
+
+    /// How long its events took, of all classes together.
+    #[must_use]
+    pub fn latencies(&self) -> Latencies {
+        let mut all = Latencies::default();
+        self.classes.iter().for_each(|class| all.add(&class.latencies.snapshot()));
+        all
     }
 
     pub(super) fn ended(&self, class: Priority, reason: &str, spent: &Spent) {

@@ -108,6 +108,14 @@ impl Latencies {
         self.total += others.total;
     }
 
+    /// Without those that were there before.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let earlier = before.counts.iter().copied().chain(std::iter::repeat(0));
+        let counts = self.counts.iter().zip(earlier).map(|(now, before)| now.saturating_sub(before)).collect();
+        Self { counts, total: self.total.saturating_sub(before.total) }
+    }
+
     /// Events.
     #[must_use]
     pub fn count(&self) -> u64 {

@@ -10,6 +10,7 @@ mod escape;
 mod events;
 mod latencies;
 mod log;
+mod swaps;
 
 pub use bucket::Bucket;
 pub use counters::{Counters, Snapshot};
@@ -17,8 +18,9 @@ pub use edition::{ClassSeen, Edition, EditionSeen, Spent};
 pub use escape::drives_reader;
 pub use events::{
     AcceptPaused, AcceptStopped, BreakerTripped, ControlOpened, ControlRequest, CredentialsRenewed, Faulted,
-    HandoverFailed, HandshakeFailed, LanesStarted, LockExpired, PluginOutput, PluginSwapped, Refused, ServerNotice,
-    ServerStarted, SessionEnded, SessionStarted, SessionsMoved, SwapRolledBack,
+    HandshakeFailed, LanesStarted, LockExpired, PluginOutput, Refused, ServerNotice, ServerStarted, SessionEnded,
+    SessionStarted,
 };
 pub use latencies::Latencies;
 pub use log::{count_dropped_lines, dropped_lines};
+pub use swaps::{CanaryBegan, CanaryEnded, HandoverFailed, NotRecorded, PluginSwapped, SessionsMoved, SwapRolledBack};

@@ -19,4 +19,5 @@ mod stories;
 mod swap;
 mod tenants;
 mod tls;
+mod versions;
 mod wasi;

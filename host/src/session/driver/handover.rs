@@ -12,6 +12,9 @@ use crate::session::pulse::Doing;
 use crate::session::successor::{Handed, Handover};
 use crate::session::turn;
 
+/// However long whoever gives the verdict takes for it, a session does not wait for longer.
+const VERDICT_MAX: Duration = Duration::from_secs(120);
+
 impl<P: Procedure, M> Session<P, M> {
     /// Does what was asked for, if anything was. Whatever fails on the new side, the old instance carries on.
     pub(super) async fn hand_over(&mut self) {
@@ -20,10 +23,10 @@ impl<P: Procedure, M> Session<P, M> {
             return;
         }
         // Not before, so that what waits for a latch can be taken back.
-        let Some(handover) = self.successor.take() else { return turn::leave(&self.line) };
+        let Some(mut handover) = self.successor.take() else { return turn::leave(&self.line) };
         let start = Instant::now();
         let already = Arc::ptr_eq(&handover.to, &self.procedure);
-        let outcome = if already { Ok(()) } else { self.move_to(&handover).await };
+        let outcome = if already { Ok(()) } else { self.move_to(&mut handover).await };
         turn::leave(&self.line);
         match outcome {
             Ok(()) if already => handover.report(Handed::Moved(Duration::ZERO)),
@@ -36,7 +39,7 @@ impl<P: Procedure, M> Session<P, M> {
         }
     }
 
-    async fn move_to(&mut self, handover: &Handover<P>) -> Result<(), Stay> {
+    async fn move_to(&mut self, handover: &mut Handover<P>) -> Result<(), Stay> {
         let class = self.line.priority();
         let (event, start) = (self.line.config().budgets.event(class), self.line.config().budgets.start(class));
         let Self { line, machine, instance, alarm, turn, procedure, .. } = self;
@@ -58,6 +61,15 @@ impl<P: Procedure, M> Session<P, M> {
             true => Stay::Ends(fault),
             false => Stay::Stays(fault),
         })?;
+        if let Some(ballot) = handover.ballot.take() {
+            let mut attending = Attending { line, machine, alarm, turn, class };
+            let mut cast = Box::pin(async { Ok(ballot.cast().await) });
+            let together = attending.call(cast.as_mut(), VERDICT_MAX, Reach::Session).await;
+            if !together.map_err(Stay::Ends)? {
+                let detail = "another session of the server could not move";
+                return Err(Stay::Stays(Fault::new(FaultKind::HandoffCalledOff, detail)));
+            }
+        }
         self.spent_before += old.usage().fuel;
         *instance = Some(new);
         *procedure = Arc::clone(&handover.to);

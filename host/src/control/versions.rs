@@ -1,0 +1,72 @@
+//! Requests about the versions of a server's plugin.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+
+use super::answer::{Problem, ok};
+use super::api::Shared;
+use super::calls::{Answer, Server, server};
+use super::requests::{self, parse};
+use super::views;
+use crate::server::{ServerHandle, SwapError, SwapReport};
+
+pub(super) async fn swap(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+    let server = server(&shared, &name)?;
+    let requests::Swap { file, policy } = parse(&body)?;
+    let policy = policy.map(Into::into);
+    change(&shared, server, |server| async move { server.swap_to(file, policy).await.map_err(refused) }).await
+}
+
+pub(super) async fn canary(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+    let server = server(&shared, &name)?;
+    let request: requests::Canary = parse(&body)?;
+    let wish = request.wish();
+    change(&shared, server, |server| async move { server.try_file(request.file, wish).await.map_err(refused) }).await
+}
+
+pub(super) async fn promote(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+    parse::<requests::Nothing>(&body)?;
+    let server = server(&shared, &name)?;
+    change(&shared, server, |server| async move { server.promote().await.map_err(refused) }).await
+}
+
+pub(super) async fn roll_back(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+    parse::<requests::Nothing>(&body)?;
+    let server = server(&shared, &name)?;
+    change(&shared, server, |server| async move { server.roll_back().await.map_err(refused) }).await
+}
+
+pub(super) async fn history(State(shared): State<Arc<Shared>>, Path(name): Server) -> Answer {
+    Ok(ok(&views::History::of(&*server(&shared, &name)?)))
+}
+
+/// On its own, so that it is done even where nobody waits for it.
+async fn change<T>(shared: &Shared, server: Arc<ServerHandle>, work: impl FnOnce(Arc<ServerHandle>) -> T) -> Answer
+where
+    T: Future<Output = Result<SwapReport, Problem>> + Send + 'static,
+{
+    let _waits = shared.may_wait()?;
+    let report = tokio::spawn(work(server)).await.map_err(stopped)??;
+    Ok(ok(&views::Swap::of(report)))
+}
+
+fn stopped(_: tokio::task::JoinError) -> Problem {
+    Problem::conflict("stopping", "the process is stopping")
+}
+
+fn refused(error: SwapError) -> Problem {
+    let text = error.to_string();
+    match error {
+        SwapError::Stopping => Problem::conflict("stopping", text),
+        SwapError::CanaryRuns(_) => Problem::conflict("canary-runs", text),
+        SwapError::NoCanary => Problem::conflict("no-canary", text),
+        SwapError::TooManyVersions(_) => Problem::conflict("too-many-versions", text),
+        SwapError::NothingBefore | SwapError::Gone { .. } => Problem::conflict("nothing-before", text),
+        SwapError::NotRecorded(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "not-recorded", text),
+        SwapError::Canary(..) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-value", text),
+        _ => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-plugin", text),
+    }
+}

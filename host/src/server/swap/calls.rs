@@ -1,0 +1,292 @@
+//! What a handle offers: swapping, trying, promoting and going back.
+
+use std::any::Any;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::live::{bounded, move_live, published};
+use super::{SwapError, SwapPolicy, SwapReport, follow, hand_over, on, others, put_in_force, same};
+use crate::plugin::{EventProcedure, LoadError, Plugin, try_out};
+use crate::server::handle::ServerHandle;
+use crate::server::together;
+use crate::server::versions::{Canary, CanarySeen, CanaryWish, Generation, How, Standing, conclude, judge};
+use crate::telemetry::CanaryBegan;
+
+/// Instances beyond the sessions' that a swap may use of the pool's spare ones.
+const SPARE_FOR_SWAPS: usize = 32;
+
+impl ServerHandle {
+    /// Loads a plugin under the grants of this server, for [`ServerHandle::swap`]. Blocks for milliseconds to minutes, so not for a
+    /// runtime's thread.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn load_for_swap(&self, path: &Path) -> Result<Arc<Plugin>, LoadError> {
+        self.host().loader().share(path, &self.service.terms().grants)
+    }
+
+    /// [`ServerHandle::load_for_swap`], and then [`ServerHandle::swap`] with this policy, or else the server's own.
+    ///
+    /// # Errors
+    /// [`SwapError`].
+    pub async fn swap_to(self: &Arc<Self>, file: PathBuf, policy: Option<SwapPolicy>) -> Result<SwapReport, SwapError> {
+        let plugin = self.loaded(file).await?;
+        self.swap(plugin, policy.unwrap_or_else(|| self.swap_policy())).await
+    }
+
+    /// [`ServerHandle::load_for_swap`], and then [`ServerHandle::canary`].
+    ///
+    /// # Errors
+    /// [`SwapError`].
+    pub async fn try_file(self: &Arc<Self>, file: PathBuf, wish: CanaryWish) -> Result<SwapReport, SwapError> {
+        let plugin = self.loaded(file).await?;
+        self.canary(plugin, wish).await
+    }
+
+    async fn loaded(self: &Arc<Self>, file: PathBuf) -> Result<Arc<Plugin>, SwapError> {
+        let server = Arc::clone(self);
+        let loading = tokio::task::spawn_blocking(move || server.load_for_swap(&file));
+        // It fails only where the runtime ends.
+        Ok(loading.await.map_err(|_| SwapError::Stopping)??)
+    }
+
+    /// The policy of its swaps where they do not say.
+    #[must_use]
+    pub fn swap_policy(&self) -> SwapPolicy {
+        self.service.terms().rules.policy
+    }
+
+    /// Gives the server another plugin, loaded by the same host's loader. Newcomers get it from the moment on in which this
+    /// publishes it; live sessions as the policy says. Returns when that is done, or after ten seconds with those that
+    /// were busy all the time left where they are. One swap at a time; others wait. Dropping the future may leave some sessions
+    /// on the old version and some on the new. The build that is in force already is not
+    /// published again, and sessions that are on another are asked again.
+    ///
+    /// # Errors
+    /// [`SwapError`]; nothing was changed, but where what is in force could not be recorded.
+    pub async fn swap(&self, plugin: Arc<Plugin>, policy: SwapPolicy) -> Result<SwapReport, SwapError> {
+        let service = &self.service;
+        let _alone = service.swapping.lock().await;
+        if service.status().is_final() {
+            return Err(SwapError::Stopping);
+        }
+        if let Some(canary) = &*service.canary.load() {
+            return Err(SwapError::CanaryRuns(canary.procedure.plugin().label()));
+        }
+        let before = service.procedure();
+        // Nothing is new then; but sessions that were left on another version may be asked again.
+        let next = match same(before.plugin(), &plugin) {
+            true => Arc::clone(&before),
+            false => self.ready(&before, plugin).await?,
+        };
+        let (from, to) = (before.plugin().label(), next.plugin().label());
+        let mut report = SwapReport { from, to, ..SwapReport::default() };
+        let publish = || {
+            if !Arc::ptr_eq(&before, &next) {
+                put_in_force(service, &next, How::Swap);
+            }
+        };
+        if policy == SwapPolicy::AllOrNothing {
+            self.room_for_both(&next)?;
+            if !together::move_all(service, &next, &mut report, publish).await {
+                report.rolled_back = !Arc::ptr_eq(&before, &next);
+                return Ok(report);
+            }
+        } else {
+            publish();
+        }
+        report.generation = service.history().in_force();
+        let report = follow(service, &before, &next, policy, report).await;
+        self.written(report).await
+    }
+
+    /// Gives a version to a share of the newcomers, and of the live sessions where that is asked for, and to all of them after a while
+    /// unless it is worse than what is in force. Returns once it has begun.
+    ///
+    /// # Errors
+    /// [`SwapError`]; nothing was changed.
+    pub async fn canary(&self, plugin: Arc<Plugin>, wish: CanaryWish) -> Result<SwapReport, SwapError> {
+        let service = &self.service;
+        let _alone = service.swapping.lock().await;
+        if service.status().is_final() {
+            return Err(SwapError::Stopping);
+        }
+        if let Some(canary) = &*service.canary.load() {
+            return Err(SwapError::CanaryRuns(canary.procedure.plugin().label()));
+        }
+        let rules = wish.over(service.terms().rules.canary);
+        if let Some((key, problem)) = rules.problems().into_iter().next() {
+            return Err(SwapError::Canary(key, problem));
+        }
+        let before = service.procedure();
+        if same(before.plugin(), &plugin) {
+            return Err(SwapError::Canary("file", "it is what is in force".into()));
+        }
+        let next = self.ready(&before, plugin).await?;
+        let number = service.history().put(&next, How::Canary, Standing::Canary);
+        let canary = Arc::new(Canary::new(Arc::clone(&next), Arc::clone(&before), number, rules));
+        let (from, to) = (before.plugin().label(), next.plugin().label());
+        let mut report = SwapReport { from, to, generation: number, ..SwapReport::default() };
+        service.canary.store(Some(Arc::clone(&canary)));
+        CanaryBegan { server: &service.name, plugin: &report.to, share: rules.share, lasts: rules.duration }.emit();
+        if rules.live && next.hands_over() && before.hands_over() {
+            let live = on(service, &before);
+            let share = (live.len() as f64 * rules.share).round() as usize;
+            let goes_on = hand_over(service, &next, live.into_iter().take(share).collect(), &mut report).await;
+            canary.has(report.moved as u64);
+            if !goes_on {
+                let taken_back = conclude(service, &canary, Some("failed-hand-offs")).await;
+                report.rolled_back = taken_back.is_some();
+                return Ok(report);
+            }
+        }
+        self.host().runtime().spawn(judge(Arc::downgrade(service), canary));
+        Ok(report)
+    }
+
+    /// Gives the canary to everybody at once.
+    ///
+    /// # Errors
+    /// [`SwapError`]; nothing was changed, but where what is in force could not be recorded.
+    pub async fn promote(&self) -> Result<SwapReport, SwapError> {
+        let service = &self.service;
+        let _alone = service.swapping.lock().await;
+        let canary = service.canary.load_full().ok_or(SwapError::NoCanary)?;
+        let report = conclude(service, &canary, None).await.ok_or(SwapError::NoCanary)?;
+        self.written(report).await
+    }
+
+    /// Takes the canary back, or, where none runs, the version in force: newcomers and live sessions get the one before.
+    ///
+    /// # Errors
+    /// [`SwapError`]; nothing was changed, but where what is in force could not be recorded.
+    pub async fn roll_back(&self) -> Result<SwapReport, SwapError> {
+        let service = &self.service;
+        let _alone = service.swapping.lock().await;
+        if service.status().is_final() {
+            return Err(SwapError::Stopping);
+        }
+        if let Some(canary) = service.canary.load_full() {
+            return conclude(service, &canary, Some("asked")).await.ok_or(SwapError::NoCanary);
+        }
+        let (generation, known) = service.history().before().ok_or(SwapError::NothingBefore)?;
+        let plugin = match known {
+            Some(known) => Arc::clone(known.plugin()),
+            None => self.load_again(generation).await?,
+        };
+        let bad = service.procedure();
+        let next = self.ready(&bad, plugin).await?;
+        let policy = service.terms().rules.policy;
+        let publish = || service.procedure.store(Arc::clone(&next));
+        let mut report = SwapReport { from: bad.plugin().label(), to: next.plugin().label(), ..SwapReport::default() };
+        if policy == SwapPolicy::AllOrNothing {
+            self.room_for_both(&next)?;
+            if !together::move_all(service, &next, &mut report, publish).await {
+                return Ok(report);
+            }
+        } else {
+            publish();
+        }
+        report.generation = service.history().put_in_force(&next);
+        service.history().take_back(&bad, "asked");
+        published(service, &next);
+        // Whoever asks for this knows better than the count of failures.
+        *service.guard() = None;
+        let report = move_live(service, &next, policy, report).await.0;
+        self.written(report).await
+    }
+
+    /// The versions it has had, the oldest first.
+    #[must_use]
+    pub fn generations(&self) -> Vec<(Generation, usize)> {
+        let live: Vec<_> = self.service.registry.handled().iter().map(|(_, successor)| successor.current()).collect();
+        let on = |generation: &Generation| {
+            let is = |procedure: &&Arc<EventProcedure>| {
+                (procedure.plugin().digest(), procedure.plugin().label()) == (&*generation.digest, generation.label())
+            };
+            live.iter().filter(is).count()
+        };
+        let seen = self.service.history().seen();
+        // Where one came twice, its sessions are shown with the last of them.
+        let last = |at: usize| {
+            !seen[at + 1..].iter().any(|later| later.digest == seen[at].digest && later.label() == seen[at].label())
+        };
+        let count =
+            |(at, generation): (usize, &Generation)| (generation.clone(), if last(at) { on(generation) } else { 0 });
+        seen.iter().enumerate().map(count).collect()
+    }
+
+    /// The version that is being tried.
+    #[must_use]
+    pub fn canary_seen(&self) -> Option<CanarySeen> {
+        self.service.canary.load().as_ref().map(|canary| canary.seen())
+    }
+
+    /// Whether what it has in force is written down.
+    #[must_use]
+    pub fn keeps_records(&self) -> bool {
+        self.service.records.is_some()
+    }
+
+    async fn written(&self, mut report: SwapReport) -> Result<SwapReport, SwapError> {
+        let recorded = self.service.record().await;
+        report.recorded = recorded.map_err(|error| {
+            let in_force = self.plugin().label();
+            SwapError::NotRecorded(format!("{in_force} is in force, and could not be recorded, so that a restart may start another version: {error}"))
+        })?;
+        Ok(report)
+    }
+
+    async fn load_again(&self, generation: Generation) -> Result<Arc<Plugin>, SwapError> {
+        let service = Arc::clone(&self.service);
+        let loader = self.host().loader().clone();
+        let load = move || {
+            let kept = service.records.as_ref().and_then(|records| records.kept(&service.name, &generation));
+            let file = kept.unwrap_or_else(|| generation.file.clone());
+            let gone = || SwapError::Gone { label: generation.label(), file: file.display().to_string() };
+            let plugin = loader.share_as(&file, &generation.name, &generation.version, &service.terms().grants)?;
+            if plugin.digest() == generation.digest { Ok(plugin) } else { Err(gone()) }
+        };
+        tokio::task::spawn_blocking(load).await.map_err(|_| SwapError::Stopping)?
+    }
+
+    /// Places for the instances that sessions of another version share.
+    fn room_for(&self, shards: usize) -> Result<Option<Arc<dyn Any + Send + Sync>>, SwapError> {
+        if shards == 0 {
+            return Ok(None);
+        }
+        let places = self.host().slots().take_many(shards).ok_or(SwapError::NoRoom(shards))?;
+        Ok(Some(Arc::new(places)))
+    }
+
+    /// Sessions that move together have two instances each for a moment.
+    fn room_for_both(&self, next: &Arc<EventProcedure>) -> Result<(), SwapError> {
+        let more = others(&self.service, next).len();
+        let engine = self.host().engine();
+        let fits = engine.instances() as usize + more <= engine.sessions_max() + SPARE_FOR_SWAPS;
+        if fits { Ok(()) } else { Err(SwapError::NoRoom(more)) }
+    }
+
+    /// Tries a version out, and makes sure that it can be gone back to.
+    async fn ready(&self, before: &Arc<EventProcedure>, plugin: Arc<Plugin>) -> Result<Arc<EventProcedure>, SwapError> {
+        let service = &self.service;
+        bounded(service, before, &plugin)?;
+        let budget = service.terms().line_config.budgets.start(self.priority());
+        let (limits, trial, old) = (before.limits(), Arc::clone(&plugin), Arc::clone(before.plugin()));
+        let (records, name) = (service.records.clone(), Arc::clone(&service.name));
+        let tried = tokio::task::spawn_blocking(move || {
+            try_out(&trial, limits, budget)?;
+            let Some(records) = records else { return Ok(()) };
+            if let Err(error) = records.keep(&name, &old) {
+                // It can be started again from its own file only.
+                tracing::debug!(server = &*name, "what is in force is not kept: {error}");
+            }
+            records.keep(&name, &trial).map_err(|error| SwapError::NotRecorded(error.to_string()))
+        });
+        // It fails only where the runtime ends.
+        tried.await.map_err(|_| SwapError::Stopping)??;
+        let kept = self.room_for(before.shards())?;
+        // Other settings may have come in force meanwhile.
+        Ok(Arc::new(service.procedure().with_plugin(plugin, kept)))
+    }
+}

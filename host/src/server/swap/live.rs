@@ -1,0 +1,221 @@
+//! What becomes of live sessions.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::future::ready;
+use futures_util::stream;
+use tokio::sync::oneshot;
+
+use super::{SwapError, SwapPolicy, SwapReport};
+use crate::event::{Fault, FaultKind, Port};
+use crate::plugin::{EventProcedure, Plugin};
+use crate::server::service::Service;
+use crate::server::versions::{How, Standing, VERSIONS_MAX};
+use crate::session::{Handed, Line, Successor};
+use crate::telemetry::{PluginSwapped, SessionsMoved, SwapRolledBack};
+
+/// Sessions that are handed over at once; the others go on meanwhile.
+const MOVING_MAX: usize = 8;
+/// How long one that is in the middle of an event is waited for before the next one is asked.
+const BUSY_WAIT: Duration = Duration::from_millis(100);
+/// How long one that has begun by then is waited for after that.
+const BEGUN_MAX: Duration = Duration::from_secs(5);
+/// How long those are waited for in the end.
+pub const SWAP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// No more versions may be in memory than are allowed.
+pub(super) fn bounded(service: &Service, before: &Arc<EventProcedure>, next: &Arc<Plugin>) -> Result<(), SwapError> {
+    let of = |plugin: &Plugin| (plugin.digest().to_owned(), plugin.label());
+    let live = service.registry.handled();
+    let mut versions: BTreeSet<_> = live.iter().map(|(_, successor)| of(successor.current().plugin())).collect();
+    versions.insert(of(before.plugin()));
+    if versions.contains(&of(next)) || versions.len() < VERSIONS_MAX {
+        return Ok(());
+    }
+    let names: Vec<_> = versions.into_iter().map(|(_, label)| label).collect();
+    Err(SwapError::TooManyVersions(names.join(", ")))
+}
+
+/// Newcomers get it from now on.
+pub(super) fn put_in_force(service: &Service, next: &Arc<EventProcedure>, how: How) {
+    service.procedure.store(Arc::clone(next));
+    service.history().put(next, how, Standing::InForce);
+    published(service, next);
+}
+
+pub(super) fn published(service: &Service, next: &Arc<EventProcedure>) {
+    *service.guard() = None;
+    service.forget_faults();
+    PluginSwapped { server: &service.name, plugin: &next.plugin().label(), digest: next.plugin().digest() }.emit();
+}
+
+/// A version is in force: what becomes of sessions on others, and who watches it.
+pub(in crate::server) async fn follow(
+    service: &Arc<Service>,
+    before: &Arc<EventProcedure>,
+    next: &Arc<EventProcedure>,
+    policy: SwapPolicy,
+    report: SwapReport,
+) -> SwapReport {
+    let (mut report, good) = move_live(service, next, policy, report).await;
+    if Arc::ptr_eq(before, next) {
+        return report;
+    }
+    if good {
+        service.watch(next, before);
+    } else {
+        roll_back(service, before, next, &mut report).await;
+    }
+    report
+}
+
+/// Live sessions, as the policy says. False where so many could not move that the version is no good.
+pub(super) async fn move_live(
+    service: &Arc<Service>,
+    next: &Arc<EventProcedure>,
+    policy: SwapPolicy,
+    mut report: SwapReport,
+) -> (SwapReport, bool) {
+    let mut good = true;
+    match policy {
+        SwapPolicy::AllOrNothing => {}
+        SwapPolicy::Pin => pin(others(service, next), "pinned", &mut report),
+        SwapPolicy::HandOff => {
+            let live = others(service, next);
+            let moves = |(_, successor): &Live| next.hands_over() && successor.current().hands_over();
+            let (movable, stuck) = live.into_iter().partition(moves);
+            pin(stuck, "no-handoff", &mut report);
+            good = hand_over(service, next, movable, &mut report).await;
+        }
+        SwapPolicy::Disconnect => {
+            let old = others(service, next);
+            old.iter().for_each(|(line, _)| line.stop());
+            report.ended = old.len();
+        }
+    }
+    let (moved, stayed) = (report.moved, report.stayed.values().sum());
+    let (ended, longest) = (report.ended, report.longest_pause);
+    SessionsMoved { server: &service.name, moved, stayed, ended, longest }.emit();
+    (report, good)
+}
+
+pub(in crate::server) type Live = (Arc<Line>, Arc<Successor<EventProcedure>>);
+
+/// Sessions on another version than this.
+pub(in crate::server) fn others(service: &Service, next: &Arc<EventProcedure>) -> Vec<Live> {
+    let mut live = service.registry.handled();
+    live.retain(|(_, successor)| !Arc::ptr_eq(&successor.current(), next));
+    live
+}
+
+/// Sessions on this version.
+pub(in crate::server) fn on(service: &Service, version: &Arc<EventProcedure>) -> Vec<Live> {
+    let mut live = service.registry.handled();
+    live.retain(|(_, successor)| Arc::ptr_eq(&successor.current(), version));
+    live
+}
+
+fn pin(live: Vec<Live>, why: &str, report: &mut SwapReport) {
+    live.iter().for_each(|_| report.stay(why));
+}
+
+/// A version was tried and is not good: everything is as before.
+async fn roll_back(
+    service: &Service,
+    before: &Arc<EventProcedure>,
+    bad: &Arc<EventProcedure>,
+    report: &mut SwapReport,
+) {
+    put_back(service, before, bad, "failed-hand-offs");
+    let mut back = SwapReport::default();
+    // What cannot go back stays on the version that it could move to.
+    hand_over(service, before, on(service, bad), &mut back).await;
+    report.rolled_back = true;
+    report.ended += back.ended;
+    let returned = report.moved.min(back.moved);
+    report.moved -= returned;
+    (0..returned).for_each(|_| report.stay("rolled-back"));
+}
+
+/// Gives newcomers the version before again. False where the bad one is in force no longer: whoever put another there
+/// meanwhile knew what they did.
+pub(in crate::server) fn put_back(
+    service: &Service,
+    before: &Arc<EventProcedure>,
+    bad: &Arc<EventProcedure>,
+    why: &str,
+) -> bool {
+    let in_force = service.procedure.load_full();
+    if !Arc::ptr_eq(&in_force, bad) {
+        return false;
+    }
+    service.procedure.compare_and_swap(&in_force, Arc::clone(before));
+    service.history().put_in_force(before);
+    service.history().take_back(bad, why);
+    let (plugin, digest) = (before.plugin().label(), before.plugin().digest());
+    SwapRolledBack { server: &service.name, bad: &bad.plugin().label(), plugin: &plugin, digest }
+        .emit(&service.counters);
+    true
+}
+
+/// Asks each session, a few at a time, and waits for those that are busy in the end. False where so many could not move that the
+/// others were not asked.
+pub(in crate::server) async fn hand_over(
+    service: &Service,
+    next: &Arc<EventProcedure>,
+    live: Vec<Live>,
+    report: &mut SwapReport,
+) -> bool {
+    let (deadline, rules) = (Instant::now() + SWAP_DEADLINE, service.terms().rules);
+    let ask = |(line, successor): Live| async move {
+        let session = line.info().id;
+        let mut reported = successor.ask(Arc::clone(next));
+        line.look_for_successor();
+        // However many are busy, they are not waited for beyond the deadline.
+        let until = deadline.min(Instant::now() + BUSY_WAIT);
+        match tokio::time::timeout_at(until.into(), &mut reported).await {
+            Ok(handed) => Ok((session, handed.ok())),
+            Err(_) if successor.is_asked() => Err((session, successor, reported)),
+            // It has begun, within budgets of its own, and keeps its place: what is slow in one is slow in all of them.
+            Err(_) => Ok((session, begun(&mut reported, deadline).await)),
+        }
+    };
+    let mut busy = Vec::new();
+    let goes_on = AtomicBool::new(true);
+    let (all, mut answers) = (live.len(), 0);
+    let live = stream::iter(live).take_while(|_| ready(goes_on.load(Ordering::Relaxed)));
+    let mut asked = live.map(ask).buffer_unordered(MOVING_MAX);
+    while let Some(answer) = asked.next().await {
+        answers += 1;
+        match answer {
+            Ok((session, handed)) => report.add(service, session, handed),
+            Err(later) => busy.push(later),
+        }
+        // Those that were asked already answer still.
+        goes_on.store(!report.is_hopeless(&rules), Ordering::Relaxed);
+    }
+    (answers..all).for_each(|_| report.stay("not-asked"));
+    for (session, successor, mut reported) in busy {
+        let handed = match tokio::time::timeout_at(deadline.into(), &mut reported).await {
+            Ok(handed) => handed.ok(),
+            Err(_) if successor.withdraw() => {
+                report.stay("busy");
+                continue;
+            }
+            // It began just now.
+            Err(_) => begun(&mut reported, deadline).await,
+        };
+        report.add(service, session, handed);
+    }
+    !report.is_hopeless(&rules)
+}
+
+/// Waits for a hand-over that has begun. It has budgets of its own, but may wait for its turn, or for its tenant's share.
+async fn begun(reported: &mut oneshot::Receiver<Handed>, deadline: Instant) -> Option<Handed> {
+    let late = || Handed::Stayed(Fault::new(FaultKind::InstanceBusy, "it has not come to its end yet"));
+    tokio::time::timeout_at((deadline + BEGUN_MAX).into(), reported).await.unwrap_or_else(|_| Ok(late())).ok()
+}

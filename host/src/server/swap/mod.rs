@@ -1,0 +1,178 @@
+//! Another version of a server's plugin: newcomers get it at once, live sessions as the policy says.
+
+mod calls;
+mod live;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+pub use live::SWAP_DEADLINE;
+use live::put_in_force;
+pub(super) use live::{Live, follow, hand_over, on, others, put_back};
+
+use super::service::Service;
+use super::versions::{SwapRules, VERSIONS_MAX};
+use crate::event::Fault;
+use crate::plugin::{LoadError, Plugin};
+use crate::session::Handed;
+use crate::telemetry::HandoverFailed;
+
+/// Why sessions stay that says nothing about the version: they were busy, were to end, or there was no room for two instances.
+const NOT_ITS_FAULT: [&str; 9] = [
+    "called-off",
+    "busy",
+    "aborted",
+    "drain-deadline",
+    "overload",
+    "limit-tenant-mem",
+    "no-handoff",
+    "not-asked",
+    "rolled-back",
+];
+
+/// What becomes of live sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SwapPolicy {
+    /// Each moves to the new version at its next event boundary, with its state. One that cannot stays where it is.
+    #[default]
+    HandOff,
+    /// All of them move at one moment, or none does: each prepares, and newcomers wait meanwhile.
+    AllOrNothing,
+    /// They end on the version they have.
+    Pin,
+    /// They are ended gracefully, as `server-stopped`.
+    Disconnect,
+}
+
+impl SwapPolicy {
+    /// Every policy.
+    pub const ALL: [Self; 4] = [Self::HandOff, Self::AllOrNothing, Self::Pin, Self::Disconnect];
+
+    /// Its name in requests and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HandOff => "hand-off",
+            Self::AllOrNothing => "all-or-nothing",
+            Self::Pin => "pin",
+            Self::Disconnect => "disconnect",
+        }
+    }
+}
+
+impl std::str::FromStr for SwapPolicy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = Self::ALL.map(Self::name).join(", ");
+        let found = Self::ALL.into_iter().find(|policy| policy.name() == text);
+        found.ok_or_else(|| format!("expected one of {names}, found `{}`", text.escape_debug()))
+    }
+}
+
+/// What became of the sessions that were there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SwapReport {
+    /// Name and version of what was there before.
+    pub from: String,
+    /// Name and version of what was asked for.
+    pub to: String,
+    /// The number of that version among those that this server has had. 0: it was never in force.
+    pub generation: u64,
+    /// Moved to the new version.
+    pub moved: usize,
+    /// On the old one, by the reason why they did not move.
+    pub stayed: BTreeMap<String, usize>,
+    /// Over, because the old version could not save them, by reason.
+    pub lost: BTreeMap<String, usize>,
+    /// Whether so many could not move that the version was taken back: newcomers get the one before, and who had moved is on that
+    /// again.
+    pub rolled_back: bool,
+    /// Ended meanwhile, by themselves or because the policy says so.
+    pub ended: usize,
+    /// The longest that one of them was handled by neither.
+    pub longest_pause: Duration,
+    /// Whether what is in force is written down, so that it is what starts after a crash.
+    pub recorded: bool,
+}
+
+/// Why nothing was swapped. Nothing changed, unless it says otherwise.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SwapError {
+    /// The new version is not good.
+    #[error(transparent)]
+    Plugin(#[from] LoadError),
+    /// Its sessions share instances, or are to move together, and there is no room for those of another version.
+    #[error("no room for {0} more instances, which the sessions of another version need (`sessions_max`)")]
+    NoRoom(usize),
+    /// A version is being tried.
+    #[error("a canary runs ({0}): promote it or roll it back first")]
+    CanaryRuns(String),
+    /// None is being tried.
+    #[error("no canary runs")]
+    NoCanary,
+    /// A value of a canary that cannot be.
+    #[error("`{0}`: {1}")]
+    Canary(&'static str, String),
+    /// There are too many versions in memory.
+    #[error(
+        "live sessions are on {0}, and at most {VERSIONS_MAX} versions may be in memory: wait until those of one have ended, or end them with the policy `disconnect`"
+    )]
+    TooManyVersions(String),
+    /// There is nothing to go back to.
+    #[error("there is no version before this one to go back to")]
+    NothingBefore,
+    /// What was there before is gone.
+    #[error(
+        "{file}: it was {label} and is another file now; it was not kept (`host.state_dir`), so that nothing can go back to it"
+    )]
+    Gone {
+        /// Name and version.
+        label: String,
+        /// Where it was loaded from.
+        file: String,
+    },
+    /// The new version, or what is in force now, could not be written down.
+    #[error("{0}")]
+    NotRecorded(String),
+    /// The server is on its way out.
+    #[error("the server is stopping or stopped")]
+    Stopping,
+}
+
+/// Whether both are the same component under the same name and version.
+pub(super) fn same(one: &Plugin, other: &Plugin) -> bool {
+    (one.digest(), one.label()) == (other.digest(), other.label())
+}
+
+impl SwapReport {
+    pub(super) fn add(&mut self, service: &Service, session: u64, handed: Option<Handed>) {
+        let failed =
+            |fault: &Fault| HandoverFailed { server: &service.name, session, fault }.emit(&service.fault_lines);
+        match handed {
+            None => self.ended += 1,
+            Some(Handed::Moved(pause)) => {
+                self.moved += 1;
+                self.longest_pause = self.longest_pause.max(pause);
+            }
+            Some(Handed::Stayed(fault)) => {
+                failed(&fault);
+                self.stay(&fault.kind.name());
+            }
+            // Logged and counted as the fault that it is.
+            Some(Handed::Lost(fault)) => *self.lost.entry(fault.kind.name().into_owned()).or_default() += 1,
+        }
+    }
+
+    fn is_hopeless(&self, rules: &SwapRules) -> bool {
+        let of_version = |(why, _): &(&String, &usize)| !NOT_ITS_FAULT.contains(&why.as_str());
+        let failed: usize = self.stayed.iter().chain(&self.lost).filter(of_version).map(|(_, count)| count).sum();
+        let asked = (failed + self.moved) as f64;
+        failed >= rules.failures_min as usize && failed as f64 > rules.failures_share * asked
+    }
+
+    pub(super) fn stay(&mut self, why: &str) {
+        *self.stayed.entry(why.to_owned()).or_default() += 1;
+    }
+}

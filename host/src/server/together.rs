@@ -1,0 +1,87 @@
+//! All sessions move to another version at one moment, or none does.
+//!
+//! Each makes its instance of the new version between two events and then waits, so that at no moment one of them handles an event
+//! with the new version while another does with the old one. Newcomers wait before their first event.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::future::join_all;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout_at;
+
+use super::service::Service;
+use super::swap::{Live, SwapReport, others};
+use crate::event::Port;
+use crate::plugin::EventProcedure;
+use crate::session::Handed;
+
+/// One that is ready, or is over, or is not ready in time or at all.
+enum Prepared {
+    Ready(u64, oneshot::Receiver<Handed>),
+    Ended,
+    Failed(u64, Option<Handed>),
+    Busy(Live, oneshot::Receiver<Handed>),
+}
+
+/// Moves all sessions that are on another version than this, and calls `publish` when every one of them waits. False where nothing
+/// was changed.
+pub(super) async fn move_all(
+    service: &Arc<Service>,
+    next: &Arc<EventProcedure>,
+    report: &mut SwapReport,
+    publish: impl FnOnce(),
+) -> bool {
+    // Nobody starts meanwhile.
+    let _closed = service.entrance.write().await;
+    let live = others(service, next);
+    let moves = |(_, successor): &&Live| next.hands_over() && successor.current().hands_over();
+    let stuck = live.len() - live.iter().filter(moves).count();
+    if stuck > 0 {
+        (0..stuck).for_each(|_| report.stay("no-handoff"));
+        (stuck..live.len()).for_each(|_| report.stay("called-off"));
+        return false;
+    }
+    let deadline = Instant::now() + service.terms().rules.prepare;
+    let (decide, verdict) = watch::channel(None);
+    let prepared = join_all(live.into_iter().map(|one| prepare(one, next, verdict.clone(), deadline))).await;
+    let all = prepared.iter().all(|one| matches!(one, Prepared::Ready(..) | Prepared::Ended));
+    if all {
+        publish();
+    }
+    // Those that are ready go on at once.
+    let _ = decide.send(Some(all));
+    for one in prepared {
+        match one {
+            Prepared::Ready(session, reported) => report.add(service, session, reported.await.ok()),
+            Prepared::Ended => report.ended += 1,
+            Prepared::Failed(session, handed) => report.add(service, session, handed),
+            Prepared::Busy((line, successor), reported) => match successor.withdraw() {
+                true => report.stay("busy"),
+                // It began too late, and hears that it is called off.
+                false => report.add(service, line.info().id, reported.await.ok()),
+            },
+        }
+    }
+    all
+}
+
+async fn prepare(
+    (line, successor): Live,
+    next: &Arc<EventProcedure>,
+    verdict: watch::Receiver<Option<bool>>,
+    deadline: Instant,
+) -> Prepared {
+    let session = line.info().id;
+    let (mut ready, reported) = successor.ask_together(Arc::clone(next), verdict);
+    line.look_for_successor();
+    match timeout_at(deadline.into(), &mut ready).await {
+        Ok(Ok(())) => Prepared::Ready(session, reported),
+        // It reports without having been ready: it stays, or it is over.
+        Ok(Err(_)) => match reported.await {
+            Err(_) => Prepared::Ended,
+            handed => Prepared::Failed(session, handed.ok()),
+        },
+        Err(_) => Prepared::Busy((line, successor), reported),
+    }
+}

@@ -1,0 +1,315 @@
+//! A version that some of the sessions try, and the judge who promotes it or takes it back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::CanaryRules;
+use crate::event::Peers;
+use crate::plugin::EventProcedure;
+use crate::server::service::Service;
+use crate::server::swap::{self, SwapReport, hand_over, on};
+use crate::telemetry::{CanaryEnded, Latencies};
+
+/// How often the judge looks.
+const JUDGED_EVERY: Duration = Duration::from_secs(1);
+
+/// What of a server's rules is otherwise for one canary.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct CanaryWish {
+    /// See [`CanaryRules::share`].
+    pub share: Option<f64>,
+    /// See [`CanaryRules::live`].
+    pub live: Option<bool>,
+    /// See [`CanaryRules::duration`].
+    pub duration: Option<Duration>,
+}
+
+impl CanaryWish {
+    pub(in crate::server) fn over(self, rules: CanaryRules) -> CanaryRules {
+        CanaryRules {
+            share: self.share.unwrap_or(rules.share),
+            live: self.live.unwrap_or(rules.live),
+            duration: self.duration.unwrap_or(rules.duration),
+            ..rules
+        }
+    }
+}
+
+/// A canary at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CanarySeen {
+    /// Its number among the server's versions.
+    pub generation: u64,
+    /// Name and version.
+    pub plugin: String,
+    /// Share of newcomers that get it.
+    pub share: f64,
+    /// Sessions that it has had.
+    pub sessions: u64,
+    /// Of these, those that faulted.
+    pub faulted: u64,
+    /// How long until it is promoted.
+    pub left: Duration,
+}
+
+/// A version that is tried.
+#[derive(Debug)]
+pub(in crate::server) struct Canary {
+    pub(in crate::server) procedure: Arc<EventProcedure>,
+    current: Arc<EventProcedure>,
+    number: u64,
+    rules: CanaryRules,
+    until: Instant,
+    newcomers: AtomicU64,
+    sessions: AtomicU64,
+    faulted: AtomicU64,
+    others_ended: AtomicU64,
+    others_faulted: AtomicU64,
+    /// What both had done before, the canary first.
+    before: [Latencies; 2],
+}
+
+/// What the judge knows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Figures {
+    sessions: u64,
+    faulted: u64,
+    others: u64,
+    others_faulted: u64,
+    /// Events, and the 99th percentile, of the canary and of the version in force.
+    events: [(u64, Duration); 2],
+}
+
+impl Canary {
+    pub(in crate::server) fn new(
+        procedure: Arc<EventProcedure>,
+        current: Arc<EventProcedure>,
+        number: u64,
+        rules: CanaryRules,
+    ) -> Self {
+        let before = [procedure.edition().latencies(), current.edition().latencies()];
+        let zero = || AtomicU64::new(0);
+        let (newcomers, sessions, faulted) = (zero(), zero(), zero());
+        let (others_ended, others_faulted) = (zero(), zero());
+        let until = Instant::now() + rules.duration;
+        Self {
+            procedure,
+            current,
+            number,
+            rules,
+            until,
+            newcomers,
+            sessions,
+            faulted,
+            others_ended,
+            others_faulted,
+            before,
+        }
+    }
+
+    /// Whether the next newcomer gets it. Spread evenly, and exact.
+    pub(in crate::server) fn takes(&self) -> bool {
+        let before = self.newcomers.fetch_add(1, Ordering::Relaxed) as f64;
+        let takes = ((before + 1.0) * self.rules.share).floor() > (before * self.rules.share).floor();
+        if takes {
+            self.has(1);
+        }
+        takes
+    }
+
+    /// It has so many more sessions.
+    pub(in crate::server) fn has(&self, more: u64) {
+        self.sessions.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// A session ended, by a fault of its plugin's or well.
+    pub(in crate::server) fn heard(&self, of: &Arc<EventProcedure>, faulted: bool) {
+        let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
+        match (Arc::ptr_eq(of, &self.procedure), faulted) {
+            (true, true) => drop(count(&self.faulted)),
+            (true, false) => {}
+            (false, faulted) => {
+                count(&self.others_ended);
+                if faulted {
+                    count(&self.others_faulted);
+                }
+            }
+        }
+    }
+
+    pub(in crate::server) fn seen(&self) -> CanarySeen {
+        CanarySeen {
+            generation: self.number,
+            plugin: self.procedure.plugin().label(),
+            share: self.rules.share,
+            sessions: self.sessions.load(Ordering::Relaxed),
+            faulted: self.faulted.load(Ordering::Relaxed),
+            left: self.until.saturating_duration_since(Instant::now()),
+        }
+    }
+
+    fn figures(&self, service: &Service) -> Figures {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (sessions, alive) = (load(&self.sessions), u64::from(service.registry.client_count()));
+        let events = |at: usize, of: &EventProcedure| {
+            let since = of.edition().latencies().since(&self.before[at]);
+            (since.count(), since.quantile(0.99).unwrap_or_default())
+        };
+        Figures {
+            sessions,
+            faulted: load(&self.faulted),
+            // Those that are alive on the canary are counted with both, which makes the share of the others' faults no larger.
+            others: load(&self.others_ended) + alive,
+            others_faulted: load(&self.others_faulted),
+            events: [events(0, &self.procedure), events(1, &self.current)],
+        }
+    }
+}
+
+impl Figures {
+    /// Why the canary is to be taken back, if it is.
+    fn against(&self, rules: &CanaryRules) -> Option<&'static str> {
+        let share = |faulted: u64, of: u64| faulted as f64 / of.max(1) as f64;
+        let own = share(self.faulted, self.sessions);
+        let others = share(self.others_faulted, self.others);
+        if self.faulted >= u64::from(rules.faults_min) && own > rules.faults_share && own > rules.faults_ratio * others
+        {
+            return Some("faults");
+        }
+        let [(events, p99), (others_events, others_p99)] = self.events;
+        let enough = events.min(others_events) >= rules.events_min;
+        if enough && p99.as_secs_f64() > rules.latency_ratio * others_p99.as_secs_f64() {
+            return Some("latency");
+        }
+        None
+    }
+}
+
+/// Watches a canary until it is promoted or taken back.
+pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: Arc<Canary>) {
+    loop {
+        let left = canary.until.saturating_duration_since(Instant::now());
+        tokio::time::sleep(left.min(JUDGED_EVERY)).await;
+        let Some(service) = service.upgrade().filter(|service| service.has_canary(&canary)) else { return };
+        let figures = canary.figures(&service);
+        let against = figures.against(&canary.rules);
+        let over = Instant::now() >= canary.until;
+        if against.is_none() && !over {
+            continue;
+        }
+        let few = || (figures.sessions < u64::from(canary.rules.sessions_min)).then_some("too-few-sessions");
+        let _alone = service.swapping.lock().await;
+        conclude(&service, &canary, against.or_else(few)).await;
+        return;
+    }
+}
+
+/// Promotes a canary, or takes it back where there is something against it. Whoever calls holds the lock of swaps. `None` where
+/// it is over already.
+pub(in crate::server) async fn conclude(
+    service: &Arc<Service>,
+    canary: &Arc<Canary>,
+    against: Option<&str>,
+) -> Option<SwapReport> {
+    if !service.has_canary(canary) {
+        return None;
+    }
+    let before = service.procedure();
+    let mut report = SwapReport {
+        from: before.plugin().label(),
+        to: canary.procedure.plugin().label(),
+        generation: canary.number,
+        ..SwapReport::default()
+    };
+    let plugin = report.to.clone();
+    let outcome = against.unwrap_or("promoted");
+    let seen = canary.seen();
+    let (sessions, faulted) = (seen.sessions, seen.faulted);
+    CanaryEnded { server: &service.name, plugin: &plugin, outcome, sessions, faulted }.emit(&service.counters);
+    match against {
+        None => {
+            service.procedure.store(Arc::clone(&canary.procedure));
+            service.canary.store(None);
+            service.history().put_in_force(&canary.procedure);
+            service.forget_faults();
+            let policy = service.terms().rules.policy;
+            report = swap::follow(service, &before, &canary.procedure, policy, report).await;
+        }
+        Some(why) => {
+            service.canary.store(None);
+            service.history().take_back(&canary.procedure, why);
+            if before.hands_over() && canary.procedure.hands_over() {
+                hand_over(service, &before, on(service, &canary.procedure), &mut report).await;
+            }
+            report.rolled_back = true;
+            service.record_quietly().await;
+        }
+    }
+    Some(report)
+}
+
+impl Service {
+    /// Whether this is the version that is being tried.
+    pub(in crate::server) fn has_canary(&self, canary: &Arc<Canary>) -> bool {
+        self.canary.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, canary))
+    }
+
+    /// Whether this is a version that is being tried.
+    pub(crate) fn tries(&self, procedure: &Arc<EventProcedure>) -> bool {
+        self.canary.load().as_ref().is_some_and(|canary| Arc::ptr_eq(&canary.procedure, procedure))
+    }
+
+    /// What the next newcomer gets, and whether that is a canary.
+    pub(crate) fn procedure_for_newcomer(&self) -> (Arc<EventProcedure>, bool) {
+        match &*self.canary.load() {
+            Some(canary) if canary.takes() => (Arc::clone(&canary.procedure), true),
+            _ => (self.procedure(), false),
+        }
+    }
+
+    /// A session on this ended, by a fault of its plugin's or well.
+    pub(crate) fn ended_on(&self, procedure: &Arc<EventProcedure>, faulted: bool) {
+        if let Some(canary) = &*self.canary.load() {
+            canary.heard(procedure, faulted);
+        }
+    }
+
+    /// A canary is over because the configuration was read again: what it was compared with is not in force any more.
+    pub(in crate::server) fn forget_canary(&self) {
+        if let Some(canary) = self.canary.swap(None) {
+            self.history().take_back(&canary.procedure, "reload");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(sessions: u64, faulted: u64, others: u64, others_faulted: u64) -> Figures {
+        let same = (10_000, Duration::from_micros(100));
+        Figures { sessions, faulted, others, others_faulted, events: [same, same] }
+    }
+
+    #[test]
+    fn a_canary_is_taken_back_for_more_faults_than_the_version_in_force_has() {
+        let rules = CanaryRules::default();
+        assert_eq!(figures(100, 0, 900, 0).against(&rules), None);
+        assert_eq!(figures(100, 2, 900, 0).against(&rules), None, "two say nothing");
+        assert_eq!(figures(100, 3, 900, 0).against(&rules), Some("faults"));
+        assert_eq!(figures(1_000, 3, 9_000, 0).against(&rules), None, "one in a hundred may");
+        assert_eq!(figures(100, 10, 900, 45).against(&rules), None, "the others fault half as often");
+        assert_eq!(figures(100, 11, 900, 45).against(&rules), Some("faults"));
+    }
+
+    #[test]
+    fn a_canary_is_taken_back_where_its_events_take_longer_and_there_were_enough_of_them() {
+        let (rules, us) = (CanaryRules::default(), Duration::from_micros);
+        let with = |events| Figures { events, ..figures(10, 0, 90, 0) }.against(&rules);
+        assert_eq!(with([(1_000, us(151)), (9_000, us(100))]), Some("latency"));
+        assert_eq!(with([(1_000, us(149)), (9_000, us(100))]), None);
+        assert_eq!(with([(999, us(900)), (9_000, us(100))]), None);
+        assert_eq!(with([(9_000, us(900)), (999, us(100))]), None);
+    }
+}

@@ -1,0 +1,198 @@
+//! The versions a server has had: which one is in force, how each came and went, and a record of it that outlives the process.
+
+mod canary;
+mod record;
+mod rules;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+pub(super) use canary::{Canary, conclude, judge};
+pub use canary::{CanarySeen, CanaryWish};
+pub(super) use record::Recorded;
+pub use record::{RecordError, StateFolder};
+pub use rules::{CanaryRules, SwapRules};
+
+use crate::plugin::{EventProcedure, Plugin};
+
+/// Generations that are remembered; older ones are forgotten.
+pub const HISTORY_MAX: usize = 32;
+/// Versions of a server's plugin in memory at once, one that is being tried included.
+pub const VERSIONS_MAX: usize = 3;
+
+/// How a version came to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// The server started with it.
+    Start,
+    /// By a swap.
+    Swap,
+    /// As a canary.
+    Canary,
+    /// The configuration names it since it was read again.
+    Reload,
+}
+
+/// What became of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state", content = "reason")]
+pub enum Standing {
+    /// Newcomers get it.
+    InForce,
+    /// Some newcomers get it.
+    Canary,
+    /// Another one came after it.
+    Superseded,
+    /// It was taken back, and why.
+    TakenBack(String),
+}
+
+/// One version that a server has had.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generation {
+    /// Counts from 1 and is never used again.
+    pub number: u64,
+    /// The plugin's name.
+    pub name: String,
+    /// Its version, from its manifest.
+    pub version: String,
+    /// SHA-256 of the component, in hexadecimal.
+    pub digest: String,
+    /// Where it was loaded from.
+    pub file: PathBuf,
+    /// How it came.
+    pub how: How,
+    /// When, in seconds since 1970.
+    pub since: u64,
+    /// What became of it.
+    #[serde(flatten)]
+    pub standing: Standing,
+}
+
+impl Generation {
+    fn new(number: u64, plugin: &Plugin, how: How, standing: Standing) -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let (name, version) = (plugin.name().to_owned(), plugin.version().to_owned());
+        let (digest, file) = (plugin.digest().to_owned(), plugin.file().to_owned());
+        Self { number, name, version, digest, file, how, since, standing }
+    }
+
+    /// Name and version, as in logs.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("{} {}", self.name, self.version)
+    }
+
+    fn is(&self, plugin: &Plugin) -> bool {
+        (self.digest.as_str(), self.label()) == (plugin.digest(), plugin.label())
+    }
+}
+
+/// What a server remembers of its versions.
+#[derive(Debug)]
+pub(super) struct History {
+    /// Digest of the plugin that the configuration names.
+    configured: String,
+    generations: VecDeque<(Generation, Weak<EventProcedure>)>,
+    last: u64,
+}
+
+impl History {
+    /// Of a server that starts with this.
+    pub(super) fn new(configured: String, procedure: &Arc<EventProcedure>) -> Self {
+        let mut history = Self { configured, generations: VecDeque::new(), last: 0 };
+        history.put(procedure, How::Start, Standing::InForce);
+        history
+    }
+
+    /// Of a server that goes on with what was recorded, the last of which is in force.
+    pub(super) fn resumed(configured: String, generations: Vec<Generation>, procedure: &Arc<EventProcedure>) -> Self {
+        let last = generations.iter().map(|generation| generation.number).max().unwrap_or(0);
+        let with = |generation: Generation| {
+            let known = generation.standing == Standing::InForce && generation.is(procedure.plugin());
+            (generation, if known { Arc::downgrade(procedure) } else { Weak::new() })
+        };
+        Self { configured, generations: generations.into_iter().map(with).collect(), last }
+    }
+
+    pub(super) fn configured(&self) -> &str {
+        &self.configured
+    }
+
+    /// The configuration names another plugin now.
+    pub(super) fn configure(&mut self, digest: &str) {
+        digest.clone_into(&mut self.configured);
+    }
+
+    /// Another version came. Its number.
+    pub(super) fn put(&mut self, procedure: &Arc<EventProcedure>, how: How, standing: Standing) -> u64 {
+        if standing == Standing::InForce {
+            self.supersede();
+        }
+        self.last += 1;
+        let generation = Generation::new(self.last, procedure.plugin(), how, standing);
+        self.generations.push_back((generation, Arc::downgrade(procedure)));
+        if self.generations.len() > HISTORY_MAX {
+            // The one in force may be the oldest of them all.
+            let oldest = self.generations.iter().position(|(generation, _)| generation.standing != Standing::InForce);
+            self.generations.remove(oldest.unwrap_or(0));
+        }
+        self.last
+    }
+
+    fn supersede(&mut self) {
+        for (generation, _) in &mut self.generations {
+            if generation.standing == Standing::InForce {
+                generation.standing = Standing::Superseded;
+            }
+        }
+    }
+
+    /// Newcomers get one that was there already. Its number.
+    pub(super) fn put_in_force(&mut self, procedure: &Arc<EventProcedure>) -> u64 {
+        let of = |(generation, known): &&mut (Generation, Weak<EventProcedure>)| {
+            known.as_ptr() == Arc::as_ptr(procedure) || generation.is(procedure.plugin())
+        };
+        self.supersede();
+        match self.generations.iter_mut().rev().find(of) {
+            Some((generation, known)) => {
+                (generation.standing, *known) = (Standing::InForce, Arc::downgrade(procedure));
+                generation.number
+            }
+            None => self.put(procedure, How::Reload, Standing::InForce),
+        }
+    }
+
+    /// One was taken back.
+    pub(super) fn take_back(&mut self, procedure: &Arc<EventProcedure>, why: &str) {
+        for (generation, known) in &mut self.generations {
+            if known.as_ptr() == Arc::as_ptr(procedure) {
+                generation.standing = Standing::TakenBack(why.to_owned());
+            }
+        }
+    }
+
+    /// The number of the one in force.
+    pub(super) fn in_force(&self) -> u64 {
+        let in_force = self.generations.iter().find(|(generation, _)| generation.standing == Standing::InForce);
+        in_force.map_or(0, |(generation, _)| generation.number)
+    }
+
+    /// What was in force before, and was not taken back; and what is left of it in memory.
+    pub(super) fn before(&self) -> Option<(Generation, Option<Arc<EventProcedure>>)> {
+        let in_force = self.in_force();
+        let mut earlier = self.generations.iter().rev().filter(|(one, _)| one.number < in_force);
+        let (generation, known) = earlier.find(|(one, _)| one.standing == Standing::Superseded)?;
+        Some((generation.clone(), known.upgrade()))
+    }
+
+    /// All of it, the oldest first.
+    pub(super) fn seen(&self) -> Vec<Generation> {
+        self.generations.iter().map(|(generation, _)| generation.clone()).collect()
+    }
+}

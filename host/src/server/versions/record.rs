@@ -1,0 +1,214 @@
+//! The record of a server's versions on disk: what is in force is what starts after a crash.
+//!
+//! A component is kept by its digest before it is published, and the record is written after the swap and before its success is
+//! reported. Both are written under another name, brought to the disk and moved into place, so that at every moment the record is
+//! the old one or the new one.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Generation, History, Standing};
+use crate::files;
+use crate::plugin::{COMPONENT_MAX_BYTES, Plugin, digest};
+
+/// The version of the format.
+const FORMAT: u32 = 1;
+/// Largest record.
+const RECORD_MAX_BYTES: u64 = 1 << 20;
+/// Components that are kept for each server, so that it can go back.
+const COMPONENTS_MAX: usize = 8;
+
+/// Why nothing was recorded, or what was recorded is of no use.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {what}", .file.display())]
+pub struct RecordError {
+    /// The file.
+    pub file: PathBuf,
+    /// What is wrong, and what to do.
+    pub what: String,
+}
+
+/// The folder of all records of a process.
+#[derive(Debug)]
+pub struct StateFolder {
+    folder: PathBuf,
+    /// One writer at a time.
+    writing: Mutex<()>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    format: u32,
+    /// Digest of the plugin that the configuration named.
+    configured: String,
+    generations: Vec<Generation>,
+}
+
+/// What was in force when the process ended.
+pub(in crate::server) struct Recorded {
+    pub(in crate::server) generations: Vec<Generation>,
+    pub(in crate::server) in_force: Generation,
+    /// Its component.
+    pub(in crate::server) file: PathBuf,
+}
+
+impl StateFolder {
+    /// Records go here. The folder is made when the first is written.
+    #[must_use]
+    pub fn at(folder: PathBuf) -> Self {
+        Self { folder, writing: Mutex::default() }
+    }
+
+    fn of(&self, server: &str) -> PathBuf {
+        // Names may have any character; what is not plain is written as its bytes.
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        let name = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") };
+        self.folder.join(server.bytes().map(name).collect::<String>())
+    }
+
+    fn component(&self, server: &str, digest: &str) -> PathBuf {
+        self.of(server).join(format!("{digest}.wasm"))
+    }
+
+    /// What was recorded for a server whose configuration names the plugin with this digest. `None` where that is in force, or
+    /// where the configuration names another one since: then that is what the operator wants.
+    ///
+    /// # Errors
+    /// There is a record, and it cannot be read, or its component is gone.
+    pub(in crate::server) fn read(&self, server: &str, configured: &str) -> Result<Option<Recorded>, RecordError> {
+        let file = self.of(server).join("record.json");
+        let wrong = |what: String| RecordError {
+            file: file.clone(),
+            what: format!(
+                "{what}; what was in force is not known. Remove the file to start what the configuration names"
+            ),
+        };
+        let bytes = match files::read(&file, RECORD_MAX_BYTES) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(wrong(format!("cannot read the record: {error}"))),
+        };
+        let record: Record =
+            serde_json::from_slice(&bytes).map_err(|error| wrong(format!("not a record of versions: {error}")))?;
+        if record.format != FORMAT {
+            return Err(wrong(format!("expected format {FORMAT}, found {}", record.format)));
+        }
+        if record.configured != configured {
+            return Ok(None);
+        }
+        let found = record.generations.iter().find(|generation| generation.standing == Standing::InForce).cloned();
+        let in_force = found.ok_or_else(|| wrong("it has nothing in force".into()))?;
+        let mut component = self.component(server, &in_force.digest);
+        if in_force.digest == configured && !component.exists() {
+            component.clone_from(&in_force.file);
+        }
+        let kept = files::read(&component, COMPONENT_MAX_BYTES);
+        let kept =
+            kept.map_err(|error| wrong(format!("its component {} cannot be read: {error}", component.display())))?;
+        if digest(&kept) != in_force.digest {
+            return Err(wrong(format!("its component {} is not what was recorded", component.display())));
+        }
+        Ok(Some(Recorded { generations: record.generations, in_force, file: component }))
+    }
+
+    /// Where the component of a generation is kept, if it is.
+    pub(in crate::server) fn kept(&self, server: &str, generation: &Generation) -> Option<PathBuf> {
+        Some(self.component(server, &generation.digest)).filter(|file| file.exists())
+    }
+
+    /// Keeps a plugin's component. Blocks.
+    ///
+    /// # Errors
+    /// The system's, or the plugin's file is not what was loaded any more. Nothing is left behind.
+    pub(in crate::server) fn keep(&self, server: &str, plugin: &Plugin) -> Result<(), RecordError> {
+        let _alone = self.writing.lock();
+        let file = self.component(server, plugin.digest());
+        if file.exists() {
+            return Ok(());
+        }
+        let wrong = |file: &Path, what: String| RecordError { file: file.to_owned(), what };
+        let bytes = files::read(plugin.file(), COMPONENT_MAX_BYTES)
+            .map_err(|error| wrong(plugin.file(), format!("cannot read it again, to keep it: {error}")))?;
+        if digest(&bytes) != plugin.digest() {
+            return Err(wrong(plugin.file(), "it changed while it was loaded; try again".into()));
+        }
+        self.write(server, &file, &bytes).map_err(|error| wrong(&file, format!("cannot keep the component: {error}")))
+    }
+
+    /// Writes a server's record. When this returns it outlives the machine. Blocks.
+    ///
+    /// # Errors
+    /// The system's; the record before is still there.
+    pub(in crate::server) fn write_record(
+        &self,
+        server: &str,
+        configured: String,
+        generations: Vec<Generation>,
+    ) -> Result<(), RecordError> {
+        let _alone = self.writing.lock();
+        let file = self.of(server).join("record.json");
+        let record = Record { format: FORMAT, configured, generations };
+        let written = serde_json::to_vec_pretty(&record).map_err(io::Error::from);
+        let written = written.and_then(|bytes| self.write(server, &file, &bytes));
+        written.map_err(|error| RecordError { file, what: format!("cannot write the record: {error}") })?;
+        self.tidy(server, &record);
+        Ok(())
+    }
+
+    fn write(&self, server: &str, file: &Path, bytes: &[u8]) -> io::Result<()> {
+        let folder = self.of(server);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        let draft = folder.join("draft");
+        // One that a crash has left.
+        let _ = fs::remove_file(&draft);
+        let written = (|| {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+            file.write_all(bytes)?;
+            file.sync_all()
+        })();
+        let moved = written.and_then(|()| fs::rename(&draft, file));
+        if moved.is_err() {
+            let _ = fs::remove_file(&draft);
+        }
+        moved?;
+        for folder in [folder.as_path(), &self.folder] {
+            File::open(folder)?.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// Forgets components that nobody goes back to any more.
+    fn tidy(&self, server: &str, record: &Record) {
+        let mut wanted: Vec<&str> = Vec::new();
+        let by_need = |generation: &&Generation| generation.standing != Standing::InForce;
+        let mut generations: Vec<_> = record.generations.iter().rev().collect();
+        generations.sort_by_key(by_need);
+        for generation in generations {
+            if !wanted.contains(&generation.digest.as_str()) && wanted.len() < COMPONENTS_MAX {
+                wanted.push(&generation.digest);
+            }
+        }
+        let Ok(entries) = fs::read_dir(self.of(server)) else { return };
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            let digest = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            if path.extension().is_some_and(|end| end == "wasm") && !wanted.contains(&digest) {
+                // It is only in the way; the next record tries again.
+                let _ = fs::remove_file(path);
+            }
+        }
+    }
+
+    /// Writes what a history says, where it says that something was swapped.
+    pub(in crate::server) fn write_history(&self, server: &str, history: &Mutex<History>) -> Result<(), RecordError> {
+        let (configured, generations) = {
+            let history = history.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            (history.configured().to_owned(), history.seen())
+        };
+        self.write_record(server, configured, generations)
+    }
+}

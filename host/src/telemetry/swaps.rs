@@ -1,0 +1,165 @@
+//! Occurrences around versions of a plugin.
+
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use super::counters::Kind;
+use super::{Bucket, Counters};
+use crate::event::Fault;
+
+/// New sessions get another build of the plugin.
+#[derive(Debug)]
+pub struct PluginSwapped<'a> {
+    /// The server.
+    pub server: &'a str,
+    /// What new sessions get.
+    pub plugin: &'a str,
+    /// Digest of its component, which tells two builds of one version apart.
+    pub digest: &'a str,
+}
+
+impl PluginSwapped<'_> {
+    /// Logs it.
+    pub fn emit(&self) {
+        let digest = self.digest.get(..12).unwrap_or(self.digest);
+        info!(server = self.server, plugin = self.plugin, digest, "new sessions get this build");
+    }
+}
+
+/// A version that faults, or that live sessions cannot move to, is taken back.
+#[derive(Debug)]
+pub struct SwapRolledBack<'a> {
+    /// The server.
+    pub server: &'a str,
+    /// What was taken back.
+    pub bad: &'a str,
+    /// What new sessions get again.
+    pub plugin: &'a str,
+    /// Digest of its component.
+    pub digest: &'a str,
+}
+
+impl SwapRolledBack<'_> {
+    /// Logs and counts it.
+    pub fn emit(&self, counters: &Counters) {
+        counters.count(Kind::Notice, "swap-rolled-back");
+        let digest = self.digest.get(..12).unwrap_or(self.digest);
+        let Self { server, bad, plugin, .. } = *self;
+        warn!(server, bad, plugin, digest, "the new version faults, or sessions cannot move to it: it is taken back");
+    }
+}
+
+/// A version is tried on some of the sessions.
+#[derive(Debug)]
+pub struct CanaryBegan<'a> {
+    /// The server.
+    pub server: &'a str,
+    /// What is tried.
+    pub plugin: &'a str,
+    /// Share of the newcomers.
+    pub share: f64,
+    /// For how long.
+    pub lasts: Duration,
+}
+
+impl CanaryBegan<'_> {
+    /// Logs it.
+    pub fn emit(&self) {
+        let Self { server, plugin, share, lasts } = *self;
+        info!(server, plugin, share, ?lasts, "a canary: some of the newcomers get this version");
+    }
+}
+
+/// A canary is over.
+#[derive(Debug)]
+pub struct CanaryEnded<'a> {
+    /// The server.
+    pub server: &'a str,
+    /// What was tried.
+    pub plugin: &'a str,
+    /// `promoted`, or why it was taken back.
+    pub outcome: &'a str,
+    /// Sessions that it had.
+    pub sessions: u64,
+    /// Of these, those that faulted.
+    pub faulted: u64,
+}
+
+impl CanaryEnded<'_> {
+    /// Logs and counts it.
+    pub fn emit(&self, counters: &Counters) {
+        let promoted = self.outcome == "promoted";
+        counters.count(Kind::Notice, if promoted { "canary-promoted" } else { "canary-taken-back" });
+        let Self { server, plugin, outcome, sessions, faulted } = *self;
+        match promoted {
+            true => info!(server, plugin, sessions, faulted, "the canary is promoted: all newcomers get it"),
+            false => warn!(server, plugin, reason = outcome, sessions, faulted, "the canary is taken back"),
+        }
+    }
+}
+
+/// What a server has in force is not on disk.
+#[derive(Debug)]
+pub struct NotRecorded<'a> {
+    /// The server.
+    pub server: &'a str,
+    /// Why.
+    pub error: &'a str,
+}
+
+impl NotRecorded<'_> {
+    /// Logs and counts it.
+    pub fn emit(&self, counters: &Counters) {
+        counters.count(Kind::Notice, "not-recorded");
+        let Self { server, error } = *self;
+        error!(
+            server,
+            "what is in force could not be recorded, and a restart may start what was recorded last: {error}"
+        );
+    }
+}
+
+/// A live session could not move to a new version, and goes on as before.
+#[derive(Debug)]
+pub struct HandoverFailed<'a> {
+    /// The server.
+    pub server: &'a str,
+    /// The session.
+    pub session: u64,
+    /// Why.
+    pub fault: &'a Fault,
+}
+
+impl HandoverFailed<'_> {
+    /// Logs it, where the bucket lets it pass.
+    pub fn emit(&self, lines: &Bucket) {
+        let Some(suppressed) = lines.pass(Instant::now()) else { return };
+        let (reason, by) = (self.fault.kind.name(), self.fault.kind.origin().name());
+        let Self { server, session, fault } = self;
+        warn!(server, session, reason = &*reason, by, suppressed, "session stays on its version: {}", fault.detail);
+    }
+}
+
+/// A swap has done with live sessions what was asked for.
+#[derive(Debug)]
+pub struct SessionsMoved<'a> {
+    /// The server.
+    pub server: &'a str,
+    /// Sessions on the new version.
+    pub moved: usize,
+    /// Sessions on the old one.
+    pub stayed: usize,
+    /// Sessions that ended.
+    pub ended: usize,
+    /// The longest that one was handled by neither.
+    pub longest: Duration,
+}
+
+impl SessionsMoved<'_> {
+    /// Logs it.
+    pub fn emit(&self) {
+        let Self { server, moved, stayed, ended, longest } = *self;
+        info!(server, moved, stayed, ended, longest_seconds = longest.as_secs_f64(), "live sessions swapped");
+    }
+}

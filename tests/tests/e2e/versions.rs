@@ -1,0 +1,372 @@
+//! Versions of a server's plugin: tried on some, moved together, gone back to, and remembered by a process that was killed.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use wharf::plugin::Plugin;
+use wharf::server::{
+    CanaryRules, CanaryWish, ServerBuilder, ServerHandle, Standing, SwapError, SwapPolicy, SwapReport, SwapRules,
+};
+use wharf::session::Glance;
+use wharf_tests::clients::Client;
+use wharf_tests::guests::{component, inline, versioned};
+use wharf_tests::process::Wharf;
+use wharf_tests::servers::{describe, eventually, host, swap};
+use wharf_tests::site::{Site, configure, said};
+
+fn bad(label: char, save: &str, restore: &str) -> Arc<Plugin> {
+    let name = format!("generation-{label}-{}-{}", save.len(), restore.len());
+    inline(&name, &versioned(label, save, restore))
+}
+
+fn version(label: char) -> Arc<Plugin> {
+    bad(label, "", "")
+}
+
+/// One that sessions can move to, and that faults with the first byte.
+fn faulty() -> Arc<Plugin> {
+    let text = versioned('x', "", "").replace("(local.set $at (i32.const 2048))\n  (loop", "unreachable (loop");
+    inline("generation-faulty", &text)
+}
+
+fn versions() -> ServerBuilder {
+    describe(version('a'))
+}
+
+fn with(canary: CanaryRules) -> ServerBuilder {
+    versions().swap_rules(SwapRules { canary, ..SwapRules::default() })
+}
+
+/// Sends a byte and expects it back with the version and the count.
+fn next(client: &mut Client, label: char, byte: u8, count: u8) {
+    client.send([byte]).expect([label as u8, byte, count]);
+}
+
+fn clients(server: &ServerHandle, count: usize) -> Vec<Client> {
+    (0..count).map(|_| Client::connect(server.address())).collect()
+}
+
+/// Which version answers.
+fn label(client: &mut Client) -> char {
+    let (bytes, _) = client.send([1]).finish().rest();
+    char::from(bytes[0])
+}
+
+fn canary(server: &ServerHandle, plugin: Arc<Plugin>, wish: CanaryWish) -> Result<SwapReport, SwapError> {
+    host().runtime().block_on(server.canary(plugin, wish))
+}
+
+fn states(server: &ServerHandle) -> Vec<(u64, Standing)> {
+    server.generations().into_iter().map(|(generation, _)| (generation.number, generation.standing)).collect()
+}
+
+#[test]
+fn all_sessions_move_at_one_moment_or_none_does() {
+    let server = versions().start().expect("it starts");
+    let mut all = clients(&server, 20);
+    all.iter_mut().for_each(|client| next(client, 'a', 1, 1));
+    // One of them cannot.
+    next(&mut all[7], 'a', 1, 2);
+    let refuses = "(if (i32.eq (global.get $count) (i32.const 2)) (then unreachable))";
+    let report = swap(&server, bad('b', "", refuses), SwapPolicy::AllOrNothing);
+    assert_eq!((report.moved, report.rolled_back, report.generation), (0, true, 0), "{report:?}");
+    assert_eq!(report.stayed["trap:unreachable"], 1, "{report:?}");
+    assert_eq!(report.stayed["called-off"], 19, "{report:?}");
+    next(&mut Client::connect(server.address()), 'a', 1, 1);
+    next(&mut all[7], 'a', 1, 3);
+    assert_eq!(states(&server), [(1, Standing::InForce)]);
+    // What was prepared is gone again.
+    eventually("one instance each", || host().engine().instances() <= 21 + 64);
+    let report = swap(&server, version('b'), SwapPolicy::AllOrNothing);
+    assert_eq!((report.moved, report.stayed.len(), report.generation), (20, 0, 2), "{report:?}");
+    next(&mut all[7], 'b', 1, 4);
+    next(&mut all[0], 'b', 1, 2);
+    next(&mut Client::connect(server.address()), 'b', 1, 1);
+}
+
+#[test]
+fn a_session_that_is_busy_for_too_long_calls_off_the_move_of_all() {
+    let rules = SwapRules { prepare: Duration::from_millis(50), ..SwapRules::default() };
+    let server = versions().swap_rules(rules).start().expect("it starts");
+    let mut quick = clients(&server, 3);
+    quick.iter_mut().for_each(|client| next(client, 'a', 1, 1));
+    // It asks for much more than it reads, so that it is in the middle of an event.
+    let busy = Client::connect(server.address());
+    let mut sender = busy.0.try_clone().expect("the same connection");
+    let asks = std::thread::spawn(move || drop(sender.write_all(&vec![7; 4 << 20])));
+    let waits = |glance: Glance| glance.event == Some("on-read") && glance.queued_bytes >= 256 << 10;
+    eventually("it waits", || server.session(4).is_some_and(|session| waits(session.glance)));
+    let report = swap(&server, version('b'), SwapPolicy::AllOrNothing);
+    assert_eq!((report.moved, report.stayed["busy"], report.stayed["called-off"]), (0, 1, 3), "{report:?}");
+    quick.iter_mut().for_each(|client| next(client, 'a', 1, 2));
+    drop((busy, server));
+    asks.join().expect("it has ended");
+}
+
+#[test]
+fn newcomers_wait_while_all_prepare_and_start_on_what_was_decided() {
+    let server = Arc::new(versions().start().expect("it starts"));
+    let mut all = clients(&server, 40);
+    all.iter_mut().for_each(|client| next(client, 'a', 1, 1));
+    let moving = Arc::clone(&server);
+    let plugin = version('b');
+    let work = std::thread::spawn(move || swap(&moving, plugin, SwapPolicy::AllOrNothing));
+    let mut seen: Vec<char> = Vec::new();
+    while !work.is_finished() || seen.last() != Some(&'b') {
+        seen.push(label(&mut Client::connect(server.address())));
+    }
+    assert!(work.join().expect("no panic").moved >= 40);
+    // Nobody started on the old one after somebody had started on the new one.
+    let first = seen.iter().position(|label| *label == 'b').expect("the last one is");
+    assert!(seen[first..].iter().all(|label| *label == 'b'), "{seen:?}");
+}
+
+#[test]
+fn a_canary_gets_its_exact_share_of_newcomers_and_is_promoted_when_its_time_is_over() {
+    let rules = CanaryRules { share: 0.25, duration: Duration::from_secs(2), ..CanaryRules::default() };
+    let server = with(rules).start().expect("it starts");
+    let mut old = Client::connect(server.address());
+    next(&mut old, 'a', 1, 1);
+    let report = canary(&server, version('b'), CanaryWish::default()).expect("it begins");
+    assert_eq!((report.moved, report.generation), (0, 2), "{report:?}");
+    let mut newcomers = clients(&server, 40);
+    let tried = newcomers.iter_mut().filter_map(|client| (client.send([1]).take(3)[0] == b'b').then_some(()));
+    assert_eq!(tried.count(), 10);
+    let seen = server.canary_seen().expect("it runs");
+    assert_eq!((seen.sessions, seen.faulted, seen.generation), (10, 0, 2), "{seen:?}");
+    // Nothing else is swapped meanwhile.
+    let refused = host().runtime().block_on(server.swap(version('c'), SwapPolicy::HandOff));
+    assert!(matches!(refused, Err(SwapError::CanaryRuns(_))), "{refused:?}");
+    next(&mut old, 'a', 1, 2);
+    eventually("it is promoted", || server.canary_seen().is_none());
+    eventually("all have moved", || server.sessions(0, 100).iter().all(|one| one.plugin.contains("generation-b")));
+    next(&mut old, 'b', 1, 3);
+    assert_eq!(states(&server), [(1, Standing::Superseded), (2, Standing::InForce)]);
+    assert_eq!(server.counters().notices.get("canary-promoted"), Some(&1));
+}
+
+#[test]
+fn a_canary_whose_sessions_fault_is_taken_back_and_the_others_notice_nothing() {
+    let server = with(CanaryRules { share: 1.0, ..CanaryRules::default() }).start().expect("it starts");
+    let mut old = Client::connect(server.address());
+    next(&mut old, 'a', 1, 1);
+    canary(&server, faulty(), CanaryWish::default()).expect("it begins");
+    let mut quiet = Client::connect(server.address());
+    for _ in 0..3 {
+        Client::connect(server.address()).send("x").expect_gone();
+    }
+    eventually("it is taken back", || server.canary_seen().is_none());
+    assert_eq!(states(&server).last(), Some(&(2, Standing::TakenBack("faults".into()))));
+    assert_eq!(server.counters().notices.get("canary-taken-back"), Some(&1));
+    next(&mut old, 'a', 1, 2);
+    next(&mut Client::connect(server.address()), 'a', 1, 1);
+    // Who was on it and did nothing is on the old one now.
+    eventually("it moved", || server.sessions(0, 9).iter().all(|one| one.plugin.contains("generation-a")));
+    next(&mut quiet, 'a', 1, 1);
+}
+
+#[test]
+fn a_canary_that_nobody_tried_is_taken_back() {
+    let rules = CanaryRules { duration: Duration::from_secs(1), ..CanaryRules::default() };
+    let server = with(rules).start().expect("it starts");
+    canary(&server, version('b'), CanaryWish::default()).expect("it begins");
+    eventually("it is over", || server.canary_seen().is_none());
+    assert_eq!(states(&server).last(), Some(&(2, Standing::TakenBack("too-few-sessions".into()))));
+    next(&mut Client::connect(server.address()), 'a', 1, 1);
+}
+
+#[test]
+fn a_canary_may_take_its_share_of_live_sessions_and_is_promoted_or_rolled_back_by_a_word() {
+    let server = versions().start().expect("it starts");
+    let mut all = clients(&server, 20);
+    all.iter_mut().for_each(|client| next(client, 'a', 1, 1));
+    let wish = CanaryWish { live: Some(true), share: Some(0.5), duration: None };
+    let report = canary(&server, version('b'), wish).expect("it begins");
+    assert_eq!((report.moved, report.stayed.len()), (10, 0), "{report:?}");
+    let count = |label: &str| server.sessions(0, 100).iter().filter(|one| one.plugin.contains(label)).count();
+    assert_eq!((count("generation-a"), count("generation-b")), (10, 10));
+    let run = |work: fn(&ServerHandle) -> Result<SwapReport, SwapError>| work(&server);
+    let back = run(|server| host().runtime().block_on(server.roll_back())).expect("it is taken back");
+    assert_eq!((back.moved, count("generation-b")), (10, 0), "{back:?}");
+    assert!(matches!(run(|server| host().runtime().block_on(server.promote())), Err(SwapError::NoCanary)));
+    assert!(matches!(run(|server| host().runtime().block_on(server.roll_back())), Err(SwapError::NothingBefore)));
+    canary(&server, version('b'), wish).expect("it begins again");
+    let report = run(|server| host().runtime().block_on(server.promote())).expect("it is promoted");
+    assert_eq!((report.moved, count("generation-b")), (10, 20), "{report:?}");
+    all.iter_mut().for_each(|client| next(client, 'b', 1, 2));
+    let wrong = canary(&server, version('c'), CanaryWish { share: Some(1.5), ..wish });
+    assert!(wrong.is_err_and(|error| error.to_string().contains("share")));
+}
+
+#[test]
+fn live_sessions_that_cannot_move_to_a_canary_take_it_back() {
+    let server = versions().start().expect("it starts");
+    let mut all = clients(&server, 20);
+    all.iter_mut().for_each(|client| next(client, 'a', 1, 1));
+    let wish = CanaryWish { live: Some(true), share: Some(1.0), duration: None };
+    let report = canary(&server, bad('x', "", "(if (global.get $count) (then unreachable))"), wish).expect("it begins");
+    assert!(report.rolled_back && report.moved == 0, "{report:?}");
+    assert_eq!(states(&server).last(), Some(&(2, Standing::TakenBack("failed-hand-offs".into()))));
+    all.iter_mut().for_each(|client| next(client, 'a', 1, 2));
+}
+
+#[test]
+fn going_back_goes_one_version_further_each_time_and_keeps_what_sessions_have() {
+    let server = versions().start().expect("it starts");
+    let mut client = Client::connect(server.address());
+    for (number, label) in [(1, 'a'), (2, 'b'), (3, 'c')] {
+        if label != 'a' {
+            swap(&server, version(label), SwapPolicy::HandOff);
+        }
+        next(&mut client, label, 1, number);
+    }
+    let back = || host().runtime().block_on(server.roll_back());
+    assert_eq!(back().expect("it goes back").generation, 2);
+    next(&mut client, 'b', 1, 4);
+    assert_eq!(back().expect("and further").generation, 1);
+    next(&mut client, 'a', 1, 5);
+    assert!(matches!(back(), Err(SwapError::NothingBefore)));
+    let asked = || Standing::TakenBack("asked".into());
+    assert_eq!(states(&server), [(1, Standing::InForce), (2, asked()), (3, asked())]);
+    // A number is not used again.
+    assert_eq!(swap(&server, version('b'), SwapPolicy::HandOff).generation, 4);
+}
+
+#[test]
+fn a_version_too_many_is_refused_until_the_sessions_of_one_are_gone() {
+    let server = versions().start().expect("it starts");
+    let mut pinned = Vec::new();
+    for label in ['a', 'b', 'c'] {
+        if label != 'a' {
+            swap(&server, version(label), SwapPolicy::Pin);
+        }
+        pinned.push(Client::connect(server.address()));
+        next(pinned.last_mut().expect("one"), label, 1, 1);
+    }
+    let refused = host().runtime().block_on(server.swap(version('d'), SwapPolicy::Pin)).expect_err("there are three");
+    assert!(
+        matches!(refused, SwapError::TooManyVersions(_)) && refused.to_string().contains("generation-a"),
+        "{refused}"
+    );
+    drop(pinned.remove(0));
+    eventually("it is gone", || server.session_count() == 2);
+    swap(&server, version('d'), SwapPolicy::Pin);
+    next(&mut pinned[0], 'b', 1, 2);
+}
+
+/// A site of which the process can be killed and started again.
+fn site() -> Site {
+    let site = Site::with("", "options = ['reuse-address']");
+    for label in ['a', 'b', 'c'] {
+        std::fs::write(site.path(&format!("{label}.wasm")), component(&versioned(label, "", ""))).expect("kept");
+    }
+    site
+}
+
+fn plugin(site: &Site, arguments: &[&str]) -> Value {
+    let output = site.wharf_plugin(&[arguments, &["--json"]].concat());
+    assert!(output.status.success(), "{}", said(&output));
+    serde_json::from_slice(&output.stdout).expect("an answer")
+}
+
+fn swap_to(site: &Site, file: &str) -> Value {
+    plugin(site, &["swap", "echo", site.path(file).to_str().expect("a path")])
+}
+
+fn start_again(site: &mut Site) {
+    site.wharf.kill();
+    site.wharf = Wharf::run(&["serve"], site.folder.path());
+    site.wharf.says("server started");
+    eventually("the control API is open", || UnixStream::connect(site.socket()).is_ok());
+}
+
+#[test]
+fn what_was_swapped_in_starts_again_after_a_crash_and_can_be_gone_back_from() {
+    let mut site = site();
+    assert_eq!(swap_to(&site, "a.wasm")["recorded"], json!(true));
+    assert_eq!(swap_to(&site, "b.wasm")["generation"], json!(3));
+    // What it was loaded from is another file by now.
+    for label in ['a', 'b'] {
+        std::fs::write(site.path(&format!("{label}.wasm")), component(&versioned('z', "", ""))).expect("kept");
+    }
+    start_again(&mut site);
+    let mut client = Client::connect(site.address());
+    next(&mut client, 'b', 1, 1);
+    // A reload that changes nothing does not change this either.
+    site.ok("POST", "/v1/reload", json!({}));
+    next(&mut Client::connect(site.address()), 'b', 1, 1);
+    let back = plugin(&site, &["rollback", "echo"]);
+    assert_eq!((&back["generation"], &back["moved"]), (&json!(2), &json!(1)), "{back}");
+    next(&mut client, 'a', 1, 2);
+    start_again(&mut site);
+    next(&mut Client::connect(site.address()), 'a', 1, 1);
+    let history = plugin(&site, &["history", "echo"]);
+    let states: Vec<_> = history["generations"].as_array().expect("a list").iter().map(|one| &one["state"]).collect();
+    assert_eq!(states, ["superseded", "in-force", "taken-back"], "{history}");
+    assert!(said(&site.wharf_plugin(&["history", "echo"])).contains("taken-back"));
+}
+
+#[test]
+fn what_the_operator_writes_into_the_file_since_is_what_counts() {
+    let mut site = site();
+    swap_to(&site, "b.wasm");
+    configure(site.folder.path(), site.port, "", "options = ['reuse-address']\nparameter = 3");
+    site.ok("POST", "/v1/reload", json!({}));
+    next(&mut Client::connect(site.address()), 'b', 1, 1);
+    // Another plugin is in the file now.
+    let text = std::fs::read_to_string(site.path("wharf.toml")).expect("the file").replace("polite.wasm", "c.wasm");
+    std::fs::write(site.path("wharf.toml"), &text).expect("kept");
+    site.ok("POST", "/v1/reload", json!({}));
+    next(&mut Client::connect(site.address()), 'c', 1, 1);
+    start_again(&mut site);
+    next(&mut Client::connect(site.address()), 'c', 1, 1);
+    // And it does not come back with the old name.
+    std::fs::write(site.path("wharf.toml"), text.replace("c.wasm", "polite.wasm")).expect("kept");
+    start_again(&mut site);
+    Client::connect(site.address()).echo("as in the file");
+}
+
+#[test]
+fn a_record_that_makes_no_sense_is_named_and_nothing_starts() {
+    let mut site = site();
+    swap_to(&site, "b.wasm");
+    let state = site.path("state/wharf");
+    let one = |folder: &Path| std::fs::read_dir(folder).expect("a folder").next().expect("one").expect("one").path();
+    let record = one(&state).join("echo/record.json");
+    std::fs::write(&record, "{").expect("kept");
+    site.wharf.kill();
+    let wharf = Wharf::run(&["serve"], site.folder.path());
+    let line = wharf.says("not a record of versions");
+    assert!(line.contains("record.json") && line.contains("Remove the file"), "{line}");
+    std::fs::remove_file(record).expect("it was there");
+    start_again(&mut site);
+    Client::connect(site.address()).echo("as in the file");
+}
+
+#[test]
+fn a_process_that_is_killed_at_any_moment_of_a_swap_starts_with_what_it_last_reported() {
+    let mut site = site();
+    let mut in_force = 'a';
+    swap_to(&site, "a.wasm");
+    for round in 0..24_u64 {
+        let wanted = if in_force == 'a' { 'b' } else { 'a' };
+        let file = site.path(&format!("{wanted}.wasm"));
+        let request = json!({ "file": file }).to_string();
+        let mut command = std::process::Command::new("curl");
+        command.args(["--silent", "--max-time", "20", "--unix-socket"]).arg(site.socket());
+        command.args(["--data-binary", &request, "http://localhost/v1/servers/echo/plugin/swap"]);
+        let asking = command.stdout(std::process::Stdio::piped()).spawn().expect("curl runs");
+        // Each round a little later than the one before; what is done by then differs from machine to machine.
+        std::thread::sleep(Duration::from_millis(round));
+        start_again(&mut site);
+        let answer = asking.wait_with_output().expect("it ended").stdout;
+        let reported = String::from_utf8_lossy(&answer).contains("\"recorded\":true");
+        let found = label(&mut Client::connect(site.address()));
+        assert!(found == wanted || (found == in_force && !reported), "round {round}: {found}, reported: {reported}");
+        in_force = found;
+    }
+}
