@@ -66,6 +66,7 @@ pub(super) struct ServerTable {
     pub(super) proxies: Vec<String>,
     pub(super) timeout: Option<Span>,
     pub(super) timeouts: TimeoutsTable,
+    pub(super) sleep_after: Option<Span>,
     pub(super) priority: Option<String>,
     pub(super) priority_max: Option<String>,
     pub(super) tenant: Option<String>,

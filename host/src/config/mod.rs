@@ -120,9 +120,11 @@ impl Config {
             return Err(mistakes);
         }
         let cache_dir = file.host.cache_dir.map_or_else(default_cache_dir, |dir| Some(folder.join(dir)));
+        let release_memory =
+            file.server.iter().any(|table| table.sleep_after.is_some_and(|Span(after)| !after.is_zero()));
         let state_dir = file.host.state_dir.map(|dir| folder.join(dir));
         let (workers, sessions_max) = (file.host.workers, file.host.sessions_max);
-        let host = HostConfig { workers, sessions_max, cache_dir, state_dir, compiler: Some(compiler) };
+        let host = HostConfig { workers, sessions_max, cache_dir, state_dir, release_memory, compiler: Some(compiler) };
         let stop_grace = file.host.stop_grace.map_or(STOP_GRACE_DEFAULT, |grace| grace.0);
         Ok(Self { host, stop_grace, control, tenants, servers })
     }

@@ -43,6 +43,7 @@ pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuild
         Ok(port) => server = server.local_port(port),
         Err(mistake) => wrong.push(mistake),
     }
+    server = server.sleep_after(span(table.sleep_after.as_ref()));
     if let Some(timeout) = &table.timeout {
         server = server.timeout(timeout.0);
     }

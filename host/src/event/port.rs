@@ -62,6 +62,11 @@ pub trait Procedure: Send + Sync + 'static {
         state: Vec<u8>,
     ) -> impl Future<Output = Result<Self::Instance, Fault>> + Send;
 
+    /// Whether sessions on it can let their instances go while they are idle.
+    fn can_sleep(&self) -> bool {
+        false
+    }
+
     /// What an instance of it says to the next as its version.
     fn version(&self) -> &str;
 

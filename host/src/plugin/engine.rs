@@ -53,6 +53,8 @@ pub struct EngineConfig {
     /// Sessions, and so instances, alive at once in this process. 0: as many as descriptors and mappings allow, at
     /// most 15,000.
     pub sessions_max: usize,
+    /// Whether memory of instances that are gone goes back to the system at once.
+    pub release_memory: bool,
 }
 
 /// Why there is no engine.
@@ -98,7 +100,7 @@ impl Engine {
     pub fn new(config: EngineConfig) -> Result<Self, EngineError> {
         let mut sessions_max = sessions(config.sessions_max)?;
         let inner = loop {
-            match wasmtime::Engine::new(&settings(sessions_max)) {
+            match wasmtime::Engine::new(&settings(sessions_max, config.release_memory)) {
                 Ok(engine) => break engine,
                 // Some containers have little address space. Nobody asked for a number, so take what there is.
                 Err(error) if config.sessions_max == 0 && sessions_max > SESSIONS_FLOOR => {
@@ -154,7 +156,7 @@ pub(super) fn for_compiling() -> wasmtime::Result<wasmtime::Engine> {
     wasmtime::Engine::new(&code())
 }
 
-fn settings(sessions: usize) -> Config {
+fn settings(sessions: usize, release_memory: bool) -> Config {
     let slots = sessions + SPARE_SLOTS;
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let memories = slots.saturating_mul(MEMORIES_PER_INSTANCE_MAX as usize).min(MEMORY_SLOTS_MAX);
@@ -177,6 +179,12 @@ fn settings(sessions: usize) -> Config {
         .async_stack_keep_resident(16 << 10)
         .decommit_batch_size(16)
         .max_unused_warm_slots(WARM_SLOTS_MAX);
+    if release_memory {
+        pool.linear_memory_keep_resident(0)
+            .table_keep_resident(0)
+            .async_stack_keep_resident(0)
+            .max_unused_warm_slots(0);
+    }
     let mut config = code();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     config

@@ -193,10 +193,19 @@ impl Procedure for EventProcedure {
     ) -> Result<GuestInstance, Fault> {
         // What it does at its start is not done to a session that it may not take over.
         let mut instance = self.instantiate(quiet(&scope), start).await?;
-        let (Copy::Own(core), Some(handoff)) = (&mut instance.copy, &self.plugin.handoff) else { return Err(pinned()) };
+        let Copy::Own(core) = &mut instance.copy else { return Err(pinned()) };
+        if self.plugin.is_stateless() {
+            core.serve(scope);
+            return Ok(instance);
+        }
+        let Some(handoff) = &self.plugin.handoff else { return Err(pinned()) };
         instance.usage.fuel += core.restore(handoff, scope, version, state, event).await?;
         instance.usage.memory_bytes = core.memory_bytes();
         Ok(instance)
+    }
+
+    fn can_sleep(&self) -> bool {
+        self.hands_over()
     }
 
     fn version(&self) -> &str {
@@ -264,6 +273,9 @@ impl Instance for GuestInstance {
     }
 
     async fn save(&mut self, budget: Budget) -> Result<Vec<u8>, Fault> {
+        if self.plugin.is_stateless() && matches!(self.copy, Copy::Own(_)) {
+            return Ok(Vec::new());
+        }
         let (Copy::Own(core), Some(handoff)) = (&mut self.copy, &self.plugin.handoff) else { return Err(pinned()) };
         let (state, fuel) = core.save(handoff, self.state_max, budget).await?;
         self.usage.fuel += fuel;

@@ -111,6 +111,7 @@ pub struct Plugin {
     pub(super) pre: InstancePre<Guest>,
     pub(super) indices: PluginIndices,
     pub(super) handoff: Option<Handoff>,
+    stateless: bool,
     engine: Engine,
     file: PathBuf,
     name: String,
@@ -128,6 +129,11 @@ impl Plugin {
     pub fn label(&self) -> String {
         format!("{} {}", self.name, self.version)
     }
+    /// What its manifest said.
+    #[must_use]
+    pub fn known(&self) -> Known<'_> {
+        Known { name: &self.name, version: &self.version, stateless: self.stateless }
+    }
     /// Its name, from its manifest.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -141,7 +147,12 @@ impl Plugin {
     /// Whether its live sessions can move to another version, and those of others to it.
     #[must_use]
     pub fn has_handoff(&self) -> bool {
-        self.handoff.is_some()
+        self.handoff.is_some() || self.stateless
+    }
+    /// Whether nothing in its instances' memory is worth keeping.
+    #[must_use]
+    pub fn is_stateless(&self) -> bool {
+        self.stateless
     }
     /// The component's file.
     #[must_use]
@@ -188,8 +199,19 @@ pub struct Loader {
     loaded: Arc<Mutex<HashMap<Key, Weak<Plugin>>>>,
 }
 
-/// File, name and version, digest and grants: what makes two loads the same.
-type Key = (PathBuf, String, String, String, Grants);
+/// File, name and version, whether it is stateless, digest and grants: what makes two loads the same.
+type Key = (PathBuf, String, String, bool, String, Grants);
+
+/// What a manifest said about a component.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its version.
+    pub version: &'a str,
+    /// Whether it is stateless.
+    pub stateless: bool,
+}
 
 impl Loader {
     /// A loader that compiles every time.
@@ -229,18 +251,26 @@ impl Loader {
         self.share_source(source::read(path)?, grants)
     }
 
-    /// As [`Loader::share`], for a component file of which name and version are known.
+    /// As [`Loader::share`], for a component file of which this is known.
     ///
     /// # Errors
     /// [`LoadError`]; nothing was published.
-    pub fn share_as(&self, file: &Path, name: &str, version: &str, grants: &Grants) -> Result<Arc<Plugin>, LoadError> {
+    pub fn share_as(&self, file: &Path, known: Known<'_>, grants: &Grants) -> Result<Arc<Plugin>, LoadError> {
         let source = source::read(file)?;
-        self.share_source(Source { name: name.to_owned(), version: version.to_owned(), ..source }, grants)
+        self.share_source(
+            Source {
+                name: known.name.to_owned(),
+                version: known.version.to_owned(),
+                stateless: known.stateless,
+                ..source
+            },
+            grants,
+        )
     }
 
     fn share_source(&self, source: Source, grants: &Grants) -> Result<Arc<Plugin>, LoadError> {
         let (file, name, version) = (source.file.clone(), source.name.clone(), source.version.clone());
-        let key = (file, name, version, hex(&Sha256::digest(&source.bytes)), grants.clone());
+        let key = (file, name, version, source.stateless, hex(&Sha256::digest(&source.bytes)), grants.clone());
         let known = || self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(plugin) = known().get(&key).and_then(Weak::upgrade) {
             return Ok(plugin);
@@ -254,7 +284,7 @@ impl Loader {
 
     fn build(&self, source: Source, grants: &Grants) -> Result<Plugin, LoadError> {
         let start = Instant::now();
-        let Source { file, name, version, bytes } = source;
+        let Source { file, name, version, stateless, bytes } = source;
         let digest = Sha256::digest(&bytes);
         let (component, cache_use) = self
             .component(&bytes, &digest)
@@ -277,6 +307,7 @@ impl Loader {
             pre,
             indices,
             handoff,
+            stateless,
             engine: self.engine.clone(),
             file: file.clone(),
             name,

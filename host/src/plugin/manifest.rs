@@ -26,6 +26,8 @@ pub struct Manifest {
     pub description: String,
     /// The component's file.
     pub component: PathBuf,
+    /// Whether nothing that an instance has in its memory is worth keeping: a fresh one can carry on with its session.
+    pub stateless: bool,
     /// What it needs. `wharf dev` grants these; a server grants what its own configuration says.
     pub grants: Vec<Grant>,
     /// How to build the component, where its source is beside it.
@@ -57,6 +59,8 @@ struct File {
     component: PathBuf,
     #[serde(default)]
     grants: Vec<String>,
+    #[serde(default)]
+    stateless: bool,
     build: Option<Build>,
 }
 
@@ -113,6 +117,7 @@ impl Manifest {
             version: file.version,
             description: file.description,
             component: folder.join(file.component),
+            stateless: file.stateless,
             grants: grants.collect::<Result<_, String>>().map_err(|cause| format!("`grants`: {cause}"))?,
             build: file.build,
         })

@@ -41,24 +41,25 @@ pub(super) struct Source {
     pub(super) file: PathBuf,
     pub(super) name: String,
     pub(super) version: String,
+    pub(super) stateless: bool,
     pub(super) bytes: Vec<u8>,
 }
 
 /// Reads a folder with a manifest, or a component file.
 pub(super) fn read(path: &Path) -> Result<Source, SourceError> {
-    let (file, name, version, hint) = if path.is_dir() {
+    let (file, name, version, stateless, hint) = if path.is_dir() {
         let manifest = Manifest::read(path)?;
         let hint = match &manifest.build {
             Some(build) => format!(" (build it first: `{}` in {})", build.command.join(" "), path.display()),
             None => String::new(),
         };
-        (manifest.component, manifest.name, manifest.version, hint)
+        (manifest.component, manifest.name, manifest.version, manifest.stateless, hint)
     } else {
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         if path.file_name().is_some_and(|name| name == MANIFEST_FILE) {
             return read(path.parent().unwrap_or(Path::new(".")));
         }
-        (path.to_owned(), stem, "unversioned".to_owned(), String::new())
+        (path.to_owned(), stem, "unversioned".to_owned(), false, String::new())
     };
     let bytes = match files::read(&file, COMPONENT_MAX_BYTES) {
         Ok(bytes) => bytes,
@@ -67,7 +68,7 @@ pub(super) fn read(path: &Path) -> Result<Source, SourceError> {
     if let Some(what) = not_a_component(&bytes) {
         return Err(SourceError::NotAComponent { file, what });
     }
-    Ok(Source { file, name, version, bytes })
+    Ok(Source { file, name, version, stateless, bytes })
 }
 
 fn not_a_component(bytes: &[u8]) -> Option<&'static str> {

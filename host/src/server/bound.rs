@@ -71,7 +71,7 @@ impl Prepared {
         self.plugin = match running.terms().grants == *grants {
             true => in_force,
             false => {
-                let again = host.loader().share_as(in_force.file(), in_force.name(), in_force.version(), grants)?;
+                let again = host.loader().share_as(in_force.file(), in_force.known(), grants)?;
                 if again.digest() != in_force.digest() {
                     let cause =
                         "it was swapped in and is not the same file any more, so that `grants` cannot be changed"
@@ -136,6 +136,7 @@ impl Prepared {
             tenant: Arc::clone(&tenant.name),
             account: Arc::clone(&tenant.account),
             timers_max: description.timers_max,
+            sleep_after: description.sleep_after,
             priority: description.priority,
             priority_max: description.priority_max.unwrap_or(description.priority),
             budgets: description.budgets,

@@ -84,6 +84,7 @@ pub struct ServerBuilder {
     pub(super) limits: InstanceLimits,
     pub(super) shards: usize,
     pub(super) timers_max: usize,
+    pub(super) sleep_after: Duration,
     pub(super) name_chars_max: usize,
     pub(super) given: Arc<BTreeSet<String>>,
     pub(super) budgets: Budgets,
@@ -117,6 +118,7 @@ impl Default for ServerBuilder {
             limits: InstanceLimits::default(),
             shards: 0,
             timers_max: TIMERS_DEFAULT,
+            sleep_after: Duration::ZERO,
             name_chars_max: NAME_CHARS_MAX,
             given: Arc::default(),
             budgets: Budgets::default(),
@@ -332,6 +334,14 @@ impl ServerBuilder {
         self.rules = rules;
         self
     }
+    /// How long a session is idle before it saves its state and lets its instance go, until something happens to it: 100 ms to a day,
+    /// or zero: never. Only with a plugin that hands over or is stateless, and with an instance for each session. Default zero. See
+    /// [`HostConfig::release_memory`](super::HostConfig::release_memory).
+    #[must_use]
+    pub fn sleep_after(mut self, idle: Duration) -> Self {
+        self.sleep_after = idle;
+        self
+    }
     /// Timers that a session may have at a time, up to 1,024. Default 64.
     #[must_use]
     pub fn timers_max(mut self, timers: usize) -> Self {
@@ -411,7 +421,7 @@ impl ServerBuilder {
         if in_force.digest == named.digest() {
             return Ok((named, generations));
         }
-        let plugin = host.loader().share_as(&file, &in_force.name, &in_force.version, &self.grants)?;
+        let plugin = host.loader().share_as(&file, in_force.known(), &self.grants)?;
         Ok((plugin, generations))
     }
 

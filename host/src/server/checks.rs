@@ -41,6 +41,9 @@ const BREAKER_RANGE: (Duration, Duration) = (Duration::from_millis(10), Duration
 /// Networks in one list.
 const NETWORKS_MAX: usize = 1_024;
 
+/// How long a session may be idle before it sleeps.
+const SLEEP_RANGE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(86_400));
+
 impl ServerBuilder {
     /// Whether each value can be, by itself and beside the others.
     ///
@@ -74,6 +77,8 @@ impl ServerBuilder {
         .chain(self.throttle.check().err().map(|error| argument(error.limit, error.problem())))
         .collect();
         found.extend(self.rules.problems().into_iter().map(|(key, problem)| argument(key, problem)));
+        let sleep = Some(self.sleep_after).filter(|after| !after.is_zero());
+        found.extend(sleep.and_then(|after| within("sleep_after", after, SLEEP_RANGE, span).err()));
         let optional = [
             ("timeouts.first_byte", self.timeouts.first_byte),
             ("timeouts.idle", self.timeouts.idle),

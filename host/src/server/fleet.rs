@@ -203,7 +203,9 @@ impl Fleet {
 
     fn check(&self, plan: Plan) -> Result<Checked, PlanError> {
         let mut mistakes: Vec<_> = plan.excess().into_iter().collect();
-        if plan.host != self.shared {
+        // What is released when is a matter of memory alone, and the next start sees to it.
+        let host = HostConfig { release_memory: self.shared.release_memory, ..plan.host.clone() };
+        if host != self.shared {
             mistakes.push(
                 "`host`: nothing but `stop_grace` can be changed while servers run; start the process anew".into(),
             );

@@ -33,6 +33,9 @@ pub struct HostConfig {
     pub cache_dir: Option<PathBuf>,
     /// Folder in which is recorded what was swapped in, so that it starts again after a crash. `None`: nothing is recorded.
     pub state_dir: Option<PathBuf>,
+    /// Whether memory of instances that are gone goes back to the system at once, and is not kept for the next ones: for sessions that
+    /// sleep. New sessions then take longer to start. Default: no; in a configuration file, where some server has `sleep_after`.
+    pub release_memory: bool,
     /// The process that compiles. `None`: a thread of this one does, without limits on its memory and its time.
     pub compiler: Option<Compiler>,
 }
@@ -77,7 +80,8 @@ impl Host {
     /// [`HostError`].
     pub fn new(config: &HostConfig) -> Result<Self, HostError> {
         raise_descriptor_limit();
-        let engine = Engine::new(EngineConfig { sessions_max: config.sessions_max })?;
+        let engine =
+            Engine::new(EngineConfig { sessions_max: config.sessions_max, release_memory: config.release_memory })?;
         let loader = loader(&engine, config);
         let workers = match config.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),

@@ -3,6 +3,7 @@
 mod beside;
 mod handover;
 mod parting;
+mod sleep;
 
 use std::future::poll_fn;
 use std::io;
@@ -12,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use self::beside::{Attending, Reach};
+use self::sleep::Asleep;
 use super::alarm::Alarm;
 use super::buffers::Incoming;
 use super::clock::{Clock, Verdict};
@@ -60,6 +62,12 @@ pub struct Session<P: Procedure, M> {
     procedure: Arc<P>,
     successor: Arc<Successor<P>>,
     instance: Option<P::Instance>,
+    /// What is left of it while the session sleeps.
+    asleep: Option<Box<Asleep<P>>>,
+    /// When something last happened to it but that it was idle.
+    stirred: Instant,
+    /// It cannot sleep before something has happened.
+    sleepless: bool,
     /// Fuel that the instances before this one have used.
     spent_before: u64,
     membership: Option<M>,
@@ -84,6 +92,8 @@ enum Happening {
     Astray,
     /// Another procedure is to take it over.
     Handover,
+    /// It has been idle for long.
+    Sleep,
     /// An ending was decided on.
     Ending,
 }
@@ -108,6 +118,9 @@ impl<P: Procedure, M> Session<P, M> {
             procedure,
             successor,
             instance: None,
+            asleep: None,
+            stirred: now,
+            sleepless: false,
             spent_before: 0,
             membership: Some(membership),
             fault: None,
@@ -205,6 +218,7 @@ impl<P: Procedure, M> Session<P, M> {
             Happening::Timer(_) => Occasion::Timer,
             Happening::End => Occasion::End,
             Happening::Handover => return self.hand_over().await,
+            Happening::Sleep => return self.fall_asleep().await,
             Happening::Astray | Happening::Ending => return,
         };
         if !self.machine.offer(occasion) {
@@ -216,7 +230,7 @@ impl<P: Procedure, M> Session<P, M> {
             Happening::Timeout(idle_ms) => self.dispatch(Event::Timeout { idle_ms }).await,
             Happening::Timer(id) => self.dispatch(Event::Timer { id }).await,
             Happening::End => self.dispatch(Event::End).await,
-            Happening::Astray | Happening::Handover | Happening::Ending => {}
+            Happening::Astray | Happening::Handover | Happening::Sleep | Happening::Ending => {}
         }
     }
 
@@ -245,6 +259,15 @@ impl<P: Procedure, M> Session<P, M> {
             self.fault = Some((event.name(), fault));
             return;
         }
+        if self.asleep.is_some()
+            && let Err(fault) = self.wake().await
+        {
+            turn::leave(&self.line);
+            self.machine.returned(Err(fault.kind));
+            self.fault = Some(("wake", fault));
+            return;
+        }
+        let stirs = !matches!(event, Event::Timeout { .. });
         let Self { line, machine, instance, alarm, turn, .. } = self;
         let Some(instance) = instance else { return };
         if let Err(fault) = beside::free(line, machine, alarm, instance).await {
@@ -259,6 +282,9 @@ impl<P: Procedure, M> Session<P, M> {
         let mut attending = Attending { line, machine, alarm, turn, class };
         let outcome = attending.call(pin!(instance.dispatch(event, budget)), budget.wall, reach).await;
         self.procedure.meter().event(class, start.elapsed());
+        if stirs {
+            (self.stirred, self.sleepless) = (start, false);
+        }
         self.line.pulse.count(self.usage());
         turn::leave(&self.line);
         let verdict = match outcome {
@@ -373,6 +399,7 @@ impl<P: Procedure, M> Session<P, M> {
         if moved {
             state.last_exchange = now;
         }
+        let exchanged = state.last_exchange;
         drop(state);
         match verdict {
             Verdict::End(reason) => {
@@ -384,6 +411,11 @@ impl<P: Procedure, M> Session<P, M> {
                 Poll::Ready(Happening::Timeout(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)))
             }
             Verdict::WaitUntil(next) => {
+                let sleeps = self.sleeps_at(exchanged);
+                if sleeps.is_some_and(|at| now >= at) {
+                    return Poll::Ready(Happening::Sleep);
+                }
+                let next = sleeps.map_or(next, |at| at.min(next));
                 self.alarm.arm(timer.map_or(next, |timer| timer.min(next)).min(resumes), cx);
                 Poll::Pending
             }

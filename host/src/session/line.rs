@@ -54,6 +54,8 @@ pub struct LineConfig {
     pub budgets: Budgets,
     /// Timers at a time.
     pub timers_max: usize,
+    /// How long a session is idle before it lets its instance go. Zero: it never does.
+    pub sleep_after: Duration,
     /// What holds all of them at once.
     pub latch: Arc<Latch>,
 }
@@ -94,6 +96,8 @@ pub struct Glance {
     pub cpu: Duration,
     /// The event that runs now.
     pub event: Option<&'static str>,
+    /// Whether it has let its instance go, until something happens.
+    pub asleep: bool,
     /// The class in force.
     pub priority: Priority,
     /// The lane it is in.
@@ -255,6 +259,7 @@ impl Line {
             usage: self.pulse.usage(),
             cpu: self.pulse.cpu(),
             event: self.pulse.doing(),
+            asleep: self.pulse.is_asleep(),
             priority: self.priority(),
             lane: self.seat.lane(),
             budget: self.config.budgets.event(self.priority()),

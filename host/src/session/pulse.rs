@@ -1,13 +1,13 @@
 //! What others may see of a session while it runs. Written by its owner only, so that a look costs the owner nothing.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::event::{Event, Usage};
 use crate::sched::nanoseconds;
 
 /// Names of what a session may be doing, by their number. The first is nothing.
-const DOING: [&str; 10] = [
+const DOING: [&str; 11] = [
     "",
     "start",
     "on-connect",
@@ -18,6 +18,7 @@ const DOING: [&str; 10] = [
     "on-end",
     "on-disconnect",
     "hand-over",
+    "sleep",
 ];
 
 /// What a session is doing: an event, or the start of its instance.
@@ -27,6 +28,7 @@ pub(super) struct Doing(u8);
 impl Doing {
     pub(super) const START: Self = Self(1);
     pub(super) const HANDOVER: Self = Self(9);
+    pub(super) const SLEEP: Self = Self(10);
 
     pub(super) fn event(event: &Event<'_>) -> Self {
         Self(match event {
@@ -44,6 +46,7 @@ impl Doing {
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
     doing: AtomicU8,
+    asleep: AtomicBool,
     events: AtomicU64,
     fuel: AtomicU64,
     peak_fuel: AtomicU64,
@@ -61,8 +64,19 @@ impl Pulse {
         self.doing.swap(0, Ordering::SeqCst);
     }
 
+    /// The instance is gone, until it is made again.
+    pub(super) fn sleeps(&self, usage: Usage) {
+        self.born(usage);
+        self.asleep.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::Relaxed)
+    }
+
     /// The instance was made.
     pub(super) fn born(&self, usage: Usage) {
+        self.asleep.store(false, Ordering::Relaxed);
         self.fuel.store(usage.fuel, Ordering::Relaxed);
         self.memory_bytes.store(usage.memory_bytes, Ordering::Relaxed);
     }

@@ -3,12 +3,12 @@
 //!     cargo run --release -p wharf-tests --bin load -- all
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -58,6 +58,9 @@ enum What {
         /// On one instance.
         #[arg(long)]
         shared: bool,
+        /// Each has let its instance go.
+        #[arg(long)]
+        asleep: bool,
     },
     /// Latency of sessions while the control API is flooded, beside their latency while it is not.
     Control {
@@ -134,7 +137,8 @@ fn main() -> Result<()> {
     if let What::Burn { number, address } = cli.what {
         return lanes::burn(number, address);
     }
-    let host = Host::new(&HostConfig::default())?;
+    let release_memory = matches!(cli.what, What::Idle { asleep: true, .. });
+    let host = Host::new(&HostConfig { release_memory, ..HostConfig::default() })?;
     if let What::Lanes { only } = &cli.what {
         return lanes::run(&host, cli.rounds, Duration::from_secs_f64(cli.seconds), only);
     }
@@ -174,13 +178,18 @@ fn main() -> Result<()> {
         bench.churn()?;
     }
     match cli.what {
-        What::Idle { sessions, tls, shared } => {
+        What::Idle { sessions, tls, shared, asleep } => {
             let certificates = Certificates::new();
             let server = describe_echo(&host)?.name("idle").shared_instances(usize::from(shared));
+            let server = if asleep {
+                server.sleep_after(Duration::from_secs(5)).timeout(Duration::from_secs(3_600))
+            } else {
+                server
+            };
             let server = if tls { server.credentials(certificates.credentials()) } else { server }.start()?;
-            bench.idle(&server, sessions, tls.then(|| certificates.path("ca.pem")).as_deref())?;
+            bench.idle(&server, sessions, tls.then(|| certificates.path("ca.pem")).as_deref(), asleep)?;
         }
-        What::All => bench.idle(&bench.server, 10_000, None)?,
+        What::All => bench.idle(&bench.server, 10_000, None, false)?,
         _ => {}
     }
     Ok(())
@@ -221,7 +230,7 @@ impl Bench {
         Ok(())
     }
 
-    fn idle(&self, server: &ServerHandle, sessions: usize, authority: Option<&Path>) -> Result<()> {
+    fn idle(&self, server: &ServerHandle, sessions: usize, authority: Option<&Path>, asleep: bool) -> Result<()> {
         let before = Weight::now()?;
         let address = server.address().to_string();
         let mut holder = Command::new(std::env::current_exe()?)
@@ -232,6 +241,9 @@ impl Bench {
             .spawn()?;
         let mut line = String::new();
         BufReader::new(holder.stdout.take().context("its output")?).read_line(&mut line)?;
+        if asleep {
+            all_sleep(server);
+        }
         let after = Weight::now()?;
         let alive = server.clients();
         let each = |after: u64, before: u64| (after.saturating_sub(before)) as f64 / alive.max(1) as f64;
@@ -241,10 +253,47 @@ impl Bench {
             each(after.resident_kib, before.resident_kib),
             each(after.tables_kib, before.tables_kib),
         );
+        if asleep && authority.is_none() {
+            wake(server)?;
+        }
         drop(holder.stdin.take());
         holder.wait()?;
         Ok(())
     }
+}
+
+/// Waits until every session has let its instance go.
+fn all_sleep(server: &ServerHandle) {
+    while server.sessions(0, usize::MAX).iter().any(|session| !session.glance.asleep) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// How long it takes from the first byte to the answer, awake and asleep, on some more connections.
+fn wake(server: &ServerHandle) -> Result<()> {
+    let mut sockets = Vec::new();
+    for _ in 0..200 {
+        let mut socket = TcpStream::connect(server.address())?;
+        socket.set_nodelay(true)?;
+        answer(&mut socket)?;
+        sockets.push(socket);
+    }
+    let mut times = |what: &str| -> Result<()> {
+        let mut all = sockets.iter_mut().map(answer).collect::<Result<Vec<_>>>()?;
+        all.sort_unstable();
+        println!("first byte to answer, {what}: p50 {:?}, p99 {:?}", all[all.len() / 2], all[all.len() * 99 / 100]);
+        Ok(())
+    };
+    times("awake")?;
+    all_sleep(server);
+    times("asleep")
+}
+
+fn answer(socket: &mut TcpStream) -> Result<Duration> {
+    let (start, mut byte) = (Instant::now(), [0]);
+    socket.write_all(b"x")?;
+    socket.read_exact(&mut byte)?;
+    Ok(start.elapsed())
 }
 
 /// Rounds without a flood, with one of a native responder, and with one of the API take turns.

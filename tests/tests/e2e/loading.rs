@@ -165,7 +165,7 @@ fn more_memory_than_any_plugin_may_have_is_refused() {
 fn the_cache_serves_the_second_load_and_a_rotten_file_is_compiled_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let cache = folder.path().join("cache");
-    let engine = Engine::new(EngineConfig { sessions_max: 4 }).expect("an engine");
+    let engine = Engine::new(EngineConfig { sessions_max: 4, ..EngineConfig::default() }).expect("an engine");
     let load = || {
         let loader = Loader::with_cache(engine.clone(), &cache).expect("a cache");
         loader.load(&file("cached", &component("")), &Grants::none()).expect("it loads").cache_use()
@@ -186,7 +186,7 @@ fn a_cache_that_others_can_write_is_not_used() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).expect("it is open");
-    let engine = Engine::new(EngineConfig { sessions_max: 4 }).expect("an engine");
+    let engine = Engine::new(EngineConfig { sessions_max: 4, ..EngineConfig::default() }).expect("an engine");
     let said = Loader::with_cache(engine, folder.path()).err().expect("refused").to_string();
     assert!(said.contains("others may write"), "{said}");
 }

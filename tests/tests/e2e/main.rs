@@ -14,6 +14,7 @@ mod peers;
 mod reload;
 mod sessions;
 mod shared;
+mod sleep;
 mod starting;
 mod stories;
 mod swap;

@@ -244,7 +244,7 @@ impl ServerHandle {
             let kept = service.records.as_ref().and_then(|records| records.kept(&service.name, &generation));
             let file = kept.unwrap_or_else(|| generation.file.clone());
             let gone = || SwapError::Gone { label: generation.label(), file: file.display().to_string() };
-            let plugin = loader.share_as(&file, &generation.name, &generation.version, &service.terms().grants)?;
+            let plugin = loader.share_as(&file, generation.known(), &service.terms().grants)?;
             if plugin.digest() == generation.digest { Ok(plugin) } else { Err(gone()) }
         };
         tokio::task::spawn_blocking(load).await.map_err(|_| SwapError::Stopping)?

@@ -143,7 +143,8 @@ pub enum SwapError {
 
 /// Whether both are the same component under the same name and version.
 pub(super) fn same(one: &Plugin, other: &Plugin) -> bool {
-    (one.digest(), one.label()) == (other.digest(), other.label())
+    let of = |plugin: &Plugin| (plugin.digest().to_owned(), plugin.label(), plugin.is_stateless());
+    of(one) == of(other)
 }
 
 impl SwapReport {

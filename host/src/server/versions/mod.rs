@@ -17,7 +17,7 @@ pub(super) use record::Recorded;
 pub use record::{RecordError, StateFolder};
 pub use rules::{CanaryRules, SwapRules};
 
-use crate::plugin::{EventProcedure, Plugin};
+use crate::plugin::{EventProcedure, Known, Plugin};
 
 /// Generations that are remembered; older ones are forgotten.
 pub const HISTORY_MAX: usize = 32;
@@ -61,6 +61,9 @@ pub struct Generation {
     pub name: String,
     /// Its version, from its manifest.
     pub version: String,
+    /// Whether its manifest says that it is stateless.
+    #[serde(default)]
+    pub stateless: bool,
     /// SHA-256 of the component, in hexadecimal.
     pub digest: String,
     /// Where it was loaded from.
@@ -79,13 +82,18 @@ impl Generation {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let (name, version) = (plugin.name().to_owned(), plugin.version().to_owned());
         let (digest, file) = (plugin.digest().to_owned(), plugin.file().to_owned());
-        Self { number, name, version, digest, file, how, since, standing }
+        Self { number, name, version, stateless: plugin.is_stateless(), digest, file, how, since, standing }
     }
 
     /// Name and version, as in logs.
     #[must_use]
     pub fn label(&self) -> String {
         format!("{} {}", self.name, self.version)
+    }
+
+    /// What its manifest said.
+    pub(super) fn known(&self) -> Known<'_> {
+        Known { name: &self.name, version: &self.version, stateless: self.stateless }
     }
 
     fn is(&self, plugin: &Plugin) -> bool {

@@ -1,13 +1,12 @@
 //! A live session moves to another version of its plugin, between two events. The wire, what is queued, timers and limits are
 //! the session's and stay.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Session;
 use super::beside::{self, Attending, Reach};
-use crate::event::{EndReason, Fault, FaultKind, Instance, Port, Procedure, Scope};
+use crate::event::{EndReason, Fault, FaultKind, Port, Procedure};
 use crate::session::pulse::Doing;
 use crate::session::successor::{Handed, Handover};
 use crate::session::turn;
@@ -19,7 +18,7 @@ impl<P: Procedure, M> Session<P, M> {
     /// Does what was asked for, if anything was. Whatever fails on the new side, the old instance carries on.
     pub(super) async fn hand_over(&mut self) {
         if let Some(fault) = turn::enter(&self.line, Doing::HANDOVER).await {
-            self.end_by(fault);
+            self.end_by("hand-over", fault);
             return;
         }
         // Not before, so that what waits for a latch can be taken back.
@@ -34,56 +33,61 @@ impl<P: Procedure, M> Session<P, M> {
             Err(Stay::Stays(fault)) => handover.report(Handed::Stayed(fault)),
             Err(Stay::Ends(fault)) => {
                 handover.report(Handed::Lost(fault.clone()));
-                self.end_by(fault);
+                self.end_by("hand-over", fault);
             }
         }
     }
 
     async fn move_to(&mut self, handover: &mut Handover<P>) -> Result<(), Stay> {
-        let class = self.line.priority();
-        let (event, start) = (self.line.config().budgets.event(class), self.line.config().budgets.start(class));
-        let Self { line, machine, instance, alarm, turn, procedure, .. } = self;
-        let Some(old) = instance else { return Ok(()) };
-        let mut attending = Attending { line, machine, alarm, turn, class };
-        let saved = attending.call(pin!(old.save(event)), event.wall, Reach::Session).await;
+        if self.asleep.is_some() {
+            self.together(handover).await?;
+            self.moves_asleep(&handover.to);
+            return Ok(());
+        }
+        if self.instance.is_none() {
+            return Ok(());
+        }
+        let saved = self.save().await;
         let state = saved.map_err(|fault| match fault.kind {
             FaultKind::StateLimit => Stay::Stays(fault),
             _ => Stay::Ends(fault),
         })?;
-        let scope = Scope { port: line.clone(), peers: self.peers.clone() };
-        // Boxed, because it is large and rare.
-        let mut attending = Attending { line, machine, alarm, turn, class };
-        let taken = {
-            let mut taking = Box::pin(handover.to.take_over(scope, start, event, procedure.version(), state));
-            attending.call(taking.as_mut(), start.wall, Reach::Session).await
-        };
+        let version = self.procedure.version().to_owned();
+        let taken = self.take_over(&handover.to, &version, state).await;
         let new = taken.map_err(|fault| match beside::is_order(&fault) {
             true => Stay::Ends(fault),
             false => Stay::Stays(fault),
         })?;
-        if let Some(ballot) = handover.ballot.take() {
-            let mut attending = Attending { line, machine, alarm, turn, class };
-            let mut cast = Box::pin(async { Ok(ballot.cast().await) });
-            let together = attending.call(cast.as_mut(), VERDICT_MAX, Reach::Session).await;
-            if !together.map_err(Stay::Ends)? {
-                let detail = "another session of the server could not move";
-                return Err(Stay::Stays(Fault::new(FaultKind::HandoffCalledOff, detail)));
-            }
-        }
-        self.spent_before += old.usage().fuel;
-        *instance = Some(new);
-        *procedure = Arc::clone(&handover.to);
+        self.together(handover).await?;
+        self.spent_before = self.usage().fuel;
+        self.instance = Some(new);
+        self.procedure = Arc::clone(&handover.to);
         self.successor.commit(&handover.to);
         self.line.pulse.born(self.usage());
         Ok(())
     }
 
+    /// Waits for the others, where it is to move with them.
+    async fn together(&mut self, handover: &mut Handover<P>) -> Result<(), Stay> {
+        let Some(ballot) = handover.ballot.take() else { return Ok(()) };
+        let class = self.line.priority();
+        let Self { line, machine, alarm, turn, .. } = self;
+        let mut attending = Attending { line, machine, alarm, turn, class };
+        let mut cast = Box::pin(async { Ok(ballot.cast().await) });
+        let together = attending.call(cast.as_mut(), VERDICT_MAX, Reach::Session).await;
+        if together.map_err(Stay::Ends)? {
+            return Ok(());
+        }
+        let detail = "another session of the server could not move";
+        Err(Stay::Stays(Fault::new(FaultKind::HandoffCalledOff, detail)))
+    }
+
     /// The session is over by a fault, and its instance hears nothing more.
-    fn end_by(&mut self, fault: Fault) {
+    pub(super) fn end_by(&mut self, what: &'static str, fault: Fault) {
         if !matches!(self.machine.ending().map(|ending| ending.reason), Some(EndReason::Fault(_))) {
             self.machine.lost(fault.kind);
         }
-        self.fault = Some(("hand-over", fault));
+        self.fault = Some((what, fault));
     }
 }
 

@@ -1,0 +1,131 @@
+//! A session that has been idle for long lets its instance go: what it needs to carry on is kept, and so are the connection, its
+//! TLS, timers and limits. The next event wakes it, on the version that it is on by then.
+
+use std::pin::pin;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use super::Session;
+use super::beside::{self, Attending, Reach};
+use crate::event::{Fault, FaultKind, Instance, Port, Procedure, Scope, Usage};
+use crate::sched::Account;
+use crate::session::pulse::Doing;
+use crate::session::turn;
+
+/// What is left of an instance. Its memory is its tenant's.
+pub(super) struct Asleep<P> {
+    state: Vec<u8>,
+    version: String,
+    /// What saved it.
+    on: Weak<P>,
+    account: Arc<Account>,
+}
+
+impl<P> Drop for Asleep<P> {
+    fn drop(&mut self) {
+        // Nothing, where it was taken out.
+        self.account.give_memory(self.state.capacity());
+    }
+}
+
+impl<P: Procedure, M> Session<P, M> {
+    /// When it goes to sleep if nothing happens; `None` where it does not. `exchanged` is when bytes last moved.
+    pub(super) fn sleeps_at(&self, exchanged: Instant) -> Option<Instant> {
+        let after = self.line.config().sleep_after;
+        let instance = self.instance.as_ref()?;
+        let may = after > Duration::ZERO && !self.sleepless && self.procedure.can_sleep() && !instance.is_shared();
+        may.then(|| self.stirred.max(exchanged) + after)
+    }
+
+    /// Saves, and lets the instance go. Where too much was saved, or there is no room to keep it, the session stays awake until
+    /// something has happened.
+    pub(super) async fn fall_asleep(&mut self) {
+        if let Some(fault) = turn::enter(&self.line, Doing::SLEEP).await {
+            return self.end_by("sleep", fault);
+        }
+        let saved = self.save().await;
+        turn::leave(&self.line);
+        let account = Arc::clone(&self.line.config().account);
+        match saved {
+            Ok(mut state) => {
+                state.shrink_to_fit();
+                if !account.take_memory(state.capacity()) {
+                    self.sleepless = true;
+                    return;
+                }
+                let used = self.usage();
+                let (version, on) = (self.procedure.version().to_owned(), Arc::downgrade(&self.procedure));
+                let kept = state.len() as u64;
+                self.asleep = Some(Box::new(Asleep { state, version, on, account }));
+                (self.instance, self.spent_before) = (None, used.fuel);
+                self.line.pulse.sleeps(Usage { memory_bytes: kept, ..used });
+            }
+            Err(fault) if fault.kind == FaultKind::StateLimit => self.sleepless = true,
+            // As where it saves for another version: there is nothing that could carry on.
+            Err(fault) => self.end_by("sleep", fault),
+        }
+    }
+
+    /// Makes the instance again, where it sleeps. Whoever calls is in an event's turn.
+    pub(super) async fn wake(&mut self) -> Result<(), Fault> {
+        let Some(mut asleep) = self.asleep.take() else { return Ok(()) };
+        let kept = asleep.state.capacity();
+        let state = std::mem::take(&mut asleep.state);
+        asleep.account.give_memory(kept);
+        let own = Arc::clone(&self.procedure);
+        let before = asleep.on.upgrade().filter(|before| !Arc::ptr_eq(before, &own));
+        let again = before.as_ref().map(|_| state.clone());
+        let woken = match (self.take_over(&own, &asleep.version, state).await, before, again) {
+            // What it fell asleep on is still there.
+            (Err(fault), Some(before), Some(state)) if !beside::is_order(&fault) => {
+                let woken = self.take_over(&before, &asleep.version, state).await;
+                if woken.is_ok() {
+                    self.successor.commit(&before);
+                    self.procedure = before;
+                }
+                woken
+            }
+            (woken, ..) => woken,
+        };
+        self.instance = Some(woken?);
+        self.line.pulse.born(self.usage());
+        Ok(())
+    }
+
+    /// A session that sleeps moves without waking: what it saved is taken by the version it wakes on.
+    pub(super) fn moves_asleep(&mut self, to: &Arc<P>) -> bool {
+        if self.asleep.is_none() {
+            return false;
+        }
+        self.procedure = Arc::clone(to);
+        self.successor.commit(to);
+        true
+    }
+
+    /// What another instance needs to carry on.
+    pub(super) async fn save(&mut self) -> Result<Vec<u8>, Fault> {
+        let class = self.line.priority();
+        let budget = self.line.config().budgets.event(class);
+        let Self { line, machine, instance, alarm, turn, .. } = self;
+        let Some(old) = instance else { return Ok(Vec::new()) };
+        let mut attending = Attending { line, machine, alarm, turn, class };
+        attending.call(pin!(old.save(budget)), budget.wall, Reach::Session).await
+    }
+
+    /// An instance of this procedure that carries on from there.
+    pub(super) async fn take_over(
+        &mut self,
+        procedure: &Arc<P>,
+        version: &str,
+        state: Vec<u8>,
+    ) -> Result<P::Instance, Fault> {
+        let class = self.line.priority();
+        let (event, start) = (self.line.config().budgets.event(class), self.line.config().budgets.start(class));
+        let scope = Scope { port: self.line.clone(), peers: self.peers.clone() };
+        let Self { line, machine, alarm, turn, .. } = self;
+        let mut attending = Attending { line, machine, alarm, turn, class };
+        // Boxed, because it is large and rare.
+        let mut taking = Box::pin(procedure.take_over(scope, start, event, version, state));
+        attending.call(taking.as_mut(), start.wall, Reach::Session).await
+    }
+}

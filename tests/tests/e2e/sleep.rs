@@ -1,0 +1,166 @@
+//! Sessions that are idle let their instances go, and nobody notices.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use wharf::plugin::{InstanceLimits, Plugin};
+use wharf::sched::Shares;
+use wharf::server::{Host, HostConfig, Server, ServerBuilder, ServerHandle, SwapPolicy, TenantLimits};
+use wharf_tests::clients::Client;
+use wharf_tests::guests::{component, file, inline, versioned};
+use wharf_tests::servers::{describe, ended, eventually, host, swap};
+
+const SOON: Duration = Duration::from_millis(100);
+
+fn version(label: char, restore: &str) -> Arc<Plugin> {
+    inline(&format!("sleeper-{label}-{}", restore.len()), &versioned(label, "", restore))
+}
+
+fn sleepers(plugin: Arc<Plugin>) -> ServerBuilder {
+    describe(plugin).sleep_after(SOON)
+}
+
+fn next(client: &mut Client, label: char, count: u8) {
+    client.send([1]).expect([label as u8, 1, count]);
+}
+
+fn asleep(server: &ServerHandle) -> usize {
+    server.sessions(0, 1_000).iter().filter(|session| session.glance.asleep).count()
+}
+
+fn all_sleep(server: &ServerHandle, count: usize) {
+    eventually("all sleep", || asleep(server) == count);
+}
+
+/// A plugin in a folder whose manifest says that it is stateless.
+fn stateless(folder: &std::path::Path, version: &str, handlers: &str) {
+    std::fs::write(folder.join("plugin.wasm"), component(handlers)).expect("kept");
+    let manifest = format!("name = 'plain'\nversion = '{version}'\ncomponent = 'plugin.wasm'\nstateless = true\n");
+    std::fs::write(folder.join("plugin.toml"), manifest).expect("kept");
+}
+
+#[test]
+fn an_idle_session_sleeps_without_an_instance_and_the_next_byte_finds_it_as_it_was() {
+    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, release_memory: true, ..HostConfig::default() });
+    let host = host.expect("a host");
+    let share = Shares { memory_max_bytes: 64 << 20, ..Shares::default() };
+    let limits = TenantLimits { max_clients: 0, shares: share };
+    host.limit_tenants(&BTreeMap::from([("a".to_owned(), limits)]));
+    let plugin = file("sleeper-alone", &component(&versioned('a', "", "")));
+    let server = Server::builder().host(&host).local_host("127.0.0.1").tenant("a").plugin(plugin).sleep_after(SOON);
+    let server = server.start().expect("it starts");
+    let mut clients: Vec<_> = (0..20).map(|_| Client::connect(server.address())).collect();
+    for round in 1..4 {
+        clients.iter_mut().for_each(|client| next(client, 'a', round));
+        all_sleep(&server, 20);
+        assert_eq!(host.engine().instances(), 0);
+        // What is kept of each is counted as its tenant's, and is little.
+        let kept = host.tenants()[0].account.memory_bytes;
+        assert!((20..4_096).contains(&kept), "{kept} bytes");
+    }
+    let seen = server.sessions(0, 1).remove(0).glance;
+    assert!(seen.events >= 4 && seen.usage.fuel > 0 && seen.event.is_none(), "{seen:?}");
+    drop(clients);
+    ended(&server, "peer-closed", 20);
+    eventually("nothing is left", || host.tenants()[0].account.memory_bytes == 0);
+    assert!(server.counters().faults.is_empty(), "{:?}", server.counters().faults);
+}
+
+#[test]
+fn a_session_that_sleeps_is_told_of_its_timers_its_idling_and_its_end() {
+    let tells = versioned('a', "", "").replace(
+        "(func $on-connect (param $client i32) (result i32) (i32.const 0))",
+        "(func $on-connect (param $client i32) (result i32)
+           (drop (call $set-timer (i32.const 9) (i64.const 600))) (i32.const 0))
+         (func $on-timeout (param $idle i64) (result i32)
+           (i32.store8 (i32.const 1040) (i32.const 84))
+           (drop (call $try-write (i32.const 1040) (i32.const 1))) (i32.const 0))
+         (func $on-disconnect (param $reason i32) unreachable)",
+    );
+    let server = sleepers(inline("sleeper-tells", &tells)).timeout(Duration::from_secs(2)).start().expect("it starts");
+    let mut client = Client::connect(server.address());
+    all_sleep(&server, 1);
+    client.expect([b'a', 9]);
+    all_sleep(&server, 1);
+    client.expect("T");
+    all_sleep(&server, 1);
+    next(&mut client, 'a', 1);
+    all_sleep(&server, 1);
+    drop(client);
+    // Its farewell ran.
+    eventually("it ended", || server.counters().faults.contains_key("trap:unreachable"));
+}
+
+#[test]
+fn a_session_that_sleeps_through_a_swap_wakes_on_the_new_version() {
+    let server = sleepers(version('a', "")).start().expect("it starts");
+    let mut clients: Vec<_> = (0..10).map(|_| Client::connect(server.address())).collect();
+    clients.iter_mut().for_each(|client| next(client, 'a', 1));
+    for (label, policy, count) in [('b', SwapPolicy::HandOff, 2), ('c', SwapPolicy::AllOrNothing, 3)] {
+        all_sleep(&server, 10);
+        let report = swap(&server, version(label, ""), policy);
+        assert_eq!((report.moved, report.stayed.len()), (10, 0), "{report:?}");
+        assert_eq!(asleep(&server), 10, "nobody was woken for it");
+        clients.iter_mut().for_each(|client| next(client, label, count));
+    }
+}
+
+#[test]
+fn a_version_that_cannot_wake_a_session_leaves_it_to_the_one_it_fell_asleep_on() {
+    let server = sleepers(version('a', "")).start().expect("it starts");
+    let mut client = Client::connect(server.address());
+    next(&mut client, 'a', 1);
+    all_sleep(&server, 1);
+    let report = swap(&server, version('x', "(if (global.get $count) (then unreachable))"), SwapPolicy::HandOff);
+    assert_eq!(report.moved, 1, "{report:?}");
+    // The version before is kept at hand for a while after a swap.
+    next(&mut client, 'a', 2);
+    next(&mut Client::connect(server.address()), 'x', 1);
+}
+
+#[test]
+fn what_is_too_large_to_be_kept_keeps_its_session_awake() {
+    let limits = InstanceLimits { state_max_bytes: 3, ..InstanceLimits::default() };
+    let plugin = inline("sleeper-large", &versioned('a', "", ""));
+    let trials = InstanceLimits::default();
+    assert!(trials.state_max_bytes > 4);
+    let server = describe(plugin).limits(limits).sleep_after(SOON).start();
+    // The rehearsal of its first instance finds that already.
+    assert!(server.is_err_and(|error| error.to_string().contains("state-limit")));
+    let grows = versioned('a', "", "").replace(
+        "(i32.store (i32.const 1060) (i32.const 4))",
+        "(i32.store (i32.const 1060) (select (i32.const 5000) (i32.const 4) (global.get $count)))",
+    );
+    let limits = InstanceLimits { state_max_bytes: 4_096, ..InstanceLimits::default() };
+    let server = describe(inline("sleeper-grows", &grows)).limits(limits).sleep_after(SOON).start().expect("it starts");
+    let (mut small, mut large) = (Client::connect(server.address()), Client::connect(server.address()));
+    next(&mut large, 'a', 1);
+    all_sleep(&server, 1);
+    for count in 2..5 {
+        next(&mut large, 'a', count);
+    }
+    next(&mut small, 'a', 1);
+    eventually("nobody sleeps", || asleep(&server) == 0);
+    assert!(server.counters().faults.is_empty(), "{:?}", server.counters().faults);
+}
+
+#[test]
+fn a_stateless_plugin_sleeps_and_is_swapped_with_nothing_to_hand_over() {
+    let folder = tempfile::tempdir().expect("a folder");
+    stateless(folder.path(), "1", "");
+    let server = Server::builder().host(&host()).local_host("127.0.0.1").plugin(folder.path()).sleep_after(SOON);
+    let server = server.start().expect("it starts");
+    let mut client = Client::connect(server.address());
+    client.echo("awake");
+    all_sleep(&server, 1);
+    client.echo("awake again");
+    let shouts = "(func $on-read (param $data i32) (param $length i32) (result i32)
+        (i32.store8 (local.get $data) (i32.const 33)) (drop (call $try-write (local.get $data) (i32.const 1))) (i32.const 0))";
+    stateless(folder.path(), "2", shouts);
+    let report = swap(&server, server.load_for_swap(folder.path()).expect("it loads"), SwapPolicy::HandOff);
+    assert_eq!((report.moved, report.stayed.len()), (1, 0), "{report:?}");
+    client.send("x").expect("!");
+    all_sleep(&server, 1);
+    client.send("x").expect("!");
+}
