@@ -1,4 +1,4 @@
-//! `wharf plugin`: versions of the plugins that a running process serves.
+//! `wharf plugin`: versions of the plugins that a running process serves, and where they come from.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,6 +7,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::ctl::{self, Ask};
+use super::publish::{self, PullArgs, PushArgs};
+use crate::oci::Reference;
 
 #[derive(Args)]
 pub(super) struct PluginArgs {
@@ -27,12 +29,16 @@ enum PluginVerb {
     Swap {
         /// The server's name.
         server: String,
-        /// A folder with plugin.toml, or a .wasm component.
+        /// A folder with plugin.toml, a .wasm component, or oci://REGISTRY/REPOSITORY:TAG.
         file: PathBuf,
         /// What becomes of live sessions.
         #[arg(long, value_enum, default_value = "hand-off")]
         policy: Policy,
     },
+    /// Put a plugin into an OCI registry; prints its reference with its digest.
+    Push(PushArgs),
+    /// Get a plugin from an OCI registry into the store; prints its reference with its digest.
+    Pull(PullArgs),
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -46,11 +52,19 @@ enum Policy {
 }
 
 pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
-    let PluginVerb::Swap { server, file, policy } = &arguments.verb;
-    // The process may have another folder than whoever asks.
-    let file = match file.canonicalize() {
-        Ok(file) => file,
-        Err(error) => return ctl::fail(&format!("{}: {error}", file.display()), 2),
+    let (server, file, policy) = match &arguments.verb {
+        PluginVerb::Swap { server, file, policy } => (server, file, policy),
+        PluginVerb::Push(push) => return publish::push(push, arguments.json),
+        PluginVerb::Pull(pull) => return publish::pull(pull, arguments.json),
+    };
+    let file = match Reference::in_place_of(file) {
+        Some(Ok(_)) => file.clone(),
+        Some(Err(error)) => return ctl::fail(&error.to_string(), 2),
+        // The process may have another folder than whoever asks.
+        None => match file.canonicalize() {
+            Ok(file) => file,
+            Err(error) => return ctl::fail(&format!("{}: {error}", file.display()), 2),
+        },
     };
     let values = json!({ "file": file, "policy": ctl::name(*policy) });
     let ask = Ask::with("POST", ctl::at(server, "/plugin/swap"), values);

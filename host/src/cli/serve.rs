@@ -14,7 +14,7 @@ use clap::error::ErrorKind;
 use super::args::{Cli, ServeArgs};
 use super::signals::{Signals, Wish};
 use super::systemd;
-use crate::config::{Config, STOP_GRACE_DEFAULT, default_cache_dir};
+use crate::config::{Config, STOP_GRACE_DEFAULT, default_cache_dir, registries};
 use crate::control::{Control, ControlConfig, Reload};
 use crate::net::SocketOptions;
 use crate::plugin::Grants;
@@ -32,6 +32,7 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
         (Some(plugin), Some(listen)) => {
             let grants: Grants = arguments.grants.iter().copied().collect();
             let server = arguments.server.describe(listen, SocketOptions::default()).plugin(plugin).grants(grants);
+            let server = server.registries(Arc::new(registries(None)?));
             let host = HostConfig { cache_dir: default_cache_dir(), ..HostConfig::default() };
             let place = "the server of the command line".to_owned();
             let control = arguments.control.clone().map(|socket| ControlConfig { socket, listen: None });

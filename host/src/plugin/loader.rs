@@ -129,7 +129,7 @@ impl Plugin {
     pub fn has_handoff(&self) -> bool {
         self.handoff.is_some()
     }
-    /// The component's file.
+    /// The component's file, or the reference by which it was pulled.
     #[must_use]
     pub fn file(&self) -> &Path {
         &self.file
@@ -197,7 +197,15 @@ impl Loader {
     /// # Errors
     /// [`LoadError`]; nothing was published.
     pub fn load(&self, path: &Path, grants: &Grants) -> Result<Plugin, LoadError> {
-        self.build(source::read(path)?, grants)
+        self.load_source(source::read(path)?, grants)
+    }
+
+    /// The same for what was read already, or pulled.
+    ///
+    /// # Errors
+    /// [`LoadError`]; nothing was published.
+    pub fn load_source(&self, source: Source, grants: &Grants) -> Result<Plugin, LoadError> {
+        self.build(source, grants)
     }
 
     /// As [`Loader::load`], but a plugin that is in use already, the same in every respect, is shared.
@@ -205,7 +213,14 @@ impl Loader {
     /// # Errors
     /// [`LoadError`]; nothing was published.
     pub fn share(&self, path: &Path, grants: &Grants) -> Result<Arc<Plugin>, LoadError> {
-        let source = source::read(path)?;
+        self.share_source(source::read(path)?, grants)
+    }
+
+    /// The same for what was read already, or pulled.
+    ///
+    /// # Errors
+    /// [`LoadError`]; nothing was published.
+    pub fn share_source(&self, source: Source, grants: &Grants) -> Result<Arc<Plugin>, LoadError> {
         let (file, name, version) = (source.file.clone(), source.name.clone(), source.version.clone());
         let key = (file, name, version, hex(&Sha256::digest(&source.bytes)), grants.clone());
         let known = || self.loaded.lock().unwrap_or_else(PoisonError::into_inner);

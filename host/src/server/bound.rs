@@ -122,6 +122,7 @@ impl Prepared {
             proxies: description.proxies.clone(),
             throttle: description.throttle,
             grants: description.grants.clone(),
+            registries: Arc::clone(&description.registries),
             given: Arc::clone(&description.given),
             tenant: Arc::clone(tenant),
         }

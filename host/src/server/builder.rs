@@ -11,10 +11,14 @@ use super::breaker::BreakerLimits;
 use super::checks::{TIMEOUT_DEFAULT, TIMERS_DEFAULT, WATERMARKS_DEFAULT, argument};
 use super::handle::ServerHandle;
 use super::host::{Host, HostError};
+use super::procure::procure;
 use super::registry::NAME_CHARS_MAX;
 use crate::admission::{Network, Networks, Places, Throttle};
 use crate::event::Priority;
 use crate::net::{BindError, Credentials, CredentialsError, Endpoint, ListenPort, Security, SocketOptions};
+#[cfg(doc)]
+use crate::oci::Terms;
+use crate::oci::{Registries, RegistryError};
 use crate::plugin::{Grants, InstanceLimits, LoadError, Plugin, try_out};
 use crate::sched::{BudgetChange, Budgets};
 #[cfg(doc)]
@@ -76,6 +80,7 @@ pub struct ServerBuilder {
     pub(super) priority_max: Option<Priority>,
     pub(super) plugin: Option<Procedures>,
     pub(super) grants: Grants,
+    pub(super) registries: Arc<Registries>,
     pub(super) parameter: i64,
     pub(super) settings: BTreeMap<String, String>,
     pub(super) secure: bool,
@@ -108,6 +113,7 @@ impl Default for ServerBuilder {
             priority_max: None,
             plugin: None,
             grants: Grants::none(),
+            registries: Arc::default(),
             parameter: 0,
             settings: BTreeMap::new(),
             secure: false,
@@ -139,6 +145,9 @@ pub enum StartError {
     /// The plugin.
     #[error(transparent)]
     Plugin(#[from] LoadError),
+    /// The plugin did not come from its registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// The credentials.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
@@ -270,7 +279,8 @@ impl ServerBuilder {
         self.secure = secure;
         self
     }
-    /// The event procedure: a folder with `plugin.toml` or a component file. Required.
+    /// The event procedure: a folder with `plugin.toml`, a component file, or a reference to a registry as
+    /// `oci://registry.example.com/echo:1.0`. Required.
     #[must_use]
     pub fn plugin(mut self, path: impl Into<PathBuf>) -> Self {
         self.plugin = Some(Procedures::Path(path.into()));
@@ -280,6 +290,13 @@ impl ServerBuilder {
     #[must_use]
     pub fn loaded_plugin(mut self, plugin: Arc<Plugin>) -> Self {
         self.plugin = Some(Procedures::Loaded(plugin));
+        self
+    }
+    /// How registries are spoken to, where the plugin is in one. Default: [`Terms::default`], which keeps nothing, knows no logins
+    /// and asks for no signature.
+    #[must_use]
+    pub fn registries(mut self, registries: Arc<Registries>) -> Self {
+        self.registries = registries;
         self
     }
     /// What the plugin may import beyond its session. Default: nothing. Without effect on a loaded plugin.
@@ -446,10 +463,11 @@ impl ServerBuilder {
     fn load(&self, host: &Host) -> Result<Arc<Plugin>, StartError> {
         match &self.plugin {
             Some(Procedures::Loaded(plugin)) => Ok(Arc::clone(plugin)),
-            Some(Procedures::Path(path)) => Ok(host.loader().share(path, &self.grants)?),
-            None => {
-                Err(argument("plugin", "a server needs an event procedure: a folder with plugin.toml or a .wasm file"))
-            }
+            Some(Procedures::Path(path)) => Ok(procure(path, &self.registries, host.loader(), &self.grants)?),
+            None => Err(argument(
+                "plugin",
+                "a server needs an event procedure: a folder with plugin.toml, a .wasm file or oci://...",
+            )),
         }
     }
 

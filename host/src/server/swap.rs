@@ -13,8 +13,10 @@ use futures_util::stream;
 use tokio::sync::oneshot;
 
 use super::handle::ServerHandle;
+use super::procure::{ProcureError, procure};
 use super::service::Service;
 use crate::event::{Fault, FaultKind, Port};
+use crate::oci::RegistryError;
 use crate::plugin::{EventProcedure, LoadError, Plugin, try_out};
 use crate::session::{Handed, Line, Successor};
 use crate::telemetry::{HandoverFailed, PluginSwapped, SessionsMoved, SwapRolledBack};
@@ -92,6 +94,9 @@ pub enum SwapError {
     /// The new version is not good.
     #[error(transparent)]
     Plugin(#[from] LoadError),
+    /// The new version did not come from its registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// Its sessions share instances, and there is no room for those of another version.
     #[error("no room for {0} more instances, which the new version's sessions are to share (`sessions_max`)")]
     NoRoom(usize),
@@ -101,13 +106,14 @@ pub enum SwapError {
 }
 
 impl ServerHandle {
-    /// Loads a plugin under the grants of this server, for [`ServerHandle::swap`]. Blocks for milliseconds to minutes, so not for a
+    /// Loads a plugin, or pulls and loads it, under the grants of this server, for [`ServerHandle::swap`]. Blocks for milliseconds to minutes, so not for a
     /// runtime's thread.
     ///
     /// # Errors
-    /// [`LoadError`].
-    pub fn load_for_swap(&self, path: &Path) -> Result<Arc<Plugin>, LoadError> {
-        self.host().loader().share(path, &self.service.terms().grants)
+    /// [`ProcureError`].
+    pub fn load_for_swap(&self, place: &Path) -> Result<Arc<Plugin>, ProcureError> {
+        let terms = self.service.terms();
+        procure(place, &terms.registries, self.host().loader(), &terms.grants)
     }
 
     /// Gives the server another plugin, loaded by the same host's loader. Newcomers get it from the moment on in which this

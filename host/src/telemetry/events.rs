@@ -162,6 +162,25 @@ impl BreakerTripped<'_> {
     }
 }
 
+/// A plugin came from a registry, or from what is kept of it.
+#[derive(Debug)]
+pub struct PluginPulled<'a> {
+    /// Its reference, with the digest of what came.
+    pub reference: &'a str,
+    /// Where it was: the registry, or the store.
+    pub from: &'a str,
+    /// The key that has signed it, where that was asked for.
+    pub signed_by: Option<&'a str>,
+}
+
+impl PluginPulled<'_> {
+    /// Logs it.
+    pub fn emit(&self) {
+        let Self { reference, from, signed_by } = self;
+        info!(reference, from, signed_by, "plugin pulled");
+    }
+}
+
 /// New sessions get another build of the plugin.
 #[derive(Debug)]
 pub struct PluginSwapped<'a> {

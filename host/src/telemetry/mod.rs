@@ -17,8 +17,8 @@ pub use edition::{ClassSeen, Edition, EditionSeen, Spent};
 pub use escape::drives_reader;
 pub use events::{
     AcceptPaused, AcceptStopped, BreakerTripped, ControlOpened, ControlRequest, CredentialsRenewed, Faulted,
-    HandoverFailed, HandshakeFailed, LanesStarted, LockExpired, PluginOutput, PluginSwapped, Refused, ServerNotice,
-    ServerStarted, SessionEnded, SessionStarted, SessionsMoved, SwapRolledBack,
+    HandoverFailed, HandshakeFailed, LanesStarted, LockExpired, PluginOutput, PluginPulled, PluginSwapped, Refused,
+    ServerNotice, ServerStarted, SessionEnded, SessionStarted, SessionsMoved, SwapRolledBack,
 };
 pub use latencies::Latencies;
 pub use log::{count_dropped_lines, dropped_lines};

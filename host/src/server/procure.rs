@@ -1,0 +1,60 @@
+//! From the place of a plugin, a path or a reference, to the plugin.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::builder::StartError;
+use super::swap::SwapError;
+use crate::oci::{Origin, Reference, Registries, RegistryError};
+use crate::plugin::{Grants, LoadError, Loader, Plugin, Source};
+use crate::telemetry::PluginPulled;
+
+/// Why a plugin is not there. Nothing changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProcureError {
+    /// It did not come from its registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// It is no good.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+impl From<ProcureError> for StartError {
+    fn from(error: ProcureError) -> Self {
+        match error {
+            ProcureError::Registry(error) => Self::Registry(error),
+            ProcureError::Load(error) => Self::Plugin(error),
+        }
+    }
+}
+
+impl From<ProcureError> for SwapError {
+    fn from(error: ProcureError) -> Self {
+        match error {
+            ProcureError::Registry(error) => Self::Registry(error),
+            ProcureError::Load(error) => Self::Plugin(error),
+        }
+    }
+}
+
+/// Reads or pulls a plugin and loads it, or shares one that is in use already. Blocks for milliseconds to minutes, so not for
+/// a runtime's thread.
+pub(super) fn procure(
+    place: &Path,
+    registries: &Registries,
+    loader: &Loader,
+    grants: &Grants,
+) -> Result<Arc<Plugin>, ProcureError> {
+    let Some(reference) = Reference::in_place_of(place) else { return Ok(loader.share(place, grants)?) };
+    let pulled = registries.fetch(&reference?)?;
+    let reference = pulled.reference.to_string();
+    let from = match pulled.origin {
+        Origin::Store => "store",
+        Origin::Registry => "registry",
+    };
+    PluginPulled { reference: &reference, from, signed_by: pulled.signed_by.as_deref() }.emit();
+    let source = Source::pulled(&reference, pulled.name, pulled.version, pulled.bytes).map_err(LoadError::from)?;
+    Ok(loader.share_source(source, grants)?)
+}
