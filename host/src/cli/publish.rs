@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{ctl, in_one_line};
 use crate::config::{CONFIG_FILE, registries};
-use crate::oci::{Parcel, Reference, Registries, SigningKey};
+use crate::oci::{Parcel, PullPolicy, Reference, Registries, SigningKey};
 use crate::plugin::{Engine, EngineConfig, Grants, Loader, MANIFEST_FILE, Manifest, Source};
 
 #[derive(Args)]
@@ -97,7 +97,7 @@ fn parcel(path: &Path) -> Result<Parcel> {
 }
 
 fn receive(arguments: &PullArgs, reference: &Reference) -> Result<Value> {
-    let pulled = arguments.terms.read()?.pull(reference)?;
+    let pulled = arguments.terms.read()?.fetch_by(reference, PullPolicy::Always)?;
     if let Some(file) = &arguments.output {
         keep(file, &pulled.bytes).with_context(|| format!("{}: cannot write it", file.display()))?;
     }

@@ -83,15 +83,11 @@ impl Registries {
         self.fetch_by(reference, self.terms.pull)
     }
 
-    /// The same, asking the registry what a tag names now. Blocks too.
+    /// The same by another policy. Blocks too.
     ///
     /// # Errors
     /// [`RegistryError`]; what was in the store still is.
-    pub fn pull(&self, reference: &Reference) -> Result<Pulled, RegistryError> {
-        self.fetch_by(reference, PullPolicy::Always)
-    }
-
-    fn fetch_by(&self, reference: &Reference, policy: PullPolicy) -> Result<Pulled, RegistryError> {
+    pub fn fetch_by(&self, reference: &Reference, policy: PullPolicy) -> Result<Pulled, RegistryError> {
         self.find(reference, policy).map_err(|problem| RegistryError { reference: reference.to_string(), problem })
     }
 
@@ -134,7 +130,7 @@ impl Order<'_> {
         let artifact = Artifact::read(&manifest, self.terms.component_max_bytes)?;
         let signed_by = match self.keys {
             None => None,
-            Some(keys) => Some(believed(&store.evidence(&digest), keys, &digest)?),
+            Some(keys) => Some(self.believed(&store.evidence(&digest), keys, &digest)?),
         };
         let Some(bytes) = store.blob(&artifact.layer, artifact.layer_bytes) else { return Ok(None) };
         Ok(Some(self.pulled(&artifact, digest, bytes, Origin::Store, signed_by)))
@@ -152,7 +148,7 @@ impl Order<'_> {
         let (mut evidence, mut signed_by) = (Vec::new(), None);
         if let Some(keys) = self.keys {
             evidence = wire.evidence(&digest).await?;
-            signed_by = Some(believed(&evidence, keys, &digest)?);
+            signed_by = Some(self.believed(&evidence, keys, &digest)?);
         }
         let kept = self.store.as_ref().and_then(|store| store.blob(&artifact.layer, artifact.layer_bytes));
         let bytes = match kept {
@@ -188,6 +184,12 @@ impl Order<'_> {
         store.trim()
     }
 
+    /// The name of the key that has signed it.
+    fn believed(&self, evidence: &[Evidence], keys: &[PublicKey], plugin: &Digest) -> Result<String, Problem> {
+        let signed = signature::check(evidence, keys, plugin, self.reference.repository());
+        signed.map(|key| key.name().to_owned()).map_err(Problem::Signature)
+    }
+
     fn pulled(
         &self,
         artifact: &Artifact,
@@ -206,11 +208,6 @@ impl Order<'_> {
             signed_by,
         }
     }
-}
-
-/// The name of the key that has signed it.
-fn believed(evidence: &[Evidence], keys: &[PublicKey], plugin: &Digest) -> Result<String, Problem> {
-    signature::check(evidence, keys, plugin).map(|key| key.name().to_owned()).map_err(Problem::Signature)
 }
 
 /// Runs it on a reactor of its own on this thread, so that no other thread has any of the work, for no longer than it may

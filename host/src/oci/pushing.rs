@@ -103,7 +103,7 @@ async fn sign(
 ) -> Result<Result<(), OciDistributionError>, Problem> {
     let mut wire = Wire::new(terms, reference)?;
     let there = wire.evidence(digest).await?;
-    if signature::check(&there, &[key.public()], digest).is_ok() {
+    if signature::check(&there, &[key.public()], digest, reference.repository()).is_ok() {
         return Ok(Ok(()));
     }
     if there.len() >= SIGNATURES_MAX {

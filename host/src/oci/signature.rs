@@ -17,6 +17,7 @@ use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 use serde_json::{Value, json};
 
 use super::digest::Digest;
+use super::failure::excerpt;
 use crate::files;
 
 /// Type of a signed text.
@@ -182,33 +183,63 @@ pub(super) fn check<'a>(
     evidence: &[Evidence],
     keys: &'a [PublicKey],
     plugin: &Digest,
+    repository: &str,
 ) -> Result<&'a PublicKey, String> {
-    let mut other = None;
+    let mut why = None;
     for evidence in evidence.iter().take(SIGNATURES_MAX) {
         let Some(key) = keys.iter().find(|key| key.has_signed(evidence)) else { continue };
         // What was signed is known to come from the key's owner only now, and is read only now.
-        match signed_digest(&evidence.payload) {
-            Some(digest) if digest == plugin.as_str() => return Ok(key),
-            said => other = Some((key, said)),
+        match Statement::read(&evidence.payload) {
+            None => why = Some(format!("what {} has signed names no plugin", key.name)),
+            Some(said) if said.digest != plugin.as_str() => {
+                why = Some(format!("{} has signed another digest: {}", key.name, excerpt(&said.digest)));
+            }
+            Some(said) if !said.is_about(repository) => {
+                why = Some(format!("{} has signed it as another plugin: {}", key.name, excerpt(&said.place)));
+            }
+            Some(_) => return Ok(key),
         }
     }
     let names = || keys.iter().map(PublicKey::name).collect::<Vec<_>>().join(", ");
-    Err(match (other, evidence.len()) {
-        (Some((key, Some(digest))), _) => {
-            format!("{} has signed another digest: {}", key.name(), super::failure::excerpt(&digest))
-        }
-        (Some((key, None)), _) => format!("what {} has signed names no plugin", key.name()),
-        (None, 0) => format!("it is not signed; expected one of {}", names()),
-        (None, count) => format!("none of its {count} signatures is by a key that is believed here: {}", names()),
-    })
+    Err(why.unwrap_or_else(|| match evidence.len() {
+        0 => format!("it is not signed; expected one of {}", names()),
+        count => format!("none of its {count} signatures is by a key that is believed here: {}", names()),
+    }))
 }
 
-/// The digest that a signed text is about.
-fn signed_digest(payload: &[u8]) -> Option<String> {
-    let value: Value = serde_json::from_slice(payload).ok()?;
-    let critical = value.get("critical")?;
-    (critical.get("type")? == KIND).then_some(())?;
-    critical.get("image")?.get("docker-manifest-digest")?.as_str().map(str::to_owned)
+/// What a signed text says.
+struct Statement {
+    digest: String,
+    place: String,
+}
+
+impl Statement {
+    fn read(payload: &[u8]) -> Option<Self> {
+        let value: Value = serde_json::from_slice(payload).ok()?;
+        let critical = value.get("critical")?;
+        (critical.get("type")? == KIND).then_some(())?;
+        let digest = critical.get("image")?.get("docker-manifest-digest")?.as_str()?.to_owned();
+        let place = critical.get("identity")?.get("docker-reference")?.as_str()?.to_owned();
+        Some(Self { digest, place })
+    }
+
+    /// Whether it is about a repository of this name, so that a registry cannot have one signed plugin stand in for another. A
+    /// mirror may put something before the name, or leave it out, and is another registry.
+    fn is_about(&self, repository: &str) -> bool {
+        let signed = self.place.split('@').next().unwrap_or_default();
+        let path = match signed.split_once('/') {
+            Some((registry, path)) if registry.contains(['.', ':']) || registry == "localhost" => path,
+            _ => signed,
+        };
+        let name = match path.rsplit_once(':') {
+            Some((name, tag)) if !tag.contains('/') => name,
+            _ => path,
+        };
+        let ends = |long: &str, short: &str| {
+            long.strip_suffix(short).is_some_and(|before| before.is_empty() || before.ends_with('/'))
+        };
+        !name.is_empty() && (ends(repository, name) || ends(name, repository))
+    }
 }
 
 #[cfg(test)]
@@ -228,13 +259,15 @@ mod tests {
         let keys = [ours.public()];
         let by = |key: &SigningKey, digest: &Digest| key.sign("a.example/echo", digest).expect("signed");
         let good = by(&ours, &plugin);
-        assert!(check(std::slice::from_ref(&good), &keys, &plugin).is_ok());
-        assert!(check(&[by(&theirs, &plugin), good.clone()], &keys, &plugin).is_ok());
+        assert!(check(std::slice::from_ref(&good), &keys, &plugin, "echo").is_ok());
+        assert!(check(&[by(&theirs, &plugin), good.clone()], &keys, &plugin, "echo").is_ok());
 
-        let refused = |evidence: &[Evidence]| check(evidence, &keys, &plugin).expect_err("refused");
+        let refused = |evidence: &[Evidence]| check(evidence, &keys, &plugin, "echo").expect_err("refused");
         assert!(refused(&[]).contains("not signed"));
         assert!(refused(&[by(&theirs, &plugin)]).contains("none of its 1"));
         assert!(refused(&[by(&ours, &Digest::of(b"other"))]).contains("another digest"));
+        let other = ours.sign("a.example/admin", &plugin).expect("signed");
+        assert!(refused(&[other]).contains("as another plugin: a.example/admin"));
         let mut changed = good.clone();
         changed.payload.push(b' ');
         assert!(refused(&[changed]).contains("none of its 1"));
@@ -244,7 +277,22 @@ mod tests {
         let filler = by(&theirs, &plugin);
         let mut late = vec![filler; SIGNATURES_MAX];
         late.push(good);
-        assert!(check(&late, &keys, &plugin).is_err(), "beyond the limit nothing is looked at");
+        assert!(check(&late, &keys, &plugin, "echo").is_err(), "beyond the limit nothing is looked at");
+    }
+
+    #[test]
+    fn a_mirror_is_not_another_plugin() {
+        let about = |place: &str, repository: &str| {
+            Statement { digest: String::new(), place: place.into() }.is_about(repository)
+        };
+        for place in
+            ["a.example/team/echo", "localhost:5000/team/echo:1.0", "team/echo", "echo", "b.example/x/team/echo"]
+        {
+            assert!(about(place, "team/echo"), "{place}");
+        }
+        for place in ["a.example/team/admin", "a.example/teams/echo", "cho", "", "a.example/", "a.example/team"] {
+            assert!(!about(place, "team/echo"), "{place}");
+        }
     }
 
     #[test]

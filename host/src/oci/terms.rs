@@ -14,7 +14,7 @@ pub const COMPONENT_MAX_BYTES_DEFAULT: u64 = 64 << 20;
 /// What is kept where nobody says.
 pub const STORE_MAX_BYTES_DEFAULT: u64 = 1 << 30;
 /// How long pulling one plugin may take where nobody says.
-pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(120);
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// Registries that are spoken to without TLS where nobody says: those of this machine.
 pub const PLAIN_HTTP_DEFAULT: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
@@ -29,6 +29,17 @@ pub enum PullPolicy {
     IfMissing,
     /// Never: what is not in the store is not there.
     Never,
+}
+
+impl PullPolicy {
+    /// For somebody who names a plugin just now: they mean what the tag names now.
+    #[must_use]
+    pub fn just_named(self) -> Self {
+        match self {
+            Self::Always | Self::IfMissing => Self::Always,
+            Self::Never => Self::Never,
+        }
+    }
 }
 
 impl FromStr for PullPolicy {

@@ -463,7 +463,10 @@ impl ServerBuilder {
     fn load(&self, host: &Host) -> Result<Arc<Plugin>, StartError> {
         match &self.plugin {
             Some(Procedures::Loaded(plugin)) => Ok(Arc::clone(plugin)),
-            Some(Procedures::Path(path)) => Ok(procure(path, &self.registries, host.loader(), &self.grants)?),
+            Some(Procedures::Path(path)) => {
+                let pull = self.registries.terms().pull;
+                Ok(procure(path, &self.registries, pull, host.loader(), &self.grants)?)
+            }
             None => Err(argument(
                 "plugin",
                 "a server needs an event procedure: a folder with plugin.toml, a .wasm file or oci://...",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::builder::StartError;
 use super::swap::SwapError;
-use crate::oci::{Origin, Reference, Registries, RegistryError};
+use crate::oci::{Origin, PullPolicy, Reference, Registries, RegistryError};
 use crate::plugin::{Grants, LoadError, Loader, Plugin, Source};
 use crate::telemetry::PluginPulled;
 
@@ -44,11 +44,12 @@ impl From<ProcureError> for SwapError {
 pub(super) fn procure(
     place: &Path,
     registries: &Registries,
+    pull: PullPolicy,
     loader: &Loader,
     grants: &Grants,
 ) -> Result<Arc<Plugin>, ProcureError> {
     let Some(reference) = Reference::in_place_of(place) else { return Ok(loader.share(place, grants)?) };
-    let pulled = registries.fetch(&reference?)?;
+    let pulled = registries.fetch_by(&reference?, pull)?;
     let reference = pulled.reference.to_string();
     let from = match pulled.origin {
         Origin::Store => "store",

@@ -106,14 +106,15 @@ pub enum SwapError {
 }
 
 impl ServerHandle {
-    /// Loads a plugin, or pulls and loads it, under the grants of this server, for [`ServerHandle::swap`]. Blocks for milliseconds to minutes, so not for a
+    /// Loads a plugin, or asks its registry for it and loads it, under the grants of this server, for [`ServerHandle::swap`]. Blocks for milliseconds to minutes, so not for a
     /// runtime's thread.
     ///
     /// # Errors
     /// [`ProcureError`].
     pub fn load_for_swap(&self, place: &Path) -> Result<Arc<Plugin>, ProcureError> {
         let terms = self.service.terms();
-        procure(place, &terms.registries, self.host().loader(), &terms.grants)
+        let pull = terms.registries.terms().pull.just_named();
+        procure(place, &terms.registries, pull, self.host().loader(), &terms.grants)
     }
 
     /// Gives the server another plugin, loaded by the same host's loader. Newcomers get it from the moment on in which this
