@@ -4,7 +4,10 @@
 //! this runs in a command that ends with it.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
 
+use futures_util::FutureExt;
 use oci_client::RegistryOperation;
 use oci_client::client::{Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
@@ -52,10 +55,16 @@ impl Registries {
     ) -> Result<Digest, RegistryError> {
         let pushed = match reference.digest() {
             Some(_) => Err(Problem::Reference("a plugin is pushed to a tag, and gets its digest by that".into())),
-            None => on_this_thread(&self.terms, push(&self.terms, reference, parcel, key)),
+            None => on_this_thread(&self.terms, guarded(push(&self.terms, reference, parcel, key))),
         };
         pushed.map_err(|problem| RegistryError { reference: reference.to_string(), problem })
     }
+}
+
+/// The client takes some answers for granted and panics where they are others; that is a failure like any other.
+async fn guarded<T>(work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    let broken = |_| Problem::Unreachable("it answers in a way that the client does not know".into());
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| Err(broken(panic)))
 }
 
 async fn push(

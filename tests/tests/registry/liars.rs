@@ -1,12 +1,13 @@
 //! Registries that lie, stall and break off: one clear error that names the reference, and nothing left in the store.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wharf::oci::{Digest, Registries, Terms};
 use wharf_tests::liar::{Asked, Liar, Reply};
 
-use super::common::{kept, reference, refused, terms};
+use super::common::{kept, parcel, reference, refused, terms};
 
 const COMPONENT: &[u8] = b"a component";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -173,4 +174,29 @@ fn a_login_is_not_sent_to_an_odd_place_for_a_token() {
     let mute = Liar::new(|_| Reply::Endless);
     let endless = realm(&format!("http://{}/token", mute.address()));
     says(&told(move |_| Reply::Whole(401, endless.clone(), Vec::new())), "the token is larger than");
+}
+
+/// What pushing to a registry comes to that answers by this, within two seconds.
+fn told_to_push(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> String {
+    let liar = Liar::new(answer);
+    let registries = Registries::new(Terms { timeout: Duration::from_secs(2), ..Terms::default() });
+    let at = reference(&format!("oci://{}/team/echo:1", liar.address()));
+    let said = registries.push(&at, parcel("1", COMPONENT), None).expect_err("refused").to_string();
+    assert!(said.starts_with(&format!("{at}: ")) && !said.contains(['\n', '\u{1b}']), "{said}");
+    said
+}
+
+#[test]
+fn pushing_to_an_odd_one_ends_with_one_clear_error_too() {
+    says(&told_to_push(|_| Reply::Silence), "within 2s");
+    says(&told_to_push(|_| Reply::Endless), "cannot reach the registry");
+    says(&told_to_push(|_| Reply::nothing()), "status 404");
+    says(&told_to_push(|_| Reply::Whole(500, String::new(), b"\x1b[2Jboom\n".into())), "status 500: \\u{1b}[2Jboom");
+    // The address of the upload is none, and the client takes it for granted that it is one.
+    let uploads = AtomicUsize::new(0);
+    let odd = move |asked: &Asked| {
+        let begun = asked.path.contains("/uploads/") && uploads.fetch_add(1, Ordering::Relaxed) > 0;
+        Reply::Whole(if begun { 202 } else { 200 }, "Location: nowhere\r\n".into(), Vec::new())
+    };
+    says(&told_to_push(odd), "in a way that the client does not know");
 }
