@@ -151,12 +151,13 @@ impl Order<'_> {
             signed_by = Some(self.believed(&evidence, keys, &digest)?);
         }
         let kept = self.store.as_ref().and_then(|store| store.blob(&artifact.layer, artifact.layer_bytes));
-        let bytes = match kept {
-            Some(bytes) => bytes,
-            None => wire.blob("component", &artifact.layer, artifact.layer_bytes).await?,
+        let (bytes, fresh) = match kept {
+            Some(bytes) => (bytes, false),
+            None => (wire.blob("component", &artifact.layer, artifact.layer_bytes).await?, true),
         };
         if let Some(store) = &self.store
-            && let Err(error) = self.keep(store, &artifact, &digest, &manifest, &bytes, &evidence)
+            && let Err(error) =
+                self.keep(store, &digest, &manifest, fresh.then_some((&artifact.layer, &bytes)), &evidence)
         {
             tracing::warn!(reference = %self.reference, %error, "what was pulled is not kept in the store");
         }
@@ -167,13 +168,14 @@ impl Order<'_> {
     fn keep(
         &self,
         store: &Store,
-        artifact: &Artifact,
         digest: &Digest,
         manifest: &[u8],
-        bytes: &[u8],
+        component: Option<(&Digest, &Vec<u8>)>,
         evidence: &[Evidence],
     ) -> io::Result<()> {
-        store.keep(&artifact.layer, bytes)?;
+        if let Some((layer, bytes)) = component {
+            store.keep(layer, bytes)?;
+        }
         if !evidence.is_empty() {
             store.set_evidence(digest, evidence)?;
         }

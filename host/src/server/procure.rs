@@ -49,13 +49,15 @@ pub(super) fn procure(
     grants: &Grants,
 ) -> Result<Arc<Plugin>, ProcureError> {
     let Some(reference) = Reference::in_place_of(place) else { return Ok(loader.share(place, grants)?) };
-    let pulled = registries.fetch_by(&reference?, pull)?;
+    let wanted = reference?;
+    let pulled = registries.fetch_by(&wanted, pull)?;
     let reference = pulled.reference.to_string();
     let from = match pulled.origin {
         Origin::Store => "store",
         Origin::Registry => "registry",
     };
-    PluginPulled { reference: &reference, from, signed_by: pulled.signed_by.as_deref() }.emit();
+    let signed_by = pulled.signed_by.as_deref();
+    PluginPulled { wanted: &wanted.to_string(), reference: &reference, from, signed_by }.emit();
     let source = Source::pulled(&reference, pulled.name, pulled.version, pulled.bytes).map_err(LoadError::from)?;
     Ok(loader.share_source(source, grants)?)
 }

@@ -165,6 +165,8 @@ impl BreakerTripped<'_> {
 /// A plugin came from a registry, or from what is kept of it.
 #[derive(Debug)]
 pub struct PluginPulled<'a> {
+    /// The reference by which it was asked for.
+    pub wanted: &'a str,
     /// Its reference, with the digest of what came.
     pub reference: &'a str,
     /// Where it was: the registry, or the store.
@@ -176,8 +178,8 @@ pub struct PluginPulled<'a> {
 impl PluginPulled<'_> {
     /// Logs it.
     pub fn emit(&self) {
-        let Self { reference, from, signed_by } = self;
-        info!(reference, from, signed_by, "plugin pulled");
+        let Self { wanted, reference, from, signed_by } = self;
+        info!(wanted, reference, from, signed_by, "plugin pulled");
     }
 }
 

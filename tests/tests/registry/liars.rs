@@ -7,7 +7,11 @@ use serde_json::{Value, json};
 use wharf::oci::{Digest, Registries, Terms};
 use wharf_tests::liar::{Asked, Liar, Reply};
 
-use super::common::{kept, parcel, reference, refused, terms};
+use wharf_tests::clients::Client;
+use wharf_tests::servers::eventually;
+use wharf_tests::site::Site;
+
+use super::common::{failed, kept, parcel, reference, refused, terms, wharf};
 
 const COMPONENT: &[u8] = b"a component";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -199,4 +203,23 @@ fn pushing_to_an_odd_one_ends_with_one_clear_error_too() {
         Reply::Whole(if begun { 202 } else { 200 }, "Location: nowhere\r\n".into(), Vec::new())
     };
     says(&told_to_push(odd), "in a way that the client does not know");
+}
+
+#[test]
+fn a_registry_that_stalls_holds_up_no_session_and_no_newcomer() {
+    let liar = Liar::new(|_| Reply::Silence);
+    let site = Site::with("[registry]\ntimeout = '5s'\n", "");
+    let mut client = Client::connect(site.address());
+    client.echo("before");
+    let (socket, place) = (site.socket().display().to_string(), format!("oci://{}/echo:1", liar.address()));
+    std::thread::scope(|scope| {
+        let swap = || wharf(&["plugin", "--socket", &socket, "swap", "echo", &place], site.folder.path());
+        let swap = scope.spawn(swap);
+        eventually("the registry is asked", || !liar.asked().is_empty());
+        client.echo("meanwhile");
+        Client::connect(site.address()).echo("new");
+        assert!(!swap.is_finished());
+        says(&failed(&swap.join().expect("it ran"), 1), "did not deliver it within 5s");
+    });
+    client.echo("after");
 }
