@@ -24,6 +24,7 @@
 //! | [`session`] | one client, cradle to grave |
 //! | [`event`] | the vocabulary that session and plugin share |
 //! | [`plugin`] | the engine, loading, instances, imports |
+//! | [`oci`] | plugins from and to registries |
 //! | [`sched`] | classes and budgets |
 //! | [`server`] | starting, the handle, the registry |
 //! | [`telemetry`] | what happened, said once |
@@ -38,6 +39,7 @@ pub mod control;
 pub mod event;
 mod files;
 pub mod net;
+pub mod oci;
 pub mod plugin;
 pub mod sched;
 mod serve;

@@ -2,8 +2,10 @@
 
 pub mod certificates;
 pub mod clients;
+pub mod depot;
 pub mod guests;
 pub mod imports;
+pub mod liar;
 pub mod load;
 pub mod oracle;
 pub mod process;

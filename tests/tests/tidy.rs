@@ -8,21 +8,25 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 500;
 
 /// Each layer with those it may import.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("event", &[]),
     ("admission", &[]),
     ("sched", &["event"]),
     ("telemetry", &["event"]),
     ("net", &["admission", "event", "files"]),
+    ("oci", &["files", "net"]),
     ("session", &["event", "net", "sched"]),
     ("plugin", &["event", "files", "sched", "telemetry"]),
-    ("server", &["admission", "event", "files", "net", "plugin", "sched", "serve", "session", "telemetry"]),
+    ("server", &["admission", "event", "files", "net", "oci", "plugin", "sched", "serve", "session", "telemetry"]),
     ("control", &["admission", "event", "files", "sched", "server", "span", "telemetry"]),
-    ("config", &["admission", "control", "event", "files", "net", "plugin", "sched", "server", "session", "span"]),
+    (
+        "config",
+        &["admission", "control", "event", "files", "net", "oci", "plugin", "sched", "server", "session", "span"],
+    ),
 ];
 
 /// Outside crates that have one home.
-const HOMES: [(&str, &str); 21] = [
+const HOMES: [(&str, &str); 25] = [
     ("tracing_appender", "cli"),
     ("wasmtime", "plugin"),
     ("wasmtime_wasi", "plugin"),
@@ -30,6 +34,10 @@ const HOMES: [(&str, &str); 21] = [
     ("sha2", "plugin"),
     ("tokio_rustls", "net"),
     ("socket2", "net"),
+    ("oci_client", "oci"),
+    ("reqwest", "oci"),
+    ("http_auth", "oci"),
+    ("rustls_pki_types", "oci"),
     ("x509_parser", "net"),
     ("nix", "net"),
     ("ppp", "net"),

@@ -49,7 +49,7 @@ pub(super) enum Verb {
     Dev(DevArgs),
     /// Steer and watch a running `wharf serve` through its control API.
     Ctl(CtlArgs),
-    /// Swap plugins of a running `wharf serve` under its live sessions.
+    /// Swap plugins of a running `wharf serve` under its live sessions; push plugins to registries and pull them.
     Plugin(PluginArgs),
     /// Show servers, events, budgets and faults live, until q or Ctrl-C.
     Top(TopArgs),
@@ -73,7 +73,7 @@ pub(super) struct ServeArgs {
     /// The configuration file.
     #[arg(long, default_value = CONFIG_FILE, conflicts_with = "plugin")]
     pub(super) config: PathBuf,
-    /// Serve this plugin instead: a folder with plugin.toml, or a .wasm component.
+    /// Serve this plugin instead: a folder with plugin.toml, a .wasm component, or oci://REGISTRY/REPOSITORY:TAG.
     #[arg(long, requires = "listen")]
     pub(super) plugin: Option<PathBuf>,
     /// Grant the plugin an import: server, config, stdio, clocks or random. May be repeated.

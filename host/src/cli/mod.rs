@@ -5,6 +5,7 @@ mod check;
 mod ctl;
 mod dev;
 mod plugin;
+mod publish;
 mod serve;
 mod signals;
 mod systemd;

@@ -1,4 +1,4 @@
-//! `wharf plugin`: versions of the plugins that a running process serves.
+//! `wharf plugin`: versions of the plugins that a running process serves, and where they come from.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -7,6 +7,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::ctl::{self, Ask};
+use super::publish::{self, PullArgs, PushArgs};
+use crate::oci::Reference;
 
 #[derive(Args)]
 pub(super) struct PluginArgs {
@@ -27,7 +29,7 @@ enum PluginVerb {
     Swap {
         /// The server's name.
         server: String,
-        /// A folder with plugin.toml, or a .wasm component.
+        /// A folder with plugin.toml, a .wasm component, or oci://REGISTRY/REPOSITORY:TAG.
         file: PathBuf,
         /// What becomes of live sessions; as the server's configuration says where it is not given.
         #[arg(long, value_enum)]
@@ -37,7 +39,7 @@ enum PluginVerb {
     Canary {
         /// The server's name.
         server: String,
-        /// A folder with plugin.toml, or a .wasm component.
+        /// A folder with plugin.toml, a .wasm component, or oci://REGISTRY/REPOSITORY:TAG.
         file: PathBuf,
         /// Share of the newcomers, above 0 and up to 1; as the server's configuration says where it is not given.
         #[arg(long)]
@@ -64,6 +66,10 @@ enum PluginVerb {
         /// The server's name.
         server: String,
     },
+    /// Put a plugin into an OCI registry; prints its reference with its digest.
+    Push(PushArgs),
+    /// Get a plugin from an OCI registry into the store; prints its reference with its digest.
+    Pull(PullArgs),
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -103,6 +109,8 @@ pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
         PluginVerb::Promote { server } => Ok(Ask::with("POST", ctl::at(server, "/plugin/promote"), json!({}))),
         PluginVerb::Rollback { server } => Ok(Ask::with("POST", ctl::at(server, "/plugin/rollback"), json!({}))),
         PluginVerb::History { server } => Ok(Ask::get(ctl::at(server, "/plugin/history"))),
+        PluginVerb::Push(push) => return publish::push(push, arguments.json),
+        PluginVerb::Pull(pull) => return publish::pull(pull, arguments.json),
     };
     let ask = match ask {
         Ok(ask) => ask,
@@ -122,5 +130,8 @@ pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
 
 /// The process may have another folder than whoever asks.
 fn whole(file: &Path) -> Result<PathBuf, String> {
+    if let Some(reference) = Reference::in_place_of(file) {
+        return reference.map(|_| file.to_owned()).map_err(|error| error.to_string());
+    }
     file.canonicalize().map_err(|error| format!("{}: {error}", file.display()))
 }

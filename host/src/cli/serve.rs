@@ -14,7 +14,7 @@ use clap::error::ErrorKind;
 use super::args::{Cli, ServeArgs};
 use super::signals::{Signals, Wish};
 use super::systemd;
-use crate::config::{Config, STOP_GRACE_DEFAULT, default_cache_dir};
+use crate::config::{Config, STOP_GRACE_DEFAULT, default_cache_dir, registries};
 use crate::control::{Control, ControlConfig, Reload};
 use crate::net::SocketOptions;
 use crate::plugin::{Compiler, Grants};
@@ -37,6 +37,7 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
                 compiler: Some(Compiler::this_program()),
                 ..HostConfig::default()
             };
+            let server = server.registries(Arc::new(registries(None)?));
             let place = "the server of the command line".to_owned();
             let control = arguments.control.clone().map(|socket| ControlConfig { socket, listen: None });
             (

@@ -14,6 +14,8 @@ pub(super) struct File {
     pub(super) host: HostTable,
     pub(super) control: Option<ControlTable>,
     #[serde(default)]
+    pub(super) registry: RegistryTable,
+    #[serde(default)]
     pub(super) tenant: Vec<TenantTable>,
     #[serde(default)]
     pub(super) server: Vec<ServerTable>,
@@ -37,6 +39,28 @@ pub(super) struct ControlTable {
     pub(super) socket: Option<PathBuf>,
     pub(super) listen: Option<String>,
     pub(super) token_file: Option<PathBuf>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RegistryTable {
+    pub(super) pull: Option<String>,
+    pub(super) store_dir: Option<PathBuf>,
+    pub(super) store_max_bytes: Option<u64>,
+    pub(super) component_max_bytes: Option<u64>,
+    pub(super) timeout: Option<Span>,
+    pub(super) credentials_file: Option<PathBuf>,
+    pub(super) plain_http: Option<Vec<String>>,
+    pub(super) authority: Option<PathBuf>,
+    pub(super) signature: Option<String>,
+    pub(super) trust: Vec<TrustTable>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct TrustTable {
+    pub(super) prefix: String,
+    pub(super) keys: Vec<PathBuf>,
 }
 
 #[derive(Deserialize, Default)]

@@ -3,17 +3,20 @@
 //! A roof over the layers: it knows them, and they do not know it.
 
 mod file;
+mod registry;
 mod server;
 mod swap;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::file::ControlTable;
 use crate::control::{ControlConfig, DoorError, Token, default_socket};
 use crate::files;
+use crate::oci::{Registries, Terms};
 use crate::plugin::{Compiler, digest};
 use crate::sched::Shares;
 use crate::server::{HostConfig, Plan, ServerBuilder, TenantLimits};
@@ -84,6 +87,7 @@ impl Config {
             return Err(vec!["no servers: expected at least one `[[server]]` table".into()]);
         }
         let mut mistakes = Vec::new();
+        let registries = Arc::new(Registries::new(registry::describe(&file.registry, folder, &mut mistakes)));
         let mut servers = Vec::new();
         let mut taken: Vec<(String, SocketAddr)> = Vec::new();
         for (index, table) in file.server.iter().enumerate() {
@@ -93,7 +97,7 @@ impl Config {
             };
             match server::describe(table, folder) {
                 Ok(description) => {
-                    let description = description.given(given(&written, index));
+                    let description = description.given(given(&written, index)).registries(Arc::clone(&registries));
                     if let Some(address) = description.address() {
                         if let Some((other, _)) = taken.iter().find(|(_, other)| overlap(*other, address)) {
                             mistakes.push(format!("{place}: `host` and `port`: {address} is taken by {other}"));
@@ -148,6 +152,27 @@ fn compiler(table: &file::HostTable, mistakes: &mut Vec<String>) -> Compiler {
         compiler.time_max = most;
     }
     compiler
+}
+
+/// How registries are spoken to: what `[registry]` of a configuration file says, whatever else is in it; the defaults where there
+/// is no file.
+///
+/// # Errors
+/// [`ConfigError`] with every mistake in that table.
+pub fn registries(file: Option<&Path>) -> Result<Registries, ConfigError> {
+    let Some(path) = file else {
+        return Ok(Registries::new(Terms { store_dir: default_store_dir(), ..Terms::default() }));
+    };
+    let wrong = |mistakes: Vec<String>| ConfigError {
+        mistakes: mistakes.into_iter().map(|mistake| format!("{}: {mistake}", path.display())).collect(),
+    };
+    let text = files::read_text(path, CONFIG_MAX_BYTES)
+        .map_err(|error| wrong(vec![format!("cannot read the configuration: {error}")]))?;
+    let file: file::File =
+        toml::from_str(&text).map_err(|error| wrong(vec![error.to_string().trim_end().to_owned()]))?;
+    let (folder, mut mistakes) = (path.parent().unwrap_or(Path::new(".")), Vec::new());
+    let terms = registry::describe(&file.registry, folder, &mut mistakes);
+    if mistakes.is_empty() { Ok(Registries::new(terms)) } else { Err(wrong(mistakes)) }
 }
 
 /// What tenants may have, by name.
@@ -240,6 +265,11 @@ pub fn default_cache_dir() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;
     Some(base.join("wharf"))
+}
+
+/// Where pulled plugins are kept where nobody says. `None` where there is no home.
+fn default_store_dir() -> Option<PathBuf> {
+    default_cache_dir().map(|folder| folder.join("registry"))
 }
 
 /// Whether one socket would be in the other's way.

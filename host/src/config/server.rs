@@ -10,6 +10,7 @@ use super::swap;
 use crate::admission::{Network, Networks, Throttle};
 use crate::event::Priority;
 use crate::net::{ClientCertificate, Credentials, ListenPort, ProtocolMin, SocketOptions};
+use crate::oci::Reference;
 use crate::plugin::{Grant, InstanceLimits};
 use crate::sched::BudgetChange;
 use crate::server::{
@@ -73,8 +74,12 @@ pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuild
     let (options, secure) = options(&table.options, &mut wrong);
     server = server.options(options).secure(secure);
     match &table.plugin {
-        Some(path) => server = server.plugin(folder.join(path)),
-        None => wrong.push("`plugin`: missing; expected a folder with plugin.toml or a .wasm file".into()),
+        Some(place) => match Reference::in_place_of(place) {
+            None => server = server.plugin(folder.join(place)),
+            Some(Ok(_)) => server = server.plugin(place),
+            Some(Err(error)) => wrong.push(format!("`plugin`: {error}")),
+        },
+        None => wrong.push("`plugin`: missing; expected a folder with plugin.toml, a .wasm file or oci://...".into()),
     }
     server = server.timers_max(table.limits.timers_max.unwrap_or(TIMERS_DEFAULT));
     if let Some(characters) = table.limits.name_chars_max {

@@ -7,11 +7,13 @@
 use std::fs;
 use std::hash::{Hash, Hasher};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sha2::{Digest, Sha256};
+
+use crate::files;
 
 const DIGEST_BYTES: usize = 32;
 
@@ -24,18 +26,7 @@ pub(super) struct Cache {
 impl Cache {
     /// Opens the folder and makes it where it is missing.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let metadata = fs::symlink_metadata(folder)?;
-        let refuse = |what: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, what.to_owned()));
-        if !metadata.is_dir() {
-            return refuse("it is a link or a file, and a folder is expected");
-        }
-        if metadata.uid() != rustix::process::geteuid().as_raw() {
-            return refuse("it belongs to another user");
-        }
-        if metadata.mode() & 0o022 != 0 {
-            return refuse("others may write to it; run `chmod go-w` on it");
-        }
+        files::own_folder(folder)?;
         Ok(Self { folder: folder.into() })
     }
 

@@ -154,7 +154,7 @@ impl Plugin {
     pub fn is_stateless(&self) -> bool {
         self.stateless
     }
-    /// The component's file.
+    /// The component's file, or the reference by which it was pulled.
     #[must_use]
     pub fn file(&self) -> &Path {
         &self.file
@@ -240,7 +240,15 @@ impl Loader {
     /// # Errors
     /// [`LoadError`]; nothing was published.
     pub fn load(&self, path: &Path, grants: &Grants) -> Result<Plugin, LoadError> {
-        self.build(source::read(path)?, grants)
+        self.load_source(source::read(path)?, grants)
+    }
+
+    /// The same for what was read already, or pulled.
+    ///
+    /// # Errors
+    /// [`LoadError`]; nothing was published.
+    pub fn load_source(&self, source: Source, grants: &Grants) -> Result<Plugin, LoadError> {
+        self.build(source, grants)
     }
 
     /// As [`Loader::load`], but a plugin that is in use already, the same in every respect, is shared.
@@ -268,7 +276,11 @@ impl Loader {
         )
     }
 
-    fn share_source(&self, source: Source, grants: &Grants) -> Result<Arc<Plugin>, LoadError> {
+    /// The same for what was read already, or pulled.
+    ///
+    /// # Errors
+    /// [`LoadError`]; nothing was published.
+    pub fn share_source(&self, source: Source, grants: &Grants) -> Result<Arc<Plugin>, LoadError> {
         let (file, name, version) = (source.file.clone(), source.name.clone(), source.version.clone());
         let key = (file, name, version, source.stateless, hex(&Sha256::digest(&source.bytes)), grants.clone());
         let known = || self.loaded.lock().unwrap_or_else(PoisonError::into_inner);

@@ -37,12 +37,39 @@ pub enum SourceError {
 }
 
 /// A component's bytes, and what is known of them.
-pub(super) struct Source {
-    pub(super) file: PathBuf,
-    pub(super) name: String,
-    pub(super) version: String,
-    pub(super) stateless: bool,
-    pub(super) bytes: Vec<u8>,
+pub struct Source {
+    /// Its file, or what stands for it: the reference by which it was pulled.
+    pub file: PathBuf,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Whether a fresh instance can carry on with its sessions.
+    pub stateless: bool,
+    /// What looks like a component by its first bytes.
+    pub bytes: Vec<u8>,
+}
+
+impl Source {
+    /// Reads a folder with a manifest, or a component file.
+    ///
+    /// # Errors
+    /// [`SourceError`].
+    pub fn read(path: &Path) -> Result<Self, SourceError> {
+        read(path)
+    }
+
+    /// What was pulled: a lone component, which has neither a folder nor a manifest beside it.
+    ///
+    /// # Errors
+    /// [`SourceError::NotAComponent`].
+    pub fn pulled(reference: &str, name: String, version: String, bytes: Vec<u8>) -> Result<Self, SourceError> {
+        let file = PathBuf::from(reference);
+        match not_a_component(&bytes) {
+            Some(what) => Err(SourceError::NotAComponent { file, what }),
+            None => Ok(Self { file, name, version, stateless: false, bytes }),
+        }
+    }
 }
 
 /// Reads a folder with a manifest, or a component file.

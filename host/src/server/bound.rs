@@ -15,6 +15,7 @@ use super::course::{Course, Notice, Occurrence, Status};
 use super::handle::ServerHandle;
 use super::host::Host;
 use super::lock::Holder;
+use super::procure::{ProcureError, again};
 use super::registry::Registry;
 use super::service::{Service, Terms};
 use super::swap::same;
@@ -62,7 +63,7 @@ impl Prepared {
 
     /// A server that runs keeps what was swapped in, as long as the description names the same plugin as before. Blocks where it
     /// has to be linked again.
-    pub(super) fn keep_swapped(&mut self, host: &Host, running: &Service) -> Result<(), LoadError> {
+    pub(super) fn keep_swapped(&mut self, host: &Host, running: &Service) -> Result<(), ProcureError> {
         let in_force = Arc::clone(running.procedure().plugin());
         if running.history().configured() != self.configured || same(&in_force, &self.plugin) {
             return Ok(());
@@ -71,12 +72,13 @@ impl Prepared {
         self.plugin = match running.terms().grants == *grants {
             true => in_force,
             false => {
-                let again = host.loader().share_as(in_force.file(), in_force.known(), grants)?;
+                let again =
+                    again(in_force.file(), in_force.known(), &self.description.registries, host.loader(), grants)?;
                 if again.digest() != in_force.digest() {
                     let cause =
                         "it was swapped in and is not the same file any more, so that `grants` cannot be changed"
                             .into();
-                    return Err(LoadError::Changed { file: in_force.file().to_owned(), cause });
+                    return Err(LoadError::Changed { file: in_force.file().to_owned(), cause }.into());
                 }
                 again
             }
@@ -152,6 +154,7 @@ impl Prepared {
             throttle: description.throttle,
             grants: description.grants.clone(),
             rules: description.rules,
+            registries: Arc::clone(&description.registries),
             given: Arc::clone(&description.given),
             tenant: Arc::clone(tenant),
         }

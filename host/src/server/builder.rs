@@ -1,22 +1,23 @@
 //! What a server is made of, checked step by step: described, prepared, bound, running.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::bound::{Bound, Prepared};
 use super::breaker::BreakerLimits;
-use super::checks::{TIMEOUT_DEFAULT, TIMERS_DEFAULT, WATERMARKS_DEFAULT, argument};
-use super::handle::ServerHandle;
+use super::checks::{TIMEOUT_DEFAULT, TIMERS_DEFAULT, WATERMARKS_DEFAULT};
 use super::host::{Host, HostError};
 use super::registry::NAME_CHARS_MAX;
-use super::versions::{Generation, RecordError, Recorded, SwapRules};
-use crate::admission::{Network, Networks, Places, Throttle};
+use super::versions::{RecordError, SwapRules};
+use crate::admission::{Network, Networks, Throttle};
 use crate::event::Priority;
-use crate::net::{BindError, Credentials, CredentialsError, Endpoint, ListenPort, Security, SocketOptions};
-use crate::plugin::{Grants, InstanceLimits, LoadError, Plugin, try_out};
+use crate::net::{BindError, Credentials, CredentialsError, Endpoint, ListenPort, SocketOptions};
+#[cfg(doc)]
+use crate::oci::Terms;
+use crate::oci::{Registries, RegistryError};
+use crate::plugin::{Grants, InstanceLimits, LoadError, Plugin};
 use crate::sched::{BudgetChange, Budgets};
 #[cfg(doc)]
 use crate::session::Deadlines;
@@ -77,6 +78,7 @@ pub struct ServerBuilder {
     pub(super) priority_max: Option<Priority>,
     pub(super) plugin: Option<Procedures>,
     pub(super) grants: Grants,
+    pub(super) registries: Arc<Registries>,
     pub(super) parameter: i64,
     pub(super) settings: BTreeMap<String, String>,
     pub(super) secure: bool,
@@ -111,6 +113,7 @@ impl Default for ServerBuilder {
             priority_max: None,
             plugin: None,
             grants: Grants::none(),
+            registries: Arc::default(),
             parameter: 0,
             settings: BTreeMap::new(),
             secure: false,
@@ -144,6 +147,9 @@ pub enum StartError {
     /// The plugin.
     #[error(transparent)]
     Plugin(#[from] LoadError),
+    /// The plugin did not come from its registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// The credentials.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
@@ -278,7 +284,8 @@ impl ServerBuilder {
         self.secure = secure;
         self
     }
-    /// The event procedure: a folder with `plugin.toml` or a component file. Required.
+    /// The event procedure: a folder with `plugin.toml`, a component file, or a reference to a registry as
+    /// `oci://registry.example.com/echo:1.0`. Required.
     #[must_use]
     pub fn plugin(mut self, path: impl Into<PathBuf>) -> Self {
         self.plugin = Some(Procedures::Path(path.into()));
@@ -288,6 +295,13 @@ impl ServerBuilder {
     #[must_use]
     pub fn loaded_plugin(mut self, plugin: Arc<Plugin>) -> Self {
         self.plugin = Some(Procedures::Loaded(plugin));
+        self
+    }
+    /// How registries are spoken to, where the plugin is in one. Default: [`Terms::default`], which keeps nothing, knows no logins
+    /// and asks for no signature.
+    #[must_use]
+    pub fn registries(mut self, registries: Arc<Registries>) -> Self {
+        self.registries = registries;
         self
     }
     /// What the plugin may import beyond its session. Default: nothing. Without effect on a loaded plugin.
@@ -366,137 +380,5 @@ impl ServerBuilder {
     pub fn watermarks(mut self, watermarks: Watermarks) -> Self {
         self.watermarks = watermarks;
         self
-    }
-
-    /// Starts the server and returns once it listens: a client that connects right after is served. Blocks while the
-    /// plugin is loaded, so not for a runtime's thread.
-    ///
-    /// # Errors
-    /// [`StartError`]; nothing is left of it.
-    pub fn start(self) -> Result<ServerHandle, StartError> {
-        Ok(self.bind()?.run())
-    }
-
-    /// Everything that can fail: checks the values, loads the plugin and the credentials, binds the address. Several
-    /// servers that start together are all bound before the first runs.
-    ///
-    /// # Errors
-    /// [`StartError`]; nothing is left bound.
-    pub fn bind(self) -> Result<Bound, StartError> {
-        let host = self.host.clone().map_or_else(Host::shared, Ok)?;
-        Ok(self.prepare(&host)?.listen(&host)?)
-    }
-
-    /// The same without a socket that was handed over, which would otherwise stay open for as long as this.
-    pub(super) fn without_listener(mut self) -> Self {
-        self.inherited = None;
-        self
-    }
-
-    /// Everything of [`ServerBuilder::bind`] but the address: for a server that runs already, and its
-    /// [`ServerHandle::reform`].
-    ///
-    /// # Errors
-    /// [`StartError`].
-    pub fn prepare(self, host: &Host) -> Result<Prepared, StartError> {
-        self.check()?;
-        let named = self.load(host)?;
-        let configured = named.digest().to_owned();
-        let name = self.given_name().unwrap_or(named.name()).to_owned();
-        let (plugin, recorded) = self.recorded(host, named)?;
-        try_out(&plugin, self.limits, self.budgets.start(self.priority))?;
-        let security = self.security()?;
-        let room = self.room(host)?;
-        Ok(Prepared { description: self, name, plugin, configured, recorded, security, room })
-    }
-
-    /// What was in force when the process ended, where that was swapped in and the description names the same plugin still.
-    fn recorded(&self, host: &Host, named: Arc<Plugin>) -> Result<(Arc<Plugin>, Vec<Generation>), StartError> {
-        let name = self.given_name().unwrap_or(named.name());
-        let recorded = match host.records() {
-            Some(records) => records.read(name, named.digest())?,
-            None => None,
-        };
-        let Some(Recorded { generations, in_force, file }) = recorded else { return Ok((named, Vec::new())) };
-        if in_force.digest == named.digest() {
-            return Ok((named, generations));
-        }
-        let plugin = host.loader().share_as(&file, in_force.known(), &self.grants)?;
-        Ok((plugin, generations))
-    }
-
-    /// Places for the instances that its sessions share.
-    fn room(&self, host: &Host) -> Result<Option<Arc<Places>>, StartError> {
-        if self.shards == 0 {
-            return Ok(None);
-        }
-        let slots = host.slots();
-        let places = slots.take_many(self.shards).ok_or_else(|| {
-            let (max, taken) = (slots.max(), slots.taken());
-            argument(
-                "shards",
-                format!("no room for {} more instances: {taken} of {max} (`sessions_max`) are taken", self.shards),
-            )
-        })?;
-        Ok(Some(Arc::new(places)))
-    }
-
-    /// Its name, where it was given one.
-    #[must_use]
-    pub fn given_name(&self) -> Option<&str> {
-        Some(self.name.as_str()).filter(|name| !name.is_empty())
-    }
-
-    /// Whether both listen in the same way: the same address, backlog and options, and TLS or not.
-    #[must_use]
-    pub fn listens_like(&self, other: &Self) -> bool {
-        self.endpoint == other.endpoint && self.secure == other.secure
-    }
-
-    /// The credentials, where it has some.
-    #[must_use]
-    pub fn credentials_given(&self) -> Option<&Credentials> {
-        self.credentials.as_ref()
-    }
-
-    /// Everything that is wrong with this server short of binding it: values, plugin, credentials, address. And the
-    /// plugin, where it loads. Blocks as [`ServerBuilder::start`] does.
-    #[must_use]
-    pub fn verify(&self, host: &Host) -> (Option<Arc<Plugin>>, Vec<StartError>) {
-        let mut wrong = Vec::new();
-        let mut note = |error| wrong.push(error);
-        self.problems().into_iter().for_each(&mut note);
-        let plugin = self.load(host).map_err(&mut note).ok();
-        if let Some(plugin) = &plugin {
-            try_out(plugin, self.limits, self.budgets.start(self.priority)).map_err(|error| note(error.into())).ok();
-        }
-        self.security().map_err(&mut note).ok();
-        if self.inherited.is_none() {
-            self.endpoint.resolve().map_err(|error| note(error.into())).ok();
-        }
-        (plugin, wrong)
-    }
-
-    /// Where it will listen, if that can be told; `None` for any free port or a name that does not resolve.
-    #[must_use]
-    pub fn address(&self) -> Option<SocketAddr> {
-        self.endpoint.resolve().ok().filter(|address| address.port() != 0)
-    }
-
-    fn load(&self, host: &Host) -> Result<Arc<Plugin>, StartError> {
-        match &self.plugin {
-            Some(Procedures::Loaded(plugin)) => Ok(Arc::clone(plugin)),
-            Some(Procedures::Path(path)) => Ok(host.loader().share(path, &self.grants)?),
-            None => {
-                Err(argument("plugin", "a server needs an event procedure: a folder with plugin.toml or a .wasm file"))
-            }
-        }
-    }
-
-    fn security(&self) -> Result<Security, StartError> {
-        match &self.credentials {
-            Some(credentials) => Ok(Security::tls(credentials)?),
-            None => Ok(Security::plaintext()),
-        }
     }
 }

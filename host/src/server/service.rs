@@ -19,6 +19,7 @@ use super::versions::{Canary, History, RecordError, StateFolder, SwapRules};
 use crate::admission::{Gate, Network, Throttle};
 use crate::event::{Peers, Priority};
 use crate::net::Security;
+use crate::oci::Registries;
 use crate::plugin::{EventProcedure, Grants};
 use crate::sched::{Lane, Seat};
 use crate::session::{Latch, LineConfig};
@@ -42,6 +43,8 @@ pub(crate) struct Terms {
     pub(super) grants: Grants,
     /// How versions are tried and taken back.
     pub(super) rules: SwapRules,
+    /// Where plugins come from that are no files.
+    pub(super) registries: Arc<Registries>,
     /// Keys of what somebody wrote down.
     pub(super) given: Arc<BTreeSet<String>>,
     /// Whose server it is.

@@ -162,6 +162,27 @@ impl BreakerTripped<'_> {
     }
 }
 
+/// A plugin came from a registry, or from what is kept of it.
+#[derive(Debug)]
+pub struct PluginPulled<'a> {
+    /// The reference by which it was asked for.
+    pub wanted: &'a str,
+    /// Its reference, with the digest of what came.
+    pub reference: &'a str,
+    /// Where it was: the registry, or the store.
+    pub from: &'a str,
+    /// The key that has signed it, where that was asked for.
+    pub signed_by: Option<&'a str>,
+}
+
+impl PluginPulled<'_> {
+    /// Logs it.
+    pub fn emit(&self) {
+        let Self { wanted, reference, from, signed_by } = self;
+        info!(wanted, reference, from, signed_by, "plugin pulled");
+    }
+}
+
 /// Accepting pauses because the machine is out of something.
 #[derive(Debug)]
 pub struct AcceptPaused<'a> {

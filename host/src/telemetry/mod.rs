@@ -18,8 +18,8 @@ pub use edition::{ClassSeen, Edition, EditionSeen, Spent};
 pub use escape::drives_reader;
 pub use events::{
     AcceptPaused, AcceptStopped, BreakerTripped, ControlOpened, ControlRequest, CredentialsRenewed, Faulted,
-    HandshakeFailed, LanesStarted, LockExpired, PluginOutput, Refused, ServerNotice, ServerStarted, SessionEnded,
-    SessionStarted,
+    HandshakeFailed, LanesStarted, LockExpired, PluginOutput, PluginPulled, Refused, ServerNotice, ServerStarted,
+    SessionEnded, SessionStarted,
 };
 pub use latencies::Latencies;
 pub use log::{count_dropped_lines, dropped_lines};

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use super::live::{bounded, move_live, published};
 use super::{SwapError, SwapPolicy, SwapReport, follow, hand_over, on, others, put_in_force, same};
-use crate::plugin::{EventProcedure, LoadError, Plugin, try_out};
+use crate::plugin::{EventProcedure, Plugin, try_out};
 use crate::server::handle::ServerHandle;
+use crate::server::procure::{ProcureError, again, bytes_of, procure};
 use crate::server::together;
 use crate::server::versions::{Canary, CanarySeen, CanaryWish, Generation, How, Standing, conclude, judge};
 use crate::telemetry::CanaryBegan;
@@ -16,13 +17,15 @@ use crate::telemetry::CanaryBegan;
 const SPARE_FOR_SWAPS: usize = 32;
 
 impl ServerHandle {
-    /// Loads a plugin under the grants of this server, for [`ServerHandle::swap`]. Blocks for milliseconds to minutes, so not for a
-    /// runtime's thread.
+    /// Loads a plugin, or asks its registry for it and loads it, under the grants of this server, for [`ServerHandle::swap`].
+    /// Blocks for milliseconds to minutes, so not for a runtime's thread.
     ///
     /// # Errors
-    /// [`LoadError`].
-    pub fn load_for_swap(&self, path: &Path) -> Result<Arc<Plugin>, LoadError> {
-        self.host().loader().share(path, &self.service.terms().grants)
+    /// [`ProcureError`].
+    pub fn load_for_swap(&self, place: &Path) -> Result<Arc<Plugin>, ProcureError> {
+        let terms = self.service.terms();
+        let pull = terms.registries.terms().pull.just_named();
+        procure(place, &terms.registries, pull, self.host().loader(), &terms.grants)
     }
 
     /// [`ServerHandle::load_for_swap`], and then [`ServerHandle::swap`] with this policy, or else the server's own.
@@ -244,7 +247,8 @@ impl ServerHandle {
             let kept = service.records.as_ref().and_then(|records| records.kept(&service.name, &generation));
             let file = kept.unwrap_or_else(|| generation.file.clone());
             let gone = || SwapError::Gone { label: generation.label(), file: file.display().to_string() };
-            let plugin = loader.share_as(&file, generation.known(), &service.terms().grants)?;
+            let terms = service.terms();
+            let plugin = again(&file, generation.known(), &terms.registries, &loader, &terms.grants)?;
             if plugin.digest() == generation.digest { Ok(plugin) } else { Err(gone()) }
         };
         tokio::task::spawn_blocking(load).await.map_err(|_| SwapError::Stopping)?
@@ -274,14 +278,17 @@ impl ServerHandle {
         let budget = service.terms().line_config.budgets.start(self.priority());
         let (limits, trial, old) = (before.limits(), Arc::clone(&plugin), Arc::clone(before.plugin()));
         let (records, name) = (service.records.clone(), Arc::clone(&service.name));
+        let registries = Arc::clone(&service.terms().registries);
         let tried = tokio::task::spawn_blocking(move || {
             try_out(&trial, limits, budget)?;
             let Some(records) = records else { return Ok(()) };
-            if let Err(error) = records.keep(&name, &old) {
+            if let Err(error) = records.keep(&name, &old, || bytes_of(old.file(), &registries)) {
                 // It can be started again from its own file only.
                 tracing::debug!(server = &*name, "what is in force is not kept: {error}");
             }
-            records.keep(&name, &trial).map_err(|error| SwapError::NotRecorded(error.to_string()))
+            records
+                .keep(&name, &trial, || bytes_of(trial.file(), &registries))
+                .map_err(|error| SwapError::NotRecorded(error.to_string()))
         });
         // It fails only where the runtime ends.
         tried.await.map_err(|_| SwapError::Stopping)??;

@@ -13,6 +13,7 @@ pub(super) use live::{Live, follow, hand_over, on, others, put_back};
 use super::service::Service;
 use super::versions::{SwapRules, VERSIONS_MAX};
 use crate::event::Fault;
+use crate::oci::RegistryError;
 use crate::plugin::{LoadError, Plugin};
 use crate::session::Handed;
 use crate::telemetry::HandoverFailed;
@@ -103,6 +104,9 @@ pub enum SwapError {
     /// The new version is not good.
     #[error(transparent)]
     Plugin(#[from] LoadError),
+    /// The new version did not come from its registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     /// Its sessions share instances, or are to move together, and there is no room for those of another version.
     #[error("no room for {0} more instances, which the sessions of another version need (`sessions_max`)")]
     NoRoom(usize),

@@ -103,9 +103,10 @@ impl StateFolder {
         }
         let found = record.generations.iter().find(|generation| generation.standing == Standing::InForce).cloned();
         let in_force = found.ok_or_else(|| wrong("it has nothing in force".into()))?;
-        let mut component = self.component(server, &in_force.digest);
-        if in_force.digest == configured && !component.exists() {
-            component.clone_from(&in_force.file);
+        let component = self.component(server, &in_force.digest);
+        if in_force.digest == configured {
+            // It is loaded from where the configuration says.
+            return Ok(Some(Recorded { generations: record.generations, in_force, file: component }));
         }
         let kept = files::read(&component, COMPONENT_MAX_BYTES);
         let kept =
@@ -121,19 +122,24 @@ impl StateFolder {
         Some(self.component(server, &generation.digest)).filter(|file| file.exists())
     }
 
-    /// Keeps a plugin's component. Blocks.
+    /// Keeps a plugin's component, which `read` gets again. Blocks.
     ///
     /// # Errors
     /// The system's, or the plugin's file is not what was loaded any more. Nothing is left behind.
-    pub(in crate::server) fn keep(&self, server: &str, plugin: &Plugin) -> Result<(), RecordError> {
+    pub(in crate::server) fn keep(
+        &self,
+        server: &str,
+        plugin: &Plugin,
+        read: impl FnOnce() -> Result<Vec<u8>, String>,
+    ) -> Result<(), RecordError> {
         let _alone = self.writing.lock();
         let file = self.component(server, plugin.digest());
         if file.exists() {
             return Ok(());
         }
         let wrong = |file: &Path, what: String| RecordError { file: file.to_owned(), what };
-        let bytes = files::read(plugin.file(), COMPONENT_MAX_BYTES)
-            .map_err(|error| wrong(plugin.file(), format!("cannot read it again, to keep it: {error}")))?;
+        let bytes =
+            read().map_err(|error| wrong(plugin.file(), format!("cannot read it again, to keep it: {error}")))?;
         if digest(&bytes) != plugin.digest() {
             return Err(wrong(plugin.file(), "it changed while it was loaded; try again".into()));
         }

@@ -1,0 +1,132 @@
+//! `wharf plugin push` and `wharf plugin pull`: plugins to and from OCI registries.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{ctl, in_one_line};
+use crate::config::{CONFIG_FILE, registries};
+use crate::oci::{Parcel, PullPolicy, Reference, Registries, SigningKey};
+use crate::plugin::{Engine, EngineConfig, Grants, Loader, MANIFEST_FILE, Manifest, Source};
+
+#[derive(Args)]
+pub(super) struct PushArgs {
+    /// Where to, as oci://registry.example.com/echo:1.0.
+    reference: String,
+    /// A folder with plugin.toml, or a .wasm component. It has to load, and is not run for anybody.
+    file: PathBuf,
+    /// Sign it with this key: a PEM file that only its owner can read, for ECDSA on P-256.
+    #[arg(long, value_name = "KEY")]
+    sign: Option<PathBuf>,
+    #[command(flatten)]
+    terms: TermsArgs,
+}
+
+#[derive(Args)]
+pub(super) struct PullArgs {
+    /// Where from, as oci://registry.example.com/echo:1.0. A tag is asked for anew, whatever the store has.
+    reference: String,
+    /// Write the component to this file too.
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    terms: TermsArgs,
+}
+
+#[derive(Args)]
+struct TermsArgs {
+    /// The configuration file whose `[registry]` says how registries are spoken to; wharf.toml where there is one.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl TermsArgs {
+    fn read(&self) -> Result<Registries> {
+        let usual = || Some(PathBuf::from(CONFIG_FILE)).filter(|file| file.exists());
+        Ok(registries(self.config.clone().or_else(usual).as_deref())?)
+    }
+}
+
+pub(super) fn push(arguments: &PushArgs, json: bool) -> ExitCode {
+    let reference: Reference = match arguments.reference.parse() {
+        Ok(reference) => reference,
+        Err(error) => return ctl::fail(&error.to_string(), 2),
+    };
+    finish(send(arguments, &reference), json)
+}
+
+pub(super) fn pull(arguments: &PullArgs, json: bool) -> ExitCode {
+    let reference: Reference = match arguments.reference.parse() {
+        Ok(reference) => reference,
+        Err(error) => return ctl::fail(&error.to_string(), 2),
+    };
+    finish(receive(arguments, &reference), json)
+}
+
+fn send(arguments: &PushArgs, reference: &Reference) -> Result<Value> {
+    let registries = arguments.terms.read()?;
+    let key = arguments.sign.as_deref().map(SigningKey::read).transpose().map_err(anyhow::Error::msg)?;
+    let parcel = parcel(&arguments.file)?;
+    let version = parcel.version.clone();
+    let digest = registries.push(reference, parcel, key.as_ref())?;
+    Ok(json!({
+        "reference": reference.pinned(&digest).to_string(),
+        "digest": digest.as_str(),
+        "version": version,
+        "signed": key.is_some(),
+    }))
+}
+
+/// What loads here, with every grant, can load wherever it is granted what it imports.
+fn parcel(path: &Path) -> Result<Parcel> {
+    let folder = match path.file_name() {
+        Some(name) if name == MANIFEST_FILE => path.parent(),
+        _ => Some(path).filter(|path| path.is_dir()),
+    };
+    let manifest = folder.map(Manifest::read).transpose()?;
+    let source = Source::read(path)?;
+    let (name, bytes) = (source.name.clone(), source.bytes.clone());
+    let engine = Engine::new(EngineConfig { sessions_max: 1, ..EngineConfig::default() })?;
+    let plugin = Loader::without_cache(engine).load_source(source, &Grants::all())?;
+    let (version, description) = manifest.map(|manifest| (manifest.version, manifest.description)).unzip();
+    let (imports, exports) = (plugin.imports().to_vec(), plugin.exports().to_vec());
+    Ok(Parcel { name, version, description: description.unwrap_or_default(), bytes, imports, exports })
+}
+
+fn receive(arguments: &PullArgs, reference: &Reference) -> Result<Value> {
+    let pulled = arguments.terms.read()?.fetch_by(reference, PullPolicy::Always)?;
+    if let Some(file) = &arguments.output {
+        keep(file, &pulled.bytes).with_context(|| format!("{}: cannot write it", file.display()))?;
+    }
+    Ok(json!({
+        "reference": pulled.reference.to_string(),
+        "digest": pulled.digest.as_str(),
+        "version": pulled.version,
+        "bytes": pulled.bytes.len(),
+        "signed_by": pulled.signed_by,
+    }))
+}
+
+/// All of it or nothing, so that whoever loads the file meanwhile finds the one or the other.
+fn keep(file: &Path, bytes: &[u8]) -> Result<()> {
+    let Some(name) = file.file_name() else { bail!("expected the name of a file") };
+    let draft = file.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let written = std::fs::write(&draft, bytes).and_then(|()| std::fs::rename(&draft, file));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&draft);
+    }
+    Ok(written?)
+}
+
+/// One line that can stand in a configuration file: the reference with its digest.
+fn finish(done: Result<Value>, json: bool) -> ExitCode {
+    match done {
+        Ok(answer) if json => println!("{answer}"),
+        Ok(answer) => println!("{}", in_one_line(answer["reference"].as_str().unwrap_or_default())),
+        Err(error) => return ctl::fail(&format!("{error:#}"), 1),
+    }
+    ExitCode::SUCCESS
+}

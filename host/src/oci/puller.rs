@@ -1,0 +1,226 @@
+//! From a reference to bytes: out of the store or from the registry, and in either case with a known digest and the
+//! signature that is asked for.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+
+use super::artifact::{Artifact, MANIFEST_MAX_BYTES};
+use super::digest::Digest;
+use super::failure::{Problem, RegistryError};
+use super::reference::Reference;
+use super::signature::{self, Evidence, PublicKey};
+use super::store::Store;
+use super::terms::{PullPolicy, Terms};
+use super::wire::Wire;
+use crate::net::take_ring_for_tls;
+
+/// Registries, spoken to on these terms.
+#[derive(Debug, Default)]
+pub struct Registries {
+    pub(super) terms: Terms,
+}
+
+/// Where a plugin was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// In the store.
+    Store,
+    /// At its registry.
+    Registry,
+}
+
+/// A component, and what is known of it.
+pub struct Pulled {
+    /// The reference with the digest of what was found, which is the plugin's name for good.
+    pub reference: Reference,
+    /// The digest of its manifest, which is in the reference too.
+    pub digest: Digest,
+    /// Its name.
+    pub name: String,
+    /// Its version, or the tag.
+    pub version: String,
+    /// The component.
+    pub bytes: Vec<u8>,
+    /// Where it was.
+    pub origin: Origin,
+    /// The key that has signed it, where that was asked for.
+    pub signed_by: Option<String>,
+}
+
+impl fmt::Debug for Pulled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pulled({}, {} bytes)", self.reference, self.bytes.len())
+    }
+}
+
+/// What is asked for, and what has to hold of it.
+struct Order<'a> {
+    terms: &'a Terms,
+    reference: &'a Reference,
+    keys: Option<&'a [PublicKey]>,
+    store: Option<Store>,
+}
+
+impl Registries {
+    /// Registries on these terms.
+    #[must_use]
+    pub fn new(terms: Terms) -> Self {
+        Self { terms }
+    }
+
+    /// The terms.
+    #[must_use]
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// The plugin that a reference names, as the pull policy says. Blocks for up to `timeout`, so not for a runtime's thread.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; what was in the store still is.
+    pub fn fetch(&self, reference: &Reference) -> Result<Pulled, RegistryError> {
+        self.fetch_by(reference, self.terms.pull)
+    }
+
+    /// The same by another policy. Blocks too.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; what was in the store still is.
+    pub fn fetch_by(&self, reference: &Reference, policy: PullPolicy) -> Result<Pulled, RegistryError> {
+        self.find(reference, policy).map_err(|problem| RegistryError { reference: reference.to_string(), problem })
+    }
+
+    fn find(&self, reference: &Reference, policy: PullPolicy) -> Result<Pulled, Problem> {
+        let terms = &self.terms;
+        let order = Order { terms, reference, keys: terms.keys_for(reference)?, store: self.store(policy)? };
+        let kept = order.kept(policy);
+        match (kept, policy) {
+            (Ok(Some(pulled)), _) => Ok(pulled),
+            (Ok(None), PullPolicy::Never) => Err(Problem::NotKept),
+            (Err(problem), PullPolicy::Never) => Err(problem),
+            // Whatever is wrong with what is kept, the registry may have better.
+            _ => on_this_thread(terms, order.asked()),
+        }
+    }
+
+    fn store(&self, policy: PullPolicy) -> Result<Option<Store>, Problem> {
+        let Some(folder) = &self.terms.store_dir else { return Ok(None) };
+        match Store::open(folder, self.terms.store_max_bytes) {
+            Ok(store) => Ok(Some(store)),
+            Err(source) if policy == PullPolicy::Never => Err(Problem::Store { folder: folder.clone(), source }),
+            Err(error) => {
+                tracing::warn!(folder = %folder.display(), %error, "no store: plugins are pulled each time");
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl Order<'_> {
+    /// What the store has. `None`: nothing, or the policy does not want to know.
+    fn kept(&self, policy: PullPolicy) -> Result<Option<Pulled>, Problem> {
+        let Some(store) = &self.store else { return Ok(None) };
+        let by_tag = || match policy {
+            PullPolicy::Always => None,
+            PullPolicy::IfMissing | PullPolicy::Never => store.tag(&self.reference.to_string()),
+        };
+        let Some(digest) = self.reference.digest().cloned().or_else(by_tag) else { return Ok(None) };
+        let Some(manifest) = store.blob(&digest, MANIFEST_MAX_BYTES) else { return Ok(None) };
+        let artifact = Artifact::read(&manifest, self.terms.component_max_bytes)?;
+        let signed_by = match self.keys {
+            None => None,
+            Some(keys) => Some(self.believed(&store.evidence(&digest), keys, &digest)?),
+        };
+        let Some(bytes) = store.blob(&artifact.layer, artifact.layer_bytes) else { return Ok(None) };
+        Ok(Some(self.pulled(&artifact, digest, bytes, Origin::Store, signed_by)))
+    }
+
+    /// What the registry has. The component is the last to be asked for, once everything that can be known without it holds.
+    async fn asked(&self) -> Result<Pulled, Problem> {
+        let mut wire = Wire::new(self.terms, self.reference)?;
+        let name = match (self.reference.digest(), self.reference.tag()) {
+            (Some(digest), _) => digest.as_str(),
+            (None, tag) => tag.unwrap_or_default(),
+        };
+        let (manifest, digest) = wire.manifest(name).await?;
+        let artifact = Artifact::read(&manifest, self.terms.component_max_bytes)?;
+        let (mut evidence, mut signed_by) = (Vec::new(), None);
+        if let Some(keys) = self.keys {
+            evidence = wire.evidence(&digest).await?;
+            signed_by = Some(self.believed(&evidence, keys, &digest)?);
+        }
+        let kept = self.store.as_ref().and_then(|store| store.blob(&artifact.layer, artifact.layer_bytes));
+        let (bytes, fresh) = match kept {
+            Some(bytes) => (bytes, false),
+            None => (wire.blob("component", &artifact.layer, artifact.layer_bytes).await?, true),
+        };
+        if let Some(store) = &self.store
+            && let Err(error) =
+                self.keep(store, &digest, &manifest, fresh.then_some((&artifact.layer, &bytes)), &evidence)
+        {
+            tracing::warn!(reference = %self.reference, %error, "what was pulled is not kept in the store");
+        }
+        Ok(self.pulled(&artifact, digest, bytes, Origin::Registry, signed_by))
+    }
+
+    /// In an order in which nothing ever names what is not there.
+    fn keep(
+        &self,
+        store: &Store,
+        digest: &Digest,
+        manifest: &[u8],
+        component: Option<(&Digest, &Vec<u8>)>,
+        evidence: &[Evidence],
+    ) -> io::Result<()> {
+        if let Some((layer, bytes)) = component {
+            store.keep(layer, bytes)?;
+        }
+        if !evidence.is_empty() {
+            store.set_evidence(digest, evidence)?;
+        }
+        store.keep(digest, manifest)?;
+        if self.reference.digest().is_none() {
+            store.set_tag(&self.reference.to_string(), digest)?;
+        }
+        store.trim()
+    }
+
+    /// The name of the key that has signed it.
+    fn believed(&self, evidence: &[Evidence], keys: &[PublicKey], plugin: &Digest) -> Result<String, Problem> {
+        let signed = signature::check(evidence, keys, plugin, self.reference.repository());
+        signed.map(|key| key.name().to_owned()).map_err(Problem::Signature)
+    }
+
+    fn pulled(
+        &self,
+        artifact: &Artifact,
+        digest: Digest,
+        bytes: Vec<u8>,
+        origin: Origin,
+        signed_by: Option<String>,
+    ) -> Pulled {
+        Pulled {
+            reference: self.reference.pinned(&digest),
+            name: artifact.name(self.reference.repository()),
+            version: artifact.version(self.reference.tag()),
+            digest,
+            bytes,
+            origin,
+            signed_by,
+        }
+    }
+}
+
+/// Runs it on a reactor of its own on this thread, so that no other thread has any of the work, for no longer than it may
+/// take. A look-up of a name that hangs is left behind.
+pub(super) fn on_this_thread<T>(terms: &Terms, work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    take_ring_for_tls();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::Client(error.to_string()))?;
+    let done = runtime.block_on(async { tokio::time::timeout(terms.timeout, work).await });
+    runtime.shutdown_background();
+    done.unwrap_or(Err(Problem::TooSlow(terms.timeout)))
+}

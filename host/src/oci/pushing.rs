@@ -1,0 +1,219 @@
+//! A component into a registry, in the layout of the Wasm packaging tools, signed if there is a key.
+//!
+//! By `oci-client`. It reads what the registry answers without a limit but the time, which is why pulling is not done by it;
+//! this runs in a command that ends with it.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt;
+use oci_client::RegistryOperation;
+use oci_client::client::{Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol};
+use oci_client::errors::OciDistributionError;
+use oci_client::manifest::{IMAGE_CONFIG_MEDIA_TYPE, OciDescriptor, OciImageManifest};
+use oci_client::secrets::RegistryAuth;
+use reqwest::header::HeaderValue;
+use serde_json::json;
+
+use super::artifact::{self, CONFIG_TYPE, DESCRIPTION, LAYER_TYPE, MANIFEST_MAX_BYTES, MANIFEST_TYPE, TITLE, VERSION};
+use super::digest::Digest;
+use super::failure::{Problem, RegistryError, causes, excerpt};
+use super::puller::{Registries, on_this_thread};
+use super::reference::Reference;
+use super::signature::{self, SIGNATURES_MAX, SigningKey};
+use super::terms::Terms;
+use super::wire::{CONNECT_MAX, SILENCE_MAX, Wire, without_tls};
+
+/// A component and what is said about it.
+pub struct Parcel {
+    /// The plugin's name.
+    pub name: String,
+    /// Its version, where it has one.
+    pub version: Option<String>,
+    /// One sentence; may be empty.
+    pub description: String,
+    /// The component.
+    pub bytes: Vec<u8>,
+    /// Interfaces it imports.
+    pub imports: Vec<String>,
+    /// Interfaces it exports.
+    pub exports: Vec<String>,
+}
+
+impl Registries {
+    /// Puts a plugin under a tag, and its signature beside it. The tag names it only once everything else is there. The same
+    /// parcel has the same digest each time. Blocks, so not for a runtime's thread.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; the tag names what it named before.
+    pub fn push(
+        &self,
+        reference: &Reference,
+        parcel: Parcel,
+        key: Option<&SigningKey>,
+    ) -> Result<Digest, RegistryError> {
+        let pushed = match reference.digest() {
+            Some(_) => Err(Problem::Reference("a plugin is pushed to a tag, and gets its digest by that".into())),
+            None => on_this_thread(&self.terms, guarded(push(&self.terms, reference, parcel, key))),
+        };
+        pushed.map_err(|problem| RegistryError { reference: reference.to_string(), problem })
+    }
+}
+
+/// The client takes some answers for granted and panics where they are others; that is a failure like any other.
+async fn guarded<T>(work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    let broken = |_| Problem::Unreachable("it answers in a way that the client does not know".into());
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| Err(broken(panic)))
+}
+
+async fn push(
+    terms: &Terms,
+    reference: &Reference,
+    parcel: Parcel,
+    key: Option<&SigningKey>,
+) -> Result<Digest, Problem> {
+    let auth = match terms.credentials.of(reference.registry()) {
+        Some(login) => RegistryAuth::Basic(login.user.clone(), login.password.clone()),
+        None => RegistryAuth::Anonymous,
+    };
+    let known = auth != RegistryAuth::Anonymous;
+    let failed = |error: OciDistributionError| explain(&error, known);
+    let client = client(terms, reference)?;
+    client.auth(reference.inner(), &auth, RegistryOperation::Push).await.map_err(failed)?;
+    let layer = Digest::of(&parcel.bytes);
+    let config = config(&parcel, &layer);
+    let manifest = manifest(&parcel, &layer, &config)?;
+    let digest = Digest::of(&manifest);
+
+    client.push_blob(reference.inner(), parcel.bytes, layer.as_str()).await.map_err(failed)?;
+    let name = Digest::of(&config);
+    client.push_blob(reference.inner(), config, name.as_str()).await.map_err(failed)?;
+    put(&client, &reference.pinned(&digest), manifest.clone()).await.map_err(failed)?;
+    if let Some(key) = key {
+        sign(terms, &client, reference, &digest, key).await?.map_err(failed)?;
+    }
+    put(&client, reference, manifest).await.map_err(failed)?;
+    Ok(digest)
+}
+
+async fn put(client: &Client, reference: &Reference, manifest: Vec<u8>) -> Result<(), OciDistributionError> {
+    let kind = HeaderValue::from_static(MANIFEST_TYPE);
+    client.push_manifest_raw(reference.inner(), manifest, kind).await.map(drop)
+}
+
+/// Adds a signature to those that there are. One by this key that holds is enough.
+async fn sign(
+    terms: &Terms,
+    client: &Client,
+    reference: &Reference,
+    digest: &Digest,
+    key: &SigningKey,
+) -> Result<Result<(), OciDistributionError>, Problem> {
+    let mut wire = Wire::new(terms, reference)?;
+    let there = wire.evidence(digest).await?;
+    if signature::check(&there, &[key.public()], digest, reference.repository()).is_ok() {
+        return Ok(Ok(()));
+    }
+    if there.len() >= SIGNATURES_MAX {
+        return Err(Problem::TooLarge { what: "list of signatures", max: SIGNATURES_MAX as u64 });
+    }
+    let evidence = key
+        .sign(&reference.place(), digest)
+        .ok_or_else(|| Problem::Client("the system has no random numbers to sign with".into()))?;
+    let layers: Vec<OciDescriptor> = there.iter().chain([&evidence]).map(signature::Evidence::descriptor).collect();
+    let texts: Vec<String> = layers.iter().map(|layer| layer.digest.clone()).collect();
+    let config = json!({
+        "architecture": "", "os": "", "config": {}, "created": "1970-01-01T00:00:00Z",
+        "rootfs": { "type": "layers", "diff_ids": texts },
+    });
+    let config = config.to_string().into_bytes();
+    let manifest = image(IMAGE_CONFIG_MEDIA_TYPE, &config, layers, None)?;
+    let pushing = async {
+        for content in [evidence.payload, config] {
+            let name = Digest::of(&content);
+            client.push_blob(reference.inner(), content, name.as_str()).await?;
+        }
+        put(client, &reference.tagged(&signature::tag(digest)), manifest).await
+    };
+    Ok(pushing.await)
+}
+
+/// What the component is, for those who want to know without having it. Always the same for the same component.
+fn config(parcel: &Parcel, layer: &Digest) -> Vec<u8> {
+    let config = json!({
+        "created": "1970-01-01T00:00:00Z",
+        "architecture": "wasm",
+        "os": "wasip2",
+        "layerDigests": [layer.as_str()],
+        "component": { "exports": parcel.exports, "imports": parcel.imports },
+    });
+    config.to_string().into_bytes()
+}
+
+fn manifest(parcel: &Parcel, layer: &Digest, config: &[u8]) -> Result<Vec<u8>, Problem> {
+    let mut said = BTreeMap::from([(TITLE.to_owned(), parcel.name.clone())]);
+    said.extend(parcel.version.clone().map(|version| (VERSION.to_owned(), version)));
+    if !parcel.description.is_empty() {
+        said.insert(DESCRIPTION.to_owned(), parcel.description.clone());
+    }
+    let layer = OciDescriptor {
+        media_type: LAYER_TYPE.into(),
+        digest: layer.to_string(),
+        size: i64::try_from(parcel.bytes.len()).unwrap_or(i64::MAX),
+        ..OciDescriptor::default()
+    };
+    let manifest = image(CONFIG_TYPE, config, vec![layer], Some(said))?;
+    // What nobody could pull is not pushed.
+    artifact::Artifact::read(&manifest, u64::MAX).map(|_| manifest)
+}
+
+fn image(
+    config_type: &str,
+    config: &[u8],
+    layers: Vec<OciDescriptor>,
+    annotations: Option<BTreeMap<String, String>>,
+) -> Result<Vec<u8>, Problem> {
+    let config = OciDescriptor {
+        media_type: config_type.into(),
+        digest: Digest::of(config).to_string(),
+        size: i64::try_from(config.len()).unwrap_or(i64::MAX),
+        ..OciDescriptor::default()
+    };
+    let media_type = Some(MANIFEST_TYPE.to_owned());
+    let manifest = OciImageManifest { media_type, config, layers, annotations, ..OciImageManifest::default() };
+    let text = serde_json::to_vec(&manifest).map_err(|error| Problem::NotAPlugin(error.to_string()))?;
+    if text.len() as u64 > MANIFEST_MAX_BYTES {
+        return Err(Problem::TooLarge { what: "manifest", max: MANIFEST_MAX_BYTES });
+    }
+    Ok(text)
+}
+
+fn client(terms: &Terms, reference: &Reference) -> Result<Client, Problem> {
+    // The client makes a second one with the system's authorities for its own ends, and panics where there are none.
+    reqwest::Client::builder().build().map_err(|error| Problem::Client(causes(&error)))?;
+    let protocol = if without_tls(terms, reference)? { ClientProtocol::Http } else { ClientProtocol::Https };
+    let authority = terms.authority.iter();
+    let authority = authority.map(|pem| Certificate { encoding: CertificateEncoding::Pem, data: pem.clone() });
+    let config = ClientConfig {
+        protocol,
+        tls_certs_only: authority.collect(),
+        connect_timeout: Some(CONNECT_MAX),
+        read_timeout: Some(SILENCE_MAX),
+        ..ClientConfig::default()
+    };
+    Client::try_from(config).map_err(|error| Problem::Client(causes(&error)))
+}
+
+fn explain(error: &OciDistributionError, known: bool) -> Problem {
+    match error {
+        OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
+            Problem::Denied(known)
+        }
+        OciDistributionError::ServerError { code: 401 | 403, .. } => Problem::Denied(known),
+        OciDistributionError::ServerError { code, message, .. } => {
+            Problem::Answer { status: *code, said: excerpt(message) }
+        }
+        error => Problem::Unreachable(causes(error)),
+    }
+}

@@ -1,0 +1,259 @@
+//! What was pulled, on disk, by digest: `blobs/` holds manifests and components, `tags/` which digest a tag named when it was
+//! last asked for, `signatures/` who has signed what.
+//!
+//! Nothing here is believed: content is compared with its digest whenever it is read, and signatures are checked whenever
+//! they are needed. Files are written under another name and moved into place.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use super::digest::Digest;
+use super::signature::Evidence;
+use crate::files;
+
+const BLOBS: &str = "blobs";
+const TAGS: &str = "tags";
+const SIGNATURES: &str = "signatures";
+/// What a file is called until it is whole.
+const DRAFT: &str = "draft-";
+/// What a file takes beside its content.
+const FILE_BYTES: u64 = 4 << 10;
+/// Largest record beside the blobs.
+const RECORD_MAX_BYTES: u64 = 4 << 20;
+/// A draft of a process that ended in the middle is one that nobody has touched for so long.
+const DRAFT_MAX_AGE: Duration = Duration::from_secs(3_600);
+
+/// A usable store.
+pub(super) struct Store {
+    folder: PathBuf,
+    max_bytes: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Tagged {
+    reference: String,
+    digest: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Signed {
+    payload: String,
+    signature: String,
+}
+
+impl Store {
+    /// Opens a folder and makes it where it is missing. It has to be this user's, and closed to others' writing.
+    pub(super) fn open(folder: &Path, max_bytes: u64) -> io::Result<Self> {
+        files::own_folder(folder)?;
+        for part in [BLOBS, TAGS, SIGNATURES] {
+            files::own_folder(&folder.join(part))?;
+        }
+        Ok(Self { folder: folder.into(), max_bytes })
+    }
+
+    /// Content of this digest, if it is here and whole. What is not whole is thrown away.
+    pub(super) fn blob(&self, digest: &Digest, max_bytes: u64) -> Option<Vec<u8>> {
+        let path = self.folder.join(BLOBS).join(digest.hex());
+        let content = files::read(&path, max_bytes).ok()?;
+        if Digest::of(&content) == *digest {
+            touch(&path);
+            return Some(content);
+        }
+        tracing::warn!(file = %path.display(), "what was kept of a plugin has rotted, and is thrown away");
+        let _ = fs::remove_file(&path);
+        None
+    }
+
+    /// Keeps content of this digest.
+    pub(super) fn keep(&self, digest: &Digest, content: &[u8]) -> io::Result<()> {
+        self.write(&self.folder.join(BLOBS).join(digest.hex()), content)
+    }
+
+    /// What a reference by tag named when it was last asked for.
+    pub(super) fn tag(&self, reference: &str) -> Option<Digest> {
+        let path = self.tag_file(reference);
+        let tagged: Tagged = serde_json::from_slice(&files::read(&path, RECORD_MAX_BYTES).ok()?).ok()?;
+        touch(&path);
+        if tagged.reference == reference { Digest::parse(&tagged.digest) } else { None }
+    }
+
+    /// Remembers it.
+    pub(super) fn set_tag(&self, reference: &str, digest: &Digest) -> io::Result<()> {
+        let tagged = Tagged { reference: reference.into(), digest: digest.to_string() };
+        self.write(&self.tag_file(reference), &serde_json::to_vec(&tagged)?)
+    }
+
+    /// Signatures of a plugin that were kept.
+    pub(super) fn evidence(&self, plugin: &Digest) -> Vec<Evidence> {
+        let path = self.folder.join(SIGNATURES).join(plugin.hex());
+        let read =
+            || -> Option<Vec<Signed>> { serde_json::from_slice(&files::read(&path, RECORD_MAX_BYTES).ok()?).ok() };
+        let signed = read().unwrap_or_default();
+        touch(&path);
+        let decode = |signed: Signed| {
+            let (payload, signature) = (STANDARD.decode(signed.payload).ok()?, STANDARD.decode(signed.signature).ok()?);
+            Some(Evidence { payload, signature })
+        };
+        signed.into_iter().filter_map(decode).collect()
+    }
+
+    /// Keeps them.
+    pub(super) fn set_evidence(&self, plugin: &Digest, evidence: &[Evidence]) -> io::Result<()> {
+        let encode = |evidence: &Evidence| Signed {
+            payload: STANDARD.encode(&evidence.payload),
+            signature: STANDARD.encode(&evidence.signature),
+        };
+        let signed: Vec<_> = evidence.iter().map(encode).collect();
+        self.write(&self.folder.join(SIGNATURES).join(plugin.hex()), &serde_json::to_vec(&signed)?)
+    }
+
+    fn tag_file(&self, reference: &str) -> PathBuf {
+        self.folder.join(TAGS).join(Digest::of(reference.as_bytes()).hex())
+    }
+
+    /// All of it or nothing, and still there after a power failure.
+    fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let draft = self.folder.join(format!("{DRAFT}{}-{number}", std::process::id()));
+        let written = (|| {
+            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+            file.write_all(content)?;
+            file.sync_all()?;
+            fs::rename(&draft, path)?;
+            path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+        })();
+        if written.is_err() {
+            let _ = fs::remove_file(&draft);
+        }
+        written
+    }
+
+    /// Throws away what was used least lately, until the rest fits.
+    pub(super) fn trim(&self) -> io::Result<()> {
+        let now = SystemTime::now();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let old =
+                || entry.metadata().and_then(|seen| seen.modified()).is_ok_and(|then| age(now, then) > DRAFT_MAX_AGE);
+            if entry.file_name().to_string_lossy().starts_with(DRAFT) && old() {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        let (mut kept, mut total) = (Vec::new(), 0_u64);
+        for part in [BLOBS, TAGS, SIGNATURES] {
+            for entry in fs::read_dir(self.folder.join(part))? {
+                let entry = entry?;
+                // One that another process has thrown away meanwhile needs no room.
+                let Ok(seen) = entry.metadata() else { continue };
+                let bytes = seen.len() + FILE_BYTES;
+                total = total.saturating_add(bytes);
+                kept.push((seen.modified().unwrap_or(SystemTime::UNIX_EPOCH), bytes, entry.path()));
+            }
+        }
+        kept.sort();
+        for (_, bytes, path) in kept {
+            if total <= self.max_bytes {
+                break;
+            }
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => total = total.saturating_sub(bytes),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// It was used just now. Where that cannot be written down it may be thrown away earlier than others.
+fn touch(path: &Path) {
+    let _ = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
+}
+
+fn age(now: SystemTime, then: SystemTime) -> Duration {
+    now.duration_since(then).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let folder = std::env::temp_dir().join(format!("wharf-store-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&folder);
+            Self(folder)
+        }
+        fn store(&self, max_bytes: u64) -> Store {
+            Store::open(&self.0, max_bytes).expect("a store")
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn rotten_content_is_as_if_it_were_not_there() {
+        let folder = Folder::new("rotten");
+        let (store, digest) = (folder.store(1 << 20), Digest::of(b"content"));
+        store.keep(&digest, b"content").expect("kept");
+        assert_eq!(store.blob(&digest, 7).as_deref(), Some(&b"content"[..]));
+        assert_eq!(store.blob(&digest, 6), None, "over the limit of whoever asks");
+        let file = folder.0.join(BLOBS).join(digest.hex());
+        fs::write(&file, b"c0ntent").expect("changed");
+        assert_eq!(store.blob(&digest, 7), None);
+        assert!(!file.exists(), "and the next pull writes it anew");
+    }
+
+    #[test]
+    fn what_was_used_least_lately_goes_first() {
+        let folder = Folder::new("trim");
+        let store = folder.store(2 * (FILE_BYTES + 1));
+        let digests = [b"a", b"b", b"c"].map(|content| Digest::of(content));
+        for (content, digest) in [b"a", b"b", b"c"].iter().zip(&digests) {
+            store.keep(digest, *content).expect("kept");
+        }
+        for (ago, digest) in [(30, &digests[0]), (20, &digests[1]), (10, &digests[2])] {
+            let file = File::open(folder.0.join(BLOBS).join(digest.hex())).expect("kept");
+            file.set_modified(SystemTime::now() - Duration::from_secs(ago)).expect("a time");
+        }
+        assert!(store.blob(&digests[0], 1).is_some(), "used just now");
+        store.trim().expect("room");
+        let left = digests.each_ref().map(|digest| store.blob(digest, 1).is_some());
+        assert_eq!(left, [true, false, true]);
+    }
+
+    #[test]
+    fn tags_and_signatures_come_back_as_they_were() {
+        let folder = Folder::new("records");
+        let (store, digest) = (folder.store(1 << 20), Digest::of(b"x"));
+        store.set_tag("oci://a.b/c:1", &digest).expect("kept");
+        assert_eq!((store.tag("oci://a.b/c:1"), store.tag("oci://a.b/c:2")), (Some(digest.clone()), None));
+        let evidence = vec![Evidence { payload: b"text".into(), signature: b"\0\xff".into() }];
+        store.set_evidence(&digest, &evidence).expect("kept");
+        assert_eq!(store.evidence(&digest), evidence);
+        assert!(store.evidence(&Digest::of(b"y")).is_empty());
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_no_store() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = Folder::new("open");
+        fs::create_dir(&folder.0).expect("made");
+        fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o777)).expect("a mode");
+        assert!(Store::open(&folder.0, 1).is_err());
+    }
+}

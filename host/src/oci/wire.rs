@@ -1,0 +1,345 @@
+//! Asking a registry over HTTP, believing nothing: every answer has a largest size and a slowest pace, redirects go where
+//! they may, and a login goes to nobody else.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::redirect::{Attempt, Policy};
+use reqwest::{Certificate, Client, Response, StatusCode, Url};
+
+use super::artifact::{self, MANIFEST_MAX_BYTES, MANIFEST_TYPE};
+use super::digest::Digest;
+use super::failure::{Problem, causes, excerpt};
+use super::reference::Reference;
+use super::signature::{self, Evidence, PAYLOAD_MAX_BYTES, SIGNATURES_MAX};
+use super::terms::Terms;
+use super::token::{self, TOKEN_MAX_BYTES, Wanted};
+
+/// How long reaching a registry may take.
+pub(super) const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// How long a registry may say nothing.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(20);
+/// Times that one request is sent on.
+const REDIRECTS_MAX: usize = 3;
+/// Bytes of an answer that is an error which are read.
+const SAID_MAX_BYTES: usize = 4 << 10;
+const USER_AGENT: &str = concat!("wharf/", env!("CARGO_PKG_VERSION"));
+
+/// A connection to the repository of one reference.
+pub(super) struct Wire<'a> {
+    terms: &'a Terms,
+    reference: &'a Reference,
+    client: Client,
+    base: Url,
+    authorization: Option<HeaderValue>,
+}
+
+impl<'a> Wire<'a> {
+    pub(super) fn new(terms: &'a Terms, reference: &'a Reference) -> Result<Self, Problem> {
+        let base = base(terms, reference)?;
+        let client = client(terms, &base)?;
+        Ok(Self { terms, reference, client, base, authorization: None })
+    }
+
+    /// The manifest under a tag or a digest, and its digest.
+    pub(super) async fn manifest(&mut self, name: &str) -> Result<(Vec<u8>, Digest), Problem> {
+        let path = format!("manifests/{name}");
+        let manifest = self.get(&path, MANIFEST_TYPE, "manifest", MANIFEST_MAX_BYTES).await?;
+        let digest = Digest::of(&manifest);
+        match Digest::parse(name) {
+            Some(expected) if expected != digest => Err(lied("manifest", &expected, &digest)),
+            _ => Ok((manifest, digest)),
+        }
+    }
+
+    /// Content of this digest and size.
+    pub(super) async fn blob(&mut self, what: &'static str, digest: &Digest, bytes: u64) -> Result<Vec<u8>, Problem> {
+        let content = self.get(&format!("blobs/{digest}"), "*/*", what, bytes).await;
+        let content = content.map_err(|problem| match problem {
+            Problem::TooLarge { what, max } => {
+                Problem::Lied { what, expected: format!("{max} bytes"), found: "more".into() }
+            }
+            problem => problem,
+        })?;
+        let found = Digest::of(&content);
+        if found == *digest { Ok(content) } else { Err(lied(what, digest, &found)) }
+    }
+
+    /// All signatures of a plugin, checked by nobody. None where there are none.
+    pub(super) async fn evidence(&mut self, plugin: &Digest) -> Result<Vec<Evidence>, Problem> {
+        let manifest = match self.manifest(&signature::tag(plugin)).await {
+            Ok((manifest, _)) => artifact::parse(&manifest)?,
+            Err(Problem::NotThere(_)) => return Ok(Vec::new()),
+            Err(problem) => return Err(problem),
+        };
+        let mut evidence = Vec::new();
+        for layer in manifest.layers.iter().take(SIGNATURES_MAX) {
+            let Some(signature) = signature::named_by(layer) else { continue };
+            let (digest, bytes) = artifact::descriptor(layer)?;
+            if bytes > PAYLOAD_MAX_BYTES {
+                return Err(Problem::TooLarge { what: "signed text", max: PAYLOAD_MAX_BYTES });
+            }
+            evidence.push(Evidence { payload: self.blob("signed text", &digest, bytes).await?, signature });
+        }
+        Ok(evidence)
+    }
+
+    async fn get(&mut self, path: &str, accept: &str, what: &'static str, max: u64) -> Result<Vec<u8>, Problem> {
+        let url = format!("{}{path}", self.base);
+        let mut answer = self.send(&url, accept).await?;
+        if answer.status() == StatusCode::UNAUTHORIZED && self.authorization.is_none() {
+            self.authorization = Some(self.authorize(answer.headers()).await?);
+            answer = self.send(&url, accept).await?;
+        }
+        match answer.status() {
+            StatusCode::OK => body(answer, what, max).await,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.denied()),
+            StatusCode::NOT_FOUND => Err(Problem::NotThere(what)),
+            status => Err(Problem::Answer { status: status.as_u16(), said: said(answer).await }),
+        }
+    }
+
+    async fn send(&self, url: &str, accept: &str) -> Result<Response, Problem> {
+        let mut request = self.client.get(url).header(ACCEPT, accept);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization.clone());
+        }
+        request.send().await.map_err(|error| failed(&error.without_url()))
+    }
+
+    /// What a registry wants to see that refuses who shows nothing.
+    async fn authorize(&self, headers: &HeaderMap) -> Result<HeaderValue, Problem> {
+        match token::wanted(headers, self.reference.repository()) {
+            None => Err(self.denied()),
+            Some(Wanted::Basic) => self.basic().ok_or_else(|| self.denied()),
+            Some(Wanted::Bearer(url)) => {
+                let hop = Hop { from: &self.base, to: &url };
+                hop.check(self.terms).map_err(|why| Problem::Redirected { to: shown(&url), why })?;
+                let mut request = self.client.get(url);
+                if let Some(basic) = self.basic() {
+                    request = request.header(AUTHORIZATION, basic);
+                }
+                let answer = request.send().await.map_err(|error| failed(&error.without_url()))?;
+                if !answer.status().is_success() {
+                    return Err(self.denied());
+                }
+                let token = token::token(&body(answer, "token", TOKEN_MAX_BYTES).await?)?;
+                secret(&format!("Bearer {token}")).ok_or_else(|| self.denied())
+            }
+        }
+    }
+
+    fn basic(&self) -> Option<HeaderValue> {
+        let login = self.terms.credentials.of(self.reference.registry())?;
+        secret(&format!("Basic {}", STANDARD.encode(format!("{}:{}", login.user, login.password))))
+    }
+
+    fn denied(&self) -> Problem {
+        Problem::Denied(self.terms.credentials.of(self.reference.registry()).is_some())
+    }
+}
+
+/// Where everything about the repository is, with a slash at its end.
+fn base(terms: &Terms, reference: &Reference) -> Result<Url, Problem> {
+    let read = |scheme: &str| {
+        Url::parse(&format!("{scheme}://{}/v2/{}/", reference.registry(), reference.repository()))
+            .map_err(|error| Problem::Reference(error.to_string()))
+    };
+    let plain = read("http")?;
+    if is_plain(terms, &plain) { Ok(plain) } else { read("https") }
+}
+
+/// Whether the registry of a reference is spoken to without TLS.
+pub(super) fn without_tls(terms: &Terms, reference: &Reference) -> Result<bool, Problem> {
+    Ok(base(terms, reference)?.scheme() == "http")
+}
+
+fn is_plain(terms: &Terms, url: &Url) -> bool {
+    url.host_str().is_some_and(|host| terms.is_plain(host, url.port()))
+}
+
+fn client(terms: &Terms, base: &Url) -> Result<Client, Problem> {
+    let wrong = |error: reqwest::Error| Problem::Client(causes(&error));
+    let redirects = terms.clone();
+    let mut builder = Client::builder()
+        .user_agent(USER_AGENT)
+        .connect_timeout(CONNECT_MAX)
+        .read_timeout(SILENCE_MAX)
+        .referer(false)
+        .redirect(Policy::custom(move |attempt| redirect(&redirects, attempt)));
+    match &terms.authority {
+        Some(pem) => builder = builder.tls_certs_only(Certificate::from_pem_bundle(pem).map_err(wrong)?),
+        // Without TLS nobody is asked who they are, and a machine without authorities needs none.
+        None if base.scheme() == "http" => builder = builder.tls_certs_only([]),
+        None => {}
+    }
+    // A registry on this machine is not behind the proxy of the environment.
+    if base.host_str().is_some_and(is_this_machine) {
+        builder = builder.no_proxy();
+    }
+    builder.build().map_err(wrong)
+}
+
+fn redirect(terms: &Terms, attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    let Some(from) = attempt.previous().last() else { return attempt.follow() };
+    let why = match attempt.previous().len() > REDIRECTS_MAX {
+        true => Err("it was sent on too often"),
+        false => Hop { from, to: attempt.url() }.check(terms),
+    };
+    let to = shown(attempt.url());
+    match why {
+        Ok(()) => attempt.follow(),
+        Err(why) => attempt.error(Astray { to, why }),
+    }
+}
+
+/// A redirect that is not followed, on its way through the client's errors.
+#[derive(Debug, thiserror::Error)]
+#[error("{to}: {why}")]
+struct Astray {
+    to: String,
+    why: &'static str,
+}
+
+/// From one address to another that it names.
+struct Hop<'a> {
+    from: &'a Url,
+    to: &'a Url,
+}
+
+impl Hop<'_> {
+    /// Whether it may be gone. Blobs often are with somebody else than the registry, and tokens are nearly always; but a
+    /// registry on the network has no business with this machine, and what began with TLS goes on with it.
+    fn check(&self, terms: &Terms) -> Result<(), &'static str> {
+        let Self { from, to } = self;
+        if !to.username().is_empty() || to.password().is_some() {
+            return Err("the address has a login in it");
+        }
+        match to.scheme() {
+            "https" => {}
+            "http" if from.scheme() == "https" => return Err("from TLS to none"),
+            "http" if is_plain(terms, to) => {}
+            "http" => return Err("without TLS, and it is not among `registry.plain_http`"),
+            _ => return Err("neither https nor http"),
+        }
+        let local = |url: &Url| url.host_str().is_some_and(is_this_machine);
+        if local(to) && !local(from) {
+            return Err("it is this machine");
+        }
+        Ok(())
+    }
+}
+
+/// Whether a host of an address is a name or an address of this machine's loopback, or of nobody.
+fn is_this_machine(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let address = bare.parse::<std::net::IpAddr>();
+    host.eq_ignore_ascii_case("localhost")
+        || address.is_ok_and(|ip| {
+            let ip = ip.to_canonical();
+            ip.is_loopback() || ip.is_unspecified()
+        })
+}
+
+/// Without what may be secret.
+fn shown(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+    excerpt(&format!("{}://{host}{port}", url.scheme()))
+}
+
+async fn body(mut answer: Response, what: &'static str, max: u64) -> Result<Vec<u8>, Problem> {
+    let too_large = || Problem::TooLarge { what, max };
+    if answer.content_length().is_some_and(|bytes| bytes > max) {
+        return Err(too_large());
+    }
+    let mut content = Vec::new();
+    loop {
+        match answer.chunk().await {
+            Ok(Some(chunk)) if (content.len() + chunk.len()) as u64 > max => return Err(too_large()),
+            Ok(Some(chunk)) => content.extend_from_slice(&chunk),
+            Ok(None) => return Ok(content),
+            Err(error) if error.is_timeout() => return Err(Problem::Silent(SILENCE_MAX)),
+            Err(error) => {
+                let cause = causes(&error.without_url());
+                return Err(Problem::BrokeOff { what, got: content.len(), cause });
+            }
+        }
+    }
+}
+
+/// The beginning of what an error says.
+async fn said(mut answer: Response) -> String {
+    let mut content = Vec::new();
+    while let Ok(Some(chunk)) = answer.chunk().await {
+        let room = SAID_MAX_BYTES.saturating_sub(content.len());
+        content.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if content.len() >= SAID_MAX_BYTES {
+            break;
+        }
+    }
+    excerpt(&String::from_utf8_lossy(&content))
+}
+
+fn failed(error: &reqwest::Error) -> Problem {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(Astray { to, why }) = error.downcast_ref() {
+            return Problem::Redirected { to: to.clone(), why };
+        }
+        next = error.source();
+    }
+    match error.is_timeout() && !error.is_connect() {
+        true => Problem::Silent(SILENCE_MAX),
+        false => Problem::Unreachable(causes(error)),
+    }
+}
+
+fn lied(what: &'static str, expected: &Digest, found: &Digest) -> Problem {
+    Problem::Lied { what, expected: expected.to_string(), found: found.to_string() }
+}
+
+/// A header that is not shown in what others log.
+fn secret(text: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(text).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_go_only_where_they_may() {
+        let terms = Terms { plain_http: vec!["127.0.0.1".into(), "lan".into()], ..Terms::default() };
+        let may = |from: &str, to: &str| {
+            let (from, to) = (Url::parse(from).expect(from), Url::parse(to).expect(to));
+            Hop { from: &from, to: &to }.check(&terms)
+        };
+        for (from, to) in [
+            ("https://r.example/v2/", "https://blobs.example/x"),
+            ("http://127.0.0.1:5000/v2/", "http://127.0.0.1:9000/x"),
+            ("http://lan/v2/", "https://blobs.example/x"),
+            ("http://127.0.0.1:5000/v2/", "https://localhost/x"),
+        ] {
+            assert_eq!(may(from, to), Ok(()), "{from} {to}");
+        }
+        for (from, to) in [
+            ("https://r.example/v2/", "http://r.example/x"),
+            ("https://r.example/v2/", "http://lan/x"),
+            ("http://lan/v2/", "http://other/x"),
+            ("http://lan/v2/", "http://127.0.0.1/x"),
+            ("https://r.example/v2/", "https://localhost/x"),
+            ("https://r.example/v2/", "https://[::1]:8443/x"),
+            ("https://r.example/v2/", "https://[::ffff:127.0.0.1]/x"),
+            ("https://r.example/v2/", "https://0.0.0.0/x"),
+            ("https://r.example/v2/", "https://ann:secret@blobs.example/x"),
+            ("https://r.example/v2/", "file:///etc/passwd"),
+        ] {
+            assert!(may(from, to).is_err(), "{from} {to}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! From a description to what can run: values checked, plugin and credentials loaded, address bound.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::bound::{Bound, Prepared};
+use super::builder::{Procedures, ServerBuilder, StartError};
+use super::checks::argument;
+use super::handle::ServerHandle;
+use super::host::Host;
+use super::procure::procure;
+use super::versions::{Generation, Recorded};
+use crate::admission::Places;
+use crate::net::{Credentials, Security};
+use crate::plugin::{Plugin, try_out};
+
+impl ServerBuilder {
+    /// Starts the server and returns once it listens: a client that connects right after is served. Blocks while the
+    /// plugin is loaded, so not for a runtime's thread.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left of it.
+    pub fn start(self) -> Result<ServerHandle, StartError> {
+        Ok(self.bind()?.run())
+    }
+
+    /// Everything that can fail: checks the values, loads the plugin and the credentials, binds the address. Several
+    /// servers that start together are all bound before the first runs.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left bound.
+    pub fn bind(self) -> Result<Bound, StartError> {
+        let host = self.host.clone().map_or_else(Host::shared, Ok)?;
+        Ok(self.prepare(&host)?.listen(&host)?)
+    }
+
+    /// The same without a socket that was handed over, which would otherwise stay open for as long as this.
+    pub(super) fn without_listener(mut self) -> Self {
+        self.inherited = None;
+        self
+    }
+
+    /// Everything of [`ServerBuilder::bind`] but the address: for a server that runs already, and its
+    /// [`ServerHandle::reform`].
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn prepare(self, host: &Host) -> Result<Prepared, StartError> {
+        self.check()?;
+        let named = self.load(host)?;
+        let configured = named.digest().to_owned();
+        let name = self.given_name().unwrap_or(named.name()).to_owned();
+        let (plugin, recorded) = self.recorded(host, named)?;
+        try_out(&plugin, self.limits, self.budgets.start(self.priority))?;
+        let security = self.security()?;
+        let room = self.room(host)?;
+        Ok(Prepared { description: self, name, plugin, configured, recorded, security, room })
+    }
+
+    /// What was in force when the process ended, where that was swapped in and the description names the same plugin still.
+    fn recorded(&self, host: &Host, named: Arc<Plugin>) -> Result<(Arc<Plugin>, Vec<Generation>), StartError> {
+        let name = self.given_name().unwrap_or(named.name());
+        let recorded = match host.records() {
+            Some(records) => records.read(name, named.digest())?,
+            None => None,
+        };
+        let Some(Recorded { generations, in_force, file }) = recorded else { return Ok((named, Vec::new())) };
+        if in_force.digest == named.digest() {
+            return Ok((named, generations));
+        }
+        let plugin = host.loader().share_as(&file, in_force.known(), &self.grants)?;
+        Ok((plugin, generations))
+    }
+
+    /// Places for the instances that its sessions share.
+    fn room(&self, host: &Host) -> Result<Option<Arc<Places>>, StartError> {
+        if self.shards == 0 {
+            return Ok(None);
+        }
+        let slots = host.slots();
+        let places = slots.take_many(self.shards).ok_or_else(|| {
+            let (max, taken) = (slots.max(), slots.taken());
+            argument(
+                "shards",
+                format!("no room for {} more instances: {taken} of {max} (`sessions_max`) are taken", self.shards),
+            )
+        })?;
+        Ok(Some(Arc::new(places)))
+    }
+
+    /// Its name, where it was given one.
+    #[must_use]
+    pub fn given_name(&self) -> Option<&str> {
+        Some(self.name.as_str()).filter(|name| !name.is_empty())
+    }
+
+    /// Whether both listen in the same way: the same address, backlog and options, and TLS or not.
+    #[must_use]
+    pub fn listens_like(&self, other: &Self) -> bool {
+        self.endpoint == other.endpoint && self.secure == other.secure
+    }
+
+    /// The credentials, where it has some.
+    #[must_use]
+    pub fn credentials_given(&self) -> Option<&Credentials> {
+        self.credentials.as_ref()
+    }
+
+    /// Everything that is wrong with this server short of binding it: values, plugin, credentials, address. And the
+    /// plugin, where it loads. Blocks as [`ServerBuilder::start`] does.
+    #[must_use]
+    pub fn verify(&self, host: &Host) -> (Option<Arc<Plugin>>, Vec<StartError>) {
+        let mut wrong = Vec::new();
+        let mut note = |error| wrong.push(error);
+        self.problems().into_iter().for_each(&mut note);
+        let plugin = self.load(host).map_err(&mut note).ok();
+        if let Some(plugin) = &plugin {
+            try_out(plugin, self.limits, self.budgets.start(self.priority)).map_err(|error| note(error.into())).ok();
+        }
+        self.security().map_err(&mut note).ok();
+        if self.inherited.is_none() {
+            self.endpoint.resolve().map_err(|error| note(error.into())).ok();
+        }
+        (plugin, wrong)
+    }
+
+    /// Where it will listen, if that can be told; `None` for any free port or a name that does not resolve.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.endpoint.resolve().ok().filter(|address| address.port() != 0)
+    }
+
+    fn load(&self, host: &Host) -> Result<Arc<Plugin>, StartError> {
+        match &self.plugin {
+            Some(Procedures::Loaded(plugin)) => Ok(Arc::clone(plugin)),
+            Some(Procedures::Path(path)) => {
+                let pull = self.registries.terms().pull;
+                Ok(procure(path, &self.registries, pull, host.loader(), &self.grants)?)
+            }
+            None => Err(argument(
+                "plugin",
+                "a server needs an event procedure: a folder with plugin.toml, a .wasm file or oci://...",
+            )),
+        }
+    }
+
+    fn security(&self) -> Result<Security, StartError> {
+        match &self.credentials {
+            Some(credentials) => Ok(Security::tls(credentials)?),
+            None => Ok(Security::plaintext()),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! From the place of a plugin, a path or a reference, to the plugin.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::builder::StartError;
+use super::swap::SwapError;
+use crate::files;
+use crate::oci::{Origin, PullPolicy, Reference, Registries, RegistryError};
+use crate::plugin::{COMPONENT_MAX_BYTES, Grants, Known, LoadError, Loader, Plugin, Source};
+use crate::telemetry::PluginPulled;
+
+/// Why a plugin is not there. Nothing changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProcureError {
+    /// It did not come from its registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// It is no good.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+impl From<ProcureError> for StartError {
+    fn from(error: ProcureError) -> Self {
+        match error {
+            ProcureError::Registry(error) => Self::Registry(error),
+            ProcureError::Load(error) => Self::Plugin(error),
+        }
+    }
+}
+
+impl From<ProcureError> for SwapError {
+    fn from(error: ProcureError) -> Self {
+        match error {
+            ProcureError::Registry(error) => Self::Registry(error),
+            ProcureError::Load(error) => Self::Plugin(error),
+        }
+    }
+}
+
+/// Gets a plugin that was there before from where it came from. Blocks as [`procure`] does.
+pub(super) fn again(
+    place: &Path,
+    known: Known<'_>,
+    registries: &Registries,
+    loader: &Loader,
+    grants: &Grants,
+) -> Result<Arc<Plugin>, ProcureError> {
+    match Reference::in_place_of(place) {
+        Some(_) => procure(place, registries, registries.terms().pull, loader, grants),
+        None => Ok(loader.share_as(place, known, grants)?),
+    }
+}
+
+/// The bytes of a component that was loaded from there.
+pub(super) fn bytes_of(place: &Path, registries: &Registries) -> Result<Vec<u8>, String> {
+    match Reference::in_place_of(place) {
+        Some(reference) => {
+            let pull = registries.terms().pull;
+            let pulled = reference.and_then(|reference| registries.fetch_by(&reference, pull));
+            pulled.map(|pulled| pulled.bytes).map_err(|error| error.to_string())
+        }
+        None => files::read(place, COMPONENT_MAX_BYTES).map_err(|error| error.to_string()),
+    }
+}
+
+/// Reads or pulls a plugin and loads it, or shares one that is in use already. Blocks for milliseconds to minutes, so not for
+/// a runtime's thread.
+pub(super) fn procure(
+    place: &Path,
+    registries: &Registries,
+    pull: PullPolicy,
+    loader: &Loader,
+    grants: &Grants,
+) -> Result<Arc<Plugin>, ProcureError> {
+    let Some(reference) = Reference::in_place_of(place) else { return Ok(loader.share(place, grants)?) };
+    let wanted = reference?;
+    let pulled = registries.fetch_by(&wanted, pull)?;
+    let reference = pulled.reference.to_string();
+    let from = match pulled.origin {
+        Origin::Store => "store",
+        Origin::Registry => "registry",
+    };
+    let signed_by = pulled.signed_by.as_deref();
+    PluginPulled { wanted: &wanted.to_string(), reference: &reference, from, signed_by }.emit();
+    let source = Source::pulled(&reference, pulled.name, pulled.version, pulled.bytes).map_err(LoadError::from)?;
+    Ok(loader.share_source(source, grants)?)
+}

@@ -1,0 +1,76 @@
+//! What these suites share: terms, parcels, and a look into the store.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use wharf::oci::{Digest, Parcel, PullPolicy, Pulled, Reference, Registries, RegistryError, Terms};
+use wharf_tests::guests::wharf_binary;
+
+/// Terms with a store in a folder.
+pub(crate) fn terms(folder: &Path) -> Terms {
+    Terms { store_dir: Some(folder.join("store")), timeout: Duration::from_secs(30), ..Terms::default() }
+}
+
+/// Registries with a store in a folder that are asked by a policy.
+pub(crate) fn registries(folder: &Path, pull: PullPolicy) -> Registries {
+    Registries::new(Terms { pull, ..terms(folder) })
+}
+
+/// A reference that is one.
+pub(crate) fn reference(text: &str) -> Reference {
+    text.parse().expect("a reference")
+}
+
+/// A component of these bytes, whatever they are.
+pub(crate) fn parcel(version: &str, bytes: &[u8]) -> Parcel {
+    Parcel {
+        name: "echo".into(),
+        version: Some(version.into()),
+        description: String::new(),
+        bytes: bytes.into(),
+        imports: Vec::new(),
+        exports: Vec::new(),
+    }
+}
+
+/// Puts bytes under a reference, unsigned.
+pub(crate) fn push(at: &str, version: &str, bytes: &[u8]) -> Digest {
+    let registries = Registries::new(Terms::default());
+    registries.push(&reference(at), parcel(version, bytes), None).expect("pushed")
+}
+
+/// Why it was not pulled.
+pub(crate) fn refused(pulled: Result<Pulled, RegistryError>) -> String {
+    pulled.expect_err("refused").to_string()
+}
+
+/// Files in the store, of which half-done ones would be some.
+pub(crate) fn kept(folder: &Path) -> usize {
+    fn count(folder: &Path) -> usize {
+        let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+        let paths = entries.map(|entry| entry.expect("an entry").path());
+        paths.map(|path| if path.is_dir() { count(&path) } else { 1 }).sum()
+    }
+    count(&folder.join("store"))
+}
+
+/// The command, in a folder.
+pub(crate) fn wharf(arguments: &[&str], folder: &Path) -> Output {
+    let mut command = Command::new(wharf_binary());
+    command.args(arguments).current_dir(folder).env("XDG_CACHE_HOME", folder.join("cache"));
+    command.output().expect("it runs")
+}
+
+/// What it said when it succeeded.
+pub(crate) fn done(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// What it said when it failed with this code.
+pub(crate) fn failed(output: &Output, code: i32) -> String {
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    said
+}

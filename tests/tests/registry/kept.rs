@@ -1,0 +1,91 @@
+//! When a registry is asked, and what is kept of it.
+
+use wharf::oci::{Origin, PullPolicy, Registries, Terms};
+use wharf_tests::depot::Depot;
+
+use super::common::{kept, push, reference, refused, registries, terms};
+
+#[test]
+fn the_policy_decides_whether_a_moved_tag_is_noticed() {
+    let Some(depot) = Depot::open() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = depot.reference("team/echo:stable");
+    let wanted = reference(&at);
+    let by = |pull| registries(folder.path(), pull).fetch(&wanted);
+
+    push(&at, "1.0", b"one");
+    assert!(refused(by(PullPolicy::Never)).contains("not in the store"));
+    assert_eq!(by(PullPolicy::IfMissing).expect("pulled").origin, Origin::Registry);
+    push(&at, "2.0", b"two");
+    for (pull, origin, bytes) in [
+        (PullPolicy::Never, Origin::Store, b"one"),
+        (PullPolicy::IfMissing, Origin::Store, b"one"),
+        (PullPolicy::Always, Origin::Registry, b"two"),
+        (PullPolicy::IfMissing, Origin::Store, b"two"),
+    ] {
+        let pulled = by(pull).expect("there");
+        assert_eq!((pulled.origin, pulled.bytes.as_slice()), (origin, &bytes[..]), "{pull:?}");
+        let version = if bytes == b"one" { "1.0" } else { "2.0" };
+        assert_eq!((pulled.name.as_str(), pulled.version.as_str()), ("echo", version));
+    }
+}
+
+#[test]
+fn what_a_digest_names_is_had_without_the_registry() {
+    let Some(mut depot) = Depot::open() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let digest = push(&depot.reference("echo:1"), "1", b"bytes");
+    let pinned = reference(&depot.reference(&format!("echo@{digest}")));
+    let pulled = registries(folder.path(), PullPolicy::Always).fetch(&pinned).expect("pulled");
+    assert_eq!((pulled.digest.clone(), pulled.reference.to_string()), (digest, pinned.to_string()));
+    depot.stop();
+    for pull in [PullPolicy::IfMissing, PullPolicy::Never] {
+        assert_eq!(registries(folder.path(), pull).fetch(&pinned).expect("kept").bytes, b"bytes");
+    }
+    let tagged = reference(&depot.reference("echo:1"));
+    let said = refused(registries(folder.path(), PullPolicy::Always).fetch(&tagged));
+    assert!(said.contains(&tagged.to_string()) && said.contains("cannot reach the registry"), "{said}");
+}
+
+#[test]
+fn rot_in_the_store_is_pulled_anew() {
+    let Some(depot) = Depot::open() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let wanted = reference(&depot.reference("echo:1"));
+    push(&wanted.to_string(), "1", b"bytes");
+    let registries = registries(folder.path(), PullPolicy::IfMissing);
+    registries.fetch(&wanted).expect("pulled");
+    let blob = folder.path().join("store/blobs").join(wharf::oci::Digest::of(b"bytes").hex());
+    std::fs::write(&blob, b"bytez").expect("changed");
+    let pulled = registries.fetch(&wanted).expect("pulled again");
+    assert_eq!((pulled.origin, pulled.bytes), (Origin::Registry, b"bytes".to_vec()));
+    assert_eq!(std::fs::read(&blob).expect("kept"), b"bytes");
+}
+
+#[test]
+fn a_component_over_the_limit_is_not_even_asked_for() {
+    let Some(depot) = Depot::open() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let wanted = reference(&depot.reference("echo:1"));
+    push(&wanted.to_string(), "1", &[7; 1000]);
+    let within =
+        |component_max_bytes| Registries::new(Terms { component_max_bytes, ..terms(folder.path()) }).fetch(&wanted);
+    let said = refused(within(999));
+    assert!(said.contains("larger than 999 bytes") && said.contains("component_max_bytes"), "{said}");
+    assert_eq!(kept(folder.path()), 0);
+    assert_eq!(within(1000).expect("pulled").bytes.len(), 1000);
+}
+
+#[test]
+fn a_store_that_cannot_be_used_costs_pulling_each_time_and_nothing_else() {
+    let Some(depot) = Depot::open() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("store"), "a file is in its place").expect("kept");
+    let wanted = reference(&depot.reference("echo:1"));
+    push(&wanted.to_string(), "1", b"bytes");
+    for _ in 0..2 {
+        let pulled = registries(folder.path(), PullPolicy::IfMissing).fetch(&wanted).expect("pulled");
+        assert_eq!(pulled.origin, Origin::Registry);
+    }
+    assert!(refused(registries(folder.path(), PullPolicy::Never).fetch(&wanted)).contains("cannot use the store"));
+}

@@ -1,0 +1,267 @@
+//! Signatures: what is unsigned, or signed by somebody else, or about something else, is refused where one is required.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
+use wharf::oci::{Digest, Origin, PublicKey, PullPolicy, Registries, SignatureRule, SigningKey, Terms, Trust};
+use wharf_tests::depot::Depot;
+use wharf_tests::guests::component;
+use wharf_tests::site::Site;
+
+use super::common::{done, failed, kept, parcel, push, reference, refused, terms, wharf};
+
+fn run(program: &str, arguments: &[&str]) -> Vec<u8> {
+    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// Makes `NAME.key` and `NAME.pub`.
+fn key(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+    let (private, public) = (folder.join(format!("{name}.key")), folder.join(format!("{name}.pub")));
+    let path = |path: &Path| path.display().to_string();
+    run("openssl", &["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", &path(&private)]);
+    run("openssl", &["pkey", "-in", &path(&private), "-pubout", "-out", &path(&public)]);
+    std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    (private, public)
+}
+
+fn signing(file: &Path) -> SigningKey {
+    SigningKey::read(file).expect("a key")
+}
+
+/// Terms that believe what comes from a registry where one of these keys has signed it.
+fn trusting(folder: &Path, depot: &Depot, keys: &[&Path]) -> Terms {
+    let keys = keys.iter().map(|file| PublicKey::read(file).expect("a key")).collect();
+    Terms { trust: vec![Trust { prefix: depot.address(), keys }], ..terms(folder) }
+}
+
+fn sign(depot: &Depot, tag: &str, bytes: &[u8], key: &Path) -> Digest {
+    let registries = Registries::new(Terms::default());
+    registries.push(&reference(&depot.reference(tag)), parcel("1", bytes), Some(&signing(key))).expect("pushed")
+}
+
+fn signature_tag(digest: &Digest) -> String {
+    format!("sha256-{}.sig", digest.hex())
+}
+
+fn get(depot: &Depot, path: &str) -> Vec<u8> {
+    let url = format!("http://{}/v2/{path}", depot.address());
+    run("curl", &["--silent", "--fail", "--header", "Accept: application/vnd.oci.image.manifest.v1+json", &url])
+}
+
+fn put_manifest(depot: &Depot, tag: &str, manifest: &[u8]) {
+    let url = format!("http://{}/v2/echo/manifests/{tag}", depot.address());
+    let kind = "Content-Type: application/vnd.oci.image.manifest.v1+json";
+    let text = String::from_utf8(manifest.into()).expect("text");
+    run("curl", &["--silent", "--fail", "--request", "PUT", "--header", kind, "--data-binary", &text, &url]);
+}
+
+fn put_blob(depot: &Depot, folder: &Path, content: &[u8]) -> Digest {
+    let (file, digest) = (folder.join("blob"), Digest::of(content));
+    std::fs::write(&file, content).expect("kept");
+    let url = format!("http://{}/v2/echo/blobs/uploads/", depot.address());
+    let answer = run("curl", &["--silent", "--fail", "--request", "POST", "--write-out", "%header{location}", &url]);
+    let place = format!("{}&digest={digest}", String::from_utf8(answer).expect("an address"));
+    let data = format!("@{}", file.display());
+    let kind = "Content-Type: application/octet-stream";
+    run("curl", &["--silent", "--fail", "--request", "PUT", "--header", kind, "--data-binary", &data, &place]);
+    digest
+}
+
+#[test]
+fn only_what_a_believed_key_has_signed_is_pulled() {
+    let Some(depot) = Depot::open() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let ((ours, public), (theirs, _)) = (key(folder.path(), "ours"), key(folder.path(), "theirs"));
+    let registries = Registries::new(trusting(folder.path(), &depot, &[&public]));
+    let fetch = |tag: &str| registries.fetch(&reference(&depot.reference(tag)));
+
+    push(&depot.reference("echo:unsigned"), "1", b"unsigned");
+    let said = refused(fetch("echo:unsigned"));
+    assert!(said.contains("a signature is required, and it is not signed; expected one of ours.pub"), "{said}");
+    sign(&depot, "echo:theirs", b"theirs", &theirs);
+    let said = refused(fetch("echo:theirs"));
+    assert!(said.contains("none of its 1 signatures is by a key that is believed here: ours.pub"), "{said}");
+    assert_eq!(kept(folder.path()), 0, "nothing of it is kept");
+
+    sign(&depot, "echo:ours", b"ours", &ours);
+    let pulled = fetch("echo:ours").expect("believed");
+    assert_eq!((pulled.bytes.as_slice(), pulled.signed_by.as_deref()), (&b"ours"[..], Some("ours.pub")));
+    // Somebody else's signature beside ours changes nothing, in either order.
+    sign(&depot, "echo:ours", b"ours", &theirs);
+    assert!(registries.fetch_by(&reference(&depot.reference("echo:ours")), PullPolicy::Always).is_ok());
+    sign(&depot, "echo:theirs", b"theirs", &ours);
+    assert!(fetch("echo:theirs").is_ok());
+}
+
+#[test]
+fn a_signature_of_another_plugin_does_not_count() {
+    let Some(depot) = Depot::open() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let (ours, public) = key(folder.path(), "ours");
+    let registries = Registries::new(trusting(folder.path(), &depot, &[&public]));
+    let good = sign(&depot, "echo:good", b"good", &ours);
+    let bad = push(&depot.reference("echo:bad"), "1", b"bad");
+    put_manifest(&depot, &signature_tag(&bad), &get(&depot, &format!("echo/manifests/{}", signature_tag(&good))));
+    let said = refused(registries.fetch(&reference(&depot.reference("echo:bad"))));
+    assert!(said.contains(&format!("ours.pub has signed another digest: {good}")), "{said}");
+    // What is signed under a tag is not what the tag comes to name.
+    push(&depot.reference("echo:good"), "1", b"bad");
+    assert!(refused(registries.fetch(&reference(&depot.reference("echo:good")))).contains("signed another digest"));
+}
+
+#[test]
+fn one_signed_plugin_cannot_stand_in_for_another() {
+    let Some(depot) = Depot::open() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let (ours, public) = key(folder.path(), "ours");
+    let registries = Registries::new(trusting(folder.path(), &depot, &[&public]));
+    // The same manifest in two repositories, signed in one of them only, and the signature copied.
+    let digest = sign(&depot, "admin:1", b"admin", &ours);
+    assert_eq!(push(&depot.reference("echo:1"), "1", b"admin"), digest);
+    let manifest = get(&depot, &format!("admin/manifests/{}", signature_tag(&digest)));
+    let named: Value = serde_json::from_slice(&manifest).expect("JSON");
+    for part in [&named["config"], &named["layers"][0]] {
+        let content = get(&depot, &format!("admin/blobs/{}", part["digest"].as_str().expect("a digest")));
+        put_blob(&depot, folder.path(), &content);
+    }
+    put_manifest(&depot, &signature_tag(&digest), &manifest);
+    let said = refused(registries.fetch(&reference(&depot.reference("echo:1"))));
+    assert!(said.contains("ours.pub has signed it as another plugin"), "{said}");
+    registries.fetch(&reference(&depot.reference("admin:1"))).expect("believed");
+}
+
+#[test]
+fn signatures_are_those_that_other_tools_make_and_check() {
+    let Some(depot) = Depot::open() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let (ours, public) = key(folder.path(), "ours");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+
+    // Theirs for us: a text with more in it and in another order, as cosign writes it.
+    let digest = push(&depot.reference("echo:1"), "1", b"bytes");
+    let text = format!(
+        "{{\"critical\": {{\"identity\": {{\"docker-reference\": \"elsewhere.example/mirrored/echo:1\"}}, \"image\": \
+         {{\"docker-manifest-digest\": \"{digest}\"}}, \"type\": \"cosign container image signature\"}}, \
+         \"optional\": {{\"creator\": \"somebody\"}}}}"
+    );
+    std::fs::write(path("text"), &text).expect("kept");
+    run("openssl", &["dgst", "-sha256", "-sign", &path("ours.key"), "-out", &path("signature"), &path("text")]);
+    let signature = String::from_utf8(run("openssl", &["base64", "-A", "-in", &path("signature")])).expect("text");
+    let layer = put_blob(&depot, folder.path(), text.as_bytes());
+    let config = put_blob(&depot, folder.path(), b"{}");
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config.as_str(), "size": 2 },
+        "layers": [{ "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json", "digest": layer.as_str(),
+            "size": text.len(), "annotations": { "dev.cosignproject.cosign/signature": signature } }],
+    });
+    put_manifest(&depot, &signature_tag(&digest), manifest.to_string().as_bytes());
+    let registries = Registries::new(trusting(folder.path(), &depot, &[&public]));
+    registries.fetch(&reference(&depot.reference("echo:1"))).expect("believed");
+
+    // Ours for them.
+    let digest = sign(&depot, "echo:2", b"others", &ours);
+    let manifest = get(&depot, &format!("echo/manifests/{}", signature_tag(&digest)));
+    let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+    let layer = &manifest["layers"][0];
+    let text = get(&depot, &format!("echo/blobs/{}", layer["digest"].as_str().expect("a digest")));
+    std::fs::write(path("text"), &text).expect("kept");
+    let signature = layer["annotations"]["dev.cosignproject.cosign/signature"].as_str().expect("a signature");
+    std::fs::write(path("base64"), signature).expect("kept");
+    run("openssl", &["base64", "-d", "-A", "-in", &path("base64"), "-out", &path("signature")]);
+    run("openssl", &["dgst", "-sha256", "-verify", &path("ours.pub"), "-signature", &path("signature"), &path("text")]);
+    let text: Value = serde_json::from_slice(&text).expect("JSON");
+    assert_eq!(text["critical"]["image"]["docker-manifest-digest"], digest.as_str());
+}
+
+#[test]
+fn a_signature_is_kept_with_the_plugin_and_checked_each_time() {
+    let Some(mut depot) = Depot::open() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let ((ours, public), (_, other)) = (key(folder.path(), "ours"), key(folder.path(), "other"));
+    let wanted = reference(&depot.reference("echo:1"));
+    sign(&depot, "echo:1", b"bytes", &ours);
+    let by =
+        |keys: &[&Path], pull| Registries::new(Terms { pull, ..trusting(folder.path(), &depot, keys) }).fetch(&wanted);
+    by(&[&public], PullPolicy::IfMissing).expect("pulled");
+    let pulled = by(&[&public], PullPolicy::Never).expect("kept");
+    assert_eq!((pulled.origin, pulled.signed_by.as_deref()), (Origin::Store, Some("ours.pub")));
+    // Whose key is believed no more has signed nothing.
+    for pull in [PullPolicy::Never, PullPolicy::IfMissing] {
+        assert!(refused(by(&[&other], pull)).contains("by a key that is believed here: other.pub"));
+    }
+    // What was pulled while nobody asked for a signature is no better for being there.
+    let unsigned = push(&depot.reference("echo:2"), "1", b"unsigned");
+    let pinned = reference(&depot.reference(&format!("echo@{unsigned}")));
+    Registries::new(terms(folder.path())).fetch(&pinned).expect("pulled");
+    let strict = Registries::new(trusting(folder.path(), &depot, &[&public]));
+    assert!(refused(strict.fetch(&pinned)).contains("not signed"));
+    depot.stop();
+    assert_eq!(strict.fetch(&wanted).expect("kept").bytes, b"bytes");
+}
+
+#[test]
+fn required_everywhere_means_that_unnamed_places_are_refused() {
+    let Some(depot) = Depot::open() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_, public) = key(folder.path(), "ours");
+    push(&depot.reference("echo:1"), "1", b"bytes");
+    let mut terms = trusting(folder.path(), &depot, &[&public]);
+    terms.trust[0].prefix = "registry.example.com".into();
+    let fetch = |terms: &Terms| Registries::new(terms.clone()).fetch(&reference(&depot.reference("echo:1")));
+    fetch(&terms).expect("not asked for");
+    terms.signature = SignatureRule::Required;
+    assert!(refused(fetch(&terms)).contains("no `[[registry.trust]]` says whose signature is believed here"));
+}
+
+#[test]
+fn a_server_neither_starts_nor_moves_with_what_is_not_signed_as_required() {
+    let Some(depot) = Depot::open() else { return };
+    let site = Site::default();
+    let (ours, _) = key(site.folder.path(), "ours");
+    let file = |name: &str| site.path(name).display().to_string();
+    std::fs::write(site.path("echo.wasm"), component("")).expect("kept");
+    let (signed, unsigned) = (depot.reference("echo:signed"), depot.reference("echo:unsigned"));
+    done(&wharf(&["plugin", "push", &unsigned, &file("polite.wasm")], site.folder.path()));
+    let text = std::fs::read_to_string(site.path("wharf.toml")).expect("its configuration");
+    let trust = format!("[[registry.trust]]\nprefix = '{}'\nkeys = ['ours.pub']\n", depot.address());
+    std::fs::write(site.path("wharf.toml"), format!("{trust}{text}")).expect("kept");
+    let socket = site.socket().display().to_string();
+    done(&wharf(&["ctl", "--socket", &socket, "reload"], site.folder.path()));
+
+    let swap = |place: &str| wharf(&["plugin", "--socket", &socket, "swap", "echo", place], site.folder.path());
+    assert!(failed(&swap(&unsigned), 1).contains("it is not signed"));
+    assert!(failed(&wharf(&["plugin", "pull", &unsigned], site.folder.path()), 1).contains("it is not signed"));
+    let bare = text.replace("polite.wasm", &unsigned);
+    std::fs::write(site.path("other.toml"), format!("{trust}{bare}")).expect("kept");
+    assert!(failed(&wharf(&["check", "other.toml"], site.folder.path()), 1).contains("it is not signed"));
+
+    let key = ours.display().to_string();
+    let push = ["plugin", "push", &signed, &file("echo.wasm"), "--sign", &key];
+    done(&wharf(&push, site.folder.path()));
+    done(&swap(&signed));
+    site.wharf.says("signed_by=\"ours.pub\"");
+    // The component is the same, and it is not what was signed: that is its manifest, with its name and version.
+    assert!(failed(&swap(&unsigned), 1).contains("not signed"));
+}
+
+#[test]
+fn keys_that_cannot_sign_are_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (private, public) = key(folder.path(), "ours");
+    let path = |name: &str| folder.path().join(name);
+    let said = |file: &Path| SigningKey::read(file).err().expect("refused");
+    std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o644)).expect("a mode");
+    assert!(said(&private).contains("ours.key: others may read it (mode 644)"));
+    std::fs::set_permissions(&public, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    assert!(said(&public).contains("expected a private key in PEM"));
+    let other = path("other.key").display().to_string();
+    run("openssl", &["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384", "-out", &other]);
+    std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    assert!(said(Path::new(&other)).contains("P-256"));
+    assert!(said(&path("none.key")).contains("none.key"));
+}
