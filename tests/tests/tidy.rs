@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 500;
 
 /// Each layer with those it may import.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("event", &[]),
     ("admission", &[]),
     ("sched", &["event"]),
@@ -16,14 +16,19 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("net", &["admission", "event", "files"]),
     ("session", &["event", "net", "sched"]),
     ("plugin", &["event", "files", "sched", "telemetry"]),
+    ("authoring", &["event", "files", "plugin"]),
     ("server", &["admission", "event", "net", "plugin", "sched", "serve", "session", "telemetry"]),
     ("control", &["admission", "event", "files", "sched", "server", "span", "telemetry"]),
     ("config", &["admission", "control", "event", "files", "net", "plugin", "sched", "server", "session", "span"]),
 ];
 
 /// Outside crates that have one home.
-const HOMES: [(&str, &str); 21] = [
+const HOMES: [(&str, &str); 25] = [
     ("tracing_appender", "cli"),
+    ("wasi_preview1_component_adapter_provider", "authoring"),
+    ("wat", "authoring"),
+    ("wit_component", "authoring"),
+    ("wit_parser", "authoring"),
     ("wasmtime", "plugin"),
     ("wasmtime_wasi", "plugin"),
     ("wasmtime_wasi_config", "plugin"),

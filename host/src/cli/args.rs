@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::build::BuildArgs;
+use super::component::ComponentArgs;
 use super::ctl::CtlArgs;
 use super::plugin::PluginArgs;
 use super::top::TopArgs;
@@ -47,6 +49,10 @@ pub(super) enum Verb {
     Check(CheckArgs),
     /// Build a plugin, serve it, and build it again when its source changes.
     Dev(DevArgs),
+    /// Build a plugin by the command that its plugin.toml names, and say where the component is.
+    Build(BuildArgs),
+    /// Make a component from a core module or WebAssembly text.
+    Component(ComponentArgs),
     /// Steer and watch a running `wharf serve` through its control API.
     Ctl(CtlArgs),
     /// Swap plugins of a running `wharf serve` under its live sessions.
@@ -68,7 +74,7 @@ pub(super) struct ServeArgs {
     /// Serve this plugin instead: a folder with plugin.toml, or a .wasm component.
     #[arg(long, requires = "listen")]
     pub(super) plugin: Option<PathBuf>,
-    /// Grant the plugin an import: server, config, stdio, clocks or random. May be repeated.
+    /// Grant the plugin an import: server, config, stdio, clocks, random or stubs. May be repeated.
     #[arg(long = "grant", value_name = "NAME", requires = "plugin")]
     pub(super) grants: Vec<Grant>,
     /// Open the control API at this socket. With a configuration file, put `[control]` into the file.

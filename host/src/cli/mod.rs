@@ -1,7 +1,9 @@
 //! The `wharf` command. `clap` and `anyhow` live here only.
 
 mod args;
+mod build;
 mod check;
+mod component;
 mod ctl;
 mod dev;
 mod plugin;
@@ -39,7 +41,7 @@ pub fn run() -> ExitCode {
             let _ = std::io::stdout().write_all(&script);
             return ExitCode::SUCCESS;
         }
-        Verb::Serve(_) | Verb::Check(_) | Verb::Dev(_) => {}
+        Verb::Serve(_) | Verb::Check(_) | Verb::Dev(_) | Verb::Build(_) | Verb::Component(_) => {}
     }
     let filter = match filter(&cli.log) {
         Ok(filter) => filter,
@@ -62,6 +64,8 @@ pub fn run() -> ExitCode {
         Verb::Serve(arguments) => serve::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Dev(arguments) => dev::run(&arguments),
+        Verb::Build(arguments) => build::run(&arguments),
+        Verb::Component(arguments) => component::run(&arguments),
         Verb::Ctl(_) | Verb::Plugin(_) | Verb::Top(_) | Verb::Completions { .. } => Ok(()),
     };
     match done {

@@ -236,7 +236,7 @@ impl Loader {
         check_grants(&file, &imports, grants)?;
 
         let mismatch = |error: wasmtime::Error| LoadError::Mismatch { file: file.clone(), cause: format!("{error:#}") };
-        let linker = imports::linker(engine, grants).map_err(mismatch)?;
+        let linker = imports::linker(engine, grants, &component).map_err(mismatch)?;
         let pre = linker.instantiate_pre(&component).map_err(mismatch)?;
         let indices = PluginIndices::new(&pre).map_err(mismatch)?;
         let handoff = Handoff::find(&component, &exports);

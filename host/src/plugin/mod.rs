@@ -22,6 +22,7 @@ mod output;
 mod quiet;
 mod shared;
 mod source;
+mod stubs;
 mod ticker;
 mod trial;
 

@@ -1,0 +1,8 @@
+//! What authors of plugins need around a plugin: projects to start from in each language, and components from what their
+//! compilers make.
+//!
+//! Nothing here runs a guest, and nothing that serves needs it.
+
+mod component;
+
+pub use component::{ComponentError, component};
