@@ -88,7 +88,8 @@ pub fn component(file: &Path, wit: &Path, world: Option<&str>) -> Result<Vec<u8>
         |cause: String| ComponentError::Fit { file: file.into(), wit: wit.into(), cause: cause.replace('\n', " ") };
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
         .map_err(|error| misfit(format!("{error:#}")))?;
-    let encoder = ComponentEncoder::default().validate(true).module(&module).map_err(|error| misfit(format!("{error:#}")))?;
+    let encoder =
+        ComponentEncoder::default().validate(true).module(&module).map_err(|error| misfit(format!("{error:#}")))?;
     let mut encoder = encoder.adapter(ADAPTER_NAME, ADAPTER).map_err(|error| misfit(format!("{error:#}")))?;
     encoder.encode().map_err(|error| misfit(format!("{error:#}")))
 }

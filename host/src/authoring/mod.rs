@@ -4,5 +4,8 @@
 //! Nothing here runs a guest, and nothing that serves needs it.
 
 mod component;
+mod project;
+mod templates;
 
 pub use component::{ComponentError, component};
+pub use project::{Language, ProjectError, create};

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::build::BuildArgs;
 use super::component::ComponentArgs;
 use super::ctl::CtlArgs;
+use super::new::NewArgs;
 use super::plugin::PluginArgs;
 use super::top::TopArgs;
 use crate::config::CONFIG_FILE;
@@ -49,6 +50,8 @@ pub(super) enum Verb {
     Check(CheckArgs),
     /// Build a plugin, serve it, and build it again when its source changes.
     Dev(DevArgs),
+    /// Make a project for a plugin: a whole example with its build, its test and its hand-over, that serves at once.
+    New(NewArgs),
     /// Build a plugin by the command that its plugin.toml names, and say where the component is.
     Build(BuildArgs),
     /// Make a component from a core module or WebAssembly text.

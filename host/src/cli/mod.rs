@@ -6,6 +6,7 @@ mod check;
 mod component;
 mod ctl;
 mod dev;
+mod new;
 mod plugin;
 mod serve;
 mod signals;
@@ -41,7 +42,7 @@ pub fn run() -> ExitCode {
             let _ = std::io::stdout().write_all(&script);
             return ExitCode::SUCCESS;
         }
-        Verb::Serve(_) | Verb::Check(_) | Verb::Dev(_) | Verb::Build(_) | Verb::Component(_) => {}
+        _ => {}
     }
     let filter = match filter(&cli.log) {
         Ok(filter) => filter,
@@ -64,6 +65,7 @@ pub fn run() -> ExitCode {
         Verb::Serve(arguments) => serve::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Dev(arguments) => dev::run(&arguments),
+        Verb::New(arguments) => new::run(&arguments),
         Verb::Build(arguments) => build::run(&arguments),
         Verb::Component(arguments) => component::run(&arguments),
         Verb::Ctl(_) | Verb::Plugin(_) | Verb::Top(_) | Verb::Completions { .. } => Ok(()),

@@ -24,8 +24,7 @@ pub enum Grant {
 
 impl Grant {
     /// Every grant.
-    pub const ALL: [Self; 6] =
-        [Self::Server, Self::Config, Self::Stdio, Self::Clocks, Self::Random, Self::Stubs];
+    pub const ALL: [Self; 6] = [Self::Server, Self::Config, Self::Stdio, Self::Clocks, Self::Random, Self::Stubs];
 
     /// Its name in configuration.
     #[must_use]

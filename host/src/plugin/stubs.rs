@@ -47,6 +47,7 @@ fn function(stubs: &mut LinkerInstance<'_, Guest>, interface: &str, name: &str) 
             Ok(())
         });
     }
-    let called = format!("it called `{name}` of `{interface}`, which is a stub: this host has no files and no sockets for it");
+    let called =
+        format!("it called `{name}` of `{interface}`, which is a stub: this host has no files and no sockets for it");
     stubs.func_new(name, move |_, _, _, _| bail!("{called}"))
 }
