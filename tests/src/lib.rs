@@ -4,6 +4,7 @@ pub mod certificates;
 pub mod clients;
 pub mod guests;
 pub mod imports;
+pub mod languages;
 pub mod load;
 pub mod oracle;
 pub mod process;

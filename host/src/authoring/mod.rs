@@ -6,6 +6,8 @@
 mod component;
 mod project;
 mod templates;
+mod transcript;
 
 pub use component::{ComponentError, component};
 pub use project::{Language, ProjectError, create};
+pub use transcript::{Act, TRANSCRIPT_FILE, Transcript, TranscriptError};

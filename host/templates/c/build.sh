@@ -10,5 +10,5 @@ else
 fi
 mkdir -p build
 $zig cc -target wasm32-wasi -mexec-model=reactor -std=c11 -O2 -g0 -fsanitize-trap=undefined -fno-stack-protector -Wall -Wextra -Werror \
-    -Iwharf -Wl,--strip-debug -Wl,-z,stack-size=65536 -o build/core.wasm src/lines.c wharf/wharf.c
+    -Iwharf -Wl,-z,stack-size=65536 -o build/core.wasm src/lines.c wharf/wharf.c
 "${WHARF:-wharf}" component build/core.wasm -o build/plugin.wasm

@@ -1,0 +1,67 @@
+//! Every language that `wharf new` knows: its project builds, plays its transcript, moves live sessions to another version, and
+//! its faults end one session each with words that its authors understand.
+//!
+//! Where a toolchain is missing its tests are counted as ignored, and say what is missing; `WHARF_TESTS_LANGUAGES=required` makes
+//! that a failure. `tests/toolchains.sh` installs all of them.
+
+mod dev;
+mod faults;
+mod stories;
+mod swaps;
+
+use std::sync::OnceLock;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use wharf::authoring::Language;
+use wharf::plugin::Plugin;
+use wharf::server::{Host, HostConfig};
+use wharf_tests::languages::{Project, compiled, missing};
+
+type Promise = fn(Language);
+
+/// What has to hold in every language.
+const PROMISES: [(&str, Promise); 5] = [
+    ("its_transcript_plays_whole_and_in_single_bytes", stories::plain_and_bytewise),
+    ("its_transcript_plays_over_tls", stories::over_tls),
+    ("sessions_on_one_instance_are_kept_apart_or_refused", stories::shared),
+    ("live_sessions_move_under_load_with_their_partial_lines", swaps::under_load),
+    ("a_crash_a_loop_and_exhausted_memory_end_one_session_each_and_say_why", faults::each),
+];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let required = std::env::var_os("WHARF_TESTS_LANGUAGES").is_some();
+    let mut trials = vec![Trial::test("dev::a_new_project_serves_at_once_and_a_change_moves_live_sessions", || {
+        dev::serves_at_once();
+        Ok(())
+    })];
+    for language in Language::ALL {
+        let missing = missing(language);
+        if let (Some(tool), false) = (missing, required) {
+            eprintln!("SKIPPED: {}: `{tool}` is missing; tests/toolchains.sh installs it", language.name());
+        }
+        for (name, promise) in PROMISES {
+            let trial = Trial::test(format!("{}::{name}", language.name()), move || match missing {
+                Some(tool) => Err(Failed::from(format!("`{tool}` is missing; tests/toolchains.sh installs it"))),
+                None => {
+                    promise(language);
+                    Ok(())
+                }
+            });
+            trials.push(trial.with_ignored_flag(missing.is_some() && !required));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// The host of all servers here. It keeps what it compiled.
+fn host() -> Host {
+    static HOST: OnceLock<Host> = OnceLock::new();
+    let config = HostConfig { workers: 2, sessions_max: 256, cache_dir: Some(compiled()) };
+    HOST.get_or_init(|| Host::new(&config).expect("a host")).clone()
+}
+
+fn load(project: &Project) -> std::sync::Arc<Plugin> {
+    let loaded = host().loader().share(&project.folder, &project.grants());
+    loaded.unwrap_or_else(|error| panic!("{}: {error}", project.language.name()))
+}
