@@ -16,7 +16,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("net", &["admission", "event", "files"]),
     ("session", &["event", "net", "sched"]),
     ("plugin", &["event", "files", "sched", "telemetry"]),
-    ("authoring", &["event", "files", "plugin"]),
+    ("authoring", &["event", "files", "plugin", "sched"]),
     ("server", &["admission", "event", "net", "plugin", "sched", "serve", "session", "telemetry"]),
     ("control", &["admission", "event", "files", "sched", "server", "span", "telemetry"]),
     ("config", &["admission", "control", "event", "files", "net", "plugin", "sched", "server", "session", "span"]),

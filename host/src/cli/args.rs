@@ -12,6 +12,7 @@ use super::component::ComponentArgs;
 use super::ctl::CtlArgs;
 use super::new::NewArgs;
 use super::plugin::PluginArgs;
+use super::test::TestArgs;
 use super::top::TopArgs;
 use crate::config::CONFIG_FILE;
 use crate::event::Priority;
@@ -46,7 +47,8 @@ pub(super) enum LogFormat {
 pub(super) enum Verb {
     /// Serve what a configuration file says, or one server from the command line.
     Serve(ServeArgs),
-    /// Say everything that is wrong with a configuration file, and what its plugins import and export.
+    /// Say everything that is wrong with a configuration file, and what its plugins import and export; or what a plugin lacks and
+    /// wants.
     Check(CheckArgs),
     /// Build a plugin, serve it, and build it again when its source changes.
     Dev(DevArgs),
@@ -54,6 +56,8 @@ pub(super) enum Verb {
     New(NewArgs),
     /// Build a plugin by the command that its plugin.toml names, and say where the component is.
     Build(BuildArgs),
+    /// Play the stories of a plugin without sockets, and say what each event costs and which classes' budgets it fits.
+    Test(TestArgs),
     /// Make a component from a core module or WebAssembly text.
     Component(ComponentArgs),
     /// Steer and watch a running `wharf serve` through its control API.
@@ -90,9 +94,9 @@ pub(super) struct ServeArgs {
 
 #[derive(Args)]
 pub(super) struct CheckArgs {
-    /// The configuration file.
+    /// The configuration file; or a plugin: a folder with plugin.toml, or a .wasm component.
     #[arg(default_value = CONFIG_FILE)]
-    pub(super) config: PathBuf,
+    pub(super) path: PathBuf,
 }
 
 #[derive(Args)]

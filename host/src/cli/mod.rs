@@ -6,12 +6,14 @@ mod check;
 mod component;
 mod ctl;
 mod dev;
+mod inspect;
 mod new;
 mod plugin;
 mod serve;
 mod signals;
 mod systemd;
 mod tables;
+mod test;
 mod top;
 
 use std::io::{IsTerminal, Write};
@@ -65,6 +67,7 @@ pub fn run() -> ExitCode {
         Verb::Serve(arguments) => serve::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Dev(arguments) => dev::run(&arguments),
+        Verb::Test(arguments) => test::run(&arguments),
         Verb::New(arguments) => new::run(&arguments),
         Verb::Build(arguments) => build::run(&arguments),
         Verb::Component(arguments) => component::run(&arguments),

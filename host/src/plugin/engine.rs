@@ -183,6 +183,8 @@ fn settings(sessions: usize) -> Config {
         .gc_support(false)
         .wasm_gc(false)
         .wasm_function_references(false)
+        // A tag is on by default, and registering its type needs the collector that is off.
+        .wasm_exceptions(false)
         .wasm_threads(false)
         .wasm_memory64(false)
         .wasm_relaxed_simd(false)

@@ -92,6 +92,12 @@ impl Grants {
         self.0.iter().copied()
     }
 
+    /// Those that a plugin with these imports needs, each once. What no grant covers is not among them.
+    #[must_use]
+    pub fn needed_by(imports: &[String]) -> Self {
+        imports.iter().filter_map(|name| Self::none().allow(name).needed()).collect()
+    }
+
     /// May a plugin with these grants import `interface` (with its version)?
     pub(super) fn allow(&self, interface: &str) -> Verdict {
         let name = interface.split('@').next().unwrap_or(interface);

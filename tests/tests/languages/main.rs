@@ -8,6 +8,7 @@ mod dev;
 mod faults;
 mod stories;
 mod swaps;
+mod words;
 
 use std::sync::OnceLock;
 
@@ -20,21 +21,34 @@ use wharf_tests::languages::{Project, compiled, missing};
 type Promise = fn(Language);
 
 /// What has to hold in every language.
-const PROMISES: [(&str, Promise); 5] = [
+const PROMISES: [(&str, Promise); 6] = [
     ("its_transcript_plays_whole_and_in_single_bytes", stories::plain_and_bytewise),
+    ("its_transcript_plays_without_sockets_and_while_it_is_handed_over", words::rehearsed),
     ("its_transcript_plays_over_tls", stories::over_tls),
     ("sessions_on_one_instance_are_kept_apart_or_refused", stories::shared),
     ("live_sessions_move_under_load_with_their_partial_lines", swaps::under_load),
     ("a_crash_a_loop_and_exhausted_memory_end_one_session_each_and_say_why", faults::each),
 ];
 
+/// What has to hold of the commands for authors.
+const COMMANDS: [(&str, fn()); 3] = [
+    ("a_new_project_serves_at_once_and_a_change_moves_live_sessions", dev::serves_at_once),
+    ("a_story_that_fails_says_where", words::a_story_that_fails_says_where),
+    ("usual_mistakes_are_explained", words::usual_mistakes_are_explained),
+];
+
 fn main() {
     let arguments = Arguments::from_args();
     let required = std::env::var_os("WHARF_TESTS_LANGUAGES").is_some();
-    let mut trials = vec![Trial::test("dev::a_new_project_serves_at_once_and_a_change_moves_live_sessions", || {
-        dev::serves_at_once();
-        Ok(())
-    })];
+    let mut trials: Vec<_> = COMMANDS
+        .into_iter()
+        .map(|(name, promise)| {
+            Trial::test(format!("commands::{name}"), move || {
+                promise();
+                Ok(())
+            })
+        })
+        .collect();
     for language in Language::ALL {
         let missing = missing(language);
         if let (Some(tool), false) = (missing, required) {

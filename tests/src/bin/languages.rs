@@ -1,0 +1,184 @@
+//! `cargo run --release -p wharf-tests --bin languages`: the table of docs/languages/README.md, measured here and now.
+//!
+//! Each language's example is built afresh (its tools are warm), loaded with and without the cache, and played.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use wharf::authoring::{Act, Cost, Language, Manner, Transcript, rehearse};
+use wharf::net::SocketOptions;
+use wharf::plugin::{Engine, EngineConfig, InstanceLimits, Loader, Plugin};
+use wharf::server::{Host, HostConfig, Server};
+use wharf_tests::languages::{Project, missing, project, run_build, tool};
+use wharf_tests::load::memory::Weight;
+use wharf_tests::transcript::plain;
+
+/// Events whose median is told.
+const EVENTS: usize = 1_000;
+/// Sessions that are idle while memory is looked at.
+const SESSIONS: usize = 200;
+/// A line of 64 bytes.
+const LINE: &str = "a line of sixty-four bytes, its ending included, as logs have..\n";
+
+fn main() -> Result<()> {
+    println!(
+        "| language | toolchain | build s | size KiB | load s | cached ms | start µs | first event µs | event µs | fuel | \
+         idle session KiB | round trip µs | shared: idle session KiB | round trip µs |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+    // What is first used is paid for once, and not by the first language.
+    let warm = measure(Language::Wat)?;
+    for language in Language::ALL {
+        match (missing(language), language) {
+            (Some(tool), _) => println!("| {} | `{tool}` is missing: skipped |", language.name()),
+            (None, Language::Wat) => println!("{warm}"),
+            (None, _) => println!("{}", measure(language)?),
+        }
+    }
+    Ok(())
+}
+
+fn measure(language: Language) -> Result<String> {
+    let project = project(language, "0.1.0", &[]);
+    let build = build(&project)?;
+    let size = std::fs::metadata(&project.manifest.component)?.len() >> 10;
+    let cache = tempfile::tempdir()?;
+    let engine = Engine::new(EngineConfig { sessions_max: 4 })?;
+    let loader = Loader::with_cache(engine, cache.path())?;
+    let cold = loader.load(&project.folder, &project.grants())?.loading();
+    let plugin = Arc::new(loader.load(&project.folder, &project.grants())?);
+    let costs = costs(&plugin)?;
+    let start = find(&costs, "start")?.cpu;
+    let first = find(&costs, "on-connect")?.cpu + find(&costs, "on-read")?.cpu;
+    let own = serve(&project, cache.path(), 0)?;
+    let shared = serve(&project, cache.path(), 1)?;
+    let event = median(costs.iter().filter(|cost| cost.event == "on-read").skip(EVENTS / 10).map(|cost| cost.cpu));
+    let fuel = costs.iter().rfind(|cost| cost.event == "on-read").context("events")?.fuel;
+    Ok(format!(
+        "| {} | {} | {:.1} | {size} | {:.2} | {:.1} | {} | {} | {:.1} | {fuel} | {} | {} | {} | {} |",
+        language.name(),
+        version(language)?,
+        build.as_secs_f64(),
+        cold.as_secs_f64(),
+        plugin.loading().as_secs_f64() * 1e3,
+        start.as_micros(),
+        first.as_micros(),
+        event.as_nanos() as f64 / 1e3,
+        own.idle_kib,
+        own.trip.as_micros(),
+        shared.idle_kib,
+        shared.trip.as_micros(),
+    ))
+}
+
+/// Builds it again from nothing but its sources and its tools.
+fn build(project: &Project) -> Result<Duration> {
+    for folder in ["build", "target"] {
+        let _ = std::fs::remove_dir_all(project.folder.join(folder));
+    }
+    let start = Instant::now();
+    run_build(&project.folder);
+    Ok(start.elapsed())
+}
+
+/// What lines of 64 bytes cost, one after the other in one session.
+fn costs(plugin: &Arc<Plugin>) -> Result<Vec<Cost>> {
+    let answer = LINE.to_ascii_uppercase();
+    let line = |line| [(line, Act::Send(LINE.into())), (line, Act::Expect(answer.clone().into_bytes()))];
+    let story = Transcript { settings: Vec::new(), acts: (1..=EVENTS).flat_map(line).collect() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let rehearsal = runtime.block_on(rehearse(plugin, &story, InstanceLimits::default(), Manner::Whole));
+    match rehearsal.problem {
+        Some(problem) => bail!("{}: {problem}", plugin.label()),
+        None => Ok(rehearsal.costs),
+    }
+}
+
+fn find<'a>(costs: &'a [Cost], event: &str) -> Result<&'a Cost> {
+    costs.iter().find(|cost| cost.event == event).with_context(|| event.to_owned())
+}
+
+struct Served {
+    /// Resident memory and page tables, for each session.
+    idle_kib: u64,
+    /// From sending a line to its answer.
+    trip: Duration,
+}
+
+/// Many sessions, of which one talks.
+fn serve(project: &Project, cache: &std::path::Path, shards: usize) -> Result<Served> {
+    let config = HostConfig { workers: 1, sessions_max: SESSIONS + 8, cache_dir: Some(cache.to_owned()) };
+    let host = Host::new(&config)?;
+    let options = SocketOptions { no_delay: true, ..SocketOptions::default() };
+    let plugin = host.loader().share(&project.folder, &project.grants())?;
+    let server = Server::builder().host(&host).local_host("127.0.0.1").options(options).loaded_plugin(plugin);
+    let server = server.shared_instances(shards).start()?;
+    // The first makes what all of them have in common.
+    let mut first = plain(server.address());
+    talk(&mut first)?;
+    let before = Weight::now()?.total_kib();
+    let mut clients = Vec::new();
+    for _ in 0..SESSIONS {
+        let mut client = plain(server.address());
+        talk(&mut client)?;
+        clients.push(client);
+    }
+    let idle_kib = Weight::now()?.total_kib().saturating_sub(before) / SESSIONS as u64;
+    let trips = (0..EVENTS).map(|_| talk(&mut first)).collect::<Result<Vec<_>>>()?;
+    drop(clients);
+    server.stop_blocking(Duration::from_secs(1));
+    Ok(Served { idle_kib, trip: median(trips.into_iter()) })
+}
+
+fn talk(client: &mut TcpStream) -> Result<Duration> {
+    let (start, mut seen) = (Instant::now(), [0; LINE.len()]);
+    client.write_all(LINE.as_bytes())?;
+    client.read_exact(&mut seen)?;
+    Ok(start.elapsed())
+}
+
+fn median(times: impl Iterator<Item = Duration>) -> Duration {
+    let mut times: Vec<_> = times.collect();
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// What the toolchain says of itself.
+fn version(language: Language) -> Result<String> {
+    let ask = |program: &str, arguments: &[&str]| -> Result<String> {
+        let output = tool(program).args(arguments).output().with_context(|| program.to_owned())?;
+        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        Ok(said.split_whitespace().find(|word| word.contains('.')).unwrap_or(&said).trim_start_matches("go").to_owned())
+    };
+    let package = |name: &str| -> Result<String> {
+        let found = Command::new("readlink")
+            .arg("-f")
+            .arg(wharf_tests::languages::target().join("toolchains/bin").join(name))
+            .output()?;
+        let folder = std::path::PathBuf::from(String::from_utf8_lossy(&found.stdout).trim());
+        let file = folder.ancestors().map(|folder| folder.join("package.json")).find(|file| file.exists());
+        let text = std::fs::read_to_string(file.context("a package")?)?;
+        let package: serde_json::Value = serde_json::from_str(&text)?;
+        Ok(package["version"].as_str().unwrap_or("unknown").to_owned())
+    };
+    Ok(match language {
+        Language::Rust => format!("rustc {}", ask("rustc", &["--version"])?),
+        Language::C => format!("zig cc {}", ask("zig", &["version"])?),
+        Language::Wat => format!("wharf {}", env!("CARGO_PKG_VERSION")),
+        Language::JavaScript => format!("componentize-qjs {}", package("componentize-qjs")?),
+        Language::TypeScript => {
+            format!(
+                "componentize-qjs {}, tsc {}, esbuild {}",
+                package("componentize-qjs")?,
+                package("tsc")?,
+                package("esbuild")?
+            )
+        }
+        Language::Python => format!("componentize-py {}", ask("componentize-py", &["--version"])?),
+        Language::Go => format!("go {}", ask("go", &["version"])?),
+    })
+}
