@@ -2,6 +2,7 @@
 
 pub mod certificates;
 pub mod clients;
+pub mod contract;
 pub mod guests;
 pub mod imports;
 pub mod languages;

@@ -142,7 +142,10 @@ fn files_are_short_and_say_what_they_are() {
 #[test]
 fn documents_name_files_that_exist() {
     let mut documents = vec![root().join("README.md"), root().join("CHANGELOG.md")];
-    documents.extend(fs::read_dir(root().join("docs")).expect("documents").map(|entry| entry.expect("one").path()));
+    for folder in ["docs", "docs/languages"] {
+        let all = fs::read_dir(root().join(folder)).expect("documents").map(|entry| entry.expect("one").path());
+        documents.extend(all.filter(|path| path.is_file()));
+    }
     documents.extend(
         fs::read_dir(root().join("plugins"))
             .expect("plugins")
@@ -162,6 +165,21 @@ fn documents_name_files_that_exist() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_page_of_the_contract_says_what_the_contract_says() {
+    let page = fs::read_to_string(root().join("docs/contract.md")).expect("the page");
+    assert!(page == wharf_tests::contract::page(), "run `cargo run -p wharf-tests --bin contract`");
+}
+
+#[test]
+fn every_language_has_a_page() {
+    for language in wharf::authoring::Language::ALL {
+        let page = root().join(format!("docs/languages/{}.md", language.name()));
+        let text = fs::read_to_string(&page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+        assert!(text.contains(&format!("wharf new --lang {}", language.name())), "{}", page.display());
+    }
 }
 
 #[test]

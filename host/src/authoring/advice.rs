@@ -3,7 +3,7 @@
 use crate::plugin::LoadError;
 
 /// What the engine says, and what an author does about it. The first that fits is given.
-const ADVICE: [(&str, &str); 12] = [
+const ADVICE: [(&str, &str); 11] = [
     (
         "component model async feature",
         "it uses asynchronous functions, and the contract has none: build it with a synchronous runtime (componentize-qjs: `--sync`), \
@@ -29,10 +29,6 @@ const ADVICE: [(&str, &str); 12] = [
     (
         "module table does not fit",
         "no key raises this: 10,000 elements are the most of a table; link it with fewer functions",
-    ),
-    (
-        "limit-session-mem",
-        "it takes more memory at its start than `limits.memory_max_bytes` of the server allows: raise that, or link it with less",
     ),
     ("limit-tables", "its tables are larger than `limits.table_elements_max` of the server allows: raise that"),
     (

@@ -24,6 +24,8 @@ pub enum Manner {
     SingleBytes,
     /// As `Whole`, and before each event the session moves to a fresh instance.
     HandedOver,
+    /// As `Whole`, on an instance that serves another session as well.
+    Shared,
 }
 
 /// What one call of the plugin cost.
@@ -69,10 +71,11 @@ pub async fn rehearse(plugin: &Arc<Plugin>, story: &Transcript, limits: Instance
         server: "test".into(),
         settings: story.settings.iter().cloned().collect(),
         limits,
+        shards: usize::from(manner == Manner::Shared),
         ..Binding::default()
     };
     let procedure = EventProcedure::new(Arc::clone(plugin), binding);
-    let mut player = Player { procedure, stage: Stage::new(), manner, instance: None, ended: None, costs: Vec::new() };
+    let mut player = Player { procedure, stage: Stage::new(1), manner, instance: None, ended: None, costs: Vec::new() };
     let problem = player.play(story).await.err();
     Rehearsal { costs: player.costs, problem }
 }
@@ -96,6 +99,7 @@ impl Player {
         self.count(0, START, 0, instance.usage().fuel, begin, &instance);
         self.instance = Some(instance);
         self.event(0, Event::Connect).await?;
+        let _beside = if self.manner == Manner::Shared { Some(self.another(budget).await?) } else { None };
         for (line, act) in &story.acts {
             self.act(*line, act).await.map_err(|problem| format!("line {line}: {problem}"))?;
         }
@@ -109,6 +113,13 @@ impl Player {
             _ => DisconnectReason::PeerClosed,
         };
         self.event(last, Event::Disconnect(reason)).await
+    }
+
+    /// A session beside that of the story, on the same instance.
+    async fn another(&self, budget: Budget) -> Result<GuestInstance, String> {
+        let mut another = within(budget, self.procedure.instantiate(Stage::new(2).scope(), budget)).await?;
+        within(budget, another.dispatch(Event::Connect, budget)).await?;
+        Ok(another)
     }
 
     async fn act(&mut self, line: usize, act: &Act) -> Result<(), String> {

@@ -28,10 +28,10 @@ struct State {
 }
 
 impl Stage {
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(id: u64) -> Arc<Self> {
         let address = |last, port| SocketAddr::from(([192, 0, 2, last], port));
         let info = ClientInfo {
-            id: 1,
+            id,
             server: "test".into(),
             peer: address(1, 50_000),
             local: address(2, 7_000),

@@ -30,7 +30,7 @@ pub(super) fn run(path: &Path) -> Result<()> {
     println!("  {handoff}");
     let story = Transcript { settings: Vec::new(), acts: vec![(0, Act::Finish)] };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let rehearsal = runtime.block_on(rehearse(&plugin, &story, InstanceLimits::default(), Manner::Whole));
+    let rehearsal = runtime.block_on(rehearse(&plugin, &story, InstanceLimits::most(), Manner::Whole));
     for cost in rehearsal.costs.iter().take(2) {
         println!(
             "  {}: {} fuel, {} us of CPU time, {} KiB of memory; fits {}",
@@ -39,6 +39,12 @@ pub(super) fn run(path: &Path) -> Result<()> {
             cost.cpu.as_micros(),
             cost.memory_bytes >> 10,
             test::classes(cost)
+        );
+    }
+    let (memory, usual) = (rehearsal.costs.iter().map(|cost| cost.memory_bytes).max(), InstanceLimits::default());
+    if let Some(memory) = memory.filter(|memory| *memory > usual.memory_max_bytes as u64) {
+        println!(
+            "  takes more memory than a server allows by default: raise `limits.memory_max_bytes` to {memory} at least"
         );
     }
     if let Some(problem) = rehearsal.problem {

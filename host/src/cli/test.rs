@@ -22,6 +22,9 @@ pub(super) struct TestArgs {
     /// A story. May be repeated. Without it: transcript.txt beside the plugin.
     #[arg(long, value_name = "FILE")]
     transcript: Vec<PathBuf>,
+    /// Linear memory that an instance may have, as `limits.memory_max_bytes` of a server.
+    #[arg(long, value_name = "BYTES")]
+    memory_max_bytes: Option<usize>,
     /// Do not build it first.
     #[arg(long)]
     no_build: bool,
@@ -37,6 +40,8 @@ pub(super) fn run(arguments: &TestArgs) -> Result<()> {
     let files =
         if arguments.transcript.is_empty() { usual.into_iter().collect() } else { arguments.transcript.clone() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let mut limits = InstanceLimits::default();
+    limits.memory_max_bytes = arguments.memory_max_bytes.unwrap_or(limits.memory_max_bytes);
     let (mut failed, mut played) = (0, 0);
     println!("{}", plugin.label());
     for file in files {
@@ -46,7 +51,7 @@ pub(super) fn run(arguments: &TestArgs) -> Result<()> {
             manners.push((Manner::HandedOver, "handed over before each event"));
         }
         for (manner, words) in manners {
-            let rehearsal = runtime.block_on(rehearse(&plugin, &story, InstanceLimits::default(), manner));
+            let rehearsal = runtime.block_on(rehearse(&plugin, &story, limits, manner));
             played += 1;
             match &rehearsal.problem {
                 None => println!("ok      {}, {words}", file.display()),

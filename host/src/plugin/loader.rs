@@ -340,7 +340,8 @@ pub fn try_out(plugin: &Arc<Plugin>, limits: InstanceLimits, budget: Budget) -> 
 /// The same with all that a plugin may ever have.
 fn can_be_made(plugin: Plugin) -> Result<Plugin, String> {
     let plugin = Arc::new(plugin);
-    let procedure = EventProcedure::new(Arc::clone(&plugin), Binding::default());
+    let binding = Binding { limits: InstanceLimits::most(), ..Binding::default() };
+    let procedure = EventProcedure::new(Arc::clone(&plugin), binding);
     make_one(&procedure, Budgets::default().start(Priority::Critical))?;
     drop(procedure);
     Arc::into_inner(plugin).ok_or_else(|| "the trial instance outlived its trial".to_owned())

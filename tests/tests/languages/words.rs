@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use wharf::authoring::{self, Language, Manner, rehearse};
 use wharf::plugin::InstanceLimits;
-use wharf_tests::guests::wharf_binary;
+use wharf_tests::guests::{component, wharf_binary};
 use wharf_tests::languages::project;
 use wharf_tests::transcript::story;
 
@@ -53,7 +53,7 @@ pub(crate) fn a_story_that_fails_says_where() {
 
 pub(crate) fn usual_mistakes_are_explained() {
     let folder = tempfile::tempdir().expect("a folder");
-    let component = |text: &str| {
+    let check = |text: &str| {
         std::fs::write(folder.path().join("x.wasm"), wat::parse_str(text).expect("text")).expect("kept");
         wharf(&["check", "x.wasm"], folder.path())
     };
@@ -71,9 +71,13 @@ pub(crate) fn usual_mistakes_are_explained() {
         ("(component (core module $m (table 10001 funcref)) (core instance (instantiate $m)))", "10,000 elements"),
         ("(component (core func (canon task.cancel)))", "`--sync`"),
     ] {
-        let (code, said) = component(text);
+        let (code, said) = check(text);
         assert!(code == Some(1) && said.contains(words), "{text}: expected {words:?} in: {said}");
     }
+    // More memory than by default, which a server may allow.
+    std::fs::write(folder.path().join("x.wasm"), component("(memory $more 1000)")).expect("kept");
+    let (code, said) = wharf(&["check", "x.wasm"], folder.path());
+    assert!(code == Some(0) && said.contains("raise `limits.memory_max_bytes` to 65667072 at least"), "{said}");
     authoring::create(&folder.path().join("mine"), Language::Wat).expect("it is written");
     let manifest = folder.path().join("mine/plugin.toml");
     assert_eq!(wharf(&["build", "mine"], folder.path()).0, Some(0));
