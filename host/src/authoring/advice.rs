@@ -3,7 +3,7 @@
 use crate::plugin::LoadError;
 
 /// What the engine says, and what an author does about it. The first that fits is given.
-const ADVICE: [(&str, &str); 11] = [
+const ADVICE: [(&str, &str); 12] = [
     (
         "component model async feature",
         "it uses asynchronous functions, and the contract has none: build it with a synchronous runtime (componentize-qjs: `--sync`), \
@@ -21,6 +21,7 @@ const ADVICE: [(&str, &str); 11] = [
     ),
     ("linear memories, which exceeds", "no key raises this: it has to be made of fewer parts with a memory each"),
     ("core module instances, which exceeds", "no key raises this: it has to be made of fewer core modules"),
+    ("defined memories count", "a core module may have one memory: link it without a second one"),
     (
         "module memory does not fit",
         "no instance may have more than 256 MiB, and none has more than the server's `limits.memory_max_bytes`, 32 MiB by default: \

@@ -75,7 +75,11 @@ pub(crate) fn usual_mistakes_are_explained() {
         assert!(code == Some(1) && said.contains(words), "{text}: expected {words:?} in: {said}");
     }
     // More memory than by default, which a server may allow.
-    std::fs::write(folder.path().join("x.wasm"), component("(memory $more 1000)")).expect("kept");
+    std::fs::write(
+        folder.path().join("x.wasm"),
+        component("(func $begin (drop (memory.grow (i32.const 1000)))) (start $begin)"),
+    )
+    .expect("kept");
     let (code, said) = wharf(&["check", "x.wasm"], folder.path());
     assert!(code == Some(0) && said.contains("raise `limits.memory_max_bytes` to 65667072 at least"), "{said}");
     authoring::create(&folder.path().join("mine"), Language::Wat).expect("it is written");
