@@ -128,7 +128,10 @@ fn unquote(text: &str) -> Result<Vec<u8>, String> {
             Some(b't') => b'\t',
             Some(b'x') => {
                 let digits: String = bytes.by_ref().take(2).map(char::from).collect();
-                u8::from_str_radix(&digits, 16).map_err(|_| "expected two hexadecimal digits after `\\x`")?
+                // A sign and a single digit would be numbers as well.
+                let whole = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+                let byte = u8::from_str_radix(&digits, 16).ok().filter(|_| whole);
+                byte.ok_or("expected two hexadecimal digits after `\\x`")?
             }
             Some(byte @ (b'\\' | b'"')) => byte,
             _ => return Err("expected one of the escapes \\r \\n \\t \\\\ \\\" \\xHH".into()),

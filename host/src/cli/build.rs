@@ -20,6 +20,6 @@ pub(super) fn run(arguments: &BuildArgs) -> Result<()> {
         bail!("{}: no `[build]` says how", arguments.folder.join(MANIFEST_FILE).display());
     };
     build.run(&arguments.folder)?;
-    println!("{}", manifest.component.display());
+    say!("{}", manifest.component.display());
     Ok(())
 }

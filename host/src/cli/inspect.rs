@@ -18,21 +18,21 @@ pub(super) fn run(path: &Path) -> Result<()> {
         None => anyhow!("{error}"),
     })?;
     let plugin = Arc::new(plugin);
-    print!("{}", describe(&plugin));
+    say!("{}", describe(&plugin).trim_end());
     let needed = Grants::needed_by(plugin.imports());
-    println!("  needs {}", grants(&needed));
+    say!("  needs {}", grants(&needed));
     let handoff = match plugin.has_handoff() {
         true => "hands its sessions over to the next version",
         false => {
             "does not hand its sessions over: it exports no `wharf:server/handoff`, so they end on the version they have"
         }
     };
-    println!("  {handoff}");
+    say!("  {handoff}");
     let story = Transcript { settings: Vec::new(), acts: vec![(0, Act::Finish)] };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let rehearsal = runtime.block_on(rehearse(&plugin, &story, InstanceLimits::most(), Manner::Whole));
     for cost in rehearsal.costs.iter().take(2) {
-        println!(
+        say!(
             "  {}: {} fuel, {} us of CPU time, {} KiB of memory; fits {}",
             cost.event,
             cost.fuel,
@@ -43,7 +43,7 @@ pub(super) fn run(path: &Path) -> Result<()> {
     }
     let (memory, usual) = (rehearsal.costs.iter().map(|cost| cost.memory_bytes).max(), InstanceLimits::default());
     if let Some(memory) = memory.filter(|memory| *memory > usual.memory_max_bytes as u64) {
-        println!(
+        say!(
             "  takes more memory than a server allows by default: raise `limits.memory_max_bytes` to {memory} at least"
         );
     }
@@ -55,7 +55,7 @@ pub(super) fn run(path: &Path) -> Result<()> {
     let lacks: Grants = needed.iter().filter(|grant| !asked.has(*grant)).collect();
     let spare: Grants = asked.iter().filter(|grant| !needed.has(*grant)).collect();
     if spare.iter().next().is_some() {
-        println!("  does not use {}, which {MANIFEST_FILE} asks for", grants(&spare));
+        say!("  does not use {}, which {MANIFEST_FILE} asks for", grants(&spare));
     }
     if lacks.iter().next().is_some() {
         bail!("{}: `grants` lacks {}", path.join(MANIFEST_FILE).display(), grants(&lacks));

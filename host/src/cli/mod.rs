@@ -1,5 +1,13 @@
 //! The `wharf` command. `clap` and `anyhow` live here only.
 
+/// Prints a line. A reader that went away is no failure of ours.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($words)*);
+    }};
+}
+
 mod args;
 mod build;
 mod check;

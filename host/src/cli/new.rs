@@ -27,8 +27,8 @@ pub(super) fn run(arguments: &NewArgs) -> Result<()> {
     let NewArgs { lang, folder } = arguments;
     authoring::create(folder, *lang)?;
     let folder = folder.display();
-    println!("{folder}: a plugin in {}; what it does is in {folder}/{}", lang.name(), lang.source());
-    println!("serve it:  wharf dev {folder}");
-    println!("test it:   wharf test {folder}");
+    say!("{folder}: a plugin in {}; what it does is in {folder}/{}", lang.name(), lang.source());
+    say!("serve it:  wharf dev {folder}");
+    say!("test it:   wharf test {folder}");
     Ok(())
 }

@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &TestArgs) -> Result<()> {
     let mut limits = InstanceLimits::default();
     limits.memory_max_bytes = arguments.memory_max_bytes.unwrap_or(limits.memory_max_bytes);
     let (mut failed, mut played) = (0, 0);
-    println!("{}", plugin.label());
+    say!("{}", plugin.label());
     for file in files {
         let story = Transcript::read(&file)?;
         let mut manners = vec![(Manner::Whole, "as it was sent"), (Manner::SingleBytes, "in single bytes")];
@@ -54,10 +54,10 @@ pub(super) fn run(arguments: &TestArgs) -> Result<()> {
             let rehearsal = runtime.block_on(rehearse(&plugin, &story, limits, manner));
             played += 1;
             match &rehearsal.problem {
-                None => println!("ok      {}, {words}", file.display()),
+                None => say!("ok      {}, {words}", file.display()),
                 Some(problem) => {
                     failed += 1;
-                    println!("FAILED  {}, {words}: {}", file.display(), super::printable(problem));
+                    say!("FAILED  {}, {words}: {}", file.display(), super::printable(problem));
                 }
             }
             if manner == Manner::Whole {
@@ -95,15 +95,15 @@ pub(super) fn loader() -> Result<Loader> {
 }
 
 fn costs(rehearsal: &Rehearsal) {
-    println!("{:>6}  {:<13} {:>7} {:>12} {:>8} {:>11}  FITS", "LINE", "EVENT", "BYTES", "FUEL", "CPU us", "MEMORY KiB");
+    say!("{:>6}  {:<13} {:>7} {:>12} {:>8} {:>11}  FITS", "LINE", "EVENT", "BYTES", "FUEL", "CPU us", "MEMORY KiB");
     for cost in &rehearsal.costs {
         let Cost { line, event, bytes, fuel, cpu, memory_bytes } = cost;
         let (cpu, memory, fits) = (cpu.as_micros(), memory_bytes >> 10, classes(cost));
-        println!("{line:>6}  {event:<13} {bytes:>7} {fuel:>12} {cpu:>8} {memory:>11}  {fits}");
+        say!("{line:>6}  {event:<13} {bytes:>7} {fuel:>12} {cpu:>8} {memory:>11}  {fits}");
     }
     let dearest = rehearsal.costs.iter().filter(|cost| cost.event != START).max_by_key(|cost| cost.fuel);
     if let Some(cost) = dearest {
-        println!("dearest event: {} of line {} with {} fuel, {}", cost.event, cost.line, cost.fuel, classes(cost));
+        say!("dearest event: {} of line {} with {} fuel, {}", cost.event, cost.line, cost.fuel, classes(cost));
     }
 }
 

@@ -113,5 +113,5 @@ fn stubs_open_nothing_there_are_no_files_and_a_socket_traps_in_its_own_session()
     bystander.echo("there");
     client.send("f").expect("0").send("s").expect_gone();
     ended(&server, "trap:contract", 1);
-    bystander.echo("still there");
+    bystander.echo("and still there");
 }
