@@ -30,7 +30,7 @@ fn main() -> Result<()> {
         "| language | toolchain | build s | size KiB | load s | cached ms | start µs | first event µs | event µs | fuel | \
          idle session KiB | shared: event µs | fuel | idle session KiB |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
     let _ = wharf_binary();
     // What is first used is paid for once, and not by the first language.
     let warm = measure(Language::Wat)?;
