@@ -30,9 +30,11 @@
 //! | [`telemetry`] | what happened, said once |
 //! | [`config`] | `wharf.toml` |
 //! | [`control`] | the control API |
+//! | [`authoring`] | projects and components for authors of plugins |
 //! | [`cli`] | the `wharf` command |
 
 pub mod admission;
+pub mod authoring;
 pub mod cli;
 pub mod config;
 pub mod control;

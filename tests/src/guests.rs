@@ -179,11 +179,15 @@ pub fn wharf_binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     let build = || {
         let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        let done = cargo.args(["build", "--quiet", "--workspace", "--bin", "wharf"]).current_dir(root()).status();
-        assert!(done.expect("cargo runs").success(), "the binary builds");
-        // Beside this test's own binary, whatever the target folder is.
-        let own = std::env::current_exe().expect("the test's own path");
-        own.ancestors().nth(2).expect("the profile's folder").join("wharf")
+        // Beside this program's own binary, whatever the target folder and the profile are.
+        let own = std::env::current_exe().expect("the program's own path");
+        let folder = own.ancestors().skip(1).find(|folder| !folder.ends_with("deps")).expect("the profile's folder");
+        cargo.args(["build", "--quiet", "--workspace", "--bin", "wharf"]);
+        if folder.ends_with("release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.current_dir(root()).status().expect("cargo runs").success(), "the binary builds");
+        folder.join("wharf")
     };
     BINARY.get_or_init(build).clone()
 }

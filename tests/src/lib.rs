@@ -2,9 +2,11 @@
 
 pub mod certificates;
 pub mod clients;
+pub mod contract;
 pub mod depot;
 pub mod guests;
 pub mod imports;
+pub mod languages;
 pub mod liar;
 pub mod load;
 pub mod oracle;

@@ -1,82 +1,89 @@
-//! `transcript.txt`: a story of one client, beside the plugin that it tells of.
-//!
-//! | line | meaning |
-//! |---|---|
-//! | `# text` | nothing |
-//! | `setting KEY = VALUE` | a setting of the plugin; before everything else |
-//! | `send "TEXT"` | the client sends, with the escapes `\r \n \t \\ \" \xHH` |
-//! | `expect "TEXT"` | the client reads exactly this |
-//! | `finish` | the client finishes sending |
-//! | `closed` | the server ends the connection properly |
+//! Plays transcripts against a server over a socket, plain or over TLS.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::sync::Arc;
 
-/// One thing a client does.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Act {
-    /// Sends.
-    Send(Vec<u8>),
-    /// Reads exactly this.
-    Expect(Vec<u8>),
-    /// Finishes sending.
-    Finish,
-    /// Sees the end.
-    Closed,
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+pub use wharf::authoring::{Act, Transcript};
+
+use crate::certificates::Certificates;
+use crate::servers::PATIENCE;
+
+/// A client's connection. Every read has a deadline.
+pub trait Wire: Read + Write + Send {
+    /// Says that nothing more will be sent.
+    fn finish(&mut self);
 }
 
-/// A whole story.
-#[derive(Debug, Default)]
-pub struct Transcript {
-    /// Settings of the plugin.
-    pub settings: Vec<(String, String)>,
-    /// What happens.
-    pub acts: Vec<Act>,
-}
-
-impl Transcript {
-    /// Reads a story. Panics with the line where it is none.
-    #[must_use]
-    pub fn read(file: &Path) -> Self {
-        let text = std::fs::read_to_string(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        let mut story = Self::default();
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
-            match line.split_once(' ').unwrap_or((line, "")) {
-                ("setting", rest) => {
-                    let (key, value) = rest.split_once('=').unwrap_or_else(|| panic!("no value: {line}"));
-                    story.settings.push((key.trim().into(), value.trim().into()));
-                }
-                ("send", text) => story.acts.push(Act::Send(unquote(text))),
-                ("expect", text) => story.acts.push(Act::Expect(unquote(text))),
-                ("finish", "") => story.acts.push(Act::Finish),
-                ("closed", "") => story.acts.push(Act::Closed),
-                _ => panic!("{}: no line of a transcript: {line}", file.display()),
-            }
-        }
-        assert!(!story.acts.is_empty(), "{}: nothing happens", file.display());
-        story
+impl Wire for TcpStream {
+    fn finish(&mut self) {
+        self.shutdown(std::net::Shutdown::Write).expect("it is open");
     }
 }
 
-fn unquote(text: &str) -> Vec<u8> {
-    let inner = text.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
-    let mut bytes = inner.unwrap_or_else(|| panic!("no quotes: {text}")).bytes();
-    let mut out = Vec::new();
-    while let Some(byte) = bytes.next() {
-        if byte != b'\\' {
-            out.push(byte);
-            continue;
-        }
-        match bytes.next() {
-            Some(b'r') => out.push(b'\r'),
-            Some(b'n') => out.push(b'\n'),
-            Some(b't') => out.push(b'\t'),
-            Some(b'x') => {
-                let digits: String = bytes.by_ref().take(2).map(char::from).collect();
-                out.push(u8::from_str_radix(&digits, 16).unwrap_or_else(|_| panic!("bad \\x in {text}")));
+impl Wire for StreamOwned<ClientConnection, TcpStream> {
+    fn finish(&mut self) {
+        self.conn.send_close_notify();
+        self.flush().expect("it is open");
+    }
+}
+
+/// Reads a story, which has to be one.
+#[must_use]
+pub fn story(file: &Path) -> Transcript {
+    Transcript::read(file).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Plays it, in single bytes where `bytewise`. `name` says whose it is where it goes wrong.
+pub fn play(story: &Transcript, wire: &mut dyn Wire, bytewise: bool, name: &str) {
+    for (line, act) in &story.acts {
+        match act {
+            Act::Send(data) => {
+                let pieces = if bytewise { data.chunks(1) } else { data.chunks(data.len().max(1)) };
+                pieces.for_each(|piece| wire.write_all(piece).expect("the server takes it"));
+                wire.flush().expect("the server takes it");
             }
-            Some(byte @ (b'\\' | b'"')) => out.push(byte),
-            other => panic!("unknown escape {other:?} in {text}"),
+            Act::Expect(data) => {
+                let mut seen = vec![0; data.len()];
+                let outcome = wire.read_exact(&mut seen);
+                let (seen, data) = (seen.escape_ascii().to_string(), data.escape_ascii().to_string());
+                assert_eq!(seen, data, "{name}: line {line}: {outcome:?}");
+            }
+            Act::Finish => wire.finish(),
+            Act::Closed => {
+                let mut rest = Vec::new();
+                wire.read_to_end(&mut rest)
+                    .unwrap_or_else(|error| panic!("{name}: line {line}: expected a proper end: {error}"));
+                assert_eq!(rest.escape_ascii().to_string(), "", "{name}: line {line}");
+            }
         }
     }
-    out
+}
+
+/// A plain connection.
+#[must_use]
+pub fn plain(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("the server accepts");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");
+    stream.set_nodelay(true).expect("an option");
+    stream
+}
+
+/// A connection over TLS to a server of these certificates.
+#[must_use]
+pub fn secure(address: SocketAddr, certificates: &Certificates) -> StreamOwned<ClientConnection, TcpStream> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(certificates.path("ca.pem")).expect("an authority")).expect("an authority");
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("localhost").expect("a name");
+    StreamOwned::new(ClientConnection::new(Arc::new(config), name).expect("a connection"), plain(address))
 }

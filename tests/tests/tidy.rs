@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const LINES_MAX: usize = 500;
 
 /// Each layer with those it may import.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 12] = [
     ("event", &[]),
     ("admission", &[]),
     ("sched", &["event"]),
@@ -17,6 +17,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("oci", &["files", "net"]),
     ("session", &["event", "net", "sched"]),
     ("plugin", &["event", "files", "sched", "telemetry"]),
+    ("authoring", &["event", "files", "plugin", "sched"]),
     ("server", &["admission", "event", "files", "net", "oci", "plugin", "sched", "serve", "session", "telemetry"]),
     ("control", &["admission", "event", "files", "sched", "server", "span", "telemetry"]),
     (
@@ -26,8 +27,12 @@ const LAYERS: [(&str, &[&str]); 11] = [
 ];
 
 /// Outside crates that have one home.
-const HOMES: [(&str, &str); 25] = [
+const HOMES: [(&str, &str); 29] = [
     ("tracing_appender", "cli"),
+    ("wasi_preview1_component_adapter_provider", "authoring"),
+    ("wat", "authoring"),
+    ("wit_component", "authoring"),
+    ("wit_parser", "authoring"),
     ("wasmtime", "plugin"),
     ("wasmtime_wasi", "plugin"),
     ("wasmtime_wasi_config", "plugin"),
@@ -145,7 +150,10 @@ fn files_are_short_and_say_what_they_are() {
 #[test]
 fn documents_name_files_that_exist() {
     let mut documents = vec![root().join("README.md"), root().join("CHANGELOG.md")];
-    documents.extend(fs::read_dir(root().join("docs")).expect("documents").map(|entry| entry.expect("one").path()));
+    for folder in ["docs", "docs/languages"] {
+        let all = fs::read_dir(root().join(folder)).expect("documents").map(|entry| entry.expect("one").path());
+        documents.extend(all.filter(|path| path.is_file()));
+    }
     documents.extend(
         fs::read_dir(root().join("plugins"))
             .expect("plugins")
@@ -165,6 +173,21 @@ fn documents_name_files_that_exist() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_page_of_the_contract_says_what_the_contract_says() {
+    let page = fs::read_to_string(root().join("docs/contract.md")).expect("the page");
+    assert!(page == wharf_tests::contract::page(), "run `cargo run -p wharf-tests --bin contract`");
+}
+
+#[test]
+fn every_language_has_a_page() {
+    for language in wharf::authoring::Language::ALL {
+        let page = root().join(format!("docs/languages/{}.md", language.name()));
+        let text = fs::read_to_string(&page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+        assert!(text.contains(&format!("wharf new --lang {}", language.name())), "{}", page.display());
+    }
 }
 
 #[test]

@@ -7,8 +7,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::build::BuildArgs;
+use super::component::ComponentArgs;
 use super::ctl::CtlArgs;
+use super::new::NewArgs;
 use super::plugin::PluginArgs;
+use super::test::TestArgs;
 use super::top::TopArgs;
 use crate::config::CONFIG_FILE;
 use crate::event::Priority;
@@ -43,10 +47,19 @@ pub(super) enum LogFormat {
 pub(super) enum Verb {
     /// Serve what a configuration file says, or one server from the command line.
     Serve(ServeArgs),
-    /// Say everything that is wrong with a configuration file, and what its plugins import and export.
+    /// Say everything that is wrong with a configuration file, and what its plugins import and export; or what a plugin lacks and
+    /// wants.
     Check(CheckArgs),
     /// Build a plugin, serve it, and build it again when its source changes.
     Dev(DevArgs),
+    /// Make a project for a plugin: a whole example with its build, its test and its hand-over, that serves at once.
+    New(NewArgs),
+    /// Build a plugin by the command that its plugin.toml names, and say where the component is.
+    Build(BuildArgs),
+    /// Play the stories of a plugin without sockets, and say what each event costs and which classes' budgets it fits.
+    Test(TestArgs),
+    /// Make a component from a core module or WebAssembly text.
+    Component(ComponentArgs),
     /// Steer and watch a running `wharf serve` through its control API.
     Ctl(CtlArgs),
     /// Swap plugins of a running `wharf serve` under its live sessions; push plugins to registries and pull them.
@@ -76,7 +89,7 @@ pub(super) struct ServeArgs {
     /// Serve this plugin instead: a folder with plugin.toml, a .wasm component, or oci://REGISTRY/REPOSITORY:TAG.
     #[arg(long, requires = "listen")]
     pub(super) plugin: Option<PathBuf>,
-    /// Grant the plugin an import: server, config, stdio, clocks or random. May be repeated.
+    /// Grant the plugin an import: server, config, stdio, clocks, random or stubs. May be repeated.
     #[arg(long = "grant", value_name = "NAME", requires = "plugin")]
     pub(super) grants: Vec<Grant>,
     /// Open the control API at this socket. With a configuration file, put `[control]` into the file.
@@ -89,9 +102,9 @@ pub(super) struct ServeArgs {
 
 #[derive(Args)]
 pub(super) struct CheckArgs {
-    /// The configuration file.
+    /// The configuration file; or a plugin: a folder with plugin.toml, or a .wasm component.
     #[arg(default_value = CONFIG_FILE)]
-    pub(super) config: PathBuf,
+    pub(super) path: PathBuf,
 }
 
 #[derive(Args)]

@@ -3,15 +3,19 @@
 use anyhow::{Result, anyhow, bail};
 
 use super::args::CheckArgs;
+use super::inspect;
 use crate::config::Config;
 use crate::plugin::{CacheUse, Plugin};
 use crate::server::Host;
 
 /// Prints what each server's plugin is, and fails with everything that is wrong, all of it at once.
 pub(super) fn run(arguments: &CheckArgs) -> Result<()> {
-    let config = Config::read(&arguments.config)?;
-    let host = Host::new(&config.host).map_err(|error| anyhow!("{}: {error}", arguments.config.display()))?;
-    let (file, plan) = (arguments.config.display(), config.plan());
+    if arguments.path.is_dir() || arguments.path.extension().is_some_and(|extension| extension == "wasm") {
+        return inspect::run(&arguments.path);
+    }
+    let config = Config::read(&arguments.path)?;
+    let host = Host::new(&config.host).map_err(|error| anyhow!("{}: {error}", arguments.path.display()))?;
+    let (file, plan) = (arguments.path.display(), config.plan());
     let mut wrong: Vec<_> = plan.excess().into_iter().map(|excess| format!("{file}: {excess}")).collect();
     for (place, server) in plan.servers {
         let (plugin, errors) = server.verify(&host);
@@ -23,11 +27,11 @@ pub(super) fn run(arguments: &CheckArgs) -> Result<()> {
     if !wrong.is_empty() {
         bail!("{} wrong:\n{}", wrong.len(), wrong.join("\n"));
     }
-    println!("{}: ok", arguments.config.display());
+    println!("{}: ok", arguments.path.display());
     Ok(())
 }
 
-fn describe(plugin: &Plugin) -> String {
+pub(super) fn describe(plugin: &Plugin) -> String {
     let mut text = format!("plugin {}, {}\n", plugin.label(), plugin.file().display());
     text.push_str(&format!("  sha256 {}\n", plugin.digest()));
     let how = match plugin.cache_use() {

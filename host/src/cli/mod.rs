@@ -1,15 +1,28 @@
 //! The `wharf` command. `clap` and `anyhow` live here only.
 
+/// Prints a line. A reader that went away is no failure of ours.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($words)*);
+    }};
+}
+
 mod args;
+mod build;
 mod check;
+mod component;
 mod ctl;
 mod dev;
+mod inspect;
+mod new;
 mod plugin;
 mod publish;
 mod serve;
 mod signals;
 mod systemd;
 mod tables;
+mod test;
 mod top;
 
 use std::io::{IsTerminal, Write};
@@ -45,7 +58,7 @@ pub fn run() -> ExitCode {
         Verb::Compile { memory_max_bytes, seconds } => {
             return ExitCode::from(compile_for_another(*memory_max_bytes, Duration::from_secs(*seconds)));
         }
-        Verb::Serve(_) | Verb::Check(_) | Verb::Dev(_) => {}
+        _ => {}
     }
     let filter = match filter(&cli.log) {
         Ok(filter) => filter,
@@ -68,6 +81,10 @@ pub fn run() -> ExitCode {
         Verb::Serve(arguments) => serve::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Dev(arguments) => dev::run(&arguments),
+        Verb::Test(arguments) => test::run(&arguments),
+        Verb::New(arguments) => new::run(&arguments),
+        Verb::Build(arguments) => build::run(&arguments),
+        Verb::Component(arguments) => component::run(&arguments),
         Verb::Ctl(_) | Verb::Plugin(_) | Verb::Top(_) | Verb::Compile { .. } | Verb::Completions { .. } => Ok(()),
     };
     match done {

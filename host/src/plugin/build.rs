@@ -6,6 +6,9 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use super::Build;
 
+/// The variable by which a build script finds the `wharf` that runs it.
+const WHARF: &str = "WHARF";
+
 /// Why there is no new component.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -51,7 +54,7 @@ impl Build {
 fn run(folder: &Path, words: &[String]) -> Result<(), BuildError> {
     let command = words.join(" ");
     let [program, arguments @ ..] = words else { return Ok(()) };
-    let status = Command::new(program)
+    let status = with_wharf(Command::new(program))
         .args(arguments)
         .current_dir(folder)
         .stdin(Stdio::null())
@@ -59,6 +62,16 @@ fn run(folder: &Path, words: &[String]) -> Result<(), BuildError> {
         .status()
         .map_err(|source| BuildError::NotRun { command: command.clone(), source })?;
     if status.success() { Ok(()) } else { Err(BuildError::Failed { command, status }) }
+}
+
+/// Tells a build script which `wharf` to use: the variable that is set, or else this program.
+fn with_wharf(mut command: Command) -> Command {
+    if std::env::var_os(WHARF).is_none()
+        && let Ok(own) = std::env::current_exe()
+    {
+        command.env(WHARF, own);
+    }
+    command
 }
 
 /// Installs a target where rustup can and the toolchain lacks it. Whatever goes wrong here, the build itself says it

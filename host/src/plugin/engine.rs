@@ -22,15 +22,15 @@ pub(super) const MEMORY_SLOTS_MAX: usize = 16_000;
 /// Memories a component may have (QuickJS: 3).
 pub(super) const MEMORIES_PER_INSTANCE_MAX: u32 = 4;
 /// Tables a component may have.
-const TABLES_PER_INSTANCE_MAX: u32 = 8;
+pub(super) const TABLES_PER_INSTANCE_MAX: u32 = 8;
 /// Core instances a component may have (Python: 14).
 pub(super) const CORE_INSTANCES_MAX: u32 = 32;
 /// Elements a table may have (SpiderMonkey: 7,695).
-const TABLE_ELEMENTS_MAX: usize = 10_000;
+pub(super) const TABLE_ELEMENTS_MAX: usize = 10_000;
 /// Slots beyond the sessions', for trial instances and for two builds side by side.
 pub(super) const SPARE_SLOTS: usize = 64;
 /// Largest linear memory that any plugin may be allowed.
-const MEMORY_CEILING_BYTES: usize = 256 << 20;
+pub(super) const MEMORY_CEILING_BYTES: usize = 256 << 20;
 /// Stack of a guest. Host calls run on what is left of the fiber's.
 pub const WASM_STACK_BYTES: usize = 256 << 10;
 const FIBER_STACK_BYTES: usize = 512 << 10;
@@ -202,6 +202,8 @@ fn code() -> Config {
         .gc_support(false)
         .wasm_gc(false)
         .wasm_function_references(false)
+        // A tag is on by default, and registering its type needs the collector that is off.
+        .wasm_exceptions(false)
         .wasm_threads(false)
         .wasm_memory64(false)
         .wasm_relaxed_simd(false)

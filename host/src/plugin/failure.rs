@@ -11,6 +11,8 @@ use crate::event::{Fault, FaultKind};
 const TOO_MUCH_COPIED: &str = "too much data is being copied between the host and the guest";
 /// What it says of a component that is made of more core modules than it may be.
 const TOO_MANY_MODULES: &str = "instance count too high";
+/// Of an event that ran for too long.
+const TOO_MUCH_WORK: &str = "it was interrupted in an endless loop, or in more work than";
 /// What it says of too many handles; part of the message in both of its tables.
 const TOO_MANY_HANDLES: [&str; 2] = ["store handle limit exceeded", "resource table has no free keys"];
 
@@ -33,6 +35,8 @@ pub(super) fn fault(error: &wasmtime::Error, store: &mut wasmtime::Store<Guest>)
             let max = store.data().context.limits.table_elements_max;
             format!("it trapped after the growth of its tables beyond {max} elements was refused")
         }
+        FaultKind::Fuel => format!("{TOO_MUCH_WORK} `fuel` in the server's `budgets` allows one event"),
+        FaultKind::CpuTime => format!("{TOO_MUCH_WORK} `cpu` in the server's `budgets` allows one event"),
         _ => error.root_cause().to_string(),
     };
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
@@ -62,7 +66,8 @@ fn kind(error: &wasmtime::Error, refused: Option<Refused>) -> FaultKind {
         };
     }
     if error.is::<I32Exit>() {
-        return FaultKind::Exit;
+        // Runtimes that find no memory exit (Go).
+        return if refused.is_some() { of_growth(refused) } else { FaultKind::Exit };
     }
     if is_out_of_room(error) {
         return FaultKind::Capacity;

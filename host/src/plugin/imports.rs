@@ -7,7 +7,7 @@ use std::future::poll_fn;
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::{
-    ComponentNamedList, HasData, Lift, Linker, LinkerInstance, Lower, ResourceTable, WasmList, WasmStr,
+    Component, ComponentNamedList, HasData, Lift, Linker, LinkerInstance, Lower, ResourceTable, WasmList, WasmStr,
 };
 use wasmtime_wasi::cli::{WasiCli, WasiCliView};
 use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView};
@@ -19,20 +19,28 @@ use wasmtime_wasi_config::WasiConfig;
 use super::bindings::{NameError, Priority, SendError, WriteError, client_info};
 use super::grants::{Grant, Grants};
 use super::guest::Guest;
+use super::stubs;
 
 /// Fuel of one host call, beside one per byte it carries. A call costs about as much time as a hundred operators.
 const CALL_FUEL: u64 = 100;
 
 type Store<'a> = StoreContextMut<'a, Guest>;
 
-/// A linker with everything that these grants allow.
-pub(super) fn linker(engine: &wasmtime::Engine, grants: &Grants) -> wasmtime::Result<Linker<Guest>> {
+/// A linker with everything that these grants allow to this component.
+pub(super) fn linker(
+    engine: &wasmtime::Engine,
+    grants: &Grants,
+    component: &Component,
+) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     session(&mut linker.instance("wharf:server/session@0.1.0")?)?;
     if grants.has(Grant::Server) {
         server(&mut linker.instance("wharf:server/server@0.1.0")?)?;
     }
     wasi(&mut linker, grants)?;
+    if grants.has(Grant::Stubs) {
+        stubs::define(&mut linker, engine, component)?;
+    }
     Ok(linker)
 }
 

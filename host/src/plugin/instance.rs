@@ -9,7 +9,7 @@ use std::task::{Context as TaskContext, Poll};
 use wasmtime_wasi_config::WasiConfigVariables;
 
 use super::core::Core;
-use super::engine::CORE_INSTANCES_MAX;
+use super::engine::{CORE_INSTANCES_MAX, MEMORY_CEILING_BYTES, TABLE_ELEMENTS_MAX, TABLES_PER_INSTANCE_MAX};
 use super::loader::Plugin;
 use super::quiet::quiet;
 use super::shared::{Member, Shards};
@@ -34,6 +34,18 @@ pub struct InstanceLimits {
     pub log_lines_per_second: u32,
     /// Bytes that a session's state may have when it is handed over. Default 256 KiB.
     pub state_max_bytes: usize,
+}
+
+impl InstanceLimits {
+    /// The most memory and tables that any server may allow.
+    #[must_use]
+    pub fn most() -> Self {
+        Self {
+            memory_max_bytes: MEMORY_CEILING_BYTES,
+            table_elements_max: TABLE_ELEMENTS_MAX * TABLES_PER_INSTANCE_MAX as usize,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for InstanceLimits {

@@ -311,7 +311,7 @@ impl Loader {
         check_grants(&file, &imports, grants)?;
 
         let mismatch = |error: wasmtime::Error| LoadError::Mismatch { file: file.clone(), cause: format!("{error:#}") };
-        let linker = imports::linker(engine, grants).map_err(mismatch)?;
+        let linker = imports::linker(engine, grants, &component).map_err(mismatch)?;
         let pre = linker.instantiate_pre(&component).map_err(mismatch)?;
         let indices = PluginIndices::new(&pre).map_err(mismatch)?;
         let handoff = Handoff::find(&component, &exports);
@@ -422,7 +422,8 @@ pub fn try_out(plugin: &Arc<Plugin>, limits: InstanceLimits, budget: Budget) -> 
 /// The same with all that a plugin may ever have.
 fn can_be_made(plugin: Plugin) -> Result<Plugin, String> {
     let plugin = Arc::new(plugin);
-    let procedure = EventProcedure::new(Arc::clone(&plugin), Binding::default());
+    let binding = Binding { limits: InstanceLimits::most(), ..Binding::default() };
+    let procedure = EventProcedure::new(Arc::clone(&plugin), binding);
     make_one(&procedure, Budgets::default().start(Priority::Critical))?;
     drop(procedure);
     Arc::into_inner(plugin).ok_or_else(|| "the trial instance outlived its trial".to_owned())

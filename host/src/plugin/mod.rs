@@ -23,6 +23,7 @@ mod output;
 mod quiet;
 mod shared;
 mod source;
+mod stubs;
 mod ticker;
 mod trial;
 

@@ -102,13 +102,13 @@ fn not_a_component(bytes: &[u8]) -> Option<&'static str> {
     let version = bytes.get(4..8);
     match (bytes.get(..4), version) {
         (Some(b"\0asm"), Some(b"\x0d\x00\x01\x00")) => None,
-        (Some(b"\0asm"), Some(b"\x01\x00\x00\x00")) => Some(
-            "expected a component, found a core module: build for wasm32-wasip2, or run `wasm-tools component new` on it",
-        ),
+        (Some(b"\0asm"), Some(b"\x01\x00\x00\x00")) => {
+            Some("expected a component, found a core module: build for wasm32-wasip2, or run `wharf component` on it")
+        }
         (Some(b"\0asm"), _) => Some("expected a component, found WebAssembly of an unknown version"),
         (Some(b"\x7fELF"), _) => Some("expected a component, found native code, which is never loaded"),
         _ if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'(') => {
-            Some("expected a component, found WebAssembly text: run `wasm-tools parse` on it")
+            Some("expected a component, found WebAssembly text: run `wharf component` on it")
         }
         _ => Some("expected a component, found something that is not WebAssembly"),
     }

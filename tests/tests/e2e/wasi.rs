@@ -1,9 +1,12 @@
 //! What a Rust guest with the standard library does to its host: output, panics, memory, sleeping, leaving.
 
-use wharf::plugin::InstanceLimits;
+use std::sync::Arc;
+
+use wharf::plugin::{Grant, Grants, InstanceLimits};
 use wharf_tests::clients::Client;
-use wharf_tests::guests::bundled;
-use wharf_tests::servers::{describe, ended, start};
+use wharf_tests::guests::{bundled, component_in, contract, file};
+use wharf_tests::servers::{describe, ended, host, start};
+use wit_component::StringEncoding;
 
 #[test]
 fn a_log_flood_is_dropped_and_counted_and_the_session_goes_on() {
@@ -68,4 +71,47 @@ fn stopping_does_not_wait_for_a_sleeper() {
     server.stop_blocking(std::time::Duration::from_millis(100));
     assert_eq!(server.clients(), 0);
     sleeper.expect_gone();
+}
+
+/// A part of `wasi:filesystem` and of `wasi:sockets`, as runtimes of languages import them.
+const UNUSED: &str = "package wasi:filesystem@0.2.6 {
+    interface types { resource descriptor; }
+    interface preopens {
+        use types.{descriptor};
+        get-directories: func() -> list<tuple<descriptor, string>>;
+    }
+}
+package wasi:sockets@0.2.6 {
+    interface network { resource network; }
+    interface instance-network {
+        use network.{network};
+        instance-network: func() -> network;
+    }
+}";
+
+#[test]
+fn stubs_open_nothing_there_are_no_files_and_a_socket_traps_in_its_own_session() {
+    let (world, imports) =
+        ("world plugin {\n", "import wasi:filesystem/preopens@0.2.6;\nimport wasi:sockets/instance-network@0.2.6;\n");
+    let contract = format!("{}\n{UNUSED}", contract().replace(world, &format!("{world}{imports}")));
+    // `f` answers how many folders there are, `s` asks for a socket, anything else comes back.
+    let handlers = "(import \"wasi:filesystem/preopens@0.2.6\" \"get-directories\" (func $folders (param i32)))
+(import \"wasi:sockets/instance-network@0.2.6\" \"instance-network\" (func $network (result i32)))
+(func $on-read (param $data i32) (param $length i32) (result i32)
+  (if (i32.eq (i32.load8_u (local.get $data)) (i32.const 115)) (then (drop (call $network))))
+  (if (i32.eq (i32.load8_u (local.get $data)) (i32.const 102)) (then
+    (call $folders (i32.const 1040))
+    (i32.store8 (local.get $data) (i32.add (i32.const 48) (i32.load (i32.const 1044))))))
+  (drop (call $try-write (local.get $data) (local.get $length)))
+  (i32.const 0))";
+    let file = file("with-stubs", &component_in(handlers, &contract, "0.1.0", StringEncoding::UTF8));
+    let refused = host().loader().load(&file, &Grants::none()).err().expect("it is not granted").to_string();
+    assert!(refused.contains("`wasi:sockets/instance-network@0.2.6` needs the grant \"stubs\""), "{refused}");
+    let plugin = host().loader().load(&file, &[Grant::Stubs].into_iter().collect()).expect("it is granted");
+    let server = start(Arc::new(plugin));
+    let (mut bystander, mut client) = (Client::connect(server.address()), Client::connect(server.address()));
+    bystander.echo("there");
+    client.send("f").expect("0").send("s").expect_gone();
+    ended(&server, "trap:contract", 1);
+    bystander.echo("and still there");
 }

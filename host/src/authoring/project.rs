@@ -1,0 +1,177 @@
+//! A project to start from: a whole plugin in a language, with its build, its test and its hand-over, that serves at once.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::templates;
+
+/// Longest name of a project.
+const NAME_MAX_BYTES: usize = 64;
+
+/// A language that there is a project for. Exhaustive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Language {
+    /// For `wasm32-wasip2`.
+    Rust,
+    /// By the C compiler of Zig.
+    C,
+    /// WebAssembly text by hand.
+    Wat,
+    /// In QuickJS.
+    JavaScript,
+    /// In QuickJS, type-checked.
+    TypeScript,
+    /// In CPython.
+    Python,
+    /// For `wasip1`.
+    Go,
+}
+
+impl Language {
+    /// Every language.
+    pub const ALL: [Self; 7] =
+        [Self::Rust, Self::C, Self::Wat, Self::JavaScript, Self::TypeScript, Self::Python, Self::Go];
+
+    /// Its name on the command line, and of its page.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rust => "rust",
+            Self::C => "c",
+            Self::Wat => "wat",
+            Self::JavaScript => "javascript",
+            Self::TypeScript => "typescript",
+            Self::Python => "python",
+            Self::Go => "go",
+        }
+    }
+
+    /// Where what the plugin does is written.
+    #[must_use]
+    pub fn source(self) -> &'static str {
+        match self {
+            Self::Rust => "src/lib.rs",
+            Self::C => "src/lines.c",
+            Self::Wat => "src/lines.wat",
+            Self::JavaScript => "src/lines.js",
+            Self::TypeScript => "src/lines.ts",
+            Self::Python => "src/app.py",
+            Self::Go => "lines.go",
+        }
+    }
+}
+
+/// Why there is no project.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProjectError {
+    /// The name would not do in every language.
+    #[error(
+        "`{0}`: expected a name of 1 to {NAME_MAX_BYTES} small letters, digits and hyphens that begins with a letter"
+    )]
+    Name(String),
+    /// The folder is there already.
+    #[error("{}: it is there already; `wharf new` writes into nothing that exists", .0.display())]
+    Exists(PathBuf),
+    /// A file could not be written.
+    #[error("{}: cannot write it: {source}", .file.display())]
+    Unwritable {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Writes a project into a new folder, whose own name is the plugin's.
+///
+/// # Errors
+/// [`ProjectError`].
+pub fn create(folder: &Path, language: Language) -> Result<(), ProjectError> {
+    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    if !is_name(&name) {
+        return Err(ProjectError::Name(name));
+    }
+    if folder.exists() {
+        return Err(ProjectError::Exists(folder.into()));
+    }
+    let all = templates::files(language);
+    let grants = grants(&all);
+    let wit_bindgen = workspace_dependency("wit-bindgen");
+    for (path, text) in all {
+        let text = text
+            .replace("{{name}}", &name)
+            .replace("{{grants}}", &grants)
+            .replace("{{version}}", env!("CARGO_PKG_VERSION"))
+            .replace("{{wit-bindgen}}", &wit_bindgen);
+        write(&folder.join(path), &text)?;
+    }
+    Ok(())
+}
+
+fn write(file: &Path, text: &str) -> Result<(), ProjectError> {
+    let folder = file.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::write(file, text))
+        .map_err(|source| ProjectError::Unwritable { file: file.into(), source })
+}
+
+/// The same rules as every package manager's, so that none of them refuses it.
+fn is_name(name: &str) -> bool {
+    let fits = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit() || character == '-';
+    name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.len() <= NAME_MAX_BYTES
+        && !name.ends_with('-')
+        && name.chars().all(fits)
+}
+
+/// What the project's plugin.toml asks for, as it is written there.
+fn grants(files: &[templates::File]) -> String {
+    let manifest = files.iter().find(|(path, _)| *path == crate::plugin::MANIFEST_FILE).map_or("", |(_, text)| text);
+    let line = manifest.lines().find_map(|line| line.strip_prefix("grants = "));
+    line.unwrap_or("[]").to_owned()
+}
+
+fn workspace_dependency(name: &str) -> String {
+    let workspace: toml::Table = templates::WORKSPACE.parse().unwrap_or_default();
+    let dependency = workspace.get("workspace").and_then(|table| table.get("dependencies")?.get(name)?.as_str());
+    dependency.unwrap_or("*").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_that_every_package_manager_takes() {
+        for good in ["a", "lines", "my-plugin-2"] {
+            assert!(is_name(good), "{good}");
+        }
+        for bad in ["", "2nd", "My", "a_b", "a b", "-a", "a-", "ä", "a/b", &"a".repeat(NAME_MAX_BYTES + 1)] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_project_is_whole_and_has_no_gap_left() {
+        let folder = std::env::temp_dir().join(format!("wharf-new-{}", std::process::id()));
+        for language in Language::ALL {
+            let project = folder.join(language.name()).join("my-lines");
+            create(&project, language).expect("it is written");
+            for (path, _) in templates::files(language) {
+                let text = fs::read_to_string(project.join(path)).expect("every file");
+                assert!(!text.contains("{{"), "{path} of {}", language.name());
+            }
+            for path in ["plugin.toml", "wharf.toml", "README.md", "transcript.txt", language.source()] {
+                assert!(project.join(path).exists(), "{path} of {}", language.name());
+            }
+            assert!(matches!(create(&project, language), Err(ProjectError::Exists(_))));
+        }
+        fs::remove_dir_all(folder).expect("it was there");
+    }
+
+    #[test]
+    fn the_vendored_sdk_binds_by_the_same_crate_as_the_workspace() {
+        assert!(workspace_dependency("wit-bindgen").starts_with("0."));
+    }
+}

@@ -1,0 +1,218 @@
+//! Plays a story against a plugin without sockets, and counts what each event costs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::stage::Stage;
+use super::transcript::{Act, Transcript};
+use crate::event::{Action, Budget, DisconnectReason, Event, Instance, Priority, Procedure, READ_MAX_BYTES};
+use crate::plugin::{Binding, EventProcedure, GuestInstance, InstanceLimits, Plugin};
+use crate::sched::{Budgets, thread_time};
+
+/// Timers that may fire while a story waits for one answer.
+const TIMERS_MAX: usize = 1_000;
+
+/// The name of what an instance costs before its first event.
+pub const START: &str = "start";
+
+/// How a story is played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// What the client sends arrives as it was sent.
+    Whole,
+    /// Each byte arrives by itself.
+    SingleBytes,
+    /// As `Whole`, and before each event the session moves to a fresh instance.
+    HandedOver,
+    /// As `Whole`, on an instance that serves another session as well.
+    Shared,
+}
+
+/// What one call of the plugin cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cost {
+    /// The line of the story that it is of; 0 for what comes before the first.
+    pub line: usize,
+    /// The event, or `start`, `save`, `restore`.
+    pub event: &'static str,
+    /// Bytes that it was handed.
+    pub bytes: usize,
+    /// Fuel.
+    pub fuel: u64,
+    /// CPU time.
+    pub cpu: Duration,
+    /// Linear memory after it.
+    pub memory_bytes: u64,
+}
+
+impl Cost {
+    /// The lowest class whose budget it fits in. `None`: it fits in none.
+    #[must_use]
+    pub fn fits(&self) -> Option<Priority> {
+        let budgets = Budgets::default();
+        let budget = |class| if self.event == START { budgets.start(class) } else { budgets.event(class) };
+        let fits = |class: &Priority| self.fuel <= budget(*class).fuel && self.cpu <= budget(*class).cpu;
+        Priority::ALL.into_iter().find(fits)
+    }
+}
+
+/// A story that was played.
+#[derive(Debug, Default)]
+pub struct Rehearsal {
+    /// Each call, in order.
+    pub costs: Vec<Cost>,
+    /// Where it went wrong: the line, what was expected and what was there.
+    pub problem: Option<String>,
+}
+
+/// Plays a story on this thread. Events may spend what the highest class may.
+pub async fn rehearse(plugin: &Arc<Plugin>, story: &Transcript, limits: InstanceLimits, manner: Manner) -> Rehearsal {
+    let binding = Binding {
+        server: "test".into(),
+        settings: story.settings.iter().cloned().collect(),
+        limits,
+        shards: usize::from(manner == Manner::Shared),
+        ..Binding::default()
+    };
+    let procedure = EventProcedure::new(Arc::clone(plugin), binding);
+    let mut player = Player { procedure, stage: Stage::new(1), manner, instance: None, ended: None, costs: Vec::new() };
+    let problem = player.play(story).await.err();
+    Rehearsal { costs: player.costs, problem }
+}
+
+struct Player {
+    procedure: EventProcedure,
+    stage: Arc<Stage>,
+    manner: Manner,
+    instance: Option<GuestInstance>,
+    /// How the plugin ended the session.
+    ended: Option<Action>,
+    costs: Vec<Cost>,
+}
+
+impl Player {
+    async fn play(&mut self, story: &Transcript) -> Result<(), String> {
+        let budget = Budgets::default().start(Priority::Critical);
+        let (begin, scope) = (thread_time(), self.stage.scope());
+        let instance = within(budget, self.procedure.instantiate(scope, budget)).await;
+        let instance = instance.map_err(|problem| format!("it does not start: {problem}"))?;
+        self.count(0, START, 0, instance.usage().fuel, begin, &instance);
+        self.instance = Some(instance);
+        self.event(0, Event::Connect).await?;
+        let _beside = if self.manner == Manner::Shared { Some(self.another(budget).await?) } else { None };
+        for (line, act) in &story.acts {
+            self.act(*line, act).await.map_err(|problem| format!("line {line}: {problem}"))?;
+        }
+        let last = story.acts.last().map_or(0, |(line, _)| *line);
+        if self.ended.is_none() {
+            self.event(last, Event::End).await?;
+        }
+        self.stage.close();
+        let reason = match self.ended {
+            Some(Action::Abort) => DisconnectReason::ClosedByPlugin,
+            _ => DisconnectReason::PeerClosed,
+        };
+        self.event(last, Event::Disconnect(reason)).await
+    }
+
+    /// A session beside that of the story, on the same instance.
+    async fn another(&self, budget: Budget) -> Result<GuestInstance, String> {
+        let mut another = within(budget, self.procedure.instantiate(Stage::new(2).scope(), budget)).await?;
+        within(budget, another.dispatch(Event::Connect, budget)).await?;
+        Ok(another)
+    }
+
+    async fn act(&mut self, line: usize, act: &Act) -> Result<(), String> {
+        match act {
+            Act::Send(data) => {
+                let size = if self.manner == Manner::SingleBytes { 1 } else { READ_MAX_BYTES };
+                for piece in data.chunks(size) {
+                    // What a client sends after the end is read by nobody.
+                    if self.ended.is_none() {
+                        self.event(line, Event::Read(piece)).await?;
+                    }
+                }
+                Ok(())
+            }
+            Act::Expect(data) => {
+                let mut fired = 0;
+                while self.stage.waiting() < data.len() && self.ended.is_none() && fired < TIMERS_MAX {
+                    let Some(id) = self.stage.next_timer() else { break };
+                    self.event(line, Event::Timer { id }).await?;
+                    fired += 1;
+                }
+                let seen = self.stage.take(data.len());
+                if seen == *data { Ok(()) } else { Err(differ(data, &seen)) }
+            }
+            Act::Finish if self.ended.is_none() => self.event(line, Event::End).await,
+            Act::Finish => Ok(()),
+            Act::Closed => match self.ended {
+                Some(Action::Close) if self.stage.waiting() == 0 => Ok(()),
+                Some(Action::Close) => Err(differ(b"", &self.stage.take(usize::MAX))),
+                Some(_) => Err("expected the plugin to close the session, it aborted it".into()),
+                None => Err("expected the plugin to close the session, it keeps it open".into()),
+            },
+        }
+    }
+
+    async fn event(&mut self, line: usize, event: Event<'_>) -> Result<(), String> {
+        let is_first = event == Event::Connect;
+        if self.manner == Manner::HandedOver && !is_first && self.ended.is_none() {
+            self.hand_over(line).await?;
+        }
+        let Some(mut instance) = self.instance.take() else { return Err("its instance is gone".into()) };
+        let budget = Budgets::default().event(Priority::Critical);
+        let (before, begin) = (instance.usage().fuel, thread_time());
+        let outcome = within(budget, instance.dispatch(event, budget)).await;
+        let action = outcome.map_err(|problem| format!("{}: {problem}", event.name()))?;
+        let bytes = if let Event::Read(data) = event { data.len() } else { 0 };
+        self.count(line, event.name(), bytes, instance.usage().fuel - before, begin, &instance);
+        self.instance = Some(instance);
+        if action != Action::Proceed && !matches!(event, Event::Disconnect(_)) {
+            self.ended = Some(action);
+        }
+        Ok(())
+    }
+
+    /// The session moves to a fresh instance, as when a new version takes it over.
+    async fn hand_over(&mut self, line: usize) -> Result<(), String> {
+        let Some(mut old) = self.instance.take() else { return Err("its instance is gone".into()) };
+        let (start, budget) =
+            (Budgets::default().start(Priority::Critical), Budgets::default().event(Priority::Critical));
+        let (before, begin) = (old.usage().fuel, thread_time());
+        let state = within(budget, old.save(budget)).await.map_err(|problem| format!("save: {problem}"))?;
+        self.count(line, "save", state.len(), old.usage().fuel - before, begin, &old);
+        let (begin, bytes) = (thread_time(), state.len());
+        let version = self.procedure.version().to_owned();
+        let taken = self.procedure.take_over(self.stage.scope(), start, budget, &version, state);
+        let fresh = within(start, taken).await.map_err(|problem| format!("restore: {problem}"))?;
+        self.count(line, "restore", bytes, fresh.usage().fuel, begin, &fresh);
+        self.instance = Some(fresh);
+        Ok(())
+    }
+
+    fn count(
+        &mut self,
+        line: usize,
+        event: &'static str,
+        bytes: usize,
+        fuel: u64,
+        begin: Duration,
+        of: &GuestInstance,
+    ) {
+        let (cpu, memory_bytes) = (thread_time().saturating_sub(begin), of.usage().memory_bytes);
+        self.costs.push(Cost { line, event, bytes, fuel, cpu, memory_bytes });
+    }
+}
+
+/// Waits for a call for as long as it may take.
+async fn within<T>(budget: Budget, call: impl Future<Output = Result<T, crate::event::Fault>>) -> Result<T, String> {
+    match tokio::time::timeout(budget.wall, call).await {
+        Ok(outcome) => outcome.map_err(|fault| fault.to_string()),
+        Err(_) => Err(format!("it took longer than {:?}", budget.wall)),
+    }
+}
+
+fn differ(expected: &[u8], seen: &[u8]) -> String {
+    format!("expected \"{}\", found \"{}\"", expected.escape_ascii(), seen.escape_ascii())
+}

@@ -1,0 +1,150 @@
+//! A session without a socket: what its plugin writes is kept, and its timers fire when a story waits for them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use crate::event::{ClientInfo, NameError, Peers, Port, Priority, Scope, SendError, WriteError};
+
+/// Room in the send buffer, which is as large as a server's where it is not configured.
+const CAPACITY_BYTES: usize = 256 << 10;
+/// Timers at a time, likewise.
+const TIMERS_MAX: usize = 64;
+
+/// The session of a story.
+pub(super) struct Stage {
+    info: ClientInfo,
+    state: Mutex<State>,
+}
+
+struct State {
+    written: Vec<u8>,
+    open: bool,
+    priority: Priority,
+    now_ms: u64,
+    /// When each fires, by its id.
+    timers: BTreeMap<u32, u64>,
+}
+
+impl Stage {
+    pub(super) fn new(id: u64) -> Arc<Self> {
+        let address = |last, port| SocketAddr::from(([192, 0, 2, last], port));
+        let info = ClientInfo {
+            id,
+            server: "test".into(),
+            peer: address(1, 50_000),
+            local: address(2, 7_000),
+            tls: None,
+            parameter: 0,
+        };
+        let state =
+            State { written: Vec::new(), open: true, priority: Priority::Normal, now_ms: 0, timers: BTreeMap::new() };
+        Arc::new(Self { info, state: Mutex::new(state) })
+    }
+
+    /// What an instance is given.
+    pub(super) fn scope(self: &Arc<Self>) -> Scope {
+        Scope { port: Arc::clone(self) as Arc<dyn Port>, peers: Arc::new(Alone) }
+    }
+
+    /// Takes what was written first, as much as there is of `length`.
+    pub(super) fn take(&self, length: usize) -> Vec<u8> {
+        let written = &mut self.state().written;
+        let length = length.min(written.len());
+        written.drain(..length).collect()
+    }
+
+    /// Bytes that were written and not taken.
+    pub(super) fn waiting(&self) -> usize {
+        self.state().written.len()
+    }
+
+    /// The timer that fires next; time passes until then.
+    pub(super) fn next_timer(&self) -> Option<u32> {
+        let mut state = self.state();
+        let (id, at) = state.timers.iter().map(|(id, at)| (*id, *at)).min_by_key(|(_, at)| *at)?;
+        state.timers.remove(&id);
+        state.now_ms = state.now_ms.max(at);
+        Some(id)
+    }
+
+    /// Nothing can be sent any more.
+    pub(super) fn close(&self) {
+        self.state().open = false;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Port for Stage {
+    fn info(&self) -> &ClientInfo {
+        &self.info
+    }
+
+    fn poll_write(&self, _: &mut Context<'_>, data: &[u8]) -> Poll<Result<(), WriteError>> {
+        let mut state = self.state();
+        Poll::Ready(match (state.open, data.len() > CAPACITY_BYTES) {
+            (false, _) => Err(WriteError::Closed),
+            (true, true) => Err(WriteError::TooLarge),
+            // The peer of a story reads at once, so that there is always room.
+            (true, false) => {
+                state.written.extend_from_slice(data);
+                Ok(())
+            }
+        })
+    }
+
+    fn write_capacity(&self) -> u32 {
+        if self.state().open { CAPACITY_BYTES as u32 } else { 0 }
+    }
+
+    fn priority(&self) -> Priority {
+        self.state().priority
+    }
+
+    fn set_priority(&self, priority: Priority) -> Priority {
+        self.state().priority = priority;
+        priority
+    }
+
+    fn set_timer(&self, id: u32, after_ms: u64) -> bool {
+        let mut state = self.state();
+        if after_ms == 0 {
+            state.timers.remove(&id);
+            return true;
+        }
+        if state.timers.len() >= TIMERS_MAX && !state.timers.contains_key(&id) {
+            return false;
+        }
+        let at = state.now_ms.saturating_add(after_ms);
+        state.timers.insert(id, at);
+        true
+    }
+}
+
+/// There is nobody else.
+struct Alone;
+
+impl Peers for Alone {
+    fn client_count(&self) -> u32 {
+        1
+    }
+    fn broadcast(&self, _: u64, _: &[u8]) -> u32 {
+        0
+    }
+    fn set_name(&self, _: u64, _: &str) -> Result<(), NameError> {
+        Ok(())
+    }
+    fn find(&self, _: &str) -> Option<u64> {
+        None
+    }
+    fn send_to(&self, _: u64, _: &[u8]) -> Result<(), SendError> {
+        Err(SendError::Closed)
+    }
+    fn disconnect(&self, _: u64, _: u64) -> bool {
+        false
+    }
+}

@@ -1,0 +1,171 @@
+//! `transcript.txt`: a story of one client, beside the plugin that it tells of.
+//!
+//! | line | meaning |
+//! |---|---|
+//! | `# text` | nothing |
+//! | `setting KEY = VALUE` | a setting of the plugin; before everything else |
+//! | `send "TEXT"` | the client sends, with the escapes `\r \n \t \\ \" \xHH` |
+//! | `expect "TEXT"` | the client reads exactly this |
+//! | `finish` | the client finishes sending |
+//! | `closed` | the server ends the connection properly |
+
+use std::path::{Path, PathBuf};
+
+use crate::files;
+
+/// The file's usual name.
+pub const TRANSCRIPT_FILE: &str = "transcript.txt";
+/// Largest file that is read.
+const TRANSCRIPT_MAX_BYTES: u64 = 16 << 20;
+
+/// One thing a client does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Act {
+    /// Sends.
+    Send(Vec<u8>),
+    /// Reads exactly this.
+    Expect(Vec<u8>),
+    /// Finishes sending.
+    Finish,
+    /// Sees the end.
+    Closed,
+}
+
+/// A whole story.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Transcript {
+    /// Settings of the plugin.
+    pub settings: Vec<(String, String)>,
+    /// What happens, each with its line in the file.
+    pub acts: Vec<(usize, Act)>,
+}
+
+/// Why there is no story.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TranscriptError {
+    /// No such file, or none of text.
+    #[error("{}: cannot read it: {source}", .file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A line that means nothing.
+    #[error("{}: line {line}: {problem}", .file.display())]
+    Line {
+        /// The file.
+        file: PathBuf,
+        /// The number of the line.
+        line: usize,
+        /// What was expected.
+        problem: String,
+    },
+}
+
+impl Transcript {
+    /// Reads a story.
+    ///
+    /// # Errors
+    /// [`TranscriptError`], with the line.
+    pub fn read(file: &Path) -> Result<Self, TranscriptError> {
+        let text = files::read_text(file, TRANSCRIPT_MAX_BYTES)
+            .map_err(|source| TranscriptError::Unreadable { file: file.into(), source })?;
+        Self::parse(&text).map_err(|(line, problem)| TranscriptError::Line { file: file.into(), line, problem })
+    }
+
+    fn parse(text: &str) -> Result<Self, (usize, String)> {
+        let mut story = Self::default();
+        for (at, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            story.line(at + 1, line).map_err(|problem| (at + 1, problem))?;
+        }
+        if story.acts.is_empty() { Err((1, "nothing happens in it".to_owned())) } else { Ok(story) }
+    }
+
+    fn line(&mut self, at: usize, line: &str) -> Result<(), String> {
+        let act = match line.split_once(' ').unwrap_or((line, "")) {
+            ("setting", rest) => {
+                let (key, value) = rest.split_once('=').ok_or("expected `setting KEY = VALUE`")?;
+                if !self.acts.is_empty() {
+                    return Err("a setting comes before everything that happens".into());
+                }
+                self.settings.push((key.trim().into(), value.trim().into()));
+                return Ok(());
+            }
+            ("send", text) => Act::Send(unquote(text)?),
+            ("expect", text) => Act::Expect(unquote(text)?),
+            ("finish", "") => Act::Finish,
+            ("closed", "") => Act::Closed,
+            _ => {
+                return Err(format!(
+                    "expected setting, send, expect, finish or closed, found `{}`",
+                    line.escape_debug()
+                ));
+            }
+        };
+        self.acts.push((at, act));
+        Ok(())
+    }
+}
+
+fn unquote(text: &str) -> Result<Vec<u8>, String> {
+    let inner = text.trim().strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    let mut bytes = inner.ok_or("expected text in double quotes")?.bytes();
+    let mut out = Vec::new();
+    while let Some(byte) = bytes.next() {
+        if byte != b'\\' {
+            out.push(byte);
+            continue;
+        }
+        out.push(match bytes.next() {
+            Some(b'r') => b'\r',
+            Some(b'n') => b'\n',
+            Some(b't') => b'\t',
+            Some(b'x') => {
+                let digits: String = bytes.by_ref().take(2).map(char::from).collect();
+                // A sign and a single digit would be numbers as well.
+                let whole = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+                let byte = u8::from_str_radix(&digits, 16).ok().filter(|_| whole);
+                byte.ok_or("expected two hexadecimal digits after `\\x`")?
+            }
+            Some(byte @ (b'\\' | b'"')) => byte,
+            _ => return Err("expected one of the escapes \\r \\n \\t \\\\ \\\" \\xHH".into()),
+        });
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_story_is_read_with_its_escapes() {
+        let story = Transcript::parse("# a\nsetting a = b = c\n\nsend \"\\x00\\\\\\\"\\r\\n\\t\"\nfinish\nclosed\n");
+        let story = story.expect("a story");
+        assert_eq!(story.settings, [("a".to_owned(), "b = c".to_owned())]);
+        assert_eq!(story.acts, [(4, Act::Send(b"\0\\\"\r\n\t".to_vec())), (5, Act::Finish), (6, Act::Closed)]);
+    }
+
+    #[test]
+    fn what_is_no_line_of_a_story_is_named_with_its_number() {
+        for bad in [
+            "sned \"a\"",
+            "send a",
+            "send \"\\q\"",
+            "send \"\\x9\"",
+            "setting a",
+            "finish now",
+            "send \"a\"\nsetting a = b",
+        ] {
+            let (line, _) = Transcript::parse(&format!("# first\n{bad}")).expect_err(bad);
+            assert_eq!(line, 1 + bad.lines().count(), "{bad}");
+        }
+        assert!(Transcript::parse("# nothing").is_err());
+    }
+}

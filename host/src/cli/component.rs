@@ -1,0 +1,32 @@
+//! `wharf component`: the last step of building a plugin with a compiler that makes core modules.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::authoring;
+
+#[derive(Args)]
+pub(super) struct ComponentArgs {
+    /// A core module, or WebAssembly text.
+    file: PathBuf,
+    /// The folder that describes its world.
+    #[arg(long, default_value = "wit")]
+    wit: PathBuf,
+    /// Which world, where the folder describes several.
+    #[arg(long)]
+    world: Option<String>,
+    /// Where the component is written to.
+    #[arg(long, short)]
+    output: PathBuf,
+}
+
+pub(super) fn run(arguments: &ComponentArgs) -> Result<()> {
+    let ComponentArgs { file, wit, world, output } = arguments;
+    let component = authoring::component(file, wit, world.as_deref())?;
+    if let Some(folder) = output.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| anyhow::anyhow!("{}: {error}", folder.display()))?;
+    }
+    std::fs::write(output, component).with_context(|| format!("{}: cannot write it", output.display()))
+}

@@ -1,0 +1,34 @@
+//! `wharf new`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+use crate::authoring::{self, Language};
+
+#[derive(Args)]
+pub(super) struct NewArgs {
+    /// The language.
+    #[arg(long, default_value = "rust", value_parser = language())]
+    lang: Language,
+    /// The folder to make. Its own name is the plugin's.
+    folder: PathBuf,
+}
+
+fn language() -> impl TypedValueParser<Value = Language> {
+    let find =
+        |name: String| Language::ALL.into_iter().find(|language| language.name() == name).ok_or("no such language");
+    PossibleValuesParser::new(Language::ALL.map(Language::name)).try_map(find)
+}
+
+pub(super) fn run(arguments: &NewArgs) -> Result<()> {
+    let NewArgs { lang, folder } = arguments;
+    authoring::create(folder, *lang)?;
+    let folder = folder.display();
+    say!("{folder}: a plugin in {}; what it does is in {folder}/{}", lang.name(), lang.source());
+    say!("serve it:  wharf dev {folder}");
+    say!("test it:   wharf test {folder}");
+    Ok(())
+}

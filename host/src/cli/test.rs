@@ -1,0 +1,116 @@
+//! `wharf test`: the stories of a plugin, without sockets, and what each event of them costs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::authoring::{Cost, Manner, Rehearsal, START, TRANSCRIPT_FILE, Transcript, rehearse};
+use crate::config::default_cache_dir;
+use crate::event::Priority;
+use crate::plugin::{Engine, EngineConfig, Grant, Grants, InstanceLimits, Loader, MANIFEST_FILE, Manifest, Plugin};
+
+/// Instances at a time: one is played, and one takes its session over.
+const INSTANCES_MAX: usize = 4;
+
+#[derive(Args)]
+pub(super) struct TestArgs {
+    /// The plugin's folder, with plugin.toml, which is built first; or a .wasm component.
+    #[arg(default_value = ".")]
+    plugin: PathBuf,
+    /// A story. May be repeated. Without it: transcript.txt beside the plugin.
+    #[arg(long, value_name = "FILE")]
+    transcript: Vec<PathBuf>,
+    /// Linear memory that an instance may have, as `limits.memory_max_bytes` of a server.
+    #[arg(long, value_name = "BYTES")]
+    memory_max_bytes: Option<usize>,
+    /// Do not build it first.
+    #[arg(long)]
+    no_build: bool,
+    /// Grant the plugin an import, where there is no plugin.toml that asks for it. May be repeated.
+    #[arg(long = "grant", value_name = "NAME")]
+    grants: Vec<Grant>,
+}
+
+pub(super) fn run(arguments: &TestArgs) -> Result<()> {
+    let plugin = load(arguments)?;
+    let folder = if arguments.plugin.is_dir() { Some(arguments.plugin.as_path()) } else { arguments.plugin.parent() };
+    let usual = folder.map(|folder| folder.join(TRANSCRIPT_FILE));
+    let files =
+        if arguments.transcript.is_empty() { usual.into_iter().collect() } else { arguments.transcript.clone() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let mut limits = InstanceLimits::default();
+    limits.memory_max_bytes = arguments.memory_max_bytes.unwrap_or(limits.memory_max_bytes);
+    let (mut failed, mut played) = (0, 0);
+    say!("{}", plugin.label());
+    for file in files {
+        let story = Transcript::read(&file)?;
+        let mut manners = vec![(Manner::Whole, "as it was sent"), (Manner::SingleBytes, "in single bytes")];
+        if plugin.has_handoff() {
+            manners.push((Manner::HandedOver, "handed over before each event"));
+        }
+        for (manner, words) in manners {
+            let rehearsal = runtime.block_on(rehearse(&plugin, &story, limits, manner));
+            played += 1;
+            match &rehearsal.problem {
+                None => say!("ok      {}, {words}", file.display()),
+                Some(problem) => {
+                    failed += 1;
+                    say!("FAILED  {}, {words}: {}", file.display(), super::printable(problem));
+                }
+            }
+            if manner == Manner::Whole {
+                costs(&rehearsal);
+            }
+        }
+    }
+    if failed > 0 {
+        bail!("{failed} of {played} failed");
+    }
+    Ok(())
+}
+
+fn load(arguments: &TestArgs) -> Result<Arc<Plugin>> {
+    let path = &arguments.plugin;
+    let mut grants: Vec<Grant> = arguments.grants.clone();
+    if path.is_dir() {
+        let manifest = Manifest::read(path)?;
+        grants.extend(&manifest.grants);
+        if let Some(build) = manifest.build.filter(|_| !arguments.no_build) {
+            build.run(path)?;
+        }
+    } else if path.file_name().is_some_and(|name| name == MANIFEST_FILE) {
+        bail!("{}: expected its folder, or a .wasm component", path.display());
+    }
+    let grants: Grants = grants.into_iter().collect();
+    Ok(Arc::new(loader()?.load(path, &grants)?))
+}
+
+/// A loader for a few instances, without the threads of a host. It keeps what it compiles where there is a place for it.
+pub(super) fn loader() -> Result<Loader> {
+    let engine = Engine::new(EngineConfig { sessions_max: INSTANCES_MAX, ..EngineConfig::default() })?;
+    let cached = default_cache_dir().map(|folder| Loader::with_cache(engine.clone(), &folder));
+    Ok(cached.and_then(Result::ok).unwrap_or_else(|| Loader::without_cache(engine)))
+}
+
+fn costs(rehearsal: &Rehearsal) {
+    say!("{:>6}  {:<13} {:>7} {:>12} {:>8} {:>11}  FITS", "LINE", "EVENT", "BYTES", "FUEL", "CPU us", "MEMORY KiB");
+    for cost in &rehearsal.costs {
+        let Cost { line, event, bytes, fuel, cpu, memory_bytes } = cost;
+        let (cpu, memory, fits) = (cpu.as_micros(), memory_bytes >> 10, classes(cost));
+        say!("{line:>6}  {event:<13} {bytes:>7} {fuel:>12} {cpu:>8} {memory:>11}  {fits}");
+    }
+    let dearest = rehearsal.costs.iter().filter(|cost| cost.event != START).max_by_key(|cost| cost.fuel);
+    if let Some(cost) = dearest {
+        say!("dearest event: {} of line {} with {} fuel, {}", cost.event, cost.line, cost.fuel, classes(cost));
+    }
+}
+
+pub(super) fn classes(cost: &Cost) -> String {
+    match cost.fits() {
+        None => "no class's default budget".to_owned(),
+        Some(Priority::Background) => "every class".to_owned(),
+        Some(class) => format!("{class} and above"),
+    }
+}
