@@ -109,7 +109,12 @@ fn find<'a>(costs: &'a [Cost], event: &str) -> Result<&'a Cost> {
 
 /// Resident memory and page tables for each of many sessions that have said something.
 fn idle_kib(project: &Project, cache: &std::path::Path, shards: usize) -> Result<u64> {
-    let config = HostConfig { workers: 1, sessions_max: SESSIONS + 8, cache_dir: Some(cache.to_owned()) };
+    let config = HostConfig {
+        workers: 1,
+        sessions_max: SESSIONS + 8,
+        cache_dir: Some(cache.to_owned()),
+        ..HostConfig::default()
+    };
     let host = Host::new(&config)?;
     let options = SocketOptions { no_delay: true, ..SocketOptions::default() };
     let plugin = host.loader().share(&project.folder, &project.grants())?;

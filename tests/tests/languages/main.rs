@@ -14,8 +14,9 @@ use std::sync::OnceLock;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use wharf::authoring::Language;
-use wharf::plugin::Plugin;
+use wharf::plugin::{Compiler, Plugin};
 use wharf::server::{Host, HostConfig};
+use wharf_tests::guests::wharf_binary;
 use wharf_tests::languages::{Project, compiled, missing};
 
 type Promise = fn(Language);
@@ -71,7 +72,10 @@ fn main() {
 /// The host of all servers here. It keeps what it compiled.
 fn host() -> Host {
     static HOST: OnceLock<Host> = OnceLock::new();
-    let config = HostConfig { workers: 2, sessions_max: 256, cache_dir: Some(compiled()) };
+    // As the command does it, so that the limits of compiling are seen to be enough for every language.
+    let compiler = Some(Compiler { program: wharf_binary(), ..Compiler::this_program() });
+    let config =
+        HostConfig { workers: 2, sessions_max: 256, cache_dir: Some(compiled()), compiler, ..HostConfig::default() };
     HOST.get_or_init(|| Host::new(&config).expect("a host")).clone()
 }
 
