@@ -13,7 +13,7 @@ use crate::{Action, ClientInfo, NameError, Priority, SendError, WriteError};
 pub struct Session {}
 
 impl Session {
-    #[doc(hidden)]
+    /// That session, where it was not handed in: in `on_disconnect`, which can only speak to others any more.
     #[must_use]
     pub fn current() -> Self {
         Self {}

@@ -173,6 +173,19 @@ pub fn bundled(folder: &str) -> Arc<Plugin> {
     Arc::new(host().loader().load(&folder, &grants).unwrap_or_else(|error| panic!("{error}")))
 }
 
+/// The same with a mark in it that changes nothing but the digest: another build.
+#[must_use]
+pub fn rebuilt(folder: &str, mark: &str) -> Arc<Plugin> {
+    let (folder, grants) = built(folder);
+    let manifest = Manifest::read(&folder).expect("a manifest");
+    let mut bytes = std::fs::read(&manifest.component).expect("it is built");
+    // A custom section: its number, its length, and its name with the length of that.
+    let length = u8::try_from(mark.len()).expect("a short mark");
+    bytes.extend([&[0, length + 1, length], mark.as_bytes()].concat());
+    let file = file(&format!("{}-{mark}", manifest.name), &bytes);
+    Arc::new(host().loader().load(&file, &grants).unwrap_or_else(|error| panic!("{error}")))
+}
+
 /// The `wharf` binary, built in the profile of the tests.
 #[must_use]
 pub fn wharf_binary() -> PathBuf {

@@ -12,6 +12,7 @@ mod loading;
 mod page;
 mod peers;
 mod reload;
+mod rooms;
 mod sessions;
 mod shared;
 mod sleep;
