@@ -20,6 +20,12 @@ pub enum Wire {
 }
 
 impl Wire {
+    /// Of a connection that somebody else made.
+    #[cfg(test)]
+    pub(crate) fn plain(stream: std::net::TcpStream) -> io::Result<Self> {
+        Ok(Self::Plain(Socket::bound(stream)?))
+    }
+
     /// Reads what is there into `buffer`. `Ok(0)` is the peer's proper end.
     ///
     /// # Errors

@@ -13,6 +13,8 @@ mod machine;
 mod mailbox;
 mod outbox;
 mod pulse;
+#[cfg(test)]
+mod simulation;
 mod successor;
 mod timers;
 mod turn;

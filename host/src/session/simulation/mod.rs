@@ -1,0 +1,294 @@
+//! Sessions whose versions are swapped, put to sleep, called off and ended in an order that a number decides, with failures injected. What
+//! has to hold is looked at in every call of the guests and at the end. A number that fails is printed and can be tried again:
+//!
+//!     WHARF_SEED=17 cargo test -p wharf simulated
+//!
+//! Everything runs on one thread. The sockets are real, so that the system's buffers take part.
+
+mod guest;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+use self::guest::{Alone, Seen, Temper, Version, byte};
+use super::{Deadlines, Ended, Handed, Latch, Line, LineConfig, Session, Successor, Watermarks};
+use crate::event::{ClientInfo, DisconnectReason, EndReason, FaultKind, Priority};
+use crate::net::Wire;
+use crate::sched::{Account, Budgets, Lane, Seat, Turnstile};
+
+/// Numbers that are tried where nobody says: `WHARF_SEEDS` says how many.
+const SEEDS: u64 = 600;
+/// Things that happen to one session.
+const STEPS: u64 = 40;
+/// After this a session is stuck.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Numbers from a number.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, sides: u64) -> u64 {
+        // SplitMix64.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % sides
+    }
+
+    fn temper(&mut self, bad: Temper) -> Temper {
+        match self.throw(8) {
+            0 => bad,
+            1 if bad == Temper::Refuses => Temper::Traps,
+            1..4 => Temper::Slow(self.throw(6) as u32),
+            _ => Temper::Good,
+        }
+    }
+}
+
+/// One session, its client, and what was asked of it.
+struct World {
+    dice: Dice,
+    client: Option<TcpStream>,
+    sent: usize,
+    /// What the client has got.
+    got: usize,
+    line: Arc<Line>,
+    latch: Arc<Latch>,
+    successor: Arc<Successor<Version>>,
+    seen: Arc<Mutex<Seen>>,
+    versions: u64,
+    asked: Vec<(u64, oneshot::Receiver<Handed>)>,
+    verdicts: Vec<watch::Sender<Option<bool>>>,
+    /// Whether anybody but the client ended it.
+    ended: bool,
+    /// Whether the client went before the end.
+    broke_off: bool,
+}
+
+impl World {
+    fn version(&mut self) -> Arc<Version> {
+        self.versions += 1;
+        // A trap while it reads is rare, or nothing else would ever happen.
+        let read = if self.dice.throw(40) == 0 { Temper::Traps } else { Temper::Slow(self.dice.throw(3) as u32) };
+        let temper = [self.dice.temper(Temper::Refuses), self.dice.temper(Temper::Refuses), read];
+        Version::new(self.versions, temper, &self.seen)
+    }
+
+    async fn step(&mut self) {
+        match self.dice.throw(14) {
+            0..3 => self.send(),
+            3 | 4 => self.receive(),
+            5 | 6 => {
+                let next = self.version();
+                self.asked.push((next.number, self.successor.ask(next)));
+                self.line.look_for_successor();
+            }
+            7 => {
+                let (decide, verdict) = watch::channel(None);
+                let next = self.version();
+                let (_ready, reported) = self.successor.ask_together(Arc::clone(&next), verdict);
+                self.asked.push((next.number, reported));
+                self.line.look_for_successor();
+                self.verdicts.push(decide);
+            }
+            8 => {
+                let Some(decide) = self.verdicts.pop() else { return };
+                match self.dice.throw(3) {
+                    0 => drop(decide),
+                    yes => drop(decide.send(Some(yes == 1))),
+                }
+            }
+            9 => drop(self.successor.withdraw()),
+            10 => {
+                self.latch.close();
+                self.rest(3).await;
+                self.latch.open();
+            }
+            11 => drop(self.line.assign(if self.dice.throw(2) == 0 { Priority::High } else { Priority::Low })),
+            // Long enough to fall asleep in.
+            12 => tokio::time::sleep(Duration::from_millis(3)).await,
+            _ => self.rest(10).await,
+        }
+    }
+
+    async fn rest(&mut self, most: u64) {
+        for _ in 0..self.dice.throw(most) + 1 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn send(&mut self) {
+        let count = self.dice.throw(3_000) as usize + 1;
+        let data: Vec<u8> = (self.sent..self.sent + count).map(byte).collect();
+        if let Some(client) = &mut self.client {
+            // What does not fit is not sent.
+            self.sent += client.write(&data).unwrap_or(0);
+        }
+    }
+
+    fn receive(&mut self) {
+        let mut buffer = [0; 4_096];
+        let Some(client) = &mut self.client else { return };
+        match client.read(&mut buffer) {
+            // It has heard all there is, and goes.
+            Ok(0) => self.client = None,
+            Ok(count) => {
+                for (at, got) in buffer[..count].iter().enumerate() {
+                    assert_eq!(*got, byte(self.got + at), "another answer than was due");
+                }
+                self.got += count;
+            }
+            Err(error) => {
+                assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionReset), "{error}")
+            }
+        }
+    }
+
+    /// The end of it, in one of the ways there are.
+    fn end(&mut self) {
+        match self.dice.throw(6) {
+            0 => self.line.stop(),
+            1 => self.line.evict(),
+            2 => self.line.cancel(),
+            3 => self.line.abort(),
+            4 => {
+                (self.client, self.broke_off) = (None, true);
+                return;
+            }
+            _ => {
+                if let Some(client) = &self.client {
+                    let _ = client.shutdown(Shutdown::Write);
+                }
+                return;
+            }
+        }
+        self.ended = true;
+    }
+
+    fn judge(mut self, ended: &Ended) {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let fault = ended.fault.as_ref().map(|(_, fault)| fault.kind);
+        // Once in, once out, and nobody is told who could not be.
+        let told = matches!(ended.reason, EndReason::Disconnect(_)) && fault.is_none();
+        assert!(seen.connects <= 1 && seen.disconnects <= 1, "{seen:?}");
+        assert_eq!(seen.disconnects == 1, told, "{ended:?} {seen:?}");
+        let cut = matches!(fault, Some(FaultKind::Cancelled | FaultKind::Aborted));
+        let injected = matches!(fault, Some(FaultKind::Trap("injected") | FaultKind::HandoffRefused));
+        assert!(fault.is_none() || injected || (cut && self.ended), "{ended:?}");
+        // Nothing is lost on the way in or out where nobody broke it off.
+        let finished = ended.reason == EndReason::Disconnect(DisconnectReason::ClosedByPlugin);
+        if finished && !self.broke_off && !self.ended {
+            assert_eq!(seen.bytes.len(), self.sent, "{ended:?}");
+            assert_eq!(self.got, self.sent, "{ended:?}");
+        }
+        assert!(seen.bytes.len() <= self.sent && self.got <= seen.bytes.len(), "{seen:?}");
+        // Versions come in the order in which they were asked for; only waking may fall back to the one before.
+        let back = seen.trail.windows(2).filter(|pair| pair[1] < pair[0]).count() as u32;
+        assert!(back <= seen.wakes, "{:?}", seen.trail);
+        for (number, reported) in &mut self.asked {
+            if let Ok(Handed::Stayed(fault)) = reported.try_recv() {
+                let known = [FaultKind::HandoffRefused, FaultKind::StateLimit, FaultKind::HandoffCalledOff];
+                assert!(known.contains(&fault.kind) || fault.kind == FaultKind::Trap("injected"), "{number}: {fault}");
+            }
+        }
+    }
+}
+
+/// Two ends of one connection.
+fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it is there");
+    let (server, _) = listener.accept().expect("it came");
+    for end in [&client, &server] {
+        end.set_nonblocking(true).expect("a socket");
+        end.set_nodelay(true).expect("a socket");
+    }
+    (client, server)
+}
+
+async fn simulate(seed: u64) {
+    let mut dice = Dice(seed);
+    let (client, server) = pair();
+    let (peer, local) = (client.local_addr().expect("bound"), server.local_addr().expect("bound"));
+    let latch = Arc::new(Latch::default());
+    let sleepy = dice.throw(2) == 0;
+    let config = LineConfig {
+        timeout: Duration::from_secs(60),
+        deadlines: Deadlines::with_write(Duration::from_secs(60)),
+        watermarks: Watermarks { high_bytes: 8 << 10, low_bytes: 2 << 10 },
+        tenant: "one".into(),
+        account: Arc::new(Account::default()),
+        timers_max: 4,
+        sleep_after: if sleepy { Duration::from_millis(1) } else { Duration::ZERO },
+        priority: Priority::Normal,
+        priority_max: Priority::High,
+        budgets: Budgets::default(),
+        latch: Arc::clone(&latch),
+    };
+    let turnstiles = Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, 1)));
+    let seat = Arc::new(Seat::new(Lane::Standard, Arc::new(turnstiles)));
+    let info = ClientInfo { id: 1, server: "simulated".into(), peer, local, tls: None, parameter: 0 };
+    let line = Line::new(info, Arc::new(config), seat, Wire::plain(server).expect("a reactor"));
+    let seen = Arc::<Mutex<Seen>>::default();
+    let first = Version::new(1, [Temper::Good; 3], &seen);
+    let successor = Arc::new(Successor::new(first));
+    let session = Session::run(Arc::clone(&line), Arc::clone(&successor), Arc::new(Alone), ());
+    let running = tokio::spawn(session);
+    let (asked, verdicts) = (Vec::new(), Vec::new());
+    let (client, versions) = (Some(client), 1);
+    let mut world = World {
+        dice,
+        client,
+        sent: 0,
+        got: 0,
+        line,
+        latch,
+        successor,
+        seen,
+        versions,
+        asked,
+        verdicts,
+        ended: false,
+        broke_off: false,
+    };
+    for _ in 0..world.dice.throw(STEPS) {
+        world.step().await;
+    }
+    world.end();
+    // Nobody decides any more.
+    world.verdicts.clear();
+    let over = async {
+        while !running.is_finished() {
+            world.receive();
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, over).await.expect("the session is stuck");
+    for _ in 0..64 {
+        world.receive();
+    }
+    let (ended, _) = running.await.expect("no panic");
+    world.judge(&ended);
+}
+
+#[test]
+fn whatever_happens_to_simulated_sessions_nothing_is_lost_doubled_or_told_twice() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let seeds = match number("WHARF_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("WHARF_SEEDS").unwrap_or(SEEDS),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    for seed in seeds {
+        let run = AssertUnwindSafe(|| runtime.block_on(simulate(seed)));
+        if let Err(failure) = std::panic::catch_unwind(run) {
+            eprintln!("WHARF_SEED={seed} fails");
+            std::panic::resume_unwind(failure);
+        }
+    }
+}
