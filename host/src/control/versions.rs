@@ -44,12 +44,17 @@ pub(super) async fn history(State(shared): State<Arc<Shared>>, Path(name): Serve
 }
 
 /// On its own, so that it is done even where nobody waits for it.
-async fn change<T>(shared: &Shared, server: Arc<ServerHandle>, work: impl FnOnce(Arc<ServerHandle>) -> T) -> Answer
+async fn change<T>(shared: &Arc<Shared>, server: Arc<ServerHandle>, work: impl FnOnce(Arc<ServerHandle>) -> T) -> Answer
 where
     T: Future<Output = Result<SwapReport, Problem>> + Send + 'static,
 {
-    let _waits = shared.may_wait()?;
-    let report = tokio::spawn(work(server)).await.map_err(stopped)??;
+    let (shared, work) = (Arc::clone(shared), work(server));
+    // It keeps its place for as long as it works, so that whoever asks and goes away cannot have more of them at work.
+    let working = async move {
+        let _waits = shared.may_wait()?;
+        work.await
+    };
+    let report = tokio::spawn(working).await.map_err(stopped)??;
     Ok(ok(&views::Swap::of(report)))
 }
 

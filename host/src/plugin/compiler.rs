@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::sync_channel;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 use wasmtime::{Result, bail, format_err};
@@ -22,6 +22,8 @@ pub const VERB: &str = "compile";
 const CODE_MAX_BYTES: u64 = 512 << 20;
 /// What it says went wrong, as far as it is kept.
 const MESSAGE_MAX_BYTES: u64 = 16 << 10;
+/// How often its exit is looked for once all of its machine code is there.
+const EXIT_LOOKED_FOR_EVERY: Duration = Duration::from_millis(1);
 /// Its niceness: sessions come first.
 const NICENESS: i32 = 15;
 /// Its exit code where the component is no good.
@@ -71,6 +73,8 @@ impl Compiler {
         else {
             return Err(end(&mut child, "it has no pipes"));
         };
+        let until = Instant::now() + self.time_max;
+        let late = || format!("it took longer than {:?} (`host.compile_timeout`)", self.time_max);
         thread::scope(|scope| {
             let (done, finished) = sync_channel(1);
             // Where it dies early this fails, and its end says why.
@@ -78,16 +82,19 @@ impl Compiler {
             let said = scope.spawn(move || bounded(said, MESSAGE_MAX_BYTES));
             scope.spawn(move || drop(done.send(bounded(output, CODE_MAX_BYTES))));
             let Ok(code) = finished.recv_timeout(self.time_max) else {
-                return Err(end(
-                    &mut child,
-                    &format!("it took longer than {:?} (`host.compile_timeout`)", self.time_max),
-                ));
+                return Err(end(&mut child, &late()));
             };
-            let code = code?;
+            let code = match code {
+                Ok(code) => code,
+                Err(error) => return Err(end(&mut child, &format!("its machine code could not be read: {error}"))),
+            };
             if code.len() as u64 > CODE_MAX_BYTES {
                 return Err(end(&mut child, &format!("its machine code is longer than {CODE_MAX_BYTES} bytes")));
             }
-            let status = child.wait()?;
+            // It has nothing more to do than to end, and may have been made not to.
+            let Some(status) = exited(&mut child, until)? else {
+                return Err(end(&mut child, &late()));
+            };
             let said = said.join().map_err(|_| format_err!("the host could not hear what the compiler said"))??;
             if status.success() { Ok(code) } else { Err(self.reason(status, &String::from_utf8_lossy(&said))) }
         })
@@ -118,6 +125,19 @@ fn bounded(from: impl Read, max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(max + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// How it ended, where it does by then.
+fn exited(child: &mut Child, until: Instant) -> io::Result<Option<ExitStatus>> {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= until {
+            return Ok(None);
+        }
+        thread::sleep(EXIT_LOOKED_FOR_EVERY);
+    }
 }
 
 /// Ends it, and says why.
@@ -195,6 +215,8 @@ mod tests {
             assert!(said.contains(says), "{script}: {said}");
         }
         assert!(compiled_by("exec sleep 3600", Duration::from_millis(10)).contains("longer than 10ms"));
+        let stays = "cat >/dev/null; exec >&- 2>&-; exec sleep 3600";
+        assert!(compiled_by(stays, Duration::from_millis(200)).contains("longer than 200ms"));
         let missing = Compiler { program: "/nowhere".into(), ..Compiler::this_program() };
         assert!(format!("{:#}", missing.compile(b"").expect_err("there is none")).contains("/nowhere"));
     }

@@ -135,6 +135,11 @@ impl Account {
         taken
     }
 
+    /// Takes them whether they are left or not: for what stands for more that is given back at once.
+    pub(crate) fn keep_memory(&self, bytes: usize) {
+        self.memory.taken.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Gives them back.
     pub(crate) fn give_memory(&self, bytes: usize) {
         self.memory.taken.fetch_sub(bytes, Ordering::Relaxed);

@@ -65,7 +65,10 @@ impl Prepared {
     /// has to be linked again.
     pub(super) fn keep_swapped(&mut self, host: &Host, running: &Service) -> Result<(), ProcureError> {
         let in_force = Arc::clone(running.procedure().plugin());
-        if running.history().configured() != self.configured || same(&in_force, &self.plugin) {
+        // What was read from the record is a copy of what is in force, as a rule, and that may have instances that are shared.
+        let copied = !self.recorded.is_empty() && running.terms().grants == self.description.grants;
+        let is_same = same(&in_force, &self.plugin);
+        if running.history().configured() != self.configured || (is_same && !copied) {
             return Ok(());
         }
         let grants = &self.description.grants;

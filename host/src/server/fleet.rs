@@ -143,6 +143,12 @@ impl Fleet {
     /// [`PlanError`]; nothing was changed.
     pub async fn reload(self: &Arc<Self>, plan: Plan) -> Result<Reloaded, PlanError> {
         let _alone = self.reloading.lock().await;
+        // What is checked has to hold when it is put in force, so that no version comes or goes meanwhile.
+        let servers = self.all();
+        let mut unchanging = Vec::new();
+        for server in &servers {
+            unchanging.push(server.versions_stay().await);
+        }
         let fleet = Arc::clone(self);
         let (grace, tenants) = (plan.stop_grace, plan.tenants.clone());
         let checked = tokio::task::spawn_blocking(move || fleet.check(plan)).await;

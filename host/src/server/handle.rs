@@ -195,9 +195,14 @@ impl ServerHandle {
         self.service.steer(|_| true);
     }
 
-    /// Where something was recorded of its versions, what the description names now is recorded, too.
+    /// Until this is dropped no version of its plugin comes or goes; those that are to wait.
+    pub(super) async fn versions_stay(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.service.swapping.lock().await
+    }
+
+    /// Where something was recorded of its versions, what the description names now is recorded, too. Its versions are to stay
+    /// meanwhile.
     pub(super) async fn record_reform(&self) {
-        let _alone = self.service.swapping.lock().await;
         if self.service.history().seen().len() > 1 {
             self.service.record_quietly().await;
         }

@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout_at;
 
 use super::service::Service;
-use super::swap::{Live, SwapReport, others};
+use super::swap::{Live, SwapReport, begun, others};
 use crate::event::Port;
 use crate::plugin::EventProcedure;
 use crate::session::Handed;
@@ -33,7 +33,7 @@ pub(super) async fn move_all(
     publish: impl FnOnce(),
 ) -> bool {
     // Nobody starts meanwhile.
-    let _closed = service.entrance.write().await;
+    let closed = service.entrance.write().await;
     let live = others(service, next);
     let moves = |(_, successor): &&Live| next.hands_over() && successor.current().hands_over();
     let stuck = live.len() - live.iter().filter(moves).count();
@@ -51,15 +51,19 @@ pub(super) async fn move_all(
     }
     // Those that are ready go on at once.
     let _ = decide.send(Some(all));
+    // Whoever starts now meets what was decided, and those that wait for their turn to follow it hold up nobody.
+    drop(closed);
     for one in prepared {
         match one {
-            Prepared::Ready(session, reported) => report.add(service, session, reported.await.ok()),
+            Prepared::Ready(session, mut reported) => {
+                report.add(service, session, begun(&mut reported, deadline).await);
+            }
             Prepared::Ended => report.ended += 1,
             Prepared::Failed(session, handed) => report.add(service, session, handed),
-            Prepared::Busy((line, successor), reported) => match successor.withdraw() {
+            Prepared::Busy((line, successor), mut reported) => match successor.withdraw() {
                 true => report.stay("busy"),
                 // It began too late, and hears that it is called off.
-                false => report.add(service, line.info().id, reported.await.ok()),
+                false => report.add(service, line.info().id, begun(&mut reported, deadline).await),
             },
         }
     }

@@ -11,6 +11,7 @@ mod limits;
 mod loading;
 mod page;
 mod peers;
+mod races;
 mod reload;
 mod rooms;
 mod sessions;

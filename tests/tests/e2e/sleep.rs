@@ -164,3 +164,26 @@ fn a_stateless_plugin_sleeps_and_is_swapped_with_nothing_to_hand_over() {
     all_sleep(&server, 1);
     client.send("x").expect("!");
 }
+
+#[test]
+fn sessions_of_a_tenant_that_has_all_its_memory_sleep_all_the_same() {
+    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, release_memory: true, ..HostConfig::default() });
+    let host = host.expect("a host");
+    let limit = |memory_max_bytes| {
+        let shares = Shares { memory_max_bytes, ..Shares::default() };
+        host.limit_tenants(&BTreeMap::from([("full".to_owned(), TenantLimits { max_clients: 0, shares })]));
+    };
+    limit(64 << 20);
+    let plugin = file("sleeper-full", &component(&versioned('a', "", "")));
+    let server = Server::builder().host(&host).local_host("127.0.0.1").tenant("full").plugin(plugin).sleep_after(SOON);
+    let server = server.timeout(Duration::from_secs(60)).start().expect("it starts");
+    let mut client = Client::connect(server.address());
+    next(&mut client, 'a', 1);
+    // As much as it has now, or has had, and not a byte more.
+    let has = host.engine().instances() as usize * server.sessions(0, 1).remove(0).glance.usage.memory_bytes as usize;
+    limit(has.max(64 << 10));
+    all_sleep(&server, 1);
+    next(&mut client, 'a', 2);
+    all_sleep(&server, 1);
+    next(&mut client, 'a', 3);
+}

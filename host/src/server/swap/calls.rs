@@ -131,6 +131,8 @@ impl ServerHandle {
         let (from, to) = (before.plugin().label(), next.plugin().label());
         let mut report = SwapReport { from, to, generation: number, ..SwapReport::default() };
         service.canary.store(Some(Arc::clone(&canary)));
+        // At once, so that it comes to an end even where nobody waits for what follows.
+        self.host().runtime().spawn(judge(Arc::downgrade(service), Arc::clone(&canary)));
         CanaryBegan { server: &service.name, plugin: &report.to, share: rules.share, lasts: rules.duration }.emit();
         if rules.live && next.hands_over() && before.hands_over() {
             let live = on(service, &before);
@@ -143,7 +145,6 @@ impl ServerHandle {
                 return Ok(report);
             }
         }
-        self.host().runtime().spawn(judge(Arc::downgrade(service), canary));
         Ok(report)
     }
 
@@ -173,6 +174,7 @@ impl ServerHandle {
             return conclude(service, &canary, Some("asked")).await.ok_or(SwapError::NoCanary);
         }
         let (generation, known) = service.history().before().ok_or(SwapError::NothingBefore)?;
+        let number = generation.number;
         let plugin = match known {
             Some(known) => Arc::clone(known.plugin()),
             None => self.load_again(generation).await?,
@@ -190,7 +192,7 @@ impl ServerHandle {
         } else {
             publish();
         }
-        report.generation = service.history().put_in_force(&next);
+        report.generation = service.history().go_back_to(number, &next);
         service.history().take_back(&bad, "asked");
         published(service, &next);
         // Whoever asks for this knows better than the count of failures.
@@ -292,6 +294,9 @@ impl ServerHandle {
         });
         // It fails only where the runtime ends.
         tried.await.map_err(|_| SwapError::Stopping)??;
+        if service.status().is_final() {
+            return Err(SwapError::Stopping);
+        }
         let kept = self.room_for(before.shards())?;
         // Other settings may have come in force meanwhile.
         Ok(Arc::new(service.procedure().with_plugin(plugin, kept)))

@@ -215,7 +215,7 @@ pub(in crate::server) async fn hand_over(
 }
 
 /// Waits for a hand-over that has begun. It has budgets of its own, but may wait for its turn, or for its tenant's share.
-async fn begun(reported: &mut oneshot::Receiver<Handed>, deadline: Instant) -> Option<Handed> {
+pub(in crate::server) async fn begun(reported: &mut oneshot::Receiver<Handed>, deadline: Instant) -> Option<Handed> {
     let late = || Handed::Stayed(Fault::new(FaultKind::InstanceBusy, "it has not come to its end yet"));
     tokio::time::timeout_at((deadline + BEGUN_MAX).into(), reported).await.unwrap_or_else(|_| Ok(late())).ok()
 }

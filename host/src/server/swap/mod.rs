@@ -8,7 +8,7 @@ use std::time::Duration;
 
 pub use live::SWAP_DEADLINE;
 use live::put_in_force;
-pub(super) use live::{Live, follow, hand_over, on, others, put_back};
+pub(super) use live::{Live, begun, follow, hand_over, on, others, put_back};
 
 use super::service::Service;
 use super::versions::{SwapRules, VERSIONS_MAX};

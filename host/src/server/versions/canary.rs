@@ -198,9 +198,15 @@ pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: 
         if against.is_none() && !over {
             continue;
         }
-        let few = || (figures.sessions < u64::from(canary.rules.sessions_min)).then_some("too-few-sessions");
         let _alone = service.swapping.lock().await;
-        conclude(&service, &canary, against.or_else(few)).await;
+        // Live sessions may have come to it while this waited.
+        let sessions = canary.figures(&service).sessions;
+        let few = || (sessions < u64::from(canary.rules.sessions_min)).then_some("too-few-sessions");
+        let verdict = against.or_else(few);
+        if conclude(&service, &canary, verdict).await.is_some() && verdict.is_none() {
+            // Nobody waits for an answer, and what is in force now is to start after a crash all the same.
+            service.record_quietly().await;
+        }
         return;
     }
 }

@@ -121,7 +121,11 @@ impl History {
     /// Of a server that goes on with what was recorded, the last of which is in force.
     pub(super) fn resumed(configured: String, generations: Vec<Generation>, procedure: &Arc<EventProcedure>) -> Self {
         let last = generations.iter().map(|generation| generation.number).max().unwrap_or(0);
-        let with = |generation: Generation| {
+        let with = |mut generation: Generation| {
+            if generation.standing == Standing::Canary {
+                // It was being tried when the process ended, and is not any more.
+                generation.standing = Standing::TakenBack("restart".into());
+            }
             let known = generation.standing == Standing::InForce && generation.is(procedure.plugin());
             (generation, if known { Arc::downgrade(procedure) } else { Weak::new() })
         };
@@ -163,15 +167,28 @@ impl History {
 
     /// Newcomers get one that was there already. Its number.
     pub(super) fn put_in_force(&mut self, procedure: &Arc<EventProcedure>) -> u64 {
-        let of = |(generation, known): &&mut (Generation, Weak<EventProcedure>)| {
-            known.as_ptr() == Arc::as_ptr(procedure) || generation.is(procedure.plugin())
+        // One component may have come more than once: this very procedure first, then what is in force, then the last of them.
+        let rank = |(generation, known): &(Generation, Weak<EventProcedure>)| match () {
+            () if known.as_ptr() == Arc::as_ptr(procedure) => Some(2),
+            () if generation.is(procedure.plugin()) => Some(u8::from(generation.standing == Standing::InForce)),
+            () => None,
         };
+        let ranked = self.generations.iter().filter_map(|one| Some((rank(one)?, one.0.number)));
+        match ranked.max() {
+            Some((_, number)) => self.go_back_to(number, procedure),
+            None => self.put(procedure, How::Reload, Standing::InForce),
+        }
+    }
+
+    /// Newcomers get the one with this number, which this is. The number.
+    pub(super) fn go_back_to(&mut self, number: u64, procedure: &Arc<EventProcedure>) -> u64 {
         self.supersede();
-        match self.generations.iter_mut().rev().find(of) {
+        match self.generations.iter_mut().find(|(one, _)| one.number == number) {
             Some((generation, known)) => {
                 (generation.standing, *known) = (Standing::InForce, Arc::downgrade(procedure));
-                generation.number
+                number
             }
+            // Forgotten meanwhile.
             None => self.put(procedure, How::Reload, Standing::InForce),
         }
     }

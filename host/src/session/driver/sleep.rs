@@ -37,8 +37,7 @@ impl<P: Procedure, M> Session<P, M> {
         may.then(|| self.stirred.max(exchanged) + after)
     }
 
-    /// Saves, and lets the instance go. Where too much was saved, or there is no room to keep it, the session stays awake until
-    /// something has happened.
+    /// Saves, and lets the instance go. Where too much was saved the session stays awake until something has happened.
     pub(super) async fn fall_asleep(&mut self) {
         if let Some(fault) = turn::enter(&self.line, Doing::SLEEP).await {
             return self.end_by("sleep", fault);
@@ -49,10 +48,9 @@ impl<P: Procedure, M> Session<P, M> {
         match saved {
             Ok(mut state) => {
                 state.shrink_to_fit();
-                if !account.take_memory(state.capacity()) {
-                    self.sleepless = true;
-                    return;
-                }
+                // It was in the memory of the instance that goes now, so that where its tenant has all it may there is more left
+                // after this than before.
+                account.keep_memory(state.capacity());
                 let used = self.usage();
                 let (version, on) = (self.procedure.version().to_owned(), Arc::downgrade(&self.procedure));
                 let kept = state.len() as u64;

@@ -1,0 +1,217 @@
+//! Versions of a plugin, and what else may happen to their server at the same moment: its end, a reload, a crash, or that nobody waits
+//! for the answer any more.
+
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use wharf::plugin::{InstanceLimits, Plugin};
+use wharf::server::{
+    CanaryRules, CanaryWish, Fleet, HostConfig, Plan, Quantity, ServerBuilder, ServerHandle, Standing, SwapError,
+    SwapPolicy, SwapRules,
+};
+use wharf::session::Glance;
+use wharf_tests::clients::Client;
+use wharf_tests::guests::{component, inline, versioned};
+use wharf_tests::process::Wharf;
+use wharf_tests::servers::{describe, eventually, host, swap};
+use wharf_tests::site::{Site, said};
+
+fn version(label: char) -> Arc<Plugin> {
+    inline(&format!("raced-{label}"), &versioned(label, "", ""))
+}
+
+fn versions(rules: SwapRules) -> ServerBuilder {
+    describe(version('a')).swap_rules(rules)
+}
+
+fn next(client: &mut Client, label: char, count: u8) {
+    client.send([1]).expect([label as u8, 1, count]);
+}
+
+/// A client in the middle of an event: it asks for much more than it reads.
+fn busy(client: &Client) -> std::thread::JoinHandle<()> {
+    let mut sender = client.0.try_clone().expect("the same connection");
+    std::thread::spawn(move || drop(sender.write_all(&vec![7; 4 << 20])))
+}
+
+fn is_busy(server: &ServerHandle) -> bool {
+    let waits = |glance: &Glance| glance.event == Some("on-read") && glance.queued_bytes >= 256 << 10;
+    server.sessions(0, 9).iter().any(|session| waits(&session.glance))
+}
+
+#[test]
+fn going_back_passes_a_version_that_came_twice() {
+    let server = versions(SwapRules::default()).start().expect("it starts");
+    swap(&server, version('b'), SwapPolicy::HandOff);
+    swap(&server, version('a'), SwapPolicy::HandOff);
+    let back = || host().runtime().block_on(server.roll_back());
+    assert_eq!(back().expect("it goes back").generation, 2);
+    assert_eq!(back().expect("and further").generation, 1);
+    let again = back();
+    assert!(matches!(again, Err(SwapError::NothingBefore)), "{again:?}");
+    let taken_back = || Standing::TakenBack("asked".into());
+    let states: Vec<_> = server.generations().into_iter().map(|(generation, _)| generation.standing).collect();
+    assert_eq!(states, [Standing::InForce, taken_back(), taken_back()]);
+}
+
+#[test]
+fn a_swap_that_meets_the_end_of_its_server_publishes_nothing() {
+    let server = versions(SwapRules::default()).start().expect("it starts");
+    let plugin = version('b');
+    host().runtime().block_on(async {
+        let mut swap = pin!(server.swap(plugin, SwapPolicy::HandOff));
+        // The new version is being tried out by now.
+        assert!(poll_fn(|cx| Poll::Ready(swap.as_mut().poll(cx))).await.is_pending());
+        server.stop(Duration::from_secs(5)).await;
+        let swapped = swap.await;
+        assert!(matches!(swapped, Err(SwapError::Stopping)), "{swapped:?}");
+    });
+    assert_eq!(server.generations().len(), 1);
+}
+
+#[test]
+fn a_canary_ends_even_where_whoever_began_it_is_gone() {
+    let canary = CanaryRules { duration: Duration::from_secs(1), sessions_min: 1, ..CanaryRules::default() };
+    let server = versions(SwapRules { canary, ..SwapRules::default() }).start().expect("it starts");
+    let (slow, mut quick) = (Client::connect(server.address()), Client::connect(server.address()));
+    let asks = busy(&slow);
+    eventually("it waits", || is_busy(&server));
+    let (plugin, wish) = (version('b'), CanaryWish { share: Some(1.0), live: Some(true), duration: None });
+    host().runtime().block_on(async {
+        let mut canary = pin!(server.canary(plugin, wish));
+        // One of the live sessions is busy, so that it does not come to its end while this waits.
+        while server.canary_seen().is_none() {
+            let begun = timeout(Duration::from_millis(10), &mut canary).await;
+            assert!(begun.is_err(), "{begun:?}");
+        }
+    });
+    drop(slow);
+    asks.join().expect("it has ended");
+    eventually("it is over", || server.canary_seen().is_none());
+    quick.send([1]).take(3);
+}
+
+#[test]
+fn a_reload_waits_for_a_swap_and_neither_undoes_the_other() {
+    let plan = |copy_max_bytes| {
+        let rules = SwapRules { prepare: Duration::from_secs(20), ..SwapRules::default() };
+        let limits = InstanceLimits { copy_max_bytes, ..InstanceLimits::default() };
+        let server = versions(rules).name("raced").limits(limits);
+        let servers = vec![("[[server]]".to_owned(), server)];
+        let (stop_grace, tenants) = (Duration::from_secs(1), BTreeMap::new());
+        Plan { host: HostConfig::default(), stop_grace, tenants, servers }
+    };
+    let fleet = Fleet::start(host(), plan(1 << 20)).expect("it starts");
+    let server = fleet.get("raced").expect("it runs");
+    let (slow, mut quick) = (Client::connect(server.address()), Client::connect(server.address()));
+    next(&mut quick, 'a', 1);
+    let asks = busy(&slow);
+    eventually("it waits", || is_busy(&server));
+    let moving = Arc::clone(&server);
+    let work = std::thread::spawn(move || swap(&moving, version('b'), SwapPolicy::AllOrNothing));
+    let prepares = || server.sessions(0, 9).iter().any(|session| session.glance.event == Some("hand-over"));
+    eventually("the other one is ready", prepares);
+    let next_plan = plan(2 << 20);
+    host().runtime().block_on(async {
+        let mut reload = pin!(fleet.reload(next_plan));
+        assert!(timeout(Duration::from_millis(500), &mut reload).await.is_err(), "it did not wait");
+        // Now nobody is busy any more.
+        drop(slow);
+        assert_eq!(reload.await.expect("it holds").changed, ["raced"]);
+    });
+    assert_eq!(work.join().expect("no panic").moved, 1);
+    asks.join().expect("it has ended");
+    let copy = server.limits().into_iter().find(|limit| limit.key == "limits.copy_max_bytes").expect("a limit");
+    assert_eq!(copy.value, Quantity::Bytes(2 << 20));
+    next(&mut quick, 'b', 2);
+    next(&mut Client::connect(server.address()), 'b', 1);
+}
+
+fn site(server: &str) -> Site {
+    let site = Site::with("", &format!("options = ['reuse-address']\n{server}"));
+    for label in ['a', 'b'] {
+        std::fs::write(site.path(&format!("{label}.wasm")), component(&versioned(label, "", ""))).expect("kept");
+    }
+    site
+}
+
+fn plugin(site: &Site, arguments: &[&str]) -> Value {
+    let output = site.wharf_plugin(&[arguments, &["--json"]].concat());
+    assert!(output.status.success(), "{}", said(&output));
+    serde_json::from_slice(&output.stdout).expect("an answer")
+}
+
+fn change(site: &Site, verb: &[&str], file: &str) -> Value {
+    plugin(site, &[verb, &["echo", site.path(file).to_str().expect("a path")]].concat())
+}
+
+fn states(site: &Site) -> Vec<Value> {
+    let history = plugin(site, &["history", "echo"]);
+    history["generations"].as_array().expect("a list").iter().map(|one| one["state"].clone()).collect()
+}
+
+fn start_again(site: &mut Site) {
+    site.wharf.kill();
+    site.wharf = Wharf::run(&["serve"], site.folder.path());
+    site.wharf.says("server started");
+    eventually("the control API is open", || UnixStream::connect(site.socket()).is_ok());
+}
+
+#[test]
+fn a_canary_that_was_promoted_by_its_judge_starts_again_after_a_crash() {
+    let mut site = site("[server.swap.canary]\nsessions_min = 1");
+    change(&site, &["swap"], "a.wasm");
+    change(&site, &["canary", "--share", "1", "--duration", "1s"], "b.wasm");
+    next(&mut Client::connect(site.address()), 'b', 1);
+    eventually("it is promoted", || states(&site).last() == Some(&json!("in-force")));
+    // A moment later it is written down.
+    let recorded = || {
+        site.path("state/wharf").read_dir().expect("a folder").any(|one| {
+            let record = one.expect("one").path().join("echo/record.json");
+            std::fs::read_to_string(record).is_ok_and(|text| text.contains("b.wasm"))
+        })
+    };
+    eventually("it is recorded", recorded);
+    start_again(&mut site);
+    next(&mut Client::connect(site.address()), 'b', 1);
+}
+
+#[test]
+fn a_canary_that_ran_when_the_process_died_is_not_said_to_run() {
+    let mut site = site("");
+    change(&site, &["swap"], "a.wasm");
+    change(&site, &["canary", "--share", "1"], "b.wasm");
+    site.ok("POST", "/v1/reload", json!({}));
+    assert_eq!(states(&site), ["superseded", "in-force", "canary"], "a reload that changes nothing leaves it alone");
+    start_again(&mut site);
+    next(&mut Client::connect(site.address()), 'a', 1);
+    assert_eq!(states(&site), ["superseded", "in-force", "taken-back"]);
+}
+
+#[test]
+fn whoever_asks_for_swaps_and_goes_away_cannot_have_more_of_them_at_work() {
+    let site = site("[server.swap]\nprepare = '60s'");
+    change(&site, &["swap"], "a.wasm");
+    let slow = Client::connect(site.address());
+    let asks = busy(&slow);
+    let waits = |one: &Value| one["event"] == "on-read" && one["queued_bytes"].as_u64() >= Some(256 << 10);
+    eventually("it waits", || site.sessions().iter().any(waits));
+    let body = json!({ "file": site.path("b.wasm"), "policy": "all-or-nothing" }).to_string();
+    let arguments = ["--max-time", "0.3", "--data-binary", &body, "--output", "/dev/null"];
+    let refused = || {
+        let (code, _) = site.curl(&arguments, "/v1/servers/echo/plugin/swap");
+        code == 503
+    };
+    // Each is given up by whoever asked, and the first of them keeps the others waiting.
+    assert!((0..40).any(|_| refused()), "none was refused");
+    drop(slow);
+    asks.join().expect("it has ended");
+}
