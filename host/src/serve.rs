@@ -21,7 +21,7 @@ use crate::telemetry::{
 
 /// Accepts until the server is to stop, as its course says; `seen` hears which version of the course is followed.
 /// Cheap checks come first: a refused client costs no task, no handshake and no instance.
-pub(crate) async fn accept(service: Arc<Service>, listener: Listener, seen: watch::Sender<u64>) {
+pub(crate) async fn accept(service: Arc<Service>, listener: Arc<Listener>, seen: watch::Sender<u64>) {
     let mut course = service.course();
     service.listens();
     let (mut last, mut paused_until) = (None::<Instant>, Instant::now());

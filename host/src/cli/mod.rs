@@ -11,6 +11,7 @@ mod signals;
 mod systemd;
 mod tables;
 mod top;
+mod upgrade;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ pub fn run() -> ExitCode {
         Verb::Ctl(arguments) => return ctl::run(arguments),
         Verb::Plugin(arguments) => return plugin::run(arguments),
         Verb::Top(arguments) => return top::run(arguments),
+        Verb::Upgrade(arguments) => return upgrade::run(arguments),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "wharf", &mut script);
@@ -68,7 +70,12 @@ pub fn run() -> ExitCode {
         Verb::Serve(arguments) => serve::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Dev(arguments) => dev::run(&arguments),
-        Verb::Ctl(_) | Verb::Plugin(_) | Verb::Top(_) | Verb::Compile { .. } | Verb::Completions { .. } => Ok(()),
+        Verb::Ctl(_)
+        | Verb::Plugin(_)
+        | Verb::Upgrade(_)
+        | Verb::Top(_)
+        | Verb::Compile { .. }
+        | Verb::Completions { .. } => Ok(()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

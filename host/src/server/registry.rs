@@ -121,6 +121,16 @@ impl Registry {
         self.last_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// The last number that was given.
+    pub(super) fn last_id(&self) -> u64 {
+        self.last_id.load(Ordering::Relaxed)
+    }
+
+    /// Numbers given from now on are above this one.
+    pub(super) fn number_above(&self, id: u64) {
+        self.last_id.fetch_max(id, Ordering::Relaxed);
+    }
+
     /// Enters a session under its id. The membership ends when the session is known to end, the presence with its task.
     pub(crate) fn enter(
         self: &Arc<Self>,
