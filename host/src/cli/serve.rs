@@ -101,7 +101,9 @@ fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result
     });
     if let Some(inheritance) = inheritance.take() {
         let doors = opening.as_ref().map(|opening| opening.adopted().to_vec()).unwrap_or_default();
-        inheritance.serves(doors).map_err(|problem| anyhow!("the process before this one serves on: {problem}"))?;
+        inheritance
+            .serves(Arc::clone(&fleet), doors)
+            .map_err(|problem| anyhow!("the process before this one serves on: {problem}"))?;
     }
     let upgrade = Some(successors.upgrade());
     let control = opening.map(|opening| opening.serve(Arc::clone(&fleet), reload.clone(), upgrade));

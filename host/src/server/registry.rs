@@ -149,6 +149,32 @@ impl Registry {
         (Membership { registry: registry.clone(), id }, Presence { registry, id })
     }
 
+    /// The same for one that has its number and maybe a name from another process. `None`: somebody has that number.
+    pub(crate) fn enter_again(
+        self: &Arc<Self>,
+        line: &Arc<Line>,
+        round: u64,
+        successor: &Arc<Successor<EventProcedure>>,
+        name: Option<&str>,
+    ) -> Option<(Membership, Presence)> {
+        let id = line.info().id;
+        // Numbers of this process are above those of the one before, so that nobody comes between the two.
+        if self.members().lines.contains_key(&id) {
+            return None;
+        }
+        let entered = self.enter(line, round, successor);
+        if let Some(name) = name {
+            // Somebody else may carry it by now.
+            let _ = self.set_name(id, name);
+        }
+        Some(entered)
+    }
+
+    /// Its name, where it has one.
+    pub(super) fn name_of(&self, id: u64) -> Option<String> {
+        self.view(id, |_, member| member.name.clone()).flatten()
+    }
+
     /// Every session with its round, those that are ending included.
     pub(super) fn present(&self) -> Vec<(Arc<Line>, u64)> {
         self.members().lines.values().map(|member| (Arc::clone(&member.line), member.round)).collect()

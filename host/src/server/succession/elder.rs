@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Answer, Door, Offer, say};
+use super::{Answer, Door, Offer, departures};
 use crate::net::Passage;
 use crate::server::Fleet;
 
@@ -106,16 +106,9 @@ impl Heir {
         self.doors.iter().any(|door| matches!(door, Door::Unix(_)))
     }
 
-    /// Takes no more newcomers. What is left is to drain.
-    pub async fn succeed(mut self) -> Succeeded {
+    /// Takes no more newcomers, and moves the sessions that can move. What is left is to drain.
+    pub async fn succeed(self) -> Succeeded {
         self.fleet.close().await;
-        let mut succeeded = Succeeded::default();
-        let left: usize = self.fleet.all().iter().map(|server| server.session_count() as usize).sum();
-        if left > 0 {
-            succeeded.stayed.insert("drains".into(), left);
-        }
-        // Where it is gone by now its own log says why.
-        let _ = say(&mut self.passage, &Offer::Done);
-        succeeded
+        departures::move_all(&self.fleet, self.passage).await
     }
 }

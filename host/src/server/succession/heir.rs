@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Answer, Door, LeftSocket, Offer, say};
+use super::{Answer, Door, LeftSocket, Offer, arrivals, say};
 use crate::net::Passage;
+use crate::server::Fleet;
 
 /// How long the old process may take for its next message.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -45,17 +47,15 @@ impl Inheritance {
         Err(format!("expected at most {SOCKETS_MAX} sockets"))
     }
 
-    /// Says that this process serves, and through which doors.
+    /// Says that this process serves, and through which doors. From then on sessions arrive.
     ///
     /// # Errors
     /// The old process is gone or has lost patience: then it serves on by itself, and this one is to end.
-    pub fn serves(mut self, doors: Vec<Door>) -> Result<(), String> {
+    pub fn serves(mut self, fleet: Arc<Fleet>, doors: Vec<Door>) -> Result<(), String> {
         say(&mut self.passage, &Answer::Serves { doors })?;
-        std::thread::spawn(move || {
-            // Until the old process says that it is done, or is gone.
-            let _ = self.passage.receive();
-        });
-        Ok(())
+        let arrivals = move || arrivals::receive(&fleet, self.passage);
+        let thread = std::thread::Builder::new().name("wharf-arrivals".into()).spawn(arrivals);
+        thread.map(drop).map_err(|error| error.to_string())
     }
 
     /// Says why this process does not serve. The old one goes on.

@@ -4,6 +4,8 @@
 //! maybe two versions, so what they say to each other is JSON in which what is unknown is left alone. Who starts whom, and by
 //! what name, is the command line's business.
 
+mod arrivals;
+mod departures;
 mod elder;
 mod heir;
 
@@ -14,6 +16,7 @@ use std::sync::Weak;
 use serde::{Deserialize, Serialize};
 
 use crate::net::{Listener, Passage};
+use crate::session::Baggage;
 
 pub use elder::{Heir, Succeeded, hand_over};
 pub use heir::Inheritance;
@@ -54,6 +57,10 @@ enum Offer {
     Door { door: Door },
     /// That was all there is to start with.
     Start,
+    /// A session, with its connection; what its plugin saved and then what is queued for its peer are the body.
+    Session { server: String, name: Option<String>, state_bytes: usize, baggage: Box<Baggage> },
+    /// The session of the message before is the new process's, or is not after all.
+    Verdict { go: bool },
     /// Nothing follows.
     Done,
 }
@@ -66,6 +73,10 @@ enum Answer {
     Serves { doors: Vec<Door> },
     /// It does not, and ends.
     Fails { why: String },
+    /// It can go on with the session, once it is told to.
+    Takes,
+    /// It cannot.
+    Refuses { why: String },
 }
 
 fn say(passage: &mut Passage, what: &impl Serialize) -> Result<(), String> {
