@@ -6,22 +6,22 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
-use crate::admission::{Admitted, Entered, Refusal};
-use crate::event::{ClientInfo, FaultKind, Origin};
-use crate::net::{AcceptFault, Accepted, Established, HandshakeFault, Listener};
+use crate::admission::{Admitted, Entered, Permit, Refusal};
+use crate::event::{ClientInfo, Fault, FaultKind, Origin};
+use crate::net::{AcceptFault, Accepted, Established, HandshakeFault, Listener, Wire};
 use crate::plugin::EventProcedure;
 use crate::sched::Seat;
 use crate::server::{Alive, Call, Service, Welcome};
-use crate::session::{Ended, Line, Session, Successor};
+use crate::session::{Ended, Line, Session, Successor, Traveller};
 use crate::telemetry::{
     AcceptPaused, AcceptStopped, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted, Spent,
 };
 
 /// Accepts until the server is to stop, as its course says; `seen` hears which version of the course is followed.
 /// Cheap checks come first: a refused client costs no task, no handshake and no instance.
-pub(crate) async fn accept(service: Arc<Service>, listener: Listener, seen: watch::Sender<u64>) {
+pub(crate) async fn accept(service: Arc<Service>, listener: Arc<Listener>, seen: watch::Sender<u64>) {
     let mut course = service.course();
     service.listens();
     let (mut last, mut paused_until) = (None::<Instant>, Instant::now());
@@ -217,6 +217,50 @@ async fn converse(service: Arc<Service>, client: Established, round: u64, seat: 
     report(&service, id, &procedure, ended);
     let last = presence.leave();
     drop(permit);
+    if last {
+        service.emptied();
+    }
+}
+
+/// A session that comes from another process, with its place here. `restored` hears whether it could go on here, and then `go`
+/// whether it does.
+pub(crate) async fn resume(
+    service: Arc<Service>,
+    traveller: Traveller,
+    name: Option<String>,
+    permit: Permit,
+    (round, alive, seat): (u64, Alive, Arc<Seat>),
+    restored: impl FnOnce(Result<(), String>),
+    go: oneshot::Receiver<()>,
+) {
+    let Traveller { baggage, state, queued, socket } = traveller;
+    let wire = match Wire::adopt(socket) {
+        Ok(wire) => wire,
+        Err(error) => return restored(Err(error.to_string())),
+    };
+    let id = baggage.id;
+    let info = ClientInfo {
+        id,
+        server: Arc::clone(&service.name),
+        peer: baggage.peer,
+        local: baggage.local,
+        tls: None,
+        parameter: baggage.parameter,
+    };
+    let line = Line::resumed(info, Arc::clone(&service.terms().line_config), seat, wire, &baggage);
+    let successor = Arc::new(Successor::new(service.procedure()));
+    let entered = service.registry.enter_again(&line, round, &successor, name.as_deref());
+    let Some((membership, presence)) = entered else {
+        return restored(Err("a session here has its number".into()));
+    };
+    let restored = |outcome: Result<(), Fault>| restored(outcome.map_err(|fault| fault.to_string()));
+    let packed = (baggage, state, queued);
+    let resumed = Session::resume(line, successor, service.registry.clone(), membership, packed, restored, go);
+    if let Some((ended, procedure)) = Box::pin(resumed).await {
+        report(&service, id, &procedure, ended);
+    }
+    let last = presence.leave();
+    drop((permit, alive));
     if last {
         service.emptied();
     }

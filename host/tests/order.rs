@@ -127,7 +127,7 @@ proptest! {
         match ending.reason {
             // Told exactly once, if it was ever connected.
             EndReason::Disconnect(_) => prop_assert_eq!(seen.disconnects, seen.connects),
-            EndReason::Fault(_) => prop_assert_eq!(seen.disconnects, 0),
+            EndReason::Fault(_) | EndReason::Moved => prop_assert_eq!(seen.disconnects, 0),
         }
     }
 }

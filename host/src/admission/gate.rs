@@ -122,6 +122,16 @@ impl Gate {
         Ok(Admitted { client, permit: Permit { _seats: seats, _address: address } })
     }
 
+    /// Gives a place to a client that another process has let in: rates and networks are for newcomers.
+    ///
+    /// # Errors
+    /// The [`Refusal`]; there is no place.
+    pub fn readmit(&self, address: IpAddr, now: Instant) -> Result<Permit, Refusal> {
+        let seats = self.seats()?;
+        let limits = Throttle { rate_per_address: 0.0, ..self.throttle() };
+        Ok(Permit { _seats: seats, _address: self.addresses.take(address, &limits, now)? })
+    }
+
     /// The first half of [`Gate::admit`], for a client whose address a proxy has yet to tell.
     ///
     /// # Errors

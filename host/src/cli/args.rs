@@ -14,6 +14,7 @@ use super::new::NewArgs;
 use super::plugin::PluginArgs;
 use super::test::TestArgs;
 use super::top::TopArgs;
+use super::upgrade::UpgradeArgs;
 use crate::config::CONFIG_FILE;
 use crate::event::Priority;
 use crate::net::{Credentials, ListenPort, SocketOptions};
@@ -64,6 +65,8 @@ pub(super) enum Verb {
     Ctl(CtlArgs),
     /// Swap plugins of a running `wharf serve` under its live sessions; push plugins to registries and pull them.
     Plugin(PluginArgs),
+    /// Put a new process in the place of a running `wharf serve`: it takes over the sockets, and the sessions that can move.
+    Upgrade(UpgradeArgs),
     /// Show servers, events, budgets and faults live, until q or Ctrl-C.
     Top(TopArgs),
     /// Turn a component from standard input into machine code for a process of this program that serves; not for people.

@@ -24,6 +24,7 @@ mod systemd;
 mod tables;
 mod test;
 mod top;
+mod upgrade;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -48,6 +49,7 @@ pub fn run() -> ExitCode {
         Verb::Ctl(arguments) => return ctl::run(arguments),
         Verb::Plugin(arguments) => return plugin::run(arguments),
         Verb::Top(arguments) => return top::run(arguments),
+        Verb::Upgrade(arguments) => return upgrade::run(arguments),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "wharf", &mut script);
@@ -85,7 +87,12 @@ pub fn run() -> ExitCode {
         Verb::New(arguments) => new::run(&arguments),
         Verb::Build(arguments) => build::run(&arguments),
         Verb::Component(arguments) => component::run(&arguments),
-        Verb::Ctl(_) | Verb::Plugin(_) | Verb::Top(_) | Verb::Compile { .. } | Verb::Completions { .. } => Ok(()),
+        Verb::Ctl(_)
+        | Verb::Plugin(_)
+        | Verb::Upgrade(_)
+        | Verb::Top(_)
+        | Verb::Compile { .. }
+        | Verb::Completions { .. } => Ok(()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use sd_notify::NotifyState;
+use tokio::sync::watch;
 
 use clap::CommandFactory;
 use clap::error::ErrorKind;
@@ -14,14 +16,24 @@ use clap::error::ErrorKind;
 use super::args::{Cli, ServeArgs};
 use super::signals::{Signals, Wish};
 use super::systemd;
+use super::upgrade::{self, Successors};
 use crate::config::{Config, STOP_GRACE_DEFAULT, default_cache_dir, registries};
 use crate::control::{Control, ControlConfig, Reload};
 use crate::net::SocketOptions;
 use crate::plugin::{Compiler, Grants};
-use crate::server::{Fleet, Host, HostConfig, Plan, Reloaded};
+use crate::server::{Fleet, Host, HostConfig, Inheritance, Plan, Reloaded};
 
 /// Serves until a signal. All servers are bound before the first accepts; one that cannot be leaves none running.
 pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
+    let mut inheritance = upgrade::inheritance()?;
+    let done = serve(arguments, &mut inheritance);
+    if let (Err(error), Some(inheritance)) = (&done, inheritance) {
+        inheritance.fails(&error.to_string());
+    }
+    done
+}
+
+fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result<()> {
     if let Some(flag) = arguments.stray_flag() {
         let message =
             format!("{flag} describes a server without a file and needs --plugin; with a file, put it into the file\n");
@@ -58,8 +70,13 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
     let mut signals = host.runtime().block_on(async { Signals::listen() })?;
     let control = config.control.clone();
     // Its place is taken before anything accepts, and it answers once everything does.
-    let opening = control.as_ref().map(Control::open).transpose()?;
-    let plan = plan(config, systemd::sockets()?)?;
+    let successors = Successors::of_this_process();
+    let doors = inheritance.as_mut().map(|left| std::mem::take(&mut left.doors)).unwrap_or_default();
+    let opening = control.as_ref().map(|control| Control::open(control, doors)).transpose()?;
+    let mut plan = plan(config, systemd::sockets()?)?;
+    if let Some(inheritance) = inheritance {
+        plan.left = std::mem::take(&mut inheritance.listeners);
+    }
     let starting = host.clone();
     let fleet = host.runtime().block_on(async {
         // Loading plugins takes its time; a signal ends that too.
@@ -82,8 +99,15 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
         let file = file.clone();
         move |fleet| reload(file.clone(), control.clone(), fleet)
     });
-    let control = opening.map(|opening| opening.serve(Arc::clone(&fleet), reload.clone()));
-    let done = host.runtime().block_on(steer(&fleet, &reload, file.is_some(), signals));
+    if let Some(inheritance) = inheritance.take() {
+        let doors = opening.as_ref().map(|opening| opening.adopted().to_vec()).unwrap_or_default();
+        inheritance
+            .serves(Arc::clone(&fleet), doors)
+            .map_err(|problem| anyhow!("the process before this one serves on: {problem}"))?;
+    }
+    let upgrade = Some(successors.upgrade());
+    let control = opening.map(|opening| opening.serve(Arc::clone(&fleet), reload.clone(), upgrade));
+    let done = host.runtime().block_on(steer(&fleet, &reload, file.is_some(), signals, successors.succeeded()));
     drop(control);
     done
 }
@@ -99,11 +123,21 @@ fn read(file: &Path) -> Result<Config> {
     Ok(Config::read(file)?)
 }
 
-async fn steer(fleet: &Arc<Fleet>, reload: &Reload, has_file: bool, mut signals: Signals) -> Result<()> {
+async fn steer(
+    fleet: &Arc<Fleet>,
+    reload: &Reload,
+    has_file: bool,
+    mut signals: Signals,
+    mut succeeded: watch::Receiver<Option<Duration>>,
+) -> Result<()> {
     let watchdog = tokio::spawn(systemd::watch(fleet.host().clone()));
     systemd::tell(&[NotifyState::Ready]);
     let wish = loop {
-        match signals.next().await {
+        let wish = tokio::select! {
+            wish = signals.next() => wish,
+            Ok(grace) = succeeded.wait_for(Option::is_some) => Wish::Replaced(grace.unwrap_or_default()),
+        };
+        match wish {
             Wish::Reload if !has_file => tracing::info!("SIGHUP: there is no configuration file to read again"),
             Wish::Reload => {
                 // Beside the signals, so that the next one is heard while plugins are loaded.
@@ -119,8 +153,15 @@ async fn steer(fleet: &Arc<Fleet>, reload: &Reload, has_file: bool, mut signals:
             wish => break wish,
         }
     };
-    systemd::tell(&[NotifyState::Stopping]);
-    signals.finish(wish, fleet, fleet.stop_grace()).await;
+    let grace = match wish {
+        // What systemd hears of is the new process by now.
+        Wish::Replaced(grace) => grace,
+        _ => {
+            systemd::tell(&[NotifyState::Stopping]);
+            fleet.stop_grace()
+        }
+    };
+    signals.finish(wish, fleet, grace).await;
     watchdog.abort();
     Ok(())
 }

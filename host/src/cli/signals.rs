@@ -23,6 +23,8 @@ pub(super) enum Wish {
     Stop,
     /// SIGHUP: read the configuration again.
     Reload,
+    /// No signal: another process serves, and what is left may go on for so long.
+    Replaced(Duration),
 }
 
 impl Signals {
@@ -57,7 +59,7 @@ impl Signals {
     /// Ends the servers as wished: a drain lets sessions finish until `grace` is over; another signal cuts that short,
     /// and one more cuts off what is left.
     pub(super) async fn finish(&mut self, wish: Wish, fleet: &Fleet, grace: Duration) {
-        if wish == Wish::Drain {
+        if matches!(wish, Wish::Drain | Wish::Replaced(_)) {
             tracing::info!(?grace, "draining; another signal stops");
             tokio::select! {
                 () = fleet.drain(grace) => {}

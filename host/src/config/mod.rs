@@ -7,7 +7,7 @@ mod registry;
 mod server;
 mod swap;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,7 +77,13 @@ impl Config {
     /// What of it the servers are started by.
     #[must_use]
     pub fn plan(self) -> Plan {
-        Plan { host: self.host, stop_grace: self.stop_grace, tenants: self.tenants, servers: self.servers }
+        Plan {
+            host: self.host,
+            stop_grace: self.stop_grace,
+            tenants: self.tenants,
+            servers: self.servers,
+            left: HashMap::new(),
+        }
     }
 
     fn parse(text: &str, folder: &Path) -> Result<Self, Vec<String>> {

@@ -1,6 +1,9 @@
 //! Which request goes where.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -11,12 +14,13 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post, put};
 use hyper::body::Body as _;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::answer::Problem;
 use super::server::Reload;
+use super::upgrade::{self, Upgrade};
 use super::{calls, metrics, page, stream, versions};
-use crate::server::Fleet;
+use crate::server::{Door, Fleet};
 use crate::telemetry::{Bucket, ControlRequest};
 
 /// Largest body of a request.
@@ -30,10 +34,28 @@ const STREAMS_MAX: usize = 16;
 /// Requests that change something and are logged each second.
 const REQUESTS_LOGGED_PER_SECOND: u32 = 20;
 
+/// Other descriptors of the API's sockets.
+pub(super) type Doorways = Vec<(Door, OwnedFd)>;
+
+/// Whether the API is served by this process still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Not,
+    /// Nobody has its sockets.
+    Alone,
+    ToAnother,
+}
+
 /// What requests work on.
 pub(super) struct Shared {
     pub(super) fleet: Arc<Fleet>,
     pub(super) reload: Reload,
+    pub(super) upgrade: Option<Upgrade>,
+    doors: Doorways,
+    /// What becomes of the doors, once another process serves.
+    left: watch::Sender<Left>,
+    /// The same, for the thread that is to end.
+    leaving: Arc<AtomicBool>,
     pub(super) streams: Arc<Semaphore>,
     /// Places for calls that may take their time.
     pub(super) waiting: Semaphore,
@@ -41,10 +63,43 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(fleet: Arc<Fleet>, reload: Reload) -> Arc<Self> {
+    pub(super) fn new(
+        fleet: Arc<Fleet>,
+        (reload, upgrade): (Reload, Option<Upgrade>),
+        doors: Doorways,
+        leaving: Arc<AtomicBool>,
+    ) -> Arc<Self> {
         let (streams, request_lines) = (Arc::new(Semaphore::new(STREAMS_MAX)), Bucket::new(REQUESTS_LOGGED_PER_SECOND));
         let waiting = Semaphore::new(WAITING_MAX);
-        Arc::new(Self { fleet, reload, streams, waiting, request_lines })
+        let left = watch::Sender::new(Left::Not);
+        Arc::new(Self { fleet, reload, upgrade, doors, left, leaving, streams, waiting, request_lines })
+    }
+
+    /// The sockets of the API, for another process.
+    pub(super) fn doors(&self) -> io::Result<Vec<(Door, OwnedFd)>> {
+        self.doors.iter().map(|(door, socket)| Ok((door.clone(), socket.try_clone()?))).collect()
+    }
+
+    /// The process may end while this request is answered.
+    pub(super) fn begins_to_leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// It does not.
+    pub(super) fn stays(&self) {
+        self.leaving.store(false, Ordering::Relaxed);
+    }
+
+    /// Answers nobody else from now on. Where the sockets are another process's now, they stay.
+    pub(super) fn leave(&self, to_another: bool) {
+        self.left.send_replace(if to_another { Left::ToAnother } else { Left::Alone });
+    }
+
+    /// Waits until it answers nobody else; whether the sockets stay.
+    pub(super) async fn left(&self) -> bool {
+        let mut left = self.left.subscribe();
+        // The sender lives in this.
+        left.wait_for(|left| *left != Left::Not).await.is_ok_and(|left| *left == Left::ToAnother)
     }
 
     /// Says that somebody was refused at the door.
@@ -100,6 +155,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/tenants", get(calls::tenants))
         .nest("/v1/servers/{server}", server)
         .route("/v1/reload", post(calls::reload))
+        .route("/v1/upgrade", post(upgrade::upgrade))
         .route("/v1/events", get(stream::events))
         .fallback(calls::nowhere)
         .method_not_allowed_fallback(calls::wrong_method)

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
@@ -68,9 +69,29 @@ pub(super) struct UnixDoor {
     pub(super) listener: UnixListener,
     path: PathBuf,
     inode: u64,
+    /// It is another process's, still or by now.
+    passed_on: bool,
 }
 
 impl UnixDoor {
+    /// Takes over one that another process has open. Must run inside a tokio runtime.
+    pub(super) fn adopt(path: &Path, socket: OwnedFd) -> Result<Self, DoorError> {
+        let system = |source| DoorError::System { place: path.display().to_string(), source };
+        let inode = std::fs::symlink_metadata(path).map_err(system)?.ino();
+        let listener = UnixListener::from_std(socket.into()).map_err(system)?;
+        Ok(Self { listener, path: path.to_owned(), inode, passed_on: true })
+    }
+
+    /// It is this process's from now on, which removes it in the end.
+    pub(super) fn own(&mut self) {
+        self.passed_on = false;
+    }
+
+    /// Leaves it to another process.
+    pub(super) fn pass_on(mut self) {
+        self.passed_on = true;
+    }
+
     /// Opens it. A socket that a process left behind is replaced. Must run inside a tokio runtime.
     pub(super) fn open(path: &Path) -> Result<Self, DoorError> {
         let system = |source| DoorError::System { place: path.display().to_string(), source };
@@ -99,7 +120,7 @@ impl UnixDoor {
         let inode = std::fs::symlink_metadata(path).map_err(system)?.ino();
         listener.set_nonblocking(true).map_err(system)?;
         let listener = UnixListener::from_std(listener).map_err(system)?;
-        Ok(Self { listener, path: path.to_owned(), inode })
+        Ok(Self { listener, path: path.to_owned(), inode, passed_on: false })
     }
 }
 
@@ -131,7 +152,7 @@ fn make_way(path: &Path) -> Result<(), DoorError> {
 
 impl Drop for UnixDoor {
     fn drop(&mut self) {
-        let own = std::fs::symlink_metadata(&self.path).is_ok_and(|seen| seen.ino() == self.inode);
+        let own = !self.passed_on && std::fs::symlink_metadata(&self.path).is_ok_and(|seen| seen.ino() == self.inode);
         if own {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -145,6 +166,14 @@ pub(super) fn open_tcp(address: SocketAddr) -> Result<TcpListener, DoorError> {
         return Err(DoorError::NotLoopback(address));
     }
     let listener = std::net::TcpListener::bind(address).map_err(system)?;
+    listener.set_nonblocking(true).map_err(system)?;
+    TcpListener::from_std(listener).map_err(system)
+}
+
+/// Takes over one that another process has open. Must run inside a tokio runtime.
+pub(super) fn adopt_tcp(address: SocketAddr, socket: OwnedFd) -> Result<TcpListener, DoorError> {
+    let system = |source| DoorError::System { place: address.to_string(), source };
+    let listener = std::net::TcpListener::from(socket);
     listener.set_nonblocking(true).map_err(system)?;
     TcpListener::from_std(listener).map_err(system)
 }

@@ -17,9 +17,11 @@ mod prompt;
 mod requests;
 mod server;
 mod stream;
+mod upgrade;
 mod versions;
 mod views;
 
 pub use client::{Client, ClientError};
 pub use door::{DoorError, default_socket};
 pub use server::{Control, ControlConfig, ControlError, Opening, Reload, Token};
+pub use upgrade::{Upgrade, UpgradeWish, Upgraded};

@@ -20,6 +20,12 @@ const STOP_GRACE_DEFAULT: Duration = Duration::from_secs(10);
 const LOCK_WAIT_DEFAULT: Duration = Duration::from_secs(5);
 const LOCK_HOLD_DEFAULT: Duration = Duration::from_secs(10);
 
+/// How long a new process may take until it serves, where the request does not say and at most.
+const UPGRADE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(120);
+const UPGRADE_TIMEOUT_MAX: Duration = Duration::from_secs(1_800);
+/// Longest that sessions may go on in the process that was replaced.
+const UPGRADE_DRAIN_MAX: Duration = Duration::from_secs(24 * 3_600);
+
 /// Reads a body; an empty one is an empty object.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
@@ -228,6 +234,35 @@ impl Lock {
         }
         let given = |span: Option<Span>, default| span.map_or(default, |span| span.0);
         Ok((given(self.wait, LOCK_WAIT_DEFAULT), given(self.hold, LOCK_HOLD_DEFAULT)))
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Upgrade {
+    pub(super) program: Option<PathBuf>,
+    timeout: Option<Span>,
+    drain: Option<Span>,
+}
+
+impl Upgrade {
+    /// How long the new process may take, and how long sessions that cannot move may go on.
+    pub(super) fn read(&self) -> Result<(Duration, Option<Duration>), Problem> {
+        for (key, given, max) in
+            [("timeout", self.timeout, UPGRADE_TIMEOUT_MAX), ("drain", self.drain, UPGRADE_DRAIN_MAX)]
+        {
+            if let Some(span) = given.filter(|span| span.0 > max) {
+                return Err(beyond(key, max, span));
+            }
+        }
+        let timeout = self.timeout.map_or(UPGRADE_TIMEOUT_DEFAULT, |span| span.0);
+        if timeout.is_zero() {
+            return Err(Problem::bad("bad-value", "`timeout`: expected more than nothing"));
+        }
+        if self.program.as_ref().is_some_and(|program| !program.is_absolute()) {
+            return Err(Problem::bad("bad-value", "`program`: expected an absolute path"));
+        }
+        Ok((timeout, self.drain.map(|span| span.0)))
     }
 }
 

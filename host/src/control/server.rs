@@ -4,10 +4,11 @@ use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
@@ -25,13 +26,14 @@ use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::api::{Shared, router};
+use super::api::{Doorways, Shared, router};
 use super::asker::Asker;
-use super::door::{DoorError, UnixDoor, open_tcp};
+use super::door::{DoorError, UnixDoor, adopt_tcp, open_tcp};
 pub use super::guard::Token;
 use super::guard::{self, Known};
 use super::prompt::Prompt;
-use crate::server::{Fleet, Reloaded};
+use super::upgrade::Upgrade;
+use crate::server::{Door, Fleet, Reloaded};
 use crate::telemetry::ControlOpened;
 
 /// Connections served at once through each door, so that who has no token cannot shut the owner out. Further ones wait
@@ -47,6 +49,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_MAX_BYTES: usize = 16 << 10;
 /// Pause after an error of accepting, which is the process's lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long requests may go on being answered once another process serves and this one ends.
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
 /// How far the thread stands back behind those of sessions.
 const NICENESS: i32 = 19;
 
@@ -105,16 +109,23 @@ pub struct Control {
 /// The API, reachable and silent: whoever asks waits until there is somebody to answer. Dropping it closes it.
 pub struct Opening {
     control: Control,
-    served: oneshot::Sender<(Arc<Fleet>, Reload)>,
+    served: oneshot::Sender<(Arc<Fleet>, Reload, Option<Upgrade>)>,
+    adopted: Vec<Door>,
 }
 
 impl Opening {
     /// Answers for these servers from now on.
     #[must_use]
-    pub fn serve(self, fleet: Arc<Fleet>, reload: Reload) -> Control {
+    pub fn serve(self, fleet: Arc<Fleet>, reload: Reload, upgrade: Option<Upgrade>) -> Control {
         // It fails only where the thread is gone, and then nobody can be answered.
-        let _ = self.served.send((fleet, reload));
+        let _ = self.served.send((fleet, reload, upgrade));
         self.control
+    }
+
+    /// Which of the doors that were handed over it has taken.
+    #[must_use]
+    pub fn adopted(&self) -> &[Door] {
+        &self.adopted
     }
 }
 
@@ -124,46 +135,57 @@ impl Control {
     /// # Errors
     /// [`ControlError`]; nothing is left open.
     pub fn start(config: &ControlConfig, fleet: Arc<Fleet>, reload: Reload) -> Result<Self, ControlError> {
-        Ok(Self::open(config)?.serve(fleet, reload))
+        Ok(Self::open(config, Vec::new())?.serve(fleet, reload, None))
     }
 
-    /// Opens the socket and the address, so that a process that cannot have them starts nothing.
+    /// Opens the socket and the address, so that a process that cannot have them starts nothing. What another process has open
+    /// there and hands over is taken instead.
     ///
     /// # Errors
     /// [`ControlError`]; nothing is left open.
-    pub fn open(config: &ControlConfig) -> Result<Opening, ControlError> {
+    pub fn open(config: &ControlConfig, handed: Vec<(Door, OwnedFd)>) -> Result<Opening, ControlError> {
         let (served, serves) = oneshot::channel();
         let (ready, opened) = sync_channel(1);
         let (stop, stopped) = oneshot::channel::<()>();
         let (config, socket) = (config.clone(), config.socket.clone());
+        let leaving = Arc::new(AtomicBool::new(false));
         let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
         let thread = std::thread::Builder::new().name("wharf-control".into()).spawn(move || {
             // Where this is not allowed the kernel shares the CPU evenly, which is no harm either.
             let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS);
             runtime.block_on(async {
-                let doors = match open(&config) {
-                    Ok(doors) => doors,
+                let (doors, adopted) = match open(&config, handed) {
+                    Ok(opened) => opened,
                     Err(error) => return drop(ready.send(Err(error))),
                 };
                 let address = doors.1.as_ref().and_then(|(tcp, _)| tcp.local_addr().ok());
-                let _ = ready.send(Ok(address));
+                let _ = ready.send(Ok((address, adopted)));
                 let work = async {
-                    if let Ok((fleet, reload)) = serves.await {
-                        serve(doors, Shared::new(fleet, reload)).await;
+                    if let Ok((fleet, reload, upgrade)) = serves.await {
+                        // Without descriptors for it there can be no successor, and everything else goes on.
+                        let ways = doorways(&config, &doors).unwrap_or_default();
+                        let shared = Shared::new(fleet, (reload, upgrade), ways, Arc::clone(&leaving));
+                        serve(doors, shared).await;
                     }
                 };
+                let mut work = pin!(work);
                 tokio::select! {
-                    () = work => {}
-                    _ = stopped => {}
+                    () = &mut work => {}
+                    _ = stopped => {
+                        // Whoever asked for another process is still to be answered.
+                        if leaving.load(Ordering::Relaxed) {
+                            let _ = tokio::time::timeout(GOODBYE_MAX, work).await;
+                        }
+                    }
                 }
             });
             runtime.shutdown_background();
         })?;
         let gone = |_| ControlError::Thread(io::Error::other("it ended"));
-        let address = opened.recv().map_err(gone)??;
+        let (address, adopted) = opened.recv().map_err(gone)??;
         ControlOpened { socket: &socket, address }.emit();
         let control = Self { address, thread: Some(thread), stop: Some(stop) };
-        Ok(Opening { control, served })
+        Ok(Opening { control, served, adopted })
     }
 
     /// The loopback address, with its real port.
@@ -184,15 +206,41 @@ impl Drop for Control {
 
 type Doors = (UnixDoor, Option<(TcpListener, Token)>);
 
-fn open(config: &ControlConfig) -> Result<Doors, DoorError> {
+fn open(config: &ControlConfig, mut handed: Vec<(Door, OwnedFd)>) -> Result<(Doors, Vec<Door>), DoorError> {
+    let mut adopted = Vec::new();
+    let mut take = |door: Door| {
+        let at = handed.iter().position(|(other, _)| *other == door)?;
+        adopted.push(door);
+        Some(handed.swap_remove(at).1)
+    };
     let tcp = match &config.listen {
-        Some((address, token)) => Some((open_tcp(*address)?, token.clone())),
+        Some((address, token)) => {
+            let socket = match take(Door::Tcp(*address)) {
+                Some(socket) => adopt_tcp(*address, socket)?,
+                None => open_tcp(*address)?,
+            };
+            Some((socket, token.clone()))
+        }
         None => None,
     };
-    Ok((UnixDoor::open(&config.socket)?, tcp))
+    let unix = match take(Door::Unix(config.socket.clone())) {
+        Some(socket) => UnixDoor::adopt(&config.socket, socket)?,
+        None => UnixDoor::open(&config.socket)?,
+    };
+    Ok(((unix, tcp), adopted))
 }
 
-async fn serve((unix, tcp): Doors, shared: Arc<Shared>) {
+fn doorways(config: &ControlConfig, (unix, tcp): &Doors) -> io::Result<Doorways> {
+    let mut ways = vec![(Door::Unix(config.socket.clone()), unix.listener.as_fd().try_clone_to_owned()?)];
+    if let (Some((address, _)), Some((tcp, _))) = (&config.listen, tcp) {
+        ways.push((Door::Tcp(*address), tcp.as_fd().try_clone_to_owned()?));
+    }
+    Ok(ways)
+}
+
+/// Ends where another process does this from now on, and whoever was being answered is.
+async fn serve((mut unix, tcp): Doors, shared: Arc<Shared>) {
+    unix.own();
     let router = router(Arc::clone(&shared));
     let mut spare = reserve();
     let (places, tcp_places) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
@@ -228,7 +276,14 @@ async fn serve((unix, tcp): Doors, shared: Arc<Shared>) {
             }
         }
     };
-    tokio::join!(through_unix, through_tcp);
+    let to_another = tokio::select! {
+        _ = async { tokio::join!(through_unix, through_tcp) } => false,
+        to_another = shared.left() => to_another,
+    };
+    if to_another {
+        unix.pass_on();
+    }
+    let _ = places.acquire_many(CONNECTIONS_MAX as u32).await;
 }
 
 fn reserve() -> Option<File> {

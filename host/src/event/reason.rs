@@ -71,6 +71,8 @@ impl DisconnectReason {
 pub enum EndReason {
     /// An ending that the plugin could be told of.
     Disconnect(DisconnectReason),
+    /// It goes on in another process.
+    Moved,
     /// The plugin's instance is gone; it could not be told.
     Fault(FaultKind),
 }
@@ -81,6 +83,7 @@ impl EndReason {
     pub fn name(self) -> Cow<'static, str> {
         match self {
             Self::Disconnect(reason) => Cow::Borrowed(reason.name()),
+            Self::Moved => Cow::Borrowed("moved"),
             Self::Fault(kind) => kind.name(),
         }
     }

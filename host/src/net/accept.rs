@@ -131,6 +131,14 @@ impl Listener {
         turned
     }
 
+    /// Another descriptor of the same socket, for another process.
+    ///
+    /// # Errors
+    /// The process has no descriptors left.
+    pub fn duplicate(&self) -> io::Result<TcpListener> {
+        self.inner.get_ref().try_clone()
+    }
+
     /// Where it listens, with the port the system chose where any was asked for.
     #[must_use]
     pub fn address(&self) -> SocketAddr {

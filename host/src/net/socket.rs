@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -61,6 +61,15 @@ impl Socket {
             Tie::Bound(stream) => Some(SockRef::from(stream)),
             Tie::Loose(stream) => Some(SockRef::from(stream)),
             Tie::Lost => None,
+        }
+    }
+
+    /// Another descriptor of it.
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        match &self.0 {
+            Tie::Bound(stream) => stream.as_fd().try_clone_to_owned(),
+            Tie::Loose(stream) => stream.as_fd().try_clone_to_owned(),
+            Tie::Lost => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The byte stream of one established session, plain or TLS. It moves bytes and knows no events.
 
 use std::io;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -70,6 +72,24 @@ impl Wire {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
         }
+    }
+
+    /// A connection that another process has established.
+    ///
+    /// # Errors
+    /// It is none, or the reactor takes no more. It is closed here.
+    pub fn adopt(connection: OwnedFd) -> io::Result<Self> {
+        let stream = TcpStream::from(connection);
+        stream.set_nonblocking(true)?;
+        Ok(Self::Plain(Socket::bound(stream)?))
+    }
+
+    /// Another descriptor of the connection, for another process. What TLS knows is not in it.
+    ///
+    /// # Errors
+    /// The process has no descriptors left.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.socket().duplicate()
     }
 
     /// Closes at once; the peer sees a reset, and nothing that is queued is sent.

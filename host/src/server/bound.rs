@@ -18,6 +18,7 @@ use super::lock::Holder;
 use super::procure::{ProcureError, again};
 use super::registry::Registry;
 use super::service::{Service, Terms};
+use super::succession::{LeftSocket, OpenSocket};
 use super::swap::same;
 use super::tenants::Tenant;
 use super::versions::{Generation, History, How, Standing};
@@ -45,6 +46,8 @@ pub struct Prepared {
     pub(super) security: Security,
     /// Places of the instances that its sessions share.
     pub(super) room: Option<Arc<Places>>,
+    /// What the process before this one listened with.
+    pub(super) left: Option<LeftSocket>,
 }
 
 /// A server that listens and does not accept yet. Dropping it frees the address.
@@ -52,6 +55,10 @@ pub struct Bound {
     prepared: Prepared,
     host: Host,
     listener: Listener,
+    /// Whoever started the process chose the socket, whatever the description says.
+    given: bool,
+    /// Sessions get numbers above this one.
+    ids_above: u64,
 }
 
 impl Prepared {
@@ -90,14 +97,24 @@ impl Prepared {
     }
 
     /// Binds its address.
-    pub(super) fn listen(self, host: &Host) -> Result<Bound, BindError> {
+    pub(super) fn listen(mut self, host: &Host) -> Result<Bound, BindError> {
         // The socket registers with the runtime that will poll it.
         let _inside = host.runtime().enter();
-        let listener = match &self.description.inherited {
-            Some(socket) => Listener::adopt(socket.try_clone().map_err(BindError::Inherited)?)?,
-            None => Listener::open(&self.description.endpoint)?,
+        let left = self.left.take();
+        let ids_above = left.as_ref().map_or(0, |left| left.ids_above);
+        let endpoint = &self.description.endpoint;
+        let left = match left {
+            Some(left) if left.given || left.socket.local_addr().ok() == Some(endpoint.resolve()?) => Some(left),
+            // The description has moved on.
+            _ => None,
         };
-        Ok(Bound { prepared: self, host: host.clone(), listener })
+        let given = self.description.inherited.is_some() || left.as_ref().is_some_and(|left| left.given);
+        let listener = match (&self.description.inherited, left) {
+            (Some(socket), _) => Listener::adopt(socket.try_clone().map_err(BindError::Inherited)?)?,
+            (None, Some(left)) => Listener::adopt(left.socket)?,
+            (None, None) => Listener::open(endpoint)?,
+        };
+        Ok(Bound { prepared: self, host: host.clone(), listener, given, ids_above })
     }
 
     /// The name of its owner.
@@ -212,7 +229,7 @@ impl Bound {
     /// Starts accepting.
     #[must_use]
     pub fn run(self) -> ServerHandle {
-        let Self { prepared, host, listener } = self;
+        let Self { prepared, host, listener, given, ids_above } = self;
         let name = prepared.name();
         let (counters, latch) = (Arc::new(Counters::default()), Arc::new(Latch::default()));
         let tenant = host.tenant(&prepared.tenant());
@@ -256,10 +273,12 @@ impl Bound {
             host_notices: host.notices_sender(),
             name: name.into(),
         });
-        let address = listener.address();
+        service.registry.number_above(ids_above);
+        let (address, listener) = (listener.address(), Arc::new(listener));
+        let socket = OpenSocket { listener: Arc::downgrade(&listener), given };
         ServerStarted { server: &service.name, address, secure: description.secure, plugin: &label }.emit();
         let (seen, accepting) = watch::channel(0);
         host.runtime().spawn(serve::accept(Arc::clone(&service), listener, seen));
-        ServerHandle::new(service, host, address, accepting)
+        ServerHandle::new(service, host, address, accepting, socket)
     }
 }

@@ -1,6 +1,6 @@
 //! All servers of a process, by name: started together, changed together, stopped together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use super::course::Status;
 use super::handle::ServerHandle;
 use super::host::{Host, HostConfig};
 use super::service::FAREWELL_MAX;
+use super::succession::LeftSocket;
 use super::tenants::TenantLimits;
 
 /// What a reload is to lead to: what the servers share, and each server with its place in the file for messages.
@@ -23,6 +24,8 @@ pub struct Plan {
     pub tenants: BTreeMap<String, TenantLimits>,
     /// The servers.
     pub servers: Vec<(String, ServerBuilder)>,
+    /// What the process before this one listened with, by names of servers. Only at a start.
+    pub left: HashMap<String, LeftSocket>,
 }
 
 /// What a reload did.
@@ -63,7 +66,7 @@ pub struct Fleet {
     /// Those that a reload removed and that may not have ended yet.
     leaving: Mutex<Vec<Arc<ServerHandle>>>,
     /// One reload at a time.
-    reloading: tokio::sync::Mutex<()>,
+    pub(super) reloading: tokio::sync::Mutex<()>,
     draining: AtomicBool,
     stop_grace: Mutex<Duration>,
 }
@@ -93,8 +96,9 @@ impl Fleet {
         let mut mistakes: Vec<_> = plan.excess().into_iter().collect();
         host.limit_tenants(&plan.tenants);
         let mut bound: BTreeMap<String, (Bound, ServerBuilder)> = BTreeMap::new();
+        let mut left = plan.left;
         for (place, description) in plan.servers {
-            match description.clone().host(&host).bind() {
+            match description.clone().host(&host).bind_with(&mut left) {
                 Ok(server) if bound.contains_key(&server.name()) => mistakes.push(taken(&place, &server.name())),
                 Ok(server) => drop(bound.insert(server.name(), (server, description))),
                 Err(error) => mistakes.push(format!("{place}: {error}")),
@@ -276,6 +280,14 @@ impl Fleet {
         self.draining.store(true, Ordering::Relaxed);
         let servers = self.everything();
         futures_util::future::join_all(servers.iter().map(|server| server.drain(deadline))).await;
+    }
+
+    /// Takes no newcomers on any server. When this returns nobody is accepted any more, and what listened is closed, but for
+    /// another process that has it as well.
+    pub async fn close(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        let servers = self.everything();
+        futures_util::future::join_all(servers.iter().map(|server| server.close())).await;
     }
 
     /// Stops all servers. See [`ServerHandle::stop`].

@@ -12,6 +12,7 @@ use super::course::{Newcomers, Notice, Occurrence, Status};
 use super::host::Host;
 use super::lock::{Lock, LockError};
 use super::service::{FAREWELL_MAX, Service, closed, followed};
+use super::succession::OpenSocket;
 use crate::admission::{Change, Throttle, ThrottleError};
 use crate::event::Priority;
 use crate::net::{Credentials, CredentialsError, Security};
@@ -53,11 +54,23 @@ pub struct ServerHandle {
     host: Host,
     address: SocketAddr,
     accepting: watch::Receiver<u64>,
+    socket: OpenSocket,
 }
 
 impl ServerHandle {
-    pub(super) fn new(service: Arc<Service>, host: Host, address: SocketAddr, accepting: watch::Receiver<u64>) -> Self {
-        Self { service, host, address, accepting }
+    pub(super) fn new(
+        service: Arc<Service>,
+        host: Host,
+        address: SocketAddr,
+        accepting: watch::Receiver<u64>,
+        socket: OpenSocket,
+    ) -> Self {
+        Self { service, host, address, accepting, socket }
+    }
+
+    /// The socket it listens with, as long as it does.
+    pub(super) fn socket(&self) -> &OpenSocket {
+        &self.socket
     }
 
     /// Its name.
@@ -340,14 +353,19 @@ impl ServerHandle {
     /// Takes no newcomers and lets sessions finish by themselves until the deadline. Returns when none is left or the
     /// deadline passed; [`ServerHandle::stop`] is to follow. Dropping the future leaves the server draining.
     pub async fn drain(&self, deadline: Duration) {
+        self.close().await;
+        // Whether it was enough shows in what is left.
+        let _ = tokio::time::timeout(deadline, self.service.census.until_empty(u64::MAX)).await;
+    }
+
+    /// The first part of it: when this returns nobody is accepted any more.
+    pub(super) async fn close(&self) {
         if self.service.begin_stop() {
             self.service.tell(Occurrence::Draining);
         }
         // Who is held can not finish.
         self.service.revoke_lock();
         closed(self.accepting.clone()).await;
-        // Whether it was enough shows in what is left.
-        let _ = tokio::time::timeout(deadline, self.service.census.until_empty(u64::MAX)).await;
     }
 
     /// [`ServerHandle::stop`] for callers outside a runtime; blocks.

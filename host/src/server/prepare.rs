@@ -1,5 +1,6 @@
 //! From a description to what can run: values checked, plugin and credentials loaded, address bound.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use super::checks::argument;
 use super::handle::ServerHandle;
 use super::host::Host;
 use super::procure::procure;
+use super::succession::LeftSocket;
 use super::versions::{Generation, Recorded};
 use crate::admission::Places;
 use crate::net::{Credentials, Security};
@@ -30,8 +32,15 @@ impl ServerBuilder {
     /// # Errors
     /// [`StartError`]; nothing is left bound.
     pub fn bind(self) -> Result<Bound, StartError> {
+        self.bind_with(&mut HashMap::new())
+    }
+
+    /// The same with what the process before this one listened with, by names of servers.
+    pub(super) fn bind_with(self, left: &mut HashMap<String, LeftSocket>) -> Result<Bound, StartError> {
         let host = self.host.clone().map_or_else(Host::shared, Ok)?;
-        Ok(self.prepare(&host)?.listen(&host)?)
+        let mut prepared = self.prepare(&host)?;
+        prepared.left = left.remove(&prepared.name);
+        Ok(prepared.listen(&host)?)
     }
 
     /// The same without a socket that was handed over, which would otherwise stay open for as long as this.
@@ -54,7 +63,7 @@ impl ServerBuilder {
         try_out(&plugin, self.limits, self.budgets.start(self.priority))?;
         let security = self.security()?;
         let room = self.room(host)?;
-        Ok(Prepared { description: self, name, plugin, configured, recorded, security, room })
+        Ok(Prepared { description: self, name, plugin, configured, recorded, security, room, left: None })
     }
 
     /// What was in force when the process ended, where that was swapped in and the description names the same plugin still.

@@ -121,6 +121,16 @@ impl Registry {
         self.last_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// The last number that was given.
+    pub(super) fn last_id(&self) -> u64 {
+        self.last_id.load(Ordering::Relaxed)
+    }
+
+    /// Numbers given from now on are above this one.
+    pub(super) fn number_above(&self, id: u64) {
+        self.last_id.fetch_max(id, Ordering::Relaxed);
+    }
+
     /// Enters a session under its id. The membership ends when the session is known to end, the presence with its task.
     pub(crate) fn enter(
         self: &Arc<Self>,
@@ -137,6 +147,32 @@ impl Registry {
         drop(members);
         let registry = Arc::downgrade(self);
         (Membership { registry: registry.clone(), id }, Presence { registry, id })
+    }
+
+    /// The same for one that has its number and maybe a name from another process. `None`: somebody has that number.
+    pub(crate) fn enter_again(
+        self: &Arc<Self>,
+        line: &Arc<Line>,
+        round: u64,
+        successor: &Arc<Successor<EventProcedure>>,
+        name: Option<&str>,
+    ) -> Option<(Membership, Presence)> {
+        let id = line.info().id;
+        // Numbers of this process are above those of the one before, so that nobody comes between the two.
+        if self.members().lines.contains_key(&id) {
+            return None;
+        }
+        let entered = self.enter(line, round, successor);
+        if let Some(name) = name {
+            // Somebody else may carry it by now.
+            let _ = self.set_name(id, name);
+        }
+        Some(entered)
+    }
+
+    /// Its name, where it has one.
+    pub(super) fn name_of(&self, id: u64) -> Option<String> {
+        self.view(id, |_, member| member.name.clone()).flatten()
     }
 
     /// Every session with its round, those that are ending included.

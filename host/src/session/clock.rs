@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::baggage::{Times, ago, back};
 use crate::event::DisconnectReason;
 
 /// Least time over which the minimum rate is judged.
@@ -80,6 +81,30 @@ impl Clock {
             seen_in: 0,
             seen_out: 0,
             unanswered: None,
+        }
+    }
+
+    /// One that came from another process, where so many bytes had been seen.
+    pub(super) fn resumed(now: Instant, times: &Times, (seen_in, seen_out): (u64, u64)) -> Self {
+        Self {
+            started: back(now, times.started),
+            heard_from: back(now, times.heard_from),
+            last_exchange: back(now, times.exchanged),
+            idle_since: back(now, times.idle),
+            seen_in,
+            seen_out,
+            unanswered: times.unanswered.map(|(since, before)| (back(now, since), before)),
+        }
+    }
+
+    /// For another process.
+    pub(super) fn times(&self, now: Instant) -> Times {
+        Times {
+            started: ago(self.started, now),
+            heard_from: ago(self.heard_from, now),
+            exchanged: ago(self.last_exchange, now),
+            idle: ago(self.idle_since, now),
+            unanswered: self.unanswered.map(|(since, before)| (ago(since, now), before)),
         }
     }
 

@@ -4,6 +4,7 @@ mod beside;
 mod handover;
 mod parting;
 mod sleep;
+mod travel;
 
 use std::future::poll_fn;
 use std::io;
@@ -107,29 +108,7 @@ impl<P: Procedure, M> Session<P, M> {
         peers: Arc<dyn Peers>,
         membership: M,
     ) -> (Ended, Arc<P>) {
-        let procedure = successor.current();
-        let now = Instant::now();
-        let (tenant, account) = (Arc::clone(&line.config().tenant), Arc::clone(&line.config().account));
-        let turn = Turn::new(Arc::clone(line.seat()), line.priority(), tenant, account);
-        let mut session = Self {
-            line,
-            peers,
-            machine: Machine::default(),
-            procedure,
-            successor,
-            instance: None,
-            asleep: None,
-            stirred: now,
-            sleepless: false,
-            spent_before: 0,
-            membership: Some(membership),
-            fault: None,
-            alarm: Alarm::new(now),
-            clock: Clock::new(now),
-            turn,
-            home: here(),
-            flush_ends: None,
-        };
+        let mut session = Self::new(line, successor, peers, membership);
         let class = session.line.priority();
         let budget = session.line.config().budgets.start(class);
         let birth = match turn::enter(&session.line, Doing::START).await {
@@ -162,6 +141,32 @@ impl<P: Procedure, M> Session<P, M> {
         let ending = session.play().await;
         let procedure = Arc::clone(&session.procedure);
         (session.finish(ending).await, procedure)
+    }
+
+    fn new(line: Arc<Line>, successor: Arc<Successor<P>>, peers: Arc<dyn Peers>, membership: M) -> Self {
+        let procedure = successor.current();
+        let now = Instant::now();
+        let (tenant, account) = (Arc::clone(&line.config().tenant), Arc::clone(&line.config().account));
+        let turn = Turn::new(Arc::clone(line.seat()), line.priority(), tenant, account);
+        Self {
+            line,
+            peers,
+            machine: Machine::default(),
+            procedure,
+            successor,
+            instance: None,
+            asleep: None,
+            stirred: now,
+            sleepless: false,
+            spent_before: 0,
+            membership: Some(membership),
+            fault: None,
+            alarm: Alarm::new(now),
+            clock: Clock::new(now),
+            turn,
+            home: here(),
+            flush_ends: None,
+        }
     }
 
     /// What its instances have used.

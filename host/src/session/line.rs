@@ -3,6 +3,8 @@
 //! One task owns a session and everything here happens on it, so the lock is never contended; it is there because
 //! the host calls come through the engine and cannot borrow from the driver. It is never held across an `await`.
 
+mod travel;
+
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

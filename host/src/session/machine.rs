@@ -86,6 +86,12 @@ impl Default for Machine {
 }
 
 impl Machine {
+    /// A session that came from another process, between two events.
+    #[must_use]
+    pub fn resumed(half_closed: bool) -> Self {
+        Self { phase: Phase::Open, half_closed, ending: None }
+    }
+
     /// What to do now. Does not change anything.
     #[must_use]
     pub fn step(&self) -> Step {
@@ -185,6 +191,13 @@ impl Machine {
     pub fn lost(&mut self, kind: FaultKind) {
         self.phase = Phase::Over;
         self.ending = Some(Ending { reason: EndReason::Fault(kind), how: How::Reset });
+    }
+
+    /// The session goes on in another process, which has its connection; here nothing more is done to it.
+    pub fn departed(&mut self) {
+        debug_assert_eq!(self.step(), Step::Listen);
+        self.phase = Phase::Over;
+        self.ending = Some(Ending { reason: EndReason::Moved, how: How::Reset });
     }
 
     /// No instance could be made, so there will be no event at all.

@@ -57,6 +57,16 @@ pub(super) struct Mailbox {
     waker: AtomicWaker,
 }
 
+/// What was in a mailbox when it was sealed.
+#[derive(Debug)]
+pub(super) struct Sealed(Mail);
+
+impl Sealed {
+    pub(super) fn pieces(&self) -> impl Iterator<Item = &Arc<[u8]>> {
+        self.0.pieces.iter()
+    }
+}
+
 impl Mailbox {
     /// Leaves an order and wakes the owner.
     pub(super) fn order(&self, order: Orders) {
@@ -114,6 +124,18 @@ impl Mailbox {
         let piece = mail.pieces.pop_front()?;
         mail.bytes -= piece.len();
         Some(piece)
+    }
+
+    /// Takes no more mail until it is unsealed. What was there.
+    pub(super) fn seal(&self) -> Sealed {
+        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        Sealed(std::mem::replace(&mut *mail, Mail { shut: true, ..Mail::default() }))
+    }
+
+    /// Takes mail again, and has what was there.
+    pub(super) fn unseal(&self, sealed: Sealed) {
+        *self.mail.lock().unwrap_or_else(PoisonError::into_inner) = sealed.0;
+        self.order(Orders::MAIL);
     }
 
     /// Takes no more mail and forgets what is there.

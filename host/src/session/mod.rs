@@ -4,6 +4,7 @@
 //! all three and decides nothing. The state that the plugin's host calls and other sessions reach is a [`Line`].
 
 mod alarm;
+mod baggage;
 mod buffers;
 mod clock;
 mod driver;
@@ -19,6 +20,7 @@ mod successor;
 mod timers;
 mod turn;
 
+pub use baggage::{Baggage, Parting, Times, Traveller};
 pub use clock::{Deadlines, MIN_RATE_WINDOW};
 pub use driver::{Ended, Session};
 pub use latch::Latch;

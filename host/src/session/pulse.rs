@@ -74,6 +74,13 @@ impl Pulse {
         self.asleep.load(Ordering::Relaxed)
     }
 
+    /// It has done so much in another process.
+    pub(super) fn resume(&self, events: u64, usage: Usage, cpu: Duration) {
+        self.events.store(events, Ordering::Relaxed);
+        self.born(usage);
+        self.spend(cpu);
+    }
+
     /// The instance was made.
     pub(super) fn born(&self, usage: Usage) {
         self.asleep.store(false, Ordering::Relaxed);

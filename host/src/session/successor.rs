@@ -6,6 +6,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 
+use super::baggage::Departure;
 use crate::event::Fault;
 
 /// The procedure of one session. The session itself moves from one to the next, between two events.
@@ -18,6 +19,7 @@ pub struct Successor<P> {
 #[derive(Debug)]
 struct Next<P> {
     handover: Option<Handover<P>>,
+    departure: Option<Departure>,
     /// The session is to end: there will be no hand-over.
     closed: bool,
 }
@@ -65,7 +67,10 @@ impl<P> Successor<P> {
     /// Of a session that starts with this procedure.
     #[must_use]
     pub fn new(current: Arc<P>) -> Self {
-        Self { current: ArcSwap::new(current), next: Mutex::new(Next { handover: None, closed: false }) }
+        Self {
+            current: ArcSwap::new(current),
+            next: Mutex::new(Next { handover: None, departure: None, closed: false }),
+        }
     }
 
     /// What handles the session.
@@ -106,7 +111,7 @@ impl<P> Successor<P> {
 
     /// The session is to end: whoever waits for a hand-over hears nothing, and so does whoever asks for one.
     pub(super) fn close(&self) {
-        *self.next() = Next { handover: None, closed: true };
+        *self.next() = Next { handover: None, departure: None, closed: true };
     }
 
     /// Takes the wish back. False where the hand-over has begun, or nothing was asked for.
@@ -118,6 +123,22 @@ impl<P> Successor<P> {
     #[must_use]
     pub fn is_asked(&self) -> bool {
         self.next().handover.is_some()
+    }
+
+    pub(super) fn put_departure(&self, departure: Departure) {
+        let mut next = self.next();
+        if !next.closed {
+            next.departure = Some(departure);
+        }
+    }
+
+    pub(super) fn take_departure(&self) -> Option<Departure> {
+        self.next().departure.take()
+    }
+
+    /// Asks a session no more to leave. False where it is about to.
+    pub fn asks_no_more(&self) -> bool {
+        self.take_departure().is_some()
     }
 
     pub(super) fn take(&self) -> Option<Handover<P>> {

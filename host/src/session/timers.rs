@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::baggage::ago;
+
 /// Longest delay. A longer one is cut to it.
 const DELAY_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
 
@@ -23,6 +25,11 @@ impl Timers {
             None => return false,
         }
         true
+    }
+
+    /// All of them, with the milliseconds that are left.
+    pub(super) fn left(&self, now: Instant) -> Vec<(u32, u64)> {
+        self.0.iter().map(|&(due, id)| (id, ago(now, due))).collect()
     }
 
     /// When the next one is due.

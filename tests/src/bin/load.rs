@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release -p wharf-tests --bin load -- all
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -305,6 +305,7 @@ fn control(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli, requests: 
         stop_grace: Duration::ZERO,
         tenants: BTreeMap::new(),
         servers: vec![("echo".to_owned(), describe_echo(host)?)],
+        left: HashMap::new(),
     };
     let fleet = Fleet::start(host.clone(), plan)?;
     let nothing = Reload::new(|_| async { Err("nothing to read".to_owned()) });

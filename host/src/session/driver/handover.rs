@@ -17,6 +17,9 @@ const VERDICT_MAX: Duration = Duration::from_secs(120);
 impl<P: Procedure, M> Session<P, M> {
     /// Does what was asked for, if anything was. Whatever fails on the new side, the old instance carries on.
     pub(super) async fn hand_over(&mut self) {
+        if let Some(departure) = self.successor.take_departure() {
+            return self.depart(departure).await;
+        }
         if let Some(fault) = turn::enter(&self.line, Doing::HANDOVER).await {
             self.end_by("hand-over", fault);
             return;

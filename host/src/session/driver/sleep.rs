@@ -21,6 +21,13 @@ pub(super) struct Asleep<P> {
     account: Arc<Account>,
 }
 
+impl<P> Asleep<P> {
+    /// What is kept, and the version that saved it.
+    pub(super) fn kept(&self) -> (Vec<u8>, String) {
+        (self.state.clone(), self.version.clone())
+    }
+}
+
 impl<P> Drop for Asleep<P> {
     fn drop(&mut self) {
         // Nothing, where it was taken out.

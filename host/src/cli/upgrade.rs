@@ -1,0 +1,183 @@
+//! `wharf upgrade`: both ends of it. The running process starts a program as it was started itself and gives it what it listens
+//! with; the new process finds that where its standard input would be.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use sd_notify::NotifyState;
+use serde_json::json;
+use tokio::sync::{Mutex, watch};
+
+use super::ctl::{self, Ask};
+use super::systemd;
+use crate::control::{Upgrade, UpgradeWish, Upgraded};
+use crate::net::Passage;
+use crate::server::{Fleet, Inheritance, hand_over};
+
+/// Says to a process that another is to be succeeded, through standard input.
+const MARK: &str = "WHARF_TAKES_OVER";
+/// What systemd says to one process and not to the next.
+const OTHERS: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
+/// How long a program that said nothing more may take to end.
+const END_MAX: Duration = Duration::from_secs(1);
+
+#[derive(Args)]
+pub(super) struct UpgradeArgs {
+    /// The control socket; as in `[control]`, `$XDG_RUNTIME_DIR/wharf/control.sock` where none is given.
+    #[arg(long, env = "WHARF_CONTROL")]
+    socket: Option<PathBuf>,
+    /// The new program; where none is given, what lies now where the running one was started from.
+    #[arg(long)]
+    program: Option<PathBuf>,
+    /// How long the new process may take until it serves, as 2m, which is the default.
+    #[arg(long)]
+    timeout: Option<String>,
+    /// How long sessions that cannot move may go on in the old process, as 1h; `stop_grace` where none is given.
+    #[arg(long)]
+    drain: Option<String>,
+    /// Print what the API answers, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Asks the running process.
+pub(super) fn run(arguments: &UpgradeArgs) -> ExitCode {
+    let program = match arguments.program.as_ref().map(std::path::absolute).transpose() {
+        Ok(program) => program,
+        Err(error) => return ctl::fail(&format!("--program: {error}"), 2),
+    };
+    let body = json!({ "program": program, "timeout": arguments.timeout, "drain": arguments.drain });
+    let ask = Ask::with("POST", "/v1/upgrade".into(), body);
+    ctl::send(arguments.socket.clone(), ask, arguments.json, |_| 0)
+}
+
+/// What the process before this one offers, where there is one.
+pub(super) fn inheritance() -> Result<Option<Inheritance>> {
+    if std::env::var_os(MARK).is_none() {
+        return Ok(None);
+    }
+    let end = std::io::stdin().as_fd().try_clone_to_owned()?;
+    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    let received = Inheritance::receive(end).map_err(anyhow::Error::msg);
+    received.context(format!("{MARK} is set, and nothing was handed over")).map(Some)
+}
+
+/// Starts successors of this process.
+pub(super) struct Successors {
+    program: Option<PathBuf>,
+    arguments: Vec<OsString>,
+    /// One at a time.
+    busy: Mutex<()>,
+    /// How long sessions may go on here, once another process serves.
+    succeeded: watch::Sender<Option<Duration>>,
+}
+
+impl Successors {
+    /// Of this process, as it was started.
+    pub(super) fn of_this_process() -> Arc<Self> {
+        // Now, because the system says something else once another file lies there.
+        let program = std::env::current_exe().ok();
+        let arguments = std::env::args_os().skip(1).collect();
+        Arc::new(Self { program, arguments, busy: Mutex::default(), succeeded: watch::Sender::new(None) })
+    }
+
+    /// Says when another process serves in place of this one.
+    pub(super) fn succeeded(&self) -> watch::Receiver<Option<Duration>> {
+        self.succeeded.subscribe()
+    }
+
+    /// How the control API asks for one.
+    pub(super) fn upgrade(self: &Arc<Self>) -> Upgrade {
+        let successors = Arc::clone(self);
+        Upgrade::new(move |fleet: Arc<Fleet>, wish| {
+            let (successors, runtime) = (Arc::clone(&successors), fleet.host().runtime().clone());
+            async move {
+                // On its own, so that it is done even where nobody waits for it.
+                let work = runtime.spawn(async move { successors.start(fleet, wish).await });
+                work.await.map_err(|error| error.to_string())?
+            }
+        })
+    }
+
+    async fn start(&self, fleet: Arc<Fleet>, wish: UpgradeWish) -> Result<Upgraded, String> {
+        let Ok(_only) = self.busy.try_lock() else { return Err("another upgrade is under way".into()) };
+        let program = wish.program.or_else(|| self.program.clone());
+        let program = program.ok_or("it is not known where this program lies; name it with --program")?;
+        let shown = program.display().to_string();
+        let at = |problem: String| format!("{shown}: {problem}; nothing was changed");
+        let (passage, end) = Passage::pair().map_err(|error| at(error.to_string()))?;
+        let started = self.spawn(&program, end).map_err(|error| at(format!("cannot be started: {error}")))?;
+        let mut child = Spawned(Some(started));
+        let process = child.id();
+        tracing::info!(program = shown, process, "a new process is to take over");
+        let heir = match hand_over(Arc::clone(&fleet), passage, wish.doors, wish.timeout).await {
+            Ok(heir) => heir,
+            Err(problem) => {
+                let end = tokio::task::spawn_blocking(move || child.end()).await.ok().flatten();
+                let end = end.map(|status| format!(" ({status})")).unwrap_or_default();
+                let problem = at(format!("{problem}{end}"));
+                tracing::error!(problem, "no new process took over");
+                return Err(problem);
+            }
+        };
+        child.release();
+        let doors_taken = heir.has_socket();
+        // Whoever sends the next word to systemd has to be known to it.
+        systemd::tell(&[NotifyState::MainPid(process)]);
+        let succeeded = heir.succeed().await;
+        tracing::info!(process, moved = succeeded.moved, stayed = ?succeeded.stayed, "another process took over");
+        self.succeeded.send_replace(Some(wish.drain.unwrap_or_else(|| fleet.stop_grace())));
+        Ok(Upgraded { process, doors_taken, succeeded })
+    }
+
+    fn spawn(&self, program: &Path, end: OwnedFd) -> std::io::Result<Child> {
+        let mut command = Command::new(program);
+        command.args(&self.arguments).stdin(Stdio::from(end)).env(MARK, "1");
+        for name in OTHERS {
+            command.env_remove(name);
+        }
+        command.spawn()
+    }
+}
+
+/// A process that does not serve yet. Dropping it ends it.
+struct Spawned(Option<Child>);
+
+impl Spawned {
+    fn id(&self) -> u32 {
+        self.0.as_ref().map_or(0, Child::id)
+    }
+
+    /// It goes on by itself.
+    fn release(&mut self) {
+        self.0 = None;
+    }
+
+    /// Waits a moment for it to end, and ends it. How it ended, where it did so by itself. Blocks.
+    fn end(&mut self) -> Option<std::process::ExitStatus> {
+        let mut child = self.0.take()?;
+        let start = Instant::now();
+        while start.elapsed() < END_MAX {
+            if let Ok(Some(status)) = child.try_wait() {
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = (child.kill(), child.wait());
+        None
+    }
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = (child.kill(), child.wait());
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The request for another process in place of this one, and what of the API passes over to it.
+
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde_json::json;
+
+use super::answer::{Problem, ok};
+use super::api::Shared;
+use super::calls::Answer;
+use super::requests::{self, parse};
+use crate::server::{Door, Fleet, Succeeded};
+
+/// What is asked for.
+#[derive(Debug)]
+pub struct UpgradeWish {
+    /// The new program. `None`: what lies where the running one was started from.
+    pub program: Option<PathBuf>,
+    /// How long it may take until it serves.
+    pub timeout: Duration,
+    /// How long sessions that cannot move may go on. `None`: as for any stop.
+    pub drain: Option<Duration>,
+    /// The sockets of this API.
+    pub doors: Vec<(Door, OwnedFd)>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Upgraded {
+    /// The id of the new process.
+    pub process: u32,
+    /// Whether the API is reached there now by the same sockets.
+    pub doors_taken: bool,
+    /// What became of the sessions.
+    pub succeeded: Succeeded,
+}
+
+type Upgrading = Pin<Box<dyn Future<Output = Result<Upgraded, String>> + Send>>;
+
+/// How another process is started and takes over.
+#[derive(Clone)]
+pub struct Upgrade(Arc<dyn Fn(Arc<Fleet>, UpgradeWish) -> Upgrading + Send + Sync>);
+
+impl Upgrade {
+    /// A way to do it. The error is why nothing has changed.
+    pub fn new<F>(upgrade: impl Fn(Arc<Fleet>, UpgradeWish) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Upgraded, String>> + Send + 'static,
+    {
+        Self(Arc::new(move |fleet, wish| Box::pin(upgrade(fleet, wish))))
+    }
+}
+
+pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, body: Bytes) -> Answer {
+    let request: requests::Upgrade = parse(&body)?;
+    let (timeout, drain) = request.read()?;
+    let _waits = shared.may_wait()?;
+    if shared.fleet.is_draining() {
+        return Err(Problem::conflict("stopping", "the process is stopping"));
+    }
+    let Some(Upgrade(upgrade)) = &shared.upgrade else {
+        return Err(Problem::conflict("no-upgrade", "this process cannot be replaced: `wharf serve` can"));
+    };
+    let doors = shared.doors().map_err(|error| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no-upgrade", format!("nothing was changed: {error}"))
+    })?;
+    let wish = UpgradeWish { program: request.program, timeout, drain, doors };
+    // Before the process can end by it.
+    shared.begins_to_leave();
+    // A new process may be asked as soon as it serves; this one then answers nobody else.
+    let done = upgrade(Arc::clone(&shared.fleet), wish).await;
+    let done = done.inspect_err(|_| shared.stays());
+    let done = done.map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not-upgraded", error))?;
+    shared.leave(done.doors_taken);
+    let Succeeded { moved, stayed } = done.succeeded;
+    Ok(ok(&json!({ "process": done.process, "moved": moved, "stayed": stayed })))
+}

@@ -1,0 +1,169 @@
+//! A way from one process of this machine to another: messages in order, each with an open descriptor or without.
+//!
+//! It blocks, and is for two programs that trust each other: it is a socket pair that nobody else can reach. What it says is
+//! none of its business.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::net::Shutdown;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    recvmsg, sendmsg,
+};
+
+/// Largest head of a message: what it says.
+const HEAD_MAX_BYTES: usize = 256 << 10;
+/// Largest body of a message: bytes that it carries.
+pub const BODY_MAX_BYTES: usize = 64 << 20;
+/// Lengths of the head and the body, before them.
+const FRAME_BYTES: usize = 8;
+
+/// One end of it.
+#[derive(Debug)]
+pub struct Passage(UnixStream);
+
+/// One message.
+#[derive(Debug)]
+pub struct Parcel {
+    /// What it says.
+    pub head: Vec<u8>,
+    /// What it carries.
+    pub body: Vec<u8>,
+    /// What was opened for whoever gets it.
+    pub descriptor: Option<OwnedFd>,
+}
+
+impl Passage {
+    /// Both ends.
+    ///
+    /// # Errors
+    /// The process has no descriptors left.
+    pub fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (near, far) = UnixStream::pair()?;
+        Ok((Self(near), far.into()))
+    }
+
+    /// The end that another process gave to this one.
+    #[must_use]
+    pub fn given(end: OwnedFd) -> Self {
+        Self(end.into())
+    }
+
+    /// How long a message may take to be sent, and to come.
+    ///
+    /// # Errors
+    /// Zero.
+    pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
+        self.0.set_read_timeout(Some(patience))?;
+        self.0.set_write_timeout(Some(patience))
+    }
+
+    /// Sends a message. After an error the passage is of no more use.
+    ///
+    /// # Errors
+    /// Too large, which sends nothing; too slow; or the other end is gone.
+    pub fn send(&mut self, head: &[u8], body: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let (Some(head_bytes), Some(body_bytes)) = (within(head, HEAD_MAX_BYTES), within(body, BODY_MAX_BYTES)) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is too large to be handed over"));
+        };
+        let mut frame = [0; FRAME_BYTES];
+        frame[..4].copy_from_slice(&head_bytes.to_le_bytes());
+        frame[4..].copy_from_slice(&body_bytes.to_le_bytes());
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut beside = SendAncillaryBuffer::new(&mut space);
+        let descriptors: Vec<_> = descriptor.into_iter().collect();
+        if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+            return Err(io::Error::other("there is no room for a descriptor"));
+        }
+        // The descriptor goes with the first byte, so the rest may follow without it.
+        let sent = sendmsg(&self.0, &[IoSlice::new(&frame)], &mut beside, SendFlags::NOSIGNAL)?;
+        self.0.write_all(&frame[sent..])?;
+        self.0.write_all(head)?;
+        self.0.write_all(body)
+    }
+
+    /// Waits for the next message.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` where the other end is gone; too slow; or no message.
+    pub fn receive(&mut self) -> io::Result<Parcel> {
+        let mut frame = [0; FRAME_BYTES];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut beside = RecvAncillaryBuffer::new(&mut space);
+        let into = &mut [IoSliceMut::new(&mut frame)];
+        let came = recvmsg(&self.0, into, &mut beside, RecvFlags::CMSG_CLOEXEC)?.bytes;
+        let mut descriptor = None;
+        for message in beside.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                descriptor = descriptors.last();
+            }
+        }
+        if came == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.0.read_exact(&mut frame[came..])?;
+        let length = |part: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| frame[part + byte])) as usize;
+        let (head_bytes, body_bytes) = (length(0), length(4));
+        if head_bytes > HEAD_MAX_BYTES || body_bytes > BODY_MAX_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the message is larger than any can be"));
+        }
+        let (mut head, mut body) = (vec![0; head_bytes], vec![0; body_bytes]);
+        self.0.read_exact(&mut head)?;
+        self.0.read_exact(&mut body)?;
+        Ok(Parcel { head, body, descriptor })
+    }
+
+    /// Nothing passes any more, in either direction.
+    pub fn close(&self) {
+        // Where it fails the other end is gone already.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
+fn within(bytes: &[u8], max: usize) -> Option<u32> {
+    u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= max)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn messages_arrive_in_order_with_their_own_descriptors() {
+        let (mut near, far) = Passage::pair().expect("a pair");
+        let mut far = Passage::given(far);
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        near.send(b"one", b"", None).expect("it passes");
+        near.send(b"two", &[7; 1_000], Some(writer.as_fd())).expect("it passes");
+        near.send(b"three", b"", None).expect("it passes");
+        drop(writer);
+        assert!(far.receive().expect("a message").descriptor.is_none());
+        let two = far.receive().expect("a message");
+        assert_eq!((&*two.head, two.body.len()), (&b"two"[..], 1_000));
+        assert!(far.receive().expect("a message").descriptor.is_none());
+        let mut pipe = std::fs::File::from(two.descriptor.expect("a descriptor"));
+        pipe.write_all(b"through").expect("it is the pipe");
+        drop(pipe);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("text");
+        assert_eq!(text, "through");
+        drop(near);
+        assert_eq!(far.receive().expect_err("it is gone").kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_sent_and_not_read() {
+        let (mut near, far) = Passage::pair().expect("a pair");
+        let too_large = vec![0; HEAD_MAX_BYTES + 1];
+        assert_eq!(near.send(&too_large, b"", None).expect_err("a limit").kind(), io::ErrorKind::InvalidInput);
+        let mut raw = UnixStream::from(far);
+        raw.write_all(&[0xff; FRAME_BYTES]).expect("it passes");
+        assert_eq!(near.receive().expect_err("a limit").kind(), io::ErrorKind::InvalidData);
+    }
+}

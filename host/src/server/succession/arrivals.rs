@@ -1,0 +1,83 @@
+//! Sessions that come from the old process, one after the other. Each is tried out here before it is said that it can come.
+
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::{Answer, Offer, say};
+use crate::net::{Parcel, Passage};
+use crate::serve;
+use crate::server::Fleet;
+use crate::session::{Baggage, Traveller};
+
+/// How long a session may take to be restored.
+const RESTORE_MAX: Duration = Duration::from_secs(10);
+
+/// Takes sessions until the old process is done or gone. Blocks.
+pub(super) fn receive(fleet: &Fleet, mut passage: Passage) {
+    loop {
+        let Ok(parcel) = passage.receive() else { return };
+        let Ok(Offer::Session { server, name, state_bytes, baggage }) = serde_json::from_slice(&parcel.head) else {
+            return;
+        };
+        let id = baggage.id;
+        let go = match arrive(fleet, &server, name, state_bytes, *baggage, parcel) {
+            Ok(go) => go,
+            Err(why) => {
+                tracing::warn!(server, session = id, why, "a session of the old process stays there");
+                match say(&mut passage, &Answer::Refuses { why }) {
+                    Ok(()) => continue,
+                    Err(_) => return,
+                }
+            }
+        };
+        // Without a word from the old process the session is still there, and this copy is dropped.
+        if say(&mut passage, &Answer::Takes).is_err() {
+            return;
+        }
+        match passage.receive().ok().and_then(|parcel| serde_json::from_slice(&parcel.head).ok()) {
+            Some(Offer::Verdict { go: true }) => drop(go.send(())),
+            Some(Offer::Verdict { go: false }) => {}
+            _ => return,
+        }
+    }
+}
+
+/// The session is here and waits for whether it is to go on.
+fn arrive(
+    fleet: &Fleet,
+    server: &str,
+    name: Option<String>,
+    state_bytes: usize,
+    baggage: Baggage,
+    parcel: Parcel,
+) -> Result<oneshot::Sender<()>, String> {
+    let server = fleet.get(server).ok_or("no-such-server")?;
+    let service = Arc::clone(&server.service);
+    let Parcel { mut body, descriptor: Some(socket), .. } = parcel else { return Err("no-connection".into()) };
+    if state_bytes > body.len() {
+        return Err("no-state".into());
+    }
+    let queued = body.split_off(state_bytes);
+    let course = *service.course().borrow();
+    if course.status.is_final() {
+        return Err("stopping".into());
+    }
+    let permit = service.gate.readmit(baggage.peer.ip(), Instant::now());
+    let permit = permit.map_err(|refusal| refusal.name().to_owned())?;
+    let traveller = Traveller { baggage, state: body, queued, socket };
+    let (go, goes) = oneshot::channel();
+    let (restored, outcome) = sync_channel(1);
+    let restored = move |how| drop(restored.send(how));
+    let round = course.round;
+    let alive = service.alive(round);
+    let serving = Arc::clone(&service);
+    service.spawn(move |seat| serve::resume(serving, traveller, name, permit, (round, alive, seat), restored, goes));
+    match outcome.recv_timeout(RESTORE_MAX) {
+        Ok(Ok(())) => Ok(go),
+        Ok(Err(why)) => Err(why),
+        Err(_) => Err("restore-timeout".into()),
+    }
+}

@@ -1,0 +1,114 @@
+//! The side of the old process: it offers its sockets, waits until the new one serves, and only then takes no more newcomers.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Answer, Door, Offer, departures};
+use crate::net::Passage;
+use crate::server::Fleet;
+
+/// Numbers that sessions of the old process may still get while the new one starts. What is beyond them cannot move.
+const IDS_SPARE: u64 = 1_000_000;
+
+/// A new process that serves.
+pub struct Heir {
+    fleet: Arc<Fleet>,
+    passage: Passage,
+    doors: Vec<Door>,
+}
+
+/// What became of the sessions of the old process.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Succeeded {
+    /// Sessions that go on in the new process.
+    pub moved: usize,
+    /// Sessions that finish in the old one, by why.
+    pub stayed: BTreeMap<String, usize>,
+}
+
+/// Offers everything to a new process and waits until it serves. Meanwhile no reload and no swap changes what it reads. Dropping
+/// the future leaves the old process as it was.
+///
+/// # Errors
+/// Why there is no new process that serves. Nothing has changed.
+pub async fn hand_over(
+    fleet: Arc<Fleet>,
+    mut passage: Passage,
+    doors: Vec<(Door, OwnedFd)>,
+    patience: Duration,
+) -> Result<Heir, String> {
+    let _no_reload = fleet.reloading.lock().await;
+    let servers = fleet.all();
+    let mut no_swaps = Vec::with_capacity(servers.len());
+    for server in &servers {
+        no_swaps.push(server.service.swapping.lock().await);
+    }
+    if fleet.is_draining() {
+        return Err("the process is stopping".into());
+    }
+    let offering = Arc::clone(&fleet);
+    let offered = tokio::task::spawn_blocking(move || {
+        passage.set_patience(patience).map_err(|error| error.to_string())?;
+        let doors = offer(&offering, &mut passage, doors)?;
+        Ok::<_, String>((passage, doors))
+    });
+    let (passage, doors) = offered.await.map_err(|error| error.to_string())??;
+    Ok(Heir { fleet: Arc::clone(&fleet), passage, doors })
+}
+
+fn offer(fleet: &Fleet, passage: &mut Passage, doors: Vec<(Door, OwnedFd)>) -> Result<Vec<Door>, String> {
+    for server in fleet.all() {
+        let socket = server.socket();
+        // One that stops meanwhile has no socket any more.
+        let Some(listener) = socket.listener.upgrade() else { continue };
+        let duplicate = listener.duplicate().map_err(|error| error.to_string())?;
+        drop(listener);
+        let last = server.service.registry.last_id();
+        let ids_above = (last / IDS_SPARE + 2) * IDS_SPARE;
+        let offer = Offer::Listener { server: server.name().to_owned(), given: socket.given, ids_above };
+        give(passage, &offer, &duplicate)?;
+    }
+    for (door, socket) in doors {
+        give(passage, &Offer::Door { door }, &socket)?;
+    }
+    let head = serde_json::to_vec(&Offer::Start).map_err(|error| error.to_string())?;
+    passage.send(&head, &[], None).map_err(|error| broken(&error))?;
+    let answer = passage.receive().map_err(|error| broken(&error))?;
+    match serde_json::from_slice(&answer.head) {
+        Ok(Answer::Serves { doors }) => Ok(doors),
+        Ok(Answer::Fails { why }) => Err(why),
+        _ => Err("it does not speak as this program does".into()),
+    }
+}
+
+fn give(passage: &mut Passage, offer: &Offer, descriptor: &impl AsFd) -> Result<(), String> {
+    let head = serde_json::to_vec(offer).map_err(|error| error.to_string())?;
+    passage.send(&head, &[], Some(descriptor.as_fd())).map_err(|error| broken(&error))
+}
+
+/// What an error of the passage says of the new process.
+fn broken(error: &io::Error) -> String {
+    use io::ErrorKind as K;
+    match error.kind() {
+        K::UnexpectedEof | K::BrokenPipe | K::ConnectionReset => "it ended before it served".to_owned(),
+        K::WouldBlock | K::TimedOut => "it did not serve in time".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+impl Heir {
+    /// Whether it has taken over the socket of the control API, which is then not this process's to remove any more.
+    #[must_use]
+    pub fn has_socket(&self) -> bool {
+        self.doors.iter().any(|door| matches!(door, Door::Unix(_)))
+    }
+
+    /// Takes no more newcomers, and moves the sessions that can move. What is left is to drain.
+    pub async fn succeed(self) -> Succeeded {
+        self.fleet.close().await;
+        departures::move_all(&self.fleet, self.passage).await
+    }
+}

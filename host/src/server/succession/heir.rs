@@ -1,0 +1,66 @@
+//! The side of the new process: it takes what it is offered, and says when it serves.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Answer, Door, LeftSocket, Offer, arrivals, say};
+use crate::net::Passage;
+use crate::server::Fleet;
+
+/// How long the old process may take for its next message.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Sockets that are taken. A process has fewer servers.
+const SOCKETS_MAX: usize = 4_096;
+
+/// What the process before this one offers.
+pub struct Inheritance {
+    passage: Passage,
+    /// What it listens with, by names of servers.
+    pub listeners: HashMap<String, LeftSocket>,
+    /// Where its control API is reached.
+    pub doors: Vec<(Door, OwnedFd)>,
+}
+
+impl Inheritance {
+    /// Takes what is offered through this socket. Blocks.
+    ///
+    /// # Errors
+    /// Nothing came, or what nobody understands.
+    pub fn receive(end: OwnedFd) -> Result<Self, String> {
+        let mut passage = Passage::given(end);
+        passage.set_patience(PATIENCE).map_err(|error| error.to_string())?;
+        let (mut listeners, mut doors) = (HashMap::new(), Vec::new());
+        for _ in 0..SOCKETS_MAX {
+            let parcel = passage.receive().map_err(|error| error.to_string())?;
+            let offer = serde_json::from_slice(&parcel.head).map_err(|error| error.to_string())?;
+            match (offer, parcel.descriptor) {
+                (Offer::Listener { server, given, ids_above }, Some(socket)) => {
+                    listeners.insert(server, LeftSocket { socket: socket.into(), given, ids_above });
+                }
+                (Offer::Door { door }, Some(socket)) => doors.push((door, socket)),
+                (Offer::Start, _) => return Ok(Self { passage, listeners, doors }),
+                (offer, _) => return Err(format!("expected sockets, found {offer:?}")),
+            }
+        }
+        Err(format!("expected at most {SOCKETS_MAX} sockets"))
+    }
+
+    /// Says that this process serves, and through which doors. From then on sessions arrive.
+    ///
+    /// # Errors
+    /// The old process is gone or has lost patience: then it serves on by itself, and this one is to end.
+    pub fn serves(mut self, fleet: Arc<Fleet>, doors: Vec<Door>) -> Result<(), String> {
+        say(&mut self.passage, &Answer::Serves { doors })?;
+        let arrivals = move || arrivals::receive(&fleet, self.passage);
+        let thread = std::thread::Builder::new().name("wharf-arrivals".into()).spawn(arrivals);
+        thread.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Says why this process does not serve. The old one goes on.
+    pub fn fails(mut self, why: &str) {
+        // Where nobody hears it, the log has it.
+        let _ = say(&mut self.passage, &Answer::Fails { why: why.to_owned() });
+    }
+}

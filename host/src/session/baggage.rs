@@ -1,0 +1,99 @@
+//! What a session takes along to another process, and the way to ask it to leave. The session decides between two events, and
+//! until it hears that the other process has it, it can go on where it was.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::successor::Successor;
+
+/// Everything about a session that is not bytes. Times are how long ago, in milliseconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Baggage {
+    /// Its number.
+    pub id: u64,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// The address that it reached.
+    pub local: SocketAddr,
+    /// The number that its server had for it.
+    pub parameter: i64,
+    /// The version of the plugin that saved its state.
+    pub version: String,
+    /// Its class, by number.
+    pub priority: u8,
+    /// Timers, with the milliseconds that are left.
+    pub timers: Vec<(u32, u64)>,
+    /// The peer has finished sending.
+    pub half_closed: bool,
+    /// The plugin waits for the send buffer to drain.
+    pub filled: bool,
+    /// Its times.
+    pub times: Times,
+    /// Bytes from the peer.
+    pub bytes_in: u64,
+    /// Bytes to the peer.
+    pub bytes_out: u64,
+    /// Events that are done.
+    pub events: u64,
+    /// Fuel that they used.
+    pub fuel: u64,
+    /// CPU time that they used, in nanoseconds.
+    pub cpu_ns: u64,
+}
+
+/// How long ago, in milliseconds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Times {
+    /// It started.
+    pub started: u64,
+    /// The first byte was waited for since.
+    pub heard_from: u64,
+    /// Bytes last moved.
+    pub exchanged: u64,
+    /// The idle period began.
+    pub idle: u64,
+    /// The first byte that is not answered came, and what had come before it.
+    pub unanswered: Option<(u64, u64)>,
+}
+
+/// A session on its way.
+#[derive(Debug)]
+pub struct Traveller {
+    /// What is no bytes.
+    pub baggage: Baggage,
+    /// What its plugin saved.
+    pub state: Vec<u8>,
+    /// What is to be sent to the peer first.
+    pub queued: Vec<u8>,
+    /// Another descriptor of its connection.
+    pub socket: OwnedFd,
+}
+
+/// A session that is ready to leave and waits for the verdict, or why it stays. Whoever drops the verdict lets it go on.
+pub type Parting = Result<(Traveller, oneshot::Sender<bool>), String>;
+
+/// A session is asked to leave.
+#[derive(Debug)]
+pub(super) struct Departure(pub(super) oneshot::Sender<Parting>);
+
+impl<P> Successor<P> {
+    /// Asks a session to leave the process. It has to be told to look.
+    pub fn ask_to_leave(&self) -> oneshot::Receiver<Parting> {
+        let (ready, parting) = oneshot::channel();
+        self.put_departure(Departure(ready));
+        parting
+    }
+}
+
+pub(super) fn ago(then: Instant, now: Instant) -> u64 {
+    u64::try_from(now.saturating_duration_since(then).as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The machine may have started later than that; then it is as long ago as can be told.
+pub(super) fn back(now: Instant, milliseconds: u64) -> Instant {
+    now.checked_sub(Duration::from_millis(milliseconds)).unwrap_or(now)
+}

@@ -1,0 +1,55 @@
+//! A line that leaves for another process, and one that came from there.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Line, LineConfig, LineState};
+use crate::event::{ClientInfo, Priority, Usage};
+use crate::net::Wire;
+use crate::sched::Seat;
+use crate::session::baggage::{Baggage, back};
+
+impl Line {
+    /// A session that came from another process. What is queued for its peer follows by [`Line::load`].
+    #[must_use]
+    pub fn resumed(
+        info: ClientInfo,
+        config: Arc<LineConfig>,
+        seat: Arc<Seat>,
+        wire: Wire,
+        baggage: &Baggage,
+    ) -> Arc<Self> {
+        let (now, timers_max) = (Instant::now(), config.timers_max);
+        let mut line = Self::new(info, config, seat, wire);
+        let resumed = Arc::get_mut(&mut line).expect("nobody else has it yet");
+        resumed.started = back(now, baggage.times.started);
+        let class = Priority::ALL.get(usize::from(baggage.priority)).copied().unwrap_or_default();
+        *resumed.priority.get_mut() = class as u8;
+        let usage = Usage { fuel: baggage.fuel, memory_bytes: 0 };
+        resumed.pulse.resume(baggage.events, usage, Duration::from_nanos(baggage.cpu_ns));
+        let mut state = resumed.state();
+        for &(id, left) in &baggage.timers {
+            // One that is due fires at once; 0 would cancel it.
+            state.timers.set(id, left.max(1), timers_max, now);
+        }
+        state.last_exchange = back(now, baggage.times.exchanged);
+        (state.filled, state.bytes_in, state.bytes_out) = (baggage.filled, baggage.bytes_in, baggage.bytes_out);
+        drop(state);
+        line
+    }
+
+    /// What was queued for the peer in the other process is sent first.
+    pub(in crate::session) fn load(&self, queued: &[u8]) {
+        if !queued.is_empty() {
+            self.state().outbox.push(queued);
+        }
+    }
+}
+
+impl LineState {
+    /// The connection is another process's: it is neither closed nor written to.
+    pub(in crate::session) fn let_go(&mut self) {
+        self.close();
+        self.wire = None;
+    }
+}

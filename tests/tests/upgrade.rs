@@ -1,0 +1,315 @@
+//! A new process takes the place of a running one, and clients do not notice.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use wharf_tests::clients::Client;
+use wharf_tests::guests::{component, versioned, wharf_binary};
+use wharf_tests::process::Wharf;
+use wharf_tests::servers::{PATIENCE, eventually};
+use wharf_tests::site::{Site, configure, said};
+
+/// A process that nobody else ends.
+struct Heir(Pid);
+
+impl Heir {
+    fn of(answer: &Value) -> Self {
+        let id = answer["process"].as_i64().and_then(|id| i32::try_from(id).ok());
+        Self(id.and_then(Pid::from_raw).unwrap_or_else(|| panic!("a process in {answer}")))
+    }
+}
+
+impl Drop for Heir {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::KILL);
+    }
+}
+
+fn upgrade(site: &Site, arguments: &[&str]) -> Output {
+    let mut command = Command::new(wharf_binary());
+    command.arg("upgrade").arg("--socket").arg(site.socket()).args(arguments).output().expect("it runs")
+}
+
+fn upgraded(site: &Site, arguments: &[&str]) -> (Heir, Value) {
+    let output = upgrade(site, &[&["--json"], arguments].concat());
+    assert!(output.status.success(), "{}", said(&output));
+    let answer = serde_json::from_slice(&output.stdout).expect("JSON");
+    (Heir::of(&answer), answer)
+}
+
+fn status(site: &Site) -> Value {
+    site.ok("GET", "/v1/servers/echo", json!({}))
+}
+
+/// Newcomers, as many as a second has room for, each of which is answered.
+struct Newcomers {
+    stop: Arc<AtomicBool>,
+    served: Arc<AtomicUsize>,
+    work: Vec<JoinHandle<()>>,
+}
+
+impl Newcomers {
+    fn at(address: SocketAddr, per_second: u32, question: &'static [u8], answer: &'static [u8]) -> Self {
+        let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let threads = 4;
+        let work = (0..threads).map(|_| {
+            let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
+            std::thread::spawn(move || {
+                let (start, step) = (Instant::now(), Duration::from_secs(1) * threads / per_second);
+                let mut due = Duration::ZERO;
+                while !stop.load(Ordering::Relaxed) {
+                    let mut client = TcpStream::connect(address).expect("nobody is refused");
+                    client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+                    client.write_all(question).expect("nobody is reset");
+                    let mut heard = vec![0; answer.len()];
+                    client.read_exact(&mut heard).expect("everybody is answered");
+                    assert_eq!(heard, answer);
+                    served.fetch_add(1, Ordering::Relaxed);
+                    due += step;
+                    // The pace, and no wait for anything.
+                    std::thread::sleep(due.saturating_sub(start.elapsed()));
+                }
+            })
+        });
+        let work = work.collect();
+        Self { stop, served, work }
+    }
+
+    fn served(&self) -> usize {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many more were served.
+    fn more(&self, count: usize) {
+        let before = self.served();
+        eventually("newcomers are served", || {
+            self.served() >= before + count || self.work.iter().any(JoinHandle::is_finished)
+        });
+    }
+
+    /// Ends them; how many were served.
+    fn end(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        for work in self.work {
+            work.join().expect("nobody was refused, reset or unanswered");
+        }
+        self.served.load(Ordering::Relaxed)
+    }
+}
+
+fn echoes(site: &Site) {
+    Client::connect(site.address()).send("and?").expect("and?");
+}
+
+fn program(folder: &Path, text: &str) -> String {
+    let file = folder.join("another");
+    std::fs::write(&file, text).expect("kept");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    file.display().to_string()
+}
+
+#[test]
+fn a_new_process_takes_the_sockets_over_and_the_old_one_ends() {
+    let mut site = Site::default();
+    let newcomers = Newcomers::at(site.address(), 200, b"hello", b"hello");
+    newcomers.more(50);
+    let (heir, answer) = upgraded(&site, &[]);
+    newcomers.more(50);
+    assert!(site.wharf.child.wait().expect("it ends").success(), "{answer}");
+    newcomers.more(50);
+    // The control API is where it was, and answers for the new process; from it the next one comes.
+    assert_eq!(status(&site)["status"], "listening");
+    assert_eq!(site.curl(&[], "/readyz").0, 200);
+    let (again, _) = upgraded(&site, &[]);
+    assert_ne!(again.0, heir.0);
+    eventually("the second has ended", || rustix::process::test_kill_process(heir.0).is_err());
+    newcomers.more(50);
+    newcomers.end();
+    echoes(&site);
+    assert!(site.socket().exists());
+    kill_process(again.0, Signal::TERM).expect("it runs");
+    eventually("the socket is removed by whoever has it", || !site.socket().exists());
+}
+
+#[test]
+fn an_upgrade_that_fails_leaves_everything_as_it_was() {
+    let site = Site::default();
+    let mut old = Client::connect(site.address());
+    old.send("one").expect("one");
+    let newcomers = Newcomers::at(site.address(), 100, b"hello", b"hello");
+    let folder = site.folder.path();
+    let fails = |arguments: &[&str], words: &[&str]| {
+        let output = upgrade(&site, arguments);
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        words.iter().for_each(|words| assert!(text.contains(words), "no {words:?} in {text}"));
+    };
+    fails(&["--program", "/nowhere/wharf"], &["/nowhere/wharf", "cannot be started", "nothing was changed"]);
+    fails(&["--program", "/bin/true"], &["/bin/true", "ended before it served", "exit status: 0"]);
+    let slow = program(folder, "#!/bin/sh\nexec sleep 600\n");
+    fails(&["--program", &slow, "--timeout", "300ms"], &[&slow, "did not serve in time"]);
+    let odd = program(folder, "#!/bin/sh\nprintf '\\002\\000\\000\\000\\000\\000\\000\\000{}' >&0\nexec sleep 600\n");
+    fails(&["--program", &odd], &["does not speak as this program does"]);
+    configure(folder, site.port, "", "max_clients = 'many'");
+    fails(&[], &["max_clients"]);
+    configure(folder, site.port, "", "");
+    assert_eq!(site.refused("POST", "/v1/upgrade", json!({ "timeout": "0s" })), (400, "bad-value".into()));
+    assert_eq!(site.refused("POST", "/v1/upgrade", json!({ "program": "wharf" })), (400, "bad-value".into()));
+    newcomers.more(20);
+    newcomers.end();
+    old.send("two").expect("two");
+    assert_eq!(status(&site)["status"], "listening");
+    // And it can be tried again.
+    let _heir = upgraded(&site, &[]);
+    echoes(&site);
+}
+
+#[test]
+fn a_server_follows_the_configuration_that_the_new_process_reads() {
+    let site = Site::default();
+    let elsewhere = wharf_tests::clients::free_port();
+    configure(site.folder.path(), elsewhere, "", "max_clients = 7");
+    let mut old = Client::connect(site.address());
+    old.send("one").expect("one");
+    let (_heir, _) = upgraded(&site, &["--drain", "1h"]);
+    let at = SocketAddr::from(([127, 0, 0, 1], elsewhere));
+    Client::connect(at).send("moved").expect("moved");
+    assert_eq!(status(&site)["throttle"]["max_clients"], 7);
+    eventually("the address is given up", || TcpStream::connect(site.address()).is_err());
+    // Who is in the old process is served there.
+    old.send("two").expect("two");
+}
+
+/// A site whose plugin counts what each session has sent, and hands over.
+fn counting(save: &str, restore: &str, more: &str) -> Site {
+    let (folder, port) = (tempfile::tempdir().expect("a folder"), wharf_tests::clients::free_port());
+    plugin(folder.path(), save, restore);
+    let text = format!(
+        "[host]\nsessions_max = 1024\nstop_grace = '200ms'\n[control]\nsocket = 'control.sock'\n\
+         [[server]]\nname = 'echo'\nhost = '127.0.0.1'\nport = {port}\nplugin = 'polite.wasm'\n{more}\n"
+    );
+    std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
+    let wharf = Wharf::run(&["serve"], folder.path());
+    wharf.says("server started");
+    let site = Site { folder, port, wharf };
+    eventually("the control API is open", || site.socket().exists());
+    site
+}
+
+fn plugin(folder: &Path, save: &str, restore: &str) {
+    std::fs::write(folder.join("polite.wasm"), component(&versioned('a', save, restore))).expect("kept");
+}
+
+fn next(client: &mut Client, count: u8) {
+    client.send([1]).expect([b'a', 1, count]);
+}
+
+#[test]
+fn sessions_move_with_their_connections_and_their_state_under_a_stream_of_newcomers() {
+    let mut site = counting("", "", "");
+    let mut clients: Vec<_> = (0..200).map(|_| Client::connect(site.address())).collect();
+    clients.iter_mut().for_each(|client| next(client, 1));
+    let ids: Vec<_> = site.sessions().iter().map(|session| session["id"].as_u64()).collect();
+    site.ok("PUT", &format!("/v1/servers/echo/sessions/{}/name", ids[0].expect("an id")), json!({ "name": "first" }));
+    let newcomers = Newcomers::at(site.address(), 500, &[1], &[b'a', 1, 1]);
+    newcomers.more(100);
+    let (_heir, answer) = upgraded(&site, &[]);
+    clients.iter_mut().for_each(|client| next(client, 2));
+    newcomers.more(100);
+    newcomers.end();
+    assert!(site.wharf.child.wait().expect("it ends").success());
+    clients.iter_mut().for_each(|client| next(client, 3));
+    assert!(answer["moved"].as_u64().is_some_and(|moved| moved >= 200), "{answer}");
+    assert!(answer["stayed"].get("busy").is_none() && answer["stayed"].get("new-process-gone").is_none(), "{answer}");
+    let after = site.sessions();
+    let first = after.iter().find(|session| session["name"] == "first").expect("it has its name");
+    assert_eq!(first["id"].as_u64(), ids[0]);
+    assert!(first["events"].as_u64().is_some_and(|events| events >= 4), "{first}");
+    assert!(ids.iter().all(|id| after.iter().any(|session| session["id"].as_u64() == *id)), "a number was lost");
+    // Numbers of the new process are above them.
+    let mut later = Client::connect(site.address());
+    next(&mut later, 1);
+    let latest = site.sessions().iter().filter_map(|session| session["id"].as_u64()).max();
+    assert!(latest > ids.iter().flatten().copied().max().map(|id| id + 1_000), "{latest:?}");
+    assert!(status(&site)["counters"]["faults"].as_object().is_some_and(serde_json::Map::is_empty));
+}
+
+#[test]
+fn a_session_that_the_new_process_cannot_restore_goes_on_where_it_was() {
+    let site = counting("", "", "");
+    let mut clients: Vec<_> = (0..5).map(|_| Client::connect(site.address())).collect();
+    clients.iter_mut().for_each(|client| next(client, 1));
+    // It passes its own trial, which has counted nothing, and takes nobody else over.
+    plugin(site.folder.path(), "", "(if (i32.gt_u (global.get $count) (i32.const 0)) (then unreachable))");
+    let (_heir, answer) = upgraded(&site, &["--drain", "1h"]);
+    assert_eq!(answer["moved"], 0, "{answer}");
+    let stayed: u64 = answer["stayed"].as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum();
+    assert_eq!(stayed, 5, "{answer}");
+    clients.iter_mut().for_each(|client| next(client, 2));
+    let mut fresh = Client::connect(site.address());
+    next(&mut fresh, 1);
+    assert_eq!(site.sessions().len(), 1);
+}
+
+#[test]
+fn a_session_that_sleeps_moves_and_its_timer_moves_along() {
+    let site = counting("", "", "sleep_after = '100ms'");
+    let tells = versioned('a', "", "").replace(
+        "(func $on-connect (param $client i32) (result i32) (i32.const 0))",
+        "(func $on-connect (param $client i32) (result i32)
+           (drop (call $set-timer (i32.const 9) (i64.const 6000))) (i32.const 0))",
+    );
+    std::fs::write(site.path("polite.wasm"), component(&tells)).expect("kept");
+    site.ok("POST", "/v1/servers/echo/plugin/swap", json!({ "file": site.path("polite.wasm") }));
+    let mut client = Client::connect(site.address());
+    let start = Instant::now();
+    next(&mut client, 1);
+    let asleep = || site.sessions().iter().all(|session| session["asleep"] == true);
+    eventually("it sleeps", asleep);
+    let (_heir, answer) = upgraded(&site, &[]);
+    assert_eq!(answer["moved"], 1, "{answer}");
+    next(&mut client, 2);
+    eventually("it sleeps again", asleep);
+    client.expect([b'a', 9]);
+    assert!(start.elapsed() >= Duration::from_secs(5), "{:?}", start.elapsed());
+    next(&mut client, 3);
+}
+
+#[test]
+fn what_is_queued_for_a_client_that_does_not_read_arrives_once_and_in_order() {
+    let site = counting("", "", "");
+    let mut client = TcpStream::connect(site.address()).expect("it is served");
+    eventually("it is served", || site.sessions().len() == 1);
+    let id = site.sessions()[0]["id"].as_u64().expect("an id");
+    let path = format!("/v1/servers/echo/sessions/{id}/send");
+    let (mut sent, mut piece) = (Vec::new(), 0_u8);
+    loop {
+        let text = char::from(b'a' + piece % 26).to_string().repeat(60_000);
+        let (code, answer) = site.curl(&["--request", "POST", "--data-binary", &text], &path);
+        if code == 409 {
+            break;
+        }
+        assert_eq!(code, 200, "{answer}");
+        sent.extend_from_slice(text.as_bytes());
+        piece += 1;
+    }
+    let (_heir, answer) = upgraded(&site, &[]);
+    assert_eq!(answer["moved"], 1, "{answer}");
+    client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut heard = vec![0; sent.len()];
+    client.read_exact(&mut heard).expect("all of it");
+    assert!(heard == sent, "something was lost, doubled or turned around");
+    client.write_all(&[1]).expect("it is served");
+    let mut answer = [0; 3];
+    client.read_exact(&mut answer).expect("an answer");
+    assert_eq!(answer, [b'a', 1, 1]);
+}
