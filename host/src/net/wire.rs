@@ -24,7 +24,7 @@ pub enum Wire {
 impl Wire {
     /// Of a connection that somebody else made.
     #[cfg(test)]
-    pub(crate) fn plain(stream: std::net::TcpStream) -> io::Result<Self> {
+    pub(crate) fn plain(stream: TcpStream) -> io::Result<Self> {
         Ok(Self::Plain(Socket::bound(stream)?))
     }
 

@@ -107,7 +107,7 @@ fn a_reload_waits_for_a_swap_and_neither_undoes_the_other() {
         let server = versions(rules).name("raced").limits(limits);
         let servers = vec![("[[server]]".to_owned(), server)];
         let (stop_grace, tenants) = (Duration::from_secs(1), BTreeMap::new());
-        Plan { host: HostConfig::default(), stop_grace, tenants, servers }
+        Plan { host: HostConfig::default(), stop_grace, tenants, servers, left: Default::default() }
     };
     let fleet = Fleet::start(host(), plan(1 << 20)).expect("it starts");
     let server = fleet.get("raced").expect("it runs");
