@@ -1,6 +1,7 @@
 //! Versions of a server's plugin: tried on some, moved together, gone back to, and remembered by a process that was killed.
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -342,6 +343,14 @@ fn a_record_that_makes_no_sense_is_named_and_nothing_starts() {
     let wharf = Wharf::run(&["serve"], site.folder.path());
     let line = wharf.says("not a record of versions");
     assert!(line.contains("record.json") && line.contains("Remove the file"), "{line}");
+    drop(wharf);
+    let folder = record.parent().expect("a folder");
+    let open = |mode| std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).expect("it is ours");
+    open(0o777);
+    let wharf = Wharf::run(&["serve"], site.folder.path());
+    assert!(wharf.says("not believed").contains("others may write"));
+    drop(wharf);
+    open(0o700);
     std::fs::remove_file(record).expect("it was there");
     start_again(&mut site);
     Client::connect(site.address()).echo("as in the file");

@@ -153,7 +153,10 @@ pub(in crate::server) fn put_back(
     if !Arc::ptr_eq(&in_force, bad) {
         return false;
     }
-    service.procedure.compare_and_swap(&in_force, Arc::clone(before));
+    let was = service.procedure.compare_and_swap(&in_force, Arc::clone(before));
+    if !Arc::ptr_eq(&was, &in_force) {
+        return false;
+    }
     service.history().put_in_force(before);
     service.history().take_back(bad, why);
     let (plugin, digest) = (before.plugin().label(), before.plugin().digest());

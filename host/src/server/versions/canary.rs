@@ -285,6 +285,9 @@ impl Service {
     pub(in crate::server) fn forget_canary(&self) {
         if let Some(canary) = self.canary.swap(None) {
             self.history().take_back(&canary.procedure, "reload");
+            let seen = canary.seen();
+            let (server, sessions, faulted) = (&*self.name, seen.sessions, seen.faulted);
+            CanaryEnded { server, plugin: &seen.plugin, outcome: "reload", sessions, faulted }.emit(&self.counters);
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -93,6 +93,9 @@ impl StateFolder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(wrong(format!("cannot read the record: {error}"))),
         };
+        // Whoever can write there says what runs.
+        files::own_folder(&self.of(server))
+            .map_err(|error| wrong(format!("the record is not believed: its folder: {error}")))?;
         let record: Record =
             serde_json::from_slice(&bytes).map_err(|error| wrong(format!("not a record of versions: {error}")))?;
         if record.format != FORMAT {
@@ -168,7 +171,7 @@ impl StateFolder {
 
     fn write(&self, server: &str, file: &Path, bytes: &[u8]) -> io::Result<()> {
         let folder = self.of(server);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        files::own_folder(&folder)?;
         let draft = folder.join("draft");
         // One that a crash has left.
         let _ = fs::remove_file(&draft);

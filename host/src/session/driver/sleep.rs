@@ -82,7 +82,7 @@ impl<P: Procedure, M> Session<P, M> {
         let again = before.as_ref().map(|_| state.clone());
         let woken = match (self.take_over(&own, &asleep.version, state).await, before, again) {
             // What it fell asleep on is still there.
-            (Err(fault), Some(before), Some(state)) if !beside::is_order(&fault) => {
+            (Err(fault), Some(before), Some(state)) if !beside::is_order(&fault) && !is_want_of_room(&fault) => {
                 let woken = self.take_over(&before, &asleep.version, state).await;
                 if woken.is_ok() {
                     self.successor.commit(&before);
@@ -133,4 +133,9 @@ impl<P: Procedure, M> Session<P, M> {
         let mut taking = Box::pin(procedure.take_over(scope, start, event, version, state));
         attending.call(taking.as_mut(), start.wall, Reach::Session).await
     }
+}
+
+/// Whether there was no room for an instance, of whichever version.
+fn is_want_of_room(fault: &Fault) -> bool {
+    matches!(fault.kind, FaultKind::Capacity | FaultKind::TenantMemory)
 }
