@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use super::breaker::BreakerLimits;
 use super::checks::{TIMEOUT_DEFAULT, TIMERS_DEFAULT, WATERMARKS_DEFAULT};
+#[cfg(doc)]
+use super::handle::ServerHandle;
 use super::host::{Host, HostError};
 use super::registry::NAME_CHARS_MAX;
 use super::versions::{RecordError, SwapRules};

@@ -10,7 +10,7 @@ use crate::sched::Seat;
 use crate::session::baggage::{Baggage, back};
 
 impl Line {
-    /// A session that came from another process. What is queued for its peer follows by [`Line::load`].
+    /// A session that came from another process. What is queued for its peer follows by `load`.
     #[must_use]
     pub fn resumed(
         info: ClientInfo,
