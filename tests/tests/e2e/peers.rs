@@ -72,7 +72,8 @@ fn a_reader_that_does_not_read_is_passed_over_and_holds_nobody_back() {
     let mut deaf = Client::connect(server.address());
     deaf.send("ntarget").expect("Ok(())");
     let mut sender = Client::connect(server.address());
-    let news = format!("b{}", "x".repeat(60_000));
+    // However it is cut into reads, each piece is the word to tell the others the rest of it.
+    let news = "b".repeat(60_000);
     let mut passed_over = false;
     for _ in 0..400 {
         sender.send(&news);

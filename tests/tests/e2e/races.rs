@@ -64,17 +64,27 @@ fn going_back_passes_a_version_that_came_twice() {
 
 #[test]
 fn a_swap_that_meets_the_end_of_its_server_publishes_nothing() {
-    let server = versions(SwapRules::default()).start().expect("it starts");
-    let plugin = version('b');
-    host().runtime().block_on(async {
-        let mut swap = pin!(server.swap(plugin, SwapPolicy::HandOff));
-        // The new version is being tried out by now.
-        assert!(poll_fn(|cx| Poll::Ready(swap.as_mut().poll(cx))).await.is_pending());
-        server.stop(Duration::from_secs(5)).await;
-        let swapped = swap.await;
-        assert!(matches!(swapped, Err(SwapError::Stopping)), "{swapped:?}");
-    });
-    assert_eq!(server.generations().len(), 1);
+    // Now and then the trial is over before anybody can stop the server.
+    for _ in 0..50 {
+        let server = versions(SwapRules::default()).start().expect("it starts");
+        let plugin = version('b');
+        let met = host().runtime().block_on(async {
+            let mut swap = pin!(server.swap(plugin, SwapPolicy::HandOff));
+            // The new version is being tried out by now.
+            if poll_fn(|cx| Poll::Ready(swap.as_mut().poll(cx))).await.is_ready() {
+                return false;
+            }
+            server.stop(Duration::from_secs(5)).await;
+            let swapped = swap.await;
+            assert!(matches!(swapped, Err(SwapError::Stopping)), "{swapped:?}");
+            true
+        });
+        if met {
+            assert_eq!(server.generations().len(), 1);
+            return;
+        }
+    }
+    panic!("no swap ever met the end of its server");
 }
 
 #[test]
@@ -211,7 +221,7 @@ fn whoever_asks_for_swaps_and_goes_away_cannot_have_more_of_them_at_work() {
         code == 503
     };
     // Each is given up by whoever asked, and the first of them keeps the others waiting.
-    assert!((0..40).any(|_| refused()), "none was refused");
+    assert!((0..150).any(|_| refused()), "none was refused");
     drop(slow);
     asks.join().expect("it has ended");
 }

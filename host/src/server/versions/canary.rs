@@ -243,6 +243,7 @@ pub(in crate::server) async fn conclude(
             report = swap::follow(service, &before, &canary.procedure, policy, report).await;
         }
         Some(why) => {
+            std::mem::swap(&mut report.from, &mut report.to);
             service.canary.store(None);
             service.history().take_back(&canary.procedure, why);
             if before.hands_over() && canary.procedure.hands_over() {

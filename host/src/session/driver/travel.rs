@@ -47,6 +47,8 @@ impl<P: Procedure, M> Session<P, M> {
             return self.line.mailbox.unseal(sealed);
         }
         self.line.state().let_go();
+        // What was used here is this process's to tell.
+        self.spent_before = self.usage().fuel;
         (self.instance, self.asleep) = (None, None);
         self.machine.departed();
     }
