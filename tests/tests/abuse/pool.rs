@@ -130,6 +130,8 @@ fn a_session_that_gets_no_instance_ends_as_the_hosts_doing_and_the_others_go_on(
     for times in 1..=20 {
         Client::connect(server.address()).expect_gone();
         eventually("it is counted", || server.counters().ended.get("overload") == Some(&times));
+        // Or the next would be refused at the door.
+        eventually("it left", || server.clients() == 1);
     }
     // It is nobody's fault but the host's, so that nobody is held off for it.
     assert_eq!(server.counters().notices.get("tripped"), None);
