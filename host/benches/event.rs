@@ -12,9 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use wharf::event::{
-    ClientInfo, Event, Instance, NameError, Peers, Port, Priority, Procedure, Scope, SendError, WriteError,
-};
+use wharf::event::{Alone, ClientInfo, Event, Instance, Port, Priority, Procedure, Scope, WriteError};
 use wharf::plugin::{Binding, Engine, EngineConfig, EventProcedure, Grants, GuestInstance, Loader, Manifest};
 use wharf::sched::Budgets;
 
@@ -43,27 +41,6 @@ impl Port for Sink {
     }
 }
 
-impl Peers for Sink {
-    fn client_count(&self) -> u32 {
-        1
-    }
-    fn broadcast(&self, _: u64, _: &[u8]) -> u32 {
-        0
-    }
-    fn set_name(&self, _: u64, _: &str) -> Result<(), NameError> {
-        Ok(())
-    }
-    fn find(&self, _: &str) -> Option<u64> {
-        None
-    }
-    fn send_to(&self, _: u64, _: &[u8]) -> Result<(), SendError> {
-        Ok(())
-    }
-    fn disconnect(&self, _: u64, _: u64) -> bool {
-        false
-    }
-}
-
 /// Polls until it is done: the tick makes a guest yield now and then, and nothing else here waits.
 fn finish<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
@@ -87,8 +64,7 @@ fn procedure() -> EventProcedure {
 fn instance(procedure: &EventProcedure) -> GuestInstance {
     let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
     let info = ClientInfo { id: 1, server: "bench".into(), peer: nobody, local: nobody, tls: None, parameter: 0 };
-    let sink = Arc::new(Sink(info));
-    let scope = Scope { port: sink.clone(), peers: sink };
+    let scope = Scope { port: Arc::new(Sink(info)), peers: Arc::new(Alone) };
     finish(procedure.instantiate(scope, Budgets::default().start(Priority::Normal))).expect("an instance")
 }
 

@@ -248,8 +248,12 @@ pub(crate) async fn resume(
         parameter: baggage.parameter,
     };
     let line = Line::resumed(info, Arc::clone(&service.terms().line_config), seat, wire, &baggage);
+    // As with a newcomer: a swap goes by the registry.
+    let entering = service.entrance.read().await;
     let successor = Arc::new(Successor::new(service.procedure()));
     let entered = service.registry.enter_again(&line, round, &successor, name.as_deref());
+    successor.start_with(service.procedure());
+    drop(entering);
     let Some((membership, presence)) = entered else {
         return restored(Err("a session here has its number".into()));
     };

@@ -1,6 +1,7 @@
 //! A process with a control API, and the ways to ask it.
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::clients::free_port;
-use crate::guests::{component, wharf_binary};
+use crate::guests::{component, versioned, wharf_binary};
 use crate::process::Wharf;
 use crate::servers::eventually;
 
@@ -109,6 +110,34 @@ impl Site {
     pub fn wharf_plugin(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(wharf_binary());
         command.arg("plugin").arg("--socket").arg(self.socket()).args(arguments).output().expect("it runs")
+    }
+
+    /// Kills the process, and starts another with the same files.
+    pub fn start_again(&mut self) {
+        self.wharf.kill();
+        // A compiler that it was about to start has its descriptors for a moment longer.
+        eventually("nobody has its sockets", || UnixStream::connect(self.socket()).is_err());
+        self.wharf = Wharf::run(&["serve"], self.folder.path());
+        self.wharf.says("server started");
+        eventually("the control API is open", || UnixStream::connect(self.socket()).is_ok());
+    }
+
+    /// One whose process can be killed and started again, with versions to swap in: `a.wasm` and so on.
+    #[must_use]
+    pub fn of_versions(server: &str, labels: &[char]) -> Self {
+        let site = Self::with("", &format!("options = ['reuse-address']\n{server}"));
+        for label in labels {
+            std::fs::write(site.path(&format!("{label}.wasm")), component(&versioned(*label, "", ""))).expect("kept");
+        }
+        site
+    }
+
+    /// What `wharf plugin VERB echo` answers, with this file of the folder where one is named. It has to work.
+    pub fn plugin(&self, verb: &[&str], file: Option<&str>) -> Value {
+        let file = file.map(|file| self.path(file).to_str().expect("a path").to_owned());
+        let output = self.wharf_plugin(&[verb, &["echo"], file.as_deref().as_slice(), &["--json"]].concat());
+        assert!(output.status.success(), "{}", said(&output));
+        serde_json::from_slice(&output.stdout).expect("an answer")
     }
 
     /// All sessions of `echo`.

@@ -11,6 +11,7 @@ use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, WorldId};
 
 use crate::files;
+use crate::plugin::number;
 
 /// Largest file that is read.
 const MODULE_MAX_BYTES: u64 = 64 << 20;
@@ -112,20 +113,6 @@ fn without_debug_sections(module: Vec<u8>) -> Vec<u8> {
         at = next;
     }
     kept
-}
-
-/// A number in the format's variable length, and where it ends.
-fn number(bytes: &[u8], mut at: usize) -> Option<(usize, usize)> {
-    let mut value = 0;
-    for shift in (0..35).step_by(7) {
-        let byte = *bytes.get(at)?;
-        at += 1;
-        value |= usize::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some((value, at));
-        }
-    }
-    None
 }
 
 fn encode(module: &mut Vec<u8>, resolve: &Resolve, world: WorldId) -> Result<Vec<u8>, String> {

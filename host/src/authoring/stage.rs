@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use crate::event::{ClientInfo, NameError, Peers, Port, Priority, Scope, SendError, WriteError};
+use crate::event::{Alone, ClientInfo, Port, Priority, Scope, WriteError};
 
 /// Room in the send buffer, which is as large as a server's where it is not configured.
 const CAPACITY_BYTES: usize = 256 << 10;
@@ -122,29 +122,5 @@ impl Port for Stage {
         let at = state.now_ms.saturating_add(after_ms);
         state.timers.insert(id, at);
         true
-    }
-}
-
-/// There is nobody else.
-struct Alone;
-
-impl Peers for Alone {
-    fn client_count(&self) -> u32 {
-        1
-    }
-    fn broadcast(&self, _: u64, _: &[u8]) -> u32 {
-        0
-    }
-    fn set_name(&self, _: u64, _: &str) -> Result<(), NameError> {
-        Ok(())
-    }
-    fn find(&self, _: &str) -> Option<u64> {
-        None
-    }
-    fn send_to(&self, _: u64, _: &[u8]) -> Result<(), SendError> {
-        Err(SendError::Closed)
-    }
-    fn disconnect(&self, _: u64, _: u64) -> bool {
-        false
     }
 }

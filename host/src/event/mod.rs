@@ -4,11 +4,13 @@
 //! [`Instance`]; `plugin` acts on the session through [`Port`] and on its server through [`Peers`]. Neither imports
 //! the other.
 
+mod alone;
 mod client;
 mod fault;
 mod port;
 mod reason;
 
+pub use alone::{Alone, Nowhere};
 pub use client::{ClientInfo, Priority, TlsInfo};
 pub use fault::{Fault, FaultKind, Origin};
 pub use port::{Budget, Instance, Meter, NameError, Peers, Port, Procedure, Scope, SendError, Usage, WriteError};

@@ -66,7 +66,7 @@ fn problem(bytes: &[u8]) -> Option<String> {
 }
 
 /// A number in the format's variable length, and where it ends.
-fn number(bytes: &[u8], mut at: usize) -> Option<(usize, usize)> {
+pub(crate) fn number(bytes: &[u8], mut at: usize) -> Option<(usize, usize)> {
     let mut value = 0;
     for shift in (0..35).step_by(7) {
         let byte = *bytes.get(at)?;

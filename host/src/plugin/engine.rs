@@ -124,6 +124,11 @@ impl Engine {
         self.sessions_max
     }
 
+    /// Instances that there is room for now, half of the spare slots included.
+    pub(super) fn instances_left(&self) -> usize {
+        (self.sessions_max + SPARE_SLOTS / 2).saturating_sub(self.instances() as usize)
+    }
+
     /// Instances that live now, trial instances included.
     #[must_use]
     pub fn instances(&self) -> u64 {

@@ -151,6 +151,12 @@ impl EventProcedure {
         self.plugin.has_handoff() && self.shards.is_none()
     }
 
+    /// Instances that there is room for now, beside those that live and those that trials need.
+    #[must_use]
+    pub fn instances_left(&self) -> usize {
+        self.plugin.engine().instances_left()
+    }
+
     /// What each instance may have.
     #[must_use]
     pub fn limits(&self) -> InstanceLimits {

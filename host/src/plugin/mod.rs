@@ -30,6 +30,7 @@ mod trial;
 pub use build::BuildError;
 pub use cache::digest;
 pub use capacity::Capacity;
+pub(crate) use compile::number;
 pub use compiler::{Compiler, VERB as COMPILE_VERB, compile_for_another};
 pub use engine::{Engine, EngineConfig, EngineError, WASM_STACK_BYTES};
 pub use grants::{Grant, Grants};

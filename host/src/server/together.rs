@@ -30,7 +30,7 @@ pub(super) async fn move_all(
     service: &Arc<Service>,
     next: &Arc<EventProcedure>,
     report: &mut SwapReport,
-    publish: impl FnOnce(),
+    publish: impl FnOnce() -> u64,
 ) -> bool {
     // Nobody starts meanwhile.
     let closed = service.entrance.write().await;
@@ -47,7 +47,7 @@ pub(super) async fn move_all(
     let prepared = join_all(live.into_iter().map(|one| prepare(one, next, verdict.clone(), deadline))).await;
     let all = prepared.iter().all(|one| matches!(one, Prepared::Ready(..) | Prepared::Ended));
     if all {
-        publish();
+        report.generation = publish();
     }
     // Those that are ready go on at once.
     let _ = decide.send(Some(all));

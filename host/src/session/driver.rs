@@ -114,7 +114,6 @@ impl<P: Procedure, M> Session<P, M> {
         let birth = match turn::enter(&session.line, Doing::START).await {
             Some(fault) => Err(fault),
             None => {
-                // Boxed, because it is large and a session lives long.
                 let scope = Scope { port: session.line.clone(), peers: session.peers.clone() };
                 let procedure = Arc::clone(&session.procedure);
                 let birth = {

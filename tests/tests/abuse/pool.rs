@@ -7,9 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use wharf::event::{
-    Budget, ClientInfo, FaultKind, NameError, Origin, Peers, Port, Priority, Procedure, Scope, SendError, WriteError,
-};
+use wharf::event::{Alone, Budget, ClientInfo, FaultKind, Nowhere, Origin, Procedure, Scope};
 use wharf::plugin::{Binding, EventProcedure, Grants};
 use wharf::server::{Host, HostConfig, Server, ServerHandle};
 use wharf_tests::clients::Client;
@@ -52,56 +50,10 @@ fn a_newcomer_over_the_hosts_maximum_is_refused_at_once_whichever_server_it_come
     balanced(&other.counters());
 }
 
-/// A session that leads nowhere.
-struct Nowhere(ClientInfo);
-
-impl Port for Nowhere {
-    fn info(&self) -> &ClientInfo {
-        &self.0
-    }
-    fn poll_write(&self, _: &mut Context<'_>, _: &[u8]) -> Poll<Result<(), WriteError>> {
-        Poll::Ready(Err(WriteError::Closed))
-    }
-    fn write_capacity(&self) -> u32 {
-        0
-    }
-    fn priority(&self) -> Priority {
-        Priority::Normal
-    }
-    fn set_priority(&self, _: Priority) -> Priority {
-        Priority::Normal
-    }
-    fn set_timer(&self, _: u32, _: u64) -> bool {
-        false
-    }
-}
-
-impl Peers for Nowhere {
-    fn client_count(&self) -> u32 {
-        0
-    }
-    fn broadcast(&self, _: u64, _: &[u8]) -> u32 {
-        0
-    }
-    fn set_name(&self, _: u64, _: &str) -> Result<(), NameError> {
-        Err(NameError::Taken)
-    }
-    fn find(&self, _: &str) -> Option<u64> {
-        None
-    }
-    fn send_to(&self, _: u64, _: &[u8]) -> Result<(), SendError> {
-        Err(SendError::Closed)
-    }
-    fn disconnect(&self, _: u64, _: u64) -> bool {
-        false
-    }
-}
-
 fn nowhere() -> Scope {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let info = ClientInfo { id: 0, server: "none".into(), peer: address, local: address, tls: None, parameter: 0 };
-    let nowhere = Arc::new(Nowhere(info));
-    Scope { port: nowhere.clone(), peers: nowhere }
+    Scope { port: Arc::new(Nowhere(info)), peers: Arc::new(Alone) }
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -151,6 +150,24 @@ fn a_canary_gets_its_exact_share_of_newcomers_and_is_promoted_when_its_time_is_o
 }
 
 #[test]
+fn a_canary_is_promoted_for_all_sessions_at_one_moment_or_taken_back_where_that_is_the_policy() {
+    let rules = SwapRules { policy: SwapPolicy::AllOrNothing, ..SwapRules::default() };
+    let server = versions().swap_rules(rules).start().expect("it starts");
+    let mut all = clients(&server, 5);
+    all.iter_mut().for_each(|client| next(client, 'a', 1, 1));
+    let promote = || host().runtime().block_on(server.promote()).expect("there is one");
+    canary(&server, bad('x', "", "(if (global.get $count) (then unreachable))"), CanaryWish::default())
+        .expect("it begins");
+    let report = promote();
+    assert_eq!((report.moved, report.rolled_back, report.generation), (0, true, 0), "{report:?}");
+    assert_eq!(states(&server).last(), Some(&(2, Standing::TakenBack("called-off".into()))));
+    canary(&server, version('b'), CanaryWish::default()).expect("it begins");
+    let report = promote();
+    assert_eq!((report.moved, report.rolled_back, report.generation), (5, false, 3), "{report:?}");
+    all.iter_mut().for_each(|client| next(client, 'b', 1, 2));
+}
+
+#[test]
 fn a_canary_whose_sessions_fault_is_taken_back_and_the_others_notice_nothing() {
     let server = with(CanaryRules { share: 1.0, ..CanaryRules::default() }).start().expect("it starts");
     let mut old = Client::connect(server.address());
@@ -259,53 +276,31 @@ fn a_version_too_many_is_refused_until_the_sessions_of_one_are_gone() {
     next(&mut pinned[0], 'b', 1, 2);
 }
 
-/// A site of which the process can be killed and started again.
-fn site() -> Site {
-    let site = Site::with("", "options = ['reuse-address']");
-    for label in ['a', 'b', 'c'] {
-        std::fs::write(site.path(&format!("{label}.wasm")), component(&versioned(label, "", ""))).expect("kept");
-    }
-    site
-}
-
-fn plugin(site: &Site, arguments: &[&str]) -> Value {
-    let output = site.wharf_plugin(&[arguments, &["--json"]].concat());
-    assert!(output.status.success(), "{}", said(&output));
-    serde_json::from_slice(&output.stdout).expect("an answer")
-}
-
 fn swap_to(site: &Site, file: &str) -> Value {
-    plugin(site, &["swap", "echo", site.path(file).to_str().expect("a path")])
-}
-
-fn start_again(site: &mut Site) {
-    site.wharf.kill();
-    site.wharf = Wharf::run(&["serve"], site.folder.path());
-    site.wharf.says("server started");
-    eventually("the control API is open", || UnixStream::connect(site.socket()).is_ok());
+    site.plugin(&["swap"], Some(file))
 }
 
 #[test]
 fn what_was_swapped_in_starts_again_after_a_crash_and_can_be_gone_back_from() {
-    let mut site = site();
+    let mut site = Site::of_versions("", &['a', 'b', 'c']);
     assert_eq!(swap_to(&site, "a.wasm")["recorded"], json!(true));
     assert_eq!(swap_to(&site, "b.wasm")["generation"], json!(3));
     // What it was loaded from is another file by now.
     for label in ['a', 'b'] {
         std::fs::write(site.path(&format!("{label}.wasm")), component(&versioned('z', "", ""))).expect("kept");
     }
-    start_again(&mut site);
+    site.start_again();
     let mut client = Client::connect(site.address());
     next(&mut client, 'b', 1, 1);
     // A reload that changes nothing does not change this either.
     site.ok("POST", "/v1/reload", json!({}));
     next(&mut Client::connect(site.address()), 'b', 1, 1);
-    let back = plugin(&site, &["rollback", "echo"]);
+    let back = site.plugin(&["rollback"], None);
     assert_eq!((&back["generation"], &back["moved"]), (&json!(2), &json!(1)), "{back}");
     next(&mut client, 'a', 1, 2);
-    start_again(&mut site);
+    site.start_again();
     next(&mut Client::connect(site.address()), 'a', 1, 1);
-    let history = plugin(&site, &["history", "echo"]);
+    let history = site.plugin(&["history"], None);
     let states: Vec<_> = history["generations"].as_array().expect("a list").iter().map(|one| &one["state"]).collect();
     assert_eq!(states, ["superseded", "in-force", "taken-back"], "{history}");
     assert!(said(&site.wharf_plugin(&["history", "echo"])).contains("taken-back"));
@@ -313,7 +308,7 @@ fn what_was_swapped_in_starts_again_after_a_crash_and_can_be_gone_back_from() {
 
 #[test]
 fn what_the_operator_writes_into_the_file_since_is_what_counts() {
-    let mut site = site();
+    let mut site = Site::of_versions("", &['a', 'b', 'c']);
     swap_to(&site, "b.wasm");
     configure(site.folder.path(), site.port, "", "options = ['reuse-address']\nparameter = 3");
     site.ok("POST", "/v1/reload", json!({}));
@@ -323,17 +318,17 @@ fn what_the_operator_writes_into_the_file_since_is_what_counts() {
     std::fs::write(site.path("wharf.toml"), &text).expect("kept");
     site.ok("POST", "/v1/reload", json!({}));
     next(&mut Client::connect(site.address()), 'c', 1, 1);
-    start_again(&mut site);
+    site.start_again();
     next(&mut Client::connect(site.address()), 'c', 1, 1);
     // And it does not come back with the old name.
     std::fs::write(site.path("wharf.toml"), text.replace("c.wasm", "polite.wasm")).expect("kept");
-    start_again(&mut site);
+    site.start_again();
     Client::connect(site.address()).echo("as in the file");
 }
 
 #[test]
 fn a_record_that_makes_no_sense_is_named_and_nothing_starts() {
-    let mut site = site();
+    let mut site = Site::of_versions("", &['a', 'b', 'c']);
     swap_to(&site, "b.wasm");
     let state = site.path("state/wharf");
     let one = |folder: &Path| std::fs::read_dir(folder).expect("a folder").next().expect("one").expect("one").path();
@@ -352,13 +347,13 @@ fn a_record_that_makes_no_sense_is_named_and_nothing_starts() {
     drop(wharf);
     open(0o700);
     std::fs::remove_file(record).expect("it was there");
-    start_again(&mut site);
+    site.start_again();
     Client::connect(site.address()).echo("as in the file");
 }
 
 #[test]
 fn a_process_that_is_killed_at_any_moment_of_a_swap_starts_with_what_it_last_reported() {
-    let mut site = site();
+    let mut site = Site::of_versions("", &['a', 'b', 'c']);
     let mut in_force = 'a';
     swap_to(&site, "a.wasm");
     for round in 0..24_u64 {
@@ -371,7 +366,7 @@ fn a_process_that_is_killed_at_any_moment_of_a_swap_starts_with_what_it_last_rep
         let asking = command.stdout(std::process::Stdio::piped()).spawn().expect("curl runs");
         // Each round a little later than the one before; what is done by then differs from machine to machine.
         std::thread::sleep(Duration::from_millis(round));
-        start_again(&mut site);
+        site.start_again();
         let answer = asking.wait_with_output().expect("it ended").stdout;
         let reported = String::from_utf8_lossy(&answer).contains("\"recorded\":true");
         let found = label(&mut Client::connect(site.address()));

@@ -4,17 +4,15 @@ use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::live::{bounded, move_live, published};
-use super::{SwapError, SwapPolicy, SwapReport, follow, hand_over, on, others, put_in_force, same};
+use tokio::sync::MutexGuard;
+
+use super::live::{bounded, give, published, put_in_force};
+use super::{Outcome, SwapError, SwapPolicy, SwapReport, hand_over, introduce, on, same};
 use crate::plugin::{EventProcedure, Plugin, try_out};
 use crate::server::handle::ServerHandle;
 use crate::server::procure::{ProcureError, again, bytes_of, procure};
-use crate::server::together;
-use crate::server::versions::{Canary, CanarySeen, CanaryWish, Generation, How, Standing, conclude, judge};
+use crate::server::versions::{Canary, CanarySeen, CanaryWish, Generation, How, Standing, judge, promote, take_back};
 use crate::telemetry::CanaryBegan;
-
-/// Instances beyond the sessions' that a swap may use of the pool's spare ones.
-const SPARE_FOR_SWAPS: usize = 32;
 
 impl ServerHandle {
     /// Loads a plugin, or asks its registry for it and loads it, under the grants of this server, for [`ServerHandle::swap`].
@@ -69,13 +67,7 @@ impl ServerHandle {
     /// [`SwapError`]; nothing was changed, but where what is in force could not be recorded.
     pub async fn swap(&self, plugin: Arc<Plugin>, policy: SwapPolicy) -> Result<SwapReport, SwapError> {
         let service = &self.service;
-        let _alone = service.swapping.lock().await;
-        if service.status().is_final() {
-            return Err(SwapError::Stopping);
-        }
-        if let Some(canary) = &*service.canary.load() {
-            return Err(SwapError::CanaryRuns(canary.procedure.plugin().label()));
-        }
+        let _alone = self.alone_and_without_canary().await?;
         let before = service.procedure();
         // Nothing is new then; but sessions that were left on another version may be asked again.
         let next = match same(before.plugin(), &plugin) {
@@ -84,22 +76,13 @@ impl ServerHandle {
         };
         let (from, to) = (before.plugin().label(), next.plugin().label());
         let mut report = SwapReport { from, to, ..SwapReport::default() };
-        let publish = || {
-            if !Arc::ptr_eq(&before, &next) {
-                put_in_force(service, &next, How::Swap);
-            }
+        let publish = || match Arc::ptr_eq(&before, &next) {
+            true => service.history().in_force(),
+            false => put_in_force(service, &next, How::Swap),
         };
-        if policy == SwapPolicy::AllOrNothing {
-            self.room_for_both(&next)?;
-            if !together::move_all(service, &next, &mut report, publish).await {
-                report.rolled_back = !Arc::ptr_eq(&before, &next);
-                return Ok(report);
-            }
-        } else {
-            publish();
+        if introduce(service, &next, policy, &mut report, publish).await? == Outcome::CalledOff {
+            return Ok(report);
         }
-        report.generation = service.history().in_force();
-        let report = follow(service, &before, &next, policy, report).await;
         self.written(report).await
     }
 
@@ -110,13 +93,7 @@ impl ServerHandle {
     /// [`SwapError`]; nothing was changed.
     pub async fn canary(&self, plugin: Arc<Plugin>, wish: CanaryWish) -> Result<SwapReport, SwapError> {
         let service = &self.service;
-        let _alone = service.swapping.lock().await;
-        if service.status().is_final() {
-            return Err(SwapError::Stopping);
-        }
-        if let Some(canary) = &*service.canary.load() {
-            return Err(SwapError::CanaryRuns(canary.procedure.plugin().label()));
-        }
+        let _alone = self.alone_and_without_canary().await?;
         let rules = wish.over(service.terms().rules.canary);
         if let Some((key, problem)) = rules.problems().into_iter().next() {
             return Err(SwapError::Canary(key, problem));
@@ -140,9 +117,8 @@ impl ServerHandle {
             let goes_on = hand_over(service, &next, live.into_iter().take(share).collect(), &mut report).await;
             canary.has(report.moved as u64);
             if !goes_on {
-                let taken_back = conclude(service, &canary, Some("failed-hand-offs")).await;
-                report.rolled_back = taken_back.is_some();
-                return Ok(report);
+                take_back(service, &canary, "failed-hand-offs").await;
+                report.rolled_back = true;
             }
         }
         Ok(report)
@@ -154,10 +130,9 @@ impl ServerHandle {
     /// [`SwapError`]; nothing was changed, but where what is in force could not be recorded.
     pub async fn promote(&self) -> Result<SwapReport, SwapError> {
         let service = &self.service;
-        let _alone = service.swapping.lock().await;
+        let _alone = self.alone().await?;
         let canary = service.canary.load_full().ok_or(SwapError::NoCanary)?;
-        let report = conclude(service, &canary, None).await.ok_or(SwapError::NoCanary)?;
-        self.written(report).await
+        self.written(promote(service, &canary).await?).await
     }
 
     /// Takes the canary back, or, where none runs, the version in force: newcomers and live sessions get the one before.
@@ -166,12 +141,9 @@ impl ServerHandle {
     /// [`SwapError`]; nothing was changed, but where what is in force could not be recorded.
     pub async fn roll_back(&self) -> Result<SwapReport, SwapError> {
         let service = &self.service;
-        let _alone = service.swapping.lock().await;
-        if service.status().is_final() {
-            return Err(SwapError::Stopping);
-        }
+        let _alone = self.alone().await?;
         if let Some(canary) = service.canary.load_full() {
-            return conclude(service, &canary, Some("asked")).await.ok_or(SwapError::NoCanary);
+            return Ok(take_back(service, &canary, "asked").await);
         }
         let (generation, known) = service.history().before().ok_or(SwapError::NothingBefore)?;
         let number = generation.number;
@@ -182,22 +154,18 @@ impl ServerHandle {
         let bad = service.procedure();
         let next = self.ready(&bad, plugin).await?;
         let policy = service.terms().rules.policy;
-        let publish = || service.procedure.store(Arc::clone(&next));
         let mut report = SwapReport { from: bad.plugin().label(), to: next.plugin().label(), ..SwapReport::default() };
-        if policy == SwapPolicy::AllOrNothing {
-            self.room_for_both(&next)?;
-            if !together::move_all(service, &next, &mut report, publish).await {
-                return Ok(report);
-            }
-        } else {
-            publish();
-        }
-        report.generation = service.history().go_back_to(number, &next);
-        service.history().take_back(&bad, "asked");
-        published(service, &next);
+        let publish = || {
+            service.procedure.store(Arc::clone(&next));
+            service.history().go_back_to(number, &next);
+            service.history().take_back(&bad, "asked");
+            published(service, &next);
+            number
+        };
         // Whoever asks for this knows better than the count of failures.
-        *service.guard() = None;
-        let report = move_live(service, &next, policy, report).await.0;
+        if give(service, &next, policy, &mut report, publish).await? == Outcome::CalledOff {
+            return Ok(report);
+        }
         self.written(report).await
     }
 
@@ -265,12 +233,19 @@ impl ServerHandle {
         Ok(Some(Arc::new(places)))
     }
 
-    /// Sessions that move together have two instances each for a moment.
-    fn room_for_both(&self, next: &Arc<EventProcedure>) -> Result<(), SwapError> {
-        let more = others(&self.service, next).len();
-        let engine = self.host().engine();
-        let fits = engine.instances() as usize + more <= engine.sessions_max() + SPARE_FOR_SWAPS;
-        if fits { Ok(()) } else { Err(SwapError::NoRoom(more)) }
+    /// The lock of swaps, where the server has not stopped.
+    async fn alone(&self) -> Result<MutexGuard<'_, ()>, SwapError> {
+        let alone = self.service.swapping.lock().await;
+        if self.status().is_final() { Err(SwapError::Stopping) } else { Ok(alone) }
+    }
+
+    /// The same where no version is being tried.
+    async fn alone_and_without_canary(&self) -> Result<MutexGuard<'_, ()>, SwapError> {
+        let alone = self.alone().await?;
+        match &*self.service.canary.load() {
+            Some(canary) => Err(SwapError::CanaryRuns(canary.procedure.plugin().label())),
+            None => Ok(alone),
+        }
     }
 
     /// Tries a version out, and makes sure that it can be gone back to.

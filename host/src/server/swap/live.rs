@@ -14,6 +14,7 @@ use super::{SwapError, SwapPolicy, SwapReport};
 use crate::event::{Fault, FaultKind, Port};
 use crate::plugin::{EventProcedure, Plugin};
 use crate::server::service::Service;
+use crate::server::together;
 use crate::server::versions::{How, Standing, VERSIONS_MAX};
 use crate::session::{Handed, Line, Successor};
 use crate::telemetry::{PluginSwapped, SessionsMoved, SwapRolledBack};
@@ -40,58 +41,69 @@ pub(super) fn bounded(service: &Service, before: &Arc<EventProcedure>, next: &Ar
     Err(SwapError::TooManyVersions(names.join(", ")))
 }
 
-/// Newcomers get it from now on.
-pub(super) fn put_in_force(service: &Service, next: &Arc<EventProcedure>, how: How) {
+/// Newcomers get it from now on. Its number.
+pub(super) fn put_in_force(service: &Service, next: &Arc<EventProcedure>, how: How) -> u64 {
     service.procedure.store(Arc::clone(next));
-    service.history().put(next, how, Standing::InForce);
     published(service, next);
+    service.history().put(next, how, Standing::InForce)
 }
 
-pub(super) fn published(service: &Service, next: &Arc<EventProcedure>) {
+pub(in crate::server) fn published(service: &Service, next: &Arc<EventProcedure>) {
     *service.guard() = None;
     service.forget_faults();
     PluginSwapped { server: &service.name, plugin: &next.plugin().label(), digest: next.plugin().digest() }.emit();
 }
 
-/// A version is in force: what becomes of sessions on others, and who watches it.
-pub(in crate::server) async fn follow(
-    service: &Arc<Service>,
-    before: &Arc<EventProcedure>,
-    next: &Arc<EventProcedure>,
-    policy: SwapPolicy,
-    report: SwapReport,
-) -> SwapReport {
-    let (mut report, good) = move_live(service, next, policy, report).await;
-    if Arc::ptr_eq(before, next) {
-        return report;
-    }
-    if good {
-        service.watch(next, before);
-    } else {
-        roll_back(service, before, next, &mut report).await;
-    }
-    report
+/// What came of giving a version to everybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::server) enum Outcome {
+    /// It is in force.
+    Good,
+    /// It is in force, and so many sessions could not move to it that it is no good.
+    Bad,
+    /// All were to move together, and one could not: it was not published.
+    CalledOff,
 }
 
-/// Live sessions, as the policy says. False where so many could not move that the version is no good.
-pub(super) async fn move_live(
+/// Gives newcomers a version by `publish`, which says its number, and live sessions as the policy says.
+///
+/// # Errors
+/// [`SwapError::NoRoom`]; nothing was changed.
+pub(super) async fn give(
     service: &Arc<Service>,
     next: &Arc<EventProcedure>,
     policy: SwapPolicy,
-    mut report: SwapReport,
-) -> (SwapReport, bool) {
-    let mut good = true;
+    report: &mut SwapReport,
+    publish: impl FnOnce() -> u64,
+) -> Result<Outcome, SwapError> {
+    let mut outcome = Outcome::Good;
     match policy {
-        SwapPolicy::AllOrNothing => {}
-        SwapPolicy::Pin => pin(others(service, next), "pinned", &mut report),
+        SwapPolicy::AllOrNothing => {
+            // Each has two instances for a moment.
+            let more = others(service, next).len();
+            if more > next.instances_left() {
+                return Err(SwapError::NoRoom(more));
+            }
+            if !together::move_all(service, next, report, publish).await {
+                outcome = Outcome::CalledOff;
+            }
+        }
+        SwapPolicy::Pin => {
+            report.generation = publish();
+            pin(others(service, next), "pinned", report);
+        }
         SwapPolicy::HandOff => {
+            report.generation = publish();
             let live = others(service, next);
             let moves = |(_, successor): &Live| next.hands_over() && successor.current().hands_over();
             let (movable, stuck) = live.into_iter().partition(moves);
-            pin(stuck, "no-handoff", &mut report);
-            good = hand_over(service, next, movable, &mut report).await;
+            pin(stuck, "no-handoff", report);
+            if !hand_over(service, next, movable, report).await {
+                outcome = Outcome::Bad;
+            }
         }
         SwapPolicy::Disconnect => {
+            report.generation = publish();
             let old = others(service, next);
             old.iter().for_each(|(line, _)| line.stop());
             report.ended = old.len();
@@ -100,7 +112,31 @@ pub(super) async fn move_live(
     let (moved, stayed) = (report.moved, report.stayed.values().sum());
     let (ended, longest) = (report.ended, report.longest_pause);
     SessionsMoved { server: &service.name, moved, stayed, ended, longest }.emit();
-    (report, good)
+    Ok(outcome)
+}
+
+/// The same for a version that is new here: it is taken back where it is no good, and watched where it is.
+///
+/// # Errors
+/// As [`give`].
+pub(in crate::server) async fn introduce(
+    service: &Arc<Service>,
+    next: &Arc<EventProcedure>,
+    policy: SwapPolicy,
+    report: &mut SwapReport,
+    publish: impl FnOnce() -> u64,
+) -> Result<Outcome, SwapError> {
+    let before = service.procedure();
+    let outcome = give(service, next, policy, report, publish).await?;
+    if Arc::ptr_eq(&before, next) {
+        return Ok(outcome);
+    }
+    match outcome {
+        Outcome::Good => service.watch(next, &before),
+        Outcome::Bad => roll_back(service, &before, next, report).await,
+        Outcome::CalledOff => report.rolled_back = true,
+    }
+    Ok(outcome)
 }
 
 pub(in crate::server) type Live = (Arc<Line>, Arc<Successor<EventProcedure>>);
@@ -149,12 +185,8 @@ pub(in crate::server) fn put_back(
     bad: &Arc<EventProcedure>,
     why: &str,
 ) -> bool {
-    let in_force = service.procedure.load_full();
-    if !Arc::ptr_eq(&in_force, bad) {
-        return false;
-    }
-    let was = service.procedure.compare_and_swap(&in_force, Arc::clone(before));
-    if !Arc::ptr_eq(&was, &in_force) {
+    let was = service.procedure.compare_and_swap(bad, Arc::clone(before));
+    if !Arc::ptr_eq(&was, bad) {
         return false;
     }
     service.history().put_in_force(before);

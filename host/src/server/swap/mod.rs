@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use live::SWAP_DEADLINE;
-use live::put_in_force;
-pub(super) use live::{Live, begun, follow, hand_over, on, others, put_back};
+pub(super) use live::{Live, Outcome, begun, hand_over, introduce, on, others, published, put_back};
 
 use super::service::Service;
 use super::versions::{SwapRules, VERSIONS_MAX};

@@ -8,7 +8,7 @@ use super::CanaryRules;
 use crate::event::Peers;
 use crate::plugin::EventProcedure;
 use crate::server::service::Service;
-use crate::server::swap::{self, SwapReport, hand_over, on};
+use crate::server::swap::{self, Outcome, SwapError, SwapReport, hand_over, on};
 use crate::telemetry::{CanaryEnded, Latencies};
 
 /// How often the judge looks.
@@ -149,6 +149,18 @@ impl Canary {
         }
     }
 
+    /// Of what becomes of it, before anything has.
+    fn report(&self, service: &Service) -> SwapReport {
+        let (from, to) = (service.procedure().plugin().label(), self.procedure.plugin().label());
+        SwapReport { from, to, ..SwapReport::default() }
+    }
+
+    /// Says how it ended.
+    fn ended(&self, service: &Service, outcome: &str) {
+        let CanarySeen { plugin, sessions, faulted, .. } = self.seen();
+        CanaryEnded { server: &service.name, plugin: &plugin, outcome, sessions, faulted }.emit(&service.counters);
+    }
+
     fn figures(&self, service: &Service) -> Figures {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (sessions, alive) = (load(&self.sessions), u64::from(service.registry.client_count()));
@@ -199,61 +211,60 @@ pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: 
             continue;
         }
         let _alone = service.swapping.lock().await;
+        if !service.has_canary(&canary) {
+            return;
+        }
         // Live sessions may have come to it while this waited.
         let sessions = canary.figures(&service).sessions;
         let few = || (sessions < u64::from(canary.rules.sessions_min)).then_some("too-few-sessions");
-        let verdict = against.or_else(few);
-        if conclude(&service, &canary, verdict).await.is_some() && verdict.is_none() {
+        match against.or_else(few) {
+            Some(why) => drop(take_back(&service, &canary, why).await),
             // Nobody waits for an answer, and what is in force now is to start after a crash all the same.
-            service.record_quietly().await;
+            None => match promote(&service, &canary).await {
+                Ok(_) => service.record_quietly().await,
+                Err(_) => drop(take_back(&service, &canary, "no-room").await),
+            },
         }
         return;
     }
 }
 
-/// Promotes a canary, or takes it back where there is something against it. Whoever calls holds the lock of swaps. `None` where
-/// it is over already.
-pub(in crate::server) async fn conclude(
-    service: &Arc<Service>,
-    canary: &Arc<Canary>,
-    against: Option<&str>,
-) -> Option<SwapReport> {
-    if !service.has_canary(canary) {
-        return None;
-    }
-    let before = service.procedure();
-    let mut report = SwapReport {
-        from: before.plugin().label(),
-        to: canary.procedure.plugin().label(),
-        generation: canary.number,
-        ..SwapReport::default()
+/// Gives a canary that runs to everybody. Whoever calls holds the lock of swaps. It is taken back where all sessions were to
+/// move together and one could not.
+///
+/// # Errors
+/// [`SwapError::NoRoom`]; it runs on.
+pub(in crate::server) async fn promote(service: &Arc<Service>, canary: &Arc<Canary>) -> Result<SwapReport, SwapError> {
+    let mut report = canary.report(service);
+    let publish = || {
+        service.procedure.store(Arc::clone(&canary.procedure));
+        service.canary.store(None);
+        service.history().put_in_force(&canary.procedure);
+        canary.ended(service, "promoted");
+        swap::published(service, &canary.procedure);
+        canary.number
     };
-    let plugin = report.to.clone();
-    let outcome = against.unwrap_or("promoted");
-    let seen = canary.seen();
-    let (sessions, faulted) = (seen.sessions, seen.faulted);
-    CanaryEnded { server: &service.name, plugin: &plugin, outcome, sessions, faulted }.emit(&service.counters);
-    match against {
-        None => {
-            service.procedure.store(Arc::clone(&canary.procedure));
-            service.canary.store(None);
-            service.history().put_in_force(&canary.procedure);
-            service.forget_faults();
-            let policy = service.terms().rules.policy;
-            report = swap::follow(service, &before, &canary.procedure, policy, report).await;
-        }
-        Some(why) => {
-            std::mem::swap(&mut report.from, &mut report.to);
-            service.canary.store(None);
-            service.history().take_back(&canary.procedure, why);
-            if before.hands_over() && canary.procedure.hands_over() {
-                hand_over(service, &before, on(service, &canary.procedure), &mut report).await;
-            }
-            report.rolled_back = true;
-            service.record_quietly().await;
-        }
+    let policy = service.terms().rules.policy;
+    if swap::introduce(service, &canary.procedure, policy, &mut report, publish).await? == Outcome::CalledOff {
+        take_back(service, canary, "called-off").await;
     }
-    Some(report)
+    Ok(report)
+}
+
+/// Takes a canary that runs back, and its sessions with it. Whoever calls holds the lock of swaps.
+pub(in crate::server) async fn take_back(service: &Arc<Service>, canary: &Arc<Canary>, why: &str) -> SwapReport {
+    let mut report = canary.report(service);
+    std::mem::swap(&mut report.from, &mut report.to);
+    service.canary.store(None);
+    service.history().take_back(&canary.procedure, why);
+    canary.ended(service, why);
+    let before = service.procedure();
+    if before.hands_over() && canary.procedure.hands_over() {
+        hand_over(service, &before, on(service, &canary.procedure), &mut report).await;
+    }
+    (report.rolled_back, report.generation) = (true, canary.number);
+    service.record_quietly().await;
+    report
 }
 
 impl Service {
@@ -286,9 +297,7 @@ impl Service {
     pub(in crate::server) fn forget_canary(&self) {
         if let Some(canary) = self.canary.swap(None) {
             self.history().take_back(&canary.procedure, "reload");
-            let seen = canary.seen();
-            let (server, sessions, faulted) = (&*self.name, seen.sessions, seen.faulted);
-            CanaryEnded { server, plugin: &seen.plugin, outcome: "reload", sessions, faulted }.emit(&self.counters);
+            canary.ended(self, "reload");
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use canary::{Canary, conclude, judge};
+pub(super) use canary::{Canary, judge, promote, take_back};
 pub use canary::{CanarySeen, CanaryWish};
 pub(super) use record::Recorded;
 pub use record::{RecordError, StateFolder};

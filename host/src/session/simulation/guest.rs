@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::event::{
-    Action, Budget, Event, Fault, FaultKind, Instance, Meter, Peers, Priority, Procedure, Scope, SendError, Usage,
-};
+use crate::event::{Action, Budget, Event, Fault, FaultKind, Instance, Meter, Priority, Procedure, Scope, Usage};
 
 /// What may go wrong in a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,29 +195,5 @@ impl Instance for Guest {
 
     fn usage(&self) -> Usage {
         Usage { fuel: self.count, memory_bytes: 1 }
-    }
-}
-
-/// Nobody is there beside the session.
-pub(super) struct Alone;
-
-impl Peers for Alone {
-    fn client_count(&self) -> u32 {
-        1
-    }
-    fn broadcast(&self, _: u64, _: &[u8]) -> u32 {
-        0
-    }
-    fn set_name(&self, _: u64, _: &str) -> Result<(), crate::event::NameError> {
-        Ok(())
-    }
-    fn find(&self, _: &str) -> Option<u64> {
-        None
-    }
-    fn send_to(&self, _: u64, _: &[u8]) -> Result<(), SendError> {
-        Err(SendError::Closed)
-    }
-    fn disconnect(&self, _: u64, _: u64) -> bool {
-        false
     }
 }

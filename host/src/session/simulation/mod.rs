@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
-use self::guest::{Alone, Seen, Temper, Version, byte};
+use self::guest::{Seen, Temper, Version, byte};
 use super::{Deadlines, Ended, Handed, Latch, Line, LineConfig, Session, Successor, Watermarks};
-use crate::event::{ClientInfo, DisconnectReason, EndReason, FaultKind, Priority};
+use crate::event::{Alone, ClientInfo, DisconnectReason, EndReason, FaultKind, Priority};
 use crate::net::Wire;
 use crate::sched::{Account, Budgets, Lane, Seat, Turnstile};
 

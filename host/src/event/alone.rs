@@ -1,0 +1,55 @@
+//! A session that leads nowhere, and a server with nobody else: for trials, stories and tests.
+
+use std::task::{Context, Poll};
+
+use super::{ClientInfo, NameError, Peers, Port, Priority, SendError, WriteError};
+
+/// Nobody is there beside the session.
+#[derive(Debug, Clone, Copy)]
+pub struct Alone;
+
+impl Peers for Alone {
+    fn client_count(&self) -> u32 {
+        1
+    }
+    fn broadcast(&self, _: u64, _: &[u8]) -> u32 {
+        0
+    }
+    fn set_name(&self, _: u64, _: &str) -> Result<(), NameError> {
+        Ok(())
+    }
+    fn find(&self, _: &str) -> Option<u64> {
+        None
+    }
+    fn send_to(&self, _: u64, _: &[u8]) -> Result<(), SendError> {
+        Err(SendError::Closed)
+    }
+    fn disconnect(&self, _: u64, _: u64) -> bool {
+        false
+    }
+}
+
+/// A session to which nothing can be written.
+#[derive(Debug)]
+pub struct Nowhere(pub ClientInfo);
+
+impl Port for Nowhere {
+    fn info(&self) -> &ClientInfo {
+        &self.0
+    }
+    fn poll_write(&self, _: &mut Context<'_>, _: &[u8]) -> Poll<Result<(), WriteError>> {
+        Poll::Ready(Err(WriteError::Closed))
+    }
+    fn write_capacity(&self) -> u32 {
+        0
+    }
+    fn priority(&self) -> Priority {
+        Priority::Normal
+    }
+    fn set_priority(&self, _: Priority) -> Priority {
+        Priority::Normal
+    }
+    fn set_timer(&self, _: u32, _: u64) -> bool {
+        false
+    }
+}
