@@ -27,9 +27,11 @@ fn a_session_shows_what_it_did_and_does() {
     let server = start(polite());
     let clients = crowd(&server);
     let (id, _) = clients[7];
+    // It connected, it sent, and the timer that the guest sets when a client connects has fired.
+    eventually("its timer fires", || server.session(id).is_some_and(|session| session.glance.events == 3));
     let session = server.session(id).expect("it lives");
     let glance = session.glance;
-    assert_eq!((glance.bytes_in, glance.bytes_out, glance.events, glance.queued_bytes), (5, 5, 2, 0));
+    assert_eq!((glance.bytes_in, glance.bytes_out, glance.events, glance.queued_bytes), (5, 5, 3, 0));
     assert_eq!((glance.priority, glance.event), (Priority::Normal, None));
     assert!(glance.usage.fuel > 0 && glance.usage.memory_bytes == 128 << 10 && glance.cpu > Duration::ZERO);
     assert!(session.plugin.contains("polite"), "{}", session.plugin);
