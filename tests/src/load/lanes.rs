@@ -1,4 +1,6 @@
 //! A critical session beside background ones that burn whatever there is: its latency with them and without.
+//! A native echo on a thread that stands where the critical session's does says what the machine and its kernel make of the
+//! same background: what is above that is Wharf's.
 //!
 //! The critical client sends at fixed times, whether the answer to the last message has come or not, and its latency counts from when it
 //! meant to send: a server that stands still is seen in all the messages that it kept waiting.
@@ -19,6 +21,7 @@ use wharf::server::{BreakerLimits, Host, Server, ServerHandle};
 
 use crate::certificates::Certificates;
 use crate::guests::{built, component, file, root};
+use crate::load::native;
 
 /// How often the critical client sends.
 const SEND_EVERY: Duration = Duration::from_millis(1);
@@ -78,44 +81,83 @@ pub fn run(host: &Host, rounds: usize, time: Duration, only: &str) -> Result<()>
     let options = SocketOptions { no_delay: true, ..SocketOptions::default() };
     let critical = Server::builder().host(host).name("critical").local_host("127.0.0.1").options(options);
     let critical = critical.priority(Priority::Critical).plugin(polite).start()?;
-    println!("| beside | p50 us | p99 us | p99.9 us | p50 | p99 | p99.9 | background alone per s | beside | share |");
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    let native = native_in(Lane::Fast)?;
+    println!(
+        "| beside | p50 us | p99 us | p99.9 us | p50 | p99 | p99.9 | native p99 us | p50 | p99 | p99.9 | background keeps |"
+    );
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     for antagonist in ANTAGONISTS.iter().filter(|one| one.name.contains(only)) {
         let certificates = Certificates::new();
         let server = background(host, antagonist, &certificates)?;
-        let (mut calm, mut beside) = (Histogram::new(3)?, Histogram::new(3)?);
+        let (mut wharf, mut reference) = (Latency::default(), Latency::default());
         let (mut alone_done, mut beside_done) = (0.0, 0.0);
         for _ in 0..rounds {
-            calm.add(paced(critical.address(), time)?)?;
+            wharf.calm.push(paced(critical.address(), time)?);
+            reference.calm.push(paced(native, time)?);
             let burning = Burning::start(antagonist, server.address())?;
             alone_done += progress(&server, || {
                 thread::sleep(time);
                 Ok(())
             })?;
-            beside_done += progress(&server, || Ok(beside.add(paced(critical.address(), time)?)?))?;
+            beside_done += progress(&server, || {
+                wharf.beside.push(paced(critical.address(), time)?);
+                Ok(())
+            })?;
+            reference.beside.push(paced(native, time)?);
             burning.end()?;
         }
-        let at = |seen: &Histogram<u64>| [0.5, 0.99, 0.999].map(|share| seen.value_at_quantile(share));
-        let (calm, beside) = (at(&calm), at(&beside));
-        let ratio = |at: usize| beside[at] as f64 / calm[at].max(1) as f64;
-        println!(
-            "| {} | {} > {} | {} > {} | {} > {} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} | {:.2} |",
-            antagonist.name,
-            calm[0],
-            beside[0],
-            calm[1],
-            beside[1],
-            calm[2],
-            beside[2],
-            ratio(0),
-            ratio(1),
-            ratio(2),
-            alone_done / rounds as f64,
-            beside_done / rounds as f64,
-            beside_done / f64::max(alone_done, 1.0),
-        );
+        let [p50, p99, p999] = PERCENTILES.map(|share| wharf.change(share));
+        let kept = beside_done / f64::max(alone_done, 1.0);
+        let name = antagonist.name;
+        let native = format!("{} | {}", reference.change(0.99), reference.ratios());
+        println!("| {name} | {p50} | {p99} | {p999} | {} | {native} | {kept:.2} |", wharf.ratios());
     }
     Ok(())
+}
+
+const PERCENTILES: [f64; 3] = [0.5, 0.99, 0.999];
+
+/// The latency of one session in each round, in microseconds.
+#[derive(Default)]
+struct Latency {
+    calm: Vec<Histogram<u64>>,
+    beside: Vec<Histogram<u64>>,
+}
+
+impl Latency {
+    /// The median of the rounds': what the machine does to some of them is not in it.
+    fn at(&self, share: f64) -> (u64, u64) {
+        let median = |rounds: &[Histogram<u64>]| {
+            let mut seen: Vec<_> = rounds.iter().map(|round| round.value_at_quantile(share)).collect();
+            seen.sort_unstable();
+            seen.get(seen.len() / 2).copied().unwrap_or(0)
+        };
+        (median(&self.calm), median(&self.beside))
+    }
+
+    fn change(&self, share: f64) -> String {
+        let (calm, beside) = self.at(share);
+        format!("{calm} > {beside}")
+    }
+
+    fn ratios(&self) -> String {
+        let ratios = PERCENTILES.map(|share| {
+            let (calm, beside) = self.at(share);
+            format!("{:.2}", beside as f64 / calm.max(1) as f64)
+        });
+        ratios.join(" | ")
+    }
+}
+
+/// A native echo on a thread of its own, which stands where those of the lane do.
+fn native_in(lane: Lane) -> Result<SocketAddr> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let address = native::start(runtime.handle())?;
+    thread::Builder::new().name("native".into()).spawn(move || {
+        let _ = take(lane);
+        runtime.block_on(std::future::pending::<()>());
+    })?;
+    Ok(address)
 }
 
 fn background(host: &Host, antagonist: &Antagonist, certificates: &Certificates) -> Result<ServerHandle> {
@@ -268,5 +310,10 @@ fn paced(address: SocketAddr, time: Duration) -> Result<Histogram<u64>> {
 
 /// The measuring thread is not to be what is measured. Where this is not allowed it waits for its turn like everybody else.
 fn forward() {
+    let own = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let real_time = Command::new("chrt").args(["--fifo", "--pid", "50", &own]).stderr(Stdio::null()).status();
+    if real_time.is_ok_and(|status| status.success()) {
+        return;
+    }
     let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), -20);
 }
