@@ -38,6 +38,8 @@ pub mod authoring;
 pub mod cli;
 pub mod config;
 pub mod control;
+#[cfg(test)]
+mod dice;
 pub mod event;
 mod files;
 pub mod net;

@@ -198,15 +198,7 @@ async fn converse(service: Arc<Service>, client: Established, round: u64, seat: 
     let (wire, permit) = client.into_parts();
     let line = Line::new(info, Arc::clone(&terms.line_config), seat, wire);
     drop(terms);
-    let entering = service.entrance.read().await;
-    let (procedure, is_canary) = service.procedure_for_newcomer();
-    let successor = Arc::new(Successor::new(procedure));
-    let (membership, presence) = service.registry.enter(&line, round, &successor);
-    // A swap that came before the registry knew of this session passed it by.
-    if !is_canary || !service.tries(&successor.current()) {
-        successor.start_with(service.procedure());
-    }
-    drop(entering);
+    let (successor, membership, presence) = service.let_in(&line, round).await;
     // An order that came before the registry knew of this session passed it by.
     match service.call(round) {
         Call::Stay => {}

@@ -19,12 +19,12 @@ use super::procure::{ProcureError, again};
 use super::registry::Registry;
 use super::service::{Service, Terms};
 use super::succession::{LeftSocket, OpenSocket};
-use super::swap::same;
+use super::swap::{SwapError, bounded, same};
 use super::tenants::Tenant;
 use super::versions::{Generation, History, How, Standing};
 use crate::admission::{Gate, Places, Room};
 use crate::net::{BindError, Listener, Security};
-use crate::plugin::{Binding, EventProcedure, LoadError, Plugin};
+use crate::plugin::{Binding, EventProcedure, LoadError, Plugin, try_out};
 use crate::serve;
 use crate::session::{Deadlines, Latch, LineConfig};
 use crate::telemetry::{Bucket, Counters, ServerStarted};
@@ -39,7 +39,9 @@ pub struct Prepared {
     pub(super) description: ServerBuilder,
     pub(super) name: String,
     pub(super) plugin: Arc<Plugin>,
-    /// Digest of the one that the description names; a record may say that another is in force.
+    /// The one that the description names; a record may say that another is in force.
+    pub(super) named: Arc<Plugin>,
+    /// Its digest.
     pub(super) configured: String,
     /// What was recorded of the versions before, the one in force included.
     pub(super) recorded: Vec<Generation>,
@@ -68,32 +70,39 @@ impl Prepared {
         self.name.clone()
     }
 
-    /// A server that runs keeps what was swapped in, as long as the description names the same plugin as before. Blocks where it
-    /// has to be linked again.
-    pub(super) fn keep_swapped(&mut self, host: &Host, running: &Service) -> Result<(), ProcureError> {
+    /// A server that runs keeps what was swapped in, as long as the description names the same plugin as before, whatever is
+    /// written down. Blocks where it has to be linked again.
+    pub(super) fn keep_swapped(&mut self, host: &Host, running: &Service) -> Result<(), SwapError> {
+        self.plugin = self.kept(host, running)?;
+        bounded(running, &running.procedure(), &self.plugin)
+    }
+
+    fn kept(&self, host: &Host, running: &Service) -> Result<Arc<Plugin>, ProcureError> {
         let in_force = Arc::clone(running.procedure().plugin());
+        if running.history().configured() != self.configured {
+            // Where the record is older than what runs, another one was tried out than is to come in force.
+            if !Arc::ptr_eq(&self.named, &self.plugin) {
+                let budget = self.description.budgets.start(self.description.priority);
+                try_out(&self.named, self.description.limits, budget)?;
+            }
+            return Ok(Arc::clone(&self.named));
+        }
         // What was read from the record is a copy of what is in force, as a rule, and that may have instances that are shared.
         let copied = !self.recorded.is_empty() && running.terms().grants == self.description.grants;
-        let is_same = same(&in_force, &self.plugin);
-        if running.history().configured() != self.configured || (is_same && !copied) {
-            return Ok(());
+        if same(&in_force, &self.plugin) && !copied {
+            return Ok(Arc::clone(&self.plugin));
         }
         let grants = &self.description.grants;
-        self.plugin = match running.terms().grants == *grants {
-            true => in_force,
-            false => {
-                let again =
-                    again(in_force.file(), in_force.known(), &self.description.registries, host.loader(), grants)?;
-                if again.digest() != in_force.digest() {
-                    let cause =
-                        "it was swapped in and is not the same file any more, so that `grants` cannot be changed"
-                            .into();
-                    return Err(LoadError::Changed { file: in_force.file().to_owned(), cause }.into());
-                }
-                again
-            }
-        };
-        Ok(())
+        if running.terms().grants == *grants {
+            return Ok(in_force);
+        }
+        let again = again(in_force.file(), in_force.known(), &self.description.registries, host.loader(), grants)?;
+        if again.digest() != in_force.digest() {
+            let cause =
+                "it was swapped in and is not the same file any more, so that `grants` cannot be changed".into();
+            return Err(LoadError::Changed { file: in_force.file().to_owned(), cause }.into());
+        }
+        Ok(again)
     }
 
     /// Binds its address.
@@ -200,6 +209,8 @@ impl Prepared {
         if !before.is_like(&procedure) {
             let procedure = Arc::new(procedure);
             service.forget_canary();
+            // What was before it is not gone back to any more.
+            *service.guard() = None;
             service.procedure.store(Arc::clone(&procedure));
             let mut history = service.history();
             match same(before.plugin(), &self.plugin) {
@@ -211,40 +222,24 @@ impl Prepared {
         // The accepting task may be waiting for a moment that was moved.
         service.steer(|_| true);
     }
-}
 
-impl Bound {
-    /// Its name.
-    #[must_use]
-    pub fn name(&self) -> String {
-        self.prepared.name()
-    }
-
-    /// Where it listens.
-    #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.listener.address()
-    }
-
-    /// Starts accepting.
-    #[must_use]
-    pub fn run(self) -> ServerHandle {
-        let Self { prepared, host, listener, given, ids_above } = self;
-        let name = prepared.name();
+    /// What its tasks share, with nobody listening yet.
+    pub(super) fn assemble(self, host: &Host) -> Arc<Service> {
+        let name = self.name();
         let (counters, latch) = (Arc::new(Counters::default()), Arc::new(Latch::default()));
-        let tenant = host.tenant(&prepared.tenant());
-        let terms = prepared.terms(&latch, &tenant);
-        let label = prepared.plugin.label();
-        let procedure = Arc::new(prepared.procedure(&name, &counters, &tenant));
-        let room = prepared.room(&host, &tenant);
-        let Prepared { description, configured, recorded, .. } = prepared;
+        let tenant = host.tenant(&self.tenant());
+        let terms = self.terms(&latch, &tenant);
+        let procedure = Arc::new(self.procedure(&name, &counters, &tenant));
+        let room = self.room(host, &tenant);
+        let Prepared { description, configured, recorded, .. } = self;
         let history = match recorded.is_empty() {
             true => History::new(configured, &procedure),
             false => History::resumed(configured, recorded, &procedure),
         };
-        let service = Arc::new(Service {
+        Arc::new(Service {
             breaker: Mutex::new(Breaker::new(description.breaker)),
             lanes: host.lanes(),
+            runtime: host.runtime().clone(),
             gate: Gate::new(description.throttle, description.networks, room),
             registry: Arc::new(Registry::new(description.name_chars_max)),
             counters,
@@ -272,11 +267,34 @@ impl Bound {
             }),
             host_notices: host.notices_sender(),
             name: name.into(),
-        });
+        })
+    }
+}
+
+impl Bound {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.prepared.name()
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.listener.address()
+    }
+
+    /// Starts accepting.
+    #[must_use]
+    pub fn run(self) -> ServerHandle {
+        let Self { prepared, host, listener, given, ids_above } = self;
+        let secure = prepared.description.secure;
+        let service = prepared.assemble(&host);
         service.registry.number_above(ids_above);
         let (address, listener) = (listener.address(), Arc::new(listener));
         let socket = OpenSocket { listener: Arc::downgrade(&listener), given };
-        ServerStarted { server: &service.name, address, secure: description.secure, plugin: &label }.emit();
+        let label = service.procedure().plugin().label();
+        ServerStarted { server: &service.name, address, secure, plugin: &label }.emit();
         let (seen, accepting) = watch::channel(0);
         host.runtime().spawn(serve::accept(Arc::clone(&service), listener, seen));
         ServerHandle::new(service, host, address, accepting, socket)

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::task::JoinHandle;
+use futures_util::future::AbortHandle;
 
+use super::means;
 use super::service::Service;
 use super::swap::{hand_over, on, put_back};
 use super::versions::SwapRules;
@@ -20,7 +21,7 @@ pub(crate) struct Guard {
     faults: u32,
     rules: SwapRules,
     /// Lets go of it when that is over.
-    expiry: JoinHandle<()>,
+    expiry: AbortHandle,
 }
 
 impl Drop for Guard {
@@ -30,6 +31,11 @@ impl Drop for Guard {
 }
 
 impl Guard {
+    /// What comes back where it faults.
+    pub(super) fn before(&self) -> &Arc<EventProcedure> {
+        &self.before
+    }
+
     /// A session of this version faulted, and so many others are there. Whether that is enough.
     fn fault(&mut self, of: &Arc<EventProcedure>, others: usize, now: Instant) -> bool {
         if !Arc::ptr_eq(of, &self.new) || now > self.until {
@@ -50,21 +56,24 @@ impl Service {
             return;
         }
         let (service, watched) = (Arc::downgrade(self), Arc::downgrade(new));
-        let expiry = tokio::spawn(async move {
-            tokio::time::sleep(rules.watch).await;
+        let expiry = means::beside(&self.runtime, async move {
+            means::sleep(rules.watch).await;
             let Some((service, watched)) = service.upgrade().zip(watched.upgrade()) else { return };
             service.guard().take_if(|guard| Arc::ptr_eq(&guard.new, &watched));
         });
         let (new, before) = (Arc::clone(new), Arc::clone(before));
-        *self.guard() = Some(Guard { new, before, until: Instant::now() + rules.watch, faults: 0, rules, expiry });
+        *self.guard() = Some(Guard { new, before, until: means::now() + rules.watch, faults: 0, rules, expiry });
     }
 
     /// A session on this version faulted by its plugin. Takes the version back where that is one too many.
     pub(crate) fn blame(self: &Arc<Self>, procedure: &Arc<EventProcedure>) {
         let others = self.registry.client_count() as usize;
-        let guard = self.guard().take_if(|guard| guard.fault(procedure, others, Instant::now()));
+        let guard = self.guard().take_if(|guard| guard.fault(procedure, others, means::now()));
         if let Some(guard) = guard {
-            tokio::spawn(take_back(Arc::clone(self), Arc::clone(&guard.new), Arc::clone(&guard.before)));
+            means::beside(
+                &self.runtime,
+                take_back(Arc::clone(self), Arc::clone(&guard.new), Arc::clone(&guard.before)),
+            );
         }
     }
 }

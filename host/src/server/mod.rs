@@ -17,11 +17,15 @@ mod host;
 mod lanes;
 mod limits;
 mod lock;
+mod means;
+mod newcomer;
 mod prepare;
 mod procure;
 mod registry;
 mod service;
 mod sessions;
+#[cfg(test)]
+mod simulation;
 mod succession;
 mod swap;
 mod tenants;

@@ -59,25 +59,26 @@ impl ServerBuilder {
         let named = self.load(host)?;
         let configured = named.digest().to_owned();
         let name = self.given_name().unwrap_or(named.name()).to_owned();
-        let (plugin, recorded) = self.recorded(host, named)?;
+        let (plugin, recorded) = self.recorded(host, &named)?;
         try_out(&plugin, self.limits, self.budgets.start(self.priority))?;
         let security = self.security()?;
         let room = self.room(host)?;
-        Ok(Prepared { description: self, name, plugin, configured, recorded, security, room, left: None })
+        Ok(Prepared { description: self, name, plugin, named, configured, recorded, security, room, left: None })
     }
 
-    /// What was in force when the process ended, where that was swapped in and the description names the same plugin still.
-    fn recorded(&self, host: &Host, named: Arc<Plugin>) -> Result<(Arc<Plugin>, Vec<Generation>), StartError> {
+    /// What was in force when the process ended, where that was swapped in and the description names the same plugin still; and
+    /// what the server had before.
+    fn recorded(&self, host: &Host, named: &Arc<Plugin>) -> Result<(Arc<Plugin>, Vec<Generation>), StartError> {
         let name = self.given_name().unwrap_or(named.name());
         let recorded = match host.records() {
             Some(records) => records.read(name, named.digest())?,
             None => None,
         };
-        let Some(Recorded { generations, in_force, file }) = recorded else { return Ok((named, Vec::new())) };
-        if in_force.digest == named.digest() {
-            return Ok((named, generations));
-        }
-        let plugin = host.loader().share_as(&file, in_force.known(), &self.grants)?;
+        let Some(Recorded { generations, swapped }) = recorded else { return Ok((Arc::clone(named), Vec::new())) };
+        let plugin = match swapped {
+            None => Arc::clone(named),
+            Some((in_force, file)) => host.loader().share_as(&file, in_force.known(), &self.grants)?,
+        };
         Ok((plugin, generations))
     }
 

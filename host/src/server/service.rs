@@ -13,6 +13,7 @@ use super::course::{Call, Course, Newcomers, Notice, Occurrence, Status};
 use super::guard::Guard;
 use super::lanes::Lanes;
 use super::lock::Holder;
+use super::means;
 use super::registry::Registry;
 use super::tenants::Tenant;
 use super::versions::{Canary, History, RecordError, StateFolder, SwapRules};
@@ -78,6 +79,8 @@ pub(crate) struct Service {
     pub(super) census: Arc<Census>,
     pub(super) breaker: Mutex<Breaker>,
     pub(super) lanes: Arc<Lanes>,
+    /// The host's, for what is to go on wherever it was asked for.
+    pub(super) runtime: tokio::runtime::Handle,
     pub(super) procedure: ArcSwap<EventProcedure>,
     pub(super) guard: Mutex<Option<Guard>>,
     /// A version that some newcomers get.
@@ -110,10 +113,9 @@ impl Service {
         let Some(records) = self.records.clone() else { return Ok(false) };
         let service = Arc::clone(self);
         let write = move || records.write_history(&service.name, &service.history);
-        match tokio::task::spawn_blocking(write).await {
-            Ok(written) => written.map(|()| true),
-            // It fails only where the runtime ends.
-            Err(_) => Ok(false),
+        match means::apart(write).await {
+            Some(written) => written.map(|()| true),
+            None => Ok(false),
         }
     }
 
@@ -322,7 +324,7 @@ impl Service {
     pub(super) async fn clear(&self, grace: Duration) -> usize {
         let _ending = self.ending();
         let round = self.end_round();
-        if tokio::time::timeout(grace, self.census.until_empty(round)).await.is_ok() {
+        if means::within(grace, self.census.until_empty(round)).await.is_some() {
             return 0;
         }
         let left = self.census.before(round);

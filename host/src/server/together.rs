@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use futures_util::future::join_all;
 use tokio::sync::{oneshot, watch};
-use tokio::time::timeout_at;
 
+use super::means;
 use super::service::Service;
 use super::swap::{Live, SwapReport, begun, others};
 use crate::event::Port;
@@ -42,7 +42,7 @@ pub(super) async fn move_all(
         (stuck..live.len()).for_each(|_| report.stay("called-off"));
         return false;
     }
-    let deadline = Instant::now() + service.terms().rules.prepare;
+    let deadline = means::now() + service.terms().rules.prepare;
     let (decide, verdict) = watch::channel(None);
     let prepared = join_all(live.into_iter().map(|one| prepare(one, next, verdict.clone(), deadline))).await;
     let all = prepared.iter().all(|one| matches!(one, Prepared::Ready(..) | Prepared::Ended));
@@ -79,13 +79,13 @@ async fn prepare(
     let session = line.info().id;
     let (mut ready, reported) = successor.ask_together(Arc::clone(next), verdict);
     line.look_for_successor();
-    match timeout_at(deadline.into(), &mut ready).await {
-        Ok(Ok(())) => Prepared::Ready(session, reported),
+    match means::by(deadline, &mut ready).await {
+        Some(Ok(())) => Prepared::Ready(session, reported),
         // It reports without having been ready: it stays, or it is over.
-        Ok(Err(_)) => match reported.await {
+        Some(Err(_)) => match reported.await {
             Err(_) => Prepared::Ended,
             handed => Prepared::Failed(session, handed.ok()),
         },
-        Err(_) => Prepared::Busy((line, successor), reported),
+        None => Prepared::Busy((line, successor), reported),
     }
 }

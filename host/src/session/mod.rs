@@ -16,6 +16,8 @@ mod outbox;
 mod pulse;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+pub(crate) mod stand_in;
 mod successor;
 mod timers;
 mod turn;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use tokio::sync::MutexGuard;
 
-use super::live::{bounded, give, published, put_in_force};
+use super::live::{bounded, bounded_beside, give, published, put_in_force};
 use super::{Outcome, SwapError, SwapPolicy, SwapReport, hand_over, introduce, on, same};
 use crate::plugin::{EventProcedure, Plugin, try_out};
 use crate::server::handle::ServerHandle;
+use crate::server::means;
 use crate::server::procure::{ProcureError, again, bytes_of, procure};
 use crate::server::versions::{Canary, CanarySeen, CanaryWish, Generation, How, Standing, judge, promote, take_back};
 use crate::telemetry::CanaryBegan;
@@ -46,9 +47,8 @@ impl ServerHandle {
 
     async fn loaded(self: &Arc<Self>, file: PathBuf) -> Result<Arc<Plugin>, SwapError> {
         let server = Arc::clone(self);
-        let loading = tokio::task::spawn_blocking(move || server.load_for_swap(&file));
-        // It fails only where the runtime ends.
-        Ok(loading.await.map_err(|_| SwapError::Stopping)??)
+        let loaded = means::apart(move || server.load_for_swap(&file)).await;
+        Ok(loaded.ok_or(SwapError::Stopping)??)
     }
 
     /// The policy of its swaps where they do not say.
@@ -102,6 +102,9 @@ impl ServerHandle {
         if same(before.plugin(), &plugin) {
             return Err(SwapError::Canary("file", "it is what is in force".into()));
         }
+        // What is in force goes on being watched.
+        let kept = service.guard().as_ref().map(|guard| Arc::clone(guard.before()));
+        bounded_beside(service, &before, &plugin, kept.as_ref())?;
         let next = self.ready(&before, plugin).await?;
         let number = service.history().put(&next, How::Canary, Standing::Canary);
         let canary = Arc::new(Canary::new(Arc::clone(&next), Arc::clone(&before), number, rules));
@@ -109,7 +112,7 @@ impl ServerHandle {
         let mut report = SwapReport { from, to, generation: number, ..SwapReport::default() };
         service.canary.store(Some(Arc::clone(&canary)));
         // At once, so that it comes to an end even where nobody waits for what follows.
-        self.host().runtime().spawn(judge(Arc::downgrade(service), Arc::clone(&canary)));
+        means::beside(&service.runtime, judge(Arc::downgrade(service), Arc::clone(&canary)));
         CanaryBegan { server: &service.name, plugin: &report.to, share: rules.share, lasts: rules.duration }.emit();
         if rules.live && next.hands_over() && before.hands_over() {
             let live = on(service, &before);
@@ -221,7 +224,7 @@ impl ServerHandle {
             let plugin = again(&file, generation.known(), &terms.registries, &loader, &terms.grants)?;
             if plugin.digest() == generation.digest { Ok(plugin) } else { Err(gone()) }
         };
-        tokio::task::spawn_blocking(load).await.map_err(|_| SwapError::Stopping)?
+        means::apart(load).await.ok_or(SwapError::Stopping)?
     }
 
     /// Places for the instances that sessions of another version share.
@@ -256,7 +259,7 @@ impl ServerHandle {
         let (limits, trial, old) = (before.limits(), Arc::clone(&plugin), Arc::clone(before.plugin()));
         let (records, name) = (service.records.clone(), Arc::clone(&service.name));
         let registries = Arc::clone(&service.terms().registries);
-        let tried = tokio::task::spawn_blocking(move || {
+        let tried = means::apart(move || {
             try_out(&trial, limits, budget)?;
             let Some(records) = records else { return Ok(()) };
             if let Err(error) = records.keep(&name, &old, || bytes_of(old.file(), &registries)) {
@@ -267,8 +270,7 @@ impl ServerHandle {
                 .keep(&name, &trial, || bytes_of(trial.file(), &registries))
                 .map_err(|error| SwapError::NotRecorded(error.to_string()))
         });
-        // It fails only where the runtime ends.
-        tried.await.map_err(|_| SwapError::Stopping)??;
+        tried.await.ok_or(SwapError::Stopping)??;
         if service.status().is_final() {
             return Err(SwapError::Stopping);
         }

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::{SwapError, SwapPolicy, SwapReport};
 use crate::event::{Fault, FaultKind, Port};
 use crate::plugin::{EventProcedure, Plugin};
+use crate::server::means;
 use crate::server::service::Service;
 use crate::server::together;
 use crate::server::versions::{How, Standing, VERSIONS_MAX};
@@ -29,11 +30,25 @@ const BEGUN_MAX: Duration = Duration::from_secs(5);
 pub const SWAP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// No more versions may be in memory than are allowed.
-pub(super) fn bounded(service: &Service, before: &Arc<EventProcedure>, next: &Arc<Plugin>) -> Result<(), SwapError> {
+pub(in crate::server) fn bounded(
+    service: &Service,
+    before: &Arc<EventProcedure>,
+    next: &Arc<Plugin>,
+) -> Result<(), SwapError> {
+    bounded_beside(service, before, next, None)
+}
+
+/// The same where another one is kept for as long as what is in force is watched.
+pub(super) fn bounded_beside(
+    service: &Service,
+    before: &Arc<EventProcedure>,
+    next: &Arc<Plugin>,
+    kept: Option<&Arc<EventProcedure>>,
+) -> Result<(), SwapError> {
     let of = |plugin: &Plugin| (plugin.digest().to_owned(), plugin.label());
     let live = service.registry.handled();
     let mut versions: BTreeSet<_> = live.iter().map(|(_, successor)| of(successor.current().plugin())).collect();
-    versions.insert(of(before.plugin()));
+    versions.extend([Some(before), kept].into_iter().flatten().map(|procedure| of(procedure.plugin())));
     if versions.contains(&of(next)) || versions.len() < VERSIONS_MAX {
         return Ok(());
     }
@@ -205,18 +220,18 @@ pub(in crate::server) async fn hand_over(
     live: Vec<Live>,
     report: &mut SwapReport,
 ) -> bool {
-    let (deadline, rules) = (Instant::now() + SWAP_DEADLINE, service.terms().rules);
+    let (deadline, rules) = (means::now() + SWAP_DEADLINE, service.terms().rules);
     let ask = |(line, successor): Live| async move {
         let session = line.info().id;
         let mut reported = successor.ask(Arc::clone(next));
         line.look_for_successor();
         // However many are busy, they are not waited for beyond the deadline.
-        let until = deadline.min(Instant::now() + BUSY_WAIT);
-        match tokio::time::timeout_at(until.into(), &mut reported).await {
-            Ok(handed) => Ok((session, handed.ok())),
-            Err(_) if successor.is_asked() => Err((session, successor, reported)),
+        let until = deadline.min(means::now() + BUSY_WAIT);
+        match means::by(until, &mut reported).await {
+            Some(handed) => Ok((session, handed.ok())),
+            None if successor.is_asked() => Err((session, successor, reported)),
             // It has begun, within budgets of its own, and keeps its place: what is slow in one is slow in all of them.
-            Err(_) => Ok((session, begun(&mut reported, deadline).await)),
+            None => Ok((session, begun(&mut reported, deadline).await)),
         }
     };
     let mut busy = Vec::new();
@@ -235,14 +250,14 @@ pub(in crate::server) async fn hand_over(
     }
     (answers..all).for_each(|_| report.stay("not-asked"));
     for (session, successor, mut reported) in busy {
-        let handed = match tokio::time::timeout_at(deadline.into(), &mut reported).await {
-            Ok(handed) => handed.ok(),
-            Err(_) if successor.withdraw() => {
+        let handed = match means::by(deadline, &mut reported).await {
+            Some(handed) => handed.ok(),
+            None if successor.withdraw() => {
                 report.stay("busy");
                 continue;
             }
             // It began just now.
-            Err(_) => begun(&mut reported, deadline).await,
+            None => begun(&mut reported, deadline).await,
         };
         report.add(service, session, handed);
     }
@@ -252,5 +267,5 @@ pub(in crate::server) async fn hand_over(
 /// Waits for a hand-over that has begun. It has budgets of its own, but may wait for its turn, or for its tenant's share.
 pub(in crate::server) async fn begun(reported: &mut oneshot::Receiver<Handed>, deadline: Instant) -> Option<Handed> {
     let late = || Handed::Stayed(Fault::new(FaultKind::InstanceBusy, "it has not come to its end yet"));
-    tokio::time::timeout_at((deadline + BEGUN_MAX).into(), reported).await.unwrap_or_else(|_| Ok(late())).ok()
+    means::by(deadline + BEGUN_MAX, reported).await.unwrap_or_else(|| Ok(late())).ok()
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use live::SWAP_DEADLINE;
-pub(super) use live::{Live, Outcome, begun, hand_over, introduce, on, others, published, put_back};
+pub(super) use live::{Live, Outcome, begun, bounded, hand_over, introduce, on, others, published, put_back};
 
 use super::service::Service;
 use super::versions::{SwapRules, VERSIONS_MAX};
@@ -120,7 +120,7 @@ pub enum SwapError {
     Canary(&'static str, String),
     /// There are too many versions in memory.
     #[error(
-        "live sessions are on {0}, and at most {VERSIONS_MAX} versions may be in memory: wait until those of one have ended, or end them with the policy `disconnect`"
+        "{0} are in use, by live sessions or until the last swap is not watched any more, and at most {VERSIONS_MAX} versions may be in memory: wait until one is not, or end its sessions with the policy `disconnect`"
     )]
     TooManyVersions(String),
     /// There is nothing to go back to.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::CanaryRules;
 use crate::event::Peers;
 use crate::plugin::EventProcedure;
+use crate::server::means;
 use crate::server::service::Service;
 use crate::server::swap::{self, Outcome, SwapError, SwapReport, hand_over, on};
 use crate::telemetry::{CanaryEnded, Latencies};
@@ -92,7 +93,7 @@ impl Canary {
         let zero = || AtomicU64::new(0);
         let (newcomers, sessions, faulted) = (zero(), zero(), zero());
         let (others_ended, others_faulted) = (zero(), zero());
-        let until = Instant::now() + rules.duration;
+        let until = means::now() + rules.duration;
         Self {
             procedure,
             current,
@@ -145,7 +146,7 @@ impl Canary {
             share: self.rules.share,
             sessions: self.sessions.load(Ordering::Relaxed),
             faulted: self.faulted.load(Ordering::Relaxed),
-            left: self.until.saturating_duration_since(Instant::now()),
+            left: self.until.saturating_duration_since(means::now()),
         }
     }
 
@@ -201,12 +202,12 @@ impl Figures {
 /// Watches a canary until it is promoted or taken back.
 pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: Arc<Canary>) {
     loop {
-        let left = canary.until.saturating_duration_since(Instant::now());
-        tokio::time::sleep(left.min(JUDGED_EVERY)).await;
+        let left = canary.until.saturating_duration_since(means::now());
+        means::sleep(left.min(JUDGED_EVERY)).await;
         let Some(service) = service.upgrade().filter(|service| service.has_canary(&canary)) else { return };
         let figures = canary.figures(&service);
         let against = figures.against(&canary.rules);
-        let over = Instant::now() >= canary.until;
+        let over = means::now() >= canary.until;
         if against.is_none() && !over {
             continue;
         }

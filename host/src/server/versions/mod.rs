@@ -118,7 +118,7 @@ impl History {
         history
     }
 
-    /// Of a server that goes on with what was recorded, the last of which is in force.
+    /// Of a server that goes on with what was recorded. Where it starts with another version than was in force then, that is the next.
     pub(super) fn resumed(configured: String, generations: Vec<Generation>, procedure: &Arc<EventProcedure>) -> Self {
         let last = generations.iter().map(|generation| generation.number).max().unwrap_or(0);
         let with = |mut generation: Generation| {
@@ -129,7 +129,11 @@ impl History {
             let known = generation.standing == Standing::InForce && generation.is(procedure.plugin());
             (generation, if known { Arc::downgrade(procedure) } else { Weak::new() })
         };
-        Self { configured, generations: generations.into_iter().map(with).collect(), last }
+        let mut history = Self { configured, generations: generations.into_iter().map(with).collect(), last };
+        if !history.generations.iter().any(|(_, known)| known.as_ptr() == Arc::as_ptr(procedure)) {
+            history.put(procedure, How::Start, Standing::InForce);
+        }
+        history
     }
 
     pub(super) fn configured(&self) -> &str {

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::{Generation, History, Standing};
 use crate::files;
 use crate::plugin::{COMPONENT_MAX_BYTES, Plugin, digest};
+use crate::server::means::{self, Change};
 
 /// The version of the format.
 const FORMAT: u32 = 1;
@@ -49,12 +50,12 @@ struct Record {
     generations: Vec<Generation>,
 }
 
-/// What was in force when the process ended.
+/// What was recorded when the process ended.
 pub(in crate::server) struct Recorded {
+    /// Not one of them is forgotten, so that no number is given twice.
     pub(in crate::server) generations: Vec<Generation>,
-    pub(in crate::server) in_force: Generation,
-    /// Its component.
-    pub(in crate::server) file: PathBuf,
+    /// What was in force, with the file of its component. `None`: what the configuration names is to start.
+    pub(in crate::server) swapped: Option<(Generation, PathBuf)>,
 }
 
 impl StateFolder {
@@ -75,7 +76,7 @@ impl StateFolder {
         self.of(server).join(format!("{digest}.wasm"))
     }
 
-    /// What was recorded for a server whose configuration names the plugin with this digest. `None` where that is in force, or
+    /// What was recorded for a server whose configuration names the plugin with this digest. That is to start where it was in force, or
     /// where the configuration names another one since: then that is what the operator wants.
     ///
     /// # Errors
@@ -102,14 +103,14 @@ impl StateFolder {
             return Err(wrong(format!("expected format {FORMAT}, found {}", record.format)));
         }
         if record.configured != configured {
-            return Ok(None);
+            return Ok(Some(Recorded { generations: record.generations, swapped: None }));
         }
         let found = record.generations.iter().find(|generation| generation.standing == Standing::InForce).cloned();
         let in_force = found.ok_or_else(|| wrong("it has nothing in force".into()))?;
         let component = self.component(server, &in_force.digest);
         if in_force.digest == configured {
             // It is loaded from where the configuration says.
-            return Ok(Some(Recorded { generations: record.generations, in_force, file: component }));
+            return Ok(Some(Recorded { generations: record.generations, swapped: None }));
         }
         let kept = files::read(&component, COMPONENT_MAX_BYTES);
         let kept =
@@ -117,7 +118,7 @@ impl StateFolder {
         if digest(&kept) != in_force.digest {
             return Err(wrong(format!("its component {} is not what was recorded", component.display())));
         }
-        Ok(Some(Recorded { generations: record.generations, in_force, file: component }))
+        Ok(Some(Recorded { generations: record.generations, swapped: Some((in_force, component)) }))
     }
 
     /// Where the component of a generation is kept, if it is.
@@ -171,22 +172,26 @@ impl StateFolder {
 
     fn write(&self, server: &str, file: &Path, bytes: &[u8]) -> io::Result<()> {
         let folder = self.of(server);
+        means::may(Change::Make)?;
         files::own_folder(&folder)?;
         let draft = folder.join("draft");
         // One that a crash has left.
-        let _ = fs::remove_file(&draft);
+        remove(&draft);
         let written = (|| {
+            means::may(Change::Make)?;
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+            means::may(Change::Write)?;
             file.write_all(bytes)?;
-            file.sync_all()
+            means::sync(&file)?;
+            means::may(Change::Move)
         })();
         let moved = written.and_then(|()| fs::rename(&draft, file));
         if moved.is_err() {
-            let _ = fs::remove_file(&draft);
+            remove(&draft);
         }
         moved?;
         for folder in [folder.as_path(), &self.folder] {
-            File::open(folder)?.sync_all()?;
+            means::sync(&File::open(folder)?)?;
         }
         Ok(())
     }
@@ -206,8 +211,7 @@ impl StateFolder {
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
             let digest = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             if path.extension().is_some_and(|end| end == "wasm") && !wanted.contains(&digest) {
-                // It is only in the way; the next record tries again.
-                let _ = fs::remove_file(path);
+                remove(&path);
             }
         }
     }
@@ -219,5 +223,12 @@ impl StateFolder {
             (history.configured().to_owned(), history.seen())
         };
         self.write_record(server, configured, generations)
+    }
+}
+
+/// What stays is only in the way; the next record tries again.
+fn remove(file: &Path) {
+    if means::may(Change::Remove).is_ok() {
+        let _ = fs::remove_file(file);
     }
 }

@@ -9,7 +9,6 @@ mod guest;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 
 use self::guest::{Seen, Temper, Version, byte};
 use super::{Deadlines, Ended, Handed, Latch, Line, LineConfig, Session, Successor, Watermarks};
+use crate::dice::{Dice, for_each_seed};
 use crate::event::{Alone, ClientInfo, DisconnectReason, EndReason, FaultKind, Priority};
 use crate::net::Wire;
 use crate::sched::{Account, Budgets, Lane, Seat, Turnstile};
@@ -28,25 +28,12 @@ const STEPS: u64 = 40;
 /// After this a session is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Numbers from a number.
-struct Dice(u64);
-
-impl Dice {
-    fn throw(&mut self, sides: u64) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % sides
-    }
-
-    fn temper(&mut self, bad: Temper) -> Temper {
-        match self.throw(8) {
-            0 => bad,
-            1 if bad == Temper::Refuses => Temper::Traps,
-            1..4 => Temper::Slow(self.throw(6) as u32),
-            _ => Temper::Good,
-        }
+fn temper(dice: &mut Dice, bad: Temper) -> Temper {
+    match dice.throw(8) {
+        0 => bad,
+        1 if bad == Temper::Refuses => Temper::Traps,
+        1..4 => Temper::Slow(dice.throw(6) as u32),
+        _ => Temper::Good,
     }
 }
 
@@ -75,8 +62,8 @@ impl World {
         self.versions += 1;
         // A trap while it reads is rare, or nothing else would ever happen.
         let read = if self.dice.throw(40) == 0 { Temper::Traps } else { Temper::Slow(self.dice.throw(3) as u32) };
-        let temper = [self.dice.temper(Temper::Refuses), self.dice.temper(Temper::Refuses), read];
-        Version::new(self.versions, temper, &self.seen)
+        let tempers = [temper(&mut self.dice, Temper::Refuses), temper(&mut self.dice, Temper::Refuses), read];
+        Version::new(self.versions, tempers, &self.seen)
     }
 
     async fn step(&mut self) {
@@ -278,17 +265,6 @@ async fn simulate(seed: u64) {
 
 #[test]
 fn whatever_happens_to_simulated_sessions_nothing_is_lost_doubled_or_told_twice() {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let seeds = match number("WHARF_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("WHARF_SEEDS").unwrap_or(SEEDS),
-    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    for seed in seeds {
-        let run = AssertUnwindSafe(|| runtime.block_on(simulate(seed)));
-        if let Err(failure) = std::panic::catch_unwind(run) {
-            eprintln!("WHARF_SEED={seed} fails");
-            std::panic::resume_unwind(failure);
-        }
-    }
+    for_each_seed(SEEDS, |seed| runtime.block_on(simulate(seed)));
 }

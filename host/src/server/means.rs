@@ -1,0 +1,113 @@
+//! The time, the tasks, the threads and the disk of what goes on with a server's versions: those of the process, or, in the
+//! simulation, those that a number decides. Nothing is decided here.
+
+use std::fs::File;
+use std::io;
+use std::time::{Duration, Instant};
+
+use futures_util::future::{AbortHandle, abortable};
+
+#[cfg(test)]
+use super::simulation::Weather;
+
+/// A change on the disk, of which each may fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// A folder or a file is made.
+    Make,
+    /// Bytes are written.
+    Write,
+    /// What was written is brought to the disk.
+    Sync,
+    /// A file is moved into place.
+    Move,
+    /// A file is removed.
+    Remove,
+}
+
+/// The time.
+pub(super) fn now() -> Instant {
+    #[cfg(test)]
+    if let Some(weather) = Weather::here() {
+        return weather.now();
+    }
+    Instant::now()
+}
+
+/// Waits. Dropping the future is safe.
+pub(super) async fn sleep(time: Duration) {
+    #[cfg(test)]
+    if let Some(weather) = Weather::here() {
+        return weather.sleep_until(weather.now() + time).await;
+    }
+    tokio::time::sleep(time).await;
+}
+
+/// Waits for something until then. `None`: it did not come. Dropping the future is safe where it is for what is waited for.
+pub(super) async fn by<T>(deadline: Instant, waited: impl Future<Output = T>) -> Option<T> {
+    #[cfg(test)]
+    if let Some(weather) = Weather::here() {
+        return weather.by(deadline, waited).await;
+    }
+    tokio::time::timeout_at(deadline.into(), waited).await.ok()
+}
+
+/// The same for so long.
+pub(super) async fn within<T>(time: Duration, waited: impl Future<Output = T>) -> Option<T> {
+    #[cfg(test)]
+    if let Some(weather) = Weather::here() {
+        return weather.by(weather.now() + time, waited).await;
+    }
+    tokio::time::timeout(time, waited).await.ok()
+}
+
+/// Runs a task beside the others, on this runtime. It ends when the handle says so.
+pub(super) fn beside(runtime: &tokio::runtime::Handle, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+    let (task, handle) = abortable(task);
+    let task = async {
+        let _ = task.await;
+    };
+    #[cfg(test)]
+    if let Some(weather) = Weather::here() {
+        weather.spawn(Box::pin(task));
+        return handle;
+    }
+    runtime.spawn(task);
+    handle
+}
+
+/// Does work that blocks, on a thread for such. `None` only where the runtime ends.
+pub(super) async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    #[cfg(test)]
+    if let Some(weather) = Weather::here() {
+        return Some(weather.apart(work).await);
+    }
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+/// Asked before each change on the disk.
+///
+/// # Errors
+/// In the simulation, what the disk of this number says.
+pub(super) fn may(change: Change) -> io::Result<()> {
+    #[cfg(test)]
+    if let Some(weather) = Weather::here() {
+        return weather.may(change);
+    }
+    let _ = change;
+    Ok(())
+}
+
+/// Brings a file or a folder to the disk.
+///
+/// # Errors
+/// The system's.
+pub(super) fn sync(file: &File) -> io::Result<()> {
+    may(Change::Sync)?;
+    #[cfg(test)]
+    if Weather::here().is_some() {
+        // Nobody pulls the plug there.
+        return Ok(());
+    }
+    file.sync_all()
+}

@@ -1,0 +1,452 @@
+//! One life of the simulated process: a server, the sessions on it, whoever gives it orders, and what is looked at after every step.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::model::{Answer, FAULTS_MIN, Had, Look, Number, Order, Possible, Stands};
+use super::plugins::{ALL, GOOD, Ground};
+use super::weather::{Disk, Tasks, Weather};
+use crate::event::{ClientInfo, Fault, FaultKind};
+use crate::net::Wire;
+use crate::plugin::EventProcedure;
+use crate::sched::{Lane, Seat, Turnstile};
+use crate::server::course::Call;
+use crate::server::handle::ServerHandle;
+use crate::server::service::Service;
+use crate::server::succession::OpenSocket;
+use crate::server::versions::{Canary, Standing};
+use crate::server::{
+    CanaryRules, CanaryWish, Server, ServerBuilder, SwapError, SwapPolicy, SwapReport, SwapRules, VERSIONS_MAX,
+};
+use crate::session::{Handed, Line, Successor, stand_in};
+
+/// Sessions at once.
+const SESSIONS_MAX: usize = 12;
+/// Steps of one life; more, and it is stuck.
+const STEPS_MAX: usize = 200_000;
+
+/// How sessions of a version do, in so many of a hundred.
+#[derive(Debug, Clone, Copy, Default)]
+struct Temper {
+    refuses: u64,
+    faults: u64,
+    dawdles: u64,
+}
+
+/// Everything of one number.
+pub(super) struct World {
+    weather: Arc<Weather>,
+    seed: u64,
+    pub(super) possible: RefCell<Possible>,
+    tempers: Vec<Temper>,
+    orders: Cell<usize>,
+    /// Every version that was in memory.
+    known: RefCell<Vec<Weak<EventProcedure>>>,
+    last: RefCell<Option<Look>>,
+    sessions: RefCell<BTreeMap<u64, Arc<Successor<EventProcedure>>>>,
+    /// Where all sessions were moved together last: none handles an event with another until versions change again.
+    together: Cell<Option<(u64, Number)>>,
+    /// Orders that are being carried out, and what with.
+    under_way: RefCell<BTreeMap<usize, (Order, SwapPolicy)>>,
+    configured: Cell<Number>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, weather: &Arc<Weather>) -> Rc<Self> {
+        let mut tempers = Vec::new();
+        for _ in 0..ALL {
+            let some = |share: u64, most: u64| if weather.percent(share) { weather.throw(most) } else { 0 };
+            tempers.push(Temper { refuses: some(30, 80), faults: some(30, 30), dawdles: some(40, 20) });
+        }
+        let configured = weather.throw(GOOD) as usize;
+        Rc::new(Self {
+            weather: Arc::clone(weather),
+            seed,
+            possible: RefCell::new(Possible::new(configured)),
+            tempers,
+            orders: Cell::default(),
+            known: RefCell::default(),
+            last: RefCell::default(),
+            sessions: RefCell::default(),
+            together: Cell::default(),
+            under_way: RefCell::default(),
+            configured: Cell::new(configured),
+        })
+    }
+
+    fn server(&self) -> String {
+        format!("server-{}", self.seed)
+    }
+
+    /// Where its record is.
+    pub(super) fn folder(&self) -> PathBuf {
+        Ground::shared().folder.join("state").join(self.server())
+    }
+
+    fn description(&self, plugin: Number) -> ServerBuilder {
+        let ground = Ground::shared();
+        let policy = SwapPolicy::ALL[self.seed as usize % SwapPolicy::ALL.len()];
+        let canary =
+            CanaryRules { share: 0.5, duration: Duration::from_secs(8), sessions_min: 2, ..CanaryRules::default() };
+        let rules = SwapRules {
+            policy,
+            failures_min: 2,
+            failures_share: 0.2,
+            watch: Duration::from_secs(20),
+            faults_min: FAULTS_MIN,
+            canary,
+            ..SwapRules::default()
+        };
+        let builder = Server::builder().name(self.server()).host(&ground.host).plugin(ground.file(plugin));
+        builder.limits(Ground::limits()).swap_rules(rules)
+    }
+
+    /// The process starts, or starts again.
+    fn start(&self) -> Arc<ServerHandle> {
+        let ground = Ground::shared();
+        let prepared = self.description(self.configured.get()).prepare(&ground.host);
+        let prepared = prepared.unwrap_or_else(|error| panic!("it does not start again: {error}"));
+        let service = prepared.assemble(&ground.host);
+        let (_, accepting) = watch::channel(0);
+        let socket = OpenSocket { listener: Weak::new(), given: false };
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        Arc::new(ServerHandle::new(service, ground.host.clone(), address, accepting, socket))
+    }
+
+    /// What can be seen of the server, and what has to be true at every moment.
+    fn look(&self, service: &Service) {
+        let ground = Ground::shared();
+        let canary = service.canary.load_full();
+        let had: Vec<Had> = service
+            .history()
+            .seen()
+            .iter()
+            .map(|one| {
+                let stands = match one.standing {
+                    Standing::InForce => Stands::InForce,
+                    Standing::Canary => Stands::Canary,
+                    Standing::Superseded => Stands::Superseded,
+                    Standing::TakenBack(_) => Stands::TakenBack,
+                };
+                Had { number: one.number, plugin: ground.number(&one.digest), stands }
+            })
+            .collect();
+        let look = Look { had, canary: canary.as_ref().map(|canary| canary.seen().generation) };
+        let in_force: Vec<_> = look.had.iter().filter(|had| had.stands == Stands::InForce).collect();
+        assert_eq!(in_force.len(), 1, "one version is in force: {look:?}");
+        assert_eq!(in_force[0].plugin, ground.number_of(&service.procedure()), "newcomers get what is in force");
+        assert!(look.had.windows(2).all(|pair| pair[0].number < pair[1].number), "numbers come in order: {look:?}");
+        self.hold(service, canary.as_deref());
+        if self.last.borrow().as_ref() != Some(&look) {
+            let number = in_force[0].number;
+            let plugin = in_force[0].plugin;
+            let together = self.under_way.borrow().values().any(|(order, policy)| {
+                matches!(order, Order::Swap(swapped) if *swapped == plugin) && *policy == SwapPolicy::AllOrNothing
+            });
+            let alone = self.under_way.borrow().len() == 1;
+            let fresh = self.last.borrow().as_ref().is_none_or(|last| !last.had.iter().any(|had| had.number == number));
+            self.together.set((together && alone && fresh).then_some((number, plugin)));
+            self.possible.borrow_mut().looks(&look);
+            *self.last.borrow_mut() = Some(look);
+        }
+    }
+
+    /// At most so many versions are held, by whoever holds them.
+    fn hold(&self, service: &Service, canary: Option<&Canary>) {
+        let mut held: Vec<Arc<EventProcedure>> = vec![service.procedure()];
+        held.extend(canary.map(|canary| Arc::clone(&canary.procedure)));
+        held.extend(service.guard().as_ref().map(|guard| Arc::clone(guard.before())));
+        held.extend(service.registry.handled().iter().map(|(_, successor)| successor.current()));
+        let mut known = self.known.borrow_mut();
+        for one in &held {
+            if !known.iter().any(|known| known.as_ptr() == Arc::as_ptr(one)) {
+                known.push(Arc::downgrade(one));
+            }
+        }
+        let versions: BTreeSet<Number> = held.iter().map(|one| Ground::shared().number_of(one)).collect();
+        assert!(versions.len() <= VERSIONS_MAX, "too many versions are held: {versions:?}");
+    }
+
+    /// Versions that are in memory still.
+    pub(super) fn left(&self) -> usize {
+        self.known.borrow().iter().filter(|known| known.strong_count() > 0).count()
+    }
+
+    fn gives(&self, order: Order, policy: SwapPolicy) -> usize {
+        let number = self.orders.replace(self.orders.get() + 1);
+        self.possible.borrow_mut().gives(number, order);
+        self.under_way.borrow_mut().insert(number, (order, policy));
+        number
+    }
+
+    fn answers(&self, number: usize, service: &Service, answer: &Answer) {
+        if self.weather.is_killed() {
+            return;
+        }
+        self.look(service);
+        // That nothing has changed says something as well.
+        let last = self.last.borrow().clone();
+        last.iter().for_each(|last| self.possible.borrow_mut().looks(last));
+        self.possible.borrow_mut().answers(number, answer);
+        self.under_way.borrow_mut().remove(&number);
+    }
+}
+
+fn answer(of: Result<SwapReport, SwapError>) -> Answer {
+    match of {
+        Ok(report) => {
+            Answer::Did { generation: report.generation, rolled_back: report.rolled_back, recorded: report.recorded }
+        }
+        Err(error) => Answer::Refused(match error {
+            SwapError::Plugin(_) => "plugin",
+            SwapError::Registry(_) => "registry",
+            SwapError::NoRoom(_) => "no-room",
+            SwapError::CanaryRuns(_) => "canary-runs",
+            SwapError::NoCanary => "no-canary",
+            SwapError::Canary(..) => "canary",
+            SwapError::TooManyVersions(_) => "too-many",
+            SwapError::NothingBefore => "nothing-before",
+            SwapError::Gone { .. } => "gone",
+            SwapError::NotRecorded(_) => "not-recorded",
+            SwapError::Stopping => "stopping",
+        }),
+    }
+}
+
+/// Gives one order, and hears what came of it.
+async fn give(world: Rc<World>, handle: Arc<ServerHandle>, order: Order) {
+    let policy = SwapPolicy::ALL[world.weather.throw(4) as usize];
+    let live = world.weather.percent(50).then_some(true);
+    let number = world.gives(order, policy);
+    let file = |plugin: Number| Ground::shared().file(plugin).clone();
+    let answer = match order {
+        Order::Swap(plugin) => answer(handle.swap_to(file(plugin), Some(policy)).await),
+        Order::Canary(plugin) => {
+            answer(handle.try_file(file(plugin), CanaryWish { live, ..CanaryWish::default() }).await)
+        }
+        Order::Promote => answer(handle.promote().await),
+        Order::RollBack => answer(handle.roll_back().await),
+        Order::Reload(plugin) => reload(&world, &handle, plugin).await,
+        Order::Stop => {
+            let grace = Duration::from_millis(world.weather.throw(3_000));
+            let (_, accepting) = watch::channel(0);
+            handle.service.stop(grace, accepting).await;
+            assert!(world.sessions.borrow().is_empty(), "sessions outlive the stop");
+            Answer::Did { generation: 0, rolled_back: false, recorded: false }
+        }
+    };
+    world.answers(number, &handle.service, &answer);
+}
+
+/// As the fleet reloads, for one server.
+async fn reload(world: &World, handle: &ServerHandle, plugin: Number) -> Answer {
+    let _staying = handle.versions_stay().await;
+    let before = world.configured.replace(plugin);
+    let description = world.description(plugin);
+    let service = Arc::clone(&handle.service);
+    let checked = crate::server::means::apart(move || {
+        let host = &Ground::shared().host;
+        let mut prepared = description.prepare(host).map_err(|_| "plugin")?;
+        prepared.keep_swapped(host, &service).map_err(|error| match error {
+            SwapError::TooManyVersions(_) => "too-many",
+            _ => "plugin",
+        })?;
+        Ok::<_, &str>(prepared)
+    });
+    match checked.await.expect("the runtime goes on") {
+        Ok(prepared) => {
+            handle.reform(prepared);
+            handle.record_reform().await;
+            Answer::Did { generation: 0, rolled_back: false, recorded: false }
+        }
+        Err(why) => {
+            // Whoever wrote the file puts it back.
+            world.configured.set(before);
+            Answer::Refused(why)
+        }
+    }
+}
+
+/// A session that is played: events now and then, hand-overs between them, and an end.
+async fn session(world: Rc<World>, service: Arc<Service>) {
+    let weather = Arc::clone(&world.weather);
+    if service.status().is_final() {
+        return;
+    }
+    let alive = service.alive(0);
+    let id = service.registry.next_id();
+    let line = line(&service, id);
+    let (successor, membership, presence) = service.let_in(&line, 0).await;
+    match service.call(0) {
+        Call::Stay => {}
+        Call::End => line.stop(),
+        Call::EndNow => line.cancel(),
+    }
+    world.sessions.borrow_mut().insert(id, Arc::clone(&successor));
+    let temper = |of: &EventProcedure| world.tempers[Ground::shared().number_of(of)];
+    let mut on = successor.current();
+    let faulted = loop {
+        let long = weather.percent(temper(&on).dawdles);
+        weather.rest(Duration::from_millis(if long { 14_000 } else { 400 })).await;
+        if stand_in::is_to_end(&line) || weather.percent(2) {
+            break false;
+        }
+        on = successor.current();
+        if let Some((_, plugin)) = world.together.get() {
+            let own = Ground::shared().number_of(&on);
+            assert_eq!(own, plugin, "session {id} handles an event with {own} after all moved to {plugin} together");
+        }
+        if weather.percent(temper(&on).faults) {
+            break true;
+        }
+        let Some(mut begun) = stand_in::begin(&successor) else { continue };
+        let to = Arc::clone(begun.to());
+        let stays = |kind| Handed::Stayed(Fault::new(kind, "injected"));
+        match weather.throw(100) {
+            _ if Arc::ptr_eq(&to, &on) => begun.report(Handed::Moved(Duration::ZERO)),
+            0 | 1 => {
+                begun.report(Handed::Lost(Fault::new(FaultKind::Trap("injected"), "injected")));
+                break true;
+            }
+            refused if refused < temper(&to).refuses => begun.report(stays(FaultKind::HandoffRefused)),
+            _ => {
+                let long = weather.percent(temper(&to).dawdles);
+                weather.rest(Duration::from_millis(if long { 8_000 } else { 5 })).await;
+                match begun.all_ready().await {
+                    true => {
+                        stand_in::commit(&successor, &to);
+                        begun.report(Handed::Moved(Duration::ZERO));
+                        on = to;
+                    }
+                    false => begun.report(stays(FaultKind::HandoffCalledOff)),
+                }
+            }
+        }
+    };
+    world.sessions.borrow_mut().remove(&id);
+    stand_in::close(&successor);
+    drop(membership);
+    service.ended_on(&on, faulted);
+    if faulted {
+        world.possible.borrow_mut().faults(Ground::shared().number_of(&on));
+        service.blame(&on);
+    }
+    presence.leave();
+    drop(alive);
+}
+
+fn line(service: &Service, id: u64) -> Arc<Line> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let _client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it is there");
+    let (server, peer) = listener.accept().expect("it came");
+    server.set_nonblocking(true).expect("a socket");
+    let local = server.local_addr().expect("bound");
+    let turnstiles = Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, 1)));
+    let seat = Arc::new(Seat::new(Lane::Standard, Arc::new(turnstiles)));
+    let info = ClientInfo { id, server: Arc::clone(&service.name), peer, local, tls: None, parameter: 0 };
+    Line::new(info, Arc::clone(&service.terms().line_config), seat, Wire::plain(server).expect("a reactor"))
+}
+
+/// Gives orders, several at a time, and brings sessions and bad luck.
+async fn conduct(world: Rc<World>, handle: Arc<ServerHandle>, more: Rc<RefCell<Vec<Job>>>, last: bool) {
+    let weather = Arc::clone(&world.weather);
+    let steps = 6 + weather.throw(14);
+    for _ in 0..steps {
+        let any = weather.throw(ALL) as usize;
+        let job = match weather.throw(20) {
+            0..4 => Job::Order(Order::Swap(any)),
+            4..6 => Job::Order(Order::Canary(any)),
+            6 => Job::Order(Order::Promote),
+            7 | 8 => Job::Order(Order::RollBack),
+            9 | 10 => Job::Order(Order::Reload(any)),
+            11 if weather.percent(15) && !last => Job::Order(Order::Stop),
+            12 => {
+                let disk = [Disk::Good, Disk::Good, Disk::Full, Disk::ReadOnly, Disk::Flaky(4)];
+                weather.set_disk(disk[weather.throw(disk.len() as u64) as usize]);
+                continue;
+            }
+            13 if weather.percent(40) && !last => {
+                weather.kill_in(weather.throw(24));
+                continue;
+            }
+            14..18 => Job::Session,
+            _ => {
+                weather.rest(Duration::from_secs(12)).await;
+                continue;
+            }
+        };
+        if world.sessions.borrow().len() < SESSIONS_MAX || matches!(job, Job::Order(_)) {
+            more.borrow_mut().push(job);
+        }
+        if weather.percent(70) {
+            weather.rest(Duration::from_secs(3)).await;
+        }
+    }
+    drop(handle);
+}
+
+enum Job {
+    Order(Order),
+    Session,
+}
+
+/// Lives once. Returns when the process was killed, or, the last time, when everything has come to rest.
+pub(super) fn live(world: &Rc<World>, last: bool) {
+    let weather = Arc::clone(&world.weather);
+    weather.set_disk(Disk::Good);
+    let handle = world.start();
+    let service = Arc::clone(&handle.service);
+    *world.last.borrow_mut() = None;
+    world.look(&service);
+    let mut tasks = Tasks::new(&weather);
+    for _ in 0..weather.throw(5) {
+        tasks.add(session(Rc::clone(world), Arc::clone(&service)));
+    }
+    let more = Rc::new(RefCell::new(Vec::new()));
+    tasks.add(conduct(Rc::clone(world), Arc::clone(&handle), Rc::clone(&more), last));
+    // Where it is not killed on the way, it is at some moment.
+    let most = if last { STEPS_MAX } else { 50 + weather.throw(1_500) as usize };
+    let mut steps = 0;
+    while tasks.step() && !weather.is_killed() && steps < most {
+        steps += 1;
+        for job in more.borrow_mut().drain(..) {
+            match job {
+                Job::Order(order) => tasks.add(give(Rc::clone(world), Arc::clone(&handle), order)),
+                Job::Session => tasks.add(session(Rc::clone(world), Arc::clone(&service))),
+            }
+        }
+        if !weather.is_killed() {
+            world.look(&service);
+        }
+    }
+    assert!(steps < STEPS_MAX, "it does not come to rest");
+    if last {
+        assert!(world.under_way.borrow().is_empty(), "an order was never answered: {:?}", world.under_way.borrow());
+        let in_force = Arc::downgrade(&service.procedure());
+        let known = world.known.borrow();
+        let left: Vec<_> = known.iter().filter(|one| one.strong_count() > 0 && !one.ptr_eq(&in_force)).collect();
+        assert!(left.is_empty(), "{} versions are in memory that nobody is on", left.len());
+    }
+    drop(tasks);
+    drop((service, handle));
+    weather.revive();
+    world.sessions.borrow_mut().clear();
+    assert_eq!(world.left(), 0, "versions outlive their server");
+    world.under_way.borrow_mut().clear();
+    world.together.set(None);
+}
+
+/// The process is gone, and whoever starts it again may have changed the configuration.
+pub(super) fn restart(world: &World) {
+    if world.weather.percent(25) {
+        world.configured.set(world.weather.throw(GOOD) as usize);
+    }
+    world.possible.borrow_mut().restarts(world.configured.get());
+}

@@ -1,0 +1,451 @@
+//! What a server's versions are, said in the shortest way; and whether what was seen can have come about in that way.
+//!
+//! Orders take effect at one moment between being given and being answered, in an order that nobody knows. So this keeps every
+//! state that the server can be in, and forgets those that what is seen next rules out. Where none is left, the server did what
+//! it may not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::server::versions::HISTORY_MAX;
+
+/// So many sessions that fault take a version back.
+pub(super) const FAULTS_MIN: u32 = 2;
+
+/// One of the simulation's plugins.
+pub(super) type Number = usize;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stands {
+    InForce,
+    Canary,
+    Superseded,
+    TakenBack,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Had {
+    pub(super) number: u64,
+    pub(super) plugin: Number,
+    pub(super) stands: Stands,
+}
+
+/// What is asked of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Order {
+    Swap(Number),
+    Canary(Number),
+    Promote,
+    RollBack,
+    Reload(Number),
+    Stop,
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    Did {
+        generation: u64,
+        rolled_back: bool,
+        recorded: bool,
+    },
+    /// By the name of the reason.
+    Refused(&'static str),
+}
+
+/// What can be seen of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Look {
+    pub(super) had: Vec<Had>,
+    pub(super) canary: Option<u64>,
+}
+
+/// How far an order is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Progress {
+    Given(Order),
+    /// It has put this in force instead of that.
+    Put(u64, u64),
+    /// It has put this in force and taken it back, or not even put it in force.
+    Back(u64),
+    /// It tries this.
+    Tries(u64),
+    /// It has gone back to this.
+    WentBack(u64),
+    Refused(&'static str),
+    Done,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct State {
+    configured: Number,
+    had: Vec<Had>,
+    last: u64,
+    canary: Option<u64>,
+    /// What is watched, and what comes back where it faults.
+    watched: Option<(u64, u64)>,
+    /// What the judge has put in force, and instead of what: sessions may not be able to move to it.
+    judged: Option<(u64, u64)>,
+    /// Sessions of what is in force that faulted, up to as many as take it back.
+    faults: u32,
+    stopped: bool,
+    /// The order that changes versions now: no other does before it is answered.
+    holder: Option<usize>,
+    orders: BTreeMap<usize, Progress>,
+    /// What is written down: what the configuration named, and the versions.
+    disk: Option<(Number, Vec<Had>)>,
+}
+
+impl State {
+    fn in_force(&self) -> u64 {
+        self.had.iter().find(|had| had.stands == Stands::InForce).map_or(0, |had| had.number)
+    }
+
+    fn plugin(&self, number: u64) -> Option<Number> {
+        self.had.iter().find(|had| had.number == number).map(|had| had.plugin)
+    }
+
+    fn is_in_force(&self, plugin: Number) -> bool {
+        self.plugin(self.in_force()) == Some(plugin)
+    }
+
+    fn stand(&mut self, number: u64, stands: Stands) {
+        self.had.iter_mut().filter(|had| had.number == number).for_each(|had| had.stands = stands);
+    }
+
+    fn put_in_force(&mut self, number: u64) {
+        self.stand(self.in_force(), Stands::Superseded);
+        self.stand(number, Stands::InForce);
+        (self.watched, self.judged, self.faults) = (None, None, 0);
+    }
+
+    fn another(&mut self, plugin: Number, stands: Stands) -> u64 {
+        self.last += 1;
+        self.had.push(Had { number: self.last, plugin, stands });
+        if self.had.len() > HISTORY_MAX {
+            let oldest = self.had.iter().position(|had| had.stands != Stands::InForce);
+            self.had.remove(oldest.unwrap_or(0));
+        }
+        self.last
+    }
+
+    fn end_canary(&mut self) {
+        if let Some(canary) = self.canary.take() {
+            self.stand(canary, Stands::TakenBack);
+        }
+    }
+
+    fn with(&self, change: impl FnOnce(&mut Self)) -> Self {
+        let mut next = self.clone();
+        change(&mut next);
+        next
+    }
+
+    /// An order that changes versions.
+    fn by(&self, order: usize, change: impl FnOnce(&mut Self) -> Progress) -> Self {
+        self.with(|next| {
+            next.holder = Some(order);
+            let progress = change(next);
+            next.orders.insert(order, progress);
+        })
+    }
+
+    fn refused(&self, order: usize, why: &'static str) -> Self {
+        self.with(|next| {
+            next.orders.insert(order, Progress::Refused(why));
+        })
+    }
+
+    /// What can happen next that nobody sees as it happens.
+    fn next(&self) -> Vec<Self> {
+        let mut next = Vec::new();
+        if self.disk.as_ref() != Some(&(self.configured, self.had.clone())) {
+            next.push(self.with(|next| next.disk = Some((next.configured, next.had.clone()))));
+        }
+        for (&order, &progress) in &self.orders {
+            match progress {
+                Progress::Given(given) => self.begin(order, given, &mut next),
+                // It was no good.
+                Progress::Put(new, before) if new != before && self.in_force() == new => {
+                    next.push(self.by(order, |next| {
+                        next.put_in_force(before);
+                        next.stand(new, Stands::TakenBack);
+                        Progress::Back(new)
+                    }));
+                }
+                Progress::Tries(number) if self.canary == Some(number) => {
+                    next.push(self.by(order, |next| {
+                        next.end_canary();
+                        Progress::Back(number)
+                    }));
+                }
+                _ => {}
+            }
+        }
+        if self.holder.is_some() {
+            return next;
+        }
+        let faulty = |(new, _): &(u64, u64)| self.in_force() == *new && self.faults == FAULTS_MIN;
+        if let Some((new, before)) = self.watched.filter(faulty).or(self.judged) {
+            next.push(self.with(|next| {
+                next.put_in_force(before);
+                next.stand(new, Stands::TakenBack);
+            }));
+        }
+        if let Some(canary) = self.canary {
+            next.push(self.with(Self::end_canary));
+            next.push(self.with(|next| {
+                let before = next.in_force();
+                next.put_in_force(canary);
+                next.canary = None;
+                (next.watched, next.judged) = (Some((canary, before)), Some((canary, before)));
+            }));
+        }
+        next
+    }
+
+    fn begin(&self, order: usize, given: Order, next: &mut Vec<Self>) {
+        if given == Order::Stop {
+            return next.push(self.with(|next| {
+                (next.stopped, next.canary, next.watched) = (true, None, None);
+                next.orders.insert(order, Progress::Done);
+            }));
+        }
+        // It may have been told so before it held the others up, and before those before it were done.
+        if self.stopped && !matches!(given, Order::Reload(_)) {
+            next.push(self.refused(order, "stopping"));
+        }
+        if self.holder.is_some() {
+            return;
+        }
+        match given {
+            Order::Stop => {}
+            Order::Swap(_) | Order::Canary(_) if self.canary.is_some() => {
+                next.push(self.refused(order, "canary-runs"));
+            }
+            Order::Swap(plugin) => next.push(self.by(order, |next| {
+                let before = next.in_force();
+                if next.is_in_force(plugin) {
+                    return Progress::Put(before, before);
+                }
+                let number = next.another(plugin, Stands::Superseded);
+                next.put_in_force(number);
+                Progress::Put(number, before)
+            })),
+            Order::Canary(plugin) if self.is_in_force(plugin) => next.push(self.refused(order, "canary")),
+            Order::Canary(plugin) => next.push(self.by(order, |next| {
+                let number = next.another(plugin, Stands::Canary);
+                next.canary = Some(number);
+                Progress::Tries(number)
+            })),
+            Order::Promote => match self.canary {
+                None => next.push(self.refused(order, "no-canary")),
+                Some(canary) => {
+                    next.push(self.by(order, |next| {
+                        let before = next.in_force();
+                        next.put_in_force(canary);
+                        next.canary = None;
+                        Progress::Put(canary, before)
+                    }));
+                    // All were to move together, and one could not.
+                    next.push(self.by(order, |next| {
+                        next.end_canary();
+                        Progress::Back(0)
+                    }));
+                }
+            },
+            Order::RollBack => self.begin_roll_back(order, next),
+            Order::Reload(plugin) => {
+                if self.configured == plugin || self.is_in_force(plugin) {
+                    next.push(self.by(order, |next| {
+                        next.configured = plugin;
+                        Progress::Done
+                    }));
+                }
+                // Something else about it may have changed.
+                next.push(self.by(order, |next| {
+                    next.end_canary();
+                    if next.configured != plugin && !next.is_in_force(plugin) {
+                        let number = next.another(plugin, Stands::Superseded);
+                        next.put_in_force(number);
+                    }
+                    next.configured = plugin;
+                    Progress::Done
+                }));
+            }
+        }
+    }
+
+    fn begin_roll_back(&self, order: usize, next: &mut Vec<Self>) {
+        if let Some(canary) = self.canary {
+            return next.push(self.by(order, |next| {
+                next.end_canary();
+                Progress::Back(canary)
+            }));
+        }
+        let bad = self.in_force();
+        let earlier = self.had.iter().rev().find(|had| had.number < bad && had.stands == Stands::Superseded);
+        match earlier.map(|had| had.number) {
+            None => next.push(self.refused(order, "nothing-before")),
+            Some(number) => next.push(self.by(order, |next| {
+                next.put_in_force(number);
+                next.stand(bad, Stands::TakenBack);
+                Progress::WentBack(number)
+            })),
+        }
+    }
+
+    /// The order is answered like this; `None` where it cannot be.
+    fn answered(mut self, order: usize, asked: Order, answer: &Answer) -> Option<Self> {
+        let progress = self.orders.remove(&order)?;
+        self.holder = self.holder.filter(|holder| *holder != order);
+        let written = self.disk.as_ref() == Some(&(self.configured, self.had.clone()));
+        let fits = match (answer, progress) {
+            (Answer::Refused("not-recorded"), Progress::Put(new, before)) => {
+                self.watch(new, before);
+                true
+            }
+            (Answer::Refused("not-recorded"), Progress::Given(_) | Progress::Back(_) | Progress::WentBack(_)) => true,
+            // Nothing was changed.
+            (Answer::Refused(why), Progress::Given(_)) => match *why {
+                "plugin" => matches!(asked, Order::Swap(6 | 7) | Order::Canary(6 | 7) | Order::Reload(6 | 7)),
+                "too-many" => !matches!(asked, Order::Promote | Order::Stop),
+                _ => false,
+            },
+            (Answer::Refused(why), Progress::Refused(known)) => *why == known,
+            (Answer::Refused(_), _) => false,
+            (Answer::Did { generation, rolled_back, recorded }, progress) => match progress {
+                Progress::Put(new, before) => {
+                    self.watch(new, before);
+                    *generation == new && !rolled_back && *recorded && written
+                }
+                // It was called off.
+                Progress::Given(Order::Swap(_) | Order::RollBack) => *generation == 0 && !recorded,
+                Progress::Back(0) => *generation == 0 && *rolled_back,
+                Progress::Back(new) => *generation == new && *rolled_back && (written || !recorded),
+                Progress::Tries(number) => *generation == number && !rolled_back,
+                Progress::WentBack(number) => *generation == number && !rolled_back && *recorded && written,
+                Progress::Done => true,
+                Progress::Given(_) | Progress::Refused(_) => false,
+            },
+        };
+        fits.then_some(self)
+    }
+
+    fn watch(&mut self, new: u64, before: u64) {
+        if new != before && self.in_force() == new {
+            self.watched = Some((new, before));
+        }
+    }
+
+    /// The process is killed, and another starts whose configuration names this.
+    fn restarted(&self, configured: Number) -> Self {
+        let disk = self.disk.clone();
+        let mut next = Self::new(configured);
+        let Some((named, had)) = &disk else { return next };
+        (next.had, next.last) = (had.clone(), had.iter().map(|had| had.number).max().unwrap_or(0));
+        next.had.iter_mut().filter(|had| had.stands == Stands::Canary).for_each(|had| had.stands = Stands::TakenBack);
+        // What the configuration names since is the later word.
+        if *named != configured && !next.is_in_force(configured) {
+            let number = next.another(configured, Stands::Superseded);
+            next.put_in_force(number);
+        }
+        next.disk = disk;
+        next
+    }
+
+    fn new(configured: Number) -> Self {
+        Self {
+            configured,
+            had: vec![Had { number: 1, plugin: configured, stands: Stands::InForce }],
+            last: 1,
+            canary: None,
+            watched: None,
+            judged: None,
+            faults: 0,
+            stopped: false,
+            holder: None,
+            orders: BTreeMap::new(),
+            disk: None,
+        }
+    }
+}
+
+/// Every state that the server can be in.
+pub(super) struct Possible {
+    states: BTreeSet<State>,
+    asked: BTreeMap<usize, Order>,
+    /// For whoever has to find out what went wrong.
+    pub(super) story: Vec<String>,
+}
+
+impl Possible {
+    /// Of a server that starts with this, with nothing written down.
+    pub(super) fn new(configured: Number) -> Self {
+        let states = BTreeSet::from([State::new(configured)]);
+        Self { states, asked: BTreeMap::new(), story: Vec::new() }
+    }
+
+    pub(super) fn gives(&mut self, order: usize, what: Order) {
+        self.story.push(format!("{order}: {what:?}"));
+        self.asked.insert(order, what);
+        self.keep(|mut state| {
+            state.orders.insert(order, Progress::Given(what));
+            Some(state)
+        });
+    }
+
+    /// A session of this one faulted.
+    pub(super) fn faults(&mut self, plugin: Number) {
+        self.keep(|mut state| {
+            if state.is_in_force(plugin) {
+                state.faults = FAULTS_MIN.min(state.faults + 1);
+            }
+            Some(state)
+        });
+    }
+
+    pub(super) fn answers(&mut self, order: usize, answer: &Answer) {
+        self.story.push(format!("{order}: {answer:?}"));
+        let asked = self.asked.remove(&order).expect("it was given");
+        self.unfold();
+        self.keep(|state| state.answered(order, asked, answer));
+    }
+
+    pub(super) fn looks(&mut self, look: &Look) {
+        self.story.push(format!("{look:?}"));
+        self.unfold();
+        self.keep(|state| (state.had == look.had && state.canary == look.canary).then_some(state));
+    }
+
+    /// The process was killed, whatever it was doing.
+    pub(super) fn restarts(&mut self, configured: Number) {
+        self.story.push(format!("killed; the configuration names {configured}"));
+        self.asked.clear();
+        self.unfold();
+        self.keep(|state| Some(state.restarted(configured)));
+    }
+
+    fn keep(&mut self, keep: impl Fn(State) -> Option<State>) {
+        let before = std::mem::take(&mut self.states);
+        let shown = before.first().map(|state| format!("{state:?}"));
+        self.states = before.into_iter().filter_map(keep).collect();
+        assert!(
+            !self.states.is_empty(),
+            "no order of events explains the last line of:\n{}\none state before: {}",
+            self.story.join("\n"),
+            shown.unwrap_or_default()
+        );
+    }
+
+    /// Whatever can have happened meanwhile may have.
+    fn unfold(&mut self) {
+        let mut fresh: Vec<State> = self.states.iter().cloned().collect();
+        while let Some(state) = fresh.pop() {
+            for next in state.next() {
+                if self.states.insert(next.clone()) {
+                    fresh.push(next);
+                }
+            }
+        }
+    }
+}

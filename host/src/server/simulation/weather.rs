@@ -1,0 +1,241 @@
+//! Time, tasks and disk of the simulation: a number says who runs next, and what goes wrong. No time passes while anybody has
+//! something to do.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use crate::dice::Dice;
+use crate::server::means::Change;
+
+thread_local! {
+    static HERE: RefCell<Option<Arc<Weather>>> = const { RefCell::new(None) };
+}
+
+/// What a disk does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Disk {
+    Good,
+    /// Nothing can be written, but made and removed.
+    Full,
+    /// Nothing can be changed.
+    ReadOnly,
+    /// One change in so many fails.
+    Flaky(u64),
+}
+
+/// The world around one simulated server.
+pub(in crate::server) struct Weather(Mutex<Inner>);
+
+struct Inner {
+    now: Instant,
+    dice: Dice,
+    /// Who waits until when.
+    timers: BTreeMap<(Instant, u64), Waker>,
+    last_timer: u64,
+    spawned: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    disk: Disk,
+    /// Changes on the disk until the process is killed in the middle of one.
+    kill_in: Option<u64>,
+    killed: bool,
+}
+
+impl Weather {
+    pub(super) fn new(dice: Dice) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Inner {
+            now: Instant::now(),
+            dice,
+            timers: BTreeMap::new(),
+            last_timer: 0,
+            spawned: Vec::new(),
+            disk: Disk::Good,
+            kill_in: None,
+            killed: false,
+        })))
+    }
+
+    /// Of the simulation that this thread runs, if it runs one.
+    pub(in crate::server) fn here() -> Option<Arc<Self>> {
+        HERE.with_borrow(Clone::clone)
+    }
+
+    /// This thread runs a simulation until what is returned goes.
+    pub(super) fn begin(self: &Arc<Self>) -> impl Drop + use<> {
+        struct Over;
+        impl Drop for Over {
+            fn drop(&mut self) {
+                HERE.set(None);
+            }
+        }
+        HERE.set(Some(Arc::clone(self)));
+        Over
+    }
+
+    pub(super) fn set_disk(&self, disk: Disk) {
+        self.inner().disk = disk;
+    }
+
+    /// The process is killed in the middle of this change on the disk, counted from now.
+    pub(super) fn kill_in(&self, changes: u64) {
+        self.inner().kill_in = Some(changes);
+    }
+
+    /// Another process starts.
+    pub(super) fn revive(&self) {
+        let mut inner = self.inner();
+        (inner.kill_in, inner.killed) = (None, false);
+        inner.spawned.clear();
+    }
+
+    pub(super) fn is_killed(&self) -> bool {
+        self.inner().killed
+    }
+
+    pub(super) fn throw(&self, sides: u64) -> u64 {
+        self.inner().dice.throw(sides)
+    }
+
+    pub(super) fn percent(&self, share: u64) -> bool {
+        self.inner().dice.percent(share)
+    }
+
+    pub(in crate::server) fn now(&self) -> Instant {
+        self.inner().now
+    }
+
+    pub(super) async fn rest(&self, most: Duration) {
+        let time = Duration::from_millis(self.throw(most.as_millis() as u64 + 1));
+        self.sleep_until(self.now() + time).await;
+    }
+
+    pub(in crate::server) async fn sleep_until(&self, deadline: Instant) {
+        let number = {
+            let mut inner = self.inner();
+            inner.last_timer += 1;
+            inner.last_timer
+        };
+        let key = (deadline, number);
+        let _forgotten = Forgotten(self, key);
+        poll_fn(|cx| {
+            let mut inner = self.inner();
+            if inner.now >= deadline {
+                return Poll::Ready(());
+            }
+            inner.timers.insert(key, cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    pub(in crate::server) async fn by<T>(&self, deadline: Instant, waited: impl Future<Output = T>) -> Option<T> {
+        let mut waited = std::pin::pin!(waited);
+        let mut late = std::pin::pin!(self.sleep_until(deadline));
+        poll_fn(|cx| match waited.as_mut().poll(cx) {
+            Poll::Ready(came) => Poll::Ready(Some(came)),
+            Poll::Pending => late.as_mut().poll(cx).map(|()| None),
+        })
+        .await
+    }
+
+    pub(in crate::server) fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.inner().spawned.push(task);
+    }
+
+    /// Work on another thread takes its time, and is done at one moment.
+    pub(in crate::server) async fn apart<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.rest(Duration::from_millis(20)).await;
+        work()
+    }
+
+    pub(in crate::server) fn may(&self, change: Change) -> io::Result<()> {
+        let mut inner = self.inner();
+        if let Some(left) = inner.kill_in {
+            inner.killed |= left == 0;
+            inner.kill_in = Some(left.saturating_sub(1));
+        }
+        let bad = match inner.disk {
+            _ if inner.killed => true,
+            Disk::Good => false,
+            Disk::Full => change == Change::Write,
+            Disk::ReadOnly => true,
+            Disk::Flaky(one_in) => inner.dice.throw(one_in) == 0,
+        };
+        if bad { Err(io::Error::other(format!("injected: {change:?}"))) } else { Ok(()) }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whoever waits no more is woken no more.
+struct Forgotten<'a>(&'a Weather, (Instant, u64));
+
+impl Drop for Forgotten<'_> {
+    fn drop(&mut self) {
+        self.0.inner().timers.remove(&self.1);
+    }
+}
+
+struct Flag(AtomicBool);
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Task {
+    flag: Arc<Flag>,
+    work: Pin<Box<dyn Future<Output = ()>>>,
+}
+
+/// The tasks of one life of the process.
+pub(super) struct Tasks {
+    weather: Arc<Weather>,
+    tasks: Vec<Task>,
+}
+
+impl Tasks {
+    pub(super) fn new(weather: &Arc<Weather>) -> Self {
+        Self { weather: Arc::clone(weather), tasks: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, task: impl Future<Output = ()> + 'static) {
+        self.tasks.push(Task { flag: Arc::new(Flag(AtomicBool::new(true))), work: Box::pin(task) });
+    }
+
+    /// Lets one task go on that can, or else time pass. False where there is nothing left to do.
+    pub(super) fn step(&mut self) -> bool {
+        let spawned = std::mem::take(&mut self.weather.inner().spawned);
+        for task in spawned {
+            self.add(task);
+        }
+        let ready: Vec<usize> =
+            (0..self.tasks.len()).filter(|at| self.tasks[*at].flag.0.load(Ordering::Relaxed)).collect();
+        if ready.is_empty() {
+            let mut inner = self.weather.inner();
+            let Some(&(at, _)) = inner.timers.keys().next() else { return false };
+            inner.now = at;
+            let later = inner.timers.split_off(&(at, u64::MAX));
+            let due = std::mem::replace(&mut inner.timers, later);
+            drop(inner);
+            due.into_values().for_each(Waker::wake);
+            return true;
+        }
+        let at = ready[self.weather.throw(ready.len() as u64) as usize];
+        let Task { flag, work } = &mut self.tasks[at];
+        flag.0.store(false, Ordering::Relaxed);
+        let waker = Waker::from(Arc::clone(flag));
+        if work.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+            drop(self.tasks.swap_remove(at));
+        }
+        true
+    }
+}
