@@ -9,6 +9,8 @@ pub mod imports;
 pub mod languages;
 pub mod liar;
 pub mod load;
+pub mod manager;
+pub mod newcomers;
 pub mod oracle;
 pub mod process;
 pub mod servers;

@@ -29,12 +29,18 @@ impl Wharf {
 
     /// Runs a command that becomes a `wharf`.
     #[must_use]
-    pub fn spawn(mut command: Command, folder: &Path) -> Self {
+    pub fn spawn(command: Command, folder: &Path) -> Self {
+        Self::spawn_with(command, folder, Stdio::null())
+    }
+
+    /// The same with this as its standard input.
+    #[must_use]
+    pub fn spawn_with(mut command: Command, folder: &Path, input: Stdio) -> Self {
         let mut child = command
             .current_dir(folder)
             .env("XDG_CACHE_HOME", folder.join("cache"))
             .env("XDG_STATE_HOME", folder.join("state"))
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

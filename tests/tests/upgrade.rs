@@ -5,15 +5,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{component, versioned, wharf_binary};
+use wharf_tests::newcomers::Newcomers;
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::{PATIENCE, eventually};
 use wharf_tests::site::{Site, configure, said};
@@ -48,62 +46,6 @@ fn upgraded(site: &Site, arguments: &[&str]) -> (Heir, Value) {
 
 fn status(site: &Site) -> Value {
     site.ok("GET", "/v1/servers/echo", json!({}))
-}
-
-/// Newcomers, as many as a second has room for, each of which is answered.
-struct Newcomers {
-    stop: Arc<AtomicBool>,
-    served: Arc<AtomicUsize>,
-    work: Vec<JoinHandle<()>>,
-}
-
-impl Newcomers {
-    fn at(address: SocketAddr, per_second: u32, question: &'static [u8], answer: &'static [u8]) -> Self {
-        let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let threads = 4;
-        let work = (0..threads).map(|_| {
-            let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
-            std::thread::spawn(move || {
-                let (start, step) = (Instant::now(), Duration::from_secs(1) * threads / per_second);
-                let mut due = Duration::ZERO;
-                while !stop.load(Ordering::Relaxed) {
-                    let mut client = TcpStream::connect(address).expect("nobody is refused");
-                    client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-                    client.write_all(question).expect("nobody is reset");
-                    let mut heard = vec![0; answer.len()];
-                    client.read_exact(&mut heard).expect("everybody is answered");
-                    assert_eq!(heard, answer);
-                    served.fetch_add(1, Ordering::Relaxed);
-                    due += step;
-                    // The pace, and no wait for anything.
-                    std::thread::sleep(due.saturating_sub(start.elapsed()));
-                }
-            })
-        });
-        let work = work.collect();
-        Self { stop, served, work }
-    }
-
-    fn served(&self) -> usize {
-        self.served.load(Ordering::Relaxed)
-    }
-
-    /// Waits until so many more were served.
-    fn more(&self, count: usize) {
-        let before = self.served();
-        eventually("newcomers are served", || {
-            self.served() >= before + count || self.work.iter().any(JoinHandle::is_finished)
-        });
-    }
-
-    /// Ends them; how many were served.
-    fn end(self) -> usize {
-        self.stop.store(true, Ordering::Relaxed);
-        for work in self.work {
-            work.join().expect("nobody was refused, reset or unanswered");
-        }
-        self.served.load(Ordering::Relaxed)
-    }
 }
 
 fn echoes(site: &Site) {
@@ -222,10 +164,15 @@ fn sessions_move_with_their_connections_and_their_state_under_a_stream_of_newcom
     site.ok("PUT", &format!("/v1/servers/echo/sessions/{}/name", ids[0].expect("an id")), json!({ "name": "first" }));
     let newcomers = Newcomers::at(site.address(), 500, &[1], &[b'a', 1, 1]);
     newcomers.more(100);
+    let (before, start) = (newcomers.served(), newcomers.elapsed());
     let (_heir, answer) = upgraded(&site, &[]);
     clients.iter_mut().for_each(|client| next(client, 2));
     newcomers.more(100);
+    let (served, lasted) = (newcomers.served() - before, newcomers.elapsed() - start);
     newcomers.end();
+    let rate = served as f64 / lasted.as_secs_f64();
+    println!("{served} newcomers in {lasted:?}, {rate:.0} a second, while the process was replaced");
+    assert!(rate >= 0.8 * 500.0, "{served} newcomers in {lasted:?} are {rate:.0} a second");
     assert!(site.wharf.child.wait().expect("it ends").success());
     clients.iter_mut().for_each(|client| next(client, 3));
     assert!(answer["moved"].as_u64().is_some_and(|moved| moved >= 200), "{answer}");

@@ -20,6 +20,7 @@ mod plugin;
 mod publish;
 mod serve;
 mod signals;
+mod store;
 mod systemd;
 mod tables;
 mod test;

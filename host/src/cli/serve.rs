@@ -1,10 +1,10 @@
 //! `wharf serve`.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::TcpListener;
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use sd_notify::NotifyState;
@@ -15,13 +15,17 @@ use clap::error::ErrorKind;
 
 use super::args::{Cli, ServeArgs};
 use super::signals::{Signals, Wish};
-use super::systemd;
+use super::store::{SESSIONS, Store, listens};
+use super::systemd::{self, Handed};
 use super::upgrade::{self, Successors};
 use crate::config::{Config, STOP_GRACE_DEFAULT, default_cache_dir, registries};
 use crate::control::{Control, ControlConfig, Reload};
 use crate::net::SocketOptions;
 use crate::plugin::{Compiler, Grants};
-use crate::server::{Fleet, Host, HostConfig, Inheritance, Plan, Reloaded};
+use crate::server::{Fleet, Host, HostConfig, Inheritance, LeftSession, LeftSocket, Plan, Reloaded, Shelf, leave};
+
+/// How long sessions may take to be left to the next process, however short the time is for those that finish.
+const LEAVE_MIN: Duration = Duration::from_secs(3);
 
 /// Serves until a signal. All servers are bound before the first accepts; one that cannot be leaves none running.
 pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
@@ -66,16 +70,25 @@ fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result
         _ => (Some(arguments.config.clone()), read(&arguments.config)?),
     };
     let origin = file.as_ref().map(|file| format!("{}: ", file.display())).unwrap_or_default();
+    let mut handed = systemd::handed_over()?;
+    let store = Store::of_this_unit(inheritance.is_some()).map(Arc::new);
     let host = Host::new(&config.host).map_err(|error| anyhow!("{origin}{error}"))?;
+    if let Some(store) = &store {
+        host.keep_sockets_on(Arc::clone(store) as Arc<dyn Shelf>);
+    }
     let mut signals = host.runtime().block_on(async { Signals::listen() })?;
     let control = config.control.clone();
     // Its place is taken before anything accepts, and it answers once everything does.
     let successors = Successors::of_this_process();
     let doors = inheritance.as_mut().map(|left| std::mem::take(&mut left.doors)).unwrap_or_default();
     let opening = control.as_ref().map(|control| Control::open(control, doors)).transpose()?;
-    let mut plan = plan(config, systemd::sockets()?)?;
+    let sessions = std::mem::take(&mut handed.sessions);
+    let mut plan = plan(config, handed, store.as_deref())?;
     if let Some(inheritance) = inheritance {
         plan.left = std::mem::take(&mut inheritance.listeners);
+    }
+    if let Some(store) = &store {
+        store.has(plan.left.keys().cloned());
     }
     let starting = host.clone();
     let fleet = host.runtime().block_on(async {
@@ -94,20 +107,27 @@ fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result
         let mistakes: Vec<_> = error.mistakes.iter().map(|mistake| format!("{origin}{mistake}")).collect();
         anyhow!("nothing was started:\n{}", mistakes.join("\n"))
     })?;
-    let fleet = fleet.run();
+    let fleet = fleet.run_with(taken_up(sessions, store.as_deref()));
     let reload = Reload::new({
         let file = file.clone();
         move |fleet| reload(file.clone(), control.clone(), fleet)
     });
     if let Some(inheritance) = inheritance.take() {
         let doors = opening.as_ref().map(|opening| opening.adopted().to_vec()).unwrap_or_default();
+        let begins = {
+            let store = store.clone();
+            move || store.iter().for_each(|store| store.begin())
+        };
         inheritance
-            .serves(Arc::clone(&fleet), doors)
+            .serves(Arc::clone(&fleet), doors, begins)
             .map_err(|problem| anyhow!("the process before this one serves on: {problem}"))?;
+    } else if let Some(store) = &store {
+        store.clear_out();
     }
     let upgrade = Some(successors.upgrade());
     let control = opening.map(|opening| opening.serve(Arc::clone(&fleet), reload.clone(), upgrade));
-    let done = host.runtime().block_on(steer(&fleet, &reload, file.is_some(), signals, successors.succeeded()));
+    let steering = steer(&fleet, &reload, (file.is_some(), store), signals, successors.succeeded());
+    let done = host.runtime().block_on(steering);
     drop(control);
     done
 }
@@ -126,7 +146,7 @@ fn read(file: &Path) -> Result<Config> {
 async fn steer(
     fleet: &Arc<Fleet>,
     reload: &Reload,
-    has_file: bool,
+    (has_file, store): (bool, Option<Arc<Store>>),
     mut signals: Signals,
     mut succeeded: watch::Receiver<Option<Duration>>,
 ) -> Result<()> {
@@ -153,9 +173,18 @@ async fn steer(
             wish => break wish,
         }
     };
-    let grace = match wish {
+    let grace = match (wish, store) {
         // What systemd hears of is the new process by now.
-        Wish::Replaced(grace) => grace,
+        (Wish::Replaced(grace), _) => grace,
+        (Wish::Leave, Some(store)) => {
+            systemd::tell(&[NotifyState::Stopping]);
+            let (grace, start) = (fleet.stop_grace(), Instant::now());
+            tokio::select! {
+                () = leave_to_the_next(fleet, store, grace) => {}
+                _ = signals.end() => {}
+            }
+            grace.saturating_sub(start.elapsed())
+        }
         _ => {
             systemd::tell(&[NotifyState::Stopping]);
             fleet.stop_grace()
@@ -166,18 +195,58 @@ async fn steer(
     Ok(())
 }
 
-/// Sockets that were handed over go to the servers of their names.
-fn plan(config: Config, mut sockets: HashMap<String, TcpListener>) -> Result<Plan> {
+/// Leaves what can wait in the store to the next process of the unit.
+async fn leave_to_the_next(fleet: &Arc<Fleet>, store: Arc<Store>, grace: Duration) {
+    let shelf = Arc::clone(&store) as Arc<dyn Shelf>;
+    let left = leave(fleet, shelf, grace.max(LEAVE_MIN)).await;
+    // It fails only where the runtime ends.
+    let _ = tokio::task::spawn_blocking(move || store.done()).await;
+    tracing::info!(left = left.moved, stayed = ?left.stayed, "sessions wait for the next process");
+}
+
+/// Sessions that the process before this one left in the store. They are removed from there before they go on here, so that they
+/// cannot do so twice.
+fn taken_up(descriptors: Vec<OwnedFd>, store: Option<&Store>) -> Vec<LeftSession> {
+    if descriptors.is_empty() {
+        return Vec::new();
+    }
+    let (sessions, strays) = LeftSession::among(descriptors);
+    if let Some(store) = store {
+        store.remove([SESSIONS]);
+    }
+    tracing::info!(sessions = sessions.len(), strays, "sessions of the process before are taken up");
+    sessions
+}
+
+/// Sockets that were handed over go to the servers of their names. What is kept in the store and of no use any more is closed and
+/// removed, before it is in the way.
+fn plan(config: Config, handed: Handed, store: Option<&Store>) -> Result<Plan> {
     let mut plan = config.plan();
+    let Handed { mut sockets, mut kept, mut strays, .. } = handed;
     for (_, server) in &mut plan.servers {
         let given = server.given_name().and_then(|name| sockets.remove(name));
         if let Some(socket) = given {
             *server = server.clone().listener(socket);
         }
     }
-    if let Some(name) = sockets.keys().next() {
-        bail!("systemd hands over a socket called `{}`, and no server has this `name`", name.escape_debug());
+    match (sockets.keys().next(), store) {
+        // It may be from the store, and nothing that is in there is in the way of a start.
+        (_, Some(_)) => strays.extend(sockets.drain().map(|(name, _)| name)),
+        (Some(name), None) => {
+            bail!("systemd hands over a socket called `{}`, and no server has this `name`", name.escape_debug());
+        }
+        (None, None) => {}
     }
+    let addresses: Vec<_> = plan.servers.iter().filter_map(|(_, server)| server.address()).collect();
+    let is_of_use = |socket: &LeftSocket| socket.address().is_some_and(|address| addresses.contains(&address));
+    strays.extend(kept.extract_if(|_, socket| !is_of_use(socket)).map(|(server, _)| listens(&server)));
+    for name in &strays {
+        tracing::warn!(name = %name.escape_debug(), "systemd handed over what no server has a use for; it is closed");
+    }
+    if let Some(store) = store.filter(|_| !strays.is_empty()) {
+        store.remove(strays.iter().map(String::as_str));
+    }
+    plan.left = kept;
     Ok(plan)
 }
 

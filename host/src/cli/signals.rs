@@ -7,17 +7,20 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::server::{FAREWELL_MAX, Fleet, ServerHandle};
 
-/// SIGINT, SIGTERM and SIGHUP.
+/// SIGINT, SIGTERM, SIGQUIT and SIGHUP.
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    quit: Signal,
     hang_up: Signal,
 }
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
-    /// SIGTERM: finish, take no more.
+    /// SIGTERM: finish, take no more, and leave to the next process what can wait for it.
+    Leave,
+    /// SIGQUIT: finish, take no more.
     Drain,
     /// SIGINT: end.
     Stop,
@@ -33,6 +36,7 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            quit: signal(SignalKind::quit())?,
             hang_up: signal(SignalKind::hangup())?,
         })
     }
@@ -41,7 +45,8 @@ impl Signals {
     pub(super) async fn next(&mut self) -> Wish {
         tokio::select! {
             _ = self.interrupt.recv() => Wish::Stop,
-            _ = self.terminate.recv() => Wish::Drain,
+            _ = self.terminate.recv() => Wish::Leave,
+            _ = self.quit.recv() => Wish::Drain,
             _ = self.hang_up.recv() => Wish::Reload,
         }
     }
@@ -59,7 +64,7 @@ impl Signals {
     /// Ends the servers as wished: a drain lets sessions finish until `grace` is over; another signal cuts that short,
     /// and one more cuts off what is left.
     pub(super) async fn finish(&mut self, wish: Wish, fleet: &Fleet, grace: Duration) {
-        if matches!(wish, Wish::Drain | Wish::Replaced(_)) {
+        if wish != Wish::Stop {
             tracing::info!(?grace, "draining; another signal stops");
             tokio::select! {
                 () = fleet.drain(grace) => {}

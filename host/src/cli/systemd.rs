@@ -1,12 +1,15 @@
 //! What systemd is told and what it hands over. Without systemd none of this does anything.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::TcpListener;
+use std::os::fd::{FromRawFd, OwnedFd};
 
 use anyhow::{Result, bail};
 use sd_notify::NotifyState;
 
-use crate::server::Host;
+use super::store::{SESSIONS, server_of};
+use crate::net::is_listening;
+use crate::server::{Host, LeftSocket};
 
 /// Tells what the process is doing.
 pub(super) fn tell(states: &[NotifyState<'_>]) {
@@ -38,18 +41,43 @@ pub(super) async fn watch(host: Host) {
     }
 }
 
-/// Listening sockets by their names, which are names of servers.
-pub(super) fn sockets() -> Result<HashMap<String, TcpListener>> {
-    use std::os::fd::{FromRawFd, OwnedFd};
-    let mut sockets = HashMap::new();
+/// What systemd hands over.
+#[derive(Default)]
+pub(super) struct Handed {
+    /// Listening sockets of socket units, by their names, which are names of servers.
+    pub(super) sockets: HashMap<String, TcpListener>,
+    /// Listening sockets that the process before this one kept in the store, by names of servers.
+    pub(super) kept: HashMap<String, LeftSocket>,
+    /// What belongs to sessions that it left there.
+    pub(super) sessions: Vec<OwnedFd>,
+    /// Names of what is of no use; it is closed.
+    pub(super) strays: BTreeSet<String>,
+}
+
+/// Takes what systemd hands over. Once, and before anything else opens descriptors by number.
+pub(super) fn handed_over() -> Result<Handed> {
+    let mut handed = Handed::default();
     for (number, name) in sd_notify::listen_fds_with_names()? {
         // SAFETY: systemd passes these descriptors to this process alone and says so by its process id in the
         // environment, which was checked. Nobody else in the process knows them, and this runs once.
         #[allow(unsafe_code)]
         let owned = unsafe { OwnedFd::from_raw_fd(number) };
-        if sockets.insert(name.clone(), TcpListener::from(owned)).is_some() {
-            bail!("systemd hands over two sockets called `{}`", name.escape_debug());
+        if name == SESSIONS {
+            handed.sessions.push(owned);
+            continue;
+        }
+        let server = server_of(&name);
+        if !is_listening(&owned) {
+            handed.strays.insert(name);
+            continue;
+        }
+        match server {
+            Some(server) => drop(handed.kept.insert(server, LeftSocket::kept(owned.into()))),
+            None if handed.sockets.insert(name.clone(), owned.into()).is_some() => {
+                bail!("systemd hands over two sockets called `{}`", name.escape_debug());
+            }
+            None => {}
         }
     }
-    Ok(sockets)
+    Ok(handed)
 }

@@ -16,11 +16,11 @@ use rustix::net::{
 };
 
 /// Largest head of a message: what it says.
-const HEAD_MAX_BYTES: usize = 256 << 10;
+pub(super) const HEAD_MAX_BYTES: usize = 256 << 10;
 /// Largest body of a message: bytes that it carries.
 pub const BODY_MAX_BYTES: usize = 64 << 20;
 /// Lengths of the head and the body, before them.
-const FRAME_BYTES: usize = 8;
+pub(super) const FRAME_BYTES: usize = 8;
 
 /// One end of it.
 #[derive(Debug)]
@@ -67,12 +67,7 @@ impl Passage {
     /// # Errors
     /// Too large, which sends nothing; too slow; or the other end is gone.
     pub fn send(&mut self, head: &[u8], body: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let (Some(head_bytes), Some(body_bytes)) = (within(head, HEAD_MAX_BYTES), within(body, BODY_MAX_BYTES)) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is too large to be handed over"));
-        };
-        let mut frame = [0; FRAME_BYTES];
-        frame[..4].copy_from_slice(&head_bytes.to_le_bytes());
-        frame[4..].copy_from_slice(&body_bytes.to_le_bytes());
+        let frame = frame(head.len(), body.len())?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut beside = SendAncillaryBuffer::new(&mut space);
         let descriptors: Vec<_> = descriptor.into_iter().collect();
@@ -106,11 +101,7 @@ impl Passage {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.0.read_exact(&mut frame[came..])?;
-        let length = |part: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| frame[part + byte])) as usize;
-        let (head_bytes, body_bytes) = (length(0), length(4));
-        if head_bytes > HEAD_MAX_BYTES || body_bytes > BODY_MAX_BYTES {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the message is larger than any can be"));
-        }
+        let (head_bytes, body_bytes) = lengths(frame)?;
         let (mut head, mut body) = (vec![0; head_bytes], vec![0; body_bytes]);
         self.0.read_exact(&mut head)?;
         self.0.read_exact(&mut body)?;
@@ -124,8 +115,26 @@ impl Passage {
     }
 }
 
-fn within(bytes: &[u8], max: usize) -> Option<u32> {
-    u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= max)
+/// What stands before a head and a body of these lengths.
+pub(super) fn frame(head_bytes: usize, body_bytes: usize) -> io::Result<[u8; FRAME_BYTES]> {
+    let within = |bytes: usize, max: usize| u32::try_from(bytes).ok().filter(|_| bytes <= max);
+    let (Some(head), Some(body)) = (within(head_bytes, HEAD_MAX_BYTES), within(body_bytes, BODY_MAX_BYTES)) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is too large to be handed over"));
+    };
+    let mut frame = [0; FRAME_BYTES];
+    frame[..4].copy_from_slice(&head.to_le_bytes());
+    frame[4..].copy_from_slice(&body.to_le_bytes());
+    Ok(frame)
+}
+
+/// The lengths that it says.
+pub(super) fn lengths(frame: [u8; FRAME_BYTES]) -> io::Result<(usize, usize)> {
+    let length = |part: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| frame[part + byte])) as usize;
+    let (head_bytes, body_bytes) = (length(0), length(4));
+    if head_bytes > HEAD_MAX_BYTES || body_bytes > BODY_MAX_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the message is larger than any can be"));
+    }
+    Ok((head_bytes, body_bytes))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::lock::Holder;
 use super::procure::{ProcureError, again};
 use super::registry::Registry;
 use super::service::{Service, Terms};
-use super::succession::{LeftSocket, OpenSocket};
+use super::succession::{LeftSession, LeftSocket, OpenSocket, take_up};
 use super::swap::{SwapError, bounded, same};
 use super::tenants::Tenant;
 use super::versions::{Generation, History, How, Standing};
@@ -287,12 +287,30 @@ impl Bound {
     /// Starts accepting.
     #[must_use]
     pub fn run(self) -> ServerHandle {
+        self.run_with(Vec::new())
+    }
+
+    /// The same with sessions that no process had meanwhile. They have their places before any newcomer.
+    pub(super) fn run_with(self, sessions: Vec<LeftSession>) -> ServerHandle {
         let Self { prepared, host, listener, given, ids_above } = self;
         let secure = prepared.description.secure;
         let service = prepared.assemble(&host);
+        let ids_above = sessions.iter().map(|session| session.ids_above).fold(ids_above, u64::max);
         service.registry.number_above(ids_above);
+        for session in sessions {
+            take_up(&service, session);
+        }
         let (address, listener) = (listener.address(), Arc::new(listener));
         let socket = OpenSocket { listener: Arc::downgrade(&listener), given };
+        // Whoever gave it keeps it.
+        if !given {
+            match listener.duplicate() {
+                Ok(duplicate) => host.keep(&service.name, duplicate.into()),
+                Err(error) => {
+                    tracing::warn!(server = &*service.name, %error, "the socket is not kept for a next process");
+                }
+            }
+        }
         let label = service.procedure().plugin().label();
         ServerStarted { server: &service.name, address, secure, plugin: &label }.emit();
         let (seen, accepting) = watch::channel(0);

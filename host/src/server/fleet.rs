@@ -11,7 +11,7 @@ use super::course::Status;
 use super::handle::ServerHandle;
 use super::host::{Host, HostConfig};
 use super::service::FAREWELL_MAX;
-use super::succession::LeftSocket;
+use super::succession::{LeftSession, LeftSocket};
 use super::tenants::TenantLimits;
 
 /// What a reload is to lead to: what the servers share, and each server with its place in the file for messages.
@@ -313,14 +313,29 @@ impl BoundFleet {
     /// Accepts on all of them.
     #[must_use]
     pub fn run(self) -> Arc<Fleet> {
+        self.run_with(Vec::new())
+    }
+
+    /// The same with sessions that no process had meanwhile: each goes on on its server, or is closed.
+    #[must_use]
+    pub fn run_with(self, sessions: Vec<LeftSession>) -> Arc<Fleet> {
+        let mut left: HashMap<String, Vec<LeftSession>> = HashMap::new();
+        for session in sessions {
+            left.entry(session.server().to_owned()).or_default().push(session);
+        }
         let run = |(name, (server, description)): (String, (Bound, ServerBuilder))| {
-            (name, Entry { handle: Arc::new(server.run()), description: description.without_listener() })
+            let sessions = left.remove(&name).unwrap_or_default();
+            (name, Entry { handle: Arc::new(server.run_with(sessions)), description: description.without_listener() })
         };
+        let servers = self.servers.into_iter().map(run).collect();
+        for (server, sessions) in left {
+            tracing::warn!(server, sessions = sessions.len(), "sessions of a server that is no more were closed");
+        }
         Arc::new(Fleet {
             host: self.host,
             shared: self.shared,
             leaving: Mutex::default(),
-            servers: RwLock::new(self.servers.into_iter().map(run).collect()),
+            servers: RwLock::new(servers),
             reloading: tokio::sync::Mutex::new(()),
             draining: AtomicBool::new(false),
             stop_grace: Mutex::new(self.stop_grace),

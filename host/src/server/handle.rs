@@ -343,9 +343,15 @@ impl ServerHandle {
     /// Idempotent; of two concurrent calls both return when it is over, by the shorter of their times. Dropping the
     /// future does not take it back.
     pub async fn stop(&self, grace: Duration) {
-        let (service, accepting) = (Arc::clone(&self.service), self.accepting.clone());
+        let (service, accepting, host) = (Arc::clone(&self.service), self.accepting.clone(), self.host.clone());
         // On its own, so that it is done even where nobody waits for it.
-        let work = self.host.runtime().spawn(async move { service.stop(grace, accepting).await });
+        let work = self.host.runtime().spawn(async move {
+            let address = async {
+                closed(accepting.clone()).await;
+                host.let_go(&service.name).await;
+            };
+            tokio::join!(service.stop(grace, accepting.clone()), address)
+        });
         // It fails only where the runtime is gone, and the server with it.
         let _ = work.await;
     }
@@ -366,6 +372,7 @@ impl ServerHandle {
         // Who is held can not finish.
         self.service.revoke_lock();
         closed(self.accepting.clone()).await;
+        self.host.let_go(self.name()).await;
     }
 
     /// [`ServerHandle::stop`] for callers outside a runtime; blocks.

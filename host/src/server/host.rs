@@ -3,7 +3,9 @@
 //! One thread accepts and steers, so that no guest delays it; the lanes run the sessions.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::{Builder, Runtime};
@@ -11,6 +13,7 @@ use tokio::sync::broadcast;
 
 use super::lanes::Lanes;
 use super::service::HostNotice;
+use super::succession::Shelf;
 use super::tenants::{Tenant, TenantLimits, TenantSeen, Tenants};
 use super::versions::StateFolder;
 use crate::admission::Count;
@@ -67,6 +70,9 @@ struct Ground {
     tenants: Tenants,
     records: Option<Arc<StateFolder>>,
     notices: broadcast::Sender<HostNotice>,
+    shelf: OnceLock<Arc<dyn Shelf>>,
+    /// What is on it is the next process's business.
+    shelf_is_left: AtomicBool,
 }
 
 impl Host {
@@ -110,6 +116,8 @@ impl Host {
             tenants: Tenants::default(),
             records: config.state_dir.clone().map(|folder| Arc::new(StateFolder::at(folder))),
             notices,
+            shelf: OnceLock::new(),
+            shelf_is_left: AtomicBool::new(false),
         })))
     }
 
@@ -188,6 +196,38 @@ impl Host {
     /// How many there may be, and whether somebody said so.
     pub(super) fn instances(&self) -> (usize, bool) {
         (self.0.slots.max(), self.0.sessions_given)
+    }
+
+    /// What its servers listen with is kept there for the next process, from now on and once and for all.
+    pub fn keep_sockets_on(&self, shelf: Arc<dyn Shelf>) {
+        // The first one counts.
+        let _ = self.0.shelf.set(shelf);
+    }
+
+    /// This process changes nothing more about what is kept.
+    pub(super) fn leaves_shelf_alone(&self) {
+        self.0.shelf_is_left.store(true, Ordering::Relaxed);
+    }
+
+    fn shelf(&self) -> Option<&Arc<dyn Shelf>> {
+        self.0.shelf.get().filter(|_| !self.0.shelf_is_left.load(Ordering::Relaxed))
+    }
+
+    /// Keeps what a server listens with. Does not wait.
+    pub(super) fn keep(&self, server: &str, socket: OwnedFd) {
+        let Some(shelf) = self.shelf() else { return };
+        shelf.want(server, Some(socket));
+        let (shelf, server) = (Arc::clone(shelf), server.to_owned());
+        self.runtime().spawn_blocking(move || shelf.follow(&server));
+    }
+
+    /// Keeps nothing of a server any more: when this returns its address is free, if it has closed it itself.
+    pub(super) async fn let_go(&self, server: &str) {
+        let Some(shelf) = self.shelf() else { return };
+        shelf.want(server, None);
+        let (shelf, server) = (Arc::clone(shelf), server.to_owned());
+        // It fails only where the runtime ends.
+        let _ = self.runtime().spawn_blocking(move || shelf.follow(&server)).await;
     }
 
     /// Where what was swapped in is recorded.

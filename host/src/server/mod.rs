@@ -51,7 +51,7 @@ pub use procure::ProcureError;
 pub(crate) use service::Service;
 pub use service::{FAREWELL_MAX, HostNotice};
 pub use sessions::SessionView;
-pub use succession::{Door, Heir, Inheritance, LeftSocket, Succeeded, hand_over};
+pub use succession::{Door, Heir, Inheritance, LeftSession, LeftSocket, Shelf, Succeeded, hand_over, leave};
 pub use swap::{SWAP_DEADLINE, SwapError, SwapPolicy, SwapReport};
 pub use tenants::{TENANT_MAX_BYTES, TenantLimits, TenantSeen};
 pub use versions::{

@@ -39,7 +39,12 @@ impl ServerBuilder {
     pub(super) fn bind_with(self, left: &mut HashMap<String, LeftSocket>) -> Result<Bound, StartError> {
         let host = self.host.clone().map_or_else(Host::shared, Ok)?;
         let mut prepared = self.prepare(&host)?;
-        prepared.left = left.remove(&prepared.name);
+        // One with this address fits, whatever the server was called when it was opened.
+        let address = prepared.description.address();
+        let is_given = left.get(&prepared.name).is_some_and(|socket| socket.given);
+        let fits = left.iter().find(|(_, socket)| !is_given && address.is_some() && socket.address() == address);
+        let fits = fits.map_or_else(|| prepared.name.clone(), |(name, _)| name.clone());
+        prepared.left = left.remove(&fits);
         Ok(prepared.listen(&host)?)
     }
 

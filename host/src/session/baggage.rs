@@ -60,6 +60,20 @@ pub struct Times {
     pub unanswered: Option<(u64, u64)>,
 }
 
+impl Baggage {
+    /// It was on its way for so long: it is older, and its timers went on. What its peer had to do meanwhile is not counted, since
+    /// nobody was there to see it done.
+    #[must_use]
+    pub fn aged(mut self, by: Duration) -> Self {
+        let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        self.times.started = self.times.started.saturating_add(by);
+        for (_, left) in &mut self.timers {
+            *left = left.saturating_sub(by);
+        }
+        self
+    }
+}
+
 /// A session on its way.
 #[derive(Debug)]
 pub struct Traveller {
@@ -96,4 +110,35 @@ pub(super) fn ago(then: Instant, now: Instant) -> u64 {
 /// The machine may have started later than that; then it is as long ago as can be told.
 pub(super) fn back(now: Instant, milliseconds: u64) -> Instant {
     now.checked_sub(Duration::from_millis(milliseconds)).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_gets_older_on_its_way_and_its_timers_go_on() {
+        let times =
+            Times { started: 5_000, heard_from: 4_000, exchanged: 3_000, idle: 2_000, unanswered: Some((10, 7)) };
+        let baggage = Baggage {
+            id: 1,
+            peer: SocketAddr::from(([192, 0, 2, 1], 1)),
+            local: SocketAddr::from(([192, 0, 2, 2], 2)),
+            parameter: 0,
+            version: String::new(),
+            priority: 0,
+            timers: vec![(1, 400), (2, 1_500)],
+            half_closed: false,
+            filled: false,
+            times,
+            bytes_in: 0,
+            bytes_out: 0,
+            events: 0,
+            fuel: 0,
+            cpu_ns: 0,
+        };
+        let aged = baggage.aged(Duration::from_secs(1));
+        assert_eq!(aged.timers, [(1, 0), (2, 500)]);
+        assert_eq!((aged.times.started, aged.times.exchanged, aged.times.unanswered), (6_000, 3_000, Some((10, 7))));
+    }
 }

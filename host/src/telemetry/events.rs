@@ -329,6 +329,31 @@ impl SessionEnded<'_> {
     }
 }
 
+/// A session that waited for this process cannot go on in it, and its connection was closed.
+#[derive(Debug)]
+pub struct SessionNotRestored<'a> {
+    /// The server.
+    pub server: &'a str,
+    /// The session.
+    pub session: u64,
+    /// Why.
+    pub reason: &'a str,
+}
+
+impl SessionNotRestored<'_> {
+    /// Counts it, and logs it where `lines` lets it pass.
+    pub fn emit(&self, counters: &Counters, lines: &Bucket) {
+        let Self { server, session, reason } = self;
+        counters.count(Kind::Notice, "session-not-restored");
+        if let Some(suppressed) = lines.pass(Instant::now()) {
+            warn!(
+                server,
+                session, reason, suppressed, "a session of the process before could not go on, and was closed"
+            );
+        }
+    }
+}
+
 /// An event failed and took its instance along.
 #[derive(Debug)]
 pub struct Faulted<'a> {

@@ -19,7 +19,7 @@ pub use escape::drives_reader;
 pub use events::{
     AcceptPaused, AcceptStopped, BreakerTripped, ControlOpened, ControlRequest, CredentialsRenewed, Faulted,
     HandshakeFailed, LanesStarted, LockExpired, PluginOutput, PluginPulled, Refused, ServerNotice, ServerStarted,
-    SessionEnded, SessionStarted,
+    SessionEnded, SessionNotRestored, SessionStarted,
 };
 pub use latencies::Latencies;
 pub use log::{count_dropped_lines, dropped_lines};

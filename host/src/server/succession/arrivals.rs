@@ -1,4 +1,5 @@
-//! Sessions that come from the old process, one after the other. Each is tried out here before it is said that it can come.
+//! Sessions that come from the old process, one after the other, each of which is tried out here before it is said that it can
+//! come; and those that no process had meanwhile, for which there is only this one.
 
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -6,19 +7,26 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::{Answer, Offer, say};
+use super::{Answer, LeftSession, Offer, say};
 use crate::net::{Parcel, Passage};
 use crate::serve;
-use crate::server::Fleet;
+use crate::server::{Fleet, Service};
 use crate::session::{Baggage, Traveller};
+use crate::telemetry::SessionNotRestored;
 
 /// How long a session may take to be restored.
 const RESTORE_MAX: Duration = Duration::from_secs(10);
 
-/// Takes sessions until the old process is done or gone. Blocks.
-pub(super) fn receive(fleet: &Fleet, mut passage: Passage) {
+/// Takes sessions until the old process is done or gone. `begins` is called once that has said its first word, or is gone.
+/// Blocks.
+pub(super) fn receive(fleet: &Fleet, mut passage: Passage, begins: impl FnOnce()) {
+    let mut begins = Some(begins);
     loop {
-        let Ok(parcel) = passage.receive() else { return };
+        let parcel = passage.receive();
+        if let Some(begins) = begins.take() {
+            begins();
+        }
+        let Ok(parcel) = parcel else { return };
         let Ok(Offer::Session { server, name, state_bytes, baggage }) = serde_json::from_slice(&parcel.head) else {
             return;
         };
@@ -80,4 +88,36 @@ fn arrive(
         Ok(Err(why)) => Err(why),
         Err(_) => Err("restore-timeout".into()),
     }
+}
+
+/// Goes on with a session that no other process has. Where that cannot be, its connection is closed, and it is said why. It has its
+/// place when this returns.
+pub(in crate::server) fn take_up(service: &Arc<Service>, session: LeftSession) {
+    let id = session.baggage.id;
+    let lost = move |service: &Service, why: &str| {
+        let session = SessionNotRestored { server: &service.name, session: id, reason: why };
+        session.emit(&service.counters, &service.session_lines);
+    };
+    let permit = match service.gate.readmit(session.baggage.peer.ip(), Instant::now()) {
+        Ok(permit) => permit,
+        Err(refusal) => return lost(service, refusal.name()),
+    };
+    let (go, goes) = oneshot::channel();
+    // Nobody else waits for it.
+    let _ = go.send(());
+    let round = service.course().borrow().round;
+    let (alive, serving) = (service.alive(round), Arc::clone(service));
+    service.spawn(move |seat| async move {
+        let (name, traveller) = match session.unpack() {
+            Ok(unpacked) => unpacked,
+            Err(why) => return lost(&serving, &why),
+        };
+        let hears = Arc::clone(&serving);
+        let restored = move |how: Result<(), String>| {
+            if let Err(why) = how {
+                lost(&hears, &why);
+            }
+        };
+        serve::resume(serving, traveller, name, permit, (round, alive, seat), restored, goes).await;
+    });
 }

@@ -1,5 +1,5 @@
-//! Sessions that move to the new process. Each stays where it is until the new process can go on with it, and only then is
-//! anything of it let go.
+//! Sessions that leave the process, whether to a new one or to where one will find them. Each stays where it is until it is
+//! taken, and only then is anything of it let go.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
@@ -28,18 +28,45 @@ const SAVE_MAX: Duration = Duration::from_secs(10);
 const ANSWER_MAX: Duration = Duration::from_secs(15);
 /// How long all of it may take. Who has not moved by then stays.
 const MOVE_MAX: Duration = Duration::from_secs(120);
+/// Numbers that sessions of the old process may still get. What is beyond them cannot move.
+const IDS_SPARE: u64 = 1_000_000;
 /// How often it is looked for sessions that began meanwhile.
 const LOOKS_MAX: usize = 5;
 
 type Handled = (Arc<Line>, Arc<Successor<EventProcedure>>);
 
-/// Moves every session that can move.
+/// A session that is packed. Where the verdict is dropped it goes on here.
+pub(super) struct Leaving {
+    pub(super) server: String,
+    pub(super) name: Option<String>,
+    /// Sessions that come later have numbers above this one.
+    pub(super) ids_above: u64,
+    pub(super) traveller: Traveller,
+    pub(super) verdict: oneshot::Sender<bool>,
+}
+
+/// Where a session goes, or why it stays. Blocks.
+pub(super) type Way = dyn Fn(Leaving) -> Result<(), String> + Send + Sync;
+
+/// Moves every session that can move to the process at the other end.
 pub(super) async fn move_all(fleet: &Fleet, passage: Passage) -> Succeeded {
-    let (mut moved, mut stayed) = (0, BTreeMap::<String, usize>::new());
-    let ends = Instant::now() + MOVE_MAX;
     // Without patience for it nothing moves, which the first that is sent finds out.
     let _ = passage.set_patience(ANSWER_MAX);
     let passage = Arc::new(Mutex::new(passage));
+    let way: Arc<Way> = Arc::new({
+        let passage = Arc::clone(&passage);
+        move |leaving| pass(&mut passage.lock().unwrap_or_else(PoisonError::into_inner), leaving)
+    });
+    let succeeded = leave_by(fleet, way, MOVE_MAX).await;
+    // Where it is gone by now its own log says why.
+    let _ = say(&mut passage.lock().unwrap_or_else(PoisonError::into_inner), &Offer::Done);
+    succeeded
+}
+
+/// Sends every session that can leave this way, for so long at most.
+pub(super) async fn leave_by(fleet: &Fleet, way: Arc<Way>, patience: Duration) -> Succeeded {
+    let (mut moved, mut stayed) = (0, BTreeMap::<String, usize>::new());
+    let ends = Instant::now() + patience;
     for server in fleet.all() {
         let mut asked = BTreeSet::new();
         for _ in 0..LOOKS_MAX {
@@ -48,7 +75,7 @@ pub(super) async fn move_all(fleet: &Fleet, passage: Passage) -> Succeeded {
             if fresh.is_empty() {
                 break;
             }
-            let leaving = fresh.into_iter().map(|session| leave(&server, session, &passage, ends));
+            let leaving = fresh.into_iter().map(|session| leave(&server, session, &way, ends));
             let mut leaving = stream::iter(leaving).buffer_unordered(PACKED_MAX);
             while let Some(outcome) = leaving.next().await {
                 match outcome {
@@ -58,18 +85,16 @@ pub(super) async fn move_all(fleet: &Fleet, passage: Passage) -> Succeeded {
             }
         }
     }
-    // Where it is gone by now its own log says why.
-    let _ = say(&mut passage.lock().unwrap_or_else(PoisonError::into_inner), &Offer::Done);
     Succeeded { moved, stayed }
 }
 
+/// Numbers of sessions that come later are above this one, where this was the last that was given.
+pub(super) fn ids_above(last: u64) -> u64 {
+    (last / IDS_SPARE + 2) * IDS_SPARE
+}
+
 /// Moves one, or says why it stays.
-async fn leave(
-    server: &ServerHandle,
-    (line, successor): Handled,
-    passage: &Arc<Mutex<Passage>>,
-    ends: Instant,
-) -> Result<(), String> {
+async fn leave(server: &ServerHandle, (line, successor): Handled, way: &Arc<Way>, ends: Instant) -> Result<(), String> {
     if Instant::now() >= ends {
         return Err("no-time".into());
     }
@@ -81,23 +106,17 @@ async fn leave(
         Err(_) => tokio::time::timeout(SAVE_MAX, parting).await.map_err(|_| "busy")?,
     };
     let (traveller, verdict) = parting.map_err(|_| "ended")??;
-    let (server, name) = (server.name().to_owned(), server.service.registry.name_of(line.info().id));
-    let passage = Arc::clone(passage);
-    let passing = tokio::task::spawn_blocking(move || {
-        let mut passage = passage.lock().unwrap_or_else(PoisonError::into_inner);
-        pass(&mut passage, server, name, traveller, verdict)
-    });
+    let registry = &server.service.registry;
+    let (server, name) = (server.name().to_owned(), registry.name_of(line.info().id));
+    let leaving = Leaving { server, name, ids_above: ids_above(registry.last_id()), traveller, verdict };
+    let way = Arc::clone(way);
+    let passing = tokio::task::spawn_blocking(move || way(leaving));
     passing.await.map_err(|_| "stopping")?
 }
 
 /// The verdict that is dropped on the way lets the session go on here.
-fn pass(
-    passage: &mut Passage,
-    server: String,
-    name: Option<String>,
-    traveller: Traveller,
-    verdict: oneshot::Sender<bool>,
-) -> Result<(), String> {
+fn pass(passage: &mut Passage, leaving: Leaving) -> Result<(), String> {
+    let Leaving { server, name, traveller, verdict, .. } = leaving;
     let Traveller { baggage, mut state, queued, socket } = traveller;
     let offer = Offer::Session { server, name, state_bytes: state.len(), baggage: Box::new(baggage) };
     let head = serde_json::to_vec(&offer).map_err(|error| error.to_string())?;

@@ -10,9 +10,6 @@ use super::{Answer, Door, Offer, departures};
 use crate::net::Passage;
 use crate::server::Fleet;
 
-/// Numbers that sessions of the old process may still get while the new one starts. What is beyond them cannot move.
-const IDS_SPARE: u64 = 1_000_000;
-
 /// A new process that serves.
 pub struct Heir {
     fleet: Arc<Fleet>,
@@ -66,8 +63,7 @@ fn offer(fleet: &Fleet, passage: &mut Passage, doors: Vec<(Door, OwnedFd)>) -> R
         let Some(listener) = socket.listener.upgrade() else { continue };
         let duplicate = listener.duplicate().map_err(|error| error.to_string())?;
         drop(listener);
-        let last = server.service.registry.last_id();
-        let ids_above = (last / IDS_SPARE + 2) * IDS_SPARE;
+        let ids_above = departures::ids_above(server.service.registry.last_id());
         let offer = Offer::Listener { server: server.name().to_owned(), given: socket.given, ids_above };
         give(passage, &offer, &duplicate)?;
     }
@@ -108,6 +104,8 @@ impl Heir {
 
     /// Takes no more newcomers, and moves the sessions that can move. What is left is to drain.
     pub async fn succeed(self) -> Succeeded {
+        // What is kept outside is the new process's business from now on.
+        self.fleet.host().leaves_shelf_alone();
         self.fleet.close().await;
         departures::move_all(&self.fleet, self.passage).await
     }

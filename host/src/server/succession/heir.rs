@@ -47,13 +47,19 @@ impl Inheritance {
         Err(format!("expected at most {SOCKETS_MAX} sockets"))
     }
 
-    /// Says that this process serves, and through which doors. From then on sessions arrive.
+    /// Says that this process serves, and through which doors. From then on sessions arrive. `begins` is called once the old process
+    /// has told everybody else that it is succeeded.
     ///
     /// # Errors
     /// The old process is gone or has lost patience: then it serves on by itself, and this one is to end.
-    pub fn serves(mut self, fleet: Arc<Fleet>, doors: Vec<Door>) -> Result<(), String> {
+    pub fn serves(
+        mut self,
+        fleet: Arc<Fleet>,
+        doors: Vec<Door>,
+        begins: impl FnOnce() + Send + 'static,
+    ) -> Result<(), String> {
         say(&mut self.passage, &Answer::Serves { doors })?;
-        let arrivals = move || arrivals::receive(&fleet, self.passage);
+        let arrivals = move || arrivals::receive(&fleet, self.passage, begins);
         let thread = std::thread::Builder::new().name("wharf-arrivals".into()).spawn(arrivals);
         thread.map(drop).map_err(|error| error.to_string())
     }

@@ -8,6 +8,8 @@ mod arrivals;
 mod departures;
 mod elder;
 mod heir;
+mod left;
+mod shelf;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -18,8 +20,11 @@ use serde::{Deserialize, Serialize};
 use crate::net::{Listener, Passage};
 use crate::session::Baggage;
 
+pub(super) use arrivals::take_up;
 pub use elder::{Heir, Succeeded, hand_over};
 pub use heir::Inheritance;
+pub use left::LeftSession;
+pub use shelf::{Shelf, leave};
 
 /// A socket that the process before this one listens with.
 #[derive(Debug)]
@@ -29,6 +34,20 @@ pub struct LeftSocket {
     pub(super) given: bool,
     /// Sessions of the process before may have numbers up to this one.
     pub(super) ids_above: u64,
+}
+
+impl LeftSocket {
+    /// One that was kept while no process was there.
+    #[must_use]
+    pub fn kept(socket: TcpListener) -> Self {
+        Self { socket, given: false, ids_above: 0 }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.socket.local_addr().ok()
+    }
 }
 
 /// The socket of a server that runs.

@@ -1,0 +1,275 @@
+//! systemd's store of descriptors: what listens is kept there while the process serves, and sessions when it ends, so that the
+//! next process of the unit gets them. It is used where `FileDescriptorStoreMax=` of the unit says so.
+//!
+//! The messages are sent here and not by the library, which waits for ever where systemd does not read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, IoSlice, pipe};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+use crate::server::Shelf;
+
+/// The name of everything that belongs to sessions. Short, because names of all of it are in one variable of the environment.
+pub(super) const SESSIONS: &str = ".s";
+/// What names of listening sockets begin with, before the server's.
+const LISTENS: &str = ".l-";
+/// Bytes that names may have together; the kernel starts no process with a variable of more than 128 KiB.
+const NAMES_MAX_BYTES: usize = 120_000;
+/// How long a message may take to be sent.
+const SEND_MAX: Duration = Duration::from_secs(2);
+/// How long systemd may take to have done everything that it was told before.
+const DONE_MAX: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+
+/// The store of this process's unit.
+pub(super) struct Store {
+    socket: PathBuf,
+    /// Descriptors that it takes.
+    max: usize,
+    wanted: Mutex<Wanted>,
+    /// Held while messages are sent, so that they come in order.
+    kept: Mutex<Kept>,
+}
+
+struct Wanted {
+    /// systemd does not listen to this process yet.
+    held: bool,
+    sockets: BTreeMap<String, OwnedFd>,
+}
+
+struct Kept {
+    servers: BTreeSet<String>,
+    session_descriptors: usize,
+}
+
+impl Store {
+    /// Where the unit has one. `held`: systemd listens to another process until [`Store::begin`].
+    pub(super) fn of_this_unit(held: bool) -> Option<Self> {
+        let socket = std::env::var_os("NOTIFY_SOCKET")?.into();
+        let max = std::env::var("FDSTORE").ok()?.parse().ok().filter(|max| *max > 0)?;
+        Some(Self::at(socket, max, held))
+    }
+
+    fn at(socket: PathBuf, max: usize, held: bool) -> Self {
+        let wanted = Mutex::new(Wanted { held, sockets: BTreeMap::new() });
+        Self { socket, max, wanted, kept: Mutex::new(Kept { servers: BTreeSet::new(), session_descriptors: 0 }) }
+    }
+
+    /// These are in it since before.
+    pub(super) fn has(&self, servers: impl IntoIterator<Item = String>) {
+        self.kept().servers.extend(servers);
+    }
+
+    /// systemd listens to this process now: brings in what is wanted.
+    pub(super) fn begin(&self) {
+        let servers: Vec<_> = {
+            let mut wanted = self.wanted();
+            wanted.held = false;
+            wanted.sockets.keys().cloned().collect()
+        };
+        servers.iter().for_each(|server| self.follow(server));
+        self.clear_out();
+    }
+
+    /// Removes sockets that are in it since before and that nobody wants.
+    pub(super) fn clear_out(&self) {
+        let unwanted: Vec<_> = {
+            let (kept, wanted) = (self.kept(), self.wanted());
+            kept.servers.iter().filter(|server| !wanted.sockets.contains_key(*server)).cloned().collect()
+        };
+        unwanted.iter().for_each(|server| self.follow(server));
+    }
+
+    /// Removes everything of these names, and waits until that is done.
+    pub(super) fn remove<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
+        let _in_order = self.kept();
+        for name in names {
+            // What is no name would be another message.
+            if !name.chars().any(char::is_control) {
+                self.tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), &[]);
+            }
+        }
+        self.done();
+    }
+
+    /// Waits until everything that was sent is done.
+    pub(super) fn done(&self) {
+        let waits = || -> io::Result<bool> {
+            let (reader, writer) = pipe()?;
+            // Whoever gets this closes it once what came before is done.
+            self.send("BARRIER=1\n", &[writer.as_fd()])?;
+            drop(writer);
+            Ok(poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&DONE_MAX))? > 0)
+        };
+        match waits() {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!("systemd does not say that it has done what it was told about its store"),
+            Err(error) => tracing::warn!(%error, "systemd did not hear"),
+        }
+    }
+
+    fn tell(&self, words: &str, descriptors: &[BorrowedFd<'_>]) -> bool {
+        let sent = self.send(words, descriptors);
+        if let Err(error) = &sent {
+            tracing::warn!(%error, "systemd did not hear of its store");
+        }
+        sent.is_ok()
+    }
+
+    fn send(&self, words: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(SEND_MAX))?;
+        socket.connect(&self.socket)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+        let mut beside = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(io::Error::other("there is no room for a descriptor"));
+        }
+        sendmsg(&socket, &[IoSlice::new(words.as_bytes())], &mut beside, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    /// Whether there is room for so many more under this name.
+    fn has_room(&self, count: usize, name: &str, max: usize) -> bool {
+        let sockets: usize = self.servers.iter().map(|server| listens(server).len() + 1).sum();
+        let names = sockets + self.session_descriptors * (SESSIONS.len() + 1) + count * (name.len() + 1);
+        names <= NAMES_MAX_BYTES && self.servers.len() + self.session_descriptors + count <= max
+    }
+}
+
+impl Shelf for Store {
+    fn want(&self, server: &str, socket: Option<OwnedFd>) {
+        let mut wanted = self.wanted();
+        match socket {
+            Some(socket) => drop(wanted.sockets.insert(server.to_owned(), socket)),
+            None => drop(wanted.sockets.remove(server)),
+        }
+    }
+
+    fn follow(&self, server: &str) {
+        let (mut kept, name) = (self.kept(), listens(server));
+        let socket = {
+            let wanted = self.wanted();
+            if wanted.held {
+                return;
+            }
+            wanted.sockets.get(server).map(|socket| socket.try_clone())
+        };
+        let had = kept.servers.remove(server);
+        if had {
+            self.tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), &[]);
+        }
+        let Some(socket) = socket else {
+            if had {
+                self.done();
+            }
+            return;
+        };
+        if !kept.has_room(1, &name, self.max) {
+            let max = self.max;
+            tracing::warn!(server, max, "systemd's store is full (`FileDescriptorStoreMax=`); its socket is not kept");
+            return;
+        }
+        match socket {
+            Ok(socket) => {
+                if self.tell(&format!("FDSTORE=1\nFDNAME={name}\n"), &[socket.as_fd()]) {
+                    kept.servers.insert(server.to_owned());
+                }
+            }
+            Err(error) => tracing::warn!(server, %error, "its socket is not kept by systemd"),
+        }
+    }
+
+    fn keep_session(&self, descriptors: [BorrowedFd<'_>; 2]) -> Result<(), &'static str> {
+        let mut kept = self.kept();
+        if !kept.has_room(2, SESSIONS, self.max) {
+            return Err("store-full");
+        }
+        // A client that goes away meanwhile is to be found as well, so that its plugin hears of it.
+        let words = format!("FDSTORE=1\nFDNAME={SESSIONS}\nFDPOLL=0\n");
+        if !self.tell(&words, &descriptors) {
+            return Err("store-gone");
+        }
+        kept.session_descriptors += 2;
+        Ok(())
+    }
+}
+
+/// The name of a server's socket in the store, which takes no colons and nothing beyond ASCII.
+pub(super) fn listens(server: &str) -> String {
+    LISTENS.to_owned() + &super::ctl::encoded(server)
+}
+
+/// The server of which this is the name.
+pub(super) fn server_of(name: &str) -> Option<String> {
+    let mut bytes = name.strip_prefix(LISTENS)?.bytes();
+    let mut server = Vec::new();
+    while let Some(byte) = bytes.next() {
+        server.push(match byte {
+            b'%' => {
+                let (high, low) = (char::from(bytes.next()?).to_digit(16)?, char::from(bytes.next()?).to_digit(16)?);
+                u8::try_from(high * 16 + low).ok()?
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(server).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_servers_survive_the_store() {
+        for server in ["echo", "a:b", "ü %", "", "%41"] {
+            let name = listens(server);
+            assert!(name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':'), "{name}");
+            assert_eq!(server_of(&name).as_deref(), Some(server));
+        }
+        for name in [".s", "echo", ".l-%", ".l-%4", ".l-%zz", ".l-%ff", ".l-%é"] {
+            assert_eq!(server_of(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_into_the_store_is_not_sent() {
+        let folder = std::env::temp_dir().join(format!("wharf-store-{}", std::process::id()));
+        let hears = UnixDatagram::bind(&folder).expect("a socket");
+        hears.set_nonblocking(true).expect("a mode");
+        let (reader, writer) = pipe().expect("a pipe");
+        let keep = |store: &Store| store.keep_session([reader.as_fd(), writer.as_fd()]);
+        let heard = || hears.recv(&mut [0; 64]).is_ok();
+        let store = Store::at(folder.clone(), 3, false);
+        assert_eq!((keep(&store), heard()), (Ok(()), true));
+        assert_eq!((keep(&store), heard()), (Err("store-full"), false));
+        store.want("echo", Some(reader.as_fd().try_clone_to_owned().expect("a descriptor")));
+        store.follow("echo");
+        assert!(heard());
+        store.want("more", Some(reader.as_fd().try_clone_to_owned().expect("a descriptor")));
+        store.follow("more");
+        assert!(!heard());
+        // Names have a limit of their own.
+        let kept = Kept { servers: BTreeSet::new(), session_descriptors: NAMES_MAX_BYTES / 3 - 2 };
+        assert!(kept.has_room(2, SESSIONS, usize::MAX) && !kept.has_room(3, SESSIONS, usize::MAX));
+        std::fs::remove_file(&folder).expect("it was there");
+        assert_eq!(keep(&Store::at(folder, 3, false)), Err("store-gone"));
+    }
+}

@@ -1,0 +1,114 @@
+//! A session that no process has: its connection, and a note of everything else. Both may have come from anybody who could put
+//! them where they were found.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::Offer;
+use super::departures::Leaving;
+use crate::net::{Keepsake, socket_number};
+use crate::session::{Baggage, Traveller};
+
+/// What the note says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    /// The number of its connection's socket.
+    connection: u64,
+    /// When it was written, by the clock of the machine.
+    written_ms: u64,
+    /// Sessions that come later have numbers above this one.
+    ids_above: u64,
+    /// The session.
+    session: Offer,
+}
+
+/// A session that waits to be taken up.
+#[derive(Debug)]
+pub struct LeftSession {
+    pub(super) server: String,
+    pub(in crate::server) name: Option<String>,
+    pub(in crate::server) ids_above: u64,
+    pub(in crate::server) baggage: Box<Baggage>,
+    written_ms: u64,
+    state_bytes: usize,
+    note: Keepsake,
+    socket: OwnedFd,
+}
+
+/// Writes down a session that leaves. The note, its connection, and where the verdict is awaited.
+pub(super) fn write(leaving: Leaving) -> Result<(Keepsake, OwnedFd, oneshot::Sender<bool>), String> {
+    let Leaving { server, name, ids_above, traveller, verdict } = leaving;
+    let Traveller { baggage, state, queued, socket } = traveller;
+    let connection = socket_number(&socket).ok_or("no-descriptor")?;
+    let session = Offer::Session { server, name, state_bytes: state.len(), baggage: Box::new(baggage) };
+    let note = Note { connection, written_ms: now_ms(), ids_above, session };
+    let head = serde_json::to_vec(&note).map_err(|error| error.to_string())?;
+    let note = Keepsake::write(&head, &[&state, &queued]).map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidInput => "too-large",
+        _ => "no-descriptor",
+    })?;
+    Ok((note, socket, verdict))
+}
+
+impl LeftSession {
+    /// Whole sessions among these descriptors, and how many of them belong to none. Those are closed.
+    #[must_use]
+    pub fn among(descriptors: Vec<OwnedFd>) -> (Vec<Self>, usize) {
+        let (mut notes, mut sockets) = (Vec::new(), HashMap::new());
+        let mut strays = 0;
+        for descriptor in descriptors {
+            match Keepsake::open(descriptor) {
+                Ok(note) => notes.push(note),
+                Err(other) => match socket_number(&other) {
+                    Some(number) => drop(sockets.insert(number, other)),
+                    None => strays += 1,
+                },
+            }
+        }
+        let mut whole = Vec::new();
+        for note in notes {
+            match Self::of(note, &mut sockets) {
+                Some(session) => whole.push(session),
+                None => strays += 1,
+            }
+        }
+        (whole, strays + sockets.len())
+    }
+
+    fn of(note: Keepsake, sockets: &mut HashMap<u64, OwnedFd>) -> Option<Self> {
+        let Note { connection, written_ms, ids_above, session } = serde_json::from_slice(&note.head().ok()?).ok()?;
+        let Offer::Session { server, name, state_bytes, baggage } = session else { return None };
+        let socket = sockets.remove(&connection)?;
+        Some(Self { server, name, ids_above, baggage, written_ms, state_bytes, note, socket })
+    }
+
+    /// The name of its server.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// What goes on.
+    pub(in crate::server) fn unpack(self) -> Result<(Option<String>, Traveller), String> {
+        let Self { name, baggage, written_ms, state_bytes, note, socket, .. } = self;
+        let mut state = note.body().map_err(|error| error.to_string())?;
+        if state_bytes > state.len() {
+            return Err("no-state".into());
+        }
+        let queued = state.split_off(state_bytes);
+        let baggage = baggage.aged(Duration::from_millis(now_ms().saturating_sub(written_ms)));
+        Ok((name, Traveller { baggage, state, queued, socket }))
+    }
+}
+
+/// Milliseconds since the machine started, which is the same in every process.
+fn now_ms() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let (seconds, nanoseconds) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));
+    seconds.unwrap_or(0).saturating_mul(1_000).saturating_add(nanoseconds.unwrap_or(0) / 1_000_000)
+}

@@ -1,0 +1,49 @@
+//! Where descriptors outlive the process: what listens is kept there while it serves, and sessions when it ends, so that the next
+//! process finds them. Whose place it is, and what it is called there, is the command line's business.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::departures::{self, Leaving, Way};
+use super::{Succeeded, left};
+use crate::server::Fleet;
+
+/// Such a place.
+pub trait Shelf: Send + Sync {
+    /// From now on this is to be kept for the server, or nothing. Does not wait; [`Shelf::follow`] does it.
+    fn want(&self, server: &str, socket: Option<OwnedFd>);
+
+    /// Does what is wanted by now for this server. When it returns, what is kept no more is closed, unless whoever keeps it does not
+    /// answer. Blocks for some seconds at most.
+    fn follow(&self, server: &str);
+
+    /// Keeps what belongs to one session. Blocks for some seconds at most.
+    ///
+    /// # Errors
+    /// Why it is not kept, as a word for reports. It is then certain that it is not.
+    fn keep_session(&self, descriptors: [BorrowedFd<'_>; 2]) -> Result<(), &'static str>;
+}
+
+/// Takes no more newcomers, who wait for the next process, and leaves the sessions for it that can wait, too. It takes so long at
+/// most; what is left is to drain.
+pub async fn leave(fleet: &Arc<Fleet>, shelf: Arc<dyn Shelf>, patience: Duration) -> Succeeded {
+    fleet.host().leaves_shelf_alone();
+    fleet.close().await;
+    let way: Arc<Way> = Arc::new(move |leaving| put_down(&*shelf, leaving));
+    departures::leave_by(fleet, way, patience).await
+}
+
+fn put_down(shelf: &dyn Shelf, leaving: Leaving) -> Result<(), String> {
+    let (note, socket, verdict) = left::write(leaving)?;
+    if verdict.is_closed() {
+        return Err("busy".into());
+    }
+    shelf.keep_session([note.as_fd(), socket.as_fd()])?;
+    if verdict.send(true).is_ok() {
+        return Ok(());
+    }
+    // It has lost patience and goes on here, so that nobody else may.
+    note.void().map_err(|error| error.to_string())?;
+    Err("busy".into())
+}
