@@ -23,8 +23,8 @@ const SETTLE: Duration = Duration::from_millis(150);
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 pub(super) fn run(arguments: &DevArgs) -> Result<()> {
-    let folder = arguments.folder.clone();
-    let manifest = Manifest::read(&folder)?;
+    let manifest = Manifest::read(&arguments.folder)?;
+    let folder = manifest.folder.clone();
     let Some(build) = &manifest.build else {
         bail!(
             "{}: no `[build]`: `wharf dev` needs to know how to build the plugin; `wharf serve --plugin` serves one \
@@ -81,7 +81,7 @@ async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: 
     loop {
         let attempt = tokio::select! {
             attempt = build_and_load(&host, &folder) => attempt,
-            _ = signals.end() => break,
+            _ = signals.next() => break,
         };
         match (attempt, &server) {
             (Ok(plugin), Some(server)) => {
@@ -95,7 +95,7 @@ async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: 
         }
         tokio::select! {
             () = settled(&mut changes) => tracing::info!("changed: building again"),
-            _ = signals.end() => break,
+            _ = signals.next() => break,
         }
     }
     if let Some(server) = server {
@@ -114,18 +114,14 @@ async fn settled(changes: &mut mpsc::Receiver<()>) {
     while let Ok(Some(())) = tokio::time::timeout(SETTLE, changes.recv()).await {}
 }
 
+/// Dropping the future ends a build.
 async fn build_and_load(host: &Host, folder: &Path) -> Result<Arc<Plugin>> {
+    // Read again each time: the manifest may be what changed.
+    let manifest = Manifest::read(folder)?;
+    manifest.run_build().await?;
     let (host, folder) = (host.clone(), folder.to_owned());
-    let work = move || -> Result<Arc<Plugin>> {
-        // Read again each time: the manifest may be what changed.
-        let manifest = Manifest::read(&folder)?;
-        if let Some(build) = &manifest.build {
-            build.run(&folder)?;
-        }
-        let grants: Grants = manifest.grants.iter().copied().collect();
-        Ok(Arc::new(host.loader().load(&folder, &grants)?))
-    };
-    tokio::task::spawn_blocking(work).await?
+    let grants: Grants = manifest.grants.iter().copied().collect();
+    Ok(Arc::new(tokio::task::spawn_blocking(move || host.loader().load(&folder, &grants)).await??))
 }
 
 async fn start(arguments: &DevArgs, host: &Host, plugin: Arc<Plugin>) -> Result<ServerHandle> {
