@@ -24,7 +24,7 @@ pub enum Manner {
     SingleBytes,
     /// As `Whole`, and before each event the session moves to a fresh instance.
     HandedOver,
-    /// As `Whole`, on an instance that serves another session as well.
+    /// As `Whole`, on an instance that serves another session already.
     Shared,
 }
 
@@ -95,13 +95,14 @@ struct Player {
 impl Player {
     async fn play(&mut self, story: &Transcript) -> Result<(), String> {
         let budget = Budgets::default().start(Priority::Critical);
+        // It comes first, so that what the session of the story costs is what it costs a newcomer.
+        let _beside = if self.manner == Manner::Shared { Some(self.another(budget).await?) } else { None };
         let (begin, scope) = (thread_time(), self.stage.scope());
         let instance = within(budget, self.procedure.instantiate(scope, budget)).await;
         let instance = instance.map_err(|problem| format!("it does not start: {problem}"))?;
         self.count(0, START, 0, instance.usage().fuel, begin, &instance);
         self.instance = Some(instance);
         self.event(0, Event::Connect).await?;
-        let _beside = if self.manner == Manner::Shared { Some(self.another(budget).await?) } else { None };
         for (line, act) in &story.acts {
             self.act(*line, act).await.map_err(|problem| format!("line {line}: {problem}"))?;
         }
