@@ -38,14 +38,23 @@ pub(super) fn run(arguments: &DevArgs) -> Result<()> {
         ..HostConfig::default()
     })?;
     let (changed, changes) = mpsc::channel(1);
-    let _watcher = watch(&folder, build, changed)?;
+    let _watcher = watch(&manifest, build, changed)?;
     let runtime = host.runtime().clone();
     runtime.block_on(develop(arguments, host, folder, changes))
 }
 
 /// Reports changes of what the manifest names, and of the manifest. Files are watched through their folder, because most
 /// editors replace a file and do not write into it.
-fn watch(folder: &Path, build: &Build, changed: mpsc::Sender<()>) -> Result<impl Watcher + use<>> {
+fn watch(manifest: &Manifest, build: &Build, changed: mpsc::Sender<()>) -> Result<impl Watcher + use<>> {
+    let folder = &manifest.folder;
+    if let Some(path) = build.watch.iter().find(|path| holds(&folder.join(path), &manifest.component)) {
+        bail!(
+            "{}: `build.watch`: `{}` holds the component, so that each build would be a change and the next one would follow without \
+             end; name what it is built from",
+            folder.join(MANIFEST_FILE).display(),
+            path.display()
+        );
+    }
     let root = folder.canonicalize().map_err(|error| anyhow!("cannot watch {}: {error}", folder.display()))?;
     let named = build.watch.iter().map(PathBuf::as_path).chain([Path::new(MANIFEST_FILE)]);
     let watched: Vec<PathBuf> = named.map(|path| root.join(path)).collect();
@@ -73,6 +82,14 @@ fn watch(folder: &Path, build: &Build, changed: mpsc::Sender<()>) -> Result<impl
         })?;
     }
     Ok(watcher)
+}
+
+/// Whether a file is this one, or in this folder; it may not be there yet, nor its folder.
+fn holds(path: &Path, file: &Path) -> bool {
+    let Ok(path) = path.canonicalize() else { return path == file };
+    let there = file.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    let whole = there.and_then(|(above, real)| Some(real.join(file.strip_prefix(above).ok()?)));
+    whole.is_some_and(|whole| whole.starts_with(path))
 }
 
 async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: mpsc::Receiver<()>) -> Result<()> {

@@ -107,6 +107,14 @@ pub enum ManifestError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// No folder that could have one.
+    #[error("{}: {found}; expected a folder with a {MANIFEST_FILE}", .path.display())]
+    NoFolder {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
     /// It is no TOML, or has unknown, missing or bad keys.
     #[error("{}: {cause}", .file.display())]
     Bad {
@@ -127,6 +135,16 @@ impl Manifest {
         let folder = if is_manifest { folder.parent().unwrap_or(Path::new("")) } else { folder };
         // An empty path names no folder to run a command in.
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let found = match std::fs::metadata(folder) {
+            Ok(seen) if seen.is_dir() => None,
+            Ok(_) => Some("it is no folder"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some("there is nothing of this name"),
+            // Reading the file says why.
+            Err(_) => None,
+        };
+        if let Some(found) = found {
+            return Err(ManifestError::NoFolder { path: folder.into(), found });
+        }
         let file = folder.join(MANIFEST_FILE);
         let text = match files::read_text(&file, MANIFEST_MAX_BYTES) {
             Ok(text) => text,

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use wharf::authoring::{self, Language};
 use wharf_tests::guests::wharf_binary;
+use wharf_tests::process::Wharf;
 
 use crate::words::wharf;
 
@@ -78,6 +79,32 @@ pub(crate) fn a_build_without_a_component_is_told() {
         fs::write(&manifest, text).expect("kept");
         let (code, said) = wharf(&["build", "mine"], folder.path());
         assert!(code == Some(1) && said.contains("mine/plugin.toml: ") && said.contains(word), "{command}: {said}");
+    }
+}
+
+pub(crate) fn what_dev_cannot_watch_or_build_is_told() {
+    for (watch, word) in [
+        ("[\".\"]", "`build.watch`: `.` holds the component"),
+        ("[\"src\", \"build\"]", "`build.watch`: `build` holds the component"),
+        ("[\"build/plugin.wasm\"]", "holds the component"),
+        ("[\"src/../build\"]", "holds the component"),
+    ] {
+        let folder = project("", "");
+        fs::create_dir(folder.path().join("mine/build")).expect("a folder");
+        let manifest = folder.path().join("mine/plugin.toml");
+        let text = fs::read_to_string(&manifest).expect("a manifest");
+        fs::write(&manifest, text.replace("[\"src\", \"wit\", \"build.sh\"]", watch)).expect("kept");
+        let said = Wharf::run(&["dev", "mine"], folder.path()).says("wharf: ");
+        assert!(said.contains("mine/plugin.toml: ") && said.contains(word), "{watch}: {said}");
+    }
+    let folder = project("", "");
+    for (path, word) in
+        [("nope", "nope: there is nothing of this name"), ("mine/build.sh", "mine/build.sh: it is no folder")]
+    {
+        for verb in ["dev", "build"] {
+            let (code, said) = wharf(&[verb, path], folder.path());
+            assert!(code == Some(1) && said.contains(word), "{verb} {path}: {said}");
+        }
     }
 }
 
