@@ -54,7 +54,7 @@ fn finish<F: Future>(future: F) -> F::Output {
 fn procedure() -> EventProcedure {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/echo");
     let manifest = Manifest::read(&folder).expect("the echo plugin");
-    manifest.build.as_ref().expect("a build").run(&folder).expect("the echo plugin builds");
+    manifest.run_build_blocking().expect("the echo plugin builds");
     let engine = Engine::new(EngineConfig { sessions_max: 2_000, ..EngineConfig::default() }).expect("an engine");
     let grants: Grants = manifest.grants.iter().copied().collect();
     let plugin = Loader::without_cache(engine).load(&folder, &grants).expect("the echo plugin loads");

@@ -16,13 +16,54 @@ pub(crate) fn read(file: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     read_and_see(file, max_bytes).map(|(bytes, _)| bytes)
 }
 
-fn read_and_see(file: &Path, max_bytes: u64) -> io::Result<(Vec<u8>, Metadata)> {
+/// The first bytes of a regular file, as many as there is room for.
+///
+/// # Errors
+/// Those of [`read`].
+pub(crate) fn read_first<'a>(file: &Path, room: &'a mut [u8]) -> io::Result<&'a [u8]> {
+    let (mut opened, _) = open(file)?;
+    let mut length = 0;
+    while length < room.len() {
+        match opened.read(&mut room[length..])? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    Ok(&room[..length])
+}
+
+/// Puts a file in place as a whole: whoever reads it, and whatever goes wrong, sees the one before it or this one. What a link
+/// leads to is replaced, and not the link; what is no regular file, such as a terminal, is written to.
+///
+/// # Errors
+/// What the system said; a regular file is as it was.
+pub(crate) fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let file = &file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    if fs::metadata(file).is_ok_and(|seen| !seen.is_file()) {
+        return fs::write(file, bytes);
+    }
+    if file.file_name().is_none() {
+        return Err(io::Error::new(io::ErrorKind::InvalidFilename, "expected the name of a file"));
+    }
+    let draft = file.with_file_name(format!(".wharf-{}.draft", std::process::id()));
+    fs::write(&draft, bytes).and_then(|()| fs::rename(&draft, file)).inspect_err(|_| {
+        // It may not have come into being.
+        let _ = fs::remove_file(&draft);
+    })
+}
+
+fn open(file: &Path) -> io::Result<(File, Metadata)> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let opened = File::from(rustix::fs::open(file, flags, Mode::empty())?);
     let seen = opened.metadata()?;
     if !seen.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "expected a regular file"));
     }
+    Ok((opened, seen))
+}
+
+fn read_and_see(file: &Path, max_bytes: u64) -> io::Result<(Vec<u8>, Metadata)> {
+    let (opened, seen) = open(file)?;
     let mut bytes = Vec::new();
     // One byte more than allowed tells a file that grew meanwhile.
     opened.take(max_bytes + 1).read_to_end(&mut bytes)?;
@@ -78,4 +119,27 @@ pub(crate) fn own_folder(folder: &Path) -> io::Result<()> {
 
 fn text(bytes: Vec<u8>) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "expected UTF-8 text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_through_its_link_and_a_device_is_written_to() {
+        let folder = std::env::temp_dir().join(format!("wharf-files-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let (file, link) = (folder.join("file"), folder.join("link"));
+        std::os::unix::fs::symlink(&file, &link).expect("a link");
+        replace(&file, b"one").expect("it is written");
+        replace(&link, b"two").expect("it is written");
+        assert_eq!(fs::read(&file).expect("a file"), b"two");
+        assert!(fs::symlink_metadata(&link).expect("it is there").is_symlink());
+        replace(Path::new("/dev/null"), b"x").expect("it takes everything");
+        assert!(!fs::metadata("/dev/null").expect("it is there").is_file());
+        assert!(replace(&folder, b"x").is_err() && replace(&folder.join("no/file"), b"x").is_err());
+        // No draft is left.
+        assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 2);
+        fs::remove_dir_all(&folder).expect("it was there");
+    }
 }

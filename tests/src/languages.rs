@@ -96,7 +96,11 @@ pub fn project(language: Language, version: &str, change: Change) -> Project {
 
 fn build(language: Language, version: &str, change: Change) -> Project {
     let scratch = target().join("languages/new").join(format!("{}-{}", language.name(), std::process::id()));
-    let _ = std::fs::remove_dir_all(&scratch);
+    forget(&target().join("languages/new"), |name| {
+        // Of a process that is gone, or of one that had the number of this one.
+        let process = name.rsplit_once('-').map_or("", |(_, process)| process);
+        process == std::process::id().to_string() || !Path::new("/proc").join(process).exists()
+    });
     std::fs::create_dir_all(&scratch).expect("a folder");
     authoring::create(&scratch.join(NAME), language).expect("it is written");
     edit(&scratch.join(NAME).join(language.source()), change);
@@ -105,7 +109,9 @@ fn build(language: Language, version: &str, change: Change) -> Project {
     std::fs::write(scratch.join(NAME).join("plugin.toml"), manifest).expect("it is kept");
 
     // What it is built from decides where it is kept, so that a second run finds it built.
-    let folder = target().join("languages").join(format!("{}-{:016x}", language.name(), content(&scratch, language)));
+    let kind = format!("{}-{version}-{}-", language.name(), if change.is_empty() { "new" } else { "changed" });
+    let own = format!("{kind}{:016x}", content(&scratch, language));
+    let folder = target().join("languages").join(&own);
     let (project, mut took) = (folder.join(NAME), None);
     if !folder.join("built").exists() {
         let _ = std::fs::remove_dir_all(&folder);
@@ -114,10 +120,21 @@ fn build(language: Language, version: &str, change: Change) -> Project {
         run_build(&project);
         took = Some(start.elapsed());
         std::fs::write(folder.join("built"), "").expect("it is marked");
+        // Of each language and kind only the newest is kept.
+        forget(&target().join("languages"), |name| name.starts_with(&kind) && name != own);
     }
     let _ = std::fs::remove_dir_all(&scratch);
     let manifest = Manifest::read(&project).expect("a manifest");
     Project { language, folder: project, manifest, build: took }
+}
+
+/// Removes those of a folder's entries that are meant.
+fn forget(folder: &Path, is_meant: impl Fn(&str) -> bool) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if is_meant(&entry.file_name().to_string_lossy()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Builds it as an author does.

@@ -2,13 +2,17 @@
 
 use crate::plugin::LoadError;
 
+/// Of a file that ends too early.
+const CUT_SHORT: &str = "the file is cut short: build it again, or copy all of it";
 /// What the engine says, and what an author does about it. The first that fits is given.
-const ADVICE: [(&str, &str); 12] = [
+const ADVICE: [(&str, &str); 14] = [
     (
         "component model async feature",
         "it uses asynchronous functions, and the contract has none: build it with a synchronous runtime (componentize-qjs: `--sync`), \
          and write handlers that are no `async` functions",
     ),
+    ("unexpected end", CUT_SHORT),
+    ("is out of bounds (bound =", CUT_SHORT),
     (
         "without the gc feature",
         "garbage-collected types are off here: the language has to bring a collector of its own",

@@ -1,7 +1,7 @@
 //! A project to start from: a whole plugin in a language, with its build, its test and its hand-over, that serves at once.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use super::templates;
 
@@ -67,9 +67,25 @@ impl Language {
 pub enum ProjectError {
     /// The name would not do in every language.
     #[error(
-        "`{0}`: expected a name of 1 to {NAME_MAX_BYTES} small letters, digits and hyphens that begins with a letter"
+        "{}: expected a folder whose own name has 1 to {NAME_MAX_BYTES} small letters, digits and hyphens, begins with a letter and does \
+         not end with a hyphen, found `{name}`", .folder.display()
     )]
-    Name(String),
+    Name {
+        /// The folder.
+        folder: PathBuf,
+        /// Its own name; empty where the path ends with none.
+        name: String,
+    },
+    /// The name means something else to the language's tools.
+    #[error("{}: the tools of {} have another use for the name `{name}`; expected another name", .folder.display(), .language.name())]
+    Reserved {
+        /// The folder.
+        folder: PathBuf,
+        /// The language.
+        language: Language,
+        /// Its own name.
+        name: String,
+    },
     /// The folder is there already.
     #[error("{}: it is there already; `wharf new` writes into nothing that exists", .0.display())]
     Exists(PathBuf),
@@ -79,7 +95,7 @@ pub enum ProjectError {
         /// The file.
         file: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -90,23 +106,48 @@ pub enum ProjectError {
 pub fn create(folder: &Path, language: Language) -> Result<(), ProjectError> {
     let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     if !is_name(&name) {
-        return Err(ProjectError::Name(name));
+        return Err(ProjectError::Name { folder: folder.into(), name });
     }
-    if folder.exists() {
-        return Err(ProjectError::Exists(folder.into()));
+    if reserved(language).contains(&name.as_str()) {
+        return Err(ProjectError::Reserved { folder: folder.into(), language, name });
     }
+    // What may be left again: the uppermost folder that is not there yet.
+    let above = folder.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
+    let new = above.take_while(|above| fs::symlink_metadata(above).is_err()).last();
+    let unwritable = |source| ProjectError::Unwritable { file: folder.into(), source };
+    fs::create_dir_all(folder.parent().unwrap_or(Path::new(""))).map_err(unwritable)?;
+    fs::create_dir(folder).map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => ProjectError::Exists(folder.into()),
+        _ => unwritable(source),
+    })?;
+    write_all(folder, language, &name).inspect_err(|_| {
+        // The error that is told is the one that came first.
+        let _ = fs::remove_dir_all(new.unwrap_or(folder));
+    })
+}
+
+fn write_all(folder: &Path, language: Language, name: &str) -> Result<(), ProjectError> {
     let all = templates::files(language);
     let grants = grants(&all);
     let wit_bindgen = workspace_dependency("wit-bindgen");
     for (path, text) in all {
         let text = text
-            .replace("{{name}}", &name)
+            .replace("{{name}}", name)
             .replace("{{grants}}", &grants)
             .replace("{{version}}", env!("CARGO_PKG_VERSION"))
             .replace("{{wit-bindgen}}", &wit_bindgen);
         write(&folder.join(path), &text)?;
     }
     Ok(())
+}
+
+/// Names that a language's tools refuse for a project, or take for something else.
+fn reserved(language: Language) -> &'static [&'static str] {
+    match language {
+        // The SDK in its `vendor` is of the same workspace.
+        Language::Rust => &["wharf-plugin"],
+        _ => &[],
+    }
 }
 
 fn write(file: &Path, text: &str) -> Result<(), ProjectError> {
@@ -168,6 +209,23 @@ mod tests {
             assert!(matches!(create(&project, language), Err(ProjectError::Exists(_))));
         }
         fs::remove_dir_all(folder).expect("it was there");
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_nothing_behind() {
+        let base = std::env::temp_dir().join(format!("wharf-new-none-{}", std::process::id()));
+        fs::create_dir_all(&base).expect("a folder");
+        std::os::unix::fs::symlink("nowhere", base.join("dangling")).expect("a link");
+        assert!(matches!(create(&base.join("dangling"), Language::Wat), Err(ProjectError::Exists(_))));
+        fs::write(base.join("file"), "").expect("a file");
+        assert!(matches!(create(&base.join("file/inner"), Language::Wat), Err(ProjectError::Unwritable { .. })));
+        for (name, language) in [("..", Language::Wat), ("A", Language::C), ("wharf-plugin", Language::Rust)] {
+            let refused = create(&base.join("new/deep").join(name), language).expect_err("no project").to_string();
+            assert!(refused.contains("new/deep"), "{refused}");
+        }
+        assert_eq!(fs::read_dir(&base).expect("a folder").count(), 2);
+        create(&base.join("new/deep/mine"), Language::Wat).expect("folders above are made");
+        fs::remove_dir_all(base).expect("it was there");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::stage::Stage;
+use super::stage::{Stage, WRITTEN_MAX_BYTES};
 use super::transcript::{Act, Transcript};
 use crate::event::{Action, Budget, DisconnectReason, Event, Instance, Priority, Procedure, READ_MAX_BYTES};
 use crate::plugin::{Binding, EventProcedure, GuestInstance, InstanceLimits, Plugin};
@@ -24,7 +24,7 @@ pub enum Manner {
     SingleBytes,
     /// As `Whole`, and before each event the session moves to a fresh instance.
     HandedOver,
-    /// As `Whole`, on an instance that serves another session as well.
+    /// As `Whole`, on an instance that serves another session already.
     Shared,
 }
 
@@ -63,6 +63,8 @@ pub struct Rehearsal {
     pub costs: Vec<Cost>,
     /// Where it went wrong: the line, what was expected and what was there.
     pub problem: Option<String>,
+    /// Bytes that the plugin wrote in the end and no line expects.
+    pub unexpected: usize,
 }
 
 /// Plays a story on this thread. Events may spend what the highest class may.
@@ -77,7 +79,7 @@ pub async fn rehearse(plugin: &Arc<Plugin>, story: &Transcript, limits: Instance
     let procedure = EventProcedure::new(Arc::clone(plugin), binding);
     let mut player = Player { procedure, stage: Stage::new(1), manner, instance: None, ended: None, costs: Vec::new() };
     let problem = player.play(story).await.err();
-    Rehearsal { costs: player.costs, problem }
+    Rehearsal { costs: player.costs, problem, unexpected: player.stage.waiting() }
 }
 
 struct Player {
@@ -85,21 +87,22 @@ struct Player {
     stage: Arc<Stage>,
     manner: Manner,
     instance: Option<GuestInstance>,
-    /// How the plugin ended the session.
-    ended: Option<Action>,
+    /// How the plugin ended the session, and in which event of which line.
+    ended: Option<(Action, &'static str, usize)>,
     costs: Vec<Cost>,
 }
 
 impl Player {
     async fn play(&mut self, story: &Transcript) -> Result<(), String> {
         let budget = Budgets::default().start(Priority::Critical);
+        // It comes first, so that what the session of the story costs is what it costs a newcomer.
+        let _beside = if self.manner == Manner::Shared { Some(self.another(budget).await?) } else { None };
         let (begin, scope) = (thread_time(), self.stage.scope());
         let instance = within(budget, self.procedure.instantiate(scope, budget)).await;
         let instance = instance.map_err(|problem| format!("it does not start: {problem}"))?;
         self.count(0, START, 0, instance.usage().fuel, begin, &instance);
         self.instance = Some(instance);
         self.event(0, Event::Connect).await?;
-        let _beside = if self.manner == Manner::Shared { Some(self.another(budget).await?) } else { None };
         for (line, act) in &story.acts {
             self.act(*line, act).await.map_err(|problem| format!("line {line}: {problem}"))?;
         }
@@ -109,7 +112,7 @@ impl Player {
         }
         self.stage.close();
         let reason = match self.ended {
-            Some(Action::Abort) => DisconnectReason::ClosedByPlugin,
+            Some((Action::Abort, ..)) => DisconnectReason::ClosedByPlugin,
             _ => DisconnectReason::PeerClosed,
         };
         self.event(last, Event::Disconnect(reason)).await
@@ -142,17 +145,25 @@ impl Player {
                     fired += 1;
                 }
                 let seen = self.stage.take(data.len());
-                if seen == *data { Ok(()) } else { Err(differ(data, &seen)) }
+                if seen == *data { Ok(()) } else { Err(format!("{}{}", differ(data, &seen), self.after())) }
             }
             Act::Finish if self.ended.is_none() => self.event(line, Event::End).await,
             Act::Finish => Ok(()),
             Act::Closed => match self.ended {
-                Some(Action::Close) if self.stage.waiting() == 0 => Ok(()),
-                Some(Action::Close) => Err(differ(b"", &self.stage.take(usize::MAX))),
-                Some(_) => Err("expected the plugin to close the session, it aborted it".into()),
+                Some((Action::Close, ..)) if self.stage.waiting() == 0 => Ok(()),
+                Some((Action::Close, ..)) => Err(differ(b"", &self.stage.take(usize::MAX))),
+                Some(_) => Err(format!("expected the plugin to close the session{}", self.after())),
                 None => Err("expected the plugin to close the session, it keeps it open".into()),
             },
         }
+    }
+
+    /// How the session had ended by then, where it had.
+    fn after(&self) -> String {
+        let name = |action| if action == Action::Abort { "aborted" } else { "closed" };
+        let said =
+            |(action, event, line)| format!("; the plugin had {} the session in {event} of line {line}", name(action));
+        self.ended.map(said).unwrap_or_default()
     }
 
     async fn event(&mut self, line: usize, event: Event<'_>) -> Result<(), String> {
@@ -165,11 +176,14 @@ impl Player {
         let (before, begin) = (instance.usage().fuel, thread_time());
         let outcome = within(budget, instance.dispatch(event, budget)).await;
         let action = outcome.map_err(|problem| format!("{}: {problem}", event.name()))?;
+        if self.stage.overflowed() {
+            return Err(format!("{}: it wrote more than {WRITTEN_MAX_BYTES} bytes that no line expects", event.name()));
+        }
         let bytes = if let Event::Read(data) = event { data.len() } else { 0 };
         self.count(line, event.name(), bytes, instance.usage().fuel - before, begin, &instance);
         self.instance = Some(instance);
         if action != Action::Proceed && !matches!(event, Event::Disconnect(_)) {
-            self.ended = Some(action);
+            self.ended = Some((action, event.name(), line));
         }
         Ok(())
     }
@@ -213,6 +227,34 @@ async fn within<T>(budget: Budget, call: impl Future<Output = Result<T, crate::e
     }
 }
 
+/// What is shown of bytes that are not as expected, from shortly before the first that differs.
+const SHOWN_MAX_BYTES: usize = 200;
+
 fn differ(expected: &[u8], seen: &[u8]) -> String {
-    format!("expected \"{}\", found \"{}\"", expected.escape_ascii(), seen.escape_ascii())
+    let same = expected.iter().zip(seen).take_while(|(one, other)| one == other).count();
+    let from =
+        if expected.len().max(seen.len()) > SHOWN_MAX_BYTES { same.saturating_sub(SHOWN_MAX_BYTES / 4) } else { 0 };
+    let show = |bytes: &[u8]| {
+        let shown = bytes.get(from..).unwrap_or_default();
+        let dots = |cut| if cut { "..." } else { "" };
+        let (before, after) = (dots(from > 0), dots(shown.len() > SHOWN_MAX_BYTES));
+        format!("\"{before}{}{after}\"", shown[..shown.len().min(SHOWN_MAX_BYTES)].escape_ascii())
+    };
+    let place = if from > 0 { format!(", from byte {same} on") } else { String::new() };
+    format!("expected {}, found {}{place}", show(expected), show(seen))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_is_shown_where_it_does_and_no_more_of_it() {
+        assert_eq!(differ(b"A\n", b""), "expected \"A\\n\", found \"\"");
+        let (expected, mut seen) = (vec![b'a'; 1 << 20], vec![b'a'; 1 << 20]);
+        seen[1 << 19] = b'b';
+        let said = differ(&expected, &seen);
+        assert!(said.len() < 1_000 && said.contains("from byte 524288 on") && said.contains("aabaa"), "{}", said.len());
+        assert!(differ(&expected, b"").ends_with("found \"\""));
+    }
 }

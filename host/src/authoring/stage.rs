@@ -9,6 +9,8 @@ use crate::event::{Alone, ClientInfo, Port, Priority, Scope, WriteError};
 
 /// Room in the send buffer, which is as large as a server's where it is not configured.
 const CAPACITY_BYTES: usize = 256 << 10;
+/// Bytes that are kept until a line of the story expects them.
+pub(super) const WRITTEN_MAX_BYTES: usize = 64 << 20;
 /// Timers at a time, likewise.
 const TIMERS_MAX: usize = 64;
 
@@ -20,6 +22,8 @@ pub(super) struct Stage {
 
 struct State {
     written: Vec<u8>,
+    /// It wrote more than is kept.
+    overflowed: bool,
     open: bool,
     priority: Priority,
     now_ms: u64,
@@ -38,8 +42,14 @@ impl Stage {
             tls: None,
             parameter: 0,
         };
-        let state =
-            State { written: Vec::new(), open: true, priority: Priority::Normal, now_ms: 0, timers: BTreeMap::new() };
+        let state = State {
+            written: Vec::new(),
+            overflowed: false,
+            open: true,
+            priority: Priority::Normal,
+            now_ms: 0,
+            timers: BTreeMap::new(),
+        };
         Arc::new(Self { info, state: Mutex::new(state) })
     }
 
@@ -58,6 +68,11 @@ impl Stage {
     /// Bytes that were written and not taken.
     pub(super) fn waiting(&self) -> usize {
         self.state().written.len()
+    }
+
+    /// Whether it wrote more than is kept; from then on its writes fail, as to a peer that reads nothing.
+    pub(super) fn overflowed(&self) -> bool {
+        self.state().overflowed
     }
 
     /// The timer that fires next; time passes until then.
@@ -89,7 +104,11 @@ impl Port for Stage {
         Poll::Ready(match (state.open, data.len() > CAPACITY_BYTES) {
             (false, _) => Err(WriteError::Closed),
             (true, true) => Err(WriteError::TooLarge),
-            // The peer of a story reads at once, so that there is always room.
+            // The peer of a story reads at once, so that there is room until the story has forgotten too much.
+            (true, false) if state.overflowed || state.written.len() + data.len() > WRITTEN_MAX_BYTES => {
+                state.overflowed = true;
+                Err(WriteError::TimedOut)
+            }
             (true, false) => {
                 state.written.extend_from_slice(data);
                 Ok(())

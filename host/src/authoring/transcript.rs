@@ -15,8 +15,10 @@ use crate::files;
 
 /// The file's usual name.
 pub const TRANSCRIPT_FILE: &str = "transcript.txt";
-/// Largest file that is read.
-const TRANSCRIPT_MAX_BYTES: u64 = 16 << 20;
+/// Largest file that is read: in single bytes it is as many events.
+const TRANSCRIPT_MAX_BYTES: u64 = 1 << 20;
+/// What is shown of a line that means nothing.
+const SHOWN_MAX_CHARS: usize = 60;
 
 /// One thing a client does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +86,11 @@ impl Transcript {
             }
             story.line(at + 1, line).map_err(|problem| (at + 1, problem))?;
         }
-        if story.acts.is_empty() { Err((1, "nothing happens in it".to_owned())) } else { Ok(story) }
+        if story.acts.is_empty() {
+            Err((1, "nothing happens in it; expected a send, expect, finish or closed".to_owned()))
+        } else {
+            Ok(story)
+        }
     }
 
     fn line(&mut self, at: usize, line: &str) -> Result<(), String> {
@@ -102,10 +108,9 @@ impl Transcript {
             ("finish", "") => Act::Finish,
             ("closed", "") => Act::Closed,
             _ => {
-                return Err(format!(
-                    "expected setting, send, expect, finish or closed, found `{}`",
-                    line.escape_debug()
-                ));
+                let shown: String = line.chars().take(SHOWN_MAX_CHARS).collect();
+                let cut = if shown.len() < line.len() { "..." } else { "" };
+                return Err(format!("expected setting, send, expect, finish or closed, found `{shown}{cut}`"));
             }
         };
         self.acts.push((at, act));
@@ -167,5 +172,7 @@ mod tests {
             assert_eq!(line, 1 + bad.lines().count(), "{bad}");
         }
         assert!(Transcript::parse("# nothing").is_err());
+        let (_, long) = Transcript::parse(&"x".repeat(100_000)).expect_err("no line of a story");
+        assert!(long.len() < 200 && long.contains("..."), "{long}");
     }
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::plugin::{MANIFEST_FILE, Manifest};
+use super::signals::Signals;
+use crate::plugin::Manifest;
 
 #[derive(Args)]
 pub(super) struct BuildArgs {
@@ -16,10 +17,20 @@ pub(super) struct BuildArgs {
 
 pub(super) fn run(arguments: &BuildArgs) -> Result<()> {
     let manifest = Manifest::read(&arguments.folder)?;
-    let Some(build) = &manifest.build else {
-        bail!("{}: no `[build]` says how", arguments.folder.join(MANIFEST_FILE).display());
-    };
-    build.run(&arguments.folder)?;
+    build(&manifest)?;
     say!("{}", manifest.component.display());
     Ok(())
+}
+
+/// Runs the build of a plugin. A signal ends it with all that it started, which has a process group of its own and would not hear of
+/// it otherwise.
+pub(super) fn build(manifest: &Manifest) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut signals = Signals::listen()?;
+        tokio::select! {
+            built = manifest.run_build() => Ok(built?),
+            _ = signals.next() => bail!("{}: its build was interrupted by a signal, and ended", manifest.folder.display()),
+        }
+    })
 }

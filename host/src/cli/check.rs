@@ -1,19 +1,31 @@
 //! `wharf check`.
 
+use std::path::Path;
+
 use anyhow::{Result, anyhow, bail};
 
 use super::args::CheckArgs;
 use super::inspect;
-use crate::config::Config;
-use crate::plugin::{CacheUse, Plugin};
+use crate::config::{CONFIG_FILE, Config};
+use crate::plugin::{CacheUse, MANIFEST_FILE, Plugin, looks_like_wasm};
 use crate::server::Host;
+
+/// What can be checked.
+const EXPECTED: &str = "a configuration file, a folder with plugin.toml, or a .wasm component";
 
 /// Prints what each server's plugin is, and fails with everything that is wrong, all of it at once.
 pub(super) fn run(arguments: &CheckArgs) -> Result<()> {
-    if arguments.path.is_dir() || arguments.path.extension().is_some_and(|extension| extension == "wasm") {
+    if is_plugin(&arguments.path) {
         return inspect::run(&arguments.path);
     }
-    let config = Config::read(&arguments.path)?;
+    if !arguments.path.exists() && arguments.path != Path::new(CONFIG_FILE) {
+        bail!("{}: there is nothing of this name; expected {EXPECTED}", arguments.path.display());
+    }
+    let is_config = arguments.path.extension().is_some_and(|extension| extension == "toml");
+    let config = Config::read(&arguments.path).map_err(|error| match is_config {
+        true => anyhow!("{error}"),
+        false => anyhow!("{error}\nit was taken for a configuration file; expected {EXPECTED}"),
+    })?;
     let host = Host::new(&config.host).map_err(|error| anyhow!("{}: {error}", arguments.path.display()))?;
     let (file, plan) = (arguments.path.display(), config.plan());
     let mut wrong: Vec<_> = plan.excess().into_iter().map(|excess| format!("{file}: {excess}")).collect();
@@ -29,6 +41,13 @@ pub(super) fn run(arguments: &CheckArgs) -> Result<()> {
     }
     println!("{}: ok", arguments.path.display());
     Ok(())
+}
+
+/// Whether that is meant: a folder, what names its manifest, or a file that is called a component or begins as one.
+fn is_plugin(path: &Path) -> bool {
+    let ends = path.extension().is_some_and(|extension| extension == "wasm" || extension == "wat");
+    let is_manifest = path.file_name().is_some_and(|name| name == MANIFEST_FILE);
+    path.is_dir() || ends || is_manifest || looks_like_wasm(path)
 }
 
 pub(super) fn describe(plugin: &Plugin) -> String {

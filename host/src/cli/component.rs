@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use clap::Args;
 
-use crate::authoring;
+use crate::{authoring, files};
 
 #[derive(Args)]
 pub(super) struct ComponentArgs {
@@ -25,8 +25,9 @@ pub(super) struct ComponentArgs {
 pub(super) fn run(arguments: &ComponentArgs) -> Result<()> {
     let ComponentArgs { file, wit, world, output } = arguments;
     let component = authoring::component(file, wit, world.as_deref())?;
-    if let Some(folder) = output.parent() {
-        std::fs::create_dir_all(folder).map_err(|error| anyhow::anyhow!("{}: {error}", folder.display()))?;
+    let unwritable = |error: std::io::Error| anyhow!("{}: cannot write it: {error}", output.display());
+    if let Some(folder) = output.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        std::fs::create_dir_all(folder).map_err(unwritable)?;
     }
-    std::fs::write(output, component).with_context(|| format!("{}: cannot write it", output.display()))
+    files::replace(output, &component).map_err(unwritable)
 }

@@ -23,8 +23,8 @@ const SETTLE: Duration = Duration::from_millis(150);
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 pub(super) fn run(arguments: &DevArgs) -> Result<()> {
-    let folder = arguments.folder.clone();
-    let manifest = Manifest::read(&folder)?;
+    let manifest = Manifest::read(&arguments.folder)?;
+    let folder = manifest.folder.clone();
     let Some(build) = &manifest.build else {
         bail!(
             "{}: no `[build]`: `wharf dev` needs to know how to build the plugin; `wharf serve --plugin` serves one \
@@ -38,14 +38,23 @@ pub(super) fn run(arguments: &DevArgs) -> Result<()> {
         ..HostConfig::default()
     })?;
     let (changed, changes) = mpsc::channel(1);
-    let _watcher = watch(&folder, build, changed)?;
+    let _watcher = watch(&manifest, build, changed)?;
     let runtime = host.runtime().clone();
     runtime.block_on(develop(arguments, host, folder, changes))
 }
 
 /// Reports changes of what the manifest names, and of the manifest. Files are watched through their folder, because most
 /// editors replace a file and do not write into it.
-fn watch(folder: &Path, build: &Build, changed: mpsc::Sender<()>) -> Result<impl Watcher + use<>> {
+fn watch(manifest: &Manifest, build: &Build, changed: mpsc::Sender<()>) -> Result<impl Watcher + use<>> {
+    let folder = &manifest.folder;
+    if let Some(path) = build.watch.iter().find(|path| holds(&folder.join(path), &manifest.component)) {
+        bail!(
+            "{}: `build.watch`: `{}` holds the component, so that each build would be a change and the next one would follow without \
+             end; name what it is built from",
+            folder.join(MANIFEST_FILE).display(),
+            path.display()
+        );
+    }
     let root = folder.canonicalize().map_err(|error| anyhow!("cannot watch {}: {error}", folder.display()))?;
     let named = build.watch.iter().map(PathBuf::as_path).chain([Path::new(MANIFEST_FILE)]);
     let watched: Vec<PathBuf> = named.map(|path| root.join(path)).collect();
@@ -75,13 +84,21 @@ fn watch(folder: &Path, build: &Build, changed: mpsc::Sender<()>) -> Result<impl
     Ok(watcher)
 }
 
+/// Whether a file is this one, or in this folder; it may not be there yet, nor its folder.
+fn holds(path: &Path, file: &Path) -> bool {
+    let Ok(path) = path.canonicalize() else { return path == file };
+    let there = file.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    let whole = there.and_then(|(above, real)| Some(real.join(file.strip_prefix(above).ok()?)));
+    whole.is_some_and(|whole| whole.starts_with(path))
+}
+
 async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: mpsc::Receiver<()>) -> Result<()> {
     let mut signals = Signals::listen()?;
     let mut server: Option<ServerHandle> = None;
     loop {
         let attempt = tokio::select! {
             attempt = build_and_load(&host, &folder) => attempt,
-            _ = signals.end() => break,
+            _ = signals.next() => break,
         };
         match (attempt, &server) {
             (Ok(plugin), Some(server)) => {
@@ -95,7 +112,7 @@ async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: 
         }
         tokio::select! {
             () = settled(&mut changes) => tracing::info!("changed: building again"),
-            _ = signals.end() => break,
+            _ = signals.next() => break,
         }
     }
     if let Some(server) = server {
@@ -114,18 +131,14 @@ async fn settled(changes: &mut mpsc::Receiver<()>) {
     while let Ok(Some(())) = tokio::time::timeout(SETTLE, changes.recv()).await {}
 }
 
+/// Dropping the future ends a build.
 async fn build_and_load(host: &Host, folder: &Path) -> Result<Arc<Plugin>> {
+    // Read again each time: the manifest may be what changed.
+    let manifest = Manifest::read(folder)?;
+    manifest.run_build().await?;
     let (host, folder) = (host.clone(), folder.to_owned());
-    let work = move || -> Result<Arc<Plugin>> {
-        // Read again each time: the manifest may be what changed.
-        let manifest = Manifest::read(&folder)?;
-        if let Some(build) = &manifest.build {
-            build.run(&folder)?;
-        }
-        let grants: Grants = manifest.grants.iter().copied().collect();
-        Ok(Arc::new(host.loader().load(&folder, &grants)?))
-    };
-    tokio::task::spawn_blocking(work).await?
+    let grants: Grants = manifest.grants.iter().copied().collect();
+    Ok(Arc::new(tokio::task::spawn_blocking(move || host.loader().load(&folder, &grants)).await??))
 }
 
 async fn start(arguments: &DevArgs, host: &Host, plugin: Arc<Plugin>) -> Result<ServerHandle> {

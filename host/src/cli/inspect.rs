@@ -11,7 +11,8 @@ use crate::authoring::{Act, Manner, Transcript, advice, rehearse};
 use crate::plugin::{Grants, InstanceLimits, MANIFEST_FILE, Manifest};
 
 pub(super) fn run(path: &Path) -> Result<()> {
-    let manifest = if path.is_dir() { Some(Manifest::read(path)?) } else { None };
+    let is_manifest = path.file_name().is_some_and(|name| name == MANIFEST_FILE);
+    let manifest = if path.is_dir() || is_manifest { Some(Manifest::read(path)?) } else { None };
     // With all grants, so that everything else that is wrong is found, too.
     let plugin = test::loader()?.load(path, &Grants::all()).map_err(|error| match advice(&error) {
         Some(advice) => anyhow!("{error}\n{advice}"),
@@ -48,7 +49,7 @@ pub(super) fn run(path: &Path) -> Result<()> {
         );
     }
     if let Some(problem) = rehearsal.problem {
-        bail!("{}: a session that only connects and finishes fails: {problem}", path.display());
+        bail!("{}: a session that only connects and finishes fails: {problem}", plugin.file().display());
     }
     let Some(manifest) = manifest else { return Ok(()) };
     let asked: Grants = manifest.grants.iter().copied().collect();
@@ -58,7 +59,7 @@ pub(super) fn run(path: &Path) -> Result<()> {
         say!("  does not use {}, which {MANIFEST_FILE} asks for", grants(&spare));
     }
     if lacks.iter().next().is_some() {
-        bail!("{}: `grants` lacks {}", path.join(MANIFEST_FILE).display(), grants(&lacks));
+        bail!("{}: `grants` lacks {}", manifest.folder.join(MANIFEST_FILE).display(), grants(&lacks));
     }
     Ok(())
 }

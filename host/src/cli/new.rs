@@ -26,9 +26,13 @@ fn language() -> impl TypedValueParser<Value = Language> {
 pub(super) fn run(arguments: &NewArgs) -> Result<()> {
     let NewArgs { lang, folder } = arguments;
     authoring::create(folder, *lang)?;
-    let folder = folder.display();
-    say!("{folder}: a plugin in {}; what it does is in {folder}/{}", lang.name(), lang.source());
-    say!("serve it:  wharf dev {folder}");
-    say!("test it:   wharf test {folder}");
+    say!(
+        "{}: a plugin in {}; what it does is in {}",
+        folder.display(),
+        lang.name(),
+        folder.join(lang.source()).display()
+    );
+    say!("serve it:  wharf dev {}", folder.display());
+    say!("test it:   wharf test {}", folder.display());
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -99,7 +99,7 @@ fn parcel(path: &Path) -> Result<Parcel> {
 fn receive(arguments: &PullArgs, reference: &Reference) -> Result<Value> {
     let pulled = arguments.terms.read()?.fetch_by(reference, PullPolicy::Always)?;
     if let Some(file) = &arguments.output {
-        keep(file, &pulled.bytes).with_context(|| format!("{}: cannot write it", file.display()))?;
+        crate::files::replace(file, &pulled.bytes).with_context(|| format!("{}: cannot write it", file.display()))?;
     }
     Ok(json!({
         "reference": pulled.reference.to_string(),
@@ -108,17 +108,6 @@ fn receive(arguments: &PullArgs, reference: &Reference) -> Result<Value> {
         "bytes": pulled.bytes.len(),
         "signed_by": pulled.signed_by,
     }))
-}
-
-/// All of it or nothing, so that whoever loads the file meanwhile finds the one or the other.
-fn keep(file: &Path, bytes: &[u8]) -> Result<()> {
-    let Some(name) = file.file_name() else { bail!("expected the name of a file") };
-    let draft = file.with_file_name(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let written = std::fs::write(&draft, bytes).and_then(|()| std::fs::rename(&draft, file));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&draft);
-    }
-    Ok(written?)
 }
 
 /// One line that can stand in a configuration file: the reference with its digest.

@@ -3,13 +3,16 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
-use crate::authoring::{Cost, Manner, Rehearsal, START, TRANSCRIPT_FILE, Transcript, rehearse};
+use super::build;
+use crate::authoring::{Cost, Manner, Rehearsal, START, TRANSCRIPT_FILE, Transcript, advice, rehearse};
 use crate::config::default_cache_dir;
 use crate::event::Priority;
-use crate::plugin::{Engine, EngineConfig, Grant, Grants, InstanceLimits, Loader, MANIFEST_FILE, Manifest, Plugin};
+use crate::plugin::{
+    Engine, EngineConfig, Grant, Grants, InstanceLimits, LoadError, Loader, MANIFEST_FILE, Manifest, Plugin,
+};
 
 /// Instances at a time: one is played, and one takes its session over.
 const INSTANCES_MAX: usize = 4;
@@ -34,18 +37,33 @@ pub(super) struct TestArgs {
 }
 
 pub(super) fn run(arguments: &TestArgs) -> Result<()> {
-    let plugin = load(arguments)?;
-    let folder = if arguments.plugin.is_dir() { Some(arguments.plugin.as_path()) } else { arguments.plugin.parent() };
+    let path = &arguments.plugin;
+    let is_manifest = path.file_name().is_some_and(|name| name == MANIFEST_FILE);
+    let manifest = if path.is_dir() || is_manifest { Some(Manifest::read(path)?) } else { None };
+    let folder = manifest.as_ref().map(|manifest| manifest.folder.as_path()).or(path.parent());
     let usual = folder.map(|folder| folder.join(TRANSCRIPT_FILE));
     let files =
         if arguments.transcript.is_empty() { usual.into_iter().collect() } else { arguments.transcript.clone() };
+    if manifest.is_none() && !path.exists() {
+        bail!(
+            "{}: there is nothing of this name; expected a folder with {MANIFEST_FILE}, or a .wasm component",
+            path.display()
+        );
+    }
+    // Before the build, which may take minutes: a misspelt word costs nothing.
+    let mut stories = Vec::new();
+    for file in files {
+        let hint = if arguments.transcript.is_empty() { "; `--transcript` names another file" } else { "" };
+        let story = Transcript::read(&file).map_err(|error| anyhow!("{error}{hint}"))?;
+        stories.push((file, story));
+    }
+    let plugin = load(arguments, manifest.as_ref())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let mut limits = InstanceLimits::default();
     limits.memory_max_bytes = arguments.memory_max_bytes.unwrap_or(limits.memory_max_bytes);
     let (mut failed, mut played) = (0, 0);
     say!("{}", plugin.label());
-    for file in files {
-        let story = Transcript::read(&file)?;
+    for (file, story) in stories {
         let mut manners = vec![(Manner::Whole, "as it was sent"), (Manner::SingleBytes, "in single bytes")];
         if plugin.has_handoff() {
             manners.push((Manner::HandedOver, "handed over before each event"));
@@ -54,6 +72,13 @@ pub(super) fn run(arguments: &TestArgs) -> Result<()> {
             let rehearsal = runtime.block_on(rehearse(&plugin, &story, limits, manner));
             played += 1;
             match &rehearsal.problem {
+                None if rehearsal.unexpected > 0 => {
+                    say!(
+                        "ok      {}, {words}; no line expects its last {} bytes",
+                        file.display(),
+                        rehearsal.unexpected
+                    );
+                }
                 None => say!("ok      {}, {words}", file.display()),
                 Some(problem) => {
                     failed += 1;
@@ -71,20 +96,26 @@ pub(super) fn run(arguments: &TestArgs) -> Result<()> {
     Ok(())
 }
 
-fn load(arguments: &TestArgs) -> Result<Arc<Plugin>> {
-    let path = &arguments.plugin;
+fn load(arguments: &TestArgs, manifest: Option<&Manifest>) -> Result<Arc<Plugin>> {
     let mut grants: Vec<Grant> = arguments.grants.clone();
-    if path.is_dir() {
-        let manifest = Manifest::read(path)?;
+    if let Some(manifest) = manifest {
         grants.extend(&manifest.grants);
-        if let Some(build) = manifest.build.filter(|_| !arguments.no_build) {
-            build.run(path)?;
+        if manifest.build.is_some() && !arguments.no_build {
+            build::build(manifest)?;
         }
-    } else if path.file_name().is_some_and(|name| name == MANIFEST_FILE) {
-        bail!("{}: expected its folder, or a .wasm component", path.display());
     }
     let grants: Grants = grants.into_iter().collect();
-    Ok(Arc::new(loader()?.load(path, &grants)?))
+    let loaded = loader()?.load(&arguments.plugin, &grants);
+    Ok(Arc::new(loaded.map_err(|error| match (&error, manifest) {
+        (LoadError::NotGranted { .. }, Some(manifest)) => {
+            anyhow!("{error}\nhere: to `grants` in {}", manifest.folder.join(MANIFEST_FILE).display())
+        }
+        (LoadError::NotGranted { .. }, None) => anyhow!("{error}\nhere: by `--grant NAME` for each"),
+        (error, _) => match advice(error) {
+            Some(advice) => anyhow!("{error}\n{advice}"),
+            None => anyhow!("{error}"),
+        },
+    })?))
 }
 
 /// A loader for a few instances, without the threads of a host. It keeps what it compiles where there is a place for it.

@@ -1,10 +1,15 @@
 //! Building a component from its source, by the command that its own manifest names.
 
 use std::io;
-use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
-use super::Build;
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+
+use super::manifest::{Build, MANIFEST_FILE, Manifest};
+use super::source;
 
 /// The variable by which a build script finds the `wharf` that runs it.
 const WHARF: &str = "WHARF";
@@ -13,37 +18,116 @@ const WHARF: &str = "WHARF";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
+    /// The manifest does not say how.
+    #[error("{}: no `[build]`: it does not say how the component is built", .manifest.display())]
+    NoCommand {
+        /// The manifest.
+        manifest: PathBuf,
+    },
     /// The program is not there, or may not be run.
-    #[error("cannot run `{command}`: {source}")]
+    #[error("{}: `build.command`: cannot run `{command}`: {source}", .manifest.display())]
     NotRun {
+        /// The manifest.
+        manifest: PathBuf,
         /// The whole command.
         command: String,
         /// What the system said.
         source: io::Error,
     },
     /// The program said why on its own standard error.
-    #[error("`{command}` failed ({status}); its own message is above")]
+    #[error("{}: `build.command`: `{command}` failed ({status}); its own message is above", .manifest.display())]
     Failed {
+        /// The manifest.
+        manifest: PathBuf,
         /// The whole command.
         command: String,
         /// How it ended.
         status: ExitStatus,
     },
+    /// It went on for too long, and was ended.
+    #[error(
+        "{}: `build.command`: `{command}` was ended, because it took longer than {}; raise `build.timeout` where it needs that",
+        .manifest.display(), humantime::format_duration(*.time_max)
+    )]
+    Late {
+        /// The manifest.
+        manifest: PathBuf,
+        /// The whole command.
+        command: String,
+        /// How long it may take.
+        time_max: std::time::Duration,
+    },
+    /// It says that it went well, and there is nothing.
+    #[error("{}: `component`: `{command}` went well, but {}: {found}", .manifest.display(), .component.display())]
+    Missing {
+        /// The manifest.
+        manifest: PathBuf,
+        /// The whole command.
+        command: String,
+        /// Where it should be.
+        component: PathBuf,
+        /// What is there instead.
+        found: String,
+    },
 }
 
-impl Build {
-    /// Runs the command in `folder` and waits for it. Its output goes to this process's standard error. Where it is a
-    /// cargo command for a target that the toolchain lacks, the target is installed first.
+impl Manifest {
+    /// Runs the build command in the folder and waits for it; then the component is there. The command's output goes to this
+    /// process's standard error. Where it is a cargo command for a target that the toolchain lacks, the target is installed first.
+    ///
+    /// The command has a process group of its own, and what it leaves running in it is ended with it. Dropping the future ends all
+    /// of it. Must be called inside a runtime.
     ///
     /// # Errors
     /// [`BuildError`].
-    pub fn run(&self, folder: &Path) -> Result<(), BuildError> {
-        if let Some(target) = self.cargo_target() {
-            ensure_target(folder, target);
+    pub async fn run_build(&self) -> Result<(), BuildError> {
+        let manifest = || self.folder.join(MANIFEST_FILE);
+        let Some(build) = &self.build else { return Err(BuildError::NoCommand { manifest: manifest() }) };
+        let command = build.command.join(" ");
+        let all = async {
+            if let Some(target) = build.cargo_target() {
+                ensure_target(&self.folder, target).await;
+            }
+            run(&self.folder, &build.command).await
+        };
+        let status = match tokio::time::timeout(build.time_max, all).await {
+            Ok(Ok(status)) => status,
+            Ok(Err(source)) => return Err(BuildError::NotRun { manifest: manifest(), command, source }),
+            Err(_) => return Err(BuildError::Late { manifest: manifest(), command, time_max: build.time_max }),
+        };
+        if !status.success() {
+            return Err(BuildError::Failed { manifest: manifest(), command, status });
         }
-        run(folder, &self.command)
+        let found = match std::fs::metadata(&self.component) {
+            Ok(seen) if seen.is_file() => match source::no_component_in(&self.component) {
+                None => return Ok(()),
+                Some(what) => what.to_owned(),
+            },
+            Ok(seen) if seen.is_dir() => "expected a component, found a folder".to_owned(),
+            Ok(_) => "expected a component, found no regular file".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        Err(BuildError::Missing { manifest: manifest(), command, component: self.component.clone(), found })
     }
 
+    /// The same, for whoever is in no runtime. Blocks.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn run_build_blocking(&self) -> Result<(), BuildError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        match runtime {
+            Ok(runtime) => runtime.block_on(self.run_build()),
+            Err(source) => Err(BuildError::NotRun {
+                manifest: self.folder.join(MANIFEST_FILE),
+                command: self.build.as_ref().map(|build| build.command.join(" ")).unwrap_or_default(),
+                source,
+            }),
+        }
+    }
+}
+
+impl Build {
     fn cargo_target(&self) -> Option<&str> {
         let cargo = self.command.first().is_some_and(|program| program == "cargo");
         let flag = self.command.iter().position(|word| word == "--target").filter(|_| cargo)?;
@@ -51,17 +135,53 @@ impl Build {
     }
 }
 
-fn run(folder: &Path, words: &[String]) -> Result<(), BuildError> {
-    let command = words.join(" ");
-    let [program, arguments @ ..] = words else { return Ok(()) };
-    let status = with_wharf(Command::new(program))
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(io::stderr())
-        .status()
-        .map_err(|source| BuildError::NotRun { command: command.clone(), source })?;
-    if status.success() { Ok(()) } else { Err(BuildError::Failed { command, status }) }
+async fn run(folder: &Path, words: &[String]) -> io::Result<ExitStatus> {
+    let [program, arguments @ ..] = words else { return Ok(ExitStatus::default()) };
+    let mut command = with_wharf(Command::new(program));
+    command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(io::stderr());
+    Running::start(command)?.end().await
+}
+
+/// A command that runs, with all that it started.
+struct Running {
+    child: Child,
+    id: Pid,
+    /// Its number was given back, and may be somebody else's by now.
+    is_reaped: bool,
+}
+
+impl Running {
+    fn start(mut command: Command) -> io::Result<Self> {
+        let child = command.process_group(0).spawn()?;
+        let id = Pid::from_child(&child);
+        Ok(Self { child, id, is_reaped: false })
+    }
+
+    /// Waits until the command ends by itself. Dropping the future ends it.
+    async fn end(mut self) -> io::Result<ExitStatus> {
+        let id = self.id;
+        // Not reaped by this, it keeps its number until its group is ended. Dropped, the wait ends with what it waits for.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let waiting = tokio::task::spawn_blocking(move || retry_on_intr(|| waitid(WaitId::Pid(id), options)));
+        waiting.await.map_err(io::Error::other)??;
+        self.end_group();
+        self.is_reaped = true;
+        self.child.wait()
+    }
+
+    fn end_group(&self) {
+        // Where nobody is left in it there is nothing to end.
+        let _ = kill_process_group(self.id, Signal::KILL);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.is_reaped {
+            self.end_group();
+            let _ = self.child.wait();
+        }
+    }
 }
 
 /// Tells a build script which `wharf` to use: the variable that is set, or else this program.
@@ -76,13 +196,14 @@ fn with_wharf(mut command: Command) -> Command {
 
 /// Installs a target where rustup can and the toolchain lacks it. Whatever goes wrong here, the build itself says it
 /// better.
-fn ensure_target(folder: &Path, target: &str) {
+async fn ensure_target(folder: &Path, target: &str) {
     let query = ["--print", "target-libdir", "--target", target];
-    let answer = Command::new("rustc").args(query).current_dir(folder).stderr(Stdio::null()).output();
-    let Ok(answer) = answer else { return };
+    let mut answer = tokio::process::Command::new("rustc");
+    let answer = answer.args(query).current_dir(folder).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let Ok(answer) = answer.output().await else { return };
     let libdir = String::from_utf8_lossy(&answer.stdout);
     if answer.status.success() && !Path::new(libdir.trim()).exists() {
         let words = ["rustup", "target", "add", target].map(str::to_owned);
-        let _ = run(folder, &words);
+        let _ = run(folder, &words).await;
     }
 }

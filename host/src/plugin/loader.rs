@@ -422,7 +422,7 @@ pub fn try_out(plugin: &Arc<Plugin>, limits: InstanceLimits, budget: Budget) -> 
 /// The same with all that a plugin may ever have.
 fn can_be_made(plugin: Plugin) -> Result<Plugin, String> {
     let plugin = Arc::new(plugin);
-    let binding = Binding { limits: InstanceLimits::most(), ..Binding::default() };
+    let binding = Binding { server: "trial".into(), limits: InstanceLimits::most(), ..Binding::default() };
     let procedure = EventProcedure::new(Arc::clone(&plugin), binding);
     make_one(&procedure, Budgets::default().start(Priority::Critical))?;
     drop(procedure);

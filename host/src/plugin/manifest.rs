@@ -1,6 +1,7 @@
 //! `plugin.toml`: what a plugin's folder says about it. The author writes it; nothing in it grants anything.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -35,14 +36,44 @@ pub struct Manifest {
 }
 
 /// How a component is built.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct Build {
     /// The program and its arguments, run in the folder. At least the program.
     pub command: Vec<String>,
     /// Files and folders, relative to the folder, that are worth a new build when they change.
-    #[serde(default = "watch_default")]
     pub watch: Vec<PathBuf>,
+    /// How long it may take.
+    pub time_max: Duration,
+}
+
+impl Build {
+    /// How long a build may take where its manifest does not say: the first may install a toolchain.
+    pub const TIME_MAX: Duration = Duration::from_secs(30 * 60);
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BuildTable {
+    command: Vec<String>,
+    #[serde(default = "watch_default")]
+    watch: Vec<PathBuf>,
+    timeout: Option<String>,
+}
+
+impl BuildTable {
+    fn read(self) -> Result<Build, String> {
+        if self.command.first().is_none_or(String::is_empty) {
+            return Err("`build.command`: expected a program and its arguments, found none".into());
+        }
+        let time_max = match self.timeout {
+            None => Build::TIME_MAX,
+            Some(text) => humantime::parse_duration(&text)
+                .ok()
+                .filter(|time| (Duration::from_secs(1)..=Duration::from_secs(24 * 3600)).contains(time))
+                .ok_or_else(|| format!("`build.timeout`: expected a time from 1s to 24h, found `{text}`"))?,
+        };
+        Ok(Build { command: self.command, watch: self.watch, time_max })
+    }
 }
 
 fn watch_default() -> Vec<PathBuf> {
@@ -61,7 +92,7 @@ struct File {
     grants: Vec<String>,
     #[serde(default)]
     stateless: bool,
-    build: Option<Build>,
+    build: Option<BuildTable>,
 }
 
 /// Why a folder is no plugin.
@@ -76,6 +107,14 @@ pub enum ManifestError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// No folder that could have one.
+    #[error("{}: {found}; expected a folder with a {MANIFEST_FILE}", .path.display())]
+    NoFolder {
+        /// The path.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
     /// It is no TOML, or has unknown, missing or bad keys.
     #[error("{}: {cause}", .file.display())]
     Bad {
@@ -87,11 +126,25 @@ pub enum ManifestError {
 }
 
 impl Manifest {
-    /// Reads the manifest of a folder.
+    /// Reads the manifest of a folder, which may be named in the folder's place.
     ///
     /// # Errors
     /// [`ManifestError`], naming the file.
     pub fn read(folder: &Path) -> Result<Self, ManifestError> {
+        let is_manifest = folder.file_name().is_some_and(|name| name == MANIFEST_FILE) && !folder.is_dir();
+        let folder = if is_manifest { folder.parent().unwrap_or(Path::new("")) } else { folder };
+        // An empty path names no folder to run a command in.
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let found = match std::fs::metadata(folder) {
+            Ok(seen) if seen.is_dir() => None,
+            Ok(_) => Some("it is no folder"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some("there is nothing of this name"),
+            // Reading the file says why.
+            Err(_) => None,
+        };
+        if let Some(found) = found {
+            return Err(ManifestError::NoFolder { path: folder.into(), found });
+        }
         let file = folder.join(MANIFEST_FILE);
         let text = match files::read_text(&file, MANIFEST_MAX_BYTES) {
             Ok(text) => text,
@@ -105,11 +158,6 @@ impl Manifest {
         if file.name.is_empty() || file.name.len() > 64 {
             return Err("`name`: expected 1 to 64 bytes".into());
         }
-        if let Some(build) = &file.build
-            && build.command.first().is_none_or(String::is_empty)
-        {
-            return Err("`build.command`: expected a program and its arguments, found none".into());
-        }
         let grants = file.grants.iter().map(|name| name.parse());
         Ok(Self {
             folder: folder.into(),
@@ -119,7 +167,7 @@ impl Manifest {
             component: folder.join(file.component),
             stateless: file.stateless,
             grants: grants.collect::<Result<_, String>>().map_err(|cause| format!("`grants`: {cause}"))?,
-            build: file.build,
+            build: file.build.map(BuildTable::read).transpose()?,
         })
     }
 }
@@ -138,5 +186,18 @@ mod tests {
     fn a_build_without_a_program_is_refused() {
         let text = "name='a'\nversion='1'\ncomponent='a.wasm'\n[build]\ncommand=[]\n";
         assert!(Manifest::parse(Path::new("x"), text).expect_err("no program").contains("build.command"));
+    }
+
+    #[test]
+    fn the_time_of_a_build_has_a_limit_that_can_be_named() {
+        let of = |line: &str| {
+            let text = format!("name='a'\nversion='1'\ncomponent='a.wasm'\n[build]\ncommand=['true']\n{line}");
+            Manifest::parse(Path::new("x"), &text).map(|manifest| manifest.build.expect("a build").time_max)
+        };
+        assert_eq!(of(""), Ok(Build::TIME_MAX));
+        assert_eq!(of("timeout='90s'"), Ok(Duration::from_secs(90)));
+        for bad in ["timeout='0s'", "timeout='25h'", "timeout='soon'", "timeout='-1s'"] {
+            assert!(of(bad).expect_err(bad).contains("build.timeout"), "{bad}");
+        }
     }
 }

@@ -37,4 +37,4 @@ pub use grants::{Grant, Grants};
 pub use instance::{Binding, EventProcedure, GuestInstance, InstanceLimits};
 pub use loader::{CacheUse, Known, LoadError, Loader, Plugin, try_out};
 pub use manifest::{Build, MANIFEST_FILE, Manifest, ManifestError};
-pub use source::{COMPONENT_MAX_BYTES, Source, SourceError};
+pub use source::{COMPONENT_MAX_BYTES, Source, SourceError, looks_like_wasm};

@@ -9,6 +9,9 @@ use crate::files;
 /// Largest component file that is read.
 pub const COMPONENT_MAX_BYTES: u64 = 64 << 20;
 
+/// Bytes by which a file is told from a component.
+const FIRST_BYTES: usize = 64;
+
 /// Why there are no bytes of a component. Each names the file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -74,18 +77,16 @@ impl Source {
 
 /// Reads a folder with a manifest, or a component file.
 pub(super) fn read(path: &Path) -> Result<Source, SourceError> {
-    let (file, name, version, stateless, hint) = if path.is_dir() {
+    let is_manifest = path.file_name().is_some_and(|name| name == MANIFEST_FILE);
+    let (file, name, version, stateless, hint) = if path.is_dir() || is_manifest {
         let manifest = Manifest::read(path)?;
         let hint = match &manifest.build {
-            Some(build) => format!(" (build it first: `{}` in {})", build.command.join(" "), path.display()),
+            Some(build) => format!(" (build it first: `{}` in {})", build.command.join(" "), manifest.folder.display()),
             None => String::new(),
         };
         (manifest.component, manifest.name, manifest.version, manifest.stateless, hint)
     } else {
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        if path.file_name().is_some_and(|name| name == MANIFEST_FILE) {
-            return read(path.parent().unwrap_or(Path::new(".")));
-        }
         (path.to_owned(), stem, "unversioned".to_owned(), false, String::new())
     };
     let bytes = match files::read(&file, COMPONENT_MAX_BYTES) {
@@ -107,11 +108,27 @@ fn not_a_component(bytes: &[u8]) -> Option<&'static str> {
         }
         (Some(b"\0asm"), _) => Some("expected a component, found WebAssembly of an unknown version"),
         (Some(b"\x7fELF"), _) => Some("expected a component, found native code, which is never loaded"),
-        _ if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'(') => {
-            Some("expected a component, found WebAssembly text: run `wharf component` on it")
-        }
+        _ if bytes.is_empty() => Some("expected a component, found an empty file: build it again"),
+        _ if is_text(bytes) => Some("expected a component, found WebAssembly text: run `wharf component` on it"),
         _ => Some("expected a component, found something that is not WebAssembly"),
     }
+}
+
+/// Whether it begins as WebAssembly text does: with a parenthesis, which is also how a comment may begin, or with a comment of a line.
+fn is_text(bytes: &[u8]) -> bool {
+    let text = bytes.trim_ascii_start();
+    text.starts_with(b"(") || text.starts_with(b";;")
+}
+
+/// What a regular file is instead of a component, by its first bytes. Nothing where it cannot be read: reading it says why.
+pub(super) fn no_component_in(file: &Path) -> Option<&'static str> {
+    not_a_component(files::read_first(file, &mut [0; FIRST_BYTES]).ok()?)
+}
+
+/// Whether a file that is to be read as something else is a component, or what one is made of, by its first bytes.
+#[must_use]
+pub fn looks_like_wasm(file: &Path) -> bool {
+    files::read_first(file, &mut [0; FIRST_BYTES]).is_ok_and(|bytes| bytes.starts_with(b"\0asm") || is_text(bytes))
 }
 
 #[cfg(test)]
@@ -127,7 +144,8 @@ mod tests {
             (b"\0asm", "unknown version"),
             (b"\x7fELF....", "native code"),
             (b"  (component)", "text"),
-            (b"", "not WebAssembly"),
+            (b" \n;; a comment\n(module)", "text"),
+            (b"", "empty"),
             (b"hello", "not WebAssembly"),
         ] {
             let what = not_a_component(bytes).expect("no component");

@@ -5,7 +5,7 @@ cd "$(dirname "$0")"
 if command -v zig >/dev/null; then
     zig=zig
 else
-    [ -d .venv ] || { python3 -m venv .venv && .venv/bin/pip install --quiet -r requirements.txt; }
+    .venv/bin/python -c 'import ziglang' 2>/dev/null || { python3 -m venv .venv && .venv/bin/pip install --quiet -r requirements.txt; }
     zig=".venv/bin/python -m ziglang"
 fi
 mkdir -p build

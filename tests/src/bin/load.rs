@@ -399,7 +399,7 @@ fn price(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli) -> Result<()
 /// A plugin's component, built.
 fn component(folder: &Path) -> Result<PathBuf> {
     let manifest = Manifest::read(folder)?;
-    manifest.build.as_ref().context("it has a build")?.run(folder)?;
+    manifest.run_build_blocking()?;
     Ok(folder.join(&manifest.component))
 }
 
@@ -410,7 +410,7 @@ fn echo(host: &Host) -> Result<ServerHandle> {
 fn describe_echo(host: &Host) -> Result<ServerBuilder> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/echo");
     let manifest = Manifest::read(&folder)?;
-    manifest.build.as_ref().context("echo has a build")?.run(&folder)?;
+    manifest.run_build_blocking()?;
     let grants: Grants = manifest.grants.iter().copied().collect();
     let options = SocketOptions { no_delay: true, ..SocketOptions::default() };
     let server = Server::builder().host(host).local_host("127.0.0.1").options(options).plugin(folder).grants(grants);

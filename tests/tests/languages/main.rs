@@ -4,6 +4,7 @@
 //! Where a toolchain is missing its tests are counted as ignored, and say what is missing; `WHARF_TESTS_LANGUAGES=required` makes
 //! that a failure. `tests/toolchains.sh` installs all of them.
 
+mod builds;
 mod dev;
 mod faults;
 mod stories;
@@ -32,10 +33,16 @@ const PROMISES: [(&str, Promise); 6] = [
 ];
 
 /// What has to hold of the commands for authors.
-const COMMANDS: [(&str, fn()); 3] = [
+const COMMANDS: [(&str, fn()); 9] = [
     ("a_new_project_serves_at_once_and_a_change_moves_live_sessions", dev::serves_at_once),
     ("a_story_that_fails_says_where", words::a_story_that_fails_says_where),
     ("usual_mistakes_are_explained", words::usual_mistakes_are_explained),
+    ("what_is_no_plugin_is_told_by_name", words::what_is_no_plugin_is_told_by_name),
+    ("a_story_has_limits_and_so_has_what_is_said_of_it", words::a_story_has_limits),
+    ("what_a_build_started_ends_with_it", builds::what_a_build_started_ends_with_it),
+    ("a_build_without_a_component_is_told", builds::a_build_without_a_component_is_told),
+    ("what_dev_cannot_watch_or_build_is_told", builds::what_dev_cannot_watch_or_build_is_told),
+    ("what_is_refused_leaves_nothing_behind", builds::what_is_refused_leaves_nothing_behind),
 ];
 
 fn main() {

@@ -24,7 +24,7 @@ pub(crate) fn rehearsed(language: Language) {
     }
 }
 
-fn wharf(arguments: &[&str], folder: &Path) -> (Option<i32>, String) {
+pub(crate) fn wharf(arguments: &[&str], folder: &Path) -> (Option<i32>, String) {
     let mut command = Command::new(wharf_binary());
     command.args(arguments).current_dir(folder).env("XDG_CACHE_HOME", folder.join("cache"));
     let Output { status, stdout, stderr } = command.output().expect("it runs");
@@ -97,6 +97,80 @@ pub(crate) fn usual_mistakes_are_explained() {
         code == Some(1)
             && said.contains("lacks the grant \"config\"")
             && said.contains("does not use the grant \"clocks\""),
+        "{said}"
+    );
+}
+
+pub(crate) fn what_is_no_plugin_is_told_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let put = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).expect("kept");
+    authoring::create(&folder.path().join("mine"), Language::Wat).expect("it is written");
+    put("text", b";; a comment\n(module)");
+    put("prose", b"hello");
+    put("empty.wasm", b"");
+    put("cut.wasm", &component("")[..1_000]);
+    put("whole", &component(""));
+    for (path, code, word) in [
+        (
+            "nope",
+            1,
+            "nope: there is nothing of this name; expected a configuration file, a folder with plugin.toml, or",
+        ),
+        ("mine/src/lines.wat", 1, "found WebAssembly text: run `wharf component` on it"),
+        ("text", 1, "found WebAssembly text"),
+        ("prose", 1, "it was taken for a configuration file; expected"),
+        ("empty.wasm", 1, "empty.wasm: expected a component, found an empty file"),
+        ("cut.wasm", 1, "the file is cut short"),
+        ("mine/plugin.toml", 1, "mine/build/plugin.wasm: cannot read it: No such file"),
+        ("whole", 0, "exports wharf:server/inet-event-proc@0.1.0"),
+    ] {
+        let (ended, said) = wharf(&["check", path], folder.path());
+        assert!(ended == Some(code) && said.contains(word), "{path}: {ended:?} {said}");
+    }
+    let (code, said) = wharf(&["test", "nope"], folder.path());
+    assert!(code == Some(1) && said.contains("nope: there is nothing of this name; expected a folder"), "{said}");
+    let (code, said) = wharf(&["build", "mine"], folder.path());
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = wharf(&["test", "mine/build/plugin.wasm", "--transcript", "mine/transcript.txt"], folder.path());
+    assert!(code == Some(1) && said.contains("here: by `--grant NAME`"), "{said}");
+}
+
+pub(crate) fn a_story_has_limits() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let story = folder.path().join("story.txt");
+    // Writes as much as its fuel allows at each read, and closes at `!`.
+    let floods = component(
+        "(func $on-read (param $at i32) (param $length i32) (result i32) (local $left i32)
+           (if (i32.eq (i32.load8_u (local.get $at)) (i32.const 33)) (then (return (i32.const 1))))
+           (local.set $left (i32.const 500))
+           (loop $more
+             (call $write (i32.const 0) (i32.const 65536) (i32.const 1024))
+             (br_if $more (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+           (i32.const 0))",
+    );
+    std::fs::write(folder.path().join("floods.wasm"), floods).expect("kept");
+    let long = "x".repeat(1 << 19);
+    let test = |text: &str| {
+        std::fs::write(&story, text).expect("kept");
+        wharf(&["test", "floods.wasm", "--transcript", "story.txt"], folder.path())
+    };
+    for (text, code, word) in [
+        ("send \"a\"\n", 0, "no line expects its last 32768000 bytes"),
+        (&"send \"a\"\n".repeat(3), 1, "line 3: on-read: it wrote more than 67108864 bytes that no line expects"),
+        ("send \"!\"\nexpect \"b\"\n", 1, "found \"\"; the plugin had closed the session in on-read of line 1"),
+        ("", 1, "story.txt: line 1: nothing happens in it"),
+        (&"# story\n".repeat(200_000), 1, "story.txt: cannot read it: expected at most 1048576 bytes"),
+        (&long, 1, "story.txt: line 1: expected setting, send"),
+        (&format!("send \"!\"\nexpect \"{long}\"\n"), 1, "line 2: expected \"xxx"),
+    ] {
+        let (ended, said) = test(text);
+        assert!(ended == Some(code) && said.contains(word), "{}: {ended:?} {said:.2000}", &text[..text.len().min(40)]);
+        assert!(said.len() < 10_000, "{} bytes were said", said.len());
+    }
+    std::fs::remove_file(&story).expect("it was there");
+    let (code, said) = wharf(&["test", "floods.wasm"], folder.path());
+    assert!(
+        code == Some(1) && said.contains("transcript.txt: cannot read it") && said.contains("`--transcript`"),
         "{said}"
     );
 }
