@@ -38,10 +38,22 @@ impl Build {
     /// # Errors
     /// [`BuildError`].
     pub fn run(&self, folder: &Path) -> Result<(), BuildError> {
+        self.ensure_target(folder);
+        run(folder, &self.command)
+    }
+
+    /// The command as [`Build::run`] would run it, for who wants to hear its output. Its target is installed where that is
+    /// missing: blocks. `None`: there is nothing to run.
+    #[must_use]
+    pub fn prepared(&self, folder: &Path) -> Option<Command> {
+        self.ensure_target(folder);
+        command(folder, &self.command)
+    }
+
+    fn ensure_target(&self, folder: &Path) {
         if let Some(target) = self.cargo_target() {
             ensure_target(folder, target);
         }
-        run(folder, &self.command)
     }
 
     fn cargo_target(&self) -> Option<&str> {
@@ -52,16 +64,20 @@ impl Build {
 }
 
 fn run(folder: &Path, words: &[String]) -> Result<(), BuildError> {
+    let Some(mut prepared) = command(folder, words) else { return Ok(()) };
     let command = words.join(" ");
-    let [program, arguments @ ..] = words else { return Ok(()) };
-    let status = with_wharf(Command::new(program))
-        .args(arguments)
-        .current_dir(folder)
-        .stdin(Stdio::null())
+    let status = prepared
         .stdout(io::stderr())
         .status()
         .map_err(|source| BuildError::NotRun { command: command.clone(), source })?;
     if status.success() { Ok(()) } else { Err(BuildError::Failed { command, status }) }
+}
+
+fn command(folder: &Path, words: &[String]) -> Option<Command> {
+    let [program, arguments @ ..] = words else { return None };
+    let mut command = with_wharf(Command::new(program));
+    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+    Some(command)
 }
 
 /// Tells a build script which `wharf` to use: the variable that is set, or else this program.
