@@ -4,10 +4,11 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use bytes::Bytes;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
-use super::tables;
+use super::{progress, tables};
 use crate::control::{Client, ClientError, default_socket};
 
 /// Most bytes of standard input that are sent.
@@ -366,8 +367,31 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 
 /// Sends one request and prints what it gets. `code` is the exit code that an answer stands for.
 pub(super) fn send(socket: Option<PathBuf>, ask: Ask, json: bool, code: impl Fn(&Value) -> u8) -> ExitCode {
+    send_by(socket, json, code, async |client| client.ask(ask.method, &ask.path, ask.body).await)
+}
+
+/// The same for a request about versions of this server's plugin: for people, how far it is is said meanwhile.
+pub(super) fn send_and_watch(
+    socket: Option<PathBuf>,
+    (server, ask): (&str, Ask),
+    json: bool,
+    code: impl Fn(&Value) -> u8,
+) -> ExitCode {
+    let path = at(server, "/plugin/swap");
+    send_by(socket, json, code, async |client| match json {
+        true => client.ask(ask.method, &ask.path, ask.body).await,
+        false => progress::watched(client, ask, &path).await,
+    })
+}
+
+fn send_by(
+    socket: Option<PathBuf>,
+    json: bool,
+    code: impl Fn(&Value) -> u8,
+    ask: impl AsyncFnOnce(&Client) -> Result<Bytes, ClientError>,
+) -> ExitCode {
     let client = Client::new(&socket.unwrap_or_else(default_socket));
-    match runtime().map(|runtime| runtime.block_on(client.ask(ask.method, &ask.path, ask.body))) {
+    match runtime().map(|runtime| runtime.block_on(ask(&client))) {
         Ok(Ok(answer)) => print(&answer, json, code),
         Ok(Err(error)) if json => explain_as_json(&error),
         Ok(Err(error)) => explain(&error),

@@ -17,6 +17,7 @@ mod dev;
 mod inspect;
 mod new;
 mod plugin;
+mod progress;
 mod publish;
 mod serve;
 mod signals;

@@ -119,7 +119,17 @@ pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
     // Going back is what was asked for there, and sessions that are to stay are no surprise.
     let asked_for = matches!(arguments.verb, PluginVerb::Rollback { .. });
     let may_stay = matches!(arguments.verb, PluginVerb::Swap { policy: Some(Policy::Pin | Policy::Disconnect), .. });
-    ctl::send(arguments.socket.clone(), ask, arguments.json, |answer| {
+    let server = match &arguments.verb {
+        PluginVerb::Swap { server, file, .. } | PluginVerb::Canary { server, file, .. } => {
+            if !arguments.json {
+                eprintln!("loading {}", super::printable(&file.display().to_string()));
+            }
+            server
+        }
+        PluginVerb::Promote { server } | PluginVerb::Rollback { server } => server,
+        _ => return ctl::send(arguments.socket.clone(), ask, arguments.json, |_| 0),
+    };
+    ctl::send_and_watch(arguments.socket.clone(), (server, ask), arguments.json, |answer| {
         if answer["rolled_back"] == true && !asked_for {
             return 1;
         }

@@ -129,7 +129,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/throttle", get(calls::throttle).merge(patch(calls::set_throttle)))
         .route("/lock", post(calls::lock))
         .route("/unlock", post(calls::unlock))
-        .route("/plugin/swap", post(versions::swap))
+        .route("/plugin/swap", get(versions::under_way).merge(post(versions::swap)))
         .route("/plugin/canary", post(versions::canary))
         .route("/plugin/promote", post(versions::promote))
         .route("/plugin/rollback", post(versions::roll_back))

@@ -20,6 +20,11 @@ pub(super) async fn swap(State(shared): State<Arc<Shared>>, Path(name): Server, 
     change(&shared, server, |server| async move { server.swap_to(file, policy).await.map_err(refused) }).await
 }
 
+/// How far the swap is that is under way.
+pub(super) async fn under_way(State(shared): State<Arc<Shared>>, Path(name): Server) -> Answer {
+    Ok(ok(&views::UnderWay::of(server(&shared, &name)?.swap_seen())))
+}
+
 pub(super) async fn canary(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
     let server = server(&shared, &name)?;
     let request: requests::Canary = parse(&body)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::server::{self, HostNotice, Newcomers, Reloaded, ServerHandle, SessionView, SwapReport};
+use crate::server::{self, HostNotice, Newcomers, Reloaded, ServerHandle, SessionView, SwapReport, SwapSeen};
 use crate::telemetry::{Latencies, Snapshot};
 
 #[derive(Serialize)]
@@ -259,6 +259,32 @@ impl Swap {
             report;
         let longest_pause_seconds = longest_pause.as_secs_f64();
         Self { from, to, generation, moved, stayed, lost, rolled_back, ended, longest_pause_seconds, recorded }
+    }
+}
+
+/// How far a swap is.
+#[derive(Serialize)]
+pub(super) struct UnderWay {
+    under_way: Option<Progress>,
+}
+
+#[derive(Serialize)]
+struct Progress {
+    to: String,
+    stage: &'static str,
+    of: usize,
+    moved: usize,
+    stayed: usize,
+    ended: usize,
+}
+
+impl UnderWay {
+    pub(super) fn of(seen: Option<SwapSeen>) -> Self {
+        let progress = |SwapSeen { to, stage, of, moved, stayed, ended }| {
+            let stage = stage.name();
+            Progress { to, stage, of, moved, stayed, ended }
+        };
+        Self { under_way: seen.map(progress) }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Building a component from its source, by the command that its own manifest names.
 
-use std::io;
+use std::io::{self, IsTerminal, PipeWriter};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -81,6 +81,15 @@ impl Manifest {
     /// # Errors
     /// [`BuildError`].
     pub async fn run_build(&self) -> Result<(), BuildError> {
+        self.run_build_into(None).await
+    }
+
+    /// The same, and its output goes into this pipe where there is one. What it leaves running in other process groups may hold the
+    /// pipe open.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub async fn run_build_into(&self, output: Option<PipeWriter>) -> Result<(), BuildError> {
         let manifest = || self.folder.join(MANIFEST_FILE);
         let Some(build) = &self.build else { return Err(BuildError::NoCommand { manifest: manifest() }) };
         let command = build.command.join(" ");
@@ -88,7 +97,7 @@ impl Manifest {
             if let Some(target) = build.cargo_target() {
                 ensure_target(&self.folder, target).await;
             }
-            run(&self.folder, &build.command).await
+            run(&self.folder, &build.command, output).await
         };
         let status = match tokio::time::timeout(build.time_max, all).await {
             Ok(Ok(status)) => status,
@@ -135,10 +144,20 @@ impl Build {
     }
 }
 
-async fn run(folder: &Path, words: &[String]) -> io::Result<ExitStatus> {
+async fn run(folder: &Path, words: &[String], output: Option<PipeWriter>) -> io::Result<ExitStatus> {
     let [program, arguments @ ..] = words else { return Ok(ExitStatus::default()) };
     let mut command = with_wharf(Command::new(program));
-    command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(io::stderr());
+    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+    match output {
+        None => drop(command.stdout(io::stderr())),
+        Some(output) => {
+            if io::stderr().is_terminal() {
+                // It cannot see the terminal any more.
+                command.env("CARGO_TERM_COLOR", "always");
+            }
+            command.stdout(output.try_clone()?).stderr(output);
+        }
+    }
     Running::start(command)?.end().await
 }
 
@@ -204,6 +223,6 @@ async fn ensure_target(folder: &Path, target: &str) {
     let libdir = String::from_utf8_lossy(&answer.stdout);
     if answer.status.success() && !Path::new(libdir.trim()).exists() {
         let words = ["rustup", "target", "add", target].map(str::to_owned);
-        let _ = run(folder, &words).await;
+        let _ = run(folder, &words, None).await;
     }
 }

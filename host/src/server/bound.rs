@@ -259,6 +259,7 @@ impl Prepared {
             guard: Mutex::default(),
             entrance: tokio::sync::RwLock::default(),
             swapping: tokio::sync::Mutex::default(),
+            under_way: Mutex::default(),
             course: watch::Sender::new(Course::new()),
             notices: watch::Sender::new(Notice {
                 number: 0,

@@ -52,7 +52,7 @@ pub(crate) use service::Service;
 pub use service::{FAREWELL_MAX, HostNotice};
 pub use sessions::SessionView;
 pub use succession::{Door, Heir, Inheritance, LeftSession, LeftSocket, Shelf, Succeeded, hand_over, leave};
-pub use swap::{SWAP_DEADLINE, SwapError, SwapPolicy, SwapReport};
+pub use swap::{SWAP_DEADLINE, SwapError, SwapPolicy, SwapReport, SwapSeen, SwapStage};
 pub use tenants::{TENANT_MAX_BYTES, TenantLimits, TenantSeen};
 pub use versions::{
     CanaryRules, CanarySeen, CanaryWish, Generation, HISTORY_MAX, How, RecordError, Standing, StateFolder, SwapRules,

@@ -15,6 +15,7 @@ use super::lanes::Lanes;
 use super::lock::Holder;
 use super::means;
 use super::registry::Registry;
+use super::swap::SwapSeen;
 use super::tenants::Tenant;
 use super::versions::{Canary, History, RecordError, StateFolder, SwapRules};
 use crate::admission::{Gate, Network, Throttle};
@@ -92,6 +93,8 @@ pub(crate) struct Service {
     pub(crate) entrance: tokio::sync::RwLock<()>,
     /// One swap at a time.
     pub(super) swapping: tokio::sync::Mutex<()>,
+    /// How far it is.
+    pub(super) under_way: Mutex<Option<SwapSeen>>,
     pub(super) course: watch::Sender<Course>,
     pub(super) notices: watch::Sender<Notice>,
     pub(super) host_notices: broadcast::Sender<HostNotice>,

@@ -43,6 +43,7 @@ pub(super) async fn move_all(
         return false;
     }
     let deadline = means::now() + service.terms().rules.prepare;
+    service.asks(live.len(), next);
     let (decide, verdict) = watch::channel(None);
     let prepared = join_all(live.into_iter().map(|one| prepare(one, next, verdict.clone(), deadline))).await;
     let all = prepared.iter().all(|one| matches!(one, Prepared::Ready(..) | Prepared::Ended));

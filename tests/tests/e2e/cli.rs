@@ -129,20 +129,56 @@ fn dev_serves_new_sessions_with_a_new_build_and_survives_a_failed_one() {
     std::fs::write(at_path("plugin.toml"), manifest).expect("kept");
     let port = free_port();
     let process = Wharf::run(&["dev", ".", "--listen", &format!("127.0.0.1:{port}")], folder.path());
-    process.says("listening");
+    let lines = process.lines_until("version 1 is in force: copied 1; listening on 127.0.0.1:");
+    for words in ["[dev] building: sh -c", "[dev] built in ", "[dev] compiling and checking ", "[dev] checked in "] {
+        assert!(lines.iter().any(|line| line.starts_with(words)), "no {words:?} in {lines:#?}");
+    }
     let mut old = Client::connect(at(port));
     old.send("?").expect("1");
 
     std::fs::remove_file(at_path("src/plugin.wasm")).expect("gone");
-    process.says("compiler says no");
-    process.says("the build before it goes on serving");
+    process.says("[dev] building, src/plugin.wasm changed: sh -c");
+    process.says("  | compiler says no");
+    let failed = process.says("the build failed after ");
+    assert!(failed.ends_with("the build before it goes on serving"), "{failed}");
     Client::connect(at(port)).send("?").expect("1");
 
     std::fs::write(at_path("src/next.wasm"), version('2')).expect("kept");
     std::fs::rename(at_path("src/next.wasm"), at_path("src/plugin.wasm")).expect("moved");
-    process.says("new sessions get this build");
+    let swapped = process.says("version 2 is in force: copied 1; 0 sessions moved, ");
+    assert!(swapped.contains(" stayed (no-handoff "), "{swapped}");
     Client::connect(at(port)).send("?").expect("2");
     old.send("?").expect("1");
+}
+
+#[test]
+fn changes_during_a_build_are_followed_by_one_more_whose_output_is_seen_as_it_comes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let keep = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).expect("kept");
+    std::fs::create_dir(folder.path().join("src")).expect("a folder");
+    keep("src/plugin.wasm", &component(""));
+    // A compiler that takes as long as the test wants.
+    let manifest = "name = 'slow'\nversion = '1'\ncomponent = 'out.wasm'\n[build]\n\
+                    command = ['sh', '-c', 'echo compiler begins; i=0; until rm go 2>&- || [ $i = 3000 ]; do i=$((i+1)); sleep 0.02; done; cp src/plugin.wasm out.wasm']\n";
+    keep("plugin.toml", manifest.as_bytes());
+    keep("go", b"");
+    let process = Wharf::run(&["dev", ".", "--listen", &format!("127.0.0.1:{}", free_port())], folder.path());
+    process.says("version 1 is in force");
+    keep("src/one", b"");
+    process.says("[dev] building, src/one changed: sh -c");
+    process.says("  | compiler begins");
+    for name in ["src/two", "src/three", "src/two"] {
+        keep(name, b"again");
+    }
+    keep("go", b"");
+    process.says("[dev] building, src/three, src/two changed: sh -c");
+    keep("go", b"");
+    process.says("the component is the same as before: nothing to swap");
+    // Had more builds been waiting, the next would be another.
+    keep("plugin.toml", manifest.as_bytes());
+    let lines = process.lines_until("[dev] building");
+    assert!(lines.last().is_some_and(|line| line.contains("building, plugin.toml changed")), "{lines:#?}");
+    keep("go", b"");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use wharf::server::{ServerBuilder, ServerHandle, SwapError, SwapPolicy, SwapRepo
 use wharf::session::Glance;
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{component, inline, polite, versioned};
+use wharf_tests::process::Wharf;
 use wharf_tests::servers::{describe, ended, eventually, start, swap};
 use wharf_tests::site::{Site, said};
 
@@ -356,4 +357,35 @@ fn an_operator_swaps_by_one_command_and_a_bad_file_changes_nothing() {
         site.ok("POST", "/v1/servers/echo/plugin/swap", json!({ "file": site.path("a.wasm"), "policy": "pin" }));
     assert_eq!((&answer["moved"], &answer["stayed"]["pinned"]), (&json!(0), &json!(1)), "{answer}");
     next(&mut client, 'b', 1, 4);
+}
+
+#[test]
+fn an_operator_sees_how_far_a_swap_is_while_it_runs() {
+    let site = Site::default();
+    for label in ['a', 'b'] {
+        std::fs::write(site.path(&format!("{label}.wasm")), component(&versioned(label, "", ""))).expect("kept");
+    }
+    let (socket, file) = (site.socket(), site.path("b.wasm"));
+    site.ok("POST", "/v1/servers/echo/plugin/swap", json!({ "file": site.path("a.wasm") }));
+    assert_eq!(site.ok("GET", "/v1/servers/echo/plugin/swap", json!({}))["under_way"], json!(null));
+    let (mut idle, mut busy) = (Client::connect(site.address()), Client::connect(site.address()));
+    next(&mut idle, 'a', 1, 1);
+    // It answers three bytes for one, and nobody reads them yet: its event goes on.
+    let (count, mut writes) = (8 << 20, busy.0.try_clone().expect("a socket"));
+    let sender = std::thread::spawn(move || writes.write_all(&vec![b'x'; count]));
+    eventually("its event waits for the peer", || {
+        let sessions = site.sessions();
+        sessions.iter().any(|session| session["queued_bytes"].as_u64().is_some_and(|queued| queued > 0))
+    });
+    let command =
+        ["plugin", "--socket", socket.to_str().expect("a path"), "swap", "echo", file.to_str().expect("a path")];
+    let swap = Wharf::run(&command, site.folder.path());
+    swap.says("loading ");
+    swap.says("moving to b unversioned: 1 of 2 sessions moved");
+    let under_way = &site.ok("GET", "/v1/servers/echo/plugin/swap", json!({}))["under_way"];
+    assert_eq!((&under_way["stage"], &under_way["of"], &under_way["moved"]), (&json!("moving"), &json!(2), &json!(1)));
+    busy.skip(count * 3);
+    sender.join().expect("no panic").expect("it was sent");
+    eventually("the swap is over", || site.ok("GET", "/v1/servers/echo/plugin/swap", json!({}))["under_way"].is_null());
+    next(&mut idle, 'b', 1, 2);
 }

@@ -69,6 +69,7 @@ impl ServerHandle {
         let service = &self.service;
         let _alone = self.alone_and_without_canary().await?;
         let before = service.procedure();
+        let _under_way = service.begins_with(plugin.label());
         // Nothing is new then; but sessions that were left on another version may be asked again.
         let next = match same(before.plugin(), &plugin) {
             true => Arc::clone(&before),
@@ -105,6 +106,7 @@ impl ServerHandle {
         // What is in force goes on being watched.
         let kept = service.guard().as_ref().map(|guard| Arc::clone(guard.before()));
         bounded_beside(service, &before, &plugin, kept.as_ref())?;
+        let _under_way = service.begins_with(plugin.label());
         let next = self.ready(&before, plugin).await?;
         let number = service.history().put(&next, How::Canary, Standing::Canary);
         let canary = Arc::new(Canary::new(Arc::clone(&next), Arc::clone(&before), number, rules));
@@ -135,6 +137,7 @@ impl ServerHandle {
         let service = &self.service;
         let _alone = self.alone().await?;
         let canary = service.canary.load_full().ok_or(SwapError::NoCanary)?;
+        let _under_way = service.begins(&canary.procedure);
         self.written(promote(service, &canary).await?).await
     }
 
@@ -155,6 +158,7 @@ impl ServerHandle {
             None => self.load_again(generation).await?,
         };
         let bad = service.procedure();
+        let _under_way = service.begins_with(plugin.label());
         let next = self.ready(&bad, plugin).await?;
         let policy = service.terms().rules.policy;
         let mut report = SwapReport { from: bad.plugin().label(), to: next.plugin().label(), ..SwapReport::default() };

@@ -237,6 +237,7 @@ pub(in crate::server) async fn hand_over(
     let mut busy = Vec::new();
     let goes_on = AtomicBool::new(true);
     let (all, mut answers) = (live.len(), 0);
+    service.asks(all, next);
     let live = stream::iter(live).take_while(|_| ready(goes_on.load(Ordering::Relaxed)));
     let mut asked = live.map(ask).buffer_unordered(MOVING_MAX);
     while let Some(answer) = asked.next().await {

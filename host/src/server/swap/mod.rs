@@ -2,12 +2,14 @@
 
 mod calls;
 mod live;
+mod progress;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use live::SWAP_DEADLINE;
 pub(super) use live::{Live, Outcome, begun, bounded, hand_over, introduce, on, others, published, put_back};
+pub use progress::{SwapSeen, SwapStage};
 
 use super::service::Service;
 use super::versions::{SwapRules, VERSIONS_MAX};
@@ -167,6 +169,7 @@ impl SwapReport {
             // Logged and counted as the fault that it is.
             Some(Handed::Lost(fault)) => *self.lost.entry(fault.kind.name().into_owned()).or_default() += 1,
         }
+        service.answered(self);
     }
 
     fn is_hopeless(&self, rules: &SwapRules) -> bool {

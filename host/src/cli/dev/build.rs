@@ -1,0 +1,70 @@
+//! Runs a plugin's build for `wharf dev`, and shows what it says as it comes.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::mpsc;
+
+use super::output::{LINE_MAX_BYTES, Shown};
+use crate::plugin::Manifest;
+
+/// Lines that wait to be shown; a build that says more waits.
+const LINES_WAITING_MAX: usize = 64;
+/// What a build that has ended may leave running has so long to close its output.
+const CLOSING_MAX: Duration = Duration::from_secs(1);
+
+/// Runs the build to its end. Dropping the future ends it.
+///
+/// # Errors
+/// [`BuildError`](crate::plugin::BuildError), or there are no more descriptors.
+pub(super) async fn run(manifest: &Manifest) -> Result<()> {
+    let (output, input) = std::io::pipe()?;
+    let (lines, mut said) = mpsc::channel(LINES_WAITING_MAX);
+    let mut reading = pin!(read(Receiver::from_owned_fd(output.into())?, lines));
+    let mut building = pin!(manifest.run_build_into(Some(input)));
+    let (mut shown, mut is_open) = (Shown::default(), true);
+    let built = loop {
+        tokio::select! {
+            biased;
+            Some(line) = said.recv() => shown.line(&line),
+            () = &mut reading, if is_open => is_open = false,
+            built = &mut building => break built,
+        }
+    };
+    let rest = async {
+        loop {
+            tokio::select! {
+                biased;
+                line = said.recv() => match line {
+                    Some(line) => shown.line(&line),
+                    None => return,
+                },
+                () = &mut reading, if is_open => is_open = false,
+            }
+        }
+    };
+    // Whatever it has started may hold its output for ever.
+    let _ = tokio::time::timeout(CLOSING_MAX, rest).await;
+    shown.end();
+    Ok(built?)
+}
+
+/// Cuts what comes into lines, none of them longer than may be.
+async fn read(mut stream: impl AsyncRead + Unpin, lines: mpsc::Sender<Vec<u8>>) {
+    let (mut buffer, mut line) = ([0; LINE_MAX_BYTES], Vec::new());
+    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+        for &byte in &buffer[..count] {
+            line.push(byte);
+            if (byte == b'\n' || line.len() >= LINE_MAX_BYTES) && lines.send(std::mem::take(&mut line)).await.is_err() {
+                return;
+            }
+        }
+    }
+    if !line.is_empty() {
+        // Nobody may be there any more to show it.
+        let _ = lines.send(line).await;
+    }
+}

@@ -1,0 +1,121 @@
+//! `wharf dev`: build, serve, and build again when the source changes.
+
+mod build;
+mod output;
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use self::output::{say, swapped, took};
+use self::watch::{Changes, watch};
+use super::args::DevArgs;
+use super::signals::Signals;
+use crate::config::default_cache_dir;
+use crate::net::SocketOptions;
+use crate::plugin::{Compiler, Grants, MANIFEST_FILE, Manifest, Plugin};
+use crate::server::{Host, HostConfig, ServerHandle, SwapPolicy};
+
+/// Where a plugin in development listens.
+const LISTEN_DEFAULT: &str = "127.0.0.1:7000";
+/// How long live sessions may take to end at the end.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+pub(super) fn run(arguments: &DevArgs) -> Result<()> {
+    let manifest = Manifest::read(&arguments.folder)?;
+    let folder = manifest.folder.clone();
+    let Some(build) = &manifest.build else {
+        bail!(
+            "{}: no `[build]`: `wharf dev` needs to know how to build the plugin; `wharf serve --plugin` serves one \
+             that is built",
+            folder.join(MANIFEST_FILE).display()
+        );
+    };
+    let host = Host::new(&HostConfig {
+        cache_dir: default_cache_dir(),
+        compiler: Some(Compiler::this_program()),
+        ..HostConfig::default()
+    })?;
+    let changes = watch(&manifest, build)?;
+    let runtime = host.runtime().clone();
+    runtime.block_on(develop(arguments, host, folder, changes))
+}
+
+async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: Changes) -> Result<()> {
+    let mut signals = Signals::listen()?;
+    let mut server: Option<ServerHandle> = None;
+    let mut why = None;
+    loop {
+        let attempt = tokio::select! {
+            attempt = build_and_load(&host, &folder, why.as_deref()) => attempt,
+            _ = signals.next() => break,
+        };
+        match (attempt, &server) {
+            (Ok(plugin), Some(server)) => swap(server, plugin).await,
+            (Ok(plugin), None) => {
+                let started = start(arguments, &host, plugin).await?;
+                say(&format!(
+                    "version 1 is in force: {}; listening on {}",
+                    started.plugin().label(),
+                    started.address()
+                ));
+                server = Some(started);
+            }
+            (Err(error), Some(_)) => say(&format!("{error:#}; the build before it goes on serving")),
+            (Err(error), None) => say(&format!("{error:#}; waiting for a change")),
+        }
+        tokio::select! {
+            changed = changes.settled() => why = Some(changed),
+            _ = signals.next() => break,
+        }
+    }
+    if let Some(server) = server {
+        tracing::info!(grace = ?STOP_GRACE, "stopping");
+        signals.stop(&server, STOP_GRACE).await;
+    }
+    Ok(())
+}
+
+/// Dropping the future ends a build.
+async fn build_and_load(host: &Host, folder: &Path, why: Option<&str>) -> Result<Arc<Plugin>> {
+    // Read again each time: the manifest may be what changed.
+    let manifest = Manifest::read(folder)?;
+    if let Some(build) = &manifest.build {
+        let why = why.map(|why| format!(", {why}")).unwrap_or_default();
+        say(&format!("building{why}: {}", build.command.join(" ")));
+        let start = Instant::now();
+        let built = build::run(&manifest).await;
+        let took = took(start.elapsed());
+        built.with_context(|| format!("the build failed after {took}"))?;
+        say(&format!("built in {took}"));
+    }
+    let component = manifest.component.strip_prefix(folder).unwrap_or(&manifest.component).display();
+    say(&format!("compiling and checking {component}"));
+    let (host, folder, start) = (host.clone(), folder.to_owned(), Instant::now());
+    let grants: Grants = manifest.grants.iter().copied().collect();
+    let plugin = tokio::task::spawn_blocking(move || host.loader().load(&folder, &grants)).await??;
+    say(&format!("checked in {}", took(start.elapsed())));
+    Ok(Arc::new(plugin))
+}
+
+async fn swap(server: &ServerHandle, plugin: Arc<Plugin>) {
+    let (start, before) = (Instant::now(), server.plugin());
+    let same = before.digest() == plugin.digest() && before.label() == plugin.label();
+    match server.swap(plugin, SwapPolicy::HandOff).await {
+        Ok(report) if same && report.moved == 0 => say("the component is the same as before: nothing to swap"),
+        Ok(report) => say(&swapped(&report, &took(start.elapsed()))),
+        Err(error) => say(&format!("{error}; the build before it goes on serving")),
+    }
+}
+
+async fn start(arguments: &DevArgs, host: &Host, plugin: Arc<Plugin>) -> Result<ServerHandle> {
+    let fallback = LISTEN_DEFAULT.parse().context("the default address")?;
+    let listen = arguments.server.listen.unwrap_or(fallback);
+    // Development restarts often, so lingering connections of the last run are no obstacle.
+    let options = SocketOptions { reuse_address: true, no_delay: true, ..SocketOptions::default() };
+    let server = arguments.server.describe(listen, options).host(host).loaded_plugin(plugin);
+    Ok(tokio::task::spawn_blocking(move || server.start()).await??)
+}

@@ -1,0 +1,112 @@
+//! Says on standard error how far a swap is while its answer is waited for. On a terminal one line that changes; otherwise lines.
+
+use std::io::{IsTerminal, Write};
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::ctl::Ask;
+use crate::control::{Client, ClientError};
+
+/// How often it is asked for.
+const ASKED_EVERY: Duration = Duration::from_millis(200);
+/// How long the answer to that may take; without one nothing is said.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// Without a terminal, the least time between two lines about the same stage.
+const SAID_EVERY: Duration = Duration::from_secs(1);
+
+/// Asks, and watches the swap at `path` meanwhile.
+///
+/// # Errors
+/// [`ClientError`], of what was asked.
+pub(super) async fn watched(client: &Client, ask: Ask, path: &str) -> Result<Bytes, ClientError> {
+    let mut said = Said { terminal: std::io::stderr().is_terminal(), ..Said::default() };
+    let mut asked = pin!(client.ask(ask.method, &ask.path, ask.body));
+    let mut ticks = tokio::time::interval(ASKED_EVERY);
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut asked => {
+                said.end();
+                return answer;
+            }
+            _ = ticks.tick() => {
+                // A process that does not know how far it is does the rest all the same.
+                let seen = tokio::time::timeout(ANSWER_MAX, client.ask("GET", path, Vec::new())).await;
+                if let Ok(Ok(seen)) = seen {
+                    said.hear(&serde_json::from_slice(&seen).unwrap_or_default());
+                }
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Said {
+    terminal: bool,
+    line: String,
+    stage: String,
+    at: Option<Instant>,
+}
+
+impl Said {
+    fn hear(&mut self, seen: &Value) {
+        let Some(line) = line(&seen["under_way"]).filter(|line| *line != self.line) else { return };
+        let stage = seen["under_way"]["stage"].as_str().unwrap_or_default();
+        let soon = self.at.is_some_and(|at| at.elapsed() < SAID_EVERY);
+        if soon && !self.terminal && stage == self.stage {
+            return;
+        }
+        (self.at, self.stage) = (Some(Instant::now()), stage.to_owned());
+        let mut out = std::io::stderr();
+        // Nobody may be looking.
+        let _ = match self.terminal {
+            true => write!(out, "\r\x1b[K{line}"),
+            false => writeln!(out, "{line}"),
+        };
+        self.line = line;
+    }
+
+    fn end(&self) {
+        if self.terminal && !self.line.is_empty() {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+/// What a swap is doing, in one line. `None`: none is under way.
+fn line(under_way: &Value) -> Option<String> {
+    let to = super::printable(under_way["to"].as_str()?);
+    let count = |key: &str| under_way[key].as_u64().unwrap_or(0);
+    let mut words = match under_way["stage"].as_str()? {
+        "moving" => format!("moving to {to}: {} of {} sessions moved", count("moved"), count("of")),
+        "moving-back" => format!("{to} is taken back: {} of {} sessions moved back", count("moved"), count("of")),
+        _ => return Some(format!("trying {to}")),
+    };
+    for (key, what) in [("stayed", "stayed"), ("ended", "ended")] {
+        if count(key) > 0 {
+            words.push_str(&format!(", {} {what}", count(key)));
+        }
+    }
+    Some(words)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_swap_says_how_many_of_how_many_have_moved_and_how_many_have_not() {
+        let mut seen = json!({ "to": "echo 2", "stage": "trying", "of": 0, "moved": 0, "stayed": 0, "ended": 0 });
+        assert_eq!(line(&seen).as_deref(), Some("trying echo 2"));
+        (seen["stage"], seen["of"], seen["moved"]) = (json!("moving"), json!(1_000), json!(120));
+        assert_eq!(line(&seen).as_deref(), Some("moving to echo 2: 120 of 1000 sessions moved"));
+        seen["stayed"] = json!(3);
+        assert_eq!(line(&seen).as_deref(), Some("moving to echo 2: 120 of 1000 sessions moved, 3 stayed"));
+        assert_eq!(line(&Value::Null), None);
+    }
+}
