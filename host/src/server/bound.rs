@@ -180,8 +180,9 @@ impl Prepared {
         }
     }
 
-    /// Puts it in force for the newcomers of a server that runs. Everybody inside stays as they are.
-    pub(super) fn apply(self, host: &Host, service: &Service) {
+    /// Puts it in force for the newcomers of a server that runs. Everybody inside stays as they are, but for sessions of a canary that
+    /// ends by it: what they are on. Whoever calls holds the lock of swaps.
+    pub(super) fn apply(self, host: &Host, service: &Service) -> Option<Arc<EventProcedure>> {
         let tenant = host.tenant(&self.tenant());
         // The description was checked, and these are its limits.
         let _ = service.gate.change(self.description.throttle.into());
@@ -197,19 +198,24 @@ impl Prepared {
         let procedure = self.procedure(&service.name, &service.counters, &tenant);
         // A shared instance lives on where nothing about it has changed, with all that is in its memory.
         let before = service.procedure();
+        let mut tried = None;
         if !before.is_like(&procedure) {
             let procedure = Arc::new(procedure);
-            service.forget_canary();
+            tried = service.forget_canary();
             service.procedure.store(Arc::clone(&procedure));
             let mut history = service.history();
             match same(before.plugin(), &self.plugin) {
-                true => drop(history.put_in_force(&procedure)),
+                true => {
+                    history.put_in_force(&procedure);
+                    service.watch_on(&procedure, &before);
+                }
                 false => drop(history.put(&procedure, How::Reload, Standing::InForce)),
             }
         }
         service.history().configure(&self.configured);
         // The accepting task may be waiting for a moment that was moved.
         service.steer(|_| true);
+        tried
     }
 }
 
@@ -268,6 +274,7 @@ impl Bound {
             records: host.records().cloned(),
             guard: Mutex::default(),
             entrance: tokio::sync::RwLock::default(),
+            publishing: Mutex::default(),
             swapping: tokio::sync::Mutex::default(),
             course: watch::Sender::new(Course::new()),
             notices: watch::Sender::new(Notice {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::MutexGuard;
 
 use super::live::{bounded, give, published, put_in_force};
-use super::{Outcome, SwapError, SwapPolicy, SwapReport, hand_over, introduce, on, same};
+use super::{Outcome, SwapError, SwapPolicy, SwapReport, hand_over, introduce, on, outlasts, same};
 use crate::plugin::{EventProcedure, Plugin, try_out};
 use crate::server::handle::ServerHandle;
 use crate::server::procure::{ProcureError, again, bytes_of, procure};
@@ -83,6 +83,7 @@ impl ServerHandle {
         if introduce(service, &next, policy, &mut report, publish).await? == Outcome::CalledOff {
             return Ok(report);
         }
+        outlasts(service, &before, &next)?;
         self.written(report).await
     }
 
@@ -103,11 +104,14 @@ impl ServerHandle {
             return Err(SwapError::Canary("file", "it is what is in force".into()));
         }
         let next = self.ready(&before, plugin).await?;
-        let number = service.history().put(&next, How::Canary, Standing::Canary);
-        let canary = Arc::new(Canary::new(Arc::clone(&next), Arc::clone(&before), number, rules));
+        let canary = service.unless_stopping(|| {
+            let number = service.history().put(&next, How::Canary, Standing::Canary);
+            let canary = Arc::new(Canary::new(Arc::clone(&next), Arc::clone(&before), number, rules));
+            service.canary.store(Some(Arc::clone(&canary)));
+            canary
+        })?;
         let (from, to) = (before.plugin().label(), next.plugin().label());
-        let mut report = SwapReport { from, to, generation: number, ..SwapReport::default() };
-        service.canary.store(Some(Arc::clone(&canary)));
+        let mut report = SwapReport { from, to, generation: canary.number(), ..SwapReport::default() };
         // At once, so that it comes to an end even where nobody waits for what follows.
         self.host().runtime().spawn(judge(Arc::downgrade(service), Arc::clone(&canary)));
         CanaryBegan { server: &service.name, plugin: &report.to, share: rules.share, lasts: rules.duration }.emit();
@@ -166,6 +170,7 @@ impl ServerHandle {
         if give(service, &next, policy, &mut report, publish).await? == Outcome::CalledOff {
             return Ok(report);
         }
+        outlasts(service, &bad, &next)?;
         self.written(report).await
     }
 

@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use live::SWAP_DEADLINE;
-pub(super) use live::{Live, Outcome, begun, hand_over, introduce, on, others, published, put_back};
+pub(super) use live::{
+    Live, Outcome, begun, hand_over, introduce, on, on_build, others, outlasts, published, put_back,
+};
 
 use super::service::Service;
 use super::versions::{SwapRules, VERSIONS_MAX};
