@@ -39,9 +39,12 @@ fn upgrade(site: &Site, arguments: &[&str]) -> Output {
 
 fn upgraded(site: &Site, arguments: &[&str]) -> (Heir, Value) {
     let output = upgrade(site, &[&["--json"], arguments].concat());
-    assert!(output.status.success(), "{}", said(&output));
-    let answer = serde_json::from_slice(&output.stdout).expect("JSON");
-    (Heir::of(&answer), answer)
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
+    let heir = Heir::of(&answer);
+    let stays = |(why, _): (&String, &Value)| !["ended", "ending", "fault"].contains(&why.as_str());
+    let stayed = answer["stayed"].as_object().into_iter().flatten().any(stays);
+    assert_eq!(output.status.code(), Some(if stayed { 5 } else { 0 }), "{}", said(&output));
+    (heir, answer)
 }
 
 fn status(site: &Site) -> Value {
@@ -205,6 +208,26 @@ fn a_session_that_the_new_process_cannot_restore_goes_on_where_it_was() {
     let mut fresh = Client::connect(site.address());
     next(&mut fresh, 1);
     assert_eq!(site.sessions().len(), 1);
+}
+
+#[test]
+fn whoever_asks_for_another_process_is_told_how_many_stayed() {
+    let site = Site::default();
+    let mut clients: Vec<_> = (0..3).map(|_| Client::connect(site.address())).collect();
+    for client in &mut clients {
+        client.echo("one");
+    }
+    let output = upgrade(&site, &["--drain", "1h"]);
+    assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(told.contains("3 sessions stayed in the old process"), "{told}");
+    // Nobody is in the new one, so that nobody stays.
+    let output = upgrade(&site, &["--json"]);
+    assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]), "{}", said(&output));
+    let _heir = Heir::of(&serde_json::from_slice(&output.stdout).expect("JSON"));
+    for client in &mut clients {
+        client.echo("two");
+    }
 }
 
 #[test]

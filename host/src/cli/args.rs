@@ -65,7 +65,8 @@ pub(super) enum Verb {
     Ctl(CtlArgs),
     /// Swap plugins of a running `wharf serve` under its live sessions; push plugins to registries and pull them.
     Plugin(PluginArgs),
-    /// Put a new process in the place of a running `wharf serve`: it takes over the sockets, and the sessions that can move.
+    /// Put a new process in the place of a running `wharf serve`: it takes over the sockets, and the sessions that can move. Exit code
+    /// 5 where sessions stayed.
     Upgrade(UpgradeArgs),
     /// Show servers, events, budgets and faults live, until q or Ctrl-C.
     Top(TopArgs),

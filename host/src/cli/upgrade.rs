@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Args;
 use sd_notify::NotifyState;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{Mutex, watch};
 
 use super::ctl::{self, Ask};
@@ -24,6 +24,8 @@ use crate::server::{Fleet, Inheritance, hand_over};
 const MARK: &str = "WHARF_TAKES_OVER";
 /// What systemd says to one process and not to the next.
 const OTHERS: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
+/// The exit code where sessions stayed that could not move, as for `wharf plugin swap`.
+const STAYED: u8 = 5;
 /// How long a program that said nothing more may take to end.
 const END_MAX: Duration = Duration::from_secs(1);
 
@@ -46,7 +48,8 @@ pub(super) struct UpgradeArgs {
     json: bool,
 }
 
-/// Asks the running process.
+/// Asks the running process. 0: the new one serves, and all sessions have moved. 5: it serves, and some stayed. The others as for `wharf
+/// ctl`: 1 where nothing was changed.
 pub(super) fn run(arguments: &UpgradeArgs) -> ExitCode {
     let program = match arguments.program.as_ref().map(std::path::absolute).transpose() {
         Ok(program) => program,
@@ -54,7 +57,21 @@ pub(super) fn run(arguments: &UpgradeArgs) -> ExitCode {
     };
     let body = json!({ "program": program, "timeout": arguments.timeout, "drain": arguments.drain });
     let ask = Ask::with("POST", "/v1/upgrade".into(), body);
-    ctl::send(arguments.socket.clone(), ask, arguments.json, |_| 0)
+    ctl::send(arguments.socket.clone(), ask, arguments.json, |answer| {
+        let stayed = stayed(&answer["stayed"]);
+        if stayed == 0 {
+            return 0;
+        }
+        eprintln!("wharf: {stayed} sessions stayed in the old process, which ends once they have");
+        STAYED
+    })
+}
+
+/// How many sessions go on in the old process. Those that were over meanwhile do not.
+fn stayed(reasons: &Value) -> u64 {
+    let over = ["ended", "ending", "fault"];
+    let staying = reasons.as_object().into_iter().flatten().filter(|(why, _)| !over.contains(&why.as_str()));
+    staying.filter_map(|(_, count)| count.as_u64()).sum()
 }
 
 /// What the process before this one offers, where there is one.

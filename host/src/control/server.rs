@@ -109,6 +109,7 @@ pub struct Control {
 /// The API, reachable and silent: whoever asks waits until there is somebody to answer. Dropping it closes it.
 pub struct Opening {
     control: Control,
+    socket: PathBuf,
     served: oneshot::Sender<(Arc<Fleet>, Reload, Option<Upgrade>)>,
     adopted: Vec<Door>,
 }
@@ -118,7 +119,9 @@ impl Opening {
     #[must_use]
     pub fn serve(self, fleet: Arc<Fleet>, reload: Reload, upgrade: Option<Upgrade>) -> Control {
         // It fails only where the thread is gone, and then nobody can be answered.
-        let _ = self.served.send((fleet, reload, upgrade));
+        if self.served.send((fleet, reload, upgrade)).is_ok() {
+            ControlOpened { socket: &self.socket, address: self.control.address }.emit();
+        }
         self.control
     }
 
@@ -183,9 +186,8 @@ impl Control {
         })?;
         let gone = |_| ControlError::Thread(io::Error::other("it ended"));
         let (address, adopted) = opened.recv().map_err(gone)??;
-        ControlOpened { socket: &socket, address }.emit();
         let control = Self { address, thread: Some(thread), stop: Some(stop) };
-        Ok(Opening { control, served, adopted })
+        Ok(Opening { control, socket, served, adopted })
     }
 
     /// The loopback address, with its real port.

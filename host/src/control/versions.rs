@@ -76,7 +76,7 @@ fn refused(error: SwapError) -> Problem {
         SwapError::TooManyVersions(_) => Problem::conflict("too-many-versions", text),
         SwapError::NothingBefore | SwapError::Gone { .. } => Problem::conflict("nothing-before", text),
         SwapError::NotRecorded(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "not-recorded", text),
-        SwapError::Canary(..) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-value", text),
+        SwapError::Canary(..) => Problem::new(StatusCode::BAD_REQUEST, "bad-value", text),
         _ => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-plugin", text),
     }
 }

@@ -2,18 +2,18 @@
 //! are limited, and where it dies the load is refused.
 
 use std::io::{self, Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setpriority_process, setrlimit};
 use wasmtime::{Result, bail, format_err};
 
 use super::compile::compile;
 use super::engine;
+use super::patience::Patience;
 use super::source::COMPONENT_MAX_BYTES;
 
 /// The verb of the program that compiles. Its arguments are the two limits.
@@ -66,35 +66,40 @@ impl Compiler {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            // So that what it starts itself can be ended with it.
+            .process_group(0)
             .spawn()
             .map_err(|error| format_err!("the compiler did not start: {}: {error}", self.program.display()))?;
-        let (Some(mut input), Some(output), Some(said)) =
+        let (Some(input), Some(mut output), Some(mut said)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(end(&mut child, "it has no pipes"));
         };
-        let until = Instant::now() + self.time_max;
+        let patience = Patience::of(self.time_max);
         let late = || format!("it took longer than {:?} (`host.compile_timeout`)", self.time_max);
         thread::scope(|scope| {
-            let (done, finished) = sync_channel(1);
+            // Whoever else has its pipes open, which it may have seen to, nobody here waits for them once this is over.
+            let over = patience.over_at_drop();
             // Where it dies early this fails, and its end says why.
-            scope.spawn(move || drop(input.write_all(bytes)));
-            let said = scope.spawn(move || bounded(said, MESSAGE_MAX_BYTES));
-            scope.spawn(move || drop(done.send(bounded(output, CODE_MAX_BYTES))));
-            let Ok(code) = finished.recv_timeout(self.time_max) else {
-                return Err(end(&mut child, &late()));
-            };
-            let code = match code {
+            scope.spawn(|| {
+                // Closed by this, so that it hears the end.
+                let mut input = input;
+                drop(patience.write(&mut input, bytes));
+            });
+            let said = scope.spawn(|| patience.read(&mut said, MESSAGE_MAX_BYTES));
+            let code = match patience.read(&mut output, CODE_MAX_BYTES) {
                 Ok(code) => code,
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(end(&mut child, &late())),
                 Err(error) => return Err(end(&mut child, &format!("its machine code could not be read: {error}"))),
             };
             if code.len() as u64 > CODE_MAX_BYTES {
                 return Err(end(&mut child, &format!("its machine code is longer than {CODE_MAX_BYTES} bytes")));
             }
             // It has nothing more to do than to end, and may have been made not to.
-            let Some(status) = exited(&mut child, until)? else {
+            let Some(status) = exited(&mut child, patience.until())? else {
                 return Err(end(&mut child, &late()));
             };
+            drop(over);
             let said = said.join().map_err(|_| format_err!("the host could not hear what the compiler said"))??;
             if status.success() { Ok(code) } else { Err(self.reason(status, &String::from_utf8_lossy(&said))) }
         })
@@ -142,7 +147,8 @@ fn exited(child: &mut Child, until: Instant) -> io::Result<Option<ExitStatus>> {
 
 /// Ends it, and says why.
 fn end(child: &mut Child, why: &str) -> wasmtime::Error {
-    // It may have ended by itself just now.
+    // It may have ended by itself just now. Not waited for yet, so that its number is nobody else's.
+    let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
     let _ = child.kill();
     let _ = child.wait();
     format_err!("compiling it was given up: {why}")
@@ -217,6 +223,15 @@ mod tests {
         assert!(compiled_by("exec sleep 3600", Duration::from_millis(10)).contains("longer than 10ms"));
         let stays = "cat >/dev/null; exec >&- 2>&-; exec sleep 3600";
         assert!(compiled_by(stays, Duration::from_millis(200)).contains("longer than 200ms"));
+        let start = Instant::now();
+        // What it started has its pipes open still, and what left its group cannot even be ended.
+        let holds = "cat >/dev/null; sleep 30 & exit 0";
+        assert!(compiled_by(holds, Duration::from_millis(300)).contains("longer than 300ms"));
+        let holds = "cat >/dev/null; setsid sleep 31 >/dev/null & echo why >&2; exit 101";
+        assert!(compiled_by(holds, long).contains("gave up on it: why"));
+        let holds = "setsid sleep 30 & exec >&- 2>&-; exit 101";
+        assert!(compiled_by(holds, Duration::from_millis(400)).contains("longer than 400ms"));
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
         let missing = Compiler { program: "/nowhere".into(), ..Compiler::this_program() };
         assert!(format!("{:#}", missing.compile(b"").expect_err("there is none")).contains("/nowhere"));
     }

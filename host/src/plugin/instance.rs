@@ -91,7 +91,7 @@ pub(super) struct Context {
     pub(super) bucket: Bucket,
     pub(super) counters: Arc<Counters>,
     pub(super) account: Arc<Account>,
-    _kept: Option<Arc<dyn Any + Send + Sync>>,
+    kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// A plugin as the event procedure of one server. Cheap to clone.
@@ -112,7 +112,7 @@ impl EventProcedure {
         let bucket = Bucket::new(limits.log_lines_per_second);
         let variables = settings.clone().into_iter().collect();
         let context =
-            Context { server, settings: variables, written: settings, limits, bucket, counters, account, _kept: kept };
+            Context { server, settings: variables, written: settings, limits, bucket, counters, account, kept };
         let context = Arc::new(context);
         let shards = (shards > 0).then(|| Arc::new(Shards::new(shards)));
         Self { plugin, edition, context, shards }
@@ -132,6 +132,12 @@ impl EventProcedure {
             kept,
         };
         Self::new(plugin, binding)
+    }
+
+    /// The same build under the terms of another procedure of this server, with as many shards.
+    #[must_use]
+    pub fn under_terms_of(&self, other: &Self) -> Self {
+        other.with_plugin(Arc::clone(&self.plugin), self.context.kept.clone())
     }
 
     /// Whether instances of both are the same in every respect.

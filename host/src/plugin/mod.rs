@@ -20,6 +20,7 @@ mod instance;
 mod loader;
 mod manifest;
 mod output;
+mod patience;
 mod quiet;
 mod shared;
 mod source;

@@ -189,8 +189,9 @@ impl Prepared {
         }
     }
 
-    /// Puts it in force for the newcomers of a server that runs. Everybody inside stays as they are.
-    pub(super) fn apply(self, host: &Host, service: &Service) {
+    /// Puts it in force for the newcomers of a server that runs. Everybody inside stays as they are, but for sessions of a canary that
+    /// ends by it: what they are on. Whoever calls holds the lock of swaps.
+    pub(super) fn apply(self, host: &Host, service: &Service) -> Option<Arc<EventProcedure>> {
         let tenant = host.tenant(&self.tenant());
         // The description was checked, and these are its limits.
         let _ = service.gate.change(self.description.throttle.into());
@@ -206,21 +207,24 @@ impl Prepared {
         let procedure = self.procedure(&service.name, &service.counters, &tenant);
         // A shared instance lives on where nothing about it has changed, with all that is in its memory.
         let before = service.procedure();
+        let mut tried = None;
         if !before.is_like(&procedure) {
             let procedure = Arc::new(procedure);
-            service.forget_canary();
-            // What was before it is not gone back to any more.
-            *service.guard() = None;
+            tried = service.forget_canary();
             service.procedure.store(Arc::clone(&procedure));
-            let mut history = service.history();
-            match same(before.plugin(), &self.plugin) {
-                true => drop(history.put_in_force(&procedure)),
-                false => drop(history.put(&procedure, How::Reload, Standing::InForce)),
+            if same(before.plugin(), &self.plugin) {
+                service.history().put_in_force(&procedure);
+                service.watch_on(&procedure, &before);
+            } else {
+                service.history().put(&procedure, How::Reload, Standing::InForce);
+                // What was before it is not gone back to any more.
+                *service.guard() = None;
             }
         }
         service.history().configure(&self.configured);
         // The accepting task may be waiting for a moment that was moved.
         service.steer(|_| true);
+        tried
     }
 
     /// What its tasks share, with nobody listening yet.
@@ -260,6 +264,7 @@ impl Prepared {
             entrance: tokio::sync::RwLock::default(),
             swapping: tokio::sync::Mutex::default(),
             under_way: Mutex::default(),
+            publishing: Mutex::default(),
             course: watch::Sender::new(Course::new()),
             notices: watch::Sender::new(Notice {
                 number: 0,

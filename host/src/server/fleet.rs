@@ -13,6 +13,7 @@ use super::host::{Host, HostConfig};
 use super::service::FAREWELL_MAX;
 use super::succession::{LeftSession, LeftSocket};
 use super::tenants::TenantLimits;
+use crate::plugin::EventProcedure;
 
 /// What a reload is to lead to: what the servers share, and each server with its place in the file for messages.
 pub struct Plan {
@@ -52,6 +53,9 @@ impl PlanError {
         Self { mistakes: vec!["the host is stopping".into()] }
     }
 }
+
+/// A server under new terms, and the version of a canary that ended by them.
+type Reformed = (Arc<ServerHandle>, Option<Arc<EventProcedure>>);
 
 struct Entry {
     handle: Arc<ServerHandle>,
@@ -158,8 +162,8 @@ impl Fleet {
         let checked = tokio::task::spawn_blocking(move || fleet.check(plan)).await;
         let checked = checked.map_err(|_| PlanError::stopping())??;
         let (report, reformed) = self.put(checked, grace, &tenants)?;
-        for server in reformed {
-            server.record_reform().await;
+        for (server, tried) in reformed {
+            server.follow_reform(tried).await;
         }
         Ok(report)
     }
@@ -170,7 +174,7 @@ impl Fleet {
         checked: Checked,
         grace: Duration,
         tenants: &BTreeMap<String, TenantLimits>,
-    ) -> Result<(Reloaded, Vec<Arc<ServerHandle>>), PlanError> {
+    ) -> Result<(Reloaded, Vec<Reformed>), PlanError> {
         let Checked { same, fresh } = checked;
         let mut report = Reloaded::default();
         let mut reformed = Vec::new();
@@ -198,8 +202,8 @@ impl Fleet {
         }
         for (name, (prepared, description)) in same {
             if let Some(entry) = servers.get_mut(&name) {
-                entry.handle.reform(prepared);
-                reformed.push(Arc::clone(&entry.handle));
+                let tried = entry.handle.put_terms(prepared);
+                reformed.push((Arc::clone(&entry.handle), tried));
                 entry.description = description;
                 report.changed.push(name);
             }

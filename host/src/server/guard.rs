@@ -7,10 +7,10 @@ use futures_util::future::AbortHandle;
 
 use super::means;
 use super::service::Service;
-use super::swap::{hand_over, on, put_back};
+use super::swap::{hand_over, on_build, put_back, same};
 use super::versions::SwapRules;
 use crate::event::Peers;
-use crate::plugin::EventProcedure;
+use crate::plugin::{EventProcedure, Grants};
 
 /// A version that is watched, and the one before.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(crate) struct Guard {
     until: Instant,
     faults: u32,
     rules: SwapRules,
+    /// What both may import.
+    grants: Grants,
     /// Lets go of it when that is over.
     expiry: AbortHandle,
 }
@@ -38,7 +40,8 @@ impl Guard {
 
     /// A session of this version faulted, and so many others are there. Whether that is enough.
     fn fault(&mut self, of: &Arc<EventProcedure>, others: usize, now: Instant) -> bool {
-        if !Arc::ptr_eq(of, &self.new) || now > self.until {
+        // Some may be on it under the terms before a reload.
+        if !same(of.plugin(), self.new.plugin()) || now > self.until {
             return false;
         }
         self.faults += 1;
@@ -50,19 +53,37 @@ impl Guard {
 impl Service {
     /// Watches a version that was just swapped in, and lets go of the one before when that is over.
     pub(super) fn watch(self: &Arc<Self>, new: &Arc<EventProcedure>, before: &Arc<EventProcedure>) {
-        let rules = self.terms().rules;
+        let terms = self.terms();
+        let (rules, grants) = (terms.rules, terms.grants.clone());
         if rules.watch.is_zero() {
             *self.guard() = None;
             return;
         }
-        let (service, watched) = (Arc::downgrade(self), Arc::downgrade(new));
+        let (service, until) = (Arc::downgrade(self), means::now() + rules.watch);
         let expiry = means::beside(&self.runtime, async move {
             means::sleep(rules.watch).await;
-            let Some((service, watched)) = service.upgrade().zip(watched.upgrade()) else { return };
-            service.guard().take_if(|guard| Arc::ptr_eq(&guard.new, &watched));
+            let Some(service) = service.upgrade() else { return };
+            service.guard().take_if(|guard| guard.until == until);
         });
         let (new, before) = (Arc::clone(new), Arc::clone(before));
-        *self.guard() = Some(Guard { new, before, until: means::now() + rules.watch, faults: 0, rules, expiry });
+        *self.guard() = Some(Guard { new, before, until, faults: 0, rules, grants, expiry });
+    }
+
+    /// The version in force has other terms since a reload. Where it is watched it is watched on, and what it would go back to gets
+    /// those terms as well.
+    pub(super) fn watch_on(&self, new: &Arc<EventProcedure>, was: &Arc<EventProcedure>) {
+        let mut watching = self.guard();
+        let Some(guard) = watching.as_mut().filter(|guard| Arc::ptr_eq(&guard.new, was)) else { return };
+        if guard.grants != self.terms().grants {
+            // What is linked with others is not to come back.
+            *watching = None;
+            return;
+        }
+        guard.new = Arc::clone(new);
+        // With other shards it has no places for them, and keeps the terms that it had.
+        if new.shards() == guard.before.shards() {
+            guard.before = Arc::new(guard.before.under_terms_of(new));
+        }
     }
 
     /// A session on this version faulted by its plugin. Takes the version back where that is one too many.
@@ -85,7 +106,7 @@ async fn take_back(service: Arc<Service>, bad: Arc<EventProcedure>, before: Arc<
     }
     service.forget_faults();
     if before.hands_over() && bad.hands_over() {
-        let live = on(&service, &bad);
+        let live = on_build(&service, &bad);
         hand_over(&service, &before, live, &mut super::SwapReport::default()).await;
     }
     service.record_quietly().await;

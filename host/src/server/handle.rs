@@ -16,7 +16,7 @@ use super::succession::OpenSocket;
 use crate::admission::{Change, Throttle, ThrottleError};
 use crate::event::Priority;
 use crate::net::{Credentials, CredentialsError, Security};
-use crate::plugin::Plugin;
+use crate::plugin::{EventProcedure, Plugin};
 use crate::telemetry::{CredentialsRenewed, Snapshot};
 
 /// Most bytes of [`ServerHandle::set_data`].
@@ -202,23 +202,34 @@ impl ServerHandle {
     }
 
     /// Replaces everything that may change while it runs by what `prepared` says: limits, networks, timeouts, priority,
-    /// settings, credentials, plugin. Live sessions keep what they have.
-    pub fn reform(&self, prepared: Prepared) {
-        prepared.apply(&self.host, &self.service);
-        self.service.steer(|_| true);
+    /// settings, credentials, plugin. Live sessions keep what they have, but for those of a canary that ends by this, which go back.
+    /// Waits for a swap that is under way, and one that comes meanwhile waits. Dropping the future before it has begun changes
+    /// nothing; later it may leave sessions of a canary on it.
+    pub async fn reform(&self, prepared: Prepared) {
+        let _alone = self.versions_stay().await;
+        let tried = self.put_terms(prepared);
+        self.follow_reform(tried).await;
+    }
+
+    /// The first part of it, of those who have seen to it that versions stay. What is to be brought back in the second.
+    pub(super) fn put_terms(&self, prepared: Prepared) -> Option<Arc<EventProcedure>> {
+        prepared.apply(&self.host, &self.service)
+    }
+
+    /// The second part: sessions of a canary that it ended go back, and what the description names now is recorded, where something was
+    /// recorded of its versions before.
+    pub(super) async fn follow_reform(&self, tried: Option<Arc<EventProcedure>>) {
+        if let Some(tried) = tried {
+            self.service.bring_back(&tried).await;
+        }
+        if self.service.history().seen().len() > 1 {
+            self.service.record_quietly().await;
+        }
     }
 
     /// Until this is dropped no version of its plugin comes or goes; those that are to wait.
     pub(super) async fn versions_stay(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.service.swapping.lock().await
-    }
-
-    /// Where something was recorded of its versions, what the description names now is recorded, too. Its versions are to stay
-    /// meanwhile.
-    pub(super) async fn record_reform(&self) {
-        if self.service.history().seen().len() > 1 {
-            self.service.record_quietly().await;
-        }
     }
 
     /// Puts credentials in force for newcomers. Blocks while files are read.

@@ -15,7 +15,7 @@ use super::lanes::Lanes;
 use super::lock::Holder;
 use super::means;
 use super::registry::Registry;
-use super::swap::SwapSeen;
+use super::swap::{SwapError, SwapSeen};
 use super::tenants::Tenant;
 use super::versions::{Canary, History, RecordError, StateFolder, SwapRules};
 use crate::admission::{Gate, Network, Throttle};
@@ -91,6 +91,8 @@ pub(crate) struct Service {
     pub(super) records: Option<Arc<StateFolder>>,
     /// Held by those who start; whoever moves all sessions together closes it for a moment.
     pub(crate) entrance: tokio::sync::RwLock<()>,
+    /// Held while a version is put in force, and while the server begins to stop.
+    pub(super) publishing: Mutex<()>,
     /// One swap at a time.
     pub(super) swapping: tokio::sync::Mutex<()>,
     /// How far it is.
@@ -296,8 +298,18 @@ impl Service {
         });
     }
 
+    /// Does what is not to come after the server began to stop.
+    ///
+    /// # Errors
+    /// [`SwapError::Stopping`]; it was not done.
+    pub(super) fn unless_stopping<T>(&self, act: impl FnOnce() -> T) -> Result<T, SwapError> {
+        let _not_stopping = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.status().is_final() { Err(SwapError::Stopping) } else { Ok(act()) }
+    }
+
     /// True where it was not stopping before.
     pub(super) fn begin_stop(&self) -> bool {
+        let _nothing_comes = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let begun = self.steer(|course| {
             let running = !course.status.is_final();
             if running {

@@ -4,17 +4,22 @@
 //! with the new version while another does with the old one. Newcomers wait before their first event.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use tokio::sync::{oneshot, watch};
 
 use super::means;
 use super::service::Service;
-use super::swap::{Live, SwapReport, begun, others};
+use super::swap::{Live, SwapError, SwapReport, begun, others};
 use crate::event::Port;
 use crate::plugin::EventProcedure;
 use crate::session::Handed;
+
+/// How late after the deadline it may still be decided that all move...
+const DECISION_LATE_MAX: Duration = Duration::from_secs(15);
+/// ...and how late a session still hears it. Longer, so that none has gone on by itself when it is decided.
+const VERDICT_LATE_MAX: Duration = Duration::from_secs(60);
 
 /// One that is ready, or is over, or is not ready in time or at all.
 enum Prepared {
@@ -26,12 +31,15 @@ enum Prepared {
 
 /// Moves all sessions that are on another version than this, and calls `publish` when every one of them waits. False where nothing
 /// was changed.
+///
+/// # Errors
+/// Those of `publish`; nothing was changed.
 pub(super) async fn move_all(
     service: &Arc<Service>,
     next: &Arc<EventProcedure>,
     report: &mut SwapReport,
-    publish: impl FnOnce() -> u64,
-) -> bool {
+    publish: impl FnOnce() -> Result<u64, SwapError>,
+) -> Result<bool, SwapError> {
     // Nobody starts meanwhile.
     let closed = service.entrance.write().await;
     let live = others(service, next);
@@ -40,16 +48,21 @@ pub(super) async fn move_all(
     if stuck > 0 {
         (0..stuck).for_each(|_| report.stay("no-handoff"));
         (stuck..live.len()).for_each(|_| report.stay("called-off"));
-        return false;
+        return Ok(false);
     }
-    let deadline = means::now() + service.terms().rules.prepare;
+    let patience = service.terms().rules.prepare;
+    let deadline = means::now() + patience;
     service.asks(live.len(), next);
     let (decide, verdict) = watch::channel(None);
-    let prepared = join_all(live.into_iter().map(|one| prepare(one, next, verdict.clone(), deadline))).await;
-    let all = prepared.iter().all(|one| matches!(one, Prepared::Ready(..) | Prepared::Ended));
-    if all {
-        report.generation = publish();
+    let waits = || (verdict.clone(), patience + VERDICT_LATE_MAX);
+    let prepared = join_all(live.into_iter().map(|one| prepare(one, next, waits(), deadline))).await;
+    let all_ready = prepared.iter().all(|one| matches!(one, Prepared::Ready(..) | Prepared::Ended));
+    // Once the first may have lost patience, nobody knows any more who would move.
+    let published = (all_ready && means::now() < deadline + DECISION_LATE_MAX).then(publish).transpose();
+    if let Ok(Some(number)) = published {
+        report.generation = number;
     }
+    let all = matches!(published, Ok(Some(_)));
     // Those that are ready go on at once.
     let _ = decide.send(Some(all));
     // Whoever starts now meets what was decided, and those that wait for their turn to follow it hold up nobody.
@@ -68,17 +81,17 @@ pub(super) async fn move_all(
             },
         }
     }
-    all
+    published.map(|_| all)
 }
 
 async fn prepare(
     (line, successor): Live,
     next: &Arc<EventProcedure>,
-    verdict: watch::Receiver<Option<bool>>,
+    (verdict, patience): (watch::Receiver<Option<bool>>, Duration),
     deadline: Instant,
 ) -> Prepared {
     let session = line.info().id;
-    let (mut ready, reported) = successor.ask_together(Arc::clone(next), verdict);
+    let (mut ready, reported) = successor.ask_together(Arc::clone(next), verdict, patience);
     line.look_for_successor();
     match means::by(deadline, &mut ready).await {
         Some(Ok(())) => Prepared::Ready(session, reported),

@@ -38,17 +38,20 @@ pub(super) struct Handover<P> {
 pub(super) struct Ballot {
     ready: Option<oneshot::Sender<()>>,
     verdict: watch::Receiver<Option<bool>>,
+    /// How long it waits for the verdict. Then it does not move.
+    pub(super) patience: Duration,
 }
 
 impl Ballot {
-    /// Says that it is ready, and waits for what is decided. Where nobody decides any more it does not move. Dropping the future is
-    /// safe.
+    /// Says that it is ready, and waits for what is decided. Where nobody decides any more, or not in time, it does not move. Dropping
+    /// the future is safe.
     pub(super) async fn cast(mut self) -> bool {
         if let Some(ready) = self.ready.take() {
             // Whoever asked may have lost patience; then the verdict says so.
             let _ = ready.send(());
         }
-        self.verdict.wait_for(Option::is_some).await.is_ok_and(|verdict| *verdict == Some(true))
+        let decided = tokio::time::timeout(self.patience, self.verdict.wait_for(Option::is_some)).await;
+        decided.is_ok_and(|decided| decided.is_ok_and(|verdict| *verdict == Some(true)))
     }
 }
 
@@ -90,14 +93,15 @@ impl<P> Successor<P> {
     }
 
     /// The same for a session that is to move with others, or not at all: it says when it is ready, and then waits for the verdict,
-    /// for as long as whoever gives it is there.
+    /// for as long as whoever gives it is there, and so long at most.
     pub fn ask_together(
         &self,
         to: Arc<P>,
         verdict: watch::Receiver<Option<bool>>,
+        patience: Duration,
     ) -> (oneshot::Receiver<()>, oneshot::Receiver<Handed>) {
         let (ready, is_ready) = oneshot::channel();
-        (is_ready, self.put(to, Some(Ballot { ready: Some(ready), verdict })))
+        (is_ready, self.put(to, Some(Ballot { ready: Some(ready), verdict, patience })))
     }
 
     fn put(&self, to: Arc<P>, ballot: Option<Ballot>) -> oneshot::Receiver<Handed> {
@@ -158,5 +162,33 @@ impl<P> Handover<P> {
     pub(super) fn report(self, handed: Handed) {
         // Whoever asked may have lost patience.
         let _ = self.report.send(handed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_verdict_that_does_not_come_in_time_is_a_no() {
+        let successor = Successor::new(Arc::new(1));
+        let (decide, verdict) = watch::channel(None);
+        let (ready, _reported) = successor.ask_together(Arc::new(2), verdict, Duration::from_millis(10));
+        let ballot = successor.take().and_then(|mut handover| handover.ballot.take()).expect("it was asked");
+        assert!(!ballot.cast().await);
+        assert!(ready.await.is_ok(), "it was ready");
+        drop(decide);
+    }
+
+    #[tokio::test]
+    async fn a_verdict_is_heard() {
+        for yes in [true, false] {
+            let successor = Successor::new(Arc::new(1));
+            let (decide, verdict) = watch::channel(None);
+            let (_ready, _reported) = successor.ask_together(Arc::new(2), verdict, Duration::from_secs(60));
+            let ballot = successor.take().and_then(|mut handover| handover.ballot.take()).expect("it was asked");
+            decide.send(Some(yes)).expect("it listens");
+            assert_eq!(ballot.cast().await, yes);
+        }
     }
 }

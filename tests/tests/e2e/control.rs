@@ -363,3 +363,24 @@ fn calls_that_wait_leave_room_for_the_one_that_ends_their_waiting() {
     let count = |status: &str| answers.iter().filter(|answer| answer.ends_with(status)).count();
     assert!(count("503") >= 28 && count("200") >= 1, "{answers:?}");
 }
+
+#[test]
+fn the_api_is_said_to_be_open_when_it_answers_and_not_before() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");
+    configure(folder.path(), free_port(), "", "");
+    let wharf = Wharf::run(&["serve"], folder.path());
+    let lines = wharf.lines_until("the control API is open");
+    assert!(lines.iter().any(|line| line.contains("listening server")), "{lines:?}");
+}
+
+#[test]
+fn a_value_of_a_canary_that_cannot_be_is_a_wrong_command_line() {
+    let site = Site::of_versions("", &['b']);
+    let file = site.path("b.wasm").display().to_string();
+    for (flag, value) in [("--share", "2"), ("--share", "0"), ("--duration", "1ms")] {
+        let output = site.wharf_plugin(&["canary", "echo", &file, flag, value]);
+        assert_eq!(output.status.code(), Some(2), "{flag} {value}: {}", said(&output));
+        assert!(said(&output).contains("swap.canary."), "{}", said(&output));
+    }
+}

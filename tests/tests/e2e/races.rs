@@ -108,26 +108,130 @@ fn a_canary_ends_even_where_whoever_began_it_is_gone() {
     quick.send([1]).take(3);
 }
 
-#[test]
-fn a_reload_waits_for_a_swap_and_neither_undoes_the_other() {
-    let plan = |copy_max_bytes| {
-        let rules = SwapRules { prepare: Duration::from_secs(20), ..SwapRules::default() };
-        let limits = InstanceLimits { copy_max_bytes, ..InstanceLimits::default() };
-        let server = versions(rules).name("raced").limits(limits);
-        let servers = vec![("[[server]]".to_owned(), server)];
-        let (stop_grace, tenants) = (Duration::from_secs(1), BTreeMap::new());
-        Plan { host: HostConfig::default(), stop_grace, tenants, servers, left: Default::default() }
-    };
+/// One server, of which this limit may be changed.
+fn described(copy_max_bytes: usize) -> ServerBuilder {
+    let rules = SwapRules { prepare: Duration::from_secs(20), ..SwapRules::default() };
+    let limits = InstanceLimits { copy_max_bytes, ..InstanceLimits::default() };
+    versions(rules).name("raced").limits(limits)
+}
+
+fn plan(copy_max_bytes: usize) -> Plan {
+    let servers = vec![("[[server]]".to_owned(), described(copy_max_bytes))];
+    let (stop_grace, tenants) = (Duration::from_secs(1), BTreeMap::new());
+    Plan { host: HostConfig::default(), stop_grace, tenants, servers, left: Default::default() }
+}
+
+fn fleet() -> (Arc<Fleet>, Arc<ServerHandle>) {
     let fleet = Fleet::start(host(), plan(1 << 20)).expect("it starts");
     let server = fleet.get("raced").expect("it runs");
+    (fleet, server)
+}
+
+fn reload(fleet: &Arc<Fleet>) {
+    let reloaded = host().runtime().block_on(fleet.reload(plan(2 << 20)));
+    assert_eq!(reloaded.expect("it holds").changed, ["raced"]);
+}
+
+fn are_all_on(server: &ServerHandle, label: char) -> bool {
+    server.sessions(0, 100).iter().all(|session| session.plugin.starts_with(&format!("raced-{label}")))
+}
+
+#[test]
+fn a_version_is_watched_on_over_a_reload_and_taken_back() {
+    let (fleet, server) = fleet();
+    let mut clients: Vec<_> = (0..30).map(|_| Client::connect(server.address())).collect();
+    clients.iter_mut().for_each(|client| next(client, 'a', 1));
+    let faulty = versioned('x', "", "").replace("(local.set $at (i32.const 2048))\n  (loop", "unreachable (loop");
+    assert_eq!(swap(&server, inline("raced-x", &faulty), SwapPolicy::HandOff).moved, 30);
+    reload(&fleet);
+    for client in &mut clients[..10] {
+        client.send("x").expect_gone();
+    }
+    eventually("it is taken back", || server.counters().notices.contains_key("swap-rolled-back"));
+    eventually("they are back", || are_all_on(&server, 'a'));
+    clients[10..].iter_mut().for_each(|client| next(client, 'a', 2));
+    next(&mut Client::connect(server.address()), 'a', 1);
+    let copy = server.limits().into_iter().find(|limit| limit.key == "limits.copy_max_bytes").expect("a limit");
+    assert_eq!(copy.value, Quantity::Bytes(2 << 20), "what came back has the terms of the reload");
+}
+
+#[test]
+fn sessions_of_a_canary_that_a_reload_ends_go_back() {
+    let (fleet, server) = fleet();
+    let mut clients: Vec<_> = (0..10).map(|_| Client::connect(server.address())).collect();
+    clients.iter_mut().for_each(|client| next(client, 'a', 1));
+    let wish = CanaryWish { share: Some(1.0), live: Some(true), duration: None };
+    let tried = host().runtime().block_on(server.canary(version('b'), wish)).expect("it is good");
+    assert_eq!(tried.moved, 10, "{tried:?}");
+    clients.push(Client::connect(server.address()));
+    next(&mut clients[10], 'b', 1);
+    clients[..10].iter_mut().for_each(|client| next(client, 'b', 2));
+    reload(&fleet);
+    assert_eq!(server.canary_seen(), None);
+    assert!(are_all_on(&server, 'a'));
+    clients[..10].iter_mut().for_each(|client| next(client, 'a', 3));
+    next(&mut clients[10], 'a', 2);
+    next(&mut Client::connect(server.address()), 'a', 1);
+}
+
+#[test]
+fn new_terms_wait_for_a_swap() {
+    let server = Arc::new(described(1 << 20).start().expect("it starts"));
     let (slow, mut quick) = (Client::connect(server.address()), Client::connect(server.address()));
     next(&mut quick, 'a', 1);
     let asks = busy(&slow);
     eventually("it waits", || is_busy(&server));
     let moving = Arc::clone(&server);
     let work = std::thread::spawn(move || swap(&moving, version('b'), SwapPolicy::AllOrNothing));
-    let prepares = || server.sessions(0, 9).iter().any(|session| session.glance.event == Some("hand-over"));
-    eventually("the other one is ready", prepares);
+    eventually("the other one is ready", || prepares(&server));
+    let prepared = described(2 << 20).prepare(&host()).expect("it holds");
+    host().runtime().block_on(async {
+        let mut reform = pin!(server.reform(prepared));
+        assert!(timeout(Duration::from_millis(500), &mut reform).await.is_err(), "it did not wait");
+        drop(slow);
+        reform.await;
+    });
+    assert_eq!(work.join().expect("no panic").moved, 1);
+    asks.join().expect("it has ended");
+    next(&mut quick, 'b', 2);
+    next(&mut Client::connect(server.address()), 'a', 1);
+}
+
+#[test]
+fn a_server_that_stops_while_its_sessions_move_was_not_swapped() {
+    for policy in [SwapPolicy::AllOrNothing, SwapPolicy::HandOff] {
+        let server = Arc::new(described(1 << 20).start().expect("it starts"));
+        let (slow, mut quick) = (Client::connect(server.address()), Client::connect(server.address()));
+        next(&mut quick, 'a', 1);
+        let asks = busy(&slow);
+        eventually("it waits", || is_busy(&server));
+        let moving = Arc::clone(&server);
+        let work = move || moving.host().runtime().block_on(moving.swap(version('b'), policy));
+        let work = std::thread::spawn(work);
+        let begun = || prepares(&server) || server.plugin().name() == "raced-b";
+        eventually("it has begun", begun);
+        server.stop_blocking(Duration::ZERO);
+        let swapped = work.join().expect("no panic");
+        assert!(matches!(swapped, Err(SwapError::Stopping)), "{policy:?}: {swapped:?}");
+        assert_eq!(server.plugin().name(), "raced-a", "{policy:?}");
+        asks.join().expect("it has ended");
+    }
+}
+
+fn prepares(server: &ServerHandle) -> bool {
+    server.sessions(0, 9).iter().any(|session| session.glance.event == Some("hand-over"))
+}
+
+#[test]
+fn a_reload_waits_for_a_swap_and_neither_undoes_the_other() {
+    let (fleet, server) = fleet();
+    let (slow, mut quick) = (Client::connect(server.address()), Client::connect(server.address()));
+    next(&mut quick, 'a', 1);
+    let asks = busy(&slow);
+    eventually("it waits", || is_busy(&server));
+    let moving = Arc::clone(&server);
+    let work = std::thread::spawn(move || swap(&moving, version('b'), SwapPolicy::AllOrNothing));
+    eventually("the other one is ready", || prepares(&server));
     let next_plan = plan(2 << 20);
     host().runtime().block_on(async {
         let mut reload = pin!(fleet.reload(next_plan));

@@ -146,10 +146,11 @@ fn new_terms_keep_the_instance_where_nothing_about_it_changed() {
     let mut client = join(&server);
     client.send("x").expect("1");
     let again = || tally().name(server.name()).max_clients(5);
-    server.reform(again().prepare(&host()).expect("it holds"));
+    let reform = |prepared| host().runtime().block_on(server.reform(prepared));
+    reform(again().prepare(&host()).expect("it holds"));
     Client::connect(server.address()).send("x").expect("2");
     // With other settings newcomers get another, and those inside keep theirs.
-    server.reform(again().setting("a", "b").prepare(&host()).expect("it holds"));
+    reform(again().setting("a", "b").prepare(&host()).expect("it holds"));
     Client::connect(server.address()).send("x").expect("1");
     client.send("x").expect("3");
 }

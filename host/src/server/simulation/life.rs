@@ -262,8 +262,8 @@ async fn reload(world: &World, handle: &ServerHandle, plugin: Number) -> Answer 
     });
     match checked.await.expect("the runtime goes on") {
         Ok(prepared) => {
-            handle.reform(prepared);
-            handle.record_reform().await;
+            let tried = handle.put_terms(prepared);
+            handle.follow_reform(tried).await;
             Answer::Did { generation: 0, rolled_back: false, recorded: false }
         }
         Err(why) => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::MutexGuard;
 
 use super::live::{bounded, bounded_beside, give, published, put_in_force};
-use super::{Outcome, SwapError, SwapPolicy, SwapReport, hand_over, introduce, on, same};
+use super::{Outcome, SwapError, SwapPolicy, SwapReport, hand_over, introduce, on, outlasts, same};
 use crate::plugin::{EventProcedure, Plugin, try_out};
 use crate::server::handle::ServerHandle;
 use crate::server::means;
@@ -84,6 +84,7 @@ impl ServerHandle {
         if introduce(service, &next, policy, &mut report, publish).await? == Outcome::CalledOff {
             return Ok(report);
         }
+        outlasts(service, &before, &next)?;
         self.written(report).await
     }
 
@@ -108,11 +109,14 @@ impl ServerHandle {
         bounded_beside(service, &before, &plugin, kept.as_ref())?;
         let _under_way = service.begins_with(plugin.label());
         let next = self.ready(&before, plugin).await?;
-        let number = service.history().put(&next, How::Canary, Standing::Canary);
-        let canary = Arc::new(Canary::new(Arc::clone(&next), Arc::clone(&before), number, rules));
+        let canary = service.unless_stopping(|| {
+            let number = service.history().put(&next, How::Canary, Standing::Canary);
+            let canary = Arc::new(Canary::new(Arc::clone(&next), Arc::clone(&before), number, rules));
+            service.canary.store(Some(Arc::clone(&canary)));
+            canary
+        })?;
         let (from, to) = (before.plugin().label(), next.plugin().label());
-        let mut report = SwapReport { from, to, generation: number, ..SwapReport::default() };
-        service.canary.store(Some(Arc::clone(&canary)));
+        let mut report = SwapReport { from, to, generation: canary.number(), ..SwapReport::default() };
         // At once, so that it comes to an end even where nobody waits for what follows.
         means::beside(&service.runtime, judge(Arc::downgrade(service), Arc::clone(&canary)));
         CanaryBegan { server: &service.name, plugin: &report.to, share: rules.share, lasts: rules.duration }.emit();
@@ -173,6 +177,7 @@ impl ServerHandle {
         if give(service, &next, policy, &mut report, publish).await? == Outcome::CalledOff {
             return Ok(report);
         }
+        outlasts(service, &bad, &next)?;
         self.written(report).await
     }
 

@@ -10,7 +10,7 @@ use futures_util::future::ready;
 use futures_util::stream;
 use tokio::sync::oneshot;
 
-use super::{SwapError, SwapPolicy, SwapReport};
+use super::{SwapError, SwapPolicy, SwapReport, same};
 use crate::event::{Fault, FaultKind, Port};
 use crate::plugin::{EventProcedure, Plugin};
 use crate::server::means;
@@ -83,7 +83,7 @@ pub(in crate::server) enum Outcome {
 /// Gives newcomers a version by `publish`, which says its number, and live sessions as the policy says.
 ///
 /// # Errors
-/// [`SwapError::NoRoom`]; nothing was changed.
+/// [`SwapError::NoRoom`], [`SwapError::Stopping`]; nothing was changed.
 pub(super) async fn give(
     service: &Arc<Service>,
     next: &Arc<EventProcedure>,
@@ -92,6 +92,7 @@ pub(super) async fn give(
     publish: impl FnOnce() -> u64,
 ) -> Result<Outcome, SwapError> {
     let mut outcome = Outcome::Good;
+    let publish = || service.unless_stopping(publish);
     match policy {
         SwapPolicy::AllOrNothing => {
             // Each has two instances for a moment.
@@ -99,16 +100,16 @@ pub(super) async fn give(
             if more > next.instances_left() {
                 return Err(SwapError::NoRoom(more));
             }
-            if !together::move_all(service, next, report, publish).await {
+            if !together::move_all(service, next, report, publish).await? {
                 outcome = Outcome::CalledOff;
             }
         }
         SwapPolicy::Pin => {
-            report.generation = publish();
+            report.generation = publish()?;
             pin(others(service, next), "pinned", report);
         }
         SwapPolicy::HandOff => {
-            report.generation = publish();
+            report.generation = publish()?;
             let live = others(service, next);
             let moves = |(_, successor): &Live| next.hands_over() && successor.current().hands_over();
             let (movable, stuck) = live.into_iter().partition(moves);
@@ -118,7 +119,7 @@ pub(super) async fn give(
             }
         }
         SwapPolicy::Disconnect => {
-            report.generation = publish();
+            report.generation = publish()?;
             let old = others(service, next);
             old.iter().for_each(|(line, _)| line.stop());
             report.ended = old.len();
@@ -170,6 +171,13 @@ pub(in crate::server) fn on(service: &Service, version: &Arc<EventProcedure>) ->
     live
 }
 
+/// Sessions on this build, under whatever terms.
+pub(in crate::server) fn on_build(service: &Service, version: &Arc<EventProcedure>) -> Vec<Live> {
+    let mut live = service.registry.handled();
+    live.retain(|(_, successor)| same(successor.current().plugin(), version.plugin()));
+    live
+}
+
 fn pin(live: Vec<Live>, why: &str, report: &mut SwapReport) {
     live.iter().for_each(|_| report.stay(why));
 }
@@ -190,6 +198,22 @@ async fn roll_back(
     let returned = report.moved.min(back.moved);
     report.moved -= returned;
     (0..returned).for_each(|_| report.stay("rolled-back"));
+}
+
+/// Whether the server is there still, once a version is in force. Where it has stopped meanwhile it is as if the version had never
+/// come, so that nothing starts with it for which nobody was told of success.
+pub(in crate::server) fn outlasts(
+    service: &Service,
+    before: &Arc<EventProcedure>,
+    next: &Arc<EventProcedure>,
+) -> Result<(), SwapError> {
+    if !service.status().is_final() {
+        return Ok(());
+    }
+    if !Arc::ptr_eq(before, next) {
+        put_back(service, before, next, "stopping");
+    }
+    Err(SwapError::Stopping)
 }
 
 /// Gives newcomers the version before again. False where the bad one is in force no longer: whoever put another there

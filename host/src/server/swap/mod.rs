@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use live::SWAP_DEADLINE;
-pub(super) use live::{Live, Outcome, begun, bounded, hand_over, introduce, on, others, published, put_back};
+pub(super) use live::{
+    Live, Outcome, begun, bounded, hand_over, introduce, on, on_build, others, outlasts, published, put_back,
+};
 pub use progress::{SwapSeen, SwapStage};
 
 use super::service::Service;

@@ -139,6 +139,11 @@ impl Canary {
         }
     }
 
+    /// Its number among the server's versions.
+    pub(in crate::server) fn number(&self) -> u64 {
+        self.number
+    }
+
     pub(in crate::server) fn seen(&self) -> CanarySeen {
         CanarySeen {
             generation: self.number,
@@ -223,6 +228,7 @@ pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: 
             // Nobody waits for an answer, and what is in force now is to start after a crash all the same.
             None => match promote(&service, &canary).await {
                 Ok(_) => service.record_quietly().await,
+                Err(SwapError::Stopping) => {}
                 Err(_) => drop(take_back(&service, &canary, "no-room").await),
             },
         }
@@ -234,7 +240,7 @@ pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: 
 /// move together and one could not.
 ///
 /// # Errors
-/// [`SwapError::NoRoom`]; it runs on.
+/// [`SwapError::NoRoom`]; it runs on. [`SwapError::Stopping`]; the server has stopped, and everything is as before.
 pub(in crate::server) async fn promote(service: &Arc<Service>, canary: &Arc<Canary>) -> Result<SwapReport, SwapError> {
     let mut report = canary.report(service);
     let publish = || {
@@ -245,10 +251,12 @@ pub(in crate::server) async fn promote(service: &Arc<Service>, canary: &Arc<Cana
         swap::published(service, &canary.procedure);
         canary.number
     };
-    let policy = service.terms().rules.policy;
+    let (policy, before) = (service.terms().rules.policy, service.procedure());
     if swap::introduce(service, &canary.procedure, policy, &mut report, publish).await? == Outcome::CalledOff {
         take_back(service, canary, "called-off").await;
+        return Ok(report);
     }
+    swap::outlasts(service, &before, &canary.procedure)?;
     Ok(report)
 }
 
@@ -294,11 +302,20 @@ impl Service {
         }
     }
 
-    /// A canary is over because the configuration was read again: what it was compared with is not in force any more.
-    pub(in crate::server) fn forget_canary(&self) {
-        if let Some(canary) = self.canary.swap(None) {
-            self.history().take_back(&canary.procedure, "reload");
-            canary.ended(self, "reload");
+    /// A canary is over because the configuration was read again: what it was compared with is not in force any more. What its sessions
+    /// are on, to be moved back with [`Service::bring_back`].
+    pub(in crate::server) fn forget_canary(&self) -> Option<Arc<EventProcedure>> {
+        let canary = self.canary.swap(None)?;
+        self.history().take_back(&canary.procedure, "reload");
+        canary.ended(self, "reload");
+        Some(Arc::clone(&canary.procedure))
+    }
+
+    /// Sessions on a version that is tried no more go to the one in force. Whoever calls holds the lock of swaps.
+    pub(in crate::server) async fn bring_back(&self, from: &Arc<EventProcedure>) {
+        let to = self.procedure();
+        if to.hands_over() && from.hands_over() {
+            hand_over(self, &to, on(self, from), &mut SwapReport::default()).await;
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::session::pulse::Doing;
 use crate::session::successor::{Handed, Handover};
 use crate::session::turn;
 
-/// However long whoever gives the verdict takes for it, a session does not wait for longer.
-const VERDICT_MAX: Duration = Duration::from_secs(120);
+/// What a ballot may take beyond its own patience, which ends it first.
+const VERDICT_SPARE: Duration = Duration::from_secs(10);
 
 impl<P: Procedure, M> Session<P, M> {
     /// Does what was asked for, if anything was. Whatever fails on the new side, the old instance carries on.
@@ -76,12 +76,13 @@ impl<P: Procedure, M> Session<P, M> {
         let class = self.line.priority();
         let Self { line, machine, alarm, turn, .. } = self;
         let mut attending = Attending { line, machine, alarm, turn, class };
+        let wall = ballot.patience + VERDICT_SPARE;
         let mut cast = Box::pin(async { Ok(ballot.cast().await) });
-        let together = attending.call(cast.as_mut(), VERDICT_MAX, Reach::Session).await;
+        let together = attending.call(cast.as_mut(), wall, Reach::Session).await;
         if together.map_err(Stay::Ends)? {
             return Ok(());
         }
-        let detail = "another session of the server could not move";
+        let detail = "another session of the server could not move, or it was not decided in time";
         Err(Stay::Stays(Fault::new(FaultKind::HandoffCalledOff, detail)))
     }
 

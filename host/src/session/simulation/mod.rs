@@ -78,7 +78,8 @@ impl World {
             7 => {
                 let (decide, verdict) = watch::channel(None);
                 let next = self.version();
-                let (_ready, reported) = self.successor.ask_together(Arc::clone(&next), verdict);
+                let patience = Duration::from_millis(if self.dice.throw(4) == 0 { 1 } else { 60_000 });
+                let (_ready, reported) = self.successor.ask_together(Arc::clone(&next), verdict, patience);
                 self.asked.push((next.number, reported));
                 self.line.look_for_successor();
                 self.verdicts.push(decide);
