@@ -84,12 +84,13 @@ fn watch(manifest: &Manifest, build: &Build, changed: mpsc::Sender<()>) -> Resul
     Ok(watcher)
 }
 
-/// Whether a file is this one, or in this folder; it may not be there yet, nor its folder.
+/// Whether a file is this one, or in this folder. Neither has to be there yet.
 fn holds(path: &Path, file: &Path) -> bool {
-    let Ok(path) = path.canonicalize() else { return path == file };
-    let there = file.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
-    let whole = there.and_then(|(above, real)| Some(real.join(file.strip_prefix(above).ok()?)));
-    whole.is_some_and(|whole| whole.starts_with(path))
+    let real = |path: &Path| {
+        let real = |above: &Path| Some(above.canonicalize().ok()?.join(path.strip_prefix(above).ok()?));
+        path.ancestors().find_map(real)
+    };
+    real(path).zip(real(file)).is_some_and(|(path, file)| file.starts_with(path))
 }
 
 async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: mpsc::Receiver<()>) -> Result<()> {
