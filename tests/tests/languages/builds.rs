@@ -90,7 +90,6 @@ pub(crate) fn what_dev_cannot_watch_or_build_is_told() {
         ("[\"src/../build\"]", "holds the component"),
     ] {
         let folder = project("", "");
-        fs::create_dir(folder.path().join("mine/build")).expect("a folder");
         let manifest = folder.path().join("mine/plugin.toml");
         let text = fs::read_to_string(&manifest).expect("a manifest");
         fs::write(&manifest, text.replace("[\"src\", \"wit\", \"build.sh\"]", watch)).expect("kept");

@@ -5,6 +5,8 @@ use wharf_tests::clients::{Client, free_port};
 use wharf_tests::languages::{Change, compiled, project};
 use wharf_tests::process::Wharf;
 
+use crate::load;
+
 /// The example, where a read that begins with `!` crashes, with `@` loops, and with `#` takes memory without end.
 pub(crate) fn misbehaving(language: Language) -> Change {
     match language {
@@ -159,6 +161,8 @@ fn exhausted(language: Language) -> &'static [&'static str] {
 
 pub(crate) fn each(language: Language) {
     let project = project(language, "0.2.0", misbehaving(language));
+    // Compiling a heavy language takes longer than a server is waited for.
+    drop(load(&project));
     let (site, port) = (tempfile::tempdir().expect("a folder"), free_port());
     let plugin = project.folder.to_str().expect("text");
     let grants: Vec<String> = project.grants().iter().map(|grant| format!("{:?}", grant.name())).collect();
