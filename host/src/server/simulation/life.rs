@@ -23,7 +23,8 @@ use crate::server::service::Service;
 use crate::server::succession::OpenSocket;
 use crate::server::versions::{Canary, Standing};
 use crate::server::{
-    CanaryRules, CanaryWish, Server, ServerBuilder, SwapError, SwapPolicy, SwapReport, SwapRules, VERSIONS_MAX,
+    CanaryRules, CanaryWish, HISTORY_MAX, Server, ServerBuilder, SwapError, SwapPolicy, SwapReport, SwapRules,
+    VERSIONS_MAX,
 };
 use crate::session::{Handed, Line, Successor, stand_in};
 
@@ -143,7 +144,10 @@ impl World {
         assert_eq!(in_force.len(), 1, "one version is in force: {look:?}");
         assert_eq!(in_force[0].plugin, ground.number_of(&service.procedure()), "newcomers get what is in force");
         assert!(look.had.windows(2).all(|pair| pair[0].number < pair[1].number), "numbers come in order: {look:?}");
-        self.hold(service, canary.as_deref());
+        let held = self.hold(service, canary.as_deref());
+        // A swap that failed is as none: nobody is on a version that never came.
+        let came = |one: &Number| look.had.iter().any(|had| had.plugin == *one);
+        assert!(look.had.len() >= HISTORY_MAX || held.iter().all(came), "{held:?} are held: {look:?}");
         if self.last.borrow().as_ref() != Some(&look) {
             let number = in_force[0].number;
             let plugin = in_force[0].plugin;
@@ -158,8 +162,8 @@ impl World {
         }
     }
 
-    /// At most so many versions are held, by whoever holds them.
-    fn hold(&self, service: &Service, canary: Option<&Canary>) {
+    /// At most so many versions are held, by whoever holds them. Which.
+    fn hold(&self, service: &Service, canary: Option<&Canary>) -> BTreeSet<Number> {
         let mut held: Vec<Arc<EventProcedure>> = vec![service.procedure()];
         held.extend(canary.map(|canary| Arc::clone(&canary.procedure)));
         held.extend(service.guard().as_ref().map(|guard| Arc::clone(guard.before())));
@@ -172,6 +176,7 @@ impl World {
         }
         let versions: BTreeSet<Number> = held.iter().map(|one| Ground::shared().number_of(one)).collect();
         assert!(versions.len() <= VERSIONS_MAX, "too many versions are held: {versions:?}");
+        versions
     }
 
     /// Versions that are in memory still.
