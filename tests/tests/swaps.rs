@@ -14,7 +14,8 @@ fn two_hundred_clients_lose_nothing_over_forty_swaps_and_nothing_grows() {
     let host = Host::new(&HostConfig { workers: 2, sessions_max: 512, ..HostConfig::default() }).expect("a host");
     let clients =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    let storm = Storm { clients: 200, swaps: 40, quiet: Duration::from_millis(200), every: Duration::ZERO };
+    let pace = Duration::from_millis(20);
+    let storm = Storm { clients: 200, swaps: 40, quiet: Duration::from_millis(200), every: Duration::ZERO, pace };
     let seen = run(&host, &clients, storm).unwrap_or_else(|error| panic!("{error:#}"));
     assert_eq!((seen.moved, seen.stayed), (36 * 200, 4 * 200));
     let [(before, descriptors), (after, descriptors_after)] = seen.weights;

@@ -116,13 +116,24 @@ pub fn create(folder: &Path, language: Language) -> Result<(), ProjectError> {
     let new = above.take_while(|above| fs::symlink_metadata(above).is_err()).last();
     let unwritable = |source| ProjectError::Unwritable { file: folder.into(), source };
     fs::create_dir_all(folder.parent().unwrap_or(Path::new(""))).map_err(unwritable)?;
-    fs::create_dir(folder).map_err(|source| match source.kind() {
+    let made = fs::create_dir(folder).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => ProjectError::Exists(folder.into()),
         _ => unwritable(source),
-    })?;
-    write_all(folder, language, &name).inspect_err(|_| {
-        // The error that is told is the one that came first.
-        let _ = fs::remove_dir_all(new.unwrap_or(folder));
+    });
+    let written = made.and_then(|()| {
+        write_all(folder, language, &name).inspect_err(|_| {
+            // The error that is told is the one that came first.
+            let _ = fs::remove_dir_all(folder);
+        })
+    });
+    written.inspect_err(|_| {
+        // Folders above it that are empty; somebody else may have put something into them meanwhile.
+        let Some(new) = new else { return };
+        for above in folder.ancestors().skip(1).take_while(|above| above.starts_with(new)) {
+            if fs::remove_dir(above).is_err() {
+                break;
+            }
+        }
     })
 }
 

@@ -1,12 +1,16 @@
 //! `wharf build`: a plugin by the command that its plugin.toml names.
 
 use std::path::PathBuf;
+use std::thread;
 
 use anyhow::{Result, bail};
 use clap::Args;
 
 use super::signals::Signals;
 use crate::plugin::Manifest;
+
+/// Exit code of what a signal ended.
+const INTERRUPTED: i32 = 1;
 
 #[derive(Args)]
 pub(super) struct BuildArgs {
@@ -23,14 +27,21 @@ pub(super) fn run(arguments: &BuildArgs) -> Result<()> {
 }
 
 /// Runs the build of a plugin. A signal ends it with all that it started, which has a process group of its own and would not hear of
-/// it otherwise.
+/// it otherwise. One that comes later ends the process.
 pub(super) fn build(manifest: &Manifest) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let mut signals = runtime.block_on(async {
         let mut signals = Signals::listen()?;
         tokio::select! {
-            built = manifest.run_build() => Ok(built?),
+            built = manifest.run_build() => built?,
             _ = signals.next() => bail!("{}: its build was interrupted by a signal, and ended", manifest.folder.display()),
         }
-    })
+        Ok(signals)
+    })?;
+    // Once listened to, a signal ends no process by itself any more.
+    thread::Builder::new().name("wharf-signals".into()).spawn(move || {
+        runtime.block_on(signals.next());
+        std::process::exit(INTERRUPTED);
+    })?;
+    Ok(())
 }

@@ -107,6 +107,9 @@ fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result
         let mistakes: Vec<_> = error.mistakes.iter().map(|mistake| format!("{origin}{mistake}")).collect();
         anyhow!("nothing was started:\n{}", mistakes.join("\n"))
     })?;
+    if let Some(store) = store.as_ref().filter(|_| inheritance.is_none()) {
+        store.clear_out();
+    }
     let fleet = fleet.run_with(taken_up(sessions, store.as_deref()));
     let reload = Reload::new({
         let file = file.clone();
@@ -121,8 +124,6 @@ fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result
         inheritance
             .serves(Arc::clone(&fleet), doors, begins)
             .map_err(|problem| anyhow!("the process before this one serves on: {problem}"))?;
-    } else if let Some(store) = &store {
-        store.clear_out();
     }
     let upgrade = Some(successors.upgrade());
     let control = opening.map(|opening| opening.serve(Arc::clone(&fleet), reload.clone(), upgrade));
@@ -152,7 +153,7 @@ async fn steer(
 ) -> Result<()> {
     let watchdog = tokio::spawn(systemd::watch(fleet.host().clone()));
     systemd::tell(&[NotifyState::Ready]);
-    let wish = loop {
+    let mut wish = loop {
         let wish = tokio::select! {
             wish = signals.next() => wish,
             Ok(grace) = succeeded.wait_for(Option::is_some) => Wish::Replaced(grace.unwrap_or_default()),
@@ -181,7 +182,7 @@ async fn steer(
             let (grace, start) = (fleet.stop_grace(), Instant::now());
             tokio::select! {
                 () = leave_to_the_next(fleet, store, grace) => {}
-                _ = signals.end() => {}
+                _ = signals.end() => wish = Wish::Stop,
             }
             grace.saturating_sub(start.elapsed())
         }

@@ -74,17 +74,18 @@ impl Store {
             wanted.held = false;
             wanted.sockets.keys().cloned().collect()
         };
-        servers.iter().for_each(|server| self.follow(server));
         self.clear_out();
+        servers.iter().for_each(|server| self.follow(server));
     }
 
-    /// Removes sockets that are in it since before and that nobody wants.
+    /// Removes sockets that are in it since before. What is wanted of them is to follow: systemd does not take a socket that it has
+    /// under another name.
     pub(super) fn clear_out(&self) {
-        let unwanted: Vec<_> = {
-            let (kept, wanted) = (self.kept(), self.wanted());
-            kept.servers.iter().filter(|server| !wanted.sockets.contains_key(*server)).cloned().collect()
-        };
-        unwanted.iter().for_each(|server| self.follow(server));
+        let before = std::mem::take(&mut self.kept().servers);
+        let names: Vec<_> = before.iter().map(|server| listens(server)).collect();
+        if !names.is_empty() {
+            self.remove(names.iter().map(String::as_str));
+        }
     }
 
     /// Removes everything of these names, and waits until that is done.
@@ -199,6 +200,10 @@ impl Shelf for Store {
 
     fn keep_session(&self, descriptors: [BorrowedFd<'_>; 2]) -> Result<(), &'static str> {
         let mut kept = self.kept();
+        if self.wanted().held {
+            // systemd does not listen to this process yet.
+            return Err("store-gone");
+        }
         if !kept.has_room(2, SESSIONS, self.max) {
             return Err("store-full");
         }

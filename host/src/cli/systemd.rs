@@ -1,5 +1,6 @@
 //! What systemd is told and what it hands over. Without systemd none of this does anything.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -73,10 +74,17 @@ pub(super) fn handed_over() -> Result<Handed> {
         }
         match server {
             Some(server) => drop(handed.kept.insert(server, LeftSocket::kept(owned.into()))),
-            None if handed.sockets.insert(name.clone(), owned.into()).is_some() => {
-                bail!("systemd hands over two sockets called `{}`", name.escape_debug());
-            }
-            None => {}
+            None => match handed.sockets.entry(name) {
+                Entry::Vacant(place) => drop(place.insert(owned.into())),
+                // Those of socket units come first, and nothing that is in the store is in the way of a start.
+                Entry::Occupied(place) if std::env::var_os("FDSTORE").is_some() => {
+                    let name = place.key().escape_debug();
+                    tracing::warn!(%name, "systemd handed over two sockets of one name; the second is closed");
+                }
+                Entry::Occupied(place) => {
+                    bail!("systemd hands over two sockets called `{}`", place.key().escape_debug());
+                }
+            },
         }
     }
     Ok(handed)

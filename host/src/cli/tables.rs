@@ -16,13 +16,14 @@ const SERVERS: [(&str, &str); 9] = [
 ];
 
 /// Columns of a list of sessions.
-const SESSIONS: [(&str, &str); 12] = [
+const SESSIONS: [(&str, &str); 13] = [
     ("ID", "/id"),
     ("NAME", "/name"),
     ("PEER", "/peer"),
     ("TLS", "/tls/protocol"),
     ("PRIORITY", "/priority"),
     ("EVENT", "/event"),
+    ("ASLEEP", "/asleep"),
     ("AGE", "/age_seconds"),
     ("IDLE", "/idle_seconds"),
     ("IN", "/bytes_in"),
@@ -156,6 +157,8 @@ mod tests {
         let shown = render(&servers);
         assert_eq!(shown.lines().count(), 2);
         assert!(shown.contains("NAME") && shown.contains("echo 1"), "{shown}");
+        let sessions = render(&json!({ "sessions": [{ "id": 7, "asleep": true }] }));
+        assert!(sessions.contains("ASLEEP") && sessions.contains("true"), "{sessions}");
         let one = json!({ "name": "echo", "sessions": 3, "counters": { "ended": { "evicted": 1 } } });
         assert!(render(&one).contains("counters.ended.evicted  1"), "{}", render(&one));
     }

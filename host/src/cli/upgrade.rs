@@ -145,6 +145,7 @@ impl Successors {
         };
         child.release();
         let doors_taken = heir.has_socket();
+        heir.stands_back();
         // Whoever sends the next word to systemd has to be known to it.
         systemd::tell(&[NotifyState::MainPid(process)]);
         let succeeded = heir.succeed().await;

@@ -269,7 +269,11 @@ async fn reload_all(shared: &Shared) -> Result<views::Reload, Problem> {
         return Err(Problem::conflict("stopping", "the process is stopping"));
     }
     let refused = |error: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-configuration", error);
-    shared.reload.run(&shared.fleet).await.map(views::Reload::of).map_err(refused)
+    // On its own, so that it is done even where nobody waits for it.
+    let (reload, fleet) = (shared.reload.clone(), Arc::clone(&shared.fleet));
+    let work = tokio::spawn(async move { reload.run(&fleet).await });
+    let done = work.await.map_err(|_| Problem::conflict("stopping", "the process is stopping"))?;
+    done.map(views::Reload::of).map_err(refused)
 }
 
 pub(super) async fn live() -> Response {

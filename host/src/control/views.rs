@@ -250,15 +250,27 @@ pub(super) struct Swap {
     rolled_back: bool,
     ended: usize,
     longest_pause_seconds: f64,
+    pause_p99_seconds: f64,
     recorded: bool,
 }
 
 impl Swap {
     pub(super) fn of(report: SwapReport) -> Self {
-        let SwapReport { from, to, generation, moved, stayed, lost, rolled_back, ended, longest_pause, recorded } =
-            report;
-        let longest_pause_seconds = longest_pause.as_secs_f64();
-        Self { from, to, generation, moved, stayed, lost, rolled_back, ended, longest_pause_seconds, recorded }
+        let [longest_pause_seconds, pause_p99_seconds] = [1.0, 0.99].map(|share| report.pause(share).as_secs_f64());
+        let SwapReport { from, to, generation, moved, stayed, lost, rolled_back, ended, recorded, .. } = report;
+        Self {
+            from,
+            to,
+            generation,
+            moved,
+            stayed,
+            lost,
+            rolled_back,
+            ended,
+            longest_pause_seconds,
+            pause_p99_seconds,
+            recorded,
+        }
     }
 }
 

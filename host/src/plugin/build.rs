@@ -180,8 +180,7 @@ impl Running {
     async fn end(mut self) -> io::Result<ExitStatus> {
         let id = self.id;
         // Not reaped by this, it keeps its number until its group is ended. Dropped, the wait ends with what it waits for.
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        let waiting = tokio::task::spawn_blocking(move || retry_on_intr(|| waitid(WaitId::Pid(id), options)));
+        let waiting = tokio::task::spawn_blocking(move || wait(id));
         waiting.await.map_err(io::Error::other)??;
         self.end_group();
         self.is_reaped = true;
@@ -191,6 +190,26 @@ impl Running {
     fn end_group(&self) {
         // Where nobody is left in it there is nothing to end.
         let _ = kill_process_group(self.id, Signal::KILL);
+    }
+}
+
+/// Waits until it ends, and does not reap it.
+///
+/// # Errors
+/// It was stopped because it wants the terminal, and would stay so for ever; the system's.
+fn wait(id: Pid) -> io::Result<()> {
+    let until = |options| retry_on_intr(|| waitid(WaitId::Pid(id), options));
+    loop {
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        let Some(seen) = until(ended | WaitIdOptions::STOPPED)? else { continue };
+        if !seen.stopped() {
+            return Ok(());
+        }
+        if [Signal::TTIN, Signal::TTOU].iter().any(|signal| seen.stopping_signal() == Some(signal.as_raw())) {
+            return Err(io::Error::other("it wants the terminal, which a build does not have"));
+        }
+        // Somebody stopped it, and may let it go on: that is no longer to be seen by the next look.
+        let _ = until(WaitIdOptions::STOPPED | WaitIdOptions::NOHANG)?;
     }
 }
 

@@ -78,6 +78,13 @@ impl Cache {
     }
 }
 
+/// Whether a file of this name is one of [`Cache::file`]: the folder may have others.
+fn is_code(name: &str) -> bool {
+    let hex = |part: &str, length: usize| part.len() == length && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let parts = name.strip_suffix(".bin").and_then(|stem| stem.split_once('-'));
+    parts.is_some_and(|(digest, engine)| hex(digest, 64) && hex(engine, 16))
+}
+
 /// Removes what was used longest ago, until the rest has at most `max_bytes`, and drafts that nobody finishes. What cannot be
 /// removed stays: that costs room and nothing else.
 fn prune(folder: &Path, max_bytes: u64) {
@@ -87,7 +94,7 @@ fn prune(folder: &Path, max_bytes: u64) {
     for entry in entries.flatten() {
         let (path, Ok(seen)) = (entry.path(), entry.metadata()) else { continue };
         let used = seen.modified().unwrap_or(now);
-        if path.extension().is_some_and(|extension| extension == "bin") {
+        if is_code(&entry.file_name().to_string_lossy()) {
             kept.push((used, seen.len(), path));
         } else if entry.file_name().to_string_lossy().starts_with("draft-")
             && now.duration_since(used).is_ok_and(|age| age > DRAFT_MAX_AGE)
@@ -129,18 +136,18 @@ mod tests {
             file.set_len(100).expect("its length");
             file.set_modified(SystemTime::now() - Duration::from_secs(age)).expect("its time");
         };
-        for (name, age) in
-            [("old.bin", 30), ("new.bin", 10), ("older.bin", 40), ("draft-1-0", 10), ("draft-2-0", 9_999)]
-        {
+        let code = |number: usize| format!("{number:064x}-{number:016x}.bin");
+        for (name, age) in [(&*code(2), 30), (&code(1), 10), (&code(3), 40), ("draft-1-0", 10), ("draft-2-0", 9_999)] {
             put(name, age);
         }
         put("not-ours", 9_999);
+        put("backup.bin", 9_999);
         prune(&folder, 250);
         let mut left: Vec<_> = fs::read_dir(&folder).expect("a folder").flatten().map(|one| one.file_name()).collect();
         left.sort();
-        assert_eq!(left, ["draft-1-0", "new.bin", "not-ours", "old.bin"]);
+        assert_eq!(left, [&*code(1), &code(2), "backup.bin", "draft-1-0", "not-ours"]);
         prune(&folder, 50);
-        assert!(!folder.join("new.bin").exists(), "one that is over the limit by itself is not kept either");
+        assert!(!folder.join(code(1)).exists(), "one that is over the limit by itself is not kept either");
         fs::remove_dir_all(&folder).expect("it was there");
     }
 }

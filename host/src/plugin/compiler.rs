@@ -8,7 +8,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, setpriority_process, setrlimit};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, set_parent_process_death_signal, setpriority_process,
+    setrlimit,
+};
 use wasmtime::{Result, bail, format_err};
 
 use super::compile::compile;
@@ -174,6 +177,8 @@ fn work(memory_max_bytes: u64, time_max: Duration) -> Result<()> {
     limit(Resource::Data, memory_max_bytes)?;
     // Where whoever started it is gone, nobody stops it but this.
     limit(Resource::Cpu, (time_max.as_secs() + 1).saturating_mul(cpus))?;
+    // Its own process group hears of no signal from a terminal.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
     // Where it may not be nicer it is not.
     let _ = setpriority_process(None, NICENESS);
     let bytes = bounded(io::stdin(), COMPONENT_MAX_BYTES)?;

@@ -85,7 +85,8 @@ impl Patience {
             let over = self.over.load(Ordering::Relaxed);
             match poll(&mut [PollFd::new(pipe, flags)], Some(&slice)) {
                 Ok(0) if over => return Ok(false),
-                Ok(0) if Instant::now() >= self.until => return Err(io::ErrorKind::TimedOut.into()),
+                // Whatever comes: somebody may send a byte now and then for ever.
+                Ok(_) if Instant::now() >= self.until => return Err(io::ErrorKind::TimedOut.into()),
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
                 Ok(_) => return Ok(true),
                 Err(error) => return Err(error.into()),

@@ -19,6 +19,8 @@ pub(crate) struct Guard {
     before: Arc<EventProcedure>,
     until: Instant,
     faults: u32,
+    /// There were too many faults, and it is to be taken back as soon as no other order is under way.
+    is_over: bool,
     rules: SwapRules,
     /// What both may import.
     grants: Grants,
@@ -63,10 +65,10 @@ impl Service {
         let expiry = means::beside(&self.runtime, async move {
             means::sleep(rules.watch).await;
             let Some(service) = service.upgrade() else { return };
-            service.guard().take_if(|guard| guard.until == until);
+            service.guard().take_if(|guard| guard.until == until && !guard.is_over);
         });
         let (new, before) = (Arc::clone(new), Arc::clone(before));
-        *self.guard() = Some(Guard { new, before, until, faults: 0, rules, grants, expiry });
+        *self.guard() = Some(Guard { new, before, until, faults: 0, is_over: false, rules, grants, expiry });
     }
 
     /// The version in force has other terms since a reload. Where it is watched it is watched on, and what it would go back to gets
@@ -89,18 +91,23 @@ impl Service {
     /// A session on this version faulted by its plugin. Takes the version back where that is one too many.
     pub(crate) fn blame(self: &Arc<Self>, procedure: &Arc<EventProcedure>) {
         let others = self.registry.client_count() as usize;
-        let guard = self.guard().take_if(|guard| guard.fault(procedure, others, means::now()));
-        if let Some(guard) = guard {
-            means::beside(
-                &self.runtime,
-                take_back(Arc::clone(self), Arc::clone(&guard.new), Arc::clone(&guard.before)),
-            );
+        let is_over = self.guard().as_mut().is_some_and(|guard| {
+            let over = !guard.is_over && guard.fault(procedure, others, means::now());
+            guard.is_over |= over;
+            over
+        });
+        if is_over {
+            means::beside(&self.runtime, take_back(Arc::clone(self)));
         }
     }
 }
 
-async fn take_back(service: Arc<Service>, bad: Arc<EventProcedure>, before: Arc<EventProcedure>) {
+async fn take_back(service: Arc<Service>) {
     let _alone = service.swapping.lock().await;
+    // A reload may have given both other terms meanwhile, and a swap may have come before.
+    let Some(guard) = service.guard().take_if(|guard| guard.is_over) else { return };
+    let (bad, before) = (Arc::clone(&guard.new), Arc::clone(&guard.before));
+    drop(guard);
     if !put_back(&service, &before, &bad, "faults") {
         return;
     }

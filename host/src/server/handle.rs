@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 
 use super::bound::Prepared;
 use super::breaker::BreakerState;
@@ -55,6 +55,8 @@ pub struct ServerHandle {
     address: SocketAddr,
     accepting: watch::Receiver<u64>,
     socket: OpenSocket,
+    /// Once its address is let go. Another server may have the name after that.
+    let_go: Arc<OnceCell<()>>,
 }
 
 impl ServerHandle {
@@ -65,7 +67,7 @@ impl ServerHandle {
         accepting: watch::Receiver<u64>,
         socket: OpenSocket,
     ) -> Self {
-        Self { service, host, address, accepting, socket }
+        Self { service, host, address, accepting, socket, let_go: Arc::default() }
     }
 
     /// The socket it listens with, as long as it does.
@@ -355,11 +357,12 @@ impl ServerHandle {
     /// future does not take it back.
     pub async fn stop(&self, grace: Duration) {
         let (service, accepting, host) = (Arc::clone(&self.service), self.accepting.clone(), self.host.clone());
+        let let_go = Arc::clone(&self.let_go);
         // On its own, so that it is done even where nobody waits for it.
         let work = self.host.runtime().spawn(async move {
             let address = async {
                 closed(accepting.clone()).await;
-                host.let_go(&service.name).await;
+                let_go.get_or_init(|| host.let_go(&service.name)).await;
             };
             tokio::join!(service.stop(grace, accepting.clone()), address)
         });
@@ -383,7 +386,7 @@ impl ServerHandle {
         // Who is held can not finish.
         self.service.revoke_lock();
         closed(self.accepting.clone()).await;
-        self.host.let_go(self.name()).await;
+        self.let_go.get_or_init(|| self.host.let_go(self.name())).await;
     }
 
     /// [`ServerHandle::stop`] for callers outside a runtime; blocks.

@@ -204,9 +204,9 @@ impl Host {
         let _ = self.0.shelf.set(shelf);
     }
 
-    /// This process changes nothing more about what is kept.
-    pub(super) fn leaves_shelf_alone(&self) {
-        self.0.shelf_is_left.store(true, Ordering::Relaxed);
+    /// This process changes nothing more about what is kept. Whether it could until now.
+    pub(super) fn leaves_shelf_alone(&self) -> bool {
+        !self.0.shelf_is_left.swap(true, Ordering::Relaxed)
     }
 
     fn shelf(&self) -> Option<&Arc<dyn Shelf>> {

@@ -15,7 +15,7 @@ use super::lanes::Lanes;
 use super::lock::Holder;
 use super::means;
 use super::registry::Registry;
-use super::swap::{SwapError, SwapSeen};
+use super::swap::{Going, SwapError};
 use super::tenants::Tenant;
 use super::versions::{Canary, History, RecordError, StateFolder, SwapRules};
 use crate::admission::{Gate, Network, Throttle};
@@ -96,7 +96,7 @@ pub(crate) struct Service {
     /// One swap at a time.
     pub(super) swapping: tokio::sync::Mutex<()>,
     /// How far it is.
-    pub(super) under_way: Mutex<Option<SwapSeen>>,
+    pub(super) under_way: Mutex<Option<Going>>,
     pub(super) course: watch::Sender<Course>,
     pub(super) notices: watch::Sender<Notice>,
     pub(super) host_notices: broadcast::Sender<HostNotice>,

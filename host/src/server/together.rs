@@ -52,7 +52,7 @@ pub(super) async fn move_all(
     }
     let patience = service.terms().rules.prepare;
     let deadline = means::now() + patience;
-    service.asks(live.len(), next);
+    service.asks(live.len(), next, report);
     let (decide, verdict) = watch::channel(None);
     let waits = || (verdict.clone(), patience + VERDICT_LATE_MAX);
     let prepared = join_all(live.into_iter().map(|one| prepare(one, next, waits(), deadline))).await;

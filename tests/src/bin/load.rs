@@ -82,6 +82,12 @@ enum What {
         /// How many swaps.
         #[arg(long, default_value_t = 200)]
         swaps: usize,
+        /// Milliseconds between the starts of two swaps.
+        #[arg(long, default_value_t = 100)]
+        every: u64,
+        /// Milliseconds between two messages of one client.
+        #[arg(long, default_value_t = 20)]
+        pace: u64,
     },
     /// What Wharf costs beside the engine alone, and what metering costs a parser.
     Price,
@@ -148,9 +154,15 @@ fn main() -> Result<()> {
     if let What::Control { requests } = cli.what {
         return control(&host, &clients, &cli, requests);
     }
-    if let What::Swaps { clients: count, swaps } = cli.what {
+    if let What::Swaps { clients: count, swaps, every, pace } = cli.what {
         let quiet = Duration::from_secs_f64(cli.seconds * 5.0);
-        let storm = Storm { clients: count, swaps, quiet, every: Duration::from_millis(100) };
+        let storm = Storm {
+            clients: count,
+            swaps,
+            quiet,
+            every: Duration::from_millis(every),
+            pace: Duration::from_millis(pace),
+        };
         return report_swaps(&swaps::run(&host, &clients, storm)?);
     }
     if matches!(cli.what, What::Price) {
@@ -350,15 +362,21 @@ fn control(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli, requests: 
 fn report_swaps(seen: &swaps::Seen) -> Result<()> {
     let row = |histogram: &Histogram<u64>| [0.5, 0.99, 0.999, 1.0].map(|share| histogram.value_at_quantile(share));
     println!("| | p50 us | p99 | p99.9 | max |\n|---|---|---|---|---|");
-    for (name, histogram) in [("no swaps", &seen.quiet), ("swaps", &seen.storm)] {
+    for (name, histogram) in ["no swaps", "swaps to good versions", "swaps to bad ones"].iter().zip(&seen.latency) {
         let [p50, p99, p999, max] = row(histogram);
         println!("| {name} | {p50} | {p99} | {p999} | {max} |");
     }
-    let mut pauses = seen.pauses.clone();
-    pauses.sort_unstable();
-    let at = |share: f64| pauses.get(((pauses.len() - 1) as f64 * share) as usize).copied().unwrap_or_default();
+    let at = |pauses: &[Duration]| {
+        let mut pauses = pauses.to_vec();
+        pauses.sort_unstable();
+        [0.5, 0.99, 1.0]
+            .map(|share| pauses.get(((pauses.len() - 1) as f64 * share) as usize).copied().unwrap_or_default())
+    };
     println!("{} sessions moved, {} stayed with bad versions", seen.moved, seen.stayed);
-    println!("longest pause of a session, by swap: median {:?}, p99 {:?}, most {:?}", at(0.5), at(0.99), at(1.0));
+    for (what, pauses) in [("of all sessions that moved", &seen.pauses), ("the longest of each swap", &seen.longest)] {
+        let [p50, p99, most] = at(pauses);
+        println!("pause, {what}: median {p50:?}, p99 {p99:?}, most {most:?}");
+    }
     let [(before, files), (after, files_after)] = seen.weights;
     println!(
         "resident {before} KiB and {after} KiB, descriptors {files} and {files_after}, after a tenth and after all"

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -19,8 +19,6 @@ use super::memory::Weight;
 use crate::certificates::Certificates;
 use crate::guests::{component, file, versioned};
 
-/// Between two messages of one client.
-const PACE: Duration = Duration::from_millis(20);
 /// Every so many swaps one is to a version that fails for sessions that have been used.
 const BAD_EVERY: usize = 10;
 /// Longest latency the histograms hold, in microseconds.
@@ -37,21 +35,32 @@ pub struct Storm {
     pub quiet: Duration,
     /// Between the starts of two swaps, at least.
     pub every: Duration,
+    /// Between two messages of one client.
+    pub pace: Duration,
+}
+
+/// What goes on meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Quiet,
+    Good,
+    Bad,
 }
 
 /// What was seen.
 #[derive(Debug)]
 pub struct Seen {
-    /// From sending a message to having its answer, in microseconds, without swaps and with them.
-    pub quiet: Histogram<u64>,
-    /// The same while versions were swapped.
-    pub storm: Histogram<u64>,
+    /// From sending a message to having its answer, in microseconds: without swaps, while every session moved to good versions,
+    /// and while they tried bad ones.
+    pub latency: Latencies,
     /// Sessions that moved, over all swaps, and that stayed because the version was bad.
     pub moved: usize,
     /// See `moved`.
     pub stayed: usize,
-    /// The longest that any session was handled by neither version, of each swap.
+    /// For how long each session that moved was handled by neither version.
     pub pauses: Vec<Duration>,
+    /// The longest of these in each swap.
+    pub longest: Vec<Duration>,
     /// Resident memory and descriptors after a tenth of the swaps, and after all of them.
     pub weights: [(u64, usize); 2],
 }
@@ -84,21 +93,22 @@ pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Resu
     let certificates = Certificates::new();
     let plain = describe(host, "plain", 1, "")?.start()?;
     let secure = describe(host, "secure", 1, "")?.credentials(certificates.credentials()).start()?;
-    let (stop, swapping) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (stop, phase) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(Phase::Quiet as usize)));
     let authority = certificates.path("ca.pem");
-    let mut talking = clients.block_on(connect(storm.clients, &plain, &secure, &authority, &stop, &swapping))?;
+    let mut talking = clients.block_on(connect(&storm, &plain, &secure, &authority, &stop, &phase))?;
     std::thread::sleep(storm.quiet);
-    swapping.store(true, Ordering::Relaxed);
     let mut seen = Seen {
-        quiet: Histogram::new_with_max(LATENCY_MAX_US, 3)?,
-        storm: Histogram::new_with_max(LATENCY_MAX_US, 3)?,
+        latency: latencies()?,
         moved: 0,
         stayed: 0,
+        longest: Vec::new(),
         pauses: Vec::new(),
         weights: [(0, 0); 2],
     };
     for number in 1..=storm.swaps {
         let start = Instant::now();
+        let now = if number.is_multiple_of(BAD_EVERY) { Phase::Bad } else { Phase::Good };
+        phase.store(now as usize, Ordering::Relaxed);
         one_swap(&[&plain, &secure], number, &mut seen)?;
         if number == (storm.swaps / 10).max(1) {
             seen.weights[0] = weight()?;
@@ -109,9 +119,9 @@ pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Resu
     stop.store(true, Ordering::Relaxed);
     clients.block_on(async {
         while let Some(one) = talking.join_next().await {
-            let (quiet, storm) = one??;
-            seen.quiet.add(quiet)?;
-            seen.storm.add(storm)?;
+            for (all, one) in seen.latency.iter_mut().zip(one??) {
+                all.add(one)?;
+            }
         }
         anyhow::Ok(())
     })?;
@@ -137,7 +147,8 @@ fn one_swap(servers: &[&ServerHandle], number: usize, seen: &mut Seen) -> Result
         ensure!(if bad { report.moved == 0 } else { stayed == 0 }, "swap {number}: {report:?}");
         seen.moved += report.moved;
         seen.stayed += stayed;
-        seen.pauses.push(report.longest_pause);
+        seen.longest.push(report.pause(1.0));
+        seen.pauses.extend(report.pauses);
     }
     Ok(std::fs::remove_file(path)?)
 }
@@ -146,19 +157,24 @@ fn weight() -> Result<(u64, usize)> {
     Ok((Weight::now()?.resident_kib, std::fs::read_dir("/proc/self/fd")?.count()))
 }
 
-type Latencies = (Histogram<u64>, Histogram<u64>);
+type Latencies = [Histogram<u64>; 3];
+
+fn latencies() -> Result<Latencies> {
+    let one = || Histogram::new_with_max(LATENCY_MAX_US, 3);
+    Ok([one()?, one()?, one()?])
+}
 
 async fn connect(
-    count: usize,
+    storm: &Storm,
     plain: &ServerHandle,
     secure: &ServerHandle,
     authority: &Path,
     stop: &Arc<AtomicBool>,
-    swapping: &Arc<AtomicBool>,
+    phase: &Arc<AtomicUsize>,
 ) -> Result<JoinSet<Result<Latencies>>> {
     let tls = connector(authority)?;
     let mut talking = JoinSet::new();
-    for number in 0..count {
+    for number in 0..storm.clients {
         let address: SocketAddr = if number % 2 == 0 { plain.address() } else { secure.address() };
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -166,7 +182,7 @@ async fn connect(
             0 => Box::new(stream),
             _ => Box::new(tls.connect(ServerName::try_from("localhost")?, stream).await?),
         };
-        talking.spawn(talk(stream, number, Arc::clone(stop), Arc::clone(swapping)));
+        talking.spawn(talk(stream, number, storm.pace, Arc::clone(stop), Arc::clone(phase)));
     }
     Ok(talking)
 }
@@ -175,13 +191,14 @@ async fn connect(
 async fn talk(
     mut stream: Box<dyn Stream>,
     number: usize,
+    pace: Duration,
     stop: Arc<AtomicBool>,
-    swapping: Arc<AtomicBool>,
+    phase: Arc<AtomicUsize>,
 ) -> Result<Latencies> {
-    let mut latencies = (Histogram::new_with_max(LATENCY_MAX_US, 3)?, Histogram::new_with_max(LATENCY_MAX_US, 3)?);
+    let mut latencies = latencies()?;
     let (mut count, mut label) = (0_u8, 0_u8);
     // Not all at the same moment.
-    tokio::time::sleep(PACE * (number % 16) as u32 / 16).await;
+    tokio::time::sleep(pace * (number % 16) as u32 / 16).await;
     while !stop.load(Ordering::Relaxed) {
         let (start, byte) = (Instant::now(), number as u8 ^ count);
         stream.write_all(&[byte]).await?;
@@ -191,9 +208,8 @@ async fn talk(
         ensure!(answer[1..] == [byte, count], "client {number}: {answer:?} where {byte} {count} was next");
         ensure!(answer[0] >= label, "client {number}: version {} after {label}", answer[0]);
         label = answer[0];
-        let of = if swapping.load(Ordering::Relaxed) { &mut latencies.1 } else { &mut latencies.0 };
-        of.saturating_record(start.elapsed().as_micros() as u64);
-        tokio::time::sleep(PACE).await;
+        latencies[phase.load(Ordering::Relaxed)].saturating_record(start.elapsed().as_micros() as u64);
+        tokio::time::sleep(pace).await;
     }
     Ok(latencies)
 }

@@ -1,5 +1,6 @@
 //! Runs a plugin's build for `wharf dev`, and shows what it says as it comes.
 
+use std::cell::RefCell;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -23,7 +24,8 @@ const CLOSING_MAX: Duration = Duration::from_secs(1);
 pub(super) async fn run(manifest: &Manifest) -> Result<()> {
     let (output, input) = std::io::pipe()?;
     let (lines, mut said) = mpsc::channel(LINES_WAITING_MAX);
-    let mut reading = pin!(read(Receiver::from_owned_fd(output.into())?, lines));
+    let line = RefCell::default();
+    let mut reading = pin!(read(Receiver::from_owned_fd(output.into())?, &line, lines));
     let mut building = pin!(manifest.run_build_into(Some(input)));
     let (mut shown, mut is_open) = (Shown::default(), true);
     let built = loop {
@@ -48,23 +50,29 @@ pub(super) async fn run(manifest: &Manifest) -> Result<()> {
     };
     // Whatever it has started may hold its output for ever.
     let _ = tokio::time::timeout(CLOSING_MAX, rest).await;
+    if !line.borrow().is_empty() {
+        shown.line(&line.borrow());
+    }
     shown.end();
     Ok(built?)
 }
 
-/// Cuts what comes into lines, none of them longer than may be.
-async fn read(mut stream: impl AsyncRead + Unpin, lines: mpsc::Sender<Vec<u8>>) {
-    let (mut buffer, mut line) = ([0; LINE_MAX_BYTES], Vec::new());
+/// Cuts what comes into lines, none of them longer than may be. `line` has the one that is not whole.
+async fn read(mut stream: impl AsyncRead + Unpin, line: &RefCell<Vec<u8>>, lines: mpsc::Sender<Vec<u8>>) {
+    let mut buffer = [0; LINE_MAX_BYTES];
     while let Ok(count @ 1..) = stream.read(&mut buffer).await {
         for &byte in &buffer[..count] {
-            line.push(byte);
-            if (byte == b'\n' || line.len() >= LINE_MAX_BYTES) && lines.send(std::mem::take(&mut line)).await.is_err() {
+            let whole = push(&mut line.borrow_mut(), byte);
+            if let Some(whole) = whole
+                && lines.send(whole).await.is_err()
+            {
                 return;
             }
         }
     }
-    if !line.is_empty() {
-        // Nobody may be there any more to show it.
-        let _ = lines.send(line).await;
-    }
+}
+
+fn push(line: &mut Vec<u8>, byte: u8) -> Option<Vec<u8>> {
+    line.push(byte);
+    (byte == b'\n' || line.len() >= LINE_MAX_BYTES).then(|| std::mem::take(line))
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use self::output::{say, swapped, took};
-use self::watch::{Changes, watch};
+use self::watch::Changes;
 use super::args::DevArgs;
 use super::signals::Signals;
 use crate::config::default_cache_dir;
@@ -39,7 +39,8 @@ pub(super) fn run(arguments: &DevArgs) -> Result<()> {
         compiler: Some(Compiler::this_program()),
         ..HostConfig::default()
     })?;
-    let changes = watch(&manifest, build)?;
+    let mut changes = Changes::new();
+    changes.watch(&manifest, build)?;
     let runtime = host.runtime().clone();
     runtime.block_on(develop(arguments, host, folder, changes))
 }
@@ -50,7 +51,7 @@ async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: 
     let mut why = None;
     loop {
         let attempt = tokio::select! {
-            attempt = build_and_load(&host, &folder, why.as_deref()) => attempt,
+            attempt = build_and_load(&host, &folder, &mut changes, why.as_deref()) => attempt,
             _ = signals.next() => break,
         };
         match (attempt, &server) {
@@ -80,10 +81,11 @@ async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: 
 }
 
 /// Dropping the future ends a build.
-async fn build_and_load(host: &Host, folder: &Path, why: Option<&str>) -> Result<Arc<Plugin>> {
+async fn build_and_load(host: &Host, folder: &Path, changes: &mut Changes, why: Option<&str>) -> Result<Arc<Plugin>> {
     // Read again each time: the manifest may be what changed.
     let manifest = Manifest::read(folder)?;
     if let Some(build) = &manifest.build {
+        changes.watch(&manifest, build)?;
         let why = why.map(|why| format!(", {why}")).unwrap_or_default();
         say(&format!("building{why}: {}", build.command.join(" ")));
         let start = Instant::now();

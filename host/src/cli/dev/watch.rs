@@ -18,10 +18,16 @@ const SETTLE: Duration = Duration::from_millis(150);
 pub(super) struct Changes {
     what: Arc<Mutex<Changed>>,
     some: mpsc::Receiver<()>,
-    _watcher: notify::RecommendedWatcher,
+    changed: mpsc::Sender<()>,
+    watcher: Option<notify::RecommendedWatcher>,
 }
 
 impl Changes {
+    pub(super) fn new() -> Self {
+        let (changed, some) = mpsc::channel(1);
+        Self { what: Arc::default(), some, changed, watcher: None }
+    }
+
     /// Waits for a change, then for quiet. What changed. Dropping the future loses nothing.
     pub(super) async fn settled(&mut self) -> String {
         if self.some.recv().await.is_none() {
@@ -31,54 +37,63 @@ impl Changes {
         while let Ok(Some(())) = tokio::time::timeout(SETTLE, self.some.recv()).await {}
         std::mem::take(&mut *self.what.lock().unwrap_or_else(PoisonError::into_inner)).named()
     }
+
+    /// Reports changes of what the manifest names from now on, and of the manifest. To be called before each build: what is watched
+    /// may have been replaced, and the manifest may name something else. Files are watched through their folder, because most editors
+    /// replace a file and do not write into it. After an error what was watched before still is.
+    ///
+    /// # Errors
+    /// What is named is not there, or has the component in it.
+    pub(super) fn watch(&mut self, manifest: &Manifest, build: &Build) -> Result<()> {
+        let folder = &manifest.folder;
+        if let Some(path) = build.watch.iter().find(|path| holds(&folder.join(path), &manifest.component)) {
+            bail!(
+                "{}: `build.watch`: `{}` holds the component, so that each build would be a change and the next one would follow \
+                 without end; name what it is built from",
+                folder.join(MANIFEST_FILE).display(),
+                path.display()
+            );
+        }
+        let root = folder.canonicalize().map_err(|error| anyhow!("cannot watch {}: {error}", folder.display()))?;
+        let named = build.watch.iter().map(PathBuf::as_path).chain([Path::new(MANIFEST_FILE)]);
+        let watched: Vec<PathBuf> = named.map(|path| root.join(path)).collect();
+        let folders = folders(&watched, &root);
+        let (noted, changed) = (Arc::clone(&self.what), self.changed.clone());
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let Ok(event) = event else { return };
+            // It may have missed some.
+            let missed = event.need_rescan();
+            let ours = event.paths.into_iter().filter(|path| watched.iter().any(|watched| path.starts_with(watched)));
+            let mut ours = ours.map(|path| path.strip_prefix(&root).map(Path::to_owned).unwrap_or(path)).peekable();
+            if !missed && (event.kind.is_access() || ours.peek().is_none()) {
+                return;
+            }
+            noted.lock().unwrap_or_else(PoisonError::into_inner).add(ours);
+            // One change that waits is as good as many.
+            let _ = changed.try_send(());
+        })?;
+        for (path, mode) in folders {
+            watcher.watch(&path, mode).map_err(|error| {
+                let manifest = folder.join(MANIFEST_FILE);
+                anyhow!("{}: `build.watch`: cannot watch {}: {error}", manifest.display(), path.display())
+            })?;
+        }
+        self.watcher = Some(watcher);
+        Ok(())
+    }
 }
 
-/// Reports changes of what the manifest names, and of the manifest. Files are watched through their folder, because most
-/// editors replace a file and do not write into it.
-pub(super) fn watch(manifest: &Manifest, build: &Build) -> Result<Changes> {
-    let folder = &manifest.folder;
-    if let Some(path) = build.watch.iter().find(|path| holds(&folder.join(path), &manifest.component)) {
-        bail!(
-            "{}: `build.watch`: `{}` holds the component, so that each build would be a change and the next one would follow without \
-             end; name what it is built from",
-            folder.join(MANIFEST_FILE).display(),
-            path.display()
-        );
-    }
-    let (changed, some) = mpsc::channel(1);
-    let what = Arc::<Mutex<Changed>>::default();
-    let root = folder.canonicalize().map_err(|error| anyhow!("cannot watch {}: {error}", folder.display()))?;
-    let named = build.watch.iter().map(PathBuf::as_path).chain([Path::new(MANIFEST_FILE)]);
-    let watched: Vec<PathBuf> = named.map(|path| root.join(path)).collect();
-    let mut folders: Vec<(PathBuf, RecursiveMode)> = watched
-        .iter()
-        .map(|path| match path.is_dir() {
-            true => (path.clone(), RecursiveMode::Recursive),
-            false => (path.parent().unwrap_or(&root).to_owned(), RecursiveMode::NonRecursive),
-        })
-        .collect();
+/// What has to be watched to see all of it.
+fn folders(watched: &[PathBuf], root: &Path) -> Vec<(PathBuf, RecursiveMode)> {
+    let of = |path: &PathBuf| match path.is_dir() {
+        true => (path.clone(), RecursiveMode::Recursive),
+        false => (path.parent().unwrap_or(root).to_owned(), RecursiveMode::NonRecursive),
+    };
+    let mut folders: Vec<_> = watched.iter().map(of).collect();
     // Of two ways to watch one folder the one that sees more comes first and stays.
     folders.sort_by_key(|(path, mode)| (path.clone(), *mode != RecursiveMode::Recursive));
     folders.dedup_by(|one, other| one.0 == other.0);
-    let noted = Arc::clone(&what);
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let Ok(event) = event else { return };
-        let ours = event.paths.into_iter().filter(|path| watched.iter().any(|watched| path.starts_with(watched)));
-        let mut ours = ours.map(|path| path.strip_prefix(&root).map(Path::to_owned).unwrap_or(path)).peekable();
-        if event.kind.is_access() || ours.peek().is_none() {
-            return;
-        }
-        noted.lock().unwrap_or_else(PoisonError::into_inner).add(ours);
-        // One change that waits is as good as many.
-        let _ = changed.try_send(());
-    })?;
-    for (path, mode) in folders {
-        watcher.watch(&path, mode).map_err(|error| {
-            let manifest = folder.join(MANIFEST_FILE);
-            anyhow!("{}: `build.watch`: cannot watch {}: {error}", manifest.display(), path.display())
-        })?;
-    }
-    Ok(Changes { what, some, _watcher: watcher })
+    folders
 }
 
 /// Whether a file is this one, or in this folder. Neither has to be there yet.

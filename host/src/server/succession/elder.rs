@@ -102,10 +102,14 @@ impl Heir {
         self.doors.iter().any(|door| matches!(door, Door::Unix(_)))
     }
 
+    /// What is kept outside is the new process's business from now on. To be called before whoever keeps it is told of that.
+    pub fn stands_back(&self) {
+        self.fleet.host().leaves_shelf_alone();
+    }
+
     /// Takes no more newcomers, and moves the sessions that can move. What is left is to drain.
     pub async fn succeed(self) -> Succeeded {
-        // What is kept outside is the new process's business from now on.
-        self.fleet.host().leaves_shelf_alone();
+        self.stands_back();
         self.fleet.close().await;
         departures::move_all(&self.fleet, self.passage).await
     }

@@ -42,7 +42,7 @@ pub struct LeftSession {
 
 /// Writes down a session that leaves. The note, its connection, and where the verdict is awaited.
 pub(super) fn write(leaving: Leaving) -> Result<(Keepsake, OwnedFd, oneshot::Sender<bool>), String> {
-    let Leaving { server, name, ids_above, traveller, verdict } = leaving;
+    let Leaving { server, name, ids_above, traveller, verdict, .. } = leaving;
     let Traveller { baggage, state, queued, socket } = traveller;
     let connection = socket_number(&socket).ok_or("no-descriptor")?;
     let session = Offer::Session { server, name, state_bytes: state.len(), baggage: Box::new(baggage) };
@@ -54,6 +54,9 @@ pub(super) fn write(leaving: Leaving) -> Result<(Keepsake, OwnedFd, oneshot::Sen
     })?;
     Ok((note, socket, verdict))
 }
+
+/// Numbers of sessions do not come so far; a note that says so is not one of ours.
+const IDS_MAX: u64 = u64::MAX / 2;
 
 impl LeftSession {
     /// Whole sessions among these descriptors, and how many of them belong to none. Those are closed.
@@ -83,6 +86,9 @@ impl LeftSession {
     fn of(note: Keepsake, sockets: &mut HashMap<u64, OwnedFd>) -> Option<Self> {
         let Note { connection, written_ms, ids_above, session } = serde_json::from_slice(&note.head().ok()?).ok()?;
         let Offer::Session { server, name, state_bytes, baggage } = session else { return None };
+        if ids_above > IDS_MAX {
+            return None;
+        }
         let socket = sockets.remove(&connection)?;
         Some(Self { server, name, ids_above, baggage, written_ms, state_bytes, note, socket })
     }
@@ -97,6 +103,8 @@ impl LeftSession {
     pub(in crate::server) fn unpack(self) -> Result<(Option<String>, Traveller), String> {
         let Self { name, baggage, written_ms, state_bytes, note, socket, .. } = self;
         let mut state = note.body().map_err(|error| error.to_string())?;
+        // What is in the store still, where it was not removed, is the same memory: nobody goes on from it again.
+        note.void().map_err(|error| error.to_string())?;
         if state_bytes > state.len() {
             return Err("no-state".into());
         }

@@ -1,6 +1,7 @@
 //! Where descriptors outlive the process: what listens is kept there while it serves, and sessions when it ends, so that the next
 //! process finds them. Whose place it is, and what it is called there, is the command line's business.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,13 +29,20 @@ pub trait Shelf: Send + Sync {
 /// Takes no more newcomers, who wait for the next process, and leaves the sessions for it that can wait, too. It takes so long at
 /// most; what is left is to drain.
 pub async fn leave(fleet: &Arc<Fleet>, shelf: Arc<dyn Shelf>, patience: Duration) -> Succeeded {
-    fleet.host().leaves_shelf_alone();
+    if !fleet.host().leaves_shelf_alone() {
+        // Another process serves, and whoever keeps things listens to that one.
+        return Succeeded { moved: 0, stayed: BTreeMap::new() };
+    }
     fleet.close().await;
     let way: Arc<Way> = Arc::new(move |leaving| put_down(&*shelf, leaving));
     departures::leave_by(fleet, way, patience).await
 }
 
 fn put_down(shelf: &dyn Shelf, leaving: Leaving) -> Result<(), String> {
+    // Nobody is there to say that the next process cannot restore it.
+    if !leaving.in_force {
+        return Err("other-version".into());
+    }
     let (note, socket, verdict) = left::write(leaving)?;
     if verdict.is_closed() {
         return Err("busy".into());

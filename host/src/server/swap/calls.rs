@@ -69,7 +69,7 @@ impl ServerHandle {
         let service = &self.service;
         let _alone = self.alone_and_without_canary().await?;
         let before = service.procedure();
-        let _under_way = service.begins_with(plugin.label());
+        let _under_way = service.begins(&plugin);
         // Nothing is new then; but sessions that were left on another version may be asked again.
         let next = match same(before.plugin(), &plugin) {
             true => Arc::clone(&before),
@@ -107,7 +107,7 @@ impl ServerHandle {
         // What is in force goes on being watched.
         let kept = service.guard().as_ref().map(|guard| Arc::clone(guard.before()));
         bounded_beside(service, &before, &plugin, kept.as_ref())?;
-        let _under_way = service.begins_with(plugin.label());
+        let _under_way = service.begins(&plugin);
         let next = self.ready(&before, plugin).await?;
         let canary = service.unless_stopping(|| {
             let number = service.history().put(&next, How::Canary, Standing::Canary);
@@ -141,7 +141,7 @@ impl ServerHandle {
         let service = &self.service;
         let _alone = self.alone().await?;
         let canary = service.canary.load_full().ok_or(SwapError::NoCanary)?;
-        let _under_way = service.begins(&canary.procedure);
+        let _under_way = service.begins(canary.procedure.plugin());
         self.written(promote(service, &canary).await?).await
     }
 
@@ -153,6 +153,7 @@ impl ServerHandle {
         let service = &self.service;
         let _alone = self.alone().await?;
         if let Some(canary) = service.canary.load_full() {
+            let _under_way = service.begins(service.procedure().plugin());
             return Ok(take_back(service, &canary, "asked").await);
         }
         let (generation, known) = service.history().before().ok_or(SwapError::NothingBefore)?;
@@ -162,7 +163,7 @@ impl ServerHandle {
             None => self.load_again(generation).await?,
         };
         let bad = service.procedure();
-        let _under_way = service.begins_with(plugin.label());
+        let _under_way = service.begins(&plugin);
         let next = self.ready(&bad, plugin).await?;
         let policy = service.terms().rules.policy;
         let mut report = SwapReport { from: bad.plugin().label(), to: next.plugin().label(), ..SwapReport::default() };

@@ -126,7 +126,7 @@ pub(super) async fn give(
         }
     }
     let (moved, stayed) = (report.moved, report.stayed.values().sum());
-    let (ended, longest) = (report.ended, report.longest_pause);
+    let (ended, longest) = (report.ended, report.pause(1.0));
     SessionsMoved { server: &service.name, moved, stayed, ended, longest }.emit();
     Ok(outcome)
 }
@@ -261,7 +261,7 @@ pub(in crate::server) async fn hand_over(
     let mut busy = Vec::new();
     let goes_on = AtomicBool::new(true);
     let (all, mut answers) = (live.len(), 0);
-    service.asks(all, next);
+    service.asks(all, next, report);
     let live = stream::iter(live).take_while(|_| ready(goes_on.load(Ordering::Relaxed)));
     let mut asked = live.map(ask).buffer_unordered(MOVING_MAX);
     while let Some(answer) = asked.next().await {

@@ -11,6 +11,7 @@ pub use live::SWAP_DEADLINE;
 pub(super) use live::{
     Live, Outcome, begun, bounded, hand_over, introduce, on, on_build, others, outlasts, published, put_back,
 };
+pub(super) use progress::Going;
 pub use progress::{SwapSeen, SwapStage};
 
 use super::service::Service;
@@ -94,8 +95,8 @@ pub struct SwapReport {
     pub rolled_back: bool,
     /// Ended meanwhile, by themselves or because the policy says so.
     pub ended: usize,
-    /// The longest that one of them was handled by neither.
-    pub longest_pause: Duration,
+    /// For how long each of those that moved was handled by neither, in the order in which they did.
+    pub pauses: Vec<Duration>,
     /// Whether what is in force is written down, so that it is what starts after a crash.
     pub recorded: bool,
 }
@@ -155,6 +156,15 @@ pub(super) fn same(one: &Plugin, other: &Plugin) -> bool {
 }
 
 impl SwapReport {
+    /// The pause that this share of the sessions that moved did not exceed, 0 to 1; zero where none moved.
+    #[must_use]
+    pub fn pause(&self, share: f64) -> Duration {
+        let mut pauses = self.pauses.clone();
+        pauses.sort_unstable();
+        let last = pauses.len().saturating_sub(1);
+        pauses.get((last as f64 * share.clamp(0.0, 1.0)).ceil() as usize).copied().unwrap_or_default()
+    }
+
     pub(super) fn add(&mut self, service: &Service, session: u64, handed: Option<Handed>) {
         let failed =
             |fault: &Fault| HandoverFailed { server: &service.name, session, fault }.emit(&service.fault_lines);
@@ -162,7 +172,7 @@ impl SwapReport {
             None => self.ended += 1,
             Some(Handed::Moved(pause)) => {
                 self.moved += 1;
-                self.longest_pause = self.longest_pause.max(pause);
+                self.pauses.push(pause);
             }
             Some(Handed::Stayed(fault)) => {
                 failed(&fault);

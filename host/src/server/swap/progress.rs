@@ -3,7 +3,7 @@
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::SwapReport;
-use crate::plugin::EventProcedure;
+use crate::plugin::{EventProcedure, Plugin};
 use crate::server::handle::ServerHandle;
 use crate::server::service::Service;
 
@@ -47,6 +47,16 @@ pub struct SwapSeen {
     pub ended: usize,
 }
 
+/// The same as the server keeps it.
+#[derive(Debug)]
+pub(in crate::server) struct Going {
+    seen: SwapSeen,
+    /// What it began for. Builds of one version have the same name.
+    digest: String,
+    /// Sessions that were not asked and stay.
+    pinned: usize,
+}
+
 /// A swap that goes on until this is dropped.
 pub(in crate::server) struct UnderWay<'a>(&'a Service);
 
@@ -58,34 +68,33 @@ impl Drop for UnderWay<'_> {
 
 impl Service {
     /// A swap begins. Whoever calls holds the lock of swaps.
-    pub(in crate::server) fn begins(&self, to: &EventProcedure) -> UnderWay<'_> {
-        self.begins_with(to.plugin().label())
-    }
-
-    pub(super) fn begins_with(&self, to: String) -> UnderWay<'_> {
-        *self.under_way() = Some(SwapSeen { to, stage: SwapStage::Trying, of: 0, moved: 0, stayed: 0, ended: 0 });
+    pub(in crate::server) fn begins(&self, to: &Plugin) -> UnderWay<'_> {
+        let (stage, digest) = (SwapStage::Trying, to.digest().to_owned());
+        let seen = SwapSeen { to: to.label(), stage, of: 0, moved: 0, stayed: 0, ended: 0 };
+        *self.under_way() = Some(Going { seen, digest, pinned: 0 });
         UnderWay(self)
     }
 
-    /// So many sessions are asked to come to this version.
-    pub(in crate::server) fn asks(&self, sessions: usize, to: &Arc<EventProcedure>) {
-        if let Some(seen) = &mut *self.under_way() {
-            let forth = seen.to == to.plugin().label();
+    /// So many sessions are asked to come to this version. The report has those that need not be.
+    pub(in crate::server) fn asks(&self, sessions: usize, to: &Arc<EventProcedure>, report: &SwapReport) {
+        if let Some(Going { seen, digest, pinned }) = &mut *self.under_way() {
+            let forth = digest == to.plugin().digest() && seen.to == to.plugin().label();
             (seen.stage, seen.of) = (if forth { SwapStage::Moving } else { SwapStage::MovingBack }, sessions);
             (seen.moved, seen.stayed, seen.ended) = (0, 0, 0);
+            *pinned = report.stayed.values().sum();
         }
     }
 
     /// That has become of them so far.
     pub(super) fn answered(&self, report: &SwapReport) {
-        if let Some(seen) = &mut *self.under_way() {
+        if let Some(Going { seen, pinned, .. }) = &mut *self.under_way() {
             let all = |reasons: &std::collections::BTreeMap<String, usize>| reasons.values().sum::<usize>();
-            (seen.moved, seen.stayed) = (report.moved, all(&report.stayed));
+            (seen.moved, seen.stayed) = (report.moved, all(&report.stayed).saturating_sub(*pinned));
             seen.ended = report.ended + all(&report.lost);
         }
     }
 
-    fn under_way(&self) -> MutexGuard<'_, Option<SwapSeen>> {
+    fn under_way(&self) -> MutexGuard<'_, Option<Going>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -94,6 +103,6 @@ impl ServerHandle {
     /// How far the swap is that is under way, if one is.
     #[must_use]
     pub fn swap_seen(&self) -> Option<SwapSeen> {
-        self.service.under_way().clone()
+        self.service.under_way().as_ref().map(|going| going.seen.clone())
     }
 }

@@ -223,7 +223,12 @@ pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: 
         // Live sessions may have come to it while this waited.
         let sessions = canary.figures(&service).sessions;
         let few = || (sessions < u64::from(canary.rules.sessions_min)).then_some("too-few-sessions");
-        match against.or_else(few) {
+        let why = against.or_else(few);
+        let _under_way = match why {
+            Some(_) => service.begins(service.procedure().plugin()),
+            None => service.begins(canary.procedure.plugin()),
+        };
+        match why {
             Some(why) => drop(take_back(&service, &canary, why).await),
             // Nobody waits for an answer, and what is in force now is to start after a crash all the same.
             None => match promote(&service, &canary).await {
