@@ -94,3 +94,24 @@ impl Patience {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_byte_now_and_then_keeps_nobody_for_longer() {
+        let (mut from, mut to) = io::pipe().expect("a pipe");
+        let sends = thread::spawn(move || {
+            while to.write_all(b"x").is_ok() {
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let read = Patience::of(Duration::from_millis(30)).read(&mut from, 1 << 20);
+        assert_eq!(read.expect_err("it never ends").kind(), io::ErrorKind::TimedOut);
+        drop(from);
+        sends.join().expect("the pipe is closed");
+    }
+}

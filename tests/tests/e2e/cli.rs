@@ -149,6 +149,18 @@ fn dev_serves_new_sessions_with_a_new_build_and_survives_a_failed_one() {
     assert!(swapped.contains(" stayed (no-handoff "), "{swapped}");
     Client::connect(at(port)).send("?").expect("2");
     old.send("?").expect("1");
+
+    // As a checkout does: what is watched goes, and another comes in its place.
+    std::fs::create_dir(at_path("fresh")).expect("a folder");
+    std::fs::write(at_path("fresh/plugin.wasm"), version('3')).expect("kept");
+    std::fs::rename(at_path("src"), at_path("stale")).expect("moved");
+    process.says("the build failed after ");
+    std::fs::rename(at_path("fresh"), at_path("src")).expect("moved");
+    process.says("version 3 is in force");
+    std::fs::write(at_path("src/next.wasm"), version('4')).expect("kept");
+    std::fs::rename(at_path("src/next.wasm"), at_path("src/plugin.wasm")).expect("moved");
+    process.says("version 4 is in force");
+    Client::connect(at(port)).send("?").expect("4");
 }
 
 #[test]
