@@ -8,9 +8,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::io::retry_on_intr;
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, getrlimit, kill_process_group, set_parent_process_death_signal, setpriority_process,
-    setrlimit,
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, kill_process_group,
+    set_parent_process_death_signal, setpriority_process, setrlimit, waitid,
 };
 use wasmtime::{Result, bail, format_err};
 
@@ -135,11 +136,15 @@ fn bounded(from: impl Read, max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// How it ended, where it does by then.
+/// How it ended, where it does by then. What it has started ends with it.
 fn exited(child: &mut Child, until: Instant) -> io::Result<Option<ExitStatus>> {
+    let id = Pid::from_child(child);
+    // Not reaped by the look, so that its number is nobody else's when its group is ended.
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+        if retry_on_intr(|| waitid(WaitId::Pid(id), look))?.is_some() {
+            let _ = kill_process_group(id, Signal::KILL);
+            return child.wait().map(Some);
         }
         if Instant::now() >= until {
             return Ok(None);

@@ -22,6 +22,10 @@ use crate::telemetry::{PluginSwapped, SessionsMoved, SwapRolledBack};
 
 /// Sessions that are handed over at once; the others go on meanwhile.
 const MOVING_MAX: usize = 8;
+/// How long each of these places rests before it asks the next, so that the others have the CPU in between.
+const REST: Duration = Duration::from_millis(1);
+/// Rests of one place together. Where so many are to move that it would be more, nobody rests.
+const RESTS_MAX: Duration = Duration::from_millis(2_500);
 /// How long one that is in the middle of an event is waited for before the next one is asked.
 const BUSY_WAIT: Duration = Duration::from_millis(100);
 /// How long one that has begun by then is waited for after that.
@@ -262,8 +266,15 @@ pub(in crate::server) async fn hand_over(
     let goes_on = AtomicBool::new(true);
     let (all, mut answers) = (live.len(), 0);
     service.asks(all, next, report);
+    let rests = REST.saturating_mul(u32::try_from(all / MOVING_MAX).unwrap_or(u32::MAX)) <= RESTS_MAX;
     let live = stream::iter(live).take_while(|_| ready(goes_on.load(Ordering::Relaxed)));
-    let mut asked = live.map(ask).buffer_unordered(MOVING_MAX);
+    let paced = live.enumerate().map(|(number, one)| async move {
+        if rests && number >= MOVING_MAX {
+            means::sleep(REST).await;
+        }
+        ask(one).await
+    });
+    let mut asked = paced.buffer_unordered(MOVING_MAX);
     while let Some(answer) = asked.next().await {
         answers += 1;
         match answer {
