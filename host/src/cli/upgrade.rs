@@ -62,7 +62,10 @@ pub(super) fn run(arguments: &UpgradeArgs) -> ExitCode {
         if stayed == 0 {
             return 0;
         }
-        eprintln!("wharf: {stayed} sessions stayed in the old process, which ends once they have");
+        let sessions = if stayed == 1 { "session" } else { "sessions" };
+        eprintln!(
+            "wharf: {stayed} {sessions} stayed in the old process, which ends once they have, or its grace is over"
+        );
         STAYED
     })
 }

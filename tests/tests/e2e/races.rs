@@ -191,7 +191,8 @@ fn new_terms_wait_for_a_swap() {
         drop(slow);
         reform.await;
     });
-    assert_eq!(work.join().expect("no panic").moved, 1);
+    let moved = work.join().expect("no panic").moved;
+    assert!((1..=2).contains(&moved), "{moved}: the slow one either ends or comes along");
     asks.join().expect("it has ended");
     next(&mut quick, 'b', 2);
     next(&mut Client::connect(server.address()), 'a', 1);

@@ -65,8 +65,8 @@ async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: 
                 ));
                 server = Some(started);
             }
-            (Err(error), Some(_)) => say(&format!("{error:#}; the build before it goes on serving")),
-            (Err(error), None) => say(&format!("{error:#}; waiting for a change")),
+            (Err(error), Some(_)) => say(&format!("{}the build before it goes on serving", before(&error))),
+            (Err(error), None) => say(&format!("{}waiting for a change", before(&error))),
         }
         tokio::select! {
             changed = changes.settled() => why = Some(changed),
@@ -78,6 +78,13 @@ async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: 
         signals.stop(&server, STOP_GRACE).await;
     }
     Ok(())
+}
+
+/// An error, before what follows from it: on a line of its own where the error has several.
+fn before(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    let end = if text.contains('\n') { "\n" } else { "; " };
+    text + end
 }
 
 /// Dropping the future ends a build.
