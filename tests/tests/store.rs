@@ -173,6 +173,8 @@ fn what_is_stale_in_the_store_is_removed_and_keeps_nothing_from_starting() {
     manager.put(".l-gone", gone);
     manager.put(".l-echo", std::io::pipe().expect("a pipe").0);
     manager.put("nobody", listens());
+    manager.put("twice", listens());
+    manager.put("twice", listens());
     site.wharf = manager.start();
     eventually("only what is of use is there", || manager.names() == [LISTENS]);
     assert!(TcpStream::connect(address).is_err());

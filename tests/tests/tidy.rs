@@ -206,3 +206,27 @@ fn every_reason_is_explained_to_operators() {
         assert!(text.contains(&format!("`{reason}`")), "docs/operating.md does not explain `{reason}`");
     }
 }
+
+#[test]
+fn every_code_of_the_api_is_in_its_document() {
+    let document = fs::read_to_string(root().join("host/src/control/openapi.json")).expect("the document");
+    let mut seen = 0;
+    for file in fs::read_dir(root().join("host/src/control")).expect("a folder").flatten() {
+        let Some(text) = file.path().extension().filter(|end| *end == "rs").and(fs::read_to_string(file.path()).ok())
+        else {
+            continue;
+        };
+        // A code is the first text that a problem is made with.
+        let makers = ["Problem::new(", "Problem::bad(", "Problem::conflict("];
+        for (at, _) in makers.iter().flat_map(|maker| text.match_indices(maker)) {
+            let made = &text[at..(at + 120).min(text.len())];
+            let Some(code) = made.split_once(';').map_or(made, |(made, _)| made).split('"').nth(1) else { continue };
+            if code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') {
+                let listed = document.contains(&format!("\"{code}\"")) && document.contains(&format!("`{code}` ("));
+                assert!(listed, "openapi.json does not list or describe `{code}`");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 20, "{seen}");
+}

@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow, bail};
 use super::args::CheckArgs;
 use super::inspect;
 use crate::config::{CONFIG_FILE, Config};
-use crate::plugin::{CacheUse, MANIFEST_FILE, Plugin, looks_like_wasm};
+use crate::plugin::{CacheUse, Manifest, Plugin, looks_like_wasm};
 use crate::server::Host;
 
 /// What can be checked.
@@ -15,7 +15,7 @@ const EXPECTED: &str = "a configuration file, a folder with plugin.toml, or a .w
 
 /// Prints what each server's plugin is, and fails with everything that is wrong, all of it at once.
 pub(super) fn run(arguments: &CheckArgs) -> Result<()> {
-    if is_plugin(&arguments.path) {
+    if Manifest::find(&arguments.path)?.is_some() || is_component(&arguments.path) {
         return inspect::run(&arguments.path);
     }
     if !arguments.path.exists() && arguments.path != Path::new(CONFIG_FILE) {
@@ -43,11 +43,9 @@ pub(super) fn run(arguments: &CheckArgs) -> Result<()> {
     Ok(())
 }
 
-/// Whether that is meant: a folder, what names its manifest, or a file that is called a component or begins as one.
-fn is_plugin(path: &Path) -> bool {
-    let ends = path.extension().is_some_and(|extension| extension == "wasm" || extension == "wat");
-    let is_manifest = path.file_name().is_some_and(|name| name == MANIFEST_FILE);
-    path.is_dir() || ends || is_manifest || looks_like_wasm(path)
+/// Whether that is meant: a file that is called a component or begins as one.
+fn is_component(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "wasm" || extension == "wat") || looks_like_wasm(path)
 }
 
 pub(super) fn describe(plugin: &Plugin) -> String {

@@ -11,8 +11,7 @@ use crate::authoring::{Act, Manner, Transcript, advice, rehearse};
 use crate::plugin::{Grants, InstanceLimits, MANIFEST_FILE, Manifest};
 
 pub(super) fn run(path: &Path) -> Result<()> {
-    let is_manifest = path.file_name().is_some_and(|name| name == MANIFEST_FILE);
-    let manifest = if path.is_dir() || is_manifest { Some(Manifest::read(path)?) } else { None };
+    let manifest = Manifest::find(path)?;
     // With all grants, so that everything else that is wrong is found, too.
     let plugin = test::loader()?.load(path, &Grants::all()).map_err(|error| match advice(&error) {
         Some(advice) => anyhow!("{error}\n{advice}"),

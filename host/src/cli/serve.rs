@@ -223,7 +223,13 @@ fn taken_up(descriptors: Vec<OwnedFd>, store: Option<&Store>) -> Vec<LeftSession
 /// removed, before it is in the way.
 fn plan(config: Config, handed: Handed, store: Option<&Store>) -> Result<Plan> {
     let mut plan = config.plan();
-    let Handed { mut sockets, mut kept, mut strays, .. } = handed;
+    let Handed { mut sockets, mut kept, mut strays, twice, .. } = handed;
+    match (twice, store) {
+        // What is too many is from the store, and nothing that is in there is in the way of a start.
+        (Some(name), Some(_)) => drop(strays.insert(name)),
+        (Some(name), None) => bail!("systemd hands over two sockets called `{}`", name.escape_debug()),
+        (None, _) => {}
+    }
     for (_, server) in &mut plan.servers {
         let given = server.given_name().and_then(|name| sockets.remove(name));
         if let Some(socket) = given {
@@ -231,7 +237,7 @@ fn plan(config: Config, handed: Handed, store: Option<&Store>) -> Result<Plan> {
         }
     }
     match (sockets.keys().next(), store) {
-        // It may be from the store, and nothing that is in there is in the way of a start.
+        // As above.
         (_, Some(_)) => strays.extend(sockets.drain().map(|(name, _)| name)),
         (Some(name), None) => {
             bail!("systemd hands over a socket called `{}`, and no server has this `name`", name.escape_debug());

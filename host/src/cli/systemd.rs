@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use sd_notify::NotifyState;
 
 use super::store::{SESSIONS, server_of};
@@ -53,6 +53,8 @@ pub(super) struct Handed {
     pub(super) sessions: Vec<OwnedFd>,
     /// Names of what is of no use; it is closed.
     pub(super) strays: BTreeSet<String>,
+    /// One that two sockets have that are no store's names; the second is closed.
+    pub(super) twice: Option<String>,
 }
 
 /// Takes what systemd hands over. Once, and before anything else opens descriptors by number.
@@ -76,14 +78,8 @@ pub(super) fn handed_over() -> Result<Handed> {
             Some(server) => drop(handed.kept.insert(server, LeftSocket::kept(owned.into()))),
             None => match handed.sockets.entry(name) {
                 Entry::Vacant(place) => drop(place.insert(owned.into())),
-                // Those of socket units come first, and nothing that is in the store is in the way of a start.
-                Entry::Occupied(place) if std::env::var_os("FDSTORE").is_some() => {
-                    let name = place.key().escape_debug();
-                    tracing::warn!(%name, "systemd handed over two sockets of one name; the second is closed");
-                }
-                Entry::Occupied(place) => {
-                    bail!("systemd hands over two sockets called `{}`", place.key().escape_debug());
-                }
+                // Those of socket units come first.
+                Entry::Occupied(place) => handed.twice = Some(place.key().clone()),
             },
         }
     }

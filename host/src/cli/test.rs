@@ -38,8 +38,7 @@ pub(super) struct TestArgs {
 
 pub(super) fn run(arguments: &TestArgs) -> Result<()> {
     let path = &arguments.plugin;
-    let is_manifest = path.file_name().is_some_and(|name| name == MANIFEST_FILE);
-    let manifest = if path.is_dir() || is_manifest { Some(Manifest::read(path)?) } else { None };
+    let manifest = Manifest::find(path)?;
     let folder = manifest.as_ref().map(|manifest| manifest.folder.as_path()).or(path.parent());
     let usual = folder.map(|folder| folder.join(TRANSCRIPT_FILE));
     let files =

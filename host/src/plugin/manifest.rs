@@ -125,14 +125,26 @@ pub enum ManifestError {
     },
 }
 
+fn names_manifest(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == MANIFEST_FILE)
+}
+
 impl Manifest {
+    /// The manifest where a path is a folder, or names the manifest of one. `None`: it is something else.
+    ///
+    /// # Errors
+    /// [`ManifestError`], naming the file.
+    pub fn find(path: &Path) -> Result<Option<Self>, ManifestError> {
+        (path.is_dir() || names_manifest(path)).then(|| Self::read(path)).transpose()
+    }
+
     /// Reads the manifest of a folder, which may be named in the folder's place.
     ///
     /// # Errors
     /// [`ManifestError`], naming the file.
     pub fn read(folder: &Path) -> Result<Self, ManifestError> {
-        let is_manifest = folder.file_name().is_some_and(|name| name == MANIFEST_FILE) && !folder.is_dir();
-        let folder = if is_manifest { folder.parent().unwrap_or(Path::new("")) } else { folder };
+        let folder =
+            if names_manifest(folder) && !folder.is_dir() { folder.parent().unwrap_or(Path::new("")) } else { folder };
         // An empty path names no folder to run a command in.
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         let found = match std::fs::metadata(folder) {

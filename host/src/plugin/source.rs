@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::manifest::{MANIFEST_FILE, Manifest, ManifestError};
+use super::manifest::{Manifest, ManifestError};
 use crate::files;
 
 /// Largest component file that is read.
@@ -77,9 +77,7 @@ impl Source {
 
 /// Reads a folder with a manifest, or a component file.
 pub(super) fn read(path: &Path) -> Result<Source, SourceError> {
-    let is_manifest = path.file_name().is_some_and(|name| name == MANIFEST_FILE);
-    let (file, name, version, stateless, hint) = if path.is_dir() || is_manifest {
-        let manifest = Manifest::read(path)?;
+    let (file, name, version, stateless, hint) = if let Some(manifest) = Manifest::find(path)? {
         let hint = match &manifest.build {
             Some(build) => format!(" (build it first: `{}` in {})", build.command.join(" "), manifest.folder.display()),
             None => String::new(),

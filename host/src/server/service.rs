@@ -15,14 +15,14 @@ use super::lanes::Lanes;
 use super::lock::Holder;
 use super::means;
 use super::registry::Registry;
-use super::swap::{Going, SwapError};
+use super::swap::{Going, SwapError, same};
 use super::tenants::Tenant;
 use super::versions::{Canary, History, RecordError, StateFolder, SwapRules};
 use crate::admission::{Gate, Network, Throttle};
 use crate::event::{Peers, Priority};
 use crate::net::Security;
 use crate::oci::Registries;
-use crate::plugin::{EventProcedure, Grants};
+use crate::plugin::{EventProcedure, Grants, Plugin};
 use crate::sched::{Lane, Seat};
 use crate::session::{Latch, LineConfig};
 use crate::telemetry::{BreakerTripped, Bucket, Counters, NotRecorded, ServerNotice};
@@ -296,6 +296,15 @@ impl Service {
             change(&mut terms);
             terms
         });
+    }
+
+    /// Whether this is what the next process starts with, unless the configuration says something else by then.
+    pub(super) fn starts_again(&self, plugin: &Plugin) -> bool {
+        match self.records {
+            Some(_) => same(plugin, self.procedure().plugin()),
+            // What was swapped in is not written down.
+            None => plugin.digest() == self.history().configured(),
+        }
     }
 
     /// Does what is not to come after the server began to stop.

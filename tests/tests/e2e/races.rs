@@ -177,13 +177,7 @@ fn sessions_of_a_canary_that_a_reload_ends_go_back() {
 #[test]
 fn new_terms_wait_for_a_swap() {
     let server = Arc::new(described(1 << 20).start().expect("it starts"));
-    let (slow, mut quick) = (Client::connect(server.address()), Client::connect(server.address()));
-    next(&mut quick, 'a', 1);
-    let asks = busy(&slow);
-    eventually("it waits", || is_busy(&server));
-    let moving = Arc::clone(&server);
-    let work = std::thread::spawn(move || swap(&moving, version('b'), SwapPolicy::AllOrNothing));
-    eventually("the other one is ready", || prepares(&server));
+    let (slow, mut quick, finish) = half_way(&server);
     let prepared = described(2 << 20).prepare(&host()).expect("it holds");
     host().runtime().block_on(async {
         let mut reform = pin!(server.reform(prepared));
@@ -191,9 +185,7 @@ fn new_terms_wait_for_a_swap() {
         drop(slow);
         reform.await;
     });
-    let moved = work.join().expect("no panic").moved;
-    assert!((1..=2).contains(&moved), "{moved}: the slow one either ends or comes along");
-    asks.join().expect("it has ended");
+    finish();
     next(&mut quick, 'b', 2);
     next(&mut Client::connect(server.address()), 'a', 1);
 }
@@ -219,6 +211,24 @@ fn a_server_that_stops_while_its_sessions_move_was_not_swapped() {
     }
 }
 
+/// All sessions are asked to move together, and that waits for one of them, which is busy until its client goes; the other is ready.
+/// Both clients, and what looks at the outcome once nobody is busy.
+fn half_way(server: &Arc<ServerHandle>) -> (Client, Client, impl FnOnce() + use<>) {
+    let (slow, mut quick) = (Client::connect(server.address()), Client::connect(server.address()));
+    next(&mut quick, 'a', 1);
+    let asks = busy(&slow);
+    eventually("it waits", || is_busy(server));
+    let moving = Arc::clone(server);
+    let work = std::thread::spawn(move || swap(&moving, version('b'), SwapPolicy::AllOrNothing));
+    eventually("the other one is ready", || prepares(server));
+    let finish = move || {
+        let moved = work.join().expect("no panic").moved;
+        assert!((1..=2).contains(&moved), "{moved}: the slow one either ends or comes along");
+        asks.join().expect("it has ended");
+    };
+    (slow, quick, finish)
+}
+
 fn prepares(server: &ServerHandle) -> bool {
     server.sessions(0, 9).iter().any(|session| session.glance.event == Some("hand-over"))
 }
@@ -226,13 +236,7 @@ fn prepares(server: &ServerHandle) -> bool {
 #[test]
 fn a_reload_waits_for_a_swap_and_neither_undoes_the_other() {
     let (fleet, server) = fleet();
-    let (slow, mut quick) = (Client::connect(server.address()), Client::connect(server.address()));
-    next(&mut quick, 'a', 1);
-    let asks = busy(&slow);
-    eventually("it waits", || is_busy(&server));
-    let moving = Arc::clone(&server);
-    let work = std::thread::spawn(move || swap(&moving, version('b'), SwapPolicy::AllOrNothing));
-    eventually("the other one is ready", || prepares(&server));
+    let (slow, mut quick, finish) = half_way(&server);
     let next_plan = plan(2 << 20);
     host().runtime().block_on(async {
         let mut reload = pin!(fleet.reload(next_plan));
@@ -241,8 +245,7 @@ fn a_reload_waits_for_a_swap_and_neither_undoes_the_other() {
         drop(slow);
         assert_eq!(reload.await.expect("it holds").changed, ["raced"]);
     });
-    assert_eq!(work.join().expect("no panic").moved, 1);
-    asks.join().expect("it has ended");
+    finish();
     let copy = server.limits().into_iter().find(|limit| limit.key == "limits.copy_max_bytes").expect("a limit");
     assert_eq!(copy.value, Quantity::Bytes(2 << 20));
     next(&mut quick, 'b', 2);

@@ -16,7 +16,6 @@ use crate::net::Passage;
 use crate::plugin::EventProcedure;
 use crate::server::Fleet;
 use crate::server::handle::ServerHandle;
-use crate::server::swap::same;
 use crate::session::{Line, Successor, Traveller};
 
 /// Sessions that are packed while another is on its way.
@@ -42,8 +41,8 @@ pub(super) struct Leaving {
     pub(super) name: Option<String>,
     /// Sessions that come later have numbers above this one.
     pub(super) ids_above: u64,
-    /// Whether it is on the version that is in force, which is what the next process starts with.
-    pub(super) in_force: bool,
+    /// Whether it is on the version that the next process starts with.
+    pub(super) starts_again: bool,
     pub(super) traveller: Traveller,
     pub(super) verdict: oneshot::Sender<bool>,
 }
@@ -110,9 +109,9 @@ async fn leave(server: &ServerHandle, (line, successor): Handled, way: &Arc<Way>
     };
     let (traveller, verdict) = parting.map_err(|_| "ended")??;
     let registry = &server.service.registry;
-    let in_force = same(successor.current().plugin(), server.service.procedure().plugin());
+    let starts_again = server.service.starts_again(successor.current().plugin());
     let (server, name) = (server.name().to_owned(), registry.name_of(line.info().id));
-    let leaving = Leaving { server, name, ids_above: ids_above(registry.last_id()), in_force, traveller, verdict };
+    let leaving = Leaving { server, name, ids_above: ids_above(registry.last_id()), starts_again, traveller, verdict };
     let way = Arc::clone(way);
     let passing = tokio::task::spawn_blocking(move || way(leaving));
     passing.await.map_err(|_| "stopping")?

@@ -40,7 +40,7 @@ pub async fn leave(fleet: &Arc<Fleet>, shelf: Arc<dyn Shelf>, patience: Duration
 
 fn put_down(shelf: &dyn Shelf, leaving: Leaving) -> Result<(), String> {
     // Nobody is there to say that the next process cannot restore it.
-    if !leaving.in_force {
+    if !leaving.starts_again {
         return Err("other-version".into());
     }
     let (note, socket, verdict) = left::write(leaving)?;

@@ -266,7 +266,7 @@ pub(in crate::server) async fn hand_over(
     let goes_on = AtomicBool::new(true);
     let (all, mut answers) = (live.len(), 0);
     service.asks(all, next, report);
-    let rests = REST.saturating_mul(u32::try_from(all / MOVING_MAX).unwrap_or(u32::MAX)) <= RESTS_MAX;
+    let rests = rests(all);
     let live = stream::iter(live).take_while(|_| ready(goes_on.load(Ordering::Relaxed)));
     let paced = live.enumerate().map(|(number, one)| async move {
         if rests && number >= MOVING_MAX {
@@ -300,8 +300,25 @@ pub(in crate::server) async fn hand_over(
     !report.is_hopeless(&rules)
 }
 
+/// Whether places rest where so many sessions are to move.
+fn rests(sessions: usize) -> bool {
+    REST.saturating_mul(u32::try_from(sessions / MOVING_MAX).unwrap_or(u32::MAX)) <= RESTS_MAX
+}
+
 /// Waits for a hand-over that has begun. It has budgets of its own, but may wait for its turn, or for its tenant's share.
 pub(in crate::server) async fn begun(reported: &mut oneshot::Receiver<Handed>, deadline: Instant) -> Option<Handed> {
     let late = || Handed::Stayed(Fault::new(FaultKind::InstanceBusy, "it has not come to its end yet"));
     means::by(deadline + BEGUN_MAX, reported).await.unwrap_or_else(|| Ok(late())).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_rest_unless_that_would_take_too_long_together() {
+        let most = RESTS_MAX.div_duration_f64(REST) as usize * MOVING_MAX;
+        assert_eq!(most, 20_000);
+        assert!(rests(0) && rests(most) && !rests(most + MOVING_MAX) && !rests(usize::MAX));
+    }
 }
