@@ -146,6 +146,22 @@ fn a_session_that_the_next_process_cannot_restore_is_closed_with_a_reason() {
 }
 
 #[test]
+fn a_session_on_a_canary_is_not_left_to_the_next_process() {
+    let (mut site, manager) = service(64);
+    let mut client = Client::connect(site.address());
+    next(&mut client, 1);
+    std::fs::write(site.path("b.wasm"), component(&versioned('b', "", ""))).expect("kept");
+    site.plugin(&["canary", "--live", "--share", "1"], Some("b.wasm"));
+    client.send([1]).expect([b'b', 1, 2]);
+    site.wharf.signal(Signal::TERM);
+    let said = site.wharf.says("sessions wait for the next process");
+    assert!(said.contains("left=0") && said.contains("\"other-version\": 1"), "{said}");
+    assert_eq!(site.wharf.child.wait().expect("it ends").code(), Some(0));
+    client.expect_closed();
+    assert_eq!(manager.names(), [LISTENS]);
+}
+
+#[test]
 fn a_process_that_is_killed_leaves_what_listens_and_newcomers_wait() {
     let (mut site, manager) = service(64);
     next(&mut Client::connect(site.address()), 1);
