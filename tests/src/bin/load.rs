@@ -15,7 +15,7 @@ use clap::{Parser, Subcommand};
 use hdrhistogram::Histogram;
 use wharf::control::{Control, ControlConfig, Reload};
 use wharf::net::SocketOptions;
-use wharf::plugin::{Grants, Manifest};
+use wharf::plugin::{COMPILE_VERB, Compiler, Grants, Manifest, compile_for_another};
 use wharf::server::{Fleet, Host, HostConfig, Plan, Server, ServerBuilder, ServerHandle};
 use wharf_tests::certificates::Certificates;
 use wharf_tests::load::bare::{Bare, Metering};
@@ -82,7 +82,7 @@ enum What {
         /// How many swaps.
         #[arg(long, default_value_t = 200)]
         swaps: usize,
-        /// Milliseconds between the starts of two swaps.
+        /// Milliseconds that a swap has; as many without one follow.
         #[arg(long, default_value_t = 100)]
         every: u64,
         /// Milliseconds between two messages of one client.
@@ -111,6 +111,14 @@ enum What {
         /// Requests per second.
         requests: usize,
     },
+    /// Compiles a component for the server; for `swaps`, which has that done where the product does.
+    #[command(hide = true, name = COMPILE_VERB)]
+    Compile {
+        /// Bytes of memory it may have.
+        memory_max: u64,
+        /// Seconds it may take.
+        time_max: u64,
+    },
     /// Holds connections open until its standard input ends; for `idle`, which needs another process's descriptors.
     #[command(hide = true)]
     Hold {
@@ -125,6 +133,9 @@ enum What {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
+    if let What::Compile { memory_max, time_max } = cli.what {
+        std::process::exit(i32::from(compile_for_another(memory_max, Duration::from_secs(time_max))));
+    }
     let clients = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     if let What::Hold { address, count, authority } = &cli.what {
         let held = clients.block_on(clients::hold(*address, *count, authority.as_deref()))?;
@@ -144,7 +155,8 @@ fn main() -> Result<()> {
         return lanes::burn(number, address);
     }
     let release_memory = matches!(cli.what, What::Idle { asleep: true, .. });
-    let host = Host::new(&HostConfig { release_memory, ..HostConfig::default() })?;
+    let compiler = matches!(cli.what, What::Swaps { .. }).then(Compiler::this_program);
+    let host = Host::new(&HostConfig { release_memory, compiler, ..HostConfig::default() })?;
     if let What::Lanes { only } = &cli.what {
         return lanes::run(&host, cli.rounds, Duration::from_secs_f64(cli.seconds), only);
     }
@@ -362,7 +374,7 @@ fn control(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli, requests: 
 fn report_swaps(seen: &swaps::Seen) -> Result<()> {
     let row = |histogram: &Histogram<u64>| [0.5, 0.99, 0.999, 1.0].map(|share| histogram.value_at_quantile(share));
     println!("| | p50 us | p99 | p99.9 | max |\n|---|---|---|---|---|");
-    for (name, histogram) in ["no swaps", "swaps to good versions", "swaps to bad ones"].iter().zip(&seen.latency) {
+    for (name, histogram) in &seen.latency {
         let [p50, p99, p999, max] = row(histogram);
         println!("| {name} | {p50} | {p99} | {p999} | {max} |");
     }

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -31,28 +31,23 @@ pub struct Storm {
     pub clients: usize,
     /// Swaps.
     pub swaps: usize,
-    /// How long the clients are watched without any before, and how long each swap is given.
+    /// How long the clients are watched without any before.
     pub quiet: Duration,
-    /// Between the starts of two swaps, at least.
+    /// What a swap is given, at least; it is as quiet for as long after it.
     pub every: Duration,
     /// Between two messages of one client.
     pub pace: Duration,
 }
 
-/// What goes on meanwhile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Quiet,
-    Good,
-    Bad,
-}
+/// What goes on meanwhile, in the order in which it is counted; then come the bad versions.
+const PHASES: [&str; 2] = ["no swaps", "swaps to good versions"];
 
 /// What was seen.
 #[derive(Debug)]
 pub struct Seen {
     /// From sending a message to having its answer, in microseconds: without swaps, while every session moved to good versions,
-    /// and while they tried bad ones.
-    pub latency: Latencies,
+    /// while they tried bad ones, and while they tried those of each kind.
+    pub latency: Vec<(&'static str, Histogram<u64>)>,
     /// Sessions that moved, over all swaps, and that stayed because the version was bad.
     pub moved: usize,
     /// See `moved`.
@@ -65,14 +60,20 @@ pub struct Seen {
     pub weights: [(u64, usize); 2],
 }
 
-/// What goes wrong in the bad ones, in turn: they refuse, trap, loop, grow, do not fit the contract, and are slow.
-const BAD: [&str; 6] = [
-    "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i32.const 1068) (i32.const 1024)) (i32.store (i32.const 1072) (i32.const 5))",
-    "unreachable",
-    "(call $spin)",
-    "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable",
-    "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i32.const 1068) (i32.const -16)) (i32.store (i32.const 1072) (i32.const 64))",
-    "(loop $more (memory.fill (i32.const 4096) (i32.const 1) (i32.const 60000)) (br $more))",
+/// What goes wrong in `restore` of the bad ones, in turn.
+const BAD: [(&str, &str); 6] = [
+    (
+        "refuses",
+        "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i32.const 1068) (i32.const 1024)) (i32.store (i32.const 1072) (i32.const 5))",
+    ),
+    ("traps", "unreachable"),
+    ("loops", "(call $spin)"),
+    ("grows", "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable"),
+    (
+        "breaks the contract",
+        "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i32.const 1068) (i32.const -16)) (i32.store (i32.const 1072) (i32.const 64))",
+    ),
+    ("is slow", "(loop $more (memory.fill (i32.const 4096) (i32.const 1) (i32.const 60000)) (br $more))"),
 ];
 
 fn describe(host: &Host, name: &str, label: usize, restore: &str) -> Result<ServerBuilder> {
@@ -93,12 +94,12 @@ pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Resu
     let certificates = Certificates::new();
     let plain = describe(host, "plain", 1, "")?.start()?;
     let secure = describe(host, "secure", 1, "")?.credentials(certificates.credentials()).start()?;
-    let (stop, phase) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(Phase::Quiet as usize)));
+    let watch = Arc::new(Watch::new()?);
     let authority = certificates.path("ca.pem");
-    let mut talking = clients.block_on(connect(&storm, &plain, &secure, &authority, &stop, &phase))?;
+    let mut talking = clients.block_on(connect(&storm, &plain, &secure, &authority, &watch))?;
     std::thread::sleep(storm.quiet);
     let mut seen = Seen {
-        latency: latencies()?,
+        latency: Vec::new(),
         moved: 0,
         stayed: 0,
         longest: Vec::new(),
@@ -107,24 +108,24 @@ pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Resu
     };
     for number in 1..=storm.swaps {
         let start = Instant::now();
-        let now = if number.is_multiple_of(BAD_EVERY) { Phase::Bad } else { Phase::Good };
-        phase.store(now as usize, Ordering::Relaxed);
+        watch.phase.store(bad(number).map_or(1, |kind| PHASES.len() + kind), Ordering::Relaxed);
         one_swap(&[&plain, &secure], number, &mut seen)?;
         if number == (storm.swaps / 10).max(1) {
             seen.weights[0] = weight()?;
         }
         std::thread::sleep(storm.every.saturating_sub(start.elapsed()));
+        watch.phase.store(0, Ordering::Relaxed);
+        std::thread::sleep(storm.every);
     }
     seen.weights[1] = weight()?;
-    stop.store(true, Ordering::Relaxed);
+    watch.stop.store(true, Ordering::Relaxed);
     clients.block_on(async {
         while let Some(one) = talking.join_next().await {
-            for (all, one) in seen.latency.iter_mut().zip(one??) {
-                all.add(one)?;
-            }
+            one??;
         }
         anyhow::Ok(())
     })?;
+    seen.latency = watch.seen()?;
     for server in [&plain, &secure] {
         ensure!(server.counters().faults.is_empty(), "faults: {:?}", server.counters().faults);
     }
@@ -132,19 +133,15 @@ pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Resu
 }
 
 fn one_swap(servers: &[&ServerHandle], number: usize, seen: &mut Seen) -> Result<()> {
-    let bad = number.is_multiple_of(BAD_EVERY);
-    let what = if bad {
-        format!("(if (global.get $count) (then {}))", BAD[number / BAD_EVERY % BAD.len()])
-    } else {
-        String::new()
-    };
+    let bad = bad(number);
+    let what = bad.map(|kind| format!("(if (global.get $count) (then {}))", BAD[kind].1)).unwrap_or_default();
     let path = file(&format!("storm-{number}"), &component_of(number + 1, &what)?);
     for server in servers {
         let plugin = server.load_for_swap(&path)?;
         let report = server.host().runtime().block_on(server.swap(plugin, SwapPolicy::HandOff))?;
         let stayed: usize = report.stayed.values().sum();
         ensure!(report.ended == 0, "sessions ended: {report:?}");
-        ensure!(if bad { report.moved == 0 } else { stayed == 0 }, "swap {number}: {report:?}");
+        ensure!(if bad.is_some() { report.moved == 0 } else { stayed == 0 }, "swap {number}: {report:?}");
         seen.moved += report.moved;
         seen.stayed += stayed;
         seen.longest.push(report.pause(1.0));
@@ -157,11 +154,39 @@ fn weight() -> Result<(u64, usize)> {
     Ok((Weight::now()?.resident_kib, std::fs::read_dir("/proc/self/fd")?.count()))
 }
 
-type Latencies = [Histogram<u64>; 3];
+/// Which kind of bad version this swap is to, if it is.
+fn bad(number: usize) -> Option<usize> {
+    number.is_multiple_of(BAD_EVERY).then_some(number / BAD_EVERY % BAD.len())
+}
 
-fn latencies() -> Result<Latencies> {
-    let one = || Histogram::new_with_max(LATENCY_MAX_US, 3);
-    Ok([one()?, one()?, one()?])
+/// What the clients are told, and what they saw.
+struct Watch {
+    stop: AtomicBool,
+    phase: AtomicUsize,
+    latencies: Vec<Mutex<Histogram<u64>>>,
+}
+
+impl Watch {
+    fn new() -> Result<Self> {
+        let one = |_| Ok(Mutex::new(Histogram::new_with_max(LATENCY_MAX_US, 3)?));
+        let latencies = (0..PHASES.len() + BAD.len()).map(one).collect::<Result<_>>()?;
+        Ok(Self { stop: AtomicBool::new(false), phase: AtomicUsize::new(0), latencies })
+    }
+
+    fn record(&self, latency: Duration) {
+        let phase = &self.latencies[self.phase.load(Ordering::Relaxed)];
+        phase.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(latency.as_micros() as u64);
+    }
+
+    fn seen(&self) -> Result<Vec<(&'static str, Histogram<u64>)>> {
+        let names = PHASES.into_iter().chain(BAD.map(|(name, _)| name));
+        let copy = |one: &Mutex<Histogram<u64>>| one.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut seen: Vec<_> = names.zip(self.latencies.iter().map(copy)).collect();
+        let mut bad = Histogram::new_with_max(LATENCY_MAX_US, 3)?;
+        seen[PHASES.len()..].iter().try_for_each(|(_, kind)| bad.add(kind))?;
+        seen.insert(PHASES.len(), ("swaps to bad versions", bad));
+        Ok(seen)
+    }
 }
 
 async fn connect(
@@ -169,9 +194,8 @@ async fn connect(
     plain: &ServerHandle,
     secure: &ServerHandle,
     authority: &Path,
-    stop: &Arc<AtomicBool>,
-    phase: &Arc<AtomicUsize>,
-) -> Result<JoinSet<Result<Latencies>>> {
+    watch: &Arc<Watch>,
+) -> Result<JoinSet<Result<()>>> {
     let tls = connector(authority)?;
     let mut talking = JoinSet::new();
     for number in 0..storm.clients {
@@ -182,24 +206,17 @@ async fn connect(
             0 => Box::new(stream),
             _ => Box::new(tls.connect(ServerName::try_from("localhost")?, stream).await?),
         };
-        talking.spawn(talk(stream, number, storm.pace, Arc::clone(stop), Arc::clone(phase)));
+        talking.spawn(talk(stream, number, storm.pace, Arc::clone(watch)));
     }
     Ok(talking)
 }
 
 /// One client: a byte every now and then, whose answer has to be the next.
-async fn talk(
-    mut stream: Box<dyn Stream>,
-    number: usize,
-    pace: Duration,
-    stop: Arc<AtomicBool>,
-    phase: Arc<AtomicUsize>,
-) -> Result<Latencies> {
-    let mut latencies = latencies()?;
+async fn talk(mut stream: Box<dyn Stream>, number: usize, pace: Duration, watch: Arc<Watch>) -> Result<()> {
     let (mut count, mut label) = (0_u8, 0_u8);
     // Not all at the same moment.
     tokio::time::sleep(pace * (number % 16) as u32 / 16).await;
-    while !stop.load(Ordering::Relaxed) {
+    while !watch.stop.load(Ordering::Relaxed) {
         let (start, byte) = (Instant::now(), number as u8 ^ count);
         stream.write_all(&[byte]).await?;
         let mut answer = [0; 3];
@@ -208,8 +225,8 @@ async fn talk(
         ensure!(answer[1..] == [byte, count], "client {number}: {answer:?} where {byte} {count} was next");
         ensure!(answer[0] >= label, "client {number}: version {} after {label}", answer[0]);
         label = answer[0];
-        latencies[phase.load(Ordering::Relaxed)].saturating_record(start.elapsed().as_micros() as u64);
+        watch.record(start.elapsed());
         tokio::time::sleep(pace).await;
     }
-    Ok(latencies)
+    Ok(())
 }

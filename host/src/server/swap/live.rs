@@ -2,36 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use futures_util::future::ready;
-use futures_util::stream;
-use tokio::sync::oneshot;
-
-use super::{SwapError, SwapPolicy, SwapReport, same};
-use crate::event::{Fault, FaultKind, Port};
+use super::{SwapError, SwapPolicy, SwapReport, hand_over, same};
 use crate::plugin::{EventProcedure, Plugin};
-use crate::server::means;
 use crate::server::service::Service;
 use crate::server::together;
 use crate::server::versions::{How, Standing, VERSIONS_MAX};
-use crate::session::{Handed, Line, Successor};
+use crate::session::{Line, Successor};
 use crate::telemetry::{PluginSwapped, SessionsMoved, SwapRolledBack};
-
-/// Sessions that are handed over at once; the others go on meanwhile.
-const MOVING_MAX: usize = 8;
-/// How long each of these places rests before it asks the next, so that the others have the CPU in between.
-const REST: Duration = Duration::from_millis(1);
-/// Rests of one place together. Where so many are to move that it would be more, nobody rests.
-const RESTS_MAX: Duration = Duration::from_millis(2_500);
-/// How long one that is in the middle of an event is waited for before the next one is asked.
-const BUSY_WAIT: Duration = Duration::from_millis(100);
-/// How long one that has begun by then is waited for after that.
-const BEGUN_MAX: Duration = Duration::from_secs(5);
-/// How long those are waited for in the end.
-pub const SWAP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// No more versions may be in memory than are allowed.
 pub(in crate::server) fn bounded(
@@ -238,87 +216,4 @@ pub(in crate::server) fn put_back(
     SwapRolledBack { server: &service.name, bad: &bad.plugin().label(), plugin: &plugin, digest }
         .emit(&service.counters);
     true
-}
-
-/// Asks each session, a few at a time, and waits for those that are busy in the end. False where so many could not move that the
-/// others were not asked.
-pub(in crate::server) async fn hand_over(
-    service: &Service,
-    next: &Arc<EventProcedure>,
-    live: Vec<Live>,
-    report: &mut SwapReport,
-) -> bool {
-    let (deadline, rules) = (means::now() + SWAP_DEADLINE, service.terms().rules);
-    let ask = |(line, successor): Live| async move {
-        let session = line.info().id;
-        let mut reported = successor.ask(Arc::clone(next));
-        line.look_for_successor();
-        // However many are busy, they are not waited for beyond the deadline.
-        let until = deadline.min(means::now() + BUSY_WAIT);
-        match means::by(until, &mut reported).await {
-            Some(handed) => Ok((session, handed.ok())),
-            None if successor.is_asked() => Err((session, successor, reported)),
-            // It has begun, within budgets of its own, and keeps its place: what is slow in one is slow in all of them.
-            None => Ok((session, begun(&mut reported, deadline).await)),
-        }
-    };
-    let mut busy = Vec::new();
-    let goes_on = AtomicBool::new(true);
-    let (all, mut answers) = (live.len(), 0);
-    service.asks(all, next, report);
-    let rests = rests(all);
-    let live = stream::iter(live).take_while(|_| ready(goes_on.load(Ordering::Relaxed)));
-    let paced = live.enumerate().map(|(number, one)| async move {
-        if rests && number >= MOVING_MAX {
-            means::sleep(REST).await;
-        }
-        ask(one).await
-    });
-    let mut asked = paced.buffer_unordered(MOVING_MAX);
-    while let Some(answer) = asked.next().await {
-        answers += 1;
-        match answer {
-            Ok((session, handed)) => report.add(service, session, handed),
-            Err(later) => busy.push(later),
-        }
-        // Those that were asked already answer still.
-        goes_on.store(!report.is_hopeless(&rules), Ordering::Relaxed);
-    }
-    (answers..all).for_each(|_| report.stay("not-asked"));
-    for (session, successor, mut reported) in busy {
-        let handed = match means::by(deadline, &mut reported).await {
-            Some(handed) => handed.ok(),
-            None if successor.withdraw() => {
-                report.stay("busy");
-                continue;
-            }
-            // It began just now.
-            None => begun(&mut reported, deadline).await,
-        };
-        report.add(service, session, handed);
-    }
-    !report.is_hopeless(&rules)
-}
-
-/// Whether places rest where so many sessions are to move.
-fn rests(sessions: usize) -> bool {
-    REST.saturating_mul(u32::try_from(sessions / MOVING_MAX).unwrap_or(u32::MAX)) <= RESTS_MAX
-}
-
-/// Waits for a hand-over that has begun. It has budgets of its own, but may wait for its turn, or for its tenant's share.
-pub(in crate::server) async fn begun(reported: &mut oneshot::Receiver<Handed>, deadline: Instant) -> Option<Handed> {
-    let late = || Handed::Stayed(Fault::new(FaultKind::InstanceBusy, "it has not come to its end yet"));
-    means::by(deadline + BEGUN_MAX, reported).await.unwrap_or_else(|| Ok(late())).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_rest_unless_that_would_take_too_long_together() {
-        let most = RESTS_MAX.div_duration_f64(REST) as usize * MOVING_MAX;
-        assert_eq!(most, 20_000);
-        assert!(rests(0) && rests(most) && !rests(most + MOVING_MAX) && !rests(usize::MAX));
-    }
 }

@@ -1,16 +1,16 @@
 //! Another version of a server's plugin: newcomers get it at once, live sessions as the policy says.
 
 mod calls;
+mod hand_over;
 mod live;
 mod progress;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub use live::SWAP_DEADLINE;
-pub(super) use live::{
-    Live, Outcome, begun, bounded, hand_over, introduce, on, on_build, others, outlasts, published, put_back,
-};
+pub use hand_over::SWAP_DEADLINE;
+pub(super) use hand_over::{begun, hand_over};
+pub(super) use live::{Live, Outcome, bounded, introduce, on, on_build, others, outlasts, published, put_back};
 pub(super) use progress::Going;
 pub use progress::{SwapSeen, SwapStage};
 
@@ -184,10 +184,14 @@ impl SwapReport {
         service.answered(self);
     }
 
-    fn is_hopeless(&self, rules: &SwapRules) -> bool {
+    /// Sessions that could not move, by the version's doing.
+    fn failed(&self) -> usize {
         let of_version = |(why, _): &(&String, &usize)| !NOT_ITS_FAULT.contains(&why.as_str());
-        let failed: usize = self.stayed.iter().chain(&self.lost).filter(of_version).map(|(_, count)| count).sum();
-        let asked = (failed + self.moved) as f64;
+        self.stayed.iter().chain(&self.lost).filter(of_version).map(|(_, count)| count).sum()
+    }
+
+    fn is_hopeless(&self, rules: &SwapRules) -> bool {
+        let (failed, asked) = (self.failed(), (self.failed() + self.moved) as f64);
         failed >= rules.failures_min as usize && failed as f64 > rules.failures_share * asked
     }
 

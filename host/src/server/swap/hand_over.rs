@@ -1,0 +1,148 @@
+//! Asking live sessions to move to another version, so that the others do not notice.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::oneshot;
+
+use super::SwapReport;
+use super::live::Live;
+use crate::event::{Fault, FaultKind, Port};
+use crate::plugin::EventProcedure;
+use crate::server::means;
+use crate::server::service::Service;
+use crate::session::Handed;
+
+/// Sessions that are handed over at a time, at most; the others go on meanwhile.
+const MOVING_MAX: usize = 8;
+/// How long each of these places rests before it asks the next, so that the others have the CPU in between.
+const REST: Duration = Duration::from_millis(1);
+/// Rests of one place together. Where so many are to move that it would be more, nobody rests.
+const RESTS_MAX: Duration = Duration::from_millis(2_500);
+/// How long one that is in the middle of an event is waited for before the next one is asked.
+const BUSY_WAIT: Duration = Duration::from_millis(100);
+/// How long one that has begun by then is waited for after that.
+const BEGUN_MAX: Duration = Duration::from_secs(5);
+/// How long those are waited for in the end.
+pub const SWAP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Asks each session, a few at a time, and waits for those that are busy in the end. False where so many could not move that the
+/// others were not asked.
+pub(in crate::server) async fn hand_over(
+    service: &Service,
+    next: &Arc<EventProcedure>,
+    live: Vec<Live>,
+    report: &mut SwapReport,
+) -> bool {
+    let (deadline, rules) = (means::now() + SWAP_DEADLINE, service.terms().rules);
+    let ask = |(line, successor): Live| async move {
+        let session = line.info().id;
+        let mut reported = successor.ask(Arc::clone(next));
+        line.look_for_successor();
+        // However many are busy, they are not waited for beyond the deadline.
+        let until = deadline.min(means::now() + BUSY_WAIT);
+        match means::by(until, &mut reported).await {
+            Some(handed) => Ok((session, handed.ok())),
+            None if successor.is_asked() => Err((session, successor, reported)),
+            // It has begun, within budgets of its own, and keeps its place: what is slow in one is slow in all of them.
+            None => Ok((session, begun(&mut reported, deadline).await)),
+        }
+    };
+    let (mut busy, mut asked, mut places) = (Vec::new(), FuturesUnordered::new(), Places::new(live.len()));
+    service.asks(live.len(), next, report);
+    let mut live = live.into_iter();
+    loop {
+        // Those that were asked already answer still.
+        while asked.len() < places.now && !report.is_hopeless(&rules) {
+            let (Some(one), rest) = (live.next(), places.rest()) else { break };
+            asked.push(async move {
+                if let Some(rest) = rest {
+                    means::sleep(rest).await;
+                }
+                ask(one).await
+            });
+        }
+        let Some(answer) = asked.next().await else { break };
+        let before = report.failed();
+        match answer {
+            Ok((session, handed)) => report.add(service, session, handed),
+            Err(later) => busy.push(later),
+        }
+        places.answered(report.failed() == before);
+    }
+    live.for_each(|_| report.stay("not-asked"));
+    for (session, successor, mut reported) in busy {
+        let handed = match means::by(deadline, &mut reported).await {
+            Some(handed) => handed.ok(),
+            None if successor.withdraw() => {
+                report.stay("busy");
+                continue;
+            }
+            // It began just now.
+            None => begun(&mut reported, deadline).await,
+        };
+        report.add(service, session, handed);
+    }
+    !report.is_hopeless(&rules)
+}
+
+/// How many sessions are asked at a time. A version that fails is met by one after the other, for what it does with its budgets
+/// takes CPU from everybody.
+struct Places {
+    now: usize,
+    rests: bool,
+    begun: bool,
+}
+
+impl Places {
+    /// Where so many sessions are to move.
+    fn new(sessions: usize) -> Self {
+        let rounds = u32::try_from(sessions / MOVING_MAX).unwrap_or(u32::MAX);
+        Self { now: 1, rests: REST.saturating_mul(rounds) <= RESTS_MAX, begun: false }
+    }
+
+    /// What comes before the next session is asked. The first one is asked at once.
+    fn rest(&mut self) -> Option<Duration> {
+        (std::mem::replace(&mut self.begun, true) && self.rests).then_some(REST)
+    }
+
+    /// One more place for each that did not fail, and one place again after one that did.
+    fn answered(&mut self, well: bool) {
+        self.now = if well { (self.now + 1).min(MOVING_MAX) } else { 1 };
+    }
+}
+
+/// Waits for a hand-over that has begun. It has budgets of its own, but may wait for its turn, or for its tenant's share.
+pub(in crate::server) async fn begun(reported: &mut oneshot::Receiver<Handed>, deadline: Instant) -> Option<Handed> {
+    let late = || Handed::Stayed(Fault::new(FaultKind::InstanceBusy, "it has not come to its end yet"));
+    means::by(deadline + BEGUN_MAX, reported).await.unwrap_or_else(|| Ok(late())).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_rest_unless_that_would_take_too_long_together() {
+        let most = RESTS_MAX.div_duration_f64(REST) as usize * MOVING_MAX;
+        assert_eq!(most, 20_000);
+        let rests = |sessions| {
+            let mut places = Places::new(sessions);
+            assert_eq!(places.rest(), None, "the first one is asked at once");
+            places.rest().is_some()
+        };
+        assert!(rests(0) && rests(most) && !rests(most + MOVING_MAX) && !rests(usize::MAX));
+    }
+
+    #[test]
+    fn a_version_that_fails_is_met_by_one_session_at_a_time() {
+        let mut places = Places::new(1_000);
+        assert_eq!(places.now, 1);
+        (0..100).for_each(|_| places.answered(true));
+        assert_eq!(places.now, MOVING_MAX);
+        places.answered(false);
+        assert_eq!(places.now, 1);
+    }
+}
