@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::ctl::{self, Ask};
 use super::publish::{self, PullArgs, PushArgs};
@@ -131,11 +131,24 @@ pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
     };
     ctl::send_and_watch(arguments.socket.clone(), (server, ask), arguments.json, |answer| {
         if answer["rolled_back"] == true && !asked_for {
+            if !arguments.json {
+                eprintln!("{}", not_kept(answer));
+            }
             return 1;
         }
         let some = |key: &str| answer[key].as_object().is_some_and(|reasons| reasons.keys().any(|why| why != "pinned"));
         if (some("stayed") || some("lost")) && !may_stay { 5 } else { 0 }
     })
+}
+
+/// That the version is not in force, in a sentence below the table.
+fn not_kept(answer: &Value) -> String {
+    let name = |key: &str| super::printable(answer[key].as_str().unwrap_or("the version"));
+    let why = match answer["generation"].as_u64() {
+        Some(0) => "was not put in force, because not all sessions could move to it",
+        _ => "was taken back, because too many sessions could not move to it",
+    };
+    format!("{} {why}; {} goes on serving", name("to"), name("from"))
 }
 
 /// The process may have another folder than whoever asks.

@@ -11,9 +11,13 @@
 //! Script::<Echo>::new().connect().read(b"hello").expect_write(b"hello").end().expect_closed();
 //! ```
 //!
+//! Where the plugin hands over, [`Script::hand_over`] moves the session to another value of it, as a swap or a sleep does, and
+//! [`Script::restore`] starts with what an earlier version saved.
+//!
 //! The script is not the host: budgets, memory limits and time are not imitated. Every method panics, naming what it
 //! expected and what it saw, so that a test fails where the story leaves the script.
 
+mod handoff;
 pub(crate) mod stage;
 
 use std::time::Duration;

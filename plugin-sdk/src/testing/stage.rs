@@ -18,6 +18,8 @@ pub(crate) struct Stage {
     pub(crate) client: ClientInfo,
     pub(crate) name: Option<String>,
     pub(crate) open: bool,
+    /// The session is handed over: it can be asked, and nothing can be done to it.
+    quiet: bool,
 }
 
 impl Stage {
@@ -40,6 +42,7 @@ impl Stage {
             },
             name: None,
             open: true,
+            quiet: false,
         }
     }
 }
@@ -56,13 +59,21 @@ pub(crate) fn with<R>(act: impl FnOnce(&mut Stage) -> R) -> R {
     STAGE.with(|stage| act(&mut stage.borrow_mut()))
 }
 
+/// What is called in `act` can act on nothing.
+pub(crate) fn quietly<R>(act: impl FnOnce() -> R) -> R {
+    with(|stage| stage.quiet = true);
+    let outcome = act();
+    with(|stage| stage.quiet = false);
+    outcome
+}
+
 pub(crate) fn info() -> ClientInfo {
     with(|stage| stage.client.clone())
 }
 
 pub(crate) fn write(data: &[u8]) -> Result<(), WriteError> {
     with(|stage| {
-        if !stage.open {
+        if !stage.open || stage.quiet {
             Err(WriteError::Closed)
         } else if data.len() > stage.capacity as usize {
             Err(WriteError::TooLarge)
@@ -74,22 +85,27 @@ pub(crate) fn write(data: &[u8]) -> Result<(), WriteError> {
 }
 
 pub(crate) fn write_capacity() -> u32 {
-    with(|stage| if stage.open { stage.capacity } else { 0 })
+    with(|stage| if stage.open && !stage.quiet { stage.capacity } else { 0 })
 }
 
 pub(crate) fn set_priority(priority: Priority) -> Priority {
     with(|stage| {
-        stage.client.priority = priority;
-        priority
+        if !stage.quiet {
+            stage.client.priority = priority;
+        }
+        stage.client.priority
     })
 }
 
 pub(crate) fn set_timer(id: u32, after_ms: u64) -> bool {
-    with(|stage| match after_ms {
-        0 => drop(stage.timers.remove(&id)),
-        _ => drop(stage.timers.insert(id, Duration::from_millis(after_ms))),
-    });
-    true
+    with(|stage| {
+        match after_ms {
+            _ if stage.quiet => return false,
+            0 => drop(stage.timers.remove(&id)),
+            _ => drop(stage.timers.insert(id, Duration::from_millis(after_ms))),
+        }
+        true
+    })
 }
 
 // The script has one session: there is nobody else to count, find or reach.
@@ -106,6 +122,7 @@ pub(crate) fn set_name(name: &str) -> Result<(), NameError> {
     match name.chars().count() {
         0 => Err(NameError::Empty),
         chars if chars > NAME_CHARS_MAX => Err(NameError::TooLong),
+        _ if with(|stage| stage.quiet) => Err(NameError::Taken),
         _ => {
             with(|stage| stage.name = Some(name.to_lowercase()));
             Ok(())

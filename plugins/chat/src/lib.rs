@@ -151,4 +151,12 @@ mod tests {
             .read(b"/quit\n")
             .expect_closed();
     }
+
+    #[test]
+    fn a_name_and_half_a_line_go_on_in_another_version() {
+        let script = Script::<Chat>::new().restore("0.1.0", b"ann\n/to bo");
+        let script = script.read(b"b hello\n").expect_write(b"* nobody is called bob\n");
+        assert_eq!(script.expect_refused("9.0.0", b"no end"), "version 9.0.0 saved something else");
+        script.hand_over("0.1.0").read(b"/quit\n").expect_closed();
+    }
 }

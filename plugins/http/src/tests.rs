@@ -95,6 +95,15 @@ fn only_the_path_of_the_settings_exists() {
 }
 
 #[test]
+fn half_a_request_is_answered_by_another_version_with_its_own_settings() {
+    let half = format!("GET /x HTTP/1.1\r\n{HOST}");
+    let state = Script::<Http>::new().connect().read(half.as_bytes()).expect_silence().save();
+    let script = Script::<Http>::new().setting("path", "/x").restore("0.1.0", &state);
+    assert_eq!(script.expect_refused("0.1.0", b"short"), "expected eight bytes and a partial request");
+    assert_eq!(status(&script.read(b"\r\n")), "HTTP/1.1 200 OK");
+}
+
+#[test]
 fn a_head_at_the_limit_is_read_and_one_over_it_refused() {
     let request = |length: usize| {
         let start = format!("GET / HTTP/1.1\r\n{HOST}X: ");

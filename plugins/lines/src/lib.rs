@@ -134,4 +134,14 @@ mod tests {
     fn bytes_that_are_no_text_pass_unchanged() {
         let _ = script().read(b"\xff\x00a\n").expect_write(b"\xff\x00A\n");
     }
+
+    #[test]
+    fn a_line_that_has_not_ended_goes_on_in_another_version() {
+        let script = Script::<Lines>::new().connect().read(b"half a ").hand_over("0.1.0").read(b"line\r\nnext");
+        let script = script.expect_write(b"HALF A LINE\r\n");
+        assert_eq!(script.save(), b"next");
+        let long = vec![b'x'; super::LINE_MAX_BYTES_CEILING + 2];
+        assert!(script.expect_refused("9.0.0", &long).contains("longer than any line"));
+        script.end().expect_write(b"NEXT").expect_closed();
+    }
 }

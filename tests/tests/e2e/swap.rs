@@ -360,6 +360,27 @@ fn an_operator_swaps_by_one_command_and_a_bad_file_changes_nothing() {
 }
 
 #[test]
+fn an_operator_is_told_in_a_sentence_that_a_version_was_taken_back() {
+    let site = Site::default();
+    let keep = |name: &str, restore: &str| {
+        std::fs::write(site.path(name), component(&versioned('a', "", restore))).expect("kept");
+        site.path(name).to_str().expect("a path").to_owned()
+    };
+    let (good, bad) = (keep("a.wasm", ""), keep("bad.wasm", "(if (global.get $count) (then unreachable))"));
+    assert_eq!(site.wharf_plugin(&["swap", "echo", &good]).status.code(), Some(0));
+    let mut clients: Vec<_> = (0..6).map(|_| Client::connect(site.address())).collect();
+    clients.iter_mut().for_each(|client| next(client, 'a', 1, 1));
+    let taken_back =
+        "bad unversioned was taken back, because too many sessions could not move to it; a unversioned goes on serving";
+    let called_off = "bad unversioned was not put in force, because not all sessions could move to it; a unversioned goes on serving";
+    for (policy, sentence) in [("hand-off", taken_back), ("all-or-nothing", called_off)] {
+        let swap = site.wharf_plugin(&["swap", "echo", &bad, "--policy", policy]);
+        assert!(swap.status.code() == Some(1) && said(&swap).contains(sentence), "{}", said(&swap));
+    }
+    clients.iter_mut().for_each(|client| next(client, 'a', 1, 2));
+}
+
+#[test]
 fn an_operator_sees_how_far_a_swap_is_while_it_runs() {
     let site = Site::default();
     for label in ['a', 'b'] {
