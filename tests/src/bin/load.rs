@@ -136,7 +136,11 @@ fn main() -> Result<()> {
     if let What::Compile { memory_max, time_max } = cli.what {
         std::process::exit(i32::from(compile_for_another(memory_max, Duration::from_secs(time_max))));
     }
-    let clients = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let mut clients = tokio::runtime::Builder::new_multi_thread();
+    if matches!(cli.what, What::Swaps { .. }) {
+        clients.on_thread_start(lanes::forward);
+    }
+    let clients = clients.worker_threads(2).enable_all().build()?;
     if let What::Hold { address, count, authority } = &cli.what {
         let held = clients.block_on(clients::hold(*address, *count, authority.as_deref()))?;
         println!("held {}", held.count());

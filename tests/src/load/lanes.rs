@@ -309,7 +309,7 @@ fn paced(address: SocketAddr, time: Duration) -> Result<Histogram<u64>> {
 }
 
 /// The measuring thread is not to be what is measured. Where this is not allowed it waits for its turn like everybody else.
-fn forward() {
+pub fn forward() {
     let own = rustix::thread::gettid().as_raw_nonzero().to_string();
     let real_time = Command::new("chrt").args(["--fifo", "--pid", "50", &own]).stderr(Stdio::null()).status();
     if real_time.is_ok_and(|status| status.success()) {
