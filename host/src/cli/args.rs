@@ -1,5 +1,6 @@
 //! The command line's words.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::build::BuildArgs;
 use super::component::ComponentArgs;
 use super::ctl::CtlArgs;
+use super::launch::VERB as LAUNCH_VERB;
 use super::new::NewArgs;
 use super::plugin::PluginArgs;
 use super::test::TestArgs;
@@ -77,6 +79,13 @@ pub(super) enum Verb {
         memory_max_bytes: u64,
         /// Seconds it may take.
         seconds: u64,
+    },
+    /// Start the new process of an upgrade for the one that serves; not for people.
+    #[command(hide = true, name = LAUNCH_VERB)]
+    Launch {
+        /// The program and its arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
     },
     /// Print the completions for a shell.
     Completions {

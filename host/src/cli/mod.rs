@@ -15,6 +15,7 @@ mod component;
 mod ctl;
 mod dev;
 mod inspect;
+mod launch;
 mod new;
 mod plugin;
 mod progress;
@@ -62,6 +63,7 @@ pub fn run() -> ExitCode {
         Verb::Compile { memory_max_bytes, seconds } => {
             return ExitCode::from(compile_for_another(*memory_max_bytes, Duration::from_secs(*seconds)));
         }
+        Verb::Launch { command } => return launch::run(command),
         _ => {}
     }
     let filter = match filter(&cli.log) {
@@ -94,6 +96,7 @@ pub fn run() -> ExitCode {
         | Verb::Upgrade(_)
         | Verb::Top(_)
         | Verb::Compile { .. }
+        | Verb::Launch { .. }
         | Verb::Completions { .. } => Ok(()),
     };
     match done {

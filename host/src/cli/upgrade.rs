@@ -2,11 +2,11 @@
 //! with; the new process finds that where its standard input would be.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, watch};
 
 use super::ctl::{self, Ask};
+use super::launch::Spawned;
 use super::systemd;
 use crate::control::{Upgrade, UpgradeWish, Upgraded};
 use crate::net::Passage;
@@ -26,8 +27,6 @@ const MARK: &str = "WHARF_TAKES_OVER";
 const OTHERS: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
 /// The exit code where sessions stayed that could not move, as for `wharf plugin swap`.
 const STAYED: u8 = 5;
-/// How long a program that said nothing more may take to end.
-const END_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Args)]
 pub(super) struct UpgradeArgs {
@@ -132,8 +131,10 @@ impl Successors {
         let shown = program.display().to_string();
         let at = |problem: String| format!("{shown}: {problem}; nothing was changed");
         let (passage, end) = Passage::pair().map_err(|error| at(error.to_string()))?;
-        let started = self.spawn(&program, end).map_err(|error| at(format!("cannot be started: {error}")))?;
-        let mut child = Spawned(Some(started));
+        let arguments = self.arguments.clone();
+        let start = move || Spawned::start(&program, &arguments, end, as_a_successor);
+        let started = tokio::task::spawn_blocking(start).await.map_err(|error| at(error.to_string()))?;
+        let mut child = started.map_err(|error| at(format!("cannot be started: {error}")))?;
         let process = child.id();
         tracing::info!(program = shown, process, "a new process is to take over");
         let heir = match hand_over(Arc::clone(&fleet), passage, wish.doors, wish.timeout).await {
@@ -146,7 +147,8 @@ impl Successors {
                 return Err(problem);
             }
         };
-        child.release();
+        // Before systemd hears of it, which looks up whose child it is.
+        let _ = tokio::task::spawn_blocking(move || child.release()).await;
         let doors_taken = heir.has_socket();
         heir.stands_back();
         // Whoever sends the next word to systemd has to be known to it.
@@ -156,49 +158,12 @@ impl Successors {
         self.succeeded.send_replace(Some(wish.drain.unwrap_or_else(|| fleet.stop_grace())));
         Ok(Upgraded { process, doors_taken, succeeded })
     }
-
-    fn spawn(&self, program: &Path, end: OwnedFd) -> std::io::Result<Child> {
-        let mut command = Command::new(program);
-        command.args(&self.arguments).stdin(Stdio::from(end)).env(MARK, "1");
-        for name in OTHERS {
-            command.env_remove(name);
-        }
-        command.spawn()
-    }
 }
 
-/// A process that does not serve yet. Dropping it ends it.
-struct Spawned(Option<Child>);
-
-impl Spawned {
-    fn id(&self) -> u32 {
-        self.0.as_ref().map_or(0, Child::id)
-    }
-
-    /// It goes on by itself.
-    fn release(&mut self) {
-        self.0 = None;
-    }
-
-    /// Waits a moment for it to end, and ends it. How it ended, where it did so by itself. Blocks.
-    fn end(&mut self) -> Option<std::process::ExitStatus> {
-        let mut child = self.0.take()?;
-        let start = Instant::now();
-        while start.elapsed() < END_MAX {
-            if let Ok(Some(status)) = child.try_wait() {
-                return Some(status);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let _ = (child.kill(), child.wait());
-        None
-    }
-}
-
-impl Drop for Spawned {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            let _ = (child.kill(), child.wait());
-        }
+/// What is different for it than for this process.
+fn as_a_successor(command: &mut Command) {
+    command.env(MARK, "1");
+    for name in OTHERS {
+        command.env_remove(name);
     }
 }
