@@ -61,7 +61,7 @@ mod tests {
     impl EventProc for Counter {
         fn on_read(&mut self, session: &Session, data: Vec<u8>) -> Action {
             self.0 += data.len() as u8;
-            session.set_timer(1, Duration::from_secs(1));
+            assert!(session.set_timer(1, Duration::from_secs(1)));
             session.write_or_close(&[self.0])
         }
     }
