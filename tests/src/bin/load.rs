@@ -82,7 +82,7 @@ enum What {
         /// How many swaps.
         #[arg(long, default_value_t = 200)]
         swaps: usize,
-        /// Milliseconds that a swap has; as many without one follow.
+        /// Milliseconds between the starts of two swaps.
         #[arg(long, default_value_t = 100)]
         every: u64,
         /// Milliseconds between two messages of one client.
@@ -377,7 +377,7 @@ fn control(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli, requests: 
 
 fn report_swaps(seen: &swaps::Seen) -> Result<()> {
     let row = |histogram: &Histogram<u64>| [0.5, 0.99, 0.999, 1.0].map(|share| histogram.value_at_quantile(share));
-    println!("| | p50 us | p99 | p99.9 | max |\n|---|---|---|---|---|");
+    println!("| while | p50 us | p99 | p99.9 | max |\n|---|---|---|---|---|");
     for (name, histogram) in &seen.latency {
         let [p50, p99, p999, max] = row(histogram);
         println!("| {name} | {p50} | {p99} | {p999} | {max} |");

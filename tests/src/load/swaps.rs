@@ -1,7 +1,7 @@
 //! Swaps under live sessions that talk all the while: every byte is checked, and how long anybody waited is measured.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::rustls::pki_types::ServerName;
-use wharf::server::{Host, Server, ServerBuilder, ServerHandle, SwapPolicy};
+use wharf::server::{Host, Server, ServerBuilder, ServerHandle, SwapPolicy, SwapReport};
 
 use super::clients::{Stream, connector};
 use super::memory::Weight;
@@ -33,20 +33,23 @@ pub struct Storm {
     pub swaps: usize,
     /// How long the clients are watched without any before.
     pub quiet: Duration,
-    /// What a swap is given, at least; it is as quiet for as long after it.
+    /// Between the starts of two swaps, at least. What the swap leaves of it is quiet.
     pub every: Duration,
     /// Between two messages of one client.
     pub pace: Duration,
 }
 
 /// What goes on meanwhile, in the order in which it is counted; then come the bad versions.
-const PHASES: [&str; 2] = ["no swaps", "swaps to good versions"];
+const PHASES: [&str; 3] = ["nothing", "loading a version", "moving to it"];
+const QUIET: usize = 0;
+const LOADING: usize = 1;
+const MOVING: usize = 2;
 
 /// What was seen.
 #[derive(Debug)]
 pub struct Seen {
-    /// From sending a message to having its answer, in microseconds: without swaps, while every session moved to good versions,
-    /// while they tried bad ones, and while they tried those of each kind.
+    /// From sending a message to having its answer, in microseconds, while nothing else went on, in all swaps, and of these while a
+    /// version was loaded, while sessions moved to a good one, and while some tried a bad one: all of them, and those of each kind.
     pub latency: Vec<(&'static str, Histogram<u64>)>,
     /// Sessions that moved, over all swaps, and that stayed because the version was bad.
     pub moved: usize,
@@ -94,6 +97,7 @@ pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Resu
     let certificates = Certificates::new();
     let plain = describe(host, "plain", 1, "")?.start()?;
     let secure = describe(host, "secure", 1, "")?.credentials(certificates.credentials()).start()?;
+    let versions = (1..=storm.swaps).map(version).collect::<Result<Vec<_>>>()?;
     let watch = Arc::new(Watch::new()?);
     let authority = certificates.path("ca.pem");
     let mut talking = clients.block_on(connect(&storm, &plain, &secure, &authority, &watch))?;
@@ -106,16 +110,20 @@ pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Resu
         pauses: Vec::new(),
         weights: [(0, 0); 2],
     };
-    for number in 1..=storm.swaps {
+    for (number, path) in versions.iter().enumerate().map(|(index, path)| (index + 1, path)) {
         let start = Instant::now();
-        watch.phase.store(bad(number).map_or(1, |kind| PHASES.len() + kind), Ordering::Relaxed);
-        one_swap(&[&plain, &secure], number, &mut seen)?;
+        for server in [&plain, &secure] {
+            watch.during(LOADING);
+            let plugin = server.load_for_swap(path)?;
+            watch.during(bad(number).map_or(MOVING, |kind| PHASES.len() + kind));
+            let report = host.runtime().block_on(server.swap(plugin, SwapPolicy::HandOff))?;
+            watch.during(QUIET);
+            seen.add(report, number)?;
+        }
         if number == (storm.swaps / 10).max(1) {
             seen.weights[0] = weight()?;
         }
         std::thread::sleep(storm.every.saturating_sub(start.elapsed()));
-        watch.phase.store(0, Ordering::Relaxed);
-        std::thread::sleep(storm.every);
     }
     seen.weights[1] = weight()?;
     watch.stop.store(true, Ordering::Relaxed);
@@ -132,22 +140,23 @@ pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Resu
     Ok(seen)
 }
 
-fn one_swap(servers: &[&ServerHandle], number: usize, seen: &mut Seen) -> Result<()> {
-    let bad = bad(number);
-    let what = bad.map(|kind| format!("(if (global.get $count) (then {}))", BAD[kind].1)).unwrap_or_default();
-    let path = file(&format!("storm-{number}"), &component_of(number + 1, &what)?);
-    for server in servers {
-        let plugin = server.load_for_swap(&path)?;
-        let report = server.host().runtime().block_on(server.swap(plugin, SwapPolicy::HandOff))?;
+impl Seen {
+    fn add(&mut self, report: SwapReport, number: usize) -> Result<()> {
         let stayed: usize = report.stayed.values().sum();
         ensure!(report.ended == 0, "sessions ended: {report:?}");
-        ensure!(if bad.is_some() { report.moved == 0 } else { stayed == 0 }, "swap {number}: {report:?}");
-        seen.moved += report.moved;
-        seen.stayed += stayed;
-        seen.longest.push(report.pause(1.0));
-        seen.pauses.extend(report.pauses);
+        ensure!(if bad(number).is_some() { report.moved == 0 } else { stayed == 0 }, "swap {number}: {report:?}");
+        self.moved += report.moved;
+        self.stayed += stayed;
+        self.longest.push(report.pause(1.0));
+        self.pauses.extend(report.pauses);
+        Ok(())
     }
-    Ok(std::fs::remove_file(path)?)
+}
+
+/// The component of a swap, in a file that is there for as long as this process. Made before anything is measured.
+fn version(number: usize) -> Result<PathBuf> {
+    let what = bad(number).map(|kind| format!("(if (global.get $count) (then {}))", BAD[kind].1)).unwrap_or_default();
+    Ok(file(&format!("storm-{number}"), &component_of(number + 1, &what)?))
 }
 
 fn weight() -> Result<(u64, usize)> {
@@ -173,6 +182,10 @@ impl Watch {
         Ok(Self { stop: AtomicBool::new(false), phase: AtomicUsize::new(0), latencies })
     }
 
+    fn during(&self, phase: usize) {
+        self.phase.store(phase, Ordering::Relaxed);
+    }
+
     fn record(&self, latency: Duration) {
         let phase = &self.latencies[self.phase.load(Ordering::Relaxed)];
         phase.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(latency.as_micros() as u64);
@@ -184,7 +197,9 @@ impl Watch {
         let mut seen: Vec<_> = names.zip(self.latencies.iter().map(copy)).collect();
         let mut bad = Histogram::new_with_max(LATENCY_MAX_US, 3)?;
         seen[PHASES.len()..].iter().try_for_each(|(_, kind)| bad.add(kind))?;
-        seen.insert(PHASES.len(), ("swaps to bad versions", bad));
+        seen.insert(PHASES.len(), ("meeting bad versions", bad.clone()));
+        seen[LOADING..PHASES.len()].iter().try_for_each(|(_, phase)| bad.add(phase))?;
+        seen.insert(LOADING, ("all of what follows", bad));
         Ok(seen)
     }
 }

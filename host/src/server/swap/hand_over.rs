@@ -16,7 +16,7 @@ use crate::server::service::Service;
 use crate::session::Handed;
 
 /// Sessions that are handed over at a time, at most; the others go on meanwhile.
-const MOVING_MAX: usize = 8;
+const MOVING_MAX: usize = 4;
 /// How long each of these places rests before it asks the next, so that the others have the CPU in between.
 const REST: Duration = Duration::from_millis(1);
 /// Rests of one place together. Where so many are to move that it would be more, nobody rests.
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn places_rest_unless_that_would_take_too_long_together() {
         let most = RESTS_MAX.div_duration_f64(REST) as usize * MOVING_MAX;
-        assert_eq!(most, 20_000);
+        assert_eq!(most, 10_000);
         let rests = |sessions| {
             let mut places = Places::new(sessions);
             assert_eq!(places.rest(), None, "the first one is asked at once");
