@@ -1,12 +1,15 @@
-//! Signatures by programs that are not ours, recorded from them.
+//! Signatures by programs that are not ours: recorded ones, and those that an installed cosign makes and checks here. Where
+//! there is no cosign a test says so and checks nothing; `WHARF_TESTS_COSIGN=required` makes that a failure.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use wharf::oci::{Digest, Pulled, Registries, RegistryError};
 use wharf_tests::depot::Depot;
+use wharf_tests::languages::target;
 
-use super::common::{reference, refused};
-use super::signed::{key, put_blob, put_manifest, signature_tag, trusting};
+use super::common::{push, reference, refused};
+use super::signed::{key, put_blob, put_manifest, sign, signature_tag, trusting};
 
 fn samples(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/registry/samples").join(name)
@@ -66,4 +69,100 @@ fn a_bundle_alone_is_not_a_signature() {
     publish(&depot, folder.path(), &file("index.json"), &[], &format!("sha256-{}", digest.hex()));
     let said = refused(pull(&depot, folder.path(), &samples("team.pub")));
     assert!(said.contains("it is not signed; expected one of team.pub"), "{said}");
+}
+
+/// The program, with what it keeps in a folder.
+struct Cosign {
+    program: PathBuf,
+    folder: PathBuf,
+}
+
+impl Cosign {
+    /// What `tests/cosign.sh` put there, or what is on the path.
+    fn find(folder: &Path) -> Option<Self> {
+        let own = target().join("toolchains/cosign/usr/bin/cosign");
+        let program = if own.exists() { own } else { "cosign".into() };
+        if let Err(error) = Command::new(&program).arg("version").output() {
+            assert!(std::env::var_os("WHARF_TESTS_COSIGN").is_none(), "cosign: {error}");
+            eprintln!("SKIPPED: nothing was tried with cosign: {error}");
+            return None;
+        }
+        Some(Self { program, folder: folder.into() })
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).current_dir(&self.folder).env("HOME", &self.folder).env("COSIGN_PASSWORD", "");
+        command.output().expect("it runs")
+    }
+
+    /// Makes `NAME.key`, which only it can read, and `NAME.pub`.
+    fn key(&self, name: &str) -> PathBuf {
+        let made = self.run(&["generate-key-pair", "--output-key-prefix", name]);
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        self.folder.join(format!("{name}.pub"))
+    }
+
+    /// Signs what is under a digest with `NAME.key`, as version 2 does without being told.
+    fn sign(&self, depot: &Depot, digest: &Digest, name: &str) {
+        let (key, place) = (format!("{name}.key"), format!("{}/echo@{digest}", depot.address()));
+        let mut arguments = vec!["sign", "--key", &key, "--tlog-upload=false", "--allow-http-registry", "-y"];
+        if self.writes_bundles() {
+            arguments.extend(["--new-bundle-format=false", "--use-signing-config=false"]);
+        }
+        arguments.push(&place);
+        let signed = self.run(&arguments);
+        assert!(signed.status.success(), "{}", String::from_utf8_lossy(&signed.stderr));
+    }
+
+    fn writes_bundles(&self) -> bool {
+        let help = self.run(&["sign", "--help"]);
+        String::from_utf8_lossy(&help.stdout).contains("--use-signing-config")
+    }
+
+    /// What it thinks of what a tag names.
+    fn verify(&self, depot: &Depot, tag: &str, public: &Path) -> Output {
+        let (place, key) = (format!("{}/echo:{tag}", depot.address()), public.display().to_string());
+        self.run(&["verify", "--key", &key, "--insecure-ignore-tlog=true", "--allow-http-registry", &place])
+    }
+}
+
+#[test]
+fn what_cosign_signs_is_pulled() {
+    let Some(depot) = Depot::open() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(cosign) = Cosign::find(folder.path()) else { return };
+    let (public, other) = (cosign.key("ours"), cosign.key("theirs"));
+    let digest = push(&depot.reference("echo:1"), "1", b"bytes");
+    cosign.sign(&depot, &digest, "theirs");
+    assert!(refused(pull(&depot, folder.path(), &public)).contains("none of its 1 signatures"));
+    cosign.sign(&depot, &digest, "ours");
+    for (key, name) in [(&public, "ours.pub"), (&other, "theirs.pub")] {
+        assert_eq!(pull(&depot, folder.path(), key).expect("believed").signed_by.as_deref(), Some(name));
+    }
+    push(&depot.reference("echo:1"), "2", b"others");
+    let fresh = tempfile::tempdir().expect("a folder");
+    assert!(refused(pull(&depot, fresh.path(), &public)).contains("it is not signed"));
+}
+
+#[test]
+fn what_wharf_signs_is_believed_by_cosign() {
+    let Some(depot) = Depot::open() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let Some(cosign) = Cosign::find(folder.path()) else { return };
+    let ((ours, public), other) = (key(folder.path(), "ours"), cosign.key("theirs"));
+    let digest = sign(&depot, "echo:1", b"bytes", &ours);
+    let verified = cosign.verify(&depot, "1", &public);
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+    assert!(String::from_utf8_lossy(&verified.stdout).contains(digest.as_str()));
+    assert!(!cosign.verify(&depot, "1", &other).status.success());
+    // Both of two that sign one after the other are found by both.
+    cosign.sign(&depot, &digest, "theirs");
+    let third = key(folder.path(), "third");
+    sign(&depot, "echo:1", b"bytes", &third.0);
+    for key in [&public, &other, &third.1] {
+        let verified = cosign.verify(&depot, "1", key);
+        assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+        pull(&depot, folder.path(), key).expect("believed");
+    }
 }

@@ -38,7 +38,7 @@ pub(crate) fn trusting(folder: &Path, depot: &Depot, keys: &[&Path]) -> Terms {
     Terms { trust: vec![Trust { prefix: depot.address(), keys }], ..terms(folder) }
 }
 
-fn sign(depot: &Depot, tag: &str, bytes: &[u8], key: &Path) -> Digest {
+pub(crate) fn sign(depot: &Depot, tag: &str, bytes: &[u8], key: &Path) -> Digest {
     let registries = Registries::new(Terms::default());
     registries.push(&reference(&depot.reference(tag)), parcel("1", bytes), Some(&signing(key))).expect("pushed")
 }
