@@ -10,6 +10,7 @@ mod artifact;
 mod credentials;
 mod digest;
 mod failure;
+mod gather;
 mod puller;
 mod pushing;
 mod reference;

@@ -147,7 +147,8 @@ impl Order<'_> {
         let artifact = Artifact::read(&manifest, self.terms.component_max_bytes)?;
         let (mut evidence, mut signed_by) = (Vec::new(), None);
         if let Some(keys) = self.keys {
-            evidence = wire.evidence(&digest).await?;
+            let list = wire.signatures(&digest).await?;
+            evidence = wire.evidence(&list).await?;
             signed_by = Some(self.believed(&evidence, keys, &digest)?);
         }
         let kept = self.store.as_ref().and_then(|store| store.blob(&artifact.layer, artifact.layer_bytes));

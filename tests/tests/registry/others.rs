@@ -4,12 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use serde_json::{Value, json};
 use wharf::oci::{Digest, Pulled, Registries, RegistryError};
 use wharf_tests::depot::Depot;
 use wharf_tests::languages::target;
 
 use super::common::{push, reference, refused};
-use super::signed::{key, put_blob, put_manifest, sign, signature_tag, trusting};
+use super::signed::{get, key, put_blob, put_manifest, run, sign, signature_tag, trusting};
 
 fn samples(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/registry/samples").join(name)
@@ -69,6 +70,47 @@ fn a_bundle_alone_is_not_a_signature() {
     publish(&depot, folder.path(), &file("index.json"), &[], &format!("sha256-{}", digest.hex()));
     let said = refused(pull(&depot, folder.path(), &samples("team.pub")));
     assert!(said.contains("it is not signed; expected one of team.pub"), "{said}");
+}
+
+#[test]
+fn signing_leaves_the_signatures_of_others_as_they_are() {
+    let Some(depot) = Depot::open() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let (ours, public) = key(folder.path(), "ours");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    run("openssl", &["genrsa", "-out", &path("rsa.key"), "2048"]);
+    run("openssl", &["rsa", "-in", &path("rsa.key"), "-pubout", "-out", &path("rsa.pub")]);
+    let digest = push(&depot.reference("echo:1"), "1", b"bytes");
+    let text = json!({ "critical": {
+        "identity": { "docker-reference": format!("{}/echo", depot.address()) },
+        "image": { "docker-manifest-digest": digest.as_str() }, "type": "cosign container image signature",
+    }, "optional": null });
+    std::fs::write(path("text"), text.to_string()).expect("kept");
+    run("openssl", &["dgst", "-sha256", "-sign", &path("rsa.key"), "-out", &path("signature"), &path("text")]);
+    let signature = String::from_utf8(run("openssl", &["base64", "-A", "-in", &path("signature")])).expect("text");
+    assert_eq!(signature.len(), 344, "longer than any that is read here");
+    let layer = json!({
+        "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json", "size": text.to_string().len(),
+        "digest": put_blob(&depot, folder.path(), text.to_string().as_bytes()).as_str(),
+        "annotations": { "dev.cosignproject.cosign/signature": signature, "example.theirs": "kept" },
+    });
+    let config = put_blob(&depot, folder.path(), b"{}");
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "layers": [layer],
+        "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config.as_str(), "size": 2 },
+    });
+    put_manifest(&depot, &signature_tag(&digest), manifest.to_string().as_bytes());
+
+    assert_eq!(sign(&depot, "echo:1", b"bytes", &ours), digest);
+    let manifest = get(&depot, &format!("echo/manifests/{}", signature_tag(&digest)));
+    let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
+    assert_eq!((&manifest["layers"][0], manifest["layers"].as_array().map(Vec::len)), (&layer, Some(2)));
+    assert_eq!(pull(&depot, folder.path(), &public).expect("believed").signed_by.as_deref(), Some("ours.pub"));
+    let Some(cosign) = Cosign::find(folder.path()) else { return };
+    for key in ["rsa.pub", "ours.pub"] {
+        let verified = cosign.verify(&depot, "1", &folder.path().join(key));
+        assert!(verified.status.success(), "{key}: {}", String::from_utf8_lossy(&verified.stderr));
+    }
 }
 
 /// The program, with what it keeps in a folder.

@@ -12,7 +12,7 @@ use wharf_tests::site::Site;
 
 use super::common::{done, failed, kept, parcel, push, reference, refused, terms, wharf};
 
-fn run(program: &str, arguments: &[&str]) -> Vec<u8> {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Vec<u8> {
     let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout
@@ -47,7 +47,7 @@ pub(crate) fn signature_tag(digest: &Digest) -> String {
     format!("sha256-{}.sig", digest.hex())
 }
 
-fn get(depot: &Depot, path: &str) -> Vec<u8> {
+pub(crate) fn get(depot: &Depot, path: &str) -> Vec<u8> {
     let url = format!("http://{}/v2/{path}", depot.address());
     run("curl", &["--silent", "--fail", "--header", "Accept: application/vnd.oci.image.manifest.v1+json", &url])
 }
