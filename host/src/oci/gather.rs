@@ -1,6 +1,6 @@
 //! What a registry has of signatures of a plugin: which there are, and their texts. They are checked by nobody here.
 
-use oci_client::manifest::{IMAGE_CONFIG_MEDIA_TYPE, OciDescriptor};
+use oci_client::manifest::{IMAGE_CONFIG_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, OciDescriptor};
 use serde_json::{Value, json};
 
 use super::artifact::{self, MANIFEST_MAX_BYTES, MANIFEST_TYPE};
@@ -8,6 +8,9 @@ use super::digest::Digest;
 use super::failure::Problem;
 use super::signature::{self, Evidence, PAYLOAD_MAX_BYTES, SIGNATURES_MAX};
 use super::wire::Wire;
+
+/// What a list of signatures is called.
+const LIST: &str = "list of its signatures";
 
 /// The manifest under the signature tag of a plugin, whoever wrote it.
 #[derive(Default)]
@@ -18,8 +21,14 @@ pub(super) struct SignatureList {
 
 impl SignatureList {
     fn read(manifest: &[u8]) -> Result<Self, Problem> {
-        let layers = artifact::parse(manifest)?.layers;
-        let manifest = serde_json::from_slice(manifest).map_err(|error| Problem::NotAPlugin(error.to_string()))?;
+        let unreadable = |cause| Problem::Unreadable { what: LIST, cause };
+        // Of a list of signatures nothing hangs on whose types it has.
+        let layers = match artifact::parse(manifest, &[MANIFEST_TYPE, IMAGE_MANIFEST_MEDIA_TYPE]) {
+            Ok(manifest) => manifest.layers,
+            Err(Problem::NotAPlugin(cause)) => return Err(unreadable(cause)),
+            Err(problem) => return Err(problem),
+        };
+        let manifest = serde_json::from_slice(manifest).map_err(|error| unreadable(error.to_string()))?;
         Ok(Self { manifest, layers })
     }
 
@@ -57,8 +66,10 @@ impl SignatureList {
 impl Wire<'_> {
     /// The list of a plugin's signatures. It is empty where there is none.
     pub(super) async fn signatures(&mut self, plugin: &Digest) -> Result<SignatureList, Problem> {
-        match self.manifest(&signature::tag(plugin)).await {
-            Ok((manifest, _)) => SignatureList::read(&manifest),
+        let path = format!("manifests/{}", signature::tag(plugin));
+        let types = format!("{MANIFEST_TYPE}, {IMAGE_MANIFEST_MEDIA_TYPE}");
+        match self.get(&path, &types, LIST, MANIFEST_MAX_BYTES).await {
+            Ok(manifest) => SignatureList::read(&manifest),
             Err(Problem::NotThere(_)) => Ok(SignatureList::default()),
             Err(problem) => Err(problem),
         }

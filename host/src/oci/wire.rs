@@ -66,7 +66,14 @@ impl<'a> Wire<'a> {
         if found == *digest { Ok(content) } else { Err(lied(what, digest, &found)) }
     }
 
-    async fn get(&mut self, path: &str, accept: &str, what: &'static str, max: u64) -> Result<Vec<u8>, Problem> {
+    /// What is there, of one of these types, and so large at most. Nothing is known about it.
+    pub(super) async fn get(
+        &mut self,
+        path: &str,
+        accept: &str,
+        what: &'static str,
+        max: u64,
+    ) -> Result<Vec<u8>, Problem> {
         let url = format!("{}{path}", self.base);
         let mut answer = self.send(&url, accept).await?;
         if answer.status() == StatusCode::UNAUTHORIZED && self.authorization.is_none() {

@@ -59,6 +59,21 @@ fn signatures_recorded_from_other_programs_are_believed_under_their_key_only() {
 }
 
 #[test]
+fn a_list_of_signatures_may_have_the_types_of_docker() {
+    let Some(depot) = Depot::open() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let digest = publish_plugin(&depot, folder.path());
+    for blob in ["cosign-2.5.0/config.json", "cosign-2.5.0/text.json"] {
+        put_blob(&depot, folder.path(), &sample(blob));
+    }
+    let mut manifest: Value = serde_json::from_slice(&sample("cosign-2.5.0/manifest.json")).expect("JSON");
+    manifest["mediaType"] = json!("application/vnd.docker.distribution.manifest.v2+json");
+    manifest["config"]["mediaType"] = json!("application/vnd.docker.container.image.v1+json");
+    put_manifest(&depot, &signature_tag(&digest), manifest.to_string().as_bytes());
+    pull(&depot, folder.path(), &samples("team.pub")).expect("believed");
+}
+
+#[test]
 fn a_bundle_alone_is_not_a_signature() {
     let Some(depot) = Depot::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
