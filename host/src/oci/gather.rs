@@ -4,10 +4,12 @@ use oci_client::manifest::{IMAGE_CONFIG_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, O
 use serde_json::{Value, json};
 
 use super::artifact::{self, MANIFEST_MAX_BYTES, MANIFEST_TYPE};
+use super::bundle::{self, BUNDLE_MAX_BYTES, INDEX_MAX_BYTES, INDEX_TYPE, REFERRER_MAX_BYTES, REFERRERS_MAX};
 use super::digest::Digest;
 use super::failure::Problem;
-use super::signature::{self, Evidence, PAYLOAD_MAX_BYTES, SIGNATURES_MAX};
-use super::wire::Wire;
+use super::signature::{Evidence, Form, Found, SIGNATURES_MAX};
+use super::simple::{self, PAYLOAD_MAX_BYTES};
+use super::wire::{Wire, lied};
 
 /// What a list of signatures is called.
 const LIST: &str = "list of its signatures";
@@ -66,7 +68,7 @@ impl SignatureList {
 impl Wire<'_> {
     /// The list of a plugin's signatures. It is empty where there is none.
     pub(super) async fn signatures(&mut self, plugin: &Digest) -> Result<SignatureList, Problem> {
-        let path = format!("manifests/{}", signature::tag(plugin));
+        let path = format!("manifests/{}", simple::tag(plugin));
         let types = format!("{MANIFEST_TYPE}, {IMAGE_MANIFEST_MEDIA_TYPE}");
         match self.get(&path, &types, LIST, MANIFEST_MAX_BYTES).await {
             Ok(manifest) => SignatureList::read(&manifest),
@@ -75,18 +77,78 @@ impl Wire<'_> {
         }
     }
 
-    /// Those of a list that are looked at, with what they sign.
-    pub(super) async fn evidence(&mut self, list: &SignatureList) -> Result<Vec<Evidence>, Problem> {
-        let mut evidence = Vec::new();
-        for layer in list.layers.iter().take(SIGNATURES_MAX) {
-            let Some(signature) = signature::named_by(layer) else { continue };
-            let (digest, bytes) = artifact::descriptor(layer)?;
-            if bytes > PAYLOAD_MAX_BYTES {
-                return Err(Problem::TooLarge { what: "signed text", max: PAYLOAD_MAX_BYTES });
+    /// What the signatures of a list sign.
+    pub(super) async fn texts(&mut self, list: &SignatureList, found: &mut Found) {
+        for (at, layer) in list.layers.iter().enumerate() {
+            let Some(signature) = simple::named_by(layer).filter(|_| at < SIGNATURES_MAX) else {
+                found.passed_over += 1;
+                continue;
+            };
+            match self.text(layer).await {
+                Ok(payload) => found.add(Evidence { form: Form::Simple, payload, signature }),
+                Err(problem) => found.note(&problem),
             }
-            evidence.push(Evidence { payload: self.blob("signed text", &digest, bytes).await?, signature });
         }
-        Ok(evidence)
+    }
+
+    async fn text(&mut self, layer: &OciDescriptor) -> Result<Vec<u8>, Problem> {
+        let (digest, bytes) = artifact::descriptor(layer)?;
+        match bytes > PAYLOAD_MAX_BYTES {
+            true => Err(Problem::TooLarge { what: "signed text", max: PAYLOAD_MAX_BYTES }),
+            false => self.blob("signed text", &digest, bytes).await,
+        }
+    }
+
+    /// Bundles that are attached to a plugin.
+    pub(super) async fn bundles(&mut self, plugin: &Digest, found: &mut Found) {
+        let referrers = self.referrers(plugin, found).await;
+        for (at, referrer) in referrers.iter().enumerate() {
+            if at >= REFERRERS_MAX || found.is_full() {
+                found.referrers_left = referrers.len() - at;
+                break;
+            }
+            match self.bundle(referrer, plugin).await {
+                Ok(None) => {}
+                Ok(Some(bundle)) => match bundle::read(&bundle) {
+                    Some(evidence) => found.add(evidence),
+                    None => found.passed_over += 1,
+                },
+                Err(problem) => found.note(&problem),
+            }
+        }
+    }
+
+    /// What refers to a plugin: by the registry's own account, or by what clients keep under a tag where it has none.
+    async fn referrers(&mut self, plugin: &Digest, found: &mut Found) -> Vec<Digest> {
+        for path in [format!("referrers/{plugin}"), format!("manifests/{}", bundle::tag(plugin))] {
+            let list = self.get(&path, INDEX_TYPE, "list of its referrers", INDEX_MAX_BYTES).await;
+            match list.and_then(|list| bundle::referrers(&list)) {
+                Ok(referrers) => return referrers,
+                // Registries that do not know the question say so in one of these ways.
+                Err(Problem::NotThere(_) | Problem::Answer { status: 400 | 405 | 406, .. }) => {}
+                Err(problem) => found.note(&problem),
+            }
+        }
+        Vec::new()
+    }
+
+    /// The bundle that a referrer attaches to a plugin. `None`: it is something else.
+    async fn bundle(&mut self, referrer: &Digest, plugin: &Digest) -> Result<Option<Vec<u8>>, Problem> {
+        let path = format!("manifests/{referrer}");
+        let manifest = match self.get(&path, MANIFEST_TYPE, "manifest of a referrer", REFERRER_MAX_BYTES).await {
+            // A list may name what is gone.
+            Err(Problem::NotThere(_)) => return Ok(None),
+            manifest => manifest?,
+        };
+        let digest = Digest::of(&manifest);
+        if digest != *referrer {
+            return Err(lied("manifest of a referrer", referrer, &digest));
+        }
+        let Some((digest, bytes)) = bundle::attached_by(&manifest, plugin) else { return Ok(None) };
+        match bytes > BUNDLE_MAX_BYTES {
+            true => Err(Problem::TooLarge { what: "bundle", max: BUNDLE_MAX_BYTES }),
+            false => self.blob("bundle", &digest, bytes).await.map(Some),
+        }
     }
 }
 

@@ -19,9 +19,11 @@ use serde_json::json;
 use super::artifact::{self, CONFIG_TYPE, DESCRIPTION, LAYER_TYPE, MANIFEST_MAX_BYTES, MANIFEST_TYPE, TITLE, VERSION};
 use super::digest::Digest;
 use super::failure::{Problem, RegistryError, causes, excerpt};
+use super::keys::SigningKey;
 use super::puller::{Registries, on_this_thread};
 use super::reference::Reference;
-use super::signature::{self, SIGNATURES_MAX, SigningKey};
+use super::signature::{self, Found, SIGNATURES_MAX, Wanted};
+use super::simple;
 use super::terms::Terms;
 use super::wire::{CONNECT_MAX, SILENCE_MAX, Wire, without_tls};
 
@@ -112,23 +114,24 @@ async fn sign(
 ) -> Result<Result<(), OciDistributionError>, Problem> {
     let mut wire = Wire::new(terms, reference)?;
     let there = wire.signatures(digest).await?;
-    let read = wire.evidence(&there).await?;
-    if signature::check(&read, &[key.public()], digest, reference.repository()).is_ok() {
+    let mut found = Found::default();
+    wire.texts(&there, &mut found).await;
+    let wanted = Wanted { plugin: digest, repository: reference.repository(), by_digest: false };
+    if signature::check(&found, &[key.public()], &wanted).is_ok() {
         return Ok(Ok(()));
     }
     if there.len() >= SIGNATURES_MAX {
-        return Err(Problem::TooManySignatures { tag: signature::tag(digest), max: SIGNATURES_MAX });
+        return Err(Problem::TooManySignatures { tag: simple::tag(digest), max: SIGNATURES_MAX });
     }
-    let evidence = key
-        .sign(&reference.place(), digest)
+    let evidence = simple::made(key, &reference.place(), digest)
         .ok_or_else(|| Problem::Client("the system has no random numbers to sign with".into()))?;
-    let (config, manifest) = there.with(&evidence.descriptor())?;
+    let (config, manifest) = there.with(&simple::descriptor(&evidence))?;
     let pushing = async {
         for content in [evidence.payload, config] {
             let name = Digest::of(&content);
             client.push_blob(reference.inner(), content, name.as_str()).await?;
         }
-        put(client, &reference.tagged(&signature::tag(digest)), manifest).await
+        put(client, &reference.tagged(&simple::tag(digest)), manifest).await
     };
     Ok(pushing.await)
 }

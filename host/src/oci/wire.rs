@@ -284,7 +284,7 @@ fn failed(error: &reqwest::Error) -> Problem {
     }
 }
 
-fn lied(what: &'static str, expected: &Digest, found: &Digest) -> Problem {
+pub(super) fn lied(what: &'static str, expected: &Digest, found: &Digest) -> Problem {
     Problem::Lied { what, expected: expected.to_string(), found: found.to_string() }
 }
 
