@@ -35,7 +35,7 @@ impl Artifact {
     /// Reads a manifest; its component may be as large as this.
     pub(super) fn read(manifest: &[u8], component_max_bytes: u64) -> Result<Self, Problem> {
         let not = |problem: String| Err(Problem::NotAPlugin(problem));
-        let manifest = parse(manifest)?;
+        let manifest = parse(manifest, &[MANIFEST_TYPE])?;
         if manifest.config.media_type != CONFIG_TYPE {
             return not(format!(
                 "its configuration is of type `{}`, expected `{CONFIG_TYPE}`",
@@ -74,8 +74,8 @@ impl Artifact {
     }
 }
 
-/// A manifest of one image, and no list of them nor of an older kind.
-pub(super) fn parse(manifest: &[u8]) -> Result<OciImageManifest, Problem> {
+/// A manifest of one image and one of these types, and no list of them nor of an older kind.
+pub(super) fn parse(manifest: &[u8], types: &[&str]) -> Result<OciImageManifest, Problem> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Kind {
@@ -89,10 +89,10 @@ pub(super) fn parse(manifest: &[u8]) -> Result<OciImageManifest, Problem> {
         return Err(not("its manifest is not of schema version 2".into()));
     }
     match kind.media_type.as_deref() {
-        None | Some(MANIFEST_TYPE) => {}
-        Some(other) => {
+        Some(other) if !types.contains(&other) => {
             return Err(not(format!("its manifest is of type `{}`, expected `{MANIFEST_TYPE}`", excerpt(other))));
         }
+        _ => {}
     }
     serde_json::from_slice(manifest)
         .map_err(|error| not(format!("its manifest is not as expected: {}", excerpt(&error.to_string()))))

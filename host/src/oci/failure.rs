@@ -88,6 +88,24 @@ pub enum Problem {
     /// The author's or the operator's: the configuration demands a signature.
     #[error("a signature is required, and {0}")]
     Signature(String),
+    /// The author's or the registry's: what it has about a plugin is no such thing.
+    #[error("the {what} that the registry has is not as expected: {cause}")]
+    Unreadable {
+        /// Which part.
+        what: &'static str,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// The author's: one more would not be looked at.
+    #[error(
+        "it has {max} signatures or more already, under the tag {tag}, and no more are looked at; remove some of them there"
+    )]
+    TooManySignatures {
+        /// Where they are.
+        tag: String,
+        /// How many are looked at.
+        max: usize,
+    },
     /// The operator's: nothing may be pulled, and it is not in the store.
     #[error(
         "it is not in the store, and `registry.pull = \"never\"` forbids to ask for it; `wharf plugin pull` fetches it"

@@ -7,13 +7,17 @@
 //! None of this runs on a thread that runs sessions.
 
 mod artifact;
+mod bundle;
 mod credentials;
 mod digest;
 mod failure;
+mod gather;
+mod keys;
 mod puller;
 mod pushing;
 mod reference;
 mod signature;
+mod simple;
 mod store;
 mod terms;
 mod token;
@@ -22,10 +26,10 @@ mod wire;
 pub use credentials::{Credentials, Login};
 pub use digest::Digest;
 pub use failure::{Problem, RegistryError};
+pub use keys::{PublicKey, SigningKey};
 pub use puller::{Origin, Pulled, Registries};
 pub use pushing::Parcel;
 pub use reference::{Reference, SCHEME};
-pub use signature::{PublicKey, SigningKey};
 pub use terms::{
     COMPONENT_MAX_BYTES_DEFAULT, PLAIN_HTTP_DEFAULT, PullPolicy, STORE_MAX_BYTES_DEFAULT, SignatureRule,
     TIMEOUT_DEFAULT, Terms, Trust,

@@ -8,8 +8,9 @@ use std::io;
 use super::artifact::{Artifact, MANIFEST_MAX_BYTES};
 use super::digest::Digest;
 use super::failure::{Problem, RegistryError};
+use super::keys::PublicKey;
 use super::reference::Reference;
-use super::signature::{self, Evidence, PublicKey};
+use super::signature::{self, Evidence, Found, Wanted};
 use super::store::Store;
 use super::terms::{PullPolicy, Terms};
 use super::wire::Wire;
@@ -130,7 +131,15 @@ impl Order<'_> {
         let artifact = Artifact::read(&manifest, self.terms.component_max_bytes)?;
         let signed_by = match self.keys {
             None => None,
-            Some(keys) => Some(self.believed(&store.evidence(&digest), keys, &digest)?),
+            Some(keys) => match store.evidence(&digest) {
+                // It was pulled while nobody asked for any.
+                none if none.is_empty() => {
+                    return Err(Problem::Signature(
+                        "none is in the store; `wharf plugin pull` asks the registry".into(),
+                    ));
+                }
+                evidence => Some(self.believed(&evidence.into(), keys, &digest)?),
+            },
         };
         let Some(bytes) = store.blob(&artifact.layer, artifact.layer_bytes) else { return Ok(None) };
         Ok(Some(self.pulled(&artifact, digest, bytes, Origin::Store, signed_by)))
@@ -145,11 +154,13 @@ impl Order<'_> {
         };
         let (manifest, digest) = wire.manifest(name).await?;
         let artifact = Artifact::read(&manifest, self.terms.component_max_bytes)?;
-        let (mut evidence, mut signed_by) = (Vec::new(), None);
-        if let Some(keys) = self.keys {
-            evidence = wire.evidence(&digest).await?;
-            signed_by = Some(self.believed(&evidence, keys, &digest)?);
-        }
+        let (evidence, signed_by) = match self.keys {
+            None => (Vec::new(), None),
+            Some(keys) => {
+                let (evidence, name) = self.signed(&mut wire, keys, &digest).await?;
+                (evidence, Some(name))
+            }
+        };
         let kept = self.store.as_ref().and_then(|store| store.blob(&artifact.layer, artifact.layer_bytes));
         let (bytes, fresh) = match kept {
             Some(bytes) => (bytes, false),
@@ -186,10 +197,31 @@ impl Order<'_> {
         store.trim()
     }
 
+    /// What was signed, and the name of the key that has. One that holds is enough, in whatever form it is found first.
+    async fn signed(
+        &self,
+        wire: &mut Wire<'_>,
+        keys: &[PublicKey],
+        plugin: &Digest,
+    ) -> Result<(Vec<Evidence>, String), Problem> {
+        let mut found = Found::default();
+        match wire.signatures(plugin).await {
+            Ok(list) => wire.texts(&list, &mut found).await,
+            Err(problem) => found.note(&problem),
+        }
+        if let Ok(name) = self.believed(&found, keys, plugin) {
+            return Ok((found.evidence, name));
+        }
+        wire.bundles(plugin, &mut found).await;
+        let name = self.believed(&found, keys, plugin)?;
+        Ok((found.evidence, name))
+    }
+
     /// The name of the key that has signed it.
-    fn believed(&self, evidence: &[Evidence], keys: &[PublicKey], plugin: &Digest) -> Result<String, Problem> {
-        let signed = signature::check(evidence, keys, plugin, self.reference.repository());
-        signed.map(|key| key.name().to_owned()).map_err(Problem::Signature)
+    fn believed(&self, found: &Found, keys: &[PublicKey], plugin: &Digest) -> Result<String, Problem> {
+        let by_digest = self.reference.digest().is_some();
+        let wanted = Wanted { plugin, repository: self.reference.repository(), by_digest };
+        signature::check(found, keys, &wanted).map(|key| key.name().to_owned()).map_err(Problem::Signature)
     }
 
     fn pulled(

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use oci_client::RegistryOperation;
 use oci_client::client::{Certificate, CertificateEncoding, Client, ClientConfig, ClientProtocol};
 use oci_client::errors::OciDistributionError;
-use oci_client::manifest::{IMAGE_CONFIG_MEDIA_TYPE, OciDescriptor, OciImageManifest};
+use oci_client::manifest::{OciDescriptor, OciImageManifest};
 use oci_client::secrets::RegistryAuth;
 use reqwest::header::HeaderValue;
 use serde_json::json;
@@ -19,9 +19,11 @@ use serde_json::json;
 use super::artifact::{self, CONFIG_TYPE, DESCRIPTION, LAYER_TYPE, MANIFEST_MAX_BYTES, MANIFEST_TYPE, TITLE, VERSION};
 use super::digest::Digest;
 use super::failure::{Problem, RegistryError, causes, excerpt};
+use super::keys::SigningKey;
 use super::puller::{Registries, on_this_thread};
 use super::reference::Reference;
-use super::signature::{self, SIGNATURES_MAX, SigningKey};
+use super::signature::{self, Found, SIGNATURES_MAX, Wanted};
+use super::simple;
 use super::terms::Terms;
 use super::wire::{CONNECT_MAX, SILENCE_MAX, Wire, without_tls};
 
@@ -102,7 +104,7 @@ async fn put(client: &Client, reference: &Reference, manifest: Vec<u8>) -> Resul
     client.push_manifest_raw(reference.inner(), manifest, kind).await.map(drop)
 }
 
-/// Adds a signature to those that there are. One by this key that holds is enough.
+/// Adds a signature to those that there are, which stay. One by this key that holds is enough.
 async fn sign(
     terms: &Terms,
     client: &Client,
@@ -111,30 +113,25 @@ async fn sign(
     key: &SigningKey,
 ) -> Result<Result<(), OciDistributionError>, Problem> {
     let mut wire = Wire::new(terms, reference)?;
-    let there = wire.evidence(digest).await?;
-    if signature::check(&there, &[key.public()], digest, reference.repository()).is_ok() {
+    let there = wire.signatures(digest).await?;
+    let mut found = Found::default();
+    wire.texts(&there, &mut found).await;
+    let wanted = Wanted { plugin: digest, repository: reference.repository(), by_digest: false };
+    if signature::check(&found, &[key.public()], &wanted).is_ok() {
         return Ok(Ok(()));
     }
     if there.len() >= SIGNATURES_MAX {
-        return Err(Problem::TooLarge { what: "list of signatures", max: SIGNATURES_MAX as u64 });
+        return Err(Problem::TooManySignatures { tag: simple::tag(digest), max: SIGNATURES_MAX });
     }
-    let evidence = key
-        .sign(&reference.place(), digest)
+    let evidence = simple::made(key, &reference.place(), digest)
         .ok_or_else(|| Problem::Client("the system has no random numbers to sign with".into()))?;
-    let layers: Vec<OciDescriptor> = there.iter().chain([&evidence]).map(signature::Evidence::descriptor).collect();
-    let texts: Vec<String> = layers.iter().map(|layer| layer.digest.clone()).collect();
-    let config = json!({
-        "architecture": "", "os": "", "config": {}, "created": "1970-01-01T00:00:00Z",
-        "rootfs": { "type": "layers", "diff_ids": texts },
-    });
-    let config = config.to_string().into_bytes();
-    let manifest = image(IMAGE_CONFIG_MEDIA_TYPE, &config, layers, None)?;
+    let (config, manifest) = there.with(&simple::descriptor(&evidence))?;
     let pushing = async {
         for content in [evidence.payload, config] {
             let name = Digest::of(&content);
             client.push_blob(reference.inner(), content, name.as_str()).await?;
         }
-        put(client, &reference.tagged(&signature::tag(digest)), manifest).await
+        put(client, &reference.tagged(&simple::tag(digest)), manifest).await
     };
     Ok(pushing.await)
 }
@@ -163,24 +160,23 @@ fn manifest(parcel: &Parcel, layer: &Digest, config: &[u8]) -> Result<Vec<u8>, P
         size: i64::try_from(parcel.bytes.len()).unwrap_or(i64::MAX),
         ..OciDescriptor::default()
     };
-    let manifest = image(CONFIG_TYPE, config, vec![layer], Some(said))?;
+    let manifest = image(config, layer, Some(said))?;
     // What nobody could pull is not pushed.
     artifact::Artifact::read(&manifest, u64::MAX).map(|_| manifest)
 }
 
 fn image(
-    config_type: &str,
     config: &[u8],
-    layers: Vec<OciDescriptor>,
+    layer: OciDescriptor,
     annotations: Option<BTreeMap<String, String>>,
 ) -> Result<Vec<u8>, Problem> {
     let config = OciDescriptor {
-        media_type: config_type.into(),
+        media_type: CONFIG_TYPE.into(),
         digest: Digest::of(config).to_string(),
         size: i64::try_from(config.len()).unwrap_or(i64::MAX),
         ..OciDescriptor::default()
     };
-    let media_type = Some(MANIFEST_TYPE.to_owned());
+    let (media_type, layers) = (Some(MANIFEST_TYPE.to_owned()), vec![layer]);
     let manifest = OciImageManifest { media_type, config, layers, annotations, ..OciImageManifest::default() };
     let text = serde_json::to_vec(&manifest).map_err(|error| Problem::NotAPlugin(error.to_string()))?;
     if text.len() as u64 > MANIFEST_MAX_BYTES {

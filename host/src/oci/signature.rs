@@ -1,272 +1,259 @@
-//! Signatures as cosign makes them with a key pair ("simple signing"): ECDSA on P-256 over a text that names a digest, kept
-//! beside the plugin under a tag made of that digest.
+//! Whether a plugin is signed: what was found is held against the keys that are believed, and what they have signed against
+//! the plugin.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::path::Path;
+use std::borrow::Cow;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use oci_client::manifest::OciDescriptor;
-use ring::rand::SystemRandom;
-use ring::signature::{
-    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
-};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
+use super::bundle;
 use super::digest::Digest;
-use super::failure::excerpt;
-use crate::files;
+use super::failure::{Problem, excerpt};
+use super::keys::PublicKey;
+use super::simple;
 
-/// Type of a signed text.
-pub(super) const PAYLOAD_TYPE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
-/// Where the signature of a text stands.
-const ANNOTATION: &str = "dev.cosignproject.cosign/signature";
-/// What a signed text says that it is.
-const KIND: &str = "cosign container image signature";
-/// Largest signed text that is read.
-pub(super) const PAYLOAD_MAX_BYTES: u64 = 64 << 10;
-/// Signatures of one plugin that are looked at.
+/// Signatures of one plugin that are looked at, in all forms together.
 pub(super) const SIGNATURES_MAX: usize = 16;
 /// Longest signature in base64: two numbers of 32 bytes and what holds them together.
 const SIGNATURE_MAX_CHARS: usize = 128;
 
-/// Largest file of a key.
-const KEY_MAX_BYTES: u64 = 64 << 10;
-/// What a public key on P-256 begins with; its point follows.
-const P256: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
-    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-];
-const POINT_BYTES: usize = 65;
-
-/// A key whose signatures are believed, with the name of its file for people.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PublicKey {
-    name: String,
-    point: Vec<u8>,
+/// A signature in base64. `None`: it is none, or longer than any that could be believed.
+pub(super) fn decoded(text: &str) -> Option<Vec<u8>> {
+    (text.len() <= SIGNATURE_MAX_CHARS).then(|| STANDARD.decode(text).ok()).flatten()
 }
 
-impl fmt::Debug for PublicKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PublicKey({})", self.name)
-    }
-}
-
-impl PublicKey {
-    /// Reads a PEM file, as `cosign generate-key-pair` and `openssl pkey -pubout` write it.
-    ///
-    /// # Errors
-    /// What is wrong with it, naming it.
-    pub fn read(file: &Path) -> Result<Self, String> {
-        let wrong = |problem: &dyn fmt::Display| format!("{}: {problem}", file.display());
-        let pem = files::read(file, KEY_MAX_BYTES).map_err(|error| wrong(&error))?;
-        let point = Self::parse(&pem).map_err(|problem| wrong(&problem))?;
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { name, point })
-    }
-
-    fn parse(pem: &[u8]) -> Result<Vec<u8>, &'static str> {
-        let der = SubjectPublicKeyInfoDer::from_pem_slice(pem)
-            .map_err(|_| "expected a public key in PEM (`-----BEGIN PUBLIC KEY-----`)")?;
-        match der.strip_prefix(&P256) {
-            Some(point) if point.len() == POINT_BYTES => Ok(point.to_vec()),
-            _ => Err("expected a key for ECDSA on P-256, as cosign makes it"),
-        }
-    }
-
-    /// The name of its file.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn has_signed(&self, evidence: &Evidence) -> bool {
-        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.point);
-        key.verify(&evidence.payload, &evidence.signature).is_ok()
-    }
-
-    #[cfg(test)]
-    pub(super) fn named_for_tests(name: &str) -> Self {
-        Self { name: name.into(), point: Vec::new() }
-    }
-}
-
-/// A key to sign with.
-pub struct SigningKey {
-    pair: EcdsaKeyPair,
-    random: SystemRandom,
-}
-
-impl SigningKey {
-    /// Reads a PEM file that nobody else may read, as `openssl genpkey` writes it.
-    ///
-    /// # Errors
-    /// What is wrong with it, naming it.
-    pub fn read(file: &Path) -> Result<Self, String> {
-        let wrong = |problem: &dyn fmt::Display| format!("{}: {problem}", file.display());
-        let pem = files::read_secret(file, KEY_MAX_BYTES).map_err(|error| wrong(&error))?;
-        if pem.contains("ENCRYPTED") {
-            return Err(wrong(
-                &"it is encrypted, which is not supported; keep one that is not where only you can read it",
-            ));
-        }
-        let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| {
-            wrong(&"expected a private key in PEM (`-----BEGIN PRIVATE KEY-----`); `openssl pkcs8 -topk8 -nocrypt` makes it of others")
-        })?;
-        let random = SystemRandom::new();
-        let pair =
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der.secret_pkcs8_der(), &random).map_err(|_| {
-                wrong(&"expected a key for ECDSA on P-256: `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`")
-            })?;
-        Ok(Self { pair, random })
-    }
-
-    /// Its public half.
-    pub(super) fn public(&self) -> PublicKey {
-        PublicKey { name: "the signing key".into(), point: self.pair.public_key().as_ref().to_vec() }
-    }
-
-    /// Says of a plugin that it is good. `None`: the system has no random numbers.
-    pub(super) fn sign(&self, place: &str, plugin: &Digest) -> Option<Evidence> {
-        let payload = json!({
-            "critical": {
-                "identity": { "docker-reference": place },
-                "image": { "docker-manifest-digest": plugin.as_str() },
-                "type": KIND,
-            },
-            "optional": null,
-        });
-        let payload = payload.to_string().into_bytes();
-        let signature = self.pair.sign(&self.random, &payload).ok()?.as_ref().to_vec();
-        Some(Evidence { payload, signature })
-    }
+/// How something is signed. The names stand in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Form {
+    #[default]
+    Simple,
+    Bundle,
 }
 
 /// A text and a signature of it. Nothing is known about either.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Evidence {
+    pub(super) form: Form,
     pub(super) payload: Vec<u8>,
     pub(super) signature: Vec<u8>,
 }
 
 impl Evidence {
-    /// What names its text in a manifest.
-    pub(super) fn descriptor(&self) -> OciDescriptor {
-        let signature = STANDARD.encode(&self.signature);
-        OciDescriptor {
-            media_type: PAYLOAD_TYPE.into(),
-            digest: Digest::of(&self.payload).to_string(),
-            size: i64::try_from(self.payload.len()).unwrap_or(i64::MAX),
-            annotations: Some(BTreeMap::from([(ANNOTATION.into(), signature)])),
-            ..OciDescriptor::default()
+    fn is_by(&self, key: &PublicKey) -> bool {
+        let signed = match self.form {
+            Form::Simple => Cow::from(&self.payload),
+            Form::Bundle => Cow::from(bundle::signed(&self.payload)),
+        };
+        key.has_signed(&signed, &self.signature)
+    }
+
+    /// What its text says. Only for a text that somebody is known to have signed.
+    fn claims(&self) -> Option<Vec<Claim>> {
+        match self.form {
+            Form::Simple => simple::claim(&self.payload).map(|claim| vec![claim]),
+            Form::Bundle => bundle::claims(&self.payload),
         }
     }
 }
 
-/// The signature of a text that a manifest names. `None`: it names something else.
-pub(super) fn named_by(layer: &OciDescriptor) -> Option<Vec<u8>> {
-    let text = layer.annotations.as_ref()?.get(ANNOTATION)?;
-    let fits = layer.media_type == PAYLOAD_TYPE && text.len() <= SIGNATURE_MAX_CHARS;
-    fits.then(|| STANDARD.decode(text).ok()).flatten()
+/// What there is of signatures of a plugin. Nobody has checked them.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) evidence: Vec<Evidence>,
+    /// Signatures that are not looked at: they are in other forms, or there were too many before them.
+    pub(super) passed_over: usize,
+    /// Referrers that were not asked for, which may be signatures or anything else.
+    pub(super) referrers_left: usize,
+    /// Why some could not be read.
+    problem: Option<String>,
 }
 
-/// The tag under which a plugin's signatures are.
-pub(super) fn tag(plugin: &Digest) -> String {
-    format!("sha256-{}.sig", plugin.hex())
+impl Found {
+    /// Another one, where there is room.
+    pub(super) fn add(&mut self, evidence: Evidence) {
+        match self.is_full() {
+            true => self.passed_over += 1,
+            false => self.evidence.push(evidence),
+        }
+    }
+
+    /// Whether no more is looked at.
+    pub(super) fn is_full(&self) -> bool {
+        self.evidence.len() >= SIGNATURES_MAX
+    }
+
+    /// What could not be read; of several the first is told.
+    pub(super) fn note(&mut self, problem: &Problem) {
+        self.problem.get_or_insert_with(|| problem.to_string());
+    }
+}
+
+impl From<Vec<Evidence>> for Found {
+    fn from(evidence: Vec<Evidence>) -> Self {
+        Self { evidence, ..Self::default() }
+    }
+}
+
+/// What a signature has to be of.
+pub(super) struct Wanted<'a> {
+    pub(super) plugin: &'a Digest,
+    pub(super) repository: &'a str,
+    /// Whoever wants it has named this digest, and not a tag which the registry makes into one.
+    pub(super) by_digest: bool,
+}
+
+/// What a signed text says of a plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) digest: String,
+    /// Its repository. `None`: it does not say.
+    pub(super) place: Option<String>,
+}
+
+/// What is wrong with what a key that is believed has signed. The last is the nearest to being right.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Flaw {
+    NoSignature,
+    OtherDigest(String),
+    OtherPlugin(String),
+    NoRepository,
+}
+
+impl Wanted<'_> {
+    fn judge(&self, claims: Option<Vec<Claim>>) -> Result<(), Flaw> {
+        let claims = claims.unwrap_or_default();
+        let first = claims.first().ok_or(Flaw::NoSignature)?.digest.clone();
+        let of_it = claims.into_iter().filter(|claim| claim.digest == self.plugin.as_str());
+        let judged = of_it.map(|claim| match claim.place {
+            Some(place) if is_about(&place, self.repository) => Ok(()),
+            Some(place) => Err(Flaw::OtherPlugin(place)),
+            None if self.by_digest => Ok(()),
+            None => Err(Flaw::NoRepository),
+        });
+        let better = |one, other| match (one, other) {
+            (Err(one), Err(other)) => Err(Flaw::max(one, other)),
+            _ => Ok(()),
+        };
+        judged.reduce(better).unwrap_or(Err(Flaw::OtherDigest(first)))
+    }
+
+    fn explain(&self, flaw: &Flaw, key: &str) -> String {
+        match flaw {
+            Flaw::NoSignature => format!("what {key} has signed is no signature of a plugin"),
+            Flaw::OtherDigest(digest) => format!("{key} has signed another digest: {}", excerpt(digest)),
+            Flaw::OtherPlugin(place) => format!("{key} has signed it as another plugin: {}", excerpt(place)),
+            Flaw::NoRepository => format!(
+                "{key} has signed it without saying which plugin it is, so that under a tag it could stand in for another; \
+                 name its digest where it is wanted (`@{}`), or sign it with `cosign sign -a repository={}`",
+                self.plugin, self.repository
+            ),
+        }
+    }
 }
 
 /// The key that has signed this plugin, or why it counts as unsigned.
-pub(super) fn check<'a>(
-    evidence: &[Evidence],
-    keys: &'a [PublicKey],
-    plugin: &Digest,
-    repository: &str,
-) -> Result<&'a PublicKey, String> {
-    let mut why = None;
-    for evidence in evidence.iter().take(SIGNATURES_MAX) {
-        let Some(key) = keys.iter().find(|key| key.has_signed(evidence)) else { continue };
+pub(super) fn check<'a>(found: &Found, keys: &'a [PublicKey], wanted: &Wanted<'_>) -> Result<&'a PublicKey, String> {
+    let mut nearest: Option<(Flaw, &str)> = None;
+    for evidence in found.evidence.iter().take(SIGNATURES_MAX) {
+        let Some(key) = keys.iter().find(|key| evidence.is_by(key)) else { continue };
         // What was signed is known to come from the key's owner only now, and is read only now.
-        match Statement::read(&evidence.payload) {
-            None => why = Some(format!("what {} has signed names no plugin", key.name)),
-            Some(said) if said.digest != plugin.as_str() => {
-                why = Some(format!("{} has signed another digest: {}", key.name, excerpt(&said.digest)));
-            }
-            Some(said) if !said.is_about(repository) => {
-                why = Some(format!("{} has signed it as another plugin: {}", key.name, excerpt(&said.place)));
-            }
-            Some(_) => return Ok(key),
+        match wanted.judge(evidence.claims()) {
+            Ok(()) => return Ok(key),
+            Err(flaw) => nearest = nearest.max(Some((flaw, key.name()))),
         }
     }
     let names = || keys.iter().map(PublicKey::name).collect::<Vec<_>>().join(", ");
-    Err(why.unwrap_or_else(|| match evidence.len() {
-        0 => format!("it is not signed; expected one of {}", names()),
-        count => format!("none of its {count} signatures is by a key that is believed here: {}", names()),
-    }))
+    let mut said = match (nearest, found.evidence.len()) {
+        (Some((flaw, key)), _) => wanted.explain(&flaw, key),
+        (None, 0) if found.passed_over > 0 => {
+            format!("it has no signature in a form that is looked at; expected one of {}", names())
+        }
+        (None, 0) if found.problem.is_some() || found.referrers_left > 0 => {
+            format!("none was found; expected one of {}", names())
+        }
+        (None, 0) => format!("it is not signed; expected one of {}", names()),
+        (None, count) => format!("none of its {count} signatures is by a key that is believed here: {}", names()),
+    };
+    if found.passed_over > 0 {
+        said += &format!(
+            "; {} in other forms, or beyond the first {SIGNATURES_MAX}, not looked at: sign it with a key for ECDSA on P-256, by \
+             `wharf plugin push --sign` or `cosign sign --key`",
+            found.passed_over
+        );
+    }
+    if found.referrers_left > 0 {
+        said += &format!("; {} of its referrers not looked at, for there are too many", found.referrers_left);
+    }
+    if let Some(problem) = &found.problem {
+        said += &format!("; not all could be read: {problem}");
+    }
+    Err(said)
 }
 
-/// What a signed text says.
-struct Statement {
-    digest: String,
-    place: String,
-}
-
-impl Statement {
-    fn read(payload: &[u8]) -> Option<Self> {
-        let value: Value = serde_json::from_slice(payload).ok()?;
-        let critical = value.get("critical")?;
-        (critical.get("type")? == KIND).then_some(())?;
-        let digest = critical.get("image")?.get("docker-manifest-digest")?.as_str()?.to_owned();
-        let place = critical.get("identity")?.get("docker-reference")?.as_str()?.to_owned();
-        Some(Self { digest, place })
-    }
-
-    /// Whether it is about a repository of this name, so that a registry cannot have one signed plugin stand in for another. A
-    /// mirror may put something before the name, or leave it out, and is another registry.
-    fn is_about(&self, repository: &str) -> bool {
-        let signed = self.place.split('@').next().unwrap_or_default();
-        let path = match signed.split_once('/') {
-            Some((registry, path)) if registry.contains(['.', ':']) || registry == "localhost" => path,
-            _ => signed,
-        };
-        let name = match path.rsplit_once(':') {
-            Some((name, tag)) if !tag.contains('/') => name,
-            _ => path,
-        };
-        let ends = |long: &str, short: &str| {
-            long.strip_suffix(short).is_some_and(|before| before.is_empty() || before.ends_with('/'))
-        };
-        !name.is_empty() && (ends(repository, name) || ends(name, repository))
-    }
+/// Whether what was signed is about a repository of this name, so that a registry cannot have one signed plugin stand in for
+/// another. A mirror may put something before the name, or leave it out, and is another registry.
+fn is_about(place: &str, repository: &str) -> bool {
+    let signed = place.split('@').next().unwrap_or_default();
+    let path = match signed.split_once('/') {
+        Some((registry, path)) if registry.contains(['.', ':']) || registry == "localhost" => path,
+        _ => signed,
+    };
+    let name = match path.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name,
+        _ => path,
+    };
+    let ends = |long: &str, short: &str| {
+        long.strip_suffix(short).is_some_and(|before| before.is_empty() || before.ends_with('/'))
+    };
+    !name.is_empty() && (ends(repository, name) || ends(name, repository))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use serde_json::json;
 
-    fn key() -> SigningKey {
-        let random = SystemRandom::new();
-        let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).expect("a key");
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, document.as_ref(), &random);
-        SigningKey { pair: pair.expect("a key"), random }
+    use super::*;
+    use crate::oci::SigningKey;
+
+    fn wanted<'a>(plugin: &'a Digest, by_digest: bool) -> Wanted<'a> {
+        Wanted { plugin, repository: "echo", by_digest }
+    }
+
+    fn bundle(key: &SigningKey, statement: &serde_json::Value) -> Evidence {
+        let payload = statement.to_string().into_bytes();
+        let signature = key.sign(&bundle::signed(&payload)).expect("signed");
+        Evidence { form: Form::Bundle, payload, signature }
+    }
+
+    fn subject(digest: &Digest, annotations: &serde_json::Value) -> serde_json::Value {
+        json!({ "digest": { "sha256": digest.hex() }, "annotations": annotations })
+    }
+
+    fn statement(subjects: &[serde_json::Value]) -> serde_json::Value {
+        json!({
+            "_type": "https://in-toto.io/Statement/v1", "predicateType": "https://sigstore.dev/cosign/sign/v1",
+            "subject": subjects, "predicate": {},
+        })
     }
 
     #[test]
     fn only_a_believed_key_on_this_digest_counts() {
-        let (ours, theirs, plugin) = (key(), key(), Digest::of(b"plugin"));
+        let (ours, theirs, plugin) = (SigningKey::for_tests(), SigningKey::for_tests(), Digest::of(b"plugin"));
         let keys = [ours.public()];
-        let by = |key: &SigningKey, digest: &Digest| key.sign("a.example/echo", digest).expect("signed");
+        let check =
+            |evidence: &[Evidence]| check(&evidence.to_vec().into(), &keys, &wanted(&plugin, false)).map(|_| ());
+        let by = |key: &SigningKey, digest: &Digest| simple::made(key, "a.example/echo", digest).expect("signed");
         let good = by(&ours, &plugin);
-        assert!(check(std::slice::from_ref(&good), &keys, &plugin, "echo").is_ok());
-        assert!(check(&[by(&theirs, &plugin), good.clone()], &keys, &plugin, "echo").is_ok());
+        assert!(check(std::slice::from_ref(&good)).is_ok());
+        assert!(check(&[by(&theirs, &plugin), good.clone()]).is_ok());
 
-        let refused = |evidence: &[Evidence]| check(evidence, &keys, &plugin, "echo").expect_err("refused");
+        let refused = |evidence: &[Evidence]| check(evidence).expect_err("refused");
         assert!(refused(&[]).contains("not signed"));
         assert!(refused(&[by(&theirs, &plugin)]).contains("none of its 1"));
         assert!(refused(&[by(&ours, &Digest::of(b"other"))]).contains("another digest"));
-        let other = ours.sign("a.example/admin", &plugin).expect("signed");
+        let other = simple::made(&ours, "a.example/admin", &plugin).expect("signed");
         assert!(refused(&[other]).contains("as another plugin: a.example/admin"));
         let mut changed = good.clone();
         changed.payload.push(b' ');
@@ -277,43 +264,92 @@ mod tests {
         let filler = by(&theirs, &plugin);
         let mut late = vec![filler; SIGNATURES_MAX];
         late.push(good);
-        assert!(check(&late, &keys, &plugin, "echo").is_err(), "beyond the limit nothing is looked at");
+        assert!(check(&late).is_err(), "beyond the limit nothing is looked at");
+    }
+
+    #[test]
+    fn a_statement_counts_where_it_says_which_plugin_it_is_or_the_digest_was_asked_for() {
+        let (key, plugin, other) = (SigningKey::for_tests(), Digest::of(b"plugin"), Digest::of(b"other"));
+        let keys = [key.public()];
+        let said = |subjects: &[serde_json::Value], by_digest| {
+            let found = vec![bundle(&key, &statement(subjects))].into();
+            check(&found, &keys, &wanted(&plugin, by_digest)).map(|_| ()).err().unwrap_or_default()
+        };
+        let named = |place: &str| subject(&plugin, &json!({ "repository": place }));
+        let bare = subject(&plugin, &json!(null));
+        assert!(said(std::slice::from_ref(&bare), false).contains("sign it with `cosign sign -a repository=echo`"));
+        assert_eq!(said(std::slice::from_ref(&bare), true), "");
+        for place in ["echo", "team/echo", "a.example/team/echo"] {
+            assert_eq!(said(&[named(place)], false), "", "{place}");
+        }
+        for by_digest in [false, true] {
+            assert!(said(&[named("admin")], by_digest).contains("as another plugin: admin"));
+            let odd = subject(&plugin, &json!({ "repository": ["echo"] }));
+            assert!(said(&[odd], by_digest).contains("as another plugin"));
+            // The repository of another subject is not that of this one.
+            let elsewhere = subject(&other, &json!({ "repository": "echo" }));
+            assert!(said(std::slice::from_ref(&elsewhere), by_digest).contains("another digest"));
+            assert_eq!(said(&[elsewhere, bare.clone()], by_digest).is_empty(), by_digest);
+            assert_eq!(said(&[bare.clone(), named("admin"), named("echo")], by_digest), "");
+        }
+    }
+
+    #[test]
+    fn a_statement_of_another_kind_or_in_another_form_is_no_signature() {
+        let (key, plugin) = (SigningKey::for_tests(), Digest::of(b"plugin"));
+        let keys = [key.public()];
+        let good = statement(&[subject(&plugin, &json!({}))]);
+        let refused = |evidence: Evidence| {
+            check(&vec![evidence].into(), &keys, &wanted(&plugin, true)).map(|_| ()).expect_err("refused")
+        };
+        for (member, value) in [
+            ("predicateType", json!("https://slsa.dev/provenance/v1")),
+            ("_type", json!("https://in-toto.io/Statement/v0.1")),
+            ("subject", json!([])),
+            ("subject", json!("x")),
+        ] {
+            let mut other = good.clone();
+            other[member] = value;
+            assert!(refused(bundle(&key, &other)).contains("is no signature of a plugin"), "{member}");
+        }
+        let mut changed = bundle(&key, &good);
+        changed.payload.push(b' ');
+        assert!(refused(changed).contains("none of its 1"));
+        // Neither form is ever taken for the other.
+        let bundled = bundle(&key, &good);
+        assert!(refused(Evidence { form: Form::Simple, ..bundled.clone() }).contains("none of its 1"));
+        let whole = Evidence { form: Form::Simple, payload: bundle::signed(&bundled.payload), ..bundled };
+        assert!(refused(whole).contains("is no signature of a plugin"));
+        let simple = simple::made(&key, "echo", &plugin).expect("signed");
+        assert!(refused(Evidence { form: Form::Bundle, ..simple }).contains("none of its 1"));
+    }
+
+    #[test]
+    fn what_is_not_looked_at_is_told() {
+        let (plugin, key) = (Digest::of(b"plugin"), [PublicKey::named_for_tests("ours.pub")]);
+        let said = |found: &Found| check(found, &key, &wanted(&plugin, true)).map(|_| ()).expect_err("refused");
+        let other = said(&Found { passed_over: 3, ..Found::default() });
+        assert!(
+            other.contains("no signature in a form that is looked at") && other.contains("; 3 in other forms"),
+            "{other}"
+        );
+        let many = said(&Found { referrers_left: 9, ..Found::default() });
+        assert!(!many.contains("it is not signed") && many.contains("9 of its referrers not looked at"), "{many}");
+        let mut found = Found::default();
+        found.note(&Problem::Signature("one".into()));
+        found.note(&Problem::Signature("two".into()));
+        assert!(said(&found).contains("none was found") && said(&found).contains("not all could be read: a signature"));
     }
 
     #[test]
     fn a_mirror_is_not_another_plugin() {
-        let about = |place: &str, repository: &str| {
-            Statement { digest: String::new(), place: place.into() }.is_about(repository)
-        };
         for place in
             ["a.example/team/echo", "localhost:5000/team/echo:1.0", "team/echo", "echo", "b.example/x/team/echo"]
         {
-            assert!(about(place, "team/echo"), "{place}");
+            assert!(is_about(place, "team/echo"), "{place}");
         }
         for place in ["a.example/team/admin", "a.example/teams/echo", "cho", "", "a.example/", "a.example/team"] {
-            assert!(!about(place, "team/echo"), "{place}");
-        }
-    }
-
-    #[test]
-    fn a_signature_survives_its_way_through_a_manifest() {
-        let evidence = key().sign("a.example/echo", &Digest::of(b"plugin")).expect("signed");
-        assert_eq!(named_by(&evidence.descriptor()), Some(evidence.signature.clone()));
-        let mut other = evidence.descriptor();
-        other.media_type = "application/wasm".into();
-        assert_eq!(named_by(&other), None);
-    }
-
-    #[test]
-    fn keys_of_another_kind_are_refused() {
-        for (pem, word) in [
-            ("hello", "PEM"),
-            (
-                "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n",
-                "P-256",
-            ),
-        ] {
-            assert!(PublicKey::parse(pem.as_bytes()).expect_err(pem).contains(word));
+            assert!(!is_about(place, "team/echo"), "{place}");
         }
     }
 }

@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
-use super::signature::Evidence;
+use super::signature::{Evidence, Form};
 use crate::files;
 
 const BLOBS: &str = "blobs";
@@ -45,6 +45,8 @@ struct Tagged {
 
 #[derive(Serialize, Deserialize)]
 struct Signed {
+    #[serde(default)]
+    form: Form,
     payload: String,
     signature: String,
 }
@@ -100,7 +102,7 @@ impl Store {
         touch(&path);
         let decode = |signed: Signed| {
             let (payload, signature) = (STANDARD.decode(signed.payload).ok()?, STANDARD.decode(signed.signature).ok()?);
-            Some(Evidence { payload, signature })
+            Some(Evidence { form: signed.form, payload, signature })
         };
         signed.into_iter().filter_map(decode).collect()
     }
@@ -108,6 +110,7 @@ impl Store {
     /// Keeps them.
     pub(super) fn set_evidence(&self, plugin: &Digest, evidence: &[Evidence]) -> io::Result<()> {
         let encode = |evidence: &Evidence| Signed {
+            form: evidence.form,
             payload: STANDARD.encode(&evidence.payload),
             signature: STANDARD.encode(&evidence.signature),
         };
@@ -242,10 +245,15 @@ mod tests {
         let (store, digest) = (folder.store(1 << 20), Digest::of(b"x"));
         store.set_tag("oci://a.b/c:1", &digest).expect("kept");
         assert_eq!((store.tag("oci://a.b/c:1"), store.tag("oci://a.b/c:2")), (Some(digest.clone()), None));
-        let evidence = vec![Evidence { payload: b"text".into(), signature: b"\0\xff".into() }];
+        let signed = |form| Evidence { form, payload: b"text".into(), signature: b"\0\xff".into() };
+        let evidence = vec![signed(Form::Simple), signed(Form::Bundle)];
         store.set_evidence(&digest, &evidence).expect("kept");
         assert_eq!(store.evidence(&digest), evidence);
         assert!(store.evidence(&Digest::of(b"y")).is_empty());
+        // Records of versions that knew one form do not say which.
+        let older = br#"[{"payload":"dGV4dA==","signature":"AP8="}]"#;
+        fs::write(folder.0.join(SIGNATURES).join(digest.hex()), older).expect("kept");
+        assert_eq!(store.evidence(&digest), [signed(Form::Simple)]);
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::credentials::Credentials;
 use super::failure::Problem;
+use super::keys::PublicKey;
 use super::reference::Reference;
-use super::signature::PublicKey;
 
 /// Largest component that is pulled where nobody says.
 pub const COMPONENT_MAX_BYTES_DEFAULT: u64 = 64 << 20;

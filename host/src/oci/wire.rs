@@ -9,11 +9,10 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Certificate, Client, Response, StatusCode, Url};
 
-use super::artifact::{self, MANIFEST_MAX_BYTES, MANIFEST_TYPE};
+use super::artifact::{MANIFEST_MAX_BYTES, MANIFEST_TYPE};
 use super::digest::Digest;
 use super::failure::{Problem, causes, excerpt};
 use super::reference::Reference;
-use super::signature::{self, Evidence, PAYLOAD_MAX_BYTES, SIGNATURES_MAX};
 use super::terms::Terms;
 use super::token::{self, TOKEN_MAX_BYTES, Wanted};
 
@@ -67,26 +66,14 @@ impl<'a> Wire<'a> {
         if found == *digest { Ok(content) } else { Err(lied(what, digest, &found)) }
     }
 
-    /// All signatures of a plugin, checked by nobody. None where there are none.
-    pub(super) async fn evidence(&mut self, plugin: &Digest) -> Result<Vec<Evidence>, Problem> {
-        let manifest = match self.manifest(&signature::tag(plugin)).await {
-            Ok((manifest, _)) => artifact::parse(&manifest)?,
-            Err(Problem::NotThere(_)) => return Ok(Vec::new()),
-            Err(problem) => return Err(problem),
-        };
-        let mut evidence = Vec::new();
-        for layer in manifest.layers.iter().take(SIGNATURES_MAX) {
-            let Some(signature) = signature::named_by(layer) else { continue };
-            let (digest, bytes) = artifact::descriptor(layer)?;
-            if bytes > PAYLOAD_MAX_BYTES {
-                return Err(Problem::TooLarge { what: "signed text", max: PAYLOAD_MAX_BYTES });
-            }
-            evidence.push(Evidence { payload: self.blob("signed text", &digest, bytes).await?, signature });
-        }
-        Ok(evidence)
-    }
-
-    async fn get(&mut self, path: &str, accept: &str, what: &'static str, max: u64) -> Result<Vec<u8>, Problem> {
+    /// What is there, of one of these types, and so large at most. Nothing is known about it.
+    pub(super) async fn get(
+        &mut self,
+        path: &str,
+        accept: &str,
+        what: &'static str,
+        max: u64,
+    ) -> Result<Vec<u8>, Problem> {
         let url = format!("{}{path}", self.base);
         let mut answer = self.send(&url, accept).await?;
         if answer.status() == StatusCode::UNAUTHORIZED && self.authorization.is_none() {
@@ -297,7 +284,7 @@ fn failed(error: &reqwest::Error) -> Problem {
     }
 }
 
-fn lied(what: &'static str, expected: &Digest, found: &Digest) -> Problem {
+pub(super) fn lied(what: &'static str, expected: &Digest, found: &Digest) -> Problem {
     Problem::Lied { what, expected: expected.to_string(), found: found.to_string() }
 }
 

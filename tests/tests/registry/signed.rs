@@ -12,14 +12,14 @@ use wharf_tests::site::Site;
 
 use super::common::{done, failed, kept, parcel, push, reference, refused, terms, wharf};
 
-fn run(program: &str, arguments: &[&str]) -> Vec<u8> {
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Vec<u8> {
     let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     output.stdout
 }
 
 /// Makes `NAME.key` and `NAME.pub`.
-fn key(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+pub(crate) fn key(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
     let (private, public) = (folder.join(format!("{name}.key")), folder.join(format!("{name}.pub")));
     let path = |path: &Path| path.display().to_string();
     run("openssl", &["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", &path(&private)]);
@@ -33,33 +33,34 @@ fn signing(file: &Path) -> SigningKey {
 }
 
 /// Terms that believe what comes from a registry where one of these keys has signed it.
-fn trusting(folder: &Path, depot: &Depot, keys: &[&Path]) -> Terms {
+pub(crate) fn trusting(folder: &Path, depot: &Depot, keys: &[&Path]) -> Terms {
     let keys = keys.iter().map(|file| PublicKey::read(file).expect("a key")).collect();
     Terms { trust: vec![Trust { prefix: depot.address(), keys }], ..terms(folder) }
 }
 
-fn sign(depot: &Depot, tag: &str, bytes: &[u8], key: &Path) -> Digest {
+pub(crate) fn sign(depot: &Depot, tag: &str, bytes: &[u8], key: &Path) -> Digest {
     let registries = Registries::new(Terms::default());
     registries.push(&reference(&depot.reference(tag)), parcel("1", bytes), Some(&signing(key))).expect("pushed")
 }
 
-fn signature_tag(digest: &Digest) -> String {
+pub(crate) fn signature_tag(digest: &Digest) -> String {
     format!("sha256-{}.sig", digest.hex())
 }
 
-fn get(depot: &Depot, path: &str) -> Vec<u8> {
+pub(crate) fn get(depot: &Depot, path: &str) -> Vec<u8> {
     let url = format!("http://{}/v2/{path}", depot.address());
     run("curl", &["--silent", "--fail", "--header", "Accept: application/vnd.oci.image.manifest.v1+json", &url])
 }
 
-fn put_manifest(depot: &Depot, tag: &str, manifest: &[u8]) {
+pub(crate) fn put_manifest(depot: &Depot, tag: &str, manifest: &[u8]) {
     let url = format!("http://{}/v2/echo/manifests/{tag}", depot.address());
-    let kind = "Content-Type: application/vnd.oci.image.manifest.v1+json";
+    let parsed: Value = serde_json::from_slice(manifest).expect("JSON");
+    let kind = format!("Content-Type: {}", parsed["mediaType"].as_str().expect("a type"));
     let text = String::from_utf8(manifest.into()).expect("text");
-    run("curl", &["--silent", "--fail", "--request", "PUT", "--header", kind, "--data-binary", &text, &url]);
+    run("curl", &["--silent", "--fail", "--request", "PUT", "--header", &kind, "--data-binary", &text, &url]);
 }
 
-fn put_blob(depot: &Depot, folder: &Path, content: &[u8]) -> Digest {
+pub(crate) fn put_blob(depot: &Depot, folder: &Path, content: &[u8]) -> Digest {
     let (file, digest) = (folder.join("blob"), Digest::of(content));
     std::fs::write(&file, content).expect("kept");
     let url = format!("http://{}/v2/echo/blobs/uploads/", depot.address());

@@ -1,0 +1,364 @@
+//! Signatures in bundles, in registries that list what is attached to a plugin in one way or another, or lie about it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use wharf::oci::{Digest, PublicKey, Registries, Terms, Trust};
+use wharf_tests::depot::Depot;
+use wharf_tests::guests::component;
+use wharf_tests::liar::{Liar, Reply};
+use wharf_tests::site::Site;
+
+use super::common::{done, failed, reference, refused, terms, wharf};
+use super::signed::{key, put_blob, put_manifest, run};
+
+const COMPONENT: &[u8] = b"a component";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+const SIGNED: &str = "https://sigstore.dev/cosign/sign/v1";
+
+fn statement(digest: &Digest, annotations: &Value) -> Value {
+    json!({
+        "_type": "https://in-toto.io/Statement/v1", "predicateType": SIGNED, "predicate": {},
+        "subject": [{ "digest": { "sha256": digest.hex() }, "annotations": annotations }],
+    })
+}
+
+/// What openssl makes of a key in a folder and a statement, in the form of cosign 3.
+fn bundle(folder: &Path, key: &Path, statement: &Value) -> Value {
+    let path = |name: &str| folder.join(name).display().to_string();
+    let base64 = |file: &str| {
+        String::from_utf8(run("openssl", &["base64", "-A", "-in", &path(file)])).expect("text").trim().to_owned()
+    };
+    let (kind, payload) = ("application/vnd.in-toto+json", statement.to_string());
+    std::fs::write(path("payload"), &payload).expect("kept");
+    let signed = format!("DSSEv1 {} {kind} {} {payload}", kind.len(), payload.len());
+    std::fs::write(path("signed"), signed).expect("kept");
+    let key = key.display().to_string();
+    run("openssl", &["dgst", "-sha256", "-sign", &key, "-out", &path("signature"), &path("signed")]);
+    json!({
+        "mediaType": BUNDLE, "verificationMaterial": { "publicKey": { "hint": "x" } },
+        "dsseEnvelope": { "payload": base64("payload"), "payloadType": kind, "signatures": [{ "sig": base64("signature") }] },
+    })
+}
+
+/// The manifest that attaches a bundle to a plugin.
+fn attaching(bundle: &str, plugin: &Digest) -> String {
+    json!({
+        "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": BUNDLE,
+        "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": Digest::of(b"{}").as_str(), "size": 2 },
+        "layers": [{ "mediaType": BUNDLE, "digest": Digest::of(bundle.as_bytes()).as_str(), "size": bundle.len() }],
+        "subject": { "mediaType": MANIFEST, "digest": plugin.as_str(), "size": 1 },
+    })
+    .to_string()
+}
+
+fn index(manifests: &[String]) -> String {
+    let entry = |manifest: &String| {
+        json!({ "mediaType": MANIFEST, "digest": Digest::of(manifest.as_bytes()).as_str(), "size": manifest.len(),
+            "artifactType": "application/vnd.oci.empty.v1+json" })
+    };
+    let manifests: Vec<Value> = manifests.iter().map(entry).collect();
+    json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests }).to_string()
+}
+
+/// A registry with one plugin, `team/echo:1`, and what is attached to it.
+struct Shelf {
+    folder: TempDir,
+    ours: PathBuf,
+    public: PathBuf,
+    plugin: Digest,
+    /// What is under a path below `/v2/team/echo/`.
+    there: HashMap<String, (String, Vec<u8>)>,
+}
+
+impl Shelf {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (ours, public) = key(folder.path(), "ours");
+        let manifest = json!({
+            "schemaVersion": 2, "mediaType": MANIFEST,
+            "config": { "mediaType": "application/vnd.wasm.config.v0+json", "digest": Digest::of(b"{}").as_str(), "size": 2 },
+            "layers": [{ "mediaType": "application/wasm", "digest": Digest::of(COMPONENT).as_str(), "size": COMPONENT.len() }],
+        })
+        .to_string();
+        let plugin = Digest::of(manifest.as_bytes());
+        let mut shelf = Self { folder, ours, public, plugin, there: HashMap::new() };
+        shelf.put("manifests/1", MANIFEST, &manifest);
+        shelf.put(&format!("manifests/{}", shelf.plugin.clone()), MANIFEST, &manifest);
+        shelf.put(&format!("blobs/{}", Digest::of(COMPONENT)), "x/y", "a component");
+        shelf
+    }
+
+    fn put(&mut self, path: &str, kind: &str, content: &str) {
+        self.there.insert(path.into(), (kind.into(), content.into()));
+    }
+
+    /// A bundle by our key that names the plugin.
+    fn good(&self) -> Value {
+        bundle(self.folder.path(), &self.ours, &statement(&self.plugin, &json!({ "repository": "team/echo" })))
+    }
+
+    /// Puts a bundle and the manifest that attaches it; the manifest is what a list names.
+    fn attach(&mut self, bundle: &Value) -> String {
+        let bundle = bundle.to_string();
+        let manifest = attaching(&bundle, &self.plugin);
+        self.put(&format!("blobs/{}", Digest::of(bundle.as_bytes())), "x/y", &bundle);
+        self.put(&format!("manifests/{}", Digest::of(manifest.as_bytes())), MANIFEST, &manifest);
+        manifest
+    }
+
+    fn list_by_tag(&mut self, list: &str) {
+        let path = format!("manifests/sha256-{}", self.plugin.hex());
+        self.put(&path, INDEX, list);
+    }
+
+    fn list_by_api(&mut self, list: &str) {
+        let path = format!("referrers/{}", self.plugin);
+        self.put(&path, INDEX, list);
+    }
+
+    /// What pulling comes to where our key is believed: nothing, or why not.
+    fn says(&self, by: &str) -> String {
+        let there = self.there.clone();
+        let liar = Liar::new(move |asked| {
+            let path = asked.path.strip_prefix("/v2/team/echo/").unwrap_or_default();
+            there.get(path).map_or_else(Reply::nothing, |(kind, content)| Reply::ok(kind, content.clone()))
+        });
+        let folder = tempfile::tempdir().expect("a folder");
+        let keys = vec![PublicKey::read(&self.public).expect("a key")];
+        let terms = Terms { trust: vec![Trust { prefix: liar.address(), keys }], ..terms(folder.path()) };
+        let wanted = reference(&format!("oci://{}/team/echo{by}", liar.address()));
+        let pulled = Registries::new(terms).fetch(&wanted);
+        if pulled.as_ref().is_ok_and(|pulled| pulled.signed_by.as_deref() == Some("ours.pub")) {
+            return String::new();
+        }
+        refused(pulled)
+    }
+
+    fn by_tag(&self) -> String {
+        self.says(":1")
+    }
+
+    fn by_digest(&self) -> String {
+        self.says(&format!("@{}", self.plugin))
+    }
+
+    /// What pulling comes to where this bundle is all there is.
+    fn with(&self, bundle: &Value) -> (String, String) {
+        let mut shelf = self.copy();
+        let manifest = shelf.attach(bundle);
+        shelf.list_by_tag(&index(&[manifest]));
+        (shelf.by_tag(), shelf.by_digest())
+    }
+
+    fn copy(&self) -> Self {
+        Self {
+            folder: tempfile::tempdir().expect("a folder"),
+            ours: self.ours.clone(),
+            public: self.public.clone(),
+            plugin: self.plugin.clone(),
+            there: self.there.clone(),
+        }
+    }
+}
+
+fn says(said: &str, words: &str) {
+    assert!(said.contains(words), "no {words:?} in {said:?}");
+}
+
+#[test]
+fn bundles_are_found_by_the_registrys_own_list_and_by_the_tag_where_it_has_none() {
+    for by_api in [false, true] {
+        let mut shelf = Shelf::new();
+        says(&shelf.by_tag(), "it is not signed");
+        let good = shelf.good();
+        // A referrer that is none of ours and one that is gone are passed by.
+        let other = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "layers": [],
+            "config": { "mediaType": "x/y", "digest": Digest::of(b"{}").as_str(), "size": 2 } });
+        shelf.put(&format!("manifests/{}", Digest::of(other.to_string().as_bytes())), MANIFEST, &other.to_string());
+        let list = index(&["gone".into(), other.to_string(), shelf.attach(&good)]);
+        match by_api {
+            true => shelf.list_by_api(&list),
+            false => shelf.list_by_tag(&list),
+        }
+        assert_eq!((shelf.by_tag(), shelf.by_digest()), (String::new(), String::new()), "{by_api}");
+        // Where the registry has a list of its own, the tag is not asked.
+        shelf.list_by_api(&index(&[]));
+        says(&shelf.by_tag(), "it is not signed");
+    }
+}
+
+#[test]
+fn a_list_that_is_nonsense_hides_no_good_one_and_is_told() {
+    let mut shelf = Shelf::new();
+    shelf.list_by_api("<html>Log in</html>");
+    says(&shelf.by_tag(), "none was found");
+    says(&shelf.by_tag(), "the list of its referrers that the registry has is not as expected");
+    let good = shelf.good();
+    let manifest = shelf.attach(&good);
+    shelf.list_by_tag(&index(&[manifest]));
+    assert_eq!(shelf.by_tag(), "");
+    shelf.list_by_tag(r#"{"manifests": 7}"#);
+    says(&shelf.by_tag(), "none was found");
+    shelf.list_by_tag(&" ".repeat((256 << 10) + 1));
+    shelf.there.remove(&format!("referrers/{}", shelf.plugin));
+    says(&shelf.by_tag(), "the list of its referrers is larger than 262144 bytes");
+}
+
+#[test]
+fn a_list_of_signatures_that_is_none_is_not_held_against_the_plugin() {
+    let mut shelf = Shelf::new();
+    let path = format!("manifests/sha256-{}.sig", shelf.plugin.hex());
+    for list in ["<html>", r#"{"schemaVersion": 1}"#, &index(&[])] {
+        shelf.put(&path, MANIFEST, list);
+        let said = shelf.by_tag();
+        says(&said, "none was found");
+        says(&said, "the list of its signatures that the registry has is not as expected: its manifest is");
+    }
+    let good = shelf.good();
+    let manifest = shelf.attach(&good);
+    shelf.list_by_tag(&index(&[manifest]));
+    assert_eq!(shelf.by_tag(), "");
+}
+
+#[test]
+fn what_a_bundle_says_decides_once_its_signature_holds() {
+    let shelf = Shelf::new();
+    let made = |statement: &Value| bundle(shelf.folder.path(), &shelf.ours, statement);
+    let both = |bundle: &Value, words: &str| {
+        let (by_tag, by_digest) = shelf.with(bundle);
+        says(&by_tag, words);
+        says(&by_digest, words);
+    };
+    let named = json!({ "repository": "team/echo" });
+    assert_eq!(shelf.with(&shelf.good()), (String::new(), String::new()));
+
+    let (by_tag, by_digest) = shelf.with(&made(&statement(&shelf.plugin, &json!({}))));
+    says(&by_tag, "ours.pub has signed it without saying which plugin it is");
+    says(&by_tag, "`cosign sign -a repository=team/echo`");
+    assert_eq!(by_digest, "");
+    both(&made(&statement(&shelf.plugin, &json!({ "repository": "team/admin" }))), "as another plugin: team/admin");
+    both(&made(&statement(&Digest::of(b"other"), &named)), "ours.pub has signed another digest");
+    let mut attestation = statement(&shelf.plugin, &named);
+    attestation["predicateType"] = json!("https://slsa.dev/provenance/v1");
+    both(&made(&attestation), "what ours.pub has signed is no signature of a plugin");
+
+    // A payload that was changed, the type that is signed with it, and what is in another form.
+    let mut forged = made(&statement(&Digest::of(b"other"), &named));
+    forged["dsseEnvelope"]["payload"] = shelf.good()["dsseEnvelope"]["payload"].clone();
+    both(&forged, "none of its 1 signatures is by a key that is believed here");
+    let mut typed = shelf.good();
+    typed["dsseEnvelope"]["payloadType"] = json!("text/plain");
+    both(&typed, "1 in other forms");
+    let mut long = shelf.good();
+    long["dsseEnvelope"]["signatures"][0]["sig"] = json!("A".repeat(344));
+    both(&long, "no signature in a form that is looked at");
+    both(&json!({ "mediaType": BUNDLE, "messageSignature": { "signature": "AAAA" } }), "1 in other forms");
+}
+
+#[test]
+fn what_is_attached_has_to_be_what_the_list_names_and_to_this_plugin() {
+    let mut shelf = Shelf::new();
+    let good = shelf.good().to_string();
+    let elsewhere = attaching(&good, &Digest::of(b"other"));
+    shelf.put(&format!("blobs/{}", Digest::of(good.as_bytes())), "x/y", &good);
+    shelf.put(&format!("manifests/{}", Digest::of(elsewhere.as_bytes())), MANIFEST, &elsewhere);
+    shelf.list_by_tag(&index(std::slice::from_ref(&elsewhere)));
+    says(&shelf.by_tag(), "it is not signed");
+
+    let right = attaching(&good, &shelf.plugin);
+    shelf.put(&format!("manifests/{}", Digest::of(elsewhere.as_bytes())), MANIFEST, &right);
+    says(&shelf.by_tag(), "the manifest of a referrer that the registry sent is not what was asked for");
+    shelf.put(&format!("manifests/{}", Digest::of(right.as_bytes())), MANIFEST, &right);
+    shelf.list_by_tag(&index(&[elsewhere, right.clone()]));
+    assert_eq!(shelf.by_tag(), "", "one that lies hides no good one");
+    shelf.list_by_tag(&index(std::slice::from_ref(&right)));
+    shelf.put(&format!("blobs/{}", Digest::of(good.as_bytes())), "x/y", &good.replace("hint", "tint"));
+    says(&shelf.by_tag(), "the bundle that the registry sent is not what was asked for");
+}
+
+#[test]
+fn only_so_many_referrers_are_looked_at_and_so_many_signatures_in_all() {
+    let mut shelf = Shelf::new();
+    let good = shelf.good();
+    let good = shelf.attach(&good);
+    let list = |others: usize| {
+        let mut manifests: Vec<String> = (0..others).map(|number| format!("gone {number}")).collect();
+        manifests.push(good.clone());
+        index(&manifests)
+    };
+    shelf.list_by_tag(&list(31));
+    assert_eq!(shelf.by_tag(), "");
+    shelf.list_by_tag(&list(32));
+    says(&shelf.by_tag(), "none was found");
+    says(&shelf.by_tag(), "1 of its referrers not looked at");
+
+    let (theirs, _) = key(shelf.folder.path(), "theirs");
+    let filler = bundle(shelf.folder.path(), &theirs, &statement(&shelf.plugin, &json!({})));
+    let filler = shelf.attach(&filler);
+    let filled = |count: usize| index(&[vec![filler.clone(); count], vec![good.clone()]].concat());
+    shelf.list_by_tag(&filled(15));
+    assert_eq!(shelf.by_tag(), "");
+    shelf.list_by_tag(&filled(16));
+    says(&shelf.by_tag(), "none of its 16 signatures is by a key that is believed here");
+    says(&shelf.by_tag(), "1 of its referrers not looked at");
+
+    let mut large = shelf.good();
+    large["padding"] = json!(" ".repeat(64 << 10));
+    let (by_tag, _) = shelf.with(&large);
+    says(&by_tag, "the bundle is larger than 65536 bytes");
+}
+
+#[test]
+fn every_way_to_a_plugin_asks_for_the_repository_or_the_digest() {
+    let Some(depot) = Depot::open() else { return };
+    let site = Site::default();
+    let scratch = site.folder.path();
+    let (ours, _) = key(scratch, "ours");
+    std::fs::write(site.path("echo.wasm"), component("")).expect("kept");
+    let tagged = depot.reference("echo:1");
+    let pushed = ["plugin", "push", &tagged, &site.path("echo.wasm").display().to_string()];
+    let pinned = done(&wharf(&pushed, scratch)).lines().last().expect("a reference").to_owned();
+    let plugin = Digest::parse(pinned.split_once('@').expect("a digest").1).expect("a digest");
+    let bundle = bundle(scratch, &ours, &statement(&plugin, &json!({}))).to_string();
+    let manifest = attaching(&bundle, &plugin);
+    put_blob(&depot, scratch, b"{}");
+    put_blob(&depot, scratch, bundle.as_bytes());
+    put_manifest(&depot, Digest::of(manifest.as_bytes()).as_str(), manifest.as_bytes());
+    put_manifest(&depot, &format!("sha256-{}", plugin.hex()), index(&[manifest]).as_bytes());
+
+    let text = std::fs::read_to_string(site.path("wharf.toml")).expect("its configuration");
+    let trust = format!("[[registry.trust]]\nprefix = '{}'\nkeys = ['ours.pub']\n", depot.address());
+    std::fs::write(site.path("wharf.toml"), format!("{trust}{text}")).expect("kept");
+    let socket = site.socket().display().to_string();
+    done(&wharf(&["ctl", "--socket", &socket, "reload"], scratch));
+    let check = |place: &str| {
+        std::fs::write(site.path("other.toml"), format!("{trust}{}", text.replace("polite.wasm", place)))
+            .expect("kept");
+        wharf(&["check", "other.toml"], scratch)
+    };
+    let serve = |place: &str| {
+        std::fs::write(site.path("wharf.toml"), format!("{trust}{}", text.replace("polite.wasm", place)))
+            .expect("kept");
+        wharf(&["ctl", "--socket", &socket, "reload"], scratch)
+    };
+    let steer = |way: &str, place: &str| wharf(&["plugin", "--socket", &socket, way, "echo", place], scratch);
+    let words = "without saying which plugin it is";
+    says(&failed(&wharf(&["plugin", "pull", &tagged], scratch), 1), words);
+    says(&failed(&check(&tagged), 1), words);
+    says(&failed(&serve(&tagged), 1), words);
+    for way in ["swap", "canary"] {
+        says(&failed(&steer(way, &tagged), 1), words);
+    }
+    done(&wharf(&["plugin", "pull", &pinned], scratch));
+    done(&check(&pinned));
+    done(&steer("swap", &pinned));
+    site.wharf.says("signed_by=\"ours.pub\"");
+    done(&serve(&pinned));
+    // What was kept of it by its digest is no better for a tag.
+    says(&failed(&steer("swap", &tagged), 1), words);
+}
