@@ -7,7 +7,10 @@ cd "$(dirname "$0")/.."
 folder=$PWD/target/toolchains/cosign
 [ ! -x "$folder/usr/bin/cosign" ] || exit 0
 mkdir -p "$folder/apt/lists/partial" "$folder/apt/archives/partial"
-mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1)
+mirror() { apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1; }
+# Who has no lists yet has no word of who the mirror's are.
+[ -n "$(mirror)" ] || apt-get update -qq
+mirror=$(mirror)
 echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >"$folder/apt/sources.list"
 from_trixie() {
     apt-get -qq -o Dir::Etc::SourceList="$folder/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null \
