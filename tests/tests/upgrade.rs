@@ -119,6 +119,38 @@ fn an_upgrade_that_fails_leaves_everything_as_it_was() {
 }
 
 #[test]
+fn the_api_stays_where_it_is_after_two_upgrades_at_once_of_which_one_is_not_waited_for() {
+    let mut site = Site::default();
+    let (gate, asked) = (site.path("gate"), site.path("asked"));
+    assert!(Command::new("mkfifo").arg(&gate).status().expect("it runs").success());
+    // It begins when somebody opens the gate.
+    let text = format!(
+        "#!/bin/sh\necho >{}\nread word <{}\nexec {} \"$@\"\n",
+        asked.display(),
+        gate.display(),
+        wharf_binary().display()
+    );
+    let slow = program(site.folder.path(), &text);
+    let mut first = Command::new(wharf_binary())
+        .args(["upgrade", "--program", &slow, "--socket"])
+        .arg(site.socket())
+        .spawn()
+        .expect("it runs");
+    eventually("the first one is under way", || asked.exists());
+    let second = upgrade(&site, &[]);
+    assert!(said(&second).contains("another upgrade is under way") && !second.status.success(), "{}", said(&second));
+    // Whoever asked goes.
+    first.kill().expect("it runs");
+    first.wait().expect("it ends");
+    std::fs::write(&gate, "go\n").expect("it waits at the gate");
+    assert!(site.wharf.child.wait().expect("it ends").success());
+    let now = status(&site);
+    assert_eq!(now["status"], "listening", "{now}");
+    echoes(&site);
+    let (_last, _) = upgraded(&site, &[]);
+}
+
+#[test]
 fn a_server_follows_the_configuration_that_the_new_process_reads() {
     let site = Site::default();
     let elsewhere = wharf_tests::clients::free_port();

@@ -80,9 +80,9 @@ impl Shared {
         self.doors.iter().map(|(door, socket)| Ok((door.clone(), socket.try_clone()?))).collect()
     }
 
-    /// The process may end while this request is answered.
-    pub(super) fn begins_to_leave(&self) {
-        self.leaving.store(true, Ordering::Relaxed);
+    /// The process may end while this request is answered. False where another one says so already.
+    pub(super) fn begins_to_leave(&self) -> bool {
+        !self.leaving.swap(true, Ordering::Relaxed)
     }
 
     /// It does not.

@@ -72,13 +72,23 @@ pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, body: Bytes) -> A
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no-upgrade", format!("nothing was changed: {error}"))
     })?;
     let wish = UpgradeWish { program: request.program, timeout, drain, doors };
+    let not_upgraded = |why: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not-upgraded", why);
     // Before the process can end by it.
-    shared.begins_to_leave();
-    // A new process may be asked as soon as it serves; this one then answers nobody else.
-    let done = upgrade(Arc::clone(&shared.fleet), wish).await;
-    let done = done.inspect_err(|_| shared.stays());
-    let done = done.map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not-upgraded", error))?;
-    shared.leave(done.doors_taken);
+    if !shared.begins_to_leave() {
+        return Err(not_upgraded("another upgrade is under way".into()));
+    }
+    // On its own, so that the sockets are left to the new process even where nobody waits for the answer any more.
+    let (upgrading, leaving) = (upgrade(Arc::clone(&shared.fleet), wish), Arc::clone(&shared));
+    let done = tokio::spawn(async move {
+        let done = upgrading.await;
+        match &done {
+            // The new process may be asked as soon as it serves; this one then answers nobody else.
+            Ok(done) => leaving.leave(done.doors_taken),
+            Err(_) => leaving.stays(),
+        }
+        done
+    });
+    let done = done.await.unwrap_or_else(|error| Err(error.to_string())).map_err(not_upgraded)?;
     let Succeeded { moved, stayed } = done.succeeded;
     Ok(ok(&json!({ "process": done.process, "moved": moved, "stayed": stayed })))
 }
