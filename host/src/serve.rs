@@ -269,7 +269,10 @@ fn report(service: &Arc<Service>, session: u64, procedure: &Arc<EventProcedure>,
     // The fault that took the shared instance away was counted with the session whose it was.
     if kind != Some(FaultKind::InstanceLost) {
         let faulted = kind.is_some_and(|kind| kind.origin() == Origin::Plugin);
-        service.fared(faulted);
+        // What becomes of newcomers does not follow from a version that they do not get.
+        if service.is_for_newcomers(procedure) {
+            service.fared(faulted);
+        }
         service.ended_on(procedure, faulted);
         if faulted {
             service.blame(procedure);

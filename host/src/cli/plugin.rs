@@ -136,8 +136,22 @@ pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
             }
             return 1;
         }
-        let some = |key: &str| answer[key].as_object().is_some_and(|reasons| reasons.keys().any(|why| why != "pinned"));
-        if (some("stayed") || some("lost")) && !may_stay { 5 } else { 0 }
+        let not_moved: u64 = ["stayed", "lost"]
+            .iter()
+            .filter_map(|key| answer[*key].as_object())
+            .flatten()
+            .filter(|(why, _)| *why != "pinned")
+            .filter_map(|(_, count)| count.as_u64())
+            .sum();
+        if not_moved == 0 || may_stay {
+            return 0;
+        }
+        if !arguments.json {
+            eprintln!(
+                "{not_moved} sessions did not move, for the reasons above; newcomers get the new version, and another swap to it asks those that stayed again"
+            );
+        }
+        5
     })
 }
 
@@ -156,5 +170,6 @@ fn whole(file: &Path) -> Result<PathBuf, String> {
     if let Some(reference) = Reference::in_place_of(file) {
         return reference.map(|_| file.to_owned()).map_err(|error| error.to_string());
     }
-    file.canonicalize().map_err(|error| format!("{}: {error}", file.display()))
+    let expected = "expected a folder with plugin.toml, a .wasm component, or oci://...";
+    file.canonicalize().map_err(|error| format!("{}: {error}; {expected}", file.display()))
 }

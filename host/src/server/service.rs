@@ -199,7 +199,14 @@ impl Service {
         self.breaker().admitted(now);
     }
 
-    /// A session ended, by a fault of its plugin's or well.
+    /// Whether newcomers may get this version: it is in force, or the canary.
+    pub(crate) fn is_for_newcomers(&self, version: &Arc<EventProcedure>) -> bool {
+        // Others are it under the terms before a reload.
+        let is = |other: &Arc<EventProcedure>| Arc::ptr_eq(other, version) || same(other.plugin(), version.plugin());
+        is(&self.procedure.load()) || self.canary.load().as_ref().is_some_and(|canary| is(&canary.procedure))
+    }
+
+    /// A session ended, by a fault of its plugin's or well. Of a version that newcomers may get.
     pub(crate) fn fared(&self, faulted: bool) {
         let others = self.registry.client_count() as usize;
         let turn = self.breaker().report(faulted, others, Instant::now());

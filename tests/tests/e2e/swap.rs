@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 use wharf::event::Priority;
 use wharf::plugin::{InstanceLimits, Plugin};
-use wharf::server::{ServerBuilder, ServerHandle, SwapError, SwapPolicy, SwapReport};
+use wharf::server::{BreakerLimits, ServerBuilder, ServerHandle, SwapError, SwapPolicy, SwapReport};
 use wharf::session::Glance;
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{component, inline, polite, versioned};
@@ -144,6 +144,23 @@ fn a_version_that_faults_after_its_swap_is_taken_back_by_itself() {
     clients[10..].iter_mut().for_each(|client| next(client, 'a', 1, 2));
     next(&mut Client::connect(server.address()), 'a', 1, 1);
     assert_eq!((server.session_count() >= 20, server.breaker().name()), (true, "closed"));
+}
+
+#[test]
+fn faults_of_a_version_that_newcomers_do_not_get_do_not_keep_them_out() {
+    let limits = BreakerLimits { faults: 5, ..BreakerLimits::default() };
+    let text = versioned('x', "", "").replace("(local.set $at (i32.const 2048))\n  (loop", "unreachable (loop");
+    let server = describe(inline("faults", &text)).breaker(limits).start().expect("it starts");
+    let mut clients: Vec<_> = (0..20).map(|_| Client::connect(server.address())).collect();
+    eventually("all are in", || server.session_count() == 20);
+    assert_eq!(swap(&server, version('b'), SwapPolicy::Pin).stayed["pinned"], 20);
+    for client in &mut clients {
+        client.send("x").expect_gone();
+    }
+    let faults = || server.counters().faults.values().sum::<u64>();
+    eventually("all have faulted", || faults() == 20 && server.session_count() == 0);
+    assert_eq!((server.breaker().name(), server.counters().notices.get("tripped")), ("closed", None));
+    next(&mut Client::connect(server.address()), 'b', 1, 1);
 }
 
 #[test]
