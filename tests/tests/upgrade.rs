@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -118,36 +118,106 @@ fn an_upgrade_that_fails_leaves_everything_as_it_was() {
     echoes(&site);
 }
 
+/// An upgrade to a program that begins to be this one when a gate is opened.
+struct Gated {
+    gate: PathBuf,
+    asking: Child,
+}
+
+impl Gated {
+    fn begins(site: &Site) -> Self {
+        let (gate, asked) = (site.path("gate"), site.path("asked"));
+        assert!(Command::new("mkfifo").arg(&gate).status().expect("it runs").success());
+        let [begun, waits, wharf] = [&asked, &gate, &wharf_binary()].map(|path| path.display().to_string());
+        let text = format!("#!/bin/sh\necho >{begun}\nread word <{waits}\nexec {wharf} \"$@\"\n");
+        let slow = program(site.folder.path(), &text);
+        let mut asking = Command::new(wharf_binary());
+        asking.args(["upgrade", "--json", "--program", &slow, "--socket"]).arg(site.socket());
+        let asking = asking.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+        eventually("it is under way", || asked.exists());
+        Self { gate, asking }
+    }
+
+    fn opens(&self) {
+        std::fs::write(&self.gate, "go\n").expect("it waits at the gate");
+    }
+
+    /// What whoever asked hears in the end.
+    fn ends(self) -> Output {
+        self.asking.wait_with_output().expect("it ends")
+    }
+}
+
 #[test]
 fn the_api_stays_where_it_is_after_two_upgrades_at_once_of_which_one_is_not_waited_for() {
     let mut site = Site::default();
-    let (gate, asked) = (site.path("gate"), site.path("asked"));
-    assert!(Command::new("mkfifo").arg(&gate).status().expect("it runs").success());
-    // It begins when somebody opens the gate.
-    let text = format!(
-        "#!/bin/sh\necho >{}\nread word <{}\nexec {} \"$@\"\n",
-        asked.display(),
-        gate.display(),
-        wharf_binary().display()
-    );
-    let slow = program(site.folder.path(), &text);
-    let mut first = Command::new(wharf_binary())
-        .args(["upgrade", "--program", &slow, "--socket"])
-        .arg(site.socket())
-        .spawn()
-        .expect("it runs");
-    eventually("the first one is under way", || asked.exists());
+    let mut first = Gated::begins(&site);
     let second = upgrade(&site, &[]);
     assert!(said(&second).contains("another upgrade is under way") && !second.status.success(), "{}", said(&second));
     // Whoever asked goes.
-    first.kill().expect("it runs");
-    first.wait().expect("it ends");
-    std::fs::write(&gate, "go\n").expect("it waits at the gate");
+    first.asking.kill().expect("it runs");
+    first.opens();
+    first.ends();
     assert!(site.wharf.child.wait().expect("it ends").success());
     let now = status(&site);
     assert_eq!(now["status"], "listening", "{now}");
     echoes(&site);
     let (_last, _) = upgraded(&site, &[]);
+}
+
+#[test]
+fn a_swap_that_waits_for_an_upgrade_is_not_done_by_the_process_that_leaves() {
+    let mut site = counting("", "", "");
+    let file = site.path("b.wasm");
+    std::fs::write(&file, component(&versioned('b', "", ""))).expect("kept");
+    let upgrade = Gated::begins(&site);
+    let socket = site.socket().display().to_string();
+    let swap = Wharf::run(
+        &["plugin", "--socket", &socket, "swap", "echo", file.to_str().expect("a path")],
+        site.folder.path(),
+    );
+    swap.says("loading ");
+    upgrade.opens();
+    let _heir = Heir::of(&serde_json::from_slice(&upgrade.ends().stdout).expect("an answer"));
+    swap.says("stopping");
+    assert!(site.wharf.child.wait().expect("it ends").success());
+    next(&mut Client::connect(site.address()), 1);
+}
+
+#[test]
+fn a_process_that_is_told_to_stop_while_it_is_replaced_stops() {
+    let mut site = Site::default();
+    // So that it has not ended by the time that the other one would serve.
+    let mut stays = Client::connect(site.address());
+    stays.send("one").expect("one");
+    let upgrade = Gated::begins(&site);
+    let process = Pid::from_child(&site.wharf.child);
+    kill_process(process, Signal::TERM).expect("it runs");
+    site.wharf.says("stopping");
+    upgrade.opens();
+    let heard = upgrade.ends();
+    assert!(!heard.status.success(), "{}", said(&heard));
+    drop(stays);
+    site.wharf.child.wait().expect("it ends");
+    eventually("nobody listens", || TcpStream::connect(site.address()).is_err());
+}
+
+#[test]
+fn a_process_that_is_held_and_goes_on_is_replaced_all_the_same() {
+    let mut site = Site::default();
+    let upgrade = Gated::begins(&site);
+    let process = Pid::from_child(&site.wharf.child);
+    for signal in [Signal::STOP, Signal::CONT] {
+        kill_process(process, signal).expect("it runs");
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).expect("it runs");
+        let held = |state: &str| state.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'));
+        eventually("it is held, or goes on", || held(&state()) == (signal == Signal::STOP));
+    }
+    upgrade.opens();
+    let heard = upgrade.ends();
+    let _heir = Heir::of(&serde_json::from_slice(&heard.stdout).unwrap_or_else(|_| panic!("{}", said(&heard))));
+    assert!(site.wharf.child.wait().expect("it ends").success());
+    echoes(&site);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::server::Shelf;
@@ -107,7 +108,7 @@ impl Store {
             // Whoever gets this closes it once what came before is done.
             self.send("BARRIER=1\n", &[writer.as_fd()])?;
             drop(writer);
-            Ok(poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&DONE_MAX))? > 0)
+            Ok(retry_on_intr(|| poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&DONE_MAX)))? > 0)
         };
         match waits() {
             Ok(true) => {}

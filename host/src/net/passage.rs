@@ -10,6 +10,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
@@ -75,7 +76,8 @@ impl Passage {
             return Err(io::Error::other("there is no room for a descriptor"));
         }
         // The descriptor goes with the first byte, so the rest may follow without it.
-        let sent = sendmsg(&self.0, &[IoSlice::new(&frame)], &mut beside, SendFlags::NOSIGNAL)?;
+        // A process that is stopped and goes on has its calls interrupted where they have a timeout.
+        let sent = retry_on_intr(|| sendmsg(&self.0, &[IoSlice::new(&frame)], &mut beside, SendFlags::NOSIGNAL))?;
         self.0.write_all(&frame[sent..])?;
         self.0.write_all(head)?;
         self.0.write_all(body)
@@ -90,7 +92,7 @@ impl Passage {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut beside = RecvAncillaryBuffer::new(&mut space);
         let into = &mut [IoSliceMut::new(&mut frame)];
-        let came = recvmsg(&self.0, into, &mut beside, RecvFlags::CMSG_CLOEXEC)?.bytes;
+        let came = retry_on_intr(|| recvmsg(&self.0, into, &mut beside, RecvFlags::CMSG_CLOEXEC))?.bytes;
         let mut descriptor = None;
         for message in beside.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {

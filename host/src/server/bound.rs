@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -260,6 +261,7 @@ impl Prepared {
             canary: ArcSwapOption::empty(),
             history: Mutex::new(history),
             records: host.records().cloned(),
+            passed_on: AtomicBool::new(false),
             guard: Mutex::default(),
             entrance: tokio::sync::RwLock::default(),
             swapping: tokio::sync::Mutex::default(),

@@ -72,6 +72,8 @@ pub struct Fleet {
     /// One reload at a time.
     pub(super) reloading: tokio::sync::Mutex<()>,
     draining: AtomicBool,
+    /// Another process goes on with the servers, and this one changes nothing about them any more.
+    passed_on: AtomicBool,
     stop_grace: Mutex<Duration>,
 }
 
@@ -168,6 +170,13 @@ impl Fleet {
         Ok(report)
     }
 
+    /// Whether another process goes on with the servers: then nothing that is asked for here is done, and nothing is recorded. To be
+    /// said while no reload and no swap is under way.
+    pub(super) fn pass_on(&self, passes: bool) {
+        self.passed_on.store(passes, Ordering::Relaxed);
+        self.all().iter().for_each(|server| server.service.pass_on(passes));
+    }
+
     /// Puts a plan in force that holds. What it did, and the servers that run on under new terms.
     fn put(
         &self,
@@ -180,7 +189,7 @@ impl Fleet {
         let mut reformed = Vec::new();
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
         // Looked at under the lock: whoever stops all of them says so first, and then looks at what there is.
-        if self.is_draining() {
+        if self.is_draining() || self.passed_on.load(Ordering::Relaxed) {
             return Err(PlanError::stopping());
         }
         *self.stop_grace.lock().unwrap_or_else(PoisonError::into_inner) = grace;
@@ -342,6 +351,7 @@ impl BoundFleet {
             servers: RwLock::new(servers),
             reloading: tokio::sync::Mutex::new(()),
             draining: AtomicBool::new(false),
+            passed_on: AtomicBool::new(false),
             stop_grace: Mutex::new(self.stop_grace),
         })
     }

@@ -1,6 +1,7 @@
 //! What a running server's tasks share.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -89,6 +90,8 @@ pub(crate) struct Service {
     pub(super) history: Mutex<History>,
     /// Where the history is written down.
     pub(super) records: Option<Arc<StateFolder>>,
+    /// Another process goes on with it: what is in force there, and recorded, is no business of this one's.
+    pub(super) passed_on: AtomicBool,
     /// Held by those who start; whoever moves all sessions together closes it for a moment.
     pub(crate) entrance: tokio::sync::RwLock<()>,
     /// Held while a version is put in force, and while the server begins to stop.
@@ -115,7 +118,7 @@ impl Service {
 
     /// Writes down what is in force. False where there is no place for it.
     pub(super) async fn record(self: &Arc<Self>) -> Result<bool, RecordError> {
-        let Some(records) = self.records.clone() else { return Ok(false) };
+        let Some(records) = self.records.clone().filter(|_| !self.is_passed_on()) else { return Ok(false) };
         let service = Arc::clone(self);
         let write = move || records.write_history(&service.name, &service.history);
         match means::apart(write).await {
@@ -320,7 +323,17 @@ impl Service {
     /// [`SwapError::Stopping`]; it was not done.
     pub(super) fn unless_stopping<T>(&self, act: impl FnOnce() -> T) -> Result<T, SwapError> {
         let _not_stopping = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.status().is_final() { Err(SwapError::Stopping) } else { Ok(act()) }
+        if self.status().is_final() || self.is_passed_on() { Err(SwapError::Stopping) } else { Ok(act()) }
+    }
+
+    /// See [`Fleet::pass_on`](super::Fleet).
+    pub(super) fn pass_on(&self, passes: bool) {
+        let _nothing_comes = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.passed_on.store(passes, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_passed_on(&self) -> bool {
+        self.passed_on.load(Ordering::Relaxed)
     }
 
     /// True where it was not stopping before.

@@ -143,6 +143,10 @@ fn pass(passage: &mut Passage, leaving: Leaving) -> Result<(), String> {
     }
     // From here on the session is not this process's any more, unless it has lost patience.
     let go = verdict.send(true).is_ok();
-    say(passage, &Offer::Verdict { go }).map_err(|_| lost(passage))?;
+    if say(passage, &Offer::Verdict { go }).is_err() {
+        let why = lost(passage);
+        // It has let go of it here, and the new process does not know that it may go on there.
+        return Err(if go { "lost".to_owned() } else { why });
+    }
     if go { Ok(()) } else { Err("busy".into()) }
 }

@@ -12,9 +12,23 @@ use crate::server::Fleet;
 
 /// A new process that serves.
 pub struct Heir {
-    fleet: Arc<Fleet>,
+    passing: PassingOn,
     passage: Passage,
     doors: Vec<Door>,
+}
+
+/// The servers are another process's business, until this is dropped where nothing comes of it.
+struct PassingOn {
+    fleet: Arc<Fleet>,
+    is_done: bool,
+}
+
+impl Drop for PassingOn {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.fleet.pass_on(false);
+        }
+    }
 }
 
 /// What became of the sessions of the old process.
@@ -53,7 +67,13 @@ pub async fn hand_over(
         Ok::<_, String>((passage, doors))
     });
     let (passage, doors) = offered.await.map_err(|error| error.to_string())??;
-    Ok(Heir { fleet: Arc::clone(&fleet), passage, doors })
+    // Whoever said so meanwhile wants no process at all.
+    if fleet.is_draining() {
+        return Err("the process is stopping".into());
+    }
+    // Before anybody who waits for one of the locks gets it.
+    fleet.pass_on(true);
+    Ok(Heir { passing: PassingOn { fleet: Arc::clone(&fleet), is_done: false }, passage, doors })
 }
 
 fn offer(fleet: &Fleet, passage: &mut Passage, doors: Vec<(Door, OwnedFd)>) -> Result<Vec<Door>, String> {
@@ -104,13 +124,14 @@ impl Heir {
 
     /// What is kept outside is the new process's business from now on. To be called before whoever keeps it is told of that.
     pub fn stands_back(&self) {
-        self.fleet.host().leaves_shelf_alone();
+        self.passing.fleet.host().leaves_shelf_alone();
     }
 
     /// Takes no more newcomers, and moves the sessions that can move. What is left is to drain.
-    pub async fn succeed(self) -> Succeeded {
+    pub async fn succeed(mut self) -> Succeeded {
         self.stands_back();
-        self.fleet.close().await;
-        departures::move_all(&self.fleet, self.passage).await
+        self.passing.is_done = true;
+        self.passing.fleet.close().await;
+        departures::move_all(&self.passing.fleet, self.passage).await
     }
 }

@@ -249,7 +249,7 @@ impl ServerHandle {
     /// The lock of swaps, where the server has not stopped.
     async fn alone(&self) -> Result<MutexGuard<'_, ()>, SwapError> {
         let alone = self.service.swapping.lock().await;
-        if self.status().is_final() { Err(SwapError::Stopping) } else { Ok(alone) }
+        if self.status().is_final() || self.service.is_passed_on() { Err(SwapError::Stopping) } else { Ok(alone) }
     }
 
     /// The same where no version is being tried.

@@ -74,6 +74,11 @@ pub(in crate::server) async fn hand_over(
     }
     live.for_each(|_| report.stay("not-asked"));
     for (session, successor, mut reported) in busy {
+        // Newcomers get a version that is no good for as long as this takes.
+        if report.is_hopeless(&rules) && successor.withdraw() {
+            report.stay("not-asked");
+            continue;
+        }
         let handed = match means::by(deadline, &mut reported).await {
             Some(handed) => handed.ok(),
             None if successor.withdraw() => {
