@@ -40,16 +40,17 @@ pub struct Storm {
 }
 
 /// What goes on meanwhile, in the order in which it is counted; then come the bad versions.
-const PHASES: [&str; 3] = ["nothing", "loading a version", "moving to it"];
-const QUIET: usize = 0;
-const LOADING: usize = 1;
-const MOVING: usize = 2;
+const PHASES: [&str; 4] = ["before the first swap", "between two swaps", "loading a version", "moving to it"];
+const BETWEEN: usize = 1;
+const LOADING: usize = 2;
+const MOVING: usize = 3;
 
 /// What was seen.
 #[derive(Debug)]
 pub struct Seen {
-    /// From sending a message to having its answer, in microseconds, while nothing else went on, in all swaps, and of these while a
-    /// version was loaded, while sessions moved to a good one, and while some tried a bad one: all of them, and those of each kind.
+    /// From sending a message to having its answer, in microseconds, before the first swap, from then on, and of that
+    /// between two swaps, while a version was loaded, while sessions moved to a good one, and while some tried a bad one: all of them,
+    /// and those of each kind.
     pub latency: Vec<(&'static str, Histogram<u64>)>,
     /// Sessions that moved, over all swaps, and that stayed because the version was bad.
     pub moved: usize,
@@ -117,7 +118,7 @@ pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Resu
             let plugin = server.load_for_swap(path)?;
             watch.during(bad(number).map_or(MOVING, |kind| PHASES.len() + kind));
             let report = host.runtime().block_on(server.swap(plugin, SwapPolicy::HandOff))?;
-            watch.during(QUIET);
+            watch.during(BETWEEN);
             seen.add(report, number)?;
         }
         if number == (storm.swaps / 10).max(1) {
@@ -198,8 +199,8 @@ impl Watch {
         let mut bad = Histogram::new_with_max(LATENCY_MAX_US, 3)?;
         seen[PHASES.len()..].iter().try_for_each(|(_, kind)| bad.add(kind))?;
         seen.insert(PHASES.len(), ("meeting bad versions", bad.clone()));
-        seen[LOADING..PHASES.len()].iter().try_for_each(|(_, phase)| bad.add(phase))?;
-        seen.insert(LOADING, ("all of what follows", bad));
+        seen[BETWEEN..PHASES.len()].iter().try_for_each(|(_, phase)| bad.add(phase))?;
+        seen.insert(BETWEEN, ("all the time from then on", bad));
         Ok(seen)
     }
 }
