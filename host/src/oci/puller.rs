@@ -188,7 +188,7 @@ impl Order<'_> {
             store.keep(layer, bytes)?;
         }
         if !evidence.is_empty() {
-            store.set_evidence(digest, evidence)?;
+            store.add_evidence(digest, evidence)?;
         }
         store.keep(digest, manifest)?;
         if self.reference.digest().is_none() {
