@@ -1,7 +1,7 @@
 //! Signatures as cosign 3 makes them with a key pair: a statement in a sigstore bundle, which a manifest of its own attaches to
 //! the plugin as a referrer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -41,7 +41,8 @@ pub(super) fn tag(plugin: &Digest) -> String {
     format!("sha256-{}", plugin.hex())
 }
 
-/// The manifests in a list of referrers. What the list says that they are is not to be relied on.
+/// The manifests in a list of referrers, each once. What the list says that they are is not to be relied on, but what it says to
+/// be bundles comes first.
 pub(super) fn referrers(index: &[u8]) -> Result<Vec<Digest>, Problem> {
     #[derive(Deserialize)]
     struct Index {
@@ -51,9 +52,16 @@ pub(super) fn referrers(index: &[u8]) -> Result<Vec<Digest>, Problem> {
         .map_err(|error| Problem::Unreadable { what: "list of its referrers", cause: excerpt(&error.to_string()) })?;
     let manifest = |entry: &Value| {
         let image = entry.get("mediaType")? == MANIFEST_TYPE;
-        image.then(|| Digest::parse(entry.get("digest")?.as_str()?)).flatten()
+        let digest = image.then(|| Digest::parse(entry.get("digest")?.as_str()?)).flatten()?;
+        let kind = entry.get("artifactType").and_then(Value::as_str).unwrap_or_default();
+        Some((kind.starts_with(BUNDLE_TYPE), digest))
     };
-    Ok(index.manifests.iter().filter_map(manifest).collect())
+    let listed = index.manifests.iter().filter_map(manifest);
+    let (mut first, rest): (Vec<_>, Vec<_>) = listed.partition(|(bundle, _)| *bundle);
+    first.extend(rest);
+    let mut known = BTreeSet::new();
+    let digests = first.into_iter().map(|(_, digest)| digest);
+    Ok(digests.filter(|digest| known.insert(digest.clone())).collect())
 }
 
 /// The bundle that a manifest attaches to a plugin, and its size. `None`: it attaches something else, or to something else.
@@ -120,4 +128,27 @@ pub(super) fn claims(payload: &[u8]) -> Option<Vec<Claim>> {
         Some(Claim { digest, place: place.map(|place| place.as_str().unwrap_or_default().to_owned()) })
     };
     Some(statement.subject.into_iter().filter_map(claim).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_referrer_is_named_once_and_what_is_said_to_be_a_bundle_first() {
+        let digest = |name: &str| Digest::of(name.as_bytes());
+        let entry = |name: &str, kind: &str| json!({ "mediaType": MANIFEST_TYPE, "digest": digest(name).as_str(), "artifactType": kind });
+        let bundle = "application/vnd.dev.sigstore.bundle.v0.3+json";
+        let bare = json!({ "mediaType": MANIFEST_TYPE, "digest": digest("bare").as_str() });
+        let image = json!({ "mediaType": INDEX_TYPE, "digest": digest("index").as_str(), "artifactType": bundle });
+        let list = json!({ "manifests": [
+            bare, entry("sbom", "x/y"), entry("one", bundle), entry("sbom", "x/y"), image, entry("two", bundle),
+            entry("one", "x/y"), entry("one", bundle), json!({}), json!(7),
+        ] });
+        let found = referrers(list.to_string().as_bytes()).expect("a list");
+        assert_eq!(found, ["one", "two", "bare", "sbom"].map(digest));
+        assert!(referrers(b"{}").is_err());
+    }
 }

@@ -121,9 +121,13 @@ impl Wire<'_> {
     /// What refers to a plugin: by the registry's own account, or by what clients keep under a tag where it has none.
     async fn referrers(&mut self, plugin: &Digest, found: &mut Found) -> Vec<Digest> {
         for path in [format!("referrers/{plugin}"), format!("manifests/{}", bundle::tag(plugin))] {
-            let list = self.get(&path, INDEX_TYPE, "list of its referrers", INDEX_MAX_BYTES).await;
-            match list.and_then(|list| bundle::referrers(&list)) {
-                Ok(referrers) => return referrers,
+            let list = self.page(&path, INDEX_TYPE, "list of its referrers", INDEX_MAX_BYTES).await;
+            match list.and_then(|list| Ok((bundle::referrers(&list.content)?, list.more))) {
+                Ok((referrers, more)) => {
+                    // Each part would cost another answer; how many are in the others nobody knows.
+                    found.pages_left = more;
+                    return referrers;
+                }
                 // Registries that do not know the question say so in one of these ways.
                 Err(Problem::NotThere(_) | Problem::Answer { status: 400 | 405 | 406, .. }) => {}
                 Err(problem) => found.note(&problem),

@@ -21,6 +21,7 @@ mod simple;
 mod store;
 mod terms;
 mod token;
+mod vouch;
 mod wire;
 
 pub use credentials::{Credentials, Login};

@@ -56,11 +56,11 @@ impl fmt::Debug for Pulled {
 }
 
 /// What is asked for, and what has to hold of it.
-struct Order<'a> {
-    terms: &'a Terms,
-    reference: &'a Reference,
-    keys: Option<&'a [PublicKey]>,
-    store: Option<Store>,
+pub(super) struct Order<'a> {
+    pub(super) terms: &'a Terms,
+    pub(super) reference: &'a Reference,
+    pub(super) keys: Option<&'a [PublicKey]>,
+    pub(super) store: Option<Store>,
 }
 
 impl Registries {
@@ -105,7 +105,7 @@ impl Registries {
         }
     }
 
-    fn store(&self, policy: PullPolicy) -> Result<Option<Store>, Problem> {
+    pub(super) fn store(&self, policy: PullPolicy) -> Result<Option<Store>, Problem> {
         let Some(folder) = &self.terms.store_dir else { return Ok(None) };
         match Store::open(folder, self.terms.store_max_bytes) {
             Ok(store) => Ok(Some(store)),
@@ -131,18 +131,21 @@ impl Order<'_> {
         let artifact = Artifact::read(&manifest, self.terms.component_max_bytes)?;
         let signed_by = match self.keys {
             None => None,
-            Some(keys) => match store.evidence(&digest) {
-                // It was pulled while nobody asked for any.
-                none if none.is_empty() => {
-                    return Err(Problem::Signature(
-                        "none is in the store; `wharf plugin pull` asks the registry".into(),
-                    ));
-                }
-                evidence => Some(self.believed(&evidence.into(), keys, &digest)?),
-            },
+            Some(keys) => Some(self.signed_in(store, keys, &digest)?),
         };
         let Some(bytes) = store.blob(&artifact.layer, artifact.layer_bytes) else { return Ok(None) };
         Ok(Some(self.pulled(&artifact, digest, bytes, Origin::Store, signed_by)))
+    }
+
+    /// The name of the key that has signed it by what is in the store.
+    pub(super) fn signed_in(&self, store: &Store, keys: &[PublicKey], plugin: &Digest) -> Result<String, Problem> {
+        match store.evidence(plugin) {
+            // It was pulled while nobody asked for any.
+            none if none.is_empty() => {
+                Err(Problem::Signature("none is in the store; `wharf plugin pull` asks the registry".into()))
+            }
+            evidence => self.believed(&evidence.into(), keys, plugin),
+        }
     }
 
     /// What the registry has. The component is the last to be asked for, once everything that can be known without it holds.
@@ -188,7 +191,7 @@ impl Order<'_> {
             store.keep(layer, bytes)?;
         }
         if !evidence.is_empty() {
-            store.set_evidence(digest, evidence)?;
+            store.add_evidence(digest, evidence)?;
         }
         store.keep(digest, manifest)?;
         if self.reference.digest().is_none() {
@@ -198,7 +201,7 @@ impl Order<'_> {
     }
 
     /// What was signed, and the name of the key that has. One that holds is enough, in whatever form it is found first.
-    async fn signed(
+    pub(super) async fn signed(
         &self,
         wire: &mut Wire<'_>,
         keys: &[PublicKey],

@@ -66,6 +66,8 @@ pub(super) struct Found {
     pub(super) passed_over: usize,
     /// Referrers that were not asked for, which may be signatures or anything else.
     pub(super) referrers_left: usize,
+    /// The list of referrers goes on, and its other parts were not asked for.
+    pub(super) pages_left: bool,
     /// Why some could not be read.
     problem: Option<String>,
 }
@@ -82,6 +84,11 @@ impl Found {
     /// Whether no more is looked at.
     pub(super) fn is_full(&self) -> bool {
         self.evidence.len() >= SIGNATURES_MAX
+    }
+
+    /// Whether there may be more than was found.
+    fn is_partial(&self) -> bool {
+        self.problem.is_some() || self.referrers_left > 0 || self.pages_left
     }
 
     /// What could not be read; of several the first is told.
@@ -170,7 +177,7 @@ pub(super) fn check<'a>(found: &Found, keys: &'a [PublicKey], wanted: &Wanted<'_
         (None, 0) if found.passed_over > 0 => {
             format!("it has no signature in a form that is looked at; expected one of {}", names())
         }
-        (None, 0) if found.problem.is_some() || found.referrers_left > 0 => {
+        (None, 0) if found.is_partial() => {
             format!("none was found; expected one of {}", names())
         }
         (None, 0) => format!("it is not signed; expected one of {}", names()),
@@ -185,6 +192,9 @@ pub(super) fn check<'a>(found: &Found, keys: &'a [PublicKey], wanted: &Wanted<'_
     }
     if found.referrers_left > 0 {
         said += &format!("; {} of its referrers not looked at, for there are too many", found.referrers_left);
+    }
+    if found.pages_left {
+        said += "; the list of its referrers goes on, and only its first part was looked at";
     }
     if let Some(problem) = &found.problem {
         said += &format!("; not all could be read: {problem}");
@@ -335,6 +345,8 @@ mod tests {
         );
         let many = said(&Found { referrers_left: 9, ..Found::default() });
         assert!(!many.contains("it is not signed") && many.contains("9 of its referrers not looked at"), "{many}");
+        let parts = said(&Found { pages_left: true, ..Found::default() });
+        assert!(!parts.contains("it is not signed") && parts.contains("list of its referrers goes on"), "{parts}");
         let mut found = Found::default();
         found.note(&Problem::Signature("one".into()));
         found.note(&Problem::Signature("two".into()));

@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
-use super::signature::{Evidence, Form};
+use super::signature::{Evidence, Form, SIGNATURES_MAX};
 use crate::files;
 
 const BLOBS: &str = "blobs";
@@ -107,14 +107,22 @@ impl Store {
         signed.into_iter().filter_map(decode).collect()
     }
 
-    /// Keeps them.
-    pub(super) fn set_evidence(&self, plugin: &Digest, evidence: &[Evidence]) -> io::Result<()> {
+    /// Keeps them before what is kept of it already: one digest may be in several repositories, and each has signatures of its
+    /// own. Beyond what anybody looks at the oldest go. Of two processes that keep some at once the later may drop those of the
+    /// earlier, which are asked for again then.
+    pub(super) fn add_evidence(&self, plugin: &Digest, evidence: &[Evidence]) -> io::Result<()> {
+        let mut all: Vec<Evidence> = Vec::new();
+        for one in evidence.iter().cloned().chain(self.evidence(plugin)) {
+            if all.len() < SIGNATURES_MAX && !all.contains(&one) {
+                all.push(one);
+            }
+        }
         let encode = |evidence: &Evidence| Signed {
             form: evidence.form,
             payload: STANDARD.encode(&evidence.payload),
             signature: STANDARD.encode(&evidence.signature),
         };
-        let signed: Vec<_> = evidence.iter().map(encode).collect();
+        let signed: Vec<_> = all.iter().map(encode).collect();
         self.write(&self.folder.join(SIGNATURES).join(plugin.hex()), &serde_json::to_vec(&signed)?)
     }
 
@@ -247,13 +255,31 @@ mod tests {
         assert_eq!((store.tag("oci://a.b/c:1"), store.tag("oci://a.b/c:2")), (Some(digest.clone()), None));
         let signed = |form| Evidence { form, payload: b"text".into(), signature: b"\0\xff".into() };
         let evidence = vec![signed(Form::Simple), signed(Form::Bundle)];
-        store.set_evidence(&digest, &evidence).expect("kept");
+        store.add_evidence(&digest, &evidence).expect("kept");
         assert_eq!(store.evidence(&digest), evidence);
         assert!(store.evidence(&Digest::of(b"y")).is_empty());
         // Records of versions that knew one form do not say which.
         let older = br#"[{"payload":"dGV4dA==","signature":"AP8="}]"#;
         fs::write(folder.0.join(SIGNATURES).join(digest.hex()), older).expect("kept");
         assert_eq!(store.evidence(&digest), [signed(Form::Simple)]);
+    }
+
+    #[test]
+    fn signatures_of_one_repository_do_not_drop_those_of_another() {
+        let folder = Folder::new("evidence");
+        let (store, digest) = (folder.store(1 << 20), Digest::of(b"x"));
+        let signed =
+            |text: &str| Evidence { form: Form::Simple, payload: text.as_bytes().into(), signature: b"s".into() };
+        let kept = |added: &[Evidence]| {
+            store.add_evidence(&digest, added).expect("kept");
+            store.evidence(&digest)
+        };
+        assert_eq!(kept(&[signed("a"), signed("a")]), [signed("a")]);
+        assert_eq!(kept(&[signed("b")]), [signed("b"), signed("a")]);
+        assert_eq!(kept(&[signed("a")]), [signed("a"), signed("b")], "the newest first, and each once");
+        let many: Vec<_> = (0..SIGNATURES_MAX - 1).map(|number| signed(&number.to_string())).collect();
+        assert_eq!(kept(&many), [many.clone(), vec![signed("a")]].concat(), "the oldest go");
+        assert_eq!(kept(&[many, vec![signed("c"), signed("d")]].concat()).len(), SIGNATURES_MAX);
     }
 
     #[test]

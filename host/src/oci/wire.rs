@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue};
+use reqwest::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LINK};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Certificate, Client, Response, StatusCode, Url};
 
@@ -33,6 +33,13 @@ pub(super) struct Wire<'a> {
     client: Client,
     base: Url,
     authorization: Option<HeaderValue>,
+}
+
+/// A list, or a part of it.
+pub(super) struct Page {
+    pub(super) content: Vec<u8>,
+    /// The registry has further parts.
+    pub(super) more: bool,
 }
 
 impl<'a> Wire<'a> {
@@ -74,6 +81,17 @@ impl<'a> Wire<'a> {
         what: &'static str,
         max: u64,
     ) -> Result<Vec<u8>, Problem> {
+        self.page(path, accept, what, max).await.map(|page| page.content)
+    }
+
+    /// The same of a list, of which the registry may give a part.
+    pub(super) async fn page(
+        &mut self,
+        path: &str,
+        accept: &str,
+        what: &'static str,
+        max: u64,
+    ) -> Result<Page, Problem> {
         let url = format!("{}{path}", self.base);
         let mut answer = self.send(&url, accept).await?;
         if answer.status() == StatusCode::UNAUTHORIZED && self.authorization.is_none() {
@@ -81,7 +99,10 @@ impl<'a> Wire<'a> {
             answer = self.send(&url, accept).await?;
         }
         match answer.status() {
-            StatusCode::OK => body(answer, what, max).await,
+            StatusCode::OK => {
+                let more = has_next(answer.headers());
+                Ok(Page { content: body(answer, what, max).await?, more })
+            }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.denied()),
             StatusCode::NOT_FOUND => Err(Problem::NotThere(what)),
             status => Err(Problem::Answer { status: status.as_u16(), said: said(answer).await }),
@@ -237,6 +258,16 @@ fn shown(url: &Url) -> String {
     excerpt(&format!("{}://{host}{port}", url.scheme()))
 }
 
+/// Whether a list goes on elsewhere, as RFC 8288 says it: `Link: </v2/...>; rel="next"`.
+fn has_next(headers: &HeaderMap) -> bool {
+    let links = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
+    let parameters = links.flat_map(|links| links.split([';', ','])).filter_map(|parameter| parameter.split_once('='));
+    let mut relations = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("rel"));
+    relations.any(|(_, value)| {
+        value.trim().trim_matches('"').split_ascii_whitespace().any(|relation| relation.eq_ignore_ascii_case("next"))
+    })
+}
+
 async fn body(mut answer: Response, what: &'static str, max: u64) -> Result<Vec<u8>, Problem> {
     let too_large = || Problem::TooLarge { what, max };
     if answer.content_length().is_some_and(|bytes| bytes > max) {
@@ -298,6 +329,25 @@ fn secret(text: &str) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_that_goes_on_is_known_by_its_link() {
+        let with = |links: &[&'static str]| {
+            let links = links.iter().map(|link| (LINK, HeaderValue::from_static(link)));
+            has_next(&links.collect())
+        };
+        for links in [
+            &["</v2/x?n=2>; rel=\"next\""][..],
+            &["</v2/x>;rel=next"],
+            &["</a>; rel=\"first\", </b>; title=\"x\"; Rel=\"last NEXT\""],
+            &["</a>; rel=\"first\"", "</b>; rel=\"next\""],
+        ] {
+            assert!(with(links), "{links:?}");
+        }
+        for links in [&[][..], &["</v2/next>"], &["</a>; rel=\"prev\""], &["</a>; title=\"next\""], &["next"]] {
+            assert!(!with(links), "{links:?}");
+        }
+    }
 
     #[test]
     fn redirects_go_only_where_they_may() {

@@ -9,9 +9,9 @@ use super::builder::{Procedures, ServerBuilder, StartError};
 use super::checks::argument;
 use super::handle::ServerHandle;
 use super::host::Host;
-use super::procure::procure;
+use super::procure::{believed, procure};
 use super::succession::LeftSocket;
-use super::versions::{Generation, Recorded};
+use super::versions::{Generation, RecordError, Recorded};
 use crate::admission::Places;
 use crate::net::{Credentials, Security};
 use crate::plugin::{Plugin, try_out};
@@ -82,7 +82,11 @@ impl ServerBuilder {
         let Some(Recorded { generations, swapped }) = recorded else { return Ok((Arc::clone(named), Vec::new())) };
         let plugin = match swapped {
             None => Arc::clone(named),
-            Some((in_force, file)) => host.loader().share_as(&file, in_force.known(), &self.grants)?,
+            Some((in_force, file)) => {
+                let refused = |error| RecordError::distrusted(&file, &in_force, &error);
+                believed(&in_force.file, &self.registries).map_err(refused)?;
+                host.loader().share_as(&file, in_force.known(), &self.grants)?
+            }
         };
         Ok((plugin, generations))
     }

@@ -54,6 +54,12 @@ pub(super) fn again(
     }
 }
 
+/// Whether a plugin that came from there once may still run: what came from a registry has to be signed by who is believed now,
+/// wherever its component was kept since. Blocks as [`procure`] does, but is rarely more than a look into the store.
+pub(super) fn believed(place: &Path, registries: &Registries) -> Result<(), RegistryError> {
+    Reference::in_place_of(place).map_or(Ok(()), |reference| registries.vouch(&reference?))
+}
+
 /// The bytes of a component that was loaded from there.
 pub(super) fn bytes_of(place: &Path, registries: &Registries) -> Result<Vec<u8>, String> {
     match Reference::in_place_of(place) {

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use wharf::oci::{Digest, PublicKey, Registries, Terms, Trust};
 use wharf_tests::depot::Depot;
 use wharf_tests::guests::component;
-use wharf_tests::liar::{Liar, Reply};
+use wharf_tests::liar::{Asked, Liar, Reply};
 use wharf_tests::site::Site;
 
 use super::common::{done, failed, reference, refused, terms, wharf};
@@ -124,10 +124,15 @@ impl Shelf {
     /// What pulling comes to where our key is believed: nothing, or why not.
     fn says(&self, by: &str) -> String {
         let there = self.there.clone();
-        let liar = Liar::new(move |asked| {
+        self.says_by(by, move |asked| {
             let path = asked.path.strip_prefix("/v2/team/echo/").unwrap_or_default();
             there.get(path).map_or_else(Reply::nothing, |(kind, content)| Reply::ok(kind, content.clone()))
-        });
+        })
+    }
+
+    /// The same where the registry answers so.
+    fn says_by(&self, by: &str, answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> String {
+        let liar = Liar::new(answer);
         let folder = tempfile::tempdir().expect("a folder");
         let keys = vec![PublicKey::read(&self.public).expect("a key")];
         let terms = Terms { trust: vec![Trust { prefix: liar.address(), keys }], ..terms(folder.path()) };
@@ -299,8 +304,14 @@ fn only_so_many_referrers_are_looked_at_and_so_many_signatures_in_all() {
 
     let (theirs, _) = key(shelf.folder.path(), "theirs");
     let filler = bundle(shelf.folder.path(), &theirs, &statement(&shelf.plugin, &json!({})));
-    let filler = shelf.attach(&filler);
-    let filled = |count: usize| index(&[vec![filler.clone(); count], vec![good.clone()]].concat());
+    let fillers: Vec<String> = (0..16)
+        .map(|number| {
+            let mut filler = filler.clone();
+            filler["number"] = json!(number);
+            shelf.attach(&filler)
+        })
+        .collect();
+    let filled = |count: usize| index(&[&fillers[..count], std::slice::from_ref(&good)].concat());
     shelf.list_by_tag(&filled(15));
     assert_eq!(shelf.by_tag(), "");
     shelf.list_by_tag(&filled(16));
@@ -311,6 +322,40 @@ fn only_so_many_referrers_are_looked_at_and_so_many_signatures_in_all() {
     large["padding"] = json!(" ".repeat(64 << 10));
     let (by_tag, _) = shelf.with(&large);
     says(&by_tag, "the bundle is larger than 65536 bytes");
+}
+
+#[test]
+fn what_a_list_says_to_be_bundles_is_asked_for_first_and_nothing_twice() {
+    let mut shelf = Shelf::new();
+    let good = shelf.good();
+    let good = shelf.attach(&good);
+    let others: Vec<String> = (0..100).map(|number| format!("gone {number}")).collect();
+    let mut list: Value = serde_json::from_str(&index(&[others, vec![good.clone()]].concat())).expect("JSON");
+    list["manifests"][100]["artifactType"] = json!(BUNDLE);
+    shelf.list_by_tag(&list.to_string());
+    assert_eq!(shelf.by_tag(), "");
+    shelf.list_by_tag(&index(&[vec!["gone".into(); 100], vec![good]].concat()));
+    assert_eq!(shelf.by_tag(), "");
+}
+
+#[test]
+fn a_list_of_which_only_a_part_came_is_told() {
+    let shelf = Shelf::new();
+    let (path, list) = (format!("/v2/team/echo/referrers/{}", shelf.plugin), index(&[]));
+    let says_with = |link: &'static str| {
+        let (there, path, list) = (shelf.there.clone(), path.clone(), list.clone());
+        shelf.says_by(":1", move |asked| {
+            if asked.path == path {
+                return Reply::Whole(200, format!("Content-Type: {INDEX}\r\n{link}"), list.clone().into());
+            }
+            let below = asked.path.strip_prefix("/v2/team/echo/").unwrap_or_default();
+            there.get(below).map_or_else(Reply::nothing, |(kind, content)| Reply::ok(kind, content.clone()))
+        })
+    };
+    says(&says_with(""), "it is not signed");
+    let said = says_with("Link: </v2/team/echo/referrers/x?n=2>; rel=\"next\"\r\n");
+    says(&said, "none was found");
+    says(&said, "the list of its referrers goes on, and only its first part was looked at");
 }
 
 #[test]

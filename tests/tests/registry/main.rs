@@ -7,3 +7,4 @@ mod liars;
 mod others;
 mod real;
 mod signed;
+mod trust;

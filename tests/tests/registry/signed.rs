@@ -206,6 +206,29 @@ fn a_signature_is_kept_with_the_plugin_and_checked_each_time() {
 }
 
 #[test]
+fn one_digest_in_two_repositories_starts_from_the_store_in_both() {
+    let Some(mut depot) = Depot::open() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let (ours, public) = key(folder.path(), "ours");
+    let places = ["team-a/echo:1", "team-b/echo:1"];
+    let digests = places.map(|place| sign(&depot, place, b"bytes", &ours));
+    assert_eq!(digests[0], digests[1]);
+    let fetch = |depot: &Depot, place: &str, pull| {
+        let terms = Terms { pull, ..trusting(folder.path(), depot, &[&public]) };
+        Registries::new(terms).fetch(&reference(&depot.reference(place))).expect(place)
+    };
+    for place in places {
+        assert_eq!(fetch(&depot, place, PullPolicy::IfMissing).origin, Origin::Registry);
+    }
+    depot.stop();
+    for place in places {
+        for pull in [PullPolicy::IfMissing, PullPolicy::Never] {
+            assert_eq!(fetch(&depot, place, pull).origin, Origin::Store);
+        }
+    }
+}
+
+#[test]
 fn required_everywhere_means_that_unnamed_places_are_refused() {
     let Some(depot) = Depot::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");

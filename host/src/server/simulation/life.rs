@@ -219,6 +219,7 @@ fn answer(of: Result<SwapReport, SwapError>) -> Answer {
             SwapError::TooManyVersions(_) => "too-many",
             SwapError::NothingBefore => "nothing-before",
             SwapError::Gone { .. } => "gone",
+            SwapError::Distrusted { .. } => "distrusted",
             SwapError::NotRecorded(_) => "not-recorded",
             SwapError::Stopping => "stopping",
         }),

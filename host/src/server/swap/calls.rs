@@ -8,10 +8,11 @@ use tokio::sync::MutexGuard;
 
 use super::live::{bounded, bounded_beside, give, published, put_in_force};
 use super::{Outcome, SwapError, SwapPolicy, SwapReport, hand_over, introduce, on, outlasts, same};
+use crate::oci::Reference;
 use crate::plugin::{EventProcedure, Plugin, try_out};
 use crate::server::handle::ServerHandle;
 use crate::server::means;
-use crate::server::procure::{ProcureError, again, bytes_of, procure};
+use crate::server::procure::{ProcureError, again, believed, bytes_of, procure};
 use crate::server::versions::{Canary, CanarySeen, CanaryWish, Generation, How, Standing, judge, promote, take_back};
 use crate::telemetry::CanaryBegan;
 
@@ -158,6 +159,7 @@ impl ServerHandle {
         }
         let (generation, known) = service.history().before().ok_or(SwapError::NothingBefore)?;
         let number = generation.number;
+        self.still_believed(&generation).await?;
         let plugin = match known {
             Some(known) => Arc::clone(known.plugin()),
             None => self.load_again(generation).await?,
@@ -221,6 +223,16 @@ impl ServerHandle {
             SwapError::NotRecorded(format!("{in_force} is in force, and could not be recorded, so that a restart may start another version: {error}"))
         })?;
         Ok(report)
+    }
+
+    /// Whether a version that came from a registry may still run, whether it is in memory or kept in a file.
+    async fn still_believed(&self, generation: &Generation) -> Result<(), SwapError> {
+        if Reference::in_place_of(&generation.file).is_none() {
+            return Ok(());
+        }
+        let (registries, file) = (Arc::clone(&self.service.terms().registries), generation.file.clone());
+        let asked = means::apart(move || believed(&file, &registries)).await.ok_or(SwapError::Stopping)?;
+        asked.map_err(|error| SwapError::Distrusted { label: generation.label(), why: error.to_string() })
     }
 
     async fn load_again(&self, generation: Generation) -> Result<Arc<Plugin>, SwapError> {

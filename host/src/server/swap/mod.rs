@@ -141,6 +141,16 @@ pub enum SwapError {
         /// Where it was loaded from.
         file: String,
     },
+    /// What was there before came from a registry, and whoever has signed it is not believed any more.
+    #[error(
+        "cannot go back to {label}, which may not run by what `[registry]` says now: {why}. Swap in another version, or believe a key that has signed it (`[[registry.trust]]`)"
+    )]
+    Distrusted {
+        /// Name and version.
+        label: String,
+        /// The reference, and what a pull of it would say.
+        why: String,
+    },
     /// The new version, or what is in force now, could not be written down.
     #[error("{0}")]
     NotRecorded(String),

@@ -14,11 +14,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{Generation, History, Standing};
 use crate::files;
+use crate::oci::RegistryError;
 use crate::plugin::{COMPONENT_MAX_BYTES, Plugin, digest};
 use crate::server::means::{self, Change};
 
 /// The version of the format.
 const FORMAT: u32 = 1;
+/// What a record is called.
+const RECORD: &str = "record.json";
 /// Largest record.
 const RECORD_MAX_BYTES: u64 = 1 << 20;
 /// Components that are kept for each server, so that it can go back.
@@ -32,6 +35,21 @@ pub struct RecordError {
     pub file: PathBuf,
     /// What is wrong, and what to do.
     pub what: String,
+}
+
+impl RecordError {
+    /// What was in force, with its component in this file, came from a registry and is not believed any more.
+    pub(in crate::server) fn distrusted(component: &Path, in_force: &Generation, error: &RegistryError) -> Self {
+        Self {
+            file: component.with_file_name(RECORD),
+            what: format!(
+                "{} was swapped in, and by what `[registry]` says now it may not run: {error}. Believe a key that has signed it \
+                 (`[[registry.trust]]`), or swap in another version first; or, while the server does not run, remove the file \
+                 to start what the configuration names",
+                in_force.label()
+            ),
+        }
+    }
 }
 
 /// The folder of all records of a process.
@@ -82,7 +100,7 @@ impl StateFolder {
     /// # Errors
     /// There is a record, and it cannot be read, or its component is gone.
     pub(in crate::server) fn read(&self, server: &str, configured: &str) -> Result<Option<Recorded>, RecordError> {
-        let file = self.of(server).join("record.json");
+        let file = self.of(server).join(RECORD);
         let wrong = |what: String| RecordError {
             file: file.clone(),
             what: format!(
@@ -161,7 +179,7 @@ impl StateFolder {
         generations: Vec<Generation>,
     ) -> Result<(), RecordError> {
         let _alone = self.writing.lock();
-        let file = self.of(server).join("record.json");
+        let file = self.of(server).join(RECORD);
         let record = Record { format: FORMAT, configured, generations };
         let written = serde_json::to_vec_pretty(&record).map_err(io::Error::from);
         let written = written.and_then(|bytes| self.write(server, &file, &bytes));

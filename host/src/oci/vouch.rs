@@ -1,0 +1,63 @@
+//! Whether a plugin that was pulled once, and lies somewhere else than in the store since, is still believed: the keys may have
+//! changed, and what they say now counts.
+
+use super::digest::Digest;
+use super::failure::{Problem, RegistryError};
+use super::keys::PublicKey;
+use super::puller::{Order, Registries, on_this_thread};
+use super::reference::Reference;
+use super::terms::PullPolicy;
+use super::wire::Wire;
+
+impl Registries {
+    /// Asks of a reference by digest what a pull of it would: a signature, where one is required. The store answers; where that is not
+    /// enough, and the pull policy allows to ask, the registry does, for signatures and nothing else. Blocks for up to `timeout`,
+    /// so not for a runtime's thread.
+    ///
+    /// # Errors
+    /// [`RegistryError`]: it is not believed.
+    pub fn vouch(&self, reference: &Reference) -> Result<(), RegistryError> {
+        self.vouched(reference).map_err(|problem| RegistryError { reference: reference.to_string(), problem })
+    }
+
+    fn vouched(&self, reference: &Reference) -> Result<(), Problem> {
+        let terms = self.terms();
+        let Some(keys) = terms.keys_for(reference)? else { return Ok(()) };
+        let digest = reference.digest().ok_or_else(|| Problem::Signature("nobody wrote down its digest".into()))?;
+        let order = Order { terms, reference, keys: Some(keys), store: self.store(terms.pull)? };
+        let kept = match &order.store {
+            Some(store) => order.signed_in(store, keys, digest),
+            None => Err(Problem::Signature("there is no store that has one".into())),
+        };
+        let Err(kept) = kept else { return Ok(()) };
+        if terms.pull == PullPolicy::Never {
+            return Err(kept);
+        }
+        on_this_thread(terms, order.found_signed(keys, digest)).map_err(|asked| {
+            let what = |problem| match problem {
+                Problem::Signature(what) => what,
+                other => other.to_string(),
+            };
+            let (kept, asked) = (what(kept), what(asked));
+            Problem::Signature(if kept == asked {
+                kept
+            } else {
+                format!("{kept}; its registry was asked, too: {asked}")
+            })
+        })
+    }
+}
+
+impl Order<'_> {
+    /// What the registry has of signatures; those that hold are kept.
+    async fn found_signed(&self, keys: &[PublicKey], plugin: &Digest) -> Result<(), Problem> {
+        let mut wire = Wire::new(self.terms, self.reference)?;
+        let (evidence, _) = self.signed(&mut wire, keys, plugin).await?;
+        if let Some(store) = &self.store
+            && let Err(error) = store.add_evidence(plugin, &evidence).and_then(|()| store.trim())
+        {
+            tracing::warn!(reference = %self.reference, %error, "its signatures are not kept in the store");
+        }
+        Ok(())
+    }
+}
