@@ -25,6 +25,8 @@ use crate::server::{Fleet, Inheritance, hand_over};
 const MARK: &str = "WHARF_TAKES_OVER";
 /// What systemd says to one process and not to the next.
 const OTHERS: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
+/// A new process that says that it serves and ends within this time has not taken over. Until then both accept.
+const STAYS_MIN: Duration = Duration::from_millis(100);
 /// The exit code where sessions stayed that could not move, as for `wharf plugin swap`.
 const STAYED: u8 = 5;
 
@@ -134,10 +136,17 @@ impl Successors {
         let arguments = self.arguments.clone();
         let start = move || Spawned::start(&program, &arguments, end, as_a_successor);
         let started = tokio::task::spawn_blocking(start).await.map_err(|error| at(error.to_string()))?;
-        let mut child = started.map_err(|error| at(format!("cannot be started: {error}")))?;
+        let child = started.map_err(|error| at(format!("cannot be started: {error}")))?;
         let process = child.id();
         tracing::info!(program = shown, process, "a new process is to take over");
-        let heir = match hand_over(Arc::clone(&fleet), passage, wish.doors, wish.timeout).await {
+        let handed_over = hand_over(Arc::clone(&fleet), passage, wish.doors, wish.timeout).await;
+        // Before anything is given up: what crashes at once would leave nobody who serves.
+        let looked = tokio::task::spawn_blocking(move || {
+            let gone = handed_over.is_ok() && child.ends_within(STAYS_MIN);
+            (if gone { Err("it said that it serves, and ended".to_owned()) } else { handed_over }, child)
+        });
+        let (handed_over, mut child) = looked.await.map_err(|error| at(error.to_string()))?;
+        let heir = match handed_over {
             Ok(heir) => heir,
             Err(problem) => {
                 let end = tokio::task::spawn_blocking(move || child.end()).await.ok().flatten();
