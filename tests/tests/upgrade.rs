@@ -416,7 +416,7 @@ fn is_gone(process: &Heir) -> bool {
     rustix::process::test_kill_process(process.0).is_err()
 }
 
-fn begin_upgrade(site: &Site, program: &str) -> std::process::Child {
+fn begin_upgrade(site: &Site, program: &str) -> Child {
     let mut command = Command::new(wharf_binary());
     command.args(["upgrade", "--program", program, "--socket"]).arg(site.socket());
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs")

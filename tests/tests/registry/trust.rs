@@ -59,8 +59,9 @@ impl Trusting {
     /// What starting it comes to where it is expected not to.
     fn start(&self) -> Output {
         let folder = self.site.folder.path();
-        let mut command = Command::new(wharf_binary());
-        command.arg("serve").current_dir(folder);
+        // One that serves all the same is not waited for.
+        let mut command = Command::new("timeout");
+        command.arg("30").arg(wharf_binary()).arg("serve").current_dir(folder);
         command.env("XDG_CACHE_HOME", folder.join("cache")).env("XDG_STATE_HOME", folder.join("state"));
         command.output().expect("it runs")
     }
