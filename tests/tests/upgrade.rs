@@ -170,6 +170,10 @@ fn a_swap_that_waits_for_an_upgrade_is_not_done_by_the_process_that_leaves() {
     let mut site = counting("", "", "");
     let file = site.path("b.wasm");
     std::fs::write(&file, component(&versioned('b', "", ""))).expect("kept");
+    // Compiled by then, so that it waits for the upgrade and for nothing else.
+    for file in [&file, &site.path("polite.wasm")] {
+        site.ok("POST", "/v1/servers/echo/plugin/swap", json!({ "file": file }));
+    }
     let upgrade = Gated::begins(&site);
     let socket = site.socket().display().to_string();
     let swap = Wharf::run(

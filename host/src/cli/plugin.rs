@@ -132,7 +132,7 @@ pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
     ctl::send_and_watch(arguments.socket.clone(), (server, ask), arguments.json, |answer| {
         if answer["rolled_back"] == true && !asked_for {
             if !arguments.json {
-                eprintln!("{}", not_kept(answer));
+                eprintln!("wharf: {}", not_kept(answer));
             }
             return 1;
         }
@@ -147,9 +147,8 @@ pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
             return 0;
         }
         if !arguments.json {
-            eprintln!(
-                "{not_moved} sessions did not move, for the reasons above; newcomers get the new version, and another swap to it asks those that stayed again"
-            );
+            let sessions = if not_moved == 1 { "session" } else { "sessions" };
+            eprintln!("wharf: {not_moved} {sessions} did not move, for the reasons above");
         }
         5
     })

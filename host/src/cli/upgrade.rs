@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use sd_notify::NotifyState;
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::watch;
 
 use super::ctl::{self, Ask};
 use super::launch::Spawned;
@@ -94,7 +94,6 @@ pub(super) struct Successors {
     program: Option<PathBuf>,
     arguments: Vec<OsString>,
     /// One at a time.
-    busy: Mutex<()>,
     /// How long sessions may go on here, once another process serves.
     succeeded: watch::Sender<Option<Duration>>,
 }
@@ -105,7 +104,7 @@ impl Successors {
         // Now, because the system says something else once another file lies there.
         let program = std::env::current_exe().ok();
         let arguments = std::env::args_os().skip(1).collect();
-        Arc::new(Self { program, arguments, busy: Mutex::default(), succeeded: watch::Sender::new(None) })
+        Arc::new(Self { program, arguments, succeeded: watch::Sender::new(None) })
     }
 
     /// Says when another process serves in place of this one.
@@ -117,17 +116,12 @@ impl Successors {
     pub(super) fn upgrade(self: &Arc<Self>) -> Upgrade {
         let successors = Arc::clone(self);
         Upgrade::new(move |fleet: Arc<Fleet>, wish| {
-            let (successors, runtime) = (Arc::clone(&successors), fleet.host().runtime().clone());
-            async move {
-                // On its own, so that it is done even where nobody waits for it.
-                let work = runtime.spawn(async move { successors.start(fleet, wish).await });
-                work.await.map_err(|error| error.to_string())?
-            }
+            let successors = Arc::clone(&successors);
+            async move { successors.start(fleet, wish).await }
         })
     }
 
     async fn start(&self, fleet: Arc<Fleet>, wish: UpgradeWish) -> Result<Upgraded, String> {
-        let Ok(_only) = self.busy.try_lock() else { return Err("another upgrade is under way".into()) };
         let program = wish.program.or_else(|| self.program.clone());
         let program = program.ok_or("it is not known where this program lies; name it with --program")?;
         let shown = program.display().to_string();

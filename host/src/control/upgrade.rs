@@ -77,9 +77,9 @@ pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, body: Bytes) -> A
     if !shared.begins_to_leave() {
         return Err(not_upgraded("another upgrade is under way".into()));
     }
-    // On its own, so that the sockets are left to the new process even where nobody waits for the answer any more.
+    // On its own, so that it is done, and the sockets are left to the new process, even where nobody waits for the answer any more.
     let (upgrading, leaving) = (upgrade(Arc::clone(&shared.fleet), wish), Arc::clone(&shared));
-    let done = tokio::spawn(async move {
+    let done = shared.fleet.host().runtime().spawn(async move {
         let done = upgrading.await;
         match &done {
             // The new process may be asked as soon as it serves; this one then answers nobody else.

@@ -121,6 +121,7 @@ pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Resu
             watch.during(BETWEEN);
             seen.add(report, number)?;
         }
+        std::fs::remove_file(path)?;
         if number == (storm.swaps / 10).max(1) {
             seen.weights[0] = weight()?;
         }
@@ -154,7 +155,7 @@ impl Seen {
     }
 }
 
-/// The component of a swap, in a file that is there for as long as this process. Made before anything is measured.
+/// The component of a swap, in a file. Made before anything is measured.
 fn version(number: usize) -> Result<PathBuf> {
     let what = bad(number).map(|kind| format!("(if (global.get $count) (then {}))", BAD[kind].1)).unwrap_or_default();
     Ok(file(&format!("storm-{number}"), &component_of(number + 1, &what)?))
