@@ -63,6 +63,18 @@ impl Compiler {
 
     /// The machine code of a component. Blocks.
     pub(super) fn compile(&self, bytes: &[u8]) -> Result<Vec<u8>> {
+        // The process starts with the niceness of the thread that starts it, and ends with that thread where it has to.
+        thread::scope(|scope| {
+            let nicely = scope.spawn(|| {
+                // Where it may not be nicer it is not.
+                let _ = setpriority_process(None, NICENESS);
+                self.compile_here(bytes)
+            });
+            nicely.join().unwrap_or_else(|_| bail!("the thread that started the compiler panicked"))
+        })
+    }
+
+    fn compile_here(&self, bytes: &[u8]) -> Result<Vec<u8>> {
         let mut child = Command::new(&self.program)
             .args([VERB, &self.memory_max_bytes.to_string(), &self.time_max.as_secs().to_string()])
             .env_clear()
@@ -184,8 +196,6 @@ fn work(memory_max_bytes: u64, time_max: Duration) -> Result<()> {
     limit(Resource::Cpu, (time_max.as_secs() + 1).saturating_mul(cpus))?;
     // Its own process group hears of no signal from a terminal.
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // Where it may not be nicer it is not.
-    let _ = setpriority_process(None, NICENESS);
     let bytes = bounded(io::stdin(), COMPONENT_MAX_BYTES)?;
     if bytes.len() as u64 > COMPONENT_MAX_BYTES {
         bail!("expected at most {COMPONENT_MAX_BYTES} bytes");

@@ -70,6 +70,7 @@ impl Turn {
             self.turnstile = Arc::clone(self.seat.turnstile());
             self.flow = self.turnstile.enroll(class, &self.tenant);
         }
+        self.flow.begins();
         if self.owes(now) {
             self.account.cpu().waited();
         } else {
@@ -146,6 +147,7 @@ impl Turn {
     /// Its slice is over: gets in line for another, or waits for its tenant to have CPU time again.
     pub fn pause(&mut self) {
         let now = Instant::now();
+        self.flow.outlasts();
         if self.owes(now) {
             self.account.cpu().waited();
             self.yield_turn();

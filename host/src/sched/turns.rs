@@ -2,8 +2,10 @@
 //! clock, no thread, no lock.
 //!
 //! Every class, tenant and session has a virtual time: the CPU time it was charged, a class's divided by its weight. Who
-//! has the least is next. Whoever comes back after a while starts at the least of those that are there, so that nobody
-//! saves up turns. A tenant counts once in its class, however many sessions it has there.
+//! would have the least after its turn is next: one whose event has outlasted a slice will take another whole one, and one that
+//! starts hardly anything, so that it does not wait for the other's slice before it has had more than its share.
+//! Whoever comes back after a while starts at the least of those that are there, or at their mean as it moves on, so that nobody
+//! saves up turns and nobody who waits is passed for ever. A tenant counts once in its class, however many sessions it has there.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -15,6 +17,8 @@ use crate::event::Priority;
 const WEIGHTS: [u64; Priority::ALL.len()] = [1, 4, 16, 64, 64];
 /// The largest weight: a class's time is charged in units of it, so that nothing is lost in the division.
 const UNIT: u64 = 64;
+/// What an event that has outlasted a slice takes next, in nanoseconds.
+const SLICE: u64 = 1_000_000;
 /// A thread takes over a session of another that is behind its own best by so much. Moving one costs some microseconds,
 /// so that this is far above them.
 const TAKE_OVER_LAG: u64 = 4_000_000;
@@ -30,12 +34,48 @@ pub(super) struct Flow {
     pub(super) tenant: TenantId,
     /// Its virtual time in its tenant.
     time: u64,
+    /// Its event has outlasted a slice.
+    is_long: bool,
 }
 
 impl Flow {
     pub(super) fn new(id: u64, class: Priority, tenant: TenantId) -> Self {
-        Self { id, class, tenant, time: 0 }
+        Self { id, class, tenant, time: 0, is_long: false }
     }
+
+    /// An event starts. Not to be called while it waits.
+    pub(super) fn begins(&mut self) {
+        self.is_long = false;
+    }
+
+    /// Its event has outlasted a slice. Not to be called while it waits.
+    pub(super) fn outlasts(&mut self) {
+        self.is_long = true;
+    }
+
+    fn wait(&self) -> Wait {
+        Wait { after: self.time + ahead(self.is_long), id: self.id, is_long: self.is_long }
+    }
+}
+
+/// A flow that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Wait {
+    /// Its virtual time after the turn that it waits for.
+    after: u64,
+    id: u64,
+    is_long: bool,
+}
+
+impl Wait {
+    fn time(&self) -> u64 {
+        self.after - ahead(self.is_long)
+    }
+}
+
+/// What the turn will take that is waited for.
+fn ahead(is_long: bool) -> u64 {
+    if is_long { SLICE } else { 0 }
 }
 
 /// Who waits and who has used what.
@@ -54,6 +94,8 @@ struct Class {
     time: u64,
     /// Flows that wait or have a turn.
     active: usize,
+    /// Tenants of them.
+    busy: u64,
     floor: u64,
     tenants: HashMap<TenantId, Tenant>,
 }
@@ -63,18 +105,18 @@ struct Tenant {
     time: u64,
     active: usize,
     floor: u64,
-    /// By thread: virtual time and number of the flows that wait there.
-    waiting: Vec<BTreeSet<(u64, u64)>>,
+    /// By thread: the flows that wait there.
+    waiting: Vec<BTreeSet<Wait>>,
 }
 
-/// The one that is next on a thread, and its times from the outermost level in.
+/// The one that is next on a thread, and its times after that turn from the outermost level in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Candidate {
     class: usize,
     tenant: TenantId,
     thread: usize,
     times: [u64; 3],
-    id: u64,
+    wait: Wait,
 }
 
 impl Turns {
@@ -105,9 +147,10 @@ impl Turns {
         let tenant = class.tenants.entry(flow.tenant).or_insert_with(new);
         if tenant.active == 0 {
             tenant.time = tenant.time.max(class.floor);
+            class.busy += 1;
         }
         tenant.active += 1;
-        let least = tenant.waiting.iter().filter_map(|waiting| waiting.first()).map(|(time, _)| *time).min();
+        let least = tenant.waiting.iter().filter_map(|waiting| waiting.first()).map(Wait::time).min();
         tenant.floor = least.map_or(tenant.floor, |least| tenant.floor.max(least));
         flow.time = flow.time.max(tenant.floor);
         self.charge(flow, used);
@@ -117,7 +160,7 @@ impl Turns {
     /// The flow's turn is over and it wants another at once. It keeps what it is behind.
     pub(super) fn again(&mut self, thread: usize, flow: &Flow) {
         if let Some(tenant) = self.classes[flow.class as usize].tenants.get_mut(&flow.tenant) {
-            tenant.waiting[thread].insert((flow.time, flow.id));
+            tenant.waiting[thread].insert(flow.wait());
             self.waiting += 1;
         }
     }
@@ -125,7 +168,7 @@ impl Turns {
     /// The flow waits no longer: it was not given a turn.
     pub(super) fn withdraw(&mut self, thread: usize, flow: &Flow) {
         let tenant = self.classes[flow.class as usize].tenants.get_mut(&flow.tenant);
-        if tenant.is_some_and(|tenant| tenant.waiting[thread].remove(&(flow.time, flow.id))) {
+        if tenant.is_some_and(|tenant| tenant.waiting[thread].remove(&flow.wait())) {
             self.waiting -= 1;
             self.leave(flow);
         }
@@ -144,18 +187,23 @@ impl Turns {
         };
         let class = &mut self.classes[chosen.class];
         let tenant = class.tenants.get_mut(&chosen.tenant)?;
-        tenant.waiting[chosen.thread].remove(&(chosen.times[2], chosen.id));
+        tenant.waiting[chosen.thread].remove(&chosen.wait);
         self.waiting -= 1;
-        Some((chosen.id, chosen.thread))
+        Some((chosen.wait.id, chosen.thread))
     }
 
     /// The flow has used so much CPU time of its turn.
     pub(super) fn charge(&mut self, flow: &mut Flow, used: Duration) {
-        let ns = nanoseconds(used);
-        let class = &mut self.classes[flow.class as usize];
-        class.time = class.time.saturating_add(ns.saturating_mul(UNIT / WEIGHTS[flow.class as usize]));
+        let (at, ns) = (flow.class as usize, nanoseconds(used));
+        let there = (0..self.classes.len()).filter(|other| self.classes[*other].active > 0);
+        let weights: u64 = there.map(|other| WEIGHTS[other]).sum();
+        self.floor = self.floor.saturating_add(ns.saturating_mul(UNIT) / weights.max(WEIGHTS[at]));
+        let class = &mut self.classes[at];
+        class.time = class.time.saturating_add(ns.saturating_mul(UNIT / WEIGHTS[at]));
+        class.floor = class.floor.saturating_add(ns / class.busy.max(1));
         if let Some(tenant) = class.tenants.get_mut(&flow.tenant) {
             tenant.time = tenant.time.saturating_add(ns);
+            tenant.floor = tenant.floor.saturating_add(ns / (tenant.active as u64).max(1));
         }
         flow.time = flow.time.saturating_add(ns);
     }
@@ -166,6 +214,7 @@ impl Turns {
         class.active -= 1;
         if let Some(tenant) = class.tenants.get_mut(&flow.tenant) {
             tenant.active -= 1;
+            class.busy -= u64::from(tenant.active == 0);
         }
     }
 
@@ -180,15 +229,16 @@ impl Turns {
     fn best(&self, on: impl Fn(usize) -> bool) -> Option<Candidate> {
         let mut best: Option<Candidate> = None;
         for (at, class) in self.classes.iter().enumerate().rev().filter(|(_, class)| class.active > 0) {
-            let of_class = class.tenants.iter().flat_map(|(id, tenant)| {
+            let factor = UNIT / WEIGHTS[at];
+            let of_class = class.tenants.iter().filter_map(|(id, tenant)| {
                 let sets = tenant.waiting.iter().enumerate().filter(|(thread, _)| on(*thread));
-                sets.filter_map(|(thread, waiting)| {
-                    let (time, flow) = *waiting.first()?;
-                    let times = [class.time, tenant.time, time];
-                    Some(Candidate { class: at, tenant: *id, thread, times, id: flow })
-                })
+                let (wait, thread) = sets.filter_map(|(thread, waiting)| Some((*waiting.first()?, thread))).min()?;
+                let ahead = ahead(wait.is_long);
+                let times = [class.time + ahead * factor, tenant.time + ahead, wait.after];
+                Some(Candidate { class: at, tenant: *id, thread, times, wait })
             });
-            let found = of_class.min_by_key(|candidate| (candidate.times, candidate.tenant, candidate.id));
+            // What the class has had is the same for all of them.
+            let found = of_class.min_by_key(|candidate| (candidate.times[1], candidate.times[2], candidate.tenant));
             // Of two classes with the same time the higher is first.
             if found.is_some_and(|found| best.is_none_or(|best| found.times[0] < best.times[0])) {
                 best = found;

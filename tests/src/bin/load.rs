@@ -171,7 +171,7 @@ fn main() -> Result<()> {
         return control(&host, &clients, &cli, requests);
     }
     if let What::Swaps { clients: count, swaps, every, pace } = cli.what {
-        let quiet = Duration::from_secs_f64(cli.seconds * 5.0);
+        let quiet = Duration::from_secs_f64(cli.seconds * 2.0);
         let storm = Storm {
             clients: count,
             swaps,
@@ -377,11 +377,19 @@ fn control(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli, requests: 
 
 fn report_swaps(seen: &swaps::Seen) -> Result<()> {
     let row = |histogram: &Histogram<u64>| [0.5, 0.99, 0.999, 1.0].map(|share| histogram.value_at_quantile(share));
-    println!("| while | p50 us | p99 | p99.9 | max |\n|---|---|---|---|---|");
+    println!("| while | messages | p50 us | p99 | p99.9 | max |\n|---|---|---|---|---|---|");
     for (name, histogram) in &seen.latency {
         let [p50, p99, p999, max] = row(histogram);
-        println!("| {name} | {p50} | {p99} | {p999} | {max} |");
+        println!("| {name} | {} | {p50} | {p99} | {p999} | {max} |", histogram.len());
     }
+    let mut ratios = seen.ratios.clone();
+    ratios.sort_unstable_by(f64::total_cmp);
+    let [low, median, high] =
+        [1, 2, 3].map(|quarter| ratios.get(ratios.len() * quarter / 4).copied().unwrap_or(f64::NAN));
+    println!(
+        "p99 of swaps over that of the quiet time before, {} turns: median {median:.2}, quartiles {low:.2} and {high:.2}",
+        ratios.len()
+    );
     let at = |pauses: &[Duration]| {
         let mut pauses = pauses.to_vec();
         pauses.sort_unstable();

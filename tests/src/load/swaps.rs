@@ -21,6 +21,8 @@ use crate::guests::{component, file, versioned};
 
 /// Every so many swaps one is to a version that fails for sessions that have been used.
 const BAD_EVERY: usize = 10;
+/// After so many swaps nobody swaps for a while, so that what is quiet is measured on the same machine, in the same minutes.
+const TURN: usize = 4;
 /// Longest latency the histograms hold, in microseconds.
 const LATENCY_MAX_US: u64 = 60_000_000;
 
@@ -31,7 +33,7 @@ pub struct Storm {
     pub clients: usize,
     /// Swaps.
     pub swaps: usize,
-    /// How long the clients are watched without any before.
+    /// How long the clients are watched without any, before the first one and after every [`TURN`].
     pub quiet: Duration,
     /// Between the starts of two swaps, at least. What the swap leaves of it is quiet.
     pub every: Duration,
@@ -40,7 +42,8 @@ pub struct Storm {
 }
 
 /// What goes on meanwhile, in the order in which it is counted; then come the bad versions.
-const PHASES: [&str; 4] = ["before the first swap", "between two swaps", "loading a version", "moving to it"];
+const PHASES: [&str; 4] = ["quiet", "between two swaps", "loading a version", "moving to it"];
+const QUIET: usize = 0;
 const BETWEEN: usize = 1;
 const LOADING: usize = 2;
 const MOVING: usize = 3;
@@ -48,10 +51,12 @@ const MOVING: usize = 3;
 /// What was seen.
 #[derive(Debug)]
 pub struct Seen {
-    /// From sending a message to having its answer, in microseconds, before the first swap, from then on, and of that
+    /// From sending a message to having its answer, in microseconds, while nobody swaps for long, and while somebody does: all of that, and
     /// between two swaps, while a version was loaded, while sessions moved to a good one, and while some tried a bad one: all of them,
     /// and those of each kind.
     pub latency: Vec<(&'static str, Histogram<u64>)>,
+    /// The p99 while somebody swaps over that of the quiet time just before, for every [`TURN`].
+    pub ratios: Vec<f64>,
     /// Sessions that moved, over all swaps, and that stayed because the version was bad.
     pub moved: usize,
     /// See `moved`.
@@ -105,6 +110,7 @@ pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Resu
     std::thread::sleep(storm.quiet);
     let mut seen = Seen {
         latency: Vec::new(),
+        ratios: Vec::new(),
         moved: 0,
         stayed: 0,
         longest: Vec::new(),
@@ -126,6 +132,12 @@ pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Resu
             seen.weights[0] = weight()?;
         }
         std::thread::sleep(storm.every.saturating_sub(start.elapsed()));
+        if number.is_multiple_of(TURN) {
+            seen.ratios.extend(watch.turn());
+            watch.during(QUIET);
+            std::thread::sleep(storm.quiet);
+            watch.during(BETWEEN);
+        }
     }
     seen.weights[1] = weight()?;
     watch.stop.store(true, Ordering::Relaxed);
@@ -175,13 +187,15 @@ struct Watch {
     stop: AtomicBool,
     phase: AtomicUsize,
     latencies: Vec<Mutex<Histogram<u64>>>,
+    /// Of this turn: quiet, and swaps.
+    turn: [Mutex<Histogram<u64>>; 2],
 }
 
 impl Watch {
     fn new() -> Result<Self> {
-        let one = |_| Ok(Mutex::new(Histogram::new_with_max(LATENCY_MAX_US, 3)?));
-        let latencies = (0..PHASES.len() + BAD.len()).map(one).collect::<Result<_>>()?;
-        Ok(Self { stop: AtomicBool::new(false), phase: AtomicUsize::new(0), latencies })
+        let one = || Ok(Mutex::new(Histogram::new_with_max(LATENCY_MAX_US, 3)?));
+        let latencies = (0..PHASES.len() + BAD.len()).map(|_| one()).collect::<Result<_>>()?;
+        Ok(Self { stop: AtomicBool::new(false), phase: AtomicUsize::new(QUIET), latencies, turn: [one()?, one()?] })
     }
 
     fn during(&self, phase: usize) {
@@ -189,8 +203,21 @@ impl Watch {
     }
 
     fn record(&self, latency: Duration) {
-        let phase = &self.latencies[self.phase.load(Ordering::Relaxed)];
-        phase.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(latency.as_micros() as u64);
+        let phase = self.phase.load(Ordering::Relaxed);
+        for histogram in [&self.latencies[phase], &self.turn[usize::from(phase != QUIET)]] {
+            histogram.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(latency.as_micros() as u64);
+        }
+    }
+
+    /// A turn is over: its ratio, and the next one begins.
+    fn turn(&self) -> Option<f64> {
+        let [quiet, swaps] = self.turn.each_ref().map(|histogram| {
+            let mut histogram = histogram.lock().unwrap_or_else(PoisonError::into_inner);
+            let p99 = histogram.value_at_quantile(0.99);
+            histogram.reset();
+            p99
+        });
+        (quiet > 0).then(|| swaps as f64 / quiet as f64)
     }
 
     fn seen(&self) -> Result<Vec<(&'static str, Histogram<u64>)>> {
@@ -201,7 +228,7 @@ impl Watch {
         seen[PHASES.len()..].iter().try_for_each(|(_, kind)| bad.add(kind))?;
         seen.insert(PHASES.len(), ("meeting bad versions", bad.clone()));
         seen[BETWEEN..PHASES.len()].iter().try_for_each(|(_, phase)| bad.add(phase))?;
-        seen.insert(BETWEEN, ("all the time from then on", bad));
+        seen.insert(BETWEEN, ("swaps, all the time", bad));
         Ok(seen)
     }
 }

@@ -183,3 +183,52 @@ fn a_lower_class_is_never_starved() {
     let share = lane.used[&low] as f64 / 10_000e6;
     assert!((0.05..0.07).contains(&share), "{share}");
 }
+
+#[test]
+fn an_event_that_starts_does_not_wait_for_the_slice_of_one_that_goes_on() {
+    for tenant in [0, 1] {
+        let mut turns = Turns::new(1, 1);
+        let mut long = Flow::new(9, Priority::Normal, 0);
+        long.outlasts();
+        turns.join(0, &mut long, SLICE);
+        // Its number is the higher one and the lower one.
+        for id in [3, 12] {
+            turns.join(0, &mut Flow::new(id, Priority::Normal, tenant), Duration::ZERO);
+        }
+        let order = [(); 3].map(|()| turns.next(0, false).map(|(id, _)| id));
+        assert_eq!(order, [Some(3), Some(12), Some(9)], "tenant {tenant}");
+    }
+}
+
+/// Short events that come one after the other, each from somebody else, of the same tenant or of another each.
+#[test]
+fn an_event_that_goes_on_has_its_part_however_many_start() {
+    let short = Duration::from_micros(25);
+    for tenant_of in [|_| 0, |id| id as TenantId % 2, |id| id as TenantId] {
+        let mut turns = Turns::new(1, 1);
+        let mut long = Flow::new(0, Priority::Normal, 0);
+        long.outlasts();
+        turns.join(0, &mut long, SLICE);
+        let (mut waiting, mut used) = (HashMap::new(), [Duration::ZERO; 2]);
+        for id in 1..20_000 {
+            let mut flow = Flow::new(id, Priority::Normal, tenant_of(id));
+            turns.join(0, &mut flow, Duration::ZERO);
+            waiting.insert(id, flow);
+            match turns.next(0, false).expect("somebody waits") {
+                (0, _) => {
+                    turns.charge(&mut long, SLICE);
+                    turns.again(0, &long);
+                    used[0] += SLICE;
+                }
+                (id, _) => {
+                    let mut flow = waiting.remove(&id).expect("it waits");
+                    turns.charge(&mut flow, short);
+                    turns.leave(&flow);
+                    turns.forget(flow.class, flow.tenant);
+                    used[1] += short;
+                }
+            }
+        }
+        assert!(used[0] > SLICE * 2 && used[1] > short * 10_000, "{used:?} {:?}", [0, 1, 2].map(tenant_of));
+    }
+}

@@ -18,8 +18,8 @@ use crate::session::Handed;
 /// Sessions that are handed over at a time, at most; the others go on meanwhile.
 const MOVING_MAX: usize = 4;
 /// How long each of these places rests before it asks the next, so that the others have the CPU in between.
-const REST: Duration = Duration::from_millis(1);
-/// Rests of one place together. Where so many are to move that it would be more, nobody rests.
+const REST: Duration = Duration::from_millis(2);
+/// Rests of one place together. Where so many are to move that it would be more, it rests after every so many of them.
 const RESTS_MAX: Duration = Duration::from_millis(2_500);
 /// How long one that is in the middle of an event is waited for before the next one is asked.
 const BUSY_WAIT: Duration = Duration::from_millis(100);
@@ -97,20 +97,23 @@ pub(in crate::server) async fn hand_over(
 /// takes CPU from everybody.
 struct Places {
     now: usize,
-    rests: bool,
-    begun: bool,
+    /// After so many sessions it rests.
+    stretch: usize,
+    asked: usize,
 }
 
 impl Places {
     /// Where so many sessions are to move.
     fn new(sessions: usize) -> Self {
-        let rounds = u32::try_from(sessions / MOVING_MAX).unwrap_or(u32::MAX);
-        Self { now: 1, rests: REST.saturating_mul(rounds) <= RESTS_MAX, begun: false }
+        let rests_max = RESTS_MAX.div_duration_f64(REST) as usize * MOVING_MAX;
+        Self { now: 1, stretch: sessions.div_ceil(rests_max).max(1), asked: 0 }
     }
 
     /// What comes before the next session is asked. The first one is asked at once.
     fn rest(&mut self) -> Option<Duration> {
-        (std::mem::replace(&mut self.begun, true) && self.rests).then_some(REST)
+        let rests = self.asked > 0 && self.asked.is_multiple_of(self.stretch);
+        self.asked += 1;
+        rests.then_some(REST)
     }
 
     /// One more place for each that did not fail, and one place again after one that did.
@@ -130,15 +133,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_rest_unless_that_would_take_too_long_together() {
-        let most = RESTS_MAX.div_duration_f64(REST) as usize * MOVING_MAX;
-        assert_eq!(most, 10_000);
-        let rests = |sessions| {
+    fn places_rest_as_often_as_they_may_however_many_are_to_move() {
+        let rests_of = |sessions: usize| {
             let mut places = Places::new(sessions);
             assert_eq!(places.rest(), None, "the first one is asked at once");
-            places.rest().is_some()
+            (1..sessions).filter_map(|_| places.rest()).sum::<Duration>() / MOVING_MAX as u32
         };
-        assert!(rests(0) && rests(most) && !rests(most + MOVING_MAX) && !rests(usize::MAX));
+        assert_eq!(rests_of(1_001), REST * 250);
+        assert_eq!(rests_of(5_000), REST * 4_999 / 4);
+        for sessions in [5_001, 10_000, 19_999] {
+            let rests = rests_of(sessions);
+            assert!(rests <= RESTS_MAX && rests >= RESTS_MAX / 2, "{sessions}: {rests:?}");
+        }
     }
 
     #[test]
