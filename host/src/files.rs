@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Access, Mode, OFlags};
 
 /// Reads a whole file of at most `max_bytes`. Opening does not wait, so that a pipe without a writer is an error and no
 /// hang.
@@ -117,6 +117,18 @@ pub(crate) fn own_folder(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Why this process could not keep files in a folder, or make it. Nothing is made to find out.
+pub(crate) fn keeps_nothing(folder: &Path) -> Option<String> {
+    let known = folder.ancestors().find(|folder| fs::symlink_metadata(folder).is_ok() && !folder.as_os_str().is_empty());
+    let known = known.unwrap_or(Path::new("."));
+    let name = known.display();
+    if !fs::metadata(known).is_ok_and(|seen| seen.is_dir()) {
+        return Some(format!("{name} is not a folder"));
+    }
+    let access = rustix::fs::access(known, Access::WRITE_OK | Access::EXEC_OK);
+    access.err().map(|error| format!("nothing can be written to {name}: {}", io::Error::from(error)))
+}
+
 fn text(bytes: Vec<u8>) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "expected UTF-8 text"))
 }
@@ -141,5 +153,15 @@ mod tests {
         // No draft is left.
         assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 2);
         fs::remove_dir_all(&folder).expect("it was there");
+    }
+
+    #[test]
+    fn a_folder_that_can_keep_nothing_is_known_before_anything_is_to_be_kept() {
+        let folder = std::env::temp_dir();
+        assert_eq!(keeps_nothing(&folder), None);
+        assert_eq!(keeps_nothing(&folder.join("not/yet")), None);
+        assert_eq!(keeps_nothing(Path::new("not/yet")), None);
+        let why = keeps_nothing(Path::new("/dev/null/state")).expect("it cannot");
+        assert_eq!(why, "/dev/null is not a folder");
     }
 }

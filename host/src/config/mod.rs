@@ -123,6 +123,13 @@ impl Config {
         if file.host.workers > WORKERS_MAX {
             mistakes.push(format!("`host.workers`: expected 0 to {WORKERS_MAX}, found {}", file.host.workers));
         }
+        let state_dir = file.host.state_dir.as_ref().map(|dir| folder.join(dir));
+        if let Some((dir, why)) = state_dir.as_ref().and_then(|dir| Some((dir, files::keeps_nothing(dir)?))) {
+            mistakes.push(format!(
+                "`host.state_dir`: expected a folder to write to, or a place for one, found {}: {why}",
+                dir.display()
+            ));
+        }
         let compiler = compiler(&file.host, &mut mistakes);
         let tenants = tenants(&file, &mut mistakes);
         let control = file.control.map(|table| control(&table, folder, &mut mistakes));
@@ -132,7 +139,6 @@ impl Config {
         let cache_dir = file.host.cache_dir.map_or_else(default_cache_dir, |dir| Some(folder.join(dir)));
         let release_memory =
             file.server.iter().any(|table| table.sleep_after.is_some_and(|Span(after)| !after.is_zero()));
-        let state_dir = file.host.state_dir.map(|dir| folder.join(dir));
         let (workers, sessions_max) = (file.host.workers, file.host.sessions_max);
         let host = HostConfig { workers, sessions_max, cache_dir, state_dir, release_memory, compiler: Some(compiler) };
         let stop_grace = file.host.stop_grace.map_or(STOP_GRACE_DEFAULT, |grace| grace.0);
@@ -317,6 +323,12 @@ mod tests {
         for word in ["(`a`): `port`: expected 1 to 65535", "urgent", "`options`", "server 2: `port`", "`plugin`"] {
             assert!(said.contains(word), "no {word} in:\n{said}");
         }
+    }
+
+    #[test]
+    fn a_state_folder_that_can_keep_nothing_is_refused_by_its_key() {
+        let said = mistakes("[host]\nstate_dir = '/dev/null/state'\n[[server]]\nport = 7000\nplugin = 'x'\n");
+        assert!(said.contains("`host.state_dir`") && said.contains("/dev/null/state: /dev/null is not"), "{said}");
     }
 
     #[test]
