@@ -119,7 +119,8 @@ pub(crate) fn own_folder(folder: &Path) -> io::Result<()> {
 
 /// Why this process could not keep files in a folder, or make it. Nothing is made to find out.
 pub(crate) fn keeps_nothing(folder: &Path) -> Option<String> {
-    let known = folder.ancestors().find(|folder| fs::symlink_metadata(folder).is_ok() && !folder.as_os_str().is_empty());
+    let known =
+        folder.ancestors().find(|folder| fs::symlink_metadata(folder).is_ok() && !folder.as_os_str().is_empty());
     let known = known.unwrap_or(Path::new("."));
     let name = known.display();
     if !fs::metadata(known).is_ok_and(|seen| seen.is_dir()) {

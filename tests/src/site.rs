@@ -112,6 +112,14 @@ impl Site {
         command.arg("plugin").arg("--socket").arg(self.socket()).args(arguments).output().expect("it runs")
     }
 
+    /// Runs `wharf check` on its configuration, as the same user with the same folders.
+    pub fn check(&self) -> Output {
+        let mut command = Command::new(wharf_binary());
+        command.arg("check").current_dir(self.folder.path());
+        command.env("XDG_CACHE_HOME", self.path("cache")).env("XDG_STATE_HOME", self.path("state"));
+        command.output().expect("it runs")
+    }
+
     /// Kills the process, and starts another with the same files.
     pub fn start_again(&mut self) {
         self.wharf.kill();

@@ -30,10 +30,13 @@ pub(super) fn run(arguments: &CheckArgs) -> Result<()> {
     let (file, plan) = (arguments.path.display(), config.plan());
     let mut wrong: Vec<_> = plan.excess().into_iter().map(|excess| format!("{file}: {excess}")).collect();
     for (place, server) in plan.servers {
-        let (plugin, errors) = server.verify(&host);
-        wrong.extend(errors.into_iter().map(|error| format!("{file}: {place}: {error}")));
-        if let Some(plugin) = plugin {
+        let seen = server.verify(&host);
+        wrong.extend(seen.wrong.into_iter().map(|error| format!("{file}: {place}: {error}")));
+        if let Some(plugin) = seen.plugin {
             println!("{place}: {}", describe(&plugin));
+        }
+        if let Some(plugin) = seen.recorded {
+            println!("{place}: what was swapped in starts: {}", describe(&plugin));
         }
     }
     if !wrong.is_empty() {

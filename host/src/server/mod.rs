@@ -47,6 +47,7 @@ pub use handle::{DATA_MAX_BYTES, Ending, ServerHandle, SteerError};
 pub use host::{Host, HostConfig, HostError};
 pub use limits::{Limit, Origin, Quantity};
 pub use lock::{LOCK_HOLD_MAX, LOCK_WAIT_MAX, Lock, LockError};
+pub use prepare::Verified;
 pub use procure::ProcureError;
 pub(crate) use service::Service;
 pub use service::{FAREWELL_MAX, HostNotice};

@@ -16,6 +16,17 @@ use crate::admission::Places;
 use crate::net::{Credentials, Security};
 use crate::plugin::{Plugin, try_out};
 
+/// What [`ServerBuilder::verify`] has seen.
+#[derive(Default)]
+pub struct Verified {
+    /// What the description names, where it loads.
+    pub plugin: Option<Arc<Plugin>>,
+    /// What would start in its place, because it was swapped in before the last process ended.
+    pub recorded: Option<Arc<Plugin>>,
+    /// What is wrong.
+    pub wrong: Vec<StartError>,
+}
+
 impl ServerBuilder {
     /// Starts the server and returns once it listens: a client that connects right after is served. Blocks while the
     /// plugin is loaded, so not for a runtime's thread.
@@ -125,22 +136,25 @@ impl ServerBuilder {
         self.credentials.as_ref()
     }
 
-    /// Everything that is wrong with this server short of binding it: values, plugin, credentials, address. And the
-    /// plugin, where it loads. Blocks as [`ServerBuilder::start`] does.
+    /// Everything that is wrong with this server short of binding it: values, plugin, record, credentials, address. And the
+    /// plugins, where they load. Blocks as [`ServerBuilder::start`] does.
     #[must_use]
-    pub fn verify(&self, host: &Host) -> (Option<Arc<Plugin>>, Vec<StartError>) {
-        let mut wrong = Vec::new();
-        let mut note = |error| wrong.push(error);
-        self.problems().into_iter().for_each(&mut note);
+    pub fn verify(&self, host: &Host) -> Verified {
+        let mut seen = Verified { wrong: self.problems(), ..Verified::default() };
+        let mut note = |error| seen.wrong.push(error);
         let plugin = self.load(host).map_err(&mut note).ok();
-        if let Some(plugin) = &plugin {
+        let starts = plugin.as_ref().and_then(|plugin| self.recorded(host, plugin).map_err(&mut note).ok());
+        let recorded = starts
+            .map(|(starts, _)| starts)
+            .filter(|starts| plugin.as_ref().is_some_and(|plugin| !Arc::ptr_eq(plugin, starts)));
+        for plugin in plugin.iter().chain(&recorded) {
             try_out(plugin, self.limits, self.budgets.start(self.priority)).map_err(|error| note(error.into())).ok();
         }
         self.security().map_err(&mut note).ok();
         if self.inherited.is_none() {
             self.endpoint.resolve().map_err(|error| note(error.into())).ok();
         }
-        (plugin, wrong)
+        Verified { plugin, recorded, ..seen }
     }
 
     /// Where it will listen, if that can be told; `None` for any free port or a name that does not resolve.

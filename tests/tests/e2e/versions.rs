@@ -307,6 +307,17 @@ fn what_was_swapped_in_starts_again_after_a_crash_and_can_be_gone_back_from() {
 }
 
 #[test]
+fn a_check_names_what_would_start_because_it_was_swapped_in() {
+    let site = Site::of_versions("", &['b']);
+    assert!(!said(&site.check()).contains("swapped in"));
+    swap_to(&site, "b.wasm");
+    let told = said(&site.check());
+    let digest = Plugin::digest(&version('b')).to_owned();
+    let starts = told.split("what was swapped in starts").nth(1).expect("it is named");
+    assert!(starts.contains(&digest), "{told}");
+}
+
+#[test]
 fn what_the_operator_writes_into_the_file_since_is_what_counts() {
     let mut site = Site::of_versions("", &['a', 'b', 'c']);
     swap_to(&site, "b.wasm");
@@ -339,6 +350,8 @@ fn a_record_that_makes_no_sense_is_named_and_nothing_starts() {
     let line = wharf.says("not a record of versions");
     assert!(line.contains("record.json") && line.contains("Remove the file"), "{line}");
     drop(wharf);
+    let check = site.check();
+    assert!(!check.status.success() && said(&check).contains("not a record of versions"), "{}", said(&check));
     let folder = record.parent().expect("a folder");
     let open = |mode| std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).expect("it is ours");
     open(0o777);
