@@ -110,10 +110,13 @@ pub trait Instance: Send + 'static {
     fn usage(&self) -> Usage;
 }
 
-/// What hears how long events take. Called once per event, on the thread that ran it.
+/// What hears how a version does, on the thread of the session.
 pub trait Meter: std::fmt::Debug + Send + Sync {
-    /// An event of a session in this class took so long, waits included.
+    /// An event of a session in this class took so long, waits included. Called once per event.
     fn event(&self, class: Priority, took: Duration);
+
+    /// A session in this class that slept could not wake on this version, and carries on with the one it fell asleep on.
+    fn not_woken(&self, class: Priority, fault: &Fault);
 }
 
 /// Why a write to the own peer was not taken.

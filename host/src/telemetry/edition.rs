@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Latencies;
 use super::latencies::Histogram;
-use crate::event::{Meter, Priority};
+use crate::event::{Fault, Meter, Priority};
 
 /// Counts by reason. Reasons are a small, closed set, so this stays small.
 #[derive(Debug, Default)]
@@ -172,5 +172,9 @@ impl Edition {
 impl Meter for Edition {
     fn event(&self, class: Priority, took: Duration) {
         self.classes[class as usize].latencies.record(took);
+    }
+
+    fn not_woken(&self, class: Priority, fault: &Fault) {
+        self.faulted(class, &fault.kind.name());
     }
 }

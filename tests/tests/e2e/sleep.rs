@@ -116,6 +116,9 @@ fn a_version_that_cannot_wake_a_session_leaves_it_to_the_one_it_fell_asleep_on()
     assert_eq!(report.moved, 1, "{report:?}");
     // The version before is kept at hand for a while after a swap.
     next(&mut client, 'a', 2);
+    let of_x = server.counters().editions.into_iter().next_back().expect("the one of the new version");
+    let faults: u64 = of_x.classes.iter().filter_map(|class| class.faults.get("trap:unreachable")).sum();
+    assert_eq!(faults, 1, "{of_x:?}");
     next(&mut Client::connect(server.address()), 'x', 1);
 }
 

@@ -83,6 +83,7 @@ impl<P: Procedure, M> Session<P, M> {
         let woken = match (self.take_over(&own, &asleep.version, state).await, before, again) {
             // What it fell asleep on is still there.
             (Err(fault), Some(before), Some(state)) if !beside::is_order(&fault) && !is_want_of_room(&fault) => {
+                own.meter().not_woken(self.line.priority(), &fault);
                 let woken = self.take_over(&before, &asleep.version, state).await;
                 if woken.is_ok() {
                     self.successor.commit(&before);

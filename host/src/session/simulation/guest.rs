@@ -92,6 +92,7 @@ impl Drop for Running<'_> {
 
 impl Meter for Version {
     fn event(&self, _: Priority, _: Duration) {}
+    fn not_woken(&self, _: Priority, _: &Fault) {}
 }
 
 impl Procedure for Version {
