@@ -23,4 +23,6 @@ pub use events::{
 };
 pub use latencies::Latencies;
 pub use log::{count_dropped_lines, dropped_lines};
-pub use swaps::{CanaryBegan, CanaryEnded, HandoverFailed, NotRecorded, PluginSwapped, SessionsMoved, SwapRolledBack};
+pub use swaps::{
+    CanaryBegan, CanaryEnded, HandoverFailed, NotRecorded, PluginSwapped, SessionsMoved, SwapRefused, SwapRolledBack,
+};

@@ -50,6 +50,24 @@ impl SwapRolledBack<'_> {
     }
 }
 
+/// A version was not taken: it does not load, or not all sessions could move to it where all or none were to.
+#[derive(Debug)]
+pub struct SwapRefused<'a> {
+    /// The server.
+    pub server: &'a str,
+    /// Why.
+    pub why: &'a str,
+}
+
+impl SwapRefused<'_> {
+    /// Logs and counts it.
+    pub fn emit(&self, counters: &Counters) {
+        counters.count(Kind::Notice, "swap-refused");
+        let Self { server, why } = *self;
+        warn!(server, "the server keeps its version: {why}");
+    }
+}
+
 /// A version is tried on some of the sessions.
 #[derive(Debug)]
 pub struct CanaryBegan<'a> {

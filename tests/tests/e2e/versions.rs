@@ -76,6 +76,7 @@ fn all_sessions_move_at_one_moment_or_none_does() {
     assert_eq!((report.moved, report.rolled_back, report.generation), (0, true, 0), "{report:?}");
     assert_eq!(report.stayed["trap:unreachable"], 1, "{report:?}");
     assert_eq!(report.stayed["called-off"], 19, "{report:?}");
+    assert_eq!(server.counters().notices.get("swap-refused"), Some(&1));
     next(&mut Client::connect(server.address()), 'a', 1, 1);
     next(&mut all[7], 'a', 1, 3);
     assert_eq!(states(&server), [(1, Standing::InForce)]);
@@ -315,6 +316,15 @@ fn a_check_names_what_would_start_because_it_was_swapped_in() {
     let digest = Plugin::digest(&version('b')).to_owned();
     let starts = told.split("what was swapped in starts").nth(1).expect("it is named");
     assert!(starts.contains(&digest), "{told}");
+}
+
+#[test]
+fn a_swap_that_is_refused_is_in_the_log_with_its_reason() {
+    let site = Site::of_versions("", &[]);
+    std::fs::write(site.path("no.wasm"), "no component").expect("kept");
+    assert!(!site.wharf_plugin(&["swap", "echo", &site.path("no.wasm").display().to_string()]).status.success());
+    let line = site.wharf.says("the server keeps its version");
+    assert!(line.contains("no.wasm") && line.contains("echo"), "{line}");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::server::handle::ServerHandle;
 use crate::server::means;
 use crate::server::procure::{ProcureError, again, believed, bytes_of, procure};
 use crate::server::versions::{Canary, CanarySeen, CanaryWish, Generation, How, Standing, judge, promote, take_back};
-use crate::telemetry::CanaryBegan;
+use crate::telemetry::{CanaryBegan, SwapRefused};
 
 impl ServerHandle {
     /// Loads a plugin, or asks its registry for it and loads it, under the grants of this server, for [`ServerHandle::swap`].
@@ -33,8 +33,9 @@ impl ServerHandle {
     /// # Errors
     /// [`SwapError`].
     pub async fn swap_to(self: &Arc<Self>, file: PathBuf, policy: Option<SwapPolicy>) -> Result<SwapReport, SwapError> {
-        let plugin = self.loaded(file).await?;
-        self.swap(plugin, policy.unwrap_or_else(|| self.swap_policy())).await
+        let policy = policy.unwrap_or_else(|| self.swap_policy());
+        let swapped = async { self.swap(self.loaded(file).await?, policy).await };
+        swapped.await.inspect_err(|error| self.kept(error))
     }
 
     /// [`ServerHandle::load_for_swap`], and then [`ServerHandle::canary`].
@@ -42,8 +43,15 @@ impl ServerHandle {
     /// # Errors
     /// [`SwapError`].
     pub async fn try_file(self: &Arc<Self>, file: PathBuf, wish: CanaryWish) -> Result<SwapReport, SwapError> {
-        let plugin = self.loaded(file).await?;
-        self.canary(plugin, wish).await
+        let tried = async { self.canary(self.loaded(file).await?, wish).await };
+        tried.await.inspect_err(|error| self.kept(error))
+    }
+
+    /// Nothing was changed, but where it is the record that failed, which is told by itself.
+    fn kept(&self, error: &SwapError) {
+        if !matches!(error, SwapError::NotRecorded(_)) {
+            SwapRefused { server: &self.service.name, why: &error.to_string() }.emit(&self.service.counters);
+        }
     }
 
     async fn loaded(self: &Arc<Self>, file: PathBuf) -> Result<Arc<Plugin>, SwapError> {
@@ -83,6 +91,8 @@ impl ServerHandle {
             false => put_in_force(service, &next, How::Swap),
         };
         if introduce(service, &next, policy, &mut report, publish).await? == Outcome::CalledOff {
+            let why = format!("not all of its sessions could move to {}, and all or none were to", report.to);
+            SwapRefused { server: &service.name, why: &why }.emit(&service.counters);
             return Ok(report);
         }
         outlasts(service, &before, &next)?;
