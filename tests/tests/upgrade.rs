@@ -317,6 +317,31 @@ fn a_session_that_the_new_process_cannot_restore_goes_on_where_it_was() {
 }
 
 #[test]
+fn where_nothing_is_recorded_no_session_goes_back_to_the_version_before_a_swap() {
+    let (folder, port) = (tempfile::tempdir().expect("a folder"), wharf_tests::clients::free_port());
+    plugin(folder.path(), "", "");
+    let next_version = folder.path().join("b.wasm");
+    std::fs::write(&next_version, component(&versioned('b', "", ""))).expect("kept");
+    let listen = format!("127.0.0.1:{port}");
+    let flags = ["serve", "--plugin", "polite.wasm", "--listen", &listen, "--control", "control.sock"];
+    let wharf = Wharf::run(&flags, folder.path());
+    wharf.says("server started");
+    let site = Site { folder, port, wharf };
+    eventually("the control API is open", || site.socket().exists());
+    let name = site.ok("GET", "/v1/servers", json!({}))["servers"][0]["name"].as_str().expect("a name").to_owned();
+    let mut client = Client::connect(site.address());
+    next(&mut client, 1);
+    let to = next_version.display().to_string();
+    assert!(site.wharf_plugin(&["swap", &name, &to]).status.success());
+    client.send([1]).expect([b'b', 1, 2]);
+    let (_heir, answer) = upgraded(&site, &["--drain", "1h"]);
+    assert_eq!((&answer["moved"], &answer["stayed"]["other-version"]), (&json!(0), &json!(1)), "{answer}");
+    client.send([1]).expect([b'b', 1, 3]);
+    // Newcomers get what the new process was started with, as the manual says.
+    next(&mut Client::connect(site.address()), 1);
+}
+
+#[test]
 fn whoever_asks_for_another_process_is_told_how_many_stayed() {
     let site = Site::default();
     let mut clients: Vec<_> = (0..3).map(|_| Client::connect(site.address())).collect();

@@ -317,6 +317,12 @@ impl Service {
         }
     }
 
+    /// Digest of what the configuration names, where something else is in force and that is not written down.
+    pub(super) fn not_recorded(&self) -> Option<String> {
+        let configured = self.history().configured().to_owned();
+        (self.records.is_none() && self.procedure().plugin().digest() != configured).then_some(configured)
+    }
+
     /// Does what is not to come after the server began to stop.
     ///
     /// # Errors

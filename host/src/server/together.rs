@@ -3,10 +3,13 @@
 //! Each makes its instance of the new version between two events and then waits, so that at no moment one of them handles an event
 //! with the new version while another does with the old one. Newcomers wait before their first event.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::StreamExt;
+use futures_util::future::{Either, select};
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{oneshot, watch};
 
 use super::means;
@@ -16,6 +19,8 @@ use crate::event::Port;
 use crate::plugin::EventProcedure;
 use crate::session::Handed;
 
+/// How long the first is waited for before the others are asked.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
 /// How late after the deadline it may still be decided that all move...
 const DECISION_LATE_MAX: Duration = Duration::from_secs(15);
 /// ...and how late a session still hears it. Longer, so that none has gone on by itself when it is decided.
@@ -26,7 +31,14 @@ enum Prepared {
     Ready(u64, oneshot::Receiver<Handed>),
     Ended,
     Failed(u64, Option<Handed>),
-    Busy(Live, oneshot::Receiver<Handed>),
+    /// And why, where it is not asked any more.
+    Busy(Live, oneshot::Receiver<Handed>, &'static str),
+}
+
+impl Prepared {
+    fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready(..) | Self::Ended)
+    }
 }
 
 /// Moves all sessions that are on another version than this, and calls `publish` when every one of them waits. False where nothing
@@ -54,9 +66,26 @@ pub(super) async fn move_all(
     let deadline = means::now() + patience;
     service.asks(live.len(), next, report);
     let (decide, verdict) = watch::channel(None);
-    let waits = || (verdict.clone(), patience + VERDICT_LATE_MAX);
-    let prepared = join_all(live.into_iter().map(|one| prepare(one, next, waits(), deadline))).await;
-    let all_ready = prepared.iter().all(|one| matches!(one, Prepared::Ready(..) | Prepared::Ended));
+    let ask = |one| prepare(one, next, (verdict.clone(), patience + VERDICT_LATE_MAX), deadline);
+    let (mut live, mut prepared, mut preparing) = (live.into_iter(), Vec::new(), FuturesUnordered::new());
+    let mut all_ready = true;
+    // What is bad for the first is not tried with the others.
+    preparing.extend(live.next().map(ask));
+    if let Some(Some(first)) = means::by(deadline.min(means::now() + FIRST_WAIT), preparing.next()).await {
+        all_ready = first.is_ready();
+        prepared.push(first);
+    }
+    if all_ready {
+        preparing.extend(live.by_ref().map(ask));
+    }
+    while let Some(one) = preparing.next().await {
+        if !one.is_ready() && std::mem::replace(&mut all_ready, false) {
+            // So that nobody goes on preparing.
+            decide.send_replace(Some(false));
+        }
+        prepared.push(one);
+    }
+    live.for_each(|_| report.stay("called-off"));
     // Once the first may have lost patience, nobody knows any more who would move.
     let published = (all_ready && means::now() < deadline + DECISION_LATE_MAX).then(publish).transpose();
     if let Ok(Some(number)) = published {
@@ -74,8 +103,8 @@ pub(super) async fn move_all(
             }
             Prepared::Ended => report.ended += 1,
             Prepared::Failed(session, handed) => report.add(service, session, handed),
-            Prepared::Busy((line, successor), mut reported) => match successor.withdraw() {
-                true => report.stay("busy"),
+            Prepared::Busy((line, successor), mut reported, why) => match successor.withdraw() {
+                true => report.stay(why),
                 // It began too late, and hears that it is called off.
                 false => report.add(service, line.info().id, begun(&mut reported, deadline).await),
             },
@@ -91,15 +120,19 @@ async fn prepare(
     deadline: Instant,
 ) -> Prepared {
     let session = line.info().id;
+    let mut decided = verdict.clone();
     let (mut ready, reported) = successor.ask_together(Arc::clone(next), verdict, patience);
     line.look_for_successor();
-    match means::by(deadline, &mut ready).await {
-        Some(Ok(())) => Prepared::Ready(session, reported),
+    let called_off = pin!(async move { decided.wait_for(Option::is_some).await.is_ok() });
+    match select(pin!(means::by(deadline, &mut ready)), called_off).await {
+        Either::Left((Some(Ok(())), _)) => Prepared::Ready(session, reported),
         // It reports without having been ready: it stays, or it is over.
-        Some(Err(_)) => match reported.await {
+        Either::Left((Some(Err(_)), _)) => match reported.await {
             Err(_) => Prepared::Ended,
             handed => Prepared::Failed(session, handed.ok()),
         },
-        None => Prepared::Busy((line, successor), reported),
+        Either::Left((None, _)) => Prepared::Busy((line, successor), reported, "busy"),
+        // It hears that as well, in the midst of what it does.
+        Either::Right(_) => Prepared::Busy((line, successor), reported, "called-off"),
     }
 }

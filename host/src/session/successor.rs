@@ -43,6 +43,18 @@ pub(super) struct Ballot {
 }
 
 impl Ballot {
+    /// Done when it is decided that nobody moves, or nobody decides any more. Dropping it is safe.
+    pub(super) fn called_off(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut verdict = self.verdict.clone();
+        async move {
+            if let Ok(decided) = verdict.wait_for(Option::is_some).await.map(|decided| *decided)
+                && decided == Some(true)
+            {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Says that it is ready, and waits for what is decided. Where nobody decides any more, or not in time, it does not move. Dropping
     /// the future is safe.
     pub(super) async fn cast(mut self) -> bool {

@@ -112,14 +112,29 @@ fn a_version_that_cannot_wake_a_session_leaves_it_to_the_one_it_fell_asleep_on()
     let mut client = Client::connect(server.address());
     next(&mut client, 'a', 1);
     all_sleep(&server, 1);
-    let report = swap(&server, version('x', "(if (global.get $count) (then unreachable))"), SwapPolicy::HandOff);
-    assert_eq!(report.moved, 1, "{report:?}");
-    // The version before is kept at hand for a while after a swap.
+    let bad = || version('x', "(if (global.get $count) (then unreachable))");
+    let report = swap(&server, bad(), SwapPolicy::HandOff);
+    assert_eq!((report.moved, report.stayed["trap:unreachable"]), (0, 1), "{report:?}");
+    assert_eq!(asleep(&server), 1, "it was not woken for it");
     next(&mut client, 'a', 2);
-    let of_x = server.counters().editions.into_iter().next_back().expect("the one of the new version");
-    let faults: u64 = of_x.classes.iter().filter_map(|class| class.faults.get("trap:unreachable")).sum();
-    assert_eq!(faults, 1, "{of_x:?}");
     next(&mut Client::connect(server.address()), 'x', 1);
+}
+
+#[test]
+fn a_version_that_no_session_can_wake_on_is_taken_back_and_they_wake_where_they_were() {
+    let server = sleepers(version('a', "")).start().expect("it starts");
+    let mut clients: Vec<_> = (0..20).map(|_| Client::connect(server.address())).collect();
+    clients.iter_mut().for_each(|client| next(client, 'a', 1));
+    all_sleep(&server, 20);
+    // They have slept since the version before this one.
+    assert_eq!(swap(&server, version('b', ""), SwapPolicy::HandOff).moved, 20);
+    for (policy, failed) in [(SwapPolicy::HandOff, 5), (SwapPolicy::AllOrNothing, 1)] {
+        let report = swap(&server, version('x', "(if (global.get $count) (then unreachable))"), policy);
+        assert!(report.rolled_back && report.moved == 0, "{report:?}");
+        assert_eq!(report.stayed["trap:unreachable"], failed, "{report:?}");
+    }
+    assert_eq!(asleep(&server), 20);
+    clients.iter_mut().for_each(|client| next(client, 'b', 2));
 }
 
 #[test]

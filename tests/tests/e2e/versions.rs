@@ -90,6 +90,23 @@ fn all_sessions_move_at_one_moment_or_none_does() {
 }
 
 #[test]
+fn a_version_that_loops_where_all_are_to_move_is_met_by_few_of_them() {
+    let server = versions().start().expect("it starts");
+    let mut all = clients(&server, 60);
+    all.iter_mut().for_each(|client| next(client, 'a', 1, 1));
+    let report = swap(&server, bad('b', "", "(if (global.get $count) (then (call $spin)))"), SwapPolicy::AllOrNothing);
+    assert_eq!((report.stayed["fuel"], report.stayed["called-off"]), (1, 59), "{report:?}");
+    // The first one can move, and the others cannot.
+    all.iter_mut().skip(1).for_each(|client| next(client, 'a', 1, 2));
+    let loops = "(if (i32.eq (global.get $count) (i32.const 2)) (then (call $spin)))";
+    let report = swap(&server, bad('c', "", loops), SwapPolicy::AllOrNothing);
+    let looped = report.stayed["fuel"];
+    assert!(looped < 20 && looped + report.stayed["called-off"] == 60 && report.moved == 0, "{report:?}");
+    next(&mut all[0], 'a', 1, 2);
+    all.iter_mut().skip(1).for_each(|client| next(client, 'a', 1, 3));
+}
+
+#[test]
 fn a_session_that_is_busy_for_too_long_calls_off_the_move_of_all() {
     let rules = SwapRules { prepare: Duration::from_millis(50), ..SwapRules::default() };
     let server = versions().swap_rules(rules).start().expect("it starts");

@@ -27,11 +27,19 @@ pub(super) fn receive(fleet: &Fleet, mut passage: Passage, begins: impl FnOnce()
             begins();
         }
         let Ok(parcel) = parcel else { return };
-        let Ok(Offer::Session { server, name, state_bytes, baggage }) = serde_json::from_slice(&parcel.head) else {
+        let Ok(Offer::Session { server, name, not_on, state_bytes, baggage }) = serde_json::from_slice(&parcel.head)
+        else {
             return;
         };
         let id = baggage.id;
-        let go = match arrive(fleet, &server, name, state_bytes, *baggage, parcel) {
+        let back = not_on.is_some_and(|digest| {
+            fleet.get(&server).is_some_and(|server| server.service.procedure().plugin().digest() == digest)
+        });
+        let arrived = match back {
+            true => Err("other-version".into()),
+            false => arrive(fleet, &server, name, state_bytes, *baggage, parcel),
+        };
+        let go = match arrived {
             Ok(go) => go,
             Err(why) => {
                 tracing::warn!(server, session = id, why, "a session of the old process stays there");

@@ -43,6 +43,8 @@ pub(super) struct Leaving {
     pub(super) ids_above: u64,
     /// Whether it is on the version that the next process starts with.
     pub(super) starts_again: bool,
+    /// Digest of a version from before the one in force here, to which it is not to go back unawares.
+    pub(super) not_on: Option<String>,
     pub(super) traveller: Traveller,
     pub(super) verdict: oneshot::Sender<bool>,
 }
@@ -110,8 +112,10 @@ async fn leave(server: &ServerHandle, (line, successor): Handled, way: &Arc<Way>
     let (traveller, verdict) = parting.map_err(|_| "ended")??;
     let registry = &server.service.registry;
     let starts_again = server.service.starts_again(successor.current().plugin());
+    let not_on = server.service.not_recorded();
     let (server, name) = (server.name().to_owned(), registry.name_of(line.info().id));
-    let leaving = Leaving { server, name, ids_above: ids_above(registry.last_id()), starts_again, traveller, verdict };
+    let ids_above = ids_above(registry.last_id());
+    let leaving = Leaving { server, name, ids_above, starts_again, not_on, traveller, verdict };
     let way = Arc::clone(way);
     let passing = tokio::task::spawn_blocking(move || way(leaving));
     passing.await.map_err(|_| "stopping")?
@@ -119,9 +123,9 @@ async fn leave(server: &ServerHandle, (line, successor): Handled, way: &Arc<Way>
 
 /// The verdict that is dropped on the way lets the session go on here.
 fn pass(passage: &mut Passage, leaving: Leaving) -> Result<(), String> {
-    let Leaving { server, name, traveller, verdict, .. } = leaving;
+    let Leaving { server, name, not_on, traveller, verdict, .. } = leaving;
     let Traveller { baggage, mut state, queued, socket } = traveller;
-    let offer = Offer::Session { server, name, state_bytes: state.len(), baggage: Box::new(baggage) };
+    let offer = Offer::Session { server, name, not_on, state_bytes: state.len(), baggage: Box::new(baggage) };
     let head = serde_json::to_vec(&offer).map_err(|error| error.to_string())?;
     state.extend_from_slice(&queued);
     // Once a word is missing nobody knows whose turn it is, so nothing more is said.

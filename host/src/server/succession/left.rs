@@ -45,7 +45,7 @@ pub(super) fn write(leaving: Leaving) -> Result<(Keepsake, OwnedFd, oneshot::Sen
     let Leaving { server, name, ids_above, traveller, verdict, .. } = leaving;
     let Traveller { baggage, state, queued, socket } = traveller;
     let connection = socket_number(&socket).ok_or("no-descriptor")?;
-    let session = Offer::Session { server, name, state_bytes: state.len(), baggage: Box::new(baggage) };
+    let session = Offer::Session { server, name, not_on: None, state_bytes: state.len(), baggage: Box::new(baggage) };
     let note = Note { connection, written_ms: now_ms(), ids_above, session };
     let head = serde_json::to_vec(&note).map_err(|error| error.to_string())?;
     let note = Keepsake::write(&head, &[&state, &queued]).map_err(|error| match error.kind() {
@@ -85,7 +85,7 @@ impl LeftSession {
 
     fn of(note: Keepsake, sockets: &mut HashMap<u64, OwnedFd>) -> Option<Self> {
         let Note { connection, written_ms, ids_above, session } = serde_json::from_slice(&note.head().ok()?).ok()?;
-        let Offer::Session { server, name, state_bytes, baggage } = session else { return None };
+        let Offer::Session { server, name, state_bytes, baggage, .. } = session else { return None };
         if ids_above > IDS_MAX {
             return None;
         }

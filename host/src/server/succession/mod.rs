@@ -77,7 +77,15 @@ enum Offer {
     /// That was all there is to start with.
     Start,
     /// A session, with its connection; what its plugin saved and then what is queued for its peer are the body.
-    Session { server: String, name: Option<String>, state_bytes: usize, baggage: Box<Baggage> },
+    Session {
+        server: String,
+        name: Option<String>,
+        /// Digest of a plugin on which it does not go on.
+        #[serde(default)]
+        not_on: Option<String>,
+        state_bytes: usize,
+        baggage: Box<Baggage>,
+    },
     /// The session of the message before is the new process's, or is not after all.
     Verdict { go: bool },
     /// Nothing follows.

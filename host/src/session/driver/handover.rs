@@ -4,11 +4,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
+
 use super::Session;
 use super::beside::{self, Attending, Reach};
 use crate::event::{EndReason, Fault, FaultKind, Port, Procedure};
 use crate::session::pulse::Doing;
-use crate::session::successor::{Handed, Handover};
+use crate::session::successor::{Ballot, Handed, Handover};
 use crate::session::turn;
 
 /// What a ballot may take beyond its own patience, which ends it first.
@@ -42,7 +44,12 @@ impl<P: Procedure, M> Session<P, M> {
     }
 
     async fn move_to(&mut self, handover: &mut Handover<P>) -> Result<(), Stay> {
+        let called_off = handover.ballot.as_ref().map(Ballot::called_off);
+        if called_off.is_some_and(|called_off| called_off.now_or_never().is_some()) {
+            return Err(Stay::Stays(called_off_by("another session of the server could not move")));
+        }
         if self.asleep.is_some() {
+            self.tries_asleep(&handover.to).await.map_err(stay)?;
             self.together(handover).await?;
             self.moves_asleep(&handover.to);
             return Ok(());
@@ -56,11 +63,11 @@ impl<P: Procedure, M> Session<P, M> {
             _ => Stay::Ends(fault),
         })?;
         let version = self.procedure.version().to_owned();
-        let taken = self.take_over(&handover.to, &version, state).await;
-        let new = taken.map_err(|fault| match beside::is_order(&fault) {
-            true => Stay::Ends(fault),
-            false => Stay::Stays(fault),
-        })?;
+        let new = match handover.ballot.as_ref().map(Ballot::called_off) {
+            Some(called_off) => self.take_over_unless(called_off, &handover.to, &version, state).await,
+            None => self.take_over(&handover.to, &version, state).await,
+        };
+        let new = new.map_err(stay)?;
         self.together(handover).await?;
         self.spent_before = self.usage().fuel;
         self.instance = Some(new);
@@ -82,8 +89,7 @@ impl<P: Procedure, M> Session<P, M> {
         if together.map_err(Stay::Ends)? {
             return Ok(());
         }
-        let detail = "another session of the server could not move, or it was not decided in time";
-        Err(Stay::Stays(Fault::new(FaultKind::HandoffCalledOff, detail)))
+        Err(Stay::Stays(called_off_by("another session of the server could not move, or it was not decided in time")))
     }
 
     /// The session is over by a fault, and its instance hears nothing more.
@@ -93,6 +99,18 @@ impl<P: Procedure, M> Session<P, M> {
         }
         self.fault = Some((what, fault));
     }
+}
+
+/// What a fault on the new side means.
+fn stay(fault: Fault) -> Stay {
+    match beside::is_order(&fault) {
+        true => Stay::Ends(fault),
+        false => Stay::Stays(fault),
+    }
+}
+
+pub(super) fn called_off_by(detail: &str) -> Fault {
+    Fault::new(FaultKind::HandoffCalledOff, detail)
 }
 
 /// Why a session was not moved.

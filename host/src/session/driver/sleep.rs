@@ -1,12 +1,16 @@
 //! A session that has been idle for long lets its instance go: what it needs to carry on is kept, and so are the connection, its
 //! TLS, timers and limits. The next event wakes it, on the version that it is on by then.
 
+use std::future::pending;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use futures_util::future::{Either, select};
+
 use super::Session;
 use super::beside::{self, Attending, Reach};
+use super::handover::called_off_by;
 use crate::event::{Fault, FaultKind, Instance, Port, Procedure, Scope, Usage};
 use crate::sched::Account;
 use crate::session::pulse::Doing;
@@ -118,9 +122,31 @@ impl<P: Procedure, M> Session<P, M> {
         attending.call(pin!(old.save(budget)), budget.wall, Reach::Session).await
     }
 
+    /// Whether this procedure could carry on with the session, which goes on sleeping. Where there is no room to try that, it is not
+    /// known, and no fault of the version.
+    pub(super) async fn tries_asleep(&mut self, to: &Arc<P>) -> Result<(), Fault> {
+        let Some((state, version)) = self.asleep.as_ref().map(|asleep| asleep.kept()) else { return Ok(()) };
+        match self.take_over(to, &version, state).await {
+            Ok(_) => Ok(()),
+            Err(fault) if is_want_of_room(&fault) => Ok(()),
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// An instance of this procedure that carries on from there.
     pub(super) async fn take_over(
         &mut self,
+        procedure: &Arc<P>,
+        version: &str,
+        state: Vec<u8>,
+    ) -> Result<P::Instance, Fault> {
+        self.take_over_unless(pending(), procedure, version, state).await
+    }
+
+    /// The same, unless that is called off meanwhile.
+    pub(super) async fn take_over_unless(
+        &mut self,
+        called_off: impl Future<Output = ()> + Send,
         procedure: &Arc<P>,
         version: &str,
         state: Vec<u8>,
@@ -131,7 +157,13 @@ impl<P: Procedure, M> Session<P, M> {
         let Self { line, machine, alarm, turn, .. } = self;
         let mut attending = Attending { line, machine, alarm, turn, class };
         // Boxed, because it is large and rare.
-        let mut taking = Box::pin(procedure.take_over(scope, start, event, version, state));
+        let mut taking = Box::pin(async {
+            let taking = pin!(procedure.take_over(scope, start, event, version, state));
+            match select(pin!(called_off), taking).await {
+                Either::Left(_) => Err(called_off_by("another session of the server could not move")),
+                Either::Right((taken, _)) => taken,
+            }
+        });
         attending.call(taking.as_mut(), start.wall, Reach::Session).await
     }
 }
