@@ -5,7 +5,9 @@
 //! would have the least after its turn is next: one whose event has outlasted a slice will take another whole one, and one that
 //! starts hardly anything, so that it does not wait for the other's slice before it has had more than its share.
 //! Whoever comes back after a while starts at the least of those that are there, or at their mean as it moves on, so that nobody
-//! saves up turns and nobody who waits is passed for ever. A tenant counts once in its class, however many sessions it has there.
+//! saves up turns and nobody who waits is passed for ever. Nor does a tenant or class save up what it has no use for: one with a
+//! single session has one thread at most, whatever its share is of many. A tenant counts once in its class, however many sessions
+//! it has there.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -78,6 +80,12 @@ fn ahead(is_long: bool) -> u64 {
     if is_long { SLICE } else { 0 }
 }
 
+/// How far behind those that get turns a class or tenant may be, whose slices count so many times. Who waits is never further
+/// behind than half of it, for then it is taken over; who is further has used all that it could of its share.
+fn behind_max(factor: u64) -> u64 {
+    2 * (TAKE_OVER_LAG + SLICE * factor)
+}
+
 /// Who waits and who has used what.
 #[derive(Debug)]
 pub(super) struct Turns {
@@ -86,6 +94,8 @@ pub(super) struct Turns {
     border: usize,
     classes: [Class; Priority::ALL.len()],
     floor: u64,
+    /// The latest time of a class as it got a turn.
+    reached: u64,
     waiting: usize,
 }
 
@@ -97,6 +107,8 @@ struct Class {
     /// Tenants of them.
     busy: u64,
     floor: u64,
+    /// The latest time of a tenant as it got a turn.
+    reached: u64,
     tenants: HashMap<TenantId, Tenant>,
 }
 
@@ -119,9 +131,33 @@ struct Candidate {
     wait: Wait,
 }
 
+/// Among whom somebody is looked for.
+#[derive(Debug, Clone, Copy)]
+enum Within {
+    All,
+    Class(usize),
+    Tenant(usize, TenantId),
+}
+
+impl Within {
+    fn class(self) -> Option<usize> {
+        match self {
+            Self::All => None,
+            Self::Class(class) | Self::Tenant(class, _) => Some(class),
+        }
+    }
+
+    fn tenant(self) -> Option<TenantId> {
+        match self {
+            Self::Tenant(_, tenant) => Some(tenant),
+            Self::All | Self::Class(_) => None,
+        }
+    }
+}
+
 impl Turns {
     pub(super) fn new(threads: usize, border: usize) -> Self {
-        Self { threads, border, classes: Default::default(), floor: 0, waiting: 0 }
+        Self { threads, border, classes: Default::default(), floor: 0, reached: 0, waiting: 0 }
     }
 
     /// How many wait.
@@ -159,7 +195,11 @@ impl Turns {
 
     /// The flow's turn is over and it wants another at once. It keeps what it is behind.
     pub(super) fn again(&mut self, thread: usize, flow: &Flow) {
-        if let Some(tenant) = self.classes[flow.class as usize].tenants.get_mut(&flow.tenant) {
+        let at = flow.class as usize;
+        let class = &mut self.classes[at];
+        class.time = class.time.max(self.reached.saturating_sub(behind_max(UNIT / WEIGHTS[at])));
+        if let Some(tenant) = class.tenants.get_mut(&flow.tenant) {
+            tenant.time = tenant.time.max(class.reached.saturating_sub(behind_max(1)));
             tenant.waiting[thread].insert(flow.wait());
             self.waiting += 1;
         }
@@ -177,16 +217,24 @@ impl Turns {
     /// The flow that this thread runs next, and the thread on which it waited. It has a turn from now on. A thread that has
     /// nothing else to do takes over who waits on others; one that has does so for those that are far behind only.
     pub(super) fn next(&mut self, thread: usize, idle: bool) -> Option<(u64, usize)> {
-        let own = self.best(|at| at == thread);
-        let any = self.best(|at| (at < self.border) == (thread < self.border))?;
-        let chosen = match own {
-            Some(own) if lags(&any, &own) => any,
-            Some(own) => own,
+        let reach = |at| (at < self.border) == (thread < self.border);
+        let any = self.best(reach, Within::All)?;
+        let chosen = match self.best(|at| at == thread, Within::All) {
+            Some(own) if own == any => own,
+            // Its class may have its share from this thread alone, and its tenant as well: whoever is behind in them is not the
+            // best of all then, however long it has waited.
+            Some(own) => {
+                let inner = [Within::Class(own.class), Within::Tenant(own.class, own.tenant)];
+                let others = inner.into_iter().filter_map(|within| self.best(reach, within));
+                std::iter::once(any).chain(others).find(|other| lags(other, &own)).unwrap_or(own)
+            }
             None if idle => any,
             None => return None,
         };
         let class = &mut self.classes[chosen.class];
+        self.reached = self.reached.max(class.time);
         let tenant = class.tenants.get_mut(&chosen.tenant)?;
+        class.reached = class.reached.max(tenant.time);
         tenant.waiting[chosen.thread].remove(&chosen.wait);
         self.waiting -= 1;
         Some((chosen.wait.id, chosen.thread))
@@ -226,11 +274,13 @@ impl Turns {
         }
     }
 
-    fn best(&self, on: impl Fn(usize) -> bool) -> Option<Candidate> {
+    fn best(&self, on: impl Fn(usize) -> bool, within: Within) -> Option<Candidate> {
         let mut best: Option<Candidate> = None;
-        for (at, class) in self.classes.iter().enumerate().rev().filter(|(_, class)| class.active > 0) {
+        let there = |at: usize, class: &Class| class.active > 0 && within.class().is_none_or(|only| only == at);
+        for (at, class) in self.classes.iter().enumerate().rev().filter(|(at, class)| there(*at, class)) {
             let factor = UNIT / WEIGHTS[at];
-            let of_class = class.tenants.iter().filter_map(|(id, tenant)| {
+            let tenants = class.tenants.iter().filter(|(id, _)| within.tenant().is_none_or(|only| only == **id));
+            let of_class = tenants.filter_map(|(id, tenant)| {
                 let sets = tenant.waiting.iter().enumerate().filter(|(thread, _)| on(*thread));
                 let (wait, thread) = sets.filter_map(|(thread, waiting)| Some((*waiting.first()?, thread))).min()?;
                 let ahead = ahead(wait.is_long);
