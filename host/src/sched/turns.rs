@@ -16,14 +16,17 @@ use super::cpu::nanoseconds;
 use crate::event::Priority;
 
 /// Shares of the classes in a lane where all of them are busy, lowest class first.
-const WEIGHTS: [u64; Priority::ALL.len()] = [1, 4, 16, 64, 64];
+const WEIGHTS: [u128; Priority::ALL.len()] = [1, 4, 16, 64, 64];
 /// The largest weight: a class's time is charged in units of it, so that nothing is lost in the division.
-const UNIT: u64 = 64;
+const UNIT: u128 = 64;
 /// What an event that has outlasted a slice takes next, in nanoseconds.
-const SLICE: u64 = 1_000_000;
+const SLICE: u128 = 1_000_000;
 /// A thread takes over a session of another that is behind its own best by so much. Moving one costs some microseconds,
 /// so that this is far above them.
-const TAKE_OVER_LAG: u64 = 4_000_000;
+const TAKE_OVER_LAG: u128 = 4_000_000;
+
+/// Virtual time, in nanoseconds. In 64 bits a low class would have come to its end after two months on 256 threads.
+type Time = u128;
 
 /// A tenant's number in its lane.
 pub(super) type TenantId = u32;
@@ -35,7 +38,7 @@ pub(super) struct Flow {
     pub(super) class: Priority,
     pub(super) tenant: TenantId,
     /// Its virtual time in its tenant.
-    time: u64,
+    time: Time,
     /// Its event has outlasted a slice.
     is_long: bool,
 }
@@ -64,25 +67,25 @@ impl Flow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Wait {
     /// Its virtual time after the turn that it waits for.
-    after: u64,
+    after: Time,
     id: u64,
     is_long: bool,
 }
 
 impl Wait {
-    fn time(&self) -> u64 {
+    fn time(&self) -> Time {
         self.after - ahead(self.is_long)
     }
 }
 
 /// What the turn will take that is waited for.
-fn ahead(is_long: bool) -> u64 {
+fn ahead(is_long: bool) -> Time {
     if is_long { SLICE } else { 0 }
 }
 
 /// How far behind those that get turns a class or tenant may be, whose slices count so many times. Who waits is never further
 /// behind than half of it, for then it is taken over; who is further has used all that it could of its share.
-fn behind_max(factor: u64) -> u64 {
+fn behind_max(factor: Time) -> Time {
     2 * (TAKE_OVER_LAG + SLICE * factor)
 }
 
@@ -93,30 +96,30 @@ pub(super) struct Turns {
     /// Threads below this number and those from it on take nothing over from each other.
     border: usize,
     classes: [Class; Priority::ALL.len()],
-    floor: u64,
+    floor: Time,
     /// The latest time of a class as it got a turn.
-    reached: u64,
+    reached: Time,
     waiting: usize,
 }
 
 #[derive(Debug, Default)]
 struct Class {
-    time: u64,
+    time: Time,
     /// Flows that wait or have a turn.
     active: usize,
     /// Tenants of them.
-    busy: u64,
-    floor: u64,
+    busy: Time,
+    floor: Time,
     /// The latest time of a tenant as it got a turn.
-    reached: u64,
+    reached: Time,
     tenants: HashMap<TenantId, Tenant>,
 }
 
 #[derive(Debug)]
 struct Tenant {
-    time: u64,
+    time: Time,
     active: usize,
-    floor: u64,
+    floor: Time,
     /// By thread: the flows that wait there.
     waiting: Vec<BTreeSet<Wait>>,
 }
@@ -127,7 +130,7 @@ struct Candidate {
     class: usize,
     tenant: TenantId,
     thread: usize,
-    times: [u64; 3],
+    times: [Time; 3],
     wait: Wait,
 }
 
@@ -242,18 +245,18 @@ impl Turns {
 
     /// The flow has used so much CPU time of its turn.
     pub(super) fn charge(&mut self, flow: &mut Flow, used: Duration) {
-        let (at, ns) = (flow.class as usize, nanoseconds(used));
+        let (at, ns) = (flow.class as usize, Time::from(nanoseconds(used)));
         let there = (0..self.classes.len()).filter(|other| self.classes[*other].active > 0);
-        let weights: u64 = there.map(|other| WEIGHTS[other]).sum();
-        self.floor = self.floor.saturating_add(ns.saturating_mul(UNIT) / weights.max(WEIGHTS[at]));
+        let weights: Time = there.map(|other| WEIGHTS[other]).sum();
+        self.floor += ns * UNIT / weights.max(WEIGHTS[at]);
         let class = &mut self.classes[at];
-        class.time = class.time.saturating_add(ns.saturating_mul(UNIT / WEIGHTS[at]));
-        class.floor = class.floor.saturating_add(ns / class.busy.max(1));
+        class.time += ns * (UNIT / WEIGHTS[at]);
+        class.floor += ns / class.busy.max(1);
         if let Some(tenant) = class.tenants.get_mut(&flow.tenant) {
-            tenant.time = tenant.time.saturating_add(ns);
-            tenant.floor = tenant.floor.saturating_add(ns / (tenant.active as u64).max(1));
+            tenant.time += ns;
+            tenant.floor += ns / (tenant.active as Time).max(1);
         }
-        flow.time = flow.time.saturating_add(ns);
+        flow.time += ns;
     }
 
     /// The flow's turn is over.
@@ -262,7 +265,7 @@ impl Turns {
         class.active -= 1;
         if let Some(tenant) = class.tenants.get_mut(&flow.tenant) {
             tenant.active -= 1;
-            class.busy -= u64::from(tenant.active == 0);
+            class.busy -= Time::from(tenant.active == 0);
         }
     }
 
@@ -306,7 +309,7 @@ fn lags(other: &Candidate, own: &Candidate) -> bool {
         (true, false) => 1,
         (true, true) => 2,
     };
-    other.times[level].saturating_add(TAKE_OVER_LAG) < own.times[level]
+    other.times[level] + TAKE_OVER_LAG < own.times[level]
 }
 
 #[cfg(test)]

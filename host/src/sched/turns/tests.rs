@@ -74,8 +74,8 @@ proptest! {
             lane.round(slice);
         }
         // A level's quantum is the longest slice of anybody below it.
-        let bound = 2 * 1_000_000 * UNIT;
-        let weighed = |class: Priority| lane.used(|flow| flow.class == class) * (UNIT / WEIGHTS[class as usize]);
+        let bound = 2 * 1_000_000 * UNIT as u64;
+        let weighed = |class: Priority| lane.used(|flow| flow.class == class) * (UNIT / WEIGHTS[class as usize]) as u64;
         let classes: Vec<_> = arrivals.iter().map(|(class, _)| weighed(*class)).collect();
         let spread = |of: &[u64]| of.iter().max().unwrap_or(&0) - of.iter().min().unwrap_or(&0);
         prop_assert!(spread(&classes) <= bound, "{classes:?}");
@@ -350,4 +350,33 @@ proptest! {
         let (each_of_mine, each_of_theirs) = (mine / my_parts, theirs / their_parts);
         prop_assert!(each_of_mine + 10_000 >= each_of_theirs, "{each_of_mine} and {each_of_theirs}");
     }
+}
+
+#[test]
+fn decades_of_cpu_time_do_not_end_the_order() {
+    let mut turns = Turns::new(1, 1);
+    let mut flows = [(0, Priority::Low), (1, Priority::High)].map(|(id, class)| Flow::new(id, class, 0));
+    let mut used = [0_u64; 2];
+    // To each its class's part, of what all threads of a large machine have had in a few years.
+    let year = Duration::from_secs(365 * 24 * 3_600);
+    for flow in &mut flows {
+        flow.outlasts();
+        turns.join(0, flow, Duration::ZERO);
+    }
+    for _ in 0..2 {
+        assert!(turns.next(0, true).is_some());
+    }
+    for (flow, years) in flows.iter_mut().zip([36, 36 * 16]) {
+        turns.charge(flow, year * years);
+        turns.again(0, flow);
+    }
+    for _ in 0..10_000 {
+        let (id, _) = turns.next(0, true).expect("both wait or run");
+        let flow = &mut flows[id as usize];
+        turns.charge(flow, SLICE);
+        turns.again(0, flow);
+        used[id as usize] += 1;
+    }
+    // 4 of 68 shares.
+    assert!((0.05..0.07).contains(&(used[0] as f64 / 10_000.0)), "{used:?}");
 }

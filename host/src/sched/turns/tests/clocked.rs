@@ -93,10 +93,10 @@ impl Clocked {
     /// Slices in which it has one of its own, where everybody has their share of one thread.
     fn parts(&self, flow: &Flow) -> u64 {
         let there = Priority::ALL.iter().filter(|class| self.count(|other| other.class == **class) > 0);
-        let weights: u64 = there.map(|class| WEIGHTS[*class as usize]).sum();
+        let weights: u128 = there.map(|class| WEIGHTS[*class as usize]).sum();
         let of_class = |tenant| self.count(|other| other.class == flow.class && other.tenant == tenant);
         let tenants = (0..4).filter(|tenant| of_class(*tenant) > 0).count() as u64;
-        weights.div_ceil(WEIGHTS[flow.class as usize]) * tenants * of_class(flow.tenant)
+        weights.div_ceil(WEIGHTS[flow.class as usize]) as u64 * tenants * of_class(flow.tenant)
     }
 }
 
