@@ -20,11 +20,13 @@ struct Clocked {
     /// When everybody had their last turn, or arrived.
     since: HashMap<u64, u64>,
     arrived: u64,
+    /// By class and tenant.
+    used: HashMap<(Priority, TenantId), u64>,
 }
 
 impl Clocked {
     fn new(threads: usize, slices: Vec<u64>) -> Self {
-        let (flows, waiting, since) = Default::default();
+        let (flows, waiting, since, used) = Default::default();
         Self {
             turns: Turns::new(threads, threads),
             flows,
@@ -33,6 +35,7 @@ impl Clocked {
             slices,
             since,
             arrived: 0,
+            used,
         }
     }
 
@@ -73,6 +76,7 @@ impl Clocked {
         if let Some(id) = self.threads[thread].1.take() {
             let (slice, flow) = (self.slice(id), self.flows.get_mut(&id).expect("it runs"));
             self.turns.charge(flow, Duration::from_micros(slice));
+            *self.used.entry((flow.class, flow.tenant)).or_default() += slice;
             self.turns.again(thread, flow);
             self.waiting.insert(id, thread);
             self.since.insert(id, now);
@@ -148,6 +152,40 @@ proptest! {
                 let (waits, parts) = (lane.now() - lane.since[id].max(start), parts[id]);
                 prop_assert!(waits < (4 * parts + 20) * 1_000, "{id} waits for {waits} us, of {parts} parts");
             }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// Classes and tenants with enough sessions for all threads have their shares over all of them, whether their events are long or short and
+    /// wherever they arrived.
+    #[test]
+    fn long_and_short_events_have_equal_shares_over_all_threads(
+        threads in 1_usize..5,
+        tenants in prop::collection::vec((class(), 0_u32..4, 0_usize..4, 0_usize..5, any::<bool>()), 2..8),
+        slices in prop::collection::vec(20_u64..1_000, 7),
+    ) {
+        let mut lane = Clocked::new(threads, slices);
+        for (class, tenant, thread, more, spread) in &tenants {
+            for at in 0..threads + more {
+                lane.arrive(if *spread { at } else { *thread }, *class, *tenant);
+            }
+        }
+        (0..15_000).for_each(|_| lane.step());
+        let weights = |class: Priority| WEIGHTS[class as usize] as f64;
+        let mut classes: HashMap<Priority, (u64, u64, u64)> = HashMap::new();
+        for ((class, _), used) in &lane.used {
+            let (sum, least, most) = classes.entry(*class).or_insert((0, u64::MAX, 0));
+            (*sum, *least, *most) = (*sum + used, (*least).min(*used), (*most).max(*used));
+        }
+        let all: f64 = classes.keys().map(|class| weights(*class)).sum();
+        let total = lane.used.values().sum::<u64>() as f64;
+        for (class, (sum, least, most)) in &classes {
+            prop_assert!(most - least < 30_000, "{class:?}: {least} to {most} us");
+            let fair = total * weights(*class) / all;
+            prop_assert!((*sum as f64 - fair).abs() < 30_000.0, "{class:?}: {sum} of {fair} us");
         }
     }
 }
