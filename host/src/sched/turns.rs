@@ -5,7 +5,9 @@
 //! would have the least after its turn is next: one whose event has outlasted a slice will take another whole one, and one that
 //! starts hardly anything, so that it does not wait for the other's slice before it has had more than its share.
 //! Whoever comes back after a while starts at the least of those that are there, or at their mean as it moves on, so that nobody
-//! saves up turns and nobody who waits is passed for ever. A tenant counts once in its class, however many sessions it has there.
+//! saves up turns and nobody who waits is passed for ever. Nor does a tenant or class save up what it has no use for: one with a
+//! single session has one thread at most, whatever its share is of many. A tenant counts once in its class, however many sessions
+//! it has there.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -14,14 +16,17 @@ use super::cpu::nanoseconds;
 use crate::event::Priority;
 
 /// Shares of the classes in a lane where all of them are busy, lowest class first.
-const WEIGHTS: [u64; Priority::ALL.len()] = [1, 4, 16, 64, 64];
+const WEIGHTS: [u128; Priority::ALL.len()] = [1, 4, 16, 64, 64];
 /// The largest weight: a class's time is charged in units of it, so that nothing is lost in the division.
-const UNIT: u64 = 64;
+const UNIT: u128 = 64;
 /// What an event that has outlasted a slice takes next, in nanoseconds.
-const SLICE: u64 = 1_000_000;
+const SLICE: u128 = 1_000_000;
 /// A thread takes over a session of another that is behind its own best by so much. Moving one costs some microseconds,
 /// so that this is far above them.
-const TAKE_OVER_LAG: u64 = 4_000_000;
+const TAKE_OVER_LAG: u128 = 4_000_000;
+
+/// Virtual time, in nanoseconds. In 64 bits a low class would have come to its end after two months on 256 threads.
+type Time = u128;
 
 /// A tenant's number in its lane.
 pub(super) type TenantId = u32;
@@ -33,7 +38,7 @@ pub(super) struct Flow {
     pub(super) class: Priority,
     pub(super) tenant: TenantId,
     /// Its virtual time in its tenant.
-    time: u64,
+    time: Time,
     /// Its event has outlasted a slice.
     is_long: bool,
 }
@@ -62,20 +67,26 @@ impl Flow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Wait {
     /// Its virtual time after the turn that it waits for.
-    after: u64,
+    after: Time,
     id: u64,
     is_long: bool,
 }
 
 impl Wait {
-    fn time(&self) -> u64 {
+    fn time(&self) -> Time {
         self.after - ahead(self.is_long)
     }
 }
 
 /// What the turn will take that is waited for.
-fn ahead(is_long: bool) -> u64 {
+fn ahead(is_long: bool) -> Time {
     if is_long { SLICE } else { 0 }
+}
+
+/// How far behind those that get turns a class or tenant may be, whose slices count so many times. Who waits is never further
+/// behind than half of it, for then it is taken over; who is further has used all that it could of its share.
+fn behind_max(factor: Time) -> Time {
+    2 * (TAKE_OVER_LAG + SLICE * factor)
 }
 
 /// Who waits and who has used what.
@@ -85,26 +96,30 @@ pub(super) struct Turns {
     /// Threads below this number and those from it on take nothing over from each other.
     border: usize,
     classes: [Class; Priority::ALL.len()],
-    floor: u64,
+    floor: Time,
+    /// The latest time of a class as it got a turn.
+    reached: Time,
     waiting: usize,
 }
 
 #[derive(Debug, Default)]
 struct Class {
-    time: u64,
+    time: Time,
     /// Flows that wait or have a turn.
     active: usize,
     /// Tenants of them.
-    busy: u64,
-    floor: u64,
+    busy: Time,
+    floor: Time,
+    /// The latest time of a tenant as it got a turn.
+    reached: Time,
     tenants: HashMap<TenantId, Tenant>,
 }
 
 #[derive(Debug)]
 struct Tenant {
-    time: u64,
+    time: Time,
     active: usize,
-    floor: u64,
+    floor: Time,
     /// By thread: the flows that wait there.
     waiting: Vec<BTreeSet<Wait>>,
 }
@@ -115,13 +130,37 @@ struct Candidate {
     class: usize,
     tenant: TenantId,
     thread: usize,
-    times: [u64; 3],
+    times: [Time; 3],
     wait: Wait,
+}
+
+/// Among whom somebody is looked for.
+#[derive(Debug, Clone, Copy)]
+enum Within {
+    All,
+    Class(usize),
+    Tenant(usize, TenantId),
+}
+
+impl Within {
+    fn class(self) -> Option<usize> {
+        match self {
+            Self::All => None,
+            Self::Class(class) | Self::Tenant(class, _) => Some(class),
+        }
+    }
+
+    fn tenant(self) -> Option<TenantId> {
+        match self {
+            Self::Tenant(_, tenant) => Some(tenant),
+            Self::All | Self::Class(_) => None,
+        }
+    }
 }
 
 impl Turns {
     pub(super) fn new(threads: usize, border: usize) -> Self {
-        Self { threads, border, classes: Default::default(), floor: 0, waiting: 0 }
+        Self { threads, border, classes: Default::default(), floor: 0, reached: 0, waiting: 0 }
     }
 
     /// How many wait.
@@ -159,7 +198,11 @@ impl Turns {
 
     /// The flow's turn is over and it wants another at once. It keeps what it is behind.
     pub(super) fn again(&mut self, thread: usize, flow: &Flow) {
-        if let Some(tenant) = self.classes[flow.class as usize].tenants.get_mut(&flow.tenant) {
+        let at = flow.class as usize;
+        let class = &mut self.classes[at];
+        class.time = class.time.max(self.reached.saturating_sub(behind_max(UNIT / WEIGHTS[at])));
+        if let Some(tenant) = class.tenants.get_mut(&flow.tenant) {
+            tenant.time = tenant.time.max(class.reached.saturating_sub(behind_max(1)));
             tenant.waiting[thread].insert(flow.wait());
             self.waiting += 1;
         }
@@ -177,16 +220,24 @@ impl Turns {
     /// The flow that this thread runs next, and the thread on which it waited. It has a turn from now on. A thread that has
     /// nothing else to do takes over who waits on others; one that has does so for those that are far behind only.
     pub(super) fn next(&mut self, thread: usize, idle: bool) -> Option<(u64, usize)> {
-        let own = self.best(|at| at == thread);
-        let any = self.best(|at| (at < self.border) == (thread < self.border))?;
-        let chosen = match own {
-            Some(own) if lags(&any, &own) => any,
-            Some(own) => own,
+        let reach = |at| (at < self.border) == (thread < self.border);
+        let any = self.best(reach, Within::All)?;
+        let chosen = match self.best(|at| at == thread, Within::All) {
+            Some(own) if own == any => own,
+            // Its class may have its share from this thread alone, and its tenant as well: whoever is behind in them is not the
+            // best of all then, however long it has waited.
+            Some(own) => {
+                let inner = [Within::Class(own.class), Within::Tenant(own.class, own.tenant)];
+                let others = inner.into_iter().filter_map(|within| self.best(reach, within));
+                std::iter::once(any).chain(others).find(|other| lags(other, &own)).unwrap_or(own)
+            }
             None if idle => any,
             None => return None,
         };
         let class = &mut self.classes[chosen.class];
+        self.reached = self.reached.max(class.time);
         let tenant = class.tenants.get_mut(&chosen.tenant)?;
+        class.reached = class.reached.max(tenant.time);
         tenant.waiting[chosen.thread].remove(&chosen.wait);
         self.waiting -= 1;
         Some((chosen.wait.id, chosen.thread))
@@ -194,18 +245,18 @@ impl Turns {
 
     /// The flow has used so much CPU time of its turn.
     pub(super) fn charge(&mut self, flow: &mut Flow, used: Duration) {
-        let (at, ns) = (flow.class as usize, nanoseconds(used));
+        let (at, ns) = (flow.class as usize, Time::from(nanoseconds(used)));
         let there = (0..self.classes.len()).filter(|other| self.classes[*other].active > 0);
-        let weights: u64 = there.map(|other| WEIGHTS[other]).sum();
-        self.floor = self.floor.saturating_add(ns.saturating_mul(UNIT) / weights.max(WEIGHTS[at]));
+        let weights: Time = there.map(|other| WEIGHTS[other]).sum();
+        self.floor += ns * UNIT / weights.max(WEIGHTS[at]);
         let class = &mut self.classes[at];
-        class.time = class.time.saturating_add(ns.saturating_mul(UNIT / WEIGHTS[at]));
-        class.floor = class.floor.saturating_add(ns / class.busy.max(1));
+        class.time += ns * (UNIT / WEIGHTS[at]);
+        class.floor += ns / class.busy.max(1);
         if let Some(tenant) = class.tenants.get_mut(&flow.tenant) {
-            tenant.time = tenant.time.saturating_add(ns);
-            tenant.floor = tenant.floor.saturating_add(ns / (tenant.active as u64).max(1));
+            tenant.time += ns;
+            tenant.floor += ns / (tenant.active as Time).max(1);
         }
-        flow.time = flow.time.saturating_add(ns);
+        flow.time += ns;
     }
 
     /// The flow's turn is over.
@@ -214,7 +265,7 @@ impl Turns {
         class.active -= 1;
         if let Some(tenant) = class.tenants.get_mut(&flow.tenant) {
             tenant.active -= 1;
-            class.busy -= u64::from(tenant.active == 0);
+            class.busy -= Time::from(tenant.active == 0);
         }
     }
 
@@ -226,11 +277,13 @@ impl Turns {
         }
     }
 
-    fn best(&self, on: impl Fn(usize) -> bool) -> Option<Candidate> {
+    fn best(&self, on: impl Fn(usize) -> bool, within: Within) -> Option<Candidate> {
         let mut best: Option<Candidate> = None;
-        for (at, class) in self.classes.iter().enumerate().rev().filter(|(_, class)| class.active > 0) {
+        let there = |at: usize, class: &Class| class.active > 0 && within.class().is_none_or(|only| only == at);
+        for (at, class) in self.classes.iter().enumerate().rev().filter(|(at, class)| there(*at, class)) {
             let factor = UNIT / WEIGHTS[at];
-            let of_class = class.tenants.iter().filter_map(|(id, tenant)| {
+            let tenants = class.tenants.iter().filter(|(id, _)| within.tenant().is_none_or(|only| only == **id));
+            let of_class = tenants.filter_map(|(id, tenant)| {
                 let sets = tenant.waiting.iter().enumerate().filter(|(thread, _)| on(*thread));
                 let (wait, thread) = sets.filter_map(|(thread, waiting)| Some((*waiting.first()?, thread))).min()?;
                 let ahead = ahead(wait.is_long);
@@ -256,7 +309,7 @@ fn lags(other: &Candidate, own: &Candidate) -> bool {
         (true, false) => 1,
         (true, true) => 2,
     };
-    other.times[level].saturating_add(TAKE_OVER_LAG) < own.times[level]
+    other.times[level] + TAKE_OVER_LAG < own.times[level]
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod clocked;
+
 const SLICE: Duration = Duration::from_millis(1);
 
 /// Threads that run whoever is next for a slice, one after the other.
@@ -72,8 +74,8 @@ proptest! {
             lane.round(slice);
         }
         // A level's quantum is the longest slice of anybody below it.
-        let bound = 2 * 1_000_000 * UNIT;
-        let weighed = |class: Priority| lane.used(|flow| flow.class == class) * (UNIT / WEIGHTS[class as usize]);
+        let bound = 2 * 1_000_000 * UNIT as u64;
+        let weighed = |class: Priority| lane.used(|flow| flow.class == class) * (UNIT / WEIGHTS[class as usize]) as u64;
         let classes: Vec<_> = arrivals.iter().map(|(class, _)| weighed(*class)).collect();
         let spread = |of: &[u64]| of.iter().max().unwrap_or(&0) - of.iter().min().unwrap_or(&0);
         prop_assert!(spread(&classes) <= bound, "{classes:?}");
@@ -231,4 +233,150 @@ fn an_event_that_goes_on_has_its_part_however_many_start() {
         }
         assert!(used[0] > SLICE * 2 && used[1] > short * 10_000, "{used:?} {:?}", [0, 1, 2].map(tenant_of));
     }
+}
+
+/// A tenant and a class with one session can use one thread of many, whatever their share is.
+#[test]
+fn who_cannot_use_its_share_of_many_threads_saves_nothing_up() {
+    for newcomer in [1, 2] {
+        let mut lane = Lane::new(4);
+        (0..8).for_each(|at| _ = lane.arrive(at % 4, Priority::Normal, 0));
+        lane.arrive(0, Priority::Normal, 1);
+        (0..1_000).for_each(|_| lane.round(|_| SLICE));
+        (0..8).for_each(|at| _ = lane.arrive(at % 4, Priority::Normal, newcomer));
+        let before = lane.used(|flow| flow.tenant == 0);
+        (0..200).for_each(|_| lane.round(|_| SLICE));
+        let share = (lane.used(|flow| flow.tenant == 0) - before) as f64 / 800e6;
+        let fair = 1.0 / f64::from(newcomer + 1);
+        assert!(share > fair * 0.8, "{newcomer}: {share}");
+    }
+    let mut lane = Lane::new(2);
+    (0..8).for_each(|at| _ = lane.arrive(at % 2, Priority::Normal, 0));
+    lane.arrive(0, Priority::High, 1);
+    (0..1_000).for_each(|_| lane.round(|_| SLICE));
+    (0..8).for_each(|at| _ = lane.arrive(at % 2, Priority::High, 1));
+    let before = lane.used(|flow| flow.tenant == 0);
+    (0..200).for_each(|_| lane.round(|_| SLICE));
+    let share = (lane.used(|flow| flow.tenant == 0) - before) as f64 / 400e6;
+    // 16 of 80 shares.
+    assert!(share > 0.15, "{share}");
+}
+
+/// What an adversary may do with the sessions of its tenant, all of which are events of at most a slice.
+#[derive(Debug, Clone, Copy)]
+enum Trick {
+    /// A session stays for one event.
+    Comes { used: u64, waits: usize },
+    /// A session comes and goes without a turn.
+    Withdraws,
+    /// Nobody is there for so many turns of the others.
+    Away(usize),
+}
+
+fn trick() -> impl Strategy<Value = Trick> {
+    prop_oneof![
+        (1_u64..=1_000, 1_usize..6).prop_map(|(used, waits)| Trick::Comes { used, waits }),
+        Just(Trick::Withdraws),
+        (0_usize..4).prop_map(Trick::Away),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever a tenant does with sessions that come and go, one with an event that never ends has its half of the thread in the end, and
+    /// no newcomer starts far from where the others are.
+    #[test]
+    fn nothing_a_tenant_does_takes_from_anothers_share(
+        tricks in prop::collection::vec(trick(), 1..12),
+        same_tenant in any::<bool>(),
+        longs in 1_u64..4,
+    ) {
+        let mut turns = Turns::new(1, 1);
+        let mut long: Vec<_> = (0..longs).map(|id| {
+            let mut flow = Flow::new(id, Priority::Normal, 0);
+            flow.outlasts();
+            turns.join(0, &mut flow, SLICE);
+            flow
+        }).collect();
+        let tenant = TenantId::from(!same_tenant);
+        let (mut theirs, mut mine, mut id) = (0, 0, 10);
+        let mut waiting: HashMap<u64, (Flow, u64)> = HashMap::new();
+        let mut most = 1;
+        for trick in tricks.iter().cycle().take(6_000) {
+            let steps = match *trick {
+                Trick::Comes { used, waits } => {
+                    while waiting.len() < waits {
+                        id += 1;
+                        let mut flow = Flow::new(id, Priority::Normal, tenant);
+                        turns.join(0, &mut flow, Duration::ZERO);
+                        waiting.insert(id, (flow, used));
+                    }
+                    most = most.max(waiting.len() as u64);
+                    1
+                }
+                Trick::Withdraws => {
+                    id += 1;
+                    let mut flow = Flow::new(id, Priority::Normal, tenant);
+                    turns.join(0, &mut flow, Duration::ZERO);
+                    turns.withdraw(0, &flow);
+                    turns.forget(flow.class, flow.tenant);
+                    0
+                }
+                Trick::Away(turns) => turns,
+            };
+            for _ in 0..steps {
+                let (next, _) = turns.next(0, false).expect("somebody waits");
+                if let Some((mut flow, used)) = waiting.remove(&next) {
+                    turns.charge(&mut flow, Duration::from_micros(used));
+                    turns.leave(&flow);
+                    turns.forget(flow.class, flow.tenant);
+                    theirs += used;
+                } else {
+                    let flow = &mut long[next as usize];
+                    turns.charge(flow, SLICE);
+                    turns.again(0, flow);
+                    mine += 1_000;
+                }
+            }
+            let class = &turns.classes[Priority::Normal as usize];
+            let behind = class.time.abs_diff(turns.floor);
+            let tenants = class.tenants[&0].time.abs_diff(class.floor);
+            let flows = long.iter().map(|flow| flow.time.abs_diff(class.tenants[&0].floor)).max().unwrap_or(0);
+            prop_assert!(behind.max(tenants).max(flows) < 20_000_000, "{behind} {tenants} {flows}");
+        }
+        // Within a tenant each session has its part, and else each tenant.
+        let (my_parts, their_parts) = if same_tenant { (longs, most) } else { (1, 1) };
+        let (each_of_mine, each_of_theirs) = (mine / my_parts, theirs / their_parts);
+        prop_assert!(each_of_mine + 10_000 >= each_of_theirs, "{each_of_mine} and {each_of_theirs}");
+    }
+}
+
+#[test]
+fn decades_of_cpu_time_do_not_end_the_order() {
+    let mut turns = Turns::new(1, 1);
+    let mut flows = [(0, Priority::Low), (1, Priority::High)].map(|(id, class)| Flow::new(id, class, 0));
+    let mut used = [0_u64; 2];
+    // To each its class's part, of what all threads of a large machine have had in a few years.
+    let year = Duration::from_secs(365 * 24 * 3_600);
+    for flow in &mut flows {
+        flow.outlasts();
+        turns.join(0, flow, Duration::ZERO);
+    }
+    for _ in 0..2 {
+        assert!(turns.next(0, true).is_some());
+    }
+    for (flow, years) in flows.iter_mut().zip([36, 36 * 16]) {
+        turns.charge(flow, year * years);
+        turns.again(0, flow);
+    }
+    for _ in 0..10_000 {
+        let (id, _) = turns.next(0, true).expect("both wait or run");
+        let flow = &mut flows[id as usize];
+        turns.charge(flow, SLICE);
+        turns.again(0, flow);
+        used[id as usize] += 1;
+    }
+    // 4 of 68 shares.
+    assert!((0.05..0.07).contains(&(used[0] as f64 / 10_000.0)), "{used:?}");
 }
