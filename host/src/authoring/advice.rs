@@ -54,6 +54,11 @@ pub fn advice(error: &LoadError) -> Option<&'static str> {
             "its functions have other types than those of the contract: build it against wit/ as `wharf new` writes it, and regenerate \
              bindings",
         ),
+        LoadError::Trial { cause, .. }
+            if (cause.contains("fuel") || cause.contains("cpu-time")) && cause.contains("restore") =>
+        {
+            Some("its `restore` does too much with what its own `save` gave it: it has the budget of an event")
+        }
         LoadError::Trial { cause, .. } if cause.contains("fuel") || cause.contains("cpu-time") => Some(
             "its start does too much: move work to the first event that needs it, or raise `start_fuel` and `start_cpu` in the server's \
              `budgets`",

@@ -1,6 +1,7 @@
 //! Asking live sessions to move to another version, so that the others do not notice.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -50,6 +51,7 @@ pub(in crate::server) async fn hand_over(
             None => Ok((session, begun(&mut reported, deadline).await)),
         }
     };
+    let over = AtomicBool::new(false);
     let (mut busy, mut asked, mut places) = (Vec::new(), FuturesUnordered::new(), Places::new(live.len()));
     service.asks(live.len(), next, report);
     let mut live = live.into_iter();
@@ -57,19 +59,23 @@ pub(in crate::server) async fn hand_over(
         // Those that were asked already answer still.
         while asked.len() < places.now && !report.is_hopeless(&rules) {
             let (Some(one), rest) = (live.next(), places.rest()) else { break };
+            let (ask, over) = (&ask, &over);
             asked.push(async move {
                 if let Some(rest) = rest {
                     means::sleep(rest).await;
                 }
-                ask(one).await
+                // It may have failed meanwhile where it was met before.
+                if over.load(Ordering::Relaxed) { None } else { Some(ask(one).await) }
             });
         }
         let Some(answer) = asked.next().await else { break };
         let before = report.failed();
         match answer {
-            Ok((session, handed)) => report.add(service, session, handed),
-            Err(later) => busy.push(later),
+            Some(Ok((session, handed))) => report.add(service, session, handed),
+            Some(Err(later)) => busy.push(later),
+            None => report.stay("not-asked"),
         }
+        over.store(report.is_hopeless(&rules), Ordering::Relaxed);
         places.answered(report.failed() == before);
     }
     live.for_each(|_| report.stay("not-asked"));

@@ -125,7 +125,7 @@ pub enum SwapError {
     Canary(&'static str, String),
     /// There are too many versions in memory.
     #[error(
-        "{0} are in use, by live sessions or until the last swap is not watched any more, and at most {VERSIONS_MAX} versions may be in memory: wait until one is not, or end its sessions with the policy `disconnect`"
+        "{0} are in use, by live sessions or until the last swap is not watched any more, and at most {VERSIONS_MAX} versions may be in memory: wait until one is not, or swap in what is in force once more with the policy `disconnect`, which ends the sessions on the others"
     )]
     TooManyVersions(String),
     /// There is nothing to go back to.
