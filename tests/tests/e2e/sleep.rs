@@ -138,6 +138,21 @@ fn a_version_that_no_session_can_wake_on_is_taken_back_and_they_wake_where_they_
 }
 
 #[test]
+fn a_version_that_loops_over_what_sleepers_have_saved_is_met_by_few_of_them() {
+    let server = sleepers(version('a', "")).start().expect("it starts");
+    let mut clients: Vec<_> = (0..40).map(|_| Client::connect(server.address())).collect();
+    clients.iter_mut().for_each(|client| next(client, 'a', 1));
+    // The first one can move, and the others cannot.
+    clients.iter_mut().skip(1).for_each(|client| next(client, 'a', 2));
+    all_sleep(&server, 40);
+    let loops = "(if (i32.eq (global.get $count) (i32.const 2)) (then (call $spin)))";
+    let report = swap(&server, version('x', loops), SwapPolicy::AllOrNothing);
+    let looped = report.stayed["fuel"];
+    assert!(looped < 20 && looped + report.stayed["called-off"] == 40 && report.moved == 0, "{report:?}");
+    clients.iter_mut().skip(1).for_each(|client| next(client, 'a', 3));
+}
+
+#[test]
 fn what_is_too_large_to_be_kept_keeps_its_session_awake() {
     let limits = InstanceLimits { state_max_bytes: 3, ..InstanceLimits::default() };
     let plugin = inline("sleeper-large", &versioned('a', "", ""));

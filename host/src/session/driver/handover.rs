@@ -1,6 +1,7 @@
 //! A live session moves to another version of its plugin, between two events. The wire, what is queued, timers and limits are
 //! the session's and stay.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -44,12 +45,12 @@ impl<P: Procedure, M> Session<P, M> {
     }
 
     async fn move_to(&mut self, handover: &mut Handover<P>) -> Result<(), Stay> {
-        let called_off = handover.ballot.as_ref().map(Ballot::called_off);
-        if called_off.is_some_and(|called_off| called_off.now_or_never().is_some()) {
+        let mut called_off = pin!(called_off(handover));
+        if called_off.as_mut().now_or_never().is_some() {
             return Err(Stay::Stays(called_off_by("another session of the server could not move")));
         }
         if self.asleep.is_some() {
-            self.tries_asleep(&handover.to).await.map_err(stay)?;
+            self.tries_asleep(called_off, &handover.to).await.map_err(stay)?;
             self.together(handover).await?;
             self.moves_asleep(&handover.to);
             return Ok(());
@@ -63,11 +64,8 @@ impl<P: Procedure, M> Session<P, M> {
             _ => Stay::Ends(fault),
         })?;
         let version = self.procedure.version().to_owned();
-        let new = match handover.ballot.as_ref().map(Ballot::called_off) {
-            Some(called_off) => self.take_over_unless(called_off, &handover.to, &version, state).await,
-            None => self.take_over(&handover.to, &version, state).await,
-        };
-        let new = new.map_err(stay)?;
+        let taken = self.take_over_unless(called_off, &handover.to, &version, state).await;
+        let new = taken.map_err(stay)?;
         self.together(handover).await?;
         self.spent_before = self.usage().fuel;
         self.instance = Some(new);
@@ -98,6 +96,17 @@ impl<P: Procedure, M> Session<P, M> {
             self.machine.lost(fault.kind);
         }
         self.fault = Some((what, fault));
+    }
+}
+
+/// Done where it is to move with others and that is called off.
+fn called_off<P>(handover: &Handover<P>) -> impl Future<Output = ()> + Send + use<P> {
+    let called_off = handover.ballot.as_ref().map(Ballot::called_off);
+    async move {
+        match called_off {
+            Some(called_off) => called_off.await,
+            None => std::future::pending().await,
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! A session that has been idle for long lets its instance go: what it needs to carry on is kept, and so are the connection, its
 //! TLS, timers and limits. The next event wakes it, on the version that it is on by then.
 
-use std::future::pending;
 use std::pin::pin;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -122,14 +121,17 @@ impl<P: Procedure, M> Session<P, M> {
         attending.call(pin!(old.save(budget)), budget.wall, Reach::Session).await
     }
 
-    /// Whether this procedure could carry on with the session, which goes on sleeping. Where there is no room to try that, it is not
-    /// known, and no fault of the version.
-    pub(super) async fn tries_asleep(&mut self, to: &Arc<P>) -> Result<(), Fault> {
+    /// Whether this procedure could carry on with the session, which goes on sleeping, unless that is called off meanwhile. Where
+    /// there is no room to try it, it is not known, and no fault of the version.
+    pub(super) async fn tries_asleep(
+        &mut self,
+        called_off: impl Future<Output = ()> + Send,
+        to: &Arc<P>,
+    ) -> Result<(), Fault> {
         let Some((state, version)) = self.asleep.as_ref().map(|asleep| asleep.kept()) else { return Ok(()) };
-        match self.take_over(to, &version, state).await {
-            Ok(_) => Ok(()),
-            Err(fault) if is_want_of_room(&fault) => Ok(()),
-            Err(fault) => Err(fault),
+        match self.take_over_unless(called_off, to, &version, state).await {
+            Err(fault) if !is_want_of_room(&fault) => Err(fault),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 
@@ -140,7 +142,7 @@ impl<P: Procedure, M> Session<P, M> {
         version: &str,
         state: Vec<u8>,
     ) -> Result<P::Instance, Fault> {
-        self.take_over_unless(pending(), procedure, version, state).await
+        self.take_over_unless(std::future::pending(), procedure, version, state).await
     }
 
     /// The same, unless that is called off meanwhile.
