@@ -87,7 +87,11 @@ pub(super) async fn move_all(
     }
     live.for_each(|_| report.stay("called-off"));
     // Once the first may have lost patience, nobody knows any more who would move.
-    let published = (all_ready && means::now() < deadline + DECISION_LATE_MAX).then(publish).transpose();
+    let published = match all_ready && means::now() < deadline + DECISION_LATE_MAX {
+        true => publish().map(Some),
+        // Those that end because the server stops are no reason against the version.
+        false => service.unless_stopping(|| None),
+    };
     if let Ok(Some(number)) = published {
         report.generation = number;
     }
