@@ -5,6 +5,7 @@ pub mod clients;
 pub mod contract;
 pub mod depot;
 pub mod guests;
+pub mod heir;
 pub mod imports;
 pub mod languages;
 pub mod liar;

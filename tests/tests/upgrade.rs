@@ -11,26 +11,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{component, versioned, wharf_binary};
+use wharf_tests::heir::Heir;
 use wharf_tests::newcomers::Newcomers;
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::{PATIENCE, eventually};
 use wharf_tests::site::{Site, configure, said};
-
-/// A process that nobody else ends.
-struct Heir(Pid);
-
-impl Heir {
-    fn of(answer: &Value) -> Self {
-        let id = answer["process"].as_i64().and_then(|id| i32::try_from(id).ok());
-        Self(id.and_then(Pid::from_raw).unwrap_or_else(|| panic!("a process in {answer}")))
-    }
-}
-
-impl Drop for Heir {
-    fn drop(&mut self) {
-        let _ = kill_process(self.0, Signal::KILL);
-    }
-}
 
 fn upgrade(site: &Site, arguments: &[&str]) -> Output {
     let mut command = Command::new(wharf_binary());
@@ -249,7 +234,11 @@ fn counting(save: &str, restore: &str, more: &str) -> Site {
          [[server]]\nname = 'echo'\nhost = '127.0.0.1'\nport = {port}\nplugin = 'polite.wasm'\n{more}\n"
     );
     std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
-    let wharf = Wharf::run(&["serve"], folder.path());
+    serving(&["serve"], folder, port)
+}
+
+fn serving(arguments: &[&str], folder: tempfile::TempDir, port: u16) -> Site {
+    let wharf = Wharf::run(arguments, folder.path());
     wharf.says("server started");
     let site = Site { folder, port, wharf };
     eventually("the control API is open", || site.socket().exists());
@@ -324,10 +313,7 @@ fn where_nothing_is_recorded_no_session_goes_back_to_the_version_before_a_swap()
     std::fs::write(&next_version, component(&versioned('b', "", ""))).expect("kept");
     let listen = format!("127.0.0.1:{port}");
     let flags = ["serve", "--plugin", "polite.wasm", "--listen", &listen, "--control", "control.sock"];
-    let wharf = Wharf::run(&flags, folder.path());
-    wharf.says("server started");
-    let site = Site { folder, port, wharf };
-    eventually("the control API is open", || site.socket().exists());
+    let site = serving(&flags, folder, port);
     let name = site.ok("GET", "/v1/servers", json!({}))["servers"][0]["name"].as_str().expect("a name").to_owned();
     let mut client = Client::connect(site.address());
     next(&mut client, 1);
@@ -504,12 +490,4 @@ fn a_program_that_says_that_it_serves_and_ends_changes_nothing() {
     assert_eq!(status(&site)["status"], "listening");
     echoes(&site);
     let _heir = upgraded(&site, &["--drain", "1h"]);
-}
-
-#[test]
-fn launching_by_hand_is_told_what_is_meant() {
-    let mut command = Command::new(wharf_binary());
-    let output = command.args(["launch", "--", "/bin/true"]).stdin(Stdio::null()).output().expect("it runs");
-    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
-    assert!(said(&output).contains("use `wharf upgrade`"), "{}", said(&output));
 }

@@ -260,3 +260,15 @@ fn the_process_that_compiles_keeps_to_the_memory_it_was_given() {
     let refused = compile(8 << 20);
     assert!(!refused.status.success() && refused.stdout.is_empty(), "{refused:?}");
 }
+
+#[test]
+fn launching_by_hand_is_told_what_is_meant() {
+    let mut command = Command::new(wharf_binary());
+    let output = command.args(["launch", "--", "/bin/true"]).stdin(Stdio::null()).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("use `wharf upgrade`"),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

@@ -1,0 +1,26 @@
+//! A process that took another's place, and that ends with its test.
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// That process.
+#[derive(Debug)]
+pub struct Heir(pub Pid);
+
+impl Heir {
+    /// The one that the answer to an upgrade names.
+    ///
+    /// # Panics
+    /// It names none.
+    #[must_use]
+    pub fn of(answer: &Value) -> Self {
+        let id = answer["process"].as_i64().and_then(|id| i32::try_from(id).ok());
+        Self(id.and_then(Pid::from_raw).unwrap_or_else(|| panic!("a process in {answer}")))
+    }
+}
+
+impl Drop for Heir {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::KILL);
+    }
+}
