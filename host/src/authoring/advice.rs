@@ -1,6 +1,6 @@
 //! What to do about a component that is no plugin: the usual mistakes of each language's tools, by what the engine says of them.
 
-use crate::plugin::LoadError;
+use crate::plugin::{IN_ITS, LoadError};
 
 /// Of a file that ends too early.
 const CUT_SHORT: &str = "the file is cut short: build it again, or copy all of it";
@@ -54,10 +54,8 @@ pub fn advice(error: &LoadError) -> Option<&'static str> {
             "its functions have other types than those of the contract: build it against wit/ as `wharf new` writes it, and regenerate \
              bindings",
         ),
-        LoadError::Trial { cause, .. }
-            if (cause.contains("fuel") || cause.contains("cpu-time")) && cause.contains("restore") =>
-        {
-            Some("its `restore` does too much with what its own `save` gave it: it has the budget of an event")
+        LoadError::Trial { cause, .. } if cause.starts_with(IN_ITS) => {
+            Some("its `restore` has to take what its own `save` gives, each within the budget of one event")
         }
         LoadError::Trial { cause, .. } if cause.contains("fuel") || cause.contains("cpu-time") => Some(
             "its start does too much: move work to the first event that needs it, or raise `start_fuel` and `start_cpu` in the server's \

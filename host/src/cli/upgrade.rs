@@ -93,7 +93,6 @@ pub(super) fn inheritance() -> Result<Option<Inheritance>> {
 pub(super) struct Successors {
     program: Option<PathBuf>,
     arguments: Vec<OsString>,
-    /// One at a time.
     /// How long sessions may go on here, once another process serves.
     succeeded: watch::Sender<Option<Duration>>,
 }

@@ -75,7 +75,9 @@ fn refused(error: SwapError) -> Problem {
         SwapError::NoCanary => Problem::conflict("no-canary", text),
         SwapError::TooManyVersions(_) => Problem::conflict("too-many-versions", text),
         SwapError::NothingBefore | SwapError::Gone { .. } => Problem::conflict("nothing-before", text),
-        SwapError::NotRecorded(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "not-recorded", text),
+        SwapError::NotKept(_) | SwapError::NotRecorded(_) => {
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "not-recorded", text)
+        }
         SwapError::Canary(..) => Problem::new(StatusCode::BAD_REQUEST, "bad-value", text),
         _ => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-plugin", text),
     }

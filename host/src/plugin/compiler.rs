@@ -65,11 +65,11 @@ impl Compiler {
     pub(super) fn compile(&self, bytes: &[u8]) -> Result<Vec<u8>> {
         // The process starts with the niceness of the thread that starts it, and ends with that thread where it has to.
         thread::scope(|scope| {
-            let nicely = scope.spawn(|| {
+            let nicely = thread::Builder::new().name("wharf-compiling".into()).spawn_scoped(scope, || {
                 // Where it may not be nicer it is not.
                 let _ = setpriority_process(None, NICENESS);
                 self.compile_here(bytes)
-            });
+            })?;
             nicely.join().unwrap_or_else(|_| bail!("the thread that started the compiler panicked"))
         })
     }
@@ -231,6 +231,7 @@ mod tests {
         let long = Duration::from_secs(60);
         for (script, says) in [
             ("cat; printf ' compiled'", "\0asm compiled"),
+            ("cat >/dev/null; nice", "15"),
             ("echo it is no good >&2; exit 3", "it is no good"),
             ("echo memory allocation of 7 bytes failed >&2; kill -ABRT $$", "host.compile_memory_max_bytes"),
             ("kill -SEGV $$", "signal 11"),

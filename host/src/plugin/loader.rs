@@ -93,6 +93,9 @@ pub enum LoadError {
     },
 }
 
+/// How the cause begins where it is not the start of the trial instance that failed.
+pub(crate) const IN_ITS: &str = "in its `";
+
 fn list(lines: &[String]) -> String {
     lines.iter().map(|line| format!("\n  {line}")).collect()
 }
@@ -436,19 +439,20 @@ fn make_one(procedure: &EventProcedure, budget: Budget) -> Result<(), String> {
         .map_err(|error| format!("the host has no room for it: {error}"))?;
     let trial = runtime.block_on(async { tokio::time::timeout(budget.wall, rehearse(procedure, budget)).await });
     match trial {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(fault)) => Err(fault.to_string()),
+        Ok(done) => done,
         Err(_) => Err("it did not finish starting in time".to_owned()),
     }
 }
 
 /// Starts one, and where it can hand sessions over, has it save and another one restore that.
-async fn rehearse(procedure: &EventProcedure, budget: Budget) -> Result<(), Fault> {
-    let mut first = procedure.instantiate(trial::scope(), budget).await?;
+async fn rehearse(procedure: &EventProcedure, budget: Budget) -> Result<(), String> {
+    let of = |function: &'static str| move |fault: Fault| format!("{IN_ITS}{function}`: {fault}");
+    let mut first = procedure.instantiate(trial::scope(), budget).await.map_err(|fault| fault.to_string())?;
     if procedure.hands_over() {
-        let state = first.save(budget).await?;
+        let state = first.save(budget).await.map_err(of("save"))?;
         drop(first);
-        procedure.take_over(trial::scope(), budget, budget, procedure.version(), state).await?;
+        let second = procedure.take_over(trial::scope(), budget, budget, procedure.version(), state);
+        second.await.map_err(of("restore"))?;
     }
     Ok(())
 }

@@ -36,6 +36,7 @@ pub use compiler::{Compiler, VERB as COMPILE_VERB, compile_for_another};
 pub use engine::{Engine, EngineConfig, EngineError, WASM_STACK_BYTES};
 pub use grants::{Grant, Grants};
 pub use instance::{Binding, EventProcedure, GuestInstance, InstanceLimits};
+pub(crate) use loader::IN_ITS;
 pub use loader::{CacheUse, Known, LoadError, Loader, Plugin, try_out};
 pub use manifest::{Build, MANIFEST_FILE, Manifest, ManifestError};
 pub use source::{COMPONENT_MAX_BYTES, Source, SourceError, looks_like_wasm};

@@ -108,7 +108,7 @@ struct Class {
     /// Flows that wait or have a turn.
     active: usize,
     /// Tenants of them.
-    busy: Time,
+    busy: usize,
     floor: Time,
     /// The latest time of a tenant as it got a turn.
     reached: Time,
@@ -132,30 +132,6 @@ struct Candidate {
     thread: usize,
     times: [Time; 3],
     wait: Wait,
-}
-
-/// Among whom somebody is looked for.
-#[derive(Debug, Clone, Copy)]
-enum Within {
-    All,
-    Class(usize),
-    Tenant(usize, TenantId),
-}
-
-impl Within {
-    fn class(self) -> Option<usize> {
-        match self {
-            Self::All => None,
-            Self::Class(class) | Self::Tenant(class, _) => Some(class),
-        }
-    }
-
-    fn tenant(self) -> Option<TenantId> {
-        match self {
-            Self::Tenant(_, tenant) => Some(tenant),
-            Self::All | Self::Class(_) => None,
-        }
-    }
 }
 
 impl Turns {
@@ -221,15 +197,19 @@ impl Turns {
     /// nothing else to do takes over who waits on others; one that has does so for those that are far behind only.
     pub(super) fn next(&mut self, thread: usize, idle: bool) -> Option<(u64, usize)> {
         let reach = |at| (at < self.border) == (thread < self.border);
-        let any = self.best(reach, Within::All)?;
-        let chosen = match self.best(|at| at == thread, Within::All) {
+        let any = self.best(|_, _, at| reach(at))?;
+        let chosen = match self.best(|_, _, at| at == thread) {
             Some(own) if own == any => own,
             // Its class may have its share from this thread alone, and its tenant as well: whoever is behind in them is not the
             // best of all then, however long it has waited.
             Some(own) => {
-                let inner = [Within::Class(own.class), Within::Tenant(own.class, own.tenant)];
-                let others = inner.into_iter().filter_map(|within| self.best(reach, within));
-                std::iter::once(any).chain(others).find(|other| lags(other, &own)).unwrap_or(own)
+                let behind = |other: &Candidate| lags(other, &own);
+                let in_class = |class, at| class == own.class && reach(at);
+                Some(any)
+                    .filter(behind)
+                    .or_else(|| self.best(|class, _, at| in_class(class, at)).filter(behind))
+                    .or_else(|| self.best(|class, of, at| in_class(class, at) && of == own.tenant).filter(behind))
+                    .unwrap_or(own)
             }
             None if idle => any,
             None => return None,
@@ -251,10 +231,10 @@ impl Turns {
         self.floor += ns * UNIT / weights.max(WEIGHTS[at]);
         let class = &mut self.classes[at];
         class.time += ns * (UNIT / WEIGHTS[at]);
-        class.floor += ns / class.busy.max(1);
+        class.floor += ns / class.busy.max(1) as Time;
         if let Some(tenant) = class.tenants.get_mut(&flow.tenant) {
             tenant.time += ns;
-            tenant.floor += ns / (tenant.active as Time).max(1);
+            tenant.floor += ns / tenant.active.max(1) as Time;
         }
         flow.time += ns;
     }
@@ -265,7 +245,7 @@ impl Turns {
         class.active -= 1;
         if let Some(tenant) = class.tenants.get_mut(&flow.tenant) {
             tenant.active -= 1;
-            class.busy -= Time::from(tenant.active == 0);
+            class.busy -= usize::from(tenant.active == 0);
         }
     }
 
@@ -277,14 +257,13 @@ impl Turns {
         }
     }
 
-    fn best(&self, on: impl Fn(usize) -> bool, within: Within) -> Option<Candidate> {
+    /// The next one among those of a class and tenant, and on a thread, that are meant.
+    fn best(&self, meant: impl Fn(usize, TenantId, usize) -> bool) -> Option<Candidate> {
         let mut best: Option<Candidate> = None;
-        let there = |at: usize, class: &Class| class.active > 0 && within.class().is_none_or(|only| only == at);
-        for (at, class) in self.classes.iter().enumerate().rev().filter(|(at, class)| there(*at, class)) {
+        for (at, class) in self.classes.iter().enumerate().rev().filter(|(_, class)| class.active > 0) {
             let factor = UNIT / WEIGHTS[at];
-            let tenants = class.tenants.iter().filter(|(id, _)| within.tenant().is_none_or(|only| only == **id));
-            let of_class = tenants.filter_map(|(id, tenant)| {
-                let sets = tenant.waiting.iter().enumerate().filter(|(thread, _)| on(*thread));
+            let of_class = class.tenants.iter().filter_map(|(id, tenant)| {
+                let sets = tenant.waiting.iter().enumerate().filter(|(thread, _)| meant(at, *id, *thread));
                 let (wait, thread) = sets.filter_map(|(thread, waiting)| Some((*waiting.first()?, thread))).min()?;
                 let ahead = ahead(wait.is_long);
                 let times = [class.time + ahead * factor, tenant.time + ahead, wait.after];

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 use wharf_tests::clients::{Client, free_port};
 use wharf_tests::guests::{built, component, wharf_binary};
 use wharf_tests::process::Wharf;
+use wharf_tests::site::said;
 
 fn wharf(arguments: &[&str], folder: &Path) -> Output {
     let mut command = Command::new(wharf_binary());
@@ -265,10 +266,6 @@ fn the_process_that_compiles_keeps_to_the_memory_it_was_given() {
 fn launching_by_hand_is_told_what_is_meant() {
     let mut command = Command::new(wharf_binary());
     let output = command.args(["launch", "--", "/bin/true"]).stdin(Stdio::null()).output().expect("it runs");
-    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(
-        String::from_utf8_lossy(&output.stderr).contains("use `wharf upgrade`"),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+    assert!(said(&output).contains("use `wharf upgrade`"), "{}", said(&output));
 }

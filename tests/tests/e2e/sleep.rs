@@ -121,6 +121,31 @@ fn a_version_that_cannot_wake_a_session_leaves_it_to_the_one_it_fell_asleep_on()
 }
 
 #[test]
+fn a_version_that_could_not_be_tried_and_cannot_wake_a_session_has_it_counted_and_the_session_goes_on() {
+    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() }).expect("a host");
+    let limit = |memory_max_bytes| {
+        let shares = Shares { memory_max_bytes, ..Shares::default() };
+        host.limit_tenants(&BTreeMap::from([("full".to_owned(), TenantLimits { max_clients: 0, shares })]));
+    };
+    limit(64 << 20);
+    let plugin = file("sleeper-untried", &component(&versioned('a', "", "")));
+    let server = Server::builder().host(&host).local_host("127.0.0.1").tenant("full").plugin(plugin).sleep_after(SOON);
+    let server = server.start().expect("it starts");
+    let mut client = Client::connect(server.address());
+    next(&mut client, 'a', 1);
+    all_sleep(&server, 1);
+    // No room for an instance of it.
+    limit(1 << 10);
+    let bad = file("sleeper-traps", &component(&versioned('x', "", "(if (global.get $count) (then unreachable))")));
+    let report = swap(&server, server.load_for_swap(&bad).expect("it loads"), SwapPolicy::HandOff);
+    assert_eq!((report.moved, report.stayed.len()), (1, 0), "{report:?}");
+    limit(64 << 20);
+    next(&mut client, 'a', 2);
+    let faults = server.counters().faults;
+    assert_eq!(faults.get("trap:unreachable"), Some(&1), "{faults:?}");
+}
+
+#[test]
 fn a_version_that_no_session_can_wake_on_is_taken_back_and_they_wake_where_they_were() {
     let server = sleepers(version('a', "")).start().expect("it starts");
     let mut clients: Vec<_> = (0..20).map(|_| Client::connect(server.address())).collect();

@@ -175,10 +175,10 @@ fn a_version_that_fails_its_trial_is_refused_and_nothing_changes() {
         loaded.and_then(swap).expect_err("it is bad").to_string()
     };
     for (save, restore, says) in [
-        ("unreachable", "", "trap:unreachable"),
-        ("(call $spin)", "", "fuel"),
-        ("", "unreachable", "trap:unreachable"),
-        ("", "(i32.store (i32.const 1064) (i32.const 1))", "handoff-refused"),
+        ("unreachable", "", "in its `save`: trap:unreachable"),
+        ("(call $spin)", "", "in its `save`: fuel"),
+        ("", "unreachable", "in its `restore`: trap:unreachable"),
+        ("", "(i32.store (i32.const 1064) (i32.const 1))", "in its `restore`: handoff-refused"),
         // A list that lies beyond its memory.
         (
             "(i32.store (i32.const 1056) (i32.const -16)) (i32.store (i32.const 1060) (i32.const 64)) (return (i32.const 1056))",

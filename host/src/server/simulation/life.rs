@@ -220,7 +220,7 @@ fn answer(of: Result<SwapReport, SwapError>) -> Answer {
             SwapError::NothingBefore => "nothing-before",
             SwapError::Gone { .. } => "gone",
             SwapError::Distrusted { .. } => "distrusted",
-            SwapError::NotRecorded(_) => "not-recorded",
+            SwapError::NotKept(_) | SwapError::NotRecorded(_) => "not-recorded",
             SwapError::Stopping => "stopping",
         }),
     }

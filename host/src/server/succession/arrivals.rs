@@ -32,14 +32,7 @@ pub(super) fn receive(fleet: &Fleet, mut passage: Passage, begins: impl FnOnce()
             return;
         };
         let id = baggage.id;
-        let back = not_on.is_some_and(|digest| {
-            fleet.get(&server).is_some_and(|server| server.service.procedure().plugin().digest() == digest)
-        });
-        let arrived = match back {
-            true => Err("other-version".into()),
-            false => arrive(fleet, &server, name, state_bytes, *baggage, parcel),
-        };
-        let go = match arrived {
+        let go = match arrive(fleet, &server, not_on, name, state_bytes, *baggage, parcel) {
             Ok(go) => go,
             Err(why) => {
                 tracing::warn!(server, session = id, why, "a session of the old process stays there");
@@ -65,6 +58,7 @@ pub(super) fn receive(fleet: &Fleet, mut passage: Passage, begins: impl FnOnce()
 fn arrive(
     fleet: &Fleet,
     server: &str,
+    not_on: Option<String>,
     name: Option<String>,
     state_bytes: usize,
     baggage: Baggage,
@@ -72,6 +66,9 @@ fn arrive(
 ) -> Result<oneshot::Sender<()>, String> {
     let server = fleet.get(server).ok_or("no-such-server")?;
     let service = Arc::clone(&server.service);
+    if not_on.is_some_and(|digest| service.procedure().plugin().digest() == digest) {
+        return Err("other-version".into());
+    }
     let Parcel { mut body, descriptor: Some(socket), .. } = parcel else { return Err("no-connection".into()) };
     if state_bytes > body.len() {
         return Err("no-state".into());

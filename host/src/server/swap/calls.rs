@@ -54,6 +54,11 @@ impl ServerHandle {
         }
     }
 
+    fn called_off(&self, report: &SwapReport) {
+        let why = format!("not all of its sessions could move to {}, and all or none were to", report.to);
+        SwapRefused { server: &self.service.name, why: &why }.emit(&self.service.counters);
+    }
+
     async fn loaded(self: &Arc<Self>, file: PathBuf) -> Result<Arc<Plugin>, SwapError> {
         let server = Arc::clone(self);
         let loaded = means::apart(move || server.load_for_swap(&file)).await;
@@ -91,8 +96,7 @@ impl ServerHandle {
             false => put_in_force(service, &next, How::Swap),
         };
         if introduce(service, &next, policy, &mut report, publish).await? == Outcome::CalledOff {
-            let why = format!("not all of its sessions could move to {}, and all or none were to", report.to);
-            SwapRefused { server: &service.name, why: &why }.emit(&service.counters);
+            self.called_off(&report);
             return Ok(report);
         }
         outlasts(service, &before, &next)?;
@@ -188,6 +192,7 @@ impl ServerHandle {
         };
         // Whoever asks for this knows better than the count of failures.
         if give(service, &next, policy, &mut report, publish).await? == Outcome::CalledOff {
+            self.called_off(&report);
             return Ok(report);
         }
         outlasts(service, &bad, &next)?;
@@ -300,7 +305,7 @@ impl ServerHandle {
             }
             records
                 .keep(&name, &trial, || bytes_of(trial.file(), &registries))
-                .map_err(|error| SwapError::NotRecorded(error.to_string()))
+                .map_err(|error| SwapError::NotKept(error.to_string()))
         });
         tried.await.ok_or(SwapError::Stopping)??;
         if service.status().is_final() {

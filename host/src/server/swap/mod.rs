@@ -151,7 +151,10 @@ pub enum SwapError {
         /// The reference, and what a pull of it would say.
         why: String,
     },
-    /// The new version, or what is in force now, could not be written down.
+    /// The new version could not be kept, without which it cannot start again; nothing was changed.
+    #[error("{0}")]
+    NotKept(String),
+    /// What is in force now could not be written down.
     #[error("{0}")]
     NotRecorded(String),
     /// The server is on its way out.
