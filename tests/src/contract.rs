@@ -16,6 +16,9 @@ const HEAD: &str = "# The contract
 What a plugin exports and what it may import, from [wit/inet-event-proc.wit](../wit/inet-event-proc.wit). Names are those of the
 WIT; each language writes them its own way: `on-read` is `on_read` in Rust, C and Python, `onRead` in JavaScript and TypeScript, `OnRead`
 in Go. [Languages](languages/README.md) has a page for each.
+
+A released contract is frozen in [wit/released](../wit/released): a component that was built from one runs on every later host.
+No interface, function or type of it changes or goes. Each addition is a new interface that a plugin may leave out.
 ";
 
 /// The whole page.
@@ -85,14 +88,14 @@ fn docs(docs: &Docs) -> String {
     docs.contents.as_deref().map(|words| format!("{}\n", words.trim())).unwrap_or_default()
 }
 
-fn signature(resolve: &Resolve, function: &Function) -> String {
+pub(crate) fn signature(resolve: &Resolve, function: &Function) -> String {
     let parameters: Vec<_> =
         function.params.iter().map(|param| format!("{}: {}", param.name, type_name(resolve, &param.ty))).collect();
     let result = function.result.as_ref().map(|kind| format!(" -> {}", type_name(resolve, kind))).unwrap_or_default();
     format!("{}({}){result}", function.name, parameters.join(", "))
 }
 
-fn type_name(resolve: &Resolve, kind: &Type) -> String {
+pub(crate) fn type_name(resolve: &Resolve, kind: &Type) -> String {
     match kind {
         Type::Id(id) => compound(resolve, *id),
         Type::Bool => "bool".into(),

@@ -14,6 +14,7 @@ pub mod manager;
 pub mod newcomers;
 pub mod oracle;
 pub mod process;
+pub mod released;
 pub mod servers;
 pub mod site;
 pub mod transcript;

@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use wharf_tests::released::{Promises, breaches, frozen, promises, promises_in};
+
 /// A file that grows past this has a second role.
 const LINES_MAX: usize = 500;
 
@@ -229,4 +231,75 @@ fn every_code_of_the_api_is_in_its_document() {
         }
     }
     assert!(seen > 20, "{seen}");
+}
+
+/// Each released contract with the digest of its folder, which nobody changes.
+const RELEASED: [(&str, &str); 1] = [("0.1.0", "389e1f55f3d0c959328c3a2d57ab708c3561d2bb9697ed6db4ed9008b317efa8")];
+
+/// Paths and contents below a folder, in order.
+fn contents(folder: &Path) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut entries: Vec<_> = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("one").path()).collect();
+    entries.sort();
+    for path in entries {
+        all.extend_from_slice(path.file_name().expect("a name").as_encoded_bytes());
+        let content = if path.is_dir() { contents(&path) } else { fs::read(&path).expect("a file") };
+        all.extend_from_slice(&(content.len() as u64).to_le_bytes());
+        all.extend(content);
+    }
+    all
+}
+
+#[test]
+fn released_contracts_never_change() {
+    let folders = fs::read_dir(root().join("wit/released")).expect("the folder").count();
+    assert_eq!(folders, RELEASED.len(), "each released contract has its digest here");
+    for (version, digest) in RELEASED {
+        assert_eq!(wharf::plugin::digest(&contents(&frozen(version))), digest, "wit/released/{version} was changed");
+    }
+}
+
+#[test]
+fn the_contract_keeps_released_promises() {
+    let now = promises_in(&root().join("wit"));
+    for (version, _) in RELEASED {
+        let breaches = breaches(&promises_in(&frozen(version)), &now);
+        assert!(breaches.is_empty(), "{version}; add a new interface instead:\n{}", breaches.join("\n"));
+    }
+}
+
+/// The promises of a contract's text, if it is one.
+fn promised(text: &str) -> Option<Promises> {
+    let mut resolve = wit_parser::Resolve::default();
+    let package = resolve.push_str("contract.wit", text).ok()?;
+    Some(promises(&resolve, package))
+}
+
+#[test]
+fn every_change_but_a_new_interface_is_a_breach() {
+    let text = wharf_tests::guests::contract();
+    let released = promised(&text).expect("the contract");
+    let lines: Vec<_> = text.lines().collect();
+    let mut caught = 0;
+    for (at, line) in lines.iter().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with("//") {
+            continue;
+        }
+        // Without this line, with its first type changed, and with another function after it.
+        let changes = [String::new(), line.replacen("u32", "s32", 1), format!("{line} extra: func();")];
+        for change in changes.iter().filter(|change| *change != line) {
+            let changed = [&lines[..at], &[change.as_str()], &lines[at + 1..]].concat().join("\n");
+            let Some(now) = promised(&changed) else { continue };
+            assert!(!breaches(&released, &now).is_empty(), "line {}: {line} -> {change}", at + 1);
+            caught += 1;
+        }
+    }
+    assert!(caught > 60, "{caught} changes were tried");
+    let export = text.replacen("export inet-event-proc;", "export inet-event-proc; export more;", 1);
+    let import = text.replacen("import session;", "import session; import more;", 1);
+    let more = "interface more { extra: func(); } world another { include plugin; export more; }";
+    let with_more = |text: &str| breaches(&released, &promised(&format!("{text}\n{more}")).expect("a contract"));
+    assert_eq!((with_more(&text), with_more(&import)), (vec![], vec![]));
+    assert!(!with_more(&export).is_empty());
 }

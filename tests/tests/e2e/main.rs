@@ -12,6 +12,7 @@ mod loading;
 mod page;
 mod peers;
 mod races;
+mod released;
 mod reload;
 mod rooms;
 mod sessions;
