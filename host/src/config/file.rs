@@ -194,4 +194,5 @@ pub(super) struct TimeoutsTable {
     pub(super) idle: Option<Span>,
     pub(super) lifetime: Option<Span>,
     pub(super) min_rate_bytes_per_second: u32,
+    pub(super) min_read_rate_bytes_per_second: Option<u32>,
 }

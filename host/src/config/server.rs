@@ -160,6 +160,7 @@ fn timeouts(table: &TimeoutsTable) -> Timeouts {
         idle: span(table.idle.as_ref()),
         lifetime: span(table.lifetime.as_ref()),
         min_rate: table.min_rate_bytes_per_second,
+        min_read_rate: table.min_read_rate_bytes_per_second,
     }
 }
 

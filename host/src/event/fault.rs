@@ -41,7 +41,7 @@ pub enum FaultKind {
     Fuel,
     /// The event used up its CPU time.
     CpuTime,
-    /// The event took too long, waits included.
+    /// The event took too long, waits included, but for those for the session's own peer.
     WallTime,
     /// The guest trapped after a refused growth of its memory.
     Memory,

@@ -14,7 +14,7 @@ pub struct Budget {
     pub fuel: u64,
     /// CPU time of the guest.
     pub cpu: Duration,
-    /// Time from start to end, waits in host calls included.
+    /// Time from start to end, waits in host calls included, but for those for the session's own peer.
     pub wall: Duration,
 }
 
@@ -112,7 +112,8 @@ pub trait Instance: Send + 'static {
 
 /// What hears how a version does, on the thread of the session.
 pub trait Meter: std::fmt::Debug + Send + Sync {
-    /// An event of a session in this class took so long, waits included. Called once per event.
+    /// An event of a session in this class took so long, waits included, but for those for its own peer. Called once
+    /// per event.
     fn event(&self, class: Priority, took: Duration);
 
     /// A session in this class that slept could not wake on this version, and carries on with the one it fell asleep on.

@@ -10,7 +10,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
 use super::breaker::Breaker;
-use super::builder::ServerBuilder;
+use super::builder::{MIN_READ_RATE_DEFAULT, ServerBuilder};
 use super::census::Census;
 use super::course::{Course, Notice, Occurrence, Status};
 use super::handle::ServerHandle;
@@ -159,6 +159,7 @@ impl Prepared {
             timeout,
             deadlines: Deadlines {
                 write: timeouts.write.unwrap_or(timeout),
+                min_read_rate: timeouts.min_read_rate.unwrap_or(MIN_READ_RATE_DEFAULT),
                 first_byte: timeouts.first_byte,
                 idle: timeouts.idle,
                 lifetime: timeouts.lifetime,

@@ -53,7 +53,13 @@ pub struct Timeouts {
     pub lifetime: Duration,
     /// See [`Deadlines::min_rate`].
     pub min_rate: u32,
+    /// See [`Deadlines::min_read_rate`]. `None`: [`MIN_READ_RATE_DEFAULT`].
+    pub min_read_rate: Option<u32>,
 }
+
+/// Bytes per second that a peer has to read of what is queued for it, where nothing else is said. A fifth of what the
+/// slowest lines in use carry. It holds a full send buffer of the default size for four minutes at most.
+pub const MIN_READ_RATE_DEFAULT: u32 = 1_024;
 
 /// Where a server's plugin comes from.
 #[derive(Clone)]

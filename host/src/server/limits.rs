@@ -128,6 +128,7 @@ impl ServerHandle {
         list.add("timeouts.idle", Quantity::Time(deadlines.idle));
         list.add("timeouts.lifetime", Quantity::Time(deadlines.lifetime));
         list.add("timeouts.min_rate_bytes_per_second", Quantity::Bytes(deadlines.min_rate.into()));
+        list.add("timeouts.min_read_rate_bytes_per_second", Quantity::Bytes(deadlines.min_read_rate.into()));
         list.add("limits.send_buffer_high_bytes", Quantity::Bytes(config.watermarks.high_bytes as u64));
         list.add("limits.send_buffer_low_bytes", Quantity::Bytes(config.watermarks.low_bytes as u64));
         list.add("limits.timers_max", Quantity::Count(config.timers_max as u64));

@@ -34,7 +34,7 @@ mod versions;
 
 pub use bound::{Bound, Prepared};
 pub use breaker::{BreakerLimits, BreakerState};
-pub use builder::{Server, ServerBuilder, StartError, Timeouts};
+pub use builder::{MIN_READ_RATE_DEFAULT, Server, ServerBuilder, StartError, Timeouts};
 pub(crate) use census::Alive;
 pub use checks::{
     COPY_RANGE, CORE_INSTANCES_RANGE, DEADLINE_RANGE, HANDLES_RANGE, HIGH_WATER_RANGE, MEMORY_RANGE, STATE_RANGE,

@@ -13,6 +13,9 @@ pub const MIN_RATE_WINDOW: Duration = Duration::from_secs(5);
 pub struct Deadlines {
     /// How long the peer may read nothing while data is queued for it. Never zero.
     pub write: Duration,
+    /// Bytes per second that the peer has to read while data is queued for it, over each `write`, and over 20 s where
+    /// that is longer. Zero: one byte over each `write` is enough.
+    pub min_read_rate: u32,
     /// From the session's start to the peer's first byte.
     pub first_byte: Duration,
     /// Without a byte in either direction, after which the session ends. Not the period of `on-timeout`.
@@ -25,11 +28,11 @@ pub struct Deadlines {
 }
 
 impl Deadlines {
-    /// Only the write deadline.
+    /// Only the write deadline, and no minimum rates.
     #[must_use]
     pub fn with_write(write: Duration) -> Self {
         let none = Duration::ZERO;
-        Self { write, first_byte: none, idle: none, lifetime: none, min_rate: 0 }
+        Self { write, min_read_rate: 0, first_byte: none, idle: none, lifetime: none, min_rate: 0 }
     }
 }
 
@@ -38,8 +41,8 @@ impl Deadlines {
 pub(super) struct Flow {
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
-    /// Since when the peer has taken nothing of what is queued.
-    pub(super) stalled_since: Option<Instant>,
+    /// When the peer is given up unless it reads more of what is queued.
+    pub(super) must_read_by: Option<Instant>,
     pub(super) half_closed: bool,
 }
 
@@ -123,6 +126,11 @@ impl Clock {
         !deadlines.lifetime.is_zero() && self.started.elapsed() >= deadlines.lifetime
     }
 
+    /// When the session has lived as long as it may. `None`: there is no such limit.
+    pub(super) fn ends(&self, deadlines: &Deadlines) -> Option<Instant> {
+        (!deadlines.lifetime.is_zero()).then(|| self.started + deadlines.lifetime)
+    }
+
     /// Looks at what moved since the last look; true where something did.
     fn look(&mut self, now: Instant, flow: &Flow) -> bool {
         let (came, went) = (flow.bytes_in != self.seen_in, flow.bytes_out != self.seen_out);
@@ -150,6 +158,10 @@ impl Clock {
     ) -> (Verdict, bool) {
         let moved = self.look(now, flow);
         let mut next = self.idle_since + period;
+        let reads_too_little = flow.must_read_by.is_some_and(|by| now >= by);
+        if let Some(by) = flow.must_read_by.filter(|_| !reads_too_little) {
+            next = next.min(by);
+        }
         let mut overdue = |since: Instant, limit: Duration| {
             let due = since + limit;
             let limited = !limit.is_zero();
@@ -158,7 +170,7 @@ impl Clock {
             }
             limited && now >= due
         };
-        let end = if flow.stalled_since.is_some_and(|since| overdue(since, deadlines.write)) {
+        let end = if reads_too_little {
             Some(DisconnectReason::WriteTimeout)
         } else if overdue(self.started, deadlines.lifetime) {
             Some(DisconnectReason::SessionTimeout)
@@ -200,7 +212,7 @@ mod tests {
     const PERIOD: Duration = Duration::from_secs(1_000);
 
     fn flow(bytes_in: u64, bytes_out: u64) -> Flow {
-        Flow { bytes_in, bytes_out, stalled_since: None, half_closed: false }
+        Flow { bytes_in, bytes_out, must_read_by: None, half_closed: false }
     }
 
     fn deadlines() -> Deadlines {
@@ -268,7 +280,7 @@ mod tests {
         let deadlines = Deadlines { idle: Duration::from_secs(3), lifetime: Duration::from_secs(50), ..deadlines() };
         let mut clock = Clock::new(Instant::now());
         let start = clock.started;
-        let stalled = Flow { stalled_since: Some(start - Duration::from_secs(8)), ..flow(0, 0) };
+        let stalled = Flow { must_read_by: Some(start + Duration::from_secs(1)), ..flow(0, 0) };
         let (verdict, _) = clock.judge(start, PERIOD, &deadlines, &stalled);
         assert_eq!(verdict, Verdict::WaitUntil(start + Duration::from_secs(1)));
         let (verdict, moved) = clock.judge(start, PERIOD, &deadlines, &flow(5, 0));

@@ -118,10 +118,10 @@ impl<P: Procedure, M> Session<P, M> {
                 let procedure = Arc::clone(&session.procedure);
                 let birth = {
                     let Self { line, machine, alarm, turn, .. } = &mut session;
-                    let mut attending = Attending { line, machine, alarm, turn, class };
+                    let mut attending = Attending { line, machine, alarm, turn, class, lifetime_ends: None };
                     // Boxed, because it is large and a session lives long.
                     let mut birth = Box::pin(procedure.instantiate(scope, budget));
-                    attending.call(birth.as_mut(), budget.wall, Reach::Session).await
+                    attending.call(birth.as_mut(), budget.wall, Reach::Session).await.0
                 };
                 turn::leave(&session.line);
                 birth
@@ -272,7 +272,7 @@ impl<P: Procedure, M> Session<P, M> {
             return;
         }
         let stirs = !matches!(event, Event::Timeout { .. });
-        let Self { line, machine, instance, alarm, turn, .. } = self;
+        let Self { line, machine, instance, alarm, turn, clock, .. } = self;
         let Some(instance) = instance else { return };
         if let Err(fault) = beside::free(line, machine, alarm, instance).await {
             turn::leave(&self.line);
@@ -283,9 +283,11 @@ impl<P: Procedure, M> Session<P, M> {
         let class = line.priority();
         let budget = line.config().budgets.event(class);
         let (reach, start) = (Reach::of(instance), Instant::now());
-        let mut attending = Attending { line, machine, alarm, turn, class };
-        let outcome = attending.call(pin!(instance.dispatch(event, budget)), budget.wall, reach).await;
-        self.procedure.meter().event(class, start.elapsed());
+        let lifetime_ends = clock.ends(&line.config().deadlines);
+        let mut attending = Attending { line, machine, alarm, turn, class, lifetime_ends };
+        let (outcome, waited) = attending.call(pin!(instance.dispatch(event, budget)), budget.wall, reach).await;
+        // What the peer does says nothing about the version.
+        self.procedure.meter().event(class, start.elapsed().saturating_sub(waited));
         if stirs {
             (self.stirred, self.sleepless) = (start, false);
         }
@@ -395,8 +397,8 @@ impl<P: Procedure, M> Session<P, M> {
             }
         }
         let (now, config) = (Instant::now(), line.config());
-        state.stalled(now, config.deadlines.write);
-        let (flow, timer) = (state.flow(self.machine.half_closed()), state.timers.next());
+        let flow = state.flow(now, &config.deadlines, self.machine.half_closed());
+        let timer = state.timers.next();
         let resumes = state.resumes_by(rationed.unwrap_or(now + config.timeout));
 
         let (verdict, moved) = self.clock.judge(now, config.timeout, &config.deadlines, &flow);

@@ -3,6 +3,7 @@
 //! One task owns a session and everything here happens on it, so the lock is never contended; it is there because
 //! the host calls come through the engine and cannot borrow from the driver. It is never held across an `await`.
 
+mod reader;
 mod travel;
 
 use std::io;
@@ -11,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use self::reader::Reader;
 use super::clock::{Deadlines, Flow};
 use super::latch::Latch;
 use super::mailbox::{Mailbox, Orders};
@@ -142,10 +144,7 @@ pub(super) struct LineState {
     pub(super) mail_waits: bool,
     /// A hand-over was asked for in the middle of something.
     pub(super) handover_waits: bool,
-    /// Since when the peer has taken nothing of what is queued.
-    pub(super) stalled_since: Option<Instant>,
-    /// What the peer had not confirmed then.
-    stalled_at: Option<usize>,
+    reader: Reader,
     /// When the driver last saw bytes move.
     pub(super) last_exchange: Instant,
     pub(super) bytes_in: u64,
@@ -175,8 +174,7 @@ impl Line {
             timed_out: false,
             mail_waits: false,
             handover_waits: false,
-            stalled_since: None,
-            stalled_at: None,
+            reader: Reader::default(),
             last_exchange: started,
             bytes_in: 0,
             bytes_out: 0,
@@ -242,6 +240,11 @@ impl Line {
         before
     }
 
+    /// Whether an event of it waits for the session's own peer, which reads too little of what is queued for it.
+    pub fn waits_for_peer(&self) -> bool {
+        self.state().waits_for_peer()
+    }
+
     /// Whether an event of it runs, or its instance starts. In one total order with [`Latch::close`].
     pub fn in_event(&self) -> bool {
         self.pulse.doing().is_some()
@@ -303,6 +306,7 @@ impl Port for Line {
         let high = self.config.watermarks.high_bytes;
         let mut state = self.state();
         if state.closed || state.timed_out {
+            state.goes_on();
             return Poll::Ready(Err(if state.timed_out { WriteError::TimedOut } else { WriteError::Closed }));
         }
         if data.len() > high {
@@ -314,9 +318,11 @@ impl Port for Line {
                 return Poll::Ready(Err(WriteError::Closed));
             }
             if state.outbox.len() >= high {
+                state.waits();
                 return Poll::Pending;
             }
         }
+        state.goes_on();
         if state.queue(cx, data).is_err() {
             return Poll::Ready(Err(WriteError::Closed));
         }
@@ -384,13 +390,15 @@ impl LineState {
                 share.waited();
             }
             // The session wakes then. Meanwhile nobody knows whether the peer would take anything.
-            (self.rationed_until, self.stalled_since) = (rationed, None);
+            self.goes_on();
+            self.rationed_until = rationed;
             self.rationed_since.get_or_insert_with(Instant::now);
             return Poll::Pending;
         }
         self.rationed_until = None;
-        if let Some(since) = self.rationed_since.take() {
-            self.rationed_before += since.elapsed();
+        if let Some(time) = self.rationed_since.take().map(|since| since.elapsed()) {
+            self.rationed_before += time;
+            self.reader.excuse(time);
         }
         let outcome = wire.poll_write(cx, &data[..data.len().min(share.grain())]);
         match &outcome {
@@ -399,7 +407,7 @@ impl LineState {
                 share.charge(*count as u64);
                 self.bytes_out += *count as u64;
                 self.unflushed = matches!(wire, Wire::Tls(_));
-                self.stalled_since = None;
+                self.reader.takes();
             }
             // The connection is of no more use, and the next reader of this state has to know.
             Poll::Ready(Err(_)) => self.closed = true,
@@ -408,19 +416,16 @@ impl LineState {
         outcome
     }
 
-    /// Sends what it can. Ready when nothing is queued any more; pending when the peer does not take it, since
-    /// [`LineState::stalled_since`].
+    /// Sends what it can. Ready when nothing is queued any more; pending when the peer does not take it.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.outbox.is_empty() && !self.unflushed {
             return Poll::Ready(Ok(()));
         }
         let outcome = self.poll_send(cx);
         match &outcome {
-            Poll::Pending if self.stalled_since.is_none() && self.rationed_until.is_none() => {
-                self.stall(Instant::now());
-            }
+            Poll::Pending if !self.is_stalled() && self.rationed_until.is_none() => self.stall(Instant::now()),
             Poll::Pending => {}
-            Poll::Ready(Ok(())) => self.stalled_since = None,
+            Poll::Ready(Ok(())) => self.reader.drained(),
             Poll::Ready(Err(_)) => self.closed = true,
         }
         outcome
@@ -438,25 +443,6 @@ impl LineState {
         }
         self.unflushed = false;
         Poll::Ready(Ok(()))
-    }
-
-    /// The peer takes nothing from now on.
-    pub(super) fn stall(&mut self, now: Instant) {
-        self.stalled_since = Some(now);
-        self.stalled_at = self.wire.as_ref().and_then(Wire::unconfirmed);
-    }
-
-    /// Since when the peer has taken nothing. A system asks for more only when a good part of its own buffer is free, so where
-    /// `limit` has passed it is asked whether the peer has read meanwhile.
-    pub(super) fn stalled(&mut self, now: Instant, limit: Duration) -> Option<Instant> {
-        let since = self.stalled_since?;
-        if now >= since + limit {
-            let (before, left) = (self.stalled_at, self.wire.as_ref().and_then(Wire::unconfirmed));
-            if left.zip(before).is_some_and(|(left, before)| left < before) {
-                (self.stalled_since, self.stalled_at) = (Some(now), left);
-            }
-        }
-        self.stalled_since
     }
 
     /// Whether the tenant has used up its share of bytes, so that nothing is read for now, and when to ask again.
@@ -484,9 +470,9 @@ impl LineState {
         self.rationed_until.filter(|_| !self.outbox.is_empty()).map_or(next, |until| until.min(next))
     }
 
-    pub(super) fn flow(&self, half_closed: bool) -> Flow {
-        let Self { bytes_in, bytes_out, stalled_since, .. } = *self;
-        Flow { bytes_in, bytes_out, stalled_since, half_closed }
+    pub(super) fn flow(&mut self, now: Instant, deadlines: &Deadlines, half_closed: bool) -> Flow {
+        let must_read_by = self.must_read_by(now, deadlines);
+        Flow { bytes_in: self.bytes_in, bytes_out: self.bytes_out, must_read_by, half_closed }
     }
 
     /// Gives up sending and forgets what is queued.

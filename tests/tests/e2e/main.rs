@@ -24,4 +24,5 @@ mod swap;
 mod tenants;
 mod tls;
 mod versions;
+mod waits;
 mod wasi;

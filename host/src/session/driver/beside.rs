@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use crate::event::{DisconnectReason, Fault, FaultKind, Instance, Priority};
+use super::parting::{FLUSH_MAX, is_deadline};
+use crate::event::{DisconnectReason, EndReason, Fault, FaultKind, Instance, Priority};
 use crate::net::Wire;
 use crate::sched::Turn;
 use crate::session::alarm::Alarm;
-use crate::session::line::Line;
-use crate::session::machine::{How, Machine};
+use crate::session::clock::Deadlines;
+use crate::session::line::{Line, LineState};
+use crate::session::machine::{Ending, How, Machine};
 use crate::session::mailbox::Orders;
 use crate::session::turn;
 
-/// How long a peer that reads nothing may hold up an instance that serves others as well.
+/// How long a peer may hold up an instance that serves others as well, in all of one event, however much it reads.
 const SHARED_STALL_MAX: Duration = Duration::from_secs(2);
 /// How long an event may wait for an instance that serves others as well. Each of theirs has a budget, so that it takes many
 /// sessions that use all of it.
@@ -31,17 +33,50 @@ pub(super) enum Reach {
 }
 
 impl Reach {
-    /// How long a peer may read nothing in the middle of an event.
-    fn stall_max(self, line: &Line) -> Duration {
-        let write = line.config().deadlines.write;
-        match self {
-            Self::Session => write,
-            Self::Instance => write.min(SHARED_STALL_MAX),
-        }
-    }
-
     pub(super) fn of(instance: &impl Instance) -> Self {
         if instance.is_shared() { Self::Instance } else { Self::Session }
+    }
+}
+
+/// How long a call may go on, and how long it may wait for its session's peer. That wait counts against the peer only.
+#[derive(Debug)]
+pub(super) struct Patience {
+    reach: Reach,
+    /// When the call is given up, unless it waits for the peer.
+    deadline: Instant,
+    /// How long events had waited for the peer before this call.
+    waited_before: Duration,
+    /// When the session has lasted as long as it may.
+    lifetime_ends: Option<Instant>,
+    /// When the peer is given up because its session is to end.
+    flush_ends: Option<Instant>,
+}
+
+impl Patience {
+    /// When the peer is given up, unless it reads more before that. `None`: it holds up nothing.
+    fn peer_until(
+        &mut self,
+        state: &mut LineState,
+        machine: &mut Machine,
+        deadlines: &Deadlines,
+        now: Instant,
+    ) -> Option<Instant> {
+        let must_read_by = state.must_read_by(now, deadlines);
+        if !state.waits_for_peer() {
+            return must_read_by;
+        }
+        if self.lifetime_ends.is_some_and(|at| now >= at) {
+            machine.end(DisconnectReason::SessionTimeout, How::Flush);
+        }
+        let waited = state.waited_for_peer().saturating_sub(self.waited_before);
+        let shared =
+            (self.reach == Reach::Instance).then(|| now + SHARED_STALL_MAX.min(deadlines.write).saturating_sub(waited));
+        let lifetime = self.lifetime_ends.filter(|at| now < *at);
+        // As with what is queued at the end of a session.
+        let is_overdue = matches!(machine.ending(), Some(Ending { reason: EndReason::Disconnect(reason), .. })
+            if is_deadline(reason));
+        let flush = is_overdue.then(|| *self.flush_ends.get_or_insert(now + FLUSH_MAX));
+        [must_read_by, shared, lifetime, flush].into_iter().flatten().min()
     }
 }
 
@@ -55,13 +90,15 @@ pub(super) async fn free(
     if !instance.is_shared() {
         return Ok(());
     }
-    let until = Instant::now() + INSTANCE_WAIT_MAX;
+    let deadline = Instant::now() + INSTANCE_WAIT_MAX;
+    // Nothing of the instance's is given up with this.
+    let (reach, waited_before) = (Reach::Session, Duration::ZERO);
+    let mut patience = Patience { reach, deadline, waited_before, lifetime_ends: None, flush_ends: None };
     poll_fn(|cx| {
         if let Poll::Ready(free) = instance.poll_free(cx) {
             return Poll::Ready(free);
         }
-        // Nothing of the instance's is given up with this.
-        let outcome = ready!(poll(line, machine, alarm, Reach::Session, until, cx));
+        let outcome = ready!(poll(line, machine, alarm, &mut patience, cx));
         Poll::Ready(Err(match outcome.kind {
             FaultKind::WallTime => {
                 let detail = format!("other sessions kept the instance for longer than {INSTANCE_WAIT_MAX:?}");
@@ -80,17 +117,25 @@ pub(super) struct Attending<'a> {
     pub(super) alarm: &'a mut Alarm,
     pub(super) turn: &'a mut Turn,
     pub(super) class: Priority,
+    /// When the session has lasted as long as it may, where that matters in the middle of the call.
+    pub(super) lifetime_ends: Option<Instant>,
 }
 
 impl Attending<'_> {
-    /// Polls the call in the session's turns until it is done, takes longer than `wall`, or has to be given up.
-    pub(super) async fn call<T, F>(&mut self, mut call: Pin<&mut F>, wall: Duration, reach: Reach) -> Result<T, Fault>
+    /// Polls the call in the session's turns until it is done, takes longer than `wall`, or has to be given up. Also
+    /// says how long it waited for the session's own peer.
+    pub(super) async fn call<T, F>(
+        &mut self,
+        mut call: Pin<&mut F>,
+        wall: Duration,
+        reach: Reach,
+    ) -> (Result<T, Fault>, Duration)
     where
         F: Future<Output = Result<T, Fault>>,
     {
-        let Self { line, machine, alarm, turn, class } = self;
+        let Self { line, machine, alarm, turn, class, lifetime_ends } = self;
         let start = Instant::now();
-        let mut began_to_wait = None;
+        let mut began_to_wait: Option<(Patience, Instant, Duration)> = None;
         turn.begin(*class, start);
         let outcome = poll_fn(|cx| {
             let now = began_to_wait.is_none().then_some(start);
@@ -98,14 +143,19 @@ impl Attending<'_> {
             if let Poll::Ready(outcome) = polled {
                 return Poll::Ready(outcome);
             }
-            // What others do with their turns, and the share of its tenant, are not held against this one.
-            let (rationed, ended_before) = {
+            let (rationed, waited, ended_before) = {
                 let state = line.state();
-                (state.rationed(), state.ended_writes())
+                (state.rationed(), state.waited_for_peer(), state.ended_writes())
             };
-            let (end, before) = *began_to_wait.get_or_insert_with(|| (Instant::now() + wall, rationed));
-            let deadline = end + turn.waited() + rationed.saturating_sub(before);
-            match poll(line, machine, alarm, reach, deadline, cx) {
+            let (patience, end, before) = began_to_wait.get_or_insert_with(|| {
+                let (deadline, lifetime_ends) = (Instant::now() + wall, *lifetime_ends);
+                let patience = Patience { reach, deadline, waited_before: waited, lifetime_ends, flush_ends: None };
+                (patience, deadline, rationed)
+            });
+            // What the peer does, what others do with their turns, and the share of its tenant, are not held against it.
+            let waited = waited.saturating_sub(patience.waited_before);
+            patience.deadline = *end + turn.waited() + rationed.saturating_sub(*before) + waited;
+            match poll(line, machine, alarm, patience, cx) {
                 Poll::Ready(fault) => Poll::Ready(Err(fault)),
                 // A write that timed out or was given up just now is only seen by asking the call again.
                 Poll::Pending if !ended_before && line.state().ended_writes() => {
@@ -116,7 +166,13 @@ impl Attending<'_> {
         })
         .await;
         turn.rest();
-        outcome
+        let waited = began_to_wait.map_or(Duration::ZERO, |(patience, ..)| {
+            let mut state = line.state();
+            // It may have been given up in the middle of a wait.
+            state.goes_on();
+            state.waited_for_peer().saturating_sub(patience.waited_before)
+        });
+        (outcome, waited)
     }
 }
 
@@ -130,14 +186,13 @@ pub(super) fn poll(
     line: &Line,
     machine: &mut Machine,
     alarm: &mut Alarm,
-    reach: Reach,
-    deadline: Instant,
+    patience: &mut Patience,
     cx: &mut Context<'_>,
 ) -> Poll<Fault> {
     let orders = line.mailbox.orders();
     match turn::cut_off(orders) {
         // The event comes to its end, within its budget, for a peer that is gone.
-        Some(fault) if fault.kind == FaultKind::Aborted && reach == Reach::Instance => {
+        Some(fault) if fault.kind == FaultKind::Aborted && patience.reach == Reach::Instance => {
             let mut state = line.state();
             state.close();
             if let Some(wire) = state.wire.take() {
@@ -148,12 +203,12 @@ pub(super) fn poll(
         None => {}
     }
     decide(machine, orders);
-    let now = Instant::now();
-    if now >= deadline {
+    let (now, config) = (Instant::now(), line.config());
+    let mut state = line.state();
+    if now >= patience.deadline && !state.waits_for_peer() {
         return Poll::Ready(Fault::new(FaultKind::WallTime, "the event took longer than its class allows"));
     }
-    let mut next = deadline;
-    let mut state = line.state();
+    let mut next = patience.deadline;
     // Mail is not sent in the middle of an event.
     state.mail_waits |= orders.contains(Orders::MAIL);
     state.handover_waits |= orders.contains(Orders::HANDOVER);
@@ -164,14 +219,19 @@ pub(super) fn poll(
             // The socket is of no more use: it goes now, and not when the plugin is done.
             state.wire = None;
             machine.end(DisconnectReason::PeerReset, How::Reset);
-        } else if let Some(since) = state.stalled(now, reach.stall_max(line)) {
-            let stall = since + reach.stall_max(line);
-            state.timed_out |= now >= stall;
-            next = next.min(stall.max(now));
+        } else {
+            if state.outbox.len() < config.watermarks.high_bytes {
+                state.goes_on();
+            }
+            if let Some(until) = patience.peer_until(&mut state, machine, &config.deadlines, now) {
+                state.timed_out |= now >= until;
+                // While it waits for the peer, nothing else counts.
+                next = if state.waits_for_peer() { until } else { next.min(until) }.max(now);
+            }
         }
         if state.timed_out {
             machine.end(DisconnectReason::WriteTimeout, How::Reset);
-            next = deadline;
+            next = patience.deadline;
         }
     }
     let next = state.resumes_by(next);

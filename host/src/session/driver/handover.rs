@@ -80,10 +80,10 @@ impl<P: Procedure, M> Session<P, M> {
         let Some(ballot) = handover.ballot.take() else { return Ok(()) };
         let class = self.line.priority();
         let Self { line, machine, alarm, turn, .. } = self;
-        let mut attending = Attending { line, machine, alarm, turn, class };
+        let mut attending = Attending { line, machine, alarm, turn, class, lifetime_ends: None };
         let wall = ballot.patience + VERDICT_SPARE;
         let mut cast = Box::pin(async { Ok(ballot.cast().await) });
-        let together = attending.call(cast.as_mut(), wall, Reach::Session).await;
+        let (together, _) = attending.call(cast.as_mut(), wall, Reach::Session).await;
         if together.map_err(Stay::Ends)? {
             return Ok(());
         }

@@ -18,11 +18,11 @@ const LINGER_MAX: Duration = Duration::from_secs(2);
 const LINGER_MAX_BYTES: usize = 1 << 20;
 
 /// How long sending what is queued may take where a deadline or the operator ended the session.
-const FLUSH_MAX: Duration = Duration::from_secs(5);
+pub(super) const FLUSH_MAX: Duration = Duration::from_secs(5);
 
 /// Whether it was neither the plugin that ended the session nor the peer nor the server's stop, which has a deadline of its
 /// own.
-fn is_deadline(reason: DisconnectReason) -> bool {
+pub(super) fn is_deadline(reason: DisconnectReason) -> bool {
     use DisconnectReason as R;
     matches!(reason, R::SessionTimeout | R::IdleTimeout | R::FirstByteTimeout | R::MinRate | R::Evicted)
 }
@@ -41,7 +41,7 @@ impl<P: Procedure, M> Session<P, M> {
             let mut state = line.state();
             let sent = state.poll_flush(cx);
             let now = Instant::now();
-            if sent.is_ready() && state.stalled_since.is_none() {
+            if sent.is_ready() && !state.is_stalled() {
                 state.stall(now);
             }
             let done = match (sent, &mut state.wire) {
@@ -55,8 +55,8 @@ impl<P: Procedure, M> Session<P, M> {
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(DisconnectReason::PeerReset)),
                 Poll::Pending => {}
             }
-            let limit = line.config().deadlines.write;
-            let stalled = state.stalled(now, limit).unwrap_or(now) + limit;
+            let deadlines = &line.config().deadlines;
+            let stalled = state.must_read_by(now, deadlines).unwrap_or(now + deadlines.write);
             let resumes = state.resumes_by(stalled);
             drop(state);
             // An ending that no party wished for does not wait for a peer that reads a little now and then.

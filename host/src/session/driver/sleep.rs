@@ -117,8 +117,8 @@ impl<P: Procedure, M> Session<P, M> {
         let budget = self.line.config().budgets.event(class);
         let Self { line, machine, instance, alarm, turn, .. } = self;
         let Some(old) = instance else { return Ok(Vec::new()) };
-        let mut attending = Attending { line, machine, alarm, turn, class };
-        attending.call(pin!(old.save(budget)), budget.wall, Reach::Session).await
+        let mut attending = Attending { line, machine, alarm, turn, class, lifetime_ends: None };
+        attending.call(pin!(old.save(budget)), budget.wall, Reach::Session).await.0
     }
 
     /// Whether this procedure could carry on with the session, which goes on sleeping, unless that is called off meanwhile. Where
@@ -157,7 +157,7 @@ impl<P: Procedure, M> Session<P, M> {
         let (event, start) = (self.line.config().budgets.event(class), self.line.config().budgets.start(class));
         let scope = Scope { port: self.line.clone(), peers: self.peers.clone() };
         let Self { line, machine, alarm, turn, .. } = self;
-        let mut attending = Attending { line, machine, alarm, turn, class };
+        let mut attending = Attending { line, machine, alarm, turn, class, lifetime_ends: None };
         // Boxed, because it is large and rare.
         let mut taking = Box::pin(async {
             let taking = pin!(procedure.take_over(scope, start, event, version, state));
@@ -166,7 +166,7 @@ impl<P: Procedure, M> Session<P, M> {
                 Either::Right((taken, _)) => taken,
             }
         });
-        attending.call(taking.as_mut(), start.wall, Reach::Session).await
+        attending.call(taking.as_mut(), start.wall, Reach::Session).await.0
     }
 }
 

@@ -1,0 +1,209 @@
+//! How the peer reads what is queued for it: since when it takes nothing, at what rate it reads, and how long events
+//! have waited for that.
+//!
+//! Only bytes that the peer's system has confirmed count. Bytes in the buffers of this system say nothing of the peer.
+
+use std::time::{Duration, Instant};
+
+use super::LineState;
+use crate::net::Wire;
+use crate::session::clock::Deadlines;
+
+/// Longest time over which the minimum reading rate is judged. The write timeout is the window where it is shorter.
+/// A system confirms in lumps of up to its largest segment, so a shorter window would cut off steady readers.
+const RATE_WINDOW_MAX: Duration = Duration::from_secs(20);
+
+/// A moment, and what was on its way to the peer then.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    at: Instant,
+    /// Bytes that the system had taken.
+    taken: u64,
+    /// Bytes of them that the peer's system had not confirmed. `None`: the system does not say.
+    unconfirmed: Option<usize>,
+}
+
+/// What is known of the peer as a reader.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    /// Since when the peer has taken nothing of what is queued.
+    stalled: Option<Mark>,
+    /// Where the window began over which the rate is judged. `None`: nothing is queued.
+    window: Option<Mark>,
+    /// Since when the event in flight waits for the peer.
+    waits_since: Option<Instant>,
+    /// How long events have waited for the peer before.
+    waited: Duration,
+}
+
+impl Reader {
+    /// The system took bytes.
+    pub(super) fn takes(&mut self) {
+        self.stalled = None;
+    }
+
+    /// Nothing is queued any more.
+    pub(super) fn drained(&mut self) {
+        (self.stalled, self.window) = (None, None);
+    }
+
+    /// The host itself sent nothing for so long.
+    pub(super) fn excuse(&mut self, time: Duration) {
+        for mark in [&mut self.stalled, &mut self.window].into_iter().flatten() {
+            mark.at += time;
+        }
+    }
+
+    pub(super) fn is_stalled(&self) -> bool {
+        self.stalled.is_some()
+    }
+}
+
+impl LineState {
+    /// The peer takes nothing from now on.
+    pub(in crate::session) fn stall(&mut self, now: Instant) {
+        let mark = self.mark(now);
+        self.reader.stalled = Some(mark);
+        self.reader.window.get_or_insert(mark);
+    }
+
+    /// Whether the peer takes nothing of what is queued.
+    pub(in crate::session) fn is_stalled(&self) -> bool {
+        self.reader.is_stalled()
+    }
+
+    /// When the peer is to be given up unless it reads more of what is queued; it is to be given up now where that is
+    /// not later than `now`. `None`: nothing is queued, or the tenant's share holds it up.
+    ///
+    /// The system asks for more only once a good part of its own buffer is free. So when a limit has passed, the
+    /// system is asked what the peer has confirmed meanwhile.
+    pub(in crate::session) fn must_read_by(&mut self, now: Instant, deadlines: &Deadlines) -> Option<Instant> {
+        if self.rationed_until.is_some() {
+            return None;
+        }
+        let (write, window) = (deadlines.write, deadlines.write.min(RATE_WINDOW_MAX));
+        let least = u64::try_from(u128::from(deadlines.min_read_rate) * window.as_millis() / 1_000);
+        self.reader.stalled = self.reader.stalled.map(|mark| self.renewed(mark, now, write, 1));
+        self.reader.window = self.reader.window.map(|mark| self.renewed(mark, now, window, least.unwrap_or(u64::MAX)));
+        let stalled = self.reader.stalled.map(|mark| mark.at + write);
+        let slow = self.reader.window.filter(|_| deadlines.min_read_rate > 0).map(|mark| mark.at + window);
+        stalled.into_iter().chain(slow).min()
+    }
+
+    /// The mark, or one at `now` where `limit` has passed since and the peer has read `least` bytes.
+    fn renewed(&self, mark: Mark, now: Instant, limit: Duration, least: u64) -> Mark {
+        if now < mark.at + limit || self.confirmed_since(&mark) < least { mark } else { self.mark(now) }
+    }
+
+    fn mark(&self, now: Instant) -> Mark {
+        Mark { at: now, taken: self.bytes_out, unconfirmed: self.wire.as_ref().and_then(Wire::unconfirmed) }
+    }
+
+    /// Bytes that the peer's system has confirmed since.
+    fn confirmed_since(&self, mark: &Mark) -> u64 {
+        let (before, left) = (mark.unconfirmed, self.wire.as_ref().and_then(Wire::unconfirmed));
+        let (before, left) = before.zip(left).map_or((0, 0), |(before, left)| (before as u64, left as u64));
+        (self.bytes_out - mark.taken + before).saturating_sub(left)
+    }
+
+    /// An event waits for the peer from now on, unless it is the tenant's share that holds it up.
+    pub(super) fn waits(&mut self) {
+        if self.rationed_until.is_none() {
+            self.reader.waits_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// No event waits for the peer any more.
+    pub(in crate::session) fn goes_on(&mut self) {
+        if let Some(since) = self.reader.waits_since.take() {
+            self.reader.waited += since.elapsed();
+        }
+    }
+
+    /// Whether an event waits for the peer.
+    pub(in crate::session) fn waits_for_peer(&self) -> bool {
+        self.reader.waits_since.is_some()
+    }
+
+    /// How long events have waited for the peer in all.
+    pub(in crate::session) fn waited_for_peer(&self) -> Duration {
+        self.reader.waited + self.reader.waits_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::event::{ClientInfo, Priority};
+    use crate::sched::{Account, Budgets, Lane, Seat, Turnstile};
+    use crate::session::{Latch, Line, LineConfig, Watermarks};
+
+    fn line() -> Arc<Line> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let _inside = runtime.enter();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let local = listener.local_addr().expect("bound");
+        let stream = TcpStream::connect(local).expect("it is there");
+        stream.set_nonblocking(true).expect("an option");
+        let wire = Wire::plain(stream).expect("a reactor");
+        let config = LineConfig {
+            timeout: Duration::from_secs(60),
+            deadlines: Deadlines::with_write(Duration::from_secs(60)),
+            watermarks: Watermarks { high_bytes: 8 << 10, low_bytes: 2 << 10 },
+            tenant: "one".into(),
+            account: Arc::new(Account::default()),
+            timers_max: 4,
+            sleep_after: Duration::ZERO,
+            priority: Priority::Normal,
+            priority_max: Priority::Normal,
+            budgets: Budgets::default(),
+            latch: Arc::new(Latch::default()),
+        };
+        let turnstiles = Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, 1)));
+        let seat = Arc::new(Seat::new(Lane::Standard, Arc::new(turnstiles)));
+        let info = ClientInfo { id: 1, server: "one".into(), peer: local, local, tls: None, parameter: 0 };
+        let line = Line::new(info, Arc::new(config), seat, wire);
+        // Only what the system takes is known of its peer.
+        line.state().wire = None;
+        line
+    }
+
+    /// What is judged of a peer of which only the bytes that the system took are known.
+    fn judged(min_read_rate: u32, taken: u64) -> bool {
+        let line = line();
+        let deadlines = Deadlines { min_read_rate, ..Deadlines::with_write(Duration::from_secs(2)) };
+        let (mut state, start) = (line.state(), Instant::now());
+        state.stall(start);
+        state.bytes_out += taken;
+        // It takes something now and then, so that only its rate counts.
+        state.reader.takes();
+        let window = start + Duration::from_secs(2);
+        state.must_read_by(window, &deadlines).is_some_and(|by| by <= window)
+    }
+
+    #[test]
+    fn rate_is_judged_below_at_and_above() {
+        for rate in [1, 50, 1_024, u32::MAX] {
+            let least = u64::from(rate) * 2;
+            assert_eq!([least - 1, least, least + 1].map(|taken| judged(rate, taken)), [true, false, false], "{rate}");
+        }
+        assert!(!judged(0, 0), "there is no minimum");
+    }
+
+    #[test]
+    fn tenants_share_is_not_held_against_a_reader() {
+        let line = line();
+        let deadlines = Deadlines { min_read_rate: 1_024, ..Deadlines::with_write(Duration::from_secs(2)) };
+        let (mut state, start) = (line.state(), Instant::now());
+        state.stall(start);
+        let due = |state: &mut LineState, at: u64| {
+            let now = start + Duration::from_secs(at);
+            state.must_read_by(now, &deadlines).is_some_and(|by| by <= now)
+        };
+        state.reader.excuse(Duration::from_secs(30));
+        assert!(!due(&mut state, 31) && due(&mut state, 32));
+    }
+}

@@ -1,0 +1,37 @@
+//! Cases that a number decides, so that one that fails can be tried again: `WHARF_SEED` says which.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Numbers from a number.
+pub struct Seed(u64);
+
+impl Seed {
+    /// The seed of this run, which is printed and so shown where the test fails.
+    #[must_use]
+    pub fn of_this_run() -> Self {
+        let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| u64::from(now.subsec_nanos()));
+        let given = std::env::var("WHARF_SEED").ok();
+        let seed = given.map_or_else(now, |text| text.parse().expect("WHARF_SEED is a number"));
+        eprintln!("WHARF_SEED={seed}");
+        Self(seed)
+    }
+
+    /// From 0 on, below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        // SplitMix64.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end
+    }
+
+    /// From `start` on, below `end`.
+    pub fn between(&mut self, start: u64, end: u64) -> u64 {
+        start + self.below(end - start)
+    }
+
+    /// So many milliseconds.
+    pub fn millis(&mut self, start: u64, end: u64) -> Duration {
+        Duration::from_millis(self.between(start, end))
+    }
+}

@@ -1,0 +1,178 @@
+//! Events that wait for their session's own peer: the peer's limits end that, with the peer's reason, and no version of
+//! a plugin is blamed for it.
+
+use std::time::{Duration, Instant};
+
+use wharf::event::Priority;
+use wharf::sched::BudgetChange;
+use wharf::server::{CanaryRules, CanaryWish, ServerBuilder, ServerHandle, SwapPolicy, SwapRules, Timeouts};
+use wharf::session::Watermarks;
+use wharf_tests::readers::{PIECE_BYTES, Pattern, Reader, writer};
+use wharf_tests::seeds::Seed;
+use wharf_tests::servers::{describe, ended, eventually, host, swap};
+
+/// What an event may last, waits for its peer excluded.
+const WALL: Duration = Duration::from_millis(500);
+/// How long a peer may read nothing.
+const WRITE: Duration = Duration::from_secs(1);
+/// What a peer has to read in these tests.
+const MIN_READ_RATE: u32 = 256 << 10;
+/// More than the system takes by itself.
+const PIECES: u8 = 120;
+
+fn writers(timeouts: Timeouts) -> ServerBuilder {
+    let wall = BudgetChange { wall: Some(WALL), ..BudgetChange::default() };
+    let marks = Watermarks { high_bytes: 64 << 10, low_bytes: 16 << 10 };
+    describe(writer('a')).timeouts(timeouts).budget(Priority::Normal, wall).watermarks(marks)
+}
+
+fn strict() -> Timeouts {
+    Timeouts { write: Some(WRITE), min_read_rate: Some(MIN_READ_RATE), ..Timeouts::default() }
+}
+
+fn start(server: ServerBuilder) -> ServerHandle {
+    server.start().expect("it starts")
+}
+
+fn waits(server: &ServerHandle) -> usize {
+    server.sessions(0, 100).iter().filter(|session| session.glance.event == Some("on-read")).count()
+}
+
+/// So many clients that read too little, each in its own way, until the server gives them up.
+fn give_up_slow_readers(server: &ServerHandle, count: usize, seed: &mut Seed) {
+    let mut readers: Vec<_> = (0..count)
+        .map(|_| (Reader::connect(server.address()), Pattern::below(MIN_READ_RATE as usize / 2, seed)))
+        .collect();
+    std::thread::scope(|scope| {
+        for (reader, pattern) in &mut readers {
+            scope.spawn(|| reader.ask(PIECES).read_until_gone(*pattern, Duration::from_secs(15)));
+        }
+    });
+    eventually("the slow readers are gone", || server.session_count() == 0);
+    let counters = server.counters();
+    let patterns: Vec<_> = readers.iter().map(|(_, pattern)| *pattern).collect();
+    assert!(counters.faults.is_empty(), "{patterns:?}: {:?}", counters.faults);
+    let timed_out = counters.ended.get("write-timeout").copied();
+    assert_eq!(timed_out, Some(count as u64), "{patterns:?}: {:?}", counters.ended);
+}
+
+#[test]
+fn steady_reader_gets_everything() {
+    let mut seed = Seed::of_this_run();
+    let server = start(writers(strict()));
+    let bytes = usize::from(PIECES) * PIECE_BYTES;
+    let patterns: Vec<_> = (0..4).map(|_| Pattern::above(MIN_READ_RATE as usize * 5, &mut seed)).collect();
+    std::thread::scope(|scope| {
+        for pattern in patterns {
+            let address = server.address();
+            scope.spawn(move || {
+                let (mut reader, begun) = (Reader::connect(address), Instant::now());
+                assert_eq!(reader.ask(PIECES).read(pattern, bytes), bytes, "{pattern:?}");
+                assert!(begun.elapsed() > WALL, "{pattern:?} was too fast to show anything");
+                reader.0.send([1]).expect([b'a', 1, 1]);
+            });
+        }
+    });
+    assert!(server.counters().faults.is_empty(), "{:?}", server.counters().faults);
+}
+
+#[test]
+fn slow_reader_ends_by_its_own_reason() {
+    let mut seed = Seed::of_this_run();
+    give_up_slow_readers(&start(writers(strict())), 8, &mut seed);
+}
+
+#[test]
+fn rate_of_zero_leaves_only_the_write_timeout() {
+    let timeouts = Timeouts { min_read_rate: Some(0), ..strict() };
+    let server = start(writers(timeouts));
+    let mut reader = Reader::connect(server.address());
+    // Far below the rate of the other tests, and each second more than nothing.
+    let drips = Pattern::Paced { bytes: 24 << 10, rest: Duration::from_millis(250) };
+    assert!(!reader.ask(PIECES).read_until_gone(drips, WRITE * 4));
+    assert!(server.counters().ended.is_empty(), "{:?}", server.counters().ended);
+    ended(&server, "write-timeout", 1);
+}
+
+#[test]
+fn shared_instance_waits_two_seconds_for_a_peer() {
+    // Twenty seconds to read in, and no rate: only what holds for a shared instance can end it.
+    let timeouts = Timeouts { min_read_rate: Some(0), ..Timeouts::default() };
+    let patterns = [
+        Pattern::Never,
+        Pattern::Paced { bytes: 8 << 10, rest: Duration::from_millis(900) },
+        Pattern::Paced { bytes: 64 << 10, rest: Duration::from_millis(150) },
+    ];
+    std::thread::scope(|scope| {
+        for pattern in patterns {
+            scope.spawn(move || {
+                let server = start(writers(timeouts).shared_instances(1));
+                let mut other = Reader::connect(server.address());
+                other.0.send([1]).expect([b'a', 1, 1]);
+                let mut reader = Reader::connect(server.address());
+                reader.ask(PIECES);
+                eventually("it waits for its reader", || waits(&server) == 1);
+                let asked = Instant::now();
+                std::thread::scope(|scope| {
+                    scope.spawn(|| reader.read_until_gone(pattern, Duration::from_secs(15)));
+                    // It is the same instance still, which counts on.
+                    other.0.send([1]).expect([b'a', 1, 2]);
+                    assert!(asked.elapsed() < Duration::from_secs(8), "{pattern:?}: {:?}", asked.elapsed());
+                });
+                ended(&server, "write-timeout", 1);
+                assert!(server.counters().faults.is_empty(), "{pattern:?}: {:?}", server.counters().faults);
+            });
+        }
+    });
+}
+
+#[test]
+fn slow_readers_take_no_version_back() {
+    let mut seed = Seed::of_this_run();
+    let rules = SwapRules { faults_min: 3, ..SwapRules::default() };
+    let server = start(writers(strict()).swap_rules(rules));
+    let report = swap(&server, writer('b'), SwapPolicy::HandOff);
+    assert!(!report.rolled_back, "{report:?}");
+    give_up_slow_readers(&server, 12, &mut seed);
+    Reader::connect(server.address()).0.send([1]).expect([b'b', 1, 1]);
+    assert_eq!(server.counters().notices.get("swap-rolled-back"), None);
+}
+
+#[test]
+fn slow_readers_end_no_canary() {
+    let mut seed = Seed::of_this_run();
+    let rules = CanaryRules { sessions_min: 1, ..CanaryRules::default() };
+    let server = start(writers(strict()).swap_rules(SwapRules { canary: rules, ..SwapRules::default() }));
+    let wish = CanaryWish { share: Some(1.0), live: None, duration: Some(Duration::from_secs(600)) };
+    host().runtime().block_on(server.canary(writer('b'), wish)).expect("a canary");
+    give_up_slow_readers(&server, 30, &mut seed);
+    assert!(server.canary_seen().is_some(), "{:?}", server.counters().notices);
+    Reader::connect(server.address()).0.send([1]).expect([b'b', 1, 1]);
+}
+
+#[test]
+fn ended_session_waits_shortly_for_its_peer() {
+    // Fast enough to be waited for without end.
+    let reads = Pattern::Paced { bytes: 96 << 10, rest: Duration::from_millis(250) };
+    let begin = |timeouts: Timeouts| {
+        let server = start(writers(timeouts));
+        let mut reader = Reader::connect(server.address());
+        reader.ask(u8::MAX);
+        (server, reader)
+    };
+    let lifetime = Timeouts { lifetime: Duration::from_secs(1), ..Timeouts::default() };
+    let cases = [("session-timeout", begin(lifetime)), ("evicted", begin(Timeouts::default()))];
+    std::thread::scope(|scope| {
+        for (reason, (server, mut reader)) in cases {
+            scope.spawn(move || {
+                eventually("it waits for its reader", || waits(&server) == 1);
+                if reason == "evicted" {
+                    assert!(server.disconnect(1));
+                }
+                assert!(reader.read_until_gone(reads, Duration::from_secs(15)), "{reason}: it goes on");
+                ended(&server, reason, 1);
+                assert!(server.counters().faults.is_empty(), "{reason}: {:?}", server.counters().faults);
+            });
+        }
+    });
+}
