@@ -3,6 +3,12 @@
 //! A file here is native code, and loading a forged one would be running it. So the folder must belong to this user
 //! and be closed to everyone else, files are written under another name and moved into place, and each carries a
 //! digest of its content, so that a torn or rotten file is compiled again and not run.
+//!
+//! A file, in bytes. The last digest covers all before it, so that no file passes for another's:
+//!
+//! | 16 | 32 | 32 | any | 32 |
+//! |---|---|---|---|---|
+//! | [`FORMAT`] | hash of the component's digest | SHA-256 of the engine's settings | machine code | SHA-256 |
 
 use std::fs;
 use std::hash::{Hash, Hasher};
@@ -14,14 +20,31 @@ use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
+use super::compiler::CODE_MAX_BYTES;
 use crate::files;
 
 const DIGEST_BYTES: usize = 32;
+/// What a file begins with. Files of before have no head.
+const FORMAT: &[u8; 16] = b"wharf code 2\r\n\x1a\0";
+const HEAD_BYTES: usize = FORMAT.len() + 2 * DIGEST_BYTES;
+/// A file that is longer is not read: compilers may not make so much.
+const FILE_MAX_BYTES: u64 = CODE_MAX_BYTES + (HEAD_BYTES + DIGEST_BYTES) as u64;
 /// Compiled code that is kept: beyond it goes what was used longest ago. Who writes a plugin in a heavy language makes 60 MB with
 /// each change.
 const KEPT_MAX_BYTES: u64 = 2 << 30;
 /// A draft that is older was left by a process that is gone.
 const DRAFT_MAX_AGE: Duration = Duration::from_secs(3_600);
+
+/// What the cache has of a component.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Cached {
+    /// Its machine code.
+    Code(Vec<u8>),
+    /// Nothing, or a file of an older format.
+    Nothing,
+    /// A file that may not be run, and why.
+    Refused(&'static str),
+}
 
 /// A usable cache folder.
 #[derive(Debug, Clone)]
@@ -43,17 +66,35 @@ impl Cache {
         self.folder.join(format!("{}-{:016x}.bin", hex(digest), hasher.finish()))
     }
 
-    /// The compiled code for a component, if it is here and whole.
-    pub(super) fn get(&self, engine: &wasmtime::Engine, digest: &[u8]) -> Option<Vec<u8>> {
-        let mut file = fs::File::open(self.file(engine, digest)).ok()?;
+    /// The compiled code for a component, if it is here, whole, and its own.
+    pub(super) fn get(&self, engine: &wasmtime::Engine, digest: &[u8]) -> Cached {
+        let Ok(mut file) = fs::File::open(self.file(engine, digest)) else { return Cached::Nothing };
         // What is used stays longest. Where the time cannot be set it only goes earlier.
         let _ = file.set_modified(SystemTime::now());
+        if file.metadata().is_ok_and(|seen| seen.len() > FILE_MAX_BYTES) {
+            return Cached::Refused("it is longer than machine code may be");
+        }
+        let mut before = [0; HEAD_BYTES];
         let mut content = Vec::new();
-        file.read_to_end(&mut content).ok()?;
-        let at = content.len().checked_sub(DIGEST_BYTES)?;
-        let whole = Sha256::digest(&content[..at]).as_slice() == &content[at..];
-        content.truncate(at);
-        whole.then_some(content)
+        let read = file.read_exact(&mut before).and_then(|()| file.take(FILE_MAX_BYTES).read_to_end(&mut content));
+        if read.is_err() {
+            return Cached::Refused("it is cut short, or cannot be read");
+        }
+        let whole = |from: &[&[u8]], at: usize| {
+            let mut sum = from.iter().fold(Sha256::new(), |sum, bytes| sum.chain_update(bytes));
+            sum.update(&content[..at]);
+            sum.finalize().as_slice() == &content[at..]
+        };
+        match content.len().checked_sub(DIGEST_BYTES) {
+            Some(at) if whole(&[&before], at) && before == head(engine, digest) => {
+                content.truncate(at);
+                Cached::Code(content)
+            }
+            // What an older version of this program has written is whole in the same way.
+            Some(at) if !before.starts_with(FORMAT) && whole(&[&before], at) => Cached::Nothing,
+            Some(at) if whole(&[&before], at) => Cached::Refused("it is of another component, or for another engine"),
+            _ => Cached::Refused("it is torn or rotten"),
+        }
     }
 
     /// Keeps compiled code. On an error nothing is left behind.
@@ -63,8 +104,10 @@ impl Cache {
         let draft = self.folder.join(format!("draft-{}-{number}", std::process::id()));
         let written = (|| {
             let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+            let head = head(engine, digest);
+            file.write_all(&head)?;
             file.write_all(code)?;
-            file.write_all(&Sha256::digest(code))?;
+            file.write_all(&Sha256::new_with_prefix(head).chain_update(code).finalize())?;
             file.sync_data()?;
             fs::rename(&draft, self.file(engine, digest))
         })();
@@ -76,6 +119,26 @@ impl Cache {
         }
         written
     }
+}
+
+/// What a file begins with that has the code of this component for this engine.
+fn head(engine: &wasmtime::Engine, digest: &[u8]) -> [u8; HEAD_BYTES] {
+    /// Takes what is hashed as it is, where a number of 64 bits could be made to match.
+    struct Settings(Sha256);
+    impl Hasher for Settings {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+        fn finish(&self) -> u64 {
+            0
+        }
+    }
+    let mut settings = Settings(Sha256::new());
+    engine.precompile_compatibility_hash().hash(&mut settings);
+    let mut head = [0; HEAD_BYTES];
+    let parts = [FORMAT.as_slice(), &Sha256::digest(digest), &settings.0.finalize()].concat();
+    head.copy_from_slice(&parts);
+    head
 }
 
 /// Whether a file of this name is one of [`Cache::file`]: the folder may have others.
@@ -126,6 +189,85 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const COMPONENTS: usize = 4;
+
+    fn digest_of(component: usize) -> [u8; DIGEST_BYTES] {
+        Sha256::digest([component as u8]).into()
+    }
+
+    /// Code that says whose it is. One is empty.
+    fn code_of(component: usize) -> Vec<u8> {
+        vec![component as u8; component * 23]
+    }
+
+    /// Two engines, and a cache with the code of each component for each.
+    fn filled(folder: &Path) -> (Cache, [wasmtime::Engine; 2]) {
+        let _ = fs::remove_dir_all(folder);
+        let cache = Cache::open(folder).expect("a folder");
+        let mut other = wasmtime::Config::new();
+        other.consume_fuel(true);
+        let engines = [wasmtime::Engine::default(), wasmtime::Engine::new(&other).expect("an engine")];
+        for engine in &engines {
+            for one in 0..COMPONENTS {
+                cache.put(engine, &digest_of(one), &code_of(one)).expect("kept");
+                assert_eq!(cache.get(engine, &digest_of(one)), Cached::Code(code_of(one)));
+            }
+        }
+        (cache, engines)
+    }
+
+    #[test]
+    fn damaged_files_are_refused() {
+        let folder = std::env::temp_dir().join(format!("wharf-cache-damage-{}", std::process::id()));
+        let (cache, engines) = filled(&folder);
+        let all: Vec<_> = engines.iter().flat_map(|engine| (0..COMPONENTS).map(move |one| (engine, one))).collect();
+        let file = |(engine, one): (&wasmtime::Engine, usize)| cache.file(engine, &digest_of(one));
+        for &at in &all {
+            let own = fs::read(file(at)).expect("it is kept");
+            let mut tries: Vec<(String, Vec<u8>)> = Vec::new();
+            tries.extend((0..own.len()).map(|length| (format!("cut to {length}"), own[..length].to_vec())));
+            for byte in 0..own.len() {
+                let mut flipped = own.clone();
+                flipped[byte] ^= 1 << (byte % 8);
+                tries.push((format!("byte {byte} flipped"), flipped));
+            }
+            for &from in all.iter().filter(|&&from| file(from) != file(at)) {
+                let other = fs::read(file(from)).expect("it is kept");
+                let mut own_head = own[..HEAD_BYTES].to_vec();
+                own_head.extend_from_slice(&other[HEAD_BYTES..]);
+                tries.push((format!("the code of {}", from.1), own_head));
+                tries.push((format!("followed by {}", from.1), [own.clone(), other.clone()].concat()));
+                tries.push((format!("behind {}", from.1), [other.clone(), own.clone()].concat()));
+                tries.push((format!("all of {}", from.1), other));
+            }
+            for (what, bytes) in tries {
+                fs::write(file(at), bytes).expect("kept");
+                let seen = cache.get(at.0, &digest_of(at.1));
+                assert!(matches!(seen, Cached::Refused(_)), "{what}: {seen:?}");
+            }
+            fs::write(file(at), own).expect("kept");
+            assert_eq!(cache.get(at.0, &digest_of(at.1)), Cached::Code(code_of(at.1)));
+        }
+        fs::remove_dir_all(&folder).expect("it was there");
+    }
+
+    #[test]
+    fn files_of_older_versions_are_nothing() {
+        let folder = std::env::temp_dir().join(format!("wharf-cache-old-{}", std::process::id()));
+        let (cache, [engine, _]) = filled(&folder);
+        for length in [HEAD_BYTES, 200, 5_000] {
+            let code = vec![7; length];
+            let old = [code.clone(), Sha256::digest(&code).to_vec()].concat();
+            fs::write(cache.file(&engine, &digest_of(1)), old).expect("kept");
+            assert_eq!(cache.get(&engine, &digest_of(1)), Cached::Nothing);
+        }
+        fs::File::create(cache.file(&engine, &digest_of(1)))
+            .and_then(|file| file.set_len(FILE_MAX_BYTES + 1))
+            .expect("kept");
+        assert!(matches!(cache.get(&engine, &digest_of(1)), Cached::Refused(why) if why.contains("longer")));
+        fs::remove_dir_all(&folder).expect("it was there");
+    }
 
     #[test]
     fn what_was_used_longest_ago_goes_first_and_so_do_forgotten_drafts() {

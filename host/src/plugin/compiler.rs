@@ -23,7 +23,7 @@ use super::source::COMPONENT_MAX_BYTES;
 /// The verb of the program that compiles. Its arguments are the two limits.
 pub const VERB: &str = "compile";
 /// Machine code that is taken from it.
-const CODE_MAX_BYTES: u64 = 512 << 20;
+pub(super) const CODE_MAX_BYTES: u64 = 512 << 20;
 /// What it says went wrong, as far as it is kept.
 const MESSAGE_MAX_BYTES: u64 = 16 << 10;
 /// How often its exit is looked for once all of its machine code is there.

@@ -11,7 +11,7 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, InstancePre};
 
 use super::bindings::{CONTRACT_VERSION, PluginIndices};
-use super::cache::{Cache, hex};
+use super::cache::{Cache, Cached, hex};
 use super::compile::compile;
 use super::compiler::Compiler;
 use super::grants::Verdict;
@@ -339,10 +339,17 @@ impl Loader {
 
     fn component(&self, bytes: &[u8], digest: &[u8]) -> wasmtime::Result<(Component, CacheUse)> {
         let engine = &self.engine.inner;
-        if let Some(code) = self.cache.as_ref().and_then(|cache| cache.get(engine, digest))
-            && let Ok(component) = deserialize(engine, &code)
-        {
-            return Ok((component, CacheUse::Cached));
+        let refused = |why: &str| {
+            let component = hex(digest);
+            tracing::warn!(component, why, "a file of the cache is not used, and the plugin is compiled again");
+        };
+        match self.cache.as_ref().map_or(Cached::Nothing, |cache| cache.get(engine, digest)) {
+            Cached::Code(code) => match deserialize(engine, &code) {
+                Ok(component) => return Ok((component, CacheUse::Cached)),
+                Err(_) => refused("the engine cannot run it"),
+            },
+            Cached::Nothing => {}
+            Cached::Refused(why) => refused(why),
         }
         let code = match &self.compiler {
             Some(compiler) => compiler.compile(bytes)?,
@@ -363,7 +370,8 @@ impl Loader {
 fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> wasmtime::Result<Component> {
     // SAFETY: the bytes are an engine's own `serialize`. They come straight from the thread or the process that compiled, which
     // this one started and which ended well; or they were written by `Cache::put` into a folder that belongs to this user and
-    // that nobody else can write, which `Cache::open` checked, and `Cache::get` has compared their digest, so they are whole.
+    // that nobody else can write, which `Cache::open` checked, and `Cache::get` has compared their digests, so they are whole,
+    // and of the component and the engine that they are wanted for.
     // The engine itself refuses those of another version or configuration.
     unsafe { Component::deserialize(engine, code) }
 }

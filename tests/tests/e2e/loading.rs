@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use wharf::plugin::{CacheUse, Engine, EngineConfig, Grant, Grants, Loader};
-use wharf_tests::guests::{built, component, component_for, contract, encode, file};
-use wharf_tests::servers::host;
+use wharf_tests::clients::Client;
+use wharf_tests::guests::{built, component, component_for, contract, encode, file, versioned};
+use wharf_tests::servers::{host, start};
 
 fn refused(path: &Path, grants: &Grants) -> String {
     let said = host().loader().load(path, grants).err().expect("it must not load").to_string();
@@ -179,6 +180,36 @@ fn the_cache_serves_the_second_load_and_a_rotten_file_is_compiled_again() {
         std::fs::write(&path, bytes).expect("it is rotten now");
     }
     assert_eq!([load(), load()], [CacheUse::Compiled, CacheUse::Cached]);
+}
+
+/// Each plugin answers with its own letter, whatever lies in the cache in the place of its code.
+#[test]
+fn mixed_up_cache_files_run_no_other_plugin() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let letters = ['a', 'b', 'c'];
+    let plugins = letters.map(|letter| file(&format!("mixed-{letter}"), &component(&versioned(letter, "", ""))));
+    let load = |at: usize| {
+        let loader = Loader::with_cache(host().engine().clone(), folder.path()).expect("a cache");
+        let plugin = loader.load(&plugins[at], &Grants::none()).expect("it loads");
+        let cache_use = plugin.cache_use();
+        let server = start(std::sync::Arc::new(plugin));
+        Client::connect(server.address()).send([1]).expect([letters[at] as u8, 1, 1]);
+        cache_use
+    };
+    assert_eq!([0, 1, 2].map(load), [CacheUse::Compiled; 3]);
+    assert_eq!([0, 1, 2].map(load), [CacheUse::Cached; 3]);
+    let mut files: Vec<_> = std::fs::read_dir(folder.path()).expect("it").flatten().map(|one| one.path()).collect();
+    files.sort();
+    let whole: Vec<_> = files.iter().map(|file| std::fs::read(file).expect("code")).collect();
+    for order in [[1, 0, 2], [2, 1, 0], [0, 2, 1], [1, 2, 0], [2, 0, 1]] {
+        for (file, from) in files.iter().zip(order) {
+            std::fs::write(file, &whole[from]).expect("kept");
+        }
+        let right = order.iter().enumerate().filter(|(at, from)| at == *from).count();
+        let uses = [0, 1, 2].map(load);
+        assert_eq!(uses.iter().filter(|one| **one == CacheUse::Cached).count(), right, "{order:?}");
+        assert_eq!([0, 1, 2].map(load), [CacheUse::Cached; 3], "{order:?}: each has its own again");
+    }
 }
 
 #[test]
