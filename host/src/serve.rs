@@ -10,31 +10,42 @@ use tokio::sync::{oneshot, watch};
 
 use crate::admission::{Admitted, Entered, Permit, Refusal};
 use crate::event::{ClientInfo, Fault, FaultKind, Origin};
-use crate::net::{AcceptFault, Accepted, Established, HandshakeFault, Listener, Wire};
+use crate::net::{AcceptFault, Accepted, Established, HandshakeFault, Wire};
 use crate::plugin::EventProcedure;
 use crate::sched::Seat;
-use crate::server::{Alive, Call, Service, Welcome};
+use crate::server::{Alive, Call, Listening, Service, Welcome};
 use crate::session::{Ended, Line, Session, Successor, Traveller};
-use crate::telemetry::{
-    AcceptPaused, AcceptStopped, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted, Spent,
-};
+use crate::telemetry::{AcceptPaused, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted, Spent};
 
 /// Accepts until the server is to stop, as its course says; `seen` hears which version of the course is followed.
 /// Cheap checks come first: a refused client costs no task, no handshake and no instance.
-pub(crate) async fn accept(service: Arc<Service>, listener: Arc<Listener>, seen: watch::Sender<u64>) {
+///
+/// `seen` is dropped after the socket is closed.
+pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
+    let (service, listener) = (Arc::clone(listening.service()), Arc::clone(listening.listener()));
     let mut course = service.course();
     service.listens();
     let (mut last, mut paused_until) = (None::<Instant>, Instant::now());
     loop {
         let now = *course.borrow_and_update();
+        listening.obey(now.listen_asked);
         seen.send_replace(now.version);
-        match now.welcome() {
-            Welcome::Close => return,
-            Welcome::Queue => {
-                let _ = course.changed().await;
-                continue;
+        if now.welcome() == Welcome::Close {
+            return;
+        }
+        if let Some(next) = listening.next_attempt() {
+            tokio::select! {
+                _ = course.changed() => {}
+                () = tokio::time::sleep_until(next) => listening.attempt(),
             }
-            Welcome::Admit | Welcome::Reject => {}
+            continue;
+        }
+        if now.welcome() == Welcome::Queue {
+            tokio::select! {
+                _ = course.changed() => {}
+                error = listening.broken() => listening.repair(&error),
+            }
+            continue;
         }
         if now.welcome() == Welcome::Admit
             && let Err(until) = service.may_enter(Instant::now())
@@ -42,6 +53,7 @@ pub(crate) async fn accept(service: Arc<Service>, listener: Arc<Listener>, seen:
             tokio::select! {
                 _ = course.changed() => {}
                 () = tokio::time::sleep_until(until.into()) => {}
+                error = listening.broken() => listening.repair(&error),
             }
             continue;
         }
@@ -58,6 +70,10 @@ pub(crate) async fn accept(service: Arc<Service>, listener: Arc<Listener>, seen:
             biased;
             _ = course.changed() => continue,
             newcomer = newcomer => newcomer,
+            error = listening.broken() => {
+                listening.repair(&error);
+                continue;
+            }
         };
         match newcomer {
             Ok(client) if now.welcome() == Welcome::Reject => {
@@ -76,10 +92,7 @@ pub(crate) async fn accept(service: Arc<Service>, listener: Arc<Listener>, seen:
                         .emit(&service.counters, &service.pause_lines);
                     paused_until = Instant::now() + pause;
                 }
-                AcceptFault::Stop => {
-                    AcceptStopped { server: &service.name, error: &error }.emit(&service.counters);
-                    return;
-                }
+                AcceptFault::Broken => listening.repair(&error),
             },
         }
     }

@@ -6,6 +6,7 @@ pub mod contract;
 pub mod depot;
 pub mod guests;
 pub mod heir;
+pub mod holders;
 pub mod imports;
 pub mod languages;
 pub mod liar;

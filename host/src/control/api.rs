@@ -2,8 +2,8 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -51,7 +51,7 @@ pub(super) struct Shared {
     pub(super) fleet: Arc<Fleet>,
     pub(super) reload: Reload,
     pub(super) upgrade: Option<Upgrade>,
-    doors: Doorways,
+    doors: Mutex<Doorways>,
     /// What becomes of the doors, once another process serves.
     left: watch::Sender<Left>,
     /// The same, for the thread that is to end.
@@ -71,13 +71,21 @@ impl Shared {
     ) -> Arc<Self> {
         let (streams, request_lines) = (Arc::new(Semaphore::new(STREAMS_MAX)), Bucket::new(REQUESTS_LOGGED_PER_SECOND));
         let waiting = Semaphore::new(WAITING_MAX);
-        let left = watch::Sender::new(Left::Not);
+        let (doors, left) = (Mutex::new(doors), watch::Sender::new(Left::Not));
         Arc::new(Self { fleet, reload, upgrade, doors, left, leaving, streams, waiting, request_lines })
     }
 
     /// The sockets of the API, for another process.
     pub(super) fn doors(&self) -> io::Result<Vec<(Door, OwnedFd)>> {
-        self.doors.iter().map(|(door, socket)| Ok((door.clone(), socket.try_clone()?))).collect()
+        let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        doors.iter().map(|(door, socket)| Ok((door.clone(), socket.try_clone()?))).collect()
+    }
+
+    /// A door was opened again. Without a descriptor of it another process opens its own.
+    pub(super) fn reopened(&self, door: &Door, socket: Option<OwnedFd>) {
+        let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        doors.retain(|(other, _)| other != door);
+        doors.extend(socket.map(|socket| (door.clone(), socket)));
     }
 
     /// The process may end while this request is answered. False where another one says so already.

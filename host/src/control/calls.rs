@@ -21,6 +21,8 @@ use crate::server::{LockError, ServerHandle, SteerError};
 /// Sessions in one page where the request does not say, and at most.
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1_000;
+/// Servers that readiness names.
+const NAMED_MAX: usize = 8;
 
 pub(super) type Answer = Result<Response, Problem>;
 pub(super) type Server = Path<String>;
@@ -45,8 +47,17 @@ fn too_large(message: String) -> Problem {
 }
 
 fn steered(server: &ServerHandle, done: Result<(), SteerError>) -> Answer {
-    done.map_err(|error| Problem::conflict("stopping", error.to_string()))?;
+    done.map_err(|error| not_steered(&error))?;
     Ok(ok(&views::Server::of(server)))
+}
+
+fn not_steered(error: &SteerError) -> Problem {
+    let why = error.to_string();
+    match error {
+        SteerError::Overtaken => Problem::conflict("overtaken", why),
+        SteerError::NotListening(_) => Problem::conflict("not-listening", why),
+        _ => Problem::conflict("stopping", why),
+    }
 }
 
 pub(super) async fn servers(State(shared): State<Arc<Shared>>) -> Response {
@@ -78,7 +89,11 @@ pub(super) async fn suspend(State(shared): State<Arc<Shared>>, Path(name): Serve
 pub(super) async fn resume(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
     parse::<requests::Nothing>(&body)?;
     let server = server(&shared, &name)?;
-    steered(&server, server.resume())
+    let resumed = match server.resume() {
+        Ok(()) => server.listen_again().await,
+        stopping => stopping,
+    };
+    steered(&server, resumed)
 }
 
 pub(super) async fn restart(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
@@ -92,11 +107,7 @@ pub(super) async fn restart(State(shared): State<Arc<Shared>>, Path(name): Serve
     if request.reload {
         reload_all(&shared).await?;
     }
-    let cut = server.restart(ending).await;
-    let cut = cut.map_err(|error| {
-        let code = if error == SteerError::Overtaken { "overtaken" } else { "stopping" };
-        Problem::conflict(code, error.to_string())
-    })?;
+    let cut = server.restart(ending).await.map_err(|error| not_steered(&error))?;
     Ok(ok(&json!({ "cut_off": cut, "server": views::Server::of(&server) })))
 }
 
@@ -280,12 +291,19 @@ pub(super) async fn live() -> Response {
     "live\n".into_response()
 }
 
-/// Everything that runs is loaded before the API is opened, so that readiness only ends with draining.
+/// Everything that runs is loaded before the API is opened, so that readiness ends with draining, or
+/// where a server cannot listen any more.
 pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     if shared.fleet.is_draining() {
         let problem =
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "draining", "the process drains and takes no newcomers");
         return problem.into_response();
+    }
+    let failed = shared.fleet.not_listening();
+    if !failed.is_empty() {
+        let named: Vec<_> = failed.iter().take(NAMED_MAX).map(String::as_str).collect();
+        let message = format!("{} cannot listen, of {} such servers", named.join(", "), failed.len());
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-listening", message).into_response();
     }
     "ready\n".into_response()
 }

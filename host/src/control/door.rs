@@ -2,13 +2,19 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::net::{bind, listen};
 use rustix::process::getuid;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::unix::AsyncFd;
+use tokio::net::{TcpListener, UnixStream};
+
+/// Connections that the system may hold for a loopback address that is opened again.
+const BACKLOG: i32 = 128;
 
 /// Why there is no door.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +72,7 @@ pub fn default_socket() -> PathBuf {
 
 /// A Unix socket at a path. Removes it when dropped, if it is still its own.
 pub(super) struct UnixDoor {
-    pub(super) listener: UnixListener,
+    pub(super) listener: AsyncFd<StdUnixListener>,
     path: PathBuf,
     inode: u64,
     /// It is another process's, still or by now.
@@ -78,13 +84,39 @@ impl UnixDoor {
     pub(super) fn adopt(path: &Path, socket: OwnedFd) -> Result<Self, DoorError> {
         let system = |source| DoorError::System { place: path.display().to_string(), source };
         let inode = std::fs::symlink_metadata(path).map_err(system)?.ino();
-        let listener = UnixListener::from_std(socket.into()).map_err(system)?;
+        let listener = polled(socket.into()).map_err(system)?;
         Ok(Self { listener, path: path.to_owned(), inode, passed_on: true })
+    }
+
+    /// The next client. Dropping the future is safe: no client is lost.
+    ///
+    /// # Errors
+    /// What the system said, and EINVAL for a socket that was shut down: of that, `accept` itself
+    /// says only that nobody is there.
+    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
+        loop {
+            let mut ready = self.listener.readable().await?;
+            if ready.ready().is_read_closed() {
+                return Err(Errno::INVAL.into());
+            }
+            if let Ok(accepted) = ready.try_io(|listener| listener.get_ref().accept()) {
+                let (stream, _) = accepted?;
+                stream.set_nonblocking(true)?;
+                return UnixStream::from_std(stream);
+            }
+        }
     }
 
     /// It is this process's from now on, which removes it in the end.
     pub(super) fn own(&mut self) {
         self.passed_on = false;
+    }
+
+    /// Opens it again, after another holder of the socket has shut it down: a Unix socket cannot
+    /// listen twice. On an error it stays as it is.
+    pub(super) fn reopen(&mut self) -> Result<(), DoorError> {
+        *self = Self::open(&self.path)?;
+        Ok(())
     }
 
     /// Leaves it to another process.
@@ -118,10 +150,18 @@ impl UnixDoor {
         let _ = std::fs::remove_dir_all(&making);
         let listener = made.map_err(system)?;
         let inode = std::fs::symlink_metadata(path).map_err(system)?.ino();
-        listener.set_nonblocking(true).map_err(system)?;
-        let listener = UnixListener::from_std(listener).map_err(system)?;
+        let listener = polled(listener).map_err(system)?;
         Ok(Self { listener, path: path.to_owned(), inode, passed_on: false })
     }
+}
+
+/// Registers a socket with the reactor.
+fn polled(listener: StdUnixListener) -> io::Result<AsyncFd<StdUnixListener>> {
+    listener.set_nonblocking(true)?;
+    // Deprecated because of types that lend a descriptor which is not theirs. A listener owns its
+    // own for as long as it lives, which is what the `unsafe fn` in its place asks for.
+    #[expect(deprecated)]
+    AsyncFd::new(listener)
 }
 
 fn make(at: &Path, path: &Path) -> io::Result<StdUnixListener> {
@@ -168,6 +208,35 @@ pub(super) fn open_tcp(address: SocketAddr) -> Result<TcpListener, DoorError> {
     let listener = std::net::TcpListener::bind(address).map_err(system)?;
     listener.set_nonblocking(true).map_err(system)?;
     TcpListener::from_std(listener).map_err(system)
+}
+
+/// Makes a loopback address listen again, with the same socket or else with a new one. Must run
+/// inside a tokio runtime. On an error the old socket is closed.
+pub(super) fn reopen_tcp(before: Option<TcpListener>, address: SocketAddr) -> Result<TcpListener, DoorError> {
+    let again = before.and_then(|before| before.into_std().ok()).filter(|before| listens_again(before, address));
+    match again {
+        Some(same) => {
+            let system = |source| DoorError::System { place: address.to_string(), source };
+            TcpListener::from_std(same).map_err(system)
+        }
+        None => open_tcp(address),
+    }
+}
+
+fn listens_again(socket: &std::net::TcpListener, address: SocketAddr) -> bool {
+    // A socket whose port the system chose has lost it, and another keeps it: EINVAL.
+    let bound = matches!(bind(socket, &address), Ok(()) | Err(Errno::INVAL));
+    bound && listen(socket, BACKLOG).is_ok() && socket.local_addr().is_ok_and(|now| now == address)
+}
+
+/// Whether an error of `accept` says that the socket does not listen any more.
+pub(super) fn is_broken(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP))
+}
+
+/// Another descriptor of a socket, for another process.
+pub(super) fn duplicate(socket: &impl AsFd) -> io::Result<OwnedFd> {
+    socket.as_fd().try_clone_to_owned()
 }
 
 /// Takes over one that another process has open. Must run inside a tokio runtime.

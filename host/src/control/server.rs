@@ -28,13 +28,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::api::{Doorways, Shared, router};
 use super::asker::Asker;
-use super::door::{DoorError, UnixDoor, adopt_tcp, open_tcp};
+use super::door::{DoorError, UnixDoor, adopt_tcp, duplicate, is_broken, open_tcp, reopen_tcp};
 pub use super::guard::Token;
 use super::guard::{self, Known};
 use super::prompt::Prompt;
 use super::upgrade::Upgrade;
 use crate::server::{Door, Fleet, Reloaded};
-use crate::telemetry::ControlOpened;
+use crate::telemetry::{ControlBroken, ControlOpened, ControlReopened};
 
 /// Connections served at once through each door, so that who has no token cannot shut the owner out. Further ones wait
 /// in the backlog.
@@ -49,6 +49,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_MAX_BYTES: usize = 16 << 10;
 /// Pause after an error of accepting, which is the process's lack of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Pause before a door that could not be opened again is tried once more.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 /// How long requests may go on being answered once another process serves and this one ends.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 /// How far the thread stands back behind those of sessions.
@@ -168,7 +170,7 @@ impl Control {
                         // Without descriptors for it there can be no successor, and everything else goes on.
                         let ways = doorways(&config, &doors).unwrap_or_default();
                         let shared = Shared::new(fleet, (reload, upgrade), ways, Arc::clone(&leaving));
-                        serve(doors, shared).await;
+                        serve(&config, doors, shared).await;
                     }
                 };
                 let mut work = pin!(work);
@@ -233,32 +235,45 @@ fn open(config: &ControlConfig, mut handed: Vec<(Door, OwnedFd)>) -> Result<(Doo
 }
 
 fn doorways(config: &ControlConfig, (unix, tcp): &Doors) -> io::Result<Doorways> {
-    let mut ways = vec![(Door::Unix(config.socket.clone()), unix.listener.as_fd().try_clone_to_owned()?)];
+    let mut ways = vec![(Door::Unix(config.socket.clone()), duplicate(&unix.listener)?)];
     if let (Some((address, _)), Some((tcp, _))) = (&config.listen, tcp) {
-        ways.push((Door::Tcp(*address), tcp.as_fd().try_clone_to_owned()?));
+        ways.push((Door::Tcp(*address), duplicate(tcp)?));
     }
     Ok(ways)
 }
 
 /// Ends where another process does this from now on, and whoever was being answered is.
-async fn serve((mut unix, tcp): Doors, shared: Arc<Shared>) {
+async fn serve(config: &ControlConfig, (mut unix, tcp): Doors, shared: Arc<Shared>) {
     unix.own();
+    let place_of_unix = config.socket.display().to_string();
     let router = router(Arc::clone(&shared));
     let mut spare = reserve();
     let (places, tcp_places) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
     let through_unix = async {
         loop {
             let place = place(&places).await;
-            let accepted = unix.listener.accept().await;
+            let accepted = unix.accept().await;
             if accepted.is_ok() && spare.is_none() {
                 spare = reserve();
             }
             match accepted {
                 // Only the owner and root reach the socket. Where a file system does not keep its mode, this does.
-                Ok((stream, _)) if stream.peer_cred().is_ok_and(|peer| is_owner(peer.uid())) => {
+                Ok(stream) if stream.peer_cred().is_ok_and(|peer| is_owner(peer.uid())) => {
                     tokio::spawn(talk(stream, Arc::clone(&shared), router.clone(), None, place));
                 }
                 Ok(_) => {}
+                Err(error) if is_broken(&error) => {
+                    let door = Door::Unix(config.socket.clone());
+                    ControlBroken { place: &place_of_unix, error: &error }.emit();
+                    while let Err(error) = unix.reopen() {
+                        ControlBroken { place: &place_of_unix, error: &error }.emit();
+                        tokio::time::sleep(REOPEN_PAUSE).await;
+                    }
+                    shared.reopened(&door, duplicate(&unix.listener).ok());
+                    ControlReopened { place: &place_of_unix }.emit();
+                    // One that breaks again at once is no reason to spin.
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
                 // The process is out of descriptors. One is kept for whoever wants to know why.
                 Err(_) if spare.take().is_some() => {}
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -266,13 +281,20 @@ async fn serve((mut unix, tcp): Doors, shared: Arc<Shared>) {
         }
     };
     let through_tcp = async {
-        let Some((listener, token)) = tcp else { return std::future::pending().await };
+        let Some((mut listener, token)) = tcp else { return std::future::pending().await };
+        let at = listener.local_addr();
         loop {
             let place = place(&tcp_places).await;
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let token = Some(token.clone());
                     tokio::spawn(talk(stream, Arc::clone(&shared), router.clone(), token, place));
+                }
+                Err(error) if is_broken(&error) && at.is_ok() => {
+                    let (Ok(at), Some((configured, _))) = (&at, &config.listen) else { continue };
+                    listener = reopened(listener, *at, &error).await;
+                    shared.reopened(&Door::Tcp(*configured), duplicate(&listener).ok());
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
@@ -286,6 +308,23 @@ async fn serve((mut unix, tcp): Doors, shared: Arc<Shared>) {
         unix.pass_on();
     }
     let _ = places.acquire_many(CONNECTIONS_MAX as u32).await;
+}
+
+/// Opens a loopback address again that broke, and tries until it can.
+async fn reopened(broken: TcpListener, at: SocketAddr, error: &io::Error) -> TcpListener {
+    let place = at.to_string();
+    ControlBroken { place: &place, error }.emit();
+    let mut before = Some(broken);
+    loop {
+        match reopen_tcp(before.take(), at) {
+            Ok(listener) => {
+                ControlReopened { place: &place }.emit();
+                return listener;
+            }
+            Err(error) => ControlBroken { place: &place, error: &error }.emit(),
+        }
+        tokio::time::sleep(REOPEN_PAUSE).await;
+    }
 }
 
 fn reserve() -> Option<File> {

@@ -13,6 +13,8 @@ pub(super) struct Server {
     name: String,
     address: String,
     status: &'static str,
+    /// Why it cannot listen, where it cannot.
+    failure: Option<String>,
     /// What becomes of newcomers where it is suspended.
     newcomers: Option<&'static str>,
     locked: bool,
@@ -77,6 +79,7 @@ impl Server {
             name: server.name().to_owned(),
             address: server.address().to_string(),
             status: server.status().name(),
+            failure: server.failure(),
             newcomers: server.newcomers().map(|newcomers| match newcomers {
                 Newcomers::Queue => "queue",
                 Newcomers::Reject => "reject",
@@ -347,11 +350,12 @@ pub(super) struct Reload {
     started: Vec<String>,
     changed: Vec<String>,
     removed: Vec<String>,
+    not_listening: Vec<String>,
 }
 
 impl Reload {
     pub(super) fn of(report: Reloaded) -> Self {
-        let Reloaded { started, changed, removed } = report;
-        Self { started, changed, removed }
+        let Reloaded { started, changed, removed, not_listening } = report;
+        Self { started, changed, removed, not_listening }
     }
 }

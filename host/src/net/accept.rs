@@ -3,14 +3,16 @@
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 
+use super::relisten::{Condition, Held, Origin};
 use super::{BindError, Endpoint};
 
 /// How long accepting pauses when the process or the system is out of descriptors or memory.
@@ -22,10 +24,25 @@ const TURNED_AWAY_MAX: usize = 16;
 /// A socket that listens. Dropping it frees the address.
 #[derive(Debug)]
 pub struct Listener {
-    inner: AsyncFd<TcpListener>,
-    address: SocketAddr,
+    /// What others get a descriptor of.
+    held: ArcSwap<Held>,
+    /// The same in the reactor. `None` between a failed repair and the next.
+    polled: ArcSwapOption<AsyncFd<Arc<Held>>>,
+    origin: Origin,
     /// A descriptor to give up when there is no other, so that a newcomer can be refused and does not hang.
     reserve: Mutex<Option<File>>,
+    /// Errors that the next calls of `accept` report instead of a client.
+    #[cfg(test)]
+    injected: Mutex<std::collections::VecDeque<Errno>>,
+}
+
+/// How a listener came to listen again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repaired {
+    /// With the socket that it had, which other processes may have as well.
+    SameSocket,
+    /// With a new one at the same address. Other holders of the old one have to get it.
+    NewSocket,
 }
 
 /// A client that the system accepted and nobody has judged yet. Dropping it closes the connection. It belongs to no
@@ -52,8 +69,8 @@ pub enum AcceptFault {
     Retry,
     /// The machine is out of something; go on after the pause.
     Pause(Duration),
-    /// The socket is of no more use.
-    Stop,
+    /// The socket may listen no more; see [`Listener::listen_again`].
+    Broken,
 }
 
 impl AcceptFault {
@@ -62,7 +79,7 @@ impl AcceptFault {
     #[must_use]
     pub fn of(error: &io::Error) -> Self {
         match Errno::from_io_error(error) {
-            Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::FAULT) => Self::Stop,
+            Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::FAULT) => Self::Broken,
             Some(
                 Errno::INTR
                 | Errno::AGAIN
@@ -90,28 +107,76 @@ impl Listener {
     /// # Errors
     /// [`BindError`]; nothing stays bound.
     pub fn open(endpoint: &Endpoint) -> Result<Self, BindError> {
-        Self::adopt(endpoint.listen()?)
+        Self::adopt(endpoint.listen()?, endpoint.backlog)
     }
 
-    /// Takes over a socket that listens already. Must run inside a tokio runtime.
+    /// Takes over a socket that listens already, or that another holder stopped. `backlog` counts
+    /// where it has to listen again: pending connections, 0 for 4,096. Must run inside a tokio
+    /// runtime.
     ///
     /// # Errors
     /// [`BindError`]; the socket is closed.
-    pub fn adopt(socket: TcpListener) -> Result<Self, BindError> {
+    pub fn adopt(socket: TcpListener, backlog: u32) -> Result<Self, BindError> {
         let system = BindError::Inherited;
         socket.set_nonblocking(true).map_err(system)?;
-        let address = socket.local_addr().map_err(system)?;
-        let listens = SockRef::from(&socket).is_listener().map_err(system)?;
-        if !listens {
-            return Err(system(io::Error::other("it does not listen")));
+        let origin = Origin::of(&socket, backlog).map_err(system)?;
+        if !SockRef::from(&socket).is_listener().map_err(system)? {
+            let dead = |error| system(io::Error::other(format!("it does not listen, and cannot: {error}")));
+            origin.again(&socket).map_err(dead)?;
         }
-        // Urgent bytes are bytes like others, and accepted sockets inherit this.
-        SockRef::from(&socket).set_out_of_band_inline(true).map_err(system)?;
-        // Deprecated because of types that lend a descriptor which is not theirs; a `TcpListener` owns its own for as
-        // long as it lives. What replaces it is an `unsafe fn` with that very condition.
-        #[expect(deprecated)]
-        let inner = AsyncFd::new(socket).map_err(system)?;
-        Ok(Self { inner, address, reserve: Mutex::new(reserve()) })
+        let held = Arc::new(Held::new(socket));
+        let polled = polled(&held).map_err(system)?;
+        Ok(Self {
+            held: ArcSwap::new(held),
+            polled: ArcSwapOption::from_pointee(polled),
+            origin,
+            reserve: Mutex::new(reserve()),
+            #[cfg(test)]
+            injected: Mutex::default(),
+        })
+    }
+
+    /// Whether the socket is there and listens. Two system calls.
+    #[must_use]
+    pub fn listens(&self) -> bool {
+        self.held.load().condition(self.origin.address) == Condition::Listens
+    }
+
+    /// Waits until the system reports that the socket listens no more. A closed descriptor is not
+    /// reported: ask [`Listener::listens`] from time to time. Dropping the future is safe.
+    pub async fn hung_up(&self) {
+        if let Some(polled) = self.polled.load_full() {
+            // A socket that listens is never ready for writing.
+            let _ = polled.writable().await;
+        }
+    }
+
+    /// Listens again, on the same socket or else on a new one at the same address. To be called by
+    /// the task that accepts, which is not in [`Listener::accept`] meanwhile. Does not block.
+    ///
+    /// # Errors
+    /// [`BindError`]; nothing is accepted until a later call succeeds.
+    pub fn listen_again(&self) -> Result<Repaired, BindError> {
+        let system = |source| BindError::System { address: self.origin.address, source };
+        // Out of the reactor first: there, a socket that hung up stays ready for ever.
+        let before = self.polled.swap(None);
+        let held = self.held.load_full();
+        let condition = held.condition(self.origin.address);
+        if condition == Condition::Replaced {
+            // The number is somebody else's by now. Closing it would be closing theirs.
+            std::mem::forget((before, Arc::clone(&held)));
+        } else {
+            drop(before);
+            if condition == Condition::Listens || self.origin.again(&held.socket).is_ok() {
+                self.polled.store(Some(Arc::new(polled(&held).map_err(system)?)));
+                return Ok(Repaired::SameSocket);
+            }
+        }
+        let held = Arc::new(Held::new(self.origin.anew()?));
+        let polled = polled(&held).map_err(system)?;
+        self.polled.store(Some(Arc::new(polled)));
+        self.held.store(held);
+        Ok(Repaired::NewSocket)
     }
 
     /// Without a descriptor for them, refuses some newcomers by means of the one in reserve: they are closed. How many.
@@ -121,7 +186,7 @@ impl Listener {
         while turned < TURNED_AWAY_MAX {
             // Nobody else may have taken what was given up.
             drop(held.take().or_else(reserve));
-            match acceptfrom_with(self.inner.get_ref(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            match acceptfrom_with(&self.held.load().socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((stream, _)) => drop(stream),
                 Err(_) => break,
             }
@@ -136,13 +201,13 @@ impl Listener {
     /// # Errors
     /// The process has no descriptors left.
     pub fn duplicate(&self) -> io::Result<TcpListener> {
-        self.inner.get_ref().try_clone()
+        self.held.load().socket.try_clone()
     }
 
     /// Where it listens, with the port the system chose where any was asked for.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.origin.address
     }
 
     /// The next newcomer. Dropping the future is safe: no newcomer is lost.
@@ -151,14 +216,32 @@ impl Listener {
     /// What the system said; [`AcceptFault::of`] says what to do.
     pub async fn accept(&self) -> io::Result<Accepted> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let accept = |listener: &TcpListener| Ok(acceptfrom_with(listener, flags)?);
-        let (stream, peer) = self.inner.async_io(tokio::io::Interest::READABLE, accept).await?;
+        let accept = |held: &Arc<Held>| {
+            #[cfg(test)]
+            if let Some(errno) = self.injected.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {
+                return Err(errno.into());
+            }
+            Ok(acceptfrom_with(&held.socket, flags)?)
+        };
+        let polled = self.polled.load_full().ok_or(Errno::BADF)?;
+        let (stream, peer) = polled.async_io(tokio::io::Interest::READABLE, accept).await?;
         let (stream, peer) = (TcpStream::from(stream), peer.ok_or(Errno::CONNABORTED)?);
         let peer = SocketAddr::try_from(peer).map_err(|_| Errno::CONNABORTED)?;
         // A socket that is bound to one address needs no question which one the client reached.
-        let local = if self.address.ip().is_unspecified() { stream.local_addr()? } else { self.address };
+        let address = self.origin.address;
+        let local = if address.ip().is_unspecified() { stream.local_addr()? } else { address };
         Ok(Accepted { stream, peer: plain(peer), local: plain(local) })
     }
+}
+
+/// Registers a socket with the reactor, as one that listens now.
+fn polled(held: &Arc<Held>) -> io::Result<AsyncFd<Arc<Held>>> {
+    // Urgent bytes are bytes like others, and accepted sockets inherit this.
+    SockRef::from(&held.socket).set_out_of_band_inline(true)?;
+    // Deprecated because of types that lend a descriptor which is not theirs; a `TcpListener` owns its own for as
+    // long as it lives. What replaces it is an `unsafe fn` with that very condition.
+    #[expect(deprecated)]
+    AsyncFd::new(Arc::clone(held))
 }
 
 fn reserve() -> Option<File> {
@@ -168,6 +251,14 @@ fn reserve() -> Option<File> {
 /// Takes the IPv6 wrapping off an IPv4 address.
 fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+impl Listener {
+    /// The next calls of `accept` that have a client to report fail with these, one each.
+    pub(crate) fn inject(&self, errnos: impl IntoIterator<Item = Errno>) {
+        self.injected.lock().unwrap_or_else(PoisonError::into_inner).extend(errnos);
+    }
 }
 
 #[cfg(test)]
@@ -211,8 +302,10 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_listener_stops() {
-        assert_eq!(of(Errno::BADF), AcceptFault::Stop);
+    fn a_broken_socket_is_told_from_exhaustion() {
+        for errno in [Errno::BADF, Errno::INVAL, Errno::NOTSOCK, Errno::FAULT] {
+            assert_eq!(of(errno), AcceptFault::Broken, "{errno}");
+        }
     }
 
     #[test]

@@ -108,6 +108,25 @@ pub enum BindError {
     },
 }
 
+impl BindError {
+    /// What an error of the system says of listening on this address.
+    pub(super) fn of(address: SocketAddr, reuse: bool, source: io::Error) -> Self {
+        match Errno::from_io_error(&source) {
+            Some(Errno::ADDRNOTAVAIL) => Self::NotLocal { address },
+            Some(Errno::AFNOSUPPORT) => Self::NoIpv6 { address },
+            Some(Errno::ADDRINUSE) => Self::InUse { address, reuse },
+            Some(Errno::ACCESS | Errno::PERM) => Self::Denied { address },
+            _ => Self::System { address, source },
+        }
+    }
+}
+
+/// What the system is asked for. 0 is the default.
+pub(super) fn backlog_of(connections: u32) -> i32 {
+    let connections = if connections == 0 { BACKLOG_DEFAULT } else { connections };
+    i32::try_from(connections).unwrap_or(i32::MAX)
+}
+
 impl Endpoint {
     /// The address to bind. Asks the resolver where `host` is a name, which may block.
     ///
@@ -139,13 +158,7 @@ impl Endpoint {
     /// [`BindError`].
     pub(super) fn listen(&self) -> Result<TcpListener, BindError> {
         let address = self.resolve()?;
-        self.open(address).map_err(|source| match Errno::from_io_error(&source) {
-            Some(Errno::ADDRNOTAVAIL) => BindError::NotLocal { address },
-            Some(Errno::AFNOSUPPORT) => BindError::NoIpv6 { address },
-            Some(Errno::ADDRINUSE) => BindError::InUse { address, reuse: self.options.reuse_address },
-            Some(Errno::ACCESS | Errno::PERM) => BindError::Denied { address },
-            _ => BindError::System { address, source },
-        })
+        self.open(address).map_err(|source| BindError::of(address, self.options.reuse_address, source))
     }
 
     fn open(&self, address: SocketAddr) -> io::Result<TcpListener> {
@@ -163,8 +176,7 @@ impl Endpoint {
             setsockopt(&socket, sockopt::DontRoute, &true)?;
         }
         socket.bind(&address.into())?;
-        let backlog = if self.backlog == 0 { BACKLOG_DEFAULT } else { self.backlog };
-        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        socket.listen(backlog_of(self.backlog))?;
         // Accepted sockets inherit this too. It is what lets a later server with `reuse-address` start beside those that
         // linger; without it that server would depend on what this one was started with.
         socket.set_reuse_address(true)?;

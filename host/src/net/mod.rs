@@ -11,10 +11,11 @@ mod keepsake;
 mod passage;
 mod provider;
 mod proxy;
+mod relisten;
 mod socket;
 mod wire;
 
-pub use accept::{AcceptFault, Accepted, Listener};
+pub use accept::{AcceptFault, Accepted, Listener, Repaired};
 pub use bind::{BindError, Endpoint, ListenPort, SocketOptions};
 pub use credentials::{ClientCertificate, Credentials, CredentialsError, ProtocolMin};
 pub use handshake::{Established, HandshakeFault, Security};

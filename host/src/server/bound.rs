@@ -15,6 +15,7 @@ use super::census::Census;
 use super::course::{Course, Notice, Occurrence, Status};
 use super::handle::ServerHandle;
 use super::host::Host;
+use super::listening::Listening;
 use super::lock::Holder;
 use super::procure::{ProcureError, again};
 use super::registry::Registry;
@@ -120,8 +121,12 @@ impl Prepared {
         };
         let given = self.description.inherited.is_some() || left.as_ref().is_some_and(|left| left.given);
         let listener = match (&self.description.inherited, left) {
-            (Some(socket), _) => Listener::adopt(socket.try_clone().map_err(BindError::Inherited)?)?,
-            (None, Some(left)) => Listener::adopt(left.socket)?,
+            (Some(socket), _) => Listener::adopt(socket.try_clone().map_err(BindError::Inherited)?, endpoint.backlog)?,
+            (None, Some(left)) if left.given => Listener::adopt(left.socket, endpoint.backlog)?,
+            // One that another holder has stopped meanwhile is of no use, and the address is known.
+            (None, Some(left)) => {
+                Listener::adopt(left.socket, endpoint.backlog).or_else(|_| Listener::open(endpoint))?
+            }
             (None, None) => Listener::open(endpoint)?,
         };
         Ok(Bound { prepared: self, host: host.clone(), listener, given, ids_above })
@@ -268,6 +273,7 @@ impl Prepared {
             swapping: tokio::sync::Mutex::default(),
             under_way: Mutex::default(),
             publishing: Mutex::default(),
+            failure: Mutex::default(),
             course: watch::Sender::new(Course::new()),
             notices: watch::Sender::new(Notice {
                 number: 0,
@@ -311,19 +317,21 @@ impl Bound {
         }
         let (address, listener) = (listener.address(), Arc::new(listener));
         let socket = OpenSocket { listener: Arc::downgrade(&listener), given };
+        let (keeper, server) = (host.clone(), Arc::clone(&service.name));
         // Whoever gave it keeps it.
-        if !given {
-            match listener.duplicate() {
-                Ok(duplicate) => host.keep(&service.name, duplicate.into()),
-                Err(error) => {
-                    tracing::warn!(server = &*service.name, %error, "the socket is not kept for a next process");
-                }
-            }
-        }
+        let keep = move |listener: &Listener| match (!given).then(|| listener.duplicate()) {
+            None => {}
+            Some(Ok(duplicate)) => keeper.keep(&server, duplicate.into()),
+            Some(Err(error)) => tracing::warn!(server = &*server, %error, "the socket is not kept for a next process"),
+        };
+        keep(&listener);
         let label = service.procedure().plugin().label();
         ServerStarted { server: &service.name, address, secure, plugin: &label }.emit();
         let (seen, accepting) = watch::channel(0);
-        host.runtime().spawn(serve::accept(Arc::clone(&service), listener, seen));
+        let inside = host.runtime().enter();
+        let listening = Listening::new(Arc::clone(&service), listener, Box::new(keep));
+        drop(inside);
+        host.runtime().spawn(serve::accept(seen, listening));
         ServerHandle::new(service, host, address, accepting, socket)
     }
 }

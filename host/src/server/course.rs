@@ -11,6 +11,8 @@ pub enum Status {
     Listening,
     /// Not accepting until it is resumed. Sessions may go on.
     Suspended,
+    /// Not accepting, suspended or not: it cannot listen. Tried again without end.
+    Failed,
     /// Its sessions end, and then it accepts again.
     Restarting,
     /// Its sessions end, and then it is stopped.
@@ -21,13 +23,20 @@ pub enum Status {
 
 impl Status {
     /// Every status.
-    pub const ALL: [Self; 6] =
-        [Self::Starting, Self::Listening, Self::Suspended, Self::Restarting, Self::Draining, Self::Stopped];
+    pub const ALL: [Self; 7] = [
+        Self::Starting,
+        Self::Listening,
+        Self::Suspended,
+        Self::Failed,
+        Self::Restarting,
+        Self::Draining,
+        Self::Stopped,
+    ];
 
     /// Stable name.
     #[must_use]
     pub fn name(self) -> &'static str {
-        ["starting", "listening", "suspended", "restarting", "draining", "stopped"][self as usize]
+        ["starting", "listening", "suspended", "failed", "restarting", "draining", "stopped"][self as usize]
     }
 
     /// Whether there is no way back from it.
@@ -56,8 +65,13 @@ pub enum Newcomers {
 /// What a server's tasks steer by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Course {
+    /// What was asked for. Never [`Status::Failed`], which [`Course::seen`] adds.
     pub(crate) status: Status,
     pub(crate) newcomers: Newcomers,
+    /// The listening socket cannot be made to listen.
+    pub(crate) failed: bool,
+    /// Grows with each call that wants that tried at once.
+    pub(crate) listen_asked: u64,
     /// Grows with each call that says what becomes of sessions; the last one counts.
     pub(crate) plan: u64,
     /// Calls that end sessions and are not done. Nobody gets a lock meanwhile.
@@ -95,6 +109,8 @@ impl Course {
         Self {
             status: Status::Starting,
             newcomers: Newcomers::Queue,
+            failed: false,
+            listen_asked: 0,
             plan: 0,
             ending: 0,
             locked: false,
@@ -104,13 +120,21 @@ impl Course {
         }
     }
 
+    /// What the server is doing, as anybody may see it.
+    pub(super) fn seen(&self) -> Status {
+        match self.status {
+            Status::Starting | Status::Listening | Status::Suspended if self.failed => Status::Failed,
+            status => status,
+        }
+    }
+
     pub(crate) fn welcome(&self) -> Welcome {
         match (self.status, self.newcomers) {
             (Status::Draining | Status::Stopped, _) => Welcome::Close,
             _ if self.locked => Welcome::Queue,
             (Status::Starting | Status::Listening, _) => Welcome::Admit,
             (Status::Suspended, Newcomers::Reject) => Welcome::Reject,
-            (Status::Suspended | Status::Restarting, _) => Welcome::Queue,
+            (Status::Suspended | Status::Restarting | Status::Failed, _) => Welcome::Queue,
         }
     }
 
@@ -140,6 +164,10 @@ pub enum Occurrence {
     Tripped,
     /// Its plugin does well again.
     Recovered,
+    /// It cannot listen any more. It tries again without end.
+    Failed,
+    /// It listens again after that.
+    ListensAgain,
     /// It ends its sessions to stop.
     Draining,
     /// Nothing of it runs any more.
@@ -158,6 +186,8 @@ impl Occurrence {
             Self::Idle => "idle",
             Self::Tripped => "tripped",
             Self::Recovered => "recovered",
+            Self::Failed => "failed",
+            Self::ListensAgain => "listening-again",
             Self::Draining => "draining",
             Self::Stopped => "stopped",
         }
@@ -187,6 +217,16 @@ mod tests {
         let suspended = Course { status: Status::Suspended, newcomers: Newcomers::Reject, ..course };
         assert_eq!(suspended.welcome(), Welcome::Queue);
         assert_eq!(Course { locked: false, ..suspended }.welcome(), Welcome::Reject);
+    }
+
+    #[test]
+    fn failure_hides_no_end() {
+        for status in Status::ALL {
+            let course = Course { status, failed: true, ..Course::new() };
+            let may_be = [Status::Failed, Status::Restarting, Status::Draining, Status::Stopped];
+            assert!(may_be.contains(&course.seen()), "{status}");
+            assert_eq!(course.seen().is_final(), status.is_final(), "{status}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::bound::{Bound, Prepared};
 use super::builder::ServerBuilder;
 use super::course::Status;
-use super::handle::ServerHandle;
+use super::handle::{ServerHandle, SteerError};
 use super::host::{Host, HostConfig};
 use super::service::FAREWELL_MAX;
 use super::succession::{LeftSession, LeftSocket};
@@ -38,6 +38,8 @@ pub struct Reloaded {
     pub changed: Vec<String>,
     /// Servers that drain.
     pub removed: Vec<String>,
+    /// Servers that run and cannot listen, although it was just tried again.
+    pub not_listening: Vec<String>,
 }
 
 /// Why nothing was started or changed: one line for each mistake.
@@ -140,6 +142,13 @@ impl Fleet {
         self.read(|servers| servers.get(name).map(|entry| Arc::clone(&entry.handle)))
     }
 
+    /// Servers that run and cannot listen.
+    #[must_use]
+    pub fn not_listening(&self) -> Vec<String> {
+        let failed = self.all().into_iter().filter(|server| server.failure().is_some());
+        failed.map(|server| server.name().to_owned()).collect()
+    }
+
     /// Whether all of it is to end.
     #[must_use]
     pub fn is_draining(&self) -> bool {
@@ -163,9 +172,14 @@ impl Fleet {
         let (grace, tenants) = (plan.stop_grace, plan.tenants.clone());
         let checked = tokio::task::spawn_blocking(move || fleet.check(plan)).await;
         let checked = checked.map_err(|_| PlanError::stopping())??;
-        let (report, reformed) = self.put(checked, grace, &tenants)?;
+        let (mut report, reformed) = self.put(checked, grace, &tenants)?;
         for (server, tried) in reformed {
             server.follow_reform(tried).await;
+        }
+        for server in self.all() {
+            if let Err(SteerError::NotListening(_)) = server.listen_again().await {
+                report.not_listening.push(server.name().to_owned());
+            }
         }
         Ok(report)
     }

@@ -42,6 +42,9 @@ pub enum SteerError {
     /// Another call that came meanwhile decided otherwise.
     #[error("another call that came meanwhile decided otherwise")]
     Overtaken,
+    /// The server cannot listen, and was just tried again. Its address is the operator's to free.
+    #[error("the server cannot listen, and is tried again by itself: {0}")]
+    NotListening(String),
     /// More than may be kept.
     #[error("expected at most {DATA_MAX_BYTES} bytes, found {0}")]
     DataTooLarge(usize),
@@ -93,7 +96,13 @@ impl ServerHandle {
         self.service.status()
     }
 
-    /// What becomes of newcomers where it is suspended.
+    /// Why it cannot listen, while its status is [`Status::Failed`] or would be but for a restart.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.service.failure()
+    }
+
+    /// What becomes of newcomers where it is suspended, failed or not.
     #[must_use]
     pub fn newcomers(&self) -> Option<Newcomers> {
         let course = self.service.course.borrow();
@@ -293,12 +302,28 @@ impl ServerHandle {
         if self.status().is_final() { Err(SteerError::Stopping) } else { Ok(()) }
     }
 
+    /// Tries at once to listen again where the server cannot; else nothing happens. Returns when it
+    /// was tried. Dropping the future does not take it back.
+    ///
+    /// # Errors
+    /// [`SteerError::NotListening`], [`SteerError::Stopping`].
+    pub async fn listen_again(&self) -> Result<(), SteerError> {
+        let asked = self.service.steer(|course| {
+            let running = !course.status.is_final();
+            course.listen_asked += u64::from(running);
+            running
+        });
+        followed(self.accepting.clone(), asked.ok_or(SteerError::Stopping)?).await;
+        self.failure().map_or(Ok(()), |why| Err(SteerError::NotListening(why)))
+    }
+
     /// Ends all sessions and accepts again, suspended or not before. The listener stays bound, newcomers wait in its
     /// backlog, ids go on. Returns when it accepts; how many sessions had to be cut off. A lock is taken back. Dropping
     /// the future does not stop it. A suspension that comes meanwhile wins.
     ///
     /// # Errors
-    /// [`SteerError::Stopping`], [`SteerError::Overtaken`].
+    /// [`SteerError::Stopping`], [`SteerError::Overtaken`]; [`SteerError::NotListening`] after the
+    /// sessions ended.
     pub async fn restart(&self, sessions: Ending) -> Result<usize, SteerError> {
         let mut plan = 0;
         let begun = self.service.steer(|course| {
@@ -330,7 +355,7 @@ impl ServerHandle {
             done.inspect(|_| service.tell_of(Occurrence::Restarted, cut)).map(|_| cut)
         });
         match work.await {
-            Ok(Some(cut)) => Ok(cut),
+            Ok(Some(cut)) => self.listen_again().await.map(|()| cut),
             _ if self.status().is_final() => Err(SteerError::Stopping),
             _ => Err(SteerError::Overtaken),
         }

@@ -100,6 +100,8 @@ pub(crate) struct Service {
     pub(super) swapping: tokio::sync::Mutex<()>,
     /// How far it is.
     pub(super) under_way: Mutex<Option<Going>>,
+    /// Why it cannot listen, where its course says that it cannot.
+    pub(super) failure: Mutex<String>,
     pub(super) course: watch::Sender<Course>,
     pub(super) notices: watch::Sender<Notice>,
     pub(super) host_notices: broadcast::Sender<HostNotice>,
@@ -160,7 +162,7 @@ impl Service {
     }
 
     pub(super) fn status(&self) -> Status {
-        self.course.borrow().status
+        self.course.borrow().seen()
     }
 
     /// Changes the course where `change` says so. The new version, where it did.

@@ -52,6 +52,37 @@ impl ServerStarted<'_> {
     }
 }
 
+/// A socket of the control API does not listen any more, or cannot be opened again.
+#[derive(Debug)]
+pub struct ControlBroken<'a> {
+    /// The path or the address.
+    pub place: &'a str,
+    /// What is in the way.
+    pub error: &'a dyn std::error::Error,
+}
+
+impl ControlBroken<'_> {
+    /// Logs it. At most once a second for each of the two doors.
+    pub fn emit(&self) {
+        let Self { place, error } = self;
+        warn!(place, %error, "the control API does not listen here, and is opened again");
+    }
+}
+
+/// A socket of the control API listens again.
+#[derive(Debug)]
+pub struct ControlReopened<'a> {
+    /// The path or the address.
+    pub place: &'a str,
+}
+
+impl ControlReopened<'_> {
+    /// Logs it.
+    pub fn emit(&self) {
+        warn!(place = self.place, "the control API listens here again");
+    }
+}
+
 /// Something happened to a server as a whole.
 #[derive(Debug)]
 pub struct ServerNotice<'a> {
@@ -209,7 +240,7 @@ impl AcceptPaused<'_> {
     }
 }
 
-/// The listening socket is of no more use.
+/// The listening socket does not listen any more.
 #[derive(Debug)]
 pub struct AcceptStopped<'a> {
     /// The server.
@@ -219,10 +250,50 @@ pub struct AcceptStopped<'a> {
 }
 
 impl AcceptStopped<'_> {
-    /// Logs and counts it.
-    pub fn emit(&self, counters: &Counters) {
+    /// Counts it, and logs it where `lines` lets it pass.
+    pub fn emit(&self, counters: &Counters, lines: &Bucket) {
+        let Self { server, error } = self;
         counters.count(Kind::Notice, "accept-stopped");
-        warn!(server = self.server, error = %self.error, "accepting stopped: the listening socket failed");
+        if let Some(suppressed) = lines.pass(Instant::now()) {
+            warn!(server, %error, suppressed, "accepting stopped: the listening socket failed");
+        }
+    }
+}
+
+/// A server cannot listen. It is tried again without end.
+#[derive(Debug)]
+pub struct NotListening<'a> {
+    /// The server.
+    pub server: &'a str,
+    /// What is in the way.
+    pub why: &'a str,
+}
+
+impl NotListening<'_> {
+    /// Logs it. The notice that follows is counted.
+    pub fn emit(&self) {
+        let Self { server, why } = self;
+        warn!(server, why, "the server cannot listen, and tries again without end");
+    }
+}
+
+/// The listening socket works again.
+#[derive(Debug)]
+pub struct AcceptRepaired<'a> {
+    /// The server.
+    pub server: &'a str,
+    /// Whether by the `same` socket or by a `new` one at the same address.
+    pub socket: &'static str,
+}
+
+impl AcceptRepaired<'_> {
+    /// Counts it, and logs it where `lines` lets it pass.
+    pub fn emit(&self, counters: &Counters, lines: &Bucket) {
+        let Self { server, socket } = self;
+        counters.count(Kind::Notice, "accept-repaired");
+        if let Some(suppressed) = lines.pass(Instant::now()) {
+            warn!(server, socket, suppressed, "accepting again: clients in the backlog were lost");
+        }
     }
 }
 

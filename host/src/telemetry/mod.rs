@@ -17,9 +17,9 @@ pub use counters::{Counters, Snapshot};
 pub use edition::{ClassSeen, Edition, EditionSeen, Spent};
 pub use escape::drives_reader;
 pub use events::{
-    AcceptPaused, AcceptStopped, BreakerTripped, ControlOpened, ControlRequest, CredentialsRenewed, Faulted,
-    HandshakeFailed, LanesStarted, LockExpired, PluginOutput, PluginPulled, Refused, ServerNotice, ServerStarted,
-    SessionEnded, SessionNotRestored, SessionStarted,
+    AcceptPaused, AcceptRepaired, AcceptStopped, BreakerTripped, ControlBroken, ControlOpened, ControlReopened,
+    ControlRequest, CredentialsRenewed, Faulted, HandshakeFailed, LanesStarted, LockExpired, NotListening,
+    PluginOutput, PluginPulled, Refused, ServerNotice, ServerStarted, SessionEnded, SessionNotRestored, SessionStarted,
 };
 pub use latencies::Latencies;
 pub use log::{count_dropped_lines, dropped_lines};

@@ -8,6 +8,7 @@ mod faults;
 mod lanes;
 mod lifecycle;
 mod limits;
+mod listening;
 mod loading;
 mod page;
 mod peers;

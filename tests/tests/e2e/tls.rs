@@ -19,7 +19,7 @@ fn secure(certificates: &Certificates, change: impl Fn(&mut Credentials)) -> Res
 }
 
 /// Runs `openssl s_client`, sends `input`, and returns what it printed.
-fn openssl(address: SocketAddr, certificates: &Certificates, extra: &[&str], input: &str) -> Output {
+pub(super) fn openssl(address: SocketAddr, certificates: &Certificates, extra: &[&str], input: &str) -> Output {
     let mut client = Command::new("openssl")
         .args([
             "s_client",
@@ -52,7 +52,7 @@ fn openssl(address: SocketAddr, certificates: &Certificates, extra: &[&str], inp
     output
 }
 
-fn text(output: &Output) -> String {
+pub(super) fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 

@@ -5,6 +5,7 @@
 //!
 //!     WHARF_SEED=17 cargo test -p wharf simulated
 
+mod broken;
 mod life;
 mod model;
 mod plugins;

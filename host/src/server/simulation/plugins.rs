@@ -78,6 +78,10 @@ impl Ground {
         Self { host, folder, files, loaded }
     }
 
+    pub(super) fn plugin(&self, number: Number) -> Arc<Plugin> {
+        Arc::clone(&self.loaded[number])
+    }
+
     pub(super) fn file(&self, number: Number) -> &PathBuf {
         &self.files[number]
     }

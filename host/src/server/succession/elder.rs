@@ -81,6 +81,10 @@ fn offer(fleet: &Fleet, passage: &mut Passage, doors: Vec<(Door, OwnedFd)>) -> R
         let socket = server.socket();
         // One that stops meanwhile has no socket any more.
         let Some(listener) = socket.listener.upgrade() else { continue };
+        // The new process binds the address of one that cannot listen by itself.
+        if !socket.given && !listener.listens() {
+            continue;
+        }
         let duplicate = listener.duplicate().map_err(|error| error.to_string())?;
         drop(listener);
         let ids_above = departures::ids_above(server.service.registry.last_id());

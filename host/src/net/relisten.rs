@@ -1,0 +1,140 @@
+//! A listening socket that stopped listening: the same one listens again, or a new one is bound.
+//!
+//! Any holder of a socket can stop it for all of them, with `shutdown` for instance. Linux then
+//! reports a hang-up, and `accept` fails with EINVAL. The connections of the backlog are lost.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, RawFd};
+
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::BindError;
+use super::bind::backlog_of;
+
+/// A listening socket, and the number by which the kernel tells it from every other.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) socket: TcpListener,
+    /// `None` if this kernel numbers no sockets.
+    cookie: Option<u64>,
+}
+
+/// What a descriptor refers to by now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// The socket, and it listens.
+    Listens,
+    /// The socket, and it does not listen.
+    Stopped,
+    /// Nothing, or another file. It may not be used nor closed.
+    Replaced,
+}
+
+/// How a socket listens, as far as a new one in its place needs it.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) address: SocketAddr,
+    backlog: i32,
+    only_v6: bool,
+    reuse_port: bool,
+    dont_route: bool,
+    keep_alive: bool,
+    no_delay: bool,
+    /// The network interface that it is bound to.
+    device: Option<Vec<u8>>,
+}
+
+impl AsRawFd for Held {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl Held {
+    pub(super) fn new(socket: TcpListener) -> Self {
+        let cookie = SockRef::from(&socket).cookie().ok();
+        Self { socket, cookie }
+    }
+
+    /// Two system calls.
+    pub(super) fn condition(&self, address: SocketAddr) -> Condition {
+        let socket = SockRef::from(&self.socket);
+        let same = match self.cookie {
+            Some(cookie) => socket.cookie().is_ok_and(|now| now == cookie),
+            None => self.socket.local_addr().is_ok_and(|now| now == address) && socket.peer_addr().is_err(),
+        };
+        match (same, socket.is_listener()) {
+            (false, _) => Condition::Replaced,
+            (true, Ok(true)) => Condition::Listens,
+            (true, _) => Condition::Stopped,
+        }
+    }
+}
+
+impl Origin {
+    /// Reads it from a socket that is bound. `backlog` is 0 for the default.
+    pub(super) fn of(listener: &TcpListener, backlog: u32) -> io::Result<Self> {
+        let (socket, address) = (SockRef::from(listener), listener.local_addr()?);
+        Ok(Self {
+            address,
+            backlog: backlog_of(backlog),
+            only_v6: address.is_ipv6() && socket.only_v6()?,
+            reuse_port: socket.reuse_port()?,
+            dont_route: getsockopt(listener, sockopt::DontRoute)?,
+            keep_alive: socket.keepalive()?,
+            no_delay: socket.tcp_nodelay()?,
+            device: socket.device()?,
+        })
+    }
+
+    /// Makes the same socket listen again, for all of its holders.
+    ///
+    /// # Errors
+    /// What the system said; the socket is as before.
+    pub(super) fn again(&self, listener: &TcpListener) -> io::Result<()> {
+        // A socket without a port would get one that clients do not know.
+        if self.address.port() == 0 {
+            return Err(Errno::DESTADDRREQ.into());
+        }
+        let socket = SockRef::from(listener);
+        // A socket whose port the system chose has lost it, and another keeps it: EINVAL.
+        match socket.bind(&self.address.into()) {
+            Err(error) if Errno::from_io_error(&error) != Some(Errno::INVAL) => return Err(error),
+            _ => socket.listen(self.backlog)?,
+        }
+        if listener.local_addr()? == self.address { Ok(()) } else { Err(Errno::ADDRNOTAVAIL.into()) }
+    }
+
+    /// Binds a new socket in its place. What lingers on the address is of this server itself, so
+    /// that `reuse-address` is always on. Two sockets that listen never share an address by it.
+    ///
+    /// # Errors
+    /// [`BindError`]; nothing stays bound.
+    pub(super) fn anew(&self) -> Result<TcpListener, BindError> {
+        self.open().map_err(|source| BindError::of(self.address, true, source))
+    }
+
+    fn open(&self) -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, Some(Protocol::TCP))?;
+        if self.address.is_ipv6() {
+            socket.set_only_v6(self.only_v6)?;
+        }
+        if let Some(device) = &self.device {
+            socket.bind_device(Some(device))?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(self.reuse_port)?;
+        socket.set_nonblocking(true)?;
+        socket.set_keepalive(self.keep_alive)?;
+        socket.set_tcp_nodelay(self.no_delay)?;
+        if self.dont_route {
+            setsockopt(&socket, sockopt::DontRoute, &true)?;
+        }
+        socket.bind(&self.address.into())?;
+        socket.listen(self.backlog)?;
+        Ok(socket.into())
+    }
+}

@@ -1,0 +1,205 @@
+//! The listening socket of a running server: watched, and repaired when it breaks.
+//!
+//! A socket breaks when another holder shuts it down, or when its descriptor is lost. The system
+//! reports the first at once. The second shows by an error of `accept`, or when it is looked for.
+
+use std::io;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+use super::course::Occurrence;
+use super::service::Service;
+use crate::net::{Listener, Repaired};
+use crate::telemetry::{AcceptRepaired, AcceptStopped, NotListening};
+
+/// How often the socket is looked at, beside what the system reports by itself.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(2);
+/// The pause before the second attempt. It doubles with each further one...
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+/// ...up to this, for as long as the server runs.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A socket that has listened for so long since its repair is sound: the next repair waits for nothing.
+const SOUND_AFTER: Duration = Duration::from_secs(10);
+/// Repairs of a socket that did not hold, after which its server counts as failed while it waits.
+const REPAIRS_MAX: u32 = 3;
+
+/// What is done with a new socket, so that whatever else has the old one gets it.
+pub(super) type Renewed = Box<dyn Fn(&Listener) + Send + Sync>;
+
+/// The socket, for the task that accepts.
+pub(crate) struct Listening {
+    service: Arc<Service>,
+    listener: Arc<Listener>,
+    renewed: Renewed,
+    look: Interval,
+    attempts: Attempts,
+    /// How often somebody has asked for an attempt, as far as it is done.
+    asked: u64,
+}
+
+/// When to try.
+#[derive(Debug, Default)]
+struct Attempts {
+    /// Since the socket was sound.
+    made: u32,
+    last: Option<Instant>,
+    /// The next one, if the socket does not listen.
+    next: Option<Instant>,
+}
+
+impl Attempts {
+    /// The socket broke: whether to repair it now. If not, it waits.
+    fn begin(&mut self, now: Instant) -> bool {
+        if self.last.is_none_or(|last| now.duration_since(last) >= SOUND_AFTER) {
+            self.made = 0;
+        }
+        let at_once = self.made == 0;
+        if !at_once {
+            self.wait(now);
+        }
+        at_once
+    }
+
+    fn make(&mut self, now: Instant) {
+        self.made = self.made.saturating_add(1);
+        (self.last, self.next) = (Some(now), None);
+    }
+
+    fn wait(&mut self, now: Instant) {
+        let doubled = PAUSE_MIN.saturating_mul(1 << self.made.saturating_sub(1).min(16));
+        self.next = Some(now + doubled.min(PAUSE_MAX));
+    }
+}
+
+impl Listening {
+    /// Must run inside a tokio runtime. `renewed` is called with each new socket.
+    pub(super) fn new(service: Arc<Service>, listener: Arc<Listener>, renewed: Renewed) -> Self {
+        let mut look = interval_at(Instant::now() + LOOKED_AT_EVERY, LOOKED_AT_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { service, listener, renewed, look, attempts: Attempts::default(), asked: 0 }
+    }
+
+    pub(crate) fn service(&self) -> &Arc<Service> {
+        &self.service
+    }
+
+    pub(crate) fn listener(&self) -> &Arc<Listener> {
+        &self.listener
+    }
+
+    /// When the next attempt is due, if the socket does not listen.
+    pub(crate) fn next_attempt(&self) -> Option<Instant> {
+        self.attempts.next
+    }
+
+    /// Waits until the socket does not listen any more. Dropping the future is safe.
+    pub(crate) async fn broken(&mut self) -> io::Error {
+        loop {
+            tokio::select! {
+                () = self.listener.hung_up() => return io::Error::other("another holder has shut it down"),
+                _ = self.look.tick() => {
+                    if !self.listener.listens() {
+                        return io::Error::other("it does not listen any more");
+                    }
+                }
+            }
+        }
+    }
+
+    /// The socket broke: it is repaired now, or after a pause if it breaks again and again.
+    pub(crate) fn repair(&mut self, error: &io::Error) {
+        let Self { service, .. } = self;
+        AcceptStopped { server: &service.name, error }.emit(&service.counters, &service.pause_lines);
+        if self.attempts.begin(Instant::now()) {
+            self.attempt();
+        } else if self.attempts.made >= REPAIRS_MAX {
+            self.service.fail(&format!("the listening socket breaks again and again: {error}"));
+        }
+    }
+
+    /// Does what was asked for until now: a socket that does not listen is tried at once.
+    pub(crate) fn obey(&mut self, asked: u64) {
+        if std::mem::replace(&mut self.asked, asked) != asked
+            && (self.attempts.next.is_some() || !self.listener.listens())
+        {
+            self.attempt();
+        }
+    }
+
+    /// Tries to listen again.
+    pub(crate) fn attempt(&mut self) {
+        let now = Instant::now();
+        self.attempts.make(now);
+        match self.listener.listen_again() {
+            Ok(how) => {
+                if how == Repaired::NewSocket {
+                    (self.renewed)(&self.listener);
+                }
+                self.service.listens_again(how);
+            }
+            Err(error) => {
+                self.attempts.wait(now);
+                self.service.fail(&error.to_string());
+            }
+        }
+    }
+}
+
+impl Service {
+    /// Why nothing is accepted, if the server cannot listen. `None` also once it is to end.
+    pub(super) fn failure(&self) -> Option<String> {
+        let failed = {
+            let course = self.course.borrow();
+            course.failed && !course.status.is_final()
+        };
+        failed.then(|| self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn fail(&self, why: &str) {
+        why.clone_into(&mut self.failure.lock().unwrap_or_else(PoisonError::into_inner));
+        if self.set_failed(true) {
+            NotListening { server: &self.name, why }.emit();
+            self.tell(Occurrence::Failed);
+        }
+    }
+
+    fn listens_again(&self, how: Repaired) {
+        let socket = match how {
+            Repaired::SameSocket => "same",
+            Repaired::NewSocket => "new",
+        };
+        AcceptRepaired { server: &self.name, socket }.emit(&self.counters, &self.pause_lines);
+        if self.set_failed(false) {
+            self.tell(Occurrence::ListensAgain);
+        }
+    }
+
+    /// True where it was not so before.
+    fn set_failed(&self, failed: bool) -> bool {
+        self.steer(|course| std::mem::replace(&mut course.failed, failed) != failed).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repairs_in_a_row_wait_longer() {
+        let (mut attempts, mut now) = (Attempts::default(), Instant::now());
+        assert!(attempts.begin(now), "the first is made at once");
+        let mut before = Duration::ZERO;
+        for _ in 0..100 {
+            attempts.make(now);
+            now += Duration::from_micros(1);
+            assert!(!attempts.begin(now));
+            let pause = attempts.next.expect("it waits") - now;
+            assert!(pause >= before.max(PAUSE_MIN) && pause <= PAUSE_MAX, "{pause:?} after {before:?}");
+            (before, now) = (pause, now + pause);
+        }
+        assert_eq!(before, PAUSE_MAX);
+        assert!(attempts.begin(now + SOUND_AFTER), "a sound socket is repaired at once");
+    }
+}

@@ -1,0 +1,289 @@
+//! Listening sockets that another holder breaks, in each way and at each moment: the server listens again.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroU16;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::net::sockopt::socket_acceptconn;
+use rustix::process::{Pid, getpid};
+use serde_json::{Value, json};
+use wharf::net::ListenPort;
+use wharf::server::{Ending, Newcomers, ServerHandle, Status, SteerError};
+use wharf_tests::certificates::Certificates;
+use wharf_tests::clients::{Client, free_port};
+use wharf_tests::guests::{bundled, polite, wharf_binary};
+use wharf_tests::heir::Heir;
+use wharf_tests::holders::{Harm, lead_away, listener, take_over, unix_listeners};
+use wharf_tests::servers::{PATIENCE, describe, eventually, host, start};
+use wharf_tests::site::{Site, said};
+
+use super::tls::{openssl, text};
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// Numbers that a seed decides.
+struct Dice(u64);
+
+impl Dice {
+    fn of<T: Copy>(&mut self, all: &[T]) -> T {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        all[(self.0 >> 33) as usize % all.len()]
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    Idle,
+    Load,
+    Suspended,
+    Rejecting,
+    Draining,
+    Locked,
+    Throttled,
+}
+
+const MOMENTS: [Moment; 7] = [
+    Moment::Idle,
+    Moment::Load,
+    Moment::Suspended,
+    Moment::Rejecting,
+    Moment::Draining,
+    Moment::Locked,
+    Moment::Throttled,
+];
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    host().runtime().block_on(work)
+}
+
+/// A new client is served, at the latest after some attempts: what waited in the backlog was lost.
+fn serves(address: SocketAddr) {
+    let try_once = || -> std::io::Result<bool> {
+        let mut client = TcpStream::connect(address)?;
+        client.set_read_timeout(Some(PATIENCE))?;
+        client.write_all(b"new")?;
+        let mut seen = [0; 3];
+        client.read_exact(&mut seen)?;
+        Ok(seen == *b"new")
+    };
+    eventually("a new client is served", || try_once().unwrap_or(false));
+}
+
+fn notices(server: &ServerHandle, reason: &str) -> u64 {
+    server.counters().notices.get(reason).copied().unwrap_or(0)
+}
+
+/// Breaks the socket at a moment, and sees that nothing else did.
+fn harm(server: &ServerHandle, at: Moment, how: Harm, reached: SocketAddr) {
+    let before = notices(server, "accept-repaired");
+    let held = listener(getpid(), server.address());
+    let mut lock = None;
+    match at {
+        Moment::Suspended => run(server.suspend(Newcomers::Queue, None)).expect("it runs"),
+        Moment::Rejecting => run(server.suspend(Newcomers::Reject, None)).expect("it runs"),
+        Moment::Draining => run(server.suspend(Newcomers::Queue, Some(Ending::Drain(LONG)))).expect("it runs"),
+        Moment::Locked => lock = Some(run(server.lock(LONG, LONG)).expect("nobody else has it")),
+        Moment::Throttled => {
+            let mut throttle = server.throttle();
+            throttle.accept_interval = Duration::from_secs(1);
+            server.set_throttle(throttle.into()).expect("a limit");
+        }
+        Moment::Idle | Moment::Load => {}
+    }
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        if at == Moment::Load {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let _ = TcpStream::connect(reached).map(|mut client| client.write_all(b"load"));
+                }
+            });
+        }
+        how.to(&held);
+        eventually("it is repaired", || notices(server, "accept-repaired") > before);
+        over.store(true, Ordering::Relaxed);
+    });
+    eventually("the same socket listens", || socket_acceptconn(&held) == Ok(true));
+    drop(lock);
+    if at == Moment::Throttled {
+        let mut throttle = server.throttle();
+        throttle.accept_interval = Duration::ZERO;
+        server.set_throttle(throttle.into()).expect("a limit");
+    }
+    server.resume().expect("it runs");
+    eventually("it says so", || server.status() == Status::Listening);
+    assert_eq!(server.failure(), None);
+}
+
+#[test]
+fn harmed_socket_listens_again() {
+    let given = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let fixed = ListenPort::Fixed(NonZeroU16::new(free_port()).expect("a port"));
+    let dual = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok();
+    let servers = [
+        Some(("any port", start(polite()))),
+        Some(("fixed port", describe(polite()).local_port(fixed).start().expect("it starts"))),
+        dual.then(|| ("two families", describe(polite()).local_host("::").start().expect("it starts"))),
+        Some(("given", describe(polite()).listener(given).start().expect("it starts"))),
+    ];
+    for (seed, (kind, server)) in servers.into_iter().flatten().enumerate() {
+        let mut dice = Dice(seed as u64);
+        let reached = SocketAddr::from((Ipv4Addr::LOCALHOST, server.address().port()));
+        let mut old = Client::connect(reached);
+        old.echo("before");
+        for _ in 0..5 {
+            let (at, how) = (dice.of(&MOMENTS), dice.of(&Harm::ALL));
+            println!("seed {seed}: {kind}, {at:?}, {how:?}");
+            harm(&server, at, how, reached);
+            old.echo("still here");
+            serves(reached);
+        }
+    }
+}
+
+#[test]
+fn harmed_tls_server_serves_again() {
+    let certificates = Certificates::new();
+    let server = describe(bundled("tests/unruly")).credentials(certificates.credentials()).start().expect("it starts");
+    for how in Harm::ALL {
+        harm(&server, Moment::Idle, how, server.address());
+        let said = text(&openssl(server.address(), &certificates, &[], "i"));
+        assert!(said.contains("tls=TLSv1.3"), "{said}");
+    }
+}
+
+#[test]
+fn taken_address_is_a_failure_until_freed() {
+    let server = start(polite());
+    let address = server.address();
+    let mut old = Client::connect(address);
+    old.echo("before");
+    let held = listener(getpid(), address);
+    let thief = take_over(&held, address);
+    eventually("it has failed", || server.status() == Status::Failed);
+    eventually("it says why", || server.failure().is_some_and(|why| why.contains("in use")));
+    assert!(notices(&server, "failed") > 0);
+    old.echo("still here");
+    run(server.suspend(Newcomers::Reject, None)).expect("it runs");
+    assert_eq!((server.status(), server.newcomers()), (Status::Failed, Some(Newcomers::Reject)));
+    server.resume().expect("it runs");
+    assert!(matches!(run(server.listen_again()), Err(SteerError::NotListening(why)) if why.contains("in use")));
+    assert!(matches!(run(server.restart(Ending::AtOnce)), Err(SteerError::NotListening(_))));
+    drop((thief, held));
+    eventually("it listens by itself", || server.status() == Status::Listening);
+    assert!(notices(&server, "listening-again") > 0);
+    serves(address);
+    run(server.stop(Duration::ZERO));
+    assert_eq!(server.failure(), None);
+    TcpListener::bind(address).expect("a server that was repaired frees its address");
+}
+
+#[test]
+fn lost_socket_is_replaced_by_a_new_one() {
+    let (server, elsewhere) = (start(polite()), TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let mut old = Client::connect(server.address());
+    old.echo("before");
+    let held = listener(getpid(), server.address());
+    lead_away(&held, elsewhere.local_addr().expect("bound"));
+    serves(server.address());
+    old.echo("still here");
+    assert_eq!(socket_acceptconn(&held), Ok(false), "the old one is of no use");
+    // The new one is harmed and repaired like any other.
+    harm(&server, Moment::Idle, Harm::ShutBoth, server.address());
+    serves(server.address());
+}
+
+fn process(site: &Site) -> Pid {
+    Pid::from_child(&site.wharf.child)
+}
+
+fn ready(site: &Site) -> (u16, String) {
+    let (code, text) = site.curl(&[], "/readyz");
+    let answer: Value = serde_json::from_str(&text).unwrap_or_default();
+    (code, answer["error"]["code"].as_str().unwrap_or_default().to_owned())
+}
+
+#[test]
+fn failed_server_is_told_everywhere() {
+    let site = Site::default();
+    let mut old = Client::connect(site.address());
+    old.echo("before");
+    let thief = take_over(&listener(process(&site), site.address()), site.address());
+    site.wharf.says("server failed");
+    let failed = (503, "not-listening".to_owned());
+    eventually("it is not ready", || ready(&site) == failed);
+    let shown = site.ok("GET", "/v1/servers/echo", json!({}));
+    assert_eq!(shown["status"], "failed");
+    assert!(shown["failure"].as_str().is_some_and(|why| why.contains("in use")), "{shown}");
+    let (_, metrics) = site.curl(&[], "/metrics");
+    assert!(metrics.contains("wharf_server_status{server=\"echo\",status=\"failed\"} 1"), "{metrics}");
+    assert!(metrics.contains("reason=\"failed\""), "{metrics}");
+    assert_eq!(site.refused("POST", "/v1/servers/echo/resume", json!({})), (409, "not-listening".into()));
+    assert_eq!(site.ok("POST", "/v1/reload", json!({}))["not_listening"], json!(["echo"]));
+    let output = site.ctl(&["restart", "echo"]);
+    assert_eq!(output.status.code(), Some(5), "{}", said(&output));
+    drop(thief);
+    eventually("it is ready again", || ready(&site).0 == 200);
+    site.wharf.says("server listening-again");
+    assert_eq!(site.ok("POST", "/v1/servers/echo/resume", json!({}))["failure"], json!(null));
+    serves(site.address());
+}
+
+/// Upgrades, and ends the new process with the test.
+fn upgraded(site: &Site) -> Heir {
+    let mut command = std::process::Command::new(wharf_binary());
+    let output = command.args(["upgrade", "--json", "--socket"]).arg(site.socket()).output().expect("it runs");
+    assert!(output.status.success(), "{}", said(&output));
+    Heir::of(&serde_json::from_slice(&output.stdout).expect("an answer"))
+}
+
+#[test]
+fn new_process_gets_the_new_socket() {
+    let (site, elsewhere) = (Site::default(), TcpListener::bind("127.0.0.1:0").expect("a port"));
+    lead_away(&listener(process(&site), site.address()), elsewhere.local_addr().expect("bound"));
+    serves(site.address());
+    let heir = upgraded(&site);
+    serves(site.address());
+    // Whichever process has it, the socket is repaired.
+    Harm::ShutBoth.to(&listener(heir.0, site.address()));
+    serves(site.address());
+}
+
+#[test]
+fn control_api_outlives_harm_to_its_sockets() {
+    let port = free_port();
+    let folder = tempfile::tempdir().expect("a folder");
+    let token = folder.path().join("token");
+    std::fs::write(&token, "0123456789abcdef0123456789abcdef").expect("kept");
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    let site = Site::with(&format!("listen = '127.0.0.1:{port}'\ntoken_file = '{}'", token.display()), "");
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let answers = || {
+        let output = site.ctl(&["servers"]);
+        output.status.success()
+    };
+    for how in [Harm::ShutBoth, Harm::ShutRead] {
+        for socket in unix_listeners(process(&site)) {
+            how.to(&socket);
+        }
+        site.wharf.says("the control API listens here again");
+        eventually("it answers", answers);
+        how.to(&listener(process(&site), at));
+        site.wharf.says("the control API listens here again");
+        let reached = || -> std::io::Result<usize> {
+            let mut client = TcpStream::connect(at)?;
+            client.set_read_timeout(Some(PATIENCE))?;
+            client.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+            let mut answer = String::new();
+            client.read_to_string(&mut answer)?;
+            Ok(answer.matches("200 OK").count())
+        };
+        eventually("the address answers", || reached().is_ok_and(|answers| answers == 1));
+    }
+    let heir = upgraded(&site);
+    eventually("the new process answers", answers);
+    drop(heir);
+}
