@@ -116,7 +116,7 @@ impl Service {
             let Some(service) = service.upgrade() else { return };
             service.guard().take_if(|guard| guard.until == until && guard.judged == Judged::Kept);
         });
-        let mut past = self.blame.past_of(before.edition());
+        let mut past = self.blame.past_of(before.edition(), now);
         // Those that moved were well on the version before.
         for (line, _) in on(self, new) {
             past.well(self.source(line.info().peer.ip()), now);

@@ -56,7 +56,7 @@ impl Saved {
 
     /// The state, and the version that saved it.
     #[must_use]
-    pub fn parts(mut self: Box<Self>) -> (Vec<u8>, String) {
+    pub fn parts(mut self) -> (Vec<u8>, String) {
         (std::mem::take(&mut self.state), std::mem::take(&mut self.version))
     }
 }
@@ -81,7 +81,7 @@ mod tests {
         let kept = copy(SAVED_MAX_BYTES).expect("there is room");
         assert_eq!(account.seen().memory_bytes, SAVED_MAX_BYTES);
         assert!(copy(2).is_none(), "there is no room");
-        assert_eq!(kept.parts(), (vec![7; SAVED_MAX_BYTES], "1.0".to_owned()));
+        assert_eq!((*kept).parts(), (vec![7; SAVED_MAX_BYTES], "1.0".to_owned()));
         assert_eq!(account.seen().memory_bytes, 0);
     }
 }

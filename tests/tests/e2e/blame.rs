@@ -1,18 +1,21 @@
 //! Whose doing faults are: strangers at few or many addresses, versions that are worse and versions that are not, and the
 //! breaker.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
+use wharf::event::Priority;
 use wharf::plugin::Plugin;
+use wharf::sched::{BudgetChange, Shares};
 use wharf::server::{
-    BreakerLimits, BreakerState, CanaryRules, CanaryWish, Generation, ServerBuilder, ServerHandle, Standing,
-    SwapPolicy, SwapRules,
+    BreakerLimits, BreakerState, CanaryRules, CanaryWish, Generation, Host, HostConfig, Server, ServerBuilder,
+    ServerHandle, Standing, SwapPolicy, SwapRules, TenantLimits,
 };
 use wharf_tests::clients::Client;
-use wharf_tests::guests::{inline, versioned};
+use wharf_tests::guests::{component, file, inline, versioned};
 use wharf_tests::servers::{PATIENCE, describe, eventually, host, swap};
 
 /// Sessions that fault in each round.
@@ -30,13 +33,16 @@ impl Dice {
 
 /// What a plugin does with a byte, for each of these.
 fn version(label: char, does: &[(char, &str)]) -> Arc<Plugin> {
+    inline(&format!("blame-{label}-{}", does.len()), &text(label, does))
+}
+
+fn text(label: char, does: &[(char, &str)]) -> String {
     let on = |(byte, what): &(char, &str)| {
         format!("(if (i32.eq (i32.load8_u (local.get $data)) (i32.const {})) (then {what}))\n", u32::from(*byte))
     };
     let does: String = does.iter().map(on).collect();
     let begins = "(local.set $at (i32.const 2048))\n  (loop";
-    let text = versioned(label, "", "").replace(begins, &format!("{does}{begins}"));
-    inline(&format!("blame-{label}-{}", does.len()), &text)
+    versioned(label, "", "").replace(begins, &format!("{does}{begins}"))
 }
 
 /// Faults of every version: a trap, a loop, and a trap of sessions that have sent something before.
@@ -199,6 +205,28 @@ fn replay_begins_with_what_was_saved_last() {
     replays_are_done(&server, u64::from(FAULTS));
     stays(&server, "saved");
     assert!(notice(&server, "replay-same") > 0 && notice(&server, "replay-unsure") == 0, "{:?}", server.counters());
+}
+
+#[test]
+fn replays_are_charged_to_tenant() {
+    // So much that it is counted and nobody waits for it.
+    let shares = Shares { cpus: 64.0, ..Shares::default() };
+    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() }).expect("a host");
+    host.limit_tenants(&BTreeMap::from([("a".to_owned(), TenantLimits { max_clients: 0, shares })]));
+    let plugin = |label, what| file(&format!("charged-{label}"), &component(&text(label, &[('B', what)])));
+    let long = Some(Duration::from_secs(2));
+    let budget = BudgetChange { fuel: Some(2_000_000_000), cpu: long, wall: long, ..BudgetChange::default() };
+    let server = Server::builder().host(&host).local_host("127.0.0.1").tenant("a").budget(Priority::Normal, budget);
+    // The old version takes as long as it may for what the new one fails at once.
+    let server = server.plugin(plugin('a', "(call $spin)")).start().expect("it starts");
+    let next = server.load_for_swap(&plugin('b', "unreachable")).expect("it loads");
+    host.runtime().block_on(server.swap(next, SwapPolicy::Pin)).expect("a version");
+    let mut client = Client::connect(server.address());
+    client.send("B").expect_gone();
+    replays_are_done(&server, 1);
+    let (used, ended) = (host.tenants()[0].account.cpu, server.counters().spent.cpu);
+    assert!(used > ended + Duration::from_millis(50), "{used:?} in all, {ended:?} of sessions");
+    assert_eq!(notice(&server, "replay-unsure"), 1);
 }
 
 #[test]

@@ -11,6 +11,8 @@ use crate::telemetry::FaultFigures;
 const ADDRESSES_MIN: u64 = 3;
 /// Of these, so many need to have faults, unless a replay showed that the version before has not.
 const FAULTY_ADDRESSES_MIN: u64 = 2;
+/// What the version before did does not expire: the comparison may outlast its sessions.
+const EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// How long a decision waits for replays. Then those that are not done are left out.
 pub(in crate::server) const REPLAYS_WAIT_MAX: Duration = Duration::from_secs(10);
 
@@ -61,9 +63,9 @@ pub(in crate::server) struct Comparison {
 
 impl Comparison {
     /// Of a version that comes now. `before` is what the one before did within the last while. What
-    /// happens counts for so long.
+    /// the new one does counts for one to two times this length.
     pub(in crate::server) fn new(rule: Rule, before: FaultRates, length: Duration) -> Self {
-        Self { new: FaultRates::new(length), before: before.lasting(length), rule, undecided: None }
+        Self { new: FaultRates::new(length), before: before.lasting(EVER), rule, undecided: None }
     }
 
     /// The new version's sessions.

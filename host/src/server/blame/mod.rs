@@ -68,10 +68,10 @@ impl Blame {
     }
 
     /// What sessions of this version did within the last while.
-    pub(super) fn past_of(&self, edition: &Arc<Edition>) -> FaultRates {
+    pub(super) fn past_of(&self, edition: &Arc<Edition>, now: Instant) -> FaultRates {
         let past = lock(&self.past);
         let known = past.iter().find(|(known, _)| Arc::ptr_eq(known, edition));
-        known.map_or_else(|| FaultRates::new(PAST), |(_, rates)| rates.clone())
+        known.map_or_else(|| FaultRates::new(PAST), |(_, rates)| rates.clone().at(now))
     }
 
     /// Whether a fault of this address may be replayed now.

@@ -172,6 +172,12 @@ impl FaultRates {
         Self { length, began: None, span: 0, spans: Default::default(), kinds: Vec::new() }
     }
 
+    /// What still counts at this moment.
+    pub(super) fn at(mut self, now: Instant) -> Self {
+        self.turn(now);
+        self
+    }
+
     /// From now on what happened counts for so long.
     pub(super) fn lasting(self, length: Duration) -> Self {
         Self { length, ..self }

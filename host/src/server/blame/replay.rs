@@ -86,7 +86,7 @@ async fn play(before: &EventProcedure, stage: Stage) -> Finding {
     };
     let instance = match evidence.saved.take() {
         Some(saved) => {
-            let (state, version) = saved.parts();
+            let (state, version) = (*saved).parts();
             before.take_over(scope, start, budget, &version, state).await
         }
         None => match (before.instantiate(scope, start).await, event) {

@@ -124,7 +124,7 @@ impl ServerHandle {
         bounded_beside(service, &before, &plugin, kept.as_ref())?;
         let _under_way = service.begins(&plugin);
         let next = self.ready(&before, plugin).await?;
-        let past = service.blame.past_of(before.edition());
+        let past = service.blame.past_of(before.edition(), means::now());
         let canary = service.unless_stopping(|| {
             let number = service.history().put(&next, How::Canary, Standing::Canary);
             let canary = Arc::new(Canary::new(Arc::clone(&next), (&before, past), number, rules));

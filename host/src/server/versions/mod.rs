@@ -240,3 +240,29 @@ impl History {
         self.generations.iter().map(|(generation, _)| generation.clone()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_without_figures_are_read() {
+        let old = r#"{"number":2,"name":"echo","version":"1.0","digest":"d","file":"f","how":"swap","since":7,
+            "state":"taken-back","reason":"faults"}"#;
+        let mut generation: Generation = serde_json::from_str(old).expect("an older record");
+        assert_eq!(generation.faults, None);
+        let written = serde_json::to_string(&generation).expect("it is written");
+        assert!(!written.contains("\"faults\":"), "{written}");
+        generation.faults = Some(FaultFigures {
+            faults: 12,
+            excused: 2,
+            replayed: 8,
+            addresses: 3,
+            faulty_addresses: 2,
+            rate: 0.5,
+            rate_before: 0.25,
+        });
+        let written = serde_json::to_string(&generation).expect("it is written");
+        assert_eq!(serde_json::from_str::<Generation>(&written).expect("its own record"), generation);
+    }
+}

@@ -168,6 +168,26 @@ fn version_that_is_no_worse_is_kept() {
 }
 
 #[test]
+fn rate_before_does_not_expire_and_past_does() {
+    let mut dice = Dice(5);
+    let (from, start) = (source(&mut dice, 0), Instant::now());
+    let faulty = || {
+        let mut past = FaultRates::new(PAST);
+        (0..20).for_each(|_| _ = past.faulted(from, FAULT, start));
+        past
+    };
+    for (past, later, expected) in
+        [(faulty(), start + PAST * 600, false), (faulty().at(start + PAST * 3), start + PAST * 3, true)]
+    {
+        let mut played = Played::new(SWAP);
+        played.comparison = Comparison::new(SWAP, past, PAST);
+        played.now = later;
+        (0..20).for_each(|_| _ = played.comparison.faulted(from, FAULT, later));
+        assert_eq!(is_back(played.decide()), expected);
+    }
+}
+
+#[test]
 fn order_of_endings_does_not_matter() {
     for_each_seed(200, |seed| {
         let mut dice = Dice(seed);
