@@ -3,6 +3,7 @@
 //! Each step consumes the value of the one before, so that skipping admission or the handshake does not compile:
 //! accept -> admit -> \[task\] handshake -> session -> event -> plugin call.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::event::{ClientInfo, Fault, FaultKind, Origin};
 use crate::net::{AcceptFault, Accepted, Established, HandshakeFault, Wire};
 use crate::plugin::EventProcedure;
 use crate::sched::Seat;
-use crate::server::{Alive, Call, Listening, Service, Welcome};
+use crate::server::{Alive, Blamed, Call, Listening, Service, Welcome};
 use crate::session::{Ended, Line, Session, Successor, Traveller};
 use crate::telemetry::{AcceptPaused, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted, Spent};
 
@@ -207,7 +208,8 @@ async fn converse(service: Arc<Service>, client: Established, round: u64, seat: 
         tls: client.tls.clone(),
         parameter: terms.parameter,
     };
-    SessionStarted { server: &service.name, session: id, peer: info.peer }.emit();
+    let peer = info.peer;
+    SessionStarted { server: &service.name, session: id, peer }.emit();
     let (wire, permit) = client.into_parts();
     let line = Line::new(info, Arc::clone(&terms.line_config), seat, wire);
     drop(terms);
@@ -219,7 +221,7 @@ async fn converse(service: Arc<Service>, client: Established, round: u64, seat: 
         Call::EndNow => line.cancel(),
     }
     let (ended, procedure) = Session::run(line, successor, service.registry.clone(), membership).await;
-    report(&service, id, &procedure, ended);
+    report(&service, (id, peer.ip()), &procedure, ended);
     let last = presence.leave();
     drop(permit);
     if last {
@@ -243,7 +245,7 @@ pub(crate) async fn resume(
         Ok(wire) => wire,
         Err(error) => return restored(Err(error.to_string())),
     };
-    let id = baggage.id;
+    let (id, peer) = (baggage.id, baggage.peer);
     let info = ClientInfo {
         id,
         server: Arc::clone(&service.name),
@@ -266,7 +268,7 @@ pub(crate) async fn resume(
     let packed = (baggage, state, queued);
     let resumed = Session::resume(line, successor, service.registry.clone(), membership, packed, restored, go);
     if let Some((ended, procedure)) = Box::pin(resumed).await {
-        report(&service, id, &procedure, ended);
+        report(&service, (id, peer.ip()), &procedure, ended);
     }
     let last = presence.leave();
     drop((permit, alive));
@@ -275,21 +277,16 @@ pub(crate) async fn resume(
     }
 }
 
-fn report(service: &Arc<Service>, session: u64, procedure: &Arc<EventProcedure>, ended: Ended) {
+fn report(service: &Arc<Service>, (session, peer): (u64, IpAddr), procedure: &Arc<EventProcedure>, mut ended: Ended) {
     let edition = procedure.edition();
     let (server, class) = (&*service.name, ended.class);
-    let kind = ended.fault.as_ref().map(|(_, fault)| fault.kind);
     // The fault that took the shared instance away was counted with the session whose it was.
+    let kind = ended.fault.as_ref().map(|(_, fault)| fault.kind);
     if kind != Some(FaultKind::InstanceLost) {
-        let faulted = kind.is_some_and(|kind| kind.origin() == Origin::Plugin);
-        // What becomes of newcomers does not follow from a version that they do not get.
-        if service.is_for_newcomers(procedure) {
-            service.fared(faulted);
-        }
-        service.ended_on(procedure, faulted);
-        if faulted {
-            service.blame(procedure);
-        }
+        let fault = ended.fault.as_ref().filter(|(_, fault)| fault.kind.origin() == Origin::Plugin);
+        let evidence = ended.evidence.take();
+        let blamed = fault.map(|(event, fault)| Blamed { event, kind: fault.kind, evidence });
+        service.hears(peer, procedure, blamed);
     }
     if let Some((event, fault)) = &ended.fault {
         Faulted { server, session, class, event, fault }.emit(edition, &service.fault_lines);

@@ -13,9 +13,28 @@ const ADDRESSES_MAX: usize = 65_536;
 /// Bits of an IPv6 address that a single customer is given, at least.
 const IPV6_PREFIX_BITS: u32 = 64;
 
+/// Clients that count as one: those of an IPv4 address, or of an IPv6 network of 64 bits. An IPv4 address in IPv6 form
+/// counts as the IPv4 address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AddressGroup(IpAddr);
+
+impl AddressGroup {
+    /// The group of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(address) => {
+                let mask = u128::MAX << (128 - IPV6_PREFIX_BITS);
+                IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & mask))
+            }
+            address => address,
+        })
+    }
+}
+
 /// All addresses of one server's clients.
 #[derive(Debug, Default)]
-pub(super) struct Addresses(Mutex<HashMap<IpAddr, Entry>>);
+pub(super) struct Addresses(Mutex<HashMap<AddressGroup, Entry>>);
 
 #[derive(Debug)]
 struct Entry {
@@ -29,7 +48,7 @@ struct Entry {
 #[derive(Debug)]
 pub(super) struct AddressPlace {
     addresses: Arc<Addresses>,
-    key: IpAddr,
+    key: AddressGroup,
 }
 
 impl Addresses {
@@ -40,7 +59,7 @@ impl Addresses {
         limits: &Throttle,
         now: Instant,
     ) -> Result<AddressPlace, Refusal> {
-        let key = key(address);
+        let key = AddressGroup::of(address);
         let mut entries = self.lock();
         if entries.len() >= ADDRESSES_MAX && !entries.contains_key(&key) {
             entries.retain(|_, entry| entry.clients > 0);
@@ -73,7 +92,7 @@ impl Addresses {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<AddressGroup, Entry>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -88,17 +107,6 @@ impl Drop for AddressPlace {
                 entries.remove(&self.key);
             }
         }
-    }
-}
-
-/// The address that counts.
-fn key(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let mask = u128::MAX << (128 - IPV6_PREFIX_BITS);
-            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & mask))
-        }
-        address => address,
     }
 }
 
@@ -144,7 +152,7 @@ mod tests {
             drop(addresses.take(address, &limits, now));
         }
         assert!(addresses.lock().len() <= ADDRESSES_MAX);
-        assert!(addresses.lock().contains_key(&ip("192.0.2.1")));
+        assert!(addresses.lock().contains_key(&AddressGroup::of(ip("192.0.2.1"))));
         drop(held);
     }
 }

@@ -9,6 +9,7 @@ mod gate;
 mod networks;
 mod throttle;
 
+pub use addresses::AddressGroup;
 pub use count::{Count, Places};
 pub use gate::{Admitted, Entered, Gate, Permit, Room};
 pub use networks::{Network, Networks};

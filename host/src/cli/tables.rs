@@ -85,7 +85,8 @@ pub(super) fn render(value: &Value) -> String {
             ),
             false => String::new(),
         };
-        return table(&GENERATIONS, generations) + &tried;
+        let blamed: String = generations.iter().filter_map(blamed).collect();
+        return table(&GENERATIONS, generations) + &blamed + &tried;
     }
     for (key, columns) in [("limits", &LIMITS[..]), ("tenants", &TENANTS[..])] {
         if let Some(rows) = list(key) {
@@ -100,6 +101,25 @@ pub(super) fn render(value: &Value) -> String {
     flatten("", value, &mut lines);
     let width = lines.iter().map(|(key, _)| key.chars().count()).max().unwrap_or(0);
     lines.iter().map(|(key, value)| format!("{key:width$}  {value}\n")).collect()
+}
+
+/// A line about a version that was taken back for faults.
+fn blamed(generation: &Value) -> Option<String> {
+    let of = |key: &str| generation.get("faults")?.get(key);
+    let count = |key: &str| of(key).map_or("-".into(), cell);
+    let rate = |key: &str| of(key).and_then(Value::as_f64).map_or("-".into(), |rate| format!("{rate:.3}"));
+    of("faults")?;
+    Some(format!(
+        "\nnumber {}: {} faults, {} excused by {} replays, at {} of {} addresses; rate {}, before {}",
+        cell(&generation["number"]),
+        count("faults"),
+        count("excused"),
+        count("replayed"),
+        count("faulty_addresses"),
+        count("addresses"),
+        rate("rate"),
+        rate("rate_before"),
+    ))
 }
 
 pub(super) fn table(columns: &[(&str, &str)], rows: &[Value]) -> String {
@@ -159,6 +179,11 @@ mod tests {
         assert!(shown.contains("NAME") && shown.contains("echo 1"), "{shown}");
         let sessions = render(&json!({ "sessions": [{ "id": 7, "asleep": true }] }));
         assert!(sessions.contains("ASLEEP") && sessions.contains("true"), "{sessions}");
+        let faults = json!({ "faults": 12, "excused": 0, "replayed": 8, "addresses": 3, "faulty_addresses": 2, "rate": 0.5,
+            "rate_before": 0.0 });
+        let history = render(&json!({ "generations": [{ "number": 2, "faults": faults }, { "number": 3 }] }));
+        let said = "number 2: 12 faults, 0 excused by 8 replays, at 2 of 3 addresses; rate 0.500, before 0.000";
+        assert!(history.ends_with(said), "{history}");
         let one = json!({ "name": "echo", "sessions": 3, "counters": { "ended": { "evicted": 1 } } });
         assert!(render(&one).contains("counters.ended.evicted  1"), "{}", render(&one));
     }

@@ -7,12 +7,14 @@
 mod alone;
 mod client;
 mod fault;
+mod kept;
 mod port;
 mod reason;
 
 pub use alone::{Alone, Nowhere};
 pub use client::{ClientInfo, Priority, TlsInfo};
 pub use fault::{Fault, FaultKind, Origin};
+pub use kept::KeptEvent;
 pub use port::{Budget, Instance, Meter, NameError, Peers, Port, Procedure, Scope, SendError, Usage, WriteError};
 pub use reason::{DisconnectReason, EndReason};
 

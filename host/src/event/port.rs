@@ -70,6 +70,11 @@ pub trait Procedure: Send + Sync + 'static {
     /// What an instance of it says to the next as its version.
     fn version(&self) -> &str;
 
+    /// Whether somebody asks for what makes its events fail, to try that on another version.
+    fn keeps_inputs(&self) -> bool {
+        false
+    }
+
     /// What hears how long events of its instances take.
     fn meter(&self) -> &dyn Meter;
 }

@@ -140,6 +140,12 @@ impl EventProcedure {
         other.with_plugin(Arc::clone(&self.plugin), self.context.kept.clone())
     }
 
+    /// The same with an instance for each session.
+    #[must_use]
+    pub fn with_instance_each(&self) -> Self {
+        Self { shards: None, ..self.clone() }
+    }
+
     /// Whether instances of both are the same in every respect.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
@@ -234,6 +240,10 @@ impl Procedure for EventProcedure {
 
     fn version(&self) -> &str {
         self.plugin.version()
+    }
+
+    fn keeps_inputs(&self) -> bool {
+        self.edition.keeps_inputs()
     }
 
     fn meter(&self) -> &dyn Meter {

@@ -9,6 +9,7 @@ use std::time::Instant;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
+use super::blame::Blame;
 use super::breaker::Breaker;
 use super::builder::{MIN_READ_RATE_DEFAULT, ServerBuilder};
 use super::census::Census;
@@ -249,6 +250,7 @@ impl Prepared {
         };
         Arc::new(Service {
             breaker: Mutex::new(Breaker::new(description.breaker)),
+            blame: Blame::default(),
             lanes: host.lanes(),
             runtime: host.runtime().clone(),
             gate: Gate::new(description.throttle, description.networks, room),

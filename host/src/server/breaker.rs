@@ -1,20 +1,35 @@
-//! A server whose plugin faults again and again takes no newcomers for a while: the breaker. Pure: it is told the time.
+//! A server whose plugin faults again and again takes no newcomers for a while: the breaker. Pure:
+//! it is told the time.
 //!
-//! It trips when most sessions that end do so by a fault of the plugin; a few clients that know how to provoke one, beside
-//! others that are served well, do not trip it. After a pause one newcomer is let in, and what becomes of it decides: the breaker
-//! closes, or the next pause is twice as long.
+//! The breaker weighs endings by client address. An address is bad when most of its sessions end by
+//! a fault of the plugin. The breaker trips when most addresses are bad. A single address trips it
+//! only where the server sees no other, or where the address is a configured proxy. After a pause
+//! one newcomer is let in, and what becomes of it decides: the breaker closes, or the next pause is
+//! twice as long.
 
-use std::collections::VecDeque;
+#[cfg(test)]
+mod simulation;
+
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// So many sessions have to fault for each that ends well or goes on.
-const FAULTS_PER_WELL: usize = 9;
-/// Endings of each kind that are remembered, for each fault that trips it; and how many at most.
+use super::blame::{Crowd, Fared, LiveAddresses, Source};
+use crate::admission::AddressGroup;
+
+/// So many sessions have to fault for each that ends well or goes on; so many addresses have to be
+/// bad for each that is not.
+const FAULTS_PER_WELL: u64 = 9;
+/// Endings of each kind that are remembered of an address, for each fault that trips it; and how many at most.
 const REMEMBERED: usize = 10;
 const REMEMBERED_MAX: usize = 10_000;
+/// Endings that are remembered of all addresses; at more the oldest are forgotten.
+const ENDINGS_MAX: usize = 2 * REMEMBERED_MAX;
+/// Addresses that have to be bad where the server sees more than one.
+const BAD_ADDRESSES_MIN: u64 = 2;
 /// How long the one that is let in has to last without a fault.
 const TRIAL: Duration = Duration::from_secs(1);
-/// A breaker that trips again so soon goes on with longer pauses.
+/// A breaker that trips again so soon goes on with longer pauses. An address that was seen so
+/// recently is one of those that the server sees.
 const MEMORY: Duration = Duration::from_secs(60);
 
 /// When a breaker trips and for how long.
@@ -67,20 +82,51 @@ pub(super) enum Turn {
     Recovered,
 }
 
+/// A session that ended.
+#[derive(Debug, Clone, Copy)]
+struct Ending {
+    at: Instant,
+    group: AddressGroup,
+    fared: Fared,
+}
+
+/// What is remembered of an address within the window.
+#[derive(Debug, Clone, Copy)]
+struct Tally {
+    crowd: Crowd,
+    faults: u64,
+    wells: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct Breaker {
     limits: BreakerLimits,
     state: BreakerState,
     pause: Duration,
     recovered: Option<Instant>,
-    faults: VecDeque<Instant>,
-    wells: VecDeque<Instant>,
+    /// Endings within the window, the oldest first, and the same by address.
+    endings: VecDeque<Ending>,
+    tallies: HashMap<AddressGroup, Tally>,
+    faults: u64,
+    /// The last two addresses of which a session ended, and when.
+    seen: [Option<(AddressGroup, Instant)>; 2],
+    /// Whose session was tried last and faulted.
+    failed_trial: Option<AddressGroup>,
 }
 
 impl Breaker {
     pub(super) fn new(limits: BreakerLimits) -> Self {
-        let (faults, wells) = (VecDeque::new(), VecDeque::new());
-        Self { limits, state: BreakerState::Closed, pause: limits.pause, recovered: None, faults, wells }
+        Self {
+            limits,
+            state: BreakerState::Closed,
+            pause: limits.pause,
+            recovered: None,
+            endings: VecDeque::new(),
+            tallies: HashMap::new(),
+            faults: 0,
+            seen: [None; 2],
+            failed_trial: None,
+        }
     }
 
     /// Other limits; what was counted is forgotten, and newcomers are let in.
@@ -117,43 +163,131 @@ impl Breaker {
         }
     }
 
-    /// A session ended, by a fault of the plugin's or well, and so many others go on.
-    pub(super) fn report(&mut self, faulted: bool, others: usize, now: Instant) -> Option<Turn> {
+    /// A session from there ended, and these go on.
+    pub(super) fn report(&mut self, source: Source, fared: Fared, live: &LiveAddresses, now: Instant) -> Option<Turn> {
         if self.limits.faults == 0 {
             return None;
         }
-        match (self.state, faulted) {
-            (BreakerState::Trying(Some(_)), true) => return Some(self.trip(now)),
-            (BreakerState::Trying(Some(_)), false) => return Some(self.close(now)),
+        self.sees(source.group, now);
+        match (self.state, fared) {
+            (BreakerState::Trying(Some(_)), Fared::Faulted) => return self.failed(source, live, now),
+            (BreakerState::Trying(Some(_)), Fared::Well) => return Some(self.close(now)),
             (BreakerState::Open(_) | BreakerState::Trying(None), _) => return None,
             (BreakerState::Closed, _) => {}
         }
-        let (enough, window) = (self.limits.faults as usize, self.limits.window);
-        let seen = if faulted { &mut self.faults } else { &mut self.wells };
-        seen.push_back(now);
-        if seen.len() > (enough * REMEMBERED).min(REMEMBERED_MAX) {
-            seen.pop_front();
-        }
-        for seen in [&mut self.faults, &mut self.wells] {
-            while seen.front().is_some_and(|at| now.saturating_duration_since(*at) > window) {
-                seen.pop_front();
-            }
-        }
-        let trips = self.faults.len() >= enough && self.faults.len() >= (self.wells.len() + others) * FAULTS_PER_WELL;
+        self.count(source, fared, now);
+        let trips = fared == Fared::Faulted && self.is_enough(live, now);
         trips.then(|| {
             let again = self.recovered.is_some_and(|at| now.saturating_duration_since(at) < MEMORY);
             if !again {
                 self.pause = self.limits.pause;
             }
+            self.failed_trial = None;
             self.trip(now)
         })
+    }
+
+    /// A session that was tried faulted. One address does not hold others off twice in a row:
+    /// another newcomer is tried at once.
+    fn failed(&mut self, source: Source, live: &LiveAddresses, now: Instant) -> Option<Turn> {
+        let again = self.failed_trial == Some(source.group) && source.crowd == Crowd::One;
+        if again && self.has_others(source.group, live, now) {
+            self.state = BreakerState::Trying(None);
+            return None;
+        }
+        self.failed_trial = Some(source.group);
+        Some(self.trip(now))
+    }
+
+    fn sees(&mut self, group: AddressGroup, now: Instant) {
+        let [last, before] = self.seen;
+        let other = if last.is_some_and(|(known, _)| known == group) { before } else { last };
+        self.seen = [Some((group, now)), other];
+    }
+
+    /// Whether the server has, or had a short while ago, sessions of other addresses.
+    fn has_others(&self, group: AddressGroup, live: &LiveAddresses, now: Instant) -> bool {
+        let memory = MEMORY.max(self.limits.window);
+        let recent = |at: Instant| now.saturating_duration_since(at) <= memory;
+        let ended = self.seen.iter().flatten().any(|(known, at)| *known != group && recent(*at));
+        ended || live.count() > usize::from(live.at(group) > 0)
+    }
+
+    /// Remembers an ending, and forgets those before the window.
+    fn count(&mut self, source: Source, fared: Fared, now: Instant) {
+        let window = self.limits.window;
+        let is_over = |first: &Ending| now.saturating_duration_since(first.at) > window;
+        while let Some(first) = self.endings.front().filter(|first| is_over(first)).copied() {
+            self.forget(first);
+        }
+        let cap = (self.limits.faults as usize * REMEMBERED).min(REMEMBERED_MAX) as u64;
+        let fresh = Tally { crowd: source.crowd, faults: 0, wells: 0 };
+        let tally = self.tallies.entry(source.group).or_insert(fresh);
+        let counted = match fared {
+            Fared::Faulted => &mut tally.faults,
+            Fared::Well => &mut tally.wells,
+        };
+        // One address does not push out what others did.
+        if *counted >= cap {
+            return;
+        }
+        *counted += 1;
+        self.faults += u64::from(fared == Fared::Faulted);
+        self.endings.push_back(Ending { at: now, group: source.group, fared });
+        if self.endings.len() > ENDINGS_MAX
+            && let Some(first) = self.endings.front().copied()
+        {
+            self.forget(first);
+        }
+    }
+
+    /// Forgets the first ending, which this is.
+    fn forget(&mut self, first: Ending) {
+        self.endings.pop_front();
+        let Some(tally) = self.tallies.get_mut(&first.group) else { return };
+        match first.fared {
+            Fared::Faulted => (tally.faults, self.faults) = (tally.faults - 1, self.faults - 1),
+            Fared::Well => tally.wells -= 1,
+        }
+        if tally.faults + tally.wells == 0 {
+            self.tallies.remove(&first.group);
+        }
+    }
+
+    /// Whether the faults within the window trip it.
+    fn is_enough(&self, live: &LiveAddresses, now: Instant) -> bool {
+        let enough = u64::from(self.limits.faults);
+        if self.faults < enough {
+            return false;
+        }
+        let (mut bad, mut good, mut weight) = (0, live.count() as u64, 0);
+        let (mut crowded, mut wells) = (false, 0);
+        // One address is not enough by itself.
+        let most = (enough / 2).max(1);
+        for (group, tally) in &self.tallies {
+            let here = live.at(*group);
+            wells += tally.wells;
+            if tally.faults > 0 && tally.faults >= (tally.wells + here) * FAULTS_PER_WELL {
+                (bad, weight) = (bad + 1, weight + tally.faults.min(most));
+                good -= u64::from(here > 0);
+                crowded |= tally.crowd == Crowd::Many;
+            } else {
+                good += u64::from(here == 0);
+            }
+        }
+        let by_session = self.faults >= (wells + live.total()) * FAULTS_PER_WELL;
+        let only = self.tallies.keys().next().filter(|_| self.tallies.len() == 1);
+        if crowded || only.is_some_and(|group| !self.has_others(*group, live, now)) {
+            return by_session;
+        }
+        bad >= BAD_ADDRESSES_MIN && weight >= enough && bad >= good * FAULTS_PER_WELL
     }
 
     fn trip(&mut self, now: Instant) -> Turn {
         let pause = self.pause;
         self.state = BreakerState::Open(now + pause);
         self.pause = (pause * 2).min(self.limits.pause_max);
-        (self.faults, self.wells) = Default::default();
+        (self.endings, self.tallies, self.faults) = Default::default();
         Turn::Tripped(pause)
     }
 
@@ -167,6 +301,24 @@ impl Breaker {
 mod tests {
     use super::*;
 
+    pub(super) fn source(number: u32) -> Source {
+        let group = AddressGroup::of(std::net::Ipv4Addr::from_bits(0x0A00_0000 + number).into());
+        Source { group, crowd: Crowd::One }
+    }
+
+    pub(super) fn live(sessions: &[(u32, u32)]) -> LiveAddresses {
+        let mut live = LiveAddresses::default();
+        for (number, count) in sessions {
+            (0..*count).for_each(|_| live.add(source(*number).group));
+        }
+        live
+    }
+
+    /// A session of the only address ended.
+    fn report(breaker: &mut Breaker, fared: Fared, others: u32, now: Instant) -> Option<Turn> {
+        breaker.report(source(1), fared, &live(&[(1, others)]), now)
+    }
+
     fn second(at: f64, start: Instant) -> Instant {
         start + Duration::from_secs_f64(at)
     }
@@ -174,9 +326,12 @@ mod tests {
     fn tripped(start: Instant) -> Breaker {
         let mut breaker = Breaker::new(BreakerLimits::default());
         for fault in 0..9 {
-            assert_eq!(breaker.report(true, 0, second(f64::from(fault) / 10.0, start)), None);
+            assert_eq!(report(&mut breaker, Fared::Faulted, 0, second(f64::from(fault) / 10.0, start)), None);
         }
-        assert_eq!(breaker.report(true, 0, second(1.0, start)), Some(Turn::Tripped(Duration::from_secs(1))));
+        assert_eq!(
+            report(&mut breaker, Fared::Faulted, 0, second(1.0, start)),
+            Some(Turn::Tripped(Duration::from_secs(1)))
+        );
         breaker
     }
 
@@ -191,12 +346,15 @@ mod tests {
         // It faults as well: the pause is twice as long, and so on up to the longest.
         let mut at = 2.2;
         for pause in [2, 4, 8, 16, 32, 60, 60] {
-            assert_eq!(breaker.report(true, 0, second(at, start)), Some(Turn::Tripped(Duration::from_secs(pause))));
+            assert_eq!(
+                report(&mut breaker, Fared::Faulted, 0, second(at, start)),
+                Some(Turn::Tripped(Duration::from_secs(pause)))
+            );
             at += pause as f64;
             assert_eq!(breaker.ask(second(at, start)).0, Ok(()));
             breaker.admitted(second(at, start));
         }
-        assert_eq!(breaker.report(false, 0, second(at, start)), Some(Turn::Recovered));
+        assert_eq!(report(&mut breaker, Fared::Well, 0, second(at, start)), Some(Turn::Recovered));
         assert_eq!(breaker.ask(second(at, start)), (Ok(()), None));
     }
 
@@ -207,7 +365,7 @@ mod tests {
         assert_eq!(breaker.ask(second(2.0, start)).0, Ok(()));
         breaker.admitted(second(2.0, start));
         assert_eq!(breaker.ask(second(3.0, start)), (Ok(()), Some(Turn::Recovered)));
-        let again = (0..10).filter_map(|_| breaker.report(true, 0, second(4.0, start))).next();
+        let again = (0..10).filter_map(|_| report(&mut breaker, Fared::Faulted, 0, second(4.0, start))).next();
         assert_eq!(again, Some(Turn::Tripped(Duration::from_secs(2))));
     }
 
@@ -216,15 +374,62 @@ mod tests {
         let start = Instant::now();
         let mut breaker = Breaker::new(BreakerLimits::default());
         for step in 0..1_000 {
-            let faulted = step % 5 != 0;
-            assert_eq!(breaker.report(faulted, 0, second(f64::from(step) / 1_000.0, start)), None);
+            let fared = if step % 5 != 0 { Fared::Faulted } else { Fared::Well };
+            assert_eq!(report(&mut breaker, fared, 0, second(f64::from(step) / 1_000.0, start)), None);
         }
         // Faults that are long past do not count.
         let mut rare = Breaker::new(BreakerLimits::default());
-        assert!((0..100).all(|step| rare.report(true, 0, second(f64::from(step) * 2.0, start)).is_none()));
+        assert!(
+            (0..100).all(|step| report(&mut rare, Fared::Faulted, 0, second(f64::from(step) * 2.0, start)).is_none())
+        );
         let mut busy = Breaker::new(BreakerLimits::default());
-        assert!((0..50).all(|_| busy.report(true, 20, start).is_none()), "many are served beside those that fault");
+        assert!(
+            (0..50).all(|_| report(&mut busy, Fared::Faulted, 20, start).is_none()),
+            "many are served beside those that fault"
+        );
         let mut off = Breaker::new(BreakerLimits { faults: 0, ..BreakerLimits::default() });
-        assert!((0..100).all(|_| off.report(true, 0, start).is_none()));
+        assert!((0..100).all(|_| report(&mut off, Fared::Faulted, 0, start).is_none()));
+    }
+
+    #[test]
+    fn configured_proxy_counts_as_many() {
+        let (start, mut breaker) = (Instant::now(), Breaker::new(BreakerLimits::default()));
+        let proxy = Source { crowd: Crowd::Many, ..source(0) };
+        let none = LiveAddresses::default();
+        assert_eq!(breaker.report(source(1), Fared::Well, &none, start), None);
+        let reports = (0..10).filter_map(|_| breaker.report(proxy, Fared::Faulted, &none, start));
+        assert_eq!(reports.collect::<Vec<_>>(), [Turn::Tripped(Duration::from_secs(1))]);
+    }
+
+    #[test]
+    fn one_address_does_not_fail_every_trial() {
+        let start = Instant::now();
+        let (mut breaker, others) = (tripped(start), live(&[(2, 1)]));
+        for trial in 0..20 {
+            let now = second(100.0 + f64::from(trial), start);
+            assert_eq!(breaker.ask(now).0, Ok(()), "trial {trial}");
+            breaker.admitted(now);
+            let turn = breaker.report(source(1), Fared::Faulted, &others, now);
+            assert_eq!(turn.is_some(), trial == 0, "trial {trial}: {turn:?}");
+            if trial == 0 {
+                breaker.state = BreakerState::Open(now);
+            }
+        }
+        breaker.admitted(second(200.0, start));
+        let turn = breaker.report(source(2), Fared::Well, &others, second(200.0, start));
+        assert_eq!(turn, Some(Turn::Recovered));
+    }
+
+    #[test]
+    fn memory_of_endings_is_bounded() {
+        let (start, mut breaker) = (Instant::now(), Breaker::new(BreakerLimits::default()));
+        for number in 0..2 * ENDINGS_MAX as u32 {
+            breaker.report(source(number), Fared::Well, &LiveAddresses::default(), start);
+            breaker.report(source(0), Fared::Well, &LiveAddresses::default(), start);
+        }
+        assert!(breaker.endings.len() <= ENDINGS_MAX && breaker.tallies.len() <= ENDINGS_MAX);
+        let later = second(11.0, start);
+        breaker.report(source(1), Fared::Well, &LiveAddresses::default(), later);
+        assert_eq!((breaker.endings.len(), breaker.tallies.len(), breaker.faults), (1, 1, 0));
     }
 }

@@ -1,31 +1,45 @@
-//! A new version that faults soon after its swap is taken back by itself.
+//! A new version that faults more than the one before, soon after its swap, is taken back by itself.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
 
 use futures_util::future::AbortHandle;
 
+use super::blame::{Blamed, Comparison, LiveAddresses, PAST, Rule, Source, Suspect, Tried, Verdict};
 use super::means;
 use super::service::Service;
-use super::swap::{hand_over, on_build, put_back, same};
-use super::versions::SwapRules;
-use crate::event::Peers;
+use super::swap::{hand_over, on, on_build, put_back, same};
+use crate::event::Port;
 use crate::plugin::{EventProcedure, Grants};
+use crate::telemetry::FaultFigures;
+
+/// How soon it is decided after a fault, and again while replays are waited for.
+const JUDGED_AFTER: Duration = Duration::from_millis(50);
+/// What happened counts for at most twice so long.
+const COUNTED_MAX: Duration = Duration::from_secs(300);
 
 /// A version that is watched, and the one before.
 #[derive(Debug)]
 pub(crate) struct Guard {
     new: Arc<EventProcedure>,
-    before: Arc<EventProcedure>,
+    suspect: Suspect,
     until: Instant,
-    faults: u32,
-    /// There were too many faults, and it is to be taken back as soon as no other order is under way.
-    is_over: bool,
-    rules: SwapRules,
+    judged: Judged,
     /// What both may import.
     grants: Grants,
     /// Lets go of it when that is over.
     expiry: AbortHandle,
+}
+
+/// How far the decision about a version is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Judged {
+    /// There are few faults, or it was decided to keep it.
+    Kept,
+    /// A task decides.
+    UnderWay,
+    /// It is to be taken back as soon as no other order is under way.
+    Over(FaultFigures),
 }
 
 impl Drop for Guard {
@@ -37,18 +51,52 @@ impl Drop for Guard {
 impl Guard {
     /// What comes back where it faults.
     pub(super) fn before(&self) -> &Arc<EventProcedure> {
-        &self.before
+        self.suspect.before()
     }
 
-    /// A session of this version faulted, and so many others are there. Whether that is enough.
-    fn fault(&mut self, of: &Arc<EventProcedure>, others: usize, now: Instant) -> bool {
+    /// A session ended. The fault to replay, and whether a task is to decide.
+    fn hears(
+        &mut self,
+        of: &Arc<EventProcedure>,
+        source: Source,
+        blamed: Option<&Blamed>,
+        now: Instant,
+    ) -> (Option<Tried>, bool) {
         // Some may be on it under the terms before a reload.
-        if !same(of.plugin(), self.new.plugin()) || now > self.until {
-            return false;
+        let is = |version: &Arc<EventProcedure>| Arc::ptr_eq(of, version) || same(of.plugin(), version.plugin());
+        if now > self.until {
+            return (None, false);
         }
-        self.faults += 1;
-        let all = f64::from(self.faults) + others as f64;
-        self.faults >= self.rules.faults_min && f64::from(self.faults) > self.rules.faults_share * all
+        match blamed {
+            Some(blamed) if is(&self.new) => {
+                let (tried, enough) = self.suspect.faulted(source, blamed, now);
+                let begins = enough && self.judged == Judged::Kept;
+                if begins {
+                    self.judged = Judged::UnderWay;
+                }
+                (Some(tried), begins)
+            }
+            None if is(&self.new) => {
+                self.suspect.went_well(source, now);
+                (None, false)
+            }
+            blamed if is(self.before()) => {
+                self.suspect.hears_of_before(source, blamed, now);
+                (None, false)
+            }
+            _ => (None, false),
+        }
+    }
+
+    /// Decides, where these sessions of it and of the one before go on.
+    fn judge(&mut self, live: [&LiveAddresses; 2], now: Instant) -> Verdict {
+        let verdict = self.suspect.decide(live, now);
+        self.judged = match verdict {
+            Verdict::Keep => Judged::Kept,
+            Verdict::NotYet => Judged::UnderWay,
+            Verdict::TakeBack(figures) => Judged::Over(figures),
+        };
+        verdict
     }
 }
 
@@ -61,14 +109,22 @@ impl Service {
             *self.guard() = None;
             return;
         }
-        let (service, until) = (Arc::downgrade(self), means::now() + rules.watch);
+        let (service, now) = (Arc::downgrade(self), means::now());
+        let until = now + rules.watch;
         let expiry = means::beside(&self.runtime, async move {
             means::sleep(rules.watch).await;
             let Some(service) = service.upgrade() else { return };
-            service.guard().take_if(|guard| guard.until == until && !guard.is_over);
+            service.guard().take_if(|guard| guard.until == until && guard.judged == Judged::Kept);
         });
-        let (new, before) = (Arc::clone(new), Arc::clone(before));
-        *self.guard() = Some(Guard { new, before, until, faults: 0, is_over: false, rules, grants, expiry });
+        let mut past = self.blame.past_of(before.edition(), now);
+        // Those that moved were well on the version before.
+        for (line, _) in on(self, new) {
+            past.well(self.source(line.info().peer.ip()), now);
+        }
+        let rule = Rule::Swap { faults_min: rules.faults_min, share: rules.faults_share };
+        let suspect = Suspect::new(rule, new, (before, past), rules.watch.clamp(PAST, COUNTED_MAX));
+        let (new, judged) = (Arc::clone(new), Judged::Kept);
+        *self.guard() = Some(Guard { new, suspect, until, judged, grants, expiry });
     }
 
     /// The version in force has other terms since a reload. Where it is watched it is watched on, and what it would go back to gets
@@ -83,21 +139,55 @@ impl Service {
         }
         guard.new = Arc::clone(new);
         // With other shards it has no places for them, and keeps the terms that it had.
-        if new.shards() == guard.before.shards() {
-            guard.before = Arc::new(guard.before.under_terms_of(new));
+        if new.shards() == guard.before().shards() {
+            guard.suspect.set_before(Arc::new(guard.before().under_terms_of(new)));
         }
     }
 
-    /// A session on this version faulted by its plugin. Takes the version back where that is one too many.
-    pub(crate) fn blame(self: &Arc<Self>, procedure: &Arc<EventProcedure>) {
-        let others = self.registry.client_count() as usize;
-        let is_over = self.guard().as_mut().is_some_and(|guard| {
-            let over = !guard.is_over && guard.fault(procedure, others, means::now());
-            guard.is_over |= over;
-            over
-        });
-        if is_over {
-            means::beside(&self.runtime, take_back(Arc::clone(self)));
+    /// A session ended. The fault to replay, where it is one of the version that is watched. Begins to
+    /// decide about that version where it is time.
+    pub(super) fn guard_hears(
+        self: &Arc<Self>,
+        procedure: &Arc<EventProcedure>,
+        source: Source,
+        blamed: Option<&Blamed>,
+        now: Instant,
+    ) -> Option<Tried> {
+        let mut watching = self.guard();
+        let guard = watching.as_mut()?;
+        let (tried, begins) = guard.hears(procedure, source, blamed, now);
+        let comparison = guard.suspect.comparison();
+        drop(watching);
+        if begins {
+            means::beside(&self.runtime, judge(Arc::downgrade(self), comparison));
+        }
+        tried
+    }
+
+    /// Decides about the version that is compared like this. `None`: it is not watched any more.
+    fn judges(&self, comparison: &Arc<Mutex<Comparison>>) -> Option<Verdict> {
+        let versions = self.guard().as_ref().map(|guard| [Arc::clone(&guard.new), Arc::clone(guard.before())]);
+        let live = versions?.map(|version| self.live_on(|current| same(current.plugin(), version.plugin())));
+        let (now, mut watching) = (means::now(), self.guard());
+        let guard = watching.as_mut().filter(|guard| guard.suspect.is(comparison))?;
+        let verdict = guard.judge([&live[0], &live[1]], now);
+        if verdict == Verdict::Keep {
+            // What was to let go of it may have passed it by.
+            watching.take_if(|guard| now > guard.until);
+        }
+        Some(verdict)
+    }
+}
+
+/// Decides about the version that is compared like this, as soon as replays allow.
+async fn judge(service: Weak<Service>, comparison: Arc<Mutex<Comparison>>) {
+    loop {
+        means::sleep(JUDGED_AFTER).await;
+        let Some(service) = service.upgrade() else { return };
+        match service.judges(&comparison) {
+            None | Some(Verdict::Keep) => return,
+            Some(Verdict::NotYet) => {}
+            Some(Verdict::TakeBack(_)) => return take_back(service).await,
         }
     }
 }
@@ -105,10 +195,11 @@ impl Service {
 async fn take_back(service: Arc<Service>) {
     let _alone = service.swapping.lock().await;
     // A reload may have given both other terms meanwhile, and a swap may have come before.
-    let Some(guard) = service.guard().take_if(|guard| guard.is_over) else { return };
-    let (bad, before) = (Arc::clone(&guard.new), Arc::clone(&guard.before));
+    let Some(guard) = service.guard().take_if(|guard| matches!(guard.judged, Judged::Over(_))) else { return };
+    let Judged::Over(figures) = guard.judged else { return };
+    let (bad, before) = (Arc::clone(&guard.new), Arc::clone(guard.before()));
     drop(guard);
-    if !put_back(&service, &before, &bad, "faults") {
+    if !put_back(&service, &before, &bad, ("faults", Some(&figures))) {
         return;
     }
     service.forget_faults();

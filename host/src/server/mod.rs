@@ -3,6 +3,7 @@
 //! `Server::builder()` takes what a server is made of, `start` returns a [`ServerHandle`] as soon as it listens, and
 //! all interaction with clients happens in the plugin.
 
+mod blame;
 mod bound;
 mod breaker;
 mod builder;
@@ -33,6 +34,7 @@ mod tenants;
 mod together;
 mod versions;
 
+pub(crate) use blame::Blamed;
 pub use bound::{Bound, Prepared};
 pub use breaker::{BreakerLimits, BreakerState};
 pub use builder::{MIN_READ_RATE_DEFAULT, Server, ServerBuilder, StartError, Timeouts};

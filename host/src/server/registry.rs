@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use super::blame::LiveAddresses;
+use crate::admission::AddressGroup;
 use crate::event::{NameError, Peers, Port, SendError};
 use crate::plugin::EventProcedure;
 use crate::session::{Line, Successor};
@@ -24,6 +26,8 @@ struct Members {
     lines: BTreeMap<u64, Member>,
     /// Those that are not ending.
     active: u32,
+    /// These by address.
+    addresses: LiveAddresses,
     names: HashMap<String, u64>,
 }
 
@@ -89,6 +93,7 @@ impl Members {
         let Some(member) = self.lines.get_mut(&id).filter(|member| !member.ending) else { return false };
         member.ending = true;
         self.active -= 1;
+        self.addresses.remove(AddressGroup::of(member.line.info().peer.ip()));
         if let Some(name) = member.name.take() {
             self.names.remove(&name);
         }
@@ -144,6 +149,7 @@ impl Registry {
         let mut members = self.members();
         members.lines.insert(id, member);
         members.active += 1;
+        members.addresses.add(AddressGroup::of(line.info().peer.ip()));
         drop(members);
         let registry = Arc::downgrade(self);
         (Membership { registry: registry.clone(), id }, Presence { registry, id })
@@ -184,6 +190,12 @@ impl Registry {
     pub(super) fn handled(&self) -> Vec<(Arc<Line>, Arc<Successor<EventProcedure>>)> {
         let of = |(_, member): (u64, &Member)| (Arc::clone(&member.line), Arc::clone(&member.successor));
         self.members().active().map(of).collect()
+    }
+
+    /// Asks something about the addresses of the sessions that are not ending. Nothing else may be asked of the registry
+    /// meanwhile.
+    pub(super) fn with_addresses<T>(&self, ask: impl FnOnce(&LiveAddresses) -> T) -> T {
+        ask(&self.members().addresses)
     }
 
     /// Up to `max` sessions that are not ending, with ids above `after`, in order.

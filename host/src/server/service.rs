@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{broadcast, watch};
 
+use super::blame::{Blame, Fared, Source};
 use super::breaker::{Breaker, BreakerState, Turn};
 use super::census::{Alive, Census};
 use super::course::{Call, Course, Newcomers, Notice, Occurrence, Status};
@@ -20,7 +21,7 @@ use super::swap::{Going, SwapError, same};
 use super::tenants::Tenant;
 use super::versions::{Canary, History, RecordError, StateFolder, SwapRules};
 use crate::admission::{Gate, Network, Throttle};
-use crate::event::{Peers, Priority};
+use crate::event::Priority;
 use crate::net::Security;
 use crate::oci::Registries;
 use crate::plugin::{EventProcedure, Grants, Plugin};
@@ -80,6 +81,7 @@ pub(crate) struct Service {
     pub(super) started: Instant,
     pub(super) census: Arc<Census>,
     pub(super) breaker: Mutex<Breaker>,
+    pub(super) blame: Blame,
     pub(super) lanes: Arc<Lanes>,
     /// The host's, for what is to go on wherever it was asked for.
     pub(super) runtime: tokio::runtime::Handle,
@@ -205,16 +207,18 @@ impl Service {
     }
 
     /// Whether newcomers may get this version: it is in force, or the canary.
-    pub(crate) fn is_for_newcomers(&self, version: &Arc<EventProcedure>) -> bool {
+    pub(super) fn is_for_newcomers(&self, version: &Arc<EventProcedure>) -> bool {
         // Others are it under the terms before a reload.
         let is = |other: &Arc<EventProcedure>| Arc::ptr_eq(other, version) || same(other.plugin(), version.plugin());
         is(&self.procedure.load()) || self.canary.load().as_ref().is_some_and(|canary| is(&canary.procedure))
     }
 
-    /// A session ended, by a fault of its plugin's or well. Of a version that newcomers may get.
-    pub(crate) fn fared(&self, faulted: bool) {
-        let others = self.registry.client_count() as usize;
-        let turn = self.breaker().report(faulted, others, Instant::now());
+    /// A session from there ended, on a version that newcomers may get.
+    pub(super) fn fared(&self, source: Source, fared: Fared) {
+        let turn = {
+            let mut breaker = self.breaker();
+            self.registry.with_addresses(|live| breaker.report(source, fared, live, Instant::now()))
+        };
         self.turned(turn);
     }
 

@@ -1,6 +1,7 @@
 //! The driver: owns one session's clock, wire and instance, and does what the machine says.
 
 mod beside;
+mod evidence;
 mod handover;
 mod parting;
 mod sleep;
@@ -18,6 +19,7 @@ use self::sleep::Asleep;
 use super::alarm::Alarm;
 use super::buffers::Incoming;
 use super::clock::{Clock, Verdict};
+use super::evidence::{Evidence, Saved};
 use super::line::Line;
 use super::machine::{Ending, How, Machine, Occasion, Step};
 use super::mailbox::Orders;
@@ -38,6 +40,8 @@ pub struct Ended {
     pub reason: EndReason,
     /// The fault that ended it, or the one of its farewell.
     pub fault: Option<(&'static str, Fault)>,
+    /// What it takes to try that on another version, where somebody asks for it.
+    pub evidence: Option<Box<Evidence>>,
     /// Events dispatched.
     pub events: u64,
     /// Bytes from the peer.
@@ -73,6 +77,9 @@ pub struct Session<P: Procedure, M> {
     spent_before: u64,
     membership: Option<M>,
     fault: Option<(&'static str, Fault)>,
+    evidence: Option<Box<Evidence>>,
+    /// What it was last saved as, where somebody asks for that.
+    saved: Option<Box<Saved>>,
     alarm: Alarm,
     clock: Clock,
     turn: Turn,
@@ -134,6 +141,7 @@ impl<P: Procedure, M> Session<P, M> {
             }
             Err(fault) => {
                 session.machine.stillborn(fault.kind);
+                session.keep_evidence(None, fault.kind);
                 session.fault = Some(("start", fault));
             }
         }
@@ -160,6 +168,8 @@ impl<P: Procedure, M> Session<P, M> {
             spent_before: 0,
             membership: Some(membership),
             fault: None,
+            evidence: None,
+            saved: None,
             alarm: Alarm::new(now),
             clock: Clock::new(now),
             turn,
@@ -271,6 +281,7 @@ impl<P: Procedure, M> Session<P, M> {
             self.fault = Some(("wake", fault));
             return;
         }
+        self.drop_saved();
         let stirs = !matches!(event, Event::Timeout { .. });
         let Self { line, machine, instance, alarm, turn, clock, .. } = self;
         let Some(instance) = instance else { return };
@@ -297,6 +308,7 @@ impl<P: Procedure, M> Session<P, M> {
             Ok(action) => Ok(action),
             Err(fault) => {
                 let kind = fault.kind;
+                self.keep_evidence(Some(event), kind);
                 self.fault = Some((event.name(), fault));
                 Err(kind)
             }

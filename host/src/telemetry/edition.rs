@@ -1,7 +1,7 @@
 //! Counters of one version of a server's plugin, by class. Sessions add theirs when they end.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -59,6 +59,8 @@ pub struct Edition {
     bytes_out: AtomicU64,
     fuel: AtomicU64,
     cpu_ns: AtomicU64,
+    /// How many ask for what makes its events fail.
+    askers: AtomicUsize,
     classes: [OfClass; Priority::ALL.len()],
 }
 
@@ -93,11 +95,22 @@ pub struct ClassSeen {
     pub latencies: Latencies,
 }
 
+/// What makes events of an edition fail is kept for as long as this lives.
+#[derive(Debug)]
+pub struct KeptInputs(Arc<Edition>);
+
+impl Drop for KeptInputs {
+    fn drop(&mut self) {
+        self.0.askers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Edition {
     pub(super) fn new(plugin: Arc<str>, digest: Arc<str>) -> Self {
         let zero = || AtomicU64::new(0);
         let (events, bytes_in, bytes_out, fuel, cpu_ns) = (zero(), zero(), zero(), zero(), zero());
-        Self { plugin, digest, events, bytes_in, bytes_out, fuel, cpu_ns, classes: Default::default() }
+        let (askers, classes) = Default::default();
+        Self { plugin, digest, events, bytes_in, bytes_out, fuel, cpu_ns, askers, classes }
     }
 
     /// Digest of its component; empty where several are counted together.
@@ -109,6 +122,19 @@ impl Edition {
     #[must_use]
     pub fn plugin(&self) -> &Arc<str> {
         &self.plugin
+    }
+
+    /// Asks for what makes its events fail, until that is dropped.
+    #[must_use]
+    pub fn keep_inputs(self: &Arc<Self>) -> KeptInputs {
+        self.askers.fetch_add(1, Ordering::Relaxed);
+        KeptInputs(Arc::clone(self))
+    }
+
+    /// Whether somebody asks for that.
+    #[must_use]
+    pub fn keeps_inputs(&self) -> bool {
+        self.askers.load(Ordering::Relaxed) > 0
     }
 
     /// How long its events took, of all classes together.

@@ -14,7 +14,7 @@ mod swaps;
 
 pub use bucket::Bucket;
 pub use counters::{Counters, Snapshot};
-pub use edition::{ClassSeen, Edition, EditionSeen, Spent};
+pub use edition::{ClassSeen, Edition, EditionSeen, KeptInputs, Spent};
 pub use escape::drives_reader;
 pub use events::{
     AcceptPaused, AcceptRepaired, AcceptStopped, BreakerTripped, ControlBroken, ControlOpened, ControlReopened,
@@ -24,5 +24,6 @@ pub use events::{
 pub use latencies::Latencies;
 pub use log::{count_dropped_lines, dropped_lines};
 pub use swaps::{
-    CanaryBegan, CanaryEnded, HandoverFailed, NotRecorded, PluginSwapped, SessionsMoved, SwapRefused, SwapRolledBack,
+    CanaryBegan, CanaryEnded, FaultFigures, FaultReplayed, HandoverFailed, NotRecorded, PluginSwapped, SessionsMoved,
+    SwapRefused, SwapRolledBack,
 };

@@ -1,12 +1,45 @@
 //! Occurrences around versions of a plugin.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use tracing::{error, info, warn};
+use serde::{Deserialize, Serialize};
+use tracing::{debug, error, info, warn};
 
 use super::counters::Kind;
 use super::{Bucket, Counters};
-use crate::event::Fault;
+use crate::event::{Fault, FaultKind};
+
+/// By which faults a version was taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct FaultFigures {
+    /// Sessions that faulted on it.
+    pub faults: u64,
+    /// Of these, those that the version before had as well, by replay.
+    pub excused: u64,
+    /// Faults that were replayed.
+    pub replayed: u64,
+    /// Addresses with sessions on it.
+    pub addresses: u64,
+    /// Of these, those with a fault that is not excused.
+    pub faulty_addresses: u64,
+    /// Its rate of faults that are not excused, 0 to 1: of sessions, or from three addresses on the
+    /// mean of the rates of addresses.
+    pub rate: f64,
+    /// The same of the version before.
+    pub rate_before: f64,
+}
+
+impl fmt::Display for FaultFigures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { faults, excused, replayed, addresses, faulty_addresses, rate, rate_before } = self;
+        write!(
+            f,
+            "{faults} faults, {excused} of them excused by {replayed} replays; {faulty_addresses} of {addresses} \
+             addresses have faults; rate {rate:.3}, of the version before {rate_before:.3}"
+        )
+    }
+}
 
 /// New sessions get another build of the plugin.
 #[derive(Debug)]
@@ -38,6 +71,10 @@ pub struct SwapRolledBack<'a> {
     pub plugin: &'a str,
     /// Digest of its component.
     pub digest: &'a str,
+    /// Why: `faults`, `failed-hand-offs`, `stopping`.
+    pub reason: &'a str,
+    /// The faults, where it is these.
+    pub figures: Option<&'a FaultFigures>,
 }
 
 impl SwapRolledBack<'_> {
@@ -45,8 +82,48 @@ impl SwapRolledBack<'_> {
     pub fn emit(&self, counters: &Counters) {
         counters.count(Kind::Notice, "swap-rolled-back");
         let digest = self.digest.get(..12).unwrap_or(self.digest);
-        let Self { server, bad, plugin, .. } = *self;
-        warn!(server, bad, plugin, digest, "the new version faults, or sessions cannot move to it: it is taken back");
+        let Self { server, bad, plugin, reason, figures, .. } = *self;
+        match figures {
+            Some(figures) => {
+                let FaultFigures { faults, excused, addresses, rate, rate_before, .. } = *figures;
+                warn!(
+                    server,
+                    bad,
+                    plugin,
+                    digest,
+                    reason,
+                    faults,
+                    excused,
+                    addresses,
+                    rate,
+                    rate_before,
+                    "the new version faults more than the one before and is taken back: {figures}"
+                );
+            }
+            None => warn!(server, bad, plugin, digest, reason, "the new version is taken back"),
+        }
+    }
+}
+
+/// What became of the replay of a fault on the version before.
+#[derive(Debug)]
+pub struct FaultReplayed<'a> {
+    /// The server.
+    pub server: &'a str,
+    /// The event that failed; `start`: the start of an instance.
+    pub event: &'a str,
+    /// How.
+    pub kind: FaultKind,
+    /// `same`, `differs`, `unsure`; `over-quota`: it was not replayed.
+    pub finding: &'a str,
+}
+
+impl FaultReplayed<'_> {
+    /// Logs it for whoever looks closely, and counts it.
+    pub fn emit(&self, counters: &Counters) {
+        let Self { server, event, kind, finding } = *self;
+        counters.count(Kind::Notice, &format!("replay-{finding}"));
+        debug!(server, event, kind = &*kind.name(), finding, "a fault of the new version, tried on the one before");
     }
 }
 
@@ -102,6 +179,8 @@ pub struct CanaryEnded<'a> {
     pub sessions: u64,
     /// Of these, those that faulted.
     pub faulted: u64,
+    /// The faults, where it was taken back for these.
+    pub figures: Option<&'a FaultFigures>,
 }
 
 impl CanaryEnded<'_> {
@@ -109,7 +188,23 @@ impl CanaryEnded<'_> {
     pub fn emit(&self, counters: &Counters) {
         let promoted = self.outcome == "promoted";
         counters.count(Kind::Notice, if promoted { "canary-promoted" } else { "canary-taken-back" });
-        let Self { server, plugin, outcome, sessions, faulted } = *self;
+        let Self { server, plugin, outcome, sessions, faulted, figures } = *self;
+        if let Some(figures) = figures {
+            let FaultFigures { excused, addresses, rate, rate_before, .. } = *figures;
+            warn!(
+                server,
+                plugin,
+                reason = outcome,
+                sessions,
+                faulted,
+                excused,
+                addresses,
+                rate,
+                rate_before,
+                "the canary faults more than what is in force and is taken back: {figures}"
+            );
+            return;
+        }
         match promoted {
             true => info!(server, plugin, sessions, faulted, "the canary is promoted: all newcomers get it"),
             false => warn!(server, plugin, reason = outcome, sessions, faulted, "the canary is taken back"),

@@ -1,5 +1,6 @@
 //! End-to-end suites: real sockets, real TLS, real clients, and guests that misbehave.
 
+mod blame;
 mod bounds;
 mod cli;
 mod control;

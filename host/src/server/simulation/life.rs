@@ -13,10 +13,11 @@ use tokio::sync::watch;
 use super::model::{Answer, FAULTS_MIN, Had, Look, Number, Order, Possible, Stands};
 use super::plugins::{ALL, GOOD, Ground};
 use super::weather::{Disk, Tasks, Weather};
-use crate::event::{ClientInfo, Fault, FaultKind};
+use crate::event::{ClientInfo, Fault, FaultKind, Port};
 use crate::net::Wire;
 use crate::plugin::EventProcedure;
 use crate::sched::{Lane, Seat, Turnstile};
+use crate::server::Blamed;
 use crate::server::course::Call;
 use crate::server::handle::ServerHandle;
 use crate::server::service::Service;
@@ -30,6 +31,8 @@ use crate::session::{Handed, Line, Successor, stand_in};
 
 /// Sessions at once.
 const SESSIONS_MAX: usize = 12;
+/// Addresses that they come from.
+const ADDRESSES: u64 = 5;
 /// Steps of one life; more, and it is stuck.
 const STEPS_MAX: usize = 200_000;
 
@@ -288,7 +291,8 @@ async fn session(world: Rc<World>, service: Arc<Service>) {
     }
     let alive = service.alive(0);
     let id = service.registry.next_id();
-    let line = line(&service, id);
+    let peer = SocketAddr::from((Ipv4Addr::new(192, 0, 2, (id % ADDRESSES) as u8), 1));
+    let line = line(&service, id, peer);
     let (successor, membership, presence) = service.let_in(&line, 0).await;
     match service.call(0) {
         Call::Stay => {}
@@ -339,19 +343,19 @@ async fn session(world: Rc<World>, service: Arc<Service>) {
     world.sessions.borrow_mut().remove(&id);
     stand_in::close(&successor);
     drop(membership);
-    service.ended_on(&on, faulted);
-    if faulted {
+    let blamed = faulted.then(|| {
         world.possible.borrow_mut().faults(Ground::shared().number_of(&on));
-        service.blame(&on);
-    }
+        Blamed { event: "on-read", kind: FaultKind::Trap("injected"), evidence: None }
+    });
+    service.weighs(service.source(line.info().peer.ip()), &on, blamed);
     presence.leave();
     drop(alive);
 }
 
-fn line(service: &Service, id: u64) -> Arc<Line> {
+fn line(service: &Service, id: u64, peer: SocketAddr) -> Arc<Line> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let _client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it is there");
-    let (server, peer) = listener.accept().expect("it came");
+    let (server, _) = listener.accept().expect("it came");
     server.set_nonblocking(true).expect("a socket");
     let local = server.local_addr().expect("bound");
     let turnstiles = Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, 1)));
@@ -451,7 +455,8 @@ pub(super) fn live(world: &Rc<World>, last: bool) {
 
 /// The process is gone, and whoever starts it again may have changed the configuration.
 pub(super) fn restart(world: &World) {
-    if world.weather.percent(25) {
+    // One that was killed while it looked at a bad plugin is not started with that.
+    if world.weather.percent(25) || world.configured.get() >= GOOD as usize {
         world.configured.set(world.weather.throw(GOOD) as usize);
     }
     world.possible.borrow_mut().restarts(world.configured.get());

@@ -312,6 +312,8 @@ impl State {
                 _ => false,
             },
             (Answer::Refused(why), Progress::Refused(known)) => *why == known,
+            // The server stopped after the version had come, and it was taken back for that.
+            (Answer::Refused("stopping"), Progress::Back(new)) => self.stopped && new != 0,
             (Answer::Refused(_), _) => false,
             (Answer::Did { generation, rolled_back, recorded }, progress) => match progress {
                 Progress::Put(new, before) => {

@@ -124,9 +124,10 @@ impl ServerHandle {
         bounded_beside(service, &before, &plugin, kept.as_ref())?;
         let _under_way = service.begins(&plugin);
         let next = self.ready(&before, plugin).await?;
+        let past = service.blame.past_of(before.edition(), means::now());
         let canary = service.unless_stopping(|| {
             let number = service.history().put(&next, How::Canary, Standing::Canary);
-            let canary = Arc::new(Canary::new(Arc::clone(&next), Arc::clone(&before), number, rules));
+            let canary = Arc::new(Canary::new(Arc::clone(&next), (&before, past), number, rules));
             service.canary.store(Some(Arc::clone(&canary)));
             canary
         })?;
@@ -186,7 +187,7 @@ impl ServerHandle {
         let publish = || {
             service.procedure.store(Arc::clone(&next));
             service.history().go_back_to(number, &next);
-            service.history().take_back(&bad, "asked");
+            service.history().take_back(&bad, "asked", None);
             published(service, &next);
             number
         };

@@ -9,7 +9,7 @@ use crate::server::service::Service;
 use crate::server::together;
 use crate::server::versions::{How, Standing, VERSIONS_MAX};
 use crate::session::{Line, Successor};
-use crate::telemetry::{PluginSwapped, SessionsMoved, SwapRolledBack};
+use crate::telemetry::{FaultFigures, PluginSwapped, SessionsMoved, SwapRolledBack};
 
 /// No more versions may be in memory than are allowed.
 pub(in crate::server) fn bounded(
@@ -125,6 +125,8 @@ pub(in crate::server) async fn introduce(
     publish: impl FnOnce() -> u64,
 ) -> Result<Outcome, SwapError> {
     let before = service.procedure();
+    // Sessions that move keep what they were saved as, for replays of their faults.
+    let _kept = (!service.terms().rules.watch.is_zero()).then(|| next.edition().keep_inputs());
     let outcome = give(service, next, policy, report, publish).await?;
     if Arc::ptr_eq(&before, next) {
         return Ok(outcome);
@@ -171,7 +173,7 @@ async fn roll_back(
     bad: &Arc<EventProcedure>,
     report: &mut SwapReport,
 ) {
-    put_back(service, before, bad, "failed-hand-offs");
+    put_back(service, before, bad, ("failed-hand-offs", None));
     let mut back = SwapReport::default();
     // What cannot go back stays on the version that it could move to.
     hand_over(service, before, on(service, bad), &mut back).await;
@@ -193,7 +195,7 @@ pub(in crate::server) fn outlasts(
         return Ok(());
     }
     if !Arc::ptr_eq(before, next) {
-        put_back(service, before, next, "stopping");
+        put_back(service, before, next, ("stopping", None));
     }
     Err(SwapError::Stopping)
 }
@@ -204,16 +206,16 @@ pub(in crate::server) fn put_back(
     service: &Service,
     before: &Arc<EventProcedure>,
     bad: &Arc<EventProcedure>,
-    why: &str,
+    (why, figures): (&str, Option<&FaultFigures>),
 ) -> bool {
     let was = service.procedure.compare_and_swap(bad, Arc::clone(before));
     if !Arc::ptr_eq(&was, bad) {
         return false;
     }
     service.history().put_in_force(before);
-    service.history().take_back(bad, why);
+    service.history().take_back(bad, why, figures);
     let (plugin, digest) = (before.plugin().label(), before.plugin().digest());
-    SwapRolledBack { server: &service.name, bad: &bad.plugin().label(), plugin: &plugin, digest }
-        .emit(&service.counters);
+    let (server, bad) = (&*service.name, &*bad.plugin().label());
+    SwapRolledBack { server, bad, plugin: &plugin, digest, reason: why, figures }.emit(&service.counters);
     true
 }

@@ -1,19 +1,21 @@
 //! A version that some of the sessions try, and the judge who promotes it or takes it back.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::CanaryRules;
-use crate::event::Peers;
 use crate::plugin::EventProcedure;
+use crate::server::blame::{Blamed, FaultRates, PAST, Rule, Source, Suspect, Tried, Verdict};
 use crate::server::means;
 use crate::server::service::Service;
 use crate::server::swap::{self, Outcome, SwapError, SwapReport, hand_over, on};
-use crate::telemetry::{CanaryEnded, Latencies};
+use crate::telemetry::{CanaryEnded, FaultFigures, Latencies};
 
 /// How often the judge looks.
 const JUDGED_EVERY: Duration = Duration::from_secs(1);
+/// How soon it looks again where its time is over and replays are not done.
+const JUDGED_AGAIN: Duration = Duration::from_millis(50);
 
 /// What of a server's rules is otherwise for one canary.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -58,15 +60,16 @@ pub struct CanarySeen {
 #[derive(Debug)]
 pub(in crate::server) struct Canary {
     pub(in crate::server) procedure: Arc<EventProcedure>,
-    current: Arc<EventProcedure>,
     number: u64,
     rules: CanaryRules,
     until: Instant,
     newcomers: AtomicU64,
     sessions: AtomicU64,
     faulted: AtomicU64,
-    others_ended: AtomicU64,
-    others_faulted: AtomicU64,
+    /// Its faults against those of what is in force.
+    suspect: Suspect,
+    /// The faults for which it is taken back, if it is for faults.
+    figures: OnceLock<FaultFigures>,
     /// What both had done before, the canary first.
     before: [Latencies; 2],
 }
@@ -75,38 +78,27 @@ pub(in crate::server) struct Canary {
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Figures {
     sessions: u64,
-    faulted: u64,
-    others: u64,
-    others_faulted: u64,
     /// Events, and the 99th percentile, of the canary and of the version in force.
     events: [(u64, Duration); 2],
 }
 
 impl Canary {
+    /// `past` is what the version in force did within the last while.
     pub(in crate::server) fn new(
         procedure: Arc<EventProcedure>,
-        current: Arc<EventProcedure>,
+        (current, past): (&Arc<EventProcedure>, FaultRates),
         number: u64,
         rules: CanaryRules,
     ) -> Self {
         let before = [procedure.edition().latencies(), current.edition().latencies()];
         let zero = || AtomicU64::new(0);
         let (newcomers, sessions, faulted) = (zero(), zero(), zero());
-        let (others_ended, others_faulted) = (zero(), zero());
         let until = means::now() + rules.duration;
-        Self {
-            procedure,
-            current,
-            number,
-            rules,
-            until,
-            newcomers,
-            sessions,
-            faulted,
-            others_ended,
-            others_faulted,
-            before,
-        }
+        let CanaryRules { faults_min, faults_share, faults_ratio, .. } = rules;
+        let rule = Rule::Canary { faults_min, share: faults_share, ratio: faults_ratio };
+        let suspect = Suspect::new(rule, &procedure, (current, past), rules.duration.max(PAST));
+        let figures = OnceLock::new();
+        Self { procedure, number, rules, until, newcomers, sessions, faulted, suspect, figures, before }
     }
 
     /// Whether the next newcomer gets it. Spread evenly, and exact.
@@ -124,19 +116,33 @@ impl Canary {
         self.sessions.fetch_add(more, Ordering::Relaxed);
     }
 
-    /// A session ended, by a fault of its plugin's or well.
-    pub(in crate::server) fn heard(&self, of: &Arc<EventProcedure>, faulted: bool) {
-        let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
-        match (Arc::ptr_eq(of, &self.procedure), faulted) {
-            (true, true) => drop(count(&self.faulted)),
-            (true, false) => {}
-            (false, faulted) => {
-                count(&self.others_ended);
-                if faulted {
-                    count(&self.others_faulted);
-                }
+    /// A session ended. The fault to replay, where it is one of the canary.
+    pub(in crate::server) fn hears(
+        &self,
+        of: &Arc<EventProcedure>,
+        source: Source,
+        blamed: Option<&Blamed>,
+        now: Instant,
+    ) -> Option<Tried> {
+        match (Arc::ptr_eq(of, &self.procedure), blamed) {
+            (true, Some(blamed)) => {
+                self.faulted.fetch_add(1, Ordering::Relaxed);
+                return Some(self.suspect.faulted(source, blamed, now).0);
             }
+            (true, None) => self.suspect.went_well(source, now),
+            (false, blamed) => self.suspect.hears_of_before(source, blamed, now),
         }
+        None
+    }
+
+    /// Whether its faults take it back.
+    fn faults(&self, service: &Service) -> Verdict {
+        if !self.suspect.has_enough() {
+            return Verdict::Keep;
+        }
+        let is = |version: &Arc<EventProcedure>| Arc::ptr_eq(version, &self.procedure);
+        let (own, others) = (service.live_on(is), service.live_on(|version| !is(version)));
+        self.suspect.decide([&own, &others], means::now())
     }
 
     /// Its number among the server's versions.
@@ -164,43 +170,26 @@ impl Canary {
     /// Says how it ended.
     fn ended(&self, service: &Service, outcome: &str) {
         let CanarySeen { plugin, sessions, faulted, .. } = self.seen();
-        CanaryEnded { server: &service.name, plugin: &plugin, outcome, sessions, faulted }.emit(&service.counters);
+        let (server, figures) = (&*service.name, self.figures.get());
+        CanaryEnded { server, plugin: &plugin, outcome, sessions, faulted, figures }.emit(&service.counters);
     }
 
-    fn figures(&self, service: &Service) -> Figures {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (sessions, alive) = (load(&self.sessions), u64::from(service.registry.client_count()));
+    fn figures(&self) -> Figures {
         let events = |at: usize, of: &EventProcedure| {
             let since = of.edition().latencies().since(&self.before[at]);
             (since.count(), since.quantile(0.99).unwrap_or_default())
         };
-        Figures {
-            sessions,
-            faulted: load(&self.faulted),
-            // Those that are alive on the canary are counted with both, which makes the share of the others' faults no larger.
-            others: load(&self.others_ended) + alive,
-            others_faulted: load(&self.others_faulted),
-            events: [events(0, &self.procedure), events(1, &self.current)],
-        }
+        let sessions = self.sessions.load(Ordering::Relaxed);
+        Figures { sessions, events: [events(0, &self.procedure), events(1, self.suspect.before())] }
     }
 }
 
 impl Figures {
-    /// Why the canary is to be taken back, if it is.
-    fn against(&self, rules: &CanaryRules) -> Option<&'static str> {
-        let share = |faulted: u64, of: u64| faulted as f64 / of.max(1) as f64;
-        let own = share(self.faulted, self.sessions);
-        let others = share(self.others_faulted, self.others);
-        if self.faulted >= u64::from(rules.faults_min) && own > rules.faults_share && own > rules.faults_ratio * others
-        {
-            return Some("faults");
-        }
+    /// Whether the canary is to be taken back because its events take longer.
+    fn is_slower(&self, rules: &CanaryRules) -> bool {
         let [(events, p99), (others_events, others_p99)] = self.events;
         let enough = events.min(others_events) >= rules.events_min;
-        if enough && p99.as_secs_f64() > rules.latency_ratio * others_p99.as_secs_f64() {
-            return Some("latency");
-        }
-        None
+        enough && p99.as_secs_f64() > rules.latency_ratio * others_p99.as_secs_f64()
     }
 }
 
@@ -208,10 +197,18 @@ impl Figures {
 pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: Arc<Canary>) {
     loop {
         let left = canary.until.saturating_duration_since(means::now());
-        means::sleep(left.min(JUDGED_EVERY)).await;
+        means::sleep(left.clamp(JUDGED_AGAIN, JUDGED_EVERY)).await;
         let Some(service) = service.upgrade().filter(|service| service.has_canary(&canary)) else { return };
-        let figures = canary.figures(&service);
-        let against = figures.against(&canary.rules);
+        let slower = canary.figures().is_slower(&canary.rules).then_some("latency");
+        let against = match canary.faults(&service) {
+            Verdict::TakeBack(figures) => {
+                let _ = canary.figures.set(figures);
+                Some("faults")
+            }
+            // It is not promoted before that is known.
+            Verdict::NotYet if slower.is_none() => continue,
+            Verdict::NotYet | Verdict::Keep => slower,
+        };
         let over = means::now() >= canary.until;
         if against.is_none() && !over {
             continue;
@@ -221,7 +218,7 @@ pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: 
             return;
         }
         // Live sessions may have come to it while this waited.
-        let sessions = canary.figures(&service).sessions;
+        let sessions = canary.figures().sessions;
         let few = || (sessions < u64::from(canary.rules.sessions_min)).then_some("too-few-sessions");
         let why = against.or_else(few);
         let _under_way = match why {
@@ -270,7 +267,7 @@ pub(in crate::server) async fn take_back(service: &Arc<Service>, canary: &Arc<Ca
     let mut report = canary.report(service);
     std::mem::swap(&mut report.from, &mut report.to);
     service.canary.store(None);
-    service.history().take_back(&canary.procedure, why);
+    service.history().take_back(&canary.procedure, why, canary.figures.get());
     canary.ended(service, why);
     let before = service.procedure();
     if before.hands_over() && canary.procedure.hands_over() {
@@ -300,18 +297,11 @@ impl Service {
         }
     }
 
-    /// A session on this ended, by a fault of its plugin's or well.
-    pub(crate) fn ended_on(&self, procedure: &Arc<EventProcedure>, faulted: bool) {
-        if let Some(canary) = &*self.canary.load() {
-            canary.heard(procedure, faulted);
-        }
-    }
-
     /// A canary is over because the configuration was read again: what it was compared with is not in force any more. What its sessions
     /// are on, to be moved back with [`Service::bring_back`].
     pub(in crate::server) fn forget_canary(&self) -> Option<Arc<EventProcedure>> {
         let canary = self.canary.swap(None)?;
-        self.history().take_back(&canary.procedure, "reload");
+        self.history().take_back(&canary.procedure, "reload", None);
         canary.ended(self, "reload");
         Some(Arc::clone(&canary.procedure))
     }
@@ -329,29 +319,13 @@ impl Service {
 mod tests {
     use super::*;
 
-    fn figures(sessions: u64, faulted: u64, others: u64, others_faulted: u64) -> Figures {
-        let same = (10_000, Duration::from_micros(100));
-        Figures { sessions, faulted, others, others_faulted, events: [same, same] }
-    }
-
-    #[test]
-    fn a_canary_is_taken_back_for_more_faults_than_the_version_in_force_has() {
-        let rules = CanaryRules::default();
-        assert_eq!(figures(100, 0, 900, 0).against(&rules), None);
-        assert_eq!(figures(100, 2, 900, 0).against(&rules), None, "two say nothing");
-        assert_eq!(figures(100, 3, 900, 0).against(&rules), Some("faults"));
-        assert_eq!(figures(1_000, 3, 9_000, 0).against(&rules), None, "one in a hundred may");
-        assert_eq!(figures(100, 10, 900, 45).against(&rules), None, "the others fault half as often");
-        assert_eq!(figures(100, 11, 900, 45).against(&rules), Some("faults"));
-    }
-
     #[test]
     fn a_canary_is_taken_back_where_its_events_take_longer_and_there_were_enough_of_them() {
         let (rules, us) = (CanaryRules::default(), Duration::from_micros);
-        let with = |events| Figures { events, ..figures(10, 0, 90, 0) }.against(&rules);
-        assert_eq!(with([(1_000, us(151)), (9_000, us(100))]), Some("latency"));
-        assert_eq!(with([(1_000, us(149)), (9_000, us(100))]), None);
-        assert_eq!(with([(999, us(900)), (9_000, us(100))]), None);
-        assert_eq!(with([(9_000, us(900)), (999, us(100))]), None);
+        let is_slower = |events| Figures { sessions: 10, events }.is_slower(&rules);
+        assert!(is_slower([(1_000, us(151)), (9_000, us(100))]));
+        assert!(!is_slower([(1_000, us(149)), (9_000, us(100))]));
+        assert!(!is_slower([(999, us(900)), (9_000, us(100))]));
+        assert!(!is_slower([(9_000, us(900)), (999, us(100))]));
     }
 }

@@ -18,6 +18,7 @@ pub use record::{RecordError, StateFolder};
 pub use rules::{CanaryRules, SwapRules};
 
 use crate::plugin::{EventProcedure, Known, Plugin};
+use crate::telemetry::FaultFigures;
 
 /// Generations that are remembered; older ones are forgotten.
 pub const HISTORY_MAX: usize = 32;
@@ -53,7 +54,7 @@ pub enum Standing {
 }
 
 /// One version that a server has had.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Generation {
     /// Counts from 1 and is never used again.
     pub number: u64,
@@ -75,6 +76,9 @@ pub struct Generation {
     /// What became of it.
     #[serde(flatten)]
     pub standing: Standing,
+    /// The faults for which it was taken back, if it was for faults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub faults: Option<FaultFigures>,
 }
 
 impl Generation {
@@ -82,7 +86,18 @@ impl Generation {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let (name, version) = (plugin.name().to_owned(), plugin.version().to_owned());
         let (digest, file) = (plugin.digest().to_owned(), plugin.file().to_owned());
-        Self { number, name, version, stateless: plugin.is_stateless(), digest, file, how, since, standing }
+        Self {
+            number,
+            name,
+            version,
+            stateless: plugin.is_stateless(),
+            digest,
+            file,
+            how,
+            since,
+            standing,
+            faults: None,
+        }
     }
 
     /// Name and version, as in logs.
@@ -197,11 +212,11 @@ impl History {
         }
     }
 
-    /// One was taken back.
-    pub(super) fn take_back(&mut self, procedure: &Arc<EventProcedure>, why: &str) {
+    /// One was taken back, for these faults or another reason.
+    pub(super) fn take_back(&mut self, procedure: &Arc<EventProcedure>, why: &str, faults: Option<&FaultFigures>) {
         for (generation, known) in &mut self.generations {
             if known.as_ptr() == Arc::as_ptr(procedure) {
-                generation.standing = Standing::TakenBack(why.to_owned());
+                (generation.standing, generation.faults) = (Standing::TakenBack(why.to_owned()), faults.copied());
             }
         }
     }
@@ -223,5 +238,31 @@ impl History {
     /// All of it, the oldest first.
     pub(super) fn seen(&self) -> Vec<Generation> {
         self.generations.iter().map(|(generation, _)| generation.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_without_figures_are_read() {
+        let old = r#"{"number":2,"name":"echo","version":"1.0","digest":"d","file":"f","how":"swap","since":7,
+            "state":"taken-back","reason":"faults"}"#;
+        let mut generation: Generation = serde_json::from_str(old).expect("an older record");
+        assert_eq!(generation.faults, None);
+        let written = serde_json::to_string(&generation).expect("it is written");
+        assert!(!written.contains("\"faults\":"), "{written}");
+        generation.faults = Some(FaultFigures {
+            faults: 12,
+            excused: 2,
+            replayed: 8,
+            addresses: 3,
+            faulty_addresses: 2,
+            rate: 0.5,
+            rate_before: 0.25,
+        });
+        let written = serde_json::to_string(&generation).expect("it is written");
+        assert_eq!(serde_json::from_str::<Generation>(&written).expect("its own record"), generation);
     }
 }

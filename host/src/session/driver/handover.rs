@@ -64,11 +64,12 @@ impl<P: Procedure, M> Session<P, M> {
             _ => Stay::Ends(fault),
         })?;
         let version = self.procedure.version().to_owned();
+        let copy = self.copy_saved(&handover.to, &version, &state);
         let taken = self.take_over_unless(called_off, &handover.to, &version, state).await;
         let new = taken.map_err(stay)?;
         self.together(handover).await?;
         self.spent_before = self.usage().fuel;
-        self.instance = Some(new);
+        (self.instance, self.saved) = (Some(new), copy);
         self.procedure = Arc::clone(&handover.to);
         self.successor.commit(&handover.to);
         self.line.pulse.born(self.usage());

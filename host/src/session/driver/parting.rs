@@ -107,6 +107,7 @@ impl<P: Procedure, M> Session<P, M> {
         Ended {
             reason: ending.reason,
             fault: self.fault,
+            evidence: self.evidence,
             events: self.line.pulse.events(),
             bytes_in: state.bytes_in,
             bytes_out: state.bytes_out,

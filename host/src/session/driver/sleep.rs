@@ -65,7 +65,7 @@ impl<P: Procedure, M> Session<P, M> {
                 let (version, on) = (self.procedure.version().to_owned(), Arc::downgrade(&self.procedure));
                 let kept = state.len() as u64;
                 self.asleep = Some(Box::new(Asleep { state, version, on, account }));
-                (self.instance, self.spent_before) = (None, used.fuel);
+                (self.instance, self.spent_before, self.saved) = (None, used.fuel, None);
                 self.line.pulse.sleeps(Usage { memory_bytes: kept, ..used });
             }
             Err(fault) if fault.kind == FaultKind::StateLimit => self.sleepless = true,
@@ -81,6 +81,7 @@ impl<P: Procedure, M> Session<P, M> {
         let state = std::mem::take(&mut asleep.state);
         asleep.account.give_memory(kept);
         let own = Arc::clone(&self.procedure);
+        let copy = self.copy_saved(&own, &asleep.version, &state);
         let before = asleep.on.upgrade().filter(|before| !Arc::ptr_eq(before, &own));
         let again = before.as_ref().map(|_| state.clone());
         let woken = match (self.take_over(&own, &asleep.version, state).await, before, again) {
@@ -96,7 +97,7 @@ impl<P: Procedure, M> Session<P, M> {
             }
             (woken, ..) => woken,
         };
-        self.instance = Some(woken?);
+        (self.instance, self.saved) = (Some(woken?), copy);
         self.line.pulse.born(self.usage());
         Ok(())
     }

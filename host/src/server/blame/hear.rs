@@ -1,0 +1,168 @@
+//! Where the ends of sessions are heard of: the counts that they go to, and the replays that they
+//! begin.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::{Comparison, Fared, FaultRates, LiveAddresses, Mark, Rule, Source, Verdict, count, lock, replay};
+use crate::admission::AddressGroup;
+use crate::event::{FaultKind, Port};
+use crate::plugin::EventProcedure;
+use crate::server::means;
+use crate::server::service::Service;
+use crate::session::Evidence;
+use crate::telemetry::{FaultReplayed, KeptInputs};
+
+/// A fault of a plugin that ended a session.
+#[derive(Debug)]
+pub(crate) struct Blamed {
+    /// The event that failed.
+    pub(crate) event: &'static str,
+    /// How.
+    pub(crate) kind: FaultKind,
+    /// What it takes to try that on another version, where it was kept.
+    pub(crate) evidence: Option<Box<Evidence>>,
+}
+
+impl Blamed {
+    pub(super) fn fault(&self) -> (&'static str, FaultKind) {
+        (self.event, self.kind)
+    }
+}
+
+/// A new version that is compared with the one before. What makes its events fail is kept for as
+/// long as this lives.
+#[derive(Debug)]
+pub(in crate::server) struct Suspect {
+    comparison: Arc<Mutex<Comparison>>,
+    before: Arc<EventProcedure>,
+    _kept: KeptInputs,
+}
+
+impl Suspect {
+    /// `past` is what the version before did within the last while. What happens counts for this
+    /// long.
+    pub(in crate::server) fn new(
+        rule: Rule,
+        new: &EventProcedure,
+        (before, past): (&Arc<EventProcedure>, FaultRates),
+        length: Duration,
+    ) -> Self {
+        let comparison = Arc::new(Mutex::new(Comparison::new(rule, past, length)));
+        Self { comparison, before: Arc::clone(before), _kept: new.edition().keep_inputs() }
+    }
+
+    /// What comes back where the new version is worse.
+    pub(in crate::server) fn before(&self) -> &Arc<EventProcedure> {
+        &self.before
+    }
+
+    /// The version before is under other terms now.
+    pub(in crate::server) fn set_before(&mut self, before: Arc<EventProcedure>) {
+        self.before = before;
+    }
+
+    /// A session of the version before ended.
+    pub(in crate::server) fn hears_of_before(&self, source: Source, blamed: Option<&Blamed>, now: Instant) {
+        count(lock(&self.comparison).version_before(), source, blamed, now);
+    }
+
+    /// A session of the new version ended well.
+    pub(in crate::server) fn went_well(&self, source: Source, now: Instant) {
+        lock(&self.comparison).new_version().well(source, now);
+    }
+
+    /// A session of the new version faulted. The fault to replay, and whether the version may be
+    /// worse now.
+    pub(in crate::server) fn faulted(&self, source: Source, blamed: &Blamed, now: Instant) -> (Tried, bool) {
+        let (mark, enough) = lock(&self.comparison).faulted(source, blamed.fault(), now);
+        let before = Arc::clone(&self.before);
+        (Tried { comparison: Arc::clone(&self.comparison), before, mark, source }, enough)
+    }
+
+    /// Decides, where these sessions of the new version and of the one before go on.
+    pub(in crate::server) fn decide(&self, live: [&LiveAddresses; 2], now: Instant) -> Verdict {
+        lock(&self.comparison).decide(live, now)
+    }
+
+    /// Whether there are as many faults as it takes.
+    pub(in crate::server) fn has_enough(&self) -> bool {
+        lock(&self.comparison).has_enough()
+    }
+
+    /// Whether this is the comparison.
+    pub(in crate::server) fn is(&self, comparison: &Arc<Mutex<Comparison>>) -> bool {
+        Arc::ptr_eq(&self.comparison, comparison)
+    }
+
+    pub(in crate::server) fn comparison(&self) -> Arc<Mutex<Comparison>> {
+        Arc::clone(&self.comparison)
+    }
+}
+
+/// A fault of a new version, and what it is tried on.
+pub(in crate::server) struct Tried {
+    pub(super) comparison: Arc<Mutex<Comparison>>,
+    pub(super) before: Arc<EventProcedure>,
+    pub(super) mark: Mark,
+    source: Source,
+}
+
+impl Service {
+    /// A session of this address ended, by this fault of its plugin's or well.
+    pub(crate) fn hears(self: &Arc<Self>, peer: IpAddr, procedure: &Arc<EventProcedure>, blamed: Option<Blamed>) {
+        let source = Source::of(peer, &self.terms().proxies);
+        // What becomes of newcomers does not follow from a version that they do not get.
+        if self.is_for_newcomers(procedure) {
+            self.fared(source, if blamed.is_some() { Fared::Faulted } else { Fared::Well });
+        }
+        self.weighs(source, procedure, blamed);
+    }
+
+    /// The same but for the breaker.
+    pub(in crate::server) fn weighs(
+        self: &Arc<Self>,
+        source: Source,
+        procedure: &Arc<EventProcedure>,
+        mut blamed: Option<Blamed>,
+    ) {
+        let now = means::now();
+        self.blame.ended(procedure.edition(), source, blamed.as_ref(), now);
+        let canary = self.canary.load_full();
+        let by_canary = canary.and_then(|canary| canary.hears(procedure, source, blamed.as_ref(), now));
+        let by_guard = self.guard_hears(procedure, source, blamed.as_ref(), now);
+        // A version is not both.
+        let evidence = blamed.as_mut().and_then(|blamed| Some((blamed.evidence.take()?, blamed.fault())));
+        if let (Some(tried), Some((evidence, fault))) = (by_guard.or(by_canary), evidence) {
+            self.replays(tried, evidence, fault, now);
+        }
+    }
+
+    /// Tries a fault on the version before, where the quota allows.
+    fn replays(self: &Arc<Self>, tried: Tried, evidence: Box<Evidence>, (event, kind): replay::Failure, now: Instant) {
+        if self.blame.takes_replay(tried.source, now) {
+            lock(&tried.comparison).begins(tried.mark);
+            replay::begin(self, tried, evidence, (event, kind));
+        } else {
+            let (server, finding) = (&*self.name, "over-quota");
+            FaultReplayed { server, event, kind, finding }.emit(&self.counters);
+        }
+    }
+
+    /// Sessions that are not ending, on versions like this, by address.
+    pub(in crate::server) fn live_on(&self, is: impl Fn(&Arc<EventProcedure>) -> bool) -> LiveAddresses {
+        let mut live = LiveAddresses::default();
+        for (line, successor) in self.registry.handled() {
+            if is(&successor.current()) {
+                live.add(AddressGroup::of(line.info().peer.ip()));
+            }
+        }
+        live
+    }
+
+    /// The source of a client at this address.
+    pub(in crate::server) fn source(&self, peer: IpAddr) -> Source {
+        Source::of(peer, &self.terms().proxies)
+    }
+}

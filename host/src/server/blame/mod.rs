@@ -1,0 +1,93 @@
+//! Whose doing faults are: counts of endings by client address, for the breaker, for roll-back and
+//! for the canary's judge.
+//!
+//! A stranger can provoke a fault that every version has. So an address counts once, however often
+//! its clients come, and a fault of a new version is tried on the version before. Counts and
+//! comparisons are pure; only [`replay`] runs a plugin.
+
+mod comparison;
+mod hear;
+mod port;
+mod quota;
+mod rates;
+mod replay;
+#[cfg(test)]
+mod simulation;
+mod source;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+
+pub(super) use comparison::{Comparison, Rule, Verdict};
+pub(crate) use hear::Blamed;
+pub(super) use hear::{Suspect, Tried};
+use quota::ReplayQuota;
+pub(super) use rates::{FaultRates, Finding, Mark};
+pub(super) use source::{Crowd, Fared, LiveAddresses, Source};
+
+use super::versions::VERSIONS_MAX;
+use crate::telemetry::Edition;
+
+/// For how long, at least, it counts what sessions of a version did before the next one came.
+pub(super) const PAST: Duration = Duration::from_secs(60);
+
+/// What a server keeps for it.
+#[derive(Debug)]
+pub(super) struct Blame {
+    /// What sessions of its versions did, the version that was heard of last at the end.
+    past: Mutex<Vec<(Arc<Edition>, FaultRates)>>,
+    quota: Mutex<ReplayQuota>,
+    /// One replay at a time.
+    replaying: Arc<Semaphore>,
+}
+
+impl Default for Blame {
+    fn default() -> Self {
+        Self { past: Mutex::default(), quota: Mutex::default(), replaying: Arc::new(Semaphore::new(1)) }
+    }
+}
+
+impl Blame {
+    /// Counts a session of this version that ended.
+    fn ended(&self, of: &Arc<Edition>, source: Source, blamed: Option<&Blamed>, now: Instant) {
+        let mut past = lock(&self.past);
+        let known = past.iter().position(|(edition, _)| Arc::ptr_eq(edition, of));
+        let at = known.unwrap_or_else(|| {
+            if past.len() >= VERSIONS_MAX {
+                past.remove(0);
+            }
+            past.push((Arc::clone(of), FaultRates::new(PAST)));
+            past.len() - 1
+        });
+        past[at..].rotate_left(1);
+        if let Some((_, rates)) = past.last_mut() {
+            count(rates, source, blamed, now);
+        }
+    }
+
+    /// What sessions of this version did within the last while.
+    pub(super) fn past_of(&self, edition: &Arc<Edition>, now: Instant) -> FaultRates {
+        let past = lock(&self.past);
+        let known = past.iter().find(|(known, _)| Arc::ptr_eq(known, edition));
+        known.map_or_else(|| FaultRates::new(PAST), |(_, rates)| rates.clone().at(now))
+    }
+
+    /// Whether a fault of this address may be replayed now.
+    fn takes_replay(&self, source: Source, now: Instant) -> bool {
+        lock(&self.quota).take(source, now)
+    }
+}
+
+/// Counts a session that ended.
+fn count(rates: &mut FaultRates, source: Source, blamed: Option<&Blamed>, now: Instant) {
+    match blamed {
+        Some(blamed) => _ = rates.faulted(source, blamed.fault(), now),
+        None => rates.well(source, now),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,332 @@
+//! Endings of one version's sessions, by address: the rate at which they fault. Pure: it is told the
+//! time.
+//!
+//! Each address counts once in the rate by address, with the share of its sessions that faulted.
+//! Faults that the version before has on the same input are taken out. Where only some of an
+//! address's faults were replayed, the others count in the proportion of those that were.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::{Crowd, LiveAddresses, Source};
+use crate::admission::AddressGroup;
+use crate::event::FaultKind;
+
+/// Addresses that are told apart within a span. Sessions of further ones count together, as of one
+/// address.
+pub(in crate::server) const ADDRESSES_MAX: usize = 1_024;
+/// Kinds of faults that are told apart. Replays say nothing about faults of further ones.
+pub(super) const KINDS_MAX: usize = 16;
+/// The number of all further kinds.
+const FURTHER_KINDS: usize = KINDS_MAX;
+
+/// What a replay found out about a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::server) enum Finding {
+    /// The version before has the same fault on the same input.
+    Same,
+    /// It has not, and the replay began where the failed event did.
+    Differs,
+    /// It is not known.
+    Unsure,
+}
+
+impl Finding {
+    /// Stable name.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Differs => "differs",
+            Self::Unsure => "unsure",
+        }
+    }
+}
+
+/// What is assumed of replays that are not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pending {
+    /// They will find the same fault.
+    Excused,
+    /// They will not.
+    Against,
+    /// They count as if they had not begun.
+    Unknown,
+}
+
+/// A fault that was counted, for what a replay finds out about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::server) struct Mark {
+    span: u64,
+    /// `None`: one of the further addresses.
+    group: Option<AddressGroup>,
+    kind: usize,
+}
+
+/// Faults of one kind at one address.
+#[derive(Debug, Clone, Copy, Default)]
+struct Faults {
+    kind: usize,
+    faults: u64,
+    pending: u64,
+    same: u64,
+    differs: u64,
+    unsure: u64,
+}
+
+impl Faults {
+    fn add(&mut self, other: &Self) {
+        self.faults += other.faults;
+        self.pending += other.pending;
+        self.same += other.same;
+        self.differs += other.differs;
+        self.unsure += other.unsure;
+    }
+
+    /// Those that were replayed and are held against the version, and all that were replayed.
+    fn replayed(&self, pending: Pending) -> (u64, u64) {
+        let (more_against, more) = match pending {
+            Pending::Excused => (0, self.pending),
+            Pending::Against => (self.pending, self.pending),
+            Pending::Unknown => (0, 0),
+        };
+        let against = self.differs + self.unsure + more_against;
+        (against, self.differs + self.unsure + self.same + more)
+    }
+
+    /// Faults that are held against the version, where of each replayed one elsewhere so much was.
+    fn counted(&self, pending: Pending, elsewhere: f64) -> f64 {
+        let (against, replayed) = self.replayed(pending);
+        let share = if replayed > 0 { against as f64 / replayed as f64 } else { elsewhere };
+        against as f64 + self.faults.saturating_sub(replayed) as f64 * share
+    }
+}
+
+/// An address, or all further ones.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    well: u64,
+    crowded: bool,
+    /// At most one for each kind.
+    faults: Vec<Faults>,
+}
+
+impl Seen {
+    fn of_kind(&mut self, kind: usize) -> &mut Faults {
+        let at = self.faults.iter().position(|faults| faults.kind == kind).unwrap_or_else(|| {
+            self.faults.push(Faults { kind, ..Faults::default() });
+            self.faults.len() - 1
+        });
+        &mut self.faults[at]
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.well += other.well;
+        self.crowded |= other.crowded;
+        for faults in &other.faults {
+            self.of_kind(faults.kind).add(faults);
+        }
+    }
+}
+
+/// In order, so that sums do not depend on chance.
+type Addresses = BTreeMap<Option<AddressGroup>, Seen>;
+
+/// What sessions of one version did within the span that runs and the one before.
+#[derive(Debug, Clone)]
+pub(in crate::server) struct FaultRates {
+    length: Duration,
+    began: Option<Instant>,
+    /// The number of the span that runs.
+    span: u64,
+    /// That one's first.
+    spans: [Addresses; 2],
+    kinds: Vec<(&'static str, FaultKind)>,
+}
+
+/// The same, weighed.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Weighed {
+    /// Sessions that faulted.
+    pub(super) faults: u64,
+    /// Of these, what is held against the version.
+    pub(super) counted: f64,
+    /// Faults that were replayed.
+    pub(super) replayed: u64,
+    /// Faults of which a replay showed that the version before has not got them.
+    pub(super) differ: u64,
+    /// Addresses with sessions that say something about the version.
+    pub(super) addresses: u64,
+    /// Of these, those with a fault that is held against it.
+    pub(super) faulty: u64,
+    /// Whether one of those stands for many clients.
+    pub(super) crowded: bool,
+    /// The share of sessions that faulted.
+    pub(super) by_session: f64,
+    /// The same as the mean over addresses.
+    pub(super) by_address: f64,
+}
+
+impl FaultRates {
+    /// Of a version without sessions. What happened counts for one to two times this length.
+    pub(in crate::server) fn new(length: Duration) -> Self {
+        Self { length, began: None, span: 0, spans: Default::default(), kinds: Vec::new() }
+    }
+
+    /// What still counts at this moment.
+    pub(super) fn at(mut self, now: Instant) -> Self {
+        self.turn(now);
+        self
+    }
+
+    /// From now on what happened counts for so long.
+    pub(super) fn lasting(self, length: Duration) -> Self {
+        Self { length, ..self }
+    }
+
+    /// A session ended well, or goes on elsewhere.
+    pub(in crate::server) fn well(&mut self, source: Source, now: Instant) {
+        self.turn(now);
+        self.seen(source).1.well += 1;
+    }
+
+    /// A session ended by such a fault of an event with this name.
+    pub(in crate::server) fn faulted(
+        &mut self,
+        source: Source,
+        (event, kind): (&'static str, FaultKind),
+        now: Instant,
+    ) -> Mark {
+        self.turn(now);
+        let known = self.kinds.iter().position(|one| *one == (event, kind));
+        let kind = known.unwrap_or_else(|| {
+            let next = self.kinds.len().min(FURTHER_KINDS);
+            if next < FURTHER_KINDS {
+                self.kinds.push((event, kind));
+            }
+            next
+        });
+        let span = self.span;
+        let (group, seen) = self.seen(source);
+        seen.of_kind(kind).faults += 1;
+        Mark { span, group, kind }
+    }
+
+    /// A fault is being replayed.
+    pub(super) fn begins(&mut self, mark: Mark) {
+        if let Some(faults) = self.find(mark) {
+            faults.pending += 1;
+        }
+    }
+
+    /// That was found out about it.
+    pub(super) fn replayed(&mut self, mark: Mark, finding: Finding) {
+        let Some(faults) = self.find(mark) else { return };
+        faults.pending = faults.pending.saturating_sub(1);
+        match finding {
+            Finding::Same => faults.same += 1,
+            Finding::Differs => faults.differs += 1,
+            Finding::Unsure => faults.unsure += 1,
+        }
+    }
+
+    /// Sessions that faulted.
+    pub(super) fn faults(&self) -> u64 {
+        let of = |seen: &Seen| seen.faults.iter().map(|faults| faults.faults).sum::<u64>();
+        self.spans.iter().flat_map(BTreeMap::values).map(of).sum()
+    }
+
+    /// Weighs them, where these sessions go on.
+    pub(super) fn weigh(&self, live: &LiveAddresses, pending: Pending) -> Weighed {
+        let [mut all, before] = self.spans.clone();
+        for (group, seen) in &before {
+            all.entry(*group).or_default().add(seen);
+        }
+        let elsewhere = elsewhere(&all, pending);
+        let (mut sum, mut sessions, mut weighed) = (0.0, 0.0, Weighed::default());
+        for (group, seen) in &all {
+            let (mut faults, mut counted) = (0, 0.0);
+            for of_kind in &seen.faults {
+                faults += of_kind.faults;
+                weighed.replayed += of_kind.same + of_kind.differs + of_kind.unsure;
+                weighed.differ += of_kind.differs;
+                counted += match of_kind.kind {
+                    FURTHER_KINDS => of_kind.faults.saturating_sub(of_kind.same) as f64,
+                    kind => of_kind.counted(pending, elsewhere[kind]),
+                };
+            }
+            // Sessions whose faults are excused say nothing.
+            let here = group.map_or(0, |group| live.at(group));
+            let of = (seen.well + here) as f64 + counted;
+            weighed.faults += faults;
+            if of > 0.0 {
+                (sum, sessions) = (sum + counted / of, sessions + of);
+                weighed.counted += counted;
+                weighed.addresses += 1;
+            }
+            if counted > 0.0 {
+                weighed.faulty += 1;
+                weighed.crowded |= seen.crowded;
+            }
+        }
+        let others = live.each().filter(|(group, _)| !all.contains_key(&Some(*group)));
+        for (_, here) in others {
+            sessions += here as f64;
+            weighed.addresses += 1;
+        }
+        weighed.by_session = if sessions > 0.0 { weighed.counted / sessions } else { 0.0 };
+        weighed.by_address = sum / weighed.addresses.max(1) as f64;
+        weighed
+    }
+
+    /// Begins another span where it is time.
+    fn turn(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(*self.began.get_or_insert(now));
+        if passed < self.length {
+            return;
+        }
+        self.span += 1;
+        self.spans.swap(0, 1);
+        self.spans[0] = Addresses::new();
+        if passed >= self.length * 2 {
+            (self.span, self.spans[1]) = (self.span + 1, Addresses::new());
+        }
+        self.began = Some(now);
+    }
+
+    fn seen(&mut self, source: Source) -> (Option<AddressGroup>, &mut Seen) {
+        let addresses = &mut self.spans[0];
+        let is_told_apart = addresses.len() < ADDRESSES_MAX || addresses.contains_key(&Some(source.group));
+        let group = is_told_apart.then_some(source.group);
+        let seen = addresses.entry(group).or_default();
+        seen.crowded |= source.crowd == Crowd::Many;
+        (group, seen)
+    }
+
+    /// Faults of that kind at that address, where they still count.
+    fn find(&mut self, mark: Mark) -> Option<&mut Faults> {
+        let span = usize::try_from(self.span - mark.span).ok().filter(|age| *age < self.spans.len())?;
+        let seen = self.spans[span].get_mut(&mark.group)?;
+        seen.faults.iter_mut().find(|faults| faults.kind == mark.kind)
+    }
+
+    /// Addresses that are held in memory.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.spans.iter().map(BTreeMap::len).sum()
+    }
+}
+
+/// How much of the faults of each kind is held against the version where none of an address's was
+/// replayed: the mean over the addresses where some were.
+fn elsewhere(all: &Addresses, pending: Pending) -> [f64; KINDS_MAX] {
+    let (mut sums, mut counts) = ([0.0; KINDS_MAX], [0_u32; KINDS_MAX]);
+    for faults in all.values().flat_map(|seen| &seen.faults).filter(|faults| faults.kind < KINDS_MAX) {
+        let (against, replayed) = faults.replayed(pending);
+        if replayed > 0 {
+            sums[faults.kind] += against as f64 / replayed as f64;
+            counts[faults.kind] += 1;
+        }
+    }
+    let mean = |kind: usize| if counts[kind] == 0 { 1.0 } else { sums[kind] / f64::from(counts[kind]) };
+    std::array::from_fn(mean)
+}

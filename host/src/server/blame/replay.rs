@@ -1,0 +1,163 @@
+//! A fault of a new version, tried on the version before: in background, charged to the tenant.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Weak};
+use std::task::ready;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+
+use super::comparison::REPLAYS_WAIT_MAX;
+use super::hear::Tried;
+use super::port::ReplayPort;
+use super::{Finding, lock};
+use crate::event::{Action, Event, FaultKind, Instance, Peers, Priority, Procedure, Scope};
+use crate::plugin::EventProcedure;
+use crate::sched::{Budgets, Lane, Seat, Stretch, Turn};
+use crate::server::service::Service;
+use crate::session::{Evidence, Fidelity};
+use crate::telemetry::FaultReplayed;
+
+/// How long one replay may take.
+const REPLAY_MAX: Duration = Duration::from_secs(5);
+
+/// An event that failed, and how.
+pub(super) type Failure = (&'static str, FaultKind);
+
+/// Begins it. The comparison hears what is found out, whatever comes of it.
+pub(super) fn begin(service: &Arc<Service>, tried: Tried, evidence: Box<Evidence>, (event, kind): Failure) {
+    let (name, counters) = (Arc::clone(&service.name), Arc::clone(&service.counters));
+    let line = Arc::clone(&service.terms().line_config);
+    let port = ReplayPort::new(evidence.client.clone(), evidence.class, line.watermarks.high_bytes);
+    let peers: Arc<dyn Peers> = service.registry.clone();
+    let (comparison, mark) = (tried.comparison, tried.mark);
+    let replaying = Arc::clone(&service.blame.replaying);
+    let stage = Stage { scope: port.scope(peers), port, budgets: line.budgets, kind, evidence };
+    // It does not keep a version in memory while it waits.
+    let before = Arc::downgrade(&tried.before);
+    service.lanes.spawn(Lane::Idle, move |seat| {
+        let turn =
+            Turn::new(Arc::clone(&seat), Priority::Background, Arc::clone(&line.tenant), Arc::clone(&line.account));
+        async move {
+            let finding = Box::pin(alone(replaying, before, stage, turn, seat)).await;
+            FaultReplayed { server: &name, event, kind, finding: finding.name() }.emit(&counters);
+            lock(&comparison).replayed(mark, finding);
+        }
+    });
+}
+
+/// What a replay is played with.
+struct Stage {
+    scope: Scope,
+    port: Arc<ReplayPort>,
+    budgets: Budgets,
+    kind: FaultKind,
+    evidence: Box<Evidence>,
+}
+
+/// Waits until no other is played, and plays it.
+async fn alone(
+    replaying: Arc<Semaphore>,
+    before: Weak<EventProcedure>,
+    stage: Stage,
+    mut turn: Turn,
+    _seat: Arc<Seat>,
+) -> Finding {
+    let waited = tokio::time::timeout(REPLAYS_WAIT_MAX, replaying.acquire()).await;
+    let (Ok(Ok(_alone)), Some(before)) = (waited, before.upgrade()) else { return Finding::Unsure };
+    if before.instances_left() == 0 {
+        return Finding::Unsure;
+    }
+    // Sessions that share an instance are not to lose it by this.
+    let before = before.with_instance_each();
+    let port = Arc::clone(&stage.port);
+    let played = pin!(play(&before, stage));
+    let outcome = tokio::time::timeout(REPLAY_MAX, in_turns(&mut turn, &port, played)).await;
+    outcome.unwrap_or(Finding::Unsure)
+}
+
+/// The session up to the event that failed, and that event.
+async fn play(before: &EventProcedure, stage: Stage) -> Finding {
+    let Stage { scope, budgets, kind, mut evidence, .. } = stage;
+    let (start, budget) = (budgets.start(evidence.class), budgets.event(evidence.class));
+    let Some(event) = evidence.event.as_ref().map(|kept| kept.event()) else {
+        return found(before.instantiate(scope, start).await.map(drop), kind, evidence.fidelity);
+    };
+    let instance = match evidence.saved.take() {
+        Some(saved) => {
+            let (state, version) = (*saved).parts();
+            before.take_over(scope, start, budget, &version, state).await
+        }
+        None => match (before.instantiate(scope, start).await, event) {
+            (Ok(instance), Event::Connect) => Ok(instance),
+            (Ok(mut instance), _) => match instance.dispatch(Event::Connect, budget).await {
+                Ok(Action::Proceed) => Ok(instance),
+                Ok(_) => return Finding::Unsure,
+                Err(fault) => Err(fault),
+            },
+            (Err(fault), _) => Err(fault),
+        },
+    };
+    let Ok(mut instance) = instance else { return Finding::Unsure };
+    found(instance.dispatch(event, budget).await.map(drop), kind, evidence.fidelity)
+}
+
+/// What an outcome on the version before says about a fault of this kind.
+fn found(outcome: Result<(), crate::event::Fault>, kind: FaultKind, fidelity: Fidelity) -> Finding {
+    match (outcome, fidelity) {
+        (Err(fault), _) if are_alike(fault.kind, kind) => Finding::Same,
+        (Err(_), _) | (Ok(()), Fidelity::Partial) => Finding::Unsure,
+        (Ok(()), Fidelity::Exact) => Finding::Differs,
+    }
+}
+
+/// Which of fuel and CPU time is used up first is chance.
+fn are_alike(one: FaultKind, other: FaultKind) -> bool {
+    let is_cpu = |kind| matches!(kind, FaultKind::Fuel | FaultKind::CpuTime);
+    one == other || (is_cpu(one) && is_cpu(other))
+}
+
+/// Polls a call in the turns of its lane, and charges the tenant for its CPU time.
+async fn in_turns<F: Future>(turn: &mut Turn, port: &ReplayPort, mut call: Pin<&mut F>) -> F::Output {
+    turn.begin(Priority::Background, Instant::now());
+    let output = poll_fn(|cx| {
+        loop {
+            ready!(turn.poll(cx));
+            let start = Instant::now();
+            turn.slice(Some(start));
+            let stretch = Stretch::begin(start);
+            let polled = call.as_mut().poll(cx);
+            let used = stretch.end();
+            turn.slice(None);
+            turn.used(used);
+            if polled.is_ready() || !port.slice_ended() {
+                turn.rest();
+                return polled;
+            }
+            turn.pause();
+        }
+    })
+    .await;
+    turn.rest();
+    output
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Fault;
+
+    #[test]
+    fn only_same_kind_of_fault_excuses() {
+        let fault = |kind| Err(Fault::new(kind, ""));
+        let trap = FaultKind::Trap("unreachable");
+        let (exact, partial) = (Fidelity::Exact, Fidelity::Partial);
+        assert_eq!(found(fault(trap), trap, partial), Finding::Same);
+        assert_eq!(found(fault(FaultKind::CpuTime), FaultKind::Fuel, exact), Finding::Same);
+        assert_eq!(found(fault(FaultKind::Trap("stack-overflow")), trap, exact), Finding::Unsure);
+        assert_eq!(found(fault(FaultKind::Capacity), trap, exact), Finding::Unsure);
+        assert_eq!(found(Ok(()), trap, partial), Finding::Unsure);
+        assert_eq!(found(Ok(()), trap, exact), Finding::Differs);
+    }
+}

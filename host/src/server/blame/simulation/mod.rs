@@ -1,0 +1,263 @@
+//! Comparisons of versions under sessions that a number decides.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use super::comparison::REPLAYS_WAIT_MAX;
+use super::quota::ReplayQuota;
+use super::rates::{ADDRESSES_MAX, KINDS_MAX, Pending};
+use super::{Comparison, Crowd, FaultRates, Finding, LiveAddresses, PAST, Rule, Source, Verdict};
+use crate::admission::AddressGroup;
+use crate::dice::{Dice, for_each_seed};
+use crate::event::FaultKind;
+
+const SWAP: Rule = Rule::Swap { faults_min: 10, share: 0.1 };
+const CANARY: Rule = Rule::Canary { faults_min: 3, share: 0.01, ratio: 2.0 };
+const FAULT: (&str, FaultKind) = ("on-read", FaultKind::Fuel);
+
+/// Half of them are IPv6 networks, of which every session has another address.
+fn source(dice: &mut Dice, number: u64) -> Source {
+    let address: IpAddr = match number % 2 {
+        0 => Ipv4Addr::from_bits(0xC000_0200 + number as u32).into(),
+        _ => {
+            Ipv6Addr::from_bits((0x2001_0db8_u128 << 96) | (u128::from(number) << 64) | u128::from(dice.throw(1 << 40)))
+                .into()
+        }
+    };
+    Source { group: AddressGroup::of(address), crowd: Crowd::One }
+}
+
+/// A comparison, with the replays that a server allows.
+struct Played {
+    comparison: Comparison,
+    quota: ReplayQuota,
+    now: Instant,
+    live: LiveAddresses,
+}
+
+impl Played {
+    fn new(rule: Rule) -> Self {
+        let comparison = Comparison::new(rule, FaultRates::new(PAST), PAST);
+        let (quota, live) = (ReplayQuota::default(), LiveAddresses::default());
+        Self { comparison, quota, now: Instant::now(), live }
+    }
+
+    /// A session of the new version faults; a replay of it finds that out.
+    fn faults(&mut self, source: Source, finding: Finding) {
+        let (mark, _) = self.comparison.faulted(source, FAULT, self.now);
+        if self.quota.take(source, self.now) {
+            self.comparison.begins(mark);
+            self.comparison.replayed(mark, finding);
+        }
+        self.now += Duration::from_millis(20);
+    }
+
+    fn well(&mut self, source: Source) {
+        self.comparison.new_version().well(source, self.now);
+    }
+
+    fn decide(&mut self) -> Verdict {
+        self.comparison.decide([&self.live, &LiveAddresses::default()], self.now)
+    }
+}
+
+fn is_back(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::TakeBack(_))
+}
+
+#[test]
+fn strangers_with_old_faults_do_not_take_back() {
+    for_each_seed(300, |seed| {
+        let mut dice = Dice(seed);
+        let rule = if dice.percent(50) { SWAP } else { CANARY };
+        let (strangers, others) = (1 + dice.throw(12), dice.throw(12));
+        let mut played = Played::new(rule);
+        for step in 0..20 + dice.throw(200) {
+            let stranger = source(&mut dice, step % strangers);
+            played.faults(stranger, Finding::Same);
+            if others > 0 && dice.percent(30) {
+                let number = strangers + dice.throw(others);
+                let other = source(&mut dice, number);
+                played.well(other);
+            }
+            assert_eq!(played.decide(), Verdict::Keep, "{strangers} strangers, {others} others, step {step}");
+        }
+    });
+}
+
+#[test]
+fn worse_version_is_taken_back_from_any_addresses() {
+    for_each_seed(300, |seed| {
+        let mut dice = Dice(seed);
+        let rule = if dice.percent(50) { SWAP } else { CANARY };
+        let addresses = 1 + dice.throw(40);
+        // So many of a hundred sessions fault, for whatever the replays can tell.
+        let (share, finding) = (40 + dice.throw(61), if dice.percent(50) { Finding::Differs } else { Finding::Unsure });
+        let mut played = Played::new(rule);
+        for _ in 0..400 {
+            let number = dice.throw(addresses);
+            let from = source(&mut dice, number);
+            if dice.percent(share) { played.faults(from, finding) } else { played.well(from) }
+        }
+        let verdict = played.decide();
+        assert!(is_back(verdict), "{addresses} addresses, {share} of a hundred, {finding:?}: {verdict:?}");
+        let Verdict::TakeBack(figures) = verdict else { return };
+        assert_eq!((figures.addresses, figures.excused), (addresses, 0), "{figures:?}");
+    });
+}
+
+#[test]
+fn worse_version_is_taken_back_beside_strangers() {
+    for_each_seed(300, |seed| {
+        let mut dice = Dice(seed);
+        let (strangers, others) = (1 + dice.throw(3), 3 + dice.throw(10));
+        let mut played = Played::new(SWAP);
+        for _ in 0..400 {
+            let is_stranger = dice.percent(50);
+            let number = if is_stranger { dice.throw(strangers) } else { strangers + dice.throw(others) };
+            let from = source(&mut dice, number);
+            played.faults(from, if is_stranger { Finding::Same } else { Finding::Differs });
+        }
+        assert!(is_back(played.decide()), "{strangers} strangers, {others} others");
+    });
+}
+
+#[test]
+fn one_address_beside_others_needs_proof() {
+    for_each_seed(200, |seed| {
+        let mut dice = Dice(seed);
+        let others = 2 + dice.throw(5);
+        for (finding, expected) in [(Finding::Unsure, false), (Finding::Differs, true)] {
+            let mut played = Played::new(SWAP);
+            for number in 1..=others {
+                let other = source(&mut dice, number);
+                played.live.add(other.group);
+            }
+            for _ in 0..20 + dice.throw(100) {
+                let one = source(&mut dice, 0);
+                played.faults(one, finding);
+            }
+            assert_eq!(is_back(played.decide()), expected, "{others} others, {finding:?}");
+        }
+    });
+}
+
+#[test]
+fn version_that_is_no_worse_is_kept() {
+    for_each_seed(200, |seed| {
+        let mut dice = Dice(seed);
+        let (addresses, share) = (1 + dice.throw(10), dice.throw(100));
+        let mut played = Played::new(SWAP);
+        for _ in 0..4_000 {
+            let number = dice.throw(addresses);
+            let from = source(&mut dice, number);
+            let before = played.comparison.version_before();
+            let now = played.now;
+            match dice.percent(share) {
+                true => _ = before.faulted(from, FAULT, now),
+                false => before.well(from, now),
+            }
+            match dice.percent(share) {
+                true => _ = played.comparison.faulted(from, FAULT, now),
+                false => played.well(from),
+            }
+        }
+        let verdict = played.decide();
+        assert!(!is_back(verdict), "{addresses} addresses, {share} of a hundred: {verdict:?}");
+    });
+}
+
+#[test]
+fn rate_before_does_not_expire_and_past_does() {
+    let mut dice = Dice(5);
+    let (from, start) = (source(&mut dice, 0), Instant::now());
+    let faulty = || {
+        let mut past = FaultRates::new(PAST);
+        (0..20).for_each(|_| _ = past.faulted(from, FAULT, start));
+        past
+    };
+    for (past, later, expected) in
+        [(faulty(), start + PAST * 600, false), (faulty().at(start + PAST * 3), start + PAST * 3, true)]
+    {
+        let mut played = Played::new(SWAP);
+        played.comparison = Comparison::new(SWAP, past, PAST);
+        played.now = later;
+        (0..20).for_each(|_| _ = played.comparison.faulted(from, FAULT, later));
+        assert_eq!(is_back(played.decide()), expected);
+    }
+}
+
+#[test]
+fn order_of_endings_does_not_matter() {
+    for_each_seed(200, |seed| {
+        let mut dice = Dice(seed);
+        let addresses = 1 + dice.throw(8);
+        let mut endings: Vec<_> = (0..10 + dice.throw(60))
+            .map(|_| {
+                let number = dice.throw(addresses);
+                let finding = [None, Some(Finding::Same), Some(Finding::Differs), Some(Finding::Unsure)];
+                (source(&mut dice, number), finding[dice.throw(4) as usize])
+            })
+            .collect();
+        let weigh = |endings: &[(Source, Option<Finding>)]| {
+            let (mut rates, now) = (FaultRates::new(PAST), Instant::now());
+            for (from, finding) in endings {
+                match finding {
+                    None => rates.well(*from, now),
+                    Some(finding) => {
+                        let mark = rates.faulted(*from, FAULT, now);
+                        rates.begins(mark);
+                        rates.replayed(mark, *finding);
+                    }
+                }
+            }
+            rates.weigh(&LiveAddresses::default(), Pending::Unknown)
+        };
+        let before = weigh(&endings);
+        for at in (1..endings.len()).rev() {
+            endings.swap(at, dice.throw(at as u64 + 1) as usize);
+        }
+        assert_eq!(weigh(&endings), before);
+    });
+}
+
+#[test]
+fn decision_waits_for_replays_and_not_for_ever() {
+    let mut dice = Dice(7);
+    for finding in [None, Some(Finding::Same), Some(Finding::Differs)] {
+        let mut played = Played::new(SWAP);
+        let from = source(&mut dice, 0);
+        let marks: Vec<_> = (0..12).map(|_| played.comparison.faulted(from, FAULT, played.now).0).collect();
+        marks[..3].iter().for_each(|mark| played.comparison.begins(*mark));
+        assert_eq!(played.decide(), Verdict::NotYet);
+        played.now += REPLAYS_WAIT_MAX - Duration::from_millis(1);
+        assert_eq!(played.decide(), Verdict::NotYet);
+        if let Some(finding) = finding {
+            marks[..3].iter().for_each(|mark| played.comparison.replayed(*mark, finding));
+        } else {
+            played.now += Duration::from_millis(1);
+        }
+        assert_eq!(is_back(played.decide()), finding != Some(Finding::Same), "{finding:?}");
+    }
+}
+
+#[test]
+fn memory_of_addresses_and_kinds_is_bounded() {
+    let (mut dice, mut rates, mut now) = (Dice(1), FaultRates::new(PAST), Instant::now());
+    const NAMES: [&str; 3] = ["on-read", "on-write", "on-timer"];
+    for number in 0..10 * ADDRESSES_MAX as u64 {
+        let from = source(&mut dice, number);
+        let kind = FaultKind::NAMED[number as usize % FaultKind::NAMED.len()];
+        let mark = rates.faulted(from, (NAMES[number as usize % 3], kind), now);
+        rates.begins(mark);
+        rates.replayed(mark, Finding::Unsure);
+        now += Duration::from_millis(20);
+    }
+    assert!(rates.held() <= 2 * (ADDRESSES_MAX + 1), "{} addresses", rates.held());
+    let weighed = rates.weigh(&LiveAddresses::default(), Pending::Unknown);
+    assert!(weighed.faults > ADDRESSES_MAX as u64 && weighed.counted == weighed.faults as f64, "{weighed:?}");
+    assert!(KINDS_MAX < NAMES.len() * FaultKind::NAMED.len());
+    // What is long past does not count.
+    rates.well(source(&mut dice, 0), now + PAST * 2);
+    assert_eq!(rates.faults(), 0);
+}

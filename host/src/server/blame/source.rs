@@ -1,0 +1,86 @@
+//! Where sessions come from, and how many of them are live at each address.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use crate::admission::{AddressGroup, Network};
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::server) enum Fared {
+    /// Not by a fault of its plugin.
+    Well,
+    /// By a fault of its plugin.
+    Faulted,
+}
+
+/// Whom an address stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::server) enum Crowd {
+    /// One client, or one customer's network.
+    One,
+    /// Many clients: a configured proxy that did not name its client.
+    Many,
+}
+
+/// Where a session comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::server) struct Source {
+    pub(in crate::server) group: AddressGroup,
+    pub(in crate::server) crowd: Crowd,
+}
+
+impl Source {
+    /// The source of a client's address, where these are the configured proxies. Behind a proxy the address is the one
+    /// that the proxy names.
+    pub(in crate::server) fn of(address: IpAddr, proxies: &[Network]) -> Self {
+        let is_proxy = proxies.iter().any(|proxy| proxy.contains(address));
+        let crowd = if is_proxy { Crowd::Many } else { Crowd::One };
+        Self { group: AddressGroup::of(address), crowd }
+    }
+}
+
+/// Live sessions by address. As many entries at most as there are sessions.
+#[derive(Debug, Clone, Default)]
+pub(in crate::server) struct LiveAddresses {
+    sessions: HashMap<AddressGroup, u32>,
+    total: u64,
+}
+
+impl LiveAddresses {
+    /// A session began.
+    pub(in crate::server) fn add(&mut self, group: AddressGroup) {
+        *self.sessions.entry(group).or_default() += 1;
+        self.total += 1;
+    }
+
+    /// A session that was added is over.
+    pub(in crate::server) fn remove(&mut self, group: AddressGroup) {
+        let Some(sessions) = self.sessions.get_mut(&group) else { return };
+        *sessions -= 1;
+        self.total -= 1;
+        if *sessions == 0 {
+            self.sessions.remove(&group);
+        }
+    }
+
+    /// Sessions at this address.
+    pub(in crate::server) fn at(&self, group: AddressGroup) -> u64 {
+        self.sessions.get(&group).map_or(0, |sessions| u64::from(*sessions))
+    }
+
+    /// Sessions at all addresses.
+    pub(in crate::server) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Addresses with a session.
+    pub(in crate::server) fn count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Each address with its sessions.
+    pub(in crate::server) fn each(&self) -> impl Iterator<Item = (AddressGroup, u64)> {
+        self.sessions.iter().map(|(group, sessions)| (*group, u64::from(*sessions)))
+    }
+}

@@ -1,0 +1,90 @@
+//! The breaker under endings that a number decides.
+
+use super::tests::{live, source};
+use super::*;
+use crate::dice::{Dice, for_each_seed};
+
+/// Sessions of some addresses: which of them, and how many of a hundred of its sessions fault.
+fn play(dice: &mut Dice, shares: &[u64], live: &LiveAddresses, endings: u64) -> (Breaker, u64) {
+    let (start, mut breaker) = (Instant::now(), Breaker::new(BreakerLimits::default()));
+    let mut tripped = 0;
+    for step in 0..endings {
+        let number = dice.throw(shares.len() as u64) as u32;
+        let faults = dice.percent(shares[number as usize]);
+        let fared = if faults { Fared::Faulted } else { Fared::Well };
+        let now = start + Duration::from_millis(step * 10);
+        tripped += u64::from(breaker.report(source(number), fared, live, now).is_some());
+    }
+    (breaker, tripped)
+}
+
+#[test]
+fn one_address_never_closes_a_server_with_others() {
+    for_each_seed(300, |seed| {
+        let mut dice = Dice(seed);
+        // The others go on, or end well, or both; the one comes as often as it likes.
+        let others = 1 + dice.throw(4) as u32;
+        let is_live = dice.percent(50);
+        let live = if is_live { live(&[(1, 1)]) } else { LiveAddresses::default() };
+        let mut breaker = Breaker::new(BreakerLimits::default());
+        let start = Instant::now();
+        for other in 1..=others {
+            assert_eq!(breaker.report(source(other), Fared::Well, &live, start), None);
+        }
+        for step in 0..2_000 {
+            // Within a minute of the last ending of another.
+            let now = start + Duration::from_millis(step * dice.throw(29));
+            assert_eq!(breaker.report(source(0), Fared::Faulted, &live, now), None, "{step}");
+        }
+        assert_eq!(breaker.state(), BreakerState::Closed);
+    });
+}
+
+#[test]
+fn plugin_that_faults_for_everybody_trips() {
+    for_each_seed(300, |seed| {
+        let mut dice = Dice(seed);
+        let addresses = 1 + dice.throw(40) as usize;
+        let (breaker, tripped) = play(&mut dice, &vec![100; addresses], &LiveAddresses::default(), 200);
+        assert!(tripped == 1 && matches!(breaker.state(), BreakerState::Open(_)), "{addresses} addresses");
+    });
+}
+
+#[test]
+fn few_bad_addresses_beside_good_ones_do_not_trip() {
+    for_each_seed(300, |seed| {
+        let mut dice = Dice(seed);
+        let bad = 1 + dice.throw(10);
+        let good = bad.div_ceil(FAULTS_PER_WELL) + 1 + dice.throw(10);
+        let shares: Vec<u64> = (0..bad + good).map(|number| if number < bad { 100 } else { dice.throw(50) }).collect();
+        let goes_on: Vec<_> = (bad..bad + good).map(|number| (number as u32, 1)).collect();
+        let (_, tripped) = play(&mut dice, &shares, &live(&goes_on), 2_000);
+        assert_eq!(tripped, 0, "{bad} bad addresses, {good} good ones");
+    });
+}
+
+#[test]
+fn order_of_endings_does_not_matter() {
+    for_each_seed(200, |seed| {
+        let mut dice = Dice(seed);
+        let count = 10 + dice.throw(30);
+        let addresses = 1 + dice.throw(6);
+        let mut endings: Vec<_> = (0..count)
+            .map(|_| {
+                (source(dice.throw(addresses) as u32), if dice.percent(90) { Fared::Faulted } else { Fared::Well })
+            })
+            .collect();
+        let (now, none) = (Instant::now(), LiveAddresses::default());
+        let verdict = |endings: &[(Source, Fared)]| {
+            let mut breaker = Breaker::new(BreakerLimits::default());
+            endings.iter().for_each(|(source, fared)| breaker.count(*source, *fared, now));
+            breaker.sees(endings[0].0.group, now);
+            breaker.is_enough(&none, now)
+        };
+        let before = verdict(&endings);
+        for at in (1..endings.len()).rev() {
+            endings.swap(at, dice.throw(at as u64 + 1) as usize);
+        }
+        assert_eq!(verdict(&endings), before);
+    });
+}

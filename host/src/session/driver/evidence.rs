@@ -1,0 +1,46 @@
+//! Where an event fails on a version that is watched, what made it fail is kept.
+
+use super::Session;
+use crate::event::{Event, FaultKind, Instance, KeptEvent, Origin, Port, Procedure};
+use crate::session::evidence::{Evidence, Fidelity, Saved};
+
+impl<P: Procedure, M> Session<P, M> {
+    /// An event failed, or, without one, the start of the instance. Copies what another version needs to
+    /// try it, where somebody asks for that.
+    pub(super) fn keep_evidence(&mut self, event: Option<Event<'_>>, kind: FaultKind) {
+        if kind.origin() != Origin::Plugin || !self.procedure.keeps_inputs() {
+            return;
+        }
+        let event = match event.map(KeptEvent::of) {
+            Some(None) => return,
+            Some(kept) => kept,
+            None => None,
+        };
+        let (events, saved) = (self.line.pulse.events(), self.saved.take());
+        // The one that failed is among them.
+        let first = match (&saved, event.as_ref().map(KeptEvent::event)) {
+            (_, None) => 0,
+            (Some(saved), _) => saved.events + 1,
+            (None, Some(Event::Connect)) => 1,
+            (None, Some(_)) => 2,
+        };
+        let is_shared = self.instance.as_ref().is_some_and(Instance::is_shared);
+        let fidelity = if events == first && !is_shared { Fidelity::Exact } else { Fidelity::Partial };
+        let (client, class) = (self.line.info().clone(), self.line.priority());
+        self.evidence = Some(Box::new(Evidence { client, class, event, saved, fidelity }));
+    }
+
+    /// A copy of what a session is saved as, where what makes its events fail on this version is kept.
+    pub(super) fn copy_saved(&self, to: &P, version: &str, state: &[u8]) -> Option<Box<Saved>> {
+        let account = &self.line.config().account;
+        let copy = || Saved::copy(state, version, self.line.pulse.events(), account);
+        if to.keeps_inputs() { copy() } else { None }
+    }
+
+    /// Lets go of a copy that nobody asks for any more.
+    pub(super) fn drop_saved(&mut self) {
+        if self.saved.is_some() && !self.procedure.keeps_inputs() {
+            self.saved = None;
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! What is kept of an event that failed, so that it can be tried on another version of the plugin.
+
+use std::sync::Arc;
+
+use crate::event::{ClientInfo, KeptEvent, Priority};
+use crate::sched::Account;
+
+/// Largest state that is kept beside a session's instance, in bytes.
+pub(super) const SAVED_MAX_BYTES: usize = 16 << 10;
+
+/// Whether a replay begins where the failed event did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fidelity {
+    /// The event was the first one after the connection or after what was saved last.
+    Exact,
+    /// Other events came in between, or the instance served other sessions as well.
+    Partial,
+}
+
+/// An event that failed, and the session that it failed in.
+#[derive(Debug)]
+pub struct Evidence {
+    /// Whose session it was.
+    pub client: ClientInfo,
+    /// The class of the event.
+    pub class: Priority,
+    /// The event. `None`: the start of the instance failed.
+    pub event: Option<KeptEvent>,
+    /// What the session was last saved as.
+    pub saved: Option<Box<Saved>>,
+    /// How near a replay comes to what happened.
+    pub fidelity: Fidelity,
+}
+
+/// What a session was saved as, when it moved or slept. Its memory is its tenant's.
+#[derive(Debug)]
+pub struct Saved {
+    state: Vec<u8>,
+    version: String,
+    /// Events of the session by then.
+    pub(super) events: u64,
+    account: Arc<Account>,
+    taken: usize,
+}
+
+impl Saved {
+    /// Copies a state. `None`: it is too large, or its tenant has no memory for it.
+    pub(super) fn copy(state: &[u8], version: &str, events: u64, account: &Arc<Account>) -> Option<Box<Self>> {
+        let taken = state.len();
+        if taken > SAVED_MAX_BYTES || !account.take_memory(taken) {
+            return None;
+        }
+        let (version, account) = (version.to_owned(), Arc::clone(account));
+        Some(Box::new(Self { state: state.to_vec(), version, events, account, taken }))
+    }
+
+    /// The state, and the version that saved it.
+    #[must_use]
+    pub fn parts(mut self) -> (Vec<u8>, String) {
+        (std::mem::take(&mut self.state), std::mem::take(&mut self.version))
+    }
+}
+
+impl Drop for Saved {
+    fn drop(&mut self) {
+        self.account.give_memory(self.taken);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sched::Shares;
+
+    #[test]
+    fn kept_states_are_bounded_and_charged() {
+        let account = Arc::new(Account::default());
+        account.set(Shares { memory_max_bytes: SAVED_MAX_BYTES + 1, ..Shares::default() });
+        let copy = |bytes: usize| Saved::copy(&vec![7; bytes], "1.0", 3, &account);
+        assert!(copy(SAVED_MAX_BYTES + 1).is_none(), "it is too large");
+        let kept = copy(SAVED_MAX_BYTES).expect("there is room");
+        assert_eq!(account.seen().memory_bytes, SAVED_MAX_BYTES);
+        assert!(copy(2).is_none(), "there is no room");
+        assert_eq!((*kept).parts(), (vec![7; SAVED_MAX_BYTES], "1.0".to_owned()));
+        assert_eq!(account.seen().memory_bytes, 0);
+    }
+}

@@ -1,0 +1,314 @@
+//! Whose doing faults are: strangers at few or many addresses, versions that are worse and versions that are not, and the
+//! breaker.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
+use wharf::event::Priority;
+use wharf::plugin::Plugin;
+use wharf::sched::{BudgetChange, Shares};
+use wharf::server::{
+    BreakerLimits, BreakerState, CanaryRules, CanaryWish, Generation, Host, HostConfig, Server, ServerBuilder,
+    ServerHandle, Standing, SwapPolicy, SwapRules, TenantLimits,
+};
+use wharf_tests::clients::Client;
+use wharf_tests::guests::{component, file, inline, versioned};
+use wharf_tests::servers::{PATIENCE, describe, eventually, host, swap};
+
+/// Sessions that fault in each round.
+const FAULTS: u32 = 24;
+
+/// Numbers from a number, so that a round can be played again.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+/// What a plugin does with a byte, for each of these.
+fn version(label: char, does: &[(char, &str)]) -> Arc<Plugin> {
+    inline(&format!("blame-{label}-{}", does.len()), &text(label, does))
+}
+
+fn text(label: char, does: &[(char, &str)]) -> String {
+    let on = |(byte, what): &(char, &str)| {
+        format!("(if (i32.eq (i32.load8_u (local.get $data)) (i32.const {})) (then {what}))\n", u32::from(*byte))
+    };
+    let does: String = does.iter().map(on).collect();
+    let begins = "(local.set $at (i32.const 2048))\n  (loop";
+    versioned(label, "", "").replace(begins, &format!("{does}{begins}"))
+}
+
+/// Faults of every version: a trap, a loop, and a trap of sessions that have sent something before.
+const OLD_FAULTS: [(char, &str); 3] =
+    [('B', "unreachable"), ('F', "(call $spin)"), ('S', "(if (global.get $count) (then unreachable))")];
+
+fn old() -> Arc<Plugin> {
+    version('a', &OLD_FAULTS)
+}
+
+/// One that is no worse.
+fn good() -> Arc<Plugin> {
+    version('b', &OLD_FAULTS)
+}
+
+/// One with a fault of its own, at W.
+fn worse() -> Arc<Plugin> {
+    let mut does = OLD_FAULTS.to_vec();
+    does.push(('W', "unreachable"));
+    version('w', &does)
+}
+
+/// How clients reach a server.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// From addresses of the loopback.
+    Direct,
+    /// Behind a proxy that names an IPv4 address.
+    Named4,
+    /// Behind a proxy that names an IPv6 address: a network for each client, and any address in it.
+    Named6,
+}
+
+const WAYS: [Way; 3] = [Way::Direct, Way::Named4, Way::Named6];
+const PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 7, 1);
+
+impl Way {
+    fn server(self) -> ServerBuilder {
+        let server = describe(old()).breaker(BreakerLimits { faults: 0, ..BreakerLimits::default() });
+        match self {
+            Self::Direct => server,
+            Self::Named4 | Self::Named6 => server.proxies(vec!["127.0.7.0/24".parse().expect("a network")]),
+        }
+    }
+
+    /// Connects as the client with this number.
+    fn connect(self, server: &ServerHandle, number: u32, dice: &mut Dice) -> Client {
+        let proxied = |header: String| {
+            let mut client = connect_from(PROXY, server);
+            client.send(header);
+            client
+        };
+        match self {
+            Self::Direct => connect_from(Ipv4Addr::new(127, 0, 9, 1 + number as u8), server),
+            Self::Named4 => proxied(format!("PROXY TCP4 192.0.2.{number} 192.0.2.200 4000 80\r\n")),
+            Self::Named6 => {
+                proxied(format!("PROXY TCP6 2001:db8:0:{number}::{:x} ::1 4000 80\r\n", dice.throw(0xffff)))
+            }
+        }
+    }
+}
+
+fn connect_from(address: Ipv4Addr, server: &ServerHandle) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::new(IpAddr::V4(address), 0).into()).expect("an address");
+    socket.connect(&server.address().into()).expect("the server accepts");
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");
+    Client(stream)
+}
+
+fn notice(server: &ServerHandle, name: &str) -> u64 {
+    server.counters().notices.get(name).copied().unwrap_or(0)
+}
+
+fn faults(server: &ServerHandle) -> u64 {
+    server.counters().faults.values().sum()
+}
+
+/// Every fault so far was replayed, or was one too many.
+fn replays_are_done(server: &ServerHandle, faults: u64) {
+    let names = ["same", "differs", "unsure", "over-quota"].map(|name| format!("replay-{name}"));
+    let done = || names.iter().map(|name| notice(server, name)).sum::<u64>();
+    eventually("replays are done", || done() == faults);
+}
+
+/// Nothing is taken back, some decisions later.
+fn stays(server: &ServerHandle, round: &str) {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(300) {
+        assert_eq!(notice(server, "swap-rolled-back"), 0, "{round}: {:?}", server.counters().notices);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn last(server: &ServerHandle) -> Generation {
+    server.generations().last().expect("it has versions").0.clone()
+}
+
+/// So many sessions that end by this byte, from these addresses in turn.
+fn provoke(way: Way, server: &ServerHandle, addresses: u32, bytes: &[u8], dice: &mut Dice) {
+    for step in 0..FAULTS {
+        let byte = bytes[dice.throw(bytes.len() as u64) as usize];
+        way.connect(server, step % addresses, dice).send([byte]).expect_gone();
+    }
+}
+
+#[test]
+fn strangers_do_not_take_good_version_back() {
+    for (seed, addresses) in [1, 2, 3, 10].into_iter().enumerate() {
+        let (way, mut dice) = (WAYS[seed % WAYS.len()], Dice(seed as u64));
+        let others = dice.throw(4) as u32;
+        let round = format!("{addresses} addresses, {others} others, {way:?}");
+        let server = way.server().start().expect("it starts");
+        let mut inside: Vec<_> = (0..others).map(|other| way.connect(&server, 50 + other, &mut dice)).collect();
+        inside.iter_mut().for_each(|client| _ = client.send([1]).skip(3));
+        swap(&server, good(), SwapPolicy::HandOff);
+        provoke(way, &server, addresses, b"BF", &mut dice);
+        eventually("all have faulted", || faults(&server) == u64::from(FAULTS));
+        replays_are_done(&server, u64::from(FAULTS));
+        stays(&server, &round);
+        assert!(notice(&server, "replay-same") > 0 && notice(&server, "replay-differs") == 0, "{round}");
+        assert_eq!(last(&server).standing, Standing::InForce, "{round}");
+        inside.iter_mut().for_each(|client| _ = client.send([1]).expect([b'b', 1, 2]));
+    }
+}
+
+#[test]
+fn worse_version_is_taken_back() {
+    for (seed, addresses) in [1, 2, 3, 10].into_iter().enumerate() {
+        let (way, mut dice) = (WAYS[(seed + 1) % WAYS.len()], Dice(seed as u64));
+        let round = format!("{addresses} addresses, {way:?}");
+        let server = way.server().start().expect("it starts");
+        swap(&server, worse(), SwapPolicy::HandOff);
+        for step in 0..FAULTS {
+            let mut client = way.connect(&server, step % addresses, &mut dice);
+            // The last ones may meet the version before.
+            client.send("W").finish();
+            _ = client.rest();
+        }
+        eventually(&round, || notice(&server, "swap-rolled-back") == 1);
+        let back = last(&server);
+        assert_eq!(back.standing, Standing::TakenBack("faults".into()), "{round}");
+        let figures = back.faults.expect("it says by which faults");
+        assert!(figures.faults >= 10 && figures.addresses == u64::from(addresses), "{round}: {figures:?}");
+        assert!(figures.excused == 0 && figures.rate > 0.9 && figures.rate_before < 0.1, "{round}: {figures:?}");
+        way.connect(&server, 0, &mut dice).send("W").expect([b'a', b'W', 1]);
+    }
+}
+
+#[test]
+fn replay_begins_with_what_was_saved_last() {
+    let (way, mut dice) = (Way::Direct, Dice(1));
+    let server = way.server().start().expect("it starts");
+    let mut clients: Vec<_> = (0..FAULTS).map(|_| way.connect(&server, 0, &mut dice)).collect();
+    clients.iter_mut().for_each(|client| _ = client.send([1]).expect([b'a', 1, 1]));
+    assert_eq!(swap(&server, good(), SwapPolicy::HandOff).moved, FAULTS as usize);
+    // Only those that have sent something before fault at this.
+    clients.iter_mut().for_each(|client| client.send("S").expect_gone());
+    replays_are_done(&server, u64::from(FAULTS));
+    stays(&server, "saved");
+    assert!(notice(&server, "replay-same") > 0 && notice(&server, "replay-unsure") == 0, "{:?}", server.counters());
+}
+
+#[test]
+fn replays_are_charged_to_tenant() {
+    // So much that it is counted and nobody waits for it.
+    let shares = Shares { cpus: 64.0, ..Shares::default() };
+    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() }).expect("a host");
+    host.limit_tenants(&BTreeMap::from([("a".to_owned(), TenantLimits { max_clients: 0, shares })]));
+    let plugin = |label, what| file(&format!("charged-{label}"), &component(&text(label, &[('B', what)])));
+    let long = Some(Duration::from_secs(2));
+    let budget = BudgetChange { fuel: Some(2_000_000_000), cpu: long, wall: long, ..BudgetChange::default() };
+    let server = Server::builder().host(&host).local_host("127.0.0.1").tenant("a").budget(Priority::Normal, budget);
+    // The old version takes as long as it may for what the new one fails at once.
+    let server = server.plugin(plugin('a', "(call $spin)")).start().expect("it starts");
+    let next = server.load_for_swap(&plugin('b', "unreachable")).expect("it loads");
+    host.runtime().block_on(server.swap(next, SwapPolicy::Pin)).expect("a version");
+    let mut client = Client::connect(server.address());
+    client.send("B").expect_gone();
+    replays_are_done(&server, 1);
+    let (used, ended) = (host.tenants()[0].account.cpu, server.counters().spent.cpu);
+    assert!(used > ended + Duration::from_millis(50), "{used:?} in all, {ended:?} of sessions");
+    assert_eq!(notice(&server, "replay-unsure"), 1);
+}
+
+#[test]
+fn canary_is_judged_by_its_own_faults() {
+    let rules = CanaryRules { share: 1.0, duration: Duration::from_secs(600), ..CanaryRules::default() };
+    for (plugin, bytes, is_back) in [(good(), b"BF", false), (worse(), b"WW", true)] {
+        let (way, mut dice) = (Way::Named6, Dice(3));
+        let server = way.server().swap_rules(SwapRules { canary: rules, ..SwapRules::default() });
+        let server = server.start().expect("it starts");
+        host().runtime().block_on(server.canary(plugin, CanaryWish::default())).expect("it begins");
+        for step in 0..FAULTS {
+            let byte = bytes[dice.throw(2) as usize];
+            let mut client = way.connect(&server, step % 5, &mut dice);
+            client.send([byte]).finish();
+            _ = client.rest();
+        }
+        match is_back {
+            true => {
+                eventually("it is taken back", || notice(&server, "canary-taken-back") == 1);
+                let back = last(&server);
+                assert_eq!(back.standing, Standing::TakenBack("faults".into()));
+                assert!(back.faults.is_some_and(|figures| figures.faults >= 3), "{back:?}");
+            }
+            false => {
+                replays_are_done(&server, u64::from(FAULTS));
+                // The judge looks each second.
+                std::thread::sleep(Duration::from_millis(1_500));
+                let seen = server.canary_seen().expect("it runs on");
+                assert_eq!(seen.faulted, u64::from(FAULTS), "{seen:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_address_does_not_close_a_server() {
+    for (seed, way) in WAYS.into_iter().enumerate() {
+        let mut dice = Dice(seed as u64);
+        let server = way.server().breaker(BreakerLimits::default()).start().expect("it starts");
+        let mut other = way.connect(&server, 100, &mut dice);
+        other.send([1]).expect([b'a', 1, 1]);
+        // Sometimes the other one comes and goes.
+        let comes_and_goes = seed % 2 == 1;
+        if comes_and_goes {
+            _ = other.finish().rest();
+            eventually("it is gone", || server.session_count() == 0);
+        }
+        std::thread::scope(|scope| {
+            for number in 0..4 {
+                let (server, mut dice) = (&server, Dice(number));
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        let byte = b"BF"[dice.throw(2) as usize];
+                        way.connect(server, 0, &mut dice).send([byte]).expect_gone();
+                    }
+                });
+            }
+        });
+        eventually("all have faulted", || faults(&server) == 80);
+        assert_eq!((server.breaker(), notice(&server, "tripped")), (BreakerState::Closed, 0), "{way:?}");
+        way.connect(&server, 101, &mut dice).send([1]).expect([b'a', 1, 1]);
+    }
+}
+
+#[test]
+fn broken_plugin_trips_from_any_addresses() {
+    let broken = || version('x', &[('B', "unreachable")]);
+    for addresses in [1, 2, 3, 10] {
+        let way = Way::Direct;
+        let server = describe(broken()).start().expect("it starts");
+        let mut dice = Dice(addresses.into());
+        for step in 0..10 {
+            way.connect(&server, step % addresses, &mut dice).send("B").expect_gone();
+        }
+        eventually(&format!("{addresses} addresses"), || notice(&server, "tripped") == 1);
+    }
+    // A proxy that does not say for whom it comes.
+    let server = Way::Named4.server().breaker(BreakerLimits::default()).start().expect("it starts");
+    let mut named = Way::Named4.connect(&server, 1, &mut Dice(0));
+    named.send([1]).expect([b'a', 1, 1]);
+    for _ in 0..10 {
+        connect_from(PROXY, &server).send("PROXY UNKNOWN\r\nB").expect_gone();
+    }
+    eventually("the proxy trips it", || notice(&server, "tripped") == 1);
+}
