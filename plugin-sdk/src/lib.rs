@@ -55,6 +55,7 @@ pub mod export;
 mod imports;
 mod session;
 pub mod settings;
+pub mod slices;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
 

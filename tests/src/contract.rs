@@ -17,8 +17,9 @@ What a plugin exports and what it may import, from [wit/inet-event-proc.wit](../
 WIT; each language writes them its own way: `on-read` is `on_read` in Rust, C and Python, `onRead` in JavaScript and TypeScript, `OnRead`
 in Go. [Languages](languages/README.md) has a page for each.
 
-A released contract is frozen in [wit/released](../wit/released): a component that was built from one runs on every later host.
-No interface, function or type of it changes or goes. Each addition is a new interface that a plugin may leave out.
+A released contract is frozen in [wit/released](../wit/released): a component that was built from one
+runs on every later host. No interface, function or type of it changes or goes. Each addition is a
+new interface that a plugin may leave out.
 ";
 
 /// The whole page.

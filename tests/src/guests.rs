@@ -146,6 +146,20 @@ pub fn versioned(label: char, save: &str, restore: &str) -> String {
     text.replace("LABEL", &u32::from(label).to_string()).replace("RESTORE", restore).replace("SAVE", save)
 }
 
+/// The same where a session that has sent more than one byte cannot move: its `restore` loops, the
+/// longer the more bytes it has sent, and traps. So sessions with different counts fail one after
+/// the other, on a slow machine as on a fast one.
+#[must_use]
+pub fn loops_and_traps(label: char) -> String {
+    // Of a budget of 50 million there is enough for 21 bytes.
+    let restore = "(if (i32.gt_u (global.get $count) (i32.const 1)) (then
+        (loop $more
+          (global.set $turns (i32.add (global.get $turns) (i32.const 1)))
+          (br_if $more (i32.lt_u (global.get $turns) (i32.mul (global.get $count) (i32.const 250000)))))
+        unreachable))";
+    format!("{}\n(global $turns (mut i32) (i32.const 0))\n", versioned(label, "", restore))
+}
+
 /// The default guest, loaded.
 #[must_use]
 pub fn polite() -> Arc<Plugin> {

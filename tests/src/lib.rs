@@ -14,6 +14,7 @@ pub mod load;
 pub mod manager;
 pub mod newcomers;
 pub mod oracle;
+pub mod packets;
 pub mod process;
 pub mod readers;
 pub mod released;

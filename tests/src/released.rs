@@ -39,7 +39,8 @@ pub fn every_call(version: &str) -> Vec<u8> {
     component.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// What a contract promises: each interface, function, type, import and export by its path, with its signature.
+/// What a contract promises: each interface, function, type, import and export by its path, with
+/// its signature.
 pub type Promises = BTreeMap<String, String>;
 
 /// The promises of the contract in a folder.
@@ -84,8 +85,8 @@ pub fn promises(resolve: &Resolve, package: PackageId) -> Promises {
     all
 }
 
-/// Where `now` breaks what `released` promises: what changed or is gone, and what was added to an interface or to a
-/// world's exports, which a plugin of the released contract cannot have.
+/// Where `now` breaks what `released` promises: what changed or is gone, and what was added to an
+/// interface or to a world's exports, which a plugin of the released contract cannot have.
 #[must_use]
 pub fn breaches(released: &Promises, now: &Promises) -> Vec<String> {
     let kept = released.iter().filter_map(|(name, shape)| match now.get(name) {

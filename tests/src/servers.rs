@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use wharf::net::SocketOptions;
 use wharf::plugin::Plugin;
+use wharf::sched::BudgetChange;
 use wharf::server::{Host, HostConfig, Server, ServerBuilder, ServerHandle, SwapPolicy, SwapReport};
 
 /// How long a test waits for what must become true before it fails. Much longer than it ever takes.
@@ -23,6 +24,13 @@ pub fn host() -> Host {
 pub fn describe(plugin: Arc<Plugin>) -> ServerBuilder {
     let options = SocketOptions { no_delay: true, ..SocketOptions::default() };
     Server::builder().host(&host()).local_host("127.0.0.1").options(options).loaded_plugin(plugin)
+}
+
+/// Times that no event reaches, so that a loop ends by its fuel, however slow the machine is.
+#[must_use]
+pub fn fuel_alone() -> BudgetChange {
+    let long = Some(Duration::from_secs(3_600));
+    BudgetChange { cpu: long, wall: long, start_cpu: long, ..BudgetChange::default() }
 }
 
 /// A running server on any free port of the loopback.

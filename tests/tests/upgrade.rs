@@ -263,6 +263,8 @@ fn sessions_move_with_their_connections_and_their_state_under_a_stream_of_newcom
     let newcomers = Newcomers::at(site.address(), 500, &[1], &[b'a', 1, 1]);
     newcomers.more(100);
     let (before, start) = (newcomers.served(), newcomers.elapsed());
+    // What this machine does while nothing is replaced, beside whatever else it does.
+    let quiet = (before as f64 / start.as_secs_f64()).min(500.0);
     let (_heir, answer) = upgraded(&site, &[]);
     clients.iter_mut().for_each(|client| next(client, 2));
     newcomers.more(100);
@@ -270,7 +272,7 @@ fn sessions_move_with_their_connections_and_their_state_under_a_stream_of_newcom
     newcomers.end();
     let rate = served as f64 / lasted.as_secs_f64();
     println!("{served} newcomers in {lasted:?}, {rate:.0} a second, while the process was replaced");
-    assert!(rate >= 0.8 * 500.0, "{served} newcomers in {lasted:?} are {rate:.0} a second");
+    assert!(rate >= 0.5 * quiet, "{served} newcomers in {lasted:?} are {rate:.0} a second, and were {quiet:.0} before");
     assert!(site.wharf.child.wait().expect("it ends").success());
     clients.iter_mut().for_each(|client| next(client, 3));
     assert!(answer["moved"].as_u64().is_some_and(|moved| moved >= 200), "{answer}");

@@ -240,6 +240,19 @@ mod tests {
     }
 
     #[test]
+    fn vendored_sdk_has_all_of_its_files() {
+        let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugin-sdk/src");
+        let files = templates::files(Language::Rust);
+        for folder in ["", "testing/"] {
+            for entry in fs::read_dir(sdk.join(folder)).expect("a folder") {
+                let entry = entry.expect("an entry");
+                let path = format!("vendor/plugin-sdk/src/{folder}{}", entry.file_name().to_string_lossy());
+                assert!(entry.path().is_dir() || files.iter().any(|(file, _)| *file == path), "{path} is missing");
+            }
+        }
+    }
+
+    #[test]
     fn the_vendored_sdk_binds_by_the_same_crate_as_the_workspace() {
         assert!(workspace_dependency("wit-bindgen").starts_with("0."));
     }

@@ -109,6 +109,7 @@ impl Player {
         let last = story.acts.last().map_or(0, |(line, _)| *line);
         if self.ended.is_none() {
             self.event(last, Event::End).await?;
+            self.timers_until(last, |_| false).await?;
         }
         self.stage.close();
         let reason = match self.ended {
@@ -138,24 +139,34 @@ impl Player {
                 Ok(())
             }
             Act::Expect(data) => {
-                let mut fired = 0;
-                while self.stage.waiting() < data.len() && self.ended.is_none() && fired < TIMERS_MAX {
-                    let Some(id) = self.stage.next_timer() else { break };
-                    self.event(line, Event::Timer { id }).await?;
-                    fired += 1;
-                }
+                self.timers_until(line, |stage| stage.waiting() >= data.len()).await?;
                 let seen = self.stage.take(data.len());
                 if seen == *data { Ok(()) } else { Err(format!("{}{}", differ(data, &seen), self.after())) }
             }
             Act::Finish if self.ended.is_none() => self.event(line, Event::End).await,
             Act::Finish => Ok(()),
-            Act::Closed => match self.ended {
-                Some((Action::Close, ..)) if self.stage.waiting() == 0 => Ok(()),
-                Some((Action::Close, ..)) => Err(differ(b"", &self.stage.take(usize::MAX))),
-                Some(_) => Err(format!("expected the plugin to close the session{}", self.after())),
-                None => Err("expected the plugin to close the session, it keeps it open".into()),
-            },
+            Act::Closed => {
+                self.timers_until(line, |_| false).await?;
+                match self.ended {
+                    Some((Action::Close, ..)) if self.stage.waiting() == 0 => Ok(()),
+                    Some((Action::Close, ..)) => Err(differ(b"", &self.stage.take(usize::MAX))),
+                    Some(_) => Err(format!("expected the plugin to close the session{}", self.after())),
+                    None => Err("expected the plugin to close the session, it keeps it open".into()),
+                }
+            }
         }
+    }
+
+    /// Time passes: timers fire until this is so, the plugin has ended the session, or none is set.
+    async fn timers_until(&mut self, line: usize, is_enough: impl Fn(&Stage) -> bool) -> Result<(), String> {
+        for _ in 0..TIMERS_MAX {
+            if is_enough(&self.stage) || self.ended.is_some() {
+                break;
+            }
+            let Some(id) = self.stage.next_timer() else { break };
+            self.event(line, Event::Timer { id }).await?;
+        }
+        Ok(())
     }
 
     /// How the session had ended by then, where it had.

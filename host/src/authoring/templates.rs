@@ -44,8 +44,17 @@ const RUST: &[File] = &[
     ("vendor/plugin-sdk/Cargo.toml", include_str!("../../templates/rust/vendored-sdk.toml")),
 ];
 const RUST_PROJECT: &[File] = files!("rust": "README.md", "Cargo.toml", "plugin.toml");
-const RUST_SDK: &[File] =
-    sdk!("export.rs", "imports.rs", "lib.rs", "session.rs", "settings.rs", "testing/mod.rs", "testing/stage.rs");
+const RUST_SDK: &[File] = sdk!(
+    "export.rs",
+    "imports.rs",
+    "lib.rs",
+    "session.rs",
+    "settings.rs",
+    "slices.rs",
+    "testing/handoff.rs",
+    "testing/mod.rs",
+    "testing/stage.rs"
+);
 const C: &[File] = files!("c": "README.md", "build.sh", "plugin.toml", "requirements.txt", "src/lines.c", "wharf/wharf.c", "wharf/wharf.h");
 const WAT: &[File] = files!("wat": "README.md", "build.sh", "plugin.toml", "src/lines.wat");
 const JAVASCRIPT: &[File] =

@@ -29,33 +29,33 @@ func (l *Lines) OnConnect(wharf.ClientInfo) wharf.Action {
 }
 
 func (l *Lines) OnRead(data []byte) wharf.Action {
-	var answers []byte
-	for len(data) > 0 {
-		piece := data
-		if end := bytes.IndexByte(data, '\n'); end >= 0 {
-			piece = data[:end+1]
-		}
-		data = data[len(piece):]
-		l.partial = append(l.partial, piece...)
-		if contentLength(l.partial) > l.lineMax {
-			wharf.Write(fmt.Appendf(answers, "ERROR line longer than %d bytes\r\n", l.lineMax))
-			return wharf.Close
-		}
-		if piece[len(piece)-1] == '\n' {
-			answers = appendUpperCase(answers, l.partial)
-			l.partial = l.partial[:0]
-		}
+	l.partial = append(l.partial, data...)
+	if start := tooLong(l.partial, l.lineMax); start >= 0 {
+		return l.refuse(start)
 	}
-	if len(answers) == 0 {
+	end := bytes.LastIndexByte(l.partial, '\n') + 1
+	if end == 0 {
 		return wharf.Proceed
 	}
+	answers := l.partial[:end]
+	l.partial = bytes.Clone(l.partial[end:])
+	upperCase(answers)
 	return wharf.WriteOrClose(answers)
+}
+
+// refuse answers the lines before the one that is too long and begins at start.
+func (l *Lines) refuse(start int) wharf.Action {
+	answers := l.partial[:start]
+	upperCase(answers)
+	wharf.Write(fmt.Appendf(bytes.Clone(answers), "ERROR line longer than %d bytes\r\n", l.lineMax))
+	return wharf.Close
 }
 
 func (l *Lines) OnEnd() wharf.Action {
 	if len(l.partial) > 0 {
 		// The session closes either way.
-		wharf.Write(appendUpperCase(nil, l.partial))
+		upperCase(l.partial)
+		wharf.Write(l.partial)
 	}
 	return wharf.Close
 }
@@ -83,19 +83,30 @@ func lineMax() int {
 	return int(min(max(value, 1), lineMaxCeiling))
 }
 
-// contentLength is that of a line without its ending. A CR that may turn out to be half of one does not count.
-func contentLength(line []byte) int {
-	return len(bytes.TrimSuffix(bytes.TrimSuffix(line, []byte("\n")), []byte("\r")))
+// tooLong says where the first line begins that is too long, or -1. Each step leaps over as many
+// lines as fit into the longest one, so that 64 KiB of anything fit the lowest class's budget. A CR
+// that may turn out to be half of an ending does not count.
+func tooLong(all []byte, lineMax int) int {
+	start := 0
+	for len(all)-start > lineMax {
+		rest := all[start+lineMax:]
+		if end := bytes.LastIndexByte(all[start:start+lineMax+1], '\n'); end >= 0 {
+			start += end + 1
+		} else if rest[0] == '\r' && (len(rest) == 1 || rest[1] == '\n') {
+			start += lineMax + 2
+		} else {
+			return start
+		}
+	}
+	return -1
 }
 
-func appendUpperCase(to, line []byte) []byte {
-	for _, b := range line {
+func upperCase(line []byte) {
+	for at, b := range line {
 		if 'a' <= b && b <= 'z' {
-			b -= 'a' - 'A'
+			line[at] = b - ('a' - 'A')
 		}
-		to = append(to, b)
 	}
-	return to
 }
 
 func init() {

@@ -112,6 +112,21 @@ impl<T: EventProc> Script<T> {
         self.step(|plugin| plugin.timer(id))
     }
 
+    /// Fires every timer that the plugin has set, and those that it sets meanwhile, the shortest
+    /// first. At most 10,000.
+    #[must_use]
+    pub fn drive(mut self) -> Self {
+        const TIMERS_MAX: usize = 10_000;
+        for _ in 0..TIMERS_MAX {
+            let next = stage::with(|stage| stage.timers.iter().map(|(id, delay)| (*delay, *id)).min());
+            match next {
+                Some((_, id)) if self.last == Action::Proceed => self = self.timer(id),
+                _ => return self,
+            }
+        }
+        panic!("the plugin has set timers {TIMERS_MAX} times");
+    }
+
     /// `on_end`: the peer finished sending.
     #[must_use]
     pub fn end(self) -> Self {

@@ -2,18 +2,36 @@
 //!
 //! The first line is the client's name. Each line after it goes to everybody else as `NAME: line`; `/to NAME line` goes to one,
 //! `/quit` leaves. What the room itself says begins with `* `. Lines end with LF or CRLF and have at most 512 bytes. Whoever does
-//! not read what is said misses it: nobody is held up by somebody else.
+//! not read what is said misses it: nobody is held up by somebody else. An empty line says nothing.
 
+use wharf_plugin::slices::{Backlog, Left};
 use wharf_plugin::{Action, ClientInfo, DisconnectReason, EventProc, Handoff, NameError, Session};
 
 const LINE_MAX_BYTES: usize = 512;
 const NAME_MAX_BYTES: usize = 32;
 
+/// Lines that one event handles, so that the dearest of them cost less than half of the fuel that
+/// an event of the lowest class may use. The rest waits for the next event.
+const LINES_PER_EVENT: usize = 500;
+/// What one event says to the room, after which it handles no more lines.
+const SAID_PER_EVENT_BYTES: usize = 16 << 10;
+
 #[derive(Default)]
 struct Chat {
     /// Empty until the client has said it.
     name: String,
-    partial: Vec<u8>,
+    /// What is not handled yet.
+    backlog: Backlog,
+}
+
+/// What an event has to say when its lines are handled, so that many lines cost two calls of the
+/// host and not many.
+#[derive(Default)]
+struct Words {
+    /// To the client itself.
+    own: Vec<u8>,
+    /// To everybody else.
+    said: Vec<u8>,
 }
 
 impl EventProc for Chat {
@@ -22,100 +40,154 @@ impl EventProc for Chat {
     }
 
     fn on_read(&mut self, session: &Session, data: Vec<u8>) -> Action {
-        for piece in data.split_inclusive(|&byte| byte == b'\n') {
-            self.partial.extend_from_slice(piece);
-            if !piece.ends_with(b"\n") {
-                break;
-            }
-            let line = std::mem::take(&mut self.partial);
-            let line = String::from_utf8_lossy(&line);
-            let action = self.line(session, line.trim_end_matches(['\r', '\n']));
-            if action != Action::Proceed {
-                return action;
-            }
-        }
-        if self.partial.len() > LINE_MAX_BYTES {
-            let _ = session.write(format!("* a line may have {LINE_MAX_BYTES} bytes\n").as_bytes());
+        if self.backlog.push(&data).is_err() {
+            let _ = session.write(b"* that is too much at once\n");
             return Action::Close;
         }
-        Action::Proceed
+        self.slice(session)
+    }
+
+    fn on_timer(&mut self, session: &Session, id: u32) -> Action {
+        if self.backlog.fired(id) { self.slice(session) } else { Action::Proceed }
+    }
+
+    fn on_end(&mut self, session: &Session) -> Action {
+        self.backlog.end();
+        self.slice(session)
     }
 
     fn on_disconnect(&mut self, _reason: DisconnectReason) {
         if !self.name.is_empty() {
-            say(&Session::current(), &format!("* {} left", self.name));
+            Session::current().server().broadcast(format!("* {} left\n", self.name).as_bytes());
         }
     }
 }
 
 impl Chat {
-    fn line(&mut self, session: &Session, line: &str) -> Action {
-        if line.len() > LINE_MAX_BYTES {
-            let _ = session.write(format!("* a line may have {LINE_MAX_BYTES} bytes\n").as_bytes());
-            return Action::Close;
+    /// Handles as many lines as one event may.
+    fn slice(&mut self, session: &Session) -> Action {
+        let (mut words, mut lines) = (Words::default(), 0);
+        let (left, action) = loop {
+            let Some(line) = self.next_line() else { break (Left::Nothing, Action::Proceed) };
+            let whispers = matches!(&line, Ok((line, _)) if line.starts_with("/to "));
+            // What was said comes before a whisper, and an event speaks to the room once.
+            let is_full = lines == LINES_PER_EVENT || words.said.len() >= SAID_PER_EVENT_BYTES;
+            if is_full || whispers && !words.said.is_empty() {
+                break (Left::More, Action::Proceed);
+            }
+            lines += 1;
+            let action = match line {
+                Ok((line, length)) => {
+                    self.backlog.advance(length);
+                    self.line(session, &line, &mut words)
+                }
+                Err(TooLong) => words.too_long(),
+            };
+            if action != Action::Proceed {
+                break (Left::Nothing, action);
+            }
+        };
+        if !words.said.is_empty() {
+            session.server().broadcast(&words.said);
         }
+        let written = words.own.is_empty() || session.write(&words.own).is_ok();
+        if action == Action::Proceed && written { self.backlog.next(session, left) } else { Action::Close }
+    }
+
+    /// The next line without its ending, and its length with it, where all of it is there.
+    fn next_line(&self) -> Option<Result<(String, usize), TooLong>> {
+        // Beyond that nobody needs to look, however much follows.
+        let bytes = self.backlog.bytes();
+        let bytes = &bytes[..bytes.len().min(LINE_MAX_BYTES + 2)];
+        let end = bytes.iter().position(|&byte| byte == b'\n');
+        let line = String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]);
+        let line = line.trim_end_matches('\r');
+        if line.len() > LINE_MAX_BYTES || end.is_none() && bytes.len() > LINE_MAX_BYTES + 1 {
+            return Some(Err(TooLong));
+        }
+        end.map(|end| Ok((line.to_owned(), end + 1)))
+    }
+
+    fn line(&mut self, session: &Session, line: &str, words: &mut Words) -> Action {
         if self.name.is_empty() {
-            return self.enter(session, line);
+            self.enter(session, line, words);
+            return Action::Proceed;
         }
         match line.split_once(' ').unwrap_or((line, "")) {
             ("/quit", _) => return Action::Close,
-            ("/to", rest) => return self.whisper(session, rest),
-            (command, _) if command.starts_with('/') => {
-                return session.write_or_close(b"* there are /to NAME line and /quit\n");
-            }
-            _ => say(session, &format!("{}: {line}", self.name)),
+            ("/to", rest) => self.whisper(session, rest, words),
+            (command, _) if command.starts_with('/') => words.answer("there are /to NAME line and /quit"),
+            _ if line.is_empty() => {}
+            _ => words.say(&[&self.name, ": ", line]),
         }
         Action::Proceed
     }
 
     /// The client says who it is.
-    fn enter(&mut self, session: &Session, name: &str) -> Action {
+    fn enter(&mut self, session: &Session, name: &str, words: &mut Words) {
         let plain =
             (1..=NAME_MAX_BYTES).contains(&name.len()) && name.chars().all(|one| one.is_alphanumeric() || one == '-');
         let taken = if plain { session.server().set_name(name) } else { Err(NameError::TooLong) };
         match taken {
             Ok(()) => {
                 self.name = name.to_owned();
-                say(session, &format!("* {name} came"));
+                words.say(&["* ", name, " came"]);
                 let others = session.server().client_count().saturating_sub(1);
-                session.write_or_close(format!("* welcome, {name}; others here: {others}\n").as_bytes())
+                words.answer(&format!("welcome, {name}; others here: {others}"));
             }
-            Err(NameError::Taken) => session.write_or_close(b"* somebody else has that name; yours?\n"),
-            Err(_) => {
-                let what = format!("* a name has 1 to {NAME_MAX_BYTES} letters, digits and -; yours?\n");
-                session.write_or_close(what.as_bytes())
-            }
+            Err(NameError::Taken) => words.answer("somebody else has that name; yours?"),
+            Err(_) => words.answer(&format!("a name has 1 to {NAME_MAX_BYTES} letters, digits and -; yours?")),
         }
     }
 
-    fn whisper(&self, session: &Session, rest: &str) -> Action {
-        let Some((name, line)) = rest.split_once(' ') else { return session.write_or_close(b"* /to NAME line\n") };
+    fn whisper(&self, session: &Session, rest: &str, words: &mut Words) {
+        let Some((name, line)) = rest.split_once(' ') else { return words.answer("/to NAME line") };
         let line = format!("{} (to you): {line}\n", self.name);
         let sent = session.server().find(name).map(|client| session.server().send_to(client, line.as_bytes()));
         match sent {
-            Some(Ok(())) => Action::Proceed,
-            Some(Err(_)) => session.write_or_close(format!("* {name} does not listen\n").as_bytes()),
-            None => session.write_or_close(format!("* nobody is called {name}\n").as_bytes()),
+            Some(Ok(())) => {}
+            Some(Err(_)) => words.answer(&format!("{name} does not listen")),
+            None => words.answer(&format!("nobody is called {name}")),
         }
     }
 }
 
-/// Everybody else reads it.
-fn say(session: &Session, line: &str) {
-    session.server().broadcast(format!("{line}\n").as_bytes());
+/// A line has more bytes than it may.
+#[derive(Debug)]
+struct TooLong;
+
+impl Words {
+    fn answer(&mut self, words: &str) {
+        for part in ["* ", words, "\n"] {
+            self.own.extend_from_slice(part.as_bytes());
+        }
+    }
+
+    fn say(&mut self, parts: &[&str]) {
+        for part in parts.iter().chain(&["\n"]) {
+            self.said.extend_from_slice(part.as_bytes());
+        }
+    }
+
+    fn too_long(&mut self) -> Action {
+        self.answer(&format!("a line may have {LINE_MAX_BYTES} bytes"));
+        Action::Close
+    }
 }
 
-/// What a session is, between two events: its name, and the line that has not ended yet. A name has no end of line in it.
+/// What a session is, between two events: its name, and what is not handled yet. A name has no end
+/// of line in it.
 impl Handoff for Chat {
     fn save(&self, _session: &Session) -> Vec<u8> {
-        [self.name.as_bytes(), b"\n", &self.partial].concat()
+        [self.name.as_bytes(), b"\n", self.backlog.bytes()].concat()
     }
 
     fn restore(_session: &Session, version: &str, state: &[u8]) -> Result<Self, String> {
         let end = state.iter().position(|&byte| byte == b'\n').filter(|end| *end <= NAME_MAX_BYTES);
         let end = end.ok_or_else(|| format!("version {version} saved something else"))?;
         let name = std::str::from_utf8(&state[..end]).map_err(|_| format!("version {version} saved something else"))?;
-        Ok(Self { name: name.to_owned(), partial: state[end + 1..].to_vec() })
+        let backlog = Backlog::restored(&state[end + 1..]).map_err(|_| "more lines than are kept")?;
+        Ok(Self { name: name.to_owned(), backlog })
     }
 }
 
@@ -123,7 +195,8 @@ wharf_plugin::export!(Chat, handoff);
 
 #[cfg(test)]
 mod tests {
-    use super::{Chat, LINE_MAX_BYTES};
+    use super::{Chat, LINE_MAX_BYTES, LINES_PER_EVENT};
+    use wharf_plugin::slices::MORE;
     use wharf_plugin::testing::Script;
 
     fn script() -> Script<Chat> {
@@ -150,6 +223,24 @@ mod tests {
             .expect_write(b"* there are /to NAME line and /quit\n")
             .read(b"/quit\n")
             .expect_closed();
+    }
+
+    #[test]
+    fn thousands_of_lines_are_handled_in_slices() {
+        let lines = b"/x\n".repeat(LINES_PER_EVENT * 2 + 1);
+        let answer = b"* there are /to NAME line and /quit\n";
+        let script = Script::<Chat>::new().restore("0.1.0", b"ann\n").read(&lines);
+        let script = script.expect_write(&answer.repeat(LINES_PER_EVENT)).timer(MORE).hand_over("0.1.0");
+        // All of them are answered before it closes.
+        let script = script.expect_write(&answer.repeat(LINES_PER_EVENT)).end().expect_write(answer);
+        script.expect_closed();
+    }
+
+    #[test]
+    fn more_than_is_kept_closes_the_session() {
+        let script = Script::<Chat>::new().restore("0.1.0", b"ann\n");
+        let script = script.read(&b"/x\n".repeat(21_000)).read(&b"/x\n".repeat(21_000)).expect_open();
+        script.read(&b"/x\n".repeat(21_000)).expect_closed();
     }
 
     #[test]

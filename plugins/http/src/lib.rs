@@ -9,6 +9,7 @@ mod response;
 use std::time::Duration;
 
 use request::{Head, Problem};
+use wharf_plugin::slices::{Backlog, Left};
 use wharf_plugin::{Action, ClientInfo, EventProc, Handoff, Session, settings};
 
 /// Most bytes of a request's head, its first line and headers together. 431 beyond.
@@ -16,6 +17,14 @@ pub(crate) const HEAD_MAX_BYTES: usize = 16 << 10;
 /// Most bytes of a request's body that are read and thrown away to get to the next request. 413 beyond.
 pub(crate) const BODY_MAX_BYTES: u64 = 1 << 20;
 
+/// Requests that one event answers, so that the dearest of them, of some 8,000 units of fuel each,
+/// cost less than half of what an event of the lowest class may use. The rest waits for the next
+/// event.
+const REQUESTS_PER_EVENT: usize = 300;
+/// Bytes of heads after which an event answers no more, for the same reason.
+const HEADS_PER_EVENT_BYTES: usize = 16 << 10;
+/// Bytes of answers after which an event answers no more, for the same reason.
+const WRITTEN_PER_EVENT_BYTES: usize = 1 << 20;
 /// Answers that are gathered before they are written.
 const ANSWERS_BYTES: usize = 32 << 10;
 
@@ -25,10 +34,11 @@ const TYPE_DEFAULT: &str = "text/plain; charset=utf-8";
 #[derive(Default)]
 struct Http {
     body: String,
-    content_type: String,
+    /// What goes before the body: where the connection is kept, and where it is closed.
+    found: [Vec<u8>; 2],
     path: Option<String>,
-    /// Of a request whose end has not arrived.
-    partial: Vec<u8>,
+    /// What is not answered yet.
+    backlog: Backlog,
     /// Bytes of a request's body still to be thrown away.
     skip: u64,
 }
@@ -40,59 +50,42 @@ impl EventProc for Http {
     }
 
     fn on_read(&mut self, session: &Session, data: Vec<u8>) -> Action {
-        self.partial.extend_from_slice(&data);
-        // Taken out for the while, and what is left put back once, so that many requests in one read cost what they are.
-        let input = std::mem::take(&mut self.partial);
-        let (mut rest, mut answers) = (input.as_slice(), Vec::new());
-        let mut action = Action::Proceed;
-        while action == Action::Proceed {
-            let skipped = self.skip.min(rest.len() as u64);
-            rest = &rest[skipped as usize..];
-            self.skip -= skipped;
-            if self.skip > 0 {
-                break;
-            }
-            match request::parse(rest, HEAD_MAX_BYTES, BODY_MAX_BYTES) {
-                Ok(None) => break,
-                Ok(Some(head)) => {
-                    rest = &rest[head.length..];
-                    self.skip = head.body;
-                    answers.extend(self.answer(&head));
-                    action = if head.keep_alive { Action::Proceed } else { Action::Close };
-                }
-                // What follows a request that cannot be read cannot be read either.
-                Err(problem) => {
-                    answers.extend(response::error(problem, false));
-                    action = Action::Close;
-                }
-            }
-            if answers.len() >= ANSWERS_BYTES && write_all(session, &std::mem::take(&mut answers)) == Action::Close {
-                action = Action::Close;
-            }
+        if self.backlog.push(&data).is_err() {
+            let _ = session.write(&response::error(Problem::TooMany, false));
+            return Action::Close;
         }
-        self.partial = rest.to_vec();
-        if write_all(session, &answers) == Action::Close { Action::Close } else { action }
+        self.slice(session)
+    }
+
+    fn on_timer(&mut self, session: &Session, id: u32) -> Action {
+        if self.backlog.fired(id) { self.slice(session) } else { Action::Proceed }
+    }
+
+    fn on_end(&mut self, session: &Session) -> Action {
+        self.backlog.end();
+        self.slice(session)
     }
 
     /// A client that keeps a connection and does not use it.
     fn on_timeout(&mut self, session: &Session, _idle: Duration) -> Action {
-        if !self.partial.is_empty() || self.skip > 0 {
+        if !self.backlog.bytes().is_empty() || self.skip > 0 {
             let _ = session.write(&response::error(Problem::Timeout, false));
         }
         Action::Close
     }
 }
 
-/// What a session is, between two events: the bytes of a body that are still to be thrown away, eight of them, and what has come
-/// of the next request.
+/// What a session is, between two events: the bytes of a body that are still to be thrown away,
+/// eight of them, and what is not answered yet.
 impl Handoff for Http {
     fn save(&self, _session: &Session) -> Vec<u8> {
-        [&self.skip.to_le_bytes()[..], &self.partial].concat()
+        [&self.skip.to_le_bytes()[..], self.backlog.bytes()].concat()
     }
 
     fn restore(_session: &Session, _version: &str, state: &[u8]) -> Result<Self, String> {
-        let (skip, partial) = state.split_first_chunk().ok_or("expected eight bytes and a partial request")?;
-        Ok(Self { skip: u64::from_le_bytes(*skip), partial: partial.to_vec(), ..Self::configured() })
+        let (skip, rest) = state.split_first_chunk().ok_or("expected eight bytes and a partial request")?;
+        let backlog = Backlog::restored(rest).map_err(|_| "more requests than are kept")?;
+        Ok(Self { skip: u64::from_le_bytes(*skip), backlog, ..Self::configured() })
     }
 }
 
@@ -101,28 +94,73 @@ impl Http {
     fn configured() -> Self {
         // A header's value has no line ends, whoever wrote the setting.
         let plain = |text: &String| !text.is_empty() && text.bytes().all(|byte| (b' '..0x7f).contains(&byte));
-        Self {
-            body: settings::get("body").unwrap_or_else(|| BODY_DEFAULT.to_owned()),
-            content_type: settings::get("content-type").filter(plain).unwrap_or_else(|| TYPE_DEFAULT.to_owned()),
-            path: settings::get("path"),
-            ..Self::default()
-        }
+        let body = settings::get("body").unwrap_or_else(|| BODY_DEFAULT.to_owned());
+        let content_type = settings::get("content-type").filter(plain).unwrap_or_else(|| TYPE_DEFAULT.to_owned());
+        let found = [true, false].map(|keep_alive| response::found(&content_type, body.len(), keep_alive));
+        Self { body, found, path: settings::get("path"), ..Self::default() }
     }
 
-    fn answer(&self, head: &Head) -> Vec<u8> {
+    /// Answers as many requests as one event may.
+    fn slice(&mut self, session: &Session) -> Action {
+        let (mut answers, mut requests, mut heads, mut written) = (Vec::new(), 0, 0, 0);
+        let mut left = Left::Nothing;
+        let mut action = Action::Proceed;
+        while action == Action::Proceed {
+            let skipped = self.skip.min(self.backlog.bytes().len() as u64);
+            self.backlog.advance(skipped as usize);
+            self.skip -= skipped;
+            if self.backlog.bytes().is_empty() {
+                break;
+            }
+            let is_enough = requests == REQUESTS_PER_EVENT || heads >= HEADS_PER_EVENT_BYTES;
+            if is_enough || written >= WRITTEN_PER_EVENT_BYTES {
+                left = Left::More;
+                break;
+            }
+            match request::parse(self.backlog.bytes(), HEAD_MAX_BYTES, BODY_MAX_BYTES) {
+                Ok(None) => break,
+                Ok(Some(head)) => {
+                    (requests, self.skip) = (requests + 1, head.body);
+                    self.answer(&head, &mut answers);
+                    action = if head.keep_alive { Action::Proceed } else { Action::Close };
+                    let length = head.length;
+                    heads += length;
+                    self.backlog.advance(length);
+                }
+                // What follows a request that cannot be read cannot be read either.
+                Err(problem) => {
+                    answers.extend(response::error(problem, false));
+                    action = Action::Close;
+                }
+            }
+            if answers.len() >= ANSWERS_BYTES {
+                written += answers.len();
+                if write_all(session, &std::mem::take(&mut answers)) == Action::Close {
+                    action = Action::Close;
+                }
+            }
+        }
+        if write_all(session, &answers) == Action::Close || action == Action::Close {
+            return Action::Close;
+        }
+        self.backlog.next(session, left)
+    }
+
+    fn answer(&self, head: &Head<'_>, answers: &mut Vec<u8>) {
         if head.method != "GET" && head.method != "HEAD" {
-            return response::error(Problem::Method, head.keep_alive);
-        }
-        let found = self.path.as_ref().is_none_or(|path| *path == head.path);
-        let mut answer = if found {
-            response::found(&self.content_type, &self.body, head.keep_alive)
+            answers.extend(response::error(Problem::Method, head.keep_alive));
+        } else if self.path.as_ref().is_none_or(|path| path == head.path) {
+            answers.extend_from_slice(&self.found[usize::from(!head.keep_alive)]);
+            if head.method == "GET" {
+                answers.extend_from_slice(self.body.as_bytes());
+            }
         } else {
-            response::error(Problem::NotFound, head.keep_alive)
-        };
-        if head.method == "HEAD" {
-            response::drop_body(&mut answer);
+            let mut answer = response::error(Problem::NotFound, head.keep_alive);
+            if head.method == "HEAD" {
+                response::drop_body(&mut answer);
+            }
+            answers.extend(answer);
         }
-        answer
     }
 }
 

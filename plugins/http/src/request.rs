@@ -2,10 +2,10 @@
 
 /// What of a request matters here.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Head {
-    pub(crate) method: String,
+pub(crate) struct Head<'a> {
+    pub(crate) method: &'a str,
     /// The target without its query.
-    pub(crate) path: String,
+    pub(crate) path: &'a str,
     pub(crate) keep_alive: bool,
     /// Bytes of the head, up to and with the empty line.
     pub(crate) length: usize,
@@ -26,6 +26,8 @@ pub(crate) enum Problem {
     Timeout,
     /// Its body is larger than what is thrown away.
     BodyTooLarge,
+    /// It comes faster than requests are answered.
+    TooMany,
     /// Its head is too large.
     HeadTooLarge,
     /// A body whose length only the encoding tells.
@@ -34,11 +36,14 @@ pub(crate) enum Problem {
     Version,
 }
 
+/// Most bytes of empty lines before a request.
+const BLANK_MAX_BYTES: usize = 16;
+
 /// The head at the start of `data`, or `None` while its end has not arrived.
-pub(crate) fn parse(data: &[u8], head_max: usize, body_max: u64) -> Result<Option<Head>, Problem> {
+pub(crate) fn parse(data: &[u8], head_max: usize, body_max: u64) -> Result<Option<Head<'_>>, Problem> {
     // Empty lines before a request are a client's leftovers.
-    let blank = data.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-    if blank > 16 {
+    let blank = data.iter().take(BLANK_MAX_BYTES + 1).take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    if blank > BLANK_MAX_BYTES {
         return Err(Problem::Bad);
     }
     // Beyond the limit nobody needs to look, however much follows.
@@ -54,7 +59,7 @@ pub(crate) fn parse(data: &[u8], head_max: usize, body_max: u64) -> Result<Optio
         return Err(Problem::HeadTooLarge);
     }
     let head = std::str::from_utf8(&data[blank..end]).map_err(|_| Problem::Bad)?;
-    let mut lines = head.split("\r\n");
+    let mut lines = Lines(Some(head));
     let line = lines.next().unwrap_or_default();
     let (method, target, minor) = first_line(line.as_bytes(), true)?.ok_or(Problem::Bad)?;
     let fields = Fields::read(lines)?;
@@ -69,11 +74,11 @@ pub(crate) fn parse(data: &[u8], head_max: usize, body_max: u64) -> Result<Optio
         return Err(Problem::BodyTooLarge);
     }
     let keep_alive = if minor == 1 { !fields.close } else { fields.keep_alive && !fields.close };
-    Ok(Some(Head { method, path: path(&target)?, keep_alive, length, body }))
+    Ok(Some(Head { method, path: path(target)?, keep_alive, length, body }))
 }
 
 /// Method, target and minor version; `None` while the line has not ended and may still become one.
-fn first_line(line: &[u8], ended: bool) -> Result<Option<(String, String, u8)>, Problem> {
+fn first_line(line: &[u8], ended: bool) -> Result<Option<(&str, &str, u8)>, Problem> {
     if line.iter().any(|&byte| byte < b' ' && byte != b'\r' || byte >= 0x7f) {
         return Err(Problem::Bad);
     }
@@ -98,10 +103,10 @@ fn first_line(line: &[u8], ended: bool) -> Result<Option<(String, String, u8)>, 
             return Err(if well_formed { Problem::Version } else { Problem::Bad });
         }
     };
-    Ok(Some((method.to_owned(), target.to_owned(), minor)))
+    Ok(Some((method, target, minor)))
 }
 
-fn path(target: &str) -> Result<String, Problem> {
+fn path(target: &str) -> Result<&str, Problem> {
     let from_root = match target.strip_prefix("http://") {
         // The absolute form, which a proxy would send.
         Some(rest) => rest.find('/').map_or("/", |at| &rest[at..]),
@@ -110,7 +115,8 @@ fn path(target: &str) -> Result<String, Problem> {
     if !from_root.starts_with('/') {
         return Err(Problem::Bad);
     }
-    Ok(from_root.split(['?', '#']).next().unwrap_or("/").to_owned())
+    let end = from_root.bytes().position(|byte| matches!(byte, b'?' | b'#'));
+    Ok(&from_root[..end.unwrap_or(from_root.len())])
 }
 
 #[derive(Default)]
@@ -135,17 +141,17 @@ impl Fields {
             if value.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f) {
                 return Err(Problem::Bad);
             }
-            match name.to_ascii_lowercase().as_str() {
-                "host" => fields.hosts += 1,
-                "transfer-encoding" => fields.encoded = true,
-                "content-length" => fields.set_length(value)?,
-                "connection" => {
-                    for word in value.split(',') {
-                        fields.close |= word.trim().eq_ignore_ascii_case("close");
-                        fields.keep_alive |= word.trim().eq_ignore_ascii_case("keep-alive");
-                    }
+            if name.eq_ignore_ascii_case("host") {
+                fields.hosts += 1;
+            } else if name.eq_ignore_ascii_case("transfer-encoding") {
+                fields.encoded = true;
+            } else if name.eq_ignore_ascii_case("content-length") {
+                fields.set_length(value)?;
+            } else if name.eq_ignore_ascii_case("connection") {
+                for word in value.split(',') {
+                    fields.close |= word.trim().eq_ignore_ascii_case("close");
+                    fields.keep_alive |= word.trim().eq_ignore_ascii_case("keep-alive");
                 }
-                _ => {}
             }
         }
         Ok(fields)
@@ -162,6 +168,21 @@ impl Fields {
         }
         self.length = Some(length);
         Ok(())
+    }
+}
+
+/// Pieces of a text between line ends. Cheaper than `str::split`, which is made for longer
+/// patterns.
+struct Lines<'a>(Option<&'a str>);
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        let text = self.0.take()?;
+        let Some(end) = find(text.as_bytes(), b"\r\n") else { return Some(text) };
+        self.0 = Some(&text[end + 2..]);
+        Some(&text[..end])
     }
 }
 

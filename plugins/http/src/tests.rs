@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{BODY_MAX_BYTES, HEAD_MAX_BYTES, Http};
+use super::{BODY_MAX_BYTES, HEAD_MAX_BYTES, Http, REQUESTS_PER_EVENT};
 use wharf_plugin::testing::Script;
 
 const HOST: &str = "Host: a\r\n";
@@ -57,9 +57,27 @@ fn pipelined_requests_are_answered_in_order() {
 
 #[test]
 fn thousands_of_requests_in_one_read_are_all_answered() {
-    let script = script().read(format!("GET / HTTP/1.1\r\n{HOST}\r\n").repeat(2_000).as_bytes()).expect_open();
+    let script = script().read(format!("GET / HTTP/1.1\r\n{HOST}\r\n").repeat(2_000).as_bytes()).expect_open().drive();
     let answers = String::from_utf8(script.written()).expect("text").matches("HTTP/1.1 200 OK").count();
     assert_eq!(answers, 2_000);
+}
+
+#[test]
+fn requests_that_wait_move_with_their_session_and_are_answered_after_the_end() {
+    let requests = format!("GET / HTTP/1.1\r\n{HOST}\r\n").repeat(REQUESTS_PER_EVENT * 2 + 1);
+    let script = script().read(requests.as_bytes()).hand_over("0.1.0").end().expect_open().hand_over("0.1.0").drive();
+    let answers = String::from_utf8(script.written()).expect("text").matches("HTTP/1.1 200 OK").count();
+    assert_eq!(answers, REQUESTS_PER_EVENT * 2 + 1);
+    script.expect_closed();
+}
+
+#[test]
+fn more_requests_than_are_kept_are_refused() {
+    let requests = format!("GET / HTTP/1.1\r\n{HOST}\r\n").repeat(2_600);
+    let script = (0..3).fold(script(), |script, _| script.read(&requests.as_bytes()[..64 << 10]));
+    let text = String::from_utf8(script.written()).expect("text");
+    assert!(text.ends_with("429 Too Many Requests\n") && text.contains("Connection: close"));
+    script.expect_closed();
 }
 
 #[test]

@@ -23,17 +23,14 @@ impl EventProc for Lines {
     }
 
     fn on_read(&mut self, session: &Session, data: Vec<u8>) -> Action {
-        let mut answers = Vec::with_capacity(data.len() + self.partial.len());
-        for piece in data.split_inclusive(|&byte| byte == b'\n') {
-            self.partial.extend_from_slice(piece);
-            if self.content().len() > self.line_max_bytes {
-                return self.refuse(session, answers);
-            }
-            if piece.ends_with(b"\n") {
-                answers.extend(self.partial.iter().map(u8::to_ascii_uppercase));
-                self.partial.clear();
-            }
+        self.partial.extend_from_slice(&data);
+        if let Some(start) = too_long(&self.partial, self.line_max_bytes) {
+            return self.refuse(session, start);
         }
+        let end = self.partial.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        let rest = self.partial.split_off(end);
+        let mut answers = std::mem::replace(&mut self.partial, rest);
+        answers.make_ascii_uppercase();
         if answers.is_empty() { Action::Proceed } else { session.write_or_close(&answers) }
     }
 
@@ -66,14 +63,27 @@ fn line_max_bytes() -> usize {
         .map_or(LINE_MAX_BYTES_DEFAULT, |bytes: usize| bytes.clamp(1, LINE_MAX_BYTES_CEILING))
 }
 
-impl Lines {
-    /// The line so far without its ending. A CR that may turn out to be half of an ending does not count.
-    fn content(&self) -> &[u8] {
-        let line = self.partial.strip_suffix(b"\n").unwrap_or(&self.partial);
-        line.strip_suffix(b"\r").unwrap_or(line)
+/// Where the first line begins that is too long. Each step leaps over as many lines as fit into the
+/// longest one, so that 64 KiB of anything fit the lowest class's budget and no rest has to wait. A
+/// CR that may turn out to be half of an ending does not count.
+fn too_long(all: &[u8], max: usize) -> Option<usize> {
+    let mut start = 0;
+    while all.len() - start > max {
+        match all[start..=start + max].iter().rposition(|&byte| byte == b'\n') {
+            Some(end) => start += end + 1,
+            None if matches!(all[start + max..], [b'\r'] | [b'\r', b'\n', ..]) => {
+                start = all.len().min(start + max + 2);
+            }
+            None => return Some(start),
+        }
     }
+    None
+}
 
-    fn refuse(&self, session: &Session, mut answers: Vec<u8>) -> Action {
+impl Lines {
+    /// Answers the lines before the one that is too long and begins at `start`.
+    fn refuse(&self, session: &Session, start: usize) -> Action {
+        let mut answers = self.partial[..start].to_ascii_uppercase();
         answers.extend_from_slice(format!("ERROR line longer than {} bytes\r\n", self.line_max_bytes).as_bytes());
         let _ = session.write(&answers);
         Action::Close

@@ -155,7 +155,7 @@ fn calls_that_race_with_the_end_of_a_session_are_answered_and_never_fail() {
 
 #[test]
 fn a_call_that_never_returns_ends_at_its_wall_clock() {
-    let budget = BudgetChange { wall: Some(Duration::from_millis(100)), ..BudgetChange::default() };
+    let budget = BudgetChange { wall: Some(Duration::from_millis(500)), ..BudgetChange::default() };
     let server = || describe(granted("sleeper", &[Grant::Clocks])).budget(Priority::Normal, budget).timeout(PATIENCE);
     costs_its_session_with(server, &["wall-time"]);
 }

@@ -9,7 +9,7 @@ use wharf::server::{BreakerLimits, SwapPolicy};
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{file, guest, inline};
 use wharf_tests::oracle::{judge, only_ends, only_faults};
-use wharf_tests::servers::{PATIENCE, describe, eventually, host, swap};
+use wharf_tests::servers::{PATIENCE, describe, eventually, fuel_alone, host, swap};
 
 use crate::{costs_its_session, costs_its_session_with, say};
 
@@ -83,7 +83,7 @@ fn a_storm_of_page_faults_ends_by_its_cpu_time() {
 #[test]
 fn a_table_grows_to_its_limit_and_the_guest_is_told() {
     let counters = judge(
-        || describe(guest("table-grower")),
+        || describe(guest("table-grower")).budget(Priority::Normal, fuel_alone()),
         |server| {
             say(server, "x").expect("r").finish().expect_closed();
             // One that wants four thousand million elements pays for each of them before it is told no.
@@ -119,7 +119,7 @@ fn a_component_with_a_giant_table_is_refused() {
 fn events_just_below_the_budget_hold_nobody_up() {
     const BYTES: usize = 25;
     let counters = judge(
-        || describe(guest("slicer")),
+        || describe(guest("slicer")).budget(Priority::Normal, fuel_alone()),
         |server| {
             let mut clients: Vec<_> = (0..4).map(|_| Client::connect(server.address())).collect();
             for _ in 0..BYTES {

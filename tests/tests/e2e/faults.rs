@@ -10,11 +10,12 @@ use wharf::sched::BudgetChange;
 use wharf::server::{BreakerLimits, BreakerState, ServerHandle};
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{bundled, guest, inline, polite};
-use wharf_tests::servers::{describe, ended, eventually, start};
+use wharf_tests::servers::{describe, ended, eventually, fuel_alone, start};
 
 /// Makes one session on the server misbehave by `provoke`, beside another that is answered before, during and after.
 fn costs_one_session(plugin: Arc<Plugin>, reason: &str, provoke: impl Fn(&ServerHandle) -> Client) {
-    let server = describe(plugin).timeout(Duration::from_millis(400)).start().expect("it starts");
+    let server = describe(plugin).timeout(Duration::from_millis(400)).budget(Priority::Normal, fuel_alone());
+    let server = server.start().expect("it starts");
     // A guest that misbehaves in every session has a well-behaved neighbour on another server of the same host; what
     // shares the server is its next client.
     let neighbour = start(polite());
@@ -80,7 +81,7 @@ fn an_endless_loop_in_any_event_ends_at_its_budget() {
 fn a_trap_or_a_loop_in_the_farewell_changes_no_reason() {
     for (name, body, fault) in [("trap", "", "trap:unreachable"), ("loop", "(call $spin)", "fuel")] {
         let plugin = inline(&format!("{name}-on-disconnect"), &handler("on-disconnect", body));
-        let server = describe(plugin).start().expect("it starts");
+        let server = describe(plugin).budget(Priority::Normal, fuel_alone()).start().expect("it starts");
         Client::connect(server.address()).echo("hello").finish().expect_closed();
         ended(&server, "peer-closed", 1);
         assert_eq!(server.counters().faults.get(fault), Some(&1));
@@ -164,7 +165,11 @@ fn an_honest_session_on_the_same_server_is_answered_beside_a_loop() {
         (if (i32.eq (i32.load8_u (local.get $data)) (i32.const 76)) (then (call $spin)))
         (drop (call $try-write (local.get $data) (local.get $length)))
         (i32.const 0))";
-    let server = describe(inline("loop-on-command", body)).breaker(off()).start().expect("it starts");
+    let server = describe(inline("loop-on-command", body))
+        .breaker(off())
+        .budget(Priority::Normal, fuel_alone())
+        .start()
+        .expect("it starts");
     let mut honest = Client::connect(server.address());
     for round in 1..=20 {
         honest.echo("before");
@@ -230,10 +235,10 @@ fn budgets_are_as_the_operator_sets_them() {
     let seen = frugal.sessions(0, 1).remove(0).glance;
     assert!(seen.budget.fuel == 10_000 && (1..10_000).contains(&seen.peak_fuel), "{seen:?}");
     let much = Some(1_000_000_000_000);
-    ends(&set(spins(), BudgetChange { fuel: Some(10_000), ..default }), "fuel");
-    ends(&set(spins(), BudgetChange { fuel: much, cpu: Some(Duration::from_millis(5)), ..default }), "cpu-time");
+    ends(&set(spins(), BudgetChange { fuel: Some(10_000), ..fuel_alone() }), "fuel");
+    ends(&set(spins(), BudgetChange { fuel: much, cpu: Some(Duration::from_millis(5)), ..fuel_alone() }), "cpu-time");
     let sleeps = bundled("tests/unruly");
-    ends(&set(sleeps, BudgetChange { wall: Some(Duration::from_millis(50)), ..default }), "wall-time");
+    ends(&set(sleeps, BudgetChange { wall: Some(Duration::from_millis(500)), ..default }), "wall-time");
     let poor = BudgetChange { start_fuel: Some(10_000), ..default };
     let hoards = inline(
         "starts-slowly",

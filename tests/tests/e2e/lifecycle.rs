@@ -214,13 +214,13 @@ fn while_a_server_is_locked_no_event_runs_and_nobody_is_accepted() {
 fn a_lock_is_not_recursive_has_its_time_and_is_given_back_by_its_token() {
     let server = start(polite());
     let short = Duration::from_millis(30);
-    let lock = run(server.lock(short, LONG)).expect("nobody has it");
+    let lock = run(server.lock(LONG, LONG)).expect("nobody has it");
     assert!(matches!(run(server.lock(short, LONG)), Err(LockError::Busy)));
     assert!(matches!(run(server.lock(LONG * 4, LONG)), Err(LockError::Limit)));
     let token = lock.into_token();
     assert!(!server.unlock(token + 1_000_000) && server.is_locked());
     assert!(server.unlock(token) && !server.unlock(token) && !server.is_locked());
-    let lost = run(server.lock(short, short)).expect("it is free").into_token();
+    let lost = run(server.lock(LONG, short)).expect("it is free").into_token();
     // Nobody gives it back.
     let next = run(server.lock(LONG, LONG)).expect("its time is over");
     assert!(!server.unlock(lost) && next.is_held());

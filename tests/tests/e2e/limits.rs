@@ -181,7 +181,8 @@ fn a_header_from_anybody_else_is_not_believed_and_a_bad_one_closes() {
 
 #[test]
 fn each_deadline_of_a_session_has_its_own_reason() {
-    let short = Duration::from_millis(60);
+    // Time enough for a word on a busy machine.
+    let short = Duration::from_secs(1);
     let server = |timeouts: Timeouts| describe(polite()).timeouts(timeouts).start().expect("it starts");
     let silent = server(Timeouts { first_byte: short, ..Timeouts::default() });
     let mut talks = Client::connect(silent.address());
@@ -270,9 +271,9 @@ fn a_server_out_of_descriptors_refuses_and_recovers() {
         let took = free.elapsed();
         served = (0..100).map(|_| Client::connect(address)).collect();
         served.retain_mut(serves);
-        took < Duration::from_millis(100)
+        took < Duration::from_millis(500)
     });
-    assert!(recovered_at_once, "it never served within 100 ms of descriptors being free");
+    assert!(recovered_at_once, "it never served within 500 ms of descriptors being free");
     wharf.kill().expect("it runs");
     wharf.wait().expect("it ends");
 }

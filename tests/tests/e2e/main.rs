@@ -11,6 +11,7 @@ mod lifecycle;
 mod limits;
 mod listening;
 mod loading;
+mod packets;
 mod page;
 mod peers;
 mod races;

@@ -1,4 +1,5 @@
-//! Components of released contracts: one that was built from each text today, and one that was built when it was released.
+//! Components of released contracts: one that was built from each text today, and one that was
+//! built when it was released.
 
 use std::sync::Arc;
 use std::time::Duration;

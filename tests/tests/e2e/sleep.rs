@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use wharf::event::Priority;
 use wharf::plugin::{InstanceLimits, Plugin};
 use wharf::sched::Shares;
-use wharf::server::{Host, HostConfig, Server, ServerBuilder, ServerHandle, SwapPolicy, TenantLimits};
+use wharf::server::{Host, HostConfig, Server, ServerBuilder, ServerHandle, SwapPolicy, SwapRules, TenantLimits};
 use wharf_tests::clients::Client;
-use wharf_tests::guests::{component, file, inline, versioned};
-use wharf_tests::servers::{describe, ended, eventually, host, swap};
+use wharf_tests::guests::{component, file, inline, loops_and_traps, versioned};
+use wharf_tests::servers::{describe, ended, eventually, fuel_alone, host, swap};
 
 const SOON: Duration = Duration::from_millis(100);
 
@@ -164,17 +165,24 @@ fn a_version_that_no_session_can_wake_on_is_taken_back_and_they_wake_where_they_
 
 #[test]
 fn a_version_that_loops_over_what_sleepers_have_saved_is_met_by_few_of_them() {
-    let server = sleepers(version('a', "")).start().expect("it starts");
+    let rules = SwapRules { prepare: Duration::from_secs(60), ..SwapRules::default() };
+    let server = sleepers(version('a', "")).budget(Priority::Normal, fuel_alone()).swap_rules(rules);
+    let server = server.start().expect("it starts");
     let mut clients: Vec<_> = (0..40).map(|_| Client::connect(server.address())).collect();
-    clients.iter_mut().for_each(|client| next(client, 'a', 1));
-    // The first one can move, and the others cannot.
-    clients.iter_mut().skip(1).for_each(|client| next(client, 'a', 2));
+    // The first one can move, and the others cannot, some of them later than others.
+    let count = |number: usize| if number == 0 { 1 } else { 2 + (number / 3) as u8 };
+    for (number, client) in clients.iter_mut().enumerate() {
+        (1..=count(number)).for_each(|count| next(client, 'a', count));
+    }
     all_sleep(&server, 40);
-    let loops = "(if (i32.eq (global.get $count) (i32.const 2)) (then (call $spin)))";
-    let report = swap(&server, version('x', loops), SwapPolicy::AllOrNothing);
-    let looped = report.stayed["fuel"];
-    assert!(looped < 20 && looped + report.stayed["called-off"] == 40 && report.moved == 0, "{report:?}");
-    clients.iter_mut().skip(1).for_each(|client| next(client, 'a', 3));
+    let report = swap(&server, inline("sleeper-slow", &loops_and_traps('x')), SwapPolicy::AllOrNothing);
+    let of = |reason: &str| report.stayed.get(reason).copied().unwrap_or(0);
+    let failed = of("trap:unreachable");
+    assert!((1..30).contains(&failed), "{report:?}");
+    assert_eq!((failed + of("called-off"), report.moved), (40, 0), "{report:?}");
+    for (number, client) in clients.iter_mut().enumerate() {
+        next(client, 'a', count(number) + 1);
+    }
 }
 
 #[test]

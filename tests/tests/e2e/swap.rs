@@ -13,7 +13,7 @@ use wharf::session::Glance;
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{component, inline, polite, versioned};
 use wharf_tests::process::Wharf;
-use wharf_tests::servers::{describe, ended, eventually, start, swap};
+use wharf_tests::servers::{describe, ended, eventually, fuel_alone, start, swap};
 use wharf_tests::site::{Site, said};
 
 fn version(label: char) -> Arc<Plugin> {
@@ -76,7 +76,7 @@ fn a_version_that_fails_on_the_new_side_leaves_the_session_where_it_is() {
     let grows = "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable";
     let writes =
         "(drop (call $try-write (i32.const 1024) (i32.const 9))) (drop (call $set-timer (i32.const 1) (i64.const 1)))";
-    let server = versions().start().expect("it starts");
+    let server = versions().budget(Priority::Normal, fuel_alone()).start().expect("it starts");
     let mut client = Client::connect(server.address());
     next(&mut client, 'a', 1, 1);
     for (number, (what, reason)) in [
@@ -103,7 +103,7 @@ fn a_version_that_fails_on_the_new_side_leaves_the_session_where_it_is() {
 
 #[test]
 fn a_version_to_which_sessions_cannot_move_is_taken_back_by_itself() {
-    let server = versions().start().expect("it starts");
+    let server = versions().budget(Priority::Normal, fuel_alone()).start().expect("it starts");
     let mut clients: Vec<_> = (0..60).map(|_| Client::connect(server.address())).collect();
     // Three of them have sent nothing, so that they can move; they have to go back.
     clients[3..].iter_mut().for_each(|client| next(client, 'a', 1, 1));

@@ -46,18 +46,12 @@ wharf_action on_read(const uint8_t *data, size_t length) {
             ),
         ],
         Language::Wat => &[(
-            "    (local.set $end (i32.add (local.get $at) (local.get $length)))
-    (loop $bytes
-      (local.set $byte (i32.load8_u (local.get $at)))
-      (i32.store8 (i32.add",
+            "    (memory.copy (i32.add (i32.const 0x10000) (global.get $line-length)) (local.get $at)",
             "    (if (i32.eq (i32.load8_u (local.get $at)) (i32.const 33)) (then unreachable))
     (loop $forever (br_if $forever (i32.eq (i32.load8_u (local.get $at)) (i32.const 64))))
     (if (i32.eq (i32.load8_u (local.get $at)) (i32.const 35)) (then
       (loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable))
-    (local.set $end (i32.add (local.get $at) (local.get $length)))
-    (loop $bytes
-      (local.set $byte (i32.load8_u (local.get $at)))
-      (i32.store8 (i32.add",
+    (memory.copy (i32.add (i32.const 0x10000) (global.get $line-length)) (local.get $at)",
         )],
         Language::JavaScript => {
             &[("  onRead(data) {\n", "  onRead(data) {\n    misbehave(data[0]);\n"), ("class Lines {", JAVASCRIPT)]
@@ -179,17 +173,19 @@ pub(crate) fn each(language: Language) {
     bystander.send("first\nhalf").expect("FIRST\n");
     let (crashed, traces) = crash(language);
     let cases = [
-        ("!", crashed, traces.to_vec()),
-        ("@", "fuel", vec!["an endless loop"]),
-        ("#", "limit-session-mem", [exhausted(language), &["beyond 33554432 bytes"]].concat()),
+        ("!", &[crashed][..], traces.to_vec()),
+        // Which of them comes first is the machine's business.
+        ("@", &["fuel", "cpu-time"], vec!["an endless loop"]),
+        ("#", &["limit-session-mem"], [exhausted(language), &["beyond 33554432 bytes"]].concat()),
     ];
-    for (order, reason, words) in cases {
+    for (order, reasons, words) in cases {
         let mut client = Client::connect(([127, 0, 0, 1], port).into());
         client.send(order);
         client.expect_gone();
         let mut lines = wharf.lines_until("session ended");
         let end = lines.last().expect("a line").clone();
-        assert!(end.contains(&format!("reason=\"{reason}\"")), "{order}: {end}\n{}", lines.join("\n"));
+        let is_known = reasons.iter().any(|reason| end.contains(&format!("reason=\"{reason}\"")));
+        assert!(is_known, "{order}: {end}\n{}", lines.join("\n"));
         // Until the next session has come and gone nothing else is said, so that what is missing now was never said.
         lines.pop();
         let said = lines.join("\n");

@@ -7,6 +7,7 @@
 mod builds;
 mod dev;
 mod faults;
+mod packets;
 mod stories;
 mod swaps;
 mod words;
@@ -23,10 +24,11 @@ use wharf_tests::languages::{Project, compiled, missing};
 type Promise = fn(Language);
 
 /// What has to hold in every language.
-const PROMISES: [(&str, Promise); 6] = [
+const PROMISES: [(&str, Promise); 7] = [
     ("its_transcript_plays_whole_and_in_single_bytes", stories::plain_and_bytewise),
     ("its_transcript_plays_without_sockets_and_while_it_is_handed_over", words::rehearsed),
     ("its_transcript_plays_over_tls", stories::over_tls),
+    ("no_packet_is_a_fault", packets::answered),
     ("sessions_on_one_instance_are_kept_apart_where_the_sdk_does_so", stories::shared),
     ("live_sessions_move_under_load_with_their_partial_lines", swaps::under_load),
     ("a_crash_a_loop_and_exhausted_memory_end_one_session_each_and_say_why", faults::each),

@@ -10,11 +10,9 @@
 enum { LINE_MAX_DEFAULT = 1024, LINE_MAX_CEILING = 65536, READ_MAX = 65536 };
 
 static size_t line_max = LINE_MAX_DEFAULT;
-static uint8_t line[LINE_MAX_CEILING + 2];
-static size_t line_length;
-// What one event may answer: a line that was kept, what came, and a refusal.
-static uint8_t answers[sizeof line + READ_MAX + 64];
-static size_t answers_length;
+// What is not answered yet: the line that has not ended, and in an event what came.
+static uint8_t kept[LINE_MAX_CEILING + 1 + READ_MAX];
+static size_t kept_length;
 
 static void read_settings(void) {
     char *text = wharf_setting("line-max-bytes");
@@ -24,20 +22,38 @@ static void read_settings(void) {
     free(text);
 }
 
-// The length of the line without its ending. A CR that may turn out to be half of one does not count.
-static size_t content_length(void) {
-    size_t length = line_length;
-    if (length > 0 && line[length - 1] == '\n') length--;
-    if (length > 0 && line[length - 1] == '\r') length--;
-    return length;
+// Finds where the first line begins that is too long. Each step leaps over as many lines as fit
+// into the longest one, so that 64 KiB of anything fit the lowest class's budget. A CR that may
+// turn out to be half of an ending does not count.
+static bool too_long(size_t *start) {
+    *start = 0;
+    while (kept_length - *start > line_max) {
+        const uint8_t *line = kept + *start;
+        size_t end = line_max + 1;
+        while (end > 0 && line[end - 1] != '\n') end--;
+        if (end > 0) {
+            *start += end;
+        } else if (line[line_max] == '\r' && *start + line_max + 1 == kept_length) {
+            *start = kept_length;
+        } else if (line[line_max] == '\r' && line[line_max + 1] == '\n') {
+            *start += line_max + 2;
+        } else {
+            return true;
+        }
+    }
+    return false;
 }
 
-static void answer_line(void) {
-    for (size_t at = 0; at < line_length; at++) {
-        uint8_t byte = line[at];
-        answers[answers_length++] = byte >= 'a' && byte <= 'z' ? byte - 32 : byte;
+// Answers so much of what is kept.
+static wharf_action answer(size_t length) {
+    for (size_t at = 0; at < length; at++) {
+        uint8_t byte = kept[at];
+        if (byte >= 'a' && byte <= 'z') kept[at] = byte - 32;
     }
-    line_length = 0;
+    wharf_action action = length == 0 ? WHARF_PROCEED : wharf_write_or_close(kept, length);
+    kept_length -= length;
+    memmove(kept, kept + length, kept_length);
+    return action;
 }
 
 wharf_action on_connect(const wharf_client *client) {
@@ -47,30 +63,27 @@ wharf_action on_connect(const wharf_client *client) {
 }
 
 wharf_action on_read(const uint8_t *data, size_t length) {
-    answers_length = 0;
-    for (size_t at = 0; at < length; at++) {
-        line[line_length++] = data[at];
-        if (content_length() > line_max) {
-            char *end = (char *)answers + answers_length;
-            answers_length += (size_t)sprintf(end, "ERROR line longer than %zu bytes\r\n", line_max);
-            wharf_write(answers, answers_length);
-            return WHARF_CLOSE;
-        }
-        if (data[at] == '\n') answer_line();
+    memcpy(kept + kept_length, data, length);
+    kept_length += length;
+    size_t end;
+    if (too_long(&end)) {
+        char words[64];
+        int written = sprintf(words, "ERROR line longer than %zu bytes\r\n", line_max);
+        if (answer(end) == WHARF_PROCEED) wharf_write(words, (size_t)written);
+        return WHARF_CLOSE;
     }
-    return answers_length == 0 ? WHARF_PROCEED : wharf_write_or_close(answers, answers_length);
+    end = kept_length;
+    while (end > 0 && kept[end - 1] != '\n') end--;
+    return answer(end);
 }
 
 wharf_action on_end(void) {
-    answers_length = 0;
-    answer_line();
-    // The session closes either way.
-    if (answers_length > 0) wharf_write(answers, answers_length);
+    answer(kept_length);
     return WHARF_CLOSE;
 }
 
 // What a session is, between two events: the line that has not ended yet.
-wharf_bytes save(void) { return (wharf_bytes){line, line_length}; }
+wharf_bytes save(void) { return (wharf_bytes){kept, kept_length}; }
 
 bool restore(wharf_text version, const uint8_t *state, size_t length, const char **why) {
     (void)version;
@@ -78,8 +91,8 @@ bool restore(wharf_text version, const uint8_t *state, size_t length, const char
         *why = "a partial line that is longer than any line may be";
         return false;
     }
-    memcpy(line, state, length);
-    line_length = length;
+    memcpy(kept, state, length);
+    kept_length = length;
     read_settings();
     return true;
 }

@@ -4,24 +4,42 @@ package wharf
 
 // Between this package and the contract in wit/: how values lie in memory is the component model's canonical ABI.
 
-import "unsafe"
+import (
+	"bytes"
+	"unsafe"
+)
 
-// What the host allocates is kept here until the event that it is for is over, so that it is not collected before.
-var handedOver [][]byte
+// Where the host puts what it hands over: what an event brings at most, and some texts beside it.
+// It lies ready, because making room meanwhile may collect garbage. For that Go asks for the time,
+// and no call of the host is allowed while it hands over.
+var (
+	space [(64<<10 + 8<<10) / 8]uint64
+	used  uint32
+	// What found no room there, so that it is not collected before the event is over.
+	beside [][]uint64
+)
 
 //go:wasmexport cabi_realloc
 func realloc(old unsafe.Pointer, oldSize, align, size uint32) unsafe.Pointer {
 	// Words, because what lies in it may need the alignment of eight bytes.
-	words := make([]uint64, size/8+1)
-	memory := unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), len(words)*8)
-	if oldSize > 0 {
-		copy(memory, unsafe.Slice((*byte)(old), oldSize))
+	words := size/8 + 1
+	var at *uint64
+	if used+words <= uint32(len(space)) {
+		at = &space[used]
+		used += words
+	} else {
+		more := make([]uint64, words)
+		beside = append(beside, more)
+		at = &more[0]
 	}
-	handedOver = append(handedOver, memory)
-	return unsafe.Pointer(&words[0])
+	if oldSize > 0 {
+		copy(unsafe.Slice((*byte)(unsafe.Pointer(at)), size), unsafe.Slice((*byte)(old), oldSize))
+	}
+	return unsafe.Pointer(at)
 }
 
-func forget() { handedOver = handedOver[:0] }
+// forget gives the space back. What is needed any longer has been copied.
+func forget() { used, beside = 0, nil }
 
 // 32-bit words of the host's memory layout.
 type text struct{ at, length uint32 }
@@ -108,9 +126,12 @@ func hostSetting(key unsafe.Pointer, length uint32, result unsafe.Pointer)
 
 // Info is the session whose event is being handled.
 func Info() ClientInfo {
+	before := used
 	var result client
 	hostInfo(unsafe.Pointer(&result))
-	return result.info()
+	info := result.info()
+	used = before
+	return info
 }
 
 // Write queues all of data for the peer, or nothing. It waits while the peer does not read.
@@ -138,6 +159,8 @@ func Setting(key string) (string, bool) {
 		failed uint32
 		value  optionalText
 	}
+	before := used
+	defer func() { used = before }()
 	hostSetting(unsafe.Pointer(unsafe.StringData(key)), uint32(len(key)), unsafe.Pointer(&result))
 	if result.failed&0xff != 0 || result.value.some&0xff == 0 {
 		return "", false
@@ -156,7 +179,7 @@ func onConnect(c unsafe.Pointer) int32 {
 
 //go:wasmexport wharf:server/inet-event-proc@0.1.0#on-read
 func onRead(at, length uint32) int32 {
-	data := text{at, length}.bytes()
+	data := bytes.Clone(text{at, length}.bytes())
 	forget()
 	return int32(current().OnRead(data))
 }
@@ -200,8 +223,9 @@ func save() unsafe.Pointer {
 //go:wasmexport wharf:server/handoff@0.1.0#restore
 func restore(version, versionLength, state, length uint32) unsafe.Pointer {
 	session := create()
-	err := session.Restore(text{version, versionLength}.String(), text{state, length}.bytes())
+	from, kept := text{version, versionLength}.String(), bytes.Clone(text{state, length}.bytes())
 	forget()
+	err := session.Restore(from, kept)
 	if err != nil {
 		refusal = err.Error()
 		returned = [3]uint32{1, uint32(uintptr(unsafe.Pointer(unsafe.StringData(refusal)))), uint32(len(refusal))}

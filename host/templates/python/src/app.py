@@ -17,16 +17,16 @@ class Lines(EventProc):
         self.partial = b""
 
     def on_read(self, data: bytes) -> Action:
-        answers = b""
-        *lines, partial = (self.partial + data).split(b"\n")
-        for line in [*(line + b"\n" for line in lines), partial]:
-            if content_length(line) > self.line_max:
-                session.write(answers + b"ERROR line longer than %d bytes\r\n" % self.line_max)
-                return Action.CLOSE
-            if line.endswith(b"\n"):
-                answers += line.upper()
-        self.partial = partial
-        return session.write_or_close(answers) if answers else Action.PROCEED
+        # Whole packets at a time and never a loop over bytes or lines, so that 64 KiB of anything
+        # fit the lowest class's budget.
+        data = self.partial + data
+        start = too_long(data, self.line_max)
+        if start >= 0:
+            session.write(data[:start].upper() + b"ERROR line longer than %d bytes\r\n" % self.line_max)
+            return Action.CLOSE
+        end = data.rfind(b"\n") + 1
+        self.partial = data[end:]
+        return session.write_or_close(data[:end].upper()) if end > 0 else Action.PROCEED
 
     def on_end(self) -> Action:
         if self.partial:
@@ -51,9 +51,19 @@ def line_max() -> int:
     return min(max(value, 1), LINE_MAX_CEILING)
 
 
-def content_length(line: bytes) -> int:
-    """Without its ending. A CR that may turn out to be half of one does not count."""
-    return len(line.removesuffix(b"\n").removesuffix(b"\r"))
+def too_long(data: bytes, line_max: int) -> int:
+    """Where the first line begins that is too long, or -1. Each step leaps over as many lines as fit into the longest one. A CR that
+    may turn out to be half of an ending does not count."""
+    start = 0
+    while len(data) - start > line_max:
+        end = data.rfind(b"\n", start, start + line_max + 1)
+        if end >= 0:
+            start = end + 1
+        elif data[start + line_max : start + line_max + 2] in (b"\r", b"\r\n"):
+            start += line_max + 2
+        else:
+            return start
+    return -1
 
 
 InetEventProc, Handoff = export(Lines)

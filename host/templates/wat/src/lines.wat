@@ -1,8 +1,8 @@
 ;; Answers each line in upper case, with the ending it came with (LF or CRLF). What comes without an ending is kept until the
 ;; rest arrives, or answered as it stands when the peer finishes sending. A line that is too long is refused.
 ;;
-;; Memory: constants and results below 2048, the line so far at 0x10000, answers at 0x21000, and from 0x42000 on what the host
-;; hands over, which is forgotten after each event.
+;; Memory: constants and results below 2048, words of ours from there on, at 0x10000 what is not
+;; answered yet, and from 0x42000 on what the host hands over, which is forgotten after each event.
 (module
   ;; write(data, length, result): one byte at `result`, 0 where it was taken.
   (import "wharf:server/session@0.1.0" "write" (func $write (param i32 i32 i32)))
@@ -17,7 +17,7 @@
 
   (global $line-max (mut i32) (i32.const 1024))
   (global $line-length (mut i32) (i32.const 0))
-  (global $answers-end (mut i32) (i32.const 0x21000))
+  (global $words-end (mut i32) (i32.const 2048))
   (global $heap (mut i32) (i32.const 0x42000))
 
   ;; Where the host puts what it hands over.
@@ -52,52 +52,64 @@
       (br_if $digits (i32.lt_u (local.get $at) (local.get $end))))
     (global.set $line-max (select (local.get $value) (i32.const 1) (local.get $value))))
 
-  (func $answer (param $byte i32)
-    (i32.store8 (global.get $answers-end) (local.get $byte))
-    (global.set $answers-end (i32.add (global.get $answers-end) (i32.const 1))))
+  (func $say (param $byte i32)
+    (i32.store8 (global.get $words-end) (local.get $byte))
+    (global.set $words-end (i32.add (global.get $words-end) (i32.const 1))))
 
-  (func $answer-text (param $at i32) (param $length i32)
-    (memory.copy (global.get $answers-end) (local.get $at) (local.get $length))
-    (global.set $answers-end (i32.add (global.get $answers-end) (local.get $length))))
+  (func $say-text (param $at i32) (param $length i32)
+    (memory.copy (global.get $words-end) (local.get $at) (local.get $length))
+    (global.set $words-end (i32.add (global.get $words-end) (local.get $length))))
 
-  (func $answer-number (param $number i32)
+  (func $say-number (param $number i32)
     (if (i32.ge_u (local.get $number) (i32.const 10))
-      (then (call $answer-number (i32.div_u (local.get $number) (i32.const 10)))))
-    (call $answer (i32.add (i32.const 48) (i32.rem_u (local.get $number) (i32.const 10)))))
+      (then (call $say-number (i32.div_u (local.get $number) (i32.const 10)))))
+    (call $say (i32.add (i32.const 48) (i32.rem_u (local.get $number) (i32.const 10)))))
 
-  ;; The line so far in upper case; it starts afresh.
-  (func $answer-line
-    (local $at i32) (local $end i32) (local $byte i32)
-    (local.set $at (i32.const 0x10000))
-    (local.set $end (i32.add (local.get $at) (global.get $line-length)))
+  ;; How much of so many bytes from there on ends with a line's end.
+  (func $whole-lines (param $at i32) (param $length i32) (result i32)
+    (local $end i32)
+    (local.set $end (i32.add (local.get $at) (local.get $length)))
     (block $done (loop $bytes
-      (br_if $done (i32.eq (local.get $at) (local.get $end)))
+      (br_if $done (i32.eq (local.get $end) (local.get $at)))
+      (br_if $done (i32.eq (i32.load8_u (i32.sub (local.get $end) (i32.const 1))) (i32.const 10)))
+      (local.set $end (i32.sub (local.get $end) (i32.const 1)))
+      (br $bytes)))
+    (i32.sub (local.get $end) (local.get $at)))
+
+  ;; Where the first line begins that is too long, or -1. Each step leaps over as many lines as fit
+  ;; into the longest one, so that 64 KiB of anything fit the lowest class's budget. A CR that may
+  ;; turn out to be half of an ending does not count.
+  (func $too-long (result i32)
+    (local $start i32) (local $at i32) (local $leap i32)
+    (loop $steps
+      (if (i32.le_s (i32.sub (global.get $line-length) (local.get $start)) (global.get $line-max)) (then (return (i32.const -1))))
+      (local.set $at (i32.add (i32.const 0x10000) (local.get $start)))
+      (local.set $leap (call $whole-lines (local.get $at) (i32.add (global.get $line-max) (i32.const 1))))
+      (if (i32.eqz (local.get $leap)) (then
+        (local.set $at (i32.add (local.get $at) (global.get $line-max)))
+        (if (i32.ne (i32.load8_u (local.get $at)) (i32.const 13)) (then (return (local.get $start))))
+        (local.set $leap (i32.add (global.get $line-max) (i32.const 2)))
+        (if (i32.gt_u (i32.sub (global.get $line-length) (local.get $start)) (i32.add (global.get $line-max) (i32.const 1))) (then
+          (if (i32.ne (i32.load8_u offset=1 (local.get $at)) (i32.const 10)) (then (return (local.get $start))))))))
+      (local.set $start (i32.add (local.get $start) (local.get $leap)))
+      (br $steps))
+    unreachable)
+
+  ;; Answers so much of what is not answered yet: 0 (proceed), or 1 (close) where it was not taken.
+  (func $answer (param $length i32) (result i32)
+    (local $at i32) (local $end i32) (local $byte i32)
+    (if (i32.eqz (local.get $length)) (then (return (i32.const 0))))
+    (local.set $at (i32.const 0x10000))
+    (local.set $end (i32.add (local.get $at) (local.get $length)))
+    (loop $bytes
       (local.set $byte (i32.load8_u (local.get $at)))
       (if (i32.lt_u (i32.sub (local.get $byte) (i32.const 97)) (i32.const 26))
-        (then (local.set $byte (i32.sub (local.get $byte) (i32.const 32)))))
-      (call $answer (local.get $byte))
+        (then (i32.store8 (local.get $at) (i32.sub (local.get $byte) (i32.const 32)))))
       (local.set $at (i32.add (local.get $at) (i32.const 1)))
-      (br $bytes)))
-    (global.set $line-length (i32.const 0)))
-
-  ;; The length of the line without its ending. A CR that may turn out to be half of one does not count.
-  (func $content-length (result i32)
-    (local $end i32)
-    (local.set $end (i32.add (i32.const 0x10000) (global.get $line-length)))
-    (local.set $end (i32.sub (local.get $end)
-      (i32.eq (i32.load8_u (i32.sub (local.get $end) (i32.const 1))) (i32.const 10))))
-    (if (i32.gt_u (local.get $end) (i32.const 0x10000)) (then
-      (local.set $end (i32.sub (local.get $end)
-        (i32.eq (i32.load8_u (i32.sub (local.get $end) (i32.const 1))) (i32.const 13))))))
-    (i32.sub (local.get $end) (i32.const 0x10000)))
-
-  ;; Sends the answers, if there are any: 0 (proceed), or 1 (close) where they were not taken.
-  (func $send (result i32)
-    (local $length i32)
-    (local.set $length (i32.sub (global.get $answers-end) (i32.const 0x21000)))
-    (global.set $answers-end (i32.const 0x21000))
-    (if (i32.eqz (local.get $length)) (then (return (i32.const 0))))
-    (call $write (i32.const 0x21000) (local.get $length) (i32.const 1024))
+      (br_if $bytes (i32.lt_u (local.get $at) (local.get $end))))
+    (call $write (i32.const 0x10000) (local.get $length) (i32.const 1024))
+    (global.set $line-length (i32.sub (global.get $line-length) (local.get $length)))
+    (memory.copy (i32.const 0x10000) (local.get $end) (global.get $line-length))
     (i32.ne (i32.load8_u (i32.const 1024)) (i32.const 0)))
 
   (func $on-connect (export "wharf:server/inet-event-proc@0.1.0#on-connect") (param $client i32) (result i32)
@@ -106,32 +118,26 @@
     (i32.const 0))
 
   (func $on-read (export "wharf:server/inet-event-proc@0.1.0#on-read") (param $at i32) (param $length i32) (result i32)
-    (local $end i32) (local $byte i32)
-    (local.set $end (i32.add (local.get $at) (local.get $length)))
-    (loop $bytes
-      (local.set $byte (i32.load8_u (local.get $at)))
-      (i32.store8 (i32.add (i32.const 0x10000) (global.get $line-length)) (local.get $byte))
-      (global.set $line-length (i32.add (global.get $line-length) (i32.const 1)))
-      (if (i32.gt_u (call $content-length) (global.get $line-max)) (then
-        (call $answer-text (i32.const 32) (i32.const 23))
-        (call $answer-number (global.get $line-max))
-        (call $answer-text (i32.const 64) (i32.const 8))
-        (drop (call $send))
-        (call $forget)
-        (return (i32.const 1))))
-      (if (i32.eq (local.get $byte) (i32.const 10)) (then (call $answer-line)))
-      (local.set $at (i32.add (local.get $at) (i32.const 1)))
-      (br_if $bytes (i32.lt_u (local.get $at) (local.get $end))))
+    (local $start i32)
+    (memory.copy (i32.add (i32.const 0x10000) (global.get $line-length)) (local.get $at) (local.get $length))
+    (global.set $line-length (i32.add (global.get $line-length) (local.get $length)))
     (call $forget)
-    (call $send))
+    (local.set $start (call $too-long))
+    (if (i32.ge_s (local.get $start) (i32.const 0)) (then
+      (drop (call $answer (local.get $start)))
+      (call $say-text (i32.const 32) (i32.const 23))
+      (call $say-number (global.get $line-max))
+      (call $say-text (i32.const 64) (i32.const 8))
+      (call $write (i32.const 2048) (i32.sub (global.get $words-end) (i32.const 2048)) (i32.const 1024))
+      (return (i32.const 1))))
+    (call $answer (call $whole-lines (i32.const 0x10000) (global.get $line-length))))
 
   (func $on-write (export "wharf:server/inet-event-proc@0.1.0#on-write") (result i32) (i32.const 0))
   (func $on-timeout (export "wharf:server/inet-event-proc@0.1.0#on-timeout") (param $idle-ms i64) (result i32) (i32.const 0))
   (func $on-timer (export "wharf:server/inet-event-proc@0.1.0#on-timer") (param $id i32) (result i32) (i32.const 0))
 
   (func $on-end (export "wharf:server/inet-event-proc@0.1.0#on-end") (result i32)
-    (call $answer-line)
-    (drop (call $send))
+    (drop (call $answer (global.get $line-length)))
     (i32.const 1))
 
   (func $on-disconnect (export "wharf:server/inet-event-proc@0.1.0#on-disconnect") (param $reason i32))

@@ -1,0 +1,418 @@
+//! Packets that are as hard as a peer can make them, fed to a plugin without sockets.
+//!
+//! An event may spend half of the fuel that the lowest class gives it; what needs more is a fault.
+//! Every session has to end by the plugin's own close, at the latest after the peer has finished.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use wharf::event::{
+    Action, Budget, ClientInfo, DisconnectReason, Event, Fault, Instance, NameError, Peers, Port, Priority, Procedure,
+    READ_MAX_BYTES, Scope, SendError, WriteError,
+};
+use wharf::plugin::{Binding, EventProcedure, GuestInstance, Plugin};
+use wharf::sched::Budgets;
+
+/// How far below the lowest class's fuel an event has to stay.
+const MARGIN: u64 = 2;
+/// Sessions that hear what is said. Each of them is charged.
+const RECEIVERS: u32 = 1_000;
+/// Timers that may fire after a packet before the plugin counts as one that never ends.
+const TIMERS_MAX: usize = 70_000;
+/// The send buffer, which is as large as a server's where it is not configured.
+const CAPACITY_BYTES: usize = 256 << 10;
+/// Packets of a flood: more than any plugin keeps.
+const FLOOD: usize = 4;
+/// What a session may save.
+const STATE_MAX_BYTES: usize = 256 << 10;
+
+/// A server with a full room, in which nobody is called as asked but the session itself.
+struct Room(Mutex<Option<String>>);
+
+impl Peers for Room {
+    fn client_count(&self) -> u32 {
+        RECEIVERS + 1
+    }
+    fn broadcast(&self, _: u64, _: &[u8]) -> u32 {
+        RECEIVERS
+    }
+    fn set_name(&self, _: u64, name: &str) -> Result<(), NameError> {
+        *locked(&self.0) = Some(name.to_owned());
+        Ok(())
+    }
+    fn find(&self, name: &str) -> Option<u64> {
+        locked(&self.0).as_deref().is_some_and(|own| own.eq_ignore_ascii_case(name)).then_some(1)
+    }
+    fn send_to(&self, _: u64, _: &[u8]) -> Result<(), SendError> {
+        Ok(())
+    }
+    fn disconnect(&self, _: u64, _: u64) -> bool {
+        false
+    }
+}
+
+/// The session: a peer that reads everything at once.
+struct Wire {
+    info: ClientInfo,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    now_ms: u64,
+    timers: BTreeMap<u32, u64>,
+    written: Vec<u8>,
+}
+
+fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Wire {
+    /// The timer that fires next; time passes until then.
+    fn next_timer(&self) -> Option<u32> {
+        let mut state = locked(&self.state);
+        let (id, at) = state.timers.iter().map(|(id, at)| (*id, *at)).min_by_key(|(_, at)| *at)?;
+        state.timers.remove(&id);
+        state.now_ms = state.now_ms.max(at);
+        Some(id)
+    }
+}
+
+impl Port for Wire {
+    fn info(&self) -> &ClientInfo {
+        &self.info
+    }
+    fn poll_write(&self, _: &mut Context<'_>, data: &[u8]) -> Poll<Result<(), WriteError>> {
+        if data.len() > CAPACITY_BYTES {
+            return Poll::Ready(Err(WriteError::TooLarge));
+        }
+        locked(&self.state).written.extend_from_slice(data);
+        Poll::Ready(Ok(()))
+    }
+    fn write_capacity(&self) -> u32 {
+        CAPACITY_BYTES as u32
+    }
+    fn priority(&self) -> Priority {
+        Priority::Background
+    }
+    fn set_priority(&self, _: Priority) -> Priority {
+        Priority::Background
+    }
+    fn set_timer(&self, id: u32, after_ms: u64) -> bool {
+        let mut state = locked(&self.state);
+        match after_ms {
+            0 => drop(state.timers.remove(&id)),
+            _ => {
+                let at = state.now_ms + after_ms;
+                state.timers.insert(id, at);
+            }
+        }
+        true
+    }
+}
+
+/// How a session goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// Timers fire as soon as they can.
+    Calm,
+    /// The same, and the session moves to a fresh instance before each event.
+    HandedOver,
+    /// So many packets come before a timer fires: the peer is faster than the plugin.
+    Flooded(usize),
+}
+
+/// What came of a session.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What was written.
+    pub written: Vec<u8>,
+    /// The most fuel that an event used.
+    pub fuel: u64,
+    /// Timers that fired.
+    pub timers: usize,
+}
+
+/// A plugin that is fed.
+pub struct Subject {
+    procedure: EventProcedure,
+    runtime: Runtime,
+    start: Budget,
+    event: Budget,
+}
+
+impl Subject {
+    /// With these settings.
+    #[must_use]
+    pub fn new(plugin: &Arc<Plugin>, settings: &[(&str, &str)]) -> Self {
+        let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let binding = Binding { server: "packets".into(), settings, ..Binding::default() };
+        let long = Duration::from_secs(3_600);
+        // Fuel is counted; time is the machine's.
+        let of = |budget: Budget, share: u64| Budget { fuel: budget.fuel / share, cpu: long, wall: long };
+        let budgets = Budgets::default();
+        Self {
+            procedure: EventProcedure::new(Arc::clone(plugin), binding),
+            runtime: tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime"),
+            start: of(budgets.start(Priority::Critical), 1),
+            event: of(budgets.event(Priority::Background), MARGIN),
+        }
+    }
+
+    /// One session that gets these packets, then the peer's end.
+    ///
+    /// # Errors
+    /// The fault, or what else went wrong.
+    pub fn play(&self, packets: &[&[u8]], manner: Manner) -> Result<Outcome, String> {
+        self.runtime.block_on(self.session(packets, manner))
+    }
+
+    async fn session(&self, packets: &[&[u8]], manner: Manner) -> Result<Outcome, String> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 7_000));
+        let info =
+            ClientInfo { id: 1, server: "packets".into(), peer: address, local: address, tls: None, parameter: 0 };
+        let port = Arc::new(Wire { info, state: Mutex::default() });
+        let scope = Scope { port: port.clone(), peers: Arc::new(Room(Mutex::default())) };
+        let instance = done("start", self.procedure.instantiate(scope.clone(), self.start)).await?;
+        let (moves, ended, outcome) = (manner == Manner::HandedOver, false, Outcome::default());
+        let mut play = Play { subject: self, scope, port, instance, moves, ended, outcome };
+        play.event(Event::Connect).await?;
+        for (number, packet) in packets.iter().enumerate() {
+            for piece in packet.chunks(READ_MAX_BYTES) {
+                play.event(Event::Read(piece)).await?;
+            }
+            let fires = match manner {
+                Manner::Flooded(packets) => usize::from((number + 1) % packets == 0),
+                Manner::Calm | Manner::HandedOver => TIMERS_MAX,
+            };
+            play.timers(fires).await?;
+        }
+        play.event(Event::End).await?;
+        play.timers(TIMERS_MAX).await?;
+        if !play.ended {
+            return Err("the peer has finished, and the plugin does not close".into());
+        }
+        (play.ended, play.moves) = (false, false);
+        play.event(Event::Disconnect(DisconnectReason::PeerClosed)).await?;
+        play.outcome.written = std::mem::take(&mut locked(&play.port.state).written);
+        Ok(play.outcome)
+    }
+}
+
+struct Play<'a> {
+    subject: &'a Subject,
+    scope: Scope,
+    port: Arc<Wire>,
+    instance: GuestInstance,
+    /// To a fresh instance before each event.
+    moves: bool,
+    ended: bool,
+    outcome: Outcome,
+}
+
+impl Play<'_> {
+    async fn event(&mut self, event: Event<'_>) -> Result<(), String> {
+        if self.ended {
+            return Ok(());
+        }
+        if self.moves && event != Event::Connect {
+            self.hand_over().await?;
+        }
+        let (name, before) = (event.name(), self.instance.usage().fuel);
+        let action = done(name, self.instance.dispatch(event, self.subject.event)).await?;
+        self.outcome.fuel = self.outcome.fuel.max(self.instance.usage().fuel - before);
+        self.ended = action != Action::Proceed;
+        Ok(())
+    }
+
+    async fn timers(&mut self, max: usize) -> Result<(), String> {
+        for _ in 0..max {
+            if self.ended {
+                return Ok(());
+            }
+            let Some(id) = self.port.next_timer() else { return Ok(()) };
+            self.outcome.timers += 1;
+            self.event(Event::Timer { id }).await?;
+        }
+        if max == TIMERS_MAX { Err("its timers never end".into()) } else { Ok(()) }
+    }
+
+    async fn hand_over(&mut self) -> Result<(), String> {
+        let Subject { procedure, start, event, .. } = self.subject;
+        let state = done("save", self.instance.save(*event)).await?;
+        if state.len() > STATE_MAX_BYTES {
+            return Err(format!("it saves {} bytes", state.len()));
+        }
+        let version = procedure.version().to_owned();
+        let taken = procedure.take_over(self.scope.clone(), *start, *event, &version, state);
+        self.instance = done("restore", taken).await?;
+        Ok(())
+    }
+}
+
+async fn done<T>(what: &str, call: impl Future<Output = Result<T, Fault>>) -> Result<T, String> {
+    call.await.map_err(|fault| format!("{what}: {fault}"))
+}
+
+/// Numbers from a number.
+pub struct Random(u64);
+
+impl Random {
+    /// From `WHARF_SEED`, or else from 1; says which.
+    #[must_use]
+    pub fn seeded() -> Self {
+        let seed = std::env::var("WHARF_SEED").map_or(1, |text| text.parse().expect("WHARF_SEED is a number"));
+        eprintln!("WHARF_SEED={seed}");
+        Self(seed)
+    }
+
+    /// The next: SplitMix64.
+    pub fn number(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A packet of random bytes.
+    pub fn packet(&mut self) -> Vec<u8> {
+        let mut packet = Vec::with_capacity(READ_MAX_BYTES);
+        while packet.len() < READ_MAX_BYTES {
+            packet.extend_from_slice(&self.number().to_le_bytes());
+        }
+        packet
+    }
+
+    /// A packet of these messages in random order, the last of them cut off.
+    pub fn mixture(&mut self, messages: &[Vec<u8>]) -> Vec<u8> {
+        let mut packet = Vec::with_capacity(2 * READ_MAX_BYTES);
+        while packet.len() < READ_MAX_BYTES {
+            let message = &messages[(self.number() % messages.len() as u64) as usize];
+            packet.extend_from_slice(&message[..message.len().min(READ_MAX_BYTES)]);
+        }
+        packet.truncate(READ_MAX_BYTES);
+        packet
+    }
+}
+
+/// A packet of one message, repeated, the last of them cut off.
+#[must_use]
+pub fn repeated(message: &[u8]) -> Vec<u8> {
+    message.iter().copied().cycle().take(READ_MAX_BYTES).collect()
+}
+
+/// How many packets of each kind are fed.
+#[derive(Debug, Clone, Copy)]
+pub struct Amount {
+    /// Every so many-th of the 256 repeated bytes, of which line ends are never left out.
+    pub bytes_step: usize,
+    /// Packets of random bytes.
+    pub random: usize,
+    /// Packets of random messages.
+    pub mixed: usize,
+}
+
+impl Amount {
+    /// All of them.
+    pub const ALL: Self = Self { bytes_step: 1, random: 10_000, mixed: 50 };
+}
+
+/// Feeds a plugin with everything: every repeated byte, every repeated message, floods of them,
+/// mixtures and random bytes. `first` is what a client says before. Panics with the packet where
+/// something goes wrong; the most fuel that an event used.
+pub fn feed(subject: &Subject, first: &[u8], messages: &[Vec<u8>], amount: Amount) -> u64 {
+    let mut most = 0;
+    let mut random = Random::seeded();
+    let mut play = |what: &dyn Fn() -> String, packet: &[u8], manner: Manner| {
+        let packets: Vec<&[u8]> = match manner {
+            Manner::Flooded(_) => std::iter::once(first).chain(std::iter::repeat_n(packet, FLOOD)).collect(),
+            Manner::Calm | Manner::HandedOver => vec![first, packet],
+        };
+        let packets: Vec<_> = packets.into_iter().filter(|packet| !packet.is_empty()).collect();
+        let outcome = subject.play(&packets, manner).unwrap_or_else(|error| panic!("{}: {manner:?}: {error}", what()));
+        most = most.max(outcome.fuel);
+        outcome
+    };
+    for byte in (0..=u8::MAX).filter(|byte| usize::from(*byte) % amount.bytes_step == 0 || matches!(byte, 10 | 13)) {
+        let what = || format!("byte {byte:#04x} repeated");
+        play(&what, &repeated(&[byte]), Manner::Calm);
+    }
+    for message in messages {
+        let shown = &message[..message.len().min(100)];
+        let what = || format!("\"{}\" repeated, {} bytes", shown.escape_ascii(), message.len());
+        let calm = play(&what, &repeated(message), Manner::Calm);
+        let moved = play(&what, &repeated(message), Manner::HandedOver);
+        assert!(calm.written == moved.written, "{}: a session that moves is answered otherwise", what());
+        for packets in [1, 3] {
+            play(&what, &repeated(message), Manner::Flooded(packets));
+        }
+    }
+    for number in 0..amount.mixed {
+        play(&|| format!("mixture {number}"), &random.mixture(messages), Manner::Calm);
+    }
+    for number in 0..amount.random {
+        play(&|| format!("random packet {number}"), &random.packet(), Manner::Calm);
+    }
+    most
+}
+
+/// Lines, as `lines` and `chat` take them.
+#[must_use]
+pub fn lines() -> Vec<Vec<u8>> {
+    let lengths = (0..=40).chain([63, 64, 100, 255, 256, 511, 512, 513, 1_023, 1_024, 1_025, 4_096, 65_535]);
+    let endings: [&[u8]; 3] = [b"\n", b"\r\n", b"\r\r\n"];
+    let all = lengths.flat_map(|length| endings.map(|ending| [&vec![b'x'; length][..], ending].concat()));
+    all.chain([b"\xff\xfe\n".to_vec(), "ä ö ü\n".into(), b"\0\n".to_vec(), b"\n\r".to_vec()]).collect()
+}
+
+/// What is said in a room: words, commands, and what is nearly one.
+#[must_use]
+pub fn chatter() -> Vec<Vec<u8>> {
+    let names = ["", "ann", "ANN", "bob", "nobody-of-this-name", "ä"];
+    let whispers =
+        names.iter().flat_map(|name| ["", " ", " x", " a longer line"].map(|words| format!("/to {name}{words}\n")));
+    let commands = ["/quit\n", "/quit now\n", "/to\n", "/x\n", "/\n", " /quit\n", "/TO ann x\n"].map(String::from);
+    let mixed = ["a\n/to ann b\n", "a\n/x\n", "a\n\n", "\r\n", "a\r\n"].map(String::from);
+    let text = whispers.chain(commands).chain(mixed).map(String::into_bytes);
+    text.chain(lines().into_iter().step_by(4)).chain([[&b"/to ann "[..], &[b'x'; 500], b"\n"].concat()]).collect()
+}
+
+/// Requests of all methods, with bodies of many sizes, whole and partial, and what is none.
+#[must_use]
+pub fn requests() -> Vec<Vec<u8>> {
+    let methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "BREW", "get", ""];
+    let mut all: Vec<String> = Vec::new();
+    for method in methods {
+        for (target, version) in
+            [("/", "1.1"), ("/", "1.0"), ("*", "1.1"), ("/a?b#c", "1.1"), ("http://a/b", "1.1"), ("/", "2.0")]
+        {
+            all.push(format!("{method} {target} HTTP/{version}\r\nHost:\r\n\r\n"));
+        }
+        for body in [0, 1, 2, 5, 10, 100, 1_000, 4_096, 10_000, 65_000, 1 << 20] {
+            let head = format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: {body}\r\n\r\n");
+            all.push(head + &"b".repeat(body.min(70_000)));
+        }
+    }
+    let get = "GET / HTTP/1.1\r\nHost: a\r\n";
+    for field in ["a:\r\n", "a: b\r\n", "Connection: close,close,close\r\n", "Connection: ,\r\n", ",:\r\n"] {
+        for count in [1, 10, 100, 1_000, 3_000] {
+            all.push(format!("{get}{}\r\n", field.repeat(count)));
+        }
+    }
+    for size in [1_000, 8_000, 16_000, 16_384, 20_000] {
+        all.push(format!("{get}X: {}\r\n\r\n", "x".repeat(size)));
+        all.push(format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(size)));
+    }
+    let whole = format!("{get}Connection: keep-alive\r\n\r\n");
+    all.extend((1..whole.len()).map(|length| whole[..length].to_owned()));
+    all.extend(["\r\n\r\n", "GET /\r\n", "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "\x16\x03\x01"].map(String::from));
+    all.push("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".into());
+    all.push("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into());
+    all.into_iter().map(String::into_bytes).collect()
+}

@@ -1,0 +1,56 @@
+//! Bundled plugins answer in bounded slices: no packet is a fault in any class. See
+//! `wharf_tests::packets`.
+
+use wharf_tests::guests::bundled;
+use wharf_tests::packets::{Amount, Subject, chatter, feed, lines, repeated, requests};
+
+/// Feeds one of them with all packets.
+fn unharmed(folder: &str, settings: &[(&str, &str)], first: &[u8], messages: &[Vec<u8>]) {
+    let most = feed(&Subject::new(&bundled(folder), settings), first, messages, Amount::ALL);
+    println!("{folder}: {most} fuel in the dearest event");
+}
+
+#[test]
+fn echo_answers_every_packet() {
+    unharmed("plugins/echo", &[], b"", &lines());
+}
+
+#[test]
+fn lines_answers_every_packet() {
+    unharmed("plugins/lines", &[], b"", &lines());
+}
+
+#[test]
+fn lines_answers_every_packet_with_long_lines() {
+    unharmed("plugins/lines", &[("line-max-bytes", "65536")], b"half a line", &lines());
+}
+
+#[test]
+fn http_answers_every_packet() {
+    unharmed("plugins/http", &[], b"", &requests());
+}
+
+#[test]
+fn http_answers_every_packet_with_large_bodies() {
+    let body = "x".repeat(100_000);
+    unharmed("plugins/http", &[("body", &body), ("path", "/")], b"", &requests());
+}
+
+#[test]
+fn chat_answers_every_packet_of_a_newcomer() {
+    unharmed("plugins/chat", &[], b"", &chatter());
+}
+
+#[test]
+fn chat_answers_every_packet_of_a_member() {
+    unharmed("plugins/chat", &[], &[&[b'a'; 31][..], b"n\n"].concat(), &chatter());
+}
+
+#[test]
+fn no_request_that_waits_is_lost() {
+    let subject = Subject::new(&bundled("plugins/http"), &[]);
+    let request = b"GET / HTTP/1.1\r\nHost:\r\n\r\n";
+    let outcome = subject.play(&[&repeated(request)], wharf_tests::packets::Manner::Calm).expect("no fault");
+    let answers = String::from_utf8(outcome.written).expect("text").matches("HTTP/1.1 200 OK").count();
+    assert_eq!((answers, outcome.timers > 1), (65_536 / request.len(), true));
+}
