@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use futures_util::future::AbortHandle;
 
+use super::exclusive::Rank;
 use super::means;
 use super::service::Service;
 use super::swap::{hand_over, on_build, put_back, same};
@@ -103,7 +104,7 @@ impl Service {
 }
 
 async fn take_back(service: Arc<Service>) {
-    let _alone = service.swapping.lock().await;
+    let _alone = service.swapping.lock(Rank::Next).await;
     // A reload may have given both other terms meanwhile, and a swap may have come before.
     let Some(guard) = service.guard().take_if(|guard| guard.is_over) else { return };
     let (bad, before) = (Arc::clone(&guard.new), Arc::clone(&guard.before));

@@ -10,6 +10,7 @@ mod census;
 mod checks;
 mod course;
 mod demand;
+mod exclusive;
 mod fleet;
 mod guard;
 mod handle;
