@@ -21,7 +21,10 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ("session", &["event", "net", "sched"]),
     ("plugin", &["event", "files", "sched", "telemetry", "work"]),
     ("authoring", &["event", "files", "plugin", "sched"]),
-    ("server", &["admission", "event", "files", "net", "oci", "plugin", "sched", "serve", "session", "telemetry", "work"]),
+    (
+        "server",
+        &["admission", "event", "files", "net", "oci", "plugin", "sched", "serve", "session", "telemetry", "work"],
+    ),
     ("control", &["admission", "event", "files", "sched", "server", "span", "telemetry", "work"]),
     (
         "config",

@@ -31,8 +31,8 @@ mod upgrade;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
-use std::time::Duration;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use tracing_appender::non_blocking::NonBlockingBuilder;

@@ -193,9 +193,8 @@ pub(super) async fn renew_credentials(State(shared): State<Arc<Shared>>, Path(na
     parse::<requests::Nothing>(&body)?;
     let server = server(&shared, &name)?;
     let _waits = shared.may_wait(&server, Class::Read)?;
-    let bad = |error: String| {
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-credentials", error).or_refused_by_system()
-    };
+    let bad =
+        |error: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-credentials", error).or_refused_by_system();
     match shared.fleet.renew_credentials(&name).await? {
         Some(Ok(())) => Ok(ok(&json!({ "renewed": true }))),
         Some(Err(error)) => Err(bad(error.to_string())),

@@ -73,9 +73,8 @@ pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, body: Bytes) -> A
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no-upgrade", what).or_refused_by_system()
     })?;
     let wish = UpgradeWish { program: request.program, timeout, drain, doors };
-    let not_upgraded = |why: String| {
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not-upgraded", why).or_refused_by_system()
-    };
+    let not_upgraded =
+        |why: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not-upgraded", why).or_refused_by_system();
     // Before the process can end by it.
     if !shared.begins_to_leave() {
         return Err(not_upgraded("another upgrade is under way".into()));

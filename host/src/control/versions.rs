@@ -18,7 +18,8 @@ pub(super) async fn swap(State(shared): State<Arc<Shared>>, Path(name): Server, 
     let server = server(&shared, &name)?;
     let requests::Swap { file, policy } = parse(&body)?;
     let policy = policy.map(Into::into);
-    change(&shared, server, Class::Change, |server| async move { server.swap_to(file, policy).await.map_err(refused) }).await
+    change(&shared, server, Class::Change, |server| async move { server.swap_to(file, policy).await.map_err(refused) })
+        .await
 }
 
 /// How far the swap is that is under way.

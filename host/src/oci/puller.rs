@@ -103,7 +103,8 @@ impl Registries {
         policy: PullPolicy,
         stop: &Stop,
     ) -> Result<Pulled, RegistryError> {
-        self.find(reference, policy, stop).map_err(|problem| RegistryError { reference: reference.to_string(), problem })
+        self.find(reference, policy, stop)
+            .map_err(|problem| RegistryError { reference: reference.to_string(), problem })
     }
 
     fn find(&self, reference: &Reference, policy: PullPolicy, stop: &Stop) -> Result<Pulled, Problem> {

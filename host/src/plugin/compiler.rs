@@ -19,7 +19,7 @@ use super::compile::precompile;
 use super::engine;
 use super::patience::{Heard, Patience, Pipes};
 use super::source::COMPONENT_MAX_BYTES;
-use crate::work::{Refusal, Stop, SystemRefused};
+use crate::work::{Refusal, Stop, SystemRefused, panic_words};
 
 /// The verb of the program that compiles. Its arguments are the two limits.
 pub const VERB: &str = "compile";
@@ -215,13 +215,18 @@ pub fn compile_for_another(memory_max_bytes: u64, time_max: Duration) -> u8 {
     }
 }
 
-/// Ends this process at the first panic of any of its threads, with one line that says why.
+/// Ends this process at the first panic of any of its threads, with one line that says why: that the
+/// system refused something, or that the compiler is wrong.
 fn one_line_for_each_panic() {
     std::panic::set_hook(Box::new(|panic| {
-        let said: String = panic.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        let said = panic_words(panic.payload()).split_whitespace().collect::<Vec<_>>().join(" ");
+        let (line, code) = match Refusal::in_text(&said) {
+            Some(_) => (said, SYSTEM),
+            None => (format!("the compiler failed on it, by a mistake of its own: {said}"), PANICKED),
+        };
         // As above.
-        let _ = writeln!(io::stderr(), "\nthe compiler failed on it, by a mistake of its own: {said}");
-        std::process::exit(PANICKED);
+        let _ = writeln!(io::stderr(), "\n{line}");
+        std::process::exit(code);
     }));
 }
 
@@ -297,7 +302,9 @@ mod tests {
         assert!(compiled_by(holds, Duration::from_millis(400)).contains("longer than 400ms"));
         assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
         let missing = Compiler { program: "/nowhere".into(), ..Compiler::this_program() };
-        assert!(format!("{:#}", missing.compile(b"", &Stop::default()).expect_err("there is none")).contains("/nowhere"));
+        assert!(
+            format!("{:#}", missing.compile(b"", &Stop::default()).expect_err("there is none")).contains("/nowhere")
+        );
     }
     #[test]
     fn called_off_compiler_ends_with_all_it_started() {

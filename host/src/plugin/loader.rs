@@ -321,9 +321,7 @@ impl Loader {
         let start = Instant::now();
         let Source { file, name, version, stateless, bytes } = source;
         let digest = Sha256::digest(&bytes);
-        let (component, cache_use) = self
-            .component(&bytes, &digest)
-            .map_err(|error| not_compiled(&file, &error))?;
+        let (component, cache_use) = self.component(&bytes, &digest).map_err(|error| not_compiled(&file, &error))?;
 
         let kind = component.component_type();
         let named = |(name, _): (&str, ComponentItem)| name.to_owned();

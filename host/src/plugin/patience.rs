@@ -93,12 +93,7 @@ impl Patience {
     ///
     /// # Errors
     /// Those of [`Patience::lasts`], or what the system said.
-    pub(super) fn talk<I, O, E>(
-        &self,
-        pipes: &mut Pipes<I, O, E>,
-        mut bytes: &[u8],
-        max: u64,
-    ) -> io::Result<Vec<u8>>
+    pub(super) fn talk<I, O, E>(&self, pipes: &mut Pipes<I, O, E>, mut bytes: &[u8], max: u64) -> io::Result<Vec<u8>>
     where
         I: Write + AsFd,
         O: Read + AsFd,

@@ -40,11 +40,12 @@ const PANIC_MAX_CHARS: usize = 300;
 /// How long a step may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WorkKind {
-    /// Milliseconds to minutes: compiling, pulling from a registry, trial instances.
+    /// Milliseconds to minutes: compiling and pulling from a registry.
     Long,
     /// As long as a disk takes: keys and certificates, the configuration.
     Short,
-    /// What waits for no queue of the other two: roll-backs, records, the end of a server.
+    /// What waits for no queue of the other two: steps under a server's lock of swaps, roll-backs,
+    /// records, the end of a server.
     Urgent,
 }
 
@@ -283,11 +284,11 @@ impl WorkQueue {
 
 /// Does a step; a panic in it is an error.
 fn caught<T>(step: impl FnOnce() -> T) -> Result<T, WorkError> {
-    catch_unwind(AssertUnwindSafe(step)).map_err(|panic| WorkError::Panicked(words(&*panic)))
+    catch_unwind(AssertUnwindSafe(step)).map_err(|panic| WorkError::Panicked(panic_words(&*panic)))
 }
 
 /// What a panic said, shortened.
-fn words(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn panic_words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("it did not say why").chars().take(PANIC_MAX_CHARS).collect()

@@ -10,7 +10,8 @@ pub enum Refusal {
     /// `EAGAIN` of a thread or a process.
     #[error(
         "the system refused a thread or a process (EAGAIN): a limit on their number is reached, \
-         `pids.max` of the cgroup or RLIMIT_NPROC"
+         `pids.max` of the cgroup or RLIMIT_NPROC, or one on memory for a stack, RLIMIT_AS or \
+         RLIMIT_DATA"
     )]
     Threads,
     /// `ENOMEM`.

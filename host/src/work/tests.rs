@@ -91,8 +91,8 @@ fn full_queues_of_one_tenant_delay_no_other() {
         for _ in 0..QUEUED_TENANT_MAX + RUNNING_TENANT_MAX + 3 {
             let hold = Arc::clone(&hold);
             let held = move || {
-            let _ = hold.lock().expect("no panic").recv();
-        };
+                let _ = hold.lock().expect("no panic").recv();
+            };
             if let Err(error) = pool.run_alone(kind, &slow, held) {
                 assert!(error.to_string().contains("the tenant `slow`"), "{error}");
                 refused += 1;

@@ -391,9 +391,8 @@ impl Possible {
 
     pub(super) fn gives(&mut self, order: usize, what: Order) {
         self.story.push(format!("{order}: {what:?}"));
-        let of_version = |(number, what): (&usize, &Order)| {
-            matches!(what, Order::Swap(_) | Order::Canary(_)).then_some(*number)
-        };
+        let of_version =
+            |(number, what): (&usize, &Order)| matches!(what, Order::Swap(_) | Order::Canary(_)).then_some(*number);
         let called_off: Vec<_> = match what {
             Order::RollBack => self.asked.iter().filter_map(of_version).collect(),
             _ => Vec::new(),

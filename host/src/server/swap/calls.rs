@@ -15,7 +15,7 @@ use crate::server::means;
 use crate::server::procure::{ProcureError, again, believed, bytes_of, procure};
 use crate::server::versions::{Canary, CanarySeen, CanaryWish, Generation, How, Standing, judge, promote, take_back};
 use crate::telemetry::{CanaryBegan, SwapRefused};
-use crate::work::{Stop, WorkKind, WorkQueue};
+use crate::work::{Stop, WorkKind};
 
 impl ServerHandle {
     /// Loads a plugin, or asks its registry for it and loads it, under the grants of this server, for [`ServerHandle::swap`].
@@ -105,7 +105,7 @@ impl ServerHandle {
         let next = match same(before.plugin(), &plugin) {
             true => Arc::clone(&before),
             false => {
-                let ready = self.ready(&before, plugin, service.work(WorkKind::Long));
+                let ready = self.ready(&before, plugin);
                 pending.unless_called_off(service, ready).await??
             }
         };
@@ -152,7 +152,7 @@ impl ServerHandle {
         let kept = service.guard().as_ref().map(|guard| Arc::clone(guard.before()));
         bounded_beside(service, &before, &plugin, kept.as_ref())?;
         let _under_way = service.begins(&plugin);
-        let ready = self.ready(&before, plugin, service.work(WorkKind::Long));
+        let ready = self.ready(&before, plugin);
         let next = pending.unless_called_off(service, ready).await??;
         let canary = service.unless_stopping(|| {
             let number = service.history().put(&next, How::Canary, Standing::Canary);
@@ -213,7 +213,7 @@ impl ServerHandle {
         };
         let bad = service.procedure();
         let _under_way = service.begins(&plugin);
-        let next = self.ready(&bad, plugin, service.work(WorkKind::Urgent)).await?;
+        let next = self.ready(&bad, plugin).await?;
         let policy = service.terms().rules.policy;
         let mut report = SwapReport { from: bad.plugin().label(), to: next.plugin().label(), ..SwapReport::default() };
         let publish = || {
@@ -322,19 +322,15 @@ impl ServerHandle {
     }
 
     /// Tries a version out, and makes sure that it can be gone back to.
-    async fn ready(
-        &self,
-        before: &Arc<EventProcedure>,
-        plugin: Arc<Plugin>,
-        queue: WorkQueue,
-    ) -> Result<Arc<EventProcedure>, SwapError> {
+    async fn ready(&self, before: &Arc<EventProcedure>, plugin: Arc<Plugin>) -> Result<Arc<EventProcedure>, SwapError> {
         let service = &self.service;
         bounded(service, before, &plugin)?;
         let budget = service.terms().line_config.budgets.start(self.priority());
         let (limits, trial, old) = (before.limits(), Arc::clone(&plugin), Arc::clone(before.plugin()));
         let (records, name) = (service.records.clone(), Arc::clone(&service.name));
         let registries = Arc::clone(&service.terms().registries);
-        let tried = means::apart(queue, move || {
+        // The server's lock is held meanwhile, so this is not to wait for loads of other servers.
+        let tried = means::apart(service.work(WorkKind::Urgent), move || {
             try_out(&trial, limits, budget)?;
             let Some(records) = records else { return Ok(()) };
             if let Err(error) = records.keep(&name, &old, || bytes_of(old.file(), &registries)) {
