@@ -278,8 +278,7 @@ fn refused_descriptors_are_named() {
     for seed in [7, 41] {
         let mut dice = Seeded::of(seed);
         let descriptors = fs::read_dir(format!("/proc/{}/fd", process.as_raw_nonzero())).expect("a list");
-        let open: BTreeSet<u64> =
-            descriptors.filter_map(|one| one.ok()?.file_name().to_str()?.parse().ok()).collect();
+        let open: BTreeSet<u64> = descriptors.filter_map(|one| one.ok()?.file_name().to_str()?.parse().ok()).collect();
         // Room for a connection, and few more.
         let most = (0..4_096).filter(|number| !open.contains(number)).nth(1 + dice.below(3)).expect("a gap");
         println!("seed {seed}: up to {most} descriptors");
