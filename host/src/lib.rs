@@ -31,6 +31,7 @@
 //! | [`config`] | `wharf.toml` |
 //! | [`control`] | the control API |
 //! | [`authoring`] | projects and components for authors of plugins |
+//! | [`work`] | threads for blocking work, shared fairly by tenant |
 //! | [`cli`] | the `wharf` command |
 
 pub mod admission;
@@ -51,3 +52,4 @@ pub mod server;
 pub mod session;
 mod span;
 pub mod telemetry;
+pub mod work;

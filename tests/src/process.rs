@@ -75,6 +75,12 @@ impl Wharf {
         panic!("it never said {words:?}; it said:\n{}", all.join("\n"));
     }
 
+    /// All lines since the last that was waited for, as far as they have come.
+    #[must_use]
+    pub fn said_by_now(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");

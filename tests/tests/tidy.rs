@@ -10,18 +10,22 @@ use wharf_tests::released::{Promises, breaches, frozen, promises, promises_in};
 const LINES_MAX: usize = 500;
 
 /// Each layer with those it may import.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 13] = [
+    ("work", &[]),
     ("event", &[]),
     ("admission", &[]),
     ("sched", &["event"]),
     ("telemetry", &["event"]),
     ("net", &["admission", "event", "files"]),
-    ("oci", &["files", "net"]),
+    ("oci", &["files", "net", "work"]),
     ("session", &["event", "net", "sched"]),
-    ("plugin", &["event", "files", "sched", "telemetry"]),
+    ("plugin", &["event", "files", "sched", "telemetry", "work"]),
     ("authoring", &["event", "files", "plugin", "sched"]),
-    ("server", &["admission", "event", "files", "net", "oci", "plugin", "sched", "serve", "session", "telemetry"]),
-    ("control", &["admission", "event", "files", "sched", "server", "span", "telemetry"]),
+    (
+        "server",
+        &["admission", "event", "files", "net", "oci", "plugin", "sched", "serve", "session", "telemetry", "work"],
+    ),
+    ("control", &["admission", "event", "files", "sched", "server", "span", "telemetry", "work"]),
     (
         "config",
         &["admission", "control", "event", "files", "net", "oci", "plugin", "sched", "server", "session", "span"],

@@ -31,6 +31,7 @@ mod upgrade;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
@@ -75,6 +76,11 @@ pub fn run() -> ExitCode {
     };
     // A thread of its own writes: whoever reads the log slowly, or not at all, holds no session up.
     let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX).thread_name("wharf-log");
+    // The library panics where the system refuses its thread.
+    if let Err(error) = thread::Builder::new().spawn(|| {}).map(JoinHandle::join) {
+        eprintln!("wharf: the system refused a thread for the log: {error}");
+        return ExitCode::FAILURE;
+    }
     let (writer, _flushed_at_the_end) = writer.finish(std::io::stderr());
     let dropped = writer.error_counter();
     count_dropped_lines(move || dropped.dropped_lines());

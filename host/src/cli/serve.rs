@@ -23,6 +23,7 @@ use crate::control::{Control, ControlConfig, Reload};
 use crate::net::SocketOptions;
 use crate::plugin::{Compiler, Grants};
 use crate::server::{Fleet, Host, HostConfig, Inheritance, LeftSession, LeftSocket, Plan, Reloaded, Shelf, leave};
+use crate::work::WorkKind;
 
 /// How long sessions may take to be left to the next process, however short the time is for those that finish.
 const LEAVE_MIN: Duration = Duration::from_secs(3);
@@ -93,7 +94,8 @@ fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result
     let starting = host.clone();
     let fleet = host.runtime().block_on(async {
         // Loading plugins takes its time; a signal ends that too.
-        let bind = tokio::task::spawn_blocking(move || Fleet::bind(starting, plan));
+        let threads = starting.clone();
+        let bind = threads.work(WorkKind::Long, move || Fleet::bind(starting, plan));
         tokio::select! {
             fleet = bind => Ok(Some(fleet?)),
             _ = signals.end() => anyhow::Ok(None),
@@ -200,8 +202,9 @@ async fn steer(
 async fn leave_to_the_next(fleet: &Arc<Fleet>, store: Arc<Store>, grace: Duration) {
     let shelf = Arc::clone(&store) as Arc<dyn Shelf>;
     let left = leave(fleet, shelf, grace.max(LEAVE_MIN)).await;
-    // It fails only where the runtime ends.
-    let _ = tokio::task::spawn_blocking(move || store.done()).await;
+    if let Err(error) = fleet.host().work(WorkKind::Urgent, move || store.done()).await {
+        tracing::warn!(%error, "systemd may not have done what it was told about its store");
+    }
     tracing::info!(left = left.moved, stayed = ?left.stayed, "sessions wait for the next process");
 }
 
@@ -262,7 +265,7 @@ async fn reload(file: Option<PathBuf>, control: Option<ControlConfig>, fleet: Ar
         return Err("this process was started without a configuration file".into());
     };
     let shown = file.display().to_string();
-    let read = tokio::task::spawn_blocking(move || Config::read(&file)).await;
+    let read = fleet.host().work(WorkKind::Short, move || Config::read(&file)).await;
     let config = read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
     if config.control != control {
         return Err(format!(

@@ -87,11 +87,16 @@ async fn watch(client: &Client, arguments: &TopArgs) -> Result<(), ClientError> 
     let mut before = Before::default();
     let (quit, mut quits) = tokio::sync::mpsc::channel::<()>(1);
     if io::stdin().is_terminal() {
-        std::thread::spawn(move || {
+        let kept = quit.clone();
+        let keys = std::thread::Builder::new().name("wharf-keys".into()).spawn(move || {
             let ends = |byte: &io::Result<u8>| matches!(byte, Ok(b'q' | b'Q' | 3) | Err(_));
             let _ = io::stdin().lock().bytes().find(ends);
             let _ = quit.blocking_send(());
         });
+        if keys.is_err() {
+            // The system refused the thread: a signal ends it still, as below.
+            std::mem::forget(kept);
+        }
     } else {
         // Nobody can press a key; it is not dropped, which would read as one.
         std::mem::forget(quit);

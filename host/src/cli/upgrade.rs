@@ -20,6 +20,7 @@ use super::systemd;
 use crate::control::{Upgrade, UpgradeWish, Upgraded};
 use crate::net::Passage;
 use crate::server::{Fleet, Inheritance, hand_over};
+use crate::work::WorkKind;
 
 /// Says to a process that another is to be succeeded, through standard input.
 const MARK: &str = "WHARF_TAKES_OVER";
@@ -128,13 +129,14 @@ impl Successors {
         let (passage, end) = Passage::pair().map_err(|error| at(error.to_string()))?;
         let arguments = self.arguments.clone();
         let start = move || Spawned::start(&program, &arguments, end, as_a_successor);
-        let started = tokio::task::spawn_blocking(start).await.map_err(|error| at(error.to_string()))?;
+        let threads = fleet.host().clone();
+        let started = threads.work(WorkKind::Urgent, start).await.map_err(|error| at(error.to_string()))?;
         let child = started.map_err(|error| at(format!("cannot be started: {error}")))?;
         let process = child.id();
         tracing::info!(program = shown, process, "a new process is to take over");
         let handed_over = hand_over(Arc::clone(&fleet), passage, wish.doors, wish.timeout).await;
         // Before anything is given up: what crashes at once would leave nobody who serves.
-        let looked = tokio::task::spawn_blocking(move || {
+        let looked = threads.work(WorkKind::Urgent, move || {
             let gone = handed_over.is_ok() && child.ends_within(STAYS_MIN);
             (if gone { Err("it said that it serves, and ended".to_owned()) } else { handed_over }, child)
         });
@@ -142,7 +144,7 @@ impl Successors {
         let heir = match handed_over {
             Ok(heir) => heir,
             Err(problem) => {
-                let end = tokio::task::spawn_blocking(move || child.end()).await.ok().flatten();
+                let end = threads.work(WorkKind::Urgent, move || child.end()).await.ok().flatten();
                 let end = end.map(|status| format!(" ({status})")).unwrap_or_default();
                 let problem = at(format!("{problem}{end}"));
                 tracing::error!(problem, "no new process took over");
@@ -150,7 +152,9 @@ impl Successors {
             }
         };
         // Before systemd hears of it, which looks up whose child it is.
-        let _ = tokio::task::spawn_blocking(move || child.release()).await;
+        if let Err(error) = threads.work(WorkKind::Urgent, move || child.release()).await {
+            tracing::warn!(%error, process, "the new process is still a child of this one");
+        }
         let doors_taken = heir.has_socket();
         heir.stands_back();
         // Whoever sends the next word to systemd has to be known to it.

@@ -4,6 +4,9 @@ use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tokio::task::JoinError;
+
+use crate::work::{Refusal, WorkError};
 
 /// An error of the API. Its code is stable.
 #[derive(Debug)]
@@ -40,6 +43,51 @@ impl Problem {
 
     pub(super) fn conflict(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, code, message)
+    }
+}
+
+impl Problem {
+    /// The operating system refused what the request needs.
+    pub(super) fn refused_by_system(refusal: Refusal, what: &str) -> Self {
+        // What was refused is in the message once.
+        let message = match what.contains(&refusal.to_string()) {
+            true => what.to_owned(),
+            false => format!("{what}; {refusal}"),
+        };
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "refused-by-system", message)
+    }
+
+    /// The host failed, by a mistake in its code.
+    pub(super) fn host_fault(what: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "host-fault", what)
+    }
+
+    /// A task did not come to its end.
+    pub(super) fn unfinished(error: &JoinError) -> Self {
+        match error.is_panic() {
+            true => Self::host_fault(format!("the host failed in this request, by a mistake of its own: {error}")),
+            false => Self::conflict("stopping", "the process is stopping"),
+        }
+    }
+
+    /// This problem, unless its message says that the system refused something. Only for messages
+    /// without words of peers and plugins.
+    pub(super) fn or_refused_by_system(self) -> Self {
+        match Refusal::in_text(&self.message) {
+            Some(refusal) => Self::refused_by_system(refusal, &self.message),
+            None => self,
+        }
+    }
+}
+
+impl From<WorkError> for Problem {
+    fn from(error: WorkError) -> Self {
+        let text = error.to_string();
+        match error {
+            WorkError::Full { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-waiting", text),
+            WorkError::Panicked(_) => Self::host_fault(text),
+            _ => Self::conflict("stopping", text),
+        }
     }
 }
 

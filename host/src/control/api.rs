@@ -9,26 +9,27 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post, put};
 use hyper::body::Body as _;
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Semaphore, watch};
 
 use super::answer::Problem;
+use super::connections::Connection;
 use super::server::Reload;
 use super::upgrade::{self, Upgrade};
+use super::waiting::{Class, Place, Waiting};
 use super::{calls, metrics, page, stream, versions};
-use crate::server::{Door, Fleet};
+use crate::server::{Door, Fleet, ServerHandle};
 use crate::telemetry::{Bucket, ControlRequest};
+use crate::work::HOST;
 
 /// Largest body of a request.
 const BODY_MAX_BYTES: usize = 1 << 20;
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Calls that wait for something at once: locks, suspensions, restarts, reloads.
-const WAITING_MAX: usize = 32;
 /// Event streams open at once.
 const STREAMS_MAX: usize = 16;
 /// Requests that change something and are logged each second.
@@ -58,7 +59,7 @@ pub(super) struct Shared {
     leaving: Arc<AtomicBool>,
     pub(super) streams: Arc<Semaphore>,
     /// Places for calls that may take their time.
-    pub(super) waiting: Semaphore,
+    pub(super) waiting: Arc<Waiting>,
     request_lines: Bucket,
 }
 
@@ -70,7 +71,7 @@ impl Shared {
         leaving: Arc<AtomicBool>,
     ) -> Arc<Self> {
         let (streams, request_lines) = (Arc::new(Semaphore::new(STREAMS_MAX)), Bucket::new(REQUESTS_LOGGED_PER_SECOND));
-        let waiting = Semaphore::new(WAITING_MAX);
+        let waiting = Arc::default();
         let (doors, left) = (Mutex::new(doors), watch::Sender::new(Left::Not));
         Arc::new(Self { fleet, reload, upgrade, doors, left, leaving, streams, waiting, request_lines })
     }
@@ -115,14 +116,14 @@ impl Shared {
         ControlRequest { method, path, status }.emit(&self.request_lines);
     }
 
-    /// A place for a call that may take its time. There are fewer than connections, so that a call that ends the waiting always
-    /// gets through.
-    pub(super) fn may_wait(&self) -> Result<SemaphorePermit<'_>, Problem> {
-        let busy = |_| {
-            let message = format!("{WAITING_MAX} calls are waiting already");
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-waiting", message)
-        };
-        self.waiting.try_acquire().map_err(busy)
+    /// A place for a call about this server that may take its time.
+    pub(super) fn may_wait(&self, server: &ServerHandle, class: Class) -> Result<Place, Problem> {
+        self.waiting.enter(server.tenant(), class)
+    }
+
+    /// The same for one about the process.
+    pub(super) fn may_change_all(&self) -> Result<Place, Problem> {
+        self.waiting.enter(HOST.into(), Class::Change)
     }
 }
 
@@ -191,7 +192,13 @@ async fn bounded(State(shared): State<Arc<Shared>>, request: Request, next: Next
         }
     };
     let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
-    let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+    // While it is worked on, it holds up no other connection.
+    let connection = parts.extensions.get::<Connection>().cloned();
+    let away = connection.map(Connection::leave);
+    let mut response = next.run(Request::from_parts(parts, Body::from(body))).await;
+    if away.is_some_and(|away| !away.returns()) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if !method.is_safe() {
         ControlRequest { method: method.as_str(), path: &path, status: response.status().as_u16() }
             .emit(&shared.request_lines);

@@ -15,6 +15,7 @@ use super::asker::Asker;
 use super::bounds;
 use super::requests::{self, parse};
 use super::views;
+use super::waiting::Class;
 use crate::event::{NameError, SendError};
 use crate::server::{LockError, ServerHandle, SteerError};
 
@@ -82,7 +83,7 @@ pub(super) async fn show(State(shared): State<Arc<Shared>>, Path(name): Server) 
 pub(super) async fn suspend(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
     let server = server(&shared, &name)?;
     let (newcomers, sessions) = parse::<requests::Suspend>(&body)?.read()?;
-    let _waits = shared.may_wait()?;
+    let _waits = shared.may_wait(&server, Class::Wait)?;
     steered(&server, server.suspend(newcomers, sessions).await)
 }
 
@@ -103,7 +104,7 @@ pub(super) async fn restart(State(shared): State<Arc<Shared>>, Path(name): Serve
     if server.status().is_final() {
         return Err(Problem::conflict("stopping", SteerError::Stopping.to_string()));
     }
-    let _waits = shared.may_wait()?;
+    let _waits = shared.may_wait(&server, Class::End)?;
     if request.reload {
         reload_all(&shared).await?;
     }
@@ -114,6 +115,7 @@ pub(super) async fn restart(State(shared): State<Arc<Shared>>, Path(name): Serve
 pub(super) async fn stop(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
     let server = server(&shared, &name)?;
     let (drain, grace) = parse::<requests::Stop>(&body)?.read()?;
+    let _waits = shared.may_wait(&server, Class::End)?;
     let stopping = Arc::clone(&server);
     // On its own, so that it is done even where nobody waits for it.
     let work = tokio::spawn(async move {
@@ -146,7 +148,7 @@ pub(super) async fn lock(
 ) -> Answer {
     let server = server(&shared, &name)?;
     let (wait, hold) = parse::<requests::Lock>(&body)?.read()?;
-    let _waits = shared.may_wait()?;
+    let _waits = shared.may_wait(&server, Class::Wait)?;
     match server.lock(wait, hold).await {
         // The lock of a client that vanished is dropped with its request, or here where what it sent ahead hid that.
         Ok(_) if asker.is_gone() => Err(Problem::conflict("locked", "whoever asked has closed the connection")),
@@ -189,12 +191,13 @@ pub(super) async fn broadcast(State(shared): State<Arc<Shared>>, Path(name): Ser
 
 pub(super) async fn renew_credentials(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
     parse::<requests::Nothing>(&body)?;
-    server(&shared, &name)?;
-    let fleet = Arc::clone(&shared.fleet);
-    let renewed = tokio::task::spawn_blocking(move || fleet.renew_credentials(&name)).await;
-    match renewed.ok().flatten() {
+    let server = server(&shared, &name)?;
+    let _waits = shared.may_wait(&server, Class::Read)?;
+    let bad =
+        |error: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-credentials", error).or_refused_by_system();
+    match shared.fleet.renew_credentials(&name).await? {
         Some(Ok(())) => Ok(ok(&json!({ "renewed": true }))),
-        Some(Err(error)) => Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-credentials", error)),
+        Some(Err(error)) => Err(bad(error.to_string())),
         None => Err(Problem::conflict("not-secure", "this server has no credentials")),
     }
 }
@@ -271,7 +274,7 @@ pub(super) async fn rename(State(shared): State<Arc<Shared>>, Path((name, id)): 
 
 pub(super) async fn reload(State(shared): State<Arc<Shared>>, body: Bytes) -> Answer {
     parse::<requests::Nothing>(&body)?;
-    let _waits = shared.may_wait()?;
+    let _waits = shared.may_change_all()?;
     Ok(ok(&reload_all(&shared).await?))
 }
 
@@ -279,11 +282,13 @@ async fn reload_all(shared: &Shared) -> Result<views::Reload, Problem> {
     if shared.fleet.is_draining() {
         return Err(Problem::conflict("stopping", "the process is stopping"));
     }
-    let refused = |error: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-configuration", error);
+    let refused = |error: String| {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-configuration", error).or_refused_by_system()
+    };
     // On its own, so that it is done even where nobody waits for it.
     let (reload, fleet) = (shared.reload.clone(), Arc::clone(&shared.fleet));
     let work = tokio::spawn(async move { reload.run(&fleet).await });
-    let done = work.await.map_err(|_| Problem::conflict("stopping", "the process is stopping"))?;
+    let done = work.await.map_err(|error| Problem::unfinished(&error))?;
     done.map(views::Reload::of).map_err(refused)
 }
 

@@ -16,10 +16,12 @@ use super::api::Shared;
 use crate::sched::TurnsSeen;
 use crate::server::{Fleet, ServerHandle, Status, TenantSeen};
 use crate::telemetry::{ClassSeen, EditionSeen, Snapshot, Spent, dropped_lines};
+use crate::work::WorkSeen;
 
 pub(super) async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
     let mut registry = Registry::with_prefix("wharf");
     registry.register_collector(Box::new(Fleets(Arc::clone(&shared.fleet))));
+    registry.register_collector(Box::new(Queues(Arc::clone(&shared))));
     let mut text = String::new();
     match encode(&mut text, &registry) {
         Ok(()) => {
@@ -43,6 +45,7 @@ type Sum = fn(&Snapshot) -> u64;
 type SumSpent = fn(&Spent) -> f64;
 type OfClass = fn(&ClassSeen) -> &std::collections::BTreeMap<String, u64>;
 type OfTurns = fn(&TurnsSeen) -> u64;
+type OfWork = fn(&WorkSeen) -> u64;
 type OfTenant = fn(&TenantSeen) -> u64;
 type ByReason = fn(&Snapshot) -> &std::collections::BTreeMap<String, u64>;
 
@@ -132,6 +135,51 @@ impl Collector for Fleets {
             })
             .collect();
         of_editions(&mut to, &editions)
+    }
+}
+
+/// What waits in the control plane, by tenant.
+struct Queues(Arc<Shared>);
+
+impl fmt::Debug for Queues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Queues")
+    }
+}
+
+impl Collector for Queues {
+    fn encode(&self, mut to: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let (calls, work) = (self.0.waiting.seen(), self.0.fleet.host().work_seen());
+        let help = "Calls of the control API that take their time, under way now";
+        let mut gauge = to.encode_descriptor("control_calls", help, None, MetricType::Gauge)?;
+        for (tenant, class, calls) in &calls {
+            let labels = [("tenant", &**tenant), ("class", class.name())];
+            gauge.encode_family(&labels)?.encode_gauge(&(calls.now as i64))?;
+        }
+        let help = "Such calls refused because the tenant had too many under way";
+        let mut counter = to.encode_descriptor("control_calls_refused", help, None, MetricType::Counter)?;
+        for (tenant, class, calls) in &calls {
+            let labels = [("tenant", &**tenant), ("class", class.name())];
+            counter.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&calls.refused, None)?;
+        }
+        let gauges: [(&str, &str, OfWork); 2] = [
+            ("work_waiting", "Blocking steps of the control plane that wait for a thread", |seen| seen.waiting as u64),
+            ("work_running", "Blocking steps of the control plane that have a thread", |seen| seen.running as u64),
+        ];
+        for (name, help, value) in gauges {
+            let mut gauge = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for seen in &work {
+                let labels = [("tenant", &*seen.tenant), ("kind", seen.kind.name())];
+                gauge.encode_family(&labels)?.encode_gauge(&(value(seen) as i64))?;
+            }
+        }
+        let help = "Blocking steps refused because too many of the tenant waited";
+        let mut counter = to.encode_descriptor("work_refused", help, None, MetricType::Counter)?;
+        for seen in &work {
+            let labels = [("tenant", &*seen.tenant), ("kind", seen.kind.name())];
+            counter.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&seen.refused, None)?;
+        }
+        Ok(())
     }
 }
 

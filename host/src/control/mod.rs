@@ -9,6 +9,7 @@ mod asker;
 mod bounds;
 mod calls;
 mod client;
+mod connections;
 mod door;
 mod guard;
 mod metrics;
@@ -20,6 +21,7 @@ mod stream;
 mod upgrade;
 mod versions;
 mod views;
+mod waiting;
 
 pub use client::{Client, ClientError};
 pub use door::{DoorError, default_socket};

@@ -24,10 +24,11 @@ use rustix::process::getuid;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::api::{Doorways, Shared, router};
 use super::asker::Asker;
+use super::connections::{Connection, Connections};
 use super::door::{DoorError, UnixDoor, adopt_tcp, duplicate, is_broken, open_tcp, reopen_tcp};
 pub use super::guard::Token;
 use super::guard::{self, Known};
@@ -36,9 +37,6 @@ use super::upgrade::Upgrade;
 use crate::server::{Door, Fleet, Reloaded};
 use crate::telemetry::{ControlBroken, ControlOpened, ControlReopened};
 
-/// Connections served at once through each door, so that who has no token cannot shut the owner out. Further ones wait
-/// in the backlog.
-const CONNECTIONS_MAX: usize = 64;
 /// How long the head of a request may take, and a connection may idle between two.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// The same at the door that strangers can reach.
@@ -154,7 +152,7 @@ impl Control {
         let (stop, stopped) = oneshot::channel::<()>();
         let (config, socket) = (config.clone(), config.socket.clone());
         let leaving = Arc::new(AtomicBool::new(false));
-        let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("wharf-control".into()).spawn(move || {
             // Where this is not allowed the kernel shares the CPU evenly, which is no harm either.
             let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS);
@@ -248,10 +246,11 @@ async fn serve(config: &ControlConfig, (mut unix, tcp): Doors, shared: Arc<Share
     let place_of_unix = config.socket.display().to_string();
     let router = router(Arc::clone(&shared));
     let mut spare = reserve();
-    let (places, tcp_places) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
+    // Each door has its own, so that who has no token cannot shut the owner out.
+    let (connections, tcp_connections) = (Connections::default(), Connections::default());
     let through_unix = async {
         loop {
-            let place = place(&places).await;
+            let place = connections.next().await;
             let accepted = unix.accept().await;
             if accepted.is_ok() && spare.is_none() {
                 spare = reserve();
@@ -284,7 +283,7 @@ async fn serve(config: &ControlConfig, (mut unix, tcp): Doors, shared: Arc<Share
         let Some((mut listener, token)) = tcp else { return std::future::pending().await };
         let at = listener.local_addr();
         loop {
-            let place = place(&tcp_places).await;
+            let place = tcp_connections.next().await;
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let token = Some(token.clone());
@@ -307,7 +306,7 @@ async fn serve(config: &ControlConfig, (mut unix, tcp): Doors, shared: Arc<Share
     if to_another {
         unix.pass_on();
     }
-    let _ = places.acquire_many(CONNECTIONS_MAX as u32).await;
+    connections.ended().await;
 }
 
 /// Opens a loopback address again that broke, and tries until it can.
@@ -335,12 +334,7 @@ fn is_owner(uid: u32) -> bool {
     uid == 0 || uid == getuid().as_raw()
 }
 
-async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    let place = Arc::clone(places).acquire_owned().await;
-    place.expect("the semaphore is never closed")
-}
-
-async fn talk<S>(stream: S, shared: Arc<Shared>, router: Router, token: Option<Token>, _place: OwnedSemaphorePermit)
+async fn talk<S>(stream: S, shared: Arc<Shared>, router: Router, token: Option<Token>, place: Connection)
 where
     S: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static,
 {
@@ -348,9 +342,11 @@ where
     let head_timeout = if token.is_some() { STRANGERS_HEAD_TIMEOUT } else { HEAD_TIMEOUT };
     let service = service_fn(move |request: Request<Incoming>| {
         let (router, token, asker, shared) = (router.clone(), token.clone(), asker.clone(), Arc::clone(&shared));
+        let place = place.clone();
         async move {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(asker);
+            request.extensions_mut().insert(place);
             let allowed = match &token {
                 Some(token) => guard::remote(&request, token),
                 None => guard::local(&request),

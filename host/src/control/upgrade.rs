@@ -61,7 +61,7 @@ impl Upgrade {
 pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, body: Bytes) -> Answer {
     let request: requests::Upgrade = parse(&body)?;
     let (timeout, drain) = request.read()?;
-    let _waits = shared.may_wait()?;
+    let _waits = shared.may_change_all()?;
     if shared.fleet.is_draining() {
         return Err(Problem::conflict("stopping", "the process is stopping"));
     }
@@ -69,10 +69,12 @@ pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, body: Bytes) -> A
         return Err(Problem::conflict("no-upgrade", "this process cannot be replaced: `wharf serve` can"));
     };
     let doors = shared.doors().map_err(|error| {
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no-upgrade", format!("nothing was changed: {error}"))
+        let what = format!("nothing was changed: {error}");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no-upgrade", what).or_refused_by_system()
     })?;
     let wish = UpgradeWish { program: request.program, timeout, drain, doors };
-    let not_upgraded = |why: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not-upgraded", why);
+    let not_upgraded =
+        |why: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not-upgraded", why).or_refused_by_system();
     // Before the process can end by it.
     if !shared.begins_to_leave() {
         return Err(not_upgraded("another upgrade is under way".into()));

@@ -11,13 +11,15 @@ use super::api::Shared;
 use super::calls::{Answer, Server, server};
 use super::requests::{self, parse};
 use super::views;
+use super::waiting::Class;
 use crate::server::{ServerHandle, SwapError, SwapReport};
 
 pub(super) async fn swap(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
     let server = server(&shared, &name)?;
     let requests::Swap { file, policy } = parse(&body)?;
     let policy = policy.map(Into::into);
-    change(&shared, server, |server| async move { server.swap_to(file, policy).await.map_err(refused) }).await
+    change(&shared, server, Class::Change, |server| async move { server.swap_to(file, policy).await.map_err(refused) })
+        .await
 }
 
 /// How far the swap is that is under way.
@@ -29,19 +31,20 @@ pub(super) async fn canary(State(shared): State<Arc<Shared>>, Path(name): Server
     let server = server(&shared, &name)?;
     let request: requests::Canary = parse(&body)?;
     let wish = request.wish();
-    change(&shared, server, |server| async move { server.try_file(request.file, wish).await.map_err(refused) }).await
+    let tried = |server: Arc<ServerHandle>| async move { server.try_file(request.file, wish).await.map_err(refused) };
+    change(&shared, server, Class::Change, tried).await
 }
 
 pub(super) async fn promote(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
     parse::<requests::Nothing>(&body)?;
     let server = server(&shared, &name)?;
-    change(&shared, server, |server| async move { server.promote().await.map_err(refused) }).await
+    change(&shared, server, Class::End, |server| async move { server.promote().await.map_err(refused) }).await
 }
 
 pub(super) async fn roll_back(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
     parse::<requests::Nothing>(&body)?;
     let server = server(&shared, &name)?;
-    change(&shared, server, |server| async move { server.roll_back().await.map_err(refused) }).await
+    change(&shared, server, Class::End, |server| async move { server.roll_back().await.map_err(refused) }).await
 }
 
 pub(super) async fn history(State(shared): State<Arc<Shared>>, Path(name): Server) -> Answer {
@@ -49,27 +52,34 @@ pub(super) async fn history(State(shared): State<Arc<Shared>>, Path(name): Serve
 }
 
 /// On its own, so that it is done even where nobody waits for it.
-async fn change<T>(shared: &Arc<Shared>, server: Arc<ServerHandle>, work: impl FnOnce(Arc<ServerHandle>) -> T) -> Answer
+async fn change<T>(
+    shared: &Arc<Shared>,
+    server: Arc<ServerHandle>,
+    class: Class,
+    work: impl FnOnce(Arc<ServerHandle>) -> T,
+) -> Answer
 where
     T: Future<Output = Result<SwapReport, Problem>> + Send + 'static,
 {
-    let (shared, work) = (Arc::clone(shared), work(server));
+    let waits = shared.may_wait(&server, class)?;
+    let work = work(server);
     // It keeps its place for as long as it works, so that whoever asks and goes away cannot have more of them at work.
     let working = async move {
-        let _waits = shared.may_wait()?;
+        let _waits = waits;
         work.await
     };
-    let report = tokio::spawn(working).await.map_err(stopped)??;
+    let report = tokio::spawn(working).await.map_err(|error| Problem::unfinished(&error))??;
     Ok(ok(&views::Swap::of(report)))
-}
-
-fn stopped(_: tokio::task::JoinError) -> Problem {
-    Problem::conflict("stopping", "the process is stopping")
 }
 
 fn refused(error: SwapError) -> Problem {
     let text = error.to_string();
+    if let Some(refusal) = error.refusal() {
+        return Problem::refused_by_system(refusal, &text);
+    }
     match error {
+        SwapError::Work(error) => error.into(),
+        SwapError::Overtaken => Problem::conflict("overtaken", text),
         SwapError::Stopping => Problem::conflict("stopping", text),
         SwapError::CanaryRuns(_) => Problem::conflict("canary-runs", text),
         SwapError::NoCanary => Problem::conflict("no-canary", text),

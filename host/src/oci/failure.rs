@@ -29,6 +29,9 @@ pub enum Problem {
     /// The registry's: not done in time.
     #[error("the registry did not deliver it within {} (`registry.timeout`)", humantime::format_duration(*.0))]
     TooSlow(Duration),
+    /// Nobody's: its outcome is not wanted any more.
+    #[error("it was called off")]
+    CalledOff,
     /// The registry's: it stopped talking.
     #[error("the registry said nothing for {}", humantime::format_duration(*.0))]
     Silent(Duration),

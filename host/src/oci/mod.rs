@@ -16,6 +16,7 @@ mod keys;
 mod puller;
 mod pushing;
 mod reference;
+mod resolver;
 mod signature;
 mod simple;
 mod store;

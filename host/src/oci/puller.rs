@@ -15,6 +15,7 @@ use super::store::Store;
 use super::terms::{PullPolicy, Terms};
 use super::wire::Wire;
 use crate::net::take_ring_for_tls;
+use crate::work::Stop;
 
 /// Registries, spoken to on these terms.
 #[derive(Debug, Default)]
@@ -89,10 +90,24 @@ impl Registries {
     /// # Errors
     /// [`RegistryError`]; what was in the store still is.
     pub fn fetch_by(&self, reference: &Reference, policy: PullPolicy) -> Result<Pulled, RegistryError> {
-        self.find(reference, policy).map_err(|problem| RegistryError { reference: reference.to_string(), problem })
+        self.fetch_until(reference, policy, &Stop::default())
     }
 
-    fn find(&self, reference: &Reference, policy: PullPolicy) -> Result<Pulled, Problem> {
+    /// The same, until it is called off. Blocks too.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; what was in the store still is.
+    pub(crate) fn fetch_until(
+        &self,
+        reference: &Reference,
+        policy: PullPolicy,
+        stop: &Stop,
+    ) -> Result<Pulled, RegistryError> {
+        self.find(reference, policy, stop)
+            .map_err(|problem| RegistryError { reference: reference.to_string(), problem })
+    }
+
+    fn find(&self, reference: &Reference, policy: PullPolicy, stop: &Stop) -> Result<Pulled, Problem> {
         let terms = &self.terms;
         let order = Order { terms, reference, keys: terms.keys_for(reference)?, store: self.store(policy)? };
         let kept = order.kept(policy);
@@ -101,7 +116,7 @@ impl Registries {
             (Ok(None), PullPolicy::Never) => Err(Problem::NotKept),
             (Err(problem), PullPolicy::Never) => Err(problem),
             // Whatever is wrong with what is kept, the registry may have better.
-            _ => on_this_thread(terms, order.asked()),
+            _ => on_this_thread(terms, stop, order.asked()),
         }
     }
 
@@ -248,14 +263,23 @@ impl Order<'_> {
 }
 
 /// Runs it on a reactor of its own on this thread, so that no other thread has any of the work, for no longer than it may
-/// take. A look-up of a name that hangs is left behind.
-pub(super) fn on_this_thread<T>(terms: &Terms, work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+/// take, and until it is called off. A look-up of a name that hangs is left behind.
+pub(super) fn on_this_thread<T>(
+    terms: &Terms,
+    stop: &Stop,
+    work: impl Future<Output = Result<T, Problem>>,
+) -> Result<T, Problem> {
     take_ring_for_tls();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| Problem::Client(error.to_string()))?;
-    let done = runtime.block_on(async { tokio::time::timeout(terms.timeout, work).await });
+    let done = runtime.block_on(async {
+        tokio::select! {
+            done = tokio::time::timeout(terms.timeout, work) => done,
+            () = stop.asked() => Ok(Err(Problem::CalledOff)),
+        }
+    });
     runtime.shutdown_background();
     done.unwrap_or(Err(Problem::TooSlow(terms.timeout)))
 }

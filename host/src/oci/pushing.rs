@@ -26,6 +26,7 @@ use super::signature::{self, Found, SIGNATURES_MAX, Wanted};
 use super::simple;
 use super::terms::Terms;
 use super::wire::{CONNECT_MAX, SILENCE_MAX, Wire, without_tls};
+use crate::work::Stop;
 
 /// A component and what is said about it.
 pub struct Parcel {
@@ -57,7 +58,7 @@ impl Registries {
     ) -> Result<Digest, RegistryError> {
         let pushed = match reference.digest() {
             Some(_) => Err(Problem::Reference("a plugin is pushed to a tag, and gets its digest by that".into())),
-            None => on_this_thread(&self.terms, guarded(push(&self.terms, reference, parcel, key))),
+            None => on_this_thread(&self.terms, &Stop::default(), guarded(push(&self.terms, reference, parcel, key))),
         };
         pushed.map_err(|problem| RegistryError { reference: reference.to_string(), problem })
     }

@@ -8,6 +8,7 @@ use super::puller::{Order, Registries, on_this_thread};
 use super::reference::Reference;
 use super::terms::PullPolicy;
 use super::wire::Wire;
+use crate::work::Stop;
 
 impl Registries {
     /// Asks of a reference by digest what a pull of it would: a signature, where one is required. The store answers; where that is not
@@ -33,7 +34,7 @@ impl Registries {
         if terms.pull == PullPolicy::Never {
             return Err(kept);
         }
-        on_this_thread(terms, order.found_signed(keys, digest)).map_err(|asked| {
+        on_this_thread(terms, &Stop::default(), order.found_signed(keys, digest)).map_err(|asked| {
             let what = |problem| match problem {
                 Problem::Signature(what) => what,
                 other => other.to_string(),

@@ -13,6 +13,7 @@ use super::artifact::{MANIFEST_MAX_BYTES, MANIFEST_TYPE};
 use super::digest::Digest;
 use super::failure::{Problem, causes, excerpt};
 use super::reference::Reference;
+use super::resolver::SystemResolver;
 use super::terms::Terms;
 use super::token::{self, TOKEN_MAX_BYTES, Wanted};
 
@@ -176,6 +177,7 @@ fn client(terms: &Terms, base: &Url) -> Result<Client, Problem> {
         .connect_timeout(CONNECT_MAX)
         .read_timeout(SILENCE_MAX)
         .referer(false)
+        .dns_resolver(SystemResolver)
         .redirect(Policy::custom(move |attempt| redirect(&redirects, attempt)));
     match &terms.authority {
         Some(pem) => builder = builder.tls_certs_only(Certificate::from_pem_bundle(pem).map_err(wrong)?),

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 
 use super::manifest::{Build, MANIFEST_FILE, Manifest};
 use super::source;
+use crate::work::on_own_thread;
 
 /// The variable by which a build script finds the `wharf` that runs it.
 const WHARF: &str = "WHARF";
@@ -180,7 +181,7 @@ impl Running {
     async fn end(mut self) -> io::Result<ExitStatus> {
         let id = self.id;
         // Not reaped by this, it keeps its number until its group is ended. Dropped, the wait ends with what it waits for.
-        let waiting = tokio::task::spawn_blocking(move || wait(id));
+        let waiting = on_own_thread("wharf-build", move || wait(id))?;
         waiting.await.map_err(io::Error::other)??;
         self.end_group();
         self.is_reaped = true;

@@ -9,6 +9,8 @@ use std::thread;
 use wasmtime::component::Component;
 use wasmtime::{Engine, Result, bail, format_err};
 
+use crate::work::{Refusal, SystemRefused};
+
 /// Magic number, version and layer: what a component begins with, and each one inside it.
 const HEADER_BYTES: usize = 8;
 /// The sections that matter here, by their number in the binary format.
@@ -23,14 +25,27 @@ const STACK_BYTES: usize = 256 << 20;
 
 /// Compiles the component in `bytes`. Blocks.
 pub(super) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component> {
+    deep(bytes, || Component::from_binary(engine, bytes))
+}
+
+/// The machine code of the component in `bytes`, which is not made to run here. Blocks.
+pub(super) fn precompile(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>> {
+    deep(bytes, || engine.precompile_component(bytes))
+}
+
+/// Reads a component on a stack that is large enough for it.
+fn deep<T: Send>(bytes: &[u8], read: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     if let Some(problem) = problem(bytes) {
         bail!("{problem}");
     }
     thread::scope(|scope| {
         let builder = thread::Builder::new().name("wharf-compile".into()).stack_size(STACK_BYTES);
-        let compiling = builder.spawn_scoped(scope, || Component::from_binary(engine, bytes));
-        let compiling = compiling.map_err(|error| format_err!("no thread to compile it on: {error}"))?;
-        compiling.join().unwrap_or_else(|_| Err(format_err!("the compiler panicked")))
+        let reading = builder.spawn_scoped(scope, read);
+        let reading = reading.map_err(|error| match Refusal::of(&error) {
+            Some(refusal) => SystemRefused { refusal, what: format!("no thread to compile it on: {error}") }.into(),
+            None => format_err!("no thread to compile it on: {error}"),
+        })?;
+        reading.join().unwrap_or_else(|_| Err(format_err!("the compiler panicked")))
     })
 }
 

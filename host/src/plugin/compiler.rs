@@ -4,9 +4,9 @@
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::retry_on_intr;
 use rustix::process::{
@@ -15,23 +15,32 @@ use rustix::process::{
 };
 use wasmtime::{Result, bail, format_err};
 
-use super::compile::compile;
+use super::compile::precompile;
 use super::engine;
-use super::patience::Patience;
+use super::patience::{Heard, Patience, Pipes};
 use super::source::COMPONENT_MAX_BYTES;
+use crate::work::{Refusal, Stop, SystemRefused, panic_words};
 
 /// The verb of the program that compiles. Its arguments are the two limits.
 pub const VERB: &str = "compile";
 /// Machine code that is taken from it.
 pub(super) const CODE_MAX_BYTES: u64 = 512 << 20;
 /// What it says went wrong, as far as it is kept.
-const MESSAGE_MAX_BYTES: u64 = 16 << 10;
+const MESSAGE_MAX_BYTES: usize = 16 << 10;
+/// Characters of its last line that are told.
+const LINE_MAX_CHARS: usize = 300;
 /// How often its exit is looked for once all of its machine code is there.
 const EXIT_LOOKED_FOR_EVERY: Duration = Duration::from_millis(1);
 /// Its niceness: sessions come first.
 const NICENESS: i32 = 15;
 /// Its exit code where the component is no good.
 const REFUSED: i32 = 3;
+/// Its exit code where the compiler panicked on the component.
+const PANICKED: i32 = 4;
+/// Its exit code where the system refused it something.
+const SYSTEM: i32 = 5;
+/// What it says when an allocation fails, before it aborts.
+const ALLOCATION_FAILED: &str = "memory allocation of";
 
 /// The process that compiles.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,20 +70,8 @@ impl Compiler {
         Self { program, memory_max_bytes: Self::MEMORY_MAX_BYTES, time_max: Self::TIME_MAX }
     }
 
-    /// The machine code of a component. Blocks.
-    pub(super) fn compile(&self, bytes: &[u8]) -> Result<Vec<u8>> {
-        // The process starts with the niceness of the thread that starts it, and ends with that thread where it has to.
-        thread::scope(|scope| {
-            let nicely = thread::Builder::new().name("wharf-compiling".into()).spawn_scoped(scope, || {
-                // Where it may not be nicer it is not.
-                let _ = setpriority_process(None, NICENESS);
-                self.compile_here(bytes)
-            })?;
-            nicely.join().unwrap_or_else(|_| bail!("the thread that started the compiler panicked"))
-        })
-    }
-
-    fn compile_here(&self, bytes: &[u8]) -> Result<Vec<u8>> {
+    /// The machine code of a component. Blocks until it is there, or until it is called off.
+    pub(super) fn compile(&self, bytes: &[u8], stop: &Stop) -> Result<Vec<u8>> {
         let mut child = Command::new(&self.program)
             .args([VERB, &self.memory_max_bytes.to_string(), &self.time_max.as_secs().to_string()])
             .env_clear()
@@ -85,40 +82,49 @@ impl Compiler {
             // So that what it starts itself can be ended with it.
             .process_group(0)
             .spawn()
-            .map_err(|error| format_err!("the compiler did not start: {}: {error}", self.program.display()))?;
-        let (Some(input), Some(mut output), Some(mut said)) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take())
-        else {
+            .map_err(|error| self.not_started(&error))?;
+        // Before it has the component, and so before it does anything. Where it may not be nicer it is not.
+        let _ = setpriority_process(Some(Pid::from_child(&child)), NICENESS);
+        let (input, Some(output), Some(said)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
             return Err(end(&mut child, "it has no pipes"));
         };
-        let patience = Patience::of(self.time_max);
-        let late = || format!("it took longer than {:?} (`host.compile_timeout`)", self.time_max);
-        thread::scope(|scope| {
-            // Whoever else has its pipes open, which it may have seen to, nobody here waits for them once this is over.
-            let over = patience.over_at_drop();
-            // Where it dies early this fails, and its end says why.
-            scope.spawn(|| {
-                // Closed by this, so that it hears the end.
-                let mut input = input;
-                drop(patience.write(&mut input, bytes));
-            });
-            let said = scope.spawn(|| patience.read(&mut said, MESSAGE_MAX_BYTES));
-            let code = match patience.read(&mut output, CODE_MAX_BYTES) {
-                Ok(code) => code,
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(end(&mut child, &late())),
-                Err(error) => return Err(end(&mut child, &format!("its machine code could not be read: {error}"))),
-            };
-            if code.len() as u64 > CODE_MAX_BYTES {
-                return Err(end(&mut child, &format!("its machine code is longer than {CODE_MAX_BYTES} bytes")));
-            }
-            // It has nothing more to do than to end, and may have been made not to.
-            let Some(status) = exited(&mut child, patience.until())? else {
-                return Err(end(&mut child, &late()));
-            };
-            drop(over);
-            let said = said.join().map_err(|_| format_err!("the host could not hear what the compiler said"))??;
-            if status.success() { Ok(code) } else { Err(self.reason(status, &String::from_utf8_lossy(&said))) }
-        })
+        let mut pipes = Pipes { input, output, said: Heard::new(said, MESSAGE_MAX_BYTES) };
+        let patience = Patience::of(self.time_max, stop.clone());
+        let code = match patience.talk(&mut pipes, bytes, CODE_MAX_BYTES) {
+            Ok(code) => code,
+            Err(error) => return Err(end(&mut child, &self.why(&error))),
+        };
+        if code.len() as u64 > CODE_MAX_BYTES {
+            return Err(end(&mut child, &format!("its machine code is longer than {CODE_MAX_BYTES} bytes")));
+        }
+        // It has nothing more to do than to end, and may have been made not to.
+        let status = match exited(&mut child, &patience, &mut pipes.said) {
+            Ok(status) => status,
+            Err(error) => return Err(end(&mut child, &self.why(&error))),
+        };
+        // What it said last is in the pipe still.
+        pipes.said.hear();
+        if status.success() {
+            return Ok(code);
+        }
+        Err(self.reason(status, &String::from_utf8_lossy(pipes.said.kept())))
+    }
+
+    fn not_started(&self, error: &io::Error) -> wasmtime::Error {
+        let what = format!("the compiler did not start: {}: {error}", self.program.display());
+        match Refusal::of(error) {
+            Some(refusal) => SystemRefused { refusal, what }.into(),
+            None => format_err!("{what}"),
+        }
+    }
+
+    /// Why it is waited for no longer.
+    fn why(&self, error: &io::Error) -> String {
+        match error.kind() {
+            io::ErrorKind::TimedOut => format!("it took longer than {:?} (`host.compile_timeout`)", self.time_max),
+            io::ErrorKind::Interrupted => "it was called off".to_owned(),
+            _ => format!("its machine code could not be read: {error}"),
+        }
     }
 
     fn reason(&self, status: ExitStatus, said: &str) -> wasmtime::Error {
@@ -126,19 +132,36 @@ impl Compiler {
         if status.code() == Some(REFUSED) {
             return format_err!("{said}");
         }
-        if said.contains("memory allocation of") || said.contains("Cannot allocate memory") {
+        let memory = || {
             let max = self.memory_max_bytes;
-            return format_err!("compiling it takes more than {max} bytes of memory (`host.compile_memory_max_bytes`)");
+            format!(
+                "compiling it takes more memory than the {max} bytes that it may have \
+                 (`host.compile_memory_max_bytes`), or than the system has left"
+            )
+        };
+        let refused = match Refusal::in_text(said) {
+            _ if said.contains(ALLOCATION_FAILED) => Some((Refusal::Memory, memory())),
+            Some(Refusal::Memory) => Some((Refusal::Memory, memory())),
+            Some(refusal) => Some((refusal, format!("compiling it failed: {}", last_line(said)))),
+            None => None,
+        };
+        if let Some((refusal, what)) = refused {
+            return SystemRefused { refusal, what }.into();
         }
-        let last = said.lines().next_back().unwrap_or_default();
         match status.signal() {
             Some(libc::SIGXCPU) => {
                 format_err!("compiling it took too much CPU time (`host.compile_timeout`)")
             }
-            Some(signal) => format_err!("the compiler died of signal {signal} on it: {last}"),
-            None => format_err!("the compiler gave up on it: {last}"),
+            Some(signal) => format_err!("the compiler died of signal {signal} on it: {}", last_line(said)),
+            None if status.code() == Some(PANICKED) => format_err!("{}", last_line(said)),
+            None => format_err!("the compiler gave up on it: {}", last_line(said)),
         }
     }
+}
+
+/// The last line of what a process said, shortened.
+fn last_line(said: &str) -> String {
+    said.lines().next_back().unwrap_or_default().chars().take(LINE_MAX_CHARS).collect()
 }
 
 /// Up to one byte more than `max`.
@@ -148,19 +171,21 @@ fn bounded(from: impl Read, max: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// How it ended, where it does by then. What it has started ends with it.
-fn exited(child: &mut Child, until: Instant) -> io::Result<Option<ExitStatus>> {
+/// How it ended. What it has started ends with it. Meanwhile hears what it says.
+///
+/// # Errors
+/// Those of [`Patience::lasts`]: it has not ended by then.
+fn exited(child: &mut Child, patience: &Patience, said: &mut Heard<ChildStderr>) -> io::Result<ExitStatus> {
     let id = Pid::from_child(child);
     // Not reaped by the look, so that its number is nobody else's when its group is ended.
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     loop {
         if retry_on_intr(|| waitid(WaitId::Pid(id), look))?.is_some() {
             let _ = kill_process_group(id, Signal::KILL);
-            return child.wait().map(Some);
+            return child.wait();
         }
-        if Instant::now() >= until {
-            return Ok(None);
-        }
+        patience.lasts()?;
+        said.hear();
         thread::sleep(EXIT_LOOKED_FOR_EVERY);
     }
 }
@@ -178,14 +203,31 @@ fn end(child: &mut Child, why: &str) -> wasmtime::Error {
 /// standard output. Its exit code.
 #[must_use]
 pub fn compile_for_another(memory_max_bytes: u64, time_max: Duration) -> u8 {
+    one_line_for_each_panic();
     match work(memory_max_bytes, time_max) {
         Ok(()) => 0,
         Err(error) => {
             // Whoever started it reads this; if nobody does, nobody cares.
             let _ = write!(io::stderr(), "{error:#}");
-            REFUSED as u8
+            let system = Refusal::in_causes(error.as_ref()).is_some();
+            (if system { SYSTEM } else { REFUSED }) as u8
         }
     }
+}
+
+/// Ends this process at the first panic of any of its threads, with one line that says why: that the
+/// system refused something, or that the compiler is wrong.
+fn one_line_for_each_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let said = panic_words(panic.payload()).split_whitespace().collect::<Vec<_>>().join(" ");
+        let (line, code) = match Refusal::in_text(&said) {
+            Some(_) => (said, SYSTEM),
+            None => (format!("the compiler failed on it, by a mistake of its own: {said}"), PANICKED),
+        };
+        // As above.
+        let _ = writeln!(io::stderr(), "\n{line}");
+        std::process::exit(code);
+    }));
 }
 
 fn work(memory_max_bytes: u64, time_max: Duration) -> Result<()> {
@@ -200,7 +242,7 @@ fn work(memory_max_bytes: u64, time_max: Duration) -> Result<()> {
     if bytes.len() as u64 > COMPONENT_MAX_BYTES {
         bail!("expected at most {COMPONENT_MAX_BYTES} bytes");
     }
-    let code = compile(&engine::for_compiling()?, &bytes)?.serialize()?;
+    let code = precompile(&engine::for_compiling()?, &bytes)?;
     io::stdout().write_all(&code)?;
     Ok(())
 }
@@ -213,6 +255,7 @@ fn limit(resource: Resource, most: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::time::Instant;
 
     use super::*;
 
@@ -221,7 +264,7 @@ mod tests {
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("kept");
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).expect("a program");
         let compiler = Compiler { program: program.clone(), memory_max_bytes: 1 << 30, time_max };
-        let outcome = compiler.compile(b"\0asm");
+        let outcome = compiler.compile(b"\0asm", &Stop::default());
         std::fs::remove_file(program).expect("it was there");
         outcome.map_or_else(|error| format!("{error:#}"), |code| String::from_utf8_lossy(&code).into_owned())
     }
@@ -237,6 +280,11 @@ mod tests {
             ("kill -SEGV $$", "signal 11"),
             ("kill -XCPU $$", "host.compile_timeout"),
             ("echo why >&2; exit 101", "gave up on it: why"),
+            ("echo 'it failed: (os error 12)' >&2; exit 4", "ENOMEM"),
+            ("echo 'it failed: Os { code: 11, kind: WouldBlock }' >&2; exit 4", "EAGAIN"),
+            ("echo 'no room: (os error 24)' >&2; exit 5", "EMFILE"),
+            ("echo 'an export (os error 24)' >&2; exit 3", "an export"),
+            ("exec <&-; echo compiled", "compiled"),
         ] {
             let said = compiled_by(script, long);
             assert!(said.contains(says), "{script}: {said}");
@@ -254,6 +302,30 @@ mod tests {
         assert!(compiled_by(holds, Duration::from_millis(400)).contains("longer than 400ms"));
         assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
         let missing = Compiler { program: "/nowhere".into(), ..Compiler::this_program() };
-        assert!(format!("{:#}", missing.compile(b"").expect_err("there is none")).contains("/nowhere"));
+        assert!(
+            format!("{:#}", missing.compile(b"", &Stop::default()).expect_err("there is none")).contains("/nowhere")
+        );
+    }
+    #[test]
+    fn called_off_compiler_ends_with_all_it_started() {
+        let mut dice = 7_u64;
+        for script in ["sleep 30", "cat >/dev/null; sleep 31", "exec >&- 2>&-; sleep 32 & sleep 32", "yes", "yes >&2"] {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let stop = Stop::default();
+            let calls = stop.clone();
+            let calls = thread::spawn(move || {
+                thread::sleep(Duration::from_millis(dice >> 57));
+                calls.ask();
+            });
+            let program = std::env::temp_dir().join(format!("stopped-{}-{}", std::process::id(), dice >> 40));
+            std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("kept");
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).expect("a program");
+            let time_max = Duration::from_secs(600);
+            let compiler = Compiler { program: program.clone(), memory_max_bytes: 1 << 30, time_max };
+            let error = compiler.compile(&vec![0; 1 << 20], &stop).expect_err("it was called off");
+            assert!(format!("{error:#}").contains("called off"), "{script}: {error:#}");
+            calls.join().expect("no panic");
+            std::fs::remove_file(program).expect("it was there");
+        }
     }
 }

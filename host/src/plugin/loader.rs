@@ -18,10 +18,12 @@ use super::grants::Verdict;
 use super::guest::Guest;
 use super::handoff::Handoff;
 use super::instance::{Binding, EventProcedure, InstanceLimits};
+use super::not_loaded::{TrialFailed, not_compiled};
 use super::source::{self, Source, SourceError};
 use super::{Engine, Grants, imports, trial};
 use crate::event::{Budget, Fault, Instance, Priority, Procedure};
 use crate::sched::Budgets;
+use crate::work::{Stop, SystemRefused};
 
 /// The export that makes a component a plugin, without its version.
 const EVENT_PROCEDURE: &str = "wharf:server/inet-event-proc";
@@ -82,6 +84,14 @@ pub enum LoadError {
         file: PathBuf,
         /// What to do.
         cause: String,
+    },
+    /// The system refused what loading needs. It says nothing about the plugin.
+    #[error("{}: {refused}", .file.display())]
+    System {
+        /// The file.
+        file: PathBuf,
+        /// What was refused, and in which step.
+        refused: SystemRefused,
     },
     /// The trial instance failed.
     #[error("{}: its trial instance failed: {cause}", .file.display())]
@@ -198,6 +208,8 @@ pub struct Loader {
     engine: Engine,
     cache: Option<Cache>,
     compiler: Option<Compiler>,
+    /// Ends a compilation that is not wanted any more.
+    stop: Stop,
     /// What is in memory, so that loading it again costs neither a compilation nor a descriptor for its image.
     loaded: Arc<Mutex<HashMap<Key, Weak<Plugin>>>>,
 }
@@ -220,7 +232,7 @@ impl Loader {
     /// A loader that compiles every time.
     #[must_use]
     pub fn without_cache(engine: Engine) -> Self {
-        Self { engine, cache: None, compiler: None, loaded: Arc::default() }
+        Self { engine, cache: None, compiler: None, stop: Stop::default(), loaded: Arc::default() }
     }
 
     /// A loader that keeps compiled code in `folder`, which is made where it is missing.
@@ -228,13 +240,21 @@ impl Loader {
     /// # Errors
     /// The folder cannot be made or read, or others may write to it.
     pub fn with_cache(engine: Engine, folder: &Path) -> std::io::Result<Self> {
-        Ok(Self { engine, cache: Some(Cache::open(folder)?), compiler: None, loaded: Arc::default() })
+        let cache = Some(Cache::open(folder)?);
+        Ok(Self { engine, cache, compiler: None, stop: Stop::default(), loaded: Arc::default() })
     }
 
     /// The same, compiling in a process of its own where one is given, and on a thread of this one otherwise.
     #[must_use]
     pub fn compiling_in(self, compiler: Option<Compiler>) -> Self {
         Self { compiler, ..self }
+    }
+
+    /// The same loader, for a load that can be called off: its compiling process is then ended. A
+    /// compilation on a thread of this process goes on.
+    #[must_use]
+    pub fn until(self, stop: Stop) -> Self {
+        Self { stop, ..self }
     }
 
     /// Loads the plugin in a folder or a component file. Compiles where it must: blocks for milliseconds to minutes,
@@ -301,9 +321,7 @@ impl Loader {
         let start = Instant::now();
         let Source { file, name, version, stateless, bytes } = source;
         let digest = Sha256::digest(&bytes);
-        let (component, cache_use) = self
-            .component(&bytes, &digest)
-            .map_err(|error| LoadError::Invalid { file: file.clone(), cause: format!("{error:#}") })?;
+        let (component, cache_use) = self.component(&bytes, &digest).map_err(|error| not_compiled(&file, &error))?;
 
         let kind = component.component_type();
         let named = |(name, _): (&str, ComponentItem)| name.to_owned();
@@ -333,7 +351,7 @@ impl Loader {
             cache_use,
             loading: Duration::ZERO,
         };
-        let plugin = can_be_made(plugin).map_err(|cause| LoadError::Trial { file, cause })?;
+        let plugin = can_be_made(plugin).map_err(|failed| failed.of(file))?;
         Ok(Plugin { loading: start.elapsed(), ..plugin })
     }
 
@@ -352,7 +370,7 @@ impl Loader {
             Cached::Refused(why) => refused(why),
         }
         let code = match &self.compiler {
-            Some(compiler) => compiler.compile(bytes)?,
+            Some(compiler) => compiler.compile(bytes, &self.stop)?,
             None if self.cache.is_none() => return Ok((compile(engine, bytes)?, CacheUse::Compiled)),
             None => compile(engine, bytes)?.serialize()?,
         };
@@ -423,32 +441,30 @@ fn check_grants(file: &Path, imports: &[String], grants: &Grants) -> Result<(), 
 /// runtime's thread.
 ///
 /// # Errors
-/// [`LoadError::Trial`].
+/// [`LoadError::Trial`]; [`LoadError::System`].
 pub fn try_out(plugin: &Arc<Plugin>, limits: InstanceLimits, budget: Budget) -> Result<(), LoadError> {
     let binding = Binding { server: "trial".into(), limits, ..Binding::default() };
     let procedure = EventProcedure::new(Arc::clone(plugin), binding);
-    make_one(&procedure, budget).map_err(|cause| LoadError::Trial { file: plugin.file.clone(), cause })
+    make_one(&procedure, budget).map_err(|failed| failed.of(plugin.file.clone()))
 }
 
 /// The same with all that a plugin may ever have.
-fn can_be_made(plugin: Plugin) -> Result<Plugin, String> {
+fn can_be_made(plugin: Plugin) -> Result<Plugin, TrialFailed> {
     let plugin = Arc::new(plugin);
     let binding = Binding { server: "trial".into(), limits: InstanceLimits::most(), ..Binding::default() };
     let procedure = EventProcedure::new(Arc::clone(&plugin), binding);
     make_one(&procedure, Budgets::default().start(Priority::Critical))?;
     drop(procedure);
-    Arc::into_inner(plugin).ok_or_else(|| "the trial instance outlived its trial".to_owned())
+    Arc::into_inner(plugin).ok_or_else(|| TrialFailed::Plugin("the trial instance outlived its trial".into()))
 }
 
-fn make_one(procedure: &EventProcedure, budget: Budget) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .map_err(|error| format!("the host has no room for it: {error}"))?;
+fn make_one(procedure: &EventProcedure, budget: Budget) -> Result<(), TrialFailed> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.map_err(|error| TrialFailed::no_room(&error))?;
     let trial = runtime.block_on(async { tokio::time::timeout(budget.wall, rehearse(procedure, budget)).await });
     match trial {
-        Ok(done) => done,
-        Err(_) => Err("it did not finish starting in time".to_owned()),
+        Ok(done) => done.map_err(TrialFailed::Plugin),
+        Err(_) => Err(TrialFailed::Plugin("it did not finish starting in time".to_owned())),
     }
 }
 

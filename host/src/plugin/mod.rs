@@ -19,6 +19,7 @@ mod imports;
 mod instance;
 mod loader;
 mod manifest;
+mod not_loaded;
 mod output;
 mod patience;
 mod quiet;

@@ -1,95 +1,144 @@
-//! Reading and writing pipes that may never end, because whoever was given the other end gave it on: for a limited time only.
+//! Talking to a process through pipes that may never end, because the process may give them on: on
+//! one thread, for a limited time, and until the talk is called off.
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::ioctl_fionbio;
 
-/// How often it is looked whether all of it is over.
+use crate::work::Stop;
+
+/// How often a talk looks whether it was called off.
 const LOOKED_EVERY: Duration = Duration::from_millis(20);
 /// Bytes that are read at once.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// So long at most.
+/// A deadline, and a way to call off what waits for it.
 pub(super) struct Patience {
     until: Instant,
-    over: AtomicBool,
+    stop: Stop,
 }
 
-/// Says when it is dropped that it is over.
-pub(super) struct Over<'a>(&'a Patience);
+/// The pipes of a process.
+pub(super) struct Pipes<I, O, E> {
+    /// Its standard input. Closed once everything is written, or once the process reads no more.
+    pub(super) input: Option<I>,
+    /// Its standard output.
+    pub(super) output: O,
+    /// Its standard error, and as much of it as is kept.
+    pub(super) said: Heard<E>,
+}
 
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.over.store(true, Ordering::Relaxed);
+/// A pipe of which the first bytes are kept, and the others are read and dropped.
+pub(super) struct Heard<E> {
+    pipe: Option<E>,
+    kept: Vec<u8>,
+    max: usize,
+}
+
+impl<E: Read + AsFd> Heard<E> {
+    /// Keeps so many bytes.
+    pub(super) fn new(pipe: E, max: usize) -> Self {
+        Self { pipe: Some(pipe), kept: Vec::new(), max }
+    }
+
+    /// Reads what is there, up to 64 KiB. Does not wait.
+    pub(super) fn hear(&mut self) {
+        let mut piece = [0; 4 << 10];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        for _ in 0..16 {
+            let Some(pipe) = &mut self.pipe else { return };
+            match poll(&mut [PollFd::new(&*pipe, PollFlags::IN)], Some(&at_once)) {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+            match pipe.read(&mut piece) {
+                Ok(count) if count > 0 => {
+                    let room = self.max - self.kept.len();
+                    self.kept.extend_from_slice(&piece[..count.min(room)]);
+                }
+                // Where it cannot be read it is as if the process had said no more.
+                _ => self.pipe = None,
+            }
+        }
+    }
+
+    /// What was kept.
+    pub(super) fn kept(&self) -> &[u8] {
+        &self.kept
     }
 }
 
 impl Patience {
-    pub(super) fn of(time: Duration) -> Self {
-        Self { until: Instant::now() + time, over: AtomicBool::new(false) }
+    /// As long as this, unless it is called off.
+    pub(super) fn of(time: Duration, stop: Stop) -> Self {
+        Self { until: Instant::now() + time, stop }
     }
 
-    pub(super) fn until(&self) -> Instant {
-        self.until
-    }
-
-    /// Once this is dropped what has not come by then is not waited for.
-    pub(super) fn over_at_drop(&self) -> Over<'_> {
-        Over(self)
-    }
-
-    /// Up to one byte more than `max`, to the end, or what has come when it is over.
+    /// Whether to go on.
     ///
     /// # Errors
-    /// `TimedOut`, or what the system said.
-    pub(super) fn read(&self, from: &mut (impl Read + AsFd), max: u64) -> io::Result<Vec<u8>> {
-        let (mut bytes, mut piece) = (Vec::new(), vec![0; PIECE_BYTES]);
-        while bytes.len() as u64 <= max {
-            if !self.ready(&*from, PollFlags::IN)? {
-                break;
-            }
-            let left = usize::try_from(max + 1 - bytes.len() as u64).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
-            match from.read(&mut piece[..left])? {
-                0 => break,
-                count => bytes.extend_from_slice(&piece[..count]),
-            }
+    /// `TimedOut`; `Interrupted` where it was called off.
+    pub(super) fn lasts(&self) -> io::Result<()> {
+        if self.stop.is_asked() {
+            return Err(ErrorKind::Interrupted.into());
         }
-        Ok(bytes)
+        if Instant::now() >= self.until { Err(ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 
-    /// Writes all of it, where that is read before it is over.
+    /// Writes `bytes` to the process and reads its output to the end, or up to one byte more than
+    /// `max`; meanwhile hears what the process says on its standard error.
     ///
     /// # Errors
-    /// `TimedOut`, or what the system said.
-    pub(super) fn write(&self, to: &mut (impl Write + AsFd), mut bytes: &[u8]) -> io::Result<()> {
-        ioctl_fionbio(&*to, true)?;
-        while !bytes.is_empty() && self.ready(&*to, PollFlags::OUT)? {
-            match to.write(bytes) {
-                Ok(count) => bytes = &bytes[count..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
+    /// Those of [`Patience::lasts`], or what the system said.
+    pub(super) fn talk<I, O, E>(&self, pipes: &mut Pipes<I, O, E>, mut bytes: &[u8], max: u64) -> io::Result<Vec<u8>>
+    where
+        I: Write + AsFd,
+        O: Read + AsFd,
+        E: Read + AsFd,
+    {
+        if let Some(input) = &pipes.input {
+            ioctl_fionbio(input, true)?;
         }
-        Ok(())
-    }
-
-    /// Whether there is something to do; false where it is over.
-    fn ready(&self, pipe: &impl AsFd, flags: PollFlags) -> io::Result<bool> {
         let slice = Timespec::try_from(LOOKED_EVERY).map_err(io::Error::other)?;
+        let (mut read, mut piece) = (Vec::new(), vec![0; PIECE_BYTES]);
         loop {
-            // Asked before it is looked, so that what came before it was over is read.
-            let over = self.over.load(Ordering::Relaxed);
-            match poll(&mut [PollFd::new(pipe, flags)], Some(&slice)) {
-                Ok(0) if over => return Ok(false),
-                // Whatever comes: somebody may send a byte now and then for ever.
-                Ok(_) if Instant::now() >= self.until => return Err(io::ErrorKind::TimedOut.into()),
-                Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                Ok(_) => return Ok(true),
+            self.lasts()?;
+            if bytes.is_empty() {
+                pipes.input = None;
+            }
+            let mut watched = vec![PollFd::new(&pipes.output, PollFlags::IN)];
+            watched.extend(pipes.said.pipe.iter().map(|pipe| PollFd::new(pipe, PollFlags::IN)));
+            watched.extend(pipes.input.iter().map(|pipe| PollFd::new(pipe, PollFlags::OUT)));
+            match poll(&mut watched, Some(&slice)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => continue,
+                Ok(_) => {}
                 Err(error) => return Err(error.into()),
+            }
+            let (has_output, is_writable) = {
+                let ready = |fd: Option<&PollFd<'_>>| fd.is_some_and(|fd| !fd.revents().is_empty());
+                (ready(watched.first()), pipes.input.is_some() && ready(watched.last()))
+            };
+            pipes.said.hear();
+            if let Some(input) = pipes.input.as_mut().filter(|_| is_writable) {
+                match input.write(bytes) {
+                    Ok(count) => bytes = &bytes[count..],
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                    // Where the process dies early its end says why.
+                    Err(_) => bytes = &[],
+                }
+            }
+            if has_output {
+                let left = usize::try_from(max + 1 - read.len() as u64).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+                match pipes.output.read(&mut piece[..left])? {
+                    0 => return Ok(read),
+                    count => read.extend_from_slice(&piece[..count]),
+                }
+                if read.len() as u64 > max {
+                    return Ok(read);
+                }
             }
         }
     }
@@ -101,17 +150,37 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_byte_now_and_then_keeps_nobody_for_longer() {
-        let (mut from, mut to) = io::pipe().expect("a pipe");
+    /// A talk with a process that writes a byte now and then, for ever.
+    fn talk(patience: &Patience) -> io::Error {
+        let (from, mut to) = io::pipe().expect("a pipe");
+        let (said, _silent) = io::pipe().expect("a pipe");
         let sends = thread::spawn(move || {
             while to.write_all(b"x").is_ok() {
                 thread::sleep(Duration::from_millis(1));
             }
         });
-        let read = Patience::of(Duration::from_millis(30)).read(&mut from, 1 << 20);
-        assert_eq!(read.expect_err("it never ends").kind(), io::ErrorKind::TimedOut);
-        drop(from);
+        let mut pipes = Pipes { input: None::<io::PipeWriter>, output: from, said: Heard::new(said, 16) };
+        let error = patience.talk(&mut pipes, b"", 1 << 20).expect_err("it never ends");
+        drop(pipes);
         sends.join().expect("the pipe is closed");
+        error
+    }
+
+    #[test]
+    fn a_byte_now_and_then_keeps_nobody_for_longer() {
+        let patience = Patience::of(Duration::from_millis(30), Stop::default());
+        assert_eq!(talk(&patience).kind(), ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn talk_ends_when_it_is_called_off() {
+        let stop = Stop::default();
+        let patience = Patience::of(Duration::from_secs(600), stop.clone());
+        let calls = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(10));
+            stop.ask();
+        });
+        assert_eq!(talk(&patience).kind(), ErrorKind::Interrupted);
+        calls.join().expect("no panic");
     }
 }

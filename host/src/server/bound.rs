@@ -22,7 +22,7 @@ use super::procure::{ProcureError, again};
 use super::registry::Registry;
 use super::service::{Service, Terms};
 use super::succession::{LeftSession, LeftSocket, OpenSocket, take_up};
-use super::swap::{SwapError, bounded, same};
+use super::swap::{PendingChanges, SwapError, bounded, same};
 use super::tenants::Tenant;
 use super::versions::{Generation, History, How, Standing};
 use crate::admission::{Gate, Places, Room};
@@ -272,7 +272,9 @@ impl Prepared {
             passed_on: AtomicBool::new(false),
             guard: Mutex::default(),
             entrance: tokio::sync::RwLock::default(),
-            swapping: tokio::sync::Mutex::default(),
+            swapping: Arc::default(),
+            pending: PendingChanges::default(),
+            pool: Arc::clone(host.pool()),
             under_way: Mutex::default(),
             publishing: Mutex::default(),
             failure: Mutex::default(),

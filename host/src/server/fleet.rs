@@ -6,14 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use super::bound::{Bound, Prepared};
-use super::builder::ServerBuilder;
+use super::builder::{ServerBuilder, StartError};
 use super::course::Status;
 use super::handle::{ServerHandle, SteerError};
 use super::host::{Host, HostConfig};
+use super::prepare::Preloaded;
 use super::service::FAREWELL_MAX;
 use super::succession::{LeftSession, LeftSocket};
 use super::tenants::TenantLimits;
+use crate::net::CredentialsError;
 use crate::plugin::EventProcedure;
+use crate::work::{WorkError, WorkKind};
 
 /// What a reload is to lead to: what the servers share, and each server with its place in the file for messages.
 pub struct Plan {
@@ -53,6 +56,12 @@ pub struct PlanError {
 impl PlanError {
     fn stopping() -> Self {
         Self { mistakes: vec!["the host is stopping".into()] }
+    }
+}
+
+impl From<WorkError> for PlanError {
+    fn from(error: WorkError) -> Self {
+        Self { mistakes: vec![error.to_string()] }
     }
 }
 
@@ -162,16 +171,18 @@ impl Fleet {
     /// [`PlanError`]; nothing was changed.
     pub async fn reload(self: &Arc<Self>, plan: Plan) -> Result<Reloaded, PlanError> {
         let _alone = self.reloading.lock().await;
+        // Loading takes its time, and holds up no swap and no roll-back.
+        let (host, loading) = (self.host.clone(), plan);
+        let loaded = self.host.work(WorkKind::Long, move || {
+            let preloaded: Vec<_> = loading.servers.iter().map(|(_, server)| server.preload(&host)).collect();
+            (loading, preloaded)
+        });
+        let (plan, preloaded) = loaded.await?;
         // What is checked has to hold when it is put in force, so that no version comes or goes meanwhile.
-        let servers = self.all();
-        let mut unchanging = Vec::new();
-        for server in &servers {
-            unchanging.push(server.versions_stay().await);
-        }
+        let _unchanging = ServerHandle::versions_of_all_stay(&self.all()).await;
         let fleet = Arc::clone(self);
         let (grace, tenants) = (plan.stop_grace, plan.tenants.clone());
-        let checked = tokio::task::spawn_blocking(move || fleet.check(plan)).await;
-        let checked = checked.map_err(|_| PlanError::stopping())??;
+        let checked = self.host.work(WorkKind::Urgent, move || fleet.check(plan, preloaded)).await??;
         let (mut report, reformed) = self.put(checked, grace, &tenants)?;
         for (server, tried) in reformed {
             server.follow_reform(tried).await;
@@ -238,7 +249,7 @@ impl Fleet {
         Ok((report, reformed))
     }
 
-    fn check(&self, plan: Plan) -> Result<Checked, PlanError> {
+    fn check(&self, plan: Plan, preloaded: Vec<Result<Preloaded, StartError>>) -> Result<Checked, PlanError> {
         let mut mistakes: Vec<_> = plan.excess().into_iter().collect();
         // What is released when is a matter of memory alone, and the next start sees to it.
         let host = HostConfig { release_memory: self.shared.release_memory, ..plan.host.clone() };
@@ -248,8 +259,8 @@ impl Fleet {
             );
         }
         let mut checked = Checked { same: BTreeMap::new(), fresh: BTreeMap::new() };
-        for (place, description) in plan.servers {
-            match self.check_server(description, &mut checked) {
+        for ((place, description), preloaded) in plan.servers.into_iter().zip(preloaded) {
+            match self.check_server(description, preloaded, &mut checked) {
                 Ok(None) => {}
                 Ok(Some(name)) => mistakes.push(taken(&place, &name)),
                 Err(mistake) => mistakes.push(format!("{place}: {mistake}")),
@@ -259,8 +270,14 @@ impl Fleet {
     }
 
     /// The server's name, where another of the plan has it.
-    fn check_server(&self, description: ServerBuilder, checked: &mut Checked) -> Result<Option<String>, String> {
-        let mut prepared = description.clone().prepare(&self.host).map_err(|error| error.to_string())?;
+    fn check_server(
+        &self,
+        description: ServerBuilder,
+        preloaded: Result<Preloaded, StartError>,
+        checked: &mut Checked,
+    ) -> Result<Option<String>, String> {
+        let prepared = preloaded.and_then(|preloaded| description.clone().prepare_with(&self.host, preloaded));
+        let mut prepared = prepared.map_err(|error| error.to_string())?;
         let name = prepared.name();
         if checked.same.contains_key(&name) || checked.fresh.contains_key(&name) {
             return Ok(Some(name));
@@ -295,11 +312,14 @@ impl Fleet {
     ///
     /// # Errors
     /// What is wrong with them; the old ones go on serving. `None`: no such server, or it has no credentials.
-    pub fn renew_credentials(&self, name: &str) -> Option<Result<(), String>> {
-        let (handle, description) =
-            self.read(|servers| servers.get(name).map(|entry| (Arc::clone(&entry.handle), entry.description.clone())))?;
-        let credentials = description.credentials_given()?;
-        Some(handle.renew_credentials(credentials).map_err(|error| error.to_string()))
+    /// Dropping the future may or may not leave the new ones in force.
+    pub async fn renew_credentials(&self, name: &str) -> Result<Option<Result<(), CredentialsError>>, WorkError> {
+        let entry = |entry: &Entry| Some((Arc::clone(&entry.handle), entry.description.credentials_given()?.clone()));
+        let Some((handle, credentials)) = self.read(|servers| servers.get(name).and_then(entry)) else {
+            return Ok(None);
+        };
+        let queue = handle.service.work(WorkKind::Short);
+        queue.run(move || handle.renew_credentials(&credentials)).await.map(Some)
     }
 
     /// Takes no newcomers on any server and lets sessions finish by themselves. See [`ServerHandle::drain`].

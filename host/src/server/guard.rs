@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::AbortHandle;
 
 use super::blame::{Blamed, Comparison, LiveAddresses, PAST, Rule, Source, Suspect, Tried, Verdict};
+use super::exclusive::Rank;
 use super::means;
 use super::service::Service;
 use super::swap::{hand_over, on, on_build, put_back, same};
@@ -193,7 +194,7 @@ async fn judge(service: Weak<Service>, comparison: Arc<Mutex<Comparison>>) {
 }
 
 async fn take_back(service: Arc<Service>) {
-    let _alone = service.swapping.lock().await;
+    let _alone = service.swapping.lock(Rank::Next).await;
     // A reload may have given both other terms meanwhile, and a swap may have come before.
     let Some(guard) = service.guard().take_if(|guard| matches!(guard.judged, Judged::Over(_))) else { return };
     let Judged::Over(figures) = guard.judged else { return };

@@ -9,6 +9,7 @@ use tokio::sync::{OnceCell, watch};
 use super::bound::Prepared;
 use super::breaker::BreakerState;
 use super::course::{Newcomers, Notice, Occurrence, Status};
+use super::exclusive::{Held, Rank};
 use super::host::Host;
 use super::lock::{Lock, LockError};
 use super::service::{FAREWELL_MAX, Service, closed, followed};
@@ -21,6 +22,9 @@ use crate::telemetry::{CredentialsRenewed, Snapshot};
 
 /// Most bytes of [`ServerHandle::set_data`].
 pub const DATA_MAX_BYTES: usize = 64 << 10;
+
+/// How often all locks of swaps are tried for together, before they are waited for one by one.
+const LOCK_ROUNDS_MAX: usize = 64;
 
 /// What becomes of live sessions when a server is suspended or restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,8 +243,38 @@ impl ServerHandle {
     }
 
     /// Until this is dropped no version of its plugin comes or goes; those that are to wait.
-    pub(super) async fn versions_stay(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.service.swapping.lock().await
+    pub(super) async fn versions_stay(&self) -> Held {
+        self.service.swapping.lock(Rank::Next).await
+    }
+
+    /// The same of all of these servers. No lock is held while another is waited for, as a slow
+    /// swap of one server is to hold up no roll-back of another.
+    pub(super) async fn versions_of_all_stay(servers: &[Arc<Self>]) -> Vec<Held> {
+        let mut held: Vec<Held> = Vec::with_capacity(servers.len());
+        for _ in 0..LOCK_ROUNDS_MAX {
+            let Some(busy) = servers.iter().find(|server| match server.service.swapping.try_lock() {
+                Some(lock) => {
+                    held.push(lock);
+                    false
+                }
+                None => true,
+            }) else {
+                return held;
+            };
+            held.clear();
+            drop(busy.versions_stay().await);
+        }
+        // They change all the time. This ends, as each lock is got after one step.
+        for server in servers {
+            held.push(server.versions_stay().await);
+        }
+        held
+    }
+
+    /// The name of the tenant whose server it is.
+    #[must_use]
+    pub fn tenant(&self) -> Arc<str> {
+        Arc::clone(&self.service.terms().tenant.name)
     }
 
     /// Puts credentials in force for newcomers. Blocks while files are read.

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use tokio::runtime::{Builder, Runtime};
-use tokio::sync::broadcast;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{broadcast, oneshot};
 
 use super::lanes::Lanes;
 use super::service::HostNotice;
@@ -20,6 +20,7 @@ use crate::admission::Count;
 use crate::plugin::{Capacity, Compiler, Engine, EngineConfig, EngineError, Loader};
 use crate::sched::{Lane, TurnsSeen};
 use crate::telemetry::LanesStarted;
+use crate::work::{HOST, WorkError, WorkKind, WorkPool, WorkSeen};
 
 /// Notices kept for a listener that is slow.
 const NOTICES_KEPT: usize = 1_024;
@@ -60,7 +61,10 @@ pub enum HostError {
 pub struct Host(Arc<Ground>);
 
 struct Ground {
-    runtime: Option<Runtime>,
+    runtime: Handle,
+    /// Ends the thread of that runtime when it is dropped.
+    _stop: oneshot::Sender<()>,
+    pool: Arc<WorkPool>,
     lanes: Arc<Lanes>,
     engine: Engine,
     loader: Loader,
@@ -96,17 +100,15 @@ impl Host {
         let lanes = Arc::new(Lanes::start(workers).map_err(HostError::Threads)?);
         let [fast, idle] = [Lane::Fast, Lane::Idle].map(|lane| lanes.standing(lane).to_string());
         LanesStarted { threads: workers, fast: &fast, idle: &idle }.emit();
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("wharf-accept")
-            .enable_all()
-            .build()
-            .map_err(HostError::Threads)?;
+        let (runtime, stop) = steering_thread().map_err(HostError::Threads)?;
+        let pool = Arc::new(WorkPool::start().map_err(HostError::Threads)?);
         let slots = Count::up_to(engine.sessions_max());
         let clients = Count::up_to(Capacity::now().clients().max(1));
         let (notices, _) = broadcast::channel(NOTICES_KEPT);
         Ok(Self(Arc::new(Ground {
-            runtime: Some(runtime),
+            runtime,
+            _stop: stop,
+            pool,
             lanes,
             engine,
             loader,
@@ -148,8 +150,31 @@ impl Host {
 
     /// The runtime that accepts and steers. Sessions run elsewhere.
     #[must_use]
-    pub fn runtime(&self) -> &tokio::runtime::Handle {
-        self.0.runtime.as_ref().map(Runtime::handle).expect("the runtime is there until the ground is dropped")
+    pub fn runtime(&self) -> &Handle {
+        &self.0.runtime
+    }
+
+    /// Does blocking work that no tenant asked for, on one of the host's threads for such. Dropping
+    /// the future takes work that waits out of the queue; what runs goes on.
+    ///
+    /// # Errors
+    /// [`WorkError`].
+    pub async fn work<T: Send + 'static>(
+        &self,
+        kind: WorkKind,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, WorkError> {
+        self.0.pool.run(kind, &HOST.into(), work).await
+    }
+
+    /// The queues of blocking work, by tenant.
+    #[must_use]
+    pub fn work_seen(&self) -> Vec<WorkSeen> {
+        self.0.pool.seen()
+    }
+
+    pub(super) fn pool(&self) -> &Arc<WorkPool> {
+        &self.0.pool
     }
 
     /// Whether every thread that runs sessions takes up work within this time. Dropping the future is safe.
@@ -217,17 +242,21 @@ impl Host {
     pub(super) fn keep(&self, server: &str, socket: OwnedFd) {
         let Some(shelf) = self.shelf() else { return };
         shelf.want(server, Some(socket));
-        let (shelf, server) = (Arc::clone(shelf), server.to_owned());
-        self.runtime().spawn_blocking(move || shelf.follow(&server));
+        let (shelf, name) = (Arc::clone(shelf), server.to_owned());
+        let kept = self.0.pool.run_alone(WorkKind::Urgent, &HOST.into(), move || shelf.follow(&name));
+        if let Err(error) = kept {
+            tracing::warn!(server, %error, "the socket is not kept for a next process");
+        }
     }
 
     /// Keeps nothing of a server any more: when this returns its address is free, if it has closed it itself.
     pub(super) async fn let_go(&self, server: &str) {
         let Some(shelf) = self.shelf() else { return };
         shelf.want(server, None);
-        let (shelf, server) = (Arc::clone(shelf), server.to_owned());
-        // It fails only where the runtime ends.
-        let _ = self.runtime().spawn_blocking(move || shelf.follow(&server)).await;
+        let (shelf, name) = (Arc::clone(shelf), server.to_owned());
+        if let Err(error) = self.work(WorkKind::Urgent, move || shelf.follow(&name)).await {
+            tracing::warn!(server, %error, "the socket may be kept for a next process still");
+        }
     }
 
     /// Where what was swapped in is recorded.
@@ -246,13 +275,20 @@ impl Host {
     }
 }
 
-impl Drop for Ground {
-    fn drop(&mut self) {
-        // The last clone may go inside a task, where waiting for threads would panic.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
+/// The runtime that accepts and steers, on a thread of its own, which ends when what is returned
+/// beside it is dropped. Nobody waits for that end: the last clone of a host may go inside a task.
+///
+/// # Errors
+/// The system refuses the thread, or a descriptor for its reactor.
+fn steering_thread() -> std::io::Result<(Handle, oneshot::Sender<()>)> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let (handle, (stop, stopped)) = (runtime.handle().clone(), oneshot::channel());
+    std::thread::Builder::new().name("wharf-accept".into()).spawn(move || {
+        // The sender says nothing: it is dropped.
+        let _ = runtime.block_on(stopped);
+        runtime.shutdown_background();
+    })?;
+    Ok((handle, stop))
 }
 
 fn loader(engine: &Engine, config: &HostConfig) -> Loader {

@@ -9,6 +9,7 @@ use futures_util::future::{AbortHandle, abortable};
 
 #[cfg(test)]
 use super::simulation::Weather;
+use crate::work::{WorkError, WorkQueue};
 
 /// A change on the disk, of which each may fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,13 +77,20 @@ pub(super) fn beside(runtime: &tokio::runtime::Handle, task: impl Future<Output 
     handle
 }
 
-/// Does work that blocks, on a thread for such. `None` only where the runtime ends.
-pub(super) async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+/// Does work that blocks, on one of the host's threads for such, once it is its tenant's turn.
+/// Dropping the future takes work that waits out of the queue; what runs goes on.
+///
+/// # Errors
+/// [`WorkError`].
+pub(super) async fn apart<T: Send + 'static>(
+    queue: WorkQueue,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, WorkError> {
     #[cfg(test)]
     if let Some(weather) = Weather::here() {
-        return Some(weather.apart(work).await);
+        return Ok(weather.apart(work).await);
     }
-    tokio::task::spawn_blocking(work).await.ok()
+    queue.run(work).await
 }
 
 /// Asked before each change on the disk.

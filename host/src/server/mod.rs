@@ -11,6 +11,7 @@ mod census;
 mod checks;
 mod course;
 mod demand;
+mod exclusive;
 mod fleet;
 mod guard;
 mod handle;

@@ -14,7 +14,14 @@ use super::succession::LeftSocket;
 use super::versions::{Generation, RecordError, Recorded};
 use crate::admission::Places;
 use crate::net::{Credentials, Security};
-use crate::plugin::{Plugin, try_out};
+use crate::plugin::{LoadError, Plugin, try_out};
+use crate::work::Stop;
+
+/// What a description names, loaded, and what came of its trial instance.
+pub(super) struct Preloaded {
+    named: Arc<Plugin>,
+    tried: Result<(), LoadError>,
+}
 
 /// What [`ServerBuilder::verify`] has seen.
 #[derive(Default)]
@@ -71,12 +78,30 @@ impl ServerBuilder {
     /// # Errors
     /// [`StartError`].
     pub fn prepare(self, host: &Host) -> Result<Prepared, StartError> {
+        let preloaded = self.preload(host)?;
+        self.prepare_with(host, preloaded)
+    }
+
+    /// The slow part of it, which depends on nothing that may change meanwhile: checks the values,
+    /// loads the plugin that is named and tries it out. Blocks as [`ServerBuilder::start`] does.
+    pub(super) fn preload(&self, host: &Host) -> Result<Preloaded, StartError> {
         self.check()?;
         let named = self.load(host)?;
+        let tried = try_out(&named, self.limits, self.budgets.start(self.priority));
+        Ok(Preloaded { named, tried })
+    }
+
+    /// The rest of it.
+    pub(super) fn prepare_with(self, host: &Host, preloaded: Preloaded) -> Result<Prepared, StartError> {
+        let Preloaded { named, tried } = preloaded;
         let configured = named.digest().to_owned();
         let name = self.given_name().unwrap_or(named.name()).to_owned();
         let (plugin, recorded) = self.recorded(host, &named)?;
-        try_out(&plugin, self.limits, self.budgets.start(self.priority))?;
+        // What is named does not start where another version is in force, whatever came of its trial.
+        match Arc::ptr_eq(&plugin, &named) {
+            true => tried?,
+            false => try_out(&plugin, self.limits, self.budgets.start(self.priority))?,
+        }
         let security = self.security()?;
         let room = self.room(host)?;
         Ok(Prepared { description: self, name, plugin, named, configured, recorded, security, room, left: None })
@@ -168,7 +193,7 @@ impl ServerBuilder {
             Some(Procedures::Loaded(plugin)) => Ok(Arc::clone(plugin)),
             Some(Procedures::Path(path)) => {
                 let pull = self.registries.terms().pull;
-                Ok(procure(path, &self.registries, pull, host.loader(), &self.grants)?)
+                Ok(procure(path, (&self.registries, pull), host.loader(), &self.grants, &Stop::default())?)
             }
             None => Err(argument(
                 "plugin",

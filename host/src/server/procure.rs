@@ -9,6 +9,7 @@ use crate::files;
 use crate::oci::{Origin, PullPolicy, Reference, Registries, RegistryError};
 use crate::plugin::{COMPONENT_MAX_BYTES, Grants, Known, LoadError, Loader, Plugin, Source};
 use crate::telemetry::PluginPulled;
+use crate::work::Stop;
 
 /// Why a plugin is not there. Nothing changed.
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +50,7 @@ pub(super) fn again(
     grants: &Grants,
 ) -> Result<Arc<Plugin>, ProcureError> {
     match Reference::in_place_of(place) {
-        Some(_) => procure(place, registries, registries.terms().pull, loader, grants),
+        Some(_) => procure(place, (registries, registries.terms().pull), loader, grants, &Stop::default()),
         None => Ok(loader.share_as(place, known, grants)?),
     }
 }
@@ -73,17 +74,18 @@ pub(super) fn bytes_of(place: &Path, registries: &Registries) -> Result<Vec<u8>,
 }
 
 /// Reads or pulls a plugin and loads it, or shares one that is in use already. Blocks for milliseconds to minutes, so not for
-/// a runtime's thread.
+/// a runtime's thread. Ends early where it is called off.
 pub(super) fn procure(
     place: &Path,
-    registries: &Registries,
-    pull: PullPolicy,
+    (registries, pull): (&Registries, PullPolicy),
     loader: &Loader,
     grants: &Grants,
+    stop: &Stop,
 ) -> Result<Arc<Plugin>, ProcureError> {
+    let loader = loader.clone().until(stop.clone());
     let Some(reference) = Reference::in_place_of(place) else { return Ok(loader.share(place, grants)?) };
     let wanted = reference?;
-    let pulled = registries.fetch_by(&wanted, pull)?;
+    let pulled = registries.fetch_until(&wanted, pull, stop)?;
     let reference = pulled.reference.to_string();
     let from = match pulled.origin {
         Origin::Store => "store",

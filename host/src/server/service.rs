@@ -12,12 +12,13 @@ use super::blame::{Blame, Fared, Source};
 use super::breaker::{Breaker, BreakerState, Turn};
 use super::census::{Alive, Census};
 use super::course::{Call, Course, Newcomers, Notice, Occurrence, Status};
+use super::exclusive::Exclusive;
 use super::guard::Guard;
 use super::lanes::Lanes;
 use super::lock::Holder;
 use super::means;
 use super::registry::Registry;
-use super::swap::{Going, SwapError, same};
+use super::swap::{Going, PendingChanges, SwapError, same};
 use super::tenants::Tenant;
 use super::versions::{Canary, History, RecordError, StateFolder, SwapRules};
 use crate::admission::{Gate, Network, Throttle};
@@ -28,6 +29,7 @@ use crate::plugin::{EventProcedure, Grants, Plugin};
 use crate::sched::{Lane, Seat};
 use crate::session::{Latch, LineConfig};
 use crate::telemetry::{BreakerTripped, Bucket, Counters, NotRecorded, ServerNotice};
+use crate::work::{WorkKind, WorkPool, WorkQueue};
 
 /// How long sessions that are told to end may take before they are cancelled, where nobody says.
 pub const FAREWELL_MAX: Duration = Duration::from_secs(5);
@@ -99,7 +101,11 @@ pub(crate) struct Service {
     /// Held while a version is put in force, and while the server begins to stop.
     pub(super) publishing: Mutex<()>,
     /// One swap at a time.
-    pub(super) swapping: tokio::sync::Mutex<()>,
+    pub(super) swapping: Arc<Exclusive>,
+    /// Swaps that are not in force yet.
+    pub(super) pending: PendingChanges,
+    /// The host's threads for what blocks.
+    pub(super) pool: Arc<WorkPool>,
     /// How far it is.
     pub(super) under_way: Mutex<Option<Going>>,
     /// Why it cannot listen, where its course says that it cannot.
@@ -123,12 +129,17 @@ impl Service {
     /// Writes down what is in force. False where there is no place for it.
     pub(super) async fn record(self: &Arc<Self>) -> Result<bool, RecordError> {
         let Some(records) = self.records.clone().filter(|_| !self.is_passed_on()) else { return Ok(false) };
-        let service = Arc::clone(self);
+        let (service, records_of) = (Arc::clone(self), Arc::clone(&records));
         let write = move || records.write_history(&service.name, &service.history);
-        match means::apart(write).await {
-            Some(written) => written.map(|()| true),
-            None => Ok(false),
+        match means::apart(self.work(WorkKind::Urgent), write).await {
+            Ok(written) => written.map(|()| true),
+            Err(error) => Err(records_of.not_done(&self.name, &error)),
         }
+    }
+
+    /// The way to the host's threads for blocking work of its tenant.
+    pub(super) fn work(&self, kind: WorkKind) -> WorkQueue {
+        WorkQueue::new(&self.pool, kind, Arc::clone(&self.terms.load().tenant.name))
     }
 
     /// The same where nobody waits for it: a failure is logged and counted.
@@ -350,14 +361,18 @@ impl Service {
 
     /// True where it was not stopping before.
     pub(super) fn begin_stop(&self) -> bool {
-        let _nothing_comes = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        let begun = self.steer(|course| {
-            let running = !course.status.is_final();
-            if running {
-                course.status = Status::Draining;
-            }
-            running
-        });
+        let begun = {
+            let _nothing_comes = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+            self.steer(|course| {
+                let running = !course.status.is_final();
+                if running {
+                    course.status = Status::Draining;
+                }
+                running
+            })
+        };
+        // Their threads are free for others then.
+        self.pending.call_off();
         begun.is_some()
     }
 

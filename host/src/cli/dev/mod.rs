@@ -18,6 +18,7 @@ use crate::config::default_cache_dir;
 use crate::net::SocketOptions;
 use crate::plugin::{Compiler, Grants, MANIFEST_FILE, Manifest, Plugin};
 use crate::server::{Host, HostConfig, ServerHandle, SwapPolicy};
+use crate::work::WorkKind;
 
 /// Where a plugin in development listens.
 const LISTEN_DEFAULT: &str = "127.0.0.1:7000";
@@ -105,7 +106,8 @@ async fn build_and_load(host: &Host, folder: &Path, changes: &mut Changes, why: 
     say(&format!("compiling and checking {component}"));
     let (host, folder, start) = (host.clone(), folder.to_owned(), Instant::now());
     let grants: Grants = manifest.grants.iter().copied().collect();
-    let plugin = tokio::task::spawn_blocking(move || host.loader().load(&folder, &grants)).await??;
+    let threads = host.clone();
+    let plugin = threads.work(WorkKind::Long, move || host.loader().load(&folder, &grants)).await??;
     say(&format!("checked in {}", took(start.elapsed())));
     Ok(Arc::new(plugin))
 }
@@ -126,5 +128,5 @@ async fn start(arguments: &DevArgs, host: &Host, plugin: Arc<Plugin>) -> Result<
     // Development restarts often, so lingering connections of the last run are no obstacle.
     let options = SocketOptions { reuse_address: true, no_delay: true, ..SocketOptions::default() };
     let server = arguments.server.describe(listen, options).host(host).loaded_plugin(plugin);
-    Ok(tokio::task::spawn_blocking(move || server.start()).await??)
+    Ok(host.work(WorkKind::Long, move || server.start()).await??)
 }

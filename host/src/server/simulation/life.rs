@@ -28,6 +28,7 @@ use crate::server::{
     VERSIONS_MAX,
 };
 use crate::session::{Handed, Line, Successor, stand_in};
+use crate::work::WorkKind;
 
 /// Sessions at once.
 const SESSIONS_MAX: usize = 12;
@@ -224,6 +225,8 @@ fn answer(of: Result<SwapReport, SwapError>) -> Answer {
             SwapError::Gone { .. } => "gone",
             SwapError::Distrusted { .. } => "distrusted",
             SwapError::NotKept(_) | SwapError::NotRecorded(_) => "not-recorded",
+            SwapError::Work(_) => "work",
+            SwapError::Overtaken => "overtaken",
             SwapError::Stopping => "stopping",
         }),
     }
@@ -260,7 +263,7 @@ async fn reload(world: &World, handle: &ServerHandle, plugin: Number) -> Answer 
     let before = world.configured.replace(plugin);
     let description = world.description(plugin);
     let service = Arc::clone(&handle.service);
-    let checked = crate::server::means::apart(move || {
+    let checked = crate::server::means::apart(service.work(WorkKind::Urgent), move || {
         let host = &Ground::shared().host;
         let mut prepared = description.prepare(host).map_err(|_| "plugin")?;
         prepared.keep_swapped(host, &service).map_err(|error| match error {

@@ -91,6 +91,8 @@ struct State {
     /// The order that changes versions now: no other does before it is answered.
     holder: Option<usize>,
     orders: BTreeMap<usize, Progress>,
+    /// Orders that a roll-back that was given later calls off, unless they are done by then.
+    overtaken: BTreeSet<usize>,
     /// What is written down: what the configuration named, and the versions.
     disk: Option<(Number, Vec<Had>)>,
 }
@@ -309,6 +311,7 @@ impl State {
             (Answer::Refused(why), Progress::Given(_)) => match *why {
                 "plugin" => matches!(asked, Order::Swap(6 | 7) | Order::Canary(6 | 7) | Order::Reload(6 | 7)),
                 "too-many" => !matches!(asked, Order::Promote | Order::Stop),
+                "overtaken" => self.overtaken.contains(&order),
                 _ => false,
             },
             (Answer::Refused(why), Progress::Refused(known)) => *why == known,
@@ -367,6 +370,7 @@ impl State {
             stopped: false,
             holder: None,
             orders: BTreeMap::new(),
+            overtaken: BTreeSet::new(),
             disk: None,
         }
     }
@@ -389,8 +393,15 @@ impl Possible {
 
     pub(super) fn gives(&mut self, order: usize, what: Order) {
         self.story.push(format!("{order}: {what:?}"));
+        let of_version =
+            |(number, what): (&usize, &Order)| matches!(what, Order::Swap(_) | Order::Canary(_)).then_some(*number);
+        let called_off: Vec<_> = match what {
+            Order::RollBack => self.asked.iter().filter_map(of_version).collect(),
+            _ => Vec::new(),
+        };
         self.asked.insert(order, what);
         self.keep(|mut state| {
+            state.overtaken.extend(&called_off);
             state.orders.insert(order, Progress::Given(what));
             Some(state)
         });

@@ -17,6 +17,7 @@ use crate::plugin::EventProcedure;
 use crate::server::Fleet;
 use crate::server::handle::ServerHandle;
 use crate::session::{Line, Successor, Traveller};
+use crate::work::{WorkError, WorkKind};
 
 /// Sessions that are packed while another is on its way.
 const PACKED_MAX: usize = 8;
@@ -113,12 +114,13 @@ async fn leave(server: &ServerHandle, (line, successor): Handled, way: &Arc<Way>
     let registry = &server.service.registry;
     let starts_again = server.service.starts_again(successor.current().plugin());
     let not_on = server.service.not_recorded();
+    let host = server.host().clone();
     let (server, name) = (server.name().to_owned(), registry.name_of(line.info().id));
     let ids_above = ids_above(registry.last_id());
     let leaving = Leaving { server, name, ids_above, starts_again, not_on, traveller, verdict };
     let way = Arc::clone(way);
-    let passing = tokio::task::spawn_blocking(move || way(leaving));
-    passing.await.map_err(|_| "stopping")?
+    let passing = host.work(WorkKind::Urgent, move || way(leaving));
+    passing.await.map_err(|error| if error == WorkError::Ending { "stopping" } else { "host-fault" })?
 }
 
 /// The verdict that is dropped on the way lets the session go on here.

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::{Answer, Door, Offer, departures};
 use crate::net::Passage;
-use crate::server::Fleet;
+use crate::server::{Fleet, ServerHandle};
+use crate::work::WorkKind;
 
 /// A new process that serves.
 pub struct Heir {
@@ -52,16 +53,12 @@ pub async fn hand_over(
     patience: Duration,
 ) -> Result<Heir, String> {
     let _no_reload = fleet.reloading.lock().await;
-    let servers = fleet.all();
-    let mut no_swaps = Vec::with_capacity(servers.len());
-    for server in &servers {
-        no_swaps.push(server.service.swapping.lock().await);
-    }
+    let _no_swaps = ServerHandle::versions_of_all_stay(&fleet.all()).await;
     if fleet.is_draining() {
         return Err("the process is stopping".into());
     }
     let offering = Arc::clone(&fleet);
-    let offered = tokio::task::spawn_blocking(move || {
+    let offered = fleet.host().work(WorkKind::Urgent, move || {
         passage.set_patience(patience).map_err(|error| error.to_string())?;
         let doors = offer(&offering, &mut passage, doors)?;
         Ok::<_, String>((passage, doors))

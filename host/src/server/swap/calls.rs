@@ -4,17 +4,18 @@ use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::MutexGuard;
-
 use super::live::{bounded, bounded_beside, give, published, put_in_force};
+use super::pending::Pending;
 use super::{Outcome, SwapError, SwapPolicy, SwapReport, hand_over, introduce, on, outlasts, same};
 use crate::oci::Reference;
 use crate::plugin::{EventProcedure, Plugin, try_out};
+use crate::server::exclusive::{Held, Rank};
 use crate::server::handle::ServerHandle;
 use crate::server::means;
 use crate::server::procure::{ProcureError, again, believed, bytes_of, procure};
 use crate::server::versions::{Canary, CanarySeen, CanaryWish, Generation, How, Standing, judge, promote, take_back};
 use crate::telemetry::{CanaryBegan, SwapRefused};
+use crate::work::{Stop, WorkKind};
 
 impl ServerHandle {
     /// Loads a plugin, or asks its registry for it and loads it, under the grants of this server, for [`ServerHandle::swap`].
@@ -23,9 +24,13 @@ impl ServerHandle {
     /// # Errors
     /// [`ProcureError`].
     pub fn load_for_swap(&self, place: &Path) -> Result<Arc<Plugin>, ProcureError> {
+        self.load_until(place, &Stop::default())
+    }
+
+    fn load_until(&self, place: &Path, stop: &Stop) -> Result<Arc<Plugin>, ProcureError> {
         let terms = self.service.terms();
         let pull = terms.registries.terms().pull.just_named();
-        procure(place, &terms.registries, pull, self.host().loader(), &terms.grants)
+        procure(place, (&terms.registries, pull), self.host().loader(), &terms.grants, stop)
     }
 
     /// [`ServerHandle::load_for_swap`], and then [`ServerHandle::swap`] with this policy, or else the server's own.
@@ -34,7 +39,8 @@ impl ServerHandle {
     /// [`SwapError`].
     pub async fn swap_to(self: &Arc<Self>, file: PathBuf, policy: Option<SwapPolicy>) -> Result<SwapReport, SwapError> {
         let policy = policy.unwrap_or_else(|| self.swap_policy());
-        let swapped = async { self.swap(self.loaded(file).await?, policy).await };
+        let pending = self.service.pending.add();
+        let swapped = async { self.swap_pending(self.loaded(file, &pending).await?, policy, &pending).await };
         swapped.await.inspect_err(|error| self.kept(error))
     }
 
@@ -43,7 +49,8 @@ impl ServerHandle {
     /// # Errors
     /// [`SwapError`].
     pub async fn try_file(self: &Arc<Self>, file: PathBuf, wish: CanaryWish) -> Result<SwapReport, SwapError> {
-        let tried = async { self.canary(self.loaded(file).await?, wish).await };
+        let pending = self.service.pending.add();
+        let tried = async { self.canary_pending(self.loaded(file, &pending).await?, wish, &pending).await };
         tried.await.inspect_err(|error| self.kept(error))
     }
 
@@ -59,10 +66,11 @@ impl ServerHandle {
         SwapRefused { server: &self.service.name, why: &why }.emit(&self.service.counters);
     }
 
-    async fn loaded(self: &Arc<Self>, file: PathBuf) -> Result<Arc<Plugin>, SwapError> {
-        let server = Arc::clone(self);
-        let loaded = means::apart(move || server.load_for_swap(&file)).await;
-        Ok(loaded.ok_or(SwapError::Stopping)??)
+    async fn loaded(self: &Arc<Self>, file: PathBuf, pending: &Pending<'_>) -> Result<Arc<Plugin>, SwapError> {
+        let (server, stop) = (Arc::clone(self), pending.stop());
+        let loading = means::apart(self.service.work(WorkKind::Long), move || server.load_until(&file, &stop));
+        let loaded = pending.unless_called_off(&self.service, loading).await?;
+        Ok(loaded??)
     }
 
     /// The policy of its swaps where they do not say.
@@ -80,14 +88,26 @@ impl ServerHandle {
     /// # Errors
     /// [`SwapError`]; nothing was changed, but where what is in force could not be recorded.
     pub async fn swap(&self, plugin: Arc<Plugin>, policy: SwapPolicy) -> Result<SwapReport, SwapError> {
+        self.swap_pending(plugin, policy, &self.service.pending.add()).await
+    }
+
+    async fn swap_pending(
+        &self,
+        plugin: Arc<Plugin>,
+        policy: SwapPolicy,
+        pending: &Pending<'_>,
+    ) -> Result<SwapReport, SwapError> {
         let service = &self.service;
-        let _alone = self.alone_and_without_canary().await?;
+        let _alone = pending.unless_called_off(service, self.alone_and_without_canary()).await??;
         let before = service.procedure();
         let _under_way = service.begins(&plugin);
         // Nothing is new then; but sessions that were left on another version may be asked again.
         let next = match same(before.plugin(), &plugin) {
             true => Arc::clone(&before),
-            false => self.ready(&before, plugin).await?,
+            false => {
+                let ready = self.ready(&before, plugin);
+                pending.unless_called_off(service, ready).await??
+            }
         };
         let (from, to) = (before.plugin().label(), next.plugin().label());
         let mut report = SwapReport { from, to, ..SwapReport::default() };
@@ -109,8 +129,17 @@ impl ServerHandle {
     /// # Errors
     /// [`SwapError`]; nothing was changed.
     pub async fn canary(&self, plugin: Arc<Plugin>, wish: CanaryWish) -> Result<SwapReport, SwapError> {
+        self.canary_pending(plugin, wish, &self.service.pending.add()).await
+    }
+
+    async fn canary_pending(
+        &self,
+        plugin: Arc<Plugin>,
+        wish: CanaryWish,
+        pending: &Pending<'_>,
+    ) -> Result<SwapReport, SwapError> {
         let service = &self.service;
-        let _alone = self.alone_and_without_canary().await?;
+        let _alone = pending.unless_called_off(service, self.alone_and_without_canary()).await??;
         let rules = wish.over(service.terms().rules.canary);
         if let Some((key, problem)) = rules.problems().into_iter().next() {
             return Err(SwapError::Canary(key, problem));
@@ -123,7 +152,8 @@ impl ServerHandle {
         let kept = service.guard().as_ref().map(|guard| Arc::clone(guard.before()));
         bounded_beside(service, &before, &plugin, kept.as_ref())?;
         let _under_way = service.begins(&plugin);
-        let next = self.ready(&before, plugin).await?;
+        let ready = self.ready(&before, plugin);
+        let next = pending.unless_called_off(service, ready).await??;
         let past = service.blame.past_of(before.edition(), means::now());
         let canary = service.unless_stopping(|| {
             let number = service.history().put(&next, How::Canary, Standing::Canary);
@@ -155,19 +185,22 @@ impl ServerHandle {
     /// [`SwapError`]; nothing was changed, but where what is in force could not be recorded.
     pub async fn promote(&self) -> Result<SwapReport, SwapError> {
         let service = &self.service;
-        let _alone = self.alone().await?;
+        let _alone = self.alone(Rank::Next).await?;
         let canary = service.canary.load_full().ok_or(SwapError::NoCanary)?;
         let _under_way = service.begins(canary.procedure.plugin());
         self.written(promote(service, &canary).await?).await
     }
 
     /// Takes the canary back, or, where none runs, the version in force: newcomers and live sessions get the one before.
+    /// Swaps and canaries that were asked for before and are not in force yet are called off. Waits
+    /// at most for the step that is under way, and not for those that wait.
     ///
     /// # Errors
     /// [`SwapError`]; nothing was changed, but where what is in force could not be recorded.
     pub async fn roll_back(&self) -> Result<SwapReport, SwapError> {
         let service = &self.service;
-        let _alone = self.alone().await?;
+        service.pending.call_off();
+        let _alone = self.alone(Rank::Next).await?;
         if let Some(canary) = service.canary.load_full() {
             let _under_way = service.begins(service.procedure().plugin());
             return Ok(take_back(service, &canary, "asked").await);
@@ -247,7 +280,7 @@ impl ServerHandle {
             return Ok(());
         }
         let (registries, file) = (Arc::clone(&self.service.terms().registries), generation.file.clone());
-        let asked = means::apart(move || believed(&file, &registries)).await.ok_or(SwapError::Stopping)?;
+        let asked = means::apart(self.service.work(WorkKind::Urgent), move || believed(&file, &registries)).await?;
         asked.map_err(|error| SwapError::Distrusted { label: generation.label(), why: error.to_string() })
     }
 
@@ -262,7 +295,7 @@ impl ServerHandle {
             let plugin = again(&file, generation.known(), &terms.registries, &loader, &terms.grants)?;
             if plugin.digest() == generation.digest { Ok(plugin) } else { Err(gone()) }
         };
-        means::apart(load).await.ok_or(SwapError::Stopping)?
+        means::apart(self.service.work(WorkKind::Urgent), load).await?
     }
 
     /// Places for the instances that sessions of another version share.
@@ -275,14 +308,14 @@ impl ServerHandle {
     }
 
     /// The lock of swaps, where the server has not stopped.
-    async fn alone(&self) -> Result<MutexGuard<'_, ()>, SwapError> {
-        let alone = self.service.swapping.lock().await;
+    async fn alone(&self, rank: Rank) -> Result<Held, SwapError> {
+        let alone = self.service.swapping.lock(rank).await;
         if self.status().is_final() || self.service.is_passed_on() { Err(SwapError::Stopping) } else { Ok(alone) }
     }
 
     /// The same where no version is being tried.
-    async fn alone_and_without_canary(&self) -> Result<MutexGuard<'_, ()>, SwapError> {
-        let alone = self.alone().await?;
+    async fn alone_and_without_canary(&self) -> Result<Held, SwapError> {
+        let alone = self.alone(Rank::InTurn).await?;
         match &*self.service.canary.load() {
             Some(canary) => Err(SwapError::CanaryRuns(canary.procedure.plugin().label())),
             None => Ok(alone),
@@ -297,7 +330,8 @@ impl ServerHandle {
         let (limits, trial, old) = (before.limits(), Arc::clone(&plugin), Arc::clone(before.plugin()));
         let (records, name) = (service.records.clone(), Arc::clone(&service.name));
         let registries = Arc::clone(&service.terms().registries);
-        let tried = means::apart(move || {
+        // The server's lock is held meanwhile, so this is not to wait for loads of other servers.
+        let tried = means::apart(service.work(WorkKind::Urgent), move || {
             try_out(&trial, limits, budget)?;
             let Some(records) = records else { return Ok(()) };
             if let Err(error) = records.keep(&name, &old, || bytes_of(old.file(), &registries)) {
@@ -308,7 +342,7 @@ impl ServerHandle {
                 .keep(&name, &trial, || bytes_of(trial.file(), &registries))
                 .map_err(|error| SwapError::NotKept(error.to_string()))
         });
-        tried.await.ok_or(SwapError::Stopping)??;
+        tried.await??;
         if service.status().is_final() {
             return Err(SwapError::Stopping);
         }

@@ -3,6 +3,7 @@
 mod calls;
 mod hand_over;
 mod live;
+mod pending;
 mod progress;
 
 use std::collections::BTreeMap;
@@ -11,16 +12,18 @@ use std::time::Duration;
 pub use hand_over::SWAP_DEADLINE;
 pub(super) use hand_over::{begun, hand_over};
 pub(super) use live::{Live, Outcome, bounded, introduce, on, on_build, others, outlasts, published, put_back};
+pub(super) use pending::PendingChanges;
 pub(super) use progress::Going;
 pub use progress::{SwapSeen, SwapStage};
 
 use super::service::Service;
 use super::versions::{SwapRules, VERSIONS_MAX};
 use crate::event::Fault;
-use crate::oci::RegistryError;
+use crate::oci::{Problem, RegistryError};
 use crate::plugin::{LoadError, Plugin};
 use crate::session::Handed;
 use crate::telemetry::HandoverFailed;
+use crate::work::{Refusal, WorkError};
 
 /// Why sessions stay that says nothing about the version: they were busy, were to end, or there was no room for two instances.
 const NOT_ITS_FAULT: [&str; 9] = [
@@ -157,9 +160,32 @@ pub enum SwapError {
     /// What is in force now could not be written down.
     #[error("{0}")]
     NotRecorded(String),
+    /// A step of it was not done, by no fault of the version.
+    #[error(transparent)]
+    Work(#[from] WorkError),
+    /// A roll-back that came meanwhile has called it off.
+    #[error("it was called off by a roll-back of this server that was asked for meanwhile")]
+    Overtaken,
     /// The server is on its way out.
     #[error("the server is stopping or stopped")]
     Stopping,
+}
+
+impl SwapError {
+    /// What the system refused, where that is the cause.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Plugin(error @ LoadError::Source(_)) => Refusal::in_causes(error),
+            Self::Plugin(LoadError::System { refused, .. }) => Some(refused.refusal),
+            // What a registry says is not the system's word.
+            Self::Registry(error) if !matches!(error.problem, Problem::Answer { .. }) => {
+                Refusal::in_causes(error).or_else(|| Refusal::in_text(&error.to_string()))
+            }
+            Self::NotKept(text) | Self::NotRecorded(text) => Refusal::in_text(text),
+            _ => None,
+        }
+    }
 }
 
 /// Whether both are the same component under the same name and version.

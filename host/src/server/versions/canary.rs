@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::CanaryRules;
 use crate::plugin::EventProcedure;
 use crate::server::blame::{Blamed, FaultRates, PAST, Rule, Source, Suspect, Tried, Verdict};
+use crate::server::exclusive::Rank;
 use crate::server::means;
 use crate::server::service::Service;
 use crate::server::swap::{self, Outcome, SwapError, SwapReport, hand_over, on};
@@ -213,7 +214,7 @@ pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: 
         if against.is_none() && !over {
             continue;
         }
-        let _alone = service.swapping.lock().await;
+        let _alone = service.swapping.lock(Rank::Next).await;
         if !service.has_canary(&canary) {
             return;
         }

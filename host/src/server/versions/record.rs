@@ -17,6 +17,7 @@ use crate::files;
 use crate::oci::RegistryError;
 use crate::plugin::{COMPONENT_MAX_BYTES, Plugin, digest};
 use crate::server::means::{self, Change};
+use crate::work::WorkError;
 
 /// The version of the format.
 const FORMAT: u32 = 1;
@@ -81,6 +82,11 @@ impl StateFolder {
     #[must_use]
     pub fn at(folder: PathBuf) -> Self {
         Self { folder, writing: Mutex::default() }
+    }
+
+    /// The error of a record for which there was no thread.
+    pub(in crate::server) fn not_done(&self, server: &str, error: &WorkError) -> RecordError {
+        RecordError { file: self.of(server).join(RECORD), what: format!("cannot write the record: {error}") }
     }
 
     fn of(&self, server: &str) -> PathBuf {
@@ -154,7 +160,6 @@ impl StateFolder {
         plugin: &Plugin,
         read: impl FnOnce() -> Result<Vec<u8>, String>,
     ) -> Result<(), RecordError> {
-        let _alone = self.writing.lock();
         let file = self.component(server, plugin.digest());
         if file.exists() {
             return Ok(());
@@ -164,6 +169,11 @@ impl StateFolder {
             read().map_err(|error| wrong(plugin.file(), format!("cannot read it again, to keep it: {error}")))?;
         if digest(&bytes) != plugin.digest() {
             return Err(wrong(plugin.file(), "it changed while it was loaded; try again".into()));
+        }
+        // Only now: reading it may ask a registry, for which no other server's record is to wait.
+        let _alone = self.writing.lock();
+        if file.exists() {
+            return Ok(());
         }
         self.write(server, &file, &bytes).map_err(|error| wrong(&file, format!("cannot keep the component: {error}")))
     }

@@ -1,0 +1,298 @@
+//! Blocking work of the control plane: threads that start with the host, and queues that tenants
+//! share fairly.
+//!
+//! The threads exist before anything is served, so the system cannot refuse one later. Work is
+//! kept apart by how long it may take ([`WorkKind`]): a slow compilation holds up no read of a
+//! key, and neither holds up a roll-back. In each kind tenants take turns, and one tenant has at
+//! most [`RUNNING_TENANT_MAX`] threads.
+
+mod own_thread;
+mod queue;
+mod refusal;
+mod stop;
+
+use std::any::Any;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use tokio::sync::oneshot;
+
+pub use own_thread::on_own_thread;
+use queue::{FairQueue, LineSeen};
+pub use refusal::{Refusal, SystemRefused};
+pub use stop::Stop;
+
+/// Threads of each kind.
+const THREADS: usize = 4;
+/// Threads of one kind that one tenant may have at a time.
+pub const RUNNING_TENANT_MAX: usize = 2;
+/// Steps of one kind that may wait for a thread, of one tenant.
+pub const QUEUED_TENANT_MAX: usize = 64;
+/// The same of the host itself, which keeps one socket for each server at a start.
+const QUEUED_HOST_MAX: usize = 4_096;
+/// The queue of what no tenant asked for. No tenant has this name.
+pub const HOST: &str = "";
+/// Characters of a panic that are told.
+const PANIC_MAX_CHARS: usize = 300;
+
+/// How long a step may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WorkKind {
+    /// Milliseconds to minutes: compiling and pulling from a registry.
+    Long,
+    /// As long as a disk takes: keys and certificates, the configuration.
+    Short,
+    /// What waits for no queue of the other two: steps under a server's lock of swaps, roll-backs,
+    /// records, the end of a server.
+    Urgent,
+}
+
+impl WorkKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Long, Self::Short, Self::Urgent];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Long => "long",
+            Self::Short => "short",
+            Self::Urgent => "urgent",
+        }
+    }
+}
+
+/// Why a step was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkError {
+    /// The tenant's doing: too many of its steps wait already.
+    #[error(
+        "{queued} steps of the tenant `{tenant}` wait for a thread already, and no more may; \
+         try again once some are done"
+    )]
+    Full {
+        /// The tenant.
+        tenant: Arc<str>,
+        /// How many of its steps wait.
+        queued: usize,
+    },
+    /// The host's: a mistake in its code.
+    #[error("the host failed in this step, by a mistake of its own: {0}")]
+    Panicked(String),
+    /// The process ends.
+    #[error("the process is stopping")]
+    Ending,
+}
+
+/// The queue of one tenant and kind, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkSeen {
+    /// The kind.
+    pub kind: WorkKind,
+    /// The tenant; [`HOST`] for the host itself.
+    pub tenant: Arc<str>,
+    /// Steps that wait for a thread.
+    pub waiting: usize,
+    /// Steps that have one.
+    pub running: usize,
+    /// Steps that were refused because too many were waiting.
+    pub refused: u64,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// All threads for blocking work. Dropping it lets running steps finish and forgets the others.
+pub struct WorkPool {
+    crews: [Arc<Crew>; WorkKind::ALL.len()],
+}
+
+/// The threads of one kind.
+struct Crew {
+    state: Mutex<State>,
+    more: Condvar,
+}
+
+struct State {
+    queue: FairQueue<Job>,
+    ends: bool,
+}
+
+impl WorkPool {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// The system refuses one.
+    pub fn start() -> io::Result<Self> {
+        let mut pool = Self { crews: WorkKind::ALL.map(|_| Arc::new(Crew::new())) };
+        for (kind, crew) in WorkKind::ALL.into_iter().zip(&mut pool.crews) {
+            for number in 0..THREADS {
+                let crew = Arc::clone(crew);
+                let name = format!("wharf-{}-{number}", kind.name());
+                thread::Builder::new().name(name).spawn(move || crew.work())?;
+            }
+        }
+        Ok(pool)
+    }
+
+    /// Does a step once it is its tenant's turn. Dropping the future takes a step that waits out
+    /// of the queue; one that runs goes on.
+    ///
+    /// # Errors
+    /// [`WorkError`].
+    pub async fn run<T: Send + 'static>(
+        &self,
+        kind: WorkKind,
+        tenant: &Arc<str>,
+        step: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, WorkError> {
+        let (tell, told) = oneshot::channel();
+        // Where the caller has gone, the outcome is of no use to anybody.
+        let job = Box::new(move || drop(tell.send(caught(step))));
+        let crew = &self.crews[kind as usize];
+        let number = crew.put(tenant, job)?;
+        let _waiting = Waiting { crew, tenant, number };
+        told.await.unwrap_or(Err(WorkError::Ending))
+    }
+
+    /// The same where no caller waits for it.
+    ///
+    /// # Errors
+    /// [`WorkError::Full`].
+    pub fn run_alone(
+        &self,
+        kind: WorkKind,
+        tenant: &Arc<str>,
+        step: impl FnOnce() + Send + 'static,
+    ) -> Result<(), WorkError> {
+        self.crews[kind as usize].put(tenant, Box::new(step)).map(drop)
+    }
+
+    /// All queues that have or had something to do.
+    #[must_use]
+    pub fn seen(&self) -> Vec<WorkSeen> {
+        let of = |(kind, crew): (WorkKind, &Arc<Crew>)| {
+            let lines = crew.state().queue.seen();
+            lines.into_iter().map(move |(tenant, LineSeen { waiting, running, refused })| WorkSeen {
+                kind,
+                tenant,
+                waiting,
+                running,
+                refused,
+            })
+        };
+        WorkKind::ALL.into_iter().zip(&self.crews).flat_map(of).collect()
+    }
+}
+
+impl Drop for WorkPool {
+    fn drop(&mut self) {
+        for crew in &self.crews {
+            let forgotten = {
+                let mut state = crew.state();
+                state.ends = true;
+                state.queue.clear()
+            };
+            crew.more.notify_all();
+            drop(forgotten);
+        }
+    }
+}
+
+impl Crew {
+    fn new() -> Self {
+        let queue = FairQueue::new(RUNNING_TENANT_MAX);
+        Self { state: Mutex::new(State { queue, ends: false }), more: Condvar::new() }
+    }
+
+    fn put(&self, tenant: &Arc<str>, job: Job) -> Result<u64, WorkError> {
+        let most = if &**tenant == HOST { QUEUED_HOST_MAX } else { QUEUED_TENANT_MAX };
+        let mut state = self.state();
+        if state.ends {
+            return Err(WorkError::Ending);
+        }
+        let put = state.queue.put(tenant, job, most);
+        drop(state);
+        let full = |queued| WorkError::Full { tenant: Arc::clone(tenant), queued };
+        let number = put.map_err(full)?;
+        self.more.notify_one();
+        Ok(number)
+    }
+
+    /// What one thread does until the pool is dropped.
+    fn work(&self) {
+        let mut state = self.state();
+        while !state.ends {
+            let Some((tenant, job)) = state.queue.take() else {
+                state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(state);
+            // What a step without a caller says in a panic is in the log already.
+            drop(caught(job));
+            state = self.state();
+            state.queue.done(&tenant);
+            // A tenant that was at its limit may have more to do.
+            self.more.notify_one();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A step that waits, until its caller goes.
+struct Waiting<'a> {
+    crew: &'a Crew,
+    tenant: &'a Arc<str>,
+    number: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let withdrawn = self.crew.state().queue.withdraw(self.tenant, self.number);
+        drop(withdrawn);
+    }
+}
+
+/// One tenant's way to the threads of one kind. Cheap to clone.
+#[derive(Clone)]
+pub struct WorkQueue {
+    pool: Arc<WorkPool>,
+    kind: WorkKind,
+    tenant: Arc<str>,
+}
+
+impl WorkQueue {
+    /// The queue of this tenant and kind.
+    #[must_use]
+    pub fn new(pool: &Arc<WorkPool>, kind: WorkKind, tenant: Arc<str>) -> Self {
+        Self { pool: Arc::clone(pool), kind, tenant }
+    }
+
+    /// As [`WorkPool::run`].
+    ///
+    /// # Errors
+    /// [`WorkError`].
+    pub async fn run<T: Send + 'static>(&self, step: impl FnOnce() -> T + Send + 'static) -> Result<T, WorkError> {
+        self.pool.run(self.kind, &self.tenant, step).await
+    }
+}
+
+/// Does a step; a panic in it is an error.
+fn caught<T>(step: impl FnOnce() -> T) -> Result<T, WorkError> {
+    catch_unwind(AssertUnwindSafe(step)).map_err(|panic| WorkError::Panicked(panic_words(&*panic)))
+}
+
+/// What a panic said, shortened.
+pub(crate) fn panic_words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("it did not say why").chars().take(PANIC_MAX_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests;

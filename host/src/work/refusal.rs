@@ -1,0 +1,123 @@
+//! What the operating system refused, in words that say which limit it was.
+
+use std::io;
+
+use rustix::io::Errno;
+
+/// A resource that the system did not give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// `EAGAIN` of a thread or a process.
+    #[error(
+        "the system refused a thread or a process (EAGAIN): a limit on their number is reached, \
+         `pids.max` of the cgroup or RLIMIT_NPROC, or one on memory for a stack, RLIMIT_AS or \
+         RLIMIT_DATA"
+    )]
+    Threads,
+    /// `ENOMEM`.
+    #[error(
+        "the system refused memory or a mapping (ENOMEM): a limit is reached, `memory.max` of the \
+         cgroup, RLIMIT_AS, RLIMIT_DATA or vm.max_map_count"
+    )]
+    Memory,
+    /// `EMFILE`.
+    #[error(
+        "the system refused a file descriptor (EMFILE): the process has as many as it may, \
+         RLIMIT_NOFILE"
+    )]
+    Descriptors,
+    /// `ENFILE`.
+    #[error(
+        "the system refused a file descriptor (ENFILE): the machine has as many as it may, \
+         fs.file-max"
+    )]
+    MachineDescriptors,
+}
+
+/// A step that the system refused something to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{refusal}: {what}")]
+pub struct SystemRefused {
+    /// What was refused.
+    pub refusal: Refusal,
+    /// The step, and what the system said.
+    pub what: String,
+}
+
+impl Refusal {
+    const NUMBERS: [(Errno, Self); 4] = [
+        (Errno::AGAIN, Self::Threads),
+        (Errno::NOMEM, Self::Memory),
+        (Errno::MFILE, Self::Descriptors),
+        (Errno::NFILE, Self::MachineDescriptors),
+    ];
+
+    fn numbered(number: i32) -> Option<Self> {
+        let found = Self::NUMBERS.iter().find(|(errno, _)| errno.raw_os_error() == number);
+        found.map(|(_, refusal)| *refusal)
+    }
+
+    /// What an error of the system says was refused, if it says that.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<Self> {
+        match error.raw_os_error() {
+            Some(number) => Self::numbered(number),
+            None => (error.kind() == io::ErrorKind::OutOfMemory).then_some(Self::Memory),
+        }
+    }
+
+    /// The same of an error and what caused it.
+    #[must_use]
+    pub fn in_causes(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            let of_io = || error.downcast_ref::<io::Error>().and_then(Self::of);
+            let of_number = || error.downcast_ref::<Errno>().and_then(|errno| Self::numbered(errno.raw_os_error()));
+            let known = || error.downcast_ref::<SystemRefused>().map(|refused| refused.refusal);
+            if let Some(refusal) = known().or_else(of_io).or_else(of_number) {
+                return Some(refusal);
+            }
+            next = error.source();
+        }
+        None
+    }
+
+    /// The same of an error of which only the words are left. Only for words of this program and of
+    /// the system: a peer or a plugin can say anything.
+    #[must_use]
+    pub fn in_text(text: &str) -> Option<Self> {
+        let after = |mark: &str| {
+            text.match_indices(mark).find_map(|(at, _)| {
+                let digits = text[at + mark.len()..].bytes().take_while(u8::is_ascii_digit).take(4);
+                Self::numbered(digits.fold(0, |number, digit| number * 10 + i32::from(digit - b'0')))
+            })
+        };
+        // As an error is shown to people, and to programmers.
+        after("os error ").or_else(|| after("Os { code: "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_is_told_from_its_words() {
+        for number in 1..134 {
+            let error = io::Error::from_raw_os_error(number);
+            let expected = match number {
+                11 => Some(Refusal::Threads),
+                12 => Some(Refusal::Memory),
+                23 => Some(Refusal::MachineDescriptors),
+                24 => Some(Refusal::Descriptors),
+                _ => None,
+            };
+            assert_eq!(Refusal::of(&error), expected, "{error}");
+            assert_eq!(Refusal::in_causes(&error), expected, "{error}");
+            assert_eq!(Refusal::in_text(&format!("while reading: {error}; so it stays")), expected, "{error}");
+            assert_eq!(Refusal::in_text(&format!("called `unwrap()`: {error:?}")), expected, "{error:?}");
+        }
+        assert_eq!(Refusal::in_text("os error "), None);
+        assert_eq!(Refusal::of(&io::ErrorKind::OutOfMemory.into()), Some(Refusal::Memory));
+    }
+}

@@ -1,0 +1,326 @@
+//! Queues of the control plane: what one tenant's calls wait for delays no other tenant's calls, and
+//! none of the calls that end something.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use wharf_tests::certificates::Certificates;
+use wharf_tests::clients::{Client, free_port};
+use wharf_tests::guests::{component, versioned};
+use wharf_tests::liar::{Liar, Reply};
+use wharf_tests::process::Wharf;
+use wharf_tests::servers::eventually;
+use wharf_tests::site::Site;
+
+/// How long any call may take beside full queues. A registry that says nothing is given up after
+/// 20 s, and one tenant has two threads: its queue of 32 would take over five minutes.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
+/// Calls of one class that one tenant may have under way.
+const CALLS_MAX: usize = 32;
+
+/// A seeded source of numbers.
+struct Seeded(u64);
+
+impl Seeded {
+    fn below(&mut self, most: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % most as u64) as usize
+    }
+
+    fn shuffle<T>(&mut self, all: &mut [T]) {
+        for at in (1..all.len()).rev() {
+            all.swap(at, self.below(at + 1));
+        }
+    }
+}
+
+/// What a tenant does that takes its time.
+#[derive(Debug, Clone, Copy)]
+enum Slow {
+    /// Swaps of plugins that a registry does not deliver, on this server.
+    Registry(&'static str),
+    /// Swaps of a plugin that is compiled for seconds.
+    Compile(&'static str),
+    /// Calls that wait for a lock that is held.
+    Locks(&'static str),
+    /// A restart that waits for a session.
+    Drain(&'static str),
+}
+
+/// Two tenants: `a` with the servers `a1` to `a4`, and `b` with the server `b`, which has TLS.
+struct Tenants {
+    site: Site,
+    liar: Liar,
+    _certificates: Certificates,
+    /// Requests that are under way, by what they ask for.
+    begun: Vec<(String, UnixStream)>,
+    _clients: Vec<Client>,
+}
+
+impl Tenants {
+    fn new() -> Self {
+        let (folder, certificates) = (tempfile::tempdir().expect("a folder"), Certificates::new());
+        for label in ['p', 'q', 'r'] {
+            std::fs::write(folder.path().join(format!("{label}.wasm")), component(&versioned(label, "", "")))
+                .expect("kept");
+        }
+        std::fs::write(folder.path().join("long.wasm"), long_winded()).expect("kept");
+        let mut text = "[host]\nsessions_max = 256\nstop_grace = '200ms'\n[control]\nsocket = 'control.sock'\n\
+                        [registry]\nplain_http = ['127.0.0.1']\n"
+            .to_owned();
+        let port = free_port();
+        for (name, tenant, port) in [
+            ("a1", "a", port),
+            ("a2", "a", free_port()),
+            ("a3", "a", free_port()),
+            ("a4", "a", free_port()),
+            ("b", "b", free_port()),
+        ] {
+            text += &format!(
+                "[[server]]\nname = '{name}'\ntenant = '{tenant}'\nhost = '127.0.0.1'\nport = {port}\nplugin = 'p.wasm'\n"
+            );
+        }
+        let chain = certificates.path("server.pem");
+        let key = certificates.path("server.key");
+        text += &format!(
+            "options = ['secure']\n[server.credentials]\ncertificate_chain = '{}'\nprivate_key = '{}'\n",
+            chain.display(),
+            key.display()
+        );
+        std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
+        let wharf = Wharf::run(&["serve"], folder.path());
+        wharf.says("server started");
+        let site = Site { folder, port, wharf };
+        eventually("the control API is open", || UnixStream::connect(site.socket()).is_ok());
+        let liar = Liar::new(|_| Reply::Silence);
+        Self { site, liar, _certificates: certificates, begun: Vec::new(), _clients: Vec::new() }
+    }
+
+    /// Begins a request, and does not wait for its answer.
+    fn begin(&mut self, path: &str, body: &Value) {
+        let mut stream = UnixStream::connect(self.site.socket()).expect("it listens");
+        stream.set_read_timeout(Some(ANSWERED_WITHIN)).expect("a timeout");
+        let body = body.to_string();
+        let length = body.len();
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n");
+        stream.write_all(format!("{head}\r\n{body}").as_bytes()).expect("it reads");
+        self.begun.push((path.to_owned(), stream));
+    }
+
+    /// A client that stays.
+    fn session_on_a4(&mut self) {
+        let shown = || self.site.ok("GET", "/v1/servers/a4", json!({}));
+        let address = shown()["address"].as_str().expect("an address").parse().expect("an address");
+        self._clients.push(Client::connect(address));
+        eventually("the session is there", || shown()["sessions"] == 1);
+    }
+
+    fn slow(&mut self, slow: Slow) {
+        let registry = self.liar.address();
+        match slow {
+            Slow::Registry(server) => {
+                for number in 0..CALLS_MAX / 2 {
+                    let file = format!("oci://{registry}/team/slow:{number}");
+                    self.begin(&format!("/v1/servers/{server}/plugin/swap"), &json!({ "file": file }));
+                }
+            }
+            Slow::Compile(server) => {
+                let file = self.site.path("long.wasm");
+                for _ in 0..2 {
+                    self.begin(&format!("/v1/servers/{server}/plugin/swap"), &json!({ "file": file }));
+                }
+            }
+            Slow::Locks(server) => {
+                for _ in 0..CALLS_MAX + 1 {
+                    self.begin(&format!("/v1/servers/{server}/lock"), &json!({ "wait": "60s", "hold": "60s" }));
+                }
+            }
+            Slow::Drain(server) => {
+                let body = json!({ "sessions": "drain", "deadline": "60s" });
+                self.begin(&format!("/v1/servers/{server}/restart"), &body);
+            }
+        }
+    }
+
+    /// Calls under way, as the metrics say.
+    fn calls(&self, tenant: &str, class: &str) -> usize {
+        let (_, text) = self.site.curl(&[], "/metrics");
+        let line = format!("wharf_control_calls{{tenant=\"{tenant}\",class=\"{class}\"}} ");
+        let found = text.lines().find_map(|found| found.strip_prefix(&line));
+        found.map_or(0, |number| number.parse().expect("a number"))
+    }
+
+    /// The answer to one of the requests that were begun, but for those that were refused a place.
+    fn answer(&mut self, path: &str) -> String {
+        loop {
+            let at = self.begun.iter().position(|(begun, _)| begun == path).expect("it was begun");
+            let mut answer = String::new();
+            let read = self.begun.remove(at).1.read_to_string(&mut answer);
+            assert!(read.is_ok(), "{path}: {read:?}");
+            if !answer.starts_with("HTTP/1.1 503") {
+                return answer;
+            }
+        }
+    }
+
+    /// A call that is answered well, and soon.
+    fn soon(&self, path: &str, body: Value) -> Value {
+        let start = Instant::now();
+        let answer = self.site.ok("POST", path, body);
+        assert!(start.elapsed() < ANSWERED_WITHIN, "{path} took {:?}", start.elapsed());
+        answer
+    }
+}
+
+/// A component whose code is so long that it is compiled for seconds.
+fn long_winded() -> Vec<u8> {
+    let body = "(local.set 0 (i32.add (i32.mul (local.get 0) (i32.const 7)) (i32.const 4095)))\n";
+    let one = |number| format!("(func $long{number} (param i32) (result i32)\n{}(local.get 0))\n", body.repeat(2_000));
+    component(&(0..40).map(one).collect::<String>())
+}
+
+#[test]
+fn full_queues_of_a_tenant_delay_no_other() {
+    for seed in [3, 71] {
+        let mut dice = Seeded(seed * 0x9e37_79b9);
+        let mut tenants = Tenants::new();
+        tenants.site.ok("POST", "/v1/servers/a1/plugin/swap", json!({ "file": tenants.site.path("q.wasm") }));
+        tenants.session_on_a4();
+        let mut mix = [
+            Slow::Compile("a3"),
+            Slow::Registry("a1"),
+            Slow::Registry("a3"),
+            Slow::Registry("a1"),
+            Slow::Locks("a2"),
+            Slow::Drain("a4"),
+        ];
+        dice.shuffle(&mut mix);
+        println!("seed {seed}: {mix:?}");
+        mix.into_iter().for_each(|slow| tenants.slow(slow));
+        eventually("tenant `a` has much to wait for", || {
+            tenants.calls("a", "change") >= CALLS_MAX - 2 && tenants.calls("a", "wait") == CALLS_MAX
+        });
+        let file = tenants.site.path("q.wasm");
+        let mut of_b = ["renew", "swap", "canary", "lock", "suspend", "restart"];
+        dice.shuffle(&mut of_b);
+        let b = "/v1/servers/b";
+        for call in of_b {
+            println!("seed {seed}: b: {call}");
+            match call {
+                "renew" => drop(tenants.soon(&format!("{b}/credentials/renew"), json!({}))),
+                "swap" => {
+                    tenants.soon(&format!("{b}/plugin/swap"), json!({ "file": file }));
+                    tenants.soon(&format!("{b}/plugin/rollback"), json!({}));
+                }
+                "canary" => {
+                    tenants.soon(&format!("{b}/plugin/canary"), json!({ "file": tenants.site.path("r.wasm") }));
+                    tenants.soon(&format!("{b}/plugin/rollback"), json!({}));
+                }
+                "lock" => {
+                    let lock = tenants.soon(&format!("{b}/lock"), json!({ "hold": "30s" }));
+                    tenants.soon(&format!("{b}/unlock"), json!({ "token": lock["token"] }));
+                }
+                "suspend" => {
+                    tenants.soon(&format!("{b}/suspend"), json!({ "newcomers": "queue" }));
+                    tenants.soon(&format!("{b}/resume"), json!({}));
+                }
+                _ => drop(tenants.soon(&format!("{b}/restart"), json!({}))),
+            }
+        }
+        tenants.soon(&format!("{b}/stop"), json!({ "grace": "1s" }));
+        ends_beside_its_own_queues(&mut tenants, &mut dice);
+    }
+}
+
+/// The tenant whose queues are full ends what it likes.
+fn ends_beside_its_own_queues(tenants: &mut Tenants, dice: &mut Seeded) {
+    let lock = "/v1/servers/a2/lock";
+    let held = || {
+        let shown = tenants.site.ok("GET", "/v1/servers/a2", json!({}));
+        shown["locked"] == true
+    };
+    eventually("one of the calls has the lock", held);
+    let mut of_a = ["rollback", "unlock", "restart", "stop"];
+    dice.shuffle(&mut of_a);
+    for call in of_a {
+        println!("a: {call}");
+        match call {
+            "rollback" => {
+                assert_eq!(tenants.soon("/v1/servers/a1/plugin/rollback", json!({}))["to"], "p unversioned");
+                let answer = tenants.answer("/v1/servers/a1/plugin/swap");
+                assert!(answer.starts_with("HTTP/1.1 409") && answer.contains("overtaken"), "{answer}");
+            }
+            // Its answer came, and nobody has read it.
+            "unlock" => {
+                let token = loop {
+                    let answer = tenants.answer(lock);
+                    let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
+                    if let Ok(lock) = serde_json::from_str::<Value>(body) {
+                        if let Some(token) = lock["token"].as_u64() {
+                            break token;
+                        }
+                    }
+                };
+                tenants.soon("/v1/servers/a2/unlock", json!({ "token": token }));
+            }
+            "restart" => drop(tenants.soon("/v1/servers/a1/restart", json!({}))),
+            _ => {
+                tenants.soon("/v1/servers/a3/stop", json!({ "grace": "1s" }));
+                let answer = tenants.answer("/v1/servers/a3/plugin/swap");
+                assert!(answer.starts_with("HTTP/1.1 409") && answer.contains("stopping"), "{answer}");
+            }
+        }
+    }
+}
+
+#[test]
+fn tenant_with_full_queues_is_refused_by_name() {
+    let mut tenants = Tenants::new();
+    (0..2).for_each(|_| tenants.slow(Slow::Registry("a1")));
+    tenants.slow(Slow::Locks("a2"));
+    eventually("the queues of tenant `a` are full", || {
+        tenants.calls("a", "change") == CALLS_MAX && tenants.calls("a", "wait") == CALLS_MAX
+    });
+    let file = tenants.site.path("q.wasm");
+    for (path, body) in [
+        ("/v1/servers/a2/plugin/swap", json!({ "file": file })),
+        ("/v1/servers/a3/plugin/canary", json!({ "file": file })),
+        ("/v1/servers/a2/lock", json!({ "wait": "1s" })),
+        ("/v1/servers/a4/suspend", json!({ "newcomers": "queue" })),
+    ] {
+        let (code, answer) = tenants.site.ask("POST", path, &body);
+        let message = answer["error"]["message"].as_str().expect("a message");
+        assert_eq!((code, &answer["error"]["code"]), (503, &json!("too-many-waiting")), "{answer}");
+        assert!(message.contains("the tenant `a`"), "{message}");
+    }
+    let (_, text) = tenants.site.curl(&[], "/metrics");
+    for class in ["change", "wait"] {
+        let counted = format!("wharf_control_calls_refused_total{{tenant=\"a\",class=\"{class}\"}} 2\n");
+        assert!(text.contains(&counted), "{text}");
+    }
+}
+
+#[test]
+fn waiting_calls_leave_connections_to_others() {
+    let mut tenants = Tenants::new();
+    tenants.session_on_a4();
+    for server in ["a2", "b"] {
+        tenants.slow(Slow::Locks(server));
+    }
+    for _ in 0..CALLS_MAX {
+        tenants.begin("/v1/servers/a4/stop", &json!({ "drain": "60s", "grace": "1s" }));
+    }
+    // More than may be idle at a time.
+    eventually("many calls wait", || {
+        let waiting = tenants.calls("a", "wait") + tenants.calls("b", "wait") + tenants.calls("a", "end");
+        waiting == 3 * CALLS_MAX
+    });
+    assert_eq!(tenants.site.curl(&[], "/livez").0, 200);
+    tenants.soon("/v1/servers/b/restart", json!({}));
+    tenants.soon("/v1/servers/b/stop", json!({ "grace": "1s" }));
+}
