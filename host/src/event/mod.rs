@@ -6,12 +6,14 @@
 
 mod alone;
 mod client;
+mod excerpt;
 mod fault;
 mod port;
 mod reason;
 
 pub use alone::{Alone, Nowhere};
 pub use client::{ClientInfo, Priority, TlsInfo};
+pub use excerpt::{EXCERPT_MAX_BYTES, NAME_MAX_BYTES, NAMES_SHOWN_MAX, excerpt, some_of};
 pub use fault::{Fault, FaultKind, Origin};
 pub use port::{Budget, Instance, Meter, NameError, Peers, Port, Procedure, Scope, SendError, Usage, WriteError};
 pub use reason::{DisconnectReason, EndReason};

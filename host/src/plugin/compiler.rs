@@ -19,6 +19,7 @@ use super::compile::compile;
 use super::engine;
 use super::patience::Patience;
 use super::source::COMPONENT_MAX_BYTES;
+use crate::event::{EXCERPT_MAX_BYTES, excerpt};
 
 /// The verb of the program that compiles. Its arguments are the two limits.
 pub const VERB: &str = "compile";
@@ -182,7 +183,9 @@ pub fn compile_for_another(memory_max_bytes: u64, time_max: Duration) -> u8 {
         Ok(()) => 0,
         Err(error) => {
             // Whoever started it reads this; if nobody does, nobody cares.
-            let _ = write!(io::stderr(), "{error:#}");
+            // No more than that one takes: it would not read the rest, and this could not end.
+            let text = excerpt(format_args!("{error:#}"), EXCERPT_MAX_BYTES);
+            let _ = write!(io::stderr(), "{text}");
             REFUSED as u8
         }
     }
