@@ -6,7 +6,10 @@ use tracing::{error, info, warn};
 
 use super::counters::Kind;
 use super::{Bucket, Counters};
-use crate::event::Fault;
+use crate::event::{Fault, excerpt};
+
+/// Bytes of a reason that names a file and imports.
+const WHY_MAX_BYTES: usize = 4 << 10;
 
 /// New sessions get another build of the plugin.
 #[derive(Debug)]
@@ -63,7 +66,7 @@ impl SwapRefused<'_> {
     /// Logs and counts it.
     pub fn emit(&self, counters: &Counters) {
         counters.count(Kind::Notice, "swap-refused");
-        let Self { server, why } = *self;
+        let (server, why) = (self.server, excerpt(self.why, WHY_MAX_BYTES));
         warn!(server, "the server keeps its version: {why}");
     }
 }
