@@ -5,10 +5,12 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
+use rustix::net::sockopt::socket_acceptconn;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use wharf_tests::clients::{Client, free_port};
 use wharf_tests::guests::{component, versioned, wharf_binary};
+use wharf_tests::holders::{lead_away, listener};
 use wharf_tests::manager::Manager;
 use wharf_tests::newcomers::Newcomers;
 use wharf_tests::servers::eventually;
@@ -235,4 +237,24 @@ fn the_store_follows_an_upgrade_to_another_address() {
     eventually("it has ended", || rustix::process::test_kill_process(heir).is_err());
     site.wharf = manager.start();
     next(&mut client, 2);
+}
+
+#[test]
+fn store_gets_the_socket_that_replaced_another() {
+    let (mut site, manager) = service(4_096);
+    let elsewhere = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let held = listener(Pid::from_child(&site.wharf.child), site.address());
+    lead_away(&held, elsewhere.local_addr().expect("bound"));
+    drop(held);
+    let listens = || {
+        let kept = manager.kept();
+        kept.iter().any(|(name, one)| name == LISTENS && socket_acceptconn(one) == Ok(true))
+    };
+    eventually("the new socket is kept", || manager.count(LISTENS) == 1 && listens());
+    next(&mut Client::connect(site.address()), 1);
+    site.wharf.kill();
+    let mut waits = Client::connect(site.address());
+    waits.send([1]);
+    site.wharf = manager.start();
+    waits.expect([b'a', 1, 1]);
 }

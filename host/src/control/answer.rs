@@ -8,6 +8,11 @@ use tokio::task::JoinError;
 
 use crate::work::{Refusal, WorkError};
 
+use crate::event::{NAME_MAX_BYTES, excerpt};
+
+/// Bytes of an error's message. In JSON it is at most twice as long.
+const MESSAGE_MAX_BYTES: usize = 16 << 10;
+
 /// An error of the API. Its code is stable.
 #[derive(Debug)]
 pub(super) struct Problem {
@@ -29,7 +34,7 @@ struct Inner<'a> {
 
 impl Problem {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
+        Self { status, code, message: excerpt(message.into(), MESSAGE_MAX_BYTES) }
     }
 
     pub(super) fn bad(code: &'static str, message: impl Into<String>) -> Self {
@@ -37,7 +42,7 @@ impl Problem {
     }
 
     pub(super) fn unknown(what: &str, which: impl std::fmt::Display) -> Self {
-        let which = which.to_string();
+        let which = excerpt(which, NAME_MAX_BYTES);
         Self::new(StatusCode::NOT_FOUND, "not-found", format!("there is no {what} `{}`", which.escape_debug()))
     }
 

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer};
 
 use super::answer::Problem;
 use crate::admission::Change;
@@ -12,6 +12,8 @@ use crate::event::Priority;
 use crate::server::{CanaryWish, Ending, LOCK_HOLD_MAX, LOCK_WAIT_MAX, Newcomers, SwapPolicy};
 use crate::span::Span;
 
+/// Bytes of a path, as for the system.
+const PATH_MAX_BYTES: usize = 4_096;
 /// Longest that sessions may be given to end.
 const DEADLINE_MAX: Duration = Duration::from_secs(3_600);
 /// How long sessions may take to end on a stop where the request does not say.
@@ -25,6 +27,15 @@ const UPGRADE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(120);
 const UPGRADE_TIMEOUT_MAX: Duration = Duration::from_secs(1_800);
 /// Longest that sessions may go on in the process that was replaced.
 const UPGRADE_DRAIN_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+/// A path, or a reference to a registry, that is no longer than a path may be.
+fn path<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+    let text = String::deserialize(from)?;
+    match text.len() {
+        0..=PATH_MAX_BYTES => Ok(text.into()),
+        bytes => Err(D::Error::custom(format!("expected at most {PATH_MAX_BYTES} bytes, found {bytes}"))),
+    }
+}
 
 /// Reads a body; an empty one is an empty object.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
@@ -176,6 +187,7 @@ impl Throttle {
 #[serde(deny_unknown_fields)]
 pub(super) struct Swap {
     /// As the process sees it.
+    #[serde(deserialize_with = "path")]
     pub(super) file: PathBuf,
     /// The server's own where none is given.
     pub(super) policy: Option<Policy>,
@@ -185,6 +197,7 @@ pub(super) struct Swap {
 #[serde(deny_unknown_fields)]
 pub(super) struct Canary {
     /// As the process sees it.
+    #[serde(deserialize_with = "path")]
     pub(super) file: PathBuf,
     share: Option<f64>,
     live: Option<bool>,
@@ -258,6 +271,9 @@ impl Upgrade {
         let timeout = self.timeout.map_or(UPGRADE_TIMEOUT_DEFAULT, |span| span.0);
         if timeout.is_zero() {
             return Err(Problem::bad("bad-value", "`timeout`: expected more than nothing"));
+        }
+        if self.program.as_ref().is_some_and(|program| program.as_os_str().len() > PATH_MAX_BYTES) {
+            return Err(Problem::bad("bad-value", format!("`program`: expected at most {PATH_MAX_BYTES} bytes")));
         }
         if self.program.as_ref().is_some_and(|program| !program.is_absolute()) {
             return Err(Problem::bad("bad-value", "`program`: expected an absolute path"));

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use super::excerpt;
+
 /// Who has to act on a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Origin {
@@ -142,14 +144,18 @@ impl FaultKind {
 pub struct Fault {
     /// What it was.
     pub kind: FaultKind,
-    /// For the owner of the plugin: the trap's text and a backtrace with names. May hold many lines.
+    /// For the owner of the plugin: the trap's text and a backtrace with names. May hold many lines,
+    /// and at most [`Fault::DETAIL_MAX_BYTES`].
     pub detail: String,
 }
 
 impl Fault {
-    /// A fault with its detail.
+    /// Bytes of a detail: room for a backtrace of twenty frames.
+    pub const DETAIL_MAX_BYTES: usize = 3 << 10;
+
+    /// A fault with its detail, which is cut where it is too long.
     pub fn new(kind: FaultKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into() }
+        Self { kind, detail: excerpt(detail.into(), Self::DETAIL_MAX_BYTES) }
     }
 }
 

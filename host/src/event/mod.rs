@@ -6,6 +6,7 @@
 
 mod alone;
 mod client;
+mod excerpt;
 mod fault;
 mod kept;
 mod port;
@@ -13,6 +14,7 @@ mod reason;
 
 pub use alone::{Alone, Nowhere};
 pub use client::{ClientInfo, Priority, TlsInfo};
+pub use excerpt::{EXCERPT_MAX_BYTES, NAME_MAX_BYTES, NAMES_SHOWN_MAX, excerpt, some_of};
 pub use fault::{Fault, FaultKind, Origin};
 pub use kept::KeptEvent;
 pub use port::{Budget, Instance, Meter, NameError, Peers, Port, Procedure, Scope, SendError, Usage, WriteError};

@@ -11,7 +11,12 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::socket::Socket;
 use super::{Accepted, Credentials, CredentialsError, Wire};
 use crate::admission::{Admitted, Permit};
-use crate::event::TlsInfo;
+use crate::event::{TlsInfo, excerpt};
+
+/// Bytes that are kept of what TLS says of a peer.
+const FAULT_MAX_BYTES: usize = 512;
+/// Bytes of a certificate's subject. A longer one is no subject: two may not look the same by a cut.
+const SUBJECT_MAX_BYTES: usize = 2 << 10;
 
 /// How a server's clients are secured.
 #[derive(Clone)]
@@ -104,7 +109,7 @@ impl Security {
 
 fn explain(error: &io::Error) -> HandshakeFault {
     match error.kind() {
-        io::ErrorKind::InvalidData => HandshakeFault::Tls(error.to_string()),
+        io::ErrorKind::InvalidData => HandshakeFault::Tls(excerpt(error, FAULT_MAX_BYTES)),
         _ => HandshakeFault::Gone,
     }
 }
@@ -112,7 +117,7 @@ fn explain(error: &io::Error) -> HandshakeFault {
 fn settled(connection: &ServerConnection) -> TlsInfo {
     let subject = connection.peer_certificates().and_then(|chain| {
         let (_, parsed) = X509Certificate::from_der(chain.first()?).ok()?;
-        Some(parsed.subject().to_string())
+        Some(parsed.subject().to_string()).filter(|subject| subject.len() <= SUBJECT_MAX_BYTES)
     });
     TlsInfo {
         protocol: match connection.protocol_version() {
@@ -132,4 +137,18 @@ fn settled(connection: &ServerConnection) -> TlsInfo {
 /// Rustls names the TLS 1.3 suites `TLS13_...`; IANA does not.
 fn iana(name: &str) -> String {
     name.replacen("TLS13_", "TLS_", 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_about_a_peer_are_short() {
+        for length in [0, FAULT_MAX_BYTES, FAULT_MAX_BYTES + 1, 1 << 20] {
+            let error = io::Error::new(io::ErrorKind::InvalidData, "x".repeat(length));
+            let HandshakeFault::Tls(said) = explain(&error) else { panic!("it is of TLS") };
+            assert_eq!(said.len(), length.min(FAULT_MAX_BYTES));
+        }
+    }
 }

@@ -19,6 +19,7 @@ use super::compile::precompile;
 use super::engine;
 use super::patience::{Heard, Patience, Pipes};
 use super::source::COMPONENT_MAX_BYTES;
+use crate::event::{EXCERPT_MAX_BYTES, excerpt};
 use crate::work::{Refusal, Stop, SystemRefused, panic_words};
 
 /// The verb of the program that compiles. Its arguments are the two limits.
@@ -208,7 +209,9 @@ pub fn compile_for_another(memory_max_bytes: u64, time_max: Duration) -> u8 {
         Ok(()) => 0,
         Err(error) => {
             // Whoever started it reads this; if nobody does, nobody cares.
-            let _ = write!(io::stderr(), "{error:#}");
+            // No more than that one takes: it would not read the rest, and this could not end.
+            let text = excerpt(format_args!("{error:#}"), EXCERPT_MAX_BYTES);
+            let _ = write!(io::stderr(), "{text}");
             let system = Refusal::in_causes(error.as_ref()).is_some();
             (if system { SYSTEM } else { REFUSED }) as u8
         }

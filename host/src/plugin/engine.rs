@@ -9,6 +9,7 @@ use wasmtime::{
 
 use super::capacity::Capacity;
 use super::ticker::Ticker;
+use crate::event::{EXCERPT_MAX_BYTES, excerpt};
 
 /// Bytes of address space that one memory slot takes: loads and stores then need no bounds checks.
 const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
@@ -136,12 +137,18 @@ impl Engine {
     }
 }
 
+/// Whether an error or one of its causes says these words, in the part of it that is looked at. The
+/// whole may have names in it that a plugin chose.
+pub(super) fn says(error: &wasmtime::Error, words: &str) -> bool {
+    error.chain().any(|cause| excerpt(cause, EXCERPT_MAX_BYTES).contains(words))
+}
+
 /// Whether an error means that the pool or the system has no room for another instance.
 pub(super) fn is_out_of_room(error: &wasmtime::Error) -> bool {
     let out_of_memory = |error: &std::io::Error| error.raw_os_error() == Some(12);
     error.is::<PoolConcurrencyLimitError>()
         || error.chain().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(out_of_memory))
-        || format!("{error:#}").contains("os error 12")
+        || says(error, "os error 12")
 }
 
 fn sessions(asked: usize) -> Result<usize, EngineError> {

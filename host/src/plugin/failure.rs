@@ -3,9 +3,9 @@
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use super::engine::is_out_of_room;
+use super::engine::{is_out_of_room, says};
 use super::guest::{Guest, Refused};
-use crate::event::{Fault, FaultKind};
+use crate::event::{EXCERPT_MAX_BYTES, Fault, FaultKind, NAME_MAX_BYTES, excerpt};
 
 /// What the engine says when a host call carries too much. It has no type of its own.
 const TOO_MUCH_COPIED: &str = "too much data is being copied between the host and the guest";
@@ -37,12 +37,12 @@ pub(super) fn fault(error: &wasmtime::Error, store: &mut wasmtime::Store<Guest>)
         }
         FaultKind::Fuel => format!("{TOO_MUCH_WORK} `fuel` in the server's `budgets` allows one event"),
         FaultKind::CpuTime => format!("{TOO_MUCH_WORK} `cpu` in the server's `budgets` allows one event"),
-        _ => error.root_cause().to_string(),
+        _ => excerpt(error.root_cause(), EXCERPT_MAX_BYTES),
     };
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
         for (depth, frame) in backtrace.frames().iter().enumerate() {
-            let name = frame.func_name().map_or_else(|| "unknown".to_owned(), |name| format!("{name:#}"));
-            detail.push_str(&format!("\n  {depth}: {}", name.escape_debug()));
+            let name = excerpt(frame.func_name().unwrap_or("unknown").escape_debug(), NAME_MAX_BYTES);
+            detail.push_str(&format!("\n  {depth}: {name}"));
         }
     }
     Fault::new(kind, detail)
@@ -72,12 +72,11 @@ fn kind(error: &wasmtime::Error, refused: Option<Refused>) -> FaultKind {
     if is_out_of_room(error) {
         return FaultKind::Capacity;
     }
-    let text = format!("{error:#}");
-    if text.contains(TOO_MUCH_COPIED) {
+    if says(error, TOO_MUCH_COPIED) {
         FaultKind::CopyLimit
-    } else if TOO_MANY_HANDLES.iter().any(|words| text.contains(words)) {
+    } else if TOO_MANY_HANDLES.iter().any(|words| says(error, words)) {
         FaultKind::HandleLimit
-    } else if text.contains(TOO_MANY_MODULES) {
+    } else if says(error, TOO_MANY_MODULES) {
         FaultKind::Modules
     } else if refused.is_some() {
         of_growth(refused)

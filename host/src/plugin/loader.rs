@@ -18,15 +18,19 @@ use super::grants::Verdict;
 use super::guest::Guest;
 use super::handoff::Handoff;
 use super::instance::{Binding, EventProcedure, InstanceLimits};
-use super::not_loaded::{TrialFailed, not_compiled};
+use super::not_loaded::{TrialFailed, not_compiled, short};
 use super::source::{self, Source, SourceError};
 use super::{Engine, Grants, imports, trial};
-use crate::event::{Budget, Fault, Instance, Priority, Procedure};
+use crate::event::{
+    Budget, EXCERPT_MAX_BYTES, Fault, Instance, NAME_MAX_BYTES, NAMES_SHOWN_MAX, Priority, Procedure, excerpt, some_of,
+};
 use crate::sched::Budgets;
 use crate::work::{Stop, SystemRefused};
 
 /// The export that makes a component a plugin, without its version.
 const EVENT_PROCEDURE: &str = "wharf:server/inet-event-proc";
+/// Bytes that the names of all imports and exports may have together. The largest known have two thousand.
+const NAMES_MAX_BYTES: usize = 64 << 10;
 
 /// Why a plugin was not loaded. Each names the file.
 #[derive(Debug, thiserror::Error)]
@@ -326,12 +330,19 @@ impl Loader {
         let kind = component.component_type();
         let named = |(name, _): (&str, ComponentItem)| name.to_owned();
         let engine = &self.engine.inner;
+        let imported = kind.imports(engine).map(|(name, _)| name.len());
+        let found = imported.chain(kind.exports(engine).map(|(name, _)| name.len())).sum::<usize>();
+        if found > NAMES_MAX_BYTES {
+            let cause =
+                format!("expected at most {NAMES_MAX_BYTES} bytes of names of its imports and exports, found {found}");
+            return Err(LoadError::Invalid { file, cause });
+        }
         let imports: Vec<String> = kind.imports(engine).map(|(name, item)| named((name, item.ty))).collect();
         let exports: Vec<String> = kind.exports(engine).map(|(name, item)| named((name, item.ty))).collect();
         check_world(&file, &exports)?;
         check_grants(&file, &imports, grants)?;
 
-        let mismatch = |error: wasmtime::Error| LoadError::Mismatch { file: file.clone(), cause: format!("{error:#}") };
+        let mismatch = |error: wasmtime::Error| LoadError::Mismatch { file: file.clone(), cause: short(&error) };
         let linker = imports::linker(engine, grants, &component).map_err(mismatch)?;
         let pre = linker.instantiate_pre(&component).map_err(mismatch)?;
         let indices = PluginIndices::new(&pre).map_err(mismatch)?;
@@ -401,7 +412,7 @@ fn check_world(file: &Path, exports: &[String]) -> Result<(), LoadError> {
         if version.starts_with("0.1.") {
             return Ok(());
         }
-        other = Some(version.to_owned());
+        other = Some(excerpt(version, NAME_MAX_BYTES));
     }
     if let Some(found) = other {
         let number = |version: &str| -> Vec<u64> { version.split('.').map_while(|part| part.parse().ok()).collect() };
@@ -413,7 +424,7 @@ fn check_world(file: &Path, exports: &[String]) -> Result<(), LoadError> {
     }
     let found = match exports {
         [] => "no exports".to_owned(),
-        exports => exports.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+        exports => some_of(exports.iter().map(String::as_str)),
     };
     Err(LoadError::OtherWorld { file: file.into(), found })
 }
@@ -421,11 +432,17 @@ fn check_world(file: &Path, exports: &[String]) -> Result<(), LoadError> {
 fn check_grants(file: &Path, imports: &[String], grants: &Grants) -> Result<(), LoadError> {
     let mut missing = Vec::new();
     for name in imports {
+        let shown = || excerpt(name, NAME_MAX_BYTES);
         match grants.allow(name) {
             Verdict::Allowed => {}
-            Verdict::Needs(grant) => missing.push(format!("`{name}` needs the grant \"{grant}\"")),
-            Verdict::NotOffered => missing.push(format!("`{name}` is not offered by this host, with any grant")),
+            Verdict::Needs(grant) => missing.push(format!("`{}` needs the grant \"{grant}\"", shown())),
+            Verdict::NotOffered => missing.push(format!("`{}` is not offered by this host, with any grant", shown())),
         }
+    }
+    let more = missing.len().saturating_sub(NAMES_SHOWN_MAX);
+    missing.truncate(NAMES_SHOWN_MAX);
+    if more > 0 {
+        missing.push(format!("and {more} more"));
     }
     let mut needed: Vec<_> = imports.iter().filter_map(|name| grants.allow(name).needed()).collect();
     needed.sort_unstable();

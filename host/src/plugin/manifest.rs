@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Grant;
+use crate::event::{EXCERPT_MAX_BYTES, excerpt};
 use crate::files;
 
 /// The file's name.
@@ -162,13 +163,17 @@ impl Manifest {
             Ok(text) => text,
             Err(source) => return Err(ManifestError::Unreadable { file, source }),
         };
-        Self::parse(folder, &text).map_err(|cause| ManifestError::Bad { file, cause })
+        let short = |cause: String| excerpt(cause, EXCERPT_MAX_BYTES);
+        Self::parse(folder, &text).map_err(|cause| ManifestError::Bad { file, cause: short(cause) })
     }
 
     fn parse(folder: &Path, text: &str) -> Result<Self, String> {
         let file: File = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         if file.name.is_empty() || file.name.len() > 64 {
             return Err("`name`: expected 1 to 64 bytes".into());
+        }
+        if file.version.len() > 64 {
+            return Err("`version`: expected at most 64 bytes".into());
         }
         let grants = file.grants.iter().map(|name| name.parse());
         Ok(Self {

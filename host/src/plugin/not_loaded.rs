@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::loader::LoadError;
+use crate::event::{EXCERPT_MAX_BYTES, excerpt};
 use crate::work::{Refusal, SystemRefused};
 
 /// Why there was no trial instance.
@@ -34,7 +35,7 @@ impl TrialFailed {
 
 /// The error of a component that was not compiled, or whose machine code was not taken in.
 pub(super) fn not_compiled(file: &Path, error: &wasmtime::Error) -> LoadError {
-    let (file, cause) = (file.to_owned(), format!("{error:#}"));
+    let (file, cause) = (file.to_owned(), short(error));
     if let Some(refused) = error.downcast_ref::<SystemRefused>() {
         return LoadError::System { file, refused: refused.clone() };
     }
@@ -42,4 +43,9 @@ pub(super) fn not_compiled(file: &Path, error: &wasmtime::Error) -> LoadError {
         Some(refusal) => LoadError::System { file, refused: SystemRefused { refusal, what: cause } },
         None => LoadError::Invalid { file, cause },
     }
+}
+
+/// An error of the engine, which may have names in it that the plugin chose.
+pub(super) fn short(error: &wasmtime::Error) -> String {
+    excerpt(format_args!("{error:#}"), EXCERPT_MAX_BYTES)
 }

@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::counters::Kind;
 use super::{Bucket, Counters, Edition, Spent};
-use crate::event::{Fault, Origin, Priority};
+use crate::event::{EXCERPT_MAX_BYTES, Fault, NAME_MAX_BYTES, Origin, Priority, excerpt};
 
 /// The threads for sessions run.
 #[derive(Debug)]
@@ -138,6 +138,7 @@ impl ControlRequest<'_> {
     pub fn emit(&self, lines: &Bucket) {
         let Self { method, path, status } = self;
         if let Some(suppressed) = lines.pass(Instant::now()) {
+            let (method, path) = (excerpt(method, NAME_MAX_BYTES), excerpt(path, EXCERPT_MAX_BYTES));
             info!(method, path, status, suppressed, "control request");
         }
     }

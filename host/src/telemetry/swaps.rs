@@ -8,7 +8,10 @@ use tracing::{debug, error, info, warn};
 
 use super::counters::Kind;
 use super::{Bucket, Counters};
-use crate::event::{Fault, FaultKind};
+use crate::event::{Fault, FaultKind, excerpt};
+
+/// Bytes of a reason that names a file and imports.
+const WHY_MAX_BYTES: usize = 4 << 10;
 
 /// By which faults a version was taken back.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -140,7 +143,7 @@ impl SwapRefused<'_> {
     /// Logs and counts it.
     pub fn emit(&self, counters: &Counters) {
         counters.count(Kind::Notice, "swap-refused");
-        let Self { server, why } = *self;
+        let (server, why) = (self.server, excerpt(self.why, WHY_MAX_BYTES));
         warn!(server, "the server keeps its version: {why}");
     }
 }

@@ -27,6 +27,7 @@ mod starting;
 mod stories;
 mod swap;
 mod tenants;
+mod texts;
 mod tls;
 mod versions;
 mod waits;
