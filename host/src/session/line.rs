@@ -240,9 +240,21 @@ impl Line {
         before
     }
 
-    /// Whether an event of it waits for the session's own peer, which reads too little of what is queued for it.
-    pub fn waits_for_peer(&self) -> bool {
-        self.state().waits_for_peer()
+    /// How long events of it have waited for its own peer in all, and whether one does so now.
+    #[must_use]
+    pub fn waited_for_peer(&self) -> (Duration, bool) {
+        let state = self.state();
+        (state.waited_for_peer(), state.waits_for_peer())
+    }
+
+    /// Ends the session as `write-timeout` if an event of it waits for its own peer now. False where none does, and
+    /// nothing changed. Returns at once.
+    pub fn give_up_peer(&self) -> bool {
+        let waits = self.state().give_up();
+        if waits {
+            self.mailbox.order(Orders::LOOK);
+        }
+        waits
     }
 
     /// Whether an event of it runs, or its instance starts. In one total order with [`Latch::close`].

@@ -5,6 +5,7 @@ mod cli;
 mod control;
 mod events;
 mod faults;
+mod held_up;
 mod lanes;
 mod lifecycle;
 mod limits;

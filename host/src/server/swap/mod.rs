@@ -23,7 +23,8 @@ use crate::session::Handed;
 use crate::telemetry::HandoverFailed;
 
 /// Why sessions stay that says nothing about the version: they were busy, were to end, or there was no room for two instances.
-const NOT_ITS_FAULT: [&str; 9] = [
+const NOT_ITS_FAULT: [&str; 10] = [
+    "held-up",
     "called-off",
     "busy",
     "aborted",

@@ -76,7 +76,8 @@ impl Patience {
         let is_overdue = matches!(machine.ending(), Some(Ending { reason: EndReason::Disconnect(reason), .. })
             if is_deadline(reason));
         let flush = is_overdue.then(|| *self.flush_ends.get_or_insert(now + FLUSH_MAX));
-        [must_read_by, shared, lifetime, flush].into_iter().flatten().min()
+        let given_up = state.is_given_up().then_some(now);
+        [must_read_by, shared, lifetime, flush, given_up].into_iter().flatten().min()
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Reader {
     waits_since: Option<Instant>,
     /// How long events have waited for the peer before.
     waited: Duration,
+    /// The event that waits is to wait no longer.
+    given_up: bool,
 }
 
 impl Reader {
@@ -117,7 +119,19 @@ impl LineState {
     pub(in crate::session) fn goes_on(&mut self) {
         if let Some(since) = self.reader.waits_since.take() {
             self.reader.waited += since.elapsed();
+            self.reader.given_up = false;
         }
+    }
+
+    /// The event that waits for the peer now, if one does, is to wait no longer. False where none does.
+    pub(super) fn give_up(&mut self) -> bool {
+        self.reader.given_up = self.waits_for_peer();
+        self.reader.given_up
+    }
+
+    /// Whether the event that waits for the peer is to wait no longer.
+    pub(in crate::session) fn is_given_up(&self) -> bool {
+        self.reader.given_up
     }
 
     /// Whether an event waits for the peer.
