@@ -201,6 +201,14 @@ pub fn wharf_binary() -> PathBuf {
         if folder.ends_with("release") {
             cargo.arg("--release");
         }
+        // Build scripts of dependencies watch these names. Their values here are this crate's, so
+        // a build that sees them would run the scripts again and rebuild what depends on them.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+                cargo.env_remove(&name);
+            }
+        }
         assert!(cargo.current_dir(root()).status().expect("cargo runs").success(), "the binary builds");
         folder.join("wharf")
     };
