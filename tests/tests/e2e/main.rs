@@ -19,6 +19,7 @@ mod rooms;
 mod sessions;
 mod shared;
 mod sleep;
+mod stalls;
 mod starting;
 mod stories;
 mod swap;
