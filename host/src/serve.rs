@@ -11,9 +11,9 @@ use tokio::sync::{oneshot, watch};
 
 use crate::admission::{Admitted, Entered, Permit, Refusal};
 use crate::event::{ClientInfo, Fault, FaultKind, Origin};
-use crate::net::{AcceptFault, Accepted, Established, HandshakeFault, Wire};
+use crate::net::{AcceptFault, Accepted, Established, HandshakeFault, ProxyFault, Wire};
 use crate::plugin::EventProcedure;
-use crate::sched::Seat;
+use crate::sched::{Seat, stalls};
 use crate::server::{Alive, Blamed, Call, Listening, Service, Welcome};
 use crate::session::{Ended, Line, Session, Successor, Traveller};
 use crate::telemetry::{AcceptPaused, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted, Spent};
@@ -168,7 +168,8 @@ async fn establish(service: &Service, newcomer: Newcomer) -> Option<Established>
         Newcomer::Proxied(client) => introduce(service, client, terms.handshake).await?,
     };
     let peer = client.peer();
-    match terms.security.establish(client, terms.handshake).await {
+    let shaken = stalls::within(terms.handshake, terms.security.establish(client)).await;
+    match shaken.unwrap_or(Err(HandshakeFault::Timeout)) {
         Ok(client) => Some(client),
         Err(fault) => {
             let detail = if let HandshakeFault::Tls(detail) = &fault { detail.as_str() } else { "" };
@@ -181,7 +182,11 @@ async fn establish(service: &Service, newcomer: Newcomer) -> Option<Established>
 /// Hears from the proxy who the client is, and admits or refuses that.
 async fn introduce(service: &Service, client: Entered<Accepted>, timeout: Duration) -> Option<Admitted<Accepted>> {
     let proxy = client.peer();
-    match client.and_then(async |client| client.behind_proxy(timeout).await).await {
+    let introduced = async |client: Accepted| {
+        let introduced = stalls::within(timeout, client.behind_proxy()).await;
+        introduced.unwrap_or(Err(ProxyFault::Timeout))
+    };
+    match client.and_then(introduced).await {
         Ok(client) => {
             let peer = client.peer();
             let refused = |refusal: Refusal| {

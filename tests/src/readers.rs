@@ -9,7 +9,7 @@ use socket2::{Domain, Socket, Type};
 use wharf::plugin::Plugin;
 
 use crate::clients::Client;
-use crate::guests::{inline, versioned};
+use crate::guests::{component, inline, versioned};
 use crate::seeds::Seed;
 use crate::servers::PATIENCE;
 
@@ -26,6 +26,16 @@ const RECEIVE_BUFFER_BYTES: usize = 32 << 10;
 /// is told. It hands over.
 #[must_use]
 pub fn writer(label: char) -> Arc<Plugin> {
+    inline(&format!("writer-{label}"), &text(label))
+}
+
+/// The same as a component.
+#[must_use]
+pub fn writer_component(label: char) -> Vec<u8> {
+    component(&text(label))
+}
+
+fn text(label: char) -> String {
     let told = format!(
         "(if (i32.eq (i32.load8_u (local.get $data)) (i32.const {LOOP})) (then (call $spin)))
   (if (i32.eq (i32.load8_u (local.get $data)) (i32.const {WRITE})) (then
@@ -37,8 +47,7 @@ pub fn writer(label: char) -> Arc<Plugin> {
     (return (i32.const 0))))
   (local.set $at (i32.const 2048))\n  (loop"
     );
-    let text = versioned(label, "", "").replace("(local.set $at (i32.const 2048))\n  (loop", &told);
-    inline(&format!("writer-{label}"), &text)
+    versioned(label, "", "").replace("(local.set $at (i32.const 2048))\n  (loop", &told)
 }
 
 /// How a client reads.

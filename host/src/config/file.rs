@@ -118,6 +118,7 @@ pub(super) struct SwapTable {
     pub(super) faults_min: Option<u32>,
     pub(super) faults_share: Option<f64>,
     pub(super) prepare: Option<Span>,
+    pub(super) held_up: Option<String>,
     pub(super) canary: CanaryTable,
 }
 

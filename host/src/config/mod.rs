@@ -344,6 +344,21 @@ mod tests {
     }
 
     #[test]
+    fn limits_on_slow_peers_are_read_or_named() {
+        let server = |more: &str| format!("[[server]]\nport = 7000\nplugin = 'x'\n{more}\n");
+        let is_good = |more: &str| Config::parse(&server(more), Path::new(".")).is_ok();
+        for rate in ["0", "1", "4294967295"] {
+            assert!(is_good(&format!("timeouts.min_read_rate_bytes_per_second = {rate}")), "{rate}");
+        }
+        for rate in ["-1", "4294967296", "1.5", "'1KiB'"] {
+            assert!(!is_good(&format!("timeouts.min_read_rate_bytes_per_second = {rate}")), "{rate}");
+        }
+        assert!(is_good("swap.held_up = 'end'") && is_good("swap.held_up = 'old-version'"));
+        let said = mistakes(&server("swap.held_up = 'leave'"));
+        assert!(said.contains("`swap.held_up`: expected end or old-version, found `leave`"), "{said}");
+    }
+
+    #[test]
     fn a_secure_server_without_credentials_is_refused() {
         let said = mistakes("[[server]]\nport = 7000\nplugin = 'x'\noptions = ['secure']\n");
         assert!(said.contains("credentials"), "{said}");

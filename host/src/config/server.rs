@@ -14,7 +14,8 @@ use crate::oci::Reference;
 use crate::plugin::{Grant, InstanceLimits};
 use crate::sched::BudgetChange;
 use crate::server::{
-    BreakerLimits, Server, ServerBuilder, SwapPolicy, TENANT_MAX_BYTES, TIMERS_DEFAULT, Timeouts, WATERMARKS_DEFAULT,
+    BreakerLimits, HeldUp, Server, ServerBuilder, SwapPolicy, TENANT_MAX_BYTES, TIMERS_DEFAULT, Timeouts,
+    WATERMARKS_DEFAULT,
 };
 use crate::session::Watermarks;
 use crate::span::Span;
@@ -67,7 +68,8 @@ pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuild
         }
     }
     let policy = parse::<SwapPolicy>("swap.policy", table.swap.policy.as_deref(), &mut wrong);
-    server = server.breaker(breaker(&table.breaker)).swap_rules(swap::rules(&table.swap, policy));
+    let held_up = parse::<HeldUp>("swap.held_up", table.swap.held_up.as_deref(), &mut wrong);
+    server = server.breaker(breaker(&table.breaker)).swap_rules(swap::rules(&table.swap, policy, held_up));
     let networks =
         Networks { allow: list("allow", &table.allow, &mut wrong), deny: list("deny", &table.deny, &mut wrong) };
     server = server.networks(networks).proxies(list("proxies", &table.proxies, &mut wrong));

@@ -1,10 +1,10 @@
 //! From `[server.swap]` to the rules of a server's versions.
 
 use super::file::{CanaryTable, SwapTable};
-use crate::server::{CanaryRules, SwapPolicy, SwapRules};
+use crate::server::{CanaryRules, HeldUp, SwapPolicy, SwapRules};
 use crate::span::Span;
 
-pub(super) fn rules(table: &SwapTable, policy: Option<SwapPolicy>) -> SwapRules {
+pub(super) fn rules(table: &SwapTable, policy: Option<SwapPolicy>, held_up: Option<HeldUp>) -> SwapRules {
     let default = SwapRules::default();
     SwapRules {
         policy: policy.unwrap_or(default.policy),
@@ -14,6 +14,7 @@ pub(super) fn rules(table: &SwapTable, policy: Option<SwapPolicy>) -> SwapRules 
         faults_min: table.faults_min.unwrap_or(default.faults_min),
         faults_share: table.faults_share.unwrap_or(default.faults_share),
         prepare: table.prepare.map_or(default.prepare, |Span(prepare)| prepare),
+        held_up: held_up.unwrap_or(default.held_up),
         canary: canary(&table.canary, default.canary),
     }
 }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConnection;
@@ -82,15 +81,12 @@ impl Security {
         Ok(Self(Some(TlsAcceptor::from(credentials.load()?))))
     }
 
-    /// Shakes hands, where there is a hand to shake. Dropping the future closes the connection.
+    /// Shakes hands, where there is a hand to shake. Has no limit of its own: dropping the future closes the connection
+    /// and frees the permit.
     ///
     /// # Errors
     /// [`HandshakeFault`]; the connection is closed and the permit is free.
-    pub async fn establish(
-        &self,
-        client: Admitted<Accepted>,
-        timeout: Duration,
-    ) -> Result<Established, HandshakeFault> {
+    pub async fn establish(&self, client: Admitted<Accepted>) -> Result<Established, HandshakeFault> {
         let (Accepted { stream, peer, local }, permit) = client.into_parts();
         let stream = Socket::bound(stream).map_err(|_| HandshakeFault::Gone)?;
         let Some(acceptor) = &self.0 else {
@@ -98,10 +94,7 @@ impl Security {
         };
         // Boxed: a handshake's state is several kilobytes, and a session keeps its task's size for life.
         let handshake = Box::pin(acceptor.accept(stream));
-        let stream = tokio::time::timeout(timeout, handshake)
-            .await
-            .map_err(|_| HandshakeFault::Timeout)?
-            .map_err(|error| explain(&error))?;
+        let stream = handshake.await.map_err(|error| explain(&error))?;
         let tls = Some(settled(stream.get_ref().1));
         Ok(Established { peer, local, tls, wire: Wire::Tls(Box::new(stream)), permit })
     }

@@ -4,7 +4,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use ppp::{v1, v2};
 use tokio::io::AsyncReadExt;
@@ -50,14 +49,14 @@ impl ProxyFault {
 
 impl Accepted {
     /// Reads the header, and from then on has the address in it. Where the proxy speaks for itself, the address stays
-    /// the proxy's. Must run inside a tokio runtime. Dropping the future closes the connection.
+    /// the proxy's. Must run inside a tokio runtime. Has no limit of its own: dropping the future closes the connection.
     ///
     /// # Errors
     /// [`ProxyFault`]; the connection is closed.
-    pub async fn behind_proxy(self, timeout: Duration) -> Result<Self, ProxyFault> {
+    pub async fn behind_proxy(self) -> Result<Self, ProxyFault> {
         let Self { stream, peer, local } = self;
         let mut stream = TcpStream::from_std(stream)?;
-        let header = tokio::time::timeout(timeout, header(&mut stream)).await.map_err(|_| ProxyFault::Timeout)??;
+        let header = header(&mut stream).await?;
         let stream = stream.into_std()?;
         let told = header.map(|(source, destination)| (canonical(source), canonical(destination)));
         let (peer, local) = told.unwrap_or((peer, local));

@@ -1,6 +1,6 @@
 //! A session's socket, which can leave its reactor and enter another.
 
-use std::io;
+use std::io::{self, Read};
 use std::net;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
@@ -13,7 +13,19 @@ use tokio::net::TcpStream;
 
 /// A connection, with a reactor or without. Without one it neither reads nor writes.
 #[derive(Debug)]
-pub struct Socket(Tie);
+pub struct Socket {
+    tie: Tie,
+    look: Look,
+}
+
+/// Who says whether there is something to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// The reactor, by what it has heard.
+    Reactor,
+    /// The system is asked where the reactor has heard of nothing.
+    System,
+}
 
 #[derive(Debug)]
 enum Tie {
@@ -29,7 +41,7 @@ impl Socket {
     /// # Errors
     /// The reactor takes no more; the connection is closed.
     pub(super) fn bound(stream: net::TcpStream) -> io::Result<Self> {
-        Ok(Self(Tie::Bound(TcpStream::from_std(stream)?)))
+        Ok(Self { tie: Tie::Bound(TcpStream::from_std(stream)?), look: Look::Reactor })
     }
 
     /// Lets go of its reactor.
@@ -37,8 +49,8 @@ impl Socket {
     /// # Errors
     /// The connection is closed.
     pub(super) fn loosen(&mut self) -> io::Result<()> {
-        if let Tie::Bound(stream) = std::mem::replace(&mut self.0, Tie::Lost) {
-            self.0 = Tie::Loose(stream.into_std()?);
+        if let Tie::Bound(stream) = std::mem::replace(&mut self.tie, Tie::Lost) {
+            self.tie = Tie::Loose(stream.into_std()?);
         }
         Ok(())
     }
@@ -48,16 +60,16 @@ impl Socket {
     /// # Errors
     /// The reactor takes no more; the connection is closed.
     pub(super) fn bind(&mut self) -> io::Result<()> {
-        match std::mem::replace(&mut self.0, Tie::Lost) {
-            Tie::Loose(stream) => self.0 = Tie::Bound(TcpStream::from_std(stream)?),
-            tie => self.0 = tie,
+        match std::mem::replace(&mut self.tie, Tie::Lost) {
+            Tie::Loose(stream) => self.tie = Tie::Bound(TcpStream::from_std(stream)?),
+            tie => self.tie = tie,
         }
         Ok(())
     }
 
     /// The socket's options.
     pub(super) fn options(&self) -> Option<SockRef<'_>> {
-        match &self.0 {
+        match &self.tie {
             Tie::Bound(stream) => Some(SockRef::from(stream)),
             Tie::Loose(stream) => Some(SockRef::from(stream)),
             Tie::Lost => None,
@@ -66,7 +78,7 @@ impl Socket {
 
     /// Another descriptor of it.
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
-        match &self.0 {
+        match &self.tie {
             Tie::Bound(stream) => stream.as_fd().try_clone_to_owned(),
             Tie::Loose(stream) => stream.as_fd().try_clone_to_owned(),
             Tie::Lost => Err(io::ErrorKind::NotConnected.into()),
@@ -75,15 +87,35 @@ impl Socket {
 
     /// Bytes that the system has taken and the peer's system has not confirmed.
     pub(super) fn unconfirmed(&self) -> Option<usize> {
-        match &self.0 {
+        match &self.tie {
             Tie::Bound(stream) => unconfirmed(stream.as_fd()),
             Tie::Loose(stream) => unconfirmed(stream.as_fd()),
             Tie::Lost => None,
         }
     }
 
+    /// From now on this one says whether there is something to read.
+    pub(super) fn ask(&mut self, look: Look) {
+        self.look = look;
+    }
+
+    /// Reads what the system has, whatever the reactor has heard.
+    fn read_now(&self, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Some(socket) = self.options() else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        match (&*socket).read(into.initialize_unfilled()) {
+            Ok(count) => {
+                into.advance(count);
+                Poll::Ready(Ok(()))
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
     fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
-        match &mut self.0 {
+        match &mut self.tie {
             Tie::Bound(stream) => Ok(Pin::new(stream)),
             Tie::Loose(_) | Tie::Lost => Err(io::ErrorKind::NotConnected.into()),
         }
@@ -99,7 +131,10 @@ fn unconfirmed(socket: BorrowedFd<'_>) -> Option<usize> {
 
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.stream()?.poll_read(cx, into)
+        match self.stream()?.poll_read(cx, into) {
+            Poll::Pending if self.look == Look::System => self.read_now(into),
+            polled => polled,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::socket::Socket;
+use super::socket::{Look, Socket};
 
 /// An established connection. Dropping it closes the connection.
 #[derive(Debug)]
@@ -39,6 +39,18 @@ impl Wire {
             Self::Tls(tls) => Pin::new(tls).poll_read(cx, &mut into),
         };
         done.map_ok(|()| into.filled().len())
+    }
+
+    /// The same, and asks the system itself where the reactor has heard of nothing: a stop of the process lets timers
+    /// run before the reactor has looked.
+    ///
+    /// # Errors
+    /// As [`Wire::poll_read`].
+    pub fn poll_read_late(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.socket_mut().ask(Look::System);
+        let done = self.poll_read(cx, buffer);
+        self.socket_mut().ask(Look::Reactor);
+        done
     }
 
     /// Writes some of `data`.

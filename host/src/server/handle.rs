@@ -18,6 +18,7 @@ use crate::admission::{Change, Throttle, ThrottleError};
 use crate::event::Priority;
 use crate::net::{Credentials, CredentialsError, Security};
 use crate::plugin::{EventProcedure, Plugin};
+use crate::sched::stalls;
 use crate::telemetry::{CredentialsRenewed, Snapshot};
 
 /// Most bytes of [`ServerHandle::set_data`].
@@ -434,7 +435,7 @@ impl ServerHandle {
     pub async fn drain(&self, deadline: Duration) {
         self.close().await;
         // Whether it was enough shows in what is left.
-        let _ = tokio::time::timeout(deadline, self.service.census.until_empty(u64::MAX)).await;
+        let _ = stalls::within(deadline, self.service.census.until_empty(u64::MAX)).await;
     }
 
     /// The first part of it: when this returns nobody is accepted any more.

@@ -18,7 +18,7 @@ use super::tenants::{Tenant, TenantLimits, TenantSeen, Tenants};
 use super::versions::StateFolder;
 use crate::admission::Count;
 use crate::plugin::{Capacity, Compiler, Engine, EngineConfig, EngineError, Loader};
-use crate::sched::{Lane, TurnsSeen};
+use crate::sched::{Lane, TurnsSeen, stalls};
 use crate::telemetry::LanesStarted;
 use crate::work::{HOST, WorkError, WorkKind, WorkPool, WorkSeen};
 
@@ -97,6 +97,7 @@ impl Host {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             workers => workers,
         };
+        stalls::watch().map_err(HostError::Threads)?;
         let lanes = Arc::new(Lanes::start(workers).map_err(HostError::Threads)?);
         let [fast, idle] = [Lane::Fast, Lane::Idle].map(|lane| lanes.standing(lane).to_string());
         LanesStarted { threads: workers, fast: &fast, idle: &idle }.emit();

@@ -11,10 +11,10 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
 use super::course::Status;
 use super::service::{Service, followed};
+use crate::sched::{Moment, stalls};
 use crate::telemetry::LockExpired;
 
 /// Longest that a lock may be held.
@@ -142,7 +142,7 @@ impl Service {
         if wait > LOCK_WAIT_MAX || hold > LOCK_HOLD_MAX || hold < Duration::from_millis(1) {
             return Err(LockError::Limit);
         }
-        let deadline = Instant::now() + wait;
+        let deadline = Moment::now().excused() + wait;
         let taken = async {
             loop {
                 let freed = self.holder.freed.notified();
@@ -152,7 +152,7 @@ impl Service {
                 freed.await;
             }
         };
-        let token = tokio::time::timeout_at(deadline, taken).await.map_err(|_| LockError::Busy)?;
+        let token = stalls::by(deadline, taken).await.ok_or(LockError::Busy)?;
         let lock = Lock { service: Arc::downgrade(self), token };
         let close = || {
             let version = self.steer(|course| {
@@ -167,13 +167,13 @@ impl Service {
             followed(accepting, version).await;
             self.latch.until(|| !self.registry.present().iter().any(|(line, _)| line.in_event())).await;
         };
-        tokio::time::timeout_at(deadline, quiet).await.map_err(|_| LockError::NotQuiet)?;
+        stalls::by(deadline, quiet).await.ok_or(LockError::NotQuiet)?;
         if !lock.is_held() {
             return Err(LockError::Stopping);
         }
         let service = Arc::downgrade(self);
         let timer = runtime.spawn(async move {
-            tokio::time::sleep(hold).await;
+            stalls::sleep(hold).await;
             if let Some(service) = service.upgrade()
                 && service.unlock(token)
             {

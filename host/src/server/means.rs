@@ -9,6 +9,7 @@ use futures_util::future::{AbortHandle, abortable};
 
 #[cfg(test)]
 use super::simulation::Weather;
+use crate::sched::{Moment, stalls};
 use crate::work::{WorkError, WorkQueue};
 
 /// A change on the disk, of which each may fail.
@@ -26,13 +27,13 @@ pub(super) enum Change {
     Remove,
 }
 
-/// The time.
+/// The time, by a clock that stands still when the process does.
 pub(super) fn now() -> Instant {
     #[cfg(test)]
     if let Some(weather) = Weather::here() {
         return weather.now();
     }
-    Instant::now()
+    Moment::now().excused()
 }
 
 /// Waits. Dropping the future is safe.
@@ -41,7 +42,7 @@ pub(super) async fn sleep(time: Duration) {
     if let Some(weather) = Weather::here() {
         return weather.sleep_until(weather.now() + time).await;
     }
-    tokio::time::sleep(time).await;
+    stalls::sleep(time).await;
 }
 
 /// Waits for something until then. `None`: it did not come. Dropping the future is safe where it is for what is waited for.
@@ -50,7 +51,7 @@ pub(super) async fn by<T>(deadline: Instant, waited: impl Future<Output = T>) ->
     if let Some(weather) = Weather::here() {
         return weather.by(deadline, waited).await;
     }
-    tokio::time::timeout_at(deadline.into(), waited).await.ok()
+    stalls::by(deadline, waited).await
 }
 
 /// The same for so long.
@@ -59,7 +60,7 @@ pub(super) async fn within<T>(time: Duration, waited: impl Future<Output = T>) -
     if let Some(weather) = Weather::here() {
         return weather.by(weather.now() + time, waited).await;
     }
-    tokio::time::timeout(time, waited).await.ok()
+    stalls::within(time, waited).await
 }
 
 /// Runs a task beside the others, on this runtime. It ends when the handle says so.

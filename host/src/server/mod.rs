@@ -61,6 +61,6 @@ pub use succession::{Door, Heir, Inheritance, LeftSession, LeftSocket, Shelf, Su
 pub use swap::{SWAP_DEADLINE, SwapError, SwapPolicy, SwapReport, SwapSeen, SwapStage};
 pub use tenants::{TENANT_MAX_BYTES, TenantLimits, TenantSeen};
 pub use versions::{
-    CanaryRules, CanarySeen, CanaryWish, Generation, HISTORY_MAX, How, RecordError, Standing, StateFolder, SwapRules,
-    VERSIONS_MAX,
+    CanaryRules, CanarySeen, CanaryWish, Generation, HISTORY_MAX, HeldUp, How, RecordError, Standing, StateFolder,
+    SwapRules, VERSIONS_MAX,
 };

@@ -26,7 +26,7 @@ use crate::event::Priority;
 use crate::net::Security;
 use crate::oci::Registries;
 use crate::plugin::{EventProcedure, Grants, Plugin};
-use crate::sched::{Lane, Seat};
+use crate::sched::{Lane, Seat, stalls};
 use crate::session::{Latch, LineConfig};
 use crate::telemetry::{BreakerTripped, Bucket, Counters, NotRecorded, ServerNotice};
 use crate::work::{WorkKind, WorkPool, WorkQueue};
@@ -430,7 +430,7 @@ impl Service {
         tokio::select! {
             () = superseded => false,
             () = self.census.until_empty(u64::MAX) => true,
-            () = tokio::time::sleep(deadline) => true,
+            () = stalls::sleep(deadline) => true,
         }
     }
 

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use futures_util::future::{Either, select};
+use futures_util::future::{Either, join_all, select};
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{oneshot, watch};
 
 use super::means;
 use super::service::Service;
 use super::swap::{Live, SwapError, SwapReport, begun, others};
+use super::versions::HeldUp;
 use crate::event::Port;
 use crate::plugin::EventProcedure;
 use crate::session::Handed;
@@ -26,23 +27,62 @@ const DECISION_LATE_MAX: Duration = Duration::from_secs(15);
 /// ...and how late a session still hears it. Longer, so that none has gone on by itself when it is decided.
 const VERDICT_LATE_MAX: Duration = Duration::from_secs(60);
 
+/// How long a session that its own peer held up has, after the deadline, to end or to become ready. The others wait for it.
+const HELD_UP_MAX: Duration = Duration::from_secs(5);
+/// How often its peer is given up meanwhile: between two writes there is no wait to give up.
+const GIVEN_UP_EVERY: Duration = Duration::from_millis(10);
+
 /// One that is ready, or is over, or is not ready in time or at all.
 enum Prepared {
     Ready(u64, oneshot::Receiver<Handed>),
     Ended,
     Failed(u64, Option<Handed>),
+    /// Only its own peer kept it from being ready in time.
+    HeldUp(Live, oneshot::Receiver<()>, oneshot::Receiver<Handed>),
+    /// The same, and it is asked no more.
+    Left,
     /// And why, where it is not asked any more.
     Busy(Live, oneshot::Receiver<Handed>, &'static str),
 }
 
 impl Prepared {
     fn is_ready(&self) -> bool {
-        matches!(self, Self::Ready(..) | Self::Ended)
+        matches!(self, Self::Ready(..) | Self::Ended | Self::HeldUp(..) | Self::Left)
+    }
+
+    /// What becomes of a session that was held up, once all others are ready. It does not call them off, unless it
+    /// turns out that its plugin is busy.
+    async fn settled(self, rule: HeldUp) -> Self {
+        let Self::HeldUp((line, successor), mut ready, reported) = self else { return self };
+        let until = means::now() + HELD_UP_MAX;
+        loop {
+            match rule {
+                HeldUp::OldVersion if successor.withdraw() => return Self::Left,
+                // It has begun to prepare just now.
+                HeldUp::OldVersion => {}
+                HeldUp::End => drop(line.give_up_peer()),
+            }
+            let now = means::now();
+            match means::by(until.min(now + GIVEN_UP_EVERY), &mut ready).await {
+                Some(Ok(())) => return Self::Ready(line.info().id, reported),
+                Some(Err(_)) => return reported_unready(line.info().id, reported).await,
+                None if now >= until => return Self::Busy((line, successor), reported, "busy"),
+                None => {}
+            }
+        }
     }
 }
 
-/// Moves all sessions that are on another version than this, and calls `publish` when every one of them waits. False where nothing
-/// was changed.
+/// A session reports without having been ready: it stays, or it is over.
+async fn reported_unready(session: u64, reported: oneshot::Receiver<Handed>) -> Prepared {
+    match reported.await {
+        Err(_) => Prepared::Ended,
+        handed => Prepared::Failed(session, handed.ok()),
+    }
+}
+
+/// Moves all sessions that are on another version than this, and calls `publish` when every one of them waits, but for those
+/// that only their own peers hold up. False where nothing was changed.
 ///
 /// # Errors
 /// Those of `publish`; nothing was changed.
@@ -86,6 +126,12 @@ pub(super) async fn move_all(
         prepared.push(one);
     }
     live.for_each(|_| report.stay("called-off"));
+    // Not before, so that a move that is called off ends nobody.
+    if all_ready {
+        let rule = service.terms().rules.held_up;
+        prepared = join_all(prepared.into_iter().map(|one| one.settled(rule))).await;
+        all_ready = prepared.iter().all(Prepared::is_ready);
+    }
     // Once the first may have lost patience, nobody knows any more who would move.
     let published = match all_ready && means::now() < deadline + DECISION_LATE_MAX {
         true => publish().map(Some),
@@ -107,14 +153,30 @@ pub(super) async fn move_all(
             }
             Prepared::Ended => report.ended += 1,
             Prepared::Failed(session, handed) => report.add(service, session, handed),
-            Prepared::Busy((line, successor), mut reported, why) => match successor.withdraw() {
-                true => report.stay(why),
-                // It began too late, and hears that it is called off.
-                false => report.add(service, line.info().id, begun(&mut reported, deadline).await),
-            },
+            Prepared::Left => report.stay("held-up"),
+            Prepared::Busy(one, reported, why) => withdraw(service, one, reported, why, deadline, report).await,
+            Prepared::HeldUp(one, _, reported) => {
+                withdraw(service, one, reported, "called-off", deadline, report).await;
+            }
         }
     }
     published.map(|_| all)
+}
+
+/// A session that is not ready is asked no more, for this reason.
+async fn withdraw(
+    service: &Service,
+    (line, successor): Live,
+    mut reported: oneshot::Receiver<Handed>,
+    why: &str,
+    deadline: Instant,
+    report: &mut SwapReport,
+) {
+    match successor.withdraw() {
+        true => report.stay(why),
+        // It began too late, and hears that it is called off.
+        false => report.add(service, line.info().id, begun(&mut reported, deadline).await),
+    }
 }
 
 async fn prepare(
@@ -124,19 +186,27 @@ async fn prepare(
     deadline: Instant,
 ) -> Prepared {
     let session = line.info().id;
+    let (asked, (waited_before, _)) = (means::now(), line.waited_for_peer());
     let mut decided = verdict.clone();
     let (mut ready, reported) = successor.ask_together(Arc::clone(next), verdict, patience);
     line.look_for_successor();
     let called_off = pin!(async move { decided.wait_for(Option::is_some).await.is_ok() });
-    match select(pin!(means::by(deadline, &mut ready)), called_off).await {
-        Either::Left((Some(Ok(())), _)) => Prepared::Ready(session, reported),
-        // It reports without having been ready: it stays, or it is over.
-        Either::Left((Some(Err(_)), _)) => match reported.await {
-            Err(_) => Prepared::Ended,
-            handed => Prepared::Failed(session, handed.ok()),
-        },
-        Either::Left((None, _)) => Prepared::Busy((line, successor), reported, "busy"),
+    let waited = match select(pin!(means::by(deadline, &mut ready)), called_off).await {
+        Either::Left((waited, _)) => waited,
         // It hears that as well, in the midst of what it does.
-        Either::Right(_) => Prepared::Busy((line, successor), reported, "called-off"),
+        Either::Right(_) => return Prepared::Busy((line, successor), reported, "called-off"),
+    };
+    match waited {
+        Some(Ok(())) => Prepared::Ready(session, reported),
+        Some(Err(_)) => reported_unready(session, reported).await,
+        None => {
+            // Between two writes it does not wait for a moment.
+            let (waited, waits) = line.waited_for_peer();
+            let is_held_up = waits || waited.saturating_sub(waited_before) * 2 > means::now() - asked;
+            match is_held_up {
+                true => Prepared::HeldUp((line, successor), ready, reported),
+                false => Prepared::Busy((line, successor), reported, "busy"),
+            }
+        }
     }
 }

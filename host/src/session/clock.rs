@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::baggage::{Times, ago, back};
 use crate::event::DisconnectReason;
+use crate::sched::Moment;
 
 /// Least time over which the minimum rate is judged.
 pub const MIN_RATE_WINDOW: Duration = Duration::from_secs(5);
@@ -72,6 +73,8 @@ pub(super) struct Clock {
     seen_out: u64,
     /// The first byte that the plugin has not answered: since when, and what had come before it.
     unanswered: Option<(Instant, u64)>,
+    /// Stalls of the process that the times above do not count any more. The session's age counts all of them.
+    stalls: Duration,
 }
 
 impl Clock {
@@ -84,6 +87,7 @@ impl Clock {
             seen_in: 0,
             seen_out: 0,
             unanswered: None,
+            stalls: Moment::at(now).stalls,
         }
     }
 
@@ -97,6 +101,7 @@ impl Clock {
             seen_in,
             seen_out,
             unanswered: times.unanswered.map(|(since, before)| (back(now, since), before)),
+            stalls: Moment::at(now).stalls,
         }
     }
 
@@ -116,9 +121,25 @@ impl Clock {
     }
 
     /// The host itself neither reads nor sends for now, so that what the peer does not do says nothing about the peer.
-    pub(super) fn excuse(&mut self, now: Instant) {
+    pub(super) fn excuse(&mut self, now: Moment) {
         self.unanswered = None;
-        (self.last_exchange, self.idle_since, self.heard_from) = (now, now, now);
+        (self.last_exchange, self.idle_since, self.heard_from) = (now.at, now.at, now.at);
+        self.stalls = now.stalls;
+    }
+
+    /// The process stood still, so that what the peer did not do meanwhile says nothing about the peer.
+    fn excuse_stalls(&mut self, now: Moment) {
+        let stalled = now.stalls.saturating_sub(self.stalls);
+        if stalled.is_zero() {
+            return;
+        }
+        self.stalls = now.stalls;
+        for since in [&mut self.last_exchange, &mut self.idle_since, &mut self.heard_from] {
+            *since += stalled;
+        }
+        if let Some((since, _)) = &mut self.unanswered {
+            *since += stalled;
+        }
     }
 
     /// Whether the session has lived as long as it may. For sessions that are never at rest.
@@ -151,11 +172,13 @@ impl Clock {
     /// call.
     pub(super) fn judge(
         &mut self,
-        now: Instant,
+        now: Moment,
         period: Duration,
         deadlines: &Deadlines,
         flow: &Flow,
     ) -> (Verdict, bool) {
+        self.excuse_stalls(now);
+        let now = now.at;
         let moved = self.look(now, flow);
         let mut next = self.idle_since + period;
         let reads_too_little = flow.must_read_by.is_some_and(|by| now >= by);
@@ -215,13 +238,18 @@ mod tests {
         Flow { bytes_in, bytes_out, must_read_by: None, half_closed: false }
     }
 
+    /// A moment before which the process stood still for so many seconds.
+    fn moment(at: Instant, stalls: u64) -> Moment {
+        Moment { at, stalls: Duration::from_secs(stalls) }
+    }
+
     fn deadlines() -> Deadlines {
         Deadlines::with_write(Duration::from_secs(9))
     }
 
     /// Judges at so many seconds from the start; ends as this reason, or not at all.
     fn end(clock: &mut Clock, at: f64, deadlines: &Deadlines, flow: &Flow) -> Option<R> {
-        match clock.judge(clock.started + Duration::from_secs_f64(at), PERIOD, deadlines, flow).0 {
+        match clock.judge(moment(clock.started + Duration::from_secs_f64(at), 0), PERIOD, deadlines, flow).0 {
             Verdict::End(reason) => Some(reason),
             _ => None,
         }
@@ -276,14 +304,36 @@ mod tests {
     }
 
     #[test]
+    fn stall_excuses_all_but_the_lifetime() {
+        let two = Duration::from_secs(2);
+        let cases = [
+            (R::IdleTimeout, Deadlines { idle: two, ..deadlines() }, flow(0, 0), true),
+            (R::FirstByteTimeout, Deadlines { first_byte: two, ..deadlines() }, flow(0, 0), true),
+            (R::MinRate, Deadlines { min_rate: 100, ..deadlines() }, flow(1, 0), true),
+            (R::SessionTimeout, Deadlines { lifetime: two, ..deadlines() }, flow(0, 0), false),
+        ];
+        for (reason, deadlines, flow, excused) in cases {
+            let mut clock = Clock { stalls: Duration::ZERO, ..Clock::new(Instant::now()) };
+            let mut ends = |at: u64, stalls: u64| {
+                let now = moment(clock.started + Duration::from_secs(at), stalls);
+                clock.judge(now, PERIOD, &deadlines, &flow).0 == Verdict::End(reason)
+            };
+            assert!(!ends(1, 0), "{reason:?}");
+            assert_eq!(ends(21, 20), !excused, "{reason:?}");
+            assert!(ends(27, 20), "{reason:?}");
+        }
+    }
+
+    #[test]
     fn it_sleeps_until_the_nearest_deadline() {
         let deadlines = Deadlines { idle: Duration::from_secs(3), lifetime: Duration::from_secs(50), ..deadlines() };
         let mut clock = Clock::new(Instant::now());
         let start = clock.started;
         let stalled = Flow { must_read_by: Some(start + Duration::from_secs(1)), ..flow(0, 0) };
-        let (verdict, _) = clock.judge(start, PERIOD, &deadlines, &stalled);
+        let start_now = moment(start, 0);
+        let (verdict, _) = clock.judge(start_now, PERIOD, &deadlines, &stalled);
         assert_eq!(verdict, Verdict::WaitUntil(start + Duration::from_secs(1)));
-        let (verdict, moved) = clock.judge(start, PERIOD, &deadlines, &flow(5, 0));
+        let (verdict, moved) = clock.judge(start_now, PERIOD, &deadlines, &flow(5, 0));
         assert_eq!((verdict, moved), (Verdict::WaitUntil(start + Duration::from_secs(3)), true));
     }
 }

@@ -11,7 +11,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use self::beside::{Attending, Reach};
@@ -20,7 +20,7 @@ use super::alarm::Alarm;
 use super::buffers::Incoming;
 use super::clock::{Clock, Verdict};
 use super::evidence::{Evidence, Saved};
-use super::line::Line;
+use super::line::{Line, LineState};
 use super::machine::{Ending, How, Machine, Occasion, Step};
 use super::mailbox::Orders;
 use super::pulse::Doing;
@@ -31,7 +31,7 @@ use crate::event::{
     Scope, Usage,
 };
 use crate::net::Wire;
-use crate::sched::{Place, Turn, here};
+use crate::sched::{Moment, Place, Turn, here};
 
 /// What became of a session.
 #[derive(Debug)]
@@ -85,8 +85,8 @@ pub struct Session<P: Procedure, M> {
     turn: Turn,
     /// The thread to whose reactor its socket is bound.
     home: Option<Place>,
-    /// When the parting flush is given up.
-    flush_ends: Option<Instant>,
+    /// Since when a session that a deadline or the operator ended is flushed.
+    flush_began: Option<Moment>,
 }
 
 /// Something that happened between events.
@@ -174,7 +174,7 @@ impl<P: Procedure, M> Session<P, M> {
             clock: Clock::new(now),
             turn,
             home: here(),
-            flush_ends: None,
+            flush_began: None,
         }
     }
 
@@ -380,44 +380,29 @@ impl<P: Procedure, M> Session<P, M> {
         if let Some(id) = state.timers.next().and_then(|_| state.timers.take_due(Instant::now())) {
             return Poll::Ready(Happening::Timer(id));
         }
-        let share = line.config().account.bytes();
         let rationed = state.ration_reads();
         if rationed.is_some() {
-            self.clock.excuse(Instant::now());
-        } else if self.machine.may_read()
-            && state.outbox.len() < marks.high_bytes
-            && let Some(wire) = &mut state.wire
-        {
-            let mut buffer = Incoming::take();
-            let room = share.grain().min(READ_MAX_BYTES);
-            match wire.poll_read(cx, &mut buffer.bytes()[..room]) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Happening::End),
-                Poll::Ready(Ok(count)) => {
-                    share.charge(count as u64);
-                    state.bytes_in += count as u64;
-                    return Poll::Ready(Happening::Read(buffer, count));
-                }
-                Poll::Ready(Err(error)) => {
-                    let truncated = error.kind() == io::ErrorKind::UnexpectedEof;
-                    match truncated {
-                        true => self.machine.end(DisconnectReason::PeerTruncated, How::Flush),
-                        false => self.machine.end(DisconnectReason::PeerReset, How::Reset),
-                    }
-                    return Poll::Ready(Happening::Ending);
-                }
-                Poll::Pending => {}
-            }
+            self.clock.excuse(Moment::now());
+        } else if let Poll::Ready(happening) = self.poll_read(cx, &line, &mut state, Wire::poll_read) {
+            return Poll::Ready(happening);
         }
-        let (now, config) = (Instant::now(), line.config());
+        let (now, config) = (Moment::now(), line.config());
         let flow = state.flow(now, &config.deadlines, self.machine.half_closed());
         let timer = state.timers.next();
-        let resumes = state.resumes_by(rationed.unwrap_or(now + config.timeout));
+        let resumes = state.resumes_by(rationed.unwrap_or(now.at + config.timeout));
 
         let (verdict, moved) = self.clock.judge(now, config.timeout, &config.deadlines, &flow);
         if moved {
-            state.last_exchange = now;
+            state.last_exchange = now.at;
         }
         let exchanged = state.last_exchange;
+        // What had arrived in time is delivered first.
+        if !matches!(verdict, Verdict::WaitUntil(_) | Verdict::End(DisconnectReason::WriteTimeout))
+            && rationed.is_none()
+            && let Poll::Ready(happening) = self.poll_read(cx, &line, &mut state, Wire::poll_read_late)
+        {
+            return Poll::Ready(happening);
+        }
         drop(state);
         match verdict {
             Verdict::End(reason) => {
@@ -430,12 +415,44 @@ impl<P: Procedure, M> Session<P, M> {
             }
             Verdict::WaitUntil(next) => {
                 let sleeps = self.sleeps_at(exchanged);
-                if sleeps.is_some_and(|at| now >= at) {
+                if sleeps.is_some_and(|at| now.at >= at) {
                     return Poll::Ready(Happening::Sleep);
                 }
                 let next = sleeps.map_or(next, |at| at.min(next));
                 self.alarm.arm(timer.map_or(next, |timer| timer.min(next)).min(resumes), cx);
                 Poll::Pending
+            }
+        }
+    }
+
+    /// Reads what the peer sent in this way, where it may send.
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        line: &Line,
+        state: &mut LineState,
+        read: impl FnOnce(&mut Wire, &mut Context<'_>, &mut [u8]) -> Poll<io::Result<usize>>,
+    ) -> Poll<Happening> {
+        let share = line.config().account.bytes();
+        let is_full = state.outbox.len() >= line.config().watermarks.high_bytes;
+        let Some(wire) = state.wire.as_mut().filter(|_| self.machine.may_read() && !is_full) else {
+            return Poll::Pending;
+        };
+        let mut buffer = Incoming::take();
+        let room = share.grain().min(READ_MAX_BYTES);
+        match ready!(read(wire, cx, &mut buffer.bytes()[..room])) {
+            Ok(0) => Poll::Ready(Happening::End),
+            Ok(count) => {
+                share.charge(count as u64);
+                state.bytes_in += count as u64;
+                Poll::Ready(Happening::Read(buffer, count))
+            }
+            Err(error) => {
+                match error.kind() == io::ErrorKind::UnexpectedEof {
+                    true => self.machine.end(DisconnectReason::PeerTruncated, How::Flush),
+                    false => self.machine.end(DisconnectReason::PeerReset, How::Reset),
+                }
+                Poll::Ready(Happening::Ending)
             }
         }
     }

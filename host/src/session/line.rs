@@ -21,7 +21,7 @@ use super::pulse::Pulse;
 use super::timers::Timers;
 use crate::event::{Budget, ClientInfo, Port, Priority, SendError, Usage, WriteError};
 use crate::net::Wire;
-use crate::sched::{Account, Budgets, Lane, Seat};
+use crate::sched::{Account, Budgets, Lane, Moment, Seat};
 
 /// From this size on a write to an empty send buffer goes to the wire straight out of the plugin's memory. Smaller
 /// ones are gathered, so that an event with many writes costs one packet.
@@ -240,9 +240,21 @@ impl Line {
         before
     }
 
-    /// Whether an event of it waits for the session's own peer, which reads too little of what is queued for it.
-    pub fn waits_for_peer(&self) -> bool {
-        self.state().waits_for_peer()
+    /// How long events of it have waited for its own peer in all, and whether one does so now.
+    #[must_use]
+    pub fn waited_for_peer(&self) -> (Duration, bool) {
+        let state = self.state();
+        (state.waited_for_peer(), state.waits_for_peer())
+    }
+
+    /// Ends the session as `write-timeout` if an event of it waits for its own peer now. False where none does, and
+    /// nothing changed. Returns at once.
+    pub fn give_up_peer(&self) -> bool {
+        let waits = self.state().give_up();
+        if waits {
+            self.mailbox.order(Orders::LOOK);
+        }
+        waits
     }
 
     /// Whether an event of it runs, or its instance starts. In one total order with [`Latch::close`].
@@ -423,7 +435,7 @@ impl LineState {
         }
         let outcome = self.poll_send(cx);
         match &outcome {
-            Poll::Pending if !self.is_stalled() && self.rationed_until.is_none() => self.stall(Instant::now()),
+            Poll::Pending if !self.is_stalled() && self.rationed_until.is_none() => self.stall(Moment::now()),
             Poll::Pending => {}
             Poll::Ready(Ok(())) => self.reader.drained(),
             Poll::Ready(Err(_)) => self.closed = true,
@@ -470,7 +482,7 @@ impl LineState {
         self.rationed_until.filter(|_| !self.outbox.is_empty()).map_or(next, |until| until.min(next))
     }
 
-    pub(super) fn flow(&mut self, now: Instant, deadlines: &Deadlines, half_closed: bool) -> Flow {
+    pub(super) fn flow(&mut self, now: Moment, deadlines: &Deadlines, half_closed: bool) -> Flow {
         let must_read_by = self.must_read_by(now, deadlines);
         Flow { bytes_in: self.bytes_in, bytes_out: self.bytes_out, must_read_by, half_closed }
     }

@@ -8,6 +8,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::baggage::Departure;
 use crate::event::Fault;
+use crate::sched::stalls;
 
 /// The procedure of one session. The session itself moves from one to the next, between two events.
 #[derive(Debug)]
@@ -62,8 +63,8 @@ impl Ballot {
             // Whoever asked may have lost patience; then the verdict says so.
             let _ = ready.send(());
         }
-        let decided = tokio::time::timeout(self.patience, self.verdict.wait_for(Option::is_some)).await;
-        decided.is_ok_and(|decided| decided.is_ok_and(|verdict| *verdict == Some(true)))
+        let decided = stalls::within(self.patience, self.verdict.wait_for(Option::is_some)).await;
+        decided.is_some_and(|decided| decided.is_ok_and(|verdict| *verdict == Some(true)))
     }
 }
 

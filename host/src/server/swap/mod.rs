@@ -26,7 +26,8 @@ use crate::telemetry::HandoverFailed;
 use crate::work::{Refusal, WorkError};
 
 /// Why sessions stay that says nothing about the version: they were busy, were to end, or there was no room for two instances.
-const NOT_ITS_FAULT: [&str; 9] = [
+const NOT_ITS_FAULT: [&str; 10] = [
+    "held-up",
     "called-off",
     "busy",
     "aborted",

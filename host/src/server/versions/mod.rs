@@ -15,7 +15,7 @@ pub(super) use canary::{Canary, judge, promote, take_back};
 pub use canary::{CanarySeen, CanaryWish};
 pub(super) use record::Recorded;
 pub use record::{RecordError, StateFolder};
-pub use rules::{CanaryRules, SwapRules};
+pub use rules::{CanaryRules, HeldUp, SwapRules};
 
 use crate::plugin::{EventProcedure, Known, Plugin};
 use crate::telemetry::FaultFigures;

@@ -22,8 +22,46 @@ pub struct SwapRules {
     pub faults_share: f64,
     /// How long sessions that prepare together may take. 10 ms to a minute. Default two seconds.
     pub prepare: Duration,
+    /// What becomes of sessions that only their own peers keep from moving with the others. Default: the old version.
+    pub held_up: HeldUp,
     /// How a version is tried on some of the sessions.
     pub canary: CanaryRules,
+}
+
+/// What becomes of a session that is to move with others, and is not ready in time because an event of it waits for
+/// its own peer. It never calls off the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HeldUp {
+    /// Its peer is given up, and it ends as `write-timeout` before the others move: none of them is on another version
+    /// than the rest.
+    End,
+    /// It stays on the version that it has: none of them ends.
+    #[default]
+    OldVersion,
+}
+
+impl HeldUp {
+    /// Every value.
+    pub const ALL: [Self; 2] = [Self::End, Self::OldVersion];
+
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::End => "end",
+            Self::OldVersion => "old-version",
+        }
+    }
+}
+
+impl std::str::FromStr for HeldUp {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = Self::ALL.map(Self::name).join(" or ");
+        let found = Self::ALL.into_iter().find(|held_up| held_up.name() == text);
+        found.ok_or_else(|| format!("expected {names}, found `{}`", text.escape_debug()))
+    }
 }
 
 /// How a version is tried on some of the sessions before all get it.
@@ -60,6 +98,7 @@ impl Default for SwapRules {
             faults_min: 10,
             faults_share: 0.1,
             prepare: Duration::from_secs(2),
+            held_up: HeldUp::default(),
             canary: CanaryRules::default(),
         }
     }

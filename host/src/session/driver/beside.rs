@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::parting::{FLUSH_MAX, is_deadline};
 use crate::event::{DisconnectReason, EndReason, Fault, FaultKind, Instance, Priority};
 use crate::net::Wire;
-use crate::sched::Turn;
+use crate::sched::{Moment, Turn};
 use crate::session::alarm::Alarm;
 use crate::session::clock::Deadlines;
 use crate::session::line::{Line, LineState};
@@ -48,8 +48,8 @@ pub(super) struct Patience {
     waited_before: Duration,
     /// When the session has lasted as long as it may.
     lifetime_ends: Option<Instant>,
-    /// When the peer is given up because its session is to end.
-    flush_ends: Option<Instant>,
+    /// Since when the session is to end, so that the peer is given up soon.
+    flush_began: Option<Moment>,
 }
 
 impl Patience {
@@ -59,24 +59,25 @@ impl Patience {
         state: &mut LineState,
         machine: &mut Machine,
         deadlines: &Deadlines,
-        now: Instant,
+        now: Moment,
     ) -> Option<Instant> {
         let must_read_by = state.must_read_by(now, deadlines);
         if !state.waits_for_peer() {
             return must_read_by;
         }
-        if self.lifetime_ends.is_some_and(|at| now >= at) {
+        if self.lifetime_ends.is_some_and(|at| now.at >= at) {
             machine.end(DisconnectReason::SessionTimeout, How::Flush);
         }
         let waited = state.waited_for_peer().saturating_sub(self.waited_before);
-        let shared =
-            (self.reach == Reach::Instance).then(|| now + SHARED_STALL_MAX.min(deadlines.write).saturating_sub(waited));
-        let lifetime = self.lifetime_ends.filter(|at| now < *at);
+        let shared = (self.reach == Reach::Instance)
+            .then(|| now.at + SHARED_STALL_MAX.min(deadlines.write).saturating_sub(waited));
+        let lifetime = self.lifetime_ends.filter(|at| now.at < *at);
         // As with what is queued at the end of a session.
         let is_overdue = matches!(machine.ending(), Some(Ending { reason: EndReason::Disconnect(reason), .. })
             if is_deadline(reason));
-        let flush = is_overdue.then(|| *self.flush_ends.get_or_insert(now + FLUSH_MAX));
-        [must_read_by, shared, lifetime, flush].into_iter().flatten().min()
+        let flush = is_overdue.then(|| self.flush_began.get_or_insert(now).due(FLUSH_MAX, now));
+        let given_up = state.is_given_up().then_some(now.at);
+        [must_read_by, shared, lifetime, flush, given_up].into_iter().flatten().min()
     }
 }
 
@@ -90,15 +91,18 @@ pub(super) async fn free(
     if !instance.is_shared() {
         return Ok(());
     }
-    let deadline = Instant::now() + INSTANCE_WAIT_MAX;
+    let since = Moment::now();
     // Nothing of the instance's is given up with this.
     let (reach, waited_before) = (Reach::Session, Duration::ZERO);
-    let mut patience = Patience { reach, deadline, waited_before, lifetime_ends: None, flush_ends: None };
+    let deadline = since.at;
+    let mut patience = Patience { reach, deadline, waited_before, lifetime_ends: None, flush_began: None };
     poll_fn(|cx| {
         if let Poll::Ready(free) = instance.poll_free(cx) {
             return Poll::Ready(free);
         }
-        let outcome = ready!(poll(line, machine, alarm, &mut patience, cx));
+        let now = Moment::now();
+        patience.deadline = since.due(INSTANCE_WAIT_MAX, now);
+        let outcome = ready!(poll(line, machine, alarm, &mut patience, now, cx));
         Poll::Ready(Err(match outcome.kind {
             FaultKind::WallTime => {
                 let detail = format!("other sessions kept the instance for longer than {INSTANCE_WAIT_MAX:?}");
@@ -135,7 +139,7 @@ impl Attending<'_> {
     {
         let Self { line, machine, alarm, turn, class, lifetime_ends } = self;
         let start = Instant::now();
-        let mut began_to_wait: Option<(Patience, Instant, Duration)> = None;
+        let mut began_to_wait: Option<(Patience, Moment, Duration)> = None;
         turn.begin(*class, start);
         let outcome = poll_fn(|cx| {
             let now = began_to_wait.is_none().then_some(start);
@@ -147,15 +151,17 @@ impl Attending<'_> {
                 let state = line.state();
                 (state.rationed(), state.waited_for_peer(), state.ended_writes())
             };
-            let (patience, end, before) = began_to_wait.get_or_insert_with(|| {
-                let (deadline, lifetime_ends) = (Instant::now() + wall, *lifetime_ends);
-                let patience = Patience { reach, deadline, waited_before: waited, lifetime_ends, flush_ends: None };
-                (patience, deadline, rationed)
+            let now = Moment::now();
+            let (patience, since, before) = began_to_wait.get_or_insert_with(|| {
+                let (deadline, lifetime_ends) = (now.at, *lifetime_ends);
+                let patience = Patience { reach, deadline, waited_before: waited, lifetime_ends, flush_began: None };
+                (patience, now, rationed)
             });
-            // What the peer does, what others do with their turns, and the share of its tenant, are not held against it.
+            // What the peer does, what others do with their turns, the share of its tenant, and a stall of the process are not
+            // held against it.
             let waited = waited.saturating_sub(patience.waited_before);
-            patience.deadline = *end + turn.waited() + rationed.saturating_sub(*before) + waited;
-            match poll(line, machine, alarm, patience, cx) {
+            patience.deadline = since.due(wall, now) + turn.waited() + rationed.saturating_sub(*before) + waited;
+            match poll(line, machine, alarm, patience, now, cx) {
                 Poll::Ready(fault) => Poll::Ready(Err(fault)),
                 // A write that timed out or was given up just now is only seen by asking the call again.
                 Poll::Pending if !ended_before && line.state().ended_writes() => {
@@ -187,6 +193,7 @@ pub(super) fn poll(
     machine: &mut Machine,
     alarm: &mut Alarm,
     patience: &mut Patience,
+    now: Moment,
     cx: &mut Context<'_>,
 ) -> Poll<Fault> {
     let orders = line.mailbox.orders();
@@ -203,9 +210,9 @@ pub(super) fn poll(
         None => {}
     }
     decide(machine, orders);
-    let (now, config) = (Instant::now(), line.config());
+    let config = line.config();
     let mut state = line.state();
-    if now >= patience.deadline && !state.waits_for_peer() {
+    if now.at >= patience.deadline && !state.waits_for_peer() {
         return Poll::Ready(Fault::new(FaultKind::WallTime, "the event took longer than its class allows"));
     }
     let mut next = patience.deadline;
@@ -224,9 +231,9 @@ pub(super) fn poll(
                 state.goes_on();
             }
             if let Some(until) = patience.peer_until(&mut state, machine, &config.deadlines, now) {
-                state.timed_out |= now >= until;
+                state.timed_out |= now.at >= until;
                 // While it waits for the peer, nothing else counts.
-                next = if state.waits_for_peer() { until } else { next.min(until) }.max(now);
+                next = if state.waits_for_peer() { until } else { next.min(until) }.max(now.at);
             }
         }
         if state.timed_out {

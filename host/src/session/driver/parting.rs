@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Ended, Session};
 use crate::event::{DisconnectReason, EndReason, Port, Procedure};
 use crate::net::Wire;
+use crate::sched::Moment;
 use crate::session::buffers::Incoming;
 use crate::session::machine::{Ending, How};
 use crate::session::mailbox::Orders;
@@ -40,7 +41,7 @@ impl<P: Procedure, M> Session<P, M> {
             }
             let mut state = line.state();
             let sent = state.poll_flush(cx);
-            let now = Instant::now();
+            let now = Moment::now();
             if sent.is_ready() && !state.is_stalled() {
                 state.stall(now);
             }
@@ -56,7 +57,7 @@ impl<P: Procedure, M> Session<P, M> {
                 Poll::Pending => {}
             }
             let deadlines = &line.config().deadlines;
-            let stalled = state.must_read_by(now, deadlines).unwrap_or(now + deadlines.write);
+            let stalled = state.must_read_by(now, deadlines).unwrap_or(now.at + deadlines.write);
             let resumes = state.resumes_by(stalled);
             drop(state);
             // An ending that no party wished for does not wait for a peer that reads a little now and then.
@@ -65,12 +66,12 @@ impl<P: Procedure, M> Session<P, M> {
                 EndReason::Disconnect(reason) if is_deadline(reason) => Some(reason),
                 _ => None,
             });
-            let cut_off = overdue.map(|reason| (*self.flush_ends.get_or_insert(now + FLUSH_MAX), reason));
+            let cut_off = overdue.map(|reason| (self.flush_began.get_or_insert(now).due(FLUSH_MAX, now), reason));
             let (deadline, reason) = match cut_off {
                 Some((cut_off, reason)) if cut_off < stalled => (cut_off, reason),
                 _ => (stalled, DisconnectReason::WriteTimeout),
             };
-            if now >= deadline {
+            if now.at >= deadline {
                 return Poll::Ready(Err(reason));
             }
             self.alarm.arm(deadline.min(resumes), cx);
@@ -121,11 +122,13 @@ impl<P: Procedure, M> Session<P, M> {
     /// Reads to the peer's end, within limits. Closing with bytes unread would make the system send a reset, which
     /// can overtake what was flushed.
     async fn linger(&mut self) {
-        let deadline = Instant::now() + LINGER_MAX;
+        let since = Moment::now();
         let mut left = LINGER_MAX_BYTES;
         poll_fn(|cx| {
             loop {
-                if self.line.mailbox.orders().contains(Orders::NOW) || Instant::now() >= deadline {
+                let now = Moment::now();
+                let deadline = since.due(LINGER_MAX, now);
+                if self.line.mailbox.orders().contains(Orders::NOW) || now.at >= deadline {
                     return Poll::Ready(());
                 }
                 let mut state = self.line.state();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::LineState;
 use crate::net::Wire;
+use crate::sched::Moment;
 use crate::session::clock::Deadlines;
 
 /// Longest time over which the minimum reading rate is judged. The write timeout is the window where it is shorter.
@@ -16,7 +17,7 @@ const RATE_WINDOW_MAX: Duration = Duration::from_secs(20);
 /// A moment, and what was on its way to the peer then.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
-    at: Instant,
+    since: Moment,
     /// Bytes that the system had taken.
     taken: u64,
     /// Bytes of them that the peer's system had not confirmed. `None`: the system does not say.
@@ -31,9 +32,11 @@ pub(super) struct Reader {
     /// Where the window began over which the rate is judged. `None`: nothing is queued.
     window: Option<Mark>,
     /// Since when the event in flight waits for the peer.
-    waits_since: Option<Instant>,
+    waits_since: Option<Moment>,
     /// How long events have waited for the peer before.
     waited: Duration,
+    /// The event that waits is to wait no longer.
+    given_up: bool,
 }
 
 impl Reader {
@@ -50,7 +53,7 @@ impl Reader {
     /// The host itself sent nothing for so long.
     pub(super) fn excuse(&mut self, time: Duration) {
         for mark in [&mut self.stalled, &mut self.window].into_iter().flatten() {
-            mark.at += time;
+            mark.since.at += time;
         }
     }
 
@@ -61,7 +64,7 @@ impl Reader {
 
 impl LineState {
     /// The peer takes nothing from now on.
-    pub(in crate::session) fn stall(&mut self, now: Instant) {
+    pub(in crate::session) fn stall(&mut self, now: Moment) {
         let mark = self.mark(now);
         self.reader.stalled = Some(mark);
         self.reader.window.get_or_insert(mark);
@@ -77,7 +80,7 @@ impl LineState {
     ///
     /// The system asks for more only once a good part of its own buffer is free. So when a limit has passed, the
     /// system is asked what the peer has confirmed meanwhile.
-    pub(in crate::session) fn must_read_by(&mut self, now: Instant, deadlines: &Deadlines) -> Option<Instant> {
+    pub(in crate::session) fn must_read_by(&mut self, now: Moment, deadlines: &Deadlines) -> Option<Instant> {
         if self.rationed_until.is_some() {
             return None;
         }
@@ -85,18 +88,18 @@ impl LineState {
         let least = u64::try_from(u128::from(deadlines.min_read_rate) * window.as_millis() / 1_000);
         self.reader.stalled = self.reader.stalled.map(|mark| self.renewed(mark, now, write, 1));
         self.reader.window = self.reader.window.map(|mark| self.renewed(mark, now, window, least.unwrap_or(u64::MAX)));
-        let stalled = self.reader.stalled.map(|mark| mark.at + write);
-        let slow = self.reader.window.filter(|_| deadlines.min_read_rate > 0).map(|mark| mark.at + window);
+        let stalled = self.reader.stalled.map(|mark| mark.since.due(write, now));
+        let slow = self.reader.window.filter(|_| deadlines.min_read_rate > 0).map(|mark| mark.since.due(window, now));
         stalled.into_iter().chain(slow).min()
     }
 
     /// The mark, or one at `now` where `limit` has passed since and the peer has read `least` bytes.
-    fn renewed(&self, mark: Mark, now: Instant, limit: Duration, least: u64) -> Mark {
-        if now < mark.at + limit || self.confirmed_since(&mark) < least { mark } else { self.mark(now) }
+    fn renewed(&self, mark: Mark, now: Moment, limit: Duration, least: u64) -> Mark {
+        if now.at < mark.since.due(limit, now) || self.confirmed_since(&mark) < least { mark } else { self.mark(now) }
     }
 
-    fn mark(&self, now: Instant) -> Mark {
-        Mark { at: now, taken: self.bytes_out, unconfirmed: self.wire.as_ref().and_then(Wire::unconfirmed) }
+    fn mark(&self, now: Moment) -> Mark {
+        Mark { since: now, taken: self.bytes_out, unconfirmed: self.wire.as_ref().and_then(Wire::unconfirmed) }
     }
 
     /// Bytes that the peer's system has confirmed since.
@@ -109,15 +112,27 @@ impl LineState {
     /// An event waits for the peer from now on, unless it is the tenant's share that holds it up.
     pub(super) fn waits(&mut self) {
         if self.rationed_until.is_none() {
-            self.reader.waits_since.get_or_insert_with(Instant::now);
+            self.reader.waits_since.get_or_insert_with(Moment::now);
         }
     }
 
     /// No event waits for the peer any more.
     pub(in crate::session) fn goes_on(&mut self) {
         if let Some(since) = self.reader.waits_since.take() {
-            self.reader.waited += since.elapsed();
+            self.reader.waited += since.until(Moment::now());
+            self.reader.given_up = false;
         }
+    }
+
+    /// The event that waits for the peer now, if one does, is to wait no longer. False where none does.
+    pub(super) fn give_up(&mut self) -> bool {
+        self.reader.given_up = self.waits_for_peer();
+        self.reader.given_up
+    }
+
+    /// Whether the event that waits for the peer is to wait no longer.
+    pub(in crate::session) fn is_given_up(&self) -> bool {
+        self.reader.given_up
     }
 
     /// Whether an event waits for the peer.
@@ -127,7 +142,7 @@ impl LineState {
 
     /// How long events have waited for the peer in all.
     pub(in crate::session) fn waited_for_peer(&self) -> Duration {
-        self.reader.waited + self.reader.waits_since.map_or(Duration::ZERO, |since| since.elapsed())
+        self.reader.waited + self.reader.waits_since.map_or(Duration::ZERO, |since| since.until(Moment::now()))
     }
 }
 
@@ -175,13 +190,13 @@ mod tests {
     fn judged(min_read_rate: u32, taken: u64) -> bool {
         let line = line();
         let deadlines = Deadlines { min_read_rate, ..Deadlines::with_write(Duration::from_secs(2)) };
-        let (mut state, start) = (line.state(), Instant::now());
+        let (mut state, start) = (line.state(), Moment { at: Instant::now(), stalls: Duration::ZERO });
         state.stall(start);
         state.bytes_out += taken;
         // It takes something now and then, so that only its rate counts.
         state.reader.takes();
-        let window = start + Duration::from_secs(2);
-        state.must_read_by(window, &deadlines).is_some_and(|by| by <= window)
+        let window = Moment { at: start.at + Duration::from_secs(2), ..start };
+        state.must_read_by(window, &deadlines).is_some_and(|by| by <= window.at)
     }
 
     #[test]
@@ -194,16 +209,17 @@ mod tests {
     }
 
     #[test]
-    fn tenants_share_is_not_held_against_a_reader() {
+    fn share_and_stall_are_not_held_against_a_reader() {
         let line = line();
         let deadlines = Deadlines { min_read_rate: 1_024, ..Deadlines::with_write(Duration::from_secs(2)) };
-        let (mut state, start) = (line.state(), Instant::now());
+        let (mut state, start) = (line.state(), Moment { at: Instant::now(), stalls: Duration::ZERO });
         state.stall(start);
         let due = |state: &mut LineState, at: u64| {
-            let now = start + Duration::from_secs(at);
-            state.must_read_by(now, &deadlines).is_some_and(|by| by <= now)
+            let now = Moment { at: start.at + Duration::from_secs(at), stalls: Duration::from_secs(5) };
+            state.must_read_by(now, &deadlines).is_some_and(|by| by <= now.at)
         };
         state.reader.excuse(Duration::from_secs(30));
-        assert!(!due(&mut state, 31) && due(&mut state, 32));
+        // Five seconds beside these are a stall of the process.
+        assert!(!due(&mut state, 36) && due(&mut state, 37));
     }
 }

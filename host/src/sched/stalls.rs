@@ -1,0 +1,238 @@
+//! Time in which the whole process stood still: stopped by a signal, frozen, or without any CPU. Nothing that others
+//! did not do in it is held against them.
+//!
+//! A thread says ten times a second that the process runs. Where it is silent for longer than [`TOLERANCE`], the rest of
+//! its silence is a stall. What a look at the clock finds does not depend on whether that thread or the one that looks
+//! runs first after a stall. A look costs one load from memory, and no system call.
+
+use std::io;
+use std::pin::pin;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+
+/// How often the thread says that the process runs.
+const BEAT: Duration = Duration::from_millis(100);
+/// A silence of this length is no stall: threads wait for a CPU now and then.
+const TOLERANCE: Duration = Duration::from_millis(300);
+/// Waits beyond this are cut to it, so that no sum of times overflows.
+const WAIT_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// When the thread was started. Unset: stalls are not noticed.
+static STARTED: OnceLock<Instant> = OnceLock::new();
+static BEATS: AtomicU64 = AtomicU64::new(0);
+
+/// When the thread was last heard of, and the stalls before that, as one number, so that no look finds half of a change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Beats {
+    /// In [`Beats::UNIT`] since the start: 34 years fit.
+    last: u64,
+    /// In the same unit: 49 days fit.
+    stalls: u64,
+}
+
+impl Beats {
+    const UNIT: Duration = Duration::from_millis(16);
+    const STALLS_BITS: u32 = 28;
+    const STALLS_MAX: u64 = (1 << Self::STALLS_BITS) - 1;
+
+    fn load() -> Self {
+        let packed = BEATS.load(Ordering::Relaxed);
+        Self { last: packed >> Self::STALLS_BITS, stalls: packed & Self::STALLS_MAX }
+    }
+
+    fn store(self) {
+        BEATS.store(self.last << Self::STALLS_BITS | self.stalls.min(Self::STALLS_MAX), Ordering::Relaxed);
+    }
+
+    fn time(units: u64) -> Duration {
+        Self::UNIT.saturating_mul(u32::try_from(units).unwrap_or(u32::MAX))
+    }
+
+    /// All stalls until so long after the start, one that lasts included.
+    fn stalls(self, now: Duration) -> Duration {
+        Self::time(self.stalls) + now.saturating_sub(Self::time(self.last) + TOLERANCE)
+    }
+
+    /// The thread runs, so long after the start.
+    fn beat(self, now: Duration) -> Self {
+        let units = |time: Duration| u64::try_from(time.as_millis() / Self::UNIT.as_millis()).unwrap_or(u64::MAX);
+        Self { last: units(now), stalls: units(self.stalls(now)) }
+    }
+}
+
+/// Starts the thread, once in a process. It lasts as long as the process does.
+///
+/// # Errors
+/// The system has no thread left. The next call tries again.
+pub fn watch() -> io::Result<()> {
+    static WATCHED: std::sync::Mutex<bool> = std::sync::Mutex::new(false);
+    let mut watched = WATCHED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if *watched {
+        return Ok(());
+    }
+    let (told, started) = std::sync::mpsc::sync_channel(1);
+    thread::Builder::new().name("wharf-stalls".into()).spawn(move || {
+        let started = *STARTED.get_or_init(Instant::now);
+        // The channel has room for it.
+        let _ = told.send(());
+        loop {
+            Beats::load().beat(started.elapsed()).store();
+            thread::sleep(BEAT);
+        }
+    })?;
+    *watched = true;
+    started.recv().map_err(io::Error::other)
+}
+
+/// A moment, and how long the process had stood still by then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// By the system's clock.
+    pub at: Instant,
+    /// All stalls until then.
+    pub stalls: Duration,
+}
+
+impl Moment {
+    /// This moment.
+    #[must_use]
+    pub fn now() -> Self {
+        Self::at(Instant::now())
+    }
+
+    /// A moment that is known already, and not past for long.
+    #[must_use]
+    pub fn at(at: Instant) -> Self {
+        let since_start = STARTED.get().map(|started| at.saturating_duration_since(*started));
+        Self { at, stalls: since_start.map_or(Duration::ZERO, |since| Beats::load().stalls(since)) }
+    }
+
+    /// When `limit` has passed since this moment, stalls excluded, as far as is known at `now`.
+    #[must_use]
+    pub fn due(self, limit: Duration, now: Self) -> Instant {
+        self.at + limit.min(WAIT_MAX) + now.stalls.saturating_sub(self.stalls)
+    }
+
+    /// How long ago this moment was at `now`, stalls excluded.
+    #[must_use]
+    pub fn until(self, now: Self) -> Duration {
+        let stalls = now.stalls.saturating_sub(self.stalls);
+        now.at.saturating_duration_since(self.at).saturating_sub(stalls)
+    }
+
+    /// The time of a clock that stands still when the process does. To be compared with times of that clock only.
+    #[must_use]
+    pub fn excused(self) -> Instant {
+        self.at.checked_sub(self.stalls).unwrap_or(self.at)
+    }
+}
+
+/// Waits for something for so long, stalls excluded. `None`: it did not come, not even at a last look that the thread's
+/// reactor had before. Dropping the future is safe where it is for what is waited for.
+pub async fn within<T>(limit: Duration, waited: impl Future<Output = T>) -> Option<T> {
+    let since = Moment::now();
+    wait(|now| since.due(limit, now), waited).await
+}
+
+/// The same until a time of the clock of [`Moment::excused`].
+pub async fn by<T>(deadline: Instant, waited: impl Future<Output = T>) -> Option<T> {
+    wait(|now| deadline + now.stalls, waited).await
+}
+
+/// Waits for so long, stalls excluded. Dropping the future is safe.
+pub async fn sleep(time: Duration) {
+    within(time, std::future::pending::<()>()).await;
+}
+
+async fn wait<T>(due: impl Fn(Moment) -> Instant, waited: impl Future<Output = T>) -> Option<T> {
+    let mut waited = pin!(waited);
+    loop {
+        let until = due(Moment::now());
+        if let Ok(done) = tokio::time::timeout_at(until.into(), waited.as_mut()).await {
+            return Some(done);
+        }
+        let now = Moment::now();
+        if due(now) <= now.at {
+            break;
+        }
+    }
+    // Timers that are due run before the reactor has looked at sockets where a stop interrupted its wait.
+    tokio::task::yield_now().await;
+    waited.now_or_never()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A number below `end`, from a number.
+    fn throw(seed: &mut u64, end: u64) -> u64 {
+        *seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (*seed >> 33) % end
+    }
+
+    /// What the thread and those that look do in an order that a number decides.
+    #[test]
+    fn stalls_are_the_same_for_every_look() {
+        for number in 0..2_000 {
+            let mut seed = number;
+            let (mut beats, mut now, mut silence) = (Beats::default(), Duration::ZERO, Duration::ZERO);
+            let (mut seen, mut least) = (Duration::ZERO, Duration::ZERO);
+            for _ in 0..throw(&mut seed, 60) {
+                let step = Duration::from_millis(match throw(&mut seed, 5) {
+                    0 => 300 + throw(&mut seed, 60_000),
+                    _ => throw(&mut seed, 120),
+                });
+                (now, silence) = (now + step, silence + step);
+                let stalls = beats.stalls(now);
+                // One unit may be lost with each beat.
+                assert!(stalls + Beats::UNIT * 2 >= seen, "{number}: {stalls:?} after {seen:?}");
+                assert!(stalls <= now, "{number}: {stalls:?} of {now:?}");
+                seen = seen.max(stalls);
+                if throw(&mut seed, 10) < 6 {
+                    beats = beats.beat(now);
+                    least += silence.saturating_sub(TOLERANCE + Beats::UNIT * 3);
+                    assert!(beats.stalls(now) >= least, "{number}: {:?} of {least:?}", beats.stalls(now));
+                    silence = Duration::ZERO;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn steady_beats_are_no_stall() {
+        let mut beats = Beats::default();
+        for beat in 0..10_000_u32 {
+            let now = BEAT * beat;
+            assert_eq!(beats.stalls(now + TOLERANCE - BEAT - Beats::UNIT), Duration::ZERO);
+            beats = beats.beat(now);
+        }
+    }
+
+    #[test]
+    fn deadlines_move_by_what_was_stalled_since() {
+        let start = Moment { at: Instant::now(), stalls: Duration::from_secs(5) };
+        let after = |seconds: u64, stalls: u64| Moment {
+            at: start.at + Duration::from_secs(seconds),
+            stalls: Duration::from_secs(stalls),
+        };
+        let due = |now| start.due(Duration::from_secs(10), now) - start.at;
+        assert_eq!([due(after(1, 5)), due(after(40, 35))].map(|due| due.as_secs()), [10, 40]);
+        assert_eq!(start.until(after(40, 35)), Duration::from_secs(10));
+    }
+
+    #[tokio::test]
+    async fn what_is_there_at_the_deadline_is_taken() {
+        assert_eq!(within(Duration::ZERO, async { 1 }).await, Some(1));
+        let late = async {
+            thread::sleep(Duration::from_millis(20));
+            2
+        };
+        assert_eq!(within(Duration::from_millis(5), late).await, Some(2));
+        assert_eq!(within(Duration::from_millis(5), std::future::pending::<()>()).await, None);
+    }
+}
