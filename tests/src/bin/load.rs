@@ -18,11 +18,13 @@ use wharf::net::SocketOptions;
 use wharf::plugin::{COMPILE_VERB, Compiler, Grants, Manifest, compile_for_another};
 use wharf::server::{Fleet, Host, HostConfig, Plan, Server, ServerBuilder, ServerHandle};
 use wharf_tests::certificates::Certificates;
+use wharf_tests::load::attacks;
 use wharf_tests::load::bare::{Bare, Metering};
 use wharf_tests::load::beside;
 use wharf_tests::load::clients::{self, Shape};
 use wharf_tests::load::lanes;
 use wharf_tests::load::memory::Weight;
+use wharf_tests::load::mixed;
 use wharf_tests::load::native;
 use wharf_tests::load::price;
 use wharf_tests::load::report::Duel;
@@ -93,8 +95,25 @@ enum What {
     Price,
     /// Who gets how much of the CPU where there is not enough.
     Shares,
+    /// Latency of two neighbours beside attacks of another tenant, beside their latency without.
+    Attacks {
+        /// Only those with this in their name.
+        #[arg(default_value = "")]
+        only: String,
+    },
+    /// Clients that check every byte and clients that misbehave, swaps and random operators, for some minutes; then everything has to add up.
+    Mixed(mixed::Options),
     /// Echo, churn and idle.
     All,
+    /// One attack; for `attacks`, which has the servers of each in a process of their own.
+    #[command(hide = true)]
+    Attacked {
+        /// Its name.
+        name: String,
+    },
+    /// Clients and operators of an attack; for `attacked`, which has them in another process.
+    #[command(hide = true)]
+    Attack(attacks::Target),
     /// Background clients; for `lanes`, which wants them in another process.
     #[command(hide = true)]
     Burn {
@@ -135,6 +154,13 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     if let What::Compile { memory_max, time_max } = cli.what {
         std::process::exit(i32::from(compile_for_another(memory_max, Duration::from_secs(time_max))));
+    }
+    match &cli.what {
+        What::Attacks { only } => return attacks::run(cli.rounds, cli.seconds, only),
+        What::Attacked { name } => return attacks::one(name, cli.rounds, Duration::from_secs_f64(cli.seconds)),
+        What::Mixed(options) => return mixed::run(*options),
+        What::Attack(target) => return attacks::drive(target),
+        _ => {}
     }
     let mut clients = tokio::runtime::Builder::new_multi_thread();
     if matches!(cli.what, What::Swaps { .. }) {
@@ -179,7 +205,8 @@ fn main() -> Result<()> {
             every: Duration::from_millis(every),
             pace: Duration::from_millis(pace),
         };
-        return report_swaps(&swaps::run(&host, &clients, storm)?);
+        swaps::run(&host, &clients, storm)?.print();
+        return Ok(());
     }
     if matches!(cli.what, What::Price) {
         return price(&host, &clients, &cli);
@@ -372,39 +399,6 @@ fn control(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli, requests: 
     let ratio = |one: usize, other: usize, at: usize| rows[one][at] as f64 / rows[other][at] as f64;
     println!("the API beside no requests: {:.2} at p50, {:.2} at p99", ratio(2, 0, 0), ratio(2, 0, 1));
     println!("the API beside the native responder: {:.2} at p50, {:.2} at p99", ratio(2, 1, 0), ratio(2, 1, 1));
-    Ok(())
-}
-
-fn report_swaps(seen: &swaps::Seen) -> Result<()> {
-    let row = |histogram: &Histogram<u64>| [0.5, 0.99, 0.999, 1.0].map(|share| histogram.value_at_quantile(share));
-    println!("| while | messages | p50 us | p99 | p99.9 | max |\n|---|---|---|---|---|---|");
-    for (name, histogram) in &seen.latency {
-        let [p50, p99, p999, max] = row(histogram);
-        println!("| {name} | {} | {p50} | {p99} | {p999} | {max} |", histogram.len());
-    }
-    let mut ratios = seen.ratios.clone();
-    ratios.sort_unstable_by(f64::total_cmp);
-    let [low, median, high] =
-        [1, 2, 3].map(|quarter| ratios.get(ratios.len() * quarter / 4).copied().unwrap_or(f64::NAN));
-    println!(
-        "p99 of swaps over that of the quiet time before, {} turns: median {median:.2}, quartiles {low:.2} and {high:.2}",
-        ratios.len()
-    );
-    let at = |pauses: &[Duration]| {
-        let mut pauses = pauses.to_vec();
-        pauses.sort_unstable();
-        [0.5, 0.99, 1.0]
-            .map(|share| pauses.get(((pauses.len() - 1) as f64 * share) as usize).copied().unwrap_or_default())
-    };
-    println!("{} sessions moved, {} stayed with bad versions", seen.moved, seen.stayed);
-    for (what, pauses) in [("of all sessions that moved", &seen.pauses), ("the longest of each swap", &seen.longest)] {
-        let [p50, p99, most] = at(pauses);
-        println!("pause, {what}: median {p50:?}, p99 {p99:?}, most {most:?}");
-    }
-    let [(before, files), (after, files_after)] = seen.weights;
-    println!(
-        "resident {before} KiB and {after} KiB, descriptors {files} and {files_after}, after a tenth and after all"
-    );
     Ok(())
 }
 

@@ -155,7 +155,7 @@ pub async fn connections(address: SocketAddr, shape: Shape) -> Result<Seen> {
 
 /// Connects from one loopback address after the other. A closed connection keeps its port for a minute, and a single
 /// address would run out of ports within a second; what was measured then would be the search for a free one.
-async fn connect(address: SocketAddr) -> Result<TcpStream> {
+pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let from = SocketAddr::from(([127, 0, (number / 250 % 250) as u8, (number % 250) as u8 + 2], 0));

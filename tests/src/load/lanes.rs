@@ -150,7 +150,7 @@ impl Latency {
 }
 
 /// A native echo on a thread of its own, which stands where those of the lane do.
-fn native_in(lane: Lane) -> Result<SocketAddr> {
+pub(super) fn native_in(lane: Lane) -> Result<SocketAddr> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let address = native::start(runtime.handle())?;
     thread::Builder::new().name("native".into()).spawn(move || {

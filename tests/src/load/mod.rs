@@ -1,10 +1,14 @@
 //! Load: a native echo to compare with, clients that count, and what a process weighs.
 
+pub mod api;
+pub mod attacks;
 pub mod bare;
 pub mod beside;
 pub mod clients;
+pub mod dice;
 pub mod lanes;
 pub mod memory;
+pub mod mixed;
 pub mod native;
 pub mod price;
 pub mod report;

@@ -155,6 +155,41 @@ pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Resu
 }
 
 impl Seen {
+    /// Prints it.
+    pub fn print(&self) {
+        let row = |histogram: &Histogram<u64>| [0.5, 0.99, 0.999, 1.0].map(|share| histogram.value_at_quantile(share));
+        println!("| while | messages | p50 us | p99 | p99.9 | max |\n|---|---|---|---|---|---|");
+        for (name, histogram) in &self.latency {
+            let [p50, p99, p999, max] = row(histogram);
+            println!("| {name} | {} | {p50} | {p99} | {p999} | {max} |", histogram.len());
+        }
+        let mut ratios = self.ratios.clone();
+        ratios.sort_unstable_by(f64::total_cmp);
+        let [low, median, high] =
+            [1, 2, 3].map(|quarter| ratios.get(ratios.len() * quarter / 4).copied().unwrap_or(f64::NAN));
+        println!(
+            "p99 of swaps over that of the quiet time before, {} turns: median {median:.2}, quartiles {low:.2} and {high:.2}",
+            ratios.len()
+        );
+        let at = |pauses: &[Duration]| {
+            let mut pauses = pauses.to_vec();
+            pauses.sort_unstable();
+            [0.5, 0.99, 1.0]
+                .map(|share| pauses.get(((pauses.len() - 1) as f64 * share) as usize).copied().unwrap_or_default())
+        };
+        println!("{} sessions moved, {} stayed with bad versions", self.moved, self.stayed);
+        for (what, pauses) in
+            [("of all sessions that moved", &self.pauses), ("the longest of each swap", &self.longest)]
+        {
+            let [p50, p99, most] = at(pauses);
+            println!("pause, {what}: median {p50:?}, p99 {p99:?}, most {most:?}");
+        }
+        let [(before, files), (after, files_after)] = self.weights;
+        println!(
+            "resident {before} KiB and {after} KiB, descriptors {files} and {files_after}, after a tenth and after all"
+        );
+    }
+
     fn add(&mut self, report: SwapReport, number: usize) -> Result<()> {
         let stayed: usize = report.stayed.values().sum();
         ensure!(report.ended == 0, "sessions ended: {report:?}");

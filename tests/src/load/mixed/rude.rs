@@ -1,0 +1,136 @@
+//! Clients that misbehave. Nothing is expected of what they are answered.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::clients::{Shared, connect, connect_plainly};
+use super::dice::Dice;
+use super::place::{Kind, Target};
+use crate::load::clients::Stream;
+
+/// Longest that one of them stays.
+const STAYS_MAX: Duration = Duration::from_secs(12);
+/// Most that is written to a server by one that does not read.
+const UNREAD_BYTES: usize = 1 << 20;
+
+/// How a client misbehaves.
+#[derive(Debug, Clone, Copy)]
+enum Rudeness {
+    SaysNothing,
+    ReadsNothing,
+    Resets,
+    HalfCloses,
+    Drips,
+    SaysNonsense,
+    LeavesHandshake,
+    SendsMuch,
+}
+
+const ALL: [Rudeness; 8] = [
+    Rudeness::SaysNothing,
+    Rudeness::ReadsNothing,
+    Rudeness::Resets,
+    Rudeness::HalfCloses,
+    Rudeness::Drips,
+    Rudeness::SaysNonsense,
+    Rudeness::LeavesHandshake,
+    Rudeness::SendsMuch,
+];
+
+/// One client, at one server after the other. Dropping it ends it.
+pub(super) async fn misbehave(shared: Arc<Shared>, targets: Vec<Target>, number: usize, mut dice: Dice) {
+    while !shared.stop.load(Ordering::Relaxed) {
+        let (target, rudeness) = (dice.one_of(&targets).clone(), *dice.one_of(&ALL));
+        let once = once(&shared, &target, number, rudeness, &mut dice);
+        // However it ends: it is over.
+        let _ = timeout(STAYS_MAX, once).await;
+        shared.seen.rude.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(shared.pace).await;
+    }
+}
+
+/// A message of this protocol, as it should be.
+fn proper(kind: Kind, number: usize) -> Vec<u8> {
+    match kind {
+        Kind::Echo | Kind::Lines => format!("a message of client {number}\n").into_bytes(),
+        Kind::Http => b"GET / HTTP/1.1\r\nHost: wharf\r\n\r\n".to_vec(),
+        // The first line is its name, with a letter that those that behave do not have.
+        Kind::Chat => format!("r{number}\nhello\n").into_bytes(),
+    }
+}
+
+async fn once(shared: &Shared, target: &Target, number: usize, rudeness: Rudeness, dice: &mut Dice) -> io::Result<()> {
+    let message = proper(target.kind, number);
+    let pause = |dice: &mut Dice, most| tokio::time::sleep(Duration::from_millis(dice.between(10, most)));
+    match rudeness {
+        Rudeness::SaysNothing => {
+            let _stream = connect_plainly(target.address, number).await?;
+            pause(dice, 6_000).await;
+        }
+        Rudeness::ReadsNothing => {
+            let mut stream = connect(target, &shared.tls, number).await?;
+            let sending = async {
+                for _ in 0..UNREAD_BYTES / message.len() {
+                    stream.write_all(&message).await?;
+                }
+                io::Result::Ok(())
+            };
+            let _ = timeout(Duration::from_secs(2), sending).await;
+            pause(dice, 6_000).await;
+        }
+        Rudeness::Resets => {
+            let mut stream = connect_plainly(target.address, number).await?;
+            stream.write_all(&message).await?;
+            pause(dice, 50).await;
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+        }
+        Rudeness::HalfCloses => {
+            let mut stream = connect(target, &shared.tls, number).await?;
+            stream.write_all(&message).await?;
+            stream.shutdown().await?;
+            stream.read_to_end(&mut Vec::new()).await?;
+        }
+        Rudeness::Drips => {
+            let mut stream = connect(target, &shared.tls, number).await?;
+            for byte in message.iter().cycle().take(60) {
+                stream.write_all(&[*byte]).await?;
+                stream.flush().await?;
+                pause(dice, 100).await;
+            }
+        }
+        Rudeness::SaysNonsense => {
+            // Neither TLS nor a name of a chat.
+            let nonsense: Vec<u8> = (0..dice.between(1, 5_000)).map(|_| b'\n' + (dice.throw() % 5) as u8).collect();
+            let mut stream: Box<dyn Stream> = match dice.percent(50) {
+                true => Box::new(connect_plainly(target.address, number).await?),
+                false => connect(target, &shared.tls, number).await?,
+            };
+            stream.write_all(&nonsense).await?;
+            pause(dice, 200).await;
+        }
+        Rudeness::LeavesHandshake => {
+            let left = connect(target, &shared.tls, number);
+            let _ = timeout(Duration::from_micros(dice.between(100, 5_000)), left).await;
+        }
+        Rudeness::SendsMuch => {
+            let stream = connect(target, &shared.tls, number).await?;
+            let (mut reads, mut writes) = tokio::io::split(stream);
+            let much = message.repeat((64 << 10) / message.len());
+            let mut scratch = vec![0; 64 << 10];
+            let sending = async {
+                for _ in 0..8 {
+                    writes.write_all(&much).await?;
+                }
+                writes.shutdown().await
+            };
+            let reading = async { while reads.read(&mut scratch).await.is_ok_and(|count| count > 0) {} };
+            let _ = tokio::join!(sending, reading);
+        }
+    }
+    Ok(())
+}
