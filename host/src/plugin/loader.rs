@@ -21,9 +21,7 @@ use super::instance::{Binding, EventProcedure, InstanceLimits};
 use super::not_loaded::{TrialFailed, not_compiled, short};
 use super::source::{self, Source, SourceError};
 use super::{Engine, Grants, imports, trial};
-use crate::event::{
-    Budget, Fault, Instance, NAME_MAX_BYTES, NAMES_SHOWN_MAX, Priority, Procedure, excerpt, some_of,
-};
+use crate::event::{Budget, Fault, Instance, NAME_MAX_BYTES, NAMES_SHOWN_MAX, Priority, Procedure, excerpt, some_of};
 use crate::sched::Budgets;
 use crate::work::{Stop, SystemRefused};
 

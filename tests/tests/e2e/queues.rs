@@ -260,10 +260,10 @@ fn ends_beside_its_own_queues(tenants: &mut Tenants, dice: &mut Seeded) {
                 let token = loop {
                     let answer = tenants.answer(lock);
                     let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
-                    if let Ok(lock) = serde_json::from_str::<Value>(body) {
-                        if let Some(token) = lock["token"].as_u64() {
-                            break token;
-                        }
+                    if let Ok(lock) = serde_json::from_str::<Value>(body)
+                        && let Some(token) = lock["token"].as_u64()
+                    {
+                        break token;
                     }
                 };
                 tenants.soon("/v1/servers/a2/unlock", json!({ "token": token }));
