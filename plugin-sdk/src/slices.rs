@@ -46,10 +46,11 @@
 //!         self.backlog.end();
 //!         self.slice(session)
 //!     }
-//! } # use wharf_plugin::testing::Script; # let script =
-//! Script::<Counting>::new().connect().read(&b"\n".repeat(501)); # let script =
-//! script.expect_write(&b"0\n".repeat(500)).drive().expect_write(b"0\n").expect_open(); #
-//! script.end().expect_closed();
+//! }
+//! # use wharf_plugin::testing::Script;
+//! # let script = Script::<Counting>::new().connect().read(&b"\n".repeat(501));
+//! # let script = script.expect_write(&b"0\n".repeat(500)).drive();
+//! # script.expect_write(b"0\n").expect_open().end().expect_closed();
 //! ```
 
 use std::time::Duration;
