@@ -50,6 +50,16 @@ fn text(label: char) -> String {
     versioned(label, "", "").replace("(local.set $at (i32.const 2048))\n  (loop", &told)
 }
 
+/// A plugin that answers each message after some 300 ms of work.
+pub const THINKER: &str = "
+(func $on-read (param $data i32) (param $length i32) (result i32)
+  (local $i i32)
+  (loop $more
+    (local.set $i (i32.add (local.get $i) (i32.const 1)))
+    (br_if $more (i32.lt_u (local.get $i) (i32.const 250000000))))
+  (drop (call $try-write (local.get $data) (local.get $length)))
+  (i32.const 0))";
+
 /// How a client reads.
 #[derive(Debug, Clone, Copy)]
 pub enum Pattern {

@@ -8,7 +8,7 @@ use wasmtime::component::Instance;
 use super::Engine;
 use super::bindings::{self, client_info};
 use super::failure::fault;
-use super::guest::{Guest, on_tick};
+use super::guest::{Guest, apart_from_others, on_tick};
 use super::instance::Context;
 use super::loader::Plugin;
 use crate::event::{Action, Budget, Event, Fault, FaultKind, Scope};
@@ -60,23 +60,29 @@ impl Core {
         let store = &mut self.store;
         store.data_mut().limiter.refused = None;
         let guest = self.exports.wharf_server_inet_event_proc();
+        let slice = store.data().clock.slice();
         let outcome = match begin(store, budget) {
             Err(error) => Err(error),
-            Ok(()) => match event {
-                Event::Read(data) => guest.call_on_read(store, data).await,
-                Event::Write => guest.call_on_write(store).await,
-                Event::Timeout { idle_ms } => guest.call_on_timeout(store, idle_ms).await,
-                Event::Timer { id } => guest.call_on_timer(store, id).await,
-                Event::End => guest.call_on_end(store).await,
-                Event::Connect => {
-                    let port = &store.data().scope.port;
-                    let client = client_info(port.info(), port.priority());
-                    guest.call_on_connect(store, &client).await
-                }
-                Event::Disconnect(reason) => {
-                    guest.call_on_disconnect(store, reason.into()).await.map(|()| bindings::Action::Proceed)
-                }
-            },
+            Ok(()) => {
+                let handled = async {
+                    match event {
+                        Event::Read(data) => guest.call_on_read(store, data).await,
+                        Event::Write => guest.call_on_write(store).await,
+                        Event::Timeout { idle_ms } => guest.call_on_timeout(store, idle_ms).await,
+                        Event::Timer { id } => guest.call_on_timer(store, id).await,
+                        Event::End => guest.call_on_end(store).await,
+                        Event::Connect => {
+                            let port = &store.data().scope.port;
+                            let client = client_info(port.info(), port.priority());
+                            guest.call_on_connect(store, &client).await
+                        }
+                        Event::Disconnect(reason) => {
+                            guest.call_on_disconnect(store, reason.into()).await.map(|()| bindings::Action::Proceed)
+                        }
+                    }
+                };
+                apart_from_others(slice, handled).await
+            }
         };
         match outcome {
             Ok(action) => Ok((action.into(), spent(&self.store, budget))),

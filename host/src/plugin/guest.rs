@@ -1,6 +1,7 @@
 //! What belongs to one instance on the host's side: its session, its limits, its clock, its WASI.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -159,6 +160,11 @@ impl CpuClock {
         self.slice_start.store(0, Ordering::Relaxed);
     }
 
+    /// Where the start of its running slice stands.
+    pub(super) fn slice(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.slice_start)
+    }
+
     /// The guest was interrupted by the tick: counts its slice, and says whether it may go on.
     fn tick(&mut self) -> bool {
         let start = self.slice_start.swap(0, Ordering::Relaxed);
@@ -168,6 +174,26 @@ impl CpuClock {
         self.used += slice;
         self.used < self.max
     }
+}
+
+/// Polls a call of a guest, and leaves out of its slice what others use of its thread while the call waits. It may go on
+/// on another thread. `slice` is that of the guest's clock.
+pub(super) async fn apart_from_others<F: Future>(slice: Arc<AtomicU64>, call: F) -> F::Output {
+    let mut call = pin!(call);
+    let mut used = None;
+    poll_fn(|cx| {
+        if let Some(used) = used.take() {
+            slice.store(thread_cpu_ns().saturating_sub(used).max(1), Ordering::Relaxed);
+        }
+        let polled = call.as_mut().poll(cx);
+        if polled.is_pending() {
+            // Without a start nobody looked yet, or the slice has ended.
+            let start = slice.load(Ordering::Relaxed);
+            used = (start != 0).then(|| thread_cpu_ns().saturating_sub(start));
+        }
+        polled
+    })
+    .await
 }
 
 /// Called by the engine in a running guest at each tick: lets others run, then goes on.

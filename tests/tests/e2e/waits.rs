@@ -7,7 +7,9 @@ use wharf::event::Priority;
 use wharf::sched::BudgetChange;
 use wharf::server::{CanaryRules, CanaryWish, ServerBuilder, ServerHandle, SwapPolicy, SwapRules, Timeouts};
 use wharf::session::Watermarks;
-use wharf_tests::readers::{PIECE_BYTES, Pattern, Reader, writer};
+use wharf_tests::clients::Client;
+use wharf_tests::guests::inline;
+use wharf_tests::readers::{PIECE_BYTES, Pattern, Reader, THINKER, writer};
 use wharf_tests::seeds::Seed;
 use wharf_tests::servers::{describe, ended, eventually, host, swap};
 
@@ -175,4 +177,27 @@ fn ended_session_waits_shortly_for_its_peer() {
             });
         }
     });
+}
+
+#[test]
+fn waiting_event_pays_no_cpu_of_others() {
+    let server = start(writers(Timeouts::default()));
+    let mut readers: Vec<_> = (0..8).map(|_| Reader::connect(server.address())).collect();
+    readers.iter_mut().for_each(|reader| _ = reader.ask(PIECES));
+    eventually("all events wait", || waits(&server) == readers.len());
+    // Each on the threads of those that wait, and each for longer than an event of theirs may.
+    let minute = Some(Duration::from_secs(60));
+    let budget = BudgetChange { fuel: Some(1_000_000_000_000), cpu: minute, wall: minute, ..BudgetChange::default() };
+    let other = start(describe(inline("thinker", THINKER)).budget(Priority::Normal, budget));
+    let mut thinking: Vec<_> = (0..6).map(|_| Client::connect(other.address())).collect();
+    thinking.iter_mut().for_each(|client| _ = client.send("x"));
+    thinking.iter_mut().for_each(|client| _ = client.expect("x"));
+    let bytes = usize::from(PIECES) * PIECE_BYTES;
+    let all = Pattern::Paced { bytes, rest: Duration::ZERO };
+    std::thread::scope(|scope| {
+        for reader in &mut readers {
+            scope.spawn(move || assert_eq!(reader.read(all, bytes), bytes));
+        }
+    });
+    assert!(server.counters().faults.is_empty(), "{:?}", server.counters().faults);
 }
