@@ -307,3 +307,20 @@ fn every_change_but_a_new_interface_is_a_breach() {
     assert_eq!((with_more(&text), with_more(&import)), (vec![], vec![]));
     assert!(!with_more(&export).is_empty());
 }
+
+#[test]
+fn the_page_of_isolation_names_tests_that_exist() {
+    let page = fs::read_to_string(root().join("docs/isolation.md")).expect("the page");
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for line in page.lines().filter(|line| line.contains("](../")) {
+        let file = line.split("](../").nth(1).and_then(|rest| rest.split(')').next()).expect("a file");
+        let test = line.split('`').nth(1).expect("a test");
+        let text = fs::read_to_string(root().join(file)).unwrap_or_default();
+        if !(text.contains(&format!("fn {test}(")) || text.contains(&format!("\"{test}"))) {
+            wrong.push(format!("docs/isolation.md: {file} has no test `{test}`"));
+        }
+        seen += 1;
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(seen > 40, "{seen}");
+}

@@ -25,7 +25,8 @@ fn a_reload_applies_the_difference_or_nothing() {
     );
     configure(site.folder.path(), site.port, "", &more);
     let report = site.ok("POST", "/v1/reload", json!({}));
-    assert_eq!(report, json!({ "started": ["second"], "changed": ["echo"], "removed": [] }));
+    let expected = json!({ "started": ["second"], "changed": ["echo"], "removed": [], "not_listening": [] });
+    assert_eq!(report, expected);
     assert_eq!(site.ok("GET", "/v1/servers/echo/throttle", json!({}))["max_clients"], 7);
     let second = SocketAddr::from(([127, 0, 0, 1], second));
     let mut leaving = Client::connect(second);

@@ -93,6 +93,7 @@ fn a_version_that_fails_on_the_new_side_leaves_the_session_where_it_is() {
         next(&mut client, 'a', 2, number as u8 + 2);
         // Newcomers are on it, since nothing is wrong with it that shows before.
         next(&mut Client::connect(server.address()), 'x', 1, 1);
+        eventually("the new connection has ended", || server.session_count() == 1);
     }
     // What it does to the session meanwhile is not done.
     let report = hand_off(&server, bad('w', "", &if_used(writes)));

@@ -1,6 +1,5 @@
 //! Versions of a server's plugin: tried on some, moved together, gone back to, and remembered by a process that was killed.
 
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +12,6 @@ use wharf::sched::BudgetChange;
 use wharf::server::{
     CanaryRules, CanaryWish, ServerBuilder, ServerHandle, Standing, SwapError, SwapPolicy, SwapReport, SwapRules,
 };
-use wharf::session::Glance;
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{component, inline, loops_and_traps, versioned};
 use wharf_tests::process::Wharf;
@@ -125,25 +123,6 @@ fn first_failure_calls_the_others_off_in_their_midst() {
     for (number, client) in all.iter_mut().enumerate() {
         next(client, 'a', 1, count(number) + 1);
     }
-}
-
-#[test]
-fn a_session_that_is_busy_for_too_long_calls_off_the_move_of_all() {
-    let rules = SwapRules { prepare: Duration::from_millis(50), ..SwapRules::default() };
-    let server = versions().swap_rules(rules).start().expect("it starts");
-    let mut quick = clients(&server, 3);
-    quick.iter_mut().for_each(|client| next(client, 'a', 1, 1));
-    // It asks for much more than it reads, so that it is in the middle of an event.
-    let busy = Client::connect(server.address());
-    let mut sender = busy.0.try_clone().expect("the same connection");
-    let asks = std::thread::spawn(move || drop(sender.write_all(&vec![7; 4 << 20])));
-    let waits = |glance: Glance| glance.event == Some("on-read") && glance.queued_bytes >= 256 << 10;
-    eventually("it waits", || server.session(4).is_some_and(|session| waits(session.glance)));
-    let report = swap(&server, version('b'), SwapPolicy::AllOrNothing);
-    assert_eq!((report.moved, report.stayed["busy"], report.stayed["called-off"]), (0, 1, 3), "{report:?}");
-    quick.iter_mut().for_each(|client| next(client, 'a', 1, 2));
-    drop((busy, server));
-    asks.join().expect("it has ended");
 }
 
 #[test]
