@@ -13,7 +13,7 @@ use crate::admission::{Admitted, Entered, Permit, Refusal};
 use crate::event::{ClientInfo, Fault, FaultKind, Origin};
 use crate::net::{AcceptFault, Accepted, Established, HandshakeFault, ProxyFault, Wire};
 use crate::plugin::EventProcedure;
-use crate::sched::{Seat, stalls};
+use crate::sched::{ACCEPT_COST, LOG_LINE_COST, Seat, stalls};
 use crate::server::{Alive, Blamed, Call, Listening, Service, Welcome};
 use crate::session::{Ended, Line, Session, Successor, Traveller};
 use crate::telemetry::{AcceptPaused, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted, Spent};
@@ -120,6 +120,7 @@ fn welcome(service: &Arc<Service>, client: Accepted, round: u64) {
     match newcomer {
         Ok(client) => {
             service.entered(Instant::now());
+            service.account().charge(ACCEPT_COST);
             service.spawn(|seat| serve(Arc::clone(service), client, round, service.alive(round), seat));
         }
         Err(refusal) => Refused { server: &service.name, peer, reason: refusal.name() }.emit(&service.counters),
@@ -215,6 +216,8 @@ async fn converse(service: Arc<Service>, client: Established, round: u64, seat: 
     };
     let peer = info.peer;
     SessionStarted { server: &service.name, session: id, peer }.emit();
+    // One line at its start and one at its end.
+    terms.line_config.account.charge(LOG_LINE_COST * 2);
     let (wire, permit) = client.into_parts();
     let line = Line::new(info, Arc::clone(&terms.line_config), seat, wire);
     drop(terms);

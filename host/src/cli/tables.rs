@@ -48,7 +48,7 @@ const GENERATIONS: [(&str, &str); 8] = [
 ];
 
 /// Columns of a list of tenants.
-const TENANTS: [(&str, &str); 12] = [
+const TENANTS: [(&str, &str); 15] = [
     ("TENANT", "/name"),
     ("CLIENTS", "/clients"),
     ("MAX", "/max_clients"),
@@ -58,6 +58,9 @@ const TENANTS: [(&str, &str); 12] = [
     ("MEMORY", "/memory_bytes"),
     ("MEMORY MAX", "/memory_max_bytes"),
     ("REFUSED", "/memory_refused"),
+    ("MAIL", "/mail_bytes"),
+    ("MAIL MAX", "/mail_max_bytes"),
+    ("REFUSED", "/mail_refused"),
     ("BYTES", "/bytes"),
     ("BYTES/s MAX", "/bytes_per_second"),
     ("BYTE WAITS", "/bytes_waits"),

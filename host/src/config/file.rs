@@ -70,6 +70,7 @@ pub(super) struct TenantTable {
     pub(super) max_clients: usize,
     pub(super) cpus: f64,
     pub(super) memory_max_bytes: usize,
+    pub(super) mail_max_bytes: usize,
     pub(super) bytes_per_second: u64,
 }
 

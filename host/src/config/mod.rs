@@ -195,6 +195,7 @@ fn tenants(file: &file::File, mistakes: &mut Vec<String>) -> BTreeMap<String, Te
         let shares = Shares {
             cpus: table.cpus,
             memory_max_bytes: table.memory_max_bytes,
+            mail_max_bytes: table.mail_max_bytes,
             bytes_per_second: table.bytes_per_second,
         };
         let limits = TenantLimits { max_clients: table.max_clients, shares };

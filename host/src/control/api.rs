@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::extract::{Request, State};
+use axum::extract::{RawPathParams, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -153,7 +153,8 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/sessions/{id}/abort", post(calls::abort))
         .route("/sessions/{id}/send", post(calls::send))
         .route("/sessions/{id}/priority", put(calls::assign))
-        .route("/sessions/{id}/name", put(calls::rename));
+        .route("/sessions/{id}/name", put(calls::rename))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), charged));
     Router::new()
         .route("/", get(page::page))
         .route("/livez", get(calls::live))
@@ -170,6 +171,15 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .method_not_allowed_fallback(calls::wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), bounded))
         .with_state(shared)
+}
+
+/// What a call of a server takes is charged to that server's tenant.
+async fn charged(State(shared): State<Arc<Shared>>, path: RawPathParams, request: Request, next: Next) -> Response {
+    let name = path.iter().find(|(key, _)| *key == "server").map(|(_, name)| name);
+    match name.and_then(|name| shared.fleet.get(name)) {
+        Some(server) => server.charged(next.run(request)).await,
+        None => next.run(request).await,
+    }
 }
 
 /// Reads the whole body, within its limits, before anybody acts on it; and says in our own words what went wrong.

@@ -185,10 +185,13 @@ impl Collector for Queues {
 
 /// What the servers of each tenant use together.
 fn of_tenants(to: &mut DescriptorEncoder, tenants: &[TenantSeen]) -> Result<(), fmt::Error> {
-    let gauges: [(&str, &str, Option<&Unit>, OfTenant); 2] = [
+    let gauges: [(&str, &str, Option<&Unit>, OfTenant); 3] = [
         ("tenant_clients", "Clients of a tenant's servers", None, |seen| seen.clients as u64),
-        ("tenant_memory", "Linear memory of a tenant's instances", Some(&Unit::Bytes), |seen| {
+        ("tenant_memory", "Memory of a tenant's instances, mail and send buffers", Some(&Unit::Bytes), |seen| {
             seen.account.memory_bytes as u64
+        }),
+        ("tenant_mail", "Mail of a tenant's sessions that waits", Some(&Unit::Bytes), |seen| {
+            seen.account.mail_bytes as u64
         }),
     ];
     for (name, help, unit, value) in gauges {
@@ -197,12 +200,13 @@ fn of_tenants(to: &mut DescriptorEncoder, tenants: &[TenantSeen]) -> Result<(), 
             gauge.encode_family(&[("tenant", &*tenant.name)])?.encode_gauge(&(value(tenant) as i64))?;
         }
     }
-    let counters: [(&str, &str, OfTenant); 3] = [
+    let counters: [(&str, &str, OfTenant); 4] = [
         ("tenant_cpu_waits", "Events that waited for their tenant's share of CPU time", |seen| seen.account.cpu_waits),
         ("tenant_bytes_waits", "Reads and writes that waited for their tenant's share of bytes", |seen| {
             seen.account.bytes_waits
         }),
         ("tenant_memory_refused", "Growths of memory over the tenant's share", |seen| seen.account.memory_refused),
+        ("tenant_mail_refused", "Mail over the tenant's share of mail or of memory", |seen| seen.account.mail_refused),
     ];
     for (name, help, value) in counters {
         let mut counter = to.encode_descriptor(name, help, None, MetricType::Counter)?;

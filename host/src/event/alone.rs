@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll};
 
-use super::{ClientInfo, NameError, Peers, Port, Priority, SendError, WriteError};
+use super::{Broadcast, ClientInfo, NameError, Peers, Port, Priority, SendError, WriteError};
 
 /// Nobody is there beside the session.
 #[derive(Debug, Clone, Copy)]
@@ -12,8 +12,8 @@ impl Peers for Alone {
     fn client_count(&self) -> u32 {
         1
     }
-    fn broadcast(&self, _: u64, _: &[u8]) -> u32 {
-        0
+    fn broadcast(&self, _: u64, _: &[u8]) -> Box<dyn Broadcast> {
+        Box::new(Unheard(0))
     }
     fn set_name(&self, _: u64, _: &str) -> Result<(), NameError> {
         Ok(())
@@ -26,6 +26,20 @@ impl Peers for Alone {
     }
     fn disconnect(&self, _: u64, _: u64) -> bool {
         false
+    }
+}
+
+/// A message that no session gets, and that is said to have reached so many.
+#[derive(Debug, Clone, Copy)]
+pub struct Unheard(pub u32);
+
+impl Broadcast for Unheard {
+    fn go_on(&mut self, _: usize) -> bool {
+        false
+    }
+
+    fn taken(&self) -> u32 {
+        self.0
     }
 }
 

@@ -12,12 +12,14 @@ mod kept;
 mod port;
 mod reason;
 
-pub use alone::{Alone, Nowhere};
+pub use alone::{Alone, Nowhere, Unheard};
 pub use client::{ClientInfo, Priority, TlsInfo};
 pub use excerpt::{EXCERPT_MAX_BYTES, NAME_MAX_BYTES, NAMES_SHOWN_MAX, excerpt, some_of};
 pub use fault::{Fault, FaultKind, Origin};
 pub use kept::KeptEvent;
-pub use port::{Budget, Instance, Meter, NameError, Peers, Port, Procedure, Scope, SendError, Usage, WriteError};
+pub use port::{
+    Broadcast, Budget, Instance, Meter, NameError, Peers, Port, Procedure, Scope, SendError, Usage, WriteError,
+};
 pub use reason::{DisconnectReason, EndReason};
 
 /// One event on its way to a plugin. Exhaustive: the contract names no other.

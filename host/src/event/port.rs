@@ -192,12 +192,22 @@ pub trait Port: Send + Sync {
     fn set_timer(&self, id: u32, after_ms: u64) -> bool;
 }
 
+/// A message on its way to the sessions of a server, to some of them at a time, so that a caller with
+/// many does not hold its thread up. Those that come meanwhile do not get it. Dropping it ends it there.
+pub trait Broadcast: Send {
+    /// Queues it for up to `max` more of them. Whether there are any left. Does not block.
+    fn go_on(&mut self, max: usize) -> bool;
+
+    /// How many took it so far.
+    fn taken(&self) -> u32;
+}
+
 /// What a plugin may do to the other sessions of its server. `own` is the caller's id. No method blocks.
 pub trait Peers: Send + Sync {
     /// Established sessions that are not ending.
     fn client_count(&self) -> u32;
-    /// Queues for every session but `own`; how many took it.
-    fn broadcast(&self, own: u64, data: &[u8]) -> u32;
+    /// Begins to queue for every session but `own`: the caller goes on until all of them were asked.
+    fn broadcast(&self, own: u64, data: &[u8]) -> Box<dyn Broadcast>;
     /// Names the session `own`.
     ///
     /// # Errors

@@ -20,6 +20,7 @@ use super::engine;
 use super::patience::{Heard, Patience, Pipes};
 use super::source::COMPONENT_MAX_BYTES;
 use crate::event::{EXCERPT_MAX_BYTES, excerpt};
+use crate::sched::Account;
 use crate::work::{Refusal, Stop, SystemRefused, panic_words};
 
 /// The verb of the program that compiles. Its arguments are the two limits.
@@ -71,8 +72,9 @@ impl Compiler {
         Self { program, memory_max_bytes: Self::MEMORY_MAX_BYTES, time_max: Self::TIME_MAX }
     }
 
-    /// The machine code of a component. Blocks until it is there, or until it is called off.
-    pub(super) fn compile(&self, bytes: &[u8], stop: &Stop) -> Result<Vec<u8>> {
+    /// The machine code of a component. Blocks until it is there, or until it is called off. The account owes the
+    /// CPU time of the process, however it ends.
+    pub(super) fn compile(&self, bytes: &[u8], stop: &Stop, account: &Account) -> Result<Vec<u8>> {
         let mut child = Command::new(&self.program)
             .args([VERB, &self.memory_max_bytes.to_string(), &self.time_max.as_secs().to_string()])
             .env_clear()
@@ -87,21 +89,21 @@ impl Compiler {
         // Before it has the component, and so before it does anything. Where it may not be nicer it is not.
         let _ = setpriority_process(Some(Pid::from_child(&child)), NICENESS);
         let (input, Some(output), Some(said)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
-            return Err(end(&mut child, "it has no pipes"));
+            return Err(end(&mut child, account, "it has no pipes"));
         };
         let mut pipes = Pipes { input, output, said: Heard::new(said, MESSAGE_MAX_BYTES) };
         let patience = Patience::of(self.time_max, stop.clone());
         let code = match patience.talk(&mut pipes, bytes, CODE_MAX_BYTES) {
             Ok(code) => code,
-            Err(error) => return Err(end(&mut child, &self.why(&error))),
+            Err(error) => return Err(end(&mut child, account, &self.why(&error))),
         };
         if code.len() as u64 > CODE_MAX_BYTES {
-            return Err(end(&mut child, &format!("its machine code is longer than {CODE_MAX_BYTES} bytes")));
+            return Err(end(&mut child, account, &format!("its machine code is longer than {CODE_MAX_BYTES} bytes")));
         }
         // It has nothing more to do than to end, and may have been made not to.
-        let status = match exited(&mut child, &patience, &mut pipes.said) {
+        let status = match exited(&mut child, account, &patience, &mut pipes.said) {
             Ok(status) => status,
-            Err(error) => return Err(end(&mut child, &self.why(&error))),
+            Err(error) => return Err(end(&mut child, account, &self.why(&error))),
         };
         // What it said last is in the pipe still.
         pipes.said.hear();
@@ -176,12 +178,18 @@ fn bounded(from: impl Read, max: u64) -> io::Result<Vec<u8>> {
 ///
 /// # Errors
 /// Those of [`Patience::lasts`]: it has not ended by then.
-fn exited(child: &mut Child, patience: &Patience, said: &mut Heard<ChildStderr>) -> io::Result<ExitStatus> {
+fn exited(
+    child: &mut Child,
+    account: &Account,
+    patience: &Patience,
+    said: &mut Heard<ChildStderr>,
+) -> io::Result<ExitStatus> {
     let id = Pid::from_child(child);
     // Not reaped by the look, so that its number is nobody else's when its group is ended.
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     loop {
         if retry_on_intr(|| waitid(WaitId::Pid(id), look))?.is_some() {
+            account.owe(cpu_time(child));
             let _ = kill_process_group(id, Signal::KILL);
             return child.wait();
         }
@@ -191,8 +199,19 @@ fn exited(child: &mut Child, patience: &Patience, said: &mut Heard<ChildStderr>)
     }
 }
 
+/// CPU time of a process that nobody has waited for, as the system counts it, in steps of some
+/// milliseconds. None where it does not say: what is charged is for fairness, and not what ends it.
+fn cpu_time(child: &Child) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
+    // The name, which may contain anything, ends with the last parenthesis. Two numbers from the 14th on.
+    let after = stat.rsplit_once(')').map(|(_, after)| after).unwrap_or_default();
+    let ticks: u64 = after.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second().max(1) as f64)
+}
+
 /// Ends it, and says why.
-fn end(child: &mut Child, why: &str) -> wasmtime::Error {
+fn end(child: &mut Child, account: &Account, why: &str) -> wasmtime::Error {
+    account.owe(cpu_time(child));
     // It may have ended by itself just now. Not waited for yet, so that its number is nobody else's.
     let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
     let _ = child.kill();
@@ -261,15 +280,35 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::sched::Shares;
 
     fn compiled_by(script: &str, time_max: Duration) -> String {
+        compiled_by_for(script, time_max, &Account::default())
+    }
+
+    fn compiled_by_for(script: &str, time_max: Duration, account: &Account) -> String {
         let program = std::env::temp_dir().join(format!("compiler-{}-{}", std::process::id(), script.len()));
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("kept");
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).expect("a program");
         let compiler = Compiler { program: program.clone(), memory_max_bytes: 1 << 30, time_max };
-        let outcome = compiler.compile(b"\0asm", &Stop::default());
+        let outcome = compiler.compile(b"\0asm", &Stop::default(), account);
         std::fs::remove_file(program).expect("it was there");
         outcome.map_or_else(|error| format!("{error:#}"), |code| String::from_utf8_lossy(&code).into_owned())
+    }
+
+    #[test]
+    fn compiler_time_is_owed_however_it_ends() {
+        let work = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
+        for (number, (ends, patience)) in
+            [("cat", 60), ("exit 3", 60), ("kill -SEGV $$", 60), ("exec sleep 3600", 3)].into_iter().enumerate()
+        {
+            let account = Account::default();
+            account.set(Shares { cpus: 1.0, ..Shares::default() });
+            // Each script has a length of its own, and so a file.
+            let script = format!("cat >/dev/null; {work}; {}{ends}", " ".repeat(100 + number * 20));
+            let _ = compiled_by_for(&script, Duration::from_secs(patience), &account);
+            assert!(account.seen().cpu >= Duration::from_millis(20), "{ends}: {:?}", account.seen().cpu);
+        }
     }
 
     #[test]
@@ -306,7 +345,8 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
         let missing = Compiler { program: "/nowhere".into(), ..Compiler::this_program() };
         assert!(
-            format!("{:#}", missing.compile(b"", &Stop::default()).expect_err("there is none")).contains("/nowhere")
+            format!("{:#}", missing.compile(b"", &Stop::default(), &Account::default()).expect_err("there is none"))
+                .contains("/nowhere")
         );
     }
     #[test]
@@ -325,7 +365,7 @@ mod tests {
             std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).expect("a program");
             let time_max = Duration::from_secs(600);
             let compiler = Compiler { program: program.clone(), memory_max_bytes: 1 << 30, time_max };
-            let error = compiler.compile(&vec![0; 1 << 20], &stop).expect_err("it was called off");
+            let error = compiler.compile(&vec![0; 1 << 20], &stop, &Account::default()).expect_err("it was called off");
             assert!(format!("{error:#}").contains("called off"), "{script}: {error:#}");
             calls.join().expect("no panic");
             std::fs::remove_file(program).expect("it was there");

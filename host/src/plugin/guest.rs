@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use wasmtime::component::ResourceTable;
-use wasmtime::{ResourceLimiter, StoreContextMut, UpdateDeadline};
+use wasmtime::{ResourceLimiter, StoreContextMut, Trap, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::instance::Context;
@@ -198,19 +198,39 @@ pub(super) async fn apart_from_others<F: Future>(slice: Arc<AtomicU64>, call: F)
 
 /// Called by the engine in a running guest at each tick: lets others run, then goes on.
 pub(super) fn on_tick(mut store: StoreContextMut<'_, Guest>) -> wasmtime::Result<UpdateDeadline> {
-    let guest = store.data_mut();
+    match slice_over(store.data_mut()) {
+        Some(turn) => Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn))),
+        None => Ok(UpdateDeadline::Interrupt),
+    }
+}
+
+/// The same in a host call that takes long.
+///
+/// # Errors
+/// The event has no CPU time left.
+pub(super) async fn give_way(store: &mut StoreContextMut<'_, Guest>) -> wasmtime::Result<()> {
+    match slice_over(store.data_mut()) {
+        Some(turn) => {
+            turn.await;
+            Ok(())
+        }
+        None => Err(Trap::Interrupt.into()),
+    }
+}
+
+/// Counts a slice. The wait for the next one, where the event may have it.
+fn slice_over(guest: &mut Guest) -> Option<impl Future<Output = ()> + Send + use<>> {
     // Nobody else may say for a while that a guest runs.
     guest.ticker.touch();
     let (clock, port) = (&mut guest.clock, Arc::clone(&guest.scope.port));
     if !clock.tick() {
-        return Ok(UpdateDeadline::Interrupt);
+        return None;
     }
     let slice_start = Arc::clone(&clock.slice_start);
-    let turn = async move {
+    Some(async move {
         poll_fn(|cx| port.poll_slice(cx)).await;
         slice_start.store(thread_cpu_ns().max(1), Ordering::Relaxed);
-    };
-    Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn)))
+    })
 }
 
 fn thread_cpu_ns() -> u64 {

@@ -4,6 +4,7 @@
 //! fails the store for anything a guest passes.
 
 use std::future::poll_fn;
+use std::time::Instant;
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::{
@@ -18,11 +19,14 @@ use wasmtime_wasi_config::WasiConfig;
 
 use super::bindings::{NameError, Priority, SendError, WriteError, client_info};
 use super::grants::{Grant, Grants};
-use super::guest::Guest;
+use super::guest::{Guest, give_way};
 use super::stubs;
+use super::ticker::TICK;
 
 /// Fuel of one host call, beside one per byte it carries. A call costs about as much time as a hundred operators.
 const CALL_FUEL: u64 = 100;
+/// Receivers of a broadcast between two looks at the clock: some hundredths of a slice.
+const BROADCAST_STEP: usize = 64;
 
 type Store<'a> = StoreContextMut<'a, Guest>;
 
@@ -95,14 +99,8 @@ fn server(interface: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     add(interface, "disconnect", |guest, (client,): (u64,)| {
         guest.scope.peers.disconnect(guest.scope.port.info().id, client)
     })?;
-    interface.func_wrap("broadcast", |mut store: Store<'_>, (data,): (WasmList<u8>,)| {
-        let len = data.as_le_slice(&store).len();
-        // Each receiver costs about what a call of its own would.
-        let receivers = store.data().scope.peers.client_count() as usize;
-        charge(&mut store, len.saturating_add(receivers.saturating_mul(CALL_FUEL as usize)))?;
-        let scope = &store.data().scope;
-        Ok((scope.peers.broadcast(scope.port.info().id, data.as_le_slice(&store)),))
-    })?;
+    interface
+        .func_wrap_async("broadcast", |store: Store<'_>, (data,): (WasmList<u8>,)| Box::new(broadcast(store, data)))?;
     interface.func_wrap("send-to", |mut store: Store<'_>, (client, data): (u64, WasmList<u8>)| {
         let len = data.as_le_slice(&store).len();
         charge(&mut store, len)?;
@@ -120,6 +118,26 @@ fn server(interface: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
         charge(&mut store, name.len())?;
         Ok((store.data().scope.peers.find(&name),))
     })
+}
+
+/// Goes to many sessions, and so lets others run each time that it has taken a slice.
+async fn broadcast(mut store: Store<'_>, data: WasmList<u8>) -> wasmtime::Result<(u32,)> {
+    let len = data.as_le_slice(&store).len();
+    // Each receiver costs about what a call of its own would.
+    let receivers = store.data().scope.peers.client_count() as usize;
+    charge(&mut store, len.saturating_add(receivers.saturating_mul(CALL_FUEL as usize)))?;
+    let mut broadcast = {
+        let scope = &store.data().scope;
+        scope.peers.broadcast(scope.port.info().id, data.as_le_slice(&store))
+    };
+    let mut start = Instant::now();
+    while broadcast.go_on(BROADCAST_STEP) {
+        if start.elapsed() >= TICK {
+            give_way(&mut store).await?;
+            start = Instant::now();
+        }
+    }
+    Ok((broadcast.taken(),))
 }
 
 struct HasTable;

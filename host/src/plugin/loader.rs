@@ -17,12 +17,12 @@ use super::compiler::Compiler;
 use super::grants::Verdict;
 use super::guest::Guest;
 use super::handoff::Handoff;
-use super::instance::{Binding, EventProcedure, InstanceLimits};
-use super::not_loaded::{TrialFailed, not_compiled, short};
+use super::not_loaded::{not_compiled, short};
 use super::source::{self, Source, SourceError};
-use super::{Engine, Grants, imports, trial};
-use crate::event::{Budget, Fault, Instance, NAME_MAX_BYTES, NAMES_SHOWN_MAX, Priority, Procedure, excerpt, some_of};
-use crate::sched::Budgets;
+use super::trial::can_be_made;
+use super::{Engine, Grants, imports};
+use crate::event::{NAME_MAX_BYTES, NAMES_SHOWN_MAX, excerpt, some_of};
+use crate::sched::Account;
 use crate::work::{Stop, SystemRefused};
 
 /// The export that makes a component a plugin, without its version.
@@ -212,6 +212,8 @@ pub struct Loader {
     compiler: Option<Compiler>,
     /// Ends a compilation that is not wanted any more.
     stop: Stop,
+    /// Whom loading is charged to.
+    account: Arc<Account>,
     /// What is in memory, so that loading it again costs neither a compilation nor a descriptor for its image.
     loaded: Arc<Mutex<HashMap<Key, Weak<Plugin>>>>,
 }
@@ -234,7 +236,14 @@ impl Loader {
     /// A loader that compiles every time.
     #[must_use]
     pub fn without_cache(engine: Engine) -> Self {
-        Self { engine, cache: None, compiler: None, stop: Stop::default(), loaded: Arc::default() }
+        Self {
+            engine,
+            cache: None,
+            compiler: None,
+            stop: Stop::default(),
+            account: Arc::default(),
+            loaded: Arc::default(),
+        }
     }
 
     /// A loader that keeps compiled code in `folder`, which is made where it is missing.
@@ -243,7 +252,14 @@ impl Loader {
     /// The folder cannot be made or read, or others may write to it.
     pub fn with_cache(engine: Engine, folder: &Path) -> std::io::Result<Self> {
         let cache = Some(Cache::open(folder)?);
-        Ok(Self { engine, cache, compiler: None, stop: Stop::default(), loaded: Arc::default() })
+        Ok(Self {
+            engine,
+            cache,
+            compiler: None,
+            stop: Stop::default(),
+            account: Arc::default(),
+            loaded: Arc::default(),
+        })
     }
 
     /// The same, compiling in a process of its own where one is given, and on a thread of this one otherwise.
@@ -257,6 +273,12 @@ impl Loader {
     #[must_use]
     pub fn until(self, stop: Stop) -> Self {
         Self { stop, ..self }
+    }
+
+    /// The same on behalf of a tenant, which is charged with what loading and compiling take.
+    #[must_use]
+    pub fn on_behalf_of(&self, account: Arc<Account>) -> Self {
+        Self { account, ..self.clone() }
     }
 
     /// Loads the plugin in a folder or a component file. Compiles where it must: blocks for milliseconds to minutes,
@@ -273,7 +295,7 @@ impl Loader {
     /// # Errors
     /// [`LoadError`]; nothing was published.
     pub fn load_source(&self, source: Source, grants: &Grants) -> Result<Plugin, LoadError> {
-        self.build(source, grants)
+        self.account.owing(|| self.build(source, grants))
     }
 
     /// As [`Loader::load`], but a plugin that is in use already, the same in every respect, is shared.
@@ -312,7 +334,7 @@ impl Loader {
         if let Some(plugin) = known().get(&key).and_then(Weak::upgrade) {
             return Ok(plugin);
         }
-        let plugin = Arc::new(self.build(source, grants)?);
+        let plugin = Arc::new(self.account.owing(|| self.build(source, grants))?);
         let mut loaded = known();
         loaded.retain(|_, plugin| plugin.strong_count() > 0);
         loaded.insert(key, Arc::downgrade(&plugin));
@@ -379,7 +401,7 @@ impl Loader {
             Cached::Refused(why) => refused(why),
         }
         let code = match &self.compiler {
-            Some(compiler) => compiler.compile(bytes, &self.stop)?,
+            Some(compiler) => compiler.compile(bytes, &self.stop, &self.account)?,
             None if self.cache.is_none() => return Ok((compile(engine, bytes)?, CacheUse::Compiled)),
             None => compile(engine, bytes)?.serialize()?,
         };
@@ -450,48 +472,4 @@ fn check_grants(file: &Path, imports: &[String], grants: &Grants) -> Result<(), 
         missing.push(format!("to grant what is offered, add {} to the server's `grants`", names.join(", ")));
     }
     if missing.is_empty() { Ok(()) } else { Err(LoadError::NotGranted { file: file.into(), missing }) }
-}
-
-/// Makes one instance under the limits of a server that is to have the plugin, and drops it. Blocks, so not for a
-/// runtime's thread.
-///
-/// # Errors
-/// [`LoadError::Trial`]; [`LoadError::System`].
-pub fn try_out(plugin: &Arc<Plugin>, limits: InstanceLimits, budget: Budget) -> Result<(), LoadError> {
-    let binding = Binding { server: "trial".into(), limits, ..Binding::default() };
-    let procedure = EventProcedure::new(Arc::clone(plugin), binding);
-    make_one(&procedure, budget).map_err(|failed| failed.of(plugin.file.clone()))
-}
-
-/// The same with all that a plugin may ever have.
-fn can_be_made(plugin: Plugin) -> Result<Plugin, TrialFailed> {
-    let plugin = Arc::new(plugin);
-    let binding = Binding { server: "trial".into(), limits: InstanceLimits::most(), ..Binding::default() };
-    let procedure = EventProcedure::new(Arc::clone(&plugin), binding);
-    make_one(&procedure, Budgets::default().start(Priority::Critical))?;
-    drop(procedure);
-    Arc::into_inner(plugin).ok_or_else(|| TrialFailed::Plugin("the trial instance outlived its trial".into()))
-}
-
-fn make_one(procedure: &EventProcedure, budget: Budget) -> Result<(), TrialFailed> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-    let runtime = runtime.map_err(|error| TrialFailed::no_room(&error))?;
-    let trial = runtime.block_on(async { tokio::time::timeout(budget.wall, rehearse(procedure, budget)).await });
-    match trial {
-        Ok(done) => done.map_err(TrialFailed::Plugin),
-        Err(_) => Err(TrialFailed::Plugin("it did not finish starting in time".to_owned())),
-    }
-}
-
-/// Starts one, and where it can hand sessions over, has it save and another one restore that.
-async fn rehearse(procedure: &EventProcedure, budget: Budget) -> Result<(), String> {
-    let of = |function: &'static str| move |fault: Fault| format!("{IN_ITS}{function}`: {fault}");
-    let mut first = procedure.instantiate(trial::scope(), budget).await.map_err(|fault| fault.to_string())?;
-    if procedure.hands_over() {
-        let state = first.save(budget).await.map_err(of("save"))?;
-        drop(first);
-        let second = procedure.take_over(trial::scope(), budget, budget, procedure.version(), state);
-        second.await.map_err(of("restore"))?;
-    }
-    Ok(())
 }

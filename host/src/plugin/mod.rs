@@ -38,6 +38,7 @@ pub use engine::{Engine, EngineConfig, EngineError, WASM_STACK_BYTES};
 pub use grants::{Grant, Grants};
 pub use instance::{Binding, EventProcedure, GuestInstance, InstanceLimits};
 pub(crate) use loader::IN_ITS;
-pub use loader::{CacheUse, Known, LoadError, Loader, Plugin, try_out};
+pub use loader::{CacheUse, Known, LoadError, Loader, Plugin};
 pub use manifest::{Build, MANIFEST_FILE, Manifest, ManifestError};
 pub use source::{COMPONENT_MAX_BYTES, Source, SourceError, looks_like_wasm};
+pub use trial::try_out;

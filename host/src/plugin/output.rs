@@ -12,6 +12,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 use super::instance::Context;
+use crate::sched::LOG_LINE_COST;
 use crate::telemetry::{PluginOutput, drives_reader};
 
 /// Bytes of a line that are kept; the rest is cut.
@@ -86,6 +87,7 @@ impl Tap {
         let text = escape(&bytes, cut);
         let server = &self.context.server;
         PluginOutput { server, session, stream, line: &text, suppressed }.emit();
+        self.context.account.charge(LOG_LINE_COST);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use crate::event::{ClientInfo, NameError, Peers, Port, Priority, Scope, SendError, WriteError};
+use crate::event::{Broadcast, ClientInfo, NameError, Peers, Port, Priority, Scope, SendError, Unheard, WriteError};
 
 /// The same session and its peers, where nothing can be done to them.
 pub(super) fn quiet(scope: &Scope) -> Scope {
@@ -42,8 +42,8 @@ impl Peers for QuietPeers {
     fn client_count(&self) -> u32 {
         self.0.client_count()
     }
-    fn broadcast(&self, _: u64, _: &[u8]) -> u32 {
-        0
+    fn broadcast(&self, _: u64, _: &[u8]) -> Box<dyn Broadcast> {
+        Box::new(Unheard(0))
     }
     fn set_name(&self, _: u64, _: &str) -> Result<(), NameError> {
         Err(NameError::Taken)

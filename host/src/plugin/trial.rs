@@ -1,13 +1,61 @@
-//! A session that leads nowhere, for the instance that a plugin must be able to make before it is published.
+//! The instance that a plugin must be able to make before it is published, and the session for it, which leads nowhere.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use crate::event::{Alone, ClientInfo, Nowhere, Scope};
+use super::instance::{Binding, EventProcedure, InstanceLimits};
+use super::loader::{IN_ITS, LoadError, Plugin};
+use super::not_loaded::TrialFailed;
+use crate::event::{Alone, Budget, ClientInfo, Fault, Instance, Nowhere, Priority, Procedure, Scope};
+use crate::sched::Budgets;
 
 /// A scope in which nothing can be reached.
 pub(super) fn scope() -> Scope {
     let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let info = ClientInfo { id: 0, server: "trial".into(), peer: nowhere, local: nowhere, tls: None, parameter: 0 };
     Scope { port: Arc::new(Nowhere(info)), peers: Arc::new(Alone) }
+}
+
+/// Makes one instance under the limits of a server that is to have the plugin, and drops it. Blocks, so not for a
+/// runtime's thread.
+///
+/// # Errors
+/// [`LoadError::Trial`]; [`LoadError::System`].
+pub fn try_out(plugin: &Arc<Plugin>, limits: InstanceLimits, budget: Budget) -> Result<(), LoadError> {
+    let binding = Binding { server: "trial".into(), limits, ..Binding::default() };
+    let procedure = EventProcedure::new(Arc::clone(plugin), binding);
+    make_one(&procedure, budget).map_err(|failed| failed.of(plugin.file().to_owned()))
+}
+
+/// The same with all that a plugin may ever have.
+pub(super) fn can_be_made(plugin: Plugin) -> Result<Plugin, TrialFailed> {
+    let plugin = Arc::new(plugin);
+    let binding = Binding { server: "trial".into(), limits: InstanceLimits::most(), ..Binding::default() };
+    let procedure = EventProcedure::new(Arc::clone(&plugin), binding);
+    make_one(&procedure, Budgets::default().start(Priority::Critical))?;
+    drop(procedure);
+    Arc::into_inner(plugin).ok_or_else(|| TrialFailed::Plugin("the trial instance outlived its trial".into()))
+}
+
+fn make_one(procedure: &EventProcedure, budget: Budget) -> Result<(), TrialFailed> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = runtime.map_err(|error| TrialFailed::no_room(&error))?;
+    let trial = runtime.block_on(async { tokio::time::timeout(budget.wall, rehearse(procedure, budget)).await });
+    match trial {
+        Ok(done) => done.map_err(TrialFailed::Plugin),
+        Err(_) => Err(TrialFailed::Plugin("it did not finish starting in time".to_owned())),
+    }
+}
+
+/// Starts one, and where it can hand sessions over, has it save and another one restore that.
+async fn rehearse(procedure: &EventProcedure, budget: Budget) -> Result<(), String> {
+    let of = |function: &'static str| move |fault: Fault| format!("{IN_ITS}{function}`: {fault}");
+    let mut first = procedure.instantiate(scope(), budget).await.map_err(|fault| fault.to_string())?;
+    if procedure.hands_over() {
+        let state = first.save(budget).await.map_err(of("save"))?;
+        drop(first);
+        let second = procedure.take_over(scope(), budget, budget, procedure.version(), state);
+        second.await.map_err(of("restore"))?;
+    }
+    Ok(())
 }

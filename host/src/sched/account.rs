@@ -15,14 +15,20 @@ const GRAIN_MIN: usize = 1 << 10;
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// The unit of a CPU's rate: nanoseconds of CPU time each second.
 const NANOS: f64 = 1e9;
+/// Bytes of mail that the sessions of one tenant may have waiting, where its limits do not say. It is
+/// counted per receiver, so 64 KiB to 2,000 sessions at once fit.
+pub const MAIL_MAX_BYTES: usize = 128 << 20;
 
 /// Sustained shares of a tenant over all of its servers. Zero is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Shares {
     /// CPUs: 0.5 is half the time of one.
     pub cpus: f64,
-    /// Linear memory of all instances together, in bytes.
+    /// Memory of all sessions together, in bytes: linear memory of instances, mail that waits, and
+    /// send buffers whose peers do not take what is in them.
     pub memory_max_bytes: usize,
+    /// Bytes of mail that waits, all sessions together. Zero is [`MAIL_MAX_BYTES`].
+    pub mail_max_bytes: usize,
     /// Bytes from and to peers together, each second.
     pub bytes_per_second: u64,
 }
@@ -33,6 +39,7 @@ pub struct Account {
     cpu: Rate,
     bytes: Rate,
     memory: Ledger,
+    mail: Ledger,
 }
 
 /// So much each second.
@@ -45,6 +52,8 @@ pub(crate) struct Rate {
     paid_until: AtomicU64,
     used: AtomicU64,
     waits: AtomicU64,
+    /// What was used at once and is paid for over time: half of what is given goes to it.
+    owed: AtomicU64,
 }
 
 /// So much at once.
@@ -61,10 +70,14 @@ struct Ledger {
 pub struct AccountSeen {
     /// What it may use.
     pub shares: Shares,
-    /// Linear memory of its instances.
+    /// Memory of its sessions: instances, mail that waits, and send buffers that do not drain.
     pub memory_bytes: usize,
     /// Growths of memory that were refused because of its share.
     pub memory_refused: u64,
+    /// Mail that waits, in mailboxes and send buffers. A part of its memory.
+    pub mail_bytes: usize,
+    /// Pieces of mail that were refused because of its share of mail or of memory.
+    pub mail_refused: u64,
     /// CPU time since it was limited. Not counted where it is not.
     pub cpu: Duration,
     /// Events that had to wait because of its share of CPU time.
@@ -79,7 +92,8 @@ impl Default for Account {
     /// Without limits.
     fn default() -> Self {
         let now = Instant::now();
-        Self { cpu: Rate::new(now), bytes: Rate::new(now), memory: Ledger::default() }
+        let mail = Ledger { max: AtomicUsize::new(MAIL_MAX_BYTES), ..Ledger::default() };
+        Self { cpu: Rate::new(now), bytes: Rate::new(now), memory: Ledger::default(), mail }
     }
 }
 
@@ -89,6 +103,8 @@ impl Account {
         self.cpu.set((shares.cpus * NANOS) as u64);
         self.bytes.set(shares.bytes_per_second);
         self.memory.max.store(shares.memory_max_bytes, Ordering::Relaxed);
+        let mail = if shares.mail_max_bytes == 0 { MAIL_MAX_BYTES } else { shares.mail_max_bytes };
+        self.mail.max.store(mail, Ordering::Relaxed);
     }
 
     /// What it has used.
@@ -98,12 +114,15 @@ impl Account {
         let shares = Shares {
             cpus: load(&self.cpu.per_second) as f64 / NANOS,
             memory_max_bytes: self.memory.max.load(Ordering::Relaxed),
+            mail_max_bytes: self.mail.max.load(Ordering::Relaxed),
             bytes_per_second: load(&self.bytes.per_second),
         };
         AccountSeen {
             shares,
             memory_bytes: self.memory.taken.load(Ordering::Relaxed),
             memory_refused: load(&self.memory.refused),
+            mail_bytes: self.mail.taken.load(Ordering::Relaxed),
+            mail_refused: load(&self.mail.refused),
             cpu: Duration::from_nanos(load(&self.cpu.used)),
             cpu_waits: load(&self.cpu.waits),
             bytes: load(&self.bytes.used),
@@ -123,12 +142,7 @@ impl Account {
 
     /// Takes so many bytes of memory. False where they are more than there are left.
     pub(crate) fn take_memory(&self, bytes: usize) -> bool {
-        let max = self.memory.max.load(Ordering::Relaxed);
-        let room = |taken: usize| {
-            let taken = taken.saturating_add(bytes);
-            (max == 0 || bytes == 0 || taken <= max).then_some(taken)
-        };
-        let taken = self.memory.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok();
+        let taken = self.memory.take(bytes);
         if !taken {
             self.memory.refused.fetch_add(1, Ordering::Relaxed);
         }
@@ -144,24 +158,61 @@ impl Account {
     pub(crate) fn give_memory(&self, bytes: usize) {
         self.memory.taken.fetch_sub(bytes, Ordering::Relaxed);
     }
+
+    /// Takes so many bytes for mail, which are memory as well. False where either has no more.
+    pub(crate) fn take_mail(&self, bytes: usize) -> bool {
+        let of_mail = self.mail.take(bytes);
+        let taken = of_mail && self.memory.take(bytes);
+        if of_mail && !taken {
+            self.mail.taken.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        if !taken {
+            self.mail.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Gives them back.
+    pub(crate) fn give_mail(&self, bytes: usize) {
+        self.mail.taken.fetch_sub(bytes, Ordering::Relaxed);
+        self.give_memory(bytes);
+    }
+}
+
+impl Ledger {
+    /// Takes so many, where there are so many left.
+    fn take(&self, bytes: usize) -> bool {
+        let max = self.max.load(Ordering::Relaxed);
+        let room = |taken: usize| {
+            let taken = taken.saturating_add(bytes);
+            (max == 0 || bytes == 0 || taken <= max).then_some(taken)
+        };
+        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
+    }
 }
 
 impl Rate {
     fn new(began: Instant) -> Self {
         let zero = AtomicU64::default;
-        Self { began, per_second: zero(), paid_until: zero(), used: zero(), waits: zero() }
+        Self { began, per_second: zero(), paid_until: zero(), used: zero(), waits: zero(), owed: zero() }
     }
 
     fn set(&self, per_second: u64) {
         if self.per_second.swap(per_second, Ordering::Relaxed) != per_second {
             // What was used at another rate says nothing about this one.
             self.paid_until.store(0, Ordering::Relaxed);
+            self.owed.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// Whether there is a limit.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.per_second.load(Ordering::Relaxed) != 0
     }
 
     /// So much was used just now. Looks at the clock only where there is a limit.
     pub(crate) fn charge(&self, amount: u64) {
-        if self.per_second.load(Ordering::Relaxed) != 0 {
+        if self.is_limited() {
             self.charge_at(amount, Instant::now());
         }
     }
@@ -172,12 +223,43 @@ impl Rate {
             return;
         }
         self.used.fetch_add(amount, Ordering::Relaxed);
-        let price = u128::from(amount) * 1_000_000_000 / u128::from(per_second);
-        let price = u64::try_from(price).unwrap_or(u64::MAX);
         let earliest = self.at(now).saturating_sub(nanoseconds(BURST));
+        let unused = earliest.saturating_sub(self.paid_until.load(Ordering::Relaxed));
+        self.pay_back(u64::try_from(times(unused, per_second, 1_000_000_000)).unwrap_or(u64::MAX));
+        let price = times(amount.saturating_add(self.pay_back(amount)), 1_000_000_000, per_second);
+        let price = u64::try_from(price).unwrap_or(u64::MAX);
         let paid = |until: u64| Some(until.max(earliest).saturating_add(price));
         // It always finds a value.
         let _ = self.paid_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, paid);
+    }
+
+    /// So much was used at once by what does not wait for the rate. Later uses cost twice as much until
+    /// it is paid for, and so does time without any. At a rate below `floor` only that part of it is
+    /// charged, so that what is small can pay for it, too.
+    pub(crate) fn owe(&self, amount: u64, floor: u64) {
+        if self.is_limited() {
+            self.owe_at(amount, floor, Instant::now());
+        }
+    }
+
+    fn owe_at(&self, amount: u64, floor: u64, now: Instant) {
+        let per_second = self.per_second.load(Ordering::Relaxed);
+        let part = times(amount, per_second.min(floor), floor);
+        self.used.fetch_add(amount, Ordering::Relaxed);
+        // Time that went unused before pays for nothing that came after it.
+        let earliest = self.at(now).saturating_sub(nanoseconds(BURST));
+        self.paid_until.fetch_max(earliest, Ordering::Relaxed);
+        self.owed.fetch_add(u64::try_from(part).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Pays back up to so much of what is owed; how much that was.
+    fn pay_back(&self, amount: u64) -> u64 {
+        if self.owed.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        let less = |owed: u64| Some(owed.saturating_sub(amount));
+        let before = self.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        before.unwrap_or_else(|owed| owed).min(amount)
     }
 
     /// When more may be used, where that is not now.
@@ -217,6 +299,11 @@ impl Rate {
     fn at(&self, now: Instant) -> u64 {
         nanoseconds(now.saturating_duration_since(self.began)).saturating_add(nanoseconds(BURST))
     }
+}
+
+/// `amount * factor / divisor`, without overflow. A divisor of zero counts as one.
+fn times(amount: u64, factor: u64, divisor: u64) -> u128 {
+    u128::from(amount) * u128::from(factor) / u128::from(divisor.max(1))
 }
 
 #[cfg(test)]
@@ -271,5 +358,60 @@ mod tests {
         account.give_memory(50);
         assert!(account.take_memory(50) && account.take_memory(0));
         assert_eq!((account.seen().memory_bytes, account.seen().memory_refused), (100, 1));
+    }
+
+    #[test]
+    fn mail_counts_as_mail_and_as_memory() {
+        let account = limited(Shares { memory_max_bytes: 100, mail_max_bytes: 60, ..Shares::default() });
+        assert!(account.take_mail(59) && account.take_mail(1) && !account.take_mail(1));
+        assert!(account.take_memory(40) && !account.take_memory(1));
+        account.give_mail(30);
+        assert!(account.take_memory(20) && account.take_mail(10) && !account.take_mail(1));
+        let seen = account.seen();
+        assert_eq!((seen.memory_bytes, seen.mail_bytes), (100, 40));
+        assert_eq!((seen.memory_refused, seen.mail_refused), (1, 2));
+    }
+
+    #[test]
+    fn mail_has_a_bound_where_nothing_is_said() {
+        let account = Account::default();
+        assert!(account.take_mail(MAIL_MAX_BYTES) && !account.take_mail(1));
+        account.set(Shares::default());
+        assert_eq!(account.seen().shares.mail_max_bytes, MAIL_MAX_BYTES);
+        account.give_mail(MAIL_MAX_BYTES);
+        assert_eq!((account.seen().memory_bytes, account.seen().mail_bytes), (0, 0));
+    }
+
+    #[test]
+    fn work_that_cannot_wait_halves_the_rate_until_paid() {
+        let second = Duration::from_secs(1);
+        for (cpus, owed, floor, expected) in [
+            // Half a CPU, of which a quarter goes to one second of work.
+            (0.5, second, 0.1, Duration::from_secs(4)),
+            // Below the floor only its part of the work is charged: a hundredth of a CPU owes a tenth of it.
+            (0.01, second, 0.1, Duration::from_secs(20)),
+        ] {
+            let account = limited(Shares { cpus, ..Shares::default() });
+            let (rate, start) = (account.cpu(), Instant::now());
+            rate.owe_at(nanoseconds(owed), (floor * NANOS) as u64, start);
+            let (mut now, mut used, mut halved) = (start, Duration::ZERO, Duration::ZERO);
+            let step = Duration::from_micros(100);
+            while used < Duration::from_secs(2) && now < start + Duration::from_secs(60) {
+                if rate.owed.load(Ordering::Relaxed) > 0 {
+                    halved = now - start;
+                }
+                rate.charge_at(nanoseconds(step), now);
+                used += step;
+                now = rate.not_before(now).unwrap_or(now);
+            }
+            let (least, most) = (expected.mul_f64(0.8), expected.mul_f64(1.2));
+            assert!((least..=most).contains(&halved), "{cpus}: at half rate for {halved:?}");
+        }
+        // Who uses nothing meanwhile has paid as well.
+        let account = limited(Shares { cpus: 0.5, ..Shares::default() });
+        let (rate, start) = (account.cpu(), Instant::now());
+        rate.owe_at(nanoseconds(second), 1, start);
+        rate.charge_at(1, start + Duration::from_secs(3));
+        assert_eq!(rate.owed.load(Ordering::Relaxed), 0);
     }
 }

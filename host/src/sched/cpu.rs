@@ -34,6 +34,7 @@ pub(crate) struct Stretch(Instant);
 impl Stretch {
     /// Begins at `now`, which is now.
     pub(crate) fn begin(now: Instant) -> Self {
+        count_read();
         let known = READING.get().filter(|reading| now.saturating_duration_since(reading.wall) < SYNC);
         if known.is_none() {
             READING.set(Some(Reading { wall: now, cpu: thread_time(), charged: Duration::ZERO }));
@@ -57,6 +58,26 @@ impl Stretch {
     }
 }
 
+/// A clock is read: in tests that is counted, since what nothing limits is to read none.
+#[cfg(test)]
+fn count_read() {
+    READS.set(READS.get() + 1);
+}
+
+#[cfg(not(test))]
+const fn count_read() {}
+
+#[cfg(test)]
+thread_local! {
+    static READS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// How often the calling thread has read a clock here.
+#[cfg(test)]
+pub(crate) fn clock_reads() -> usize {
+    READS.get()
+}
+
 /// A time in nanoseconds, of which there are enough for five hundred years.
 pub(crate) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
@@ -64,6 +85,7 @@ pub(crate) fn nanoseconds(time: Duration) -> u64 {
 
 /// What this thread has used since its start.
 pub(crate) fn thread_time() -> Duration {
+    count_read();
     let now = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }

@@ -14,6 +14,7 @@ use super::cpu::nanoseconds;
 use super::lane::Seat;
 use super::turns::Flow;
 use super::turnstile::{Ticket, Turnstile, here};
+use super::work;
 use crate::event::Priority;
 
 /// A session's turn: free to run, in line, or at it.
@@ -31,6 +32,8 @@ pub struct Turn {
     debt: Option<(Instant, Pin<Box<Sleep>>)>,
     /// CPU time that was not charged yet.
     used: Duration,
+    /// CPU time outside of events that the next turn is charged with.
+    carried: Duration,
     /// What the event in flight has spent in line, but for now.
     waited: Duration,
 }
@@ -58,24 +61,41 @@ impl Turn {
         let turnstile = Arc::clone(seat.turnstile());
         let flow = turnstile.enroll(class, &tenant);
         let (ticket, state) = (Arc::default(), State::Free);
-        let (used, waited) = (Duration::ZERO, Duration::ZERO);
-        Self { seat, tenant, account, turnstile, flow, ticket, state, courtesy: None, debt: None, used, waited }
+        let (used, carried, waited) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        let (courtesy, debt) = (None, None);
+        Self { seat, tenant, account, turnstile, flow, ticket, state, courtesy, debt, used, carried, waited }
     }
 
     /// An event starts in this class, at `now`, which is now.
     pub fn begin(&mut self, class: Priority, now: Instant) {
-        (self.used, self.waited) = (Duration::ZERO, Duration::ZERO);
+        self.waited = Duration::ZERO;
+        self.enter(class);
+        if self.owes(now) {
+            self.account.cpu().waited();
+        } else {
+            self.start(now);
+        }
+    }
+
+    /// Mail is to be moved, which is no event and so waits for its turn in the lane, but not for its
+    /// tenant's share. Ready when it may be; [`Turn::rest`] is to follow. Wakes as [`Turn::poll`] does.
+    pub fn poll_mail(&mut self, class: Priority, cx: &mut Context<'_>) -> Poll<()> {
+        if self.state == State::Free {
+            self.enter(class);
+            self.start(Instant::now());
+        }
+        self.poll(cx)
+    }
+
+    /// Something that takes a turn starts in this class.
+    fn enter(&mut self, class: Priority) {
+        self.used = std::mem::take(&mut self.carried);
         if class != self.flow.class || !Arc::ptr_eq(self.seat.turnstile(), &self.turnstile) {
             self.turnstile.dismiss(&self.flow, &self.tenant);
             self.turnstile = Arc::clone(self.seat.turnstile());
             self.flow = self.turnstile.enroll(class, &self.tenant);
         }
         self.flow.begins();
-        if self.owes(now) {
-            self.account.cpu().waited();
-        } else {
-            self.start(now);
-        }
     }
 
     /// Gets in line where others want the thread as well.
@@ -131,8 +151,23 @@ impl Turn {
         Poll::Ready(())
     }
 
+    /// Whether others want the thread as well, so that what happens now is in its turn.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        matches!(self.state, State::Holding(_))
+    }
+
+    /// The session has used so much outside of its turns: its next one is charged with it.
+    pub fn carry(&mut self, cpu: Duration) {
+        self.carried += cpu;
+    }
+
     /// The session's guest runs from `start` on, or does no longer.
     pub fn slice(&self, start: Option<Instant>) {
+        match start {
+            Some(_) => work::pause(&self.account),
+            None => work::go_on(),
+        }
         if let Some(place) = here() {
             self.turnstile.slice(place.thread, start);
         }

@@ -18,7 +18,7 @@ use super::tenants::{Tenant, TenantLimits, TenantSeen, Tenants};
 use super::versions::StateFolder;
 use crate::admission::Count;
 use crate::plugin::{Capacity, Compiler, Engine, EngineConfig, EngineError, Loader};
-use crate::sched::{Lane, TurnsSeen, stalls};
+use crate::sched::{Account, Lane, TurnsSeen, stalls};
 use crate::telemetry::LanesStarted;
 use crate::work::{HOST, WorkError, WorkKind, WorkPool, WorkSeen};
 
@@ -213,6 +213,11 @@ impl Host {
     #[must_use]
     pub fn tenants(&self) -> Vec<TenantSeen> {
         self.0.tenants.seen()
+    }
+
+    /// What the tenant of this name uses, where there is one.
+    pub(super) fn account(&self, tenant: &str) -> Arc<Account> {
+        self.0.tenants.account(tenant)
     }
 
     pub(super) fn tenant(&self, name: &str) -> Arc<Tenant> {

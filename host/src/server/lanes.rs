@@ -16,7 +16,7 @@ use std::thread;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-use crate::sched::{Lane, Seat, Standing, TurnsSeen, Turnstile, take, take_usher};
+use crate::sched::{Account, Lane, Seat, Standing, TurnsSeen, Turnstile, Work, take, take_usher};
 
 /// All of them. Dropping it ends the threads and every task on them.
 pub(super) struct Lanes {
@@ -68,13 +68,15 @@ impl Lanes {
         }
     }
 
-    /// Runs a task on the thread of this lane that has the fewest. The task may go elsewhere by its seat.
-    pub(super) fn spawn<T>(self: &Arc<Self>, lane: Lane, task: impl FnOnce(Arc<Seat>) -> T)
+    /// Runs a task on the thread of this lane that has the fewest. The task may go elsewhere by its seat. What it
+    /// takes is charged to this account.
+    pub(super) fn spawn<T>(self: &Arc<Self>, lane: Lane, account: Arc<Account>, task: impl FnOnce(Arc<Seat>) -> T)
     where
         T: Future<Output = ()> + Send + 'static,
     {
         let seat = Arc::new(Seat::new(lane, Arc::clone(&self.turnstiles)));
-        self.seat(lane, None, Ride { task: Some(Box::pin(task(Arc::clone(&seat)))), seat, lanes: Arc::clone(self) });
+        let task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(task(Arc::clone(&seat)));
+        self.seat(lane, None, Ride { task: Some(task), seat, account, lanes: Arc::clone(self) });
     }
 
     /// Hands it to this thread of the lane, or to the one with the fewest.
@@ -148,6 +150,7 @@ impl Threads {
 struct Ride {
     task: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     seat: Arc<Seat>,
+    account: Arc<Account>,
     lanes: Arc<Lanes>,
 }
 
@@ -155,13 +158,16 @@ impl Future for Ride {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(task) = &mut self.task else { return Poll::Ready(()) };
+        let Self { task: Some(task), account, .. } = &mut *self else { return Poll::Ready(()) };
+        let measured = Work::begin(account);
         if task.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
+        drop(measured);
         let Some((lane, thread)) = self.seat.moving() else { return Poll::Pending };
         let (task, seat, lanes) = (self.task.take(), Arc::clone(&self.seat), Arc::clone(&self.lanes));
-        self.lanes.seat(lane, thread, Ride { task, seat, lanes });
+        let account = Arc::clone(&self.account);
+        self.lanes.seat(lane, thread, Ride { task, seat, account, lanes });
         Poll::Ready(())
     }
 }

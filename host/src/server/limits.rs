@@ -7,7 +7,7 @@ use super::service::Terms;
 use crate::admission::Throttle;
 use crate::event::{Budget, Priority, READ_MAX_BYTES};
 use crate::plugin::{COMPONENT_MAX_BYTES, WASM_STACK_BYTES};
-use crate::sched::Shares;
+use crate::sched::{MAIL_MAX_BYTES, Shares};
 
 /// How much.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -150,12 +150,14 @@ impl ServerHandle {
 
     fn of_others(&self, list: &mut List) {
         let seen = list.terms.tenant.account.seen();
-        let Shares { cpus, memory_max_bytes, bytes_per_second } = seen.shares;
+        let Shares { cpus, memory_max_bytes, mail_max_bytes, bytes_per_second } = seen.shares;
         let clients = list.terms.tenant.clients.max();
         let origin = |limited: bool| if limited { Origin::Tenant } else { Origin::Default };
         list.put("tenant.max_clients", Quantity::Count(clients as u64), origin(clients > 0));
         list.put("tenant.cpus", Quantity::Share(cpus), origin(cpus > 0.0));
         list.put("tenant.memory_max_bytes", Quantity::Bytes(memory_max_bytes as u64), origin(memory_max_bytes > 0));
+        let mail_origin = origin(mail_max_bytes != MAIL_MAX_BYTES);
+        list.put("tenant.mail_max_bytes", Quantity::Bytes(mail_max_bytes as u64), mail_origin);
         list.put("tenant.bytes_per_second", Quantity::Bytes(bytes_per_second), origin(bytes_per_second > 0));
         let (instances, asked) = self.host().instances();
         list.put(

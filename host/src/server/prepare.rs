@@ -193,7 +193,10 @@ impl ServerBuilder {
             Some(Procedures::Loaded(plugin)) => Ok(Arc::clone(plugin)),
             Some(Procedures::Path(path)) => {
                 let pull = self.registries.terms().pull;
-                Ok(procure(path, (&self.registries, pull), host.loader(), &self.grants, &Stop::default())?)
+                // Only a limit makes a difference, and who has one is known.
+                let owner = self.tenant.as_deref().or(self.given_name());
+                let loader = host.loader().on_behalf_of(owner.map(|owner| host.account(owner)).unwrap_or_default());
+                Ok(procure(path, (&self.registries, pull), &loader, &self.grants, &Stop::default())?)
             }
             None => Err(argument(
                 "plugin",

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::blame::LiveAddresses;
 use crate::admission::AddressGroup;
-use crate::event::{NameError, Peers, Port, SendError};
+use crate::event::{Broadcast, NameError, Peers, Port, SendError};
 use crate::plugin::EventProcedure;
 use crate::session::{Line, Successor};
 
@@ -242,20 +242,38 @@ impl Registry {
     }
 }
 
+/// A broadcast under way.
+struct FanOut {
+    data: Arc<[u8]>,
+    left: std::vec::IntoIter<Arc<Line>>,
+    taken: u32,
+}
+
+impl Broadcast for FanOut {
+    fn go_on(&mut self, max: usize) -> bool {
+        let taken = self.left.by_ref().take(max).filter(|line| line.deliver(&self.data).is_ok()).count();
+        self.taken = self.taken.saturating_add(u32::try_from(taken).unwrap_or(u32::MAX));
+        self.left.len() > 0
+    }
+
+    fn taken(&self) -> u32 {
+        self.taken
+    }
+}
+
 impl Peers for Registry {
     fn client_count(&self) -> u32 {
         self.members().active
     }
 
-    fn broadcast(&self, own: u64, data: &[u8]) -> u32 {
+    fn broadcast(&self, own: u64, data: &[u8]) -> Box<dyn Broadcast> {
         // One copy for all of them, and no lock while they are told.
         let data: Arc<[u8]> = data.into();
         let others: Vec<_> = {
             let members = self.members();
             members.active().filter(|(id, _)| *id != own).map(|(_, member)| Arc::clone(&member.line)).collect()
         };
-        let taken = others.into_iter().filter(|line| line.deliver(&data).is_ok()).count();
-        u32::try_from(taken).unwrap_or(u32::MAX)
+        Box::new(FanOut { data, left: others.into_iter(), taken: 0 })
     }
 
     fn set_name(&self, own: u64, name: &str) -> Result<(), NameError> {

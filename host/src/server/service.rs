@@ -26,7 +26,7 @@ use crate::event::Priority;
 use crate::net::Security;
 use crate::oci::Registries;
 use crate::plugin::{EventProcedure, Grants, Plugin};
-use crate::sched::{Lane, Seat, stalls};
+use crate::sched::{Account, Lane, Seat, stalls};
 use crate::session::{Latch, LineConfig};
 use crate::telemetry::{BreakerTripped, Bucket, Counters, NotRecorded, ServerNotice};
 use crate::work::{WorkKind, WorkPool, WorkQueue};
@@ -156,7 +156,13 @@ impl Service {
 
     /// Runs a newcomer's task in the lane of the server's class.
     pub(crate) fn spawn<T: Future<Output = ()> + Send + 'static>(&self, task: impl FnOnce(Arc<Seat>) -> T) {
-        self.lanes.spawn(Lane::of(self.terms.load().line_config.class()), task);
+        let config = Arc::clone(&self.terms.load().line_config);
+        self.lanes.spawn(Lane::of(config.class()), Arc::clone(&config.account), task);
+    }
+
+    /// What its tenant's servers use together.
+    pub(crate) fn account(&self) -> Arc<Account> {
+        Arc::clone(&self.terms.load().line_config.account)
     }
 
     /// Counts a task of a client.

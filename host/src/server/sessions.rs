@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::handle::ServerHandle;
 use super::registry::Member;
 use crate::event::{ClientInfo, NameError, Peers, Port, Priority, SendError};
+use crate::sched::{CALL_COST, charged};
 use crate::session::Glance;
 
 /// No session has this id, so that nobody is left out of what the operator broadcasts.
@@ -75,7 +76,9 @@ impl ServerHandle {
 
     /// Queues `data` for every session; how many took it. One that is full or ending does not stop the others.
     pub fn broadcast(&self, data: &[u8]) -> u32 {
-        self.service.registry.broadcast(NOBODY, data)
+        let mut broadcast = self.service.registry.broadcast(NOBODY, data);
+        while broadcast.go_on(usize::MAX) {}
+        broadcast.taken()
     }
 
     /// Queues `data` for one session.
@@ -84,6 +87,14 @@ impl ServerHandle {
     /// [`SendError`].
     pub fn send_to(&self, id: u64, data: &[u8]) -> Result<(), SendError> {
         self.service.registry.send_to(id, data)
+    }
+
+    /// Runs a call that somebody else makes for this server, and charges it to the server's tenant where that has a limit of
+    /// CPU time. Cancelling is as safe as it is for `call`.
+    pub fn charged<F: Future>(&self, call: F) -> impl Future<Output = F::Output> + use<F> {
+        let account = self.service.account();
+        account.charge(CALL_COST);
+        charged(account, call)
     }
 
     /// Gives a session another class from its next event on, whatever the ceiling for its plugin. The class before;

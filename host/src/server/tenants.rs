@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::admission::Count;
-use crate::sched::{Account, AccountSeen, Shares};
+use crate::sched::{Account, AccountSeen, MAIL_MAX_BYTES, Shares};
 
 /// Fewest bytes of memory that a tenant may be limited to: an instance has at least one page.
 const MEMORY_MIN_BYTES: usize = 64 << 10;
+/// Fewest bytes of mail that a tenant may be limited to.
+const MAIL_MIN_BYTES: usize = 64 << 10;
 /// Least and greatest CPUs.
 const CPUS: std::ops::RangeInclusive<f64> = 0.001..=1_024.0;
 /// Fewest bytes per second: a session moves them in pieces of a kibibyte and more.
@@ -28,7 +30,7 @@ impl TenantLimits {
     /// What cannot be: the key, what was expected and what was found.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        let Shares { cpus, memory_max_bytes, bytes_per_second } = self.shares;
+        let Shares { cpus, memory_max_bytes, mail_max_bytes, bytes_per_second } = self.shares;
         let mut found = Vec::new();
         if cpus != 0.0 && !CPUS.contains(&cpus) {
             found.push(format!("`cpus`: expected {} to {}, or 0 for no limit, found {cpus}", CPUS.start(), CPUS.end()));
@@ -36,6 +38,11 @@ impl TenantLimits {
         if memory_max_bytes != 0 && memory_max_bytes < MEMORY_MIN_BYTES {
             found.push(format!(
                 "`memory_max_bytes`: expected at least {MEMORY_MIN_BYTES}, or 0 for no limit, found {memory_max_bytes}"
+            ));
+        }
+        if mail_max_bytes != 0 && mail_max_bytes < MAIL_MIN_BYTES {
+            found.push(format!(
+                "`mail_max_bytes`: expected at least {MAIL_MIN_BYTES}, or 0 for {MAIL_MAX_BYTES}, found {mail_max_bytes}"
             ));
         }
         if bytes_per_second != 0 && bytes_per_second < BYTES_PER_SECOND_MIN {
@@ -92,6 +99,12 @@ impl Tenants {
         tenant
     }
 
+    /// The account of the tenant of this name, or one without limits where there is none.
+    pub(super) fn account(&self, name: &str) -> Arc<Account> {
+        let tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tenants.get(name).map(|tenant| Arc::clone(&tenant.account)).unwrap_or_default()
+    }
+
     /// Puts these limits in force; who is not named has none. What is taken beyond them stays taken.
     pub(super) fn limit(&self, limits: &BTreeMap<String, TenantLimits>) {
         for name in limits.keys() {
@@ -129,10 +142,12 @@ mod tests {
         let problems = |shares: Shares| TenantLimits { max_clients: 0, shares }.problems().len();
         let none = Shares::default();
         assert_eq!(problems(none), 0);
-        let at = Shares { cpus: 0.001, memory_max_bytes: 64 << 10, bytes_per_second: 1_024 };
+        let (memory_max_bytes, mail_max_bytes) = (64 << 10, 64 << 10);
+        let at = Shares { cpus: 0.001, memory_max_bytes, mail_max_bytes, bytes_per_second: 1_024 };
         assert_eq!(problems(at), 0);
-        let below = Shares { cpus: 0.000_9, memory_max_bytes: (64 << 10) - 1, bytes_per_second: 1_023 };
-        assert_eq!(problems(below), 3);
+        let (memory_max_bytes, mail_max_bytes) = (memory_max_bytes - 1, mail_max_bytes - 1);
+        let below = Shares { cpus: 0.000_9, memory_max_bytes, mail_max_bytes, bytes_per_second: 1_023 };
+        assert_eq!(problems(below), 4);
         assert_eq!([f64::NAN, -1.0, 1_024.1].map(|cpus| problems(Shares { cpus, ..none })), [1, 1, 1]);
     }
 

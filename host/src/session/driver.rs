@@ -3,6 +3,7 @@
 mod beside;
 mod evidence;
 mod handover;
+mod mail;
 mod parting;
 mod sleep;
 mod travel;
@@ -15,6 +16,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use self::beside::{Attending, Reach};
+use self::mail::{Sent, flushed};
 use self::sleep::Asleep;
 use super::alarm::Alarm;
 use super::buffers::Incoming;
@@ -323,6 +325,8 @@ impl<P: Procedure, M> Session<P, M> {
     fn poll_happening(&mut self, cx: &mut Context<'_>) -> Poll<Happening> {
         loop {
             if let Poll::Ready(happening) = self.poll_once(cx) {
+                // Mail that is in line for a turn is asked for again afterwards.
+                self.turn.rest();
                 return Poll::Ready(happening);
             }
             if !self.line.mailbox.watch(cx.waker()) {
@@ -356,39 +360,46 @@ impl<P: Procedure, M> Session<P, M> {
             state.mail_waits |= orders.contains(Orders::MAIL);
             return Poll::Ready(Happening::Handover);
         }
-        if orders.contains(Orders::MAIL) || state.mail_waits {
-            state.mail_waits = false;
-            loop {
-                // What is full takes no more, however often it is asked: the rest waits in the mailbox, which is bounded.
-                if state.outbox.len() >= marks.high_bytes {
-                    state.mail_waits = true;
-                    state.filled = true;
-                    break;
-                }
-                let Some(piece) = line.mailbox.next() else { break };
-                state.outbox.push(&piece);
-            }
-        }
-        if matches!(state.poll_flush(cx), Poll::Ready(Err(_))) || state.closed {
+        let has_mail = orders.contains(Orders::MAIL) || state.mail_waits;
+        let sent = if has_mail && state.outbox.len() < marks.high_bytes {
+            drop(state);
+            let sent = self.send_mail(cx);
+            state = line.state();
+            sent
+        } else {
+            // What is full takes no more: the rest waits in the mailbox, which is bounded.
+            state.mail_waits = has_mail;
+            state.filled |= has_mail;
+            let before = state.bytes_out;
+            let sent = flushed(state.poll_flush(cx)).map(|()| Sent::All);
+            self.carry(state.bytes_out - before);
+            sent
+        };
+        if sent.is_err() || state.closed {
             self.machine.end(DisconnectReason::PeerReset, How::Reset);
             return Poll::Ready(Happening::Ending);
         }
-        if state.filled && state.outbox.len() <= marks.low_bytes {
+        // Nothing else is begun while mail is in line for the session's turn.
+        let in_line = matches!(sent, Ok(Sent::InLine));
+        if matches!(sent, Ok(Sent::Away)) {
+            return Poll::Ready(Happening::Astray);
+        }
+        if state.filled && !in_line && state.outbox.len() <= marks.low_bytes {
             state.filled = false;
             return Poll::Ready(Happening::Write);
         }
-        if let Some(id) = state.timers.next().and_then(|_| state.timers.take_due(Instant::now())) {
+        let timer = state.timers.next().filter(|_| !in_line);
+        if let Some(id) = timer.and_then(|_| state.timers.take_due(Instant::now())) {
             return Poll::Ready(Happening::Timer(id));
         }
         let rationed = state.ration_reads();
         if rationed.is_some() {
             self.clock.excuse(Moment::now());
-        } else if let Poll::Ready(happening) = self.poll_read(cx, &line, &mut state, Wire::poll_read) {
+        } else if !in_line && let Poll::Ready(happening) = self.poll_read(cx, &line, &mut state, Wire::poll_read) {
             return Poll::Ready(happening);
         }
         let (now, config) = (Moment::now(), line.config());
         let flow = state.flow(now, &config.deadlines, self.machine.half_closed());
-        let timer = state.timers.next();
         let resumes = state.resumes_by(rationed.unwrap_or(now.at + config.timeout));
 
         let (verdict, moved) = self.clock.judge(now, config.timeout, &config.deadlines, &flow);

@@ -3,6 +3,7 @@
 //! One task owns a session and everything here happens on it, so the lock is never contended; it is there because
 //! the host calls come through the engine and cannot borrow from the driver. It is never held across an `await`.
 
+mod glance;
 mod reader;
 mod travel;
 
@@ -12,14 +13,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+pub use self::glance::Glance;
 use self::reader::Reader;
 use super::clock::{Deadlines, Flow};
+use super::held::Held;
 use super::latch::Latch;
 use super::mailbox::{Mailbox, Orders};
 use super::outbox::Outbox;
 use super::pulse::Pulse;
 use super::timers::Timers;
-use crate::event::{Budget, ClientInfo, Port, Priority, SendError, Usage, WriteError};
+use crate::event::{ClientInfo, Port, Priority, SendError, WriteError};
 use crate::net::Wire;
 use crate::sched::{Account, Budgets, Lane, Moment, Seat};
 
@@ -79,39 +82,6 @@ const ENDED: u8 = 1;
 /// It may go on.
 const NEXT: u8 = 2;
 
-/// A session at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Glance {
-    /// From the first event until now.
-    pub age: Duration,
-    /// Since bytes last moved.
-    pub idle: Duration,
-    /// Bytes from the peer.
-    pub bytes_in: u64,
-    /// Bytes to the peer.
-    pub bytes_out: u64,
-    /// Bytes queued for the peer.
-    pub queued_bytes: usize,
-    /// Events that are done.
-    pub events: u64,
-    /// Fuel and memory after the last of them.
-    pub usage: Usage,
-    /// CPU time of its events.
-    pub cpu: Duration,
-    /// The event that runs now.
-    pub event: Option<&'static str>,
-    /// Whether it has let its instance go, until something happens.
-    pub asleep: bool,
-    /// The class in force.
-    pub priority: Priority,
-    /// The lane it is in.
-    pub lane: Lane,
-    /// What its next event may spend.
-    pub budget: Budget,
-    /// Fuel of its dearest event.
-    pub peak_fuel: u64,
-}
-
 /// One session, as its plugin, its peers and its server reach it.
 #[derive(Debug)]
 pub struct Line {
@@ -140,6 +110,8 @@ pub(super) struct LineState {
     pub(super) closed: bool,
     /// The peer read nothing for the timeout.
     pub(super) timed_out: bool,
+    /// What the buffer holds of the tenant's memory.
+    pub(super) held: Held,
     /// The mailbox holds bytes that did not fit yet.
     pub(super) mail_waits: bool,
     /// A hand-over was asked for in the middle of something.
@@ -172,6 +144,7 @@ impl Line {
             unflushed: false,
             closed: false,
             timed_out: false,
+            held: Held::new(Arc::clone(&config.account)),
             mail_waits: false,
             handover_waits: false,
             reader: Reader::default(),
@@ -185,7 +158,7 @@ impl Line {
             reads_rationed: false,
         };
         let priority = AtomicU8::new(config.class() as u8);
-        let (pulse, mailbox) = (Pulse::default(), Mailbox::default());
+        let (pulse, mailbox) = (Pulse::default(), Mailbox::new(Arc::clone(&config.account)));
         Arc::new(Self {
             info,
             config,
@@ -260,28 +233,6 @@ impl Line {
     /// Whether an event of it runs, or its instance starts. In one total order with [`Latch::close`].
     pub fn in_event(&self) -> bool {
         self.pulse.doing().is_some()
-    }
-
-    /// The session now.
-    #[must_use]
-    pub fn glance(&self) -> Glance {
-        let (now, state) = (Instant::now(), self.state());
-        Glance {
-            age: now.saturating_duration_since(self.started),
-            idle: now.saturating_duration_since(state.last_exchange),
-            bytes_in: state.bytes_in,
-            bytes_out: state.bytes_out,
-            queued_bytes: state.outbox.len(),
-            events: self.pulse.events(),
-            usage: self.pulse.usage(),
-            cpu: self.pulse.cpu(),
-            event: self.pulse.doing(),
-            asleep: self.pulse.is_asleep(),
-            priority: self.priority(),
-            lane: self.seat.lane(),
-            budget: self.config.budgets.event(self.priority()),
-            peak_fuel: self.pulse.peak_fuel(),
-        }
     }
 
     pub(super) fn config(&self) -> &LineConfig {
@@ -434,6 +385,7 @@ impl LineState {
             return Poll::Ready(Ok(()));
         }
         let outcome = self.poll_send(cx);
+        self.held.settle(self.outbox.len());
         match &outcome {
             Poll::Pending if !self.is_stalled() && self.rationed_until.is_none() => self.stall(Moment::now()),
             Poll::Pending => {}
@@ -441,6 +393,21 @@ impl LineState {
             Poll::Ready(Err(_)) => self.closed = true,
         }
         outcome
+    }
+
+    /// Moves mail to the buffer, up to its high-water mark.
+    pub(super) fn move_mail(&mut self, mailbox: &Mailbox, high: usize) {
+        self.mail_waits = false;
+        loop {
+            // What is full takes no more, however often it is asked.
+            if self.outbox.len() >= high {
+                (self.mail_waits, self.filled) = (true, true);
+                return;
+            }
+            let Some(piece) = mailbox.next() else { return };
+            self.outbox.push(&piece);
+            self.held.mail(piece.len());
+        }
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -492,5 +459,6 @@ impl LineState {
         self.closed = true;
         self.rationed_until = None;
         self.outbox.clear();
+        self.held.settle(0);
     }
 }

@@ -10,6 +10,7 @@ use std::task::Waker;
 use futures_util::task::AtomicWaker;
 
 use crate::event::SendError;
+use crate::sched::Account;
 
 /// What the owner of a session finds in its mailbox, as bits, since several may have come since it looked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,16 +42,41 @@ impl Orders {
 }
 
 /// What a piece costs beside its bytes, so that many small ones are as bounded as few large ones.
-const PIECE_BYTES: usize = 64;
+pub(super) const PIECE_BYTES: usize = 64;
 
-#[derive(Debug, Default)]
+/// Mail that waits. Each piece holds its bytes and [`PIECE_BYTES`] of its tenant's mail, although all
+/// receivers of a broadcast share the bytes: each copies them to its own send buffer, and then there is
+/// room for that.
+#[derive(Debug)]
 struct Mail {
+    account: Arc<Account>,
     pieces: VecDeque<Arc<[u8]>>,
     bytes: usize,
     shut: bool,
 }
 
-#[derive(Debug, Default)]
+impl Mail {
+    fn new(account: Arc<Account>, shut: bool) -> Self {
+        Self { account, pieces: VecDeque::new(), bytes: 0, shut }
+    }
+
+    /// What is there; nothing stays, and no more is taken.
+    fn close(&mut self) -> Self {
+        let closed = Self::new(Arc::clone(&self.account), true);
+        std::mem::replace(self, closed)
+    }
+}
+
+impl Drop for Mail {
+    fn drop(&mut self) {
+        let held = self.bytes + PIECE_BYTES * self.pieces.len();
+        if held > 0 {
+            self.account.give_mail(held);
+        }
+    }
+}
+
+#[derive(Debug)]
 pub(super) struct Mailbox {
     orders: AtomicU8,
     mail: Mutex<Mail>,
@@ -68,13 +94,20 @@ impl Sealed {
 }
 
 impl Mailbox {
+    /// An empty one of a tenant's session.
+    pub(super) fn new(account: Arc<Account>) -> Self {
+        let mail = Mutex::new(Mail::new(account, false));
+        Self { orders: AtomicU8::default(), mail, waker: AtomicWaker::default() }
+    }
+
     /// Leaves an order and wakes the owner.
     pub(super) fn order(&self, order: Orders) {
         self.orders.fetch_or(order.0, Ordering::Release);
         self.waker.wake();
     }
 
-    /// Leaves `data`, unless more than `max` bytes would be waiting.
+    /// Leaves `data`, unless more than `max` bytes would be waiting here, or more than the tenant may have
+    /// waiting in all.
     pub(super) fn deliver(&self, data: &Arc<[u8]>, max: usize) -> Result<(), SendError> {
         if data.len() > max {
             return Err(SendError::TooLarge);
@@ -88,6 +121,9 @@ impl Mailbox {
                 return Err(SendError::Closed);
             }
             if mail.bytes + data.len() + PIECE_BYTES * mail.pieces.len() > max {
+                return Err(SendError::Full);
+            }
+            if !mail.account.take_mail(data.len() + PIECE_BYTES) {
                 return Err(SendError::Full);
             }
             mail.bytes += data.len();
@@ -118,18 +154,19 @@ impl Mailbox {
         Orders(self.orders.load(Ordering::Acquire))
     }
 
-    /// The next piece of mail.
+    /// The next piece of mail. Its bytes stay taken from the tenant's mail: the caller gives them back.
     pub(super) fn next(&self) -> Option<Arc<[u8]>> {
         let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
         let piece = mail.pieces.pop_front()?;
         mail.bytes -= piece.len();
+        mail.account.give_mail(PIECE_BYTES);
         Some(piece)
     }
 
     /// Takes no more mail until it is unsealed. What was there.
     pub(super) fn seal(&self) -> Sealed {
         let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
-        Sealed(std::mem::replace(&mut *mail, Mail { shut: true, ..Mail::default() }))
+        Sealed(mail.close())
     }
 
     /// Takes mail again, and has what was there.
@@ -140,6 +177,6 @@ impl Mailbox {
 
     /// Takes no more mail and forgets what is there.
     pub(super) fn shut(&self) {
-        *self.mail.lock().unwrap_or_else(PoisonError::into_inner) = Mail { shut: true, ..Mail::default() };
+        drop(self.mail.lock().unwrap_or_else(PoisonError::into_inner).close());
     }
 }

@@ -9,6 +9,7 @@ mod buffers;
 mod clock;
 mod driver;
 mod evidence;
+mod held;
 mod latch;
 mod line;
 mod machine;

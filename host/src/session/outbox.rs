@@ -2,6 +2,9 @@
 
 use super::buffers;
 
+/// From this size on a buffer grows more slowly.
+const LARGE_BYTES: usize = 64 << 10;
+
 /// A byte queue. It has no limit of its own: the line in front of it keeps the water marks.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -26,6 +29,12 @@ impl Outbox {
         if self.sent > 0 && self.sent >= self.bytes.len() / 2 {
             self.bytes.drain(..self.sent);
             self.sent = 0;
+        }
+        // A buffer that is large already grows by a quarter and not to twice its size, since its tenant's
+        // memory is counted by what is in it.
+        let (len, room) = (self.bytes.len(), self.bytes.capacity() - self.bytes.len());
+        if len >= LARGE_BYTES && room < data.len() {
+            self.bytes.reserve_exact(data.len().max(len / 4));
         }
         self.bytes.extend_from_slice(data);
     }

@@ -2,6 +2,7 @@
 
 mod blame;
 mod bounds;
+mod charges;
 mod cli;
 mod control;
 mod events;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
-use crate::event::{ClientInfo, NameError, Peers, Port, Priority, Scope, SendError, WriteError};
+use crate::event::{Broadcast, ClientInfo, NameError, Peers, Port, Priority, Scope, SendError, Unheard, WriteError};
 
 /// The guest runs, or does not run at all.
 const RUNNING: u8 = 0;
@@ -77,8 +77,8 @@ impl Peers for ReplayPeers {
     fn client_count(&self) -> u32 {
         self.0.client_count()
     }
-    fn broadcast(&self, _: u64, _: &[u8]) -> u32 {
-        self.0.client_count()
+    fn broadcast(&self, _: u64, _: &[u8]) -> Box<dyn Broadcast> {
+        Box::new(Unheard(self.0.client_count()))
     }
     fn set_name(&self, _: u64, _: &str) -> Result<(), NameError> {
         Ok(())

@@ -36,7 +36,7 @@ pub(super) fn begin(service: &Arc<Service>, tried: Tried, evidence: Box<Evidence
     let stage = Stage { scope: port.scope(peers), port, budgets: line.budgets, kind, evidence };
     // It does not keep a version in memory while it waits.
     let before = Arc::downgrade(&tried.before);
-    service.lanes.spawn(Lane::Idle, move |seat| {
+    service.lanes.spawn(Lane::Idle, Arc::clone(&line.account), move |seat| {
         let turn =
             Turn::new(Arc::clone(&seat), Priority::Background, Arc::clone(&line.tenant), Arc::clone(&line.account));
         async move {

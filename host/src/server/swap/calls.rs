@@ -30,7 +30,8 @@ impl ServerHandle {
     fn load_until(&self, place: &Path, stop: &Stop) -> Result<Arc<Plugin>, ProcureError> {
         let terms = self.service.terms();
         let pull = terms.registries.terms().pull.just_named();
-        procure(place, (&terms.registries, pull), self.host().loader(), &terms.grants, stop)
+        let loader = self.host().loader().on_behalf_of(self.service.account());
+        procure(place, (&terms.registries, pull), &loader, &terms.grants, stop)
     }
 
     /// [`ServerHandle::load_for_swap`], and then [`ServerHandle::swap`] with this policy, or else the server's own.
@@ -286,7 +287,7 @@ impl ServerHandle {
 
     async fn load_again(&self, generation: Generation) -> Result<Arc<Plugin>, SwapError> {
         let service = Arc::clone(&self.service);
-        let loader = self.host().loader().clone();
+        let loader = self.host().loader().on_behalf_of(self.service.account());
         let load = move || {
             let kept = service.records.as_ref().and_then(|records| records.kept(&service.name, &generation));
             let file = kept.unwrap_or_else(|| generation.file.clone());
@@ -329,10 +330,10 @@ impl ServerHandle {
         let budget = service.terms().line_config.budgets.start(self.priority());
         let (limits, trial, old) = (before.limits(), Arc::clone(&plugin), Arc::clone(before.plugin()));
         let (records, name) = (service.records.clone(), Arc::clone(&service.name));
-        let registries = Arc::clone(&service.terms().registries);
+        let (registries, account) = (Arc::clone(&service.terms().registries), service.account());
         // The server's lock is held meanwhile, so this is not to wait for loads of other servers.
         let tried = means::apart(service.work(WorkKind::Urgent), move || {
-            try_out(&trial, limits, budget)?;
+            account.owing(|| try_out(&trial, limits, budget))?;
             let Some(records) = records else { return Ok(()) };
             if let Err(error) = records.keep(&name, &old, || bytes_of(old.file(), &registries)) {
                 // It can be started again from its own file only.

@@ -6,6 +6,7 @@
 //! Everything runs on one thread. The sockets are real, so that the system's buffers take part.
 
 mod guest;
+mod mailbox;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};

@@ -1,0 +1,191 @@
+//! Work that a tenant causes outside of its guests' calls: polls of its sessions' tasks, and what other
+//! threads do for it. It is measured where the tenant's CPU time is limited. Not for what nothing limits:
+//! there no clock is read.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::account::Account;
+use super::cpu::{Stretch, nanoseconds, thread_time};
+
+/// What the accepting thread does for a client that is let in: `accept`, its options, a task.
+pub(crate) const ACCEPT_COST: Duration = Duration::from_micros(20);
+/// What the thread of the log does for a line: its part of a `write`.
+pub(crate) const LOG_LINE_COST: Duration = Duration::from_micros(2);
+/// What a request of the API takes beside its call: reading, parsing and answering it.
+pub(crate) const CALL_COST: Duration = Duration::from_micros(50);
+/// What sending to a socket takes, whatever is sent: measured on loopback, where the sender receives, too.
+const SEND_COST: Duration = Duration::from_micros(4);
+/// The same for each KiB.
+const SEND_KIB_COST: Duration = Duration::from_nanos(70);
+
+/// What sending so many bytes at once takes, where nobody measures it.
+pub(crate) fn sending(bytes: u64) -> Duration {
+    SEND_COST + Duration::from_nanos((bytes >> 10).saturating_mul(SEND_KIB_COST.as_nanos() as u64))
+}
+
+/// What the calling thread measures now.
+#[derive(Debug, Clone, Copy, Default)]
+enum Outside {
+    #[default]
+    Nothing,
+    /// Work outside of a guest's call, since then.
+    Since(Stretch),
+    /// A guest's call, which is charged by itself.
+    Paused,
+}
+
+thread_local! {
+    static OUTSIDE: Cell<Outside> = const { Cell::new(Outside::Nothing) };
+}
+
+/// Work of the calling thread for a tenant, until it is dropped on the same thread. Not to be nested.
+pub(crate) struct Work<'a>(&'a Account);
+
+impl<'a> Work<'a> {
+    /// Begins now. Reads a clock only where the tenant's CPU time is limited.
+    pub(crate) fn begin(account: &'a Account) -> Self {
+        if account.cpu().is_limited() {
+            OUTSIDE.set(Outside::Since(Stretch::begin(Instant::now())));
+        }
+        Self(account)
+    }
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        if let Outside::Since(stretch) = OUTSIDE.take() {
+            self.0.charge(stretch.end());
+        }
+    }
+}
+
+/// A guest's call begins on the calling thread, for this tenant.
+pub(super) fn pause(account: &Account) {
+    if let Outside::Since(stretch) = OUTSIDE.get() {
+        account.charge(stretch.end());
+        OUTSIDE.set(Outside::Paused);
+    }
+}
+
+/// It ended, or waits.
+pub(super) fn go_on() {
+    if let Outside::Paused = OUTSIDE.get() {
+        OUTSIDE.set(Outside::Since(Stretch::begin(Instant::now())));
+    }
+}
+
+/// Charges a tenant with every poll of this. Cancelling is as safe as it is for `work`.
+pub(crate) async fn charged<F: Future>(account: Arc<Account>, work: F) -> F::Output {
+    let mut work = pin!(work);
+    poll_fn(|cx| {
+        let _measured = Work::begin(&account);
+        work.as_mut().poll(cx)
+    })
+    .await
+}
+
+impl Account {
+    /// It has used so much CPU time.
+    pub(crate) fn charge(&self, used: Duration) {
+        self.cpu().charge(nanoseconds(used));
+    }
+
+    /// Runs this on the calling thread, which does nothing else meanwhile. What it takes is owed, as that
+    /// of a compilation.
+    pub(crate) fn owing<T>(&self, work: impl FnOnce() -> T) -> T {
+        if !self.cpu().is_limited() {
+            return work();
+        }
+        let start = thread_time();
+        let done = work();
+        self.owe(thread_time().saturating_sub(start));
+        done
+    }
+
+    /// A compilation for it, or something like it, has used so much. It is paid for over time.
+    pub(crate) fn owe(&self, used: Duration) {
+        self.cpu().owe(nanoseconds(used), nanoseconds(COMPILING_FLOOR));
+    }
+}
+
+/// CPU time each second that a tenant has for compilations at least, as its share is smaller: what they
+/// take beyond its share of this is not charged.
+const COMPILING_FLOOR: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use std::hint::black_box;
+
+    use super::*;
+    use crate::sched::Shares;
+    use crate::sched::cpu::clock_reads;
+
+    fn work(for_cpu: Duration) {
+        let until = thread_time() + for_cpu;
+        while thread_time() < until {
+            (0..100).for_each(|step| _ = black_box(step));
+        }
+    }
+
+    #[test]
+    fn unlimited_tenant_costs_no_clock_read() {
+        let account = Arc::<Account>::default();
+        let before = clock_reads();
+        for _ in 0..100 {
+            let measured = Work::begin(&account);
+            pause(&account);
+            go_on();
+            drop(measured);
+            account.charge(LOG_LINE_COST);
+            account.owing(|| ());
+            account.owe(LOG_LINE_COST);
+        }
+        assert_eq!((clock_reads(), account.seen().cpu), (before, Duration::ZERO));
+        account.set(Shares { cpus: 0.5, ..Shares::default() });
+        drop(Work::begin(&account));
+        assert!(clock_reads() > before, "the reads are not counted");
+    }
+
+    #[test]
+    fn outside_work_is_charged_once_and_guests_not_here() {
+        let account = Account::default();
+        account.set(Shares { cpus: 0.5, ..Shares::default() });
+        let (outside, inside) = (Duration::from_millis(2), Duration::from_millis(20));
+        let (rounds, mut used) = (5, Duration::ZERO);
+        for _ in 0..rounds {
+            let start = thread_time();
+            let measured = Work::begin(&account);
+            work(outside);
+            pause(&account);
+            let before = account.seen().cpu;
+            work(inside);
+            assert_eq!(account.seen().cpu, before, "the guest's call is charged by its turn");
+            go_on();
+            work(outside);
+            drop(measured);
+            used += thread_time() - start;
+        }
+        let (charged, least) = (account.seen().cpu, outside * 2 * rounds);
+        assert!(charged >= least && charged < used - inside * (rounds - 1), "charged {charged:?} of {used:?}");
+    }
+
+    #[test]
+    fn a_panic_leaves_nothing_to_the_next_task() {
+        let (limited, free) = (Account::default(), Account::default());
+        limited.set(Shares { cpus: 0.5, ..Shares::default() });
+        let broken = std::panic::catch_unwind(|| {
+            let _measured = Work::begin(&limited);
+            std::panic::resume_unwind(Box::new(()));
+        });
+        assert!(broken.is_err());
+        let charged = limited.seen().cpu;
+        let measured = Work::begin(&free);
+        work(Duration::from_millis(1));
+        drop(measured);
+        assert_eq!((limited.seen().cpu, free.seen().cpu), (charged, Duration::ZERO));
+    }
+}

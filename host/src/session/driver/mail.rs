@@ -1,0 +1,69 @@
+//! Mail from the mailbox to the peer, between events: in the session's turn where others want the thread.
+
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use super::Session;
+use crate::event::{Port, Procedure};
+use crate::sched::{Stretch, here, sending};
+
+/// What became of sending between two events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// What the peer takes is sent.
+    All,
+    /// Mail waits for the session's turn.
+    InLine,
+    /// It is sent, on another thread than the one the socket is bound to.
+    Away,
+}
+
+impl<P: Procedure, M> Session<P, M> {
+    /// Moves mail to the send buffer and sends what the peer takes, once it is the session's turn.
+    pub(super) fn send_mail(&mut self, cx: &mut Context<'_>) -> io::Result<Sent> {
+        let line = Arc::clone(&self.line);
+        if self.turn.poll_mail(line.priority(), cx).is_pending() {
+            let mut state = line.state();
+            state.mail_waits = true;
+            return flushed(state.poll_flush(cx)).map(|()| Sent::InLine);
+        }
+        let held = self.turn.is_held().then(Instant::now);
+        let stretch = held.map(|now| {
+            self.turn.slice(Some(now));
+            Stretch::begin(now)
+        });
+        let (outcome, sent) = {
+            let mut state = line.state();
+            let before = state.bytes_out;
+            state.move_mail(&line.mailbox, line.config().watermarks.high_bytes);
+            (flushed(state.poll_flush(cx)), state.bytes_out - before)
+        };
+        match stretch {
+            Some(stretch) => {
+                self.turn.used(stretch.end());
+                self.turn.slice(None);
+            }
+            None => self.carry(sent),
+        }
+        self.turn.rest();
+        let away = self.home != here();
+        outcome.map(|()| if away { Sent::Away } else { Sent::All })
+    }
+
+    /// So many bytes were sent outside of a turn.
+    pub(super) fn carry(&mut self, sent: u64) {
+        if sent > 0 {
+            self.turn.carry(sending(sent));
+        }
+    }
+}
+
+/// A peer that takes no more for now is no error.
+pub(super) fn flushed(outcome: Poll<io::Result<()>>) -> io::Result<()> {
+    match outcome {
+        Poll::Ready(outcome) => outcome,
+        Poll::Pending => Ok(()),
+    }
+}

@@ -1,0 +1,48 @@
+//! What a session's send buffer holds of its tenant's memory.
+
+use std::sync::Arc;
+
+use crate::sched::Account;
+
+/// Bytes of one send buffer in its tenant's account. Given back when dropped.
+///
+/// Mail was taken from the account when it was delivered, so it is never refused here. What the plugin
+/// wrote itself is bounded by the water marks, and counts once the peer does not take it.
+#[derive(Debug)]
+pub(super) struct Held {
+    account: Arc<Account>,
+    mail: usize,
+    own: usize,
+}
+
+impl Held {
+    pub(super) fn new(account: Arc<Account>) -> Self {
+        Self { account, mail: 0, own: 0 }
+    }
+
+    /// So many bytes of mail moved from the mailbox to the buffer.
+    pub(super) fn mail(&mut self, bytes: usize) {
+        self.mail += bytes;
+    }
+
+    /// So many bytes are left in the buffer after as much as possible was sent.
+    pub(super) fn settle(&mut self, left: usize) {
+        let mail = self.mail.min(left);
+        if mail < self.mail {
+            self.account.give_mail(self.mail - mail);
+        }
+        let own = left - mail;
+        if own > self.own {
+            self.account.keep_memory(own - self.own);
+        } else if own < self.own {
+            self.account.give_memory(self.own - own);
+        }
+        (self.mail, self.own) = (mail, own);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.settle(0);
+    }
+}
