@@ -14,6 +14,7 @@ use super::bindings::{CONTRACT_VERSION, PluginIndices};
 use super::cache::{Cache, Cached, hex};
 use super::compile::compile;
 use super::compiler::Compiler;
+use super::footprint::Footprint;
 use super::grants::Verdict;
 use super::guest::Guest;
 use super::handoff::Handoff;
@@ -127,6 +128,7 @@ pub struct Plugin {
     pub(super) indices: PluginIndices,
     pub(super) handoff: Option<Handoff>,
     stateless: bool,
+    footprint: Footprint,
     engine: Engine,
     file: PathBuf,
     name: String,
@@ -198,6 +200,11 @@ impl Plugin {
     #[must_use]
     pub fn loading(&self) -> Duration {
         self.loading
+    }
+    /// What each of its instances takes at most of what all instances share.
+    #[must_use]
+    pub fn footprint(&self) -> Footprint {
+        self.footprint
     }
     pub(super) fn engine(&self) -> &Engine {
         &self.engine
@@ -350,6 +357,7 @@ impl Loader {
             indices,
             handoff,
             stateless,
+            footprint: Footprint::of(&component),
             engine: self.engine.clone(),
             file: file.clone(),
             name,
@@ -458,19 +466,22 @@ fn check_grants(file: &Path, imports: &[String], grants: &Grants) -> Result<(), 
 /// # Errors
 /// [`LoadError::Trial`]; [`LoadError::System`].
 pub fn try_out(plugin: &Arc<Plugin>, limits: InstanceLimits, budget: Budget) -> Result<(), LoadError> {
-    let binding = Binding { server: "trial".into(), limits, ..Binding::default() };
-    let procedure = EventProcedure::new(Arc::clone(plugin), binding);
+    let procedure = EventProcedure::new(Arc::clone(plugin), on_trial(plugin, limits));
     make_one(&procedure, budget).map_err(|failed| failed.of(plugin.file.clone()))
 }
 
 /// The same with all that a plugin may ever have.
 fn can_be_made(plugin: Plugin) -> Result<Plugin, TrialFailed> {
     let plugin = Arc::new(plugin);
-    let binding = Binding { server: "trial".into(), limits: InstanceLimits::most(), ..Binding::default() };
-    let procedure = EventProcedure::new(Arc::clone(&plugin), binding);
+    let procedure = EventProcedure::new(Arc::clone(&plugin), on_trial(&plugin, InstanceLimits::most()));
     make_one(&procedure, Budgets::default().start(Priority::Critical))?;
     drop(procedure);
     Arc::into_inner(plugin).ok_or_else(|| TrialFailed::Plugin("the trial instance outlived its trial".into()))
+}
+
+fn on_trial(plugin: &Plugin, limits: InstanceLimits) -> Binding {
+    let holding = Some(Arc::clone(plugin.engine.trials()));
+    Binding { server: "trial".into(), limits, holding, ..Binding::default() }
 }
 
 fn make_one(procedure: &EventProcedure, budget: Budget) -> Result<(), TrialFailed> {
