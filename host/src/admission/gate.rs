@@ -158,7 +158,8 @@ impl Gate {
         let server = self.clients.take().ok_or(Refusal::MaxClients)?;
         let tenant = room.tenant.take().ok_or(Refusal::TenantClients)?;
         let process = room.process.take().ok_or(Refusal::Overload)?;
-        let instance = room.instances.as_ref().map(|room| RoomPlace::claim(room).ok_or(Refusal::Overload)).transpose()?;
+        let instance =
+            room.instances.as_ref().map(|room| RoomPlace::claim(room).ok_or(Refusal::Overload)).transpose()?;
         Ok(Seats { _server: server, _tenant: tenant, _process: process, _instance: instance })
     }
 

@@ -160,9 +160,8 @@ impl Engine {
         let (used, total) = (self.ledger.used(), self.ledger.total());
         let [instances, memories] = Resource::ALL.map(|resource| (used.of(resource) as u64, total.of(resource) as u64));
         let pool = self.inner.pooling_allocator_metrics();
-        let (cores, tables, stacks) = pool.map_or((0, 0, 0), |pool| {
-            (pool.core_instances(), pool.tables() as u64, pool.stacks() as u64)
-        });
+        let (cores, tables, stacks) =
+            pool.map_or((0, 0, 0), |pool| (pool.core_instances(), pool.tables() as u64, pool.stacks() as u64));
         let maps = |memories: u64| {
             let (slots, each) = (instances.1, MAPS_PER_MEMORY as u64);
             slots * MAPS_PER_STACK as u64 + memories * each

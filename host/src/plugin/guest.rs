@@ -100,7 +100,7 @@ impl ResourceLimiter for Limiter {
         let more = desired.saturating_sub(current);
         let total = self.memory.saturating_add(more);
         let fits = total <= self.context.limits.memory_max_bytes && maximum.is_none_or(|maximum| desired <= maximum);
-        if fits && more > 0 && self.context.holding.is_short_of_memory() {
+        if fits && more > 0 && !self.context.holding.may_grow(more) {
             self.refused = Some(Refused::Host);
             return Ok(false);
         }

@@ -116,8 +116,17 @@ impl EventProcedure {
         let bucket = Bucket::new(limits.log_lines_per_second);
         let holding = holding.unwrap_or_else(|| Arc::clone(plugin.engine().own()));
         let variables = settings.clone().into_iter().collect();
-        let context =
-            Context { server, settings: variables, written: settings, limits, bucket, counters, account, holding, kept };
+        let context = Context {
+            server,
+            settings: variables,
+            written: settings,
+            limits,
+            bucket,
+            counters,
+            account,
+            holding,
+            kept,
+        };
         let context = Arc::new(context);
         let shards = (shards > 0).then(|| Arc::new(Shards::new(shards)));
         Self { plugin, edition, context, shards }

@@ -221,9 +221,7 @@ impl State {
         let shared = self.shared(tenant, after.beyond().less(before.beyond()), committed, total);
         match (self.fits(committed, total, MOVING).and(shared), take) {
             // A session that moves has two instances for a moment, however little is left.
-            (Err(_), Take::Live(_)) if after.moves() => {
-                self.fits(committed, total, Amounts::default())
-            }
+            (Err(_), Take::Live(_)) if after.moves() => self.fits(committed, total, Amounts::default()),
             (answer, _) => answer,
         }
     }
@@ -246,9 +244,8 @@ impl State {
         let part = self.tenants.get(tenant);
         let free = total.less(MOVING).less(self.committed.plus(committed));
         for resource in Resource::ALL.into_iter().filter(|resource| more.of(*resource) > 0) {
-            let (held, own) = part.map_or((0, false), |part| {
-                (part.held.of(resource), part.sharing[resource as usize] > 0)
-            });
+            let (held, own) =
+                part.map_or((0, false), |part| (part.held.of(resource), part.sharing[resource as usize] > 0));
             let others = self.sharing[resource as usize] - usize::from(own);
             let free = free.of(resource);
             // One is given to each tenant, so that a small remainder is of use as well.
@@ -332,9 +329,7 @@ impl Ledger {
     }
 
     fn take(&self, id: u64, take: Take) -> Result<(), Shortage> {
-        if self.0.pressure.is_short_of_memory() {
-            return Err(Shortage::Memory);
-        }
+        let is_short = self.0.pressure.is_short_of_memory();
         let total = Amounts([usize::MAX, self.0.pressure.memory_slots()]).capped(self.0.total);
         let mut state = self.state();
         let Some(before) = state.accounts.get(&id).cloned() else { return Ok(()) };
@@ -342,6 +337,10 @@ impl Ledger {
         match take {
             Take::Claim(amounts) => after.claimed = after.claimed.plus(amounts),
             Take::Live(amounts) => after.live = after.live.plus(amounts),
+        }
+        let is_promised = after.committed() == before.committed() && !self.0.pressure.is_critical();
+        if is_short && !is_promised {
+            return Err(Shortage::Memory);
         }
         state.may(&before, &after, total, take)?;
         state.put(id, &before, after);

@@ -1,7 +1,7 @@
 //! What the system leaves to the process while it runs: its limits may be lowered after the start.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::capacity::Capacity;
@@ -10,7 +10,8 @@ use super::capacity::Capacity;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often the limits of the system are read, at most.
 const LIMITS_EVERY: Duration = Duration::from_secs(1);
-/// Memory that guests leave to the host: an eighth of what the process may have, at most this.
+/// Memory that guests leave to the host: an eighth of what the process may have, at most this. Instances that are promised
+/// leave half of it.
 const MEMORY_RESERVE_MAX_BYTES: u64 = 128 << 20;
 
 /// What was seen last. Each question looks again where the last look is old enough.
@@ -21,6 +22,11 @@ pub(super) struct Pressure {
     looked: Mutex<Looked>,
     memory_slots: AtomicUsize,
     is_short: AtomicBool,
+    is_critical: AtomicBool,
+    /// Bytes that were granted to guests since the last look.
+    granted: AtomicU64,
+    /// So many of them are the reason for another look.
+    granted_max: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -38,7 +44,16 @@ impl Pressure {
             looked: Mutex::default(),
             memory_slots: AtomicUsize::new(usize::MAX),
             is_short: AtomicBool::new(false),
+            is_critical: AtomicBool::new(false),
+            granted: AtomicU64::new(0),
+            granted_max: AtomicU64::new(0),
         }
+    }
+
+    /// So much is given to a guest. It is seen in the memory of the process only once it is written to, so that much of
+    /// this is a reason to look again.
+    pub(super) fn grants(&self, bytes: usize) {
+        self.granted.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// Memory slots that the process has mappings and address space for, as of the last look.
@@ -52,12 +67,18 @@ impl Pressure {
         self.is_short.load(Ordering::Relaxed)
     }
 
+    /// Whether even those that are promised have it, as of the last look.
+    pub(super) fn is_critical(&self) -> bool {
+        self.is_critical.load(Ordering::Relaxed)
+    }
+
     /// A thread that finds another one looking goes on with what is known.
     fn look(&self) {
         let Ok(mut looked) = self.looked.try_lock() else { return };
         let now = Instant::now();
         let is_old = |at: Option<Instant>, every| at.is_none_or(|at| now.duration_since(at) >= every);
-        if !is_old(looked.at, LOOK_EVERY) {
+        let granted = self.granted.load(Ordering::Relaxed) > self.granted_max.load(Ordering::Relaxed);
+        if !granted && !is_old(looked.at, LOOK_EVERY) {
             return;
         }
         looked.at = Some(now);
@@ -68,8 +89,12 @@ impl Pressure {
             self.memory_slots.store(capacity.memory_slots(self.stacks), Ordering::Relaxed);
         }
         let most = looked.memory_bytes;
-        let offered = most - (most / 8).min(MEMORY_RESERVE_MAX_BYTES);
-        self.is_short.store(own_bytes().is_some_and(|own| own > offered), Ordering::Relaxed);
+        let reserve = (most / 8).min(MEMORY_RESERVE_MAX_BYTES);
+        self.granted.store(0, Ordering::Relaxed);
+        self.granted_max.store(reserve / 8, Ordering::Relaxed);
+        let own = own_bytes().unwrap_or(0);
+        self.is_short.store(own > most - reserve, Ordering::Relaxed);
+        self.is_critical.store(own > most - reserve / 2, Ordering::Relaxed);
     }
 }
 

@@ -105,7 +105,18 @@ impl ServerBuilder {
         }
         let security = self.security()?;
         let (holding, room) = (None, None);
-        Ok(Prepared { description: self, name, plugin, named, configured, recorded, security, holding, room, left: None })
+        Ok(Prepared {
+            description: self,
+            name,
+            plugin,
+            named,
+            configured,
+            recorded,
+            security,
+            holding,
+            room,
+            left: None,
+        })
     }
 
     /// What was in force when the process ended, where that was swapped in and the description names the same plugin still; and

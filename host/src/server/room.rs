@@ -115,20 +115,14 @@ fn excess(
     others: Amounts,
     offered: Amounts,
 ) -> Option<(&'static str, String)> {
-    let is_short = |resource: &Resource| {
-        own.of(*resource) > 0 && own.of(*resource) + others.of(*resource) > offered.of(*resource)
-    };
+    let is_short =
+        |resource: &Resource| own.of(*resource) > 0 && own.of(*resource) + others.of(*resource) > offered.of(*resource);
     let resource = Resource::ALL.into_iter().find(is_short)?;
     let (wanted, taken, most) = (own.of(resource), others.of(resource), offered.of(resource));
     Some(match resource {
         Resource::Instances => {
             let key = if promise.sessions >= promise.instances { "max_clients" } else { "instances_min" };
-            (
-                key,
-                format!(
-                    "{wanted} sessions are promised, and {taken} to other servers, of {most} (`sessions_max`)"
-                ),
-            )
+            (key, format!("{wanted} sessions are promised, and {taken} to other servers, of {most} (`sessions_max`)"))
         }
         Resource::Memories => (
             "instances_min",

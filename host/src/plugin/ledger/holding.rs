@@ -9,7 +9,7 @@ use super::{Account, Ledger, Promise, Shortage, Take};
 use crate::plugin::footprint::{Amounts, Footprint, Resource};
 
 /// How long a session that was promised admission waits for the room of its instance.
-const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
+const ROOM_WAIT_MAX: Duration = Duration::from_millis(500);
 /// Sessions of one server that wait so; the next one is refused at once.
 const WAITING_MAX: usize = 64;
 
@@ -80,6 +80,12 @@ impl Holding {
         self.promised().instances
     }
 
+    /// Whether all that it has is promised to it.
+    fn has_what_is_promised(&self) -> bool {
+        let state = self.ledger.state();
+        state.accounts.get(&self.id).is_some_and(|account| account.beyond() == Amounts::default())
+    }
+
     fn promised(&self) -> MutexGuard<'_, Promise> {
         self.promise.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -135,7 +141,11 @@ impl Holding {
     ///
     /// # Errors
     /// [`Shortage`]; nothing was taken.
-    pub(in crate::plugin) async fn enter(self: &Arc<Self>, footprint: Footprint, patience: Duration) -> Result<Room, Shortage> {
+    pub(in crate::plugin) async fn enter(
+        self: &Arc<Self>,
+        footprint: Footprint,
+        patience: Duration,
+    ) -> Result<Room, Shortage> {
         let amounts = footprint.amounts();
         let enter = || self.ledger.take(self.id, Take::Live(amounts));
         let room = || Room { holding: Arc::clone(self), amounts };
@@ -159,9 +169,14 @@ impl Holding {
         Err(shortage)
     }
 
-    /// Whether guests may grow no more, because the process has next to no memory left.
-    pub(in crate::plugin) fn is_short_of_memory(&self) -> bool {
-        self.ledger.0.pressure.is_short_of_memory()
+    /// Whether the memory of one of its instances may grow by so much: not where the process has next to no memory left.
+    pub(in crate::plugin) fn may_grow(&self, bytes: usize) -> bool {
+        let pressure = &self.ledger.0.pressure;
+        let may = !pressure.is_short_of_memory() || (!pressure.is_critical() && self.has_what_is_promised());
+        if may {
+            pressure.grants(bytes);
+        }
+        may
     }
 
     /// Instances of this footprint that could be taken now beyond what the server has, at most `most`.

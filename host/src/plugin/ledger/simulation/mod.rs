@@ -162,7 +162,11 @@ fn promises_hold_however_greedy_the_others_are() {
         for _ in 0..STEPS * 4 {
             let at = world.below(last);
             let server = &mut world.servers[at];
-            if world.dice.percent(50) { server.claim() } else { server.enter() };
+            if world.dice.percent(50) {
+                server.claim()
+            } else {
+                server.enter()
+            };
         }
         let server = &mut world.servers[last];
         let Promise { sessions, instances } = server.promise;

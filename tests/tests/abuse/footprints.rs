@@ -1,0 +1,88 @@
+//! What an instance takes of what all instances share: derived at load, and never less than what is there.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use wharf::event::{Budget, Procedure};
+use wharf::plugin::{Binding, EventProcedure, Grants, GuestInstance, Resource};
+use wharf::server::{Host, HostConfig};
+use wharf_tests::guests::{component, file};
+use wharf_tests::oracle::alone;
+use wharf_tests::shapes::{Module, Writes, with_modules};
+
+use super::pool::nowhere;
+
+/// Instances of each shape that live at a time: enough that threads and allocations beside them do not matter.
+const LIVE: usize = 24;
+const SHAPES: u64 = 24;
+
+/// Numbers from a number.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, sides: u32) -> u32 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        u32::try_from(self.0 >> 33).expect("31 bits") % sides
+    }
+
+    fn module(&mut self) -> Module {
+        let pages = self.below(4);
+        let segments = if pages > 0 { self.below(3) } else { 0 };
+        let data = (0..segments).map(|_| (self.below(pages * 65_536 - 64), 1 + self.below(63))).collect();
+        let grows = if pages > 0 { self.below(3) } else { 0 };
+        let writes = if self.below(2) == 0 { Writes::Everything } else { Writes::Nothing };
+        let tables = (0..self.below(3)).map(|_| (1 + self.below(200), self.below(200))).collect();
+        Module { pages, data, grows, writes, tables }
+    }
+}
+
+fn mappings() -> usize {
+    std::fs::read_to_string("/proc/self/maps").expect("the mappings").lines().count()
+}
+
+fn instances(procedure: &EventProcedure) -> Vec<GuestInstance> {
+    let budget = Budget { fuel: 100_000_000, cpu: Duration::from_secs(5), wall: Duration::from_secs(5) };
+    let make = |_| {
+        let mut making = pin!(procedure.instantiate(nowhere(), budget));
+        loop {
+            match making.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(made) => return made.expect("there is room"),
+                Poll::Pending => {}
+            }
+        }
+    };
+    (0..LIVE).map(make).collect()
+}
+
+#[test]
+fn derived_footprint_covers_real_use() {
+    let _alone = alone();
+    let host = Host::new(&HostConfig { workers: 1, sessions_max: 128, ..HostConfig::default() }).expect("a host");
+    let pool = |name: &str| host.pools().iter().find(|pool| pool.name == name).expect("a pool").used;
+    for seed in 0..SHAPES {
+        let mut dice = Dice(seed + 1);
+        let modules: Vec<_> = (0..dice.below(4)).map(|_| dice.module()).collect();
+        let bytes = with_modules(&component(""), &modules);
+        let plugin = host.loader().load(&file(&format!("shape-{seed}"), &bytes), &Grants::none());
+        let plugin = Arc::new(plugin.unwrap_or_else(|error| panic!("{seed}: {modules:?}: {error}")));
+        let footprint = plugin.footprint();
+        let memories = 1 + modules.iter().filter(|module| module.pages > 0).count();
+        assert_eq!(footprint.memories, memories, "{seed}: {modules:?}");
+        let procedure = EventProcedure::new(plugin, Binding::default());
+        let (before, tables, stacks) = (mappings(), pool("tables"), pool("stacks"));
+        let cores = pool("core-instances");
+        let live = instances(&procedure);
+        let (real, derived) = (mappings().saturating_sub(before), LIVE * footprint.mappings);
+        assert!(real <= derived, "{seed}: {modules:?}: {real} mappings, {derived} derived");
+        assert!(derived <= 4 * (real + 2 * LIVE), "{seed}: {modules:?}: {real} mappings, {derived} derived");
+        assert_eq!(pool("tables") - tables, (LIVE * footprint.tables) as u64, "{seed}: {modules:?}");
+        assert!(pool("stacks") - stacks <= LIVE as u64, "{seed}");
+        assert!(pool("core-instances") - cores <= (LIVE * footprint.core_instances) as u64, "{seed}");
+        let used = host.engine().ledger().used();
+        assert_eq!((used.of(Resource::Instances), used.of(Resource::Memories)), (LIVE, LIVE * memories), "{seed}");
+        drop(live);
+        assert_eq!(host.engine().ledger().used().0, [0, 0], "{seed}: something was not given back");
+    }
+}
