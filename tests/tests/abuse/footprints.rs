@@ -27,13 +27,14 @@ impl Dice {
         u32::try_from(self.0 >> 33).expect("31 bits") % sides
     }
 
-    fn module(&mut self) -> Module {
-        let pages = self.below(4);
+    /// The one at this place: only the first three may have a memory.
+    fn module(&mut self, place: u32) -> Module {
+        let pages = if place < 3 { self.below(4) } else { 0 };
         let segments = if pages > 0 { self.below(3) } else { 0 };
         let data = (0..segments).map(|_| (self.below(pages * 65_536 - 64), 1 + self.below(63))).collect();
         let grows = if pages > 0 { self.below(3) } else { 0 };
         let writes = if self.below(2) == 0 { Writes::Everything } else { Writes::Nothing };
-        let tables = (0..self.below(3)).map(|_| (1 + self.below(200), self.below(200))).collect();
+        let tables = (0..self.below(2)).map(|_| (1 + self.below(200), self.below(200))).collect();
         Module { pages, data, grows, writes, tables }
     }
 }
@@ -63,7 +64,7 @@ fn derived_footprint_covers_real_use() {
     let pool = |name: &str| host.pools().iter().find(|pool| pool.name == name).expect("a pool").used;
     for seed in 0..SHAPES {
         let mut dice = Dice(seed + 1);
-        let modules: Vec<_> = (0..dice.below(4)).map(|_| dice.module()).collect();
+        let modules: Vec<_> = (0..dice.below(7)).map(|place| dice.module(place)).collect();
         let bytes = with_modules(&component(""), &modules);
         let plugin = host.loader().load(&file(&format!("shape-{seed}"), &bytes), &Grants::none());
         let plugin = Arc::new(plugin.unwrap_or_else(|error| panic!("{seed}: {modules:?}: {error}")));

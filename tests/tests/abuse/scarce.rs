@@ -80,7 +80,7 @@ impl Site {
         let mut clients: Vec<_> = (0..GOOD).map(|_| Client::connect(self.good)).collect();
         clients.iter_mut().for_each(|client| drop(client.echo("served")));
         assert!(self.wharf.child.try_wait().expect("it can be asked").is_none(), "the process ended");
-        let status = self.ctl(&["status"]);
+        let status = self.ctl(&["servers"]);
         assert!(status.contains("good") && status.contains("bad"), "{status}");
         clients.iter_mut().for_each(|client| client.finish().expect_closed());
     }
