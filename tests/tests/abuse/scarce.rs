@@ -78,7 +78,9 @@ impl Site {
     /// Everybody of the good server is served, at once.
     fn serves_good(&mut self) {
         let mut clients: Vec<_> = (0..GOOD).map(|_| Client::connect(self.good)).collect();
-        clients.iter_mut().for_each(|client| drop(client.echo("served")));
+        for client in &mut clients {
+            client.echo("served");
+        }
         assert!(self.wharf.child.try_wait().expect("it can be asked").is_none(), "the process ended");
         let status = self.ctl(&["servers"]);
         assert!(status.contains("good") && status.contains("bad"), "{status}");
@@ -177,8 +179,13 @@ impl Group {
             (Path::new("/sys/fs/cgroup/memory").join(path("memory").unwrap_or_default()), "memory.limit_in_bytes"),
         ];
         for (parent, file) in places {
+            // Where this is no control group, a folder in it is none.
+            if !parent.join("cgroup.procs").exists() {
+                continue;
+            }
             let group = Self(parent.join(format!("wharf-{}", std::process::id())));
-            if fs::create_dir(&group.0).is_ok() && fs::write(group.0.join(file), bytes.to_string()).is_ok() {
+            let limit = group.0.join(file);
+            if fs::create_dir(&group.0).is_ok() && limit.exists() && fs::write(limit, bytes.to_string()).is_ok() {
                 return Some(group);
             }
         }
