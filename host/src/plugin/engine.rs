@@ -47,6 +47,10 @@ pub(super) const FIBER_STACK_BYTES: usize = 512 << 10;
 const KEEP_DIRTY_BYTES: usize = 2 << 20;
 /// The same where the kernel cannot, and all of them are wiped.
 const KEEP_BYTES: usize = 64 << 10;
+/// All slots together keep one part in so many of the memory of the process, so that what is kept of instances that are gone
+/// leaves room for others.
+const KEPT_PART: u64 = 4;
+const PAGE_BYTES: usize = 4 << 10;
 /// Free slots that keep the image of the plugin that used them last.
 const WARM_SLOTS_MAX: u32 = 256;
 /// Most sessions whatever the machine has: beyond it the memory slots run out.
@@ -221,6 +225,12 @@ fn memory_slots(slots: usize) -> usize {
     most.min(Capacity::now().memory_slots(slots))
 }
 
+/// Bytes that a memory slot keeps when its instance is gone: so many, or its share of what all of them may keep.
+fn kept(most: usize, memories: usize) -> usize {
+    let share = Capacity::now().memory_bytes / KEPT_PART / memories.max(1) as u64;
+    most.min(usize::try_from(share).unwrap_or(usize::MAX)) & !(PAGE_BYTES - 1)
+}
+
 fn settings(sessions: usize, release_memory: bool) -> Config {
     let slots = sessions + SPARE_SLOTS;
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
@@ -239,7 +249,7 @@ fn settings(sessions: usize, release_memory: bool) -> Config {
         .max_tables_per_component(TABLES_PER_INSTANCE_MAX)
         .max_memory_size(MEMORY_CEILING_BYTES)
         .table_elements(TABLE_ELEMENTS_MAX)
-        .linear_memory_keep_resident(if tells_dirty { KEEP_DIRTY_BYTES } else { KEEP_BYTES })
+        .linear_memory_keep_resident(kept(if tells_dirty { KEEP_DIRTY_BYTES } else { KEEP_BYTES }, memories))
         .pagemap_scan(if tells_dirty { Enabled::Yes } else { Enabled::No })
         .table_keep_resident(4 << 10)
         .async_stack_keep_resident(16 << 10)
