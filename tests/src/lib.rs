@@ -20,5 +20,6 @@ pub mod readers;
 pub mod released;
 pub mod seeds;
 pub mod servers;
+pub mod shapes;
 pub mod site;
 pub mod transcript;

@@ -8,7 +8,8 @@ use arc_swap::ArcSwap;
 
 use super::addresses::{AddressPlace, Addresses};
 use super::count::Places;
-use super::{Change, Count, Networks, Refusal, Throttle, ThrottleError};
+use super::room::RoomPlace;
+use super::{Change, Count, InstanceRoom, Networks, Refusal, Throttle, ThrottleError};
 
 /// One client's places: on its server, at its address, with its server's tenant and in the process. Dropping it frees all of
 /// them.
@@ -23,7 +24,7 @@ struct Seats {
     _server: Places,
     _tenant: Places,
     _process: Places,
-    _instance: Option<Places>,
+    _instance: Option<RoomPlace>,
 }
 
 /// What the clients of several servers count against together.
@@ -31,8 +32,8 @@ struct Seats {
 pub struct Room {
     /// Clients of the process.
     pub process: Arc<Count>,
-    /// Instances of the process. `None`: sessions get none of their own.
-    pub instances: Option<Arc<Count>>,
+    /// Instances of the server. `None`: sessions get none of their own.
+    pub instances: Option<Arc<dyn InstanceRoom>>,
     /// Clients of the server's tenant.
     pub tenant: Arc<Count>,
 }
@@ -158,7 +159,7 @@ impl Gate {
         let tenant = room.tenant.take().ok_or(Refusal::TenantClients)?;
         let process = room.process.take().ok_or(Refusal::Overload)?;
         let instance =
-            room.instances.as_ref().map(|instances| instances.take().ok_or(Refusal::Overload)).transpose()?;
+            room.instances.as_ref().map(|room| RoomPlace::claim(room).ok_or(Refusal::Overload)).transpose()?;
         Ok(Seats { _server: server, _tenant: tenant, _process: process, _instance: instance })
     }
 
@@ -205,6 +206,31 @@ mod tests {
     use std::net::Ipv4Addr;
     use std::time::Duration;
 
+    #[derive(Debug)]
+    struct Slots(Mutex<usize>);
+
+    impl Slots {
+        fn of(count: usize) -> Arc<Self> {
+            Arc::new(Self(Mutex::new(count)))
+        }
+
+        fn left(&self) -> usize {
+            *self.0.lock().expect("a number")
+        }
+    }
+
+    impl InstanceRoom for Slots {
+        fn claim(&self) -> Option<usize> {
+            let mut left = self.0.lock().expect("a number");
+            *left = left.checked_sub(1)?;
+            Some(1)
+        }
+
+        fn give(&self, claimed: usize) {
+            *self.0.lock().expect("a number") += claimed;
+        }
+    }
+
     fn gate(max_clients: usize, process: Arc<Count>) -> Gate {
         let room = Room { process, instances: None, tenant: Count::up_to(0) };
         Gate::new(Throttle { max_clients, ..Throttle::default() }, Networks::default(), room)
@@ -240,18 +266,18 @@ mod tests {
 
     #[test]
     fn two_servers_of_one_tenant_have_its_places_together_and_its_instances_are_the_process_s() {
-        let (process, tenant, slots) = (Count::up_to(0), Count::up_to(2), Count::up_to(1));
+        let (process, tenant, slots) = (Count::up_to(0), Count::up_to(2), Slots::of(1));
         let gate = |instances| {
             let room = Room { process: Arc::clone(&process), instances, tenant: Arc::clone(&tenant) };
             Gate::new(Throttle::default(), Networks::default(), room)
         };
-        let (own, shared) = (gate(Some(Arc::clone(&slots))), gate(None));
+        let (own, shared) = (gate(Some(Arc::clone(&slots) as Arc<dyn InstanceRoom>)), gate(None));
         let first = admit(&own).expect("a slot and a place");
         assert_eq!(admit(&own).err(), Some(Refusal::Overload));
         let second = admit(&shared).expect("no slot is needed");
         assert_eq!(admit(&shared).err(), Some(Refusal::TenantClients));
         drop((first, second));
-        assert_eq!((process.taken(), tenant.taken(), slots.taken()), (0, 0, 0));
+        assert_eq!((process.taken(), tenant.taken(), slots.left()), (0, 0, 1));
     }
 
     #[test]

@@ -7,12 +7,14 @@ mod addresses;
 mod count;
 mod gate;
 mod networks;
+mod room;
 mod throttle;
 
 pub use addresses::AddressGroup;
 pub use count::{Count, Places};
 pub use gate::{Admitted, Entered, Gate, Permit, Room};
 pub use networks::{Network, Networks};
+pub use room::InstanceRoom;
 pub use throttle::{Change, Throttle, ThrottleError};
 
 /// Why a newcomer was turned away. Each is a counter and costs the newcomer's connection only.

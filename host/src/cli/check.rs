@@ -8,7 +8,7 @@ use super::args::CheckArgs;
 use super::inspect;
 use crate::config::{CONFIG_FILE, Config};
 use crate::plugin::{CacheUse, Manifest, Plugin, looks_like_wasm};
-use crate::server::Host;
+use crate::server::{Host, Promised};
 
 /// What can be checked.
 const EXPECTED: &str = "a configuration file, a folder with plugin.toml, or a .wasm component";
@@ -29,8 +29,12 @@ pub(super) fn run(arguments: &CheckArgs) -> Result<()> {
     let host = Host::new(&config.host).map_err(|error| anyhow!("{}: {error}", arguments.path.display()))?;
     let (file, plan) = (arguments.path.display(), config.plan());
     let mut wrong: Vec<_> = plan.excess().into_iter().map(|excess| format!("{file}: {excess}")).collect();
+    let mut promised = Promised::none(&host);
     for (place, server) in plan.servers {
         let seen = server.verify(&host);
+        let starts = seen.recorded.as_ref().or(seen.plugin.as_ref());
+        let excess = starts.and_then(|plugin| promised.add(&server, plugin));
+        wrong.extend(excess.map(|error| format!("{file}: {place}: {error}")));
         wrong.extend(seen.wrong.into_iter().map(|error| format!("{file}: {place}: {error}")));
         if let Some(plugin) = seen.plugin {
             println!("{place}: {}", describe(&plugin));

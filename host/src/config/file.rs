@@ -99,6 +99,7 @@ pub(super) struct ServerTable {
     pub(super) plugin: Option<PathBuf>,
     pub(super) instance: Option<String>,
     pub(super) shards: Option<usize>,
+    pub(super) instances_min: usize,
     pub(super) parameter: i64,
     pub(super) grants: Vec<String>,
     pub(super) settings: BTreeMap<String, toml::Value>,

@@ -87,7 +87,7 @@ pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuild
     if let Some(characters) = table.limits.name_chars_max {
         server = server.name_chars_max(characters);
     }
-    server = server.shared_instances(shards(table, &mut wrong));
+    server = server.shared_instances(shards(table, &mut wrong)).instances_min(table.instances_min);
     let grants = table.grants.iter().filter_map(|name| parse::<Grant>("grants", Some(name), &mut wrong));
     server = server.grants(grants.collect());
     for (key, value) in &table.settings {

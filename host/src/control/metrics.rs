@@ -14,7 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::api::Shared;
 use crate::sched::TurnsSeen;
-use crate::server::{Fleet, ServerHandle, Status, TenantSeen};
+use crate::server::{Fleet, Host, PoolSeen, ServerHandle, Status, TenantSeen};
 use crate::telemetry::{ClassSeen, EditionSeen, Snapshot, Spent, dropped_lines};
 use crate::work::WorkSeen;
 
@@ -46,6 +46,7 @@ type SumSpent = fn(&Spent) -> f64;
 type OfClass = fn(&ClassSeen) -> &std::collections::BTreeMap<String, u64>;
 type OfTurns = fn(&TurnsSeen) -> u64;
 type OfWork = fn(&WorkSeen) -> u64;
+type OfPool = fn(&PoolSeen) -> u64;
 type OfTenant = fn(&TenantSeen) -> u64;
 type ByReason = fn(&Snapshot) -> &std::collections::BTreeMap<String, u64>;
 
@@ -82,6 +83,7 @@ impl Collector for Fleets {
                 counter.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value(lane), None)?;
             }
         }
+        of_pools(&mut to, self.0.host())?;
         of_tenants(&mut to, &self.0.host().tenants())?;
         let mut info = to.encode_descriptor("plugin", "What new sessions get", None, MetricType::Info)?;
         for (_, server) in &servers {
@@ -181,6 +183,26 @@ impl Collector for Queues {
         }
         Ok(())
     }
+}
+
+/// What instances have of what they share, and how often there was none left.
+fn of_pools(to: &mut DescriptorEncoder, host: &Host) -> Result<(), fmt::Error> {
+    let gauges: [(&str, &str, OfPool); 2] = [
+        ("pool_used", "What instances and sessions have of a pool", |seen| seen.used),
+        ("pool_total", "What a pool holds", |seen| seen.total),
+    ];
+    for (name, help, value) in gauges {
+        let mut gauge = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for seen in host.pools() {
+            gauge.encode_family(&[("pool", seen.name)])?.encode_gauge(&(value(&seen) as i64))?;
+        }
+    }
+    let help = "Sessions and instances for which there was no room, by what was short";
+    let mut counter = to.encode_descriptor("pool_refused", help, None, MetricType::Counter)?;
+    for (pool, value) in host.pool_refusals() {
+        counter.encode_family(&[("pool", pool)])?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+    }
+    Ok(())
 }
 
 /// What the servers of each tenant use together.

@@ -6,10 +6,11 @@ use std::path::Path;
 use rustix::process::{Resource, getrlimit};
 
 use super::engine::{MEMORIES_PER_INSTANCE_MAX, MEMORY_SLOT_BYTES, MEMORY_SLOTS_MAX, SESSIONS_CEILING, SPARE_SLOTS};
+use super::footprint::{MAPS_PER_MEMORY, MAPS_PER_STACK};
 
-/// Kernel mappings that one session needs: four for its memory, two for its fiber's stack.
-const MAPS_PER_SESSION: usize = 6;
-/// Mappings and descriptors that the process needs for itself.
+/// Kernel mappings of an instance with one memory, at most.
+const MAPS_PER_INSTANCE: usize = MAPS_PER_STACK + MAPS_PER_MEMORY;
+/// Mappings and descriptors that the process needs for itself, and for spare instances.
 const MAPS_RESERVE: usize = 4_096;
 const DESCRIPTORS_RESERVE: usize = 192;
 /// Address space that the process needs for itself, where that is limited.
@@ -55,9 +56,24 @@ impl Capacity {
     #[must_use]
     pub fn instances(&self) -> usize {
         let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-        let by_maps = self.maps.saturating_sub(MAPS_RESERVE) / MAPS_PER_SESSION;
+        let by_maps = self.maps.saturating_sub(MAPS_RESERVE) / MAPS_PER_INSTANCE;
         let by_address = self.address_bytes.map_or(usize::MAX, by_address);
         by_maps.min(by_address).min(count(self.memory_bytes / SESSION_BYTES)).min(SESSIONS_CEILING)
+    }
+}
+
+impl Capacity {
+    /// Memory slots at once, in pools with so many stacks: whatever is done with them, the mappings
+    /// of the process stay below its reserve.
+    pub(super) fn memory_slots(&self, stacks: usize) -> usize {
+        let spare = SPARE_SLOTS * MAPS_PER_INSTANCE;
+        let maps = self.maps.saturating_sub(MAPS_RESERVE - spare);
+        let by_maps = maps.saturating_sub(stacks * MAPS_PER_STACK) / MAPS_PER_MEMORY;
+        let by_address = self.address_bytes.map_or(usize::MAX, |bytes| {
+            let slots = bytes.saturating_sub(ADDRESS_RESERVE_BYTES) / MEMORY_SLOT_BYTES;
+            usize::try_from(slots).unwrap_or(usize::MAX)
+        });
+        by_maps.min(by_address).min(MEMORY_SLOTS_MAX)
     }
 }
 
@@ -76,11 +92,11 @@ impl fmt::Display for Capacity {
         write!(
             f,
             "{} clients by {descriptors} descriptors (`ulimit -n`) less {DESCRIPTORS_RESERVE}; {} instances by the least of \
-             {} by {maps} mappings (`vm.max_map_count`) less {MAPS_RESERVE}, {MAPS_PER_SESSION} each, {} by {} MiB of \
+             {} by {maps} mappings (`vm.max_map_count`) less {MAPS_RESERVE}, {MAPS_PER_INSTANCE} each, {} by {} MiB of \
              memory, {} KiB each, ",
             self.clients(),
             self.instances(),
-            maps.saturating_sub(MAPS_RESERVE) / MAPS_PER_SESSION,
+            maps.saturating_sub(MAPS_RESERVE) / MAPS_PER_INSTANCE,
             memory_bytes / SESSION_BYTES,
             memory_bytes >> 20,
             SESSION_BYTES >> 10,
@@ -107,17 +123,23 @@ fn memory() -> u64 {
         line.trim().trim_end_matches(" kB").parse::<u64>().ok()
     });
     let machine = machine.map_or(u64::MAX, |kib| kib << 10);
-    let group = std::fs::read_to_string("/proc/self/cgroup").ok().and_then(|text| {
-        let path = text.lines().find_map(|line| line.strip_prefix("0::"))?.to_owned();
-        // Each group is within those above it.
-        let root = Path::new("/sys/fs/cgroup");
-        let own = root.join(path.trim_start_matches('/'));
+    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    // Each group is within those above it.
+    let least = |root: &str, path: &str, file: &str| {
+        let (root, path) = (Path::new(root), path.trim_start_matches('/'));
+        let own = root.join(path);
         let groups = own.ancestors().take_while(|folder| folder.starts_with(root));
-        groups
-            .filter_map(|folder| std::fs::read_to_string(folder.join("memory.max")).ok()?.trim().parse::<u64>().ok())
-            .min()
+        groups.filter_map(|folder| std::fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok()).min()
+    };
+    let group = own.lines().filter_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        match controllers {
+            "" => least("/sys/fs/cgroup", path, "memory.max"),
+            "memory" => least("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes"),
+            _ => None,
+        }
     });
-    group.map_or(machine, |group| group.min(machine))
+    group.min().map_or(machine, |group| group.min(machine))
 }
 
 #[cfg(test)]
@@ -130,15 +152,27 @@ mod tests {
     #[test]
     fn the_scarcest_of_them_decides_and_is_named() {
         assert_eq!(PLENTY.instances(), SESSIONS_CEILING);
-        let few = Capacity { maps: 4_096 + 60, ..PLENTY };
+        let few = Capacity { maps: 4_096 + 80, ..PLENTY };
         assert_eq!(few.instances(), 10);
-        assert!(few.to_string().contains("10 by 4156 mappings"), "{few}");
+        assert!(few.to_string().contains("10 by 4176 mappings"), "{few}");
         let narrow = Capacity { address_bytes: Some((8 << 30) + (64 + 3) * 4 * MEMORY_SLOT_BYTES), ..PLENTY };
         assert_eq!(narrow.instances(), 3);
         assert!(narrow.to_string().contains("3 by 1088 GiB"), "{narrow}");
         let small = Capacity { memory_bytes: 480 << 10, ..PLENTY };
         assert_eq!(small.instances(), 10);
         assert_eq!(Capacity { descriptors: 200, ..PLENTY }.clients(), 8);
+    }
+
+    #[test]
+    fn slots_in_use_leave_the_reserve_alone() {
+        for maps in (5_000..200_000).step_by(777) {
+            let capacity = Capacity { maps, ..PLENTY };
+            let stacks = capacity.instances() + SPARE_SLOTS;
+            let memories = capacity.memory_slots(stacks);
+            assert!(memories >= stacks || memories == MEMORY_SLOTS_MAX, "{maps}: {memories} of {stacks}");
+            let most = stacks * MAPS_PER_STACK + memories * MAPS_PER_MEMORY;
+            assert!(most + MAPS_RESERVE - SPARE_SLOTS * MAPS_PER_INSTANCE <= maps, "{maps}: {most}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::bindings::{self, client_info};
 use super::failure::fault;
 use super::guest::{Guest, apart_from_others, on_tick};
 use super::instance::Context;
+use super::ledger::Room;
 use super::loader::Plugin;
 use crate::event::{Action, Budget, Event, Fault, FaultKind, Scope};
 
@@ -19,6 +20,8 @@ pub(super) struct Core {
     pub(super) instance: Instance,
     exports: bindings::Plugin,
     engine: Engine,
+    /// Goes last, when the store has given back all that this is for.
+    _room: Room,
 }
 
 impl Core {
@@ -31,6 +34,8 @@ impl Core {
     ) -> Result<(Self, u64), Fault> {
         let engine = plugin.engine();
         let limits = context.limits;
+        let room = context.holding.enter(plugin.footprint(), budget.wall / 2).await;
+        let room = room.map_err(|shortage| Fault::new(FaultKind::Capacity, shortage.to_string()))?;
         let mut store = Store::new(&engine.inner, Guest::new(scope, Arc::clone(context), engine.ticker.clone()));
         store.limiter(|guest| &mut guest.limiter);
         store.set_hostcall_fuel(limits.copy_max_bytes);
@@ -41,7 +46,7 @@ impl Core {
         match Self::instantiate(plugin, &mut store).await {
             Ok((instance, exports)) => {
                 let spent = spent(&store, budget);
-                Ok((Self { store, instance, exports, engine: engine.clone() }, spent))
+                Ok((Self { store, instance, exports, engine: engine.clone(), _room: room }, spent))
             }
             Err(error) => Err(fault(&error, &mut store)),
         }

@@ -1,6 +1,7 @@
 //! The engine's configuration, with the reason beside each number.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use wasmtime::{
     Config, Enabled, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolConcurrencyLimitError,
@@ -8,6 +9,9 @@ use wasmtime::{
 };
 
 use super::capacity::Capacity;
+use super::footprint::{Amounts, MAPS_PER_MEMORY, MAPS_PER_STACK, Resource};
+use super::ledger::{Holding, Ledger};
+use super::pressure::Pressure;
 use super::ticker::Ticker;
 use crate::event::{EXCERPT_MAX_BYTES, excerpt};
 
@@ -28,19 +32,25 @@ pub(super) const TABLES_PER_INSTANCE_MAX: u32 = 8;
 pub(super) const CORE_INSTANCES_MAX: u32 = 32;
 /// Elements a table may have (SpiderMonkey: 7,695).
 pub(super) const TABLE_ELEMENTS_MAX: usize = 10_000;
+/// Address space of a table slot.
+pub(super) const TABLE_SLOT_BYTES: u64 = (TABLE_ELEMENTS_MAX * 2 * size_of::<usize>()) as u64;
 /// Slots beyond the sessions', for trial instances and for two builds side by side.
 pub(super) const SPARE_SLOTS: usize = 64;
 /// Largest linear memory that any plugin may be allowed.
 pub(super) const MEMORY_CEILING_BYTES: usize = 256 << 20;
 /// Stack of a guest. Host calls run on what is left of the fiber's.
 pub const WASM_STACK_BYTES: usize = 256 << 10;
-const FIBER_STACK_BYTES: usize = 512 << 10;
+pub(super) const FIBER_STACK_BYTES: usize = 512 << 10;
 /// Bytes at the start of a slot that are wiped by copying and not by giving pages back, where the kernel can say which
 /// of them are dirty. It costs nothing for pages that are not, so it reaches past the megabyte of stack that compilers
 /// put first.
 const KEEP_DIRTY_BYTES: usize = 2 << 20;
 /// The same where the kernel cannot, and all of them are wiped.
 const KEEP_BYTES: usize = 64 << 10;
+/// All slots together keep one part in so many of the memory of the process, so that what is kept of instances that are gone
+/// leaves room for others.
+const KEPT_PART: u64 = 4;
+const PAGE_BYTES: usize = 4 << 10;
 /// Free slots that keep the image of the plugin that used them last.
 const WARM_SLOTS_MAX: u32 = 256;
 /// Most sessions whatever the machine has: beyond it the memory slots run out.
@@ -90,6 +100,9 @@ pub enum EngineError {
 pub struct Engine {
     pub(super) inner: wasmtime::Engine,
     pub(super) ticker: Ticker,
+    ledger: Ledger,
+    trials: Arc<Holding>,
+    own: Arc<Holding>,
     sessions_max: usize,
 }
 
@@ -116,7 +129,10 @@ impl Engine {
         };
         let failed = |cause: String| EngineError::Engine { sessions: sessions_max, cause };
         let ticker = Ticker::start(&inner).map_err(|error| failed(error.to_string()))?;
-        Ok(Self { inner, ticker, sessions_max })
+        let slots = sessions_max + SPARE_SLOTS;
+        let ledger = Ledger::new(Amounts([slots, memory_slots(slots)]), Pressure::on_pool(slots));
+        let (trials, own) = (ledger.trials(), ledger.own());
+        Ok(Self { inner, ticker, ledger, trials, own, sessions_max })
     }
 
     /// Sessions this engine has slots for.
@@ -125,9 +141,43 @@ impl Engine {
         self.sessions_max
     }
 
-    /// Instances that there is room for now, half of the spare slots included.
-    pub(super) fn instances_left(&self) -> usize {
-        (self.sessions_max + SPARE_SLOTS / 2).saturating_sub(self.instances() as usize)
+    /// What instances have of the pools.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// What trial instances have.
+    pub(super) fn trials(&self) -> &Arc<Holding> {
+        &self.trials
+    }
+
+    /// What instances have that are no server's and no trial.
+    pub(super) fn own(&self) -> &Arc<Holding> {
+        &self.own
+    }
+
+    /// Each pool: its name, what is in use, and what it holds. Of instances and memories also what sessions have claimed is
+    /// in use, and mappings are counted as the most that those can need.
+    #[must_use]
+    pub fn pools(&self) -> [(&'static str, u64, u64); 6] {
+        let (used, total) = (self.ledger.used(), self.ledger.total());
+        let [instances, memories] = Resource::ALL.map(|resource| (used.of(resource) as u64, total.of(resource) as u64));
+        let pool = self.inner.pooling_allocator_metrics();
+        let (cores, tables, stacks) =
+            pool.map_or((0, 0, 0), |pool| (pool.core_instances(), pool.tables() as u64, pool.stacks() as u64));
+        let maps = |memories: u64| {
+            let (slots, each) = (instances.1, MAPS_PER_MEMORY as u64);
+            slots * MAPS_PER_STACK as u64 + memories * each
+        };
+        [
+            (Resource::Instances.name(), instances.0, instances.1),
+            (Resource::Memories.name(), memories.0, memories.1),
+            ("core-instances", cores, instances.1 * u64::from(CORE_INSTANCES_MAX)),
+            ("tables", tables, instances.1 * u64::from(TABLES_PER_INSTANCE_MAX)),
+            ("stacks", stacks, instances.1),
+            ("mappings", maps(memories.0), maps(memories.1)),
+        ]
     }
 
     /// Instances that live now, trial instances included.
@@ -168,24 +218,38 @@ pub(super) fn for_compiling() -> wasmtime::Result<wasmtime::Engine> {
     wasmtime::Engine::new(&code())
 }
 
+/// Memory slots of a pool with so many instances: as many as those may have, and no more than the
+/// process has mappings and address space for, whatever is done with them.
+fn memory_slots(slots: usize) -> usize {
+    let most = slots.saturating_mul(MEMORIES_PER_INSTANCE_MAX as usize);
+    most.min(Capacity::now().memory_slots(slots))
+}
+
+/// Bytes that a memory slot keeps when its instance is gone: so many, or its share of what all of them may keep.
+fn kept(most: usize, memories: usize) -> usize {
+    let share = Capacity::now().memory_bytes / KEPT_PART / memories.max(1) as u64;
+    most.min(usize::try_from(share).unwrap_or(usize::MAX)) & !(PAGE_BYTES - 1)
+}
+
 fn settings(sessions: usize, release_memory: bool) -> Config {
     let slots = sessions + SPARE_SLOTS;
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let memories = slots.saturating_mul(MEMORIES_PER_INSTANCE_MAX as usize).min(MEMORY_SLOTS_MAX);
+    let memories = memory_slots(slots);
 
     let tells_dirty = PoolingAllocationConfig::is_pagemap_scan_available() && swap_is_off();
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(count(slots))
         .total_core_instances(count(slots.saturating_mul(CORE_INSTANCES_MAX as usize)))
         .total_memories(count(memories))
-        .total_tables(count(slots.saturating_mul(3)))
+        // As many as its instances may have, so that nobody runs out of tables before instances.
+        .total_tables(count(slots.saturating_mul(TABLES_PER_INSTANCE_MAX as usize)))
         .total_stacks(count(slots))
         .max_core_instances_per_component(CORE_INSTANCES_MAX)
         .max_memories_per_component(MEMORIES_PER_INSTANCE_MAX)
         .max_tables_per_component(TABLES_PER_INSTANCE_MAX)
         .max_memory_size(MEMORY_CEILING_BYTES)
         .table_elements(TABLE_ELEMENTS_MAX)
-        .linear_memory_keep_resident(if tells_dirty { KEEP_DIRTY_BYTES } else { KEEP_BYTES })
+        .linear_memory_keep_resident(kept(if tells_dirty { KEEP_DIRTY_BYTES } else { KEEP_BYTES }, memories))
         .pagemap_scan(if tells_dirty { Enabled::Yes } else { Enabled::No })
         .table_keep_resident(4 << 10)
         .async_stack_keep_resident(16 << 10)

@@ -90,6 +90,7 @@ fn of_growth(refused: Option<Refused>) -> FaultKind {
     match refused {
         Some(Refused::Tenant) => FaultKind::TenantMemory,
         Some(Refused::Tables) => FaultKind::Tables,
+        Some(Refused::Host) => FaultKind::Capacity,
         Some(Refused::Memory) | None => FaultKind::Memory,
     }
 }

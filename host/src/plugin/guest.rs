@@ -92,6 +92,8 @@ pub(super) enum Refused {
     Tenant,
     /// The instance's tables.
     Tables,
+    /// The memory of the process.
+    Host,
 }
 
 impl ResourceLimiter for Limiter {
@@ -99,6 +101,10 @@ impl ResourceLimiter for Limiter {
         let more = desired.saturating_sub(current);
         let total = self.memory.saturating_add(more);
         let fits = total <= self.context.limits.memory_max_bytes && maximum.is_none_or(|maximum| desired <= maximum);
+        if fits && more > 0 && !self.context.holding.may_grow(more) {
+            self.refused = Some(Refused::Host);
+            return Ok(false);
+        }
         self.refused = match (fits, fits && self.context.account.take_memory(more)) {
             (false, _) => Some(Refused::Memory),
             (true, false) => Some(Refused::Tenant),

@@ -10,6 +10,7 @@ use wasmtime_wasi_config::WasiConfigVariables;
 
 use super::core::Core;
 use super::engine::{CORE_INSTANCES_MAX, MEMORY_CEILING_BYTES, TABLE_ELEMENTS_MAX, TABLES_PER_INSTANCE_MAX};
+use super::ledger::Holding;
 use super::loader::Plugin;
 use super::quiet::quiet;
 use super::shared::{Member, Shards};
@@ -77,6 +78,8 @@ pub struct Binding {
     pub counters: Arc<Counters>,
     /// Its tenant's.
     pub account: Arc<Account>,
+    /// What its instances take room from. `None`: from what is left of the engine's pools.
+    pub holding: Option<Arc<Holding>>,
     /// Kept for as long as there may be instances.
     pub kept: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -91,6 +94,7 @@ pub(super) struct Context {
     pub(super) bucket: Bucket,
     pub(super) counters: Arc<Counters>,
     pub(super) account: Arc<Account>,
+    pub(super) holding: Arc<Holding>,
     kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -107,12 +111,22 @@ impl EventProcedure {
     /// Binds a plugin to a server.
     #[must_use]
     pub fn new(plugin: Arc<Plugin>, binding: Binding) -> Self {
-        let Binding { server, settings, limits, shards, counters, account, kept } = binding;
+        let Binding { server, settings, limits, shards, counters, account, holding, kept } = binding;
         let edition = counters.edition(&plugin.label(), plugin.digest());
         let bucket = Bucket::new(limits.log_lines_per_second);
+        let holding = holding.unwrap_or_else(|| Arc::clone(plugin.engine().own()));
         let variables = settings.clone().into_iter().collect();
-        let context =
-            Context { server, settings: variables, written: settings, limits, bucket, counters, account, kept };
+        let context = Context {
+            server,
+            settings: variables,
+            written: settings,
+            limits,
+            bucket,
+            counters,
+            account,
+            holding,
+            kept,
+        };
         let context = Arc::new(context);
         let shards = (shards > 0).then(|| Arc::new(Shards::new(shards)));
         Self { plugin, edition, context, shards }
@@ -129,6 +143,7 @@ impl EventProcedure {
             shards: self.shards(),
             counters: Arc::clone(&context.counters),
             account: Arc::clone(&context.account),
+            holding: Some(Arc::clone(&context.holding)),
             kept,
         };
         Self::new(plugin, binding)
@@ -163,10 +178,16 @@ impl EventProcedure {
         self.plugin.has_handoff() && self.shards.is_none()
     }
 
-    /// Instances that there is room for now, beside those that live and those that trials need.
+    /// Whether there is room now for so many instances beside those that its server has.
     #[must_use]
-    pub fn instances_left(&self) -> usize {
-        self.plugin.engine().instances_left()
+    pub fn has_room_for(&self, instances: usize) -> bool {
+        self.context.holding.room_for(self.plugin.footprint(), instances) >= instances
+    }
+
+    /// What its instances take room from.
+    #[must_use]
+    pub fn holding(&self) -> &Arc<Holding> {
+        &self.context.holding
     }
 
     /// What each instance may have.

@@ -14,6 +14,7 @@ use super::bindings::{CONTRACT_VERSION, PluginIndices};
 use super::cache::{Cache, Cached, hex};
 use super::compile::compile;
 use super::compiler::Compiler;
+use super::footprint::Footprint;
 use super::grants::Verdict;
 use super::guest::Guest;
 use super::handoff::Handoff;
@@ -127,6 +128,7 @@ pub struct Plugin {
     pub(super) indices: PluginIndices,
     pub(super) handoff: Option<Handoff>,
     stateless: bool,
+    footprint: Footprint,
     engine: Engine,
     file: PathBuf,
     name: String,
@@ -198,6 +200,11 @@ impl Plugin {
     #[must_use]
     pub fn loading(&self) -> Duration {
         self.loading
+    }
+    /// What each of its instances takes at most of what all instances share.
+    #[must_use]
+    pub fn footprint(&self) -> Footprint {
+        self.footprint
     }
     pub(super) fn engine(&self) -> &Engine {
         &self.engine
@@ -372,6 +379,7 @@ impl Loader {
             indices,
             handoff,
             stateless,
+            footprint: Footprint::of(&component),
             engine: self.engine.clone(),
             file: file.clone(),
             name,

@@ -22,19 +22,22 @@ pub(super) fn scope() -> Scope {
 /// # Errors
 /// [`LoadError::Trial`]; [`LoadError::System`].
 pub fn try_out(plugin: &Arc<Plugin>, limits: InstanceLimits, budget: Budget) -> Result<(), LoadError> {
-    let binding = Binding { server: "trial".into(), limits, ..Binding::default() };
-    let procedure = EventProcedure::new(Arc::clone(plugin), binding);
+    let procedure = EventProcedure::new(Arc::clone(plugin), on_trial(plugin, limits));
     make_one(&procedure, budget).map_err(|failed| failed.of(plugin.file().to_owned()))
 }
 
 /// The same with all that a plugin may ever have.
 pub(super) fn can_be_made(plugin: Plugin) -> Result<Plugin, TrialFailed> {
     let plugin = Arc::new(plugin);
-    let binding = Binding { server: "trial".into(), limits: InstanceLimits::most(), ..Binding::default() };
-    let procedure = EventProcedure::new(Arc::clone(&plugin), binding);
+    let procedure = EventProcedure::new(Arc::clone(&plugin), on_trial(&plugin, InstanceLimits::most()));
     make_one(&procedure, Budgets::default().start(Priority::Critical))?;
     drop(procedure);
     Arc::into_inner(plugin).ok_or_else(|| TrialFailed::Plugin("the trial instance outlived its trial".into()))
+}
+
+fn on_trial(plugin: &Plugin, limits: InstanceLimits) -> Binding {
+    let holding = Some(Arc::clone(plugin.engine().trials()));
+    Binding { server: "trial".into(), limits, holding, ..Binding::default() }
 }
 
 fn make_one(procedure: &EventProcedure, budget: Budget) -> Result<(), TrialFailed> {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::blame::Blame;
 use super::breaker::Breaker;
-use super::builder::{MIN_READ_RATE_DEFAULT, ServerBuilder};
+use super::builder::{MIN_READ_RATE_DEFAULT, ServerBuilder, StartError};
 use super::census::Census;
 use super::course::{Course, Notice, Occurrence, Status};
 use super::handle::ServerHandle;
@@ -20,14 +20,15 @@ use super::listening::Listening;
 use super::lock::Holder;
 use super::procure::{ProcureError, again};
 use super::registry::Registry;
+use super::room::InForce;
 use super::service::{Service, Terms};
 use super::succession::{LeftSession, LeftSocket, OpenSocket, take_up};
 use super::swap::{PendingChanges, SwapError, bounded, same};
 use super::tenants::Tenant;
 use super::versions::{Generation, History, How, Standing};
-use crate::admission::{Gate, Places, Room};
+use crate::admission::{Gate, InstanceRoom, Room};
 use crate::net::{BindError, Listener, Security};
-use crate::plugin::{Binding, EventProcedure, LoadError, Plugin, try_out};
+use crate::plugin::{Binding, Claim, EventProcedure, Holding, LoadError, Plugin, try_out};
 use crate::serve;
 use crate::session::{Deadlines, Latch, LineConfig};
 use crate::telemetry::{Bucket, Counters, ServerStarted};
@@ -49,8 +50,10 @@ pub struct Prepared {
     /// What was recorded of the versions before, the one in force included.
     pub(super) recorded: Vec<Generation>,
     pub(super) security: Security,
-    /// Places of the instances that its sessions share.
-    pub(super) room: Option<Arc<Places>>,
+    /// What it has of the instances of the process. `None`: that is seen to when it starts.
+    pub(super) holding: Option<Arc<Holding>>,
+    /// Room of the instances that its sessions share.
+    pub(super) room: Option<Arc<Claim>>,
     /// What the process before this one listened with.
     pub(super) left: Option<LeftSocket>,
 }
@@ -134,17 +137,34 @@ impl Prepared {
     }
 
     /// The name of its owner.
-    fn tenant(&self) -> String {
+    pub(super) fn tenant(&self) -> String {
         self.description.tenant.clone().unwrap_or_else(|| self.name())
     }
 
+    /// Its instances take room from this holding, and those that its sessions share have theirs from now on.
+    ///
+    /// # Errors
+    /// There is no room for those.
+    pub(super) fn hold(&mut self, holding: Arc<Holding>) -> Result<(), StartError> {
+        self.room = self.description.claim(&holding, &self.plugin)?;
+        self.holding = Some(holding);
+        Ok(())
+    }
+
     /// What newcomers count against beside the server's own limits.
-    fn room(&self, host: &Host, tenant: &Tenant) -> Room {
-        let instances = self.room.is_none().then(|| Arc::clone(host.slots()));
+    fn room(&self, host: &Host, tenant: &Tenant, holding: &Arc<Holding>) -> Room {
+        let own = || -> Arc<dyn InstanceRoom> { Arc::clone(holding) as Arc<dyn InstanceRoom> };
+        let instances = (self.description.shards == 0).then(own);
         Room { process: Arc::clone(host.clients()), instances, tenant: Arc::clone(&tenant.clients) }
     }
 
-    fn procedure(&self, server: &str, counters: &Arc<Counters>, tenant: &Tenant) -> EventProcedure {
+    fn procedure(
+        &self,
+        server: &str,
+        counters: &Arc<Counters>,
+        tenant: &Tenant,
+        holding: &Arc<Holding>,
+    ) -> EventProcedure {
         let description = &self.description;
         let binding = Binding {
             server: server.to_owned(),
@@ -153,6 +173,7 @@ impl Prepared {
             shards: description.shards,
             counters: Arc::clone(counters),
             account: Arc::clone(&tenant.account),
+            holding: Some(Arc::clone(holding)),
             kept: self.room.clone().map(|room| -> Arc<dyn Any + Send + Sync> { room }),
         };
         EventProcedure::new(Arc::clone(&self.plugin), binding)
@@ -199,8 +220,14 @@ impl Prepared {
 
     /// Puts it in force for the newcomers of a server that runs. Everybody inside stays as they are, but for sessions of a canary that
     /// ends by it: what they are on. Whoever calls holds the lock of swaps.
-    pub(super) fn apply(self, host: &Host, service: &Service) -> Option<Arc<EventProcedure>> {
+    pub(super) fn apply(mut self, host: &Host, service: &Service) -> Option<Arc<EventProcedure>> {
         let tenant = host.tenant(&self.tenant());
+        let holding = Arc::clone(&service.holding);
+        holding.promise(&tenant.name, self.description.promise());
+        if self.room.is_none() {
+            // Where there is none, each of its instances still has to find room.
+            self.room = self.description.claim(&holding, &self.plugin).ok().flatten();
+        }
         // The description was checked, and these are its limits.
         let _ = service.gate.change(self.description.throttle.into());
         service.gate.set_networks(self.description.networks.clone());
@@ -209,10 +236,10 @@ impl Prepared {
         {
             service.breaker().reset(self.description.breaker);
         }
-        service.gate.set_room(self.room(host, &tenant));
+        service.gate.set_room(self.room(host, &tenant, &holding));
         service.registry.set_name_chars_max(self.description.name_chars_max);
         service.terms.store(Arc::new(self.terms(&service.latch, &tenant)));
-        let procedure = self.procedure(&service.name, &service.counters, &tenant);
+        let procedure = self.procedure(&service.name, &service.counters, &tenant, &holding);
         // A shared instance lives on where nothing about it has changed, with all that is in its memory.
         let before = service.procedure();
         let mut tried = None;
@@ -241,8 +268,10 @@ impl Prepared {
         let (counters, latch) = (Arc::new(Counters::default()), Arc::new(Latch::default()));
         let tenant = host.tenant(&self.tenant());
         let terms = self.terms(&latch, &tenant);
-        let procedure = Arc::new(self.procedure(&name, &counters, &tenant));
-        let room = self.room(host, &tenant);
+        let open = || host.engine().ledger().open(&tenant.name, self.description.promise(), self.plugin.footprint());
+        let holding = self.holding.clone().unwrap_or_else(open);
+        let procedure = Arc::new(self.procedure(&name, &counters, &tenant, &holding));
+        let room = self.room(host, &tenant, &holding);
         let Prepared { description, configured, recorded, .. } = self;
         let history = match recorded.is_empty() {
             true => History::new(configured, &procedure),
@@ -265,7 +294,8 @@ impl Prepared {
             data: Mutex::default(),
             started: Instant::now(),
             census: Arc::new(Census::default()),
-            procedure: ArcSwap::new(procedure),
+            holding,
+            procedure: InForce::new(procedure),
             canary: ArcSwapOption::empty(),
             history: Mutex::new(history),
             records: host.records().cloned(),
@@ -295,6 +325,10 @@ impl Bound {
     #[must_use]
     pub fn name(&self) -> String {
         self.prepared.name()
+    }
+
+    pub(super) fn prepared(&self) -> &Prepared {
+        &self.prepared
     }
 
     /// Where it listens.

@@ -93,6 +93,7 @@ pub struct ServerBuilder {
     pub(super) credentials: Option<Credentials>,
     pub(super) limits: InstanceLimits,
     pub(super) shards: usize,
+    pub(super) instances_min: usize,
     pub(super) timers_max: usize,
     pub(super) sleep_after: Duration,
     pub(super) name_chars_max: usize,
@@ -128,6 +129,7 @@ impl Default for ServerBuilder {
             credentials: None,
             limits: InstanceLimits::default(),
             shards: 0,
+            instances_min: 0,
             timers_max: TIMERS_DEFAULT,
             sleep_after: Duration::ZERO,
             name_chars_max: NAME_CHARS_MAX,
@@ -210,7 +212,8 @@ impl ServerBuilder {
         self.inherited = Some(Arc::new(socket));
         self
     }
-    /// Clients at a time; a newcomer beyond them is refused. Default 0: no limit but the host's.
+    /// Clients at a time; a newcomer beyond them is refused. So many are promised: others cannot take their places. Default 0: no
+    /// limit but the host's, and no promise.
     #[must_use]
     pub fn max_clients(mut self, clients: usize) -> Self {
         self.throttle.max_clients = clients;
@@ -348,6 +351,14 @@ impl ServerBuilder {
     #[must_use]
     pub fn shared_instances(mut self, count: usize) -> Self {
         self.shards = count;
+        self
+    }
+    /// Instances that the server's sessions can always have, whatever other servers do: room for them is reserved in each
+    /// pool of the engine. At most [`ServerBuilder::max_clients`], where that is given. Not with shared instances, which
+    /// are reserved as they are. Default 0: its instances come from what is not reserved.
+    #[must_use]
+    pub fn instances_min(mut self, instances: usize) -> Self {
+        self.instances_min = instances;
         self
     }
     /// How versions are tried and taken back. Default: [`SwapRules::default`].

@@ -101,6 +101,11 @@ impl ServerBuilder {
         note(copy < high, "limits.copy_max_bytes", problem);
         let problem = format!("expected at least `priority` ({})", self.priority);
         note(self.priority_max.is_some_and(|max| max < self.priority), "priority_max", problem);
+        let (least, most) = (self.instances_min, self.throttle.max_clients);
+        let problem = format!("expected at most `max_clients` ({most}), found {least}");
+        note(most > 0 && least > most, "instances_min", problem);
+        let problem = "without effect: instances that are shared are reserved as they are";
+        note(self.shards > 0 && least > 0, "instances_min", problem.into());
         let problem = "a secure server needs a certificate chain and a private key";
         note(self.secure && self.credentials.is_none(), "credentials", problem.into());
         for class in Priority::ALL {

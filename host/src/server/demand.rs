@@ -11,6 +11,8 @@ struct Demand {
     /// Of sessions that have one of their own.
     instances: usize,
     shards: usize,
+    /// Servers whose sessions have an instance each, without a number of clients.
+    unlimited: usize,
     /// Of shards, which are few, live long and are meant to hold much.
     shard_bytes: u64,
 }
@@ -20,7 +22,10 @@ impl Demand {
         let clients = server.throttle.max_clients;
         self.clients = self.clients.saturating_add(clients);
         match server.shards {
-            0 => self.instances = self.instances.saturating_add(clients),
+            0 => {
+                self.instances = self.instances.saturating_add(clients);
+                self.unlimited += usize::from(clients == 0);
+            }
             shards => {
                 self.shards += shards;
                 self.shard_bytes += shards as u64 * server.limits.memory_max_bytes as u64;
@@ -30,11 +35,24 @@ impl Demand {
 
     /// `given` is the most sessions that the operator allows whatever the servers say; 0 is nothing.
     fn problem(&self, given: usize, capacity: &Capacity) -> Option<String> {
-        let most = |asked: usize| if given == 0 { asked } else { asked.min(given) };
-        let instances = most(self.instances).saturating_add(self.shards);
+        let instances = self.instances.saturating_add(self.shards);
         let mebibytes = self.shard_bytes.div_ceil(1 << 20);
         if given > 0 && self.shards > given {
             return Some(format!("`shards` of all servers are {}, and `sessions_max` is {given}", self.shards));
+        }
+        if given > 0 && instances > given {
+            let (clients, shards) = (self.instances, self.shards);
+            return Some(format!(
+                "the servers together are promised {instances} instances ({clients} by `max_clients`, {shards} by `shards`), \
+                 and `sessions_max` is {given}"
+            ));
+        }
+        if given > 0 && instances == given && self.unlimited > 0 {
+            return Some(format!(
+                "the servers with `max_clients` or `shards` are promised all {given} instances (`sessions_max`), and \
+                 {} without `max_clients` would have none",
+                self.unlimited
+            ));
         }
         let over = if self.clients > capacity.clients() {
             format!("{} clients (`max_clients` of all servers)", self.clients)
@@ -66,7 +84,7 @@ mod tests {
     use crate::server::Server;
 
     const SMALL: Capacity =
-        Capacity { descriptors: 1_192, maps: 4_096 + 600, address_bytes: None, memory_bytes: 1 << 30 };
+        Capacity { descriptors: 1_192, maps: 4_096 + 800, address_bytes: None, memory_bytes: 1 << 30 };
 
     fn asked(servers: &[ServerBuilder], given: usize) -> Option<String> {
         let mut demand = Demand::default();
@@ -79,8 +97,13 @@ mod tests {
         let own = |clients| Server::builder().max_clients(clients);
         assert_eq!(asked(&[own(60), own(40)], 0), None);
         let refused = asked(&[own(60), own(41)], 0).expect("one too many");
-        assert!(refused.contains("101 instances") && refused.contains("100 by 4696 mappings"), "{refused}");
-        assert_eq!(asked(&[own(60), own(41)], 50), None, "the operator allows fewer than that at once");
+        assert!(refused.contains("101 instances") && refused.contains("100 by 4896 mappings"), "{refused}");
+        assert_eq!(asked(&[own(60), own(39)], 100), None, "one is left");
+        assert_eq!(asked(&[own(60), own(40)], 100), None, "at the number that the operator gives");
+        let refused = asked(&[own(60), own(41)], 100).expect("one too many");
+        assert!(refused.contains("promised 101") && refused.contains("`sessions_max` is 100"), "{refused}");
+        assert_eq!(asked(&[own(60), own(39), own(0)], 100), None, "one is left for the last");
+        assert!(asked(&[own(60), own(40), own(0)], 100).expect("none is left").contains("1 without `max_clients`"));
         assert_eq!(asked(&[own(0)], 0), None, "no limit is no demand");
     }
 

@@ -11,6 +11,7 @@ use super::course::Status;
 use super::handle::{ServerHandle, SteerError};
 use super::host::{Host, HostConfig};
 use super::prepare::Preloaded;
+use super::room::Promised;
 use super::service::FAREWELL_MAX;
 use super::succession::{LeftSession, LeftSocket};
 use super::tenants::TenantLimits;
@@ -266,6 +267,7 @@ impl Fleet {
                 Err(mistake) => mistakes.push(format!("{place}: {mistake}")),
             }
         }
+        mistakes.extend(checked.overpromised(&self.host));
         if mistakes.is_empty() { Ok(checked) } else { Err(PlanError { mistakes }) }
     }
 
@@ -293,6 +295,7 @@ impl Fleet {
             }
             Some((_, running, handle)) if running.listens_like(&description) => {
                 prepared.keep_swapped(&self.host, &handle.service).map_err(|error| error.to_string())?;
+                prepared.hold(Arc::clone(&handle.service.holding)).map_err(|error| error.to_string())?;
                 checked.same.insert(name, (prepared, description));
             }
             Some(_) => {
@@ -301,6 +304,12 @@ impl Fleet {
                     .into());
             }
             None => {
+                if description.shards > 0 {
+                    let ledger = self.host.engine().ledger();
+                    let footprint = prepared.plugin.footprint();
+                    let holding = ledger.open(&prepared.tenant(), description.promise(), footprint);
+                    prepared.hold(holding).map_err(|error| error.to_string())?;
+                }
                 let server = prepared.listen(&self.host).map_err(|error| error.to_string())?;
                 checked.fresh.insert(name, (server, description));
             }
@@ -395,6 +404,20 @@ impl BoundFleet {
 struct Checked {
     same: BTreeMap<String, (Prepared, ServerBuilder)>,
     fresh: BTreeMap<String, (Bound, ServerBuilder)>,
+}
+
+impl Checked {
+    /// What is promised beyond what there is, a line for each server.
+    fn overpromised(&self, host: &Host) -> Vec<String> {
+        let mut promised = Promised::none(host);
+        let same = self.same.values().map(|(prepared, description)| (prepared, description));
+        let fresh = self.fresh.values().map(|(bound, description)| (bound.prepared(), description));
+        let add = |(prepared, description): (&Prepared, &ServerBuilder)| {
+            let error = promised.add(description, &prepared.plugin)?;
+            Some(format!("`{}`: {error}", prepared.name.escape_debug()))
+        };
+        same.chain(fresh).filter_map(add).collect()
+    }
 }
 
 fn taken(place: &str, name: &str) -> String {

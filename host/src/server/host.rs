@@ -44,6 +44,17 @@ pub struct HostConfig {
     pub compiler: Option<Compiler>,
 }
 
+/// One of the pools that instances share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolSeen {
+    /// Stable name.
+    pub name: &'static str,
+    /// What is in use.
+    pub used: u64,
+    /// What there is.
+    pub total: u64,
+}
+
 /// Why there is no host.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -68,7 +79,6 @@ struct Ground {
     lanes: Arc<Lanes>,
     engine: Engine,
     loader: Loader,
-    slots: Arc<Count>,
     sessions_given: bool,
     clients: Arc<Count>,
     tenants: Tenants,
@@ -103,7 +113,6 @@ impl Host {
         LanesStarted { threads: workers, fast: &fast, idle: &idle }.emit();
         let (runtime, stop) = steering_thread().map_err(HostError::Threads)?;
         let pool = Arc::new(WorkPool::start().map_err(HostError::Threads)?);
-        let slots = Count::up_to(engine.sessions_max());
         let clients = Count::up_to(Capacity::now().clients().max(1));
         let (notices, _) = broadcast::channel(NOTICES_KEPT);
         Ok(Self(Arc::new(Ground {
@@ -113,7 +122,6 @@ impl Host {
             lanes,
             engine,
             loader,
-            slots,
             sessions_given: config.sessions_max > 0,
             clients,
             tenants: Tenants::default(),
@@ -224,9 +232,22 @@ impl Host {
         self.0.tenants.of(name)
     }
 
+    /// What its instances share, and what is in use of it.
+    #[must_use]
+    pub fn pools(&self) -> Vec<PoolSeen> {
+        let seen = |(name, used, total)| PoolSeen { name, used, total };
+        self.0.engine.pools().into_iter().map(seen).collect()
+    }
+
+    /// How often there was no room for a session or an instance, by what was short.
+    #[must_use]
+    pub fn pool_refusals(&self) -> [(&'static str, u64); 3] {
+        self.0.engine.ledger().refused()
+    }
+
     /// How many there may be, and whether somebody said so.
     pub(super) fn instances(&self) -> (usize, bool) {
-        (self.0.slots.max(), self.0.sessions_given)
+        (self.0.engine.sessions_max(), self.0.sessions_given)
     }
 
     /// What its servers listen with is kept there for the next process, from now on and once and for all.
@@ -268,11 +289,6 @@ impl Host {
     /// Where what was swapped in is recorded.
     pub(super) fn records(&self) -> Option<&Arc<StateFolder>> {
         self.0.records.as_ref()
-    }
-
-    /// Instances of the process.
-    pub(super) fn slots(&self) -> &Arc<Count> {
-        &self.0.slots
     }
 
     /// Clients of the process.

@@ -6,7 +6,7 @@ use super::handle::ServerHandle;
 use super::service::Terms;
 use crate::admission::Throttle;
 use crate::event::{Budget, Priority, READ_MAX_BYTES};
-use crate::plugin::{COMPONENT_MAX_BYTES, WASM_STACK_BYTES};
+use crate::plugin::{COMPONENT_MAX_BYTES, Resource, WASM_STACK_BYTES};
 use crate::sched::{MAIL_MAX_BYTES, Shares};
 
 /// How much.
@@ -116,6 +116,7 @@ impl ServerHandle {
                 false => list.put(key, value(&now), Origin::Changed),
             }
         }
+        list.add("instances_min", Quantity::Count(self.service.holding.instances_min() as u64));
     }
 
     fn of_sessions(&self, list: &mut List) {
@@ -165,6 +166,11 @@ impl ServerHandle {
             Quantity::Count(instances as u64),
             if asked { Origin::Configured } else { Origin::Machine },
         );
+        let (ledger, footprint) = (self.host().engine().ledger(), self.service.procedure().plugin().footprint());
+        let slots = ledger.offered().of(Resource::Memories);
+        list.put("host.memories", Quantity::Count(slots as u64), Origin::Machine);
+        list.put("instance.memories", Quantity::Count(footprint.memories as u64), Origin::Fixed);
+        list.put("instance.mappings", Quantity::Count(footprint.mappings as u64), Origin::Fixed);
         list.put("host.clients", Quantity::Count(self.host().clients().max() as u64), Origin::Machine);
         list.put("read_max_bytes", Quantity::Bytes(READ_MAX_BYTES as u64), Origin::Fixed);
         list.put("guest_stack_bytes", Quantity::Bytes(WASM_STACK_BYTES as u64), Origin::Fixed);

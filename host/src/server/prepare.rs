@@ -12,9 +12,8 @@ use super::host::Host;
 use super::procure::{believed, procure};
 use super::succession::LeftSocket;
 use super::versions::{Generation, RecordError, Recorded};
-use crate::admission::Places;
 use crate::net::{Credentials, Security};
-use crate::plugin::{LoadError, Plugin, try_out};
+use crate::plugin::{Claim, Holding, LoadError, Plugin, try_out};
 use crate::work::Stop;
 
 /// What a description names, loaded, and what came of its trial instance.
@@ -57,6 +56,8 @@ impl ServerBuilder {
     pub(super) fn bind_with(self, left: &mut HashMap<String, LeftSocket>) -> Result<Bound, StartError> {
         let host = self.host.clone().map_or_else(Host::shared, Ok)?;
         let mut prepared = self.prepare(&host)?;
+        let holding = prepared.description.open(&host, &prepared.tenant(), &prepared.plugin)?;
+        prepared.hold(holding)?;
         // One with this address fits, whatever the server was called when it was opened.
         let address = prepared.description.address();
         let is_given = left.get(&prepared.name).is_some_and(|socket| socket.given);
@@ -103,8 +104,19 @@ impl ServerBuilder {
             false => try_out(&plugin, self.limits, self.budgets.start(self.priority))?,
         }
         let security = self.security()?;
-        let room = self.room(host)?;
-        Ok(Prepared { description: self, name, plugin, named, configured, recorded, security, room, left: None })
+        let (holding, room) = (None, None);
+        Ok(Prepared {
+            description: self,
+            name,
+            plugin,
+            named,
+            configured,
+            recorded,
+            security,
+            holding,
+            room,
+            left: None,
+        })
     }
 
     /// What was in force when the process ended, where that was swapped in and the description names the same plugin still; and
@@ -127,20 +139,15 @@ impl ServerBuilder {
         Ok((plugin, generations))
     }
 
-    /// Places for the instances that its sessions share.
-    fn room(&self, host: &Host) -> Result<Option<Arc<Places>>, StartError> {
+    /// Room for the instances that its sessions share.
+    pub(super) fn claim(&self, holding: &Arc<Holding>, plugin: &Plugin) -> Result<Option<Arc<Claim>>, StartError> {
         if self.shards == 0 {
             return Ok(None);
         }
-        let slots = host.slots();
-        let places = slots.take_many(self.shards).ok_or_else(|| {
-            let (max, taken) = (slots.max(), slots.taken());
-            argument(
-                "shards",
-                format!("no room for {} more instances: {taken} of {max} (`sessions_max`) are taken", self.shards),
-            )
-        })?;
-        Ok(Some(Arc::new(places)))
+        match holding.claim_many(self.shards, plugin.footprint()) {
+            Ok(claim) => Ok(Some(Arc::new(claim))),
+            Err(shortage) => Err(argument("shards", format!("no room for {} more instances: {shortage}", self.shards))),
+        }
     }
 
     /// Its name, where it was given one.

@@ -18,6 +18,7 @@ use super::lanes::Lanes;
 use super::lock::Holder;
 use super::means;
 use super::registry::Registry;
+use super::room::InForce;
 use super::swap::{Going, PendingChanges, SwapError, same};
 use super::tenants::Tenant;
 use super::versions::{Canary, History, RecordError, StateFolder, SwapRules};
@@ -25,7 +26,7 @@ use crate::admission::{Gate, Network, Throttle};
 use crate::event::Priority;
 use crate::net::Security;
 use crate::oci::Registries;
-use crate::plugin::{EventProcedure, Grants, Plugin};
+use crate::plugin::{EventProcedure, Grants, Holding, Plugin};
 use crate::sched::{Account, Lane, Seat, stalls};
 use crate::session::{Latch, LineConfig};
 use crate::telemetry::{BreakerTripped, Bucket, Counters, NotRecorded, ServerNotice};
@@ -87,7 +88,9 @@ pub(crate) struct Service {
     pub(super) lanes: Arc<Lanes>,
     /// The host's, for what is to go on wherever it was asked for.
     pub(super) runtime: tokio::runtime::Handle,
-    pub(super) procedure: ArcSwap<EventProcedure>,
+    /// What it has of the instances of the process.
+    pub(super) holding: Arc<Holding>,
+    pub(super) procedure: InForce,
     pub(super) guard: Mutex<Option<Guard>>,
     /// A version that some newcomers get.
     pub(super) canary: ArcSwapOption<Canary>,

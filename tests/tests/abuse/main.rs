@@ -4,10 +4,12 @@
 mod boundaries;
 mod calls;
 mod cpu;
+mod footprints;
 mod machine;
 mod memory;
 mod output;
 mod pool;
+mod scarce;
 mod starts;
 mod strangers;
 mod strings;

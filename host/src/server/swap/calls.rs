@@ -8,7 +8,7 @@ use super::live::{bounded, bounded_beside, give, published, put_in_force};
 use super::pending::Pending;
 use super::{Outcome, SwapError, SwapPolicy, SwapReport, hand_over, introduce, on, outlasts, same};
 use crate::oci::Reference;
-use crate::plugin::{EventProcedure, Plugin, try_out};
+use crate::plugin::{Amounts, EventProcedure, Plugin, try_out};
 use crate::server::exclusive::{Held, Rank};
 use crate::server::handle::ServerHandle;
 use crate::server::means;
@@ -299,13 +299,22 @@ impl ServerHandle {
         means::apart(self.service.work(WorkKind::Urgent), load).await?
     }
 
-    /// Places for the instances that sessions of another version share.
-    fn room_for(&self, shards: usize) -> Result<Option<Arc<dyn Any + Send + Sync>>, SwapError> {
+    /// Whether the server can have this version's instances that it is promised.
+    fn keeps_promise(&self, plugin: &Plugin) -> Result<(), SwapError> {
+        let (holding, ledger) = (&self.service.holding, self.host().engine().ledger());
+        let others = ledger.promised().less(holding.reserved());
+        let all = others.plus(holding.would_reserve(plugin.footprint()));
+        let fits = all.less(ledger.offered()) == Amounts::default();
+        if fits { Ok(()) } else { Err(SwapError::NoRoom(holding.instances_min())) }
+    }
+
+    /// Room for the instances that sessions of another version share.
+    fn room_for(&self, shards: usize, plugin: &Plugin) -> Result<Option<Arc<dyn Any + Send + Sync>>, SwapError> {
         if shards == 0 {
             return Ok(None);
         }
-        let places = self.host().slots().take_many(shards).ok_or(SwapError::NoRoom(shards))?;
-        Ok(Some(Arc::new(places)))
+        let claimed = self.service.holding.claim_many(shards, plugin.footprint());
+        Ok(Some(Arc::new(claimed.map_err(|_| SwapError::NoRoom(shards))?)))
     }
 
     /// The lock of swaps, where the server has not stopped.
@@ -327,6 +336,7 @@ impl ServerHandle {
     async fn ready(&self, before: &Arc<EventProcedure>, plugin: Arc<Plugin>) -> Result<Arc<EventProcedure>, SwapError> {
         let service = &self.service;
         bounded(service, before, &plugin)?;
+        self.keeps_promise(&plugin)?;
         let budget = service.terms().line_config.budgets.start(self.priority());
         let (limits, trial, old) = (before.limits(), Arc::clone(&plugin), Arc::clone(before.plugin()));
         let (records, name) = (service.records.clone(), Arc::clone(&service.name));
@@ -347,7 +357,7 @@ impl ServerHandle {
         if service.status().is_final() {
             return Err(SwapError::Stopping);
         }
-        let kept = self.room_for(before.shards())?;
+        let kept = self.room_for(before.shards(), &plugin)?;
         // Other settings may have come in force meanwhile.
         Ok(Arc::new(service.procedure().with_plugin(plugin, kept)))
     }

@@ -79,7 +79,7 @@ pub(super) async fn give(
         SwapPolicy::AllOrNothing => {
             // Each has two instances for a moment.
             let more = others(service, next).len();
-            if more > next.instances_left() {
+            if !next.has_room_for(more) {
                 return Err(SwapError::NoRoom(more));
             }
             if !together::move_all(service, next, report, publish).await? {

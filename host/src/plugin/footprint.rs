@@ -1,0 +1,145 @@
+//! What one instance of a plugin takes, at most, of everything that all instances share.
+//!
+//! A footprint is derived once, at load, from the structure of the component and from the limits of
+//! the engine. It holds whatever the instance does, and whatever its slots were used for before.
+
+use std::fmt;
+
+use wasmtime::component::Component;
+
+use super::engine::{
+    CORE_INSTANCES_MAX, FIBER_STACK_BYTES, MEMORIES_PER_INSTANCE_MAX, MEMORY_SLOT_BYTES, TABLE_SLOT_BYTES,
+    TABLES_PER_INSTANCE_MAX,
+};
+
+/// Kernel mappings of one memory slot, at most: the parts before and after the image of its data,
+/// the image, the part that is not accessible, and two more where parts that the kernel does not
+/// join again are left of other plugins that used the slot.
+pub(super) const MAPS_PER_MEMORY: usize = 6;
+/// Kernel mappings of one stack: the stack and its guard. They exist from the start of the engine.
+pub(super) const MAPS_PER_STACK: usize = 2;
+
+/// What one instance takes at most. Each instance has one stack and one slot of its own beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// Memory slots: 0 to 4.
+    pub memories: usize,
+    /// Table slots: 0 to 8.
+    pub tables: usize,
+    /// Core instances. The engine counts them and reserves nothing for them: always 32, its limit.
+    pub core_instances: usize,
+    /// Kernel mappings.
+    pub mappings: usize,
+    /// Bytes of address space.
+    pub address_bytes: u64,
+}
+
+impl Footprint {
+    /// The most that the engine lets any component take.
+    pub const MOST: Self = Self::with(MEMORIES_PER_INSTANCE_MAX as usize, TABLES_PER_INSTANCE_MAX as usize);
+
+    /// Of this component. One whose modules are not all its own may take the most.
+    pub(super) fn of(component: &Component) -> Self {
+        component
+            .resources_required()
+            .map_or(Self::MOST, |required| Self::with(required.num_memories as usize, required.num_tables as usize))
+    }
+
+    /// Of a component with so many memories and tables.
+    #[must_use]
+    pub const fn with(memories: usize, tables: usize) -> Self {
+        Self {
+            memories,
+            tables,
+            core_instances: CORE_INSTANCES_MAX as usize,
+            mappings: MAPS_PER_STACK + memories * MAPS_PER_MEMORY,
+            address_bytes: memories as u64 * MEMORY_SLOT_BYTES
+                + tables as u64 * TABLE_SLOT_BYTES
+                + FIBER_STACK_BYTES as u64,
+        }
+    }
+
+    /// What the ledger counts of it.
+    pub(super) fn amounts(self) -> Amounts {
+        Amounts([1, self.memories])
+    }
+}
+
+/// What instances can run out of. Stacks, tables and core instances are not among them: the engine
+/// has as many for each instance as an instance may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resource {
+    /// Instances, each with its stack.
+    Instances,
+    /// Memory slots, and with them mappings and address space.
+    Memories,
+}
+
+impl Resource {
+    /// Every one.
+    pub const ALL: [Self; 2] = [Self::Instances, Self::Memories];
+
+    /// Stable name for metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Instances => "instances",
+            Self::Memories => "memories",
+        }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Instances => "instances",
+            Self::Memories => "memory slots",
+        })
+    }
+}
+
+/// So many of each [`Resource`], in its order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Amounts(pub [usize; 2]);
+
+impl Amounts {
+    /// Of one resource.
+    #[must_use]
+    pub fn of(self, resource: Resource) -> usize {
+        self.0[resource as usize]
+    }
+
+    fn each(self, other: Self, pick: impl Fn(usize, usize) -> usize) -> Self {
+        Self(std::array::from_fn(|at| pick(self.0[at], other.0[at])))
+    }
+
+    /// The sum of both.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        self.each(other, usize::saturating_add)
+    }
+
+    /// What is left of it; 0 where the other is more.
+    #[must_use]
+    pub fn less(self, other: Self) -> Self {
+        self.each(other, usize::saturating_sub)
+    }
+
+    /// The greater of both, by resource.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        self.each(other, usize::max)
+    }
+
+    /// The lesser of both, by resource.
+    #[must_use]
+    pub fn capped(self, other: Self) -> Self {
+        self.each(other, usize::min)
+    }
+
+    /// So many times as much.
+    #[must_use]
+    pub fn times(self, count: usize) -> Self {
+        Self(self.0.map(|amount| amount.saturating_mul(count)))
+    }
+}

@@ -1,0 +1,160 @@
+//! What a server has of the instances of the process: its holding at the gate, and the version that
+//! says how much each of its sessions claims.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+
+use super::builder::{ServerBuilder, StartError};
+use super::checks::argument;
+use super::host::Host;
+use crate::admission::InstanceRoom;
+use crate::plugin::{Amounts, EventProcedure, Footprint, Holding, Plugin, Promise, Resource};
+
+impl InstanceRoom for Holding {
+    fn claim(&self) -> Option<usize> {
+        Holding::claim(self).ok()
+    }
+
+    fn give(&self, claimed: usize) {
+        self.unclaim(claimed);
+    }
+}
+
+/// The version that new sessions get. Sessions claim room for it from the moment on in which it is stored.
+pub(crate) struct InForce(ArcSwap<EventProcedure>);
+
+impl InForce {
+    pub(super) fn new(procedure: Arc<EventProcedure>) -> Self {
+        procedure.holding().serves(procedure.plugin().footprint());
+        Self(ArcSwap::new(procedure))
+    }
+
+    pub(super) fn load(&self) -> Guard<Arc<EventProcedure>> {
+        self.0.load()
+    }
+
+    pub(super) fn load_full(&self) -> Arc<EventProcedure> {
+        self.0.load_full()
+    }
+
+    pub(super) fn store(&self, procedure: Arc<EventProcedure>) {
+        procedure.holding().serves(procedure.plugin().footprint());
+        self.0.store(procedure);
+    }
+
+    /// Puts `next` in the place of `current`, where that is in force still. What was in force.
+    pub(super) fn compare_and_swap(
+        &self,
+        current: &Arc<EventProcedure>,
+        next: Arc<EventProcedure>,
+    ) -> Arc<EventProcedure> {
+        let footprint = next.plugin().footprint();
+        let holding = Arc::clone(next.holding());
+        let was = Guard::into_inner(self.0.compare_and_swap(current, next));
+        if Arc::ptr_eq(&was, current) {
+            holding.serves(footprint);
+        }
+        was
+    }
+}
+
+impl ServerBuilder {
+    /// What the server is promised of the pools. One whose sessions share instances has claimed those.
+    pub(super) fn promise(&self) -> Promise {
+        match self.shards {
+            0 => Promise { sessions: self.throttle.max_clients, instances: self.instances_min },
+            _ => Promise::default(),
+        }
+    }
+
+    /// Opens the holding of a server that is to start beside those that are there.
+    ///
+    /// # Errors
+    /// More is promised than the pools hold.
+    pub(super) fn open(&self, host: &Host, tenant: &str, plugin: &Plugin) -> Result<Arc<Holding>, StartError> {
+        let (promise, footprint, ledger) = (self.promise(), plugin.footprint(), host.engine().ledger());
+        let (own, others, offered) = (promise.of(footprint), ledger.promised(), ledger.offered());
+        if let Some((key, problem)) = excess(promise, footprint, own, others, offered) {
+            return Err(argument(key, problem));
+        }
+        Ok(ledger.open(tenant, promise, footprint))
+    }
+}
+
+/// What the servers of a plan are promised together.
+#[derive(Debug)]
+pub struct Promised {
+    offered: Amounts,
+    so_far: Amounts,
+}
+
+impl Promised {
+    /// Nothing yet, of what this host has.
+    #[must_use]
+    pub fn none(host: &Host) -> Self {
+        Self { offered: host.engine().ledger().offered(), so_far: Amounts::default() }
+    }
+
+    /// Promises what this description does, with this plugin. The mistake where that is too much, beside those before
+    /// it.
+    pub fn add(&mut self, server: &ServerBuilder, plugin: &Plugin) -> Option<StartError> {
+        let (promise, footprint) = (server.promise(), plugin.footprint());
+        let own = promise.of(footprint);
+        let found = excess(promise, footprint, own, self.so_far, self.offered);
+        self.so_far = self.so_far.plus(own);
+        found.map(|(key, problem)| argument(key, problem))
+    }
+}
+
+/// The key that asks for more than there is, and the arithmetic.
+fn excess(
+    promise: Promise,
+    footprint: Footprint,
+    own: Amounts,
+    others: Amounts,
+    offered: Amounts,
+) -> Option<(&'static str, String)> {
+    let is_short =
+        |resource: &Resource| own.of(*resource) > 0 && own.of(*resource) + others.of(*resource) > offered.of(*resource);
+    let resource = Resource::ALL.into_iter().find(is_short)?;
+    let (wanted, taken, most) = (own.of(resource), others.of(resource), offered.of(resource));
+    Some(match resource {
+        Resource::Instances => {
+            let key = if promise.sessions >= promise.instances { "max_clients" } else { "instances_min" };
+            (key, format!("{wanted} sessions are promised, and {taken} to other servers, of {most} (`sessions_max`)"))
+        }
+        Resource::Memories => (
+            "instances_min",
+            format!(
+                "{} instances with {} memories each are {wanted} memory slots, and {taken} are promised to \
+                 other servers, of {most}",
+                promise.instances, footprint.memories
+            ),
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overpromise_is_refused_with_arithmetic() {
+        for case in 0..2_000_usize {
+            let footprint = Footprint::with(1 + case % 4, case % 9);
+            let promise = Promise { sessions: 1 + case % 47, instances: 1 + case % 53 };
+            let (own, others) = (promise.of(footprint), Amounts([case % 91, case % 97]));
+            let [instances, memories] = own.plus(others).0;
+            let with = |offered| excess(promise, footprint, own, others, Amounts(offered));
+            assert_eq!(with([instances, memories]), None, "{case}: at the limit");
+            assert_eq!(with([instances + 1, memories + 1]), None, "{case}: below");
+            let (key, problem) = with([instances - 1, memories]).expect("one session too many");
+            let words = format!("{} sessions", own.of(Resource::Instances));
+            assert!(problem.contains(&words) && key != "shards", "{case}: {problem}");
+            let (key, problem) = with([instances, memories - 1]).expect("one slot too many");
+            let words = format!("{} memory slots", own.of(Resource::Memories));
+            assert!(problem.contains(&words) && key == "instances_min", "{case}: {problem}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! A tenant takes all that its limits allow, with the plugin that takes the most, where the system gives little: the process
+//! lives, others are served, and so is that tenant once there is room again.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use wharf_tests::clients::{Client, free_port};
+use wharf_tests::guests::{component, wharf_binary};
+use wharf_tests::oracle::alone;
+use wharf_tests::process::Wharf;
+use wharf_tests::servers::eventually;
+use wharf_tests::shapes::{Module, Writes, with_modules, worst};
+
+/// Sessions that the good server is promised.
+const GOOD: usize = 20;
+
+struct Site {
+    folder: TempDir,
+    bad: SocketAddr,
+    good: SocketAddr,
+    wharf: Wharf,
+}
+
+impl Site {
+    /// Runs after `before`, a line of a shell. The bad server may have so many clients.
+    fn start(before: &str, clients: usize, modules: &[Module]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let keep = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).expect("kept");
+        keep("polite.wasm", &component(""));
+        keep("worst.wasm", &with_modules(&component(""), modules));
+        keep("worse.wasm", &with_modules(&component(""), &[modules, &[Module::default()]].concat()));
+        let (bad, good) = (free_port(), free_port());
+        let server = |name: &str, port, plugin: &str, more: &str| {
+            format!("[[server]]\nname = '{name}'\nhost = '127.0.0.1'\nport = {port}\nplugin = '{plugin}'\n{more}\n")
+        };
+        let text = format!(
+            "[host]\nstop_grace = '100ms'\n[control]\nsocket = 'control.sock'\n{}{}",
+            server("bad", bad, "worst.wasm", &format!("max_clients = {clients}")),
+            server("good", good, "polite.wasm", &format!("max_clients = {GOOD}\ninstances_min = {GOOD}")),
+        );
+        keep("wharf.toml", text.as_bytes());
+        let mut command = Command::new("bash");
+        command.arg("-c").arg(format!("{before}\nexec \"$0\" serve")).arg(wharf_binary()).env("RUST_BACKTRACE", "0");
+        let wharf = Wharf::spawn(command, folder.path());
+        wharf.lines_until("server started");
+        wharf.says("server started");
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let site = Self { folder, bad: address(bad), good: address(good), wharf };
+        eventually("the control API is open", || site.path("control.sock").exists());
+        site
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(wharf_binary());
+        command.arg("ctl").args(arguments).arg("--socket").arg(self.path("control.sock"));
+        let output = command.output().expect("it runs");
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+    }
+
+    /// One client of the bad server that stays where it was let in.
+    fn intrude(&self) -> Option<TcpStream> {
+        let mut socket = TcpStream::connect(self.bad).ok()?;
+        socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        socket.write_all(b"x").ok()?;
+        let mut byte = [0];
+        (socket.read(&mut byte).ok()? == 1).then_some(socket)
+    }
+
+    /// Everybody of the good server is served, at once.
+    fn serves_good(&mut self) {
+        let mut clients: Vec<_> = (0..GOOD).map(|_| Client::connect(self.good)).collect();
+        for client in &mut clients {
+            client.echo("served");
+        }
+        assert!(self.wharf.child.try_wait().expect("it can be asked").is_none(), "the process ended");
+        let status = self.ctl(&["servers"]);
+        assert!(status.contains("good") && status.contains("bad"), "{status}");
+        clients.iter_mut().for_each(|client| client.finish().expect_closed());
+    }
+
+    /// The whole story. How many of the bad server's clients had an instance.
+    fn is_besieged(&mut self, clients: usize) -> usize {
+        self.serves_good();
+        let mut inside: Vec<_> = (0..clients / 2).filter_map(|_| self.intrude()).collect();
+        self.serves_good();
+        // Other versions, and reloads, while there is next to nothing left.
+        let worse = self.path("worse.wasm");
+        let swapped = Command::new(wharf_binary())
+            .args(["plugin", "swap", "bad"])
+            .arg(worse)
+            .arg("--socket")
+            .arg(self.path("control.sock"))
+            .output();
+        assert!(swapped.is_ok());
+        self.ctl(&["reload"]);
+        inside.extend((clients / 2..clients).filter_map(|_| self.intrude()));
+        self.serves_good();
+        let most = inside.len();
+        drop(inside);
+        let start = Instant::now();
+        while self.intrude().is_none() {
+            assert!(start.elapsed() < Duration::from_secs(20), "it is never served again");
+        }
+        self.serves_good();
+        most
+    }
+}
+
+/// A setting of the machine, which is as it was once this goes.
+struct Lowered {
+    file: &'static str,
+    before: String,
+}
+
+impl Lowered {
+    fn to(file: &'static str, value: u64) -> Option<Self> {
+        let before = fs::read_to_string(file).ok()?;
+        let now: u64 = before.trim().parse().ok()?;
+        if now <= value || fs::write(file, value.to_string()).is_err() {
+            eprintln!("skipped: {file} is {now} and cannot be lowered to {value}");
+            return None;
+        }
+        Some(Self { file, before })
+    }
+}
+
+impl Drop for Lowered {
+    fn drop(&mut self) {
+        fs::write(self.file, &self.before).expect("it is as it was");
+    }
+}
+
+#[test]
+fn few_mappings_end_no_process() {
+    let _alone = alone();
+    let Some(lowered) = Lowered::to("/proc/sys/vm/max_map_count", 20_000) else { return };
+    let mut site = Site::start("true", 540, &worst());
+    let inside = site.is_besieged(540);
+    assert!((100..540).contains(&inside), "{inside} of 540 were let in");
+    // There is more of it again, and the process is as well as before.
+    drop(lowered);
+    site.serves_good();
+}
+
+#[test]
+fn little_address_space_ends_no_process() {
+    let _alone = alone();
+    // For some sessions more than the spare ones, each with four memories.
+    for sessions in [30_u64, 45] {
+        let kibibytes = (8 << 20) + (64 + sessions) * 4 * ((4 << 20) + (32 << 10));
+        let mut site = Site::start(&format!("ulimit -v {kibibytes}"), sessions as usize - GOOD, &worst());
+        let clients = sessions as usize - GOOD;
+        let inside = site.is_besieged(2 * clients);
+        assert!(inside >= clients / 2, "{inside} of {clients} were let in");
+    }
+}
+
+/// A control group with a memory limit; gone when this is.
+struct Group(PathBuf);
+
+impl Group {
+    fn of(bytes: u64) -> Option<Self> {
+        let own = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let path = |controller: &str| {
+            let line = own.lines().find_map(|line| line.split_once(':')?.1.strip_prefix(controller)?.strip_prefix(':'));
+            line.map(|path| path.trim_start_matches('/').to_owned())
+        };
+        let places = [
+            (Path::new("/sys/fs/cgroup").join(path("")?), "memory.max"),
+            (Path::new("/sys/fs/cgroup/memory").join(path("memory").unwrap_or_default()), "memory.limit_in_bytes"),
+        ];
+        for (parent, file) in places {
+            // Where this is no control group, a folder in it is none.
+            if !parent.join("cgroup.procs").exists() {
+                continue;
+            }
+            let group = Self(parent.join(format!("wharf-{}", std::process::id())));
+            let limit = group.0.join(file);
+            if fs::create_dir(&group.0).is_ok() && limit.exists() && fs::write(limit, bytes.to_string()).is_ok() {
+                return Some(group);
+            }
+        }
+        eprintln!("skipped: no control group with a memory limit can be made");
+        None
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let gone = || fs::remove_dir(&self.0).is_ok() || !self.0.exists();
+        let start = Instant::now();
+        while !gone() && start.elapsed() < Duration::from_secs(5) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[test]
+fn little_memory_ends_no_process() {
+    let _alone = alone();
+    let Some(group) = Group::of(400 << 20) else { return };
+    let enters = format!("echo $$ > {}/cgroup.procs", group.0.display());
+    // Each session writes to six megabytes.
+    let module = Module { pages: 1, data: vec![(0, 8)], grows: 31, writes: Writes::Everything, tables: vec![] };
+    let mut site = Site::start(&enters, 90, &vec![module; 3]);
+    let inside = site.is_besieged(90);
+    assert!((10..90).contains(&inside), "{inside} of 90 were let in");
+}
