@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use wharf::event::{
-    Action, Budget, ClientInfo, DisconnectReason, Event, Fault, Instance, NameError, Peers, Port, Priority, Procedure,
-    READ_MAX_BYTES, Scope, SendError, WriteError,
+    Action, Broadcast, Budget, ClientInfo, DisconnectReason, Event, Fault, Instance, NameError, Peers, Port, Priority,
+    Procedure, READ_MAX_BYTES, Scope, SendError, WriteError,
 };
 use wharf::plugin::{Binding, EventProcedure, GuestInstance, Plugin};
 use wharf::sched::Budgets;
@@ -38,8 +38,8 @@ impl Peers for Room {
     fn client_count(&self) -> u32 {
         RECEIVERS + 1
     }
-    fn broadcast(&self, _: u64, _: &[u8]) -> u32 {
-        RECEIVERS
+    fn broadcast(&self, _: u64, _: &[u8]) -> Box<dyn Broadcast> {
+        Box::new(ToAll(0))
     }
     fn set_name(&self, _: u64, name: &str) -> Result<(), NameError> {
         *locked(&self.0) = Some(name.to_owned());
@@ -53,6 +53,21 @@ impl Peers for Room {
     }
     fn disconnect(&self, _: u64, _: u64) -> bool {
         false
+    }
+}
+
+/// A message that so many have taken, and all will take.
+struct ToAll(u32);
+
+impl Broadcast for ToAll {
+    fn go_on(&mut self, max: usize) -> bool {
+        let max = u32::try_from(max).unwrap_or(RECEIVERS);
+        self.0 = self.0.saturating_add(max).min(RECEIVERS);
+        self.0 < RECEIVERS
+    }
+
+    fn taken(&self) -> u32 {
+        self.0
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use tokio::sync::watch;
+
 /// What a server is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {
@@ -203,6 +205,16 @@ pub struct Notice {
     pub occurrence: Occurrence,
     /// What the server is doing since.
     pub status: Status,
+}
+
+/// Waits until the listening socket is closed.
+pub(super) async fn closed(mut accepting: watch::Receiver<u64>) {
+    while accepting.changed().await.is_ok() {}
+}
+
+/// Waits until the accepting task follows this version of the course, or is gone.
+pub(super) async fn followed(mut accepting: watch::Receiver<u64>, version: u64) {
+    let _ = accepting.wait_for(|seen| *seen >= version).await;
 }
 
 #[cfg(test)]

@@ -8,11 +8,11 @@ use tokio::sync::{OnceCell, watch};
 
 use super::bound::Prepared;
 use super::breaker::BreakerState;
-use super::course::{Newcomers, Notice, Occurrence, Status};
+use super::course::{Newcomers, Notice, Occurrence, Status, closed, followed};
 use super::exclusive::{Held, Rank};
 use super::host::Host;
 use super::lock::{Lock, LockError};
-use super::service::{FAREWELL_MAX, Service, closed, followed};
+use super::service::{FAREWELL_MAX, Service};
 use super::succession::OpenSocket;
 use crate::admission::{Change, Throttle, ThrottleError};
 use crate::event::Priority;

@@ -12,8 +12,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
-use super::course::Status;
-use super::service::{Service, followed};
+use super::course::{Status, followed};
+use super::service::Service;
 use crate::sched::{Moment, stalls};
 use crate::telemetry::LockExpired;
 

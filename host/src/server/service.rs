@@ -11,7 +11,7 @@ use tokio::sync::{broadcast, watch};
 use super::blame::{Blame, Fared, Source};
 use super::breaker::{Breaker, BreakerState, Turn};
 use super::census::{Alive, Census};
-use super::course::{Call, Course, Newcomers, Notice, Occurrence, Status};
+use super::course::{Call, Course, Newcomers, Notice, Occurrence, Status, closed};
 use super::exclusive::Exclusive;
 use super::guard::Guard;
 use super::lanes::Lanes;
@@ -489,14 +489,4 @@ impl Drop for EndingSessions<'_> {
             true
         });
     }
-}
-
-/// Waits until the listening socket is closed.
-pub(super) async fn closed(mut accepting: watch::Receiver<u64>) {
-    while accepting.changed().await.is_ok() {}
-}
-
-/// Waits until the accepting task follows this version of the course, or is gone.
-pub(super) async fn followed(mut accepting: watch::Receiver<u64>, version: u64) {
-    let _ = accepting.wait_for(|seen| *seen >= version).await;
 }

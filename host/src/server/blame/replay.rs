@@ -66,9 +66,6 @@ async fn alone(
 ) -> Finding {
     let waited = tokio::time::timeout(REPLAYS_WAIT_MAX, replaying.acquire()).await;
     let (Ok(Ok(_alone)), Some(before)) = (waited, before.upgrade()) else { return Finding::Unsure };
-    if before.instances_left() == 0 {
-        return Finding::Unsure;
-    }
     // Sessions that share an instance are not to lose it by this.
     let before = before.with_instance_each();
     let port = Arc::clone(&stage.port);
