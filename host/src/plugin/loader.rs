@@ -22,7 +22,7 @@ use super::instance::{Binding, EventProcedure, InstanceLimits};
 use super::not_loaded::{TrialFailed, not_compiled, short};
 use super::source::{self, Source, SourceError};
 use super::{Engine, Grants, imports, trial};
-use crate::event::{Budget, Fault, Instance, NAME_MAX_BYTES, NAMES_SHOWN_MAX, Priority, Procedure, excerpt, some_of};
+use crate::event::{Budget, NAME_MAX_BYTES, NAMES_SHOWN_MAX, Priority, excerpt, some_of};
 use crate::sched::Budgets;
 use crate::work::{Stop, SystemRefused};
 
@@ -487,22 +487,9 @@ fn on_trial(plugin: &Plugin, limits: InstanceLimits) -> Binding {
 fn make_one(procedure: &EventProcedure, budget: Budget) -> Result<(), TrialFailed> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.map_err(|error| TrialFailed::no_room(&error))?;
-    let trial = runtime.block_on(async { tokio::time::timeout(budget.wall, rehearse(procedure, budget)).await });
+    let trial = runtime.block_on(async { tokio::time::timeout(budget.wall, trial::rehearse(procedure, budget)).await });
     match trial {
         Ok(done) => done.map_err(TrialFailed::Plugin),
         Err(_) => Err(TrialFailed::Plugin("it did not finish starting in time".to_owned())),
     }
-}
-
-/// Starts one, and where it can hand sessions over, has it save and another one restore that.
-async fn rehearse(procedure: &EventProcedure, budget: Budget) -> Result<(), String> {
-    let of = |function: &'static str| move |fault: Fault| format!("{IN_ITS}{function}`: {fault}");
-    let mut first = procedure.instantiate(trial::scope(), budget).await.map_err(|fault| fault.to_string())?;
-    if procedure.hands_over() {
-        let state = first.save(budget).await.map_err(of("save"))?;
-        drop(first);
-        let second = procedure.take_over(trial::scope(), budget, budget, procedure.version(), state);
-        second.await.map_err(of("restore"))?;
-    }
-    Ok(())
 }

@@ -66,7 +66,7 @@ async fn alone(
 ) -> Finding {
     let waited = tokio::time::timeout(REPLAYS_WAIT_MAX, replaying.acquire()).await;
     let (Ok(Ok(_alone)), Some(before)) = (waited, before.upgrade()) else { return Finding::Unsure };
-    if before.instances_left() == 0 {
+    if !before.has_room_for(1) {
         return Finding::Unsure;
     }
     // Sessions that share an instance are not to lose it by this.
