@@ -2,7 +2,7 @@
 //! breaker.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -142,6 +142,14 @@ fn last(server: &ServerHandle) -> Generation {
     server.generations().last().expect("it has versions").0.clone()
 }
 
+/// Sends a byte and nothing more, and waits for the end, whoever ends it.
+fn say(client: &mut Client, byte: u8) {
+    client.send([byte]);
+    // It may be reset by now.
+    _ = client.0.shutdown(Shutdown::Write);
+    _ = client.rest();
+}
+
 /// So many sessions that end by this byte, from these addresses in turn.
 fn provoke(way: Way, server: &ServerHandle, addresses: u32, bytes: &[u8], dice: &mut Dice) {
     for step in 0..FAULTS {
@@ -180,8 +188,7 @@ fn worse_version_is_taken_back() {
         for step in 0..FAULTS {
             let mut client = way.connect(&server, step % addresses, &mut dice);
             // The last ones may meet the version before.
-            client.send("W").finish();
-            _ = client.rest();
+            say(&mut client, b'W');
         }
         eventually(&round, || notice(&server, "swap-rolled-back") == 1);
         let back = last(&server);
@@ -240,8 +247,7 @@ fn canary_is_judged_by_its_own_faults() {
         for step in 0..FAULTS {
             let byte = bytes[dice.throw(2) as usize];
             let mut client = way.connect(&server, step % 5, &mut dice);
-            client.send([byte]).finish();
-            _ = client.rest();
+            say(&mut client, byte);
         }
         match is_back {
             true => {

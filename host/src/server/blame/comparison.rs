@@ -111,7 +111,8 @@ impl Comparison {
             return Verdict::Keep;
         }
         if let Some(figures) = self.judge(live, Pending::Excused) {
-            return Verdict::TakeBack(figures);
+            // It is decided, whatever they find; what is told is what is known.
+            return Verdict::TakeBack(self.judge(live, Pending::Unknown).unwrap_or(figures));
         }
         if self.judge(live, Pending::Against).is_none() {
             self.undecided = None;

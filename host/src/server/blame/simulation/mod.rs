@@ -242,6 +242,27 @@ fn decision_waits_for_replays_and_not_for_ever() {
 }
 
 #[test]
+fn figures_leave_replays_out_that_are_not_done() {
+    for_each_seed(100, |seed| {
+        let mut dice = Dice(seed);
+        let addresses = 2 + dice.throw(8);
+        let mut played = Played::new(SWAP);
+        let mut marks = Vec::new();
+        for step in 0..10 * addresses {
+            let from = source(&mut dice, step % addresses);
+            marks.push(played.comparison.faulted(from, FAULT, played.now).0);
+        }
+        // One replay for each address, of which some are done.
+        let (replays, done) = (addresses as usize, 1 + dice.throw(addresses) as usize);
+        marks[..replays].iter().for_each(|mark| played.comparison.begins(*mark));
+        marks[..done].iter().for_each(|mark| played.comparison.replayed(*mark, Finding::Differs));
+        let Verdict::TakeBack(figures) = played.decide() else { return };
+        assert_eq!((figures.addresses, figures.excused), (addresses, 0), "{done} done: {figures:?}");
+        assert!(figures.rate > 0.99, "{figures:?}");
+    });
+}
+
+#[test]
 fn memory_of_addresses_and_kinds_is_bounded() {
     let (mut dice, mut rates, mut now) = (Dice(1), FaultRates::new(PAST), Instant::now());
     const NAMES: [&str; 3] = ["on-read", "on-write", "on-timer"];
