@@ -136,9 +136,11 @@ impl Tenants {
                 }
             }
             Slow::Locks(server) => {
-                for _ in 0..CALLS_MAX + 1 {
-                    self.begin(&format!("/v1/servers/{server}/lock"), &json!({ "wait": "60s", "hold": "60s" }));
-                }
+                let path = format!("/v1/servers/{server}");
+                let (lock, body) = (format!("{path}/lock"), json!({ "wait": "60s", "hold": "60s" }));
+                self.begin(&lock, &body);
+                eventually("one of them has it", || self.site.ok("GET", &path, json!({}))["locked"] == true);
+                (0..CALLS_MAX).for_each(|_| self.begin(&lock, &body));
             }
             Slow::Drain(server) => {
                 let body = json!({ "sessions": "drain", "deadline": "60s" });
@@ -240,11 +242,6 @@ fn full_queues_of_a_tenant_delay_no_other() {
 /// The tenant whose queues are full ends what it likes.
 fn ends_beside_its_own_queues(tenants: &mut Tenants, dice: &mut Seeded) {
     let lock = "/v1/servers/a2/lock";
-    let held = || {
-        let shown = tenants.site.ok("GET", "/v1/servers/a2", json!({}));
-        shown["locked"] == true
-    };
-    eventually("one of the calls has the lock", held);
     let mut of_a = ["rollback", "unlock", "restart", "stop"];
     dice.shuffle(&mut of_a);
     for call in of_a {
