@@ -253,3 +253,47 @@ impl Drop for Turn {
         self.turnstile.dismiss(&self.flow, &self.tenant);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// However many sessions of one tenant have mail, an event of another passes all but the first of them.
+    #[test]
+    fn mail_of_many_lets_a_neighbour_pass() {
+        let turnstiles = Arc::new(Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, 1))));
+        let turnstile = &turnstiles[Lane::Standard as usize];
+        let of = |tenant: &str| {
+            let seat = Arc::new(Seat::new(Lane::Standard, Arc::clone(&turnstiles)));
+            Turn::new(seat, Priority::Normal, tenant.into(), Arc::default())
+        };
+        let cx = &mut Context::from_waker(Waker::noop());
+        turnstile.attend(0);
+        for (receivers, each_us) in [(1, 10), (2, 900), (7, 300), (60, 1_000), (200, 40)] {
+            let mut mail: Vec<_> = (0..receivers).map(|_| of("a")).collect();
+            let mut event = of("b");
+            while !turnstile.is_crowded(0, Instant::now()) {
+                std::thread::yield_now();
+            }
+            let at_once =
+                mail.iter_mut().filter_map(|turn| turn.poll_mail(Priority::Normal, cx).is_ready().then_some(()));
+            assert_eq!(at_once.count(), 0, "mail of {receivers} goes past the line");
+            event.begin(Priority::Normal, Instant::now());
+            let mut moved = 0;
+            while event.poll(cx).is_pending() {
+                for turn in &mut mail {
+                    if turn.poll_mail(Priority::Normal, cx).is_ready() {
+                        turn.used(Duration::from_micros(each_us));
+                        turn.rest();
+                        moved += 1;
+                    }
+                }
+                assert!(moved <= 2 * receivers, "it waits for ever");
+            }
+            assert!(moved <= 2, "{moved} of {receivers} were moved before it");
+            event.rest();
+        }
+    }
+}
