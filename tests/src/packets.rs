@@ -336,6 +336,8 @@ pub struct Amount {
 impl Amount {
     /// All of them.
     pub const ALL: Self = Self { bytes_step: 1, random: 10_000, mixed: 50 };
+    /// For another setting of a plugin that gets all of them elsewhere.
+    pub const SOME: Self = Self { bytes_step: 8, random: 200, mixed: 20 };
 }
 
 /// Feeds a plugin with everything: every repeated byte, every repeated message, floods of them,

@@ -10,7 +10,7 @@ use crate::load;
 /// those that take long over a byte or over a start.
 fn amount(language: Language) -> (Amount, usize, usize) {
     match language {
-        Language::Rust | Language::C | Language::Wat => (Amount::ALL, 1, 40_000),
+        Language::Rust | Language::C | Language::Wat => (Amount::ALL, 3, 40_000),
         Language::Go => (Amount { bytes_step: 8, random: 200, mixed: 20 }, 6, 40_000),
         Language::JavaScript | Language::TypeScript | Language::Python => {
             (Amount { bytes_step: 32, random: 50, mixed: 5 }, 12, 2_000)
