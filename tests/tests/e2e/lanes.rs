@@ -142,7 +142,7 @@ fn spin(server: &ServerHandle, clients: usize) -> Vec<Client> {
 }
 
 fn one_thread() -> Host {
-    Host::new(&HostConfig { workers: 1, sessions_max: 64, ..HostConfig::default() }).expect("a host")
+    Host::new(&HostConfig { workers: 1, sessions_max: 128, ..HostConfig::default() }).expect("a host")
 }
 
 fn faults(server: &ServerHandle) -> u64 {

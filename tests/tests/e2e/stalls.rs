@@ -223,7 +223,8 @@ fn silence_after_a_stop_still_ends_sessions() {
     wharf.signal(Signal::STOP);
     thread::sleep(Duration::from_secs(1));
     wharf.signal(Signal::CONT);
-    thread::sleep(DEADLINE * 2);
+    // A peer that the system confirms bytes of at first has the write timeout once more.
+    thread::sleep(DEADLINE * 3);
     for client in &mut waiting {
         let mut stream: &TcpStream = &client.client.0.0;
         stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");

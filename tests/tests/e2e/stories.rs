@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use wharf::server::ServerHandle;
 use wharf_tests::certificates::Certificates;
 use wharf_tests::guests::{bundled, root};
-use wharf_tests::servers::describe;
+use wharf_tests::servers::{describe, eventually};
 use wharf_tests::transcript::{Transcript, plain, play, secure, story};
 
 fn folders() -> Vec<PathBuf> {
@@ -34,6 +34,8 @@ fn every_transcript_plays_whole_and_in_single_bytes() {
         let server = server(&folder, &story, None);
         for bytewise in [false, true] {
             play(&story, &mut plain(server.address()), bytewise, &folder.display().to_string());
+            // A session that goes may tell the others.
+            eventually("the last session has ended", || server.session_count() == 0);
         }
     }
 }
