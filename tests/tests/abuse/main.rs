@@ -9,6 +9,7 @@ mod machine;
 mod memory;
 mod output;
 mod pool;
+mod promises;
 mod scarce;
 mod starts;
 mod strangers;
