@@ -68,18 +68,26 @@ impl Site {
 
     /// One client of the bad server that stays where it was let in.
     fn intrude(&self) -> Option<TcpStream> {
-        let mut socket = TcpStream::connect(self.bad).ok()?;
+        Self::enter(self.bad)
+    }
+
+    /// A client that is served, if it is.
+    fn enter(address: SocketAddr) -> Option<TcpStream> {
+        let mut socket = TcpStream::connect(address).ok()?;
         socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         socket.write_all(b"x").ok()?;
         let mut byte = [0];
         (socket.read(&mut byte).ok()? == 1).then_some(socket)
     }
 
-    /// Everybody of the good server is served, at once.
+    /// All promised clients of the good server are served, at once.
     fn serves_good(&mut self) {
-        let mut clients: Vec<_> = (0..GOOD).map(|_| Client::connect(self.good)).collect();
-        for client in &mut clients {
-            client.echo("served");
+        let mut clients = Vec::new();
+        // Clients of the round before have closed, and the server may still be about to know.
+        let start = Instant::now();
+        while clients.len() < GOOD {
+            clients.extend(Self::enter(self.good).map(Client));
+            assert!(start.elapsed() < Duration::from_secs(20), "{} of {GOOD} are served", clients.len());
         }
         assert!(self.wharf.child.try_wait().expect("it can be asked").is_none(), "the process ended");
         let status = self.ctl(&["servers"]);
