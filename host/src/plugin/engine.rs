@@ -311,3 +311,11 @@ fn costs() -> OperatorCost {
     costs.variable.memory_grow_per_page = u8::MAX;
     costs
 }
+/// Gives this thread what it needs to run guests. The engine does it at the thread's first guest
+/// otherwise, and panics where the system has no memory for it by then.
+///
+/// # Panics
+/// The system refuses some pages.
+pub(crate) fn prepare_thread() {
+    wasmtime::Engine::tls_eager_initialize();
+}

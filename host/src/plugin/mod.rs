@@ -37,6 +37,7 @@ pub use cache::digest;
 pub use capacity::Capacity;
 pub(crate) use compile::number;
 pub use compiler::{Compiler, VERB as COMPILE_VERB, compile_for_another};
+pub(crate) use engine::prepare_thread;
 pub use engine::{Engine, EngineConfig, EngineError, WASM_STACK_BYTES};
 pub use footprint::{Amounts, Footprint, Resource};
 pub use grants::{Grant, Grants};

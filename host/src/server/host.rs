@@ -17,7 +17,7 @@ use super::succession::Shelf;
 use super::tenants::{Tenant, TenantLimits, TenantSeen, Tenants};
 use super::versions::StateFolder;
 use crate::admission::Count;
-use crate::plugin::{Capacity, Compiler, Engine, EngineConfig, EngineError, Loader};
+use crate::plugin::{Capacity, Compiler, Engine, EngineConfig, EngineError, Loader, prepare_thread};
 use crate::sched::{Account, Lane, TurnsSeen, stalls};
 use crate::telemetry::LanesStarted;
 use crate::work::{HOST, WorkError, WorkKind, WorkPool, WorkSeen};
@@ -112,7 +112,7 @@ impl Host {
         let [fast, idle] = [Lane::Fast, Lane::Idle].map(|lane| lanes.standing(lane).to_string());
         LanesStarted { threads: workers, fast: &fast, idle: &idle }.emit();
         let (runtime, stop) = steering_thread().map_err(HostError::Threads)?;
-        let pool = Arc::new(WorkPool::start().map_err(HostError::Threads)?);
+        let pool = Arc::new(WorkPool::start(prepare_thread).map_err(HostError::Threads)?);
         let clients = Count::up_to(Capacity::now().clients().max(1));
         let (notices, _) = broadcast::channel(NOTICES_KEPT);
         Ok(Self(Arc::new(Ground {

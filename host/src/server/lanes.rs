@@ -16,6 +16,7 @@ use std::thread;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
+use crate::plugin::prepare_thread;
 use crate::sched::{Account, Lane, Seat, Standing, TurnsSeen, Turnstile, Work, take, take_usher};
 
 /// All of them. Dropping it ends the threads and every task on them.
@@ -136,6 +137,7 @@ impl Threads {
         self._stops.push(stop);
         let ((tell, told), turnstile) = (mpsc::sync_channel(1), Arc::clone(turnstile));
         thread::Builder::new().name(format!("wharf-{name}-{number}")).spawn(move || {
+            prepare_thread();
             turnstile.attend(number);
             // The channel has room for it.
             let _ = tell.send(take());

@@ -14,7 +14,7 @@ mod stop;
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 
 use tokio::sync::oneshot;
@@ -121,19 +121,31 @@ struct State {
 }
 
 impl WorkPool {
-    /// Starts the threads.
+    /// Starts the threads. Each does `prepare` first.
     ///
     /// # Errors
-    /// The system refuses one.
-    pub fn start() -> io::Result<Self> {
-        let mut pool = Self { crews: WorkKind::ALL.map(|_| Arc::new(Crew::new())) };
-        for (kind, crew) in WorkKind::ALL.into_iter().zip(&mut pool.crews) {
+    /// The system refuses one, or `prepare` panics.
+    pub fn start(prepare: fn()) -> io::Result<Self> {
+        let pool = Self { crews: WorkKind::ALL.map(|_| Arc::new(Crew::new())) };
+        let (tell, told) = mpsc::channel();
+        for (kind, crew) in WorkKind::ALL.into_iter().zip(&pool.crews) {
             for number in 0..THREADS {
-                let crew = Arc::clone(crew);
+                let (crew, tell) = (Arc::clone(crew), tell.clone());
                 let name = format!("wharf-{}-{number}", kind.name());
-                thread::Builder::new().name(name).spawn(move || crew.work())?;
+                thread::Builder::new().name(name).spawn(move || {
+                    let prepared = caught(prepare);
+                    let goes_on = prepared.is_ok();
+                    // Where another thread failed, nobody listens any more.
+                    let _ = tell.send(prepared);
+                    drop(tell);
+                    if goes_on {
+                        crew.work();
+                    }
+                })?;
             }
         }
+        drop(tell);
+        told.iter().collect::<Result<(), _>>().map_err(io::Error::other)?;
         Ok(pool)
     }
 

@@ -1,8 +1,8 @@
 //! Turns of tenants, with seeded mixes of jobs, and real threads.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
 
 use super::queue::FairQueue;
 use super::*;
@@ -82,7 +82,7 @@ fn wait<T>(work: impl Future<Output = T>) -> T {
 
 #[test]
 fn full_queues_of_one_tenant_delay_no_other() {
-    let pool = Arc::new(WorkPool::start().expect("threads"));
+    let pool = Arc::new(WorkPool::start(|| ()).expect("threads"));
     let (slow, quick): (Arc<str>, Arc<str>) = ("slow".into(), "quick".into());
     let (release, hold) = mpsc::channel::<()>();
     let hold = Arc::new(Mutex::new(hold));
@@ -111,7 +111,7 @@ fn full_queues_of_one_tenant_delay_no_other() {
 
 #[test]
 fn panic_in_a_step_is_an_error_and_the_thread_goes_on() {
-    let pool = WorkPool::start().expect("threads");
+    let pool = WorkPool::start(|| ()).expect("threads");
     let tenant: Arc<str> = "any".into();
     for round in 0..THREADS * 3 {
         let text = format!("round {round}");
@@ -124,7 +124,7 @@ fn panic_in_a_step_is_an_error_and_the_thread_goes_on() {
 
 #[test]
 fn caller_that_goes_takes_its_step_along() {
-    let pool = Arc::new(WorkPool::start().expect("threads"));
+    let pool = Arc::new(WorkPool::start(|| ()).expect("threads"));
     let tenant: Arc<str> = "any".into();
     let (release, hold) = mpsc::channel::<()>();
     let hold = Arc::new(Mutex::new(hold));
@@ -149,4 +149,10 @@ fn caller_that_goes_takes_its_step_along() {
     drop(release);
     assert_eq!(wait(pool.run(WorkKind::Long, &tenant, || ())), Ok(()));
     assert_eq!(done.load(Ordering::Relaxed), 0, "none of them ran");
+}
+
+#[test]
+fn thread_that_cannot_be_prepared_is_an_error() {
+    let error = WorkPool::start(|| panic!("no memory")).err().expect("it cannot start");
+    assert!(error.to_string().contains("no memory"), "{error}");
 }

@@ -58,6 +58,8 @@ struct Tenants {
     _certificates: Certificates,
     /// Requests that are under way, by what they ask for.
     begun: Vec<(String, UnixStream)>,
+    /// Calls that wait for locks.
+    others_waiting: usize,
     _clients: Vec<Client>,
 }
 
@@ -97,7 +99,7 @@ impl Tenants {
         let site = Site { folder, port, wharf };
         eventually("the control API is open", || UnixStream::connect(site.socket()).is_ok());
         let liar = Liar::new(|_| Reply::Silence);
-        Self { site, liar, _certificates: certificates, begun: Vec::new(), _clients: Vec::new() }
+        Self { site, liar, _certificates: certificates, begun: Vec::new(), others_waiting: 0, _clients: Vec::new() }
     }
 
     /// Begins a request, and does not wait for its answer.
@@ -139,7 +141,12 @@ impl Tenants {
                 let path = format!("/v1/servers/{server}");
                 let (lock, body) = (format!("{path}/lock"), json!({ "wait": "60s", "hold": "60s" }));
                 self.begin(&lock, &body);
-                eventually("one of them has it", || self.site.ok("GET", &path, json!({}))["locked"] == true);
+                let waiting = |tenants: &Self| tenants.calls("a", "wait") + tenants.calls("b", "wait");
+                let others = self.others_waiting;
+                eventually("it has the lock", || {
+                    self.site.ok("GET", &path, json!({}))["locked"] == true && waiting(self) == others
+                });
+                self.others_waiting += CALLS_MAX;
                 (0..CALLS_MAX).for_each(|_| self.begin(&lock, &body));
             }
             Slow::Drain(server) => {
@@ -157,14 +164,14 @@ impl Tenants {
         found.map_or(0, |number| number.parse().expect("a number"))
     }
 
-    /// The answer to one of the requests that were begun, but for those that were refused a place.
-    fn answer(&mut self, path: &str) -> String {
+    /// The first answer of this code to requests that were begun.
+    fn answer(&mut self, path: &str, code: u16) -> String {
         loop {
             let at = self.begun.iter().position(|(begun, _)| begun == path).expect("it was begun");
             let mut answer = String::new();
             let read = self.begun.remove(at).1.read_to_string(&mut answer);
             assert!(read.is_ok(), "{path}: {read:?}");
-            if !answer.starts_with("HTTP/1.1 503") {
+            if answer.starts_with(&format!("HTTP/1.1 {code} ")) {
                 return answer;
             }
         }
@@ -249,13 +256,13 @@ fn ends_beside_its_own_queues(tenants: &mut Tenants, dice: &mut Seeded) {
         match call {
             "rollback" => {
                 assert_eq!(tenants.soon("/v1/servers/a1/plugin/rollback", json!({}))["to"], "p unversioned");
-                let answer = tenants.answer("/v1/servers/a1/plugin/swap");
-                assert!(answer.starts_with("HTTP/1.1 409") && answer.contains("overtaken"), "{answer}");
+                let answer = tenants.answer("/v1/servers/a1/plugin/swap", 409);
+                assert!(answer.contains("overtaken"), "{answer}");
             }
             // Its answer came, and nobody has read it.
             "unlock" => {
                 let token = loop {
-                    let answer = tenants.answer(lock);
+                    let answer = tenants.answer(lock, 200);
                     let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
                     if let Ok(lock) = serde_json::from_str::<Value>(body)
                         && let Some(token) = lock["token"].as_u64()
@@ -268,8 +275,8 @@ fn ends_beside_its_own_queues(tenants: &mut Tenants, dice: &mut Seeded) {
             "restart" => drop(tenants.soon("/v1/servers/a1/restart", json!({}))),
             _ => {
                 tenants.soon("/v1/servers/a3/stop", json!({ "grace": "1s" }));
-                let answer = tenants.answer("/v1/servers/a3/plugin/swap");
-                assert!(answer.starts_with("HTTP/1.1 409") && answer.contains("stopping"), "{answer}");
+                let answer = tenants.answer("/v1/servers/a3/plugin/swap", 409);
+                assert!(answer.contains("stopping"), "{answer}");
             }
         }
     }
