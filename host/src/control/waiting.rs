@@ -54,9 +54,9 @@ impl Class {
 /// Calls of one class and tenant.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Calls {
-    /// Those under way.
+    /// Calls under way.
     pub(super) now: usize,
-    /// Those that were refused because there were too many.
+    /// Calls refused because too many were under way.
     pub(super) refused: u64,
 }
 

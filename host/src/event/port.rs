@@ -192,8 +192,9 @@ pub trait Port: Send + Sync {
     fn set_timer(&self, id: u32, after_ms: u64) -> bool;
 }
 
-/// A message on its way to the sessions of a server, to some of them at a time, so that a caller with
-/// many does not hold its thread up. Those that come meanwhile do not get it. Dropping it ends it there.
+/// A message on its way to the sessions of a server. It goes to some of them at a time, so that a
+/// caller does not hold up its thread. Sessions that begin meanwhile do not get it. Dropping it leaves
+/// out the sessions that it has not reached.
 pub trait Broadcast: Send {
     /// Queues it for up to `max` more of them. Whether there are any left. Does not block.
     fn go_on(&mut self, max: usize) -> bool;

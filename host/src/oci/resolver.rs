@@ -10,7 +10,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::work::on_own_thread;
 
-/// Look-ups at once in a process. Those that hang are left behind and count.
+/// Look-ups at once in a process. A look-up that hangs is left behind and counts.
 const LOOK_UPS_MAX: usize = 16;
 
 static LOOK_UPS: AtomicUsize = AtomicUsize::new(0);

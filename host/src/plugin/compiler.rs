@@ -199,8 +199,8 @@ fn exited(
     }
 }
 
-/// CPU time of a process that nobody has waited for, as the system counts it, in steps of some
-/// milliseconds. None where it does not say: what is charged is for fairness, and not what ends it.
+/// CPU time of a process that is not reaped yet, as the system counts it, in steps of some
+/// milliseconds. Zero if the system does not say: the charge is for fairness, and ends no process.
 fn cpu_time(child: &Child) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
     // The name, which may contain anything, ends with the last parenthesis. Two numbers from the 14th on.
@@ -227,8 +227,7 @@ pub fn compile_for_another(memory_max_bytes: u64, time_max: Duration) -> u8 {
     match work(memory_max_bytes, time_max) {
         Ok(()) => 0,
         Err(error) => {
-            // Whoever started it reads this; if nobody does, nobody cares.
-            // No more than that one takes: it would not read the rest, and this could not end.
+            // The process that started this one reads it. It is cut, as names of a component may be huge.
             let text = excerpt(format_args!("{error:#}"), EXCERPT_MAX_BYTES);
             let _ = write!(io::stderr(), "{text}");
             let system = Refusal::in_causes(error.as_ref()).is_some();

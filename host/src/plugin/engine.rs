@@ -218,8 +218,8 @@ pub(super) fn for_compiling() -> wasmtime::Result<wasmtime::Engine> {
     wasmtime::Engine::new(&code())
 }
 
-/// Memory slots of a pool with so many instances: as many as those may have, and no more than the
-/// process has mappings and address space for, whatever is done with them.
+/// Memory slots of a pool with so many instances: as many as these may have. In their worst state the
+/// slots need no more mappings and address space than the process has.
 fn memory_slots(slots: usize) -> usize {
     let most = slots.saturating_mul(MEMORIES_PER_INSTANCE_MAX as usize);
     most.min(Capacity::now().memory_slots(slots))
@@ -241,7 +241,7 @@ fn settings(sessions: usize, release_memory: bool) -> Config {
     pool.total_component_instances(count(slots))
         .total_core_instances(count(slots.saturating_mul(CORE_INSTANCES_MAX as usize)))
         .total_memories(count(memories))
-        // As many as its instances may have, so that nobody runs out of tables before instances.
+        // As many as its instances may have, so that tables do not run out before instances.
         .total_tables(count(slots.saturating_mul(TABLES_PER_INSTANCE_MAX as usize)))
         .total_stacks(count(slots))
         .max_core_instances_per_component(CORE_INSTANCES_MAX)

@@ -1,7 +1,7 @@
 //! What one instance of a plugin takes, at most, of everything that all instances share.
 //!
 //! A footprint is derived once, at load, from the structure of the component and from the limits of
-//! the engine. It holds whatever the instance does, and whatever its slots were used for before.
+//! the engine. It bounds every instance, in every slot, new or used.
 
 use std::fmt;
 
@@ -119,7 +119,7 @@ impl Amounts {
         self.each(other, usize::saturating_add)
     }
 
-    /// What is left of it; 0 where the other is more.
+    /// The difference, by resource; 0 if the other is greater.
     #[must_use]
     pub fn less(self, other: Self) -> Self {
         self.each(other, usize::saturating_sub)

@@ -193,7 +193,7 @@ pub(super) async fn apart_from_others<F: Future>(slice: Arc<AtomicU64>, call: F)
         }
         let polled = call.as_mut().poll(cx);
         if polled.is_pending() {
-            // Without a start nobody looked yet, or the slice has ended.
+            // Without a start the slice has not begun, or has ended.
             let start = slice.load(Ordering::Relaxed);
             used = (start != 0).then(|| thread_cpu_ns().saturating_sub(start));
         }

@@ -427,8 +427,8 @@ impl Loader {
 fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> wasmtime::Result<Component> {
     // SAFETY: the bytes are an engine's own `serialize`. They come straight from the thread or the process that compiled, which
     // this one started and which ended well; or they were written by `Cache::put` into a folder that belongs to this user and
-    // that nobody else can write, which `Cache::open` checked, and `Cache::get` has compared their digests, so they are whole,
-    // and of the component and the engine that they are wanted for.
+    // that no other user can write, which `Cache::open` checked. `Cache::get` has compared their digests: they are whole, and
+    // of the component and the engine that they are wanted for.
     // The engine itself refuses those of another version or configuration.
     unsafe { Component::deserialize(engine, code) }
 }

@@ -67,7 +67,7 @@ impl Pressure {
         self.is_short.load(Ordering::Relaxed)
     }
 
-    /// Whether even those that are promised have it, as of the last look.
+    /// Whether promised instances, too, have all that they may, as of the last look.
     pub(super) fn is_critical(&self) -> bool {
         self.is_critical.load(Ordering::Relaxed)
     }

@@ -169,13 +169,13 @@ async fn wait<T>(due: impl Fn(Moment) -> Instant, waited: impl Future<Output = T
 mod tests {
     use super::*;
 
-    /// A number below `end`, from a number.
+    /// A number below `end`, from a seed.
     fn throw(seed: &mut u64, end: u64) -> u64 {
         *seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
         (*seed >> 33) % end
     }
 
-    /// What the thread and those that look do in an order that a number decides.
+    /// The thread beats and others look, in an order that a seed decides.
     #[test]
     fn stalls_are_the_same_for_every_look() {
         for number in 0..2_000 {

@@ -17,12 +17,12 @@ pub(crate) const ACCEPT_COST: Duration = Duration::from_micros(20);
 pub(crate) const LOG_LINE_COST: Duration = Duration::from_micros(2);
 /// What a request of the API takes beside its call: reading, parsing and answering it.
 pub(crate) const CALL_COST: Duration = Duration::from_micros(50);
-/// What sending to a socket takes, whatever is sent: measured on loopback, where the sender receives, too.
+/// What sending to a socket takes, beside its bytes. Measured on loopback, where the sender receives, too.
 const SEND_COST: Duration = Duration::from_micros(4);
 /// The same for each KiB.
 const SEND_KIB_COST: Duration = Duration::from_nanos(70);
 
-/// What sending so many bytes at once takes, where nobody measures it.
+/// What sending so many bytes at once takes, where it is not measured.
 pub(crate) fn sending(bytes: u64) -> Duration {
     SEND_COST + Duration::from_nanos((bytes >> 10).saturating_mul(SEND_KIB_COST.as_nanos() as u64))
 }

@@ -28,8 +28,8 @@ const ENDINGS_MAX: usize = 2 * REMEMBERED_MAX;
 const BAD_ADDRESSES_MIN: u64 = 2;
 /// How long the one that is let in has to last without a fault.
 const TRIAL: Duration = Duration::from_secs(1);
-/// A breaker that trips again so soon goes on with longer pauses. An address that was seen so
-/// recently is one of those that the server sees.
+/// A breaker that trips again so soon goes on with longer pauses. The server sees an address for so
+/// long after a session of it ended.
 const MEMORY: Duration = Duration::from_secs(60);
 
 /// When a breaker trips and for how long.

@@ -353,9 +353,10 @@ impl ServerBuilder {
         self.shards = count;
         self
     }
-    /// Instances that the server's sessions can always have, whatever other servers do: room for them is reserved in each
-    /// pool of the engine. At most [`ServerBuilder::max_clients`], where that is given. Not with shared instances, which
-    /// are reserved as they are. Default 0: its instances come from what is not reserved.
+    /// Instances that the server's sessions can always have: room for them is reserved in each pool
+    /// of the engine. At most [`ServerBuilder::max_clients`], where that is given. Not with shared
+    /// instances, which are reserved as they are. Default 0: its instances come from what is not
+    /// reserved.
     #[must_use]
     pub fn instances_min(mut self, instances: usize) -> Self {
         self.instances_min = instances;

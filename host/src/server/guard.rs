@@ -118,7 +118,7 @@ impl Service {
             service.guard().take_if(|guard| guard.until == until && guard.judged == Judged::Kept);
         });
         let mut past = self.blame.past_of(before.edition(), now);
-        // Those that moved were well on the version before.
+        // Sessions that moved were well on the version before.
         for (line, _) in on(self, new) {
             past.well(self.source(line.info().peer.ip()), now);
         }

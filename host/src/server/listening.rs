@@ -25,7 +25,7 @@ const SOUND_AFTER: Duration = Duration::from_secs(10);
 /// Repairs of a socket that did not hold, after which its server counts as failed while it waits.
 const REPAIRS_MAX: u32 = 3;
 
-/// What is done with a new socket, so that whatever else has the old one gets it.
+/// Gives a new socket to the other holders of the old one.
 pub(super) type Renewed = Box<dyn Fn(&Listener) + Send + Sync>;
 
 /// The socket, for the task that accepts.

@@ -126,7 +126,7 @@ pub(super) async fn move_all(
         prepared.push(one);
     }
     live.for_each(|_| report.stay("called-off"));
-    // Not before, so that a move that is called off ends nobody.
+    // Not before, so that a move that is called off ends no session.
     if all_ready {
         let rule = service.terms().rules.held_up;
         prepared = join_all(prepared.into_iter().map(|one| one.settled(rule))).await;

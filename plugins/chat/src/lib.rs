@@ -2,7 +2,7 @@
 //!
 //! The first line is the client's name. Each line after it goes to everybody else as `NAME: line`; `/to NAME line` goes to one,
 //! `/quit` leaves. What the room itself says begins with `* `. Lines end with LF or CRLF and have at most 512 bytes. Whoever does
-//! not read what is said misses it: nobody is held up by somebody else. An empty line says nothing.
+//! not read what is said misses it, and holds up no other member. An empty line says nothing.
 
 use wharf_plugin::slices::{Backlog, Left};
 use wharf_plugin::{Action, ClientInfo, DisconnectReason, EventProc, Handoff, NameError, Session};
@@ -96,7 +96,7 @@ impl Chat {
 
     /// The next line without its ending, and its length with it, where all of it is there.
     fn next_line(&self) -> Option<Result<(String, usize), TooLong>> {
-        // Beyond that nobody needs to look, however much follows.
+        // What follows after that is not looked at.
         let bytes = self.backlog.bytes();
         let bytes = &bytes[..bytes.len().min(LINE_MAX_BYTES + 2)];
         let end = bytes.iter().position(|&byte| byte == b'\n');

@@ -65,7 +65,7 @@ fn pool(host: &Host, name: &str) -> u64 {
     host.pools().iter().find(|pool| pool.name == name).expect("a pool").used
 }
 
-/// Makes instances of a shape. Mappings that they brought, and those that were derived.
+/// Makes instances of a shape. Mappings that they brought, and mappings that were derived.
 fn measured(host: &Host, seed: u64) -> (usize, usize) {
     let mut dice = Dice(seed + 1);
     let modules: Vec<_> = (0..dice.below(7)).map(|place| dice.module(place)).collect();

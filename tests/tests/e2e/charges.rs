@@ -203,7 +203,7 @@ fn work_within_share(what: u8, seed: u64) -> (String, bool) {
     for client in &mut clients[..workers] {
         client.write_all(&order).expect("it is read");
     }
-    // Whoever writes is read, for else there is nothing to do.
+    // A session that writes is read, for else there is nothing to do.
     let reading = (reads || what == b'w').then(|| read_all(std::mem::take(&mut clients), &stop));
     // What the burst allows is no part of its share. A machine that is slow itself may never get there.
     let begun = Instant::now();

@@ -157,7 +157,7 @@ impl Tenants {
         found.map_or(0, |number| number.parse().expect("a number"))
     }
 
-    /// The answer to one of the requests that were begun, but for those that were refused a place.
+    /// The answer to one of the requests that were begun and not refused a place.
     fn answer(&mut self, path: &str) -> String {
         loop {
             let at = self.begun.iter().position(|(begun, _)| begun == path).expect("it was begun");
@@ -252,7 +252,7 @@ fn ends_beside_its_own_queues(tenants: &mut Tenants, dice: &mut Seeded) {
                 let answer = tenants.answer("/v1/servers/a1/plugin/swap");
                 assert!(answer.starts_with("HTTP/1.1 409") && answer.contains("overtaken"), "{answer}");
             }
-            // Its answer came, and nobody has read it.
+            // Its answer came, and was not read.
             "unlock" => {
                 let token = loop {
                     let answer = tenants.answer(lock);

@@ -38,7 +38,7 @@ impl Seeded {
 struct Pids(PathBuf);
 
 impl Pids {
-    /// `None` where this system lets nobody make one.
+    /// `None` where this system does not let the test make one.
     fn new() -> Option<Self> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -156,7 +156,7 @@ impl Limited {
         eventually("the control API is open", || UnixStream::connect(site.socket()).is_ok());
         let versions = LABELS.chars().collect::<Vec<_>>().into_iter();
         let mut limited = Self { site, versions, _certificates: certificates };
-        // Whatever starts with the first use has started.
+        // Threads that start with the first use have started.
         for call in CALLS {
             assert_eq!(limited.call(call).0, 200, "{call}");
         }

@@ -37,7 +37,7 @@ impl<P: Procedure, M> Session<P, M> {
         if to.keeps_inputs() { copy() } else { None }
     }
 
-    /// Lets go of a copy that nobody asks for any more.
+    /// Drops the copy of the saved state once the version is not watched any more.
     pub(super) fn drop_saved(&mut self) {
         if self.saved.is_some() && !self.procedure.keeps_inputs() {
             self.saved = None;
