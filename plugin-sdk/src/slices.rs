@@ -110,7 +110,8 @@ impl Backlog {
     /// Adds what arrived.
     ///
     /// # Errors
-    /// [`Full`], and nothing was added. Close the session then: nothing else holds such a peer back.
+    /// [`Full`], and nothing was added. Close the session then: nothing else holds such a peer
+    /// back.
     pub fn push(&mut self, data: &[u8]) -> Result<(), Full> {
         if self.bytes().len() + data.len() > KEPT_MAX_BYTES {
             return Err(Full);

@@ -182,8 +182,8 @@ impl CpuClock {
     }
 }
 
-/// Polls a call of a guest, and leaves out of its slice what others use of its thread while the call waits. It may go on
-/// on another thread. `slice` is that of the guest's clock.
+/// Polls a call of a guest, and leaves out of its slice what others use of its thread while the
+/// call waits. It may go on on another thread. `slice` is that of the guest's clock.
 pub(super) async fn apart_from_others<F: Future>(slice: Arc<AtomicU64>, call: F) -> F::Output {
     let mut call = pin!(call);
     let mut used = None;

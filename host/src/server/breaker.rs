@@ -19,7 +19,8 @@ use crate::admission::AddressGroup;
 /// So many sessions have to fault for each that ends well or goes on; so many addresses have to be
 /// bad for each that is not.
 const FAULTS_PER_WELL: u64 = 9;
-/// Endings of each kind that are remembered of an address, for each fault that trips it; and how many at most.
+/// Endings of each kind that are remembered of an address, for each fault that trips it; and how
+/// many at most.
 const REMEMBERED: usize = 10;
 const REMEMBERED_MAX: usize = 10_000;
 /// Endings that are remembered of all addresses; at more the oldest are forgotten.

@@ -1,4 +1,5 @@
-//! A new version that faults more than the one before, soon after its swap, is taken back by itself.
+//! A new version that faults more than the one before, soon after its swap, is taken back by
+//! itself.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -145,8 +146,8 @@ impl Service {
         }
     }
 
-    /// A session ended. The fault to replay, where it is one of the version that is watched. Begins to
-    /// decide about that version where it is time.
+    /// A session ended. The fault to replay, where it is one of the version that is watched. Begins
+    /// to decide about that version where it is time.
     pub(super) fn guard_hears(
         self: &Arc<Self>,
         procedure: &Arc<EventProcedure>,

@@ -1,5 +1,5 @@
-//! Whose doing faults are: strangers at few or many addresses, versions that are worse and versions that are not, and the
-//! breaker.
+//! Whose doing faults are: strangers at few or many addresses, versions that are worse and versions
+//! that are not, and the breaker.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};

@@ -1,5 +1,5 @@
-//! Queues of the control plane: what one tenant's calls wait for delays no other tenant's calls, and
-//! none of the calls that end something.
+//! Queues of the control plane: what one tenant's calls wait for delays no other tenant's calls,
+//! and none of the calls that end something.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

@@ -300,7 +300,8 @@ fn refused_memory_is_named() {
         let status = fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero())).expect("its state");
         let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).expect("a size");
         let kibibytes: u64 = size.trim().trim_end_matches(" kB").parse().expect("a number");
-        // No room for a thread's stack or a copy of the process; what threads have reserved is theirs.
+        // No room for a thread's stack or a copy of the process; what threads have reserved is
+        // theirs.
         let most = (kibibytes + dice.below(4) as u64 * 16) << 10;
         println!("seed {seed}: up to {most} bytes of address space");
         let limit = |current| Rlimit { current, maximum: None };

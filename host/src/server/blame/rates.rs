@@ -1,5 +1,5 @@
-//! Endings of one version's sessions, by address: the rate at which they fault. Pure: it is told the
-//! time.
+//! Endings of one version's sessions, by address: the rate at which they fault. Pure: it is told
+//! the time.
 //!
 //! Each address counts once in the rate by address, with the share of its sessions that faulted.
 //! Faults that the version before has on the same input are taken out. Where only some of an
