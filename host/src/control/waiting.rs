@@ -1,5 +1,5 @@
-//! Places for calls that take their time, by tenant: what one tenant's calls wait for takes no
-//! place from another's.
+//! Places for calls that take their time, by tenant: waiting calls of one tenant take no place from
+//! another's.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,5 @@
-//! Looking up the address of a registry, on a thread of its own: a look-up may hang for ever, and
-//! where the system refuses the thread that is an error and no panic.
+//! Looking up the address of a registry, on a thread of its own, as a look-up may hang for ever. If
+//! the system refuses the thread, that is an error and no panic.
 
 use std::error::Error;
 use std::io;

@@ -86,8 +86,7 @@ impl Compiler {
             .process_group(0)
             .spawn()
             .map_err(|error| self.not_started(&error))?;
-        // Before it has the component, and so before it does anything. Where it may not be nicer it
-        // is not.
+        // Before it has the component, and so before it does anything. A refusal does no harm.
         let _ = setpriority_process(Some(Pid::from_child(&child)), NICENESS);
         let (input, Some(output), Some(said)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
             return Err(end(&mut child, account, "it has no pipes"));

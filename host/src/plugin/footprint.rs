@@ -12,9 +12,9 @@ use super::engine::{
     TABLES_PER_INSTANCE_MAX,
 };
 
-/// Kernel mappings of one memory slot, at most: the parts before and after the image of its data,
-/// the image, the part that is not accessible, and two more where parts that the kernel does not
-/// join again are left of other plugins that used the slot.
+/// Kernel mappings of one memory slot, at most: the image of its data, the parts before and after
+/// the image, the part that is not accessible, and two more. The two are parts of former users of
+/// the slot that the kernel does not join again.
 pub(super) const MAPS_PER_MEMORY: usize = 6;
 /// Kernel mappings of one stack: the stack and its guard. They exist from the start of the engine.
 pub(super) const MAPS_PER_STACK: usize = 2;

@@ -233,9 +233,9 @@ impl Rate {
         let _ = self.paid_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, paid);
     }
 
-    /// So much was used at once by what does not wait for the rate. Later uses cost twice as much
-    /// until it is paid for, and so does time without any. At a rate below `floor` only that part
-    /// of it is charged, so that what is small can pay for it, too.
+    /// Work that does not wait for the rate used so much at once. Until it is paid for, later uses
+    /// cost twice as much; time without any use pays for it, too. At a rate below `floor` only the
+    /// part that the rate is of `floor` is charged, so that a small tenant can pay.
     pub(crate) fn owe(&self, amount: u64, floor: u64) {
         if self.is_limited() {
             self.owe_at(amount, floor, Instant::now());

@@ -1,5 +1,5 @@
-//! Time in which the whole process stood still: stopped by a signal, frozen, or without any CPU.
-//! Nothing that others did not do in it is held against them.
+//! Time in which the whole process stood still: stopped by a signal, frozen, or without any CPU. It
+//! counts against no peer and no plugin.
 //!
 //! A thread says ten times a second that the process runs. Where it is silent for longer than
 //! [`TOLERANCE`], the rest of its silence is a stall. What a look at the clock finds does not

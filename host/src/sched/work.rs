@@ -1,6 +1,6 @@
 //! Work that a tenant causes outside of its guests' calls: polls of its sessions' tasks, and what
-//! other threads do for it. It is measured where the tenant's CPU time is limited. Not for what
-//! nothing limits: there no clock is read.
+//! other threads do for it. It is measured if the tenant's CPU time is limited, and else no clock
+//! is read.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -114,8 +114,8 @@ impl Account {
     }
 }
 
-/// CPU time each second that a tenant has for compilations at least, as its share is smaller: what
-/// they take beyond its share of this is not charged.
+/// CPU time each second that a tenant has for compilations at least. A tenant with a smaller share
+/// is charged with the part that its share is of this.
 const COMPILING_FLOOR: Duration = Duration::from_millis(100);
 
 #[cfg(test)]

@@ -57,9 +57,9 @@ pub struct Timeouts {
     pub min_read_rate: Option<u32>,
 }
 
-/// Bytes per second that a peer has to read of what is queued for it, where nothing else is said. A
-/// fifth of what the slowest lines in use carry. It holds a full send buffer of the default size
-/// for four minutes at most.
+/// Bytes per second that a peer has to read while data is queued for it, where nothing else is
+/// said. A fifth of what the slowest lines in use carry. At this rate a full send buffer of the
+/// default size is gone after 256 s.
 pub const MIN_READ_RATE_DEFAULT: u32 = 1_024;
 
 /// Where a server's plugin comes from.

@@ -90,7 +90,7 @@ impl Guard {
         }
     }
 
-    /// Decides, where these sessions of it and of the one before go on.
+    /// Decides. `live` has the sessions of the version and of the one before that go on.
     fn judge(&mut self, live: [&LiveAddresses; 2], now: Instant) -> Verdict {
         let verdict = self.suspect.decide(live, now);
         self.judged = match verdict {

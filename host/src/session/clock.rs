@@ -14,8 +14,8 @@ pub const MIN_RATE_WINDOW: Duration = Duration::from_secs(5);
 pub struct Deadlines {
     /// How long the peer may read nothing while data is queued for it. Never zero.
     pub write: Duration,
-    /// Bytes per second that the peer has to read while data is queued for it, over each `write`,
-    /// and over 20 s where that is longer. Zero: one byte over each `write` is enough.
+    /// Bytes per second that the peer has to read while data is queued for it, over a window of
+    /// `write`, at most 20 s. Zero: one byte over each `write` is enough.
     pub min_read_rate: u32,
     /// From the session's start to the peer's first byte.
     pub first_byte: Duration,
