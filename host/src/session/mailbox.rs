@@ -44,9 +44,8 @@ impl Orders {
 /// What a piece costs beside its bytes, so that many small ones are as bounded as few large ones.
 pub(super) const PIECE_BYTES: usize = 64;
 
-/// Mail that waits. Each piece holds its bytes and [`PIECE_BYTES`] of its tenant's mail, although
-/// all receivers of a broadcast share the bytes: each copies them to its own send buffer, and then
-/// there is room for that.
+/// Mail that waits. Each piece holds its bytes and [`PIECE_BYTES`] of its tenant's mail. Receivers of
+/// a broadcast share the bytes, but each counts them: it copies them to its own send buffer later.
 #[derive(Debug)]
 struct Mail {
     account: Arc<Account>,

@@ -10,8 +10,8 @@ use wharf_plugin::{Action, ClientInfo, DisconnectReason, EventProc, Handoff, Nam
 const LINE_MAX_BYTES: usize = 512;
 const NAME_MAX_BYTES: usize = 32;
 
-/// Lines that one event handles, so that the dearest of them cost less than half of the fuel that
-/// an event of the lowest class may use. The rest waits for the next event.
+/// Lines that one event handles; the rest waits for the next event. The dearest of them cost less
+/// than half of the fuel that an event of the lowest class may use.
 const LINES_PER_EVENT: usize = 500;
 /// What one event says to the room, after which it handles no more lines.
 const SAID_PER_EVENT_BYTES: usize = 16 << 10;

@@ -1,5 +1,5 @@
 //! Everything at once: clients that check every byte and clients that misbehave, over plain
-//! connections and TLS, on several servers of several tenants, while versions are swapped and
+//! connections and TLS, on several servers of several tenants. Meanwhile versions are swapped, and
 //! operators call all that the control API has. In the end all clients leave, and everything has to
 //! add up.
 //!
