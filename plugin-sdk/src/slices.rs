@@ -109,8 +109,9 @@ impl Backlog {
 
     /// Adds what arrived.
     ///
-    /// # Errors [`Full`], and nothing was added. Close the session then: nothing else holds such a
-    /// peer back.
+    /// # Errors
+    /// [`Full`], and nothing was added. Close the session then: nothing else holds such a peer
+    /// back.
     pub fn push(&mut self, data: &[u8]) -> Result<(), Full> {
         if self.bytes().len() + data.len() > KEPT_MAX_BYTES {
             return Err(Full);

@@ -93,7 +93,8 @@ pub fn take_over(socket: &impl AsFd, address: SocketAddr) -> TcpListener {
     taken.expect("it was taken")
 }
 
-/// Breaks a socket again and again, until it can be connected elsewhere, so that it never listens again.
+/// Breaks a socket again and again, until it can be connected elsewhere, so that it never listens
+/// again.
 ///
 /// # Panics
 /// The owner is always faster.

@@ -31,7 +31,7 @@ const FLOOD: usize = 4;
 /// What a session may save.
 const STATE_MAX_BYTES: usize = 256 << 10;
 
-/// A server with a full room, in which nobody is called as asked but the session itself.
+/// A server with a full room, in which only the session itself has the name that is asked for.
 struct Room(Mutex<Option<String>>);
 
 impl Peers for Room {

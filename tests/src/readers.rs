@@ -22,8 +22,8 @@ pub const PIECE_BYTES: usize = 64 << 10;
 /// The client's receive buffer. Small, so that the system confirms what is read soon.
 const RECEIVE_BUFFER_BYTES: usize = 32 << 10;
 
-/// A version of a plugin that counts bytes and answers with its label, as `versioned.wat`, and writes or loops as it
-/// is told. It hands over.
+/// A version of a plugin that counts bytes and answers with its label, as `versioned.wat`, and
+/// writes or loops as it is told. It hands over.
 #[must_use]
 pub fn writer(label: char) -> Arc<Plugin> {
     inline(&format!("writer-{label}"), &text(label))
@@ -139,7 +139,8 @@ impl Reader {
         seen
     }
 
-    /// Reads by the pattern until the server ends the connection, or for so long. True where it ended.
+    /// Reads by the pattern until the server ends the connection, or for so long. True where it
+    /// ended.
     pub fn read_until_gone(&mut self, pattern: Pattern, within: Duration) -> bool {
         let start = Instant::now();
         while start.elapsed() < within {

@@ -113,7 +113,8 @@ pub fn with_modules(component: &[u8], more: &[Module]) -> Vec<u8> {
     bytes
 }
 
-/// What takes the most of what instances share: a memory with an image in its middle that grows and is written to, three times.
+/// What takes the most of what instances share: a memory with an image in its middle that grows and
+/// is written to, three times.
 #[must_use]
 pub fn worst() -> Vec<Module> {
     let module = Module { pages: 2, data: vec![(70_000, 10)], grows: 1, writes: Writes::Everything, tables: vec![] };

@@ -237,7 +237,7 @@ fn every_code_of_the_api_is_in_its_document() {
     assert!(seen > 20, "{seen}");
 }
 
-/// Each released contract with the digest of its folder, which nobody changes.
+/// Each released contract with the digest of its folder, which never changes.
 const RELEASED: [(&str, &str); 1] = [("0.1.0", "389e1f55f3d0c959328c3a2d57ab708c3561d2bb9697ed6db4ed9008b317efa8")];
 
 /// Paths and contents below a folder, in order.

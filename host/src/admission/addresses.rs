@@ -13,8 +13,8 @@ const ADDRESSES_MAX: usize = 65_536;
 /// Bits of an IPv6 address that a single customer is given, at least.
 const IPV6_PREFIX_BITS: u32 = 64;
 
-/// Clients that count as one: those of an IPv4 address, or of an IPv6 network of 64 bits. An IPv4 address in IPv6 form
-/// counts as the IPv4 address.
+/// Clients that count as one: those of an IPv4 address, or of an IPv6 network of 64 bits. An IPv4
+/// address in IPv6 form counts as the IPv4 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AddressGroup(IpAddr);
 

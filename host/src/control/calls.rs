@@ -296,8 +296,8 @@ pub(super) async fn live() -> Response {
     "live\n".into_response()
 }
 
-/// Everything that runs is loaded before the API is opened, so that readiness ends with draining, or
-/// where a server cannot listen any more.
+/// Everything that runs is loaded before the API is opened, so that readiness ends with draining,
+/// or where a server cannot listen any more.
 pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     if shared.fleet.is_draining() {
         let problem =

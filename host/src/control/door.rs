@@ -91,8 +91,8 @@ impl UnixDoor {
     /// The next client. Dropping the future is safe: no client is lost.
     ///
     /// # Errors
-    /// What the system said, and EINVAL for a socket that was shut down: of that, `accept` itself
-    /// says only that nobody is there.
+    /// What the system said, and EINVAL for a socket that was shut down: for such a socket,
+    /// `accept` itself reports only that no client waits.
     pub(super) async fn accept(&self) -> io::Result<UnixStream> {
         loop {
             let mut ready = self.listener.readable().await?;

@@ -1,5 +1,5 @@
-//! Places for calls that take their time, by tenant: what one tenant's calls wait for takes no place
-//! from another's.
+//! Places for calls that take their time, by tenant: waiting calls of one tenant take no place from
+//! another's.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,9 +54,9 @@ impl Class {
 /// Calls of one class and tenant.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Calls {
-    /// Those under way.
+    /// Calls under way.
     pub(super) now: usize,
-    /// Those that were refused because there were too many.
+    /// Calls refused because too many were under way.
     pub(super) refused: u64,
 }
 

@@ -144,8 +144,8 @@ impl FaultKind {
 pub struct Fault {
     /// What it was.
     pub kind: FaultKind,
-    /// For the owner of the plugin: the trap's text and a backtrace with names. May hold many lines,
-    /// and at most [`Fault::DETAIL_MAX_BYTES`].
+    /// For the owner of the plugin: the trap's text and a backtrace with names. May hold many
+    /// lines, and at most [`Fault::DETAIL_MAX_BYTES`].
     pub detail: String,
 }
 

@@ -14,7 +14,8 @@ pub struct Budget {
     pub fuel: u64,
     /// CPU time of the guest.
     pub cpu: Duration,
-    /// Time from start to end, waits in host calls included, but for those for the session's own peer.
+    /// Time from start to end, waits in host calls included, but for those for the session's own
+    /// peer.
     pub wall: Duration,
 }
 
@@ -117,8 +118,8 @@ pub trait Instance: Send + 'static {
 
 /// What hears how a version does, on the thread of the session.
 pub trait Meter: std::fmt::Debug + Send + Sync {
-    /// An event of a session in this class took so long, waits included, but for those for its own peer. Called once
-    /// per event.
+    /// An event of a session in this class took so long, waits included, but for those for its own
+    /// peer. Called once per event.
     fn event(&self, class: Priority, took: Duration);
 
     /// A session in this class that slept could not wake on this version, and carries on with the one it fell asleep on.
@@ -192,8 +193,9 @@ pub trait Port: Send + Sync {
     fn set_timer(&self, id: u32, after_ms: u64) -> bool;
 }
 
-/// A message on its way to the sessions of a server, to some of them at a time, so that a caller with
-/// many does not hold its thread up. Those that come meanwhile do not get it. Dropping it ends it there.
+/// A message on its way to the sessions of a server. It goes to some of them at a time, so that a
+/// caller does not hold up its thread. Sessions that begin meanwhile do not get it. Dropping it
+/// leaves out the sessions that it has not reached.
 pub trait Broadcast: Send {
     /// Queues it for up to `max` more of them. Whether there are any left. Does not block.
     fn go_on(&mut self, max: usize) -> bool;
@@ -206,7 +208,8 @@ pub trait Broadcast: Send {
 pub trait Peers: Send + Sync {
     /// Established sessions that are not ending.
     fn client_count(&self) -> u32;
-    /// Begins to queue for every session but `own`: the caller goes on until all of them were asked.
+    /// Begins to queue for every session but `own`: the caller goes on until all of them were
+    /// asked.
     fn broadcast(&self, own: u64, data: &[u8]) -> Box<dyn Broadcast>;
     /// Names the session `own`.
     ///

@@ -238,8 +238,8 @@ impl Listener {
 fn polled(held: &Arc<Held>) -> io::Result<AsyncFd<Arc<Held>>> {
     // Urgent bytes are bytes like others, and accepted sockets inherit this.
     SockRef::from(&held.socket).set_out_of_band_inline(true)?;
-    // Deprecated because of types that lend a descriptor which is not theirs; a `TcpListener` owns its own for as
-    // long as it lives. What replaces it is an `unsafe fn` with that very condition.
+    // Deprecated because of types that lend a descriptor which is not theirs; a `TcpListener` owns
+    // its own for as long as it lives. What replaces it is an `unsafe fn` with that very condition.
     #[expect(deprecated)]
     AsyncFd::new(Arc::clone(held))
 }

@@ -14,7 +14,8 @@ use crate::event::{TlsInfo, excerpt};
 
 /// Bytes that are kept of what TLS says of a peer.
 const FAULT_MAX_BYTES: usize = 512;
-/// Bytes of a certificate's subject. A longer one is no subject: two may not look the same by a cut.
+/// Bytes of a certificate's subject. A longer one is no subject: two may not look the same by a
+/// cut.
 const SUBJECT_MAX_BYTES: usize = 2 << 10;
 
 /// How a server's clients are secured.
@@ -81,8 +82,8 @@ impl Security {
         Ok(Self(Some(TlsAcceptor::from(credentials.load()?))))
     }
 
-    /// Shakes hands, where there is a hand to shake. Has no limit of its own: dropping the future closes the connection
-    /// and frees the permit.
+    /// Shakes hands, where there is a hand to shake. Has no limit of its own: dropping the future
+    /// closes the connection and frees the permit.
     ///
     /// # Errors
     /// [`HandshakeFault`]; the connection is closed and the permit is free.

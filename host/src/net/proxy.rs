@@ -48,8 +48,9 @@ impl ProxyFault {
 }
 
 impl Accepted {
-    /// Reads the header, and from then on has the address in it. Where the proxy speaks for itself, the address stays
-    /// the proxy's. Must run inside a tokio runtime. Has no limit of its own: dropping the future closes the connection.
+    /// Reads the header, and from then on has the address in it. Where the proxy speaks for itself,
+    /// the address stays the proxy's. Must run inside a tokio runtime. Has no limit of its own:
+    /// dropping the future closes the connection.
     ///
     /// # Errors
     /// [`ProxyFault`]; the connection is closed.

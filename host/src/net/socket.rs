@@ -99,7 +99,7 @@ impl Socket {
         self.look = look;
     }
 
-    /// Reads what the system has, whatever the reactor has heard.
+    /// Reads what the system has, also where the reactor has heard of nothing.
     fn read_now(&self, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Some(socket) = self.options() else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
         match (&*socket).read(into.initialize_unfilled()) {

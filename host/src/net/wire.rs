@@ -41,8 +41,8 @@ impl Wire {
         done.map_ok(|()| into.filled().len())
     }
 
-    /// The same, and asks the system itself where the reactor has heard of nothing: a stop of the process lets timers
-    /// run before the reactor has looked.
+    /// The same, and asks the system itself where the reactor has heard of nothing: a stop of the
+    /// process lets timers run before the reactor has looked.
     ///
     /// # Errors
     /// As [`Wire::poll_read`].

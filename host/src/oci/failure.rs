@@ -29,7 +29,7 @@ pub enum Problem {
     /// The registry's: not done in time.
     #[error("the registry did not deliver it within {} (`registry.timeout`)", humantime::format_duration(*.0))]
     TooSlow(Duration),
-    /// Nobody's: its outcome is not wanted any more.
+    /// Not a failure: a stop or a roll-back called it off.
     #[error("it was called off")]
     CalledOff,
     /// The registry's: it stopped talking.

@@ -1,5 +1,5 @@
-//! Looking up the address of a registry, on a thread of its own: a look-up may hang for ever, and
-//! where the system refuses the thread that is an error and no panic.
+//! Looking up the address of a registry, on a thread of its own, as a look-up may hang for ever. If
+//! the system refuses the thread, that is an error and no panic.
 
 use std::error::Error;
 use std::io;
@@ -10,7 +10,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::work::on_own_thread;
 
-/// Look-ups at once in a process. Those that hang are left behind and count.
+/// Look-ups at once in a process. A look-up that hangs is left behind and counts.
 const LOOK_UPS_MAX: usize = 16;
 
 static LOOK_UPS: AtomicUsize = AtomicUsize::new(0);

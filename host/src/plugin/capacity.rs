@@ -63,8 +63,8 @@ impl Capacity {
 }
 
 impl Capacity {
-    /// Memory slots at once, in pools with so many stacks: whatever is done with them, the mappings
-    /// of the process stay below its reserve.
+    /// Memory slots at once, in pools with so many stacks. With all of them in their worst state,
+    /// the mappings of the process leave its reserve alone.
     pub(super) fn memory_slots(&self, stacks: usize) -> usize {
         let spare = SPARE_SLOTS * MAPS_PER_INSTANCE;
         let maps = self.maps.saturating_sub(MAPS_RESERVE - spare);

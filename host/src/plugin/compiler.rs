@@ -72,8 +72,8 @@ impl Compiler {
         Self { program, memory_max_bytes: Self::MEMORY_MAX_BYTES, time_max: Self::TIME_MAX }
     }
 
-    /// The machine code of a component. Blocks until it is there, or until it is called off. The account owes the
-    /// CPU time of the process, however it ends.
+    /// The machine code of a component. Blocks until it is there, or until it is called off. The
+    /// account owes the CPU time of the process, however it ends.
     pub(super) fn compile(&self, bytes: &[u8], stop: &Stop, account: &Account) -> Result<Vec<u8>> {
         let mut child = Command::new(&self.program)
             .args([VERB, &self.memory_max_bytes.to_string(), &self.time_max.as_secs().to_string()])
@@ -86,7 +86,7 @@ impl Compiler {
             .process_group(0)
             .spawn()
             .map_err(|error| self.not_started(&error))?;
-        // Before it has the component, and so before it does anything. Where it may not be nicer it is not.
+        // Before it has the component, and so before it does anything. A refusal does no harm.
         let _ = setpriority_process(Some(Pid::from_child(&child)), NICENESS);
         let (input, Some(output), Some(said)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
             return Err(end(&mut child, account, "it has no pipes"));
@@ -199,11 +199,12 @@ fn exited(
     }
 }
 
-/// CPU time of a process that nobody has waited for, as the system counts it, in steps of some
-/// milliseconds. None where it does not say: what is charged is for fairness, and not what ends it.
+/// CPU time of a process that is not reaped yet, as the system counts it, in steps of some
+/// milliseconds. Zero if the system does not say: the charge is for fairness, and ends no process.
 fn cpu_time(child: &Child) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
-    // The name, which may contain anything, ends with the last parenthesis. Two numbers from the 14th on.
+    // The name, which may contain anything, ends with the last parenthesis. Two numbers from the
+    // 14th on.
     let after = stat.rsplit_once(')').map(|(_, after)| after).unwrap_or_default();
     let ticks: u64 = after.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second().max(1) as f64)
@@ -227,8 +228,8 @@ pub fn compile_for_another(memory_max_bytes: u64, time_max: Duration) -> u8 {
     match work(memory_max_bytes, time_max) {
         Ok(()) => 0,
         Err(error) => {
-            // Whoever started it reads this; if nobody does, nobody cares.
-            // No more than that one takes: it would not read the rest, and this could not end.
+            // The process that started this one reads it. It is cut, as names of a component may be
+            // huge.
             let text = excerpt(format_args!("{error:#}"), EXCERPT_MAX_BYTES);
             let _ = write!(io::stderr(), "{text}");
             let system = Refusal::in_causes(error.as_ref()).is_some();
@@ -237,8 +238,8 @@ pub fn compile_for_another(memory_max_bytes: u64, time_max: Duration) -> u8 {
     }
 }
 
-/// Ends this process at the first panic of any of its threads, with one line that says why: that the
-/// system refused something, or that the compiler is wrong.
+/// Ends this process at the first panic of any of its threads, with one line that says why: that
+/// the system refused something, or that the compiler is wrong.
 fn one_line_for_each_panic() {
     std::panic::set_hook(Box::new(|panic| {
         let said = panic_words(panic.payload()).split_whitespace().collect::<Vec<_>>().join(" ");

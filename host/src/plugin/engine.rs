@@ -47,8 +47,8 @@ pub(super) const FIBER_STACK_BYTES: usize = 512 << 10;
 const KEEP_DIRTY_BYTES: usize = 2 << 20;
 /// The same where the kernel cannot, and all of them are wiped.
 const KEEP_BYTES: usize = 64 << 10;
-/// All slots together keep one part in so many of the memory of the process, so that what is kept of instances that are gone
-/// leaves room for others.
+/// All slots together keep one part in so many of the memory of the process, so that what is kept
+/// of instances that are gone leaves room for others.
 const KEPT_PART: u64 = 4;
 const PAGE_BYTES: usize = 4 << 10;
 /// Free slots that keep the image of the plugin that used them last.
@@ -157,8 +157,8 @@ impl Engine {
         &self.own
     }
 
-    /// Each pool: its name, what is in use, and what it holds. Of instances and memories also what sessions have claimed is
-    /// in use, and mappings are counted as the most that those can need.
+    /// Each pool: its name, what is in use, and what it holds. Of instances and memories also what
+    /// sessions have claimed is in use, and mappings are counted as the most that those can need.
     #[must_use]
     pub fn pools(&self) -> [(&'static str, u64, u64); 6] {
         let (used, total) = (self.ledger.used(), self.ledger.total());
@@ -218,14 +218,15 @@ pub(super) fn for_compiling() -> wasmtime::Result<wasmtime::Engine> {
     wasmtime::Engine::new(&code())
 }
 
-/// Memory slots of a pool with so many instances: as many as those may have, and no more than the
-/// process has mappings and address space for, whatever is done with them.
+/// Memory slots of a pool with so many instances: as many as these may have. In their worst state
+/// the slots need no more mappings and address space than the process has.
 fn memory_slots(slots: usize) -> usize {
     let most = slots.saturating_mul(MEMORIES_PER_INSTANCE_MAX as usize);
     most.min(Capacity::now().memory_slots(slots))
 }
 
-/// Bytes that a memory slot keeps when its instance is gone: so many, or its share of what all of them may keep.
+/// Bytes that a memory slot keeps when its instance is gone: so many, or its share of what all of
+/// them may keep.
 fn kept(most: usize, memories: usize) -> usize {
     let share = Capacity::now().memory_bytes / KEPT_PART / memories.max(1) as u64;
     most.min(usize::try_from(share).unwrap_or(usize::MAX)) & !(PAGE_BYTES - 1)
@@ -241,7 +242,7 @@ fn settings(sessions: usize, release_memory: bool) -> Config {
     pool.total_component_instances(count(slots))
         .total_core_instances(count(slots.saturating_mul(CORE_INSTANCES_MAX as usize)))
         .total_memories(count(memories))
-        // As many as its instances may have, so that nobody runs out of tables before instances.
+        // As many as its instances may have, so that tables do not run out before instances.
         .total_tables(count(slots.saturating_mul(TABLES_PER_INSTANCE_MAX as usize)))
         .total_stacks(count(slots))
         .max_core_instances_per_component(CORE_INSTANCES_MAX)

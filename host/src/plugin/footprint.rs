@@ -1,7 +1,7 @@
 //! What one instance of a plugin takes, at most, of everything that all instances share.
 //!
 //! A footprint is derived once, at load, from the structure of the component and from the limits of
-//! the engine. It holds whatever the instance does, and whatever its slots were used for before.
+//! the engine. It bounds every instance, in every slot, new or used.
 
 use std::fmt;
 
@@ -12,9 +12,9 @@ use super::engine::{
     TABLES_PER_INSTANCE_MAX,
 };
 
-/// Kernel mappings of one memory slot, at most: the parts before and after the image of its data,
-/// the image, the part that is not accessible, and two more where parts that the kernel does not
-/// join again are left of other plugins that used the slot.
+/// Kernel mappings of one memory slot, at most: the image of its data, the parts before and after
+/// the image, the part that is not accessible, and two more. The two are parts of former users of
+/// the slot that the kernel does not join again.
 pub(super) const MAPS_PER_MEMORY: usize = 6;
 /// Kernel mappings of one stack: the stack and its guard. They exist from the start of the engine.
 pub(super) const MAPS_PER_STACK: usize = 2;
@@ -119,7 +119,7 @@ impl Amounts {
         self.each(other, usize::saturating_add)
     }
 
-    /// What is left of it; 0 where the other is more.
+    /// The difference, by resource; 0 if the other is greater.
     #[must_use]
     pub fn less(self, other: Self) -> Self {
         self.each(other, usize::saturating_sub)

@@ -182,8 +182,8 @@ impl CpuClock {
     }
 }
 
-/// Polls a call of a guest, and leaves out of its slice what others use of its thread while the call waits. It may go on
-/// on another thread. `slice` is that of the guest's clock.
+/// Polls a call of a guest, and leaves out of its slice what others use of its thread while the
+/// call waits. It may go on on another thread. `slice` is that of the guest's clock.
 pub(super) async fn apart_from_others<F: Future>(slice: Arc<AtomicU64>, call: F) -> F::Output {
     let mut call = pin!(call);
     let mut used = None;
@@ -193,7 +193,7 @@ pub(super) async fn apart_from_others<F: Future>(slice: Arc<AtomicU64>, call: F)
         }
         let polled = call.as_mut().poll(cx);
         if polled.is_pending() {
-            // Without a start nobody looked yet, or the slice has ended.
+            // Without a start the slice has not begun, or has ended.
             let start = slice.load(Ordering::Relaxed);
             used = (start != 0).then(|| thread_cpu_ns().saturating_sub(start));
         }

@@ -178,7 +178,7 @@ impl EventProcedure {
         self.plugin.has_handoff() && self.shards.is_none()
     }
 
-    /// Whether there is room now for so many instances beside those that its server has.
+    /// Whether there is room now for so many instances more than its server has.
     #[must_use]
     pub fn has_room_for(&self, instances: usize) -> bool {
         self.context.holding.room_for(self.plugin.footprint(), instances) >= instances

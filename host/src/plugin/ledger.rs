@@ -4,8 +4,8 @@
 //! instance uses the room that its server has claimed. What a server has is the greater of the two,
 //! so that a session that sleeps keeps its room, and a session with two instances takes more.
 //!
-//! What is not promised to a server is the *remainder*. The pools are sized so that whatever the
-//! ledger gives out, the mappings of the process stay below the host's reserve.
+//! What is not promised to a server is the *remainder*. If the ledger gives out all of the pools,
+//! the mappings of the process still leave the host's reserve alone.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -117,7 +117,7 @@ struct Shared {
 struct State {
     next: u64,
     accounts: HashMap<u64, Account>,
-    /// Taken, by whomever.
+    /// Taken by all holders together.
     used: Amounts,
     /// Taken or promised.
     committed: Amounts,

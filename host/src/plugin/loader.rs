@@ -28,7 +28,8 @@ use crate::work::{Stop, SystemRefused};
 
 /// The export that makes a component a plugin, without its version.
 const EVENT_PROCEDURE: &str = "wharf:server/inet-event-proc";
-/// Bytes that the names of all imports and exports may have together. The largest known have two thousand.
+/// Bytes that the names of all imports and exports may have together. The largest known have two
+/// thousand.
 const NAMES_MAX_BYTES: usize = 64 << 10;
 
 /// Why a plugin was not loaded. Each names the file.
@@ -425,11 +426,12 @@ impl Loader {
 
 #[allow(unsafe_code)]
 fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: the bytes are an engine's own `serialize`. They come straight from the thread or the process that compiled, which
-    // this one started and which ended well; or they were written by `Cache::put` into a folder that belongs to this user and
-    // that nobody else can write, which `Cache::open` checked, and `Cache::get` has compared their digests, so they are whole,
-    // and of the component and the engine that they are wanted for.
-    // The engine itself refuses those of another version or configuration.
+    // SAFETY: the bytes are an engine's own `serialize`. They come straight from the thread or the
+    // process that compiled, which this one started and which ended well; or they were written by
+    // `Cache::put` into a folder that belongs to this user and that no other user can write, which
+    // `Cache::open` checked. `Cache::get` has compared their digests: they are whole, and of the
+    // component and the engine that they are wanted for. The engine itself refuses those of another
+    // version or configuration.
     unsafe { Component::deserialize(engine, code) }
 }
 

@@ -1,5 +1,5 @@
-//! Talking to a process through pipes that may never end, because the process may give them on: on
-//! one thread, for a limited time, and until the talk is called off.
+//! Talking to a process through pipes, on one thread, for a limited time, and until the talk is
+//! called off. The pipes may never end, because the process may pass them on.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;

@@ -10,8 +10,8 @@ use super::capacity::Capacity;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often the limits of the system are read, at most.
 const LIMITS_EVERY: Duration = Duration::from_secs(1);
-/// Memory that guests leave to the host: an eighth of what the process may have, at most this. Instances that are promised
-/// leave half of it.
+/// Memory that guests leave to the host: an eighth of what the process may have, at most this.
+/// Instances that are promised leave half of it.
 const MEMORY_RESERVE_MAX_BYTES: u64 = 128 << 20;
 
 /// What was seen last. Each question looks again where the last look is old enough.
@@ -50,8 +50,8 @@ impl Pressure {
         }
     }
 
-    /// So much is given to a guest. It is seen in the memory of the process only once it is written to, so that much of
-    /// this is a reason to look again.
+    /// So much is given to a guest. It is seen in the memory of the process only once it is written
+    /// to, so that much of this is a reason to look again.
     pub(super) fn grants(&self, bytes: usize) {
         self.granted.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -67,7 +67,7 @@ impl Pressure {
         self.is_short.load(Ordering::Relaxed)
     }
 
-    /// Whether even those that are promised have it, as of the last look.
+    /// Whether promised instances, too, have all that they may, as of the last look.
     pub(super) fn is_critical(&self) -> bool {
         self.is_critical.load(Ordering::Relaxed)
     }

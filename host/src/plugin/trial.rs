@@ -1,4 +1,5 @@
-//! The instance that a plugin must be able to make before it is published, and the session for it, which leads nowhere.
+//! The instance that a plugin must be able to make before it is published, and the session for it,
+//! which leads nowhere.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -16,8 +17,8 @@ pub(super) fn scope() -> Scope {
     Scope { port: Arc::new(Nowhere(info)), peers: Arc::new(Alone) }
 }
 
-/// Makes one instance under the limits of a server that is to have the plugin, and drops it. Blocks, so not for a
-/// runtime's thread.
+/// Makes one instance under the limits of a server that is to have the plugin, and drops it.
+/// Blocks, so not for a runtime's thread.
 ///
 /// # Errors
 /// [`LoadError::Trial`]; [`LoadError::System`].

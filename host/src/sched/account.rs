@@ -15,8 +15,8 @@ const GRAIN_MIN: usize = 1 << 10;
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// The unit of a CPU's rate: nanoseconds of CPU time each second.
 const NANOS: f64 = 1e9;
-/// Bytes of mail that the sessions of one tenant may have waiting, where its limits do not say. It is
-/// counted per receiver, so 64 KiB to 2,000 sessions at once fit.
+/// Bytes of mail that the sessions of one tenant may have waiting, where its limits do not say. It
+/// is counted per receiver, so 64 KiB to 2,000 sessions at once fit.
 pub const MAIL_MAX_BYTES: usize = 128 << 20;
 
 /// Sustained shares of a tenant over all of its servers. Zero is no limit.
@@ -233,9 +233,9 @@ impl Rate {
         let _ = self.paid_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, paid);
     }
 
-    /// So much was used at once by what does not wait for the rate. Later uses cost twice as much until
-    /// it is paid for, and so does time without any. At a rate below `floor` only that part of it is
-    /// charged, so that what is small can pay for it, too.
+    /// Work that does not wait for the rate used so much at once. Until it is paid for, later uses
+    /// cost twice as much; time without any use pays for it, too. At a rate below `floor` only the
+    /// part that the rate is of `floor` is charged, so that a small tenant can pay.
     pub(crate) fn owe(&self, amount: u64, floor: u64) {
         if self.is_limited() {
             self.owe_at(amount, floor, Instant::now());
@@ -388,7 +388,8 @@ mod tests {
         for (cpus, owed, floor, expected) in [
             // Half a CPU, of which a quarter goes to one second of work.
             (0.5, second, 0.1, Duration::from_secs(4)),
-            // Below the floor only its part of the work is charged: a hundredth of a CPU owes a tenth of it.
+            // Below the floor only its part of the work is charged: a hundredth of a CPU owes a
+            // tenth of it.
             (0.01, second, 0.1, Duration::from_secs(20)),
         ] {
             let account = limited(Shares { cpus, ..Shares::default() });

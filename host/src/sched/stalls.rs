@@ -1,9 +1,10 @@
-//! Time in which the whole process stood still: stopped by a signal, frozen, or without any CPU. Nothing that others
-//! did not do in it is held against them.
+//! Time in which the whole process stood still: stopped by a signal, frozen, or without any CPU. It
+//! counts against no peer and no plugin.
 //!
-//! A thread says ten times a second that the process runs. Where it is silent for longer than [`TOLERANCE`], the rest of
-//! its silence is a stall. What a look at the clock finds does not depend on whether that thread or the one that looks
-//! runs first after a stall. A look costs one load from memory, and no system call.
+//! A thread says ten times a second that the process runs. Where it is silent for longer than
+//! [`TOLERANCE`], the rest of its silence is a stall. What a look at the clock finds does not
+//! depend on whether that thread or the one that looks runs first after a stall. A look costs one
+//! load from memory, and no system call.
 
 use std::io;
 use std::pin::pin;
@@ -25,7 +26,8 @@ const WAIT_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 static STARTED: OnceLock<Instant> = OnceLock::new();
 static BEATS: AtomicU64 = AtomicU64::new(0);
 
-/// When the thread was last heard of, and the stalls before that, as one number, so that no look finds half of a change.
+/// When the thread was last heard of, and the stalls before that, as one number, so that no look
+/// finds half of a change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Beats {
     /// In [`Beats::UNIT`] since the start: 34 years fit.
@@ -124,15 +126,17 @@ impl Moment {
         now.at.saturating_duration_since(self.at).saturating_sub(stalls)
     }
 
-    /// The time of a clock that stands still when the process does. To be compared with times of that clock only.
+    /// The time of a clock that stands still when the process does. To be compared with times of
+    /// that clock only.
     #[must_use]
     pub fn excused(self) -> Instant {
         self.at.checked_sub(self.stalls).unwrap_or(self.at)
     }
 }
 
-/// Waits for something for so long, stalls excluded. `None`: it did not come, not even at a last look that the thread's
-/// reactor had before. Dropping the future is safe where it is for what is waited for.
+/// Waits for something for so long, stalls excluded. `None`: it did not come, not even at a last
+/// look that the thread's reactor had before. Dropping the future is safe where it is for what is
+/// waited for.
 pub async fn within<T>(limit: Duration, waited: impl Future<Output = T>) -> Option<T> {
     let since = Moment::now();
     wait(|now| since.due(limit, now), waited).await
@@ -160,7 +164,8 @@ async fn wait<T>(due: impl Fn(Moment) -> Instant, waited: impl Future<Output = T
             break;
         }
     }
-    // Timers that are due run before the reactor has looked at sockets where a stop interrupted its wait.
+    // Timers that are due run before the reactor has looked at sockets where a stop interrupted its
+    // wait.
     tokio::task::yield_now().await;
     waited.now_or_never()
 }
@@ -169,13 +174,13 @@ async fn wait<T>(due: impl Fn(Moment) -> Instant, waited: impl Future<Output = T
 mod tests {
     use super::*;
 
-    /// A number below `end`, from a number.
+    /// A number below `end`, from a seed.
     fn throw(seed: &mut u64, end: u64) -> u64 {
         *seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
         (*seed >> 33) % end
     }
 
-    /// What the thread and those that look do in an order that a number decides.
+    /// The thread beats and others look, in an order that a seed decides.
     #[test]
     fn stalls_are_the_same_for_every_look() {
         for number in 0..2_000 {

@@ -77,8 +77,9 @@ impl Turn {
         }
     }
 
-    /// Mail is to be moved, which is no event and so waits for its turn in the lane, but not for its
-    /// tenant's share. Ready when it may be; [`Turn::rest`] is to follow. Wakes as [`Turn::poll`] does.
+    /// Mail is to be moved, which is no event and so waits for its turn in the lane, but not for
+    /// its tenant's share. Ready when it may be; [`Turn::rest`] is to follow. Wakes as
+    /// [`Turn::poll`] does.
     pub fn poll_mail(&mut self, class: Priority, cx: &mut Context<'_>) -> Poll<()> {
         if self.state == State::Free {
             self.enter(class);

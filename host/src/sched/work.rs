@@ -1,6 +1,6 @@
-//! Work that a tenant causes outside of its guests' calls: polls of its sessions' tasks, and what other
-//! threads do for it. It is measured where the tenant's CPU time is limited. Not for what nothing limits:
-//! there no clock is read.
+//! Work that a tenant causes outside of its guests' calls: polls of its sessions' tasks, and what
+//! other threads do for it. It is measured if the tenant's CPU time is limited, and else no clock
+//! is read.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -17,12 +17,13 @@ pub(crate) const ACCEPT_COST: Duration = Duration::from_micros(20);
 pub(crate) const LOG_LINE_COST: Duration = Duration::from_micros(2);
 /// What a request of the API takes beside its call: reading, parsing and answering it.
 pub(crate) const CALL_COST: Duration = Duration::from_micros(50);
-/// What sending to a socket takes, whatever is sent: measured on loopback, where the sender receives, too.
+/// What sending to a socket takes, beside its bytes. Measured on loopback, where the sender
+/// receives, too.
 const SEND_COST: Duration = Duration::from_micros(4);
 /// The same for each KiB.
 const SEND_KIB_COST: Duration = Duration::from_nanos(70);
 
-/// What sending so many bytes at once takes, where nobody measures it.
+/// What sending so many bytes at once takes, where it is not measured.
 pub(crate) fn sending(bytes: u64) -> Duration {
     SEND_COST + Duration::from_nanos((bytes >> 10).saturating_mul(SEND_KIB_COST.as_nanos() as u64))
 }
@@ -42,7 +43,8 @@ thread_local! {
     static OUTSIDE: Cell<Outside> = const { Cell::new(Outside::Nothing) };
 }
 
-/// Work of the calling thread for a tenant, until it is dropped on the same thread. Not to be nested.
+/// Work of the calling thread for a tenant, until it is dropped on the same thread. Not to be
+/// nested.
 pub(crate) struct Work<'a>(&'a Account);
 
 impl<'a> Work<'a> {
@@ -94,8 +96,8 @@ impl Account {
         self.cpu().charge(nanoseconds(used));
     }
 
-    /// Runs this on the calling thread, which does nothing else meanwhile. What it takes is owed, as that
-    /// of a compilation.
+    /// Runs this on the calling thread, which does nothing else meanwhile. What it takes is owed,
+    /// as that of a compilation.
     pub(crate) fn owing<T>(&self, work: impl FnOnce() -> T) -> T {
         if !self.cpu().is_limited() {
             return work();
@@ -112,8 +114,8 @@ impl Account {
     }
 }
 
-/// CPU time each second that a tenant has for compilations at least, as its share is smaller: what they
-/// take beyond its share of this is not charged.
+/// CPU time each second that a tenant has for compilations at least. A tenant with a smaller share
+/// is charged with the part that its share is of this.
 const COMPILING_FLOOR: Duration = Duration::from_millis(100);
 
 #[cfg(test)]

@@ -19,7 +19,8 @@ use crate::admission::AddressGroup;
 /// So many sessions have to fault for each that ends well or goes on; so many addresses have to be
 /// bad for each that is not.
 const FAULTS_PER_WELL: u64 = 9;
-/// Endings of each kind that are remembered of an address, for each fault that trips it; and how many at most.
+/// Endings of each kind that are remembered of an address, for each fault that trips it; and how
+/// many at most.
 const REMEMBERED: usize = 10;
 const REMEMBERED_MAX: usize = 10_000;
 /// Endings that are remembered of all addresses; at more the oldest are forgotten.
@@ -28,8 +29,8 @@ const ENDINGS_MAX: usize = 2 * REMEMBERED_MAX;
 const BAD_ADDRESSES_MIN: u64 = 2;
 /// How long the one that is let in has to last without a fault.
 const TRIAL: Duration = Duration::from_secs(1);
-/// A breaker that trips again so soon goes on with longer pauses. An address that was seen so
-/// recently is one of those that the server sees.
+/// A breaker that trips again so soon goes on with longer pauses. The server sees an address for so
+/// long after a session of it ended.
 const MEMORY: Duration = Duration::from_secs(60);
 
 /// When a breaker trips and for how long.

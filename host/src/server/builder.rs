@@ -57,8 +57,9 @@ pub struct Timeouts {
     pub min_read_rate: Option<u32>,
 }
 
-/// Bytes per second that a peer has to read of what is queued for it, where nothing else is said. A fifth of what the
-/// slowest lines in use carry. It holds a full send buffer of the default size for four minutes at most.
+/// Bytes per second that a peer has to read while data is queued for it, where nothing else is
+/// said. A fifth of what the slowest lines in use carry. At this rate a full send buffer of the
+/// default size is gone after 256 s.
 pub const MIN_READ_RATE_DEFAULT: u32 = 1_024;
 
 /// Where a server's plugin comes from.
@@ -212,8 +213,8 @@ impl ServerBuilder {
         self.inherited = Some(Arc::new(socket));
         self
     }
-    /// Clients at a time; a newcomer beyond them is refused. So many are promised: others cannot take their places. Default 0: no
-    /// limit but the host's, and no promise.
+    /// Clients at a time; a newcomer beyond them is refused. So many are promised: others cannot
+    /// take their places. Default 0: no limit but the host's, and no promise.
     #[must_use]
     pub fn max_clients(mut self, clients: usize) -> Self {
         self.throttle.max_clients = clients;
@@ -353,9 +354,10 @@ impl ServerBuilder {
         self.shards = count;
         self
     }
-    /// Instances that the server's sessions can always have, whatever other servers do: room for them is reserved in each
-    /// pool of the engine. At most [`ServerBuilder::max_clients`], where that is given. Not with shared instances, which
-    /// are reserved as they are. Default 0: its instances come from what is not reserved.
+    /// Instances that the server's sessions can always have: room for them is reserved in each pool
+    /// of the engine. At most [`ServerBuilder::max_clients`], where that is given. Not with shared
+    /// instances, which are reserved as they are. Default 0: its instances come from what is not
+    /// reserved.
     #[must_use]
     pub fn instances_min(mut self, instances: usize) -> Self {
         self.instances_min = instances;

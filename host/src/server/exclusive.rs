@@ -56,7 +56,7 @@ impl Exclusive {
         }
     }
 
-    /// The lock, where nobody holds it.
+    /// The lock, where it is free. Does not wait.
     pub(super) fn try_lock(self: &Arc<Self>) -> Option<Held> {
         let mut state = self.state();
         let is_free = !std::mem::replace(&mut state.is_held, true);

@@ -1,4 +1,5 @@
-//! A new version that faults more than the one before, soon after its swap, is taken back by itself.
+//! A new version that faults more than the one before, soon after its swap, is taken back by
+//! itself.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -89,7 +90,7 @@ impl Guard {
         }
     }
 
-    /// Decides, where these sessions of it and of the one before go on.
+    /// Decides. `live` has the sessions of the version and of the one before that go on.
     fn judge(&mut self, live: [&LiveAddresses; 2], now: Instant) -> Verdict {
         let verdict = self.suspect.decide(live, now);
         self.judged = match verdict {
@@ -118,7 +119,7 @@ impl Service {
             service.guard().take_if(|guard| guard.until == until && guard.judged == Judged::Kept);
         });
         let mut past = self.blame.past_of(before.edition(), now);
-        // Those that moved were well on the version before.
+        // Sessions that moved were well on the version before.
         for (line, _) in on(self, new) {
             past.well(self.source(line.info().peer.ip()), now);
         }
@@ -145,8 +146,8 @@ impl Service {
         }
     }
 
-    /// A session ended. The fault to replay, where it is one of the version that is watched. Begins to
-    /// decide about that version where it is time.
+    /// A session ended. The fault to replay, where it is one of the version that is watched. Begins
+    /// to decide about that version where it is time.
     pub(super) fn guard_hears(
         self: &Arc<Self>,
         procedure: &Arc<EventProcedure>,

@@ -298,7 +298,7 @@ impl Host {
 }
 
 /// The runtime that accepts and steers, on a thread of its own, which ends when what is returned
-/// beside it is dropped. Nobody waits for that end: the last clone of a host may go inside a task.
+/// beside it is dropped. That drop does not wait: the last clone of a host may go inside a task.
 ///
 /// # Errors
 /// The system refuses the thread, or a descriptor for its reactor.

@@ -69,8 +69,8 @@ impl Lanes {
         }
     }
 
-    /// Runs a task on the thread of this lane that has the fewest. The task may go elsewhere by its seat. What it
-    /// takes is charged to this account.
+    /// Runs a task on the thread of this lane that has the fewest. The task may go elsewhere by its
+    /// seat. What it takes is charged to this account.
     pub(super) fn spawn<T>(self: &Arc<Self>, lane: Lane, account: Arc<Account>, task: impl FnOnce(Arc<Seat>) -> T)
     where
         T: Future<Output = ()> + Send + 'static,

@@ -20,12 +20,13 @@ const LOOKED_AT_EVERY: Duration = Duration::from_secs(2);
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// ...up to this, for as long as the server runs.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// A socket that has listened for so long since its repair is sound: the next repair waits for nothing.
+/// A socket that has listened for so long since its repair is sound: the next repair waits for
+/// nothing.
 const SOUND_AFTER: Duration = Duration::from_secs(10);
 /// Repairs of a socket that did not hold, after which its server counts as failed while it waits.
 const REPAIRS_MAX: u32 = 3;
 
-/// What is done with a new socket, so that whatever else has the old one gets it.
+/// Gives a new socket to the other holders of the old one.
 pub(super) type Renewed = Box<dyn Fn(&Listener) + Send + Sync>;
 
 /// The socket, for the task that accepts.

@@ -98,7 +98,8 @@ impl ServerBuilder {
         let configured = named.digest().to_owned();
         let name = self.given_name().unwrap_or(named.name()).to_owned();
         let (plugin, recorded) = self.recorded(host, &named)?;
-        // What is named does not start where another version is in force, whatever came of its trial.
+        // Where another version is in force, the named one does not start, and its trial is of no
+        // matter.
         match Arc::ptr_eq(&plugin, &named) {
             true => tried?,
             false => try_out(&plugin, self.limits, self.budgets.start(self.priority))?,

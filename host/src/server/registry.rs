@@ -192,8 +192,8 @@ impl Registry {
         self.members().active().map(of).collect()
     }
 
-    /// Asks something about the addresses of the sessions that are not ending. Nothing else may be asked of the registry
-    /// meanwhile.
+    /// Asks something about the addresses of the sessions that are not ending. Nothing else may be
+    /// asked of the registry meanwhile.
     pub(super) fn with_addresses<T>(&self, ask: impl FnOnce(&LiveAddresses) -> T) -> T {
         ask(&self.members().addresses)
     }

@@ -21,7 +21,8 @@ impl InstanceRoom for Holding {
     }
 }
 
-/// The version that new sessions get. Sessions claim room for it from the moment on in which it is stored.
+/// The version that new sessions get. Sessions claim room for it from the moment on in which it is
+/// stored.
 pub(crate) struct InForce(ArcSwap<EventProcedure>);
 
 impl InForce {
@@ -60,7 +61,8 @@ impl InForce {
 }
 
 impl ServerBuilder {
-    /// What the server is promised of the pools. One whose sessions share instances has claimed those.
+    /// What the server is promised of the pools. One whose sessions share instances has claimed
+    /// those.
     pub(super) fn promise(&self) -> Promise {
         match self.shards {
             0 => Promise { sessions: self.throttle.max_clients, instances: self.instances_min },
@@ -96,8 +98,8 @@ impl Promised {
         Self { offered: host.engine().ledger().offered(), so_far: Amounts::default() }
     }
 
-    /// Promises what this description does, with this plugin. The mistake where that is too much, beside those before
-    /// it.
+    /// Promises what this description does, with this plugin. The mistake where that is too much,
+    /// beside those before it.
     pub fn add(&mut self, server: &ServerBuilder, plugin: &Plugin) -> Option<StartError> {
         let (promise, footprint) = (server.promise(), plugin.footprint());
         let own = promise.of(footprint);

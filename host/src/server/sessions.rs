@@ -89,7 +89,7 @@ impl ServerHandle {
         self.service.registry.send_to(id, data)
     }
 
-    /// Runs a call that somebody else makes for this server, and charges it to the server's tenant where that has a limit of
+    /// Runs a call for this server, and charges it to the server's tenant, if that has a limit of
     /// CPU time. Cancelling is as safe as it is for `call`.
     pub fn charged<F: Future>(&self, call: F) -> impl Future<Output = F::Output> + use<F> {
         let account = self.service.account();

@@ -27,7 +27,8 @@ const DECISION_LATE_MAX: Duration = Duration::from_secs(15);
 /// ...and how late a session still hears it. Longer, so that none has gone on by itself when it is decided.
 const VERDICT_LATE_MAX: Duration = Duration::from_secs(60);
 
-/// How long a session that its own peer held up has, after the deadline, to end or to become ready. The others wait for it.
+/// How long a session that its own peer held up has, after the deadline, to end or to become ready.
+/// The others wait for it.
 const HELD_UP_MAX: Duration = Duration::from_secs(5);
 /// How often its peer is given up meanwhile: between two writes there is no wait to give up.
 const GIVEN_UP_EVERY: Duration = Duration::from_millis(10);
@@ -50,8 +51,8 @@ impl Prepared {
         matches!(self, Self::Ready(..) | Self::Ended | Self::HeldUp(..) | Self::Left)
     }
 
-    /// What becomes of a session that was held up, once all others are ready. It does not call them off, unless it
-    /// turns out that its plugin is busy.
+    /// What becomes of a session that was held up, once all others are ready. It does not call them
+    /// off, unless it turns out that its plugin is busy.
     async fn settled(self, rule: HeldUp) -> Self {
         let Self::HeldUp((line, successor), mut ready, reported) = self else { return self };
         let until = means::now() + HELD_UP_MAX;
@@ -81,8 +82,8 @@ async fn reported_unready(session: u64, reported: oneshot::Receiver<Handed>) -> 
     }
 }
 
-/// Moves all sessions that are on another version than this, and calls `publish` when every one of them waits, but for those
-/// that only their own peers hold up. False where nothing was changed.
+/// Moves all sessions that are on another version than this, and calls `publish` when every one of
+/// them waits, but for those that only their own peers hold up. False where nothing was changed.
 ///
 /// # Errors
 /// Those of `publish`; nothing was changed.
@@ -126,7 +127,7 @@ pub(super) async fn move_all(
         prepared.push(one);
     }
     live.for_each(|_| report.stay("called-off"));
-    // Not before, so that a move that is called off ends nobody.
+    // Not before, so that a move that is called off ends no session.
     if all_ready {
         let rule = service.terms().rules.held_up;
         prepared = join_all(prepared.into_iter().map(|one| one.settled(rule))).await;

@@ -14,8 +14,8 @@ pub const MIN_RATE_WINDOW: Duration = Duration::from_secs(5);
 pub struct Deadlines {
     /// How long the peer may read nothing while data is queued for it. Never zero.
     pub write: Duration,
-    /// Bytes per second that the peer has to read while data is queued for it, over each window of
-    /// `write`, 20 s at most. Zero: one byte over each `write` is enough.
+    /// Bytes per second that the peer has to read while data is queued for it, over a window of
+    /// `write`, at most 20 s. Zero: one byte over each `write` is enough.
     pub min_read_rate: u32,
     /// From the session's start to the peer's first byte.
     pub first_byte: Duration,
@@ -73,7 +73,8 @@ pub(super) struct Clock {
     seen_out: u64,
     /// The first byte that the plugin has not answered: since when, and what had come before it.
     unanswered: Option<(Instant, u64)>,
-    /// Stalls of the process that the times above do not count any more. The session's age counts all of them.
+    /// Stalls of the process that the times above do not count any more. The session's age counts
+    /// all of them.
     stalls: Duration,
 }
 
@@ -127,7 +128,8 @@ impl Clock {
         self.stalls = now.stalls;
     }
 
-    /// The process stood still, so that what the peer did not do meanwhile says nothing about the peer.
+    /// The process stood still, so that what the peer did not do meanwhile says nothing about the
+    /// peer.
     fn excuse_stalls(&mut self, now: Moment) {
         let stalled = now.stalls.saturating_sub(self.stalls);
         if stalled.is_zero() {

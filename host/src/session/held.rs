@@ -6,8 +6,8 @@ use crate::sched::Account;
 
 /// Bytes of one send buffer in its tenant's account. Given back when dropped.
 ///
-/// Mail was taken from the account when it was delivered, so it is never refused here. What the plugin
-/// wrote itself is bounded by the water marks, and counts once the peer does not take it.
+/// Mail was taken from the account when it was delivered, so it is never refused here. What the
+/// plugin wrote itself is bounded by the water marks, and counts once the peer does not take it.
 #[derive(Debug)]
 pub(super) struct Held {
     account: Arc<Account>,

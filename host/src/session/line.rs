@@ -220,8 +220,8 @@ impl Line {
         (state.waited_for_peer(), state.waits_for_peer())
     }
 
-    /// Ends the session as `write-timeout` if an event of it waits for its own peer now. False where none does, and
-    /// nothing changed. Returns at once.
+    /// Ends the session as `write-timeout` if an event of it waits for its own peer now. False
+    /// where none does, and nothing changed. Returns at once.
     pub fn give_up_peer(&self) -> bool {
         let waits = self.state().give_up();
         if waits {
@@ -230,7 +230,8 @@ impl Line {
         waits
     }
 
-    /// Whether an event of it runs, or its instance starts. In one total order with [`Latch::close`].
+    /// Whether an event of it runs, or its instance starts. In one total order with
+    /// [`Latch::close`].
     pub fn in_event(&self) -> bool {
         self.pulse.doing().is_some()
     }
@@ -379,7 +380,8 @@ impl LineState {
         outcome
     }
 
-    /// Sends what it can. Ready when nothing is queued any more; pending when the peer does not take it.
+    /// Sends what it can. Ready when nothing is queued any more; pending when the peer does not
+    /// take it.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.outbox.is_empty() && !self.unflushed {
             return Poll::Ready(Ok(()));

@@ -44,9 +44,8 @@ impl Orders {
 /// What a piece costs beside its bytes, so that many small ones are as bounded as few large ones.
 pub(super) const PIECE_BYTES: usize = 64;
 
-/// Mail that waits. Each piece holds its bytes and [`PIECE_BYTES`] of its tenant's mail, although all
-/// receivers of a broadcast share the bytes: each copies them to its own send buffer, and then there is
-/// room for that.
+/// Mail that waits. Each piece holds its bytes and [`PIECE_BYTES`] of its tenant's mail. Receivers of
+/// a broadcast share the bytes, but each counts them: it copies them to its own send buffer later.
 #[derive(Debug)]
 struct Mail {
     account: Arc<Account>,
@@ -106,8 +105,8 @@ impl Mailbox {
         self.waker.wake();
     }
 
-    /// Leaves `data`, unless more than `max` bytes would be waiting here, or more than the tenant may have
-    /// waiting in all.
+    /// Leaves `data`, unless more than `max` bytes would be waiting here, or more than the tenant
+    /// may have waiting in all.
     pub(super) fn deliver(&self, data: &Arc<[u8]>, max: usize) -> Result<(), SendError> {
         if data.len() > max {
             return Err(SendError::TooLarge);
@@ -154,7 +153,8 @@ impl Mailbox {
         Orders(self.orders.load(Ordering::Acquire))
     }
 
-    /// The next piece of mail. Its bytes stay taken from the tenant's mail: the caller gives them back.
+    /// The next piece of mail. Its bytes stay taken from the tenant's mail: the caller gives them
+    /// back.
     pub(super) fn next(&self) -> Option<Arc<[u8]>> {
         let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
         let piece = mail.pieces.pop_front()?;

@@ -30,8 +30,8 @@ impl Outbox {
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }
-        // A buffer that is large already grows by a quarter and not to twice its size, since its tenant's
-        // memory is counted by what is in it.
+        // A buffer that is large already grows by a quarter and not to twice its size, since its
+        // tenant's memory is counted by what is in it.
         let (len, room) = (self.bytes.len(), self.bytes.capacity() - self.bytes.len());
         if len >= LARGE_BYTES && room < data.len() {
             self.bytes.reserve_exact(data.len().max(len / 4));

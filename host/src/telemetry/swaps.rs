@@ -18,13 +18,13 @@ const WHY_MAX_BYTES: usize = 4 << 10;
 pub struct FaultFigures {
     /// Sessions that faulted on it.
     pub faults: u64,
-    /// Of these, those that the version before had as well, by replay.
+    /// Of these, faults that the version before has as well, as replays showed.
     pub excused: u64,
     /// Faults that were replayed.
     pub replayed: u64,
     /// Addresses with sessions on it.
     pub addresses: u64,
-    /// Of these, those with a fault that is not excused.
+    /// Of these, addresses with a fault that is not excused.
     pub faulty_addresses: u64,
     /// Its rate of faults that are not excused, 0 to 1: of sessions, or from three addresses on the
     /// mean of the rates of addresses.
@@ -122,7 +122,7 @@ pub struct FaultReplayed<'a> {
 }
 
 impl FaultReplayed<'_> {
-    /// Logs it for whoever looks closely, and counts it.
+    /// Logs it at `debug`, and counts it.
     pub fn emit(&self, counters: &Counters) {
         let Self { server, event, kind, finding } = *self;
         counters.count(Kind::Notice, &format!("replay-{finding}"));

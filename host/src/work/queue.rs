@@ -107,7 +107,8 @@ impl<J> FairQueue<J> {
         self.lines.iter().map(seen).collect()
     }
 
-    /// Drops the line of a tenant with nothing to do. One with refusals is kept while there is room.
+    /// Drops the line of a tenant with nothing to do. One with refusals is kept while there is
+    /// room.
     fn forget(&mut self, tenant: &Arc<str>) {
         let idle = |line: &Line<J>| line.waiting.is_empty() && line.running == 0;
         let many = self.lines.len() > IDLE_MAX;

@@ -112,7 +112,7 @@ impl<T: EventProc> Script<T> {
         self.step(|plugin| plugin.timer(id))
     }
 
-    /// Fires every timer that the plugin has set, and those that it sets meanwhile, the shortest
+    /// Fires every timer that the plugin has set, and timers that it sets meanwhile, the shortest
     /// first. At most 10,000.
     #[must_use]
     pub fn drive(mut self) -> Self {

@@ -2,7 +2,7 @@
 //!
 //! The first line is the client's name. Each line after it goes to everybody else as `NAME: line`; `/to NAME line` goes to one,
 //! `/quit` leaves. What the room itself says begins with `* `. Lines end with LF or CRLF and have at most 512 bytes. Whoever does
-//! not read what is said misses it: nobody is held up by somebody else. An empty line says nothing.
+//! not read what is said misses it, and holds up no other member. An empty line says nothing.
 
 use wharf_plugin::slices::{Backlog, Left};
 use wharf_plugin::{Action, ClientInfo, DisconnectReason, EventProc, Handoff, NameError, Session};
@@ -10,8 +10,8 @@ use wharf_plugin::{Action, ClientInfo, DisconnectReason, EventProc, Handoff, Nam
 const LINE_MAX_BYTES: usize = 512;
 const NAME_MAX_BYTES: usize = 32;
 
-/// Lines that one event handles, so that the dearest of them cost less than half of the fuel that
-/// an event of the lowest class may use. The rest waits for the next event.
+/// Lines that one event handles; the rest waits for the next event. The dearest of them cost less
+/// than half of the fuel that an event of the lowest class may use.
 const LINES_PER_EVENT: usize = 500;
 /// What one event says to the room, after which it handles no more lines.
 const SAID_PER_EVENT_BYTES: usize = 16 << 10;
@@ -96,7 +96,7 @@ impl Chat {
 
     /// The next line without its ending, and its length with it, where all of it is there.
     fn next_line(&self) -> Option<Result<(String, usize), TooLong>> {
-        // Beyond that nobody needs to look, however much follows.
+        // What follows after that is not looked at.
         let bytes = self.backlog.bytes();
         let bytes = &bytes[..bytes.len().min(LINE_MAX_BYTES + 2)];
         let end = bytes.iter().position(|&byte| byte == b'\n');

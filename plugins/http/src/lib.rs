@@ -17,9 +17,8 @@ pub(crate) const HEAD_MAX_BYTES: usize = 16 << 10;
 /// Most bytes of a request's body that are read and thrown away to get to the next request. 413 beyond.
 pub(crate) const BODY_MAX_BYTES: u64 = 1 << 20;
 
-/// Requests that one event answers, so that the dearest of them, of some 8,000 units of fuel each,
-/// cost less than half of what an event of the lowest class may use. The rest waits for the next
-/// event.
+/// Requests that one event answers; the rest waits for the next event. The dearest request costs some
+/// 8,000 units of fuel, so an event uses less than half of what the lowest class may.
 const REQUESTS_PER_EVENT: usize = 300;
 /// Bytes of heads after which an event answers no more, for the same reason.
 const HEADS_PER_EVENT_BYTES: usize = 16 << 10;

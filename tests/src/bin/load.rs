@@ -101,7 +101,8 @@ enum What {
         #[arg(default_value = "")]
         only: String,
     },
-    /// Clients that check every byte and clients that misbehave, swaps and random operators, for some minutes; then everything has to add up.
+    /// Clients that check every byte and clients that misbehave, swaps and random operators, for
+    /// some minutes; then everything has to add up.
     Mixed(mixed::Options),
     /// Echo, churn and idle.
     All,

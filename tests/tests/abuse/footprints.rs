@@ -1,4 +1,5 @@
-//! What an instance takes of what all instances share: derived at load, and never less than what is there.
+//! What an instance takes of what all instances share: derived at load, and never less than what is
+//! there.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use wharf_tests::shapes::{Module, Writes, with_modules};
 
 use super::pool::nowhere;
 
-/// Instances of each shape that live at a time: enough that threads and allocations beside them do not matter.
+/// Instances of each shape that live at a time: enough that threads and allocations beside them do
+/// not matter.
 const LIVE: usize = 24;
 const SHAPES: u64 = 24;
 
@@ -65,7 +67,7 @@ fn pool(host: &Host, name: &str) -> u64 {
     host.pools().iter().find(|pool| pool.name == name).expect("a pool").used
 }
 
-/// Makes instances of a shape. Mappings that they brought, and those that were derived.
+/// Makes instances of a shape. Mappings that they brought, and mappings that were derived.
 fn measured(host: &Host, seed: u64) -> (usize, usize) {
     let mut dice = Dice(seed + 1);
     let modules: Vec<_> = (0..dice.below(7)).map(|place| dice.module(place)).collect();

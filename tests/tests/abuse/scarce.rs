@@ -1,5 +1,6 @@
-//! A tenant takes all that its limits allow, with the plugin that takes the most, where the system gives little: the process
-//! lives, others are served, and so is that tenant once there is room again.
+//! A tenant takes all that its limits allow, with the plugin that takes the most, where the system
+//! gives little. The process lives and others are served. That tenant is served again once there is
+//! room.
 
 use std::fs;
 use std::io::{Read, Write};

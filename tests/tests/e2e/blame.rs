@@ -1,5 +1,5 @@
-//! Whose doing faults are: strangers at few or many addresses, versions that are worse and versions that are not, and the
-//! breaker.
+//! Whose doing faults are: strangers at few or many addresses, versions that are worse and versions
+//! that are not, and the breaker.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -142,7 +142,7 @@ fn last(server: &ServerHandle) -> Generation {
     server.generations().last().expect("it has versions").0.clone()
 }
 
-/// Sends a byte and nothing more, and waits for the end, whoever ends it.
+/// Sends a byte and nothing more, and waits for the end of the session.
 fn say(client: &mut Client, byte: u8) {
     client.send([byte]);
     // It may be reset by now.
@@ -207,7 +207,7 @@ fn replay_begins_with_what_was_saved_last() {
     let mut clients: Vec<_> = (0..FAULTS).map(|_| way.connect(&server, 0, &mut dice)).collect();
     clients.iter_mut().for_each(|client| _ = client.send([1]).expect([b'a', 1, 1]));
     assert_eq!(swap(&server, good(), SwapPolicy::HandOff).moved, FAULTS as usize);
-    // Only those that have sent something before fault at this.
+    // Only sessions that have sent something before fault at this.
     clients.iter_mut().for_each(|client| client.send("S").expect_gone());
     replays_are_done(&server, u64::from(FAULTS));
     stays(&server, "saved");
@@ -216,7 +216,7 @@ fn replay_begins_with_what_was_saved_last() {
 
 #[test]
 fn replays_are_charged_to_tenant() {
-    // So much that it is counted and nobody waits for it.
+    // A limit so high that CPU time is counted and no event waits for it.
     let shares = Shares { cpus: 64.0, ..Shares::default() };
     let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() }).expect("a host");
     host.limit_tenants(&BTreeMap::from([("a".to_owned(), TenantLimits { max_clients: 0, shares })]));

@@ -1,4 +1,5 @@
-//! What sessions cause outside of their events is their tenant's: its CPU time, its memory, its turns.
+//! What sessions cause outside of their events is their tenant's: its CPU time, its memory, its
+//! turns.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -22,9 +23,10 @@ use wharf_tests::process::Wharf;
 use wharf_tests::servers::{eventually, host};
 use wharf_tests::site::Site;
 
-/// A guest that, once it is told what and how much, does it again each millisecond: `b` broadcasts, `s` sends
-/// to each of the first 255 sessions, `w` writes, `t` sets 60 timers, `l` prints lines. The first byte says
-/// which, the second how often, the third how many KiB each. `p` asks for a class.
+/// A guest that, once it is told what and how much, does it again each millisecond: `b` broadcasts,
+/// `s` sends to each of the first 255 sessions, `w` writes, `t` sets 60 timers, `l` prints lines.
+/// The first byte says which, the second how often, the third how many KiB each. `p` asks for a
+/// class.
 const WORKER: &str = r#"
 (import "wharf:server/server@0.1.0" "broadcast" (func $broadcast (param i32 i32) (result i32)))
 (import "wharf:server/server@0.1.0" "send-to" (func $send-to (param i64 i32 i32 i32)))
@@ -203,7 +205,7 @@ fn work_within_share(what: u8, seed: u64) -> (String, bool) {
     for client in &mut clients[..workers] {
         client.write_all(&order).expect("it is read");
     }
-    // Whoever writes is read, for else there is nothing to do.
+    // A session that writes is read, for else there is nothing to do.
     let reading = (reads || what == b'w').then(|| read_all(std::mem::take(&mut clients), &stop));
     // What the burst allows is no part of its share. A machine that is slow itself may never get there.
     let begun = Instant::now();
@@ -406,8 +408,8 @@ impl Port for Counting {
     }
 }
 
-/// One broadcast to so many by an event that may have so much CPU time: how it ended, how many were told,
-/// and after how many slices.
+/// One broadcast to so many by an event that may have so much CPU time: how it ended, how many were
+/// told, and after how many slices.
 fn broadcast_to(count: usize, cpu: Duration) -> (Result<Action, FaultKind>, usize, usize) {
     let guest = r#"
 (import "wharf:server/server@0.1.0" "broadcast" (func $broadcast (param i32 i32) (result i32)))
@@ -439,8 +441,8 @@ fn long_broadcast_gives_way_and_ends_by_its_budget() {
         let took = EACH * count as u32;
         let (ended, told, slices) = broadcast_to(count, Duration::from_secs(50));
         assert_eq!((ended, told), (Ok(Action::Proceed), count));
-        // A step is 64 of them, and so a slice at most that much longer than it should be. A thread that is
-        // off its CPU makes for fewer.
+        // A step is 64 of them, and so a slice at most that much longer than it should be. A thread
+        // that is off its CPU makes for fewer.
         let most = took.as_micros() as usize / 1_000;
         assert!(slices >= most / 50 && (most < 4 || slices > 0), "{slices} slices in {took:?}");
     }

@@ -1,4 +1,5 @@
-//! Listening sockets that another holder breaks, in each way and at each moment: the server listens again.
+//! Listening sockets that another holder breaks, in each way and at each moment: the server listens
+//! again.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};

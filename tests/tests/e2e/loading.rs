@@ -185,7 +185,7 @@ fn the_cache_serves_the_second_load_and_a_rotten_file_is_compiled_again() {
     assert_eq!([load(), load()], [CacheUse::Compiled, CacheUse::Cached]);
 }
 
-/// Each plugin answers with its own letter, whatever lies in the cache in the place of its code.
+/// Each plugin answers with its own letter, although the cache has other files in its place.
 #[test]
 fn mixed_up_cache_files_run_no_other_plugin() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,5 +1,5 @@
-//! Queues of the control plane: what one tenant's calls wait for delays no other tenant's calls, and
-//! none of the calls that end something.
+//! Queues of the control plane: what one tenant's calls wait for delays no other tenant's calls,
+//! and none of the calls that end something.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -259,7 +259,7 @@ fn ends_beside_its_own_queues(tenants: &mut Tenants, dice: &mut Seeded) {
                 let answer = tenants.answer("/v1/servers/a1/plugin/swap", 409);
                 assert!(answer.contains("overtaken"), "{answer}");
             }
-            // Its answer came, and nobody has read it.
+            // Its answer came, and was not read.
             "unlock" => {
                 let token = loop {
                     let answer = tenants.answer(lock, 200);

@@ -38,7 +38,7 @@ impl Seeded {
 struct Pids(PathBuf);
 
 impl Pids {
-    /// `None` where this system lets nobody make one.
+    /// `None` where this system does not let the test make one.
     fn new() -> Option<Self> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -156,7 +156,7 @@ impl Limited {
         eventually("the control API is open", || UnixStream::connect(site.socket()).is_ok());
         let versions = LABELS.chars().collect::<Vec<_>>().into_iter();
         let mut limited = Self { site, versions, _certificates: certificates };
-        // Whatever starts with the first use has started.
+        // Threads that start with the first use have started.
         for call in CALLS {
             assert_eq!(limited.call(call).0, 200, "{call}");
         }
@@ -300,7 +300,8 @@ fn refused_memory_is_named() {
         let status = fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero())).expect("its state");
         let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).expect("a size");
         let kibibytes: u64 = size.trim().trim_end_matches(" kB").parse().expect("a number");
-        // No room for a thread's stack or a copy of the process; what threads have reserved is theirs.
+        // No room for a thread's stack or a copy of the process; what threads have reserved is
+        // theirs.
         let most = (kibibytes + dice.below(4) as u64 * 16) << 10;
         println!("seed {seed}: up to {most} bytes of address space");
         let limit = |current| Rlimit { current, maximum: None };

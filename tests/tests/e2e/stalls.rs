@@ -1,5 +1,5 @@
-//! A process that stands still for longer than any of its deadlines: what had arrived by then is answered, and nothing
-//! that others did not do meanwhile is held against them.
+//! A process that stands still for longer than any of its deadlines: what had arrived by then is
+//! answered, and nothing that others did not do meanwhile is held against them.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,4 +1,5 @@
-//! Texts of plugins and of requests that are huge or many: every answer and every line of the log has a limit.
+//! Texts of plugins and of requests that are huge or many: every answer and every line of the log
+//! has a limit.
 
 use std::path::Path;
 

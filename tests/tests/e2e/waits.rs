@@ -1,5 +1,5 @@
-//! Events that wait for their session's own peer: the peer's limits end that, with the peer's reason, and no version of
-//! a plugin is blamed for it.
+//! Events that wait for their session's own peer: the peer's limits end that, with the peer's
+//! reason, and no version of a plugin is blamed for it.
 
 use std::time::{Duration, Instant};
 
@@ -185,7 +185,8 @@ fn waiting_event_pays_no_cpu_of_others() {
     let mut readers: Vec<_> = (0..8).map(|_| Reader::connect(server.address())).collect();
     readers.iter_mut().for_each(|reader| _ = reader.ask(PIECES));
     eventually("all events wait", || waits(&server) == readers.len());
-    // Each on the threads of those that wait, and each for longer than an event of theirs may.
+    // Each on the threads of the sessions that wait, and each for longer than an event of these may
+    // take.
     let minute = Some(Duration::from_secs(60));
     let budget = BudgetChange { fuel: Some(1_000_000_000_000), cpu: minute, wall: minute, ..BudgetChange::default() };
     let other = start(describe(inline("thinker", THINKER)).budget(Priority::Normal, budget));

@@ -7,7 +7,7 @@ use wharf_tests::packets::{Amount, Manner, Subject, feed, lines, repeated};
 use crate::load;
 
 /// What is fed to a language, every how many-th message, and so many packets of one byte: less to
-/// those that take long over a byte or over a start.
+/// languages that take long over a byte or over a start.
 fn amount(language: Language) -> (Amount, usize, usize) {
     match language {
         Language::Rust | Language::C | Language::Wat => (Amount::ALL, 3, 40_000),

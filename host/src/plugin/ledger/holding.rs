@@ -102,8 +102,8 @@ impl Holding {
         }
     }
 
-    /// Claims room for a session of the version that new sessions get. The memory slots that are part
-    /// of it, for [`Holding::unclaim`]: none where a session is promised that has no room yet.
+    /// Claims room for a session of the version that new sessions get. The memory slots that are
+    /// part of it, for [`Holding::unclaim`]: none where a session is promised that has no room yet.
     ///
     /// # Errors
     /// [`Shortage`]; nothing was taken.
@@ -136,8 +136,8 @@ impl Holding {
         Ok(Claim { holding: Arc::clone(self), amounts })
     }
 
-    /// Takes room for an instance. Where its session was promised admission this waits a while for it.
-    /// Dropping the future is safe.
+    /// Takes room for an instance. Where its session was promised admission this waits a while for
+    /// it. Dropping the future is safe.
     ///
     /// # Errors
     /// [`Shortage`]; nothing was taken.
@@ -169,7 +169,8 @@ impl Holding {
         Err(shortage)
     }
 
-    /// Whether the memory of one of its instances may grow by so much: not where the process has next to no memory left.
+    /// Whether the memory of one of its instances may grow by so much: not where the process has
+    /// next to no memory left.
     pub(in crate::plugin) fn may_grow(&self, bytes: usize) -> bool {
         let pressure = &self.ledger.0.pressure;
         let may = !pressure.is_short_of_memory() || (!pressure.is_critical() && self.has_what_is_promised());
@@ -179,7 +180,8 @@ impl Holding {
         may
     }
 
-    /// Instances of this footprint that could be taken now beyond what the server has, at most `most`.
+    /// Instances of this footprint that could be taken now beyond what the server has, at most
+    /// `most`.
     #[must_use]
     pub fn room_for(&self, footprint: Footprint, most: usize) -> usize {
         let state = self.ledger.state();

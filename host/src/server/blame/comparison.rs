@@ -13,7 +13,7 @@ const ADDRESSES_MIN: u64 = 3;
 const FAULTY_ADDRESSES_MIN: u64 = 2;
 /// What the version before did does not expire: the comparison may outlast its sessions.
 const EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
-/// How long a decision waits for replays. Then those that are not done are left out.
+/// How long a decision waits for replays. Replays that are not done by then are left out.
 pub(in crate::server) const REPLAYS_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// By which rule a version is worse than the one before.
@@ -104,14 +104,14 @@ impl Comparison {
         self.new.replayed(mark, finding);
     }
 
-    /// Decides, where these sessions of the new version and of the one before go on.
+    /// Decides. `live` has the sessions of the new version and of the one before that go on.
     pub(in crate::server) fn decide(&mut self, live: [&LiveAddresses; 2], now: Instant) -> Verdict {
         if !self.has_enough() {
             self.undecided = None;
             return Verdict::Keep;
         }
         if let Some(figures) = self.judge(live, Pending::Excused) {
-            // It is decided, whatever they find; what is told is what is known.
+            // No replay can change it. The figures tell what is known.
             return Verdict::TakeBack(self.judge(live, Pending::Unknown).unwrap_or(figures));
         }
         if self.judge(live, Pending::Against).is_none() {

@@ -81,7 +81,7 @@ impl Suspect {
         (Tried { comparison: Arc::clone(&self.comparison), before, mark, source }, enough)
     }
 
-    /// Decides, where these sessions of the new version and of the one before go on.
+    /// Decides. `live` has the sessions of the new version and of the one before that go on.
     pub(in crate::server) fn decide(&self, live: [&LiveAddresses; 2], now: Instant) -> Verdict {
         lock(&self.comparison).decide(live, now)
     }

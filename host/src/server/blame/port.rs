@@ -1,4 +1,4 @@
-//! The session of a replay: the plugin sees the client that it failed, and reaches nobody.
+//! The session of a replay: the plugin sees the client that it failed, and reaches no session.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -17,7 +17,8 @@ pub(in crate::server) struct ReplayQuota(VecDeque<(Instant, AddressGroup)>);
 
 impl ReplayQuota {
     /// Takes a replay for a fault of this address. False where there is none left. An address gets
-    /// its first one as long as there are any, and further ones up to half of those that are left.
+    /// its first replay while any are left, and further ones up to half of the rest: three of
+    /// eight.
     pub(in crate::server) fn take(&mut self, source: Source, now: Instant) -> bool {
         let is_over = |at: Instant| now.saturating_duration_since(at) >= REPLAYS_WINDOW;
         while self.0.front().is_some_and(|(at, _)| is_over(*at)) {

@@ -1,9 +1,9 @@
-//! Endings of one version's sessions, by address: the rate at which they fault. Pure: it is told the
-//! time.
+//! Endings of one version's sessions, by address: the rate at which they fault. Pure: it is told
+//! the time.
 //!
 //! Each address counts once in the rate by address, with the share of its sessions that faulted.
 //! Faults that the version before has on the same input are taken out. Where only some of an
-//! address's faults were replayed, the others count in the proportion of those that were.
+//! address's faults were replayed, the others count in the same proportion.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -82,7 +82,7 @@ impl Faults {
         self.unsure += other.unsure;
     }
 
-    /// Those that were replayed and are held against the version, and all that were replayed.
+    /// Replayed faults that are held against the version, and all replayed faults.
     fn replayed(&self, pending: Pending) -> (u64, u64) {
         let (more_against, more) = match pending {
             Pending::Excused => (0, self.pending),

@@ -25,7 +25,7 @@ const REPLAY_MAX: Duration = Duration::from_secs(5);
 /// An event that failed, and how.
 pub(super) type Failure = (&'static str, FaultKind);
 
-/// Begins it. The comparison hears what is found out, whatever comes of it.
+/// Begins a replay. Its finding always reaches the comparison.
 pub(super) fn begin(service: &Arc<Service>, tried: Tried, evidence: Box<Evidence>, (event, kind): Failure) {
     let (name, counters) = (Arc::clone(&service.name), Arc::clone(&service.counters));
     let line = Arc::clone(&service.terms().line_config);

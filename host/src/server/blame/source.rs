@@ -31,8 +31,8 @@ pub(in crate::server) struct Source {
 }
 
 impl Source {
-    /// The source of a client's address, where these are the configured proxies. Behind a proxy the address is the one
-    /// that the proxy names.
+    /// The source of a client's address, where these are the configured proxies. Behind a proxy the
+    /// address is the one that the proxy names.
     pub(in crate::server) fn of(address: IpAddr, proxies: &[Network]) -> Self {
         let is_proxy = proxies.iter().any(|proxy| proxy.contains(address));
         let crowd = if is_proxy { Crowd::Many } else { Crowd::One };

@@ -194,7 +194,7 @@ impl ServerHandle {
 
     /// Takes the canary back, or, where none runs, the version in force: newcomers and live sessions get the one before.
     /// Swaps and canaries that were asked for before and are not in force yet are called off. Waits
-    /// at most for the step that is under way, and not for those that wait.
+    /// at most for the step that is under way, and for no queue.
     ///
     /// # Errors
     /// [`SwapError`]; nothing was changed, but where what is in force could not be recorded.

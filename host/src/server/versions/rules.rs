@@ -22,18 +22,19 @@ pub struct SwapRules {
     pub faults_share: f64,
     /// How long sessions that prepare together may take. 10 ms to a minute. Default two seconds.
     pub prepare: Duration,
-    /// What becomes of sessions that only their own peers keep from moving with the others. Default: the old version.
+    /// What becomes of sessions that only their own peers keep from moving with the others.
+    /// Default: the old version.
     pub held_up: HeldUp,
     /// How a version is tried on some of the sessions.
     pub canary: CanaryRules,
 }
 
-/// What becomes of a session that is to move with others, and is not ready in time because an event of it waits for
-/// its own peer. It never calls off the others.
+/// What becomes of a session that is to move with others, and is not ready in time because an event
+/// of it waits for its own peer. It never calls off the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum HeldUp {
-    /// Its peer is given up, and it ends as `write-timeout` before the others move: none of them is on another version
-    /// than the rest.
+    /// Its peer is given up, and it ends as `write-timeout` before the others move: none of them is
+    /// on another version than the rest.
     End,
     /// It stays on the version that it has: none of them ends.
     #[default]

@@ -17,7 +17,8 @@ use crate::session::machine::{Ending, How, Machine};
 use crate::session::mailbox::Orders;
 use crate::session::turn;
 
-/// How long a peer may hold up an instance that serves others as well, in all of one event, however much it reads.
+/// How long a peer may hold up an instance that serves others as well, in all of one event, however
+/// much it reads.
 const SHARED_STALL_MAX: Duration = Duration::from_secs(2);
 /// How long an event may wait for an instance that serves others as well. Each of theirs has a budget, so that it takes many
 /// sessions that use all of it.
@@ -38,7 +39,8 @@ impl Reach {
     }
 }
 
-/// How long a call may go on, and how long it may wait for its session's peer. That wait counts against the peer only.
+/// How long a call may go on, and how long it may wait for its session's peer. That wait counts
+/// against the peer only.
 #[derive(Debug)]
 pub(super) struct Patience {
     reach: Reach,
@@ -126,8 +128,8 @@ pub(super) struct Attending<'a> {
 }
 
 impl Attending<'_> {
-    /// Polls the call in the session's turns until it is done, takes longer than `wall`, or has to be given up. Also
-    /// says how long it waited for the session's own peer.
+    /// Polls the call in the session's turns until it is done, takes longer than `wall`, or has to
+    /// be given up. Also says how long it waited for the session's own peer.
     pub(super) async fn call<T, F>(
         &mut self,
         mut call: Pin<&mut F>,
@@ -157,8 +159,8 @@ impl Attending<'_> {
                 let patience = Patience { reach, deadline, waited_before: waited, lifetime_ends, flush_began: None };
                 (patience, now, rationed)
             });
-            // What the peer does, what others do with their turns, the share of its tenant, and a stall of the process are not
-            // held against it.
+            // What the peer does, what others do with their turns, the share of its tenant, and a
+            // stall of the process are not held against it.
             let waited = waited.saturating_sub(patience.waited_before);
             patience.deadline = since.due(wall, now) + turn.waited() + rationed.saturating_sub(*before) + waited;
             match poll(line, machine, alarm, patience, now, cx) {

@@ -5,8 +5,8 @@ use crate::event::{Event, FaultKind, Instance, KeptEvent, Origin, Port, Procedur
 use crate::session::evidence::{Evidence, Fidelity, Saved};
 
 impl<P: Procedure, M> Session<P, M> {
-    /// An event failed, or, without one, the start of the instance. Copies what another version needs to
-    /// try it, where somebody asks for that.
+    /// An event failed, or, without one, the start of the instance. Copies what another version
+    /// needs to try it, where somebody asks for that.
     pub(super) fn keep_evidence(&mut self, event: Option<Event<'_>>, kind: FaultKind) {
         if kind.origin() != Origin::Plugin || !self.procedure.keeps_inputs() {
             return;
@@ -30,14 +30,15 @@ impl<P: Procedure, M> Session<P, M> {
         self.evidence = Some(Box::new(Evidence { client, class, event, saved, fidelity }));
     }
 
-    /// A copy of what a session is saved as, where what makes its events fail on this version is kept.
+    /// A copy of what a session is saved as, where what makes its events fail on this version is
+    /// kept.
     pub(super) fn copy_saved(&self, to: &P, version: &str, state: &[u8]) -> Option<Box<Saved>> {
         let account = &self.line.config().account;
         let copy = || Saved::copy(state, version, self.line.pulse.events(), account);
         if to.keeps_inputs() { copy() } else { None }
     }
 
-    /// Lets go of a copy that nobody asks for any more.
+    /// Drops the copy of the saved state once the version is not watched any more.
     pub(super) fn drop_saved(&mut self) {
         if self.saved.is_some() && !self.procedure.keeps_inputs() {
             self.saved = None;

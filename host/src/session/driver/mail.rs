@@ -1,4 +1,5 @@
-//! Mail from the mailbox to the peer, between events: in the session's turn where others want the thread.
+//! Mail from the mailbox to the peer, between events: in the session's turn where others want the
+//! thread.
 
 use std::io;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
-//! How the peer reads what is queued for it: since when it takes nothing, at what rate it reads, and how long events
-//! have waited for that.
+//! How the peer reads what is queued for it: since when it takes nothing, at what rate it reads,
+//! and how long events have waited for that.
 //!
-//! Only bytes that the peer's system has confirmed count. Bytes in the buffers of this system say nothing of the peer.
+//! Only bytes that the peer's system has confirmed count. Bytes in the buffers of this system say
+//! nothing of the peer.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,9 @@ use crate::net::Wire;
 use crate::sched::Moment;
 use crate::session::clock::Deadlines;
 
-/// Longest time over which the minimum reading rate is judged. The write timeout is the window where it is shorter.
-/// A system confirms in lumps of up to its largest segment, so a shorter window would cut off steady readers.
+/// Longest time over which the minimum reading rate is judged. The write timeout is the window
+/// where it is shorter. A system confirms in lumps of up to its largest segment, so a shorter
+/// window would cut off steady readers.
 const RATE_WINDOW_MAX: Duration = Duration::from_secs(20);
 
 /// A moment, and what was on its way to the peer then.
@@ -75,11 +77,12 @@ impl LineState {
         self.reader.is_stalled()
     }
 
-    /// When the peer is to be given up unless it reads more of what is queued; it is to be given up now where that is
-    /// not later than `now`. `None`: nothing is queued, or the tenant's share holds it up.
+    /// When the peer is to be given up unless it reads more of what is queued; it is to be given up
+    /// now where that is not later than `now`. `None`: nothing is queued, or the tenant's share
+    /// holds it up.
     ///
-    /// The system asks for more only once a good part of its own buffer is free. So when a limit has passed, the
-    /// system is asked what the peer has confirmed meanwhile.
+    /// The system asks for more only once a good part of its own buffer is free. So when a limit
+    /// has passed, the system is asked what the peer has confirmed meanwhile.
     pub(in crate::session) fn must_read_by(&mut self, now: Moment, deadlines: &Deadlines) -> Option<Instant> {
         if self.rationed_until.is_some() {
             return None;
@@ -93,7 +96,8 @@ impl LineState {
         stalled.into_iter().chain(slow).min()
     }
 
-    /// The mark, or one at `now` where `limit` has passed since and the peer has read `least` bytes.
+    /// The mark, or one at `now` where `limit` has passed since and the peer has read `least`
+    /// bytes.
     fn renewed(&self, mark: Mark, now: Moment, limit: Duration, least: u64) -> Mark {
         if now.at < mark.since.due(limit, now) || self.confirmed_since(&mark) < least { mark } else { self.mark(now) }
     }
@@ -124,7 +128,8 @@ impl LineState {
         }
     }
 
-    /// The event that waits for the peer now, if one does, is to wait no longer. False where none does.
+    /// The event that waits for the peer now, if one does, is to wait no longer. False where none
+    /// does.
     pub(super) fn give_up(&mut self) -> bool {
         self.reader.given_up = self.waits_for_peer();
         self.reader.given_up

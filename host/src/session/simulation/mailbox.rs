@@ -11,7 +11,7 @@ const SEEDS: u64 = 200;
 const SHARE: usize = 8 << 10;
 const MAX: usize = 4 << 10;
 
-/// What the account says is what the boxes hold, whatever is done to them, and never above the share.
+/// The account says what the boxes hold, after each step, and never more than the share.
 fn play(seed: u64) {
     let mut dice = Dice(seed);
     let account = Arc::<Account>::default();

@@ -217,7 +217,7 @@ async fn unread(address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// Sessions that say nothing and read whatever comes.
+/// Sessions that say nothing and read all that comes.
 async fn silently(work: &mut JoinSet<()>, address: SocketAddr, count: usize) {
     for stream in open(address, count).await {
         work.spawn(async move {

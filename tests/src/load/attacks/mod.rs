@@ -236,7 +236,7 @@ fn compiles() -> bool {
     })
 }
 
-/// The attacker's clients and operators, in a process that runs when nobody else wants to.
+/// The attacker's clients and operators, in a process that runs when no other wants to.
 struct Driving(Child);
 
 impl Driving {

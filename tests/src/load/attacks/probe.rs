@@ -1,8 +1,8 @@
 //! A session that exchanges messages at fixed times, and how long each took.
 //!
-//! It sends whether the answer to the last message has come or not, and latency counts from when
-//! each was meant to be sent: a server that stands still is seen in all the messages that it kept
-//! waiting. The connection is held over all rounds.
+//! It sends each message when it is due, although the last answer may be missing. Latency counts
+//! from that moment, so a server that stands still shows in all messages that it kept waiting. The
+//! connection is held over all rounds.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

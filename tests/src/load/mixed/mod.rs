@@ -1,6 +1,6 @@
 //! Everything at once: clients that check every byte and clients that misbehave, over plain
-//! connections and TLS, on several servers of several tenants, while versions are swapped and
-//! operators call whatever the control API has. In the end all clients leave, and everything has to
+//! connections and TLS, on several servers of several tenants. Meanwhile versions are swapped, and
+//! operators call all that the control API has. In the end all clients leave, and everything has to
 //! add up.
 //!
 //! The servers are a `wharf serve` of its own; clients and operators are this process.
@@ -219,7 +219,7 @@ async fn released(scales: &Scales, wanted: Option<Weight>) -> Result<Weight> {
     }
 }
 
-/// Swaps at a pace that is kept, whatever one of them takes.
+/// Swaps at a fixed pace, however long one of them takes.
 async fn swap(desk: Arc<Desk>, every: Duration, seed: u64) {
     let (mut under_way, mut turns) = (JoinSet::new(), interval(every));
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);

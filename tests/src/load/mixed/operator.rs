@@ -295,7 +295,7 @@ pub(super) async fn change(desk: Arc<Desk>, mut dice: Dice) {
     }
 }
 
-/// Undoes what operators left: nobody is suspended, throttled or on trial any more.
+/// Undoes what operators left: no server is suspended, throttled or on trial any more.
 pub(super) async fn restore(desk: &Desk) {
     let _ = Place::configure(&desk.folder, "0");
     desk.call("POST /v1/reload", (SPARE, 0), "", &Value::Null).await;

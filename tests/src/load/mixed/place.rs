@@ -252,7 +252,7 @@ pub(super) enum Quality {
 }
 
 impl Place {
-    /// A version for this kind of plugin. One good version in four is a build that nobody has seen.
+    /// A version for this kind of plugin. One good version in four is a new build.
     pub(super) fn version(folder: &Path, kind: Kind, quality: Quality, dice: &mut Dice) -> Result<PathBuf> {
         if quality == Quality::Bad {
             let names: Vec<_> = BAD.iter().map(|(name, ..)| *name).chain(["bytes"]).collect();

@@ -59,7 +59,7 @@ fn proper(kind: Kind, number: usize) -> Vec<u8> {
     match kind {
         Kind::Echo | Kind::Lines => format!("a message of client {number}\n").into_bytes(),
         Kind::Http => b"GET / HTTP/1.1\r\nHost: wharf\r\n\r\n".to_vec(),
-        // The first line is its name, with a letter that those that behave do not have.
+        // The first line is its name, with a letter that no well-behaved client's name has.
         Kind::Chat => format!("r{number}\nhello\n").into_bytes(),
     }
 }

@@ -1,4 +1,5 @@
-//! The ledger under random servers, sessions, instances and reloads, with what has to hold after each step.
+//! The ledger under random servers, sessions, instances and reloads, with what has to hold after
+//! each step.
 
 use std::time::Duration;
 
