@@ -2,7 +2,7 @@
 //! counts against no peer and no plugin.
 //!
 //! A thread says ten times a second that the process runs. Where it is silent for longer than
-//! [`TOLERANCE`], the rest of its silence is a stall. What a look at the clock finds does not
+//! `TOLERANCE`, the rest of its silence is a stall. What a look at the clock finds does not
 //! depend on whether that thread or the one that looks runs first after a stall. A look costs one
 //! load from memory, and no system call.
 
