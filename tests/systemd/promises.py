@@ -171,6 +171,8 @@ def a_process_that_hangs_is_ended_and_comes_back(unit):
     before = unit.process()
     start = time.monotonic()
     unit.signal("STOP")
+    # The signal counts once the thread that it went to runs, which takes its time on a busy machine.
+    eventually("it stands still", lambda: unit.stands_still(before))
     waits = Client(ECHO)
     waits.say()
     waits.hear()

@@ -83,6 +83,12 @@ class Unit:
     def signal(self, number, name="main"):
         self.systemctl("kill", f"--kill-whom={name}", f"--signal={number}", "wharf.service")
 
+    def stands_still(self, process):
+        """Whether every thread of the process is stopped."""
+        listed = self.machine.run("sh", "-c", f"cat /proc/{process}/task/*/stat", check=False).stdout
+        threads = [line.rpartition(")")[2].split()[0] for line in listed.splitlines() if ")" in line]
+        return bool(threads) and all(state == "T" for state in threads)
+
     def processes(self):
         """All of the unit, by their numbers in the machine."""
         listed = self.machine.run("cat", "/sys/fs/cgroup/system.slice/wharf.service/cgroup.procs", check=False).stdout
