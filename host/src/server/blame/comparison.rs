@@ -122,6 +122,8 @@ impl Comparison {
         if now.saturating_duration_since(since) < REPLAYS_WAIT_MAX {
             return Verdict::NotYet;
         }
+        // Later decisions wait for their own replays.
+        self.undecided = None;
         self.judge(live, Pending::Unknown).map_or(Verdict::Keep, Verdict::TakeBack)
     }
 
