@@ -58,6 +58,17 @@ pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
             }
             continue;
         }
+        // Connections cost CPU time before they have an event that could wait for the tenant's share.
+        let account = service.account();
+        if let Some(until) = account.cpu().not_before_now() {
+            account.cpu().waited();
+            tokio::select! {
+                _ = course.changed() => {}
+                () = tokio::time::sleep_until(until.into()) => {}
+                error = listening.broken() => listening.repair(&error),
+            }
+            continue;
+        }
         // Asked each time, since it may have been changed while this waited.
         let interval = service.gate.throttle().accept_interval;
         let not_before = last.map_or(paused_until, |last| paused_until.max(last + interval));
@@ -107,6 +118,8 @@ enum Newcomer {
 
 fn welcome(service: &Arc<Service>, client: Accepted, round: u64) {
     service.counters.accepted();
+    // A refused client costs as much until here.
+    service.account().charge(ACCEPT_COST);
     let peer = client.peer();
     let proxies = &service.terms().proxies;
     let newcomer = if proxies.is_empty() {
@@ -120,7 +133,6 @@ fn welcome(service: &Arc<Service>, client: Accepted, round: u64) {
     match newcomer {
         Ok(client) => {
             service.entered(Instant::now());
-            service.account().charge(ACCEPT_COST);
             service.spawn(|seat| serve(Arc::clone(service), client, round, service.alive(round), seat));
         }
         Err(refusal) => Refused { server: &service.name, peer, reason: refusal.name() }.emit(&service.counters),
@@ -297,7 +309,7 @@ fn report(service: &Arc<Service>, (session, peer): (u64, IpAddr), procedure: &Ar
         service.hears(peer, procedure, blamed);
     }
     if let Some((event, fault)) = &ended.fault {
-        Faulted { server, session, class, event, fault }.emit(edition, &service.fault_lines);
+        Faulted { server, session, peer, class, event, fault }.emit(edition, &service.fault_lines);
     }
     let Ended { reason, events, bytes_in, bytes_out, usage, lasted, cpu, .. } = ended;
     let spent = Spent { events, bytes_in, bytes_out, fuel: usage.fuel, cpu };

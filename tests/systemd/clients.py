@@ -144,8 +144,8 @@ class Sessions(Load):
 class Newcomers(Load):
     """So many a second, each of which asks once. Who is due comes, whether those before were answered or not."""
 
-    # More than this at once is a server that is away for longer than anybody would wait.
-    # With the sessions beside them, fewer than the unit's `max_clients`, as others still end.
+    # More than this at once is a server that is away for too long. With the sessions beside them
+    # they are fewer than the unit's `max_clients`, while others still end.
     WAITING_MAX = 600
 
     def __init__(self, port, per_second):

@@ -1,7 +1,7 @@
 //! The catalogue of occurrences. `emit` writes the line and counts.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -433,6 +433,8 @@ pub struct Faulted<'a> {
     pub server: &'a str,
     /// The session.
     pub session: u64,
+    /// The client's address, by which faults are weighed.
+    pub peer: IpAddr,
     /// Its class.
     pub class: Priority,
     /// The event.
@@ -444,7 +446,7 @@ pub struct Faulted<'a> {
 impl Faulted<'_> {
     /// Counts it, and logs it where `lines` lets it pass: a plugin that faults in every session has said why in the first.
     pub fn emit(&self, edition: &Edition, lines: &Bucket) {
-        let Self { server, session, class, event, fault } = self;
+        let Self { server, session, peer, class, event, fault } = self;
         let (reason, origin) = (fault.kind.name(), fault.kind.origin().name());
         // What the operator did is the reason of the session's end and no fault of the plugin's.
         if fault.kind.origin() == Origin::Operator {
@@ -453,7 +455,8 @@ impl Faulted<'_> {
         edition.faulted(*class, &reason);
         if let Some(suppressed) = lines.pass(Instant::now()) {
             let plugin = &**edition.plugin();
-            warn!(server, session, plugin, event, %reason, origin, suppressed, "plugin fault: {}", fault.detail);
+            let detail = &fault.detail;
+            warn!(server, session, %peer, plugin, event, %reason, origin, suppressed, "plugin fault: {detail}");
         }
     }
 }

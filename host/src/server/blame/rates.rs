@@ -3,7 +3,8 @@
 //!
 //! Each address counts once in the rate by address, with the share of its sessions that faulted.
 //! Faults that the version before has on the same input are taken out. Where only some of an
-//! address's faults were replayed, the others count in the same proportion.
+//! address's faults were replayed, the others count in the same proportion. Addresses without a
+//! replay count as the others do, as long as at least half of the addresses had one.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -317,16 +318,21 @@ impl FaultRates {
 }
 
 /// How much of the faults of each kind is held against the version where none of an address's was
-/// replayed: the mean over the addresses where some were.
+/// replayed: the mean over the addresses where some were, if these are at least half of all with
+/// such a fault. If they are fewer, replays of some strangers say nothing of the others: all of it.
 fn elsewhere(all: &Addresses, pending: Pending) -> [f64; KINDS_MAX] {
-    let (mut sums, mut counts) = ([0.0; KINDS_MAX], [0_u32; KINDS_MAX]);
+    let (mut sums, mut counts, mut faulty) = ([0.0; KINDS_MAX], [0_u32; KINDS_MAX], [0_u32; KINDS_MAX]);
     for faults in all.values().flat_map(|seen| &seen.faults).filter(|faults| faults.kind < KINDS_MAX) {
         let (against, replayed) = faults.replayed(pending);
+        faulty[faults.kind] += 1;
         if replayed > 0 {
             sums[faults.kind] += against as f64 / replayed as f64;
             counts[faults.kind] += 1;
         }
     }
-    let mean = |kind: usize| if counts[kind] == 0 { 1.0 } else { sums[kind] / f64::from(counts[kind]) };
+    let mean = |kind: usize| {
+        let tell = counts[kind] > 0 && counts[kind] * 2 >= faulty[kind];
+        if tell { sums[kind] / f64::from(counts[kind]) } else { 1.0 }
+    };
     std::array::from_fn(mean)
 }

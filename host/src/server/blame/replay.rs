@@ -103,6 +103,8 @@ async fn play(before: &EventProcedure, stage: Stage) -> Finding {
 /// What an outcome on the version before says about a fault of this kind.
 fn found(outcome: Result<(), crate::event::Fault>, kind: FaultKind, fidelity: Fidelity) -> Finding {
     match (outcome, fidelity) {
+        // A trap may come from the very state that the replay lacks. Work does not.
+        (Err(fault), Fidelity::Partial) if are_alike(fault.kind, kind) && !is_work(kind) => Finding::Unsure,
         (Err(fault), _) if are_alike(fault.kind, kind) => Finding::Same,
         (Err(_), _) | (Ok(()), Fidelity::Partial) => Finding::Unsure,
         (Ok(()), Fidelity::Exact) => Finding::Differs,
@@ -111,8 +113,12 @@ fn found(outcome: Result<(), crate::event::Fault>, kind: FaultKind, fidelity: Fi
 
 /// Which of fuel and CPU time is used up first is chance.
 fn are_alike(one: FaultKind, other: FaultKind) -> bool {
-    let is_cpu = |kind| matches!(kind, FaultKind::Fuel | FaultKind::CpuTime);
-    one == other || (is_cpu(one) && is_cpu(other))
+    one == other || (is_work(one) && is_work(other))
+}
+
+/// Whether the event did more than its budget allows.
+fn is_work(kind: FaultKind) -> bool {
+    matches!(kind, FaultKind::Fuel | FaultKind::CpuTime)
 }
 
 /// Polls a call in the turns of its lane, and charges the tenant for its CPU time.
@@ -150,7 +156,9 @@ mod tests {
         let fault = |kind| Err(Fault::new(kind, ""));
         let trap = FaultKind::Trap("unreachable");
         let (exact, partial) = (Fidelity::Exact, Fidelity::Partial);
-        assert_eq!(found(fault(trap), trap, partial), Finding::Same);
+        assert_eq!(found(fault(trap), trap, exact), Finding::Same);
+        assert_eq!(found(fault(trap), trap, partial), Finding::Unsure);
+        assert_eq!(found(fault(FaultKind::Fuel), FaultKind::Fuel, partial), Finding::Same);
         assert_eq!(found(fault(FaultKind::CpuTime), FaultKind::Fuel, exact), Finding::Same);
         assert_eq!(found(fault(FaultKind::Trap("stack-overflow")), trap, exact), Finding::Unsure);
         assert_eq!(found(fault(FaultKind::Capacity), trap, exact), Finding::Unsure);

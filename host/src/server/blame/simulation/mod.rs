@@ -274,6 +274,25 @@ fn each_decision_waits_for_its_replays() {
 }
 
 #[test]
+fn replays_of_strangers_excuse_no_majority() {
+    for_each_seed(100, |seed| {
+        let mut dice = Dice(seed);
+        let strangers = 1 + dice.throw(8);
+        let others = strangers + 10 + dice.throw(20);
+        let mut played = Played::new(SWAP);
+        for number in 0..strangers + others {
+            let mark = played.comparison.faulted(source(&mut dice, number), FAULT, played.now).0;
+            if number < strangers {
+                played.comparison.begins(mark);
+                played.comparison.replayed(mark, Finding::Same);
+            }
+        }
+        let Verdict::TakeBack(figures) = played.decide() else { panic!("{strangers} of {others}: it is kept") };
+        assert_eq!((figures.faulty_addresses, figures.excused), (others, strangers), "{figures:?}");
+    });
+}
+
+#[test]
 fn figures_leave_replays_out_that_are_not_done() {
     for_each_seed(100, |seed| {
         let mut dice = Dice(seed);
