@@ -18,10 +18,18 @@ impl Registries {
     /// # Errors
     /// [`RegistryError`]: it is not believed.
     pub fn vouch(&self, reference: &Reference) -> Result<(), RegistryError> {
-        self.vouched(reference).map_err(|problem| RegistryError { reference: reference.to_string(), problem })
+        self.vouch_until(reference, &Stop::default())
     }
 
-    fn vouched(&self, reference: &Reference) -> Result<(), Problem> {
+    /// The same, until it is called off. Blocks too.
+    ///
+    /// # Errors
+    /// [`RegistryError`]: it is not believed, or this was called off.
+    pub(crate) fn vouch_until(&self, reference: &Reference, stop: &Stop) -> Result<(), RegistryError> {
+        self.vouched(reference, stop).map_err(|problem| RegistryError { reference: reference.to_string(), problem })
+    }
+
+    fn vouched(&self, reference: &Reference, stop: &Stop) -> Result<(), Problem> {
         let terms = self.terms();
         let Some(keys) = terms.keys_for(reference)? else { return Ok(()) };
         let digest = reference.digest().ok_or_else(|| Problem::Signature("nobody wrote down its digest".into()))?;
@@ -34,7 +42,7 @@ impl Registries {
         if terms.pull == PullPolicy::Never {
             return Err(kept);
         }
-        on_this_thread(terms, &Stop::default(), order.found_signed(keys, digest)).map_err(|asked| {
+        on_this_thread(terms, stop, order.found_signed(keys, digest)).map_err(|asked| {
             let what = |problem| match problem {
                 Problem::Signature(what) => what,
                 other => other.to_string(),

@@ -32,6 +32,7 @@ use crate::plugin::{Binding, Claim, EventProcedure, Holding, LoadError, Plugin, 
 use crate::serve;
 use crate::session::{Deadlines, Latch, LineConfig};
 use crate::telemetry::{Bucket, Counters, ServerStarted};
+use crate::work::Stop;
 
 /// Faults, ends of sessions and pauses of a server that are logged each second. The others are counted.
 const FAULTS_LOGGED_PER_SECOND: u32 = 5;
@@ -102,7 +103,14 @@ impl Prepared {
         if running.terms().grants == *grants {
             return Ok(in_force);
         }
-        let again = again(in_force.file(), in_force.known(), &self.description.registries, host.loader(), grants)?;
+        let again = again(
+            in_force.file(),
+            in_force.known(),
+            &self.description.registries,
+            host.loader(),
+            grants,
+            &Stop::default(),
+        )?;
         if again.digest() != in_force.digest() {
             let cause =
                 "it was swapped in and is not the same file any more, so that `grants` cannot be changed".into();

@@ -25,6 +25,10 @@ const REMEMBERED: usize = 10;
 const REMEMBERED_MAX: usize = 10_000;
 /// Endings that are remembered of all addresses; at more the oldest are forgotten.
 const ENDINGS_MAX: usize = 2 * REMEMBERED_MAX;
+/// Of so many addresses a fault is weighed at once. With more, faults are weighed at most once in
+/// each `WEIGHED_EVERY`, as that looks at all addresses.
+const WEIGHED_AT_ONCE_MAX: usize = 256;
+const WEIGHED_EVERY: Duration = Duration::from_millis(100);
 /// Addresses that have to be bad where the server sees more than one.
 const BAD_ADDRESSES_MIN: u64 = 2;
 /// How long the one that is let in has to last without a fault.
@@ -109,6 +113,8 @@ pub(super) struct Breaker {
     endings: VecDeque<Ending>,
     tallies: HashMap<AddressGroup, Tally>,
     faults: u64,
+    /// When many addresses were weighed last.
+    weighed: Option<Instant>,
     /// The last two addresses of which a session ended, and when.
     seen: [Option<(AddressGroup, Instant)>; 2],
     /// Whose session was tried last and faulted.
@@ -125,6 +131,7 @@ impl Breaker {
             endings: VecDeque::new(),
             tallies: HashMap::new(),
             faults: 0,
+            weighed: None,
             seen: [None; 2],
             failed_trial: None,
         }
@@ -177,7 +184,7 @@ impl Breaker {
             (BreakerState::Closed, _) => {}
         }
         self.count(source, fared, now);
-        let trips = fared == Fared::Faulted && self.is_enough(live, now);
+        let trips = fared == Fared::Faulted && self.may_weigh(now) && self.is_enough(live, now);
         trips.then(|| {
             let again = self.recovered.is_some_and(|at| now.saturating_duration_since(at) < MEMORY);
             if !again {
@@ -253,6 +260,22 @@ impl Breaker {
         if tally.faults + tally.wells == 0 {
             self.tallies.remove(&first.group);
         }
+    }
+
+    /// Whether the addresses may be looked at now. Strangers with many of them are not to cause a
+    /// long look with each fault.
+    fn may_weigh(&mut self, now: Instant) -> bool {
+        if self.faults < u64::from(self.limits.faults) {
+            return false;
+        }
+        if self.tallies.len() <= WEIGHED_AT_ONCE_MAX {
+            return true;
+        }
+        let is_soon = self.weighed.is_some_and(|at| now.saturating_duration_since(at) < WEIGHED_EVERY);
+        if !is_soon {
+            self.weighed = Some(now);
+        }
+        !is_soon
     }
 
     /// Whether the faults within the window trip it.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::bound::{Bound, Prepared};
 use super::builder::{ServerBuilder, StartError};
 use super::course::Status;
-use super::handle::{ServerHandle, SteerError};
+use super::handle::{ServerHandle, SteerError, VersionsChange};
 use super::host::{Host, HostConfig};
 use super::prepare::Preloaded;
 use super::room::Promised;
@@ -62,6 +62,12 @@ impl PlanError {
 
 impl From<WorkError> for PlanError {
     fn from(error: WorkError) -> Self {
+        Self { mistakes: vec![error.to_string()] }
+    }
+}
+
+impl From<VersionsChange> for PlanError {
+    fn from(error: VersionsChange) -> Self {
         Self { mistakes: vec![error.to_string()] }
     }
 }
@@ -180,7 +186,7 @@ impl Fleet {
         });
         let (plan, preloaded) = loaded.await?;
         // What is checked has to hold when it is put in force, so that no version comes or goes meanwhile.
-        let _unchanging = ServerHandle::versions_of_all_stay(&self.all()).await;
+        let _unchanging = ServerHandle::versions_of_all_stay(&self.all()).await?;
         let fleet = Arc::clone(self);
         let (grace, tenants) = (plan.stop_grace, plan.tenants.clone());
         let checked = self.host.work(WorkKind::Urgent, move || fleet.check(plan, preloaded)).await??;

@@ -168,8 +168,15 @@ impl Service {
 
     /// Decides about the version that is compared like this. `None`: it is not watched any more.
     fn judges(&self, comparison: &Arc<Mutex<Comparison>>) -> Option<Verdict> {
-        let versions = self.guard().as_ref().map(|guard| [Arc::clone(&guard.new), Arc::clone(guard.before())]);
-        let live = versions?.map(|version| self.live_on(|current| same(current.plugin(), version.plugin())));
+        let versions = {
+            let watching = self.guard();
+            let guard = watching.as_ref().filter(|guard| guard.suspect.is(comparison))?;
+            if !guard.suspect.is_due(means::now()) {
+                return Some(Verdict::NotYet);
+            }
+            [Arc::clone(&guard.new), Arc::clone(guard.before())]
+        };
+        let live = self.live_on(|current| versions.iter().position(|version| same(current.plugin(), version.plugin())));
         let (now, mut watching) = (means::now(), self.guard());
         let guard = watching.as_mut().filter(|guard| guard.suspect.is(comparison))?;
         let verdict = guard.judge([&live[0], &live[1]], now);

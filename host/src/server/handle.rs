@@ -9,7 +9,7 @@ use tokio::sync::{OnceCell, watch};
 use super::bound::Prepared;
 use super::breaker::BreakerState;
 use super::course::{Newcomers, Notice, Occurrence, Status, closed, followed};
-use super::exclusive::{Held, Rank};
+use super::exclusive::{Held, Rank, lock_all};
 use super::host::Host;
 use super::lock::{Lock, LockError};
 use super::service::{FAREWELL_MAX, Service};
@@ -24,8 +24,10 @@ use crate::telemetry::{CredentialsRenewed, Snapshot};
 /// Most bytes of [`ServerHandle::set_data`].
 pub const DATA_MAX_BYTES: usize = 64 << 10;
 
-/// How often all locks of swaps are tried for together, before they are waited for one by one.
-const LOCK_ROUNDS_MAX: usize = 64;
+/// Why versions of all servers cannot be kept as they are for a moment. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("servers are swapped one after the other, `{0}` just now: try again once their swaps are done")]
+pub(super) struct VersionsChange(Arc<str>);
 
 /// What becomes of live sessions when a server is suspended or restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,26 +252,12 @@ impl ServerHandle {
 
     /// The same of all of these servers. No lock is held while another is waited for, as a slow
     /// swap of one server is to hold up no roll-back of another.
-    pub(super) async fn versions_of_all_stay(servers: &[Arc<Self>]) -> Vec<Held> {
-        let mut held: Vec<Held> = Vec::with_capacity(servers.len());
-        for _ in 0..LOCK_ROUNDS_MAX {
-            let Some(busy) = servers.iter().find(|server| match server.service.swapping.try_lock() {
-                Some(lock) => {
-                    held.push(lock);
-                    false
-                }
-                None => true,
-            }) else {
-                return held;
-            };
-            held.clear();
-            drop(busy.versions_stay().await);
-        }
-        // They change all the time. This ends, as each lock is got after one step.
-        for server in servers {
-            held.push(server.versions_stay().await);
-        }
-        held
+    ///
+    /// # Errors
+    /// [`VersionsChange`]; no lock is held.
+    pub(super) async fn versions_of_all_stay(servers: &[Arc<Self>]) -> Result<Vec<Held>, VersionsChange> {
+        let locks: Vec<_> = servers.iter().map(|server| Arc::clone(&server.service.swapping)).collect();
+        lock_all(&locks).await.map_err(|busy| VersionsChange(Arc::clone(&servers[busy].service.name)))
     }
 
     /// The name of the tenant whose server it is.

@@ -133,7 +133,7 @@ impl ServerBuilder {
             None => Arc::clone(named),
             Some((in_force, file)) => {
                 let refused = |error| RecordError::distrusted(&file, &in_force, &error);
-                believed(&in_force.file, &self.registries).map_err(refused)?;
+                believed(&in_force.file, &self.registries, &Stop::default()).map_err(refused)?;
                 host.loader().share_as(&file, in_force.known(), &self.grants)?
             }
         };

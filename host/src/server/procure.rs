@@ -41,32 +41,41 @@ impl From<ProcureError> for SwapError {
     }
 }
 
-/// Gets a plugin that was there before from where it came from. Blocks as [`procure`] does.
+/// Gets a plugin that was there before from where it came from. Blocks as [`procure`] does, and ends
+/// early likewise.
 pub(super) fn again(
     place: &Path,
     known: Known<'_>,
     registries: &Registries,
     loader: &Loader,
     grants: &Grants,
+    stop: &Stop,
 ) -> Result<Arc<Plugin>, ProcureError> {
     match Reference::in_place_of(place) {
-        Some(_) => procure(place, (registries, registries.terms().pull), loader, grants, &Stop::default()),
-        None => Ok(loader.share_as(place, known, grants)?),
+        Some(_) => procure(place, (registries, registries.terms().pull), loader, grants, stop),
+        None => Ok(loader.clone().until(stop.clone()).share_as(place, known, grants)?),
     }
 }
 
 /// Whether a plugin that came from there once may still run: what came from a registry has to be signed by who is believed now,
-/// wherever its component was kept since. Blocks as [`procure`] does, but is rarely more than a look into the store.
-pub(super) fn believed(place: &Path, registries: &Registries) -> Result<(), RegistryError> {
-    Reference::in_place_of(place).map_or(Ok(()), |reference| registries.vouch(&reference?))
+/// wherever its component was kept since. Blocks as [`procure`] does, but is rarely more than a look into the store. Ends early
+/// where it is called off.
+pub(super) fn believed(place: &Path, registries: &Registries, stop: &Stop) -> Result<(), RegistryError> {
+    Reference::in_place_of(place).map_or(Ok(()), |reference| registries.vouch_until(&reference?, stop))
 }
 
-/// The bytes of a component that was loaded from there.
-pub(super) fn bytes_of(place: &Path, registries: &Registries) -> Result<Vec<u8>, String> {
+/// Whether the bytes of a component from there are pulled from a registry.
+pub(super) fn is_pulled(place: &Path) -> bool {
+    Reference::in_place_of(place).is_some()
+}
+
+/// The bytes of a component that was loaded from there. Blocks as [`procure`] does, and ends early
+/// likewise.
+pub(super) fn bytes_of(place: &Path, registries: &Registries, stop: &Stop) -> Result<Vec<u8>, String> {
     match Reference::in_place_of(place) {
         Some(reference) => {
             let pull = registries.terms().pull;
-            let pulled = reference.and_then(|reference| registries.fetch_by(&reference, pull));
+            let pulled = reference.and_then(|reference| registries.fetch_until(&reference, pull, stop));
             pulled.map(|pulled| pulled.bytes).map_err(|error| error.to_string())
         }
         None => files::read(place, COMPONENT_MAX_BYTES).map_err(|error| error.to_string()),

@@ -3,8 +3,8 @@
 //!
 //! The threads exist before anything is served, so the system cannot refuse one later. Work is
 //! kept apart by how long it may take ([`WorkKind`]): a slow compilation holds up no read of a
-//! key, and neither holds up a roll-back. In each kind tenants take turns, and one tenant has at
-//! most [`RUNNING_TENANT_MAX`] threads.
+//! key, and neither holds up a roll-back. In each kind tenants take turns, and one tenant has a
+//! limited number of threads ([`WorkKind::running_tenant_max`]).
 
 mod own_thread;
 mod queue;
@@ -26,7 +26,7 @@ pub use stop::Stop;
 
 /// Threads of each kind.
 const THREADS: usize = 4;
-/// Threads of one kind that one tenant may have at a time.
+/// Threads of one kind that one tenant may have at a time. Of [`WorkKind::Restore`] it has one.
 pub const RUNNING_TENANT_MAX: usize = 2;
 /// Steps of one kind that may wait for a thread, of one tenant.
 pub const QUEUED_TENANT_MAX: usize = 64;
@@ -47,11 +47,14 @@ pub enum WorkKind {
     /// What waits for no queue of the other two: steps under a server's lock of swaps, roll-backs,
     /// records, the end of a server.
     Urgent,
+    /// Seconds to minutes under a server's lock of swaps: pulling and compiling what a roll-back
+    /// goes back to, and pulling a version once more to keep it.
+    Restore,
 }
 
 impl WorkKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Long, Self::Short, Self::Urgent];
+    pub const ALL: [Self; 4] = [Self::Long, Self::Short, Self::Urgent, Self::Restore];
 
     /// Its name in metrics.
     #[must_use]
@@ -60,6 +63,17 @@ impl WorkKind {
             Self::Long => "long",
             Self::Short => "short",
             Self::Urgent => "urgent",
+            Self::Restore => "restore",
+        }
+    }
+
+    /// Threads that one tenant may have at a time. Its swaps are to leave threads for the
+    /// roll-backs of all others.
+    #[must_use]
+    pub fn running_tenant_max(self) -> usize {
+        match self {
+            Self::Long | Self::Short | Self::Urgent => RUNNING_TENANT_MAX,
+            Self::Restore => 1,
         }
     }
 }
@@ -126,7 +140,7 @@ impl WorkPool {
     /// # Errors
     /// The system refuses one, or `prepare` panics.
     pub fn start(prepare: fn()) -> io::Result<Self> {
-        let pool = Self { crews: WorkKind::ALL.map(|_| Arc::new(Crew::new())) };
+        let pool = Self { crews: WorkKind::ALL.map(|kind| Arc::new(Crew::new(kind))) };
         let (tell, told) = mpsc::channel();
         for (kind, crew) in WorkKind::ALL.into_iter().zip(&pool.crews) {
             for number in 0..THREADS {
@@ -214,8 +228,8 @@ impl Drop for WorkPool {
 }
 
 impl Crew {
-    fn new() -> Self {
-        let queue = FairQueue::new(RUNNING_TENANT_MAX);
+    fn new(kind: WorkKind) -> Self {
+        let queue = FairQueue::new(kind.running_tenant_max());
         Self { state: Mutex::new(State { queue, ends: false }), more: Condvar::new() }
     }
 

@@ -104,9 +104,30 @@ fn full_queues_of_one_tenant_delay_no_other() {
         }
         let seen = pool.seen();
         let line = seen.iter().find(|seen| seen.kind == kind && seen.tenant == slow).expect("it waits");
-        assert!(line.running <= RUNNING_TENANT_MAX && line.refused == refused, "{line:?}");
+        assert!(line.running <= kind.running_tenant_max() && line.refused == refused, "{line:?}");
     }
     drop(release);
+}
+
+#[test]
+fn restoring_tenants_leave_threads_to_others() {
+    for tenants in 1..THREADS {
+        let pool = Arc::new(WorkPool::start(|| ()).expect("threads"));
+        let (release, hold) = mpsc::channel::<()>();
+        let hold = Arc::new(Mutex::new(hold));
+        for step in 0..3 * tenants {
+            let (hold, tenant) = (Arc::clone(&hold), Arc::from(format!("t{}", step % tenants)));
+            let held = move || {
+                let _ = hold.lock().expect("no panic").recv();
+            };
+            pool.run_alone(WorkKind::Restore, &tenant, held).expect("room");
+        }
+        let other: Arc<str> = "other".into();
+        for kind in WorkKind::ALL {
+            assert_eq!(wait(pool.run(kind, &other, || 7)), Ok(7), "{tenants} tenants, {}", kind.name());
+        }
+        drop(release);
+    }
 }
 
 #[test]

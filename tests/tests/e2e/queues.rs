@@ -2,10 +2,12 @@
 //! and none of the calls that end something.
 
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use wharf::oci::Digest;
 use wharf_tests::certificates::Certificates;
 use wharf_tests::clients::{Client, free_port};
 use wharf_tests::guests::{component, versioned};
@@ -327,4 +329,82 @@ fn waiting_calls_leave_connections_to_others() {
     assert_eq!(tenants.site.curl(&[], "/livez").0, 200);
     tenants.soon("/v1/servers/b/restart", json!({}));
     tenants.soon("/v1/servers/b/stop", json!({ "grace": "1s" }));
+}
+
+/// A registry that delivers a component by its tag, and says nothing when it is asked by digest, as
+/// a host asks that keeps what it pulled.
+fn delivers_once() -> Liar {
+    const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    let bytes = component(&versioned('s', "", ""));
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST,
+        "config": {
+            "mediaType": "application/vnd.wasm.config.v0+json", "digest": Digest::of(b"{}").as_str(), "size": 2,
+        },
+        "layers": [{
+            "mediaType": "application/wasm", "digest": Digest::of(&bytes).as_str(), "size": bytes.len(),
+        }],
+    });
+    Liar::new(move |asked| match &asked.path {
+        path if path.contains("/blobs/") => Reply::ok("application/wasm", bytes.clone()),
+        path if path.contains("/manifests/sha256:") => Reply::Silence,
+        _ => Reply::ok(MANIFEST, manifest.to_string()),
+    })
+}
+
+#[test]
+fn rollback_ends_pulls_that_keep_versions() {
+    let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
+    for label in ['p', 'q'] {
+        let file = folder.path().join(format!("{label}.wasm"));
+        std::fs::write(file, component(&versioned(label, "", ""))).expect("kept");
+    }
+    // A store that others may write to is not used: everything is pulled each time.
+    let store = folder.path().join("store");
+    std::fs::create_dir(&store).expect("a folder");
+    std::fs::set_permissions(&store, std::fs::Permissions::from_mode(0o777)).expect("changed");
+    let mut text = "[host]\nsessions_max = 256\nstop_grace = '200ms'\nstate_dir = 'state'\n\
+                    [control]\nsocket = 'control.sock'\n\
+                    [registry]\nplain_http = ['127.0.0.1']\nstore_dir = 'store'\ntimeout = '1h'\n"
+        .to_owned();
+    let greedy = [("a1", "a"), ("a2", "a"), ("c1", "c"), ("c2", "c")];
+    let ports = std::iter::once(port).chain(std::iter::repeat_with(free_port));
+    for ((name, tenant), port) in greedy.into_iter().chain([("b", "b")]).zip(ports) {
+        text += &format!(
+            "[[server]]\nname = '{name}'\ntenant = '{tenant}'\nhost = '127.0.0.1'\nport = {port}\nplugin = 'p.wasm'\n"
+        );
+    }
+    std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
+    let wharf = Wharf::run(&["serve"], folder.path());
+    wharf.says("server started");
+    let site = Site { folder, port, wharf };
+    eventually("the control API is open", || UnixStream::connect(site.socket()).is_ok());
+    let (liar, certificates) = (delivers_once(), Certificates::new());
+    let mut tenants =
+        Tenants { site, liar, _certificates: certificates, begun: Vec::new(), others_waiting: 0, _clients: Vec::new() };
+    let swapped = json!({ "file": tenants.site.path("q.wasm") });
+    for (server, _) in greedy.into_iter().chain([("b", "b")]) {
+        tenants.soon(&format!("/v1/servers/{server}/plugin/swap"), swapped.clone());
+    }
+    let file = format!("oci://{}/team/slow:1", tenants.liar.address());
+    for (server, _) in greedy {
+        tenants.begin(&format!("/v1/servers/{server}/plugin/swap"), &json!({ "file": file }));
+    }
+    let silent = || tenants.liar.asked().iter().filter(|asked| asked.path.contains("/manifests/sha256:")).count();
+    eventually("each tenant pulls what it keeps", || silent() >= 2);
+    // What another tenant does, and what is urgent, waits for none of it.
+    let start = Instant::now();
+    tenants.soon("/v1/servers/b/plugin/rollback", json!({}));
+    for (server, _) in greedy {
+        assert_eq!(tenants.soon(&format!("/v1/servers/{server}/plugin/rollback"), json!({}))["to"], "p unversioned");
+        let answer = tenants.answer(&format!("/v1/servers/{server}/plugin/swap"), 409);
+        assert!(answer.contains("overtaken"), "{answer}");
+    }
+    let pulling = |tenant: &str| {
+        let line = format!("wharf_work_running{{tenant=\"{tenant}\",kind=\"restore\"}} ");
+        let (_, text) = tenants.site.curl(&[], "/metrics");
+        text.lines().any(|found| found.strip_prefix(&line).is_some_and(|running| running != "0"))
+    };
+    eventually("no pull goes on", || !pulling("a") && !pulling("c"));
+    assert!(start.elapsed() < ANSWERED_WITHIN, "it took {:?}", start.elapsed());
 }

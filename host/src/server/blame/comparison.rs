@@ -16,6 +16,9 @@ const EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// How long a decision waits for replays. Replays that are not done by then are left out.
 pub(in crate::server) const REPLAYS_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// While replays are waited for and nothing changes, sessions that go on are looked at this often.
+pub(in crate::server) const LOOKED_EVERY: Duration = Duration::from_secs(1);
+
 /// By which rule a version is worse than the one before.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::server) enum Rule {
@@ -59,13 +62,18 @@ pub(in crate::server) struct Comparison {
     rule: Rule,
     /// Since when replays are waited for.
     undecided: Option<Instant>,
+    /// Faults that were counted and replays that began and ended.
+    changes: u64,
+    /// How many there were at the last decision, and when that was, where it waits for replays.
+    waits: Option<(u64, Instant)>,
 }
 
 impl Comparison {
     /// Of a version that comes now. `before` is what the one before did within the last while. What
     /// the new one does counts for one to two times this length.
     pub(in crate::server) fn new(rule: Rule, before: FaultRates, length: Duration) -> Self {
-        Self { new: FaultRates::new(length), before: before.lasting(EVER), rule, undecided: None }
+        let (new, before) = (FaultRates::new(length), before.lasting(EVER));
+        Self { new, before, rule, undecided: None, changes: 0, waits: None }
     }
 
     /// The new version's sessions.
@@ -85,6 +93,7 @@ impl Comparison {
         fault: (&'static str, FaultKind),
         now: Instant,
     ) -> (Mark, bool) {
+        self.changes += 1;
         let mark = self.new.faulted(source, fault, now);
         (mark, self.has_enough())
     }
@@ -96,16 +105,31 @@ impl Comparison {
 
     /// A fault of the new version is being replayed on the one before.
     pub(in crate::server) fn begins(&mut self, mark: Mark) {
+        self.changes += 1;
         self.new.begins(mark);
     }
 
     /// What was found out about it.
     pub(in crate::server) fn replayed(&mut self, mark: Mark, finding: Finding) {
+        self.changes += 1;
         self.new.replayed(mark, finding);
+    }
+
+    /// Whether the next decision may be another than the last. If not, that one waits for replays,
+    /// and so does the next: it is not worth a look at all sessions.
+    pub(in crate::server) fn is_due(&self, now: Instant) -> bool {
+        let is_old = |at| now.saturating_duration_since(at) >= LOOKED_EVERY;
+        self.waits.is_none_or(|(changes, at)| changes != self.changes || is_old(at))
     }
 
     /// Decides. `live` has the sessions of the new version and of the one before that go on.
     pub(in crate::server) fn decide(&mut self, live: [&LiveAddresses; 2], now: Instant) -> Verdict {
+        let verdict = self.verdict(live, now);
+        self.waits = (verdict == Verdict::NotYet).then_some((self.changes, now));
+        verdict
+    }
+
+    fn verdict(&mut self, live: [&LiveAddresses; 2], now: Instant) -> Verdict {
         if !self.has_enough() {
             self.undecided = None;
             return Verdict::Keep;

@@ -14,6 +14,9 @@ use crate::server::service::Service;
 use crate::session::Evidence;
 use crate::telemetry::{FaultReplayed, KeptInputs};
 
+/// Sessions that are looked at before others may use the registry.
+const WALKED_AT_ONCE: usize = 256;
+
 /// A fault of a plugin that ended a session.
 #[derive(Debug)]
 pub(crate) struct Blamed {
@@ -91,6 +94,11 @@ impl Suspect {
         lock(&self.comparison).has_enough()
     }
 
+    /// Whether the next decision may be another than the last, which waits for replays.
+    pub(in crate::server) fn is_due(&self, now: Instant) -> bool {
+        lock(&self.comparison).is_due(now)
+    }
+
     /// Whether this is the comparison.
     pub(in crate::server) fn is(&self, comparison: &Arc<Mutex<Comparison>>) -> bool {
         Arc::ptr_eq(&self.comparison, comparison)
@@ -150,15 +158,26 @@ impl Service {
         }
     }
 
-    /// Sessions that are not ending, on versions like this, by address.
-    pub(in crate::server) fn live_on(&self, is: impl Fn(&Arc<EventProcedure>) -> bool) -> LiveAddresses {
-        let mut live = LiveAddresses::default();
-        for (line, successor) in self.registry.handled() {
-            if is(&successor.current()) {
-                live.add(AddressGroup::of(line.info().peer.ip()));
+    /// Sessions that are not ending, by address: those of versions that `which` gives 0, and those
+    /// that it gives 1. One walk, and few sessions at a time, so that the registry is free between.
+    pub(in crate::server) fn live_on(
+        &self,
+        which: impl Fn(&Arc<EventProcedure>) -> Option<usize>,
+    ) -> [LiveAddresses; 2] {
+        let (mut live, mut after) = (<[LiveAddresses; 2]>::default(), 0);
+        loop {
+            let page = self.registry.page(after, WALKED_AT_ONCE, |id, member| {
+                let group = AddressGroup::of(member.line.info().peer.ip());
+                (id, which(&member.successor.current()), group)
+            });
+            for (_, which, group) in &page {
+                if let Some(live) = which.and_then(|which| live.get_mut(which)) {
+                    live.add(*group);
+                }
             }
+            let Some((last, ..)) = page.last().filter(|_| page.len() == WALKED_AT_ONCE) else { return live };
+            after = *last;
         }
-        live
     }
 
     /// The source of a client at this address.

@@ -69,8 +69,8 @@ enum Progress {
     Back(u64),
     /// It tries this.
     Tries(u64),
-    /// It has gone back to this.
-    WentBack(u64),
+    /// It has gone back to this, from that.
+    WentBack(u64, u64),
     Refused(&'static str),
     Done,
 }
@@ -172,6 +172,14 @@ impl State {
                         next.put_in_force(before);
                         next.stand(new, Stands::TakenBack);
                         Progress::Back(new)
+                    }));
+                }
+                // The server stopped, and it is as if the version had not come back.
+                Progress::WentBack(number, bad) if self.stopped && self.in_force() == number => {
+                    next.push(self.by(order, |next| {
+                        next.put_in_force(bad);
+                        next.stand(number, Stands::TakenBack);
+                        Progress::Back(number)
                     }));
                 }
                 Progress::Tries(number) if self.canary == Some(number) => {
@@ -291,7 +299,7 @@ impl State {
             Some(number) => next.push(self.by(order, |next| {
                 next.put_in_force(number);
                 next.stand(bad, Stands::TakenBack);
-                Progress::WentBack(number)
+                Progress::WentBack(number, bad)
             })),
         }
     }
@@ -306,7 +314,7 @@ impl State {
                 self.watch(new, before);
                 true
             }
-            (Answer::Refused("not-recorded"), Progress::Given(_) | Progress::Back(_) | Progress::WentBack(_)) => true,
+            (Answer::Refused("not-recorded"), Progress::Given(_) | Progress::Back(_) | Progress::WentBack(..)) => true,
             // Nothing was changed.
             (Answer::Refused(why), Progress::Given(_)) => match *why {
                 "plugin" => matches!(asked, Order::Swap(6 | 7) | Order::Canary(6 | 7) | Order::Reload(6 | 7)),
@@ -328,7 +336,7 @@ impl State {
                 Progress::Back(0) => *generation == 0 && *rolled_back,
                 Progress::Back(new) => *generation == new && *rolled_back && (written || !recorded),
                 Progress::Tries(number) => *generation == number && !rolled_back,
-                Progress::WentBack(number) => *generation == number && !rolled_back && *recorded && written,
+                Progress::WentBack(number, _) => *generation == number && !rolled_back && *recorded && written,
                 Progress::Done => true,
                 Progress::Given(_) | Progress::Refused(_) => false,
             },
@@ -393,8 +401,9 @@ impl Possible {
 
     pub(super) fn gives(&mut self, order: usize, what: Order) {
         self.story.push(format!("{order}: {what:?}"));
-        let of_version =
-            |(number, what): (&usize, &Order)| matches!(what, Order::Swap(_) | Order::Canary(_)).then_some(*number);
+        let of_version = |(number, what): (&usize, &Order)| {
+            matches!(what, Order::Swap(_) | Order::Canary(_) | Order::RollBack).then_some(*number)
+        };
         let called_off: Vec<_> = match what {
             Order::RollBack => self.asked.iter().filter_map(of_version).collect(),
             _ => Vec::new(),

@@ -53,7 +53,8 @@ pub async fn hand_over(
     patience: Duration,
 ) -> Result<Heir, String> {
     let _no_reload = fleet.reloading.lock().await;
-    let _no_swaps = ServerHandle::versions_of_all_stay(&fleet.all()).await;
+    let locked = ServerHandle::versions_of_all_stay(&fleet.all()).await;
+    let _no_swaps = locked.map_err(|error| error.to_string())?;
     if fleet.is_draining() {
         return Err("the process is stopping".into());
     }

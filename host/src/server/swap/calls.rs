@@ -12,7 +12,7 @@ use crate::plugin::{Amounts, EventProcedure, Plugin, try_out};
 use crate::server::exclusive::{Held, Rank};
 use crate::server::handle::ServerHandle;
 use crate::server::means;
-use crate::server::procure::{ProcureError, again, believed, bytes_of, procure};
+use crate::server::procure::{ProcureError, again, believed, bytes_of, is_pulled, procure};
 use crate::server::versions::{Canary, CanarySeen, CanaryWish, Generation, How, Standing, judge, promote, take_back};
 use crate::telemetry::{CanaryBegan, SwapRefused};
 use crate::work::{Stop, WorkKind};
@@ -106,7 +106,7 @@ impl ServerHandle {
         let next = match same(before.plugin(), &plugin) {
             true => Arc::clone(&before),
             false => {
-                let ready = self.ready(&before, plugin);
+                let ready = self.ready(&before, plugin, pending.stop());
                 pending.unless_called_off(service, ready).await??
             }
         };
@@ -153,7 +153,7 @@ impl ServerHandle {
         let kept = service.guard().as_ref().map(|guard| Arc::clone(guard.before()));
         bounded_beside(service, &before, &plugin, kept.as_ref())?;
         let _under_way = service.begins(&plugin);
-        let ready = self.ready(&before, plugin);
+        let ready = self.ready(&before, plugin, pending.stop());
         let next = pending.unless_called_off(service, ready).await??;
         let past = service.blame.past_of(before.edition(), means::now());
         let canary = service.unless_stopping(|| {
@@ -193,8 +193,9 @@ impl ServerHandle {
     }
 
     /// Takes the canary back, or, where none runs, the version in force: newcomers and live sessions get the one before.
-    /// Swaps and canaries that were asked for before and are not in force yet are called off. Waits
-    /// at most for the step that is under way, and for no queue.
+    /// Swaps and canaries that were asked for before and are not in force yet are called off, and so
+    /// is another roll-back that is under way and has put nothing in force yet. Waits at most for the
+    /// step that is under way, and for no queue of swaps.
     ///
     /// # Errors
     /// [`SwapError`]; nothing was changed, but where what is in force could not be recorded.
@@ -208,14 +209,18 @@ impl ServerHandle {
         }
         let (generation, known) = service.history().before().ok_or(SwapError::NothingBefore)?;
         let number = generation.number;
-        self.still_believed(&generation).await?;
+        // Until something is in force another roll-back, or a stop, calls it off as well.
+        let pending = service.pending.add();
+        pending.unless_called_off(service, self.still_believed(&generation, pending.stop())).await??;
         let plugin = match known {
             Some(known) => Arc::clone(known.plugin()),
-            None => self.load_again(generation).await?,
+            None => pending.unless_called_off(service, self.load_again(generation, pending.stop())).await??,
         };
         let bad = service.procedure();
         let _under_way = service.begins(&plugin);
-        let next = self.ready(&bad, plugin).await?;
+        let ready = self.ready(&bad, plugin, pending.stop());
+        let next = pending.unless_called_off(service, ready).await??;
+        drop(pending);
         let policy = service.terms().rules.policy;
         let mut report = SwapReport { from: bad.plugin().label(), to: next.plugin().label(), ..SwapReport::default() };
         let publish = || {
@@ -276,16 +281,17 @@ impl ServerHandle {
     }
 
     /// Whether a version that came from a registry may still run, whether it is in memory or kept in a file.
-    async fn still_believed(&self, generation: &Generation) -> Result<(), SwapError> {
+    async fn still_believed(&self, generation: &Generation, stop: Stop) -> Result<(), SwapError> {
         if Reference::in_place_of(&generation.file).is_none() {
             return Ok(());
         }
         let (registries, file) = (Arc::clone(&self.service.terms().registries), generation.file.clone());
-        let asked = means::apart(self.service.work(WorkKind::Urgent), move || believed(&file, &registries)).await?;
+        let ask = move || believed(&file, &registries, &stop);
+        let asked = means::apart(self.service.work(WorkKind::Restore), ask).await?;
         asked.map_err(|error| SwapError::Distrusted { label: generation.label(), why: error.to_string() })
     }
 
-    async fn load_again(&self, generation: Generation) -> Result<Arc<Plugin>, SwapError> {
+    async fn load_again(&self, generation: Generation, stop: Stop) -> Result<Arc<Plugin>, SwapError> {
         let service = Arc::clone(&self.service);
         let loader = self.host().loader().on_behalf_of(self.service.account());
         let load = move || {
@@ -293,10 +299,10 @@ impl ServerHandle {
             let file = kept.unwrap_or_else(|| generation.file.clone());
             let gone = || SwapError::Gone { label: generation.label(), file: file.display().to_string() };
             let terms = service.terms();
-            let plugin = again(&file, generation.known(), &terms.registries, &loader, &terms.grants)?;
+            let plugin = again(&file, generation.known(), &terms.registries, &loader, &terms.grants, &stop)?;
             if plugin.digest() == generation.digest { Ok(plugin) } else { Err(gone()) }
         };
-        means::apart(self.service.work(WorkKind::Urgent), load).await?
+        means::apart(self.service.work(WorkKind::Restore), load).await?
     }
 
     /// Whether the server can have this version's instances that it is promised.
@@ -332,28 +338,41 @@ impl ServerHandle {
         }
     }
 
+    /// Keeps the components of the version in force and of the next one, where there is a place for
+    /// them.
+    async fn keep(&self, old: Arc<Plugin>, next: Arc<Plugin>, stop: Stop) -> Result<(), SwapError> {
+        let service = &self.service;
+        let Some(records) = service.records.clone() else { return Ok(()) };
+        let (registries, name) = (Arc::clone(&service.terms().registries), Arc::clone(&service.name));
+        // A registry may take its time, and threads for what is urgent are not to wait for it.
+        let pulls = is_pulled(old.file()) || is_pulled(next.file());
+        let kind = if pulls { WorkKind::Restore } else { WorkKind::Urgent };
+        let kept = means::apart(service.work(kind), move || {
+            if let Err(error) = records.keep(&name, &old, || bytes_of(old.file(), &registries, &stop)) {
+                // It can be started again from its own file only.
+                tracing::debug!(server = &*name, "what is in force is not kept: {error}");
+            }
+            records.keep(&name, &next, || bytes_of(next.file(), &registries, &stop))
+        });
+        kept.await?.map_err(|error| SwapError::NotKept(error.to_string()))
+    }
+
     /// Tries a version out, and makes sure that it can be gone back to.
-    async fn ready(&self, before: &Arc<EventProcedure>, plugin: Arc<Plugin>) -> Result<Arc<EventProcedure>, SwapError> {
+    async fn ready(
+        &self,
+        before: &Arc<EventProcedure>,
+        plugin: Arc<Plugin>,
+        stop: Stop,
+    ) -> Result<Arc<EventProcedure>, SwapError> {
         let service = &self.service;
         bounded(service, before, &plugin)?;
         self.keeps_promise(&plugin)?;
         let budget = service.terms().line_config.budgets.start(self.priority());
-        let (limits, trial, old) = (before.limits(), Arc::clone(&plugin), Arc::clone(before.plugin()));
-        let (records, name) = (service.records.clone(), Arc::clone(&service.name));
-        let (registries, account) = (Arc::clone(&service.terms().registries), service.account());
+        let (limits, trial, account) = (before.limits(), Arc::clone(&plugin), service.account());
         // The server's lock is held meanwhile, so this is not to wait for loads of other servers.
-        let tried = means::apart(service.work(WorkKind::Urgent), move || {
-            account.owing(|| try_out(&trial, limits, budget))?;
-            let Some(records) = records else { return Ok(()) };
-            if let Err(error) = records.keep(&name, &old, || bytes_of(old.file(), &registries)) {
-                // It can be started again from its own file only.
-                tracing::debug!(server = &*name, "what is in force is not kept: {error}");
-            }
-            records
-                .keep(&name, &trial, || bytes_of(trial.file(), &registries))
-                .map_err(|error| SwapError::NotKept(error.to_string()))
-        });
-        tried.await??;
+        let try_it = move || account.owing(|| try_out(&trial, limits, budget));
+        means::apart(service.work(WorkKind::Urgent), try_it).await??;
+        self.keep(Arc::clone(before.plugin()), Arc::clone(&plugin), stop).await?;
         if service.status().is_final() {
             return Err(SwapError::Stopping);
         }

@@ -1,4 +1,4 @@
-//! Swaps and canaries that were asked for and are not in force yet: a roll-back or a stop calls
+//! Swaps, canaries and roll-backs that have put nothing in force yet: a roll-back or a stop calls
 //! them off.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -40,6 +40,8 @@ impl PendingChanges {
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
         self.all.all().retain(|stop| !stop.is(&self.stop));
+        // Where the caller has gone, what it began is of no use.
+        self.stop.ask();
     }
 }
 

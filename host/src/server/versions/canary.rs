@@ -141,8 +141,10 @@ impl Canary {
         if !self.suspect.has_enough() {
             return Verdict::Keep;
         }
-        let is = |version: &Arc<EventProcedure>| Arc::ptr_eq(version, &self.procedure);
-        let (own, others) = (service.live_on(is), service.live_on(|version| !is(version)));
+        if !self.suspect.is_due(means::now()) {
+            return Verdict::NotYet;
+        }
+        let [own, others] = service.live_on(|version| Some(usize::from(!Arc::ptr_eq(version, &self.procedure))));
         self.suspect.decide([&own, &others], means::now())
     }
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use super::comparison::REPLAYS_WAIT_MAX;
+use super::comparison::{LOOKED_EVERY, REPLAYS_WAIT_MAX};
 use super::quota::ReplayQuota;
 use super::rates::{ADDRESSES_MAX, KINDS_MAX, Pending};
 use super::{Comparison, Crowd, FaultRates, Finding, LiveAddresses, PAST, Rule, Source, Verdict};
@@ -289,6 +289,37 @@ fn replays_of_strangers_excuse_no_majority() {
         }
         let Verdict::TakeBack(figures) = played.decide() else { panic!("{strangers} of {others}: it is kept") };
         assert_eq!((figures.faulty_addresses, figures.excused), (others, strangers), "{figures:?}");
+    });
+}
+
+#[test]
+fn waiting_decision_looks_at_sessions_rarely() {
+    for_each_seed(100, |seed| {
+        let mut dice = Dice(seed);
+        let mut played = Played::new(if dice.percent(50) { SWAP } else { CANARY });
+        let from = source(&mut dice, 0);
+        let count = 25 + dice.throw(40) as usize;
+        let mut marks: Vec<_> = (0..count).map(|_| played.comparison.faulted(from, FAULT, played.now).0).collect();
+        marks.iter().for_each(|mark| played.comparison.begins(*mark));
+        let start = played.now;
+        let (mut looks, mut changes) = (0, 0);
+        while played.now < start + REPLAYS_WAIT_MAX - Duration::from_millis(50) {
+            // As with one replay at a time, of which few are done.
+            let changed = dice.percent(3) && marks.len() > count - 5;
+            if changed && let Some(mark) = marks.pop() {
+                played.comparison.replayed(mark, Finding::Same);
+                changes += 1;
+            }
+            let is_due = played.comparison.is_due(played.now);
+            assert!(is_due || !changed, "what changed is looked at");
+            if is_due {
+                looks += 1;
+                assert_eq!(played.decide(), Verdict::NotYet);
+            }
+            played.now += Duration::from_millis(50);
+        }
+        let seconds = REPLAYS_WAIT_MAX.div_duration_f64(LOOKED_EVERY) as u32;
+        assert!(looks <= 1 + seconds + changes, "{looks} looks, {changes} changes");
     });
 }
 

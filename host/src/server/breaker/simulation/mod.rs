@@ -88,3 +88,30 @@ fn order_of_endings_does_not_matter() {
         assert_eq!(verdict(&endings), before);
     });
 }
+
+#[test]
+fn many_addresses_are_weighed_rarely() {
+    for_each_seed(20, |seed| {
+        let mut dice = Dice(seed);
+        let strangers = 2 * WEIGHED_AT_ONCE_MAX as u64 + dice.throw(1_000);
+        // Enough others go on, so that the strangers trip nothing.
+        let others: Vec<_> = (0..strangers as u32).map(|other| (100_000 + other, 1)).collect();
+        let (others, none) = (live(&others), LiveAddresses::default());
+        let (start, mut breaker) = (Instant::now(), Breaker::new(BreakerLimits::default()));
+        let (mut weighed, mut last) = (0, None);
+        let at = |step: u64| start + Duration::from_micros(step * 250);
+        let faults = 8_000;
+        for step in 0..faults {
+            let stranger = source((step % strangers) as u32);
+            assert_eq!(breaker.report(stranger, Fared::Faulted, &others, at(step)), None, "{step}");
+            weighed += u32::from(breaker.weighed != last);
+            last = breaker.weighed;
+        }
+        let most = 1 + at(faults).duration_since(start).div_duration_f64(WEIGHED_EVERY) as u32;
+        assert!((1..=most).contains(&weighed), "{strangers} strangers: weighed {weighed} times");
+        // It trips soon all the same, once the others are gone.
+        let soon = (faults..).take_while(|step| at(*step) <= at(faults) + 2 * WEIGHED_EVERY);
+        let trips = |step: u64| breaker.report(source((step % strangers) as u32), Fared::Faulted, &none, at(step));
+        assert!(soon.filter_map(trips).next().is_some(), "{strangers} strangers");
+    });
+}
