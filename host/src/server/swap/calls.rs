@@ -57,7 +57,7 @@ impl ServerHandle {
 
     /// Nothing was changed, but where it is the record that failed, which is told by itself.
     fn kept(&self, error: &SwapError) {
-        if !matches!(error, SwapError::NotRecorded(_)) {
+        if !matches!(error, SwapError::NotRecorded(..)) {
             SwapRefused { server: &self.service.name, why: &error.to_string() }.emit(&self.service.counters);
         }
     }
@@ -270,7 +270,8 @@ impl ServerHandle {
         let recorded = self.service.record().await;
         report.recorded = recorded.map_err(|error| {
             let in_force = self.plugin().label();
-            SwapError::NotRecorded(format!("{in_force} is in force, and could not be recorded, so that a restart may start another version: {error}"))
+            let what = format!("{in_force} is in force, and could not be recorded, so that a restart may start another version: {error}");
+            SwapError::NotRecorded(what, error.refusal)
         })?;
         Ok(report)
     }
@@ -349,9 +350,7 @@ impl ServerHandle {
                 // It can be started again from its own file only.
                 tracing::debug!(server = &*name, "what is in force is not kept: {error}");
             }
-            records
-                .keep(&name, &trial, || bytes_of(trial.file(), &registries))
-                .map_err(|error| SwapError::NotKept(error.to_string()))
+            records.keep(&name, &trial, || bytes_of(trial.file(), &registries)).map_err(SwapError::NotKept)
         });
         tried.await??;
         if service.status().is_final() {
