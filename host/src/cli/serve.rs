@@ -22,8 +22,10 @@ use crate::config::{Config, STOP_GRACE_DEFAULT, default_cache_dir, registries};
 use crate::control::{Control, ControlConfig, Reload};
 use crate::net::SocketOptions;
 use crate::plugin::{Compiler, Grants};
-use crate::server::{Fleet, Host, HostConfig, Inheritance, LeftSession, LeftSocket, Plan, Reloaded, Shelf, leave};
-use crate::work::WorkKind;
+use crate::server::{
+    Fleet, Host, HostConfig, Inheritance, LeftSession, LeftSocket, Plan, PlanCause, PlanError, Reloaded, Shelf, leave,
+};
+use crate::work::{Refusal, WorkKind};
 
 /// How long sessions may take to be left to the next process, however short the time is for those that finish.
 const LEAVE_MIN: Duration = Duration::from_secs(3);
@@ -260,22 +262,27 @@ fn plan(config: Config, handed: Handed, store: Option<&Store>) -> Result<Plan> {
     Ok(plan)
 }
 
-async fn reload(file: Option<PathBuf>, control: Option<ControlConfig>, fleet: Arc<Fleet>) -> Result<Reloaded, String> {
+async fn reload(
+    file: Option<PathBuf>,
+    control: Option<ControlConfig>,
+    fleet: Arc<Fleet>,
+) -> Result<Reloaded, PlanError> {
     let Some(file) = file else {
-        return Err("this process was started without a configuration file".into());
+        return Err(PlanError::mistake("this process was started without a configuration file"));
     };
     let shown = file.display().to_string();
     let read = fleet.host().work(WorkKind::Short, move || Config::read(&file)).await;
-    let config = read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-    if config.control != control {
-        return Err(format!(
-            "{shown}: `control`, its token included, cannot be changed while servers run; start the process anew"
-        ));
-    }
-    let report = fleet.reload(config.plan()).await.map_err(|error| {
-        let mistakes: Vec<_> = error.mistakes.iter().map(|mistake| format!("{shown}: {mistake}")).collect();
-        mistakes.join("\n")
+    let config = read?.map_err(|error| match Refusal::in_causes(&error) {
+        Some(refusal) => PlanError { mistakes: error.mistakes, cause: PlanCause::System(refusal) },
+        None => PlanError { mistakes: error.mistakes, cause: PlanCause::Configuration },
     })?;
+    if config.control != control {
+        return Err(PlanError::mistake(format!(
+            "{shown}: `control`, its token included, cannot be changed while servers run; start the process anew"
+        )));
+    }
+    let report = fleet.reload(config.plan()).await;
+    let report = report.map_err(|error| error.map_lines(|line| format!("{shown}: {line}")))?;
     tracing::info!(started = ?report.started, changed = ?report.changed, removed = ?report.removed, "reloaded");
     Ok(report)
 }

@@ -8,6 +8,7 @@ mod server;
 mod swap;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,6 +54,8 @@ pub struct Config {
 pub struct ConfigError {
     /// At least one.
     pub mistakes: Vec<String>,
+    /// What the system said, where the file could not be read.
+    pub source: Option<io::Error>,
 }
 
 impl Config {
@@ -63,10 +66,12 @@ impl Config {
     pub fn read(file: &Path) -> Result<Self, ConfigError> {
         let text = files::read_text(file, CONFIG_MAX_BYTES).map_err(|error| ConfigError {
             mistakes: vec![format!("{}: cannot read the configuration: {error}", file.display())],
+            source: Some(error),
         })?;
         let folder = file.parent().unwrap_or(Path::new("."));
         let mut config = Self::parse(&text, folder).map_err(|mistakes| ConfigError {
             mistakes: mistakes.into_iter().map(|mistake| format!("{}: {mistake}", file.display())).collect(),
+            source: None,
         })?;
         if config.host.state_dir.is_none() {
             config.host.state_dir = default_state_dir(file);
@@ -177,6 +182,7 @@ pub fn registries(file: Option<&Path>) -> Result<Registries, ConfigError> {
     };
     let wrong = |mistakes: Vec<String>| ConfigError {
         mistakes: mistakes.into_iter().map(|mistake| format!("{}: {mistake}", path.display())).collect(),
+        source: None,
     };
     let text = files::read_text(path, CONFIG_MAX_BYTES)
         .map_err(|error| wrong(vec![format!("cannot read the configuration: {error}")]))?;

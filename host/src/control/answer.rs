@@ -6,9 +6,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tokio::task::JoinError;
 
-use crate::work::{Refusal, WorkError};
-
 use crate::event::{NAME_MAX_BYTES, excerpt};
+use crate::server::{PlanCause, PlanError};
+use crate::work::{Refusal, WorkError};
 
 /// Bytes of an error's message. In JSON it is at most twice as long.
 const MESSAGE_MAX_BYTES: usize = 16 << 10;
@@ -96,6 +96,19 @@ impl From<WorkError> for Problem {
     }
 }
 
+impl From<PlanError> for Problem {
+    fn from(error: PlanError) -> Self {
+        let text = error.to_string();
+        match error.cause {
+            PlanCause::System(refusal) => Self::refused_by_system(refusal, &text),
+            PlanCause::Work(error) => Self::from(error),
+            PlanCause::Swapping => Self::conflict("overtaken", text),
+            PlanCause::Stopping => Self::conflict("stopping", text),
+            _ => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-configuration", text),
+        }
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let inner = Inner { code: self.code, message: &self.message };
@@ -115,4 +128,31 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
 /// A JSON document and 200.
 pub(super) fn ok(value: &impl Serialize) -> Response {
     json(StatusCode::OK, value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_reload_blames_the_one_who_did_it() {
+        let full = WorkError::Full { tenant: "host".into(), queued: 7 };
+        let panicked = WorkError::Panicked("bad-configuration (os error 24)".into());
+        let mistake = PlanError::mistake("`name`: `os error 11` (os error 24) Os { code: 12 }");
+        let refused = PlanError { cause: PlanCause::System(Refusal::Descriptors), ..mistake.clone() };
+        let cases = [
+            (PlanError::from(panicked), 500, "host-fault"),
+            (PlanError::from(full), 503, "too-many-waiting"),
+            (PlanError::from(WorkError::Ending), 409, "stopping"),
+            (PlanError { cause: PlanCause::Stopping, ..mistake.clone() }, 409, "stopping"),
+            (refused, 503, "refused-by-system"),
+            (mistake, 422, "bad-configuration"),
+        ];
+        for (error, status, code) in cases {
+            let said = error.to_string();
+            let problem = Problem::from(error);
+            assert_eq!((problem.status.as_u16(), problem.code), (status, code), "{said}");
+            assert!(problem.message.contains(&said), "{}", problem.message);
+        }
+    }
 }

@@ -282,14 +282,11 @@ async fn reload_all(shared: &Shared) -> Result<views::Reload, Problem> {
     if shared.fleet.is_draining() {
         return Err(Problem::conflict("stopping", "the process is stopping"));
     }
-    let refused = |error: String| {
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-configuration", error).or_refused_by_system()
-    };
     // On its own, so that it is done even where nobody waits for it.
     let (reload, fleet) = (shared.reload.clone(), Arc::clone(&shared.fleet));
     let work = tokio::spawn(async move { reload.run(&fleet).await });
     let done = work.await.map_err(|error| Problem::unfinished(&error))?;
-    done.map(views::Reload::of).map_err(refused)
+    done.map(views::Reload::of).map_err(Problem::from)
 }
 
 pub(super) async fn live() -> Response {

@@ -34,7 +34,7 @@ pub use super::guard::Token;
 use super::guard::{self, Known};
 use super::prompt::Prompt;
 use super::upgrade::Upgrade;
-use crate::server::{Door, Fleet, Reloaded};
+use crate::server::{Door, Fleet, PlanError, Reloaded};
 use crate::telemetry::{ControlBroken, ControlOpened, ControlReopened};
 
 /// How long the head of a request may take, and a connection may idle between two.
@@ -75,7 +75,7 @@ pub enum ControlError {
     Thread(#[from] io::Error),
 }
 
-type Reloading = Pin<Box<dyn Future<Output = Result<Reloaded, String>> + Send>>;
+type Reloading = Pin<Box<dyn Future<Output = Result<Reloaded, PlanError>> + Send>>;
 
 /// How the configuration is read again and put in force.
 #[derive(Clone)]
@@ -85,7 +85,7 @@ impl Reload {
     /// A way to do it. The error is what is wrong with the configuration, all of it.
     pub fn new<F>(reload: impl Fn(Arc<Fleet>) -> F + Send + Sync + 'static) -> Self
     where
-        F: Future<Output = Result<Reloaded, String>> + Send + 'static,
+        F: Future<Output = Result<Reloaded, PlanError>> + Send + 'static,
     {
         Self(Arc::new(move |fleet| Box::pin(reload(fleet))))
     }
@@ -93,8 +93,8 @@ impl Reload {
     /// Does it.
     ///
     /// # Errors
-    /// What is wrong with the configuration; nothing was changed.
-    pub async fn run(&self, fleet: &Arc<Fleet>) -> Result<Reloaded, String> {
+    /// What is wrong with the configuration, or came in between; nothing was changed.
+    pub async fn run(&self, fleet: &Arc<Fleet>) -> Result<Reloaded, PlanError> {
         (self.0)(Arc::clone(fleet)).await
     }
 }

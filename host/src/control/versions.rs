@@ -85,7 +85,7 @@ fn refused(error: SwapError) -> Problem {
         SwapError::NoCanary => Problem::conflict("no-canary", text),
         SwapError::TooManyVersions(_) => Problem::conflict("too-many-versions", text),
         SwapError::NothingBefore | SwapError::Gone { .. } => Problem::conflict("nothing-before", text),
-        SwapError::NotKept(_) | SwapError::NotRecorded(_) => {
+        SwapError::NotKept(_) | SwapError::NotRecorded(..) => {
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "not-recorded", text)
         }
         SwapError::Canary(..) => Problem::new(StatusCode::BAD_REQUEST, "bad-value", text),

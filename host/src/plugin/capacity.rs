@@ -1,7 +1,10 @@
 //! How many instances and clients this machine has room for, with the arithmetic for those who ask for more.
 
 use std::fmt;
+use std::fs::read_to_string;
+use std::io;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::process::{Resource, getrlimit};
 
@@ -20,6 +23,9 @@ const SESSION_BYTES: u64 = 48 << 10;
 /// Mappings that a process may have where the system does not say.
 const MAPS_DEFAULT: usize = 65_530;
 
+/// What was read last in this process.
+static KNOWN: Mutex<Option<Capacity>> = Mutex::new(None);
+
 /// What this process may use, as the system says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capacity {
@@ -34,15 +40,25 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// Of this process, now.
+    /// Of this process, now. What cannot be read, as where descriptors are short, is as it was.
     #[must_use]
     pub fn now() -> Self {
-        let maps = std::fs::read_to_string("/proc/sys/vm/max_map_count");
+        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Self::read(Path::new("/"), *known);
+        *known.insert(now)
+    }
+
+    /// Of the system whose files are below `root`. What cannot be read is as it was `before`.
+    pub(super) fn read(root: &Path, before: Option<Self>) -> Self {
+        let maps = read_to_string(root.join("proc/sys/vm/max_map_count")).ok();
+        let maps = maps.and_then(|text| text.trim().parse().ok()).or(before.map(|before| before.maps));
+        let memory = memory(root);
+        let memory_before = before.map(|before| before.memory_bytes).filter(|_| memory.missed);
         Self {
             descriptors: getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize),
-            maps: maps.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(MAPS_DEFAULT),
+            maps: maps.unwrap_or(MAPS_DEFAULT),
             address_bytes: getrlimit(Resource::As).current,
-            memory_bytes: memory(),
+            memory_bytes: memory.bytes.min(memory_before.unwrap_or(u64::MAX)),
         }
     }
 
@@ -116,35 +132,77 @@ impl fmt::Display for Capacity {
     }
 }
 
-/// Bytes of memory that this process may have.
-fn memory() -> u64 {
-    let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+/// Memory that this process may have.
+struct Memory {
+    /// By the files that were read.
+    bytes: u64,
+    /// Whether another file is there, or should be, and could not be read.
+    missed: bool,
+}
+
+fn memory(root: &Path) -> Memory {
+    let machine = read_to_string(root.join("proc/meminfo")).ok().and_then(|text| {
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
         line.trim().trim_end_matches(" kB").parse::<u64>().ok()
     });
-    let machine = machine.map_or(u64::MAX, |kib| kib << 10);
-    let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    // Each group is within those above it.
-    let least = |root: &str, path: &str, file: &str| {
-        let (root, path) = (Path::new(root), path.trim_start_matches('/'));
-        let own = root.join(path);
-        let groups = own.ancestors().take_while(|folder| folder.starts_with(root));
-        groups.filter_map(|folder| std::fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok()).min()
-    };
-    let group = own.lines().filter_map(|line| {
-        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
-        match controllers {
-            "" => least("/sys/fs/cgroup", path, "memory.max"),
-            "memory" => least("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes"),
-            _ => None,
+    let mut memory = Memory { bytes: machine.map_or(u64::MAX, |kib| kib << 10), missed: machine.is_none() };
+    let mut read = |file: &Path| match read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => {
+            memory.missed |= error.kind() != io::ErrorKind::NotFound;
+            String::new()
         }
-    });
-    group.min().map_or(machine, |group| group.min(machine))
+    };
+    let own = read(&root.join("proc/self/cgroup"));
+    for line in own.lines() {
+        let Some((controllers, path)) = line.split_once(':').and_then(|(_, rest)| rest.split_once(':')) else {
+            continue;
+        };
+        let (top, file) = match controllers {
+            "" => (root.join("sys/fs/cgroup"), "memory.max"),
+            "memory" => (root.join("sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+            _ => continue,
+        };
+        // Each group is within those above it.
+        let own = top.join(path.trim_start_matches('/'));
+        for group in own.ancestors().take_while(|folder| folder.starts_with(&top)) {
+            let limit = read(&group.join(file)).trim().parse().unwrap_or(u64::MAX);
+            memory.bytes = memory.bytes.min(limit);
+        }
+    }
+    memory
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
+
+    static ROOTS: AtomicUsize = AtomicUsize::new(0);
+
+    /// A folder of its own for files as the system has them. Dropping it removes it.
+    pub(in crate::plugin) struct Root(PathBuf);
+
+    impl Root {
+        pub(in crate::plugin) fn new() -> Self {
+            let number = ROOTS.fetch_add(1, Ordering::Relaxed);
+            let folder = std::env::temp_dir().join(format!("wharf-system-{}-{number}", std::process::id()));
+            std::fs::create_dir_all(&folder).expect("a folder");
+            Self(folder)
+        }
+
+        pub(in crate::plugin) fn path(&self) -> &Path {
+            &self.0
+        }
+    }
+
+    impl Drop for Root {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
 
     const PLENTY: Capacity =
         Capacity { descriptors: 1 << 20, maps: 1 << 20, address_bytes: None, memory_bytes: 1 << 40 };
@@ -179,5 +237,41 @@ mod tests {
     fn a_process_has_room_for_something() {
         let now = Capacity::now();
         assert!(now.clients() > 0 && now.instances() > 0, "{now}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_stays_as_it_was() {
+        let files = ["proc/meminfo", "proc/self/cgroup", "sys/fs/cgroup/a/memory.max", "proc/sys/vm/max_map_count"];
+        // Every set of files that cannot be read.
+        for missed in 0..1_usize << files.len() {
+            let folder = Root::new();
+            let root = folder.path();
+            let texts = ["MemTotal: 4096 kB\n", "0::/a/b\n", "1048576\n", "5000\n"];
+            for (file, text) in files.iter().zip(texts) {
+                std::fs::create_dir_all(root.join(file).parent().expect("a folder")).expect("folders");
+                std::fs::write(root.join(file), text).expect("a file");
+            }
+            let before = Capacity::read(root, None);
+            assert_eq!((before.memory_bytes, before.maps), (1 << 20, 5_000));
+            let missed = files.iter().enumerate().filter(|(index, _)| missed >> index & 1 == 1);
+            for (_, file) in missed {
+                // It is there, and cannot be read.
+                std::fs::remove_file(root.join(file)).expect("removed");
+                std::fs::create_dir(root.join(file)).expect("a folder");
+            }
+            assert_eq!(Capacity::read(root, Some(before)), before);
+        }
+    }
+
+    #[test]
+    fn limit_that_is_lifted_is_lifted() {
+        let folder = Root::new();
+        let root = folder.path();
+        for (file, text) in [("proc/meminfo", "MemTotal: 4096 kB\n"), ("proc/self/cgroup", "0::/\n")] {
+            std::fs::create_dir_all(root.join(file).parent().expect("a folder")).expect("folders");
+            std::fs::write(root.join(file), text).expect("a file");
+        }
+        let low = Capacity { memory_bytes: 1 << 20, ..PLENTY };
+        assert_eq!(Capacity::read(root, Some(low)).memory_bytes, 4 << 20);
     }
 }

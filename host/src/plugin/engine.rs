@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use wasmtime::{
     Config, Enabled, InstanceAllocationStrategy, OperatorCost, OptLevel, PoolConcurrencyLimitError,
     PoolingAllocationConfig, Strategy,
@@ -13,7 +14,6 @@ use super::footprint::{Amounts, MAPS_PER_MEMORY, MAPS_PER_STACK, Resource};
 use super::ledger::{Holding, Ledger};
 use super::pressure::Pressure;
 use super::ticker::Ticker;
-use crate::event::{EXCERPT_MAX_BYTES, excerpt};
 
 /// Bytes of address space that one memory slot takes: loads and stores then need no bounds checks.
 const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
@@ -187,18 +187,15 @@ impl Engine {
     }
 }
 
-/// Whether an error or one of its causes says these words, in the part of it that is looked at. The
-/// whole may have names in it that a plugin chose.
-pub(super) fn says(error: &wasmtime::Error, words: &str) -> bool {
-    error.chain().any(|cause| excerpt(cause, EXCERPT_MAX_BYTES).contains(words))
-}
-
-/// Whether an error means that the pool or the system has no room for another instance.
+/// Whether an error means that the pool or the system has no room for another instance. Types alone
+/// decide: a plugin chooses the names of its functions, and these are in the words of an error.
 pub(super) fn is_out_of_room(error: &wasmtime::Error) -> bool {
-    let out_of_memory = |error: &std::io::Error| error.raw_os_error() == Some(12);
-    error.is::<PoolConcurrencyLimitError>()
-        || error.chain().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(out_of_memory))
-        || says(error, "os error 12")
+    let no_memory = |cause: &(dyn std::error::Error + 'static)| {
+        let by_io = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+        let by_number = cause.downcast_ref::<Errno>().map(|errno| errno.raw_os_error());
+        by_io.or(by_number) == Some(Errno::NOMEM.raw_os_error())
+    };
+    error.is::<PoolConcurrencyLimitError>() || error.chain().any(no_memory)
 }
 
 fn sessions(asked: usize) -> Result<usize, EngineError> {

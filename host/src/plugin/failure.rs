@@ -3,7 +3,7 @@
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use super::engine::{is_out_of_room, says};
+use super::engine::is_out_of_room;
 use super::guest::{Guest, Refused};
 use crate::event::{EXCERPT_MAX_BYTES, Fault, FaultKind, NAME_MAX_BYTES, excerpt};
 
@@ -46,6 +46,12 @@ pub(super) fn fault(error: &wasmtime::Error, store: &mut wasmtime::Store<Guest>)
         }
     }
     Fault::new(kind, detail)
+}
+
+/// Whether the engine says these words of its own. What is around the root cause may have names in
+/// it that a plugin chose, as a backtrace has.
+fn says(error: &wasmtime::Error, words: &str) -> bool {
+    excerpt(error.root_cause(), EXCERPT_MAX_BYTES).contains(words)
 }
 
 fn kind(error: &wasmtime::Error, refused: Option<Refused>) -> FaultKind {
@@ -92,5 +98,108 @@ fn of_growth(refused: Option<Refused>) -> FaultKind {
         Some(Refused::Tables) => FaultKind::Tables,
         Some(Refused::Host) => FaultKind::Capacity,
         Some(Refused::Memory) | None => FaultKind::Memory,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use rustix::io::Errno;
+    use wasmtime::component::{Component, Linker};
+    use wasmtime::{Result, Store, bail};
+
+    use super::*;
+    use crate::plugin::engine::for_compiling;
+
+    /// What the system and the engine say of faults that are not the plugin's, or of other kinds.
+    const NAMES: [&str; 6] = [
+        "os error 12",
+        "Cannot allocate memory (os error 12)",
+        "mmap failed to allocate 0x1000 bytes: Cannot allocate memory (os error 12)",
+        TOO_MUCH_COPIED,
+        TOO_MANY_MODULES,
+        TOO_MANY_HANDLES[0],
+    ];
+    /// Ways to fail, as exports of the component below, each with its kind.
+    const WAYS: [(&str, FaultKind); 5] = [
+        ("trap", FaultKind::Trap("unreachable")),
+        ("out-of-bounds", FaultKind::Trap("memory-out-of-bounds")),
+        ("bad-pointer", FaultKind::Trap("contract")),
+        ("bad-call", FaultKind::Trap("contract")),
+        ("bad-result", FaultKind::Trap("contract")),
+    ];
+
+    /// A component of which all functions have this name.
+    fn component(name: &str) -> String {
+        let exports: String = WAYS
+            .iter()
+            .map(|(way, _)| {
+                format!("(func (export \"{way}\") (result char) (canon lift (core func $guest \"{way}\")))\n")
+            })
+            .collect();
+        let function =
+            |way: &str, body: &str| format!("(func (@name \"{name}\") (export \"{way}\") (result i32) {body})\n");
+        let functions = [
+            function("trap", "unreachable"),
+            function("out-of-bounds", "(i32.load (i32.const 0x7fff0000))"),
+            function("bad-pointer", "(call $say (i32.const 0x7fff0000) (i32.const 64)) (i32.const 0)"),
+            function("bad-call", "(call $say (i32.const 0) (i32.const 0)) (i32.const 0)"),
+            function("bad-result", "(i32.const 0xd800)"),
+        ];
+        format!(
+            "(component
+               (import \"say\" (func $say (param \"text\" string)))
+               (core module $memory (memory (export \"memory\") 1))
+               (core instance $memory (instantiate $memory))
+               (core func $lowered (canon lower (func $say) (memory (core memory $memory \"memory\"))))
+               (core module $module
+                 (import \"host\" \"say\" (func $say (param i32 i32)))
+                 (memory 1)
+                 {})
+               (core instance $guest (instantiate $module
+                 (with \"host\" (instance (export \"say\" (func $lowered))))))
+               {exports})",
+            functions.concat()
+        )
+    }
+
+    fn failed(engine: &wasmtime::Engine, component: &Component, way: &str) -> wasmtime::Error {
+        let mut linker = Linker::new(engine);
+        let say = |_: wasmtime::StoreContextMut<'_, ()>, (_,): (String,)| -> Result<()> { bail!("nothing was said") };
+        linker.root().func_wrap("say", say).expect("an import");
+        let mut store = Store::new(engine, ());
+        store.set_fuel(1 << 20).expect("fuel");
+        store.set_epoch_deadline(1 << 20);
+        let instance = linker.instantiate(&mut store, component).expect("an instance");
+        let function = instance.get_typed_func::<(), (char,)>(&mut store, way).expect("an export");
+        function.call(&mut store, ()).expect_err("it fails")
+    }
+
+    #[test]
+    fn names_of_functions_decide_no_kind() {
+        let engine = for_compiling().expect("an engine");
+        let mut named = 0;
+        for name in NAMES {
+            let bytes = wat::parse_str(component(name)).expect("a component");
+            let component = Component::new(&engine, bytes).expect("it compiles");
+            for (way, expected) in WAYS {
+                let error = failed(&engine, &component, way);
+                named += usize::from(format!("{error:?}").contains(name));
+                assert_eq!(kind(&error, None), expected, "{way} in `{name}`: {error:?}");
+            }
+        }
+        assert!(named >= NAMES.len() * 4, "backtraces have the names: {named}");
+    }
+
+    #[test]
+    fn refused_memory_is_no_plugins_fault() {
+        let by_io = || wasmtime::Error::from(io::Error::from_raw_os_error(12));
+        for error in [by_io(), by_io().context("a step"), Errno::NOMEM.into()] {
+            assert_eq!(kind(&error, None), FaultKind::Capacity, "{error:?}");
+        }
+        for error in [Errno::INVAL.into(), wasmtime::Error::msg("os error 12")] {
+            assert_eq!(kind(&error, None), FaultKind::Trap("contract"), "{error:?}");
+        }
     }
 }

@@ -1,5 +1,8 @@
 //! What the system leaves to the process while it runs: its limits may be lowered after the start.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -14,11 +17,16 @@ const LIMITS_EVERY: Duration = Duration::from_secs(1);
 /// Instances that are promised leave half of it.
 const MEMORY_RESERVE_MAX_BYTES: u64 = 128 << 20;
 
+/// Bytes that are read of the state of the process. What counts is within the first two thousand.
+const STATUS_BYTES: usize = 4 << 10;
+
 /// What was seen last. Each question looks again where the last look is old enough.
 #[derive(Debug)]
 pub(super) struct Pressure {
     /// Instances that the pools are made for, each with a stack.
     stacks: usize,
+    /// Where the files of the system are.
+    root: PathBuf,
     looked: Mutex<Looked>,
     memory_slots: AtomicUsize,
     is_short: AtomicBool,
@@ -29,19 +37,30 @@ pub(super) struct Pressure {
     granted_max: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Looked {
     at: Option<Instant>,
     limits_at: Option<Instant>,
-    memory_bytes: u64,
+    capacity: Capacity,
+    /// Open from the start, as there may be no descriptor for it later.
+    status: Option<File>,
+    /// Bytes that the process has, or may have where they cannot be read.
+    own_bytes: u64,
 }
 
 impl Pressure {
     /// For pools of so many instances. Looks for the first time when it is asked.
     pub(super) fn on_pool(stacks: usize) -> Self {
+        Self::of_system(Path::new("/"), Capacity::now(), stacks)
+    }
+
+    fn of_system(root: &Path, capacity: Capacity, stacks: usize) -> Self {
+        let status = open_status(root);
+        let looked = Looked { at: None, limits_at: None, capacity, status, own_bytes: 0 };
         Self {
             stacks,
-            looked: Mutex::default(),
+            root: root.to_owned(),
+            looked: Mutex::new(looked),
             memory_slots: AtomicUsize::new(usize::MAX),
             is_short: AtomicBool::new(false),
             is_critical: AtomicBool::new(false),
@@ -63,7 +82,7 @@ impl Pressure {
 
     /// Whether guests have what they may of the memory of the process.
     pub(super) fn is_short_of_memory(&self) -> bool {
-        self.look();
+        self.look(Instant::now());
         self.is_short.load(Ordering::Relaxed)
     }
 
@@ -73,9 +92,8 @@ impl Pressure {
     }
 
     /// A thread that finds another one looking goes on with what is known.
-    fn look(&self) {
+    fn look(&self, now: Instant) {
         let Ok(mut looked) = self.looked.try_lock() else { return };
-        let now = Instant::now();
         let is_old = |at: Option<Instant>, every| at.is_none_or(|at| now.duration_since(at) >= every);
         let granted = self.granted.load(Ordering::Relaxed) > self.granted_max.load(Ordering::Relaxed);
         if !granted && !is_old(looked.at, LOOK_EVERY) {
@@ -83,24 +101,35 @@ impl Pressure {
         }
         looked.at = Some(now);
         if is_old(looked.limits_at, LIMITS_EVERY) {
-            let capacity = Capacity::now();
+            looked.capacity = Capacity::read(&self.root, Some(looked.capacity));
             looked.limits_at = Some(now);
-            looked.memory_bytes = capacity.memory_bytes;
-            self.memory_slots.store(capacity.memory_slots(self.stacks), Ordering::Relaxed);
+            self.memory_slots.store(looked.capacity.memory_slots(self.stacks), Ordering::Relaxed);
         }
-        let most = looked.memory_bytes;
+        let most = looked.capacity.memory_bytes;
         let reserve = (most / 8).min(MEMORY_RESERVE_MAX_BYTES);
-        self.granted.store(0, Ordering::Relaxed);
+        let granted = self.granted.swap(0, Ordering::Relaxed);
         self.granted_max.store(reserve / 8, Ordering::Relaxed);
-        let own = own_bytes().unwrap_or(0);
+        if looked.status.is_none() {
+            looked.status = open_status(&self.root);
+        }
+        // Unseen, all that was granted counts, and nothing that was given back.
+        let seen = looked.status.as_ref().and_then(own_bytes);
+        looked.own_bytes = seen.unwrap_or(looked.own_bytes.saturating_add(granted));
+        let own = looked.own_bytes;
         self.is_short.store(own > most - reserve, Ordering::Relaxed);
         self.is_critical.store(own > most - reserve / 2, Ordering::Relaxed);
     }
 }
 
+fn open_status(root: &Path) -> Option<File> {
+    File::open(root.join("proc/self/status")).ok()
+}
+
 /// Bytes of memory that the process has now, page tables included.
-fn own_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+fn own_bytes(status: &File) -> Option<u64> {
+    let mut bytes = [0; STATUS_BYTES];
+    let length = status.read_at(&mut bytes, 0).ok()?;
+    let text = String::from_utf8_lossy(&bytes[..length]);
     let of = |name: &str| -> Option<u64> {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
         line.trim().trim_end_matches(" kB").parse().ok()
@@ -111,11 +140,76 @@ fn own_bytes() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::capacity::tests::Root;
 
     #[test]
     fn quiet_process_is_not_short() {
         let pressure = Pressure::on_pool(1);
         assert!(!pressure.is_short_of_memory());
-        assert!(pressure.memory_slots() > 0 && own_bytes().is_some_and(|bytes| bytes > 1 << 20));
+        assert!(pressure.memory_slots() > 0 && pressure.looked.lock().expect("it").own_bytes > 1 << 20);
+    }
+
+    /// A system with 1 GiB, of which the process has so many MiB.
+    fn system(own_mib: u64) -> (Root, Pressure) {
+        let folder = Root::new();
+        let root = folder.path();
+        std::fs::create_dir_all(root.join("proc/self")).expect("folders");
+        std::fs::write(root.join("proc/meminfo"), "MemTotal: 1048576 kB\n").expect("a file");
+        std::fs::write(root.join("proc/self/cgroup"), "0::/\n").expect("a file");
+        let status = format!("Name:\twharf\nVmRSS:\t{} kB\nVmPTE:\t4 kB\n", own_mib << 10);
+        std::fs::write(root.join("proc/self/status"), status).expect("a file");
+        let pressure = Pressure::of_system(root, Capacity::read(root, None), 1);
+        (folder, pressure)
+    }
+
+    /// Nothing can be read any more: not what is open, and nothing can be opened.
+    fn blind(root: &Path) {
+        for file in ["proc/meminfo", "proc/self/cgroup", "proc/self/status"] {
+            File::create(root.join(file)).expect("an empty file");
+            std::fs::remove_file(root.join(file)).expect("removed");
+            std::fs::create_dir(root.join(file)).expect("a folder");
+        }
+    }
+
+    #[test]
+    fn blindness_never_ends_a_shortage() {
+        for own_mib in [100, 890, 900, 950, 970, 1_000] {
+            let (folder, pressure) = system(own_mib);
+            let seen = || (pressure.is_short.load(Ordering::Relaxed), pressure.is_critical.load(Ordering::Relaxed));
+            let start = Instant::now();
+            pressure.look(start);
+            let before = seen();
+            assert_eq!(before, (own_mib >= 900, own_mib >= 970), "{own_mib}");
+            blind(folder.path());
+            for seconds in 2..6 {
+                pressure.look(start + Duration::from_secs(seconds));
+                assert_eq!(seen(), before, "{own_mib} MiB, after {seconds} seconds");
+            }
+        }
+    }
+
+    #[test]
+    fn unseen_grants_count_in_full() {
+        let (folder, pressure) = system(600);
+        let start = Instant::now();
+        pressure.look(start);
+        blind(folder.path());
+        for step in 1..=5_u64 {
+            pressure.grants(70 << 20);
+            pressure.look(start + Duration::from_millis(step * 100));
+            let short = 600 + step * 70 > 896;
+            assert_eq!(pressure.is_short.load(Ordering::Relaxed), short, "{step}");
+        }
+    }
+
+    #[test]
+    fn moved_file_is_read_as_it_is_open() {
+        let (folder, pressure) = system(100);
+        pressure.look(Instant::now());
+        let status = folder.path().join("proc/self/status");
+        std::fs::write(&status, "VmRSS:\t1000000 kB\n").expect("a file");
+        std::fs::rename(&status, folder.path().join("elsewhere")).expect("moved");
+        pressure.look(Instant::now() + LOOK_EVERY);
+        assert!(pressure.is_critical.load(Ordering::Relaxed));
     }
 }

@@ -11,6 +11,7 @@ use super::checks::{TIMEOUT_DEFAULT, TIMERS_DEFAULT, WATERMARKS_DEFAULT};
 #[cfg(doc)]
 use super::handle::ServerHandle;
 use super::host::{Host, HostError};
+use super::procure::{refused_load, refused_pull};
 use super::registry::NAME_CHARS_MAX;
 use super::versions::{RecordError, SwapRules};
 use crate::admission::{Network, Networks, Throttle};
@@ -24,6 +25,7 @@ use crate::sched::{BudgetChange, Budgets};
 #[cfg(doc)]
 use crate::session::Deadlines;
 use crate::session::Watermarks;
+use crate::work::Refusal;
 
 /// Entry to starting a server: [`Server::builder`].
 #[derive(Debug)]
@@ -173,6 +175,23 @@ pub enum StartError {
     /// What was recorded of the versions before.
     #[error(transparent)]
     Record(#[from] RecordError),
+}
+
+impl StartError {
+    /// What the system refused, where that is the cause.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        match self {
+            Self::Plugin(error) => refused_load(error),
+            Self::Registry(error) => refused_pull(error),
+            // The words are the system's, or of files that are the operator's.
+            Self::Credentials(CredentialsError::Unreadable { cause, .. }) => Refusal::in_text(cause),
+            Self::Bind(error) => Refusal::in_causes(error),
+            Self::Host(HostError::Threads(error)) => Refusal::of(error),
+            Self::Record(error) => error.refusal,
+            _ => None,
+        }
+    }
 }
 
 impl ServerBuilder {

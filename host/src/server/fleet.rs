@@ -8,8 +8,9 @@ use std::time::Duration;
 use super::bound::{Bound, Prepared};
 use super::builder::{ServerBuilder, StartError};
 use super::course::Status;
-use super::handle::{ServerHandle, SteerError, VersionsChange};
+use super::handle::{ServerHandle, SteerError};
 use super::host::{Host, HostConfig};
+use super::plan_error::{Mistake, PlanError};
 use super::prepare::Preloaded;
 use super::room::Promised;
 use super::service::FAREWELL_MAX;
@@ -44,32 +45,6 @@ pub struct Reloaded {
     pub removed: Vec<String>,
     /// Servers that run and cannot listen, although it was just tried again.
     pub not_listening: Vec<String>,
-}
-
-/// Why nothing was started or changed: one line for each mistake.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .mistakes.join("\n"))]
-pub struct PlanError {
-    /// At least one.
-    pub mistakes: Vec<String>,
-}
-
-impl PlanError {
-    fn stopping() -> Self {
-        Self { mistakes: vec!["the host is stopping".into()] }
-    }
-}
-
-impl From<WorkError> for PlanError {
-    fn from(error: WorkError) -> Self {
-        Self { mistakes: vec![error.to_string()] }
-    }
-}
-
-impl From<VersionsChange> for PlanError {
-    fn from(error: VersionsChange) -> Self {
-        Self { mistakes: vec![error.to_string()] }
-    }
 }
 
 /// A server under new terms, and the version of a canary that ended by them.
@@ -117,19 +92,19 @@ impl Fleet {
     /// # Errors
     /// [`PlanError`]; nothing is left bound.
     pub fn bind(host: Host, plan: Plan) -> Result<BoundFleet, PlanError> {
-        let mut mistakes: Vec<_> = plan.excess().into_iter().collect();
+        let mut mistakes: Vec<Mistake> = plan.excess().into_iter().map(Mistake::from).collect();
         host.limit_tenants(&plan.tenants);
         let mut bound: BTreeMap<String, (Bound, ServerBuilder)> = BTreeMap::new();
         let mut left = plan.left;
         for (place, description) in plan.servers {
             match description.clone().host(&host).bind_with(&mut left) {
-                Ok(server) if bound.contains_key(&server.name()) => mistakes.push(taken(&place, &server.name())),
+                Ok(server) if bound.contains_key(&server.name()) => mistakes.push(taken(&place, &server.name()).into()),
                 Ok(server) => drop(bound.insert(server.name(), (server, description))),
-                Err(error) => mistakes.push(format!("{place}: {error}")),
+                Err(error) => mistakes.push(Mistake::from(error).at(&place)),
             }
         }
         if !mistakes.is_empty() {
-            return Err(PlanError { mistakes });
+            return Err(PlanError::of(mistakes));
         }
         Ok(BoundFleet { host, shared: plan.host, stop_grace: plan.stop_grace, servers: bound })
     }
@@ -257,7 +232,7 @@ impl Fleet {
     }
 
     fn check(&self, plan: Plan, preloaded: Vec<Result<Preloaded, StartError>>) -> Result<Checked, PlanError> {
-        let mut mistakes: Vec<_> = plan.excess().into_iter().collect();
+        let mut mistakes: Vec<Mistake> = plan.excess().into_iter().map(Mistake::from).collect();
         // What is released when is a matter of memory alone, and the next start sees to it.
         let host = HostConfig { release_memory: self.shared.release_memory, ..plan.host.clone() };
         if host != self.shared {
@@ -269,12 +244,12 @@ impl Fleet {
         for ((place, description), preloaded) in plan.servers.into_iter().zip(preloaded) {
             match self.check_server(description, preloaded, &mut checked) {
                 Ok(None) => {}
-                Ok(Some(name)) => mistakes.push(taken(&place, &name)),
-                Err(mistake) => mistakes.push(format!("{place}: {mistake}")),
+                Ok(Some(name)) => mistakes.push(taken(&place, &name).into()),
+                Err(mistake) => mistakes.push(mistake.at(&place)),
             }
         }
-        mistakes.extend(checked.overpromised(&self.host));
-        if mistakes.is_empty() { Ok(checked) } else { Err(PlanError { mistakes }) }
+        mistakes.extend(checked.overpromised(&self.host).into_iter().map(Mistake::from));
+        if mistakes.is_empty() { Ok(checked) } else { Err(PlanError::of(mistakes)) }
     }
 
     /// The server's name, where another of the plan has it.
@@ -283,9 +258,9 @@ impl Fleet {
         description: ServerBuilder,
         preloaded: Result<Preloaded, StartError>,
         checked: &mut Checked,
-    ) -> Result<Option<String>, String> {
+    ) -> Result<Option<String>, Mistake> {
         let prepared = preloaded.and_then(|preloaded| description.clone().prepare_with(&self.host, preloaded));
-        let mut prepared = prepared.map_err(|error| error.to_string())?;
+        let mut prepared = prepared?;
         let name = prepared.name();
         if checked.same.contains_key(&name) || checked.fresh.contains_key(&name) {
             return Ok(Some(name));
@@ -300,8 +275,8 @@ impl Fleet {
                 return Err("the server is stopping; reload again once it is stopped, and it starts anew".into());
             }
             Some((_, running, handle)) if running.listens_like(&description) => {
-                prepared.keep_swapped(&self.host, &handle.service).map_err(|error| error.to_string())?;
-                prepared.hold(Arc::clone(&handle.service.holding)).map_err(|error| error.to_string())?;
+                prepared.keep_swapped(&self.host, &handle.service)?;
+                prepared.hold(Arc::clone(&handle.service.holding))?;
                 checked.same.insert(name, (prepared, description));
             }
             Some(_) => {
@@ -314,9 +289,9 @@ impl Fleet {
                     let ledger = self.host.engine().ledger();
                     let footprint = prepared.plugin.footprint();
                     let holding = ledger.open(&prepared.tenant(), description.promise(), footprint);
-                    prepared.hold(holding).map_err(|error| error.to_string())?;
+                    prepared.hold(holding)?;
                 }
-                let server = prepared.listen(&self.host).map_err(|error| error.to_string())?;
+                let server = prepared.listen(&self.host)?;
                 checked.fresh.insert(name, (server, description));
             }
         }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::builder::StartError;
 use super::swap::SwapError;
+use super::versions::NotRead;
 use crate::files;
-use crate::oci::{Origin, PullPolicy, Reference, Registries, RegistryError};
+use crate::oci::{Origin, Problem, PullPolicy, Reference, Registries, RegistryError};
 use crate::plugin::{COMPONENT_MAX_BYTES, Grants, Known, LoadError, Loader, Plugin, Source};
 use crate::telemetry::PluginPulled;
-use crate::work::Stop;
+use crate::work::{Refusal, Stop};
 
 /// Why a plugin is not there. Nothing changed.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,24 @@ impl From<ProcureError> for SwapError {
             ProcureError::Registry(error) => Self::Registry(error),
             ProcureError::Load(error) => Self::Plugin(error),
         }
+    }
+}
+
+/// What the system refused to a load. Types alone decide, as its words may be the plugin's.
+pub(super) fn refused_load(error: &LoadError) -> Option<Refusal> {
+    match error {
+        LoadError::Source(_) => Refusal::in_causes(error),
+        LoadError::System { refused, .. } => Some(refused.refusal),
+        _ => None,
+    }
+}
+
+/// The same of a pull. What a registry or a component says is not the system's word.
+pub(super) fn refused_pull(error: &RegistryError) -> Option<Refusal> {
+    match &error.problem {
+        Problem::Unreachable(said) | Problem::Client(said) => Refusal::in_text(said),
+        Problem::Store { source, .. } => Refusal::of(source),
+        _ => None,
     }
 }
 
@@ -71,14 +90,16 @@ pub(super) fn is_pulled(place: &Path) -> bool {
 
 /// The bytes of a component that was loaded from there. Blocks as [`procure`] does, and ends early
 /// likewise.
-pub(super) fn bytes_of(place: &Path, registries: &Registries, stop: &Stop) -> Result<Vec<u8>, String> {
+pub(super) fn bytes_of(place: &Path, registries: &Registries, stop: &Stop) -> Result<Vec<u8>, NotRead> {
     match Reference::in_place_of(place) {
         Some(reference) => {
             let pull = registries.terms().pull;
             let pulled = reference.and_then(|reference| registries.fetch_until(&reference, pull, stop));
-            pulled.map(|pulled| pulled.bytes).map_err(|error| error.to_string())
+            let refused = |error: RegistryError| NotRead { why: error.to_string(), refusal: refused_pull(&error) };
+            pulled.map(|pulled| pulled.bytes).map_err(refused)
         }
-        None => files::read(place, COMPONENT_MAX_BYTES).map_err(|error| error.to_string()),
+        None => files::read(place, COMPONENT_MAX_BYTES)
+            .map_err(|error| NotRead { why: error.to_string(), refusal: Refusal::of(&error) }),
     }
 }
 

@@ -16,7 +16,7 @@ use hdrhistogram::Histogram;
 use wharf::control::{Control, ControlConfig, Reload};
 use wharf::net::SocketOptions;
 use wharf::plugin::{COMPILE_VERB, Compiler, Grants, Manifest, compile_for_another};
-use wharf::server::{Fleet, Host, HostConfig, Plan, Server, ServerBuilder, ServerHandle};
+use wharf::server::{Fleet, Host, HostConfig, Plan, PlanError, Server, ServerBuilder, ServerHandle};
 use wharf_tests::certificates::Certificates;
 use wharf_tests::load::attacks;
 use wharf_tests::load::bare::{Bare, Metering};
@@ -364,7 +364,7 @@ fn control(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli, requests: 
         left: HashMap::new(),
     };
     let fleet = Fleet::start(host.clone(), plan)?;
-    let nothing = Reload::new(|_| async { Err("nothing to read".to_owned()) });
+    let nothing = Reload::new(|_| async { Err(PlanError::mistake("nothing to read")) });
     let config = ControlConfig { socket: socket.clone(), listen: None };
     let _control = Control::start(&config, Arc::clone(&fleet), nothing)?;
     let address = fleet.get("echo").context("the server")?.address();

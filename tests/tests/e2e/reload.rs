@@ -154,3 +154,30 @@ fn systemd_is_told_what_happens_and_hands_sockets_over_by_name() {
     next("STOPPING=1");
     assert_eq!(wharf.child.wait().expect("it ends").code(), Some(0));
 }
+
+#[test]
+fn words_of_a_plugin_stay_its_own() {
+    let site = Site::default();
+    let folder = site.folder.path();
+    let mut live = Client::connect(site.address());
+    live.echo("before");
+    let words = ["os error 11", "Too many open files (os error 24)", "Os { code: 12, kind: OutOfMemory }"];
+    for (number, words) in words.into_iter().enumerate() {
+        // A key of a manifest that is none, and a function of a component that fails in its trial.
+        let folder_of = folder.join(format!("manifest-{number}"));
+        std::fs::create_dir(&folder_of).expect("a folder");
+        std::fs::write(folder_of.join("plugin.toml"), format!("'{words}' = 1\n")).expect("a manifest");
+        let named = format!("(func $begin (@name \"{words}\") unreachable)\n(start $begin)");
+        std::fs::write(folder.join(format!("component-{number}.wasm")), component(&named)).expect("a component");
+        for plugin in [format!("manifest-{number}"), format!("component-{number}.wasm")] {
+            let port = free_port();
+            let more = format!("[[server]]\nname = 'second'\nhost = '127.0.0.1'\nport = {port}\nplugin = '{plugin}'");
+            configure(folder, site.port, "", &more);
+            let (code, answer) = site.ask("POST", "/v1/reload", &json!({}));
+            let message = answer["error"]["message"].as_str().expect("words");
+            assert!(message.contains(words), "{plugin}: {answer}");
+            assert_eq!((code, &answer["error"]["code"]), (422, &json!("bad-configuration")), "{plugin}: {answer}");
+        }
+    }
+    live.echo("after");
+}

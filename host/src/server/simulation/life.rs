@@ -224,7 +224,7 @@ fn answer(of: Result<SwapReport, SwapError>) -> Answer {
             SwapError::NothingBefore => "nothing-before",
             SwapError::Gone { .. } => "gone",
             SwapError::Distrusted { .. } => "distrusted",
-            SwapError::NotKept(_) | SwapError::NotRecorded(_) => "not-recorded",
+            SwapError::NotKept(_) | SwapError::NotRecorded(..) => "not-recorded",
             SwapError::Work(_) => "work",
             SwapError::Overtaken => "overtaken",
             SwapError::Stopping => "stopping",

@@ -57,7 +57,7 @@ impl ServerHandle {
 
     /// Nothing was changed, but where it is the record that failed, which is told by itself.
     fn kept(&self, error: &SwapError) {
-        if !matches!(error, SwapError::NotRecorded(_)) {
+        if !matches!(error, SwapError::NotRecorded(..)) {
             SwapRefused { server: &self.service.name, why: &error.to_string() }.emit(&self.service.counters);
         }
     }
@@ -275,7 +275,8 @@ impl ServerHandle {
         let recorded = self.service.record().await;
         report.recorded = recorded.map_err(|error| {
             let in_force = self.plugin().label();
-            SwapError::NotRecorded(format!("{in_force} is in force, and could not be recorded, so that a restart may start another version: {error}"))
+            let what = format!("{in_force} is in force, and could not be recorded, so that a restart may start another version: {error}");
+            SwapError::NotRecorded(what, error.refusal)
         })?;
         Ok(report)
     }
@@ -354,7 +355,7 @@ impl ServerHandle {
             }
             records.keep(&name, &next, || bytes_of(next.file(), &registries, &stop))
         });
-        kept.await?.map_err(|error| SwapError::NotKept(error.to_string()))
+        kept.await?.map_err(SwapError::NotKept)
     }
 
     /// Tries a version out, and makes sure that it can be gone back to.

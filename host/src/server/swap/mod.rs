@@ -16,10 +16,11 @@ pub(super) use pending::PendingChanges;
 pub(super) use progress::Going;
 pub use progress::{SwapSeen, SwapStage};
 
+use super::procure::{refused_load, refused_pull};
 use super::service::Service;
-use super::versions::{SwapRules, VERSIONS_MAX};
+use super::versions::{RecordError, SwapRules, VERSIONS_MAX};
 use crate::event::Fault;
-use crate::oci::{Problem, RegistryError};
+use crate::oci::RegistryError;
 use crate::plugin::{LoadError, Plugin};
 use crate::session::Handed;
 use crate::telemetry::HandoverFailed;
@@ -156,11 +157,11 @@ pub enum SwapError {
         why: String,
     },
     /// The new version could not be kept, without which it cannot start again; nothing was changed.
+    #[error(transparent)]
+    NotKept(RecordError),
+    /// What is in force now could not be written down, perhaps as the system refused something.
     #[error("{0}")]
-    NotKept(String),
-    /// What is in force now could not be written down.
-    #[error("{0}")]
-    NotRecorded(String),
+    NotRecorded(String, Option<Refusal>),
     /// A step of it was not done, by no fault of the version.
     #[error(transparent)]
     Work(#[from] WorkError),
@@ -177,13 +178,10 @@ impl SwapError {
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
         match self {
-            Self::Plugin(error @ LoadError::Source(_)) => Refusal::in_causes(error),
-            Self::Plugin(LoadError::System { refused, .. }) => Some(refused.refusal),
-            // What a registry says is not the system's word.
-            Self::Registry(error) if !matches!(error.problem, Problem::Answer { .. }) => {
-                Refusal::in_causes(error).or_else(|| Refusal::in_text(&error.to_string()))
-            }
-            Self::NotKept(text) | Self::NotRecorded(text) => Refusal::in_text(text),
+            Self::Plugin(error) => refused_load(error),
+            Self::Registry(error) => refused_pull(error),
+            Self::NotKept(error) => error.refusal,
+            Self::NotRecorded(_, refusal) => *refusal,
             _ => None,
         }
     }

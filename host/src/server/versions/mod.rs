@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use canary::{Canary, judge, promote, take_back};
 pub use canary::{CanarySeen, CanaryWish};
-pub(super) use record::Recorded;
+pub(super) use record::{NotRead, Recorded};
 pub use record::{RecordError, StateFolder};
 pub use rules::{CanaryRules, HeldUp, SwapRules};
 

@@ -17,7 +17,7 @@ use crate::files;
 use crate::oci::RegistryError;
 use crate::plugin::{COMPONENT_MAX_BYTES, Plugin, digest};
 use crate::server::means::{self, Change};
-use crate::work::WorkError;
+use crate::work::{Refusal, WorkError};
 
 /// The version of the format.
 const FORMAT: u32 = 1;
@@ -36,6 +36,8 @@ pub struct RecordError {
     pub file: PathBuf,
     /// What is wrong, and what to do.
     pub what: String,
+    /// What the system refused, where that is the cause.
+    pub refusal: Option<Refusal>,
 }
 
 impl RecordError {
@@ -49,8 +51,17 @@ impl RecordError {
                  to start what the configuration names",
                 in_force.label()
             ),
+            refusal: None,
         }
     }
+}
+
+/// Why the bytes of a component were not read again.
+pub(in crate::server) struct NotRead {
+    /// In words.
+    pub(in crate::server) why: String,
+    /// What the system refused, where that is the cause.
+    pub(in crate::server) refusal: Option<Refusal>,
 }
 
 /// The folder of all records of a process.
@@ -86,7 +97,11 @@ impl StateFolder {
 
     /// The error of a record for which there was no thread.
     pub(in crate::server) fn not_done(&self, server: &str, error: &WorkError) -> RecordError {
-        RecordError { file: self.of(server).join(RECORD), what: format!("cannot write the record: {error}") }
+        RecordError {
+            file: self.of(server).join(RECORD),
+            what: format!("cannot write the record: {error}"),
+            refusal: None,
+        }
     }
 
     fn of(&self, server: &str) -> PathBuf {
@@ -107,20 +122,23 @@ impl StateFolder {
     /// There is a record, and it cannot be read, or its component is gone.
     pub(in crate::server) fn read(&self, server: &str, configured: &str) -> Result<Option<Recorded>, RecordError> {
         let file = self.of(server).join(RECORD);
-        let wrong = |what: String| RecordError {
+        let refused = |what: String, refusal: Option<Refusal>| RecordError {
             file: file.clone(),
             what: format!(
                 "{what}; what was in force is not known. Remove the file to start what the configuration names"
             ),
+            refusal,
         };
+        let wrong = |what: String| refused(what, None);
         let bytes = match files::read(&file, RECORD_MAX_BYTES) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(wrong(format!("cannot read the record: {error}"))),
+            Err(error) => return Err(refused(format!("cannot read the record: {error}"), Refusal::of(&error))),
         };
         // Whoever can write there says what runs.
-        files::own_folder(&self.of(server))
-            .map_err(|error| wrong(format!("the record is not believed: its folder: {error}")))?;
+        files::own_folder(&self.of(server)).map_err(|error| {
+            refused(format!("the record is not believed: its folder: {error}"), Refusal::of(&error))
+        })?;
         let record: Record =
             serde_json::from_slice(&bytes).map_err(|error| wrong(format!("not a record of versions: {error}")))?;
         if record.format != FORMAT {
@@ -137,8 +155,9 @@ impl StateFolder {
             return Ok(Some(Recorded { generations: record.generations, swapped: None }));
         }
         let kept = files::read(&component, COMPONENT_MAX_BYTES);
-        let kept =
-            kept.map_err(|error| wrong(format!("its component {} cannot be read: {error}", component.display())))?;
+        let kept = kept.map_err(|error| {
+            refused(format!("its component {} cannot be read: {error}", component.display()), Refusal::of(&error))
+        })?;
         if digest(&kept) != in_force.digest {
             return Err(wrong(format!("its component {} is not what was recorded", component.display())));
         }
@@ -158,24 +177,26 @@ impl StateFolder {
         &self,
         server: &str,
         plugin: &Plugin,
-        read: impl FnOnce() -> Result<Vec<u8>, String>,
+        read: impl FnOnce() -> Result<Vec<u8>, NotRead>,
     ) -> Result<(), RecordError> {
         let file = self.component(server, plugin.digest());
         if file.exists() {
             return Ok(());
         }
-        let wrong = |file: &Path, what: String| RecordError { file: file.to_owned(), what };
-        let bytes =
-            read().map_err(|error| wrong(plugin.file(), format!("cannot read it again, to keep it: {error}")))?;
+        let wrong = |file: &Path, what: String, refusal| RecordError { file: file.to_owned(), what, refusal };
+        let bytes = read().map_err(|NotRead { why, refusal }| {
+            wrong(plugin.file(), format!("cannot read it again, to keep it: {why}"), refusal)
+        })?;
         if digest(&bytes) != plugin.digest() {
-            return Err(wrong(plugin.file(), "it changed while it was loaded; try again".into()));
+            return Err(wrong(plugin.file(), "it changed while it was loaded; try again".into(), None));
         }
         // Only now: reading it may ask a registry, for which no other server's record is to wait.
         let _alone = self.writing.lock();
         if file.exists() {
             return Ok(());
         }
-        self.write(server, &file, &bytes).map_err(|error| wrong(&file, format!("cannot keep the component: {error}")))
+        let written = self.write(server, &file, &bytes);
+        written.map_err(|error| wrong(&file, format!("cannot keep the component: {error}"), Refusal::of(&error)))
     }
 
     /// Writes a server's record. When this returns it outlives the machine. Blocks.
@@ -193,7 +214,10 @@ impl StateFolder {
         let record = Record { format: FORMAT, configured, generations };
         let written = serde_json::to_vec_pretty(&record).map_err(io::Error::from);
         let written = written.and_then(|bytes| self.write(server, &file, &bytes));
-        written.map_err(|error| RecordError { file, what: format!("cannot write the record: {error}") })?;
+        written.map_err(|error| {
+            let refusal = Refusal::of(&error);
+            RecordError { file, what: format!("cannot write the record: {error}"), refusal }
+        })?;
         self.tidy(server, &record);
         Ok(())
     }

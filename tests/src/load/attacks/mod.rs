@@ -24,7 +24,7 @@ use wharf::event::Priority;
 use wharf::net::SocketOptions;
 use wharf::plugin::{Compiler, Grant, Grants};
 use wharf::sched::{BudgetChange, Lane};
-use wharf::server::{BreakerLimits, Fleet, Host, HostConfig, Plan, Server, ServerBuilder, ServerHandle};
+use wharf::server::{BreakerLimits, Fleet, Host, HostConfig, Plan, PlanError, Server, ServerBuilder, ServerHandle};
 
 use self::drive::Drive;
 pub use self::drive::{Target, drive};
@@ -205,7 +205,7 @@ impl Site {
         ];
         let (stop_grace, tenants, left) = (Duration::ZERO, BTreeMap::new(), HashMap::new());
         let fleet = Fleet::start(host, Plan { host: config, stop_grace, tenants, servers, left })?;
-        let nothing = Reload::new(|_| async { Err("nothing to read".to_owned()) });
+        let nothing = Reload::new(|_| async { Err(PlanError::mistake("nothing to read")) });
         let control = ControlConfig { socket: folder.join(drive::SOCKET), listen: None };
         let control = Control::start(&control, Arc::clone(&fleet), nothing)?;
         let get = |name: &str| fleet.get(name).context("a server");
