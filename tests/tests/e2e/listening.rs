@@ -76,6 +76,15 @@ fn notices(server: &ServerHandle, reason: &str) -> u64 {
     server.counters().notices.get(reason).copied().unwrap_or(0)
 }
 
+/// Ends what goes on beside a test, also where the test fails.
+struct EndsAtDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndsAtDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Breaks the socket at a moment, and sees that nothing else did.
 fn harm(server: &ServerHandle, at: Moment, how: Harm, reached: SocketAddr) {
     let before = notices(server, "accept-repaired");
@@ -95,6 +104,7 @@ fn harm(server: &ServerHandle, at: Moment, how: Harm, reached: SocketAddr) {
     }
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _ends = EndsAtDrop(&over);
         if at == Moment::Load {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
@@ -104,7 +114,6 @@ fn harm(server: &ServerHandle, at: Moment, how: Harm, reached: SocketAddr) {
         }
         how.to(&held);
         eventually("it is repaired", || notices(server, "accept-repaired") > before);
-        over.store(true, Ordering::Relaxed);
     });
     eventually("the same socket listens", || socket_acceptconn(&held) == Ok(true));
     drop(lock);
