@@ -16,6 +16,8 @@ use crate::servers::eventually;
 pub enum Harm {
     /// `shutdown(SHUT_RD)`.
     ShutRead,
+    /// `shutdown(SHUT_WR)`, which harms only a socket that does not listen any more.
+    ShutWrite,
     /// `shutdown(SHUT_RDWR)`.
     ShutBoth,
     /// `connect` to no address.
@@ -23,13 +25,16 @@ pub enum Harm {
 }
 
 impl Harm {
-    /// All of them.
+    /// Each that breaks a socket which listens.
     pub const ALL: [Self; 3] = [Self::ShutRead, Self::ShutBoth, Self::Unconnect];
+    /// Each kind of shutdown.
+    pub const SHUTDOWNS: [Self; 3] = [Self::ShutRead, Self::ShutWrite, Self::ShutBoth];
 
     /// Does it.
     pub fn to(self, socket: &impl AsFd) {
         let done = match self {
             Self::ShutRead => shutdown(socket, Shutdown::Read),
+            Self::ShutWrite => shutdown(socket, Shutdown::Write),
             Self::ShutBoth => shutdown(socket, Shutdown::Both),
             Self::Unconnect => connect_unspec(socket),
         };

@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixS
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use rustix::net::{bind, listen};
+use rustix::net::{bind, connect_unspec, listen};
 use rustix::process::getuid;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, UnixStream};
@@ -210,20 +210,21 @@ pub(super) fn open_tcp(address: SocketAddr) -> Result<TcpListener, DoorError> {
     TcpListener::from_std(listener).map_err(system)
 }
 
-/// Makes a loopback address listen again, with the same socket or else with a new one. Must run
-/// inside a tokio runtime. On an error the old socket is closed.
+/// Makes a loopback address listen again, with a new socket or else with the same. Other holders
+/// of the old socket cannot shut a new one down. Must run inside a tokio runtime. On an error the
+/// old socket is closed.
 pub(super) fn reopen_tcp(before: Option<TcpListener>, address: SocketAddr) -> Result<TcpListener, DoorError> {
-    let again = before.and_then(|before| before.into_std().ok()).filter(|before| listens_again(before, address));
-    match again {
-        Some(same) => {
-            let system = |source| DoorError::System { place: address.to_string(), source };
-            TcpListener::from_std(same).map_err(system)
-        }
-        None => open_tcp(address),
-    }
+    open_tcp(address).or_else(|refused| {
+        let before = before.and_then(|before| before.into_std().ok());
+        let same = before.filter(|before| listens_again(before, address)).ok_or(refused)?;
+        let system = |source| DoorError::System { place: address.to_string(), source };
+        TcpListener::from_std(same).map_err(system)
+    })
 }
 
 fn listens_again(socket: &std::net::TcpListener, address: SocketAddr) -> bool {
+    // A shutdown of a socket that does not listen stays with it until it is disconnected.
+    let _ = connect_unspec(socket);
     // A socket whose port the system chose has lost it, and another keeps it: EINVAL.
     let bound = matches!(bind(socket, &address), Ok(()) | Err(Errno::INVAL));
     bound && listen(socket, BACKLOG).is_ok() && socket.local_addr().is_ok_and(|now| now == address)

@@ -120,11 +120,11 @@ impl Listener {
         let system = BindError::Inherited;
         socket.set_nonblocking(true).map_err(system)?;
         let origin = Origin::of(&socket, backlog).map_err(system)?;
-        if !SockRef::from(&socket).is_listener().map_err(system)? {
-            let dead = |error| system(io::Error::other(format!("it does not listen, and cannot: {error}")));
-            origin.again(&socket).map_err(dead)?;
-        }
         let held = Arc::new(Held::new(socket));
+        if held.condition(origin.address) != Condition::Listens {
+            let dead = |error| system(io::Error::other(format!("it does not listen, and cannot: {error}")));
+            origin.again(&held).map_err(dead)?;
+        }
         let polled = polled(&held).map_err(system)?;
         Ok(Self {
             held: ArcSwap::new(held),
@@ -136,7 +136,7 @@ impl Listener {
         })
     }
 
-    /// Whether the socket is there and listens. Two system calls.
+    /// Whether the socket is there and listens, and its clients can talk. At most six system calls.
     #[must_use]
     pub fn listens(&self) -> bool {
         self.held.load().condition(self.origin.address) == Condition::Listens
@@ -167,7 +167,7 @@ impl Listener {
             std::mem::forget((before, Arc::clone(&held)));
         } else {
             drop(before);
-            if condition == Condition::Listens || self.origin.again(&held.socket).is_ok() {
+            if condition == Condition::Listens || self.origin.again(&held).is_ok() {
                 self.polled.store(Some(Arc::new(polled(&held).map_err(system)?)));
                 return Ok(Repaired::SameSocket);
             }

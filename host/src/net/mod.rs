@@ -6,6 +6,7 @@
 mod accept;
 mod bind;
 mod credentials;
+mod diagnosis;
 mod handshake;
 mod keepsake;
 mod passage;

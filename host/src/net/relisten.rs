@@ -2,6 +2,8 @@
 //!
 //! Any holder of a socket can stop it for all of them, with `shutdown` for instance. Linux then
 //! reports a hang-up, and `accept` fails with EINVAL. The connections of the backlog are lost.
+//! A shutdown of a socket that does not listen stays with it, and with each client it accepts
+//! later, until the socket is disconnected.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -9,10 +11,15 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use rustix::io::Errno;
+use rustix::net::connect_unspec;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::BindError;
 use super::bind::backlog_of;
+use super::diagnosis::is_shut;
+
+/// Attempts in a row to listen again on a socket that another holder shuts down meanwhile.
+const RESETS_MAX: u32 = 8;
 
 /// A listening socket, and the number by which the kernel tells it from every other.
 #[derive(Debug)]
@@ -25,9 +32,9 @@ pub(super) struct Held {
 /// What a descriptor refers to by now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Condition {
-    /// The socket, and it listens.
+    /// The socket, and it listens. Its clients can talk, as far as the kernel says.
     Listens,
-    /// The socket, and it does not listen.
+    /// The socket, and it does not listen, or was shut down before it did.
     Stopped,
     /// Nothing, or another file. It may not be used nor closed.
     Replaced,
@@ -59,7 +66,7 @@ impl Held {
         Self { socket, cookie }
     }
 
-    /// Two system calls.
+    /// At most six system calls.
     pub(super) fn condition(&self, address: SocketAddr) -> Condition {
         let socket = SockRef::from(&self.socket);
         let same = match self.cookie {
@@ -68,9 +75,14 @@ impl Held {
         };
         match (same, socket.is_listener()) {
             (false, _) => Condition::Replaced,
-            (true, Ok(true)) => Condition::Listens,
+            (true, Ok(true)) if !self.is_shut(address) => Condition::Listens,
             (true, _) => Condition::Stopped,
         }
+    }
+
+    /// Where the kernel does not say, the socket counts as sound.
+    fn is_shut(&self, address: SocketAddr) -> bool {
+        self.cookie.is_some_and(|cookie| is_shut(address, cookie).unwrap_or(false))
     }
 }
 
@@ -93,13 +105,28 @@ impl Origin {
     /// Makes the same socket listen again, for all of its holders.
     ///
     /// # Errors
-    /// What the system said; the socket is as before.
-    pub(super) fn again(&self, listener: &TcpListener) -> io::Result<()> {
+    /// What the system said, or another holder shut it down each time. It does not listen then.
+    pub(super) fn again(&self, held: &Held) -> io::Result<()> {
+        for _ in 0..RESETS_MAX {
+            self.try_again(&held.socket)?;
+            if !held.is_shut(self.address) {
+                return Ok(());
+            }
+        }
+        connect_unspec(&held.socket)?;
+        Err(io::Error::other("another holder shuts it down again and again"))
+    }
+
+    fn try_again(&self, listener: &TcpListener) -> io::Result<()> {
         // A socket without a port would get one that clients do not know.
         if self.address.port() == 0 {
             return Err(Errno::DESTADDRREQ.into());
         }
         let socket = SockRef::from(listener);
+        // Nothing else takes a shutdown back. A socket that was connected elsewhere stays as it is.
+        if socket.peer_addr().is_err() {
+            connect_unspec(listener)?;
+        }
         // A socket whose port the system chose has lost it, and another keeps it: EINVAL.
         match socket.bind(&self.address.into()) {
             Err(error) if Errno::from_io_error(&error) != Some(Errno::INVAL) => return Err(error),

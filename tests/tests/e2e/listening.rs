@@ -4,12 +4,14 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroU16;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::net::sockopt::socket_acceptconn;
-use rustix::process::{Pid, getpid};
+use rustix::net::{bind, listen};
+use rustix::process::{Pid, Signal, getpid, kill_process};
 use serde_json::{Value, json};
 use wharf::net::ListenPort;
 use wharf::server::{Ending, Newcomers, ServerHandle, Status, SteerError};
@@ -77,6 +79,15 @@ fn notices(server: &ServerHandle, reason: &str) -> u64 {
     server.counters().notices.get(reason).copied().unwrap_or(0)
 }
 
+/// Ends what goes on beside a test, also where the test fails.
+struct EndsAtDrop<'a>(&'a AtomicBool);
+
+impl Drop for EndsAtDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Breaks the socket at a moment, and sees that nothing else did.
 fn harm(server: &ServerHandle, at: Moment, how: Harm, reached: SocketAddr) {
     let before = notices(server, "accept-repaired");
@@ -96,6 +107,7 @@ fn harm(server: &ServerHandle, at: Moment, how: Harm, reached: SocketAddr) {
     }
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _ends = EndsAtDrop(&over);
         if at == Moment::Load {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
@@ -105,7 +117,6 @@ fn harm(server: &ServerHandle, at: Moment, how: Harm, reached: SocketAddr) {
         }
         how.to(&held);
         eventually("it is repaired", || notices(server, "accept-repaired") > before);
-        over.store(true, Ordering::Relaxed);
     });
     eventually("the same socket listens", || socket_acceptconn(&held) == Ok(true));
     drop(lock);
@@ -142,6 +153,78 @@ fn harmed_socket_listens_again() {
             old.echo("still here");
             serves(reached);
         }
+    }
+}
+
+/// Shuts a socket down once to three times in each burst, while its owner repairs it.
+fn bursts(dice: &mut Dice, socket: &OwnedFd) {
+    for _ in 0..dice.of(&[1, 1, 2, 6]) {
+        let shutdowns: Vec<Harm> = (0..dice.of(&[1, 2, 3])).map(|_| dice.of(&Harm::SHUTDOWNS)).collect();
+        println!("    {shutdowns:?}");
+        for how in shutdowns {
+            how.to(socket);
+        }
+        // Moments of the repair, by the length of a loop.
+        for _ in 0..dice.of(&[0, 100, 1_000, 10_000]) {
+            std::hint::spin_loop();
+        }
+    }
+}
+
+/// Leaves a socket that listens and whose clients cannot talk, unless its owner is faster.
+fn poison(dice: &mut Dice, socket: &OwnedFd, address: SocketAddr) {
+    let how = dice.of(&Harm::SHUTDOWNS);
+    println!("    poisoned, {how:?}");
+    Harm::ShutBoth.to(socket);
+    how.to(socket);
+    let _ = bind(socket, &address);
+    let _ = listen(socket, 128);
+}
+
+#[test]
+fn socket_shut_down_often_serves_again() {
+    let given = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let fixed = ListenPort::Fixed(NonZeroU16::new(free_port()).expect("a port"));
+    let dual = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok();
+    let servers = [
+        Some(start(polite())),
+        Some(describe(polite()).local_port(fixed).start().expect("it starts")),
+        dual.then(|| describe(polite()).local_host("::").start().expect("it starts")),
+        Some(describe(polite()).listener(given).start().expect("it starts")),
+    ];
+    std::thread::scope(|scope| {
+        for (seed, server) in servers.into_iter().flatten().enumerate() {
+            scope.spawn(move || {
+                let mut dice = Dice(seed as u64);
+                let reached = SocketAddr::from((Ipv4Addr::LOCALHOST, server.address().port()));
+                let mut old = Client::connect(reached);
+                old.echo("before");
+                for round in 0..6 {
+                    println!("seed {seed}, round {round}");
+                    let socket = listener(getpid(), server.address());
+                    match dice.of(&[true, true, false]) {
+                        true => bursts(&mut dice, &socket),
+                        false => poison(&mut dice, &socket, server.address()),
+                    }
+                    serves(reached);
+                    old.echo("still here");
+                }
+                eventually("it says so", || server.status() == Status::Listening);
+            });
+        }
+    });
+}
+
+/// A new socket that is shut down already when it is handed over.
+#[test]
+fn poisoned_socket_is_mended_at_start() {
+    for (seed, at) in ["127.0.0.1:0", "0.0.0.0:0"].into_iter().enumerate() {
+        let given = TcpListener::bind(at).expect("a port");
+        let address = given.local_addr().expect("bound");
+        poison(&mut Dice(seed as u64), &given.try_clone().expect("a descriptor").into(), address);
+        let server = describe(polite()).listener(given).start().expect("it starts");
+        let mut client = Client::connect((Ipv4Addr::LOCALHOST, server.address().port()).into());
+        client.echo("the first client");
     }
 }
 
@@ -253,15 +336,33 @@ fn new_process_gets_the_new_socket() {
     serves(site.address());
 }
 
-#[test]
-fn control_api_outlives_harm_to_its_sockets() {
+/// A site whose control API is reached by an address too. Keep the folder.
+fn site_with_address() -> (Site, SocketAddr, tempfile::TempDir) {
     let port = free_port();
     let folder = tempfile::tempdir().expect("a folder");
     let token = folder.path().join("token");
     std::fs::write(&token, "0123456789abcdef0123456789abcdef").expect("kept");
     std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).expect("a mode");
     let site = Site::with(&format!("listen = '127.0.0.1:{port}'\ntoken_file = '{}'", token.display()), "");
-    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    (site, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), folder)
+}
+
+/// The control API answers at its address.
+fn address_answers(at: SocketAddr) -> bool {
+    let reached = || -> std::io::Result<usize> {
+        let mut client = TcpStream::connect(at)?;
+        client.set_read_timeout(Some(PATIENCE))?;
+        client.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer)?;
+        Ok(answer.matches("200 OK").count())
+    };
+    reached().is_ok_and(|answers| answers == 1)
+}
+
+#[test]
+fn control_api_outlives_harm_to_its_sockets() {
+    let (site, at, _folder) = site_with_address();
     let answers = || {
         let output = site.ctl(&["servers"]);
         output.status.success()
@@ -274,17 +375,34 @@ fn control_api_outlives_harm_to_its_sockets() {
         eventually("it answers", answers);
         how.to(&listener(process(&site), at));
         site.wharf.says("the control API listens here again");
-        let reached = || -> std::io::Result<usize> {
-            let mut client = TcpStream::connect(at)?;
-            client.set_read_timeout(Some(PATIENCE))?;
-            client.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-            let mut answer = String::new();
-            client.read_to_string(&mut answer)?;
-            Ok(answer.matches("200 OK").count())
-        };
-        eventually("the address answers", || reached().is_ok_and(|answers| answers == 1));
+        eventually("the address answers", || address_answers(at));
     }
     let heir = upgraded(&site);
     eventually("the new process answers", answers);
     drop(heir);
+}
+
+#[test]
+fn sockets_shut_down_often_answer_again() {
+    let (site, at, _folder) = site_with_address();
+    for seed in 0..6 {
+        let mut dice = Dice(seed);
+        println!("seed {seed}");
+        let mut sockets = vec![listener(process(&site), at), listener(process(&site), site.address())];
+        sockets.extend(unix_listeners(process(&site)));
+        // A process that stands still cannot repair before the last shutdown.
+        let stands_still = dice.of(&[true, false]);
+        if stands_still {
+            kill_process(process(&site), Signal::STOP).expect("it is ours");
+        }
+        for socket in &sockets {
+            bursts(&mut dice, socket);
+        }
+        if stands_still {
+            kill_process(process(&site), Signal::CONT).expect("it is ours");
+        }
+        eventually("the address answers", || address_answers(at));
+        eventually("the socket answers", || site.ctl(&["servers"]).status.success());
+        serves(site.address());
+    }
 }
