@@ -8,8 +8,12 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::process::{Resource, getrlimit};
 
-use super::engine::{MEMORIES_PER_INSTANCE_MAX, MEMORY_SLOT_BYTES, MEMORY_SLOTS_MAX, SESSIONS_CEILING, SPARE_SLOTS};
+use super::engine::{
+    FIBER_STACK_BYTES, MEMORIES_PER_INSTANCE_MAX, MEMORY_SLOT_BYTES, MEMORY_SLOTS_MAX, SESSIONS_CEILING, SPARE_SLOTS,
+    TABLE_SLOT_BYTES, TABLES_PER_INSTANCE_MAX,
+};
 use super::footprint::{MAPS_PER_MEMORY, MAPS_PER_STACK};
+use super::pressure::reserve_of;
 
 /// Kernel mappings of an instance with one memory, at most.
 const MAPS_PER_INSTANCE: usize = MAPS_PER_STACK + MAPS_PER_MEMORY;
@@ -20,6 +24,10 @@ const DESCRIPTORS_RESERVE: usize = 192;
 const ADDRESS_RESERVE_BYTES: u64 = 8 << 30;
 /// Least memory of a session with an instance, all told.
 const SESSION_BYTES: u64 = 48 << 10;
+/// Private memory that the pools keep for an instance from the start: its stack and its tables.
+const POOLED_BYTES: u64 = FIBER_STACK_BYTES as u64 + TABLES_PER_INSTANCE_MAX as u64 * TABLE_SLOT_BYTES;
+/// The same and a megabyte of memory, where private memory is limited.
+const DATA_BYTES: u64 = POOLED_BYTES + (1 << 20);
 /// Mappings that a process may have where the system does not say.
 const MAPS_DEFAULT: usize = 65_530;
 
@@ -35,6 +43,8 @@ pub struct Capacity {
     pub maps: usize,
     /// `ulimit -v`, where it is limited.
     pub address_bytes: Option<u64>,
+    /// `ulimit -d`, where it is limited.
+    pub data_bytes: Option<u64>,
     /// The machine's or the control group's, whichever is less.
     pub memory_bytes: u64,
 }
@@ -58,6 +68,7 @@ impl Capacity {
             descriptors: getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize),
             maps: maps.unwrap_or(MAPS_DEFAULT),
             address_bytes: getrlimit(Resource::As).current,
+            data_bytes: getrlimit(Resource::Data).current,
             memory_bytes: memory.bytes.min(memory_before.unwrap_or(u64::MAX)),
         }
     }
@@ -74,7 +85,9 @@ impl Capacity {
         let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         let by_maps = self.maps.saturating_sub(MAPS_RESERVE) / MAPS_PER_INSTANCE;
         let by_address = self.address_bytes.map_or(usize::MAX, by_address);
-        by_maps.min(by_address).min(count(self.memory_bytes / SESSION_BYTES)).min(SESSIONS_CEILING)
+        let by_data = self.data_bytes.map_or(usize::MAX, |bytes| count(by_data(bytes)));
+        let by_memory = count(self.memory_bytes / SESSION_BYTES);
+        by_maps.min(by_address).min(by_data).min(by_memory).min(SESSIONS_CEILING)
     }
 }
 
@@ -102,9 +115,19 @@ fn by_address(bytes: u64) -> usize {
     }
 }
 
+/// What is kept back of so much private memory: what guests leave alone, and the spare instances'.
+fn data_reserve(bytes: u64) -> u64 {
+    reserve_of(bytes) + SPARE_SLOTS as u64 * POOLED_BYTES
+}
+
+/// Instances whose stacks, tables and memories fit into so much private memory.
+fn by_data(bytes: u64) -> u64 {
+    bytes.saturating_sub(data_reserve(bytes)) / DATA_BYTES
+}
+
 impl fmt::Display for Capacity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { descriptors, maps, address_bytes, memory_bytes } = *self;
+        let Self { descriptors, maps, address_bytes, data_bytes, memory_bytes } = *self;
         write!(
             f,
             "{} clients by {descriptors} descriptors (`ulimit -n`) less {DESCRIPTORS_RESERVE}; {} instances by the least of \
@@ -126,6 +149,16 @@ impl fmt::Display for Capacity {
                 bytes >> 30,
                 ADDRESS_RESERVE_BYTES >> 30,
                 MEMORY_SLOT_BYTES >> 20
+            )?;
+        }
+        if let Some(bytes) = data_bytes {
+            write!(
+                f,
+                "{} by {} MiB of private memory (`ulimit -d`) less {}, {} KiB each, ",
+                by_data(bytes).min(SESSIONS_CEILING as u64),
+                bytes >> 20,
+                data_reserve(bytes) >> 20,
+                DATA_BYTES >> 10,
             )?;
         }
         write!(f, "and {SESSIONS_CEILING} memory slots")
@@ -205,7 +238,7 @@ pub(super) mod tests {
     }
 
     const PLENTY: Capacity =
-        Capacity { descriptors: 1 << 20, maps: 1 << 20, address_bytes: None, memory_bytes: 1 << 40 };
+        Capacity { descriptors: 1 << 20, maps: 1 << 20, address_bytes: None, data_bytes: None, memory_bytes: 1 << 40 };
 
     #[test]
     fn the_scarcest_of_them_decides_and_is_named() {
@@ -216,6 +249,15 @@ pub(super) mod tests {
         let narrow = Capacity { address_bytes: Some((8 << 30) + (64 + 3) * 4 * MEMORY_SLOT_BYTES), ..PLENTY };
         assert_eq!(narrow.instances(), 3);
         assert!(narrow.to_string().contains("3 by 1088 GiB"), "{narrow}");
+        for count in [400_u64, 1_000, 14_999] {
+            // From a gigabyte on the reserve is 128 MiB.
+            let fit = (128 << 20) + SPARE_SLOTS as u64 * POOLED_BYTES + count * DATA_BYTES;
+            for (bytes, fits) in [(fit - 1, count - 1), (fit, count), (fit + DATA_BYTES - 1, count)] {
+                let private = Capacity { data_bytes: Some(bytes), ..PLENTY };
+                assert_eq!(private.instances() as u64, fits, "{private}");
+                assert!(private.to_string().contains("of private memory (`ulimit -d`)"), "{private}");
+            }
+        }
         let small = Capacity { memory_bytes: 480 << 10, ..PLENTY };
         assert_eq!(small.instances(), 10);
         assert_eq!(Capacity { descriptors: 200, ..PLENTY }.clients(), 8);

@@ -253,6 +253,10 @@ fn settings(sessions: usize, release_memory: bool) -> Config {
         .async_stack_keep_resident(16 << 10)
         .decommit_batch_size(16)
         .max_unused_warm_slots(WARM_SLOTS_MAX);
+    if Capacity::now().data_bytes.is_some() {
+        // Free slots count as private memory until they are used again, so those are used first.
+        pool.max_unused_warm_slots(0);
+    }
     if release_memory {
         pool.linear_memory_keep_resident(0)
             .table_keep_resident(0)

@@ -10,6 +10,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, StoreContextMut, Trap, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use super::engine::is_out_of_room;
 use super::instance::Context;
 use super::output::{Tap, WhichStream};
 use super::ticker::{TICK, Ticker};
@@ -43,7 +44,7 @@ struct Wasi {
 
 impl Guest {
     pub(super) fn new(scope: Scope, context: Arc<Context>, ticker: Ticker) -> Self {
-        let limiter = Limiter { context: Arc::clone(&context), memory: 0, tables: 0, refused: None };
+        let limiter = Limiter { context: Arc::clone(&context), memory: 0, last: 0, tables: 0, refused: None };
         let speaker = Arc::new(AtomicU64::new(scope.port.info().id));
         Self { scope, context, limiter, clock: CpuClock::default(), ticker, speaker, wasi: None }
     }
@@ -78,6 +79,8 @@ impl WasiView for Guest {
 pub(super) struct Limiter {
     context: Arc<Context>,
     pub(super) memory: usize,
+    /// Bytes of the last growth of a memory that was let through.
+    last: usize,
     tables: usize,
     /// A growth was refused; a trap soon after is explained by it.
     pub(super) refused: Option<Refused>,
@@ -92,7 +95,7 @@ pub(super) enum Refused {
     Tenant,
     /// The instance's tables.
     Tables,
-    /// The memory of the process.
+    /// The memory of the process, or what the system gives it.
     Host,
 }
 
@@ -109,15 +112,24 @@ impl ResourceLimiter for Limiter {
             (false, _) => Some(Refused::Memory),
             (true, false) => Some(Refused::Tenant),
             (true, true) => {
-                self.memory = total;
+                (self.memory, self.last) = (total, more);
+                self.context.holding.grew(more);
                 return Ok(true);
             }
         };
         Ok(false)
     }
 
-    fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
         self.refused = Some(Refused::Memory);
+        if is_out_of_room(&error) {
+            // The system refused what the limits had let through. That is no fault of the plugin.
+            self.refused = Some(Refused::Host);
+            let last = std::mem::take(&mut self.last);
+            self.memory = self.memory.saturating_sub(last);
+            self.context.account.give_memory(last);
+            self.context.holding.shrank(last);
+        }
         Ok(())
     }
 
@@ -132,8 +144,8 @@ impl ResourceLimiter for Limiter {
         Ok(fits)
     }
 
-    fn table_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
-        self.refused = Some(Refused::Tables);
+    fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.refused = Some(if is_out_of_room(&error) { Refused::Host } else { Refused::Tables });
         Ok(())
     }
 
@@ -145,6 +157,7 @@ impl ResourceLimiter for Limiter {
 impl Drop for Limiter {
     fn drop(&mut self) {
         self.context.account.give_memory(self.memory);
+        self.context.holding.shrank(self.memory);
     }
 }
 
@@ -241,4 +254,65 @@ fn slice_over(guest: &mut Guest) -> Option<impl Future<Output = ()> + Send + use
 
 fn thread_cpu_ns() -> u64 {
     nanoseconds(thread_time())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugin::{Engine, EngineConfig, InstanceLimits};
+
+    fn limiter(engine: &Engine) -> Limiter {
+        let context = Arc::new(Context::of(InstanceLimits::default(), Arc::clone(engine.own())));
+        Limiter { context, memory: 0, last: 0, tables: 0, refused: None }
+    }
+
+    /// What the engine says when the system refuses it memory, with any causes around.
+    fn refusals() -> Vec<wasmtime::Error> {
+        let system = || std::io::Error::from_raw_os_error(12);
+        let bare = || wasmtime::Error::new(system());
+        let text = || wasmtime::Error::msg(system().to_string());
+        let mut all = Vec::new();
+        for depth in 0..4 {
+            for error in [bare(), text()] {
+                all.push((0..depth).fold(error, |error, at| error.context(format!("while {at}"))));
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn growth_refused_by_system_is_the_hosts_doing() {
+        let engine = Engine::new(EngineConfig { sessions_max: 1, ..EngineConfig::default() }).expect("an engine");
+        for (at, error) in refusals().into_iter().enumerate() {
+            let (said, bytes) = (format!("{error:#}"), (at + 1) << 16);
+            let mut limiter = limiter(&engine);
+            // However often it tries, what it did not get does not count.
+            for _ in 0..2_000 {
+                assert!(limiter.memory_growing(0, bytes, None).expect("an answer"), "{said}");
+                limiter.memory_grow_failed(wasmtime::Error::msg(said.clone())).expect("noted");
+                assert_eq!((limiter.refused, limiter.memory), (Some(Refused::Host), 0), "{said}");
+            }
+            limiter.memory_grow_failed(error).expect("noted");
+            assert_eq!(limiter.refused, Some(Refused::Host), "{said}");
+            limiter.table_grow_failed(wasmtime::Error::msg(said.clone())).expect("noted");
+            assert_eq!(limiter.refused, Some(Refused::Host), "{said}");
+        }
+    }
+
+    #[test]
+    fn growth_beyond_own_limits_stays_the_plugins() {
+        let engine = Engine::new(EngineConfig { sessions_max: 1, ..EngineConfig::default() }).expect("an engine");
+        let mut limiter = limiter(&engine);
+        let most = limiter.context.limits.memory_max_bytes;
+        for beyond in [1, 1 << 16, most] {
+            assert!(!limiter.memory_growing(0, most + beyond, None).expect("an answer"));
+            assert_eq!(limiter.refused.take(), Some(Refused::Memory));
+        }
+        for said in ["memory growth exceeds memory type's limits", "Memory maximum size exceeded"] {
+            limiter.memory_grow_failed(wasmtime::Error::msg(said)).expect("noted");
+            assert_eq!(limiter.refused.take(), Some(Refused::Memory), "{said}");
+            limiter.table_grow_failed(wasmtime::Error::msg(said)).expect("noted");
+            assert_eq!(limiter.refused.take(), Some(Refused::Tables), "{said}");
+        }
+    }
 }

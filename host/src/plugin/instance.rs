@@ -98,6 +98,24 @@ pub(super) struct Context {
     kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
+#[cfg(test)]
+impl Context {
+    /// Of no plugin, with these limits.
+    pub(super) fn of(limits: InstanceLimits, holding: Arc<Holding>) -> Self {
+        Self {
+            server: String::new(),
+            settings: WasiConfigVariables::new(),
+            written: BTreeMap::new(),
+            bucket: Bucket::new(limits.log_lines_per_second),
+            limits,
+            counters: Arc::default(),
+            account: Arc::default(),
+            holding,
+            kept: None,
+        }
+    }
+}
+
 /// A plugin as the event procedure of one server. Cheap to clone.
 #[derive(Clone)]
 pub struct EventProcedure {

@@ -35,6 +35,33 @@ pub(super) struct Pressure {
     granted: AtomicU64,
     /// So many of them are the reason for another look.
     granted_max: AtomicU64,
+    /// Bytes of memory that live instances have together.
+    live: AtomicU64,
+    data: Data,
+}
+
+/// What `ulimit -d` leaves. It counts private memory that can be written to, used or not.
+#[derive(Debug, Default)]
+struct Data {
+    /// By what the system counts: growths wait.
+    is_short: AtomicBool,
+    is_critical: AtomicBool,
+    /// By what live instances have: instances wait. Slots of instances that are gone count for the
+    /// system until others use them, and that is no reason to let nothing in.
+    is_full: AtomicBool,
+    is_overfull: AtomicBool,
+}
+
+impl Data {
+    /// By these bytes that the system counts, and these that are in use.
+    fn judge(&self, most: Option<u64>, used: u64, lives: u64) {
+        let most = most.unwrap_or(u64::MAX);
+        let reserve = reserve_of(most);
+        self.is_short.store(used > most - reserve, Ordering::Relaxed);
+        self.is_critical.store(used > most - reserve / 2, Ordering::Relaxed);
+        self.is_full.store(lives > most - reserve, Ordering::Relaxed);
+        self.is_overfull.store(lives > most - reserve / 2, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -46,6 +73,10 @@ struct Looked {
     status: Option<File>,
     /// Bytes that the process has, or may have where they cannot be read.
     own_bytes: u64,
+    /// What it has of `ulimit -d`.
+    data_bytes: u64,
+    /// What it had of that for itself when it was first looked at.
+    data_base_bytes: Option<u64>,
 }
 
 impl Pressure {
@@ -56,7 +87,9 @@ impl Pressure {
 
     fn of_system(root: &Path, capacity: Capacity, stacks: usize) -> Self {
         let status = open_status(root);
-        let looked = Looked { at: None, limits_at: None, capacity, status, own_bytes: 0 };
+        let (own_bytes, data_bytes, data_base_bytes) = (0, 0, None);
+        let (at, limits_at) = (None, None);
+        let looked = Looked { at, limits_at, capacity, status, own_bytes, data_bytes, data_base_bytes };
         Self {
             stacks,
             root: root.to_owned(),
@@ -66,6 +99,8 @@ impl Pressure {
             is_critical: AtomicBool::new(false),
             granted: AtomicU64::new(0),
             granted_max: AtomicU64::new(0),
+            live: AtomicU64::new(0),
+            data: Data::default(),
         }
     }
 
@@ -73,6 +108,16 @@ impl Pressure {
     /// to, so that much of this is a reason to look again.
     pub(super) fn grants(&self, bytes: usize) {
         self.granted.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// The memory of an instance has grown by so much.
+    pub(super) fn grew(&self, bytes: usize) {
+        self.live.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// So much of it is gone again.
+    pub(super) fn shrank(&self, bytes: usize) {
+        self.live.fetch_sub(bytes as u64, Ordering::Relaxed);
     }
 
     /// Memory slots that the process has mappings and address space for, as of the last look.
@@ -83,12 +128,22 @@ impl Pressure {
     /// Whether guests have what they may of the memory of the process.
     pub(super) fn is_short_of_memory(&self) -> bool {
         self.look(Instant::now());
-        self.is_short.load(Ordering::Relaxed)
+        self.is_short.load(Ordering::Relaxed) || self.data.is_full.load(Ordering::Relaxed)
     }
 
     /// Whether promised instances, too, have all that they may, as of the last look.
     pub(super) fn is_critical(&self) -> bool {
-        self.is_critical.load(Ordering::Relaxed)
+        self.is_critical.load(Ordering::Relaxed) || self.data.is_overfull.load(Ordering::Relaxed)
+    }
+
+    /// Whether no memory of an instance beyond the promised may grow.
+    pub(super) fn stops_growth(&self) -> bool {
+        self.is_short_of_memory() || self.data.is_short.load(Ordering::Relaxed)
+    }
+
+    /// Whether none may grow at all, as of the last look.
+    pub(super) fn stops_all_growth(&self) -> bool {
+        self.is_critical() || self.data.is_critical.load(Ordering::Relaxed)
     }
 
     /// A thread that finds another one looking goes on with what is known.
@@ -105,36 +160,59 @@ impl Pressure {
             looked.limits_at = Some(now);
             self.memory_slots.store(looked.capacity.memory_slots(self.stacks), Ordering::Relaxed);
         }
-        let most = looked.capacity.memory_bytes;
-        let reserve = (most / 8).min(MEMORY_RESERVE_MAX_BYTES);
+        let (most, data_most) = (looked.capacity.memory_bytes, looked.capacity.data_bytes);
+        let reserve = reserve_of(most);
         let granted = self.granted.swap(0, Ordering::Relaxed);
-        self.granted_max.store(reserve / 8, Ordering::Relaxed);
+        let data_reserve = data_most.map_or(u64::MAX, reserve_of);
+        self.granted_max.store(reserve.min(data_reserve) / 8, Ordering::Relaxed);
         if looked.status.is_none() {
             looked.status = open_status(&self.root);
         }
         // Unseen, all that was granted counts, and nothing that was given back.
-        let seen = looked.status.as_ref().and_then(own_bytes);
-        looked.own_bytes = seen.unwrap_or(looked.own_bytes.saturating_add(granted));
+        let seen = looked.status.as_ref().and_then(Memory::of);
+        let unseen = |before: u64| before.saturating_add(granted);
+        looked.own_bytes = seen.map_or(unseen(looked.own_bytes), |seen| seen.own_bytes);
+        looked.data_bytes = seen.map_or(unseen(looked.data_bytes), |seen| seen.data_bytes);
+        let live = self.live.load(Ordering::Relaxed);
+        let used = looked.data_bytes;
+        let base = *looked.data_base_bytes.get_or_insert(used.saturating_sub(live));
+        self.data.judge(data_most, used, base.saturating_add(live));
         let own = looked.own_bytes;
         self.is_short.store(own > most - reserve, Ordering::Relaxed);
         self.is_critical.store(own > most - reserve / 2, Ordering::Relaxed);
     }
 }
 
+/// What guests leave of so much.
+pub(super) fn reserve_of(most: u64) -> u64 {
+    (most / 8).min(MEMORY_RESERVE_MAX_BYTES)
+}
+
 fn open_status(root: &Path) -> Option<File> {
     File::open(root.join("proc/self/status")).ok()
 }
 
-/// Bytes of memory that the process has now, page tables included.
-fn own_bytes(status: &File) -> Option<u64> {
-    let mut bytes = [0; STATUS_BYTES];
-    let length = status.read_at(&mut bytes, 0).ok()?;
-    let text = String::from_utf8_lossy(&bytes[..length]);
-    let of = |name: &str| -> Option<u64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().trim_end_matches(" kB").parse().ok()
-    };
-    Some((of("VmRSS:")? + of("VmPTE:").unwrap_or(0)) << 10)
+/// What the process has.
+#[derive(Debug, Clone, Copy)]
+struct Memory {
+    /// Pages that it has now, page tables included.
+    own_bytes: u64,
+    /// Private memory that can be written to, which `ulimit -d` limits.
+    data_bytes: u64,
+}
+
+impl Memory {
+    fn of(status: &File) -> Option<Self> {
+        let mut bytes = [0; STATUS_BYTES];
+        let length = status.read_at(&mut bytes, 0).ok()?;
+        let text = String::from_utf8_lossy(&bytes[..length]);
+        let of = |name: &str| -> Option<u64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
+        };
+        let own_bytes = of("VmRSS:")? + of("VmPTE:").unwrap_or(0);
+        Some(Self { own_bytes, data_bytes: of("VmData:").unwrap_or(0) })
+    }
 }
 
 #[cfg(test)]
@@ -145,8 +223,9 @@ mod tests {
     #[test]
     fn quiet_process_is_not_short() {
         let pressure = Pressure::on_pool(1);
-        assert!(!pressure.is_short_of_memory());
-        assert!(pressure.memory_slots() > 0 && pressure.looked.lock().expect("it").own_bytes > 1 << 20);
+        assert!(!pressure.is_short_of_memory() && !pressure.is_critical());
+        let looked = pressure.looked.lock().expect("it");
+        assert!(pressure.memory_slots() > 0 && looked.own_bytes > 1 << 20 && looked.data_bytes > 1 << 20);
     }
 
     /// A system with 1 GiB, of which the process has so many MiB.
@@ -211,5 +290,30 @@ mod tests {
         std::fs::rename(&status, folder.path().join("elsewhere")).expect("moved");
         pressure.look(Instant::now() + LOOK_EVERY);
         assert!(pressure.is_critical.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn data_limit_leaves_a_reserve() {
+        let data = Data::default();
+        let seen = || {
+            [&data.is_short, &data.is_critical, &data.is_full, &data.is_overfull].map(|is| is.load(Ordering::Relaxed))
+        };
+        for most in (1_u64 << 20..4 << 30).step_by((97 << 20) + 1) {
+            let reserve = reserve_of(most);
+            for (used, short, critical) in [
+                (most - reserve, false, false),
+                (most - reserve + 1, true, false),
+                (most - reserve / 2, true, false),
+                (most - reserve / 2 + 1, true, true),
+                (most * 2, true, true),
+            ] {
+                data.judge(Some(most), used, 0);
+                assert_eq!(seen(), [short, critical, false, false], "{used} of {most}");
+                data.judge(Some(most), 0, used);
+                assert_eq!(seen(), [false, false, short, critical], "{used} of {most}");
+                data.judge(None, used, used);
+                assert_eq!(seen(), [false; 4]);
+            }
+        }
     }
 }

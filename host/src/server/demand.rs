@@ -83,8 +83,13 @@ mod tests {
     use crate::plugin::InstanceLimits;
     use crate::server::Server;
 
-    const SMALL: Capacity =
-        Capacity { descriptors: 1_192, maps: 4_096 + 800, address_bytes: None, memory_bytes: 1 << 30 };
+    const SMALL: Capacity = Capacity {
+        descriptors: 1_192,
+        maps: 4_096 + 800,
+        address_bytes: None,
+        data_bytes: None,
+        memory_bytes: 1 << 30,
+    };
 
     fn asked(servers: &[ServerBuilder], given: usize) -> Option<String> {
         let mut demand = Demand::default();

@@ -173,11 +173,21 @@ impl Holding {
     /// next to no memory left.
     pub(in crate::plugin) fn may_grow(&self, bytes: usize) -> bool {
         let pressure = &self.ledger.0.pressure;
-        let may = !pressure.is_short_of_memory() || (!pressure.is_critical() && self.has_what_is_promised());
+        let may = !pressure.stops_growth() || (!pressure.stops_all_growth() && self.has_what_is_promised());
         if may {
             pressure.grants(bytes);
         }
         may
+    }
+
+    /// The memory of one of its instances has grown by so much.
+    pub(in crate::plugin) fn grew(&self, bytes: usize) {
+        self.ledger.0.pressure.grew(bytes);
+    }
+
+    /// So much of it is gone again.
+    pub(in crate::plugin) fn shrank(&self, bytes: usize) {
+        self.ledger.0.pressure.shrank(bytes);
     }
 
     /// Instances of this footprint that could be taken now beyond what the server has, at most
