@@ -26,7 +26,9 @@ const ADDRESS_RESERVE_BYTES: u64 = 8 << 30;
 const SESSION_BYTES: u64 = 48 << 10;
 /// Private memory that the pools keep for an instance from the start: its stack and its tables.
 const POOLED_BYTES: u64 = FIBER_STACK_BYTES as u64 + TABLES_PER_INSTANCE_MAX as u64 * TABLE_SLOT_BYTES;
-/// The same and a megabyte of memory, where private memory is limited.
+/// Private memory that the process needs for itself, where that is limited: threads and their heaps.
+const DATA_OWN_BYTES: u64 = 96 << 20;
+/// Stack, tables and a megabyte of memory, where private memory is limited.
 const DATA_BYTES: u64 = POOLED_BYTES + (1 << 20);
 /// Mappings that a process may have where the system does not say.
 const MAPS_DEFAULT: usize = 65_530;
@@ -115,9 +117,10 @@ fn by_address(bytes: u64) -> usize {
     }
 }
 
-/// What is kept back of so much private memory: what guests leave alone, and the spare instances'.
+/// What is kept back of so much private memory: what guests leave alone, the process's own, and
+/// the spare instances'.
 fn data_reserve(bytes: u64) -> u64 {
-    reserve_of(bytes) + SPARE_SLOTS as u64 * POOLED_BYTES
+    reserve_of(bytes) + DATA_OWN_BYTES + SPARE_SLOTS as u64 * POOLED_BYTES
 }
 
 /// Instances whose stacks, tables and memories fit into so much private memory.
@@ -251,7 +254,7 @@ pub(super) mod tests {
         assert!(narrow.to_string().contains("3 by 1088 GiB"), "{narrow}");
         for count in [400_u64, 1_000, 14_999] {
             // From a gigabyte on the reserve is 128 MiB.
-            let fit = (128 << 20) + SPARE_SLOTS as u64 * POOLED_BYTES + count * DATA_BYTES;
+            let fit = (128 << 20) + DATA_OWN_BYTES + SPARE_SLOTS as u64 * POOLED_BYTES + count * DATA_BYTES;
             for (bytes, fits) in [(fit - 1, count - 1), (fit, count), (fit + DATA_BYTES - 1, count)] {
                 let private = Capacity { data_bytes: Some(bytes), ..PLENTY };
                 assert_eq!(private.instances() as u64, fits, "{private}");

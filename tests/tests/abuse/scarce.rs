@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tempfile::TempDir;
 use wharf_tests::clients::{Client, free_port};
 use wharf_tests::guests::{component, wharf_binary};
@@ -30,11 +31,16 @@ struct Site {
 impl Site {
     /// Runs after `before`, a line of a shell. The bad server may have so many clients.
     fn start(before: &str, clients: usize, modules: &[Module]) -> Self {
+        Self::with(before, clients, &component(""), modules)
+    }
+
+    /// The same, with this component as the bad server's.
+    fn with(before: &str, clients: usize, plugin: &[u8], modules: &[Module]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let keep = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).expect("kept");
         keep("polite.wasm", &component(""));
-        keep("worst.wasm", &with_modules(&component(""), modules));
-        keep("worse.wasm", &with_modules(&component(""), &[modules, &[Module::default()]].concat()));
+        keep("worst.wasm", &with_modules(plugin, modules));
+        keep("worse.wasm", &with_modules(plugin, &[modules, &[Module::default()]].concat()));
         let (bad, good) = (free_port(), free_port());
         let server = |name: &str, port, plugin: &str, more: &str| {
             format!("[[server]]\nname = '{name}'\nhost = '127.0.0.1'\nport = {port}\nplugin = '{plugin}'\n{more}\n")
@@ -170,6 +176,60 @@ fn little_address_space_ends_no_process() {
         let clients = sessions as usize - GOOD;
         let inside = site.is_besieged(2 * clients);
         assert!(inside >= clients / 2, "{inside} of {clients} were let in");
+    }
+}
+
+/// Each session takes what memory it gets, so many pages at a time.
+fn hog(pages: u32) -> String {
+    format!(
+        "(func $on-read (param $data i32) (param $length i32) (result i32)
+           (loop $more (br_if $more (i32.ne (memory.grow (i32.const {pages})) (i32.const -1))))
+           (drop (call $try-write (local.get $data) (i32.const 1))) (i32.const 0))"
+    )
+}
+
+/// Bytes that the process has of what `ulimit -d` limits.
+fn data_bytes(process: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{process}/status")).expect("it lives");
+    let line = text.lines().find_map(|line| line.strip_prefix("VmData:")).expect("a line");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+}
+
+#[test]
+fn little_private_memory_ends_no_process() {
+    let _alone = alone();
+    for (mebibytes, pages) in [(700_u64, 1), (700, 100), (900, 7)] {
+        let mut site = Site::with(&format!("ulimit -d {}", mebibytes << 10), 60, &component(&hog(pages)), &[]);
+        site.serves_good();
+        let inside: Vec<_> = (0..60).filter_map(|_| site.intrude()).collect();
+        assert!(!inside.is_empty(), "{mebibytes} MiB, {pages} pages: none was let in");
+        site.serves_good();
+    }
+}
+
+#[test]
+fn private_memory_may_run_short_later() {
+    let _alone = alone();
+    for (mebibytes, pages) in [(300_u64, 1), (500, 100)] {
+        let mut site = Site::with("true", 60, &component(&hog(pages)), &[]);
+        site.serves_good();
+        let process = site.wharf.child.id();
+        let most = Some(data_bytes(process) + (mebibytes << 20));
+        let pid = Pid::from_child(&site.wharf.child);
+        let set = |current| prlimit(Some(pid), Resource::Data, Rlimit { current, maximum: None }).expect("a limit");
+        set(most);
+        // It looks at the limits once a second.
+        std::thread::sleep(Duration::from_secs(2));
+        let inside: Vec<_> = (0..60).filter_map(|_| site.intrude()).collect();
+        site.serves_good();
+        assert!(most.is_some_and(|most| data_bytes(process) <= most));
+        set(None);
+        drop(inside);
+        let start = Instant::now();
+        while site.intrude().is_none() {
+            assert!(start.elapsed() < Duration::from_secs(20), "it is never served again");
+        }
+        site.serves_good();
     }
 }
 
