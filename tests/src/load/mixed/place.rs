@@ -54,11 +54,12 @@ impl Kind {
 
 /// Name, plugin, whether it is over TLS, and what else its table says.
 const SERVERS: [(&str, Kind, bool, &str); 9] = [
-    ("echo", Kind::Echo, false, ""),
+    // The only one of these plugins that keeps nothing of a session in its instance.
+    ("echo", Kind::Echo, false, "tenant = 'web'\ninstance = 'server'\nshards = 2\n"),
     ("echo-tls", Kind::Echo, true, "sleep_after = '300ms'\n"),
     ("lines", Kind::Lines, false, "tenant = 'limited'\n"),
     ("lines-tls", Kind::Lines, true, "tenant = 'limited'\n"),
-    ("http", Kind::Http, false, "tenant = 'web'\ninstance = 'server'\nshards = 2\n"),
+    ("http", Kind::Http, false, "tenant = 'web'\n"),
     ("http-tls", Kind::Http, true, "tenant = 'web'\npriority_max = 'high'\n"),
     ("chat", Kind::Chat, false, "tenant = 'rooms'\n"),
     ("chat-tls", Kind::Chat, true, "tenant = 'rooms'\nsleep_after = '2s'\n"),
