@@ -318,21 +318,25 @@ impl FaultRates {
 }
 
 /// How much of the faults of each kind is held against the version where none of an address's was
-/// replayed: the mean over the addresses where some were, if these are at least half of all with
-/// such a fault. If they are fewer, replays of some strangers say nothing of the others: all of it.
+/// replayed: the mean over the addresses where some were, if at least half of all faulty addresses
+/// had a replay. If fewer had one, replays of some strangers say nothing of the others: all of it.
 fn elsewhere(all: &Addresses, pending: Pending) -> [f64; KINDS_MAX] {
-    let (mut sums, mut counts, mut faulty) = ([0.0; KINDS_MAX], [0_u32; KINDS_MAX], [0_u32; KINDS_MAX]);
-    for faults in all.values().flat_map(|seen| &seen.faults).filter(|faults| faults.kind < KINDS_MAX) {
-        let (against, replayed) = faults.replayed(pending);
-        faulty[faults.kind] += 1;
-        if replayed > 0 {
-            sums[faults.kind] += against as f64 / replayed as f64;
-            counts[faults.kind] += 1;
+    let (mut sums, mut counts) = ([0.0; KINDS_MAX], [0_u32; KINDS_MAX]);
+    let (mut faulty, mut heard) = (0_u32, 0_u32);
+    for seen in all.values().filter(|seen| !seen.faults.is_empty()) {
+        let mut has_replay = false;
+        for faults in seen.faults.iter().filter(|faults| faults.kind < KINDS_MAX) {
+            let (against, replayed) = faults.replayed(pending);
+            if replayed > 0 {
+                sums[faults.kind] += against as f64 / replayed as f64;
+                counts[faults.kind] += 1;
+                has_replay = true;
+            }
         }
+        faulty += 1;
+        heard += u32::from(has_replay);
     }
-    let mean = |kind: usize| {
-        let tell = counts[kind] > 0 && counts[kind] * 2 >= faulty[kind];
-        if tell { sums[kind] / f64::from(counts[kind]) } else { 1.0 }
-    };
+    let tells = heard * 2 >= faulty;
+    let mean = |kind: usize| if tells && counts[kind] > 0 { sums[kind] / f64::from(counts[kind]) } else { 1.0 };
     std::array::from_fn(mean)
 }
