@@ -224,7 +224,16 @@ impl Listener {
             Ok(acceptfrom_with(&held.socket, flags)?)
         };
         let polled = self.polled.load_full().ok_or(Errno::BADF)?;
-        let (stream, peer) = polled.async_io(tokio::io::Interest::READABLE, accept).await?;
+        let (stream, peer) = loop {
+            let mut guard = polled.readable().await?;
+            match guard.try_io(|polled| accept(polled.get_ref())) {
+                Ok(accepted) => break accepted?,
+                // A hang-up is remembered here for ever, although another holder may have made the
+                // socket listen again. Waiting for it would never end, nor let others run.
+                Err(_) if guard.ready().is_read_closed() => return Err(Errno::INVAL.into()),
+                Err(_) => {}
+            }
+        };
         let (stream, peer) = (TcpStream::from(stream), peer.ok_or(Errno::CONNABORTED)?);
         let peer = SocketAddr::try_from(peer).map_err(|_| Errno::CONNABORTED)?;
         // A socket that is bound to one address needs no question which one the client reached.
