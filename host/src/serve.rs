@@ -58,7 +58,7 @@ pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
             }
             continue;
         }
-        // Connections cost CPU time before they have an event that could wait for the tenant's share.
+        // A connection costs CPU time before it has an event that could wait for the tenant's share.
         let account = service.account();
         if let Some(until) = account.cpu().not_before_now() {
             account.cpu().waited();

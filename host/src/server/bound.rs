@@ -149,8 +149,8 @@ impl Prepared {
         self.description.tenant.clone().unwrap_or_else(|| self.name())
     }
 
-    /// Its instances take room from this holding, and those that its sessions share have theirs
-    /// from now on.
+    /// The server's instances take room from this holding. Shared instances have theirs from now
+    /// on.
     ///
     /// # Errors
     /// There is no room for those.

@@ -70,7 +70,7 @@ impl ServerBuilder {
         }
     }
 
-    /// Opens the holding of a server that is to start beside those that are there.
+    /// Opens the holding of a server that is to start beside the running ones.
     ///
     /// # Errors
     /// More is promised than the pools hold.

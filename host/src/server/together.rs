@@ -82,8 +82,8 @@ async fn reported_unready(session: u64, reported: oneshot::Receiver<Handed>) -> 
     }
 }
 
-/// Moves all sessions that are on another version than this, and calls `publish` when every one of
-/// them waits, but for those that only their own peers hold up. False where nothing was changed.
+/// Moves all sessions that are on another version than this. Calls `publish` when each of them
+/// waits; a session that only its own peer holds up is not waited for. False if nothing changed.
 ///
 /// # Errors
 /// Those of `publish`; nothing was changed.
