@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::loader::LoadError;
+use super::load_error::LoadError;
 use crate::event::{EXCERPT_MAX_BYTES, excerpt};
 use crate::work::{Refusal, SystemRefused};
 

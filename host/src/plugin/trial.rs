@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::instance::{Binding, EventProcedure, InstanceLimits};
-use super::loader::{IN_ITS, LoadError, Plugin};
+use super::load_error::{IN_ITS, LoadError};
+use super::loader::Plugin;
 use super::not_loaded::TrialFailed;
 use crate::event::{Alone, Budget, ClientInfo, Fault, Instance, Nowhere, Priority, Procedure, Scope};
 use crate::sched::Budgets;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::handle::ServerHandle;
-use super::service::Terms;
+use super::terms::Terms;
 use crate::admission::Throttle;
 use crate::event::{Budget, Priority, READ_MAX_BYTES};
 use crate::plugin::{COMPONENT_MAX_BYTES, Resource, WASM_STACK_BYTES};

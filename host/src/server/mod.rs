@@ -34,6 +34,7 @@ mod simulation;
 mod succession;
 mod swap;
 mod tenants;
+mod terms;
 mod together;
 mod versions;
 

@@ -1,6 +1,5 @@
 //! What a running server's tasks share.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,45 +19,17 @@ use super::means;
 use super::registry::Registry;
 use super::room::InForce;
 use super::swap::{Going, PendingChanges, SwapError, same};
-use super::tenants::Tenant;
-use super::versions::{Canary, History, RecordError, StateFolder, SwapRules};
-use crate::admission::{Gate, Network, Throttle};
-use crate::event::Priority;
-use crate::net::Security;
-use crate::oci::Registries;
-use crate::plugin::{EventProcedure, Grants, Holding, Plugin};
+use super::terms::Terms;
+use super::versions::{Canary, History, RecordError, StateFolder};
+use crate::admission::Gate;
+use crate::plugin::{EventProcedure, Holding, Plugin};
 use crate::sched::{Account, Lane, Seat, stalls};
-use crate::session::{Latch, LineConfig};
+use crate::session::Latch;
 use crate::telemetry::{BreakerTripped, Bucket, Counters, NotRecorded, ServerNotice};
 use crate::work::{WorkKind, WorkPool, WorkQueue};
 
 /// How long sessions that are told to end may take before they are cancelled, where nobody says.
 pub const FAREWELL_MAX: Duration = Duration::from_secs(5);
-
-/// What new clients get. A reload replaces it whole.
-#[derive(Clone)]
-pub(crate) struct Terms {
-    pub(crate) security: Security,
-    pub(crate) line_config: Arc<LineConfig>,
-    /// The best class a plugin may ask for, whatever the class of the start was raised to.
-    pub(super) ceiling: Priority,
-    pub(crate) handshake: Duration,
-    pub(crate) parameter: i64,
-    /// Limits on newcomers as they were described; who steers the server may have changed them since.
-    pub(super) throttle: Throttle,
-    /// What the plugin may import.
-    pub(super) grants: Grants,
-    /// How versions are tried and taken back.
-    pub(super) rules: SwapRules,
-    /// Where plugins come from that are no files.
-    pub(super) registries: Arc<Registries>,
-    /// Keys of what somebody wrote down.
-    pub(super) given: Arc<BTreeSet<String>>,
-    /// Whose server it is.
-    pub(super) tenant: Arc<Tenant>,
-    /// Whose PROXY headers are believed. Empty: there are none.
-    pub(crate) proxies: Vec<Network>,
-}
 
 /// One thing that happened to one of a host's servers.
 #[derive(Debug, Clone)]

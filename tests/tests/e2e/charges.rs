@@ -4,23 +4,17 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use socket2::{Domain, SockRef, Socket, Type};
-use wharf::event::{
-    Action, Broadcast, Budget, ClientInfo, Event, FaultKind, Instance, NameError, Peers, Port, Priority, Procedure,
-    Scope, SendError, WriteError,
-};
-use wharf::plugin::{Binding, EventProcedure, Grant, Grants};
 use wharf_tests::clients::{Client, free_port};
-use wharf_tests::guests::{component, component_for, file};
+use wharf_tests::guests::{component, component_for};
 use wharf_tests::imports::open_contract;
 use wharf_tests::process::Wharf;
-use wharf_tests::servers::{eventually, host};
+use wharf_tests::servers::eventually;
 use wharf_tests::site::Site;
 
 /// A guest that, once it is told what and how much, does it again each millisecond: `b` broadcasts,
@@ -77,10 +71,10 @@ const WORKER: &str = r#"
 "#;
 
 /// Numbers from a number.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn throw(&mut self, sides: u64) -> u64 {
+    pub(crate) fn throw(&mut self, sides: u64) -> u64 {
         // SplitMix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -328,129 +322,4 @@ fn calls_are_charged_to_the_server_they_ask() {
     let swap = json!({ "file": plant.site.path("other.wasm") });
     plant.site.ok("POST", "/v1/servers/worker/plugin/swap", swap);
     assert!(used() >= before + 0.01, "{} and {before} before", used());
-}
-
-/// A server with so many others that telling them takes long.
-struct Crowd {
-    left: usize,
-    told: Arc<AtomicUsize>,
-}
-
-impl Broadcast for Crowd {
-    fn go_on(&mut self, max: usize) -> bool {
-        let now = max.min(self.left);
-        let until = Instant::now() + EACH * now as u32;
-        while Instant::now() < until {}
-        self.left -= now;
-        self.told.fetch_add(now, Ordering::Relaxed);
-        self.left > 0
-    }
-
-    fn taken(&self) -> u32 {
-        self.told.load(Ordering::Relaxed) as u32
-    }
-}
-
-/// What telling one of them takes.
-const EACH: Duration = Duration::from_micros(10);
-
-struct Others {
-    count: usize,
-    told: Arc<AtomicUsize>,
-}
-
-impl Peers for Others {
-    fn client_count(&self) -> u32 {
-        self.count as u32
-    }
-    fn broadcast(&self, _: u64, _: &[u8]) -> Box<dyn Broadcast> {
-        Box::new(Crowd { left: self.count, told: Arc::clone(&self.told) })
-    }
-    fn set_name(&self, _: u64, _: &str) -> Result<(), NameError> {
-        Ok(())
-    }
-    fn find(&self, _: &str) -> Option<u64> {
-        None
-    }
-    fn send_to(&self, _: u64, _: &[u8]) -> Result<(), SendError> {
-        Err(SendError::Closed)
-    }
-    fn disconnect(&self, _: u64, _: u64) -> bool {
-        false
-    }
-}
-
-/// A session that counts its slices.
-struct Counting {
-    info: ClientInfo,
-    slices: Arc<AtomicUsize>,
-}
-
-impl Port for Counting {
-    fn info(&self) -> &ClientInfo {
-        &self.info
-    }
-    fn poll_write(&self, _: &mut Context<'_>, _: &[u8]) -> Poll<Result<(), WriteError>> {
-        Poll::Ready(Ok(()))
-    }
-    fn write_capacity(&self) -> u32 {
-        0
-    }
-    fn priority(&self) -> Priority {
-        Priority::Normal
-    }
-    fn set_priority(&self, _: Priority) -> Priority {
-        Priority::Normal
-    }
-    fn poll_slice(&self, _: &mut Context<'_>) -> Poll<()> {
-        self.slices.fetch_add(1, Ordering::Relaxed);
-        Poll::Ready(())
-    }
-    fn set_timer(&self, _: u32, _: u64) -> bool {
-        true
-    }
-}
-
-/// One broadcast to so many by an event that may have so much CPU time: how it ended, how many were
-/// told, and after how many slices.
-fn broadcast_to(count: usize, cpu: Duration) -> (Result<Action, FaultKind>, usize, usize) {
-    let guest = r#"
-(import "wharf:server/server@0.1.0" "broadcast" (func $broadcast (param i32 i32) (result i32)))
-(func $on-connect (param $client i32) (result i32) (i32.const 0))
-(func $on-read (param $data i32) (param $length i32) (result i32)
-  (drop (call $broadcast (local.get $data) (local.get $length)))
-  (i32.const 0))"#;
-    let grants = [Grant::Server].into_iter().collect::<Grants>();
-    let plugin = host().loader().share(&file("broadcaster", &component(guest)), &grants).expect("a plugin");
-    let procedure = EventProcedure::new(plugin, Binding::default());
-    let (told, slices) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
-    let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
-    let info = ClientInfo { id: 1, server: "none".into(), peer: nowhere, local: nowhere, tls: None, parameter: 0 };
-    let port = Arc::new(Counting { info, slices: Arc::clone(&slices) });
-    let scope = Scope { port, peers: Arc::new(Others { count, told: Arc::clone(&told) }) };
-    let budget = Budget { fuel: 1_000_000_000, cpu, wall: Duration::from_secs(60) };
-    let ended = host().runtime().block_on(async {
-        let mut instance = procedure.instantiate(scope, budget).await.expect("there is room");
-        instance.dispatch(Event::Read(b"news"), budget).await
-    });
-    (ended.map_err(|fault| fault.kind), told.load(Ordering::Relaxed), slices.load(Ordering::Relaxed))
-}
-
-#[test]
-fn long_broadcast_gives_way_and_ends_by_its_budget() {
-    let mut dice = Dice(7);
-    for _ in 0..8 {
-        let count = 1 + dice.throw(20_000) as usize;
-        let took = EACH * count as u32;
-        let (ended, told, slices) = broadcast_to(count, Duration::from_secs(50));
-        assert_eq!((ended, told), (Ok(Action::Proceed), count));
-        // A step is 64 of them, and so a slice at most that much longer than it should be. A thread
-        // that is off its CPU makes for fewer.
-        let most = took.as_micros() as usize / 1_000;
-        assert!(slices >= most / 50 && (most < 4 || slices > 0), "{slices} slices in {took:?}");
-    }
-    // Five milliseconds of CPU time are some hundreds of receivers, and not all.
-    let (ended, told, _) = broadcast_to(20_000, Duration::from_millis(5));
-    assert_eq!(ended, Err(FaultKind::CpuTime));
-    assert!(told < 10_000, "{told}");
 }

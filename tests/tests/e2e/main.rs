@@ -2,6 +2,7 @@
 
 mod blame;
 mod bounds;
+mod broadcasts;
 mod charges;
 mod cli;
 mod control;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::model::{Answer, FAULTS_MIN, Had, Look, Number, Order, Possible, Stands};
+use super::orders::give;
 use super::plugins::{ALL, GOOD, Ground};
 use super::weather::{Disk, Tasks, Weather};
 use crate::event::{ClientInfo, Fault, FaultKind, Port};
@@ -23,12 +24,8 @@ use crate::server::handle::ServerHandle;
 use crate::server::service::Service;
 use crate::server::succession::OpenSocket;
 use crate::server::versions::{Canary, Standing};
-use crate::server::{
-    CanaryRules, CanaryWish, HISTORY_MAX, Server, ServerBuilder, SwapError, SwapPolicy, SwapReport, SwapRules,
-    VERSIONS_MAX,
-};
+use crate::server::{CanaryRules, HISTORY_MAX, Server, ServerBuilder, SwapPolicy, SwapRules, VERSIONS_MAX};
 use crate::session::{Handed, Line, Successor, stand_in};
-use crate::work::WorkKind;
 
 /// Sessions at once.
 const SESSIONS_MAX: usize = 12;
@@ -47,7 +44,7 @@ struct Temper {
 
 /// Everything of one number.
 pub(super) struct World {
-    weather: Arc<Weather>,
+    pub(super) weather: Arc<Weather>,
     seed: u64,
     pub(super) possible: RefCell<Possible>,
     tempers: Vec<Temper>,
@@ -55,12 +52,12 @@ pub(super) struct World {
     /// Every version that was in memory.
     known: RefCell<Vec<Weak<EventProcedure>>>,
     last: RefCell<Option<Look>>,
-    sessions: RefCell<BTreeMap<u64, Arc<Successor<EventProcedure>>>>,
+    pub(super) sessions: RefCell<BTreeMap<u64, Arc<Successor<EventProcedure>>>>,
     /// Where all sessions were moved together last: none handles an event with another until versions change again.
     together: Cell<Option<(u64, Number)>>,
     /// Orders that are being carried out, and what with.
     under_way: RefCell<BTreeMap<usize, (Order, SwapPolicy)>>,
-    configured: Cell<Number>,
+    pub(super) configured: Cell<Number>,
 }
 
 impl World {
@@ -95,7 +92,7 @@ impl World {
         Ground::shared().folder.join("state").join(self.server())
     }
 
-    fn description(&self, plugin: Number) -> ServerBuilder {
+    pub(super) fn description(&self, plugin: Number) -> ServerBuilder {
         let ground = Ground::shared();
         let policy = SwapPolicy::ALL[self.seed as usize % SwapPolicy::ALL.len()];
         let canary =
@@ -188,14 +185,14 @@ impl World {
         self.known.borrow().iter().filter(|known| known.strong_count() > 0).count()
     }
 
-    fn gives(&self, order: Order, policy: SwapPolicy) -> usize {
+    pub(super) fn gives(&self, order: Order, policy: SwapPolicy) -> usize {
         let number = self.orders.replace(self.orders.get() + 1);
         self.possible.borrow_mut().gives(number, order);
         self.under_way.borrow_mut().insert(number, (order, policy));
         number
     }
 
-    fn answers(&self, number: usize, service: &Service, answer: &Answer) {
+    pub(super) fn answers(&self, number: usize, service: &Service, answer: &Answer) {
         if self.weather.is_killed() {
             return;
         }
@@ -205,84 +202,6 @@ impl World {
         last.iter().for_each(|last| self.possible.borrow_mut().looks(last));
         self.possible.borrow_mut().answers(number, answer);
         self.under_way.borrow_mut().remove(&number);
-    }
-}
-
-fn answer(of: Result<SwapReport, SwapError>) -> Answer {
-    match of {
-        Ok(report) => {
-            Answer::Did { generation: report.generation, rolled_back: report.rolled_back, recorded: report.recorded }
-        }
-        Err(error) => Answer::Refused(match error {
-            SwapError::Plugin(_) => "plugin",
-            SwapError::Registry(_) => "registry",
-            SwapError::NoRoom(_) => "no-room",
-            SwapError::CanaryRuns(_) => "canary-runs",
-            SwapError::NoCanary => "no-canary",
-            SwapError::Canary(..) => "canary",
-            SwapError::TooManyVersions(_) => "too-many",
-            SwapError::NothingBefore => "nothing-before",
-            SwapError::Gone { .. } => "gone",
-            SwapError::Distrusted { .. } => "distrusted",
-            SwapError::NotKept(_) | SwapError::NotRecorded(..) => "not-recorded",
-            SwapError::Work(_) => "work",
-            SwapError::Overtaken => "overtaken",
-            SwapError::Stopping => "stopping",
-        }),
-    }
-}
-
-/// Gives one order, and hears what came of it.
-async fn give(world: Rc<World>, handle: Arc<ServerHandle>, order: Order) {
-    let policy = SwapPolicy::ALL[world.weather.throw(4) as usize];
-    let live = world.weather.percent(50).then_some(true);
-    let number = world.gives(order, policy);
-    let file = |plugin: Number| Ground::shared().file(plugin).clone();
-    let answer = match order {
-        Order::Swap(plugin) => answer(handle.swap_to(file(plugin), Some(policy)).await),
-        Order::Canary(plugin) => {
-            answer(handle.try_file(file(plugin), CanaryWish { live, ..CanaryWish::default() }).await)
-        }
-        Order::Promote => answer(handle.promote().await),
-        Order::RollBack => answer(handle.roll_back().await),
-        Order::Reload(plugin) => reload(&world, &handle, plugin).await,
-        Order::Stop => {
-            let grace = Duration::from_millis(world.weather.throw(3_000));
-            let (_, accepting) = watch::channel(0);
-            handle.service.stop(grace, accepting).await;
-            assert!(world.sessions.borrow().is_empty(), "sessions outlive the stop");
-            Answer::Did { generation: 0, rolled_back: false, recorded: false }
-        }
-    };
-    world.answers(number, &handle.service, &answer);
-}
-
-/// As the fleet reloads, for one server.
-async fn reload(world: &World, handle: &ServerHandle, plugin: Number) -> Answer {
-    let _staying = handle.versions_stay().await;
-    let before = world.configured.replace(plugin);
-    let description = world.description(plugin);
-    let service = Arc::clone(&handle.service);
-    let checked = crate::server::means::apart(service.work(WorkKind::Urgent), move || {
-        let host = &Ground::shared().host;
-        let mut prepared = description.prepare(host).map_err(|_| "plugin")?;
-        prepared.keep_swapped(host, &service).map_err(|error| match error {
-            SwapError::TooManyVersions(_) => "too-many",
-            _ => "plugin",
-        })?;
-        Ok::<_, &str>(prepared)
-    });
-    match checked.await.expect("the runtime goes on") {
-        Ok(prepared) => {
-            let tried = handle.put_terms(prepared);
-            handle.follow_reform(tried).await;
-            Answer::Did { generation: 0, rolled_back: false, recorded: false }
-        }
-        Err(why) => {
-            // Whoever wrote the file puts it back.
-            world.configured.set(before);
-            Answer::Refused(why)
-        }
     }
 }
 

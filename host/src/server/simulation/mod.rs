@@ -8,6 +8,7 @@
 mod broken;
 mod life;
 mod model;
+mod orders;
 mod plugins;
 mod weather;
 

@@ -2,21 +2,17 @@
 //!
 //!     cargo run --release -p wharf-tests --bin load -- all
 
-use std::collections::{BTreeMap, HashMap};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use hdrhistogram::Histogram;
-use wharf::control::{Control, ControlConfig, Reload};
 use wharf::net::SocketOptions;
 use wharf::plugin::{COMPILE_VERB, Compiler, Grants, Manifest, compile_for_another};
-use wharf::server::{Fleet, Host, HostConfig, Plan, PlanError, Server, ServerBuilder, ServerHandle};
+use wharf::server::{Host, HostConfig, Server, ServerBuilder, ServerHandle};
 use wharf_tests::certificates::Certificates;
 use wharf_tests::load::attacks;
 use wharf_tests::load::bare::{Bare, Metering};
@@ -30,6 +26,12 @@ use wharf_tests::load::price;
 use wharf_tests::load::report::Duel;
 use wharf_tests::load::shares;
 use wharf_tests::load::swaps::{self, Storm};
+
+mod control;
+mod sleep;
+
+use self::control::control;
+use self::sleep::{all_sleep, wake};
 
 #[derive(Parser)]
 struct Cli {
@@ -316,91 +318,6 @@ impl Bench {
         holder.wait()?;
         Ok(())
     }
-}
-
-/// Waits until every session has let its instance go.
-fn all_sleep(server: &ServerHandle) {
-    while server.sessions(0, usize::MAX).iter().any(|session| !session.glance.asleep) {
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
-/// How long it takes from the first byte to the answer, awake and asleep, on some more connections.
-fn wake(server: &ServerHandle) -> Result<()> {
-    let mut sockets = Vec::new();
-    for _ in 0..200 {
-        let mut socket = TcpStream::connect(server.address())?;
-        socket.set_nodelay(true)?;
-        answer(&mut socket)?;
-        sockets.push(socket);
-    }
-    let mut times = |what: &str| -> Result<()> {
-        let mut all = sockets.iter_mut().map(answer).collect::<Result<Vec<_>>>()?;
-        all.sort_unstable();
-        println!("first byte to answer, {what}: p50 {:?}, p99 {:?}", all[all.len() / 2], all[all.len() * 99 / 100]);
-        Ok(())
-    };
-    times("awake")?;
-    all_sleep(server);
-    times("asleep")
-}
-
-fn answer(socket: &mut TcpStream) -> Result<Duration> {
-    let (start, mut byte) = (Instant::now(), [0]);
-    socket.write_all(b"x")?;
-    socket.read_exact(&mut byte)?;
-    Ok(start.elapsed())
-}
-
-/// Rounds without a flood, with one of a native responder, and with one of the API take turns.
-fn control(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli, requests: usize) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let socket = folder.path().join("control.sock");
-    let plan = Plan {
-        host: HostConfig::default(),
-        stop_grace: Duration::ZERO,
-        tenants: BTreeMap::new(),
-        servers: vec![("echo".to_owned(), describe_echo(host)?)],
-        left: HashMap::new(),
-    };
-    let fleet = Fleet::start(host.clone(), plan)?;
-    let nothing = Reload::new(|_| async { Err(PlanError::mistake("nothing to read")) });
-    let config = ControlConfig { socket: socket.clone(), listen: None };
-    let _control = Control::start(&config, Arc::clone(&fleet), nothing)?;
-    let address = fleet.get("echo").context("the server")?.address();
-    let native = folder.path().join("native.sock");
-    beside::answer_natively(&native, &socket)?;
-    let time = Duration::from_secs_f64(cli.seconds);
-    let conditions = [("no requests", None), ("to a native responder", Some(&native)), ("to the API", Some(&socket))];
-    let mut seen = conditions.map(|(name, socket)| (name, socket, Histogram::<u64>::new(3), 0));
-    for _ in 0..cli.rounds {
-        for (_, socket, latency, answers) in &mut seen {
-            let flood = socket.map(|socket| {
-                Command::new(std::env::current_exe()?)
-                    .args(["--seconds", &cli.seconds.to_string(), "flood"])
-                    .arg(socket)
-                    .arg(requests.to_string())
-                    .stdout(Stdio::piped())
-                    .spawn()
-            });
-            latency.as_mut().map_err(|error| *error)?.add(clients.block_on(beside::paced(address, time))?)?;
-            if let Some(flood) = flood {
-                *answers += String::from_utf8(flood?.wait_with_output()?.stdout)?.trim().parse::<usize>()?;
-            }
-        }
-    }
-    println!("| requests | a second | sessions' p50 us | p99 us |\n|---|---|---|---|");
-    let mut rows = Vec::new();
-    for (name, _, latency, answers) in seen {
-        let (latency, rate) = (latency?, answers as f64 / cli.rounds as f64 / cli.seconds);
-        let row = [0.5, 0.99].map(|share| latency.value_at_quantile(share));
-        println!("| {name} | {rate:.0} | {} | {} |", row[0], row[1]);
-        rows.push(row);
-    }
-    let ratio = |one: usize, other: usize, at: usize| rows[one][at] as f64 / rows[other][at] as f64;
-    println!("the API beside no requests: {:.2} at p50, {:.2} at p99", ratio(2, 0, 0), ratio(2, 0, 1));
-    println!("the API beside the native responder: {:.2} at p50, {:.2} at p99", ratio(2, 1, 0), ratio(2, 1, 1));
-    Ok(())
 }
 
 /// Native, the engine alone, and Wharf take turns; then a parser with and without metering.

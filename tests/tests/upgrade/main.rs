@@ -1,0 +1,231 @@
+//! A new process takes the place of a running one, and clients do not notice.
+
+mod processes;
+mod sessions;
+
+use self::sessions::{counting, next};
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use wharf_tests::clients::Client;
+use wharf_tests::guests::{component, versioned, wharf_binary};
+use wharf_tests::heir::Heir;
+use wharf_tests::newcomers::Newcomers;
+use wharf_tests::process::Wharf;
+use wharf_tests::servers::{PATIENCE, eventually};
+use wharf_tests::site::{Site, configure, said};
+
+fn upgrade(site: &Site, arguments: &[&str]) -> Output {
+    let mut command = Command::new(wharf_binary());
+    command.arg("upgrade").arg("--socket").arg(site.socket()).args(arguments).output().expect("it runs")
+}
+
+fn upgraded(site: &Site, arguments: &[&str]) -> (Heir, Value) {
+    let output = upgrade(site, &[&["--json"], arguments].concat());
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
+    let heir = Heir::of(&answer);
+    let stays = |(why, _): (&String, &Value)| !["ended", "ending", "fault"].contains(&why.as_str());
+    let stayed = answer["stayed"].as_object().into_iter().flatten().any(stays);
+    assert_eq!(output.status.code(), Some(if stayed { 5 } else { 0 }), "{}", said(&output));
+    (heir, answer)
+}
+
+fn status(site: &Site) -> Value {
+    site.ok("GET", "/v1/servers/echo", json!({}))
+}
+
+fn echoes(site: &Site) {
+    Client::connect(site.address()).send("and?").expect("and?");
+}
+
+fn program(folder: &Path, text: &str) -> String {
+    let file = folder.join("another");
+    std::fs::write(&file, text).expect("kept");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+    file.display().to_string()
+}
+
+#[test]
+fn a_new_process_takes_the_sockets_over_and_the_old_one_ends() {
+    let mut site = Site::default();
+    let newcomers = Newcomers::at(site.address(), 200, b"hello", b"hello");
+    newcomers.more(50);
+    let (heir, answer) = upgraded(&site, &[]);
+    newcomers.more(50);
+    assert!(site.wharf.child.wait().expect("it ends").success(), "{answer}");
+    newcomers.more(50);
+    // The control API is where it was, and answers for the new process; from it the next one comes.
+    assert_eq!(status(&site)["status"], "listening");
+    assert_eq!(site.curl(&[], "/readyz").0, 200);
+    let (again, _) = upgraded(&site, &[]);
+    assert_ne!(again.0, heir.0);
+    eventually("the second has ended", || rustix::process::test_kill_process(heir.0).is_err());
+    newcomers.more(50);
+    newcomers.end();
+    echoes(&site);
+    assert!(site.socket().exists());
+    kill_process(again.0, Signal::TERM).expect("it runs");
+    eventually("the socket is removed by whoever has it", || !site.socket().exists());
+}
+
+#[test]
+fn an_upgrade_that_fails_leaves_everything_as_it_was() {
+    let site = Site::default();
+    let mut old = Client::connect(site.address());
+    old.send("one").expect("one");
+    let newcomers = Newcomers::at(site.address(), 100, b"hello", b"hello");
+    let folder = site.folder.path();
+    let fails = |arguments: &[&str], words: &[&str]| {
+        let output = upgrade(&site, arguments);
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        words.iter().for_each(|words| assert!(text.contains(words), "no {words:?} in {text}"));
+    };
+    fails(&["--program", "/nowhere/wharf"], &["/nowhere/wharf", "cannot be started", "nothing was changed"]);
+    fails(&["--program", "/bin/true"], &["/bin/true", "ended before it served", "exit status: 0"]);
+    let slow = program(folder, "#!/bin/sh\nexec sleep 600\n");
+    fails(&["--program", &slow, "--timeout", "300ms"], &[&slow, "did not serve in time"]);
+    let odd = program(folder, "#!/bin/sh\nprintf '\\002\\000\\000\\000\\000\\000\\000\\000{}' >&0\nexec sleep 600\n");
+    fails(&["--program", &odd], &["does not speak as this program does"]);
+    configure(folder, site.port, "", "max_clients = 'many'");
+    fails(&[], &["max_clients"]);
+    configure(folder, site.port, "", "");
+    assert_eq!(site.refused("POST", "/v1/upgrade", json!({ "timeout": "0s" })), (400, "bad-value".into()));
+    assert_eq!(site.refused("POST", "/v1/upgrade", json!({ "program": "wharf" })), (400, "bad-value".into()));
+    newcomers.more(20);
+    newcomers.end();
+    old.send("two").expect("two");
+    assert_eq!(status(&site)["status"], "listening");
+    // And it can be tried again.
+    let _heir = upgraded(&site, &[]);
+    echoes(&site);
+}
+
+/// An upgrade to a program that begins to be this one when a gate is opened.
+struct Gated {
+    gate: PathBuf,
+    asking: Child,
+}
+
+impl Gated {
+    fn begins(site: &Site) -> Self {
+        let (gate, asked) = (site.path("gate"), site.path("asked"));
+        assert!(Command::new("mkfifo").arg(&gate).status().expect("it runs").success());
+        let [begun, waits, wharf] = [&asked, &gate, &wharf_binary()].map(|path| path.display().to_string());
+        let text = format!("#!/bin/sh\necho >{begun}\nread word <{waits}\nexec {wharf} \"$@\"\n");
+        let slow = program(site.folder.path(), &text);
+        let mut asking = Command::new(wharf_binary());
+        asking.args(["upgrade", "--json", "--program", &slow, "--socket"]).arg(site.socket());
+        let asking = asking.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+        eventually("it is under way", || asked.exists());
+        Self { gate, asking }
+    }
+
+    fn opens(&self) {
+        std::fs::write(&self.gate, "go\n").expect("it waits at the gate");
+    }
+
+    /// What whoever asked hears in the end.
+    fn ends(self) -> Output {
+        self.asking.wait_with_output().expect("it ends")
+    }
+}
+
+#[test]
+fn the_api_stays_where_it_is_after_two_upgrades_at_once_of_which_one_is_not_waited_for() {
+    let mut site = Site::default();
+    let mut first = Gated::begins(&site);
+    let second = upgrade(&site, &[]);
+    assert!(said(&second).contains("another upgrade is under way") && !second.status.success(), "{}", said(&second));
+    // Whoever asked goes.
+    first.asking.kill().expect("it runs");
+    first.opens();
+    first.ends();
+    assert!(site.wharf.child.wait().expect("it ends").success());
+    let now = status(&site);
+    assert_eq!(now["status"], "listening", "{now}");
+    echoes(&site);
+    let (_last, _) = upgraded(&site, &[]);
+}
+
+#[test]
+fn a_swap_that_waits_for_an_upgrade_is_not_done_by_the_process_that_leaves() {
+    let mut site = counting("", "", "");
+    let file = site.path("b.wasm");
+    std::fs::write(&file, component(&versioned('b', "", ""))).expect("kept");
+    // Compiled by then, so that it waits for the upgrade and for nothing else.
+    for file in [&file, &site.path("polite.wasm")] {
+        site.ok("POST", "/v1/servers/echo/plugin/swap", json!({ "file": file }));
+    }
+    let upgrade = Gated::begins(&site);
+    let socket = site.socket().display().to_string();
+    let swap = Wharf::run(
+        &["plugin", "--socket", &socket, "swap", "echo", file.to_str().expect("a path")],
+        site.folder.path(),
+    );
+    swap.says("loading ");
+    upgrade.opens();
+    let _heir = Heir::of(&serde_json::from_slice(&upgrade.ends().stdout).expect("an answer"));
+    swap.says("stopping");
+    assert!(site.wharf.child.wait().expect("it ends").success());
+    next(&mut Client::connect(site.address()), 1);
+}
+
+#[test]
+fn a_process_that_is_told_to_stop_while_it_is_replaced_stops() {
+    let mut site = Site::default();
+    // So that it has not ended by the time that the other one would serve.
+    let mut stays = Client::connect(site.address());
+    stays.send("one").expect("one");
+    let upgrade = Gated::begins(&site);
+    let process = Pid::from_child(&site.wharf.child);
+    kill_process(process, Signal::TERM).expect("it runs");
+    site.wharf.says("stopping");
+    upgrade.opens();
+    let heard = upgrade.ends();
+    assert!(!heard.status.success(), "{}", said(&heard));
+    drop(stays);
+    site.wharf.child.wait().expect("it ends");
+    eventually("nobody listens", || TcpStream::connect(site.address()).is_err());
+}
+
+#[test]
+fn a_process_that_is_held_and_goes_on_is_replaced_all_the_same() {
+    let mut site = Site::default();
+    let upgrade = Gated::begins(&site);
+    let process = Pid::from_child(&site.wharf.child);
+    for signal in [Signal::STOP, Signal::CONT] {
+        kill_process(process, signal).expect("it runs");
+        let state = || std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).expect("it runs");
+        let held = |state: &str| state.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'));
+        eventually("it is held, or goes on", || held(&state()) == (signal == Signal::STOP));
+    }
+    upgrade.opens();
+    let heard = upgrade.ends();
+    let _heir = Heir::of(&serde_json::from_slice(&heard.stdout).unwrap_or_else(|_| panic!("{}", said(&heard))));
+    assert!(site.wharf.child.wait().expect("it ends").success());
+    echoes(&site);
+}
+
+#[test]
+fn a_server_follows_the_configuration_that_the_new_process_reads() {
+    let site = Site::default();
+    let elsewhere = wharf_tests::clients::free_port();
+    configure(site.folder.path(), elsewhere, "", "max_clients = 7");
+    let mut old = Client::connect(site.address());
+    old.send("one").expect("one");
+    let (_heir, _) = upgraded(&site, &["--drain", "1h"]);
+    let at = SocketAddr::from(([127, 0, 0, 1], elsewhere));
+    Client::connect(at).send("moved").expect("moved");
+    assert_eq!(status(&site)["throttle"]["max_clients"], 7);
+    eventually("the address is given up", || TcpStream::connect(site.address()).is_err());
+    // Who is in the old process is served there.
+    old.send("two").expect("two");
+}
