@@ -1,5 +1,5 @@
-//! What an event costs, without sockets: empty, 64 B, 4 KiB and 64 KiB through the echo plugin, over one session and
-//! over many in turn; and an instance from birth to death.
+//! What an event costs, without sockets: empty, 64 B, 4 KiB and 64 KiB through the echo plugin,
+//! over one session and over many in turn; and an instance from birth to death.
 //!
 //!     cargo bench -p wharf
 
@@ -12,8 +12,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use wharf::event::{Alone, ClientInfo, Event, Instance, Port, Priority, Procedure, Scope, WriteError};
-use wharf::plugin::{Binding, Engine, EngineConfig, EventProcedure, Grants, GuestInstance, Loader, Manifest};
+use wharf::event::{
+    Alone, ClientInfo, Event, Instance, Port, Priority, Procedure, Scope, WriteError,
+};
+use wharf::plugin::{
+    Binding, Engine, EngineConfig, EventProcedure, Grants, GuestInstance, Loader, Manifest,
+};
 use wharf::sched::Budgets;
 
 /// A session that takes every write and keeps nothing.
@@ -55,21 +59,34 @@ fn procedure() -> EventProcedure {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/echo");
     let manifest = Manifest::read(&folder).expect("the echo plugin");
     manifest.run_build_blocking().expect("the echo plugin builds");
-    let engine = Engine::new(EngineConfig { sessions_max: 2_000, ..EngineConfig::default() }).expect("an engine");
+    let engine = Engine::new(EngineConfig { sessions_max: 2_000, ..EngineConfig::default() })
+        .expect("an engine");
     let grants: Grants = manifest.grants.iter().copied().collect();
-    let plugin = Loader::without_cache(engine).load(&folder, &grants).expect("the echo plugin loads");
+    let plugin =
+        Loader::without_cache(engine).load(&folder, &grants).expect("the echo plugin loads");
     EventProcedure::new(Arc::new(plugin), Binding { server: "bench".into(), ..Binding::default() })
 }
 
 fn instance(procedure: &EventProcedure) -> GuestInstance {
     let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
-    let info = ClientInfo { id: 1, server: "bench".into(), peer: nobody, local: nobody, tls: None, parameter: 0 };
+    let info = ClientInfo {
+        id: 1,
+        server: "bench".into(),
+        peer: nobody,
+        local: nobody,
+        tls: None,
+        parameter: 0,
+    };
     let scope = Scope { port: Arc::new(Sink(info)), peers: Arc::new(Alone) };
-    finish(procedure.instantiate(scope, Budgets::default().start(Priority::Normal))).expect("an instance")
+    finish(procedure.instantiate(scope, Budgets::default().start(Priority::Normal)))
+        .expect("an instance")
 }
 
 fn dispatch(instance: &mut GuestInstance, event: Event<'_>) {
-    black_box(finish(instance.dispatch(event, Budgets::default().event(Priority::Normal))).expect("no fault"));
+    black_box(
+        finish(instance.dispatch(event, Budgets::default().event(Priority::Normal)))
+            .expect("no fault"),
+    );
 }
 
 fn events(criterion: &mut Criterion) {
@@ -90,13 +107,18 @@ fn events(criterion: &mut Criterion) {
         for bytes in [64, 4 << 10, 64 << 10] {
             let data = vec![7; bytes];
             group.throughput(Throughput::Bytes(bytes as u64));
-            group.bench_function(BenchmarkId::new(format!("echo {bytes} B"), sessions), |bencher| {
-                bencher.iter(|| dispatch(&mut instances[next()], Event::Read(&data)));
-            });
+            group.bench_function(
+                BenchmarkId::new(format!("echo {bytes} B"), sessions),
+                |bencher| {
+                    bencher.iter(|| dispatch(&mut instances[next()], Event::Read(&data)));
+                },
+            );
         }
     }
     group.finish();
-    criterion.bench_function("instantiate and drop", |bencher| bencher.iter(|| drop(black_box(instance(&procedure)))));
+    criterion.bench_function("instantiate and drop", |bencher| {
+        bencher.iter(|| drop(black_box(instance(&procedure))))
+    });
     criterion.bench_function("instantiate, one event, drop", |bencher| {
         bencher.iter(|| dispatch(&mut instance(&procedure), Event::Read(b"hello")));
     });

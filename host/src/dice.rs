@@ -22,9 +22,11 @@ impl Dice {
     }
 }
 
-/// Tries as many numbers as `WHARF_SEEDS` says, or else `count`; only one where `WHARF_SEED` says which. One that fails is printed.
+/// Tries as many numbers as `WHARF_SEEDS` says, or else `count`; only one where `WHARF_SEED` says
+/// which. One that fails is printed.
 pub(crate) fn for_each_seed(count: u64, mut run: impl FnMut(u64)) {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let number =
+        |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let seeds = match number("WHARF_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..number("WHARF_SEEDS").unwrap_or(count),

@@ -1,4 +1,5 @@
-//! Reading files that somebody else may have put there: regular files only, of bounded size, and without waiting.
+//! Reading files that somebody else may have put there: regular files only, of bounded size, and
+//! without waiting.
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
@@ -7,11 +8,12 @@ use std::path::Path;
 
 use rustix::fs::{Access, Mode, OFlags};
 
-/// Reads a whole file of at most `max_bytes`. Opening does not wait, so that a pipe without a writer is an error and no
-/// hang.
+/// Reads a whole file of at most `max_bytes`. Opening does not wait, so that a pipe without a
+/// writer is an error and no hang.
 ///
 /// # Errors
-/// What the system said; `InvalidInput` where it is no regular file; `FileTooLarge` where it is over the limit.
+/// What the system said; `InvalidInput` where it is no regular file; `FileTooLarge` where it is
+/// over the limit.
 pub(crate) fn read(file: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     read_and_see(file, max_bytes).map(|(bytes, _)| bytes)
 }
@@ -32,8 +34,9 @@ pub(crate) fn read_first<'a>(file: &Path, room: &'a mut [u8]) -> io::Result<&'a 
     Ok(&room[..length])
 }
 
-/// Puts a file in place as a whole: whoever reads it, and whatever goes wrong, sees the one before it or this one. What a link
-/// leads to is replaced, and not the link; what is no regular file, such as a terminal, is written to.
+/// Puts a file in place as a whole: whoever reads it, and whatever goes wrong, sees the one before
+/// it or this one. What a link leads to is replaced, and not the link; what is no regular file,
+/// such as a terminal, is written to.
 ///
 /// # Errors
 /// What the system said; a regular file is as it was.
@@ -68,7 +71,10 @@ fn read_and_see(file: &Path, max_bytes: u64) -> io::Result<(Vec<u8>, Metadata)> 
     // One byte more than allowed tells a file that grew meanwhile.
     opened.take(max_bytes + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max_bytes {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("expected at most {max_bytes} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("expected at most {max_bytes} bytes"),
+        ));
     }
     Ok((bytes, seen))
 }
@@ -81,7 +87,8 @@ pub(crate) fn read_text(file: &Path, max_bytes: u64) -> io::Result<String> {
     text(read(file, max_bytes)?)
 }
 
-/// The same for text that nobody else may read, or change: it belongs to this user or to root, and has the mode 600 or 640.
+/// The same for text that nobody else may read, or change: it belongs to this user or to root, and
+/// has the mode 600 or 640.
 ///
 /// # Errors
 /// Those of [`read_text`], and `PermissionDenied` where others may read it.
@@ -92,7 +99,10 @@ pub(crate) fn read_secret(file: &Path, max_bytes: u64) -> io::Result<String> {
         return refuse("belongs to another user, who may read and change it".into());
     }
     if seen.mode() & 0o037 != 0 {
-        return refuse(format!("others may read it (mode {:o}); expected 600 or 640", seen.mode() & 0o777));
+        return refuse(format!(
+            "others may read it (mode {:o}); expected 600 or 640",
+            seen.mode() & 0o777
+        ));
     }
     text(bytes)
 }
@@ -119,19 +129,23 @@ pub(crate) fn own_folder(folder: &Path) -> io::Result<()> {
 
 /// Why this process could not keep files in a folder, or make it. Nothing is made to find out.
 pub(crate) fn keeps_nothing(folder: &Path) -> Option<String> {
-    let known =
-        folder.ancestors().find(|folder| fs::symlink_metadata(folder).is_ok() && !folder.as_os_str().is_empty());
+    let known = folder
+        .ancestors()
+        .find(|folder| fs::symlink_metadata(folder).is_ok() && !folder.as_os_str().is_empty());
     let known = known.unwrap_or(Path::new("."));
     let name = known.display();
     if !fs::metadata(known).is_ok_and(|seen| seen.is_dir()) {
         return Some(format!("{name} is not a folder"));
     }
     let access = rustix::fs::access(known, Access::WRITE_OK | Access::EXEC_OK);
-    access.err().map(|error| format!("nothing can be written to {name}: {}", io::Error::from(error)))
+    access
+        .err()
+        .map(|error| format!("nothing can be written to {name}: {}", io::Error::from(error)))
 }
 
 fn text(bytes: Vec<u8>) -> io::Result<String> {
-    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "expected UTF-8 text"))
+    String::from_utf8(bytes)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "expected UTF-8 text"))
 }
 
 #[cfg(test)]

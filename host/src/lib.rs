@@ -1,7 +1,8 @@
 //! A server runtime whose event procedures are sandboxed WebAssembly components.
 //!
-//! One native host owns the sockets, the TLS, the limits and the clock. What to do with a client is a component that
-//! implements the WIT interface `inet-event-proc`, called once per session event with a budget.
+//! One native host owns the sockets, the TLS, the limits and the clock. What to do with a client is
+//! a component that implements the WIT interface `inet-event-proc`, called once per session event
+//! with a budget.
 //!
 //! ```no_run
 //! use wharf::server::Server;

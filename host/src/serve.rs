@@ -1,7 +1,7 @@
 //! The spine: from a listening socket to finished sessions. Read this first.
 //!
-//! Each step consumes the value of the one before, so that skipping admission or the handshake does not compile:
-//! accept -> admit -> \[task\] handshake -> session -> event -> plugin call.
+//! Each step consumes the value of the one before, so that skipping admission or the handshake does
+//! not compile: accept -> admit -> \[task\] handshake -> session -> event -> plugin call.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,10 +16,13 @@ use crate::plugin::EventProcedure;
 use crate::sched::{ACCEPT_COST, LOG_LINE_COST, Seat, stalls};
 use crate::server::{Alive, Blamed, Call, Listening, Service, Welcome};
 use crate::session::{Ended, Line, Session, Successor, Traveller};
-use crate::telemetry::{AcceptPaused, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted, Spent};
+use crate::telemetry::{
+    AcceptPaused, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted, Spent,
+};
 
-/// Accepts until the server is to stop, as its course says; `seen` hears which version of the course is followed.
-/// Cheap checks come first: a refused client costs no task, no handshake and no instance.
+/// Accepts until the server is to stop, as its course says; `seen` hears which version of the
+/// course is followed. Cheap checks come first: a refused client costs no task, no handshake and no
+/// instance.
 ///
 /// `seen` is dropped after the socket is closed.
 pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
@@ -58,7 +61,8 @@ pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
             }
             continue;
         }
-        // A connection costs CPU time before it has an event that could wait for the tenant's share.
+        // A connection costs CPU time before it has an event that could wait for the tenant's
+        // share.
         let account = service.account();
         if let Some(until) = account.cpu().not_before_now() {
             account.cpu().waited();
@@ -133,18 +137,29 @@ fn welcome(service: &Arc<Service>, client: Accepted, round: u64) {
     match newcomer {
         Ok(client) => {
             service.entered(Instant::now());
-            service.spawn(|seat| serve(Arc::clone(service), client, round, service.alive(round), seat));
+            service.spawn(|seat| {
+                serve(Arc::clone(service), client, round, service.alive(round), seat)
+            });
         }
-        Err(refusal) => Refused { server: &service.name, peer, reason: refusal.name() }.emit(&service.counters),
+        Err(refusal) => {
+            Refused { server: &service.name, peer, reason: refusal.name() }.emit(&service.counters)
+        }
     }
 }
 
 fn refuse(service: &Service, client: &Accepted, refusal: Refusal) {
-    Refused { server: &service.name, peer: client.peer(), reason: refusal.name() }.emit(&service.counters);
+    Refused { server: &service.name, peer: client.peer(), reason: refusal.name() }
+        .emit(&service.counters);
 }
 
 /// One client's task, cradle to grave.
-async fn serve(service: Arc<Service>, newcomer: Newcomer, round: u64, alive: Alive, seat: Arc<Seat>) {
+async fn serve(
+    service: Arc<Service>,
+    newcomer: Newcomer,
+    round: u64,
+    alive: Alive,
+    seat: Arc<Seat>,
+) {
     // Each stage is boxed, so that a client's task has no room for the one it is not in.
     if let Some(client) = Box::pin(introduced(&service, newcomer, round)).await {
         Box::pin(converse(service, client, round, seat)).await;
@@ -185,15 +200,21 @@ async fn establish(service: &Service, newcomer: Newcomer) -> Option<Established>
     match shaken.unwrap_or(Err(HandshakeFault::Timeout)) {
         Ok(client) => Some(client),
         Err(fault) => {
-            let detail = if let HandshakeFault::Tls(detail) = &fault { detail.as_str() } else { "" };
-            HandshakeFailed { server: &service.name, peer, reason: fault.name(), detail }.emit(&service.counters);
+            let detail =
+                if let HandshakeFault::Tls(detail) = &fault { detail.as_str() } else { "" };
+            HandshakeFailed { server: &service.name, peer, reason: fault.name(), detail }
+                .emit(&service.counters);
             None
         }
     }
 }
 
 /// Hears from the proxy who the client is, and admits or refuses that.
-async fn introduce(service: &Service, client: Entered<Accepted>, timeout: Duration) -> Option<Admitted<Accepted>> {
+async fn introduce(
+    service: &Service,
+    client: Entered<Accepted>,
+    timeout: Duration,
+) -> Option<Admitted<Accepted>> {
     let proxy = client.peer();
     let introduced = async |client: Accepted| {
         let introduced = stalls::within(timeout, client.behind_proxy()).await;
@@ -203,13 +224,15 @@ async fn introduce(service: &Service, client: Entered<Accepted>, timeout: Durati
         Ok(client) => {
             let peer = client.peer();
             let refused = |refusal: Refusal| {
-                Refused { server: &service.name, peer, reason: refusal.name() }.emit(&service.counters);
+                Refused { server: &service.name, peer, reason: refusal.name() }
+                    .emit(&service.counters);
             };
             service.gate.vouch(client, peer.ip(), Instant::now()).map_err(refused).ok()
         }
         Err(fault) => {
             let (reason, detail) = (fault.name(), &fault.to_string());
-            HandshakeFailed { server: &service.name, peer: proxy, reason, detail }.emit(&service.counters);
+            HandshakeFailed { server: &service.name, peer: proxy, reason, detail }
+                .emit(&service.counters);
             None
         }
     }
@@ -240,7 +263,8 @@ async fn converse(service: Arc<Service>, client: Established, round: u64, seat: 
         Call::End => line.stop(),
         Call::EndNow => line.cancel(),
     }
-    let (ended, procedure) = Session::run(line, successor, service.registry.clone(), membership).await;
+    let (ended, procedure) =
+        Session::run(line, successor, service.registry.clone(), membership).await;
     report(&service, (id, peer.ip()), &procedure, ended);
     let last = presence.leave();
     drop(permit);
@@ -249,8 +273,8 @@ async fn converse(service: Arc<Service>, client: Established, round: u64, seat: 
     }
 }
 
-/// A session that comes from another process, with its place here. `restored` hears whether it could go on here, and then `go`
-/// whether it does.
+/// A session that comes from another process, with its place here. `restored` hears whether it
+/// could go on here, and then `go` whether it does.
 pub(crate) async fn resume(
     service: Arc<Service>,
     traveller: Traveller,
@@ -284,9 +308,18 @@ pub(crate) async fn resume(
     let Some((membership, presence)) = entered else {
         return restored(Err("a session here has its number".into()));
     };
-    let restored = |outcome: Result<(), Fault>| restored(outcome.map_err(|fault| fault.to_string()));
+    let restored =
+        |outcome: Result<(), Fault>| restored(outcome.map_err(|fault| fault.to_string()));
     let packed = (baggage, state, queued);
-    let resumed = Session::resume(line, successor, service.registry.clone(), membership, packed, restored, go);
+    let resumed = Session::resume(
+        line,
+        successor,
+        service.registry.clone(),
+        membership,
+        packed,
+        restored,
+        go,
+    );
     if let Some((ended, procedure)) = Box::pin(resumed).await {
         report(&service, (id, peer.ip()), &procedure, ended);
     }
@@ -297,7 +330,12 @@ pub(crate) async fn resume(
     }
 }
 
-fn report(service: &Arc<Service>, (session, peer): (u64, IpAddr), procedure: &Arc<EventProcedure>, mut ended: Ended) {
+fn report(
+    service: &Arc<Service>,
+    (session, peer): (u64, IpAddr),
+    procedure: &Arc<EventProcedure>,
+    mut ended: Ended,
+) {
     let edition = procedure.edition();
     let (server, class) = (&*service.name, ended.class);
     // The fault that took the shared instance away was counted with the session whose it was.

@@ -21,10 +21,15 @@ impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = match Written::deserialize(deserializer)? {
             Written::Text(text) => text,
-            Written::Other(_) => return Err(D::Error::custom("expected a time with its unit, as \"20s\"")),
+            Written::Other(_) => {
+                return Err(D::Error::custom("expected a time with its unit, as \"20s\""));
+            }
         };
-        let expected =
-            |error| D::Error::custom(format!("`{text}`: expected a time with its unit, as \"20s\": {error}"));
+        let expected = |error| {
+            D::Error::custom(format!(
+                "`{text}`: expected a time with its unit, as \"20s\": {error}"
+            ))
+        };
         humantime::parse_duration(&text).map(Self).map_err(expected)
     }
 }

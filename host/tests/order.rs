@@ -1,5 +1,5 @@
-//! Whatever happens to a session, and in whatever order: the plugin sees connect first, one event at a time, exactly one
-//! disconnect, and nothing after it or after a fault.
+//! Whatever happens to a session, and in whatever order: the plugin sees connect first, one event
+//! at a time, exactly one disconnect, and nothing after it or after a fault.
 
 use proptest::prelude::*;
 use wharf::event::{Action, DisconnectReason, EndReason, FaultKind};
@@ -87,7 +87,10 @@ fn play(story: &[Happening]) -> (Machine, Seen) {
                 let half_closed = machine.half_closed();
                 if machine.offer(occasion) {
                     assert!(open, "an event without a listener");
-                    assert!(!(half_closed && occasion == Occasion::Read), "a read after the peer's end");
+                    assert!(
+                        !(half_closed && occasion == Occasion::Read),
+                        "a read after the peer's end"
+                    );
                     seen.event();
                     seen.ends += usize::from(occasion == Occasion::End);
                 }

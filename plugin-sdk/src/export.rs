@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::{Action, ClientInfo, DisconnectReason, EventProc, Handoff, Session};
 
-/// The plugin value of this instance. Wasm has one thread, so the cell is never contended, and the host sends one
-/// event at a time, so it is never borrowed twice.
+/// The plugin value of this instance. Wasm has one thread, so the cell is never contended, and the
+/// host sends one event at a time, so it is never borrowed twice.
 #[derive(Debug, Default)]
 pub struct Slot<T>(RefCell<T>);
 
@@ -56,10 +56,12 @@ impl<T: Handoff> Slot<T> {
     }
 }
 
-/// Makes a type that implements [`EventProc`](crate::EventProc) the event procedure of this component.
+/// Makes a type that implements [`EventProc`](crate::EventProc) the event procedure of this
+/// component.
 ///
-/// With `handoff` behind it the type also implements [`Handoff`](crate::Handoff), and its live sessions move to the next version.
-/// Once per crate. Outside Wasm it exports nothing, so that `cargo test` links natively.
+/// With `handoff` behind it the type also implements [`Handoff`](crate::Handoff), and its live
+/// sessions move to the next version. Once per crate. Outside Wasm it exports nothing, so that
+/// `cargo test` links natively.
 #[macro_export]
 macro_rules! export {
     ($plugin:ty) => {

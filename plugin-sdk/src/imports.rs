@@ -9,6 +9,6 @@ pub(crate) use crate::bindings::{
 
 #[cfg(not(target_family = "wasm"))]
 pub(crate) use crate::testing::stage::{
-    broadcast, client_count, disconnect, find, get, get_all, info, send_to, set_name, set_priority, set_timer, write,
-    write_capacity,
+    broadcast, client_count, disconnect, find, get, get_all, info, send_to, set_name, set_priority,
+    set_timer, write, write_capacity,
 };

@@ -18,9 +18,9 @@
 //! # fn main() {}
 //! ```
 //!
-//! The value lives as long as the session: it is made for `on-connect` and dropped after `on-disconnect`, one per
-//! client. It needs no locks and cannot see another client. Build with `cargo build --target wasm32-wasip2` and
-//! test without Wasm with [`testing::Script`].
+//! The value lives as long as the session: it is made for `on-connect` and dropped after
+//! `on-disconnect`, one per client. It needs no locks and cannot see another client. Build with
+//! `cargo build --target wasm32-wasip2` and test without Wasm with [`testing::Script`].
 //!
 //! This crate depends on the contract in `wit/` and on nothing else of Wharf.
 
@@ -60,15 +60,17 @@ pub mod slices;
 pub mod testing;
 
 pub use bindings::wharf::server::server::{NameError, SendError};
-pub use bindings::wharf::server::types::{Action, ClientInfo, DisconnectReason, Priority, TlsInfo, WriteError};
+pub use bindings::wharf::server::types::{
+    Action, ClientInfo, DisconnectReason, Priority, TlsInfo, WriteError,
+};
 pub use session::{Server, Session};
 
 use std::time::Duration;
 
 /// What a plugin does with one client. Every event has a default, so implement those that matter.
 ///
-/// Events of one session come one at a time and in order: `on_connect` first, `on_disconnect` last. A panic ends
-/// this session and nothing else; no further event comes, not even `on_disconnect`.
+/// Events of one session come one at a time and in order: `on_connect` first, `on_disconnect` last.
+/// A panic ends this session and nothing else; no further event comes, not even `on_disconnect`.
 pub trait EventProc: Default + 'static {
     /// The client passed the limits and the TLS handshake. Default: proceed.
     fn on_connect(&mut self, session: &Session, client: ClientInfo) -> Action {
@@ -88,8 +90,8 @@ pub trait EventProc: Default + 'static {
         Action::Proceed
     }
 
-    /// Nothing was exchanged for the server's timeout; comes again each time it passes. Default: proceed, which
-    /// keeps the client connected.
+    /// Nothing was exchanged for the server's timeout; comes again each time it passes. Default:
+    /// proceed, which keeps the client connected.
     fn on_timeout(&mut self, session: &Session, idle: Duration) -> Action {
         let _ = (session, idle);
         Action::Proceed
@@ -101,7 +103,8 @@ pub trait EventProc: Default + 'static {
         Action::Proceed
     }
 
-    /// The peer has finished sending and may still read. Default: close, which sends what is queued first.
+    /// The peer has finished sending and may still read. Default: close, which sends what is queued
+    /// first.
     fn on_end(&mut self, session: &Session) -> Action {
         let _ = session;
         Action::Close
@@ -113,17 +116,17 @@ pub trait EventProc: Default + 'static {
     }
 }
 
-/// A plugin whose live sessions move to its next version without their clients noticing. Export it with
-/// `export!(Type, handoff)`.
+/// A plugin whose live sessions move to its next version without their clients noticing. Export it
+/// with `export!(Type, handoff)`.
 ///
 /// Neither of the two can write, set timers or reach other sessions; asking is fine.
 pub trait Handoff: EventProc {
-    /// What another version needs to carry on with this session: at most 256 KiB unless the server says otherwise. A form
-    /// that later versions can read. This value may have to carry on itself.
+    /// What another version needs to carry on with this session: at most 256 KiB unless the server
+    /// says otherwise. A form that later versions can read. This value may have to carry on itself.
     fn save(&self, session: &Session) -> Vec<u8>;
 
-    /// Takes a session over from what `version`, another or the same, saved. There is no other `on_connect`: settings are to be
-    /// read here.
+    /// Takes a session over from what `version`, another or the same, saved. There is no other
+    /// `on_connect`: settings are to be read here.
     ///
     /// # Errors
     /// A sentence for the operator; the session stays on the version that it has.

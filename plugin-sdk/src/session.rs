@@ -13,7 +13,8 @@ use crate::{Action, ClientInfo, NameError, Priority, SendError, WriteError};
 pub struct Session {}
 
 impl Session {
-    /// That session, where it was not handed in: in `on_disconnect`, which can only speak to others any more.
+    /// That session, where it was not handed in: in `on_disconnect`, which can only speak to others
+    /// any more.
     #[must_use]
     pub fn current() -> Self {
         Self {}
@@ -25,17 +26,19 @@ impl Session {
         host::info()
     }
 
-    /// Queues all of `data` for the peer, or nothing of it. Waits while the send buffer is at its high-water mark,
-    /// for the server's timeout at most.
+    /// Queues all of `data` for the peer, or nothing of it. Waits while the send buffer is at its
+    /// high-water mark, for the server's timeout at most.
     ///
     /// # Errors
-    /// [`WriteError::Closed`] when the session is ending, [`WriteError::TooLarge`] when `data` is larger than the
-    /// high-water mark, [`WriteError::TimedOut`] when the peer read nothing for the server's timeout.
+    /// [`WriteError::Closed`] when the session is ending, [`WriteError::TooLarge`] when `data` is
+    /// larger than the high-water mark, [`WriteError::TimedOut`] when the peer read nothing for the
+    /// server's timeout.
     pub fn write(&self, data: &[u8]) -> Result<(), WriteError> {
         host::write(data)
     }
 
-    /// Writes and proceeds; closes the session where the write is refused. The usual last line of a handler.
+    /// Writes and proceeds; closes the session where the write is refused. The usual last line of a
+    /// handler.
     #[must_use]
     pub fn write_or_close(&self, data: &[u8]) -> Action {
         match self.write(data) {
@@ -50,14 +53,14 @@ impl Session {
         host::write_capacity()
     }
 
-    /// Asks for another scheduling class from the next event on. Returns the class in force, which the server's
-    /// ceiling may have lowered.
+    /// Asks for another scheduling class from the next event on. Returns the class in force, which
+    /// the server's ceiling may have lowered.
     pub fn set_priority(&self, priority: Priority) -> Priority {
         host::set_priority(priority)
     }
 
-    /// Fires `on_timer(id)` once after `delay` (rounded up to a millisecond), replacing a timer of that id. False
-    /// where the session already has its limit of timers.
+    /// Fires `on_timer(id)` once after `delay` (rounded up to a millisecond), replacing a timer of
+    /// that id. False where the session already has its limit of timers.
     #[must_use]
     pub fn set_timer(&self, id: u32, delay: Duration) -> bool {
         let millis = delay.as_micros().div_ceil(1_000).max(1);
@@ -76,7 +79,8 @@ impl Session {
     }
 }
 
-/// The server that the session belongs to. A plugin that calls any of these needs the grant `server`.
+/// The server that the session belongs to. A plugin that calls any of these needs the grant
+/// `server`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Server {}
@@ -110,7 +114,8 @@ impl Server {
     /// Queues `data` for one session, without waiting.
     ///
     /// # Errors
-    /// [`SendError`]: no such session, it has too much queued, or `data` is larger than it may have queued.
+    /// [`SendError`]: no such session, it has too much queued, or `data` is larger than it may have
+    /// queued.
     pub fn send_to(&self, client: u64, data: &[u8]) -> Result<(), SendError> {
         host::send_to(client, data)
     }

@@ -185,6 +185,11 @@ mod tests {
     #[test]
     fn foreign_timers_are_not_its_own() {
         let mut backlog = Backlog::default();
-        assert!(!backlog.fired(0) && !backlog.fired(LAST - 1) && backlog.fired(MORE) && backlog.fired(LAST));
+        assert!(
+            !backlog.fired(0)
+                && !backlog.fired(LAST - 1)
+                && backlog.fired(MORE)
+                && backlog.fired(LAST)
+        );
     }
 }

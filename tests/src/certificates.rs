@@ -1,8 +1,11 @@
-//! Certificates for tests, made afresh: an authority, a server's, a client's, and some that must be refused.
+//! Certificates for tests, made afresh: an authority, a server's, a client's, and some that must be
+//! refused.
 
 use std::path::PathBuf;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
 use tempfile::TempDir;
 use time::{Duration, OffsetDateTime};
 use wharf::net::{ClientCertificate, Credentials, ProtocolMin};
@@ -19,8 +22,9 @@ impl Default for Certificates {
 }
 
 impl Certificates {
-    /// `ca.pem`; `server.pem`, `server.key` for localhost; `client.pem`, `client.key`; `expired.pem`, `expired.key`; and
-    /// `stranger.pem`, `stranger.key`, a client of another authority.
+    /// `ca.pem`; `server.pem`, `server.key` for localhost; `client.pem`, `client.key`;
+    /// `expired.pem`, `expired.key`; and `stranger.pem`, `stranger.key`, a client of another
+    /// authority.
     #[must_use]
     pub fn new() -> Self {
         let certificates = Self { folder: tempfile::tempdir().expect("a folder") };
@@ -29,8 +33,20 @@ impl Certificates {
         let server = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         certificates.issue("server", &server, ExtendedKeyUsagePurpose::ServerAuth, &ours, false);
         certificates.issue("expired", &server, ExtendedKeyUsagePurpose::ServerAuth, &ours, true);
-        certificates.issue("client", &["a client".to_owned()], ExtendedKeyUsagePurpose::ClientAuth, &ours, false);
-        certificates.issue("stranger", &["a stranger".to_owned()], ExtendedKeyUsagePurpose::ClientAuth, &theirs, false);
+        certificates.issue(
+            "client",
+            &["a client".to_owned()],
+            ExtendedKeyUsagePurpose::ClientAuth,
+            &ours,
+            false,
+        );
+        certificates.issue(
+            "stranger",
+            &["a stranger".to_owned()],
+            ExtendedKeyUsagePurpose::ClientAuth,
+            &theirs,
+            false,
+        );
         certificates
     }
 

@@ -1,4 +1,5 @@
-//! Plain clients over raw sockets. Every read has a deadline, so that a test that fails does not hang.
+//! Plain clients over raw sockets. Every read has a deadline, so that a test that fails does not
+//! hang.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -30,7 +31,11 @@ impl Client {
         let data = data.as_ref();
         let mut seen = vec![0; data.len()];
         self.0.read_exact(&mut seen).unwrap_or_else(|error| {
-            panic!("expected {:?}: {error}; saw {:?}", data.escape_ascii().to_string(), seen.escape_ascii().to_string())
+            panic!(
+                "expected {:?}: {error}; saw {:?}",
+                data.escape_ascii().to_string(),
+                seen.escape_ascii().to_string()
+            )
         });
         assert_eq!(seen.escape_ascii().to_string(), data.escape_ascii().to_string());
         self
@@ -79,7 +84,10 @@ impl Client {
     pub fn expect_gone(&mut self) {
         let (_, outcome) = self.rest();
         let kind = outcome.err().map(|error| error.kind());
-        assert!(!matches!(kind, Some(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)), "it is still open");
+        assert!(
+            !matches!(kind, Some(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)),
+            "it is still open"
+        );
     }
 
     /// The server resets the connection.

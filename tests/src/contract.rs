@@ -1,8 +1,11 @@
-//! `docs/contract.md`: the contract as a page, written from the WIT by `cargo run -p wharf-tests --bin contract`.
+//! `docs/contract.md`: the contract as a page, written from the WIT by `cargo run -p wharf-tests
+//! --bin contract`.
 
 use std::fmt::Write;
 
-use wit_parser::{Docs, Function, Handle, InterfaceId, Resolve, Type, TypeDef, TypeDefKind, TypeId, WorldItem};
+use wit_parser::{
+    Docs, Function, Handle, InterfaceId, Resolve, Type, TypeDef, TypeDefKind, TypeId, WorldItem,
+};
 
 use crate::guests::root;
 
@@ -62,24 +65,31 @@ fn describe(page: &mut String, resolve: &Resolve, id: InterfaceId) {
         }
     }
     for function in interface.functions.values() {
-        let _ = write!(page, "\n### `{}`\n\n{}", signature(resolve, function), docs(&function.docs));
+        let _ =
+            write!(page, "\n### `{}`\n\n{}", signature(resolve, function), docs(&function.docs));
     }
 }
 
 fn of_type(page: &mut String, resolve: &Resolve, name: &str, kind: &TypeDef) {
     let (what, rows): (&str, Vec<(String, &Docs)>) = match &kind.kind {
         TypeDefKind::Record(record) => {
-            let field = |field: &wit_parser::Field| format!("`{}`: {}", field.name, type_name(resolve, &field.ty));
+            let field = |field: &wit_parser::Field| {
+                format!("`{}`: {}", field.name, type_name(resolve, &field.ty))
+            };
             ("record", record.fields.iter().map(|one| (field(one), &one.docs)).collect())
         }
-        TypeDefKind::Enum(all) => {
-            ("enum", all.cases.iter().map(|case| (format!("`{}`", case.name), &case.docs)).collect())
-        }
+        TypeDefKind::Enum(all) => (
+            "enum",
+            all.cases.iter().map(|case| (format!("`{}`", case.name), &case.docs)).collect(),
+        ),
         other => unreachable!("no {} in the contract yet", other.as_str()),
     };
     let _ = write!(page, "\n### {what} `{name}`\n\n{}\n", docs(&kind.docs));
     for (row, docs) in rows {
-        let words = docs.contents.as_deref().map(|words| words.split_whitespace().collect::<Vec<_>>().join(" "));
+        let words = docs
+            .contents
+            .as_deref()
+            .map(|words| words.split_whitespace().collect::<Vec<_>>().join(" "));
         let words = words.map(|words| format!(": {words}")).unwrap_or_default();
         let _ = writeln!(page, "- {row}{words}");
     }
@@ -90,9 +100,16 @@ fn docs(docs: &Docs) -> String {
 }
 
 pub(crate) fn signature(resolve: &Resolve, function: &Function) -> String {
-    let parameters: Vec<_> =
-        function.params.iter().map(|param| format!("{}: {}", param.name, type_name(resolve, &param.ty))).collect();
-    let result = function.result.as_ref().map(|kind| format!(" -> {}", type_name(resolve, kind))).unwrap_or_default();
+    let parameters: Vec<_> = function
+        .params
+        .iter()
+        .map(|param| format!("{}: {}", param.name, type_name(resolve, &param.ty)))
+        .collect();
+    let result = function
+        .result
+        .as_ref()
+        .map(|kind| format!(" -> {}", type_name(resolve, kind)))
+        .unwrap_or_default();
     format!("{}({}){result}", function.name, parameters.join(", "))
 }
 

@@ -1,5 +1,5 @@
-//! A real OCI registry on loopback: Debian's `docker-registry`, in a folder of its own. Where there is none a test says so and
-//! checks nothing; `WHARF_TESTS_REGISTRY=required` makes that a failure.
+//! A real OCI registry on loopback: Debian's `docker-registry`, in a folder of its own. Where there
+//! is none a test says so and checks nothing; `WHARF_TESTS_REGISTRY=required` makes that a failure.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
@@ -49,27 +49,41 @@ impl Depot {
         );
         if let Some(certificates) = certificates {
             let (chain, key) = (certificates.path("server.pem"), certificates.path("server.key"));
-            writeln!(text, "  tls: {{certificate: \"{}\", key: \"{}\"}}", chain.display(), key.display())
-                .expect("text");
+            writeln!(
+                text,
+                "  tls: {{certificate: \"{}\", key: \"{}\"}}",
+                chain.display(),
+                key.display()
+            )
+            .expect("text");
         }
         if closed {
             std::fs::write(folder.path().join("logins"), LOGINS).expect("kept");
-            writeln!(text, "auth: {{htpasswd: {{realm: test, path: \"{root}/logins\"}}}}").expect("text");
+            writeln!(text, "auth: {{htpasswd: {{realm: test, path: \"{root}/logins\"}}}}")
+                .expect("text");
         }
         let file = folder.path().join("registry.yml");
         std::fs::write(&file, text).expect("kept");
         let mut command = Command::new("docker-registry");
-        command.arg("serve").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .arg("serve")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let mut server = match command.spawn() {
             Ok(server) => server,
             Err(error) => {
                 let required = std::env::var_os("WHARF_TESTS_REGISTRY").is_some();
                 assert!(!required, "docker-registry: {error}");
-                eprintln!("SKIPPED: nothing was tried with a real registry: docker-registry: {error}");
+                eprintln!(
+                    "SKIPPED: nothing was tried with a real registry: docker-registry: {error}"
+                );
                 return None;
             }
         };
-        let mut said = BufReader::new(server.stderr.take().expect("its words")).lines().map_while(Result::ok);
+        let mut said =
+            BufReader::new(server.stderr.take().expect("its words")).lines().map_while(Result::ok);
         assert!(said.any(|line| line.contains("listening on")), "the registry does not start");
         std::thread::spawn(move || said.for_each(drop));
         Some(Self { server, folder, port })

@@ -1,4 +1,5 @@
-//! Guests: bundled plugins, built by their own command, and small ones written as text for one test.
+//! Guests: bundled plugins, built by their own command, and small ones written as text for one
+//! test.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,7 +19,8 @@ pub fn root() -> PathBuf {
 }
 
 /// Exports of the event procedure, with their types in a core module.
-const HANDLERS: [&str; 7] = ["on-connect", "on-read", "on-write", "on-timeout", "on-timer", "on-end", "on-disconnect"];
+const HANDLERS: [&str; 7] =
+    ["on-connect", "on-read", "on-write", "on-timeout", "on-timer", "on-end", "on-disconnect"];
 
 /// A component from the text of some handlers; the others are those of `guests/defaults.wat`.
 #[must_use]
@@ -32,19 +34,26 @@ pub fn component_for(handlers: &str, contract: &str, version: &str) -> Vec<u8> {
     component_in(handlers, contract, version, StringEncoding::UTF8)
 }
 
-/// The same with strings in another encoding. Lines of `handlers` that begin with `(import` are imports, and where they
-/// export a `cabi_realloc` it replaces that of the prelude.
+/// The same with strings in another encoding. Lines of `handlers` that begin with `(import` are
+/// imports, and where they export a `cabi_realloc` it replaces that of the prelude.
 #[must_use]
-pub fn component_in(handlers: &str, contract: &str, version: &str, encoding: StringEncoding) -> Vec<u8> {
+pub fn component_in(
+    handlers: &str,
+    contract: &str,
+    version: &str,
+    encoding: StringEncoding,
+) -> Vec<u8> {
     let folder = root().join("tests/guests");
-    let read = |name: &str| std::fs::read_to_string(folder.join(name)).expect("a part of every guest");
+    let read =
+        |name: &str| std::fs::read_to_string(folder.join(name)).expect("a part of every guest");
     let (defaults, mut prelude) = (read("defaults.wat"), read("prelude.wat"));
     if handlers.contains("\"cabi_realloc\"") {
         let start = prelude.find("(func (export \"cabi_realloc\")").expect("the allocator");
         let end = prelude.find(";; Writes;").expect("what comes after it");
         prelude.replace_range(start..end, "");
     }
-    let (imports, handlers): (Vec<&str>, Vec<&str>) = handlers.lines().partition(|line| line.starts_with("(import"));
+    let (imports, handlers): (Vec<&str>, Vec<&str>) =
+        handlers.lines().partition(|line| line.starts_with("(import"));
     let handlers = handlers.join("\n");
     let mut text = format!("(module\n{}\n{prelude}\n{handlers}\n", imports.join("\n"));
     for name in HANDLERS {
@@ -79,7 +88,8 @@ pub fn component_in(handlers: &str, contract: &str, version: &str, encoding: Str
     encode_for(&text.replace("@0.1.0", &format!("@{version}")), contract, world, encoding)
 }
 
-/// The text of one handler in the defaults: from its `(func` to the blank line or next function after it.
+/// The text of one handler in the defaults: from its `(func` to the blank line or next function
+/// after it.
 fn default_handler<'a>(defaults: &'a str, name: &str) -> &'a str {
     let start = defaults.find(&format!("(func ${name} ")).expect("a default for every handler");
     let rest = &defaults[start..];
@@ -106,7 +116,8 @@ fn encode_for(text: &str, contract: &str, world: &str, encoding: StringEncoding)
 /// The contract's text without the world that needs other packages.
 #[must_use]
 pub fn contract() -> String {
-    let text = std::fs::read_to_string(root().join("wit/inet-event-proc.wit")).expect("the contract");
+    let text =
+        std::fs::read_to_string(root().join("wit/inet-event-proc.wit")).expect("the contract");
     let end = text.find("/// What the Rust SDK binds to").expect("the last world");
     text[..end].to_owned()
 }
@@ -117,17 +128,21 @@ pub fn file(name: &str, bytes: &[u8]) -> PathBuf {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| tempfile::tempdir().expect("a folder"));
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
-    // Tests that run side by side keep the same guest, and none may read what another has half written.
+    // Tests that run side by side keep the same guest, and none may read what another has half
+    // written.
     let half = folder.path().join(format!("{name}.{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
     let file = folder.path().join(format!("{name}.wasm"));
-    std::fs::write(&half, bytes).and_then(|()| std::fs::rename(&half, &file)).expect("the component is kept");
+    std::fs::write(&half, bytes)
+        .and_then(|()| std::fs::rename(&half, &file))
+        .expect("the component is kept");
     file
 }
 
 /// A guest of `tests/guests`, loaded.
 #[must_use]
 pub fn guest(name: &str) -> Arc<Plugin> {
-    let handlers = std::fs::read_to_string(root().join(format!("tests/guests/{name}.wat"))).expect("a guest");
+    let handlers =
+        std::fs::read_to_string(root().join(format!("tests/guests/{name}.wat"))).expect("a guest");
     inline(name, &handlers)
 }
 
@@ -135,15 +150,22 @@ pub fn guest(name: &str) -> Arc<Plugin> {
 #[must_use]
 pub fn inline(name: &str, handlers: &str) -> Arc<Plugin> {
     let file = file(name, &component(handlers));
-    Arc::new(host().loader().load(&file, &Grants::none()).unwrap_or_else(|error| panic!("{name}: {error}")))
+    Arc::new(
+        host()
+            .loader()
+            .load(&file, &Grants::none())
+            .unwrap_or_else(|error| panic!("{name}: {error}")),
+    )
 }
 
-/// A guest that counts what its session has sent, and labels its answers. `save` and `restore` are done before it saves, and
-/// after it has restored.
+/// A guest that counts what its session has sent, and labels its answers. `save` and `restore` are
+/// done before it saves, and after it has restored.
 #[must_use]
 pub fn versioned(label: char, save: &str, restore: &str) -> String {
     let text = std::fs::read_to_string(root().join("tests/guests/versioned.wat")).expect("a guest");
-    text.replace("LABEL", &u32::from(label).to_string()).replace("RESTORE", restore).replace("SAVE", save)
+    text.replace("LABEL", &u32::from(label).to_string())
+        .replace("RESTORE", restore)
+        .replace("SAVE", save)
 }
 
 /// The same where a session that has sent more than one byte cannot move: its `restore` loops, the
@@ -207,10 +229,15 @@ pub fn rebuilt(folder: &str, mark: &str) -> Arc<Plugin> {
 pub fn wharf_binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     let build = || {
-        let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut cargo =
+            std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         // Beside this program's own binary, whatever the target folder and the profile are.
         let own = std::env::current_exe().expect("the program's own path");
-        let folder = own.ancestors().skip(1).find(|folder| !folder.ends_with("deps")).expect("the profile's folder");
+        let folder = own
+            .ancestors()
+            .skip(1)
+            .find(|folder| !folder.ends_with("deps"))
+            .expect("the profile's folder");
         cargo.args(["build", "--quiet", "--workspace", "--bin", "wharf"]);
         if folder.ends_with("release") {
             cargo.arg("--release");
@@ -223,7 +250,10 @@ pub fn wharf_binary() -> PathBuf {
                 cargo.env_remove(&name);
             }
         }
-        assert!(cargo.current_dir(root()).status().expect("cargo runs").success(), "the binary builds");
+        assert!(
+            cargo.current_dir(root()).status().expect("cargo runs").success(),
+            "the binary builds"
+        );
         folder.join("wharf")
     };
     BINARY.get_or_init(build).clone()

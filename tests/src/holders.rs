@@ -50,12 +50,15 @@ impl Harm {
 #[must_use]
 pub fn listening(process: Pid) -> Vec<OwnedFd> {
     let process_fd = pidfd_open(process, PidfdFlags::empty()).expect("the process");
-    let folder = fs::read_dir(format!("/proc/{}/fd", process.as_raw_nonzero())).expect("its descriptors");
+    let folder =
+        fs::read_dir(format!("/proc/{}/fd", process.as_raw_nonzero())).expect("its descriptors");
     let numbers = folder.flatten().filter_map(|entry| {
-        let socket = fs::read_link(entry.path()).is_ok_and(|what| what.to_string_lossy().starts_with("socket:"));
+        let socket = fs::read_link(entry.path())
+            .is_ok_and(|what| what.to_string_lossy().starts_with("socket:"));
         entry.file_name().to_str()?.parse().ok().filter(|_| socket)
     });
-    let copies = numbers.filter_map(|number| pidfd_getfd(&process_fd, number, PidfdGetfdFlags::empty()).ok());
+    let copies = numbers
+        .filter_map(|number| pidfd_getfd(&process_fd, number, PidfdGetfdFlags::empty()).ok());
     copies.filter(|copy| socket_acceptconn(copy).is_ok_and(|listens| listens)).collect()
 }
 
@@ -67,7 +70,9 @@ pub fn listening(process: Pid) -> Vec<OwnedFd> {
 pub fn listener(process: Pid, address: SocketAddr) -> OwnedFd {
     let mut found = None;
     eventually("the process listens", || {
-        let is = |socket: &OwnedFd| getsockname(socket).is_ok_and(|at| SocketAddr::try_from(at) == Ok(address));
+        let is = |socket: &OwnedFd| {
+            getsockname(socket).is_ok_and(|at| SocketAddr::try_from(at) == Ok(address))
+        };
         found = listening(process).into_iter().find(is);
         found.is_some()
     });
@@ -78,7 +83,8 @@ pub fn listener(process: Pid, address: SocketAddr) -> OwnedFd {
 #[must_use]
 pub fn unix_listeners(process: Pid) -> Vec<OwnedFd> {
     let is = |socket: &OwnedFd| {
-        getsockname(socket).is_ok_and(|at| SocketAddrAny::address_family(&at) == rustix::net::AddressFamily::UNIX)
+        getsockname(socket)
+            .is_ok_and(|at| SocketAddrAny::address_family(&at) == rustix::net::AddressFamily::UNIX)
     };
     listening(process).into_iter().filter(is).collect()
 }

@@ -1,4 +1,5 @@
-//! Guests that import more than their own session, and a table of everything that a guest can import.
+//! Guests that import more than their own session, and a table of everything that a guest can
+//! import.
 
 use std::sync::Arc;
 
@@ -29,7 +30,8 @@ const WASI: [&str; 12] = [
 /// The contract with WASI in its world.
 #[must_use]
 pub fn open_contract() -> String {
-    let wasi = std::fs::read_to_string(root().join("tests/guests/wasi.wit")).expect("the interfaces");
+    let wasi =
+        std::fs::read_to_string(root().join("tests/guests/wasi.wit")).expect("the interfaces");
     let imports: String = WASI.iter().map(|name| format!("import {name};\n")).collect();
     let (contract, world) = (contract(), "world plugin {\n");
     assert!(contract.contains(world), "the world is called as it was");
@@ -39,7 +41,8 @@ pub fn open_contract() -> String {
 /// A guest of `tests/guests` with these grants, loaded.
 #[must_use]
 pub fn granted(name: &str, grants: &[Grant]) -> Arc<Plugin> {
-    let handlers = std::fs::read_to_string(root().join(format!("tests/guests/{name}.wat"))).expect("a guest");
+    let handlers =
+        std::fs::read_to_string(root().join(format!("tests/guests/{name}.wat"))).expect("a guest");
     open(name, &handlers, StringEncoding::UTF8, grants)
 }
 
@@ -86,7 +89,8 @@ pub struct Import {
     pub interface: String,
     /// Its name.
     pub name: String,
-    /// What it takes: the values of its parameters, and where the result is to be put if it does not fit into one.
+    /// What it takes: the values of its parameters, and where the result is to be put if it does
+    /// not fit into one.
     pub params: Vec<Value>,
     /// What it returns.
     pub results: Vec<Value>,
@@ -98,10 +102,14 @@ impl Import {
     /// The text that imports it under a name.
     #[must_use]
     pub fn text(&self, name: &str) -> String {
-        let list = |values: &[Value]| values.iter().map(|value| format!(" {}", value.name())).collect::<String>();
+        let list = |values: &[Value]| {
+            values.iter().map(|value| format!(" {}", value.name())).collect::<String>()
+        };
         let Self { interface, name: function, params, results, .. } = self;
         let (params, results) = (list(params), list(results));
-        format!("(import \"{interface}\" \"{function}\" (func ${name} (param{params}) (result{results})))\n")
+        format!(
+            "(import \"{interface}\" \"{function}\" (func ${name} (param{params}) (result{results})))\n"
+        )
     }
 }
 
@@ -115,7 +123,9 @@ pub fn imports(prefix: &str) -> Vec<Import> {
     for item in resolve.worlds[world].imports.values() {
         let WorldItem::Interface { id, .. } = item else { continue };
         let interface = resolve.id_of(*id).expect("a name");
-        for function in resolve.interfaces[*id].functions.values().filter(|_| interface.starts_with(prefix)) {
+        for function in
+            resolve.interfaces[*id].functions.values().filter(|_| interface.starts_with(prefix))
+        {
             let signature = resolve.wasm_signature(AbiVariant::GuestImport, function);
             let pointer = |kind: &&WasmType| matches!(kind, WasmType::Pointer | WasmType::Length);
             found.push(Import {

@@ -34,7 +34,8 @@ pub fn tools(language: Language) -> &'static [&'static str] {
 #[must_use]
 pub fn missing(language: Language) -> Option<&'static str> {
     let path = path();
-    let is_there = |tool: &str| std::env::split_paths(&path).any(|folder| folder.join(tool).exists());
+    let is_there =
+        |tool: &str| std::env::split_paths(&path).any(|folder| folder.join(tool).exists());
     tools(language).iter().copied().find(|tool| !is_there(tool))
 }
 
@@ -42,7 +43,10 @@ pub fn missing(language: Language) -> Option<&'static str> {
 #[must_use]
 pub fn target() -> PathBuf {
     let own = std::env::current_exe().expect("the program's own path");
-    let profile = own.ancestors().skip(1).find(|folder| folder.ends_with("debug") || folder.ends_with("release"));
+    let profile = own
+        .ancestors()
+        .skip(1)
+        .find(|folder| folder.ends_with("debug") || folder.ends_with("release"));
     profile.and_then(Path::parent).expect("the target folder").to_owned()
 }
 
@@ -83,7 +87,8 @@ impl Project {
     }
 }
 
-/// The project of a language as `wharf new` makes it, of this version and with this change, built. Panics where it does not build.
+/// The project of a language as `wharf new` makes it, of this version and with this change, built.
+/// Panics where it does not build.
 #[must_use]
 pub fn project(language: Language, version: &str, change: Change) -> Project {
     type Key = (Language, String, Change);
@@ -91,11 +96,16 @@ pub fn project(language: Language, version: &str, change: Change) -> Project {
     // One build after the other: each of them keeps the machine busy.
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     let key = (language, version.to_owned(), change);
-    built.get_or_insert_default().entry(key).or_insert_with(|| build(language, version, change)).clone()
+    built
+        .get_or_insert_default()
+        .entry(key)
+        .or_insert_with(|| build(language, version, change))
+        .clone()
 }
 
 fn build(language: Language, version: &str, change: Change) -> Project {
-    let scratch = target().join("languages/new").join(format!("{}-{}", language.name(), std::process::id()));
+    let scratch =
+        target().join("languages/new").join(format!("{}-{}", language.name(), std::process::id()));
     forget(&target().join("languages/new"), |name| {
         // Of a process that is gone, or of one that had the number of this one.
         let process = name.rsplit_once('-').map_or("", |(_, process)| process);
@@ -104,12 +114,17 @@ fn build(language: Language, version: &str, change: Change) -> Project {
     std::fs::create_dir_all(&scratch).expect("a folder");
     authoring::create(&scratch.join(NAME), language).expect("it is written");
     edit(&scratch.join(NAME).join(language.source()), change);
-    let manifest = std::fs::read_to_string(scratch.join(NAME).join("plugin.toml")).expect("a manifest");
+    let manifest =
+        std::fs::read_to_string(scratch.join(NAME).join("plugin.toml")).expect("a manifest");
     let manifest = manifest.replace("version = \"0.1.0\"", &format!("version = \"{version}\""));
     std::fs::write(scratch.join(NAME).join("plugin.toml"), manifest).expect("it is kept");
 
     // What it is built from decides where it is kept, so that a second run finds it built.
-    let kind = format!("{}-{version}-{}-", language.name(), if change.is_empty() { "new" } else { "changed" });
+    let kind = format!(
+        "{}-{version}-{}-",
+        language.name(),
+        if change.is_empty() { "new" } else { "changed" }
+    );
     let own = format!("{kind}{:016x}", content(&scratch, language));
     let folder = target().join("languages").join(&own);
     let (project, mut took) = (folder.join(NAME), None);
@@ -139,7 +154,12 @@ fn forget(folder: &Path, is_meant: impl Fn(&str) -> bool) {
 
 /// Builds it as an author does.
 pub fn run_build(folder: &Path) {
-    let output = Command::new(wharf_binary()).arg("build").arg(folder).env("PATH", path()).output().expect("it runs");
+    let output = Command::new(wharf_binary())
+        .arg("build")
+        .arg(folder)
+        .env("PATH", path())
+        .output()
+        .expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{} does not build:\n{said}", folder.display());
 }
@@ -173,10 +193,13 @@ fn content(folder: &Path, language: Language) -> u64 {
     }
     files.sort();
     for file in files {
-        (file.strip_prefix(folder).expect("inside"), std::fs::read(&file).expect("a file")).hash(&mut hasher);
+        (file.strip_prefix(folder).expect("inside"), std::fs::read(&file).expect("a file"))
+            .hash(&mut hasher);
     }
     for tool in tools(language) {
-        let found = std::env::split_paths(&path()).map(|folder| folder.join(tool)).find(|file| file.exists());
+        let found = std::env::split_paths(&path())
+            .map(|folder| folder.join(tool))
+            .find(|file| file.exists());
         found.and_then(|file| file.canonicalize().ok()).hash(&mut hasher);
     }
     hasher.finish()

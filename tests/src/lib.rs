@@ -1,4 +1,5 @@
-//! Harness of the suites: servers of bundled plugins and of guests made for a test, certificates, clients, and load.
+//! Harness of the suites: servers of bundled plugins and of guests made for a test, certificates,
+//! clients, and load.
 
 pub mod certificates;
 pub mod clients;

@@ -1,4 +1,5 @@
-//! A service manager as far as Wharf knows it: it hears, keeps descriptors, and starts the next process with them, as systemd does.
+//! A service manager as far as Wharf knows it: it hears, keeps descriptors, and starts the next
+//! process with them, as systemd does.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -12,8 +13,8 @@ use std::time::Instant;
 
 use rustix::fs::fstat;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
 use crate::guests::wharf_binary;
@@ -22,7 +23,8 @@ use crate::servers::PATIENCE;
 
 /// Descriptors that go with one message.
 const AT_ONCE: usize = 100;
-/// Takes descriptors from standard input, puts them where a service finds them, and becomes the service.
+/// Takes descriptors from standard input, puts them where a service finds them, and becomes the
+/// service.
 const LAUNCH: &str = "import array, os, resource, socket, sys\n\
     count, names, program = int(sys.argv[1]), sys.argv[2], sys.argv[3:]\n\
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n\
@@ -71,13 +73,23 @@ impl Manager {
     pub fn start(&self) -> Wharf {
         let kept: Vec<_> = {
             let store = self.kept();
-            let copy = |(name, one): &(String, OwnedFd)| (name.clone(), one.try_clone().expect("a descriptor"));
+            let copy = |(name, one): &(String, OwnedFd)| {
+                (name.clone(), one.try_clone().expect("a descriptor"))
+            };
             store.iter().map(copy).collect()
         };
         let names: Vec<_> = kept.iter().map(|(name, _)| name.as_str()).collect();
         let mut command = Command::new("python3");
-        command.arg("-c").arg(LAUNCH).arg(kept.len().to_string()).arg(names.join(":")).arg(wharf_binary());
-        command.arg("serve").env("NOTIFY_SOCKET", self.folder.join("notify")).env("FDSTORE", self.max.to_string());
+        command
+            .arg("-c")
+            .arg(LAUNCH)
+            .arg(kept.len().to_string())
+            .arg(names.join(":"))
+            .arg(wharf_binary());
+        command
+            .arg("serve")
+            .env("NOTIFY_SOCKET", self.folder.join("notify"))
+            .env("FDSTORE", self.max.to_string());
         let (near, far) = UnixStream::pair().expect("a pair");
         let wharf = Wharf::spawn_with(command, &self.folder, OwnedFd::from(far).into());
         for some in kept.chunks(AT_ONCE) {
@@ -93,7 +105,8 @@ impl Manager {
         let start = Instant::now();
         loop {
             let left = PATIENCE.saturating_sub(start.elapsed());
-            let text = self.words.recv_timeout(left).unwrap_or_else(|_| panic!("it never said {words}"));
+            let text =
+                self.words.recv_timeout(left).unwrap_or_else(|_| panic!("it never said {words}"));
             if text.contains(words) {
                 return;
             }
@@ -131,7 +144,9 @@ fn keep(store: &Store, max: usize, text: &str, descriptors: Vec<OwnedFd>, says: 
         kept.retain(|(other, _)| other != name);
     } else if is("FDSTORE=1") {
         for descriptor in descriptors {
-            let file = |one: &OwnedFd| fstat(one).map(|seen| (seen.st_dev, seen.st_ino)).expect("it is open");
+            let file = |one: &OwnedFd| {
+                fstat(one).map(|seen| (seen.st_dev, seen.st_ino)).expect("it is open")
+            };
             let known = kept.iter().any(|(_, other)| file(other) == file(&descriptor));
             // What does not fit is closed.
             if !known && kept.len() < max {
@@ -145,9 +160,12 @@ fn keep(store: &Store, max: usize, text: &str, descriptors: Vec<OwnedFd>, says: 
 }
 
 fn receive(socket: &UnixDatagram) -> Option<(String, Vec<OwnedFd>)> {
-    let (mut text, mut space) = ([0; 4096], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))]);
+    let (mut text, mut space) =
+        ([0; 4096], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))]);
     let mut beside = RecvAncillaryBuffer::new(&mut space);
-    let came = recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut beside, RecvFlags::CMSG_CLOEXEC).ok()?;
+    let came =
+        recvmsg(socket, &mut [IoSliceMut::new(&mut text)], &mut beside, RecvFlags::CMSG_CLOEXEC)
+            .ok()?;
     let mut descriptors = Vec::new();
     for message in beside.drain() {
         if let RecvAncillaryMessage::ScmRights(some) = message {

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::servers::{PATIENCE, eventually};
 
-/// Threads that connect. So many may wait for an answer before the pace is lost, and it is caught up with then.
+/// Threads that connect. So many may wait for an answer before the pace is lost, and it is caught
+/// up with then.
 const THREADS: u32 = 16;
 
 /// Newcomers, so many a second, each of which asks once and has to be answered.
@@ -21,10 +22,15 @@ pub struct Newcomers {
 }
 
 impl Newcomers {
-    /// They come from now on. Who comes late because the ones before took long does not make the next one late: those that are due
-    /// come at once.
+    /// They come from now on. Who comes late because the ones before took long does not make the
+    /// next one late: those that are due come at once.
     #[must_use]
-    pub fn at(address: SocketAddr, per_second: u32, question: &'static [u8], answer: &'static [u8]) -> Self {
+    pub fn at(
+        address: SocketAddr,
+        per_second: u32,
+        question: &'static [u8],
+        answer: &'static [u8],
+    ) -> Self {
         let (stop, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let begun = Instant::now();
         let work = (0..THREADS).map(|thread| {

@@ -1,8 +1,8 @@
 //! The judge of everything a guest or a peer may try: what has to hold after it, whatever it was.
 //!
-//! The process goes on and nothing in it panicked. An honest session of another tenant is answered in time throughout.
-//! Descriptors, threads, tasks, instances, places and memory are given back. Every client that was accepted is counted
-//! once more, for one reason.
+//! The process goes on and nothing in it panicked. An honest session of another tenant is answered
+//! in time throughout. Descriptors, threads, tasks, instances, places and memory are given back.
+//! Every client that was accepted is counted once more, for one reason.
 
 use std::fs;
 use std::panic;
@@ -21,9 +21,11 @@ use crate::servers::{describe, eventually, host};
 
 /// A version that was swapped in is watched for a minute, by one task of its server.
 const WATCHING: usize = 1;
-/// Within this time an honest session has its answer, on a machine that is busy with other things too.
+/// Within this time an honest session has its answer, on a machine that is busy with other things
+/// too.
 pub const IN_TIME: Duration = Duration::from_secs(2);
-/// Resident memory that may stay: slots that are kept warm, buffers of threads, the allocator's own.
+/// Resident memory that may stay: slots that are kept warm, buffers of threads, the allocator's
+/// own.
 const KEPT_KIB: u64 = 96 << 10;
 
 /// Nobody else in this process measures meanwhile.
@@ -33,7 +35,10 @@ pub fn alone() -> MutexGuard<'static, ()> {
 }
 
 /// Starts the server, lets `provoke` do its worst to it, and judges. The counters at the end.
-pub fn judge(server: impl FnOnce() -> ServerBuilder, provoke: impl FnOnce(&ServerHandle)) -> Snapshot {
+pub fn judge(
+    server: impl FnOnce() -> ServerBuilder,
+    provoke: impl FnOnce(&ServerHandle),
+) -> Snapshot {
     let _alone = alone();
     count_panics();
     let server = server().tenant("abuser").start().expect("it starts");
@@ -51,15 +56,16 @@ pub fn judge(server: impl FnOnce() -> ServerBuilder, provoke: impl FnOnce(&Serve
     counters
 }
 
-/// Every client that was accepted was refused, failed its handshake, or ended, once; and nobody is inside.
+/// Every client that was accepted was refused, failed its handshake, or ended, once; and nobody is
+/// inside.
 pub fn balanced(counters: &Snapshot) {
     let of = [&counters.ended, &counters.refused, &counters.handshakes_failed];
     let gone: u64 = of.iter().flat_map(|reasons| reasons.values()).sum();
     assert_eq!(counters.accepted, gone, "{counters:?}");
 }
 
-/// So many sessions ended by a fault of this kind, and nobody ended or failed in any other way. Where more than one
-/// reason is given it is the machine's business which of them comes first.
+/// So many sessions ended by a fault of this kind, and nobody ended or failed in any other way.
+/// Where more than one reason is given it is the machine's business which of them comes first.
 pub fn only_faults(counters: &Snapshot, reasons: &[&str], times: u64) {
     for (what, seen) in [("ended", &counters.ended), ("faults", &counters.faults)] {
         let known: u64 = reasons.iter().filter_map(|reason| seen.get(*reason)).sum();
@@ -109,7 +115,10 @@ impl Holdings {
             if back {
                 return;
             }
-            assert!(start.elapsed() < crate::servers::PATIENCE, "not given back: {now:?}, before: {self:?}");
+            assert!(
+                start.elapsed() < crate::servers::PATIENCE,
+                "not given back: {now:?}, before: {self:?}"
+            );
             thread::sleep(Duration::from_millis(2));
         }
     }
@@ -118,11 +127,13 @@ impl Holdings {
 /// Threads of the host, by their names. Those of tests come and go.
 fn host_threads() -> usize {
     let tasks = fs::read_dir("/proc/self/task").expect("threads").filter_map(Result::ok);
-    let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+    let name =
+        |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).unwrap_or_default();
     tasks.map(name).filter(|name| name.starts_with("wharf")).count()
 }
 
-/// A session that does nothing wrong, on a server of another tenant, and a thread that talks to it all the time.
+/// A session that does nothing wrong, on a server of another tenant, and a thread that talks to it
+/// all the time.
 struct Honest {
     server: ServerHandle,
     stop: Arc<AtomicBool>,
@@ -153,7 +164,10 @@ impl Honest {
     fn end(self) {
         self.stop.store(true, Ordering::Relaxed);
         let (echoes, slowest) = self.thread.join().expect("the honest session is answered");
-        assert!(echoes > 0 && slowest < IN_TIME, "the honest session waited {slowest:?} for one of {echoes} answers");
+        assert!(
+            echoes > 0 && slowest < IN_TIME,
+            "the honest session waited {slowest:?} for one of {echoes} answers"
+        );
         eventually("the honest session left", || self.server.clients() == 0);
         let counters = self.server.counters();
         only_ends(&counters, "peer-closed", 1);

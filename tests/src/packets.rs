@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use wharf::event::{
-    Action, Broadcast, Budget, ClientInfo, DisconnectReason, Event, Fault, Instance, NameError, Peers, Port, Priority,
-    Procedure, READ_MAX_BYTES, Scope, SendError, WriteError,
+    Action, Broadcast, Budget, ClientInfo, DisconnectReason, Event, Fault, Instance, NameError,
+    Peers, Port, Priority, Procedure, READ_MAX_BYTES, Scope, SendError, WriteError,
 };
 use wharf::plugin::{Binding, EventProcedure, GuestInstance, Plugin};
 use wharf::sched::Budgets;
@@ -166,15 +166,23 @@ impl Subject {
     /// With these settings.
     #[must_use]
     pub fn new(plugin: &Arc<Plugin>, settings: &[(&str, &str)]) -> Self {
-        let settings = settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let settings =
+            settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let binding = Binding { server: "packets".into(), settings, ..Binding::default() };
         let long = Duration::from_secs(3_600);
         // Fuel is counted; time is the machine's.
-        let of = |budget: Budget, share: u64| Budget { fuel: budget.fuel / share, cpu: long, wall: long };
+        let of = |budget: Budget, share: u64| Budget {
+            fuel: budget.fuel / share,
+            cpu: long,
+            wall: long,
+        };
         let budgets = Budgets::default();
         Self {
             procedure: EventProcedure::new(Arc::clone(plugin), binding),
-            runtime: tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime"),
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_time()
+                .build()
+                .expect("a runtime"),
             start: of(budgets.start(Priority::Critical), 1),
             event: of(budgets.event(Priority::Background), MARGIN),
         }
@@ -190,8 +198,14 @@ impl Subject {
 
     async fn session(&self, packets: &[&[u8]], manner: Manner) -> Result<Outcome, String> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 7_000));
-        let info =
-            ClientInfo { id: 1, server: "packets".into(), peer: address, local: address, tls: None, parameter: 0 };
+        let info = ClientInfo {
+            id: 1,
+            server: "packets".into(),
+            peer: address,
+            local: address,
+            tls: None,
+            parameter: 0,
+        };
         let port = Arc::new(Wire { info, state: Mutex::default() });
         let scope = Scope { port: port.clone(), peers: Arc::new(Room(Mutex::default())) };
         let instance = done("start", self.procedure.instantiate(scope.clone(), self.start)).await?;
@@ -282,7 +296,8 @@ impl Random {
     /// From `WHARF_SEED`, or else from 1; says which.
     #[must_use]
     pub fn seeded() -> Self {
-        let seed = std::env::var("WHARF_SEED").map_or(1, |text| text.parse().expect("WHARF_SEED is a number"));
+        let seed = std::env::var("WHARF_SEED")
+            .map_or(1, |text| text.parse().expect("WHARF_SEED is a number"));
         eprintln!("WHARF_SEED={seed}");
         Self(seed)
     }
@@ -348,15 +363,21 @@ pub fn feed(subject: &Subject, first: &[u8], messages: &[Vec<u8>], amount: Amoun
     let mut random = Random::seeded();
     let mut play = |what: &dyn Fn() -> String, packet: &[u8], manner: Manner| {
         let packets: Vec<&[u8]> = match manner {
-            Manner::Flooded(_) => std::iter::once(first).chain(std::iter::repeat_n(packet, FLOOD)).collect(),
+            Manner::Flooded(_) => {
+                std::iter::once(first).chain(std::iter::repeat_n(packet, FLOOD)).collect()
+            }
             Manner::Calm | Manner::HandedOver => vec![first, packet],
         };
         let packets: Vec<_> = packets.into_iter().filter(|packet| !packet.is_empty()).collect();
-        let outcome = subject.play(&packets, manner).unwrap_or_else(|error| panic!("{}: {manner:?}: {error}", what()));
+        let outcome = subject
+            .play(&packets, manner)
+            .unwrap_or_else(|error| panic!("{}: {manner:?}: {error}", what()));
         most = most.max(outcome.fuel);
         outcome
     };
-    for byte in (0..=u8::MAX).filter(|byte| usize::from(*byte) % amount.bytes_step == 0 || matches!(byte, 10 | 13)) {
+    for byte in (0..=u8::MAX)
+        .filter(|byte| usize::from(*byte) % amount.bytes_step == 0 || matches!(byte, 10 | 13))
+    {
         let what = || format!("byte {byte:#04x} repeated");
         play(&what, &repeated(&[byte]), Manner::Calm);
     }
@@ -365,7 +386,11 @@ pub fn feed(subject: &Subject, first: &[u8], messages: &[Vec<u8>], amount: Amoun
         let what = || format!("\"{}\" repeated, {} bytes", shown.escape_ascii(), message.len());
         let calm = play(&what, &repeated(message), Manner::Calm);
         let moved = play(&what, &repeated(message), Manner::HandedOver);
-        assert!(calm.written == moved.written, "{}: a session that moves is answered otherwise", what());
+        assert!(
+            calm.written == moved.written,
+            "{}: a session that moves is answered otherwise",
+            what()
+        );
         for packets in [1, 3] {
             play(&what, &repeated(message), Manner::Flooded(packets));
         }
@@ -382,33 +407,48 @@ pub fn feed(subject: &Subject, first: &[u8], messages: &[Vec<u8>], amount: Amoun
 /// Lines, as `lines` and `chat` take them.
 #[must_use]
 pub fn lines() -> Vec<Vec<u8>> {
-    let lengths = (0..=40).chain([63, 64, 100, 255, 256, 511, 512, 513, 1_023, 1_024, 1_025, 4_096, 65_535]);
+    let lengths =
+        (0..=40).chain([63, 64, 100, 255, 256, 511, 512, 513, 1_023, 1_024, 1_025, 4_096, 65_535]);
     let endings: [&[u8]; 3] = [b"\n", b"\r\n", b"\r\r\n"];
-    let all = lengths.flat_map(|length| endings.map(|ending| [&vec![b'x'; length][..], ending].concat()));
-    all.chain([b"\xff\xfe\n".to_vec(), "ä ö ü\n".into(), b"\0\n".to_vec(), b"\n\r".to_vec()]).collect()
+    let all =
+        lengths.flat_map(|length| endings.map(|ending| [&vec![b'x'; length][..], ending].concat()));
+    all.chain([b"\xff\xfe\n".to_vec(), "ä ö ü\n".into(), b"\0\n".to_vec(), b"\n\r".to_vec()])
+        .collect()
 }
 
 /// What is said in a room: words, commands, and what is nearly one.
 #[must_use]
 pub fn chatter() -> Vec<Vec<u8>> {
     let names = ["", "ann", "ANN", "bob", "nobody-of-this-name", "ä"];
-    let whispers =
-        names.iter().flat_map(|name| ["", " ", " x", " a longer line"].map(|words| format!("/to {name}{words}\n")));
-    let commands = ["/quit\n", "/quit now\n", "/to\n", "/x\n", "/\n", " /quit\n", "/TO ann x\n"].map(String::from);
+    let whispers = names.iter().flat_map(|name| {
+        ["", " ", " x", " a longer line"].map(|words| format!("/to {name}{words}\n"))
+    });
+    let commands = ["/quit\n", "/quit now\n", "/to\n", "/x\n", "/\n", " /quit\n", "/TO ann x\n"]
+        .map(String::from);
     let mixed = ["a\n/to ann b\n", "a\n/x\n", "a\n\n", "\r\n", "a\r\n"].map(String::from);
     let text = whispers.chain(commands).chain(mixed).map(String::into_bytes);
-    text.chain(lines().into_iter().step_by(4)).chain([[&b"/to ann "[..], &[b'x'; 500], b"\n"].concat()]).collect()
+    text.chain(lines().into_iter().step_by(4))
+        .chain([[&b"/to ann "[..], &[b'x'; 500], b"\n"].concat()])
+        .collect()
 }
 
 /// Requests of all methods, with bodies of many sizes, whole and partial, and what is none.
 #[must_use]
 pub fn requests() -> Vec<Vec<u8>> {
-    let methods = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "BREW", "get", ""];
+    let methods = [
+        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "BREW",
+        "get", "",
+    ];
     let mut all: Vec<String> = Vec::new();
     for method in methods {
-        for (target, version) in
-            [("/", "1.1"), ("/", "1.0"), ("*", "1.1"), ("/a?b#c", "1.1"), ("http://a/b", "1.1"), ("/", "2.0")]
-        {
+        for (target, version) in [
+            ("/", "1.1"),
+            ("/", "1.0"),
+            ("*", "1.1"),
+            ("/a?b#c", "1.1"),
+            ("http://a/b", "1.1"),
+            ("/", "2.0"),
+        ] {
             all.push(format!("{method} {target} HTTP/{version}\r\nHost:\r\n\r\n"));
         }
         for body in [0, 1, 2, 5, 10, 100, 1_000, 4_096, 10_000, 65_000, 1 << 20] {
@@ -417,7 +457,9 @@ pub fn requests() -> Vec<Vec<u8>> {
         }
     }
     let get = "GET / HTTP/1.1\r\nHost: a\r\n";
-    for field in ["a:\r\n", "a: b\r\n", "Connection: close,close,close\r\n", "Connection: ,\r\n", ",:\r\n"] {
+    for field in
+        ["a:\r\n", "a: b\r\n", "Connection: close,close,close\r\n", "Connection: ,\r\n", ",:\r\n"]
+    {
         for count in [1, 10, 100, 1_000, 3_000] {
             all.push(format!("{get}{}\r\n", field.repeat(count)));
         }
@@ -428,7 +470,10 @@ pub fn requests() -> Vec<Vec<u8>> {
     }
     let whole = format!("{get}Connection: keep-alive\r\n\r\n");
     all.extend((1..whole.len()).map(|length| whole[..length].to_owned()));
-    all.extend(["\r\n\r\n", "GET /\r\n", "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "\x16\x03\x01"].map(String::from));
+    all.extend(
+        ["\r\n\r\n", "GET /\r\n", "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "\x16\x03\x01"]
+            .map(String::from),
+    );
     all.push("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".into());
     all.push("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into());
     all.into_iter().map(String::into_bytes).collect()

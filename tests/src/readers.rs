@@ -100,7 +100,8 @@ impl Reader {
     /// Connects with a small receive buffer.
     #[must_use]
     pub fn connect(address: SocketAddr) -> Self {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
+        let socket =
+            Socket::new(Domain::for_address(address), Type::STREAM, None).expect("a socket");
         socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES).expect("a buffer");
         socket.connect(&address.into()).expect("the server accepts");
         let stream = TcpStream::from(socket);

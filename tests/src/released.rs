@@ -63,10 +63,16 @@ pub fn promises(resolve: &Resolve, package: PackageId) -> Promises {
         let content = &resolve.interfaces[*id];
         all.insert(format!("interface {interface}"), String::new());
         for (name, id) in &content.types {
-            all.insert(format!("interface {interface}: type {name}"), definition(resolve, &resolve.types[*id]));
+            all.insert(
+                format!("interface {interface}: type {name}"),
+                definition(resolve, &resolve.types[*id]),
+            );
         }
         for (name, function) in &content.functions {
-            all.insert(format!("interface {interface}: function {name}"), signature(resolve, function));
+            all.insert(
+                format!("interface {interface}: function {name}"),
+                signature(resolve, function),
+            );
         }
     }
     for (world, id) in &package.worlds {
@@ -75,7 +81,9 @@ pub fn promises(resolve: &Resolve, package: PackageId) -> Promises {
         for (way, items) in [("import", &content.imports), ("export", &content.exports)] {
             for (key, item) in items {
                 let what = match (item, key) {
-                    (WorldItem::Interface { id, .. }, WorldKey::Interface(_)) => resolve.id_of(*id).unwrap_or_default(),
+                    (WorldItem::Interface { id, .. }, WorldKey::Interface(_)) => {
+                        resolve.id_of(*id).unwrap_or_default()
+                    }
                     other => unreachable!("no {other:?} in the contract yet"),
                 };
                 all.insert(format!("world {world}: {way} {what}"), String::new());
@@ -104,11 +112,17 @@ pub fn breaches(released: &Promises, now: &Promises) -> Vec<String> {
 fn definition(resolve: &Resolve, of: &TypeDef) -> String {
     match &of.kind {
         TypeDefKind::Record(record) => {
-            let fields = record.fields.iter().map(|field| format!("{}: {}", field.name, type_name(resolve, &field.ty)));
+            let fields = record
+                .fields
+                .iter()
+                .map(|field| format!("{}: {}", field.name, type_name(resolve, &field.ty)));
             format!("record {}", fields.collect::<Vec<_>>().join(", "))
         }
         TypeDefKind::Enum(all) => {
-            format!("enum {}", all.cases.iter().map(|case| case.name.as_str()).collect::<Vec<_>>().join(", "))
+            format!(
+                "enum {}",
+                all.cases.iter().map(|case| case.name.as_str()).collect::<Vec<_>>().join(", ")
+            )
         }
         // What is used from another interface.
         TypeDefKind::Type(Type::Id(id)) => {
@@ -116,7 +130,11 @@ fn definition(resolve: &Resolve, of: &TypeDef) -> String {
             let TypeOwner::Interface(owner) = used.owner else {
                 unreachable!("no type of a world in the contract yet")
             };
-            format!("{} of {}", used.name.as_deref().unwrap_or_default(), resolve.id_of(owner).unwrap_or_default())
+            format!(
+                "{} of {}",
+                used.name.as_deref().unwrap_or_default(),
+                resolve.id_of(owner).unwrap_or_default()
+            )
         }
         other => unreachable!("no {} in the contract yet", other.as_str()),
     }

@@ -9,7 +9,11 @@ impl Seed {
     /// The seed of this run, which is printed and so shown where the test fails.
     #[must_use]
     pub fn of_this_run() -> Self {
-        let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| u64::from(now.subsec_nanos()));
+        let now = || {
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |now| u64::from(now.subsec_nanos()))
+        };
         let given = std::env::var("WHARF_SEED").ok();
         let seed = given.map_or_else(now, |text| text.parse().expect("WHARF_SEED is a number"));
         eprintln!("WHARF_SEED={seed}");

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use wharf::net::SocketOptions;
 use wharf::plugin::Plugin;
 use wharf::sched::BudgetChange;
-use wharf::server::{Host, HostConfig, Server, ServerBuilder, ServerHandle, SwapPolicy, SwapReport};
+use wharf::server::{
+    Host, HostConfig, Server, ServerBuilder, ServerHandle, SwapPolicy, SwapReport,
+};
 
 /// How long a test waits for what must become true before it fails. Much longer than it ever takes.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -59,7 +61,10 @@ pub fn ended(server: &ServerHandle, reason: &str, times: u64) {
     let start = Instant::now();
     while seen() < times {
         let counters = server.counters();
-        assert!(start.elapsed() < PATIENCE, "waited for {times} sessions to end as {reason}: {counters:?}");
+        assert!(
+            start.elapsed() < PATIENCE,
+            "waited for {times} sessions to end as {reason}: {counters:?}"
+        );
         std::thread::sleep(Duration::from_millis(2));
     }
     assert_eq!(seen(), times, "sessions that ended as {reason}");

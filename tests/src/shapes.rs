@@ -45,7 +45,8 @@ impl Module {
             writeln!(text, "(drop (memory.grow (i32.const {})))", self.grows).expect("a string");
         }
         for (number, (_, more)) in self.tables.iter().enumerate() {
-            writeln!(text, "(drop (table.grow {number} (ref.null func) (i32.const {more})))").expect("a string");
+            writeln!(text, "(drop (table.grow {number} (ref.null func) (i32.const {more})))")
+                .expect("a string");
         }
         if self.writes == Writes::Everything && self.pages > 0 {
             text.push_str(
@@ -117,6 +118,12 @@ pub fn with_modules(component: &[u8], more: &[Module]) -> Vec<u8> {
 /// is written to, three times.
 #[must_use]
 pub fn worst() -> Vec<Module> {
-    let module = Module { pages: 2, data: vec![(70_000, 10)], grows: 1, writes: Writes::Everything, tables: vec![] };
+    let module = Module {
+        pages: 2,
+        data: vec![(70_000, 10)],
+        grows: 1,
+        writes: Writes::Everything,
+        tables: vec![],
+    };
     vec![module; 3]
 }

@@ -65,7 +65,15 @@ impl Site {
     #[must_use]
     pub fn curl(&self, arguments: &[&str], path: &str) -> (u16, String) {
         let output = Command::new("curl")
-            .args(["--silent", "--show-error", "--max-time", "20", "--write-out", "\n%{http_code}", "--unix-socket"])
+            .args([
+                "--silent",
+                "--show-error",
+                "--max-time",
+                "20",
+                "--write-out",
+                "\n%{http_code}",
+                "--unix-socket",
+            ])
             .arg(self.socket())
             .args(arguments)
             .arg(format!("http://localhost{path}"))
@@ -82,7 +90,10 @@ impl Site {
         let body = body.to_string();
         let arguments = ["--request", method, "--data-binary", &body];
         let (code, text) = self.curl(if method == "GET" { &[] } else { &arguments }, path);
-        (code, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}")))
+        (
+            code,
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}")),
+        )
     }
 
     /// Asks what has to work.
@@ -96,20 +107,35 @@ impl Site {
     #[must_use]
     pub fn refused(&self, method: &str, path: &str, body: Value) -> (u16, String) {
         let (code, answer) = self.ask(method, path, &body);
-        assert!(answer["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{answer}");
+        assert!(
+            answer["error"]["message"].as_str().is_some_and(|message| !message.is_empty()),
+            "{answer}"
+        );
         (code, answer["error"]["code"].as_str().expect("a code").to_owned())
     }
 
     /// Runs `wharf ctl`.
     pub fn ctl(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(wharf_binary());
-        command.arg("ctl").arg("--socket").arg(self.socket()).args(arguments).output().expect("it runs")
+        command
+            .arg("ctl")
+            .arg("--socket")
+            .arg(self.socket())
+            .args(arguments)
+            .output()
+            .expect("it runs")
     }
 
     /// Runs `wharf plugin`.
     pub fn wharf_plugin(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(wharf_binary());
-        command.arg("plugin").arg("--socket").arg(self.socket()).args(arguments).output().expect("it runs")
+        command
+            .arg("plugin")
+            .arg("--socket")
+            .arg(self.socket())
+            .args(arguments)
+            .output()
+            .expect("it runs")
     }
 
     /// Runs `wharf check` on its configuration, as the same user with the same folders.
@@ -130,20 +156,27 @@ impl Site {
         eventually("the control API is open", || UnixStream::connect(self.socket()).is_ok());
     }
 
-    /// One whose process can be killed and started again, with versions to swap in: `a.wasm` and so on.
+    /// One whose process can be killed and started again, with versions to swap in: `a.wasm` and so
+    /// on.
     #[must_use]
     pub fn of_versions(server: &str, labels: &[char]) -> Self {
         let site = Self::with("", &format!("options = ['reuse-address']\n{server}"));
         for label in labels {
-            std::fs::write(site.path(&format!("{label}.wasm")), component(&versioned(*label, "", ""))).expect("kept");
+            std::fs::write(
+                site.path(&format!("{label}.wasm")),
+                component(&versioned(*label, "", "")),
+            )
+            .expect("kept");
         }
         site
     }
 
-    /// What `wharf plugin VERB echo` answers, with this file of the folder where one is named. It has to work.
+    /// What `wharf plugin VERB echo` answers, with this file of the folder where one is named. It
+    /// has to work.
     pub fn plugin(&self, verb: &[&str], file: Option<&str>) -> Value {
         let file = file.map(|file| self.path(file).to_str().expect("a path").to_owned());
-        let output = self.wharf_plugin(&[verb, &["echo"], file.as_deref().as_slice(), &["--json"]].concat());
+        let output =
+            self.wharf_plugin(&[verb, &["echo"], file.as_deref().as_slice(), &["--json"]].concat());
         assert!(output.status.success(), "{}", said(&output));
         serde_json::from_slice(&output.stdout).expect("an answer")
     }

@@ -50,14 +50,16 @@ pub fn play(story: &Transcript, wire: &mut dyn Wire, bytewise: bool, name: &str)
             Act::Expect(data) => {
                 let mut seen = vec![0; data.len()];
                 let outcome = wire.read_exact(&mut seen);
-                let (seen, data) = (seen.escape_ascii().to_string(), data.escape_ascii().to_string());
+                let (seen, data) =
+                    (seen.escape_ascii().to_string(), data.escape_ascii().to_string());
                 assert_eq!(seen, data, "{name}: line {line}: {outcome:?}");
             }
             Act::Finish => wire.finish(),
             Act::Closed => {
                 let mut rest = Vec::new();
-                wire.read_to_end(&mut rest)
-                    .unwrap_or_else(|error| panic!("{name}: line {line}: expected a proper end: {error}"));
+                wire.read_to_end(&mut rest).unwrap_or_else(|error| {
+                    panic!("{name}: line {line}: expected a proper end: {error}")
+                });
                 assert_eq!(rest.escape_ascii().to_string(), "", "{name}: line {line}");
             }
         }
@@ -75,9 +77,14 @@ pub fn plain(address: SocketAddr) -> TcpStream {
 
 /// A connection over TLS to a server of these certificates.
 #[must_use]
-pub fn secure(address: SocketAddr, certificates: &Certificates) -> StreamOwned<ClientConnection, TcpStream> {
+pub fn secure(
+    address: SocketAddr,
+    certificates: &Certificates,
+) -> StreamOwned<ClientConnection, TcpStream> {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(certificates.path("ca.pem")).expect("an authority")).expect("an authority");
+    roots
+        .add(CertificateDer::from_pem_file(certificates.path("ca.pem")).expect("an authority"))
+        .expect("an authority");
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -85,5 +92,8 @@ pub fn secure(address: SocketAddr, certificates: &Certificates) -> StreamOwned<C
         .with_root_certificates(roots)
         .with_no_client_auth();
     let name = ServerName::try_from("localhost").expect("a name");
-    StreamOwned::new(ClientConnection::new(Arc::new(config), name).expect("a connection"), plain(address))
+    StreamOwned::new(
+        ClientConnection::new(Arc::new(config), name).expect("a connection"),
+        plain(address),
+    )
 }

@@ -7,6 +7,7 @@ const SEED: u64 = 14;
 
 #[test]
 fn mixed_load_adds_up_and_leaves_nothing() {
-    let options = Options { minutes: 0.1, clients: 40, seed: Some(SEED), pace: 100, swap_every: 500 };
+    let options =
+        Options { minutes: 0.1, clients: 40, seed: Some(SEED), pace: 100, swap_every: 500 };
     run(options).unwrap_or_else(|error| panic!("{error:#}"));
 }

@@ -1,5 +1,5 @@
-//! A thousand clients that talk all the time, while their server is suspended, throttled and restarted over and over. A
-//! process of its own, because it counts what the process holds.
+//! A thousand clients that talk all the time, while their server is suspended, throttled and
+//! restarted over and over. A process of its own, because it counts what the process holds.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -83,36 +83,54 @@ fn settled(server: &ServerHandle, seen: &Seen) {
 #[test]
 fn a_thousand_sessions_outlive_steering_and_nothing_leaks() {
     let host =
-        Host::new(&HostConfig { workers: 2, sessions_max: CLIENTS + 100, ..HostConfig::default() }).expect("a host");
-    let plugin = host.loader().load(&file("steady", &component("")), &Grants::none()).expect("a plugin");
+        Host::new(&HostConfig { workers: 2, sessions_max: CLIENTS + 100, ..HostConfig::default() })
+            .expect("a host");
+    let plugin =
+        host.loader().load(&file("steady", &component("")), &Grants::none()).expect("a plugin");
     let options = SocketOptions { no_delay: true, ..SocketOptions::default() };
-    let server = Server::builder().host(&host).local_host("127.0.0.1").options(options).loaded_plugin(Arc::new(plugin));
+    let server = Server::builder()
+        .host(&host)
+        .local_host("127.0.0.1")
+        .options(options)
+        .loaded_plugin(Arc::new(plugin));
     let server = server.start().expect("it starts");
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-    let run = |work: std::pin::Pin<Box<dyn Future<Output = bool> + Send + '_>>| host.runtime().block_on(work);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let run = |work: std::pin::Pin<Box<dyn Future<Output = bool> + Send + '_>>| {
+        host.runtime().block_on(work)
+    };
 
     // Twice: what the first time takes for good, the second time finds.
     let mut sizes = Vec::new();
     let before = (descriptors(), tasks());
     for round in 0..2 {
         let seen = Arc::new(Seen::default());
-        let talking: Vec<_> =
-            (0..CLIENTS).map(|number| runtime.spawn(talk(server.address(), number, Arc::clone(&seen)))).collect();
+        let talking: Vec<_> = (0..CLIENTS)
+            .map(|number| runtime.spawn(talk(server.address(), number, Arc::clone(&seen))))
+            .collect();
         settled(&server, &seen);
         let connections = seen.connections.load(Ordering::Relaxed);
         for pair in 0..50 {
             let newcomers = if pair % 2 == 0 { Newcomers::Queue } else { Newcomers::Reject };
             assert!(run(Box::pin(async { server.suspend(newcomers, None).await.is_ok() })));
             assert_eq!(server.status(), Status::Suspended);
-            let change = Change { max_clients: Some(CLIENTS + pair), max_per_address: Some(0), ..Change::default() };
+            let change = Change {
+                max_clients: Some(CLIENTS + pair),
+                max_per_address: Some(0),
+                ..Change::default()
+            };
             server.set_throttle(change).expect("limits");
             server.resume().expect("it runs");
         }
         settled(&server, &seen);
         // Nobody who was inside noticed any of it.
         assert_eq!(seen.connections.load(Ordering::Relaxed), connections);
-        server.set_throttle(Change { max_clients: Some(0), ..Change::default() }).expect("no limit");
+        server
+            .set_throttle(Change { max_clients: Some(0), ..Change::default() })
+            .expect("no limit");
         for _ in 0..10 {
             assert!(run(Box::pin(async { server.restart(Ending::AtOnce).await == Ok(0) })));
             settled(&server, &seen);

@@ -19,7 +19,8 @@ use wharf_tests::site::{Site, configure, said};
 const LISTENS: &str = ".l-echo";
 const SESSIONS: &str = ".s";
 
-/// A service whose plugin counts what each session has sent, and hands over, under a manager that keeps so many descriptors.
+/// A service whose plugin counts what each session has sent, and hands over, under a manager that
+/// keeps so many descriptors.
 fn service(max: usize) -> (Site, Manager) {
     let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
     plugin(folder.path(), "");
@@ -39,7 +40,8 @@ fn started(folder: tempfile::TempDir, port: u16, max: usize) -> (Site, Manager) 
 }
 
 fn plugin(folder: &Path, restore: &str) {
-    std::fs::write(folder.join("polite.wasm"), component(&versioned('a', "", restore))).expect("kept");
+    std::fs::write(folder.join("polite.wasm"), component(&versioned('a', "", restore)))
+        .expect("kept");
 }
 
 fn ends(site: &mut Site, signal: Signal) {
@@ -60,8 +62,13 @@ fn a_restart_refuses_nobody_and_plaintext_sessions_go_on() {
     let (mut site, manager) = service(4_096);
     let mut clients: Vec<_> = (0..200).map(|_| Client::connect(site.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 1));
-    let ids: Vec<_> = site.sessions().iter().map(|session| session["id"].as_u64().expect("an id")).collect();
-    site.ok("PUT", &format!("/v1/servers/echo/sessions/{}/name", ids[0]), json!({ "name": "first" }));
+    let ids: Vec<_> =
+        site.sessions().iter().map(|session| session["id"].as_u64().expect("an id")).collect();
+    site.ok(
+        "PUT",
+        &format!("/v1/servers/echo/sessions/{}/name", ids[0]),
+        json!({ "name": "first" }),
+    );
     let newcomers = Newcomers::at(site.address(), 200, &[1], &[b'a', 1, 1]);
     newcomers.more(50);
     ends(&mut site, Signal::TERM);
@@ -75,12 +82,18 @@ fn a_restart_refuses_nobody_and_plaintext_sessions_go_on() {
     clients[7].expect([b'a', 1, 2]);
     newcomers.more(50);
     newcomers.end();
-    clients.iter_mut().enumerate().for_each(|(at, client)| next(client, if at == 7 { 3 } else { 2 }));
+    clients
+        .iter_mut()
+        .enumerate()
+        .for_each(|(at, client)| next(client, if at == 7 { 3 } else { 2 }));
     eventually("the store is as before", || manager.names() == [LISTENS]);
     let after = site.sessions();
     let first = after.iter().find(|session| session["name"] == "first").expect("it has its name");
     assert_eq!(first["id"], ids[0]);
-    assert!(ids.iter().all(|id| after.iter().any(|session| session["id"] == *id)), "a number was lost");
+    assert!(
+        ids.iter().all(|id| after.iter().any(|session| session["id"] == *id)),
+        "a number was lost"
+    );
     let counters = &status(&site)["counters"];
     assert!(counters["faults"].as_object().is_some_and(serde_json::Map::is_empty), "{counters}");
     assert!(!site.curl(&[], "/metrics").1.contains("session-not-restored"));
@@ -102,7 +115,8 @@ fn what_does_not_fit_into_the_store_drains() {
     site.wharf = manager.start();
     let goes_on = |client: &mut Client| {
         let mut heard = [0; 3];
-        client.0.write_all(&[1]).and_then(|()| client.0.read_exact(&mut heard)).is_ok() && heard == [b'a', 1, 2]
+        client.0.write_all(&[1]).and_then(|()| client.0.read_exact(&mut heard)).is_ok()
+            && heard == [b'a', 1, 2]
     };
     assert_eq!(clients.iter_mut().map(goes_on).filter(|goes_on| *goes_on).count(), 3);
 }
@@ -112,7 +126,9 @@ fn a_session_that_cannot_wait_finishes_while_newcomers_wait_for_the_next_process
     let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
     std::fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");
     configure(folder.path(), port, "", "");
-    let text = std::fs::read_to_string(folder.path().join("wharf.toml")).expect("text").replace("'200ms'", "'1h'");
+    let text = std::fs::read_to_string(folder.path().join("wharf.toml"))
+        .expect("text")
+        .replace("'200ms'", "'1h'");
     std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
     let (mut site, manager) = started(folder, port, 64);
     let mut old = Client::connect(site.address());
@@ -135,7 +151,10 @@ fn a_session_that_the_next_process_cannot_restore_is_closed_with_a_reason() {
     clients.iter_mut().for_each(|client| next(client, 1));
     ends(&mut site, Signal::TERM);
     // It passes its own trial, which has counted nothing, and takes nobody else over.
-    plugin(site.folder.path(), "(if (i32.gt_u (global.get $count) (i32.const 0)) (then unreachable))");
+    plugin(
+        site.folder.path(),
+        "(if (i32.gt_u (global.get $count) (i32.const 0)) (then unreachable))",
+    );
     site.wharf = manager.start();
     let said = site.wharf.says("could not go on, and was closed");
     assert!(said.contains("unreachable") && said.contains("echo"), "{said}");
@@ -186,7 +205,10 @@ fn what_is_stale_in_the_store_is_removed_and_keeps_nothing_from_starting() {
     manager.put(SESSIONS, std::io::pipe().expect("a pipe").0);
     manager.put(SESSIONS, std::fs::File::open("/dev/null").expect("a file"));
     manager.put(SESSIONS, std::fs::File::open(site.path("wharf.toml")).expect("a file"));
-    manager.put(SESSIONS, TcpStream::connect(connected.local_addr().expect("an address")).expect("a connection"));
+    manager.put(
+        SESSIONS,
+        TcpStream::connect(connected.local_addr().expect("an address")).expect("a connection"),
+    );
     manager.put("stored", std::io::pipe().expect("a pipe").0);
     manager.put(".l-gone", gone);
     manager.put(".l-echo", std::io::pipe().expect("a pipe").0);
@@ -221,11 +243,18 @@ fn the_store_follows_an_upgrade_to_another_address() {
     let text = text.replace(&format!("port = {}", site.port), &format!("port = {after}"));
     std::fs::write(site.path("wharf.toml"), text).expect("kept");
     let mut upgrade = Command::new(wharf_binary());
-    let output = upgrade.args(["upgrade", "--json", "--socket"]).arg(site.socket()).output().expect("it runs");
+    let output = upgrade
+        .args(["upgrade", "--json", "--socket"])
+        .arg(site.socket())
+        .output()
+        .expect("it runs");
     assert!(output.status.success(), "{}", said(&output));
     manager.hears("MAINPID=");
     let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let heir = answer["process"].as_i64().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)).expect("a process");
+    let heir = answer["process"]
+        .as_i64()
+        .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))
+        .expect("a process");
     assert!(site.wharf.child.wait().expect("it ends").success());
     site.port = after;
     eventually("the old address is given up", || TcpStream::connect(before).is_err());

@@ -1,5 +1,5 @@
-//! Live sessions, plain and TLS, that talk while their plugin is swapped again and again, and now and then for a bad version.
-//! The same at its full size is `load -- swaps`.
+//! Live sessions, plain and TLS, that talk while their plugin is swapped again and again, and now
+//! and then for a bad version. The same at its full size is `load -- swaps`.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -11,31 +11,51 @@ use wharf_tests::servers::{describe, swap};
 
 #[test]
 fn two_hundred_clients_lose_nothing_over_forty_swaps_and_nothing_grows() {
-    let host = Host::new(&HostConfig { workers: 2, sessions_max: 512, ..HostConfig::default() }).expect("a host");
-    let clients =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let host = Host::new(&HostConfig { workers: 2, sessions_max: 512, ..HostConfig::default() })
+        .expect("a host");
+    let clients = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let pace = Duration::from_millis(20);
-    let storm = Storm { clients: 200, swaps: 40, quiet: Duration::from_millis(200), every: Duration::ZERO, pace };
+    let storm = Storm {
+        clients: 200,
+        swaps: 40,
+        quiet: Duration::from_millis(200),
+        every: Duration::ZERO,
+        pace,
+    };
     let seen = run(&host, &clients, storm).unwrap_or_else(|error| panic!("{error:#}"));
     assert_eq!((seen.moved, seen.stayed), (36 * 200, 4 * 200));
     let [(before, descriptors), (after, descriptors_after)] = seen.weights;
-    assert!(descriptors_after <= descriptors + 8, "descriptors: {descriptors} and {descriptors_after}");
+    assert!(
+        descriptors_after <= descriptors + 8,
+        "descriptors: {descriptors} and {descriptors_after}"
+    );
     // An instance that is kept is forty kibibytes, and seven thousand were made.
     assert!(after < before + (48 << 10), "resident: {before} KiB and {after} KiB");
 }
 
 #[test]
 fn no_request_of_wrk_and_curl_fails_while_the_http_plugin_is_swapped_every_100_ms() {
-    let tools = ["wrk", "curl"].iter().all(|tool| Command::new(tool).arg("--version").output().is_ok());
+    let tools =
+        ["wrk", "curl"].iter().all(|tool| Command::new(tool).arg("--version").output().is_ok());
     if !tools {
         assert!(std::env::var_os("WHARF_TESTS_WRK").is_none(), "wrk and curl are required");
         eprintln!("skipped: no wrk, or no curl");
         return;
     }
-    let server = describe(bundled("plugins/http")).setting("body", "it\n").start().expect("it starts");
+    let server =
+        describe(bundled("plugins/http")).setting("body", "it\n").start().expect("it starts");
     let url = format!("http://{}/", server.address());
-    let wrk = ["--connections", "32", "--threads", "2", "--duration", "4s", "--timeout", "5s", &url];
-    let wrk = Command::new("wrk").args(wrk).stdout(std::process::Stdio::piped()).spawn().expect("wrk runs");
+    let wrk =
+        ["--connections", "32", "--threads", "2", "--duration", "4s", "--timeout", "5s", &url];
+    let wrk = Command::new("wrk")
+        .args(wrk)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("wrk runs");
     let builds = [rebuilt("plugins/http", "a"), rebuilt("plugins/http", "b")];
     let start = Instant::now();
     let (mut swaps, mut moved) = (0, 0);
@@ -43,7 +63,9 @@ fn no_request_of_wrk_and_curl_fails_while_the_http_plugin_is_swapped_every_100_m
         let report = swap(&server, std::sync::Arc::clone(build), SwapPolicy::HandOff);
         assert!(report.stayed.is_empty() && !report.rolled_back, "{report:?}");
         (swaps, moved) = (swaps + 1, moved + report.moved);
-        let curl = Command::new("curl").args(["--silent", "--fail", "--max-time", "5", &url, &url]).output();
+        let curl = Command::new("curl")
+            .args(["--silent", "--fail", "--max-time", "5", &url, &url])
+            .output();
         let curl = curl.expect("curl runs");
         assert!(curl.status.success() && curl.stdout == b"it\nit\n", "{curl:?}");
         if start.elapsed() > Duration::from_secs(4) {
@@ -53,7 +75,12 @@ fn no_request_of_wrk_and_curl_fails_while_the_http_plugin_is_swapped_every_100_m
         std::thread::sleep(Duration::from_millis(100));
     }
     let said = String::from_utf8(wrk.wait_with_output().expect("it ended").stdout).expect("words");
-    assert!(said.contains("requests in") && !said.contains("Socket errors") && !said.contains("Non-2xx"), "{said}");
+    assert!(
+        said.contains("requests in")
+            && !said.contains("Socket errors")
+            && !said.contains("Non-2xx"),
+        "{said}"
+    );
     // How many there were is the machine's business.
     assert!(swaps > 1 && moved > (swaps - 1) * 20, "{swaps} swaps moved {moved}");
     assert!(server.counters().faults.is_empty(), "{:?}", server.counters().faults);

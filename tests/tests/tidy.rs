@@ -1,5 +1,6 @@
-//! The laws of the source tree, kept by a test: which layer may import which, where each outside crate lives, that
-//! files are short and begin by saying what they are, and that documents name files that exist.
+//! The laws of the source tree, kept by a test: which layer may import which, where each outside
+//! crate lives, that files are short and begin by saying what they are, and that documents name
+//! files that exist.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,16 +24,41 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ("authoring", &["event", "files", "plugin", "sched"]),
     (
         "server",
-        &["admission", "event", "files", "net", "oci", "plugin", "sched", "serve", "session", "telemetry", "work"],
+        &[
+            "admission",
+            "event",
+            "files",
+            "net",
+            "oci",
+            "plugin",
+            "sched",
+            "serve",
+            "session",
+            "telemetry",
+            "work",
+        ],
     ),
     ("control", &["admission", "event", "files", "sched", "server", "span", "telemetry", "work"]),
     (
         "config",
-        &["admission", "control", "event", "files", "net", "oci", "plugin", "sched", "server", "session", "span"],
+        &[
+            "admission",
+            "control",
+            "event",
+            "files",
+            "net",
+            "oci",
+            "plugin",
+            "sched",
+            "server",
+            "session",
+            "span",
+        ],
     ),
 ];
 
-/// What simulations may import beside: they are tests, of which two throw the same dice, and make plugins for themselves.
+/// What simulations may import beside: they are tests, of which two throw the same dice, and make
+/// plugins for themselves.
 const FOR_SIMULATIONS: [&str; 2] = ["authoring", "dice"];
 
 /// Outside crates that have one home.
@@ -89,7 +115,10 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn all_rust_files() -> Vec<PathBuf> {
-    ["host", "plugin-sdk", "plugins", "tests"].iter().flat_map(|folder| rust_files(&root().join(folder))).collect()
+    ["host", "plugin-sdk", "plugins", "tests"]
+        .iter()
+        .flat_map(|folder| rust_files(&root().join(folder)))
+        .collect()
 }
 
 /// Code without comments, with the line numbers kept.
@@ -102,7 +131,9 @@ fn names(line: &str, word: &str) -> bool {
     let path = format!("{word}::");
     line.match_indices(&path).any(|(at, _)| {
         let before = line[..at].chars().next_back();
-        before.is_none_or(|character| !(character.is_alphanumeric() || character == '_' || character == ':'))
+        before.is_none_or(|character| {
+            !(character.is_alphanumeric() || character == '_' || character == ':')
+        })
     })
 }
 
@@ -113,11 +144,18 @@ fn layers_import_only_what_lies_below_them() {
         for file in rust_files(&root().join("host/src").join(layer)) {
             let text = fs::read_to_string(&file).expect("a source");
             let simulates = file.iter().any(|part| part == "simulation");
-            let may = |name: &str| allowed.contains(&name) || (simulates && FOR_SIMULATIONS.contains(&name));
+            let may = |name: &str| {
+                allowed.contains(&name) || (simulates && FOR_SIMULATIONS.contains(&name))
+            };
             for (at, line) in code(&text) {
-                for (_, rest) in line.match_indices("crate::").map(|(start, word)| line.split_at(start + word.len())) {
-                    let name: String =
-                        rest.chars().take_while(|character| character.is_alphanumeric() || *character == '_').collect();
+                for (_, rest) in line
+                    .match_indices("crate::")
+                    .map(|(start, word)| line.split_at(start + word.len()))
+                {
+                    let name: String = rest
+                        .chars()
+                        .take_while(|character| character.is_alphanumeric() || *character == '_')
+                        .collect();
                     if name != layer && !may(&name) {
                         wrong.push(format!("{}:{at}: `{layer}` imports `{name}`", file.display()));
                     }
@@ -167,7 +205,9 @@ fn files_are_short_and_say_what_they_are() {
 fn documents_name_files_that_exist() {
     let mut documents = vec![root().join("README.md"), root().join("CHANGELOG.md")];
     for folder in ["docs", "docs/languages"] {
-        let all = fs::read_dir(root().join(folder)).expect("documents").map(|entry| entry.expect("one").path());
+        let all = fs::read_dir(root().join(folder))
+            .expect("documents")
+            .map(|entry| entry.expect("one").path());
         documents.extend(all.filter(|path| path.is_file()));
     }
     documents.extend(
@@ -177,7 +217,8 @@ fn documents_name_files_that_exist() {
     );
     let mut wrong = Vec::new();
     for document in documents {
-        let text = fs::read_to_string(&document).unwrap_or_else(|error| panic!("{}: {error}", document.display()));
+        let text = fs::read_to_string(&document)
+            .unwrap_or_else(|error| panic!("{}: {error}", document.display()));
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let path = link.split('#').next().unwrap_or_default();
             if path.is_empty() || path.starts_with("http") {
@@ -201,8 +242,13 @@ fn the_page_of_the_contract_says_what_the_contract_says() {
 fn every_language_has_a_page() {
     for language in wharf::authoring::Language::ALL {
         let page = root().join(format!("docs/languages/{}.md", language.name()));
-        let text = fs::read_to_string(&page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
-        assert!(text.contains(&format!("wharf new --lang {}", language.name())), "{}", page.display());
+        let text =
+            fs::read_to_string(&page).unwrap_or_else(|error| panic!("{}: {error}", page.display()));
+        assert!(
+            text.contains(&format!("wharf new --lang {}", language.name())),
+            "{}",
+            page.display()
+        );
     }
 }
 
@@ -210,20 +256,29 @@ fn every_language_has_a_page() {
 fn every_reason_is_explained_to_operators() {
     let text = fs::read_to_string(root().join("docs/operating.md")).expect("the document");
     let refusals = wharf::admission::Refusal::ALL.into_iter().map(wharf::admission::Refusal::name);
-    let endings = wharf::event::DisconnectReason::ALL.into_iter().map(wharf::event::DisconnectReason::name);
+    let endings =
+        wharf::event::DisconnectReason::ALL.into_iter().map(wharf::event::DisconnectReason::name);
     let faults = wharf::event::FaultKind::NAMED.into_iter().map(|kind| kind.name());
     let reasons = refusals.chain(endings).map(Into::into).chain(faults);
     for reason in reasons {
-        assert!(text.contains(&format!("`{reason}`")), "docs/operating.md does not explain `{reason}`");
+        assert!(
+            text.contains(&format!("`{reason}`")),
+            "docs/operating.md does not explain `{reason}`"
+        );
     }
 }
 
 #[test]
 fn every_code_of_the_api_is_in_its_document() {
-    let document = fs::read_to_string(root().join("host/src/control/openapi.json")).expect("the document");
+    let document =
+        fs::read_to_string(root().join("host/src/control/openapi.json")).expect("the document");
     let mut seen = 0;
     for file in fs::read_dir(root().join("host/src/control")).expect("a folder").flatten() {
-        let Some(text) = file.path().extension().filter(|end| *end == "rs").and(fs::read_to_string(file.path()).ok())
+        let Some(text) = file
+            .path()
+            .extension()
+            .filter(|end| *end == "rs")
+            .and(fs::read_to_string(file.path()).ok())
         else {
             continue;
         };
@@ -231,9 +286,13 @@ fn every_code_of_the_api_is_in_its_document() {
         let makers = ["Problem::new(", "Problem::bad(", "Problem::conflict("];
         for (at, _) in makers.iter().flat_map(|maker| text.match_indices(maker)) {
             let made = &text[at..(at + 120).min(text.len())];
-            let Some(code) = made.split_once(';').map_or(made, |(made, _)| made).split('"').nth(1) else { continue };
+            let Some(code) = made.split_once(';').map_or(made, |(made, _)| made).split('"').nth(1)
+            else {
+                continue;
+            };
             if code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-') {
-                let listed = document.contains(&format!("\"{code}\"")) && document.contains(&format!("`{code}` ("));
+                let listed = document.contains(&format!("\"{code}\""))
+                    && document.contains(&format!("`{code}` ("));
                 assert!(listed, "openapi.json does not list or describe `{code}`");
                 seen += 1;
             }
@@ -243,16 +302,19 @@ fn every_code_of_the_api_is_in_its_document() {
 }
 
 /// Each released contract with the digest of its folder, which never changes.
-const RELEASED: [(&str, &str); 1] = [("0.1.0", "389e1f55f3d0c959328c3a2d57ab708c3561d2bb9697ed6db4ed9008b317efa8")];
+const RELEASED: [(&str, &str); 1] =
+    [("0.1.0", "389e1f55f3d0c959328c3a2d57ab708c3561d2bb9697ed6db4ed9008b317efa8")];
 
 /// Paths and contents below a folder, in order.
 fn contents(folder: &Path) -> Vec<u8> {
     let mut all = Vec::new();
-    let mut entries: Vec<_> = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("one").path()).collect();
+    let mut entries: Vec<_> =
+        fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("one").path()).collect();
     entries.sort();
     for path in entries {
         all.extend_from_slice(path.file_name().expect("a name").as_encoded_bytes());
-        let content = if path.is_dir() { contents(&path) } else { fs::read(&path).expect("a file") };
+        let content =
+            if path.is_dir() { contents(&path) } else { fs::read(&path).expect("a file") };
         all.extend_from_slice(&(content.len() as u64).to_le_bytes());
         all.extend(content);
     }
@@ -264,7 +326,11 @@ fn released_contracts_never_change() {
     let folders = fs::read_dir(root().join("wit/released")).expect("the folder").count();
     assert_eq!(folders, RELEASED.len(), "each released contract has its digest here");
     for (version, digest) in RELEASED {
-        assert_eq!(wharf::plugin::digest(&contents(&frozen(version))), digest, "wit/released/{version} was changed");
+        assert_eq!(
+            wharf::plugin::digest(&contents(&frozen(version))),
+            digest,
+            "wit/released/{version} was changed"
+        );
     }
 }
 
@@ -273,7 +339,11 @@ fn the_contract_keeps_released_promises() {
     let now = promises_in(&root().join("wit"));
     for (version, _) in RELEASED {
         let breaches = breaches(&promises_in(&frozen(version)), &now);
-        assert!(breaches.is_empty(), "{version}; add a new interface instead:\n{}", breaches.join("\n"));
+        assert!(
+            breaches.is_empty(),
+            "{version}; add a new interface instead:\n{}",
+            breaches.join("\n")
+        );
     }
 }
 
@@ -296,7 +366,8 @@ fn every_change_but_a_new_interface_is_a_breach() {
             continue;
         }
         // Without this line, with its first type changed, and with another function after it.
-        let changes = [String::new(), line.replacen("u32", "s32", 1), format!("{line} extra: func();")];
+        let changes =
+            [String::new(), line.replacen("u32", "s32", 1), format!("{line} extra: func();")];
         for change in changes.iter().filter(|change| *change != line) {
             let changed = [&lines[..at], &[change.as_str()], &lines[at + 1..]].concat().join("\n");
             let Some(now) = promised(&changed) else { continue };
@@ -305,10 +376,13 @@ fn every_change_but_a_new_interface_is_a_breach() {
         }
     }
     assert!(caught > 60, "{caught} changes were tried");
-    let export = text.replacen("export inet-event-proc;", "export inet-event-proc; export more;", 1);
+    let export =
+        text.replacen("export inet-event-proc;", "export inet-event-proc; export more;", 1);
     let import = text.replacen("import session;", "import session; import more;", 1);
     let more = "interface more { extra: func(); } world another { include plugin; export more; }";
-    let with_more = |text: &str| breaches(&released, &promised(&format!("{text}\n{more}")).expect("a contract"));
+    let with_more = |text: &str| {
+        breaches(&released, &promised(&format!("{text}\n{more}")).expect("a contract"))
+    };
     assert_eq!((with_more(&text), with_more(&import)), (vec![], vec![]));
     assert!(!with_more(&export).is_empty());
 }
@@ -318,7 +392,8 @@ fn the_page_of_isolation_names_tests_that_exist() {
     let page = fs::read_to_string(root().join("docs/isolation.md")).expect("the page");
     let (mut wrong, mut seen) = (Vec::new(), 0);
     for line in page.lines().filter(|line| line.contains("](../")) {
-        let file = line.split("](../").nth(1).and_then(|rest| rest.split(')').next()).expect("a file");
+        let file =
+            line.split("](../").nth(1).and_then(|rest| rest.split(')').next()).expect("a file");
         let test = line.split('`').nth(1).expect("a test");
         let text = fs::read_to_string(root().join(file)).unwrap_or_default();
         if !(text.contains(&format!("fn {test}(")) || text.contains(&format!("\"{test}"))) {

@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use super::{Refusal, Throttle};
 
-/// Addresses remembered at a time. Those with clients inside are bounded by the sessions of the process; at this many
-/// the others are forgotten, which gives each of them a fresh burst and nothing else.
+/// Addresses remembered at a time. Those with clients inside are bounded by the sessions of the
+/// process; at this many the others are forgotten, which gives each of them a fresh burst and
+/// nothing else.
 const ADDRESSES_MAX: usize = 65_536;
 /// Bits of an IPv6 address that a single customer is given, at least.
 const IPV6_PREFIX_BITS: u32 = 64;
@@ -64,14 +65,17 @@ impl Addresses {
         if entries.len() >= ADDRESSES_MAX && !entries.contains_key(&key) {
             entries.retain(|_, entry| entry.clients > 0);
         }
-        let entry = entries.entry(key).or_insert_with(|| Entry { clients: 0, tokens: None, filled: now });
+        let entry =
+            entries.entry(key).or_insert_with(|| Entry { clients: 0, tokens: None, filled: now });
         // An entry that is made here has no clients, so that a refusal leaves none behind.
         if limits.max_per_address > 0 && entry.clients >= limits.max_per_address {
             return Err(Refusal::MaxPerAddress);
         }
         if limits.rate_per_address > 0.0 {
-            let gained = now.saturating_duration_since(entry.filled).as_secs_f64() * limits.rate_per_address;
-            let tokens = entry.tokens.map_or(limits.burst(), |tokens| (tokens + gained).min(limits.burst()));
+            let gained =
+                now.saturating_duration_since(entry.filled).as_secs_f64() * limits.rate_per_address;
+            let tokens =
+                entry.tokens.map_or(limits.burst(), |tokens| (tokens + gained).min(limits.burst()));
             entry.filled = now;
             if tokens < 1.0 {
                 entry.tokens = Some(tokens);
@@ -136,8 +140,11 @@ mod tests {
     #[test]
     fn a_burst_then_so_many_a_second() {
         let (addresses, start) = (Arc::new(Addresses::default()), Instant::now());
-        let limits = Throttle { rate_per_address: 2.0, burst_per_address: 3, ..Throttle::default() };
-        let took = |after: u64| addresses.take(ip("192.0.2.1"), &limits, start + Duration::from_millis(after)).is_ok();
+        let limits =
+            Throttle { rate_per_address: 2.0, burst_per_address: 3, ..Throttle::default() };
+        let took = |after: u64| {
+            addresses.take(ip("192.0.2.1"), &limits, start + Duration::from_millis(after)).is_ok()
+        };
         assert_eq!([took(0), took(0), took(0), took(0)], [true, true, true, false]);
         assert_eq!([took(499), took(500), took(501)], [false, true, false]);
     }

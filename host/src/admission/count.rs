@@ -29,7 +29,8 @@ impl Count {
         self.max.load(Ordering::Relaxed)
     }
 
-    /// Moves the ceiling. Below what is taken it frees nothing, and gives nothing until enough was given back.
+    /// Moves the ceiling. Below what is taken it frees nothing, and gives nothing until enough was
+    /// given back.
     pub fn set_max(&self, max: usize) {
         self.max.store(max, Ordering::Relaxed);
     }
@@ -41,7 +42,9 @@ impl Count {
     /// Takes so many places, or none where there are not enough.
     pub fn take_many(self: &Arc<Self>, places: usize) -> Option<Places> {
         let max = self.max();
-        let room = |taken: usize| (max == 0 || taken.saturating_add(places) <= max).then_some(taken + places);
+        let room = |taken: usize| {
+            (max == 0 || taken.saturating_add(places) <= max).then_some(taken + places)
+        };
         self.taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, room).ok()?;
         Some(Places { count: Arc::clone(self), places })
     }

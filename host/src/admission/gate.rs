@@ -11,8 +11,8 @@ use super::count::Places;
 use super::room::RoomPlace;
 use super::{Change, Count, InstanceRoom, Networks, Refusal, Throttle, ThrottleError};
 
-/// One client's places: on its server, at its address, with its server's tenant and in the process. Dropping it frees all of
-/// them.
+/// One client's places: on its server, at its address, with its server's tenant and in the process.
+/// Dropping it frees all of them.
 #[derive(Debug)]
 pub struct Permit {
     _seats: Seats,
@@ -45,8 +45,8 @@ pub struct Entered<C> {
     seats: Seats,
 }
 
-/// A client that was let in. There is no other way to make one, and only a client in this state can be handed to the
-/// handshake.
+/// A client that was let in. There is no other way to make one, and only a client in this state can
+/// be handed to the handshake.
 #[derive(Debug)]
 pub struct Admitted<C> {
     client: C,
@@ -58,7 +58,10 @@ impl<C> Entered<C> {
     ///
     /// # Errors
     /// The step's.
-    pub async fn and_then<D, E>(self, step: impl AsyncFnOnce(C) -> Result<D, E>) -> Result<Entered<D>, E> {
+    pub async fn and_then<D, E>(
+        self,
+        step: impl AsyncFnOnce(C) -> Result<D, E>,
+    ) -> Result<Entered<D>, E> {
         Ok(Entered { client: step(self.client).await?, seats: self.seats })
     }
 }
@@ -72,7 +75,8 @@ impl<C> std::ops::Deref for Entered<C> {
 }
 
 impl<C> Admitted<C> {
-    /// Takes the client and its permit apart, for the step that turns it into something further along.
+    /// Takes the client and its permit apart, for the step that turns it into something further
+    /// along.
     #[must_use]
     pub fn into_parts(self) -> (C, Permit) {
         (self.client, self.permit)
@@ -110,11 +114,17 @@ impl Gate {
         }
     }
 
-    /// Lets the client in or refuses it. Nothing is allocated for a refusal, unless its address is new.
+    /// Lets the client in or refuses it. Nothing is allocated for a refusal, unless its address is
+    /// new.
     ///
     /// # Errors
     /// The [`Refusal`]; the client is dropped, which closes it.
-    pub fn admit<C>(&self, client: C, address: IpAddr, now: Instant) -> Result<Admitted<C>, Refusal> {
+    pub fn admit<C>(
+        &self,
+        client: C,
+        address: IpAddr,
+        now: Instant,
+    ) -> Result<Admitted<C>, Refusal> {
         if !self.networks.load().admit(address) {
             return Err(Refusal::Denied);
         }
@@ -123,7 +133,8 @@ impl Gate {
         Ok(Admitted { client, permit: Permit { _seats: seats, _address: address } })
     }
 
-    /// Gives a place to a client that another process has let in: rates and networks are for newcomers.
+    /// Gives a place to a client that another process has let in: rates and networks are for
+    /// newcomers.
     ///
     /// # Errors
     /// The [`Refusal`]; there is no place.
@@ -145,12 +156,20 @@ impl Gate {
     ///
     /// # Errors
     /// The [`Refusal`]; the client is dropped, which closes it.
-    pub fn vouch<C>(&self, entered: Entered<C>, address: IpAddr, now: Instant) -> Result<Admitted<C>, Refusal> {
+    pub fn vouch<C>(
+        &self,
+        entered: Entered<C>,
+        address: IpAddr,
+        now: Instant,
+    ) -> Result<Admitted<C>, Refusal> {
         if !self.networks.load().admit(address) {
             return Err(Refusal::Denied);
         }
         let address = self.addresses.take(address, &self.throttle(), now)?;
-        Ok(Admitted { client: entered.client, permit: Permit { _seats: entered.seats, _address: address } })
+        Ok(Admitted {
+            client: entered.client,
+            permit: Permit { _seats: entered.seats, _address: address },
+        })
     }
 
     fn seats(&self) -> Result<Seats, Refusal> {
@@ -158,8 +177,11 @@ impl Gate {
         let server = self.clients.take().ok_or(Refusal::MaxClients)?;
         let tenant = room.tenant.take().ok_or(Refusal::TenantClients)?;
         let process = room.process.take().ok_or(Refusal::Overload)?;
-        let instance =
-            room.instances.as_ref().map(|room| RoomPlace::claim(room).ok_or(Refusal::Overload)).transpose()?;
+        let instance = room
+            .instances
+            .as_ref()
+            .map(|room| RoomPlace::claim(room).ok_or(Refusal::Overload))
+            .transpose()?;
         Ok(Seats { _server: server, _tenant: tenant, _process: process, _instance: instance })
     }
 
@@ -183,7 +205,9 @@ impl Gate {
         let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = throttle.changed(change)?;
         self.clients.set_max(changed.max_clients);
-        if (changed.rate_per_address, changed.burst()) != (throttle.rate_per_address, throttle.burst()) {
+        if (changed.rate_per_address, changed.burst())
+            != (throttle.rate_per_address, throttle.burst())
+        {
             self.addresses.forget_rates();
         }
         Ok(std::mem::replace(&mut *throttle, changed))
@@ -268,7 +292,8 @@ mod tests {
     fn two_servers_of_one_tenant_have_its_places_together_and_its_instances_are_the_process_s() {
         let (process, tenant, slots) = (Count::up_to(0), Count::up_to(2), Slots::of(1));
         let gate = |instances| {
-            let room = Room { process: Arc::clone(&process), instances, tenant: Arc::clone(&tenant) };
+            let room =
+                Room { process: Arc::clone(&process), instances, tenant: Arc::clone(&tenant) };
             Gate::new(Throttle::default(), Networks::default(), room)
         };
         let (own, shared) = (gate(Some(Arc::clone(&slots) as Arc<dyn InstanceRoom>)), gate(None));
@@ -295,14 +320,19 @@ mod tests {
     #[test]
     fn a_change_leaves_alone_what_it_does_not_name_and_a_bad_one_changes_nothing() {
         let gate = gate(4, Count::up_to(0));
-        let change = Change { accept_interval: Some(Duration::from_millis(5)), ..Change::default() };
+        let change =
+            Change { accept_interval: Some(Duration::from_millis(5)), ..Change::default() };
         let before = gate.change(change).expect("limits");
         assert_eq!((before.max_clients, before.accept_interval), (4, Duration::ZERO));
         for rate in [-1.0, f64::NAN, f64::INFINITY] {
-            let change = Change { max_clients: Some(9), rate_per_address: Some(rate), ..Change::default() };
+            let change =
+                Change { max_clients: Some(9), rate_per_address: Some(rate), ..Change::default() };
             assert_eq!(gate.change(change).expect_err("no rate").limit, "rate_per_address");
         }
-        assert_eq!((gate.throttle().max_clients, gate.throttle().accept_interval), (4, Duration::from_millis(5)));
+        assert_eq!(
+            (gate.throttle().max_clients, gate.throttle().accept_interval),
+            (4, Duration::from_millis(5))
+        );
     }
 
     #[test]

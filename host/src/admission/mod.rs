@@ -1,7 +1,8 @@
-//! Who may enter, how many, and how fast. Nothing here touches a socket: it counts, and says yes or no.
+//! Who may enter, how many, and how fast. Nothing here touches a socket: it counts, and says yes or
+//! no.
 //!
-//! A [`Permit`] is proof of a yes. It travels with the session and gives its places back when it is dropped, whatever
-//! way the session ends.
+//! A [`Permit`] is proof of a yes. It travels with the session and gives its places back when it is
+//! dropped, whatever way the session ends.
 
 mod addresses;
 mod count;

@@ -33,14 +33,20 @@ impl FromStr for Network {
             )
         })?;
         let network = match network {
-            IpNet::V6(mapped) if mapped.prefix_len() >= MAPPED_BITS => match mapped.addr().to_ipv4_mapped() {
-                Some(address) => IpNet::new(address.into(), mapped.prefix_len() - MAPPED_BITS).unwrap_or(network),
-                None => network,
-            },
+            IpNet::V6(mapped) if mapped.prefix_len() >= MAPPED_BITS => {
+                match mapped.addr().to_ipv4_mapped() {
+                    Some(address) => IpNet::new(address.into(), mapped.prefix_len() - MAPPED_BITS)
+                        .unwrap_or(network),
+                    None => network,
+                }
+            }
             network => network,
         };
         if network.addr() != network.network() {
-            return Err(format!("`{text}` has bits beyond its prefix: expected {}", network.trunc()));
+            return Err(format!(
+                "`{text}` has bits beyond its prefix: expected {}",
+                network.trunc()
+            ));
         }
         Ok(Self(network))
     }
@@ -65,7 +71,8 @@ impl Networks {
     /// Whether a client of this address may enter.
     #[must_use]
     pub fn admit(&self, address: IpAddr) -> bool {
-        let within = |networks: &[Network]| networks.iter().any(|network| network.contains(address));
+        let within =
+            |networks: &[Network]| networks.iter().any(|network| network.contains(address));
         !within(&self.deny) && (self.allow.is_empty() || within(&self.allow))
     }
 }
@@ -84,9 +91,16 @@ mod tests {
 
     #[test]
     fn deny_wins_over_allow_and_allow_is_a_closed_list() {
-        let networks = Networks { allow: networks(&["10.0.0.0/8", "2001:db8::/32"]), deny: networks(&["10.1.0.0/16"]) };
+        let networks = Networks {
+            allow: networks(&["10.0.0.0/8", "2001:db8::/32"]),
+            deny: networks(&["10.1.0.0/16"]),
+        };
         assert!(networks.admit(ip("10.2.3.4")) && networks.admit(ip("2001:db8::1")));
-        assert!(!networks.admit(ip("10.1.3.4")) && !networks.admit(ip("192.0.2.1")) && !networks.admit(ip("::1")));
+        assert!(
+            !networks.admit(ip("10.1.3.4"))
+                && !networks.admit(ip("192.0.2.1"))
+                && !networks.admit(ip("::1"))
+        );
         assert!(Networks::default().admit(ip("192.0.2.1")));
     }
 
@@ -94,7 +108,8 @@ mod tests {
     fn a_mapped_address_is_the_ipv4_address() {
         let networks = Networks { allow: Vec::new(), deny: networks(&["192.0.2.7"]) };
         assert!(!networks.admit(ip("::ffff:192.0.2.7")));
-        let networks = Networks { allow: Vec::new(), deny: self::networks(&["::ffff:127.0.0.0/104"]) };
+        let networks =
+            Networks { allow: Vec::new(), deny: self::networks(&["::ffff:127.0.0.0/104"]) };
         assert!(!networks.admit(ip("127.0.0.1")) && networks.admit(ip("128.0.0.1")));
     }
 

@@ -12,14 +12,17 @@ const RATE_MAX: f64 = 1_000_000.0;
 pub struct Throttle {
     /// Clients at a time.
     pub max_clients: usize,
-    /// Clients at a time of one address. An IPv4 address counts by itself however it is written, an IPv6 address by
-    /// its /64 network.
+    /// Clients at a time of one address. An IPv4 address counts by itself however it is written, an
+    /// IPv6 address by its /64 network.
     pub max_per_address: usize,
-    /// Least time between two accepts, up to a minute. Newcomers wait in the backlog; nobody is turned away for it.
+    /// Least time between two accepts, up to a minute. Newcomers wait in the backlog; nobody is
+    /// turned away for it.
     pub accept_interval: Duration,
-    /// Sessions that one address may start per second, up to a million. Beyond it newcomers are turned away.
+    /// Sessions that one address may start per second, up to a million. Beyond it newcomers are
+    /// turned away.
     pub rate_per_address: f64,
-    /// Sessions that one address may start at once after a pause. Zero: as many as in a second, and at least one.
+    /// Sessions that one address may start at once after a pause. Zero: as many as in a second, and
+    /// at least one.
     pub burst_per_address: u32,
 }
 
@@ -80,7 +83,8 @@ impl Throttle {
         self.max_clients = change.max_clients.unwrap_or(self.max_clients);
         self.max_per_address = change.max_per_address.unwrap_or(self.max_per_address);
         self.accept_interval = change.accept_interval.unwrap_or(self.accept_interval);
-        self.rate_per_address = change.rate_per_address.map_or(self.rate_per_address, |rate| rate + 0.0);
+        self.rate_per_address =
+            change.rate_per_address.map_or(self.rate_per_address, |rate| rate + 0.0);
         self.burst_per_address = change.burst_per_address.unwrap_or(self.burst_per_address);
         self.check()?;
         Ok(self)
@@ -93,11 +97,19 @@ impl Throttle {
     pub fn check(&self) -> Result<(), ThrottleError> {
         if self.accept_interval > ACCEPT_INTERVAL_MAX {
             let found = format!("{:?}", self.accept_interval);
-            return Err(ThrottleError { limit: "accept_interval", expected: "at most a minute", found });
+            return Err(ThrottleError {
+                limit: "accept_interval",
+                expected: "at most a minute",
+                found,
+            });
         }
         if !(0.0..=RATE_MAX).contains(&self.rate_per_address) {
             let found = self.rate_per_address.to_string();
-            return Err(ThrottleError { limit: "rate_per_address", expected: "0 to 1,000,000 per second", found });
+            return Err(ThrottleError {
+                limit: "rate_per_address",
+                expected: "0 to 1,000,000 per second",
+                found,
+            });
         }
         Ok(())
     }

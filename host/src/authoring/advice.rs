@@ -1,4 +1,5 @@
-//! What to do about a component that is no plugin: the usual mistakes of each language's tools, by what the engine says of them.
+//! What to do about a component that is no plugin: the usual mistakes of each language's tools, by
+//! what the engine says of them.
 
 use crate::plugin::{IN_ITS, LoadError};
 
@@ -23,8 +24,14 @@ const ADVICE: [(&str, &str); 14] = [
         "exceptions proposal not enabled",
         "exceptions of WebAssembly are off here: build it without them (C++: `-fno-exceptions`; C: no `setjmp`)",
     ),
-    ("linear memories, which exceeds", "no key raises this: it has to be made of fewer parts with a memory each"),
-    ("core module instances, which exceeds", "no key raises this: it has to be made of fewer core modules"),
+    (
+        "linear memories, which exceeds",
+        "no key raises this: it has to be made of fewer parts with a memory each",
+    ),
+    (
+        "core module instances, which exceeds",
+        "no key raises this: it has to be made of fewer core modules",
+    ),
     ("defined memories count", "a core module may have one memory: link it without a second one"),
     (
         "module memory does not fit",
@@ -35,7 +42,10 @@ const ADVICE: [(&str, &str); 14] = [
         "module table does not fit",
         "no key raises this: 10,000 elements are the most of a table; link it with fewer functions",
     ),
-    ("limit-tables", "its tables are larger than `limits.table_elements_max` of the server allows: raise that"),
+    (
+        "limit-tables",
+        "its tables are larger than `limits.table_elements_max` of the server allows: raise that",
+    ),
     (
         "limit-modules",
         "it is made of more core modules than `limits.core_instances_max` of the server allows: raise that",
@@ -54,13 +64,15 @@ pub fn advice(error: &LoadError) -> Option<&'static str> {
             "its functions have other types than those of the contract: build it against wit/ as `wharf new` writes it, and regenerate \
              bindings",
         ),
-        LoadError::Trial { cause, .. } if cause.starts_with(IN_ITS) => {
-            Some("its `restore` has to take what its own `save` gives, each within the budget of one event")
-        }
-        LoadError::Trial { cause, .. } if cause.contains("fuel") || cause.contains("cpu-time") => Some(
-            "its start does too much: move work to the first event that needs it, or raise `start_fuel` and `start_cpu` in the server's \
-             `budgets`",
+        LoadError::Trial { cause, .. } if cause.starts_with(IN_ITS) => Some(
+            "its `restore` has to take what its own `save` gives, each within the budget of one event",
         ),
+        LoadError::Trial { cause, .. } if cause.contains("fuel") || cause.contains("cpu-time") => {
+            Some(
+                "its start does too much: move work to the first event that needs it, or raise `start_fuel` and `start_cpu` in the server's \
+             `budgets`",
+            )
+        }
         error => {
             let text = error.to_string();
             ADVICE.into_iter().find(|(said, _)| text.contains(said)).map(|(_, advice)| advice)

@@ -1,11 +1,14 @@
-//! From a core module, or WebAssembly text, to a component: what compilers that know no components need as a last step.
+//! From a core module, or WebAssembly text, to a component: what compilers that know no components
+//! need as a last step.
 //!
-//! Imports of the older `wasi_snapshot_preview1` are served by an adapter that goes into the component.
+//! Imports of the older `wasi_snapshot_preview1` are served by an adapter that goes into the
+//! component.
 
 use std::path::{Path, PathBuf};
 
 use wasi_preview1_component_adapter_provider::{
-    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME as ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER as ADAPTER,
+    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME as ADAPTER_NAME,
+    WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER as ADAPTER,
 };
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, WorldId};
@@ -64,7 +67,8 @@ pub enum ComponentError {
     },
 }
 
-/// Makes a component of the module in `file` for a world in the folder `wit`: the only one there, or the one that is named.
+/// Makes a component of the module in `file` for a world in the folder `wit`: the only one there,
+/// or the one that is named.
 ///
 /// # Errors
 /// [`ComponentError`].
@@ -84,21 +88,28 @@ pub fn component(file: &Path, wit: &Path, world: Option<&str>) -> Result<Vec<u8>
     let mut resolve = Resolve::default();
     let no_world = |cause: String| ComponentError::World { wit: wit.into(), cause };
     let (package, _) = resolve.push_path(wit).map_err(|error| no_world(format!("{error:#}")))?;
-    let world = resolve.select_world(&[package], world).map_err(|error| no_world(format!("{error:#}")))?;
-    let misfit =
-        |cause: String| ComponentError::Fit { file: file.into(), wit: wit.into(), cause: cause.replace('\n', " ") };
+    let world =
+        resolve.select_world(&[package], world).map_err(|error| no_world(format!("{error:#}")))?;
+    let misfit = |cause: String| ComponentError::Fit {
+        file: file.into(),
+        wit: wit.into(),
+        cause: cause.replace('\n', " "),
+    };
     module = without_debug_sections(module);
     encode(&mut module, &resolve, world).map_err(misfit)
 }
 
-/// Leaves out what only a debugger reads, and keeps the names of functions for backtraces. A library of C brings a megabyte of it.
+/// Leaves out what only a debugger reads, and keeps the names of functions for backtraces. A
+/// library of C brings a megabyte of it.
 fn without_debug_sections(module: Vec<u8>) -> Vec<u8> {
     const HEADER_BYTES: usize = 8;
     const CUSTOM: u8 = 0;
     let mut kept = module.get(..HEADER_BYTES).unwrap_or_default().to_vec();
     let mut at = HEADER_BYTES;
     while let Some(&id) = module.get(at) {
-        let Some(next) = number(&module, at + 1).and_then(|(size, content)| content.checked_add(size)) else {
+        let Some(next) =
+            number(&module, at + 1).and_then(|(size, content)| content.checked_add(size))
+        else {
             return module;
         };
         let Some(section) = module.get(at..next) else { return module };
@@ -117,9 +128,11 @@ fn without_debug_sections(module: Vec<u8>) -> Vec<u8> {
 
 fn encode(module: &mut Vec<u8>, resolve: &Resolve, world: WorldId) -> Result<Vec<u8>, String> {
     let go = is_go(module).then(go_adapter).transpose()?;
-    embed_component_metadata(module, resolve, world, StringEncoding::UTF8).map_err(|error| format!("{error:#}"))?;
+    embed_component_metadata(module, resolve, world, StringEncoding::UTF8)
+        .map_err(|error| format!("{error:#}"))?;
     let encoder = ComponentEncoder::default().validate(true).module(module);
-    let encoder = encoder.and_then(|encoder| encoder.adapter(ADAPTER_NAME, go.as_deref().unwrap_or(ADAPTER)));
+    let encoder =
+        encoder.and_then(|encoder| encoder.adapter(ADAPTER_NAME, go.as_deref().unwrap_or(ADAPTER)));
     encoder.and_then(|mut encoder| encoder.encode()).map_err(|error| format!("{error:#}"))
 }
 
@@ -131,12 +144,15 @@ fn is_go(module: &[u8]) -> bool {
 
 /// The adapter for Go, which cannot use the usual one: see its text.
 fn go_adapter() -> Result<Vec<u8>, String> {
-    let mut module = wat::parse_str(include_str!("go-adapter.wat")).map_err(|error| error.to_string())?;
+    let mut module =
+        wat::parse_str(include_str!("go-adapter.wat")).map_err(|error| error.to_string())?;
     let mut resolve = Resolve::default();
     let package = resolve.push_str("go-adapter.wit", include_str!("go-adapter.wit"));
     let world = package.and_then(|package| resolve.select_world(&[package], None));
     world
-        .and_then(|world| embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8))
+        .and_then(|world| {
+            embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
+        })
         .map_err(|error| format!("{error:#}"))?;
     Ok(module)
 }

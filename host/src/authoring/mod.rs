@@ -1,5 +1,5 @@
-//! What authors of plugins need around a plugin: projects to start from in each language, and components from what their
-//! compilers make, rehearsals without sockets, and advice.
+//! What authors of plugins need around a plugin: projects to start from in each language, and
+//! components from what their compilers make, rehearsals without sockets, and advice.
 //!
 //! Nothing that serves needs any of it.
 

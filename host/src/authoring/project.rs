@@ -1,4 +1,5 @@
-//! A project to start from: a whole plugin in a language, with its build, its test and its hand-over, that serves at once.
+//! A project to start from: a whole plugin in a language, with its build, its test and its
+//! hand-over, that serves at once.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -29,8 +30,15 @@ pub enum Language {
 
 impl Language {
     /// Every language.
-    pub const ALL: [Self; 7] =
-        [Self::Rust, Self::C, Self::Wat, Self::JavaScript, Self::TypeScript, Self::Python, Self::Go];
+    pub const ALL: [Self; 7] = [
+        Self::Rust,
+        Self::C,
+        Self::Wat,
+        Self::JavaScript,
+        Self::TypeScript,
+        Self::Python,
+        Self::Go,
+    ];
 
     /// Its name on the command line, and of its page.
     #[must_use]
@@ -104,7 +112,8 @@ pub enum ProjectError {
 /// # Errors
 /// [`ProjectError`].
 pub fn create(folder: &Path, language: Language) -> Result<(), ProjectError> {
-    let name = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name =
+        folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     if !is_name(&name) {
         return Err(ProjectError::Name { folder: folder.into(), name });
     }
@@ -127,7 +136,8 @@ pub fn create(folder: &Path, language: Language) -> Result<(), ProjectError> {
         })
     });
     written.inspect_err(|_| {
-        // Folders above it that are empty; somebody else may have put something into them meanwhile.
+        // Folders above it that are empty; somebody else may have put something into them
+        // meanwhile.
         let Some(new) = new else { return };
         for above in folder.ancestors().skip(1).take_while(|above| above.starts_with(new)) {
             if fs::remove_dir(above).is_err() {
@@ -170,7 +180,9 @@ fn write(file: &Path, text: &str) -> Result<(), ProjectError> {
 
 /// The same rules as every package manager's, so that none of them refuses it.
 fn is_name(name: &str) -> bool {
-    let fits = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit() || character == '-';
+    let fits = |character: char| {
+        character.is_ascii_lowercase() || character.is_ascii_digit() || character == '-'
+    };
     name.starts_with(|first: char| first.is_ascii_lowercase())
         && name.len() <= NAME_MAX_BYTES
         && !name.ends_with('-')
@@ -179,14 +191,18 @@ fn is_name(name: &str) -> bool {
 
 /// What the project's plugin.toml asks for, as it is written there.
 fn grants(files: &[templates::File]) -> String {
-    let manifest = files.iter().find(|(path, _)| *path == crate::plugin::MANIFEST_FILE).map_or("", |(_, text)| text);
+    let manifest = files
+        .iter()
+        .find(|(path, _)| *path == crate::plugin::MANIFEST_FILE)
+        .map_or("", |(_, text)| text);
     let line = manifest.lines().find_map(|line| line.strip_prefix("grants = "));
     line.unwrap_or("[]").to_owned()
 }
 
 fn workspace_dependency(name: &str) -> String {
     let workspace: toml::Table = templates::WORKSPACE.parse().unwrap_or_default();
-    let dependency = workspace.get("workspace").and_then(|table| table.get("dependencies")?.get(name)?.as_str());
+    let dependency =
+        workspace.get("workspace").and_then(|table| table.get("dependencies")?.get(name)?.as_str());
     dependency.unwrap_or("*").to_owned()
 }
 
@@ -199,7 +215,9 @@ mod tests {
         for good in ["a", "lines", "my-plugin-2"] {
             assert!(is_name(good), "{good}");
         }
-        for bad in ["", "2nd", "My", "a_b", "a b", "-a", "a-", "ä", "a/b", &"a".repeat(NAME_MAX_BYTES + 1)] {
+        for bad in
+            ["", "2nd", "My", "a_b", "a b", "-a", "a-", "ä", "a/b", &"a".repeat(NAME_MAX_BYTES + 1)]
+        {
             assert!(!is_name(bad), "{bad}");
         }
     }
@@ -214,7 +232,9 @@ mod tests {
                 let text = fs::read_to_string(project.join(path)).expect("every file");
                 assert!(!text.contains("{{"), "{path} of {}", language.name());
             }
-            for path in ["plugin.toml", "wharf.toml", "README.md", "transcript.txt", language.source()] {
+            for path in
+                ["plugin.toml", "wharf.toml", "README.md", "transcript.txt", language.source()]
+            {
                 assert!(project.join(path).exists(), "{path} of {}", language.name());
             }
             assert!(matches!(create(&project, language), Err(ProjectError::Exists(_))));
@@ -227,11 +247,21 @@ mod tests {
         let base = std::env::temp_dir().join(format!("wharf-new-none-{}", std::process::id()));
         fs::create_dir_all(&base).expect("a folder");
         std::os::unix::fs::symlink("nowhere", base.join("dangling")).expect("a link");
-        assert!(matches!(create(&base.join("dangling"), Language::Wat), Err(ProjectError::Exists(_))));
+        assert!(matches!(
+            create(&base.join("dangling"), Language::Wat),
+            Err(ProjectError::Exists(_))
+        ));
         fs::write(base.join("file"), "").expect("a file");
-        assert!(matches!(create(&base.join("file/inner"), Language::Wat), Err(ProjectError::Unwritable { .. })));
-        for (name, language) in [("..", Language::Wat), ("A", Language::C), ("wharf-plugin", Language::Rust)] {
-            let refused = create(&base.join("new/deep").join(name), language).expect_err("no project").to_string();
+        assert!(matches!(
+            create(&base.join("file/inner"), Language::Wat),
+            Err(ProjectError::Unwritable { .. })
+        ));
+        for (name, language) in
+            [("..", Language::Wat), ("A", Language::C), ("wharf-plugin", Language::Rust)]
+        {
+            let refused = create(&base.join("new/deep").join(name), language)
+                .expect_err("no project")
+                .to_string();
             assert!(refused.contains("new/deep"), "{refused}");
         }
         assert_eq!(fs::read_dir(&base).expect("a folder").count(), 2);
@@ -246,8 +276,14 @@ mod tests {
         for folder in ["", "testing/"] {
             for entry in fs::read_dir(sdk.join(folder)).expect("a folder") {
                 let entry = entry.expect("an entry");
-                let path = format!("vendor/plugin-sdk/src/{folder}{}", entry.file_name().to_string_lossy());
-                assert!(entry.path().is_dir() || files.iter().any(|(file, _)| *file == path), "{path} is missing");
+                let path = format!(
+                    "vendor/plugin-sdk/src/{folder}{}",
+                    entry.file_name().to_string_lossy()
+                );
+                assert!(
+                    entry.path().is_dir() || files.iter().any(|(file, _)| *file == path),
+                    "{path} is missing"
+                );
             }
         }
     }

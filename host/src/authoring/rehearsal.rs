@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::stage::{Stage, WRITTEN_MAX_BYTES};
 use super::transcript::{Act, Transcript};
-use crate::event::{Action, Budget, DisconnectReason, Event, Instance, Priority, Procedure, READ_MAX_BYTES};
+use crate::event::{
+    Action, Budget, DisconnectReason, Event, Instance, Priority, Procedure, READ_MAX_BYTES,
+};
 use crate::plugin::{Binding, EventProcedure, GuestInstance, InstanceLimits, Plugin};
 use crate::sched::{Budgets, thread_time};
 
@@ -50,8 +52,10 @@ impl Cost {
     #[must_use]
     pub fn fits(&self) -> Option<Priority> {
         let budgets = Budgets::default();
-        let budget = |class| if self.event == START { budgets.start(class) } else { budgets.event(class) };
-        let fits = |class: &Priority| self.fuel <= budget(*class).fuel && self.cpu <= budget(*class).cpu;
+        let budget =
+            |class| if self.event == START { budgets.start(class) } else { budgets.event(class) };
+        let fits =
+            |class: &Priority| self.fuel <= budget(*class).fuel && self.cpu <= budget(*class).cpu;
         Priority::ALL.into_iter().find(fits)
     }
 }
@@ -68,7 +72,12 @@ pub struct Rehearsal {
 }
 
 /// Plays a story on this thread. Events may spend what the highest class may.
-pub async fn rehearse(plugin: &Arc<Plugin>, story: &Transcript, limits: InstanceLimits, manner: Manner) -> Rehearsal {
+pub async fn rehearse(
+    plugin: &Arc<Plugin>,
+    story: &Transcript,
+    limits: InstanceLimits,
+    manner: Manner,
+) -> Rehearsal {
     let binding = Binding {
         server: "test".into(),
         settings: story.settings.iter().cloned().collect(),
@@ -77,7 +86,14 @@ pub async fn rehearse(plugin: &Arc<Plugin>, story: &Transcript, limits: Instance
         ..Binding::default()
     };
     let procedure = EventProcedure::new(Arc::clone(plugin), binding);
-    let mut player = Player { procedure, stage: Stage::new(1), manner, instance: None, ended: None, costs: Vec::new() };
+    let mut player = Player {
+        procedure,
+        stage: Stage::new(1),
+        manner,
+        instance: None,
+        ended: None,
+        costs: Vec::new(),
+    };
     let problem = player.play(story).await.err();
     Rehearsal { costs: player.costs, problem, unexpected: player.stage.waiting() }
 }
@@ -96,7 +112,8 @@ impl Player {
     async fn play(&mut self, story: &Transcript) -> Result<(), String> {
         let budget = Budgets::default().start(Priority::Critical);
         // It comes first, so that what the session of the story costs is what it costs a newcomer.
-        let _beside = if self.manner == Manner::Shared { Some(self.another(budget).await?) } else { None };
+        let _beside =
+            if self.manner == Manner::Shared { Some(self.another(budget).await?) } else { None };
         let (begin, scope) = (thread_time(), self.stage.scope());
         let instance = within(budget, self.procedure.instantiate(scope, budget)).await;
         let instance = instance.map_err(|problem| format!("it does not start: {problem}"))?;
@@ -121,7 +138,8 @@ impl Player {
 
     /// A session beside that of the story, on the same instance.
     async fn another(&self, budget: Budget) -> Result<GuestInstance, String> {
-        let mut another = within(budget, self.procedure.instantiate(Stage::new(2).scope(), budget)).await?;
+        let mut another =
+            within(budget, self.procedure.instantiate(Stage::new(2).scope(), budget)).await?;
         within(budget, another.dispatch(Event::Connect, budget)).await?;
         Ok(another)
     }
@@ -141,7 +159,11 @@ impl Player {
             Act::Expect(data) => {
                 self.timers_until(line, |stage| stage.waiting() >= data.len()).await?;
                 let seen = self.stage.take(data.len());
-                if seen == *data { Ok(()) } else { Err(format!("{}{}", differ(data, &seen), self.after())) }
+                if seen == *data {
+                    Ok(())
+                } else {
+                    Err(format!("{}{}", differ(data, &seen), self.after()))
+                }
             }
             Act::Finish if self.ended.is_none() => self.event(line, Event::End).await,
             Act::Finish => Ok(()),
@@ -150,15 +172,23 @@ impl Player {
                 match self.ended {
                     Some((Action::Close, ..)) if self.stage.waiting() == 0 => Ok(()),
                     Some((Action::Close, ..)) => Err(differ(b"", &self.stage.take(usize::MAX))),
-                    Some(_) => Err(format!("expected the plugin to close the session{}", self.after())),
-                    None => Err("expected the plugin to close the session, it keeps it open".into()),
+                    Some(_) => {
+                        Err(format!("expected the plugin to close the session{}", self.after()))
+                    }
+                    None => {
+                        Err("expected the plugin to close the session, it keeps it open".into())
+                    }
                 }
             }
         }
     }
 
     /// Time passes: timers fire until this is so, the plugin has ended the session, or none is set.
-    async fn timers_until(&mut self, line: usize, is_enough: impl Fn(&Stage) -> bool) -> Result<(), String> {
+    async fn timers_until(
+        &mut self,
+        line: usize,
+        is_enough: impl Fn(&Stage) -> bool,
+    ) -> Result<(), String> {
         for _ in 0..TIMERS_MAX {
             if is_enough(&self.stage) || self.ended.is_some() {
                 break;
@@ -172,8 +202,9 @@ impl Player {
     /// How the session had ended by then, where it had.
     fn after(&self) -> String {
         let name = |action| if action == Action::Abort { "aborted" } else { "closed" };
-        let said =
-            |(action, event, line)| format!("; the plugin had {} the session in {event} of line {line}", name(action));
+        let said = |(action, event, line)| {
+            format!("; the plugin had {} the session in {event} of line {line}", name(action))
+        };
         self.ended.map(said).unwrap_or_default()
     }
 
@@ -182,13 +213,18 @@ impl Player {
         if self.manner == Manner::HandedOver && !is_first && self.ended.is_none() {
             self.hand_over(line).await?;
         }
-        let Some(mut instance) = self.instance.take() else { return Err("its instance is gone".into()) };
+        let Some(mut instance) = self.instance.take() else {
+            return Err("its instance is gone".into());
+        };
         let budget = Budgets::default().event(Priority::Critical);
         let (before, begin) = (instance.usage().fuel, thread_time());
         let outcome = within(budget, instance.dispatch(event, budget)).await;
         let action = outcome.map_err(|problem| format!("{}: {problem}", event.name()))?;
         if self.stage.overflowed() {
-            return Err(format!("{}: it wrote more than {WRITTEN_MAX_BYTES} bytes that no line expects", event.name()));
+            return Err(format!(
+                "{}: it wrote more than {WRITTEN_MAX_BYTES} bytes that no line expects",
+                event.name()
+            ));
         }
         let bytes = if let Event::Read(data) = event { data.len() } else { 0 };
         self.count(line, event.name(), bytes, instance.usage().fuel - before, begin, &instance);
@@ -202,10 +238,13 @@ impl Player {
     /// The session moves to a fresh instance, as when a new version takes it over.
     async fn hand_over(&mut self, line: usize) -> Result<(), String> {
         let Some(mut old) = self.instance.take() else { return Err("its instance is gone".into()) };
-        let (start, budget) =
-            (Budgets::default().start(Priority::Critical), Budgets::default().event(Priority::Critical));
+        let (start, budget) = (
+            Budgets::default().start(Priority::Critical),
+            Budgets::default().event(Priority::Critical),
+        );
         let (before, begin) = (old.usage().fuel, thread_time());
-        let state = within(budget, old.save(budget)).await.map_err(|problem| format!("save: {problem}"))?;
+        let state =
+            within(budget, old.save(budget)).await.map_err(|problem| format!("save: {problem}"))?;
         self.count(line, "save", state.len(), old.usage().fuel - before, begin, &old);
         let (begin, bytes) = (thread_time(), state.len());
         let version = self.procedure.version().to_owned();
@@ -231,7 +270,10 @@ impl Player {
 }
 
 /// Waits for a call for as long as it may take.
-async fn within<T>(budget: Budget, call: impl Future<Output = Result<T, crate::event::Fault>>) -> Result<T, String> {
+async fn within<T>(
+    budget: Budget,
+    call: impl Future<Output = Result<T, crate::event::Fault>>,
+) -> Result<T, String> {
     match tokio::time::timeout(budget.wall, call).await {
         Ok(outcome) => outcome.map_err(|fault| fault.to_string()),
         Err(_) => Err(format!("it took longer than {:?}", budget.wall)),
@@ -243,8 +285,11 @@ const SHOWN_MAX_BYTES: usize = 200;
 
 fn differ(expected: &[u8], seen: &[u8]) -> String {
     let same = expected.iter().zip(seen).take_while(|(one, other)| one == other).count();
-    let from =
-        if expected.len().max(seen.len()) > SHOWN_MAX_BYTES { same.saturating_sub(SHOWN_MAX_BYTES / 4) } else { 0 };
+    let from = if expected.len().max(seen.len()) > SHOWN_MAX_BYTES {
+        same.saturating_sub(SHOWN_MAX_BYTES / 4)
+    } else {
+        0
+    };
     let show = |bytes: &[u8]| {
         let shown = bytes.get(from..).unwrap_or_default();
         let dots = |cut| if cut { "..." } else { "" };
@@ -265,7 +310,11 @@ mod tests {
         let (expected, mut seen) = (vec![b'a'; 1 << 20], vec![b'a'; 1 << 20]);
         seen[1 << 19] = b'b';
         let said = differ(&expected, &seen);
-        assert!(said.len() < 1_000 && said.contains("from byte 524288 on") && said.contains("aabaa"), "{}", said.len());
+        assert!(
+            said.len() < 1_000 && said.contains("from byte 524288 on") && said.contains("aabaa"),
+            "{}",
+            said.len()
+        );
         assert!(differ(&expected, b"").ends_with("found \"\""));
     }
 }

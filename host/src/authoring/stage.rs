@@ -1,4 +1,5 @@
-//! A session without a socket: what its plugin writes is kept, and its timers fire when a story waits for them.
+//! A session without a socket: what its plugin writes is kept, and its timers fire when a story
+//! waits for them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -70,7 +71,8 @@ impl Stage {
         self.state().written.len()
     }
 
-    /// Whether it wrote more than is kept; from then on its writes fail, as to a peer that reads nothing.
+    /// Whether it wrote more than is kept; from then on its writes fail, as to a peer that reads
+    /// nothing.
     pub(super) fn overflowed(&self) -> bool {
         self.state().overflowed
     }
@@ -104,8 +106,11 @@ impl Port for Stage {
         Poll::Ready(match (state.open, data.len() > CAPACITY_BYTES) {
             (false, _) => Err(WriteError::Closed),
             (true, true) => Err(WriteError::TooLarge),
-            // The peer of a story reads at once, so that there is room until the story has forgotten too much.
-            (true, false) if state.overflowed || state.written.len() + data.len() > WRITTEN_MAX_BYTES => {
+            // The peer of a story reads at once, so that there is room until the story has
+            // forgotten too much.
+            (true, false)
+                if state.overflowed || state.written.len() + data.len() > WRITTEN_MAX_BYTES =>
+            {
                 state.overflowed = true;
                 Err(WriteError::TimedOut)
             }

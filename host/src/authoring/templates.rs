@@ -1,7 +1,7 @@
 //! The projects that `wharf new` writes: their files, as they are in `host/templates`, embedded.
 //!
-//! They are the examples that the documents show and the tests build; there is no second copy. The Rust one is the bundled
-//! plugin `lines` itself.
+//! They are the examples that the documents show and the tests build; there is no second copy. The
+//! Rust one is the bundled plugin `lines` itself.
 
 use super::project::Language;
 
@@ -32,8 +32,10 @@ const COMMON: &[File] = &[
     ("transcript.txt", include_str!("../../../plugins/lines/transcript.txt")),
 ];
 /// Of those that bind to the contract by its text.
-const DEPENDENCIES: &[File] =
-    &[("wit/deps/wharf-server/inet-event-proc.wit", CONTRACT), ("wit/deps/wasi-config/store.wit", CONFIG_STORE)];
+const DEPENDENCIES: &[File] = &[
+    ("wit/deps/wharf-server/inet-event-proc.wit", CONTRACT),
+    ("wit/deps/wasi-config/store.wit", CONFIG_STORE),
+];
 const WORLD: &[File] = &[("wit/world.wit", include_str!("../../templates/common/world.wit"))];
 
 const RUST: &[File] = &[
@@ -66,8 +68,7 @@ const QUICKJS: &[File] = files!(
 const TYPESCRIPT: &[File] = files!(
     "typescript": "README.md", "build.sh", "package.json", "plugin.toml", "src/lines.ts", "tsconfig.json",
 );
-const PYTHON: &[File] =
-    files!("python": "README.md", "build.sh", "plugin.toml", "requirements.txt", "src/app.py", "src/wharf.py");
+const PYTHON: &[File] = files!("python": "README.md", "build.sh", "plugin.toml", "requirements.txt", "src/app.py", "src/wharf.py");
 const GO: &[File] = files!(
     "go": "README.md", "build.sh", "go.mod", "lines.go", "plugin.toml", "requirements.txt", "wharf/host.go", "wharf/wharf.go",
 );

@@ -74,7 +74,11 @@ impl Transcript {
     pub fn read(file: &Path) -> Result<Self, TranscriptError> {
         let text = files::read_text(file, TRANSCRIPT_MAX_BYTES)
             .map_err(|source| TranscriptError::Unreadable { file: file.into(), source })?;
-        Self::parse(&text).map_err(|(line, problem)| TranscriptError::Line { file: file.into(), line, problem })
+        Self::parse(&text).map_err(|(line, problem)| TranscriptError::Line {
+            file: file.into(),
+            line,
+            problem,
+        })
     }
 
     fn parse(text: &str) -> Result<Self, (usize, String)> {
@@ -110,7 +114,9 @@ impl Transcript {
             _ => {
                 let shown: String = line.chars().take(SHOWN_MAX_CHARS).collect();
                 let cut = if shown.len() < line.len() { "..." } else { "" };
-                return Err(format!("expected setting, send, expect, finish or closed, found `{shown}{cut}`"));
+                return Err(format!(
+                    "expected setting, send, expect, finish or closed, found `{shown}{cut}`"
+                ));
             }
         };
         self.acts.push((at, act));
@@ -134,7 +140,8 @@ fn unquote(text: &str) -> Result<Vec<u8>, String> {
             Some(b'x') => {
                 let digits: String = bytes.by_ref().take(2).map(char::from).collect();
                 // A sign and a single digit would be numbers as well.
-                let whole = digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+                let whole =
+                    digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
                 let byte = u8::from_str_radix(&digits, 16).ok().filter(|_| whole);
                 byte.ok_or("expected two hexadecimal digits after `\\x`")?
             }
@@ -151,10 +158,15 @@ mod tests {
 
     #[test]
     fn a_story_is_read_with_its_escapes() {
-        let story = Transcript::parse("# a\nsetting a = b = c\n\nsend \"\\x00\\\\\\\"\\r\\n\\t\"\nfinish\nclosed\n");
+        let story = Transcript::parse(
+            "# a\nsetting a = b = c\n\nsend \"\\x00\\\\\\\"\\r\\n\\t\"\nfinish\nclosed\n",
+        );
         let story = story.expect("a story");
         assert_eq!(story.settings, [("a".to_owned(), "b = c".to_owned())]);
-        assert_eq!(story.acts, [(4, Act::Send(b"\0\\\"\r\n\t".to_vec())), (5, Act::Finish), (6, Act::Closed)]);
+        assert_eq!(
+            story.acts,
+            [(4, Act::Send(b"\0\\\"\r\n\t".to_vec())), (5, Act::Finish), (6, Act::Closed)]
+        );
     }
 
     #[test]

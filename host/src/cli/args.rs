@@ -50,29 +50,33 @@ pub(super) enum LogFormat {
 pub(super) enum Verb {
     /// Serve what a configuration file says, or one server from the command line.
     Serve(ServeArgs),
-    /// Say everything that is wrong with a configuration file, and what its plugins import and export; or what a plugin lacks and
-    /// wants.
+    /// Say everything that is wrong with a configuration file, and what its plugins import and
+    /// export; or what a plugin lacks and wants.
     Check(CheckArgs),
     /// Build a plugin, serve it, and build it again when its source changes.
     Dev(DevArgs),
-    /// Make a project for a plugin: a whole example with its build, its test and its hand-over, that serves at once.
+    /// Make a project for a plugin: a whole example with its build, its test and its hand-over,
+    /// that serves at once.
     New(NewArgs),
     /// Build a plugin by the command that its plugin.toml names, and say where the component is.
     Build(BuildArgs),
-    /// Play the stories of a plugin without sockets, and say what each event costs and which classes' budgets it fits.
+    /// Play the stories of a plugin without sockets, and say what each event costs and which
+    /// classes' budgets it fits.
     Test(TestArgs),
     /// Make a component from a core module or WebAssembly text.
     Component(ComponentArgs),
     /// Steer and watch a running `wharf serve` through its control API.
     Ctl(CtlArgs),
-    /// Swap plugins of a running `wharf serve` under its live sessions; push plugins to registries and pull them.
+    /// Swap plugins of a running `wharf serve` under its live sessions; push plugins to registries
+    /// and pull them.
     Plugin(PluginArgs),
-    /// Put a new process in the place of a running `wharf serve`: it takes over the sockets, and the sessions that can move. Exit code
-    /// 5 where sessions stayed.
+    /// Put a new process in the place of a running `wharf serve`: it takes over the sockets, and
+    /// the sessions that can move. Exit code 5 where sessions stayed.
     Upgrade(UpgradeArgs),
     /// Show servers, events, budgets and faults live, until q or Ctrl-C.
     Top(TopArgs),
-    /// Turn a component from standard input into machine code for a process of this program that serves; not for people.
+    /// Turn a component from standard input into machine code for a process of this program that
+    /// serves; not for people.
     #[command(hide = true, name = COMPILE_VERB)]
     Compile {
         /// Memory it may have.
@@ -99,13 +103,15 @@ pub(super) struct ServeArgs {
     /// The configuration file.
     #[arg(long, default_value = CONFIG_FILE, conflicts_with = "plugin")]
     pub(super) config: PathBuf,
-    /// Serve this plugin instead: a folder with plugin.toml, a .wasm component, or oci://REGISTRY/REPOSITORY:TAG.
+    /// Serve this plugin instead: a folder with plugin.toml, a .wasm component, or
+    /// oci://REGISTRY/REPOSITORY:TAG.
     #[arg(long, requires = "listen")]
     pub(super) plugin: Option<PathBuf>,
     /// Grant the plugin an import: server, config, stdio, clocks, random or stubs. May be repeated.
     #[arg(long = "grant", value_name = "NAME", requires = "plugin")]
     pub(super) grants: Vec<Grant>,
-    /// Open the control API at this socket. With a configuration file, put `[control]` into the file.
+    /// Open the control API at this socket. With a configuration file, put `[control]` into the
+    /// file.
     #[arg(long, value_name = "SOCKET", requires = "plugin")]
     pub(super) control: Option<PathBuf>,
     /// What one server without a file is made of.
@@ -194,7 +200,8 @@ impl ServeArgs {
 }
 
 impl ServerArgs {
-    /// A description of the server, without its plugin. Options of the command line are added to `options`.
+    /// A description of the server, without its plugin. Options of the command line are added to
+    /// `options`.
     pub(super) fn describe(&self, listen: SocketAddr, mut options: SocketOptions) -> ServerBuilder {
         for option in &self.options {
             match option {
@@ -232,8 +239,9 @@ impl ServerArgs {
 }
 
 fn listen(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr =
-        text.parse().map_err(|_| "expected an address and a port, as 127.0.0.1:7000 or [::]:7000".to_owned())?;
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| "expected an address and a port, as 127.0.0.1:7000 or [::]:7000".to_owned())?;
     if address.port() == 0 { Err("port 0: expected 1 to 65535".into()) } else { Ok(address) }
 }
 

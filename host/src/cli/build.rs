@@ -26,8 +26,8 @@ pub(super) fn run(arguments: &BuildArgs) -> Result<()> {
     Ok(())
 }
 
-/// Runs the build of a plugin. A signal ends it with all that it started, which has a process group of its own and would not hear of
-/// it otherwise. One that comes later ends the process.
+/// Runs the build of a plugin. A signal ends it with all that it started, which has a process group
+/// of its own and would not hear of it otherwise. One that comes later ends the process.
 pub(super) fn build(manifest: &Manifest) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async {

@@ -26,9 +26,11 @@ pub(super) fn run(arguments: &CheckArgs) -> Result<()> {
         true => anyhow!("{error}"),
         false => anyhow!("{error}\nit was taken for a configuration file; expected {EXPECTED}"),
     })?;
-    let host = Host::new(&config.host).map_err(|error| anyhow!("{}: {error}", arguments.path.display()))?;
+    let host = Host::new(&config.host)
+        .map_err(|error| anyhow!("{}: {error}", arguments.path.display()))?;
     let (file, plan) = (arguments.path.display(), config.plan());
-    let mut wrong: Vec<_> = plan.excess().into_iter().map(|excess| format!("{file}: {excess}")).collect();
+    let mut wrong: Vec<_> =
+        plan.excess().into_iter().map(|excess| format!("{file}: {excess}")).collect();
     let mut promised = Promised::none(&host);
     for (place, server) in plan.servers {
         let seen = server.verify(&host);
@@ -52,7 +54,8 @@ pub(super) fn run(arguments: &CheckArgs) -> Result<()> {
 
 /// Whether that is meant: a file that is called a component or begins as one.
 fn is_component(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "wasm" || extension == "wat") || looks_like_wasm(path)
+    path.extension().is_some_and(|extension| extension == "wasm" || extension == "wat")
+        || looks_like_wasm(path)
 }
 
 pub(super) fn describe(plugin: &Plugin) -> String {

@@ -25,7 +25,8 @@ pub(super) struct ComponentArgs {
 pub(super) fn run(arguments: &ComponentArgs) -> Result<()> {
     let ComponentArgs { file, wit, world, output } = arguments;
     let component = authoring::component(file, wit, world.as_deref())?;
-    let unwritable = |error: std::io::Error| anyhow!("{}: cannot write it: {error}", output.display());
+    let unwritable =
+        |error: std::io::Error| anyhow!("{}: cannot write it: {error}", output.display());
     if let Some(folder) = output.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(unwritable)?;
     }

@@ -16,7 +16,8 @@ const INPUT_MAX_BYTES: u64 = 1 << 20;
 
 #[derive(Args)]
 pub(super) struct CtlArgs {
-    /// The control socket; as in `[control]`, `$XDG_RUNTIME_DIR/wharf/control.sock` where none is given.
+    /// The control socket; as in `[control]`, `$XDG_RUNTIME_DIR/wharf/control.sock` where none is
+    /// given.
     #[arg(long, global = true, env = "WHARF_CONTROL")]
     socket: Option<PathBuf>,
     /// Print what the API answers, for programs.
@@ -244,7 +245,9 @@ impl Ask {
     /// With those values that are given.
     pub(super) fn with(method: &'static str, path: String, values: Value) -> Self {
         let given: Map<_, _> = match values {
-            Value::Object(values) => values.into_iter().filter(|(_, value)| !value.is_null()).collect(),
+            Value::Object(values) => {
+                values.into_iter().filter(|(_, value)| !value.is_null()).collect()
+            }
             _ => Map::new(),
         };
         Self { method, path, body: Value::Object(given).to_string().into_bytes() }
@@ -266,9 +269,14 @@ impl CtlVerb {
             Self::Resume { server } => post(at(server, "/resume"), json!({})),
             Self::Restart { server, drain, reload } => {
                 let sessions = drain.as_ref().map_or("disconnect", |_| "drain");
-                post(at(server, "/restart"), json!({ "sessions": sessions, "deadline": drain, "reload": reload }))
+                post(
+                    at(server, "/restart"),
+                    json!({ "sessions": sessions, "deadline": drain, "reload": reload }),
+                )
             }
-            Self::Stop { server, drain, grace } => post(at(server, "/stop"), json!({ "drain": drain, "grace": grace })),
+            Self::Stop { server, drain, grace } => {
+                post(at(server, "/stop"), json!({ "drain": drain, "grace": grace }))
+            }
             Self::Throttle {
                 server,
                 max_clients,
@@ -287,26 +295,42 @@ impl CtlVerb {
                     "burst_per_address": burst_per_address,
                 }),
             ),
-            Self::Lock { server, wait, hold } => post(at(server, "/lock"), json!({ "wait": wait, "hold": hold })),
-            Self::Unlock { server, token } => post(at(server, "/unlock"), json!({ "token": token })),
-            Self::Data { server, data } => Ask::with("PUT", at(server, "/data"), json!({ "data": data })),
+            Self::Lock { server, wait, hold } => {
+                post(at(server, "/lock"), json!({ "wait": wait, "hold": hold }))
+            }
+            Self::Unlock { server, token } => {
+                post(at(server, "/unlock"), json!({ "token": token }))
+            }
+            Self::Data { server, data } => {
+                Ask::with("PUT", at(server, "/data"), json!({ "data": data }))
+            }
             Self::Priority { server, class, session } => {
-                let rest = session.map_or("/priority".into(), |id| format!("/sessions/{id}/priority"));
+                let rest =
+                    session.map_or("/priority".into(), |id| format!("/sessions/{id}/priority"));
                 Ask::with("PUT", at(server, &rest), json!({ "priority": class }))
             }
             Self::Sessions { server, name, after, limit } => {
-                let name = name.as_ref().map(|name| format!("&name={}", encoded(name))).unwrap_or_default();
+                let name = name
+                    .as_ref()
+                    .map(|name| format!("&name={}", encoded(name)))
+                    .unwrap_or_default();
                 Ask::get(at(server, &format!("/sessions?after={after}&limit={limit}{name}")))
             }
             Self::Session { server, id } => Ask::get(at(server, &format!("/sessions/{id}"))),
-            Self::Disconnect { server, id } => post(at(server, &format!("/sessions/{id}/disconnect")), json!({})),
-            Self::Abort { server, id } => post(at(server, &format!("/sessions/{id}/abort")), json!({})),
+            Self::Disconnect { server, id } => {
+                post(at(server, &format!("/sessions/{id}/disconnect")), json!({}))
+            }
+            Self::Abort { server, id } => {
+                post(at(server, &format!("/sessions/{id}/abort")), json!({}))
+            }
             Self::Send { server, session, text } => {
                 let rest = session.map_or("/broadcast".into(), |id| format!("/sessions/{id}/send"));
                 let mut body = Vec::new();
                 match text {
                     Some(text) => body.extend_from_slice(text.as_bytes()),
-                    None => drop(std::io::stdin().take(INPUT_MAX_BYTES + 1).read_to_end(&mut body)?),
+                    None => {
+                        drop(std::io::stdin().take(INPUT_MAX_BYTES + 1).read_to_end(&mut body)?)
+                    }
                 }
                 if body.len() as u64 > INPUT_MAX_BYTES {
                     let message = format!("more than {INPUT_MAX_BYTES} bytes; nothing was sent");
@@ -314,9 +338,11 @@ impl CtlVerb {
                 }
                 Ask { method: "POST", path: at(server, &rest), body }
             }
-            Self::Name { server, id, name } => {
-                Ask::with("PUT", at(server, &format!("/sessions/{id}/name")), json!({ "name": name }))
-            }
+            Self::Name { server, id, name } => Ask::with(
+                "PUT",
+                at(server, &format!("/sessions/{id}/name")),
+                json!({ "name": name }),
+            ),
             Self::Reload => post("/v1/reload".into(), json!({})),
             Self::RenewCredentials { server } => post(at(server, "/credentials/renew"), json!({})),
             Self::Events => Ask::get("/v1/events"),
@@ -334,18 +360,22 @@ pub(super) fn at(server: &str, rest: &str) -> String {
 /// A name as part of an address.
 pub(super) fn encoded(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    name.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    name.bytes()
+        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
-/// 0: done. 1: refused, or not ready. 2: the command line, or a value on it, is wrong. 3: nobody answers. 4: no such server or session.
-/// 5: it is in the way of something else.
+/// 0: done. 1: refused, or not ready. 2: the command line, or a value on it, is wrong. 3: nobody
+/// answers. 4: no such server or session. 5: it is in the way of something else.
 pub(super) fn run(arguments: &CtlArgs) -> ExitCode {
     if matches!(arguments.verb, CtlVerb::Events) {
         let hear = |piece: &[u8]| {
             let mut out = std::io::stdout().lock();
             let text = String::from_utf8_lossy(piece);
             let mut lines = text.lines().filter_map(|line| line.strip_prefix("data: "));
-            lines.all(|line| writeln!(out, "{}", super::printable(line)).is_ok() && out.flush().is_ok())
+            lines.all(|line| {
+                writeln!(out, "{}", super::printable(line)).is_ok() && out.flush().is_ok()
+            })
         };
         let client = Client::new(&arguments.socket.clone().unwrap_or_else(default_socket));
         return match runtime().map(|runtime| runtime.block_on(client.listen(hear))) {
@@ -356,7 +386,9 @@ pub(super) fn run(arguments: &CtlArgs) -> ExitCode {
     }
     let ask = match arguments.verb.ask() {
         Ok(ask) => ask,
-        Err(error) => return fail(&error, if error.kind() == ErrorKind::InvalidInput { 2 } else { 1 }),
+        Err(error) => {
+            return fail(&error, if error.kind() == ErrorKind::InvalidInput { 2 } else { 1 });
+        }
     };
     send(arguments.socket.clone(), ask, arguments.json, |answer| misses(answer, &arguments.verb))
 }
@@ -366,11 +398,17 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 /// Sends one request and prints what it gets. `code` is the exit code that an answer stands for.
-pub(super) fn send(socket: Option<PathBuf>, ask: Ask, json: bool, code: impl Fn(&Value) -> u8) -> ExitCode {
+pub(super) fn send(
+    socket: Option<PathBuf>,
+    ask: Ask,
+    json: bool,
+    code: impl Fn(&Value) -> u8,
+) -> ExitCode {
     send_by(socket, json, code, async |client| client.ask(ask.method, &ask.path, ask.body).await)
 }
 
-/// The same for a request about versions of this server's plugin: for people, how far it is is said meanwhile.
+/// The same for a request about versions of this server's plugin: for people, how far it is is said
+/// meanwhile.
 pub(super) fn send_and_watch(
     socket: Option<PathBuf>,
     (server, ask): (&str, Ask),
@@ -413,8 +451,8 @@ fn print(answer: &[u8], json: bool, code: impl Fn(&Value) -> u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Whether an answer that is no refusal says that what was asked for did not come about: a name that nobody carries, bytes that
-/// nobody took.
+/// Whether an answer that is no refusal says that what was asked for did not come about: a name
+/// that nobody carries, bytes that nobody took.
 fn misses(answer: &Value, verb: &CtlVerb) -> u8 {
     let nobody = answer["sessions"].as_array().is_some_and(Vec::is_empty);
     match verb {
@@ -427,7 +465,8 @@ fn misses(answer: &Value, verb: &CtlVerb) -> u8 {
 /// For programs: what the API said, where it said something.
 fn explain_as_json(error: &ClientError) -> ExitCode {
     let ClientError::Refused { code, message, .. } = error else { return explain(error) };
-    let _ = writeln!(std::io::stdout(), "{}", json!({ "error": { "code": code, "message": message } }));
+    let _ =
+        writeln!(std::io::stdout(), "{}", json!({ "error": { "code": code, "message": message } }));
     code_of(error)
 }
 

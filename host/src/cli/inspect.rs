@@ -13,10 +13,11 @@ use crate::plugin::{Grants, InstanceLimits, MANIFEST_FILE, Manifest};
 pub(super) fn run(path: &Path) -> Result<()> {
     let manifest = Manifest::find(path)?;
     // With all grants, so that everything else that is wrong is found, too.
-    let plugin = test::loader()?.load(path, &Grants::all()).map_err(|error| match advice(&error) {
-        Some(advice) => anyhow!("{error}\n{advice}"),
-        None => anyhow!("{error}"),
-    })?;
+    let plugin =
+        test::loader()?.load(path, &Grants::all()).map_err(|error| match advice(&error) {
+            Some(advice) => anyhow!("{error}\n{advice}"),
+            None => anyhow!("{error}"),
+        })?;
     let plugin = Arc::new(plugin);
     say!("{}", describe(&plugin).trim_end());
     let needed = Grants::needed_by(plugin.imports());
@@ -30,7 +31,8 @@ pub(super) fn run(path: &Path) -> Result<()> {
     say!("  {handoff}");
     let story = Transcript { settings: Vec::new(), acts: vec![(0, Act::Finish)] };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    let rehearsal = runtime.block_on(rehearse(&plugin, &story, InstanceLimits::most(), Manner::Whole));
+    let rehearsal =
+        runtime.block_on(rehearse(&plugin, &story, InstanceLimits::most(), Manner::Whole));
     for cost in rehearsal.costs.iter().take(2) {
         say!(
             "  {}: {} fuel, {} us of CPU time, {} KiB of memory; fits {}",
@@ -41,14 +43,18 @@ pub(super) fn run(path: &Path) -> Result<()> {
             test::classes(cost)
         );
     }
-    let (memory, usual) = (rehearsal.costs.iter().map(|cost| cost.memory_bytes).max(), InstanceLimits::default());
+    let (memory, usual) =
+        (rehearsal.costs.iter().map(|cost| cost.memory_bytes).max(), InstanceLimits::default());
     if let Some(memory) = memory.filter(|memory| *memory > usual.memory_max_bytes as u64) {
         say!(
             "  takes more memory than a server allows by default: raise `limits.memory_max_bytes` to {memory} at least"
         );
     }
     if let Some(problem) = rehearsal.problem {
-        bail!("{}: a session that only connects and finishes fails: {problem}", plugin.file().display());
+        bail!(
+            "{}: a session that only connects and finishes fails: {problem}",
+            plugin.file().display()
+        );
     }
     let Some(manifest) = manifest else { return Ok(()) };
     let asked: Grants = manifest.grants.iter().copied().collect();
@@ -58,7 +64,11 @@ pub(super) fn run(path: &Path) -> Result<()> {
         say!("  does not use {}, which {MANIFEST_FILE} asks for", grants(&spare));
     }
     if lacks.iter().next().is_some() {
-        bail!("{}: `grants` lacks {}", manifest.folder.join(MANIFEST_FILE).display(), grants(&lacks));
+        bail!(
+            "{}: `grants` lacks {}",
+            manifest.folder.join(MANIFEST_FILE).display(),
+            grants(&lacks)
+        );
     }
     Ok(())
 }

@@ -1,11 +1,13 @@
-//! Who starts the new process of an upgrade: a process of this program that does nothing else, and goes before systemd is told.
+//! Who starts the new process of an upgrade: a process of this program that does nothing else, and
+//! goes before systemd is told.
 //!
-//! When a unit stops, systemd waits for the end of its main process only where that is a child of its own; another one it kills at
-//! once, with its sessions. Whose child it is, it looks up once, when it hears of it. The new process is systemd's child once the one
-//! that started it is gone, and the old process cannot be the one to go.
+//! When a unit stops, systemd waits for the end of its main process only where that is a child of
+//! its own; another one it kills at once, with its sessions. Whose child it is, it looks up once,
+//! when it hears of it. The new process is systemd's child once the one that started it is gone,
+//! and the old process cannot be the one to go.
 //!
-//! It ends with the program, and the program with the old process: where that is gone before it has let the program go, nobody would
-//! ever tell the program what to do with the sockets it holds.
+//! It ends with the program, and the program with the old process: where that is gone before it has
+//! let the program go, nobody would ever tell the program what to do with the sockets it holds.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -49,7 +51,8 @@ pub(super) struct Spawned {
 }
 
 impl Spawned {
-    /// Starts a program; `end` is its standard input, and `prepare` says what else is its own. Blocks.
+    /// Starts a program; `end` is its standard input, and `prepare` says what else is its own.
+    /// Blocks.
     pub(super) fn start(
         program: &Path,
         arguments: &[OsString],
@@ -70,7 +73,8 @@ impl Spawned {
         let word = spawned.lead.receive()?;
         match serde_json::from_slice(&word.head)? {
             Launched::Process(number) => {
-                spawned.program = Some((number, word.descriptor.ok_or(io::ErrorKind::InvalidData)?));
+                spawned.program =
+                    Some((number, word.descriptor.ok_or(io::ErrorKind::InvalidData)?));
             }
             Launched::Problem(problem) => return Err(io::Error::other(problem)),
         }
@@ -94,7 +98,8 @@ impl Spawned {
         }
     }
 
-    /// Waits a moment for it to end, and ends it. How it ended, where it did so by itself and that is known. Blocks.
+    /// Waits a moment for it to end, and ends it. How it ended, where it did so by itself and that
+    /// is known. Blocks.
     pub(super) fn end(&mut self) -> Option<ExitStatus> {
         let by_itself = self.ends_within(END_MAX);
         // A launcher that was killed does not say how the program ended.
@@ -134,8 +139,8 @@ fn ends_within(process: &OwnedFd, patience: Duration) -> bool {
     }
 }
 
-/// Starts the program of this command line with what comes through standard input as that of its own, says which process it is, and
-/// ends as it does.
+/// Starts the program of this command line with what comes through standard input as that of its
+/// own, says which process it is, and ends as it does.
 pub(super) fn run(command: &[OsString]) -> ExitCode {
     let (lead, end) = match asked() {
         Ok(asked) => asked,

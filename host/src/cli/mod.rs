@@ -45,7 +45,8 @@ use crate::telemetry::{count_dropped_lines, drives_reader};
 /// Lines of the log that wait for their reader. Beyond them lines are dropped, and counted.
 const LINES_MAX: usize = 8_192;
 
-/// Runs the command line. 0: done; 1: it failed, and the reason is on standard error; 2: the command line is wrong.
+/// Runs the command line. 0: done; 1: it failed, and the reason is on standard error; 2: the
+/// command line is wrong.
 #[must_use]
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
@@ -62,7 +63,10 @@ pub fn run() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Verb::Compile { memory_max_bytes, seconds } => {
-            return ExitCode::from(compile_for_another(*memory_max_bytes, Duration::from_secs(*seconds)));
+            return ExitCode::from(compile_for_another(
+                *memory_max_bytes,
+                Duration::from_secs(*seconds),
+            ));
         }
         Verb::Launch { command } => return launch::run(command),
         _ => {}
@@ -75,7 +79,10 @@ pub fn run() -> ExitCode {
         }
     };
     // A thread of its own writes: whoever reads the log slowly, or not at all, holds no session up.
-    let writer = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX).thread_name("wharf-log");
+    let writer = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LINES_MAX)
+        .thread_name("wharf-log");
     // The library panics where the system refuses its thread.
     if let Err(error) = thread::Builder::new().spawn(|| {}).map(JoinHandle::join) {
         eprintln!("wharf: the system refused a thread for the log: {error}");
@@ -120,24 +127,29 @@ fn printable(text: &str) -> String {
     text.split('\n').map(in_one_line).collect::<Vec<_>>().join("\n")
 }
 
-/// Text that somebody else chose, such as a name: it stays in its line, and neither drives the terminal nor turns what
-/// stands beside it around.
+/// Text that somebody else chose, such as a name: it stays in its line, and neither drives the
+/// terminal nor turns what stands beside it around.
 fn in_one_line(text: &str) -> String {
-    let escape = |one: char| if drives_reader(one) { one.escape_default().to_string() } else { one.to_string() };
+    let escape = |one: char| {
+        if drives_reader(one) { one.escape_default().to_string() } else { one.to_string() }
+    };
     text.chars().map(escape).collect()
 }
 
-/// A level for all of Wharf, or a filter as `wharf=debug,wasmtime=warn`. A bare word that is no level would be taken for a
-/// target, and silence everything.
+/// A level for all of Wharf, or a filter as `wharf=debug,wasmtime=warn`. A bare word that is no
+/// level would be taken for a target, and silence everything.
 fn filter(text: &str) -> Result<EnvFilter, String> {
-    const EXPECTED: &str = "expected error, warn, info, debug, trace or off, or a filter such as wharf=debug";
+    const EXPECTED: &str =
+        "expected error, warn, info, debug, trace or off, or a filter such as wharf=debug";
     let levels = ["error", "warn", "info", "debug", "trace", "off"];
     if levels.contains(&text) {
         // The engine's own talk is not for operators.
         return EnvFilter::try_new(format!("warn,wharf={text}")).map_err(|error| error.to_string());
     }
-    let known =
-        |part: &str| part.rsplit_once('=').is_some_and(|(_, level)| levels.contains(&level)) || levels.contains(&part);
+    let known = |part: &str| {
+        part.rsplit_once('=').is_some_and(|(_, level)| levels.contains(&level))
+            || levels.contains(&part)
+    };
     if !text.split(',').all(known) {
         return Err(EXPECTED.to_owned());
     }

@@ -18,8 +18,9 @@ pub(super) struct NewArgs {
 }
 
 fn language() -> impl TypedValueParser<Value = Language> {
-    let find =
-        |name: String| Language::ALL.into_iter().find(|language| language.name() == name).ok_or("no such language");
+    let find = |name: String| {
+        Language::ALL.into_iter().find(|language| language.name() == name).ok_or("no such language")
+    };
     PossibleValuesParser::new(Language::ALL.map(Language::name)).try_map(find)
 }
 

@@ -24,8 +24,8 @@ pub(super) struct PluginArgs {
 
 #[derive(Subcommand)]
 enum PluginVerb {
-    /// Give a server another version of its plugin: newcomers get it at once, live sessions as the policy says. Exit code 1 where it
-    /// was taken back, 5 where sessions that were to move stayed.
+    /// Give a server another version of its plugin: newcomers get it at once, live sessions as the
+    /// policy says. Exit code 1 where it was taken back, 5 where sessions that were to move stayed.
     Swap {
         /// The server's name.
         server: String,
@@ -35,13 +35,15 @@ enum PluginVerb {
         #[arg(long, value_enum)]
         policy: Option<Policy>,
     },
-    /// Try a version on some of the sessions: all get it after a while, unless it is worse than what is in force.
+    /// Try a version on some of the sessions: all get it after a while, unless it is worse than
+    /// what is in force.
     Canary {
         /// The server's name.
         server: String,
         /// A folder with plugin.toml, a .wasm component, or oci://REGISTRY/REPOSITORY:TAG.
         file: PathBuf,
-        /// Share of the newcomers, above 0 and up to 1; as the server's configuration says where it is not given.
+        /// Share of the newcomers, above 0 and up to 1; as the server's configuration says where it
+        /// is not given.
         #[arg(long)]
         share: Option<f64>,
         /// The same share of live sessions moves to it, too.
@@ -56,7 +58,8 @@ enum PluginVerb {
         /// The server's name.
         server: String,
     },
-    /// Take back the version that is being tried, or else the one in force: newcomers and live sessions get the one before.
+    /// Take back the version that is being tried, or else the one in force: newcomers and live
+    /// sessions get the one before.
     Rollback {
         /// The server's name.
         server: String,
@@ -106,8 +109,12 @@ pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
             }
             Ask::with("POST", ctl::at(server, "/plugin/canary"), values)
         }),
-        PluginVerb::Promote { server } => Ok(Ask::with("POST", ctl::at(server, "/plugin/promote"), json!({}))),
-        PluginVerb::Rollback { server } => Ok(Ask::with("POST", ctl::at(server, "/plugin/rollback"), json!({}))),
+        PluginVerb::Promote { server } => {
+            Ok(Ask::with("POST", ctl::at(server, "/plugin/promote"), json!({})))
+        }
+        PluginVerb::Rollback { server } => {
+            Ok(Ask::with("POST", ctl::at(server, "/plugin/rollback"), json!({})))
+        }
         PluginVerb::History { server } => Ok(Ask::get(ctl::at(server, "/plugin/history"))),
         PluginVerb::Push(push) => return publish::push(push, arguments.json),
         PluginVerb::Pull(pull) => return publish::pull(pull, arguments.json),
@@ -118,7 +125,10 @@ pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
     };
     // Going back is what was asked for there, and sessions that are to stay are no surprise.
     let asked_for = matches!(arguments.verb, PluginVerb::Rollback { .. });
-    let may_stay = matches!(arguments.verb, PluginVerb::Swap { policy: Some(Policy::Pin | Policy::Disconnect), .. });
+    let may_stay = matches!(
+        arguments.verb,
+        PluginVerb::Swap { policy: Some(Policy::Pin | Policy::Disconnect), .. }
+    );
     let server = match &arguments.verb {
         PluginVerb::Swap { server, file, .. } | PluginVerb::Canary { server, file, .. } => {
             if !arguments.json {

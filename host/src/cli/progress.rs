@@ -1,4 +1,5 @@
-//! Says on standard error how far a swap is while its answer is waited for. On a terminal one line that changes; otherwise lines.
+//! Says on standard error how far a swap is while its answer is waited for. On a terminal one line
+//! that changes; otherwise lines.
 
 use std::io::{IsTerminal, Write};
 use std::pin::pin;
@@ -82,7 +83,9 @@ fn line(under_way: &Value) -> Option<String> {
     let count = |key: &str| under_way[key].as_u64().unwrap_or(0);
     let mut words = match under_way["stage"].as_str()? {
         "moving" => format!("moving to {to}: {} of {} sessions moved", count("moved"), count("of")),
-        "moving-back" => format!("{to} is taken back: {} of {} sessions moved back", count("moved"), count("of")),
+        "moving-back" => {
+            format!("{to} is taken back: {} of {} sessions moved back", count("moved"), count("of"))
+        }
         _ => return Some(format!("trying {to}")),
     };
     for (key, what) in [("stayed", "stayed"), ("ended", "ended")] {
@@ -106,7 +109,10 @@ mod tests {
         (seen["stage"], seen["of"], seen["moved"]) = (json!("moving"), json!(1_000), json!(120));
         assert_eq!(line(&seen).as_deref(), Some("moving to echo 2: 120 of 1000 sessions moved"));
         seen["stayed"] = json!(3);
-        assert_eq!(line(&seen).as_deref(), Some("moving to echo 2: 120 of 1000 sessions moved, 3 stayed"));
+        assert_eq!(
+            line(&seen).as_deref(),
+            Some("moving to echo 2: 120 of 1000 sessions moved, 3 stayed")
+        );
         assert_eq!(line(&Value::Null), None);
     }
 }

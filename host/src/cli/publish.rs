@@ -27,7 +27,8 @@ pub(super) struct PushArgs {
 
 #[derive(Args)]
 pub(super) struct PullArgs {
-    /// Where from, as oci://registry.example.com/echo:1.0. A tag is asked for anew, whatever the store has.
+    /// Where from, as oci://registry.example.com/echo:1.0. A tag is asked for anew, whatever the
+    /// store has.
     reference: String,
     /// Write the component to this file too.
     #[arg(short, long, value_name = "FILE")]
@@ -38,7 +39,8 @@ pub(super) struct PullArgs {
 
 #[derive(Args)]
 struct TermsArgs {
-    /// The configuration file whose `[registry]` says how registries are spoken to; wharf.toml where there is one.
+    /// The configuration file whose `[registry]` says how registries are spoken to; wharf.toml
+    /// where there is one.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -68,7 +70,8 @@ pub(super) fn pull(arguments: &PullArgs, json: bool) -> ExitCode {
 
 fn send(arguments: &PushArgs, reference: &Reference) -> Result<Value> {
     let registries = arguments.terms.read()?;
-    let key = arguments.sign.as_deref().map(SigningKey::read).transpose().map_err(anyhow::Error::msg)?;
+    let key =
+        arguments.sign.as_deref().map(SigningKey::read).transpose().map_err(anyhow::Error::msg)?;
     let parcel = parcel(&arguments.file)?;
     let version = parcel.version.clone();
     let digest = registries.push(reference, parcel, key.as_ref())?;
@@ -91,15 +94,24 @@ fn parcel(path: &Path) -> Result<Parcel> {
     let (name, bytes) = (source.name.clone(), source.bytes.clone());
     let engine = Engine::new(EngineConfig { sessions_max: 1, ..EngineConfig::default() })?;
     let plugin = Loader::without_cache(engine).load_source(source, &Grants::all())?;
-    let (version, description) = manifest.map(|manifest| (manifest.version, manifest.description)).unzip();
+    let (version, description) =
+        manifest.map(|manifest| (manifest.version, manifest.description)).unzip();
     let (imports, exports) = (plugin.imports().to_vec(), plugin.exports().to_vec());
-    Ok(Parcel { name, version, description: description.unwrap_or_default(), bytes, imports, exports })
+    Ok(Parcel {
+        name,
+        version,
+        description: description.unwrap_or_default(),
+        bytes,
+        imports,
+        exports,
+    })
 }
 
 fn receive(arguments: &PullArgs, reference: &Reference) -> Result<Value> {
     let pulled = arguments.terms.read()?.fetch_by(reference, PullPolicy::Always)?;
     if let Some(file) = &arguments.output {
-        crate::files::replace(file, &pulled.bytes).with_context(|| format!("{}: cannot write it", file.display()))?;
+        crate::files::replace(file, &pulled.bytes)
+            .with_context(|| format!("{}: cannot write it", file.display()))?;
     }
     Ok(json!({
         "reference": pulled.reference.to_string(),

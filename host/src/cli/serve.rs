@@ -23,14 +23,17 @@ use crate::control::{Control, ControlConfig, Reload};
 use crate::net::SocketOptions;
 use crate::plugin::{Compiler, Grants};
 use crate::server::{
-    Fleet, Host, HostConfig, Inheritance, LeftSession, LeftSocket, Plan, PlanCause, PlanError, Reloaded, Shelf, leave,
+    Fleet, Host, HostConfig, Inheritance, LeftSession, LeftSocket, Plan, PlanCause, PlanError,
+    Reloaded, Shelf, leave,
 };
 use crate::work::{Refusal, WorkKind};
 
-/// How long sessions may take to be left to the next process, however short the time is for those that finish.
+/// How long sessions may take to be left to the next process, however short the time is for those
+/// that finish.
 const LEAVE_MIN: Duration = Duration::from_secs(3);
 
-/// Serves until a signal. All servers are bound before the first accepts; one that cannot be leaves none running.
+/// Serves until a signal. All servers are bound before the first accepts; one that cannot be leaves
+/// none running.
 pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
     let mut inheritance = upgrade::inheritance()?;
     let done = serve(arguments, &mut inheritance);
@@ -42,15 +45,20 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
 
 fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result<()> {
     if let Some(flag) = arguments.stray_flag() {
-        let message =
-            format!("{flag} describes a server without a file and needs --plugin; with a file, put it into the file\n");
+        let message = format!(
+            "{flag} describes a server without a file and needs --plugin; with a file, put it into the file\n"
+        );
         // As every other mistake on the command line.
         Cli::command().error(ErrorKind::MissingRequiredArgument, message).exit();
     }
     let (file, config) = match (&arguments.plugin, arguments.server.listen) {
         (Some(plugin), Some(listen)) => {
             let grants: Grants = arguments.grants.iter().copied().collect();
-            let server = arguments.server.describe(listen, SocketOptions::default()).plugin(plugin).grants(grants);
+            let server = arguments
+                .server
+                .describe(listen, SocketOptions::default())
+                .plugin(plugin)
+                .grants(grants);
             let host = HostConfig {
                 cache_dir: default_cache_dir(),
                 compiler: Some(Compiler::this_program()),
@@ -58,7 +66,8 @@ fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result
             };
             let server = server.registries(Arc::new(registries(None)?));
             let place = "the server of the command line".to_owned();
-            let control = arguments.control.clone().map(|socket| ControlConfig { socket, listen: None });
+            let control =
+                arguments.control.clone().map(|socket| ControlConfig { socket, listen: None });
             (
                 None,
                 Config {
@@ -83,7 +92,8 @@ fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result
     let control = config.control.clone();
     // Its place is taken before anything accepts, and it answers once everything does.
     let successors = Successors::of_this_process();
-    let doors = inheritance.as_mut().map(|left| std::mem::take(&mut left.doors)).unwrap_or_default();
+    let doors =
+        inheritance.as_mut().map(|left| std::mem::take(&mut left.doors)).unwrap_or_default();
     let opening = control.as_ref().map(|control| Control::open(control, doors)).transpose()?;
     let sessions = std::mem::take(&mut handed.sessions);
     let mut plan = plan(config, handed, store.as_deref())?;
@@ -108,7 +118,8 @@ fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result
         return Ok(());
     };
     let fleet = fleet.map_err(|error| {
-        let mistakes: Vec<_> = error.mistakes.iter().map(|mistake| format!("{origin}{mistake}")).collect();
+        let mistakes: Vec<_> =
+            error.mistakes.iter().map(|mistake| format!("{origin}{mistake}")).collect();
         anyhow!("nothing was started:\n{}", mistakes.join("\n"))
     })?;
     if let Some(store) = store.as_ref().filter(|_| inheritance.is_none()) {
@@ -163,14 +174,18 @@ async fn steer(
             Ok(grace) = succeeded.wait_for(Option::is_some) => Wish::Replaced(grace.unwrap_or_default()),
         };
         match wish {
-            Wish::Reload if !has_file => tracing::info!("SIGHUP: there is no configuration file to read again"),
+            Wish::Reload if !has_file => {
+                tracing::info!("SIGHUP: there is no configuration file to read again")
+            }
             Wish::Reload => {
                 // Beside the signals, so that the next one is heard while plugins are loaded.
                 let (fleet, reload) = (Arc::clone(fleet), reload.clone());
                 tokio::spawn(async move {
                     systemd::reloading();
                     if let Err(mistakes) = reload.run(&fleet).await {
-                        tracing::error!("the configuration was refused, and nothing was changed:\n{mistakes}");
+                        tracing::error!(
+                            "the configuration was refused, and nothing was changed:\n{mistakes}"
+                        );
                     }
                     systemd::tell(&[NotifyState::Ready]);
                 });
@@ -210,8 +225,8 @@ async fn leave_to_the_next(fleet: &Arc<Fleet>, store: Arc<Store>, grace: Duratio
     tracing::info!(left = left.moved, stayed = ?left.stayed, "sessions wait for the next process");
 }
 
-/// Sessions that the process before this one left in the store. They are removed from there before they go on here, so that they
-/// cannot do so twice.
+/// Sessions that the process before this one left in the store. They are removed from there before
+/// they go on here, so that they cannot do so twice.
 fn taken_up(descriptors: Vec<OwnedFd>, store: Option<&Store>) -> Vec<LeftSession> {
     if descriptors.is_empty() {
         return Vec::new();
@@ -220,19 +235,26 @@ fn taken_up(descriptors: Vec<OwnedFd>, store: Option<&Store>) -> Vec<LeftSession
     if let Some(store) = store {
         store.remove([SESSIONS]);
     }
-    tracing::info!(sessions = sessions.len(), strays, "sessions of the process before are taken up");
+    tracing::info!(
+        sessions = sessions.len(),
+        strays,
+        "sessions of the process before are taken up"
+    );
     sessions
 }
 
-/// Sockets that were handed over go to the servers of their names. What is kept in the store and of no use any more is closed and
-/// removed, before it is in the way.
+/// Sockets that were handed over go to the servers of their names. What is kept in the store and of
+/// no use any more is closed and removed, before it is in the way.
 fn plan(config: Config, handed: Handed, store: Option<&Store>) -> Result<Plan> {
     let mut plan = config.plan();
     let Handed { mut sockets, mut kept, mut strays, twice, .. } = handed;
     match (twice, store) {
-        // What is too many is from the store, and nothing that is in there is in the way of a start.
+        // What is too many is from the store, and nothing that is in there is in the way of a
+        // start.
         (Some(name), Some(_)) => drop(strays.insert(name)),
-        (Some(name), None) => bail!("systemd hands over two sockets called `{}`", name.escape_debug()),
+        (Some(name), None) => {
+            bail!("systemd hands over two sockets called `{}`", name.escape_debug())
+        }
         (None, _) => {}
     }
     for (_, server) in &mut plan.servers {
@@ -245,13 +267,20 @@ fn plan(config: Config, handed: Handed, store: Option<&Store>) -> Result<Plan> {
         // As above.
         (_, Some(_)) => strays.extend(sockets.drain().map(|(name, _)| name)),
         (Some(name), None) => {
-            bail!("systemd hands over a socket called `{}`, and no server has this `name`", name.escape_debug());
+            bail!(
+                "systemd hands over a socket called `{}`, and no server has this `name`",
+                name.escape_debug()
+            );
         }
         (None, None) => {}
     }
-    let addresses: Vec<_> = plan.servers.iter().filter_map(|(_, server)| server.address()).collect();
-    let is_of_use = |socket: &LeftSocket| socket.address().is_some_and(|address| addresses.contains(&address));
-    strays.extend(kept.extract_if(|_, socket| !is_of_use(socket)).map(|(server, _)| listens(&server)));
+    let addresses: Vec<_> =
+        plan.servers.iter().filter_map(|(_, server)| server.address()).collect();
+    let is_of_use =
+        |socket: &LeftSocket| socket.address().is_some_and(|address| addresses.contains(&address));
+    strays.extend(
+        kept.extract_if(|_, socket| !is_of_use(socket)).map(|(server, _)| listens(&server)),
+    );
     for name in &strays {
         tracing::warn!(name = %name.escape_debug(), "systemd handed over what no server has a use for; it is closed");
     }

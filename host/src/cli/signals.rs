@@ -61,8 +61,8 @@ impl Signals {
         }
     }
 
-    /// Ends the servers as wished: a drain lets sessions finish until `grace` is over; another signal cuts that short,
-    /// and one more cuts off what is left.
+    /// Ends the servers as wished: a drain lets sessions finish until `grace` is over; another
+    /// signal cuts that short, and one more cuts off what is left.
     pub(super) async fn finish(&mut self, wish: Wish, fleet: &Fleet, grace: Duration) {
         if wish != Wish::Stop {
             tracing::info!(?grace, "draining; another signal stops");

@@ -1,7 +1,9 @@
-//! systemd's store of descriptors: what listens is kept there while the process serves, and sessions when it ends, so that the
-//! next process of the unit gets them. It is used where `FileDescriptorStoreMax=` of the unit says so.
+//! systemd's store of descriptors: what listens is kept there while the process serves, and
+//! sessions when it ends, so that the next process of the unit gets them. It is used where
+//! `FileDescriptorStoreMax=` of the unit says so.
 //!
-//! The messages are sent here and not by the library, which waits for ever where systemd does not read.
+//! The messages are sent here and not by the library, which waits for ever where systemd does not
+//! read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice, pipe};
@@ -18,11 +20,13 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 
 use crate::server::Shelf;
 
-/// The name of everything that belongs to sessions. Short, because names of all of it are in one variable of the environment.
+/// The name of everything that belongs to sessions. Short, because names of all of it are in one
+/// variable of the environment.
 pub(super) const SESSIONS: &str = ".s";
 /// What names of listening sockets begin with, before the server's.
 const LISTENS: &str = ".l-";
-/// Bytes that names may have together; the kernel starts no process with a variable of more than 128 KiB.
+/// Bytes that names may have together; the kernel starts no process with a variable of more than
+/// 128 KiB.
 const NAMES_MAX_BYTES: usize = 120_000;
 /// How long a message may take to be sent.
 const SEND_MAX: Duration = Duration::from_secs(2);
@@ -60,7 +64,12 @@ impl Store {
 
     fn at(socket: PathBuf, max: usize, held: bool) -> Self {
         let wanted = Mutex::new(Wanted { held, sockets: BTreeMap::new() });
-        Self { socket, max, wanted, kept: Mutex::new(Kept { servers: BTreeSet::new(), session_descriptors: 0 }) }
+        Self {
+            socket,
+            max,
+            wanted,
+            kept: Mutex::new(Kept { servers: BTreeSet::new(), session_descriptors: 0 }),
+        }
     }
 
     /// These are in it since before.
@@ -79,8 +88,8 @@ impl Store {
         servers.iter().for_each(|server| self.follow(server));
     }
 
-    /// Removes sockets that are in it since before. What is wanted of them is to follow: systemd does not take a socket that it has
-    /// under another name.
+    /// Removes sockets that are in it since before. What is wanted of them is to follow: systemd
+    /// does not take a socket that it has under another name.
     pub(super) fn clear_out(&self) {
         let before = std::mem::take(&mut self.kept().servers);
         let names: Vec<_> = before.iter().map(|server| listens(server)).collect();
@@ -108,11 +117,14 @@ impl Store {
             // Whoever gets this closes it once what came before is done.
             self.send("BARRIER=1\n", &[writer.as_fd()])?;
             drop(writer);
-            Ok(retry_on_intr(|| poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&DONE_MAX)))? > 0)
+            Ok(retry_on_intr(|| poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&DONE_MAX)))?
+                > 0)
         };
         match waits() {
             Ok(true) => {}
-            Ok(false) => tracing::warn!("systemd does not say that it has done what it was told about its store"),
+            Ok(false) => tracing::warn!(
+                "systemd does not say that it has done what it was told about its store"
+            ),
             Err(error) => tracing::warn!(%error, "systemd did not hear"),
         }
     }
@@ -151,7 +163,8 @@ impl Kept {
     /// Whether there is room for so many more under this name.
     fn has_room(&self, count: usize, name: &str, max: usize) -> bool {
         let sockets: usize = self.servers.iter().map(|server| listens(server).len() + 1).sum();
-        let names = sockets + self.session_descriptors * (SESSIONS.len() + 1) + count * (name.len() + 1);
+        let names =
+            sockets + self.session_descriptors * (SESSIONS.len() + 1) + count * (name.len() + 1);
         names <= NAMES_MAX_BYTES && self.servers.len() + self.session_descriptors + count <= max
     }
 }
@@ -186,7 +199,11 @@ impl Shelf for Store {
         };
         if !kept.has_room(1, &name, self.max) {
             let max = self.max;
-            tracing::warn!(server, max, "systemd's store is full (`FileDescriptorStoreMax=`); its socket is not kept");
+            tracing::warn!(
+                server,
+                max,
+                "systemd's store is full (`FileDescriptorStoreMax=`); its socket is not kept"
+            );
             return;
         }
         match socket {
@@ -230,7 +247,10 @@ pub(super) fn server_of(name: &str) -> Option<String> {
     while let Some(byte) = bytes.next() {
         server.push(match byte {
             b'%' => {
-                let (high, low) = (char::from(bytes.next()?).to_digit(16)?, char::from(bytes.next()?).to_digit(16)?);
+                let (high, low) = (
+                    char::from(bytes.next()?).to_digit(16)?,
+                    char::from(bytes.next()?).to_digit(16)?,
+                );
                 u8::try_from(high * 16 + low).ok()?
             }
             byte => byte,

@@ -27,7 +27,8 @@ pub(super) fn reloading() {
     }
 }
 
-/// Tells the watchdog that all is well for as long as every thread takes up work. Ends where there is no watchdog.
+/// Tells the watchdog that all is well for as long as every thread takes up work. Ends where there
+/// is no watchdog.
 pub(super) async fn watch(host: Host) {
     let Some(period) = sd_notify::watchdog_enabled() else { return };
     // As its manual advises: twice in a period.
@@ -36,7 +37,10 @@ pub(super) async fn watch(host: Host) {
         if host.is_well(patience).await {
             tell(&[NotifyState::Watchdog]);
         } else {
-            tracing::warn!(?patience, "a thread that runs sessions did not take up work; the watchdog is not told");
+            tracing::warn!(
+                ?patience,
+                "a thread that runs sessions did not take up work; the watchdog is not told"
+            );
         }
         tokio::time::sleep(step).await;
     }
@@ -61,8 +65,9 @@ pub(super) struct Handed {
 pub(super) fn handed_over() -> Result<Handed> {
     let mut handed = Handed::default();
     for (number, name) in sd_notify::listen_fds_with_names()? {
-        // SAFETY: systemd passes these descriptors to this process alone and says so by its process id in the
-        // environment, which was checked. Nobody else in the process knows them, and this runs once.
+        // SAFETY: systemd passes these descriptors to this process alone and says so by its process
+        // id in the environment, which was checked. Nobody else in the process knows them, and this
+        // runs once.
         #[allow(unsafe_code)]
         let owned = unsafe { OwnedFd::from_raw_fd(number) };
         if name == SESSIONS {

@@ -33,7 +33,8 @@ const SESSIONS: [(&str, &str); 13] = [
 ];
 
 /// Columns of a list of limits.
-const LIMITS: [(&str, &str); 4] = [("LIMIT", "/key"), ("VALUE", "/value"), ("UNIT", "/unit"), ("FROM", "/origin")];
+const LIMITS: [(&str, &str); 4] =
+    [("LIMIT", "/key"), ("VALUE", "/value"), ("UNIT", "/unit"), ("FROM", "/origin")];
 
 /// Columns of a list of versions.
 const GENERATIONS: [(&str, &str); 8] = [
@@ -68,7 +69,8 @@ const TENANTS: [(&str, &str); 15] = [
 
 /// A list as a table, anything else as one line for each value.
 pub(super) fn render(value: &Value) -> String {
-    let list = |key: &str| value.get(key).and_then(Value::as_array).filter(|_| value.get("id").is_none());
+    let list =
+        |key: &str| value.get(key).and_then(Value::as_array).filter(|_| value.get("id").is_none());
     if let Some(servers) = list("servers") {
         return table(&SERVERS, servers);
     }
@@ -110,7 +112,8 @@ pub(super) fn render(value: &Value) -> String {
 fn blamed(generation: &Value) -> Option<String> {
     let of = |key: &str| generation.get("faults")?.get(key);
     let count = |key: &str| of(key).map_or("-".into(), cell);
-    let rate = |key: &str| of(key).and_then(Value::as_f64).map_or("-".into(), |rate| format!("{rate:.3}"));
+    let rate =
+        |key: &str| of(key).and_then(Value::as_f64).map_or("-".into(), |rate| format!("{rate:.3}"));
     of("faults")?;
     Some(format!(
         "\nnumber {}: {} faults, {} excused by {} replays, at {} of {} addresses; rate {}, before {}",
@@ -126,14 +129,19 @@ fn blamed(generation: &Value) -> Option<String> {
 }
 
 pub(super) fn table(columns: &[(&str, &str)], rows: &[Value]) -> String {
-    let mut cells: Vec<Vec<String>> = vec![columns.iter().map(|(heading, _)| (*heading).to_owned()).collect()];
+    let mut cells: Vec<Vec<String>> =
+        vec![columns.iter().map(|(heading, _)| (*heading).to_owned()).collect()];
     for row in rows {
-        cells.push(columns.iter().map(|(_, path)| row.pointer(path).map_or("-".into(), cell)).collect());
+        cells.push(
+            columns.iter().map(|(_, path)| row.pointer(path).map_or("-".into(), cell)).collect(),
+        );
     }
-    let width = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width =
+        |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<_> = (0..columns.len()).map(width).collect();
     let line = |row: &Vec<String>| {
-        let padded: Vec<_> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+        let padded: Vec<_> =
+            row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
         padded.join("  ").trim_end().to_owned()
     };
     cells.iter().map(line).collect::<Vec<_>>().join("\n")
@@ -144,7 +152,9 @@ fn cell(value: &Value) -> String {
         Value::Null => "-".into(),
         // Clients and plugins choose names: none of them breaks a table or drives the terminal.
         Value::String(text) => super::in_one_line(text),
-        Value::Number(number) if number.is_f64() => format!("{:.1}", number.as_f64().unwrap_or_default()),
+        Value::Number(number) if number.is_f64() => {
+            format!("{:.1}", number.as_f64().unwrap_or_default())
+        }
         other => other.to_string(),
     }
 }
@@ -160,7 +170,10 @@ fn flatten(prefix: &str, value: &Value, lines: &mut Vec<(String, String)>) {
         Value::Object(_) => lines.push((prefix.to_owned(), "-".into())),
         Value::Array(items) => {
             let shown: Vec<_> = items.iter().map(cell).collect();
-            lines.push((prefix.to_owned(), if shown.is_empty() { "-".into() } else { shown.join(", ") }));
+            lines.push((
+                prefix.to_owned(),
+                if shown.is_empty() { "-".into() } else { shown.join(", ") },
+            ));
         }
         Value::Number(number) if number.is_f64() => {
             lines.push((prefix.to_owned(), number.to_string()));
@@ -184,10 +197,12 @@ mod tests {
         assert!(sessions.contains("ASLEEP") && sessions.contains("true"), "{sessions}");
         let faults = json!({ "faults": 12, "excused": 0, "replayed": 8, "addresses": 3, "faulty_addresses": 2, "rate": 0.5,
             "rate_before": 0.0 });
-        let history = render(&json!({ "generations": [{ "number": 2, "faults": faults }, { "number": 3 }] }));
+        let history =
+            render(&json!({ "generations": [{ "number": 2, "faults": faults }, { "number": 3 }] }));
         let said = "number 2: 12 faults, 0 excused by 8 replays, at 2 of 3 addresses; rate 0.500, before 0.000";
         assert!(history.ends_with(said), "{history}");
-        let one = json!({ "name": "echo", "sessions": 3, "counters": { "ended": { "evicted": 1 } } });
+        let one =
+            json!({ "name": "echo", "sessions": 3, "counters": { "ended": { "evicted": 1 } } });
         assert!(render(&one).contains("counters.ended.evicted  1"), "{}", render(&one));
     }
 }

@@ -7,11 +7,14 @@ use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
 use super::build;
-use crate::authoring::{Cost, Manner, Rehearsal, START, TRANSCRIPT_FILE, Transcript, advice, rehearse};
+use crate::authoring::{
+    Cost, Manner, Rehearsal, START, TRANSCRIPT_FILE, Transcript, advice, rehearse,
+};
 use crate::config::default_cache_dir;
 use crate::event::Priority;
 use crate::plugin::{
-    Engine, EngineConfig, Grant, Grants, InstanceLimits, LoadError, Loader, MANIFEST_FILE, Manifest, Plugin,
+    Engine, EngineConfig, Grant, Grants, InstanceLimits, LoadError, Loader, MANIFEST_FILE,
+    Manifest, Plugin,
 };
 
 /// Instances at a time: one is played, and one takes its session over.
@@ -41,8 +44,11 @@ pub(super) fn run(arguments: &TestArgs) -> Result<()> {
     let manifest = Manifest::find(path)?;
     let folder = manifest.as_ref().map(|manifest| manifest.folder.as_path()).or(path.parent());
     let usual = folder.map(|folder| folder.join(TRANSCRIPT_FILE));
-    let files =
-        if arguments.transcript.is_empty() { usual.into_iter().collect() } else { arguments.transcript.clone() };
+    let files = if arguments.transcript.is_empty() {
+        usual.into_iter().collect()
+    } else {
+        arguments.transcript.clone()
+    };
     if manifest.is_none() && !path.exists() {
         bail!(
             "{}: there is nothing of this name; expected a folder with {MANIFEST_FILE}, or a .wasm component",
@@ -52,7 +58,11 @@ pub(super) fn run(arguments: &TestArgs) -> Result<()> {
     // Before the build, which may take minutes: a misspelt word costs nothing.
     let mut stories = Vec::new();
     for file in files {
-        let hint = if arguments.transcript.is_empty() { "; `--transcript` names another file" } else { "" };
+        let hint = if arguments.transcript.is_empty() {
+            "; `--transcript` names another file"
+        } else {
+            ""
+        };
         let story = Transcript::read(&file).map_err(|error| anyhow!("{error}{hint}"))?;
         stories.push((file, story));
     }
@@ -63,7 +73,8 @@ pub(super) fn run(arguments: &TestArgs) -> Result<()> {
     let (mut failed, mut played) = (0, 0);
     say!("{}", plugin.label());
     for (file, story) in stories {
-        let mut manners = vec![(Manner::Whole, "as it was sent"), (Manner::SingleBytes, "in single bytes")];
+        let mut manners =
+            vec![(Manner::Whole, "as it was sent"), (Manner::SingleBytes, "in single bytes")];
         if plugin.has_handoff() {
             manners.push((Manner::HandedOver, "handed over before each event"));
         }
@@ -107,9 +118,14 @@ fn load(arguments: &TestArgs, manifest: Option<&Manifest>) -> Result<Arc<Plugin>
     let loaded = loader()?.load(&arguments.plugin, &grants);
     Ok(Arc::new(loaded.map_err(|error| match (&error, manifest) {
         (LoadError::NotGranted { .. }, Some(manifest)) => {
-            anyhow!("{error}\nhere: to `grants` in {}", manifest.folder.join(MANIFEST_FILE).display())
+            anyhow!(
+                "{error}\nhere: to `grants` in {}",
+                manifest.folder.join(MANIFEST_FILE).display()
+            )
         }
-        (LoadError::NotGranted { .. }, None) => anyhow!("{error}\nhere: by `--grant NAME` for each"),
+        (LoadError::NotGranted { .. }, None) => {
+            anyhow!("{error}\nhere: by `--grant NAME` for each")
+        }
         (error, _) => match advice(error) {
             Some(advice) => anyhow!("{error}\n{advice}"),
             None => anyhow!("{error}"),
@@ -117,23 +133,40 @@ fn load(arguments: &TestArgs, manifest: Option<&Manifest>) -> Result<Arc<Plugin>
     })?))
 }
 
-/// A loader for a few instances, without the threads of a host. It keeps what it compiles where there is a place for it.
+/// A loader for a few instances, without the threads of a host. It keeps what it compiles where
+/// there is a place for it.
 pub(super) fn loader() -> Result<Loader> {
-    let engine = Engine::new(EngineConfig { sessions_max: INSTANCES_MAX, ..EngineConfig::default() })?;
+    let engine =
+        Engine::new(EngineConfig { sessions_max: INSTANCES_MAX, ..EngineConfig::default() })?;
     let cached = default_cache_dir().map(|folder| Loader::with_cache(engine.clone(), &folder));
     Ok(cached.and_then(Result::ok).unwrap_or_else(|| Loader::without_cache(engine)))
 }
 
 fn costs(rehearsal: &Rehearsal) {
-    say!("{:>6}  {:<13} {:>7} {:>12} {:>8} {:>11}  FITS", "LINE", "EVENT", "BYTES", "FUEL", "CPU us", "MEMORY KiB");
+    say!(
+        "{:>6}  {:<13} {:>7} {:>12} {:>8} {:>11}  FITS",
+        "LINE",
+        "EVENT",
+        "BYTES",
+        "FUEL",
+        "CPU us",
+        "MEMORY KiB"
+    );
     for cost in &rehearsal.costs {
         let Cost { line, event, bytes, fuel, cpu, memory_bytes } = cost;
         let (cpu, memory, fits) = (cpu.as_micros(), memory_bytes >> 10, classes(cost));
         say!("{line:>6}  {event:<13} {bytes:>7} {fuel:>12} {cpu:>8} {memory:>11}  {fits}");
     }
-    let dearest = rehearsal.costs.iter().filter(|cost| cost.event != START).max_by_key(|cost| cost.fuel);
+    let dearest =
+        rehearsal.costs.iter().filter(|cost| cost.event != START).max_by_key(|cost| cost.fuel);
     if let Some(cost) = dearest {
-        say!("dearest event: {} of line {} with {} fuel, {}", cost.event, cost.line, cost.fuel, classes(cost));
+        say!(
+            "dearest event: {} of line {} with {} fuel, {}",
+            cost.event,
+            cost.line,
+            cost.fuel,
+            classes(cost)
+        );
     }
 }
 

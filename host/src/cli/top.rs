@@ -69,7 +69,10 @@ struct Before {
 
 pub(super) fn run(arguments: &TopArgs) -> ExitCode {
     let client = Client::new(&arguments.socket.clone().unwrap_or_else(default_socket));
-    let done = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string());
+    let done = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string());
     let done = done.and_then(|runtime| {
         let _raw = Raw::enter();
         runtime.block_on(watch(&client, arguments)).map_err(|error| error.to_string())
@@ -136,8 +139,10 @@ async fn frame(client: &Client, before: &mut Before) -> Result<String, ClientErr
         for session in listed["sessions"].as_array().into_iter().flatten() {
             let mut session = session.clone();
             let key = (name.clone(), session["id"].as_u64().unwrap_or(0));
-            let (events, cpu) =
-                (session["events"].as_u64().unwrap_or(0), session["cpu_seconds"].as_f64().unwrap_or(0.0));
+            let (events, cpu) = (
+                session["events"].as_u64().unwrap_or(0),
+                session["cpu_seconds"].as_f64().unwrap_or(0.0),
+            );
             let (old_events, old_cpu) = before.sessions.get(&key).copied().unwrap_or((events, cpu));
             let share = seconds.map_or(0.0, |seconds| 100.0 * (cpu - old_cpu) / seconds);
             session["server"] = json!(name);
@@ -155,7 +160,8 @@ async fn frame(client: &Client, before: &mut Before) -> Result<String, ClientErr
         let (faults, refused) = (sum("/counters/faults"), sum("/counters/refused"));
         let count = |path: &str| server.pointer(path).and_then(Value::as_u64).unwrap_or(0);
         let (accepted, events) = (count("/counters/accepted"), count("/counters/events"));
-        let (old_accepted, old_events) = before.servers.get(&name).copied().unwrap_or((accepted, events));
+        let (old_accepted, old_events) =
+            before.servers.get(&name).copied().unwrap_or((accepted, events));
         let classes = server["latency_seconds"].as_object();
         let worst = |share: &str| {
             let all = classes.into_iter().flatten().filter_map(|(_, class)| class[share].as_f64());
@@ -190,7 +196,10 @@ fn draw(screen: &str) -> io::Result<()> {
         let size = tcgetwinsize(&out).map_or((usize::MAX, usize::MAX), |size| {
             (usize::from(size.ws_row).max(1), usize::from(size.ws_col).max(1))
         });
-        let lines = printable.lines().take(size.0).map(|line| line.chars().take(size.1).collect::<String>());
+        let lines = printable
+            .lines()
+            .take(size.0)
+            .map(|line| line.chars().take(size.1).collect::<String>());
         let lines: Vec<_> = lines.map(|line| format!("{line}\x1b[K")).collect();
         write!(out, "\x1b[H{}\x1b[J", lines.join("\r\n"))
     } else {

@@ -1,5 +1,5 @@
-//! `wharf upgrade`: both ends of it. The running process starts a program as it was started itself and gives it what it listens
-//! with; the new process finds that where its standard input would be.
+//! `wharf upgrade`: both ends of it. The running process starts a program as it was started itself
+//! and gives it what it listens with; the new process finds that where its standard input would be.
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
@@ -26,14 +26,16 @@ use crate::work::WorkKind;
 const MARK: &str = "WHARF_TAKES_OVER";
 /// What systemd says to one process and not to the next.
 const OTHERS: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
-/// A new process that says that it serves and ends within this time has not taken over. Until then both accept.
+/// A new process that says that it serves and ends within this time has not taken over. Until then
+/// both accept.
 const STAYS_MIN: Duration = Duration::from_millis(100);
 /// The exit code where sessions stayed that could not move, as for `wharf plugin swap`.
 const STAYED: u8 = 5;
 
 #[derive(Args)]
 pub(super) struct UpgradeArgs {
-    /// The control socket; as in `[control]`, `$XDG_RUNTIME_DIR/wharf/control.sock` where none is given.
+    /// The control socket; as in `[control]`, `$XDG_RUNTIME_DIR/wharf/control.sock` where none is
+    /// given.
     #[arg(long, env = "WHARF_CONTROL")]
     socket: Option<PathBuf>,
     /// The new program; where none is given, what lies now where the running one was started from.
@@ -42,7 +44,8 @@ pub(super) struct UpgradeArgs {
     /// How long the new process may take until it serves, as 2m, which is the default.
     #[arg(long)]
     timeout: Option<String>,
-    /// How long sessions that cannot move may go on in the old process, as 1h; `stop_grace` where none is given.
+    /// How long sessions that cannot move may go on in the old process, as 1h; `stop_grace` where
+    /// none is given.
     #[arg(long)]
     drain: Option<String>,
     /// Print what the API answers, for programs.
@@ -50,14 +53,15 @@ pub(super) struct UpgradeArgs {
     json: bool,
 }
 
-/// Asks the running process. 0: the new one serves, and all sessions have moved. 5: it serves, and some stayed. The others as for `wharf
-/// ctl`: 1 where nothing was changed.
+/// Asks the running process. 0: the new one serves, and all sessions have moved. 5: it serves, and
+/// some stayed. The others as for `wharf ctl`: 1 where nothing was changed.
 pub(super) fn run(arguments: &UpgradeArgs) -> ExitCode {
     let program = match arguments.program.as_ref().map(std::path::absolute).transpose() {
         Ok(program) => program,
         Err(error) => return ctl::fail(&format!("--program: {error}"), 2),
     };
-    let body = json!({ "program": program, "timeout": arguments.timeout, "drain": arguments.drain });
+    let body =
+        json!({ "program": program, "timeout": arguments.timeout, "drain": arguments.drain });
     let ask = Ask::with("POST", "/v1/upgrade".into(), body);
     ctl::send(arguments.socket.clone(), ask, arguments.json, |answer| {
         let stayed = stayed(&answer["stayed"]);
@@ -75,7 +79,8 @@ pub(super) fn run(arguments: &UpgradeArgs) -> ExitCode {
 /// How many sessions go on in the old process. Those that were over meanwhile do not.
 fn stayed(reasons: &Value) -> u64 {
     let over = ["ended", "ending", "fault"];
-    let staying = reasons.as_object().into_iter().flatten().filter(|(why, _)| !over.contains(&why.as_str()));
+    let staying =
+        reasons.as_object().into_iter().flatten().filter(|(why, _)| !over.contains(&why.as_str()));
     staying.filter_map(|(_, count)| count.as_u64()).sum()
 }
 
@@ -123,14 +128,16 @@ impl Successors {
 
     async fn start(&self, fleet: Arc<Fleet>, wish: UpgradeWish) -> Result<Upgraded, String> {
         let program = wish.program.or_else(|| self.program.clone());
-        let program = program.ok_or("it is not known where this program lies; name it with --program")?;
+        let program =
+            program.ok_or("it is not known where this program lies; name it with --program")?;
         let shown = program.display().to_string();
         let at = |problem: String| format!("{shown}: {problem}; nothing was changed");
         let (passage, end) = Passage::pair().map_err(|error| at(error.to_string()))?;
         let arguments = self.arguments.clone();
         let start = move || Spawned::start(&program, &arguments, end, as_a_successor);
         let threads = fleet.host().clone();
-        let started = threads.work(WorkKind::Urgent, start).await.map_err(|error| at(error.to_string()))?;
+        let started =
+            threads.work(WorkKind::Urgent, start).await.map_err(|error| at(error.to_string()))?;
         let child = started.map_err(|error| at(format!("cannot be started: {error}")))?;
         let process = child.id();
         tracing::info!(program = shown, process, "a new process is to take over");
@@ -138,7 +145,14 @@ impl Successors {
         // Before anything is given up: what crashes at once would leave nobody who serves.
         let looked = threads.work(WorkKind::Urgent, move || {
             let gone = handed_over.is_ok() && child.ends_within(STAYS_MIN);
-            (if gone { Err("it said that it serves, and ended".to_owned()) } else { handed_over }, child)
+            (
+                if gone {
+                    Err("it said that it serves, and ended".to_owned())
+                } else {
+                    handed_over
+                },
+                child,
+            )
         });
         let (handed_over, mut child) = looked.await.map_err(|error| at(error.to_string()))?;
         let heir = match handed_over {

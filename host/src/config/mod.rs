@@ -34,7 +34,8 @@ const CONFIG_MAX_BYTES: u64 = 16 << 20;
 /// Most worker threads. More than a machine has CPUs only makes them wait for each other.
 pub const WORKERS_MAX: usize = 256;
 
-/// A configuration file that says nothing wrong by itself. Whether plugins load and addresses bind is another matter.
+/// A configuration file that says nothing wrong by itself. Whether plugins load and addresses bind
+/// is another matter.
 pub struct Config {
     /// What the servers share.
     pub host: HostConfig,
@@ -48,7 +49,8 @@ pub struct Config {
     pub servers: Vec<(String, ServerBuilder)>,
 }
 
-/// What is wrong with a configuration file: one line for each mistake, each naming the file and the key.
+/// What is wrong with a configuration file: one line for each mistake, each naming the file and the
+/// key.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .mistakes.join("\n"))]
 pub struct ConfigError {
@@ -70,7 +72,10 @@ impl Config {
         })?;
         let folder = file.parent().unwrap_or(Path::new("."));
         let mut config = Self::parse(&text, folder).map_err(|mistakes| ConfigError {
-            mistakes: mistakes.into_iter().map(|mistake| format!("{}: {mistake}", file.display())).collect(),
+            mistakes: mistakes
+                .into_iter()
+                .map(|mistake| format!("{}: {mistake}", file.display()))
+                .collect(),
             source: None,
         })?;
         if config.host.state_dir.is_none() {
@@ -93,12 +98,14 @@ impl Config {
 
     fn parse(text: &str, folder: &Path) -> Result<Self, Vec<String>> {
         let written = text.parse::<toml::Table>().unwrap_or_default();
-        let file: file::File = toml::from_str(text).map_err(|error| vec![error.to_string().trim_end().to_owned()])?;
+        let file: file::File =
+            toml::from_str(text).map_err(|error| vec![error.to_string().trim_end().to_owned()])?;
         if file.server.is_empty() {
             return Err(vec!["no servers: expected at least one `[[server]]` table".into()]);
         }
         let mut mistakes = Vec::new();
-        let registries = Arc::new(Registries::new(registry::describe(&file.registry, folder, &mut mistakes)));
+        let registries =
+            Arc::new(Registries::new(registry::describe(&file.registry, folder, &mut mistakes)));
         let mut servers = Vec::new();
         let mut taken: Vec<(String, SocketAddr)> = Vec::new();
         for (index, table) in file.server.iter().enumerate() {
@@ -108,28 +115,42 @@ impl Config {
             };
             match server::describe(table, folder) {
                 Ok(description) => {
-                    let description = description.given(given(&written, index)).registries(Arc::clone(&registries));
+                    let description = description
+                        .given(given(&written, index))
+                        .registries(Arc::clone(&registries));
                     if let Some(address) = description.address() {
-                        if let Some((other, _)) = taken.iter().find(|(_, other)| overlap(*other, address)) {
-                            mistakes.push(format!("{place}: `host` and `port`: {address} is taken by {other}"));
+                        if let Some((other, _)) =
+                            taken.iter().find(|(_, other)| overlap(*other, address))
+                        {
+                            mistakes.push(format!(
+                                "{place}: `host` and `port`: {address} is taken by {other}"
+                            ));
                         }
                         taken.push((place.clone(), address));
                     }
                     servers.push((place, description));
                 }
-                Err(wrong) => mistakes.extend(wrong.into_iter().map(|mistake| format!("{place}: {mistake}"))),
+                Err(wrong) => {
+                    mistakes.extend(wrong.into_iter().map(|mistake| format!("{place}: {mistake}")))
+                }
             }
         }
-        let mut names: Vec<_> = file.server.iter().map(|table| &table.name).filter(|name| !name.is_empty()).collect();
+        let mut names: Vec<_> =
+            file.server.iter().map(|table| &table.name).filter(|name| !name.is_empty()).collect();
         names.sort_unstable();
         for pair in names.windows(2).filter(|pair| pair[0] == pair[1]) {
             mistakes.push(format!("`name`: two servers are called `{}`", pair[0].escape_debug()));
         }
         if file.host.workers > WORKERS_MAX {
-            mistakes.push(format!("`host.workers`: expected 0 to {WORKERS_MAX}, found {}", file.host.workers));
+            mistakes.push(format!(
+                "`host.workers`: expected 0 to {WORKERS_MAX}, found {}",
+                file.host.workers
+            ));
         }
         let state_dir = file.host.state_dir.as_ref().map(|dir| folder.join(dir));
-        if let Some((dir, why)) = state_dir.as_ref().and_then(|dir| Some((dir, files::keeps_nothing(dir)?))) {
+        if let Some((dir, why)) =
+            state_dir.as_ref().and_then(|dir| Some((dir, files::keeps_nothing(dir)?)))
+        {
             mistakes.push(format!(
                 "`host.state_dir`: expected a folder to write to, or a place for one, found {}: {why}",
                 dir.display()
@@ -141,11 +162,21 @@ impl Config {
         if !mistakes.is_empty() {
             return Err(mistakes);
         }
-        let cache_dir = file.host.cache_dir.map_or_else(default_cache_dir, |dir| Some(folder.join(dir)));
-        let release_memory =
-            file.server.iter().any(|table| table.sleep_after.is_some_and(|Span(after)| !after.is_zero()));
+        let cache_dir =
+            file.host.cache_dir.map_or_else(default_cache_dir, |dir| Some(folder.join(dir)));
+        let release_memory = file
+            .server
+            .iter()
+            .any(|table| table.sleep_after.is_some_and(|Span(after)| !after.is_zero()));
         let (workers, sessions_max) = (file.host.workers, file.host.sessions_max);
-        let host = HostConfig { workers, sessions_max, cache_dir, state_dir, release_memory, compiler: Some(compiler) };
+        let host = HostConfig {
+            workers,
+            sessions_max,
+            cache_dir,
+            state_dir,
+            release_memory,
+            compiler: Some(compiler),
+        };
         let stop_grace = file.host.stop_grace.map_or(STOP_GRACE_DEFAULT, |grace| grace.0);
         Ok(Self { host, stop_grace, control, tenants, servers })
     }
@@ -157,22 +188,26 @@ fn compiler(table: &file::HostTable, mistakes: &mut Vec<String>) -> Compiler {
     if let Some(most) = table.compile_memory_max_bytes {
         if most < Compiler::MEMORY_MIN_BYTES {
             let least = Compiler::MEMORY_MIN_BYTES;
-            mistakes.push(format!("`host.compile_memory_max_bytes`: expected at least {least}, found {most}"));
+            mistakes.push(format!(
+                "`host.compile_memory_max_bytes`: expected at least {least}, found {most}"
+            ));
         }
         compiler.memory_max_bytes = most;
     }
     if let Some(Span(most)) = table.compile_timeout {
         if most < Compiler::TIME_MIN {
-            mistakes
-                .push(format!("`host.compile_timeout`: expected at least {:?}, found {most:?}", Compiler::TIME_MIN));
+            mistakes.push(format!(
+                "`host.compile_timeout`: expected at least {:?}, found {most:?}",
+                Compiler::TIME_MIN
+            ));
         }
         compiler.time_max = most;
     }
     compiler
 }
 
-/// How registries are spoken to: what `[registry]` of a configuration file says, whatever else is in it; the defaults where there
-/// is no file.
+/// How registries are spoken to: what `[registry]` of a configuration file says, whatever else is
+/// in it; the defaults where there is no file.
 ///
 /// # Errors
 /// [`ConfigError`] with every mistake in that table.
@@ -181,13 +216,16 @@ pub fn registries(file: Option<&Path>) -> Result<Registries, ConfigError> {
         return Ok(Registries::new(Terms { store_dir: default_store_dir(), ..Terms::default() }));
     };
     let wrong = |mistakes: Vec<String>| ConfigError {
-        mistakes: mistakes.into_iter().map(|mistake| format!("{}: {mistake}", path.display())).collect(),
+        mistakes: mistakes
+            .into_iter()
+            .map(|mistake| format!("{}: {mistake}", path.display()))
+            .collect(),
         source: None,
     };
     let text = files::read_text(path, CONFIG_MAX_BYTES)
         .map_err(|error| wrong(vec![format!("cannot read the configuration: {error}")]))?;
-    let file: file::File =
-        toml::from_str(&text).map_err(|error| wrong(vec![error.to_string().trim_end().to_owned()]))?;
+    let file: file::File = toml::from_str(&text)
+        .map_err(|error| wrong(vec![error.to_string().trim_end().to_owned()]))?;
     let (folder, mut mistakes) = (path.parent().unwrap_or(Path::new(".")), Vec::new());
     let terms = registry::describe(&file.registry, folder, &mut mistakes);
     if mistakes.is_empty() { Ok(Registries::new(terms)) } else { Err(wrong(mistakes)) }
@@ -206,12 +244,16 @@ fn tenants(file: &file::File, mistakes: &mut Vec<String>) -> BTreeMap<String, Te
         };
         let limits = TenantLimits { max_clients: table.max_clients, shares };
         mistakes.extend(limits.problems().iter().map(|problem| format!("{place}: {problem}")));
-        let owns = |server: &file::ServerTable| server.tenant.as_ref().unwrap_or(&server.name) == &table.name;
+        let owns = |server: &file::ServerTable| {
+            server.tenant.as_ref().unwrap_or(&server.name) == &table.name
+        };
         if table.name.is_empty() {
-            mistakes.push(format!("{place}: `name`: missing; expected the `tenant` of some server"));
-        } else if !file.server.iter().any(owns) {
             mistakes
-                .push(format!("{place}: without effect; no server has this `tenant`, or this `name` and no tenant"));
+                .push(format!("{place}: `name`: missing; expected the `tenant` of some server"));
+        } else if !file.server.iter().any(owns) {
+            mistakes.push(format!(
+                "{place}: without effect; no server has this `tenant`, or this `name` and no tenant"
+            ));
         }
         if tenants.insert(table.name.clone(), limits).is_some() {
             mistakes.push(format!("{place}: another table is for the same tenant"));
@@ -232,7 +274,10 @@ fn given(written: &toml::Table, index: usize) -> BTreeSet<String> {
         }
     }
     let mut keys = BTreeSet::new();
-    let table = written.get("server").and_then(|servers| servers.get(index)).and_then(toml::Value::as_table);
+    let table = written
+        .get("server")
+        .and_then(|servers| servers.get(index))
+        .and_then(toml::Value::as_table);
     if let Some(table) = table {
         collect("", table, &mut keys);
     }
@@ -244,34 +289,42 @@ fn control(table: &ControlTable, folder: &Path, mistakes: &mut Vec<String>) -> C
     let mut listen = None;
     match (&table.listen, &table.token_file) {
         (None, None) => {}
-        (None, Some(_)) => mistakes.push("`control.token_file`: without effect; `control.listen` is missing".into()),
+        (None, Some(_)) => mistakes
+            .push("`control.token_file`: without effect; `control.listen` is missing".into()),
         (Some(_), None) => mistakes.push(DoorError::NoToken.to_string()),
-        (Some(text), Some(file)) => match (text.parse::<SocketAddr>(), Token::read(&folder.join(file))) {
-            (Ok(address), Ok(_)) if !address.ip().is_loopback() => {
-                mistakes.push(DoorError::NotLoopback(address).to_string());
-            }
-            (Ok(address), Ok(token)) => listen = Some((address, token)),
-            (address, token) => {
-                if address.is_err() {
-                    let text = text.escape_debug();
-                    mistakes
-                        .push(format!("`control.listen`: `{text}`: expected an address and a port, as 127.0.0.1:7070"));
+        (Some(text), Some(file)) => {
+            match (text.parse::<SocketAddr>(), Token::read(&folder.join(file))) {
+                (Ok(address), Ok(_)) if !address.ip().is_loopback() => {
+                    mistakes.push(DoorError::NotLoopback(address).to_string());
                 }
-                mistakes.extend(token.err().map(|error| format!("`control.token_file`: {error}")));
+                (Ok(address), Ok(token)) => listen = Some((address, token)),
+                (address, token) => {
+                    if address.is_err() {
+                        let text = text.escape_debug();
+                        mistakes
+                        .push(format!("`control.listen`: `{text}`: expected an address and a port, as 127.0.0.1:7070"));
+                    }
+                    mistakes
+                        .extend(token.err().map(|error| format!("`control.token_file`: {error}")));
+                }
             }
-        },
+        }
     }
     ControlConfig { socket, listen }
 }
 
-/// The folder for what a process with this configuration file records, where nobody names one: systemd's, or the user's own, with a
-/// part for each file. `None` where there is neither.
+/// The folder for what a process with this configuration file records, where nobody names one:
+/// systemd's, or the user's own, with a part for each file. `None` where there is neither.
 fn default_state_dir(file: &Path) -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     // systemd may name several, with colons between them.
-    let systemd =
-        || set("STATE_DIRECTORY").map(|all| PathBuf::from(all.to_string_lossy().split(':').next().unwrap_or("")));
-    let user = || set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
+    let systemd = || {
+        set("STATE_DIRECTORY")
+            .map(|all| PathBuf::from(all.to_string_lossy().split(':').next().unwrap_or("")))
+    };
+    let user =
+        || set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
     let base = systemd().or_else(|| user().map(|base| base.join("wharf")))?;
     let file = file.canonicalize().ok()?;
     let name = digest(file.as_os_str().as_encoded_bytes());
@@ -281,7 +334,8 @@ fn default_state_dir(file: &Path) -> Option<PathBuf> {
 /// The cache folder where nobody names one: the user's own. `None` where there is no home.
 #[must_use]
 pub fn default_cache_dir() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set =
+        |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let base = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;
     Some(base.join("wharf"))
 }
@@ -327,15 +381,26 @@ mod tests {
             "[[server]]\nname = 'a'\nport = 0\nplugin = 'x'\npriority = 'urgent'\noptions = ['fast']\n\
              [[server]]\nport = 70000\n",
         );
-        for word in ["(`a`): `port`: expected 1 to 65535", "urgent", "`options`", "server 2: `port`", "`plugin`"] {
+        for word in [
+            "(`a`): `port`: expected 1 to 65535",
+            "urgent",
+            "`options`",
+            "server 2: `port`",
+            "`plugin`",
+        ] {
             assert!(said.contains(word), "no {word} in:\n{said}");
         }
     }
 
     #[test]
     fn a_state_folder_that_can_keep_nothing_is_refused_by_its_key() {
-        let said = mistakes("[host]\nstate_dir = '/dev/null/state'\n[[server]]\nport = 7000\nplugin = 'x'\n");
-        assert!(said.contains("`host.state_dir`") && said.contains("/dev/null/state: /dev/null is not"), "{said}");
+        let said = mistakes(
+            "[host]\nstate_dir = '/dev/null/state'\n[[server]]\nport = 7000\nplugin = 'x'\n",
+        );
+        assert!(
+            said.contains("`host.state_dir`") && said.contains("/dev/null/state: /dev/null is not"),
+            "{said}"
+        );
     }
 
     #[test]
@@ -346,7 +411,12 @@ mod tests {
             );
             Config::parse(&text, Path::new(".")).is_err()
         };
-        assert!(two("127.0.0.1", "127.0.0.1") && two("", "127.0.0.1") && two("::", "127.0.0.1") && two("::1", "::"));
+        assert!(
+            two("127.0.0.1", "127.0.0.1")
+                && two("", "127.0.0.1")
+                && two("::", "127.0.0.1")
+                && two("::1", "::")
+        );
         assert!(!two("127.0.0.1", "127.0.0.2") && !two("", "::1"));
     }
 
@@ -355,14 +425,23 @@ mod tests {
         let server = |more: &str| format!("[[server]]\nport = 7000\nplugin = 'x'\n{more}\n");
         let is_good = |more: &str| Config::parse(&server(more), Path::new(".")).is_ok();
         for rate in ["0", "1", "4294967295"] {
-            assert!(is_good(&format!("timeouts.min_read_rate_bytes_per_second = {rate}")), "{rate}");
+            assert!(
+                is_good(&format!("timeouts.min_read_rate_bytes_per_second = {rate}")),
+                "{rate}"
+            );
         }
         for rate in ["-1", "4294967296", "1.5", "'1KiB'"] {
-            assert!(!is_good(&format!("timeouts.min_read_rate_bytes_per_second = {rate}")), "{rate}");
+            assert!(
+                !is_good(&format!("timeouts.min_read_rate_bytes_per_second = {rate}")),
+                "{rate}"
+            );
         }
         assert!(is_good("swap.held_up = 'end'") && is_good("swap.held_up = 'old-version'"));
         let said = mistakes(&server("swap.held_up = 'leave'"));
-        assert!(said.contains("`swap.held_up`: expected end or old-version, found `leave`"), "{said}");
+        assert!(
+            said.contains("`swap.held_up`: expected end or old-version, found `leave`"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -19,12 +19,14 @@ const AUTHORITY_MAX_BYTES: u64 = 4 << 20;
 
 /// Reads the files that it names; whatever is wrong is named at once.
 pub(super) fn describe(table: &RegistryTable, folder: &Path, mistakes: &mut Vec<String>) -> Terms {
-    let mut wrong = |key: &str, problem: String| mistakes.push(format!("`registry.{key}`: {problem}"));
+    let mut wrong =
+        |key: &str, problem: String| mistakes.push(format!("`registry.{key}`: {problem}"));
     let mut terms = Terms::default();
     if let Some(text) = &table.pull {
         text.parse().map_or_else(|problem| wrong("pull", problem), |pull| terms.pull = pull);
     }
-    terms.store_dir = table.store_dir.as_ref().map_or_else(default_store_dir, |dir| Some(folder.join(dir)));
+    terms.store_dir =
+        table.store_dir.as_ref().map_or_else(default_store_dir, |dir| Some(folder.join(dir)));
     if let Some(bytes) = table.store_max_bytes {
         terms.store_max_bytes = bytes;
         if bytes < STORE_MIN_BYTES {
@@ -34,14 +36,20 @@ pub(super) fn describe(table: &RegistryTable, folder: &Path, mistakes: &mut Vec<
     if let Some(bytes) = table.component_max_bytes {
         terms.component_max_bytes = bytes;
         if !(1..=COMPONENT_MAX_BYTES).contains(&bytes) {
-            wrong("component_max_bytes", format!("expected 1 to {COMPONENT_MAX_BYTES}, found {bytes}"));
+            wrong(
+                "component_max_bytes",
+                format!("expected 1 to {COMPONENT_MAX_BYTES}, found {bytes}"),
+            );
         }
     }
     if let Some(span) = &table.timeout {
         terms.timeout = span.0;
         let (least, greatest) = TIMEOUT_RANGE_SECONDS;
         if !(least..=greatest).contains(&span.0.as_secs()) {
-            wrong("timeout", format!("expected 1s to 1h, found {}", humantime::format_duration(span.0)));
+            wrong(
+                "timeout",
+                format!("expected 1s to 1h, found {}", humantime::format_duration(span.0)),
+            );
         }
     }
     if let Some(file) = &table.credentials_file {
@@ -53,7 +61,10 @@ pub(super) fn describe(table: &RegistryTable, folder: &Path, mistakes: &mut Vec<
     if let Some(hosts) = &table.plain_http {
         let bad = hosts.iter().find(|host| host.is_empty() || host.contains('/'));
         if let Some(host) = bad {
-            wrong("plain_http", format!("`{}`: expected a host, or a host and a port", host.escape_debug()));
+            wrong(
+                "plain_http",
+                format!("`{}`: expected a host, or a host and a port", host.escape_debug()),
+            );
         }
         if hosts.len() > ENTRIES_MAX {
             wrong("plain_http", format!("expected at most {ENTRIES_MAX}, found {}", hosts.len()));
@@ -63,19 +74,32 @@ pub(super) fn describe(table: &RegistryTable, folder: &Path, mistakes: &mut Vec<
     if let Some(file) = &table.authority {
         let file = folder.join(file);
         match files::read(&file, AUTHORITY_MAX_BYTES) {
-            Ok(pem) if pem.windows(BEGIN.len()).any(|window| window == BEGIN) => terms.authority = Some(pem),
-            Ok(_) => wrong("authority", format!("{}: there is no certificate in PEM in it", file.display())),
+            Ok(pem) if pem.windows(BEGIN.len()).any(|window| window == BEGIN) => {
+                terms.authority = Some(pem)
+            }
+            Ok(_) => wrong(
+                "authority",
+                format!("{}: there is no certificate in PEM in it", file.display()),
+            ),
             Err(error) => wrong("authority", format!("{}: {error}", file.display())),
         }
     }
     if let Some(text) = &table.signature {
-        text.parse().map_or_else(|problem| wrong("signature", problem), |rule| terms.signature = rule);
+        text.parse()
+            .map_or_else(|problem| wrong("signature", problem), |rule| terms.signature = rule);
     }
     if terms.signature == SignatureRule::Required && table.trust.is_empty() {
-        wrong("signature", "nobody is trusted; expected a `[[registry.trust]]` table with `prefix` and `keys`".into());
+        wrong(
+            "signature",
+            "nobody is trusted; expected a `[[registry.trust]]` table with `prefix` and `keys`"
+                .into(),
+        );
     }
     if table.trust.len() > ENTRIES_MAX {
-        wrong("trust", format!("expected at most {ENTRIES_MAX} tables, found {}", table.trust.len()));
+        wrong(
+            "trust",
+            format!("expected at most {ENTRIES_MAX} tables, found {}", table.trust.len()),
+        );
     }
     terms.trust = trusted(&table.trust, folder, mistakes);
     terms
@@ -90,13 +114,17 @@ fn trusted(tables: &[TrustTable], folder: &Path, mistakes: &mut Vec<String>) -> 
         let bare = table.prefix.strip_prefix(SCHEME).unwrap_or(&table.prefix);
         let prefix = bare.trim_end_matches('/');
         if prefix.is_empty() {
-            mistakes.push(format!("{place}: `prefix`: missing; expected a registry, as registry.example.com/team"));
+            mistakes.push(format!(
+                "{place}: `prefix`: missing; expected a registry, as registry.example.com/team"
+            ));
         } else if all.iter().any(|other| other.prefix == prefix) {
             mistakes.push(format!("{place}: `prefix`: another table is for the same"));
         }
         if !(1..=ENTRIES_MAX).contains(&table.keys.len()) {
             let found = table.keys.len();
-            mistakes.push(format!("{place}: `keys`: expected 1 to {ENTRIES_MAX} files of public keys, found {found}"));
+            mistakes.push(format!(
+                "{place}: `keys`: expected 1 to {ENTRIES_MAX} files of public keys, found {found}"
+            ));
         }
         let mut keys = Vec::new();
         for file in &table.keys {

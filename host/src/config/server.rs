@@ -5,7 +5,9 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::file::{BreakerTable, BudgetTable, CredentialsTable, LimitsTable, ServerTable, TimeoutsTable};
+use super::file::{
+    BreakerTable, BudgetTable, CredentialsTable, LimitsTable, ServerTable, TimeoutsTable,
+};
 use super::swap;
 use crate::admission::{Network, Networks, Throttle};
 use crate::event::Priority;
@@ -14,8 +16,8 @@ use crate::oci::Reference;
 use crate::plugin::{Grant, InstanceLimits};
 use crate::sched::BudgetChange;
 use crate::server::{
-    BreakerLimits, HeldUp, Server, ServerBuilder, SwapPolicy, TENANT_MAX_BYTES, TIMERS_DEFAULT, Timeouts,
-    WATERMARKS_DEFAULT,
+    BreakerLimits, HeldUp, Server, ServerBuilder, SwapPolicy, TENANT_MAX_BYTES, TIMERS_DEFAULT,
+    Timeouts, WATERMARKS_DEFAULT,
 };
 use crate::session::Watermarks;
 use crate::span::Span;
@@ -38,7 +40,10 @@ pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuild
         .parameter(table.parameter)
         .limits(limits(&table.limits))
         .watermarks(Watermarks {
-            high_bytes: table.limits.send_buffer_high_bytes.unwrap_or(WATERMARKS_DEFAULT.high_bytes),
+            high_bytes: table
+                .limits
+                .send_buffer_high_bytes
+                .unwrap_or(WATERMARKS_DEFAULT.high_bytes),
             low_bytes: table.limits.send_buffer_low_bytes.unwrap_or(WATERMARKS_DEFAULT.low_bytes),
         });
     match port(table.port) {
@@ -52,12 +57,17 @@ pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuild
     if let Some(priority) = parse::<Priority>("priority", table.priority.as_deref(), &mut wrong) {
         server = server.priority(priority);
     }
-    if let Some(priority) = parse::<Priority>("priority_max", table.priority_max.as_deref(), &mut wrong) {
+    if let Some(priority) =
+        parse::<Priority>("priority_max", table.priority_max.as_deref(), &mut wrong)
+    {
         server = server.priority_max(priority);
     }
     match table.tenant.as_deref() {
         Some(tenant) if !(1..=TENANT_MAX_BYTES).contains(&tenant.len()) => {
-            wrong.push(format!("`tenant`: {} bytes; expected 1 to {TENANT_MAX_BYTES}", tenant.len()));
+            wrong.push(format!(
+                "`tenant`: {} bytes; expected 1 to {TENANT_MAX_BYTES}",
+                tenant.len()
+            ));
         }
         Some(tenant) => server = server.tenant(tenant),
         None => {}
@@ -69,9 +79,15 @@ pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuild
     }
     let policy = parse::<SwapPolicy>("swap.policy", table.swap.policy.as_deref(), &mut wrong);
     let held_up = parse::<HeldUp>("swap.held_up", table.swap.held_up.as_deref(), &mut wrong);
-    server = server.breaker(breaker(&table.breaker)).swap_rules(swap::rules(&table.swap, policy, held_up));
-    let networks =
-        Networks { allow: list("allow", &table.allow, &mut wrong), deny: list("deny", &table.deny, &mut wrong) };
+    server = server.breaker(breaker(&table.breaker)).swap_rules(swap::rules(
+        &table.swap,
+        policy,
+        held_up,
+    ));
+    let networks = Networks {
+        allow: list("allow", &table.allow, &mut wrong),
+        deny: list("deny", &table.deny, &mut wrong),
+    };
     server = server.networks(networks).proxies(list("proxies", &table.proxies, &mut wrong));
     let (options, secure) = options(&table.options, &mut wrong);
     server = server.options(options).secure(secure);
@@ -81,24 +97,34 @@ pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuild
             Some(Ok(_)) => server = server.plugin(place),
             Some(Err(error)) => wrong.push(format!("`plugin`: {error}")),
         },
-        None => wrong.push("`plugin`: missing; expected a folder with plugin.toml, a .wasm file or oci://...".into()),
+        None => wrong.push(
+            "`plugin`: missing; expected a folder with plugin.toml, a .wasm file or oci://..."
+                .into(),
+        ),
     }
     server = server.timers_max(table.limits.timers_max.unwrap_or(TIMERS_DEFAULT));
     if let Some(characters) = table.limits.name_chars_max {
         server = server.name_chars_max(characters);
     }
     server = server.shared_instances(shards(table, &mut wrong)).instances_min(table.instances_min);
-    let grants = table.grants.iter().filter_map(|name| parse::<Grant>("grants", Some(name), &mut wrong));
+    let grants =
+        table.grants.iter().filter_map(|name| parse::<Grant>("grants", Some(name), &mut wrong));
     server = server.grants(grants.collect());
     for (key, value) in &table.settings {
         match setting(value) {
             Some(text) => server = server.setting(key, text),
-            None => wrong.push(format!("`settings.{key}`: expected a string, a number or a boolean")),
+            None => {
+                wrong.push(format!("`settings.{key}`: expected a string, a number or a boolean"))
+            }
         }
     }
     match (&table.credentials, secure) {
-        (Some(credentials), true) => server = server.credentials(read_credentials(credentials, folder, &mut wrong)),
-        (Some(_), false) => wrong.push("`credentials`: without effect; add \"secure\" to `options`".into()),
+        (Some(credentials), true) => {
+            server = server.credentials(read_credentials(credentials, folder, &mut wrong))
+        }
+        (Some(_), false) => {
+            wrong.push("`credentials`: without effect; add \"secure\" to `options`".into())
+        }
         (None, _) => {}
     }
     wrong.extend(server.problems().iter().map(ToString::to_string));
@@ -109,12 +135,20 @@ fn port(port: Option<i64>) -> Result<ListenPort, String> {
     let port = port.ok_or("`port`: missing; expected 1 to 65535")?;
     let fixed = u16::try_from(port).ok().and_then(NonZeroU16::new);
     fixed.map(ListenPort::Fixed).ok_or_else(|| {
-        let why = if port == 0 { " (a port that the system chooses could not be found by clients)" } else { "" };
+        let why = if port == 0 {
+            " (a port that the system chooses could not be found by clients)"
+        } else {
+            ""
+        };
         format!("`port`: expected 1 to 65535, found {port}{why}")
     })
 }
 
-fn parse<T: FromStr<Err = String>>(key: &str, text: Option<&str>, wrong: &mut Vec<String>) -> Option<T> {
+fn parse<T: FromStr<Err = String>>(
+    key: &str,
+    text: Option<&str>,
+    wrong: &mut Vec<String>,
+) -> Option<T> {
     match text?.parse() {
         Ok(value) => Some(value),
         Err(mistake) => {
@@ -220,7 +254,8 @@ fn budget(table: &BudgetTable) -> BudgetChange {
 
 fn breaker(table: &BreakerTable) -> BreakerLimits {
     let default = BreakerLimits::default();
-    let time = |span: &Option<Span>, default: Duration| span.as_ref().map_or(default, |span| span.0);
+    let time =
+        |span: &Option<Span>, default: Duration| span.as_ref().map_or(default, |span| span.0);
     BreakerLimits {
         faults: table.faults.unwrap_or(default.faults),
         window: time(&table.window, default.window),
@@ -229,12 +264,18 @@ fn breaker(table: &BreakerTable) -> BreakerLimits {
     }
 }
 
-fn read_credentials(table: &CredentialsTable, folder: &Path, wrong: &mut Vec<String>) -> Credentials {
+fn read_credentials(
+    table: &CredentialsTable,
+    folder: &Path,
+    wrong: &mut Vec<String>,
+) -> Credentials {
     let protocol_min = match table.protocol_min.as_deref() {
         None | Some("1.2") => ProtocolMin::Tls12,
         Some("1.3") => ProtocolMin::Tls13,
         Some(other) => {
-            wrong.push(format!("`credentials.protocol_min`: expected \"1.2\" or \"1.3\", found `{other}`"));
+            wrong.push(format!(
+                "`credentials.protocol_min`: expected \"1.2\" or \"1.3\", found `{other}`"
+            ));
             ProtocolMin::Tls13
         }
     };
@@ -242,12 +283,17 @@ fn read_credentials(table: &CredentialsTable, folder: &Path, wrong: &mut Vec<Str
         None | Some("required") => ClientCertificate::Required,
         Some("optional") => ClientCertificate::Optional,
         Some(other) => {
-            wrong.push(format!("`credentials.client_certificate`: expected required or optional, found `{other}`"));
+            wrong.push(format!(
+                "`credentials.client_certificate`: expected required or optional, found `{other}`"
+            ));
             ClientCertificate::Required
         }
     };
     if table.client_certificate.is_some() && table.client_authority.is_none() {
-        wrong.push("`credentials.client_certificate`: without effect; `client_authority` is missing".into());
+        wrong.push(
+            "`credentials.client_certificate`: without effect; `client_authority` is missing"
+                .into(),
+        );
     }
     Credentials {
         certificate_chain: folder.join(&table.certificate_chain),

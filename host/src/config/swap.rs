@@ -4,7 +4,11 @@ use super::file::{CanaryTable, SwapTable};
 use crate::server::{CanaryRules, HeldUp, SwapPolicy, SwapRules};
 use crate::span::Span;
 
-pub(super) fn rules(table: &SwapTable, policy: Option<SwapPolicy>, held_up: Option<HeldUp>) -> SwapRules {
+pub(super) fn rules(
+    table: &SwapTable,
+    policy: Option<SwapPolicy>,
+    held_up: Option<HeldUp>,
+) -> SwapRules {
     let default = SwapRules::default();
     SwapRules {
         policy: policy.unwrap_or(default.policy),

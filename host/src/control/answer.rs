@@ -43,7 +43,11 @@ impl Problem {
 
     pub(super) fn unknown(what: &str, which: impl std::fmt::Display) -> Self {
         let which = excerpt(which, NAME_MAX_BYTES);
-        Self::new(StatusCode::NOT_FOUND, "not-found", format!("there is no {what} `{}`", which.escape_debug()))
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            format!("there is no {what} `{}`", which.escape_debug()),
+        )
     }
 
     pub(super) fn conflict(code: &'static str, message: impl Into<String>) -> Self {
@@ -70,7 +74,9 @@ impl Problem {
     /// A task did not come to its end.
     pub(super) fn unfinished(error: &JoinError) -> Self {
         match error.is_panic() {
-            true => Self::host_fault(format!("the host failed in this request, by a mistake of its own: {error}")),
+            true => Self::host_fault(format!(
+                "the host failed in this request, by a mistake of its own: {error}"
+            )),
             false => Self::conflict("stopping", "the process is stopping"),
         }
     }
@@ -89,7 +95,9 @@ impl From<WorkError> for Problem {
     fn from(error: WorkError) -> Self {
         let text = error.to_string();
         match error {
-            WorkError::Full { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-waiting", text),
+            WorkError::Full { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-waiting", text)
+            }
             WorkError::Panicked(_) => Self::host_fault(text),
             _ => Self::conflict("stopping", text),
         }
@@ -139,7 +147,8 @@ mod tests {
         let full = WorkError::Full { tenant: "host".into(), queued: 7 };
         let panicked = WorkError::Panicked("bad-configuration (os error 24)".into());
         let mistake = PlanError::mistake("`name`: `os error 11` (os error 24) Os { code: 12 }");
-        let refused = PlanError { cause: PlanCause::System(Refusal::Descriptors), ..mistake.clone() };
+        let refused =
+            PlanError { cause: PlanCause::System(Refusal::Descriptors), ..mistake.clone() };
         let cases = [
             (PlanError::from(panicked), 500, "host-fault"),
             (PlanError::from(full), 503, "too-many-waiting"),

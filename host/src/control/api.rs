@@ -70,10 +70,21 @@ impl Shared {
         doors: Doorways,
         leaving: Arc<AtomicBool>,
     ) -> Arc<Self> {
-        let (streams, request_lines) = (Arc::new(Semaphore::new(STREAMS_MAX)), Bucket::new(REQUESTS_LOGGED_PER_SECOND));
+        let (streams, request_lines) =
+            (Arc::new(Semaphore::new(STREAMS_MAX)), Bucket::new(REQUESTS_LOGGED_PER_SECOND));
         let waiting = Arc::default();
         let (doors, left) = (Mutex::new(doors), watch::Sender::new(Left::Not));
-        Arc::new(Self { fleet, reload, upgrade, doors, left, leaving, streams, waiting, request_lines })
+        Arc::new(Self {
+            fleet,
+            reload,
+            upgrade,
+            doors,
+            left,
+            leaving,
+            streams,
+            waiting,
+            request_lines,
+        })
     }
 
     /// The sockets of the API, for another process.
@@ -174,7 +185,12 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 }
 
 /// What a call of a server takes is charged to that server's tenant.
-async fn charged(State(shared): State<Arc<Shared>>, path: RawPathParams, request: Request, next: Next) -> Response {
+async fn charged(
+    State(shared): State<Arc<Shared>>,
+    path: RawPathParams,
+    request: Request,
+    next: Next,
+) -> Response {
     let name = path.iter().find(|(key, _)| *key == "server").map(|(_, name)| name);
     match name.and_then(|name| shared.fleet.get(name)) {
         Some(server) => server.charged(next.run(request)).await,
@@ -182,7 +198,8 @@ async fn charged(State(shared): State<Arc<Shared>>, path: RawPathParams, request
     }
 }
 
-/// Reads the whole body, within its limits, before anybody acts on it; and says in our own words what went wrong.
+/// Reads the whole body, within its limits, before anybody acts on it; and says in our own words
+/// what went wrong.
 async fn bounded(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let too_large = || {
@@ -213,7 +230,8 @@ async fn bounded(State(shared): State<Arc<Shared>>, request: Request, next: Next
         ControlRequest { method: method.as_str(), path: &path, status: response.status().as_u16() }
             .emit(&shared.request_lines);
     }
-    let ours = response.headers().get("content-type").is_some_and(|kind| kind == "application/json");
+    let ours =
+        response.headers().get("content-type").is_some_and(|kind| kind == "application/json");
     if response.status() == StatusCode::BAD_REQUEST && !ours {
         let text = to_bytes(response.into_body(), 4 << 10).await.unwrap_or_default();
         return calls::bad_query(&String::from_utf8_lossy(&text));

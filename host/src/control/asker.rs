@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// The other end of a connection. Bytes that it sent ahead hide from the protocol that it has gone; this sees it.
+/// The other end of a connection. Bytes that it sent ahead hide from the protocol that it has gone;
+/// this sees it.
 #[derive(Debug, Clone)]
 pub(super) struct Asker(Option<Arc<OwnedFd>>);
 

@@ -26,7 +26,9 @@ impl Limit {
         let (value, unit) = match limit.value {
             Quantity::Count(count) => (Value::Whole(count), None),
             Quantity::Bytes(bytes) => (Value::Whole(bytes), Some("bytes")),
-            Quantity::Time(time) => (Value::Text(humantime::format_duration(time).to_string()), None),
+            Quantity::Time(time) => {
+                (Value::Text(humantime::format_duration(time).to_string()), None)
+            }
             Quantity::Share(share) => (Value::Part(share), None),
         };
         Self { key: limit.key, value, unit, origin: limit.origin.name() }

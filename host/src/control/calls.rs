@@ -62,17 +62,20 @@ fn not_steered(error: &SteerError) -> Problem {
 }
 
 pub(super) async fn servers(State(shared): State<Arc<Shared>>) -> Response {
-    let servers: Vec<_> = shared.fleet.all().iter().map(|server| views::Server::of(server)).collect();
+    let servers: Vec<_> =
+        shared.fleet.all().iter().map(|server| views::Server::of(server)).collect();
     ok(&json!({ "servers": servers }))
 }
 
 pub(super) async fn tenants(State(shared): State<Arc<Shared>>) -> Response {
-    let tenants: Vec<_> = shared.fleet.host().tenants().into_iter().map(bounds::Tenant::of).collect();
+    let tenants: Vec<_> =
+        shared.fleet.host().tenants().into_iter().map(bounds::Tenant::of).collect();
     ok(&json!({ "tenants": tenants }))
 }
 
 pub(super) async fn limits(State(shared): State<Arc<Shared>>, Path(name): Server) -> Answer {
-    let limits: Vec<_> = server(&shared, &name)?.limits().into_iter().map(bounds::Limit::of).collect();
+    let limits: Vec<_> =
+        server(&shared, &name)?.limits().into_iter().map(bounds::Limit::of).collect();
     Ok(ok(&json!({ "limits": limits })))
 }
 
@@ -80,14 +83,22 @@ pub(super) async fn show(State(shared): State<Arc<Shared>>, Path(name): Server) 
     Ok(ok(&views::Server::of(&*server(&shared, &name)?)))
 }
 
-pub(super) async fn suspend(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+pub(super) async fn suspend(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Server,
+    body: Bytes,
+) -> Answer {
     let server = server(&shared, &name)?;
     let (newcomers, sessions) = parse::<requests::Suspend>(&body)?.read()?;
     let _waits = shared.may_wait(&server, Class::Wait)?;
     steered(&server, server.suspend(newcomers, sessions).await)
 }
 
-pub(super) async fn resume(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+pub(super) async fn resume(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Server,
+    body: Bytes,
+) -> Answer {
     parse::<requests::Nothing>(&body)?;
     let server = server(&shared, &name)?;
     let resumed = match server.resume() {
@@ -97,7 +108,11 @@ pub(super) async fn resume(State(shared): State<Arc<Shared>>, Path(name): Server
     steered(&server, resumed)
 }
 
-pub(super) async fn restart(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+pub(super) async fn restart(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Server,
+    body: Bytes,
+) -> Answer {
     let server = server(&shared, &name)?;
     let request = parse::<requests::Restart>(&body)?;
     let ending = request.read()?;
@@ -112,7 +127,11 @@ pub(super) async fn restart(State(shared): State<Arc<Shared>>, Path(name): Serve
     Ok(ok(&json!({ "cut_off": cut, "server": views::Server::of(&server) })))
 }
 
-pub(super) async fn stop(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+pub(super) async fn stop(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Server,
+    body: Bytes,
+) -> Answer {
     let server = server(&shared, &name)?;
     let (drain, grace) = parse::<requests::Stop>(&body)?.read()?;
     let _waits = shared.may_wait(&server, Class::End)?;
@@ -133,7 +152,11 @@ pub(super) async fn throttle(State(shared): State<Arc<Shared>>, Path(name): Serv
     Ok(ok(&views::Throttle::of(&*server(&shared, &name)?)))
 }
 
-pub(super) async fn set_throttle(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+pub(super) async fn set_throttle(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Server,
+    body: Bytes,
+) -> Answer {
     let server = server(&shared, &name)?;
     let change = parse::<requests::Throttle>(&body)?.read();
     server.set_throttle(change).map_err(|error| Problem::bad("bad-value", error.to_string()))?;
@@ -150,9 +173,14 @@ pub(super) async fn lock(
     let (wait, hold) = parse::<requests::Lock>(&body)?.read()?;
     let _waits = shared.may_wait(&server, Class::Wait)?;
     match server.lock(wait, hold).await {
-        // The lock of a client that vanished is dropped with its request, or here where what it sent ahead hid that.
-        Ok(_) if asker.is_gone() => Err(Problem::conflict("locked", "whoever asked has closed the connection")),
-        Ok(lock) => Ok(ok(&json!({ "token": lock.into_token(), "hold_seconds": hold.as_secs_f64() }))),
+        // The lock of a client that vanished is dropped with its request, or here where what it
+        // sent ahead hid that.
+        Ok(_) if asker.is_gone() => {
+            Err(Problem::conflict("locked", "whoever asked has closed the connection"))
+        }
+        Ok(lock) => {
+            Ok(ok(&json!({ "token": lock.into_token(), "hold_seconds": hold.as_secs_f64() })))
+        }
         Err(error @ LockError::Limit) => Err(Problem::bad("bad-value", error.to_string())),
         Err(error @ LockError::Stopping) => Err(Problem::conflict("stopping", error.to_string())),
         Err(error @ LockError::NotQuiet) => Err(Problem::conflict("not-quiet", error.to_string())),
@@ -160,7 +188,11 @@ pub(super) async fn lock(
     }
 }
 
-pub(super) async fn unlock(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+pub(super) async fn unlock(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Server,
+    body: Bytes,
+) -> Answer {
     let server = server(&shared, &name)?;
     let token = parse::<requests::Unlock>(&body)?.token;
     match server.unlock(token) {
@@ -169,32 +201,50 @@ pub(super) async fn unlock(State(shared): State<Arc<Shared>>, Path(name): Server
     }
 }
 
-pub(super) async fn set_data(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+pub(super) async fn set_data(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Server,
+    body: Bytes,
+) -> Answer {
     let server = server(&shared, &name)?;
     let data = parse::<requests::Data>(&body)?.data;
     server.set_data(data).map_err(|error| too_large(error.to_string()))?;
     Ok(ok(&json!({ "data": server.data() })))
 }
 
-pub(super) async fn set_priority(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+pub(super) async fn set_priority(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Server,
+    body: Bytes,
+) -> Answer {
     let server = server(&shared, &name)?;
     let before = server.set_priority(parse::<requests::Class>(&body)?.read()?);
     Ok(ok(&json!({ "priority": server.priority().name(), "before": before.name() })))
 }
 
-pub(super) async fn broadcast(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+pub(super) async fn broadcast(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Server,
+    body: Bytes,
+) -> Answer {
     let server = server(&shared, &name)?;
     let sessions = server.session_count();
     let taken = server.broadcast(&body);
     Ok(ok(&json!({ "taken": taken, "refused": sessions.saturating_sub(taken) })))
 }
 
-pub(super) async fn renew_credentials(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+pub(super) async fn renew_credentials(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Server,
+    body: Bytes,
+) -> Answer {
     parse::<requests::Nothing>(&body)?;
     let server = server(&shared, &name)?;
     let _waits = shared.may_wait(&server, Class::Read)?;
-    let bad =
-        |error: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-credentials", error).or_refused_by_system();
+    let bad = |error: String| {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-credentials", error)
+            .or_refused_by_system()
+    };
     match shared.fleet.renew_credentials(&name).await? {
         Some(Ok(())) => Ok(ok(&json!({ "renewed": true }))),
         Some(Err(error)) => Err(bad(error.to_string())),
@@ -224,47 +274,74 @@ pub(super) async fn sessions(
     Ok(ok(&json!({ "sessions": found, "more": more })))
 }
 
-pub(super) async fn session(State(shared): State<Arc<Shared>>, Path((name, id)): Session) -> Answer {
+pub(super) async fn session(
+    State(shared): State<Arc<Shared>>,
+    Path((name, id)): Session,
+) -> Answer {
     let (server, id) = (server(&shared, &name)?, session_id(&id)?);
     server.session(id).map(|session| ok(&views::Session::of(session))).ok_or_else(|| no_session(id))
 }
 
-pub(super) async fn disconnect(State(shared): State<Arc<Shared>>, Path((name, id)): Session, body: Bytes) -> Answer {
+pub(super) async fn disconnect(
+    State(shared): State<Arc<Shared>>,
+    Path((name, id)): Session,
+    body: Bytes,
+) -> Answer {
     parse::<requests::Nothing>(&body)?;
     let (server, id) = (server(&shared, &name)?, session_id(&id)?);
     if server.disconnect(id) { Ok(ok(&json!({ "disconnected": id }))) } else { Err(no_session(id)) }
 }
 
-pub(super) async fn abort(State(shared): State<Arc<Shared>>, Path((name, id)): Session, body: Bytes) -> Answer {
+pub(super) async fn abort(
+    State(shared): State<Arc<Shared>>,
+    Path((name, id)): Session,
+    body: Bytes,
+) -> Answer {
     parse::<requests::Nothing>(&body)?;
     let (server, id) = (server(&shared, &name)?, session_id(&id)?);
     if server.abort(id) { Ok(ok(&json!({ "aborted": id }))) } else { Err(no_session(id)) }
 }
 
-pub(super) async fn send(State(shared): State<Arc<Shared>>, Path((name, id)): Session, body: Bytes) -> Answer {
+pub(super) async fn send(
+    State(shared): State<Arc<Shared>>,
+    Path((name, id)): Session,
+    body: Bytes,
+) -> Answer {
     let (server, id) = (server(&shared, &name)?, session_id(&id)?);
     match server.send_to(id, &body) {
         Ok(()) => Ok(ok(&json!({ "queued": body.len() }))),
         Err(SendError::Closed) => Err(no_session(id)),
-        Err(SendError::Full) => Err(Problem::conflict("full", "the session has too much queued; try again later")),
+        Err(SendError::Full) => {
+            Err(Problem::conflict("full", "the session has too much queued; try again later"))
+        }
         Err(SendError::TooLarge) => Err(too_large("larger than the session's send buffer".into())),
     }
 }
 
-pub(super) async fn assign(State(shared): State<Arc<Shared>>, Path((name, id)): Session, body: Bytes) -> Answer {
+pub(super) async fn assign(
+    State(shared): State<Arc<Shared>>,
+    Path((name, id)): Session,
+    body: Bytes,
+) -> Answer {
     let (server, id) = (server(&shared, &name)?, session_id(&id)?);
     let class = parse::<requests::Class>(&body)?.read()?;
     let before = server.assign(id, class).ok_or_else(|| no_session(id))?;
     Ok(ok(&json!({ "priority": class.name(), "before": before.name() })))
 }
 
-pub(super) async fn rename(State(shared): State<Arc<Shared>>, Path((name, id)): Session, body: Bytes) -> Answer {
+pub(super) async fn rename(
+    State(shared): State<Arc<Shared>>,
+    Path((name, id)): Session,
+    body: Bytes,
+) -> Answer {
     let (server, id) = (server(&shared, &name)?, session_id(&id)?);
     let wanted = parse::<requests::Name>(&body)?.name;
     server.session(id).ok_or_else(|| no_session(id))?;
     match server.name_session(id, &wanted) {
         Ok(()) => Ok(ok(&json!({ "name": wanted.to_lowercase() }))),
-        Err(NameError::Taken) => Err(Problem::conflict("name-taken", "another session carries this name")),
+        Err(NameError::Taken) => {
+            Err(Problem::conflict("name-taken", "another session carries this name"))
+        }
         Err(NameError::TooLong | NameError::Empty) => {
             let max = server.name_chars_max();
             Err(Problem::bad("bad-value", format!("`name`: expected 1 to {max} characters")))
@@ -297,15 +374,20 @@ pub(super) async fn live() -> Response {
 /// or where a server cannot listen any more.
 pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     if shared.fleet.is_draining() {
-        let problem =
-            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "draining", "the process drains and takes no newcomers");
+        let problem = Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "draining",
+            "the process drains and takes no newcomers",
+        );
         return problem.into_response();
     }
     let failed = shared.fleet.not_listening();
     if !failed.is_empty() {
         let named: Vec<_> = failed.iter().take(NAMED_MAX).map(String::as_str).collect();
-        let message = format!("{} cannot listen, of {} such servers", named.join(", "), failed.len());
-        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-listening", message).into_response();
+        let message =
+            format!("{} cannot listen, of {} such servers", named.join(", "), failed.len());
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, "not-listening", message)
+            .into_response();
     }
     "ready\n".into_response()
 }
@@ -316,7 +398,8 @@ pub(super) async fn nowhere() -> Response {
 }
 
 pub(super) async fn wrong_method() -> Response {
-    let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong-method", "not by this method");
+    let problem =
+        Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong-method", "not by this method");
     problem.into_response()
 }
 

@@ -65,7 +65,11 @@ impl Client {
     /// [`ClientError`].
     pub async fn ask(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Bytes, ClientError> {
         let answer = self.send(method, path, body).await?;
-        if answer.status().is_success() { self.body(answer).await } else { Err(self.refusal(answer).await) }
+        if answer.status().is_success() {
+            self.body(answer).await
+        } else {
+            Err(self.refusal(answer).await)
+        }
     }
 
     async fn body(&self, answer: Response<Incoming>) -> Result<Bytes, ClientError> {
@@ -103,7 +107,12 @@ impl Client {
         Ok(())
     }
 
-    async fn send(&self, method: &str, path: &str, body: Vec<u8>) -> Result<Response<Incoming>, ClientError> {
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Response<Incoming>, ClientError> {
         let connect = |source| ClientError::Connect { socket: self.socket.clone(), source };
         let stream = UnixStream::connect(&self.socket).await.map_err(connect)?;
         let (mut sender, connection) =
@@ -111,7 +120,8 @@ impl Client {
         tokio::spawn(connection);
         let method = Method::from_bytes(method.as_bytes()).map_err(|error| self.broken(&error))?;
         let request = Request::builder().method(method).uri(path).header("host", "localhost");
-        let request = request.body(Full::new(Bytes::from(body))).map_err(|error| self.broken(&error))?;
+        let request =
+            request.body(Full::new(Bytes::from(body))).map_err(|error| self.broken(&error))?;
         sender.send_request(request).await.map_err(|error| self.broken(&error))
     }
 

@@ -35,7 +35,10 @@ pub(super) struct Away(Connection);
 
 impl Default for Connections {
     fn default() -> Self {
-        Self { free: Arc::new(Semaphore::new(CONNECTIONS_MAX)), all: Arc::new(Semaphore::new(ALL_MAX)) }
+        Self {
+            free: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            all: Arc::new(Semaphore::new(ALL_MAX)),
+        }
     }
 }
 
@@ -96,8 +99,12 @@ mod tests {
         for _ in 0..CONNECTIONS_MAX * 3 {
             away.push(runtime.block_on(connections.next()).leave());
         }
-        let idle: Vec<_> = (0..CONNECTIONS_MAX).map(|_| runtime.block_on(connections.next())).collect();
-        assert!(pin!(connections.next()).poll(&mut cx).is_pending(), "one more than there are places");
+        let idle: Vec<_> =
+            (0..CONNECTIONS_MAX).map(|_| runtime.block_on(connections.next())).collect();
+        assert!(
+            pin!(connections.next()).poll(&mut cx).is_pending(),
+            "one more than there are places"
+        );
         assert!(!away.pop().expect("one").returns(), "there is no place for it");
         drop(idle);
         assert!(away.pop().expect("one").returns());

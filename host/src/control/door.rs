@@ -1,4 +1,5 @@
-//! Where the control API is reached: a Unix socket that only its owner can use, and a loopback address.
+//! Where the control API is reached: a Unix socket that only its owner can use, and a loopback
+//! address.
 
 use std::io;
 use std::net::SocketAddr;
@@ -46,7 +47,9 @@ pub enum DoorError {
     )]
     NotLoopback(SocketAddr),
     /// An address without a token.
-    #[error("`control.token_file`: missing; whoever reaches a port may use it, so `control.listen` needs a token")]
+    #[error(
+        "`control.token_file`: missing; whoever reaches a port may use it, so `control.listen` needs a token"
+    )]
     NoToken,
     /// The token cannot be used.
     #[error("{}: {problem}", .file.display())]
@@ -61,7 +64,9 @@ pub enum DoorError {
 /// Where the socket is if nobody says: the user's run-time folder, or the system's for root.
 #[must_use]
 pub fn default_socket() -> PathBuf {
-    let run = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_absolute());
+    let run = std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|folder| folder.is_absolute());
     let folder = match run {
         Some(folder) => folder.join("wharf"),
         None if getuid().is_root() => PathBuf::from("/run/wharf"),
@@ -127,12 +132,18 @@ impl UnixDoor {
     /// Opens it. A socket that a process left behind is replaced. Must run inside a tokio runtime.
     pub(super) fn open(path: &Path) -> Result<Self, DoorError> {
         let system = |source| DoorError::System { place: path.display().to_string(), source };
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder =
+            path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         if !folder.exists() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(system)?;
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(folder)
+                .map_err(system)?;
         }
         let seen = std::fs::metadata(folder).map_err(system)?;
-        // Whoever may replace the socket may listen in its place. A sticky folder keeps others from that.
+        // Whoever may replace the socket may listen in its place. A sticky folder keeps others from
+        // that.
         if seen.mode() & 0o022 != 0 && seen.mode() & 0o1000 == 0 {
             return Err(DoorError::OpenFolder(folder.to_owned()));
         }
@@ -141,9 +152,10 @@ impl UnixDoor {
             return Err(DoorError::NotOurs(folder.to_owned()));
         }
         make_way(path)?;
-        // Nobody else may connect between its making and the change of its mode, so it is made under another name in a
-        // folder of its own and moved once it is closed to others.
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        // Nobody else may connect between its making and the change of its mode, so it is made
+        // under another name in a folder of its own and moved once it is closed to others.
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let making = folder.join(format!(".{:x}{:x}", std::process::id(), now.subsec_nanos()));
         std::fs::DirBuilder::new().mode(0o700).create(&making).map_err(system)?;
         let made = make(&making.join("s"), path);
@@ -184,7 +196,9 @@ fn make_way(path: &Path) -> Result<(), DoorError> {
         return Err(DoorError::NotOurs(path.to_owned()));
     }
     match StdUnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path).map_err(system),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(system)
+        }
         // It answers, or is too busy to.
         _ => Err(DoorError::Busy(path.to_owned())),
     }
@@ -192,7 +206,8 @@ fn make_way(path: &Path) -> Result<(), DoorError> {
 
 impl Drop for UnixDoor {
     fn drop(&mut self) {
-        let own = !self.passed_on && std::fs::symlink_metadata(&self.path).is_ok_and(|seen| seen.ino() == self.inode);
+        let own = !self.passed_on
+            && std::fs::symlink_metadata(&self.path).is_ok_and(|seen| seen.ino() == self.inode);
         if own {
             let _ = std::fs::remove_file(&self.path);
         }
@@ -213,7 +228,10 @@ pub(super) fn open_tcp(address: SocketAddr) -> Result<TcpListener, DoorError> {
 /// Makes a loopback address listen again, with a new socket or else with the same. Other holders
 /// of the old socket cannot shut a new one down. Must run inside a tokio runtime. On an error the
 /// old socket is closed.
-pub(super) fn reopen_tcp(before: Option<TcpListener>, address: SocketAddr) -> Result<TcpListener, DoorError> {
+pub(super) fn reopen_tcp(
+    before: Option<TcpListener>,
+    address: SocketAddr,
+) -> Result<TcpListener, DoorError> {
     open_tcp(address).or_else(|refused| {
         let before = before.and_then(|before| before.into_std().ok());
         let same = before.filter(|before| listens_again(before, address)).ok_or(refused)?;
@@ -232,7 +250,10 @@ fn listens_again(socket: &std::net::TcpListener, address: SocketAddr) -> bool {
 
 /// Whether an error of `accept` says that the socket does not listen any more.
 pub(super) fn is_broken(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP))
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP)
+    )
 }
 
 /// Another descriptor of a socket, for another process.

@@ -1,5 +1,5 @@
-//! Who may ask: the owner through the socket; through a loopback address whoever has the token, and no page of a
-//! stranger's, by whatever name it reached this machine.
+//! Who may ask: the owner through the socket; through a loopback address whoever has the token, and
+//! no page of a stranger's, by whatever name it reached this machine.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -33,11 +33,14 @@ impl Token {
     /// [`DoorError::Token`].
     pub fn read(file: &Path) -> Result<Self, DoorError> {
         let wrong = |problem: String| DoorError::Token { file: file.to_owned(), problem };
-        let text = files::read_secret(file, TOKEN_MAX_BYTES).map_err(|error| wrong(error.to_string()))?;
+        let text =
+            files::read_secret(file, TOKEN_MAX_BYTES).map_err(|error| wrong(error.to_string()))?;
         let token = text.trim();
         let printable = token.bytes().all(|byte| byte.is_ascii_graphic());
         if token.len() < TOKEN_MIN_BYTES || !printable {
-            return Err(wrong(format!("expected at least {TOKEN_MIN_BYTES} printable characters without spaces")));
+            return Err(wrong(format!(
+                "expected at least {TOKEN_MIN_BYTES} printable characters without spaces"
+            )));
         }
         Ok(Self(token.to_owned()))
     }
@@ -45,7 +48,8 @@ impl Token {
     /// Takes as long for a wrong token as for the right one.
     fn is(&self, other: &[u8]) -> bool {
         let own = self.0.as_bytes();
-        let differs = own.iter().zip(other).fold(0, |differs, (one, other)| differs | (one ^ other));
+        let differs =
+            own.iter().zip(other).fold(0, |differs, (one, other)| differs | (one ^ other));
         own.len() == other.len() && std::hint::black_box(differs) == 0
     }
 }
@@ -59,18 +63,21 @@ pub(super) enum Known {
     Stranger,
 }
 
-/// Paths that tell nothing and need no token: whether it lives, and the page, which asks for the token itself.
+/// Paths that tell nothing and need no token: whether it lives, and the page, which asks for the
+/// token itself.
 const OPEN: [&str; 3] = ["/", "/livez", "/readyz"];
 
-/// Checks a request that came through the Unix socket, where the system has checked who it is. A browser cannot reach
-/// it, so that a request with an origin was forwarded by something that should not.
+/// Checks a request that came through the Unix socket, where the system has checked who it is. A
+/// browser cannot reach it, so that a request with an origin was forwarded by something that should
+/// not.
 pub(super) fn local(request: &Request<Body>) -> Result<Known, Problem> {
     same_origin(request.headers()).map(|()| Known::Owner)
 }
 
 /// Checks a request that came through a loopback address.
 pub(super) fn remote(request: &Request<Body>, token: &Token) -> Result<Known, Problem> {
-    // A page of a stranger's may have its own name point here. It cannot change the name it asks for.
+    // A page of a stranger's may have its own name point here. It cannot change the name it asks
+    // for.
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (host, another) = (hosts.next().and_then(|host| host.to_str().ok()), hosts.next());
     let named = request.uri().host().is_none_or(is_this_machine);
@@ -80,14 +87,19 @@ pub(super) fn remote(request: &Request<Body>, token: &Token) -> Result<Known, Pr
     }
     same_origin(request.headers())?;
     let given = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
-    let scheme = |value: &&[u8]| value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "));
+    let scheme = |value: &&[u8]| {
+        value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "))
+    };
     match given.filter(scheme).map(|value| &value[7..]) {
         Some(given) if token.is(given) => Ok(Known::Owner),
-        _ if matches!(*request.method(), Method::GET | Method::HEAD) && OPEN.contains(&request.uri().path()) => {
+        _ if matches!(*request.method(), Method::GET | Method::HEAD)
+            && OPEN.contains(&request.uri().path()) =>
+        {
             Ok(Known::Stranger)
         }
         _ => {
-            let message = "expected `Authorization: Bearer TOKEN` with the token of `control.token_file`";
+            let message =
+                "expected `Authorization: Bearer TOKEN` with the token of `control.token_file`";
             Err(Problem::new(StatusCode::UNAUTHORIZED, "no-token", message))
         }
     }
@@ -101,7 +113,11 @@ fn same_origin(headers: &HeaderMap) -> Result<(), Problem> {
     if given.is_some() && given == own {
         return Ok(());
     }
-    Err(Problem::new(StatusCode::FORBIDDEN, "foreign-origin", "pages of other origins may not use this API"))
+    Err(Problem::new(
+        StatusCode::FORBIDDEN,
+        "foreign-origin",
+        "pages of other origins may not use this API",
+    ))
 }
 
 fn is_this_machine(host: &str) -> bool {
@@ -109,7 +125,8 @@ fn is_this_machine(host: &str) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
     };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -122,7 +139,8 @@ mod tests {
             request = request.header(*name, *value);
         }
         let token = Token("0123456789abcdef0123456789abcdef".into());
-        remote(&request.body(Body::empty()).expect("a request"), &token).map_err(|problem| problem.code)
+        remote(&request.body(Body::empty()).expect("a request"), &token)
+            .map_err(|problem| problem.code)
     }
 
     #[test]
@@ -137,7 +155,11 @@ mod tests {
             "Basic x",
             "Bearer 0123456789abcdef0123456789abcdef0",
         ] {
-            assert_eq!(ask("GET", "/v1/servers", &[host, ("authorization", wrong)]), Err("no-token"), "{wrong}");
+            assert_eq!(
+                ask("GET", "/v1/servers", &[host, ("authorization", wrong)]),
+                Err("no-token"),
+                "{wrong}"
+            );
         }
         assert_eq!(ask("POST", "/", &[host]), Err("no-token"));
     }
@@ -145,15 +167,35 @@ mod tests {
     #[test]
     fn strangers_pages_are_kept_out_by_whatever_name_they_come() {
         let right = ("authorization", "Bearer 0123456789abcdef0123456789abcdef");
-        for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "192.0.2.1", "", "[::2]:1"] {
-            assert_eq!(ask("GET", "/v1/servers", &[("host", host), right]), Err("foreign-host"), "{host}");
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "192.0.2.1",
+            "",
+            "[::2]:1",
+        ] {
+            assert_eq!(
+                ask("GET", "/v1/servers", &[("host", host), right]),
+                Err("foreign-host"),
+                "{host}"
+            );
         }
         for host in ["localhost", "LOCALHOST:1", "127.0.0.1:7070", "[::1]:7070"] {
-            assert_eq!(ask("GET", "/v1/servers", &[("host", host), right]), Ok(Known::Owner), "{host}");
+            assert_eq!(
+                ask("GET", "/v1/servers", &[("host", host), right]),
+                Ok(Known::Owner),
+                "{host}"
+            );
         }
         let host = ("host", "localhost:7070");
-        assert_eq!(ask("POST", "/v1/reload", &[host, right, ("origin", "http://localhost:7070")]), Ok(Known::Owner));
-        for origin in ["http://evil.example", "null", "http://localhost:1", "https://localhost:7070"] {
+        assert_eq!(
+            ask("POST", "/v1/reload", &[host, right, ("origin", "http://localhost:7070")]),
+            Ok(Known::Owner)
+        );
+        for origin in
+            ["http://evil.example", "null", "http://localhost:1", "https://localhost:7070"]
+        {
             let asked = ask("POST", "/v1/reload", &[host, right, ("origin", origin)]);
             assert_eq!(asked, Err("foreign-origin"), "{origin}");
         }

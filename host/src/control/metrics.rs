@@ -1,4 +1,5 @@
-//! `/metrics`: OpenMetrics text. Labels are servers, plugins, classes and reasons, and never a session.
+//! `/metrics`: OpenMetrics text. Labels are servers, plugins, classes and reasons, and never a
+//! session.
 
 use std::fmt;
 use std::sync::Arc;
@@ -52,10 +53,15 @@ type ByReason = fn(&Snapshot) -> &std::collections::BTreeMap<String, u64>;
 
 impl Collector for Fleets {
     fn encode(&self, mut to: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let servers: Vec<_> = self.0.all().into_iter().map(|server| (server.counters(), server)).collect();
+        let servers: Vec<_> =
+            self.0.all().into_iter().map(|server| (server.counters(), server)).collect();
 
-        let mut status =
-            to.encode_descriptor("server_status", "1 for what the server is doing", None, MetricType::Gauge)?;
+        let mut status = to.encode_descriptor(
+            "server_status",
+            "1 for what the server is doing",
+            None,
+            MetricType::Gauge,
+        )?;
         for (_, server) in &servers {
             let now = server.status();
             for one in Status::ALL {
@@ -67,10 +73,16 @@ impl Collector for Fleets {
         let mut dropped = to.encode_descriptor("log_dropped", help, None, MetricType::Counter)?;
         dropped.encode_counter::<NoLabelSet, _, u64>(&(dropped_lines() as u64), None)?;
         let lanes = self.0.host().turns();
-        let mut waiting =
-            to.encode_descriptor("turns_waiting", "Sessions in line for a turn", None, MetricType::Gauge)?;
+        let mut waiting = to.encode_descriptor(
+            "turns_waiting",
+            "Sessions in line for a turn",
+            None,
+            MetricType::Gauge,
+        )?;
         for lane in &lanes {
-            waiting.encode_family(&[("lane", lane.lane.name())])?.encode_gauge(&(lane.waiting as i64))?;
+            waiting
+                .encode_family(&[("lane", lane.lane.name())])?
+                .encode_gauge(&(lane.waiting as i64))?;
         }
         let turns: [(&str, &str, OfTurns); 2] = [
             ("turns", "Turns given to sessions that had to get in line", |seen| seen.given),
@@ -80,21 +92,31 @@ impl Collector for Fleets {
             let mut counter = to.encode_descriptor(name, help, None, MetricType::Counter)?;
             for lane in &lanes {
                 let labels = [("lane", lane.lane.name())];
-                counter.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value(lane), None)?;
+                counter
+                    .encode_family(&labels)?
+                    .encode_counter::<NoLabelSet, _, u64>(&value(lane), None)?;
             }
         }
         of_pools(&mut to, self.0.host())?;
         of_tenants(&mut to, &self.0.host().tenants())?;
-        let mut info = to.encode_descriptor("plugin", "What new sessions get", None, MetricType::Info)?;
+        let mut info =
+            to.encode_descriptor("plugin", "What new sessions get", None, MetricType::Info)?;
         for (_, server) in &servers {
             let (label, digest) = (server.plugin().label(), server.plugin().digest().to_string());
             let (plugin, version) = label.rsplit_once(' ').unwrap_or((&label, ""));
-            let labels = [("server", server.name()), ("plugin", plugin), ("version", version), ("digest", &digest)];
+            let labels = [
+                ("server", server.name()),
+                ("plugin", plugin),
+                ("version", version),
+                ("digest", &digest),
+            ];
             info.encode_info(&labels)?;
         }
         let gauges: [(&str, &str, Now); 2] = [
             ("clients", "Clients that hold a place now", |server| server.clients() as i64),
-            ("sessions", "Sessions that are not ending", |server| i64::from(server.session_count())),
+            ("sessions", "Sessions that are not ending", |server| {
+                i64::from(server.session_count())
+            }),
         ];
         for (name, help, value) in gauges {
             let mut gauge = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
@@ -116,9 +138,11 @@ impl Collector for Fleets {
         }
         let reasons: [(&str, &str, ByReason); 3] = [
             ("refused", "Newcomers turned away", |seen| &seen.refused),
-            ("handshakes_failed", "Clients that got no session because of their handshake", |seen| {
-                &seen.handshakes_failed
-            }),
+            (
+                "handshakes_failed",
+                "Clients that got no session because of their handshake",
+                |seen| &seen.handshakes_failed,
+            ),
             ("notices", "What happened to the server as a whole", |seen| &seen.notices),
         ];
         for (name, help, values) in reasons {
@@ -126,7 +150,9 @@ impl Collector for Fleets {
             for (seen, server) in &servers {
                 for (reason, count) in values(seen) {
                     let labels = [("server", server.name()), ("reason", reason.as_str())];
-                    counter.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
+                    counter
+                        .encode_family(&labels)?
+                        .encode_counter::<NoLabelSet, _, u64>(count, None)?;
                 }
             }
         }
@@ -159,14 +185,23 @@ impl Collector for Queues {
             gauge.encode_family(&labels)?.encode_gauge(&(calls.now as i64))?;
         }
         let help = "Such calls refused because the tenant had too many under way";
-        let mut counter = to.encode_descriptor("control_calls_refused", help, None, MetricType::Counter)?;
+        let mut counter =
+            to.encode_descriptor("control_calls_refused", help, None, MetricType::Counter)?;
         for (tenant, class, calls) in &calls {
             let labels = [("tenant", &**tenant), ("class", class.name())];
-            counter.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&calls.refused, None)?;
+            counter
+                .encode_family(&labels)?
+                .encode_counter::<NoLabelSet, _, u64>(&calls.refused, None)?;
         }
         let gauges: [(&str, &str, OfWork); 2] = [
-            ("work_waiting", "Blocking steps of the control plane that wait for a thread", |seen| seen.waiting as u64),
-            ("work_running", "Blocking steps of the control plane that have a thread", |seen| seen.running as u64),
+            (
+                "work_waiting",
+                "Blocking steps of the control plane that wait for a thread",
+                |seen| seen.waiting as u64,
+            ),
+            ("work_running", "Blocking steps of the control plane that have a thread", |seen| {
+                seen.running as u64
+            }),
         ];
         for (name, help, value) in gauges {
             let mut gauge = to.encode_descriptor(name, help, None, MetricType::Gauge)?;
@@ -179,7 +214,9 @@ impl Collector for Queues {
         let mut counter = to.encode_descriptor("work_refused", help, None, MetricType::Counter)?;
         for seen in &work {
             let labels = [("tenant", &*seen.tenant), ("kind", seen.kind.name())];
-            counter.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&seen.refused, None)?;
+            counter
+                .encode_family(&labels)?
+                .encode_counter::<NoLabelSet, _, u64>(&seen.refused, None)?;
         }
         Ok(())
     }
@@ -200,7 +237,9 @@ fn of_pools(to: &mut DescriptorEncoder, host: &Host) -> Result<(), fmt::Error> {
     let help = "Sessions and instances for which there was no room, by what was short";
     let mut counter = to.encode_descriptor("pool_refused", help, None, MetricType::Counter)?;
     for (pool, value) in host.pool_refusals() {
-        counter.encode_family(&[("pool", pool)])?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+        counter
+            .encode_family(&[("pool", pool)])?
+            .encode_counter::<NoLabelSet, _, u64>(&value, None)?;
     }
     Ok(())
 }
@@ -209,9 +248,12 @@ fn of_pools(to: &mut DescriptorEncoder, host: &Host) -> Result<(), fmt::Error> {
 fn of_tenants(to: &mut DescriptorEncoder, tenants: &[TenantSeen]) -> Result<(), fmt::Error> {
     let gauges: [(&str, &str, Option<&Unit>, OfTenant); 3] = [
         ("tenant_clients", "Clients of a tenant's servers", None, |seen| seen.clients as u64),
-        ("tenant_memory", "Memory of a tenant's instances, mail and send buffers", Some(&Unit::Bytes), |seen| {
-            seen.account.memory_bytes as u64
-        }),
+        (
+            "tenant_memory",
+            "Memory of a tenant's instances, mail and send buffers",
+            Some(&Unit::Bytes),
+            |seen| seen.account.memory_bytes as u64,
+        ),
         ("tenant_mail", "Mail of a tenant's sessions that waits", Some(&Unit::Bytes), |seen| {
             seen.account.mail_bytes as u64
         }),
@@ -219,22 +261,34 @@ fn of_tenants(to: &mut DescriptorEncoder, tenants: &[TenantSeen]) -> Result<(), 
     for (name, help, unit, value) in gauges {
         let mut gauge = to.encode_descriptor(name, help, unit, MetricType::Gauge)?;
         for tenant in tenants {
-            gauge.encode_family(&[("tenant", &*tenant.name)])?.encode_gauge(&(value(tenant) as i64))?;
+            gauge
+                .encode_family(&[("tenant", &*tenant.name)])?
+                .encode_gauge(&(value(tenant) as i64))?;
         }
     }
     let counters: [(&str, &str, OfTenant); 4] = [
-        ("tenant_cpu_waits", "Events that waited for their tenant's share of CPU time", |seen| seen.account.cpu_waits),
-        ("tenant_bytes_waits", "Reads and writes that waited for their tenant's share of bytes", |seen| {
-            seen.account.bytes_waits
+        ("tenant_cpu_waits", "Events that waited for their tenant's share of CPU time", |seen| {
+            seen.account.cpu_waits
         }),
-        ("tenant_memory_refused", "Growths of memory over the tenant's share", |seen| seen.account.memory_refused),
-        ("tenant_mail_refused", "Mail over the tenant's share of mail or of memory", |seen| seen.account.mail_refused),
+        (
+            "tenant_bytes_waits",
+            "Reads and writes that waited for their tenant's share of bytes",
+            |seen| seen.account.bytes_waits,
+        ),
+        ("tenant_memory_refused", "Growths of memory over the tenant's share", |seen| {
+            seen.account.memory_refused
+        }),
+        ("tenant_mail_refused", "Mail over the tenant's share of mail or of memory", |seen| {
+            seen.account.mail_refused
+        }),
     ];
     for (name, help, value) in counters {
         let mut counter = to.encode_descriptor(name, help, None, MetricType::Counter)?;
         for tenant in tenants {
             let labels = [("tenant", &*tenant.name)];
-            counter.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value(tenant), None)?;
+            counter
+                .encode_family(&labels)?
+                .encode_counter::<NoLabelSet, _, u64>(&value(tenant), None)?;
         }
     }
     Ok(())
@@ -259,18 +313,27 @@ impl<'a> Edition<'a> {
 }
 
 /// What is counted for each version of a plugin.
-fn of_editions(to: &mut DescriptorEncoder, editions: &[(Edition, &EditionSeen)]) -> Result<(), fmt::Error> {
+fn of_editions(
+    to: &mut DescriptorEncoder,
+    editions: &[(Edition, &EditionSeen)],
+) -> Result<(), fmt::Error> {
     let sums: [(&str, &str, Option<&Unit>, SumSpent); 4] = [
-        ("received", "From peers of ended sessions", Some(&Unit::Bytes), |spent| spent.bytes_in as f64),
+        ("received", "From peers of ended sessions", Some(&Unit::Bytes), |spent| {
+            spent.bytes_in as f64
+        }),
         ("sent", "To peers of ended sessions", Some(&Unit::Bytes), |spent| spent.bytes_out as f64),
         ("fuel", "Fuel of ended sessions", None, |spent| spent.fuel as f64),
-        ("cpu", "CPU time of events of ended sessions", Some(&Unit::Seconds), |spent| spent.cpu.as_secs_f64()),
+        ("cpu", "CPU time of events of ended sessions", Some(&Unit::Seconds), |spent| {
+            spent.cpu.as_secs_f64()
+        }),
     ];
     for (name, help, unit, value) in sums {
         let mut counter = to.encode_descriptor(name, help, unit, MetricType::Counter)?;
         for (edition, seen) in editions {
             let value = value(&seen.spent);
-            counter.encode_family(&edition.labels())?.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
+            counter
+                .encode_family(&edition.labels())?
+                .encode_counter::<NoLabelSet, _, f64>(&value, None)?;
         }
     }
     let reasons: [(&str, &str, OfClass); 2] = [
@@ -283,14 +346,23 @@ fn of_editions(to: &mut DescriptorEncoder, editions: &[(Edition, &EditionSeen)])
             for class in &seen.classes {
                 for (reason, count) in values(class) {
                     let [server, plugin, version] = edition.labels();
-                    let labels = [server, plugin, version, ("class", class.class.name()), ("reason", reason.as_str())];
-                    counter.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(count, None)?;
+                    let labels = [
+                        server,
+                        plugin,
+                        version,
+                        ("class", class.class.name()),
+                        ("reason", reason.as_str()),
+                    ];
+                    counter
+                        .encode_family(&labels)?
+                        .encode_counter::<NoLabelSet, _, u64>(count, None)?;
                 }
             }
         }
     }
     let help = "How long events took, waits included";
-    let mut events = to.encode_descriptor("event_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    let mut events =
+        to.encode_descriptor("event_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
     for (edition, seen) in editions {
         for class in seen.classes.iter().filter(|class| class.latencies.count() > 0) {
             let (took, mut below) = (&class.latencies, 0);
@@ -301,7 +373,9 @@ fn of_editions(to: &mut DescriptorEncoder, editions: &[(Edition, &EditionSeen)])
             let [server, plugin, version] = edition.labels();
             let labels = [server, plugin, version, ("class", class.class.name())];
             let (sum, count) = (took.total.as_secs_f64(), took.count());
-            events.encode_family(&labels)?.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+            events
+                .encode_family(&labels)?
+                .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
         }
     }
     Ok(())

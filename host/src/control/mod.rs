@@ -1,7 +1,9 @@
-//! The control API: HTTP and JSON on a Unix socket, and on a loopback address with a token where the operator wants it.
+//! The control API: HTTP and JSON on a Unix socket, and on a loopback address with a token where
+//! the operator wants it.
 //!
-//! It runs on a thread of its own, behind the threads of sessions, and reaches servers through their handles only.
-//! Requests are bounded in number, size and time. `axum`, `hyper` and `prometheus_client` live here only.
+//! It runs on a thread of its own, behind the threads of sessions, and reaches servers through
+//! their handles only. Requests are bounded in number, size and time. `axum`, `hyper` and
+//! `prometheus_client` live here only.
 
 mod answer;
 mod api;

@@ -7,12 +7,15 @@ use rustix::rand::{GetRandomFlags, getrandom};
 /// One document, which loads nothing from anywhere.
 const PAGE: &str = include_str!("page.html");
 
-/// Serves it. Only scripts with this answer's number run, so that nothing a client is called can become one.
+/// Serves it. Only scripts with this answer's number run, so that nothing a client is called can
+/// become one.
 pub(super) async fn page() -> Response {
     let mut random = [0; 16];
     // Without randomness there is no script and so no page; never a number that can be guessed.
     let nonce = match getrandom(&mut random, GetRandomFlags::empty()) {
-        Ok(count) if count == random.len() => random.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+        Ok(count) if count == random.len() => {
+            random.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        }
         _ => return axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response(),
     };
     let policy = format!(

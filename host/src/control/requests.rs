@@ -33,7 +33,9 @@ fn path<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
     let text = String::deserialize(from)?;
     match text.len() {
         0..=PATH_MAX_BYTES => Ok(text.into()),
-        bytes => Err(D::Error::custom(format!("expected at most {PATH_MAX_BYTES} bytes, found {bytes}"))),
+        bytes => {
+            Err(D::Error::custom(format!("expected at most {PATH_MAX_BYTES} bytes, found {bytes}")))
+        }
     }
 }
 
@@ -47,7 +49,10 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let mut values = serde_json::Deserializer::from_slice(body);
     let read = serde_path_to_error::deserialize(&mut values).map_err(|error| {
         let (key, error) = (error.path().to_string(), error.into_inner());
-        Problem::bad("bad-json", if key == "." { error.to_string() } else { format!("`{key}`: {error}") })
+        Problem::bad(
+            "bad-json",
+            if key == "." { error.to_string() } else { format!("`{key}`: {error}") },
+        )
     })?;
     values.end().map_err(|error| Problem::bad("bad-json", error.to_string()))?;
     Ok(read)
@@ -94,9 +99,14 @@ fn ending(drain: bool, deadline: Option<Span>) -> Result<Ending, Problem> {
     match (drain, deadline) {
         (true, Some(Span(time))) if time <= DEADLINE_MAX => Ok(Ending::Drain(time)),
         (true, Some(span)) => Err(beyond("deadline", DEADLINE_MAX, span)),
-        (true, None) => Err(Problem::bad("bad-value", "`deadline`: draining needs one, up to an hour, as \"30s\"")),
+        (true, None) => Err(Problem::bad(
+            "bad-value",
+            "`deadline`: draining needs one, up to an hour, as \"30s\"",
+        )),
         (false, None) => Ok(Ending::AtOnce),
-        (false, Some(_)) => Err(Problem::bad("bad-value", "`deadline`: goes with `sessions` = drain only")),
+        (false, Some(_)) => {
+            Err(Problem::bad("bad-value", "`deadline`: goes with `sessions` = drain only"))
+        }
     }
 }
 
@@ -240,7 +250,9 @@ pub(super) struct Lock {
 
 impl Lock {
     pub(super) fn read(&self) -> Result<(Duration, Duration), Problem> {
-        for (key, given, max) in [("wait", self.wait, LOCK_WAIT_MAX), ("hold", self.hold, LOCK_HOLD_MAX)] {
+        for (key, given, max) in
+            [("wait", self.wait, LOCK_WAIT_MAX), ("hold", self.hold, LOCK_HOLD_MAX)]
+        {
             if let Some(span) = given.filter(|span| span.0 > max) {
                 return Err(beyond(key, max, span));
             }
@@ -261,9 +273,10 @@ pub(super) struct Upgrade {
 impl Upgrade {
     /// How long the new process may take, and how long sessions that cannot move may go on.
     pub(super) fn read(&self) -> Result<(Duration, Option<Duration>), Problem> {
-        for (key, given, max) in
-            [("timeout", self.timeout, UPGRADE_TIMEOUT_MAX), ("drain", self.drain, UPGRADE_DRAIN_MAX)]
-        {
+        for (key, given, max) in [
+            ("timeout", self.timeout, UPGRADE_TIMEOUT_MAX),
+            ("drain", self.drain, UPGRADE_DRAIN_MAX),
+        ] {
             if let Some(span) = given.filter(|span| span.0 > max) {
                 return Err(beyond(key, max, span));
             }
@@ -273,7 +286,10 @@ impl Upgrade {
             return Err(Problem::bad("bad-value", "`timeout`: expected more than nothing"));
         }
         if self.program.as_ref().is_some_and(|program| program.as_os_str().len() > PATH_MAX_BYTES) {
-            return Err(Problem::bad("bad-value", format!("`program`: expected at most {PATH_MAX_BYTES} bytes")));
+            return Err(Problem::bad(
+                "bad-value",
+                format!("`program`: expected at most {PATH_MAX_BYTES} bytes"),
+            ));
         }
         if self.program.as_ref().is_some_and(|program| !program.is_absolute()) {
             return Err(Problem::bad("bad-value", "`program`: expected an absolute path"));
@@ -296,7 +312,9 @@ pub(super) struct Class {
 
 impl Class {
     pub(super) fn read(&self) -> Result<Priority, Problem> {
-        self.priority.parse().map_err(|error| Problem::bad("bad-value", format!("`priority`: {error}")))
+        self.priority
+            .parse()
+            .map_err(|error| Problem::bad("bad-value", format!("`priority`: {error}")))
     }
 }
 

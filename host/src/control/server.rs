@@ -106,7 +106,8 @@ pub struct Control {
     stop: Option<oneshot::Sender<()>>,
 }
 
-/// The API, reachable and silent: whoever asks waits until there is somebody to answer. Dropping it closes it.
+/// The API, reachable and silent: whoever asks waits until there is somebody to answer. Dropping it
+/// closes it.
 pub struct Opening {
     control: Control,
     socket: PathBuf,
@@ -137,16 +138,23 @@ impl Control {
     ///
     /// # Errors
     /// [`ControlError`]; nothing is left open.
-    pub fn start(config: &ControlConfig, fleet: Arc<Fleet>, reload: Reload) -> Result<Self, ControlError> {
+    pub fn start(
+        config: &ControlConfig,
+        fleet: Arc<Fleet>,
+        reload: Reload,
+    ) -> Result<Self, ControlError> {
         Ok(Self::open(config, Vec::new())?.serve(fleet, reload, None))
     }
 
-    /// Opens the socket and the address, so that a process that cannot have them starts nothing. What another process has open
-    /// there and hands over is taken instead.
+    /// Opens the socket and the address, so that a process that cannot have them starts nothing.
+    /// What another process has open there and hands over is taken instead.
     ///
     /// # Errors
     /// [`ControlError`]; nothing is left open.
-    pub fn open(config: &ControlConfig, handed: Vec<(Door, OwnedFd)>) -> Result<Opening, ControlError> {
+    pub fn open(
+        config: &ControlConfig,
+        handed: Vec<(Door, OwnedFd)>,
+    ) -> Result<Opening, ControlError> {
         let (served, serves) = oneshot::channel();
         let (ready, opened) = sync_channel(1);
         let (stop, stopped) = oneshot::channel::<()>();
@@ -165,9 +173,11 @@ impl Control {
                 let _ = ready.send(Ok((address, adopted)));
                 let work = async {
                     if let Ok((fleet, reload, upgrade)) = serves.await {
-                        // Without descriptors for it there can be no successor, and everything else goes on.
+                        // Without descriptors for it there can be no successor, and everything else
+                        // goes on.
                         let ways = doorways(&config, &doors).unwrap_or_default();
-                        let shared = Shared::new(fleet, (reload, upgrade), ways, Arc::clone(&leaving));
+                        let shared =
+                            Shared::new(fleet, (reload, upgrade), ways, Arc::clone(&leaving));
                         serve(&config, doors, shared).await;
                     }
                 };
@@ -208,7 +218,10 @@ impl Drop for Control {
 
 type Doors = (UnixDoor, Option<(TcpListener, Token)>);
 
-fn open(config: &ControlConfig, mut handed: Vec<(Door, OwnedFd)>) -> Result<(Doors, Vec<Door>), DoorError> {
+fn open(
+    config: &ControlConfig,
+    mut handed: Vec<(Door, OwnedFd)>,
+) -> Result<(Doors, Vec<Door>), DoorError> {
     let mut adopted = Vec::new();
     let mut take = |door: Door| {
         let at = handed.iter().position(|(other, _)| *other == door)?;
@@ -256,7 +269,8 @@ async fn serve(config: &ControlConfig, (mut unix, tcp): Doors, shared: Arc<Share
                 spare = reserve();
             }
             match accepted {
-                // Only the owner and root reach the socket. Where a file system does not keep its mode, this does.
+                // Only the owner and root reach the socket. Where a file system does not keep its
+                // mode, this does.
                 Ok(stream) if stream.peer_cred().is_ok_and(|peer| is_owner(peer.uid())) => {
                     tokio::spawn(talk(stream, Arc::clone(&shared), router.clone(), None, place));
                 }
@@ -334,14 +348,20 @@ fn is_owner(uid: u32) -> bool {
     uid == 0 || uid == getuid().as_raw()
 }
 
-async fn talk<S>(stream: S, shared: Arc<Shared>, router: Router, token: Option<Token>, place: Connection)
-where
+async fn talk<S>(
+    stream: S,
+    shared: Arc<Shared>,
+    router: Router,
+    token: Option<Token>,
+    place: Connection,
+) where
     S: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static,
 {
     let asker = Asker::new(&stream);
     let head_timeout = if token.is_some() { STRANGERS_HEAD_TIMEOUT } else { HEAD_TIMEOUT };
     let service = service_fn(move |request: Request<Incoming>| {
-        let (router, token, asker, shared) = (router.clone(), token.clone(), asker.clone(), Arc::clone(&shared));
+        let (router, token, asker, shared) =
+            (router.clone(), token.clone(), asker.clone(), Arc::clone(&shared));
         let place = place.clone();
         async move {
             let mut request = request.map(Body::new);
@@ -372,13 +392,17 @@ where
     let _ = connection.await;
 }
 
-/// Whoever has shown no token gets one answer for each connection, so that places are free for whoever has one.
+/// Whoever has shown no token gets one answer for each connection, so that places are free for
+/// whoever has one.
 fn and_goodbye(mut response: Response) -> Response {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
-async fn tower_call(router: Router, request: Request<Body>) -> Result<Response, std::convert::Infallible> {
+async fn tower_call(
+    router: Router,
+    request: Request<Body>,
+) -> Result<Response, std::convert::Infallible> {
     use hyper::service::Service;
     hyper_util::service::TowerToHyperService::new(router).call(request).await
 }

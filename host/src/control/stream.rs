@@ -15,16 +15,22 @@ use super::answer::Problem;
 use super::api::Shared;
 use super::views;
 
-/// A comment is sent after so long without an event, so that both ends notice when the other is gone.
+/// A comment is sent after so long without an event, so that both ends notice when the other is
+/// gone.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 pub(super) async fn events(State(shared): State<Arc<Shared>>) -> Response {
     let Ok(place) = Arc::clone(&shared.streams).try_acquire_owned() else {
-        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-streams", "too many open event streams");
+        let problem = Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too-many-streams",
+            "too many open event streams",
+        );
         return problem.into_response();
     };
     let notices = shared.fleet.host().notices();
-    // The first piece is sent at once, so that a listener knows that it misses nothing from here on.
+    // The first piece is sent at once, so that a listener knows that it misses nothing from here
+    // on.
     let hello = Some(": from here on\n\n".to_owned());
     let pieces = unfold((notices, hello, place), |(mut notices, hello, place)| async move {
         let piece = match hello {
@@ -32,15 +38,19 @@ pub(super) async fn events(State(shared): State<Arc<Shared>>) -> Response {
             None => match tokio::time::timeout(HEARTBEAT, notices.recv()).await {
                 Err(_) => ": still here\n\n".to_owned(),
                 Ok(Ok(notice)) => {
-                    let data = serde_json::to_string(&views::Notice::of(&notice)).unwrap_or_default();
+                    let data =
+                        serde_json::to_string(&views::Notice::of(&notice)).unwrap_or_default();
                     format!("event: notice\ndata: {data}\n\n")
                 }
-                Ok(Err(RecvError::Lagged(missed))) => format!("event: missed\ndata: {{\"notices\":{missed}}}\n\n"),
+                Ok(Err(RecvError::Lagged(missed))) => {
+                    format!("event: missed\ndata: {{\"notices\":{missed}}}\n\n")
+                }
                 Ok(Err(RecvError::Closed)) => return None,
             },
         };
         Some((Ok::<_, Infallible>(Bytes::from(piece)), (notices, None, place)))
     });
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    let headers =
+        [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     (headers, Body::from_stream(pieces)).into_response()
 }

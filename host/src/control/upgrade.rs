@@ -66,20 +66,25 @@ pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, body: Bytes) -> A
         return Err(Problem::conflict("stopping", "the process is stopping"));
     }
     let Some(Upgrade(upgrade)) = &shared.upgrade else {
-        return Err(Problem::conflict("no-upgrade", "this process cannot be replaced: `wharf serve` can"));
+        return Err(Problem::conflict(
+            "no-upgrade",
+            "this process cannot be replaced: `wharf serve` can",
+        ));
     };
     let doors = shared.doors().map_err(|error| {
         let what = format!("nothing was changed: {error}");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no-upgrade", what).or_refused_by_system()
     })?;
     let wish = UpgradeWish { program: request.program, timeout, drain, doors };
-    let not_upgraded =
-        |why: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not-upgraded", why).or_refused_by_system();
+    let not_upgraded = |why: String| {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not-upgraded", why).or_refused_by_system()
+    };
     // Before the process can end by it.
     if !shared.begins_to_leave() {
         return Err(not_upgraded("another upgrade is under way".into()));
     }
-    // On its own, so that it is done, and the sockets are left to the new process, even where nobody waits for the answer any more.
+    // On its own, so that it is done, and the sockets are left to the new process, even where
+    // nobody waits for the answer any more.
     let (upgrading, leaving) = (upgrade(Arc::clone(&shared.fleet), wish), Arc::clone(&shared));
     let done = shared.fleet.host().runtime().spawn(async move {
         let done = upgrading.await;

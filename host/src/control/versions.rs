@@ -14,12 +14,18 @@ use super::views;
 use super::waiting::Class;
 use crate::server::{ServerHandle, SwapError, SwapReport};
 
-pub(super) async fn swap(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+pub(super) async fn swap(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Server,
+    body: Bytes,
+) -> Answer {
     let server = server(&shared, &name)?;
     let requests::Swap { file, policy } = parse(&body)?;
     let policy = policy.map(Into::into);
-    change(&shared, server, Class::Change, |server| async move { server.swap_to(file, policy).await.map_err(refused) })
-        .await
+    change(&shared, server, Class::Change, |server| async move {
+        server.swap_to(file, policy).await.map_err(refused)
+    })
+    .await
 }
 
 /// How far the swap is that is under way.
@@ -27,24 +33,47 @@ pub(super) async fn under_way(State(shared): State<Arc<Shared>>, Path(name): Ser
     Ok(ok(&views::UnderWay::of(server(&shared, &name)?.swap_seen())))
 }
 
-pub(super) async fn canary(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+pub(super) async fn canary(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Server,
+    body: Bytes,
+) -> Answer {
     let server = server(&shared, &name)?;
     let request: requests::Canary = parse(&body)?;
     let wish = request.wish();
-    let tried = |server: Arc<ServerHandle>| async move { server.try_file(request.file, wish).await.map_err(refused) };
+    let tried = |server: Arc<ServerHandle>| async move {
+        server.try_file(request.file, wish).await.map_err(refused)
+    };
     change(&shared, server, Class::Change, tried).await
 }
 
-pub(super) async fn promote(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+pub(super) async fn promote(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Server,
+    body: Bytes,
+) -> Answer {
     parse::<requests::Nothing>(&body)?;
     let server = server(&shared, &name)?;
-    change(&shared, server, Class::End, |server| async move { server.promote().await.map_err(refused) }).await
+    change(
+        &shared,
+        server,
+        Class::End,
+        |server| async move { server.promote().await.map_err(refused) },
+    )
+    .await
 }
 
-pub(super) async fn roll_back(State(shared): State<Arc<Shared>>, Path(name): Server, body: Bytes) -> Answer {
+pub(super) async fn roll_back(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Server,
+    body: Bytes,
+) -> Answer {
     parse::<requests::Nothing>(&body)?;
     let server = server(&shared, &name)?;
-    change(&shared, server, Class::End, |server| async move { server.roll_back().await.map_err(refused) }).await
+    change(&shared, server, Class::End, |server| async move {
+        server.roll_back().await.map_err(refused)
+    })
+    .await
 }
 
 pub(super) async fn history(State(shared): State<Arc<Shared>>, Path(name): Server) -> Answer {
@@ -63,7 +92,8 @@ where
 {
     let waits = shared.may_wait(&server, class)?;
     let work = work(server);
-    // It keeps its place for as long as it works, so that whoever asks and goes away cannot have more of them at work.
+    // It keeps its place for as long as it works, so that whoever asks and goes away cannot have
+    // more of them at work.
     let working = async move {
         let _waits = waits;
         work.await
@@ -84,7 +114,9 @@ fn refused(error: SwapError) -> Problem {
         SwapError::CanaryRuns(_) => Problem::conflict("canary-runs", text),
         SwapError::NoCanary => Problem::conflict("no-canary", text),
         SwapError::TooManyVersions(_) => Problem::conflict("too-many-versions", text),
-        SwapError::NothingBefore | SwapError::Gone { .. } => Problem::conflict("nothing-before", text),
+        SwapError::NothingBefore | SwapError::Gone { .. } => {
+            Problem::conflict("nothing-before", text)
+        }
         SwapError::NotKept(_) | SwapError::NotRecorded(..) => {
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "not-recorded", text)
         }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::server::{self, HostNotice, Newcomers, Reloaded, ServerHandle, SessionView, SwapReport, SwapSeen};
+use crate::server::{
+    self, HostNotice, Newcomers, Reloaded, ServerHandle, SessionView, SwapReport, SwapSeen,
+};
 use crate::telemetry::{Latencies, Snapshot};
 
 #[derive(Serialize)]
@@ -98,7 +100,9 @@ impl Server {
             throttle: Throttle::of(server),
             data: server.data(),
             counters: Counters::of(counters, events),
-            latency_seconds: latencies.map(|(class, seen)| (class.name(), Percentiles::of(&seen))).collect(),
+            latency_seconds: latencies
+                .map(|(class, seen)| (class.name(), Percentiles::of(&seen)))
+                .collect(),
         }
     }
 }
@@ -259,8 +263,20 @@ pub(super) struct Swap {
 
 impl Swap {
     pub(super) fn of(report: SwapReport) -> Self {
-        let [longest_pause_seconds, pause_p99_seconds] = [1.0, 0.99].map(|share| report.pause(share).as_secs_f64());
-        let SwapReport { from, to, generation, moved, stayed, lost, rolled_back, ended, recorded, .. } = report;
+        let [longest_pause_seconds, pause_p99_seconds] =
+            [1.0, 0.99].map(|share| report.pause(share).as_secs_f64());
+        let SwapReport {
+            from,
+            to,
+            generation,
+            moved,
+            stayed,
+            lost,
+            rolled_back,
+            ended,
+            recorded,
+            ..
+        } = report;
         Self {
             from,
             to,

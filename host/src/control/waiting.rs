@@ -75,12 +75,20 @@ pub(super) struct Place {
 
 impl Waiting {
     /// A place for a call about a server of this tenant, or [`HOST`] for one about the process.
-    pub(super) fn enter(self: &Arc<Self>, tenant: Arc<str>, class: Class) -> Result<Place, Problem> {
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        tenant: Arc<str>,
+        class: Class,
+    ) -> Result<Place, Problem> {
         let mut tenants = self.tenants();
         let calls = &mut tenants.entry(Arc::clone(&tenant)).or_default()[class as usize];
         if calls.now >= WAITING_TENANT_MAX {
             calls.refused += 1;
-            let whose = if &*tenant == HOST { "about the process".into() } else { format!("of the tenant `{tenant}`") };
+            let whose = if &*tenant == HOST {
+                "about the process".into()
+            } else {
+                format!("of the tenant `{tenant}`")
+            };
             let message = format!(
                 "{WAITING_TENANT_MAX} calls {whose} ({}) are under way already; try again once some are done",
                 class.calls()
@@ -131,7 +139,11 @@ mod tests {
                 places.push(waiting.enter(Arc::clone(&tenant), full).expect("below the limit"));
             }
             let refused = waiting.enter(Arc::clone(&tenant), full).err().expect("above the limit");
-            assert_eq!((refused.code, refused.message.contains(&*tenant)), ("too-many-waiting", true), "{refused:?}");
+            assert_eq!(
+                (refused.code, refused.message.contains(&*tenant)),
+                ("too-many-waiting", true),
+                "{refused:?}"
+            );
             for other in Class::ALL.into_iter().filter(|other| *other != full) {
                 drop(waiting.enter(Arc::clone(&tenant), other).expect("another class"));
             }

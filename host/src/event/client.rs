@@ -24,7 +24,8 @@ pub enum Priority {
 
 impl Priority {
     /// Every class, lowest first.
-    pub const ALL: [Self; 5] = [Self::Background, Self::Low, Self::Normal, Self::High, Self::Critical];
+    pub const ALL: [Self; 5] =
+        [Self::Background, Self::Low, Self::Normal, Self::High, Self::Critical];
 
     /// The class's name in configuration and logs.
     #[must_use]
@@ -44,11 +45,14 @@ impl FromStr for Priority {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|class| class.name() == text);
-        found.ok_or_else(|| format!("`{text}` is no priority: expected background, low, normal, high or critical"))
+        found.ok_or_else(|| {
+            format!("`{text}` is no priority: expected background, low, normal, high or critical")
+        })
     }
 }
 
-/// What the host knows about one established session. Fixed for its life; the priority now in force is kept apart.
+/// What the host knows about one established session. Fixed for its life; the priority now in force
+/// is kept apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientInfo {
     /// Unique for the life of the server, never reused, from 1.

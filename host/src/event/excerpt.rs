@@ -30,8 +30,10 @@ pub fn excerpt(text: impl Display, max_bytes: usize) -> String {
 #[must_use]
 pub fn some_of<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
     let more = names.len().saturating_sub(NAMES_SHOWN_MAX);
-    let shown: Vec<_> =
-        names.take(NAMES_SHOWN_MAX).map(|name| format!("`{}`", excerpt(name, NAME_MAX_BYTES))).collect();
+    let shown: Vec<_> = names
+        .take(NAMES_SHOWN_MAX)
+        .map(|name| format!("`{}`", excerpt(name, NAME_MAX_BYTES)))
+        .collect();
     let shown = shown.join(", ");
     if more == 0 { shown } else { format!("{shown} and {more} more") }
 }
@@ -74,7 +76,10 @@ mod tests {
                 let escaped = text.replace('\u{7}', "\\u{7}");
                 match escaped.len() <= max_bytes {
                     true => assert_eq!(kept, escaped),
-                    false => assert!(kept.strip_suffix(CUT).is_some_and(|kept| escaped.starts_with(kept)), "{kept:?}"),
+                    false => assert!(
+                        kept.strip_suffix(CUT).is_some_and(|kept| escaped.starts_with(kept)),
+                        "{kept:?}"
+                    ),
                 }
             }
         }
@@ -95,7 +100,8 @@ mod tests {
 
     #[test]
     fn names_beyond_those_shown_are_counted() {
-        let names: Vec<_> = (0..=NAMES_SHOWN_MAX).map(|number| format!("{number:0>1000}")).collect();
+        let names: Vec<_> =
+            (0..=NAMES_SHOWN_MAX).map(|number| format!("{number:0>1000}")).collect();
         let of = |count: usize| some_of(names[..count].iter().map(String::as_str));
         assert_eq!(of(0), "");
         assert!(!of(NAMES_SHOWN_MAX).contains("more"));

@@ -57,9 +57,11 @@ pub enum FaultKind {
     HandleLimit,
     /// The component is made of more core modules than it may be.
     Modules,
-    /// The session shared its instance with others, and the instance is gone by a fault in an event of one of them.
+    /// The session shared its instance with others, and the instance is gone by a fault in an event
+    /// of one of them.
     InstanceLost,
-    /// The session shares its instance with others, which kept it for longer than an event may wait.
+    /// The session shares its instance with others, which kept it for longer than an event may
+    /// wait.
     InstanceBusy,
     /// The new version refused to take the session over.
     HandoffRefused,

@@ -1,8 +1,8 @@
 //! The vocabulary that the session and the plugin side share, and the port between them.
 //!
-//! Nothing here owns a socket, a clock or an engine. `session` drives events through [`Procedure`] and
-//! [`Instance`]; `plugin` acts on the session through [`Port`] and on its server through [`Peers`]. Neither imports
-//! the other.
+//! Nothing here owns a socket, a clock or an engine. `session` drives events through [`Procedure`]
+//! and [`Instance`]; `plugin` acts on the session through [`Port`] and on its server through
+//! [`Peers`]. Neither imports the other.
 
 mod alone;
 mod client;
@@ -18,7 +18,8 @@ pub use excerpt::{EXCERPT_MAX_BYTES, NAME_MAX_BYTES, NAMES_SHOWN_MAX, excerpt, s
 pub use fault::{Fault, FaultKind, Origin};
 pub use kept::KeptEvent;
 pub use port::{
-    Broadcast, Budget, Instance, Meter, NameError, Peers, Port, Procedure, Scope, SendError, Usage, WriteError,
+    Broadcast, Budget, Instance, Meter, NameError, Peers, Port, Procedure, Scope, SendError, Usage,
+    WriteError,
 };
 pub use reason::{DisconnectReason, EndReason};
 

@@ -1,4 +1,5 @@
-//! The two directions of a call: the session asks an instance to handle an event, the instance acts on its session.
+//! The two directions of a call: the session asks an instance to handle an event, the instance acts
+//! on its session.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -42,15 +43,20 @@ pub trait Procedure: Send + Sync + 'static {
     /// One living copy.
     type Instance: Instance;
 
-    /// Makes the instance for one session. Called once per session, after admission and handshake. Dropping the
-    /// future is safe.
+    /// Makes the instance for one session. Called once per session, after admission and handshake.
+    /// Dropping the future is safe.
     ///
     /// # Errors
-    /// A [`Fault`]: the plugin's start-up trapped or ran out of budget, or the host is out of slots.
-    fn instantiate(&self, scope: Scope, budget: Budget) -> impl Future<Output = Result<Self::Instance, Fault>> + Send;
+    /// A [`Fault`]: the plugin's start-up trapped or ran out of budget, or the host is out of
+    /// slots.
+    fn instantiate(
+        &self,
+        scope: Scope,
+        budget: Budget,
+    ) -> impl Future<Output = Result<Self::Instance, Fault>> + Send;
 
-    /// Makes the instance that takes a live session over, from what another version (`version`) saved. Its start may spend `start`
-    /// and the taking over `event`. Dropping the future is safe.
+    /// Makes the instance that takes a live session over, from what another version (`version`)
+    /// saved. Its start may spend `start` and the taking over `event`. Dropping the future is safe.
     ///
     /// # Errors
     /// A [`Fault`]: the session is to stay where it is.
@@ -82,8 +88,8 @@ pub trait Procedure: Send + Sync + 'static {
 
 /// A living copy of a plugin that serves one session.
 pub trait Instance: Send + 'static {
-    /// Ready where the instance is free for an event of this session, for which it then stays free. One that serves no other
-    /// session always is.
+    /// Ready where the instance is free for an event of this session, for which it then stays free.
+    /// One that serves no other session always is.
     ///
     /// # Errors
     /// A [`Fault`]: there will be no event any more.
@@ -97,19 +103,23 @@ pub trait Instance: Send + 'static {
         false
     }
 
-    /// Handles one event. Dropping the future before it is done kills the instance: every later dispatch fails. The
-    /// caller keeps `budget.wall`; fuel and CPU time are kept inside.
+    /// Handles one event. Dropping the future before it is done kills the instance: every later
+    /// dispatch fails. The caller keeps `budget.wall`; fuel and CPU time are kept inside.
     ///
     /// # Errors
     /// A [`Fault`]. The instance must not be used again.
-    fn dispatch(&mut self, event: Event<'_>, budget: Budget) -> impl Future<Output = Result<Action, Fault>> + Send;
+    fn dispatch(
+        &mut self,
+        event: Event<'_>,
+        budget: Budget,
+    ) -> impl Future<Output = Result<Action, Fault>> + Send;
 
-    /// What another version needs to carry on with the session. Changes nothing. As with [`Instance::dispatch`], dropping the
-    /// future before it is done kills the instance.
+    /// What another version needs to carry on with the session. Changes nothing. As with
+    /// [`Instance::dispatch`], dropping the future before it is done kills the instance.
     ///
     /// # Errors
-    /// A [`Fault`]. [`FaultKind::StateLimit`](super::FaultKind::StateLimit) leaves the instance as it was; after any other it must
-    /// not be used again.
+    /// A [`Fault`]. [`FaultKind::StateLimit`](super::FaultKind::StateLimit) leaves the instance as
+    /// it was; after any other it must not be used again.
     fn save(&mut self, budget: Budget) -> impl Future<Output = Result<Vec<u8>, Fault>> + Send;
 
     /// What it has used so far.
@@ -122,7 +132,8 @@ pub trait Meter: std::fmt::Debug + Send + Sync {
     /// peer. Called once per event.
     fn event(&self, class: Priority, took: Duration);
 
-    /// A session in this class that slept could not wake on this version, and carries on with the one it fell asleep on.
+    /// A session in this class that slept could not wake on this version, and carries on with the
+    /// one it fell asleep on.
     fn not_woken(&self, class: Priority, fault: &Fault);
 }
 
@@ -164,8 +175,8 @@ pub trait Port: Send + Sync {
     /// Who the client is.
     fn info(&self) -> &ClientInfo;
 
-    /// Queues all of `data` or nothing. Pending while the send buffer is at its high-water mark; wakes the task that
-    /// polled. Taking no longer part in it is safe: nothing was queued.
+    /// Queues all of `data` or nothing. Pending while the send buffer is at its high-water mark;
+    /// wakes the task that polled. Taking no longer part in it is safe: nothing was queued.
     ///
     /// # Errors
     /// [`WriteError`].
@@ -180,7 +191,8 @@ pub trait Port: Send + Sync {
     /// Asks for a class from the next event on; returns what the ceiling allows.
     fn set_priority(&self, priority: Priority) -> Priority;
 
-    /// The guest has run for a slice: pending until it may go on. Asked again by the same event until it is ready.
+    /// The guest has run for a slice: pending until it may go on. Asked again by the same event
+    /// until it is ready.
     fn poll_slice(&self, cx: &mut Context<'_>) -> Poll<()> {
         let _ = cx;
         Poll::Ready(())
@@ -204,7 +216,8 @@ pub trait Broadcast: Send {
     fn taken(&self) -> u32;
 }
 
-/// What a plugin may do to the other sessions of its server. `own` is the caller's id. No method blocks.
+/// What a plugin may do to the other sessions of its server. `own` is the caller's id. No method
+/// blocks.
 pub trait Peers: Send + Sync {
     /// Established sessions that are not ending.
     fn client_count(&self) -> u32;

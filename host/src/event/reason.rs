@@ -15,7 +15,8 @@ pub enum DisconnectReason {
     PeerTruncated,
     /// A handler ended the session.
     ClosedByPlugin,
-    /// Nothing was exchanged for longer than the server allows, or for the timeout after the peer had finished sending.
+    /// Nothing was exchanged for longer than the server allows, or for the timeout after the peer
+    /// had finished sending.
     IdleTimeout,
     /// The peer read nothing for the timeout.
     WriteTimeout,

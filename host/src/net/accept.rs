@@ -17,8 +17,8 @@ use super::{BindError, Endpoint};
 
 /// How long accepting pauses when the process or the system is out of descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(25);
-/// Newcomers that are turned away before each pause. So many each pause are what a machine without descriptors refuses;
-/// the others wait in the backlog.
+/// Newcomers that are turned away before each pause. So many each pause are what a machine without
+/// descriptors refuses; the others wait in the backlog.
 const TURNED_AWAY_MAX: usize = 16;
 
 /// A socket that listens. Dropping it frees the address.
@@ -29,7 +29,8 @@ pub struct Listener {
     /// The same in the reactor. `None` between a failed repair and the next.
     polled: ArcSwapOption<AsyncFd<Arc<Held>>>,
     origin: Origin,
-    /// A descriptor to give up when there is no other, so that a newcomer can be refused and does not hang.
+    /// A descriptor to give up when there is no other, so that a newcomer can be refused and does
+    /// not hang.
     reserve: Mutex<Option<File>>,
     /// Errors that the next calls of `accept` report instead of a client.
     #[cfg(test)]
@@ -45,8 +46,8 @@ pub enum Repaired {
     NewSocket,
 }
 
-/// A client that the system accepted and nobody has judged yet. Dropping it closes the connection. It belongs to no
-/// reactor until its own task takes it up, on whichever thread that runs.
+/// A client that the system accepted and nobody has judged yet. Dropping it closes the connection.
+/// It belongs to no reactor until its own task takes it up, on whichever thread that runs.
 #[derive(Debug)]
 pub struct Accepted {
     pub(super) stream: TcpStream,
@@ -74,8 +75,8 @@ pub enum AcceptFault {
 }
 
 impl AcceptFault {
-    /// Sorts an error of `accept`. Errors of the newcomer's own connection, which Linux reports here too, cost only
-    /// that newcomer. What nobody foresaw may come again at once, so it pauses.
+    /// Sorts an error of `accept`. Errors of the newcomer's own connection, which Linux reports
+    /// here too, cost only that newcomer. What nobody foresaw may come again at once, so it pauses.
     #[must_use]
     pub fn of(error: &io::Error) -> Self {
         match Errno::from_io_error(error) {
@@ -122,7 +123,9 @@ impl Listener {
         let origin = Origin::of(&socket, backlog).map_err(system)?;
         let held = Arc::new(Held::new(socket));
         if held.condition(origin.address) != Condition::Listens {
-            let dead = |error| system(io::Error::other(format!("it does not listen, and cannot: {error}")));
+            let dead = |error| {
+                system(io::Error::other(format!("it does not listen, and cannot: {error}")))
+            };
             origin.again(&held).map_err(dead)?;
         }
         let polled = polled(&held).map_err(system)?;
@@ -179,14 +182,18 @@ impl Listener {
         Ok(Repaired::NewSocket)
     }
 
-    /// Without a descriptor for them, refuses some newcomers by means of the one in reserve: they are closed. How many.
+    /// Without a descriptor for them, refuses some newcomers by means of the one in reserve: they
+    /// are closed. How many.
     pub fn turn_away(&self) -> usize {
         let mut held = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
         let mut turned = 0;
         while turned < TURNED_AWAY_MAX {
             // Nobody else may have taken what was given up.
             drop(held.take().or_else(reserve));
-            match acceptfrom_with(&self.held.load().socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            match acceptfrom_with(
+                &self.held.load().socket,
+                SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+            ) {
                 Ok((stream, _)) => drop(stream),
                 Err(_) => break,
             }
@@ -218,7 +225,9 @@ impl Listener {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let accept = |held: &Arc<Held>| {
             #[cfg(test)]
-            if let Some(errno) = self.injected.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {
+            if let Some(errno) =
+                self.injected.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+            {
                 return Err(errno.into());
             }
             Ok(acceptfrom_with(&held.socket, flags)?)
@@ -281,7 +290,14 @@ mod tests {
 
     #[test]
     fn an_error_of_one_newcomer_costs_only_that_newcomer() {
-        for errno in [Errno::CONNABORTED, Errno::INTR, Errno::PROTO, Errno::PERM, Errno::NETDOWN, Errno::TIMEDOUT] {
+        for errno in [
+            Errno::CONNABORTED,
+            Errno::INTR,
+            Errno::PROTO,
+            Errno::PERM,
+            Errno::NETDOWN,
+            Errno::TIMEDOUT,
+        ] {
             assert_eq!(of(errno), AcceptFault::Retry, "{errno}");
         }
     }
@@ -296,15 +312,24 @@ mod tests {
     #[tokio::test]
     async fn accepted_sockets_inherit_the_options_and_do_not_block() {
         for on in [false, true] {
-            let options = SocketOptions { reuse_address: on, dont_route: on, keep_alive: on, no_delay: on };
-            let endpoint = Endpoint { host: "127.0.0.1".into(), port: ListenPort::AnyFree, backlog: 0, options };
+            let options =
+                SocketOptions { reuse_address: on, dont_route: on, keep_alive: on, no_delay: on };
+            let endpoint = Endpoint {
+                host: "127.0.0.1".into(),
+                port: ListenPort::AnyFree,
+                backlog: 0,
+                options,
+            };
             let listener = Listener::open(&endpoint).expect("it listens");
             let _client = TcpStream::connect(listener.address()).expect("it accepts");
             let accepted = listener.accept().await.expect("a client");
             let socket = SockRef::from(&accepted.stream);
             assert_eq!(socket.tcp_nodelay().expect("an option"), on);
             assert_eq!(socket.keepalive().expect("an option"), on);
-            let dont_route = nix::sys::socket::getsockopt(&accepted.stream, nix::sys::socket::sockopt::DontRoute);
+            let dont_route = nix::sys::socket::getsockopt(
+                &accepted.stream,
+                nix::sys::socket::sockopt::DontRoute,
+            );
             assert_eq!(dont_route.expect("an option"), on);
             assert!(socket.nonblocking().expect("an option"));
         }

@@ -32,7 +32,8 @@ impl ListenPort {
 /// Options of a listening socket and of the clients it accepts. All off by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SocketOptions {
-    /// Bind although connections of a stopped server linger on the address. Two live servers never share one.
+    /// Bind although connections of a stopped server linger on the address. Two live servers never
+    /// share one.
     pub reuse_address: bool,
     /// Send to directly connected networks only.
     pub dont_route: bool,
@@ -45,8 +46,9 @@ pub struct SocketOptions {
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// A host name or address of this system. Empty: all IPv4 interfaces; `0.0.0.0`: the same; `::`: IPv4 and IPv6
-    /// on one socket. Of a name's addresses the first IPv4 one is used, else the first.
+    /// A host name or address of this system. Empty: all IPv4 interfaces; `0.0.0.0`: the same;
+    /// `::`: IPv4 and IPv6 on one socket. Of a name's addresses the first IPv4 one is used, else
+    /// the first.
     pub host: String,
     /// The port.
     pub port: ListenPort,
@@ -69,7 +71,9 @@ pub enum BindError {
         source: io::Error,
     },
     /// The address is somebody else's.
-    #[error("{address} is not an address of this system: use one of its own, or leave `host` empty for all of them")]
+    #[error(
+        "{address} is not an address of this system: use one of its own, or leave `host` empty for all of them"
+    )]
     NotLocal {
         /// What was asked for.
         address: SocketAddr,
@@ -158,7 +162,8 @@ impl Endpoint {
     /// [`BindError`].
     pub(super) fn listen(&self) -> Result<TcpListener, BindError> {
         let address = self.resolve()?;
-        self.open(address).map_err(|source| BindError::of(address, self.options.reuse_address, source))
+        self.open(address)
+            .map_err(|source| BindError::of(address, self.options.reuse_address, source))
     }
 
     fn open(&self, address: SocketAddr) -> io::Result<TcpListener> {
@@ -177,8 +182,9 @@ impl Endpoint {
         }
         socket.bind(&address.into())?;
         socket.listen(backlog_of(self.backlog))?;
-        // Accepted sockets inherit this too. It is what lets a later server with `reuse-address` start beside those that
-        // linger; without it that server would depend on what this one was started with.
+        // Accepted sockets inherit this too. It is what lets a later server with `reuse-address`
+        // start beside those that linger; without it that server would depend on what this one was
+        // started with.
         socket.set_reuse_address(true)?;
         Ok(socket.into())
     }

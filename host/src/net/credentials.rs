@@ -56,7 +56,8 @@ pub struct Credentials {
     pub client_certificate: ClientCertificate,
 }
 
-/// Why the credentials cannot be used. All of them are the operator's to mend, and each names the file.
+/// Why the credentials cannot be used. All of them are the operator's to mend, and each names the
+/// file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CredentialsError {
@@ -114,7 +115,8 @@ impl Credentials {
         check_time(&self.certificate_chain, &chain[0])?;
         let key = private_key(&self.private_key)?;
         let provider = Arc::new(ring::default_provider());
-        let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| self.explain(&error))?;
+        let certified =
+            CertifiedKey::from_der(chain, key, &provider).map_err(|error| self.explain(&error))?;
 
         let versions: &[_] = match self.protocol_min {
             ProtocolMin::Tls12 => &[&TLS13, &TLS12],
@@ -163,19 +165,27 @@ impl Credentials {
     fn explain(&self, error: &TlsError) -> CredentialsError {
         match error {
             TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                CredentialsError::Mismatch { key: self.private_key.clone(), chain: self.certificate_chain.clone() }
+                CredentialsError::Mismatch {
+                    key: self.private_key.clone(),
+                    chain: self.certificate_chain.clone(),
+                }
             }
-            TlsError::InvalidCertificate(_) => {
-                CredentialsError::BadCertificate { file: self.certificate_chain.clone(), cause: error.to_string() }
-            }
-            _ => CredentialsError::BadCertificate { file: self.private_key.clone(), cause: error.to_string() },
+            TlsError::InvalidCertificate(_) => CredentialsError::BadCertificate {
+                file: self.certificate_chain.clone(),
+                cause: error.to_string(),
+            },
+            _ => CredentialsError::BadCertificate {
+                file: self.private_key.clone(),
+                cause: error.to_string(),
+            },
         }
     }
 }
 
 /// At least one certificate.
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
-    let pem = files::read(file, PEM_MAX_BYTES).map_err(|cause| unreadable(file, "certificate", cause))?;
+    let pem =
+        files::read(file, PEM_MAX_BYTES).map_err(|cause| unreadable(file, "certificate", cause))?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let found = found.map_err(|cause| unreadable(file, "certificate", cause))?;
     if found.is_empty() {
@@ -185,7 +195,8 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Credentials
 }
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, CredentialsError> {
-    let pem = files::read(file, PEM_MAX_BYTES).map_err(|cause| unreadable(file, "private key", cause))?;
+    let pem =
+        files::read(file, PEM_MAX_BYTES).map_err(|cause| unreadable(file, "private key", cause))?;
     if pem.windows(9).any(|window| window == b"ENCRYPTED") {
         let cause = "it is encrypted, which is not supported; decrypt it with `openssl pkey`";
         return Err(unreadable(file, "private key", cause));
@@ -194,8 +205,9 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, CredentialsError> 
 }
 
 fn check_time(file: &Path, certificate: &CertificateDer<'_>) -> Result<(), CredentialsError> {
-    let (_, parsed) = X509Certificate::from_der(certificate)
-        .map_err(|error| CredentialsError::BadCertificate { file: file.into(), cause: error.to_string() })?;
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| {
+        CredentialsError::BadCertificate { file: file.into(), cause: error.to_string() }
+    })?;
     let validity = parsed.validity();
     if validity.is_valid() {
         return Ok(());

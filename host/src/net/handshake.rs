@@ -1,4 +1,5 @@
-//! From an admitted client to an established session: the TLS handshake, or nothing on a plaintext server.
+//! From an admitted client to an established session: the TLS handshake, or nothing on a plaintext
+//! server.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,7 +23,8 @@ const SUBJECT_MAX_BYTES: usize = 2 << 10;
 #[derive(Clone)]
 pub struct Security(Option<TlsAcceptor>);
 
-/// A client that may have a session: admitted, and past the handshake. There is no other way to make one.
+/// A client that may have a session: admitted, and past the handshake. There is no other way to
+/// make one.
 #[derive(Debug)]
 pub struct Established {
     /// The client's address.
@@ -87,13 +89,17 @@ impl Security {
     ///
     /// # Errors
     /// [`HandshakeFault`]; the connection is closed and the permit is free.
-    pub async fn establish(&self, client: Admitted<Accepted>) -> Result<Established, HandshakeFault> {
+    pub async fn establish(
+        &self,
+        client: Admitted<Accepted>,
+    ) -> Result<Established, HandshakeFault> {
         let (Accepted { stream, peer, local }, permit) = client.into_parts();
         let stream = Socket::bound(stream).map_err(|_| HandshakeFault::Gone)?;
         let Some(acceptor) = &self.0 else {
             return Ok(Established { peer, local, tls: None, wire: Wire::Plain(stream), permit });
         };
-        // Boxed: a handshake's state is several kilobytes, and a session keeps its task's size for life.
+        // Boxed: a handshake's state is several kilobytes, and a session keeps its task's size for
+        // life.
         let handshake = Box::pin(acceptor.accept(stream));
         let stream = handshake.await.map_err(|error| explain(&error))?;
         let tls = Some(settled(stream.get_ref().1));

@@ -1,6 +1,8 @@
-//! A note in memory that outlives the process, for whoever gets its descriptor: what it says, and what it carries.
+//! A note in memory that outlives the process, for whoever gets its descriptor: what it says, and
+//! what it carries.
 //!
-//! What is opened may be anything that somebody has put where notes are kept, so nothing in it is believed before it is looked at.
+//! What is opened may be anything that somebody has put where notes are kept, so nothing in it is
+//! believed before it is looked at.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -37,7 +39,11 @@ impl Keepsake {
     pub fn open(descriptor: OwnedFd) -> Result<Self, OwnedFd> {
         let file = File::from(descriptor);
         // Reading from what is no file may wait for ever.
-        if file.metadata().is_ok_and(|seen| seen.is_file()) { Ok(Self(file)) } else { Err(file.into()) }
+        if file.metadata().is_ok_and(|seen| seen.is_file()) {
+            Ok(Self(file))
+        } else {
+            Err(file.into())
+        }
     }
 
     /// What it says.
@@ -72,7 +78,9 @@ impl Keepsake {
         let (head, body) = lengths(frame)?;
         match self.0.metadata()?.len() == (FRAME_BYTES + head + body) as u64 {
             true => Ok((head, body)),
-            false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is not as long as it says")),
+            false => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "it is not as long as it says"))
+            }
         }
     }
 
@@ -89,7 +97,8 @@ impl AsFd for Keepsake {
     }
 }
 
-/// A number that no other socket of this system has, in whichever process it is open. `None`: it is no socket.
+/// A number that no other socket of this system has, in whichever process it is open. `None`: it is
+/// no socket.
 #[must_use]
 pub fn socket_number(socket: impl AsFd) -> Option<u64> {
     socket_cookie(socket).ok()
@@ -123,13 +132,21 @@ mod tests {
     fn what_is_no_note_is_not_believed() {
         let (reader, _writer) = io::pipe().expect("a pipe");
         assert!(Keepsake::open(reader.into()).is_err());
-        for bytes in [&b""[..], &[0xff; 40], &[4, 0, 0, 0, 0xff, 0xff, 0, 0, b'h'], &[1, 0, 0, 0, 0, 0, 0, 0]] {
+        for bytes in [
+            &b""[..],
+            &[0xff; 40],
+            &[4, 0, 0, 0, 0xff, 0xff, 0, 0, b'h'],
+            &[1, 0, 0, 0, 0, 0, 0, 0],
+        ] {
             let mut file = File::from(memfd_create("other", MemfdFlags::CLOEXEC).expect("room"));
             file.write_all(bytes).expect("room");
             let note = Keepsake::open(file.into()).expect("a file");
             assert!(note.head().is_err() && note.body().is_err(), "{bytes:?}");
         }
         let too_large = vec![0; HEAD_MAX_BYTES + 1];
-        assert_eq!(Keepsake::write(&too_large, &[]).expect_err("a limit").kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(
+            Keepsake::write(&too_large, &[]).expect_err("a limit").kind(),
+            io::ErrorKind::InvalidInput
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Sockets and TLS: binding, accepting, the handshake, and the byte stream of an established session.
+//! Sockets and TLS: binding, accepting, the handshake, and the byte stream of an established
+//! session.
 //!
 //! `socket2` and `rustls` live here only. Each step consumes the value of the one before:
 //! [`Accepted`] -> `Admitted<Accepted>` -> [`Established`].

@@ -1,7 +1,8 @@
-//! A way from one process of this machine to another: messages in order, each with an open descriptor or without.
+//! A way from one process of this machine to another: messages in order, each with an open
+//! descriptor or without.
 //!
-//! It blocks, and is for two programs that trust each other: it is a socket pair that nobody else can reach. What it says is
-//! none of its business.
+//! It blocks, and is for two programs that trust each other: it is a socket pair that nobody else
+//! can reach. What it says is none of its business.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -12,8 +13,8 @@ use std::time::Duration;
 
 use rustix::io::retry_on_intr;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
 /// Largest head of a message: what it says.
@@ -67,7 +68,12 @@ impl Passage {
     ///
     /// # Errors
     /// Too large, which sends nothing; too slow; or the other end is gone.
-    pub fn send(&mut self, head: &[u8], body: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    pub fn send(
+        &mut self,
+        head: &[u8],
+        body: &[u8],
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> io::Result<()> {
         let frame = frame(head.len(), body.len())?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut beside = SendAncillaryBuffer::new(&mut space);
@@ -75,9 +81,11 @@ impl Passage {
         if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(&descriptors)) {
             return Err(io::Error::other("there is no room for a descriptor"));
         }
-        // The descriptor goes with the first byte, so the rest may follow without it.
-        // A process that is stopped and goes on has its calls interrupted where they have a timeout.
-        let sent = retry_on_intr(|| sendmsg(&self.0, &[IoSlice::new(&frame)], &mut beside, SendFlags::NOSIGNAL))?;
+        // The descriptor goes with the first byte, so the rest may follow without it. A process
+        // that is stopped and goes on has its calls interrupted where they have a timeout.
+        let sent = retry_on_intr(|| {
+            sendmsg(&self.0, &[IoSlice::new(&frame)], &mut beside, SendFlags::NOSIGNAL)
+        })?;
         self.0.write_all(&frame[sent..])?;
         self.0.write_all(head)?;
         self.0.write_all(body)
@@ -92,7 +100,8 @@ impl Passage {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut beside = RecvAncillaryBuffer::new(&mut space);
         let into = &mut [IoSliceMut::new(&mut frame)];
-        let came = retry_on_intr(|| recvmsg(&self.0, into, &mut beside, RecvFlags::CMSG_CLOEXEC))?.bytes;
+        let came =
+            retry_on_intr(|| recvmsg(&self.0, into, &mut beside, RecvFlags::CMSG_CLOEXEC))?.bytes;
         let mut descriptor = None;
         for message in beside.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
@@ -120,8 +129,13 @@ impl Passage {
 /// What stands before a head and a body of these lengths.
 pub(super) fn frame(head_bytes: usize, body_bytes: usize) -> io::Result<[u8; FRAME_BYTES]> {
     let within = |bytes: usize, max: usize| u32::try_from(bytes).ok().filter(|_| bytes <= max);
-    let (Some(head), Some(body)) = (within(head_bytes, HEAD_MAX_BYTES), within(body_bytes, BODY_MAX_BYTES)) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is too large to be handed over"));
+    let (Some(head), Some(body)) =
+        (within(head_bytes, HEAD_MAX_BYTES), within(body_bytes, BODY_MAX_BYTES))
+    else {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is too large to be handed over",
+        ));
     };
     let mut frame = [0; FRAME_BYTES];
     frame[..4].copy_from_slice(&head.to_le_bytes());
@@ -131,10 +145,14 @@ pub(super) fn frame(head_bytes: usize, body_bytes: usize) -> io::Result<[u8; FRA
 
 /// The lengths that it says.
 pub(super) fn lengths(frame: [u8; FRAME_BYTES]) -> io::Result<(usize, usize)> {
-    let length = |part: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| frame[part + byte])) as usize;
+    let length =
+        |part: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| frame[part + byte])) as usize;
     let (head_bytes, body_bytes) = (length(0), length(4));
     if head_bytes > HEAD_MAX_BYTES || body_bytes > BODY_MAX_BYTES {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the message is larger than any can be"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the message is larger than any can be",
+        ));
     }
     Ok((head_bytes, body_bytes))
 }
@@ -172,7 +190,10 @@ mod tests {
     fn what_is_too_large_is_not_sent_and_not_read() {
         let (mut near, far) = Passage::pair().expect("a pair");
         let too_large = vec![0; HEAD_MAX_BYTES + 1];
-        assert_eq!(near.send(&too_large, b"", None).expect_err("a limit").kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(
+            near.send(&too_large, b"", None).expect_err("a limit").kind(),
+            io::ErrorKind::InvalidInput
+        );
         let mut raw = UnixStream::from(far);
         raw.write_all(&[0xff; FRAME_BYTES]).expect("it passes");
         assert_eq!(near.receive().expect_err("a limit").kind(), io::ErrorKind::InvalidData);

@@ -1,6 +1,7 @@
 //! The PROXY protocol, versions 1 and 2: a trusted proxy says who the client really is.
 //!
-//! The header is read exactly, so that the client's first byte stays in the socket for whoever comes next.
+//! The header is read exactly, so that the client's first byte stays in the socket for whoever
+//! comes next.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +14,8 @@ use super::Accepted;
 
 /// Longest header of version 1, by its specification.
 const V1_MAX_BYTES: usize = 107;
-/// Bytes that are in every header of either version: the shortest one is `PROXY UNKNOWN` with its line end.
+/// Bytes that are in every header of either version: the shortest one is `PROXY UNKNOWN` with its
+/// line end.
 const FIRST_BYTES: usize = 15;
 /// What every header of version 2 starts with: signature, command, family and length.
 const V2_START_BYTES: usize = 16;
@@ -74,7 +76,9 @@ async fn header(stream: &mut TcpStream) -> Result<Option<(SocketAddr, SocketAddr
         stream.read_exact(&mut bytes[FIRST_BYTES..]).await?;
         let rest = usize::from(u16::from_be_bytes([bytes[14], bytes[15]]));
         if rest > V2_MAX_BYTES {
-            return Err(ProxyFault::Malformed(format!("{rest} bytes, of which at most {V2_MAX_BYTES} are read")));
+            return Err(ProxyFault::Malformed(format!(
+                "{rest} bytes, of which at most {V2_MAX_BYTES} are read"
+            )));
         }
         bytes.resize(V2_START_BYTES + rest, 0);
         stream.read_exact(&mut bytes[V2_START_BYTES..]).await?;
@@ -98,20 +102,24 @@ fn version_1(bytes: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyFaul
     if bytes.contains(&b'+') {
         return Err(ProxyFault::Malformed("a number has a sign".into()));
     }
-    let header = v1::Header::try_from(bytes).map_err(|error| ProxyFault::Malformed(error.to_string()))?;
+    let header =
+        v1::Header::try_from(bytes).map_err(|error| ProxyFault::Malformed(error.to_string()))?;
     Ok(match header.addresses {
         v1::Addresses::Unknown => None,
-        v1::Addresses::Tcp4(tcp) => {
-            Some(((tcp.source_address, tcp.source_port).into(), (tcp.destination_address, tcp.destination_port).into()))
-        }
-        v1::Addresses::Tcp6(tcp) => {
-            Some(((tcp.source_address, tcp.source_port).into(), (tcp.destination_address, tcp.destination_port).into()))
-        }
+        v1::Addresses::Tcp4(tcp) => Some((
+            (tcp.source_address, tcp.source_port).into(),
+            (tcp.destination_address, tcp.destination_port).into(),
+        )),
+        v1::Addresses::Tcp6(tcp) => Some((
+            (tcp.source_address, tcp.source_port).into(),
+            (tcp.destination_address, tcp.destination_port).into(),
+        )),
     })
 }
 
 fn version_2(bytes: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyFault> {
-    let header = v2::Header::try_from(bytes).map_err(|error| ProxyFault::Malformed(error.to_string()))?;
+    let header =
+        v2::Header::try_from(bytes).map_err(|error| ProxyFault::Malformed(error.to_string()))?;
     if header.command == v2::Command::Local {
         return Ok(None);
     }
@@ -123,12 +131,14 @@ fn version_2(bytes: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyFaul
         return Err(ProxyFault::Malformed(error.to_string()));
     }
     match header.addresses {
-        v2::Addresses::IPv4(ip) => {
-            Ok(Some(((ip.source_address, ip.source_port).into(), (ip.destination_address, ip.destination_port).into())))
-        }
-        v2::Addresses::IPv6(ip) => {
-            Ok(Some(((ip.source_address, ip.source_port).into(), (ip.destination_address, ip.destination_port).into())))
-        }
+        v2::Addresses::IPv4(ip) => Ok(Some((
+            (ip.source_address, ip.source_port).into(),
+            (ip.destination_address, ip.destination_port).into(),
+        ))),
+        v2::Addresses::IPv6(ip) => Ok(Some((
+            (ip.source_address, ip.source_port).into(),
+            (ip.destination_address, ip.destination_port).into(),
+        ))),
         _ => Err(ProxyFault::Malformed("neither IPv4 nor IPv6".into())),
     }
 }

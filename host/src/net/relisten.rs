@@ -71,7 +71,10 @@ impl Held {
         let socket = SockRef::from(&self.socket);
         let same = match self.cookie {
             Some(cookie) => socket.cookie().is_ok_and(|now| now == cookie),
-            None => self.socket.local_addr().is_ok_and(|now| now == address) && socket.peer_addr().is_err(),
+            None => {
+                self.socket.local_addr().is_ok_and(|now| now == address)
+                    && socket.peer_addr().is_err()
+            }
         };
         match (same, socket.is_listener()) {
             (false, _) => Condition::Replaced,
@@ -132,7 +135,11 @@ impl Origin {
             Err(error) if Errno::from_io_error(&error) != Some(Errno::INVAL) => return Err(error),
             _ => socket.listen(self.backlog)?,
         }
-        if listener.local_addr()? == self.address { Ok(()) } else { Err(Errno::ADDRNOTAVAIL.into()) }
+        if listener.local_addr()? == self.address {
+            Ok(())
+        } else {
+            Err(Errno::ADDRNOTAVAIL.into())
+        }
     }
 
     /// Binds a new socket in its place. What lingers on the address is of this server itself, so
@@ -145,7 +152,8 @@ impl Origin {
     }
 
     fn open(&self) -> io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(self.address), Type::STREAM, Some(Protocol::TCP))?;
+        let socket =
+            Socket::new(Domain::for_address(self.address), Type::STREAM, Some(Protocol::TCP))?;
         if self.address.is_ipv6() {
             socket.set_only_v6(self.only_v6)?;
         }

@@ -101,13 +101,20 @@ impl Socket {
 
     /// Reads what the system has, also where the reactor has heard of nothing.
     fn read_now(&self, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Some(socket) = self.options() else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        let Some(socket) = self.options() else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
         match (&*socket).read(into.initialize_unfilled()) {
             Ok(count) => {
                 into.advance(count);
                 Poll::Ready(Ok(()))
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
                 Poll::Pending
             }
             Err(error) => Poll::Ready(Err(error)),
@@ -130,7 +137,11 @@ fn unconfirmed(socket: BorrowedFd<'_>) -> Option<usize> {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.stream()?.poll_read(cx, into) {
             Poll::Pending if self.look == Look::System => self.read_now(into),
             polled => polled,
@@ -139,7 +150,11 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.stream()?.poll_write(cx, data)
     }
 

@@ -32,7 +32,11 @@ impl Wire {
     ///
     /// # Errors
     /// What the system or TLS said; `UnexpectedEof` where a TLS peer vanished without a proper end.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         let mut into = ReadBuf::new(buffer);
         let done = match self {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, &mut into),
@@ -46,7 +50,11 @@ impl Wire {
     ///
     /// # Errors
     /// As [`Wire::poll_read`].
-    pub fn poll_read_late(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+    pub fn poll_read_late(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
         self.socket_mut().ask(Look::System);
         let done = self.poll_read(cx, buffer);
         self.socket_mut().ask(Look::Reactor);
@@ -110,21 +118,22 @@ impl Wire {
         let _ = self.socket().options().map(|socket| socket.set_linger(Some(Duration::ZERO)));
     }
 
-    /// Whether the system knows that the connection broke. Costs a system call; for callers that neither read nor
-    /// write at the moment.
+    /// Whether the system knows that the connection broke. Costs a system call; for callers that
+    /// neither read nor write at the moment.
     #[must_use]
     pub fn is_broken(&self) -> bool {
         !matches!(self.socket().options().map(|socket| socket.take_error()), Some(Ok(None)))
     }
 
-    /// Bytes that the system has taken and the peer's system has not confirmed. It falls as the peer reads, long before the
-    /// system has room for more. Costs a system call.
+    /// Bytes that the system has taken and the peer's system has not confirmed. It falls as the
+    /// peer reads, long before the system has room for more. Costs a system call.
     #[must_use]
     pub fn unconfirmed(&self) -> Option<usize> {
         self.socket().unconfirmed()
     }
 
-    /// Lets go of the reactor, to be bound to another. Nothing that the peer sent or is sent is touched.
+    /// Lets go of the reactor, to be bound to another. Nothing that the peer sent or is sent is
+    /// touched.
     ///
     /// # Errors
     /// The connection is closed.

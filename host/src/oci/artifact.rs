@@ -1,4 +1,5 @@
-//! What a plugin looks like in a registry: the layout of the Wasm packaging tools, one manifest with one layer.
+//! What a plugin looks like in a registry: the layout of the Wasm packaging tools, one manifest
+//! with one layer.
 
 use std::collections::BTreeMap;
 
@@ -46,7 +47,10 @@ impl Artifact {
             return not(format!("it has {} layers, expected one", manifest.layers.len()));
         };
         if layer.media_type != LAYER_TYPE {
-            return not(format!("its layer is of type `{}`, expected `{LAYER_TYPE}`", excerpt(&layer.media_type)));
+            return not(format!(
+                "its layer is of type `{}`, expected `{LAYER_TYPE}`",
+                excerpt(&layer.media_type)
+            ));
         }
         let (digest, bytes) = descriptor(layer)?;
         if bytes > component_max_bytes {
@@ -83,25 +87,30 @@ pub(super) fn parse(manifest: &[u8], types: &[&str]) -> Result<OciImageManifest,
         media_type: Option<String>,
     }
     let not = |problem: String| Problem::NotAPlugin(problem);
-    let kind: Kind =
-        serde_json::from_slice(manifest).map_err(|error| not(format!("its manifest is no JSON: {error}")))?;
+    let kind: Kind = serde_json::from_slice(manifest)
+        .map_err(|error| not(format!("its manifest is no JSON: {error}")))?;
     if kind.schema_version != Some(2) {
         return Err(not("its manifest is not of schema version 2".into()));
     }
     match kind.media_type.as_deref() {
         Some(other) if !types.contains(&other) => {
-            return Err(not(format!("its manifest is of type `{}`, expected `{MANIFEST_TYPE}`", excerpt(other))));
+            return Err(not(format!(
+                "its manifest is of type `{}`, expected `{MANIFEST_TYPE}`",
+                excerpt(other)
+            )));
         }
         _ => {}
     }
-    serde_json::from_slice(manifest)
-        .map_err(|error| not(format!("its manifest is not as expected: {}", excerpt(&error.to_string()))))
+    serde_json::from_slice(manifest).map_err(|error| {
+        not(format!("its manifest is not as expected: {}", excerpt(&error.to_string())))
+    })
 }
 
 /// Digest and size of what a manifest names.
 pub(super) fn descriptor(named: &OciDescriptor) -> Result<(Digest, u64), Problem> {
-    let digest = Digest::parse(&named.digest)
-        .ok_or_else(|| Problem::NotAPlugin(format!("`{}` is no whole SHA-256", excerpt(&named.digest))))?;
+    let digest = Digest::parse(&named.digest).ok_or_else(|| {
+        Problem::NotAPlugin(format!("`{}` is no whole SHA-256", excerpt(&named.digest)))
+    })?;
     let size = u64::try_from(named.size)
         .map_err(|_| Problem::NotAPlugin(format!("it names a size of {} bytes", named.size)))?;
     Ok((digest, size))
@@ -132,15 +141,22 @@ mod tests {
 
     #[test]
     fn a_plugin_has_its_version_from_its_manifest_and_what_is_missing_from_its_reference() {
-        let read = |value: &Value| Artifact::read(value.to_string().as_bytes(), 9).expect("a plugin");
+        let read =
+            |value: &Value| Artifact::read(value.to_string().as_bytes(), 9).expect("a plugin");
         let plugin = read(&good());
         assert_eq!((plugin.layer, plugin.layer_bytes), (Digest::of(b"component"), 9));
         let plugin = read(&good());
         // A title that is no word is none.
-        assert_eq!((plugin.name("team/echo").as_str(), plugin.version(Some("latest")).as_str()), ("echo", "1.2.3"));
+        assert_eq!(
+            (plugin.name("team/echo").as_str(), plugin.version(Some("latest")).as_str()),
+            ("echo", "1.2.3")
+        );
         let mut bare = good();
         bare.as_object_mut().expect("an object").remove("annotations");
-        assert_eq!((read(&bare).version(Some("tag")), read(&bare).version(None)), ("tag".into(), "unversioned".into()));
+        assert_eq!(
+            (read(&bare).version(Some("tag")), read(&bare).version(None)),
+            ("tag".into(), "unversioned".into())
+        );
     }
 
     #[test]
@@ -156,11 +172,17 @@ mod tests {
             ("<html>".to_owned(), "no JSON"),
             (change("/schemaVersion", json!(1)), "schema version"),
             (change("/mediaType", json!("application/vnd.oci.image.index.v1+json")), "image.index"),
-            (change("/config/mediaType", json!("application/vnd.oci.image.config.v1+json")), "image.config"),
+            (
+                change("/config/mediaType", json!("application/vnd.oci.image.config.v1+json")),
+                "image.config",
+            ),
             (change("/layers", json!([])), "0 layers"),
             (change("/layers", json!([layer, layer])), "2 layers"),
             (change("/layers", json!(7)), "not as expected"),
-            (change("/layers/0/mediaType", json!("application/vnd.oci.image.layer.v1.tar")), "layer.v1.tar"),
+            (
+                change("/layers/0/mediaType", json!("application/vnd.oci.image.layer.v1.tar")),
+                "layer.v1.tar",
+            ),
             (change("/layers/0/digest", json!("sha256:../../x")), "SHA-256"),
             (change("/layers/0/size", json!(-1)), "-1 bytes"),
             (change("/layers/0/size", json!(10)), "larger than 9"),

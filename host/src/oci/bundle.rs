@@ -1,5 +1,5 @@
-//! Signatures as cosign 3 makes them with a key pair: a statement in a sigstore bundle, which a manifest of its own attaches to
-//! the plugin as a referrer.
+//! Signatures as cosign 3 makes them with a key pair: a statement in a sigstore bundle, which a
+//! manifest of its own attaches to the plugin as a referrer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,20 +36,23 @@ const SIGNED: &str = "https://sigstore.dev/cosign/sign/v1";
 /// What `cosign sign -a repository=...` writes.
 const REPOSITORY: &str = "repository";
 
-/// The tag under which a plugin's referrers are where the registry has no other way to ask for them.
+/// The tag under which a plugin's referrers are where the registry has no other way to ask for
+/// them.
 pub(super) fn tag(plugin: &Digest) -> String {
     format!("sha256-{}", plugin.hex())
 }
 
-/// The manifests in a list of referrers, each once. What the list says that they are is not to be relied on, but what it says to
-/// be bundles comes first.
+/// The manifests in a list of referrers, each once. What the list says that they are is not to be
+/// relied on, but what it says to be bundles comes first.
 pub(super) fn referrers(index: &[u8]) -> Result<Vec<Digest>, Problem> {
     #[derive(Deserialize)]
     struct Index {
         manifests: Vec<Value>,
     }
-    let index: Index = serde_json::from_slice(index)
-        .map_err(|error| Problem::Unreadable { what: "list of its referrers", cause: excerpt(&error.to_string()) })?;
+    let index: Index = serde_json::from_slice(index).map_err(|error| Problem::Unreadable {
+        what: "list of its referrers",
+        cause: excerpt(&error.to_string()),
+    })?;
     let manifest = |entry: &Value| {
         let image = entry.get("mediaType")? == MANIFEST_TYPE;
         let digest = image.then(|| Digest::parse(entry.get("digest")?.as_str()?)).flatten()?;
@@ -64,15 +67,18 @@ pub(super) fn referrers(index: &[u8]) -> Result<Vec<Digest>, Problem> {
     Ok(digests.filter(|digest| known.insert(digest.clone())).collect())
 }
 
-/// The bundle that a manifest attaches to a plugin, and its size. `None`: it attaches something else, or to something else.
+/// The bundle that a manifest attaches to a plugin, and its size. `None`: it attaches something
+/// else, or to something else.
 pub(super) fn attached_by(manifest: &[u8], plugin: &Digest) -> Option<(Digest, u64)> {
     let manifest = artifact::parse(manifest, &[MANIFEST_TYPE]).ok()?;
     let [layer] = manifest.layers.as_slice() else { return None };
-    let fits = layer.media_type.starts_with(BUNDLE_TYPE) && manifest.subject?.digest == plugin.as_str();
+    let fits =
+        layer.media_type.starts_with(BUNDLE_TYPE) && manifest.subject?.digest == plugin.as_str();
     fits.then(|| artifact::descriptor(layer).ok()).flatten()
 }
 
-/// The one signature in a bundle. `None`: it has several, or one in another form, or of something else than a statement.
+/// The one signature in a bundle. `None`: it has several, or one in another form, or of something
+/// else than a statement.
 pub(super) fn read(bundle: &[u8]) -> Option<Evidence> {
     #[derive(Deserialize)]
     struct Bundle {
@@ -103,7 +109,8 @@ pub(super) fn signed(payload: &[u8]) -> Vec<u8> {
     [before.as_bytes(), payload].concat()
 }
 
-/// What a statement says, of one digest or of several. `None`: it is no signature, but an attestation, say.
+/// What a statement says, of one digest or of several. `None`: it is no signature, but an
+/// attestation, say.
 pub(super) fn claims(payload: &[u8]) -> Option<Vec<Claim>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -125,7 +132,10 @@ pub(super) fn claims(payload: &[u8]) -> Option<Vec<Claim>> {
         let digest = format!("sha256:{}", subject.digest.get("sha256")?);
         // One that is no text names no repository that there could be.
         let place = subject.annotations.unwrap_or_default().get(REPOSITORY).cloned();
-        Some(Claim { digest, place: place.map(|place| place.as_str().unwrap_or_default().to_owned()) })
+        Some(Claim {
+            digest,
+            place: place.map(|place| place.as_str().unwrap_or_default().to_owned()),
+        })
     };
     Some(statement.subject.into_iter().filter_map(claim).collect())
 }

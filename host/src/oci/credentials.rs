@@ -1,4 +1,5 @@
-//! Logins for registries, in the shape of Docker's `config.json`: `{"auths": {"HOST": {"auth": "BASE64"}}}`.
+//! Logins for registries, in the shape of Docker's `config.json`: `{"auths": {"HOST": {"auth":
+//! "BASE64"}}}`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -56,16 +57,20 @@ impl Credentials {
     /// What is wrong with it, naming it.
     pub fn read(file: &Path) -> Result<Self, String> {
         let wrong = |problem: String| format!("{}: {problem}", file.display());
-        let text = files::read_secret(file, FILE_MAX_BYTES).map_err(|error| wrong(error.to_string()))?;
+        let text =
+            files::read_secret(file, FILE_MAX_BYTES).map_err(|error| wrong(error.to_string()))?;
         Self::parse(&text).map_err(wrong)
     }
 
     fn parse(text: &str) -> Result<Self, String> {
         // The message of the parser quotes nothing of what it read.
-        let file: File = serde_json::from_str(text)
-            .map_err(|error| format!("expected Docker's config.json: line {}: not as expected", error.line()))?;
+        let file: File = serde_json::from_str(text).map_err(|error| {
+            format!("expected Docker's config.json: line {}: not as expected", error.line())
+        })?;
         let read = |(place, entry): (String, Entry)| {
-            let login = entry.login().map_err(|problem| format!("`auths.{}`: {problem}", place.escape_debug()))?;
+            let login = entry
+                .login()
+                .map_err(|problem| format!("`auths.{}`: {problem}", place.escape_debug()))?;
             Ok((host(&place).to_owned(), login))
         };
         file.auths.into_iter().map(read).collect::<Result<_, String>>().map(Self)
@@ -74,14 +79,19 @@ impl Credentials {
     /// The login for a registry, by host and port.
     pub(super) fn of(&self, registry: &str) -> Option<&Login> {
         let known = self.0.get(registry);
-        known.or_else(|| HUB.contains(&registry).then(|| HUB.iter().find_map(|name| self.0.get(*name))).flatten())
+        known.or_else(|| {
+            HUB.contains(&registry).then(|| HUB.iter().find_map(|name| self.0.get(*name))).flatten()
+        })
     }
 }
 
 impl Entry {
     fn login(self) -> Result<Login, String> {
         if !self.identitytoken.is_empty() {
-            return Err("identity tokens are not supported; expected `auth`, or `username` and `password`".into());
+            return Err(
+                "identity tokens are not supported; expected `auth`, or `username` and `password`"
+                    .into(),
+            );
         }
         if self.auth.is_empty() {
             return match (self.username.is_empty(), self.password.is_empty()) {
@@ -92,15 +102,18 @@ impl Entry {
             };
         }
         let bytes = STANDARD.decode(self.auth.trim()).map_err(|_| "`auth`: expected base64")?;
-        let text = String::from_utf8(bytes).map_err(|_| "`auth`: expected NAME:PASSWORD in base64")?;
-        let (user, password) = text.split_once(':').ok_or("`auth`: expected NAME:PASSWORD in base64")?;
+        let text =
+            String::from_utf8(bytes).map_err(|_| "`auth`: expected NAME:PASSWORD in base64")?;
+        let (user, password) =
+            text.split_once(':').ok_or("`auth`: expected NAME:PASSWORD in base64")?;
         Ok(Login { user: user.into(), password: password.into() })
     }
 }
 
 /// Host and port: older entries are addresses.
 fn host(place: &str) -> &str {
-    let bare = place.strip_prefix("https://").or_else(|| place.strip_prefix("http://")).unwrap_or(place);
+    let bare =
+        place.strip_prefix("https://").or_else(|| place.strip_prefix("http://")).unwrap_or(place);
     bare.split('/').next().unwrap_or_default()
 }
 

@@ -14,7 +14,8 @@ impl Digest {
     /// That of content.
     #[must_use]
     pub fn of(content: &[u8]) -> Self {
-        let hex: String = digest(&SHA256, content).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String =
+            digest(&SHA256, content).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         Self(format!("{ALGORITHM}{hex}"))
     }
 
@@ -22,7 +23,8 @@ impl Digest {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let hex = text.strip_prefix(ALGORITHM)?;
-        let good = hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let good =
+            hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         good.then(|| Self(text.to_owned()))
     }
 
@@ -53,7 +55,14 @@ mod tests {
     fn only_whole_digests_of_sha_256_are_taken() {
         let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(Digest::parse(empty), Some(Digest::of(b"")));
-        for bad in ["", "sha256:", &empty[1..], &empty[..70], &empty.to_uppercase(), "sha256:../../etc/passwd"] {
+        for bad in [
+            "",
+            "sha256:",
+            &empty[1..],
+            &empty[..70],
+            &empty.to_uppercase(),
+            "sha256:../../etc/passwd",
+        ] {
             assert_eq!(Digest::parse(bad), None, "{bad}");
         }
         assert_eq!(Digest::parse(&empty.replace("sha256", "sha512")), None);

@@ -79,7 +79,9 @@ pub enum Problem {
     #[error("not a plugin as the Wasm packaging tools publish them: {0}")]
     NotAPlugin(String),
     /// The registry's: it sent something else than it promised.
-    #[error("the {what} that the registry sent is not what was asked for: expected {expected}, found {found}")]
+    #[error(
+        "the {what} that the registry sent is not what was asked for: expected {expected}, found {found}"
+    )]
     Lied {
         /// Which part.
         what: &'static str,
@@ -127,8 +129,8 @@ pub enum Problem {
     Client(String),
 }
 
-/// An error with everything below it, each thing said once, in one line and without addresses, which may have secrets in
-/// their query.
+/// An error with everything below it, each thing said once, in one line and without addresses,
+/// which may have secrets in their query.
 pub(super) fn causes(error: &dyn std::error::Error) -> String {
     let (mut said, mut next) = (Vec::<String>::new(), Some(error));
     while let Some(error) = next {

@@ -1,10 +1,13 @@
-//! What a registry has of signatures of a plugin: which there are, and their texts. They are checked by nobody here.
+//! What a registry has of signatures of a plugin: which there are, and their texts. They are
+//! checked by nobody here.
 
 use oci_client::manifest::{IMAGE_CONFIG_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, OciDescriptor};
 use serde_json::{Value, json};
 
 use super::artifact::{self, MANIFEST_MAX_BYTES, MANIFEST_TYPE};
-use super::bundle::{self, BUNDLE_MAX_BYTES, INDEX_MAX_BYTES, INDEX_TYPE, REFERRER_MAX_BYTES, REFERRERS_MAX};
+use super::bundle::{
+    self, BUNDLE_MAX_BYTES, INDEX_MAX_BYTES, INDEX_TYPE, REFERRER_MAX_BYTES, REFERRERS_MAX,
+};
 use super::digest::Digest;
 use super::failure::Problem;
 use super::signature::{Evidence, Form, Found, SIGNATURES_MAX};
@@ -30,7 +33,8 @@ impl SignatureList {
             Err(Problem::NotAPlugin(cause)) => return Err(unreadable(cause)),
             Err(problem) => return Err(problem),
         };
-        let manifest = serde_json::from_slice(manifest).map_err(|error| unreadable(error.to_string()))?;
+        let manifest =
+            serde_json::from_slice(manifest).map_err(|error| unreadable(error.to_string()))?;
         Ok(Self { manifest, layers })
     }
 
@@ -39,13 +43,15 @@ impl SignatureList {
         self.layers.len()
     }
 
-    /// A manifest that names one more, and the configuration that it wants to have. What others wrote stays as they wrote it,
-    /// for they know more forms of signatures than are read here.
+    /// A manifest that names one more, and the configuration that it wants to have. What others
+    /// wrote stays as they wrote it, for they know more forms of signatures than are read here.
     pub(super) fn with(self, added: &OciDescriptor) -> Result<(Vec<u8>, Vec<u8>), Problem> {
         let text = |value: &Value| value.to_string().into_bytes();
         let mut manifest = if self.manifest.is_object() { self.manifest } else { json!({}) };
-        let mut layers = manifest["layers"].take().as_array_mut().map(std::mem::take).unwrap_or_default();
-        layers.push(serde_json::to_value(added).map_err(|error| Problem::Client(error.to_string()))?);
+        let mut layers =
+            manifest["layers"].take().as_array_mut().map(std::mem::take).unwrap_or_default();
+        layers
+            .push(serde_json::to_value(added).map_err(|error| Problem::Client(error.to_string()))?);
         let digests: Vec<&Value> = layers.iter().map(|layer| &layer["digest"]).collect();
         let config = text(&json!({
             "architecture": "", "os": "", "config": {}, "created": "1970-01-01T00:00:00Z",
@@ -118,7 +124,8 @@ impl Wire<'_> {
         }
     }
 
-    /// What refers to a plugin: by the registry's own account, or by what clients keep under a tag where it has none.
+    /// What refers to a plugin: by the registry's own account, or by what clients keep under a tag
+    /// where it has none.
     async fn referrers(&mut self, plugin: &Digest, found: &mut Found) -> Vec<Digest> {
         for path in [format!("referrers/{plugin}"), format!("manifests/{}", bundle::tag(plugin))] {
             let list = self.page(&path, INDEX_TYPE, "list of its referrers", INDEX_MAX_BYTES).await;
@@ -137,9 +144,16 @@ impl Wire<'_> {
     }
 
     /// The bundle that a referrer attaches to a plugin. `None`: it is something else.
-    async fn bundle(&mut self, referrer: &Digest, plugin: &Digest) -> Result<Option<Vec<u8>>, Problem> {
+    async fn bundle(
+        &mut self,
+        referrer: &Digest,
+        plugin: &Digest,
+    ) -> Result<Option<Vec<u8>>, Problem> {
         let path = format!("manifests/{referrer}");
-        let manifest = match self.get(&path, MANIFEST_TYPE, "manifest of a referrer", REFERRER_MAX_BYTES).await {
+        let manifest = match self
+            .get(&path, MANIFEST_TYPE, "manifest of a referrer", REFERRER_MAX_BYTES)
+            .await
+        {
             // A list may name what is gone.
             Err(Problem::NotThere(_)) => return Ok(None),
             manifest => manifest?,
@@ -172,10 +186,14 @@ mod tests {
         });
         let list = SignatureList::read(manifest.to_string().as_bytes()).expect("a list");
         assert_eq!(list.len(), 1);
-        let ours = OciDescriptor { digest: Digest::of(b"ours").to_string(), ..OciDescriptor::default() };
+        let ours =
+            OciDescriptor { digest: Digest::of(b"ours").to_string(), ..OciDescriptor::default() };
         let (config, manifest) = list.with(&ours).expect("a manifest");
         let value = |text: &[u8]| serde_json::from_slice::<Value>(text).expect("JSON");
-        assert_eq!((&value(&manifest)["layers"][0], &value(&manifest)["annotations"]["by"]), (&theirs, &json!("them")));
+        assert_eq!(
+            (&value(&manifest)["layers"][0], &value(&manifest)["annotations"]["by"]),
+            (&theirs, &json!("them"))
+        );
         assert_eq!(value(&manifest)["layers"][1]["digest"], ours.digest.as_str());
         let digests = json!([Digest::of(b"theirs").as_str(), Digest::of(b"ours").as_str()]);
         assert_eq!(value(&config)["rootfs"]["diff_ids"], digests);

@@ -1,10 +1,11 @@
 //! Plugins from and to OCI registries: references, pulling, what is believed, and where it is kept.
 //!
 //! From a reference to bytes whose digest is known, and nothing further: what the bytes are is for
-//! [`crate::plugin`] to find out. Pulling is done by a client of our own that reads a bounded number of bytes and
-//! follows no redirect blindly; the client of the Wasm packaging tools, `oci-client`, reads manifests, tokens and error
-//! texts of any size into memory, so it brings the types and does the pushing, which is a person's own command.
-//! None of this runs on a thread that runs sessions.
+//! [`crate::plugin`] to find out. Pulling is done by a client of our own that reads a bounded
+//! number of bytes and follows no redirect blindly; the client of the Wasm packaging tools,
+//! `oci-client`, reads manifests, tokens and error texts of any size into memory, so it brings the
+//! types and does the pushing, which is a person's own command. None of this runs on a thread that
+//! runs sessions.
 
 mod artifact;
 mod bundle;
@@ -33,6 +34,6 @@ pub use puller::{Origin, Pulled, Registries};
 pub use pushing::Parcel;
 pub use reference::{Reference, SCHEME};
 pub use terms::{
-    COMPONENT_MAX_BYTES_DEFAULT, PLAIN_HTTP_DEFAULT, PullPolicy, STORE_MAX_BYTES_DEFAULT, SignatureRule,
-    TIMEOUT_DEFAULT, Terms, Trust,
+    COMPONENT_MAX_BYTES_DEFAULT, PLAIN_HTTP_DEFAULT, PullPolicy, STORE_MAX_BYTES_DEFAULT,
+    SignatureRule, TIMEOUT_DEFAULT, Terms, Trust,
 };

@@ -1,5 +1,5 @@
-//! From a reference to bytes: out of the store or from the registry, and in either case with a known digest and the
-//! signature that is asked for.
+//! From a reference to bytes: out of the store or from the registry, and in either case with a
+//! known digest and the signature that is asked for.
 
 use std::fmt;
 use std::future::Future;
@@ -77,7 +77,8 @@ impl Registries {
         &self.terms
     }
 
-    /// The plugin that a reference names, as the pull policy says. Blocks for up to `timeout`, so not for a runtime's thread.
+    /// The plugin that a reference names, as the pull policy says. Blocks for up to `timeout`, so
+    /// not for a runtime's thread.
     ///
     /// # Errors
     /// [`RegistryError`]; what was in the store still is.
@@ -89,7 +90,11 @@ impl Registries {
     ///
     /// # Errors
     /// [`RegistryError`]; what was in the store still is.
-    pub fn fetch_by(&self, reference: &Reference, policy: PullPolicy) -> Result<Pulled, RegistryError> {
+    pub fn fetch_by(
+        &self,
+        reference: &Reference,
+        policy: PullPolicy,
+    ) -> Result<Pulled, RegistryError> {
         self.fetch_until(reference, policy, &Stop::default())
     }
 
@@ -107,9 +112,19 @@ impl Registries {
             .map_err(|problem| RegistryError { reference: reference.to_string(), problem })
     }
 
-    fn find(&self, reference: &Reference, policy: PullPolicy, stop: &Stop) -> Result<Pulled, Problem> {
+    fn find(
+        &self,
+        reference: &Reference,
+        policy: PullPolicy,
+        stop: &Stop,
+    ) -> Result<Pulled, Problem> {
         let terms = &self.terms;
-        let order = Order { terms, reference, keys: terms.keys_for(reference)?, store: self.store(policy)? };
+        let order = Order {
+            terms,
+            reference,
+            keys: terms.keys_for(reference)?,
+            store: self.store(policy)?,
+        };
         let kept = order.kept(policy);
         match (kept, policy) {
             (Ok(Some(pulled)), _) => Ok(pulled),
@@ -124,7 +139,9 @@ impl Registries {
         let Some(folder) = &self.terms.store_dir else { return Ok(None) };
         match Store::open(folder, self.terms.store_max_bytes) {
             Ok(store) => Ok(Some(store)),
-            Err(source) if policy == PullPolicy::Never => Err(Problem::Store { folder: folder.clone(), source }),
+            Err(source) if policy == PullPolicy::Never => {
+                Err(Problem::Store { folder: folder.clone(), source })
+            }
             Err(error) => {
                 tracing::warn!(folder = %folder.display(), %error, "no store: plugins are pulled each time");
                 Ok(None)
@@ -141,29 +158,39 @@ impl Order<'_> {
             PullPolicy::Always => None,
             PullPolicy::IfMissing | PullPolicy::Never => store.tag(&self.reference.to_string()),
         };
-        let Some(digest) = self.reference.digest().cloned().or_else(by_tag) else { return Ok(None) };
+        let Some(digest) = self.reference.digest().cloned().or_else(by_tag) else {
+            return Ok(None);
+        };
         let Some(manifest) = store.blob(&digest, MANIFEST_MAX_BYTES) else { return Ok(None) };
         let artifact = Artifact::read(&manifest, self.terms.component_max_bytes)?;
         let signed_by = match self.keys {
             None => None,
             Some(keys) => Some(self.signed_in(store, keys, &digest)?),
         };
-        let Some(bytes) = store.blob(&artifact.layer, artifact.layer_bytes) else { return Ok(None) };
+        let Some(bytes) = store.blob(&artifact.layer, artifact.layer_bytes) else {
+            return Ok(None);
+        };
         Ok(Some(self.pulled(&artifact, digest, bytes, Origin::Store, signed_by)))
     }
 
     /// The name of the key that has signed it by what is in the store.
-    pub(super) fn signed_in(&self, store: &Store, keys: &[PublicKey], plugin: &Digest) -> Result<String, Problem> {
+    pub(super) fn signed_in(
+        &self,
+        store: &Store,
+        keys: &[PublicKey],
+        plugin: &Digest,
+    ) -> Result<String, Problem> {
         match store.evidence(plugin) {
             // It was pulled while nobody asked for any.
-            none if none.is_empty() => {
-                Err(Problem::Signature("none is in the store; `wharf plugin pull` asks the registry".into()))
-            }
+            none if none.is_empty() => Err(Problem::Signature(
+                "none is in the store; `wharf plugin pull` asks the registry".into(),
+            )),
             evidence => self.believed(&evidence.into(), keys, plugin),
         }
     }
 
-    /// What the registry has. The component is the last to be asked for, once everything that can be known without it holds.
+    /// What the registry has. The component is the last to be asked for, once everything that can
+    /// be known without it holds.
     async fn asked(&self) -> Result<Pulled, Problem> {
         let mut wire = Wire::new(self.terms, self.reference)?;
         let name = match (self.reference.digest(), self.reference.tag()) {
@@ -179,14 +206,20 @@ impl Order<'_> {
                 (evidence, Some(name))
             }
         };
-        let kept = self.store.as_ref().and_then(|store| store.blob(&artifact.layer, artifact.layer_bytes));
+        let kept =
+            self.store.as_ref().and_then(|store| store.blob(&artifact.layer, artifact.layer_bytes));
         let (bytes, fresh) = match kept {
             Some(bytes) => (bytes, false),
             None => (wire.blob("component", &artifact.layer, artifact.layer_bytes).await?, true),
         };
         if let Some(store) = &self.store
-            && let Err(error) =
-                self.keep(store, &digest, &manifest, fresh.then_some((&artifact.layer, &bytes)), &evidence)
+            && let Err(error) = self.keep(
+                store,
+                &digest,
+                &manifest,
+                fresh.then_some((&artifact.layer, &bytes)),
+                &evidence,
+            )
         {
             tracing::warn!(reference = %self.reference, %error, "what was pulled is not kept in the store");
         }
@@ -215,7 +248,8 @@ impl Order<'_> {
         store.trim()
     }
 
-    /// What was signed, and the name of the key that has. One that holds is enough, in whatever form it is found first.
+    /// What was signed, and the name of the key that has. One that holds is enough, in whatever
+    /// form it is found first.
     pub(super) async fn signed(
         &self,
         wire: &mut Wire<'_>,
@@ -236,10 +270,17 @@ impl Order<'_> {
     }
 
     /// The name of the key that has signed it.
-    fn believed(&self, found: &Found, keys: &[PublicKey], plugin: &Digest) -> Result<String, Problem> {
+    fn believed(
+        &self,
+        found: &Found,
+        keys: &[PublicKey],
+        plugin: &Digest,
+    ) -> Result<String, Problem> {
         let by_digest = self.reference.digest().is_some();
         let wanted = Wanted { plugin, repository: self.reference.repository(), by_digest };
-        signature::check(found, keys, &wanted).map(|key| key.name().to_owned()).map_err(Problem::Signature)
+        signature::check(found, keys, &wanted)
+            .map(|key| key.name().to_owned())
+            .map_err(Problem::Signature)
     }
 
     fn pulled(
@@ -262,8 +303,9 @@ impl Order<'_> {
     }
 }
 
-/// Runs it on a reactor of its own on this thread, so that no other thread has any of the work, for no longer than it may
-/// take, and until it is called off. A look-up of a name that hangs is left behind.
+/// Runs it on a reactor of its own on this thread, so that no other thread has any of the work, for
+/// no longer than it may take, and until it is called off. A look-up of a name that hangs is left
+/// behind.
 pub(super) fn on_this_thread<T>(
     terms: &Terms,
     stop: &Stop,

@@ -1,7 +1,8 @@
-//! A component into a registry, in the layout of the Wasm packaging tools, signed if there is a key.
+//! A component into a registry, in the layout of the Wasm packaging tools, signed if there is a
+//! key.
 //!
-//! By `oci-client`. It reads what the registry answers without a limit but the time, which is why pulling is not done by it;
-//! this runs in a command that ends with it.
+//! By `oci-client`. It reads what the registry answers without a limit but the time, which is why
+//! pulling is not done by it; this runs in a command that ends with it.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -16,7 +17,9 @@ use oci_client::secrets::RegistryAuth;
 use reqwest::header::HeaderValue;
 use serde_json::json;
 
-use super::artifact::{self, CONFIG_TYPE, DESCRIPTION, LAYER_TYPE, MANIFEST_MAX_BYTES, MANIFEST_TYPE, TITLE, VERSION};
+use super::artifact::{
+    self, CONFIG_TYPE, DESCRIPTION, LAYER_TYPE, MANIFEST_MAX_BYTES, MANIFEST_TYPE, TITLE, VERSION,
+};
 use super::digest::Digest;
 use super::failure::{Problem, RegistryError, causes, excerpt};
 use super::keys::SigningKey;
@@ -45,8 +48,9 @@ pub struct Parcel {
 }
 
 impl Registries {
-    /// Puts a plugin under a tag, and its signature beside it. The tag names it only once everything else is there. The same
-    /// parcel has the same digest each time. Blocks, so not for a runtime's thread.
+    /// Puts a plugin under a tag, and its signature beside it. The tag names it only once
+    /// everything else is there. The same parcel has the same digest each time. Blocks, so not for
+    /// a runtime's thread.
     ///
     /// # Errors
     /// [`RegistryError`]; the tag names what it named before.
@@ -57,16 +61,24 @@ impl Registries {
         key: Option<&SigningKey>,
     ) -> Result<Digest, RegistryError> {
         let pushed = match reference.digest() {
-            Some(_) => Err(Problem::Reference("a plugin is pushed to a tag, and gets its digest by that".into())),
-            None => on_this_thread(&self.terms, &Stop::default(), guarded(push(&self.terms, reference, parcel, key))),
+            Some(_) => Err(Problem::Reference(
+                "a plugin is pushed to a tag, and gets its digest by that".into(),
+            )),
+            None => on_this_thread(
+                &self.terms,
+                &Stop::default(),
+                guarded(push(&self.terms, reference, parcel, key)),
+            ),
         };
         pushed.map_err(|problem| RegistryError { reference: reference.to_string(), problem })
     }
 }
 
-/// The client takes some answers for granted and panics where they are others; that is a failure like any other.
+/// The client takes some answers for granted and panics where they are others; that is a failure
+/// like any other.
 async fn guarded<T>(work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
-    let broken = |_| Problem::Unreachable("it answers in a way that the client does not know".into());
+    let broken =
+        |_| Problem::Unreachable("it answers in a way that the client does not know".into());
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| Err(broken(panic)))
 }
 
@@ -100,7 +112,11 @@ async fn push(
     Ok(digest)
 }
 
-async fn put(client: &Client, reference: &Reference, manifest: Vec<u8>) -> Result<(), OciDistributionError> {
+async fn put(
+    client: &Client,
+    reference: &Reference,
+    manifest: Vec<u8>,
+) -> Result<(), OciDistributionError> {
     let kind = HeaderValue::from_static(MANIFEST_TYPE);
     client.push_manifest_raw(reference.inner(), manifest, kind).await.map(drop)
 }
@@ -137,7 +153,8 @@ async fn sign(
     Ok(pushing.await)
 }
 
-/// What the component is, for those who want to know without having it. Always the same for the same component.
+/// What the component is, for those who want to know without having it. Always the same for the
+/// same component.
 fn config(parcel: &Parcel, layer: &Digest) -> Vec<u8> {
     let config = json!({
         "created": "1970-01-01T00:00:00Z",
@@ -178,8 +195,10 @@ fn image(
         ..OciDescriptor::default()
     };
     let (media_type, layers) = (Some(MANIFEST_TYPE.to_owned()), vec![layer]);
-    let manifest = OciImageManifest { media_type, config, layers, annotations, ..OciImageManifest::default() };
-    let text = serde_json::to_vec(&manifest).map_err(|error| Problem::NotAPlugin(error.to_string()))?;
+    let manifest =
+        OciImageManifest { media_type, config, layers, annotations, ..OciImageManifest::default() };
+    let text =
+        serde_json::to_vec(&manifest).map_err(|error| Problem::NotAPlugin(error.to_string()))?;
     if text.len() as u64 > MANIFEST_MAX_BYTES {
         return Err(Problem::TooLarge { what: "manifest", max: MANIFEST_MAX_BYTES });
     }
@@ -187,11 +206,14 @@ fn image(
 }
 
 fn client(terms: &Terms, reference: &Reference) -> Result<Client, Problem> {
-    // The client makes a second one with the system's authorities for its own ends, and panics where there are none.
+    // The client makes a second one with the system's authorities for its own ends, and panics
+    // where there are none.
     reqwest::Client::builder().build().map_err(|error| Problem::Client(causes(&error)))?;
-    let protocol = if without_tls(terms, reference)? { ClientProtocol::Http } else { ClientProtocol::Https };
+    let protocol =
+        if without_tls(terms, reference)? { ClientProtocol::Http } else { ClientProtocol::Https };
     let authority = terms.authority.iter();
-    let authority = authority.map(|pem| Certificate { encoding: CertificateEncoding::Pem, data: pem.clone() });
+    let authority =
+        authority.map(|pem| Certificate { encoding: CertificateEncoding::Pem, data: pem.clone() });
     let config = ClientConfig {
         protocol,
         tls_certs_only: authority.collect(),
@@ -204,9 +226,8 @@ fn client(terms: &Terms, reference: &Reference) -> Result<Client, Problem> {
 
 fn explain(error: &OciDistributionError, known: bool) -> Problem {
     match error {
-        OciDistributionError::UnauthorizedError { .. } | OciDistributionError::AuthenticationFailure(_) => {
-            Problem::Denied(known)
-        }
+        OciDistributionError::UnauthorizedError { .. }
+        | OciDistributionError::AuthenticationFailure(_) => Problem::Denied(known),
         OciDistributionError::ServerError { code: 401 | 403, .. } => Problem::Denied(known),
         OciDistributionError::ServerError { code, message, .. } => {
             Problem::Answer { status: *code, said: excerpt(message) }

@@ -12,8 +12,8 @@ pub const SCHEME: &str = "oci://";
 /// Longest reference.
 const REFERENCE_MAX_BYTES: usize = 512;
 
-/// Names a plugin in a registry. The registry, and a tag or a digest, are always written out: what a server runs should not
-/// hang on somebody's defaults.
+/// Names a plugin in a registry. The registry, and a tag or a digest, are always written out: what
+/// a server runs should not hang on somebody's defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
     inner: oci_client::Reference,
@@ -48,7 +48,8 @@ impl Reference {
         self.inner.tag()
     }
 
-    /// The digest that its content has to have, where it says so. It then decides, whatever the tag says.
+    /// The digest that its content has to have, where it says so. It then decides, whatever the tag
+    /// says.
     #[must_use]
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
@@ -57,13 +58,20 @@ impl Reference {
     /// The same by its digest, and by nothing that may come to name something else.
     #[must_use]
     pub fn pinned(&self, digest: &Digest) -> Self {
-        Self { inner: self.inner.clone_with_digest(digest.to_string()), digest: Some(digest.clone()) }
+        Self {
+            inner: self.inner.clone_with_digest(digest.to_string()),
+            digest: Some(digest.clone()),
+        }
     }
 
     /// The same repository at another tag.
     pub(super) fn tagged(&self, tag: &str) -> Self {
-        let (registry, repository) = (self.inner.registry().to_owned(), self.inner.repository().to_owned());
-        Self { inner: oci_client::Reference::with_tag(registry, repository, tag.to_owned()), digest: None }
+        let (registry, repository) =
+            (self.inner.registry().to_owned(), self.inner.repository().to_owned());
+        Self {
+            inner: oci_client::Reference::with_tag(registry, repository, tag.to_owned()),
+            digest: None,
+        }
     }
 
     /// Registry and repository: what trust goes by.
@@ -82,27 +90,35 @@ impl FromStr for Reference {
     fn from_str(text: &str) -> Result<Self, RegistryError> {
         let bad = |problem: &str| {
             let shown: String = text.chars().take(REFERENCE_MAX_BYTES).collect();
-            RegistryError { reference: shown.escape_debug().to_string(), problem: Problem::Reference(problem.into()) }
+            RegistryError {
+                reference: shown.escape_debug().to_string(),
+                problem: Problem::Reference(problem.into()),
+            }
         };
         let rest = text.strip_prefix(SCHEME).ok_or_else(|| bad("it does not begin with oci://"))?;
         if text.len() > REFERENCE_MAX_BYTES {
             return Err(bad("it is too long"));
         }
-        let (registry, path) = rest.split_once('/').ok_or_else(|| bad("there is no repository in it"))?;
+        let (registry, path) =
+            rest.split_once('/').ok_or_else(|| bad("there is no repository in it"))?;
         if !(registry.contains(['.', ':']) || registry == "localhost") {
             return Err(bad(
                 "its first part is no registry: write out host and port, as registry.example.com or localhost:5000",
             ));
         }
-        let named = path.rsplit('/').next().is_some_and(|last| last.contains([':', '@'])) || path.contains('@');
+        let named = path.rsplit('/').next().is_some_and(|last| last.contains([':', '@']))
+            || path.contains('@');
         if !named {
             return Err(bad("it names neither a tag nor a digest"));
         }
         let digest = match path.split_once('@') {
-            Some((_, digest)) => Some(Digest::parse(digest).ok_or_else(|| bad("its digest is no whole SHA-256"))?),
+            Some((_, digest)) => {
+                Some(Digest::parse(digest).ok_or_else(|| bad("its digest is no whole SHA-256"))?)
+            }
             None => None,
         };
-        let inner: oci_client::Reference = rest.parse().map_err(|error| bad(&format!("{error}")))?;
+        let inner: oci_client::Reference =
+            rest.parse().map_err(|error| bad(&format!("{error}")))?;
         Ok(Self { inner, digest })
     }
 }
@@ -148,7 +164,10 @@ mod tests {
             (&long, "too long"),
         ] {
             let said = text.parse::<Reference>().expect_err(text).to_string();
-            assert!(said.contains(word) && said.contains("oci://REGISTRY/REPOSITORY:TAG"), "{said}");
+            assert!(
+                said.contains(word) && said.contains("oci://REGISTRY/REPOSITORY:TAG"),
+                "{said}"
+            );
         }
         assert!(Reference::in_place_of(Path::new("plugins/echo")).is_none());
         assert!(Reference::in_place_of(Path::new("oci://echo")).expect("a reference").is_err());

@@ -1,5 +1,5 @@
-//! Whether a plugin is signed: what was found is held against the keys that are believed, and what they have signed against
-//! the plugin.
+//! Whether a plugin is signed: what was found is held against the keys that are believed, and what
+//! they have signed against the plugin.
 
 use std::borrow::Cow;
 
@@ -62,7 +62,8 @@ impl Evidence {
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) evidence: Vec<Evidence>,
-    /// Signatures that are not looked at: they are in other forms, or there were too many before them.
+    /// Signatures that are not looked at: they are in other forms, or there were too many before
+    /// them.
     pub(super) passed_over: usize,
     /// Referrers that were not asked for, which may be signatures or anything else.
     pub(super) referrers_left: usize,
@@ -119,7 +120,8 @@ pub(super) struct Claim {
     pub(super) place: Option<String>,
 }
 
-/// What is wrong with what a key that is believed has signed. The last is the nearest to being right.
+/// What is wrong with what a key that is believed has signed. The last is the nearest to being
+/// right.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Flaw {
     NoSignature,
@@ -149,8 +151,12 @@ impl Wanted<'_> {
     fn explain(&self, flaw: &Flaw, key: &str) -> String {
         match flaw {
             Flaw::NoSignature => format!("what {key} has signed is no signature of a plugin"),
-            Flaw::OtherDigest(digest) => format!("{key} has signed another digest: {}", excerpt(digest)),
-            Flaw::OtherPlugin(place) => format!("{key} has signed it as another plugin: {}", excerpt(place)),
+            Flaw::OtherDigest(digest) => {
+                format!("{key} has signed another digest: {}", excerpt(digest))
+            }
+            Flaw::OtherPlugin(place) => {
+                format!("{key} has signed it as another plugin: {}", excerpt(place))
+            }
             Flaw::NoRepository => format!(
                 "{key} has signed it without saying which plugin it is, so that under a tag it could stand in for another; \
                  name its digest where it is wanted (`@{}`), or sign it with `cosign sign -a repository={}`",
@@ -161,7 +167,11 @@ impl Wanted<'_> {
 }
 
 /// The key that has signed this plugin, or why it counts as unsigned.
-pub(super) fn check<'a>(found: &Found, keys: &'a [PublicKey], wanted: &Wanted<'_>) -> Result<&'a PublicKey, String> {
+pub(super) fn check<'a>(
+    found: &Found,
+    keys: &'a [PublicKey],
+    wanted: &Wanted<'_>,
+) -> Result<&'a PublicKey, String> {
     let mut nearest: Option<(Flaw, &str)> = None;
     for evidence in found.evidence.iter().take(SIGNATURES_MAX) {
         let Some(key) = keys.iter().find(|key| evidence.is_by(key)) else { continue };
@@ -181,7 +191,9 @@ pub(super) fn check<'a>(found: &Found, keys: &'a [PublicKey], wanted: &Wanted<'_
             format!("none was found; expected one of {}", names())
         }
         (None, 0) => format!("it is not signed; expected one of {}", names()),
-        (None, count) => format!("none of its {count} signatures is by a key that is believed here: {}", names()),
+        (None, count) => {
+            format!("none of its {count} signatures is by a key that is believed here: {}", names())
+        }
     };
     if found.passed_over > 0 {
         said += &format!(
@@ -191,7 +203,10 @@ pub(super) fn check<'a>(found: &Found, keys: &'a [PublicKey], wanted: &Wanted<'_
         );
     }
     if found.referrers_left > 0 {
-        said += &format!("; {} of its referrers not looked at, for there are too many", found.referrers_left);
+        said += &format!(
+            "; {} of its referrers not looked at, for there are too many",
+            found.referrers_left
+        );
     }
     if found.pages_left {
         said += "; the list of its referrers goes on, and only its first part was looked at";
@@ -202,8 +217,9 @@ pub(super) fn check<'a>(found: &Found, keys: &'a [PublicKey], wanted: &Wanted<'_
     Err(said)
 }
 
-/// Whether what was signed is about a repository of this name, so that a registry cannot have one signed plugin stand in for
-/// another. A mirror may put something before the name, or leave it out, and is another registry.
+/// Whether what was signed is about a repository of this name, so that a registry cannot have one
+/// signed plugin stand in for another. A mirror may put something before the name, or leave it out,
+/// and is another registry.
 fn is_about(place: &str, repository: &str) -> bool {
     let signed = place.split('@').next().unwrap_or_default();
     let path = match signed.split_once('/') {
@@ -250,11 +266,15 @@ mod tests {
 
     #[test]
     fn only_a_believed_key_on_this_digest_counts() {
-        let (ours, theirs, plugin) = (SigningKey::for_tests(), SigningKey::for_tests(), Digest::of(b"plugin"));
+        let (ours, theirs, plugin) =
+            (SigningKey::for_tests(), SigningKey::for_tests(), Digest::of(b"plugin"));
         let keys = [ours.public()];
-        let check =
-            |evidence: &[Evidence]| check(&evidence.to_vec().into(), &keys, &wanted(&plugin, false)).map(|_| ());
-        let by = |key: &SigningKey, digest: &Digest| simple::made(key, "a.example/echo", digest).expect("signed");
+        let check = |evidence: &[Evidence]| {
+            check(&evidence.to_vec().into(), &keys, &wanted(&plugin, false)).map(|_| ())
+        };
+        let by = |key: &SigningKey, digest: &Digest| {
+            simple::made(key, "a.example/echo", digest).expect("signed")
+        };
         let good = by(&ours, &plugin);
         assert!(check(std::slice::from_ref(&good)).is_ok());
         assert!(check(&[by(&theirs, &plugin), good.clone()]).is_ok());
@@ -279,7 +299,8 @@ mod tests {
 
     #[test]
     fn a_statement_counts_where_it_says_which_plugin_it_is_or_the_digest_was_asked_for() {
-        let (key, plugin, other) = (SigningKey::for_tests(), Digest::of(b"plugin"), Digest::of(b"other"));
+        let (key, plugin, other) =
+            (SigningKey::for_tests(), Digest::of(b"plugin"), Digest::of(b"other"));
         let keys = [key.public()];
         let said = |subjects: &[serde_json::Value], by_digest| {
             let found = vec![bundle(&key, &statement(subjects))].into();
@@ -287,7 +308,10 @@ mod tests {
         };
         let named = |place: &str| subject(&plugin, &json!({ "repository": place }));
         let bare = subject(&plugin, &json!(null));
-        assert!(said(std::slice::from_ref(&bare), false).contains("sign it with `cosign sign -a repository=echo`"));
+        assert!(
+            said(std::slice::from_ref(&bare), false)
+                .contains("sign it with `cosign sign -a repository=echo`")
+        );
         assert_eq!(said(std::slice::from_ref(&bare), true), "");
         for place in ["echo", "team/echo", "a.example/team/echo"] {
             assert_eq!(said(&[named(place)], false), "", "{place}");
@@ -310,7 +334,9 @@ mod tests {
         let keys = [key.public()];
         let good = statement(&[subject(&plugin, &json!({}))]);
         let refused = |evidence: Evidence| {
-            check(&vec![evidence].into(), &keys, &wanted(&plugin, true)).map(|_| ()).expect_err("refused")
+            check(&vec![evidence].into(), &keys, &wanted(&plugin, true))
+                .map(|_| ())
+                .expect_err("refused")
         };
         for (member, value) in [
             ("predicateType", json!("https://slsa.dev/provenance/v1")),
@@ -320,15 +346,21 @@ mod tests {
         ] {
             let mut other = good.clone();
             other[member] = value;
-            assert!(refused(bundle(&key, &other)).contains("is no signature of a plugin"), "{member}");
+            assert!(
+                refused(bundle(&key, &other)).contains("is no signature of a plugin"),
+                "{member}"
+            );
         }
         let mut changed = bundle(&key, &good);
         changed.payload.push(b' ');
         assert!(refused(changed).contains("none of its 1"));
         // Neither form is ever taken for the other.
         let bundled = bundle(&key, &good);
-        assert!(refused(Evidence { form: Form::Simple, ..bundled.clone() }).contains("none of its 1"));
-        let whole = Evidence { form: Form::Simple, payload: bundle::signed(&bundled.payload), ..bundled };
+        assert!(
+            refused(Evidence { form: Form::Simple, ..bundled.clone() }).contains("none of its 1")
+        );
+        let whole =
+            Evidence { form: Form::Simple, payload: bundle::signed(&bundled.payload), ..bundled };
         assert!(refused(whole).contains("is no signature of a plugin"));
         let simple = simple::made(&key, "echo", &plugin).expect("signed");
         assert!(refused(Evidence { form: Form::Bundle, ..simple }).contains("none of its 1"));
@@ -337,30 +369,53 @@ mod tests {
     #[test]
     fn what_is_not_looked_at_is_told() {
         let (plugin, key) = (Digest::of(b"plugin"), [PublicKey::named_for_tests("ours.pub")]);
-        let said = |found: &Found| check(found, &key, &wanted(&plugin, true)).map(|_| ()).expect_err("refused");
+        let said = |found: &Found| {
+            check(found, &key, &wanted(&plugin, true)).map(|_| ()).expect_err("refused")
+        };
         let other = said(&Found { passed_over: 3, ..Found::default() });
         assert!(
-            other.contains("no signature in a form that is looked at") && other.contains("; 3 in other forms"),
+            other.contains("no signature in a form that is looked at")
+                && other.contains("; 3 in other forms"),
             "{other}"
         );
         let many = said(&Found { referrers_left: 9, ..Found::default() });
-        assert!(!many.contains("it is not signed") && many.contains("9 of its referrers not looked at"), "{many}");
+        assert!(
+            !many.contains("it is not signed") && many.contains("9 of its referrers not looked at"),
+            "{many}"
+        );
         let parts = said(&Found { pages_left: true, ..Found::default() });
-        assert!(!parts.contains("it is not signed") && parts.contains("list of its referrers goes on"), "{parts}");
+        assert!(
+            !parts.contains("it is not signed") && parts.contains("list of its referrers goes on"),
+            "{parts}"
+        );
         let mut found = Found::default();
         found.note(&Problem::Signature("one".into()));
         found.note(&Problem::Signature("two".into()));
-        assert!(said(&found).contains("none was found") && said(&found).contains("not all could be read: a signature"));
+        assert!(
+            said(&found).contains("none was found")
+                && said(&found).contains("not all could be read: a signature")
+        );
     }
 
     #[test]
     fn a_mirror_is_not_another_plugin() {
-        for place in
-            ["a.example/team/echo", "localhost:5000/team/echo:1.0", "team/echo", "echo", "b.example/x/team/echo"]
-        {
+        for place in [
+            "a.example/team/echo",
+            "localhost:5000/team/echo:1.0",
+            "team/echo",
+            "echo",
+            "b.example/x/team/echo",
+        ] {
             assert!(is_about(place, "team/echo"), "{place}");
         }
-        for place in ["a.example/team/admin", "a.example/teams/echo", "cho", "", "a.example/", "a.example/team"] {
+        for place in [
+            "a.example/team/admin",
+            "a.example/teams/echo",
+            "cho",
+            "",
+            "a.example/",
+            "a.example/team",
+        ] {
             assert!(!is_about(place, "team/echo"), "{place}");
         }
     }

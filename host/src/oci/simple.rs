@@ -1,5 +1,5 @@
-//! Signatures as cosign 2 makes them with a key pair ("simple signing"): of a text that names a digest and a repository, kept
-//! beside the plugin under a tag made of that digest.
+//! Signatures as cosign 2 makes them with a key pair ("simple signing"): of a text that names a
+//! digest and a repository, kept beside the plugin under a tag made of that digest.
 
 use std::collections::BTreeMap;
 
@@ -53,7 +53,8 @@ pub(super) fn descriptor(evidence: &Evidence) -> OciDescriptor {
     }
 }
 
-/// The signature of a text that a manifest names. `None`: it names something else, or a signature in another form.
+/// The signature of a text that a manifest names. `None`: it names something else, or a signature
+/// in another form.
 pub(super) fn named_by(layer: &OciDescriptor) -> Option<Vec<u8>> {
     let text = layer.annotations.as_ref()?.get(ANNOTATION)?;
     (layer.media_type == PAYLOAD_TYPE).then(|| decoded(text)).flatten()
@@ -75,7 +76,8 @@ mod tests {
 
     #[test]
     fn a_signature_survives_its_way_through_a_manifest() {
-        let evidence = made(&SigningKey::for_tests(), "a.example/echo", &Digest::of(b"plugin")).expect("signed");
+        let evidence = made(&SigningKey::for_tests(), "a.example/echo", &Digest::of(b"plugin"))
+            .expect("signed");
         assert_eq!(named_by(&descriptor(&evidence)), Some(evidence.signature.clone()));
         let mut other = descriptor(&evidence);
         other.media_type = "application/wasm".into();

@@ -1,8 +1,9 @@
-//! What was pulled, on disk, by digest: `blobs/` holds manifests and components, `tags/` which digest a tag named when it was
-//! last asked for, `signatures/` who has signed what.
+//! What was pulled, on disk, by digest: `blobs/` holds manifests and components, `tags/` which
+//! digest a tag named when it was last asked for, `signatures/` who has signed what.
 //!
-//! Nothing here is believed: content is compared with its digest whenever it is read, and signatures are checked whenever
-//! they are needed. Files are written under another name and moved into place.
+//! Nothing here is believed: content is compared with its digest whenever it is read, and
+//! signatures are checked whenever they are needed. Files are written under another name and moved
+//! into place.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -52,7 +53,8 @@ struct Signed {
 }
 
 impl Store {
-    /// Opens a folder and makes it where it is missing. It has to be this user's, and closed to others' writing.
+    /// Opens a folder and makes it where it is missing. It has to be this user's, and closed to
+    /// others' writing.
     pub(super) fn open(folder: &Path, max_bytes: u64) -> io::Result<Self> {
         files::own_folder(folder)?;
         for part in [BLOBS, TAGS, SIGNATURES] {
@@ -82,7 +84,8 @@ impl Store {
     /// What a reference by tag named when it was last asked for.
     pub(super) fn tag(&self, reference: &str) -> Option<Digest> {
         let path = self.tag_file(reference);
-        let tagged: Tagged = serde_json::from_slice(&files::read(&path, RECORD_MAX_BYTES).ok()?).ok()?;
+        let tagged: Tagged =
+            serde_json::from_slice(&files::read(&path, RECORD_MAX_BYTES).ok()?).ok()?;
         touch(&path);
         if tagged.reference == reference { Digest::parse(&tagged.digest) } else { None }
     }
@@ -96,20 +99,23 @@ impl Store {
     /// Signatures of a plugin that were kept.
     pub(super) fn evidence(&self, plugin: &Digest) -> Vec<Evidence> {
         let path = self.folder.join(SIGNATURES).join(plugin.hex());
-        let read =
-            || -> Option<Vec<Signed>> { serde_json::from_slice(&files::read(&path, RECORD_MAX_BYTES).ok()?).ok() };
+        let read = || -> Option<Vec<Signed>> {
+            serde_json::from_slice(&files::read(&path, RECORD_MAX_BYTES).ok()?).ok()
+        };
         let signed = read().unwrap_or_default();
         touch(&path);
         let decode = |signed: Signed| {
-            let (payload, signature) = (STANDARD.decode(signed.payload).ok()?, STANDARD.decode(signed.signature).ok()?);
+            let (payload, signature) =
+                (STANDARD.decode(signed.payload).ok()?, STANDARD.decode(signed.signature).ok()?);
             Some(Evidence { form: signed.form, payload, signature })
         };
         signed.into_iter().filter_map(decode).collect()
     }
 
-    /// Keeps them before what is kept of it already: one digest may be in several repositories, and each has signatures of its
-    /// own. Beyond what anybody looks at the oldest go. Of two processes that keep some at once the later may drop those of the
-    /// earlier, which are asked for again then.
+    /// Keeps them before what is kept of it already: one digest may be in several repositories, and
+    /// each has signatures of its own. Beyond what anybody looks at the oldest go. Of two processes
+    /// that keep some at once the later may drop those of the earlier, which are asked for again
+    /// then.
     pub(super) fn add_evidence(&self, plugin: &Digest, evidence: &[Evidence]) -> io::Result<()> {
         let mut all: Vec<Evidence> = Vec::new();
         for one in evidence.iter().cloned().chain(self.evidence(plugin)) {
@@ -136,7 +142,8 @@ impl Store {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let draft = self.folder.join(format!("{DRAFT}{}-{number}", std::process::id()));
         let written = (|| {
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+            let mut file =
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
             file.write_all(content)?;
             file.sync_all()?;
             fs::rename(&draft, path)?;
@@ -153,8 +160,12 @@ impl Store {
         let now = SystemTime::now();
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
-            let old =
-                || entry.metadata().and_then(|seen| seen.modified()).is_ok_and(|then| age(now, then) > DRAFT_MAX_AGE);
+            let old = || {
+                entry
+                    .metadata()
+                    .and_then(|seen| seen.modified())
+                    .is_ok_and(|then| age(now, then) > DRAFT_MAX_AGE)
+            };
             if entry.file_name().to_string_lossy().starts_with(DRAFT) && old() {
                 let _ = fs::remove_file(entry.path());
             }
@@ -184,7 +195,8 @@ impl Store {
     }
 }
 
-/// It was used just now. Where that cannot be written down it may be thrown away earlier than others.
+/// It was used just now. Where that cannot be written down it may be thrown away earlier than
+/// others.
 fn touch(path: &Path) {
     let _ = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
 }
@@ -201,7 +213,8 @@ mod tests {
 
     impl Folder {
         fn new(name: &str) -> Self {
-            let folder = std::env::temp_dir().join(format!("wharf-store-{name}-{}", std::process::id()));
+            let folder =
+                std::env::temp_dir().join(format!("wharf-store-{name}-{}", std::process::id()));
             let _ = fs::remove_dir_all(&folder);
             Self(folder)
         }
@@ -252,7 +265,10 @@ mod tests {
         let folder = Folder::new("records");
         let (store, digest) = (folder.store(1 << 20), Digest::of(b"x"));
         store.set_tag("oci://a.b/c:1", &digest).expect("kept");
-        assert_eq!((store.tag("oci://a.b/c:1"), store.tag("oci://a.b/c:2")), (Some(digest.clone()), None));
+        assert_eq!(
+            (store.tag("oci://a.b/c:1"), store.tag("oci://a.b/c:2")),
+            (Some(digest.clone()), None)
+        );
         let signed = |form| Evidence { form, payload: b"text".into(), signature: b"\0\xff".into() };
         let evidence = vec![signed(Form::Simple), signed(Form::Bundle)];
         store.add_evidence(&digest, &evidence).expect("kept");
@@ -268,16 +284,24 @@ mod tests {
     fn signatures_of_one_repository_do_not_drop_those_of_another() {
         let folder = Folder::new("evidence");
         let (store, digest) = (folder.store(1 << 20), Digest::of(b"x"));
-        let signed =
-            |text: &str| Evidence { form: Form::Simple, payload: text.as_bytes().into(), signature: b"s".into() };
+        let signed = |text: &str| Evidence {
+            form: Form::Simple,
+            payload: text.as_bytes().into(),
+            signature: b"s".into(),
+        };
         let kept = |added: &[Evidence]| {
             store.add_evidence(&digest, added).expect("kept");
             store.evidence(&digest)
         };
         assert_eq!(kept(&[signed("a"), signed("a")]), [signed("a")]);
         assert_eq!(kept(&[signed("b")]), [signed("b"), signed("a")]);
-        assert_eq!(kept(&[signed("a")]), [signed("a"), signed("b")], "the newest first, and each once");
-        let many: Vec<_> = (0..SIGNATURES_MAX - 1).map(|number| signed(&number.to_string())).collect();
+        assert_eq!(
+            kept(&[signed("a")]),
+            [signed("a"), signed("b")],
+            "the newest first, and each once"
+        );
+        let many: Vec<_> =
+            (0..SIGNATURES_MAX - 1).map(|number| signed(&number.to_string())).collect();
         assert_eq!(kept(&many), [many.clone(), vec![signed("a")]].concat(), "the oldest go");
         assert_eq!(kept(&[many, vec![signed("c"), signed("d")]].concat()).len(), SIGNATURES_MAX);
     }

@@ -18,8 +18,8 @@ pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// Registries that are spoken to without TLS where nobody says: those of this machine.
 pub const PLAIN_HTTP_DEFAULT: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
-/// When a registry is asked. What a digest names never changes, so what is kept under the digest of a reference is never
-/// asked for again.
+/// When a registry is asked. What a digest names never changes, so what is kept under the digest of
+/// a reference is never asked for again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PullPolicy {
     /// Each time, what the tag names now.
@@ -50,7 +50,10 @@ impl FromStr for PullPolicy {
             "always" => Ok(Self::Always),
             "if-missing" => Ok(Self::IfMissing),
             "never" => Ok(Self::Never),
-            other => Err(format!("expected \"always\", \"if-missing\" or \"never\", found `{}`", other.escape_debug())),
+            other => Err(format!(
+                "expected \"always\", \"if-missing\" or \"never\", found `{}`",
+                other.escape_debug()
+            )),
         }
     }
 }
@@ -72,7 +75,10 @@ impl FromStr for SignatureRule {
         match text {
             "optional" => Ok(Self::Optional),
             "required" => Ok(Self::Required),
-            other => Err(format!("expected \"optional\" or \"required\", found `{}`", other.escape_debug())),
+            other => Err(format!(
+                "expected \"optional\" or \"required\", found `{}`",
+                other.escape_debug()
+            )),
         }
     }
 }
@@ -80,7 +86,8 @@ impl FromStr for SignatureRule {
 /// Who has to have signed what comes from a place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trust {
-    /// A registry, or a registry and the beginning of a repository in whole parts: `registry.example.com/team`.
+    /// A registry, or a registry and the beginning of a repository in whole parts:
+    /// `registry.example.com/team`.
     pub prefix: String,
     /// One of these.
     pub keys: Vec<PublicKey>,
@@ -133,16 +140,18 @@ impl Terms {
     pub(super) fn keys_for(&self, reference: &Reference) -> Result<Option<&[PublicKey]>, Problem> {
         let place = reference.place();
         let covers = |trust: &&Trust| {
-            place.strip_prefix(&trust.prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            place
+                .strip_prefix(&trust.prefix)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
         // The one that says the most.
         let trust = self.trust.iter().filter(covers).max_by_key(|trust| trust.prefix.len());
         match (trust, self.signature) {
             (Some(trust), _) => Ok(Some(&trust.keys)),
             (None, SignatureRule::Optional) => Ok(None),
-            (None, SignatureRule::Required) => {
-                Err(Problem::Signature("no `[[registry.trust]]` says whose signature is believed here".into()))
-            }
+            (None, SignatureRule::Required) => Err(Problem::Signature(
+                "no `[[registry.trust]]` says whose signature is believed here".into(),
+            )),
         }
     }
 
@@ -163,7 +172,11 @@ mod tests {
     fn the_longest_prefix_of_whole_parts_decides_whose_signature_is_believed() {
         let key = |name: &str| PublicKey::named_for_tests(name);
         let trust = |prefix: &str, name| Trust { prefix: prefix.into(), keys: vec![key(name)] };
-        let trust = vec![trust("a.example", "a"), trust("a.example/team", "team"), trust("a.example:5000/x", "x")];
+        let trust = vec![
+            trust("a.example", "a"),
+            trust("a.example/team", "team"),
+            trust("a.example:5000/x", "x"),
+        ];
         let mut terms = Terms { trust, ..Terms::default() };
         let who = |terms: &Terms, place: &str| {
             let reference = format!("oci://{place}:1").parse().expect(place);
@@ -183,9 +196,14 @@ mod tests {
     fn only_this_machine_is_spoken_to_without_tls_unless_somebody_says_so() {
         let mut terms = Terms::default();
         assert!(terms.is_plain("127.0.0.1", Some(5000)) && terms.is_plain("localhost", None));
-        assert!(!terms.is_plain("registry.lan", Some(5000)) && !terms.is_plain("127.0.0.1.example.com", None));
+        assert!(
+            !terms.is_plain("registry.lan", Some(5000))
+                && !terms.is_plain("127.0.0.1.example.com", None)
+        );
         terms.plain_http = vec!["registry.lan:5000".into()];
-        assert!(terms.is_plain("registry.lan", Some(5000)) && !terms.is_plain("registry.lan", Some(80)));
+        assert!(
+            terms.is_plain("registry.lan", Some(5000)) && !terms.is_plain("registry.lan", Some(80))
+        );
         assert!(!terms.is_plain("127.0.0.1", Some(5000)));
     }
 }

@@ -15,14 +15,17 @@ pub(super) const TOKEN_MAX_BYTES: u64 = 64 << 10;
 pub(super) enum Wanted {
     /// Name and password with each request.
     Basic,
-    /// A token that is had at this address, for whoever shows name and password there, or for everybody.
+    /// A token that is had at this address, for whoever shows name and password there, or for
+    /// everybody.
     Bearer(Url),
 }
 
 /// The first of what a registry would like to see that can be shown.
 pub(super) fn wanted(headers: &HeaderMap, repository: &str) -> Option<Wanted> {
     let texts = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
-    texts.flat_map(|text| ChallengeParser::new(text).map_while(Result::ok)).find_map(|one| read(&one, repository))
+    texts
+        .flat_map(|text| ChallengeParser::new(text).map_while(Result::ok))
+        .find_map(|one| read(&one, repository))
 }
 
 fn read(challenge: &ChallengeRef<'_>, repository: &str) -> Option<Wanted> {
@@ -71,7 +74,10 @@ mod tests {
     fn a_token_is_asked_for_reading_one_repository_only() {
         let text = r#"Bearer realm="https://auth.example/token",service="registry",scope="repository:x:push""#;
         let Some(Wanted::Bearer(url)) = asked(text) else { panic!("no token") };
-        assert_eq!(url.as_str(), "https://auth.example/token?service=registry&scope=repository%3Ateam%2Fecho%3Apull");
+        assert_eq!(
+            url.as_str(),
+            "https://auth.example/token?service=registry&scope=repository%3Ateam%2Fecho%3Apull"
+        );
         assert_eq!(asked("Basic realm=\"x\""), Some(Wanted::Basic));
         for none in ["Negotiate", "Bearer", "Bearer realm=\"nowhere\"", "\u{7f}", ""] {
             let text = none.replace('\u{7f}', ",,=");

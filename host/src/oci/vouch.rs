@@ -1,5 +1,5 @@
-//! Whether a plugin that was pulled once, and lies somewhere else than in the store since, is still believed: the keys may have
-//! changed, and what they say now counts.
+//! Whether a plugin that was pulled once, and lies somewhere else than in the store since, is still
+//! believed: the keys may have changed, and what they say now counts.
 
 use super::digest::Digest;
 use super::failure::{Problem, RegistryError};
@@ -11,9 +11,10 @@ use super::wire::Wire;
 use crate::work::Stop;
 
 impl Registries {
-    /// Asks of a reference by digest what a pull of it would: a signature, where one is required. The store answers; where that is not
-    /// enough, and the pull policy allows to ask, the registry does, for signatures and nothing else. Blocks for up to `timeout`,
-    /// so not for a runtime's thread.
+    /// Asks of a reference by digest what a pull of it would: a signature, where one is required.
+    /// The store answers; where that is not enough, and the pull policy allows to ask, the registry
+    /// does, for signatures and nothing else. Blocks for up to `timeout`, so not for a runtime's
+    /// thread.
     ///
     /// # Errors
     /// [`RegistryError`]: it is not believed.
@@ -25,14 +26,21 @@ impl Registries {
     ///
     /// # Errors
     /// [`RegistryError`]: it is not believed, or this was called off.
-    pub(crate) fn vouch_until(&self, reference: &Reference, stop: &Stop) -> Result<(), RegistryError> {
-        self.vouched(reference, stop).map_err(|problem| RegistryError { reference: reference.to_string(), problem })
+    pub(crate) fn vouch_until(
+        &self,
+        reference: &Reference,
+        stop: &Stop,
+    ) -> Result<(), RegistryError> {
+        self.vouched(reference, stop)
+            .map_err(|problem| RegistryError { reference: reference.to_string(), problem })
     }
 
     fn vouched(&self, reference: &Reference, stop: &Stop) -> Result<(), Problem> {
         let terms = self.terms();
         let Some(keys) = terms.keys_for(reference)? else { return Ok(()) };
-        let digest = reference.digest().ok_or_else(|| Problem::Signature("nobody wrote down its digest".into()))?;
+        let digest = reference
+            .digest()
+            .ok_or_else(|| Problem::Signature("nobody wrote down its digest".into()))?;
         let order = Order { terms, reference, keys: Some(keys), store: self.store(terms.pull)? };
         let kept = match &order.store {
             Some(store) => order.signed_in(store, keys, digest),

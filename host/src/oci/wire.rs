@@ -1,5 +1,5 @@
-//! Asking a registry over HTTP, believing nothing: every answer has a largest size and a slowest pace, redirects go where
-//! they may, and a login goes to nobody else.
+//! Asking a registry over HTTP, believing nothing: every answer has a largest size and a slowest
+//! pace, redirects go where they may, and a login goes to nobody else.
 
 use std::time::Duration;
 
@@ -62,7 +62,12 @@ impl<'a> Wire<'a> {
     }
 
     /// Content of this digest and size.
-    pub(super) async fn blob(&mut self, what: &'static str, digest: &Digest, bytes: u64) -> Result<Vec<u8>, Problem> {
+    pub(super) async fn blob(
+        &mut self,
+        what: &'static str,
+        digest: &Digest,
+        bytes: u64,
+    ) -> Result<Vec<u8>, Problem> {
         let content = self.get(&format!("blobs/{digest}"), "*/*", what, bytes).await;
         let content = content.map_err(|problem| match problem {
             Problem::TooLarge { what, max } => {
@@ -125,7 +130,8 @@ impl<'a> Wire<'a> {
             Some(Wanted::Basic) => self.basic().ok_or_else(|| self.denied()),
             Some(Wanted::Bearer(url)) => {
                 let hop = Hop { from: &self.base, to: &url };
-                hop.check(self.terms).map_err(|why| Problem::Redirected { to: shown(&url), why })?;
+                hop.check(self.terms)
+                    .map_err(|why| Problem::Redirected { to: shown(&url), why })?;
                 let mut request = self.client.get(url);
                 if let Some(basic) = self.basic() {
                     request = request.header(AUTHORIZATION, basic);
@@ -180,7 +186,9 @@ fn client(terms: &Terms, base: &Url) -> Result<Client, Problem> {
         .dns_resolver(SystemResolver)
         .redirect(Policy::custom(move |attempt| redirect(&redirects, attempt)));
     match &terms.authority {
-        Some(pem) => builder = builder.tls_certs_only(Certificate::from_pem_bundle(pem).map_err(wrong)?),
+        Some(pem) => {
+            builder = builder.tls_certs_only(Certificate::from_pem_bundle(pem).map_err(wrong)?)
+        }
         // Without TLS nobody is asked who they are, and a machine without authorities needs none.
         None if base.scheme() == "http" => builder = builder.tls_certs_only([]),
         None => {}
@@ -220,8 +228,9 @@ struct Hop<'a> {
 }
 
 impl Hop<'_> {
-    /// Whether it may be gone. Blobs often are with somebody else than the registry, and tokens are nearly always; but a
-    /// registry on the network has no business with this machine, and what began with TLS goes on with it.
+    /// Whether it may be gone. Blobs often are with somebody else than the registry, and tokens are
+    /// nearly always; but a registry on the network has no business with this machine, and what
+    /// began with TLS goes on with it.
     fn check(&self, terms: &Terms) -> Result<(), &'static str> {
         let Self { from, to } = self;
         if !to.username().is_empty() || to.password().is_some() {
@@ -263,10 +272,16 @@ fn shown(url: &Url) -> String {
 /// Whether a list goes on elsewhere, as RFC 8288 says it: `Link: </v2/...>; rel="next"`.
 fn has_next(headers: &HeaderMap) -> bool {
     let links = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
-    let parameters = links.flat_map(|links| links.split([';', ','])).filter_map(|parameter| parameter.split_once('='));
+    let parameters = links
+        .flat_map(|links| links.split([';', ',']))
+        .filter_map(|parameter| parameter.split_once('='));
     let mut relations = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("rel"));
     relations.any(|(_, value)| {
-        value.trim().trim_matches('"').split_ascii_whitespace().any(|relation| relation.eq_ignore_ascii_case("next"))
+        value
+            .trim()
+            .trim_matches('"')
+            .split_ascii_whitespace()
+            .any(|relation| relation.eq_ignore_ascii_case("next"))
     })
 }
 
@@ -278,7 +293,9 @@ async fn body(mut answer: Response, what: &'static str, max: u64) -> Result<Vec<
     let mut content = Vec::new();
     loop {
         match answer.chunk().await {
-            Ok(Some(chunk)) if (content.len() + chunk.len()) as u64 > max => return Err(too_large()),
+            Ok(Some(chunk)) if (content.len() + chunk.len()) as u64 > max => {
+                return Err(too_large());
+            }
             Ok(Some(chunk)) => content.extend_from_slice(&chunk),
             Ok(None) => return Ok(content),
             Err(error) if error.is_timeout() => return Err(Problem::Silent(SILENCE_MAX)),
@@ -346,14 +363,21 @@ mod tests {
         ] {
             assert!(with(links), "{links:?}");
         }
-        for links in [&[][..], &["</v2/next>"], &["</a>; rel=\"prev\""], &["</a>; title=\"next\""], &["next"]] {
+        for links in [
+            &[][..],
+            &["</v2/next>"],
+            &["</a>; rel=\"prev\""],
+            &["</a>; title=\"next\""],
+            &["next"],
+        ] {
             assert!(!with(links), "{links:?}");
         }
     }
 
     #[test]
     fn redirects_go_only_where_they_may() {
-        let terms = Terms { plain_http: vec!["127.0.0.1".into(), "lan".into()], ..Terms::default() };
+        let terms =
+            Terms { plain_http: vec!["127.0.0.1".into(), "lan".into()], ..Terms::default() };
         let may = |from: &str, to: &str| {
             let (from, to) = (Url::parse(from).expect(from), Url::parse(to).expect(to));
             Hop { from: &from, to: &to }.check(&terms)

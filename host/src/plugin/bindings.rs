@@ -1,5 +1,6 @@
-//! The contract as Rust types: what `wit/` says, and the calls into a guest. Generated; the imports are linked by
-//! hand in `imports`, because a generated binding copies every list and ours must not.
+//! The contract as Rust types: what `wit/` says, and the calls into a guest. Generated; the imports
+//! are linked by hand in `imports`, because a generated binding copies every list and ours must
+//! not.
 
 #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
 
@@ -10,7 +11,9 @@ wasmtime::component::bindgen!({
 });
 
 pub(super) use self::wharf::server::server::{NameError, SendError};
-pub(super) use self::wharf::server::types::{Action, ClientInfo, DisconnectReason, Priority, TlsInfo, WriteError};
+pub(super) use self::wharf::server::types::{
+    Action, ClientInfo, DisconnectReason, Priority, TlsInfo, WriteError,
+};
 
 use crate::event;
 

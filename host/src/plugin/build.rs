@@ -73,11 +73,12 @@ pub enum BuildError {
 }
 
 impl Manifest {
-    /// Runs the build command in the folder and waits for it; then the component is there. The command's output goes to this
-    /// process's standard error. Where it is a cargo command for a target that the toolchain lacks, the target is installed first.
+    /// Runs the build command in the folder and waits for it; then the component is there. The
+    /// command's output goes to this process's standard error. Where it is a cargo command for a
+    /// target that the toolchain lacks, the target is installed first.
     ///
-    /// The command has a process group of its own, and what it leaves running in it is ended with it. Dropping the future ends all
-    /// of it. Must be called inside a runtime.
+    /// The command has a process group of its own, and what it leaves running in it is ended with
+    /// it. Dropping the future ends all of it. Must be called inside a runtime.
     ///
     /// # Errors
     /// [`BuildError`].
@@ -85,14 +86,16 @@ impl Manifest {
         self.run_build_into(None).await
     }
 
-    /// The same, and its output goes into this pipe where there is one. What it leaves running in other process groups may hold the
-    /// pipe open.
+    /// The same, and its output goes into this pipe where there is one. What it leaves running in
+    /// other process groups may hold the pipe open.
     ///
     /// # Errors
     /// [`BuildError`].
     pub async fn run_build_into(&self, output: Option<PipeWriter>) -> Result<(), BuildError> {
         let manifest = || self.folder.join(MANIFEST_FILE);
-        let Some(build) = &self.build else { return Err(BuildError::NoCommand { manifest: manifest() }) };
+        let Some(build) = &self.build else {
+            return Err(BuildError::NoCommand { manifest: manifest() });
+        };
         let command = build.command.join(" ");
         let all = async {
             if let Some(target) = build.cargo_target() {
@@ -102,8 +105,16 @@ impl Manifest {
         };
         let status = match tokio::time::timeout(build.time_max, all).await {
             Ok(Ok(status)) => status,
-            Ok(Err(source)) => return Err(BuildError::NotRun { manifest: manifest(), command, source }),
-            Err(_) => return Err(BuildError::Late { manifest: manifest(), command, time_max: build.time_max }),
+            Ok(Err(source)) => {
+                return Err(BuildError::NotRun { manifest: manifest(), command, source });
+            }
+            Err(_) => {
+                return Err(BuildError::Late {
+                    manifest: manifest(),
+                    command,
+                    time_max: build.time_max,
+                });
+            }
         };
         if !status.success() {
             return Err(BuildError::Failed { manifest: manifest(), command, status });
@@ -117,7 +128,12 @@ impl Manifest {
             Ok(_) => "expected a component, found no regular file".to_owned(),
             Err(error) => error.to_string(),
         };
-        Err(BuildError::Missing { manifest: manifest(), command, component: self.component.clone(), found })
+        Err(BuildError::Missing {
+            manifest: manifest(),
+            command,
+            component: self.component.clone(),
+            found,
+        })
     }
 
     /// The same, for whoever is in no runtime. Blocks.
@@ -130,7 +146,11 @@ impl Manifest {
             Ok(runtime) => runtime.block_on(self.run_build()),
             Err(source) => Err(BuildError::NotRun {
                 manifest: self.folder.join(MANIFEST_FILE),
-                command: self.build.as_ref().map(|build| build.command.join(" ")).unwrap_or_default(),
+                command: self
+                    .build
+                    .as_ref()
+                    .map(|build| build.command.join(" "))
+                    .unwrap_or_default(),
                 source,
             }),
         }
@@ -145,7 +165,11 @@ impl Build {
     }
 }
 
-async fn run(folder: &Path, words: &[String], output: Option<PipeWriter>) -> io::Result<ExitStatus> {
+async fn run(
+    folder: &Path,
+    words: &[String],
+    output: Option<PipeWriter>,
+) -> io::Result<ExitStatus> {
     let [program, arguments @ ..] = words else { return Ok(ExitStatus::default()) };
     let mut command = with_wharf(Command::new(program));
     command.args(arguments).current_dir(folder).stdin(Stdio::null());
@@ -180,7 +204,8 @@ impl Running {
     /// Waits until the command ends by itself. Dropping the future ends it.
     async fn end(mut self) -> io::Result<ExitStatus> {
         let id = self.id;
-        // Not reaped by this, it keeps its number until its group is ended. Dropped, the wait ends with what it waits for.
+        // Not reaped by this, it keeps its number until its group is ended. Dropped, the wait ends
+        // with what it waits for.
         let waiting = on_own_thread("wharf-build", move || wait(id))?;
         waiting.await.map_err(io::Error::other)??;
         self.end_group();
@@ -206,7 +231,10 @@ fn wait(id: Pid) -> io::Result<()> {
         if !seen.stopped() {
             return Ok(());
         }
-        if [Signal::TTIN, Signal::TTOU].iter().any(|signal| seen.stopping_signal() == Some(signal.as_raw())) {
+        if [Signal::TTIN, Signal::TTOU]
+            .iter()
+            .any(|signal| seen.stopping_signal() == Some(signal.as_raw()))
+        {
             return Err(io::Error::other("it wants the terminal, which a build does not have"));
         }
         // Somebody stopped it, and may let it go on: that is no longer to be seen by the next look.
@@ -233,12 +261,17 @@ fn with_wharf(mut command: Command) -> Command {
     command
 }
 
-/// Installs a target where rustup can and the toolchain lacks it. Whatever goes wrong here, the build itself says it
-/// better.
+/// Installs a target where rustup can and the toolchain lacks it. Whatever goes wrong here, the
+/// build itself says it better.
 async fn ensure_target(folder: &Path, target: &str) {
     let query = ["--print", "target-libdir", "--target", target];
     let mut answer = tokio::process::Command::new("rustc");
-    let answer = answer.args(query).current_dir(folder).stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let answer = answer
+        .args(query)
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
     let Ok(answer) = answer.output().await else { return };
     let libdir = String::from_utf8_lossy(&answer.stdout);
     if answer.status.success() && !Path::new(libdir.trim()).exists() {

@@ -1,8 +1,9 @@
 //! Compiled code on disk, in a folder that only the host's own user can write.
 //!
-//! A file here is native code, and loading a forged one would be running it. So the folder must belong to this user
-//! and be closed to everyone else, files are written under another name and moved into place, and each carries a
-//! digest of its content, so that a torn or rotten file is compiled again and not run.
+//! A file here is native code, and loading a forged one would be running it. So the folder must
+//! belong to this user and be closed to everyone else, files are written under another name and
+//! moved into place, and each carries a digest of its content, so that a torn or rotten file is
+//! compiled again and not run.
 //!
 //! A file, in bytes. The last digest covers all before it, so that no file passes for another's:
 //!
@@ -29,8 +30,8 @@ const FORMAT: &[u8; 16] = b"wharf code 2\r\n\x1a\0";
 const HEAD_BYTES: usize = FORMAT.len() + 2 * DIGEST_BYTES;
 /// A file that is longer is not read: compilers may not make so much.
 const FILE_MAX_BYTES: u64 = CODE_MAX_BYTES + (HEAD_BYTES + DIGEST_BYTES) as u64;
-/// Compiled code that is kept: beyond it goes what was used longest ago. Who writes a plugin in a heavy language makes 60 MB with
-/// each change.
+/// Compiled code that is kept: beyond it goes what was used longest ago. Who writes a plugin in a
+/// heavy language makes 60 MB with each change.
 const KEPT_MAX_BYTES: u64 = 2 << 30;
 /// A draft that is older was left by a process that is gone.
 const DRAFT_MAX_AGE: Duration = Duration::from_secs(3_600);
@@ -59,7 +60,8 @@ impl Cache {
         Ok(Self { folder: folder.into() })
     }
 
-    /// The file for a component under this engine. Its name changes with everything that changes the code.
+    /// The file for a component under this engine. Its name changes with everything that changes
+    /// the code.
     fn file(&self, engine: &wasmtime::Engine, digest: &[u8]) -> PathBuf {
         let mut hasher = std::hash::DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
@@ -68,7 +70,9 @@ impl Cache {
 
     /// The compiled code for a component, if it is here, whole, and its own.
     pub(super) fn get(&self, engine: &wasmtime::Engine, digest: &[u8]) -> Cached {
-        let Ok(mut file) = fs::File::open(self.file(engine, digest)) else { return Cached::Nothing };
+        let Ok(mut file) = fs::File::open(self.file(engine, digest)) else {
+            return Cached::Nothing;
+        };
         // What is used stays longest. Where the time cannot be set it only goes earlier.
         let _ = file.set_modified(SystemTime::now());
         if file.metadata().is_ok_and(|seen| seen.len() > FILE_MAX_BYTES) {
@@ -76,7 +80,9 @@ impl Cache {
         }
         let mut before = [0; HEAD_BYTES];
         let mut content = Vec::new();
-        let read = file.read_exact(&mut before).and_then(|()| file.take(FILE_MAX_BYTES).read_to_end(&mut content));
+        let read = file
+            .read_exact(&mut before)
+            .and_then(|()| file.take(FILE_MAX_BYTES).read_to_end(&mut content));
         if read.is_err() {
             return Cached::Refused("it is cut short, or cannot be read");
         }
@@ -92,18 +98,26 @@ impl Cache {
             }
             // What an older version of this program has written is whole in the same way.
             Some(at) if !before.starts_with(FORMAT) && whole(&[&before], at) => Cached::Nothing,
-            Some(at) if whole(&[&before], at) => Cached::Refused("it is of another component, or for another engine"),
+            Some(at) if whole(&[&before], at) => {
+                Cached::Refused("it is of another component, or for another engine")
+            }
             _ => Cached::Refused("it is torn or rotten"),
         }
     }
 
     /// Keeps compiled code. On an error nothing is left behind.
-    pub(super) fn put(&self, engine: &wasmtime::Engine, digest: &[u8], code: &[u8]) -> io::Result<()> {
+    pub(super) fn put(
+        &self,
+        engine: &wasmtime::Engine,
+        digest: &[u8],
+        code: &[u8],
+    ) -> io::Result<()> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let draft = self.folder.join(format!("draft-{}-{number}", std::process::id()));
         let written = (|| {
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+            let mut file =
+                fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
             let head = head(engine, digest);
             file.write_all(&head)?;
             file.write_all(code)?;
@@ -114,7 +128,8 @@ impl Cache {
         if written.is_ok() {
             prune(&self.folder, KEPT_MAX_BYTES);
         } else {
-            // Whatever is left of the draft is of no use; if even this fails there is nothing more to do.
+            // Whatever is left of the draft is of no use; if even this fails there is nothing more
+            // to do.
             let _ = fs::remove_file(&draft);
         }
         written
@@ -143,13 +158,15 @@ fn head(engine: &wasmtime::Engine, digest: &[u8]) -> [u8; HEAD_BYTES] {
 
 /// Whether a file of this name is one of [`Cache::file`]: the folder may have others.
 fn is_code(name: &str) -> bool {
-    let hex = |part: &str, length: usize| part.len() == length && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let hex = |part: &str, length: usize| {
+        part.len() == length && part.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
     let parts = name.strip_suffix(".bin").and_then(|stem| stem.split_once('-'));
     parts.is_some_and(|(digest, engine)| hex(digest, 64) && hex(engine, 16))
 }
 
-/// Removes what was used longest ago, until the rest has at most `max_bytes`, and drafts that nobody finishes. What cannot be
-/// removed stays: that costs room and nothing else.
+/// Removes what was used longest ago, until the rest has at most `max_bytes`, and drafts that
+/// nobody finishes. What cannot be removed stays: that costs room and nothing else.
 fn prune(folder: &Path, max_bytes: u64) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let now = SystemTime::now();
@@ -207,7 +224,8 @@ mod tests {
         let cache = Cache::open(folder).expect("a folder");
         let mut other = wasmtime::Config::new();
         other.consume_fuel(true);
-        let engines = [wasmtime::Engine::default(), wasmtime::Engine::new(&other).expect("an engine")];
+        let engines =
+            [wasmtime::Engine::default(), wasmtime::Engine::new(&other).expect("an engine")];
         for engine in &engines {
             for one in 0..COMPONENTS {
                 cache.put(engine, &digest_of(one), &code_of(one)).expect("kept");
@@ -219,14 +237,20 @@ mod tests {
 
     #[test]
     fn damaged_files_are_refused() {
-        let folder = std::env::temp_dir().join(format!("wharf-cache-damage-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("wharf-cache-damage-{}", std::process::id()));
         let (cache, engines) = filled(&folder);
-        let all: Vec<_> = engines.iter().flat_map(|engine| (0..COMPONENTS).map(move |one| (engine, one))).collect();
+        let all: Vec<_> = engines
+            .iter()
+            .flat_map(|engine| (0..COMPONENTS).map(move |one| (engine, one)))
+            .collect();
         let file = |(engine, one): (&wasmtime::Engine, usize)| cache.file(engine, &digest_of(one));
         for &at in &all {
             let own = fs::read(file(at)).expect("it is kept");
             let mut tries: Vec<(String, Vec<u8>)> = Vec::new();
-            tries.extend((0..own.len()).map(|length| (format!("cut to {length}"), own[..length].to_vec())));
+            tries.extend(
+                (0..own.len()).map(|length| (format!("cut to {length}"), own[..length].to_vec())),
+            );
             for byte in 0..own.len() {
                 let mut flipped = own.clone();
                 flipped[byte] ^= 1 << (byte % 8);
@@ -237,7 +261,10 @@ mod tests {
                 let mut own_head = own[..HEAD_BYTES].to_vec();
                 own_head.extend_from_slice(&other[HEAD_BYTES..]);
                 tries.push((format!("the code of {}", from.1), own_head));
-                tries.push((format!("followed by {}", from.1), [own.clone(), other.clone()].concat()));
+                tries.push((
+                    format!("followed by {}", from.1),
+                    [own.clone(), other.clone()].concat(),
+                ));
                 tries.push((format!("behind {}", from.1), [other.clone(), own.clone()].concat()));
                 tries.push((format!("all of {}", from.1), other));
             }
@@ -265,7 +292,9 @@ mod tests {
         fs::File::create(cache.file(&engine, &digest_of(1)))
             .and_then(|file| file.set_len(FILE_MAX_BYTES + 1))
             .expect("kept");
-        assert!(matches!(cache.get(&engine, &digest_of(1)), Cached::Refused(why) if why.contains("longer")));
+        assert!(
+            matches!(cache.get(&engine, &digest_of(1)), Cached::Refused(why) if why.contains("longer"))
+        );
         fs::remove_dir_all(&folder).expect("it was there");
     }
 
@@ -279,17 +308,27 @@ mod tests {
             file.set_modified(SystemTime::now() - Duration::from_secs(age)).expect("its time");
         };
         let code = |number: usize| format!("{number:064x}-{number:016x}.bin");
-        for (name, age) in [(&*code(2), 30), (&code(1), 10), (&code(3), 40), ("draft-1-0", 10), ("draft-2-0", 9_999)] {
+        for (name, age) in [
+            (&*code(2), 30),
+            (&code(1), 10),
+            (&code(3), 40),
+            ("draft-1-0", 10),
+            ("draft-2-0", 9_999),
+        ] {
             put(name, age);
         }
         put("not-ours", 9_999);
         put("backup.bin", 9_999);
         prune(&folder, 250);
-        let mut left: Vec<_> = fs::read_dir(&folder).expect("a folder").flatten().map(|one| one.file_name()).collect();
+        let mut left: Vec<_> =
+            fs::read_dir(&folder).expect("a folder").flatten().map(|one| one.file_name()).collect();
         left.sort();
         assert_eq!(left, [&*code(1), &code(2), "backup.bin", "draft-1-0", "not-ours"]);
         prune(&folder, 50);
-        assert!(!folder.join(code(1)).exists(), "one that is over the limit by itself is not kept either");
+        assert!(
+            !folder.join(code(1)).exists(),
+            "one that is over the limit by itself is not kept either"
+        );
         fs::remove_dir_all(&folder).expect("it was there");
     }
 }

@@ -1,4 +1,5 @@
-//! How many instances and clients this machine has room for, with the arithmetic for those who ask for more.
+//! How many instances and clients this machine has room for, with the arithmetic for those who ask
+//! for more.
 
 use std::fmt;
 use std::fs::read_to_string;
@@ -9,8 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use rustix::process::{Resource, getrlimit};
 
 use super::engine::{
-    FIBER_STACK_BYTES, MEMORIES_PER_INSTANCE_MAX, MEMORY_SLOT_BYTES, MEMORY_SLOTS_MAX, SESSIONS_CEILING, SPARE_SLOTS,
-    TABLE_SLOT_BYTES, TABLES_PER_INSTANCE_MAX,
+    FIBER_STACK_BYTES, MEMORIES_PER_INSTANCE_MAX, MEMORY_SLOT_BYTES, MEMORY_SLOTS_MAX,
+    SESSIONS_CEILING, SPARE_SLOTS, TABLE_SLOT_BYTES, TABLES_PER_INSTANCE_MAX,
 };
 use super::footprint::{MAPS_PER_MEMORY, MAPS_PER_STACK};
 use super::pressure::reserve_of;
@@ -25,8 +26,10 @@ const ADDRESS_RESERVE_BYTES: u64 = 8 << 30;
 /// Least memory of a session with an instance, all told.
 const SESSION_BYTES: u64 = 48 << 10;
 /// Private memory that the pools keep for an instance from the start: its stack and its tables.
-const POOLED_BYTES: u64 = FIBER_STACK_BYTES as u64 + TABLES_PER_INSTANCE_MAX as u64 * TABLE_SLOT_BYTES;
-/// Private memory that the process needs for itself, where that is limited: threads and their heaps.
+const POOLED_BYTES: u64 =
+    FIBER_STACK_BYTES as u64 + TABLES_PER_INSTANCE_MAX as u64 * TABLE_SLOT_BYTES;
+/// Private memory that the process needs for itself, where that is limited: threads and their
+/// heaps.
 const DATA_OWN_BYTES: u64 = 96 << 20;
 /// Stack, tables and a megabyte of memory, where private memory is limited.
 const DATA_BYTES: u64 = POOLED_BYTES + (1 << 20);
@@ -63,11 +66,14 @@ impl Capacity {
     /// Of the system whose files are below `root`. What cannot be read is as it was `before`.
     pub(super) fn read(root: &Path, before: Option<Self>) -> Self {
         let maps = read_to_string(root.join("proc/sys/vm/max_map_count")).ok();
-        let maps = maps.and_then(|text| text.trim().parse().ok()).or(before.map(|before| before.maps));
+        let maps =
+            maps.and_then(|text| text.trim().parse().ok()).or(before.map(|before| before.maps));
         let memory = memory(root);
         let memory_before = before.map(|before| before.memory_bytes).filter(|_| memory.missed);
         Self {
-            descriptors: getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| limit as usize),
+            descriptors: getrlimit(Resource::Nofile)
+                .current
+                .map_or(usize::MAX, |limit| limit as usize),
             maps: maps.unwrap_or(MAPS_DEFAULT),
             address_bytes: getrlimit(Resource::As).current,
             data_bytes: getrlimit(Resource::Data).current,
@@ -108,9 +114,11 @@ impl Capacity {
     }
 }
 
-/// Instances whose memories fit into so much address space. Each may have several, as long as there are slots at all.
+/// Instances whose memories fit into so much address space. Each may have several, as long as there
+/// are slots at all.
 fn by_address(bytes: u64) -> usize {
-    let slots = usize::try_from(bytes.saturating_sub(ADDRESS_RESERVE_BYTES) / MEMORY_SLOT_BYTES).unwrap_or(usize::MAX);
+    let slots = usize::try_from(bytes.saturating_sub(ADDRESS_RESERVE_BYTES) / MEMORY_SLOT_BYTES)
+        .unwrap_or(usize::MAX);
     match slots < MEMORY_SLOTS_MAX {
         true => (slots / MEMORIES_PER_INSTANCE_MAX as usize).saturating_sub(SPARE_SLOTS),
         false => usize::MAX,
@@ -181,7 +189,8 @@ fn memory(root: &Path) -> Memory {
         let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
         line.trim().trim_end_matches(" kB").parse::<u64>().ok()
     });
-    let mut memory = Memory { bytes: machine.map_or(u64::MAX, |kib| kib << 10), missed: machine.is_none() };
+    let mut memory =
+        Memory { bytes: machine.map_or(u64::MAX, |kib| kib << 10), missed: machine.is_none() };
     let mut read = |file: &Path| match read_to_string(file) {
         Ok(text) => text,
         Err(error) => {
@@ -191,7 +200,9 @@ fn memory(root: &Path) -> Memory {
     };
     let own = read(&root.join("proc/self/cgroup"));
     for line in own.lines() {
-        let Some((controllers, path)) = line.split_once(':').and_then(|(_, rest)| rest.split_once(':')) else {
+        let Some((controllers, path)) =
+            line.split_once(':').and_then(|(_, rest)| rest.split_once(':'))
+        else {
             continue;
         };
         let (top, file) = match controllers {
@@ -224,7 +235,8 @@ pub(super) mod tests {
     impl Root {
         pub(in crate::plugin) fn new() -> Self {
             let number = ROOTS.fetch_add(1, Ordering::Relaxed);
-            let folder = std::env::temp_dir().join(format!("wharf-system-{}-{number}", std::process::id()));
+            let folder =
+                std::env::temp_dir().join(format!("wharf-system-{}-{number}", std::process::id()));
             std::fs::create_dir_all(&folder).expect("a folder");
             Self(folder)
         }
@@ -240,8 +252,13 @@ pub(super) mod tests {
         }
     }
 
-    const PLENTY: Capacity =
-        Capacity { descriptors: 1 << 20, maps: 1 << 20, address_bytes: None, data_bytes: None, memory_bytes: 1 << 40 };
+    const PLENTY: Capacity = Capacity {
+        descriptors: 1 << 20,
+        maps: 1 << 20,
+        address_bytes: None,
+        data_bytes: None,
+        memory_bytes: 1 << 40,
+    };
 
     #[test]
     fn the_scarcest_of_them_decides_and_is_named() {
@@ -249,16 +266,26 @@ pub(super) mod tests {
         let few = Capacity { maps: 4_096 + 80, ..PLENTY };
         assert_eq!(few.instances(), 10);
         assert!(few.to_string().contains("10 by 4176 mappings"), "{few}");
-        let narrow = Capacity { address_bytes: Some((8 << 30) + (64 + 3) * 4 * MEMORY_SLOT_BYTES), ..PLENTY };
+        let narrow = Capacity {
+            address_bytes: Some((8 << 30) + (64 + 3) * 4 * MEMORY_SLOT_BYTES),
+            ..PLENTY
+        };
         assert_eq!(narrow.instances(), 3);
         assert!(narrow.to_string().contains("3 by 1088 GiB"), "{narrow}");
         for count in [400_u64, 1_000, 14_999] {
             // From a gigabyte on the reserve is 128 MiB.
-            let fit = (128 << 20) + DATA_OWN_BYTES + SPARE_SLOTS as u64 * POOLED_BYTES + count * DATA_BYTES;
-            for (bytes, fits) in [(fit - 1, count - 1), (fit, count), (fit + DATA_BYTES - 1, count)] {
+            let fit = (128 << 20)
+                + DATA_OWN_BYTES
+                + SPARE_SLOTS as u64 * POOLED_BYTES
+                + count * DATA_BYTES;
+            for (bytes, fits) in [(fit - 1, count - 1), (fit, count), (fit + DATA_BYTES - 1, count)]
+            {
                 let private = Capacity { data_bytes: Some(bytes), ..PLENTY };
                 assert_eq!(private.instances() as u64, fits, "{private}");
-                assert!(private.to_string().contains("of private memory (`ulimit -d`)"), "{private}");
+                assert!(
+                    private.to_string().contains("of private memory (`ulimit -d`)"),
+                    "{private}"
+                );
             }
         }
         let small = Capacity { memory_bytes: 480 << 10, ..PLENTY };
@@ -272,9 +299,15 @@ pub(super) mod tests {
             let capacity = Capacity { maps, ..PLENTY };
             let stacks = capacity.instances() + SPARE_SLOTS;
             let memories = capacity.memory_slots(stacks);
-            assert!(memories >= stacks || memories == MEMORY_SLOTS_MAX, "{maps}: {memories} of {stacks}");
+            assert!(
+                memories >= stacks || memories == MEMORY_SLOTS_MAX,
+                "{maps}: {memories} of {stacks}"
+            );
             let most = stacks * MAPS_PER_STACK + memories * MAPS_PER_MEMORY;
-            assert!(most + MAPS_RESERVE - SPARE_SLOTS * MAPS_PER_INSTANCE <= maps, "{maps}: {most}");
+            assert!(
+                most + MAPS_RESERVE - SPARE_SLOTS * MAPS_PER_INSTANCE <= maps,
+                "{maps}: {most}"
+            );
         }
     }
 
@@ -286,14 +319,20 @@ pub(super) mod tests {
 
     #[test]
     fn what_cannot_be_read_stays_as_it_was() {
-        let files = ["proc/meminfo", "proc/self/cgroup", "sys/fs/cgroup/a/memory.max", "proc/sys/vm/max_map_count"];
+        let files = [
+            "proc/meminfo",
+            "proc/self/cgroup",
+            "sys/fs/cgroup/a/memory.max",
+            "proc/sys/vm/max_map_count",
+        ];
         // Every set of files that cannot be read.
         for missed in 0..1_usize << files.len() {
             let folder = Root::new();
             let root = folder.path();
             let texts = ["MemTotal: 4096 kB\n", "0::/a/b\n", "1048576\n", "5000\n"];
             for (file, text) in files.iter().zip(texts) {
-                std::fs::create_dir_all(root.join(file).parent().expect("a folder")).expect("folders");
+                std::fs::create_dir_all(root.join(file).parent().expect("a folder"))
+                    .expect("folders");
                 std::fs::write(root.join(file), text).expect("a file");
             }
             let before = Capacity::read(root, None);
@@ -312,7 +351,9 @@ pub(super) mod tests {
     fn limit_that_is_lifted_is_lifted() {
         let folder = Root::new();
         let root = folder.path();
-        for (file, text) in [("proc/meminfo", "MemTotal: 4096 kB\n"), ("proc/self/cgroup", "0::/\n")] {
+        for (file, text) in
+            [("proc/meminfo", "MemTotal: 4096 kB\n"), ("proc/self/cgroup", "0::/\n")]
+        {
             std::fs::create_dir_all(root.join(file).parent().expect("a folder")).expect("folders");
             std::fs::write(root.join(file), text).expect("a file");
         }

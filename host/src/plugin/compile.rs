@@ -1,8 +1,9 @@
 //! Compiling a component that may have been made to harm the compiler.
 //!
-//! The engine's reader goes down into types that lie in each other by calling itself, without a limit, and reads the
-//! components that lie in each other once for each level. So what is too deep is refused before the engine sees it, and
-//! what it sees is read on a stack that is large enough for the rest.
+//! The engine's reader goes down into types that lie in each other by calling itself, without a
+//! limit, and reads the components that lie in each other once for each level. So what is too deep
+//! is refused before the engine sees it, and what it sees is read on a stack that is large enough
+//! for the rest.
 
 use std::thread;
 
@@ -18,9 +19,11 @@ const COMPONENT_SECTION: u8 = 4;
 const TYPE_SECTION: u8 = 7;
 /// Components that may lie in each other. Those that tools compose have a handful.
 const LEVELS_MAX: usize = 32;
-/// Bytes that one section of types may have (the largest known have some thousand). A level takes three bytes at least.
+/// Bytes that one section of types may have (the largest known have some thousand). A level takes
+/// three bytes at least.
 const TYPES_MAX_BYTES: usize = 64 << 10;
-/// Room for so many levels, each of which takes the engine's reader 3 to 6 KiB. Pages that are not touched cost nothing.
+/// Room for so many levels, each of which takes the engine's reader 3 to 6 KiB. Pages that are not
+/// touched cost nothing.
 const STACK_BYTES: usize = 256 << 20;
 
 /// Compiles the component in `bytes`. Blocks.
@@ -42,14 +45,18 @@ fn deep<T: Send>(bytes: &[u8], read: impl FnOnce() -> Result<T> + Send) -> Resul
         let builder = thread::Builder::new().name("wharf-compile".into()).stack_size(STACK_BYTES);
         let reading = builder.spawn_scoped(scope, read);
         let reading = reading.map_err(|error| match Refusal::of(&error) {
-            Some(refusal) => SystemRefused { refusal, what: format!("no thread to compile it on: {error}") }.into(),
+            Some(refusal) => {
+                SystemRefused { refusal, what: format!("no thread to compile it on: {error}") }
+                    .into()
+            }
             None => format_err!("no thread to compile it on: {error}"),
         })?;
         reading.join().unwrap_or_else(|_| Err(format_err!("the compiler panicked")))
     })
 }
 
-/// What is too deep in it. Nothing where the bytes make no sense: the engine says what is wrong with those.
+/// What is too deep in it. Nothing where the bytes make no sense: the engine says what is wrong
+/// with those.
 fn problem(bytes: &[u8]) -> Option<String> {
     // Where the components end that begin before `at`, the outermost first.
     let mut ends = vec![bytes.len()];
@@ -71,7 +78,9 @@ fn problem(bytes: &[u8]) -> Option<String> {
                 continue;
             }
             TYPE_SECTION if size > TYPES_MAX_BYTES => {
-                return Some(format!("expected at most {TYPES_MAX_BYTES} bytes of types in a section, found {size}"));
+                return Some(format!(
+                    "expected at most {TYPES_MAX_BYTES} bytes of types in a section, found {size}"
+                ));
             }
             _ => {}
         }
@@ -112,7 +121,8 @@ mod tests {
     }
 
     fn nested(levels: usize) -> Vec<u8> {
-        (1..levels).fold(EMPTY.to_vec(), |inner, _| [EMPTY, &section(COMPONENT_SECTION, &inner)].concat())
+        (1..levels)
+            .fold(EMPTY.to_vec(), |inner, _| [EMPTY, &section(COMPONENT_SECTION, &inner)].concat())
     }
 
     #[test]
@@ -120,7 +130,9 @@ mod tests {
         assert_eq!(problem(&nested(LEVELS_MAX)), None);
         assert!(problem(&nested(LEVELS_MAX + 1)).is_some());
         // Side by side they are no deeper.
-        let two = [EMPTY, &section(COMPONENT_SECTION, EMPTY), &section(COMPONENT_SECTION, &nested(3))].concat();
+        let two =
+            [EMPTY, &section(COMPONENT_SECTION, EMPTY), &section(COMPONENT_SECTION, &nested(3))]
+                .concat();
         assert_eq!(problem(&two), None);
     }
 
@@ -130,15 +142,22 @@ mod tests {
         assert_eq!(problem(&[EMPTY, &types(TYPES_MAX_BYTES)].concat()), None);
         let over = [EMPTY, &types(TYPES_MAX_BYTES + 1)].concat();
         assert!(problem(&over).is_some());
-        let behind = [EMPTY, &section(COMPONENT_SECTION, EMPTY), &section(0, b"name"), &over[EMPTY.len()..]].concat();
+        let behind =
+            [EMPTY, &section(COMPONENT_SECTION, EMPTY), &section(0, b"name"), &over[EMPTY.len()..]]
+                .concat();
         assert!(problem(&behind).is_some());
         assert!(problem(&[EMPTY, &section(COMPONENT_SECTION, &over)].concat()).is_some());
     }
 
     #[test]
     fn what_makes_no_sense_is_left_to_the_engine() {
-        for bytes in [&b""[..], b"\0asm", EMPTY, &[0xff; 40], &[EMPTY, &[4, 0xff, 0xff, 0xff, 0xff, 0xff, 1]].concat()]
-        {
+        for bytes in [
+            &b""[..],
+            b"\0asm",
+            EMPTY,
+            &[0xff; 40],
+            &[EMPTY, &[4, 0xff, 0xff, 0xff, 0xff, 0xff, 1]].concat(),
+        ] {
             assert_eq!(problem(bytes), None);
         }
     }

@@ -1,5 +1,5 @@
-//! Compiling in a process of its own, so that a component made to harm the compiler costs that process: its memory and its time
-//! are limited, and where it dies the load is refused.
+//! Compiling in a process of its own, so that a component made to harm the compiler costs that
+//! process: its memory and its time are limited, and where it dies the load is refused.
 
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -88,7 +88,9 @@ impl Compiler {
             .map_err(|error| self.not_started(&error))?;
         // Before it has the component, and so before it does anything. A refusal does no harm.
         let _ = setpriority_process(Some(Pid::from_child(&child)), NICENESS);
-        let (input, Some(output), Some(said)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
+        let (input, Some(output), Some(said)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
             return Err(end(&mut child, account, "it has no pipes"));
         };
         let mut pipes = Pipes { input, output, said: Heard::new(said, MESSAGE_MAX_BYTES) };
@@ -98,7 +100,11 @@ impl Compiler {
             Err(error) => return Err(end(&mut child, account, &self.why(&error))),
         };
         if code.len() as u64 > CODE_MAX_BYTES {
-            return Err(end(&mut child, account, &format!("its machine code is longer than {CODE_MAX_BYTES} bytes")));
+            return Err(end(
+                &mut child,
+                account,
+                &format!("its machine code is longer than {CODE_MAX_BYTES} bytes"),
+            ));
         }
         // It has nothing more to do than to end, and may have been made not to.
         let status = match exited(&mut child, account, &patience, &mut pipes.said) {
@@ -124,7 +130,9 @@ impl Compiler {
     /// Why it is waited for no longer.
     fn why(&self, error: &io::Error) -> String {
         match error.kind() {
-            io::ErrorKind::TimedOut => format!("it took longer than {:?} (`host.compile_timeout`)", self.time_max),
+            io::ErrorKind::TimedOut => {
+                format!("it took longer than {:?} (`host.compile_timeout`)", self.time_max)
+            }
             io::ErrorKind::Interrupted => "it was called off".to_owned(),
             _ => format!("its machine code could not be read: {error}"),
         }
@@ -155,7 +163,9 @@ impl Compiler {
             Some(libc::SIGXCPU) => {
                 format_err!("compiling it took too much CPU time (`host.compile_timeout`)")
             }
-            Some(signal) => format_err!("the compiler died of signal {signal} on it: {}", last_line(said)),
+            Some(signal) => {
+                format_err!("the compiler died of signal {signal} on it: {}", last_line(said))
+            }
             None if status.code() == Some(PANICKED) => format_err!("{}", last_line(said)),
             None => format_err!("the compiler gave up on it: {}", last_line(said)),
         }
@@ -206,22 +216,28 @@ fn cpu_time(child: &Child) -> Duration {
     // The name, which may contain anything, ends with the last parenthesis. Two numbers from the
     // 14th on.
     let after = stat.rsplit_once(')').map(|(_, after)| after).unwrap_or_default();
-    let ticks: u64 = after.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    let ticks: u64 = after
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
     Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second().max(1) as f64)
 }
 
 /// Ends it, and says why.
 fn end(child: &mut Child, account: &Account, why: &str) -> wasmtime::Error {
     account.owe(cpu_time(child));
-    // It may have ended by itself just now. Not waited for yet, so that its number is nobody else's.
+    // It may have ended by itself just now. Not waited for yet, so that its number is nobody
+    // else's.
     let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
     let _ = child.kill();
     let _ = child.wait();
     format_err!("compiling it was given up: {why}")
 }
 
-/// What the process does that compiles: limits itself, takes a component from standard input and gives its machine code to
-/// standard output. Its exit code.
+/// What the process does that compiles: limits itself, takes a component from standard input and
+/// gives its machine code to standard output. Its exit code.
 #[must_use]
 pub fn compile_for_another(memory_max_bytes: u64, time_max: Duration) -> u8 {
     one_line_for_each_panic();
@@ -245,7 +261,9 @@ fn one_line_for_each_panic() {
         let said = panic_words(panic.payload()).split_whitespace().collect::<Vec<_>>().join(" ");
         let (line, code) = match Refusal::in_text(&said) {
             Some(_) => (said, SYSTEM),
-            None => (format!("the compiler failed on it, by a mistake of its own: {said}"), PANICKED),
+            None => {
+                (format!("the compiler failed on it, by a mistake of its own: {said}"), PANICKED)
+            }
         };
         // As above.
         let _ = writeln!(io::stderr(), "\n{line}");
@@ -288,27 +306,38 @@ mod tests {
     }
 
     fn compiled_by_for(script: &str, time_max: Duration, account: &Account) -> String {
-        let program = std::env::temp_dir().join(format!("compiler-{}-{}", std::process::id(), script.len()));
+        let program =
+            std::env::temp_dir().join(format!("compiler-{}-{}", std::process::id(), script.len()));
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("kept");
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).expect("a program");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700))
+            .expect("a program");
         let compiler = Compiler { program: program.clone(), memory_max_bytes: 1 << 30, time_max };
         let outcome = compiler.compile(b"\0asm", &Stop::default(), account);
         std::fs::remove_file(program).expect("it was there");
-        outcome.map_or_else(|error| format!("{error:#}"), |code| String::from_utf8_lossy(&code).into_owned())
+        outcome.map_or_else(
+            |error| format!("{error:#}"),
+            |code| String::from_utf8_lossy(&code).into_owned(),
+        )
     }
 
     #[test]
     fn compiler_time_is_owed_however_it_ends() {
         let work = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
         for (number, (ends, patience)) in
-            [("cat", 60), ("exit 3", 60), ("kill -SEGV $$", 60), ("exec sleep 3600", 3)].into_iter().enumerate()
+            [("cat", 60), ("exit 3", 60), ("kill -SEGV $$", 60), ("exec sleep 3600", 3)]
+                .into_iter()
+                .enumerate()
         {
             let account = Account::default();
             account.set(Shares { cpus: 1.0, ..Shares::default() });
             // Each script has a length of its own, and so a file.
             let script = format!("cat >/dev/null; {work}; {}{ends}", " ".repeat(100 + number * 20));
             let _ = compiled_by_for(&script, Duration::from_secs(patience), &account);
-            assert!(account.seen().cpu >= Duration::from_millis(20), "{ends}: {:?}", account.seen().cpu);
+            assert!(
+                account.seen().cpu >= Duration::from_millis(20),
+                "{ends}: {:?}",
+                account.seen().cpu
+            );
         }
     }
 
@@ -319,7 +348,10 @@ mod tests {
             ("cat; printf ' compiled'", "\0asm compiled"),
             ("cat >/dev/null; nice", "15"),
             ("echo it is no good >&2; exit 3", "it is no good"),
-            ("echo memory allocation of 7 bytes failed >&2; kill -ABRT $$", "host.compile_memory_max_bytes"),
+            (
+                "echo memory allocation of 7 bytes failed >&2; kill -ABRT $$",
+                "host.compile_memory_max_bytes",
+            ),
             ("kill -SEGV $$", "signal 11"),
             ("kill -XCPU $$", "host.compile_timeout"),
             ("echo why >&2; exit 101", "gave up on it: why"),
@@ -332,7 +364,9 @@ mod tests {
             let said = compiled_by(script, long);
             assert!(said.contains(says), "{script}: {said}");
         }
-        assert!(compiled_by("exec sleep 3600", Duration::from_millis(10)).contains("longer than 10ms"));
+        assert!(
+            compiled_by("exec sleep 3600", Duration::from_millis(10)).contains("longer than 10ms")
+        );
         let stays = "cat >/dev/null; exec >&- 2>&-; exec sleep 3600";
         assert!(compiled_by(stays, Duration::from_millis(200)).contains("longer than 200ms"));
         let start = Instant::now();
@@ -346,14 +380,25 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
         let missing = Compiler { program: "/nowhere".into(), ..Compiler::this_program() };
         assert!(
-            format!("{:#}", missing.compile(b"", &Stop::default(), &Account::default()).expect_err("there is none"))
-                .contains("/nowhere")
+            format!(
+                "{:#}",
+                missing
+                    .compile(b"", &Stop::default(), &Account::default())
+                    .expect_err("there is none")
+            )
+            .contains("/nowhere")
         );
     }
     #[test]
     fn called_off_compiler_ends_with_all_it_started() {
         let mut dice = 7_u64;
-        for script in ["sleep 30", "cat >/dev/null; sleep 31", "exec >&- 2>&-; sleep 32 & sleep 32", "yes", "yes >&2"] {
+        for script in [
+            "sleep 30",
+            "cat >/dev/null; sleep 31",
+            "exec >&- 2>&-; sleep 32 & sleep 32",
+            "yes",
+            "yes >&2",
+        ] {
             dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let stop = Stop::default();
             let calls = stop.clone();
@@ -361,12 +406,17 @@ mod tests {
                 thread::sleep(Duration::from_millis(dice >> 57));
                 calls.ask();
             });
-            let program = std::env::temp_dir().join(format!("stopped-{}-{}", std::process::id(), dice >> 40));
+            let program =
+                std::env::temp_dir().join(format!("stopped-{}-{}", std::process::id(), dice >> 40));
             std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("kept");
-            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).expect("a program");
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700))
+                .expect("a program");
             let time_max = Duration::from_secs(600);
-            let compiler = Compiler { program: program.clone(), memory_max_bytes: 1 << 30, time_max };
-            let error = compiler.compile(&vec![0; 1 << 20], &stop, &Account::default()).expect_err("it was called off");
+            let compiler =
+                Compiler { program: program.clone(), memory_max_bytes: 1 << 30, time_max };
+            let error = compiler
+                .compile(&vec![0; 1 << 20], &stop, &Account::default())
+                .expect_err("it was called off");
             assert!(format!("{error:#}").contains("called off"), "{script}: {error:#}");
             calls.join().expect("no panic");
             std::fs::remove_file(program).expect("it was there");

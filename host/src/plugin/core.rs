@@ -35,14 +35,19 @@ impl Core {
         let engine = plugin.engine();
         let limits = context.limits;
         let room = context.holding.enter(plugin.footprint(), budget.wall / 2).await;
-        let room = room.map_err(|shortage| Fault::new(FaultKind::Capacity, shortage.to_string()))?;
-        let mut store = Store::new(&engine.inner, Guest::new(scope, Arc::clone(context), engine.ticker.clone()));
+        let room =
+            room.map_err(|shortage| Fault::new(FaultKind::Capacity, shortage.to_string()))?;
+        let mut store = Store::new(
+            &engine.inner,
+            Guest::new(scope, Arc::clone(context), engine.ticker.clone()),
+        );
         store.limiter(|guest| &mut guest.limiter);
         store.set_hostcall_fuel(limits.copy_max_bytes);
         store.set_max_component_handles(limits.handles_max);
         store.epoch_deadline_callback(on_tick);
         engine.ticker.touch();
-        begin(&mut store, budget).map_err(|error| Fault::new(FaultKind::Host, format!("{error:#}")))?;
+        begin(&mut store, budget)
+            .map_err(|error| Fault::new(FaultKind::Host, format!("{error:#}")))?;
         match Self::instantiate(plugin, &mut store).await {
             Ok((instance, exports)) => {
                 let spent = spent(&store, budget);
@@ -52,15 +57,22 @@ impl Core {
         }
     }
 
-    async fn instantiate(plugin: &Plugin, store: &mut Store<Guest>) -> wasmtime::Result<(Instance, bindings::Plugin)> {
+    async fn instantiate(
+        plugin: &Plugin,
+        store: &mut Store<Guest>,
+    ) -> wasmtime::Result<(Instance, bindings::Plugin)> {
         let instance = plugin.pre.instantiate_async(&mut *store).await?;
         let exports = plugin.indices.load(&mut *store, &instance)?;
         Ok((instance, exports))
     }
 
-    /// Handles one event of the session that is set, and says what fuel that took. After a fault, and where the future is
-    /// dropped, it is of no more use.
-    pub(super) async fn call(&mut self, event: Event<'_>, budget: Budget) -> Result<(Action, u64), Fault> {
+    /// Handles one event of the session that is set, and says what fuel that took. After a fault,
+    /// and where the future is dropped, it is of no more use.
+    pub(super) async fn call(
+        &mut self,
+        event: Event<'_>,
+        budget: Budget,
+    ) -> Result<(Action, u64), Fault> {
         self.engine.ticker.touch();
         let store = &mut self.store;
         store.data_mut().limiter.refused = None;
@@ -81,9 +93,10 @@ impl Core {
                             let client = client_info(port.info(), port.priority());
                             guest.call_on_connect(store, &client).await
                         }
-                        Event::Disconnect(reason) => {
-                            guest.call_on_disconnect(store, reason.into()).await.map(|()| bindings::Action::Proceed)
-                        }
+                        Event::Disconnect(reason) => guest
+                            .call_on_disconnect(store, reason.into())
+                            .await
+                            .map(|()| bindings::Action::Proceed),
                     }
                 };
                 apart_from_others(slice, handled).await

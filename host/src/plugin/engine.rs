@@ -21,8 +21,8 @@ const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
 const MEMORY_GUARD_BYTES: u64 = 32 << 20;
 /// Address space of a slot.
 pub(super) const MEMORY_SLOT_BYTES: u64 = MEMORY_RESERVATION_BYTES + MEMORY_GUARD_BYTES;
-/// Memory slots that fit into one stretch of address space. Programs are loaded at two thirds of the 128 TiB that a
-/// process has, so that the largest free stretch is about 85 TiB; this takes 64.
+/// Memory slots that fit into one stretch of address space. Programs are loaded at two thirds of
+/// the 128 TiB that a process has, so that the largest free stretch is about 85 TiB; this takes 64.
 pub(super) const MEMORY_SLOTS_MAX: usize = 16_000;
 /// Memories a component may have (QuickJS: 3).
 pub(super) const MEMORIES_PER_INSTANCE_MAX: u32 = 4;
@@ -41,9 +41,9 @@ pub(super) const MEMORY_CEILING_BYTES: usize = 256 << 20;
 /// Stack of a guest. Host calls run on what is left of the fiber's.
 pub const WASM_STACK_BYTES: usize = 256 << 10;
 pub(super) const FIBER_STACK_BYTES: usize = 512 << 10;
-/// Bytes at the start of a slot that are wiped by copying and not by giving pages back, where the kernel can say which
-/// of them are dirty. It costs nothing for pages that are not, so it reaches past the megabyte of stack that compilers
-/// put first.
+/// Bytes at the start of a slot that are wiped by copying and not by giving pages back, where the
+/// kernel can say which of them are dirty. It costs nothing for pages that are not, so it reaches
+/// past the megabyte of stack that compilers put first.
 const KEEP_DIRTY_BYTES: usize = 2 << 20;
 /// The same where the kernel cannot, and all of them are wiped.
 const KEEP_BYTES: usize = 64 << 10;
@@ -61,8 +61,8 @@ const SESSIONS_FLOOR: usize = 64;
 /// What the engine is built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EngineConfig {
-    /// Sessions, and so instances, alive at once in this process. 0: as many as descriptors and mappings allow, at
-    /// most 15,000.
+    /// Sessions, and so instances, alive at once in this process. 0: as many as descriptors and
+    /// mappings allow, at most 15,000.
     pub sessions_max: usize,
     /// Whether memory of instances that are gone goes back to the system at once.
     pub release_memory: bool,
@@ -95,7 +95,8 @@ pub enum EngineError {
     },
 }
 
-/// The WebAssembly engine, its pool of instance slots and its clock. Cheap to clone; one per process is the rule.
+/// The WebAssembly engine, its pool of instance slots and its clock. Cheap to clone; one per
+/// process is the rule.
 #[derive(Clone)]
 pub struct Engine {
     pub(super) inner: wasmtime::Engine,
@@ -116,14 +117,22 @@ impl Engine {
         let inner = loop {
             match wasmtime::Engine::new(&settings(sessions_max, config.release_memory)) {
                 Ok(engine) => break engine,
-                // Some containers have little address space. Nobody asked for a number, so take what there is.
+                // Some containers have little address space. Nobody asked for a number, so take
+                // what there is.
                 Err(error) if config.sessions_max == 0 && sessions_max > SESSIONS_FLOOR => {
                     let smaller = (sessions_max / 2).max(SESSIONS_FLOOR);
-                    tracing::warn!(tried = sessions_max, next = smaller, "no room for so many instances: {error:#}");
+                    tracing::warn!(
+                        tried = sessions_max,
+                        next = smaller,
+                        "no room for so many instances: {error:#}"
+                    );
                     sessions_max = smaller;
                 }
                 Err(error) => {
-                    return Err(EngineError::Engine { sessions: sessions_max, cause: format!("{error:#}") });
+                    return Err(EngineError::Engine {
+                        sessions: sessions_max,
+                        cause: format!("{error:#}"),
+                    });
                 }
             }
         };
@@ -162,10 +171,12 @@ impl Engine {
     #[must_use]
     pub fn pools(&self) -> [(&'static str, u64, u64); 6] {
         let (used, total) = (self.ledger.used(), self.ledger.total());
-        let [instances, memories] = Resource::ALL.map(|resource| (used.of(resource) as u64, total.of(resource) as u64));
+        let [instances, memories] =
+            Resource::ALL.map(|resource| (used.of(resource) as u64, total.of(resource) as u64));
         let pool = self.inner.pooling_allocator_metrics();
-        let (cores, tables, stacks) =
-            pool.map_or((0, 0, 0), |pool| (pool.core_instances(), pool.tables() as u64, pool.stacks() as u64));
+        let (cores, tables, stacks) = pool.map_or((0, 0, 0), |pool| {
+            (pool.core_instances(), pool.tables() as u64, pool.stacks() as u64)
+        });
         let maps = |memories: u64| {
             let (slots, each) = (instances.1, MAPS_PER_MEMORY as u64);
             slots * MAPS_PER_STACK as u64 + memories * each
@@ -247,7 +258,10 @@ fn settings(sessions: usize, release_memory: bool) -> Config {
         .max_tables_per_component(TABLES_PER_INSTANCE_MAX)
         .max_memory_size(MEMORY_CEILING_BYTES)
         .table_elements(TABLE_ELEMENTS_MAX)
-        .linear_memory_keep_resident(kept(if tells_dirty { KEEP_DIRTY_BYTES } else { KEEP_BYTES }, memories))
+        .linear_memory_keep_resident(kept(
+            if tells_dirty { KEEP_DIRTY_BYTES } else { KEEP_BYTES },
+            memories,
+        ))
         .pagemap_scan(if tells_dirty { Enabled::Yes } else { Enabled::No })
         .table_keep_resident(4 << 10)
         .async_stack_keep_resident(16 << 10)
@@ -274,8 +288,8 @@ fn code() -> Config {
     config
         .strategy(Strategy::Cranelift)
         .cranelift_opt_level(OptLevel::Speed)
-        // Plain sync functions are the whole contract. Off is 3 to 4 times cheaper per call and leaves most of the
-        // engine's advisories out of reach; so do the features below.
+        // Plain sync functions are the whole contract. Off is 3 to 4 times cheaper per call and
+        // leaves most of the engine's advisories out of reach; so do the features below.
         .concurrency_support(false)
         .gc_support(false)
         .wasm_gc(false)
@@ -296,13 +310,15 @@ fn code() -> Config {
         .memory_init_cow(true)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(FIBER_STACK_BYTES)
-        // Registering unwind tables gets slow with many plugins, and guests' backtraces do not need them.
+        // Registering unwind tables gets slow with many plugins, and guests' backtraces do not need
+        // them.
         .native_unwind_info(false)
         .wasm_backtrace_max_frames(NonZeroUsize::new(20));
     config
 }
 
-/// A dirty page that was swapped out is not seen as dirty, and would be handed to the next instance as it is.
+/// A dirty page that was swapped out is not seen as dirty, and would be handed to the next instance
+/// as it is.
 fn swap_is_off() -> bool {
     std::fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() <= 1)
 }

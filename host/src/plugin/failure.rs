@@ -14,7 +14,8 @@ const TOO_MANY_MODULES: &str = "instance count too high";
 /// Of an event that ran for too long.
 const TOO_MUCH_WORK: &str = "it was interrupted in an endless loop, or in more work than";
 /// What it says of too many handles; part of the message in both of its tables.
-const TOO_MANY_HANDLES: [&str; 2] = ["store handle limit exceeded", "resource table has no free keys"];
+const TOO_MANY_HANDLES: [&str; 2] =
+    ["store handle limit exceeded", "resource table has no free keys"];
 
 /// Sorts an error of a call or an instantiation.
 pub(super) fn fault(error: &wasmtime::Error, store: &mut wasmtime::Store<Guest>) -> Fault {
@@ -23,7 +24,9 @@ pub(super) fn fault(error: &wasmtime::Error, store: &mut wasmtime::Store<Guest>)
     let mut detail = match kind {
         FaultKind::Memory => {
             let max = store.data().context.limits.memory_max_bytes;
-            format!("it trapped after the growth of its memory beyond {max} bytes, or of a table, was refused")
+            format!(
+                "it trapped after the growth of its memory beyond {max} bytes, or of a table, was refused"
+            )
         }
         FaultKind::TenantMemory => {
             let max = store.data().context.account.seen().shares.memory_max_bytes;
@@ -35,13 +38,18 @@ pub(super) fn fault(error: &wasmtime::Error, store: &mut wasmtime::Store<Guest>)
             let max = store.data().context.limits.table_elements_max;
             format!("it trapped after the growth of its tables beyond {max} elements was refused")
         }
-        FaultKind::Fuel => format!("{TOO_MUCH_WORK} `fuel` in the server's `budgets` allows one event"),
-        FaultKind::CpuTime => format!("{TOO_MUCH_WORK} `cpu` in the server's `budgets` allows one event"),
+        FaultKind::Fuel => {
+            format!("{TOO_MUCH_WORK} `fuel` in the server's `budgets` allows one event")
+        }
+        FaultKind::CpuTime => {
+            format!("{TOO_MUCH_WORK} `cpu` in the server's `budgets` allows one event")
+        }
         _ => excerpt(error.root_cause(), EXCERPT_MAX_BYTES),
     };
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
         for (depth, frame) in backtrace.frames().iter().enumerate() {
-            let name = excerpt(frame.func_name().unwrap_or("unknown").escape_debug(), NAME_MAX_BYTES);
+            let name =
+                excerpt(frame.func_name().unwrap_or("unknown").escape_debug(), NAME_MAX_BYTES);
             detail.push_str(&format!("\n  {depth}: {name}"));
         }
     }
@@ -65,9 +73,13 @@ fn kind(error: &wasmtime::Error, refused: Option<Refused>) -> FaultKind {
             Trap::MemoryOutOfBounds => FaultKind::Trap("memory-out-of-bounds"),
             Trap::TableOutOfBounds => FaultKind::Trap("table-out-of-bounds"),
             Trap::IndirectCallToNull | Trap::BadSignature => FaultKind::Trap("bad-indirect-call"),
-            Trap::IntegerOverflow | Trap::BadConversionToInteger => FaultKind::Trap("integer-overflow"),
+            Trap::IntegerOverflow | Trap::BadConversionToInteger => {
+                FaultKind::Trap("integer-overflow")
+            }
             Trap::IntegerDivisionByZero => FaultKind::Trap("divide-by-zero"),
-            Trap::CannotEnterComponent | Trap::CannotLeaveComponent => FaultKind::Trap("dead-instance"),
+            Trap::CannotEnterComponent | Trap::CannotLeaveComponent => {
+                FaultKind::Trap("dead-instance")
+            }
             _ => FaultKind::Trap("contract"),
         };
     }
@@ -87,7 +99,8 @@ fn kind(error: &wasmtime::Error, refused: Option<Refused>) -> FaultKind {
     } else if refused.is_some() {
         of_growth(refused)
     } else {
-        // Bad pointers, strings that are none and values out of range: the guest broke the canonical ABI.
+        // Bad pointers, strings that are none and values out of range: the guest broke the
+        // canonical ABI.
         FaultKind::Trap("contract")
     }
 }
@@ -138,12 +151,16 @@ mod tests {
                 format!("(func (export \"{way}\") (result char) (canon lift (core func $guest \"{way}\")))\n")
             })
             .collect();
-        let function =
-            |way: &str, body: &str| format!("(func (@name \"{name}\") (export \"{way}\") (result i32) {body})\n");
+        let function = |way: &str, body: &str| {
+            format!("(func (@name \"{name}\") (export \"{way}\") (result i32) {body})\n")
+        };
         let functions = [
             function("trap", "unreachable"),
             function("out-of-bounds", "(i32.load (i32.const 0x7fff0000))"),
-            function("bad-pointer", "(call $say (i32.const 0x7fff0000) (i32.const 64)) (i32.const 0)"),
+            function(
+                "bad-pointer",
+                "(call $say (i32.const 0x7fff0000) (i32.const 64)) (i32.const 0)",
+            ),
             function("bad-call", "(call $say (i32.const 0) (i32.const 0)) (i32.const 0)"),
             function("bad-result", "(i32.const 0xd800)"),
         ];
@@ -166,7 +183,9 @@ mod tests {
 
     fn failed(engine: &wasmtime::Engine, component: &Component, way: &str) -> wasmtime::Error {
         let mut linker = Linker::new(engine);
-        let say = |_: wasmtime::StoreContextMut<'_, ()>, (_,): (String,)| -> Result<()> { bail!("nothing was said") };
+        let say = |_: wasmtime::StoreContextMut<'_, ()>, (_,): (String,)| -> Result<()> {
+            bail!("nothing was said")
+        };
         linker.root().func_wrap("say", say).expect("an import");
         let mut store = Store::new(engine, ());
         store.set_fuel(1 << 20).expect("fuel");

@@ -8,8 +8,8 @@ use std::fmt;
 use wasmtime::component::Component;
 
 use super::engine::{
-    CORE_INSTANCES_MAX, FIBER_STACK_BYTES, MEMORIES_PER_INSTANCE_MAX, MEMORY_SLOT_BYTES, TABLE_SLOT_BYTES,
-    TABLES_PER_INSTANCE_MAX,
+    CORE_INSTANCES_MAX, FIBER_STACK_BYTES, MEMORIES_PER_INSTANCE_MAX, MEMORY_SLOT_BYTES,
+    TABLE_SLOT_BYTES, TABLES_PER_INSTANCE_MAX,
 };
 
 /// Kernel mappings of one memory slot, at most: the image of its data, the parts before and after
@@ -36,13 +36,14 @@ pub struct Footprint {
 
 impl Footprint {
     /// The most that the engine lets any component take.
-    pub const MOST: Self = Self::with(MEMORIES_PER_INSTANCE_MAX as usize, TABLES_PER_INSTANCE_MAX as usize);
+    pub const MOST: Self =
+        Self::with(MEMORIES_PER_INSTANCE_MAX as usize, TABLES_PER_INSTANCE_MAX as usize);
 
     /// Of this component. One whose modules are not all its own may take the most.
     pub(super) fn of(component: &Component) -> Self {
-        component
-            .resources_required()
-            .map_or(Self::MOST, |required| Self::with(required.num_memories as usize, required.num_tables as usize))
+        component.resources_required().map_or(Self::MOST, |required| {
+            Self::with(required.num_memories as usize, required.num_tables as usize)
+        })
     }
 
     /// Of a component with so many memories and tables.

@@ -1,4 +1,5 @@
-//! What a plugin may import beyond its own session, by name, and none of it unless the operator says so.
+//! What a plugin may import beyond its own session, by name, and none of it unless the operator
+//! says so.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,21 +11,22 @@ pub enum Grant {
     Server,
     /// The settings written for it: `wasi:config/store`.
     Config,
-    /// Standard output and error as log lines, an empty standard input, no arguments and an empty environment:
-    /// what a language's standard library expects. `wasi:cli`, `wasi:io`.
+    /// Standard output and error as log lines, an empty standard input, no arguments and an empty
+    /// environment: what a language's standard library expects. `wasi:cli`, `wasi:io`.
     Stdio,
     /// The time, and waiting for it within an event's budget: `wasi:clocks`, `wasi:io`.
     Clocks,
     /// Random numbers: `wasi:random`.
     Random,
-    /// Stand-ins for what languages' standard libraries import and few plugins call: no files, and sockets and files whose every
-    /// call traps. `wasi:filesystem`, `wasi:sockets`.
+    /// Stand-ins for what languages' standard libraries import and few plugins call: no files, and
+    /// sockets and files whose every call traps. `wasi:filesystem`, `wasi:sockets`.
     Stubs,
 }
 
 impl Grant {
     /// Every grant.
-    pub const ALL: [Self; 6] = [Self::Server, Self::Config, Self::Stdio, Self::Clocks, Self::Random, Self::Stubs];
+    pub const ALL: [Self; 6] =
+        [Self::Server, Self::Config, Self::Stdio, Self::Clocks, Self::Random, Self::Stubs];
 
     /// Its name in configuration.
     #[must_use]
@@ -51,7 +53,9 @@ impl FromStr for Grant {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|grant| grant.name() == text);
-        found.ok_or_else(|| format!("`{text}` is no grant: expected server, config, stdio, clocks, random or stubs"))
+        found.ok_or_else(|| {
+            format!("`{text}` is no grant: expected server, config, stdio, clocks, random or stubs")
+        })
     }
 }
 
@@ -92,7 +96,8 @@ impl Grants {
         self.0.iter().copied()
     }
 
-    /// Those that a plugin with these imports needs, each once. What no grant covers is not among them.
+    /// Those that a plugin with these imports needs, each once. What no grant covers is not among
+    /// them.
     #[must_use]
     pub fn needed_by(imports: &[String]) -> Self {
         imports.iter().filter_map(|name| Self::none().allow(name).needed()).collect()
@@ -114,7 +119,11 @@ impl Grants {
                 _ => return Verdict::NotOffered,
             },
         };
-        if needed.iter().any(|&grant| self.has(grant)) { Verdict::Allowed } else { Verdict::Needs(needed[0]) }
+        if needed.iter().any(|&grant| self.has(grant)) {
+            Verdict::Allowed
+        } else {
+            Verdict::Needs(needed[0])
+        }
     }
 }
 

@@ -44,7 +44,8 @@ struct Wasi {
 
 impl Guest {
     pub(super) fn new(scope: Scope, context: Arc<Context>, ticker: Ticker) -> Self {
-        let limiter = Limiter { context: Arc::clone(&context), memory: 0, last: 0, tables: 0, refused: None };
+        let limiter =
+            Limiter { context: Arc::clone(&context), memory: 0, last: 0, tables: 0, refused: None };
         let speaker = Arc::new(AtomicU64::new(scope.port.info().id));
         Self { scope, context, limiter, clock: CpuClock::default(), ticker, speaker, wasi: None }
     }
@@ -62,10 +63,15 @@ impl Guest {
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         let wasi = self.wasi.get_or_insert_with(|| {
-            let tap = |stream| Tap::new(Arc::clone(&self.context), Arc::clone(&self.speaker), stream);
+            let tap =
+                |stream| Tap::new(Arc::clone(&self.context), Arc::clone(&self.speaker), stream);
             let mut builder = WasiCtx::builder();
             builder.stdout(tap(WhichStream::Stdout)).stderr(tap(WhichStream::Stderr));
-            builder.max_random_size(RANDOM_MAX_BYTES).allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
+            builder
+                .max_random_size(RANDOM_MAX_BYTES)
+                .allow_tcp(false)
+                .allow_udp(false)
+                .allow_ip_name_lookup(false);
             let mut table = ResourceTable::new();
             table.set_max_capacity(WASI_HANDLES_MAX);
             Box::new(Wasi { ctx: builder.build(), table })
@@ -74,8 +80,9 @@ impl WasiView for Guest {
     }
 }
 
-/// Keeps an instance's memory and tables below their limits, all of its memories and tables together, and its memory within
-/// what its tenant has left. Gives that back when the instance goes.
+/// Keeps an instance's memory and tables below their limits, all of its memories and tables
+/// together, and its memory within what its tenant has left. Gives that back when the instance
+/// goes.
 pub(super) struct Limiter {
     context: Arc<Context>,
     pub(super) memory: usize,
@@ -100,10 +107,16 @@ pub(super) enum Refused {
 }
 
 impl ResourceLimiter for Limiter {
-    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let more = desired.saturating_sub(current);
         let total = self.memory.saturating_add(more);
-        let fits = total <= self.context.limits.memory_max_bytes && maximum.is_none_or(|maximum| desired <= maximum);
+        let fits = total <= self.context.limits.memory_max_bytes
+            && maximum.is_none_or(|maximum| desired <= maximum);
         if fits && more > 0 && !self.context.holding.may_grow(more) {
             self.refused = Some(Refused::Host);
             return Ok(false);
@@ -133,9 +146,15 @@ impl ResourceLimiter for Limiter {
         Ok(())
     }
 
-    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         let total = self.tables.saturating_add(desired.saturating_sub(current));
-        let fits = total <= self.context.limits.table_elements_max && maximum.is_none_or(|maximum| desired <= maximum);
+        let fits = total <= self.context.limits.table_elements_max
+            && maximum.is_none_or(|maximum| desired <= maximum);
         if fits {
             self.tables = total;
         } else {
@@ -166,8 +185,8 @@ impl Drop for Limiter {
 pub(super) struct CpuClock {
     used: Duration,
     max: Duration,
-    /// When the running slice started, in nanoseconds of its thread's CPU time; 0 where nobody looked. The future
-    /// that yields sets it when the guest gets its thread back.
+    /// When the running slice started, in nanoseconds of its thread's CPU time; 0 where nobody
+    /// looked. The future that yields sets it when the guest gets its thread back.
     slice_start: Arc<AtomicU64>,
 }
 
@@ -187,9 +206,13 @@ impl CpuClock {
     /// The guest was interrupted by the tick: counts its slice, and says whether it may go on.
     fn tick(&mut self) -> bool {
         let start = self.slice_start.swap(0, Ordering::Relaxed);
-        // An event's first slice has no start, because most events end before the first tick and reading the clock
-        // costs more than many of them. It is charged a whole tick.
-        let slice = if start == 0 { TICK } else { Duration::from_nanos(thread_cpu_ns().saturating_sub(start)) };
+        // An event's first slice has no start, because most events end before the first tick and
+        // reading the clock costs more than many of them. It is charged a whole tick.
+        let slice = if start == 0 {
+            TICK
+        } else {
+            Duration::from_nanos(thread_cpu_ns().saturating_sub(start))
+        };
         self.used += slice;
         self.used < self.max
     }
@@ -268,7 +291,8 @@ mod tests {
 
     /// What the engine says when the system refuses it memory, with any causes around.
     fn refusals() -> Vec<wasmtime::Error> {
-        let within = |depth| (0..depth).fold(refusal(), |error, at| error.context(format!("while {at}")));
+        let within =
+            |depth| (0..depth).fold(refusal(), |error, at| error.context(format!("while {at}")));
         (0..8).map(within).collect()
     }
 
@@ -278,7 +302,8 @@ mod tests {
 
     #[test]
     fn growth_refused_by_system_is_the_hosts_doing() {
-        let engine = Engine::new(EngineConfig { sessions_max: 1, ..EngineConfig::default() }).expect("an engine");
+        let engine = Engine::new(EngineConfig { sessions_max: 1, ..EngineConfig::default() })
+            .expect("an engine");
         for (at, error) in refusals().into_iter().enumerate() {
             let (said, bytes) = (format!("{error:#}"), (at + 1) << 16);
             let mut limiter = limiter(&engine);
@@ -297,7 +322,8 @@ mod tests {
 
     #[test]
     fn growth_beyond_own_limits_stays_the_plugins() {
-        let engine = Engine::new(EngineConfig { sessions_max: 1, ..EngineConfig::default() }).expect("an engine");
+        let engine = Engine::new(EngineConfig { sessions_max: 1, ..EngineConfig::default() })
+            .expect("an engine");
         let mut limiter = limiter(&engine);
         let most = limiter.context.limits.memory_max_bytes;
         for beyond in [1, 1 << 16, most] {

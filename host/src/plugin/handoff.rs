@@ -44,7 +44,10 @@ impl Core {
         self.store.data_mut().serve(quiet(&scope));
         // What is too much is told as that, as far as it is not far too much.
         self.store.set_hostcall_fuel(max.saturating_mul(2).max(CARRIED_MIN_BYTES));
-        let saved = self.call_save(handoff, budget).await.map_err(|error| fault(&error, &mut self.store))?;
+        let saved = self
+            .call_save(handoff, budget)
+            .await
+            .map_err(|error| fault(&error, &mut self.store))?;
         self.store.set_hostcall_fuel(self.store.data().context.limits.copy_max_bytes);
         self.store.data_mut().serve(scope);
         if saved.len() > max {
@@ -90,14 +93,16 @@ impl Core {
     ) -> wasmtime::Result<Result<(), String>> {
         type Refusal = Result<(), String>;
         let instance: Instance = self.instance;
-        let restore = instance.get_typed_func::<(&str, Vec<u8>), (Refusal,)>(&mut self.store, &handoff.restore)?;
+        let restore = instance
+            .get_typed_func::<(&str, Vec<u8>), (Refusal,)>(&mut self.store, &handoff.restore)?;
         begin(&mut self.store, budget)?;
         self.store.data_mut().limiter.refused = None;
         Ok(restore.call_async(&mut self.store, (version, state)).await?.0)
     }
 }
 
-/// What is kept of the words by which a version refuses a session. None of them drives the reader of a log.
+/// What is kept of the words by which a version refuses a session. None of them drives the reader
+/// of a log.
 fn printable(why: &str) -> String {
     let mut text = String::new();
     for character in why.chars().take(REFUSAL_CHARS_MAX) {

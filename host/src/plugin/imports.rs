@@ -1,14 +1,15 @@
 //! What a guest can call: its session, its server, and the WASI interfaces it was granted.
 //!
-//! Every call is charged to the event's fuel, so that a storm of cheap calls ends like any other loop. No call here
-//! fails the store for anything a guest passes.
+//! Every call is charged to the event's fuel, so that a storm of cheap calls ends like any other
+//! loop. No call here fails the store for anything a guest passes.
 
 use std::future::poll_fn;
 use std::time::Instant;
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::{
-    Component, ComponentNamedList, HasData, Lift, Linker, LinkerInstance, Lower, ResourceTable, WasmList, WasmStr,
+    Component, ComponentNamedList, HasData, Lift, Linker, LinkerInstance, Lower, ResourceTable,
+    WasmList, WasmStr,
 };
 use wasmtime_wasi::cli::{WasiCli, WasiCliView};
 use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView};
@@ -23,7 +24,8 @@ use super::guest::{Guest, give_way};
 use super::stubs;
 use super::ticker::TICK;
 
-/// Fuel of one host call, beside one per byte it carries. A call costs about as much time as a hundred operators.
+/// Fuel of one host call, beside one per byte it carries. A call costs about as much time as a
+/// hundred operators.
 const CALL_FUEL: u64 = 100;
 /// Receivers of a broadcast between two looks at the clock: some hundredths of a slice.
 const BROADCAST_STEP: usize = 64;
@@ -79,12 +81,20 @@ fn session(interface: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     add(interface, "set-priority", |guest, (priority,): (Priority,)| {
         Priority::from(guest.scope.port.set_priority(priority.into()))
     })?;
-    add(interface, "set-timer", |guest, (id, after_ms): (u32, u64)| guest.scope.port.set_timer(id, after_ms))?;
-    interface.func_wrap_async("write", |store: Store<'_>, (data,): (WasmList<u8>,)| Box::new(write(store, data)))
+    add(interface, "set-timer", |guest, (id, after_ms): (u32, u64)| {
+        guest.scope.port.set_timer(id, after_ms)
+    })?;
+    interface.func_wrap_async("write", |store: Store<'_>, (data,): (WasmList<u8>,)| {
+        Box::new(write(store, data))
+    })
 }
 
-/// The one call that may wait. It hands the guest's own memory to the session, so that a large write is not copied.
-async fn write(mut store: Store<'_>, data: WasmList<u8>) -> wasmtime::Result<(Result<(), WriteError>,)> {
+/// The one call that may wait. It hands the guest's own memory to the session, so that a large
+/// write is not copied.
+async fn write(
+    mut store: Store<'_>,
+    data: WasmList<u8>,
+) -> wasmtime::Result<(Result<(), WriteError>,)> {
     let port = store.data().scope.port.clone();
     let len = data.as_le_slice(&store).len();
     charge(&mut store, len)?;
@@ -99,14 +109,18 @@ fn server(interface: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     add(interface, "disconnect", |guest, (client,): (u64,)| {
         guest.scope.peers.disconnect(guest.scope.port.info().id, client)
     })?;
-    interface
-        .func_wrap_async("broadcast", |store: Store<'_>, (data,): (WasmList<u8>,)| Box::new(broadcast(store, data)))?;
-    interface.func_wrap("send-to", |mut store: Store<'_>, (client, data): (u64, WasmList<u8>)| {
-        let len = data.as_le_slice(&store).len();
-        charge(&mut store, len)?;
-        let sent = store.data().scope.peers.send_to(client, data.as_le_slice(&store));
-        Ok((sent.map_err(SendError::from),))
+    interface.func_wrap_async("broadcast", |store: Store<'_>, (data,): (WasmList<u8>,)| {
+        Box::new(broadcast(store, data))
     })?;
+    interface.func_wrap(
+        "send-to",
+        |mut store: Store<'_>, (client, data): (u64, WasmList<u8>)| {
+            let len = data.as_le_slice(&store).len();
+            charge(&mut store, len)?;
+            let sent = store.data().scope.peers.send_to(client, data.as_le_slice(&store));
+            Ok((sent.map_err(SendError::from),))
+        },
+    )?;
     interface.func_wrap("set-name", |mut store: Store<'_>, (name,): (WasmStr,)| {
         let name = name.to_str(&store)?.into_owned();
         charge(&mut store, name.len())?;
@@ -148,9 +162,15 @@ impl HasData for HasTable {
 
 fn wasi(linker: &mut Linker<Guest>, grants: &Grants) -> wasmtime::Result<()> {
     if grants.has(Grant::Stdio) || grants.has(Grant::Clocks) {
-        p2::bindings::io::error::add_to_linker::<Guest, HasTable>(linker, |guest| guest.ctx().table)?;
-        p2::bindings::io::poll::add_to_linker::<Guest, HasTable>(linker, |guest| guest.ctx().table)?;
-        p2::bindings::io::streams::add_to_linker::<Guest, HasTable>(linker, |guest| guest.ctx().table)?;
+        p2::bindings::io::error::add_to_linker::<Guest, HasTable>(linker, |guest| {
+            guest.ctx().table
+        })?;
+        p2::bindings::io::poll::add_to_linker::<Guest, HasTable>(linker, |guest| {
+            guest.ctx().table
+        })?;
+        p2::bindings::io::streams::add_to_linker::<Guest, HasTable>(linker, |guest| {
+            guest.ctx().table
+        })?;
     }
     if grants.has(Grant::Stdio) {
         cli::exit::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
@@ -169,12 +189,20 @@ fn wasi(linker: &mut Linker<Guest>, grants: &Grants) -> wasmtime::Result<()> {
         clocks::monotonic_clock::add_to_linker::<Guest, WasiClocks>(linker, Guest::clocks)?;
     }
     if grants.has(Grant::Random) {
-        random::random::add_to_linker::<Guest, WasiRandom>(linker, |guest| guest.ctx().ctx.random())?;
-        random::insecure::add_to_linker::<Guest, WasiRandom>(linker, |guest| guest.ctx().ctx.random())?;
-        random::insecure_seed::add_to_linker::<Guest, WasiRandom>(linker, |guest| guest.ctx().ctx.random())?;
+        random::random::add_to_linker::<Guest, WasiRandom>(linker, |guest| {
+            guest.ctx().ctx.random()
+        })?;
+        random::insecure::add_to_linker::<Guest, WasiRandom>(linker, |guest| {
+            guest.ctx().ctx.random()
+        })?;
+        random::insecure_seed::add_to_linker::<Guest, WasiRandom>(linker, |guest| {
+            guest.ctx().ctx.random()
+        })?;
     }
     if grants.has(Grant::Config) {
-        wasmtime_wasi_config::add_to_linker(linker, |guest| WasiConfig::from(&guest.context.settings))?;
+        wasmtime_wasi_config::add_to_linker(linker, |guest| {
+            WasiConfig::from(&guest.context.settings)
+        })?;
     }
     Ok(())
 }

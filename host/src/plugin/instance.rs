@@ -9,12 +9,16 @@ use std::task::{Context as TaskContext, Poll};
 use wasmtime_wasi_config::WasiConfigVariables;
 
 use super::core::Core;
-use super::engine::{CORE_INSTANCES_MAX, MEMORY_CEILING_BYTES, TABLE_ELEMENTS_MAX, TABLES_PER_INSTANCE_MAX};
+use super::engine::{
+    CORE_INSTANCES_MAX, MEMORY_CEILING_BYTES, TABLE_ELEMENTS_MAX, TABLES_PER_INSTANCE_MAX,
+};
 use super::ledger::Holding;
 use super::loader::Plugin;
 use super::quiet::quiet;
 use super::shared::{Member, Shards};
-use crate::event::{Action, Budget, Event, Fault, FaultKind, Instance, Meter, Procedure, Scope, Usage};
+use crate::event::{
+    Action, Budget, Event, Fault, FaultKind, Instance, Meter, Procedure, Scope, Usage,
+};
 use crate::sched::Account;
 use crate::telemetry::{Bucket, Counters, Edition};
 
@@ -25,13 +29,15 @@ pub struct InstanceLimits {
     pub memory_max_bytes: usize,
     /// Elements of all tables together, each of which may have 10,000. Default 20,000.
     pub table_elements_max: usize,
-    /// Core modules that the component may be made of, each as often as it is instantiated. Default 32, the most there may be.
+    /// Core modules that the component may be made of, each as often as it is instantiated. Default
+    /// 32, the most there may be.
     pub core_instances_max: usize,
     /// Bytes one host call may carry, in either direction. Default 1 MiB.
     pub copy_max_bytes: usize,
     /// Handles it may hold. Default 1,024.
     pub handles_max: usize,
-    /// Log lines per second of all instances of the server together, with bursts of twice as many. Default 100.
+    /// Log lines per second of all instances of the server together, with bursts of twice as many.
+    /// Default 100.
     pub log_lines_per_second: u32,
     /// Bytes that a session's state may have when it is handed over. Default 256 KiB.
     pub state_max_bytes: usize,
@@ -129,7 +135,8 @@ impl EventProcedure {
     /// Binds a plugin to a server.
     #[must_use]
     pub fn new(plugin: Arc<Plugin>, binding: Binding) -> Self {
-        let Binding { server, settings, limits, shards, counters, account, holding, kept } = binding;
+        let Binding { server, settings, limits, shards, counters, account, holding, kept } =
+            binding;
         let edition = counters.edition(&plugin.label(), plugin.digest());
         let bucket = Bucket::new(limits.log_lines_per_second);
         let holding = holding.unwrap_or_else(|| Arc::clone(plugin.engine().own()));
@@ -152,7 +159,11 @@ impl EventProcedure {
 
     /// The same server with another build. `kept` is as in [`Binding::kept`].
     #[must_use]
-    pub fn with_plugin(&self, plugin: Arc<Plugin>, kept: Option<Arc<dyn Any + Send + Sync>>) -> Self {
+    pub fn with_plugin(
+        &self,
+        plugin: Arc<Plugin>,
+        kept: Option<Arc<dyn Any + Send + Sync>>,
+    ) -> Self {
         let context = &self.context;
         let binding = Binding {
             server: context.server.clone(),
@@ -190,7 +201,8 @@ impl EventProcedure {
             && shards(self) == shards(other)
     }
 
-    /// Whether its live sessions can move to another version, and those of others to it. Those that share an instance can not.
+    /// Whether its live sessions can move to another version, and those of others to it. Those that
+    /// share an instance can not.
     #[must_use]
     pub fn hands_over(&self) -> bool {
         self.plugin.has_handoff() && self.shards.is_none()
@@ -249,7 +261,12 @@ impl Procedure for EventProcedure {
                 (Copy::Shared(member), Usage { fuel, memory_bytes: 0 })
             }
         };
-        Ok(GuestInstance { copy, usage, plugin: Arc::clone(plugin), state_max: context.limits.state_max_bytes })
+        Ok(GuestInstance {
+            copy,
+            usage,
+            plugin: Arc::clone(plugin),
+            state_max: context.limits.state_max_bytes,
+        })
     }
 
     async fn take_over(
@@ -297,11 +314,14 @@ fn pinned() -> Fault {
 
 impl fmt::Debug for EventProcedure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EventProcedure").field("plugin", &self.plugin.label()).finish_non_exhaustive()
+        f.debug_struct("EventProcedure")
+            .field("plugin", &self.plugin.label())
+            .finish_non_exhaustive()
     }
 }
 
-/// One session's living copy, or its part in one. Dropping a copy of its own wipes its memory and frees its slot.
+/// One session's living copy, or its part in one. Dropping a copy of its own wipes its memory and
+/// frees its slot.
 pub struct GuestInstance {
     copy: Copy,
     usage: Usage,
@@ -328,7 +348,10 @@ impl Instance for GuestInstance {
 
     async fn dispatch(&mut self, event: Event<'_>, budget: Budget) -> Result<Action, Fault> {
         let outcome = match &mut self.copy {
-            Copy::Own(core) => core.call(event, budget).await.map(|(action, fuel)| (action, fuel, core.memory_bytes())),
+            Copy::Own(core) => core
+                .call(event, budget)
+                .await
+                .map(|(action, fuel)| (action, fuel, core.memory_bytes())),
             Copy::Shared(member) => member.call(event, budget).await,
         };
         match outcome {
@@ -337,7 +360,8 @@ impl Instance for GuestInstance {
                 Ok(action)
             }
             Err(fault) => {
-                // The engine loses count of what was spent before a trap, so the whole grant is charged.
+                // The engine loses count of what was spent before a trap, so the whole grant is
+                // charged.
                 let none_ran = fault.kind == FaultKind::InstanceLost;
                 self.usage.fuel += if none_ran { 0 } else { budget.fuel };
                 Err(fault)
@@ -349,7 +373,9 @@ impl Instance for GuestInstance {
         if self.plugin.is_stateless() && matches!(self.copy, Copy::Own(_)) {
             return Ok(Vec::new());
         }
-        let (Copy::Own(core), Some(handoff)) = (&mut self.copy, &self.plugin.handoff) else { return Err(pinned()) };
+        let (Copy::Own(core), Some(handoff)) = (&mut self.copy, &self.plugin.handoff) else {
+            return Err(pinned());
+        };
         let (state, fuel) = core.save(handoff, self.state_max, budget).await?;
         self.usage.fuel += fuel;
         Ok(state)

@@ -205,8 +205,15 @@ impl State {
     }
 
     /// Whether the account may become so.
-    fn may(&self, before: &Account, after: &Account, total: Amounts, take: Take) -> Result<(), Shortage> {
-        let (taken, committed) = (after.taken().less(before.taken()), after.committed().less(before.committed()));
+    fn may(
+        &self,
+        before: &Account,
+        after: &Account,
+        total: Amounts,
+        take: Take,
+    ) -> Result<(), Shortage> {
+        let (taken, committed) =
+            (after.taken().less(before.taken()), after.committed().less(before.committed()));
         let all = self.used.plus(taken);
         for resource in Resource::ALL.into_iter().filter(|resource| taken.of(*resource) > 0) {
             let (used, total) = (all.of(resource), total.of(resource));
@@ -217,11 +224,15 @@ impl State {
         if committed == Amounts::default() {
             return Ok(());
         }
-        let Some(tenant) = &after.tenant else { return self.fits(committed, total, Amounts::default()) };
+        let Some(tenant) = &after.tenant else {
+            return self.fits(committed, total, Amounts::default());
+        };
         let shared = self.shared(tenant, after.beyond().less(before.beyond()), committed, total);
         match (self.fits(committed, total, MOVING).and(shared), take) {
             // A session that moves has two instances for a moment, however little is left.
-            (Err(_), Take::Live(_)) if after.moves() => self.fits(committed, total, Amounts::default()),
+            (Err(_), Take::Live(_)) if after.moves() => {
+                self.fits(committed, total, Amounts::default())
+            }
             (answer, _) => answer,
         }
     }
@@ -229,7 +240,9 @@ impl State {
     /// Whether so much more may be taken or promised, where so much is kept back.
     fn fits(&self, more: Amounts, total: Amounts, kept: Amounts) -> Result<(), Shortage> {
         let (all, offered) = (self.committed.plus(more), total.less(kept));
-        let short = |resource: &Resource| more.of(*resource) > 0 && all.of(*resource) > offered.of(*resource);
+        let short = |resource: &Resource| {
+            more.of(*resource) > 0 && all.of(*resource) > offered.of(*resource)
+        };
         match Resource::ALL.into_iter().find(short) {
             None => Ok(()),
             Some(resource) => {
@@ -240,16 +253,24 @@ impl State {
     }
 
     /// Whether the tenant may hold so much more of the remainder, where others share it.
-    fn shared(&self, tenant: &str, more: Amounts, committed: Amounts, total: Amounts) -> Result<(), Shortage> {
+    fn shared(
+        &self,
+        tenant: &str,
+        more: Amounts,
+        committed: Amounts,
+        total: Amounts,
+    ) -> Result<(), Shortage> {
         let part = self.tenants.get(tenant);
         let free = total.less(MOVING).less(self.committed.plus(committed));
         for resource in Resource::ALL.into_iter().filter(|resource| more.of(*resource) > 0) {
-            let (held, own) =
-                part.map_or((0, false), |part| (part.held.of(resource), part.sharing[resource as usize] > 0));
+            let (held, own) = part.map_or((0, false), |part| {
+                (part.held.of(resource), part.sharing[resource as usize] > 0)
+            });
             let others = self.sharing[resource as usize] - usize::from(own);
             let free = free.of(resource);
             // One is given to each tenant, so that a small remainder is of use as well.
-            if others > 0 && held > 0 && held + more.of(resource) > free.saturating_mul(SHARE_TIMES) {
+            if others > 0 && held > 0 && held + more.of(resource) > free.saturating_mul(SHARE_TIMES)
+            {
                 return Err(Shortage::Share { resource, held, free });
             }
         }
@@ -261,7 +282,13 @@ impl Ledger {
     /// A ledger of pools of this size.
     pub(super) fn new(total: Amounts, pressure: Pressure) -> Self {
         let state = Mutex::default();
-        Self(Arc::new(Shared { total, state, freed: Notify::new(), pressure, refused: Default::default() }))
+        Self(Arc::new(Shared {
+            total,
+            state,
+            freed: Notify::new(),
+            pressure,
+            refused: Default::default(),
+        }))
     }
 
     /// A holding of the host's own: of what is neither a server's nor a trial's.
@@ -321,7 +348,9 @@ impl Ledger {
     /// How often room was refused, by what was short.
     #[must_use]
     pub fn refused(&self) -> [(&'static str, u64); 3] {
-        std::array::from_fn(|at| (Shortage::NAMES[at], self.0.refused[at].load(Ordering::Relaxed) as u64))
+        std::array::from_fn(|at| {
+            (Shortage::NAMES[at], self.0.refused[at].load(Ordering::Relaxed) as u64)
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -348,7 +377,8 @@ impl Ledger {
     }
 
     fn count(&self, shortage: &Shortage) {
-        let at = Shortage::NAMES.iter().position(|name| *name == shortage.name()).unwrap_or_default();
+        let at =
+            Shortage::NAMES.iter().position(|name| *name == shortage.name()).unwrap_or_default();
         self.0.refused[at].fetch_add(1, Ordering::Relaxed);
     }
 

@@ -1,5 +1,6 @@
-//! Loading a plugin, in this order: read, compile or take from the cache, check what it is and wants, link, make a
-//! trial instance. Only a plugin that passed all of it exists; a failure changes nothing.
+//! Loading a plugin, in this order: read, compile or take from the cache, check what it is and
+//! wants, link, make a trial instance. Only a plugin that passed all of it exists; a failure
+//! changes nothing.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -141,11 +142,13 @@ pub struct Loader {
     stop: Stop,
     /// Whom loading is charged to.
     account: Arc<Account>,
-    /// What is in memory, so that loading it again costs neither a compilation nor a descriptor for its image.
+    /// What is in memory, so that loading it again costs neither a compilation nor a descriptor for
+    /// its image.
     loaded: Arc<Mutex<HashMap<Key, Weak<Plugin>>>>,
 }
 
-/// File, name and version, whether it is stateless, digest and grants: what makes two loads the same.
+/// File, name and version, whether it is stateless, digest and grants: what makes two loads the
+/// same.
 type Key = (PathBuf, String, String, bool, String, Grants);
 
 /// What a manifest said about a component.
@@ -189,7 +192,8 @@ impl Loader {
         })
     }
 
-    /// The same, compiling in a process of its own where one is given, and on a thread of this one otherwise.
+    /// The same, compiling in a process of its own where one is given, and on a thread of this one
+    /// otherwise.
     #[must_use]
     pub fn compiling_in(self, compiler: Option<Compiler>) -> Self {
         Self { compiler, ..self }
@@ -208,8 +212,8 @@ impl Loader {
         Self { account, ..self.clone() }
     }
 
-    /// Loads the plugin in a folder or a component file. Compiles where it must: blocks for milliseconds to minutes,
-    /// so not for a runtime's thread. Safe to call from many threads.
+    /// Loads the plugin in a folder or a component file. Compiles where it must: blocks for
+    /// milliseconds to minutes, so not for a runtime's thread. Safe to call from many threads.
     ///
     /// # Errors
     /// [`LoadError`]; nothing was published.
@@ -225,7 +229,8 @@ impl Loader {
         self.account.owing(|| self.build(source, grants))
     }
 
-    /// As [`Loader::load`], but a plugin that is in use already, the same in every respect, is shared.
+    /// As [`Loader::load`], but a plugin that is in use already, the same in every respect, is
+    /// shared.
     ///
     /// # Errors
     /// [`LoadError`]; nothing was published.
@@ -237,7 +242,12 @@ impl Loader {
     ///
     /// # Errors
     /// [`LoadError`]; nothing was published.
-    pub fn share_as(&self, file: &Path, known: Known<'_>, grants: &Grants) -> Result<Arc<Plugin>, LoadError> {
+    pub fn share_as(
+        &self,
+        file: &Path,
+        known: Known<'_>,
+        grants: &Grants,
+    ) -> Result<Arc<Plugin>, LoadError> {
         let source = source::read(file)?;
         self.share_source(
             Source {
@@ -255,8 +265,16 @@ impl Loader {
     /// # Errors
     /// [`LoadError`]; nothing was published.
     pub fn share_source(&self, source: Source, grants: &Grants) -> Result<Arc<Plugin>, LoadError> {
-        let (file, name, version) = (source.file.clone(), source.name.clone(), source.version.clone());
-        let key = (file, name, version, source.stateless, hex(&Sha256::digest(&source.bytes)), grants.clone());
+        let (file, name, version) =
+            (source.file.clone(), source.name.clone(), source.version.clone());
+        let key = (
+            file,
+            name,
+            version,
+            source.stateless,
+            hex(&Sha256::digest(&source.bytes)),
+            grants.clone(),
+        );
         let known = || self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(plugin) = known().get(&key).and_then(Weak::upgrade) {
             return Ok(plugin);
@@ -272,7 +290,8 @@ impl Loader {
         let start = Instant::now();
         let Source { file, name, version, stateless, bytes } = source;
         let digest = Sha256::digest(&bytes);
-        let (component, cache_use) = self.component(&bytes, &digest).map_err(|error| not_compiled(&file, &error))?;
+        let (component, cache_use) =
+            self.component(&bytes, &digest).map_err(|error| not_compiled(&file, &error))?;
 
         let kind = component.component_type();
         let named = |(name, _): (&str, ComponentItem)| name.to_owned();
@@ -280,16 +299,22 @@ impl Loader {
         let imported = kind.imports(engine).map(|(name, _)| name.len());
         let found = imported.chain(kind.exports(engine).map(|(name, _)| name.len())).sum::<usize>();
         if found > NAMES_MAX_BYTES {
-            let cause =
-                format!("expected at most {NAMES_MAX_BYTES} bytes of names of its imports and exports, found {found}");
+            let cause = format!(
+                "expected at most {NAMES_MAX_BYTES} bytes of names of its imports and exports, found {found}"
+            );
             return Err(LoadError::Invalid { file, cause });
         }
-        let imports: Vec<String> = kind.imports(engine).map(|(name, item)| named((name, item.ty))).collect();
-        let exports: Vec<String> = kind.exports(engine).map(|(name, item)| named((name, item.ty))).collect();
+        let imports: Vec<String> =
+            kind.imports(engine).map(|(name, item)| named((name, item.ty))).collect();
+        let exports: Vec<String> =
+            kind.exports(engine).map(|(name, item)| named((name, item.ty))).collect();
         check_world(&file, &exports)?;
         check_grants(&file, &imports, grants)?;
 
-        let mismatch = |error: wasmtime::Error| LoadError::Mismatch { file: file.clone(), cause: short(&error) };
+        let mismatch = |error: wasmtime::Error| LoadError::Mismatch {
+            file: file.clone(),
+            cause: short(&error),
+        };
         let linker = imports::linker(engine, grants, &component).map_err(mismatch)?;
         let pre = linker.instantiate_pre(&component).map_err(mismatch)?;
         let indices = PluginIndices::new(&pre).map_err(mismatch)?;
@@ -318,7 +343,11 @@ impl Loader {
         let engine = &self.engine.inner;
         let refused = |why: &str| {
             let component = hex(digest);
-            tracing::warn!(component, why, "a file of the cache is not used, and the plugin is compiled again");
+            tracing::warn!(
+                component,
+                why,
+                "a file of the cache is not used, and the plugin is compiled again"
+            );
         };
         match self.cache.as_ref().map_or(Cached::Nothing, |cache| cache.get(engine, digest)) {
             Cached::Code(code) => match deserialize(engine, &code) {
@@ -330,7 +359,9 @@ impl Loader {
         }
         let code = match &self.compiler {
             Some(compiler) => compiler.compile(bytes, &self.stop, &self.account)?,
-            None if self.cache.is_none() => return Ok((compile(engine, bytes)?, CacheUse::Compiled)),
+            None if self.cache.is_none() => {
+                return Ok((compile(engine, bytes)?, CacheUse::Compiled));
+            }
             None => compile(engine, bytes)?.serialize()?,
         };
         let component = deserialize(engine, &code)?;
@@ -355,7 +386,8 @@ fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> wasmtime::Result<Compo
 }
 
 fn check_world(file: &Path, exports: &[String]) -> Result<(), LoadError> {
-    let versions = exports.iter().filter_map(|name| name.strip_prefix(EVENT_PROCEDURE)?.strip_prefix('@'));
+    let versions =
+        exports.iter().filter_map(|name| name.strip_prefix(EVENT_PROCEDURE)?.strip_prefix('@'));
     let mut other = None;
     for version in versions {
         if version.starts_with("0.1.") {
@@ -364,7 +396,9 @@ fn check_world(file: &Path, exports: &[String]) -> Result<(), LoadError> {
         other = Some(excerpt(version, NAME_MAX_BYTES));
     }
     if let Some(found) = other {
-        let number = |version: &str| -> Vec<u64> { version.split('.').map_while(|part| part.parse().ok()).collect() };
+        let number = |version: &str| -> Vec<u64> {
+            version.split('.').map_while(|part| part.parse().ok()).collect()
+        };
         let advice = match number(&found) > number(CONTRACT_VERSION) {
             true => "use a newer host, or build the plugin against this version",
             false => "build the plugin again with a current SDK",
@@ -384,8 +418,12 @@ fn check_grants(file: &Path, imports: &[String], grants: &Grants) -> Result<(), 
         let shown = || excerpt(name, NAME_MAX_BYTES);
         match grants.allow(name) {
             Verdict::Allowed => {}
-            Verdict::Needs(grant) => missing.push(format!("`{}` needs the grant \"{grant}\"", shown())),
-            Verdict::NotOffered => missing.push(format!("`{}` is not offered by this host, with any grant", shown())),
+            Verdict::Needs(grant) => {
+                missing.push(format!("`{}` needs the grant \"{grant}\"", shown()))
+            }
+            Verdict::NotOffered => {
+                missing.push(format!("`{}` is not offered by this host, with any grant", shown()))
+            }
         }
     }
     let more = missing.len().saturating_sub(NAMES_SHOWN_MAX);
@@ -393,12 +431,20 @@ fn check_grants(file: &Path, imports: &[String], grants: &Grants) -> Result<(), 
     if more > 0 {
         missing.push(format!("and {more} more"));
     }
-    let mut needed: Vec<_> = imports.iter().filter_map(|name| grants.allow(name).needed()).collect();
+    let mut needed: Vec<_> =
+        imports.iter().filter_map(|name| grants.allow(name).needed()).collect();
     needed.sort_unstable();
     needed.dedup();
     if !needed.is_empty() {
         let names: Vec<_> = needed.iter().map(|grant| format!("\"{grant}\"")).collect();
-        missing.push(format!("to grant what is offered, add {} to the server's `grants`", names.join(", ")));
+        missing.push(format!(
+            "to grant what is offered, add {} to the server's `grants`",
+            names.join(", ")
+        ));
     }
-    if missing.is_empty() { Ok(()) } else { Err(LoadError::NotGranted { file: file.into(), missing }) }
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(LoadError::NotGranted { file: file.into(), missing })
+    }
 }

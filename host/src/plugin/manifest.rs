@@ -1,4 +1,5 @@
-//! `plugin.toml`: what a plugin's folder says about it. The author writes it; nothing in it grants anything.
+//! `plugin.toml`: what a plugin's folder says about it. The author writes it; nothing in it grants
+//! anything.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,7 +29,8 @@ pub struct Manifest {
     pub description: String,
     /// The component's file.
     pub component: PathBuf,
-    /// Whether nothing that an instance has in its memory is worth keeping: a fresh one can carry on with its session.
+    /// Whether nothing that an instance has in its memory is worth keeping: a fresh one can carry
+    /// on with its session.
     pub stateless: bool,
     /// What it needs. `wharf dev` grants these; a server grants what its own configuration says.
     pub grants: Vec<Grant>,
@@ -48,7 +50,8 @@ pub struct Build {
 }
 
 impl Build {
-    /// How long a build may take where its manifest does not say: the first may install a toolchain.
+    /// How long a build may take where its manifest does not say: the first may install a
+    /// toolchain.
     pub const TIME_MAX: Duration = Duration::from_secs(30 * 60);
 }
 
@@ -70,8 +73,12 @@ impl BuildTable {
             None => Build::TIME_MAX,
             Some(text) => humantime::parse_duration(&text)
                 .ok()
-                .filter(|time| (Duration::from_secs(1)..=Duration::from_secs(24 * 3600)).contains(time))
-                .ok_or_else(|| format!("`build.timeout`: expected a time from 1s to 24h, found `{text}`"))?,
+                .filter(|time| {
+                    (Duration::from_secs(1)..=Duration::from_secs(24 * 3600)).contains(time)
+                })
+                .ok_or_else(|| {
+                    format!("`build.timeout`: expected a time from 1s to 24h, found `{text}`")
+                })?,
         };
         Ok(Build { command: self.command, watch: self.watch, time_max })
     }
@@ -131,7 +138,8 @@ fn names_manifest(path: &Path) -> bool {
 }
 
 impl Manifest {
-    /// The manifest where a path is a folder, or names the manifest of one. `None`: it is something else.
+    /// The manifest where a path is a folder, or names the manifest of one. `None`: it is something
+    /// else.
     ///
     /// # Errors
     /// [`ManifestError`], naming the file.
@@ -144,14 +152,19 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError`], naming the file.
     pub fn read(folder: &Path) -> Result<Self, ManifestError> {
-        let folder =
-            if names_manifest(folder) && !folder.is_dir() { folder.parent().unwrap_or(Path::new("")) } else { folder };
+        let folder = if names_manifest(folder) && !folder.is_dir() {
+            folder.parent().unwrap_or(Path::new(""))
+        } else {
+            folder
+        };
         // An empty path names no folder to run a command in.
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         let found = match std::fs::metadata(folder) {
             Ok(seen) if seen.is_dir() => None,
             Ok(_) => Some("it is no folder"),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Some("there is nothing of this name"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Some("there is nothing of this name")
+            }
             // Reading the file says why.
             Err(_) => None,
         };
@@ -168,7 +181,8 @@ impl Manifest {
     }
 
     fn parse(folder: &Path, text: &str) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+        let file: File =
+            toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         if file.name.is_empty() || file.name.len() > 64 {
             return Err("`name`: expected 1 to 64 bytes".into());
         }
@@ -183,7 +197,9 @@ impl Manifest {
             description: file.description,
             component: folder.join(file.component),
             stateless: file.stateless,
-            grants: grants.collect::<Result<_, String>>().map_err(|cause| format!("`grants`: {cause}"))?,
+            grants: grants
+                .collect::<Result<_, String>>()
+                .map_err(|cause| format!("`grants`: {cause}"))?,
             build: file.build.map(BuildTable::read).transpose()?,
         })
     }
@@ -195,21 +211,31 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_named() {
-        let bad = Manifest::parse(Path::new("x"), "name='a'\nversion='1'\ncomponent='a.wasm'\ngrant=[]\n");
+        let bad = Manifest::parse(
+            Path::new("x"),
+            "name='a'\nversion='1'\ncomponent='a.wasm'\ngrant=[]\n",
+        );
         assert!(bad.expect_err("a misspelt key").contains("grant"));
     }
 
     #[test]
     fn a_build_without_a_program_is_refused() {
         let text = "name='a'\nversion='1'\ncomponent='a.wasm'\n[build]\ncommand=[]\n";
-        assert!(Manifest::parse(Path::new("x"), text).expect_err("no program").contains("build.command"));
+        assert!(
+            Manifest::parse(Path::new("x"), text)
+                .expect_err("no program")
+                .contains("build.command")
+        );
     }
 
     #[test]
     fn the_time_of_a_build_has_a_limit_that_can_be_named() {
         let of = |line: &str| {
-            let text = format!("name='a'\nversion='1'\ncomponent='a.wasm'\n[build]\ncommand=['true']\n{line}");
-            Manifest::parse(Path::new("x"), &text).map(|manifest| manifest.build.expect("a build").time_max)
+            let text = format!(
+                "name='a'\nversion='1'\ncomponent='a.wasm'\n[build]\ncommand=['true']\n{line}"
+            );
+            Manifest::parse(Path::new("x"), &text)
+                .map(|manifest| manifest.build.expect("a build").time_max)
         };
         assert_eq!(of(""), Ok(Build::TIME_MAX));
         assert_eq!(of("timeout='90s'"), Ok(Duration::from_secs(90)));

@@ -1,4 +1,5 @@
-//! Everything behind the port on the guest's side: the engine, loading, instances and what they may import.
+//! Everything behind the port on the guest's side: the engine, loading, instances and what they may
+//! import.
 //!
 //! `wasmtime` lives here only. Nothing here knows sockets or sessions; guests act on theirs through
 //! [`crate::event::Port`].

@@ -40,7 +40,9 @@ pub(super) fn not_compiled(file: &Path, error: &wasmtime::Error) -> LoadError {
         return LoadError::System { file, refused: refused.clone() };
     }
     match Refusal::in_causes(error.as_ref()) {
-        Some(refusal) => LoadError::System { file, refused: SystemRefused { refusal, what: cause } },
+        Some(refusal) => {
+            LoadError::System { file, refused: SystemRefused { refusal, what: cause } }
+        }
         None => LoadError::Invalid { file, cause },
     }
 }

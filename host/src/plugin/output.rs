@@ -1,6 +1,8 @@
-//! Standard output and error of a plugin as log lines: whole, bounded, escaped, tagged, and no more than so many.
+//! Standard output and error of a plugin as log lines: whole, bounded, escaped, tagged, and no more
+//! than so many.
 //!
-//! Its own stream, and not the engine's default one, because that queues empty writes without a limit.
+//! Its own stream, and not the engine's default one, because that queues empty writes without a
+//! limit.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -103,7 +105,8 @@ impl Drop for Tap {
     }
 }
 
-/// Text for a log: no control character survives, so that a line cannot forge another or drive a terminal.
+/// Text for a log: no control character survives, so that a line cannot forge another or drive a
+/// terminal.
 fn escape(bytes: &[u8], cut: bool) -> String {
     let mut text = String::with_capacity(bytes.len());
     for character in String::from_utf8_lossy(bytes.strip_suffix(b"\r").unwrap_or(bytes)).chars() {
@@ -143,7 +146,8 @@ impl Pollable for Tap {
 
 impl OutputStream for Tap {
     fn write(&mut self, data: bytes::Bytes) -> StreamResult<()> {
-        // A megabyte of ends of lines would hold the thread up for longer than a slice, and nobody asked whether it fits.
+        // A megabyte of ends of lines would hold the thread up for longer than a slice, and nobody
+        // asked whether it fits.
         if data.len() > WRITE_MAX_BYTES {
             return Err(StreamError::trap("it printed more in one call than `check-write` allows"));
         }

@@ -93,7 +93,12 @@ impl Patience {
     ///
     /// # Errors
     /// Those of [`Patience::lasts`], or what the system said.
-    pub(super) fn talk<I, O, E>(&self, pipes: &mut Pipes<I, O, E>, mut bytes: &[u8], max: u64) -> io::Result<Vec<u8>>
+    pub(super) fn talk<I, O, E>(
+        &self,
+        pipes: &mut Pipes<I, O, E>,
+        mut bytes: &[u8],
+        max: u64,
+    ) -> io::Result<Vec<u8>>
     where
         I: Write + AsFd,
         O: Read + AsFd,
@@ -131,7 +136,9 @@ impl Patience {
                 }
             }
             if has_output {
-                let left = usize::try_from(max + 1 - read.len() as u64).unwrap_or(PIECE_BYTES).min(PIECE_BYTES);
+                let left = usize::try_from(max + 1 - read.len() as u64)
+                    .unwrap_or(PIECE_BYTES)
+                    .min(PIECE_BYTES);
                 match pipes.output.read(&mut piece[..left])? {
                     0 => return Ok(read),
                     count => read.extend_from_slice(&piece[..count]),
@@ -159,7 +166,8 @@ mod tests {
                 thread::sleep(Duration::from_millis(1));
             }
         });
-        let mut pipes = Pipes { input: None::<io::PipeWriter>, output: from, said: Heard::new(said, 16) };
+        let mut pipes =
+            Pipes { input: None::<io::PipeWriter>, output: from, said: Heard::new(said, 16) };
         let error = patience.talk(&mut pipes, b"", 1 << 20).expect_err("it never ends");
         drop(pipes);
         sends.join().expect("the pipe is closed");

@@ -89,7 +89,8 @@ impl Pressure {
         let status = open_status(root);
         let (own_bytes, data_bytes, data_base_bytes) = (0, 0, None);
         let (at, limits_at) = (None, None);
-        let looked = Looked { at, limits_at, capacity, status, own_bytes, data_bytes, data_base_bytes };
+        let looked =
+            Looked { at, limits_at, capacity, status, own_bytes, data_bytes, data_base_bytes };
         Self {
             stacks,
             root: root.to_owned(),
@@ -149,8 +150,10 @@ impl Pressure {
     /// A thread that finds another one looking goes on with what is known.
     fn look(&self, now: Instant) {
         let Ok(mut looked) = self.looked.try_lock() else { return };
-        let is_old = |at: Option<Instant>, every| at.is_none_or(|at| now.duration_since(at) >= every);
-        let granted = self.granted.load(Ordering::Relaxed) > self.granted_max.load(Ordering::Relaxed);
+        let is_old =
+            |at: Option<Instant>, every| at.is_none_or(|at| now.duration_since(at) >= every);
+        let granted =
+            self.granted.load(Ordering::Relaxed) > self.granted_max.load(Ordering::Relaxed);
         if !granted && !is_old(looked.at, LOOK_EVERY) {
             return;
         }
@@ -225,7 +228,11 @@ mod tests {
         let pressure = Pressure::on_pool(1);
         assert!(!pressure.is_short_of_memory() && !pressure.is_critical());
         let looked = pressure.looked.lock().expect("it");
-        assert!(pressure.memory_slots() > 0 && looked.own_bytes > 1 << 20 && looked.data_bytes > 1 << 20);
+        assert!(
+            pressure.memory_slots() > 0
+                && looked.own_bytes > 1 << 20
+                && looked.data_bytes > 1 << 20
+        );
     }
 
     /// A system with 1 GiB, of which the process has so many MiB.
@@ -254,7 +261,12 @@ mod tests {
     fn blindness_never_ends_a_shortage() {
         for own_mib in [100, 890, 900, 950, 970, 1_000] {
             let (folder, pressure) = system(own_mib);
-            let seen = || (pressure.is_short.load(Ordering::Relaxed), pressure.is_critical.load(Ordering::Relaxed));
+            let seen = || {
+                (
+                    pressure.is_short.load(Ordering::Relaxed),
+                    pressure.is_critical.load(Ordering::Relaxed),
+                )
+            };
             let start = Instant::now();
             pressure.look(start);
             let before = seen();
@@ -296,7 +308,8 @@ mod tests {
     fn data_limit_leaves_a_reserve() {
         let data = Data::default();
         let seen = || {
-            [&data.is_short, &data.is_critical, &data.is_full, &data.is_overfull].map(|is| is.load(Ordering::Relaxed))
+            [&data.is_short, &data.is_critical, &data.is_full, &data.is_overfull]
+                .map(|is| is.load(Ordering::Relaxed))
         };
         for most in (1_u64 << 20..4 << 30).step_by((97 << 20) + 1) {
             let reserve = reserve_of(most);

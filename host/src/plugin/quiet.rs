@@ -1,13 +1,19 @@
-//! A session that can be asked and not acted upon: what a plugin sees of it while it is handed over.
+//! A session that can be asked and not acted upon: what a plugin sees of it while it is handed
+//! over.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use crate::event::{Broadcast, ClientInfo, NameError, Peers, Port, Priority, Scope, SendError, Unheard, WriteError};
+use crate::event::{
+    Broadcast, ClientInfo, NameError, Peers, Port, Priority, Scope, SendError, Unheard, WriteError,
+};
 
 /// The same session and its peers, where nothing can be done to them.
 pub(super) fn quiet(scope: &Scope) -> Scope {
-    Scope { port: Arc::new(QuietPort(Arc::clone(&scope.port))), peers: Arc::new(QuietPeers(Arc::clone(&scope.peers))) }
+    Scope {
+        port: Arc::new(QuietPort(Arc::clone(&scope.port))),
+        peers: Arc::new(QuietPeers(Arc::clone(&scope.peers))),
+    }
 }
 
 struct QuietPort(Arc<dyn Port>);

@@ -1,7 +1,8 @@
-//! Instances that serve many sessions: one for all sessions of a server, or a fixed number of shards.
+//! Instances that serve many sessions: one for all sessions of a server, or a fixed number of
+//! shards.
 //!
-//! Events of the sessions on one instance wait for each other, in the order in which they came. A fault ends the instance
-//! and with it all of its sessions, and the next newcomer gets another one.
+//! Events of the sessions on one instance wait for each other, in the order in which they came. A
+//! fault ends the instance and with it all of its sessions, and the next newcomer gets another one.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -18,8 +19,8 @@ use super::loader::Plugin;
 use super::trial;
 use crate::event::{Action, Budget, Event, Fault, FaultKind, Port, Scope};
 
-/// The shards of one server. Each is made when its first session comes, and lives until it faults or the server's plugin
-/// is replaced and its last session is gone.
+/// The shards of one server. Each is made when its first session comes, and lives until it faults
+/// or the server's plugin is replaced and its last session is gone.
 pub(super) struct Shards(Box<[Mutex<Arc<Living>>]>);
 
 /// One instance, before its start, alive, or gone.
@@ -55,8 +56,8 @@ impl Shards {
         self.0.len()
     }
 
-    /// Takes a session into the shard that has the fewest, and makes its instance where there is none. What fuel that took.
-    /// Dropping the future is safe.
+    /// Takes a session into the shard that has the fewest, and makes its instance where there is
+    /// none. What fuel that took. Dropping the future is safe.
     pub(super) async fn join(
         &self,
         plugin: &Plugin,
@@ -78,8 +79,12 @@ impl Shards {
             return Ok((member, 0));
         }
         // Where this does not come to its end, whoever waits for the instance hears of it.
-        let mut making =
-            InUse { living: &member.living, own: member.scope.port.info().id, held: &mut held, well: false };
+        let mut making = InUse {
+            living: &member.living,
+            own: member.scope.port.info().id,
+            held: &mut held,
+            well: false,
+        };
         let (core, fuel) = Core::make(plugin, context, member.scope.clone(), budget).await?;
         making.held.insert(core).serve(trial::scope());
         making.well = true;
@@ -124,7 +129,8 @@ impl Living {
 }
 
 impl Member {
-    /// Ready where it is this session's turn with the instance, which it then keeps until its next event is over.
+    /// Ready where it is this session's turn with the instance, which it then keeps until its next
+    /// event is over.
     pub(super) fn poll_free(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Fault>> {
         ready!(self.poll_held(cx));
         let alive = self.held.as_ref().is_some_and(|held| held.is_some());
@@ -148,12 +154,21 @@ impl Member {
         Poll::Ready(())
     }
 
-    /// Handles one event on the instance; what fuel that took, and what memory the instance has now. Where the future is
-    /// dropped in the middle of it, the instance is gone.
-    pub(super) async fn call(&mut self, event: Event<'_>, budget: Budget) -> Result<(Action, u64, u64), Fault> {
+    /// Handles one event on the instance; what fuel that took, and what memory the instance has
+    /// now. Where the future is dropped in the middle of it, the instance is gone.
+    pub(super) async fn call(
+        &mut self,
+        event: Event<'_>,
+        budget: Budget,
+    ) -> Result<(Action, u64, u64), Fault> {
         poll_fn(|cx| self.poll_free(cx)).await?;
         let Some(mut held) = self.held.take() else { return Err(gone()) };
-        let mut using = InUse { living: &self.living, own: self.scope.port.info().id, held: &mut held, well: false };
+        let mut using = InUse {
+            living: &self.living,
+            own: self.scope.port.info().id,
+            held: &mut held,
+            well: false,
+        };
         let Some(core) = using.held.as_mut() else { return Err(gone()) };
         core.serve(self.scope.clone());
         let (action, fuel) = core.call(event, budget).await?;

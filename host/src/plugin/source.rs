@@ -66,7 +66,12 @@ impl Source {
     ///
     /// # Errors
     /// [`SourceError::NotAComponent`].
-    pub fn pulled(reference: &str, name: String, version: String, bytes: Vec<u8>) -> Result<Self, SourceError> {
+    pub fn pulled(
+        reference: &str,
+        name: String,
+        version: String,
+        bytes: Vec<u8>,
+    ) -> Result<Self, SourceError> {
         let file = PathBuf::from(reference);
         match not_a_component(&bytes) {
             Some(what) => Err(SourceError::NotAComponent { file, what }),
@@ -79,12 +84,17 @@ impl Source {
 pub(super) fn read(path: &Path) -> Result<Source, SourceError> {
     let (file, name, version, stateless, hint) = if let Some(manifest) = Manifest::find(path)? {
         let hint = match &manifest.build {
-            Some(build) => format!(" (build it first: `{}` in {})", build.command.join(" "), manifest.folder.display()),
+            Some(build) => format!(
+                " (build it first: `{}` in {})",
+                build.command.join(" "),
+                manifest.folder.display()
+            ),
             None => String::new(),
         };
         (manifest.component, manifest.name, manifest.version, manifest.stateless, hint)
     } else {
-        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let stem =
+            path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         (path.to_owned(), stem, "unversioned".to_owned(), false, String::new())
     };
     let bytes = match files::read(&file, COMPONENT_MAX_BYTES) {
@@ -101,32 +111,42 @@ fn not_a_component(bytes: &[u8]) -> Option<&'static str> {
     let version = bytes.get(4..8);
     match (bytes.get(..4), version) {
         (Some(b"\0asm"), Some(b"\x0d\x00\x01\x00")) => None,
-        (Some(b"\0asm"), Some(b"\x01\x00\x00\x00")) => {
-            Some("expected a component, found a core module: build for wasm32-wasip2, or run `wharf component` on it")
+        (Some(b"\0asm"), Some(b"\x01\x00\x00\x00")) => Some(
+            "expected a component, found a core module: build for wasm32-wasip2, or run `wharf component` on it",
+        ),
+        (Some(b"\0asm"), _) => {
+            Some("expected a component, found WebAssembly of an unknown version")
         }
-        (Some(b"\0asm"), _) => Some("expected a component, found WebAssembly of an unknown version"),
-        (Some(b"\x7fELF"), _) => Some("expected a component, found native code, which is never loaded"),
+        (Some(b"\x7fELF"), _) => {
+            Some("expected a component, found native code, which is never loaded")
+        }
         _ if bytes.is_empty() => Some("expected a component, found an empty file: build it again"),
-        _ if is_text(bytes) => Some("expected a component, found WebAssembly text: run `wharf component` on it"),
+        _ if is_text(bytes) => {
+            Some("expected a component, found WebAssembly text: run `wharf component` on it")
+        }
         _ => Some("expected a component, found something that is not WebAssembly"),
     }
 }
 
-/// Whether it begins as WebAssembly text does: with a parenthesis, which is also how a comment may begin, or with a comment of a line.
+/// Whether it begins as WebAssembly text does: with a parenthesis, which is also how a comment may
+/// begin, or with a comment of a line.
 fn is_text(bytes: &[u8]) -> bool {
     let text = bytes.trim_ascii_start();
     text.starts_with(b"(") || text.starts_with(b";;")
 }
 
-/// What a regular file is instead of a component, by its first bytes. Nothing where it cannot be read: reading it says why.
+/// What a regular file is instead of a component, by its first bytes. Nothing where it cannot be
+/// read: reading it says why.
 pub(super) fn no_component_in(file: &Path) -> Option<&'static str> {
     not_a_component(files::read_first(file, &mut [0; FIRST_BYTES]).ok()?)
 }
 
-/// Whether a file that is to be read as something else is a component, or what one is made of, by its first bytes.
+/// Whether a file that is to be read as something else is a component, or what one is made of, by
+/// its first bytes.
 #[must_use]
 pub fn looks_like_wasm(file: &Path) -> bool {
-    files::read_first(file, &mut [0; FIRST_BYTES]).is_ok_and(|bytes| bytes.starts_with(b"\0asm") || is_text(bytes))
+    files::read_first(file, &mut [0; FIRST_BYTES])
+        .is_ok_and(|bytes| bytes.starts_with(b"\0asm") || is_text(bytes))
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Stand-ins for interfaces that languages' standard libraries import and few plugins call. They open nothing: there are no
-//! files, and any other call traps and says what was called.
+//! Stand-ins for interfaces that languages' standard libraries import and few plugins call. They
+//! open nothing: there are no files, and any other call traps and says what was called.
 
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType, Val};
@@ -13,7 +13,11 @@ const PACKAGES: [&str; 2] = ["wasi:filesystem/", "wasi:sockets/"];
 const PREOPENS: &str = "get-directories";
 
 /// Defines what `component` imports of these packages.
-pub(super) fn define(linker: &mut Linker<Guest>, engine: &Engine, component: &Component) -> Result<()> {
+pub(super) fn define(
+    linker: &mut Linker<Guest>,
+    engine: &Engine,
+    component: &Component,
+) -> Result<()> {
     // Resources of other interfaces are named again by those that use them, and are the host's own.
     let mut known: Vec<ResourceType> = Vec::new();
     let kind = component.component_type();
@@ -47,7 +51,8 @@ fn function(stubs: &mut LinkerInstance<'_, Guest>, interface: &str, name: &str) 
             Ok(())
         });
     }
-    let called =
-        format!("it called `{name}` of `{interface}`, which is a stub: this host has no files and no sockets for it");
+    let called = format!(
+        "it called `{name}` of `{interface}`, which is a stub: this host has no files and no sockets for it"
+    );
     stubs.func_new(name, move |_, _, _, _| bail!("{called}"))
 }

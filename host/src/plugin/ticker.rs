@@ -1,4 +1,5 @@
-//! The clock of running guests: a thread that moves the engine's epoch while somebody runs, and sleeps otherwise.
+//! The clock of running guests: a thread that moves the engine's epoch while somebody runs, and
+//! sleeps otherwise.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,8 +31,8 @@ impl Ticker {
                     engine.increment_epoch();
                 }
                 if !seen.swap(false, Ordering::AcqRel) {
-                    // A wake-up between the swap and here is kept as a token, so none is lost. The time-out is for
-                    // an engine that is gone.
+                    // A wake-up between the swap and here is kept as a token, so none is lost. The
+                    // time-out is for an engine that is gone.
                     thread::park_timeout(Duration::from_secs(1));
                 }
             }

@@ -8,13 +8,22 @@ use super::instance::{Binding, EventProcedure, InstanceLimits};
 use super::load_error::{IN_ITS, LoadError};
 use super::loader::Plugin;
 use super::not_loaded::TrialFailed;
-use crate::event::{Alone, Budget, ClientInfo, Fault, Instance, Nowhere, Priority, Procedure, Scope};
+use crate::event::{
+    Alone, Budget, ClientInfo, Fault, Instance, Nowhere, Priority, Procedure, Scope,
+};
 use crate::sched::Budgets;
 
 /// A scope in which nothing can be reached.
 pub(super) fn scope() -> Scope {
     let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-    let info = ClientInfo { id: 0, server: "trial".into(), peer: nowhere, local: nowhere, tls: None, parameter: 0 };
+    let info = ClientInfo {
+        id: 0,
+        server: "trial".into(),
+        peer: nowhere,
+        local: nowhere,
+        tls: None,
+        parameter: 0,
+    };
     Scope { port: Arc::new(Nowhere(info)), peers: Arc::new(Alone) }
 }
 
@@ -23,7 +32,11 @@ pub(super) fn scope() -> Scope {
 ///
 /// # Errors
 /// [`LoadError::Trial`]; [`LoadError::System`].
-pub fn try_out(plugin: &Arc<Plugin>, limits: InstanceLimits, budget: Budget) -> Result<(), LoadError> {
+pub fn try_out(
+    plugin: &Arc<Plugin>,
+    limits: InstanceLimits,
+    budget: Budget,
+) -> Result<(), LoadError> {
     let procedure = EventProcedure::new(Arc::clone(plugin), on_trial(plugin, limits));
     make_one(&procedure, budget).map_err(|failed| failed.of(plugin.file().to_owned()))
 }
@@ -31,10 +44,12 @@ pub fn try_out(plugin: &Arc<Plugin>, limits: InstanceLimits, budget: Budget) -> 
 /// The same with all that a plugin may ever have.
 pub(super) fn can_be_made(plugin: Plugin) -> Result<Plugin, TrialFailed> {
     let plugin = Arc::new(plugin);
-    let procedure = EventProcedure::new(Arc::clone(&plugin), on_trial(&plugin, InstanceLimits::most()));
+    let procedure =
+        EventProcedure::new(Arc::clone(&plugin), on_trial(&plugin, InstanceLimits::most()));
     make_one(&procedure, Budgets::default().start(Priority::Critical))?;
     drop(procedure);
-    Arc::into_inner(plugin).ok_or_else(|| TrialFailed::Plugin("the trial instance outlived its trial".into()))
+    Arc::into_inner(plugin)
+        .ok_or_else(|| TrialFailed::Plugin("the trial instance outlived its trial".into()))
 }
 
 fn on_trial(plugin: &Plugin, limits: InstanceLimits) -> Binding {
@@ -45,7 +60,8 @@ fn on_trial(plugin: &Plugin, limits: InstanceLimits) -> Binding {
 fn make_one(procedure: &EventProcedure, budget: Budget) -> Result<(), TrialFailed> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     let runtime = runtime.map_err(|error| TrialFailed::no_room(&error))?;
-    let trial = runtime.block_on(async { tokio::time::timeout(budget.wall, rehearse(procedure, budget)).await });
+    let trial = runtime
+        .block_on(async { tokio::time::timeout(budget.wall, rehearse(procedure, budget)).await });
     match trial {
         Ok(done) => done.map_err(TrialFailed::Plugin),
         Err(_) => Err(TrialFailed::Plugin("it did not finish starting in time".to_owned())),
@@ -55,7 +71,8 @@ fn make_one(procedure: &EventProcedure, budget: Budget) -> Result<(), TrialFaile
 /// Starts one, and where it can hand sessions over, has it save and another one restore that.
 async fn rehearse(procedure: &EventProcedure, budget: Budget) -> Result<(), String> {
     let of = |function: &'static str| move |fault: Fault| format!("{IN_ITS}{function}`: {fault}");
-    let mut first = procedure.instantiate(scope(), budget).await.map_err(|fault| fault.to_string())?;
+    let mut first =
+        procedure.instantiate(scope(), budget).await.map_err(|fault| fault.to_string())?;
     if procedure.hands_over() {
         let state = first.save(budget).await.map_err(of("save"))?;
         drop(first);

@@ -1,17 +1,19 @@
-//! What the servers of one tenant use together, and what they may: CPU time, bytes and memory. No lock, and no shared write
-//! where nothing is limited.
+//! What the servers of one tenant use together, and what they may: CPU time, bytes and memory. No
+//! lock, and no shared write where nothing is limited.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::cpu::nanoseconds;
 
-/// What a tenant may use at once after a pause, as time at its rate. Beyond it there is only what the rate gives.
+/// What a tenant may use at once after a pause, as time at its rate. Beyond it there is only what
+/// the rate gives.
 const BURST: Duration = Duration::from_millis(100);
 /// Uses in one go are a tenth of a second's, and no smaller than this.
 const GRAINS: u64 = 10;
 const GRAIN_MIN: usize = 1 << 10;
-/// How long whoever waits sleeps at most before asking again, so that a limit that was raised or lifted is noticed.
+/// How long whoever waits sleeps at most before asking again, so that a limit that was raised or
+/// lifted is noticed.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// The unit of a CPU's rate: nanoseconds of CPU time each second.
 const NANOS: f64 = 1e9;
@@ -98,7 +100,8 @@ impl Default for Account {
 }
 
 impl Account {
-    /// Puts other shares in force. What is taken beyond them stays taken, and nothing more is given.
+    /// Puts other shares in force. What is taken beyond them stays taken, and nothing more is
+    /// given.
     pub fn set(&self, shares: Shares) {
         self.cpu.set((shares.cpus * NANOS) as u64);
         self.bytes.set(shares.bytes_per_second);
@@ -149,7 +152,8 @@ impl Account {
         taken
     }
 
-    /// Takes them whether they are left or not: for what stands for more that is given back at once.
+    /// Takes them whether they are left or not: for what stands for more that is given back at
+    /// once.
     pub(crate) fn keep_memory(&self, bytes: usize) {
         self.memory.taken.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -194,7 +198,14 @@ impl Ledger {
 impl Rate {
     fn new(began: Instant) -> Self {
         let zero = AtomicU64::default;
-        Self { began, per_second: zero(), paid_until: zero(), used: zero(), waits: zero(), owed: zero() }
+        Self {
+            began,
+            per_second: zero(),
+            paid_until: zero(),
+            used: zero(),
+            waits: zero(),
+            owed: zero(),
+        }
     }
 
     fn set(&self, per_second: u64) {
@@ -267,11 +278,16 @@ impl Rate {
         if self.per_second.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        let left = self.paid_until.load(Ordering::Relaxed).checked_sub(self.at(now)).filter(|left| *left > 0)?;
+        let left = self
+            .paid_until
+            .load(Ordering::Relaxed)
+            .checked_sub(self.at(now))
+            .filter(|left| *left > 0)?;
         Some(now + Duration::from_nanos(left))
     }
 
-    /// Whether nothing may be used now, and when to ask again. Looks at the clock only where there is a limit.
+    /// Whether nothing may be used now, and when to ask again. Looks at the clock only where there
+    /// is a limit.
     pub(crate) fn not_before_now(&self) -> Option<Instant> {
         let limited = self.per_second.load(Ordering::Relaxed) != 0;
         limited.then(Instant::now).and_then(|now| Some(Self::ask_again(self.not_before(now)?, now)))
@@ -340,7 +356,10 @@ mod tests {
         rate.charge_at(nanoseconds(Duration::from_secs(1)), now);
         let at = rate.not_before(now).expect("it was a second's work");
         let wait = at - now;
-        assert!((Duration::from_millis(1_890)..=Duration::from_secs(2)).contains(&wait), "{wait:?}");
+        assert!(
+            (Duration::from_millis(1_890)..=Duration::from_secs(2)).contains(&wait),
+            "{wait:?}"
+        );
         assert_eq!(rate.not_before(at), None);
     }
 
@@ -362,7 +381,8 @@ mod tests {
 
     #[test]
     fn mail_counts_as_mail_and_as_memory() {
-        let account = limited(Shares { memory_max_bytes: 100, mail_max_bytes: 60, ..Shares::default() });
+        let account =
+            limited(Shares { memory_max_bytes: 100, mail_max_bytes: 60, ..Shares::default() });
         assert!(account.take_mail(59) && account.take_mail(1) && !account.take_mail(1));
         assert!(account.take_memory(40) && !account.take_memory(1));
         account.give_mail(30);

@@ -1,14 +1,15 @@
 //! What one event may spend, by class.
 //!
-//! The numbers are ceilings against loops and abuse, far above what a protocol handler needs; they are not what keeps
-//! sessions fair to each other.
+//! The numbers are ceilings against loops and abuse, far above what a protocol handler needs; they
+//! are not what keeps sessions fair to each other.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::event::{Budget, Priority};
 
-/// What the start of an instance may spend beside an event: a language with a runtime sets that up first.
+/// What the start of an instance may spend beside an event: a language with a runtime sets that up
+/// first.
 const START_FACTOR: u32 = 10;
 /// Fuel that a budget may have.
 const FUEL: RangeInclusive<u64> = 10_000..=1_000_000_000_000;
@@ -16,11 +17,16 @@ const FUEL: RangeInclusive<u64> = 10_000..=1_000_000_000_000;
 const TIME: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3_600);
 
 const fn budget_of(fuel_millions: u64, cpu_ms: u64, wall_s: u64) -> Budget {
-    Budget { fuel: fuel_millions * 1_000_000, cpu: Duration::from_millis(cpu_ms), wall: Duration::from_secs(wall_s) }
+    Budget {
+        fuel: fuel_millions * 1_000_000,
+        cpu: Duration::from_millis(cpu_ms),
+        wall: Duration::from_secs(wall_s),
+    }
 }
 
-/// By class, lowest first. Ordinary code burns 0.8 to 9 fuel per nanosecond, so that a class's fuel lasts for 1 to
-/// 60 milliseconds of it; page faults and memory growth burn next to none, which is what the CPU time is for.
+/// By class, lowest first. Ordinary code burns 0.8 to 9 fuel per nanosecond, so that a class's fuel
+/// lasts for 1 to 60 milliseconds of it; page faults and memory growth burn next to none, which is
+/// what the CPU time is for.
 const BUDGETS: [Budget; Priority::ALL.len()] = [
     budget_of(10, 20, 30),
     budget_of(20, 40, 15),
@@ -111,7 +117,9 @@ mod tests {
         let budgets = Budgets::default();
         for pair in Priority::ALL.windows(2) {
             let (lower, higher) = (budgets.event(pair[0]), budgets.event(pair[1]));
-            assert!(lower.fuel < higher.fuel && lower.cpu < higher.cpu && lower.wall >= higher.wall);
+            assert!(
+                lower.fuel < higher.fuel && lower.cpu < higher.cpu && lower.wall >= higher.wall
+            );
         }
     }
 
@@ -119,7 +127,10 @@ mod tests {
     fn what_is_set_is_in_force_for_its_class_and_the_start_follows() {
         let mut budgets = Budgets::default();
         budgets.set(Priority::Low, BudgetChange { fuel: Some(10_000), ..BudgetChange::default() });
-        assert_eq!((budgets.event(Priority::Low).fuel, budgets.start(Priority::Low).fuel), (10_000, 100_000));
+        assert_eq!(
+            (budgets.event(Priority::Low).fuel, budgets.start(Priority::Low).fuel),
+            (10_000, 100_000)
+        );
         assert_eq!(budgets.event(Priority::Low).cpu, BUDGETS[1].cpu);
         assert_eq!(budgets.event(Priority::Normal), BUDGETS[2]);
     }
@@ -130,6 +141,9 @@ mod tests {
         assert_eq!([10_000, 1_000_000_000_000].map(|fuel| with(fuel).problem()), [None, None]);
         assert!([9_999, 1_000_000_000_001].iter().all(|fuel| with(*fuel).problem().is_some()));
         let with = |cpu| BudgetChange { start_cpu: Some(cpu), ..BudgetChange::default() };
-        assert!(with(Duration::from_millis(1)).problem().is_none() && with(Duration::ZERO).problem().is_some());
+        assert!(
+            with(Duration::from_millis(1)).problem().is_none()
+                && with(Duration::ZERO).problem().is_some()
+        );
     }
 }

@@ -1,16 +1,18 @@
 //! CPU time of what a thread runs, without asking the system each time.
 //!
-//! The system's clock of a thread costs a system call, which is more than many events. A stretch that was short by the
-//! clock on the wall was not interrupted for longer than that, so it is charged as it is; only a long one may hide that
-//! the thread was off the CPU, and is measured. What is charged is never less than what was used, and more by at most
-//! `SHORT` for a short stretch, and by what the thread did in `SYNC` before it for a long one.
+//! The system's clock of a thread costs a system call, which is more than many events. A stretch
+//! that was short by the clock on the wall was not interrupted for longer than that, so it is
+//! charged as it is; only a long one may hide that the thread was off the CPU, and is measured.
+//! What is charged is never less than what was used, and more by at most `SHORT` for a short
+//! stretch, and by what the thread did in `SYNC` before it for a long one.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// A stretch that is shorter is charged by the clock on the wall. The system's own slices are ten times as long.
+/// A stretch that is shorter is charged by the clock on the wall. The system's own slices are ten
+/// times as long.
 const SHORT: Duration = Duration::from_micros(100);
 /// How old a reading of the thread's clock may be when a stretch begins.
 const SYNC: Duration = Duration::from_millis(1);
@@ -35,7 +37,8 @@ impl Stretch {
     /// Begins at `now`, which is now.
     pub(crate) fn begin(now: Instant) -> Self {
         count_read();
-        let known = READING.get().filter(|reading| now.saturating_duration_since(reading.wall) < SYNC);
+        let known =
+            READING.get().filter(|reading| now.saturating_duration_since(reading.wall) < SYNC);
         if known.is_none() {
             READING.set(Some(Reading { wall: now, cpu: thread_time(), charged: Duration::ZERO }));
         }
@@ -108,7 +111,10 @@ mod tests {
         work(Duration::from_millis(3));
         std::thread::sleep(Duration::from_millis(30));
         let charged = stretch.end();
-        assert!(charged >= Duration::from_millis(3) && charged < Duration::from_millis(15), "{charged:?}");
+        assert!(
+            charged >= Duration::from_millis(3) && charged < Duration::from_millis(15),
+            "{charged:?}"
+        );
     }
 
     #[test]

@@ -70,8 +70,8 @@ impl Seat {
         &self.turnstiles[self.lane() as usize]
     }
 
-    /// Goes to another lane: when this returns, the task runs on one of its threads. Whatever is bound to the reactor of
-    /// the old one has to be let go before.
+    /// Goes to another lane: when this returns, the task runs on one of its threads. Whatever is
+    /// bound to the reactor of the old one has to be let go before.
     pub async fn change(&self, lane: Lane) {
         poll_fn(|_| {
             if self.lane() == lane {
@@ -83,15 +83,15 @@ impl Seat {
         .await;
     }
 
-    /// Asks to be taken there as soon as this poll of the task is over. It is polled next by the thread it arrives on, so that
-    /// nothing else need wake it.
+    /// Asks to be taken there as soon as this poll of the task is over. It is polled next by the
+    /// thread it arrives on, so that nothing else need wake it.
     pub(super) fn ask(&self, lane: Lane, thread: Option<usize>) {
         let thread = thread.map_or(ANY, |thread| thread as u32 + 1);
         self.wish.store(thread << 2 | (lane as u32 + 1), Ordering::Relaxed);
     }
 
-    /// Whoever polled the task asks where it wants to go, and says with this that it goes there: to a lane, and to one of
-    /// its threads or any.
+    /// Whoever polled the task asks where it wants to go, and says with this that it goes there: to
+    /// a lane, and to one of its threads or any.
     pub fn moving(&self) -> Option<(Lane, Option<usize>)> {
         let wish = self.wish.load(Ordering::Relaxed);
         let lane = *Lane::ALL.get((wish & 3).checked_sub(1)? as usize)?;

@@ -1,5 +1,5 @@
-//! Who runs when, where, and for how much: lanes between which the kernel decides, turns within a lane, and the budgets of
-//! events.
+//! Who runs when, where, and for how much: lanes between which the kernel decides, turns within a
+//! lane, and the budgets of events.
 
 mod account;
 mod budgets;

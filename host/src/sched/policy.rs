@@ -1,4 +1,5 @@
-//! What the kernel is asked for each lane's threads. Going down needs no privilege; going up is tried.
+//! What the kernel is asked for each lane's threads. Going down needs no privilege; going up is
+//! tried.
 
 use std::fmt;
 use std::io;
@@ -9,8 +10,8 @@ use super::Lane;
 const FAST_NICENESS: i32 = -10;
 /// How much behind a fast thread's the niceness of an usher is: each step is a quarter.
 const USHER_BEHIND: i32 = 18;
-/// How long a fast thread runs before the kernel looks for another. The shorter, the sooner it gets its turn when it wakes
-/// (Linux 6.12 and later; earlier ones ignore it). In nanoseconds.
+/// How long a fast thread runs before the kernel looks for another. The shorter, the sooner it gets
+/// its turn when it wakes (Linux 6.12 and later; earlier ones ignore it). In nanoseconds.
 const FAST_SLICE_NS: u64 = 100_000;
 
 /// What a thread got.
@@ -34,7 +35,8 @@ impl fmt::Display for Standing {
     }
 }
 
-/// Sets the calling thread up for its lane. What is not allowed is left as it was, and the answer says so.
+/// Sets the calling thread up for its lane. What is not allowed is left as it was, and the answer
+/// says so.
 #[must_use]
 pub fn take(lane: Lane) -> Standing {
     let own = rustix::process::getpriority_process(None).unwrap_or(0);
@@ -52,14 +54,18 @@ pub fn take(lane: Lane) -> Standing {
     }
 }
 
-/// Sets the calling thread up as an usher of the idle lane: so far behind a fast thread that it has a fiftieth of what that has
-/// where the two compete, which is more than nothing.
+/// Sets the calling thread up as an usher of the idle lane: so far behind a fast thread that it has
+/// a fiftieth of what that has where the two compete, which is more than nothing.
 #[must_use]
 pub fn take_usher(fast: Standing) -> Standing {
     let own = rustix::process::getpriority_process(None).unwrap_or(0);
     let niceness = (fast.niceness + USHER_BEHIND).clamp(own, 19);
     let set = set(libc::SCHED_BATCH, niceness, 0).is_ok();
-    Standing { yields_at_once: false, niceness: if set { niceness } else { own }, short_slice: false }
+    Standing {
+        yields_at_once: false,
+        niceness: if set { niceness } else { own },
+        short_slice: false,
+    }
 }
 
 /// The kernel's `sched_attr`, in its first version.
@@ -87,8 +93,8 @@ fn set(policy: i32, niceness: i32, slice_ns: u64) -> io::Result<()> {
         deadline_ns: 0,
         period_ns: 0,
     };
-    // SAFETY: the call reads `size` bytes from the pointer, which are those of `attributes`, and keeps nothing. It acts on
-    // the calling thread (0) and touches no memory of the process.
+    // SAFETY: the call reads `size` bytes from the pointer, which are those of `attributes`, and
+    // keeps nothing. It acts on the calling thread (0) and touches no memory of the process.
     let outcome = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
     if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -101,8 +107,10 @@ mod tests {
     fn going_down_needs_no_privilege_and_is_seen_by_the_kernel() {
         let seen = std::thread::spawn(|| {
             let standing = take(Lane::Idle);
-            let stat = std::fs::read_to_string("/proc/thread-self/stat").expect("the thread's state");
-            let fields: Vec<_> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+            let stat =
+                std::fs::read_to_string("/proc/thread-self/stat").expect("the thread's state");
+            let fields: Vec<_> =
+                stat.rsplit(')').next().expect("fields").split_whitespace().collect();
             // The 41st field is the policy; 5 is SCHED_IDLE.
             (standing, fields[38].to_owned())
         });
@@ -113,7 +121,8 @@ mod tests {
 
     #[test]
     fn a_fast_thread_is_never_behind_a_standard_one() {
-        let threads = [Lane::Fast, Lane::Standard].map(|lane| std::thread::spawn(move || take(lane)));
+        let threads =
+            [Lane::Fast, Lane::Standard].map(|lane| std::thread::spawn(move || take(lane)));
         let [fast, standard] = threads.map(|thread| thread.join().expect("it ran"));
         assert!(fast.niceness <= standard.niceness && !fast.yields_at_once, "{fast} {standard}");
     }

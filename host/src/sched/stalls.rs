@@ -47,7 +47,10 @@ impl Beats {
     }
 
     fn store(self) {
-        BEATS.store(self.last << Self::STALLS_BITS | self.stalls.min(Self::STALLS_MAX), Ordering::Relaxed);
+        BEATS.store(
+            self.last << Self::STALLS_BITS | self.stalls.min(Self::STALLS_MAX),
+            Ordering::Relaxed,
+        );
     }
 
     fn time(units: u64) -> Duration {
@@ -61,7 +64,9 @@ impl Beats {
 
     /// The thread runs, so long after the start.
     fn beat(self, now: Duration) -> Self {
-        let units = |time: Duration| u64::try_from(time.as_millis() / Self::UNIT.as_millis()).unwrap_or(u64::MAX);
+        let units = |time: Duration| {
+            u64::try_from(time.as_millis() / Self::UNIT.as_millis()).unwrap_or(u64::MAX)
+        };
         Self { last: units(now), stalls: units(self.stalls(now)) }
     }
 }
@@ -185,7 +190,8 @@ mod tests {
     fn stalls_are_the_same_for_every_look() {
         for number in 0..2_000 {
             let mut seed = number;
-            let (mut beats, mut now, mut silence) = (Beats::default(), Duration::ZERO, Duration::ZERO);
+            let (mut beats, mut now, mut silence) =
+                (Beats::default(), Duration::ZERO, Duration::ZERO);
             let (mut seen, mut least) = (Duration::ZERO, Duration::ZERO);
             for _ in 0..throw(&mut seed, 60) {
                 let step = Duration::from_millis(match throw(&mut seed, 5) {
@@ -201,7 +207,11 @@ mod tests {
                 if throw(&mut seed, 10) < 6 {
                     beats = beats.beat(now);
                     least += silence.saturating_sub(TOLERANCE + Beats::UNIT * 3);
-                    assert!(beats.stalls(now) >= least, "{number}: {:?} of {least:?}", beats.stalls(now));
+                    assert!(
+                        beats.stalls(now) >= least,
+                        "{number}: {:?} of {least:?}",
+                        beats.stalls(now)
+                    );
                     silence = Duration::ZERO;
                 }
             }

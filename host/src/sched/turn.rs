@@ -50,7 +50,10 @@ enum State {
 
 impl fmt::Debug for Turn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Turn").field("flow", &self.flow).field("state", &self.state).finish_non_exhaustive()
+        f.debug_struct("Turn")
+            .field("flow", &self.flow)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
     }
 }
 
@@ -63,7 +66,20 @@ impl Turn {
         let (ticket, state) = (Arc::default(), State::Free);
         let (used, carried, waited) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
         let (courtesy, debt) = (None, None);
-        Self { seat, tenant, account, turnstile, flow, ticket, state, courtesy, debt, used, carried, waited }
+        Self {
+            seat,
+            tenant,
+            account,
+            turnstile,
+            flow,
+            ticket,
+            state,
+            courtesy,
+            debt,
+            used,
+            carried,
+            waited,
+        }
     }
 
     /// An event starts in this class, at `now`, which is now.
@@ -117,7 +133,8 @@ impl Turn {
         until.is_some()
     }
 
-    /// Ready where the session may run. Wakes the task when that changes, or has it taken to another thread.
+    /// Ready where the session may run. Wakes the task when that changes, or has it taken to
+    /// another thread.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while let Some((since, until)) = &mut self.debt {
             ready!(until.as_mut().poll(cx));
@@ -133,8 +150,8 @@ impl Turn {
         self.ticket.waker.register(cx.waker());
         if self.courtesy.as_mut().is_some_and(|others| others.as_mut().poll(cx).is_ready()) {
             self.courtesy = None;
-            // Where the turn is its own it is awake already; woken as well, it would be polled once more before the thread has
-            // looked at its sockets.
+            // Where the turn is its own it is awake already; woken as well, it would be polled once
+            // more before the thread has looked at its sockets.
             self.ticket.waker.take();
             self.turnstile.dispatch(thread);
             if self.ticket.granted().is_none() {
@@ -194,7 +211,13 @@ impl Turn {
             return;
         };
         let next = self.turnstile.post(thread, now);
-        self.turnstile.again(thread, next, &mut self.flow, &self.ticket, std::mem::take(&mut self.used));
+        self.turnstile.again(
+            thread,
+            next,
+            &mut self.flow,
+            &self.ticket,
+            std::mem::take(&mut self.used),
+        );
         if next != thread {
             self.turnstile.dispatch(thread);
         }
@@ -261,7 +284,8 @@ mod tests {
 
     use super::*;
 
-    /// However many sessions of one tenant have mail, an event of another passes all but the first of them.
+    /// However many sessions of one tenant have mail, an event of another passes all but the first
+    /// of them.
     #[test]
     fn mail_of_many_lets_a_neighbour_pass() {
         let turnstiles = Arc::new(Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, 1))));
@@ -278,8 +302,9 @@ mod tests {
             while !turnstile.is_crowded(0, Instant::now()) {
                 std::thread::yield_now();
             }
-            let at_once =
-                mail.iter_mut().filter_map(|turn| turn.poll_mail(Priority::Normal, cx).is_ready().then_some(()));
+            let at_once = mail
+                .iter_mut()
+                .filter_map(|turn| turn.poll_mail(Priority::Normal, cx).is_ready().then_some(()));
             assert_eq!(at_once.count(), 0, "mail of {receivers} goes past the line");
             event.begin(Priority::Normal, Instant::now());
             let mut moved = 0;

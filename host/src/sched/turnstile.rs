@@ -1,8 +1,8 @@
 //! The turns of one lane at work: whose turn it is on each of its threads, and who is woken for it.
 //!
-//! A turn is the right to go on past a slice. While nobody competes nobody needs one: an event runs where its bytes arrived. One
-//! that outlasts its slice gets in line, and so does, where sessions of several owners or classes keep a thread from ever
-//! resting, every event before it starts.
+//! A turn is the right to go on past a slice. While nobody competes nobody needs one: an event runs
+//! where its bytes arrived. One that outlasts its slice gets in line, and so does, where sessions
+//! of several owners or classes keep a thread from ever resting, every event before it starts.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -19,7 +19,8 @@ use crate::event::Priority;
 /// A thread that found no rest for so long is crowded.
 const CROWDED_AFTER: Duration = Duration::from_millis(4);
 
-/// A slice that lasts so long by the clock on the wall is one whose thread gets no CPU: slices end after a millisecond of it.
+/// A slice that lasts so long by the clock on the wall is one whose thread gets no CPU: slices end
+/// after a millisecond of it.
 const STARVED_AFTER: Duration = Duration::from_millis(100);
 /// How long the ushers help out after that was last seen.
 const USHERED_FOR: Duration = Duration::from_secs(5);
@@ -56,7 +57,8 @@ pub struct Turnstile {
     next_id: AtomicU64,
     given: AtomicU64,
     taken_over: AtomicU64,
-    /// For a lane whose threads may get no CPU at all: when the slice of each began, in milliseconds; 0 where none runs.
+    /// For a lane whose threads may get no CPU at all: when the slice of each began, in
+    /// milliseconds; 0 where none runs.
     slices: Vec<AtomicU64>,
     /// Until when its ushers help out, in milliseconds. 0 where they never had to.
     ushered_until: AtomicU64,
@@ -101,8 +103,8 @@ impl Ticket {
 }
 
 impl Turnstile {
-    /// The line of a lane with so many threads. The idle lane has as many again, its ushers: they stand a little above it, and
-    /// run its sessions while its threads get no CPU at all.
+    /// The line of a lane with so many threads. The idle lane has as many again, its ushers: they
+    /// stand a little above it, and run its sessions while its threads get no CPU at all.
     #[must_use]
     pub fn new(lane: Lane, threads: usize) -> Self {
         let regular = threads;
@@ -116,10 +118,22 @@ impl Turnstile {
             next_tenant: 0,
         };
         let (waiting, groups) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let (next_id, given, taken_over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        let (next_id, given, taken_over) =
+            (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
         let (ushered_until, began) = (AtomicU64::new(0), Instant::now());
         let queue = Mutex::new(queue);
-        Self { lane, queue, waiting, groups, next_id, given, taken_over, slices, ushered_until, began }
+        Self {
+            lane,
+            queue,
+            waiting,
+            groups,
+            next_id,
+            given,
+            taken_over,
+            slices,
+            ushered_until,
+            began,
+        }
     }
 
     /// Its turns now.
@@ -148,7 +162,8 @@ impl Turnstile {
         RESTED.set(Some(Instant::now()));
     }
 
-    /// The calling thread has nothing to do: it takes over who waits elsewhere. To be called before it rests.
+    /// The calling thread has nothing to do: it takes over who waits elsewhere. To be called before
+    /// it rests.
     pub fn offer(&self) {
         if self.waiting.load(Ordering::Relaxed) > 0
             && let Some(place) = here()
@@ -158,8 +173,8 @@ impl Turnstile {
         }
     }
 
-    /// The thread on which a session that is at this one has to get in line: its usher while the lane's threads get no CPU, and
-    /// back when they do.
+    /// The thread on which a session that is at this one has to get in line: its usher while the
+    /// lane's threads get no CPU, and back when they do.
     pub(super) fn post(&self, thread: usize, now: Instant) -> usize {
         let regular = self.slices.len();
         match regular {
@@ -187,7 +202,8 @@ impl Turnstile {
         }
     }
 
-    /// An usher looks whether it is needed, every now and then. How long until it should look again.
+    /// An usher looks whether it is needed, every now and then. How long until it should look
+    /// again.
     pub fn look(&self) -> Duration {
         let now = self.milliseconds(Instant::now());
         let long = |slice: &AtomicU64| {
@@ -205,7 +221,9 @@ impl Turnstile {
     pub(super) fn is_crowded(&self, thread: usize, now: Instant) -> bool {
         self.post(thread, now) != thread
             || self.groups.load(Ordering::Relaxed) > 1
-                && RESTED.get().is_some_and(|rested| now.saturating_duration_since(rested) > CROWDED_AFTER)
+                && RESTED
+                    .get()
+                    .is_some_and(|rested| now.saturating_duration_since(rested) > CROWDED_AFTER)
     }
 
     /// A session of this class and owner is here.
@@ -239,7 +257,13 @@ impl Turnstile {
     }
 
     /// Gets in line on a thread, having used so much of its own accord.
-    pub(super) fn join(&self, thread: usize, flow: &mut Flow, ticket: &Arc<Ticket>, used: Duration) {
+    pub(super) fn join(
+        &self,
+        thread: usize,
+        flow: &mut Flow,
+        ticket: &Arc<Ticket>,
+        used: Duration,
+    ) {
         let mut queue = self.queue();
         ticket.granted.store(0, Ordering::Relaxed);
         queue.tickets.insert(flow.id, Arc::clone(ticket));
@@ -248,7 +272,14 @@ impl Turnstile {
     }
 
     /// Its turn on a thread is over for now, and it gets in line again, on that or another.
-    pub(super) fn again(&self, thread: usize, next: usize, flow: &mut Flow, ticket: &Arc<Ticket>, used: Duration) {
+    pub(super) fn again(
+        &self,
+        thread: usize,
+        next: usize,
+        flow: &mut Flow,
+        ticket: &Arc<Ticket>,
+        used: Duration,
+    ) {
         let mut queue = self.queue();
         ticket.granted.store(0, Ordering::Relaxed);
         queue.tickets.insert(flow.id, Arc::clone(ticket));
@@ -258,7 +289,8 @@ impl Turnstile {
         self.told(&queue);
     }
 
-    /// It leaves: it waited on this thread, or had its turn on the one of its ticket, and has used so much of it.
+    /// It leaves: it waited on this thread, or had its turn on the one of its ticket, and has used
+    /// so much of it.
     pub(super) fn leave(&self, thread: usize, flow: &mut Flow, ticket: &Ticket, used: Duration) {
         let mut queue = self.queue();
         let Some(on) = ticket.granted() else {

@@ -172,7 +172,10 @@ mod tests {
             used += thread_time() - start;
         }
         let (charged, least) = (account.seen().cpu, outside * 2 * rounds);
-        assert!(charged >= least && charged < used - inside * (rounds - 1), "charged {charged:?} of {used:?}");
+        assert!(
+            charged >= least && charged < used - inside * (rounds - 1),
+            "charged {charged:?} of {used:?}"
+        );
     }
 
     #[test]

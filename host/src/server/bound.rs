@@ -35,7 +35,8 @@ use crate::session::{Deadlines, Latch, LineConfig};
 use crate::telemetry::{Bucket, Counters, ServerStarted};
 use crate::work::Stop;
 
-/// Faults, ends of sessions and pauses of a server that are logged each second. The others are counted.
+/// Faults, ends of sessions and pauses of a server that are logged each second. The others are
+/// counted.
 const FAULTS_LOGGED_PER_SECOND: u32 = 5;
 const SESSIONS_LOGGED_PER_SECOND: u32 = 200;
 const PAUSES_LOGGED_PER_SECOND: u32 = 1;
@@ -78,8 +79,8 @@ impl Prepared {
         self.name.clone()
     }
 
-    /// A server that runs keeps what was swapped in, as long as the description names the same plugin as before, whatever is
-    /// written down. Blocks where it has to be linked again.
+    /// A server that runs keeps what was swapped in, as long as the description names the same
+    /// plugin as before, whatever is written down. Blocks where it has to be linked again.
     pub(super) fn keep_swapped(&mut self, host: &Host, running: &Service) -> Result<(), SwapError> {
         self.plugin = self.kept(host, running)?;
         bounded(running, &running.procedure(), &self.plugin)
@@ -88,14 +89,16 @@ impl Prepared {
     fn kept(&self, host: &Host, running: &Service) -> Result<Arc<Plugin>, ProcureError> {
         let in_force = Arc::clone(running.procedure().plugin());
         if running.history().configured() != self.configured {
-            // Where the record is older than what runs, another one was tried out than is to come in force.
+            // Where the record is older than what runs, another one was tried out than is to come
+            // in force.
             if !Arc::ptr_eq(&self.named, &self.plugin) {
                 let budget = self.description.budgets.start(self.description.priority);
                 try_out(&self.named, self.description.limits, budget)?;
             }
             return Ok(Arc::clone(&self.named));
         }
-        // What was read from the record is a copy of what is in force, as a rule, and that may have instances that are shared.
+        // What was read from the record is a copy of what is in force, as a rule, and that may have
+        // instances that are shared.
         let copied = !self.recorded.is_empty() && running.terms().grants == self.description.grants;
         if same(&in_force, &self.plugin) && !copied {
             return Ok(Arc::clone(&self.plugin));
@@ -128,18 +131,25 @@ impl Prepared {
         let ids_above = left.as_ref().map_or(0, |left| left.ids_above);
         let endpoint = &self.description.endpoint;
         let left = match left {
-            Some(left) if left.given || left.socket.local_addr().ok() == Some(endpoint.resolve()?) => Some(left),
+            Some(left)
+                if left.given || left.socket.local_addr().ok() == Some(endpoint.resolve()?) =>
+            {
+                Some(left)
+            }
             // The description has moved on.
             _ => None,
         };
-        let given = self.description.inherited.is_some() || left.as_ref().is_some_and(|left| left.given);
+        let given =
+            self.description.inherited.is_some() || left.as_ref().is_some_and(|left| left.given);
         let listener = match (&self.description.inherited, left) {
-            (Some(socket), _) => Listener::adopt(socket.try_clone().map_err(BindError::Inherited)?, endpoint.backlog)?,
+            (Some(socket), _) => Listener::adopt(
+                socket.try_clone().map_err(BindError::Inherited)?,
+                endpoint.backlog,
+            )?,
             (None, Some(left)) if left.given => Listener::adopt(left.socket, endpoint.backlog)?,
             // One that another holder has stopped meanwhile is of no use, and the address is known.
-            (None, Some(left)) => {
-                Listener::adopt(left.socket, endpoint.backlog).or_else(|_| Listener::open(endpoint))?
-            }
+            (None, Some(left)) => Listener::adopt(left.socket, endpoint.backlog)
+                .or_else(|_| Listener::open(endpoint))?,
             (None, None) => Listener::open(endpoint)?,
         };
         Ok(Bound { prepared: self, host: host.clone(), listener, given, ids_above })
@@ -228,8 +238,9 @@ impl Prepared {
         }
     }
 
-    /// Puts it in force for the newcomers of a server that runs. Everybody inside stays as they are, but for sessions of a canary that
-    /// ends by it: what they are on. Whoever calls holds the lock of swaps.
+    /// Puts it in force for the newcomers of a server that runs. Everybody inside stays as they
+    /// are, but for sessions of a canary that ends by it: what they are on. Whoever calls holds the
+    /// lock of swaps.
     pub(super) fn apply(mut self, host: &Host, service: &Service) -> Option<Arc<EventProcedure>> {
         let tenant = host.tenant(&self.tenant());
         let holding = Arc::clone(&service.holding);
@@ -250,7 +261,8 @@ impl Prepared {
         service.registry.set_name_chars_max(self.description.name_chars_max);
         service.terms.store(Arc::new(self.terms(&service.latch, &tenant)));
         let procedure = self.procedure(&service.name, &service.counters, &tenant, &holding);
-        // A shared instance lives on where nothing about it has changed, with all that is in its memory.
+        // A shared instance lives on where nothing about it has changed, with all that is in its
+        // memory.
         let before = service.procedure();
         let mut tried = None;
         if !before.is_like(&procedure) {
@@ -278,7 +290,13 @@ impl Prepared {
         let (counters, latch) = (Arc::new(Counters::default()), Arc::new(Latch::default()));
         let tenant = host.tenant(&self.tenant());
         let terms = self.terms(&latch, &tenant);
-        let open = || host.engine().ledger().open(&tenant.name, self.description.promise(), self.plugin.footprint());
+        let open = || {
+            host.engine().ledger().open(
+                &tenant.name,
+                self.description.promise(),
+                self.plugin.footprint(),
+            )
+        };
         let holding = self.holding.clone().unwrap_or_else(open);
         let procedure = Arc::new(self.procedure(&name, &counters, &tenant, &holding));
         let room = self.room(host, &tenant, &holding);
@@ -353,7 +371,8 @@ impl Bound {
         self.run_with(Vec::new())
     }
 
-    /// The same with sessions that no process had meanwhile. They have their places before any newcomer.
+    /// The same with sessions that no process had meanwhile. They have their places before any
+    /// newcomer.
     pub(super) fn run_with(self, sessions: Vec<LeftSession>) -> ServerHandle {
         let Self { prepared, host, listener, given, ids_above } = self;
         let secure = prepared.description.secure;
@@ -370,7 +389,9 @@ impl Bound {
         let keep = move |listener: &Listener| match (!given).then(|| listener.duplicate()) {
             None => {}
             Some(Ok(duplicate)) => keeper.keep(&server, duplicate.into()),
-            Some(Err(error)) => tracing::warn!(server = &*server, %error, "the socket is not kept for a next process"),
+            Some(Err(error)) => {
+                tracing::warn!(server = &*server, %error, "the socket is not kept for a next process")
+            }
         };
         keep(&listener);
         let label = service.procedure().plugin().label();

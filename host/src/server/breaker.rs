@@ -52,7 +52,8 @@ pub struct BreakerLimits {
 
 impl Default for BreakerLimits {
     fn default() -> Self {
-        let (window, pause, pause_max) = (Duration::from_secs(10), Duration::from_secs(1), Duration::from_secs(60));
+        let (window, pause, pause_max) =
+            (Duration::from_secs(10), Duration::from_secs(1), Duration::from_secs(60));
         Self { faults: 10, window, pause, pause_max }
     }
 }
@@ -172,13 +173,21 @@ impl Breaker {
     }
 
     /// A session from there ended, and these go on.
-    pub(super) fn report(&mut self, source: Source, fared: Fared, live: &LiveAddresses, now: Instant) -> Option<Turn> {
+    pub(super) fn report(
+        &mut self,
+        source: Source,
+        fared: Fared,
+        live: &LiveAddresses,
+        now: Instant,
+    ) -> Option<Turn> {
         if self.limits.faults == 0 {
             return None;
         }
         self.sees(source.group, now);
         match (self.state, fared) {
-            (BreakerState::Trying(Some(_)), Fared::Faulted) => return self.failed(source, live, now),
+            (BreakerState::Trying(Some(_)), Fared::Faulted) => {
+                return self.failed(source, live, now);
+            }
             (BreakerState::Trying(Some(_)), Fared::Well) => return Some(self.close(now)),
             (BreakerState::Open(_) | BreakerState::Trying(None), _) => return None,
             (BreakerState::Closed, _) => {}
@@ -271,7 +280,8 @@ impl Breaker {
         if self.tallies.len() <= WEIGHED_AT_ONCE_MAX {
             return true;
         }
-        let is_soon = self.weighed.is_some_and(|at| now.saturating_duration_since(at) < WEIGHED_EVERY);
+        let is_soon =
+            self.weighed.is_some_and(|at| now.saturating_duration_since(at) < WEIGHED_EVERY);
         if !is_soon {
             self.weighed = Some(now);
         }
@@ -350,7 +360,10 @@ mod tests {
     fn tripped(start: Instant) -> Breaker {
         let mut breaker = Breaker::new(BreakerLimits::default());
         for fault in 0..9 {
-            assert_eq!(report(&mut breaker, Fared::Faulted, 0, second(f64::from(fault) / 10.0, start)), None);
+            assert_eq!(
+                report(&mut breaker, Fared::Faulted, 0, second(f64::from(fault) / 10.0, start)),
+                None
+            );
         }
         assert_eq!(
             report(&mut breaker, Fared::Faulted, 0, second(1.0, start)),
@@ -389,7 +402,9 @@ mod tests {
         assert_eq!(breaker.ask(second(2.0, start)).0, Ok(()));
         breaker.admitted(second(2.0, start));
         assert_eq!(breaker.ask(second(3.0, start)), (Ok(()), Some(Turn::Recovered)));
-        let again = (0..10).filter_map(|_| report(&mut breaker, Fared::Faulted, 0, second(4.0, start))).next();
+        let again = (0..10)
+            .filter_map(|_| report(&mut breaker, Fared::Faulted, 0, second(4.0, start)))
+            .next();
         assert_eq!(again, Some(Turn::Tripped(Duration::from_secs(2))));
     }
 
@@ -399,13 +414,16 @@ mod tests {
         let mut breaker = Breaker::new(BreakerLimits::default());
         for step in 0..1_000 {
             let fared = if step % 5 != 0 { Fared::Faulted } else { Fared::Well };
-            assert_eq!(report(&mut breaker, fared, 0, second(f64::from(step) / 1_000.0, start)), None);
+            assert_eq!(
+                report(&mut breaker, fared, 0, second(f64::from(step) / 1_000.0, start)),
+                None
+            );
         }
         // Faults that are long past do not count.
         let mut rare = Breaker::new(BreakerLimits::default());
-        assert!(
-            (0..100).all(|step| report(&mut rare, Fared::Faulted, 0, second(f64::from(step) * 2.0, start)).is_none())
-        );
+        assert!((0..100).all(|step| {
+            report(&mut rare, Fared::Faulted, 0, second(f64::from(step) * 2.0, start)).is_none()
+        }));
         let mut busy = Breaker::new(BreakerLimits::default());
         assert!(
             (0..50).all(|_| report(&mut busy, Fared::Faulted, 20, start).is_none()),

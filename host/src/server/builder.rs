@@ -40,7 +40,8 @@ impl Server {
     }
 }
 
-/// What single operations may take, and what ends a session, where it is not [`ServerBuilder::timeout`] or nothing.
+/// What single operations may take, and what ends a session, where it is not
+/// [`ServerBuilder::timeout`] or nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Timeouts {
     /// The PROXY header and the TLS handshake, each. `None`: the timeout.
@@ -114,7 +115,12 @@ impl Default for ServerBuilder {
             host: None,
             name: String::new(),
             tenant: None,
-            endpoint: Endpoint { host: String::new(), port: ListenPort::AnyFree, backlog: 0, options },
+            endpoint: Endpoint {
+                host: String::new(),
+                port: ListenPort::AnyFree,
+                backlog: 0,
+                options,
+            },
             inherited: None,
             throttle: Throttle::default(),
             networks: Networks::default(),
@@ -185,7 +191,9 @@ impl StartError {
             Self::Plugin(error) => refused_load(error),
             Self::Registry(error) => refused_pull(error),
             // The words are the system's, or of files that are the operator's.
-            Self::Credentials(CredentialsError::Unreadable { cause, .. }) => Refusal::in_text(cause),
+            Self::Credentials(CredentialsError::Unreadable { cause, .. }) => {
+                Refusal::in_text(cause)
+            }
             Self::Bind(error) => Refusal::in_causes(error),
             Self::Host(HostError::Threads(error)) => Refusal::of(error),
             Self::Record(error) => error.refusal,
@@ -207,7 +215,8 @@ impl ServerBuilder {
         self.name = name.into();
         self
     }
-    /// A host name or address of this system. Default: empty, all IPv4 interfaces. See [`Endpoint::host`].
+    /// A host name or address of this system. Default: empty, all IPv4 interfaces. See
+    /// [`Endpoint::host`].
     #[must_use]
     pub fn local_host(mut self, host: impl Into<String>) -> Self {
         self.endpoint.host = host.into();
@@ -225,8 +234,8 @@ impl ServerBuilder {
         self.endpoint.backlog = connections;
         self
     }
-    /// A socket that listens already, by whoever started this process, instead of an address. Its options are left as
-    /// they are.
+    /// A socket that listens already, by whoever started this process, instead of an address. Its
+    /// options are left as they are.
     #[must_use]
     pub fn listener(mut self, socket: TcpListener) -> Self {
         self.inherited = Some(Arc::new(socket));
@@ -239,8 +248,8 @@ impl ServerBuilder {
         self.throttle.max_clients = clients;
         self
     }
-    /// All limits on newcomers at once, [`ServerBuilder::max_clients`] included. Default: none. They may be changed
-    /// while it runs: [`ServerHandle::set_throttle`].
+    /// All limits on newcomers at once, [`ServerBuilder::max_clients`] included. Default: none.
+    /// They may be changed while it runs: [`ServerHandle::set_throttle`].
     #[must_use]
     pub fn throttle(mut self, throttle: Throttle) -> Self {
         self.throttle = throttle;
@@ -252,28 +261,29 @@ impl ServerBuilder {
         self.networks = networks;
         self
     }
-    /// Proxies that say in a PROXY header who the client is. Not empty: each connection has to come from one of them and
-    /// start with a header. Default: empty.
+    /// Proxies that say in a PROXY header who the client is. Not empty: each connection has to come
+    /// from one of them and start with a header. Default: empty.
     #[must_use]
     pub fn proxies(mut self, proxies: Vec<Network>) -> Self {
         self.proxies = proxies;
         self
     }
-    /// How long a network operation may take: the handshake, a write that the peer does not read, and the idle period
-    /// after which `on-timeout` fires. 10 ms to a day; default 20 s.
+    /// How long a network operation may take: the handshake, a write that the peer does not read,
+    /// and the idle period after which `on-timeout` fires. 10 ms to a day; default 20 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
-    /// What single operations may take, and what ends a session. Default: [`ServerBuilder::timeout`] for the
-    /// handshake and for writes, and nothing else.
+    /// What single operations may take, and what ends a session. Default:
+    /// [`ServerBuilder::timeout`] for the handshake and for writes, and nothing else.
     #[must_use]
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = timeouts;
         self
     }
-    /// Whose server it is: servers of one tenant share its turns where a lane is crowded. Default: the server's name.
+    /// Whose server it is: servers of one tenant share its turns where a lane is crowded. Default:
+    /// the server's name.
     #[must_use]
     pub fn tenant(mut self, tenant: impl Into<String>) -> Self {
         self.tenant = Some(tenant.into());
@@ -285,7 +295,8 @@ impl ServerBuilder {
         self.priority = priority;
         self
     }
-    /// When a plugin that faults again and again gets no newcomers for a while. Default: see [`BreakerLimits`].
+    /// When a plugin that faults again and again gets no newcomers for a while. Default: see
+    /// [`BreakerLimits`].
     #[must_use]
     pub fn breaker(mut self, breaker: BreakerLimits) -> Self {
         self.breaker = breaker;
@@ -315,8 +326,8 @@ impl ServerBuilder {
         self.secure = secure;
         self
     }
-    /// The event procedure: a folder with `plugin.toml`, a component file, or a reference to a registry as
-    /// `oci://registry.example.com/echo:1.0`. Required.
+    /// The event procedure: a folder with `plugin.toml`, a component file, or a reference to a
+    /// registry as `oci://registry.example.com/echo:1.0`. Required.
     #[must_use]
     pub fn plugin(mut self, path: impl Into<PathBuf>) -> Self {
         self.plugin = Some(Procedures::Path(path.into()));
@@ -328,14 +339,15 @@ impl ServerBuilder {
         self.plugin = Some(Procedures::Loaded(plugin));
         self
     }
-    /// How registries are spoken to, where the plugin is in one. Default: [`Terms::default`], which keeps nothing, knows no logins
-    /// and asks for no signature.
+    /// How registries are spoken to, where the plugin is in one. Default: [`Terms::default`], which
+    /// keeps nothing, knows no logins and asks for no signature.
     #[must_use]
     pub fn registries(mut self, registries: Arc<Registries>) -> Self {
         self.registries = registries;
         self
     }
-    /// What the plugin may import beyond its session. Default: nothing. Without effect on a loaded plugin.
+    /// What the plugin may import beyond its session. Default: nothing. Without effect on a loaded
+    /// plugin.
     #[must_use]
     pub fn grants(mut self, grants: Grants) -> Self {
         self.grants = grants;
@@ -366,8 +378,9 @@ impl ServerBuilder {
         self.limits = limits;
         self
     }
-    /// Instances that all sessions share, instead of one for each. Their events wait for each other, a fault ends all sessions
-    /// of its instance, and what is in its memory outlives them. 1 to 64, or 0 for one for each. Default 0.
+    /// Instances that all sessions share, instead of one for each. Their events wait for each
+    /// other, a fault ends all sessions of its instance, and what is in its memory outlives them. 1
+    /// to 64, or 0 for one for each. Default 0.
     #[must_use]
     pub fn shared_instances(mut self, count: usize) -> Self {
         self.shards = count;
@@ -388,8 +401,9 @@ impl ServerBuilder {
         self.rules = rules;
         self
     }
-    /// How long a session is idle before it saves its state and lets its instance go, until something happens to it: 100 ms to a day,
-    /// or zero: never. Only with a plugin that hands over or is stateless, and with an instance for each session. Default zero. See
+    /// How long a session is idle before it saves its state and lets its instance go, until
+    /// something happens to it: 100 ms to a day, or zero: never. Only with a plugin that hands over
+    /// or is stateless, and with an instance for each session. Default zero. See
     /// [`HostConfig::release_memory`](super::HostConfig::release_memory).
     #[must_use]
     pub fn sleep_after(mut self, idle: Duration) -> Self {
@@ -408,8 +422,8 @@ impl ServerBuilder {
         self.name_chars_max = characters;
         self
     }
-    /// Which values somebody wrote down, by their keys in the configuration file: for [`ServerHandle::limits`], which says
-    /// where each comes from. Default: none.
+    /// Which values somebody wrote down, by their keys in the configuration file: for
+    /// [`ServerHandle::limits`], which says where each comes from. Default: none.
     #[must_use]
     pub fn given(mut self, keys: BTreeSet<String>) -> Self {
         self.given = Arc::new(keys);

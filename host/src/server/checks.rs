@@ -10,9 +10,11 @@ use crate::session::Watermarks;
 /// Default of [`ServerBuilder::timeout`].
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(20);
 /// Least and greatest timeout.
-pub const TIMEOUT_RANGE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(24 * 3_600));
+pub const TIMEOUT_RANGE: (Duration, Duration) =
+    (Duration::from_millis(10), Duration::from_secs(24 * 3_600));
 /// Default send buffer.
-pub const WATERMARKS_DEFAULT: Watermarks = Watermarks { high_bytes: 256 << 10, low_bytes: 64 << 10 };
+pub const WATERMARKS_DEFAULT: Watermarks =
+    Watermarks { high_bytes: 256 << 10, low_bytes: 64 << 10 };
 /// Least and greatest high-water mark, in bytes.
 pub const HIGH_WATER_RANGE: (usize, usize) = (1 << 10, 16 << 20);
 /// Least and greatest memory of an instance, in bytes.
@@ -33,7 +35,8 @@ const TIMERS_RANGE: (usize, usize) = (0, 1_024);
 /// Most instances that a server's sessions share.
 const SHARDS_MAX: usize = 64;
 /// Least and greatest deadline of a session, where it is not zero.
-pub const DEADLINE_RANGE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(30 * 24 * 3_600));
+pub const DEADLINE_RANGE: (Duration, Duration) =
+    (Duration::from_millis(10), Duration::from_secs(30 * 24 * 3_600));
 /// Most faults that a breaker waits for.
 const BREAKER_FAULTS_MAX: u32 = 10_000;
 /// Least and greatest time of a breaker.
@@ -57,7 +60,8 @@ impl ServerBuilder {
     #[must_use]
     pub fn problems(&self) -> Vec<StartError> {
         let (marks, limits) = (self.watermarks, self.limits);
-        let (bytes, plain) = (|value: usize| format!("{value} bytes"), |value: usize| value.to_string());
+        let (bytes, plain) =
+            (|value: usize| format!("{value} bytes"), |value: usize| value.to_string());
         let span = |value: Duration| humantime::format_duration(value).to_string();
         let mut found: Vec<_> = [
             within("timeout", self.timeout, TIMEOUT_RANGE, span),
@@ -65,8 +69,18 @@ impl ServerBuilder {
             within("limits.memory_max_bytes", limits.memory_max_bytes, MEMORY_RANGE, bytes),
             within("limits.copy_max_bytes", limits.copy_max_bytes, COPY_RANGE, bytes),
             within("limits.handles_max", limits.handles_max, HANDLES_RANGE, plain),
-            within("limits.table_elements_max", limits.table_elements_max, TABLE_ELEMENTS_RANGE, plain),
-            within("limits.core_instances_max", limits.core_instances_max, CORE_INSTANCES_RANGE, plain),
+            within(
+                "limits.table_elements_max",
+                limits.table_elements_max,
+                TABLE_ELEMENTS_RANGE,
+                plain,
+            ),
+            within(
+                "limits.core_instances_max",
+                limits.core_instances_max,
+                CORE_INSTANCES_RANGE,
+                plain,
+            ),
             within("limits.state_max_bytes", limits.state_max_bytes, STATE_RANGE, bytes),
             within("limits.timers_max", self.timers_max, TIMERS_RANGE, plain),
             within("limits.name_chars_max", self.name_chars_max, (1, NAME_CHARS_MAX), plain),
@@ -76,7 +90,8 @@ impl ServerBuilder {
         .filter_map(Result::err)
         .chain(self.throttle.check().err().map(|error| argument(error.limit, error.problem())))
         .collect();
-        found.extend(self.rules.problems().into_iter().map(|(key, problem)| argument(key, problem)));
+        found
+            .extend(self.rules.problems().into_iter().map(|(key, problem)| argument(key, problem)));
         let sleep = Some(self.sleep_after).filter(|after| !after.is_zero());
         found.extend(sleep.and_then(|after| within("sleep_after", after, SLEEP_RANGE, span).err()));
         let optional = [
@@ -84,20 +99,28 @@ impl ServerBuilder {
             ("timeouts.idle", self.timeouts.idle),
             ("timeouts.lifetime", self.timeouts.lifetime),
         ];
-        let named = [("timeouts.handshake", self.timeouts.handshake), ("timeouts.write", self.timeouts.write)];
+        let named = [
+            ("timeouts.handshake", self.timeouts.handshake),
+            ("timeouts.write", self.timeouts.write),
+        ];
         let named = named.into_iter().filter_map(|(name, value)| Some((name, value?)));
         let given = optional.into_iter().filter(|(_, value)| !value.is_zero()).chain(named);
-        found.extend(given.filter_map(|(name, value)| within(name, value, DEADLINE_RANGE, span).err()));
+        found.extend(
+            given.filter_map(|(name, value)| within(name, value, DEADLINE_RANGE, span).err()),
+        );
         let mut note = |wrong: bool, name, problem: String| {
             if wrong {
                 found.push(argument(name, problem));
             }
         };
         let (high, low, copy) = (marks.high_bytes, marks.low_bytes, limits.copy_max_bytes);
-        let problem = format!("expected less than `limits.send_buffer_high_bytes` ({high}), found {low}");
+        let problem =
+            format!("expected less than `limits.send_buffer_high_bytes` ({high}), found {low}");
         note(low >= high, "limits.send_buffer_low_bytes", problem);
-        // A write of the whole send buffer has to be a write that is refused politely, and not a fault.
-        let problem = format!("expected at least `limits.send_buffer_high_bytes` ({high}), found {copy}");
+        // A write of the whole send buffer has to be a write that is refused politely, and not a
+        // fault.
+        let problem =
+            format!("expected at least `limits.send_buffer_high_bytes` ({high}), found {copy}");
         note(copy < high, "limits.copy_max_bytes", problem);
         let problem = format!("expected at least `priority` ({})", self.priority);
         note(self.priority_max.is_some_and(|max| max < self.priority), "priority_max", problem);
@@ -125,13 +148,29 @@ impl ServerBuilder {
             let problem = format!("expected 10ms to 1h, found {}", span(value));
             note(!(BREAKER_RANGE.0..=BREAKER_RANGE.1).contains(&value), name, problem);
         }
-        note(breaker.pause > breaker.pause_max, "breaker.pause_max", "expected at least `breaker.pause`".into());
-        let lists = [("allow", &self.networks.allow), ("deny", &self.networks.deny), ("proxies", &self.proxies)];
+        note(
+            breaker.pause > breaker.pause_max,
+            "breaker.pause_max",
+            "expected at least `breaker.pause`".into(),
+        );
+        let lists = [
+            ("allow", &self.networks.allow),
+            ("deny", &self.networks.deny),
+            ("proxies", &self.proxies),
+        ];
         for (name, list) in lists {
-            note(list.len() > NETWORKS_MAX, name, format!("expected at most {NETWORKS_MAX}, found {}", list.len()));
+            note(
+                list.len() > NETWORKS_MAX,
+                name,
+                format!("expected at most {NETWORKS_MAX}, found {}", list.len()),
+            );
         }
         let problem = "expected at most 64 bytes without control characters";
-        note(self.name.chars().any(char::is_control) || self.name.len() > 64, "name", problem.into());
+        note(
+            self.name.chars().any(char::is_control) || self.name.len() > 64,
+            "name",
+            problem.into(),
+        );
         found
     }
 }
@@ -149,5 +188,8 @@ fn within<T: PartialOrd + Copy>(
     if (least..=greatest).contains(&value) {
         return Ok(());
     }
-    Err(argument(name, format!("expected {} to {}, found {}", show(least), show(greatest), show(value))))
+    Err(argument(
+        name,
+        format!("expected {} to {}, found {}", show(least), show(greatest), show(value)),
+    ))
 }

@@ -38,7 +38,8 @@ impl Status {
     /// Stable name.
     #[must_use]
     pub fn name(self) -> &'static str {
-        ["starting", "listening", "suspended", "failed", "restarting", "draining", "stopped"][self as usize]
+        ["starting", "listening", "suspended", "failed", "restarting", "draining", "stopped"]
+            [self as usize]
     }
 
     /// Whether there is no way back from it.
@@ -82,7 +83,8 @@ pub(crate) struct Course {
     pub(crate) locked: bool,
     /// Grows with every change.
     pub(crate) version: u64,
-    /// Clients belong to the round in which they were accepted. Those of earlier rounds are to end...
+    /// Clients belong to the round in which they were accepted. Those of earlier rounds are to
+    /// end...
     pub(crate) round: u64,
     /// ...and those of rounds before this one at once.
     pub(crate) cancelled: u64,
@@ -125,7 +127,9 @@ impl Course {
     /// What the server is doing, as anybody may see it.
     pub(super) fn seen(&self) -> Status {
         match self.status {
-            Status::Starting | Status::Listening | Status::Suspended if self.failed => Status::Failed,
+            Status::Starting | Status::Listening | Status::Suspended if self.failed => {
+                Status::Failed
+            }
             status => status,
         }
     }
@@ -226,7 +230,8 @@ mod tests {
         let course = Course { status: Status::Listening, locked: true, ..Course::new() };
         assert_eq!(course.welcome(), Welcome::Queue);
         assert_eq!(Course { status: Status::Draining, ..course }.welcome(), Welcome::Close);
-        let suspended = Course { status: Status::Suspended, newcomers: Newcomers::Reject, ..course };
+        let suspended =
+            Course { status: Status::Suspended, newcomers: Newcomers::Reject, ..course };
         assert_eq!(suspended.welcome(), Welcome::Queue);
         assert_eq!(Course { locked: false, ..suspended }.welcome(), Welcome::Reject);
     }
@@ -244,6 +249,9 @@ mod tests {
     #[test]
     fn a_round_ends_before_it_is_cancelled() {
         let course = Course { round: 3, cancelled: 2, ..Course::new() };
-        assert_eq!([1, 2, 3].map(|round| course.call(round)), [Call::EndNow, Call::End, Call::Stay]);
+        assert_eq!(
+            [1, 2, 3].map(|round| course.call(round)),
+            [Call::EndNow, Call::End, Call::Stay]
+        );
     }
 }

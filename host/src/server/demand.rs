@@ -33,12 +33,16 @@ impl Demand {
         }
     }
 
-    /// `given` is the most sessions that the operator allows whatever the servers say; 0 is nothing.
+    /// `given` is the most sessions that the operator allows whatever the servers say; 0 is
+    /// nothing.
     fn problem(&self, given: usize, capacity: &Capacity) -> Option<String> {
         let instances = self.instances.saturating_add(self.shards);
         let mebibytes = self.shard_bytes.div_ceil(1 << 20);
         if given > 0 && self.shards > given {
-            return Some(format!("`shards` of all servers are {}, and `sessions_max` is {given}", self.shards));
+            return Some(format!(
+                "`shards` of all servers are {}, and `sessions_max` is {given}",
+                self.shards
+            ));
         }
         if given > 0 && instances > given {
             let (clients, shards) = (self.instances, self.shards);
@@ -57,13 +61,20 @@ impl Demand {
         let over = if self.clients > capacity.clients() {
             format!("{} clients (`max_clients` of all servers)", self.clients)
         } else if instances > capacity.instances() {
-            format!("{instances} instances (`max_clients` of servers with one for each session, and `shards`)")
+            format!(
+                "{instances} instances (`max_clients` of servers with one for each session, and `shards`)"
+            )
         } else if self.shard_bytes > capacity.memory_bytes {
-            format!("{mebibytes} MiB of memory for {} shared instances (`limits.memory_max_bytes` each)", self.shards)
+            format!(
+                "{mebibytes} MiB of memory for {} shared instances (`limits.memory_max_bytes` each)",
+                self.shards
+            )
         } else {
             return None;
         };
-        Some(format!("the servers together ask for {over}, which is more than this process has: {capacity}"))
+        Some(format!(
+            "the servers together ask for {over}, which is more than this process has: {capacity}"
+        ))
     }
 }
 
@@ -102,22 +113,36 @@ mod tests {
         let own = |clients| Server::builder().max_clients(clients);
         assert_eq!(asked(&[own(60), own(40)], 0), None);
         let refused = asked(&[own(60), own(41)], 0).expect("one too many");
-        assert!(refused.contains("101 instances") && refused.contains("100 by 4896 mappings"), "{refused}");
+        assert!(
+            refused.contains("101 instances") && refused.contains("100 by 4896 mappings"),
+            "{refused}"
+        );
         assert_eq!(asked(&[own(60), own(39)], 100), None, "one is left");
         assert_eq!(asked(&[own(60), own(40)], 100), None, "at the number that the operator gives");
         let refused = asked(&[own(60), own(41)], 100).expect("one too many");
-        assert!(refused.contains("promised 101") && refused.contains("`sessions_max` is 100"), "{refused}");
+        assert!(
+            refused.contains("promised 101") && refused.contains("`sessions_max` is 100"),
+            "{refused}"
+        );
         assert_eq!(asked(&[own(60), own(39), own(0)], 100), None, "one is left for the last");
-        assert!(asked(&[own(60), own(40), own(0)], 100).expect("none is left").contains("1 without `max_clients`"));
+        assert!(
+            asked(&[own(60), own(40), own(0)], 100)
+                .expect("none is left")
+                .contains("1 without `max_clients`")
+        );
         assert_eq!(asked(&[own(0)], 0), None, "no limit is no demand");
     }
 
     #[test]
     fn sessions_that_share_need_a_descriptor_and_no_instance() {
-        let shared = |clients, shards| Server::builder().max_clients(clients).shared_instances(shards);
+        let shared =
+            |clients, shards| Server::builder().max_clients(clients).shared_instances(shards);
         assert_eq!(asked(&[shared(1_000, 1)], 0), None);
         let refused = asked(&[shared(1_001, 1)], 0).expect("one too many");
-        assert!(refused.contains("1001 clients") && refused.contains("1192 descriptors"), "{refused}");
+        assert!(
+            refused.contains("1001 clients") && refused.contains("1192 descriptors"),
+            "{refused}"
+        );
         let large = InstanceLimits { memory_max_bytes: 256 << 20, ..InstanceLimits::default() };
         assert_eq!(asked(&[shared(10, 4).limits(large)], 0), None);
         let refused = asked(&[shared(10, 5).limits(large)], 0).expect("too much memory");

@@ -94,20 +94,22 @@ impl Drop for Held {
 /// slow holder of one delays no caller of another. Dropping the future is safe.
 ///
 /// # Errors
-/// The place of a lock that was held when all had been tried for [`ROUNDS_MAX`] times; none is held.
+/// The place of a lock that was held when all had been tried for [`ROUNDS_MAX`] times; none is
+/// held.
 pub(super) async fn lock_all(locks: &[Arc<Exclusive>]) -> Result<Vec<Held>, usize> {
     let mut waited_for: Option<(usize, Held)> = None;
     let mut rounds = 0;
     loop {
         let mut held = Vec::with_capacity(locks.len());
         let has = waited_for.as_ref().map(|(at, _)| *at);
-        let busy = (0..locks.len()).filter(|at| Some(*at) != has).find(|at| match locks[*at].try_lock() {
-            Some(lock) => {
-                held.push(lock);
-                false
-            }
-            None => true,
-        });
+        let busy =
+            (0..locks.len()).filter(|at| Some(*at) != has).find(|at| match locks[*at].try_lock() {
+                Some(lock) => {
+                    held.push(lock);
+                    false
+                }
+                None => true,
+            });
         let Some(busy) = busy else {
             held.extend(waited_for.map(|(_, lock)| lock));
             return Ok(held);
@@ -166,7 +168,10 @@ mod tests {
                 }
                 for (lock, holder) in locks.iter().zip(&holders) {
                     let is_free = lock.try_lock().is_some();
-                    assert!(is_free || holder.is_some(), "seed {seed}: one is held while another is waited for");
+                    assert!(
+                        is_free || holder.is_some(),
+                        "seed {seed}: one is held while another is waited for"
+                    );
                 }
                 let held: Vec<_> = (0..locks.len()).filter(|at| holders[*at].is_some()).collect();
                 let freed = held[below(held.len() as u64)];
@@ -201,7 +206,8 @@ mod tests {
                 state % most
             };
             let lock = Arc::new(Exclusive::default());
-            let mut held = Some(pin!(lock.lock(Rank::InTurn)).poll(&mut Context::from_waker(Waker::noop())));
+            let mut held =
+                Some(pin!(lock.lock(Rank::InTurn)).poll(&mut Context::from_waker(Waker::noop())));
             assert!(matches!(held, Some(Poll::Ready(_))), "it is free");
             let mut waiting: Vec<(Rank, usize, Waits)> = Vec::new();
             for number in 0..40 {
@@ -217,7 +223,10 @@ mod tests {
             held = None;
             assert!(held.is_none());
             for (rank, number, mut one) in waiting {
-                drop(poll(&mut one).unwrap_or_else(|| panic!("seed {seed}: {rank:?} {number} is not next")));
+                drop(
+                    poll(&mut one)
+                        .unwrap_or_else(|| panic!("seed {seed}: {rank:?} {number} is not next")),
+                );
             }
             assert!(lock.try_lock().is_some(), "seed {seed}: it is free again");
         }

@@ -20,7 +20,8 @@ use crate::net::CredentialsError;
 use crate::plugin::EventProcedure;
 use crate::work::{WorkError, WorkKind};
 
-/// What a reload is to lead to: what the servers share, and each server with its place in the file for messages.
+/// What a reload is to lead to: what the servers share, and each server with its place in the file
+/// for messages.
 pub struct Plan {
     /// What the servers share. It cannot be changed while they run.
     pub host: HostConfig,
@@ -87,7 +88,8 @@ impl Fleet {
         Ok(Self::bind(host, plan)?.run())
     }
 
-    /// Everything that can fail and everything that takes its time. Blocks while plugins are loaded.
+    /// Everything that can fail and everything that takes its time. Blocks while plugins are
+    /// loaded.
     ///
     /// # Errors
     /// [`PlanError`]; nothing is left bound.
@@ -98,7 +100,9 @@ impl Fleet {
         let mut left = plan.left;
         for (place, description) in plan.servers {
             match description.clone().host(&host).bind_with(&mut left) {
-                Ok(server) if bound.contains_key(&server.name()) => mistakes.push(taken(&place, &server.name()).into()),
+                Ok(server) if bound.contains_key(&server.name()) => {
+                    mistakes.push(taken(&place, &server.name()).into())
+                }
                 Ok(server) => drop(bound.insert(server.name(), (server, description))),
                 Err(error) => mistakes.push(Mistake::from(error).at(&place)),
             }
@@ -146,8 +150,9 @@ impl Fleet {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Changes what runs into what the plan says, in the smallest steps: new servers start, those that are gone drain,
-    /// the others take the new terms for their newcomers. All of the plan is checked before anything is changed.
+    /// Changes what runs into what the plan says, in the smallest steps: new servers start, those
+    /// that are gone drain, the others take the new terms for their newcomers. All of the plan is
+    /// checked before anything is changed.
     ///
     /// # Errors
     /// [`PlanError`]; nothing was changed.
@@ -156,15 +161,18 @@ impl Fleet {
         // Loading takes its time, and holds up no swap and no roll-back.
         let (host, loading) = (self.host.clone(), plan);
         let loaded = self.host.work(WorkKind::Long, move || {
-            let preloaded: Vec<_> = loading.servers.iter().map(|(_, server)| server.preload(&host)).collect();
+            let preloaded: Vec<_> =
+                loading.servers.iter().map(|(_, server)| server.preload(&host)).collect();
             (loading, preloaded)
         });
         let (plan, preloaded) = loaded.await?;
-        // What is checked has to hold when it is put in force, so that no version comes or goes meanwhile.
+        // What is checked has to hold when it is put in force, so that no version comes or goes
+        // meanwhile.
         let _unchanging = ServerHandle::versions_of_all_stay(&self.all()).await?;
         let fleet = Arc::clone(self);
         let (grace, tenants) = (plan.stop_grace, plan.tenants.clone());
-        let checked = self.host.work(WorkKind::Urgent, move || fleet.check(plan, preloaded)).await??;
+        let checked =
+            self.host.work(WorkKind::Urgent, move || fleet.check(plan, preloaded)).await??;
         let (mut report, reformed) = self.put(checked, grace, &tenants)?;
         for (server, tried) in reformed {
             server.follow_reform(tried).await;
@@ -177,8 +185,8 @@ impl Fleet {
         Ok(report)
     }
 
-    /// Whether another process goes on with the servers: then nothing that is asked for here is done, and nothing is recorded. To be
-    /// said while no reload and no swap is under way.
+    /// Whether another process goes on with the servers: then nothing that is asked for here is
+    /// done, and nothing is recorded. To be said while no reload and no swap is under way.
     pub(super) fn pass_on(&self, passes: bool) {
         self.passed_on.store(passes, Ordering::Relaxed);
         self.all().iter().for_each(|server| server.service.pass_on(passes));
@@ -195,14 +203,18 @@ impl Fleet {
         let mut report = Reloaded::default();
         let mut reformed = Vec::new();
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
-        // Looked at under the lock: whoever stops all of them says so first, and then looks at what there is.
+        // Looked at under the lock: whoever stops all of them says so first, and then looks at what
+        // there is.
         if self.is_draining() || self.passed_on.load(Ordering::Relaxed) {
             return Err(PlanError::stopping());
         }
         *self.stop_grace.lock().unwrap_or_else(PoisonError::into_inner) = grace;
         self.host.limit_tenants(tenants);
-        let gone: Vec<_> =
-            servers.keys().filter(|name| !same.contains_key(*name) && !fresh.contains_key(*name)).cloned().collect();
+        let gone: Vec<_> = servers
+            .keys()
+            .filter(|name| !same.contains_key(*name) && !fresh.contains_key(*name))
+            .cloned()
+            .collect();
         for name in gone {
             if let Some(entry) = servers.remove(&name) {
                 let handle = Arc::clone(&entry.handle);
@@ -231,7 +243,11 @@ impl Fleet {
         Ok((report, reformed))
     }
 
-    fn check(&self, plan: Plan, preloaded: Vec<Result<Preloaded, StartError>>) -> Result<Checked, PlanError> {
+    fn check(
+        &self,
+        plan: Plan,
+        preloaded: Vec<Result<Preloaded, StartError>>,
+    ) -> Result<Checked, PlanError> {
         let mut mistakes: Vec<Mistake> = plan.excess().into_iter().map(Mistake::from).collect();
         // What is released when is a matter of memory alone, and the next start sees to it.
         let host = HostConfig { release_memory: self.shared.release_memory, ..plan.host.clone() };
@@ -259,7 +275,8 @@ impl Fleet {
         preloaded: Result<Preloaded, StartError>,
         checked: &mut Checked,
     ) -> Result<Option<String>, Mistake> {
-        let prepared = preloaded.and_then(|preloaded| description.clone().prepare_with(&self.host, preloaded));
+        let prepared =
+            preloaded.and_then(|preloaded| description.clone().prepare_with(&self.host, preloaded));
         let mut prepared = prepared?;
         let name = prepared.name();
         if checked.same.contains_key(&name) || checked.fresh.contains_key(&name) {
@@ -272,7 +289,10 @@ impl Fleet {
         // One that was stopped starts again.
         match running.filter(|(status, ..)| *status != Status::Stopped) {
             Some((Status::Draining, ..)) => {
-                return Err("the server is stopping; reload again once it is stopped, and it starts anew".into());
+                return Err(
+                    "the server is stopping; reload again once it is stopped, and it starts anew"
+                        .into(),
+                );
             }
             Some((_, running, handle)) if running.listens_like(&description) => {
                 prepared.keep_swapped(&self.host, &handle.service)?;
@@ -301,26 +321,33 @@ impl Fleet {
     /// Reads the credentials of a server again, from the same files; live sessions keep theirs.
     ///
     /// # Errors
-    /// What is wrong with them; the old ones go on serving. `None`: no such server, or it has no credentials.
-    /// Dropping the future may or may not leave the new ones in force.
-    pub async fn renew_credentials(&self, name: &str) -> Result<Option<Result<(), CredentialsError>>, WorkError> {
-        let entry = |entry: &Entry| Some((Arc::clone(&entry.handle), entry.description.credentials_given()?.clone()));
-        let Some((handle, credentials)) = self.read(|servers| servers.get(name).and_then(entry)) else {
+    /// What is wrong with them; the old ones go on serving. `None`: no such server, or it has no
+    /// credentials. Dropping the future may or may not leave the new ones in force.
+    pub async fn renew_credentials(
+        &self,
+        name: &str,
+    ) -> Result<Option<Result<(), CredentialsError>>, WorkError> {
+        let entry = |entry: &Entry| {
+            Some((Arc::clone(&entry.handle), entry.description.credentials_given()?.clone()))
+        };
+        let Some((handle, credentials)) = self.read(|servers| servers.get(name).and_then(entry))
+        else {
             return Ok(None);
         };
         let queue = handle.service.work(WorkKind::Short);
         queue.run(move || handle.renew_credentials(&credentials)).await.map(Some)
     }
 
-    /// Takes no newcomers on any server and lets sessions finish by themselves. See [`ServerHandle::drain`].
+    /// Takes no newcomers on any server and lets sessions finish by themselves. See
+    /// [`ServerHandle::drain`].
     pub async fn drain(&self, deadline: Duration) {
         self.draining.store(true, Ordering::Relaxed);
         let servers = self.everything();
         futures_util::future::join_all(servers.iter().map(|server| server.drain(deadline))).await;
     }
 
-    /// Takes no newcomers on any server. When this returns nobody is accepted any more, and what listened is closed, but for
-    /// another process that has it as well.
+    /// Takes no newcomers on any server. When this returns nobody is accepted any more, and what
+    /// listened is closed, but for another process that has it as well.
     pub async fn close(&self) {
         self.draining.store(true, Ordering::Relaxed);
         let servers = self.everything();
@@ -353,7 +380,8 @@ impl BoundFleet {
         self.run_with(Vec::new())
     }
 
-    /// The same with sessions that no process had meanwhile: each goes on on its server, or is closed.
+    /// The same with sessions that no process had meanwhile: each goes on on its server, or is
+    /// closed.
     #[must_use]
     pub fn run_with(self, sessions: Vec<LeftSession>) -> Arc<Fleet> {
         let mut left: HashMap<String, Vec<LeftSession>> = HashMap::new();
@@ -362,11 +390,21 @@ impl BoundFleet {
         }
         let run = |(name, (server, description)): (String, (Bound, ServerBuilder))| {
             let sessions = left.remove(&name).unwrap_or_default();
-            (name, Entry { handle: Arc::new(server.run_with(sessions)), description: description.without_listener() })
+            (
+                name,
+                Entry {
+                    handle: Arc::new(server.run_with(sessions)),
+                    description: description.without_listener(),
+                },
+            )
         };
         let servers = self.servers.into_iter().map(run).collect();
         for (server, sessions) in left {
-            tracing::warn!(server, sessions = sessions.len(), "sessions of a server that is no more were closed");
+            tracing::warn!(
+                server,
+                sessions = sessions.len(),
+                "sessions of a server that is no more were closed"
+            );
         }
         Arc::new(Fleet {
             host: self.host,

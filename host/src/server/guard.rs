@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::AbortHandle;
 
-use super::blame::{Blamed, Comparison, LiveAddresses, PAST, Rule, Source, Suspect, Tried, Verdict};
+use super::blame::{
+    Blamed, Comparison, LiveAddresses, PAST, Rule, Source, Suspect, Tried, Verdict,
+};
 use super::exclusive::Rank;
 use super::means;
 use super::service::Service;
@@ -65,7 +67,9 @@ impl Guard {
         now: Instant,
     ) -> (Option<Tried>, bool) {
         // Some may be on it under the terms before a reload.
-        let is = |version: &Arc<EventProcedure>| Arc::ptr_eq(of, version) || same(of.plugin(), version.plugin());
+        let is = |version: &Arc<EventProcedure>| {
+            Arc::ptr_eq(of, version) || same(of.plugin(), version.plugin())
+        };
         if now > self.until {
             return (None, false);
         }
@@ -129,11 +133,13 @@ impl Service {
         *self.guard() = Some(Guard { new, suspect, until, judged, grants, expiry });
     }
 
-    /// The version in force has other terms since a reload. Where it is watched it is watched on, and what it would go back to gets
-    /// those terms as well.
+    /// The version in force has other terms since a reload. Where it is watched it is watched on,
+    /// and what it would go back to gets those terms as well.
     pub(super) fn watch_on(&self, new: &Arc<EventProcedure>, was: &Arc<EventProcedure>) {
         let mut watching = self.guard();
-        let Some(guard) = watching.as_mut().filter(|guard| Arc::ptr_eq(&guard.new, was)) else { return };
+        let Some(guard) = watching.as_mut().filter(|guard| Arc::ptr_eq(&guard.new, was)) else {
+            return;
+        };
         if guard.grants != self.terms().grants {
             // What is linked with others is not to come back.
             *watching = None;
@@ -176,7 +182,9 @@ impl Service {
             }
             [Arc::clone(&guard.new), Arc::clone(guard.before())]
         };
-        let live = self.live_on(|current| versions.iter().position(|version| same(current.plugin(), version.plugin())));
+        let live = self.live_on(|current| {
+            versions.iter().position(|version| same(current.plugin(), version.plugin()))
+        });
         let (now, mut watching) = (means::now(), self.guard());
         let guard = watching.as_mut().filter(|guard| guard.suspect.is(comparison))?;
         let verdict = guard.judge([&live[0], &live[1]], now);
@@ -204,7 +212,10 @@ async fn judge(service: Weak<Service>, comparison: Arc<Mutex<Comparison>>) {
 async fn take_back(service: Arc<Service>) {
     let _alone = service.swapping.lock(Rank::Next).await;
     // A reload may have given both other terms meanwhile, and a swap may have come before.
-    let Some(guard) = service.guard().take_if(|guard| matches!(guard.judged, Judged::Over(_))) else { return };
+    let Some(guard) = service.guard().take_if(|guard| matches!(guard.judged, Judged::Over(_)))
+    else {
+        return;
+    };
     let Judged::Over(figures) = guard.judged else { return };
     let (bad, before) = (Arc::clone(&guard.new), Arc::clone(guard.before()));
     drop(guard);

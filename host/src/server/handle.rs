@@ -26,7 +26,9 @@ pub const DATA_MAX_BYTES: usize = 64 << 10;
 
 /// Why versions of all servers cannot be kept as they are for a moment. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("servers are swapped one after the other, `{0}` just now: try again once their swaps are done")]
+#[error(
+    "servers are swapped one after the other, `{0}` just now: try again once their swaps are done"
+)]
 pub(super) struct VersionsChange(Arc<str>);
 
 /// What becomes of live sessions when a server is suspended or restarted.
@@ -34,8 +36,8 @@ pub(super) struct VersionsChange(Arc<str>);
 pub enum Ending {
     /// They may finish by themselves until the deadline; then they are ended as by `AtOnce`.
     Drain(Duration),
-    /// They are ended gracefully now: what is queued is sent, the plugin is told, and those that are not done after
-    /// five seconds are cut off.
+    /// They are ended gracefully now: what is queued is sent, the plugin is told, and those that
+    /// are not done after five seconds are cut off.
     AtOnce,
 }
 
@@ -44,7 +46,9 @@ pub enum Ending {
 #[non_exhaustive]
 pub enum SteerError {
     /// The server is stopping or stopped.
-    #[error("the server is stopping or stopped; once it is stopped, reading the configuration again starts it")]
+    #[error(
+        "the server is stopping or stopped; once it is stopped, reading the configuration again starts it"
+    )]
     Stopping,
     /// Another call that came meanwhile decided otherwise.
     #[error("another call that came meanwhile decided otherwise")]
@@ -57,8 +61,9 @@ pub enum SteerError {
     DataTooLarge(usize),
 }
 
-/// A running server. Dropping the handle ends the server and its sessions at once; [`ServerHandle::stop`] is the
-/// graceful way. All methods may be called from several places at once.
+/// A running server. Dropping the handle ends the server and its sessions at once;
+/// [`ServerHandle::stop`] is the graceful way. All methods may be called from several places at
+/// once.
 pub struct ServerHandle {
     pub(super) service: Arc<Service>,
     host: Host,
@@ -187,8 +192,8 @@ impl ServerHandle {
         self.service.terms().line_config.priority
     }
 
-    /// Gives new sessions another class; live ones keep theirs. A plugin may then ask for at least this. Returns the
-    /// class before.
+    /// Gives new sessions another class; live ones keep theirs. A plugin may then ask for at least
+    /// this. Returns the class before.
     pub fn set_priority(&self, priority: Priority) -> Priority {
         let mut before = priority;
         self.service.change_terms(|terms| {
@@ -219,23 +224,25 @@ impl ServerHandle {
         Ok(())
     }
 
-    /// Replaces everything that may change while it runs by what `prepared` says: limits, networks, timeouts, priority,
-    /// settings, credentials, plugin. Live sessions keep what they have, but for those of a canary that ends by this, which go back.
-    /// Waits for a swap that is under way, and one that comes meanwhile waits. Dropping the future before it has begun changes
-    /// nothing; later it may leave sessions of a canary on it.
+    /// Replaces everything that may change while it runs by what `prepared` says: limits, networks,
+    /// timeouts, priority, settings, credentials, plugin. Live sessions keep what they have, but
+    /// for those of a canary that ends by this, which go back. Waits for a swap that is under way,
+    /// and one that comes meanwhile waits. Dropping the future before it has begun changes nothing;
+    /// later it may leave sessions of a canary on it.
     pub async fn reform(&self, prepared: Prepared) {
         let _alone = self.versions_stay().await;
         let tried = self.put_terms(prepared);
         self.follow_reform(tried).await;
     }
 
-    /// The first part of it, of those who have seen to it that versions stay. What is to be brought back in the second.
+    /// The first part of it, of those who have seen to it that versions stay. What is to be brought
+    /// back in the second.
     pub(super) fn put_terms(&self, prepared: Prepared) -> Option<Arc<EventProcedure>> {
         prepared.apply(&self.host, &self.service)
     }
 
-    /// The second part: sessions of a canary that it ended go back, and what the description names now is recorded, where something was
-    /// recorded of its versions before.
+    /// The second part: sessions of a canary that it ended go back, and what the description names
+    /// now is recorded, where something was recorded of its versions before.
     pub(super) async fn follow_reform(&self, tried: Option<Arc<EventProcedure>>) {
         if let Some(tried) = tried {
             self.service.bring_back(&tried).await;
@@ -255,9 +262,14 @@ impl ServerHandle {
     ///
     /// # Errors
     /// [`VersionsChange`]; no lock is held.
-    pub(super) async fn versions_of_all_stay(servers: &[Arc<Self>]) -> Result<Vec<Held>, VersionsChange> {
-        let locks: Vec<_> = servers.iter().map(|server| Arc::clone(&server.service.swapping)).collect();
-        lock_all(&locks).await.map_err(|busy| VersionsChange(Arc::clone(&servers[busy].service.name)))
+    pub(super) async fn versions_of_all_stay(
+        servers: &[Arc<Self>],
+    ) -> Result<Vec<Held>, VersionsChange> {
+        let locks: Vec<_> =
+            servers.iter().map(|server| Arc::clone(&server.service.swapping)).collect();
+        lock_all(&locks)
+            .await
+            .map_err(|busy| VersionsChange(Arc::clone(&servers[busy].service.name)))
     }
 
     /// The name of the tenant whose server it is.
@@ -278,14 +290,19 @@ impl ServerHandle {
         Ok(())
     }
 
-    /// Stops newcomers until [`ServerHandle::resume`]; `sessions` says what becomes of live ones, `None` leaves them
-    /// alone. When this returns nobody is accepted any more; sessions that are to end do so afterwards, and
-    /// [`Occurrence::Idle`] says when the last is gone. Idempotent: said again, it changes what is to become of
-    /// newcomers and sessions. Dropping the future does not take it back.
+    /// Stops newcomers until [`ServerHandle::resume`]; `sessions` says what becomes of live ones,
+    /// `None` leaves them alone. When this returns nobody is accepted any more; sessions that are
+    /// to end do so afterwards, and [`Occurrence::Idle`] says when the last is gone. Idempotent:
+    /// said again, it changes what is to become of newcomers and sessions. Dropping the future does
+    /// not take it back.
     ///
     /// # Errors
     /// [`SteerError::Stopping`].
-    pub async fn suspend(&self, newcomers: Newcomers, sessions: Option<Ending>) -> Result<(), SteerError> {
+    pub async fn suspend(
+        &self,
+        newcomers: Newcomers,
+        sessions: Option<Ending>,
+    ) -> Result<(), SteerError> {
         let (version, plan) = self.service.suspend(newcomers).ok_or(SteerError::Stopping)?;
         let (service, accepting) = (Arc::clone(&self.service), self.accepting.clone());
         // On its own, so that it happens even where nobody waits for it.
@@ -304,8 +321,8 @@ impl ServerHandle {
         Ok(())
     }
 
-    /// Accepts again; those who waited in the backlog come first. A server that is not suspended is left alone. Sessions
-    /// that were draining stay, those that are ending do not.
+    /// Accepts again; those who waited in the backlog come first. A server that is not suspended is
+    /// left alone. Sessions that were draining stay, those that are ending do not.
     ///
     /// # Errors
     /// [`SteerError::Stopping`].
@@ -340,9 +357,10 @@ impl ServerHandle {
         self.failure().map_or(Ok(()), |why| Err(SteerError::NotListening(why)))
     }
 
-    /// Ends all sessions and accepts again, suspended or not before. The listener stays bound, newcomers wait in its
-    /// backlog, ids go on. Returns when it accepts; how many sessions had to be cut off. A lock is taken back. Dropping
-    /// the future does not stop it. A suspension that comes meanwhile wins.
+    /// Ends all sessions and accepts again, suspended or not before. The listener stays bound,
+    /// newcomers wait in its backlog, ids go on. Returns when it accepts; how many sessions had to
+    /// be cut off. A lock is taken back. Dropping the future does not stop it. A suspension that
+    /// comes meanwhile wins.
     ///
     /// # Errors
     /// [`SteerError::Stopping`], [`SteerError::Overtaken`]; [`SteerError::NotListening`] after the
@@ -384,9 +402,9 @@ impl ServerHandle {
         }
     }
 
-    /// Takes the server's lock: waits up to `wait` (at most a minute) for whoever has it and for events that run; then
-    /// no event of the server runs and nothing is accepted until the lock is dropped, or for `hold` (1 ms to a minute)
-    /// at most. Dropping the future takes nothing.
+    /// Takes the server's lock: waits up to `wait` (at most a minute) for whoever has it and for
+    /// events that run; then no event of the server runs and nothing is accepted until the lock is
+    /// dropped, or for `hold` (1 ms to a minute) at most. Dropping the future takes nothing.
     ///
     /// # Errors
     /// [`LockError`]; nothing is held.
@@ -399,12 +417,13 @@ impl ServerHandle {
         self.service.unlock(token)
     }
 
-    /// Stops the server: takes no newcomers, ends every session gracefully with `server-stopped`, and those that are
-    /// not done after `grace` at once. When this returns nothing of the server runs and its address is free.
-    /// Idempotent; of two concurrent calls both return when it is over, by the shorter of their times. Dropping the
-    /// future does not take it back.
+    /// Stops the server: takes no newcomers, ends every session gracefully with `server-stopped`,
+    /// and those that are not done after `grace` at once. When this returns nothing of the server
+    /// runs and its address is free. Idempotent; of two concurrent calls both return when it is
+    /// over, by the shorter of their times. Dropping the future does not take it back.
     pub async fn stop(&self, grace: Duration) {
-        let (service, accepting, host) = (Arc::clone(&self.service), self.accepting.clone(), self.host.clone());
+        let (service, accepting, host) =
+            (Arc::clone(&self.service), self.accepting.clone(), self.host.clone());
         let let_go = Arc::clone(&self.let_go);
         // On its own, so that it is done even where nobody waits for it.
         let work = self.host.runtime().spawn(async move {
@@ -418,8 +437,9 @@ impl ServerHandle {
         let _ = work.await;
     }
 
-    /// Takes no newcomers and lets sessions finish by themselves until the deadline. Returns when none is left or the
-    /// deadline passed; [`ServerHandle::stop`] is to follow. Dropping the future leaves the server draining.
+    /// Takes no newcomers and lets sessions finish by themselves until the deadline. Returns when
+    /// none is left or the deadline passed; [`ServerHandle::stop`] is to follow. Dropping the
+    /// future leaves the server draining.
     pub async fn drain(&self, deadline: Duration) {
         self.close().await;
         // Whether it was enough shows in what is left.

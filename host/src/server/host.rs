@@ -1,4 +1,5 @@
-//! What the servers of a process share: the threads, the engine, the loader, and the count of instance slots.
+//! What the servers of a process share: the threads, the engine, the loader, and the count of
+//! instance slots.
 //!
 //! One thread accepts and steers, so that no guest delays it; the lanes run the sessions.
 
@@ -17,7 +18,9 @@ use super::succession::Shelf;
 use super::tenants::{Tenant, TenantLimits, TenantSeen, Tenants};
 use super::versions::StateFolder;
 use crate::admission::Count;
-use crate::plugin::{Capacity, Compiler, Engine, EngineConfig, EngineError, Loader, prepare_thread};
+use crate::plugin::{
+    Capacity, Compiler, Engine, EngineConfig, EngineError, Loader, prepare_thread,
+};
 use crate::sched::{Account, Lane, TurnsSeen, stalls};
 use crate::telemetry::LanesStarted;
 use crate::work::{HOST, WorkError, WorkKind, WorkPool, WorkSeen};
@@ -30,17 +33,20 @@ const NOTICES_KEPT: usize = 1_024;
 pub struct HostConfig {
     /// Threads that run sessions, in each of the three lanes. 0: one per CPU.
     pub workers: usize,
-    /// Instances alive at once over all servers: one for each session, or one for each shard of a server whose sessions
-    /// share. 0: as many as the machine allows.
+    /// Instances alive at once over all servers: one for each session, or one for each shard of a
+    /// server whose sessions share. 0: as many as the machine allows.
     pub sessions_max: usize,
     /// Folder for compiled plugins. `None`: compile at each start.
     pub cache_dir: Option<PathBuf>,
-    /// Folder in which is recorded what was swapped in, so that it starts again after a crash. `None`: nothing is recorded.
+    /// Folder in which is recorded what was swapped in, so that it starts again after a crash.
+    /// `None`: nothing is recorded.
     pub state_dir: Option<PathBuf>,
-    /// Whether memory of instances that are gone goes back to the system at once, and is not kept for the next ones: for sessions that
-    /// sleep. New sessions then take longer to start. Default: no; in a configuration file, where some server has `sleep_after`.
+    /// Whether memory of instances that are gone goes back to the system at once, and is not kept
+    /// for the next ones: for sessions that sleep. New sessions then take longer to start. Default:
+    /// no; in a configuration file, where some server has `sleep_after`.
     pub release_memory: bool,
-    /// The process that compiles. `None`: a thread of this one does, without limits on its memory and its time.
+    /// The process that compiles. `None`: a thread of this one does, without limits on its memory
+    /// and its time.
     pub compiler: Option<Compiler>,
 }
 
@@ -63,11 +69,14 @@ pub enum HostError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The threads.
-    #[error("cannot start the worker threads: {0}; fewer `workers`, or a higher `ulimit -n`, may help")]
+    #[error(
+        "cannot start the worker threads: {0}; fewer `workers`, or a higher `ulimit -n`, may help"
+    )]
     Threads(std::io::Error),
 }
 
-/// The shared ground of servers. Cheap to clone. The threads end when the last clone and the last server are gone.
+/// The shared ground of servers. Cheap to clone. The threads end when the last clone and the last
+/// server are gone.
 #[derive(Clone)]
 pub struct Host(Arc<Ground>);
 
@@ -90,18 +99,20 @@ struct Ground {
 }
 
 impl Host {
-    /// Makes a host: reserves the engine's address space and starts the threads. Raises the process's soft limit of
-    /// descriptors to its hard one.
+    /// Makes a host: reserves the engine's address space and starts the threads. Raises the
+    /// process's soft limit of descriptors to its hard one.
     ///
-    /// A cache folder that cannot be used is a warning in the log and not an error: plugins are then compiled at each
-    /// start.
+    /// A cache folder that cannot be used is a warning in the log and not an error: plugins are
+    /// then compiled at each start.
     ///
     /// # Errors
     /// [`HostError`].
     pub fn new(config: &HostConfig) -> Result<Self, HostError> {
         raise_descriptor_limit();
-        let engine =
-            Engine::new(EngineConfig { sessions_max: config.sessions_max, release_memory: config.release_memory })?;
+        let engine = Engine::new(EngineConfig {
+            sessions_max: config.sessions_max,
+            release_memory: config.release_memory,
+        })?;
         let loader = loader(&engine, config);
         let workers = match config.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -186,7 +197,8 @@ impl Host {
         &self.0.pool
     }
 
-    /// Whether every thread that runs sessions takes up work within this time. Dropping the future is safe.
+    /// Whether every thread that runs sessions takes up work within this time. Dropping the future
+    /// is safe.
     pub async fn is_well(&self, within: std::time::Duration) -> bool {
         tokio::time::timeout(within, self.0.lanes.answer()).await.is_ok()
     }
@@ -197,7 +209,8 @@ impl Host {
         self.0.lanes.turns()
     }
 
-    /// What happens to any of its servers from now on. A listener that is 1,024 behind misses the oldest, and is told.
+    /// What happens to any of its servers from now on. A listener that is 1,024 behind misses the
+    /// oldest, and is told.
     #[must_use]
     pub fn notices(&self) -> broadcast::Receiver<HostNotice> {
         self.0.notices.subscribe()
@@ -211,8 +224,8 @@ impl Host {
         Arc::clone(&self.0.lanes)
     }
 
-    /// Puts limits of tenants in force, over all of their servers together; who is not named has none. What is taken beyond
-    /// them stays taken, and nothing more is given.
+    /// Puts limits of tenants in force, over all of their servers together; who is not named has
+    /// none. What is taken beyond them stays taken, and nothing more is given.
     pub fn limit_tenants(&self, limits: &BTreeMap<String, TenantLimits>) {
         self.0.tenants.limit(limits);
     }
@@ -250,7 +263,8 @@ impl Host {
         (self.0.engine.sessions_max(), self.0.sessions_given)
     }
 
-    /// What its servers listen with is kept there for the next process, from now on and once and for all.
+    /// What its servers listen with is kept there for the next process, from now on and once and
+    /// for all.
     pub fn keep_sockets_on(&self, shelf: Arc<dyn Shelf>) {
         // The first one counts.
         let _ = self.0.shelf.set(shelf);
@@ -270,13 +284,15 @@ impl Host {
         let Some(shelf) = self.shelf() else { return };
         shelf.want(server, Some(socket));
         let (shelf, name) = (Arc::clone(shelf), server.to_owned());
-        let kept = self.0.pool.run_alone(WorkKind::Urgent, &HOST.into(), move || shelf.follow(&name));
+        let kept =
+            self.0.pool.run_alone(WorkKind::Urgent, &HOST.into(), move || shelf.follow(&name));
         if let Err(error) = kept {
             tracing::warn!(server, %error, "the socket is not kept for a next process");
         }
     }
 
-    /// Keeps nothing of a server any more: when this returns its address is free, if it has closed it itself.
+    /// Keeps nothing of a server any more: when this returns its address is free, if it has closed
+    /// it itself.
     pub(super) async fn let_go(&self, server: &str) {
         let Some(shelf) = self.shelf() else { return };
         shelf.want(server, None);

@@ -1,9 +1,9 @@
-//! The threads that run sessions, in lanes. Each has its own reactor, and a session stays on one unless its class takes
-//! it to another lane.
+//! The threads that run sessions, in lanes. Each has its own reactor, and a session stays on one
+//! unless its class takes it to another lane.
 //!
-//! A session's state is an instance's memory, its stack and its socket. Moving it between CPUs with every event, as a
-//! work-stealing runtime does, costs more than most events; and a thread that never looks into another's queue needs
-//! no wake-ups to share it.
+//! A session's state is an instance's memory, its stack and its socket. Moving it between CPUs with
+//! every event, as a work-stealing runtime does, costs more than most events; and a thread that
+//! never looks into another's queue needs no wake-ups to share it.
 
 use std::io;
 use std::pin::Pin;
@@ -44,7 +44,8 @@ impl Lanes {
     pub(super) fn start(count: usize) -> io::Result<Self> {
         let turnstiles = Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, count)));
         let start = |lane: Lane| Threads::start(lane, count, &turnstiles[lane as usize]);
-        let (fast, standard, mut idle) = (start(Lane::Fast)?, start(Lane::Standard)?, start(Lane::Idle)?);
+        let (fast, standard, mut idle) =
+            (start(Lane::Fast)?, start(Lane::Standard)?, start(Lane::Idle)?);
         idle.add_ushers(&turnstiles[Lane::Idle as usize], fast.standing)?;
         Ok(Self { lanes: [fast, standard, idle], turnstiles: Arc::new(turnstiles) })
     }
@@ -59,9 +60,15 @@ impl Lanes {
         self.turnstiles.iter().map(|turnstile| turnstile.seen()).collect()
     }
 
-    /// Waits until every thread has taken up a task, but for those that run only when nobody else wants to.
+    /// Waits until every thread has taken up a task, but for those that run only when nobody else
+    /// wants to.
     pub(super) async fn answer(&self) {
-        for shard in self.lanes.iter().filter(|lane| !lane.standing.yields_at_once).flat_map(|lane| &lane.shards) {
+        for shard in self
+            .lanes
+            .iter()
+            .filter(|lane| !lane.standing.yields_at_once)
+            .flat_map(|lane| &lane.shards)
+        {
             // A thread that is gone answers nothing, and neither does this.
             if shard.handle.spawn(async {}).await.is_err() {
                 std::future::pending::<()>().await;
@@ -71,8 +78,12 @@ impl Lanes {
 
     /// Runs a task on the thread of this lane that has the fewest. The task may go elsewhere by its
     /// seat. What it takes is charged to this account.
-    pub(super) fn spawn<T>(self: &Arc<Self>, lane: Lane, account: Arc<Account>, task: impl FnOnce(Arc<Seat>) -> T)
-    where
+    pub(super) fn spawn<T>(
+        self: &Arc<Self>,
+        lane: Lane,
+        account: Arc<Account>,
+        task: impl FnOnce(Arc<Seat>) -> T,
+    ) where
         T: Future<Output = ()> + Send + 'static,
     {
         let seat = Arc::new(Seat::new(lane, Arc::clone(&self.turnstiles)));
@@ -83,8 +94,11 @@ impl Lanes {
     /// Hands it to this thread of the lane, or to the one with the fewest.
     fn seat(&self, lane: Lane, thread: Option<usize>, ride: Ride) {
         let Threads { shards, regular, .. } = &self.lanes[lane as usize];
-        let least = || shards[..*regular].iter().min_by_key(|shard| shard.load.load(Ordering::Relaxed));
-        let Some(shard) = thread.and_then(|thread| shards.get(thread)).or_else(least) else { return };
+        let least =
+            || shards[..*regular].iter().min_by_key(|shard| shard.load.load(Ordering::Relaxed));
+        let Some(shard) = thread.and_then(|thread| shards.get(thread)).or_else(least) else {
+            return;
+        };
         shard.load.fetch_add(1, Ordering::Relaxed);
         let load = Load(Arc::clone(&shard.load));
         shard.handle.spawn(async move {
@@ -96,8 +110,12 @@ impl Lanes {
 
 impl Threads {
     fn start(lane: Lane, count: usize, turnstile: &Arc<Turnstile>) -> io::Result<Self> {
-        let mut threads =
-            Self { shards: Vec::new(), regular: count, standing: Standing::default(), _stops: Vec::new() };
+        let mut threads = Self {
+            shards: Vec::new(),
+            regular: count,
+            standing: Standing::default(),
+            _stops: Vec::new(),
+        };
         for number in 0..count {
             threads.standing = threads.add(number, lane.name(), turnstile, move || take(lane))?;
         }
@@ -167,7 +185,8 @@ impl Future for Ride {
         }
         drop(measured);
         let Some((lane, thread)) = self.seat.moving() else { return Poll::Pending };
-        let (task, seat, lanes) = (self.task.take(), Arc::clone(&self.seat), Arc::clone(&self.lanes));
+        let (task, seat, lanes) =
+            (self.task.take(), Arc::clone(&self.seat), Arc::clone(&self.lanes));
         let account = Arc::clone(&self.account);
         self.lanes.seat(lane, thread, Ride { task, seat, account, lanes });
         Poll::Ready(())

@@ -76,7 +76,8 @@ struct List<'a> {
 impl List<'_> {
     fn add(&mut self, key: impl Into<String>, value: Quantity) {
         let key = key.into();
-        let origin = if self.terms.given.contains(&key) { Origin::Configured } else { Origin::Default };
+        let origin =
+            if self.terms.given.contains(&key) { Origin::Configured } else { Origin::Default };
         self.limits.push(Limit { key, value, origin });
     }
 
@@ -129,11 +130,23 @@ impl ServerHandle {
         list.add("timeouts.idle", Quantity::Time(deadlines.idle));
         list.add("timeouts.lifetime", Quantity::Time(deadlines.lifetime));
         list.add("timeouts.min_rate_bytes_per_second", Quantity::Bytes(deadlines.min_rate.into()));
-        list.add("timeouts.min_read_rate_bytes_per_second", Quantity::Bytes(deadlines.min_read_rate.into()));
-        list.add("limits.send_buffer_high_bytes", Quantity::Bytes(config.watermarks.high_bytes as u64));
-        list.add("limits.send_buffer_low_bytes", Quantity::Bytes(config.watermarks.low_bytes as u64));
+        list.add(
+            "timeouts.min_read_rate_bytes_per_second",
+            Quantity::Bytes(deadlines.min_read_rate.into()),
+        );
+        list.add(
+            "limits.send_buffer_high_bytes",
+            Quantity::Bytes(config.watermarks.high_bytes as u64),
+        );
+        list.add(
+            "limits.send_buffer_low_bytes",
+            Quantity::Bytes(config.watermarks.low_bytes as u64),
+        );
         list.add("limits.timers_max", Quantity::Count(config.timers_max as u64));
-        list.add("limits.name_chars_max", Quantity::Count(self.service.registry.name_chars_max() as u64));
+        list.add(
+            "limits.name_chars_max",
+            Quantity::Count(self.service.registry.name_chars_max() as u64),
+        );
     }
 
     fn of_instances(&self, list: &mut List) {
@@ -146,7 +159,10 @@ impl ServerHandle {
         list.add("limits.copy_max_bytes", Quantity::Bytes(limits.copy_max_bytes as u64));
         list.add("limits.handles_max", Quantity::Count(limits.handles_max as u64));
         list.add("limits.state_max_bytes", Quantity::Bytes(limits.state_max_bytes as u64));
-        list.add("limits.log_lines_per_second", Quantity::Count(limits.log_lines_per_second.into()));
+        list.add(
+            "limits.log_lines_per_second",
+            Quantity::Count(limits.log_lines_per_second.into()),
+        );
     }
 
     fn of_others(&self, list: &mut List) {
@@ -156,22 +172,35 @@ impl ServerHandle {
         let origin = |limited: bool| if limited { Origin::Tenant } else { Origin::Default };
         list.put("tenant.max_clients", Quantity::Count(clients as u64), origin(clients > 0));
         list.put("tenant.cpus", Quantity::Share(cpus), origin(cpus > 0.0));
-        list.put("tenant.memory_max_bytes", Quantity::Bytes(memory_max_bytes as u64), origin(memory_max_bytes > 0));
+        list.put(
+            "tenant.memory_max_bytes",
+            Quantity::Bytes(memory_max_bytes as u64),
+            origin(memory_max_bytes > 0),
+        );
         let mail_origin = origin(mail_max_bytes != MAIL_MAX_BYTES);
         list.put("tenant.mail_max_bytes", Quantity::Bytes(mail_max_bytes as u64), mail_origin);
-        list.put("tenant.bytes_per_second", Quantity::Bytes(bytes_per_second), origin(bytes_per_second > 0));
+        list.put(
+            "tenant.bytes_per_second",
+            Quantity::Bytes(bytes_per_second),
+            origin(bytes_per_second > 0),
+        );
         let (instances, asked) = self.host().instances();
         list.put(
             "host.sessions_max",
             Quantity::Count(instances as u64),
             if asked { Origin::Configured } else { Origin::Machine },
         );
-        let (ledger, footprint) = (self.host().engine().ledger(), self.service.procedure().plugin().footprint());
+        let (ledger, footprint) =
+            (self.host().engine().ledger(), self.service.procedure().plugin().footprint());
         let slots = ledger.offered().of(Resource::Memories);
         list.put("host.memories", Quantity::Count(slots as u64), Origin::Machine);
         list.put("instance.memories", Quantity::Count(footprint.memories as u64), Origin::Fixed);
         list.put("instance.mappings", Quantity::Count(footprint.mappings as u64), Origin::Fixed);
-        list.put("host.clients", Quantity::Count(self.host().clients().max() as u64), Origin::Machine);
+        list.put(
+            "host.clients",
+            Quantity::Count(self.host().clients().max() as u64),
+            Origin::Machine,
+        );
         list.put("read_max_bytes", Quantity::Bytes(READ_MAX_BYTES as u64), Origin::Fixed);
         list.put("guest_stack_bytes", Quantity::Bytes(WASM_STACK_BYTES as u64), Origin::Fixed);
         list.put("component_max_bytes", Quantity::Bytes(COMPONENT_MAX_BYTES), Origin::Fixed);

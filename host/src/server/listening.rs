@@ -112,7 +112,8 @@ impl Listening {
     /// The socket broke: it is repaired now, or after a pause if it breaks again and again.
     pub(crate) fn repair(&mut self, error: &io::Error) {
         let Self { service, .. } = self;
-        AcceptStopped { server: &service.name, error }.emit(&service.counters, &service.pause_lines);
+        AcceptStopped { server: &service.name, error }
+            .emit(&service.counters, &service.pause_lines);
         if self.attempts.begin(Instant::now()) {
             self.attempt();
         } else if self.attempts.made >= REPAIRS_MAX {
@@ -197,7 +198,10 @@ mod tests {
             now += Duration::from_micros(1);
             assert!(!attempts.begin(now));
             let pause = attempts.next.expect("it waits") - now;
-            assert!(pause >= before.max(PAUSE_MIN) && pause <= PAUSE_MAX, "{pause:?} after {before:?}");
+            assert!(
+                pause >= before.max(PAUSE_MIN) && pause <= PAUSE_MAX,
+                "{pause:?} after {before:?}"
+            );
             (before, now) = (pause, now + pause);
         }
         assert_eq!(before, PAUSE_MAX);

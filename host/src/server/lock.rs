@@ -1,8 +1,9 @@
-//! A critical section over a whole server: while it is held, no event of the server runs and nothing is accepted.
+//! A critical section over a whole server: while it is held, no event of the server runs and
+//! nothing is accepted.
 //!
-//! It cannot hang anybody: waiting for it has a limit, holding it has a limit, dropping it frees it, and ending the
-//! server's sessions takes it back. It is not recursive: whoever holds it and asks again waits like everybody else, and
-//! is told that it is busy.
+//! It cannot hang anybody: waiting for it has a limit, holding it has a limit, dropping it frees
+//! it, and ending the server's sessions takes it back. It is not recursive: whoever holds it and
+//! asks again waits like everybody else, and is told that it is busy.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -27,7 +28,9 @@ pub const LOCK_WAIT_MAX: Duration = Duration::from_secs(60);
 #[non_exhaustive]
 pub enum LockError {
     /// Somebody else has it, perhaps the caller itself.
-    #[error("the server is locked by somebody else, or by the same caller; a lock is not recursive")]
+    #[error(
+        "the server is locked by somebody else, or by the same caller; a lock is not recursive"
+    )]
     Busy,
     /// An event did not end in time.
     #[error("an event that was running did not end in time")]
@@ -112,7 +115,8 @@ impl Lock {
         service.is_some_and(|service| service.holder.with(self.token, || Some(())).is_some())
     }
 
-    /// Leaves it held until its time is over or the token is given to [`super::ServerHandle::unlock`].
+    /// Leaves it held until its time is over or the token is given to
+    /// [`super::ServerHandle::unlock`].
     #[must_use]
     pub fn into_token(mut self) -> u64 {
         // Without its service it gives nothing back.
@@ -130,8 +134,9 @@ impl Drop for Lock {
 }
 
 impl Service {
-    /// Waits up to `wait` for the lock and for running events to end, then holds it for up to `hold`. `accepting` says
-    /// which version of the course the accepting task follows. Dropping the future gives it back.
+    /// Waits up to `wait` for the lock and for running events to end, then holds it for up to
+    /// `hold`. `accepting` says which version of the course the accepting task follows. Dropping
+    /// the future gives it back.
     pub(super) async fn lock(
         self: &Arc<Self>,
         runtime: &Handle,
@@ -156,7 +161,9 @@ impl Service {
         let lock = Lock { service: Arc::downgrade(self), token };
         let close = || {
             let version = self.steer(|course| {
-                let running = !course.status.is_final() && course.status != Status::Restarting && course.ending == 0;
+                let running = !course.status.is_final()
+                    && course.status != Status::Restarting
+                    && course.ending == 0;
                 course.locked |= running;
                 running
             });
@@ -165,7 +172,9 @@ impl Service {
         let version = self.holder.with(token, close).ok_or(LockError::Stopping)?;
         let quiet = async {
             followed(accepting, version).await;
-            self.latch.until(|| !self.registry.present().iter().any(|(line, _)| line.in_event())).await;
+            self.latch
+                .until(|| !self.registry.present().iter().any(|(line, _)| line.in_event()))
+                .await;
         };
         stalls::by(deadline, quiet).await.ok_or(LockError::NotQuiet)?;
         if !lock.is_held() {

@@ -1,5 +1,5 @@
-//! The time, the tasks, the threads and the disk of what goes on with a server's versions: those of the process, or, in the
-//! simulation, those that a number decides. Nothing is decided here.
+//! The time, the tasks, the threads and the disk of what goes on with a server's versions: those of
+//! the process, or, in the simulation, those that a number decides. Nothing is decided here.
 
 use std::fs::File;
 use std::io;
@@ -45,7 +45,8 @@ pub(super) async fn sleep(time: Duration) {
     stalls::sleep(time).await;
 }
 
-/// Waits for something until then. `None`: it did not come. Dropping the future is safe where it is for what is waited for.
+/// Waits for something until then. `None`: it did not come. Dropping the future is safe where it is
+/// for what is waited for.
 pub(super) async fn by<T>(deadline: Instant, waited: impl Future<Output = T>) -> Option<T> {
     #[cfg(test)]
     if let Some(weather) = Weather::here() {
@@ -64,7 +65,10 @@ pub(super) async fn within<T>(time: Duration, waited: impl Future<Output = T>) -
 }
 
 /// Runs a task beside the others, on this runtime. It ends when the handle says so.
-pub(super) fn beside(runtime: &tokio::runtime::Handle, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+pub(super) fn beside(
+    runtime: &tokio::runtime::Handle,
+    task: impl Future<Output = ()> + Send + 'static,
+) -> AbortHandle {
     let (task, handle) = abortable(task);
     let task = async {
         let _ = task.await;

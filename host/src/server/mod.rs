@@ -1,7 +1,7 @@
 //! Servers: starting one, its handle, and the sessions it knows.
 //!
-//! `Server::builder()` takes what a server is made of, `start` returns a [`ServerHandle`] as soon as it listens, and
-//! all interaction with clients happens in the plugin.
+//! `Server::builder()` takes what a server is made of, `start` returns a [`ServerHandle`] as soon
+//! as it listens, and all interaction with clients happens in the plugin.
 
 mod blame;
 mod bound;
@@ -44,8 +44,9 @@ pub use breaker::{BreakerLimits, BreakerState};
 pub use builder::{MIN_READ_RATE_DEFAULT, Server, ServerBuilder, StartError, Timeouts};
 pub(crate) use census::Alive;
 pub use checks::{
-    COPY_RANGE, CORE_INSTANCES_RANGE, DEADLINE_RANGE, HANDLES_RANGE, HIGH_WATER_RANGE, MEMORY_RANGE, STATE_RANGE,
-    TABLE_ELEMENTS_RANGE, TIMEOUT_DEFAULT, TIMEOUT_RANGE, TIMERS_DEFAULT, WATERMARKS_DEFAULT,
+    COPY_RANGE, CORE_INSTANCES_RANGE, DEADLINE_RANGE, HANDLES_RANGE, HIGH_WATER_RANGE,
+    MEMORY_RANGE, STATE_RANGE, TABLE_ELEMENTS_RANGE, TIMEOUT_DEFAULT, TIMEOUT_RANGE,
+    TIMERS_DEFAULT, WATERMARKS_DEFAULT,
 };
 pub(crate) use course::{Call, Welcome};
 pub use course::{Newcomers, Notice, Occurrence, Status};
@@ -62,10 +63,12 @@ pub use room::Promised;
 pub(crate) use service::Service;
 pub use service::{FAREWELL_MAX, HostNotice};
 pub use sessions::SessionView;
-pub use succession::{Door, Heir, Inheritance, LeftSession, LeftSocket, Shelf, Succeeded, hand_over, leave};
+pub use succession::{
+    Door, Heir, Inheritance, LeftSession, LeftSocket, Shelf, Succeeded, hand_over, leave,
+};
 pub use swap::{SWAP_DEADLINE, SwapError, SwapPolicy, SwapReport, SwapSeen, SwapStage};
 pub use tenants::{TENANT_MAX_BYTES, TenantLimits, TenantSeen};
 pub use versions::{
-    CanaryRules, CanarySeen, CanaryWish, Generation, HISTORY_MAX, HeldUp, How, RecordError, Standing, StateFolder,
-    SwapRules, VERSIONS_MAX,
+    CanaryRules, CanarySeen, CanaryWish, Generation, HISTORY_MAX, HeldUp, How, RecordError,
+    Standing, StateFolder, SwapRules, VERSIONS_MAX,
 };

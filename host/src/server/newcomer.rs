@@ -8,7 +8,8 @@ use crate::plugin::EventProcedure;
 use crate::session::{Line, Successor};
 
 impl Service {
-    /// Gives a session that starts its version. Waits while sessions move together, so that it starts on the version that they come to.
+    /// Gives a session that starts its version. Waits while sessions move together, so that it
+    /// starts on the version that they come to.
     pub(crate) async fn let_in(
         &self,
         line: &Arc<Line>,

@@ -52,7 +52,8 @@ impl PlanError {
 
     /// Of at least one mistake.
     pub(super) fn of(mistakes: Vec<Mistake>) -> Self {
-        let refused: Option<Vec<Refusal>> = mistakes.iter().map(|mistake| mistake.refusal).collect();
+        let refused: Option<Vec<Refusal>> =
+            mistakes.iter().map(|mistake| mistake.refusal).collect();
         let cause = match refused.as_deref() {
             Some([first, ..]) => PlanCause::System(*first),
             _ => PlanCause::Configuration,
@@ -149,7 +150,10 @@ mod tests {
             let error = SourceError::Unreadable { file: "it".into(), source, hint: String::new() };
             Mistake::from(StartError::from(LoadError::from(error))).at("`echo`")
         };
-        assert_eq!(PlanError::of(vec![refused(), refused()]).cause, PlanCause::System(Refusal::Descriptors));
+        assert_eq!(
+            PlanError::of(vec![refused(), refused()]).cause,
+            PlanCause::System(Refusal::Descriptors)
+        );
         let both = PlanError::of(vec![refused(), "`port`: expected a number".into()]);
         assert_eq!((both.cause, both.mistakes.len()), (PlanCause::Configuration, 2));
     }

@@ -1,4 +1,5 @@
-//! From a description to what can run: values checked, plugin and credentials loaded, address bound.
+//! From a description to what can run: values checked, plugin and credentials loaded, address
+//! bound.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -34,8 +35,8 @@ pub struct Verified {
 }
 
 impl ServerBuilder {
-    /// Starts the server and returns once it listens: a client that connects right after is served. Blocks while the
-    /// plugin is loaded, so not for a runtime's thread.
+    /// Starts the server and returns once it listens: a client that connects right after is served.
+    /// Blocks while the plugin is loaded, so not for a runtime's thread.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left of it.
@@ -43,8 +44,8 @@ impl ServerBuilder {
         Ok(self.bind()?.run())
     }
 
-    /// Everything that can fail: checks the values, loads the plugin and the credentials, binds the address. Several
-    /// servers that start together are all bound before the first runs.
+    /// Everything that can fail: checks the values, loads the plugin and the credentials, binds the
+    /// address. Several servers that start together are all bound before the first runs.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left bound.
@@ -53,7 +54,10 @@ impl ServerBuilder {
     }
 
     /// The same with what the process before this one listened with, by names of servers.
-    pub(super) fn bind_with(self, left: &mut HashMap<String, LeftSocket>) -> Result<Bound, StartError> {
+    pub(super) fn bind_with(
+        self,
+        left: &mut HashMap<String, LeftSocket>,
+    ) -> Result<Bound, StartError> {
         let host = self.host.clone().map_or_else(Host::shared, Ok)?;
         let mut prepared = self.prepare(&host)?;
         let holding = prepared.description.open(&host, &prepared.tenant(), &prepared.plugin)?;
@@ -61,20 +65,23 @@ impl ServerBuilder {
         // One with this address fits, whatever the server was called when it was opened.
         let address = prepared.description.address();
         let is_given = left.get(&prepared.name).is_some_and(|socket| socket.given);
-        let fits = left.iter().find(|(_, socket)| !is_given && address.is_some() && socket.address() == address);
+        let fits = left
+            .iter()
+            .find(|(_, socket)| !is_given && address.is_some() && socket.address() == address);
         let fits = fits.map_or_else(|| prepared.name.clone(), |(name, _)| name.clone());
         prepared.left = left.remove(&fits);
         Ok(prepared.listen(&host)?)
     }
 
-    /// The same without a socket that was handed over, which would otherwise stay open for as long as this.
+    /// The same without a socket that was handed over, which would otherwise stay open for as long
+    /// as this.
     pub(super) fn without_listener(mut self) -> Self {
         self.inherited = None;
         self
     }
 
-    /// Everything of [`ServerBuilder::bind`] but the address: for a server that runs already, and its
-    /// [`ServerHandle::reform`].
+    /// Everything of [`ServerBuilder::bind`] but the address: for a server that runs already, and
+    /// its [`ServerHandle::reform`].
     ///
     /// # Errors
     /// [`StartError`].
@@ -93,7 +100,11 @@ impl ServerBuilder {
     }
 
     /// The rest of it.
-    pub(super) fn prepare_with(self, host: &Host, preloaded: Preloaded) -> Result<Prepared, StartError> {
+    pub(super) fn prepare_with(
+        self,
+        host: &Host,
+        preloaded: Preloaded,
+    ) -> Result<Prepared, StartError> {
         let Preloaded { named, tried } = preloaded;
         let configured = named.digest().to_owned();
         let name = self.given_name().unwrap_or(named.name()).to_owned();
@@ -120,15 +131,21 @@ impl ServerBuilder {
         })
     }
 
-    /// What was in force when the process ended, where that was swapped in and the description names the same plugin still; and
-    /// what the server had before.
-    fn recorded(&self, host: &Host, named: &Arc<Plugin>) -> Result<(Arc<Plugin>, Vec<Generation>), StartError> {
+    /// What was in force when the process ended, where that was swapped in and the description
+    /// names the same plugin still; and what the server had before.
+    fn recorded(
+        &self,
+        host: &Host,
+        named: &Arc<Plugin>,
+    ) -> Result<(Arc<Plugin>, Vec<Generation>), StartError> {
         let name = self.given_name().unwrap_or(named.name());
         let recorded = match host.records() {
             Some(records) => records.read(name, named.digest())?,
             None => None,
         };
-        let Some(Recorded { generations, swapped }) = recorded else { return Ok((Arc::clone(named), Vec::new())) };
+        let Some(Recorded { generations, swapped }) = recorded else {
+            return Ok((Arc::clone(named), Vec::new()));
+        };
         let plugin = match swapped {
             None => Arc::clone(named),
             Some((in_force, file)) => {
@@ -141,13 +158,20 @@ impl ServerBuilder {
     }
 
     /// Room for the instances that its sessions share.
-    pub(super) fn claim(&self, holding: &Arc<Holding>, plugin: &Plugin) -> Result<Option<Arc<Claim>>, StartError> {
+    pub(super) fn claim(
+        &self,
+        holding: &Arc<Holding>,
+        plugin: &Plugin,
+    ) -> Result<Option<Arc<Claim>>, StartError> {
         if self.shards == 0 {
             return Ok(None);
         }
         match holding.claim_many(self.shards, plugin.footprint()) {
             Ok(claim) => Ok(Some(Arc::new(claim))),
-            Err(shortage) => Err(argument("shards", format!("no room for {} more instances: {shortage}", self.shards))),
+            Err(shortage) => Err(argument(
+                "shards",
+                format!("no room for {} more instances: {shortage}", self.shards),
+            )),
         }
     }
 
@@ -169,19 +193,23 @@ impl ServerBuilder {
         self.credentials.as_ref()
     }
 
-    /// Everything that is wrong with this server short of binding it: values, plugin, record, credentials, address. And the
-    /// plugins, where they load. Blocks as [`ServerBuilder::start`] does.
+    /// Everything that is wrong with this server short of binding it: values, plugin, record,
+    /// credentials, address. And the plugins, where they load. Blocks as [`ServerBuilder::start`]
+    /// does.
     #[must_use]
     pub fn verify(&self, host: &Host) -> Verified {
         let mut seen = Verified { wrong: self.problems(), ..Verified::default() };
         let mut note = |error| seen.wrong.push(error);
         let plugin = self.load(host).map_err(&mut note).ok();
-        let starts = plugin.as_ref().and_then(|plugin| self.recorded(host, plugin).map_err(&mut note).ok());
+        let starts =
+            plugin.as_ref().and_then(|plugin| self.recorded(host, plugin).map_err(&mut note).ok());
         let recorded = starts
             .map(|(starts, _)| starts)
             .filter(|starts| plugin.as_ref().is_some_and(|plugin| !Arc::ptr_eq(plugin, starts)));
         for plugin in plugin.iter().chain(&recorded) {
-            try_out(plugin, self.limits, self.budgets.start(self.priority)).map_err(|error| note(error.into())).ok();
+            try_out(plugin, self.limits, self.budgets.start(self.priority))
+                .map_err(|error| note(error.into()))
+                .ok();
         }
         self.security().map_err(&mut note).ok();
         if self.inherited.is_none() {
@@ -190,7 +218,8 @@ impl ServerBuilder {
         Verified { plugin, recorded, ..seen }
     }
 
-    /// Where it will listen, if that can be told; `None` for any free port or a name that does not resolve.
+    /// Where it will listen, if that can be told; `None` for any free port or a name that does not
+    /// resolve.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.endpoint.resolve().ok().filter(|address| address.port() != 0)
@@ -203,8 +232,16 @@ impl ServerBuilder {
                 let pull = self.registries.terms().pull;
                 // Only a limit makes a difference, and who has one is known.
                 let owner = self.tenant.as_deref().or(self.given_name());
-                let loader = host.loader().on_behalf_of(owner.map(|owner| host.account(owner)).unwrap_or_default());
-                Ok(procure(path, (&self.registries, pull), &loader, &self.grants, &Stop::default())?)
+                let loader = host
+                    .loader()
+                    .on_behalf_of(owner.map(|owner| host.account(owner)).unwrap_or_default());
+                Ok(procure(
+                    path,
+                    (&self.registries, pull),
+                    &loader,
+                    &self.grants,
+                    &Stop::default(),
+                )?)
             }
             None => Err(argument(
                 "plugin",

@@ -60,8 +60,8 @@ pub(super) fn refused_pull(error: &RegistryError) -> Option<Refusal> {
     }
 }
 
-/// Gets a plugin that was there before from where it came from. Blocks as [`procure`] does, and ends
-/// early likewise.
+/// Gets a plugin that was there before from where it came from. Blocks as [`procure`] does, and
+/// ends early likewise.
 pub(super) fn again(
     place: &Path,
     known: Known<'_>,
@@ -76,11 +76,16 @@ pub(super) fn again(
     }
 }
 
-/// Whether a plugin that came from there once may still run: what came from a registry has to be signed by who is believed now,
-/// wherever its component was kept since. Blocks as [`procure`] does, but is rarely more than a look into the store. Ends early
-/// where it is called off.
-pub(super) fn believed(place: &Path, registries: &Registries, stop: &Stop) -> Result<(), RegistryError> {
-    Reference::in_place_of(place).map_or(Ok(()), |reference| registries.vouch_until(&reference?, stop))
+/// Whether a plugin that came from there once may still run: what came from a registry has to be
+/// signed by who is believed now, wherever its component was kept since. Blocks as [`procure`]
+/// does, but is rarely more than a look into the store. Ends early where it is called off.
+pub(super) fn believed(
+    place: &Path,
+    registries: &Registries,
+    stop: &Stop,
+) -> Result<(), RegistryError> {
+    Reference::in_place_of(place)
+        .map_or(Ok(()), |reference| registries.vouch_until(&reference?, stop))
 }
 
 /// Whether the bytes of a component from there are pulled from a registry.
@@ -90,12 +95,20 @@ pub(super) fn is_pulled(place: &Path) -> bool {
 
 /// The bytes of a component that was loaded from there. Blocks as [`procure`] does, and ends early
 /// likewise.
-pub(super) fn bytes_of(place: &Path, registries: &Registries, stop: &Stop) -> Result<Vec<u8>, NotRead> {
+pub(super) fn bytes_of(
+    place: &Path,
+    registries: &Registries,
+    stop: &Stop,
+) -> Result<Vec<u8>, NotRead> {
     match Reference::in_place_of(place) {
         Some(reference) => {
             let pull = registries.terms().pull;
-            let pulled = reference.and_then(|reference| registries.fetch_until(&reference, pull, stop));
-            let refused = |error: RegistryError| NotRead { why: error.to_string(), refusal: refused_pull(&error) };
+            let pulled =
+                reference.and_then(|reference| registries.fetch_until(&reference, pull, stop));
+            let refused = |error: RegistryError| NotRead {
+                why: error.to_string(),
+                refusal: refused_pull(&error),
+            };
             pulled.map(|pulled| pulled.bytes).map_err(refused)
         }
         None => files::read(place, COMPONENT_MAX_BYTES)
@@ -103,8 +116,8 @@ pub(super) fn bytes_of(place: &Path, registries: &Registries, stop: &Stop) -> Re
     }
 }
 
-/// Reads or pulls a plugin and loads it, or shares one that is in use already. Blocks for milliseconds to minutes, so not for
-/// a runtime's thread. Ends early where it is called off.
+/// Reads or pulls a plugin and loads it, or shares one that is in use already. Blocks for
+/// milliseconds to minutes, so not for a runtime's thread. Ends early where it is called off.
 pub(super) fn procure(
     place: &Path,
     (registries, pull): (&Registries, PullPolicy),
@@ -113,7 +126,9 @@ pub(super) fn procure(
     stop: &Stop,
 ) -> Result<Arc<Plugin>, ProcureError> {
     let loader = loader.clone().until(stop.clone());
-    let Some(reference) = Reference::in_place_of(place) else { return Ok(loader.share(place, grants)?) };
+    let Some(reference) = Reference::in_place_of(place) else {
+        return Ok(loader.share(place, grants)?);
+    };
     let wanted = reference?;
     let pulled = registries.fetch_until(&wanted, pull, stop)?;
     let reference = pulled.reference.to_string();
@@ -123,6 +138,7 @@ pub(super) fn procure(
     };
     let signed_by = pulled.signed_by.as_deref();
     PluginPulled { wanted: &wanted.to_string(), reference: &reference, from, signed_by }.emit();
-    let source = Source::pulled(&reference, pulled.name, pulled.version, pulled.bytes).map_err(LoadError::from)?;
+    let source = Source::pulled(&reference, pulled.name, pulled.version, pulled.bytes)
+        .map_err(LoadError::from)?;
     Ok(loader.share_source(source, grants)?)
 }

@@ -1,4 +1,5 @@
-//! The sessions of one server, by id and by name. Those that are told to end are found by nobody but a stop.
+//! The sessions of one server, by id and by name. Those that are told to end are found by nobody
+//! but a stop.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -90,7 +91,9 @@ impl Drop for Membership {
 impl Members {
     /// The session is to end: nobody counts or finds it any more. False where that was so already.
     fn retire(&mut self, id: u64) -> bool {
-        let Some(member) = self.lines.get_mut(&id).filter(|member| !member.ending) else { return false };
+        let Some(member) = self.lines.get_mut(&id).filter(|member| !member.ending) else {
+            return false;
+        };
         member.ending = true;
         self.active -= 1;
         self.addresses.remove(AddressGroup::of(member.line.info().peer.ip()));
@@ -108,7 +111,11 @@ impl Members {
 impl Registry {
     /// One without sessions, whose names may have so many characters.
     pub(crate) fn new(name_chars_max: usize) -> Self {
-        Self { last_id: AtomicU64::new(0), name_chars_max: AtomicUsize::new(name_chars_max), members: Mutex::default() }
+        Self {
+            last_id: AtomicU64::new(0),
+            name_chars_max: AtomicUsize::new(name_chars_max),
+            members: Mutex::default(),
+        }
     }
 
     /// Characters that a name may have.
@@ -136,7 +143,8 @@ impl Registry {
         self.last_id.fetch_max(id, Ordering::Relaxed);
     }
 
-    /// Enters a session under its id. The membership ends when the session is known to end, the presence with its task.
+    /// Enters a session under its id. The membership ends when the session is known to end, the
+    /// presence with its task.
     pub(crate) fn enter(
         self: &Arc<Self>,
         line: &Arc<Line>,
@@ -155,7 +163,8 @@ impl Registry {
         (Membership { registry: registry.clone(), id }, Presence { registry, id })
     }
 
-    /// The same for one that has its number and maybe a name from another process. `None`: somebody has that number.
+    /// The same for one that has its number and maybe a name from another process. `None`: somebody
+    /// has that number.
     pub(crate) fn enter_again(
         self: &Arc<Self>,
         line: &Arc<Line>,
@@ -164,7 +173,8 @@ impl Registry {
         name: Option<&str>,
     ) -> Option<(Membership, Presence)> {
         let id = line.info().id;
-        // Numbers of this process are above those of the one before, so that nobody comes between the two.
+        // Numbers of this process are above those of the one before, so that nobody comes between
+        // the two.
         if self.members().lines.contains_key(&id) {
             return None;
         }
@@ -183,12 +193,17 @@ impl Registry {
 
     /// Every session with its round, those that are ending included.
     pub(super) fn present(&self) -> Vec<(Arc<Line>, u64)> {
-        self.members().lines.values().map(|member| (Arc::clone(&member.line), member.round)).collect()
+        self.members()
+            .lines
+            .values()
+            .map(|member| (Arc::clone(&member.line), member.round))
+            .collect()
     }
 
     /// Every session that is not ending, with what handles it.
     pub(super) fn handled(&self) -> Vec<(Arc<Line>, Arc<Successor<EventProcedure>>)> {
-        let of = |(_, member): (u64, &Member)| (Arc::clone(&member.line), Arc::clone(&member.successor));
+        let of =
+            |(_, member): (u64, &Member)| (Arc::clone(&member.line), Arc::clone(&member.successor));
         self.members().active().map(of).collect()
     }
 
@@ -199,9 +214,15 @@ impl Registry {
     }
 
     /// Up to `max` sessions that are not ending, with ids above `after`, in order.
-    pub(super) fn page<T>(&self, after: u64, max: usize, view: impl Fn(u64, &Member) -> T) -> Vec<T> {
+    pub(super) fn page<T>(
+        &self,
+        after: u64,
+        max: usize,
+        view: impl Fn(u64, &Member) -> T,
+    ) -> Vec<T> {
         let members = self.members();
-        let later = members.lines.range(after.saturating_add(1)..).filter(|(_, member)| !member.ending);
+        let later =
+            members.lines.range(after.saturating_add(1)..).filter(|(_, member)| !member.ending);
         later.take(max).map(|(id, member)| view(*id, member)).collect()
     }
 
@@ -214,13 +235,15 @@ impl Registry {
     /// Nobody counts or finds the sessions of earlier rounds any more.
     pub(super) fn retire_before(&self, round: u64) {
         let mut members = self.members();
-        let old: Vec<_> = members.active().filter(|(_, member)| member.round < round).map(|(id, _)| id).collect();
+        let old: Vec<_> =
+            members.active().filter(|(_, member)| member.round < round).map(|(id, _)| id).collect();
         for id in old {
             members.retire(id);
         }
     }
 
-    /// Takes one session out of sight, even where it is ending already, and hands it over to be ended at once.
+    /// Takes one session out of sight, even where it is ending already, and hands it over to be
+    /// ended at once.
     pub(super) fn seize(&self, id: u64) -> Option<Arc<Line>> {
         let mut members = self.members();
         members.retire(id);
@@ -230,7 +253,10 @@ impl Registry {
     /// Takes one session out of sight and hands it over to be ended.
     pub(super) fn retire(&self, id: u64) -> Option<Arc<Line>> {
         let mut members = self.members();
-        members.retire(id).then(|| members.lines.get(&id).map(|member| Arc::clone(&member.line))).flatten()
+        members
+            .retire(id)
+            .then(|| members.lines.get(&id).map(|member| Arc::clone(&member.line)))
+            .flatten()
     }
 
     fn line(&self, id: u64) -> Option<Arc<Line>> {
@@ -251,7 +277,8 @@ struct FanOut {
 
 impl Broadcast for FanOut {
     fn go_on(&mut self, max: usize) -> bool {
-        let taken = self.left.by_ref().take(max).filter(|line| line.deliver(&self.data).is_ok()).count();
+        let taken =
+            self.left.by_ref().take(max).filter(|line| line.deliver(&self.data).is_ok()).count();
         self.taken = self.taken.saturating_add(u32::try_from(taken).unwrap_or(u32::MAX));
         self.left.len() > 0
     }
@@ -271,7 +298,11 @@ impl Peers for Registry {
         let data: Arc<[u8]> = data.into();
         let others: Vec<_> = {
             let members = self.members();
-            members.active().filter(|(id, _)| *id != own).map(|(_, member)| Arc::clone(&member.line)).collect()
+            members
+                .active()
+                .filter(|(id, _)| *id != own)
+                .map(|(_, member)| Arc::clone(&member.line))
+                .collect()
         };
         Box::new(FanOut { data, left: others.into_iter(), taken: 0 })
     }

@@ -74,8 +74,14 @@ impl ServerBuilder {
     ///
     /// # Errors
     /// More is promised than the pools hold.
-    pub(super) fn open(&self, host: &Host, tenant: &str, plugin: &Plugin) -> Result<Arc<Holding>, StartError> {
-        let (promise, footprint, ledger) = (self.promise(), plugin.footprint(), host.engine().ledger());
+    pub(super) fn open(
+        &self,
+        host: &Host,
+        tenant: &str,
+        plugin: &Plugin,
+    ) -> Result<Arc<Holding>, StartError> {
+        let (promise, footprint, ledger) =
+            (self.promise(), plugin.footprint(), host.engine().ledger());
         let (own, others, offered) = (promise.of(footprint), ledger.promised(), ledger.offered());
         if let Some((key, problem)) = excess(promise, footprint, own, others, offered) {
             return Err(argument(key, problem));
@@ -117,14 +123,21 @@ fn excess(
     others: Amounts,
     offered: Amounts,
 ) -> Option<(&'static str, String)> {
-    let is_short =
-        |resource: &Resource| own.of(*resource) > 0 && own.of(*resource) + others.of(*resource) > offered.of(*resource);
+    let is_short = |resource: &Resource| {
+        own.of(*resource) > 0 && own.of(*resource) + others.of(*resource) > offered.of(*resource)
+    };
     let resource = Resource::ALL.into_iter().find(is_short)?;
     let (wanted, taken, most) = (own.of(resource), others.of(resource), offered.of(resource));
     Some(match resource {
         Resource::Instances => {
-            let key = if promise.sessions >= promise.instances { "max_clients" } else { "instances_min" };
-            (key, format!("{wanted} sessions are promised, and {taken} to other servers, of {most} (`sessions_max`)"))
+            let key =
+                if promise.sessions >= promise.instances { "max_clients" } else { "instances_min" };
+            (
+                key,
+                format!(
+                    "{wanted} sessions are promised, and {taken} to other servers, of {most} (`sessions_max`)"
+                ),
+            )
         }
         Resource::Memories => (
             "instances_min",

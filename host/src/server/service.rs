@@ -68,7 +68,8 @@ pub(crate) struct Service {
     pub(super) history: Mutex<History>,
     /// Where the history is written down.
     pub(super) records: Option<Arc<StateFolder>>,
-    /// Another process goes on with it: what is in force there, and recorded, is no business of this one's.
+    /// Another process goes on with it: what is in force there, and recorded, is no business of
+    /// this one's.
     pub(super) passed_on: AtomicBool,
     /// Held by those who start; whoever moves all sessions together closes it for a moment.
     pub(crate) entrance: tokio::sync::RwLock<()>,
@@ -102,7 +103,9 @@ impl Service {
 
     /// Writes down what is in force. False where there is no place for it.
     pub(super) async fn record(self: &Arc<Self>) -> Result<bool, RecordError> {
-        let Some(records) = self.records.clone().filter(|_| !self.is_passed_on()) else { return Ok(false) };
+        let Some(records) = self.records.clone().filter(|_| !self.is_passed_on()) else {
+            return Ok(false);
+        };
         let (service, records_of) = (Arc::clone(self), Arc::clone(&records));
         let write = move || records.write_history(&service.name, &service.history);
         match means::apart(self.work(WorkKind::Urgent), write).await {
@@ -129,7 +132,10 @@ impl Service {
     }
 
     /// Runs a newcomer's task in the lane of the server's class.
-    pub(crate) fn spawn<T: Future<Output = ()> + Send + 'static>(&self, task: impl FnOnce(Arc<Seat>) -> T) {
+    pub(crate) fn spawn<T: Future<Output = ()> + Send + 'static>(
+        &self,
+        task: impl FnOnce(Arc<Seat>) -> T,
+    ) {
         let config = Arc::clone(&self.terms.load().line_config);
         self.lanes.spawn(Lane::of(config.class()), Arc::clone(&config.account), task);
     }
@@ -200,8 +206,11 @@ impl Service {
     /// Whether newcomers may get this version: it is in force, or the canary.
     pub(super) fn is_for_newcomers(&self, version: &Arc<EventProcedure>) -> bool {
         // Others are it under the terms before a reload.
-        let is = |other: &Arc<EventProcedure>| Arc::ptr_eq(other, version) || same(other.plugin(), version.plugin());
-        is(&self.procedure.load()) || self.canary.load().as_ref().is_some_and(|canary| is(&canary.procedure))
+        let is = |other: &Arc<EventProcedure>| {
+            Arc::ptr_eq(other, version) || same(other.plugin(), version.plugin())
+        };
+        is(&self.procedure.load())
+            || self.canary.load().as_ref().is_some_and(|canary| is(&canary.procedure))
     }
 
     /// A session from there ended, on a version that newcomers may get.
@@ -265,9 +274,15 @@ impl Service {
     /// Tells of something at which so many sessions were cut off.
     pub(super) fn tell_of(&self, occurrence: Occurrence, cut_off: usize) {
         let status = self.status();
-        ServerNotice { server: &self.name, occurrence: occurrence.name(), status: status.name(), cut_off }
-            .emit(&self.counters);
-        self.notices.send_modify(|last| *last = Notice { number: last.number + 1, occurrence, status });
+        ServerNotice {
+            server: &self.name,
+            occurrence: occurrence.name(),
+            status: status.name(),
+            cut_off,
+        }
+        .emit(&self.counters);
+        self.notices
+            .send_modify(|last| *last = Notice { number: last.number + 1, occurrence, status });
         let notice = *self.notices.borrow();
         // Nobody may be listening.
         let _ = self.host_notices.send(HostNotice { server: Arc::clone(&self.name), notice });
@@ -305,7 +320,8 @@ impl Service {
         });
     }
 
-    /// Whether this is what the next process starts with, unless the configuration says something else by then.
+    /// Whether this is what the next process starts with, unless the configuration says something
+    /// else by then.
     pub(super) fn starts_again(&self, plugin: &Plugin) -> bool {
         match self.records {
             Some(_) => same(plugin, self.procedure().plugin()),
@@ -314,10 +330,12 @@ impl Service {
         }
     }
 
-    /// Digest of what the configuration names, where something else is in force and that is not written down.
+    /// Digest of what the configuration names, where something else is in force and that is not
+    /// written down.
     pub(super) fn not_recorded(&self) -> Option<String> {
         let configured = self.history().configured().to_owned();
-        (self.records.is_none() && self.procedure().plugin().digest() != configured).then_some(configured)
+        (self.records.is_none() && self.procedure().plugin().digest() != configured)
+            .then_some(configured)
     }
 
     /// Does what is not to come after the server began to stop.
@@ -326,7 +344,11 @@ impl Service {
     /// [`SwapError::Stopping`]; it was not done.
     pub(super) fn unless_stopping<T>(&self, act: impl FnOnce() -> T) -> Result<T, SwapError> {
         let _not_stopping = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.status().is_final() || self.is_passed_on() { Err(SwapError::Stopping) } else { Ok(act()) }
+        if self.status().is_final() || self.is_passed_on() {
+            Err(SwapError::Stopping)
+        } else {
+            Ok(act())
+        }
     }
 
     /// See [`Fleet::pass_on`](super::Fleet).
@@ -370,8 +392,9 @@ impl Service {
         }
     }
 
-    /// Ends all clients: those that are not done after `grace` at once. Returns when none is left; how many had to be
-    /// cancelled. A lock is taken back first, since a session that is held can not end.
+    /// Ends all clients: those that are not done after `grace` at once. Returns when none is left;
+    /// how many had to be cancelled. A lock is taken back first, since a session that is held can
+    /// not end.
     pub(super) async fn clear(&self, grace: Duration) -> usize {
         let _ending = self.ending();
         let round = self.end_round();
@@ -414,8 +437,8 @@ impl Service {
         }
     }
 
-    /// Stops newcomers for a suspension. The version of the course and the plan; `None` where the server is on its way
-    /// out.
+    /// Stops newcomers for a suspension. The version of the course and the plan; `None` where the
+    /// server is on its way out.
     pub(super) fn suspend(&self, newcomers: Newcomers) -> Option<(u64, u64)> {
         let (mut suspended, mut plan) = (false, 0);
         let version = self.steer(|course| {
@@ -443,7 +466,9 @@ impl Service {
         *self.guard() = None;
         self.canary.store(None);
         let cancelled = self.clear(grace).await;
-        let stopped = self.steer(|course| std::mem::replace(&mut course.status, Status::Stopped) != Status::Stopped);
+        let stopped = self.steer(|course| {
+            std::mem::replace(&mut course.status, Status::Stopped) != Status::Stopped
+        });
         if stopped.is_some() {
             self.tell_of(Occurrence::Stopped, cancelled);
         }

@@ -63,18 +63,21 @@ impl ServerHandle {
         self.service.registry.set_name(id, name)
     }
 
-    /// Ends a session gracefully: what is queued is sent and the plugin is told `evicted`. False where there is none.
+    /// Ends a session gracefully: what is queued is sent and the plugin is told `evicted`. False
+    /// where there is none.
     pub fn disconnect(&self, id: u64) -> bool {
         self.service.registry.disconnect(NOBODY, id)
     }
 
-    /// Ends a session at once: an event that runs is cancelled where it waits or at its next tick, the connection is
-    /// reset. One that is ending gracefully is reached, too. False where there is none.
+    /// Ends a session at once: an event that runs is cancelled where it waits or at its next tick,
+    /// the connection is reset. One that is ending gracefully is reached, too. False where there is
+    /// none.
     pub fn abort(&self, id: u64) -> bool {
         self.service.registry.seize(id).inspect(|line| line.abort()).is_some()
     }
 
-    /// Queues `data` for every session; how many took it. One that is full or ending does not stop the others.
+    /// Queues `data` for every session; how many took it. One that is full or ending does not stop
+    /// the others.
     pub fn broadcast(&self, data: &[u8]) -> u32 {
         let mut broadcast = self.service.registry.broadcast(NOBODY, data);
         while broadcast.go_on(usize::MAX) {}
@@ -97,8 +100,8 @@ impl ServerHandle {
         charged(account, call)
     }
 
-    /// Gives a session another class from its next event on, whatever the ceiling for its plugin. The class before;
-    /// `None` where there is no such session.
+    /// Gives a session another class from its next event on, whatever the ceiling for its plugin.
+    /// The class before; `None` where there is no such session.
     pub fn assign(&self, id: u64, priority: Priority) -> Option<Priority> {
         self.service.registry.view(id, |_, member| member.line.assign(priority))
     }

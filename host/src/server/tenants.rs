@@ -33,7 +33,11 @@ impl TenantLimits {
         let Shares { cpus, memory_max_bytes, mail_max_bytes, bytes_per_second } = self.shares;
         let mut found = Vec::new();
         if cpus != 0.0 && !CPUS.contains(&cpus) {
-            found.push(format!("`cpus`: expected {} to {}, or 0 for no limit, found {cpus}", CPUS.start(), CPUS.end()));
+            found.push(format!(
+                "`cpus`: expected {} to {}, or 0 for no limit, found {cpus}",
+                CPUS.start(),
+                CPUS.end()
+            ));
         }
         if memory_max_bytes != 0 && memory_max_bytes < MEMORY_MIN_BYTES {
             found.push(format!(
@@ -65,7 +69,9 @@ pub(crate) struct Tenant {
 impl Tenant {
     /// Whether it has servers, or clients of servers that were its own.
     fn is_in_use(self: &Arc<Self>) -> bool {
-        Arc::strong_count(self) > 1 || Arc::strong_count(&self.account) > 1 || Arc::strong_count(&self.clients) > 1
+        Arc::strong_count(self) > 1
+            || Arc::strong_count(&self.account) > 1
+            || Arc::strong_count(&self.clients) > 1
     }
 }
 
@@ -94,7 +100,11 @@ impl Tenants {
             return Arc::clone(known);
         }
         let name: Arc<str> = name.into();
-        let tenant = Arc::new(Tenant { name: Arc::clone(&name), account: Arc::default(), clients: Count::up_to(0) });
+        let tenant = Arc::new(Tenant {
+            name: Arc::clone(&name),
+            account: Arc::default(),
+            clients: Count::up_to(0),
+        });
         tenants.insert(name, Arc::clone(&tenant));
         tenant
     }
@@ -105,7 +115,8 @@ impl Tenants {
         tenants.get(name).map(|tenant| Arc::clone(&tenant.account)).unwrap_or_default()
     }
 
-    /// Puts these limits in force; who is not named has none. What is taken beyond them stays taken.
+    /// Puts these limits in force; who is not named has none. What is taken beyond them stays
+    /// taken.
     pub(super) fn limit(&self, limits: &BTreeMap<String, TenantLimits>) {
         for name in limits.keys() {
             self.of(name);
@@ -146,9 +157,13 @@ mod tests {
         let at = Shares { cpus: 0.001, memory_max_bytes, mail_max_bytes, bytes_per_second: 1_024 };
         assert_eq!(problems(at), 0);
         let (memory_max_bytes, mail_max_bytes) = (memory_max_bytes - 1, mail_max_bytes - 1);
-        let below = Shares { cpus: 0.000_9, memory_max_bytes, mail_max_bytes, bytes_per_second: 1_023 };
+        let below =
+            Shares { cpus: 0.000_9, memory_max_bytes, mail_max_bytes, bytes_per_second: 1_023 };
         assert_eq!(problems(below), 4);
-        assert_eq!([f64::NAN, -1.0, 1_024.1].map(|cpus| problems(Shares { cpus, ..none })), [1, 1, 1]);
+        assert_eq!(
+            [f64::NAN, -1.0, 1_024.1].map(|cpus| problems(Shares { cpus, ..none })),
+            [1, 1, 1]
+        );
     }
 
     #[test]

@@ -22,7 +22,8 @@ pub(crate) struct Terms {
     pub(super) ceiling: Priority,
     pub(crate) handshake: Duration,
     pub(crate) parameter: i64,
-    /// Limits on newcomers as they were described; who steers the server may have changed them since.
+    /// Limits on newcomers as they were described; who steers the server may have changed them
+    /// since.
     pub(super) throttle: Throttle,
     /// What the plugin may import.
     pub(super) grants: Grants,

@@ -1,7 +1,8 @@
 //! All sessions move to another version at one moment, or none does.
 //!
-//! Each makes its instance of the new version between two events and then waits, so that at no moment one of them handles an event
-//! with the new version while another does with the old one. Newcomers wait before their first event.
+//! Each makes its instance of the new version between two events and then waits, so that at no
+//! moment one of them handles an event with the new version while another does with the old one.
+//! Newcomers wait before their first event.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,7 +25,8 @@ use crate::session::Handed;
 const FIRST_WAIT: Duration = Duration::from_millis(250);
 /// How late after the deadline it may still be decided that all move...
 const DECISION_LATE_MAX: Duration = Duration::from_secs(15);
-/// ...and how late a session still hears it. Longer, so that none has gone on by itself when it is decided.
+/// ...and how late a session still hears it. Longer, so that none has gone on by itself when it is
+/// decided.
 const VERDICT_LATE_MAX: Duration = Duration::from_secs(60);
 
 /// How long a session that its own peer held up has, after the deadline, to end or to become ready.
@@ -108,11 +110,14 @@ pub(super) async fn move_all(
     service.asks(live.len(), next, report);
     let (decide, verdict) = watch::channel(None);
     let ask = |one| prepare(one, next, (verdict.clone(), patience + VERDICT_LATE_MAX), deadline);
-    let (mut live, mut prepared, mut preparing) = (live.into_iter(), Vec::new(), FuturesUnordered::new());
+    let (mut live, mut prepared, mut preparing) =
+        (live.into_iter(), Vec::new(), FuturesUnordered::new());
     let mut all_ready = true;
     // What is bad for the first is not tried with the others.
     preparing.extend(live.next().map(ask));
-    if let Some(Some(first)) = means::by(deadline.min(means::now() + FIRST_WAIT), preparing.next()).await {
+    if let Some(Some(first)) =
+        means::by(deadline.min(means::now() + FIRST_WAIT), preparing.next()).await
+    {
         all_ready = first.is_ready();
         prepared.push(first);
     }
@@ -145,7 +150,8 @@ pub(super) async fn move_all(
     let all = matches!(published, Ok(Some(_)));
     // Those that are ready go on at once.
     let _ = decide.send(Some(all));
-    // Whoever starts now meets what was decided, and those that wait for their turn to follow it hold up nobody.
+    // Whoever starts now meets what was decided, and those that wait for their turn to follow it
+    // hold up nobody.
     drop(closed);
     for one in prepared {
         match one {
@@ -155,7 +161,9 @@ pub(super) async fn move_all(
             Prepared::Ended => report.ended += 1,
             Prepared::Failed(session, handed) => report.add(service, session, handed),
             Prepared::Left => report.stay("held-up"),
-            Prepared::Busy(one, reported, why) => withdraw(service, one, reported, why, deadline, report).await,
+            Prepared::Busy(one, reported, why) => {
+                withdraw(service, one, reported, why, deadline, report).await
+            }
             Prepared::HeldUp(one, _, reported) => {
                 withdraw(service, one, reported, "called-off", deadline, report).await;
             }
@@ -203,7 +211,8 @@ async fn prepare(
         None => {
             // Between two writes it does not wait for a moment.
             let (waited, waits) = line.waited_for_peer();
-            let is_held_up = waits || waited.saturating_sub(waited_before) * 2 > means::now() - asked;
+            let is_held_up =
+                waits || waited.saturating_sub(waited_before) * 2 > means::now() - asked;
             match is_held_up {
                 true => Prepared::HeldUp((line, successor), ready, reported),
                 false => Prepared::Busy((line, successor), reported, "busy"),

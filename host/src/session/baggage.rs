@@ -1,5 +1,6 @@
-//! What a session takes along to another process, and the way to ask it to leave. The session decides between two events, and
-//! until it hears that the other process has it, it can go on where it was.
+//! What a session takes along to another process, and the way to ask it to leave. The session
+//! decides between two events, and until it hears that the other process has it, it can go on where
+//! it was.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -61,8 +62,8 @@ pub struct Times {
 }
 
 impl Baggage {
-    /// It was on its way for so long: it is older, and its timers went on. What its peer had to do meanwhile is not counted, since
-    /// nobody was there to see it done.
+    /// It was on its way for so long: it is older, and its timers went on. What its peer had to do
+    /// meanwhile is not counted, since nobody was there to see it done.
     #[must_use]
     pub fn aged(mut self, by: Duration) -> Self {
         let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
@@ -87,7 +88,8 @@ pub struct Traveller {
     pub socket: OwnedFd,
 }
 
-/// A session that is ready to leave and waits for the verdict, or why it stays. Whoever drops the verdict lets it go on.
+/// A session that is ready to leave and waits for the verdict, or why it stays. Whoever drops the
+/// verdict lets it go on.
 pub type Parting = Result<(Traveller, oneshot::Sender<bool>), String>;
 
 /// A session is asked to leave.
@@ -118,8 +120,13 @@ mod tests {
 
     #[test]
     fn a_session_gets_older_on_its_way_and_its_timers_go_on() {
-        let times =
-            Times { started: 5_000, heard_from: 4_000, exchanged: 3_000, idle: 2_000, unanswered: Some((10, 7)) };
+        let times = Times {
+            started: 5_000,
+            heard_from: 4_000,
+            exchanged: 3_000,
+            idle: 2_000,
+            unanswered: Some((10, 7)),
+        };
         let baggage = Baggage {
             id: 1,
             peer: SocketAddr::from(([192, 0, 2, 1], 1)),
@@ -139,6 +146,9 @@ mod tests {
         };
         let aged = baggage.aged(Duration::from_secs(1));
         assert_eq!(aged.timers, [(1, 0), (2, 500)]);
-        assert_eq!((aged.times.started, aged.times.exchanged, aged.times.unanswered), (6_000, 3_000, Some((10, 7))));
+        assert_eq!(
+            (aged.times.started, aged.times.exchanged, aged.times.unanswered),
+            (6_000, 3_000, Some((10, 7)))
+        );
     }
 }

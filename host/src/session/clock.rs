@@ -1,4 +1,5 @@
-//! What the clock says about a session at which nothing moves: a pure function of times and byte counts.
+//! What the clock says about a session at which nothing moves: a pure function of times and byte
+//! counts.
 
 use std::time::{Duration, Instant};
 
@@ -19,12 +20,14 @@ pub struct Deadlines {
     pub min_read_rate: u32,
     /// From the session's start to the peer's first byte.
     pub first_byte: Duration,
-    /// Without a byte in either direction, after which the session ends. Not the period of `on-timeout`.
+    /// Without a byte in either direction, after which the session ends. Not the period of
+    /// `on-timeout`.
     pub idle: Duration,
     /// From the session's start to its end, whatever it does.
     pub lifetime: Duration,
-    /// Bytes per second that a peer has to send on average from its first unanswered byte until the plugin answers.
-    /// Judged from [`MIN_RATE_WINDOW`] on. A peer that says nothing is idle and not slow.
+    /// Bytes per second that a peer has to send on average from its first unanswered byte until the
+    /// plugin answers. Judged from [`MIN_RATE_WINDOW`] on. A peer that says nothing is idle and not
+    /// slow.
     pub min_rate: u32,
 }
 
@@ -121,7 +124,8 @@ impl Clock {
         now.saturating_duration_since(self.started)
     }
 
-    /// The host itself neither reads nor sends for now, so that what the peer does not do says nothing about the peer.
+    /// The host itself neither reads nor sends for now, so that what the peer does not do says
+    /// nothing about the peer.
     pub(super) fn excuse(&mut self, now: Moment) {
         self.unanswered = None;
         (self.last_exchange, self.idle_since, self.heard_from) = (now.at, now.at, now.at);
@@ -170,8 +174,8 @@ impl Clock {
         came || went
     }
 
-    /// What the time says, `period` being that of `on-timeout`. The second value is whether bytes moved since the last
-    /// call.
+    /// What the time says, `period` being that of `on-timeout`. The second value is whether bytes
+    /// moved since the last call.
     pub(super) fn judge(
         &mut self,
         now: Moment,
@@ -204,7 +208,8 @@ impl Clock {
         } else if overdue(self.last_exchange, deadlines.idle) {
             Some(DisconnectReason::IdleTimeout)
         } else if self.unanswered.is_some_and(|(since, before)| {
-            deadlines.min_rate > 0 && overdue(since, allowance(flow.bytes_in - before, deadlines.min_rate))
+            deadlines.min_rate > 0
+                && overdue(since, allowance(flow.bytes_in - before, deadlines.min_rate))
         }) {
             Some(DisconnectReason::MinRate)
         } else if flow.half_closed && now >= self.idle_since + period {
@@ -251,7 +256,10 @@ mod tests {
 
     /// Judges at so many seconds from the start; ends as this reason, or not at all.
     fn end(clock: &mut Clock, at: f64, deadlines: &Deadlines, flow: &Flow) -> Option<R> {
-        match clock.judge(moment(clock.started + Duration::from_secs_f64(at), 0), PERIOD, deadlines, flow).0 {
+        match clock
+            .judge(moment(clock.started + Duration::from_secs_f64(at), 0), PERIOD, deadlines, flow)
+            .0
+        {
             Verdict::End(reason) => Some(reason),
             _ => None,
         }
@@ -272,7 +280,10 @@ mod tests {
         let deadlines = Deadlines { min_rate: 100, ..deadlines() };
         let mut clock = Clock::new(Instant::now());
         for second in 0..5 {
-            assert_eq!(end(&mut clock, f64::from(second), &deadlines, &flow(1 + second as u64, 0)), None);
+            assert_eq!(
+                end(&mut clock, f64::from(second), &deadlines, &flow(1 + second as u64, 0)),
+                None
+            );
         }
         assert_eq!(end(&mut clock, 5.0, &deadlines, &flow(6, 0)), Some(R::MinRate));
         let mut answered = Clock::new(clock.started);
@@ -289,14 +300,21 @@ mod tests {
         let deadlines = Deadlines { min_rate: 100, ..deadlines() };
         let mut clock = Clock::new(Instant::now());
         for second in 0..60 {
-            assert_eq!(end(&mut clock, f64::from(second), &deadlines, &flow(101 * (1 + second as u64), 0)), None);
+            assert_eq!(
+                end(&mut clock, f64::from(second), &deadlines, &flow(101 * (1 + second as u64), 0)),
+                None
+            );
         }
         assert_eq!(end(&mut clock, 120.0, &deadlines, &flow(101 * 60, 0)), Some(R::MinRate));
     }
 
     #[test]
     fn idle_and_lifetime_end_a_session_and_a_byte_helps_only_against_idle() {
-        let deadlines = Deadlines { idle: Duration::from_secs(3), lifetime: Duration::from_secs(5), ..deadlines() };
+        let deadlines = Deadlines {
+            idle: Duration::from_secs(3),
+            lifetime: Duration::from_secs(5),
+            ..deadlines()
+        };
         let mut clock = Clock::new(Instant::now());
         assert_eq!(end(&mut clock, 2.9, &deadlines, &flow(1, 1)), None);
         assert_eq!(end(&mut clock, 4.9, &deadlines, &flow(1, 1)), None);
@@ -328,7 +346,11 @@ mod tests {
 
     #[test]
     fn it_sleeps_until_the_nearest_deadline() {
-        let deadlines = Deadlines { idle: Duration::from_secs(3), lifetime: Duration::from_secs(50), ..deadlines() };
+        let deadlines = Deadlines {
+            idle: Duration::from_secs(3),
+            lifetime: Duration::from_secs(50),
+            ..deadlines()
+        };
         let mut clock = Clock::new(Instant::now());
         let start = clock.started;
         let stalled = Flow { must_read_by: Some(start + Duration::from_secs(1)), ..flow(0, 0) };

@@ -29,8 +29,8 @@ use super::pulse::Doing;
 use super::successor::Successor;
 use super::turn;
 use crate::event::{
-    DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Peers, Port, Priority, Procedure, READ_MAX_BYTES,
-    Scope, Usage,
+    DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Peers, Port, Priority,
+    Procedure, READ_MAX_BYTES, Scope, Usage,
 };
 use crate::net::Wire;
 use crate::sched::{Moment, Place, Turn, here};
@@ -60,8 +60,8 @@ pub struct Ended {
     pub lasted: Duration,
 }
 
-/// One session at work. `P` is what handles it, `M` its membership in the server, dropped as soon as the session is
-/// known to end.
+/// One session at work. `P` is what handles it, `M` its membership in the server, dropped as soon
+/// as the session is known to end.
 pub struct Session<P: Procedure, M> {
     line: Arc<Line>,
     peers: Arc<dyn Peers>,
@@ -109,8 +109,8 @@ enum Happening {
 }
 
 impl<P: Procedure, M> Session<P, M> {
-    /// Runs a session from its instance's birth until the connection is closed. Dropping the future closes the
-    /// connection and tells the plugin nothing; [`Line::cancel`] is the orderly way.
+    /// Runs a session from its instance's birth until the connection is closed. Dropping the future
+    /// closes the connection and tells the plugin nothing; [`Line::cancel`] is the orderly way.
     pub async fn run(
         line: Arc<Line>,
         successor: Arc<Successor<P>>,
@@ -127,7 +127,8 @@ impl<P: Procedure, M> Session<P, M> {
                 let procedure = Arc::clone(&session.procedure);
                 let birth = {
                     let Self { line, machine, alarm, turn, .. } = &mut session;
-                    let mut attending = Attending { line, machine, alarm, turn, class, lifetime_ends: None };
+                    let mut attending =
+                        Attending { line, machine, alarm, turn, class, lifetime_ends: None };
                     // Boxed, because it is large and a session lives long.
                     let mut birth = Box::pin(procedure.instantiate(scope, budget));
                     attending.call(birth.as_mut(), budget.wall, Reach::Session).await.0
@@ -152,10 +153,16 @@ impl<P: Procedure, M> Session<P, M> {
         (session.finish(ending).await, procedure)
     }
 
-    fn new(line: Arc<Line>, successor: Arc<Successor<P>>, peers: Arc<dyn Peers>, membership: M) -> Self {
+    fn new(
+        line: Arc<Line>,
+        successor: Arc<Successor<P>>,
+        peers: Arc<dyn Peers>,
+        membership: M,
+    ) -> Self {
         let procedure = successor.current();
         let now = Instant::now();
-        let (tenant, account) = (Arc::clone(&line.config().tenant), Arc::clone(&line.config().account));
+        let (tenant, account) =
+            (Arc::clone(&line.config().tenant), Arc::clone(&line.config().account));
         let turn = Turn::new(Arc::clone(line.seat()), line.priority(), tenant, account);
         Self {
             line,
@@ -241,7 +248,9 @@ impl<P: Procedure, M> Session<P, M> {
             return;
         }
         match happening {
-            Happening::Read(mut buffer, count) => self.dispatch(Event::Read(&buffer.bytes()[..count])).await,
+            Happening::Read(mut buffer, count) => {
+                self.dispatch(Event::Read(&buffer.bytes()[..count])).await
+            }
             Happening::Write => self.dispatch(Event::Write).await,
             Happening::Timeout(idle_ms) => self.dispatch(Event::Timeout { idle_ms }).await,
             Happening::Timer(id) => self.dispatch(Event::Timer { id }).await,
@@ -250,15 +259,16 @@ impl<P: Procedure, M> Session<P, M> {
         }
     }
 
-    /// Between events: goes to the lane of its class, and binds its socket to the reactor of the thread it is on. What the
-    /// peer sends waits in the socket meanwhile.
+    /// Between events: goes to the lane of its class, and binds its socket to the reactor of the
+    /// thread it is on. What the peer sends waits in the socket meanwhile.
     async fn settle(&mut self) -> io::Result<()> {
         let astray = self.line.astray();
         if astray.is_none() && self.home == here() {
             return Ok(());
         }
         let line = Arc::clone(&self.line);
-        let with_wire = |act: fn(&mut Wire) -> io::Result<()>| line.state().wire.as_mut().map_or(Ok(()), act);
+        let with_wire =
+            |act: fn(&mut Wire) -> io::Result<()>| line.state().wire.as_mut().map_or(Ok(()), act);
         with_wire(Wire::loosen)?;
         if let Some(lane) = astray {
             line.seat().change(lane).await;
@@ -268,7 +278,8 @@ impl<P: Procedure, M> Session<P, M> {
         Ok(())
     }
 
-    /// Calls the plugin. While the call waits, the session goes on sending and hears of resets, orders and deadlines.
+    /// Calls the plugin. While the call waits, the session goes on sending and hears of resets,
+    /// orders and deadlines.
     async fn dispatch(&mut self, event: Event<'_>) {
         if let Some(fault) = turn::enter(&self.line, Doing::event(&event)).await {
             self.machine.returned(Err(fault.kind));
@@ -298,7 +309,8 @@ impl<P: Procedure, M> Session<P, M> {
         let (reach, start) = (Reach::of(instance), Instant::now());
         let lifetime_ends = clock.ends(&line.config().deadlines);
         let mut attending = Attending { line, machine, alarm, turn, class, lifetime_ends };
-        let (outcome, waited) = attending.call(pin!(instance.dispatch(event, budget)), budget.wall, reach).await;
+        let (outcome, waited) =
+            attending.call(pin!(instance.dispatch(event, budget)), budget.wall, reach).await;
         // What the peer does says nothing about the version.
         self.procedure.meter().event(class, start.elapsed().saturating_sub(waited));
         if stirs {
@@ -340,8 +352,10 @@ impl<P: Procedure, M> Session<P, M> {
         let marks = line.config().watermarks;
         let orders = line.mailbox.orders();
         if orders.contains(Orders::LOST) {
-            let fault =
-                Fault::new(FaultKind::InstanceLost, "it shared its instance with the session whose event failed");
+            let fault = Fault::new(
+                FaultKind::InstanceLost,
+                "it shared its instance with the session whose event failed",
+            );
             self.machine.lost(fault.kind);
             self.fault = Some(("wait", fault));
             return Poll::Ready(Happening::Ending);
@@ -395,7 +409,9 @@ impl<P: Procedure, M> Session<P, M> {
         let rationed = state.ration_reads();
         if rationed.is_some() {
             self.clock.excuse(Moment::now());
-        } else if !in_line && let Poll::Ready(happening) = self.poll_read(cx, &line, &mut state, Wire::poll_read) {
+        } else if !in_line
+            && let Poll::Ready(happening) = self.poll_read(cx, &line, &mut state, Wire::poll_read)
+        {
             return Poll::Ready(happening);
         }
         let (now, config) = (Moment::now(), line.config());
@@ -410,7 +426,8 @@ impl<P: Procedure, M> Session<P, M> {
         // What had arrived in time is delivered first.
         if !matches!(verdict, Verdict::WaitUntil(_) | Verdict::End(DisconnectReason::WriteTimeout))
             && rationed.is_none()
-            && let Poll::Ready(happening) = self.poll_read(cx, &line, &mut state, Wire::poll_read_late)
+            && let Poll::Ready(happening) =
+                self.poll_read(cx, &line, &mut state, Wire::poll_read_late)
         {
             return Poll::Ready(happening);
         }

@@ -45,7 +45,12 @@ pub struct Saved {
 
 impl Saved {
     /// Copies a state. `None`: it is too large, or its tenant has no memory for it.
-    pub(super) fn copy(state: &[u8], version: &str, events: u64, account: &Arc<Account>) -> Option<Box<Self>> {
+    pub(super) fn copy(
+        state: &[u8],
+        version: &str,
+        events: u64,
+        account: &Arc<Account>,
+    ) -> Option<Box<Self>> {
         let taken = state.len();
         if taken > SAVED_MAX_BYTES || !account.take_memory(taken) {
             return None;

@@ -1,8 +1,9 @@
 //! A latch on all sessions of a server: while it is closed, no event of theirs runs.
 //!
-//! Opening and closing are rare and events are not, so that an event pays for two exchanges on a cache line of its own
-//! session and one look at a line that hardly ever changes. Each side first says what it does and then looks at what
-//! the other does, in one total order; so one of them always sees the other.
+//! Opening and closing are rare and events are not, so that an event pays for two exchanges on a
+//! cache line of its own session and one look at a line that hardly ever changes. Each side first
+//! says what it does and then looks at what the other does, in one total order; so one of them
+//! always sees the other.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,7 +31,8 @@ impl Latch {
         self.opened.notify_waiters();
     }
 
-    /// Waits until `quiet` holds, and looks again whenever an event ends. Dropping the future is safe.
+    /// Waits until `quiet` holds, and looks again whenever an event ends. Dropping the future is
+    /// safe.
     pub async fn until(&self, quiet: impl Fn() -> bool) {
         loop {
             let quieter = self.quieter.notified();

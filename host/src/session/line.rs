@@ -1,7 +1,9 @@
-//! The part of a session that its plugin's host calls reach: the wire, what waits to be sent, and the timers.
+//! The part of a session that its plugin's host calls reach: the wire, what waits to be sent, and
+//! the timers.
 //!
-//! One task owns a session and everything here happens on it, so the lock is never contended; it is there because
-//! the host calls come through the engine and cannot borrow from the driver. It is never held across an `await`.
+//! One task owns a session and everything here happens on it, so the lock is never contended; it is
+//! there because the host calls come through the engine and cannot borrow from the driver. It is
+//! never held across an `await`.
 
 mod glance;
 mod reader;
@@ -26,15 +28,15 @@ use crate::event::{ClientInfo, Port, Priority, SendError, WriteError};
 use crate::net::Wire;
 use crate::sched::{Account, Budgets, Lane, Moment, Seat};
 
-/// From this size on a write to an empty send buffer goes to the wire straight out of the plugin's memory. Smaller
-/// ones are gathered, so that an event with many writes costs one packet.
+/// From this size on a write to an empty send buffer goes to the wire straight out of the plugin's
+/// memory. Smaller ones are gathered, so that an event with many writes costs one packet.
 const DIRECT_WRITE_MIN_BYTES: usize = 16 << 10;
 
 /// When the peer is asked to slow down, and when it may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watermarks {
-    /// With so many bytes queued, writes wait and the peer is not read. Also the largest single write. So at most
-    /// twice this is ever queued.
+    /// With so many bytes queued, writes wait and the peer is not read. Also the largest single
+    /// write. So at most twice this is ever queued.
     pub high_bytes: usize,
     /// `on-write` fires when a buffer that was full has drained to this.
     pub low_bytes: usize,
@@ -134,7 +136,12 @@ pub(super) struct LineState {
 impl Line {
     /// A session at its start. `seat` is that of the task that runs it.
     #[must_use]
-    pub fn new(info: ClientInfo, config: Arc<LineConfig>, seat: Arc<Seat>, wire: Wire) -> Arc<Self> {
+    pub fn new(
+        info: ClientInfo,
+        config: Arc<LineConfig>,
+        seat: Arc<Seat>,
+        wire: Wire,
+    ) -> Arc<Self> {
         let started = Instant::now();
         let state = LineState {
             wire: Some(wire),
@@ -190,13 +197,14 @@ impl Line {
         self.mailbox.order(Orders::STOP);
     }
 
-    /// Ends the session now: an event in flight is cancelled, nothing is flushed. Idempotent; returns at once.
+    /// Ends the session now: an event in flight is cancelled, nothing is flushed. Idempotent;
+    /// returns at once.
     pub fn cancel(&self) {
         self.mailbox.order(Orders::CANCEL);
     }
 
-    /// Ends the session at once because the operator wants it so: an event in flight is cancelled, the connection is
-    /// reset. Idempotent; returns at once.
+    /// Ends the session at once because the operator wants it so: an event in flight is cancelled,
+    /// the connection is reset. Idempotent; returns at once.
     pub fn abort(&self) {
         self.mailbox.order(Orders::ABORT);
     }
@@ -206,9 +214,11 @@ impl Line {
         self.mailbox.order(Orders::HANDOVER);
     }
 
-    /// Gives it another class from its next event on, whatever the plugin's ceiling. Returns the one before.
+    /// Gives it another class from its next event on, whatever the plugin's ceiling. Returns the
+    /// one before.
     pub fn assign(&self, priority: Priority) -> Priority {
-        let before = Priority::ALL[usize::from(self.priority.swap(priority as u8, Ordering::Relaxed))];
+        let before =
+            Priority::ALL[usize::from(self.priority.swap(priority as u8, Ordering::Relaxed))];
         self.mailbox.order(Orders::LOOK);
         before
     }
@@ -250,13 +260,15 @@ impl Line {
         &self.seat
     }
 
-    /// Whether the event in flight stopped because its slice is over; it goes on when it is polled again.
+    /// Whether the event in flight stopped because its slice is over; it goes on when it is polled
+    /// again.
     pub(super) fn slice_ended(&self) -> bool {
         self.slice.compare_exchange(ENDED, NEXT, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, LineState> {
-        // A panic while the lock was held would be a bug of ours; the session then ends by what it finds.
+        // A panic while the lock was held would be a bug of ours; the session then ends by what it
+        // finds.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -271,7 +283,11 @@ impl Port for Line {
         let mut state = self.state();
         if state.closed || state.timed_out {
             state.goes_on();
-            return Poll::Ready(Err(if state.timed_out { WriteError::TimedOut } else { WriteError::Closed }));
+            return Poll::Ready(Err(if state.timed_out {
+                WriteError::TimedOut
+            } else {
+                WriteError::Closed
+            }));
         }
         if data.len() > high {
             return Poll::Ready(Err(WriteError::TooLarge));
@@ -346,7 +362,9 @@ impl LineState {
     }
 
     fn poll_wire(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let Some(wire) = &mut self.wire else { return Poll::Ready(Err(io::ErrorKind::NotConnected.into())) };
+        let Some(wire) = &mut self.wire else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
         let share = self.account.bytes();
         let rationed = share.not_before_now();
         if rationed.is_some() {
@@ -389,7 +407,9 @@ impl LineState {
         let outcome = self.poll_send(cx);
         self.held.settle(self.outbox.len());
         match &outcome {
-            Poll::Pending if !self.is_stalled() && self.rationed_until.is_none() => self.stall(Moment::now()),
+            Poll::Pending if !self.is_stalled() && self.rationed_until.is_none() => {
+                self.stall(Moment::now())
+            }
             Poll::Pending => {}
             Poll::Ready(Ok(())) => self.reader.drained(),
             Poll::Ready(Err(_)) => self.closed = true,
@@ -426,7 +446,8 @@ impl LineState {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether the tenant has used up its share of bytes, so that nothing is read for now, and when to ask again.
+    /// Whether the tenant has used up its share of bytes, so that nothing is read for now, and when
+    /// to ask again.
     pub(super) fn ration_reads(&mut self) -> Option<Instant> {
         let rationed = self.account.bytes().not_before_now();
         if rationed.is_some() && !std::mem::replace(&mut self.reads_rationed, rationed.is_some()) {
@@ -446,9 +467,12 @@ impl LineState {
         self.timed_out || self.closed
     }
 
-    /// When sending goes on, where the tenant's share of bytes holds it up; or `next`, whatever is first.
+    /// When sending goes on, where the tenant's share of bytes holds it up; or `next`, whatever is
+    /// first.
     pub(super) fn resumes_by(&self, next: Instant) -> Instant {
-        self.rationed_until.filter(|_| !self.outbox.is_empty()).map_or(next, |until| until.min(next))
+        self.rationed_until
+            .filter(|_| !self.outbox.is_empty())
+            .map_or(next, |until| until.min(next))
     }
 
     pub(super) fn flow(&mut self, now: Moment, deadlines: &Deadlines, half_closed: bool) -> Flow {

@@ -1,7 +1,8 @@
 //! What comes next in a session, as a state machine without socket, clock or plugin.
 //!
-//! The driver tells it what happened and does what it says. It keeps the order that the contract promises: connect
-//! first, one event at a time, exactly one disconnect, nothing after it, and nothing at all to a dead instance.
+//! The driver tells it what happened and does what it says. It keeps the order that the contract
+//! promises: connect first, one event at a time, exactly one disconnect, nothing after it, and
+//! nothing at all to a dead instance.
 
 use crate::event::{Action, DisconnectReason, EndReason, FaultKind};
 
@@ -101,11 +102,14 @@ impl Machine {
             (Phase::Fresh | Phase::Over, Some(ending)) => Step::Over(ending),
             (Phase::Busy(_) | Phase::Farewell, _) => Step::Await,
             (Phase::Open, Some(Ending { how: How::Flush, .. })) => Step::Flush,
-            (Phase::Open | Phase::Parting, Some(Ending { reason: EndReason::Disconnect(reason), .. })) => {
-                Step::Disconnect(reason)
-            }
+            (
+                Phase::Open | Phase::Parting,
+                Some(Ending { reason: EndReason::Disconnect(reason), .. }),
+            ) => Step::Disconnect(reason),
             (_, Some(ending)) => Step::Over(ending),
-            (Phase::Parting | Phase::Over, None) => unreachable!("a session parts only when an ending was decided"),
+            (Phase::Parting | Phase::Over, None) => {
+                unreachable!("a session parts only when an ending was decided")
+            }
         }
     }
 
@@ -133,10 +137,13 @@ impl Machine {
         self.phase = Phase::Busy(None);
     }
 
-    /// Something is worth an event: true, and the event is to be dispatched; or false, and the moment has passed.
+    /// Something is worth an event: true, and the event is to be dispatched; or false, and the
+    /// moment has passed.
     #[must_use]
     pub fn offer(&mut self, occasion: Occasion) -> bool {
-        if self.step() != Step::Listen || (self.half_closed && matches!(occasion, Occasion::Read | Occasion::End)) {
+        if self.step() != Step::Listen
+            || (self.half_closed && matches!(occasion, Occasion::Read | Occasion::End))
+        {
             return false;
         }
         self.half_closed |= occasion == Occasion::End;
@@ -150,7 +157,8 @@ impl Machine {
         self.phase = Phase::Farewell;
     }
 
-    /// The event in flight is done. A fault of `on-disconnect` changes no reason: the session was over already.
+    /// The event in flight is done. A fault of `on-disconnect` changes no reason: the session was
+    /// over already.
     pub fn returned(&mut self, outcome: Result<Action, FaultKind>) {
         match (self.phase, outcome) {
             (Phase::Farewell, _) => self.phase = Phase::Over,
@@ -170,7 +178,11 @@ impl Machine {
     fn act(&mut self, occasion: Option<Occasion>, action: Action) {
         // The peer ended the session where closing is the plugin's answer to the peer's own end.
         let ended_by_peer = occasion == Some(Occasion::End) && action == Action::Close;
-        let reason = if ended_by_peer { DisconnectReason::PeerClosed } else { DisconnectReason::ClosedByPlugin };
+        let reason = if ended_by_peer {
+            DisconnectReason::PeerClosed
+        } else {
+            DisconnectReason::ClosedByPlugin
+        };
         match action {
             Action::Proceed => {}
             Action::Close => self.end(reason, How::Flush),
@@ -178,10 +190,11 @@ impl Machine {
         }
     }
 
-    /// Decides the ending. The first decision wins, but a broken connection takes the flush back, for there is
-    /// nowhere to flush to.
+    /// Decides the ending. The first decision wins, but a broken connection takes the flush back,
+    /// for there is nowhere to flush to.
     pub fn end(&mut self, reason: DisconnectReason, how: How) {
-        let ending = self.ending.get_or_insert(Ending { reason: EndReason::Disconnect(reason), how });
+        let ending =
+            self.ending.get_or_insert(Ending { reason: EndReason::Disconnect(reason), how });
         if how == How::Reset {
             ending.how = How::Reset;
         }
@@ -193,7 +206,8 @@ impl Machine {
         self.ending = Some(Ending { reason: EndReason::Fault(kind), how: How::Reset });
     }
 
-    /// The session goes on in another process, which has its connection; here nothing more is done to it.
+    /// The session goes on in another process, which has its connection; here nothing more is done
+    /// to it.
     pub fn departed(&mut self) {
         debug_assert_eq!(self.step(), Step::Listen);
         self.phase = Phase::Over;
@@ -265,7 +279,9 @@ mod tests {
         let mut machine = open();
         assert!(machine.offer(Occasion::End));
         machine.returned(Ok(Action::Proceed));
-        assert!(!machine.may_read() && !machine.offer(Occasion::Read) && !machine.offer(Occasion::End));
+        assert!(
+            !machine.may_read() && !machine.offer(Occasion::Read) && !machine.offer(Occasion::End)
+        );
         assert!(machine.offer(Occasion::Timer));
     }
 

@@ -12,7 +12,8 @@ use futures_util::task::AtomicWaker;
 use crate::event::SendError;
 use crate::sched::Account;
 
-/// What the owner of a session finds in its mailbox, as bits, since several may have come since it looked.
+/// What the owner of a session finds in its mailbox, as bits, since several may have come since it
+/// looked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Orders(u8);
 
@@ -44,8 +45,9 @@ impl Orders {
 /// What a piece costs beside its bytes, so that many small ones are as bounded as few large ones.
 pub(super) const PIECE_BYTES: usize = 64;
 
-/// Mail that waits. Each piece holds its bytes and [`PIECE_BYTES`] of its tenant's mail. Receivers of
-/// a broadcast share the bytes, but each counts them: it copies them to its own send buffer later.
+/// Mail that waits. Each piece holds its bytes and [`PIECE_BYTES`] of its tenant's mail. Receivers
+/// of a broadcast share the bytes, but each counts them: it copies them to its own send buffer
+/// later.
 #[derive(Debug)]
 struct Mail {
     account: Arc<Account>,
@@ -132,8 +134,8 @@ impl Mailbox {
         Ok(())
     }
 
-    /// What was ordered since the last call. Bytes that could not be taken must be asked for again with
-    /// [`Mailbox::next`].
+    /// What was ordered since the last call. Bytes that could not be taken must be asked for again
+    /// with [`Mailbox::next`].
     pub(super) fn orders(&self) -> Orders {
         // Nearly always nothing: look before taking the cache line.
         match self.orders.load(Ordering::Relaxed) {

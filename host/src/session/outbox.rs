@@ -1,4 +1,5 @@
-//! Bytes on their way to the peer, in order, in one buffer that exists only while it holds something.
+//! Bytes on their way to the peer, in order, in one buffer that exists only while it holds
+//! something.
 
 use super::buffers;
 

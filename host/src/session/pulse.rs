@@ -1,4 +1,5 @@
-//! What others may see of a session while it runs. Written by its owner only, so that a look costs the owner nothing.
+//! What others may see of a session while it runs. Written by its owner only, so that a look costs
+//! the owner nothing.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -114,7 +115,8 @@ impl Pulse {
     }
 
     pub(super) fn usage(&self) -> Usage {
-        let (fuel, memory_bytes) = (self.fuel.load(Ordering::Relaxed), self.memory_bytes.load(Ordering::Relaxed));
+        let (fuel, memory_bytes) =
+            (self.fuel.load(Ordering::Relaxed), self.memory_bytes.load(Ordering::Relaxed));
         Usage { fuel, memory_bytes }
     }
 

@@ -1,4 +1,5 @@
-//! What a simulation needs that plays sessions without driving them: the session's side of a hand-over.
+//! What a simulation needs that plays sessions without driving them: the session's side of a
+//! hand-over.
 
 use std::sync::Arc;
 

@@ -34,7 +34,8 @@ pub(super) struct Handover<P> {
     report: oneshot::Sender<Handed>,
 }
 
-/// What a session that moves with others says and hears: that it is ready, and then whether all are.
+/// What a session that moves with others says and hears: that it is ready, and then whether all
+/// are.
 #[derive(Debug)]
 pub(super) struct Ballot {
     ready: Option<oneshot::Sender<()>>,
@@ -56,8 +57,8 @@ impl Ballot {
         }
     }
 
-    /// Says that it is ready, and waits for what is decided. Where nobody decides any more, or not in time, it does not move. Dropping
-    /// the future is safe.
+    /// Says that it is ready, and waits for what is decided. Where nobody decides any more, or not
+    /// in time, it does not move. Dropping the future is safe.
     pub(super) async fn cast(mut self) -> bool {
         if let Some(ready) = self.ready.take() {
             // Whoever asked may have lost patience; then the verdict says so.
@@ -100,13 +101,15 @@ impl<P> Successor<P> {
         self.current.store(procedure);
     }
 
-    /// Asks for a hand-over; one that was asked for and not begun is forgotten. The session has to be told to look.
+    /// Asks for a hand-over; one that was asked for and not begun is forgotten. The session has to
+    /// be told to look.
     pub fn ask(&self, to: Arc<P>) -> oneshot::Receiver<Handed> {
         self.put(to, None)
     }
 
-    /// The same for a session that is to move with others, or not at all: it says when it is ready, and then waits for the verdict,
-    /// for as long as whoever gives it is there, and so long at most.
+    /// The same for a session that is to move with others, or not at all: it says when it is ready,
+    /// and then waits for the verdict, for as long as whoever gives it is there, and so long at
+    /// most.
     pub fn ask_together(
         &self,
         to: Arc<P>,
@@ -126,7 +129,8 @@ impl<P> Successor<P> {
         reported
     }
 
-    /// The session is to end: whoever waits for a hand-over hears nothing, and so does whoever asks for one.
+    /// The session is to end: whoever waits for a hand-over hears nothing, and so does whoever asks
+    /// for one.
     pub(super) fn close(&self) {
         *self.next() = Next { handover: None, departure: None, closed: true };
     }
@@ -186,8 +190,10 @@ mod tests {
     async fn a_verdict_that_does_not_come_in_time_is_a_no() {
         let successor = Successor::new(Arc::new(1));
         let (decide, verdict) = watch::channel(None);
-        let (ready, _reported) = successor.ask_together(Arc::new(2), verdict, Duration::from_millis(10));
-        let ballot = successor.take().and_then(|mut handover| handover.ballot.take()).expect("it was asked");
+        let (ready, _reported) =
+            successor.ask_together(Arc::new(2), verdict, Duration::from_millis(10));
+        let ballot =
+            successor.take().and_then(|mut handover| handover.ballot.take()).expect("it was asked");
         assert!(!ballot.cast().await);
         assert!(ready.await.is_ok(), "it was ready");
         drop(decide);
@@ -198,8 +204,12 @@ mod tests {
         for yes in [true, false] {
             let successor = Successor::new(Arc::new(1));
             let (decide, verdict) = watch::channel(None);
-            let (_ready, _reported) = successor.ask_together(Arc::new(2), verdict, Duration::from_secs(60));
-            let ballot = successor.take().and_then(|mut handover| handover.ballot.take()).expect("it was asked");
+            let (_ready, _reported) =
+                successor.ask_together(Arc::new(2), verdict, Duration::from_secs(60));
+            let ballot = successor
+                .take()
+                .and_then(|mut handover| handover.ballot.take())
+                .expect("it was asked");
             decide.send(Some(yes)).expect("it listens");
             assert_eq!(ballot.cast().await, yes);
         }

@@ -11,7 +11,8 @@ const DELAY_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
 pub(super) struct Timers(Vec<(Instant, u32)>);
 
 impl Timers {
-    /// Sets, replaces or (0) cancels. False where there would be more than `max`, and nothing changed.
+    /// Sets, replaces or (0) cancels. False where there would be more than `max`, and nothing
+    /// changed.
     pub(super) fn set(&mut self, id: u32, after_ms: u64, max: usize, now: Instant) -> bool {
         let known = self.0.iter().position(|&(_, other)| other == id);
         if after_ms == 0 {
@@ -54,12 +55,19 @@ mod tests {
     #[test]
     fn timers_fire_once_each_in_order_of_their_time() {
         let (mut timers, start) = (Timers::default(), Instant::now());
-        assert!(timers.set(7, 20, 64, start) && timers.set(8, 10, 64, start) && timers.set(9, 30, 64, start));
+        assert!(
+            timers.set(7, 20, 64, start)
+                && timers.set(8, 10, 64, start)
+                && timers.set(9, 30, 64, start)
+        );
         assert!(timers.set(9, 0, 64, start) && timers.set(7, 25, 64, start));
         let late = start + Duration::from_millis(100);
         assert_eq!(timers.take_due(start), None);
         assert_eq!(timers.next(), Some(start + Duration::from_millis(10)));
-        assert_eq!([timers.take_due(late), timers.take_due(late), timers.take_due(late)], [Some(8), Some(7), None]);
+        assert_eq!(
+            [timers.take_due(late), timers.take_due(late), timers.take_due(late)],
+            [Some(8), Some(7), None]
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! When an event may run: the passage through the latch of all sessions, its turns in the lane, and what an order to end now
-//! makes of it.
+//! When an event may run: the passage through the latch of all sessions, its turns in the lane, and
+//! what an order to end now makes of it.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -12,8 +12,8 @@ use super::pulse::Doing;
 use crate::event::{Fault, FaultKind};
 use crate::sched::{Stretch, Turn};
 
-/// Says that an event starts, as soon as the latch of all sessions lets it. An order to end now comes through a
-/// closed latch; then no event starts, and this is why.
+/// Says that an event starts, as soon as the latch of all sessions lets it. An order to end now
+/// comes through a closed latch; then no event starts, and this is why.
 pub(super) async fn enter(line: &Line, doing: Doing) -> Option<Fault> {
     let latch = &line.config().latch;
     loop {
@@ -25,7 +25,8 @@ pub(super) async fn enter(line: &Line, doing: Doing) -> Option<Fault> {
         latch.event_ended();
         let mut opened = pin!(latch.opened());
         let cut = poll_fn(|cx| {
-            // Looked at after the waker is there; only an order to end now is of interest, the others wait.
+            // Looked at after the waker is there; only an order to end now is of interest, the
+            // others wait.
             line.mailbox.watch(cx.waker());
             match cut_off(line.mailbox.pending()) {
                 Some(fault) => Poll::Ready(Some(fault)),
@@ -44,8 +45,8 @@ pub(super) fn leave(line: &Line) {
     line.config().latch.event_ended();
 }
 
-/// Polls a guest's call while it is the session's turn, and counts the CPU time it takes. `now` is now where the caller
-/// knows it.
+/// Polls a guest's call while it is the session's turn, and counts the CPU time it takes. `now` is
+/// now where the caller knows it.
 pub(super) fn poll<F: Future>(
     turn: &mut Turn,
     line: &Line,
@@ -78,5 +79,7 @@ pub(super) fn cut_off(orders: Orders) -> Option<Fault> {
         return Some(Fault::new(FaultKind::Cancelled, detail));
     }
     let aborted = orders.contains(Orders::ABORT);
-    aborted.then(|| Fault::new(FaultKind::Aborted, "the operator aborted the session in the middle of an event"))
+    aborted.then(|| {
+        Fault::new(FaultKind::Aborted, "the operator aborted the session in the middle of an event")
+    })
 }

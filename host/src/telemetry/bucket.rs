@@ -25,7 +25,11 @@ impl Bucket {
     #[must_use]
     pub fn new(per_second: u32) -> Self {
         let per_second = f64::from(per_second);
-        let state = BucketState { tokens: per_second * BURST_SECONDS, filled: Instant::now(), suppressed: 0 };
+        let state = BucketState {
+            tokens: per_second * BURST_SECONDS,
+            filled: Instant::now(),
+            suppressed: 0,
+        };
         Self { per_second, state: Mutex::new(state) }
     }
 

@@ -1,5 +1,5 @@
-//! Counters of one server. Sessions add theirs when they end, and each thread has latencies of its own, so that
-//! no event touches a shared cache line.
+//! Counters of one server. Sessions add theirs when they end, and each thread has latencies of its
+//! own, so that no event touches a shared cache line.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,8 @@ use super::Latencies;
 use super::edition::{ByReason, Edition, EditionSeen, Spent};
 use crate::event::Priority;
 
-/// Versions of a plugin that are counted apart. Those before are counted together once their sessions are gone.
+/// Versions of a plugin that are counted apart. Those before are counted together once their
+/// sessions are gone.
 const EDITIONS_MAX: usize = 8;
 /// What those are counted as.
 const EARLIER: &str = "earlier";
@@ -86,17 +87,21 @@ impl Counters {
         self.lines_dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Where the sessions on this plugin (name and version, and the digest of its component) are counted. Another build of the same
-    /// version has the beginning of its digest beside the version.
+    /// Where the sessions on this plugin (name and version, and the digest of its component) are
+    /// counted. Another build of the same version has the beginning of its digest beside the
+    /// version.
     #[must_use]
     pub fn edition(&self, plugin: &str, digest: &str) -> Arc<Edition> {
         let mut editions = self.editions.lock().unwrap_or_else(PoisonError::into_inner);
         let short = format!("{plugin} ({})", digest.get(..8).unwrap_or(digest));
-        let is = |known: &&Arc<Edition>| **known.digest() == *digest && [plugin, &*short].contains(&&**known.plugin());
+        let is = |known: &&Arc<Edition>| {
+            **known.digest() == *digest && [plugin, &*short].contains(&&**known.plugin())
+        };
         if let Some(known) = editions.iter().find(is) {
             return Arc::clone(known);
         }
-        let name = if editions.iter().any(|known| **known.plugin() == *plugin) { &*short } else { plugin };
+        let name =
+            if editions.iter().any(|known| **known.plugin() == *plugin) { &*short } else { plugin };
         if editions.len() >= EDITIONS_MAX {
             put_together(&mut editions);
         }
@@ -127,8 +132,12 @@ impl Counters {
             sum.fuel += more.fuel;
             sum.cpu += more.cpu;
             for class in &edition.classes {
-                for (sums, counts) in [(&mut seen.ended, &class.ended), (&mut seen.faults, &class.faults)] {
-                    counts.iter().for_each(|(reason, more)| *sums.entry(reason.clone()).or_default() += more);
+                for (sums, counts) in
+                    [(&mut seen.ended, &class.ended), (&mut seen.faults, &class.faults)]
+                {
+                    counts.iter().for_each(|(reason, more)| {
+                        *sums.entry(reason.clone()).or_default() += more
+                    });
                 }
             }
         }
@@ -136,10 +145,12 @@ impl Counters {
     }
 }
 
-/// Merges the oldest edition without sessions into the one of all earlier ones, which is the first. Where each has
-/// sessions there is one more than there should be, and no more of them than sessions.
+/// Merges the oldest edition without sessions into the one of all earlier ones, which is the first.
+/// Where each has sessions there is one more than there should be, and no more of them than
+/// sessions.
 fn put_together(editions: &mut Vec<Arc<Edition>>) {
-    let idle = |edition: &Arc<Edition>| &**edition.plugin() != EARLIER && Arc::strong_count(edition) == 1;
+    let idle =
+        |edition: &Arc<Edition>| &**edition.plugin() != EARLIER && Arc::strong_count(edition) == 1;
     let Some(oldest) = editions.iter().position(idle) else { return };
     let oldest = editions.remove(oldest);
     if editions.first().is_none_or(|first| &**first.plugin() != EARLIER) {
@@ -167,8 +178,12 @@ mod tests {
         let seen = counters.snapshot();
         assert!(seen.editions.len() <= EDITIONS_MAX + 1, "{}", seen.editions.len());
         assert_eq!(&*seen.editions[0].plugin, EARLIER);
-        assert_eq!((seen.ended["peer-closed"], seen.faults["fault-trap"], seen.spent.events), (50, 50, 100));
-        let events: u64 = seen.editions.iter().map(|edition| edition.classes[1].latencies.count()).sum();
+        assert_eq!(
+            (seen.ended["peer-closed"], seen.faults["fault-trap"], seen.spent.events),
+            (50, 50, 100)
+        );
+        let events: u64 =
+            seen.editions.iter().map(|edition| edition.classes[1].latencies.count()).sum();
         assert_eq!(events, 50);
     }
 }

@@ -159,7 +159,8 @@ impl Edition {
         self.bytes_in.fetch_add(spent.bytes_in, Ordering::Relaxed);
         self.bytes_out.fetch_add(spent.bytes_out, Ordering::Relaxed);
         self.fuel.fetch_add(spent.fuel, Ordering::Relaxed);
-        self.cpu_ns.fetch_add(u64::try_from(spent.cpu.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.cpu_ns
+            .fetch_add(u64::try_from(spent.cpu.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Takes over what another edition has counted.

@@ -138,7 +138,8 @@ impl ControlRequest<'_> {
     pub fn emit(&self, lines: &Bucket) {
         let Self { method, path, status } = self;
         if let Some(suppressed) = lines.pass(Instant::now()) {
-            let (method, path) = (excerpt(method, NAME_MAX_BYTES), excerpt(path, EXCERPT_MAX_BYTES));
+            let (method, path) =
+                (excerpt(method, NAME_MAX_BYTES), excerpt(path, EXCERPT_MAX_BYTES));
             info!(method, path, status, suppressed, "control request");
         }
     }
@@ -420,7 +421,10 @@ impl SessionNotRestored<'_> {
         if let Some(suppressed) = lines.pass(Instant::now()) {
             warn!(
                 server,
-                session, reason, suppressed, "a session of the process before could not go on, and was closed"
+                session,
+                reason,
+                suppressed,
+                "a session of the process before could not go on, and was closed"
             );
         }
     }
@@ -444,7 +448,8 @@ pub struct Faulted<'a> {
 }
 
 impl Faulted<'_> {
-    /// Counts it, and logs it where `lines` lets it pass: a plugin that faults in every session has said why in the first.
+    /// Counts it, and logs it where `lines` lets it pass: a plugin that faults in every session has
+    /// said why in the first.
     pub fn emit(&self, edition: &Edition, lines: &Bucket) {
         let Self { server, session, peer, class, event, fault } = self;
         let (reason, origin) = (fault.kind.name(), fault.kind.origin().name());

@@ -1,4 +1,5 @@
-//! How long events took: counts in buckets that resolve a microsecond at the low end and last for a minute.
+//! How long events took: counts in buckets that resolve a microsecond at the low end and last for a
+//! minute.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,7 +19,8 @@ const STRIPES: usize = 16;
 /// Counts by duration, written from many threads.
 #[derive(Debug, Default)]
 pub(super) struct Histogram {
-    /// Made when their thread first writes: most servers use one class, and few machines have so many threads.
+    /// Made when their thread first writes: most servers use one class, and few machines have so
+    /// many threads.
     stripes: [OnceLock<Box<Stripe>>; STRIPES],
 }
 
@@ -112,7 +114,12 @@ impl Latencies {
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let earlier = before.counts.iter().copied().chain(std::iter::repeat(0));
-        let counts = self.counts.iter().zip(earlier).map(|(now, before)| now.saturating_sub(before)).collect();
+        let counts = self
+            .counts
+            .iter()
+            .zip(earlier)
+            .map(|(now, before)| now.saturating_sub(before))
+            .collect();
         Self { counts, total: self.total.saturating_sub(before.total) }
     }
 
@@ -122,7 +129,8 @@ impl Latencies {
         self.counts.iter().sum()
     }
 
-    /// The duration that this share (0 to 1) of events stayed below; `None` without events. At most a quarter too long.
+    /// The duration that this share (0 to 1) of events stayed below; `None` without events. At most
+    /// a quarter too long.
     #[must_use]
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let count = self.count();
@@ -135,7 +143,8 @@ impl Latencies {
         found.filter(|_| count > 0).map(|bucket| Duration::from_nanos(end_ns(bucket)))
     }
 
-    /// Each doubling's end in seconds with the events below it, for a metrics format that wants cumulative buckets.
+    /// Each doubling's end in seconds with the events below it, for a metrics format that wants
+    /// cumulative buckets.
     pub fn doublings(&self) -> impl Iterator<Item = (f64, u64)> {
         let mut below = 0;
         self.counts.iter().enumerate().filter_map(move |(at, count)| {
@@ -155,7 +164,11 @@ mod tests {
         for ns in (0..20_000).chain((1..36).map(|shift| 1_u64 << shift)).chain([68_000_000_000]) {
             let at = bucket(ns);
             assert!(ns < end_ns(at), "{ns} in {at}, which ends at {}", end_ns(at));
-            assert!(at == 0 || ns >= end_ns(at - 1), "{ns} in {at}, before which {} ends", end_ns(at - 1));
+            assert!(
+                at == 0 || ns >= end_ns(at - 1),
+                "{ns} in {at}, before which {} ends",
+                end_ns(at - 1)
+            );
         }
         assert_eq!(bucket(u64::MAX), BUCKETS - 1);
     }

@@ -6,7 +6,8 @@ type Count = Box<dyn Fn() -> usize + Send + Sync>;
 
 static DROPPED: OnceLock<Count> = OnceLock::new();
 
-/// Whoever writes the log says how it knows of lines that it had to drop. The first to say so is believed.
+/// Whoever writes the log says how it knows of lines that it had to drop. The first to say so is
+/// believed.
 pub fn count_dropped_lines(count: impl Fn() -> usize + Send + Sync + 'static) {
     let _ = DROPPED.set(Box::new(count));
 }

@@ -1,7 +1,7 @@
 //! What happened, said once: each occurrence is one struct with one log line and one counter.
 //!
-//! Names of reasons are stable. Nothing a peer or a plugin sent is logged as it came: text of theirs is escaped, and
-//! bytes of a session are never logged.
+//! Names of reasons are stable. Nothing a peer or a plugin sent is logged as it came: text of
+//! theirs is escaped, and bytes of a session are never logged.
 
 mod bucket;
 mod counters;
@@ -17,13 +17,14 @@ pub use counters::{Counters, Snapshot};
 pub use edition::{ClassSeen, Edition, EditionSeen, KeptInputs, Spent};
 pub use escape::drives_reader;
 pub use events::{
-    AcceptPaused, AcceptRepaired, AcceptStopped, BreakerTripped, ControlBroken, ControlOpened, ControlReopened,
-    ControlRequest, CredentialsRenewed, Faulted, HandshakeFailed, LanesStarted, LockExpired, NotListening,
-    PluginOutput, PluginPulled, Refused, ServerNotice, ServerStarted, SessionEnded, SessionNotRestored, SessionStarted,
+    AcceptPaused, AcceptRepaired, AcceptStopped, BreakerTripped, ControlBroken, ControlOpened,
+    ControlReopened, ControlRequest, CredentialsRenewed, Faulted, HandshakeFailed, LanesStarted,
+    LockExpired, NotListening, PluginOutput, PluginPulled, Refused, ServerNotice, ServerStarted,
+    SessionEnded, SessionNotRestored, SessionStarted,
 };
 pub use latencies::Latencies;
 pub use log::{count_dropped_lines, dropped_lines};
 pub use swaps::{
-    CanaryBegan, CanaryEnded, FaultFigures, FaultReplayed, HandoverFailed, NotRecorded, PluginSwapped, SessionsMoved,
-    SwapRefused, SwapRolledBack,
+    CanaryBegan, CanaryEnded, FaultFigures, FaultReplayed, HandoverFailed, NotRecorded,
+    PluginSwapped, SessionsMoved, SwapRefused, SwapRolledBack,
 };

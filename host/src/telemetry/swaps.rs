@@ -35,7 +35,8 @@ pub struct FaultFigures {
 
 impl fmt::Display for FaultFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { faults, excused, replayed, addresses, faulty_addresses, rate, rate_before } = self;
+        let Self { faults, excused, replayed, addresses, faulty_addresses, rate, rate_before } =
+            self;
         write!(
             f,
             "{faults} faults, {excused} of them excused by {replayed} replays; {faulty_addresses} of {addresses} \
@@ -126,11 +127,18 @@ impl FaultReplayed<'_> {
     pub fn emit(&self, counters: &Counters) {
         let Self { server, event, kind, finding } = *self;
         counters.count(Kind::Notice, &format!("replay-{finding}"));
-        debug!(server, event, kind = &*kind.name(), finding, "a fault of the new version, tried on the one before");
+        debug!(
+            server,
+            event,
+            kind = &*kind.name(),
+            finding,
+            "a fault of the new version, tried on the one before"
+        );
     }
 }
 
-/// A version was not taken: it does not load, or not all sessions could move to it where all or none were to.
+/// A version was not taken: it does not load, or not all sessions could move to it where all or
+/// none were to.
 #[derive(Debug)]
 pub struct SwapRefused<'a> {
     /// The server.
@@ -190,7 +198,8 @@ impl CanaryEnded<'_> {
     /// Logs and counts it.
     pub fn emit(&self, counters: &Counters) {
         let promoted = self.outcome == "promoted";
-        counters.count(Kind::Notice, if promoted { "canary-promoted" } else { "canary-taken-back" });
+        counters
+            .count(Kind::Notice, if promoted { "canary-promoted" } else { "canary-taken-back" });
         let Self { server, plugin, outcome, sessions, faulted, figures } = *self;
         if let Some(figures) = figures {
             let FaultFigures { excused, addresses, rate, rate_before, .. } = *figures;
@@ -209,8 +218,18 @@ impl CanaryEnded<'_> {
             return;
         }
         match promoted {
-            true => info!(server, plugin, sessions, faulted, "the canary is promoted: all newcomers get it"),
-            false => warn!(server, plugin, reason = outcome, sessions, faulted, "the canary is taken back"),
+            true => info!(
+                server,
+                plugin, sessions, faulted, "the canary is promoted: all newcomers get it"
+            ),
+            false => warn!(
+                server,
+                plugin,
+                reason = outcome,
+                sessions,
+                faulted,
+                "the canary is taken back"
+            ),
         }
     }
 }
@@ -253,7 +272,15 @@ impl HandoverFailed<'_> {
         let Some(suppressed) = lines.pass(Instant::now()) else { return };
         let (reason, by) = (self.fault.kind.name(), self.fault.kind.origin().name());
         let Self { server, session, fault } = self;
-        warn!(server, session, reason = &*reason, by, suppressed, "session stays on its version: {}", fault.detail);
+        warn!(
+            server,
+            session,
+            reason = &*reason,
+            by,
+            suppressed,
+            "session stays on its version: {}",
+            fault.detail
+        );
     }
 }
 
@@ -276,6 +303,13 @@ impl SessionsMoved<'_> {
     /// Logs it.
     pub fn emit(&self) {
         let Self { server, moved, stayed, ended, longest } = *self;
-        info!(server, moved, stayed, ended, longest_seconds = longest.as_secs_f64(), "live sessions swapped");
+        info!(
+            server,
+            moved,
+            stayed,
+            ended,
+            longest_seconds = longest.as_secs_f64(),
+            "live sessions swapped"
+        );
     }
 }

@@ -201,12 +201,8 @@ impl WorkPool {
     pub fn seen(&self) -> Vec<WorkSeen> {
         let of = |(kind, crew): (WorkKind, &Arc<Crew>)| {
             let lines = crew.state().queue.seen();
-            lines.into_iter().map(move |(tenant, LineSeen { waiting, running, refused })| WorkSeen {
-                kind,
-                tenant,
-                waiting,
-                running,
-                refused,
+            lines.into_iter().map(move |(tenant, LineSeen { waiting, running, refused })| {
+                WorkSeen { kind, tenant, waiting, running, refused }
             })
         };
         WorkKind::ALL.into_iter().zip(&self.crews).flat_map(of).collect()
@@ -303,7 +299,10 @@ impl WorkQueue {
     ///
     /// # Errors
     /// [`WorkError`].
-    pub async fn run<T: Send + 'static>(&self, step: impl FnOnce() -> T + Send + 'static) -> Result<T, WorkError> {
+    pub async fn run<T: Send + 'static>(
+        &self,
+        step: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, WorkError> {
         self.pool.run(self.kind, &self.tenant, step).await
     }
 }

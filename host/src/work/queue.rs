@@ -59,7 +59,9 @@ impl<J> FairQueue<J> {
 
     /// The next job that may run, and whose it is. [`FairQueue::done`] is to follow.
     pub(super) fn take(&mut self) -> Option<(Arc<str>, J)> {
-        let free = |tenant: &Arc<str>| self.lines.get(tenant).is_some_and(|line| line.running < self.running_max);
+        let free = |tenant: &Arc<str>| {
+            self.lines.get(tenant).is_some_and(|line| line.running < self.running_max)
+        };
         let at = self.turns.iter().position(free)?;
         let tenant = self.turns.remove(at)?;
         let line = self.lines.get_mut(&tenant)?;
@@ -94,7 +96,8 @@ impl<J> FairQueue<J> {
     /// Takes out all jobs that wait.
     pub(super) fn clear(&mut self) -> Vec<J> {
         self.turns.clear();
-        let jobs = |line: &mut Line<J>| std::mem::take(&mut line.waiting).into_iter().map(|(_, job)| job);
+        let jobs =
+            |line: &mut Line<J>| std::mem::take(&mut line.waiting).into_iter().map(|(_, job)| job);
         self.lines.values_mut().flat_map(jobs).collect()
     }
 

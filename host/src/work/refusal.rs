@@ -72,7 +72,9 @@ impl Refusal {
         let mut next = Some(error);
         while let Some(error) = next {
             let of_io = || error.downcast_ref::<io::Error>().and_then(Self::of);
-            let of_number = || error.downcast_ref::<Errno>().and_then(|errno| Self::numbered(errno.raw_os_error()));
+            let of_number = || {
+                error.downcast_ref::<Errno>().and_then(|errno| Self::numbered(errno.raw_os_error()))
+            };
             let known = || error.downcast_ref::<SystemRefused>().map(|refused| refused.refusal);
             if let Some(refusal) = known().or_else(of_io).or_else(of_number) {
                 return Some(refusal);
@@ -89,7 +91,9 @@ impl Refusal {
         let after = |mark: &str| {
             text.match_indices(mark).find_map(|(at, _)| {
                 let digits = text[at + mark.len()..].bytes().take_while(u8::is_ascii_digit).take(4);
-                Self::numbered(digits.fold(0, |number, digit| number * 10 + i32::from(digit - b'0')))
+                Self::numbered(
+                    digits.fold(0, |number, digit| number * 10 + i32::from(digit - b'0')),
+                )
             })
         };
         // As an error is shown to people, and to programmers.
@@ -114,8 +118,16 @@ mod tests {
             };
             assert_eq!(Refusal::of(&error), expected, "{error}");
             assert_eq!(Refusal::in_causes(&error), expected, "{error}");
-            assert_eq!(Refusal::in_text(&format!("while reading: {error}; so it stays")), expected, "{error}");
-            assert_eq!(Refusal::in_text(&format!("called `unwrap()`: {error:?}")), expected, "{error:?}");
+            assert_eq!(
+                Refusal::in_text(&format!("while reading: {error}; so it stays")),
+                expected,
+                "{error}"
+            );
+            assert_eq!(
+                Refusal::in_text(&format!("called `unwrap()`: {error:?}")),
+                expected,
+                "{error:?}"
+            );
         }
         assert_eq!(Refusal::in_text("os error "), None);
         assert_eq!(Refusal::of(&io::ErrorKind::OutOfMemory.into()), Some(Refusal::Memory));

@@ -23,7 +23,8 @@ impl Seeded {
 fn tenant_waits_for_one_turn_of_others() {
     for seed in 1..300 {
         let mut dice = Seeded(seed * 0x9e37_79b9);
-        let tenants: Vec<Arc<str>> = (0..2 + dice.below(5)).map(|one| format!("t{one}").into()).collect();
+        let tenants: Vec<Arc<str>> =
+            (0..2 + dice.below(5)).map(|one| format!("t{one}").into()).collect();
         let mut queue = FairQueue::new(RUNNING_TENANT_MAX);
         let mut waiting: BTreeMap<Arc<str>, Vec<u64>> = BTreeMap::new();
         let mut running: BTreeMap<Arc<str>, usize> = BTreeMap::new();
@@ -56,7 +57,8 @@ fn tenant_waits_for_one_turn_of_others() {
                         waiting.get(tenant).is_some_and(|line| !line.is_empty())
                             && running.get(tenant).copied().unwrap_or(0) < RUNNING_TENANT_MAX
                     };
-                    let free: Vec<_> = tenants.iter().filter(|tenant| may(tenant)).cloned().collect();
+                    let free: Vec<_> =
+                        tenants.iter().filter(|tenant| may(tenant)).cloned().collect();
                     assert_eq!(taken.is_some(), !free.is_empty(), "seed {seed}");
                     passed.retain(|tenant, _| free.contains(tenant));
                     let Some(taken) = taken else { continue };
@@ -103,7 +105,8 @@ fn full_queues_of_one_tenant_delay_no_other() {
             assert_eq!(wait(pool.run(kind, &quick, move || number)), Ok(number));
         }
         let seen = pool.seen();
-        let line = seen.iter().find(|seen| seen.kind == kind && seen.tenant == slow).expect("it waits");
+        let line =
+            seen.iter().find(|seen| seen.kind == kind && seen.tenant == slow).expect("it waits");
         assert!(line.running <= kind.running_tenant_max() && line.refused == refused, "{line:?}");
     }
     drop(release);
@@ -124,7 +127,12 @@ fn restoring_tenants_leave_threads_to_others() {
         }
         let other: Arc<str> = "other".into();
         for kind in WorkKind::ALL {
-            assert_eq!(wait(pool.run(kind, &other, || 7)), Ok(7), "{tenants} tenants, {}", kind.name());
+            assert_eq!(
+                wait(pool.run(kind, &other, || 7)),
+                Ok(7),
+                "{tenants} tenants, {}",
+                kind.name()
+            );
         }
         drop(release);
     }
@@ -159,11 +167,14 @@ fn caller_that_goes_takes_its_step_along() {
     let done = Arc::new(AtomicUsize::new(0));
     for _ in 0..QUEUED_TENANT_MAX * 3 {
         let counted = Arc::clone(&done);
-        let step = pool.run(WorkKind::Long, &tenant, move || counted.fetch_add(1, Ordering::Relaxed));
+        let step =
+            pool.run(WorkKind::Long, &tenant, move || counted.fetch_add(1, Ordering::Relaxed));
         // It is put into the queue by its first poll, and dropped then.
         wait(async {
             let mut step = std::pin::pin!(step);
-            let once = std::future::poll_fn(|cx| std::task::Poll::Ready(step.as_mut().poll(cx).is_pending()));
+            let once = std::future::poll_fn(|cx| {
+                std::task::Poll::Ready(step.as_mut().poll(cx).is_pending())
+            });
             assert!(once.await, "no thread is free for it");
         });
     }

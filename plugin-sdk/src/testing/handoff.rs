@@ -1,12 +1,13 @@
-//! Handing a session over in a script, as the host does when its plugin is swapped or it is put to sleep.
+//! Handing a session over in a script, as the host does when its plugin is swapped or it is put to
+//! sleep.
 
 use super::{Script, stage};
 use crate::export::Slot;
 use crate::{Action, Handoff};
 
 impl<T: Handoff> Script<T> {
-    /// Instead of [`connect`](Self::connect): this version takes the session over from what another one saved. `version` is that
-    /// of the one that saved, from its manifest.
+    /// Instead of [`connect`](Self::connect): this version takes the session over from what another
+    /// one saved. `version` is that of the one that saved, from its manifest.
     #[must_use]
     pub fn restore(self, version: &str, state: &[u8]) -> Self {
         if let Err(why) = stage::quietly(|| self.plugin.restore(version, state)) {
@@ -21,8 +22,9 @@ impl<T: Handoff> Script<T> {
         stage::quietly(|| self.plugin.save())
     }
 
-    /// The session moves to another instance of this version: it saves, and a new value takes over from that. Timers, the name,
-    /// settings, and what was written and not looked at, are as they were.
+    /// The session moves to another instance of this version: it saves, and a new value takes over
+    /// from that. Timers, the name, settings, and what was written and not looked at, are as they
+    /// were.
     #[must_use]
     pub fn hand_over(self, version: &str) -> Self {
         self.hand_over_to::<T>(version)
@@ -31,12 +33,17 @@ impl<T: Handoff> Script<T> {
     /// The same to another type, which stands for another version.
     #[must_use]
     pub fn hand_over_to<N: Handoff>(self, version: &str) -> Script<N> {
-        assert_eq!(self.last, Action::Proceed, "the plugin has ended the session: it is not handed over");
+        assert_eq!(
+            self.last,
+            Action::Proceed,
+            "the plugin has ended the session: it is not handed over"
+        );
         let state = self.save();
         Script::<N> { plugin: Slot::default(), last: Action::Proceed }.restore(version, &state)
     }
 
-    /// A new instance of this version refuses to take over from that state. Its words; this session carries on.
+    /// A new instance of this version refuses to take over from that state. Its words; this session
+    /// carries on.
     #[must_use]
     pub fn expect_refused(&self, version: &str, state: &[u8]) -> String {
         let taker = Slot::<T>::default();
@@ -75,7 +82,9 @@ mod tests {
         fn restore(session: &Session, version: &str, state: &[u8]) -> Result<Self, String> {
             assert_eq!(session.write(b"restored"), Err(WriteError::Closed));
             assert!(!session.set_timer(2, Duration::from_secs(1)) && session.write_capacity() == 0);
-            let [count] = state else { return Err(format!("{version} saved {} bytes", state.len())) };
+            let [count] = state else {
+                return Err(format!("{version} saved {} bytes", state.len()));
+            };
             Ok(Self(*count))
         }
     }

@@ -11,11 +11,12 @@
 //! Script::<Echo>::new().connect().read(b"hello").expect_write(b"hello").end().expect_closed();
 //! ```
 //!
-//! Where the plugin hands over, [`Script::hand_over`] moves the session to another value of it, as a swap or a sleep does, and
-//! [`Script::restore`] starts with what an earlier version saved.
+//! Where the plugin hands over, [`Script::hand_over`] moves the session to another value of it, as
+//! a swap or a sleep does, and [`Script::restore`] starts with what an earlier version saved.
 //!
-//! The script is not the host: budgets, memory limits and time are not imitated. Every method panics, naming what it
-//! expected and what it saw, so that a test fails where the story leaves the script.
+//! The script is not the host: budgets, memory limits and time are not imitated. Every method
+//! panics, naming what it expected and what it saw, so that a test fails where the story leaves the
+//! script.
 
 mod handoff;
 pub(crate) mod stage;
@@ -39,7 +40,8 @@ impl<T: EventProc> Default for Script<T> {
 }
 
 impl<T: EventProc> Script<T> {
-    /// A client from 192.0.2.1 that has not connected yet. Replaces whatever script ran on this thread before.
+    /// A client from 192.0.2.1 that has not connected yet. Replaces whatever script ran on this
+    /// thread before.
     #[must_use]
     pub fn new() -> Self {
         stage::reset();
@@ -118,7 +120,8 @@ impl<T: EventProc> Script<T> {
     pub fn drive(mut self) -> Self {
         const TIMERS_MAX: usize = 10_000;
         for _ in 0..TIMERS_MAX {
-            let next = stage::with(|stage| stage.timers.iter().map(|(id, delay)| (*delay, *id)).min());
+            let next =
+                stage::with(|stage| stage.timers.iter().map(|(id, delay)| (*delay, *id)).min());
             match next {
                 Some((_, id)) if self.last == Action::Proceed => self = self.timer(id),
                 _ => return self,
@@ -196,7 +199,11 @@ impl<T: EventProc> Script<T> {
     }
 
     fn step(mut self, event: impl FnOnce(&Slot<T>) -> Action) -> Self {
-        assert_eq!(self.last, Action::Proceed, "the plugin has ended the session: no more events come");
+        assert_eq!(
+            self.last,
+            Action::Proceed,
+            "the plugin has ended the session: no more events come"
+        );
         self.last = event(&self.plugin);
         self
     }

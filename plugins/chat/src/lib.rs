@@ -1,8 +1,9 @@
 //! A room in which everybody reads what anybody writes.
 //!
-//! The first line is the client's name. Each line after it goes to everybody else as `NAME: line`; `/to NAME line` goes to one,
-//! `/quit` leaves. What the room itself says begins with `* `. Lines end with LF or CRLF and have at most 512 bytes. Whoever does
-//! not read what is said misses it, and holds up no other member. An empty line says nothing.
+//! The first line is the client's name. Each line after it goes to everybody else as `NAME: line`;
+//! `/to NAME line` goes to one, `/quit` leaves. What the room itself says begins with `* `. Lines
+//! end with LF or CRLF and have at most 512 bytes. Whoever does not read what is said misses it,
+//! and holds up no other member. An empty line says nothing.
 
 use wharf_plugin::slices::{Backlog, Left};
 use wharf_plugin::{Action, ClientInfo, DisconnectReason, EventProc, Handoff, NameError, Session};
@@ -91,7 +92,11 @@ impl Chat {
             session.server().broadcast(&words.said);
         }
         let written = words.own.is_empty() || session.write(&words.own).is_ok();
-        if action == Action::Proceed && written { self.backlog.next(session, left) } else { Action::Close }
+        if action == Action::Proceed && written {
+            self.backlog.next(session, left)
+        } else {
+            Action::Close
+        }
     }
 
     /// The next line without its ending, and its length with it, where all of it is there.
@@ -116,7 +121,9 @@ impl Chat {
         match line.split_once(' ').unwrap_or((line, "")) {
             ("/quit", _) => return Action::Close,
             ("/to", rest) => self.whisper(session, rest, words),
-            (command, _) if command.starts_with('/') => words.answer("there are /to NAME line and /quit"),
+            (command, _) if command.starts_with('/') => {
+                words.answer("there are /to NAME line and /quit")
+            }
             _ if line.is_empty() => {}
             _ => words.say(&[&self.name, ": ", line]),
         }
@@ -125,8 +132,8 @@ impl Chat {
 
     /// The client says who it is.
     fn enter(&mut self, session: &Session, name: &str, words: &mut Words) {
-        let plain =
-            (1..=NAME_MAX_BYTES).contains(&name.len()) && name.chars().all(|one| one.is_alphanumeric() || one == '-');
+        let plain = (1..=NAME_MAX_BYTES).contains(&name.len())
+            && name.chars().all(|one| one.is_alphanumeric() || one == '-');
         let taken = if plain { session.server().set_name(name) } else { Err(NameError::TooLong) };
         match taken {
             Ok(()) => {
@@ -136,14 +143,18 @@ impl Chat {
                 words.answer(&format!("welcome, {name}; others here: {others}"));
             }
             Err(NameError::Taken) => words.answer("somebody else has that name; yours?"),
-            Err(_) => words.answer(&format!("a name has 1 to {NAME_MAX_BYTES} letters, digits and -; yours?")),
+            Err(_) => words
+                .answer(&format!("a name has 1 to {NAME_MAX_BYTES} letters, digits and -; yours?")),
         }
     }
 
     fn whisper(&self, session: &Session, rest: &str, words: &mut Words) {
         let Some((name, line)) = rest.split_once(' ') else { return words.answer("/to NAME line") };
         let line = format!("{} (to you): {line}\n", self.name);
-        let sent = session.server().find(name).map(|client| session.server().send_to(client, line.as_bytes()));
+        let sent = session
+            .server()
+            .find(name)
+            .map(|client| session.server().send_to(client, line.as_bytes()));
         match sent {
             Some(Ok(())) => {}
             Some(Err(_)) => words.answer(&format!("{name} does not listen")),
@@ -185,8 +196,10 @@ impl Handoff for Chat {
     fn restore(_session: &Session, version: &str, state: &[u8]) -> Result<Self, String> {
         let end = state.iter().position(|&byte| byte == b'\n').filter(|end| *end <= NAME_MAX_BYTES);
         let end = end.ok_or_else(|| format!("version {version} saved something else"))?;
-        let name = std::str::from_utf8(&state[..end]).map_err(|_| format!("version {version} saved something else"))?;
-        let backlog = Backlog::restored(&state[end + 1..]).map_err(|_| "more lines than are kept")?;
+        let name = std::str::from_utf8(&state[..end])
+            .map_err(|_| format!("version {version} saved something else"))?;
+        let backlog =
+            Backlog::restored(&state[end + 1..]).map_err(|_| "more lines than are kept")?;
         Ok(Self { name: name.to_owned(), backlog })
     }
 }
@@ -206,7 +219,8 @@ mod tests {
     #[test]
     fn a_name_that_is_none_is_asked_for_again() {
         let asks = b"* a name has 1 to 32 letters, digits and -; yours?\n";
-        let script = script().read(b"\n").expect_write(asks).read(b"two words\r\n").expect_write(asks);
+        let script =
+            script().read(b"\n").expect_write(asks).read(b"two words\r\n").expect_write(asks);
         let _ = script.read(b"ann\r\n").expect_open();
     }
 
@@ -230,16 +244,19 @@ mod tests {
         let lines = b"/x\n".repeat(LINES_PER_EVENT * 2 + 1);
         let answer = b"* there are /to NAME line and /quit\n";
         let script = Script::<Chat>::new().restore("0.1.0", b"ann\n").read(&lines);
-        let script = script.expect_write(&answer.repeat(LINES_PER_EVENT)).timer(MORE).hand_over("0.1.0");
+        let script =
+            script.expect_write(&answer.repeat(LINES_PER_EVENT)).timer(MORE).hand_over("0.1.0");
         // All of them are answered before it closes.
-        let script = script.expect_write(&answer.repeat(LINES_PER_EVENT)).end().expect_write(answer);
+        let script =
+            script.expect_write(&answer.repeat(LINES_PER_EVENT)).end().expect_write(answer);
         script.expect_closed();
     }
 
     #[test]
     fn more_than_is_kept_closes_the_session() {
         let script = Script::<Chat>::new().restore("0.1.0", b"ann\n");
-        let script = script.read(&b"/x\n".repeat(21_000)).read(&b"/x\n".repeat(21_000)).expect_open();
+        let script =
+            script.read(&b"/x\n".repeat(21_000)).read(&b"/x\n".repeat(21_000)).expect_open();
         script.read(&b"/x\n".repeat(21_000)).expect_closed();
     }
 

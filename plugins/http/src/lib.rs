@@ -1,7 +1,7 @@
 //! Answers GET and HEAD over HTTP/1.1, with keep-alive and pipelining.
 //!
-//! Settings: `body` (what every resource is, default a greeting), `content-type` (default `text/plain; charset=utf-8`),
-//! `path` (the one path that exists; default: every path does).
+//! Settings: `body` (what every resource is, default a greeting), `content-type` (default
+//! `text/plain; charset=utf-8`), `path` (the one path that exists; default: every path does).
 
 mod request;
 mod response;
@@ -14,11 +14,12 @@ use wharf_plugin::{Action, ClientInfo, EventProc, Handoff, Session, settings};
 
 /// Most bytes of a request's head, its first line and headers together. 431 beyond.
 pub(crate) const HEAD_MAX_BYTES: usize = 16 << 10;
-/// Most bytes of a request's body that are read and thrown away to get to the next request. 413 beyond.
+/// Most bytes of a request's body that are read and thrown away to get to the next request. 413
+/// beyond.
 pub(crate) const BODY_MAX_BYTES: u64 = 1 << 20;
 
-/// Requests that one event answers; the rest waits for the next event. The dearest request costs some
-/// 8,000 units of fuel, so an event uses less than half of what the lowest class may.
+/// Requests that one event answers; the rest waits for the next event. The dearest request costs
+/// some 8,000 units of fuel, so an event uses less than half of what the lowest class may.
 const REQUESTS_PER_EVENT: usize = 300;
 /// Bytes of heads after which an event answers no more, for the same reason.
 const HEADS_PER_EVENT_BYTES: usize = 16 << 10;
@@ -82,7 +83,8 @@ impl Handoff for Http {
     }
 
     fn restore(_session: &Session, _version: &str, state: &[u8]) -> Result<Self, String> {
-        let (skip, rest) = state.split_first_chunk().ok_or("expected eight bytes and a partial request")?;
+        let (skip, rest) =
+            state.split_first_chunk().ok_or("expected eight bytes and a partial request")?;
         let backlog = Backlog::restored(rest).map_err(|_| "more requests than are kept")?;
         Ok(Self { skip: u64::from_le_bytes(*skip), backlog, ..Self::configured() })
     }
@@ -92,10 +94,14 @@ impl Http {
     /// One at the start of a session.
     fn configured() -> Self {
         // A header's value has no line ends, whoever wrote the setting.
-        let plain = |text: &String| !text.is_empty() && text.bytes().all(|byte| (b' '..0x7f).contains(&byte));
+        let plain = |text: &String| {
+            !text.is_empty() && text.bytes().all(|byte| (b' '..0x7f).contains(&byte))
+        };
         let body = settings::get("body").unwrap_or_else(|| BODY_DEFAULT.to_owned());
-        let content_type = settings::get("content-type").filter(plain).unwrap_or_else(|| TYPE_DEFAULT.to_owned());
-        let found = [true, false].map(|keep_alive| response::found(&content_type, body.len(), keep_alive));
+        let content_type =
+            settings::get("content-type").filter(plain).unwrap_or_else(|| TYPE_DEFAULT.to_owned());
+        let found =
+            [true, false].map(|keep_alive| response::found(&content_type, body.len(), keep_alive));
         Self { body, found, path: settings::get("path"), ..Self::default() }
     }
 
@@ -167,7 +173,8 @@ impl Http {
 fn write_all(session: &Session, mut data: &[u8]) -> Action {
     const PIECE_BYTES: usize = 64 << 10;
     while !data.is_empty() {
-        // At the high-water mark there is no room, and a write of any size that fits the whole buffer waits for some.
+        // At the high-water mark there is no room, and a write of any size that fits the whole
+        // buffer waits for some.
         let (piece, rest) = data.split_at(data.len().min(PIECE_BYTES));
         if session.write(piece).is_err() {
             return Action::Close;

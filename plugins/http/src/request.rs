@@ -40,9 +40,17 @@ pub(crate) enum Problem {
 const BLANK_MAX_BYTES: usize = 16;
 
 /// The head at the start of `data`, or `None` while its end has not arrived.
-pub(crate) fn parse(data: &[u8], head_max: usize, body_max: u64) -> Result<Option<Head<'_>>, Problem> {
+pub(crate) fn parse(
+    data: &[u8],
+    head_max: usize,
+    body_max: u64,
+) -> Result<Option<Head<'_>>, Problem> {
     // Empty lines before a request are a client's leftovers.
-    let blank = data.iter().take(BLANK_MAX_BYTES + 1).take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let blank = data
+        .iter()
+        .take(BLANK_MAX_BYTES + 1)
+        .take_while(|byte| matches!(byte, b'\r' | b'\n'))
+        .count();
     if blank > BLANK_MAX_BYTES {
         return Err(Problem::Bad);
     }
@@ -87,7 +95,8 @@ fn first_line(line: &[u8], ended: bool) -> Result<Option<(&str, &str, u8)>, Prob
     }
     let line = std::str::from_utf8(line).map_err(|_| Problem::Bad)?;
     let mut words = line.split(' ');
-    let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
+    let (Some(method), Some(target), Some(version), None) =
+        (words.next(), words.next(), words.next(), words.next())
     else {
         return Err(Problem::Bad);
     };
@@ -99,7 +108,8 @@ fn first_line(line: &[u8], ended: bool) -> Result<Option<(&str, &str, u8)>, Prob
         "HTTP/1.0" => 0,
         _ => {
             let digits = version.strip_prefix("HTTP/").map(str::as_bytes);
-            let well_formed = matches!(digits, Some([a, b'.', b]) if a.is_ascii_digit() && b.is_ascii_digit());
+            let well_formed =
+                matches!(digits, Some([a, b'.', b]) if a.is_ascii_digit() && b.is_ascii_digit());
             return Err(if well_formed { Problem::Version } else { Problem::Bad });
         }
     };
@@ -132,7 +142,8 @@ impl Fields {
     fn read<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Self, Problem> {
         let mut fields = Self::default();
         for line in lines {
-            // No folding, no space before the colon: both have been used to smuggle requests past a front end.
+            // No folding, no space before the colon: both have been used to smuggle requests past a
+            // front end.
             let (name, value) = line.split_once(':').ok_or(Problem::Bad)?;
             if name.is_empty() || !name.bytes().all(is_token) {
                 return Err(Problem::Bad);

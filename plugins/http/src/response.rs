@@ -21,7 +21,12 @@ pub(crate) fn error(problem: Problem, keep_alive: bool) -> Vec<u8> {
         Problem::Version => ("505 HTTP Version Not Supported", ""),
     };
     let body = [status, "\n"].concat();
-    let head = head(status, &["Content-Type: text/plain; charset=utf-8\r\n", fields], body.len(), keep_alive);
+    let head = head(
+        status,
+        &["Content-Type: text/plain; charset=utf-8\r\n", fields],
+        body.len(),
+        keep_alive,
+    );
     [head, body.into_bytes()].concat()
 }
 

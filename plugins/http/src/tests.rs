@@ -57,16 +57,27 @@ fn pipelined_requests_are_answered_in_order() {
 
 #[test]
 fn thousands_of_requests_in_one_read_are_all_answered() {
-    let script = script().read(format!("GET / HTTP/1.1\r\n{HOST}\r\n").repeat(2_000).as_bytes()).expect_open().drive();
-    let answers = String::from_utf8(script.written()).expect("text").matches("HTTP/1.1 200 OK").count();
+    let script = script()
+        .read(format!("GET / HTTP/1.1\r\n{HOST}\r\n").repeat(2_000).as_bytes())
+        .expect_open()
+        .drive();
+    let answers =
+        String::from_utf8(script.written()).expect("text").matches("HTTP/1.1 200 OK").count();
     assert_eq!(answers, 2_000);
 }
 
 #[test]
 fn requests_that_wait_move_with_their_session_and_are_answered_after_the_end() {
     let requests = format!("GET / HTTP/1.1\r\n{HOST}\r\n").repeat(REQUESTS_PER_EVENT * 2 + 1);
-    let script = script().read(requests.as_bytes()).hand_over("0.1.0").end().expect_open().hand_over("0.1.0").drive();
-    let answers = String::from_utf8(script.written()).expect("text").matches("HTTP/1.1 200 OK").count();
+    let script = script()
+        .read(requests.as_bytes())
+        .hand_over("0.1.0")
+        .end()
+        .expect_open()
+        .hand_over("0.1.0")
+        .drive();
+    let answers =
+        String::from_utf8(script.written()).expect("text").matches("HTTP/1.1 200 OK").count();
     assert_eq!(answers, REQUESTS_PER_EVENT * 2 + 1);
     script.expect_closed();
 }
@@ -82,7 +93,9 @@ fn more_requests_than_are_kept_are_refused() {
 
 #[test]
 fn closing_is_the_clients_wish() {
-    script().read(format!("GET / HTTP/1.1\r\n{HOST}Connection: close\r\n\r\n").as_bytes()).expect_closed();
+    script()
+        .read(format!("GET / HTTP/1.1\r\n{HOST}Connection: close\r\n\r\n").as_bytes())
+        .expect_closed();
     script().read(b"GET / HTTP/1.0\r\n\r\n").expect_closed();
     let _ = script().read(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").expect_open();
 }
@@ -92,13 +105,19 @@ fn each_problem_has_its_status() {
     refused("hello\r\n\r\n", "400 Bad Request");
     refused("GET / HTTP/1.1\r\n\r\n", "400 Bad Request");
     refused(&format!("GET / HTTP/1.1\r\n{HOST}{HOST}\r\n"), "400 Bad Request");
-    refused(&format!("GET / HTTP/1.1\r\n{HOST}Content-Length: 1\r\nContent-Length: 2\r\n\r\n"), "400 Bad Request");
+    refused(
+        &format!("GET / HTTP/1.1\r\n{HOST}Content-Length: 1\r\nContent-Length: 2\r\n\r\n"),
+        "400 Bad Request",
+    );
     refused(&format!("GET / HTTP/1.1\r\n{HOST}Bad Name: x\r\n\r\n"), "400 Bad Request");
     refused(&format!("GET / HTTP/1.1\r\n{HOST} folded\r\n\r\n"), "400 Bad Request");
     refused("\x16\x03\x01 a TLS hello", "400 Bad Request");
     refused(&format!("DELETE / HTTP/1.1\r\n{HOST}\r\n"), "405 Method Not Allowed");
     refused(&format!("GET / HTTP/2.0\r\n{HOST}\r\n"), "505 HTTP Version Not Supported");
-    refused(&format!("GET / HTTP/1.1\r\n{HOST}Transfer-Encoding: chunked\r\n\r\n"), "501 Not Implemented");
+    refused(
+        &format!("GET / HTTP/1.1\r\n{HOST}Transfer-Encoding: chunked\r\n\r\n"),
+        "501 Not Implemented",
+    );
     refused(
         &format!("POST / HTTP/1.1\r\n{HOST}Content-Length: {}\r\n\r\n", BODY_MAX_BYTES + 1),
         "413 Content Too Large",
@@ -108,8 +127,14 @@ fn each_problem_has_its_status() {
 #[test]
 fn only_the_path_of_the_settings_exists() {
     let script = || Script::<Http>::new().setting("path", "/x").connect();
-    assert_eq!(status(&script().read(format!("GET /x?q=1 HTTP/1.1\r\n{HOST}\r\n").as_bytes())), "HTTP/1.1 200 OK");
-    assert_eq!(status(&script().read(format!("GET /y HTTP/1.1\r\n{HOST}\r\n").as_bytes())), "HTTP/1.1 404 Not Found");
+    assert_eq!(
+        status(&script().read(format!("GET /x?q=1 HTTP/1.1\r\n{HOST}\r\n").as_bytes())),
+        "HTTP/1.1 200 OK"
+    );
+    assert_eq!(
+        status(&script().read(format!("GET /y HTTP/1.1\r\n{HOST}\r\n").as_bytes())),
+        "HTTP/1.1 404 Not Found"
+    );
 }
 
 #[test]
@@ -117,7 +142,10 @@ fn half_a_request_is_answered_by_another_version_with_its_own_settings() {
     let half = format!("GET /x HTTP/1.1\r\n{HOST}");
     let state = Script::<Http>::new().connect().read(half.as_bytes()).expect_silence().save();
     let script = Script::<Http>::new().setting("path", "/x").restore("0.1.0", &state);
-    assert_eq!(script.expect_refused("0.1.0", b"short"), "expected eight bytes and a partial request");
+    assert_eq!(
+        script.expect_refused("0.1.0", b"short"),
+        "expected eight bytes and a partial request"
+    );
     assert_eq!(status(&script.read(b"\r\n")), "HTTP/1.1 200 OK");
 }
 
@@ -130,7 +158,10 @@ fn a_head_at_the_limit_is_read_and_one_over_it_refused() {
     assert_eq!(status(&script().read(request(HEAD_MAX_BYTES).as_bytes())), "HTTP/1.1 200 OK");
     refused(&request(HEAD_MAX_BYTES + 1), "431 Request Header Fields Too Large");
     // And without an end, so that nothing grows.
-    refused(&format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(HEAD_MAX_BYTES)), "431 Request Header Fields Too Large");
+    refused(
+        &format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(HEAD_MAX_BYTES)),
+        "431 Request Header Fields Too Large",
+    );
 }
 
 #[test]

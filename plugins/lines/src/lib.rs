@@ -1,9 +1,10 @@
 //! Answers each line in upper case.
 //!
-//! A line ends with LF or CRLF and is answered with the same ending. What comes without an ending is kept until the
-//! rest arrives, or answered as it stands when the peer finishes sending. A line longer than the setting
-//! `line-max-bytes` (1 to 65,536, default 1,024, endings not counted) is refused with a message, and the session
-//! closed: nothing a peer sends makes the plugin keep more than one line.
+//! A line ends with LF or CRLF and is answered with the same ending. What comes without an ending
+//! is kept until the rest arrives, or answered as it stands when the peer finishes sending. A line
+//! longer than the setting `line-max-bytes` (1 to 65,536, default 1,024, endings not counted) is
+//! refused with a message, and the session closed: nothing a peer sends makes the plugin keep more
+//! than one line.
 
 use wharf_plugin::{Action, ClientInfo, EventProc, Handoff, Session, settings};
 
@@ -51,7 +52,10 @@ impl Handoff for Lines {
 
     fn restore(_session: &Session, _version: &str, state: &[u8]) -> Result<Self, String> {
         if state.len() > LINE_MAX_BYTES_CEILING + 1 {
-            return Err(format!("a partial line of {} bytes is longer than any line may be", state.len()));
+            return Err(format!(
+                "a partial line of {} bytes is longer than any line may be",
+                state.len()
+            ));
         }
         Ok(Self { line_max_bytes: line_max_bytes(), partial: state.to_vec() })
     }
@@ -84,7 +88,9 @@ impl Lines {
     /// Answers the lines before the one that is too long and begins at `start`.
     fn refuse(&self, session: &Session, start: usize) -> Action {
         let mut answers = self.partial[..start].to_ascii_uppercase();
-        answers.extend_from_slice(format!("ERROR line longer than {} bytes\r\n", self.line_max_bytes).as_bytes());
+        answers.extend_from_slice(
+            format!("ERROR line longer than {} bytes\r\n", self.line_max_bytes).as_bytes(),
+        );
         let _ = session.write(&answers);
         Action::Close
     }
@@ -103,8 +109,11 @@ mod tests {
 
     #[test]
     fn several_lines_in_one_read_are_answered_in_order_with_their_own_endings() {
-        let _ =
-            script().read(b"one\ntwo\r\n\nthr").expect_write(b"ONE\nTWO\r\n\n").read(b"ee\n").expect_write(b"THREE\n");
+        let _ = script()
+            .read(b"one\ntwo\r\n\nthr")
+            .expect_write(b"ONE\nTWO\r\n\n")
+            .read(b"ee\n")
+            .expect_write(b"THREE\n");
     }
 
     #[test]
@@ -123,7 +132,8 @@ mod tests {
 
     #[test]
     fn a_line_over_the_maximum_is_refused_before_its_end_arrives() {
-        let script = script().read(b"ok\n123456789").expect_write(b"OK\nERROR line longer than 8 bytes\r\n");
+        let script =
+            script().read(b"ok\n123456789").expect_write(b"OK\nERROR line longer than 8 bytes\r\n");
         script.expect_closed();
     }
 
@@ -147,7 +157,11 @@ mod tests {
 
     #[test]
     fn a_line_that_has_not_ended_goes_on_in_another_version() {
-        let script = Script::<Lines>::new().connect().read(b"half a ").hand_over("0.1.0").read(b"line\r\nnext");
+        let script = Script::<Lines>::new()
+            .connect()
+            .read(b"half a ")
+            .hand_over("0.1.0")
+            .read(b"line\r\nnext");
         let script = script.expect_write(b"HALF A LINE\r\n");
         assert_eq!(script.save(), b"next");
         let long = vec![b'x'; super::LINE_MAX_BYTES_CEILING + 2];

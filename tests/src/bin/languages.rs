@@ -1,6 +1,8 @@
-//! `cargo run --release -p wharf-tests --bin languages`: the table of docs/languages/README.md, measured here and now.
+//! `cargo run --release -p wharf-tests --bin languages`: the table of docs/languages/README.md,
+//! measured here and now.
 //!
-//! Each language's example is built afresh (its tools are warm), loaded with and without the cache, and played.
+//! Each language's example is built afresh (its tools are warm), loaded with and without the cache,
+//! and played.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -55,7 +57,9 @@ fn measure(language: Language) -> Result<String> {
     let plugin = Arc::new(loader.load(&project.folder, &project.grants())?);
     let (own, shared) = (costs(&plugin, Manner::Whole)?, costs(&plugin, Manner::Shared)?);
     let start = find(&own, "start")?.cpu;
-    let first = |costs: &[Cost]| Ok::<_, anyhow::Error>(find(costs, "on-connect")?.cpu + find(costs, "on-read")?.cpu);
+    let first = |costs: &[Cost]| {
+        Ok::<_, anyhow::Error>(find(costs, "on-connect")?.cpu + find(costs, "on-read")?.cpu)
+    };
     let [first, shared_first] = [first(&own)?.as_micros(), first(&shared)?.as_micros()];
     let idle = [idle_kib(&project, cache.path(), 0)?, idle_kib(&project, cache.path(), 1)?];
     let [(event, fuel), (shared_event, shared_fuel)] = [event(&own)?, event(&shared)?];
@@ -74,7 +78,8 @@ fn measure(language: Language) -> Result<String> {
 
 /// What a line costs when the instance is warm: the median in microseconds, and the fuel.
 fn event(costs: &[Cost]) -> Result<(f64, u64)> {
-    let mut all: Vec<_> = costs.iter().filter(|cost| cost.event == "on-read").skip(EVENTS / 10).collect();
+    let mut all: Vec<_> =
+        costs.iter().filter(|cost| cost.event == "on-read").skip(EVENTS / 10).collect();
     all.sort_unstable_by_key(|cost| cost.cpu);
     let middle = all.get(all.len() / 2).context("events")?;
     Ok((middle.cpu.as_nanos() as f64 / 1e3, middle.fuel))
@@ -93,7 +98,8 @@ fn build(project: &Project) -> Result<Duration> {
 /// What lines of 64 bytes cost, one after the other in one session.
 fn costs(plugin: &Arc<Plugin>, manner: Manner) -> Result<Vec<Cost>> {
     let answer = LINE.to_ascii_uppercase();
-    let line = |line| [(line, Act::Send(LINE.into())), (line, Act::Expect(answer.clone().into_bytes()))];
+    let line =
+        |line| [(line, Act::Send(LINE.into())), (line, Act::Expect(answer.clone().into_bytes()))];
     let story = Transcript { settings: Vec::new(), acts: (1..=EVENTS).flat_map(line).collect() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let rehearsal = runtime.block_on(rehearse(plugin, &story, InstanceLimits::default(), manner));
@@ -118,7 +124,11 @@ fn idle_kib(project: &Project, cache: &std::path::Path, shards: usize) -> Result
     let host = Host::new(&config)?;
     let options = SocketOptions { no_delay: true, ..SocketOptions::default() };
     let plugin = host.loader().share(&project.folder, &project.grants())?;
-    let server = Server::builder().host(&host).local_host("127.0.0.1").options(options).loaded_plugin(plugin);
+    let server = Server::builder()
+        .host(&host)
+        .local_host("127.0.0.1")
+        .options(options)
+        .loaded_plugin(plugin);
     let server = server.shared_instances(shards).start()?;
     // The first makes what all of them have in common.
     let mut first = plain(server.address());
@@ -147,7 +157,12 @@ fn version(language: Language) -> Result<String> {
     let ask = |program: &str, arguments: &[&str]| -> Result<String> {
         let output = tool(program).args(arguments).output().with_context(|| program.to_owned())?;
         let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        Ok(said.split_whitespace().find(|word| word.contains('.')).unwrap_or(&said).trim_start_matches("go").to_owned())
+        Ok(said
+            .split_whitespace()
+            .find(|word| word.contains('.'))
+            .unwrap_or(&said)
+            .trim_start_matches("go")
+            .to_owned())
     };
     let package = |name: &str| -> Result<String> {
         let found = Command::new("readlink")
@@ -155,7 +170,8 @@ fn version(language: Language) -> Result<String> {
             .arg(wharf_tests::languages::target().join("toolchains/bin").join(name))
             .output()?;
         let folder = std::path::PathBuf::from(String::from_utf8_lossy(&found.stdout).trim());
-        let file = folder.ancestors().map(|folder| folder.join("package.json")).find(|file| file.exists());
+        let file =
+            folder.ancestors().map(|folder| folder.join("package.json")).find(|file| file.exists());
         let text = std::fs::read_to_string(file.context("a package")?)?;
         let package: serde_json::Value = serde_json::from_str(&text)?;
         Ok(package["version"].as_str().unwrap_or("unknown").to_owned())

@@ -76,7 +76,8 @@ impl Api {
 }
 
 fn parse(all: Vec<u8>) -> Result<Answer> {
-    let end = all.windows(4).position(|four| four == b"\r\n\r\n").context("an answer without a head")?;
+    let end =
+        all.windows(4).position(|four| four == b"\r\n\r\n").context("an answer without a head")?;
     let head = std::str::from_utf8(&all[..end])?;
     let status = head.split(' ').nth(1).context("a status")?.parse()?;
     let length = head.lines().find_map(|line| {

@@ -1,5 +1,6 @@
-//! The engine without Wharf: a tokio task and an instance per client, a call per read. No limits, no turns, no backpressure;
-//! and no fuel, no interruptions and no fibers unless asked for. What Wharf costs is seen beside it.
+//! The engine without Wharf: a tokio task and an instance per client, a call per read. No limits,
+//! no turns, no backpressure; and no fuel, no interruptions and no fibers unless asked for. What
+//! Wharf costs is seen beside it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -9,7 +10,9 @@ use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use wasmtime::component::{Component, ComponentType, Instance, InstancePre, Lift, Linker, Lower, TypedFunc};
+use wasmtime::component::{
+    Component, ComponentType, Instance, InstancePre, Lift, Linker, Lower, TypedFunc,
+};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
 
 /// As much as one `on-read` carries.
@@ -103,7 +106,10 @@ impl Bare {
             .wasm_gc(false)
             .wasm_function_references(false)
             .consume_fuel(metering != Metering::None)
-            .epoch_interruption(matches!(metering, Metering::FuelAndEpochs | Metering::Interruptible))
+            .epoch_interruption(matches!(
+                metering,
+                Metering::FuelAndEpochs | Metering::Interruptible
+            ))
             .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
         let engine = Engine::new(&config)?;
         let component = Component::from_file(&engine, component)?;
@@ -112,7 +118,8 @@ impl Bare {
         linker.allow_shadowing(true);
         linker.instance("wharf:server/session@0.1.0")?.func_wrap(
             "write",
-            |mut store: wasmtime::StoreContextMut<'_, Vec<u8>>, (data,): (wasmtime::component::WasmList<u8>,)| {
+            |mut store: wasmtime::StoreContextMut<'_, Vec<u8>>,
+             (data,): (wasmtime::component::WasmList<u8>,)| {
                 let data = data.as_le_slice(&store).to_vec();
                 store.data_mut().extend_from_slice(&data);
                 Ok((Ok::<(), WriteError>(()),))
@@ -120,7 +127,9 @@ impl Bare {
         )?;
         linker
             .instance("wasi:config/store@0.2.0-rc.1")?
-            .func_wrap("get", |_, (_,): (String,)| Ok((Ok::<Option<String>, ConfigError>(None),)))?;
+            .func_wrap("get", |_, (_,): (String,)| {
+                Ok((Ok::<Option<String>, ConfigError>(None),))
+            })?;
         Ok(Self { pre: Arc::new(linker.instantiate_pre(&component)?), engine, metering })
     }
 
@@ -134,8 +143,11 @@ impl Bare {
         let _ = store.set_fuel(u64::MAX);
         store.set_epoch_deadline(u64::MAX / 2);
         let instance: Instance = self.pre.instantiate(&mut store)?;
-        let exports = instance.get_export_index(&mut store, None, EVENT_PROCEDURE).context("it is a plugin")?;
-        let on_read = instance.get_export_index(&mut store, Some(&exports), "on-read").context("it reads")?;
+        let exports = instance
+            .get_export_index(&mut store, None, EVENT_PROCEDURE)
+            .context("it is a plugin")?;
+        let on_read =
+            instance.get_export_index(&mut store, Some(&exports), "on-read").context("it reads")?;
         let on_read = instance.get_typed_func(&mut store, on_read)?;
         Ok(BareInstance { store, on_read, metering: self.metering })
     }

@@ -1,4 +1,5 @@
-//! What a flood of control requests does to sessions: their latency with it, beside their latency without.
+//! What a flood of control requests does to sessions: their latency with it, beside their latency
+//! without.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -21,7 +22,8 @@ const FLOODERS: usize = 4;
 const FLOOD_EVERY: Duration = Duration::from_millis(4);
 
 const REQUEST: &[u8] = b"GET /v1/servers HTTP/1.1\r\nhost: localhost\r\n\r\n";
-const REQUEST_LAST: &[u8] = b"GET /v1/servers HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+const REQUEST_LAST: &[u8] =
+    b"GET /v1/servers HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
 
 /// Latency of sessions that exchange 64 bytes every few milliseconds, in microseconds.
 ///
@@ -92,15 +94,18 @@ async fn answer(stream: &mut UnixStream) -> Result<()> {
         let Some(head) = seen.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
         let text = std::str::from_utf8(&seen[..head])?.to_ascii_lowercase();
         ensure!(text.starts_with("http/1.1 200"), "{text}");
-        let length = text.lines().find_map(|line| line.strip_prefix("content-length:")).context("a length")?;
+        let length = text
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length:"))
+            .context("a length")?;
         if seen.len() >= head + 4 + length.trim().parse::<usize>()? {
             return Ok(());
         }
     }
 }
 
-/// Answers what comes to `native` with what the API at `socket` says now: whoever asks has the same work, and the
-/// answer costs next to nothing.
+/// Answers what comes to `native` with what the API at `socket` says now: whoever asks has the same
+/// work, and the answer costs next to nothing.
 ///
 /// # Errors
 /// The API did not answer, or the address cannot be had.
@@ -111,7 +116,8 @@ pub fn answer_natively(native: &Path, socket: &Path) -> Result<()> {
     api.write_all(REQUEST_LAST)?;
     let mut canned = Vec::new();
     api.read_to_end(&mut canned)?;
-    let canned: Arc<[u8]> = String::from_utf8(canned)?.replace("connection: close\r\n", "").into_bytes().into();
+    let canned: Arc<[u8]> =
+        String::from_utf8(canned)?.replace("connection: close\r\n", "").into_bytes().into();
     let listener = UnixListener::bind(native)?;
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
@@ -120,7 +126,8 @@ pub fn answer_natively(native: &Path, socket: &Path) -> Result<()> {
                 // As nice as the API's thread.
                 let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
                 let mut request = [0; REQUEST.len()];
-                while stream.read_exact(&mut request).is_ok() && stream.write_all(&canned).is_ok() {}
+                while stream.read_exact(&mut request).is_ok() && stream.write_all(&canned).is_ok() {
+                }
             });
         }
     });

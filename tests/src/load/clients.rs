@@ -56,7 +56,8 @@ pub async fn messages(address: SocketAddr, shape: Shape) -> Result<Seen> {
     measure(clients, shape, &stop, &count).await
 }
 
-/// Lets the clients warm up, counts for the time of the round, stops them and adds up what they saw.
+/// Lets the clients warm up, counts for the time of the round, stops them and adds up what they
+/// saw.
 async fn measure(
     mut clients: JoinSet<Result<Histogram<u64>>>,
     shape: Shape,
@@ -82,10 +83,12 @@ async fn talk(
     count: Arc<AtomicU64>,
 ) -> Result<Histogram<u64>> {
     let mut latency = Histogram::new_with_max(LATENCY_MAX_US, 3)?;
-    let out: Vec<u8> = (0..shape.size * shape.depth).map(|at| (at % shape.size % 251) as u8).collect();
+    let out: Vec<u8> =
+        (0..shape.size * shape.depth).map(|at| (at % shape.size % 251) as u8).collect();
     let mut inbox = vec![0; (shape.size * shape.depth).max(4_096)];
     let (mut at, mut sent) = (0, Instant::now());
-    // A window that holds more than the sockets do would wait for itself, so both directions go at once.
+    // A window that holds more than the sockets do would wait for itself, so both directions go at
+    // once.
     let (mut reader, mut writer) = stream.split();
     let mut owed: usize = shape.size * shape.depth;
     let mut flying = 0;
@@ -153,12 +156,14 @@ pub async fn connections(address: SocketAddr, shape: Shape) -> Result<Seen> {
     measure(clients, shape, &stop, &count).await
 }
 
-/// Connects from one loopback address after the other. A closed connection keeps its port for a minute, and a single
-/// address would run out of ports within a second; what was measured then would be the search for a free one.
+/// Connects from one loopback address after the other. A closed connection keeps its port for a
+/// minute, and a single address would run out of ports within a second; what was measured then
+/// would be the search for a free one.
 pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let from = SocketAddr::from(([127, 0, (number / 250 % 250) as u8, (number % 250) as u8 + 2], 0));
+    let from =
+        SocketAddr::from(([127, 0, (number / 250 % 250) as u8, (number % 250) as u8 + 2], 0));
     let socket = TcpSocket::new_v4()?;
     socket.bind(from)?;
     Ok(socket.connect(address).await?)
@@ -180,8 +185,8 @@ impl Held {
     }
 }
 
-/// Opens `count` connections, exchanges one message on each, and returns them open. With the certificate of an authority they
-/// are TLS.
+/// Opens `count` connections, exchanges one message on each, and returns them open. With the
+/// certificate of an authority they are TLS.
 ///
 /// # Errors
 /// A connection failed.
@@ -211,6 +216,7 @@ pub fn connector(authority: &Path) -> Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(authority)?)?;
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let config =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     Ok(TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth())))
 }

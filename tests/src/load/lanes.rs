@@ -1,9 +1,10 @@
-//! A critical session beside background ones that burn whatever there is: its latency with them and without.
-//! A native echo on a thread that stands where the critical session's does says what the machine and its kernel make of the
-//! same background: what is above that is Wharf's.
+//! A critical session beside background ones that burn whatever there is: its latency with them and
+//! without. A native echo on a thread that stands where the critical session's does says what the
+//! machine and its kernel make of the same background: what is above that is Wharf's.
 //!
-//! The critical client sends at fixed times, whether the answer to the last message has come or not, and its latency counts from when it
-//! meant to send: a server that stands still is seen in all the messages that it kept waiting.
+//! The critical client sends at fixed times, whether the answer to the last message has come or
+//! not, and its latency counts from when it meant to send: a server that stands still is seen in
+//! all the messages that it kept waiting.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -79,7 +80,8 @@ const ANTAGONISTS: [Antagonist; 12] = [
 pub fn run(host: &Host, rounds: usize, time: Duration, only: &str) -> Result<()> {
     let polite = file("critical", &component(""));
     let options = SocketOptions { no_delay: true, ..SocketOptions::default() };
-    let critical = Server::builder().host(host).name("critical").local_host("127.0.0.1").options(options);
+    let critical =
+        Server::builder().host(host).name("critical").local_host("127.0.0.1").options(options);
     let critical = critical.priority(Priority::Critical).plugin(polite).start()?;
     let native = native_in(Lane::Fast)?;
     println!(
@@ -128,7 +130,8 @@ impl Latency {
     /// The median of the rounds': what the machine does to some of them is not in it.
     fn at(&self, share: f64) -> (u64, u64) {
         let median = |rounds: &[Histogram<u64>]| {
-            let mut seen: Vec<_> = rounds.iter().map(|round| round.value_at_quantile(share)).collect();
+            let mut seen: Vec<_> =
+                rounds.iter().map(|round| round.value_at_quantile(share)).collect();
             seen.sort_unstable();
             seen.get(seen.len() / 2).copied().unwrap_or(0)
         };
@@ -160,7 +163,11 @@ pub(super) fn native_in(lane: Lane) -> Result<SocketAddr> {
     Ok(address)
 }
 
-fn background(host: &Host, antagonist: &Antagonist, certificates: &Certificates) -> Result<ServerHandle> {
+fn background(
+    host: &Host,
+    antagonist: &Antagonist,
+    certificates: &Certificates,
+) -> Result<ServerHandle> {
     let endless = BudgetChange {
         fuel: Some(1_000_000_000_000),
         cpu: Some(Duration::from_secs(3_600)),
@@ -174,7 +181,9 @@ fn background(host: &Host, antagonist: &Antagonist, certificates: &Certificates)
         Plugin::Unruly => {
             let (folder, _) = built("tests/unruly");
             let grants: Grants =
-                [Grant::Stdio, Grant::Clocks, Grant::Random, Grant::Server, Grant::Config].into_iter().collect();
+                [Grant::Stdio, Grant::Clocks, Grant::Random, Grant::Server, Grant::Config]
+                    .into_iter()
+                    .collect();
             server.plugin(folder).grants(grants)
         }
         Plugin::Antagonist | Plugin::Idle | Plugin::Secure => {
@@ -182,8 +191,11 @@ fn background(host: &Host, antagonist: &Antagonist, certificates: &Certificates)
             server.plugin(file("antagonist", &component(&text)))
         }
     };
-    let server =
-        if antagonist.plugin == Plugin::Secure { server.credentials(certificates.credentials()) } else { server };
+    let server = if antagonist.plugin == Plugin::Secure {
+        server.credentials(certificates.credentials())
+    } else {
+        server
+    };
     Ok(server.start()?)
 }
 
@@ -204,7 +216,10 @@ struct Burning(Child);
 
 impl Burning {
     fn start(antagonist: &Antagonist, address: SocketAddr) -> Result<Self> {
-        let number = ANTAGONISTS.iter().position(|one| one.name == antagonist.name).context("it is there")?;
+        let number = ANTAGONISTS
+            .iter()
+            .position(|one| one.name == antagonist.name)
+            .context("it is there")?;
         let mut child = Command::new(std::env::current_exe()?)
             .args(["burn", &number.to_string(), &address.to_string()])
             .stdin(Stdio::piped())
@@ -251,7 +266,9 @@ pub fn burn(number: usize, address: SocketAddr) -> Result<()> {
         return Ok(());
     } else {
         for _ in 0..antagonist.clients {
-            thread::Builder::new().stack_size(64 << 10).spawn(move || while order(&antagonist, address).is_ok() {})?;
+            thread::Builder::new()
+                .stack_size(64 << 10)
+                .spawn(move || while order(&antagonist, address).is_ok() {})?;
         }
     }
     println!("ready");
@@ -279,21 +296,26 @@ fn order(antagonist: &Antagonist, address: SocketAddr) -> Result<()> {
     }
 }
 
-/// Latency of one session that exchanges a message every millisecond, in microseconds, from when each was meant to be sent.
+/// Latency of one session that exchanges a message every millisecond, in microseconds, from when
+/// each was meant to be sent.
 fn paced(address: SocketAddr, time: Duration) -> Result<Histogram<u64>> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    let (mut reads, count) = (stream.try_clone()?, (time.as_micros() / SEND_EVERY.as_micros()) as u32);
+    let (mut reads, count) =
+        (stream.try_clone()?, (time.as_micros() / SEND_EVERY.as_micros()) as u32);
     let start = Instant::now() + Duration::from_millis(5);
     let reader = thread::spawn(move || -> Result<Histogram<u64>> {
         forward();
-        let (mut latency, mut message) = (Histogram::new_with_max(60_000_000, 3)?, [0; MESSAGE_BYTES]);
+        let (mut latency, mut message) =
+            (Histogram::new_with_max(60_000_000, 3)?, [0; MESSAGE_BYTES]);
         for number in 0..count {
             reads.read_exact(&mut message)?;
             ensure!(message[MESSAGE_BYTES - 4..] == number.to_le_bytes(), "an answer is missing");
             let meant = start + SEND_EVERY * number;
-            latency.saturating_record(Instant::now().saturating_duration_since(meant).as_micros() as u64);
+            latency.saturating_record(
+                Instant::now().saturating_duration_since(meant).as_micros() as u64
+            );
         }
         Ok(latency)
     });
@@ -308,10 +330,12 @@ fn paced(address: SocketAddr, time: Duration) -> Result<Histogram<u64>> {
     reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?
 }
 
-/// The measuring thread is not to be what is measured. Where this is not allowed it waits for its turn like everybody else.
+/// The measuring thread is not to be what is measured. Where this is not allowed it waits for its
+/// turn like everybody else.
 pub fn forward() {
     let own = rustix::thread::gettid().as_raw_nonzero().to_string();
-    let real_time = Command::new("chrt").args(["--fifo", "--pid", "50", &own]).stderr(Stdio::null()).status();
+    let real_time =
+        Command::new("chrt").args(["--fifo", "--pid", "50", &own]).stderr(Stdio::null()).status();
     if real_time.is_ok_and(|status| status.success()) {
         return;
     }

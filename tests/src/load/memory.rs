@@ -19,7 +19,8 @@ impl Weight {
     pub fn now() -> Result<Self> {
         let status = std::fs::read_to_string("/proc/self/status")?;
         let field = |name: &str| -> Result<u64> {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).context(name.to_owned())?;
+            let line =
+                status.lines().find_map(|line| line.strip_prefix(name)).context(name.to_owned())?;
             Ok(line.trim().trim_end_matches(" kB").parse()?)
         };
         Ok(Self { resident_kib: field("VmRSS:")?, tables_kib: field("VmPTE:")? })

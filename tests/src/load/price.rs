@@ -18,12 +18,14 @@ const PIPELINED: usize = 32;
 /// Reads of one round.
 const READS: u32 = 500;
 
-/// One row: native, the engine alone, the engine with what the bounds of events take, Wharf; rates and the medians of the
-/// rounds' ratios.
+/// One row: native, the engine alone, the engine with what the bounds of events take, Wharf; rates
+/// and the medians of the rounds' ratios.
 #[must_use]
 pub fn row(name: &str, rounds: &[[f64; 4]]) -> String {
     let rate = |at: usize| median(rounds.iter().map(|rates| rates[at]).collect());
-    let ratio = |one: usize, other: usize| median(rounds.iter().map(|rates| rates[one] / rates[other]).collect());
+    let ratio = |one: usize, other: usize| {
+        median(rounds.iter().map(|rates| rates[one] / rates[other]).collect())
+    };
     format!(
         "| {name} | {:.0} | {:.2} | {:.2} | {:.2} | {:.2} |",
         rate(0),
@@ -34,7 +36,8 @@ pub fn row(name: &str, rounds: &[[f64; 4]]) -> String {
     )
 }
 
-/// Prints what a request costs the http plugin, without counting and with it, in rounds that take turns.
+/// Prints what a request costs the http plugin, without counting and with it, in rounds that take
+/// turns.
 ///
 /// # Errors
 /// The engine's, or the plugin does not answer.
@@ -44,7 +47,11 @@ pub fn parser(component: &Path, rounds: usize) -> Result<()> {
     let mut instances = Vec::new();
     for metering in all {
         let mut instance = Bare::load(component, metering)?.instance()?;
-        let answers = instance.read(&input)?.windows(9).filter(|window| window.starts_with(b"HTTP/1.1 ")).count();
+        let answers = instance
+            .read(&input)?
+            .windows(9)
+            .filter(|window| window.starts_with(b"HTTP/1.1 "))
+            .count();
         ensure!(answers == PIPELINED, "{answers} answers to {PIPELINED} requests");
         instances.push(instance);
     }
@@ -56,9 +63,14 @@ pub fn parser(component: &Path, rounds: usize) -> Result<()> {
         }
         times.push(round);
     }
-    println!("\n| a request of {} bytes to the http plugin | ns | of nothing counted |\n|---|---|---|", REQUEST.len());
+    println!(
+        "\n| a request of {} bytes to the http plugin | ns | of nothing counted |\n|---|---|---|",
+        REQUEST.len()
+    );
     for (at, metering) in all.into_iter().enumerate() {
-        let each = median(times.iter().map(|round| round[at]).collect()) / f64::from(READS) / PIPELINED as f64;
+        let each = median(times.iter().map(|round| round[at]).collect())
+            / f64::from(READS)
+            / PIPELINED as f64;
         let ratio = median(times.iter().map(|round| round[at] / round[0]).collect());
         println!("| {metering:?} | {:.0} | {ratio:.2} |", each * 1e9);
     }

@@ -1,5 +1,5 @@
-//! Rounds of one and the other, one after the other, and their ratio. These machines are noisy: only a ratio of rounds
-//! that lay side by side says something.
+//! Rounds of one and the other, one after the other, and their ratio. These machines are noisy:
+//! only a ratio of rounds that lay side by side says something.
 
 use hdrhistogram::Histogram;
 

@@ -1,4 +1,5 @@
-//! Who gets how much of the CPU: tenants of one class, and background where critical sessions take all there is.
+//! Who gets how much of the CPU: tenants of one class, and background where critical sessions take
+//! all there is.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -24,9 +25,15 @@ const WARM_UP: Duration = Duration::from_millis(4_000);
 fn server(host: &Host, tenant: &str, class: Priority) -> Result<ServerHandle> {
     let text = std::fs::read_to_string(root().join("tests/guests/antagonist.wat"))?;
     let hour = Some(Duration::from_secs(3_600));
-    let endless = BudgetChange { fuel: Some(1_000_000_000_000), cpu: hour, wall: hour, ..BudgetChange::default() };
+    let endless = BudgetChange {
+        fuel: Some(1_000_000_000_000),
+        cpu: hour,
+        wall: hour,
+        ..BudgetChange::default()
+    };
     let server = Server::builder().host(host).name(tenant).tenant(tenant).local_host("127.0.0.1");
-    let server = server.priority(class).budget(class, endless).plugin(file("antagonist", &component(&text)));
+    let server =
+        server.priority(class).budget(class, endless).plugin(file("antagonist", &component(&text)));
     Ok(server.start()?)
 }
 
@@ -68,11 +75,16 @@ fn measure(servers: &[ServerHandle], time: Duration) -> Vec<f64> {
 /// # Errors
 /// A server or a client failed.
 pub fn run(host: &Host, time: Duration) -> Result<()> {
-    println!("| event | CPUs of the tenant with {CROWD} sessions | of those with one | furthest from an equal share |");
+    println!(
+        "| event | CPUs of the tenant with {CROWD} sessions | of those with one | furthest from an equal share |"
+    );
     println!("|---|---|---|---|");
-    for (name, order) in [("loops, 20 ms", b'L'), ("host calls, 3 ms", b'H'), ("random walk, 4 ms", b'R')] {
-        let servers: Result<Vec<_>> =
-            (0..TENANTS).map(|tenant| server(host, &format!("tenant-{tenant}"), Priority::Normal)).collect();
+    for (name, order) in
+        [("loops, 20 ms", b'L'), ("host calls, 3 ms", b'H'), ("random walk, 4 ms", b'R')]
+    {
+        let servers: Result<Vec<_>> = (0..TENANTS)
+            .map(|tenant| server(host, &format!("tenant-{tenant}"), Priority::Normal))
+            .collect();
         let (servers, stop) = (servers?, Arc::new(AtomicBool::new(false)));
         for (number, server) in servers.iter().enumerate() {
             burn(server.address(), if number == 0 { CROWD } else { 1 }, order, &stop)?;
@@ -84,13 +96,19 @@ pub fn run(host: &Host, time: Duration) -> Result<()> {
         let ones: Vec<_> = had[1..].iter().map(|had| format!("{had:.3}")).collect();
         println!("| {name} | {:.3} | {} | {:.0} % |", had[0], ones.join(" "), off * 100.0);
     }
-    let servers = [server(host, "critical", Priority::Critical)?, server(host, "background", Priority::Background)?];
+    let servers = [
+        server(host, "critical", Priority::Critical)?,
+        server(host, "background", Priority::Background)?,
+    ];
     let stop = Arc::new(AtomicBool::new(false));
     for server in &servers {
         burn(server.address(), 8, b'L', &stop)?;
     }
     let had = measure(&servers, time.max(Duration::from_secs(5)));
     stop.store(true, Ordering::Relaxed);
-    println!("eight critical sessions had {:.3} CPUs, eight background ones {:.4} beside them", had[0], had[1]);
+    println!(
+        "eight critical sessions had {:.3} CPUs, eight background ones {:.4} beside them",
+        had[0], had[1]
+    );
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Swaps under live sessions that talk all the while: every byte is checked, and how long anybody waited is measured.
+//! Swaps under live sessions that talk all the while: every byte is checked, and how long anybody
+//! waited is measured.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,8 @@ use crate::guests::{component, file, versioned};
 
 /// Every so many swaps one is to a version that fails for sessions that have been used.
 const BAD_EVERY: usize = 10;
-/// After so many swaps nobody swaps for a while, so that what is quiet is measured on the same machine, in the same minutes.
+/// After so many swaps nobody swaps for a while, so that what is quiet is measured on the same
+/// machine, in the same minutes.
 const TURN: usize = 4;
 /// Longest latency the histograms hold, in microseconds.
 const LATENCY_MAX_US: u64 = 60_000_000;
@@ -51,9 +53,10 @@ const MOVING: usize = 3;
 /// What was seen.
 #[derive(Debug)]
 pub struct Seen {
-    /// From sending a message to having its answer, in microseconds, while nobody swaps for long, and while somebody does: all of that, and
-    /// between two swaps, while a version was loaded, while sessions moved to a good one, and while some tried a bad one: all of them,
-    /// and those of each kind.
+    /// From sending a message to having its answer, in microseconds, while nobody swaps for long,
+    /// and while somebody does: all of that, and between two swaps, while a version was loaded,
+    /// while sessions moved to a good one, and while some tried a bad one: all of them, and those
+    /// of each kind.
     pub latency: Vec<(&'static str, Histogram<u64>)>,
     /// The p99 while somebody swaps over that of the quiet time just before, for every [`TURN`].
     pub ratios: Vec<f64>,
@@ -77,12 +80,18 @@ const BAD: [(&str, &str); 6] = [
     ),
     ("traps", "unreachable"),
     ("loops", "(call $spin)"),
-    ("grows", "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable"),
+    (
+        "grows",
+        "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable",
+    ),
     (
         "breaks the contract",
         "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i32.const 1068) (i32.const -16)) (i32.store (i32.const 1072) (i32.const 64))",
     ),
-    ("is slow", "(loop $more (memory.fill (i32.const 4096) (i32.const 1) (i32.const 60000)) (br $more))"),
+    (
+        "is slow",
+        "(loop $more (memory.fill (i32.const 4096) (i32.const 1) (i32.const 60000)) (br $more))",
+    ),
 ];
 
 fn describe(host: &Host, name: &str, label: usize, restore: &str) -> Result<ServerBuilder> {
@@ -98,11 +107,13 @@ fn component_of(label: usize, restore: &str) -> Result<Vec<u8>> {
 /// Runs it. `clients` is the runtime of the clients.
 ///
 /// # Errors
-/// Anything that was lost, came twice, out of order or from an older version; a connection that closed; the system's.
+/// Anything that was lost, came twice, out of order or from an older version; a connection that
+/// closed; the system's.
 pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Result<Seen> {
     let certificates = Certificates::new();
     let plain = describe(host, "plain", 1, "")?.start()?;
-    let secure = describe(host, "secure", 1, "")?.credentials(certificates.credentials()).start()?;
+    let secure =
+        describe(host, "secure", 1, "")?.credentials(certificates.credentials()).start()?;
     let versions = (1..=storm.swaps).map(version).collect::<Result<Vec<_>>>()?;
     let watch = Arc::new(Watch::new()?);
     let authority = certificates.path("ca.pem");
@@ -157,7 +168,9 @@ pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Resu
 impl Seen {
     /// Prints it.
     pub fn print(&self) {
-        let row = |histogram: &Histogram<u64>| [0.5, 0.99, 0.999, 1.0].map(|share| histogram.value_at_quantile(share));
+        let row = |histogram: &Histogram<u64>| {
+            [0.5, 0.99, 0.999, 1.0].map(|share| histogram.value_at_quantile(share))
+        };
         println!("| while | messages | p50 us | p99 | p99.9 | max |\n|---|---|---|---|---|---|");
         for (name, histogram) in &self.latency {
             let [p50, p99, p999, max] = row(histogram);
@@ -165,8 +178,8 @@ impl Seen {
         }
         let mut ratios = self.ratios.clone();
         ratios.sort_unstable_by(f64::total_cmp);
-        let [low, median, high] =
-            [1, 2, 3].map(|quarter| ratios.get(ratios.len() * quarter / 4).copied().unwrap_or(f64::NAN));
+        let [low, median, high] = [1, 2, 3]
+            .map(|quarter| ratios.get(ratios.len() * quarter / 4).copied().unwrap_or(f64::NAN));
         println!(
             "p99 of swaps over that of the quiet time before, {} turns: median {median:.2}, quartiles {low:.2} and {high:.2}",
             ratios.len()
@@ -174,13 +187,18 @@ impl Seen {
         let at = |pauses: &[Duration]| {
             let mut pauses = pauses.to_vec();
             pauses.sort_unstable();
-            [0.5, 0.99, 1.0]
-                .map(|share| pauses.get(((pauses.len() - 1) as f64 * share) as usize).copied().unwrap_or_default())
+            [0.5, 0.99, 1.0].map(|share| {
+                pauses
+                    .get(((pauses.len() - 1) as f64 * share) as usize)
+                    .copied()
+                    .unwrap_or_default()
+            })
         };
         println!("{} sessions moved, {} stayed with bad versions", self.moved, self.stayed);
-        for (what, pauses) in
-            [("of all sessions that moved", &self.pauses), ("the longest of each swap", &self.longest)]
-        {
+        for (what, pauses) in [
+            ("of all sessions that moved", &self.pauses),
+            ("the longest of each swap", &self.longest),
+        ] {
             let [p50, p99, most] = at(pauses);
             println!("pause, {what}: median {p50:?}, p99 {p99:?}, most {most:?}");
         }
@@ -193,7 +211,10 @@ impl Seen {
     fn add(&mut self, report: SwapReport, number: usize) -> Result<()> {
         let stayed: usize = report.stayed.values().sum();
         ensure!(report.ended == 0, "sessions ended: {report:?}");
-        ensure!(if bad(number).is_some() { report.moved == 0 } else { stayed == 0 }, "swap {number}: {report:?}");
+        ensure!(
+            if bad(number).is_some() { report.moved == 0 } else { stayed == 0 },
+            "swap {number}: {report:?}"
+        );
         self.moved += report.moved;
         self.stayed += stayed;
         self.longest.push(report.pause(1.0));
@@ -204,7 +225,9 @@ impl Seen {
 
 /// The component of a swap, in a file. Made before anything is measured.
 fn version(number: usize) -> Result<PathBuf> {
-    let what = bad(number).map(|kind| format!("(if (global.get $count) (then {}))", BAD[kind].1)).unwrap_or_default();
+    let what = bad(number)
+        .map(|kind| format!("(if (global.get $count) (then {}))", BAD[kind].1))
+        .unwrap_or_default();
     Ok(file(&format!("storm-{number}"), &component_of(number + 1, &what)?))
 }
 
@@ -230,7 +253,12 @@ impl Watch {
     fn new() -> Result<Self> {
         let one = || Ok(Mutex::new(Histogram::new_with_max(LATENCY_MAX_US, 3)?));
         let latencies = (0..PHASES.len() + BAD.len()).map(|_| one()).collect::<Result<_>>()?;
-        Ok(Self { stop: AtomicBool::new(false), phase: AtomicUsize::new(QUIET), latencies, turn: [one()?, one()?] })
+        Ok(Self {
+            stop: AtomicBool::new(false),
+            phase: AtomicUsize::new(QUIET),
+            latencies,
+            turn: [one()?, one()?],
+        })
     }
 
     fn during(&self, phase: usize) {
@@ -240,7 +268,10 @@ impl Watch {
     fn record(&self, latency: Duration) {
         let phase = self.phase.load(Ordering::Relaxed);
         for histogram in [&self.latencies[phase], &self.turn[usize::from(phase != QUIET)]] {
-            histogram.lock().unwrap_or_else(PoisonError::into_inner).saturating_record(latency.as_micros() as u64);
+            histogram
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .saturating_record(latency.as_micros() as u64);
         }
     }
 
@@ -257,7 +288,9 @@ impl Watch {
 
     fn seen(&self) -> Result<Vec<(&'static str, Histogram<u64>)>> {
         let names = PHASES.into_iter().chain(BAD.map(|(name, _)| name));
-        let copy = |one: &Mutex<Histogram<u64>>| one.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let copy = |one: &Mutex<Histogram<u64>>| {
+            one.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        };
         let mut seen: Vec<_> = names.zip(self.latencies.iter().map(copy)).collect();
         let mut bad = Histogram::new_with_max(LATENCY_MAX_US, 3)?;
         seen[PHASES.len()..].iter().try_for_each(|(_, kind)| bad.add(kind))?;
@@ -291,7 +324,12 @@ async fn connect(
 }
 
 /// One client: a byte every now and then, whose answer has to be the next.
-async fn talk(mut stream: Box<dyn Stream>, number: usize, pace: Duration, watch: Arc<Watch>) -> Result<()> {
+async fn talk(
+    mut stream: Box<dyn Stream>,
+    number: usize,
+    pace: Duration,
+    watch: Arc<Watch>,
+) -> Result<()> {
     let (mut count, mut label) = (0_u8, 0_u8);
     // Not all at the same moment.
     tokio::time::sleep(pace * (number % 16) as u32 / 16).await;
@@ -299,9 +337,15 @@ async fn talk(mut stream: Box<dyn Stream>, number: usize, pace: Duration, watch:
         let (start, byte) = (Instant::now(), number as u8 ^ count);
         stream.write_all(&[byte]).await?;
         let mut answer = [0; 3];
-        stream.read_exact(&mut answer).await.with_context(|| format!("client {number} after {count}"))?;
+        stream
+            .read_exact(&mut answer)
+            .await
+            .with_context(|| format!("client {number} after {count}"))?;
         count = count.wrapping_add(1);
-        ensure!(answer[1..] == [byte, count], "client {number}: {answer:?} where {byte} {count} was next");
+        ensure!(
+            answer[1..] == [byte, count],
+            "client {number}: {answer:?} where {byte} {count} was next"
+        );
         ensure!(answer[0] >= label, "client {number}: version {} after {label}", answer[0]);
         label = answer[0];
         watch.record(start.elapsed());

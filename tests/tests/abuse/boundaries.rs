@@ -1,5 +1,6 @@
-//! Every import, called with every combination of values at which something could overflow. The calls are made from the
-//! contract itself, so that one that is added is tried too. Each ends as an answer or as a trap of that session.
+//! Every import, called with every combination of values at which something could overflow. The
+//! calls are made from the contract itself, so that one that is added is tried too. Each ends as an
+//! answer or as a trap of that session.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,19 +19,31 @@ use wharf_tests::oracle::judge;
 use wharf_tests::servers::{describe, eventually};
 use wit_component::StringEncoding;
 
-/// Values for calls with few parameters, and for those with many. A guest has 131,072 bytes of memory, and its handles
-/// begin at 1.
-const MANY: [i64; 11] =
-    [0, 1, 2, 3, -1, 65_535, 131_064, 131_071, i32::MAX as i64, i32::MIN as i64, u32::MAX as i64 + 1];
+/// Values for calls with few parameters, and for those with many. A guest has 131,072 bytes of
+/// memory, and its handles begin at 1.
+const MANY: [i64; 11] = [
+    0,
+    1,
+    2,
+    3,
+    -1,
+    65_535,
+    131_064,
+    131_071,
+    i32::MAX as i64,
+    i32::MIN as i64,
+    u32::MAX as i64 + 1,
+];
 const SOME: [i64; 6] = [0, 1, 2, -1, 131_064, 131_071];
 const FEW: [i64; 4] = [0, 1, -1, 131_064];
 /// Threads that call.
 const CALLERS: usize = 4;
 
-/// A guest that makes the call whose number is in the first byte, with the values that come from the eighth byte on, and
-/// then closes. `before` runs before each call.
+/// A guest that makes the call whose number is in the first byte, with the values that come from
+/// the eighth byte on, and then closes. `before` runs before each call.
 fn caller(name: &str, calls: &[Import], before: &str, grants: &[Grant]) -> Arc<Plugin> {
-    let prelude = std::fs::read_to_string(root().join("tests/guests/prelude.wat")).expect("the prelude");
+    let prelude =
+        std::fs::read_to_string(root().join("tests/guests/prelude.wat")).expect("the prelude");
     let mut text = String::new();
     let mut body = String::new();
     for (number, call) in calls.iter().enumerate() {
@@ -67,10 +80,15 @@ fn combinations(call: &Import) -> Vec<Vec<i64>> {
     let mut all = vec![Vec::new()];
     for kind in &call.params {
         let of_kind: Vec<i64> = match kind {
-            Value::I32 => values.iter().copied().filter(|value| i32::try_from(*value).is_ok()).collect(),
+            Value::I32 => {
+                values.iter().copied().filter(|value| i32::try_from(*value).is_ok()).collect()
+            }
             Value::I64 => values.iter().copied().chain([i64::MIN, i64::MAX]).collect(),
         };
-        all = all.iter().flat_map(|one| of_kind.iter().map(|value| [&one[..], &[*value]].concat())).collect();
+        all = all
+            .iter()
+            .flat_map(|one| of_kind.iter().map(|value| [&one[..], &[*value]].concat()))
+            .collect();
     }
     all
 }
@@ -92,7 +110,9 @@ fn call_all(plugin: impl FnOnce() -> Arc<Plugin>, calls: &[Import]) -> BTreeMap<
     let work: Vec<_> = calls
         .iter()
         .enumerate()
-        .flat_map(|(number, call)| combinations(call).into_iter().map(move |values| (number, values)))
+        .flat_map(|(number, call)| {
+            combinations(call).into_iter().map(move |values| (number, values))
+        })
         .collect();
     let off = BreakerLimits { faults: 0, ..BreakerLimits::default() };
     // What waits for ever is not to take for ever.
@@ -104,20 +124,25 @@ fn call_all(plugin: impl FnOnce() -> Arc<Plugin>, calls: &[Import]) -> BTreeMap<
             thread::scope(|scope| {
                 for _ in 0..CALLERS {
                     scope.spawn(|| {
-                        while let Some((number, values)) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        while let Some((number, values)) =
+                            work.get(next.fetch_add(1, Ordering::Relaxed))
+                        {
                             make(server, *number, values);
                         }
                     });
                 }
             });
-            eventually("all are counted", || server.counters().ended.values().sum::<u64>() == work.len() as u64);
+            eventually("all are counted", || {
+                server.counters().ended.values().sum::<u64>() == work.len() as u64
+            });
         },
     );
     assert_eq!(counters.accepted, work.len() as u64);
     let faults: u64 = counters.faults.values().sum();
     println!("{} calls: {:?}", work.len(), counters.ended);
     // A trap is a trap of its session and nothing beside it.
-    let ended_by_fault: u64 = counters.faults.keys().filter_map(|reason| counters.ended.get(reason)).sum();
+    let ended_by_fault: u64 =
+        counters.faults.keys().filter_map(|reason| counters.ended.get(reason)).sum();
     assert_eq!(faults, ended_by_fault, "{counters:?}");
     counters.ended
 }
@@ -144,7 +169,8 @@ fn numbers_of_any_size_never_trap() {
 
 #[test]
 fn a_class_that_does_not_exist_is_a_trap() {
-    let calls: Vec<_> = imports("wharf:server/").into_iter().filter(|call| call.name == "set-priority").collect();
+    let calls: Vec<_> =
+        imports("wharf:server/").into_iter().filter(|call| call.name == "set-priority").collect();
     let ended = call_all(|| caller("classes", &calls, "", &[]), &calls);
     // 0 to 3 of the values are classes.
     assert_eq!(ended.get("closed-by-plugin"), Some(&4), "{ended:?}");
@@ -156,7 +182,10 @@ fn every_call_of_the_contract_answers_or_traps_whatever_it_is_given() {
     let calls = imports("wharf:server/");
     assert!(calls.len() >= 11, "{calls:?}");
     let ended = call_all(|| caller("contract", &calls, "", &[Grant::Server]), &calls);
-    only(&ended, &["closed-by-plugin", "evicted", "trap:contract", "trap:unreachable", "peer-reset"]);
+    only(
+        &ended,
+        &["closed-by-plugin", "evicted", "trap:contract", "trap:unreachable", "peer-reset"],
+    );
     assert!(ended["closed-by-plugin"] > 100 && ended["trap:contract"] > 100, "{ended:?}");
 }
 
@@ -174,6 +203,16 @@ fn every_call_of_wasi_answers_or_traps_whatever_it_is_given() {
     );
     let grants = [Grant::Stdio, Grant::Clocks, Grant::Random, Grant::Config];
     let ended = call_all(|| caller("wasi", &calls, &before, &grants), &calls);
-    only(&ended, &["closed-by-plugin", "trap:contract", "trap:unreachable", "copy-limit", "exit", "limit-session-mem"]);
+    only(
+        &ended,
+        &[
+            "closed-by-plugin",
+            "trap:contract",
+            "trap:unreachable",
+            "copy-limit",
+            "exit",
+            "limit-session-mem",
+        ],
+    );
     assert!(ended["closed-by-plugin"] > 100 && ended["trap:contract"] > 100, "{ended:?}");
 }

@@ -1,5 +1,5 @@
-//! Guests that abuse what the host offers: they call it for ever, when it is too late, while the client leaves, and for
-//! what never comes.
+//! Guests that abuse what the host offers: they call it for ever, when it is too late, while the
+//! client leaves, and for what never comes.
 
 use std::io::Read;
 use std::thread;
@@ -32,7 +32,8 @@ fn a_flood_to_a_peer_that_does_not_read_is_bounded_and_ended() {
         || describe(guest("write-flood")).watermarks(marks()).timeout(Duration::from_millis(400)),
         |server| {
             let _deaf = say(server, "x");
-            let queued = || server.sessions(0, 1).first().map_or(0, |session| session.glance.queued_bytes);
+            let queued =
+                || server.sessions(0, 1).first().map_or(0, |session| session.glance.queued_bytes);
             let mut most = 0;
             eventually("it is full", || {
                 most = most.max(queued());
@@ -57,7 +58,9 @@ fn a_full_buffer_that_drains_wakes_the_guest() {
             let mut client = say(server, "F");
             eventually("the event is over and the buffer full", || {
                 let session = server.sessions(0, 1).pop();
-                session.is_some_and(|session| (session.glance.events, session.glance.event) == (2, None))
+                session.is_some_and(|session| {
+                    (session.glance.events, session.glance.event) == (2, None)
+                })
             });
             let mut piece = vec![0; HIGH];
             // `on-write` answers with a letter that nothing else sends.
@@ -82,7 +85,9 @@ fn writing_nothing_for_ever_is_charged_and_keeps_nothing() {
 fn closing_at_once_is_one_farewell_after_which_nothing_works() {
     let counters = judge(
         || describe(guest("close-at-once")),
-        |server| (0..20).for_each(|_| Client::connect(server.address()).expect("bye").expect_closed()),
+        |server| {
+            (0..20).for_each(|_| Client::connect(server.address()).expect("bye").expect_closed())
+        },
     );
     only_ends(&counters, "closed-by-plugin", 20);
 }
@@ -130,13 +135,16 @@ fn come_and_go(server: &ServerHandle, number: usize) {
 fn calls_that_race_with_the_end_of_a_session_are_answered_and_never_fail() {
     let counters = judge(
         || {
-            let server = describe(granted("busy-caller", &[Grant::Server])).timeout(Duration::from_millis(500));
+            let server = describe(granted("busy-caller", &[Grant::Server]))
+                .timeout(Duration::from_millis(500));
             server.breaker(BreakerLimits { faults: 0, ..BreakerLimits::default() })
         },
         |server| {
             thread::scope(|scope| {
                 for crowd in 0..4 {
-                    scope.spawn(move || (0..60).for_each(|number| come_and_go(server, crowd + number)));
+                    scope.spawn(move || {
+                        (0..60).for_each(|number| come_and_go(server, crowd + number))
+                    });
                 }
                 scope.spawn(|| {
                     for id in 1..=240 {
@@ -148,7 +156,8 @@ fn calls_that_race_with_the_end_of_a_session_are_answered_and_never_fail() {
         },
     );
     assert_eq!(counters.accepted, 240, "{counters:?}");
-    let known = ["peer-closed", "peer-reset", "evicted", "aborted", "write-timeout", "closed-by-plugin"];
+    let known =
+        ["peer-closed", "peer-reset", "evicted", "aborted", "write-timeout", "closed-by-plugin"];
     assert!(counters.ended.keys().all(|reason| known.contains(&reason.as_str())), "{counters:?}");
     assert!(counters.faults.is_empty(), "{counters:?}");
 }
@@ -156,7 +165,11 @@ fn calls_that_race_with_the_end_of_a_session_are_answered_and_never_fail() {
 #[test]
 fn a_call_that_never_returns_ends_at_its_wall_clock() {
     let budget = BudgetChange { wall: Some(Duration::from_millis(500)), ..BudgetChange::default() };
-    let server = || describe(granted("sleeper", &[Grant::Clocks])).budget(Priority::Normal, budget).timeout(PATIENCE);
+    let server = || {
+        describe(granted("sleeper", &[Grant::Clocks]))
+            .budget(Priority::Normal, budget)
+            .timeout(PATIENCE)
+    };
     costs_its_session_with(server, &["wall-time"]);
 }
 
@@ -166,7 +179,12 @@ fn a_call_that_never_returns_is_cancelled_by_the_operator() {
         || describe(granted("sleeper", &[Grant::Clocks])),
         |server| {
             let mut client = say(server, "x");
-            let asleep = || server.sessions(0, 1).pop().filter(|session| session.glance.event == Some("on-read"));
+            let asleep = || {
+                server
+                    .sessions(0, 1)
+                    .pop()
+                    .filter(|session| session.glance.event == Some("on-read"))
+            };
             eventually("it sleeps", || asleep().is_some());
             assert!(server.abort(asleep().expect("it sleeps").info.id));
             client.expect_reset();

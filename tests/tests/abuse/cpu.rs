@@ -32,7 +32,9 @@ fn recursion_with_large_frames_ends_in_the_guests_own_stack_too() {
     let names: Vec<_> = (0..800).map(|number| format!("$v{number}")).collect();
     let declared: String = names.iter().map(|name| format!("(local {name} i64)")).collect();
     let set = |name: &String| {
-        format!("(local.set {name} (i64.mul (local.get $depth) (i64.load (i32.wrap_i64 (local.get $depth)))))")
+        format!(
+            "(local.set {name} (i64.mul (local.get $depth) (i64.load (i32.wrap_i64 (local.get $depth)))))"
+        )
     };
     let set: String = names.iter().map(set).collect();
     let sum: String = names.iter().map(|name| format!("(i64.add (local.get {name})")).collect();
@@ -74,8 +76,11 @@ fn touching_every_page_is_bounded_by_the_memory_and_given_back() {
 #[test]
 fn a_storm_of_page_faults_ends_by_its_cpu_time() {
     let limits = InstanceLimits { memory_max_bytes: 256 << 20, ..InstanceLimits::default() };
-    let budget =
-        BudgetChange { fuel: Some(1_000_000_000_000), cpu: Some(Duration::from_millis(3)), ..BudgetChange::default() };
+    let budget = BudgetChange {
+        fuel: Some(1_000_000_000_000),
+        cpu: Some(Duration::from_millis(3)),
+        ..BudgetChange::default()
+    };
     let server = || describe(guest("touch-pages")).limits(limits).budget(Priority::Normal, budget);
     costs_its_session_with(server, &["cpu-time"]);
 }
@@ -86,7 +91,8 @@ fn a_table_grows_to_its_limit_and_the_guest_is_told() {
         || describe(guest("table-grower")).budget(Priority::Normal, fuel_alone()),
         |server| {
             say(server, "x").expect("r").finish().expect_closed();
-            // One that wants four thousand million elements pays for each of them before it is told no.
+            // One that wants four thousand million elements pays for each of them before it is told
+            // no.
             say(server, "G").expect_gone();
             say(server, "T").expect_gone();
         },
@@ -106,9 +112,16 @@ fn a_component_with_a_giant_table_is_refused() {
                 ("table-of-32-bits", "0xffffffff funcref"),
                 ("table-of-64-bits", "i64 0x100000000 funcref"),
             ] {
-                let text = format!("(component (core module $m (table {table})) (core instance (instantiate $m)))");
+                let text = format!(
+                    "(component (core module $m (table {table})) (core instance (instantiate $m)))"
+                );
                 let bytes = wat::parse_str(text).expect("a component");
-                let said = host().loader().load(&file(name, &bytes), &Grants::none()).err().expect(name).to_string();
+                let said = host()
+                    .loader()
+                    .load(&file(name, &bytes), &Grants::none())
+                    .err()
+                    .expect(name)
+                    .to_string();
                 assert!(said.contains("not a component this host can run"), "{said}");
             }
         },
@@ -140,7 +153,8 @@ fn events_just_below_the_budget_hold_nobody_up() {
 
 #[test]
 fn a_guest_that_traps_in_every_session_is_held_off_and_a_build_before_it_is_not_disturbed() {
-    let limits = BreakerLimits { faults: 5, pause: Duration::from_millis(100), ..BreakerLimits::default() };
+    let limits =
+        BreakerLimits { faults: 5, pause: Duration::from_millis(100), ..BreakerLimits::default() };
     let counters = judge(
         || describe(wharf_tests::guests::polite()).breaker(limits),
         |server| {
@@ -173,7 +187,11 @@ fn a_trap_in_the_farewell_frees_everything_and_comes_once() {
         },
     );
     assert_eq!(counters.ended.get("peer-closed"), Some(&5), "{counters:?}");
-    assert_eq!((counters.faults.len(), counters.faults.get("trap:unreachable")), (1, Some(&5)), "{counters:?}");
+    assert_eq!(
+        (counters.faults.len(), counters.faults.get("trap:unreachable")),
+        (1, Some(&5)),
+        "{counters:?}"
+    );
 }
 
 #[test]

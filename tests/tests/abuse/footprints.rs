@@ -25,7 +25,8 @@ struct Dice(u64);
 
 impl Dice {
     fn below(&mut self, sides: u32) -> u32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         u32::try_from(self.0 >> 33).expect("31 bits") % sides
     }
 
@@ -33,7 +34,8 @@ impl Dice {
     fn module(&mut self, place: u32) -> Module {
         let pages = if place < 3 { self.below(4) } else { 0 };
         let segments = if pages > 0 { self.below(3) } else { 0 };
-        let data = (0..segments).map(|_| (self.below(pages * 65_536 - 64), 1 + self.below(63))).collect();
+        let data =
+            (0..segments).map(|_| (self.below(pages * 65_536 - 64), 1 + self.below(63))).collect();
         let grows = if pages > 0 { self.below(3) } else { 0 };
         let writes = if self.below(2) == 0 { Writes::Everything } else { Writes::Nothing };
         let tables = (0..self.below(2)).map(|_| (1 + self.below(200), self.below(200))).collect();
@@ -46,7 +48,8 @@ fn mappings() -> usize {
 }
 
 fn instances(procedure: &EventProcedure) -> Vec<GuestInstance> {
-    let budget = Budget { fuel: 100_000_000, cpu: Duration::from_secs(5), wall: Duration::from_secs(5) };
+    let budget =
+        Budget { fuel: 100_000_000, cpu: Duration::from_secs(5), wall: Duration::from_secs(5) };
     let make = |_| {
         let mut making = pin!(procedure.instantiate(nowhere(), budget));
         loop {
@@ -60,7 +63,8 @@ fn instances(procedure: &EventProcedure) -> Vec<GuestInstance> {
 }
 
 fn host() -> Host {
-    Host::new(&HostConfig { workers: 1, sessions_max: 128, ..HostConfig::default() }).expect("a host")
+    Host::new(&HostConfig { workers: 1, sessions_max: 128, ..HostConfig::default() })
+        .expect("a host")
 }
 
 fn pool(host: &Host, name: &str) -> u64 {
@@ -78,15 +82,27 @@ fn measured(host: &Host, seed: u64) -> (usize, usize) {
     let memories = 1 + modules.iter().filter(|module| module.pages > 0).count();
     assert_eq!(footprint.memories, memories, "{seed}: {modules:?}");
     let procedure = EventProcedure::new(plugin, Binding::default());
-    let before = (mappings(), pool(host, "tables"), pool(host, "stacks"), pool(host, "core-instances"));
+    let before =
+        (mappings(), pool(host, "tables"), pool(host, "stacks"), pool(host, "core-instances"));
     let live = instances(&procedure);
     let (real, derived) = (mappings().saturating_sub(before.0), LIVE * footprint.mappings);
     assert!(real <= derived, "{seed}: {modules:?}: {real} mappings, {derived} derived");
-    assert_eq!(pool(host, "tables") - before.1, (LIVE * footprint.tables) as u64, "{seed}: {modules:?}");
+    assert_eq!(
+        pool(host, "tables") - before.1,
+        (LIVE * footprint.tables) as u64,
+        "{seed}: {modules:?}"
+    );
     assert!(pool(host, "stacks") - before.2 <= LIVE as u64, "{seed}");
-    assert!(pool(host, "core-instances") - before.3 <= (LIVE * footprint.core_instances) as u64, "{seed}");
+    assert!(
+        pool(host, "core-instances") - before.3 <= (LIVE * footprint.core_instances) as u64,
+        "{seed}"
+    );
     let used = host.engine().ledger().used();
-    assert_eq!((used.of(Resource::Instances), used.of(Resource::Memories)), (LIVE, LIVE * memories), "{seed}");
+    assert_eq!(
+        (used.of(Resource::Instances), used.of(Resource::Memories)),
+        (LIVE, LIVE * memories),
+        "{seed}"
+    );
     drop(live);
     assert_eq!(host.engine().ledger().used().0, [0, 0], "{seed}: something was not given back");
     (real, derived)
@@ -109,7 +125,8 @@ fn slots_that_others_used_stay_within_footprints() {
     for seed in 0..2 * SHAPES {
         measured(&host, seed);
         // As many as that live at a time have ever been used, and some that are kept warm.
-        let most = host.pools().iter().find(|pool| pool.name == "mappings").expect("a pool").total as usize;
+        let most = host.pools().iter().find(|pool| pool.name == "mappings").expect("a pool").total
+            as usize;
         assert!(mappings() <= start + most, "{seed}: {} mappings", mappings());
     }
 }

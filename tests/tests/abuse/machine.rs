@@ -1,4 +1,5 @@
-//! The machine under the host: short of address space, of CPU, of disk, of names. It says so at the start, or serves on.
+//! The machine under the host: short of address space, of CPU, of disk, of names. It says so at the
+//! start, or serves on.
 
 use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
@@ -17,8 +18,9 @@ use wharf_tests::servers::{PATIENCE, describe, eventually, host};
 fn folder(name: &str, host: &str) -> (tempfile::TempDir, SocketAddr) {
     let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
     std::fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");
-    let text =
-        format!("[host]\n{host}\n[[server]]\nname = 'echo'\nhost = '{name}'\nport = {port}\nplugin = 'polite.wasm'\n");
+    let text = format!(
+        "[host]\n{host}\n[[server]]\nname = 'echo'\nhost = '{name}'\nport = {port}\nplugin = 'polite.wasm'\n"
+    );
     std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
     (folder, SocketAddr::from(([127, 0, 0, 1], port)))
 }
@@ -32,7 +34,8 @@ fn shell(before: &str) -> Command {
 
 fn output(before: &str, folder: &tempfile::TempDir) -> (Output, Duration) {
     let start = Instant::now();
-    let output = shell(before).current_dir(folder.path()).env("XDG_CACHE_HOME", folder.path()).output();
+    let output =
+        shell(before).current_dir(folder.path()).env("XDG_CACHE_HOME", folder.path()).output();
     (output.expect("it runs"), start.elapsed())
 }
 
@@ -43,7 +46,11 @@ fn too_little_address_space_is_an_error_that_says_how_much_was_wanted() {
     let (output, _) = output("ulimit -v 4000000", &folder);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("`sessions_max` = 100") && said.contains("3 GiB of address space (`ulimit -v`)"), "{said}");
+    assert!(
+        said.contains("`sessions_max` = 100")
+            && said.contains("3 GiB of address space (`ulimit -v`)"),
+        "{said}"
+    );
     assert!(!said.contains("panicked"), "{said}");
 }
 
@@ -74,7 +81,8 @@ struct Burners(Vec<Child>);
 
 impl Burners {
     fn start(count: usize) -> Self {
-        let burn = |_| Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("a shell");
+        let burn =
+            |_| Command::new("sh").args(["-c", "while :; do :; done"]).spawn().expect("a shell");
         Self((0..count).map(burn).collect())
     }
 }
@@ -108,7 +116,10 @@ fn beside_processes_that_take_the_cpu_timers_are_late_but_in_order_and_nobody_is
                 }
                 thread::sleep(Duration::from_millis(50));
             }
-            assert!(host().runtime().block_on(host().is_well(PATIENCE)), "a thread takes up no work");
+            assert!(
+                host().runtime().block_on(host().is_well(PATIENCE)),
+                "a thread takes up no work"
+            );
             clients.iter_mut().for_each(|client| client.finish().expect_closed());
         },
     );
@@ -126,7 +137,12 @@ fn with_a_full_disk_and_no_place_for_the_cache_or_the_log_it_serves_on() {
     ] {
         let (folder, address) = folder("127.0.0.1", &format!("sessions_max = 64\n{cache}"));
         let mut command = shell(before);
-        let mut wharf = command.current_dir(folder.path()).stderr(full()).stdout(full()).spawn().expect("it runs");
+        let mut wharf = command
+            .current_dir(folder.path())
+            .stderr(full())
+            .stdout(full())
+            .spawn()
+            .expect("it runs");
         eventually("it serves", || std::net::TcpStream::connect(address).is_ok());
         for _ in 0..50 {
             Client::connect(address).echo("served").finish().expect_closed();
@@ -179,7 +195,10 @@ fn a_host_name_that_does_not_resolve_is_an_error_that_names_it_and_no_hang() {
     let (output, took) = output("true", &folder);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("no-such-host.invalid") && said.contains("nothing was started"), "{said}");
+    assert!(
+        said.contains("no-such-host.invalid") && said.contains("nothing was started"),
+        "{said}"
+    );
     assert!(took < PATIENCE, "it took {took:?}");
 }
 
@@ -202,7 +221,9 @@ fn a_log_that_nobody_reads_holds_no_session_up() {
 #[test]
 fn an_honest_server_is_served_by_the_same_judge() {
     // The judge itself lets what is right pass.
-    let counters =
-        judge(|| describe(polite()), |server| Client::connect(server.address()).echo("x").finish().expect_closed());
+    let counters = judge(
+        || describe(polite()),
+        |server| Client::connect(server.address()).echo("x").finish().expect_closed(),
+    );
     only_ends(&counters, "peer-closed", 1);
 }

@@ -1,5 +1,5 @@
-//! Abuse: everything that a guest, and the machine under the host, may do wrong. One test each, named by what holds, and
-//! one judge for all of them (`wharf_tests::oracle`).
+//! Abuse: everything that a guest, and the machine under the host, may do wrong. One test each,
+//! named by what holds, and one judge for all of them (`wharf_tests::oracle`).
 
 mod boundaries;
 mod calls;
@@ -30,7 +30,10 @@ use wharf_tests::servers::{PATIENCE, describe, fuel_alone};
 /// nothing else happens. Where the CPU time is none of them, a slow machine makes it none.
 fn costs_its_session(plugin: impl FnOnce() -> Arc<Plugin>, reasons: &[&str]) -> Snapshot {
     let budget = if reasons.contains(&"cpu-time") { BudgetChange::default() } else { fuel_alone() };
-    costs_its_session_with(|| describe(plugin()).timeout(PATIENCE).budget(Priority::Normal, budget), reasons)
+    costs_its_session_with(
+        || describe(plugin()).timeout(PATIENCE).budget(Priority::Normal, budget),
+        reasons,
+    )
 }
 
 /// The same on a server of its own description.

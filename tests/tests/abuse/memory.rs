@@ -1,4 +1,5 @@
-//! Guests that take: memory, handles, timers, giant values, giant components. Each gets so much and no more.
+//! Guests that take: memory, handles, timers, giant values, giant components. Each gets so much and
+//! no more.
 
 use std::time::Duration;
 
@@ -38,7 +39,10 @@ fn handles_that_are_never_given_back_end_at_their_limit() {
     let limits = InstanceLimits { handles_max: 100_000, ..InstanceLimits::default() };
     for (name, grant) in [("handle-hoarder", Grant::Stdio), ("pollable-hoarder", Grant::Clocks)] {
         // However many the guest may have, the host keeps so many things for it.
-        costs_its_session_with(|| describe(granted(name, &[grant])).limits(limits), &["handle-limit"]);
+        costs_its_session_with(
+            || describe(granted(name, &[grant])).limits(limits),
+            &["handle-limit"],
+        );
     }
 }
 
@@ -53,7 +57,8 @@ fn a_handler_that_returns_a_giant_list_is_no_handler() {
     judge(
         || describe(polite()),
         |_| {
-            let contract = contract().replace("on-write: func() -> action;", "on-write: func() -> list<u8>;");
+            let contract =
+                contract().replace("on-write: func() -> action;", "on-write: func() -> list<u8>;");
             let export = |name: &str, rest: &str| {
                 format!("(func (export \"wharf:server/inet-event-proc@0.1.0#{name}\") {rest})\n")
             };
@@ -69,7 +74,8 @@ fn a_handler_that_returns_a_giant_list_is_no_handler() {
                 export("on-disconnect", "(param i32)"),
             );
             let file = file("returns-a-list", &encode(&text, &contract));
-            let said = host().loader().load(&file, &Grants::none()).err().expect("refused").to_string();
+            let said =
+                host().loader().load(&file, &Grants::none()).err().expect("refused").to_string();
             assert!(said.contains("expected `enum` found `list`"), "{said}");
         },
     );
@@ -92,13 +98,23 @@ fn a_million_timers_are_sixty_four_and_the_oldest_is_kept() {
 
 #[test]
 fn ten_thousand_core_instances_are_refused() {
-    refused("core-instances", "(component (core module $m)", &"(core instance (instantiate $m))".repeat(10_000), ")");
+    refused(
+        "core-instances",
+        "(component (core module $m)",
+        &"(core instance (instantiate $m))".repeat(10_000),
+        ")",
+    );
 }
 
 #[test]
 fn ten_thousand_components_in_one_are_refused() {
     let inner = "(component $c (core module $m) (core instance (instantiate $m)))";
-    refused("components", &format!("(component {inner}"), &"(instance (instantiate $c))".repeat(10_000), ")");
+    refused(
+        "components",
+        &format!("(component {inner}"),
+        &"(instance (instantiate $c))".repeat(10_000),
+        ")",
+    );
 }
 
 #[test]
@@ -123,8 +139,10 @@ fn ten_thousand_components_inside_each_other_are_refused() {
 
 #[test]
 fn types_inside_each_other_are_refused_or_read_without_harm() {
-    // A type of a component, or of an instance, that has one inside, and so on; what is deepest has nothing.
-    let types = |kind: u8, levels: usize| [&[1][..], &[kind, 1, 1].repeat(levels), &[kind, 0]].concat();
+    // A type of a component, or of an instance, that has one inside, and so on; what is deepest has
+    // nothing.
+    let types =
+        |kind: u8, levels: usize| [&[1][..], &[kind, 1, 1].repeat(levels), &[kind, 0]].concat();
     judge(
         || describe(polite()),
         |_| {
@@ -145,7 +163,12 @@ fn types_inside_each_other_are_refused_or_read_without_harm() {
                         bytes.extend_from_slice(&[10, 6, 1, 0, 1, b'x', 5, 0]);
                     }
                     let file = file("nested-types", &bytes);
-                    let said = host().loader().load(&file, &Grants::none()).err().expect("refused").to_string();
+                    let said = host()
+                        .loader()
+                        .load(&file, &Grants::none())
+                        .err()
+                        .expect("refused")
+                        .to_string();
                     assert!(said.contains(refusal), "{levels} levels of {kind:#x}: {said}");
                 }
             }
@@ -167,6 +190,11 @@ fn refused(name: &str, begin: &str, middle: &str, end: &str) {
 }
 
 fn is_refused(name: &str, bytes: &[u8]) {
-    let said = host().loader().load(&file(name, bytes), &Grants::none()).err().expect("refused").to_string();
+    let said = host()
+        .loader()
+        .load(&file(name, bytes), &Grants::none())
+        .err()
+        .expect("refused")
+        .to_string();
     assert!(said.contains("not a component this host can run"), "{said}");
 }

@@ -24,7 +24,11 @@ fn plenty() -> BudgetChange {
 #[test]
 fn a_million_lines_are_dropped_and_counted_and_charged() {
     let limits = InstanceLimits { log_lines_per_second: 10, ..InstanceLimits::default() };
-    let server = || describe(granted("line-flood", &[Grant::Stdio])).limits(limits).budget(Priority::Normal, plenty());
+    let server = || {
+        describe(granted("line-flood", &[Grant::Stdio]))
+            .limits(limits)
+            .budget(Priority::Normal, plenty())
+    };
     let counters = judge(server, |server| say(server, "x").expect_gone());
     only_faults(&counters, &["fuel", "cpu-time"], 1);
     assert!(counters.lines_dropped > 100_000, "{} lines were dropped", counters.lines_dropped);
@@ -80,7 +84,10 @@ fn lines_of_a_forger(format: &str) -> Vec<String> {
     }
     client.send("the last line\n").expect("k");
     let mut lines = wharf.lines_until("the last line");
-    lines.push(format!("still runs: {:?}", wharf.child.try_wait().expect("it can be asked").is_none()));
+    lines.push(format!(
+        "still runs: {:?}",
+        wharf.child.try_wait().expect("it can be asked").is_none()
+    ));
     lines
 }
 
@@ -91,7 +98,8 @@ fn a_line_for_machines_is_one_object_whatever_a_guest_prints() {
     assert_eq!(lines.pop().as_deref(), Some("still runs: true"));
     let mut printed = 0;
     for line in &lines {
-        let object: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let object: Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert_ne!(object["level"], "ERROR", "{line}");
         printed += usize::from(line.contains("forged"));
     }
@@ -104,7 +112,10 @@ fn a_line_for_people_cannot_begin_another_or_drive_a_terminal() {
     let mut lines = lines_of_a_forger("text");
     assert_eq!(lines.pop().as_deref(), Some("still runs: true"));
     for line in &lines {
-        assert!(!line.contains(['\u{1b}', '\r', '\u{7}', '\u{0}', '\u{202e}', '\u{2028}', '\u{85}']), "{line:?}");
+        assert!(
+            !line.contains(['\u{1b}', '\r', '\u{7}', '\u{0}', '\u{202e}', '\u{2028}', '\u{85}']),
+            "{line:?}"
+        );
         // Every line says where it comes from before anything that a guest could choose.
         let level = line.split_whitespace().nth(1).unwrap_or_default();
         assert!(["INFO", "WARN"].contains(&level), "{line:?}");

@@ -1,4 +1,5 @@
-//! No room for another instance: nobody waits for it, nobody inside notices, and there is room again afterwards.
+//! No room for another instance: nobody waits for it, nobody inside notices, and there is room
+//! again afterwards.
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,7 +21,8 @@ fn host(sessions_max: usize) -> Host {
 }
 
 fn start(host: &Host) -> ServerHandle {
-    let builder = Server::builder().host(host).local_host("127.0.0.1").plugin(file("pooled", &component("")));
+    let builder =
+        Server::builder().host(host).local_host("127.0.0.1").plugin(file("pooled", &component("")));
     builder.start().expect("it starts")
 }
 
@@ -52,7 +54,14 @@ fn a_newcomer_over_the_hosts_maximum_is_refused_at_once_whichever_server_it_come
 
 pub(crate) fn nowhere() -> Scope {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-    let info = ClientInfo { id: 0, server: "none".into(), peer: address, local: address, tls: None, parameter: 0 };
+    let info = ClientInfo {
+        id: 0,
+        server: "none".into(),
+        peer: address,
+        local: address,
+        tls: None,
+        parameter: 0,
+    };
     Scope { port: Arc::new(Nowhere(info)), peers: Arc::new(Alone) }
 }
 
@@ -64,9 +73,12 @@ fn newcomer_without_room_is_refused_at_the_door() {
     let mut inside = Client::connect(server.address());
     inside.echo("before");
     // Takes every slot that is left, as if by many trials at once.
-    let plugin = Arc::new(host.loader().load(&file("pooled", &component("")), &Grants::none()).expect("a plugin"));
+    let plugin = Arc::new(
+        host.loader().load(&file("pooled", &component("")), &Grants::none()).expect("a plugin"),
+    );
     let procedure = EventProcedure::new(plugin, Binding::default());
-    let budget = Budget { fuel: 1_000_000, cpu: Duration::from_secs(1), wall: Duration::from_secs(1) };
+    let budget =
+        Budget { fuel: 1_000_000, cpu: Duration::from_secs(1), wall: Duration::from_secs(1) };
     let mut taken = Vec::new();
     let refusal = loop {
         // An instance that loops nowhere is there at the first poll.

@@ -37,22 +37,34 @@ impl Site {
     /// The same, with this component as the bad server's.
     fn with(before: &str, clients: usize, plugin: &[u8], modules: &[Module]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let keep = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).expect("kept");
+        let keep =
+            |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).expect("kept");
         keep("polite.wasm", &component(""));
         keep("worst.wasm", &with_modules(plugin, modules));
         keep("worse.wasm", &with_modules(plugin, &[modules, &[Module::default()]].concat()));
         let (bad, good) = (free_port(), free_port());
         let server = |name: &str, port, plugin: &str, more: &str| {
-            format!("[[server]]\nname = '{name}'\nhost = '127.0.0.1'\nport = {port}\nplugin = '{plugin}'\n{more}\n")
+            format!(
+                "[[server]]\nname = '{name}'\nhost = '127.0.0.1'\nport = {port}\nplugin = '{plugin}'\n{more}\n"
+            )
         };
         let text = format!(
             "[host]\nstop_grace = '100ms'\n[control]\nsocket = 'control.sock'\n{}{}",
             server("bad", bad, "worst.wasm", &format!("max_clients = {clients}")),
-            server("good", good, "polite.wasm", &format!("max_clients = {GOOD}\ninstances_min = {GOOD}")),
+            server(
+                "good",
+                good,
+                "polite.wasm",
+                &format!("max_clients = {GOOD}\ninstances_min = {GOOD}")
+            ),
         );
         keep("wharf.toml", text.as_bytes());
         let mut command = Command::new("bash");
-        command.arg("-c").arg(format!("{before}\nexec \"$0\" serve")).arg(wharf_binary()).env("RUST_BACKTRACE", "0");
+        command
+            .arg("-c")
+            .arg(format!("{before}\nexec \"$0\" serve"))
+            .arg(wharf_binary())
+            .env("RUST_BACKTRACE", "0");
         let wharf = Wharf::spawn(command, folder.path());
         wharf.lines_until("server started");
         wharf.says("server started");
@@ -70,7 +82,8 @@ impl Site {
         let mut command = Command::new(wharf_binary());
         command.arg("ctl").args(arguments).arg("--socket").arg(self.path("control.sock"));
         let output = command.output().expect("it runs");
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+        String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr)
     }
 
     /// One client of the bad server that stays where it was let in.
@@ -94,9 +107,16 @@ impl Site {
         let start = Instant::now();
         while clients.len() < GOOD {
             clients.extend(Self::enter(self.good).map(Client));
-            assert!(start.elapsed() < Duration::from_secs(20), "{} of {GOOD} are served", clients.len());
+            assert!(
+                start.elapsed() < Duration::from_secs(20),
+                "{} of {GOOD} are served",
+                clients.len()
+            );
         }
-        assert!(self.wharf.child.try_wait().expect("it can be asked").is_none(), "the process ended");
+        assert!(
+            self.wharf.child.try_wait().expect("it can be asked").is_none(),
+            "the process ended"
+        );
         let status = self.ctl(&["servers"]);
         assert!(status.contains("good") && status.contains("bad"), "{status}");
         clients.iter_mut().for_each(|client| client.finish().expect_closed());
@@ -172,7 +192,8 @@ fn little_address_space_ends_no_process() {
     // For some sessions more than the spare ones, each with four memories.
     for sessions in [30_u64, 45] {
         let kibibytes = (8 << 20) + (64 + sessions) * 4 * ((4 << 20) + (32 << 10));
-        let mut site = Site::start(&format!("ulimit -v {kibibytes}"), sessions as usize - GOOD, &worst());
+        let mut site =
+            Site::start(&format!("ulimit -v {kibibytes}"), sessions as usize - GOOD, &worst());
         let clients = sessions as usize - GOOD;
         let inside = site.is_besieged(2 * clients);
         assert!(inside >= clients / 2, "{inside} of {clients} were let in");
@@ -199,7 +220,8 @@ fn data_bytes(process: u32) -> u64 {
 fn little_private_memory_ends_no_process() {
     let _alone = alone();
     for (mebibytes, pages) in [(700_u64, 1), (700, 100), (900, 7)] {
-        let mut site = Site::with(&format!("ulimit -d {}", mebibytes << 10), 60, &component(&hog(pages)), &[]);
+        let mut site =
+            Site::with(&format!("ulimit -d {}", mebibytes << 10), 60, &component(&hog(pages)), &[]);
         site.serves_good();
         let inside: Vec<_> = (0..60).filter_map(|_| site.intrude()).collect();
         assert!(!inside.is_empty(), "{mebibytes} MiB, {pages} pages: none was let in");
@@ -216,7 +238,9 @@ fn private_memory_may_run_short_later() {
         let process = site.wharf.child.id();
         let most = Some(data_bytes(process) + (mebibytes << 20));
         let pid = Pid::from_child(&site.wharf.child);
-        let set = |current| prlimit(Some(pid), Resource::Data, Rlimit { current, maximum: None }).expect("a limit");
+        let set = |current| {
+            prlimit(Some(pid), Resource::Data, Rlimit { current, maximum: None }).expect("a limit")
+        };
         set(most);
         // It looks at the limits once a second.
         std::thread::sleep(Duration::from_secs(2));
@@ -240,12 +264,17 @@ impl Group {
     fn of(bytes: u64) -> Option<Self> {
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
         let path = |controller: &str| {
-            let line = own.lines().find_map(|line| line.split_once(':')?.1.strip_prefix(controller)?.strip_prefix(':'));
+            let line = own.lines().find_map(|line| {
+                line.split_once(':')?.1.strip_prefix(controller)?.strip_prefix(':')
+            });
             line.map(|path| path.trim_start_matches('/').to_owned())
         };
         let places = [
             (Path::new("/sys/fs/cgroup").join(path("")?), "memory.max"),
-            (Path::new("/sys/fs/cgroup/memory").join(path("memory").unwrap_or_default()), "memory.limit_in_bytes"),
+            (
+                Path::new("/sys/fs/cgroup/memory").join(path("memory").unwrap_or_default()),
+                "memory.limit_in_bytes",
+            ),
         ];
         for (parent, file) in places {
             // Where this is no control group, a folder in it is none.
@@ -254,7 +283,10 @@ impl Group {
             }
             let group = Self(parent.join(format!("wharf-{}", std::process::id())));
             let limit = group.0.join(file);
-            if fs::create_dir(&group.0).is_ok() && limit.exists() && fs::write(limit, bytes.to_string()).is_ok() {
+            if fs::create_dir(&group.0).is_ok()
+                && limit.exists()
+                && fs::write(limit, bytes.to_string()).is_ok()
+            {
                 return Some(group);
             }
         }
@@ -279,7 +311,13 @@ fn little_memory_ends_no_process() {
     let Some(group) = Group::of(400 << 20) else { return };
     let enters = format!("echo $$ > {}/cgroup.procs", group.0.display());
     // Each session writes to six megabytes.
-    let module = Module { pages: 1, data: vec![(0, 8)], grows: 31, writes: Writes::Everything, tables: vec![] };
+    let module = Module {
+        pages: 1,
+        data: vec![(0, 8)],
+        grows: 31,
+        writes: Writes::Everything,
+        tables: vec![],
+    };
     let mut site = Site::start(&enters, 90, &vec![module; 3]);
     let inside = site.is_besieged(90);
     assert!((10..90).contains(&inside), "{inside} of 90 were let in");

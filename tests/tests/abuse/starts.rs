@@ -1,5 +1,5 @@
-//! Guests that misbehave where no handler of theirs runs: at the start of an instance, while the host puts data into their
-//! memory, and when they let go of a result.
+//! Guests that misbehave where no handler of theirs runs: at the start of an instance, while the
+//! host puts data into their memory, and when they let go of a result.
 
 use std::time::Duration;
 
@@ -24,7 +24,12 @@ fn a_start_that_fails_is_refused_before_anybody_is_served_by_it() {
                 ("begins-with-a-loop", "(call $spin)", &["fuel", "cpu-time", "in time"]),
             ] {
                 let bytes = component(&format!("(func $begin {body}) (start $begin)"));
-                let said = host().loader().load(&file(name, &bytes), &Grants::none()).err().expect(name).to_string();
+                let said = host()
+                    .loader()
+                    .load(&file(name, &bytes), &Grants::none())
+                    .err()
+                    .expect(name)
+                    .to_string();
                 let is_told = reasons.iter().any(|reason| said.contains(reason));
                 assert!(said.contains("its trial instance failed") && is_told, "{said}");
             }
@@ -46,7 +51,8 @@ fn a_start_that_loops_only_for_a_client_costs_that_client() {
 
 #[test]
 fn a_server_whose_instances_never_start_goes_on_listening_and_holds_newcomers_off() {
-    let limits = BreakerLimits { faults: 5, pause: Duration::from_millis(100), ..BreakerLimits::default() };
+    let limits =
+        BreakerLimits { faults: 5, pause: Duration::from_millis(100), ..BreakerLimits::default() };
     let counters = judge(
         || describe(guest("trap-at-a-real-start")).breaker(limits),
         |server| {
@@ -88,6 +94,7 @@ fn a_loop_in_letting_go_of_a_result_ends_at_its_fuel() {
 
 #[test]
 fn a_trap_in_letting_go_of_a_result_stays_in_its_session() {
-    let counters = judge(|| describe(guest("trap-in-post-return")), |server| say(server, "x").expect_gone());
+    let counters =
+        judge(|| describe(guest("trap-in-post-return")), |server| say(server, "x").expect_gone());
     only_faults(&counters, &["trap:unreachable"], 1);
 }

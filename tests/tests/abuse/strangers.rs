@@ -1,5 +1,5 @@
-//! Numbers of sessions that are closed, another server's, or nobody's: whatever a guest passes, it reaches a session of
-//! its own server or nobody.
+//! Numbers of sessions that are closed, another server's, or nobody's: whatever a guest passes, it
+//! reaches a session of its own server or nobody.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -37,7 +37,8 @@ fn enter(server: &ServerHandle) -> (u64, Client) {
     (sessions.iter().find(|session| session.info.peer == own).expect("its session").info.id, client)
 }
 
-/// Numbers near those that are in use, near every power of two, and some that are known to be special.
+/// Numbers near those that are in use, near every power of two, and some that are known to be
+/// special.
 fn numbers() -> Vec<u64> {
     let powers = (0..64).map(|bit| 1_u64 << bit);
     let near = powers.flat_map(|power| [power.wrapping_sub(1), power, power.wrapping_add(1)]);
@@ -58,7 +59,8 @@ fn a_number_reaches_a_session_of_the_own_server_or_nobody() {
             let mut theirs: Vec<_> = (0..12).map(|_| enter(&other)).collect();
             let (own, mut asking) = enter(server);
             let mut friends: Vec<_> = (0..6).map(|_| enter(server)).collect();
-            // Every other one leaves, so that its number is that of a closed session here, and of a live one there.
+            // Every other one leaves, so that its number is that of a closed session here, and of a
+            // live one there.
             for at in (0..3).rev() {
                 drop(friends.remove(at * 2));
             }
@@ -87,7 +89,10 @@ fn a_number_reaches_a_session_of_the_own_server_or_nobody() {
             // Nobody ends itself.
             assert_eq!(ask(&mut asking, b'd', own), CLOSED);
             for (id, friend) in &mut friends {
-                assert_eq!([ask(&mut asking, b'd', *id), ask(&mut asking, b'd', *id)], [TAKEN, CLOSED]);
+                assert_eq!(
+                    [ask(&mut asking, b'd', *id), ask(&mut asking, b'd', *id)],
+                    [TAKEN, CLOSED]
+                );
                 assert_eq!(ask(&mut asking, b's', *id), CLOSED);
                 friend.expect_closed();
             }
@@ -96,7 +101,10 @@ fn a_number_reaches_a_session_of_the_own_server_or_nobody() {
                 client.echo("e untouched");
                 client.0.set_read_timeout(Some(Duration::from_millis(1))).expect("a deadline");
                 let more = std::io::Read::read(&mut client.0, &mut [0]);
-                assert!(more.is_err_and(|error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)));
+                assert!(more.is_err_and(|error| matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut
+                )));
             }
             drop(theirs);
             eventually("they left", || other.clients() == 0);

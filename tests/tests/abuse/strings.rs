@@ -1,5 +1,5 @@
-//! Names that are no text: not in their encoding, cut in the middle of a character, askew, or beyond the guest's memory.
-//! Each is a name, a refusal that is told, or a trap of that session.
+//! Names that are no text: not in their encoding, cut in the middle of a character, askew, or
+//! beyond the guest's memory. Each is a name, a refusal that is told, or a trap of that session.
 
 use std::io::{Read, Write};
 
@@ -58,7 +58,8 @@ fn pass(server: &ServerHandle, what: u8, text: &Text) -> Option<u8> {
 }
 
 fn each(name: &str, encoding: StringEncoding, texts: &[(Text, Option<u8>)]) {
-    let handlers = std::fs::read_to_string(root().join("tests/guests/namer.wat")).expect("the guest");
+    let handlers =
+        std::fs::read_to_string(root().join("tests/guests/namer.wat")).expect("the guest");
     let off = BreakerLimits { faults: 0, ..BreakerLimits::default() };
     let counters = judge(
         || describe(open(name, &handlers, encoding, &[Grant::Server])).breaker(off),
@@ -74,7 +75,11 @@ fn each(name: &str, encoding: StringEncoding, texts: &[(Text, Option<u8>)]) {
     let traps = 2 * texts.iter().filter(|(_, expected)| expected.is_none()).count() as u64;
     assert_eq!(counters.faults.get("trap:contract"), Some(&traps), "{counters:?}");
     assert_eq!(counters.faults.len(), 1, "{counters:?}");
-    assert_eq!(counters.ended.get("peer-closed"), Some(&(2 * texts.len() as u64 - traps)), "{counters:?}");
+    assert_eq!(
+        counters.ended.get("peer-closed"),
+        Some(&(2 * texts.len() as u64 - traps)),
+        "{counters:?}"
+    );
 }
 
 #[test]
@@ -91,7 +96,8 @@ fn text_of_bytes_is_a_name_or_a_trap() {
             (bytes(b""), EMPTY),
             (bytes(&[b'x'; 128]), TOO_LONG),
             (bytes(&[b'x'; 60_000]), TOO_LONG),
-            // Never a byte of any text; half a pair; longer than need be; cut short; beyond the last character.
+            // Never a byte of any text; half a pair; longer than need be; cut short; beyond the
+            // last character.
             (bytes(b"\xff\xfe"), TRAP),
             (bytes(b"\xed\xa0\x80"), TRAP),
             (bytes(b"\xc0\xaf"), TRAP),

@@ -11,8 +11,8 @@ use wharf::event::Priority;
 use wharf::plugin::Plugin;
 use wharf::sched::{BudgetChange, Shares};
 use wharf::server::{
-    BreakerLimits, BreakerState, CanaryRules, CanaryWish, Generation, Host, HostConfig, Server, ServerBuilder,
-    ServerHandle, Standing, SwapPolicy, SwapRules, TenantLimits,
+    BreakerLimits, BreakerState, CanaryRules, CanaryWish, Generation, Host, HostConfig, Server,
+    ServerBuilder, ServerHandle, Standing, SwapPolicy, SwapRules, TenantLimits,
 };
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{component, file, inline, versioned};
@@ -26,7 +26,8 @@ struct Dice(u64);
 
 impl Dice {
     fn throw(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % sides
     }
 }
@@ -38,7 +39,10 @@ fn version(label: char, does: &[(char, &str)]) -> Arc<Plugin> {
 
 fn text(label: char, does: &[(char, &str)]) -> String {
     let on = |(byte, what): &(char, &str)| {
-        format!("(if (i32.eq (i32.load8_u (local.get $data)) (i32.const {})) (then {what}))\n", u32::from(*byte))
+        format!(
+            "(if (i32.eq (i32.load8_u (local.get $data)) (i32.const {})) (then {what}))\n",
+            u32::from(*byte)
+        )
     };
     let does: String = does.iter().map(on).collect();
     let begins = "(local.set $at (i32.const 2048))\n  (loop";
@@ -46,8 +50,11 @@ fn text(label: char, does: &[(char, &str)]) -> String {
 }
 
 /// Faults of every version: a trap, a loop, and a trap of sessions that have sent something before.
-const OLD_FAULTS: [(char, &str); 3] =
-    [('B', "unreachable"), ('F', "(call $spin)"), ('S', "(if (global.get $count) (then unreachable))")];
+const OLD_FAULTS: [(char, &str); 3] = [
+    ('B', "unreachable"),
+    ('F', "(call $spin)"),
+    ('S', "(if (global.get $count) (then unreachable))"),
+];
 
 fn old() -> Arc<Plugin> {
     version('a', &OLD_FAULTS)
@@ -81,10 +88,13 @@ const PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 7, 1);
 
 impl Way {
     fn server(self) -> ServerBuilder {
-        let server = describe(old()).breaker(BreakerLimits { faults: 0, ..BreakerLimits::default() });
+        let server =
+            describe(old()).breaker(BreakerLimits { faults: 0, ..BreakerLimits::default() });
         match self {
             Self::Direct => server,
-            Self::Named4 | Self::Named6 => server.proxies(vec!["127.0.7.0/24".parse().expect("a network")]),
+            Self::Named4 | Self::Named6 => {
+                server.proxies(vec!["127.0.7.0/24".parse().expect("a network")])
+            }
         }
     }
 
@@ -98,9 +108,10 @@ impl Way {
         match self {
             Self::Direct => connect_from(Ipv4Addr::new(127, 0, 9, 1 + number as u8), server),
             Self::Named4 => proxied(format!("PROXY TCP4 192.0.2.{number} 192.0.2.200 4000 80\r\n")),
-            Self::Named6 => {
-                proxied(format!("PROXY TCP6 2001:db8:0:{number}::{:x} ::1 4000 80\r\n", dice.throw(0xffff)))
-            }
+            Self::Named6 => proxied(format!(
+                "PROXY TCP6 2001:db8:0:{number}::{:x} ::1 4000 80\r\n",
+                dice.throw(0xffff)
+            )),
         }
     }
 }
@@ -133,7 +144,12 @@ fn replays_are_done(server: &ServerHandle, faults: u64) {
 fn stays(server: &ServerHandle, round: &str) {
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(300) {
-        assert_eq!(notice(server, "swap-rolled-back"), 0, "{round}: {:?}", server.counters().notices);
+        assert_eq!(
+            notice(server, "swap-rolled-back"),
+            0,
+            "{round}: {:?}",
+            server.counters().notices
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -165,14 +181,18 @@ fn strangers_do_not_take_good_version_back() {
         let others = dice.throw(4) as u32;
         let round = format!("{addresses} addresses, {others} others, {way:?}");
         let server = way.server().start().expect("it starts");
-        let mut inside: Vec<_> = (0..others).map(|other| way.connect(&server, 50 + other, &mut dice)).collect();
+        let mut inside: Vec<_> =
+            (0..others).map(|other| way.connect(&server, 50 + other, &mut dice)).collect();
         inside.iter_mut().for_each(|client| _ = client.send([1]).skip(3));
         swap(&server, good(), SwapPolicy::HandOff);
         provoke(way, &server, addresses, b"BF", &mut dice);
         eventually("all have faulted", || faults(&server) == u64::from(FAULTS));
         replays_are_done(&server, u64::from(FAULTS));
         stays(&server, &round);
-        assert!(notice(&server, "replay-same") > 0 && notice(&server, "replay-differs") == 0, "{round}");
+        assert!(
+            notice(&server, "replay-same") > 0 && notice(&server, "replay-differs") == 0,
+            "{round}"
+        );
         assert_eq!(last(&server).standing, Standing::InForce, "{round}");
         inside.iter_mut().for_each(|client| _ = client.send([1]).expect([b'b', 1, 2]));
     }
@@ -194,8 +214,14 @@ fn worse_version_is_taken_back() {
         let back = last(&server);
         assert_eq!(back.standing, Standing::TakenBack("faults".into()), "{round}");
         let figures = back.faults.expect("it says by which faults");
-        assert!(figures.faults >= 10 && figures.addresses == u64::from(addresses), "{round}: {figures:?}");
-        assert!(figures.excused == 0 && figures.rate > 0.9 && figures.rate_before < 0.1, "{round}: {figures:?}");
+        assert!(
+            figures.faults >= 10 && figures.addresses == u64::from(addresses),
+            "{round}: {figures:?}"
+        );
+        assert!(
+            figures.excused == 0 && figures.rate > 0.9 && figures.rate_before < 0.1,
+            "{round}: {figures:?}"
+        );
         way.connect(&server, 0, &mut dice).send("W").expect([b'a', b'W', 1]);
     }
 }
@@ -211,19 +237,37 @@ fn replay_begins_with_what_was_saved_last() {
     clients.iter_mut().for_each(|client| client.send("S").expect_gone());
     replays_are_done(&server, u64::from(FAULTS));
     stays(&server, "saved");
-    assert!(notice(&server, "replay-same") > 0 && notice(&server, "replay-unsure") == 0, "{:?}", server.counters());
+    assert!(
+        notice(&server, "replay-same") > 0 && notice(&server, "replay-unsure") == 0,
+        "{:?}",
+        server.counters()
+    );
 }
 
 #[test]
 fn replays_are_charged_to_tenant() {
     // A limit so high that CPU time is counted and no event waits for it.
     let shares = Shares { cpus: 64.0, ..Shares::default() };
-    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() }).expect("a host");
-    host.limit_tenants(&BTreeMap::from([("a".to_owned(), TenantLimits { max_clients: 0, shares })]));
-    let plugin = |label, what| file(&format!("charged-{label}"), &component(&text(label, &[('B', what)])));
+    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() })
+        .expect("a host");
+    host.limit_tenants(&BTreeMap::from([(
+        "a".to_owned(),
+        TenantLimits { max_clients: 0, shares },
+    )]));
+    let plugin =
+        |label, what| file(&format!("charged-{label}"), &component(&text(label, &[('B', what)])));
     let long = Some(Duration::from_secs(2));
-    let budget = BudgetChange { fuel: Some(2_000_000_000), cpu: long, wall: long, ..BudgetChange::default() };
-    let server = Server::builder().host(&host).local_host("127.0.0.1").tenant("a").budget(Priority::Normal, budget);
+    let budget = BudgetChange {
+        fuel: Some(2_000_000_000),
+        cpu: long,
+        wall: long,
+        ..BudgetChange::default()
+    };
+    let server = Server::builder()
+        .host(&host)
+        .local_host("127.0.0.1")
+        .tenant("a")
+        .budget(Priority::Normal, budget);
     // The old version takes as long as it may for what the new one fails at once.
     let server = server.plugin(plugin('a', "(call $spin)")).start().expect("it starts");
     let next = server.load_for_swap(&plugin('b', "unreachable")).expect("it loads");
@@ -238,7 +282,8 @@ fn replays_are_charged_to_tenant() {
 
 #[test]
 fn canary_is_judged_by_its_own_faults() {
-    let rules = CanaryRules { share: 1.0, duration: Duration::from_secs(600), ..CanaryRules::default() };
+    let rules =
+        CanaryRules { share: 1.0, duration: Duration::from_secs(600), ..CanaryRules::default() };
     for (plugin, bytes, is_back) in [(good(), b"BF", false), (worse(), b"WW", true)] {
         let (way, mut dice) = (Way::Named6, Dice(3));
         let server = way.server().swap_rules(SwapRules { canary: rules, ..SwapRules::default() });
@@ -292,7 +337,11 @@ fn one_address_does_not_close_a_server() {
             }
         });
         eventually("all have faulted", || faults(&server) == 80);
-        assert_eq!((server.breaker(), notice(&server, "tripped")), (BreakerState::Closed, 0), "{way:?}");
+        assert_eq!(
+            (server.breaker(), notice(&server, "tripped")),
+            (BreakerState::Closed, 0),
+            "{way:?}"
+        );
         way.connect(&server, 101, &mut dice).send([1]).expect([b'a', 1, 1]);
     }
 }

@@ -1,4 +1,5 @@
-//! Each limit of an instance and of a session holds below it, at it and not above; and everybody can see which is in force.
+//! Each limit of an instance and of a session holds below it, at it and not above; and everybody
+//! can see which is in force.
 
 use std::sync::Arc;
 
@@ -28,8 +29,10 @@ fn a_limit_of_table_elements_holds_at_the_start_and_while_growing() {
           (i32.const 0))";
     let plugin = inline("tables", handlers);
     // Linking adds a table of its own; what there is at the start is found out by what is refused.
-    let limits = |elements| InstanceLimits { table_elements_max: elements, ..InstanceLimits::default() };
-    let least = (100..200).find(|elements| limited(Arc::clone(&plugin), limits(*elements)).start().is_ok());
+    let limits =
+        |elements| InstanceLimits { table_elements_max: elements, ..InstanceLimits::default() };
+    let least =
+        (100..200).find(|elements| limited(Arc::clone(&plugin), limits(*elements)).start().is_ok());
     let least = least.expect("a hundred, and a few of the linker's");
     let below = refused(limited(Arc::clone(&plugin), limits(least - 1)));
     assert!(below.contains("limit-tables") && below.contains(&(least - 1).to_string()), "{below}");
@@ -43,8 +46,10 @@ fn a_limit_of_table_elements_holds_at_the_start_and_while_growing() {
 #[test]
 fn a_component_of_more_modules_than_allowed_is_refused_at_the_start() {
     let plugin = inline("modules", "");
-    let limits = |modules| InstanceLimits { core_instances_max: modules, ..InstanceLimits::default() };
-    let least = (1..=32).find(|modules| limited(Arc::clone(&plugin), limits(*modules)).start().is_ok());
+    let limits =
+        |modules| InstanceLimits { core_instances_max: modules, ..InstanceLimits::default() };
+    let least =
+        (1..=32).find(|modules| limited(Arc::clone(&plugin), limits(*modules)).start().is_ok());
     let least = least.expect("at most as many as there may be");
     assert!(least > 1, "it is linked from several");
     let below = refused(limited(plugin, limits(least - 1)));
@@ -61,7 +66,8 @@ fn a_plugin_that_needs_more_memory_than_its_server_allows_is_refused_at_the_star
 #[test]
 fn a_session_has_as_many_timers_as_its_server_allows() {
     for timers in [0, 1, 5, 200] {
-        let server = describe(guest("timer-hoarder")).timers_max(timers).start().expect("it starts");
+        let server =
+            describe(guest("timer-hoarder")).timers_max(timers).start().expect("it starts");
         // One is set when it connects.
         Client::connect(server.address()).send("x").expect([timers.saturating_sub(1) as u8]);
     }
@@ -78,8 +84,8 @@ fn a_name_is_as_long_as_its_server_allows() {
 
 #[test]
 fn a_host_call_carries_as_many_bytes_as_allowed() {
-    // Writes as many kibibytes as the first byte says; more than the send buffer takes is refused, more than may be copied is
-    // a fault.
+    // Writes as many kibibytes as the first byte says; more than the send buffer takes is refused,
+    // more than may be copied is a fault.
     let handlers = "(func $on-connect (param i32) (result i32) (drop (memory.grow (i32.const 4))) (i32.const 0))
         (func $on-read (param $data i32) (param $length i32) (result i32)
           (i32.store8 (i32.const 1040) (call $try-write (i32.const 65536)
@@ -116,11 +122,16 @@ fn everybody_can_see_which_limit_is_in_force_and_where_it_comes_from() {
         "max_clients = 9\ntenant = 'a'\n[server.limits]\nmemory_max_bytes = 1048576\n[server.budgets.low]\nfuel = 20000\n\
          [[tenant]]\nname = 'a'\ncpus = 0.5\n",
     );
-    let limits =
-        || site.ok("GET", "/v1/servers/echo/limits", Value::Null)["limits"].as_array().expect("a list").clone();
+    let limits = || {
+        site.ok("GET", "/v1/servers/echo/limits", Value::Null)["limits"]
+            .as_array()
+            .expect("a list")
+            .clone()
+    };
     let of = |key: &str| {
         let limits = limits();
-        let limit = limits.iter().find(|limit| limit["key"] == key).unwrap_or_else(|| panic!("no {key}"));
+        let limit =
+            limits.iter().find(|limit| limit["key"] == key).unwrap_or_else(|| panic!("no {key}"));
         (limit["value"].to_string(), limit["origin"].as_str().expect("a word").to_owned())
     };
     let is = |value: &str, origin: &str| (value.to_owned(), origin.to_owned());
@@ -138,7 +149,10 @@ fn everybody_can_see_which_limit_is_in_force_and_where_it_comes_from() {
     assert!(table.contains("limits.memory_max_bytes") && table.contains("FROM"), "{table}");
     Client::connect(site.address()).echo("x");
     let tenants = said(&site.ctl(&["tenants"]));
-    assert!(tenants.lines().any(|line| line.starts_with("a ") && line.contains("0.5")), "{tenants}");
+    assert!(
+        tenants.lines().any(|line| line.starts_with("a ") && line.contains("0.5")),
+        "{tenants}"
+    );
     let (_, metrics) = site.curl(&[], "/metrics");
     assert!(metrics.contains("wharf_tenant_clients{tenant=\"a\"}"), "{metrics}");
 }

@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use wharf::event::{
-    Action, Broadcast, Budget, ClientInfo, Event, FaultKind, Instance, NameError, Peers, Port, Priority, Procedure,
-    Scope, SendError, WriteError,
+    Action, Broadcast, Budget, ClientInfo, Event, FaultKind, Instance, NameError, Peers, Port,
+    Priority, Procedure, Scope, SendError, WriteError,
 };
 use wharf::plugin::{Binding, EventProcedure, Grant, Grants};
 use wharf_tests::guests::{component, file};
@@ -107,11 +107,19 @@ fn broadcast_to(count: usize, cpu: Duration) -> (Result<Action, FaultKind>, usiz
   (drop (call $broadcast (local.get $data) (local.get $length)))
   (i32.const 0))"#;
     let grants = [Grant::Server].into_iter().collect::<Grants>();
-    let plugin = host().loader().share(&file("broadcaster", &component(guest)), &grants).expect("a plugin");
+    let plugin =
+        host().loader().share(&file("broadcaster", &component(guest)), &grants).expect("a plugin");
     let procedure = EventProcedure::new(plugin, Binding::default());
     let (told, slices) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
     let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
-    let info = ClientInfo { id: 1, server: "none".into(), peer: nowhere, local: nowhere, tls: None, parameter: 0 };
+    let info = ClientInfo {
+        id: 1,
+        server: "none".into(),
+        peer: nowhere,
+        local: nowhere,
+        tls: None,
+        parameter: 0,
+    };
     let port = Arc::new(Counting { info, slices: Arc::clone(&slices) });
     let scope = Scope { port, peers: Arc::new(Others { count, told: Arc::clone(&told) }) };
     let budget = Budget { fuel: 1_000_000_000, cpu, wall: Duration::from_secs(60) };
@@ -119,7 +127,11 @@ fn broadcast_to(count: usize, cpu: Duration) -> (Result<Action, FaultKind>, usiz
         let mut instance = procedure.instantiate(scope, budget).await.expect("there is room");
         instance.dispatch(Event::Read(b"news"), budget).await
     });
-    (ended.map_err(|fault| fault.kind), told.load(Ordering::Relaxed), slices.load(Ordering::Relaxed))
+    (
+        ended.map_err(|fault| fault.kind),
+        told.load(Ordering::Relaxed),
+        slices.load(Ordering::Relaxed),
+    )
 }
 
 #[test]

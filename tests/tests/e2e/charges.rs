@@ -91,9 +91,13 @@ struct Plant {
 
 impl Plant {
     fn new(limits: &str) -> Self {
-        let (folder, port, other) = (tempfile::tempdir().expect("a folder"), free_port(), free_port());
-        std::fs::write(folder.path().join("worker.wasm"), component_for(WORKER, &open_contract(), "0.1.0"))
-            .expect("kept");
+        let (folder, port, other) =
+            (tempfile::tempdir().expect("a folder"), free_port(), free_port());
+        std::fs::write(
+            folder.path().join("worker.wasm"),
+            component_for(WORKER, &open_contract(), "0.1.0"),
+        )
+        .expect("kept");
         std::fs::write(folder.path().join("echo.wasm"), component("")).expect("kept");
         let text = format!(
             "[host]\nsessions_max = 700\nworkers = 2\n[control]\nsocket = 'control.sock'\n\
@@ -124,16 +128,23 @@ impl Plant {
 
     /// CPU time of the process, however it is used.
     fn cpu(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.site.wharf.child.id())).expect("it runs");
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.site.wharf.child.id()))
+            .expect("it runs");
         let fields = stat.rsplit_once(')').expect("a name").1;
-        let ticks: u64 =
-            fields.split_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().expect("ticks")).sum();
+        let ticks: u64 = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .map(|field| field.parse::<u64>().expect("ticks"))
+            .sum();
         Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
     }
 
     /// Bytes of memory that the process has now.
     fn resident(&self) -> usize {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.site.wharf.child.id())).expect("it runs");
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.site.wharf.child.id()))
+                .expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
         line.trim().trim_end_matches(" kB").parse::<usize>().expect("kB") << 10
     }
@@ -149,7 +160,9 @@ impl Plant {
         let all = (0..count).map(connect).collect();
         // A tenant with little CPU time accepts them no faster than it can pay for their instances.
         let (begun, patience) = (Instant::now(), Duration::from_secs(120));
-        while self.site.ok("GET", "/v1/servers/worker", Value::Null)["sessions"].as_u64() < Some(count as u64) {
+        while self.site.ok("GET", "/v1/servers/worker", Value::Null)["sessions"].as_u64()
+            < Some(count as u64)
+        {
             assert!(begun.elapsed() < patience, "{count} clients are not served");
             thread::sleep(Duration::from_millis(20));
         }
@@ -158,7 +171,10 @@ impl Plant {
 }
 
 /// Reads what comes to all of them, until it is told to stop.
-fn read_all(mut clients: Vec<TcpStream>, stop: &Arc<AtomicBool>) -> thread::JoinHandle<Vec<TcpStream>> {
+fn read_all(
+    mut clients: Vec<TcpStream>,
+    stop: &Arc<AtomicBool>,
+) -> thread::JoinHandle<Vec<TcpStream>> {
     let stop = Arc::clone(stop);
     thread::spawn(move || {
         let mut seen = vec![0; 64 << 10];
@@ -191,7 +207,10 @@ fn work_within_share(what: u8, seed: u64) -> (String, bool) {
     // What goes to nobody else costs little, and so is done more often.
     let often = if b"wl".contains(&what) { 120 } else { 1 };
     let order = [what, often + dice.throw(30) as u8, 1 + dice.throw(16) as u8];
-    let case = format!("{} {order:?}, {workers} of {others}, read: {reads}, class {class}, {cpus} CPUs", what as char);
+    let case = format!(
+        "{} {order:?}, {workers} of {others}, read: {reads}, class {class}, {cpus} CPUs",
+        what as char
+    );
     let plant = Plant::new(&format!("cpus = {cpus}"));
     let stop = Arc::new(AtomicBool::new(false));
     let mut clients = plant.silent(others);
@@ -204,7 +223,8 @@ fn work_within_share(what: u8, seed: u64) -> (String, bool) {
     }
     // A session that writes is read, for else there is nothing to do.
     let reading = (reads || what == b'w').then(|| read_all(std::mem::take(&mut clients), &stop));
-    // What the burst allows is no part of its share. A machine that is slow itself may never get there.
+    // What the burst allows is no part of its share. A machine that is slow itself may never get
+    // there.
     let begun = Instant::now();
     let is_held = || plant.tenant()["cpu_waits"].as_u64() > Some(2);
     while begun.elapsed() < Duration::from_secs(5) && !is_held() {
@@ -226,7 +246,8 @@ fn work_within_share(what: u8, seed: u64) -> (String, bool) {
 #[test]
 fn limited_tenant_pays_for_all_it_causes() {
     let seed = std::env::var("WHARF_SEED").map_or(3, |seed| seed.parse().expect("a number"));
-    let cases: Vec<_> = b"bswtl".iter().map(|&what| thread::spawn(move || work_within_share(what, seed))).collect();
+    let cases: Vec<_> =
+        b"bswtl".iter().map(|&what| thread::spawn(move || work_within_share(what, seed))).collect();
     let mut held = 0;
     for case in cases {
         let (said, is_held) = case.join().expect("it keeps its share");
@@ -264,7 +285,8 @@ fn broadcasters_hold_up_no_neighbour_and_take_no_memory() {
     let before = plant.resident();
     let stop = Arc::new(AtomicBool::new(false));
     let worst = worst_echo(plant.echo, &stop);
-    let mut dice = Dice(std::env::var("WHARF_SEED").map_or(1, |seed| seed.parse().expect("a number")));
+    let mut dice =
+        Dice(std::env::var("WHARF_SEED").map_or(1, |seed| seed.parse().expect("a number")));
     for client in &mut clients[..BROADCASTERS] {
         let order = [b'b', 1 + dice.throw(100) as u8, 1 + dice.throw(40) as u8];
         client.write_all(&order).expect("it is read");
@@ -276,7 +298,8 @@ fn broadcasters_hold_up_no_neighbour_and_take_no_memory() {
         let tenant = plant.tenant();
         assert!(tenant["mail_bytes"].as_u64() <= Some(MAIL_MAX as u64), "{tenant}");
         // Who sends hears that not all took it.
-        let sent = plant.site.ok("POST", "/v1/servers/worker/broadcast", Value::from("z".repeat(4 << 10)));
+        let sent =
+            plant.site.ok("POST", "/v1/servers/worker/broadcast", Value::from("z".repeat(4 << 10)));
         refused = refused.max(sent["refused"].as_u64().expect("a number"));
         thread::sleep(Duration::from_millis(50));
     }
@@ -296,7 +319,15 @@ fn calls_are_charged_to_the_server_they_ask() {
     let _sessions = plant.silent(30);
     let used = || plant.tenant()["cpu_seconds"].as_f64().expect("it is limited");
     let mut dice = Dice(5);
-    let calls = ["", "/limits", "/sessions", "/sessions?limit=30", "/throttle", "/plugin/history", "/nothing"];
+    let calls = [
+        "",
+        "/limits",
+        "/sessions",
+        "/sessions?limit=30",
+        "/throttle",
+        "/plugin/history",
+        "/nothing",
+    ];
     eventually("its sessions are at rest", || {
         let before = used();
         thread::sleep(Duration::from_millis(50));
@@ -316,7 +347,11 @@ fn calls_are_charged_to_the_server_they_ask() {
         assert!(used() >= before + 0.000_025, "{call}");
     }
     // A version to swap in is compiled by another process.
-    let other = component_for(&WORKER.replace("(i32.const 60)", "(i32.const 61)"), &open_contract(), "0.1.0");
+    let other = component_for(
+        &WORKER.replace("(i32.const 60)", "(i32.const 61)"),
+        &open_contract(),
+        "0.1.0",
+    );
     std::fs::write(plant.site.path("other.wasm"), other).expect("kept");
     let before = used();
     let swap = json!({ "file": plant.site.path("other.wasm") });

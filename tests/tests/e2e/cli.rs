@@ -32,11 +32,16 @@ fn check_names_everything_that_is_wrong_at_once() {
     std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
     let output = wharf(&["check"], folder.path());
     assert_eq!(output.status.code(), Some(1));
-    let (said, told) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+    let (said, told) =
+        (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
     for words in ["(`a`)", "core module", "(`b`)", "missing", "no.pem", "3 wrong"] {
         assert!(said.contains(words), "no {words:?} in:\n{said}");
     }
-    for words in ["(`c`)", "imports wharf:server/session@0.1.0", "exports wharf:server/inet-event-proc@0.1.0"] {
+    for words in [
+        "(`c`)",
+        "imports wharf:server/session@0.1.0",
+        "exports wharf:server/inet-event-proc@0.1.0",
+    ] {
         assert!(told.contains(words), "no {words:?} in:\n{told}");
     }
 }
@@ -45,7 +50,10 @@ fn check_names_everything_that_is_wrong_at_once() {
 fn check_is_content_with_a_good_file() {
     let (plugin, _) = built("plugins/lines");
     let folder = tempfile::tempdir().expect("a folder");
-    let text = format!("[[server]]\nport = 7001\nplugin = '{}'\ngrants = ['stdio', 'config']\n", plugin.display());
+    let text = format!(
+        "[[server]]\nport = 7001\nplugin = '{}'\ngrants = ['stdio', 'config']\n",
+        plugin.display()
+    );
     std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
     let output = wharf(&["check"], folder.path());
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
@@ -57,9 +65,11 @@ fn a_missing_file_and_a_wrong_command_line_have_their_own_exit_codes() {
     let output = wharf(&["serve"], folder.path());
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("wharf.toml: cannot read"));
-    for arguments in
-        [&["serve", "--plugin", "x"][..], &["sail"], &["serve", "--plugin", "x", "--listen", "127.0.0.1:0"]]
-    {
+    for arguments in [
+        &["serve", "--plugin", "x"][..],
+        &["sail"],
+        &["serve", "--plugin", "x", "--listen", "127.0.0.1:0"],
+    ] {
         assert_eq!(wharf(arguments, folder.path()).status.code(), Some(2), "{arguments:?}");
     }
 }
@@ -85,7 +95,10 @@ fn serve_runs_several_servers_and_stops_on_a_signal() {
     let mut process = Wharf::run(&["serve"], folder.path());
     process.says("one");
     process.says("other");
-    Client::connect(at(one)).send("12345\n").expect("ERROR line longer than 4 bytes\r\n").expect_closed();
+    Client::connect(at(one))
+        .send("12345\n")
+        .expect("ERROR line longer than 4 bytes\r\n")
+        .expect_closed();
     let mut live = Client::connect(at(other));
     live.send("12345\n").expect("12345\n");
     process.signal(Signal::TERM);
@@ -99,13 +112,18 @@ fn when_one_server_cannot_start_none_runs() {
     std::fs::write(folder.path().join("good.wasm"), component("")).expect("kept");
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let (busy, free) = (taken.local_addr().expect("an address").port(), free_port());
-    let server = |port: u16| format!("[[server]]\nhost = '127.0.0.1'\nport = {port}\nplugin = 'good.wasm'\n");
+    let server = |port: u16| {
+        format!("[[server]]\nhost = '127.0.0.1'\nport = {port}\nplugin = 'good.wasm'\n")
+    };
     let text = format!("[host]\nsessions_max = 64\n{}{}", server(free), server(busy));
     std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
     let output = wharf(&["serve"], folder.path());
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("server 2") && said.contains(&format!("127.0.0.1:{busy} is in use")), "{said}");
+    assert!(
+        said.contains("server 2") && said.contains(&format!("127.0.0.1:{busy} is in use")),
+        "{said}"
+    );
     TcpListener::bind(at(free)).expect("the first address is free again");
 }
 
@@ -129,9 +147,15 @@ fn dev_serves_new_sessions_with_a_new_build_and_survives_a_failed_one() {
                     [build]\ncommand = ['sh', '-c', 'cp src/plugin.wasm out.wasm || { echo compiler says no >&2; exit 1; }']\n";
     std::fs::write(at_path("plugin.toml"), manifest).expect("kept");
     let port = free_port();
-    let process = Wharf::run(&["dev", ".", "--listen", &format!("127.0.0.1:{port}")], folder.path());
+    let process =
+        Wharf::run(&["dev", ".", "--listen", &format!("127.0.0.1:{port}")], folder.path());
     let lines = process.lines_until("version 1 is in force: copied 1; listening on 127.0.0.1:");
-    for words in ["[dev] building: sh -c", "[dev] built in ", "[dev] compiling and checking ", "[dev] checked in "] {
+    for words in [
+        "[dev] building: sh -c",
+        "[dev] built in ",
+        "[dev] compiling and checking ",
+        "[dev] checked in ",
+    ] {
         assert!(lines.iter().any(|line| line.starts_with(words)), "no {words:?} in {lines:#?}");
     }
     let mut old = Client::connect(at(port));
@@ -167,7 +191,8 @@ fn dev_serves_new_sessions_with_a_new_build_and_survives_a_failed_one() {
 #[test]
 fn changes_during_a_build_are_followed_by_one_more_whose_output_is_seen_as_it_comes() {
     let folder = tempfile::tempdir().expect("a folder");
-    let keep = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).expect("kept");
+    let keep =
+        |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).expect("kept");
     std::fs::create_dir(folder.path().join("src")).expect("a folder");
     keep("src/plugin.wasm", &component(""));
     // A compiler that takes as long as the test wants.
@@ -175,7 +200,8 @@ fn changes_during_a_build_are_followed_by_one_more_whose_output_is_seen_as_it_co
                     command = ['sh', '-c', 'echo compiler begins; i=0; until rm go 2>&- || [ $i = 3000 ]; do i=$((i+1)); sleep 0.02; done; cp src/plugin.wasm out.wasm']\n";
     keep("plugin.toml", manifest.as_bytes());
     keep("go", b"");
-    let process = Wharf::run(&["dev", ".", "--listen", &format!("127.0.0.1:{}", free_port())], folder.path());
+    let process =
+        Wharf::run(&["dev", ".", "--listen", &format!("127.0.0.1:{}", free_port())], folder.path());
     process.says("version 1 is in force");
     keep("src/one", b"");
     process.says("[dev] building, src/one changed: sh -c");
@@ -190,7 +216,10 @@ fn changes_during_a_build_are_followed_by_one_more_whose_output_is_seen_as_it_co
     // Had more builds been waiting, the next would be another.
     keep("plugin.toml", manifest.as_bytes());
     let lines = process.lines_until("[dev] building");
-    assert!(lines.last().is_some_and(|line| line.contains("building, plugin.toml changed")), "{lines:#?}");
+    assert!(
+        lines.last().is_some_and(|line| line.contains("building, plugin.toml changed")),
+        "{lines:#?}"
+    );
     keep("go", b"");
 }
 
@@ -230,7 +259,12 @@ fn a_log_that_nobody_reads_holds_no_session_up() {
 /// A component whose code is so long that it is compiled for seconds.
 fn long_winded() -> Vec<u8> {
     let body = "(local.set 0 (i32.add (i32.mul (local.get 0) (i32.const 7)) (i32.load (i32.and (local.get 0) (i32.const 4095)))))\n";
-    let one = |number| format!("(func $long{number} (param i32) (result i32)\n{}(local.get 0))\n", body.repeat(4_000));
+    let one = |number| {
+        format!(
+            "(func $long{number} (param i32) (result i32)\n{}(local.get 0))\n",
+            body.repeat(4_000)
+        )
+    };
     component(&(0..60).map(one).collect::<String>())
 }
 
@@ -265,7 +299,8 @@ fn the_process_that_compiles_keeps_to_the_memory_it_was_given() {
 #[test]
 fn launching_by_hand_is_told_what_is_meant() {
     let mut command = Command::new(wharf_binary());
-    let output = command.args(["launch", "--", "/bin/true"]).stdin(Stdio::null()).output().expect("it runs");
+    let output =
+        command.args(["launch", "--", "/bin/true"]).stdin(Stdio::null()).output().expect("it runs");
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
     assert!(said(&output).contains("use `wharf upgrade`"), "{}", said(&output));
 }

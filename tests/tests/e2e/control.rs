@@ -27,7 +27,10 @@ fn curl_alone_drives_everything() {
     assert_eq!(site.curl(&[], "/readyz"), (200, "ready\n".into()));
     let shown = site.ok("GET", server, json!({}));
     assert_eq!((&shown["status"], &shown["sessions"]), (&json!("listening"), &json!(50)));
-    assert!(shown["latency_seconds"]["normal"]["p99"].as_f64().is_some_and(|p99| p99 > 0.0), "{shown}");
+    assert!(
+        shown["latency_seconds"]["normal"]["p99"].as_f64().is_some_and(|p99| p99 > 0.0),
+        "{shown}"
+    );
 
     let suspended = site.ok("POST", &format!("{server}/suspend"), json!({ "newcomers": "reject" }));
     assert_eq!(suspended["status"], "suspended");
@@ -35,8 +38,11 @@ fn curl_alone_drives_everything() {
     clients[0].echo("kept");
     assert_eq!(site.ok("POST", &format!("{server}/resume"), json!({}))["status"], "listening");
 
-    let limits =
-        site.ok("PATCH", &format!("{server}/throttle"), json!({ "max_clients": 50, "accept_interval": "1ms" }));
+    let limits = site.ok(
+        "PATCH",
+        &format!("{server}/throttle"),
+        json!({ "max_clients": 50, "accept_interval": "1ms" }),
+    );
     assert_eq!((&limits["max_clients"], &limits["accept_interval"]), (&json!(50), &json!("1ms")));
     Client::connect(site.address()).expect_gone();
 
@@ -52,11 +58,21 @@ fn curl_alone_drives_everything() {
     site.ok("PUT", &format!("{server}/sessions/{id}/name"), json!({ "name": "Front Desk" }));
     let found = site.ok("GET", &format!("{server}/sessions?name=front%20desk"), json!({}));
     assert_eq!(found["sessions"][0]["id"], id);
-    let before = site.ok("PUT", &format!("{server}/sessions/{id}/priority"), json!({ "priority": "critical" }));
+    let before = site.ok(
+        "PUT",
+        &format!("{server}/sessions/{id}/priority"),
+        json!({ "priority": "critical" }),
+    );
     assert_eq!(before["before"], "normal");
-    assert_eq!(site.ok("GET", &format!("{server}/sessions/{id}"), json!({}))["priority"], "critical");
+    assert_eq!(
+        site.ok("GET", &format!("{server}/sessions/{id}"), json!({}))["priority"],
+        "critical"
+    );
     site.ok("POST", &format!("{server}/sessions/{id}/disconnect"), json!({}));
-    assert_eq!(site.refused("POST", &format!("{server}/sessions/{id}/disconnect"), json!({})).0, 404);
+    assert_eq!(
+        site.refused("POST", &format!("{server}/sessions/{id}/disconnect"), json!({})).0,
+        404
+    );
     let id = site.sessions()[0]["id"].as_u64().expect("a number");
     site.ok("POST", &format!("{server}/sessions/{id}/abort"), json!({}));
     assert_eq!(
@@ -64,7 +80,10 @@ fn curl_alone_drives_everything() {
         "{\"refused\":0,\"taken\":48}\n"
     );
     let id = site.sessions()[0]["id"].as_u64().expect("a number");
-    assert_eq!(site.curl(&["--data-binary", "you"], &format!("{server}/sessions/{id}/send")).0, 200);
+    assert_eq!(
+        site.curl(&["--data-binary", "you"], &format!("{server}/sessions/{id}/send")).0,
+        200
+    );
 
     site.ok("PUT", &format!("{server}/priority"), json!({ "priority": "low" }));
     site.ok("PUT", &format!("{server}/data"), json!({ "data": "rack 7" }));
@@ -74,9 +93,15 @@ fn curl_alone_drives_everything() {
     assert_eq!(site.ok("POST", &format!("{server}/restart"), json!({}))["cut_off"], 0);
     assert_eq!(site.ok("GET", server, json!({}))["sessions"], 0);
     Client::connect(site.address()).echo("fresh");
-    assert_eq!(site.ok("POST", &format!("{server}/stop"), json!({ "grace": "1s" }))["status"], "stopped");
+    assert_eq!(
+        site.ok("POST", &format!("{server}/stop"), json!({ "grace": "1s" }))["status"],
+        "stopped"
+    );
     assert!(std::net::TcpStream::connect(site.address()).is_err());
-    assert_eq!(site.refused("POST", &format!("{server}/resume"), json!({})), (409, "stopping".into()));
+    assert_eq!(
+        site.refused("POST", &format!("{server}/resume"), json!({})),
+        (409, "stopping".into())
+    );
 }
 
 #[test]
@@ -106,15 +131,19 @@ fn bad_requests_get_a_clear_answer_with_a_stable_code() {
         assert_eq!(site.refused(method, path, body), (code, word.to_owned()), "{method} {path}");
     }
     let brackets = "[".repeat(10_000);
-    let (code, text) = site.curl(&["--request", "PATCH", "--data-binary", &brackets], &format!("{server}/throttle"));
+    let (code, text) = site
+        .curl(&["--request", "PATCH", "--data-binary", &brackets], &format!("{server}/throttle"));
     assert!(code == 400 && text.contains("bad-json"), "{code} {text}");
     // A gigabyte of body is not read; one that does not announce its length is cut off.
-    let huge =
-        site.curl(&["--header", "content-length: 1073741824", "--data-binary", "x"], &format!("{server}/broadcast"));
+    let huge = site.curl(
+        &["--header", "content-length: 1073741824", "--data-binary", "x"],
+        &format!("{server}/broadcast"),
+    );
     assert_eq!((huge.0, huge.1.contains("too-large")), (413, true));
     let chunked = ["--header", "transfer-encoding: chunked", "--data-binary", &"x".repeat(100_000)];
     assert_eq!(site.curl(&chunked, &format!("{server}/broadcast")).0, 200);
-    let foreign = site.curl(&["--header", "origin: http://evil.example", "--data-binary", "{}"], "/v1/reload");
+    let foreign = site
+        .curl(&["--header", "origin: http://evil.example", "--data-binary", "{}"], "/v1/reload");
     assert_eq!((foreign.0, foreign.1.contains("foreign-origin")), (403, true));
     Client::connect(site.address()).echo("untouched");
 }
@@ -128,14 +157,19 @@ fn the_socket_is_for_its_owner_replaces_what_is_stale_and_never_what_is_alive() 
     let other = free_port();
     let run = |folder: &Path| {
         let listen = format!("127.0.0.1:{other}");
-        let arguments = ["serve", "--plugin", "polite.wasm", "--control", "control.sock", "--listen", &listen];
+        let arguments =
+            ["serve", "--plugin", "polite.wasm", "--control", "control.sock", "--listen", &listen];
         let mut command = Command::new(wharf_binary());
         command.args(arguments).current_dir(folder).env("XDG_CACHE_HOME", folder.join("cache"));
         command.output().expect("it runs")
     };
     let refused = run(site.folder.path());
     assert_eq!(refused.status.code(), Some(1));
-    assert!(said(&refused).contains("another process serves its control API there"), "{}", said(&refused));
+    assert!(
+        said(&refused).contains("another process serves its control API there"),
+        "{}",
+        said(&refused)
+    );
     assert_eq!(site.curl(&[], "/livez").0, 200);
 
     let folder = tempfile::tempdir().expect("a folder");
@@ -195,14 +229,20 @@ fn ctl_has_tables_json_and_exit_codes_that_mean_something() {
     client.expect("news");
     assert!(site.ctl(&["disconnect", "echo", "1"]).status.success());
     client.expect_closed();
-    let nobody = Command::new(wharf_binary()).args(["ctl", "--socket", "/nowhere/at/all", "servers"]).output();
+    let nobody = Command::new(wharf_binary())
+        .args(["ctl", "--socket", "/nowhere/at/all", "servers"])
+        .output();
     assert_eq!(nobody.expect("it runs").status.code(), Some(3));
     let mut top = Command::new(wharf_binary());
-    let top = top.args(["top", "--looks", "2", "--every", "50ms", "--socket"]).arg(site.socket()).output();
+    let top = top
+        .args(["top", "--looks", "2", "--every", "50ms", "--socket"])
+        .arg(site.socket())
+        .output();
     let top = said(&top.expect("it runs"));
     assert!(top.contains("EVENTS/s") && top.contains("echo"), "{top}");
     for shell in ["bash", "zsh", "fish"] {
-        let output = Command::new(wharf_binary()).args(["completions", shell]).output().expect("it runs");
+        let output =
+            Command::new(wharf_binary()).args(["completions", shell]).output().expect("it runs");
         assert!(said(&output).contains("ctl"), "{shell}");
     }
 }
@@ -224,11 +264,19 @@ fn metrics_are_openmetrics_and_name_no_session() {
     }
     // Cumulative buckets never fall, and the last is the count.
     let class = "class=\"normal\"} ";
-    let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<u64>().ok()).expect("a number");
-    let buckets: Vec<_> =
-        text.lines().filter(|line| line.contains("_bucket") && line.contains(class)).map(value).collect();
+    let value = |line: &str| {
+        line.rsplit(' ').next().and_then(|value| value.parse::<u64>().ok()).expect("a number")
+    };
+    let buckets: Vec<_> = text
+        .lines()
+        .filter(|line| line.contains("_bucket") && line.contains(class))
+        .map(value)
+        .collect();
     assert!(buckets.is_sorted() && buckets.last() >= Some(&2), "{buckets:?}");
-    let count = text.lines().find(|line| line.contains("duration_seconds_count") && line.contains(class)).map(value);
+    let count = text
+        .lines()
+        .find(|line| line.contains("duration_seconds_count") && line.contains(class))
+        .map(value);
     assert_eq!(buckets.last().copied(), count);
     assert!(!text.contains("127.0.0.1"), "{text}");
 }
@@ -243,7 +291,9 @@ fn what_happens_is_streamed_as_it_happens() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("it runs");
-    let lines = std::io::BufRead::lines(std::io::BufReader::new(listener.stdout.take().expect("its words")));
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(
+        listener.stdout.take().expect("its words"),
+    ));
     // Nobody knows from outside when it listens, so something happens until it heard.
     let (heard, hears) = std::sync::mpsc::channel();
     std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(heard.send(line))));
@@ -286,15 +336,25 @@ fn a_loopback_address_needs_the_token_and_keeps_strangers_pages_out() {
     assert!(curl(&["--header", "authorization: Bearer guess"], "/metrics").contains("401"));
     let rebound = curl(&["--header", &bearer, "--header", "host: evil.example"], "/v1/servers");
     assert!(rebound.contains("421") && rebound.contains("foreign-host"), "{rebound}");
-    let foreign = curl(&["--header", &bearer, "--header", "origin: http://evil.example", "--data", "{}"], "/v1/reload");
+    let foreign = curl(
+        &["--header", &bearer, "--header", "origin: http://evil.example", "--data", "{}"],
+        "/v1/reload",
+    );
     assert!(foreign.contains("403") && foreign.contains("foreign-origin"), "{foreign}");
     let page = curl(&[], "/");
-    assert!(page.contains("content-security-policy: default-src 'none'") && page.contains("<!doctype html>"), "{page}");
+    assert!(
+        page.contains("content-security-policy: default-src 'none'")
+            && page.contains("<!doctype html>"),
+        "{page}"
+    );
     assert!(!page.contains("__NONCE__"));
     // The file itself is looked at, too.
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("a mode");
     let refused = site.ask("POST", "/v1/reload", &json!({})).1;
-    assert!(refused["error"]["message"].as_str().expect("words").contains("others may read it"), "{refused}");
+    assert!(
+        refused["error"]["message"].as_str().expect("words").contains("others may read it"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -305,13 +365,16 @@ fn the_document_describes_what_is_there() {
     assert_eq!((code, &document["info"]["version"]), (200, &json!("1")));
     let mut operations = 0;
     for (path, methods) in document["paths"].as_object().expect("paths") {
-        for method in methods.as_object().expect("methods").keys().filter(|key| *key != "parameters") {
+        for method in
+            methods.as_object().expect("methods").keys().filter(|key| *key != "parameters")
+        {
             // A server that is not there, so that nothing happens.
             let asked = path.replace("{server}", "none").replace("{id}", "1");
             if ["/v1/reload", "/v1/upgrade", "/v1/events"].contains(&path.as_str()) {
                 continue;
             }
-            let (code, answer) = site.curl(&["--request", &method.to_uppercase(), "--data-binary", "{}"], &asked);
+            let (code, answer) =
+                site.curl(&["--request", &method.to_uppercase(), "--data-binary", "{}"], &asked);
             let there = code == 200 || (code == 404 && answer.contains("there is no server"));
             assert!(there, "{method} {path}: {answer}");
             operations += 1;
@@ -326,7 +389,9 @@ fn ask_for_lock(site: &Site, hold: &str, ahead: &str) -> UnixStream {
     let mut asks = UnixStream::connect(site.socket()).expect("the socket");
     let body = json!({ "wait": "20s", "hold": hold }).to_string();
     let length = body.len();
-    let head = format!("POST /v1/servers/echo/lock HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
+    let head = format!(
+        "POST /v1/servers/echo/lock HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n"
+    );
     asks.write_all(format!("{head}{body}{ahead}").as_bytes()).expect("it is sent");
     asks.set_read_timeout(Some(PATIENCE)).expect("a deadline");
     asks

@@ -1,4 +1,5 @@
-//! The life of a session: order, both directions of backpressure, half-close, timers, timeouts, and the true reason.
+//! The life of a session: order, both directions of backpressure, half-close, timers, timeouts, and
+//! the true reason.
 
 use std::io::Read;
 use std::time::Duration;
@@ -10,7 +11,8 @@ use wharf_tests::servers::{describe, ended, eventually, start};
 
 #[test]
 fn events_come_in_order_and_each_once() {
-    let server = describe(guest("journal")).timeout(Duration::from_millis(150)).start().expect("it starts");
+    let server =
+        describe(guest("journal")).timeout(Duration::from_millis(150)).start().expect("it starts");
     let mut client = Client::connect(server.address());
     // Connect, the timer it set, then a timeout for each idle period until the plugin has enough.
     client.expect("citt");
@@ -111,13 +113,15 @@ fn a_full_send_buffer_drains_and_is_told_once() {
     let server = start(polite());
     let mut client = Client::connect(server.address());
     client.send("F");
-    // A client that took all as fast as it is written would keep the plugin writing until its budget ends, so it reads
-    // once that event is over. The other two are its connecting and the timer that the guest sets then.
+    // A client that took all as fast as it is written would keep the plugin writing until its
+    // budget ends, so it reads once that event is over. The other two are its connecting and the
+    // timer that the guest sets then.
     eventually("the buffer is full", || {
         let session = server.sessions(0, 1).pop();
         session.is_some_and(|session| (session.glance.events, session.glance.event) == (3, None))
     });
-    // The kernel takes megabytes before the buffer fills; then the plugin's event ends with the buffer full.
+    // The kernel takes megabytes before the buffer fills; then the plugin's event ends with the
+    // buffer full.
     let (mut total, mut piece) = (0, vec![0; 1 << 16]);
     loop {
         let count = client.0.read(&mut piece).expect("data");
@@ -134,7 +138,11 @@ fn a_full_send_buffer_drains_and_is_told_once() {
 #[test]
 fn a_peer_that_does_not_read_stops_being_read_and_costs_bounded_memory() {
     let marks = Watermarks { high_bytes: 64 << 10, low_bytes: 16 << 10 };
-    let server = describe(polite()).watermarks(marks).timeout(Duration::from_millis(500)).start().expect("it starts");
+    let server = describe(polite())
+        .watermarks(marks)
+        .timeout(Duration::from_millis(500))
+        .start()
+        .expect("it starts");
     let client = Client::connect(server.address());
     client.0.set_nonblocking(true).expect("an option");
     let (mut sent, piece) = (0_usize, vec![b'x'; 1 << 16]);
@@ -153,7 +161,8 @@ fn a_peer_that_does_not_read_stops_being_read_and_costs_bounded_memory() {
 
 #[test]
 fn a_write_that_waits_for_a_reader_holds_back_only_its_own_session() {
-    let server = describe(guest("write-flood")).timeout(Duration::from_secs(10)).start().expect("it starts");
+    let server =
+        describe(guest("write-flood")).timeout(Duration::from_secs(10)).start().expect("it starts");
     let mut stuck = Client::connect(server.address());
     stuck.send("go");
     let mut other = Client::connect(server.address());
@@ -166,7 +175,10 @@ fn a_write_that_waits_for_a_reader_holds_back_only_its_own_session() {
 
 #[test]
 fn a_write_that_nobody_reads_times_out() {
-    let server = describe(guest("write-flood")).timeout(Duration::from_millis(200)).start().expect("it starts");
+    let server = describe(guest("write-flood"))
+        .timeout(Duration::from_millis(200))
+        .start()
+        .expect("it starts");
     let mut stuck = Client::connect(server.address());
     stuck.send("go");
     ended(&server, "write-timeout", 1);
@@ -175,7 +187,8 @@ fn a_write_that_nobody_reads_times_out() {
 
 #[test]
 fn a_reset_wakes_a_write_that_waits() {
-    let server = describe(guest("write-flood")).timeout(Duration::from_secs(60)).start().expect("it starts");
+    let server =
+        describe(guest("write-flood")).timeout(Duration::from_secs(60)).start().expect("it starts");
     let mut stuck = Client::connect(server.address());
     stuck.send("go").skip(1 << 16);
     drop(stuck);
@@ -184,19 +197,27 @@ fn a_reset_wakes_a_write_that_waits() {
 
 #[test]
 fn stopping_a_server_with_a_stuck_writer_is_bounded() {
-    let server = describe(guest("write-flood")).timeout(Duration::from_secs(60)).start().expect("it starts");
+    let server =
+        describe(guest("write-flood")).timeout(Duration::from_secs(60)).start().expect("it starts");
     let mut stuck = Client::connect(server.address());
     stuck.send("go").skip(1 << 16);
     server.stop_blocking(Duration::from_millis(200));
     assert_eq!(server.clients(), 0);
     let ended = server.counters().ended;
-    assert!(ended.contains_key("drain-deadline") || ended.contains_key("server-stopped"), "{ended:?}");
+    assert!(
+        ended.contains_key("drain-deadline") || ended.contains_key("server-stopped"),
+        "{ended:?}"
+    );
 }
 
 #[test]
 fn stopping_does_not_wait_for_a_peer_that_reads_nothing_of_the_last_words() {
     let marks = Watermarks { high_bytes: 64 << 10, low_bytes: 16 << 10 };
-    let server = describe(polite()).watermarks(marks).timeout(Duration::from_secs(600)).start().expect("it starts");
+    let server = describe(polite())
+        .watermarks(marks)
+        .timeout(Duration::from_secs(600))
+        .start()
+        .expect("it starts");
     let client = Client::connect(server.address());
     client.0.set_nonblocking(true).expect("an option");
     // Until the echo that nobody reads has filled everything between here and the plugin.
@@ -212,7 +233,12 @@ fn stopping_does_not_wait_for_a_peer_that_reads_nothing_of_the_last_words() {
     let start = std::time::Instant::now();
     server.stop_blocking(Duration::from_millis(300));
     assert!(start.elapsed() < Duration::from_secs(5), "stopping took {:?}", start.elapsed());
-    assert_eq!(server.counters().ended.get("server-stopped"), Some(&1), "{:?}", server.counters().ended);
+    assert_eq!(
+        server.counters().ended.get("server-stopped"),
+        Some(&1),
+        "{:?}",
+        server.counters().ended
+    );
 }
 
 #[test]
@@ -224,8 +250,9 @@ fn sessions_run_in_parallel_and_each_in_order() {
             std::thread::spawn(move || {
                 let mut client = Client::connect(address);
                 for round in 0..200_u32 {
-                    let message: Vec<u8> =
-                        (0..round % 97 + 1).map(|at| b'a' + ((u32::from(number) + round + at) % 26) as u8).collect();
+                    let message: Vec<u8> = (0..round % 97 + 1)
+                        .map(|at| b'a' + ((u32::from(number) + round + at) % 26) as u8)
+                        .collect();
                     client.echo(&message);
                 }
             })

@@ -1,5 +1,5 @@
-//! Guests that misbehave: each costs its own session, with the right reason, while another session on the same server
-//! is answered throughout; and nothing is left over.
+//! Guests that misbehave: each costs its own session, with the right reason, while another session
+//! on the same server is answered throughout; and nothing is left over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +12,14 @@ use wharf_tests::clients::Client;
 use wharf_tests::guests::{bundled, guest, inline, polite};
 use wharf_tests::servers::{describe, ended, eventually, fuel_alone, start};
 
-/// Makes one session on the server misbehave by `provoke`, beside another that is answered before, during and after.
+/// Makes one session on the server misbehave by `provoke`, beside another that is answered before,
+/// during and after.
 fn costs_one_session(plugin: Arc<Plugin>, reason: &str, provoke: impl Fn(&ServerHandle) -> Client) {
-    let server = describe(plugin).timeout(Duration::from_millis(400)).budget(Priority::Normal, fuel_alone());
+    let server =
+        describe(plugin).timeout(Duration::from_millis(400)).budget(Priority::Normal, fuel_alone());
     let server = server.start().expect("it starts");
-    // A guest that misbehaves in every session has a well-behaved neighbour on another server of the same host; what
-    // shares the server is its next client.
+    // A guest that misbehaves in every session has a well-behaved neighbour on another server of
+    // the same host; what shares the server is its next client.
     let neighbour = start(polite());
     let mut honest = Client::connect(neighbour.address());
     honest.echo("before");
@@ -79,9 +81,11 @@ fn an_endless_loop_in_any_event_ends_at_its_budget() {
 
 #[test]
 fn a_trap_or_a_loop_in_the_farewell_changes_no_reason() {
-    for (name, body, fault) in [("trap", "", "trap:unreachable"), ("loop", "(call $spin)", "fuel")] {
+    for (name, body, fault) in [("trap", "", "trap:unreachable"), ("loop", "(call $spin)", "fuel")]
+    {
         let plugin = inline(&format!("{name}-on-disconnect"), &handler("on-disconnect", body));
-        let server = describe(plugin).budget(Priority::Normal, fuel_alone()).start().expect("it starts");
+        let server =
+            describe(plugin).budget(Priority::Normal, fuel_alone()).start().expect("it starts");
         Client::connect(server.address()).echo("hello").finish().expect_closed();
         ended(&server, "peer-closed", 1);
         assert_eq!(server.counters().faults.get(fault), Some(&1));
@@ -97,7 +101,8 @@ fn a_memory_bomb_ends_at_its_limit() {
     on_read("memory-bomb", "limit-session-mem");
 }
 
-/// Calls the host for ever. Whether the fuel or the CPU time runs out first is the machine's business.
+/// Calls the host for ever. Whether the fuel or the CPU time runs out first is the machine's
+/// business.
 fn ends_by_its_budget(name: &str) {
     let server = describe(guest(name)).start().expect("it starts");
     Client::connect(server.address()).send("x").expect_gone();
@@ -184,7 +189,8 @@ fn an_honest_session_on_the_same_server_is_answered_beside_a_loop() {
 
 #[test]
 fn a_memory_limit_holds_at_it_and_not_above() {
-    // Grows to so many pages as the first byte says, beside the two it has, and traps where it is not given them.
+    // Grows to so many pages as the first byte says, beside the two it has, and traps where it is
+    // not given them.
     let body = "(func $on-read (param $data i32) (param $length i32) (result i32)
         (if (i32.eq (i32.const -1) (memory.grow (i32.load8_u (local.get $data)))) (then unreachable))
         (drop (call $try-write (local.get $data) (local.get $length)))
@@ -199,7 +205,10 @@ fn a_memory_limit_holds_at_it_and_not_above() {
 
 #[test]
 fn faults_by_the_hundred_leave_nothing_behind() {
-    let server = describe(inline("leaky", &handler("on-read", ""))).breaker(off()).start().expect("it starts");
+    let server = describe(inline("leaky", &handler("on-read", "")))
+        .breaker(off())
+        .start()
+        .expect("it starts");
     let round = |count: u64| {
         for _ in 0..count {
             Client::connect(server.address()).send("x").expect_gone();
@@ -212,16 +221,25 @@ fn faults_by_the_hundred_leave_nothing_behind() {
     let before = resident();
     round(300);
     ended(&server, "trap:unreachable", 350);
-    // Other tests of this process come and go, so the bound is generous, and what they use for a moment is waited out. A
-    // leaked session is some 40 KiB.
-    eventually("the memory of 300 faults is free again", || resident().saturating_sub(before) < 300 * 40);
+    // Other tests of this process come and go, so the bound is generous, and what they use for a
+    // moment is waited out. A leaked session is some 40 KiB.
+    eventually("the memory of 300 faults is free again", || {
+        resident().saturating_sub(before) < 300 * 40
+    });
     assert!(open() < 2_000, "descriptors leak");
 }
 
 #[test]
 fn budgets_are_as_the_operator_sets_them() {
-    let spins = || inline("spins-on-x", "(func $on-read (param i32 i32) (result i32) (call $spin) (i32.const 0))");
-    let set = |plugin, change| describe(plugin).budget(Priority::Normal, change).start().expect("it starts");
+    let spins = || {
+        inline(
+            "spins-on-x",
+            "(func $on-read (param i32 i32) (result i32) (call $spin) (i32.const 0))",
+        )
+    };
+    let set = |plugin, change| {
+        describe(plugin).budget(Priority::Normal, change).start().expect("it starts")
+    };
     let ends = |server: &ServerHandle, reason: &str| {
         let mut client = Client::connect(server.address());
         client.send("s").expect_gone();
@@ -236,16 +254,29 @@ fn budgets_are_as_the_operator_sets_them() {
     assert!(seen.budget.fuel == 10_000 && (1..10_000).contains(&seen.peak_fuel), "{seen:?}");
     let much = Some(1_000_000_000_000);
     ends(&set(spins(), BudgetChange { fuel: Some(10_000), ..fuel_alone() }), "fuel");
-    ends(&set(spins(), BudgetChange { fuel: much, cpu: Some(Duration::from_millis(5)), ..fuel_alone() }), "cpu-time");
+    ends(
+        &set(
+            spins(),
+            BudgetChange { fuel: much, cpu: Some(Duration::from_millis(5)), ..fuel_alone() },
+        ),
+        "cpu-time",
+    );
     let sleeps = bundled("tests/unruly");
-    ends(&set(sleeps, BudgetChange { wall: Some(Duration::from_millis(500)), ..default }), "wall-time");
+    ends(
+        &set(sleeps, BudgetChange { wall: Some(Duration::from_millis(500)), ..default }),
+        "wall-time",
+    );
     let poor = BudgetChange { start_fuel: Some(10_000), ..default };
     let hoards = inline(
         "starts-slowly",
         "(func $slow (local $i i32) (loop $l (local.set $i (i32.add (local.get $i) (i32.const 1)))
         (br_if $l (i32.lt_u (local.get $i) (i32.const 100000))))) (start $slow)",
     );
-    let refused = describe(hoards.clone()).budget(Priority::Normal, poor).start().err().expect("it never begins");
+    let refused = describe(hoards.clone())
+        .budget(Priority::Normal, poor)
+        .start()
+        .err()
+        .expect("it never begins");
     assert!(refused.to_string().contains("its trial instance failed: fuel"), "{refused}");
     let mut client = Client::connect(set(hoards, default).address());
     client.send("x");
@@ -253,7 +284,8 @@ fn budgets_are_as_the_operator_sets_them() {
 
 #[test]
 fn a_plugin_that_faults_in_every_session_gets_no_newcomers_until_it_does_well() {
-    let limits = BreakerLimits { faults: 5, pause: Duration::from_millis(200), ..BreakerLimits::default() };
+    let limits =
+        BreakerLimits { faults: 5, pause: Duration::from_millis(200), ..BreakerLimits::default() };
     // It traps at T and is polite otherwise.
     let plugin = inline(
         "traps-on-t",

@@ -33,17 +33,24 @@ struct Mix {
 
 impl Mix {
     fn throw(busy: usize, seed: &mut Seed) -> Self {
-        let [idle, stuck, slow] = [seed.between(1, 8), seed.between(1, 5), seed.below(3)].map(|count| count as usize);
+        let [idle, stuck, slow] =
+            [seed.between(1, 8), seed.between(1, 5), seed.below(3)].map(|count| count as usize);
         Self { idle, stuck, slow, busy }
     }
 }
 
 fn start(held_up: HeldUp) -> ServerHandle {
     let minute = Some(Duration::from_secs(60));
-    let budget = BudgetChange { fuel: Some(1_000_000_000_000), cpu: minute, wall: minute, ..BudgetChange::default() };
+    let budget = BudgetChange {
+        fuel: Some(1_000_000_000_000),
+        cpu: minute,
+        wall: minute,
+        ..BudgetChange::default()
+    };
     let marks = Watermarks { high_bytes: 64 << 10, low_bytes: 16 << 10 };
     let rules = SwapRules { prepare: PREPARE, held_up, ..SwapRules::default() };
-    let server = describe(writer('a')).budget(Priority::Normal, budget).watermarks(marks).swap_rules(rules);
+    let server =
+        describe(writer('a')).budget(Priority::Normal, budget).watermarks(marks).swap_rules(rules);
     server.start().expect("it starts")
 }
 
@@ -63,14 +70,23 @@ fn answers(reader: &mut Reader, label: char, count: u8) {
 }
 
 /// One swap of such a mix. What is there after it.
-fn swap_all(server: &ServerHandle, mix: &Mix, after: impl FnOnce(&wharf::server::SwapReport, [Vec<Reader>; 2])) {
+fn swap_all(
+    server: &ServerHandle,
+    mix: &Mix,
+    after: impl FnOnce(&wharf::server::SwapReport, [Vec<Reader>; 2]),
+) {
     let mut idle = readers(server, mix.idle, |reader| answers(reader, 'a', 1));
     let stuck = readers(server, mix.stuck, asks);
     let mut slow = readers(server, mix.slow, asks);
     let _busy = readers(server, mix.busy, |reader| _ = reader.keep_busy());
     let events = mix.stuck + mix.slow + mix.busy;
     eventually("all events run", || {
-        server.sessions(0, 100).iter().filter(|session| session.glance.event == Some("on-read")).count() == events
+        server
+            .sessions(0, 100)
+            .iter()
+            .filter(|session| session.glance.event == Some("on-read"))
+            .count()
+            == events
     });
     let report = std::thread::scope(|scope| {
         for reader in &mut slow {
@@ -105,11 +121,23 @@ fn held_up_sessions_keep_the_old_version() {
     for _ in 0..3 {
         let (server, mix) = (start(HeldUp::OldVersion), Mix::throw(0, &mut seed));
         swap_all(&server, &mix, |report, held_up| {
-            assert_eq!((report.moved, report.ended, report.rolled_back), (mix.idle, 0, false), "{mix:?}: {report:?}");
-            assert_eq!(report.stayed.get("held-up"), Some(&(mix.stuck + mix.slow)), "{mix:?}: {report:?}");
+            assert_eq!(
+                (report.moved, report.ended, report.rolled_back),
+                (mix.idle, 0, false),
+                "{mix:?}: {report:?}"
+            );
+            assert_eq!(
+                report.stayed.get("held-up"),
+                Some(&(mix.stuck + mix.slow)),
+                "{mix:?}: {report:?}"
+            );
             go_on(held_up);
         });
-        assert!(server.counters().ended.keys().all(|reason| reason == "peer-closed"), "{:?}", server.counters().ended);
+        assert!(
+            server.counters().ended.keys().all(|reason| reason == "peer-closed"),
+            "{:?}",
+            server.counters().ended
+        );
     }
 }
 
@@ -134,7 +162,11 @@ fn busy_plugin_calls_off_and_ends_nobody() {
         let busy = seed.between(1, 3) as usize;
         let (server, mix) = (start(held_up), Mix::throw(busy, &mut seed));
         swap_all(&server, &mix, |report, held_up| {
-            assert_eq!((report.moved, report.ended, report.rolled_back), (0, 0, true), "{mix:?}: {report:?}");
+            assert_eq!(
+                (report.moved, report.ended, report.rolled_back),
+                (0, 0, true),
+                "{mix:?}: {report:?}"
+            );
             assert!(report.stayed.contains_key("busy"), "{mix:?}: {report:?}");
             go_on(held_up);
         });

@@ -38,7 +38,15 @@ fn shuffle(server: &ServerHandle, clients: Vec<thread::JoinHandle<()>>) -> usize
 
 fn openssl_client(address: SocketAddr, certificates: &Certificates) -> thread::JoinHandle<()> {
     let mut client = Command::new("openssl")
-        .args(["s_client", "-quiet", "-no_ign_eof", "-nocommands", "-servername", "localhost", "-connect"])
+        .args([
+            "s_client",
+            "-quiet",
+            "-no_ign_eof",
+            "-nocommands",
+            "-servername",
+            "localhost",
+            "-connect",
+        ])
         .arg(address.to_string())
         .arg("-CAfile")
         .arg(certificates.path("ca.pem"))
@@ -47,7 +55,8 @@ fn openssl_client(address: SocketAddr, certificates: &Certificates) -> thread::J
         .stderr(Stdio::null())
         .spawn()
         .expect("openssl runs");
-    let (mut to, mut from) = (client.stdin.take().expect("its input"), client.stdout.take().expect("its output"));
+    let (mut to, mut from) =
+        (client.stdin.take().expect("its input"), client.stdout.take().expect("its output"));
     thread::spawn(move || {
         let data = numbered(50_000);
         let sent = data.clone();
@@ -85,7 +94,8 @@ fn sessions_change_lanes_under_load_without_losing_a_byte() {
 #[test]
 fn a_tls_session_changes_lanes_without_losing_a_byte() {
     let certificates = Certificates::new();
-    let server = describe(polite()).credentials(certificates.credentials()).start().expect("it starts");
+    let server =
+        describe(polite()).credentials(certificates.credentials()).start().expect("it starts");
     let clients = (0..8).map(|_| openssl_client(server.address(), &certificates)).collect();
     assert!(shuffle(&server, clients) > 3);
     assert!(server.counters().faults.is_empty());
@@ -105,9 +115,13 @@ fn an_idle_session_is_taken_to_its_lane_at_once_and_by_its_own_wish_after_the_ev
         client.echo("still here");
     }
     // 4 is critical, and the server lets its plugin go there.
-    let climber = "(func $on-read (param i32 i32) (result i32) (drop (call $set-priority (i32.const 4)))
+    let climber =
+        "(func $on-read (param i32 i32) (result i32) (drop (call $set-priority (i32.const 4)))
         (drop (call $try-write (local.get 0) (local.get 1))) (i32.const 0))";
-    let climbs = describe(inline("climber", climber)).priority_max(Priority::Critical).start().expect("it starts");
+    let climbs = describe(inline("climber", climber))
+        .priority_max(Priority::Critical)
+        .start()
+        .expect("it starts");
     let mut client = Client::connect(climbs.address());
     client.echo("up");
     eventually("it climbed", || climbs.sessions(0, 1)[0].glance.lane == Lane::Fast);
@@ -126,8 +140,12 @@ fn sessions_begin_in_the_lane_of_their_server() {
 
 /// A server with one thread in each lane, whose plugin spins for ever at every byte.
 fn spinning(host: &Host, tenant: &str, class: Priority) -> ServerHandle {
-    let file = file("spins", &component("(func $on-read (param i32 i32) (result i32) (call $spin) (i32.const 0))"));
-    let builder = Server::builder().host(host).local_host("127.0.0.1").tenant(tenant).priority(class);
+    let file = file(
+        "spins",
+        &component("(func $on-read (param i32 i32) (result i32) (call $spin) (i32.const 0))"),
+    );
+    let builder =
+        Server::builder().host(host).local_host("127.0.0.1").tenant(tenant).priority(class);
     builder.plugin(file).start().expect("it starts")
 }
 
@@ -142,7 +160,8 @@ fn spin(server: &ServerHandle, clients: usize) -> Vec<Client> {
 }
 
 fn one_thread() -> Host {
-    Host::new(&HostConfig { workers: 1, sessions_max: 128, ..HostConfig::default() }).expect("a host")
+    Host::new(&HostConfig { workers: 1, sessions_max: 128, ..HostConfig::default() })
+        .expect("a host")
 }
 
 fn faults(server: &ServerHandle) -> u64 {
@@ -152,7 +171,8 @@ fn faults(server: &ServerHandle) -> u64 {
 #[test]
 fn a_tenant_with_many_busy_sessions_has_no_more_turns_than_one_with_a_single() {
     let host = one_thread();
-    let (crowd, single) = (spinning(&host, "crowd", Priority::Normal), spinning(&host, "single", Priority::Normal));
+    let (crowd, single) =
+        (spinning(&host, "crowd", Priority::Normal), spinning(&host, "single", Priority::Normal));
     let _clients = spin(&crowd, 30);
     let _client = spin(&single, 1);
     eventually("the single one has had its fuel", || faults(&single) == 1);
@@ -164,7 +184,8 @@ fn a_tenant_with_many_busy_sessions_has_no_more_turns_than_one_with_a_single() {
 #[test]
 fn a_higher_class_has_most_of_the_turns_and_a_lower_one_is_not_starved() {
     let host = one_thread();
-    let (low, high) = (spinning(&host, "low", Priority::Low), spinning(&host, "high", Priority::High));
+    let (low, high) =
+        (spinning(&host, "low", Priority::Low), spinning(&host, "high", Priority::High));
     let _low = spin(&low, 20);
     let _high = spin(&high, 4);
     eventually("the higher have had their fuel", || faults(&high) == 4);
@@ -177,7 +198,12 @@ fn a_short_event_does_not_queue_behind_long_ones() {
     let host = one_thread();
     let spins = spinning(&host, "spins", Priority::Normal);
     let polite = file("polite-beside", &component(""));
-    let polite = Server::builder().host(&host).local_host("127.0.0.1").plugin(polite).start().expect("it starts");
+    let polite = Server::builder()
+        .host(&host)
+        .local_host("127.0.0.1")
+        .plugin(polite)
+        .start()
+        .expect("it starts");
     let mut client = Client::connect(polite.address());
     client.echo("before");
     let _clients = spin(&spins, 60);
@@ -191,7 +217,8 @@ fn a_short_event_does_not_queue_behind_long_ones() {
 #[test]
 fn an_idle_thread_takes_over_who_waits_for_another() {
     // Two threads; the sessions of one tenant are spread over both, and those of one of them leave.
-    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() }).expect("a host");
+    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() })
+        .expect("a host");
     let spins = spinning(&host, "spins", Priority::High);
     let mut clients: Vec<_> = (0..20).map(|_| Client::connect(spins.address())).collect();
     eventually("all are in", || spins.session_count() == 20);

@@ -1,4 +1,5 @@
-//! Servers that are steered while fifty clients are connected: suspend, resume, restart, stop, and the lock.
+//! Servers that are steered while fifty clients are connected: suspend, resume, restart, stop, and
+//! the lock.
 
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
@@ -56,11 +57,13 @@ fn a_suspended_server_queues_newcomers_and_keeps_its_sessions() {
     for client in &mut waiting {
         client.expect("early");
     }
-    // Ids are given in the order in which clients are served, and those who waited came before this one.
+    // Ids are given in the order in which clients are served, and those who waited came before this
+    // one.
     let mut late = Client::connect(server.address());
     late.echo("late");
     let port = |client: &Client| client.0.local_addr().expect("an address").port();
-    let served: Vec<_> = server.sessions(0, 1_000).iter().map(|session| session.info.peer.port()).collect();
+    let served: Vec<_> =
+        server.sessions(0, 1_000).iter().map(|session| session.info.peer.port()).collect();
     assert_eq!(served.last(), Some(&port(&late)));
     serves(&mut clients);
 }
@@ -89,7 +92,8 @@ fn suspending_with_disconnect_tells_every_session_once_and_then_the_server_is_id
     for client in &mut clients {
         client.expect_closed();
     }
-    let idle = run(notices.wait_for(|notice| notice.occurrence == Occurrence::Idle)).map(|notice| *notice);
+    let idle =
+        run(notices.wait_for(|notice| notice.occurrence == Occurrence::Idle)).map(|notice| *notice);
     assert_eq!(idle.expect("a notice").status, Status::Suspended);
     ended(&server, "server-stopped", CLIENTS as u64);
     server.resume().expect("it runs");
@@ -103,7 +107,8 @@ fn a_draining_suspension_lets_sessions_finish_until_its_deadline_and_resuming_sp
     run(server.suspend(Newcomers::Queue, Some(Ending::Drain(LONG)))).expect("it runs");
     serves(&mut clients);
     server.resume().expect("it runs");
-    run(server.suspend(Newcomers::Queue, Some(Ending::Drain(Duration::from_millis(50))))).expect("it runs");
+    run(server.suspend(Newcomers::Queue, Some(Ending::Drain(Duration::from_millis(50)))))
+        .expect("it runs");
     for client in &mut clients {
         client.expect_closed();
     }
@@ -118,7 +123,8 @@ fn a_restart_ends_sessions_keeps_the_listener_bound_and_goes_on_with_ids() {
     let restarting = std::thread::scope(|scope| {
         let restart = scope.spawn(|| run(server.restart(Ending::AtOnce)));
         // Connecting works throughout, and who connects is served after it.
-        let mut during: Vec<_> = (0..20).map(|_| TcpStream::connect(address).expect("it is bound")).collect();
+        let mut during: Vec<_> =
+            (0..20).map(|_| TcpStream::connect(address).expect("it is bound")).collect();
         for client in &mut during {
             std::io::Write::write_all(client, b"x").expect("it is open");
         }
@@ -134,7 +140,8 @@ fn a_restart_ends_sessions_keeps_the_listener_bound_and_goes_on_with_ids() {
     fresh.echo("fresh");
     let port = fresh.0.local_addr().expect("an address").port();
     let sessions = server.sessions(0, 1_000);
-    let own = sessions.iter().find(|session| session.info.peer.port() == port).expect("its session");
+    let own =
+        sessions.iter().find(|session| session.info.peer.port() == port).expect("its session");
     assert!(own.info.id > CLIENTS as u64, "{}", own.info.id);
 }
 
@@ -146,7 +153,12 @@ fn a_restart_cuts_off_what_does_not_end() {
         sleeper.send("s");
     }
     eventually("they sleep", || {
-        server.sessions(0, 10).iter().filter(|session| session.glance.event == Some("on-read")).count() == 3
+        server
+            .sessions(0, 10)
+            .iter()
+            .filter(|session| session.glance.event == Some("on-read"))
+            .count()
+            == 3
     });
     assert_eq!(run(server.restart(Ending::AtOnce)), Ok(3));
     ended(&server, "drain-deadline", 3);
@@ -233,7 +245,9 @@ fn a_lock_waits_for_events_and_gives_up_where_they_do_not_end() {
     let server = start(bundled("tests/unruly"));
     let mut sleeper = Client::connect(server.address());
     sleeper.send("s");
-    eventually("it sleeps", || server.sessions(0, 1).iter().any(|session| session.glance.event == Some("on-read")));
+    eventually("it sleeps", || {
+        server.sessions(0, 1).iter().any(|session| session.glance.event == Some("on-read"))
+    });
     let mut other = Client::connect(server.address());
     other.send("?").expect("?");
     assert!(matches!(run(server.lock(Duration::from_millis(50), LONG)), Err(LockError::NotQuiet)));
@@ -285,7 +299,9 @@ fn a_restart_waits_for_sessions_of_before_and_not_for_newcomers() {
     let server = start(bundled("tests/unruly"));
     let mut sleeper = Client::connect(server.address());
     sleeper.send("s");
-    eventually("it sleeps", || server.sessions(0, 1).iter().any(|session| session.glance.event == Some("on-read")));
+    eventually("it sleeps", || {
+        server.sessions(0, 1).iter().any(|session| session.glance.event == Some("on-read"))
+    });
     let overtaken = std::thread::scope(|scope| {
         let restart = scope.spawn(|| run(server.restart(Ending::AtOnce)));
         eventually("it restarts", || server.status() == Status::Restarting);
@@ -335,5 +351,7 @@ fn whoever_waits_for_a_lock_does_not_get_between_a_suspension_and_its_sessions()
     }
     ended(&server, "server-stopped", CLIENTS as u64);
     assert!(server.counters().faults.is_empty() && !server.is_locked());
-    eventually("sessions have ended, and there is a lock to be had again", || run(server.lock(LONG, LONG)).is_ok());
+    eventually("sessions have ended, and there is a lock to be had again", || {
+        run(server.lock(LONG, LONG)).is_ok()
+    });
 }

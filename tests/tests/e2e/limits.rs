@@ -1,4 +1,5 @@
-//! Who may enter and how fast, changed while clients are connected; proxies; deadlines of a session.
+//! Who may enter and how fast, changed while clients are connected; proxies; deadlines of a
+//! session.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
@@ -34,7 +35,9 @@ fn lowering_the_maximum_drops_nobody_and_admits_nobody_until_there_is_room() {
     for client in &mut clients {
         client.echo("hello");
     }
-    let before = server.set_throttle(Change { max_clients: Some(40), ..Change::default() }).expect("a limit");
+    let before = server
+        .set_throttle(Change { max_clients: Some(40), ..Change::default() })
+        .expect("a limit");
     assert_eq!((before.max_clients, server.throttle().max_clients), (0, 40));
     Client::connect(server.address()).expect_gone();
     refused(&server, "limit-clients", 1);
@@ -72,7 +75,8 @@ fn each_address_has_its_own_maximum() {
 #[test]
 fn an_address_that_comes_too_often_is_turned_away_and_others_are_not() {
     let server = start(polite());
-    let change = Change { rate_per_address: Some(0.001), burst_per_address: Some(2), ..Change::default() };
+    let change =
+        Change { rate_per_address: Some(0.001), burst_per_address: Some(2), ..Change::default() };
     server.set_throttle(change).expect("limits");
     let (one, other) = (Ipv4Addr::new(127, 0, 4, 1), Ipv4Addr::new(127, 0, 4, 2));
     for address in [one, other] {
@@ -81,7 +85,9 @@ fn an_address_that_comes_too_often_is_turned_away_and_others_are_not() {
         connect_from(address, &server).expect_gone();
     }
     refused(&server, "limit-rate-per-ip", 2);
-    server.set_throttle(Change { rate_per_address: Some(0.0), ..Change::default() }).expect("no limit");
+    server
+        .set_throttle(Change { rate_per_address: Some(0.0), ..Change::default() })
+        .expect("no limit");
     connect_from(one, &server).echo("in");
 }
 
@@ -89,7 +95,9 @@ fn an_address_that_comes_too_often_is_turned_away_and_others_are_not() {
 fn an_interval_between_accepts_delays_newcomers_and_drops_none() {
     let server = start(polite());
     let interval = Duration::from_millis(20);
-    server.set_throttle(Change { accept_interval: Some(interval), ..Change::default() }).expect("a limit");
+    server
+        .set_throttle(Change { accept_interval: Some(interval), ..Change::default() })
+        .expect("a limit");
     let start = Instant::now();
     let mut clients: Vec<_> = (0..20).map(|_| Client::connect(server.address())).collect();
     for client in &mut clients {
@@ -97,10 +105,17 @@ fn an_interval_between_accepts_delays_newcomers_and_drops_none() {
     }
     assert!(start.elapsed() >= interval * 19, "{:?}", start.elapsed());
     // A change is in force at once, for those too who wait already.
-    server.set_throttle(Change { accept_interval: Some(Duration::from_secs(60)), ..Change::default() }).expect("one");
+    server
+        .set_throttle(Change {
+            accept_interval: Some(Duration::from_secs(60)),
+            ..Change::default()
+        })
+        .expect("one");
     let mut waiting = Client::connect(server.address());
     waiting.send("waits");
-    server.set_throttle(Change { accept_interval: Some(Duration::ZERO), ..Change::default() }).expect("none");
+    server
+        .set_throttle(Change { accept_interval: Some(Duration::ZERO), ..Change::default() })
+        .expect("none");
     waiting.expect("waits");
     assert_eq!(server.counters().refused.len(), 0);
 }
@@ -111,7 +126,10 @@ fn networks_are_allowed_and_denied() {
         allow: vec![allow.parse().expect("a network")],
         deny: vec![deny.parse().expect("a network")],
     };
-    let server = describe(polite()).networks(networks("127.0.5.0/24", "127.0.5.9")).start().expect("it starts");
+    let server = describe(polite())
+        .networks(networks("127.0.5.0/24", "127.0.5.9"))
+        .start()
+        .expect("it starts");
     connect_from(Ipv4Addr::new(127, 0, 5, 1), &server).echo("in");
     connect_from(Ipv4Addr::new(127, 0, 5, 9), &server).expect_gone();
     connect_from(Ipv4Addr::new(127, 0, 6, 1), &server).expect_gone();
@@ -120,7 +138,11 @@ fn networks_are_allowed_and_denied() {
 
 fn proxied() -> ServerHandle {
     let proxies = vec!["127.0.7.0/24".parse().expect("a network")];
-    describe(polite()).proxies(proxies).timeout(Duration::from_millis(300)).start().expect("it starts")
+    describe(polite())
+        .proxies(proxies)
+        .timeout(Duration::from_millis(300))
+        .start()
+        .expect("it starts")
 }
 
 #[test]
@@ -142,7 +164,8 @@ fn a_trusted_proxy_says_who_the_client_is_and_limits_go_by_that() {
         other.send([byte]);
     }
     other.echo("over");
-    let peers: Vec<_> = server.sessions(0, 10).iter().map(|session| session.info.peer.to_string()).collect();
+    let peers: Vec<_> =
+        server.sessions(0, 10).iter().map(|session| session.info.peer.to_string()).collect();
     assert_eq!(peers, ["192.0.2.1:4000", "192.0.2.2:4096"]);
     // The proxy for itself: a health check.
     connect_from(proxy, &server).send("PROXY UNKNOWN\r\nup?").expect("up?");
@@ -183,7 +206,8 @@ fn a_header_from_anybody_else_is_not_believed_and_a_bad_one_closes() {
 fn each_deadline_of_a_session_has_its_own_reason() {
     // Time enough for a word on a busy machine.
     let short = Duration::from_secs(1);
-    let server = |timeouts: Timeouts| describe(polite()).timeouts(timeouts).start().expect("it starts");
+    let server =
+        |timeouts: Timeouts| describe(polite()).timeouts(timeouts).start().expect("it starts");
     let silent = server(Timeouts { first_byte: short, ..Timeouts::default() });
     let mut talks = Client::connect(silent.address());
     talks.echo("hello");
@@ -199,7 +223,9 @@ fn each_deadline_of_a_session_has_its_own_reason() {
     let mut busy = Client::connect(short_lived.address());
     let start = Instant::now();
     // It talks without a pause, and that does not help.
-    while std::io::Write::write_all(&mut busy.0, b"x").is_ok() && start.elapsed() < Duration::from_secs(20) {}
+    while std::io::Write::write_all(&mut busy.0, b"x").is_ok()
+        && start.elapsed() < Duration::from_secs(20)
+    {}
     ended(&short_lived, "session-timeout", 1);
 }
 
@@ -210,9 +236,12 @@ fn a_peer_that_drips_is_ended_for_its_rate_and_one_that_is_answered_is_not() {
     let deaf = inline("deaf", "(func $on-read (param i32 i32) (result i32) (i32.const 0))");
     let deaf = describe(deaf).timeouts(timeouts()).start().expect("it starts");
     let polite = describe(polite()).timeouts(timeouts()).start().expect("it starts");
-    let (mut drips, mut talks) = (Client::connect(deaf.address()), Client::connect(polite.address()));
+    let (mut drips, mut talks) =
+        (Client::connect(deaf.address()), Client::connect(polite.address()));
     let start = Instant::now();
-    while std::io::Write::write_all(&mut drips.0, b"x").is_ok() && start.elapsed() < Duration::from_secs(20) {
+    while std::io::Write::write_all(&mut drips.0, b"x").is_ok()
+        && start.elapsed() < Duration::from_secs(20)
+    {
         talks.echo("x");
         std::thread::sleep(Duration::from_millis(100));
     }
@@ -225,7 +254,8 @@ fn a_server_out_of_descriptors_refuses_and_recovers() {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
     let port = wharf_tests::clients::free_port();
-    let plugin = wharf_tests::guests::file("polite-descriptors", &wharf_tests::guests::component(""));
+    let plugin =
+        wharf_tests::guests::file("polite-descriptors", &wharf_tests::guests::component(""));
     let mut wharf = Command::new("bash")
         .arg("-c")
         .arg("ulimit -n 64; exec \"$0\" serve --plugin \"$1\" --listen 127.0.0.1:\"$2\"")
@@ -245,13 +275,16 @@ fn a_server_out_of_descriptors_refuses_and_recovers() {
     for mut client in clients.drain(..) {
         use std::io::{Read, Write};
         let mut seen = [0; 1];
-        if client.0.write_all(b"x").is_ok() && client.0.read(&mut seen).is_ok_and(|count| count == 1) {
+        if client.0.write_all(b"x").is_ok()
+            && client.0.read(&mut seen).is_ok_and(|count| count == 1)
+        {
             served.push(client);
         }
     }
     assert!((1..64).contains(&served.len()), "{} were served", served.len());
     let ticks = || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", wharf.id())).expect("its state");
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", wharf.id())).expect("its state");
         let fields: Vec<_> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
         fields[11].parse::<u64>().expect("a number") + fields[12].parse::<u64>().expect("a number")
     };
@@ -281,7 +314,11 @@ fn a_server_out_of_descriptors_refuses_and_recovers() {
 #[test]
 fn a_lifetime_ends_a_session_whose_peer_never_reads() {
     let timeouts = Timeouts { lifetime: Duration::from_millis(100), ..Timeouts::default() };
-    let server = describe(polite()).timeouts(timeouts).timeout(Duration::from_secs(60)).start().expect("it starts");
+    let server = describe(polite())
+        .timeouts(timeouts)
+        .timeout(Duration::from_secs(60))
+        .start()
+        .expect("it starts");
     let mut client = Client::connect(server.address());
     client.0.set_write_timeout(Some(Duration::from_millis(500))).expect("a deadline");
     let start = Instant::now();

@@ -32,7 +32,8 @@ struct Dice(u64);
 
 impl Dice {
     fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         all[(self.0 >> 33) as usize % all.len()]
     }
 }
@@ -96,7 +97,9 @@ fn harm(server: &ServerHandle, at: Moment, how: Harm, reached: SocketAddr) {
     match at {
         Moment::Suspended => run(server.suspend(Newcomers::Queue, None)).expect("it runs"),
         Moment::Rejecting => run(server.suspend(Newcomers::Reject, None)).expect("it runs"),
-        Moment::Draining => run(server.suspend(Newcomers::Queue, Some(Ending::Drain(LONG)))).expect("it runs"),
+        Moment::Draining => {
+            run(server.suspend(Newcomers::Queue, Some(Ending::Drain(LONG)))).expect("it runs")
+        }
         Moment::Locked => lock = Some(run(server.lock(LONG, LONG)).expect("nobody else has it")),
         Moment::Throttled => {
             let mut throttle = server.throttle();
@@ -138,7 +141,9 @@ fn harmed_socket_listens_again() {
     let servers = [
         Some(("any port", start(polite()))),
         Some(("fixed port", describe(polite()).local_port(fixed).start().expect("it starts"))),
-        dual.then(|| ("two families", describe(polite()).local_host("::").start().expect("it starts"))),
+        dual.then(|| {
+            ("two families", describe(polite()).local_host("::").start().expect("it starts"))
+        }),
         Some(("given", describe(polite()).listener(given).start().expect("it starts"))),
     ];
     for (seed, (kind, server)) in servers.into_iter().flatten().enumerate() {
@@ -159,7 +164,8 @@ fn harmed_socket_listens_again() {
 /// Shuts a socket down once to three times in each burst, while its owner repairs it.
 fn bursts(dice: &mut Dice, socket: &OwnedFd) {
     for _ in 0..dice.of(&[1, 1, 2, 6]) {
-        let shutdowns: Vec<Harm> = (0..dice.of(&[1, 2, 3])).map(|_| dice.of(&Harm::SHUTDOWNS)).collect();
+        let shutdowns: Vec<Harm> =
+            (0..dice.of(&[1, 2, 3])).map(|_| dice.of(&Harm::SHUTDOWNS)).collect();
         println!("    {shutdowns:?}");
         for how in shutdowns {
             how.to(socket);
@@ -231,7 +237,10 @@ fn poisoned_socket_is_mended_at_start() {
 #[test]
 fn harmed_tls_server_serves_again() {
     let certificates = Certificates::new();
-    let server = describe(bundled("tests/unruly")).credentials(certificates.credentials()).start().expect("it starts");
+    let server = describe(bundled("tests/unruly"))
+        .credentials(certificates.credentials())
+        .start()
+        .expect("it starts");
     for how in Harm::ALL {
         harm(&server, Moment::Idle, how, server.address());
         let said = text(&openssl(server.address(), &certificates, &[], "i"));
@@ -254,7 +263,9 @@ fn taken_address_is_a_failure_until_freed() {
     run(server.suspend(Newcomers::Reject, None)).expect("it runs");
     assert_eq!((server.status(), server.newcomers()), (Status::Failed, Some(Newcomers::Reject)));
     server.resume().expect("it runs");
-    assert!(matches!(run(server.listen_again()), Err(SteerError::NotListening(why)) if why.contains("in use")));
+    assert!(
+        matches!(run(server.listen_again()), Err(SteerError::NotListening(why)) if why.contains("in use"))
+    );
     assert!(matches!(run(server.restart(Ending::AtOnce)), Err(SteerError::NotListening(_))));
     drop((thief, held));
     eventually("it listens by itself", || server.status() == Status::Listening);
@@ -303,9 +314,15 @@ fn failed_server_is_told_everywhere() {
     assert_eq!(shown["status"], "failed");
     assert!(shown["failure"].as_str().is_some_and(|why| why.contains("in use")), "{shown}");
     let (_, metrics) = site.curl(&[], "/metrics");
-    assert!(metrics.contains("wharf_server_status{server=\"echo\",status=\"failed\"} 1"), "{metrics}");
+    assert!(
+        metrics.contains("wharf_server_status{server=\"echo\",status=\"failed\"} 1"),
+        "{metrics}"
+    );
     assert!(metrics.contains("reason=\"failed\""), "{metrics}");
-    assert_eq!(site.refused("POST", "/v1/servers/echo/resume", json!({})), (409, "not-listening".into()));
+    assert_eq!(
+        site.refused("POST", "/v1/servers/echo/resume", json!({})),
+        (409, "not-listening".into())
+    );
     assert_eq!(site.ok("POST", "/v1/reload", json!({}))["not_listening"], json!(["echo"]));
     let output = site.ctl(&["restart", "echo"]);
     assert_eq!(output.status.code(), Some(5), "{}", said(&output));
@@ -319,7 +336,11 @@ fn failed_server_is_told_everywhere() {
 /// Upgrades, and ends the new process with the test.
 fn upgraded(site: &Site) -> Heir {
     let mut command = std::process::Command::new(wharf_binary());
-    let output = command.args(["upgrade", "--json", "--socket"]).arg(site.socket()).output().expect("it runs");
+    let output = command
+        .args(["upgrade", "--json", "--socket"])
+        .arg(site.socket())
+        .output()
+        .expect("it runs");
     assert!(output.status.success(), "{}", said(&output));
     Heir::of(&serde_json::from_slice(&output.stdout).expect("an answer"))
 }
@@ -343,7 +364,8 @@ fn site_with_address() -> (Site, SocketAddr, tempfile::TempDir) {
     let token = folder.path().join("token");
     std::fs::write(&token, "0123456789abcdef0123456789abcdef").expect("kept");
     std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).expect("a mode");
-    let site = Site::with(&format!("listen = '127.0.0.1:{port}'\ntoken_file = '{}'", token.display()), "");
+    let site =
+        Site::with(&format!("listen = '127.0.0.1:{port}'\ntoken_file = '{}'", token.display()), "");
     (site, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), folder)
 }
 
@@ -388,7 +410,8 @@ fn sockets_shut_down_often_answer_again() {
     for seed in 0..6 {
         let mut dice = Dice(seed);
         println!("seed {seed}");
-        let mut sockets = vec![listener(process(&site), at), listener(process(&site), site.address())];
+        let mut sockets =
+            vec![listener(process(&site), at), listener(process(&site), site.address())];
         sockets.extend(unix_listeners(process(&site)));
         // A process that stands still cannot repair before the last shutdown.
         let stands_still = dice.of(&[true, false]);

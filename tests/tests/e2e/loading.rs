@@ -9,7 +9,10 @@ use wharf_tests::servers::{host, start};
 
 fn refused(path: &Path, grants: &Grants) -> String {
     let said = host().loader().load(path, grants).err().expect("it must not load").to_string();
-    assert!(said.contains(path.file_name().and_then(|name| name.to_str()).expect("a name")), "no file in: {said}");
+    assert!(
+        said.contains(path.file_name().and_then(|name| name.to_str()).expect("a name")),
+        "no file in: {said}"
+    );
     said
 }
 
@@ -53,10 +56,12 @@ fn wasmtime_of_a_stranger() -> Vec<u8> {
 fn a_missing_file_a_folder_without_manifest_and_a_pipe_are_refused_without_a_hang() {
     let folder = tempfile::tempdir().expect("a folder");
     refused(&folder.path().join("missing.wasm"), &Grants::none());
-    let said = host().loader().load(folder.path(), &Grants::none()).err().expect("no plugin").to_string();
+    let said =
+        host().loader().load(folder.path(), &Grants::none()).err().expect("no plugin").to_string();
     assert!(said.contains("plugin.toml"), "{said}");
     let pipe = folder.path().join("pipe.wasm");
-    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("a pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0)
+        .expect("a pipe");
     assert!(refused(&pipe, &Grants::none()).contains("regular file"));
     assert!(host().loader().load(Path::new("/dev/zero"), &Grants::none()).is_err());
 }
@@ -65,12 +70,22 @@ fn a_missing_file_a_folder_without_manifest_and_a_pipe_are_refused_without_a_han
 fn a_manifest_that_is_wrong_names_the_file_and_the_key() {
     let folder = tempfile::tempdir().expect("a folder");
     let manifest = folder.path().join("plugin.toml");
-    std::fs::write(&manifest, "name = 'x'\nversion = '1'\ncomponnent = 'x.wasm'\n").expect("it is kept");
-    let said = host().loader().load(folder.path(), &Grants::none()).err().expect("no plugin").to_string();
-    assert!(said.contains("plugin.toml") && said.contains("componnent"), "{said}");
-    std::fs::write(&manifest, "name = 'x'\nversion = '1'\ncomponent = 'x.wasm'\n[build]\ncommand = ['make', 'it']\n")
+    std::fs::write(&manifest, "name = 'x'\nversion = '1'\ncomponnent = 'x.wasm'\n")
         .expect("it is kept");
-    let said = host().loader().load(folder.path(), &Grants::none()).err().expect("no component").to_string();
+    let said =
+        host().loader().load(folder.path(), &Grants::none()).err().expect("no plugin").to_string();
+    assert!(said.contains("plugin.toml") && said.contains("componnent"), "{said}");
+    std::fs::write(
+        &manifest,
+        "name = 'x'\nversion = '1'\ncomponent = 'x.wasm'\n[build]\ncommand = ['make', 'it']\n",
+    )
+    .expect("it is kept");
+    let said = host()
+        .loader()
+        .load(folder.path(), &Grants::none())
+        .err()
+        .expect("no component")
+        .to_string();
     assert!(said.contains("x.wasm") && said.contains("build it first: `make it`"), "{said}");
 }
 
@@ -78,16 +93,26 @@ fn a_manifest_that_is_wrong_names_the_file_and_the_key() {
 fn a_component_of_another_world_is_told_what_was_expected() {
     let other = "package other:thing@1.0.0; world plugin { export run: func(); }";
     let bytes = encode("(module (func (export \"run\")))", other);
-    says("other-world", &bytes, "expected the export `wharf:server/inet-event-proc@0.1.0`, found `run`");
+    says(
+        "other-world",
+        &bytes,
+        "expected the export `wharf:server/inet-event-proc@0.1.0`, found `run`",
+    );
     says("no-world", &wat::parse_str("(component)").expect("a component"), "found no exports");
 }
 
 #[test]
 fn another_version_of_the_contract_is_told_which_and_what_to_do() {
-    for (version, advice) in [("0.2.0", "newer host"), ("1.0.0", "newer host"), ("0.0.9", "build the plugin again")] {
+    for (version, advice) in
+        [("0.2.0", "newer host"), ("1.0.0", "newer host"), ("0.0.9", "build the plugin again")]
+    {
         let contract = contract().replace("server@0.1.0", &format!("server@{version}"));
         let bytes = component_for("", &contract, version);
-        says(&format!("version-{version}"), &bytes, &format!("built for contract version {version}"));
+        says(
+            &format!("version-{version}"),
+            &bytes,
+            &format!("built for contract version {version}"),
+        );
         says(&format!("version-{version}"), &bytes, advice);
     }
 }
@@ -128,14 +153,18 @@ fn component_text_without_result(handlers: &str, contract: &str) -> Vec<u8> {
 #[test]
 fn what_was_not_granted_is_named_with_the_grant_it_needs() {
     let (folder, grants) = built("tests/unruly");
-    let said = host().loader().load(&folder, &Grants::none()).err().expect("nothing granted").to_string();
+    let said =
+        host().loader().load(&folder, &Grants::none()).err().expect("nothing granted").to_string();
     for (import, grant) in [
         ("wharf:server/server@0.1.0", "server"),
         ("wasi:config/store@0.2.0-rc.1", "config"),
         ("wasi:cli/stdout@", "stdio"),
         ("wasi:clocks/monotonic-clock@", "clocks"),
     ] {
-        let line = said.lines().find(|line| line.contains(import)).unwrap_or_else(|| panic!("no {import} in: {said}"));
+        let line = said
+            .lines()
+            .find(|line| line.contains(import))
+            .unwrap_or_else(|| panic!("no {import} in: {said}"));
         assert!(line.contains(&format!("needs the grant \"{grant}\"")), "{line}");
     }
     let fewer: Grants = grants.iter().filter(|&grant| grant != Grant::Server).collect();
@@ -169,7 +198,8 @@ fn more_memory_than_any_plugin_may_have_is_refused() {
 fn the_cache_serves_the_second_load_and_a_rotten_file_is_compiled_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let cache = folder.path().join("cache");
-    let engine = Engine::new(EngineConfig { sessions_max: 4, ..EngineConfig::default() }).expect("an engine");
+    let engine = Engine::new(EngineConfig { sessions_max: 4, ..EngineConfig::default() })
+        .expect("an engine");
     let load = || {
         let loader = Loader::with_cache(engine.clone(), &cache).expect("a cache");
         loader.load(&file("cached", &component("")), &Grants::none()).expect("it loads").cache_use()
@@ -190,7 +220,8 @@ fn the_cache_serves_the_second_load_and_a_rotten_file_is_compiled_again() {
 fn mixed_up_cache_files_run_no_other_plugin() {
     let folder = tempfile::tempdir().expect("a folder");
     let letters = ['a', 'b', 'c'];
-    let plugins = letters.map(|letter| file(&format!("mixed-{letter}"), &component(&versioned(letter, "", ""))));
+    let plugins = letters
+        .map(|letter| file(&format!("mixed-{letter}"), &component(&versioned(letter, "", ""))));
     let load = |at: usize| {
         let loader = Loader::with_cache(host().engine().clone(), folder.path()).expect("a cache");
         let plugin = loader.load(&plugins[at], &Grants::none()).expect("it loads");
@@ -201,7 +232,8 @@ fn mixed_up_cache_files_run_no_other_plugin() {
     };
     assert_eq!([0, 1, 2].map(load), [CacheUse::Compiled; 3]);
     assert_eq!([0, 1, 2].map(load), [CacheUse::Cached; 3]);
-    let mut files: Vec<_> = std::fs::read_dir(folder.path()).expect("it").flatten().map(|one| one.path()).collect();
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder.path()).expect("it").flatten().map(|one| one.path()).collect();
     files.sort();
     let whole: Vec<_> = files.iter().map(|file| std::fs::read(file).expect("code")).collect();
     for order in [[1, 0, 2], [2, 1, 0], [0, 2, 1], [1, 2, 0], [2, 0, 1]] {
@@ -219,8 +251,10 @@ fn mixed_up_cache_files_run_no_other_plugin() {
 fn a_cache_that_others_can_write_is_not_used() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().expect("a folder");
-    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777)).expect("it is open");
-    let engine = Engine::new(EngineConfig { sessions_max: 4, ..EngineConfig::default() }).expect("an engine");
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777))
+        .expect("it is open");
+    let engine = Engine::new(EngineConfig { sessions_max: 4, ..EngineConfig::default() })
+        .expect("an engine");
     let said = Loader::with_cache(engine, folder.path()).err().expect("refused").to_string();
     assert!(said.contains("others may write"), "{said}");
 }

@@ -5,7 +5,13 @@ use wharf_tests::guests::bundled;
 use wharf_tests::packets::{Amount, Subject, chatter, feed, lines, repeated, requests};
 
 /// Feeds one of them with all packets.
-fn unharmed(folder: &str, settings: &[(&str, &str)], first: &[u8], messages: &[Vec<u8>], amount: Amount) {
+fn unharmed(
+    folder: &str,
+    settings: &[(&str, &str)],
+    first: &[u8],
+    messages: &[Vec<u8>],
+    amount: Amount,
+) {
     let most = feed(&Subject::new(&bundled(folder), settings), first, messages, amount);
     println!("{folder}: {most} fuel in the dearest event");
 }
@@ -22,7 +28,13 @@ fn lines_answers_every_packet() {
 
 #[test]
 fn lines_answers_every_packet_with_long_lines() {
-    unharmed("plugins/lines", &[("line-max-bytes", "65536")], b"half a line", &lines(), Amount::SOME);
+    unharmed(
+        "plugins/lines",
+        &[("line-max-bytes", "65536")],
+        b"half a line",
+        &lines(),
+        Amount::SOME,
+    );
 }
 
 #[test]
@@ -50,7 +62,9 @@ fn chat_answers_every_packet_of_a_member() {
 fn no_request_that_waits_is_lost() {
     let subject = Subject::new(&bundled("plugins/http"), &[]);
     let request = b"GET / HTTP/1.1\r\nHost:\r\n\r\n";
-    let outcome = subject.play(&[&repeated(request)], wharf_tests::packets::Manner::Calm).expect("no fault");
-    let answers = String::from_utf8(outcome.written).expect("text").matches("HTTP/1.1 200 OK").count();
+    let outcome =
+        subject.play(&[&repeated(request)], wharf_tests::packets::Manner::Calm).expect("no fault");
+    let answers =
+        String::from_utf8(outcome.written).expect("text").matches("HTTP/1.1 200 OK").count();
     assert_eq!((answers, outcome.timers > 1), (65_536 / request.len(), true));
 }

@@ -1,5 +1,6 @@
-//! The operator's page in a real browser: headless Chromium, driven through ChromeDriver. Where there is none the test
-//! says so and checks nothing; `WHARF_TESTS_BROWSER=required` makes that a failure.
+//! The operator's page in a real browser: headless Chromium, driven through ChromeDriver. Where
+//! there is none the test says so and checks nothing; `WHARF_TESTS_BROWSER=required` makes that a
+//! failure.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -37,7 +38,8 @@ impl Browser {
                 return None;
             }
         };
-        let mut said = BufReader::new(driver.stdout.take().expect("its words")).lines().map_while(Result::ok);
+        let mut said =
+            BufReader::new(driver.stdout.take().expect("its words")).lines().map_while(Result::ok);
         assert!(said.any(|line| line.contains("started successfully")));
         std::thread::spawn(move || said.for_each(drop));
         let profile = tempfile::tempdir().expect("a folder");
@@ -53,10 +55,12 @@ impl Browser {
             format!("--user-data-dir={}", profile.path().display()),
         ];
         let options = json!({ "args": arguments, "binary": chromium() });
-        let wanted = json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": options } } });
+        let wanted =
+            json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": options } } });
         let base = format!("http://127.0.0.1:{port}/session");
         let opened = curl("POST", &base, &wanted);
-        let id = opened["value"]["sessionId"].as_str().unwrap_or_else(|| panic!("no browser: {opened}"));
+        let id =
+            opened["value"]["sessionId"].as_str().unwrap_or_else(|| panic!("no browser: {opened}"));
         Some(Self { driver, session: format!("{base}/{id}"), _profile: profile })
     }
 
@@ -84,12 +88,17 @@ impl Drop for Browser {
 
 /// The browser that the driver of the same package drives.
 fn chromium() -> &'static str {
-    if std::path::Path::new("/usr/bin/chromium").exists() { "/usr/bin/chromium" } else { "chromium" }
+    if std::path::Path::new("/usr/bin/chromium").exists() {
+        "/usr/bin/chromium"
+    } else {
+        "chromium"
+    }
 }
 
 fn curl(method: &str, url: &str, body: &Value) -> Value {
     let body = body.to_string();
-    let arguments = ["--silent", "--max-time", "60", "--request", method, "--data-binary", &body, url];
+    let arguments =
+        ["--silent", "--max-time", "60", "--request", method, "--data-binary", &body, url];
     let output = Command::new("curl").args(arguments).output().expect("curl runs");
     serde_json::from_slice(&output.stdout).unwrap_or_default()
 }
@@ -97,7 +106,8 @@ fn curl(method: &str, url: &str, body: &Value) -> Value {
 #[test]
 fn the_page_shows_what_runs_and_ends_a_session_in_a_real_browser() {
     let Some(browser) = Browser::start() else { return };
-    let (folder, port, control) = (tempfile::tempdir().expect("a folder"), free_port(), free_port());
+    let (folder, port, control) =
+        (tempfile::tempdir().expect("a folder"), free_port(), free_port());
     let file = folder.path().join("token");
     std::fs::write(&file, TOKEN).expect("kept");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("a mode");
@@ -110,33 +120,48 @@ fn the_page_shows_what_runs_and_ends_a_session_in_a_real_browser() {
     let wharf = Wharf::run(&["serve"], folder.path());
     wharf.says("server started");
     let page = format!("http://127.0.0.1:{control}/");
-    eventually("the page is served", || curl("GET", &format!("{page}readyz"), &json!({})) == Value::Null);
+    eventually("the page is served", || {
+        curl("GET", &format!("{page}readyz"), &json!({})) == Value::Null
+    });
     let mut client = Client::connect(([127, 0, 0, 1], port).into());
     client.echo("hello");
 
     // Without the token it asks for one.
     browser.open(&page);
-    browser.until("it asks for the token", "document.querySelector('#token-form').checkVisibility()");
+    browser
+        .until("it asks for the token", "document.querySelector('#token-form').checkVisibility()");
     browser.open("about:blank");
     browser.open(&format!("{page}#token={TOKEN}"));
     let server = "document.querySelector('[data-server=echo]')";
     browser.until("the server is there", &format!("{server} !== null"));
-    let field = |name: &str| format!("{server}.querySelector('[data-field={name}]').textContent.toLowerCase()");
+    let field = |name: &str| {
+        format!("{server}.querySelector('[data-field={name}]').textContent.toLowerCase()")
+    };
     browser.until("its status is shown", &format!("{}.includes('listening')", field("status")));
     browser.until("its session is counted", &format!("{}.includes('1')", field("sessions")));
-    browser.until("the session is listed", &format!("{server}.querySelector('[data-session]') !== null"));
+    browser.until(
+        "the session is listed",
+        &format!("{server}.querySelector('[data-session]') !== null"),
+    );
     assert!(!browser.value("location.href").as_str().expect("an address").contains(TOKEN));
     // Nothing was loaded from anywhere else.
-    let foreign =
-        "performance.getEntriesByType('resource').filter(one => !one.name.startsWith(location.origin)).length";
+    let foreign = "performance.getEntriesByType('resource').filter(one => !one.name.startsWith(location.origin)).length";
     assert_eq!(browser.value(foreign), 0);
 
     browser.value(&format!("{server}.querySelector('[data-action=suspend]').click()"));
     browser.until("it is suspended", &format!("{}.includes('suspended')", field("status")));
     browser.value(&format!("{server}.querySelector('[data-action=resume]').click()"));
     browser.until("it is resumed", &format!("{}.includes('listening')", field("status")));
-    browser.value(&format!("{server}.querySelector('[data-session] button[data-action=disconnect]').click()"));
+    browser.value(&format!(
+        "{server}.querySelector('[data-session] button[data-action=disconnect]').click()"
+    ));
     client.expect_closed();
-    browser.until("the session is gone", &format!("{server}.querySelector('[data-session]') === null"));
-    browser.until("its leaving is noticed", "document.querySelector('#notices').textContent.includes('idle')");
+    browser.until(
+        "the session is gone",
+        &format!("{server}.querySelector('[data-session]') === null"),
+    );
+    browser.until(
+        "its leaving is noticed",
+        "document.querySelector('#notices').textContent.includes('idle')",
+    );
 }

@@ -69,8 +69,11 @@ impl Tenants {
     fn new() -> Self {
         let (folder, certificates) = (tempfile::tempdir().expect("a folder"), Certificates::new());
         for label in ['p', 'q', 'r'] {
-            std::fs::write(folder.path().join(format!("{label}.wasm")), component(&versioned(label, "", "")))
-                .expect("kept");
+            std::fs::write(
+                folder.path().join(format!("{label}.wasm")),
+                component(&versioned(label, "", "")),
+            )
+            .expect("kept");
         }
         std::fs::write(folder.path().join("long.wasm"), long_winded()).expect("kept");
         let mut text = "[host]\nsessions_max = 256\nstop_grace = '200ms'\n[control]\nsocket = 'control.sock'\n\
@@ -101,7 +104,14 @@ impl Tenants {
         let site = Site { folder, port, wharf };
         eventually("the control API is open", || UnixStream::connect(site.socket()).is_ok());
         let liar = Liar::new(|_| Reply::Silence);
-        Self { site, liar, _certificates: certificates, begun: Vec::new(), others_waiting: 0, _clients: Vec::new() }
+        Self {
+            site,
+            liar,
+            _certificates: certificates,
+            begun: Vec::new(),
+            others_waiting: 0,
+            _clients: Vec::new(),
+        }
     }
 
     /// Begins a request, and does not wait for its answer.
@@ -110,8 +120,9 @@ impl Tenants {
         stream.set_read_timeout(Some(ANSWERED_WITHIN)).expect("a timeout");
         let body = body.to_string();
         let length = body.len();
-        let head =
-            format!("POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n");
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n"
+        );
         stream.write_all(format!("{head}\r\n{body}").as_bytes()).expect("it reads");
         self.begun.push((path.to_owned(), stream));
     }
@@ -130,23 +141,32 @@ impl Tenants {
             Slow::Registry(server) => {
                 for number in 0..CALLS_MAX / 2 {
                     let file = format!("oci://{registry}/team/slow:{number}");
-                    self.begin(&format!("/v1/servers/{server}/plugin/swap"), &json!({ "file": file }));
+                    self.begin(
+                        &format!("/v1/servers/{server}/plugin/swap"),
+                        &json!({ "file": file }),
+                    );
                 }
             }
             Slow::Compile(server) => {
                 let file = self.site.path("long.wasm");
                 for _ in 0..2 {
-                    self.begin(&format!("/v1/servers/{server}/plugin/swap"), &json!({ "file": file }));
+                    self.begin(
+                        &format!("/v1/servers/{server}/plugin/swap"),
+                        &json!({ "file": file }),
+                    );
                 }
             }
             Slow::Locks(server) => {
                 let path = format!("/v1/servers/{server}");
-                let (lock, body) = (format!("{path}/lock"), json!({ "wait": "60s", "hold": "60s" }));
+                let (lock, body) =
+                    (format!("{path}/lock"), json!({ "wait": "60s", "hold": "60s" }));
                 self.begin(&lock, &body);
-                let waiting = |tenants: &Self| tenants.calls("a", "wait") + tenants.calls("b", "wait");
+                let waiting =
+                    |tenants: &Self| tenants.calls("a", "wait") + tenants.calls("b", "wait");
                 let others = self.others_waiting;
                 eventually("it has the lock", || {
-                    self.site.ok("GET", &path, json!({}))["locked"] == true && waiting(self) == others
+                    self.site.ok("GET", &path, json!({}))["locked"] == true
+                        && waiting(self) == others
                 });
                 self.others_waiting += CALLS_MAX;
                 (0..CALLS_MAX).for_each(|_| self.begin(&lock, &body));
@@ -191,7 +211,12 @@ impl Tenants {
 /// A component whose code is so long that it is compiled for seconds.
 fn long_winded() -> Vec<u8> {
     let body = "(local.set 0 (i32.add (i32.mul (local.get 0) (i32.const 7)) (i32.const 4095)))\n";
-    let one = |number| format!("(func $long{number} (param i32) (result i32)\n{}(local.get 0))\n", body.repeat(2_000));
+    let one = |number| {
+        format!(
+            "(func $long{number} (param i32) (result i32)\n{}(local.get 0))\n",
+            body.repeat(2_000)
+        )
+    };
     component(&(0..40).map(one).collect::<String>())
 }
 
@@ -200,7 +225,11 @@ fn full_queues_of_a_tenant_delay_no_other() {
     for seed in [3, 71] {
         let mut dice = Seeded(seed * 0x9e37_79b9);
         let mut tenants = Tenants::new();
-        tenants.site.ok("POST", "/v1/servers/a1/plugin/swap", json!({ "file": tenants.site.path("q.wasm") }));
+        tenants.site.ok(
+            "POST",
+            "/v1/servers/a1/plugin/swap",
+            json!({ "file": tenants.site.path("q.wasm") }),
+        );
         tenants.session_on_a4();
         let mut mix = [
             Slow::Compile("a3"),
@@ -229,7 +258,10 @@ fn full_queues_of_a_tenant_delay_no_other() {
                     tenants.soon(&format!("{b}/plugin/rollback"), json!({}));
                 }
                 "canary" => {
-                    tenants.soon(&format!("{b}/plugin/canary"), json!({ "file": tenants.site.path("r.wasm") }));
+                    tenants.soon(
+                        &format!("{b}/plugin/canary"),
+                        json!({ "file": tenants.site.path("r.wasm") }),
+                    );
                     tenants.soon(&format!("{b}/plugin/rollback"), json!({}));
                 }
                 "lock" => {
@@ -257,7 +289,10 @@ fn ends_beside_its_own_queues(tenants: &mut Tenants, dice: &mut Seeded) {
         println!("a: {call}");
         match call {
             "rollback" => {
-                assert_eq!(tenants.soon("/v1/servers/a1/plugin/rollback", json!({}))["to"], "p unversioned");
+                assert_eq!(
+                    tenants.soon("/v1/servers/a1/plugin/rollback", json!({}))["to"],
+                    "p unversioned"
+                );
                 let answer = tenants.answer("/v1/servers/a1/plugin/swap", 409);
                 assert!(answer.contains("overtaken"), "{answer}");
             }
@@ -306,7 +341,8 @@ fn tenant_with_full_queues_is_refused_by_name() {
     }
     let (_, text) = tenants.site.curl(&[], "/metrics");
     for class in ["change", "wait"] {
-        let counted = format!("wharf_control_calls_refused_total{{tenant=\"a\",class=\"{class}\"}} 2\n");
+        let counted =
+            format!("wharf_control_calls_refused_total{{tenant=\"a\",class=\"{class}\"}} 2\n");
         assert!(text.contains(&counted), "{text}");
     }
 }
@@ -323,7 +359,8 @@ fn waiting_calls_leave_connections_to_others() {
     }
     // More than may be idle at a time.
     eventually("many calls wait", || {
-        let waiting = tenants.calls("a", "wait") + tenants.calls("b", "wait") + tenants.calls("a", "end");
+        let waiting =
+            tenants.calls("a", "wait") + tenants.calls("b", "wait") + tenants.calls("a", "end");
         waiting == 3 * CALLS_MAX
     });
     assert_eq!(tenants.site.curl(&[], "/livez").0, 200);
@@ -380,8 +417,14 @@ fn rollback_ends_pulls_that_keep_versions() {
     let site = Site { folder, port, wharf };
     eventually("the control API is open", || UnixStream::connect(site.socket()).is_ok());
     let (liar, certificates) = (delivers_once(), Certificates::new());
-    let mut tenants =
-        Tenants { site, liar, _certificates: certificates, begun: Vec::new(), others_waiting: 0, _clients: Vec::new() };
+    let mut tenants = Tenants {
+        site,
+        liar,
+        _certificates: certificates,
+        begun: Vec::new(),
+        others_waiting: 0,
+        _clients: Vec::new(),
+    };
     let swapped = json!({ "file": tenants.site.path("q.wasm") });
     for (server, _) in greedy.into_iter().chain([("b", "b")]) {
         tenants.soon(&format!("/v1/servers/{server}/plugin/swap"), swapped.clone());
@@ -390,13 +433,23 @@ fn rollback_ends_pulls_that_keep_versions() {
     for (server, _) in greedy {
         tenants.begin(&format!("/v1/servers/{server}/plugin/swap"), &json!({ "file": file }));
     }
-    let silent = || tenants.liar.asked().iter().filter(|asked| asked.path.contains("/manifests/sha256:")).count();
+    let silent = || {
+        tenants
+            .liar
+            .asked()
+            .iter()
+            .filter(|asked| asked.path.contains("/manifests/sha256:"))
+            .count()
+    };
     eventually("each tenant pulls what it keeps", || silent() >= 2);
     // What another tenant does, and what is urgent, waits for none of it.
     let start = Instant::now();
     tenants.soon("/v1/servers/b/plugin/rollback", json!({}));
     for (server, _) in greedy {
-        assert_eq!(tenants.soon(&format!("/v1/servers/{server}/plugin/rollback"), json!({}))["to"], "p unversioned");
+        assert_eq!(
+            tenants.soon(&format!("/v1/servers/{server}/plugin/rollback"), json!({}))["to"],
+            "p unversioned"
+        );
         let answer = tenants.answer(&format!("/v1/servers/{server}/plugin/swap"), 409);
         assert!(answer.contains("overtaken"), "{answer}");
     }

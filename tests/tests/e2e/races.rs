@@ -1,5 +1,5 @@
-//! Versions of a plugin, and what else may happen to their server at the same moment: its end, a reload, a crash, or that nobody waits
-//! for the answer any more.
+//! Versions of a plugin, and what else may happen to their server at the same moment: its end, a
+//! reload, a crash, or that nobody waits for the answer any more.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use wharf::plugin::{InstanceLimits, Plugin};
 use wharf::server::{
-    CanaryRules, CanaryWish, Fleet, HostConfig, Plan, Quantity, ServerBuilder, ServerHandle, Standing, SwapError,
-    SwapPolicy, SwapRules,
+    CanaryRules, CanaryWish, Fleet, HostConfig, Plan, Quantity, ServerBuilder, ServerHandle,
+    Standing, SwapError, SwapPolicy, SwapRules,
 };
 use wharf::session::Glance;
 use wharf_tests::clients::Client;
@@ -42,7 +42,8 @@ fn busy(client: &Client) -> std::thread::JoinHandle<()> {
 }
 
 fn is_busy(server: &ServerHandle) -> bool {
-    let waits = |glance: &Glance| glance.event == Some("on-read") && glance.queued_bytes >= 256 << 10;
+    let waits =
+        |glance: &Glance| glance.event == Some("on-read") && glance.queued_bytes >= 256 << 10;
     server.sessions(0, 9).iter().any(|session| waits(&session.glance))
 }
 
@@ -57,7 +58,8 @@ fn going_back_passes_a_version_that_came_twice() {
     let again = back();
     assert!(matches!(again, Err(SwapError::NothingBefore)), "{again:?}");
     let taken_back = || Standing::TakenBack("asked".into());
-    let states: Vec<_> = server.generations().into_iter().map(|(generation, _)| generation.standing).collect();
+    let states: Vec<_> =
+        server.generations().into_iter().map(|(generation, _)| generation.standing).collect();
     assert_eq!(states, [Standing::InForce, taken_back(), taken_back()]);
 }
 
@@ -88,12 +90,14 @@ fn a_swap_that_meets_the_end_of_its_server_publishes_nothing() {
 
 #[test]
 fn a_canary_ends_even_where_whoever_began_it_is_gone() {
-    let canary = CanaryRules { duration: Duration::from_secs(1), sessions_min: 1, ..CanaryRules::default() };
+    let canary =
+        CanaryRules { duration: Duration::from_secs(1), sessions_min: 1, ..CanaryRules::default() };
     let server = versions(SwapRules { canary, ..SwapRules::default() }).start().expect("it starts");
     let (slow, mut quick) = (Client::connect(server.address()), Client::connect(server.address()));
     let asks = busy(&slow);
     eventually("it waits", || is_busy(&server));
-    let (plugin, wish) = (version('b'), CanaryWish { share: Some(1.0), live: Some(true), duration: None });
+    let (plugin, wish) =
+        (version('b'), CanaryWish { share: Some(1.0), live: Some(true), duration: None });
     host().runtime().block_on(async {
         let mut canary = pin!(server.canary(plugin, wish));
         // One of the live sessions is busy, so that it does not come to its end while this waits.
@@ -133,7 +137,10 @@ fn reload(fleet: &Arc<Fleet>) {
 }
 
 fn are_all_on(server: &ServerHandle, label: char) -> bool {
-    server.sessions(0, 100).iter().all(|session| session.plugin.starts_with(&format!("raced-{label}")))
+    server
+        .sessions(0, 100)
+        .iter()
+        .all(|session| session.plugin.starts_with(&format!("raced-{label}")))
 }
 
 #[test]
@@ -141,7 +148,8 @@ fn a_version_is_watched_on_over_a_reload_and_taken_back() {
     let (fleet, server) = fleet();
     let mut clients: Vec<_> = (0..30).map(|_| Client::connect(server.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 'a', 1));
-    let faulty = versioned('x', "", "").replace("(local.set $at (i32.const 2048))\n  (loop", "unreachable (loop");
+    let faulty = versioned('x', "", "")
+        .replace("(local.set $at (i32.const 2048))\n  (loop", "unreachable (loop");
     assert_eq!(swap(&server, inline("raced-x", &faulty), SwapPolicy::HandOff).moved, 30);
     reload(&fleet);
     for client in &mut clients[..10] {
@@ -151,7 +159,11 @@ fn a_version_is_watched_on_over_a_reload_and_taken_back() {
     eventually("they are back", || are_all_on(&server, 'a'));
     clients[10..].iter_mut().for_each(|client| next(client, 'a', 2));
     next(&mut Client::connect(server.address()), 'a', 1);
-    let copy = server.limits().into_iter().find(|limit| limit.key == "limits.copy_max_bytes").expect("a limit");
+    let copy = server
+        .limits()
+        .into_iter()
+        .find(|limit| limit.key == "limits.copy_max_bytes")
+        .expect("a limit");
     assert_eq!(copy.value, Quantity::Bytes(2 << 20), "what came back has the terms of the reload");
 }
 
@@ -194,7 +206,8 @@ fn new_terms_wait_for_a_swap() {
 fn a_server_that_stops_while_its_sessions_move_was_not_swapped() {
     for policy in [SwapPolicy::AllOrNothing, SwapPolicy::HandOff] {
         let server = Arc::new(described(1 << 20).start().expect("it starts"));
-        let (slow, mut quick) = (Client::connect(server.address()), Client::connect(server.address()));
+        let (slow, mut quick) =
+            (Client::connect(server.address()), Client::connect(server.address()));
         next(&mut quick, 'a', 1);
         let asks = busy(&slow);
         eventually("it waits", || is_busy(&server));
@@ -211,8 +224,9 @@ fn a_server_that_stops_while_its_sessions_move_was_not_swapped() {
     }
 }
 
-/// All sessions are asked to move together, and that waits for one of them, which is busy until its client goes; the other is ready.
-/// Both clients, and what looks at the outcome once nobody is busy.
+/// All sessions are asked to move together, and that waits for one of them, which is busy until its
+/// client goes; the other is ready. Both clients, and what looks at the outcome once nobody is
+/// busy.
 fn half_way(server: &Arc<ServerHandle>) -> (Client, Client, impl FnOnce() + use<>) {
     let (slow, mut quick) = (Client::connect(server.address()), Client::connect(server.address()));
     next(&mut quick, 'a', 1);
@@ -246,7 +260,11 @@ fn a_reload_waits_for_a_swap_and_neither_undoes_the_other() {
         assert_eq!(reload.await.expect("it holds").changed, ["raced"]);
     });
     finish();
-    let copy = server.limits().into_iter().find(|limit| limit.key == "limits.copy_max_bytes").expect("a limit");
+    let copy = server
+        .limits()
+        .into_iter()
+        .find(|limit| limit.key == "limits.copy_max_bytes")
+        .expect("a limit");
     assert_eq!(copy.value, Quantity::Bytes(2 << 20));
     next(&mut quick, 'b', 2);
     next(&mut Client::connect(server.address()), 'b', 1);
@@ -254,7 +272,12 @@ fn a_reload_waits_for_a_swap_and_neither_undoes_the_other() {
 
 fn states(site: &Site) -> Vec<Value> {
     let history = site.plugin(&["history"], None);
-    history["generations"].as_array().expect("a list").iter().map(|one| one["state"].clone()).collect()
+    history["generations"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| one["state"].clone())
+        .collect()
 }
 
 #[test]
@@ -282,7 +305,11 @@ fn a_canary_that_ran_when_the_process_died_is_not_said_to_run() {
     site.plugin(&["swap"], Some("a.wasm"));
     site.plugin(&["canary", "--share", "1"], Some("b.wasm"));
     site.ok("POST", "/v1/reload", json!({}));
-    assert_eq!(states(&site), ["superseded", "in-force", "canary"], "a reload that changes nothing leaves it alone");
+    assert_eq!(
+        states(&site),
+        ["superseded", "in-force", "canary"],
+        "a reload that changes nothing leaves it alone"
+    );
     site.start_again();
     next(&mut Client::connect(site.address()), 'a', 1);
     assert_eq!(states(&site), ["superseded", "in-force", "taken-back"]);
@@ -294,14 +321,26 @@ fn whoever_asks_for_swaps_and_goes_away_cannot_have_more_of_them_at_work() {
     site.plugin(&["swap"], Some("a.wasm"));
     let slow = Client::connect(site.address());
     let asks = busy(&slow);
-    let waits = |one: &Value| one["event"] == "on-read" && one["queued_bytes"].as_u64() >= Some(256 << 10);
+    let waits =
+        |one: &Value| one["event"] == "on-read" && one["queued_bytes"].as_u64() >= Some(256 << 10);
     eventually("it waits", || site.sessions().iter().any(waits));
     let body = json!({ "file": site.path("b.wasm"), "policy": "all-or-nothing" }).to_string();
     let ask = |_| {
         let mut curl = Command::new("curl");
-        curl.args(["--silent", "--max-time", "1", "--output", "/dev/null", "--write-out", "%{http_code}"]);
+        curl.args([
+            "--silent",
+            "--max-time",
+            "1",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}",
+        ]);
         curl.arg("--unix-socket").arg(site.socket()).args(["--data-binary", &body]);
-        curl.arg("http://localhost/v1/servers/echo/plugin/swap").stdout(Stdio::piped()).spawn().expect("curl runs")
+        curl.arg("http://localhost/v1/servers/echo/plugin/swap")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("curl runs")
     };
     let is_refused = |curl: Child| curl.wait_with_output().expect("it ended").stdout == b"503";
     // Each is given up by whoever asked, and the first of them keeps the others waiting.

@@ -67,7 +67,11 @@ impl Pids {
     }
 
     fn current(&self) -> usize {
-        fs::read_to_string(self.file("pids.current")).expect("a count").trim().parse().expect("a number")
+        fs::read_to_string(self.file("pids.current"))
+            .expect("a count")
+            .trim()
+            .parse()
+            .expect("a number")
     }
 }
 
@@ -97,7 +101,8 @@ impl Threads {
             group.put(process.child.id());
             return Some(Self::Group(group));
         }
-        let user = (!rustix::process::getuid().is_root()).then(|| Self::OfUser(Pid::from_child(&process.child)));
+        let user = (!rustix::process::getuid().is_root())
+            .then(|| Self::OfUser(Pid::from_child(&process.child)));
         if user.is_none() {
             println!("skipped: nothing limits the threads of a process of root here");
         }
@@ -115,7 +120,9 @@ impl Threads {
     fn lift(&self) {
         match self {
             Self::Group(group) => group.limit("max"),
-            Self::OfUser(process) => nproc(*process, rustix::process::getrlimit(Resource::Nproc).current),
+            Self::OfUser(process) => {
+                nproc(*process, rustix::process::getrlimit(Resource::Nproc).current)
+            }
         }
     }
 }
@@ -137,7 +144,8 @@ struct Limited {
 
 impl Limited {
     fn new() -> Self {
-        let (folder, certificates, port) = (tempfile::tempdir().expect("a folder"), Certificates::new(), free_port());
+        let (folder, certificates, port) =
+            (tempfile::tempdir().expect("a folder"), Certificates::new(), free_port());
         for label in LABELS.chars().chain(['a']) {
             let bytes = component(&versioned(label, "", ""));
             fs::write(folder.path().join(format!("{label}.wasm")), bytes).expect("kept");
@@ -182,12 +190,20 @@ impl Limited {
             "lock" => {
                 let answer = post(&format!("{server}/lock"), json!({}));
                 let token = answer.1["token"].clone();
-                if answer.0 == 200 { post(&format!("{server}/unlock"), json!({ "token": token })) } else { answer }
+                if answer.0 == 200 {
+                    post(&format!("{server}/unlock"), json!({ "token": token }))
+                } else {
+                    answer
+                }
             }
             "swap" | "canary" => {
                 let label = self.versions.next().expect("enough versions");
                 let file = self.site.path(&format!("{label}.wasm"));
-                let answer = self.site.ask("POST", &format!("{server}/plugin/{call}"), &json!({ "file": file }));
+                let answer = self.site.ask(
+                    "POST",
+                    &format!("{server}/plugin/{call}"),
+                    &json!({ "file": file }),
+                );
                 match answer.0 {
                     // What came is taken back, so that the next call finds the server as it was.
                     200 => self.site.ask("POST", &format!("{server}/plugin/rollback"), &json!({})),
@@ -255,7 +271,11 @@ fn refused_threads_are_named() {
     threads.allow(0);
     for call in ["swap", "upgrade"] {
         let (code, answer) = limited.call(call);
-        assert_eq!((code, &answer["error"]["code"]), (503, &json!("refused-by-system")), "{call}: {answer}");
+        assert_eq!(
+            (code, &answer["error"]["code"]),
+            (503, &json!("refused-by-system")),
+            "{call}: {answer}"
+        );
         all += 1;
     }
     for call in ["renew", "lock", "suspend", "restart"] {
@@ -272,15 +292,24 @@ fn refused_threads_are_named() {
 fn refused_descriptors_are_named() {
     let mut limited = Limited::new();
     let process = limited.process();
-    let before = prlimit(Some(process), Resource::Nofile, Rlimit { current: Some(4_096), maximum: Some(4_096) });
+    let before = prlimit(
+        Some(process),
+        Resource::Nofile,
+        Rlimit { current: Some(4_096), maximum: Some(4_096) },
+    );
     before.expect("a limit");
     let mut all = 0;
     for seed in [7, 41] {
         let mut dice = Seeded::of(seed);
-        let descriptors = fs::read_dir(format!("/proc/{}/fd", process.as_raw_nonzero())).expect("a list");
-        let open: BTreeSet<u64> = descriptors.filter_map(|one| one.ok()?.file_name().to_str()?.parse().ok()).collect();
+        let descriptors =
+            fs::read_dir(format!("/proc/{}/fd", process.as_raw_nonzero())).expect("a list");
+        let open: BTreeSet<u64> =
+            descriptors.filter_map(|one| one.ok()?.file_name().to_str()?.parse().ok()).collect();
         // Room for a connection, and few more.
-        let most = (0..4_096).filter(|number| !open.contains(number)).nth(1 + dice.below(3)).expect("a gap");
+        let most = (0..4_096)
+            .filter(|number| !open.contains(number))
+            .nth(1 + dice.below(3))
+            .expect("a gap");
         println!("seed {seed}: up to {most} descriptors");
         let limit = |most| Rlimit { current: Some(most), maximum: Some(4_096) };
         prlimit(Some(process), Resource::Nofile, limit(most)).expect("a limit");
@@ -297,7 +326,8 @@ fn refused_memory_is_named() {
     let (process, mut all) = (limited.process(), 0);
     for seed in [11, 29] {
         let mut dice = Seeded::of(seed);
-        let status = fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero())).expect("its state");
+        let status = fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero()))
+            .expect("its state");
         let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).expect("a size");
         let kibibytes: u64 = size.trim().trim_end_matches(" kB").parse().expect("a number");
         // No room for a thread's stack or a copy of the process; what threads have reserved is
@@ -318,8 +348,10 @@ fn compiler_without_memory_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("polite.wasm");
     // Enough code that its compiler allocates for a while.
-    let body = "(local.set 0 (i32.add (i32.mul (local.get 0) (i32.const 7)) (i32.const 4095)))\n".repeat(400);
-    let one = |number| format!("(func $fat{number} (param i32) (result i32)\n{body}(local.get 0))\n");
+    let body = "(local.set 0 (i32.add (i32.mul (local.get 0) (i32.const 7)) (i32.const 4095)))\n"
+        .repeat(400);
+    let one =
+        |number| format!("(func $fat{number} (param i32) (result i32)\n{body}(local.get 0))\n");
     fs::write(&file, component(&(0..40).map(one).collect::<String>())).expect("kept");
     let (mut dice, mut failed) = (Seeded::of(1), 0);
     for _ in 0..14 {
@@ -327,7 +359,10 @@ fn compiler_without_memory_says_so() {
         let most = (255 << 10) + dice.below(16 << 10);
         let script = format!("ulimit -d {most}; exec \"$0\" compile 2147483648 60");
         let mut command = Command::new("bash");
-        command.args(["-c", &script]).arg(wharf_binary()).stdin(fs::File::open(&file).expect("it is there"));
+        command
+            .args(["-c", &script])
+            .arg(wharf_binary())
+            .stdin(fs::File::open(&file).expect("it is there"));
         let output = command.env("RUST_BACKTRACE", "0").output().expect("it runs");
         let said = String::from_utf8_lossy(&output.stderr);
         println!("{most} KiB: {:?}: {said}", output.status);
@@ -357,8 +392,10 @@ fn start_without_threads_is_an_error() {
     for _ in 0..8 {
         let most = 2 + dice.below(26);
         group.limit(&most.to_string());
-        let script =
-            format!("echo $$ > {}; exec timeout -s KILL 60 \"$0\" serve", group.file("cgroup.procs").display());
+        let script = format!(
+            "echo $$ > {}; exec timeout -s KILL 60 \"$0\" serve",
+            group.file("cgroup.procs").display()
+        );
         let mut command = Command::new("bash");
         command.args(["-c", &script]).arg(wharf_binary()).current_dir(folder.path());
         command.env("XDG_CACHE_HOME", folder.path()).env("XDG_STATE_HOME", folder.path());

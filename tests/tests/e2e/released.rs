@@ -27,7 +27,11 @@ fn load(name: &str, bytes: &[u8]) -> Arc<Plugin> {
 }
 
 fn server(name: &str, bytes: &[u8]) -> ServerBuilder {
-    describe(load(name, bytes)).name("old").parameter(7).setting("greeting", "hello").setting("other", "")
+    describe(load(name, bytes))
+        .name("old")
+        .parameter(7)
+        .setting("greeting", "hello")
+        .setting("other", "")
 }
 
 /// Reads up to and with `end`.
@@ -120,16 +124,20 @@ fn component_kept_from_the_release_runs() {
 #[test]
 fn both_components_import_every_function() {
     let promises = wharf_tests::released::promises_in(&wharf_tests::released::frozen(VERSION));
-    let imported = |name: &&String| name.starts_with("interface session: f") || name.starts_with("interface server: f");
+    let imported = |name: &&String| {
+        name.starts_with("interface session: f") || name.starts_with("interface server: f")
+    };
     let mut functions: Vec<_> =
         promises.keys().filter(imported).filter_map(|name| name.split(' ').next_back()).collect();
     functions.extend(["get", "get-all"]);
     assert_eq!(functions.len(), 13, "{functions:?}");
-    let source = std::fs::read_to_string(samples(VERSION).join("every-call.wat")).expect("its source");
+    let source =
+        std::fs::read_to_string(samples(VERSION).join("every-call.wat")).expect("its source");
     for (what, bytes) in [("built", every_call(VERSION)), ("kept", kept())] {
         for function in &functions {
             let called = source.contains(&format!("(call ${function}"));
-            let imported = bytes.windows(function.len()).any(|window| window == function.as_bytes());
+            let imported =
+                bytes.windows(function.len()).any(|window| window == function.as_bytes());
             assert!(called && imported, "{what}: {function}");
         }
     }

@@ -25,7 +25,8 @@ fn a_reload_applies_the_difference_or_nothing() {
     );
     configure(site.folder.path(), site.port, "", &more);
     let report = site.ok("POST", "/v1/reload", json!({}));
-    let expected = json!({ "started": ["second"], "changed": ["echo"], "removed": [], "not_listening": [] });
+    let expected =
+        json!({ "started": ["second"], "changed": ["echo"], "removed": [], "not_listening": [] });
     assert_eq!(report, expected);
     assert_eq!(site.ok("GET", "/v1/servers/echo/throttle", json!({}))["max_clients"], 7);
     let second = SocketAddr::from(([127, 0, 0, 1], second));
@@ -41,23 +42,35 @@ fn a_reload_applies_the_difference_or_nothing() {
             "max_clients = 3\n[[server]]\nname = 'third'\nport = 1\nhost = '192.0.2.1'\nplugin = 'polite.wasm'",
             "not an address",
         ),
-        ("max_clients = 3\n[[server]]\nname = 'third'\nport = 7\nplugin = 'missing.wasm'", "missing.wasm"),
+        (
+            "max_clients = 3\n[[server]]\nname = 'third'\nport = 7\nplugin = 'missing.wasm'",
+            "missing.wasm",
+        ),
         ("max_clients = 3\noptions = ['no-delay']", "cannot be changed while"),
     ];
     for (server, words) in bad {
         configure(site.folder.path(), site.port, "", server);
         let (code, answer) = site.ask("POST", "/v1/reload", &json!({}));
         let message = answer["error"]["message"].as_str().expect("words");
-        assert!(code == 422 && message.contains(words) && message.contains("wharf.toml"), "{server}: {answer}");
+        assert!(
+            code == 422 && message.contains(words) && message.contains("wharf.toml"),
+            "{server}: {answer}"
+        );
         assert_eq!(site.ok("GET", "/v1/servers/echo/throttle", json!({}))["max_clients"], 7);
-        assert_eq!(site.ok("GET", "/v1/servers", json!({}))["servers"].as_array().map(Vec::len), Some(2));
+        assert_eq!(
+            site.ok("GET", "/v1/servers", json!({}))["servers"].as_array().map(Vec::len),
+            Some(2)
+        );
     }
     // By a signal; what is gone from the file drains.
     configure(site.folder.path(), site.port, "", "");
     site.wharf.signal(Signal::HUP);
     site.wharf.says("reloaded");
     leaving.expect_closed();
-    assert_eq!(site.ok("GET", "/v1/servers", json!({}))["servers"].as_array().map(Vec::len), Some(1));
+    assert_eq!(
+        site.ok("GET", "/v1/servers", json!({}))["servers"].as_array().map(Vec::len),
+        Some(1)
+    );
     live.echo("still untouched");
 }
 
@@ -65,7 +78,8 @@ fn a_reload_applies_the_difference_or_nothing() {
 fn certificates_are_renewed_without_a_pause_and_a_bad_one_leaves_the_old_one_serving() {
     let (first, second) = (Certificates::new(), Certificates::new());
     let folder = tempfile::tempdir().expect("a folder");
-    let put = |from: &Path, name: &str| std::fs::copy(from, folder.path().join(name)).expect("copied");
+    let put =
+        |from: &Path, name: &str| std::fs::copy(from, folder.path().join(name)).expect("copied");
     put(&first.path("server.pem"), "server.pem");
     put(&first.path("server.key"), "server.key");
     let at = |name: &str| folder.path().join(name).display().to_string();
@@ -77,7 +91,14 @@ fn certificates_are_renewed_without_a_pause_and_a_bad_one_leaves_the_old_one_ser
     let site = Site::with("", &credentials);
     let serves = |certificates: &Certificates| {
         let output = Command::new("openssl")
-            .args(["s_client", "-verify_return_error", "-verify_hostname", "localhost", "-brief", "-CAfile"])
+            .args([
+                "s_client",
+                "-verify_return_error",
+                "-verify_hostname",
+                "localhost",
+                "-brief",
+                "-CAfile",
+            ])
             .arg(certificates.path("ca.pem"))
             .args(["-connect", &site.address().to_string()])
             .stdin(std::process::Stdio::null())
@@ -118,7 +139,8 @@ fn systemd_is_told_what_happens_and_hands_sockets_over_by_name() {
     let next = |word: &str| {
         let mut seen = [0; 512];
         loop {
-            let count = hears.recv(&mut seen).unwrap_or_else(|error| panic!("never heard {word}: {error}"));
+            let count =
+                hears.recv(&mut seen).unwrap_or_else(|error| panic!("never heard {word}: {error}"));
             let text = String::from_utf8_lossy(&seen[..count]).into_owned();
             if text.contains(word) {
                 return text;
@@ -161,22 +183,31 @@ fn words_of_a_plugin_stay_its_own() {
     let folder = site.folder.path();
     let mut live = Client::connect(site.address());
     live.echo("before");
-    let words = ["os error 11", "Too many open files (os error 24)", "Os { code: 12, kind: OutOfMemory }"];
+    let words =
+        ["os error 11", "Too many open files (os error 24)", "Os { code: 12, kind: OutOfMemory }"];
     for (number, words) in words.into_iter().enumerate() {
         // A key of a manifest that is none, and a function of a component that fails in its trial.
         let folder_of = folder.join(format!("manifest-{number}"));
         std::fs::create_dir(&folder_of).expect("a folder");
-        std::fs::write(folder_of.join("plugin.toml"), format!("'{words}' = 1\n")).expect("a manifest");
+        std::fs::write(folder_of.join("plugin.toml"), format!("'{words}' = 1\n"))
+            .expect("a manifest");
         let named = format!("(func $begin (@name \"{words}\") unreachable)\n(start $begin)");
-        std::fs::write(folder.join(format!("component-{number}.wasm")), component(&named)).expect("a component");
+        std::fs::write(folder.join(format!("component-{number}.wasm")), component(&named))
+            .expect("a component");
         for plugin in [format!("manifest-{number}"), format!("component-{number}.wasm")] {
             let port = free_port();
-            let more = format!("[[server]]\nname = 'second'\nhost = '127.0.0.1'\nport = {port}\nplugin = '{plugin}'");
+            let more = format!(
+                "[[server]]\nname = 'second'\nhost = '127.0.0.1'\nport = {port}\nplugin = '{plugin}'"
+            );
             configure(folder, site.port, "", &more);
             let (code, answer) = site.ask("POST", "/v1/reload", &json!({}));
             let message = answer["error"]["message"].as_str().expect("words");
             assert!(message.contains(words), "{plugin}: {answer}");
-            assert_eq!((code, &answer["error"]["code"]), (422, &json!("bad-configuration")), "{plugin}: {answer}");
+            assert_eq!(
+                (code, &answer["error"]["code"]),
+                (422, &json!("bad-configuration")),
+                "{plugin}: {answer}"
+            );
         }
     }
     live.echo("after");

@@ -29,14 +29,17 @@ fn what_is_said_reaches_everybody_else_once_and_in_order_while_the_room_moves_to
         let (done, over, turn) = (&done, &over, &turn);
         for (number, mut person) in people.into_iter().enumerate() {
             let lines = BufReader::new(person.0.try_clone().expect("the same connection")).lines();
-            let mut said = lines.map(|line| line.expect("the room is open")).filter(|line| !line.starts_with("* "));
+            let mut said = lines
+                .map(|line| line.expect("the room is open"))
+                .filter(|line| !line.starts_with("* "));
             scope.spawn(move || {
                 for round in 0.. {
                     person.send(format!("{round}\n"));
                     let heard: BTreeSet<String> = said.by_ref().take(PEOPLE - 1).collect();
                     let others = (0..PEOPLE).filter(|other| *other != number);
                     assert_eq!(heard, others.map(|other| format!("p{other}: {round}")).collect());
-                    // Nobody says the next before everybody has heard this, for who reads slowly misses what is said.
+                    // Nobody says the next before everybody has heard this, for who reads slowly
+                    // misses what is said.
                     if turn.wait().is_leader() {
                         over.store(done.load(Ordering::Relaxed), Ordering::Relaxed);
                     }
@@ -48,8 +51,16 @@ fn what_is_said_reaches_everybody_else_once_and_in_order_while_the_room_moves_to
             });
         }
         for round in 0..10 {
-            let report = swap(&server, rebuilt("plugins/chat", &round.to_string()), SwapPolicy::AllOrNothing);
-            assert_eq!((report.moved, report.stayed.len(), report.ended), (PEOPLE, 0, 0), "{report:?}");
+            let report = swap(
+                &server,
+                rebuilt("plugins/chat", &round.to_string()),
+                SwapPolicy::AllOrNothing,
+            );
+            assert_eq!(
+                (report.moved, report.stayed.len(), report.ended),
+                (PEOPLE, 0, 0),
+                "{report:?}"
+            );
         }
         done.store(true, Ordering::Relaxed);
     });
@@ -62,7 +73,9 @@ fn a_name_is_one_persons_until_they_leave_and_everybody_hears_that() {
     let mut ann = enter(&server, "ann");
     ann.expect("* welcome, ann; others here: 0\n");
     let mut bob = enter(&server, "ANN");
-    bob.expect("* somebody else has that name; yours?\n").send("bob\n").expect("* welcome, bob; others here: 1\n");
+    bob.expect("* somebody else has that name; yours?\n")
+        .send("bob\n")
+        .expect("* welcome, bob; others here: 1\n");
     ann.expect("* bob came\n").send("/to bob psst\n");
     bob.expect("ann (to you): psst\n").send("/quit\n").finish();
     ann.expect("* bob left\n");

@@ -28,14 +28,25 @@ fn a_session_shows_what_it_did_and_does() {
     let clients = crowd(&server);
     let (id, _) = clients[7];
     // It connected, it sent, and the timer that the guest sets when a client connects has fired.
-    eventually("its timer fires", || server.session(id).is_some_and(|session| session.glance.events == 3));
+    eventually("its timer fires", || {
+        server.session(id).is_some_and(|session| session.glance.events == 3)
+    });
     let session = server.session(id).expect("it lives");
     let glance = session.glance;
-    assert_eq!((glance.bytes_in, glance.bytes_out, glance.events, glance.queued_bytes), (5, 5, 3, 0));
+    assert_eq!(
+        (glance.bytes_in, glance.bytes_out, glance.events, glance.queued_bytes),
+        (5, 5, 3, 0)
+    );
     assert_eq!((glance.priority, glance.event), (Priority::Normal, None));
-    assert!(glance.usage.fuel > 0 && glance.usage.memory_bytes == 128 << 10 && glance.cpu > Duration::ZERO);
+    assert!(
+        glance.usage.fuel > 0
+            && glance.usage.memory_bytes == 128 << 10
+            && glance.cpu > Duration::ZERO
+    );
     assert!(session.plugin.contains("polite"), "{}", session.plugin);
-    eventually("it grows idle", || server.session(id).expect("it lives").glance.idle >= Duration::from_millis(20));
+    eventually("it grows idle", || {
+        server.session(id).expect("it lives").glance.idle >= Duration::from_millis(20)
+    });
     assert!(server.session(9_999).is_none());
 }
 
@@ -90,8 +101,11 @@ fn a_session_that_waits_in_an_event_is_aborted_there() {
     let server = start(bundled("tests/unruly"));
     let mut sleeper = Client::connect(server.address());
     sleeper.send("s");
-    let asleep = || server.sessions(0, 1).first().filter(|session| session.glance.event.is_some()).cloned();
-    eventually("it sleeps", || asleep().is_some_and(|session| session.glance.event == Some("on-read")));
+    let asleep =
+        || server.sessions(0, 1).first().filter(|session| session.glance.event.is_some()).cloned();
+    eventually("it sleeps", || {
+        asleep().is_some_and(|session| session.glance.event == Some("on-read"))
+    });
     assert!(server.abort(asleep().expect("it sleeps").info.id));
     sleeper.expect_reset();
     ended(&server, "aborted", 1);
@@ -185,6 +199,10 @@ fn the_same_plugin_is_kept_once() {
     let share = || loader.share(&file, &Grants::none()).expect("it loads");
     let first = share();
     assert!(std::sync::Arc::ptr_eq(&first, &share()));
-    std::fs::write(&file, wharf_tests::guests::component("(func $on-end (result i32) (i32.const 2))")).expect("kept");
+    std::fs::write(
+        &file,
+        wharf_tests::guests::component("(func $on-end (result i32) (i32.const 2))"),
+    )
+    .expect("kept");
     assert!(!std::sync::Arc::ptr_eq(&first, &share()));
 }

@@ -167,7 +167,8 @@ fn swapping_gives_newcomers_an_instance_of_the_new_build_and_leaves_the_others_t
 }
 
 fn tally_text() -> String {
-    std::fs::read_to_string(wharf_tests::guests::root().join("tests/guests/tally.wat")).expect("a guest")
+    std::fs::read_to_string(wharf_tests::guests::root().join("tests/guests/tally.wat"))
+        .expect("a guest")
 }
 
 #[test]

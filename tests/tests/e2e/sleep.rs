@@ -7,7 +7,9 @@ use std::time::Duration;
 use wharf::event::Priority;
 use wharf::plugin::{InstanceLimits, Plugin};
 use wharf::sched::Shares;
-use wharf::server::{Host, HostConfig, Server, ServerBuilder, ServerHandle, SwapPolicy, SwapRules, TenantLimits};
+use wharf::server::{
+    Host, HostConfig, Server, ServerBuilder, ServerHandle, SwapPolicy, SwapRules, TenantLimits,
+};
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{component, file, inline, loops_and_traps, versioned};
 use wharf_tests::servers::{describe, ended, eventually, fuel_alone, host, swap};
@@ -37,19 +39,31 @@ fn all_sleep(server: &ServerHandle, count: usize) {
 /// A plugin in a folder whose manifest says that it is stateless.
 fn stateless(folder: &std::path::Path, version: &str, handlers: &str) {
     std::fs::write(folder.join("plugin.wasm"), component(handlers)).expect("kept");
-    let manifest = format!("name = 'plain'\nversion = '{version}'\ncomponent = 'plugin.wasm'\nstateless = true\n");
+    let manifest = format!(
+        "name = 'plain'\nversion = '{version}'\ncomponent = 'plugin.wasm'\nstateless = true\n"
+    );
     std::fs::write(folder.join("plugin.toml"), manifest).expect("kept");
 }
 
 #[test]
 fn an_idle_session_sleeps_without_an_instance_and_the_next_byte_finds_it_as_it_was() {
-    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, release_memory: true, ..HostConfig::default() });
+    let host = Host::new(&HostConfig {
+        workers: 2,
+        sessions_max: 64,
+        release_memory: true,
+        ..HostConfig::default()
+    });
     let host = host.expect("a host");
     let share = Shares { memory_max_bytes: 64 << 20, ..Shares::default() };
     let limits = TenantLimits { max_clients: 0, shares: share };
     host.limit_tenants(&BTreeMap::from([("a".to_owned(), limits)]));
     let plugin = file("sleeper-alone", &component(&versioned('a', "", "")));
-    let server = Server::builder().host(&host).local_host("127.0.0.1").tenant("a").plugin(plugin).sleep_after(SOON);
+    let server = Server::builder()
+        .host(&host)
+        .local_host("127.0.0.1")
+        .tenant("a")
+        .plugin(plugin)
+        .sleep_after(SOON);
     let server = server.start().expect("it starts");
     let mut clients: Vec<_> = (0..20).map(|_| Client::connect(server.address())).collect();
     for round in 1..4 {
@@ -79,7 +93,10 @@ fn a_session_that_sleeps_is_told_of_its_timers_its_idling_and_its_end() {
            (drop (call $try-write (i32.const 1040) (i32.const 1))) (i32.const 0))
          (func $on-disconnect (param $reason i32) unreachable)",
     );
-    let server = sleepers(inline("sleeper-tells", &tells)).timeout(Duration::from_secs(2)).start().expect("it starts");
+    let server = sleepers(inline("sleeper-tells", &tells))
+        .timeout(Duration::from_secs(2))
+        .start()
+        .expect("it starts");
     let mut client = Client::connect(server.address());
     all_sleep(&server, 1);
     client.expect([b'a', 9]);
@@ -98,7 +115,9 @@ fn a_session_that_sleeps_through_a_swap_wakes_on_the_new_version() {
     let server = sleepers(version('a', "")).start().expect("it starts");
     let mut clients: Vec<_> = (0..10).map(|_| Client::connect(server.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 'a', 1));
-    for (label, policy, count) in [('b', SwapPolicy::HandOff, 2), ('c', SwapPolicy::AllOrNothing, 3)] {
+    for (label, policy, count) in
+        [('b', SwapPolicy::HandOff, 2), ('c', SwapPolicy::AllOrNothing, 3)]
+    {
         all_sleep(&server, 10);
         let report = swap(&server, version(label, ""), policy);
         assert_eq!((report.moved, report.stayed.len()), (10, 0), "{report:?}");
@@ -122,22 +141,35 @@ fn a_version_that_cannot_wake_a_session_leaves_it_to_the_one_it_fell_asleep_on()
 }
 
 #[test]
-fn a_version_that_could_not_be_tried_and_cannot_wake_a_session_has_it_counted_and_the_session_goes_on() {
-    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() }).expect("a host");
+fn a_version_that_could_not_be_tried_and_cannot_wake_a_session_has_it_counted_and_the_session_goes_on()
+ {
+    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() })
+        .expect("a host");
     let limit = |memory_max_bytes| {
         let shares = Shares { memory_max_bytes, ..Shares::default() };
-        host.limit_tenants(&BTreeMap::from([("full".to_owned(), TenantLimits { max_clients: 0, shares })]));
+        host.limit_tenants(&BTreeMap::from([(
+            "full".to_owned(),
+            TenantLimits { max_clients: 0, shares },
+        )]));
     };
     limit(64 << 20);
     let plugin = file("sleeper-untried", &component(&versioned('a', "", "")));
-    let server = Server::builder().host(&host).local_host("127.0.0.1").tenant("full").plugin(plugin).sleep_after(SOON);
+    let server = Server::builder()
+        .host(&host)
+        .local_host("127.0.0.1")
+        .tenant("full")
+        .plugin(plugin)
+        .sleep_after(SOON);
     let server = server.start().expect("it starts");
     let mut client = Client::connect(server.address());
     next(&mut client, 'a', 1);
     all_sleep(&server, 1);
     // No room for an instance of it.
     limit(1 << 10);
-    let bad = file("sleeper-traps", &component(&versioned('x', "", "(if (global.get $count) (then unreachable))")));
+    let bad = file(
+        "sleeper-traps",
+        &component(&versioned('x', "", "(if (global.get $count) (then unreachable))")),
+    );
     let report = swap(&server, server.load_for_swap(&bad).expect("it loads"), SwapPolicy::HandOff);
     assert_eq!((report.moved, report.stayed.len()), (1, 0), "{report:?}");
     limit(64 << 20);
@@ -155,7 +187,8 @@ fn a_version_that_no_session_can_wake_on_is_taken_back_and_they_wake_where_they_
     // They have slept since the version before this one.
     assert_eq!(swap(&server, version('b', ""), SwapPolicy::HandOff).moved, 20);
     for (policy, failed) in [(SwapPolicy::HandOff, 5), (SwapPolicy::AllOrNothing, 1)] {
-        let report = swap(&server, version('x', "(if (global.get $count) (then unreachable))"), policy);
+        let report =
+            swap(&server, version('x', "(if (global.get $count) (then unreachable))"), policy);
         assert!(report.rolled_back && report.moved == 0, "{report:?}");
         assert_eq!(report.stayed["trap:unreachable"], failed, "{report:?}");
     }
@@ -166,7 +199,8 @@ fn a_version_that_no_session_can_wake_on_is_taken_back_and_they_wake_where_they_
 #[test]
 fn a_version_that_loops_over_what_sleepers_have_saved_is_met_by_few_of_them() {
     let rules = SwapRules { prepare: Duration::from_secs(60), ..SwapRules::default() };
-    let server = sleepers(version('a', "")).budget(Priority::Normal, fuel_alone()).swap_rules(rules);
+    let server =
+        sleepers(version('a', "")).budget(Priority::Normal, fuel_alone()).swap_rules(rules);
     let server = server.start().expect("it starts");
     let mut clients: Vec<_> = (0..40).map(|_| Client::connect(server.address())).collect();
     // The first one can move, and the others cannot, some of them later than others.
@@ -175,7 +209,8 @@ fn a_version_that_loops_over_what_sleepers_have_saved_is_met_by_few_of_them() {
         (1..=count(number)).for_each(|count| next(client, 'a', count));
     }
     all_sleep(&server, 40);
-    let report = swap(&server, inline("sleeper-slow", &loops_and_traps('x')), SwapPolicy::AllOrNothing);
+    let report =
+        swap(&server, inline("sleeper-slow", &loops_and_traps('x')), SwapPolicy::AllOrNothing);
     let of = |reason: &str| report.stayed.get(reason).copied().unwrap_or(0);
     let failed = of("trap:unreachable");
     assert!((1..30).contains(&failed), "{report:?}");
@@ -199,8 +234,13 @@ fn what_is_too_large_to_be_kept_keeps_its_session_awake() {
         "(i32.store (i32.const 1060) (select (i32.const 5000) (i32.const 4) (global.get $count)))",
     );
     let limits = InstanceLimits { state_max_bytes: 4_096, ..InstanceLimits::default() };
-    let server = describe(inline("sleeper-grows", &grows)).limits(limits).sleep_after(SOON).start().expect("it starts");
-    let (mut small, mut large) = (Client::connect(server.address()), Client::connect(server.address()));
+    let server = describe(inline("sleeper-grows", &grows))
+        .limits(limits)
+        .sleep_after(SOON)
+        .start()
+        .expect("it starts");
+    let (mut small, mut large) =
+        (Client::connect(server.address()), Client::connect(server.address()));
     next(&mut large, 'a', 1);
     all_sleep(&server, 1);
     for count in 2..5 {
@@ -215,7 +255,11 @@ fn what_is_too_large_to_be_kept_keeps_its_session_awake() {
 fn a_stateless_plugin_sleeps_and_is_swapped_with_nothing_to_hand_over() {
     let folder = tempfile::tempdir().expect("a folder");
     stateless(folder.path(), "1", "");
-    let server = Server::builder().host(&host()).local_host("127.0.0.1").plugin(folder.path()).sleep_after(SOON);
+    let server = Server::builder()
+        .host(&host())
+        .local_host("127.0.0.1")
+        .plugin(folder.path())
+        .sleep_after(SOON);
     let server = server.start().expect("it starts");
     let mut client = Client::connect(server.address());
     client.echo("awake");
@@ -224,7 +268,8 @@ fn a_stateless_plugin_sleeps_and_is_swapped_with_nothing_to_hand_over() {
     let shouts = "(func $on-read (param $data i32) (param $length i32) (result i32)
         (i32.store8 (local.get $data) (i32.const 33)) (drop (call $try-write (local.get $data) (i32.const 1))) (i32.const 0))";
     stateless(folder.path(), "2", shouts);
-    let report = swap(&server, server.load_for_swap(folder.path()).expect("it loads"), SwapPolicy::HandOff);
+    let report =
+        swap(&server, server.load_for_swap(folder.path()).expect("it loads"), SwapPolicy::HandOff);
     assert_eq!((report.moved, report.stayed.len()), (1, 0), "{report:?}");
     client.send("x").expect("!");
     all_sleep(&server, 1);
@@ -233,20 +278,34 @@ fn a_stateless_plugin_sleeps_and_is_swapped_with_nothing_to_hand_over() {
 
 #[test]
 fn sessions_of_a_tenant_that_has_all_its_memory_sleep_all_the_same() {
-    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, release_memory: true, ..HostConfig::default() });
+    let host = Host::new(&HostConfig {
+        workers: 2,
+        sessions_max: 64,
+        release_memory: true,
+        ..HostConfig::default()
+    });
     let host = host.expect("a host");
     let limit = |memory_max_bytes| {
         let shares = Shares { memory_max_bytes, ..Shares::default() };
-        host.limit_tenants(&BTreeMap::from([("full".to_owned(), TenantLimits { max_clients: 0, shares })]));
+        host.limit_tenants(&BTreeMap::from([(
+            "full".to_owned(),
+            TenantLimits { max_clients: 0, shares },
+        )]));
     };
     limit(64 << 20);
     let plugin = file("sleeper-full", &component(&versioned('a', "", "")));
-    let server = Server::builder().host(&host).local_host("127.0.0.1").tenant("full").plugin(plugin).sleep_after(SOON);
+    let server = Server::builder()
+        .host(&host)
+        .local_host("127.0.0.1")
+        .tenant("full")
+        .plugin(plugin)
+        .sleep_after(SOON);
     let server = server.timeout(Duration::from_secs(60)).start().expect("it starts");
     let mut client = Client::connect(server.address());
     next(&mut client, 'a', 1);
     // As much as it has now, or has had, and not a byte more.
-    let has = host.engine().instances() as usize * server.sessions(0, 1).remove(0).glance.usage.memory_bytes as usize;
+    let has = host.engine().instances() as usize
+        * server.sessions(0, 1).remove(0).glance.usage.memory_bytes as usize;
     limit(has.max(64 << 10));
     all_sleep(&server, 1);
     next(&mut client, 'a', 2);

@@ -43,8 +43,15 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 7] =
-        [Self::Idle, Self::FirstByte, Self::OnTimeout, Self::Handshake, Self::ProxyHeader, Self::Event, Self::Reader];
+    const ALL: [Self; 7] = [
+        Self::Idle,
+        Self::FirstByte,
+        Self::OnTimeout,
+        Self::Handshake,
+        Self::ProxyHeader,
+        Self::Event,
+        Self::Reader,
+    ];
 
     /// The table of its server.
     fn table(self, port: u16) -> String {
@@ -60,15 +67,21 @@ impl Kind {
                      certificate_chain = 'server.pem'\nprivate_key = 'server.key'"
                 ),
             ),
-            Self::ProxyHeader => {
-                ("polite", format!("proxies = ['127.0.0.0/8']\n[server.timeouts]\nhandshake = '{seconds}s'"))
-            }
-            Self::Event => {
-                ("thinker", format!("[server.budgets.normal]\nfuel = 1000000000000\ncpu = '60s'\nwall = '{seconds}s'"))
-            }
+            Self::ProxyHeader => (
+                "polite",
+                format!("proxies = ['127.0.0.0/8']\n[server.timeouts]\nhandshake = '{seconds}s'"),
+            ),
+            Self::Event => (
+                "thinker",
+                format!(
+                    "[server.budgets.normal]\nfuel = 1000000000000\ncpu = '60s'\nwall = '{seconds}s'"
+                ),
+            ),
             Self::Reader => ("writer", format!("[server.timeouts]\nwrite = '{seconds}s'")),
         };
-        format!("[[server]]\nname = '{self:?}'\nhost = '127.0.0.1'\nport = {port}\nplugin = '{plugin}.wasm'\n{more}\n")
+        format!(
+            "[[server]]\nname = '{self:?}'\nhost = '127.0.0.1'\nport = {port}\nplugin = '{plugin}.wasm'\n{more}\n"
+        )
     }
 }
 
@@ -91,7 +104,8 @@ impl Waiting {
             Kind::Reader => _ = client.ask(PIECES),
             Kind::Handshake => {
                 let name = "localhost".try_into().expect("a name");
-                let mut connection = ClientConnection::new(Arc::clone(roots), name).expect("a client");
+                let mut connection =
+                    ClientConnection::new(Arc::clone(roots), name).expect("a client");
                 let mut hello = Vec::new();
                 connection.write_tls(&mut hello).expect("into memory");
                 let rest = hello.split_off(hello.len() / 2);
@@ -155,10 +169,12 @@ fn run(folder: &Path, certificates: &Certificates) -> (Wharf, Vec<(Kind, SocketA
 
 fn roots(certificates: &Certificates) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
-    let authority = CertificateDer::from_pem_file(certificates.path("ca.pem")).expect("an authority");
+    let authority =
+        CertificateDer::from_pem_file(certificates.path("ca.pem")).expect("an authority");
     roots.add(authority).expect("it is one");
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     Arc::new(config.expect("versions").with_root_certificates(roots).with_no_client_auth())
 }
 
@@ -188,7 +204,8 @@ fn standing_still_costs_no_session() {
     wharf.signal(Signal::STOP);
     let stopped = Instant::now();
     // Some go on while it stands still, and some just after: they had time left.
-    let (mut early, mut late): (Vec<_>, Vec<_>) = waiting.iter_mut().partition(|_| seed.below(4) > 0);
+    let (mut early, mut late): (Vec<_>, Vec<_>) =
+        waiting.iter_mut().partition(|_| seed.below(4) > 0);
     for client in &mut early {
         thread::sleep(seed.millis(0, 150));
         client.go_on();
@@ -199,10 +216,12 @@ fn standing_still_costs_no_session() {
     late.iter_mut().for_each(|client| client.go_on());
     // All at once, for each has its own deadline from now on.
     let lost: Vec<_> = thread::scope(|scope| {
-        let asked = waiting.iter_mut().map(|client| (client.kind, scope.spawn(|| client.is_answered())));
+        let asked =
+            waiting.iter_mut().map(|client| (client.kind, scope.spawn(|| client.is_answered())));
         let asked: Vec<_> = asked.collect();
-        let lost =
-            asked.into_iter().filter_map(|(kind, answered)| (!answered.join().expect("no panic")).then_some(kind));
+        let lost = asked
+            .into_iter()
+            .filter_map(|(kind, answered)| (!answered.join().expect("no panic")).then_some(kind));
         lost.collect()
     });
     if !lost.is_empty() {
@@ -216,7 +235,14 @@ fn standing_still_costs_no_session() {
 fn silence_after_a_stop_still_ends_sessions() {
     let (certificates, folder) = (Certificates::new(), tempfile::tempdir().expect("a folder"));
     let (wharf, addresses) = run(folder.path(), &certificates);
-    let silent = [Kind::Idle, Kind::FirstByte, Kind::OnTimeout, Kind::Handshake, Kind::ProxyHeader, Kind::Reader];
+    let silent = [
+        Kind::Idle,
+        Kind::FirstByte,
+        Kind::OnTimeout,
+        Kind::Handshake,
+        Kind::ProxyHeader,
+        Kind::Reader,
+    ];
     let roots = roots(&certificates);
     let of = |kind| addresses.iter().find(|(other, _)| *other == kind).expect("it has a server").1;
     let mut waiting: Vec<_> = silent.map(|kind| Waiting::begin(kind, of(kind), &roots)).into();

@@ -51,7 +51,10 @@ fn the_unspecified_ipv6_address_takes_both_families_on_one_socket() {
     six.finish();
     four.finish();
     assert!(String::from_utf8_lossy(&six.rest().0).contains("peer=::1 "));
-    assert!(String::from_utf8_lossy(&four.rest().0).contains("peer=127.0.0.1 "), "mapped addresses are unwrapped");
+    assert!(
+        String::from_utf8_lossy(&four.rest().0).contains("peer=127.0.0.1 "),
+        "mapped addresses are unwrapped"
+    );
 }
 
 #[test]
@@ -84,7 +87,8 @@ fn a_port_in_use_is_refused_with_and_without_reuse_and_the_first_server_goes_on(
     let first = start(polite());
     for reuse_address in [false, true] {
         let options = SocketOptions { reuse_address, ..SocketOptions::default() };
-        let outcome = describe(polite()).local_port(fixed(first.address())).options(options).start();
+        let outcome =
+            describe(polite()).local_port(fixed(first.address())).options(options).start();
         assert!(matches!(outcome, Err(StartError::Bind(BindError::InUse { .. }))));
     }
     Client::connect(first.address()).echo("still here");
@@ -117,7 +121,10 @@ fn after_stop_the_port_is_free_and_nobody_is_served() {
     client.expect_closed();
     assert_eq!(server.clients(), 0);
     assert_eq!(server.counters().ended.get("server-stopped"), Some(&1));
-    assert_eq!(TcpStream::connect(address).err().map(|error| error.kind()), Some(ErrorKind::ConnectionRefused));
+    assert_eq!(
+        TcpStream::connect(address).err().map(|error| error.kind()),
+        Some(ErrorKind::ConnectionRefused)
+    );
 }
 
 #[test]
@@ -128,7 +135,9 @@ fn the_client_over_the_maximum_is_refused_and_the_place_is_given_again() {
     first.echo("1");
     second.echo("2");
     Client::connect(server.address()).expect_gone();
-    eventually("the refusal is counted", || server.counters().refused.get("limit-clients") == Some(&1));
+    eventually("the refusal is counted", || {
+        server.counters().refused.get("limit-clients") == Some(&1)
+    });
     drop(first);
     eventually("the place is free", || server.clients() == 1);
     Client::connect(server.address()).echo("3");
@@ -137,7 +146,8 @@ fn the_client_over_the_maximum_is_refused_and_the_place_is_given_again() {
 
 #[test]
 fn a_server_runs_with_every_socket_option_and_the_smallest_backlog() {
-    let options = SocketOptions { reuse_address: true, dont_route: true, keep_alive: true, no_delay: true };
+    let options =
+        SocketOptions { reuse_address: true, dont_route: true, keep_alive: true, no_delay: true };
     let server = describe(polite()).options(options).backlog(1).start().expect("it starts");
     Client::connect(server.address()).echo("options");
 }
@@ -166,7 +176,8 @@ fn the_event_parameter_and_the_settings_reach_the_plugin() {
 
 #[test]
 fn a_plugin_raises_its_priority_to_the_ceiling_and_not_beyond() {
-    let server = |max| describe(bundled("tests/unruly")).priority_max(max).start().expect("it starts");
+    let server =
+        |max| describe(bundled("tests/unruly")).priority_max(max).start().expect("it starts");
     let capped = server(Priority::High);
     Client::connect(capped.address()).send("P").expect("Priority::High");
     let uncapped = describe(bundled("tests/unruly")).start().expect("it starts");
@@ -185,7 +196,10 @@ fn values_out_of_range_are_refused_by_name() {
     for (outcome, name) in [
         (describe(polite()).timeout(Duration::ZERO).start(), "`timeout`"),
         (describe(polite()).watermarks(marks).start(), "`limits.send_buffer_high_bytes`"),
-        (describe(polite()).priority(Priority::High).priority_max(Priority::Low).start(), "`priority_max`"),
+        (
+            describe(polite()).priority(Priority::High).priority_max(Priority::Low).start(),
+            "`priority_max`",
+        ),
         (describe(polite()).secure(true).start(), "`credentials`"),
     ] {
         let said = problem(outcome);

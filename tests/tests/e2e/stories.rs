@@ -1,4 +1,5 @@
-//! The transcripts of the bundled plugins, found by themselves and played plain and over TLS, whole and in single bytes.
+//! The transcripts of the bundled plugins, found by themselves and played plain and over TLS, whole
+//! and in single bytes.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,9 @@ use wharf_tests::servers::{describe, eventually};
 use wharf_tests::transcript::{Transcript, plain, play, secure, story};
 
 fn folders() -> Vec<PathBuf> {
-    let all = std::fs::read_dir(root().join("plugins")).expect("the plugins").map(|entry| entry.expect("one").path());
+    let all = std::fs::read_dir(root().join("plugins"))
+        .expect("the plugins")
+        .map(|entry| entry.expect("one").path());
     let with: Vec<_> = all.filter(|folder| folder.join("transcript.txt").exists()).collect();
     assert!(with.len() >= 3, "the bundled plugins tell stories");
     with
@@ -46,6 +49,11 @@ fn every_transcript_plays_over_tls() {
     for folder in folders() {
         let story = story(&folder.join("transcript.txt"));
         let server = server(&folder, &story, Some(&certificates));
-        play(&story, &mut secure(server.address(), &certificates), false, &folder.display().to_string());
+        play(
+            &story,
+            &mut secure(server.address(), &certificates),
+            false,
+            &folder.display().to_string(),
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! New versions under live sessions: what moves, what stays, and that a bad version changes nothing.
+//! New versions under live sessions: what moves, what stays, and that a bad version changes
+//! nothing.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -8,7 +9,9 @@ use std::time::Duration;
 use serde_json::json;
 use wharf::event::Priority;
 use wharf::plugin::{InstanceLimits, Plugin};
-use wharf::server::{BreakerLimits, ServerBuilder, ServerHandle, SwapError, SwapPolicy, SwapReport};
+use wharf::server::{
+    BreakerLimits, ServerBuilder, ServerHandle, SwapError, SwapPolicy, SwapReport,
+};
 use wharf::session::Glance;
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{component, inline, polite, versioned};
@@ -51,7 +54,11 @@ fn live_sessions_move_with_their_state_and_newcomers_start_on_the_new_version() 
         (0..=number as u8).for_each(|count| next(client, 'a', 7, count + 1));
     }
     let report = hand_off(&server, version('b'));
-    assert_eq!((report.moved, report.stayed.len(), report.ended, report.generation), (30, 0, 0, 2), "{report:?}");
+    assert_eq!(
+        (report.moved, report.stayed.len(), report.ended, report.generation),
+        (30, 0, 0, 2),
+        "{report:?}"
+    );
     for (number, client) in clients.iter_mut().enumerate() {
         next(client, 'b', 9, number as u8 + 2);
     }
@@ -74,8 +81,7 @@ fn a_version_that_fails_on_the_new_side_leaves_the_session_where_it_is() {
     let refuses = "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i32.const 1068) (i32.const 1024)) \
                    (i32.store (i32.const 1072) (i32.const 5))";
     let grows = "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable";
-    let writes =
-        "(drop (call $try-write (i32.const 1024) (i32.const 9))) (drop (call $set-timer (i32.const 1) (i64.const 1)))";
+    let writes = "(drop (call $try-write (i32.const 1024) (i32.const 9))) (drop (call $set-timer (i32.const 1) (i64.const 1)))";
     let server = versions().budget(Priority::Normal, fuel_alone()).start().expect("it starts");
     let mut client = Client::connect(server.address());
     next(&mut client, 'a', 1, 1);
@@ -131,7 +137,8 @@ fn a_version_that_faults_after_its_swap_is_taken_back_by_itself() {
     let mut clients: Vec<_> = (0..30).map(|_| Client::connect(server.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 'a', 1, 1));
     // Sessions can move to it, and it faults with the first byte.
-    let text = versioned('x', "", "").replace("(local.set $at (i32.const 2048))\n  (loop", "unreachable (loop");
+    let text = versioned('x', "", "")
+        .replace("(local.set $at (i32.const 2048))\n  (loop", "unreachable (loop");
     let report = hand_off(&server, inline("faults-later", &text));
     assert_eq!((report.moved, report.rolled_back), (30, false), "{report:?}");
     for client in &mut clients[..10] {
@@ -150,7 +157,8 @@ fn a_version_that_faults_after_its_swap_is_taken_back_by_itself() {
 #[test]
 fn faults_of_a_version_that_newcomers_do_not_get_do_not_keep_them_out() {
     let limits = BreakerLimits { faults: 5, ..BreakerLimits::default() };
-    let text = versioned('x', "", "").replace("(local.set $at (i32.const 2048))\n  (loop", "unreachable (loop");
+    let text = versioned('x', "", "")
+        .replace("(local.set $at (i32.const 2048))\n  (loop", "unreachable (loop");
     let server = describe(inline("faults", &text)).breaker(limits).start().expect("it starts");
     let mut clients: Vec<_> = (0..20).map(|_| Client::connect(server.address())).collect();
     eventually("all are in", || server.session_count() == 20);
@@ -160,7 +168,10 @@ fn faults_of_a_version_that_newcomers_do_not_get_do_not_keep_them_out() {
     }
     let faults = || server.counters().faults.values().sum::<u64>();
     eventually("all have faulted", || faults() == 20 && server.session_count() == 0);
-    assert_eq!((server.breaker().name(), server.counters().notices.get("tripped")), ("closed", None));
+    assert_eq!(
+        (server.breaker().name(), server.counters().notices.get("tripped")),
+        ("closed", None)
+    );
     next(&mut Client::connect(server.address()), 'b', 1, 1);
 }
 
@@ -170,9 +181,11 @@ fn a_version_that_fails_its_trial_is_refused_and_nothing_changes() {
     let mut client = Client::connect(server.address());
     next(&mut client, 'a', 1, 1);
     let trial = |save: &str, restore: &str| {
-        let file = wharf_tests::guests::file("bad-trial", &component(&versioned('x', save, restore)));
+        let file =
+            wharf_tests::guests::file("bad-trial", &component(&versioned('x', save, restore)));
         let loaded = server.load_for_swap(&file).map_err(SwapError::from);
-        let swap = |plugin| server.host().runtime().block_on(server.swap(plugin, SwapPolicy::HandOff));
+        let swap =
+            |plugin| server.host().runtime().block_on(server.swap(plugin, SwapPolicy::HandOff));
         loaded.and_then(swap).expect_err("it is bad").to_string()
     };
     for (save, restore, says) in [
@@ -197,7 +210,8 @@ fn a_version_that_fails_its_trial_is_refused_and_nothing_changes() {
 #[test]
 fn a_trap_while_saving_is_a_fault_of_its_own_session() {
     let server = describe(bad('a', &if_used("unreachable"), "")).start().expect("it starts");
-    let (mut used, mut fresh) = (Client::connect(server.address()), Client::connect(server.address()));
+    let (mut used, mut fresh) =
+        (Client::connect(server.address()), Client::connect(server.address()));
     next(&mut used, 'a', 1, 1);
     eventually("both are there", || server.session_count() == 2);
     let report = hand_off(&server, version('b'));
@@ -222,7 +236,10 @@ fn more_state_than_allowed_stays_and_the_session_goes_on() {
         let mut client = Client::connect(server.address());
         next(&mut client, 'a', 1, 1);
         let report = hand_off(&server, bad('b', empty, ""));
-        assert_eq!((report.moved, report.stayed.get("state-limit").copied()), (moves, (moves == 0).then_some(1)));
+        assert_eq!(
+            (report.moved, report.stayed.get("state-limit").copied()),
+            (moves, (moves == 0).then_some(1))
+        );
         next(&mut client, if moves == 1 { 'b' } else { 'a' }, 1, 2);
     }
 }
@@ -289,14 +306,16 @@ fn a_session_in_the_middle_of_an_event_moves_when_that_is_over() {
     let server = versions().timeout(Duration::from_secs(60)).start().expect("it starts");
     let mut client = Client::connect(server.address());
     next(&mut client, 'a', 1, 1);
-    // It asks for much more than it reads for now, so that the session waits in the middle of an event.
+    // It asks for much more than it reads for now, so that the session waits in the middle of an
+    // event.
     let sent = 4 << 20;
     let mut sender = client.0.try_clone().expect("the same connection");
     let asks = std::thread::spawn(move || {
         sender.write_all(&vec![7; sent]).expect("all of it is taken in the end");
         sender.shutdown(Shutdown::Write).expect("it has finished");
     });
-    let waits = |glance: Glance| glance.event == Some("on-read") && glance.queued_bytes >= 256 << 10;
+    let waits =
+        |glance: Glance| glance.event == Some("on-read") && glance.queued_bytes >= 256 << 10;
     eventually("it waits", || server.session(1).is_some_and(|session| waits(session.glance)));
     let report = std::thread::scope(|scope| {
         let swapping = scope.spawn(|| hand_off(&server, version('b')));
@@ -304,7 +323,8 @@ fn a_session_in_the_middle_of_an_event_moves_when_that_is_over() {
         let (rest, end) = client.rest();
         end.expect("a proper end");
         assert_eq!(rest.len(), 3 * sent);
-        // Nothing is missing, nothing comes twice, and the new version carries on where the old one was.
+        // Nothing is missing, nothing comes twice, and the new version carries on where the old one
+        // was.
         for (at, answer) in rest.chunks_exact(3).enumerate() {
             assert_eq!(answer[1..], [7, (at + 2) as u8], "answer {at}");
         }
@@ -360,7 +380,9 @@ fn an_operator_swaps_by_one_command_and_a_bad_file_changes_nothing() {
     keep("a.wasm", &component(&versioned('a', "", "")));
     keep("b.wasm", &component(&versioned('b', "", "")));
     keep("broken.wasm", b"\0asm");
-    let swap = |file: &str| site.wharf_plugin(&["swap", "echo", site.path(file).to_str().expect("a path")]);
+    let swap = |file: &str| {
+        site.wharf_plugin(&["swap", "echo", site.path(file).to_str().expect("a path")])
+    };
     assert_eq!(swap("a.wasm").status.code(), Some(0));
     let mut client = Client::connect(site.address());
     next(&mut client, 'a', 1, 1);
@@ -371,8 +393,11 @@ fn an_operator_swaps_by_one_command_and_a_bad_file_changes_nothing() {
     let good = swap("b.wasm");
     assert!(good.status.success() && said(&good).contains("moved"), "{}", said(&good));
     next(&mut client, 'b', 1, 3);
-    let answer =
-        site.ok("POST", "/v1/servers/echo/plugin/swap", json!({ "file": site.path("a.wasm"), "policy": "pin" }));
+    let answer = site.ok(
+        "POST",
+        "/v1/servers/echo/plugin/swap",
+        json!({ "file": site.path("a.wasm"), "policy": "pin" }),
+    );
     assert_eq!((&answer["moved"], &answer["stayed"]["pinned"]), (&json!(0), &json!(1)), "{answer}");
     next(&mut client, 'b', 1, 4);
 }
@@ -384,12 +409,12 @@ fn an_operator_is_told_in_a_sentence_that_a_version_was_taken_back() {
         std::fs::write(site.path(name), component(&versioned('a', "", restore))).expect("kept");
         site.path(name).to_str().expect("a path").to_owned()
     };
-    let (good, bad) = (keep("a.wasm", ""), keep("bad.wasm", "(if (global.get $count) (then unreachable))"));
+    let (good, bad) =
+        (keep("a.wasm", ""), keep("bad.wasm", "(if (global.get $count) (then unreachable))"));
     assert_eq!(site.wharf_plugin(&["swap", "echo", &good]).status.code(), Some(0));
     let mut clients: Vec<_> = (0..6).map(|_| Client::connect(site.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 'a', 1, 1));
-    let taken_back =
-        "bad unversioned was taken back, because too many sessions could not move to it; a unversioned goes on serving";
+    let taken_back = "bad unversioned was taken back, because too many sessions could not move to it; a unversioned goes on serving";
     let called_off = "bad unversioned was not put in force, because not all sessions could move to it; a unversioned goes on serving";
     for (policy, sentence) in [("hand-off", taken_back), ("all-or-nothing", called_off)] {
         let swap = site.wharf_plugin(&["swap", "echo", &bad, "--policy", policy]);
@@ -402,7 +427,8 @@ fn an_operator_is_told_in_a_sentence_that_a_version_was_taken_back() {
 fn an_operator_sees_how_far_a_swap_is_while_it_runs() {
     let site = Site::default();
     for label in ['a', 'b'] {
-        std::fs::write(site.path(&format!("{label}.wasm")), component(&versioned(label, "", ""))).expect("kept");
+        std::fs::write(site.path(&format!("{label}.wasm")), component(&versioned(label, "", "")))
+            .expect("kept");
     }
     let (socket, file) = (site.socket(), site.path("b.wasm"));
     site.ok("POST", "/v1/servers/echo/plugin/swap", json!({ "file": site.path("a.wasm") }));
@@ -414,17 +440,30 @@ fn an_operator_sees_how_far_a_swap_is_while_it_runs() {
     let sender = std::thread::spawn(move || writes.write_all(&vec![b'x'; count]));
     eventually("its event waits for the peer", || {
         let sessions = site.sessions();
-        sessions.iter().any(|session| session["queued_bytes"].as_u64().is_some_and(|queued| queued > 0))
+        sessions
+            .iter()
+            .any(|session| session["queued_bytes"].as_u64().is_some_and(|queued| queued > 0))
     });
-    let command =
-        ["plugin", "--socket", socket.to_str().expect("a path"), "swap", "echo", file.to_str().expect("a path")];
+    let command = [
+        "plugin",
+        "--socket",
+        socket.to_str().expect("a path"),
+        "swap",
+        "echo",
+        file.to_str().expect("a path"),
+    ];
     let swap = Wharf::run(&command, site.folder.path());
     swap.says("loading ");
     swap.says("moving to b unversioned: 1 of 2 sessions moved");
     let under_way = &site.ok("GET", "/v1/servers/echo/plugin/swap", json!({}))["under_way"];
-    assert_eq!((&under_way["stage"], &under_way["of"], &under_way["moved"]), (&json!("moving"), &json!(2), &json!(1)));
+    assert_eq!(
+        (&under_way["stage"], &under_way["of"], &under_way["moved"]),
+        (&json!("moving"), &json!(2), &json!(1))
+    );
     busy.skip(count * 3);
     sender.join().expect("no panic").expect("it was sent");
-    eventually("the swap is over", || site.ok("GET", "/v1/servers/echo/plugin/swap", json!({}))["under_way"].is_null());
+    eventually("the swap is over", || {
+        site.ok("GET", "/v1/servers/echo/plugin/swap", json!({}))["under_way"].is_null()
+    });
     next(&mut idle, 'b', 1, 2);
 }

@@ -11,7 +11,8 @@ use wharf_tests::servers::{ended, eventually};
 
 /// A host of its own, since limits of tenants are the host's.
 fn host(limits: TenantLimits) -> Host {
-    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() }).expect("a host");
+    let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() })
+        .expect("a host");
     host.limit_tenants(&BTreeMap::from([("a".to_owned(), limits)]));
     host
 }
@@ -85,7 +86,8 @@ fn a_tenant_gets_its_share_of_cpu_time_and_its_events_wait_for_it_without_a_faul
     let host = host(shares(Shares { cpus: 0.2, ..Shares::default() }));
     let servers = [start(describe(&host, "one", work)), start(describe(&host, "two", work))];
     let start = Instant::now();
-    // Four sessions on two servers that do what they can, in slices of which each may be too long by one.
+    // Four sessions on two servers that do what they can, in slices of which each may be too long
+    // by one.
     let busy: Vec<_> = (0..4)
         .map(|number| {
             let address = servers[number % 2].address();
@@ -99,7 +101,10 @@ fn a_tenant_gets_its_share_of_cpu_time_and_its_events_wait_for_it_without_a_faul
         .collect();
     busy.into_iter().for_each(|client| client.join().expect("it is answered"));
     let took = start.elapsed();
-    servers.iter().zip([2, 2]).for_each(|(server, sessions)| ended(server, "peer-closed", sessions));
+    servers
+        .iter()
+        .zip([2, 2])
+        .for_each(|(server, sessions)| ended(server, "peer-closed", sessions));
     let used: Duration = servers.iter().map(|server| server.counters().spent.cpu).sum();
     let most = took.mul_f64(0.2) + Duration::from_millis(200);
     assert!(used <= most, "it used {used:?} in {took:?}");

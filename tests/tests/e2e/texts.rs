@@ -28,7 +28,8 @@ fn name(number: usize, bytes: usize) -> String {
 
 /// Components in which a name, or the number of names, is huge, each with what it is called here.
 fn huge() -> Vec<(&'static str, Vec<u8>)> {
-    let lines = |count: usize, line: &dyn Fn(usize) -> String| (0..count).map(line).collect::<String>();
+    let lines =
+        |count: usize, line: &dyn Fn(usize) -> String| (0..count).map(line).collect::<String>();
     let exports = |count, bytes| {
         let export = |number| format!("(export \"{}\" (component $c))", name(number, bytes));
         parsed(&format!("(component (component $c) {})", lines(count, &export)))
@@ -52,7 +53,9 @@ fn huge() -> Vec<(&'static str, Vec<u8>)> {
     let custom = |bytes| parsed(&format!("(component (@custom \"{}\" \"{0}\"))", name(0, bytes)));
     let producers = |bytes| {
         let name = name(0, bytes);
-        parsed(&format!("(component (core module (@producers (processed-by \"{name}\" \"{name}\"))))"))
+        parsed(&format!(
+            "(component (core module (@producers (processed-by \"{name}\" \"{name}\"))))"
+        ))
     };
     let version = |bytes| {
         let name = format!("wharf:server/inet-event-proc@9.0.0-{}", name(0, bytes));
@@ -120,13 +123,18 @@ fn answers_and_lines_about_huge_components_are_short() {
     // A trap in a session, below functions with huge names.
     let frames: String = (0..30)
         .map(|number| {
-            let body =
-                if number == 29 { "unreachable".to_owned() } else { format!("(call ${})", name(number + 1, 50_000)) };
+            let body = if number == 29 {
+                "unreachable".to_owned()
+            } else {
+                format!("(call ${})", name(number + 1, 50_000))
+            };
             format!("(func ${} {body})\n", name(number, 50_000))
         })
         .collect();
     let first = name(0, 50_000);
-    let traps = format!("{frames}(func $on-read (param i32 i32) (result i32) (call ${first}) (i32.const 0))");
+    let traps = format!(
+        "{frames}(func $on-read (param i32 i32) (result i32) (call ${first}) (i32.const 0))"
+    );
     let plugin = site.path("traps.wasm");
     std::fs::write(&plugin, component(&traps)).expect("kept");
     let (code, answer) = swap(&site, &plugin);
@@ -156,7 +164,11 @@ fn answers_and_lines_about_huge_requests_are_short() {
             (&text[..100], "/v1/reload".to_owned()),
         ] {
             let (_, answer) = site.curl(&["--path-as-is", "--globoff", "--request", method], &path);
-            assert!(answer.len() <= ANSWER_MAX_BYTES, "{method} {path:.100}: {} bytes", answer.len());
+            assert!(
+                answer.len() <= ANSWER_MAX_BYTES,
+                "{method} {path:.100}: {} bytes",
+                answer.len()
+            );
         }
     }
     for body in [
@@ -168,8 +180,10 @@ fn answers_and_lines_about_huge_requests_are_short() {
         std::fs::write(site.path("body"), body.to_string()).expect("kept");
         let from = format!("@{}", site.path("body").display());
         for call in ["suspend", "plugin/swap", "priority", "throttle", "lock"] {
-            let (_, answer) =
-                site.curl(&["--request", "POST", "--data-binary", &from], &format!("/v1/servers/echo/{call}"));
+            let (_, answer) = site.curl(
+                &["--request", "POST", "--data-binary", &from],
+                &format!("/v1/servers/echo/{call}"),
+            );
             assert!(answer.len() <= ANSWER_MAX_BYTES, "{call}: {} bytes", answer.len());
         }
     }
@@ -186,11 +200,18 @@ fn manifests_with_huge_texts_are_refused_in_short() {
         format!("name='{huge}'\nversion='1'\ncomponent='a.wasm'\n"),
         format!("name='a'\nversion='1'\ncomponent='a.wasm'\ngrants=['{huge}']\n"),
         format!("name='a'\nversion='1'\ncomponent='a.wasm'\n{huge}=1\n"),
-        format!("name='a'\nversion='1'\ncomponent='a.wasm'\n[build]\ncommand=['a']\ntimeout='{huge}'\n"),
+        format!(
+            "name='a'\nversion='1'\ncomponent='a.wasm'\n[build]\ncommand=['a']\ntimeout='{huge}'\n"
+        ),
         format!("name='a'\nversion='1'\ncomponent='a.wasm' {huge}\n"),
     ] {
         std::fs::write(folder.path().join("plugin.toml"), &text).expect("kept");
-        let said = host().loader().load(folder.path(), &Grants::none()).err().expect("refused").to_string();
+        let said = host()
+            .loader()
+            .load(folder.path(), &Grants::none())
+            .err()
+            .expect("refused")
+            .to_string();
         assert!(said.len() <= LINE_MAX_BYTES, "{:.80}: {} bytes", text, said.len());
     }
 }

@@ -12,14 +12,25 @@ use wharf_tests::clients::Client;
 use wharf_tests::guests::{bundled, polite};
 use wharf_tests::servers::{describe, ended, eventually};
 
-fn secure(certificates: &Certificates, change: impl Fn(&mut Credentials)) -> Result<ServerHandle, StartError> {
+fn secure(
+    certificates: &Certificates,
+    change: impl Fn(&mut Credentials),
+) -> Result<ServerHandle, StartError> {
     let mut credentials = certificates.credentials();
     change(&mut credentials);
-    describe(bundled("tests/unruly")).credentials(credentials).timeout(Duration::from_secs(5)).start()
+    describe(bundled("tests/unruly"))
+        .credentials(credentials)
+        .timeout(Duration::from_secs(5))
+        .start()
 }
 
 /// Runs `openssl s_client`, sends `input`, and returns what it printed.
-pub(super) fn openssl(address: SocketAddr, certificates: &Certificates, extra: &[&str], input: &str) -> Output {
+pub(super) fn openssl(
+    address: SocketAddr,
+    certificates: &Certificates,
+    extra: &[&str],
+    input: &str,
+) -> Output {
     let mut client = Command::new("openssl")
         .args([
             "s_client",
@@ -59,7 +70,8 @@ pub(super) fn text(output: &Output) -> String {
 #[test]
 fn openssl_talks_and_the_plugin_knows_what_was_settled() {
     let certificates = Certificates::new();
-    let server = secure(&certificates, |credentials| credentials.alpn = vec!["wharf/1".into()]).expect("it starts");
+    let server = secure(&certificates, |credentials| credentials.alpn = vec!["wharf/1".into()])
+        .expect("it starts");
     let said = text(&openssl(server.address(), &certificates, &["-alpn", "wharf/1"], "i"));
     assert!(said.contains("tls=TLSv1.3 TLS_"), "{said}");
     assert!(said.contains("Some(\"localhost\") Some(\"wharf/1\") None"), "{said}");
@@ -70,9 +82,12 @@ fn openssl_talks_and_the_plugin_knows_what_was_settled() {
 #[test]
 fn a_protocol_below_the_minimum_is_refused() {
     let certificates = Certificates::new();
-    let server = secure(&certificates, |credentials| credentials.protocol_min = ProtocolMin::Tls13).expect("it starts");
+    let server = secure(&certificates, |credentials| credentials.protocol_min = ProtocolMin::Tls13)
+        .expect("it starts");
     assert_eq!(text(&openssl(server.address(), &certificates, &["-tls1_2"], "i")), "");
-    eventually("it is counted", || server.counters().handshakes_failed.contains_key("handshake-tls"));
+    eventually("it is counted", || {
+        server.counters().handshakes_failed.contains_key("handshake-tls")
+    });
     assert!(text(&openssl(server.address(), &certificates, &["-tls1_3"], "i")).contains("TLSv1.3"));
 }
 
@@ -87,7 +102,8 @@ fn clients_are_known_by_their_certificate() {
         secure(&certificates, with).expect("it starts")
     };
     let show = |name: &str| {
-        let path = |suffix: &str| certificates.path(&format!("{name}.{suffix}")).display().to_string();
+        let path =
+            |suffix: &str| certificates.path(&format!("{name}.{suffix}")).display().to_string();
         [String::from("-cert"), path("pem"), String::from("-key"), path("key")]
     };
     let as_client = |server: &ServerHandle, name: &str| {
@@ -107,7 +123,11 @@ fn clients_are_known_by_their_certificate() {
 #[test]
 fn curl_speaks_http_plain_and_over_tls() {
     let certificates = Certificates::new();
-    let describe = || describe(bundled("plugins/http")).setting("body", "from the plugin\n").setting("path", "/it");
+    let describe = || {
+        describe(bundled("plugins/http"))
+            .setting("body", "from the plugin\n")
+            .setting("path", "/it")
+    };
     let plain = describe().start().expect("it starts");
     let mut credentials = certificates.credentials();
     credentials.alpn = vec!["http/1.1".into()];
@@ -119,18 +139,26 @@ fn curl_speaks_http_plain_and_over_tls() {
             .args(arguments)
             .output()
             .expect("curl runs");
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         text(&output)
     };
-    for base in
-        [format!("http://127.0.0.1:{}", plain.address().port()), format!("https://localhost:{}", tls.address().port())]
-    {
+    for base in [
+        format!("http://127.0.0.1:{}", plain.address().port()),
+        format!("https://localhost:{}", tls.address().port()),
+    ] {
         let (it, other) = (format!("{base}/it"), format!("{base}/other"));
         assert_eq!(curl(&[&it, &it]), "from the plugin\nfrom the plugin\n");
         assert!(curl(&["--head", &it]).starts_with("HTTP/1.1 200 OK\r\n"));
         let status = ["--output", "/dev/null", "--write-out", "%{http_code} %{num_connects} "];
         assert_eq!(curl(&[&status[..], &[&other, "--request", "DELETE"]].concat()), "405 1 ");
-        assert_eq!(curl(&[&status[..], &[&it, "--output", "/dev/null", &other]].concat()), "200 1 404 0 ");
+        assert_eq!(
+            curl(&[&status[..], &[&it, "--output", "/dev/null", &other]].concat()),
+            "200 1 404 0 "
+        );
         assert_eq!(curl(&[&status[..], &[&it, "--data", "some=thing"]].concat()), "405 1 ");
     }
 }
@@ -141,11 +169,31 @@ fn credentials_that_cannot_be_used_are_refused_and_name_the_file() {
     std::fs::write(certificates.path("garbage.pem"), "not a certificate").expect("it is kept");
     type Change = fn(&mut Credentials, &Certificates);
     let cases: [(Change, &str, &str); 7] = [
-        (|credentials, at| credentials.certificate_chain = at.path("missing.pem"), "missing.pem", "cannot read"),
-        (|credentials, at| credentials.private_key = at.path("missing.key"), "missing.key", "cannot read"),
-        (|credentials, at| credentials.certificate_chain = at.path("garbage.pem"), "garbage.pem", "certificate"),
-        (|credentials, at| credentials.private_key = at.path("garbage.pem"), "garbage.pem", "private key"),
-        (|credentials, at| credentials.private_key = at.path("client.key"), "client.key", "does not belong"),
+        (
+            |credentials, at| credentials.certificate_chain = at.path("missing.pem"),
+            "missing.pem",
+            "cannot read",
+        ),
+        (
+            |credentials, at| credentials.private_key = at.path("missing.key"),
+            "missing.key",
+            "cannot read",
+        ),
+        (
+            |credentials, at| credentials.certificate_chain = at.path("garbage.pem"),
+            "garbage.pem",
+            "certificate",
+        ),
+        (
+            |credentials, at| credentials.private_key = at.path("garbage.pem"),
+            "garbage.pem",
+            "private key",
+        ),
+        (
+            |credentials, at| credentials.private_key = at.path("client.key"),
+            "client.key",
+            "does not belong",
+        ),
         (
             |credentials, at| {
                 credentials.certificate_chain = at.path("expired.pem");
@@ -154,12 +202,21 @@ fn credentials_that_cannot_be_used_are_refused_and_name_the_file() {
             "expired.pem",
             "valid from",
         ),
-        (|credentials, at| credentials.client_authority = Some(at.path("garbage.pem")), "garbage.pem", "certificate"),
+        (
+            |credentials, at| credentials.client_authority = Some(at.path("garbage.pem")),
+            "garbage.pem",
+            "certificate",
+        ),
     ];
     for (change, file, words) in cases {
-        let said =
-            secure(&certificates, |credentials| change(credentials, &certificates)).err().expect("refused").to_string();
-        assert!(said.contains(file) && said.contains(words), "expected {file} and {words:?} in: {said}");
+        let said = secure(&certificates, |credentials| change(credentials, &certificates))
+            .err()
+            .expect("refused")
+            .to_string();
+        assert!(
+            said.contains(file) && said.contains(words),
+            "expected {file} and {words:?} in: {said}"
+        );
     }
 }
 
@@ -167,8 +224,11 @@ fn credentials_that_cannot_be_used_are_refused_and_name_the_file() {
 fn a_client_that_never_finishes_its_handshake_is_dropped_and_delays_nobody() {
     let certificates = Certificates::new();
     let credentials = certificates.credentials();
-    let server =
-        describe(polite()).credentials(credentials).timeout(Duration::from_millis(300)).start().expect("it starts");
+    let server = describe(polite())
+        .credentials(credentials)
+        .timeout(Duration::from_millis(300))
+        .start()
+        .expect("it starts");
     let mut silent = Client::connect(server.address());
     let mut slow = Client::connect(server.address());
     slow.send([0x16, 0x03, 0x01, 0x02]);
@@ -176,7 +236,9 @@ fn a_client_that_never_finishes_its_handshake_is_dropped_and_delays_nobody() {
     assert_eq!(said, "beside");
     silent.expect_gone();
     slow.expect_gone();
-    eventually("both are counted", || server.counters().handshakes_failed.get("handshake-timeout") == Some(&2));
+    eventually("both are counted", || {
+        server.counters().handshakes_failed.get("handshake-timeout") == Some(&2)
+    });
     eventually("their places are free", || server.clients() == 0);
 }
 
@@ -184,9 +246,12 @@ fn a_client_that_never_finishes_its_handshake_is_dropped_and_delays_nobody() {
 fn bytes_that_are_no_tls_end_their_connection_and_nothing_else() {
     let certificates = Certificates::new();
     let server = secure(&certificates, |_| {}).expect("it starts");
-    for noise in
-        [&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..], &[0xff; 600], &[0x16, 0x03, 0x01, 0x00, 0x01, 0x00], &[0; 64]]
-    {
+    for noise in [
+        &b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..],
+        &[0xff; 600],
+        &[0x16, 0x03, 0x01, 0x00, 0x01, 0x00],
+        &[0; 64],
+    ] {
         let mut client = Client::connect(server.address());
         client.send(noise);
         let _ = client.0.shutdown(Shutdown::Write);

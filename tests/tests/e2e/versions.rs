@@ -1,4 +1,5 @@
-//! Versions of a server's plugin: tried on some, moved together, gone back to, and remembered by a process that was killed.
+//! Versions of a server's plugin: tried on some, moved together, gone back to, and remembered by a
+//! process that was killed.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -10,7 +11,8 @@ use wharf::event::Priority;
 use wharf::plugin::Plugin;
 use wharf::sched::BudgetChange;
 use wharf::server::{
-    CanaryRules, CanaryWish, ServerBuilder, ServerHandle, Standing, SwapError, SwapPolicy, SwapReport, SwapRules,
+    CanaryRules, CanaryWish, ServerBuilder, ServerHandle, Standing, SwapError, SwapPolicy,
+    SwapReport, SwapRules,
 };
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{component, inline, loops_and_traps, versioned};
@@ -32,7 +34,8 @@ fn version(label: char) -> Arc<Plugin> {
 
 /// One that sessions can move to, and that faults with the first byte.
 fn faulty() -> Arc<Plugin> {
-    let text = versioned('x', "", "").replace("(local.set $at (i32.const 2048))\n  (loop", "unreachable (loop");
+    let text = versioned('x', "", "")
+        .replace("(local.set $at (i32.const 2048))\n  (loop", "unreachable (loop");
     inline("generation-faulty", &text)
 }
 
@@ -59,12 +62,20 @@ fn label(client: &mut Client) -> char {
     char::from(bytes[0])
 }
 
-fn canary(server: &ServerHandle, plugin: Arc<Plugin>, wish: CanaryWish) -> Result<SwapReport, SwapError> {
+fn canary(
+    server: &ServerHandle,
+    plugin: Arc<Plugin>,
+    wish: CanaryWish,
+) -> Result<SwapReport, SwapError> {
     host().runtime().block_on(server.canary(plugin, wish))
 }
 
 fn states(server: &ServerHandle) -> Vec<(u64, Standing)> {
-    server.generations().into_iter().map(|(generation, _)| (generation.number, generation.standing)).collect()
+    server
+        .generations()
+        .into_iter()
+        .map(|(generation, _)| (generation.number, generation.standing))
+        .collect()
 }
 
 #[test]
@@ -97,25 +108,39 @@ fn a_version_that_loops_where_all_are_to_move_is_met_by_few_of_them() {
     // So little fuel that the first has failed before the others are asked.
     let budget = BudgetChange { fuel: Some(5_000_000), ..fuel_alone() };
     let rules = SwapRules { prepare: PREPARE, ..SwapRules::default() };
-    let server = versions().budget(Priority::Normal, budget).swap_rules(rules).start().expect("it starts");
+    let server =
+        versions().budget(Priority::Normal, budget).swap_rules(rules).start().expect("it starts");
     let mut all = clients(&server, 60);
     all.iter_mut().for_each(|client| next(client, 'a', 1, 1));
-    let report = swap(&server, bad('b', "", "(if (global.get $count) (then (call $spin)))"), SwapPolicy::AllOrNothing);
-    assert_eq!((report.stayed.get("fuel"), report.stayed.get("called-off")), (Some(&1), Some(&59)), "{report:?}");
+    let report = swap(
+        &server,
+        bad('b', "", "(if (global.get $count) (then (call $spin)))"),
+        SwapPolicy::AllOrNothing,
+    );
+    assert_eq!(
+        (report.stayed.get("fuel"), report.stayed.get("called-off")),
+        (Some(&1), Some(&59)),
+        "{report:?}"
+    );
     all.iter_mut().for_each(|client| next(client, 'a', 1, 2));
 }
 
 #[test]
 fn first_failure_calls_the_others_off_in_their_midst() {
     let rules = SwapRules { prepare: PREPARE, ..SwapRules::default() };
-    let server = versions().budget(Priority::Normal, fuel_alone()).swap_rules(rules).start().expect("it starts");
+    let server = versions()
+        .budget(Priority::Normal, fuel_alone())
+        .swap_rules(rules)
+        .start()
+        .expect("it starts");
     let mut all = clients(&server, 60);
     // The first one can move, and the others cannot, some of them later than others.
     let count = |number: usize| if number == 0 { 1 } else { 2 + (number / 4) as u8 };
     for (number, client) in all.iter_mut().enumerate() {
         (1..=count(number)).for_each(|count| next(client, 'a', 1, count));
     }
-    let report = swap(&server, inline("generation-slow", &loops_and_traps('c')), SwapPolicy::AllOrNothing);
+    let report =
+        swap(&server, inline("generation-slow", &loops_and_traps('c')), SwapPolicy::AllOrNothing);
     let of = |reason: &str| report.stayed.get(reason).copied().unwrap_or(0);
     let failed = of("trap:unreachable");
     assert!((1..40).contains(&failed), "{report:?}");
@@ -145,14 +170,17 @@ fn newcomers_wait_while_all_prepare_and_start_on_what_was_decided() {
 
 #[test]
 fn a_canary_gets_its_exact_share_of_newcomers_and_is_promoted_when_its_time_is_over() {
-    let rules = CanaryRules { share: 0.25, duration: Duration::from_secs(2), ..CanaryRules::default() };
+    let rules =
+        CanaryRules { share: 0.25, duration: Duration::from_secs(2), ..CanaryRules::default() };
     let server = with(rules).start().expect("it starts");
     let mut old = Client::connect(server.address());
     next(&mut old, 'a', 1, 1);
     let report = canary(&server, version('b'), CanaryWish::default()).expect("it begins");
     assert_eq!((report.moved, report.generation), (0, 2), "{report:?}");
     let mut newcomers = clients(&server, 40);
-    let tried = newcomers.iter_mut().filter_map(|client| (client.send([1]).take(3)[0] == b'b').then_some(()));
+    let tried = newcomers
+        .iter_mut()
+        .filter_map(|client| (client.send([1]).take(3)[0] == b'b').then_some(()));
     assert_eq!(tried.count(), 10);
     let seen = server.canary_seen().expect("it runs");
     assert_eq!((seen.sessions, seen.faulted, seen.generation), (10, 0, 2), "{seen:?}");
@@ -161,7 +189,9 @@ fn a_canary_gets_its_exact_share_of_newcomers_and_is_promoted_when_its_time_is_o
     assert!(matches!(refused, Err(SwapError::CanaryRuns(_))), "{refused:?}");
     next(&mut old, 'a', 1, 2);
     eventually("it is promoted", || server.canary_seen().is_none());
-    eventually("all have moved", || server.sessions(0, 100).iter().all(|one| one.plugin.contains("generation-b")));
+    eventually("all have moved", || {
+        server.sessions(0, 100).iter().all(|one| one.plugin.contains("generation-b"))
+    });
     next(&mut old, 'b', 1, 3);
     assert_eq!(states(&server), [(1, Standing::Superseded), (2, Standing::InForce)]);
     assert_eq!(server.counters().notices.get("canary-promoted"), Some(&1));
@@ -174,8 +204,12 @@ fn a_canary_is_promoted_for_all_sessions_at_one_moment_or_taken_back_where_that_
     let mut all = clients(&server, 5);
     all.iter_mut().for_each(|client| next(client, 'a', 1, 1));
     let promote = || host().runtime().block_on(server.promote()).expect("there is one");
-    canary(&server, bad('x', "", "(if (global.get $count) (then unreachable))"), CanaryWish::default())
-        .expect("it begins");
+    canary(
+        &server,
+        bad('x', "", "(if (global.get $count) (then unreachable))"),
+        CanaryWish::default(),
+    )
+    .expect("it begins");
     let report = promote();
     assert_eq!((report.moved, report.rolled_back, report.generation), (0, true, 0), "{report:?}");
     assert_eq!(states(&server).last(), Some(&(2, Standing::TakenBack("called-off".into()))));
@@ -187,7 +221,8 @@ fn a_canary_is_promoted_for_all_sessions_at_one_moment_or_taken_back_where_that_
 
 #[test]
 fn a_canary_whose_sessions_fault_is_taken_back_and_the_others_notice_nothing() {
-    let server = with(CanaryRules { share: 1.0, ..CanaryRules::default() }).start().expect("it starts");
+    let server =
+        with(CanaryRules { share: 1.0, ..CanaryRules::default() }).start().expect("it starts");
     let mut old = Client::connect(server.address());
     next(&mut old, 'a', 1, 1);
     canary(&server, faulty(), CanaryWish::default()).expect("it begins");
@@ -201,7 +236,9 @@ fn a_canary_whose_sessions_fault_is_taken_back_and_the_others_notice_nothing() {
     next(&mut old, 'a', 1, 2);
     next(&mut Client::connect(server.address()), 'a', 1, 1);
     // Who was on it and did nothing is on the old one now.
-    eventually("it moved", || server.sessions(0, 9).iter().all(|one| one.plugin.contains("generation-a")));
+    eventually("it moved", || {
+        server.sessions(0, 9).iter().all(|one| one.plugin.contains("generation-a"))
+    });
     next(&mut quiet, 'a', 1, 1);
 }
 
@@ -223,13 +260,22 @@ fn a_canary_may_take_its_share_of_live_sessions_and_is_promoted_or_rolled_back_b
     let wish = CanaryWish { live: Some(true), share: Some(0.5), duration: None };
     let report = canary(&server, version('b'), wish).expect("it begins");
     assert_eq!((report.moved, report.stayed.len()), (10, 0), "{report:?}");
-    let count = |label: &str| server.sessions(0, 100).iter().filter(|one| one.plugin.contains(label)).count();
+    let count = |label: &str| {
+        server.sessions(0, 100).iter().filter(|one| one.plugin.contains(label)).count()
+    };
     assert_eq!((count("generation-a"), count("generation-b")), (10, 10));
     let run = |work: fn(&ServerHandle) -> Result<SwapReport, SwapError>| work(&server);
-    let back = run(|server| host().runtime().block_on(server.roll_back())).expect("it is taken back");
+    let back =
+        run(|server| host().runtime().block_on(server.roll_back())).expect("it is taken back");
     assert_eq!((back.moved, count("generation-b")), (10, 0), "{back:?}");
-    assert!(matches!(run(|server| host().runtime().block_on(server.promote())), Err(SwapError::NoCanary)));
-    assert!(matches!(run(|server| host().runtime().block_on(server.roll_back())), Err(SwapError::NothingBefore)));
+    assert!(matches!(
+        run(|server| host().runtime().block_on(server.promote())),
+        Err(SwapError::NoCanary)
+    ));
+    assert!(matches!(
+        run(|server| host().runtime().block_on(server.roll_back())),
+        Err(SwapError::NothingBefore)
+    ));
     canary(&server, version('b'), wish).expect("it begins again");
     let report = run(|server| host().runtime().block_on(server.promote())).expect("it is promoted");
     assert_eq!((report.moved, count("generation-b")), (10, 20), "{report:?}");
@@ -244,7 +290,8 @@ fn live_sessions_that_cannot_move_to_a_canary_take_it_back() {
     let mut all = clients(&server, 20);
     all.iter_mut().for_each(|client| next(client, 'a', 1, 1));
     let wish = CanaryWish { live: Some(true), share: Some(1.0), duration: None };
-    let report = canary(&server, bad('x', "", "(if (global.get $count) (then unreachable))"), wish).expect("it begins");
+    let report = canary(&server, bad('x', "", "(if (global.get $count) (then unreachable))"), wish)
+        .expect("it begins");
     assert!(report.rolled_back && report.moved == 0, "{report:?}");
     assert_eq!(states(&server).last(), Some(&(2, Standing::TakenBack("failed-hand-offs".into()))));
     all.iter_mut().for_each(|client| next(client, 'a', 1, 2));
@@ -283,9 +330,13 @@ fn a_version_too_many_is_refused_until_the_sessions_of_one_are_gone() {
         pinned.push(Client::connect(server.address()));
         next(pinned.last_mut().expect("one"), label, 1, 1);
     }
-    let refused = host().runtime().block_on(server.swap(version('d'), SwapPolicy::Pin)).expect_err("there are three");
+    let refused = host()
+        .runtime()
+        .block_on(server.swap(version('d'), SwapPolicy::Pin))
+        .expect_err("there are three");
     assert!(
-        matches!(refused, SwapError::TooManyVersions(_)) && refused.to_string().contains("generation-a"),
+        matches!(refused, SwapError::TooManyVersions(_))
+            && refused.to_string().contains("generation-a"),
         "{refused}"
     );
     drop(pinned.remove(0));
@@ -305,7 +356,8 @@ fn what_was_swapped_in_starts_again_after_a_crash_and_can_be_gone_back_from() {
     assert_eq!(swap_to(&site, "b.wasm")["generation"], json!(3));
     // What it was loaded from is another file by now.
     for label in ['a', 'b'] {
-        std::fs::write(site.path(&format!("{label}.wasm")), component(&versioned('z', "", ""))).expect("kept");
+        std::fs::write(site.path(&format!("{label}.wasm")), component(&versioned('z', "", "")))
+            .expect("kept");
     }
     site.start_again();
     let mut client = Client::connect(site.address());
@@ -319,7 +371,12 @@ fn what_was_swapped_in_starts_again_after_a_crash_and_can_be_gone_back_from() {
     site.start_again();
     next(&mut Client::connect(site.address()), 'a', 1, 1);
     let history = site.plugin(&["history"], None);
-    let states: Vec<_> = history["generations"].as_array().expect("a list").iter().map(|one| &one["state"]).collect();
+    let states: Vec<_> = history["generations"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| &one["state"])
+        .collect();
     assert_eq!(states, ["superseded", "in-force", "taken-back"], "{history}");
     assert!(said(&site.wharf_plugin(&["history", "echo"])).contains("taken-back"));
 }
@@ -339,7 +396,12 @@ fn a_check_names_what_would_start_because_it_was_swapped_in() {
 fn a_swap_that_is_refused_is_in_the_log_with_its_reason() {
     let site = Site::of_versions("", &[]);
     std::fs::write(site.path("no.wasm"), "no component").expect("kept");
-    assert!(!site.wharf_plugin(&["swap", "echo", &site.path("no.wasm").display().to_string()]).status.success());
+    assert!(
+        !site
+            .wharf_plugin(&["swap", "echo", &site.path("no.wasm").display().to_string()])
+            .status
+            .success()
+    );
     let line = site.wharf.says("the server keeps its version");
     assert!(line.contains("no.wasm") && line.contains("echo"), "{line}");
 }
@@ -352,7 +414,9 @@ fn what_the_operator_writes_into_the_file_since_is_what_counts() {
     site.ok("POST", "/v1/reload", json!({}));
     next(&mut Client::connect(site.address()), 'b', 1, 1);
     // Another plugin is in the file now.
-    let text = std::fs::read_to_string(site.path("wharf.toml")).expect("the file").replace("polite.wasm", "c.wasm");
+    let text = std::fs::read_to_string(site.path("wharf.toml"))
+        .expect("the file")
+        .replace("polite.wasm", "c.wasm");
     std::fs::write(site.path("wharf.toml"), &text).expect("kept");
     site.ok("POST", "/v1/reload", json!({}));
     next(&mut Client::connect(site.address()), 'c', 1, 1);
@@ -369,7 +433,9 @@ fn a_record_that_makes_no_sense_is_named_and_nothing_starts() {
     let mut site = Site::of_versions("", &['a', 'b', 'c']);
     swap_to(&site, "b.wasm");
     let state = site.path("state/wharf");
-    let one = |folder: &Path| std::fs::read_dir(folder).expect("a folder").next().expect("one").expect("one").path();
+    let one = |folder: &Path| {
+        std::fs::read_dir(folder).expect("a folder").next().expect("one").expect("one").path()
+    };
     let record = one(&state).join("echo/record.json");
     std::fs::write(&record, "{").expect("kept");
     site.wharf.kill();
@@ -378,9 +444,15 @@ fn a_record_that_makes_no_sense_is_named_and_nothing_starts() {
     assert!(line.contains("record.json") && line.contains("Remove the file"), "{line}");
     drop(wharf);
     let check = site.check();
-    assert!(!check.status.success() && said(&check).contains("not a record of versions"), "{}", said(&check));
+    assert!(
+        !check.status.success() && said(&check).contains("not a record of versions"),
+        "{}",
+        said(&check)
+    );
     let folder = record.parent().expect("a folder");
-    let open = |mode| std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).expect("it is ours");
+    let open = |mode| {
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).expect("it is ours")
+    };
     open(0o777);
     let wharf = Wharf::run(&["serve"], site.folder.path());
     assert!(wharf.says("not believed").contains("others may write"));
@@ -404,13 +476,17 @@ fn a_process_that_is_killed_at_any_moment_of_a_swap_starts_with_what_it_last_rep
         command.args(["--silent", "--max-time", "20", "--unix-socket"]).arg(site.socket());
         command.args(["--data-binary", &request, "http://localhost/v1/servers/echo/plugin/swap"]);
         let asking = command.stdout(std::process::Stdio::piped()).spawn().expect("curl runs");
-        // Each round a little later than the one before; what is done by then differs from machine to machine.
+        // Each round a little later than the one before; what is done by then differs from machine
+        // to machine.
         std::thread::sleep(Duration::from_millis(round));
         site.start_again();
         let answer = asking.wait_with_output().expect("it ended").stdout;
         let reported = String::from_utf8_lossy(&answer).contains("\"recorded\":true");
         let found = label(&mut Client::connect(site.address()));
-        assert!(found == wanted || (found == in_force && !reported), "round {round}: {found}, reported: {reported}");
+        assert!(
+            found == wanted || (found == in_force && !reported),
+            "round {round}: {found}, reported: {reported}"
+        );
         in_force = found;
     }
 }

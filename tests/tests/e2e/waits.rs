@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use wharf::event::Priority;
 use wharf::sched::BudgetChange;
-use wharf::server::{CanaryRules, CanaryWish, ServerBuilder, ServerHandle, SwapPolicy, SwapRules, Timeouts};
+use wharf::server::{
+    CanaryRules, CanaryWish, ServerBuilder, ServerHandle, SwapPolicy, SwapRules, Timeouts,
+};
 use wharf::session::Watermarks;
 use wharf_tests::clients::Client;
 use wharf_tests::guests::inline;
@@ -43,7 +45,9 @@ fn waits(server: &ServerHandle) -> usize {
 /// So many clients that read too little, each in its own way, until the server gives them up.
 fn give_up_slow_readers(server: &ServerHandle, count: usize, seed: &mut Seed) {
     let mut readers: Vec<_> = (0..count)
-        .map(|_| (Reader::connect(server.address()), Pattern::below(MIN_READ_RATE as usize / 2, seed)))
+        .map(|_| {
+            (Reader::connect(server.address()), Pattern::below(MIN_READ_RATE as usize / 2, seed))
+        })
         .collect();
     std::thread::scope(|scope| {
         for (reader, pattern) in &mut readers {
@@ -63,7 +67,8 @@ fn steady_reader_gets_everything() {
     let mut seed = Seed::of_this_run();
     let server = start(writers(strict()));
     let bytes = usize::from(PIECES) * PIECE_BYTES;
-    let patterns: Vec<_> = (0..4).map(|_| Pattern::above(MIN_READ_RATE as usize * 5, &mut seed)).collect();
+    let patterns: Vec<_> =
+        (0..4).map(|_| Pattern::above(MIN_READ_RATE as usize * 5, &mut seed)).collect();
     std::thread::scope(|scope| {
         for pattern in patterns {
             let address = server.address();
@@ -119,10 +124,18 @@ fn shared_instance_waits_two_seconds_for_a_peer() {
                     scope.spawn(|| reader.read_until_gone(pattern, Duration::from_secs(15)));
                     // It is the same instance still, which counts on.
                     other.0.send([1]).expect([b'a', 1, 2]);
-                    assert!(asked.elapsed() < Duration::from_secs(8), "{pattern:?}: {:?}", asked.elapsed());
+                    assert!(
+                        asked.elapsed() < Duration::from_secs(8),
+                        "{pattern:?}: {:?}",
+                        asked.elapsed()
+                    );
                 });
                 ended(&server, "write-timeout", 1);
-                assert!(server.counters().faults.is_empty(), "{pattern:?}: {:?}", server.counters().faults);
+                assert!(
+                    server.counters().faults.is_empty(),
+                    "{pattern:?}: {:?}",
+                    server.counters().faults
+                );
             });
         }
     });
@@ -144,8 +157,10 @@ fn slow_readers_take_no_version_back() {
 fn slow_readers_end_no_canary() {
     let mut seed = Seed::of_this_run();
     let rules = CanaryRules { sessions_min: 1, ..CanaryRules::default() };
-    let server = start(writers(strict()).swap_rules(SwapRules { canary: rules, ..SwapRules::default() }));
-    let wish = CanaryWish { share: Some(1.0), live: None, duration: Some(Duration::from_secs(600)) };
+    let server =
+        start(writers(strict()).swap_rules(SwapRules { canary: rules, ..SwapRules::default() }));
+    let wish =
+        CanaryWish { share: Some(1.0), live: None, duration: Some(Duration::from_secs(600)) };
     host().runtime().block_on(server.canary(writer('b'), wish)).expect("a canary");
     give_up_slow_readers(&server, 30, &mut seed);
     assert!(server.canary_seen().is_some(), "{:?}", server.counters().notices);
@@ -171,9 +186,16 @@ fn ended_session_waits_shortly_for_its_peer() {
                 if reason == "evicted" {
                     assert!(server.disconnect(1));
                 }
-                assert!(reader.read_until_gone(reads, Duration::from_secs(15)), "{reason}: it goes on");
+                assert!(
+                    reader.read_until_gone(reads, Duration::from_secs(15)),
+                    "{reason}: it goes on"
+                );
                 ended(&server, reason, 1);
-                assert!(server.counters().faults.is_empty(), "{reason}: {:?}", server.counters().faults);
+                assert!(
+                    server.counters().faults.is_empty(),
+                    "{reason}: {:?}",
+                    server.counters().faults
+                );
             });
         }
     });
@@ -188,7 +210,12 @@ fn waiting_event_pays_no_cpu_of_others() {
     // Each on the threads of the sessions that wait, and each for longer than an event of these may
     // take.
     let minute = Some(Duration::from_secs(60));
-    let budget = BudgetChange { fuel: Some(1_000_000_000_000), cpu: minute, wall: minute, ..BudgetChange::default() };
+    let budget = BudgetChange {
+        fuel: Some(1_000_000_000_000),
+        cpu: minute,
+        wall: minute,
+        ..BudgetChange::default()
+    };
     let other = start(describe(inline("thinker", THINKER)).budget(Priority::Normal, budget));
     let mut thinking: Vec<_> = (0..6).map(|_| Client::connect(other.address())).collect();
     thinking.iter_mut().for_each(|client| _ = client.send("x"));

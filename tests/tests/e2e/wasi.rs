@@ -1,4 +1,5 @@
-//! What a Rust guest with the standard library does to its host: output, panics, memory, sleeping, leaving.
+//! What a Rust guest with the standard library does to its host: output, panics, memory, sleeping,
+//! leaving.
 
 use std::sync::Arc;
 
@@ -12,7 +13,13 @@ use wit_component::StringEncoding;
 fn a_log_flood_is_dropped_and_counted_and_the_session_goes_on() {
     let limits = InstanceLimits { log_lines_per_second: 10, ..InstanceLimits::default() };
     let server = describe(bundled("tests/unruly")).limits(limits).start().expect("it starts");
-    Client::connect(server.address()).send("l").expect("done").send("L").expect("done").send("e").expect("done");
+    Client::connect(server.address())
+        .send("l")
+        .expect("done")
+        .send("L")
+        .expect("done")
+        .send("e")
+        .expect("done");
     let dropped = server.counters().lines_dropped;
     assert!(dropped > 9_900, "{dropped} lines of 10,000 were dropped");
 }
@@ -53,7 +60,8 @@ fn leaving_the_process_leaves_the_session() {
 fn sleeping_past_the_budget_of_an_event_ends_its_session() {
     use wharf::event::Priority;
     // The shortest wall clock of all classes.
-    let server = describe(bundled("tests/unruly")).priority(Priority::Critical).start().expect("it starts");
+    let server =
+        describe(bundled("tests/unruly")).priority(Priority::Critical).start().expect("it starts");
     let mut other = Client::connect(server.address());
     let mut sleeper = Client::connect(server.address());
     sleeper.send("s");
@@ -91,8 +99,10 @@ package wasi:sockets@0.2.6 {
 
 #[test]
 fn stubs_open_nothing_there_are_no_files_and_a_socket_traps_in_its_own_session() {
-    let (world, imports) =
-        ("world plugin {\n", "import wasi:filesystem/preopens@0.2.6;\nimport wasi:sockets/instance-network@0.2.6;\n");
+    let (world, imports) = (
+        "world plugin {\n",
+        "import wasi:filesystem/preopens@0.2.6;\nimport wasi:sockets/instance-network@0.2.6;\n",
+    );
     let contract = format!("{}\n{UNUSED}", contract().replace(world, &format!("{world}{imports}")));
     // `f` answers how many folders there are, `s` asks for a socket, anything else comes back.
     let handlers = "(import \"wasi:filesystem/preopens@0.2.6\" \"get-directories\" (func $folders (param i32)))
@@ -104,12 +114,19 @@ fn stubs_open_nothing_there_are_no_files_and_a_socket_traps_in_its_own_session()
     (i32.store8 (local.get $data) (i32.add (i32.const 48) (i32.load (i32.const 1044))))))
   (drop (call $try-write (local.get $data) (local.get $length)))
   (i32.const 0))";
-    let file = file("with-stubs", &component_in(handlers, &contract, "0.1.0", StringEncoding::UTF8));
-    let refused = host().loader().load(&file, &Grants::none()).err().expect("it is not granted").to_string();
-    assert!(refused.contains("`wasi:sockets/instance-network@0.2.6` needs the grant \"stubs\""), "{refused}");
-    let plugin = host().loader().load(&file, &[Grant::Stubs].into_iter().collect()).expect("it is granted");
+    let file =
+        file("with-stubs", &component_in(handlers, &contract, "0.1.0", StringEncoding::UTF8));
+    let refused =
+        host().loader().load(&file, &Grants::none()).err().expect("it is not granted").to_string();
+    assert!(
+        refused.contains("`wasi:sockets/instance-network@0.2.6` needs the grant \"stubs\""),
+        "{refused}"
+    );
+    let plugin =
+        host().loader().load(&file, &[Grant::Stubs].into_iter().collect()).expect("it is granted");
     let server = start(Arc::new(plugin));
-    let (mut bystander, mut client) = (Client::connect(server.address()), Client::connect(server.address()));
+    let (mut bystander, mut client) =
+        (Client::connect(server.address()), Client::connect(server.address()));
     bystander.echo("there");
     client.send("f").expect("0").send("s").expect_gone();
     ended(&server, "trap:contract", 1);

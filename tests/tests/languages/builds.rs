@@ -1,4 +1,5 @@
-//! Builds that do not do what they say: each ends with one error that names the file and the key, and nothing goes on running.
+//! Builds that do not do what they say: each ends with one error that names the file and the key,
+//! and nothing goes on running.
 
 use std::fs;
 use std::process::Command;
@@ -21,7 +22,8 @@ fn project(script: &str, line: &str) -> tempfile::TempDir {
     folder
 }
 
-/// Whoever survived the build would hold its output open, and so this wait, for longer than is allowed here.
+/// Whoever survived the build would hold its output open, and so this wait, for longer than is
+/// allowed here.
 pub(crate) fn what_a_build_started_ends_with_it() {
     const LONG: Duration = Duration::from_secs(60);
     // It may have to be built itself, which is not what is timed.
@@ -41,7 +43,8 @@ pub(crate) fn what_a_build_started_ends_with_it() {
             "mine/build/plugin.wasm",
         ),
     ] {
-        let (folder, start) = (project(script, &format!("timeout = \"{timeout}\"")), Instant::now());
+        let (folder, start) =
+            (project(script, &format!("timeout = \"{timeout}\"")), Instant::now());
         let (ended, said) = wharf(&["build", "mine"], folder.path());
         assert!(ended == Some(code) && said.contains(word), "{script}: {ended:?} {said}");
         assert!(start.elapsed() < LONG, "{script}: something went on running");
@@ -54,7 +57,8 @@ pub(crate) fn what_a_build_started_ends_with_it() {
     let (start, child) = (Instant::now(), command.spawn().expect("it runs"));
     let _ = fs::read(folder.path().join("mine/begun")).expect("the build has begun");
     let signal = rustix::process::Signal::TERM;
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).expect("it runs");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal)
+        .expect("it runs");
     let output = child.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && said.contains("interrupted by a signal"), "{said}");
@@ -74,19 +78,28 @@ pub(crate) fn a_build_without_a_component_is_told() {
         let (code, said) = wharf(&["build", "mine/plugin.toml"], folder.path());
         assert!(code == Some(1) && said.contains(word), "{script}: {said}");
         assert!(
-            said.contains("mine/plugin.toml: `component`: `sh build.sh` went well, but mine/build/plugin.wasm"),
+            said.contains(
+                "mine/plugin.toml: `component`: `sh build.sh` went well, but mine/build/plugin.wasm"
+            ),
             "{said}"
         );
     }
-    for (command, word) in
-        [("[\"nonexistent-tool\"]", "cannot run `nonexistent-tool`"), ("[]", "found none"), ("\"sh\"", "line")]
-    {
+    for (command, word) in [
+        ("[\"nonexistent-tool\"]", "cannot run `nonexistent-tool`"),
+        ("[]", "found none"),
+        ("\"sh\"", "line"),
+    ] {
         let folder = project("", "");
         let manifest = folder.path().join("mine/plugin.toml");
-        let text = fs::read_to_string(&manifest).expect("a manifest").replace("[\"sh\", \"build.sh\"]", command);
+        let text = fs::read_to_string(&manifest)
+            .expect("a manifest")
+            .replace("[\"sh\", \"build.sh\"]", command);
         fs::write(&manifest, text).expect("kept");
         let (code, said) = wharf(&["build", "mine"], folder.path());
-        assert!(code == Some(1) && said.contains("mine/plugin.toml: ") && said.contains(word), "{command}: {said}");
+        assert!(
+            code == Some(1) && said.contains("mine/plugin.toml: ") && said.contains(word),
+            "{command}: {said}"
+        );
     }
 }
 
@@ -100,14 +113,16 @@ pub(crate) fn what_dev_cannot_watch_or_build_is_told() {
         let folder = project("", "");
         let manifest = folder.path().join("mine/plugin.toml");
         let text = fs::read_to_string(&manifest).expect("a manifest");
-        fs::write(&manifest, text.replace("[\"src\", \"wit\", \"build.sh\"]", watch)).expect("kept");
+        fs::write(&manifest, text.replace("[\"src\", \"wit\", \"build.sh\"]", watch))
+            .expect("kept");
         let said = Wharf::run(&["dev", "mine"], folder.path()).says("wharf: ");
         assert!(said.contains("mine/plugin.toml: ") && said.contains(word), "{watch}: {said}");
     }
     let folder = project("", "");
-    for (path, word) in
-        [("nope", "nope: there is nothing of this name"), ("mine/build.sh", "mine/build.sh: it is no folder")]
-    {
+    for (path, word) in [
+        ("nope", "nope: there is nothing of this name"),
+        ("mine/build.sh", "mine/build.sh: it is no folder"),
+    ] {
         for verb in ["dev", "build"] {
             let (code, said) = wharf(&[verb, path], folder.path());
             assert!(code == Some(1) && said.contains(word), "{verb} {path}: {said}");
@@ -121,7 +136,11 @@ pub(crate) fn what_is_refused_leaves_nothing_behind() {
     let long = "a".repeat(300);
     fs::write(folder.path().join("there"), "").expect("kept");
     for (arguments, code, word) in [
-        (vec!["new", "--lang", "ruts", "mine"], 2, "rust, c, wat, javascript, typescript, python, go"),
+        (
+            vec!["new", "--lang", "ruts", "mine"],
+            2,
+            "rust, c, wat, javascript, typescript, python, go",
+        ),
         (vec!["new", "A_b"], 1, "A_b: expected a folder whose own name"),
         (vec!["new", "../.."], 1, "../..: expected a folder"),
         (vec!["new", &long], 1, "1 to 64"),
@@ -134,15 +153,31 @@ pub(crate) fn what_is_refused_leaves_nothing_behind() {
         assert!(ended == Some(code) && said.contains(word), "{arguments:?}: {ended:?} {said}");
     }
     // A disk with room for the first file and not for all of them.
-    let script = format!("trap '' XFSZ; ulimit -f 4; exec {:?} new --lang wat above/mine", wharf_binary());
-    let output = Command::new("sh").args(["-c", &script]).current_dir(folder.path()).output().expect("it runs");
+    let script =
+        format!("trap '' XFSZ; ulimit -f 4; exec {:?} new --lang wat above/mine", wharf_binary());
+    let output = Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(folder.path())
+        .output()
+        .expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(1) && said.contains("cannot write it: File too large"), "{said}");
-    let left: Vec<_> = fs::read_dir(folder.path()).expect("a folder").flatten().map(|one| one.file_name()).collect();
+    assert!(
+        output.status.code() == Some(1) && said.contains("cannot write it: File too large"),
+        "{said}"
+    );
+    let left: Vec<_> = fs::read_dir(folder.path())
+        .expect("a folder")
+        .flatten()
+        .map(|one| one.file_name())
+        .collect();
     assert_eq!(left, ["there"], "nothing else was there before");
     authoring::create(&folder.path().join("mine"), Language::Wat).expect("it is written");
-    let script = format!("trap '' XFSZ; ulimit -f 1; exec {:?} component src/lines.wat -o made/x.wasm", wharf_binary());
-    let output = Command::new("sh").args(["-c", &script]).current_dir(folder.path().join("mine")).output();
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 1; exec {:?} component src/lines.wat -o made/x.wasm",
+        wharf_binary()
+    );
+    let output =
+        Command::new("sh").args(["-c", &script]).current_dir(folder.path().join("mine")).output();
     let said = output.expect("it runs").stderr;
     let said = String::from_utf8_lossy(&said);
     assert!(said.contains("made/x.wasm: cannot write it: File too large"), "{said}");

@@ -1,4 +1,5 @@
-//! What an author is told: a crash, an endless loop and exhausted memory, written in each language, in a real process with its log.
+//! What an author is told: a crash, an endless loop and exhausted memory, written in each language,
+//! in a real process with its log.
 
 use wharf::authoring::Language;
 use wharf_tests::clients::{Client, free_port};
@@ -7,7 +8,8 @@ use wharf_tests::process::Wharf;
 
 use crate::load;
 
-/// The example, where a read that begins with `!` crashes, with `@` loops, and with `#` takes memory without end.
+/// The example, where a read that begins with `!` crashes, with `@` loops, and with `#` takes
+/// memory without end.
 pub(crate) fn misbehaving(language: Language) -> Change {
     match language {
         Language::Rust => &[
@@ -53,9 +55,10 @@ wharf_action on_read(const uint8_t *data, size_t length) {
       (loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable))
     (memory.copy (i32.add (i32.const 0x10000) (global.get $line-length)) (local.get $at)",
         )],
-        Language::JavaScript => {
-            &[("  onRead(data) {\n", "  onRead(data) {\n    misbehave(data[0]);\n"), ("class Lines {", JAVASCRIPT)]
-        }
+        Language::JavaScript => &[
+            ("  onRead(data) {\n", "  onRead(data) {\n    misbehave(data[0]);\n"),
+            ("class Lines {", JAVASCRIPT),
+        ],
         Language::TypeScript => &[
             (
                 "  onRead(data: Uint8Array): Action {\n",
@@ -130,15 +133,31 @@ class Lines implements EventProc {";
 fn crash(language: Language) -> (&'static str, &'static [&'static str]) {
     match language {
         Language::Rust => ("trap:unreachable", &["panicked at src/lib.rs:", "crashed on purpose"]),
-        Language::C => ("trap:unreachable", &["Assertion failed: order != '!'", "src/lines.c: misbehave"]),
-        Language::Wat => ("trap:unreachable", &["wasm `unreachable` instruction executed", "on-read"]),
-        Language::JavaScript => ("trap:unreachable", &["Error: crashed on purpose", "at misbehave (/src/lines.js:"]),
-        Language::TypeScript => ("trap:unreachable", &["Error: crashed on purpose", "at misbehave (/build/lines.js:"]),
+        Language::C => {
+            ("trap:unreachable", &["Assertion failed: order != '!'", "src/lines.c: misbehave"])
+        }
+        Language::Wat => {
+            ("trap:unreachable", &["wasm `unreachable` instruction executed", "on-read"])
+        }
+        Language::JavaScript => {
+            ("trap:unreachable", &["Error: crashed on purpose", "at misbehave (/src/lines.js:"])
+        }
+        Language::TypeScript => {
+            ("trap:unreachable", &["Error: crashed on purpose", "at misbehave (/build/lines.js:"])
+        }
         Language::Python => (
             "trap:unreachable",
-            &["Traceback (most recent call last)", "app.py\", line", "in misbehave", "ValueError: crashed on purpose"],
+            &[
+                "Traceback (most recent call last)",
+                "app.py\", line",
+                "in misbehave",
+                "ValueError: crashed on purpose",
+            ],
         ),
-        Language::Go => ("trap:unreachable", &["panic: crashed on purpose", "main.misbehave", "lines/lines.go:"]),
+        Language::Go => (
+            "trap:unreachable",
+            &["panic: crashed on purpose", "main.misbehave", "lines/lines.go:"],
+        ),
     }
 }
 
@@ -159,7 +178,8 @@ pub(crate) fn each(language: Language) {
     drop(load(&project));
     let (site, port) = (tempfile::tempdir().expect("a folder"), free_port());
     let plugin = project.folder.to_str().expect("text");
-    let grants: Vec<String> = project.grants().iter().map(|grant| format!("{:?}", grant.name())).collect();
+    let grants: Vec<String> =
+        project.grants().iter().map(|grant| format!("{:?}", grant.name())).collect();
     let config = format!(
         "[host]\ncache_dir = {:?}\n[[server]]\nname = 'lines'\nhost = '127.0.0.1'\nport = {port}\nplugin = {plugin:?}\n\
          grants = [{}]\noptions = ['no-delay', 'reuse-address']\n",
@@ -186,11 +206,16 @@ pub(crate) fn each(language: Language) {
         let end = lines.last().expect("a line").clone();
         let is_known = reasons.iter().any(|reason| end.contains(&format!("reason=\"{reason}\"")));
         assert!(is_known, "{order}: {end}\n{}", lines.join("\n"));
-        // Until the next session has come and gone nothing else is said, so that what is missing now was never said.
+        // Until the next session has come and gone nothing else is said, so that what is missing
+        // now was never said.
         lines.pop();
         let said = lines.join("\n");
         for word in words {
-            assert!(said.contains(word), "{}: {order}: expected {word:?} in what it said:\n{said}", language.name());
+            assert!(
+                said.contains(word),
+                "{}: {order}: expected {word:?} in what it said:\n{said}",
+                language.name()
+            );
         }
     }
     bystander.send(" a line\n").expect("HALF A LINE\n");

@@ -1,8 +1,10 @@
-//! Every language that `wharf new` knows: its project builds, plays its transcript, moves live sessions to another version, and
-//! its faults end one session each with words that its authors understand.
+//! Every language that `wharf new` knows: its project builds, plays its transcript, moves live
+//! sessions to another version, and its faults end one session each with words that its authors
+//! understand.
 //!
-//! Where a toolchain is missing its tests are counted as ignored, and say what is missing; `WHARF_TESTS_LANGUAGES=required` makes
-//! that a failure. `tests/toolchains.sh` installs all of them.
+//! Where a toolchain is missing its tests are counted as ignored, and say what is missing;
+//! `WHARF_TESTS_LANGUAGES=required` makes that a failure. `tests/toolchains.sh` installs all of
+//! them.
 
 mod builds;
 mod dev;
@@ -62,16 +64,22 @@ fn main() {
     for language in Language::ALL {
         let missing = missing(language);
         if let (Some(tool), false) = (missing, required) {
-            eprintln!("SKIPPED: {}: `{tool}` is missing; tests/toolchains.sh installs it", language.name());
+            eprintln!(
+                "SKIPPED: {}: `{tool}` is missing; tests/toolchains.sh installs it",
+                language.name()
+            );
         }
         for (name, promise) in PROMISES {
-            let trial = Trial::test(format!("{}::{name}", language.name()), move || match missing {
-                Some(tool) => Err(Failed::from(format!("`{tool}` is missing; tests/toolchains.sh installs it"))),
-                None => {
-                    promise(language);
-                    Ok(())
-                }
-            });
+            let trial =
+                Trial::test(format!("{}::{name}", language.name()), move || match missing {
+                    Some(tool) => Err(Failed::from(format!(
+                        "`{tool}` is missing; tests/toolchains.sh installs it"
+                    ))),
+                    None => {
+                        promise(language);
+                        Ok(())
+                    }
+                });
             trials.push(trial.with_ignored_flag(missing.is_some() && !required));
         }
     }
@@ -81,10 +89,16 @@ fn main() {
 /// The host of all servers here. It keeps what it compiled.
 fn host() -> Host {
     static HOST: OnceLock<Host> = OnceLock::new();
-    // As the command does it, so that the limits of compiling are seen to be enough for every language.
+    // As the command does it, so that the limits of compiling are seen to be enough for every
+    // language.
     let compiler = Some(Compiler { program: wharf_binary(), ..Compiler::this_program() });
-    let config =
-        HostConfig { workers: 2, sessions_max: 256, cache_dir: Some(compiled()), compiler, ..HostConfig::default() };
+    let config = HostConfig {
+        workers: 2,
+        sessions_max: 256,
+        cache_dir: Some(compiled()),
+        compiler,
+        ..HostConfig::default()
+    };
     HOST.get_or_init(|| Host::new(&config).expect("a host")).clone()
 }
 

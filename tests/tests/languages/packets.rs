@@ -27,10 +27,16 @@ pub(crate) fn answered(language: Language) {
     println!("{}: {most} fuel in the dearest event", language.name());
     // Nor are many small ones: what an event leaves behind is cleared away in time.
     let singles: Vec<&[u8]> = b"a\n".chunks(1).cycle().take(singles).collect();
-    let outcome = subject.play(&singles, Manner::Calm).unwrap_or_else(|error| panic!("{}: {error}", language.name()));
+    let outcome = subject
+        .play(&singles, Manner::Calm)
+        .unwrap_or_else(|error| panic!("{}: {error}", language.name()));
     assert_eq!(outcome.written.len(), singles.len(), "{}", language.name());
     // Nothing of it is lost.
     let packet = repeated(b"a short line\n");
     let outcome = subject.play(&[&packet], Manner::Calm).expect("no fault");
-    assert!(outcome.written == packet.to_ascii_uppercase(), "{}: not all lines were answered", language.name());
+    assert!(
+        outcome.written == packet.to_ascii_uppercase(),
+        "{}: not all lines were answered",
+        language.name()
+    );
 }

@@ -13,8 +13,11 @@ fn describe(language: Language) -> (Transcript, ServerBuilder) {
     let project = project(language, "0.1.0", &[]);
     let story = story(&project.folder.join("transcript.txt"));
     let options = SocketOptions { no_delay: true, ..SocketOptions::default() };
-    let mut server =
-        Server::builder().host(&host()).local_host("127.0.0.1").options(options).loaded_plugin(load(&project));
+    let mut server = Server::builder()
+        .host(&host())
+        .local_host("127.0.0.1")
+        .options(options)
+        .loaded_plugin(load(&project));
     for (key, value) in &story.settings {
         server = server.setting(key, value);
     }
@@ -36,8 +39,9 @@ pub(crate) fn over_tls(language: Language) {
     play(&story, &mut secure(server.address(), &certificates), false, language.name());
 }
 
-/// With `instance = "server"`: SDKs that keep an object for each session keep their lines apart. Where state lies in static
-/// variables (C, WebAssembly text) or in the one value of the instance (Rust), one session after the other is served.
+/// With `instance = "server"`: SDKs that keep an object for each session keep their lines apart.
+/// Where state lies in static variables (C, WebAssembly text) or in the one value of the instance
+/// (Rust), one session after the other is served.
 pub(crate) fn shared(language: Language) {
     let (story, server) = describe(language);
     let server = server.shared_instances(1).start().expect("it starts");

@@ -23,7 +23,8 @@ const SWAPS: usize = 4;
 pub(crate) fn under_load(language: Language) {
     let certificates = Certificates::new();
     // Two builds whose code differs.
-    let versions = [project(language, "0.1.0", &[]), project(language, "0.2.0", misbehaving(language))];
+    let versions =
+        [project(language, "0.1.0", &[]), project(language, "0.2.0", misbehaving(language))];
     let versions = versions.map(|project| load(&project));
     let describe = || {
         let options = SocketOptions { no_delay: true, ..SocketOptions::default() };
@@ -41,8 +42,10 @@ pub(crate) fn under_load(language: Language) {
             scope.spawn(move || talk(open, number, stop, lines));
             scope.spawn(move || talk(closed, number + CLIENTS, stop, lines));
         }
-        let mut half =
-            [Box::new(plain(open.address())) as Box<dyn Wire>, Box::new(secure(closed.address(), &certificates))];
+        let mut half = [
+            Box::new(plain(open.address())) as Box<dyn Wire>,
+            Box::new(secure(closed.address(), &certificates)),
+        ];
         for wire in &mut half {
             say(wire.as_mut(), "begun\r\nhalf a li", "BEGUN\r\n");
         }
@@ -51,7 +54,11 @@ pub(crate) fn under_load(language: Language) {
             eventually("clients talk", || lines.load(Ordering::Relaxed) >= before + 2 * CLIENTS);
             for server in [&open, &closed] {
                 let report = swap(server, versions[number % 2].clone(), SwapPolicy::HandOff);
-                assert_eq!((report.moved, report.stayed.len(), report.lost.len()), (CLIENTS + 1, 0, 0), "{report:?}");
+                assert_eq!(
+                    (report.moved, report.stayed.len(), report.lost.len()),
+                    (CLIENTS + 1, 0, 0),
+                    "{report:?}"
+                );
             }
         }
         for wire in &mut half {

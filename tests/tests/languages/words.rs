@@ -15,12 +15,18 @@ use crate::load;
 pub(crate) fn rehearsed(language: Language) {
     let project = project(language, "0.1.0", &[]);
     let (plugin, story) = (load(&project), story(&project.folder.join("transcript.txt")));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     for manner in [Manner::Whole, Manner::SingleBytes, Manner::HandedOver] {
-        let rehearsal = runtime.block_on(rehearse(&plugin, &story, InstanceLimits::default(), manner));
+        let rehearsal =
+            runtime.block_on(rehearse(&plugin, &story, InstanceLimits::default(), manner));
         assert_eq!(rehearsal.problem, None, "{} {manner:?}", language.name());
-        let dearest = rehearsal.costs.iter().max_by_key(|cost| cost.fuel).expect("it costs something");
-        assert!(dearest.fuel > 0 && dearest.memory_bytes > 0 && dearest.fits().is_some(), "{dearest:?}");
+        let dearest =
+            rehearsal.costs.iter().max_by_key(|cost| cost.fuel).expect("it costs something");
+        assert!(
+            dearest.fuel > 0 && dearest.memory_bytes > 0 && dearest.fits().is_some(),
+            "{dearest:?}"
+        );
     }
 }
 
@@ -36,28 +42,44 @@ pub(crate) fn a_story_that_fails_says_where() {
     authoring::create(&folder.path().join("mine"), Language::Wat).expect("it is written");
     let (code, said) = wharf(&["test", "mine"], folder.path());
     assert!(code == Some(0) && said.matches("\nok ").count() == 3, "{said}");
-    assert!(said.contains("dearest event: on-read of line 9 with") && said.contains("every class"), "{said}");
+    assert!(
+        said.contains("dearest event: on-read of line 9 with") && said.contains("every class"),
+        "{said}"
+    );
     let story = folder.path().join("mine/transcript.txt");
     let text = std::fs::read_to_string(&story).expect("a story");
     std::fs::write(&story, text.replace("\"THREE\\n\"", "\"FOUR\\n\"")).expect("kept");
     let (code, said) = wharf(&["test", "mine", "--no-build"], folder.path());
-    assert!(code == Some(1) && said.contains("line 8: expected \"FOUR\\n\", found \"THREE\""), "{said}");
+    assert!(
+        code == Some(1) && said.contains("line 8: expected \"FOUR\\n\", found \"THREE\""),
+        "{said}"
+    );
     // A hand-over that loses what it was given is found, although the plain story plays.
     std::fs::write(&story, text).expect("kept");
     let source = folder.path().join("mine/src/lines.wat");
     let text = std::fs::read_to_string(&source).expect("a source");
-    std::fs::write(&source, text.replace("(i32.store (i32.const 1044) (global.get $line-length))", "")).expect("kept");
+    std::fs::write(
+        &source,
+        text.replace("(i32.store (i32.const 1044) (global.get $line-length))", ""),
+    )
+    .expect("kept");
     let (code, said) = wharf(&["test", "mine"], folder.path());
-    assert!(code == Some(1) && said.contains("FAILED  mine/transcript.txt, handed over before each event"), "{said}");
+    assert!(
+        code == Some(1)
+            && said.contains("FAILED  mine/transcript.txt, handed over before each event"),
+        "{said}"
+    );
 }
 
 pub(crate) fn usual_mistakes_are_explained() {
     let folder = tempfile::tempdir().expect("a folder");
     let check = |text: &str| {
-        std::fs::write(folder.path().join("x.wasm"), wat::parse_str(text).expect("text")).expect("kept");
+        std::fs::write(folder.path().join("x.wasm"), wat::parse_str(text).expect("text"))
+            .expect("kept");
         wharf(&["check", "x.wasm"], folder.path())
     };
-    let many = format!("(component (core module $m) {})", "(core instance (instantiate $m))".repeat(33));
+    let many =
+        format!("(component (core module $m) {})", "(core instance (instantiate $m))".repeat(33));
     for (text, words) in [
         ("(module)", "found a core module"),
         ("(module)", "`wharf component`"),
@@ -67,8 +89,14 @@ pub(crate) fn usual_mistakes_are_explained() {
         ("(component (core module (memory 1 1 shared)))", "without them (C: no `-pthread`)"),
         ("(component (core module (tag)))", "`-fno-exceptions`"),
         ("(component (core module (type (struct))))", "a collector of its own"),
-        ("(component (core module $m (memory 8000)) (core instance (instantiate $m)))", "`limits.memory_max_bytes`"),
-        ("(component (core module $m (table 10001 funcref)) (core instance (instantiate $m)))", "10,000 elements"),
+        (
+            "(component (core module $m (memory 8000)) (core instance (instantiate $m)))",
+            "`limits.memory_max_bytes`",
+        ),
+        (
+            "(component (core module $m (table 10001 funcref)) (core instance (instantiate $m)))",
+            "10,000 elements",
+        ),
         ("(component (core func (canon task.cancel)))", "`--sync`"),
     ] {
         let (code, said) = check(text);
@@ -81,13 +109,18 @@ pub(crate) fn usual_mistakes_are_explained() {
     )
     .expect("kept");
     let (code, said) = wharf(&["check", "x.wasm"], folder.path());
-    assert!(code == Some(0) && said.contains("raise `limits.memory_max_bytes` to 65667072 at least"), "{said}");
+    assert!(
+        code == Some(0) && said.contains("raise `limits.memory_max_bytes` to 65667072 at least"),
+        "{said}"
+    );
     authoring::create(&folder.path().join("mine"), Language::Wat).expect("it is written");
     let manifest = folder.path().join("mine/plugin.toml");
     assert_eq!(wharf(&["build", "mine"], folder.path()).0, Some(0));
     let (code, said) = wharf(&["check", "mine"], folder.path());
     assert!(
-        code == Some(0) && said.contains("needs the grant \"config\"") && said.contains("hands its sessions over"),
+        code == Some(0)
+            && said.contains("needs the grant \"config\"")
+            && said.contains("hands its sessions over"),
         "{said}"
     );
     let text = std::fs::read_to_string(&manifest).expect("a manifest");
@@ -103,7 +136,8 @@ pub(crate) fn usual_mistakes_are_explained() {
 
 pub(crate) fn what_is_no_plugin_is_told_by_name() {
     let folder = tempfile::tempdir().expect("a folder");
-    let put = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).expect("kept");
+    let put =
+        |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).expect("kept");
     authoring::create(&folder.path().join("mine"), Language::Wat).expect("it is written");
     put("text", b";; a comment\n(module)");
     put("prose", b"hello");
@@ -128,10 +162,16 @@ pub(crate) fn what_is_no_plugin_is_told_by_name() {
         assert!(ended == Some(code) && said.contains(word), "{path}: {ended:?} {said}");
     }
     let (code, said) = wharf(&["test", "nope"], folder.path());
-    assert!(code == Some(1) && said.contains("nope: there is nothing of this name; expected a folder"), "{said}");
+    assert!(
+        code == Some(1) && said.contains("nope: there is nothing of this name; expected a folder"),
+        "{said}"
+    );
     let (code, said) = wharf(&["build", "mine"], folder.path());
     assert_eq!(code, Some(0), "{said}");
-    let (code, said) = wharf(&["test", "mine/build/plugin.wasm", "--transcript", "mine/transcript.txt"], folder.path());
+    let (code, said) = wharf(
+        &["test", "mine/build/plugin.wasm", "--transcript", "mine/transcript.txt"],
+        folder.path(),
+    );
     assert!(code == Some(1) && said.contains("here: by `--grant NAME`"), "{said}");
 }
 
@@ -156,21 +196,39 @@ pub(crate) fn a_story_has_limits() {
     };
     for (text, code, word) in [
         ("send \"a\"\n", 0, "no line expects its last 32768000 bytes"),
-        (&"send \"a\"\n".repeat(3), 1, "line 3: on-read: it wrote more than 67108864 bytes that no line expects"),
-        ("send \"!\"\nexpect \"b\"\n", 1, "found \"\"; the plugin had closed the session in on-read of line 1"),
+        (
+            &"send \"a\"\n".repeat(3),
+            1,
+            "line 3: on-read: it wrote more than 67108864 bytes that no line expects",
+        ),
+        (
+            "send \"!\"\nexpect \"b\"\n",
+            1,
+            "found \"\"; the plugin had closed the session in on-read of line 1",
+        ),
         ("", 1, "story.txt: line 1: nothing happens in it"),
-        (&"# story\n".repeat(200_000), 1, "story.txt: cannot read it: expected at most 1048576 bytes"),
+        (
+            &"# story\n".repeat(200_000),
+            1,
+            "story.txt: cannot read it: expected at most 1048576 bytes",
+        ),
         (&long, 1, "story.txt: line 1: expected setting, send"),
         (&format!("send \"!\"\nexpect \"{long}\"\n"), 1, "line 2: expected \"xxx"),
     ] {
         let (ended, said) = test(text);
-        assert!(ended == Some(code) && said.contains(word), "{}: {ended:?} {said:.2000}", &text[..text.len().min(40)]);
+        assert!(
+            ended == Some(code) && said.contains(word),
+            "{}: {ended:?} {said:.2000}",
+            &text[..text.len().min(40)]
+        );
         assert!(said.len() < 10_000, "{} bytes were said", said.len());
     }
     std::fs::remove_file(&story).expect("it was there");
     let (code, said) = wharf(&["test", "floods.wasm"], folder.path());
     assert!(
-        code == Some(1) && said.contains("transcript.txt: cannot read it") && said.contains("`--transcript`"),
+        code == Some(1)
+            && said.contains("transcript.txt: cannot read it")
+            && said.contains("`--transcript`"),
         "{said}"
     );
 }

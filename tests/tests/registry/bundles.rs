@@ -1,4 +1,5 @@
-//! Signatures in bundles, in registries that list what is attached to a plugin in one way or another, or lie about it.
+//! Signatures in bundles, in registries that list what is attached to a plugin in one way or
+//! another, or lie about it.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -31,14 +32,20 @@ fn statement(digest: &Digest, annotations: &Value) -> Value {
 fn bundle(folder: &Path, key: &Path, statement: &Value) -> Value {
     let path = |name: &str| folder.join(name).display().to_string();
     let base64 = |file: &str| {
-        String::from_utf8(run("openssl", &["base64", "-A", "-in", &path(file)])).expect("text").trim().to_owned()
+        String::from_utf8(run("openssl", &["base64", "-A", "-in", &path(file)]))
+            .expect("text")
+            .trim()
+            .to_owned()
     };
     let (kind, payload) = ("application/vnd.in-toto+json", statement.to_string());
     std::fs::write(path("payload"), &payload).expect("kept");
     let signed = format!("DSSEv1 {} {kind} {} {payload}", kind.len(), payload.len());
     std::fs::write(path("signed"), signed).expect("kept");
     let key = key.display().to_string();
-    run("openssl", &["dgst", "-sha256", "-sign", &key, "-out", &path("signature"), &path("signed")]);
+    run(
+        "openssl",
+        &["dgst", "-sha256", "-sign", &key, "-out", &path("signature"), &path("signed")],
+    );
     json!({
         "mediaType": BUNDLE, "verificationMaterial": { "publicKey": { "hint": "x" } },
         "dsseEnvelope": { "payload": base64("payload"), "payloadType": kind, "signatures": [{ "sig": base64("signature") }] },
@@ -99,7 +106,11 @@ impl Shelf {
 
     /// A bundle by our key that names the plugin.
     fn good(&self) -> Value {
-        bundle(self.folder.path(), &self.ours, &statement(&self.plugin, &json!({ "repository": "team/echo" })))
+        bundle(
+            self.folder.path(),
+            &self.ours,
+            &statement(&self.plugin, &json!({ "repository": "team/echo" })),
+        )
     }
 
     /// Puts a bundle and the manifest that attaches it; the manifest is what a list names.
@@ -126,16 +137,23 @@ impl Shelf {
         let there = self.there.clone();
         self.says_by(by, move |asked| {
             let path = asked.path.strip_prefix("/v2/team/echo/").unwrap_or_default();
-            there.get(path).map_or_else(Reply::nothing, |(kind, content)| Reply::ok(kind, content.clone()))
+            there
+                .get(path)
+                .map_or_else(Reply::nothing, |(kind, content)| Reply::ok(kind, content.clone()))
         })
     }
 
     /// The same where the registry answers so.
-    fn says_by(&self, by: &str, answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> String {
+    fn says_by(
+        &self,
+        by: &str,
+        answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> String {
         let liar = Liar::new(answer);
         let folder = tempfile::tempdir().expect("a folder");
         let keys = vec![PublicKey::read(&self.public).expect("a key")];
-        let terms = Terms { trust: vec![Trust { prefix: liar.address(), keys }], ..terms(folder.path()) };
+        let terms =
+            Terms { trust: vec![Trust { prefix: liar.address(), keys }], ..terms(folder.path()) };
         let wanted = reference(&format!("oci://{}/team/echo{by}", liar.address()));
         let pulled = Registries::new(terms).fetch(&wanted);
         if pulled.as_ref().is_ok_and(|pulled| pulled.signed_by.as_deref() == Some("ours.pub")) {
@@ -184,7 +202,11 @@ fn bundles_are_found_by_the_registrys_own_list_and_by_the_tag_where_it_has_none(
         // A referrer that is none of ours and one that is gone are passed by.
         let other = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "layers": [],
             "config": { "mediaType": "x/y", "digest": Digest::of(b"{}").as_str(), "size": 2 } });
-        shelf.put(&format!("manifests/{}", Digest::of(other.to_string().as_bytes())), MANIFEST, &other.to_string());
+        shelf.put(
+            &format!("manifests/{}", Digest::of(other.to_string().as_bytes())),
+            MANIFEST,
+            &other.to_string(),
+        );
         let list = index(&["gone".into(), other.to_string(), shelf.attach(&good)]);
         match by_api {
             true => shelf.list_by_api(&list),
@@ -222,7 +244,10 @@ fn a_list_of_signatures_that_is_none_is_not_held_against_the_plugin() {
         shelf.put(&path, MANIFEST, list);
         let said = shelf.by_tag();
         says(&said, "none was found");
-        says(&said, "the list of its signatures that the registry has is not as expected: its manifest is");
+        says(
+            &said,
+            "the list of its signatures that the registry has is not as expected: its manifest is",
+        );
     }
     let good = shelf.good();
     let manifest = shelf.attach(&good);
@@ -246,7 +271,10 @@ fn what_a_bundle_says_decides_once_its_signature_holds() {
     says(&by_tag, "ours.pub has signed it without saying which plugin it is");
     says(&by_tag, "`cosign sign -a repository=team/echo`");
     assert_eq!(by_digest, "");
-    both(&made(&statement(&shelf.plugin, &json!({ "repository": "team/admin" }))), "as another plugin: team/admin");
+    both(
+        &made(&statement(&shelf.plugin, &json!({ "repository": "team/admin" }))),
+        "as another plugin: team/admin",
+    );
     both(&made(&statement(&Digest::of(b"other"), &named)), "ours.pub has signed another digest");
     let mut attestation = statement(&shelf.plugin, &named);
     attestation["predicateType"] = json!("https://slsa.dev/provenance/v1");
@@ -262,7 +290,10 @@ fn what_a_bundle_says_decides_once_its_signature_holds() {
     let mut long = shelf.good();
     long["dsseEnvelope"]["signatures"][0]["sig"] = json!("A".repeat(344));
     both(&long, "no signature in a form that is looked at");
-    both(&json!({ "mediaType": BUNDLE, "messageSignature": { "signature": "AAAA" } }), "1 in other forms");
+    both(
+        &json!({ "mediaType": BUNDLE, "messageSignature": { "signature": "AAAA" } }),
+        "1 in other forms",
+    );
 }
 
 #[test]
@@ -277,12 +308,19 @@ fn what_is_attached_has_to_be_what_the_list_names_and_to_this_plugin() {
 
     let right = attaching(&good, &shelf.plugin);
     shelf.put(&format!("manifests/{}", Digest::of(elsewhere.as_bytes())), MANIFEST, &right);
-    says(&shelf.by_tag(), "the manifest of a referrer that the registry sent is not what was asked for");
+    says(
+        &shelf.by_tag(),
+        "the manifest of a referrer that the registry sent is not what was asked for",
+    );
     shelf.put(&format!("manifests/{}", Digest::of(right.as_bytes())), MANIFEST, &right);
     shelf.list_by_tag(&index(&[elsewhere, right.clone()]));
     assert_eq!(shelf.by_tag(), "", "one that lies hides no good one");
     shelf.list_by_tag(&index(std::slice::from_ref(&right)));
-    shelf.put(&format!("blobs/{}", Digest::of(good.as_bytes())), "x/y", &good.replace("hint", "tint"));
+    shelf.put(
+        &format!("blobs/{}", Digest::of(good.as_bytes())),
+        "x/y",
+        &good.replace("hint", "tint"),
+    );
     says(&shelf.by_tag(), "the bundle that the registry sent is not what was asked for");
 }
 
@@ -292,7 +330,8 @@ fn only_so_many_referrers_are_looked_at_and_so_many_signatures_in_all() {
     let good = shelf.good();
     let good = shelf.attach(&good);
     let list = |others: usize| {
-        let mut manifests: Vec<String> = (0..others).map(|number| format!("gone {number}")).collect();
+        let mut manifests: Vec<String> =
+            (0..others).map(|number| format!("gone {number}")).collect();
         manifests.push(good.clone());
         index(&manifests)
     };
@@ -330,7 +369,8 @@ fn what_a_list_says_to_be_bundles_is_asked_for_first_and_nothing_twice() {
     let good = shelf.good();
     let good = shelf.attach(&good);
     let others: Vec<String> = (0..100).map(|number| format!("gone {number}")).collect();
-    let mut list: Value = serde_json::from_str(&index(&[others, vec![good.clone()]].concat())).expect("JSON");
+    let mut list: Value =
+        serde_json::from_str(&index(&[others, vec![good.clone()]].concat())).expect("JSON");
     list["manifests"][100]["artifactType"] = json!(BUNDLE);
     shelf.list_by_tag(&list.to_string());
     assert_eq!(shelf.by_tag(), "");
@@ -346,10 +386,16 @@ fn a_list_of_which_only_a_part_came_is_told() {
         let (there, path, list) = (shelf.there.clone(), path.clone(), list.clone());
         shelf.says_by(":1", move |asked| {
             if asked.path == path {
-                return Reply::Whole(200, format!("Content-Type: {INDEX}\r\n{link}"), list.clone().into());
+                return Reply::Whole(
+                    200,
+                    format!("Content-Type: {INDEX}\r\n{link}"),
+                    list.clone().into(),
+                );
             }
             let below = asked.path.strip_prefix("/v2/team/echo/").unwrap_or_default();
-            there.get(below).map_or_else(Reply::nothing, |(kind, content)| Reply::ok(kind, content.clone()))
+            there
+                .get(below)
+                .map_or_else(Reply::nothing, |(kind, content)| Reply::ok(kind, content.clone()))
         })
     };
     says(&says_with(""), "it is not signed");
@@ -377,21 +423,30 @@ fn every_way_to_a_plugin_asks_for_the_repository_or_the_digest() {
     put_manifest(&depot, &format!("sha256-{}", plugin.hex()), index(&[manifest]).as_bytes());
 
     let text = std::fs::read_to_string(site.path("wharf.toml")).expect("its configuration");
-    let trust = format!("[[registry.trust]]\nprefix = '{}'\nkeys = ['ours.pub']\n", depot.address());
+    let trust =
+        format!("[[registry.trust]]\nprefix = '{}'\nkeys = ['ours.pub']\n", depot.address());
     std::fs::write(site.path("wharf.toml"), format!("{trust}{text}")).expect("kept");
     let socket = site.socket().display().to_string();
     done(&wharf(&["ctl", "--socket", &socket, "reload"], scratch));
     let check = |place: &str| {
-        std::fs::write(site.path("other.toml"), format!("{trust}{}", text.replace("polite.wasm", place)))
-            .expect("kept");
+        std::fs::write(
+            site.path("other.toml"),
+            format!("{trust}{}", text.replace("polite.wasm", place)),
+        )
+        .expect("kept");
         wharf(&["check", "other.toml"], scratch)
     };
     let serve = |place: &str| {
-        std::fs::write(site.path("wharf.toml"), format!("{trust}{}", text.replace("polite.wasm", place)))
-            .expect("kept");
+        std::fs::write(
+            site.path("wharf.toml"),
+            format!("{trust}{}", text.replace("polite.wasm", place)),
+        )
+        .expect("kept");
         wharf(&["ctl", "--socket", &socket, "reload"], scratch)
     };
-    let steer = |way: &str, place: &str| wharf(&["plugin", "--socket", &socket, way, "echo", place], scratch);
+    let steer = |way: &str, place: &str| {
+        wharf(&["plugin", "--socket", &socket, way, "echo", place], scratch)
+    };
     let words = "without saying which plugin it is";
     says(&failed(&wharf(&["plugin", "pull", &tagged], scratch), 1), words);
     says(&failed(&check(&tagged), 1), words);

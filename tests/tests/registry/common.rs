@@ -9,7 +9,11 @@ use wharf_tests::guests::wharf_binary;
 
 /// Terms with a store in a folder.
 pub(crate) fn terms(folder: &Path) -> Terms {
-    Terms { store_dir: Some(folder.join("store")), timeout: Duration::from_secs(30), ..Terms::default() }
+    Terms {
+        store_dir: Some(folder.join("store")),
+        timeout: Duration::from_secs(30),
+        ..Terms::default()
+    }
 }
 
 /// Registries with a store in a folder that are asked by a policy.

@@ -44,7 +44,10 @@ fn what_a_digest_names_is_had_without_the_registry() {
     }
     let tagged = reference(&depot.reference("echo:1"));
     let said = refused(registries(folder.path(), PullPolicy::Always).fetch(&tagged));
-    assert!(said.contains(&tagged.to_string()) && said.contains("cannot reach the registry"), "{said}");
+    assert!(
+        said.contains(&tagged.to_string()) && said.contains("cannot reach the registry"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -68,10 +71,14 @@ fn a_component_over_the_limit_is_not_even_asked_for() {
     let folder = tempfile::tempdir().expect("a folder");
     let wanted = reference(&depot.reference("echo:1"));
     push(&wanted.to_string(), "1", &[7; 1000]);
-    let within =
-        |component_max_bytes| Registries::new(Terms { component_max_bytes, ..terms(folder.path()) }).fetch(&wanted);
+    let within = |component_max_bytes| {
+        Registries::new(Terms { component_max_bytes, ..terms(folder.path()) }).fetch(&wanted)
+    };
     let said = refused(within(999));
-    assert!(said.contains("larger than 999 bytes") && said.contains("component_max_bytes"), "{said}");
+    assert!(
+        said.contains("larger than 999 bytes") && said.contains("component_max_bytes"),
+        "{said}"
+    );
     assert_eq!(kept(folder.path()), 0);
     assert_eq!(within(1000).expect("pulled").bytes.len(), 1000);
 }
@@ -84,8 +91,12 @@ fn a_store_that_cannot_be_used_costs_pulling_each_time_and_nothing_else() {
     let wanted = reference(&depot.reference("echo:1"));
     push(&wanted.to_string(), "1", b"bytes");
     for _ in 0..2 {
-        let pulled = registries(folder.path(), PullPolicy::IfMissing).fetch(&wanted).expect("pulled");
+        let pulled =
+            registries(folder.path(), PullPolicy::IfMissing).fetch(&wanted).expect("pulled");
         assert_eq!(pulled.origin, Origin::Registry);
     }
-    assert!(refused(registries(folder.path(), PullPolicy::Never).fetch(&wanted)).contains("cannot use the store"));
+    assert!(
+        refused(registries(folder.path(), PullPolicy::Never).fetch(&wanted))
+            .contains("cannot use the store")
+    );
 }

@@ -1,4 +1,5 @@
-//! Registries that lie, stall and break off: one clear error that names the reference, and nothing left in the store.
+//! Registries that lie, stall and break off: one clear error that names the reference, and nothing
+//! left in the store.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -37,7 +38,10 @@ fn told(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> String {
     told_on(|_| {}, answer)
 }
 
-fn told_on(change: impl Fn(&mut Terms), answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> String {
+fn told_on(
+    change: impl Fn(&mut Terms),
+    answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+) -> String {
     let (liar, folder) = (Liar::new(answer), tempfile::tempdir().expect("a folder"));
     let mut terms = Terms { timeout: Duration::from_secs(2), ..terms(folder.path()) };
     change(&mut terms);
@@ -55,7 +59,10 @@ fn says(said: &str, words: &str) {
 
 #[test]
 fn an_honest_one_is_believed() {
-    let liar = Liar::new(|asked| if is_blob(asked) { Reply::ok("x/y", COMPONENT) } else { good_manifest() });
+    let liar =
+        Liar::new(
+            |asked| if is_blob(asked) { Reply::ok("x/y", COMPONENT) } else { good_manifest() },
+        );
     let folder = tempfile::tempdir().expect("a folder");
     let wanted = reference(&format!("oci://{}/team/echo:1", liar.address()));
     let pulled = Registries::new(terms(folder.path())).fetch(&wanted).expect("pulled");
@@ -65,12 +72,17 @@ fn an_honest_one_is_believed() {
 
 #[test]
 fn other_content_than_was_asked_for_is_refused() {
-    let other = |asked: &Asked| if is_blob(asked) { Reply::ok("x/y", &b"b component"[..]) } else { good_manifest() };
+    let other = |asked: &Asked| {
+        if is_blob(asked) { Reply::ok("x/y", &b"b component"[..]) } else { good_manifest() }
+    };
     says(&told(other), "the component that the registry sent is not what was asked for");
-    let short = |asked: &Asked| if is_blob(asked) { Reply::ok("x/y", &COMPONENT[1..]) } else { good_manifest() };
+    let short = |asked: &Asked| {
+        if is_blob(asked) { Reply::ok("x/y", &COMPONENT[1..]) } else { good_manifest() }
+    };
     says(&told(short), "is not what was asked for");
-    let long =
-        |asked: &Asked| if is_blob(asked) { Reply::ok("x/y", [COMPONENT, b"!"].concat()) } else { good_manifest() };
+    let long = |asked: &Asked| {
+        if is_blob(asked) { Reply::ok("x/y", [COMPONENT, b"!"].concat()) } else { good_manifest() }
+    };
     says(&told(long), "expected 11 bytes");
 }
 
@@ -87,13 +99,18 @@ fn another_manifest_than_the_digest_names_is_refused() {
 #[test]
 fn what_has_no_end_is_cut_off() {
     says(&told(|_| Reply::Endless), "the manifest is larger than 1048576 bytes");
-    says(&told(|asked| if is_blob(asked) { Reply::Endless } else { good_manifest() }), "expected 11 bytes, found more");
+    says(
+        &told(|asked| if is_blob(asked) { Reply::Endless } else { good_manifest() }),
+        "expected 11 bytes, found more",
+    );
     says(&told(|_| Reply::ok(MANIFEST, vec![b' '; (1 << 20) + 1])), "the manifest is larger than");
 }
 
 #[test]
 fn breaking_off_in_the_middle_is_told() {
-    let cut = |asked: &Asked| if is_blob(asked) { Reply::Cut(11, b"a com".into()) } else { good_manifest() };
+    let cut = |asked: &Asked| {
+        if is_blob(asked) { Reply::Cut(11, b"a com".into()) } else { good_manifest() }
+    };
     says(&told(cut), "broke off after 5 bytes of the component");
     says(&told(|_| Reply::Cut(900, b"{".into())), "broke off after 1 bytes of the manifest");
 }
@@ -108,8 +125,9 @@ fn one_that_takes_too_long_is_given_up() {
 
 #[test]
 fn redirects_to_odd_places_are_not_followed() {
-    let blob_at =
-        |url: &'static str| move |asked: &Asked| if is_blob(asked) { Reply::elsewhere(url) } else { good_manifest() };
+    let blob_at = |url: &'static str| {
+        move |asked: &Asked| if is_blob(asked) { Reply::elsewhere(url) } else { good_manifest() }
+    };
     says(&told(blob_at("http://192.0.2.1:81/x?secret=1")), "points to http://192.0.2.1:81, and");
     says(&told(blob_at("http://192.0.2.1/x")), "without TLS");
     says(&told(blob_at("ftp://192.0.2.1/x")), "ftp://");
@@ -124,7 +142,10 @@ fn what_is_no_plugin_is_named() {
         told(move |_| Reply::ok(MANIFEST, manifest.to_string()))
     };
     says(&with("/mediaType", json!("application/vnd.oci.image.index.v1+json")), "image.index");
-    says(&with("/config/mediaType", json!("application/vnd.oci.image.config.v1+json")), "image.config");
+    says(
+        &with("/config/mediaType", json!("application/vnd.oci.image.config.v1+json")),
+        "image.config",
+    );
     says(&with("/layers", json!([])), "0 layers");
     says(&with("/layers", json!([manifest()["layers"][0], manifest()["layers"][0]])), "2 layers");
     says(&with("/layers/0/mediaType", json!("\u{1b}[2J")), "\\u{1b}[2J");
@@ -137,10 +158,14 @@ fn errors_of_a_registry_are_told_in_one_short_line() {
     let gone = |asked: &Asked| if is_blob(asked) { Reply::nothing() } else { good_manifest() };
     says(&told(gone), "does not have the component");
     let loud = || format!("\u{1b}[2Jboom\n{}", "x".repeat(1 << 20));
-    says(&told(move |_| Reply::Whole(500, String::new(), loud().into_bytes())), "status 500: \\u{1b}[2Jboom\\n");
+    says(
+        &told(move |_| Reply::Whole(500, String::new(), loud().into_bytes())),
+        "status 500: \\u{1b}[2Jboom\\n",
+    );
     says(&told(|_| Reply::Whole(401, String::new(), Vec::new())), "it wants a login");
     says(&told(|_| Reply::Whole(403, String::new(), Vec::new())), "refuses");
-    let basic = |_: &Asked| Reply::Whole(401, "WWW-Authenticate: Basic realm=\"x\"\r\n".into(), Vec::new());
+    let basic =
+        |_: &Asked| Reply::Whole(401, "WWW-Authenticate: Basic realm=\"x\"\r\n".into(), Vec::new());
     says(&told(basic), "`registry.credentials_file` has none for it");
 }
 
@@ -153,10 +178,15 @@ fn a_login_goes_to_its_registry_and_to_where_that_sends_for_a_token_and_nowhere_
     let liar = Liar::new(move |asked| match asked.authorization.as_deref() {
         Some("Bearer sesame") if is_blob(asked) => Reply::elsewhere(&elsewhere),
         Some("Bearer sesame") => good_manifest(),
-        _ => Reply::Whole(401, format!("WWW-Authenticate: Bearer realm=\"{realm}\",service=\"s\"\r\n"), Vec::new()),
+        _ => Reply::Whole(
+            401,
+            format!("WWW-Authenticate: Bearer realm=\"{realm}\",service=\"s\"\r\n"),
+            Vec::new(),
+        ),
     });
     let folder = tempfile::tempdir().expect("a folder");
-    let logins = json!({ "auths": { liar.address(): { "username": "ann", "password": "secret" } } });
+    let logins =
+        json!({ "auths": { liar.address(): { "username": "ann", "password": "secret" } } });
     let credentials = super::real::credentials(folder.path(), &logins.to_string());
     let wanted = reference(&format!("oci://{}/team/echo:1", liar.address()));
     let terms = Terms { credentials, ..terms(folder.path()) };
@@ -166,7 +196,10 @@ fn a_login_goes_to_its_registry_and_to_where_that_sends_for_a_token_and_nowhere_
     assert_eq!(asked[0].authorization.as_deref(), Some("Basic YW5uOnNlY3JldA=="));
     assert_eq!(blobs.asked()[0].authorization, None);
     assert!(
-        liar.asked().iter().all(|asked| asked.authorization.as_deref().is_none_or(|shown| shown == "Bearer sesame"))
+        liar.asked().iter().all(|asked| asked
+            .authorization
+            .as_deref()
+            .is_none_or(|shown| shown == "Bearer sesame"))
     );
 }
 
@@ -174,10 +207,16 @@ fn a_login_goes_to_its_registry_and_to_where_that_sends_for_a_token_and_nowhere_
 fn a_login_is_not_sent_to_an_odd_place_for_a_token() {
     let realm = |realm: &str| format!("WWW-Authenticate: Bearer realm=\"{realm}\"\r\n");
     let far = realm("http://192.0.2.1/token");
-    says(&told(move |_| Reply::Whole(401, far.clone(), Vec::new())), "points to http://192.0.2.1, and");
+    says(
+        &told(move |_| Reply::Whole(401, far.clone(), Vec::new())),
+        "points to http://192.0.2.1, and",
+    );
     let mute = Liar::new(|_| Reply::Endless);
     let endless = realm(&format!("http://{}/token", mute.address()));
-    says(&told(move |_| Reply::Whole(401, endless.clone(), Vec::new())), "the token is larger than");
+    says(
+        &told(move |_| Reply::Whole(401, endless.clone(), Vec::new())),
+        "the token is larger than",
+    );
 }
 
 /// What pushing to a registry comes to that answers by this, within two seconds.
@@ -195,7 +234,10 @@ fn pushing_to_an_odd_one_ends_with_one_clear_error_too() {
     says(&told_to_push(|_| Reply::Silence), "within 2s");
     says(&told_to_push(|_| Reply::Endless), "cannot reach the registry");
     says(&told_to_push(|_| Reply::nothing()), "status 404");
-    says(&told_to_push(|_| Reply::Whole(500, String::new(), b"\x1b[2Jboom\n".into())), "status 500: \\u{1b}[2Jboom");
+    says(
+        &told_to_push(|_| Reply::Whole(500, String::new(), b"\x1b[2Jboom\n".into())),
+        "status 500: \\u{1b}[2Jboom",
+    );
     // The address of the upload is none, and the client takes it for granted that it is one.
     let uploads = AtomicUsize::new(0);
     let odd = move |asked: &Asked| {
@@ -211,9 +253,11 @@ fn a_registry_that_stalls_holds_up_no_session_and_no_newcomer() {
     let site = Site::with("[registry]\ntimeout = '5s'\n", "");
     let mut client = Client::connect(site.address());
     client.echo("before");
-    let (socket, place) = (site.socket().display().to_string(), format!("oci://{}/echo:1", liar.address()));
+    let (socket, place) =
+        (site.socket().display().to_string(), format!("oci://{}/echo:1", liar.address()));
     std::thread::scope(|scope| {
-        let swap = || wharf(&["plugin", "--socket", &socket, "swap", "echo", &place], site.folder.path());
+        let swap =
+            || wharf(&["plugin", "--socket", &socket, "swap", "echo", &place], site.folder.path());
         let swap = scope.spawn(swap);
         eventually("the registry is asked", || !liar.asked().is_empty());
         client.echo("meanwhile");

@@ -1,5 +1,6 @@
-//! Signatures by programs that are not ours: recorded ones, and those that an installed cosign makes and checks here. Where
-//! there is no cosign a test says so and checks nothing; `WHARF_TESTS_COSIGN=required` makes that a failure.
+//! Signatures by programs that are not ours: recorded ones, and those that an installed cosign
+//! makes and checks here. Where there is no cosign a test says so and checks nothing;
+//! `WHARF_TESTS_COSIGN=required` makes that a failure.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -30,7 +31,13 @@ fn publish(depot: &Depot, scratch: &Path, manifest: &str, blobs: &[&str], tag: &
 
 /// Puts the plugin that the samples sign under a tag, and nothing else.
 fn publish_plugin(depot: &Depot, scratch: &Path) -> Digest {
-    publish(depot, scratch, "plugin/manifest.json", &["plugin/config.json", "plugin/component"], "1");
+    publish(
+        depot,
+        scratch,
+        "plugin/manifest.json",
+        &["plugin/config.json", "plugin/component"],
+        "1",
+    );
     Digest::of(&sample("plugin/manifest.json"))
 }
 
@@ -45,16 +52,26 @@ fn signatures_recorded_from_other_programs_are_believed_under_their_key_only() {
         let folder = tempfile::tempdir().expect("a folder");
         let (_, other) = key(folder.path(), "other");
         let digest = publish_plugin(&depot, folder.path());
-        assert!(refused(pull(&depot, folder.path(), &samples("team.pub"))).contains("not signed"), "{by}");
+        assert!(
+            refused(pull(&depot, folder.path(), &samples("team.pub"))).contains("not signed"),
+            "{by}"
+        );
         let file = |name: &str| format!("{by}/{name}");
         let blobs = [file("config.json"), file("text.json")];
         let blobs = [blobs[0].as_str(), blobs[1].as_str()];
         publish(&depot, folder.path(), &file("manifest.json"), &blobs, &signature_tag(&digest));
 
         let said = refused(pull(&depot, folder.path(), &other));
-        assert!(said.contains("none of its 1 signatures is by a key that is believed here: other.pub"), "{by}: {said}");
+        assert!(
+            said.contains("none of its 1 signatures is by a key that is believed here: other.pub"),
+            "{by}: {said}"
+        );
         let pulled = pull(&depot, folder.path(), &samples("team.pub")).expect(by);
-        assert_eq!((pulled.bytes.as_slice(), pulled.signed_by.as_deref()), (&b"bytes"[..], Some("team.pub")), "{by}");
+        assert_eq!(
+            (pulled.bytes.as_slice(), pulled.signed_by.as_deref()),
+            (&b"bytes"[..], Some("team.pub")),
+            "{by}"
+        );
     }
 }
 
@@ -66,7 +83,8 @@ fn a_list_of_signatures_may_have_the_types_of_docker() {
     for blob in ["cosign-2.5.0/config.json", "cosign-2.5.0/text.json"] {
         put_blob(&depot, folder.path(), &sample(blob));
     }
-    let mut manifest: Value = serde_json::from_slice(&sample("cosign-2.5.0/manifest.json")).expect("JSON");
+    let mut manifest: Value =
+        serde_json::from_slice(&sample("cosign-2.5.0/manifest.json")).expect("JSON");
     manifest["mediaType"] = json!("application/vnd.docker.distribution.manifest.v2+json");
     manifest["config"]["mediaType"] = json!("application/vnd.docker.container.image.v1+json");
     put_manifest(&depot, &signature_tag(&digest), manifest.to_string().as_bytes());
@@ -89,15 +107,18 @@ fn a_bundle_is_believed_where_its_repository_or_the_digest_was_named() {
     let (_, other) = key(folder.path(), "other");
     let digest = publish_plugin(&depot, folder.path());
     let pinned = reference(&depot.reference(&format!("echo@{digest}")));
-    let by_digest = |key: &Path| Registries::new(trusting(folder.path(), &depot, &[key])).fetch(&pinned);
+    let by_digest =
+        |key: &Path| Registries::new(trusting(folder.path(), &depot, &[key])).fetch(&pinned);
     let ours = samples("team.pub");
 
-    // As cosign 3 writes it unless it is told more, the bundle says of what digest it is, and nothing else.
+    // As cosign 3 writes it unless it is told more, the bundle says of what digest it is, and
+    // nothing else.
     attach(&depot, folder.path(), "cosign-3.1.1-bundle", &digest);
     let said = refused(pull(&depot, folder.path(), &ours));
     let words = format!("(`@{digest}`), or sign it with `cosign sign -a repository=echo`");
     assert!(
-        said.contains("team.pub has signed it without saying which plugin it is") && said.contains(&words),
+        said.contains("team.pub has signed it without saying which plugin it is")
+            && said.contains(&words),
         "{said}"
     );
     assert!(refused(by_digest(&other)).contains("none of its 1 signatures"));
@@ -107,7 +128,10 @@ fn a_bundle_is_believed_where_its_repository_or_the_digest_was_named() {
 
     attach(&depot, folder.path(), "cosign-3.1.1-repository", &digest);
     assert!(refused(pull(&depot, folder.path(), &other)).contains("none of its 1 signatures"));
-    assert_eq!(pull(&depot, folder.path(), &ours).expect("believed").signed_by.as_deref(), Some("team.pub"));
+    assert_eq!(
+        pull(&depot, folder.path(), &ours).expect("believed").signed_by.as_deref(),
+        Some("team.pub")
+    );
     let terms = trusting(folder.path(), &depot, &[&ours]);
     let tagged = reference(&depot.reference("echo:1"));
     depot.stop();
@@ -142,8 +166,12 @@ fn signing_leaves_the_signatures_of_others_as_they_are() {
         "image": { "docker-manifest-digest": digest.as_str() }, "type": "cosign container image signature",
     }, "optional": null });
     std::fs::write(path("text"), text.to_string()).expect("kept");
-    run("openssl", &["dgst", "-sha256", "-sign", &path("rsa.key"), "-out", &path("signature"), &path("text")]);
-    let signature = String::from_utf8(run("openssl", &["base64", "-A", "-in", &path("signature")])).expect("text");
+    run(
+        "openssl",
+        &["dgst", "-sha256", "-sign", &path("rsa.key"), "-out", &path("signature"), &path("text")],
+    );
+    let signature = String::from_utf8(run("openssl", &["base64", "-A", "-in", &path("signature")]))
+        .expect("text");
     assert_eq!(signature.len(), 344, "longer than any that is read here");
     let layer = json!({
         "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json", "size": text.to_string().len(),
@@ -157,17 +185,31 @@ fn signing_leaves_the_signatures_of_others_as_they_are() {
     });
     put_manifest(&depot, &signature_tag(&digest), manifest.to_string().as_bytes());
     let said = refused(pull(&depot, folder.path(), &public));
-    assert!(said.contains("no signature in a form that is looked at") && said.contains("; 1 in other forms"), "{said}");
+    assert!(
+        said.contains("no signature in a form that is looked at")
+            && said.contains("; 1 in other forms"),
+        "{said}"
+    );
 
     assert_eq!(sign(&depot, "echo:1", b"bytes", &ours), digest);
     let manifest = get(&depot, &format!("echo/manifests/{}", signature_tag(&digest)));
     let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
-    assert_eq!((&manifest["layers"][0], manifest["layers"].as_array().map(Vec::len)), (&layer, Some(2)));
-    assert_eq!(pull(&depot, folder.path(), &public).expect("believed").signed_by.as_deref(), Some("ours.pub"));
+    assert_eq!(
+        (&manifest["layers"][0], manifest["layers"].as_array().map(Vec::len)),
+        (&layer, Some(2))
+    );
+    assert_eq!(
+        pull(&depot, folder.path(), &public).expect("believed").signed_by.as_deref(),
+        Some("ours.pub")
+    );
     if let Some(cosign) = Cosign::find(folder.path()) {
         for key in ["rsa.pub", "ours.pub"] {
             let verified = cosign.verify(&depot, "1", &folder.path().join(key));
-            assert!(verified.status.success(), "{key}: {}", String::from_utf8_lossy(&verified.stderr));
+            assert!(
+                verified.status.success(),
+                "{key}: {}",
+                String::from_utf8_lossy(&verified.stderr)
+            );
         }
     }
 
@@ -181,12 +223,15 @@ fn signing_leaves_the_signatures_of_others_as_they_are() {
         Some(&SigningKey::read(&ours).expect("a key")),
     );
     let said = push.expect_err("refused").to_string();
-    assert!(said.contains("it has 16 signatures or more already") && said.contains(&signature_tag(&digest)), "{said}");
+    assert!(
+        said.contains("it has 16 signatures or more already")
+            && said.contains(&signature_tag(&digest)),
+        "{said}"
+    );
 }
 
 /// What `cosign signing-config create` makes of no services.
-const NO_SERVICES: &str =
-    r#"{"mediaType":"application/vnd.dev.sigstore.signingconfig.v0.2+json","rekorTlogConfig":{},"tsaConfig":{}}"#;
+const NO_SERVICES: &str = r#"{"mediaType":"application/vnd.dev.sigstore.signingconfig.v0.2+json","rekorTlogConfig":{},"tsaConfig":{}}"#;
 
 /// The program, with what it keeps in a folder.
 struct Cosign {
@@ -209,7 +254,11 @@ impl Cosign {
 
     fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(&self.program);
-        command.args(arguments).current_dir(&self.folder).env("HOME", &self.folder).env("COSIGN_PASSWORD", "");
+        command
+            .args(arguments)
+            .current_dir(&self.folder)
+            .env("HOME", &self.folder)
+            .env("COSIGN_PASSWORD", "");
         command.output().expect("it runs")
     }
 
@@ -223,7 +272,8 @@ impl Cosign {
     /// Signs what is under a digest with `NAME.key`, as version 2 does without being told.
     fn sign(&self, depot: &Depot, digest: &Digest, name: &str) {
         let (key, place) = (format!("{name}.key"), format!("{}/echo@{digest}", depot.address()));
-        let mut arguments = vec!["sign", "--key", &key, "--tlog-upload=false", "--allow-http-registry", "-y"];
+        let mut arguments =
+            vec!["sign", "--key", &key, "--tlog-upload=false", "--allow-http-registry", "-y"];
         if self.writes_bundles() {
             arguments.extend(["--new-bundle-format=false", "--use-signing-config=false"]);
         }
@@ -239,8 +289,16 @@ impl Cosign {
 
     /// What it thinks of what a tag names.
     fn verify(&self, depot: &Depot, tag: &str, public: &Path) -> Output {
-        let (place, key) = (format!("{}/echo:{tag}", depot.address()), public.display().to_string());
-        self.run(&["verify", "--key", &key, "--insecure-ignore-tlog=true", "--allow-http-registry", &place])
+        let (place, key) =
+            (format!("{}/echo:{tag}", depot.address()), public.display().to_string());
+        self.run(&[
+            "verify",
+            "--key",
+            &key,
+            "--insecure-ignore-tlog=true",
+            "--allow-http-registry",
+            &place,
+        ])
     }
 }
 
@@ -255,7 +313,10 @@ fn what_cosign_signs_is_pulled() {
     assert!(refused(pull(&depot, folder.path(), &public)).contains("none of its 1 signatures"));
     cosign.sign(&depot, &digest, "ours");
     for (key, name) in [(&public, "ours.pub"), (&other, "theirs.pub")] {
-        assert_eq!(pull(&depot, folder.path(), key).expect("believed").signed_by.as_deref(), Some(name));
+        assert_eq!(
+            pull(&depot, folder.path(), key).expect("believed").signed_by.as_deref(),
+            Some(name)
+        );
     }
     push(&depot.reference("echo:1"), "2", b"others");
     let fresh = tempfile::tempdir().expect("a folder");
@@ -276,15 +337,28 @@ fn what_cosign_3_signs_of_itself_is_pulled() {
     std::fs::write(folder.path().join("none.json"), NO_SERVICES).expect("kept");
     let place = format!("{}/echo@{digest}", depot.address());
     let sign = |more: &[&str]| {
-        let usual =
-            ["sign", "--key", "ours.key", "--signing-config", "none.json", "--allow-http-registry", "-y", &place];
+        let usual = [
+            "sign",
+            "--key",
+            "ours.key",
+            "--signing-config",
+            "none.json",
+            "--allow-http-registry",
+            "-y",
+            &place,
+        ];
         let signed = cosign.run(&[&usual, more].concat());
         assert!(signed.status.success(), "{}", String::from_utf8_lossy(&signed.stderr));
     };
     sign(&[]);
-    assert!(refused(pull(&depot, folder.path(), &public)).contains("without saying which plugin it is"));
+    assert!(
+        refused(pull(&depot, folder.path(), &public)).contains("without saying which plugin it is")
+    );
     sign(&["-a", "repository=team/echo"]);
-    assert_eq!(pull(&depot, folder.path(), &public).expect("believed").signed_by.as_deref(), Some("ours.pub"));
+    assert_eq!(
+        pull(&depot, folder.path(), &public).expect("believed").signed_by.as_deref(),
+        Some("ours.pub")
+    );
 }
 
 #[test]

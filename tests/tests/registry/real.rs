@@ -29,9 +29,11 @@ fn a_plugin_is_pushed_checked_pulled_and_served() {
     let (plugin, _) = built("plugins/lines");
     let folder = tempfile::tempdir().expect("a folder");
     let at = depot.reference("team/lines:1");
-    let pinned = done(&wharf(&["plugin", "push", &at, &plugin.display().to_string()], folder.path()));
+    let pinned =
+        done(&wharf(&["plugin", "push", &at, &plugin.display().to_string()], folder.path()));
     assert!(pinned.starts_with(&depot.reference("team/lines@sha256:")), "{pinned}");
-    let again = done(&wharf(&["plugin", "push", &at, &plugin.display().to_string()], folder.path()));
+    let again =
+        done(&wharf(&["plugin", "push", &at, &plugin.display().to_string()], folder.path()));
     assert_eq!(again, pinned, "the same plugin has the same digest");
 
     let port = free_port();
@@ -68,14 +70,18 @@ fn a_live_server_moves_to_what_a_reference_names() {
     let digest = push(&at, "2.0", &component("(global $other i32 (i32.const 2))"));
     let socket = site.socket().display().to_string();
     let swap = |place: &str| {
-        wharf(&["plugin", "--socket", &socket, "swap", "echo", place, "--policy", "pin"], site.folder.path())
+        wharf(
+            &["plugin", "--socket", &socket, "swap", "echo", place, "--policy", "pin"],
+            site.folder.path(),
+        )
     };
     let told = done(&swap(&at));
     assert!(told.contains("echo 2.0"), "{told}");
     site.wharf.says(&format!("echo@{digest}"));
     client.echo("after");
     Client::connect(site.address()).echo("new");
-    let shown = done(&wharf(&["ctl", "--socket", &socket, "show", "echo", "--json"], site.folder.path()));
+    let shown =
+        done(&wharf(&["ctl", "--socket", &socket, "show", "echo", "--json"], site.folder.path()));
     assert!(shown.contains(&depot.reference(&format!("echo@{digest}"))), "{shown}");
 
     // Who names a tag means what it names now.
@@ -87,7 +93,10 @@ fn a_live_server_moves_to_what_a_reference_names() {
     assert!(said.contains("echo:3: the registry has no such plugin"), "{said}");
     push(&depot.reference("echo:core"), "1", b"\0asm\x01\0\0\0");
     let said = failed(&swap(&depot.reference("echo:core")), 1);
-    assert!(said.contains("core module") && said.contains(&depot.reference("echo@sha256:")), "{said}");
+    assert!(
+        said.contains("core module") && said.contains(&depot.reference("echo@sha256:")),
+        "{said}"
+    );
     assert!(failed(&swap("oci://echo"), 2).contains("expected oci://REGISTRY"));
     Client::connect(site.address()).echo("still");
 }
@@ -97,9 +106,16 @@ fn serving_starts_nothing_where_a_plugin_cannot_be_pulled() {
     let folder = tempfile::tempdir().expect("a folder");
     let (gone, port) = (free_port(), free_port());
     let at = format!("oci://127.0.0.1:{gone}/echo:1");
-    let said = failed(&wharf(&["serve", "--plugin", &at, "--listen", &format!("127.0.0.1:{port}")], folder.path()), 1);
+    let said = failed(
+        &wharf(
+            &["serve", "--plugin", &at, "--listen", &format!("127.0.0.1:{port}")],
+            folder.path(),
+        ),
+        1,
+    );
     assert!(
-        said.contains(&format!("{at}: cannot reach the registry")) && said.contains("nothing was started"),
+        said.contains(&format!("{at}: cannot reach the registry"))
+            && said.contains("nothing was started"),
         "{said}"
     );
 }
@@ -110,8 +126,14 @@ fn what_no_host_would_load_is_not_pushed() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("core.wasm"), b"\0asm\x01\0\0\0").expect("kept");
     let at = depot.reference("echo:1");
-    assert!(failed(&wharf(&["plugin", "push", &at, "core.wasm"], folder.path()), 1).contains("core module"));
-    assert!(failed(&wharf(&["plugin", "push", "echo:1", "core.wasm"], folder.path()), 2).contains("oci://"));
+    assert!(
+        failed(&wharf(&["plugin", "push", &at, "core.wasm"], folder.path()), 1)
+            .contains("core module")
+    );
+    assert!(
+        failed(&wharf(&["plugin", "push", "echo:1", "core.wasm"], folder.path()), 2)
+            .contains("oci://")
+    );
     assert!(failed(&wharf(&["plugin", "pull", &at], folder.path()), 1).contains("no such plugin"));
 }
 
@@ -121,8 +143,12 @@ fn a_registry_that_wants_a_login_gets_the_one_that_is_for_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let wanted = reference(&depot.reference("team/echo:1"));
     let with = |password: &str| {
-        let logins = json!({ "auths": { depot.address(): { "username": "ann", "password": password } } });
-        Registries::new(Terms { credentials: credentials(folder.path(), &logins.to_string()), ..terms(folder.path()) })
+        let logins =
+            json!({ "auths": { depot.address(): { "username": "ann", "password": password } } });
+        Registries::new(Terms {
+            credentials: credentials(folder.path(), &logins.to_string()),
+            ..terms(folder.path())
+        })
     };
     let without = Registries::new(terms(folder.path()));
     let push = |registries: &Registries| registries.push(&wanted, parcel("1", b"bytes"), None);
@@ -138,14 +164,18 @@ fn a_registry_that_wants_a_login_gets_the_one_that_is_for_it() {
 fn a_file_of_logins_that_others_can_read_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("logins.json"), "{}").expect("kept");
-    std::fs::set_permissions(folder.path().join("logins.json"), std::fs::Permissions::from_mode(0o644))
-        .expect("a mode");
+    std::fs::set_permissions(
+        folder.path().join("logins.json"),
+        std::fs::Permissions::from_mode(0o644),
+    )
+    .expect("a mode");
     let text = "[registry]\ncredentials_file = 'logins.json'\n[[server]]\nport = 7000\nplugin = 'oci://a.b/c:1'\n";
     std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
     for arguments in [&["check"][..], &["plugin", "pull", "oci://a.b/c:1"]] {
         let said = failed(&wharf(arguments, folder.path()), 1);
         assert!(
-            said.contains("`registry.credentials_file`") && said.contains("others may read it (mode 644)"),
+            said.contains("`registry.credentials_file`")
+                && said.contains("others may read it (mode 644)"),
             "{said}"
         );
     }
@@ -157,13 +187,19 @@ fn tls_is_for_every_registry_that_is_not_named_and_leads_to_the_authority() {
     let Some(depot) = Depot::secure(&certificates) else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let wanted = reference(&depot.reference("echo:1"));
-    let authority = |name: &str| Some(std::fs::read(certificates.path(name)).expect("an authority"));
-    let by = |authority| Registries::new(Terms { plain_http: Vec::new(), authority, ..terms(folder.path()) });
+    let authority =
+        |name: &str| Some(std::fs::read(certificates.path(name)).expect("an authority"));
+    let by = |authority| {
+        Registries::new(Terms { plain_http: Vec::new(), authority, ..terms(folder.path()) })
+    };
     by(authority("ca.pem")).push(&wanted, parcel("1", b"bytes"), None).expect("pushed");
     assert!(by(authority("other-ca.pem")).push(&wanted, parcel("1", b"bytes"), None).is_err());
     for stranger in [None, authority("other-ca.pem")] {
         let said = refused(by(stranger).fetch(&wanted));
-        assert!(said.contains("cannot reach the registry") && said.contains("certificate"), "{said}");
+        assert!(
+            said.contains("cannot reach the registry") && said.contains("certificate"),
+            "{said}"
+        );
     }
     assert_eq!(by(authority("ca.pem")).fetch(&wanted).expect("pulled").bytes, b"bytes");
 }
@@ -176,5 +212,8 @@ fn what_the_registry_has_lost_or_changed_is_noticed() {
     push(&wanted.to_string(), "1", b"bytes");
     depot.corrupt(wharf::oci::Digest::of(b"bytes").hex(), b"bytez");
     let said = refused(Registries::new(terms(folder.path())).fetch(&wanted));
-    assert!(said.contains("the component that the registry sent is not what was asked for"), "{said}");
+    assert!(
+        said.contains("the component that the registry sent is not what was asked for"),
+        "{said}"
+    );
 }

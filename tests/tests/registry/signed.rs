@@ -1,11 +1,14 @@
-//! Signatures: what is unsigned, or signed by somebody else, or about something else, is refused where one is required.
+//! Signatures: what is unsigned, or signed by somebody else, or about something else, is refused
+//! where one is required.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use wharf::oci::{Digest, Origin, PublicKey, PullPolicy, Registries, SignatureRule, SigningKey, Terms, Trust};
+use wharf::oci::{
+    Digest, Origin, PublicKey, PullPolicy, Registries, SignatureRule, SigningKey, Terms, Trust,
+};
 use wharf_tests::depot::Depot;
 use wharf_tests::guests::component;
 use wharf_tests::site::Site;
@@ -13,16 +16,35 @@ use wharf_tests::site::Site;
 use super::common::{done, failed, kept, parcel, push, reference, refused, terms, wharf};
 
 pub(crate) fn run(program: &str, arguments: &[&str]) -> Vec<u8> {
-    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(
+        output.status.success(),
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     output.stdout
 }
 
 /// Makes `NAME.key` and `NAME.pub`.
 pub(crate) fn key(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
-    let (private, public) = (folder.join(format!("{name}.key")), folder.join(format!("{name}.pub")));
+    let (private, public) =
+        (folder.join(format!("{name}.key")), folder.join(format!("{name}.pub")));
     let path = |path: &Path| path.display().to_string();
-    run("openssl", &["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", &path(&private)]);
+    run(
+        "openssl",
+        &[
+            "genpkey",
+            "-algorithm",
+            "EC",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-out",
+            &path(&private),
+        ],
+    );
     run("openssl", &["pkey", "-in", &path(&private), "-pubout", "-out", &path(&public)]);
     std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o600)).expect("a mode");
     (private, public)
@@ -40,7 +62,9 @@ pub(crate) fn trusting(folder: &Path, depot: &Depot, keys: &[&Path]) -> Terms {
 
 pub(crate) fn sign(depot: &Depot, tag: &str, bytes: &[u8], key: &Path) -> Digest {
     let registries = Registries::new(Terms::default());
-    registries.push(&reference(&depot.reference(tag)), parcel("1", bytes), Some(&signing(key))).expect("pushed")
+    registries
+        .push(&reference(&depot.reference(tag)), parcel("1", bytes), Some(&signing(key)))
+        .expect("pushed")
 }
 
 pub(crate) fn signature_tag(digest: &Digest) -> String {
@@ -49,7 +73,16 @@ pub(crate) fn signature_tag(digest: &Digest) -> String {
 
 pub(crate) fn get(depot: &Depot, path: &str) -> Vec<u8> {
     let url = format!("http://{}/v2/{path}", depot.address());
-    run("curl", &["--silent", "--fail", "--header", "Accept: application/vnd.oci.image.manifest.v1+json", &url])
+    run(
+        "curl",
+        &[
+            "--silent",
+            "--fail",
+            "--header",
+            "Accept: application/vnd.oci.image.manifest.v1+json",
+            &url,
+        ],
+    )
 }
 
 pub(crate) fn put_manifest(depot: &Depot, tag: &str, manifest: &[u8]) {
@@ -57,18 +90,47 @@ pub(crate) fn put_manifest(depot: &Depot, tag: &str, manifest: &[u8]) {
     let parsed: Value = serde_json::from_slice(manifest).expect("JSON");
     let kind = format!("Content-Type: {}", parsed["mediaType"].as_str().expect("a type"));
     let text = String::from_utf8(manifest.into()).expect("text");
-    run("curl", &["--silent", "--fail", "--request", "PUT", "--header", &kind, "--data-binary", &text, &url]);
+    run(
+        "curl",
+        &[
+            "--silent",
+            "--fail",
+            "--request",
+            "PUT",
+            "--header",
+            &kind,
+            "--data-binary",
+            &text,
+            &url,
+        ],
+    );
 }
 
 pub(crate) fn put_blob(depot: &Depot, folder: &Path, content: &[u8]) -> Digest {
     let (file, digest) = (folder.join("blob"), Digest::of(content));
     std::fs::write(&file, content).expect("kept");
     let url = format!("http://{}/v2/echo/blobs/uploads/", depot.address());
-    let answer = run("curl", &["--silent", "--fail", "--request", "POST", "--write-out", "%header{location}", &url]);
+    let answer = run(
+        "curl",
+        &["--silent", "--fail", "--request", "POST", "--write-out", "%header{location}", &url],
+    );
     let place = format!("{}&digest={digest}", String::from_utf8(answer).expect("an address"));
     let data = format!("@{}", file.display());
     let kind = "Content-Type: application/octet-stream";
-    run("curl", &["--silent", "--fail", "--request", "PUT", "--header", kind, "--data-binary", &data, &place]);
+    run(
+        "curl",
+        &[
+            "--silent",
+            "--fail",
+            "--request",
+            "PUT",
+            "--header",
+            kind,
+            "--data-binary",
+            &data,
+            &place,
+        ],
+    );
     digest
 }
 
@@ -82,18 +144,29 @@ fn only_what_a_believed_key_has_signed_is_pulled() {
 
     push(&depot.reference("echo:unsigned"), "1", b"unsigned");
     let said = refused(fetch("echo:unsigned"));
-    assert!(said.contains("a signature is required, and it is not signed; expected one of ours.pub"), "{said}");
+    assert!(
+        said.contains("a signature is required, and it is not signed; expected one of ours.pub"),
+        "{said}"
+    );
     sign(&depot, "echo:theirs", b"theirs", &theirs);
     let said = refused(fetch("echo:theirs"));
-    assert!(said.contains("none of its 1 signatures is by a key that is believed here: ours.pub"), "{said}");
+    assert!(
+        said.contains("none of its 1 signatures is by a key that is believed here: ours.pub"),
+        "{said}"
+    );
     assert_eq!(kept(folder.path()), 0, "nothing of it is kept");
 
     sign(&depot, "echo:ours", b"ours", &ours);
     let pulled = fetch("echo:ours").expect("believed");
-    assert_eq!((pulled.bytes.as_slice(), pulled.signed_by.as_deref()), (&b"ours"[..], Some("ours.pub")));
+    assert_eq!(
+        (pulled.bytes.as_slice(), pulled.signed_by.as_deref()),
+        (&b"ours"[..], Some("ours.pub"))
+    );
     // Somebody else's signature beside ours changes nothing, in either order.
     sign(&depot, "echo:ours", b"ours", &theirs);
-    assert!(registries.fetch_by(&reference(&depot.reference("echo:ours")), PullPolicy::Always).is_ok());
+    assert!(
+        registries.fetch_by(&reference(&depot.reference("echo:ours")), PullPolicy::Always).is_ok()
+    );
     sign(&depot, "echo:theirs", b"theirs", &ours);
     assert!(fetch("echo:theirs").is_ok());
 }
@@ -106,12 +179,19 @@ fn a_signature_of_another_plugin_does_not_count() {
     let registries = Registries::new(trusting(folder.path(), &depot, &[&public]));
     let good = sign(&depot, "echo:good", b"good", &ours);
     let bad = push(&depot.reference("echo:bad"), "1", b"bad");
-    put_manifest(&depot, &signature_tag(&bad), &get(&depot, &format!("echo/manifests/{}", signature_tag(&good))));
+    put_manifest(
+        &depot,
+        &signature_tag(&bad),
+        &get(&depot, &format!("echo/manifests/{}", signature_tag(&good))),
+    );
     let said = refused(registries.fetch(&reference(&depot.reference("echo:bad"))));
     assert!(said.contains(&format!("ours.pub has signed another digest: {good}")), "{said}");
     // What is signed under a tag is not what the tag comes to name.
     push(&depot.reference("echo:good"), "1", b"bad");
-    assert!(refused(registries.fetch(&reference(&depot.reference("echo:good")))).contains("signed another digest"));
+    assert!(
+        refused(registries.fetch(&reference(&depot.reference("echo:good"))))
+            .contains("signed another digest")
+    );
 }
 
 #[test]
@@ -126,7 +206,8 @@ fn one_signed_plugin_cannot_stand_in_for_another() {
     let manifest = get(&depot, &format!("admin/manifests/{}", signature_tag(&digest)));
     let named: Value = serde_json::from_slice(&manifest).expect("JSON");
     for part in [&named["config"], &named["layers"][0]] {
-        let content = get(&depot, &format!("admin/blobs/{}", part["digest"].as_str().expect("a digest")));
+        let content =
+            get(&depot, &format!("admin/blobs/{}", part["digest"].as_str().expect("a digest")));
         put_blob(&depot, folder.path(), &content);
     }
     put_manifest(&depot, &signature_tag(&digest), &manifest);
@@ -150,8 +231,12 @@ fn signatures_are_those_that_other_tools_make_and_check() {
          \"optional\": {{\"creator\": \"somebody\"}}}}"
     );
     std::fs::write(path("text"), &text).expect("kept");
-    run("openssl", &["dgst", "-sha256", "-sign", &path("ours.key"), "-out", &path("signature"), &path("text")]);
-    let signature = String::from_utf8(run("openssl", &["base64", "-A", "-in", &path("signature")])).expect("text");
+    run(
+        "openssl",
+        &["dgst", "-sha256", "-sign", &path("ours.key"), "-out", &path("signature"), &path("text")],
+    );
+    let signature = String::from_utf8(run("openssl", &["base64", "-A", "-in", &path("signature")]))
+        .expect("text");
     let layer = put_blob(&depot, folder.path(), text.as_bytes());
     let config = put_blob(&depot, folder.path(), b"{}");
     let manifest = json!({
@@ -171,10 +256,22 @@ fn signatures_are_those_that_other_tools_make_and_check() {
     let layer = &manifest["layers"][0];
     let text = get(&depot, &format!("echo/blobs/{}", layer["digest"].as_str().expect("a digest")));
     std::fs::write(path("text"), &text).expect("kept");
-    let signature = layer["annotations"]["dev.cosignproject.cosign/signature"].as_str().expect("a signature");
+    let signature =
+        layer["annotations"]["dev.cosignproject.cosign/signature"].as_str().expect("a signature");
     std::fs::write(path("base64"), signature).expect("kept");
     run("openssl", &["base64", "-d", "-A", "-in", &path("base64"), "-out", &path("signature")]);
-    run("openssl", &["dgst", "-sha256", "-verify", &path("ours.pub"), "-signature", &path("signature"), &path("text")]);
+    run(
+        "openssl",
+        &[
+            "dgst",
+            "-sha256",
+            "-verify",
+            &path("ours.pub"),
+            "-signature",
+            &path("signature"),
+            &path("text"),
+        ],
+    );
     let text: Value = serde_json::from_slice(&text).expect("JSON");
     assert_eq!(text["critical"]["image"]["docker-manifest-digest"], digest.as_str());
 }
@@ -186,8 +283,9 @@ fn a_signature_is_kept_with_the_plugin_and_checked_each_time() {
     let ((ours, public), (_, other)) = (key(folder.path(), "ours"), key(folder.path(), "other"));
     let wanted = reference(&depot.reference("echo:1"));
     sign(&depot, "echo:1", b"bytes", &ours);
-    let by =
-        |keys: &[&Path], pull| Registries::new(Terms { pull, ..trusting(folder.path(), &depot, keys) }).fetch(&wanted);
+    let by = |keys: &[&Path], pull| {
+        Registries::new(Terms { pull, ..trusting(folder.path(), &depot, keys) }).fetch(&wanted)
+    };
     by(&[&public], PullPolicy::IfMissing).expect("pulled");
     let pulled = by(&[&public], PullPolicy::Never).expect("kept");
     assert_eq!((pulled.origin, pulled.signed_by.as_deref()), (Origin::Store, Some("ours.pub")));
@@ -236,10 +334,15 @@ fn required_everywhere_means_that_unnamed_places_are_refused() {
     push(&depot.reference("echo:1"), "1", b"bytes");
     let mut terms = trusting(folder.path(), &depot, &[&public]);
     terms.trust[0].prefix = "registry.example.com".into();
-    let fetch = |terms: &Terms| Registries::new(terms.clone()).fetch(&reference(&depot.reference("echo:1")));
+    let fetch = |terms: &Terms| {
+        Registries::new(terms.clone()).fetch(&reference(&depot.reference("echo:1")))
+    };
     fetch(&terms).expect("not asked for");
     terms.signature = SignatureRule::Required;
-    assert!(refused(fetch(&terms)).contains("no `[[registry.trust]]` says whose signature is believed here"));
+    assert!(
+        refused(fetch(&terms))
+            .contains("no `[[registry.trust]]` says whose signature is believed here")
+    );
 }
 
 #[test]
@@ -252,24 +355,34 @@ fn a_server_neither_starts_nor_moves_with_what_is_not_signed_as_required() {
     let (signed, unsigned) = (depot.reference("echo:signed"), depot.reference("echo:unsigned"));
     done(&wharf(&["plugin", "push", &unsigned, &file("polite.wasm")], site.folder.path()));
     let text = std::fs::read_to_string(site.path("wharf.toml")).expect("its configuration");
-    let trust = format!("[[registry.trust]]\nprefix = '{}'\nkeys = ['ours.pub']\n", depot.address());
+    let trust =
+        format!("[[registry.trust]]\nprefix = '{}'\nkeys = ['ours.pub']\n", depot.address());
     std::fs::write(site.path("wharf.toml"), format!("{trust}{text}")).expect("kept");
     let socket = site.socket().display().to_string();
     done(&wharf(&["ctl", "--socket", &socket, "reload"], site.folder.path()));
 
-    let swap = |place: &str| wharf(&["plugin", "--socket", &socket, "swap", "echo", place], site.folder.path());
+    let swap = |place: &str| {
+        wharf(&["plugin", "--socket", &socket, "swap", "echo", place], site.folder.path())
+    };
     assert!(failed(&swap(&unsigned), 1).contains("it is not signed"));
-    assert!(failed(&wharf(&["plugin", "pull", &unsigned], site.folder.path()), 1).contains("it is not signed"));
+    assert!(
+        failed(&wharf(&["plugin", "pull", &unsigned], site.folder.path()), 1)
+            .contains("it is not signed")
+    );
     let bare = text.replace("polite.wasm", &unsigned);
     std::fs::write(site.path("other.toml"), format!("{trust}{bare}")).expect("kept");
-    assert!(failed(&wharf(&["check", "other.toml"], site.folder.path()), 1).contains("it is not signed"));
+    assert!(
+        failed(&wharf(&["check", "other.toml"], site.folder.path()), 1)
+            .contains("it is not signed")
+    );
 
     let key = ours.display().to_string();
     let push = ["plugin", "push", &signed, &file("echo.wasm"), "--sign", &key];
     done(&wharf(&push, site.folder.path()));
     done(&swap(&signed));
     site.wharf.says("signed_by=\"ours.pub\"");
-    // The component is the same, and it is not what was signed: that is its manifest, with its name and version.
+    // The component is the same, and it is not what was signed: that is its manifest, with its name
+    // and version.
     assert!(failed(&swap(&unsigned), 1).contains("not signed"));
 }
 
@@ -284,7 +397,10 @@ fn keys_that_cannot_sign_are_refused_by_name() {
     std::fs::set_permissions(&public, std::fs::Permissions::from_mode(0o600)).expect("a mode");
     assert!(said(&public).contains("expected a private key in PEM"));
     let other = path("other.key").display().to_string();
-    run("openssl", &["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384", "-out", &other]);
+    run(
+        "openssl",
+        &["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384", "-out", &other],
+    );
     std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o600)).expect("a mode");
     assert!(said(Path::new(&other)).contains("P-256"));
     assert!(said(&path("none.key")).contains("none.key"));

@@ -1,4 +1,5 @@
-//! What was swapped in from a registry and is kept in the state folder: who has signed it is asked again at every start and roll-back.
+//! What was swapped in from a registry and is kept in the state folder: who has signed it is asked
+//! again at every start and roll-back.
 
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
@@ -12,7 +13,8 @@ use wharf_tests::site::Site;
 use super::common::{done, failed, wharf};
 use super::signed::key;
 
-/// A server whose configuration believes `ours` and does not believe `other`, and a version in a registry that `ours` has signed.
+/// A server whose configuration believes `ours` and does not believe `other`, and a version in a
+/// registry that `ours` has signed.
 struct Trusting {
     depot: Depot,
     site: Site,
@@ -29,7 +31,14 @@ impl Trusting {
         let signed = depot.reference("team/echo:2");
         std::fs::write(site.path("signed.wasm"), component(&versioned('s', "", ""))).expect("kept");
         let file = |name: &str| site.path(name).display().to_string();
-        let push = ["plugin", "push", &signed, &file("signed.wasm"), "--sign", &ours.display().to_string()];
+        let push = [
+            "plugin",
+            "push",
+            &signed,
+            &file("signed.wasm"),
+            "--sign",
+            &ours.display().to_string(),
+        ];
         done(&wharf(&push, site.folder.path()));
         let text = std::fs::read_to_string(site.path("wharf.toml")).expect("its configuration");
         let trusting = Self { depot, site, text, signed };
@@ -43,7 +52,8 @@ impl Trusting {
             "[registry]\npull = '{pull}'\nstore_dir = 'store'\n[[registry.trust]]\nprefix = '{}'\nkeys = ['{key}']\n",
             self.depot.address()
         );
-        std::fs::write(self.site.path("wharf.toml"), format!("{trust}{}", self.text)).expect("kept");
+        std::fs::write(self.site.path("wharf.toml"), format!("{trust}{}", self.text))
+            .expect("kept");
     }
 
     fn swap(&self, place: &str) {
@@ -62,7 +72,9 @@ impl Trusting {
         // One that serves all the same is not waited for.
         let mut command = Command::new("timeout");
         command.arg("30").arg(wharf_binary()).arg("serve").current_dir(folder);
-        command.env("XDG_CACHE_HOME", folder.join("cache")).env("XDG_STATE_HOME", folder.join("state"));
+        command
+            .env("XDG_CACHE_HOME", folder.join("cache"))
+            .env("XDG_STATE_HOME", folder.join("state"));
         command.output().expect("it runs")
     }
 
@@ -98,8 +110,14 @@ fn what_was_swapped_in_does_not_start_again_once_its_key_is_not_believed() {
     for pull in ["never", "if-missing"] {
         trusting.believe(pull, "other.pub");
         let said = failed(&trusting.start(), 1);
-        says(&said, &["record.json: ", &team, "a signature is required", "is believed here: other.pub"]);
-        says(&said, &["[[registry.trust]]", "remove the file to start what the configuration names"]);
+        says(
+            &said,
+            &["record.json: ", &team, "a signature is required", "is believed here: other.pub"],
+        );
+        says(
+            &said,
+            &["[[registry.trust]]", "remove the file to start what the configuration names"],
+        );
         assert_eq!(said.contains("cannot reach the registry"), pull == "if-missing", "{said}");
     }
     trusting.believe("never", "ours.pub");
@@ -122,7 +140,12 @@ fn nothing_goes_back_to_a_version_whose_key_is_not_believed() {
     trusting.believe("if-missing", "other.pub");
     done(&trusting.site.ctl(&["reload"]));
     let team = trusting.depot.reference("team/echo@sha256:");
-    let words = ["cannot go back to signed 2", &team, "a signature is required", "is believed here: other.pub"];
+    let words = [
+        "cannot go back to signed 2",
+        &team,
+        "a signature is required",
+        "is believed here: other.pub",
+    ];
     // In memory, and out of the state folder.
     for _ in 0..2 {
         let said = failed(&trusting.site.wharf_plugin(&["rollback", "echo"]), 1);

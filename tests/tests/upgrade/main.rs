@@ -24,12 +24,19 @@ use wharf_tests::site::{Site, configure, said};
 
 fn upgrade(site: &Site, arguments: &[&str]) -> Output {
     let mut command = Command::new(wharf_binary());
-    command.arg("upgrade").arg("--socket").arg(site.socket()).args(arguments).output().expect("it runs")
+    command
+        .arg("upgrade")
+        .arg("--socket")
+        .arg(site.socket())
+        .args(arguments)
+        .output()
+        .expect("it runs")
 }
 
 fn upgraded(site: &Site, arguments: &[&str]) -> (Heir, Value) {
     let output = upgrade(site, &[&["--json"], arguments].concat());
-    let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
+    let answer: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
     let heir = Heir::of(&answer);
     let stays = |(why, _): (&String, &Value)| !["ended", "ending", "fault"].contains(&why.as_str());
     let stayed = answer["stayed"].as_object().into_iter().flatten().any(stays);
@@ -88,17 +95,29 @@ fn an_upgrade_that_fails_leaves_everything_as_it_was() {
         assert_eq!(output.status.code(), Some(1), "{text}");
         words.iter().for_each(|words| assert!(text.contains(words), "no {words:?} in {text}"));
     };
-    fails(&["--program", "/nowhere/wharf"], &["/nowhere/wharf", "cannot be started", "nothing was changed"]);
+    fails(
+        &["--program", "/nowhere/wharf"],
+        &["/nowhere/wharf", "cannot be started", "nothing was changed"],
+    );
     fails(&["--program", "/bin/true"], &["/bin/true", "ended before it served", "exit status: 0"]);
     let slow = program(folder, "#!/bin/sh\nexec sleep 600\n");
     fails(&["--program", &slow, "--timeout", "300ms"], &[&slow, "did not serve in time"]);
-    let odd = program(folder, "#!/bin/sh\nprintf '\\002\\000\\000\\000\\000\\000\\000\\000{}' >&0\nexec sleep 600\n");
+    let odd = program(
+        folder,
+        "#!/bin/sh\nprintf '\\002\\000\\000\\000\\000\\000\\000\\000{}' >&0\nexec sleep 600\n",
+    );
     fails(&["--program", &odd], &["does not speak as this program does"]);
     configure(folder, site.port, "", "max_clients = 'many'");
     fails(&[], &["max_clients"]);
     configure(folder, site.port, "", "");
-    assert_eq!(site.refused("POST", "/v1/upgrade", json!({ "timeout": "0s" })), (400, "bad-value".into()));
-    assert_eq!(site.refused("POST", "/v1/upgrade", json!({ "program": "wharf" })), (400, "bad-value".into()));
+    assert_eq!(
+        site.refused("POST", "/v1/upgrade", json!({ "timeout": "0s" })),
+        (400, "bad-value".into())
+    );
+    assert_eq!(
+        site.refused("POST", "/v1/upgrade", json!({ "program": "wharf" })),
+        (400, "bad-value".into())
+    );
     newcomers.more(20);
     newcomers.end();
     old.send("two").expect("two");
@@ -118,7 +137,8 @@ impl Gated {
     fn begins(site: &Site) -> Self {
         let (gate, asked) = (site.path("gate"), site.path("asked"));
         assert!(Command::new("mkfifo").arg(&gate).status().expect("it runs").success());
-        let [begun, waits, wharf] = [&asked, &gate, &wharf_binary()].map(|path| path.display().to_string());
+        let [begun, waits, wharf] =
+            [&asked, &gate, &wharf_binary()].map(|path| path.display().to_string());
         let text = format!("#!/bin/sh\necho >{begun}\nread word <{waits}\nexec {wharf} \"$@\"\n");
         let slow = program(site.folder.path(), &text);
         let mut asking = Command::new(wharf_binary());
@@ -143,7 +163,11 @@ fn the_api_stays_where_it_is_after_two_upgrades_at_once_of_which_one_is_not_wait
     let mut site = Site::default();
     let mut first = Gated::begins(&site);
     let second = upgrade(&site, &[]);
-    assert!(said(&second).contains("another upgrade is under way") && !second.status.success(), "{}", said(&second));
+    assert!(
+        said(&second).contains("another upgrade is under way") && !second.status.success(),
+        "{}",
+        said(&second)
+    );
     // Whoever asked goes.
     first.asking.kill().expect("it runs");
     first.opens();
@@ -203,13 +227,20 @@ fn a_process_that_is_held_and_goes_on_is_replaced_all_the_same() {
     let process = Pid::from_child(&site.wharf.child);
     for signal in [Signal::STOP, Signal::CONT] {
         kill_process(process, signal).expect("it runs");
-        let state = || std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).expect("it runs");
-        let held = |state: &str| state.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'));
+        let state = || {
+            std::fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero()))
+                .expect("it runs")
+        };
+        let held = |state: &str| {
+            state.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+        };
         eventually("it is held, or goes on", || held(&state()) == (signal == Signal::STOP));
     }
     upgrade.opens();
     let heard = upgrade.ends();
-    let _heir = Heir::of(&serde_json::from_slice(&heard.stdout).unwrap_or_else(|_| panic!("{}", said(&heard))));
+    let _heir = Heir::of(
+        &serde_json::from_slice(&heard.stdout).unwrap_or_else(|_| panic!("{}", said(&heard))),
+    );
     assert!(site.wharf.child.wait().expect("it ends").success());
     echoes(&site);
 }

@@ -48,7 +48,10 @@ fn a_process_that_ends_during_an_upgrade_leaves_nobody_behind_who_holds_its_sock
         site.wharf.child.wait().expect("it ends");
         eventually("the program is gone", || is_gone(&program));
         eventually("its launcher is gone", || is_gone(&launcher));
-        assert_eq!(TcpStream::connect(site.address()).expect_err("nobody").kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(
+            TcpStream::connect(site.address()).expect_err("nobody").kind(),
+            ErrorKind::ConnectionRefused
+        );
         let output = asks.wait_with_output().expect("it ends");
         assert!(!output.status.success(), "{}", said(&output));
     }
@@ -59,7 +62,10 @@ fn a_program_whose_launcher_was_killed_ends_with_its_upgrade() {
     let site = Site::default();
     let gate = site.path("gate");
     assert!(Command::new("mkfifo").arg(&gate).status().expect("it runs").success());
-    let odd = format!("read word <{}\nprintf '\\002\\000\\000\\000\\000\\000\\000\\000{{}}' >&0", gate.display());
+    let odd = format!(
+        "read word <{}\nprintf '\\002\\000\\000\\000\\000\\000\\000\\000{{}}' >&0",
+        gate.display()
+    );
     let asks = begin_upgrade(&site, &waiting(&site, &odd));
     let [program, launcher] = program_and_launcher(&site);
     kill_process(launcher.0, Signal::KILL).expect("it runs");

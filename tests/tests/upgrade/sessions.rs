@@ -4,7 +4,8 @@ use super::*;
 
 /// A site whose plugin counts what each session has sent, and hands over.
 pub(crate) fn counting(save: &str, restore: &str, more: &str) -> Site {
-    let (folder, port) = (tempfile::tempdir().expect("a folder"), wharf_tests::clients::free_port());
+    let (folder, port) =
+        (tempfile::tempdir().expect("a folder"), wharf_tests::clients::free_port());
     plugin(folder.path(), save, restore);
     let text = format!(
         "[host]\nsessions_max = 1024\nstop_grace = '200ms'\n[control]\nsocket = 'control.sock'\n\
@@ -23,7 +24,8 @@ fn serving(arguments: &[&str], folder: tempfile::TempDir, port: u16) -> Site {
 }
 
 fn plugin(folder: &Path, save: &str, restore: &str) {
-    std::fs::write(folder.join("polite.wasm"), component(&versioned('a', save, restore))).expect("kept");
+    std::fs::write(folder.join("polite.wasm"), component(&versioned('a', save, restore)))
+        .expect("kept");
 }
 
 pub(crate) fn next(client: &mut Client, count: u8) {
@@ -36,7 +38,11 @@ fn sessions_move_with_their_connections_and_their_state_under_a_stream_of_newcom
     let mut clients: Vec<_> = (0..200).map(|_| Client::connect(site.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 1));
     let ids: Vec<_> = site.sessions().iter().map(|session| session["id"].as_u64()).collect();
-    site.ok("PUT", &format!("/v1/servers/echo/sessions/{}/name", ids[0].expect("an id")), json!({ "name": "first" }));
+    site.ok(
+        "PUT",
+        &format!("/v1/servers/echo/sessions/{}/name", ids[0].expect("an id")),
+        json!({ "name": "first" }),
+    );
     let newcomers = Newcomers::at(site.address(), 500, &[1], &[b'a', 1, 1]);
     newcomers.more(100);
     let (before, start) = (newcomers.served(), newcomers.elapsed());
@@ -48,17 +54,29 @@ fn sessions_move_with_their_connections_and_their_state_under_a_stream_of_newcom
     let (served, lasted) = (newcomers.served() - before, newcomers.elapsed() - start);
     newcomers.end();
     let rate = served as f64 / lasted.as_secs_f64();
-    println!("{served} newcomers in {lasted:?}, {rate:.0} a second, while the process was replaced");
-    assert!(rate >= 0.5 * quiet, "{served} newcomers in {lasted:?} are {rate:.0} a second, and were {quiet:.0} before");
+    println!(
+        "{served} newcomers in {lasted:?}, {rate:.0} a second, while the process was replaced"
+    );
+    assert!(
+        rate >= 0.5 * quiet,
+        "{served} newcomers in {lasted:?} are {rate:.0} a second, and were {quiet:.0} before"
+    );
     assert!(site.wharf.child.wait().expect("it ends").success());
     clients.iter_mut().for_each(|client| next(client, 3));
     assert!(answer["moved"].as_u64().is_some_and(|moved| moved >= 200), "{answer}");
-    assert!(answer["stayed"].get("busy").is_none() && answer["stayed"].get("new-process-gone").is_none(), "{answer}");
+    assert!(
+        answer["stayed"].get("busy").is_none()
+            && answer["stayed"].get("new-process-gone").is_none(),
+        "{answer}"
+    );
     let after = site.sessions();
     let first = after.iter().find(|session| session["name"] == "first").expect("it has its name");
     assert_eq!(first["id"].as_u64(), ids[0]);
     assert!(first["events"].as_u64().is_some_and(|events| events >= 4), "{first}");
-    assert!(ids.iter().all(|id| after.iter().any(|session| session["id"].as_u64() == *id)), "a number was lost");
+    assert!(
+        ids.iter().all(|id| after.iter().any(|session| session["id"].as_u64() == *id)),
+        "a number was lost"
+    );
     // Numbers of the new process are above them.
     let mut later = Client::connect(site.address());
     next(&mut later, 1);
@@ -73,10 +91,19 @@ fn a_session_that_the_new_process_cannot_restore_goes_on_where_it_was() {
     let mut clients: Vec<_> = (0..5).map(|_| Client::connect(site.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 1));
     // It passes its own trial, which has counted nothing, and takes nobody else over.
-    plugin(site.folder.path(), "", "(if (i32.gt_u (global.get $count) (i32.const 0)) (then unreachable))");
+    plugin(
+        site.folder.path(),
+        "",
+        "(if (i32.gt_u (global.get $count) (i32.const 0)) (then unreachable))",
+    );
     let (_heir, answer) = upgraded(&site, &["--drain", "1h"]);
     assert_eq!(answer["moved"], 0, "{answer}");
-    let stayed: u64 = answer["stayed"].as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum();
+    let stayed: u64 = answer["stayed"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, count)| count.as_u64())
+        .sum();
     assert_eq!(stayed, 5, "{answer}");
     clients.iter_mut().for_each(|client| next(client, 2));
     let mut fresh = Client::connect(site.address());
@@ -86,21 +113,30 @@ fn a_session_that_the_new_process_cannot_restore_goes_on_where_it_was() {
 
 #[test]
 fn where_nothing_is_recorded_no_session_goes_back_to_the_version_before_a_swap() {
-    let (folder, port) = (tempfile::tempdir().expect("a folder"), wharf_tests::clients::free_port());
+    let (folder, port) =
+        (tempfile::tempdir().expect("a folder"), wharf_tests::clients::free_port());
     plugin(folder.path(), "", "");
     let next_version = folder.path().join("b.wasm");
     std::fs::write(&next_version, component(&versioned('b', "", ""))).expect("kept");
     let listen = format!("127.0.0.1:{port}");
-    let flags = ["serve", "--plugin", "polite.wasm", "--listen", &listen, "--control", "control.sock"];
+    let flags =
+        ["serve", "--plugin", "polite.wasm", "--listen", &listen, "--control", "control.sock"];
     let site = serving(&flags, folder, port);
-    let name = site.ok("GET", "/v1/servers", json!({}))["servers"][0]["name"].as_str().expect("a name").to_owned();
+    let name = site.ok("GET", "/v1/servers", json!({}))["servers"][0]["name"]
+        .as_str()
+        .expect("a name")
+        .to_owned();
     let mut client = Client::connect(site.address());
     next(&mut client, 1);
     let to = next_version.display().to_string();
     assert!(site.wharf_plugin(&["swap", &name, &to]).status.success());
     client.send([1]).expect([b'b', 1, 2]);
     let (_heir, answer) = upgraded(&site, &["--drain", "1h"]);
-    assert_eq!((&answer["moved"], &answer["stayed"]["other-version"]), (&json!(0), &json!(1)), "{answer}");
+    assert_eq!(
+        (&answer["moved"], &answer["stayed"]["other-version"]),
+        (&json!(0), &json!(1)),
+        "{answer}"
+    );
     client.send([1]).expect([b'b', 1, 3]);
     // Newcomers get what the new process was started with, as the manual says.
     next(&mut Client::connect(site.address()), 1);

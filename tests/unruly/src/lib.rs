@@ -20,11 +20,28 @@ impl EventProc for Unruly {
             b'x' => std::process::exit(3),
             b's' => std::thread::sleep(Duration::from_secs(3_600)),
             b'i' => return session.write_or_close(describe(&session.info()).as_bytes()),
-            b'g' => return session.write_or_close(settings::get(&rest).unwrap_or_default().as_bytes()),
-            b'n' => return answer(session, session.server().set_name(&rest).map_err(|error| error.name())),
-            b'c' => return session.write_or_close(session.server().client_count().to_string().as_bytes()),
-            b'b' => return session.write_or_close(session.server().broadcast(rest.as_bytes()).to_string().as_bytes()),
-            b'f' => return session.write_or_close(format!("{:?}", session.server().find(&rest)).as_bytes()),
+            b'g' => {
+                return session.write_or_close(settings::get(&rest).unwrap_or_default().as_bytes());
+            }
+            b'n' => {
+                return answer(
+                    session,
+                    session.server().set_name(&rest).map_err(|error| error.name()),
+                );
+            }
+            b'c' => {
+                return session
+                    .write_or_close(session.server().client_count().to_string().as_bytes());
+            }
+            b'b' => {
+                return session.write_or_close(
+                    session.server().broadcast(rest.as_bytes()).to_string().as_bytes(),
+                );
+            }
+            b'f' => {
+                return session
+                    .write_or_close(format!("{:?}", session.server().find(&rest)).as_bytes());
+            }
             b't' => {
                 let client = session.server().find("target").unwrap_or(0);
                 return answer(
@@ -34,7 +51,8 @@ impl EventProc for Unruly {
             }
             b'k' => {
                 let client = session.server().find("target").unwrap_or(0);
-                return session.write_or_close(session.server().disconnect(client).to_string().as_bytes());
+                return session
+                    .write_or_close(session.server().disconnect(client).to_string().as_bytes());
             }
             b'P' => {
                 let granted = session.set_priority(wharf_plugin::Priority::Critical);
@@ -79,7 +97,10 @@ fn hoard_handles() {}
 
 fn describe(info: &ClientInfo) -> String {
     let tls = info.tls.as_ref().map(|tls| {
-        format!("{} {} {:?} {:?} {:?}", tls.protocol, tls.cipher_suite, tls.server_name, tls.alpn, tls.client_subject)
+        format!(
+            "{} {} {:?} {:?} {:?}",
+            tls.protocol, tls.cipher_suite, tls.server_name, tls.alpn, tls.client_subject
+        )
     });
     format!(
         "id={} server={} peer={} port={} local={} parameter={} priority={:?} tls={}",

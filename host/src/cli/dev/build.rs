@@ -57,8 +57,13 @@ pub(super) async fn run(manifest: &Manifest) -> Result<()> {
     Ok(built?)
 }
 
-/// Cuts what comes into lines, none of them longer than may be. `line` has the one that is not whole.
-async fn read(mut stream: impl AsyncRead + Unpin, line: &RefCell<Vec<u8>>, lines: mpsc::Sender<Vec<u8>>) {
+/// Cuts what comes into lines, none of them longer than may be. `line` has the one that is not
+/// whole.
+async fn read(
+    mut stream: impl AsyncRead + Unpin,
+    line: &RefCell<Vec<u8>>,
+    lines: mpsc::Sender<Vec<u8>>,
+) {
     let mut buffer = [0; LINE_MAX_BYTES];
     while let Ok(count @ 1..) = stream.read(&mut buffer).await {
         for &byte in &buffer[..count] {

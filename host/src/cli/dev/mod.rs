@@ -46,7 +46,12 @@ pub(super) fn run(arguments: &DevArgs) -> Result<()> {
     runtime.block_on(develop(arguments, host, folder, changes))
 }
 
-async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: Changes) -> Result<()> {
+async fn develop(
+    arguments: &DevArgs,
+    host: Host,
+    folder: PathBuf,
+    mut changes: Changes,
+) -> Result<()> {
     let mut signals = Signals::listen()?;
     let mut server: Option<ServerHandle> = None;
     let mut why = None;
@@ -66,7 +71,9 @@ async fn develop(arguments: &DevArgs, host: Host, folder: PathBuf, mut changes: 
                 ));
                 server = Some(started);
             }
-            (Err(error), Some(_)) => say(&format!("{}the build before it goes on serving", before(&error))),
+            (Err(error), Some(_)) => {
+                say(&format!("{}the build before it goes on serving", before(&error)))
+            }
             (Err(error), None) => say(&format!("{}waiting for a change", before(&error))),
         }
         tokio::select! {
@@ -89,7 +96,12 @@ fn before(error: &anyhow::Error) -> String {
 }
 
 /// Dropping the future ends a build.
-async fn build_and_load(host: &Host, folder: &Path, changes: &mut Changes, why: Option<&str>) -> Result<Arc<Plugin>> {
+async fn build_and_load(
+    host: &Host,
+    folder: &Path,
+    changes: &mut Changes,
+    why: Option<&str>,
+) -> Result<Arc<Plugin>> {
     // Read again each time: the manifest may be what changed.
     let manifest = Manifest::read(folder)?;
     if let Some(build) = &manifest.build {
@@ -102,12 +114,14 @@ async fn build_and_load(host: &Host, folder: &Path, changes: &mut Changes, why: 
         built.with_context(|| format!("the build failed after {took}"))?;
         say(&format!("built in {took}"));
     }
-    let component = manifest.component.strip_prefix(folder).unwrap_or(&manifest.component).display();
+    let component =
+        manifest.component.strip_prefix(folder).unwrap_or(&manifest.component).display();
     say(&format!("compiling and checking {component}"));
     let (host, folder, start) = (host.clone(), folder.to_owned(), Instant::now());
     let grants: Grants = manifest.grants.iter().copied().collect();
     let threads = host.clone();
-    let plugin = threads.work(WorkKind::Long, move || host.loader().load(&folder, &grants)).await??;
+    let plugin =
+        threads.work(WorkKind::Long, move || host.loader().load(&folder, &grants)).await??;
     say(&format!("checked in {}", took(start.elapsed())));
     Ok(Arc::new(plugin))
 }
@@ -116,7 +130,9 @@ async fn swap(server: &ServerHandle, plugin: Arc<Plugin>) {
     let (start, before) = (Instant::now(), server.plugin());
     let same = before.digest() == plugin.digest() && before.label() == plugin.label();
     match server.swap(plugin, SwapPolicy::HandOff).await {
-        Ok(report) if same && report.moved == 0 => say("the component is the same as before: nothing to swap"),
+        Ok(report) if same && report.moved == 0 => {
+            say("the component is the same as before: nothing to swap")
+        }
         Ok(report) => say(&swapped(&report, &took(start.elapsed()))),
         Err(error) => say(&format!("{error}; the build before it goes on serving")),
     }

@@ -1,5 +1,5 @@
-//! What `wharf dev` says: a few lines for each build, and what the build itself says, as it comes. The same on a terminal and in a
-//! file. The log of the server goes its own way.
+//! What `wharf dev` says: a few lines for each build, and what the build itself says, as it comes.
+//! The same on a terminal and in a file. The log of the server goes its own way.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -81,7 +81,8 @@ impl Changed {
 
     /// As part of a line.
     pub(super) fn named(&self) -> String {
-        let mut named: Vec<_> = self.0.iter().take(NAMED_MAX).map(|path| path.display().to_string()).collect();
+        let mut named: Vec<_> =
+            self.0.iter().take(NAMED_MAX).map(|path| path.display().to_string()).collect();
         match self.0.len() {
             0 => return "something changed".to_owned(),
             all if all > NAMED_MAX => named.push(format!("{} more", all - NAMED_MAX)),
@@ -105,11 +106,14 @@ pub(super) fn swapped(report: &SwapReport, took: &str) -> String {
     let SwapReport { to, generation, moved, stayed, lost, rolled_back, ended, .. } = report;
     let mut words = match (rolled_back, generation) {
         (true, _) => {
-            format!("{to} was taken back, too many sessions could not move to it; the build before it goes on serving")
+            format!(
+                "{to} was taken back, too many sessions could not move to it; the build before it goes on serving"
+            )
         }
         (false, number) => format!("version {number} is in force: {to}"),
     };
-    words.push_str(&format!("; {moved} {} moved", if *moved == 1 { "session" } else { "sessions" }));
+    words
+        .push_str(&format!("; {moved} {} moved", if *moved == 1 { "session" } else { "sessions" }));
     for (what, reasons) in [("stayed", stayed), ("lost", lost)] {
         let count: usize = reasons.values().sum();
         if count > 0 {
@@ -133,7 +137,10 @@ mod tests {
         let line = "x".repeat(1_023);
         let at_once = (0..300).filter(|_| shown.take(line.clone()).is_some()).count();
         assert_eq!(at_once, SHOWN_MAX_BYTES >> 10);
-        assert_eq!((shown.tail.len(), shown.left_out), (TAIL_LINES_MAX, 300 - at_once - TAIL_LINES_MAX));
+        assert_eq!(
+            (shown.tail.len(), shown.left_out),
+            (TAIL_LINES_MAX, 300 - at_once - TAIL_LINES_MAX)
+        );
     }
 
     #[test]
@@ -143,17 +150,29 @@ mod tests {
         changed.add(["a", "b"].into_iter().map(PathBuf::from));
         assert_eq!(changed.named(), "a, b changed");
         changed.add((0..1_000).map(|number| PathBuf::from(number.to_string())));
-        assert_eq!(changed.named(), format!("0, 1, 10, {} more changed", REMEMBERED_MAX - NAMED_MAX));
+        assert_eq!(
+            changed.named(),
+            format!("0, 1, 10, {} more changed", REMEMBERED_MAX - NAMED_MAX)
+        );
     }
 
     #[test]
     fn a_swap_is_one_line_that_says_how_many_moved_and_why_the_others_did_not() {
-        let mut report = SwapReport { to: "echo 2".into(), generation: 3, moved: 12, ..SwapReport::default() };
-        assert_eq!(swapped(&report, "5 ms"), "version 3 is in force: echo 2; 12 sessions moved; in 5 ms");
+        let mut report =
+            SwapReport { to: "echo 2".into(), generation: 3, moved: 12, ..SwapReport::default() };
+        assert_eq!(
+            swapped(&report, "5 ms"),
+            "version 3 is in force: echo 2; 12 sessions moved; in 5 ms"
+        );
         report.stayed.insert("busy".into(), 2);
         report.stayed.insert("handoff-refused".into(), 1);
         report.ended = 1;
         let line = swapped(&report, "5 ms");
-        assert!(line.ends_with("12 sessions moved, 3 stayed (busy 2, handoff-refused 1), 1 ended; in 5 ms"), "{line}");
+        assert!(
+            line.ends_with(
+                "12 sessions moved, 3 stayed (busy 2, handoff-refused 1), 1 ended; in 5 ms"
+            ),
+            "{line}"
+        );
     }
 }

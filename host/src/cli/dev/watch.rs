@@ -38,15 +38,18 @@ impl Changes {
         std::mem::take(&mut *self.what.lock().unwrap_or_else(PoisonError::into_inner)).named()
     }
 
-    /// Reports changes of what the manifest names from now on, and of the manifest. To be called before each build: what is watched
-    /// may have been replaced, and the manifest may name something else. Files are watched through their folder, because most editors
-    /// replace a file and do not write into it. After an error what was watched before still is.
+    /// Reports changes of what the manifest names from now on, and of the manifest. To be called
+    /// before each build: what is watched may have been replaced, and the manifest may name
+    /// something else. Files are watched through their folder, because most editors replace a file
+    /// and do not write into it. After an error what was watched before still is.
     ///
     /// # Errors
     /// What is named is not there, or has the component in it.
     pub(super) fn watch(&mut self, manifest: &Manifest, build: &Build) -> Result<()> {
         let folder = &manifest.folder;
-        if let Some(path) = build.watch.iter().find(|path| holds(&folder.join(path), &manifest.component)) {
+        if let Some(path) =
+            build.watch.iter().find(|path| holds(&folder.join(path), &manifest.component))
+        {
             bail!(
                 "{}: `build.watch`: `{}` holds the component, so that each build would be a change and the next one would follow \
                  without end; name what it is built from",
@@ -54,28 +57,40 @@ impl Changes {
                 path.display()
             );
         }
-        let root = folder.canonicalize().map_err(|error| anyhow!("cannot watch {}: {error}", folder.display()))?;
+        let root = folder
+            .canonicalize()
+            .map_err(|error| anyhow!("cannot watch {}: {error}", folder.display()))?;
         let named = build.watch.iter().map(PathBuf::as_path).chain([Path::new(MANIFEST_FILE)]);
         let watched: Vec<PathBuf> = named.map(|path| root.join(path)).collect();
         let folders = folders(&watched, &root);
         let (noted, changed) = (Arc::clone(&self.what), self.changed.clone());
-        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            let Ok(event) = event else { return };
-            // It may have missed some.
-            let missed = event.need_rescan();
-            let ours = event.paths.into_iter().filter(|path| watched.iter().any(|watched| path.starts_with(watched)));
-            let mut ours = ours.map(|path| path.strip_prefix(&root).map(Path::to_owned).unwrap_or(path)).peekable();
-            if !missed && (event.kind.is_access() || ours.peek().is_none()) {
-                return;
-            }
-            noted.lock().unwrap_or_else(PoisonError::into_inner).add(ours);
-            // One change that waits is as good as many.
-            let _ = changed.try_send(());
-        })?;
+        let mut watcher =
+            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                let Ok(event) = event else { return };
+                // It may have missed some.
+                let missed = event.need_rescan();
+                let ours = event
+                    .paths
+                    .into_iter()
+                    .filter(|path| watched.iter().any(|watched| path.starts_with(watched)));
+                let mut ours = ours
+                    .map(|path| path.strip_prefix(&root).map(Path::to_owned).unwrap_or(path))
+                    .peekable();
+                if !missed && (event.kind.is_access() || ours.peek().is_none()) {
+                    return;
+                }
+                noted.lock().unwrap_or_else(PoisonError::into_inner).add(ours);
+                // One change that waits is as good as many.
+                let _ = changed.try_send(());
+            })?;
         for (path, mode) in folders {
             watcher.watch(&path, mode).map_err(|error| {
                 let manifest = folder.join(MANIFEST_FILE);
-                anyhow!("{}: `build.watch`: cannot watch {}: {error}", manifest.display(), path.display())
+                anyhow!(
+                    "{}: `build.watch`: cannot watch {}: {error}",
+                    manifest.display(),
+                    path.display()
+                )
             })?;
         }
         self.watcher = Some(watcher);
@@ -99,7 +114,8 @@ fn folders(watched: &[PathBuf], root: &Path) -> Vec<(PathBuf, RecursiveMode)> {
 /// Whether a file is this one, or in this folder. Neither has to be there yet.
 fn holds(path: &Path, file: &Path) -> bool {
     let real = |path: &Path| {
-        let real = |above: &Path| Some(above.canonicalize().ok()?.join(path.strip_prefix(above).ok()?));
+        let real =
+            |above: &Path| Some(above.canonicalize().ok()?.join(path.strip_prefix(above).ok()?));
         path.ancestors().find_map(real)
     };
     real(path).zip(real(file)).is_some_and(|(path, file)| file.starts_with(path))

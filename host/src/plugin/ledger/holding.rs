@@ -33,7 +33,8 @@ impl fmt::Debug for Holding {
 
 impl Holding {
     pub(super) fn new(ledger: Ledger, id: u64) -> Self {
-        let (promise, memories, waiting) = (Mutex::default(), AtomicUsize::new(0), AtomicUsize::new(0));
+        let (promise, memories, waiting) =
+            (Mutex::default(), AtomicUsize::new(0), AtomicUsize::new(0));
         Self { ledger, id, promise, memories, waiting }
     }
 
@@ -47,7 +48,11 @@ impl Holding {
             state.shares(owner, before.shares, [false; 2]);
         }
         // It takes along what it holds.
-        state.put(self.id, &before, Account { tenant: before.tenant.clone(), ..Account::default() });
+        state.put(
+            self.id,
+            &before,
+            Account { tenant: before.tenant.clone(), ..Account::default() },
+        );
         state.shares(&owner, [false; 2], shares);
         let former = before.tenant.clone();
         state.put(self.id, &Account::default(), Account { tenant: Some(owner), shares, ..before });
@@ -129,7 +134,11 @@ impl Holding {
     ///
     /// # Errors
     /// [`Shortage`]; nothing was taken.
-    pub fn claim_many(self: &Arc<Self>, count: usize, footprint: Footprint) -> Result<Claim, Shortage> {
+    pub fn claim_many(
+        self: &Arc<Self>,
+        count: usize,
+        footprint: Footprint,
+    ) -> Result<Claim, Shortage> {
         let amounts = footprint.amounts().times(count);
         let claimed = self.ledger.take(self.id, Take::Claim(amounts));
         claimed.inspect_err(|shortage| self.ledger.count(shortage))?;
@@ -173,7 +182,8 @@ impl Holding {
     /// next to no memory left.
     pub(in crate::plugin) fn may_grow(&self, bytes: usize) -> bool {
         let pressure = &self.ledger.0.pressure;
-        let may = !pressure.stops_growth() || (!pressure.stops_all_growth() && self.has_what_is_promised());
+        let may = !pressure.stops_growth()
+            || (!pressure.stops_all_growth() && self.has_what_is_promised());
         if may {
             pressure.grants(bytes);
         }
@@ -214,7 +224,11 @@ impl Drop for Holding {
     fn drop(&mut self) {
         let mut state = self.ledger.state();
         let Some(before) = state.accounts.get(&self.id).cloned() else { return };
-        state.put(self.id, &before, Account { tenant: before.tenant.clone(), ..Account::default() });
+        state.put(
+            self.id,
+            &before,
+            Account { tenant: before.tenant.clone(), ..Account::default() },
+        );
         state.accounts.remove(&self.id);
         if let Some(tenant) = &before.tenant {
             state.shares(tenant, before.shares, [false; 2]);

@@ -33,8 +33,9 @@ impl Lane {
     /// Every thread runs one slice; whoever ran wants another.
     fn round(&mut self, slice: impl Fn(u64) -> Duration) {
         let threads = self.turns.threads;
-        let running: Vec<_> =
-            (0..threads).filter_map(|thread| Some((thread, self.turns.next(thread, true)?.0))).collect();
+        let running: Vec<_> = (0..threads)
+            .filter_map(|thread| Some((thread, self.turns.next(thread, true)?.0)))
+            .collect();
         for (thread, id) in running {
             let used = slice(id);
             let (flow, at) = self.flows.get_mut(&id).expect("it arrived");
@@ -57,8 +58,9 @@ fn class() -> impl Strategy<Value = Priority> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// On one thread, what two busy sessions of a tenant, two busy tenants of a class, and two busy classes have had
-    /// differs by no more than a slice of each, by weight: the bound of fair queueing.
+    /// On one thread, what two busy sessions of a tenant, two busy tenants of a class, and two busy
+    /// classes have had differs by no more than a slice of each, by weight: the bound of fair
+    /// queueing.
     #[test]
     fn shares_are_fair_within_a_slice_of_each(
         arrivals in prop::collection::vec((class(), 0_u32..4), 2..20),
@@ -123,7 +125,8 @@ proptest! {
         }
     }
 
-    /// Joining, withdrawing, running and leaving in any order keeps the count of who waits, and ends with nobody.
+    /// Joining, withdrawing, running and leaving in any order keeps the count of who waits, and
+    /// ends with nobody.
     #[test]
     fn everybody_who_joins_is_served_or_withdraws(steps in prop::collection::vec((0_u8..3, 0_usize..3, class(), 0_u32..3), 0..200)) {
         let mut turns = Turns::new(3, 3);
@@ -202,7 +205,8 @@ fn an_event_that_starts_does_not_wait_for_the_slice_of_one_that_goes_on() {
     }
 }
 
-/// Short events that come one after the other, each from somebody else, of the same tenant or of another each.
+/// Short events that come one after the other, each from somebody else, of the same tenant or of
+/// another each.
 #[test]
 fn an_event_that_goes_on_has_its_part_however_many_start() {
     let short = Duration::from_micros(25);
@@ -231,7 +235,11 @@ fn an_event_that_goes_on_has_its_part_however_many_start() {
                 }
             }
         }
-        assert!(used[0] > SLICE * 2 && used[1] > short * 10_000, "{used:?} {:?}", [0, 1, 2].map(tenant_of));
+        assert!(
+            used[0] > SLICE * 2 && used[1] > short * 10_000,
+            "{used:?} {:?}",
+            [0, 1, 2].map(tenant_of)
+        );
     }
 }
 
@@ -262,7 +270,8 @@ fn who_cannot_use_its_share_of_many_threads_saves_nothing_up() {
     assert!(share > 0.15, "{share}");
 }
 
-/// What an adversary may do with the sessions of its tenant, all of which are events of at most a slice.
+/// What an adversary may do with the sessions of its tenant, all of which are events of at most a
+/// slice.
 #[derive(Debug, Clone, Copy)]
 enum Trick {
     /// A session stays for one event.
@@ -284,8 +293,8 @@ fn trick() -> impl Strategy<Value = Trick> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever a tenant does with sessions that come and go, one with an event that never ends has its half of the thread in the end, and
-    /// no newcomer starts far from where the others are.
+    /// Whatever a tenant does with sessions that come and go, one with an event that never ends has
+    /// its half of the thread in the end, and no newcomer starts far from where the others are.
     #[test]
     fn nothing_a_tenant_does_takes_from_anothers_share(
         tricks in prop::collection::vec(trick(), 1..12),
@@ -355,7 +364,8 @@ proptest! {
 #[test]
 fn decades_of_cpu_time_do_not_end_the_order() {
     let mut turns = Turns::new(1, 1);
-    let mut flows = [(0, Priority::Low), (1, Priority::High)].map(|(id, class)| Flow::new(id, class, 0));
+    let mut flows =
+        [(0, Priority::Low), (1, Priority::High)].map(|(id, class)| Flow::new(id, class, 0));
     let mut used = [0_u64; 2];
     // To each its class's part, of what all threads of a large machine have had in a few years.
     let year = Duration::from_secs(365 * 24 * 3_600);

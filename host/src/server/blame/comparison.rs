@@ -31,7 +31,9 @@ pub(in crate::server) enum Rule {
 impl Rule {
     fn faults_min(self) -> u64 {
         match self {
-            Self::Swap { faults_min, .. } | Self::Canary { faults_min, .. } => u64::from(faults_min),
+            Self::Swap { faults_min, .. } | Self::Canary { faults_min, .. } => {
+                u64::from(faults_min)
+            }
         }
     }
 
@@ -152,7 +154,11 @@ impl Comparison {
     }
 
     /// The figures, where the version is worse by them.
-    fn judge(&self, [live, live_before]: [&LiveAddresses; 2], pending: Pending) -> Option<FaultFigures> {
+    fn judge(
+        &self,
+        [live, live_before]: [&LiveAddresses; 2],
+        pending: Pending,
+    ) -> Option<FaultFigures> {
         let new = self.new.weigh(live, pending);
         let before = self.before.weigh(live_before, Pending::Unknown);
         let by_address = new.addresses >= ADDRESSES_MIN;

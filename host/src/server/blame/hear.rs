@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::{Comparison, Fared, FaultRates, LiveAddresses, Mark, Rule, Source, Verdict, count, lock, replay};
+use super::{
+    Comparison, Fared, FaultRates, LiveAddresses, Mark, Rule, Source, Verdict, count, lock, replay,
+};
 use crate::admission::AddressGroup;
 use crate::event::{FaultKind, Port};
 use crate::plugin::EventProcedure;
@@ -67,7 +69,12 @@ impl Suspect {
     }
 
     /// A session of the version before ended.
-    pub(in crate::server) fn hears_of_before(&self, source: Source, blamed: Option<&Blamed>, now: Instant) {
+    pub(in crate::server) fn hears_of_before(
+        &self,
+        source: Source,
+        blamed: Option<&Blamed>,
+        now: Instant,
+    ) {
         count(lock(&self.comparison).version_before(), source, blamed, now);
     }
 
@@ -78,7 +85,12 @@ impl Suspect {
 
     /// A session of the new version faulted. The fault to replay, and whether the version may be
     /// worse now.
-    pub(in crate::server) fn faulted(&self, source: Source, blamed: &Blamed, now: Instant) -> (Tried, bool) {
+    pub(in crate::server) fn faulted(
+        &self,
+        source: Source,
+        blamed: &Blamed,
+        now: Instant,
+    ) -> (Tried, bool) {
         let (mark, enough) = lock(&self.comparison).faulted(source, blamed.fault(), now);
         let before = Arc::clone(&self.before);
         (Tried { comparison: Arc::clone(&self.comparison), before, mark, source }, enough)
@@ -119,7 +131,12 @@ pub(in crate::server) struct Tried {
 
 impl Service {
     /// A session of this address ended, by this fault of its plugin's or well.
-    pub(crate) fn hears(self: &Arc<Self>, peer: IpAddr, procedure: &Arc<EventProcedure>, blamed: Option<Blamed>) {
+    pub(crate) fn hears(
+        self: &Arc<Self>,
+        peer: IpAddr,
+        procedure: &Arc<EventProcedure>,
+        blamed: Option<Blamed>,
+    ) {
         let source = Source::of(peer, &self.terms().proxies);
         // What becomes of newcomers does not follow from a version that they do not get.
         if self.is_for_newcomers(procedure) {
@@ -138,17 +155,25 @@ impl Service {
         let now = means::now();
         self.blame.ended(procedure.edition(), source, blamed.as_ref(), now);
         let canary = self.canary.load_full();
-        let by_canary = canary.and_then(|canary| canary.hears(procedure, source, blamed.as_ref(), now));
+        let by_canary =
+            canary.and_then(|canary| canary.hears(procedure, source, blamed.as_ref(), now));
         let by_guard = self.guard_hears(procedure, source, blamed.as_ref(), now);
         // A version is not both.
-        let evidence = blamed.as_mut().and_then(|blamed| Some((blamed.evidence.take()?, blamed.fault())));
+        let evidence =
+            blamed.as_mut().and_then(|blamed| Some((blamed.evidence.take()?, blamed.fault())));
         if let (Some(tried), Some((evidence, fault))) = (by_guard.or(by_canary), evidence) {
             self.replays(tried, evidence, fault, now);
         }
     }
 
     /// Tries a fault on the version before, where the quota allows.
-    fn replays(self: &Arc<Self>, tried: Tried, evidence: Box<Evidence>, (event, kind): replay::Failure, now: Instant) {
+    fn replays(
+        self: &Arc<Self>,
+        tried: Tried,
+        evidence: Box<Evidence>,
+        (event, kind): replay::Failure,
+        now: Instant,
+    ) {
         if self.blame.takes_replay(tried.source, now) {
             lock(&tried.comparison).begins(tried.mark);
             replay::begin(self, tried, evidence, (event, kind));
@@ -175,7 +200,9 @@ impl Service {
                     live.add(*group);
                 }
             }
-            let Some((last, ..)) = page.last().filter(|_| page.len() == WALKED_AT_ONCE) else { return live };
+            let Some((last, ..)) = page.last().filter(|_| page.len() == WALKED_AT_ONCE) else {
+                return live;
+            };
             after = *last;
         }
     }

@@ -45,7 +45,11 @@ pub(super) struct Blame {
 
 impl Default for Blame {
     fn default() -> Self {
-        Self { past: Mutex::default(), quota: Mutex::default(), replaying: Arc::new(Semaphore::new(1)) }
+        Self {
+            past: Mutex::default(),
+            quota: Mutex::default(),
+            replaying: Arc::new(Semaphore::new(1)),
+        }
     }
 }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
-use crate::event::{Broadcast, ClientInfo, NameError, Peers, Port, Priority, Scope, SendError, Unheard, WriteError};
+use crate::event::{
+    Broadcast, ClientInfo, NameError, Peers, Port, Priority, Scope, SendError, Unheard, WriteError,
+};
 
 /// The guest runs, or does not run at all.
 const RUNNING: u8 = 0;
@@ -44,7 +46,11 @@ impl Port for ReplayPort {
     }
 
     fn poll_write(&self, _: &mut Context<'_>, data: &[u8]) -> Poll<Result<(), WriteError>> {
-        Poll::Ready(if data.len() > self.write_max_bytes { Err(WriteError::TooLarge) } else { Ok(()) })
+        Poll::Ready(if data.len() > self.write_max_bytes {
+            Err(WriteError::TooLarge)
+        } else {
+            Ok(())
+        })
     }
 
     fn write_capacity(&self) -> u32 {

@@ -46,7 +46,9 @@ mod tests {
     #[test]
     fn one_address_leaves_replays_to_others() {
         let (mut quota, start) = (ReplayQuota::default(), Instant::now());
-        let taken = |quota: &mut ReplayQuota, number, now| (0..100).filter(|_| quota.take(source(number), now)).count();
+        let taken = |quota: &mut ReplayQuota, number, now| {
+            (0..100).filter(|_| quota.take(source(number), now)).count()
+        };
         assert_eq!(taken(&mut quota, 1, start), 3);
         let others: usize = (2..50).map(|number| taken(&mut quota, number, start)).sum();
         assert_eq!(others, REPLAYS_MAX - 3);

@@ -296,7 +296,8 @@ impl FaultRates {
 
     fn seen(&mut self, source: Source) -> (Option<AddressGroup>, &mut Seen) {
         let addresses = &mut self.spans[0];
-        let is_told_apart = addresses.len() < ADDRESSES_MAX || addresses.contains_key(&Some(source.group));
+        let is_told_apart =
+            addresses.len() < ADDRESSES_MAX || addresses.contains_key(&Some(source.group));
         let group = is_told_apart.then_some(source.group);
         let seen = addresses.entry(group).or_default();
         seen.crowded |= source.crowd == Crowd::Many;
@@ -305,7 +306,8 @@ impl FaultRates {
 
     /// Faults of that kind at that address, where they still count.
     fn find(&mut self, mark: Mark) -> Option<&mut Faults> {
-        let span = usize::try_from(self.span - mark.span).ok().filter(|age| *age < self.spans.len())?;
+        let span =
+            usize::try_from(self.span - mark.span).ok().filter(|age| *age < self.spans.len())?;
         let seen = self.spans[span].get_mut(&mark.group)?;
         seen.faults.iter_mut().find(|faults| faults.kind == mark.kind)
     }
@@ -337,6 +339,8 @@ fn elsewhere(all: &Addresses, pending: Pending) -> [f64; KINDS_MAX] {
         heard += u32::from(has_replay);
     }
     let tells = heard * 2 >= faulty;
-    let mean = |kind: usize| if tells && counts[kind] > 0 { sums[kind] / f64::from(counts[kind]) } else { 1.0 };
+    let mean = |kind: usize| {
+        if tells && counts[kind] > 0 { sums[kind] / f64::from(counts[kind]) } else { 1.0 }
+    };
     std::array::from_fn(mean)
 }

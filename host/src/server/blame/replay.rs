@@ -26,7 +26,12 @@ const REPLAY_MAX: Duration = Duration::from_secs(5);
 pub(super) type Failure = (&'static str, FaultKind);
 
 /// Begins a replay. Its finding always reaches the comparison.
-pub(super) fn begin(service: &Arc<Service>, tried: Tried, evidence: Box<Evidence>, (event, kind): Failure) {
+pub(super) fn begin(
+    service: &Arc<Service>,
+    tried: Tried,
+    evidence: Box<Evidence>,
+    (event, kind): Failure,
+) {
     let (name, counters) = (Arc::clone(&service.name), Arc::clone(&service.counters));
     let line = Arc::clone(&service.terms().line_config);
     let port = ReplayPort::new(evidence.client.clone(), evidence.class, line.watermarks.high_bytes);
@@ -37,8 +42,12 @@ pub(super) fn begin(service: &Arc<Service>, tried: Tried, evidence: Box<Evidence
     // It does not keep a version in memory while it waits.
     let before = Arc::downgrade(&tried.before);
     service.lanes.spawn(Lane::Idle, Arc::clone(&line.account), move |seat| {
-        let turn =
-            Turn::new(Arc::clone(&seat), Priority::Background, Arc::clone(&line.tenant), Arc::clone(&line.account));
+        let turn = Turn::new(
+            Arc::clone(&seat),
+            Priority::Background,
+            Arc::clone(&line.tenant),
+            Arc::clone(&line.account),
+        );
         async move {
             let finding = Box::pin(alone(replaying, before, stage, turn, seat)).await;
             FaultReplayed { server: &name, event, kind, finding: finding.name() }.emit(&counters);
@@ -104,7 +113,9 @@ async fn play(before: &EventProcedure, stage: Stage) -> Finding {
 fn found(outcome: Result<(), crate::event::Fault>, kind: FaultKind, fidelity: Fidelity) -> Finding {
     match (outcome, fidelity) {
         // A trap may come from the very state that the replay lacks. Work does not.
-        (Err(fault), Fidelity::Partial) if are_alike(fault.kind, kind) && !is_work(kind) => Finding::Unsure,
+        (Err(fault), Fidelity::Partial) if are_alike(fault.kind, kind) && !is_work(kind) => {
+            Finding::Unsure
+        }
         (Err(fault), _) if are_alike(fault.kind, kind) => Finding::Same,
         (Err(_), _) | (Ok(()), Fidelity::Partial) => Finding::Unsure,
         (Ok(()), Fidelity::Exact) => Finding::Differs,
@@ -122,7 +133,11 @@ fn is_work(kind: FaultKind) -> bool {
 }
 
 /// Polls a call in the turns of its lane, and charges the tenant for its CPU time.
-async fn in_turns<F: Future>(turn: &mut Turn, port: &ReplayPort, mut call: Pin<&mut F>) -> F::Output {
+async fn in_turns<F: Future>(
+    turn: &mut Turn,
+    port: &ReplayPort,
+    mut call: Pin<&mut F>,
+) -> F::Output {
     turn.begin(Priority::Background, Instant::now());
     let output = poll_fn(|cx| {
         loop {

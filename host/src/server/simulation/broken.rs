@@ -25,7 +25,10 @@ fn eventually(what: &str, server: &ServerHandle, mut holds: impl FnMut() -> bool
 
 fn errors_cost_no_client(seed: u64) {
     let (ground, mut dice) = (Ground::shared(), Dice(seed));
-    let server = Server::builder().host(&ground.host).local_host("127.0.0.1").loaded_plugin(ground.plugin(0));
+    let server = Server::builder()
+        .host(&ground.host)
+        .local_host("127.0.0.1")
+        .loaded_plugin(ground.plugin(0));
     let server = server.start().expect("it starts");
     let listener = server.socket().listener.upgrade().expect("it listens");
     let mut clients = Vec::new();
@@ -34,9 +37,14 @@ fn errors_cost_no_client(seed: u64) {
         let (before, reported) = (server.counters(), errors.len() as u64);
         listener.inject(errors);
         clients.push(TcpStream::connect(server.address()).expect("it listens"));
-        eventually("the client is accepted", &server, || server.counters().accepted > before.accepted);
-        let stopped = |notices: &std::collections::BTreeMap<String, u64>| notices.get("accept-stopped").copied();
-        let more = stopped(&server.counters().notices).unwrap_or(0) - stopped(&before.notices).unwrap_or(0);
+        eventually("the client is accepted", &server, || {
+            server.counters().accepted > before.accepted
+        });
+        let stopped = |notices: &std::collections::BTreeMap<String, u64>| {
+            notices.get("accept-stopped").copied()
+        };
+        let more = stopped(&server.counters().notices).unwrap_or(0)
+            - stopped(&before.notices).unwrap_or(0);
         assert_eq!(more, reported, "seed {seed}");
         eventually("it listens", &server, || server.status() == Status::Listening);
     }

@@ -1,4 +1,5 @@
-//! One life of the simulated process: a server, the sessions on it, whoever gives it orders, and what is looked at after every step.
+//! One life of the simulated process: a server, the sessions on it, whoever gives it orders, and
+//! what is looked at after every step.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,9 @@ use crate::server::handle::ServerHandle;
 use crate::server::service::Service;
 use crate::server::succession::OpenSocket;
 use crate::server::versions::{Canary, Standing};
-use crate::server::{CanaryRules, HISTORY_MAX, Server, ServerBuilder, SwapPolicy, SwapRules, VERSIONS_MAX};
+use crate::server::{
+    CanaryRules, HISTORY_MAX, Server, ServerBuilder, SwapPolicy, SwapRules, VERSIONS_MAX,
+};
 use crate::session::{Handed, Line, Successor, stand_in};
 
 /// Sessions at once.
@@ -53,7 +56,8 @@ pub(super) struct World {
     known: RefCell<Vec<Weak<EventProcedure>>>,
     last: RefCell<Option<Look>>,
     pub(super) sessions: RefCell<BTreeMap<u64, Arc<Successor<EventProcedure>>>>,
-    /// Where all sessions were moved together last: none handles an event with another until versions change again.
+    /// Where all sessions were moved together last: none handles an event with another until
+    /// versions change again.
     together: Cell<Option<(u64, Number)>>,
     /// Orders that are being carried out, and what with.
     under_way: RefCell<BTreeMap<usize, (Order, SwapPolicy)>>,
@@ -64,8 +68,14 @@ impl World {
     pub(super) fn new(seed: u64, weather: &Arc<Weather>) -> Rc<Self> {
         let mut tempers = Vec::new();
         for _ in 0..ALL {
-            let some = |share: u64, most: u64| if weather.percent(share) { weather.throw(most) } else { 0 };
-            tempers.push(Temper { refuses: some(30, 80), faults: some(30, 30), dawdles: some(40, 20) });
+            let some = |share: u64, most: u64| {
+                if weather.percent(share) { weather.throw(most) } else { 0 }
+            };
+            tempers.push(Temper {
+                refuses: some(30, 80),
+                faults: some(30, 30),
+                dawdles: some(40, 20),
+            });
         }
         let configured = weather.throw(GOOD) as usize;
         Rc::new(Self {
@@ -95,8 +105,12 @@ impl World {
     pub(super) fn description(&self, plugin: Number) -> ServerBuilder {
         let ground = Ground::shared();
         let policy = SwapPolicy::ALL[self.seed as usize % SwapPolicy::ALL.len()];
-        let canary =
-            CanaryRules { share: 0.5, duration: Duration::from_secs(8), sessions_min: 2, ..CanaryRules::default() };
+        let canary = CanaryRules {
+            share: 0.5,
+            duration: Duration::from_secs(8),
+            sessions_min: 2,
+            ..CanaryRules::default()
+        };
         let rules = SwapRules {
             policy,
             failures_min: 2,
@@ -106,7 +120,8 @@ impl World {
             canary,
             ..SwapRules::default()
         };
-        let builder = Server::builder().name(self.server()).host(&ground.host).plugin(ground.file(plugin));
+        let builder =
+            Server::builder().name(self.server()).host(&ground.host).plugin(ground.file(plugin));
         builder.limits(Ground::limits()).swap_rules(rules)
     }
 
@@ -141,22 +156,38 @@ impl World {
             })
             .collect();
         let look = Look { had, canary: canary.as_ref().map(|canary| canary.seen().generation) };
-        let in_force: Vec<_> = look.had.iter().filter(|had| had.stands == Stands::InForce).collect();
+        let in_force: Vec<_> =
+            look.had.iter().filter(|had| had.stands == Stands::InForce).collect();
         assert_eq!(in_force.len(), 1, "one version is in force: {look:?}");
-        assert_eq!(in_force[0].plugin, ground.number_of(&service.procedure()), "newcomers get what is in force");
-        assert!(look.had.windows(2).all(|pair| pair[0].number < pair[1].number), "numbers come in order: {look:?}");
+        assert_eq!(
+            in_force[0].plugin,
+            ground.number_of(&service.procedure()),
+            "newcomers get what is in force"
+        );
+        assert!(
+            look.had.windows(2).all(|pair| pair[0].number < pair[1].number),
+            "numbers come in order: {look:?}"
+        );
         let held = self.hold(service, canary.as_deref());
         // A swap that failed is as none: nobody is on a version that never came.
         let came = |one: &Number| look.had.iter().any(|had| had.plugin == *one);
-        assert!(look.had.len() >= HISTORY_MAX || held.iter().all(came), "{held:?} are held: {look:?}");
+        assert!(
+            look.had.len() >= HISTORY_MAX || held.iter().all(came),
+            "{held:?} are held: {look:?}"
+        );
         if self.last.borrow().as_ref() != Some(&look) {
             let number = in_force[0].number;
             let plugin = in_force[0].plugin;
             let together = self.under_way.borrow().values().any(|(order, policy)| {
-                matches!(order, Order::Swap(swapped) if *swapped == plugin) && *policy == SwapPolicy::AllOrNothing
+                matches!(order, Order::Swap(swapped) if *swapped == plugin)
+                    && *policy == SwapPolicy::AllOrNothing
             });
             let alone = self.under_way.borrow().len() == 1;
-            let fresh = self.last.borrow().as_ref().is_none_or(|last| !last.had.iter().any(|had| had.number == number));
+            let fresh = self
+                .last
+                .borrow()
+                .as_ref()
+                .is_none_or(|last| !last.had.iter().any(|had| had.number == number));
             self.together.set((together && alone && fresh).then_some((number, plugin)));
             self.possible.borrow_mut().looks(&look);
             *self.last.borrow_mut() = Some(look);
@@ -175,7 +206,8 @@ impl World {
                 known.push(Arc::downgrade(one));
             }
         }
-        let versions: BTreeSet<Number> = held.iter().map(|one| Ground::shared().number_of(one)).collect();
+        let versions: BTreeSet<Number> =
+            held.iter().map(|one| Ground::shared().number_of(one)).collect();
         assert!(versions.len() <= VERSIONS_MAX, "too many versions are held: {versions:?}");
         versions
     }
@@ -233,7 +265,10 @@ async fn session(world: Rc<World>, service: Arc<Service>) {
         on = successor.current();
         if let Some((_, plugin)) = world.together.get() {
             let own = Ground::shared().number_of(&on);
-            assert_eq!(own, plugin, "session {id} handles an event with {own} after all moved to {plugin} together");
+            assert_eq!(
+                own, plugin,
+                "session {id} handles an event with {own} after all moved to {plugin} together"
+            );
         }
         if weather.percent(temper(&on).faults) {
             break true;
@@ -247,7 +282,9 @@ async fn session(world: Rc<World>, service: Arc<Service>) {
                 begun.report(Handed::Lost(Fault::new(FaultKind::Trap("injected"), "injected")));
                 break true;
             }
-            refused if refused < temper(&to).refuses => begun.report(stays(FaultKind::HandoffRefused)),
+            refused if refused < temper(&to).refuses => {
+                begun.report(stays(FaultKind::HandoffRefused))
+            }
             _ => {
                 let long = weather.percent(temper(&to).dawdles);
                 weather.rest(Duration::from_millis(if long { 8_000 } else { 5 })).await;
@@ -282,12 +319,23 @@ fn line(service: &Service, id: u64, peer: SocketAddr) -> Arc<Line> {
     let local = server.local_addr().expect("bound");
     let turnstiles = Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, 1)));
     let seat = Arc::new(Seat::new(Lane::Standard, Arc::new(turnstiles)));
-    let info = ClientInfo { id, server: Arc::clone(&service.name), peer, local, tls: None, parameter: 0 };
-    Line::new(info, Arc::clone(&service.terms().line_config), seat, Wire::plain(server).expect("a reactor"))
+    let info =
+        ClientInfo { id, server: Arc::clone(&service.name), peer, local, tls: None, parameter: 0 };
+    Line::new(
+        info,
+        Arc::clone(&service.terms().line_config),
+        seat,
+        Wire::plain(server).expect("a reactor"),
+    )
 }
 
 /// Gives orders, several at a time, and brings sessions and bad luck.
-async fn conduct(world: Rc<World>, handle: Arc<ServerHandle>, more: Rc<RefCell<Vec<Job>>>, last: bool) {
+async fn conduct(
+    world: Rc<World>,
+    handle: Arc<ServerHandle>,
+    more: Rc<RefCell<Vec<Job>>>,
+    last: bool,
+) {
     let weather = Arc::clone(&world.weather);
     let steps = 6 + weather.throw(14);
     for _ in 0..steps {
@@ -329,7 +377,8 @@ enum Job {
     Session,
 }
 
-/// Lives once. Returns when the process was killed, or, the last time, when everything has come to rest.
+/// Lives once. Returns when the process was killed, or, the last time, when everything has come to
+/// rest.
 pub(super) fn live(world: &Rc<World>, last: bool) {
     let weather = Arc::clone(&world.weather);
     weather.set_disk(Disk::Good);
@@ -360,10 +409,15 @@ pub(super) fn live(world: &Rc<World>, last: bool) {
     }
     assert!(steps < STEPS_MAX, "it does not come to rest");
     if last {
-        assert!(world.under_way.borrow().is_empty(), "an order was never answered: {:?}", world.under_way.borrow());
+        assert!(
+            world.under_way.borrow().is_empty(),
+            "an order was never answered: {:?}",
+            world.under_way.borrow()
+        );
         let in_force = Arc::downgrade(&service.procedure());
         let known = world.known.borrow();
-        let left: Vec<_> = known.iter().filter(|one| one.strong_count() > 0 && !one.ptr_eq(&in_force)).collect();
+        let left: Vec<_> =
+            known.iter().filter(|one| one.strong_count() > 0 && !one.ptr_eq(&in_force)).collect();
         assert!(left.is_empty(), "{} versions are in memory that nobody is on", left.len());
     }
     drop(tasks);

@@ -1,7 +1,9 @@
-//! Versions of a server that come and go in an order that a number decides, with failures injected: plugins that do not load or fail their
-//! trial, sessions that refuse, trap or dawdle, disks that are full, read-only or flaky, a stop in the middle, orders of operators
-//! that race each other, and a process that is killed at any step, and started again. What runs is the server's own code, down to the record
-//! on the disk; only its sessions are played, and time is of the number's making. A number that fails is printed and can be tried again:
+//! Versions of a server that come and go in an order that a number decides, with failures injected:
+//! plugins that do not load or fail their trial, sessions that refuse, trap or dawdle, disks that
+//! are full, read-only or flaky, a stop in the middle, orders of operators that race each other,
+//! and a process that is killed at any step, and started again. What runs is the server's own code,
+//! down to the record on the disk; only its sessions are played, and time is of the number's
+//! making. A number that fails is printed and can be tried again:
 //!
 //!     WHARF_SEED=17 cargo test -p wharf simulated
 

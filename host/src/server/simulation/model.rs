@@ -1,8 +1,9 @@
-//! What a server's versions are, said in the shortest way; and whether what was seen can have come about in that way.
+//! What a server's versions are, said in the shortest way; and whether what was seen can have come
+//! about in that way.
 //!
-//! Orders take effect at one moment between being given and being answered, in an order that nobody knows. So this keeps every
-//! state that the server can be in, and forgets those that what is seen next rules out. Where none is left, the server did what
-//! it may not.
+//! Orders take effect at one moment between being given and being answered, in an order that nobody
+//! knows. So this keeps every state that the server can be in, and forgets those that what is seen
+//! next rules out. Where none is left, the server did what it may not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -83,7 +84,8 @@ struct State {
     canary: Option<u64>,
     /// What is watched, and what comes back where it faults.
     watched: Option<(u64, u64)>,
-    /// What the judge has put in force, and instead of what: sessions may not be able to move to it.
+    /// What the judge has put in force, and instead of what: sessions may not be able to move to
+    /// it.
     judged: Option<(u64, u64)>,
     /// Sessions of what is in force that faulted, up to as many as take it back.
     faults: u32,
@@ -220,7 +222,8 @@ impl State {
                 next.orders.insert(order, Progress::Done);
             }));
         }
-        // It may have been told so before it held the others up, and before those before it were done.
+        // It may have been told so before it held the others up, and before those before it were
+        // done.
         if self.stopped && !matches!(given, Order::Reload(_)) {
             next.push(self.refused(order, "stopping"));
         }
@@ -241,7 +244,9 @@ impl State {
                 next.put_in_force(number);
                 Progress::Put(number, before)
             })),
-            Order::Canary(plugin) if self.is_in_force(plugin) => next.push(self.refused(order, "canary")),
+            Order::Canary(plugin) if self.is_in_force(plugin) => {
+                next.push(self.refused(order, "canary"))
+            }
             Order::Canary(plugin) => next.push(self.by(order, |next| {
                 let number = next.another(plugin, Stands::Canary);
                 next.canary = Some(number);
@@ -293,7 +298,8 @@ impl State {
             }));
         }
         let bad = self.in_force();
-        let earlier = self.had.iter().rev().find(|had| had.number < bad && had.stands == Stands::Superseded);
+        let earlier =
+            self.had.iter().rev().find(|had| had.number < bad && had.stands == Stands::Superseded);
         match earlier.map(|had| had.number) {
             None => next.push(self.refused(order, "nothing-before")),
             Some(number) => next.push(self.by(order, |next| {
@@ -314,10 +320,16 @@ impl State {
                 self.watch(new, before);
                 true
             }
-            (Answer::Refused("not-recorded"), Progress::Given(_) | Progress::Back(_) | Progress::WentBack(..)) => true,
+            (
+                Answer::Refused("not-recorded"),
+                Progress::Given(_) | Progress::Back(_) | Progress::WentBack(..),
+            ) => true,
             // Nothing was changed.
             (Answer::Refused(why), Progress::Given(_)) => match *why {
-                "plugin" => matches!(asked, Order::Swap(6 | 7) | Order::Canary(6 | 7) | Order::Reload(6 | 7)),
+                "plugin" => matches!(
+                    asked,
+                    Order::Swap(6 | 7) | Order::Canary(6 | 7) | Order::Reload(6 | 7)
+                ),
                 "too-many" => !matches!(asked, Order::Promote | Order::Stop),
                 "overtaken" => self.overtaken.contains(&order),
                 _ => false,
@@ -336,7 +348,9 @@ impl State {
                 Progress::Back(0) => *generation == 0 && *rolled_back,
                 Progress::Back(new) => *generation == new && *rolled_back && (written || !recorded),
                 Progress::Tries(number) => *generation == number && !rolled_back,
-                Progress::WentBack(number, _) => *generation == number && !rolled_back && *recorded && written,
+                Progress::WentBack(number, _) => {
+                    *generation == number && !rolled_back && *recorded && written
+                }
                 Progress::Done => true,
                 Progress::Given(_) | Progress::Refused(_) => false,
             },
@@ -356,7 +370,10 @@ impl State {
         let mut next = Self::new(configured);
         let Some((named, had)) = &disk else { return next };
         (next.had, next.last) = (had.clone(), had.iter().map(|had| had.number).max().unwrap_or(0));
-        next.had.iter_mut().filter(|had| had.stands == Stands::Canary).for_each(|had| had.stands = Stands::TakenBack);
+        next.had
+            .iter_mut()
+            .filter(|had| had.stands == Stands::Canary)
+            .for_each(|had| had.stands = Stands::TakenBack);
         // What the configuration names since is the later word.
         if *named != configured && !next.is_in_force(configured) {
             let number = next.another(configured, Stands::Superseded);

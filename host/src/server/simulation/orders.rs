@@ -15,9 +15,11 @@ use crate::work::WorkKind;
 
 fn answer(of: Result<SwapReport, SwapError>) -> Answer {
     match of {
-        Ok(report) => {
-            Answer::Did { generation: report.generation, rolled_back: report.rolled_back, recorded: report.recorded }
-        }
+        Ok(report) => Answer::Did {
+            generation: report.generation,
+            rolled_back: report.rolled_back,
+            recorded: report.recorded,
+        },
         Err(error) => Answer::Refused(match error {
             SwapError::Plugin(_) => "plugin",
             SwapError::Registry(_) => "registry",
@@ -45,9 +47,9 @@ pub(super) async fn give(world: Rc<World>, handle: Arc<ServerHandle>, order: Ord
     let file = |plugin: Number| Ground::shared().file(plugin).clone();
     let answer = match order {
         Order::Swap(plugin) => answer(handle.swap_to(file(plugin), Some(policy)).await),
-        Order::Canary(plugin) => {
-            answer(handle.try_file(file(plugin), CanaryWish { live, ..CanaryWish::default() }).await)
-        }
+        Order::Canary(plugin) => answer(
+            handle.try_file(file(plugin), CanaryWish { live, ..CanaryWish::default() }).await,
+        ),
         Order::Promote => answer(handle.promote().await),
         Order::RollBack => answer(handle.roll_back().await),
         Order::Reload(plugin) => reload(&world, &handle, plugin).await,

@@ -1,4 +1,5 @@
-//! The plugins of the simulation: real components, so that loading and trying them out is real. Their sessions are played.
+//! The plugins of the simulation: real components, so that loading and trying them out is real.
+//! Their sessions are played.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -59,11 +60,14 @@ impl Ground {
         std::fs::create_dir_all(&folder).expect("a folder");
         let contract = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
         let file = |number: usize| {
-            let (source, file) = (folder.join("source.wat"), folder.join(format!("p{number}.wasm")));
+            let (source, file) =
+                (folder.join("source.wat"), folder.join(format!("p{number}.wasm")));
             let hands_over = number != 5;
-            std::fs::write(&source, text(number, hands_over, if number == 6 { 32 } else { 1 })).expect("kept");
+            std::fs::write(&source, text(number, hands_over, if number == 6 { 32 } else { 1 }))
+                .expect("kept");
             let world = if hands_over { "plugin-with-handoff" } else { "plugin" };
-            let component = authoring::component(&source, &contract, Some(world)).expect("a component");
+            let component =
+                authoring::component(&source, &contract, Some(world)).expect("a component");
             // The last is cut short.
             let length = if number == 7 { component.len() / 2 } else { component.len() };
             std::fs::write(&file, &component[..length]).expect("kept");
@@ -71,9 +75,12 @@ impl Ground {
         };
         let files: Vec<_> = (0..ALL as usize).map(file).collect();
         let state_dir = Some(folder.join("state"));
-        let config = HostConfig { workers: 1, sessions_max: 128, state_dir, ..HostConfig::default() };
+        let config =
+            HostConfig { workers: 1, sessions_max: 128, state_dir, ..HostConfig::default() };
         let host = Host::new(&config).expect("a host");
-        let load = |file: &PathBuf| host.loader().share(file, &crate::plugin::Grants::none()).expect("it is good");
+        let load = |file: &PathBuf| {
+            host.loader().share(file, &crate::plugin::Grants::none()).expect("it is good")
+        };
         let loaded = files[..7].iter().map(load).collect();
         Self { host, folder, files, loaded }
     }

@@ -1,5 +1,5 @@
-//! Time, tasks and disk of the simulation: a number says who runs next, and what goes wrong. No time passes while anybody has
-//! something to do.
+//! Time, tasks and disk of the simulation: a number says who runs next, and what goes wrong. No
+//! time passes while anybody has something to do.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -133,7 +133,11 @@ impl Weather {
         .await;
     }
 
-    pub(in crate::server) async fn by<T>(&self, deadline: Instant, waited: impl Future<Output = T>) -> Option<T> {
+    pub(in crate::server) async fn by<T>(
+        &self,
+        deadline: Instant,
+        waited: impl Future<Output = T>,
+    ) -> Option<T> {
         let mut waited = std::pin::pin!(waited);
         let mut late = std::pin::pin!(self.sleep_until(deadline));
         poll_fn(|cx| match waited.as_mut().poll(cx) {
@@ -217,8 +221,9 @@ impl Tasks {
         for task in spawned {
             self.add(task);
         }
-        let ready: Vec<usize> =
-            (0..self.tasks.len()).filter(|at| self.tasks[*at].flag.0.load(Ordering::Relaxed)).collect();
+        let ready: Vec<usize> = (0..self.tasks.len())
+            .filter(|at| self.tasks[*at].flag.0.load(Ordering::Relaxed))
+            .collect();
         if ready.is_empty() {
             let mut inner = self.weather.inner();
             let Some(&(at, _)) = inner.timers.keys().next() else { return false };

@@ -1,5 +1,6 @@
-//! Sessions that come from the old process, one after the other, each of which is tried out here before it is said that it can
-//! come; and those that no process had meanwhile, for which there is only this one.
+//! Sessions that come from the old process, one after the other, each of which is tried out here
+//! before it is said that it can come; and those that no process had meanwhile, for which there is
+//! only this one.
 
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -17,8 +18,8 @@ use crate::telemetry::SessionNotRestored;
 /// How long a session may take to be restored.
 const RESTORE_MAX: Duration = Duration::from_secs(10);
 
-/// Takes sessions until the old process is done or gone. `begins` is called once that has said its first word, or is gone.
-/// Blocks.
+/// Takes sessions until the old process is done or gone. `begins` is called once that has said its
+/// first word, or is gone. Blocks.
 pub(super) fn receive(fleet: &Fleet, mut passage: Passage, begins: impl FnOnce()) {
     let mut begins = Some(begins);
     loop {
@@ -27,7 +28,8 @@ pub(super) fn receive(fleet: &Fleet, mut passage: Passage, begins: impl FnOnce()
             begins();
         }
         let Ok(parcel) = parcel else { return };
-        let Ok(Offer::Session { server, name, not_on, state_bytes, baggage }) = serde_json::from_slice(&parcel.head)
+        let Ok(Offer::Session { server, name, not_on, state_bytes, baggage }) =
+            serde_json::from_slice(&parcel.head)
         else {
             return;
         };
@@ -35,7 +37,12 @@ pub(super) fn receive(fleet: &Fleet, mut passage: Passage, begins: impl FnOnce()
         let go = match arrive(fleet, &server, not_on, name, state_bytes, *baggage, parcel) {
             Ok(go) => go,
             Err(why) => {
-                tracing::warn!(server, session = id, why, "a session of the old process stays there");
+                tracing::warn!(
+                    server,
+                    session = id,
+                    why,
+                    "a session of the old process stays there"
+                );
                 match say(&mut passage, &Answer::Refuses { why }) {
                     Ok(()) => continue,
                     Err(_) => return,
@@ -69,7 +76,9 @@ fn arrive(
     if not_on.is_some_and(|digest| service.procedure().plugin().digest() == digest) {
         return Err("other-version".into());
     }
-    let Parcel { mut body, descriptor: Some(socket), .. } = parcel else { return Err("no-connection".into()) };
+    let Parcel { mut body, descriptor: Some(socket), .. } = parcel else {
+        return Err("no-connection".into());
+    };
     if state_bytes > body.len() {
         return Err("no-state".into());
     }
@@ -87,7 +96,9 @@ fn arrive(
     let round = course.round;
     let alive = service.alive(round);
     let serving = Arc::clone(&service);
-    service.spawn(move |seat| serve::resume(serving, traveller, name, permit, (round, alive, seat), restored, goes));
+    service.spawn(move |seat| {
+        serve::resume(serving, traveller, name, permit, (round, alive, seat), restored, goes)
+    });
     match outcome.recv_timeout(RESTORE_MAX) {
         Ok(Ok(())) => Ok(go),
         Ok(Err(why)) => Err(why),
@@ -95,8 +106,8 @@ fn arrive(
     }
 }
 
-/// Goes on with a session that no other process has. Where that cannot be, its connection is closed, and it is said why. It has its
-/// place when this returns.
+/// Goes on with a session that no other process has. Where that cannot be, its connection is
+/// closed, and it is said why. It has its place when this returns.
 pub(in crate::server) fn take_up(service: &Arc<Service>, session: LeftSession) {
     let id = session.baggage.id;
     let lost = move |service: &Service, why: &str| {

@@ -1,5 +1,5 @@
-//! Sessions that leave the process, whether to a new one or to where one will find them. Each stays where it is until it is
-//! taken, and only then is anything of it let go.
+//! Sessions that leave the process, whether to a new one or to where one will find them. Each stays
+//! where it is until it is taken, and only then is anything of it let go.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
@@ -44,7 +44,8 @@ pub(super) struct Leaving {
     pub(super) ids_above: u64,
     /// Whether it is on the version that the next process starts with.
     pub(super) starts_again: bool,
-    /// Digest of a version from before the one in force here, to which it is not to go back unawares.
+    /// Digest of a version from before the one in force here, to which it is not to go back
+    /// unawares.
     pub(super) not_on: Option<String>,
     pub(super) traveller: Traveller,
     pub(super) verdict: oneshot::Sender<bool>,
@@ -76,7 +77,8 @@ pub(super) async fn leave_by(fleet: &Fleet, way: Arc<Way>, patience: Duration) -
         let mut asked = BTreeSet::new();
         for _ in 0..LOOKS_MAX {
             let fresh = server.service.registry.handled();
-            let fresh: Vec<_> = fresh.into_iter().filter(|(line, _)| asked.insert(line.info().id)).collect();
+            let fresh: Vec<_> =
+                fresh.into_iter().filter(|(line, _)| asked.insert(line.info().id)).collect();
             if fresh.is_empty() {
                 break;
             }
@@ -99,7 +101,12 @@ pub(super) fn ids_above(last: u64) -> u64 {
 }
 
 /// Moves one, or says why it stays.
-async fn leave(server: &ServerHandle, (line, successor): Handled, way: &Arc<Way>, ends: Instant) -> Result<(), String> {
+async fn leave(
+    server: &ServerHandle,
+    (line, successor): Handled,
+    way: &Arc<Way>,
+    ends: Instant,
+) -> Result<(), String> {
     if Instant::now() >= ends {
         return Err("no-time".into());
     }
@@ -120,14 +127,22 @@ async fn leave(server: &ServerHandle, (line, successor): Handled, way: &Arc<Way>
     let leaving = Leaving { server, name, ids_above, starts_again, not_on, traveller, verdict };
     let way = Arc::clone(way);
     let passing = host.work(WorkKind::Urgent, move || way(leaving));
-    passing.await.map_err(|error| if error == WorkError::Ending { "stopping" } else { "host-fault" })?
+    passing
+        .await
+        .map_err(|error| if error == WorkError::Ending { "stopping" } else { "host-fault" })?
 }
 
 /// The verdict that is dropped on the way lets the session go on here.
 fn pass(passage: &mut Passage, leaving: Leaving) -> Result<(), String> {
     let Leaving { server, name, not_on, traveller, verdict, .. } = leaving;
     let Traveller { baggage, mut state, queued, socket } = traveller;
-    let offer = Offer::Session { server, name, not_on, state_bytes: state.len(), baggage: Box::new(baggage) };
+    let offer = Offer::Session {
+        server,
+        name,
+        not_on,
+        state_bytes: state.len(),
+        baggage: Box::new(baggage),
+    };
     let head = serde_json::to_vec(&offer).map_err(|error| error.to_string())?;
     state.extend_from_slice(&queued);
     // Once a word is missing nobody knows whose turn it is, so nothing more is said.
@@ -141,7 +156,8 @@ fn pass(passage: &mut Passage, leaving: Leaving) -> Result<(), String> {
             _ => lost(passage),
         });
     }
-    let answer = passage.receive().ok().and_then(|parcel| serde_json::from_slice(&parcel.head).ok());
+    let answer =
+        passage.receive().ok().and_then(|parcel| serde_json::from_slice(&parcel.head).ok());
     match answer {
         Some(Answer::Takes) => {}
         Some(Answer::Refuses { why }) => return Err(why),

@@ -1,4 +1,5 @@
-//! The side of the old process: it offers its sockets, waits until the new one serves, and only then takes no more newcomers.
+//! The side of the old process: it offers its sockets, waits until the new one serves, and only
+//! then takes no more newcomers.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -41,8 +42,8 @@ pub struct Succeeded {
     pub stayed: BTreeMap<String, usize>,
 }
 
-/// Offers everything to a new process and waits until it serves. Meanwhile no reload and no swap changes what it reads. Dropping
-/// the future leaves the old process as it was.
+/// Offers everything to a new process and waits until it serves. Meanwhile no reload and no swap
+/// changes what it reads. Dropping the future leaves the old process as it was.
 ///
 /// # Errors
 /// Why there is no new process that serves. Nothing has changed.
@@ -74,7 +75,11 @@ pub async fn hand_over(
     Ok(Heir { passing: PassingOn { fleet: Arc::clone(&fleet), is_done: false }, passage, doors })
 }
 
-fn offer(fleet: &Fleet, passage: &mut Passage, doors: Vec<(Door, OwnedFd)>) -> Result<Vec<Door>, String> {
+fn offer(
+    fleet: &Fleet,
+    passage: &mut Passage,
+    doors: Vec<(Door, OwnedFd)>,
+) -> Result<Vec<Door>, String> {
     for server in fleet.all() {
         let socket = server.socket();
         // One that stops meanwhile has no socket any more.
@@ -86,7 +91,8 @@ fn offer(fleet: &Fleet, passage: &mut Passage, doors: Vec<(Door, OwnedFd)>) -> R
         let duplicate = listener.duplicate().map_err(|error| error.to_string())?;
         drop(listener);
         let ids_above = departures::ids_above(server.service.registry.last_id());
-        let offer = Offer::Listener { server: server.name().to_owned(), given: socket.given, ids_above };
+        let offer =
+            Offer::Listener { server: server.name().to_owned(), given: socket.given, ids_above };
         give(passage, &offer, &duplicate)?;
     }
     for (door, socket) in doors {
@@ -111,20 +117,24 @@ fn give(passage: &mut Passage, offer: &Offer, descriptor: &impl AsFd) -> Result<
 fn broken(error: &io::Error) -> String {
     use io::ErrorKind as K;
     match error.kind() {
-        K::UnexpectedEof | K::BrokenPipe | K::ConnectionReset => "it ended before it served".to_owned(),
+        K::UnexpectedEof | K::BrokenPipe | K::ConnectionReset => {
+            "it ended before it served".to_owned()
+        }
         K::WouldBlock | K::TimedOut => "it did not serve in time".to_owned(),
         _ => error.to_string(),
     }
 }
 
 impl Heir {
-    /// Whether it has taken over the socket of the control API, which is then not this process's to remove any more.
+    /// Whether it has taken over the socket of the control API, which is then not this process's to
+    /// remove any more.
     #[must_use]
     pub fn has_socket(&self) -> bool {
         self.doors.iter().any(|door| matches!(door, Door::Unix(_)))
     }
 
-    /// What is kept outside is the new process's business from now on. To be called before whoever keeps it is told of that.
+    /// What is kept outside is the new process's business from now on. To be called before whoever
+    /// keeps it is told of that.
     pub fn stands_back(&self) {
         self.passing.fleet.host().leaves_shelf_alone();
     }

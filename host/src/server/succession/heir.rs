@@ -37,7 +37,8 @@ impl Inheritance {
             let offer = serde_json::from_slice(&parcel.head).map_err(|error| error.to_string())?;
             match (offer, parcel.descriptor) {
                 (Offer::Listener { server, given, ids_above }, Some(socket)) => {
-                    listeners.insert(server, LeftSocket { socket: socket.into(), given, ids_above });
+                    listeners
+                        .insert(server, LeftSocket { socket: socket.into(), given, ids_above });
                 }
                 (Offer::Door { door }, Some(socket)) => doors.push((door, socket)),
                 (Offer::Start, _) => return Ok(Self { passage, listeners, doors }),
@@ -47,11 +48,12 @@ impl Inheritance {
         Err(format!("expected at most {SOCKETS_MAX} sockets"))
     }
 
-    /// Says that this process serves, and through which doors. From then on sessions arrive. `begins` is called once the old process
-    /// has told everybody else that it is succeeded.
+    /// Says that this process serves, and through which doors. From then on sessions arrive.
+    /// `begins` is called once the old process has told everybody else that it is succeeded.
     ///
     /// # Errors
-    /// The old process is gone or has lost patience: then it serves on by itself, and this one is to end.
+    /// The old process is gone or has lost patience: then it serves on by itself, and this one is
+    /// to end.
     pub fn serves(
         mut self,
         fleet: Arc<Fleet>,

@@ -1,5 +1,5 @@
-//! A session that no process has: its connection, and a note of everything else. Both may have come from anybody who could put
-//! them where they were found.
+//! A session that no process has: its connection, and a note of everything else. Both may have come
+//! from anybody who could put them where they were found.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -41,11 +41,19 @@ pub struct LeftSession {
 }
 
 /// Writes down a session that leaves. The note, its connection, and where the verdict is awaited.
-pub(super) fn write(leaving: Leaving) -> Result<(Keepsake, OwnedFd, oneshot::Sender<bool>), String> {
+pub(super) fn write(
+    leaving: Leaving,
+) -> Result<(Keepsake, OwnedFd, oneshot::Sender<bool>), String> {
     let Leaving { server, name, ids_above, traveller, verdict, .. } = leaving;
     let Traveller { baggage, state, queued, socket } = traveller;
     let connection = socket_number(&socket).ok_or("no-descriptor")?;
-    let session = Offer::Session { server, name, not_on: None, state_bytes: state.len(), baggage: Box::new(baggage) };
+    let session = Offer::Session {
+        server,
+        name,
+        not_on: None,
+        state_bytes: state.len(),
+        baggage: Box::new(baggage),
+    };
     let note = Note { connection, written_ms: now_ms(), ids_above, session };
     let head = serde_json::to_vec(&note).map_err(|error| error.to_string())?;
     let note = Keepsake::write(&head, &[&state, &queued]).map_err(|error| match error.kind() {
@@ -59,7 +67,8 @@ pub(super) fn write(leaving: Leaving) -> Result<(Keepsake, OwnedFd, oneshot::Sen
 const IDS_MAX: u64 = u64::MAX / 2;
 
 impl LeftSession {
-    /// Whole sessions among these descriptors, and how many of them belong to none. Those are closed.
+    /// Whole sessions among these descriptors, and how many of them belong to none. Those are
+    /// closed.
     #[must_use]
     pub fn among(descriptors: Vec<OwnedFd>) -> (Vec<Self>, usize) {
         let (mut notes, mut sockets) = (Vec::new(), HashMap::new());
@@ -84,8 +93,11 @@ impl LeftSession {
     }
 
     fn of(note: Keepsake, sockets: &mut HashMap<u64, OwnedFd>) -> Option<Self> {
-        let Note { connection, written_ms, ids_above, session } = serde_json::from_slice(&note.head().ok()?).ok()?;
-        let Offer::Session { server, name, state_bytes, baggage, .. } = session else { return None };
+        let Note { connection, written_ms, ids_above, session } =
+            serde_json::from_slice(&note.head().ok()?).ok()?;
+        let Offer::Session { server, name, state_bytes, baggage, .. } = session else {
+            return None;
+        };
         if ids_above > IDS_MAX {
             return None;
         }
@@ -103,7 +115,8 @@ impl LeftSession {
     pub(in crate::server) fn unpack(self) -> Result<(Option<String>, Traveller), String> {
         let Self { name, baggage, written_ms, state_bytes, note, socket, .. } = self;
         let mut state = note.body().map_err(|error| error.to_string())?;
-        // What is in the store still, where it was not removed, is the same memory: nobody goes on from it again.
+        // What is in the store still, where it was not removed, is the same memory: nobody goes on
+        // from it again.
         note.void().map_err(|error| error.to_string())?;
         if state_bytes > state.len() {
             return Err("no-state".into());

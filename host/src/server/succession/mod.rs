@@ -1,8 +1,10 @@
-//! A new process takes the place of this one: it gets the listening sockets, and then the sessions that can move.
+//! A new process takes the place of this one: it gets the listening sockets, and then the sessions
+//! that can move.
 //!
-//! The old process offers, the new one takes, and until it says that it serves nothing has changed. Both are this program, in
-//! maybe two versions, so what they say to each other is JSON in which what is unknown is left alone. Who starts whom, and by
-//! what name, is the command line's business.
+//! The old process offers, the new one takes, and until it says that it serves nothing has changed.
+//! Both are this program, in maybe two versions, so what they say to each other is JSON in which
+//! what is unknown is left alone. Who starts whom, and by what name, is the command line's
+//! business.
 
 mod arrivals;
 mod departures;
@@ -76,7 +78,8 @@ enum Offer {
     Door { door: Door },
     /// That was all there is to start with.
     Start,
-    /// A session, with its connection; what its plugin saved and then what is queued for its peer are the body.
+    /// A session, with its connection; what its plugin saved and then what is queued for its peer
+    /// are the body.
     Session {
         server: String,
         name: Option<String>,

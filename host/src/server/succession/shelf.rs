@@ -1,5 +1,6 @@
-//! Where descriptors outlive the process: what listens is kept there while it serves, and sessions when it ends, so that the next
-//! process finds them. Whose place it is, and what it is called there, is the command line's business.
+//! Where descriptors outlive the process: what listens is kept there while it serves, and sessions
+//! when it ends, so that the next process finds them. Whose place it is, and what it is called
+//! there, is the command line's business.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,11 +13,12 @@ use crate::server::Fleet;
 
 /// Such a place.
 pub trait Shelf: Send + Sync {
-    /// From now on this is to be kept for the server, or nothing. Does not wait; [`Shelf::follow`] does it.
+    /// From now on this is to be kept for the server, or nothing. Does not wait; [`Shelf::follow`]
+    /// does it.
     fn want(&self, server: &str, socket: Option<OwnedFd>);
 
-    /// Does what is wanted by now for this server. When it returns, what is kept no more is closed, unless whoever keeps it does not
-    /// answer. Blocks for some seconds at most.
+    /// Does what is wanted by now for this server. When it returns, what is kept no more is closed,
+    /// unless whoever keeps it does not answer. Blocks for some seconds at most.
     fn follow(&self, server: &str);
 
     /// Keeps what belongs to one session. Blocks for some seconds at most.
@@ -26,8 +28,8 @@ pub trait Shelf: Send + Sync {
     fn keep_session(&self, descriptors: [BorrowedFd<'_>; 2]) -> Result<(), &'static str>;
 }
 
-/// Takes no more newcomers, who wait for the next process, and leaves the sessions for it that can wait, too. It takes so long at
-/// most; what is left is to drain.
+/// Takes no more newcomers, who wait for the next process, and leaves the sessions for it that can
+/// wait, too. It takes so long at most; what is left is to drain.
 pub async fn leave(fleet: &Arc<Fleet>, shelf: Arc<dyn Shelf>, patience: Duration) -> Succeeded {
     if !fleet.host().leaves_shelf_alone() {
         // Another process serves, and whoever keeps things listens to that one.

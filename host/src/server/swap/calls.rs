@@ -13,13 +13,16 @@ use crate::server::exclusive::{Held, Rank};
 use crate::server::handle::ServerHandle;
 use crate::server::means;
 use crate::server::procure::{ProcureError, again, believed, bytes_of, is_pulled, procure};
-use crate::server::versions::{Canary, CanarySeen, CanaryWish, Generation, How, Standing, judge, promote, take_back};
+use crate::server::versions::{
+    Canary, CanarySeen, CanaryWish, Generation, How, Standing, judge, promote, take_back,
+};
 use crate::telemetry::{CanaryBegan, SwapRefused};
 use crate::work::{Stop, WorkKind};
 
 impl ServerHandle {
-    /// Loads a plugin, or asks its registry for it and loads it, under the grants of this server, for [`ServerHandle::swap`].
-    /// Blocks for milliseconds to minutes, so not for a runtime's thread.
+    /// Loads a plugin, or asks its registry for it and loads it, under the grants of this server,
+    /// for [`ServerHandle::swap`]. Blocks for milliseconds to minutes, so not for a runtime's
+    /// thread.
     ///
     /// # Errors
     /// [`ProcureError`].
@@ -34,14 +37,20 @@ impl ServerHandle {
         procure(place, (&terms.registries, pull), &loader, &terms.grants, stop)
     }
 
-    /// [`ServerHandle::load_for_swap`], and then [`ServerHandle::swap`] with this policy, or else the server's own.
+    /// [`ServerHandle::load_for_swap`], and then [`ServerHandle::swap`] with this policy, or else
+    /// the server's own.
     ///
     /// # Errors
     /// [`SwapError`].
-    pub async fn swap_to(self: &Arc<Self>, file: PathBuf, policy: Option<SwapPolicy>) -> Result<SwapReport, SwapError> {
+    pub async fn swap_to(
+        self: &Arc<Self>,
+        file: PathBuf,
+        policy: Option<SwapPolicy>,
+    ) -> Result<SwapReport, SwapError> {
         let policy = policy.unwrap_or_else(|| self.swap_policy());
         let pending = self.service.pending.add();
-        let swapped = async { self.swap_pending(self.loaded(file, &pending).await?, policy, &pending).await };
+        let swapped =
+            async { self.swap_pending(self.loaded(file, &pending).await?, policy, &pending).await };
         swapped.await.inspect_err(|error| self.kept(error))
     }
 
@@ -49,27 +58,40 @@ impl ServerHandle {
     ///
     /// # Errors
     /// [`SwapError`].
-    pub async fn try_file(self: &Arc<Self>, file: PathBuf, wish: CanaryWish) -> Result<SwapReport, SwapError> {
+    pub async fn try_file(
+        self: &Arc<Self>,
+        file: PathBuf,
+        wish: CanaryWish,
+    ) -> Result<SwapReport, SwapError> {
         let pending = self.service.pending.add();
-        let tried = async { self.canary_pending(self.loaded(file, &pending).await?, wish, &pending).await };
+        let tried =
+            async { self.canary_pending(self.loaded(file, &pending).await?, wish, &pending).await };
         tried.await.inspect_err(|error| self.kept(error))
     }
 
     /// Nothing was changed, but where it is the record that failed, which is told by itself.
     fn kept(&self, error: &SwapError) {
         if !matches!(error, SwapError::NotRecorded(..)) {
-            SwapRefused { server: &self.service.name, why: &error.to_string() }.emit(&self.service.counters);
+            SwapRefused { server: &self.service.name, why: &error.to_string() }
+                .emit(&self.service.counters);
         }
     }
 
     fn called_off(&self, report: &SwapReport) {
-        let why = format!("not all of its sessions could move to {}, and all or none were to", report.to);
+        let why =
+            format!("not all of its sessions could move to {}, and all or none were to", report.to);
         SwapRefused { server: &self.service.name, why: &why }.emit(&self.service.counters);
     }
 
-    async fn loaded(self: &Arc<Self>, file: PathBuf, pending: &Pending<'_>) -> Result<Arc<Plugin>, SwapError> {
+    async fn loaded(
+        self: &Arc<Self>,
+        file: PathBuf,
+        pending: &Pending<'_>,
+    ) -> Result<Arc<Plugin>, SwapError> {
         let (server, stop) = (Arc::clone(self), pending.stop());
-        let loading = means::apart(self.service.work(WorkKind::Long), move || server.load_until(&file, &stop));
+        let loading = means::apart(self.service.work(WorkKind::Long), move || {
+            server.load_until(&file, &stop)
+        });
         let loaded = pending.unless_called_off(&self.service, loading).await?;
         Ok(loaded??)
     }
@@ -80,15 +102,20 @@ impl ServerHandle {
         self.service.terms().rules.policy
     }
 
-    /// Gives the server another plugin, loaded by the same host's loader. Newcomers get it from the moment on in which this
-    /// publishes it; live sessions as the policy says. Returns when that is done, or after ten seconds with those that
-    /// were busy all the time left where they are. One swap at a time; others wait. Dropping the future may leave some sessions
-    /// on the old version and some on the new. The build that is in force already is not
-    /// published again, and sessions that are on another are asked again.
+    /// Gives the server another plugin, loaded by the same host's loader. Newcomers get it from the
+    /// moment on in which this publishes it; live sessions as the policy says. Returns when that is
+    /// done, or after ten seconds with those that were busy all the time left where they are. One
+    /// swap at a time; others wait. Dropping the future may leave some sessions on the old version
+    /// and some on the new. The build that is in force already is not published again, and sessions
+    /// that are on another are asked again.
     ///
     /// # Errors
     /// [`SwapError`]; nothing was changed, but where what is in force could not be recorded.
-    pub async fn swap(&self, plugin: Arc<Plugin>, policy: SwapPolicy) -> Result<SwapReport, SwapError> {
+    pub async fn swap(
+        &self,
+        plugin: Arc<Plugin>,
+        policy: SwapPolicy,
+    ) -> Result<SwapReport, SwapError> {
         self.swap_pending(plugin, policy, &self.service.pending.add()).await
     }
 
@@ -124,12 +151,17 @@ impl ServerHandle {
         self.written(report).await
     }
 
-    /// Gives a version to a share of the newcomers, and of the live sessions where that is asked for, and to all of them after a while
-    /// unless it is worse than what is in force. Returns once it has begun.
+    /// Gives a version to a share of the newcomers, and of the live sessions where that is asked
+    /// for, and to all of them after a while unless it is worse than what is in force. Returns once
+    /// it has begun.
     ///
     /// # Errors
     /// [`SwapError`]; nothing was changed.
-    pub async fn canary(&self, plugin: Arc<Plugin>, wish: CanaryWish) -> Result<SwapReport, SwapError> {
+    pub async fn canary(
+        &self,
+        plugin: Arc<Plugin>,
+        wish: CanaryWish,
+    ) -> Result<SwapReport, SwapError> {
         self.canary_pending(plugin, wish, &self.service.pending.add()).await
     }
 
@@ -163,14 +195,23 @@ impl ServerHandle {
             canary
         })?;
         let (from, to) = (before.plugin().label(), next.plugin().label());
-        let mut report = SwapReport { from, to, generation: canary.number(), ..SwapReport::default() };
+        let mut report =
+            SwapReport { from, to, generation: canary.number(), ..SwapReport::default() };
         // At once, so that it comes to an end even where nobody waits for what follows.
         means::beside(&service.runtime, judge(Arc::downgrade(service), Arc::clone(&canary)));
-        CanaryBegan { server: &service.name, plugin: &report.to, share: rules.share, lasts: rules.duration }.emit();
+        CanaryBegan {
+            server: &service.name,
+            plugin: &report.to,
+            share: rules.share,
+            lasts: rules.duration,
+        }
+        .emit();
         if rules.live && next.hands_over() && before.hands_over() {
             let live = on(service, &before);
             let share = (live.len() as f64 * rules.share).round() as usize;
-            let goes_on = hand_over(service, &next, live.into_iter().take(share).collect(), &mut report).await;
+            let goes_on =
+                hand_over(service, &next, live.into_iter().take(share).collect(), &mut report)
+                    .await;
             canary.has(report.moved as u64);
             if !goes_on {
                 take_back(service, &canary, "failed-hand-offs").await;
@@ -192,10 +233,10 @@ impl ServerHandle {
         self.written(promote(service, &canary).await?).await
     }
 
-    /// Takes the canary back, or, where none runs, the version in force: newcomers and live sessions get the one before.
-    /// Swaps and canaries that were asked for before and are not in force yet are called off, and so
-    /// is another roll-back that is under way and has put nothing in force yet. Waits at most for the
-    /// step that is under way, and for no queue of swaps.
+    /// Takes the canary back, or, where none runs, the version in force: newcomers and live
+    /// sessions get the one before. Swaps and canaries that were asked for before and are not in
+    /// force yet are called off, and so is another roll-back that is under way and has put nothing
+    /// in force yet. Waits at most for the step that is under way, and for no queue of swaps.
     ///
     /// # Errors
     /// [`SwapError`]; nothing was changed, but where what is in force could not be recorded.
@@ -211,10 +252,16 @@ impl ServerHandle {
         let number = generation.number;
         // Until something is in force another roll-back, or a stop, calls it off as well.
         let pending = service.pending.add();
-        pending.unless_called_off(service, self.still_believed(&generation, pending.stop())).await??;
+        pending
+            .unless_called_off(service, self.still_believed(&generation, pending.stop()))
+            .await??;
         let plugin = match known {
             Some(known) => Arc::clone(known.plugin()),
-            None => pending.unless_called_off(service, self.load_again(generation, pending.stop())).await??,
+            None => {
+                pending
+                    .unless_called_off(service, self.load_again(generation, pending.stop()))
+                    .await??
+            }
         };
         let bad = service.procedure();
         let _under_way = service.begins(&plugin);
@@ -222,7 +269,11 @@ impl ServerHandle {
         let next = pending.unless_called_off(service, ready).await??;
         drop(pending);
         let policy = service.terms().rules.policy;
-        let mut report = SwapReport { from: bad.plugin().label(), to: next.plugin().label(), ..SwapReport::default() };
+        let mut report = SwapReport {
+            from: bad.plugin().label(),
+            to: next.plugin().label(),
+            ..SwapReport::default()
+        };
         let publish = || {
             service.procedure.store(Arc::clone(&next));
             service.history().go_back_to(number, &next);
@@ -242,20 +293,30 @@ impl ServerHandle {
     /// The versions it has had, the oldest first.
     #[must_use]
     pub fn generations(&self) -> Vec<(Generation, usize)> {
-        let live: Vec<_> = self.service.registry.handled().iter().map(|(_, successor)| successor.current()).collect();
+        let live: Vec<_> = self
+            .service
+            .registry
+            .handled()
+            .iter()
+            .map(|(_, successor)| successor.current())
+            .collect();
         let on = |generation: &Generation| {
             let is = |procedure: &&Arc<EventProcedure>| {
-                (procedure.plugin().digest(), procedure.plugin().label()) == (&*generation.digest, generation.label())
+                (procedure.plugin().digest(), procedure.plugin().label())
+                    == (&*generation.digest, generation.label())
             };
             live.iter().filter(is).count()
         };
         let seen = self.service.history().seen();
         // Where one came twice, its sessions are shown with the last of them.
         let last = |at: usize| {
-            !seen[at + 1..].iter().any(|later| later.digest == seen[at].digest && later.label() == seen[at].label())
+            !seen[at + 1..]
+                .iter()
+                .any(|later| later.digest == seen[at].digest && later.label() == seen[at].label())
         };
-        let count =
-            |(at, generation): (usize, &Generation)| (generation.clone(), if last(at) { on(generation) } else { 0 });
+        let count = |(at, generation): (usize, &Generation)| {
+            (generation.clone(), if last(at) { on(generation) } else { 0 })
+        };
         seen.iter().enumerate().map(count).collect()
     }
 
@@ -281,26 +342,40 @@ impl ServerHandle {
         Ok(report)
     }
 
-    /// Whether a version that came from a registry may still run, whether it is in memory or kept in a file.
+    /// Whether a version that came from a registry may still run, whether it is in memory or kept
+    /// in a file.
     async fn still_believed(&self, generation: &Generation, stop: Stop) -> Result<(), SwapError> {
         if Reference::in_place_of(&generation.file).is_none() {
             return Ok(());
         }
-        let (registries, file) = (Arc::clone(&self.service.terms().registries), generation.file.clone());
+        let (registries, file) =
+            (Arc::clone(&self.service.terms().registries), generation.file.clone());
         let ask = move || believed(&file, &registries, &stop);
         let asked = means::apart(self.service.work(WorkKind::Restore), ask).await?;
-        asked.map_err(|error| SwapError::Distrusted { label: generation.label(), why: error.to_string() })
+        asked.map_err(|error| SwapError::Distrusted {
+            label: generation.label(),
+            why: error.to_string(),
+        })
     }
 
-    async fn load_again(&self, generation: Generation, stop: Stop) -> Result<Arc<Plugin>, SwapError> {
+    async fn load_again(
+        &self,
+        generation: Generation,
+        stop: Stop,
+    ) -> Result<Arc<Plugin>, SwapError> {
         let service = Arc::clone(&self.service);
         let loader = self.host().loader().on_behalf_of(self.service.account());
         let load = move || {
-            let kept = service.records.as_ref().and_then(|records| records.kept(&service.name, &generation));
+            let kept = service
+                .records
+                .as_ref()
+                .and_then(|records| records.kept(&service.name, &generation));
             let file = kept.unwrap_or_else(|| generation.file.clone());
-            let gone = || SwapError::Gone { label: generation.label(), file: file.display().to_string() };
+            let gone =
+                || SwapError::Gone { label: generation.label(), file: file.display().to_string() };
             let terms = service.terms();
-            let plugin = again(&file, generation.known(), &terms.registries, &loader, &terms.grants, &stop)?;
+            let plugin =
+                again(&file, generation.known(), &terms.registries, &loader, &terms.grants, &stop)?;
             if plugin.digest() == generation.digest { Ok(plugin) } else { Err(gone()) }
         };
         means::apart(self.service.work(WorkKind::Restore), load).await?
@@ -316,7 +391,11 @@ impl ServerHandle {
     }
 
     /// Room for the instances that sessions of another version share.
-    fn room_for(&self, shards: usize, plugin: &Plugin) -> Result<Option<Arc<dyn Any + Send + Sync>>, SwapError> {
+    fn room_for(
+        &self,
+        shards: usize,
+        plugin: &Plugin,
+    ) -> Result<Option<Arc<dyn Any + Send + Sync>>, SwapError> {
         if shards == 0 {
             return Ok(None);
         }
@@ -327,7 +406,11 @@ impl ServerHandle {
     /// The lock of swaps, where the server has not stopped.
     async fn alone(&self, rank: Rank) -> Result<Held, SwapError> {
         let alone = self.service.swapping.lock(rank).await;
-        if self.status().is_final() || self.service.is_passed_on() { Err(SwapError::Stopping) } else { Ok(alone) }
+        if self.status().is_final() || self.service.is_passed_on() {
+            Err(SwapError::Stopping)
+        } else {
+            Ok(alone)
+        }
     }
 
     /// The same where no version is being tried.
@@ -344,12 +427,15 @@ impl ServerHandle {
     async fn keep(&self, old: Arc<Plugin>, next: Arc<Plugin>, stop: Stop) -> Result<(), SwapError> {
         let service = &self.service;
         let Some(records) = service.records.clone() else { return Ok(()) };
-        let (registries, name) = (Arc::clone(&service.terms().registries), Arc::clone(&service.name));
+        let (registries, name) =
+            (Arc::clone(&service.terms().registries), Arc::clone(&service.name));
         // A registry may take its time, and threads for what is urgent are not to wait for it.
         let pulls = is_pulled(old.file()) || is_pulled(next.file());
         let kind = if pulls { WorkKind::Restore } else { WorkKind::Urgent };
         let kept = means::apart(service.work(kind), move || {
-            if let Err(error) = records.keep(&name, &old, || bytes_of(old.file(), &registries, &stop)) {
+            if let Err(error) =
+                records.keep(&name, &old, || bytes_of(old.file(), &registries, &stop))
+            {
                 // It can be started again from its own file only.
                 tracing::debug!(server = &*name, "what is in force is not kept: {error}");
             }

@@ -18,9 +18,11 @@ use crate::session::Handed;
 
 /// Sessions that are handed over at a time, at most; the others go on meanwhile.
 const MOVING_MAX: usize = 4;
-/// How long each of these places rests before it asks the next, so that the others have the CPU in between.
+/// How long each of these places rests before it asks the next, so that the others have the CPU in
+/// between.
 const REST: Duration = Duration::from_millis(2);
-/// Rests of one place together. Where so many are to move that it would be more, it rests after every so many of them.
+/// Rests of one place together. Where so many are to move that it would be more, it rests after
+/// every so many of them.
 const RESTS_MAX: Duration = Duration::from_millis(2_500);
 /// How long one that is in the middle of an event is waited for before the next one is asked.
 const BUSY_WAIT: Duration = Duration::from_millis(100);
@@ -29,8 +31,8 @@ const BEGUN_MAX: Duration = Duration::from_secs(5);
 /// How long those are waited for in the end.
 pub const SWAP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Asks each session, a few at a time, and waits for those that are busy in the end. False where so many could not move that the
-/// others were not asked.
+/// Asks each session, a few at a time, and waits for those that are busy in the end. False where so
+/// many could not move that the others were not asked.
 pub(in crate::server) async fn hand_over(
     service: &Service,
     next: &Arc<EventProcedure>,
@@ -47,12 +49,14 @@ pub(in crate::server) async fn hand_over(
         match means::by(until, &mut reported).await {
             Some(handed) => Ok((session, handed.ok())),
             None if successor.is_asked() => Err((session, successor, reported)),
-            // It has begun, within budgets of its own, and keeps its place: what is slow in one is slow in all of them.
+            // It has begun, within budgets of its own, and keeps its place: what is slow in one is
+            // slow in all of them.
             None => Ok((session, begun(&mut reported, deadline).await)),
         }
     };
     let over = AtomicBool::new(false);
-    let (mut busy, mut asked, mut places) = (Vec::new(), FuturesUnordered::new(), Places::new(live.len()));
+    let (mut busy, mut asked, mut places) =
+        (Vec::new(), FuturesUnordered::new(), Places::new(live.len()));
     service.asks(live.len(), next, report);
     let mut live = live.into_iter();
     loop {
@@ -99,8 +103,8 @@ pub(in crate::server) async fn hand_over(
     !report.is_hopeless(&rules)
 }
 
-/// How many sessions are asked at a time. A version that fails is met by one after the other, for what it does with its budgets
-/// takes CPU from everybody.
+/// How many sessions are asked at a time. A version that fails is met by one after the other, for
+/// what it does with its budgets takes CPU from everybody.
 struct Places {
     now: usize,
     /// After so many sessions it rests.
@@ -128,9 +132,14 @@ impl Places {
     }
 }
 
-/// Waits for a hand-over that has begun. It has budgets of its own, but may wait for its turn, or for its tenant's share.
-pub(in crate::server) async fn begun(reported: &mut oneshot::Receiver<Handed>, deadline: Instant) -> Option<Handed> {
-    let late = || Handed::Stayed(Fault::new(FaultKind::InstanceBusy, "it has not come to its end yet"));
+/// Waits for a hand-over that has begun. It has budgets of its own, but may wait for its turn, or
+/// for its tenant's share.
+pub(in crate::server) async fn begun(
+    reported: &mut oneshot::Receiver<Handed>,
+    deadline: Instant,
+) -> Option<Handed> {
+    let late =
+        || Handed::Stayed(Fault::new(FaultKind::InstanceBusy, "it has not come to its end yet"));
     means::by(deadline + BEGUN_MAX, reported).await.unwrap_or_else(|| Ok(late())).ok()
 }
 

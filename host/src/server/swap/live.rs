@@ -29,8 +29,10 @@ pub(super) fn bounded_beside(
 ) -> Result<(), SwapError> {
     let of = |plugin: &Plugin| (plugin.digest().to_owned(), plugin.label());
     let live = service.registry.handled();
-    let mut versions: BTreeSet<_> = live.iter().map(|(_, successor)| of(successor.current().plugin())).collect();
-    versions.extend([Some(before), kept].into_iter().flatten().map(|procedure| of(procedure.plugin())));
+    let mut versions: BTreeSet<_> =
+        live.iter().map(|(_, successor)| of(successor.current().plugin())).collect();
+    versions
+        .extend([Some(before), kept].into_iter().flatten().map(|procedure| of(procedure.plugin())));
     if versions.contains(&of(next)) || versions.len() < VERSIONS_MAX {
         return Ok(());
     }
@@ -48,7 +50,12 @@ pub(super) fn put_in_force(service: &Service, next: &Arc<EventProcedure>, how: H
 pub(in crate::server) fn published(service: &Service, next: &Arc<EventProcedure>) {
     *service.guard() = None;
     service.forget_faults();
-    PluginSwapped { server: &service.name, plugin: &next.plugin().label(), digest: next.plugin().digest() }.emit();
+    PluginSwapped {
+        server: &service.name,
+        plugin: &next.plugin().label(),
+        digest: next.plugin().digest(),
+    }
+    .emit();
 }
 
 /// What came of giving a version to everybody.
@@ -62,7 +69,8 @@ pub(in crate::server) enum Outcome {
     CalledOff,
 }
 
-/// Gives newcomers a version by `publish`, which says its number, and live sessions as the policy says.
+/// Gives newcomers a version by `publish`, which says its number, and live sessions as the policy
+/// says.
 ///
 /// # Errors
 /// [`SwapError::NoRoom`], [`SwapError::Stopping`]; nothing was changed.
@@ -93,7 +101,8 @@ pub(super) async fn give(
         SwapPolicy::HandOff => {
             report.generation = publish()?;
             let live = others(service, next);
-            let moves = |(_, successor): &Live| next.hands_over() && successor.current().hands_over();
+            let moves =
+                |(_, successor): &Live| next.hands_over() && successor.current().hands_over();
             let (movable, stuck) = live.into_iter().partition(moves);
             pin(stuck, "no-handoff", report);
             if !hand_over(service, next, movable, report).await {
@@ -113,7 +122,8 @@ pub(super) async fn give(
     Ok(outcome)
 }
 
-/// The same for a version that is new here: it is taken back where it is no good, and watched where it is.
+/// The same for a version that is new here: it is taken back where it is no good, and watched where
+/// it is.
 ///
 /// # Errors
 /// As [`give`].
@@ -184,8 +194,9 @@ async fn roll_back(
     (0..returned).for_each(|_| report.stay("rolled-back"));
 }
 
-/// Whether the server is there still, once a version is in force. Where it has stopped meanwhile it is as if the version had never
-/// come, so that nothing starts with it for which nobody was told of success.
+/// Whether the server is there still, once a version is in force. Where it has stopped meanwhile it
+/// is as if the version had never come, so that nothing starts with it for which nobody was told of
+/// success.
 pub(in crate::server) fn outlasts(
     service: &Service,
     before: &Arc<EventProcedure>,
@@ -200,8 +211,8 @@ pub(in crate::server) fn outlasts(
     Err(SwapError::Stopping)
 }
 
-/// Gives newcomers the version before again. False where the bad one is in force no longer: whoever put another there
-/// meanwhile knew what they did.
+/// Gives newcomers the version before again. False where the bad one is in force no longer: whoever
+/// put another there meanwhile knew what they did.
 pub(in crate::server) fn put_back(
     service: &Service,
     before: &Arc<EventProcedure>,
@@ -216,6 +227,7 @@ pub(in crate::server) fn put_back(
     service.history().take_back(bad, why, figures);
     let (plugin, digest) = (before.plugin().label(), before.plugin().digest());
     let (server, bad) = (&*service.name, &*bad.plugin().label());
-    SwapRolledBack { server, bad, plugin: &plugin, digest, reason: why, figures }.emit(&service.counters);
+    SwapRolledBack { server, bad, plugin: &plugin, digest, reason: why, figures }
+        .emit(&service.counters);
     true
 }

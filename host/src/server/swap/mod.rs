@@ -1,4 +1,5 @@
-//! Another version of a server's plugin: newcomers get it at once, live sessions as the policy says.
+//! Another version of a server's plugin: newcomers get it at once, live sessions as the policy
+//! says.
 
 mod calls;
 mod hand_over;
@@ -11,7 +12,9 @@ use std::time::Duration;
 
 pub use hand_over::SWAP_DEADLINE;
 pub(super) use hand_over::{begun, hand_over};
-pub(super) use live::{Live, Outcome, bounded, introduce, on, on_build, others, outlasts, published, put_back};
+pub(super) use live::{
+    Live, Outcome, bounded, introduce, on, on_build, others, outlasts, published, put_back,
+};
 pub(super) use pending::PendingChanges;
 pub(super) use progress::Going;
 pub use progress::{SwapSeen, SwapStage};
@@ -26,7 +29,8 @@ use crate::session::Handed;
 use crate::telemetry::HandoverFailed;
 use crate::work::{Refusal, WorkError};
 
-/// Why sessions stay that says nothing about the version: they were busy, were to end, or there was no room for two instances.
+/// Why sessions stay that says nothing about the version: they were busy, were to end, or there was
+/// no room for two instances.
 const NOT_ITS_FAULT: [&str; 10] = [
     "held-up",
     "called-off",
@@ -43,7 +47,8 @@ const NOT_ITS_FAULT: [&str; 10] = [
 /// What becomes of live sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SwapPolicy {
-    /// Each moves to the new version at its next event boundary, with its state. One that cannot stays where it is.
+    /// Each moves to the new version at its next event boundary, with its state. One that cannot
+    /// stays where it is.
     #[default]
     HandOff,
     /// All of them move at one moment, or none does: each prepares, and newcomers wait meanwhile.
@@ -95,12 +100,13 @@ pub struct SwapReport {
     pub stayed: BTreeMap<String, usize>,
     /// Over, because the old version could not save them, by reason.
     pub lost: BTreeMap<String, usize>,
-    /// Whether so many could not move that the version was taken back: newcomers get the one before, and who had moved is on that
-    /// again.
+    /// Whether so many could not move that the version was taken back: newcomers get the one
+    /// before, and who had moved is on that again.
     pub rolled_back: bool,
     /// Ended meanwhile, by themselves or because the policy says so.
     pub ended: usize,
-    /// For how long each of those that moved was handled by neither, in the order in which they did.
+    /// For how long each of those that moved was handled by neither, in the order in which they
+    /// did.
     pub pauses: Vec<Duration>,
     /// Whether what is in force is written down, so that it is what starts after a crash.
     pub recorded: bool,
@@ -116,8 +122,11 @@ pub enum SwapError {
     /// The new version did not come from its registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// Its sessions share instances, or are to move together, and there is no room for those of another version.
-    #[error("no room for {0} more instances, which the sessions of another version need (`sessions_max`)")]
+    /// Its sessions share instances, or are to move together, and there is no room for those of
+    /// another version.
+    #[error(
+        "no room for {0} more instances, which the sessions of another version need (`sessions_max`)"
+    )]
     NoRoom(usize),
     /// A version is being tried.
     #[error("a canary runs ({0}): promote it or roll it back first")]
@@ -146,7 +155,8 @@ pub enum SwapError {
         /// Where it was loaded from.
         file: String,
     },
-    /// What was there before came from a registry, and whoever has signed it is not believed any more.
+    /// What was there before came from a registry, and whoever has signed it is not believed any
+    /// more.
     #[error(
         "cannot go back to {label}, which may not run by what `[registry]` says now: {why}. Swap in another version, or believe a key that has signed it (`[[registry.trust]]`)"
     )]
@@ -194,18 +204,23 @@ pub(super) fn same(one: &Plugin, other: &Plugin) -> bool {
 }
 
 impl SwapReport {
-    /// The pause that this share of the sessions that moved did not exceed, 0 to 1; zero where none moved.
+    /// The pause that this share of the sessions that moved did not exceed, 0 to 1; zero where none
+    /// moved.
     #[must_use]
     pub fn pause(&self, share: f64) -> Duration {
         let mut pauses = self.pauses.clone();
         pauses.sort_unstable();
         let last = pauses.len().saturating_sub(1);
-        pauses.get((last as f64 * share.clamp(0.0, 1.0)).ceil() as usize).copied().unwrap_or_default()
+        pauses
+            .get((last as f64 * share.clamp(0.0, 1.0)).ceil() as usize)
+            .copied()
+            .unwrap_or_default()
     }
 
     pub(super) fn add(&mut self, service: &Service, session: u64, handed: Option<Handed>) {
-        let failed =
-            |fault: &Fault| HandoverFailed { server: &service.name, session, fault }.emit(&service.fault_lines);
+        let failed = |fault: &Fault| {
+            HandoverFailed { server: &service.name, session, fault }.emit(&service.fault_lines)
+        };
         match handed {
             None => self.ended += 1,
             Some(Handed::Moved(pause)) => {
@@ -217,7 +232,9 @@ impl SwapReport {
                 self.stay(&fault.kind.name());
             }
             // Logged and counted as the fault that it is.
-            Some(Handed::Lost(fault)) => *self.lost.entry(fault.kind.name().into_owned()).or_default() += 1,
+            Some(Handed::Lost(fault)) => {
+                *self.lost.entry(fault.kind.name().into_owned()).or_default() += 1
+            }
         }
         service.answered(self);
     }

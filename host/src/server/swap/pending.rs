@@ -67,6 +67,8 @@ impl Pending<'_> {
             done = step => Some(done),
         };
         let done = done.filter(|_| !self.stop.is_asked());
-        done.ok_or_else(|| if service.status().is_final() { SwapError::Stopping } else { SwapError::Overtaken })
+        done.ok_or_else(|| {
+            if service.status().is_final() { SwapError::Stopping } else { SwapError::Overtaken }
+        })
     }
 }

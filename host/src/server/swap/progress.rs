@@ -76,10 +76,16 @@ impl Service {
     }
 
     /// So many sessions are asked to come to this version. The report has those that need not be.
-    pub(in crate::server) fn asks(&self, sessions: usize, to: &Arc<EventProcedure>, report: &SwapReport) {
+    pub(in crate::server) fn asks(
+        &self,
+        sessions: usize,
+        to: &Arc<EventProcedure>,
+        report: &SwapReport,
+    ) {
         if let Some(Going { seen, digest, pinned }) = &mut *self.under_way() {
             let forth = digest == to.plugin().digest() && seen.to == to.plugin().label();
-            (seen.stage, seen.of) = (if forth { SwapStage::Moving } else { SwapStage::MovingBack }, sessions);
+            (seen.stage, seen.of) =
+                (if forth { SwapStage::Moving } else { SwapStage::MovingBack }, sessions);
             (seen.moved, seen.stayed, seen.ended) = (0, 0, 0);
             *pinned = report.stayed.values().sum();
         }
@@ -88,7 +94,9 @@ impl Service {
     /// That has become of them so far.
     pub(super) fn answered(&self, report: &SwapReport) {
         if let Some(Going { seen, pinned, .. }) = &mut *self.under_way() {
-            let all = |reasons: &std::collections::BTreeMap<String, usize>| reasons.values().sum::<usize>();
+            let all = |reasons: &std::collections::BTreeMap<String, usize>| {
+                reasons.values().sum::<usize>()
+            };
             (seen.moved, seen.stayed) = (report.moved, all(&report.stayed).saturating_sub(*pinned));
             seen.ended = report.ended + all(&report.lost);
         }

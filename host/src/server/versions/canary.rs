@@ -99,13 +99,25 @@ impl Canary {
         let rule = Rule::Canary { faults_min, share: faults_share, ratio: faults_ratio };
         let suspect = Suspect::new(rule, &procedure, (current, past), rules.duration.max(PAST));
         let figures = OnceLock::new();
-        Self { procedure, number, rules, until, newcomers, sessions, faulted, suspect, figures, before }
+        Self {
+            procedure,
+            number,
+            rules,
+            until,
+            newcomers,
+            sessions,
+            faulted,
+            suspect,
+            figures,
+            before,
+        }
     }
 
     /// Whether the next newcomer gets it. Spread evenly, and exact.
     pub(in crate::server) fn takes(&self) -> bool {
         let before = self.newcomers.fetch_add(1, Ordering::Relaxed) as f64;
-        let takes = ((before + 1.0) * self.rules.share).floor() > (before * self.rules.share).floor();
+        let takes =
+            ((before + 1.0) * self.rules.share).floor() > (before * self.rules.share).floor();
         if takes {
             self.has(1);
         }
@@ -144,7 +156,8 @@ impl Canary {
         if !self.suspect.is_due(means::now()) {
             return Verdict::NotYet;
         }
-        let [own, others] = service.live_on(|version| Some(usize::from(!Arc::ptr_eq(version, &self.procedure))));
+        let [own, others] =
+            service.live_on(|version| Some(usize::from(!Arc::ptr_eq(version, &self.procedure))));
         self.suspect.decide([&own, &others], means::now())
     }
 
@@ -174,7 +187,8 @@ impl Canary {
     fn ended(&self, service: &Service, outcome: &str) {
         let CanarySeen { plugin, sessions, faulted, .. } = self.seen();
         let (server, figures) = (&*service.name, self.figures.get());
-        CanaryEnded { server, plugin: &plugin, outcome, sessions, faulted, figures }.emit(&service.counters);
+        CanaryEnded { server, plugin: &plugin, outcome, sessions, faulted, figures }
+            .emit(&service.counters);
     }
 
     fn figures(&self) -> Figures {
@@ -201,7 +215,9 @@ pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: 
     loop {
         let left = canary.until.saturating_duration_since(means::now());
         means::sleep(left.clamp(JUDGED_AGAIN, JUDGED_EVERY)).await;
-        let Some(service) = service.upgrade().filter(|service| service.has_canary(&canary)) else { return };
+        let Some(service) = service.upgrade().filter(|service| service.has_canary(&canary)) else {
+            return;
+        };
         let slower = canary.figures().is_slower(&canary.rules).then_some("latency");
         let against = match canary.faults(&service) {
             Verdict::TakeBack(figures) => {
@@ -222,7 +238,8 @@ pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: 
         }
         // Live sessions may have come to it while this waited.
         let sessions = canary.figures().sessions;
-        let few = || (sessions < u64::from(canary.rules.sessions_min)).then_some("too-few-sessions");
+        let few =
+            || (sessions < u64::from(canary.rules.sessions_min)).then_some("too-few-sessions");
         let why = against.or_else(few);
         let _under_way = match why {
             Some(_) => service.begins(service.procedure().plugin()),
@@ -230,7 +247,8 @@ pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: 
         };
         match why {
             Some(why) => drop(take_back(&service, &canary, why).await),
-            // Nobody waits for an answer, and what is in force now is to start after a crash all the same.
+            // Nobody waits for an answer, and what is in force now is to start after a crash all
+            // the same.
             None => match promote(&service, &canary).await {
                 Ok(_) => service.record_quietly().await,
                 Err(SwapError::Stopping) => {}
@@ -241,12 +259,16 @@ pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: 
     }
 }
 
-/// Gives a canary that runs to everybody. Whoever calls holds the lock of swaps. It is taken back where all sessions were to
-/// move together and one could not.
+/// Gives a canary that runs to everybody. Whoever calls holds the lock of swaps. It is taken back
+/// where all sessions were to move together and one could not.
 ///
 /// # Errors
-/// [`SwapError::NoRoom`]; it runs on. [`SwapError::Stopping`]; the server has stopped, and everything is as before.
-pub(in crate::server) async fn promote(service: &Arc<Service>, canary: &Arc<Canary>) -> Result<SwapReport, SwapError> {
+/// [`SwapError::NoRoom`]; it runs on. [`SwapError::Stopping`]; the server has stopped, and
+/// everything is as before.
+pub(in crate::server) async fn promote(
+    service: &Arc<Service>,
+    canary: &Arc<Canary>,
+) -> Result<SwapReport, SwapError> {
     let mut report = canary.report(service);
     let publish = || {
         service.procedure.store(Arc::clone(&canary.procedure));
@@ -257,7 +279,9 @@ pub(in crate::server) async fn promote(service: &Arc<Service>, canary: &Arc<Cana
         canary.number
     };
     let (policy, before) = (service.terms().rules.policy, service.procedure());
-    if swap::introduce(service, &canary.procedure, policy, &mut report, publish).await? == Outcome::CalledOff {
+    if swap::introduce(service, &canary.procedure, policy, &mut report, publish).await?
+        == Outcome::CalledOff
+    {
         take_back(service, canary, "called-off").await;
         return Ok(report);
     }
@@ -266,7 +290,11 @@ pub(in crate::server) async fn promote(service: &Arc<Service>, canary: &Arc<Cana
 }
 
 /// Takes a canary that runs back, and its sessions with it. Whoever calls holds the lock of swaps.
-pub(in crate::server) async fn take_back(service: &Arc<Service>, canary: &Arc<Canary>, why: &str) -> SwapReport {
+pub(in crate::server) async fn take_back(
+    service: &Arc<Service>,
+    canary: &Arc<Canary>,
+    why: &str,
+) -> SwapReport {
     let mut report = canary.report(service);
     std::mem::swap(&mut report.from, &mut report.to);
     service.canary.store(None);
@@ -300,8 +328,8 @@ impl Service {
         }
     }
 
-    /// A canary is over because the configuration was read again: what it was compared with is not in force any more. What its sessions
-    /// are on, to be moved back with [`Service::bring_back`].
+    /// A canary is over because the configuration was read again: what it was compared with is not
+    /// in force any more. What its sessions are on, to be moved back with [`Service::bring_back`].
     pub(in crate::server) fn forget_canary(&self) -> Option<Arc<EventProcedure>> {
         let canary = self.canary.swap(None)?;
         self.history().take_back(&canary.procedure, "reload", None);
@@ -309,7 +337,8 @@ impl Service {
         Some(Arc::clone(&canary.procedure))
     }
 
-    /// Sessions on a version that is tried no more go to the one in force. Whoever calls holds the lock of swaps.
+    /// Sessions on a version that is tried no more go to the one in force. Whoever calls holds the
+    /// lock of swaps.
     pub(in crate::server) async fn bring_back(&self, from: &Arc<EventProcedure>) {
         let to = self.procedure();
         if to.hands_over() && from.hands_over() {

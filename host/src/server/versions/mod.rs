@@ -1,4 +1,5 @@
-//! The versions a server has had: which one is in force, how each came and went, and a record of it that outlives the process.
+//! The versions a server has had: which one is in force, how each came and went, and a record of it
+//! that outlives the process.
 
 mod canary;
 mod record;
@@ -133,18 +134,25 @@ impl History {
         history
     }
 
-    /// Of a server that goes on with what was recorded. Where it starts with another version than was in force then, that is the next.
-    pub(super) fn resumed(configured: String, generations: Vec<Generation>, procedure: &Arc<EventProcedure>) -> Self {
+    /// Of a server that goes on with what was recorded. Where it starts with another version than
+    /// was in force then, that is the next.
+    pub(super) fn resumed(
+        configured: String,
+        generations: Vec<Generation>,
+        procedure: &Arc<EventProcedure>,
+    ) -> Self {
         let last = generations.iter().map(|generation| generation.number).max().unwrap_or(0);
         let with = |mut generation: Generation| {
             if generation.standing == Standing::Canary {
                 // It was being tried when the process ended, and is not any more.
                 generation.standing = Standing::TakenBack("restart".into());
             }
-            let known = generation.standing == Standing::InForce && generation.is(procedure.plugin());
+            let known =
+                generation.standing == Standing::InForce && generation.is(procedure.plugin());
             (generation, if known { Arc::downgrade(procedure) } else { Weak::new() })
         };
-        let mut history = Self { configured, generations: generations.into_iter().map(with).collect(), last };
+        let mut history =
+            Self { configured, generations: generations.into_iter().map(with).collect(), last };
         if !history.generations.iter().any(|(_, known)| known.as_ptr() == Arc::as_ptr(procedure)) {
             history.put(procedure, How::Start, Standing::InForce);
         }
@@ -161,7 +169,12 @@ impl History {
     }
 
     /// Another version came. Its number.
-    pub(super) fn put(&mut self, procedure: &Arc<EventProcedure>, how: How, standing: Standing) -> u64 {
+    pub(super) fn put(
+        &mut self,
+        procedure: &Arc<EventProcedure>,
+        how: How,
+        standing: Standing,
+    ) -> u64 {
         if standing == Standing::InForce {
             self.supersede();
         }
@@ -170,7 +183,10 @@ impl History {
         self.generations.push_back((generation, Arc::downgrade(procedure)));
         if self.generations.len() > HISTORY_MAX {
             // The one in force may be the oldest of them all.
-            let oldest = self.generations.iter().position(|(generation, _)| generation.standing != Standing::InForce);
+            let oldest = self
+                .generations
+                .iter()
+                .position(|(generation, _)| generation.standing != Standing::InForce);
             self.generations.remove(oldest.unwrap_or(0));
         }
         self.last
@@ -186,10 +202,13 @@ impl History {
 
     /// Newcomers get one that was there already. Its number.
     pub(super) fn put_in_force(&mut self, procedure: &Arc<EventProcedure>) -> u64 {
-        // One component may have come more than once: this very procedure first, then what is in force, then the last of them.
+        // One component may have come more than once: this very procedure first, then what is in
+        // force, then the last of them.
         let rank = |(generation, known): &(Generation, Weak<EventProcedure>)| match () {
             () if known.as_ptr() == Arc::as_ptr(procedure) => Some(2),
-            () if generation.is(procedure.plugin()) => Some(u8::from(generation.standing == Standing::InForce)),
+            () if generation.is(procedure.plugin()) => {
+                Some(u8::from(generation.standing == Standing::InForce))
+            }
             () => None,
         };
         let ranked = self.generations.iter().filter_map(|one| Some((rank(one)?, one.0.number)));
@@ -213,17 +232,26 @@ impl History {
     }
 
     /// One was taken back, for these faults or another reason.
-    pub(super) fn take_back(&mut self, procedure: &Arc<EventProcedure>, why: &str, faults: Option<&FaultFigures>) {
+    pub(super) fn take_back(
+        &mut self,
+        procedure: &Arc<EventProcedure>,
+        why: &str,
+        faults: Option<&FaultFigures>,
+    ) {
         for (generation, known) in &mut self.generations {
             if known.as_ptr() == Arc::as_ptr(procedure) {
-                (generation.standing, generation.faults) = (Standing::TakenBack(why.to_owned()), faults.copied());
+                (generation.standing, generation.faults) =
+                    (Standing::TakenBack(why.to_owned()), faults.copied());
             }
         }
     }
 
     /// The number of the one in force.
     pub(super) fn in_force(&self) -> u64 {
-        let in_force = self.generations.iter().find(|(generation, _)| generation.standing == Standing::InForce);
+        let in_force = self
+            .generations
+            .iter()
+            .find(|(generation, _)| generation.standing == Standing::InForce);
         in_force.map_or(0, |(generation, _)| generation.number)
     }
 
@@ -263,6 +291,9 @@ mod tests {
             rate_before: 0.25,
         });
         let written = serde_json::to_string(&generation).expect("it is written");
-        assert_eq!(serde_json::from_str::<Generation>(&written).expect("its own record"), generation);
+        assert_eq!(
+            serde_json::from_str::<Generation>(&written).expect("its own record"),
+            generation
+        );
     }
 }

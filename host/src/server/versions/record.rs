@@ -1,8 +1,8 @@
 //! The record of a server's versions on disk: what is in force is what starts after a crash.
 //!
-//! A component is kept by its digest before it is published, and the record is written after the swap and before its success is
-//! reported. Both are written under another name, brought to the disk and moved into place, so that at every moment the record is
-//! the old one or the new one.
+//! A component is kept by its digest before it is published, and the record is written after the
+//! swap and before its success is reported. Both are written under another name, brought to the
+//! disk and moved into place, so that at every moment the record is the old one or the new one.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -41,8 +41,13 @@ pub struct RecordError {
 }
 
 impl RecordError {
-    /// What was in force, with its component in this file, came from a registry and is not believed any more.
-    pub(in crate::server) fn distrusted(component: &Path, in_force: &Generation, error: &RegistryError) -> Self {
+    /// What was in force, with its component in this file, came from a registry and is not believed
+    /// any more.
+    pub(in crate::server) fn distrusted(
+        component: &Path,
+        in_force: &Generation,
+        error: &RegistryError,
+    ) -> Self {
         Self {
             file: component.with_file_name(RECORD),
             what: format!(
@@ -84,7 +89,8 @@ struct Record {
 pub(in crate::server) struct Recorded {
     /// Not one of them is forgotten, so that no number is given twice.
     pub(in crate::server) generations: Vec<Generation>,
-    /// What was in force, with the file of its component. `None`: what the configuration names is to start.
+    /// What was in force, with the file of its component. `None`: what the configuration names is
+    /// to start.
     pub(in crate::server) swapped: Option<(Generation, PathBuf)>,
 }
 
@@ -107,7 +113,9 @@ impl StateFolder {
     fn of(&self, server: &str) -> PathBuf {
         // Names may have any character; what is not plain is written as its bytes.
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-        let name = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") };
+        let name = |byte: u8| {
+            if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") }
+        };
         self.folder.join(server.bytes().map(name).collect::<String>())
     }
 
@@ -115,12 +123,17 @@ impl StateFolder {
         self.of(server).join(format!("{digest}.wasm"))
     }
 
-    /// What was recorded for a server whose configuration names the plugin with this digest. That is to start where it was in force, or
-    /// where the configuration names another one since: then that is what the operator wants.
+    /// What was recorded for a server whose configuration names the plugin with this digest. That
+    /// is to start where it was in force, or where the configuration names another one since: then
+    /// that is what the operator wants.
     ///
     /// # Errors
     /// There is a record, and it cannot be read, or its component is gone.
-    pub(in crate::server) fn read(&self, server: &str, configured: &str) -> Result<Option<Recorded>, RecordError> {
+    pub(in crate::server) fn read(
+        &self,
+        server: &str,
+        configured: &str,
+    ) -> Result<Option<Recorded>, RecordError> {
         let file = self.of(server).join(RECORD);
         let refused = |what: String, refusal: Option<Refusal>| RecordError {
             file: file.clone(),
@@ -133,21 +146,30 @@ impl StateFolder {
         let bytes = match files::read(&file, RECORD_MAX_BYTES) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(refused(format!("cannot read the record: {error}"), Refusal::of(&error))),
+            Err(error) => {
+                return Err(refused(
+                    format!("cannot read the record: {error}"),
+                    Refusal::of(&error),
+                ));
+            }
         };
         // Whoever can write there says what runs.
         files::own_folder(&self.of(server)).map_err(|error| {
             refused(format!("the record is not believed: its folder: {error}"), Refusal::of(&error))
         })?;
-        let record: Record =
-            serde_json::from_slice(&bytes).map_err(|error| wrong(format!("not a record of versions: {error}")))?;
+        let record: Record = serde_json::from_slice(&bytes)
+            .map_err(|error| wrong(format!("not a record of versions: {error}")))?;
         if record.format != FORMAT {
             return Err(wrong(format!("expected format {FORMAT}, found {}", record.format)));
         }
         if record.configured != configured {
             return Ok(Some(Recorded { generations: record.generations, swapped: None }));
         }
-        let found = record.generations.iter().find(|generation| generation.standing == Standing::InForce).cloned();
+        let found = record
+            .generations
+            .iter()
+            .find(|generation| generation.standing == Standing::InForce)
+            .cloned();
         let in_force = found.ok_or_else(|| wrong("it has nothing in force".into()))?;
         let component = self.component(server, &in_force.digest);
         if in_force.digest == configured {
@@ -156,10 +178,16 @@ impl StateFolder {
         }
         let kept = files::read(&component, COMPONENT_MAX_BYTES);
         let kept = kept.map_err(|error| {
-            refused(format!("its component {} cannot be read: {error}", component.display()), Refusal::of(&error))
+            refused(
+                format!("its component {} cannot be read: {error}", component.display()),
+                Refusal::of(&error),
+            )
         })?;
         if digest(&kept) != in_force.digest {
-            return Err(wrong(format!("its component {} is not what was recorded", component.display())));
+            return Err(wrong(format!(
+                "its component {} is not what was recorded",
+                component.display()
+            )));
         }
         Ok(Some(Recorded { generations: record.generations, swapped: Some((in_force, component)) }))
     }
@@ -183,12 +211,20 @@ impl StateFolder {
         if file.exists() {
             return Ok(());
         }
-        let wrong = |file: &Path, what: String, refusal| RecordError { file: file.to_owned(), what, refusal };
+        let wrong = |file: &Path, what: String, refusal| RecordError {
+            file: file.to_owned(),
+            what,
+            refusal,
+        };
         let bytes = read().map_err(|NotRead { why, refusal }| {
             wrong(plugin.file(), format!("cannot read it again, to keep it: {why}"), refusal)
         })?;
         if digest(&bytes) != plugin.digest() {
-            return Err(wrong(plugin.file(), "it changed while it was loaded; try again".into(), None));
+            return Err(wrong(
+                plugin.file(),
+                "it changed while it was loaded; try again".into(),
+                None,
+            ));
         }
         // Only now: reading it may ask a registry, for which no other server's record is to wait.
         let _alone = self.writing.lock();
@@ -196,7 +232,9 @@ impl StateFolder {
             return Ok(());
         }
         let written = self.write(server, &file, &bytes);
-        written.map_err(|error| wrong(&file, format!("cannot keep the component: {error}"), Refusal::of(&error)))
+        written.map_err(|error| {
+            wrong(&file, format!("cannot keep the component: {error}"), Refusal::of(&error))
+        })
     }
 
     /// Writes a server's record. When this returns it outlives the machine. Blocks.
@@ -231,7 +269,8 @@ impl StateFolder {
         remove(&draft);
         let written = (|| {
             means::may(Change::Make)?;
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
             means::may(Change::Write)?;
             file.write_all(bytes)?;
             means::sync(&file)?;
@@ -269,7 +308,11 @@ impl StateFolder {
     }
 
     /// Writes what a history says, where it says that something was swapped.
-    pub(in crate::server) fn write_history(&self, server: &str, history: &Mutex<History>) -> Result<(), RecordError> {
+    pub(in crate::server) fn write_history(
+        &self,
+        server: &str,
+        history: &Mutex<History>,
+    ) -> Result<(), RecordError> {
         let (configured, generations) = {
             let history = history.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             (history.configured().to_owned(), history.seen())

@@ -9,14 +9,16 @@ use crate::server::SwapPolicy;
 pub struct SwapRules {
     /// What becomes of live sessions where a swap does not say. Default: hand-off.
     pub policy: SwapPolicy,
-    /// So many sessions that cannot move, and more than `failures_share` of those asked, and the version is taken back. Default 5.
+    /// So many sessions that cannot move, and more than `failures_share` of those asked, and the
+    /// version is taken back. Default 5.
     pub failures_min: u32,
     /// See `failures_min`. 0 to 1. Default 0.02.
     pub failures_share: f64,
-    /// How long a version is watched after its swap. Up to a day; zero: not at all. Default a minute.
+    /// How long a version is watched after its swap. Up to a day; zero: not at all. Default a
+    /// minute.
     pub watch: Duration,
-    /// So many of its sessions that fault meanwhile, and more than `faults_share` of those that are there, and it is taken back.
-    /// Default 10.
+    /// So many of its sessions that fault meanwhile, and more than `faults_share` of those that are
+    /// there, and it is taken back. Default 10.
     pub faults_min: u32,
     /// See `faults_min`. 0 to 1. Default 0.1.
     pub faults_share: f64,
@@ -74,7 +76,8 @@ pub struct CanaryRules {
     pub live: bool,
     /// For how long; then it is promoted. A second to a week. Default five minutes.
     pub duration: Duration,
-    /// Fewer sessions than this, and it is taken back at the end, because it was not tried. Default 10.
+    /// Fewer sessions than this, and it is taken back at the end, because it was not tried. Default
+    /// 10.
     pub sessions_min: u32,
     /// So many of its sessions that fault, and it is looked at by the two rates below. Default 3.
     pub faults_min: u32,
@@ -82,8 +85,8 @@ pub struct CanaryRules {
     pub faults_share: f64,
     /// And more than so many times the share of the version in force. 1 or more. Default 2.
     pub faults_ratio: f64,
-    /// Taken back where the 99th percentile of how long its events take is more than so many times that of the version in force. 1 or
-    /// more. Default 1.5.
+    /// Taken back where the 99th percentile of how long its events take is more than so many times
+    /// that of the version in force. 1 or more. Default 1.5.
     pub latency_ratio: f64,
     /// Events that both need to have had for that. Default 1,000.
     pub events_min: u64,
@@ -134,8 +137,18 @@ impl SwapRules {
                 found.push((key, format!("expected {expected}, found {value}")));
             }
         };
-        check(share(self.failures_share), "swap.failures_share", "0 to 1", self.failures_share.to_string());
-        check(share(self.faults_share), "swap.faults_share", "0 to 1", self.faults_share.to_string());
+        check(
+            share(self.failures_share),
+            "swap.failures_share",
+            "0 to 1",
+            self.failures_share.to_string(),
+        );
+        check(
+            share(self.faults_share),
+            "swap.faults_share",
+            "0 to 1",
+            self.faults_share.to_string(),
+        );
         check(self.watch <= WATCH_MAX, "swap.watch", "at most a day", format!("{:?}", self.watch));
         let (least, most) = PREPARE_RANGE;
         check(
@@ -160,12 +173,28 @@ impl CanaryRules {
         };
         let shared = self.share > 0.0 && self.share <= 1.0;
         check(shared, "swap.canary.share", "more than 0, to 1", self.share.to_string());
-        let lasting = (Duration::from_secs(1)..=Duration::from_secs(7 * 86_400)).contains(&self.duration);
-        check(lasting, "swap.canary.duration", "a second to a week", format!("{:?}", self.duration));
+        let lasting =
+            (Duration::from_secs(1)..=Duration::from_secs(7 * 86_400)).contains(&self.duration);
+        check(
+            lasting,
+            "swap.canary.duration",
+            "a second to a week",
+            format!("{:?}", self.duration),
+        );
         let part = (0.0..=1.0).contains(&self.faults_share);
         check(part, "swap.canary.faults_share", "0 to 1", self.faults_share.to_string());
-        check(self.faults_ratio >= 1.0, "swap.canary.faults_ratio", "1 or more", self.faults_ratio.to_string());
-        check(self.latency_ratio >= 1.0, "swap.canary.latency_ratio", "1 or more", self.latency_ratio.to_string());
+        check(
+            self.faults_ratio >= 1.0,
+            "swap.canary.faults_ratio",
+            "1 or more",
+            self.faults_ratio.to_string(),
+        );
+        check(
+            self.latency_ratio >= 1.0,
+            "swap.canary.latency_ratio",
+            "1 or more",
+            self.latency_ratio.to_string(),
+        );
         found
     }
 }

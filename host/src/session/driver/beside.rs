@@ -1,4 +1,5 @@
-//! What goes on beside a call: sending, orders, deadlines; and the wait for an instance that serves others as well.
+//! What goes on beside a call: sending, orders, deadlines; and the wait for an instance that serves
+//! others as well.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -20,8 +21,8 @@ use crate::session::turn;
 /// How long a peer may hold up an instance that serves others as well, in all of one event, however
 /// much it reads.
 const SHARED_STALL_MAX: Duration = Duration::from_secs(2);
-/// How long an event may wait for an instance that serves others as well. Each of theirs has a budget, so that it takes many
-/// sessions that use all of it.
+/// How long an event may wait for an instance that serves others as well. Each of theirs has a
+/// budget, so that it takes many sessions that use all of it.
 const INSTANCE_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Whom a call that is given up takes with it.
@@ -97,7 +98,8 @@ pub(super) async fn free(
     // Nothing of the instance's is given up with this.
     let (reach, waited_before) = (Reach::Session, Duration::ZERO);
     let deadline = since.at;
-    let mut patience = Patience { reach, deadline, waited_before, lifetime_ends: None, flush_began: None };
+    let mut patience =
+        Patience { reach, deadline, waited_before, lifetime_ends: None, flush_began: None };
     poll_fn(|cx| {
         if let Poll::Ready(free) = instance.poll_free(cx) {
             return Poll::Ready(free);
@@ -107,7 +109,9 @@ pub(super) async fn free(
         let outcome = ready!(poll(line, machine, alarm, &mut patience, now, cx));
         Poll::Ready(Err(match outcome.kind {
             FaultKind::WallTime => {
-                let detail = format!("other sessions kept the instance for longer than {INSTANCE_WAIT_MAX:?}");
+                let detail = format!(
+                    "other sessions kept the instance for longer than {INSTANCE_WAIT_MAX:?}"
+                );
                 Fault::new(FaultKind::InstanceBusy, detail)
             }
             _ => outcome,
@@ -156,16 +160,24 @@ impl Attending<'_> {
             let now = Moment::now();
             let (patience, since, before) = began_to_wait.get_or_insert_with(|| {
                 let (deadline, lifetime_ends) = (now.at, *lifetime_ends);
-                let patience = Patience { reach, deadline, waited_before: waited, lifetime_ends, flush_began: None };
+                let patience = Patience {
+                    reach,
+                    deadline,
+                    waited_before: waited,
+                    lifetime_ends,
+                    flush_began: None,
+                };
                 (patience, now, rationed)
             });
             // What the peer does, what others do with their turns, the share of its tenant, and a
             // stall of the process are not held against it.
             let waited = waited.saturating_sub(patience.waited_before);
-            patience.deadline = since.due(wall, now) + turn.waited() + rationed.saturating_sub(*before) + waited;
+            patience.deadline =
+                since.due(wall, now) + turn.waited() + rationed.saturating_sub(*before) + waited;
             match poll(line, machine, alarm, patience, now, cx) {
                 Poll::Ready(fault) => Poll::Ready(Err(fault)),
-                // A write that timed out or was given up just now is only seen by asking the call again.
+                // A write that timed out or was given up just now is only seen by asking the call
+                // again.
                 Poll::Pending if !ended_before && line.state().ended_writes() => {
                     turn::poll(turn, line, call.as_mut(), None, cx)
                 }
@@ -215,7 +227,10 @@ pub(super) fn poll(
     let config = line.config();
     let mut state = line.state();
     if now.at >= patience.deadline && !state.waits_for_peer() {
-        return Poll::Ready(Fault::new(FaultKind::WallTime, "the event took longer than its class allows"));
+        return Poll::Ready(Fault::new(
+            FaultKind::WallTime,
+            "the event took longer than its class allows",
+        ));
     }
     let mut next = patience.deadline;
     // Mail is not sent in the middle of an event.

@@ -25,7 +25,8 @@ impl<P: Procedure, M> Session<P, M> {
             (None, Some(_)) => 2,
         };
         let is_shared = self.instance.as_ref().is_some_and(Instance::is_shared);
-        let fidelity = if events == first && !is_shared { Fidelity::Exact } else { Fidelity::Partial };
+        let fidelity =
+            if events == first && !is_shared { Fidelity::Exact } else { Fidelity::Partial };
         let (client, class) = (self.line.info().clone(), self.line.priority());
         self.evidence = Some(Box::new(Evidence { client, class, event, saved, fidelity }));
     }

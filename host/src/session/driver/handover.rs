@@ -1,5 +1,5 @@
-//! A live session moves to another version of its plugin, between two events. The wire, what is queued, timers and limits are
-//! the session's and stay.
+//! A live session moves to another version of its plugin, between two events. The wire, what is
+//! queued, timers and limits are the session's and stay.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ use crate::session::turn;
 const VERDICT_SPARE: Duration = Duration::from_secs(10);
 
 impl<P: Procedure, M> Session<P, M> {
-    /// Does what was asked for, if anything was. Whatever fails on the new side, the old instance carries on.
+    /// Does what was asked for, if anything was. Whatever fails on the new side, the old instance
+    /// carries on.
     pub(super) async fn hand_over(&mut self) {
         if let Some(departure) = self.successor.take_departure() {
             return self.depart(departure).await;
@@ -88,7 +89,9 @@ impl<P: Procedure, M> Session<P, M> {
         if together.map_err(Stay::Ends)? {
             return Ok(());
         }
-        Err(Stay::Stays(called_off_by("another session of the server could not move, or it was not decided in time")))
+        Err(Stay::Stays(called_off_by(
+            "another session of the server could not move, or it was not decided in time",
+        )))
     }
 
     /// The session is over by a fault, and its instance hears nothing more.

@@ -1,4 +1,5 @@
-//! The end of a session: what is queued is sent, the connection is closed, and what became of it is said.
+//! The end of a session: what is queued is sent, the connection is closed, and what became of it is
+//! said.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use crate::session::buffers::Incoming;
 use crate::session::machine::{Ending, How};
 use crate::session::mailbox::Orders;
 
-/// How long a closed connection is read to its end, so that the peer gets what was flushed and not a reset.
+/// How long a closed connection is read to its end, so that the peer gets what was flushed and not
+/// a reset.
 const LINGER_MAX: Duration = Duration::from_secs(2);
 /// How much is read and thrown away meanwhile.
 const LINGER_MAX_BYTES: usize = 1 << 20;
@@ -21,22 +23,33 @@ const LINGER_MAX_BYTES: usize = 1 << 20;
 /// How long sending what is queued may take where a deadline or the operator ended the session.
 pub(super) const FLUSH_MAX: Duration = Duration::from_secs(5);
 
-/// Whether it was neither the plugin that ended the session nor the peer nor the server's stop, which has a deadline of its
-/// own.
+/// Whether it was neither the plugin that ended the session nor the peer nor the server's stop,
+/// which has a deadline of its own.
 pub(super) fn is_deadline(reason: DisconnectReason) -> bool {
     use DisconnectReason as R;
-    matches!(reason, R::SessionTimeout | R::IdleTimeout | R::FirstByteTimeout | R::MinRate | R::Evicted)
+    matches!(
+        reason,
+        R::SessionTimeout | R::IdleTimeout | R::FirstByteTimeout | R::MinRate | R::Evicted
+    )
 }
 
 impl<P: Procedure, M> Session<P, M> {
-    /// Sends what is queued, then says that nothing follows. Only the peer's silence or an order to cancel stops it.
-    pub(super) fn poll_parting_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), DisconnectReason>> {
+    /// Sends what is queued, then says that nothing follows. Only the peer's silence or an order to
+    /// cancel stops it.
+    pub(super) fn poll_parting_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), DisconnectReason>> {
         loop {
             let line = Arc::clone(&self.line);
             let orders = line.mailbox.orders();
             if orders.contains(Orders::NOW) {
                 let aborted = orders.contains(Orders::ABORT);
-                let reason = if aborted { DisconnectReason::Evicted } else { DisconnectReason::ServerStopped };
+                let reason = if aborted {
+                    DisconnectReason::Evicted
+                } else {
+                    DisconnectReason::ServerStopped
+                };
                 return Poll::Ready(Err(reason));
             }
             let mut state = line.state();
@@ -47,7 +60,9 @@ impl<P: Procedure, M> Session<P, M> {
             }
             let done = match (sent, &mut state.wire) {
                 // The peer has finished too, so closing says all there is to say.
-                (Poll::Ready(Ok(())), Some(Wire::Plain(_))) if self.machine.half_closed() => Poll::Ready(Ok(())),
+                (Poll::Ready(Ok(())), Some(Wire::Plain(_))) if self.machine.half_closed() => {
+                    Poll::Ready(Ok(()))
+                }
                 (Poll::Ready(Ok(())), Some(wire)) => wire.poll_shutdown(cx),
                 (sent, _) => sent,
             };
@@ -60,13 +75,15 @@ impl<P: Procedure, M> Session<P, M> {
             let stalled = state.must_read_by(now, deadlines).unwrap_or(now.at + deadlines.write);
             let resumes = state.resumes_by(stalled);
             drop(state);
-            // An ending that no party wished for does not wait for a peer that reads a little now and then.
+            // An ending that no party wished for does not wait for a peer that reads a little now
+            // and then.
             let reason = self.machine.ending().map(|ending| ending.reason);
             let overdue = reason.and_then(|reason| match reason {
                 EndReason::Disconnect(reason) if is_deadline(reason) => Some(reason),
                 _ => None,
             });
-            let cut_off = overdue.map(|reason| (self.flush_began.get_or_insert(now).due(FLUSH_MAX, now), reason));
+            let cut_off = overdue
+                .map(|reason| (self.flush_began.get_or_insert(now).due(FLUSH_MAX, now), reason));
             let (deadline, reason) = match cut_off {
                 Some((cut_off, reason)) if cut_off < stalled => (cut_off, reason),
                 _ => (stalled, DisconnectReason::WriteTimeout),
@@ -119,8 +136,8 @@ impl<P: Procedure, M> Session<P, M> {
         }
     }
 
-    /// Reads to the peer's end, within limits. Closing with bytes unread would make the system send a reset, which
-    /// can overtake what was flushed.
+    /// Reads to the peer's end, within limits. Closing with bytes unread would make the system send
+    /// a reset, which can overtake what was flushed.
     async fn linger(&mut self) {
         let since = Moment::now();
         let mut left = LINGER_MAX_BYTES;

@@ -1,5 +1,6 @@
-//! A session that has been idle for long lets its instance go: what it needs to carry on is kept, and so are the connection, its
-//! TLS, timers and limits. The next event wakes it, on the version that it is on by then.
+//! A session that has been idle for long lets its instance go: what it needs to carry on is kept,
+//! and so are the connection, its TLS, timers and limits. The next event wakes it, on the version
+//! that it is on by then.
 
 use std::pin::pin;
 use std::sync::{Arc, Weak};
@@ -39,15 +40,20 @@ impl<P> Drop for Asleep<P> {
 }
 
 impl<P: Procedure, M> Session<P, M> {
-    /// When it goes to sleep if nothing happens; `None` where it does not. `exchanged` is when bytes last moved.
+    /// When it goes to sleep if nothing happens; `None` where it does not. `exchanged` is when
+    /// bytes last moved.
     pub(super) fn sleeps_at(&self, exchanged: Instant) -> Option<Instant> {
         let after = self.line.config().sleep_after;
         let instance = self.instance.as_ref()?;
-        let may = after > Duration::ZERO && !self.sleepless && self.procedure.can_sleep() && !instance.is_shared();
+        let may = after > Duration::ZERO
+            && !self.sleepless
+            && self.procedure.can_sleep()
+            && !instance.is_shared();
         may.then(|| self.stirred.max(exchanged) + after)
     }
 
-    /// Saves, and lets the instance go. Where too much was saved the session stays awake until something has happened.
+    /// Saves, and lets the instance go. Where too much was saved the session stays awake until
+    /// something has happened.
     pub(super) async fn fall_asleep(&mut self) {
         if let Some(fault) = turn::enter(&self.line, Doing::SLEEP).await {
             return self.end_by("sleep", fault);
@@ -58,11 +64,12 @@ impl<P: Procedure, M> Session<P, M> {
         match saved {
             Ok(mut state) => {
                 state.shrink_to_fit();
-                // It was in the memory of the instance that goes now, so that where its tenant has all it may there is more left
-                // after this than before.
+                // It was in the memory of the instance that goes now, so that where its tenant has
+                // all it may there is more left after this than before.
                 account.keep_memory(state.capacity());
                 let used = self.usage();
-                let (version, on) = (self.procedure.version().to_owned(), Arc::downgrade(&self.procedure));
+                let (version, on) =
+                    (self.procedure.version().to_owned(), Arc::downgrade(&self.procedure));
                 let kept = state.len() as u64;
                 self.asleep = Some(Box::new(Asleep { state, version, on, account }));
                 (self.instance, self.spent_before, self.saved) = (None, used.fuel, None);
@@ -86,7 +93,9 @@ impl<P: Procedure, M> Session<P, M> {
         let again = before.as_ref().map(|_| state.clone());
         let woken = match (self.take_over(&own, &asleep.version, state).await, before, again) {
             // What it fell asleep on is still there.
-            (Err(fault), Some(before), Some(state)) if !beside::is_order(&fault) && !is_want_of_room(&fault) => {
+            (Err(fault), Some(before), Some(state))
+                if !beside::is_order(&fault) && !is_want_of_room(&fault) =>
+            {
                 own.meter().not_woken(self.line.priority(), &fault);
                 let woken = self.take_over(&before, &asleep.version, state).await;
                 if woken.is_ok() {
@@ -102,7 +111,8 @@ impl<P: Procedure, M> Session<P, M> {
         Ok(())
     }
 
-    /// A session that sleeps moves without waking: what it saved is taken by the version it wakes on.
+    /// A session that sleeps moves without waking: what it saved is taken by the version it wakes
+    /// on.
     pub(super) fn moves_asleep(&mut self, to: &Arc<P>) -> bool {
         if self.asleep.is_none() {
             return false;
@@ -122,14 +132,17 @@ impl<P: Procedure, M> Session<P, M> {
         attending.call(pin!(old.save(budget)), budget.wall, Reach::Session).await.0
     }
 
-    /// Whether this procedure could carry on with the session, which goes on sleeping, unless that is called off meanwhile. Where
-    /// there is no room to try it, it is not known, and no fault of the version.
+    /// Whether this procedure could carry on with the session, which goes on sleeping, unless that
+    /// is called off meanwhile. Where there is no room to try it, it is not known, and no fault of
+    /// the version.
     pub(super) async fn tries_asleep(
         &mut self,
         called_off: impl Future<Output = ()> + Send,
         to: &Arc<P>,
     ) -> Result<(), Fault> {
-        let Some((state, version)) = self.asleep.as_ref().map(|asleep| asleep.kept()) else { return Ok(()) };
+        let Some((state, version)) = self.asleep.as_ref().map(|asleep| asleep.kept()) else {
+            return Ok(());
+        };
         match self.take_over_unless(called_off, to, &version, state).await {
             Err(fault) if !is_want_of_room(&fault) => Err(fault),
             Ok(_) | Err(_) => Ok(()),
@@ -155,7 +168,8 @@ impl<P: Procedure, M> Session<P, M> {
         state: Vec<u8>,
     ) -> Result<P::Instance, Fault> {
         let class = self.line.priority();
-        let (event, start) = (self.line.config().budgets.event(class), self.line.config().budgets.start(class));
+        let (event, start) =
+            (self.line.config().budgets.event(class), self.line.config().budgets.start(class));
         let scope = Scope { port: self.line.clone(), peers: self.peers.clone() };
         let Self { line, machine, alarm, turn, .. } = self;
         let mut attending = Attending { line, machine, alarm, turn, class, lifetime_ends: None };
@@ -163,7 +177,9 @@ impl<P: Procedure, M> Session<P, M> {
         let mut taking = Box::pin(async {
             let taking = pin!(procedure.take_over(scope, start, event, version, state));
             match select(pin!(called_off), taking).await {
-                Either::Left(_) => Err(called_off_by("another session of the server could not move")),
+                Either::Left(_) => {
+                    Err(called_off_by("another session of the server could not move"))
+                }
                 Either::Right((taken, _)) => taken,
             }
         });

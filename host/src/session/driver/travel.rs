@@ -1,4 +1,5 @@
-//! A session leaves for another process, or comes from one. Its socket is open in both meanwhile, and only one of them touches it.
+//! A session leaves for another process, or comes from one. Its socket is open in both meanwhile,
+//! and only one of them touches it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,7 +67,9 @@ impl<P: Procedure, M> Session<P, M> {
             Some(asleep) => asleep.kept(),
             None => match self.save().await {
                 Ok(state) => (state, self.procedure.version().to_owned()),
-                Err(fault) if fault.kind == FaultKind::StateLimit => return Err("state-limit".into()),
+                Err(fault) if fault.kind == FaultKind::StateLimit => {
+                    return Err("state-limit".into());
+                }
                 Err(fault) => {
                     // As in any other hand-over: there is nothing that could carry on.
                     self.end_by("hand-over", fault);
@@ -113,8 +116,8 @@ impl<P: Procedure, M> Session<P, M> {
         Ok((Traveller { baggage, state, queued, socket }, sealed))
     }
 
-    /// Makes an instance that carries on from there, says so, and runs the session once `go` says that it is this process's.
-    /// `None`: it is not, and nothing was done to its connection.
+    /// Makes an instance that carries on from there, says so, and runs the session once `go` says
+    /// that it is this process's. `None`: it is not, and nothing was done to its connection.
     pub async fn resume(
         line: Arc<Line>,
         successor: Arc<Successor<P>>,
@@ -126,7 +129,8 @@ impl<P: Procedure, M> Session<P, M> {
     ) -> Option<(Ended, Arc<P>)> {
         let mut session = Self::new(line, successor, peers, membership);
         session.machine = Machine::resumed(baggage.half_closed);
-        session.clock = Clock::resumed(Instant::now(), &baggage.times, (baggage.bytes_in, baggage.bytes_out));
+        session.clock =
+            Clock::resumed(Instant::now(), &baggage.times, (baggage.bytes_in, baggage.bytes_out));
         session.spent_before = baggage.fuel;
         let taken = match turn::enter(&session.line, Doing::HANDOVER).await {
             Some(fault) => Err(fault),

@@ -83,33 +83,53 @@ impl LineState {
     ///
     /// The system asks for more only once a good part of its own buffer is free. So when a limit
     /// has passed, the system is asked what the peer has confirmed meanwhile.
-    pub(in crate::session) fn must_read_by(&mut self, now: Moment, deadlines: &Deadlines) -> Option<Instant> {
+    pub(in crate::session) fn must_read_by(
+        &mut self,
+        now: Moment,
+        deadlines: &Deadlines,
+    ) -> Option<Instant> {
         if self.rationed_until.is_some() {
             return None;
         }
         let (write, window) = (deadlines.write, deadlines.write.min(RATE_WINDOW_MAX));
         let least = u64::try_from(u128::from(deadlines.min_read_rate) * window.as_millis() / 1_000);
         self.reader.stalled = self.reader.stalled.map(|mark| self.renewed(mark, now, write, 1));
-        self.reader.window = self.reader.window.map(|mark| self.renewed(mark, now, window, least.unwrap_or(u64::MAX)));
+        self.reader.window = self
+            .reader
+            .window
+            .map(|mark| self.renewed(mark, now, window, least.unwrap_or(u64::MAX)));
         let stalled = self.reader.stalled.map(|mark| mark.since.due(write, now));
-        let slow = self.reader.window.filter(|_| deadlines.min_read_rate > 0).map(|mark| mark.since.due(window, now));
+        let slow = self
+            .reader
+            .window
+            .filter(|_| deadlines.min_read_rate > 0)
+            .map(|mark| mark.since.due(window, now));
         stalled.into_iter().chain(slow).min()
     }
 
     /// The mark, or one at `now` where `limit` has passed since and the peer has read `least`
     /// bytes.
     fn renewed(&self, mark: Mark, now: Moment, limit: Duration, least: u64) -> Mark {
-        if now.at < mark.since.due(limit, now) || self.confirmed_since(&mark) < least { mark } else { self.mark(now) }
+        if now.at < mark.since.due(limit, now) || self.confirmed_since(&mark) < least {
+            mark
+        } else {
+            self.mark(now)
+        }
     }
 
     fn mark(&self, now: Moment) -> Mark {
-        Mark { since: now, taken: self.bytes_out, unconfirmed: self.wire.as_ref().and_then(Wire::unconfirmed) }
+        Mark {
+            since: now,
+            taken: self.bytes_out,
+            unconfirmed: self.wire.as_ref().and_then(Wire::unconfirmed),
+        }
     }
 
     /// Bytes that the peer's system has confirmed since.
     fn confirmed_since(&self, mark: &Mark) -> u64 {
         let (before, left) = (mark.unconfirmed, self.wire.as_ref().and_then(Wire::unconfirmed));
-        let (before, left) = before.zip(left).map_or((0, 0), |(before, left)| (before as u64, left as u64));
+        let (before, left) =
+            before.zip(left).map_or((0, 0), |(before, left)| (before as u64, left as u64));
         (self.bytes_out - mark.taken + before).saturating_sub(left)
     }
 
@@ -147,7 +167,8 @@ impl LineState {
 
     /// How long events have waited for the peer in all.
     pub(in crate::session) fn waited_for_peer(&self) -> Duration {
-        self.reader.waited + self.reader.waits_since.map_or(Duration::ZERO, |since| since.until(Moment::now()))
+        self.reader.waited
+            + self.reader.waits_since.map_or(Duration::ZERO, |since| since.until(Moment::now()))
     }
 }
 
@@ -162,7 +183,8 @@ mod tests {
     use crate::session::{Latch, Line, LineConfig, Watermarks};
 
     fn line() -> Arc<Line> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let _inside = runtime.enter();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let local = listener.local_addr().expect("bound");
@@ -184,7 +206,8 @@ mod tests {
         };
         let turnstiles = Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, 1)));
         let seat = Arc::new(Seat::new(Lane::Standard, Arc::new(turnstiles)));
-        let info = ClientInfo { id: 1, server: "one".into(), peer: local, local, tls: None, parameter: 0 };
+        let info =
+            ClientInfo { id: 1, server: "one".into(), peer: local, local, tls: None, parameter: 0 };
         let line = Line::new(info, Arc::new(config), seat, wire);
         // Only what the system takes is known of its peer.
         line.state().wire = None;
@@ -194,8 +217,10 @@ mod tests {
     /// What is judged of a peer of which only the bytes that the system took are known.
     fn judged(min_read_rate: u32, taken: u64) -> bool {
         let line = line();
-        let deadlines = Deadlines { min_read_rate, ..Deadlines::with_write(Duration::from_secs(2)) };
-        let (mut state, start) = (line.state(), Moment { at: Instant::now(), stalls: Duration::ZERO });
+        let deadlines =
+            Deadlines { min_read_rate, ..Deadlines::with_write(Duration::from_secs(2)) };
+        let (mut state, start) =
+            (line.state(), Moment { at: Instant::now(), stalls: Duration::ZERO });
         state.stall(start);
         state.bytes_out += taken;
         // It takes something now and then, so that only its rate counts.
@@ -208,7 +233,11 @@ mod tests {
     fn rate_is_judged_below_at_and_above() {
         for rate in [1, 50, 1_024, u32::MAX] {
             let least = u64::from(rate) * 2;
-            assert_eq!([least - 1, least, least + 1].map(|taken| judged(rate, taken)), [true, false, false], "{rate}");
+            assert_eq!(
+                [least - 1, least, least + 1].map(|taken| judged(rate, taken)),
+                [true, false, false],
+                "{rate}"
+            );
         }
         assert!(!judged(0, 0), "there is no minimum");
     }
@@ -216,11 +245,14 @@ mod tests {
     #[test]
     fn share_and_stall_are_not_held_against_a_reader() {
         let line = line();
-        let deadlines = Deadlines { min_read_rate: 1_024, ..Deadlines::with_write(Duration::from_secs(2)) };
-        let (mut state, start) = (line.state(), Moment { at: Instant::now(), stalls: Duration::ZERO });
+        let deadlines =
+            Deadlines { min_read_rate: 1_024, ..Deadlines::with_write(Duration::from_secs(2)) };
+        let (mut state, start) =
+            (line.state(), Moment { at: Instant::now(), stalls: Duration::ZERO });
         state.stall(start);
         let due = |state: &mut LineState, at: u64| {
-            let now = Moment { at: start.at + Duration::from_secs(at), stalls: Duration::from_secs(5) };
+            let now =
+                Moment { at: start.at + Duration::from_secs(at), stalls: Duration::from_secs(5) };
             state.must_read_by(now, &deadlines).is_some_and(|by| by <= now.at)
         };
         state.reader.excuse(Duration::from_secs(30));

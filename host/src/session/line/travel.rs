@@ -33,7 +33,8 @@ impl Line {
             state.timers.set(id, left.max(1), timers_max, now);
         }
         state.last_exchange = back(now, baggage.times.exchanged);
-        (state.filled, state.bytes_in, state.bytes_out) = (baggage.filled, baggage.bytes_in, baggage.bytes_out);
+        (state.filled, state.bytes_in, state.bytes_out) =
+            (baggage.filled, baggage.bytes_in, baggage.bytes_out);
         drop(state);
         line
     }

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::event::{Action, Budget, Event, Fault, FaultKind, Instance, Meter, Priority, Procedure, Scope, Usage};
+use crate::event::{
+    Action, Budget, Event, Fault, FaultKind, Instance, Meter, Priority, Procedure, Scope, Usage,
+};
 
 /// What may go wrong in a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,8 +65,19 @@ pub(super) struct Version {
 }
 
 impl Version {
-    pub(super) fn new(number: u64, [save, restore, read]: [Temper; 3], seen: &Arc<Mutex<Seen>>) -> Arc<Self> {
-        Arc::new(Self { number, save, restore, read, seen: Arc::clone(seen), name: number.to_string() })
+    pub(super) fn new(
+        number: u64,
+        [save, restore, read]: [Temper; 3],
+        seen: &Arc<Mutex<Seen>>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            number,
+            save,
+            restore,
+            read,
+            seen: Arc::clone(seen),
+            name: number.to_string(),
+        })
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
@@ -163,7 +176,11 @@ impl Instance for Guest {
             Event::Timer { .. } => version.with(|seen| seen.timers += 1),
             Event::Read(data) => {
                 version.with(|seen| {
-                    assert_eq!(self.count, seen.bytes.len() as u64, "it has not seen all that came before");
+                    assert_eq!(
+                        self.count,
+                        seen.bytes.len() as u64,
+                        "it has not seen all that came before"
+                    );
                     for (at, got) in data.iter().enumerate() {
                         assert_eq!(*got, byte(seen.bytes.len() + at), "another byte than was sent");
                     }

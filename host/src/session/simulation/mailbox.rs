@@ -16,7 +16,8 @@ fn play(seed: u64) {
     let mut dice = Dice(seed);
     let account = Arc::<Account>::default();
     account.set(Shares { mail_max_bytes: SHARE, ..Shares::default() });
-    let mut boxes: Vec<_> = (0..5).map(|_| (Mailbox::new(Arc::clone(&account)), None::<Sealed>)).collect();
+    let mut boxes: Vec<_> =
+        (0..5).map(|_| (Mailbox::new(Arc::clone(&account)), None::<Sealed>)).collect();
     let (mut held, mut moved, mut refused) = (vec![Vec::new(); boxes.len()], 0, 0);
     for _ in 0..400 {
         let at = dice.throw(boxes.len() as u64) as usize;
@@ -24,13 +25,17 @@ fn play(seed: u64) {
         match dice.throw(10) {
             0..=5 => {
                 let data: Arc<[u8]> = vec![7; 1 + dice.throw(600) as usize].into();
-                let all: usize = moved + held.iter().flatten().map(|bytes| bytes + PIECE_BYTES).sum::<usize>();
+                let all: usize =
+                    moved + held.iter().flatten().map(|bytes| bytes + PIECE_BYTES).sum::<usize>();
                 match mailbox.deliver(&data, MAX) {
                     Ok(()) => held[at].push(data.len()),
                     Err(SendError::Full) => {
                         let here = held[at].iter().sum::<usize>() + held[at].len() * PIECE_BYTES;
                         let of_tenant = all + data.len() + PIECE_BYTES > SHARE;
-                        assert!(here + data.len() > MAX || of_tenant, "{here} and {all}: there is room");
+                        assert!(
+                            here + data.len() > MAX || of_tenant,
+                            "{here} and {all}: there is room"
+                        );
                         refused += u64::from(here + data.len() <= MAX);
                     }
                     Err(error) => assert!(sealed.is_some(), "{error:?}"),

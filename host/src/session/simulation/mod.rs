@@ -1,5 +1,6 @@
-//! Sessions whose versions are swapped, put to sleep, called off and ended in an order that a number decides, with failures injected. What
-//! has to hold is looked at in every call of the guests and at the end. A number that fails is printed and can be tried again:
+//! Sessions whose versions are swapped, put to sleep, called off and ended in an order that a
+//! number decides, with failures injected. What has to hold is looked at in every call of the
+//! guests and at the end. A number that fails is printed and can be tried again:
 //!
 //!     WHARF_SEED=17 cargo test -p wharf simulated
 //!
@@ -62,8 +63,16 @@ impl World {
     fn version(&mut self) -> Arc<Version> {
         self.versions += 1;
         // A trap while it reads is rare, or nothing else would ever happen.
-        let read = if self.dice.throw(40) == 0 { Temper::Traps } else { Temper::Slow(self.dice.throw(3) as u32) };
-        let tempers = [temper(&mut self.dice, Temper::Refuses), temper(&mut self.dice, Temper::Refuses), read];
+        let read = if self.dice.throw(40) == 0 {
+            Temper::Traps
+        } else {
+            Temper::Slow(self.dice.throw(3) as u32)
+        };
+        let tempers = [
+            temper(&mut self.dice, Temper::Refuses),
+            temper(&mut self.dice, Temper::Refuses),
+            read,
+        ];
         Version::new(self.versions, tempers, &self.seen)
     }
 
@@ -79,8 +88,10 @@ impl World {
             7 => {
                 let (decide, verdict) = watch::channel(None);
                 let next = self.version();
-                let patience = Duration::from_millis(if self.dice.throw(4) == 0 { 1 } else { 60_000 });
-                let (_ready, reported) = self.successor.ask_together(Arc::clone(&next), verdict, patience);
+                let patience =
+                    Duration::from_millis(if self.dice.throw(4) == 0 { 1 } else { 60_000 });
+                let (_ready, reported) =
+                    self.successor.ask_together(Arc::clone(&next), verdict, patience);
                 self.asked.push((next.number, reported));
                 self.line.look_for_successor();
                 self.verdicts.push(decide);
@@ -98,7 +109,11 @@ impl World {
                 self.rest(3).await;
                 self.latch.open();
             }
-            11 => drop(self.line.assign(if self.dice.throw(2) == 0 { Priority::High } else { Priority::Low })),
+            11 => drop(self.line.assign(if self.dice.throw(2) == 0 {
+                Priority::High
+            } else {
+                Priority::Low
+            })),
             // Long enough to fall asleep in.
             12 => tokio::time::sleep(Duration::from_millis(3)).await,
             _ => self.rest(10).await,
@@ -133,7 +148,10 @@ impl World {
                 self.got += count;
             }
             Err(error) => {
-                assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionReset), "{error}");
+                assert!(
+                    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::ConnectionReset),
+                    "{error}"
+                );
             }
         }
     }
@@ -167,7 +185,8 @@ impl World {
         assert!(seen.connects <= 1 && seen.disconnects <= 1, "{seen:?}");
         assert_eq!(seen.disconnects == 1, told, "{ended:?} {seen:?}");
         let cut = matches!(fault, Some(FaultKind::Cancelled | FaultKind::Aborted));
-        let injected = matches!(fault, Some(FaultKind::Trap("injected") | FaultKind::HandoffRefused));
+        let injected =
+            matches!(fault, Some(FaultKind::Trap("injected") | FaultKind::HandoffRefused));
         assert!(fault.is_none() || injected || (cut && self.ended), "{ended:?}");
         // Nothing is lost on the way in or out where nobody broke it off.
         let finished = ended.reason == EndReason::Disconnect(DisconnectReason::ClosedByPlugin);
@@ -176,13 +195,18 @@ impl World {
             assert_eq!(self.got, self.sent, "{ended:?}");
         }
         assert!(seen.bytes.len() <= self.sent && self.got <= seen.bytes.len(), "{seen:?}");
-        // Versions come in the order in which they were asked for; only waking may fall back to the one before.
+        // Versions come in the order in which they were asked for; only waking may fall back to the
+        // one before.
         let back = seen.trail.windows(2).filter(|pair| pair[1] < pair[0]).count() as u32;
         assert!(back <= seen.wakes, "{:?}", seen.trail);
         for (number, reported) in &mut self.asked {
             if let Ok(Handed::Stayed(fault)) = reported.try_recv() {
-                let known = [FaultKind::HandoffRefused, FaultKind::StateLimit, FaultKind::HandoffCalledOff];
-                assert!(known.contains(&fault.kind) || fault.kind == FaultKind::Trap("injected"), "{number}: {fault}");
+                let known =
+                    [FaultKind::HandoffRefused, FaultKind::StateLimit, FaultKind::HandoffCalledOff];
+                assert!(
+                    known.contains(&fault.kind) || fault.kind == FaultKind::Trap("injected"),
+                    "{number}: {fault}"
+                );
             }
         }
     }
@@ -221,7 +245,8 @@ async fn simulate(seed: u64) {
     };
     let turnstiles = Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, 1)));
     let seat = Arc::new(Seat::new(Lane::Standard, Arc::new(turnstiles)));
-    let info = ClientInfo { id: 1, server: "simulated".into(), peer, local, tls: None, parameter: 0 };
+    let info =
+        ClientInfo { id: 1, server: "simulated".into(), peer, local, tls: None, parameter: 0 };
     let line = Line::new(info, Arc::new(config), seat, Wire::plain(server).expect("a reactor"));
     let seen = Arc::<Mutex<Seen>>::default();
     let first = Version::new(1, [Temper::Good; 3], &seen);
@@ -267,6 +292,7 @@ async fn simulate(seed: u64) {
 
 #[test]
 fn whatever_happens_to_simulated_sessions_nothing_is_lost_doubled_or_told_twice() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     for_each_seed(SEEDS, |seed| runtime.block_on(simulate(seed)));
 }

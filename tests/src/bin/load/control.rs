@@ -14,7 +14,12 @@ use wharf_tests::load::beside;
 use super::{Cli, describe_echo};
 
 /// Rounds without a flood, with one of a native responder, and with one of the API take turns.
-pub(super) fn control(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli, requests: usize) -> Result<()> {
+pub(super) fn control(
+    host: &Host,
+    clients: &tokio::runtime::Runtime,
+    cli: &Cli,
+    requests: usize,
+) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let socket = folder.path().join("control.sock");
     let plan = Plan {
@@ -32,7 +37,11 @@ pub(super) fn control(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli,
     let native = folder.path().join("native.sock");
     beside::answer_natively(&native, &socket)?;
     let time = Duration::from_secs_f64(cli.seconds);
-    let conditions = [("no requests", None), ("to a native responder", Some(&native)), ("to the API", Some(&socket))];
+    let conditions = [
+        ("no requests", None),
+        ("to a native responder", Some(&native)),
+        ("to the API", Some(&socket)),
+    ];
     let mut seen = conditions.map(|(name, socket)| (name, socket, Histogram::<u64>::new(3), 0));
     for _ in 0..cli.rounds {
         for (_, socket, latency, answers) in &mut seen {
@@ -44,9 +53,14 @@ pub(super) fn control(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli,
                     .stdout(Stdio::piped())
                     .spawn()
             });
-            latency.as_mut().map_err(|error| *error)?.add(clients.block_on(beside::paced(address, time))?)?;
+            latency
+                .as_mut()
+                .map_err(|error| *error)?
+                .add(clients.block_on(beside::paced(address, time))?)?;
             if let Some(flood) = flood {
-                *answers += String::from_utf8(flood?.wait_with_output()?.stdout)?.trim().parse::<usize>()?;
+                *answers += String::from_utf8(flood?.wait_with_output()?.stdout)?
+                    .trim()
+                    .parse::<usize>()?;
             }
         }
     }
@@ -59,7 +73,15 @@ pub(super) fn control(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli,
         rows.push(row);
     }
     let ratio = |one: usize, other: usize, at: usize| rows[one][at] as f64 / rows[other][at] as f64;
-    println!("the API beside no requests: {:.2} at p50, {:.2} at p99", ratio(2, 0, 0), ratio(2, 0, 1));
-    println!("the API beside the native responder: {:.2} at p50, {:.2} at p99", ratio(2, 1, 0), ratio(2, 1, 1));
+    println!(
+        "the API beside no requests: {:.2} at p50, {:.2} at p99",
+        ratio(2, 0, 0),
+        ratio(2, 0, 1)
+    );
+    println!(
+        "the API beside the native responder: {:.2} at p50, {:.2} at p99",
+        ratio(2, 1, 0),
+        ratio(2, 1, 1)
+    );
     Ok(())
 }

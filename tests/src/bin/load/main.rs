@@ -72,7 +72,8 @@ enum What {
         #[arg(long, default_value_t = 10_000)]
         requests: usize,
     },
-    /// Latency of a critical session while background sessions burn what there is, beside its latency without them.
+    /// Latency of a critical session while background sessions burn what there is, beside its
+    /// latency without them.
     Lanes {
         /// Only those with this in their name.
         #[arg(default_value = "")]
@@ -133,7 +134,8 @@ enum What {
         /// Requests per second.
         requests: usize,
     },
-    /// Compiles a component for the server; for `swaps`, which has that done where the product does.
+    /// Compiles a component for the server; for `swaps`, which has that done where the product
+    /// does.
     #[command(hide = true, name = COMPILE_VERB)]
     Compile {
         /// Bytes of memory it may have.
@@ -141,7 +143,8 @@ enum What {
         /// Seconds it may take.
         time_max: u64,
     },
-    /// Holds connections open until its standard input ends; for `idle`, which needs another process's descriptors.
+    /// Holds connections open until its standard input ends; for `idle`, which needs another
+    /// process's descriptors.
     #[command(hide = true)]
     Hold {
         /// Where.
@@ -156,11 +159,16 @@ enum What {
 fn main() -> Result<()> {
     let cli = Cli::parse();
     if let What::Compile { memory_max, time_max } = cli.what {
-        std::process::exit(i32::from(compile_for_another(memory_max, Duration::from_secs(time_max))));
+        std::process::exit(i32::from(compile_for_another(
+            memory_max,
+            Duration::from_secs(time_max),
+        )));
     }
     match &cli.what {
         What::Attacks { only } => return attacks::run(cli.rounds, cli.seconds, only),
-        What::Attacked { name } => return attacks::one(name, cli.rounds, Duration::from_secs_f64(cli.seconds)),
+        What::Attacked { name } => {
+            return attacks::one(name, cli.rounds, Duration::from_secs_f64(cli.seconds));
+        }
         What::Mixed(options) => return mixed::run(*options),
         What::Attack(target) => return attacks::drive(target),
         _ => {}
@@ -215,9 +223,15 @@ fn main() -> Result<()> {
         return price(&host, &clients, &cli);
     }
     let server = echo(&host)?;
-    let servers = tokio::runtime::Builder::new_multi_thread().thread_name("native").enable_all().build()?;
-    let bench =
-        Bench { native: native::start(servers.handle())?, server, clients, rounds: cli.rounds, seconds: cli.seconds };
+    let servers =
+        tokio::runtime::Builder::new_multi_thread().thread_name("native").enable_all().build()?;
+    let bench = Bench {
+        native: native::start(servers.handle())?,
+        server,
+        clients,
+        rounds: cli.rounds,
+        seconds: cli.seconds,
+    };
     if matches!(cli.what, What::Echo | What::Churn | What::All) {
         println!("{}", Duel::head());
     }
@@ -244,8 +258,14 @@ fn main() -> Result<()> {
             } else {
                 server
             };
-            let server = if tls { server.credentials(certificates.credentials()) } else { server }.start()?;
-            bench.idle(&server, sessions, tls.then(|| certificates.path("ca.pem")).as_deref(), asleep)?;
+            let server = if tls { server.credentials(certificates.credentials()) } else { server }
+                .start()?;
+            bench.idle(
+                &server,
+                sessions,
+                tls.then(|| certificates.path("ca.pem")).as_deref(),
+                asleep,
+            )?;
         }
         What::All => bench.idle(&bench.server, 10_000, None, false)?,
         _ => {}
@@ -281,14 +301,21 @@ impl Bench {
         let (shape, mut duel) = (self.shape(16, 64, 1), Duel::default());
         for _ in 0..self.rounds {
             let native = self.clients.block_on(clients::connections(self.native, shape))?;
-            let wharf = self.clients.block_on(clients::connections(self.server.address(), shape))?;
+            let wharf =
+                self.clients.block_on(clients::connections(self.server.address(), shape))?;
             duel.add(native, wharf);
         }
         println!("{}", duel.row("connect, 64 B, close"));
         Ok(())
     }
 
-    fn idle(&self, server: &ServerHandle, sessions: usize, authority: Option<&Path>, asleep: bool) -> Result<()> {
+    fn idle(
+        &self,
+        server: &ServerHandle,
+        sessions: usize,
+        authority: Option<&Path>,
+        asleep: bool,
+    ) -> Result<()> {
         let before = Weight::now()?;
         let address = server.address().to_string();
         let mut holder = Command::new(std::env::current_exe()?)
@@ -304,7 +331,8 @@ impl Bench {
         }
         let after = Weight::now()?;
         let alive = server.clients();
-        let each = |after: u64, before: u64| (after.saturating_sub(before)) as f64 / alive.max(1) as f64;
+        let each =
+            |after: u64, before: u64| (after.saturating_sub(before)) as f64 / alive.max(1) as f64;
         println!(
             "{alive} idle sessions: {:.1} KiB each ({:.1} resident, {:.1} page tables)",
             each(after.total_kib(), before.total_kib()),
@@ -324,7 +352,8 @@ impl Bench {
 fn price(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli) -> Result<()> {
     let plugins = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins");
     let server = echo(host)?;
-    let servers = tokio::runtime::Builder::new_multi_thread().thread_name("native").enable_all().build()?;
+    let servers =
+        tokio::runtime::Builder::new_multi_thread().thread_name("native").enable_all().build()?;
     let echo = component(&plugins.join("echo"))?;
     let bare = |metering| Bare::load(&echo, metering)?.serve(servers.handle());
     let (plain, metered) = (bare(Metering::None)?, bare(Metering::Interruptible)?);
@@ -333,10 +362,14 @@ fn price(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli) -> Result<()
         "| load | native per s | engine alone of native | with fuel, epochs and fibers | wharf of native | of the metered engine |"
     );
     println!("|---|---|---|---|---|---|");
-    for (name, size, depth) in
-        [("64 B", 64, 1), ("4 KiB", 4 << 10, 1), ("64 KiB", 64 << 10, 1), ("64 B, 16 in flight", 64, 16)]
-    {
-        let shape = Shape { connections: 64, size, depth, time: Duration::from_secs_f64(cli.seconds) };
+    for (name, size, depth) in [
+        ("64 B", 64, 1),
+        ("4 KiB", 4 << 10, 1),
+        ("64 KiB", 64 << 10, 1),
+        ("64 B, 16 in flight", 64, 16),
+    ] {
+        let shape =
+            Shape { connections: 64, size, depth, time: Duration::from_secs_f64(cli.seconds) };
         let mut rounds = Vec::new();
         for _ in 0..cli.rounds {
             let mut rates = [0.0; 4];
@@ -367,6 +400,11 @@ fn describe_echo(host: &Host) -> Result<ServerBuilder> {
     manifest.run_build_blocking()?;
     let grants: Grants = manifest.grants.iter().copied().collect();
     let options = SocketOptions { no_delay: true, ..SocketOptions::default() };
-    let server = Server::builder().host(host).local_host("127.0.0.1").options(options).plugin(folder).grants(grants);
+    let server = Server::builder()
+        .host(host)
+        .local_host("127.0.0.1")
+        .options(options)
+        .plugin(folder)
+        .grants(grants);
     Ok(server)
 }

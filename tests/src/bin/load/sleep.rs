@@ -26,7 +26,11 @@ pub(super) fn wake(server: &ServerHandle) -> Result<()> {
     let mut times = |what: &str| -> Result<()> {
         let mut all = sockets.iter_mut().map(answer).collect::<Result<Vec<_>>>()?;
         all.sort_unstable();
-        println!("first byte to answer, {what}: p50 {:?}, p99 {:?}", all[all.len() / 2], all[all.len() * 99 / 100]);
+        println!(
+            "first byte to answer, {what}: p50 {:?}, p99 {:?}",
+            all[all.len() / 2],
+            all[all.len() * 99 / 100]
+        );
         Ok(())
     };
     times("awake")?;

@@ -67,10 +67,14 @@ pub struct Target {
 /// # Errors
 /// There is no such attack, or its clients cannot connect.
 pub fn drive(target: &Target) -> Result<()> {
-    let attack = ATTACKS.iter().find(|attack| attack.name == target.name).context("an attack of that name")?;
+    let attack = ATTACKS
+        .iter()
+        .find(|attack| attack.name == target.name)
+        .context("an attack of that name")?;
     // What is measured is the server and not its clients.
     let _ = take(Lane::Idle);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let _entered = runtime.enter();
     let mut work = runtime.block_on(attack.drive.begin(target))?;
     println!("ready");

@@ -102,7 +102,8 @@ pub fn huge_names() -> Result<Vec<u8>> {
 pub fn queue(folder: &Path) -> Result<Vec<PathBuf>> {
     (0..SWAPS_SLOW + SWAPS_QUEUED)
         .map(|number| {
-            let bytes = if number < SWAPS_SLOW { slow(number) } else { marked(&component(""), number) };
+            let bytes =
+                if number < SWAPS_SLOW { slow(number) } else { marked(&component(""), number) };
             kept(folder, &format!("version-{number}"), &bytes)
         })
         .collect()
@@ -183,11 +184,17 @@ mod tests {
 
     #[test]
     fn made_components_are_what_they_say() {
-        let host = Host::new(&HostConfig { workers: 1, sessions_max: 64, ..HostConfig::default() }).expect("a host");
+        let host = Host::new(&HostConfig { workers: 1, sessions_max: 64, ..HostConfig::default() })
+            .expect("a host");
         let folder = tempfile::tempdir().expect("a folder");
         let grants: Grants = [Grant::Stdio, Grant::Server].into_iter().collect();
-        for (name, bytes) in [("attacker", attacker()), ("heavy", heavy()), ("marked", Ok(marked(&component(""), 7)))] {
-            let file = kept(folder.path(), name, &bytes.expect("it is put together")).expect("kept");
+        for (name, bytes) in [
+            ("attacker", attacker()),
+            ("heavy", heavy()),
+            ("marked", Ok(marked(&component(""), 7))),
+        ] {
+            let file =
+                kept(folder.path(), name, &bytes.expect("it is put together")).expect("kept");
             host.loader().load(&file, &grants).unwrap_or_else(|error| panic!("{name}: {error}"));
         }
         assert_ne!(marked(b"", 1), marked(b"", 2));

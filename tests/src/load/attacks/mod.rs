@@ -24,7 +24,9 @@ use wharf::event::Priority;
 use wharf::net::SocketOptions;
 use wharf::plugin::{Compiler, Grant, Grants};
 use wharf::sched::{BudgetChange, Lane};
-use wharf::server::{BreakerLimits, Fleet, Host, HostConfig, Plan, PlanError, Server, ServerBuilder, ServerHandle};
+use wharf::server::{
+    BreakerLimits, Fleet, Host, HostConfig, Plan, PlanError, Server, ServerBuilder, ServerHandle,
+};
 
 use self::drive::Drive;
 pub use self::drive::{Target, drive};
@@ -72,7 +74,10 @@ const HEAVY_POOL: usize = 1_000;
 const HEAVY_CLIENTS: usize = 1_300;
 
 const ATTACKS: [Attack; 10] = [
-    attack("20 broadcasters among 2,000", Drive::Orders { order: b'B', clients: 20, silent: 2_000 }),
+    attack(
+        "20 broadcasters among 2,000",
+        Drive::Orders { order: b'B', clients: 20, silent: 2_000 },
+    ),
     Attack {
         guest: Guest::Heavy,
         sessions_max: HEAVY_POOL,
@@ -100,14 +105,21 @@ pub fn run(rounds: usize, seconds: f64, only: &str) -> Result<()> {
          |---|---|---|---|---|---|---|---|---|"
     );
     let chosen: Vec<_> = ATTACKS.iter().filter(|attack| attack.name.contains(only)).collect();
-    ensure!(!chosen.is_empty(), "no attack has {only:?} in its name: {:?}", ATTACKS.map(|attack| attack.name));
+    ensure!(
+        !chosen.is_empty(),
+        "no attack has {only:?} in its name: {:?}",
+        ATTACKS.map(|attack| attack.name)
+    );
     for attack in chosen {
         let status = Command::new(std::env::current_exe()?)
             .args(["--rounds", &rounds.to_string(), "--seconds", &seconds.to_string()])
             .args(["attacked", attack.name])
             .status()?;
         if let Some(signal) = status.signal() {
-            println!("| {} | the process | died of signal {signal} | | | | | it lives | no |", attack.name);
+            println!(
+                "| {} | the process | died of signal {signal} | | | | | it lives | no |",
+                attack.name
+            );
         } else if !status.success() {
             println!("| {} | the process | {status} | | | | | it lives | no |", attack.name);
         }
@@ -120,14 +132,17 @@ pub fn run(rounds: usize, seconds: f64, only: &str) -> Result<()> {
 /// # Errors
 /// There is no such attack, or a neighbour lost its session.
 pub fn one(name: &str, rounds: usize, time: Duration) -> Result<()> {
-    let attack = ATTACKS.iter().find(|attack| attack.name == name).context("an attack of that name")?;
+    let attack =
+        ATTACKS.iter().find(|attack| attack.name == name).context("an attack of that name")?;
     let folder = tempfile::tempdir()?;
     let site = Site::start(attack, folder.path())?;
     attack.drive.prepare(folder.path())?;
     let [critical, same] = [&site.critical, &site.same].map(|server| server.address());
     let natives = [native_in(Lane::Fast)?, native_in(Lane::Standard)?];
-    let mut probes =
-        [critical, natives[0], same, natives[1]].into_iter().map(Probe::connect).collect::<Result<Vec<_>>>()?;
+    let mut probes = [critical, natives[0], same, natives[1]]
+        .into_iter()
+        .map(Probe::connect)
+        .collect::<Result<Vec<_>>>()?;
     let mut seen = [const { Latency::new() }; 4];
     let (mut resident, mut served) = ([0, 0], 0);
     for _ in 0..rounds {
@@ -155,15 +170,23 @@ pub fn one(name: &str, rounds: usize, time: Duration) -> Result<()> {
         let (ratio, more) = (beside as f64 / quiet.max(1) as f64, beside as i64 - quiet as i64);
         let (goal, met) = match number {
             0 => (format!("ratio {CRITICAL_RATIO_MAX}"), ratio <= CRITICAL_RATIO_MAX),
-            2 => (format!("{SAME_CLASS_EXTRA_MAX_US} us more"), beside <= quiet + SAME_CLASS_EXTRA_MAX_US),
+            2 => (
+                format!("{SAME_CLASS_EXTRA_MAX_US} us more"),
+                beside <= quiet + SAME_CLASS_EXTRA_MAX_US,
+            ),
             _ => (String::new(), true),
         };
         let met = if goal.is_empty() { "" } else { ["no", "yes"][usize::from(met)] };
         let name = attack.name;
-        println!("| {name} | {who} | {p50} | {p99} | {p999} | {ratio:.2} | {more:+} | {goal} | {met} |");
+        println!(
+            "| {name} | {who} | {p50} | {p99} | {p999} | {ratio:.2} | {more:+} | {goal} | {met} |"
+        );
     }
     let [quiet, beside] = resident.map(|kib| kib >> 10);
-    eprintln!("{}: resident {quiet} MiB, beside it {beside}; {served} events of the attacker", attack.name);
+    eprintln!(
+        "{}: resident {quiet} MiB, beside it {beside}; {served} events of the attacker",
+        attack.name
+    );
     Ok(())
 }
 
@@ -209,7 +232,12 @@ impl Site {
         let control = ControlConfig { socket: folder.join(drive::SOCKET), listen: None };
         let control = Control::start(&control, Arc::clone(&fleet), nothing)?;
         let get = |name: &str| fleet.get(name).context("a server");
-        Ok(Self { critical: get("critical")?, same: get("same")?, attacker: get(ATTACKER)?, _control: control })
+        Ok(Self {
+            critical: get("critical")?,
+            same: get("same")?,
+            attacker: get(ATTACKER)?,
+            _control: control,
+        })
     }
 
     /// Waits until clients of the attack are gone and nothing is compiled any more. Gives up after
@@ -232,7 +260,8 @@ fn server(host: &Host, name: &str) -> ServerBuilder {
 fn compiles() -> bool {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return false };
     tasks.flatten().any(|task| {
-        std::fs::read_to_string(task.path().join("children")).is_ok_and(|children| !children.trim().is_empty())
+        std::fs::read_to_string(task.path().join("children"))
+            .is_ok_and(|children| !children.trim().is_empty())
     })
 }
 

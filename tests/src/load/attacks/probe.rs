@@ -40,7 +40,12 @@ impl Probe {
     }
 
     /// Exchanges messages for a while, the first one `offset` after all are ready.
-    fn round(&mut self, time: Duration, offset: Duration, ready: &Barrier) -> Result<Histogram<u64>> {
+    fn round(
+        &mut self,
+        time: Duration,
+        offset: Duration,
+        ready: &Barrier,
+    ) -> Result<Histogram<u64>> {
         let count = (time.as_micros() / SEND_EVERY.as_micros()) as u32;
         let first = self.sent;
         let (reads, writes) = (&mut self.reads, &mut self.writes);
@@ -50,13 +55,15 @@ impl Probe {
             let reader = scope.spawn(|| -> Result<Histogram<u64>> {
                 forward();
                 both.wait();
-                let (mut latency, mut message) = (Histogram::new_with_max(LATENCY_MAX_US, 3)?, [0; MESSAGE_BYTES]);
+                let (mut latency, mut message) =
+                    (Histogram::new_with_max(LATENCY_MAX_US, 3)?, [0; MESSAGE_BYTES]);
                 for number in 0..count {
                     reads.read_exact(&mut message).context("the neighbour lost its session")?;
                     let wanted = first.wrapping_add(number).to_le_bytes();
                     ensure!(message[MESSAGE_BYTES - 4..] == wanted, "an answer is missing");
                     let start: &Instant = started.get().context("it was sent")?;
-                    let waited = Instant::now().saturating_duration_since(*start + SEND_EVERY * number);
+                    let waited =
+                        Instant::now().saturating_duration_since(*start + SEND_EVERY * number);
                     latency.saturating_record(waited.as_micros() as u64);
                 }
                 Ok(latency)
@@ -67,8 +74,11 @@ impl Probe {
             let start = *started.get_or_init(|| Instant::now() + Duration::from_millis(5) + offset);
             let mut message = [7; MESSAGE_BYTES];
             let sending = (0..count).try_for_each(|number| {
-                thread::sleep((start + SEND_EVERY * number).saturating_duration_since(Instant::now()));
-                message[MESSAGE_BYTES - 4..].copy_from_slice(&first.wrapping_add(number).to_le_bytes());
+                thread::sleep(
+                    (start + SEND_EVERY * number).saturating_duration_since(Instant::now()),
+                );
+                message[MESSAGE_BYTES - 4..]
+                    .copy_from_slice(&first.wrapping_add(number).to_le_bytes());
                 writes.write_all(&message)
             });
             let latency = reader.join().map_err(|_| anyhow!("the reader panicked"))?;
@@ -92,7 +102,10 @@ pub(super) fn together(probes: &mut [Probe], time: Duration) -> Result<Vec<Histo
                 scope.spawn(move || probe.round(time, SEND_EVERY * number / count, ready))
             })
             .collect();
-        rounds.into_iter().map(|round| round.join().map_err(|_| anyhow!("a probe panicked"))?).collect()
+        rounds
+            .into_iter()
+            .map(|round| round.join().map_err(|_| anyhow!("a probe panicked"))?)
+            .collect()
     })
 }
 
@@ -110,7 +123,8 @@ impl Latency {
     /// Medians of the rounds: what the machine does to some of them is not in these.
     pub(super) fn at(&self, share: f64) -> (u64, u64) {
         let median = |rounds: &[Histogram<u64>]| {
-            let mut seen: Vec<_> = rounds.iter().map(|round| round.value_at_quantile(share)).collect();
+            let mut seen: Vec<_> =
+                rounds.iter().map(|round| round.value_at_quantile(share)).collect();
             seen.sort_unstable();
             seen.get(seen.len() / 2).copied().unwrap_or(0)
         };

@@ -46,7 +46,9 @@ impl Sums {
     pub(super) fn row(self, name: &str) -> String {
         let Self { accepted, ended, refused, handshakes_failed, live } = self;
         let balance = if self.balance() { "yes" } else { "NO" };
-        format!("| {name} | {accepted} | {ended} | {refused} | {handshakes_failed} | {live} | {balance} |")
+        format!(
+            "| {name} | {accepted} | {ended} | {refused} | {handshakes_failed} | {live} | {balance} |"
+        )
     }
 
     /// The head of that table.
@@ -69,7 +71,12 @@ pub(super) async fn settled(api: &Api) -> Result<BTreeMap<String, Sums>> {
         let live: Vec<_> = servers
             .iter()
             .filter(|server| server["clients"] != 0 || server["sessions"] != 0)
-            .map(|server| format!("{}: {} clients, {} sessions", server["name"], server["clients"], server["sessions"]))
+            .map(|server| {
+                format!(
+                    "{}: {} clients, {} sessions",
+                    server["name"], server["clients"], server["sessions"]
+                )
+            })
             .collect();
         if live.is_empty() && !servers.is_empty() {
             let name = |server: &Value| server["name"].as_str().unwrap_or_default().to_owned();
@@ -115,9 +122,12 @@ mod tests {
                                "handshakes_failed": { "handshake-tls": 2 } });
         let mut server = json!({ "name": "echo", "clients": 2, "counters": counters });
         assert_eq!(unbalanced(&server), None);
-        for path in
-            ["/clients", "/counters/accepted", "/counters/ended/fuel", "/counters/handshakes_failed/handshake-tls"]
-        {
+        for path in [
+            "/clients",
+            "/counters/accepted",
+            "/counters/ended/fuel",
+            "/counters/handshakes_failed/handshake-tls",
+        ] {
             let one = server.pointer_mut(path).expect("it is there");
             let before = one.take();
             *one = (before.as_u64().expect("a number") + 1).into();

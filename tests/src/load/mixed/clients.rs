@@ -101,18 +101,29 @@ pub(super) async fn talk(shared: Arc<Shared>, target: Target, number: usize, mut
             Ok(()) => {}
             Err(Trouble::Cut) => drop(shared.seen.cut.fetch_add(1, Ordering::Relaxed)),
             Err(Trouble::Wrong(words)) => {
-                shared.seen.wrong(format!("{}: client {number}, session {connection}: {words}", target.name));
+                shared.seen.wrong(format!(
+                    "{}: client {number}, session {connection}: {words}",
+                    target.name
+                ));
             }
         }
         tokio::time::sleep(Duration::from_millis(dice.between(5, 100))).await;
     }
 }
 
-async fn session(shared: &Shared, target: &Target, number: usize, connection: u64, dice: &mut Dice) -> Done {
+async fn session(
+    shared: &Shared,
+    target: &Target,
+    number: usize,
+    connection: u64,
+    dice: &mut Dice,
+) -> Done {
     let stream = match timeout(ANSWER_TIME_MAX, connect(target, &shared.tls, number)).await {
         Ok(Ok(stream)) => stream,
         // Only the spare one is ever stopped.
-        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused && target.name != SPARE => {
+        Ok(Err(error))
+            if error.kind() == io::ErrorKind::ConnectionRefused && target.name != SPARE =>
+        {
             return Err(Trouble::Wrong("the system refused the connection".into()));
         }
         Ok(Err(_)) => return Err(Trouble::Cut),
@@ -136,18 +147,21 @@ async fn session(shared: &Shared, target: &Target, number: usize, connection: u6
         match target.kind {
             Kind::Echo => {
                 let large = if dice.percent(1) { LARGE_BYTES } else { 3_000 };
-                let sent: Vec<u8> = numbers.flat_map(|at| text(&name, at, dice.between(1, large))).collect();
+                let sent: Vec<u8> =
+                    numbers.flat_map(|at| text(&name, at, dice.between(1, large))).collect();
                 wire.send(&sent).await?;
                 wire.expect(&sent).await?;
             }
             Kind::Lines => {
-                let sent: Vec<u8> = numbers.flat_map(|at| text(&name, at, dice.between(1, LINE_BYTES))).collect();
+                let sent: Vec<u8> =
+                    numbers.flat_map(|at| text(&name, at, dice.between(1, LINE_BYTES))).collect();
                 wire.send(&sent).await?;
                 wire.expect(&sent.to_ascii_uppercase()).await?;
             }
             Kind::Http => {
-                let sent: String =
-                    numbers.map(|at| format!("GET /{name}/{at} HTTP/1.1\r\nHost: wharf\r\n\r\n")).collect();
+                let sent: String = numbers
+                    .map(|at| format!("GET /{name}/{at} HTTP/1.1\r\nHost: wharf\r\n\r\n"))
+                    .collect();
                 wire.send(sent.as_bytes()).await?;
                 for _ in 0..count {
                     wire.expect(&shared.page).await?;
@@ -165,7 +179,11 @@ async fn session(shared: &Shared, target: &Target, number: usize, connection: u6
 }
 
 /// Connects from an address of its own, over TLS where the server wants that.
-pub(super) async fn connect(target: &Target, tls: &TlsConnector, number: usize) -> io::Result<Box<dyn Stream>> {
+pub(super) async fn connect(
+    target: &Target,
+    tls: &TlsConnector,
+    number: usize,
+) -> io::Result<Box<dyn Stream>> {
     let stream = connect_plainly(target.address, number).await?;
     stream.set_nodelay(true)?;
     if !target.secure {
@@ -198,7 +216,8 @@ pub(super) async fn page(target: &Target, tls: &TlsConnector) -> Result<Vec<u8>>
 
 /// A message with its number: letters that follow from name and number, and a line end.
 fn text(name: &str, number: u64, length: u64) -> Vec<u8> {
-    let key = name.bytes().fold(0, |key: u64, byte| key.wrapping_mul(131).wrapping_add(u64::from(byte)));
+    let key =
+        name.bytes().fold(0, |key: u64, byte| key.wrapping_mul(131).wrapping_add(u64::from(byte)));
     let mut dice = Dice::of(key, number);
     let mut text = format!("{number}:{length}:").into_bytes();
     for _ in 0..length.div_ceil(8) {
@@ -250,8 +269,11 @@ impl Checked<'_> {
             let common = self.seen.len().min(wanted.len());
             if let Some(at) = (0..common).find(|&at| self.seen[at] != wanted[at]) {
                 let (from, to) = (at.saturating_sub(10), (at + 40).min(common));
-                let [seen, wanted] = [&self.seen[from..to], &wanted[from..to]].map(<[u8]>::escape_ascii);
-                return Err(Trouble::Wrong(format!("at byte {at} came {seen} where {wanted} was next")));
+                let [seen, wanted] =
+                    [&self.seen[from..to], &wanted[from..to]].map(<[u8]>::escape_ascii);
+                return Err(Trouble::Wrong(format!(
+                    "at byte {at} came {seen} where {wanted} was next"
+                )));
             }
             if common == wanted.len() {
                 self.seen.drain(..common);
@@ -268,7 +290,9 @@ impl Checked<'_> {
             if let Some(end) = self.seen.iter().position(|&byte| byte == b'\n') {
                 let line: Vec<u8> = self.seen.drain(..=end).collect();
                 let line = String::from_utf8(line);
-                return line.map_err(|line| Trouble::Wrong(format!("no text: {}", line.as_bytes().escape_ascii())));
+                return line.map_err(|line| {
+                    Trouble::Wrong(format!("no text: {}", line.as_bytes().escape_ascii()))
+                });
             }
             if !self.more(patience).await? {
                 return Err(Trouble::Cut);
@@ -296,7 +320,13 @@ impl Checked<'_> {
     }
 
     /// Says something to everybody, now and then, and something to itself, which has to arrive.
-    async fn chat(&mut self, name: &str, number: u64, dice: &mut Dice, others: &mut HashMap<String, u64>) -> Done {
+    async fn chat(
+        &mut self,
+        name: &str,
+        number: u64,
+        dice: &mut Dice,
+        others: &mut HashMap<String, u64>,
+    ) -> Done {
         let line = text(name, number, dice.between(1, LINE_BYTES));
         if dice.percent(10) {
             self.send(&line).await?;
@@ -320,7 +350,10 @@ impl Checked<'_> {
         self.stream.shutdown().await?;
         while self.more(ANSWER_TIME_MAX).await? {}
         if kind != Kind::Chat && !self.seen.is_empty() {
-            return Err(Trouble::Wrong(format!("{} came after the last answer", self.seen.escape_ascii())));
+            return Err(Trouble::Wrong(format!(
+                "{} came after the last answer",
+                self.seen.escape_ascii()
+            )));
         }
         Ok(())
     }

@@ -93,7 +93,8 @@ pub fn run(options: Options) -> Result<()> {
     let instances = (options.clients * 2 + 64).max(128);
     let place = Place::start(instances)?;
     let scales = Scales::of(place.pid());
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let mut wrong = Vec::new();
     let ran = runtime.block_on(mixed(&place, &scales, options, seed, instances, &mut wrong));
     if let Err(error) = ran {
@@ -121,28 +122,45 @@ async fn mixed(
 ) -> Result<()> {
     let time = Duration::from_secs_f64(options.minutes * 60.0);
     let tls = connector(&place.authority())?;
-    let web = place.servers.iter().find(|target| target.kind == Kind::Http).context("a web server")?;
+    let web =
+        place.servers.iter().find(|target| target.kind == Kind::Http).context("a web server")?;
     let page = clients::page(web, &tls).await?;
     let (stop, pace) = (AtomicBool::new(false), Duration::from_millis(options.pace));
     let shared = Arc::new(Shared { stop, pace, tls, page, seen: Seen::default() });
     fill(place, &shared, instances).await?;
     audit::settled(&place.api).await?;
-    let before = (released(scales, None).await?, tokio::task::block_in_place(|| scales.wakes_per_second())?);
+    let before =
+        (released(scales, None).await?, tokio::task::block_in_place(|| scales.wakes_per_second())?);
 
     let operations = operator::operations(&place.api).await?;
     let desk = Arc::new(Desk::of(place));
     let (mut behaving, mut rude, mut working) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
     for number in 0..options.clients {
         let target = place.servers[number % place.servers.len()].clone();
-        behaving.spawn(clients::talk(Arc::clone(&shared), target, number, Dice::of(seed, number as u64)));
+        behaving.spawn(clients::talk(
+            Arc::clone(&shared),
+            target,
+            number,
+            Dice::of(seed, number as u64),
+        ));
     }
     for number in 0..options.clients.div_ceil(RUDE_EVERY) {
         let dice = Dice::of(seed, 1_000_000 + number as u64);
-        rude.spawn(rude::misbehave(Arc::clone(&shared), place.servers.clone(), 20_000 + number, dice));
+        rude.spawn(rude::misbehave(
+            Arc::clone(&shared),
+            place.servers.clone(),
+            20_000 + number,
+            dice,
+        ));
     }
     for number in 0..OPERATORS {
         let dice = Dice::of(seed, 2_000_000 + number as u64);
-        working.spawn(operator::operate(Arc::clone(&desk), operations.clone(), OPERATOR_PACE, dice));
+        working.spawn(operator::operate(
+            Arc::clone(&desk),
+            operations.clone(),
+            OPERATOR_PACE,
+            dice,
+        ));
     }
     working.spawn(swap(Arc::clone(&desk), Duration::from_millis(options.swap_every), seed));
 
@@ -164,7 +182,10 @@ async fn mixed(
     tokio::time::timeout(LEAVING_TIME_MAX, leaving).await.context("clients do not leave")??;
     let sums = audit::settled(&place.api).await?;
     wrong.extend(judge_sums(&sums, &audit::metrics(&place.api).await?));
-    let after = (released(scales, Some(before.0)).await?, tokio::task::block_in_place(|| scales.wakes_per_second())?);
+    let after = (
+        released(scales, Some(before.0)).await?,
+        tokio::task::block_in_place(|| scales.wakes_per_second())?,
+    );
 
     print(&shared.seen, &sums, &desk);
     wrong.extend(shared.seen.words());
@@ -172,7 +193,12 @@ async fn mixed(
     if time >= Duration::from_secs(60) {
         let called = desk.answers();
         let called = |operation: &String| called.keys().any(|(one, _)| one == operation);
-        wrong.extend(operations.iter().filter(|one| !called(one)).map(|one| format!("{one} was never called")));
+        wrong.extend(
+            operations
+                .iter()
+                .filter(|one| !called(one))
+                .map(|one| format!("{one} was never called")),
+        );
     }
     wrong.extend(judge_weights(before, after));
     wrong.extend(judge_memory(&samples, time));
@@ -188,7 +214,9 @@ async fn fill(place: &Place, shared: &Shared, instances: usize) -> Result<()> {
         for number in 0..instances {
             let target = targets[number % targets.len()];
             // Over a tenant's limits, or those of the pool, they are refused.
-            let Ok(mut stream) = clients::connect(target, &shared.tls, number).await else { continue };
+            let Ok(mut stream) = clients::connect(target, &shared.tls, number).await else {
+                continue;
+            };
             if stream.write_all(b"\n").await.is_ok() {
                 held.push(stream);
             }
@@ -246,14 +274,21 @@ async fn weigh(scales: &Scales, time: Duration) -> Result<Vec<Weight>> {
         samples.push(now);
         let Weight { resident_kib, descriptors, threads, mappings, .. } = now;
         let minute = start.elapsed().as_secs_f64() / 60.0;
-        println!("| {minute:.1} | {:.1} | {descriptors} | {threads} | {mappings} |", resident_kib as f64 / 1_024.0);
+        println!(
+            "| {minute:.1} | {:.1} | {descriptors} | {threads} | {mappings} |",
+            resident_kib as f64 / 1_024.0
+        );
     }
     Ok(samples)
 }
 
 fn print(seen: &Seen, sums: &std::collections::BTreeMap<String, Sums>, desk: &Desk) {
     let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    println!("\n| operation | answers |\n|---|---|\n{}\n\n{}", operator::table(&desk.answers()), Sums::HEAD);
+    println!(
+        "\n| operation | answers |\n|---|---|\n{}\n\n{}",
+        operator::table(&desk.answers()),
+        Sums::HEAD
+    );
     for (name, sums) in sums {
         println!("{}", sums.row(name));
     }
@@ -280,7 +315,8 @@ fn judge_sums(
             wrong.push(format!("{name} does not add up: {sums:?}"));
         }
         if metrics.get(name) != Some(sums) {
-            wrong.push(format!("{name}: the metrics say {:?}, the API {sums:?}", metrics.get(name)));
+            wrong
+                .push(format!("{name}: the metrics say {:?}, the API {sums:?}", metrics.get(name)));
         }
     }
     wrong
@@ -296,10 +332,15 @@ fn heavier(before: &Weight, after: &Weight) -> Vec<String> {
         ("timers", before.timers, after.timers, 0),
     ];
     let heavier = pairs.into_iter().filter(|(_, before, after, more)| *after > before + more);
-    heavier.map(|(what, before, after, _)| format!("{what}: {before} before, {after} after")).collect()
+    heavier
+        .map(|(what, before, after, _)| format!("{what}: {before} before, {after} after"))
+        .collect()
 }
 
-fn judge_weights((before, wakes_before): (Weight, f64), (after, wakes_after): (Weight, f64)) -> Vec<String> {
+fn judge_weights(
+    (before, wakes_before): (Weight, f64),
+    (after, wakes_after): (Weight, f64),
+) -> Vec<String> {
     println!("\n| nobody is there | before | after |\n|---|---|---|");
     for (what, before, after) in [
         ("resident KiB", before.resident_kib, after.resident_kib),
@@ -314,7 +355,9 @@ fn judge_weights((before, wakes_before): (Weight, f64), (after, wakes_after): (W
     println!("| wakes a second | {wakes_before:.0} | {wakes_after:.0} |");
     let mut wrong = heavier(&before, &after);
     if wakes_after > wakes_before * 2.0 + WAKES_MORE {
-        wrong.push(format!("it wakes {wakes_after:.0} times a second for nothing, {wakes_before:.0} before"));
+        wrong.push(format!(
+            "it wakes {wakes_after:.0} times a second for nothing, {wakes_before:.0} before"
+        ));
     }
     wrong
 }

@@ -52,12 +52,24 @@ impl Desk {
     }
 
     /// Calls an operation of the API, as the document names it, and notes what became of it.
-    async fn call(&self, operation: &str, of: (&str, u64), query: &str, body: &Value) -> Option<Answer> {
+    async fn call(
+        &self,
+        operation: &str,
+        of: (&str, u64),
+        query: &str,
+        body: &Value,
+    ) -> Option<Answer> {
         let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
         self.call_with(operation, of, query, &body).await
     }
 
-    async fn call_with(&self, operation: &str, of: (&str, u64), query: &str, body: &[u8]) -> Option<Answer> {
+    async fn call_with(
+        &self,
+        operation: &str,
+        of: (&str, u64),
+        query: &str,
+        body: &[u8],
+    ) -> Option<Answer> {
         let (method, path) = operation.split_once(' ')?;
         let path = path.replace("{server}", of.0).replace("{id}", &of.1.to_string()) + query;
         let answered = self.api.ask(method, &path, body).await;
@@ -67,7 +79,11 @@ impl Desk {
             // 503 is said where too many calls wait.
             Ok(answer) if answer.status < 500 || answer.status == 503 => Some(answer),
             Ok(answer) => {
-                self.found(format!("{method} {path}: {}: {}", answer.status, answer.body.escape_ascii()));
+                self.found(format!(
+                    "{method} {path}: {}: {}",
+                    answer.status,
+                    answer.body.escape_ascii()
+                ));
                 None
             }
             Err(error) => {
@@ -113,7 +129,8 @@ pub(super) async fn operations(api: &Api) -> Result<BTreeSet<String>> {
     let paths = document["paths"].as_object().context("paths")?;
     let operations = paths.iter().flat_map(|(path, methods)| {
         let methods = methods.as_object().into_iter().flat_map(|methods| methods.keys());
-        let methods = methods.filter(|method| ["get", "put", "post", "patch", "delete"].contains(&method.as_str()));
+        let methods = methods
+            .filter(|method| ["get", "put", "post", "patch", "delete"].contains(&method.as_str()));
         methods.map(move |method| format!("{} {path}", method.to_uppercase()))
     });
     Ok(operations.filter(|operation| !NOT_CALLED.contains(&operation.as_str())).collect())
@@ -125,7 +142,12 @@ fn is_of_swaps(operation: &str) -> bool {
 }
 
 /// Calls all operations but those of swaps, from one shuffled list after the other.
-pub(super) async fn operate(desk: Arc<Desk>, all: BTreeSet<String>, pace: Duration, mut dice: Dice) {
+pub(super) async fn operate(
+    desk: Arc<Desk>,
+    all: BTreeSet<String>,
+    pace: Duration,
+    mut dice: Dice,
+) {
     let mut list: Vec<_> = all.into_iter().filter(|operation| !is_of_swaps(operation)).collect();
     while !desk.stopped() {
         dice.shuffle(&mut list);
@@ -186,7 +208,9 @@ async fn one(desk: &Desk, operation: &str, dice: &mut Dice) {
                 desk.call("POST /v1/servers/{server}/unlock", whole, "", &body).await;
             }
         }
-        (_, "/unlock") => drop(desk.call(operation, whole, "", &json!({ "token": dice.throw() >> 12 })).await),
+        (_, "/unlock") => {
+            drop(desk.call(operation, whole, "", &json!({ "token": dice.throw() >> 12 })).await)
+        }
         ("PATCH /v1/servers/{server}/throttle", _) => {
             let interval = *dice.one_of(&["0s", "1ms", "5ms"]);
             let rate = *dice.one_of(&[0, 50, 500]);
@@ -194,8 +218,7 @@ async fn one(desk: &Desk, operation: &str, dice: &mut Dice) {
                                "rate_per_address": rate, "max_per_address": dice.one_of(&[0, 20, 1_000]) });
             desk.call(operation, whole, "", &body).await;
             sleep(held).await;
-            let none =
-                json!({ "max_clients": 0, "max_per_address": 0, "accept_interval": "0s", "rate_per_address": 0 });
+            let none = json!({ "max_clients": 0, "max_per_address": 0, "accept_interval": "0s", "rate_per_address": 0 });
             desk.call(operation, whole, "", &none).await;
         }
         (_, "/data") => {
@@ -311,6 +334,8 @@ pub(super) fn table(answers: &BTreeMap<(String, u16), u64>) -> String {
         let status = if *status == 0 { "none".to_owned() } else { status.to_string() };
         rows.entry(operation).or_default().push(format!("{count} x {status}"));
     }
-    let rows = rows.into_iter().map(|(operation, counts)| format!("| {operation} | {} |", counts.join(", ")));
+    let rows = rows
+        .into_iter()
+        .map(|(operation, counts)| format!("| {operation} | {} |", counts.join(", ")));
     rows.collect::<Vec<_>>().join("\n")
 }

@@ -160,7 +160,12 @@ impl Place {
             None => wrong.push(format!("the process did not end within {STOP_TIME_MAX:?}")),
         }
         let log = self.log()?;
-        wrong.extend(log.lines().filter(|line| line.contains(PANICKED)).take(10).map(|line| format!("log: {line}")));
+        wrong.extend(
+            log.lines()
+                .filter(|line| line.contains(PANICKED))
+                .take(10)
+                .map(|line| format!("log: {line}")),
+        );
         Ok(wrong)
     }
 }
@@ -172,7 +177,12 @@ impl Drop for Place {
 }
 
 /// The text of a configuration. The variants differ in limits, so that a reload changes something.
-fn configuration(servers: &[Target], certificates: &Certificates, sessions_max: usize, variant: usize) -> String {
+fn configuration(
+    servers: &[Target],
+    certificates: &Certificates,
+    sessions_max: usize,
+    variant: usize,
+) -> String {
     let mut text = format!(
         "[host]\nsessions_max = {sessions_max}\nstop_grace = '500ms'\n[control]\nsocket = 'control.sock'\n\
          [[tenant]]\nname = 'limited'\nmax_clients = 150\ncpus = 0.{}\nmemory_max_bytes = 200_000_000\n\
@@ -220,7 +230,11 @@ fn builds(folder: &Path) -> Result<()> {
     }
     let text = std::fs::read_to_string(root().join("tests/guests/bad-version.wat"))?;
     for (name, restore, read) in BAD {
-        kept(folder, &format!("bad-{name}"), &component(&text.replace("RESTORE", restore).replace("READ", read)))?;
+        kept(
+            folder,
+            &format!("bad-{name}"),
+            &component(&text.replace("RESTORE", restore).replace("READ", read)),
+        )?;
     }
     std::fs::write(folder.join("bad-bytes.wasm"), b"\0asm and nothing that belongs there")?;
     Ok(())
@@ -241,7 +255,11 @@ const BAD: [(&str, &str, &str); 5] = [
     ("refuses", REFUSES, "unreachable"),
     ("traps", "unreachable", "unreachable"),
     ("loops", "(call $spin)", "(call $spin)"),
-    ("grows", "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable", ""),
+    (
+        "grows",
+        "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable",
+        "",
+    ),
     ("moves", "", "unreachable"),
 ];
 
@@ -254,13 +272,22 @@ pub(super) enum Quality {
 
 impl Place {
     /// A version for this kind of plugin. One good version in four is a new build.
-    pub(super) fn version(folder: &Path, kind: Kind, quality: Quality, dice: &mut Dice) -> Result<PathBuf> {
+    pub(super) fn version(
+        folder: &Path,
+        kind: Kind,
+        quality: Quality,
+        dice: &mut Dice,
+    ) -> Result<PathBuf> {
         if quality == Quality::Bad {
             let names: Vec<_> = BAD.iter().map(|(name, ..)| *name).chain(["bytes"]).collect();
             return Ok(folder.join(format!("bad-{}.wasm", dice.one_of(&names))));
         }
         if dice.percent(75) {
-            return Ok(folder.join(format!("{}-{}.wasm", kind.name(), dice.between(0, BUILDS as u64 - 1))));
+            return Ok(folder.join(format!(
+                "{}-{}.wasm",
+                kind.name(),
+                dice.between(0, BUILDS as u64 - 1)
+            )));
         }
         let bytes = std::fs::read(folder.join(format!("{}-0.wasm", kind.name())))?;
         // One file for each plugin, so that the folder does not grow.

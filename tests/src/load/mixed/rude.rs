@@ -43,7 +43,12 @@ const ALL: [Rudeness; 8] = [
 ];
 
 /// One client, at one server after the other. Dropping it ends it.
-pub(super) async fn misbehave(shared: Arc<Shared>, targets: Vec<Target>, number: usize, mut dice: Dice) {
+pub(super) async fn misbehave(
+    shared: Arc<Shared>,
+    targets: Vec<Target>,
+    number: usize,
+    mut dice: Dice,
+) {
     while !shared.stop.load(Ordering::Relaxed) {
         let (target, rudeness) = (dice.one_of(&targets).clone(), *dice.one_of(&ALL));
         let once = once(&shared, &target, number, rudeness, &mut dice);
@@ -64,9 +69,16 @@ fn proper(kind: Kind, number: usize) -> Vec<u8> {
     }
 }
 
-async fn once(shared: &Shared, target: &Target, number: usize, rudeness: Rudeness, dice: &mut Dice) -> io::Result<()> {
+async fn once(
+    shared: &Shared,
+    target: &Target,
+    number: usize,
+    rudeness: Rudeness,
+    dice: &mut Dice,
+) -> io::Result<()> {
     let message = proper(target.kind, number);
-    let pause = |dice: &mut Dice, most| tokio::time::sleep(Duration::from_millis(dice.between(10, most)));
+    let pause =
+        |dice: &mut Dice, most| tokio::time::sleep(Duration::from_millis(dice.between(10, most)));
     match rudeness {
         Rudeness::SaysNothing => {
             let _stream = connect_plainly(target.address, number).await?;
@@ -105,7 +117,8 @@ async fn once(shared: &Shared, target: &Target, number: usize, rudeness: Rudenes
         }
         Rudeness::SaysNonsense => {
             // Neither TLS nor a name of a chat.
-            let nonsense: Vec<u8> = (0..dice.between(1, 5_000)).map(|_| b'\n' + (dice.throw() % 5) as u8).collect();
+            let nonsense: Vec<u8> =
+                (0..dice.between(1, 5_000)).map(|_| b'\n' + (dice.throw() % 5) as u8).collect();
             let mut stream: Box<dyn Stream> = match dice.percent(50) {
                 true => Box::new(connect_plainly(target.address, number).await?),
                 false => connect(target, &shared.tls, number).await?,
@@ -128,7 +141,8 @@ async fn once(shared: &Shared, target: &Target, number: usize, rudeness: Rudenes
                 }
                 writes.shutdown().await
             };
-            let reading = async { while reads.read(&mut scratch).await.is_ok_and(|count| count > 0) {} };
+            let reading =
+                async { while reads.read(&mut scratch).await.is_ok_and(|count| count > 0) {} };
             let _ = tokio::join!(sending, reading);
         }
     }

@@ -49,7 +49,9 @@ impl Scales {
         let count = |what: &str| links.iter().filter(|link| link.contains(what)).count();
         let images = count("memfd:");
         // Not every kernel tells.
-        let posix = self.read("timers").map_or(0, |text| text.lines().filter(|line| line.starts_with("ID:")).count());
+        let posix = self
+            .read("timers")
+            .map_or(0, |text| text.lines().filter(|line| line.starts_with("ID:")).count());
         Ok(Weight {
             at: self.start.elapsed(),
             resident_kib: resident,
@@ -72,7 +74,8 @@ impl Scales {
     fn switches(&self) -> Result<u64> {
         let tasks = std::fs::read_dir(self.process.join("task"))?.flatten();
         // A thread may end meanwhile.
-        let statuses = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok());
+        let statuses =
+            tasks.filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok());
         Ok(statuses.filter_map(|status| field(&status, "voluntary_ctxt_switches:")).sum())
     }
 }
@@ -103,9 +106,12 @@ impl Trend {
         }
         let (tenth, half) = (samples.len().div_ceil(10), &samples[samples.len() / 2..]);
         let settled = samples.len() / 5;
-        let mean = |some: &[Weight]| some.iter().map(|one| one.resident_kib as f64).sum::<f64>() / some.len() as f64;
+        let mean = |some: &[Weight]| {
+            some.iter().map(|one| one.resident_kib as f64).sum::<f64>() / some.len() as f64
+        };
         let minutes = |one: &Weight| one.at.as_secs_f64() / 60.0;
-        let (mean_at, mean_kib) = (half.iter().map(minutes).sum::<f64>() / half.len() as f64, mean(half));
+        let (mean_at, mean_kib) =
+            (half.iter().map(minutes).sum::<f64>() / half.len() as f64, mean(half));
         let (mut both, mut square) = (0.0, 0.0);
         for one in half {
             let from_mean = minutes(one) - mean_at;
@@ -141,10 +147,17 @@ mod tests {
         let noise = |number: u64| number * 7_919 % 100;
         let flat: Vec<_> = (0..40).map(|number| sample(number, 100_000 + noise(number))).collect();
         let flat = Trend::of(&flat).expect("enough");
-        assert!(flat.slope_per_minute.abs() < 10.0 && (flat.last - flat.first).abs() < 100.0, "{flat:?}");
-        let grows: Vec<_> = (0..40).map(|number| sample(number, 100_000 + 500 * number + noise(number))).collect();
+        assert!(
+            flat.slope_per_minute.abs() < 10.0 && (flat.last - flat.first).abs() < 100.0,
+            "{flat:?}"
+        );
+        let grows: Vec<_> =
+            (0..40).map(|number| sample(number, 100_000 + 500 * number + noise(number))).collect();
         let grows = Trend::of(&grows).expect("enough");
-        assert!((grows.slope_per_minute - 1_000.0).abs() < 20.0 && grows.growth > 9_000.0, "{grows:?}");
+        assert!(
+            (grows.slope_per_minute - 1_000.0).abs() < 20.0 && grows.growth > 9_000.0,
+            "{grows:?}"
+        );
         assert_eq!(Trend::of(&[sample(0, 1)]), None);
     }
 }

@@ -48,7 +48,10 @@ impl Server {
     fn enter(&mut self) -> bool {
         let taken = self.holding.ledger.take(self.holding.id, Take::Live(self.footprint.amounts()));
         if taken.is_ok() {
-            self.rooms.push(Room { holding: Arc::clone(&self.holding), amounts: self.footprint.amounts() });
+            self.rooms.push(Room {
+                holding: Arc::clone(&self.holding),
+                amounts: self.footprint.amounts(),
+            });
         }
         taken.is_ok()
     }
@@ -87,14 +90,23 @@ impl World {
     fn server(&mut self) {
         let footprint = Footprint::with(self.below(5), 0);
         let left = self.ledger.total().less(MOVING).less(self.ledger.state().committed);
-        let most = left.of(Resource::Memories).checked_div(footprint.memories).unwrap_or(usize::MAX);
-        let sessions = if self.dice.percent(50) { self.below(1 + left.of(Resource::Instances)) } else { 0 };
+        let most =
+            left.of(Resource::Memories).checked_div(footprint.memories).unwrap_or(usize::MAX);
+        let sessions =
+            if self.dice.percent(50) { self.below(1 + left.of(Resource::Instances)) } else { 0 };
         let limit = if sessions > 0 { sessions } else { left.of(Resource::Instances) };
         let instances = if self.dice.percent(60) { self.below(1 + limit.min(most)) } else { 0 };
         let promise = Promise { sessions, instances };
         let tenant = format!("tenant {}", self.below(4));
         let holding = self.ledger.open(&tenant, promise, footprint);
-        self.servers.push(Server { holding, tenant, promise, footprint, claims: Vec::new(), rooms: Vec::new() });
+        self.servers.push(Server {
+            holding,
+            tenant,
+            promise,
+            footprint,
+            claims: Vec::new(),
+            rooms: Vec::new(),
+        });
     }
 
     fn step(&mut self) {
@@ -128,11 +140,23 @@ impl World {
             state.accounts.values().fold(Amounts::default(), |sum, account| sum.plus(of(account)))
         };
         assert_eq!((state.used, state.committed), (sum(Account::taken), sum(Account::committed)));
-        assert_eq!(state.used.less(self.ledger.total()), Amounts::default(), "more is taken than there is");
-        assert_eq!(state.committed.less(self.ledger.total()), Amounts::default(), "more is promised than there is");
+        assert_eq!(
+            state.used.less(self.ledger.total()),
+            Amounts::default(),
+            "more is taken than there is"
+        );
+        assert_eq!(
+            state.committed.less(self.ledger.total()),
+            Amounts::default(),
+            "more is promised than there is"
+        );
         for (tenant, part) in &state.tenants {
-            let mine = state.accounts.values().filter(|account| account.tenant.as_ref() == Some(tenant));
-            assert_eq!(part.held, mine.fold(Amounts::default(), |sum, account| sum.plus(account.beyond())));
+            let mine =
+                state.accounts.values().filter(|account| account.tenant.as_ref() == Some(tenant));
+            assert_eq!(
+                part.held,
+                mine.fold(Amounts::default(), |sum, account| sum.plus(account.beyond()))
+            );
         }
     }
 }
@@ -192,7 +216,14 @@ fn late_tenants_find_room_and_end_up_equal() {
             let (footprint, promise) = (Footprint::with(1 + world.below(4), 0), Promise::default());
             let tenant = tenant.to_string();
             let holding = world.ledger.open(&tenant, promise, footprint);
-            world.servers.push(Server { holding, tenant, promise, footprint, claims: Vec::new(), rooms: Vec::new() });
+            world.servers.push(Server {
+                holding,
+                tenant,
+                promise,
+                footprint,
+                claims: Vec::new(),
+                rooms: Vec::new(),
+            });
         }
         while world.servers[0].claim() {}
         assert!((1..tenants).all(|at| world.servers[at].claim()), "a late tenant got nothing");
@@ -208,16 +239,22 @@ fn late_tenants_find_room_and_end_up_equal() {
             }
         }
         world.servers.iter_mut().for_each(|server| while server.claim() {});
-        let held = |server: &Server, short: Resource| server.claims.len() * server.footprint.amounts().of(short);
+        let held = |server: &Server, short: Resource| {
+            server.claims.len() * server.footprint.amounts().of(short)
+        };
         for server in &world.servers {
             let own = &server.tenant;
             let resource = match server.holding.claim() {
                 Err(Shortage::Share { resource, .. } | Shortage::Full { resource, .. }) => resource,
                 other => panic!("tenant {own} was refused before, and now: {other:?}"),
             };
-            let most = world.servers.iter().map(|server| held(server, resource)).max().expect("tenants");
+            let most =
+                world.servers.iter().map(|server| held(server, resource)).max().expect("tenants");
             let has = held(server, resource);
-            assert!(most <= 2 * has + 8, "tenant {own} is refused {resource}, has {has}, and another has {most}");
+            assert!(
+                most <= 2 * has + 8,
+                "tenant {own} is refused {resource}, has {has}, and another has {most}"
+            );
         }
     });
 }
@@ -225,8 +262,10 @@ fn late_tenants_find_room_and_end_up_equal() {
 #[test]
 fn one_tenant_has_the_whole_remainder() {
     let (ledger, _trials) = offering(Amounts([100, 300]));
-    let [one, other] = [(); 2].map(|()| ledger.open("a", Promise::default(), Footprint::with(2, 0)));
-    let claimed = (0..200).filter(|at| if at % 2 == 0 { one.claim() } else { other.claim() }.is_ok()).count();
+    let [one, other] =
+        [(); 2].map(|()| ledger.open("a", Promise::default(), Footprint::with(2, 0)));
+    let claimed =
+        (0..200).filter(|at| if at % 2 == 0 { one.claim() } else { other.claim() }.is_ok()).count();
     assert_eq!((claimed, ledger.used()), (100, Amounts([100, 200])));
     assert_eq!(ledger.refused(), [("instances", 100), ("memories", 0), ("memory", 0)]);
 }

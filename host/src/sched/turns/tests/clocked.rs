@@ -1,4 +1,5 @@
-//! Threads whose slices end at different times, so that nobody gets turns by the order in which threads look.
+//! Threads whose slices end at different times, so that nobody gets turns by the order in which
+//! threads look.
 
 use std::collections::HashMap;
 
@@ -62,9 +63,16 @@ impl Clocked {
             Some(thread) => self.turns.withdraw(thread, &flow),
             None => self.turns.leave(&flow),
         }
-        self.threads.iter_mut().filter(|(_, who)| *who == Some(id)).for_each(|thread| thread.1 = None);
+        self.threads
+            .iter_mut()
+            .filter(|(_, who)| *who == Some(id))
+            .for_each(|thread| thread.1 = None);
         self.since.remove(&id);
-        if !self.flows.values().any(|other| (other.class, other.tenant) == (flow.class, flow.tenant)) {
+        if !self
+            .flows
+            .values()
+            .any(|other| (other.class, other.tenant) == (flow.class, flow.tenant))
+        {
             self.turns.forget(flow.class, flow.tenant);
         }
     }
@@ -72,7 +80,9 @@ impl Clocked {
     /// The next slice to end ends, and its thread has another.
     fn step(&mut self) {
         let now = self.now();
-        let thread = (0..self.threads.len()).find(|thread| self.threads[*thread].0 == now).expect("there is one");
+        let thread = (0..self.threads.len())
+            .find(|thread| self.threads[*thread].0 == now)
+            .expect("there is one");
         if let Some(id) = self.threads[thread].1.take() {
             let (slice, flow) = (self.slice(id), self.flows.get_mut(&id).expect("it runs"));
             self.turns.charge(flow, Duration::from_micros(slice));
@@ -96,9 +106,11 @@ impl Clocked {
 
     /// Slices in which it has one of its own, where everybody has their share of one thread.
     fn parts(&self, flow: &Flow) -> u64 {
-        let there = Priority::ALL.iter().filter(|class| self.count(|other| other.class == **class) > 0);
+        let there =
+            Priority::ALL.iter().filter(|class| self.count(|other| other.class == **class) > 0);
         let weights: u128 = there.map(|class| WEIGHTS[*class as usize]).sum();
-        let of_class = |tenant| self.count(|other| other.class == flow.class && other.tenant == tenant);
+        let of_class =
+            |tenant| self.count(|other| other.class == flow.class && other.tenant == tenant);
         let tenants = (0..4).filter(|tenant| of_class(*tenant) > 0).count() as u64;
         weights.div_ceil(WEIGHTS[flow.class as usize]) as u64 * tenants * of_class(flow.tenant)
     }
@@ -159,8 +171,8 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
-    /// Classes and tenants with enough sessions for all threads have their shares over all of them, whether their events are long or short and
-    /// wherever they arrived.
+    /// Classes and tenants with enough sessions for all threads have their shares over all of them,
+    /// whether their events are long or short and wherever they arrived.
     #[test]
     fn long_and_short_events_have_equal_shares_over_all_threads(
         threads in 1_usize..5,
@@ -190,16 +202,21 @@ proptest! {
     }
 }
 
-/// On one thread a class and a tenant have all of their share with short events. Long ones of the same class and of the same tenant
-/// wait at the other, where others are before them.
+/// On one thread a class and a tenant have all of their share with short events. Long ones of the
+/// same class and of the same tenant wait at the other, where others are before them.
 #[test]
 fn short_events_on_one_thread_do_not_starve_long_ones_of_their_class_or_tenant_on_another() {
     for (tenants, rival) in [([2, 1, 0, 0], Priority::Normal), ([0, 3, 0, 3], Priority::Low)] {
         let mut lane = Clocked::new(2, vec![1, 292, 743, 1, 292, 622, 1]);
         let [a, b, c, d] = tenants;
-        for (class, tenant) in
-            [(Priority::Low, a), (Priority::Low, c), (rival, b), (Priority::Low, a), (Priority::Low, c), (rival, d)]
-        {
+        for (class, tenant) in [
+            (Priority::Low, a),
+            (Priority::Low, c),
+            (rival, b),
+            (Priority::Low, a),
+            (Priority::Low, c),
+            (rival, d),
+        ] {
             lane.arrive(0, class, tenant);
         }
         for _ in 0..4_000 {

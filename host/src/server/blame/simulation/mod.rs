@@ -19,10 +19,10 @@ const FAULT: (&str, FaultKind) = ("on-read", FaultKind::Fuel);
 fn source(dice: &mut Dice, number: u64) -> Source {
     let address: IpAddr = match number % 2 {
         0 => Ipv4Addr::from_bits(0xC000_0200 + number as u32).into(),
-        _ => {
-            Ipv6Addr::from_bits((0x2001_0db8_u128 << 96) | (u128::from(number) << 64) | u128::from(dice.throw(1 << 40)))
-                .into()
-        }
+        _ => Ipv6Addr::from_bits(
+            (0x2001_0db8_u128 << 96) | (u128::from(number) << 64) | u128::from(dice.throw(1 << 40)),
+        )
+        .into(),
     };
     Source { group: AddressGroup::of(address), crowd: Crowd::One }
 }
@@ -80,7 +80,11 @@ fn strangers_with_old_faults_do_not_take_back() {
                 let other = source(&mut dice, number);
                 played.well(other);
             }
-            assert_eq!(played.decide(), Verdict::Keep, "{strangers} strangers, {others} others, step {step}");
+            assert_eq!(
+                played.decide(),
+                Verdict::Keep,
+                "{strangers} strangers, {others} others, step {step}"
+            );
         }
     });
 }
@@ -92,7 +96,10 @@ fn worse_version_is_taken_back_from_any_addresses() {
         let rule = if dice.percent(50) { SWAP } else { CANARY };
         let addresses = 1 + dice.throw(40);
         // So many of a hundred sessions fault, for whatever the replays can tell.
-        let (share, finding) = (40 + dice.throw(61), if dice.percent(50) { Finding::Differs } else { Finding::Unsure });
+        let (share, finding) = (
+            40 + dice.throw(61),
+            if dice.percent(50) { Finding::Differs } else { Finding::Unsure },
+        );
         let mut played = Played::new(rule);
         for _ in 0..400 {
             let number = dice.throw(addresses);
@@ -100,7 +107,10 @@ fn worse_version_is_taken_back_from_any_addresses() {
             if dice.percent(share) { played.faults(from, finding) } else { played.well(from) }
         }
         let verdict = played.decide();
-        assert!(is_back(verdict), "{addresses} addresses, {share} of a hundred, {finding:?}: {verdict:?}");
+        assert!(
+            is_back(verdict),
+            "{addresses} addresses, {share} of a hundred, {finding:?}: {verdict:?}"
+        );
         let Verdict::TakeBack(figures) = verdict else { return };
         assert_eq!((figures.addresses, figures.excused), (addresses, 0), "{figures:?}");
     });
@@ -114,7 +124,8 @@ fn worse_version_is_taken_back_beside_strangers() {
         let mut played = Played::new(SWAP);
         for _ in 0..400 {
             let is_stranger = dice.percent(50);
-            let number = if is_stranger { dice.throw(strangers) } else { strangers + dice.throw(others) };
+            let number =
+                if is_stranger { dice.throw(strangers) } else { strangers + dice.throw(others) };
             let from = source(&mut dice, number);
             played.faults(from, if is_stranger { Finding::Same } else { Finding::Differs });
         }
@@ -176,9 +187,10 @@ fn rate_before_does_not_expire_and_past_does() {
         (0..20).for_each(|_| _ = past.faulted(from, FAULT, start));
         past
     };
-    for (past, later, expected) in
-        [(faulty(), start + PAST * 600, false), (faulty().at(start + PAST * 3), start + PAST * 3, true)]
-    {
+    for (past, later, expected) in [
+        (faulty(), start + PAST * 600, false),
+        (faulty().at(start + PAST * 3), start + PAST * 3, true),
+    ] {
         let mut played = Played::new(SWAP);
         played.comparison = Comparison::new(SWAP, past, PAST);
         played.now = later;
@@ -195,7 +207,8 @@ fn order_of_endings_does_not_matter() {
         let mut endings: Vec<_> = (0..10 + dice.throw(60))
             .map(|_| {
                 let number = dice.throw(addresses);
-                let finding = [None, Some(Finding::Same), Some(Finding::Differs), Some(Finding::Unsure)];
+                let finding =
+                    [None, Some(Finding::Same), Some(Finding::Differs), Some(Finding::Unsure)];
                 (source(&mut dice, number), finding[dice.throw(4) as usize])
             })
             .collect();
@@ -227,7 +240,8 @@ fn decision_waits_for_replays_and_not_for_ever() {
     for finding in [None, Some(Finding::Same), Some(Finding::Differs)] {
         let mut played = Played::new(SWAP);
         let from = source(&mut dice, 0);
-        let marks: Vec<_> = (0..12).map(|_| played.comparison.faulted(from, FAULT, played.now).0).collect();
+        let marks: Vec<_> =
+            (0..12).map(|_| played.comparison.faulted(from, FAULT, played.now).0).collect();
         marks[..3].iter().for_each(|mark| played.comparison.begins(*mark));
         assert_eq!(played.decide(), Verdict::NotYet);
         played.now += REPLAYS_WAIT_MAX - Duration::from_millis(1);
@@ -252,7 +266,8 @@ fn each_decision_waits_for_its_replays() {
         for (round, name) in NAMES.into_iter().enumerate() {
             let (from, fault) = (source(&mut dice, round as u64), (name, FaultKind::Fuel));
             let faults = 25 + dice.throw(40);
-            let marks: Vec<_> = (0..faults).map(|_| played.comparison.faulted(from, fault, played.now).0).collect();
+            let marks: Vec<_> =
+                (0..faults).map(|_| played.comparison.faulted(from, fault, played.now).0).collect();
             let replays = 2 + dice.throw(4) as usize;
             marks[..replays].iter().for_each(|mark| played.comparison.begins(*mark));
             assert_eq!(played.decide(), Verdict::NotYet, "round {round}, {replays} replays");
@@ -287,7 +302,9 @@ fn replays_of_strangers_excuse_no_majority() {
                 played.comparison.replayed(mark, Finding::Same);
             }
         }
-        let Verdict::TakeBack(figures) = played.decide() else { panic!("{strangers} of {others}: it is kept") };
+        let Verdict::TakeBack(figures) = played.decide() else {
+            panic!("{strangers} of {others}: it is kept")
+        };
         assert_eq!((figures.faulty_addresses, figures.excused), (others, strangers), "{figures:?}");
     });
 }
@@ -299,7 +316,8 @@ fn waiting_decision_looks_at_sessions_rarely() {
         let mut played = Played::new(if dice.percent(50) { SWAP } else { CANARY });
         let from = source(&mut dice, 0);
         let count = 25 + dice.throw(40) as usize;
-        let mut marks: Vec<_> = (0..count).map(|_| played.comparison.faulted(from, FAULT, played.now).0).collect();
+        let mut marks: Vec<_> =
+            (0..count).map(|_| played.comparison.faulted(from, FAULT, played.now).0).collect();
         marks.iter().for_each(|mark| played.comparison.begins(*mark));
         let start = played.now;
         let (mut looks, mut changes) = (0, 0);
@@ -339,7 +357,11 @@ fn figures_leave_replays_out_that_are_not_done() {
         marks[..replays].iter().for_each(|mark| played.comparison.begins(*mark));
         marks[..done].iter().for_each(|mark| played.comparison.replayed(*mark, Finding::Differs));
         let Verdict::TakeBack(figures) = played.decide() else { return };
-        assert_eq!((figures.addresses, figures.excused), (addresses, 0), "{done} done: {figures:?}");
+        assert_eq!(
+            (figures.addresses, figures.excused),
+            (addresses, 0),
+            "{done} done: {figures:?}"
+        );
         assert!(figures.rate > 0.99, "{figures:?}");
     });
 }
@@ -358,7 +380,10 @@ fn memory_of_addresses_and_kinds_is_bounded() {
     }
     assert!(rates.held() <= 2 * (ADDRESSES_MAX + 1), "{} addresses", rates.held());
     let weighed = rates.weigh(&LiveAddresses::default(), Pending::Unknown);
-    assert!(weighed.faults > ADDRESSES_MAX as u64 && weighed.counted == weighed.faults as f64, "{weighed:?}");
+    assert!(
+        weighed.faults > ADDRESSES_MAX as u64 && weighed.counted == weighed.faults as f64,
+        "{weighed:?}"
+    );
     assert!(KINDS_MAX < NAMES.len() * FaultKind::NAMED.len());
     // What is long past does not count.
     rates.well(source(&mut dice, 0), now + PAST * 2);

@@ -45,8 +45,12 @@ fn plugin_that_faults_for_everybody_trips() {
     for_each_seed(300, |seed| {
         let mut dice = Dice(seed);
         let addresses = 1 + dice.throw(40) as usize;
-        let (breaker, tripped) = play(&mut dice, &vec![100; addresses], &LiveAddresses::default(), 200);
-        assert!(tripped == 1 && matches!(breaker.state(), BreakerState::Open(_)), "{addresses} addresses");
+        let (breaker, tripped) =
+            play(&mut dice, &vec![100; addresses], &LiveAddresses::default(), 200);
+        assert!(
+            tripped == 1 && matches!(breaker.state(), BreakerState::Open(_)),
+            "{addresses} addresses"
+        );
     });
 }
 
@@ -56,7 +60,8 @@ fn few_bad_addresses_beside_good_ones_do_not_trip() {
         let mut dice = Dice(seed);
         let bad = 1 + dice.throw(10);
         let good = bad.div_ceil(FAULTS_PER_WELL) + 1 + dice.throw(10);
-        let shares: Vec<u64> = (0..bad + good).map(|number| if number < bad { 100 } else { dice.throw(50) }).collect();
+        let shares: Vec<u64> =
+            (0..bad + good).map(|number| if number < bad { 100 } else { dice.throw(50) }).collect();
         let goes_on: Vec<_> = (bad..bad + good).map(|number| (number as u32, 1)).collect();
         let (_, tripped) = play(&mut dice, &shares, &live(&goes_on), 2_000);
         assert_eq!(tripped, 0, "{bad} bad addresses, {good} good ones");
@@ -71,7 +76,10 @@ fn order_of_endings_does_not_matter() {
         let addresses = 1 + dice.throw(6);
         let mut endings: Vec<_> = (0..count)
             .map(|_| {
-                (source(dice.throw(addresses) as u32), if dice.percent(90) { Fared::Faulted } else { Fared::Well })
+                (
+                    source(dice.throw(addresses) as u32),
+                    if dice.percent(90) { Fared::Faulted } else { Fared::Well },
+                )
             })
             .collect();
         let (now, none) = (Instant::now(), LiveAddresses::default());
@@ -111,7 +119,9 @@ fn many_addresses_are_weighed_rarely() {
         assert!((1..=most).contains(&weighed), "{strangers} strangers: weighed {weighed} times");
         // It trips soon all the same, once the others are gone.
         let soon = (faults..).take_while(|step| at(*step) <= at(faults) + 2 * WEIGHED_EVERY);
-        let trips = |step: u64| breaker.report(source((step % strangers) as u32), Fared::Faulted, &none, at(step));
+        let trips = |step: u64| {
+            breaker.report(source((step % strangers) as u32), Fared::Faulted, &none, at(step))
+        };
         assert!(soon.filter_map(trips).next().is_some(), "{strangers} strangers");
     });
 }
