@@ -117,7 +117,7 @@ fn events(criterion: &mut Criterion) {
     }
     group.finish();
     criterion.bench_function("instantiate and drop", |bencher| {
-        bencher.iter(|| drop(black_box(instance(&procedure))))
+        bencher.iter(|| drop(black_box(instance(&procedure))));
     });
     criterion.bench_function("instantiate, one event, drop", |bencher| {
         bencher.iter(|| dispatch(&mut instance(&procedure), Event::Read(b"hello")));

@@ -142,7 +142,7 @@ fn welcome(service: &Arc<Service>, client: Accepted, round: u64) {
             });
         }
         Err(refusal) => {
-            Refused { server: &service.name, peer, reason: refusal.name() }.emit(&service.counters)
+            Refused { server: &service.name, peer, reason: refusal.name() }.emit(&service.counters);
         }
     }
 }

@@ -41,7 +41,8 @@ pub mod bindings {
 #[doc(hidden)]
 pub mod handoff_bindings {
     wit_bindgen::generate!({
-        inline: "package wharf:handoff-of-a-plugin; world handoff { export wharf:server/handoff@0.1.0; }",
+        inline: "package wharf:handoff-of-a-plugin; world handoff { export \
+            wharf:server/handoff@0.1.0; }",
         path: "../wit",
         world: "wharf:handoff-of-a-plugin/handoff",
         pub_export_macro: true,

@@ -14,13 +14,17 @@ const PACKAGE: &str = "server";
 
 const HEAD: &str = "# The contract
 
-<!-- Written by `cargo run -p wharf-tests --bin contract` from wit/inet-event-proc.wit. Change that, and run it again. -->
+<!-- Written by `cargo run -p wharf-tests --bin contract` from wit/inet-event-proc.wit. Change \
+that, and run it again. -->
 
-What a plugin exports and what it may import, from [wit/inet-event-proc.wit](../wit/inet-event-proc.wit). Names are those of the
-WIT; each language writes them its own way: `on-read` is `on_read` in Rust, C and Python, `onRead` in JavaScript and TypeScript, `OnRead`
+What a plugin exports and what it may import, from \
+[wit/inet-event-proc.wit](../wit/inet-event-proc.wit). Names are those of the
+WIT; each language writes them its own way: `on-read` is `on_read` in Rust, C and Python, `onRead` \
+in JavaScript and TypeScript, `OnRead`
 in Go. [Languages](languages/README.md) has a page for each.
 
-A released contract is frozen in [wit/released](../wit/released): a component that was built from one
+A released contract is frozen in [wit/released](../wit/released): a component that was built from \
+one
 runs on every later host. No interface, function or type of it changes or goes. Each addition is a
 new interface that a plugin may leave out.
 ";

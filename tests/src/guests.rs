@@ -79,8 +79,10 @@ pub fn component_in(
     if hands_over {
         text.push_str(&format!(
             "(func (export \"wharf:server/handoff@{version}#save\") (result i32) (call $save))\n\
-             (func (export \"wharf:server/handoff@{version}#restore\") (param i32 i32 i32 i32) (result i32)\n  \
-             (call $restore (local.get 0) (local.get 1) (local.get 2) (local.get 3)) (global.set $heap (i32.const 65536)))\n"
+             (func (export \"wharf:server/handoff@{version}#restore\") (param i32 i32 i32 i32) \
+             (result i32)\n  \
+             (call $restore (local.get 0) (local.get 1) (local.get 2) (local.get 3)) (global.set \
+             $heap (i32.const 65536)))\n"
         ));
     }
     text.push(')');
@@ -177,7 +179,8 @@ pub fn loops_and_traps(label: char) -> String {
     let restore = "(if (i32.gt_u (global.get $count) (i32.const 1)) (then
         (loop $more
           (global.set $turns (i32.add (global.get $turns) (i32.const 1)))
-          (br_if $more (i32.lt_u (global.get $turns) (i32.mul (global.get $count) (i32.const 250000)))))
+          (br_if $more (i32.lt_u (global.get $turns) (i32.mul (global.get $count) (i32.const \
+          250000)))))
         unreachable))";
     format!("{}\n(global $turns (mut i32) (i32.const 0))\n", versioned(label, "", restore))
 }

@@ -108,7 +108,8 @@ impl Import {
         let Self { interface, name: function, params, results, .. } = self;
         let (params, results) = (list(params), list(results));
         format!(
-            "(import \"{interface}\" \"{function}\" (func ${name} (param{params}) (result{results})))\n"
+            "(import \"{interface}\" \"{function}\" (func ${name} (param{params}) \
+             (result{results})))\n"
         )
     }
 }

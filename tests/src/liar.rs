@@ -94,7 +94,7 @@ fn serve(
         let line = line?;
         match line.split_once(": ") {
             Some((name, value)) if name.eq_ignore_ascii_case("authorization") => {
-                authorization = Some(value.to_owned())
+                authorization = Some(value.to_owned());
             }
             Some(_) => {}
             None => break,
@@ -108,7 +108,8 @@ fn serve(
             let length = body.len();
             write!(
                 stream,
-                "HTTP/1.1 {status} X\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n"
+                "HTTP/1.1 {status} X\r\n{headers}Content-Length: {length}\r\nConnection: \
+                 close\r\n\r\n"
             )?;
             stream.write_all(&body)
         }

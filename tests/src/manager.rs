@@ -38,7 +38,8 @@ const LAUNCH: &str = "import array, os, resource, socket, sys\n\
     for at, one in enumerate(high):\n\
     \x20   os.dup2(one, 3 + at, inheritable=True)\n\
     if count:\n\
-    \x20   os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count), LISTEN_FDNAMES=names)\n\
+    \x20   os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count), \
+    LISTEN_FDNAMES=names)\n\
     os.dup2(os.open('/dev/null', os.O_RDONLY), 0)\n\
     os.execv(program[0], program)\n";
 

@@ -52,7 +52,8 @@ impl Module {
             text.push_str(
                 "(loop $next (i32.store8 (local.get $at) (i32.const 1))
                    (local.set $at (i32.add (local.get $at) (i32.const 4096)))
-                   (br_if $next (i32.lt_u (local.get $at) (i32.mul (memory.size) (i32.const 65536)))))\n",
+                   (br_if $next (i32.lt_u (local.get $at) (i32.mul (memory.size) (i32.const \
+                   65536)))))\n",
             );
         }
         text.push_str(")\n(start $start))");

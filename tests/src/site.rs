@@ -192,8 +192,10 @@ impl Site {
 /// Writes its configuration.
 pub fn configure(folder: &Path, port: u16, control: &str, server: &str) {
     let text = format!(
-        "[host]\nsessions_max = 256\nstop_grace = '200ms'\n[control]\nsocket = 'control.sock'\n{control}\n\
-         [[server]]\nname = 'echo'\nhost = '127.0.0.1'\nport = {port}\nplugin = 'polite.wasm'\n{server}\n"
+        "[host]\nsessions_max = 256\nstop_grace = '200ms'\n[control]\nsocket = \
+         'control.sock'\n{control}\n\
+         [[server]]\nname = 'echo'\nhost = '127.0.0.1'\nport = {port}\nplugin = \
+         'polite.wasm'\n{server}\n"
     );
     std::fs::write(folder.join("wharf.toml"), text).expect("kept");
 }

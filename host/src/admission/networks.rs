@@ -28,7 +28,8 @@ impl FromStr for Network {
         let network = single.or_else(|_| text.parse::<IpNet>());
         let network = network.map_err(|_| {
             format!(
-                "`{}` is no network: expected an address as 192.0.2.7 or a network as 2001:db8::/32",
+                "`{}` is no network: expected an address as 192.0.2.7 or a network as \
+                 2001:db8::/32",
                 text.escape_debug()
             )
         })?;

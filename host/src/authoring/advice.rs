@@ -9,7 +9,8 @@ const CUT_SHORT: &str = "the file is cut short: build it again, or copy all of i
 const ADVICE: [(&str, &str); 14] = [
     (
         "component model async feature",
-        "it uses asynchronous functions, and the contract has none: build it with a synchronous runtime (componentize-qjs: `--sync`), \
+        "it uses asynchronous functions, and the contract has none: build it with a synchronous \
+         runtime (componentize-qjs: `--sync`), \
          and write handlers that are no `async` functions",
     ),
     ("unexpected end", CUT_SHORT),
@@ -22,7 +23,8 @@ const ADVICE: [(&str, &str); 14] = [
     ("threads must be enabled", "threads are off here: build it without them (C: no `-pthread`)"),
     (
         "exceptions proposal not enabled",
-        "exceptions of WebAssembly are off here: build it without them (C++: `-fno-exceptions`; C: no `setjmp`)",
+        "exceptions of WebAssembly are off here: build it without them (C++: `-fno-exceptions`; C: \
+         no `setjmp`)",
     ),
     (
         "linear memories, which exceeds",
@@ -35,7 +37,8 @@ const ADVICE: [(&str, &str); 14] = [
     ("defined memories count", "a core module may have one memory: link it without a second one"),
     (
         "module memory does not fit",
-        "no instance may have more than 256 MiB, and none has more than the server's `limits.memory_max_bytes`, 32 MiB by default: \
+        "no instance may have more than 256 MiB, and none has more than the server's \
+         `limits.memory_max_bytes`, 32 MiB by default: \
          link it with a smaller memory (a smaller stack, fewer static arrays)",
     ),
     (
@@ -48,7 +51,8 @@ const ADVICE: [(&str, &str); 14] = [
     ),
     (
         "limit-modules",
-        "it is made of more core modules than `limits.core_instances_max` of the server allows: raise that",
+        "it is made of more core modules than `limits.core_instances_max` of the server allows: \
+         raise that",
     ),
 ];
 
@@ -57,19 +61,23 @@ const ADVICE: [(&str, &str); 14] = [
 pub fn advice(error: &LoadError) -> Option<&'static str> {
     match error {
         LoadError::OtherWorld { .. } => Some(
-            "the world that it is built for has to say `export wharf:server/inet-event-proc@0.1.0` (`wharf new` writes such a one into \
+            "the world that it is built for has to say `export wharf:server/inet-event-proc@0.1.0` \
+             (`wharf new` writes such a one into \
              wit/world.wit)",
         ),
         LoadError::Mismatch { .. } => Some(
-            "its functions have other types than those of the contract: build it against wit/ as `wharf new` writes it, and regenerate \
+            "its functions have other types than those of the contract: build it against wit/ as \
+             `wharf new` writes it, and regenerate \
              bindings",
         ),
         LoadError::Trial { cause, .. } if cause.starts_with(IN_ITS) => Some(
-            "its `restore` has to take what its own `save` gives, each within the budget of one event",
+            "its `restore` has to take what its own `save` gives, each within the budget of one \
+             event",
         ),
         LoadError::Trial { cause, .. } if cause.contains("fuel") || cause.contains("cpu-time") => {
             Some(
-                "its start does too much: move work to the first event that needs it, or raise `start_fuel` and `start_cpu` in the server's \
+                "its start does too much: move work to the first event that needs it, or raise \
+                 `start_fuel` and `start_cpu` in the server's \
              `budgets`",
             )
         }

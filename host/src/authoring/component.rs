@@ -48,7 +48,8 @@ pub enum ComponentError {
         cause: String,
     },
     /// The world is not there.
-    #[error("{}: {cause} (`--wit` names the folder of the world; `wharf new` writes one into wit)", .wit.display())]
+    #[error("{}: {cause} (`--wit` names the folder of the world; `wharf new` writes one into \
+        wit)", .wit.display())]
     World {
         /// The folder.
         wit: PathBuf,

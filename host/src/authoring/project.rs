@@ -75,7 +75,8 @@ impl Language {
 pub enum ProjectError {
     /// The name would not do in every language.
     #[error(
-        "{}: expected a folder whose own name has 1 to {NAME_MAX_BYTES} small letters, digits and hyphens, begins with a letter and does \
+        "{}: expected a folder whose own name has 1 to {NAME_MAX_BYTES} small letters, digits and \
+         hyphens, begins with a letter and does \
          not end with a hyphen, found `{name}`", .folder.display()
     )]
     Name {
@@ -85,7 +86,8 @@ pub enum ProjectError {
         name: String,
     },
     /// The name means something else to the language's tools.
-    #[error("{}: the tools of {} have another use for the name `{name}`; expected another name", .folder.display(), .language.name())]
+    #[error("{}: the tools of {} have another use for the name `{name}`; expected another \
+        name", .folder.display(), .language.name())]
     Reserved {
         /// The folder.
         folder: PathBuf,

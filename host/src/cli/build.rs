@@ -34,7 +34,8 @@ pub(super) fn build(manifest: &Manifest) -> Result<()> {
         let mut signals = Signals::listen()?;
         tokio::select! {
             built = manifest.run_build() => built?,
-            _ = signals.next() => bail!("{}: its build was interrupted by a signal, and ended", manifest.folder.display()),
+            _ = signals.next() => bail!("{}: its build was interrupted by a signal, and \
+                ended", manifest.folder.display()),
         }
         Ok(signals)
     })?;

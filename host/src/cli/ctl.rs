@@ -329,7 +329,7 @@ impl CtlVerb {
                 match text {
                     Some(text) => body.extend_from_slice(text.as_bytes()),
                     None => {
-                        drop(std::io::stdin().take(INPUT_MAX_BYTES + 1).read_to_end(&mut body)?)
+                        std::io::stdin().take(INPUT_MAX_BYTES + 1).read_to_end(&mut body)?;
                     }
                 }
                 if body.len() as u64 > INPUT_MAX_BYTES {

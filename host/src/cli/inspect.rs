@@ -25,7 +25,8 @@ pub(super) fn run(path: &Path) -> Result<()> {
     let handoff = match plugin.has_handoff() {
         true => "hands its sessions over to the next version",
         false => {
-            "does not hand its sessions over: it exports no `wharf:server/handoff`, so they end on the version they have"
+            "does not hand its sessions over: it exports no `wharf:server/handoff`, so they end on \
+             the version they have"
         }
     };
     say!("  {handoff}");
@@ -47,7 +48,8 @@ pub(super) fn run(path: &Path) -> Result<()> {
         (rehearsal.costs.iter().map(|cost| cost.memory_bytes).max(), InstanceLimits::default());
     if let Some(memory) = memory.filter(|memory| *memory > usual.memory_max_bytes as u64) {
         say!(
-            "  takes more memory than a server allows by default: raise `limits.memory_max_bytes` to {memory} at least"
+            "  takes more memory than a server allows by default: raise `limits.memory_max_bytes` \
+             to {memory} at least"
         );
     }
     if let Some(problem) = rehearsal.problem {

@@ -146,7 +146,8 @@ pub(super) fn run(command: &[OsString]) -> ExitCode {
         Ok(asked) => asked,
         Err(error) => {
             let told = format!(
-                "{VERB} is how a running `wharf serve` starts the process that takes its place, and none asks for one here ({error}); \
+                "{VERB} is how a running `wharf serve` starts the process that takes its place, \
+                 and none asks for one here ({error}); \
                  use `wharf upgrade`"
             );
             return ctl::fail(&told, 2);

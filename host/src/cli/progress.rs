@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn a_swap_says_how_many_of_how_many_have_moved_and_how_many_have_not() {
-        let mut seen = json!({ "to": "echo 2", "stage": "trying", "of": 0, "moved": 0, "stayed": 0, "ended": 0 });
+        let mut seen = json!({ "to": "echo \
+            2", "stage": "trying", "of": 0, "moved": 0, "stayed": 0, "ended": 0 });
         assert_eq!(line(&seen).as_deref(), Some("trying echo 2"));
         (seen["stage"], seen["of"], seen["moved"]) = (json!("moving"), json!(1_000), json!(120));
         assert_eq!(line(&seen).as_deref(), Some("moving to echo 2: 120 of 1000 sessions moved"));

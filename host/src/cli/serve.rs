@@ -46,7 +46,8 @@ pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
 fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result<()> {
     if let Some(flag) = arguments.stray_flag() {
         let message = format!(
-            "{flag} describes a server without a file and needs --plugin; with a file, put it into the file\n"
+            "{flag} describes a server without a file and needs --plugin; with a file, put it into \
+             the file\n"
         );
         // As every other mistake on the command line.
         Cli::command().error(ErrorKind::MissingRequiredArgument, message).exit();
@@ -151,7 +152,8 @@ fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result
 fn read(file: &Path) -> Result<Config> {
     if !file.exists() {
         bail!(
-            "{}: cannot read the configuration: there is no such file (name another with --config, or describe one server with --plugin FOLDER --listen \
+            "{}: cannot read the configuration: there is no such file (name another with --config, \
+             or describe one server with --plugin FOLDER --listen \
              ADDRESS:PORT)",
             file.display()
         );
@@ -175,7 +177,7 @@ async fn steer(
         };
         match wish {
             Wish::Reload if !has_file => {
-                tracing::info!("SIGHUP: there is no configuration file to read again")
+                tracing::info!("SIGHUP: there is no configuration file to read again");
             }
             Wish::Reload => {
                 // Beside the signals, so that the next one is heard while plugins are loaded.
@@ -282,7 +284,8 @@ fn plan(config: Config, handed: Handed, store: Option<&Store>) -> Result<Plan> {
         kept.extract_if(|_, socket| !is_of_use(socket)).map(|(server, _)| listens(&server)),
     );
     for name in &strays {
-        tracing::warn!(name = %name.escape_debug(), "systemd handed over what no server has a use for; it is closed");
+        tracing::warn!(name = %name.escape_debug(), "systemd handed over what no server has a use \
+            for; it is closed");
     }
     if let Some(store) = store.filter(|_| !strays.is_empty()) {
         store.remove(strays.iter().map(String::as_str));
@@ -307,7 +310,8 @@ async fn reload(
     })?;
     if config.control != control {
         return Err(PlanError::mistake(format!(
-            "{shown}: `control`, its token included, cannot be changed while servers run; start the process anew"
+            "{shown}: `control`, its token included, cannot be changed while servers run; start \
+             the process anew"
         )));
     }
     let report = fleet.reload(config.plan()).await;

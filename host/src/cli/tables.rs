@@ -116,7 +116,8 @@ fn blamed(generation: &Value) -> Option<String> {
         |key: &str| of(key).and_then(Value::as_f64).map_or("-".into(), |rate| format!("{rate:.3}"));
     of("faults")?;
     Some(format!(
-        "\nnumber {}: {} faults, {} excused by {} replays, at {} of {} addresses; rate {}, before {}",
+        "\nnumber {}: {} faults, {} excused by {} replays, at {} of {} addresses; rate {}, before \
+         {}",
         cell(&generation["number"]),
         count("faults"),
         count("excused"),
@@ -199,7 +200,8 @@ mod tests {
             "rate_before": 0.0 });
         let history =
             render(&json!({ "generations": [{ "number": 2, "faults": faults }, { "number": 3 }] }));
-        let said = "number 2: 12 faults, 0 excused by 8 replays, at 2 of 3 addresses; rate 0.500, before 0.000";
+        let said = "number 2: 12 faults, 0 excused by 8 replays, at 2 of 3 addresses; rate 0.500, \
+            before 0.000";
         assert!(history.ends_with(said), "{history}");
         let one =
             json!({ "name": "echo", "sessions": 3, "counters": { "ended": { "evicted": 1 } } });

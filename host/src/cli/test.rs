@@ -51,7 +51,8 @@ pub(super) fn run(arguments: &TestArgs) -> Result<()> {
     };
     if manifest.is_none() && !path.exists() {
         bail!(
-            "{}: there is nothing of this name; expected a folder with {MANIFEST_FILE}, or a .wasm component",
+            "{}: there is nothing of this name; expected a folder with {MANIFEST_FILE}, or a .wasm \
+             component",
             path.display()
         );
     }

@@ -70,7 +70,8 @@ pub(super) fn run(arguments: &UpgradeArgs) -> ExitCode {
         }
         let sessions = if stayed == 1 { "session" } else { "sessions" };
         eprintln!(
-            "wharf: {stayed} {sessions} stayed in the old process, which ends once they have, or its grace is over"
+            "wharf: {stayed} {sessions} stayed in the old process, which ends once they have, or \
+             its grace is over"
         );
         STAYED
     })
@@ -174,7 +175,8 @@ impl Successors {
         // Whoever sends the next word to systemd has to be known to it.
         systemd::tell(&[NotifyState::MainPid(process)]);
         let succeeded = heir.succeed().await;
-        tracing::info!(process, moved = succeeded.moved, stayed = ?succeeded.stayed, "another process took over");
+        tracing::info!(process, moved = succeeded.moved, stayed = ?succeeded.stayed, "another \
+            process took over");
         self.succeeded.send_replace(Some(wish.drain.unwrap_or_else(|| fleet.stop_grace())));
         Ok(Upgraded { process, doors_taken, succeeded })
     }

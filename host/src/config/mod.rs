@@ -131,7 +131,7 @@ impl Config {
                     servers.push((place, description));
                 }
                 Err(wrong) => {
-                    mistakes.extend(wrong.into_iter().map(|mistake| format!("{place}: {mistake}")))
+                    mistakes.extend(wrong.into_iter().map(|mistake| format!("{place}: {mistake}")));
                 }
             }
         }
@@ -152,7 +152,8 @@ impl Config {
             state_dir.as_ref().and_then(|dir| Some((dir, files::keeps_nothing(dir)?)))
         {
             mistakes.push(format!(
-                "`host.state_dir`: expected a folder to write to, or a place for one, found {}: {why}",
+                "`host.state_dir`: expected a folder to write to, or a place for one, found {}: \
+                 {why}",
                 dir.display()
             ));
         }
@@ -301,8 +302,10 @@ fn control(table: &ControlTable, folder: &Path, mistakes: &mut Vec<String>) -> C
                 (address, token) => {
                     if address.is_err() {
                         let text = text.escape_debug();
-                        mistakes
-                        .push(format!("`control.listen`: `{text}`: expected an address and a port, as 127.0.0.1:7070"));
+                        mistakes.push(format!(
+                            "`control.listen`: `{text}`: expected an address and a port, \
+                            as 127.0.0.1:7070"
+                        ));
                     }
                     mistakes
                         .extend(token.err().map(|error| format!("`control.token_file`: {error}")));
@@ -378,7 +381,8 @@ mod tests {
     #[test]
     fn every_mistake_is_named_at_once() {
         let said = mistakes(
-            "[[server]]\nname = 'a'\nport = 0\nplugin = 'x'\npriority = 'urgent'\noptions = ['fast']\n\
+            "[[server]]\nname = 'a'\nport = 0\nplugin = 'x'\npriority = 'urgent'\noptions = \
+             ['fast']\n\
              [[server]]\nport = 70000\n",
         );
         for word in [

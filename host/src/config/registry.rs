@@ -75,7 +75,7 @@ pub(super) fn describe(table: &RegistryTable, folder: &Path, mistakes: &mut Vec<
         let file = folder.join(file);
         match files::read(&file, AUTHORITY_MAX_BYTES) {
             Ok(pem) if pem.windows(BEGIN.len()).any(|window| window == BEGIN) => {
-                terms.authority = Some(pem)
+                terms.authority = Some(pem);
             }
             Ok(_) => wrong(
                 "authority",
@@ -146,9 +146,12 @@ mod tests {
 
     #[test]
     fn every_mistake_about_registries_is_named_at_once() {
-        let text = "[registry]\npull = 'sometimes'\nstore_max_bytes = 1\ncomponent_max_bytes = 0\ntimeout = '0s'\n\
-                    credentials_file = 'no.json'\nplain_http = ['http://x']\nauthority = 'no.pem'\nsignature = 'maybe'\n\
-                    [[registry.trust]]\nprefix = 'a.b/'\n[[registry.trust]]\nprefix = 'oci://a.b'\nkeys = ['no.pub']\n\
+        let text = "[registry]\npull = 'sometimes'\nstore_max_bytes = 1\ncomponent_max_bytes = \
+            0\ntimeout = '0s'\n\
+                    credentials_file = 'no.json'\nplain_http = ['http://x']\nauthority = \
+                    'no.pem'\nsignature = 'maybe'\n\
+                    [[registry.trust]]\nprefix = 'a.b/'\n[[registry.trust]]\nprefix = \
+                    'oci://a.b'\nkeys = ['no.pub']\n\
                     [[server]]\nport = 7000\nplugin = 'oci://echo'\n";
         let said = Config::parse(text, Path::new("/etc/wharf")).err().expect("mistakes").join("\n");
         for words in [

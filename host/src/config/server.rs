@@ -114,16 +114,16 @@ pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuild
         match setting(value) {
             Some(text) => server = server.setting(key, text),
             None => {
-                wrong.push(format!("`settings.{key}`: expected a string, a number or a boolean"))
+                wrong.push(format!("`settings.{key}`: expected a string, a number or a boolean"));
             }
         }
     }
     match (&table.credentials, secure) {
         (Some(credentials), true) => {
-            server = server.credentials(read_credentials(credentials, folder, &mut wrong))
+            server = server.credentials(read_credentials(credentials, folder, &mut wrong));
         }
         (Some(_), false) => {
-            wrong.push("`credentials`: without effect; add \"secure\" to `options`".into())
+            wrong.push("`credentials`: without effect; add \"secure\" to `options`".into());
         }
         (None, _) => {}
     }
@@ -210,7 +210,8 @@ fn options(names: &[String], wrong: &mut Vec<String>) -> (SocketOptions, bool) {
             "no-delay" => options.no_delay = true,
             "secure" => secure = true,
             other => wrong.push(format!(
-                "`options`: `{}` is none: expected reuse-address, dont-route, keep-alive, no-delay or secure",
+                "`options`: `{}` is none: expected reuse-address, dont-route, keep-alive, no-delay \
+                 or secure",
                 other.escape_debug()
             )),
         }

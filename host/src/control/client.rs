@@ -25,7 +25,8 @@ pub struct Client {
 #[non_exhaustive]
 pub enum ClientError {
     /// Nobody is there.
-    #[error("{}: {source}; is `wharf serve` running with its control API at this socket? (see --socket)", .socket.display())]
+    #[error("{}: {source}; is `wharf serve` running with its control API at this socket? (see \
+        --socket)", .socket.display())]
     Connect {
         /// Where.
         socket: PathBuf,

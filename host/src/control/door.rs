@@ -22,16 +22,19 @@ const BACKLOG: i32 = 128;
 #[non_exhaustive]
 pub enum DoorError {
     /// Another process answers there.
-    #[error("{}: another process serves its control API there; stop it, or name another `control.socket`", .0.display())]
+    #[error("{}: another process serves its control API there; stop it, or name another \
+        `control.socket`", .0.display())]
     Busy(PathBuf),
     /// Something that is no socket is in the way.
-    #[error("{}: is in the way and no socket; remove it, or name another `control.socket`", .0.display())]
+    #[error("{}: is in the way and no socket; remove it, or name another \
+        `control.socket`", .0.display())]
     InTheWay(PathBuf),
     /// It belongs to somebody else.
     #[error("{}: belongs to another user; name another `control.socket`", .0.display())]
     NotOurs(PathBuf),
     /// Others may change what is in its folder.
-    #[error("{}: others may write to this folder; a control socket needs one that only its owner can write to", .0.display())]
+    #[error("{}: others may write to this folder; a control socket needs one that only its owner \
+        can write to", .0.display())]
     OpenFolder(PathBuf),
     /// The system said no.
     #[error("{place}: cannot open the control API: {source}")]
@@ -43,12 +46,14 @@ pub enum DoorError {
     },
     /// Not a loopback address.
     #[error(
-        "`control.listen`: {0} is no loopback address; the API is for this machine, so put a proxy of your own before it"
+        "`control.listen`: {0} is no loopback address; the API is for this machine, so put a proxy \
+         of your own before it"
     )]
     NotLoopback(SocketAddr),
     /// An address without a token.
     #[error(
-        "`control.token_file`: missing; whoever reaches a port may use it, so `control.listen` needs a token"
+        "`control.token_file`: missing; whoever reaches a port may use it, so `control.listen` \
+         needs a token"
     )]
     NoToken,
     /// The token cannot be used.

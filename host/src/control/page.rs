@@ -19,7 +19,8 @@ pub(super) async fn page() -> Response {
         _ => return axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response(),
     };
     let policy = format!(
-        "default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-{nonce}'; connect-src 'self'; \
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'nonce-{nonce}'; connect-src \
+         'self'; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
     let mut response = PAGE.replace("__NONCE__", &nonce).into_response();

@@ -90,7 +90,8 @@ impl Waiting {
                 format!("of the tenant `{tenant}`")
             };
             let message = format!(
-                "{WAITING_TENANT_MAX} calls {whose} ({}) are under way already; try again once some are done",
+                "{WAITING_TENANT_MAX} calls {whose} ({}) are under way already; try again once \
+                 some are done",
                 class.calls()
             );
             return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-waiting", message));

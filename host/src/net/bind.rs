@@ -72,7 +72,8 @@ pub enum BindError {
     },
     /// The address is somebody else's.
     #[error(
-        "{address} is not an address of this system: use one of its own, or leave `host` empty for all of them"
+        "{address} is not an address of this system: use one of its own, or leave `host` empty for \
+         all of them"
     )]
     NotLocal {
         /// What was asked for.

@@ -80,7 +80,8 @@ pub enum CredentialsError {
         cause: String,
     },
     /// Out of its time.
-    #[error("{}: the certificate is valid from {from} to {to}, and it is not that time", .file.display())]
+    #[error("{}: the certificate is valid from {from} to {to}, and it is not that \
+        time", .file.display())]
     OutOfTime {
         /// The file.
         file: PathBuf,
@@ -90,7 +91,8 @@ pub enum CredentialsError {
         to: String,
     },
     /// Two halves of different pairs.
-    #[error("{}: the key does not belong to the first certificate in {}", .key.display(), .chain.display())]
+    #[error("{}: the key does not belong to the first certificate in \
+        {}", .key.display(), .chain.display())]
     Mismatch {
         /// The key's file.
         key: PathBuf,

@@ -96,7 +96,8 @@ impl Entry {
         if self.auth.is_empty() {
             return match (self.username.is_empty(), self.password.is_empty()) {
                 (false, false) => Ok(Login { user: self.username, password: self.password }),
-                _ => Err("expected `auth`, or `username` and `password`; logins that a helper program keeps are not \
+                _ => Err("expected `auth`, or `username` and `password`; logins that a helper \
+                    program keeps are not \
                           read"
                     .into()),
             };

@@ -20,14 +20,16 @@ pub struct RegistryError {
 pub enum Problem {
     /// The operator's: it is no reference.
     #[error(
-        "no reference to a plugin: {0}; expected oci://REGISTRY/REPOSITORY:TAG or oci://REGISTRY/REPOSITORY@sha256:DIGEST"
+        "no reference to a plugin: {0}; expected oci://REGISTRY/REPOSITORY:TAG or \
+         oci://REGISTRY/REPOSITORY@sha256:DIGEST"
     )]
     Reference(String),
     /// The network's or the registry's: nobody there, no TLS, or it went away.
     #[error("cannot reach the registry: {0}")]
     Unreachable(String),
     /// The registry's: not done in time.
-    #[error("the registry did not deliver it within {} (`registry.timeout`)", humantime::format_duration(*.0))]
+    #[error("the registry did not deliver it within {} \
+        (`registry.timeout`)", humantime::format_duration(*.0))]
     TooSlow(Duration),
     /// Not a failure: a stop or a roll-back called it off.
     #[error("it was called off")]
@@ -36,13 +38,18 @@ pub enum Problem {
     #[error("the registry said nothing for {}", humantime::format_duration(*.0))]
     Silent(Duration),
     /// The operator's or the author's: it is not there.
-    #[error("{}", if *.0 == "manifest" { "the registry has no such plugin".to_owned() } else { format!("the registry does not have the {} that the manifest names", .0) })]
+    #[error("{}", if *.0 == "manifest" { "the registry has no such \
+        plugin".to_owned() } else { format!("the registry does not have the {} that the manifest \
+        names", .0) })]
     NotThere(&'static str),
     /// The operator's: the registry wants to know who asks, or does not like the answer.
-    #[error("the registry refuses: {}", if *.0 { "its login in `registry.credentials_file` may not do this, or is wrong" } else { "it wants a login, and `registry.credentials_file` has none for it" })]
+    #[error("the registry refuses: {}", if *.0 { "its login in `registry.credentials_file` may not \
+        do this, or is wrong" } else { "it wants a login, and `registry.credentials_file` has none \
+        for it" })]
     Denied(bool),
     /// The registry's: an answer that is none.
-    #[error("the registry answered with status {status}{}", if .said.is_empty() { String::new() } else { format!(": {said}") })]
+    #[error("the registry answered with status \
+        {status}{}", if .said.is_empty() { String::new() } else { format!(": {said}") })]
     Answer {
         /// Its status.
         status: u16,
@@ -50,7 +57,8 @@ pub enum Problem {
         said: String,
     },
     /// The author's or the registry's: more than is taken.
-    #[error("the {what} is larger than {max} bytes{}", if *.what == "component" { " (`registry.component_max_bytes`)" } else { "" })]
+    #[error("the {what} is larger than {max} bytes{}", if *.what == "component" { " \
+        (`registry.component_max_bytes`)" } else { "" })]
     TooLarge {
         /// Which part.
         what: &'static str,
@@ -80,7 +88,8 @@ pub enum Problem {
     NotAPlugin(String),
     /// The registry's: it sent something else than it promised.
     #[error(
-        "the {what} that the registry sent is not what was asked for: expected {expected}, found {found}"
+        "the {what} that the registry sent is not what was asked for: expected {expected}, found \
+         {found}"
     )]
     Lied {
         /// Which part.
@@ -103,7 +112,8 @@ pub enum Problem {
     },
     /// The author's: one more would not be looked at.
     #[error(
-        "it has {max} signatures or more already, under the tag {tag}, and no more are looked at; remove some of them there"
+        "it has {max} signatures or more already, under the tag {tag}, and no more are looked at; \
+         remove some of them there"
     )]
     TooManySignatures {
         /// Where they are.
@@ -113,7 +123,8 @@ pub enum Problem {
     },
     /// The operator's: nothing may be pulled, and it is not in the store.
     #[error(
-        "it is not in the store, and `registry.pull = \"never\"` forbids to ask for it; `wharf plugin pull` fetches it"
+        "it is not in the store, and `registry.pull = \"never\"` forbids to ask for it; `wharf \
+         plugin pull` fetches it"
     )]
     NotKept,
     /// The operator's: the store cannot be used, and nothing may be pulled.

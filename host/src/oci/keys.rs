@@ -90,17 +90,28 @@ impl SigningKey {
         let pem = files::read_secret(file, KEY_MAX_BYTES).map_err(|error| wrong(&error))?;
         if pem.contains("ENCRYPTED") {
             return Err(wrong(
-                &"it is encrypted, which is not supported; keep one that is not where only you can read it",
+                &"it is encrypted, which is not supported; keep one that is not where only you can \
+                    read it",
             ));
         }
         let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| {
-            wrong(&"expected a private key in PEM (`-----BEGIN PRIVATE KEY-----`); `openssl pkcs8 -topk8 -nocrypt` makes it of others")
+            wrong(
+                &"expected a private key in PEM (`-----BEGIN PRIVATE KEY-----`); `openssl pkcs8 \
+                -topk8 -nocrypt` makes it of others",
+            )
         })?;
         let random = SystemRandom::new();
-        let pair =
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der.secret_pkcs8_der(), &random).map_err(|_| {
-                wrong(&"expected a key for ECDSA on P-256: `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256`")
-            })?;
+        let pair = EcdsaKeyPair::from_pkcs8(
+            &ECDSA_P256_SHA256_ASN1_SIGNING,
+            der.secret_pkcs8_der(),
+            &random,
+        )
+        .map_err(|_| {
+            wrong(
+                &"expected a key for ECDSA on P-256: `openssl genpkey -algorithm EC -pkeyopt \
+                    ec_paramgen_curve:P-256`",
+            )
+        })?;
         Ok(Self { pair, random })
     }
 

@@ -143,7 +143,8 @@ impl Registries {
                 Err(Problem::Store { folder: folder.clone(), source })
             }
             Err(error) => {
-                tracing::warn!(folder = %folder.display(), %error, "no store: plugins are pulled each time");
+                tracing::warn!(folder = %folder.display(), %error, "no store: plugins are pulled \
+                    each time");
                 Ok(None)
             }
         }
@@ -221,7 +222,8 @@ impl Order<'_> {
                 &evidence,
             )
         {
-            tracing::warn!(reference = %self.reference, %error, "what was pulled is not kept in the store");
+            tracing::warn!(reference = %self.reference, %error, "what was pulled is not kept in \
+                the store");
         }
         Ok(self.pulled(&artifact, digest, bytes, Origin::Registry, signed_by))
     }

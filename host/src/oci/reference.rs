@@ -103,7 +103,8 @@ impl FromStr for Reference {
             rest.split_once('/').ok_or_else(|| bad("there is no repository in it"))?;
         if !(registry.contains(['.', ':']) || registry == "localhost") {
             return Err(bad(
-                "its first part is no registry: write out host and port, as registry.example.com or localhost:5000",
+                "its first part is no registry: write out host and port, as registry.example.com \
+                 or localhost:5000",
             ));
         }
         let named = path.rsplit('/').next().is_some_and(|last| last.contains([':', '@']))

@@ -158,8 +158,10 @@ impl Wanted<'_> {
                 format!("{key} has signed it as another plugin: {}", excerpt(place))
             }
             Flaw::NoRepository => format!(
-                "{key} has signed it without saying which plugin it is, so that under a tag it could stand in for another; \
-                 name its digest where it is wanted (`@{}`), or sign it with `cosign sign -a repository={}`",
+                "{key} has signed it without saying which plugin it is, so that under a tag it \
+                 could stand in for another; \
+                 name its digest where it is wanted (`@{}`), or sign it with `cosign sign -a \
+                 repository={}`",
                 self.plugin, self.repository
             ),
         }
@@ -197,7 +199,8 @@ pub(super) fn check<'a>(
     };
     if found.passed_over > 0 {
         said += &format!(
-            "; {} in other forms, or beyond the first {SIGNATURES_MAX}, not looked at: sign it with a key for ECDSA on P-256, by \
+            "; {} in other forms, or beyond the first {SIGNATURES_MAX}, not looked at: sign it \
+             with a key for ECDSA on P-256, by \
              `wharf plugin push --sign` or `cosign sign --key`",
             found.passed_over
         );

@@ -71,7 +71,8 @@ impl Store {
             touch(&path);
             return Some(content);
         }
-        tracing::warn!(file = %path.display(), "what was kept of a plugin has rotted, and is thrown away");
+        tracing::warn!(file = %path.display(), "what was kept of a plugin has rotted, and is \
+            thrown away");
         let _ = fs::remove_file(&path);
         None
     }

@@ -73,7 +73,8 @@ impl Order<'_> {
         if let Some(store) = &self.store
             && let Err(error) = store.add_evidence(plugin, &evidence).and_then(|()| store.trim())
         {
-            tracing::warn!(reference = %self.reference, %error, "its signatures are not kept in the store");
+            tracing::warn!(reference = %self.reference, %error, "its signatures are not kept in \
+                the store");
         }
         Ok(())
     }

@@ -187,7 +187,7 @@ fn client(terms: &Terms, base: &Url) -> Result<Client, Problem> {
         .redirect(Policy::custom(move |attempt| redirect(&redirects, attempt)));
     match &terms.authority {
         Some(pem) => {
-            builder = builder.tls_certs_only(Certificate::from_pem_bundle(pem).map_err(wrong)?)
+            builder = builder.tls_certs_only(Certificate::from_pem_bundle(pem).map_err(wrong)?);
         }
         // Without TLS nobody is asked who they are, and a machine without authorities needs none.
         None if base.scheme() == "http" => builder = builder.tls_certs_only([]),

@@ -36,7 +36,8 @@ pub enum BuildError {
         source: io::Error,
     },
     /// The program said why on its own standard error.
-    #[error("{}: `build.command`: `{command}` failed ({status}); its own message is above", .manifest.display())]
+    #[error("{}: `build.command`: `{command}` failed ({status}); its own message is \
+        above", .manifest.display())]
     Failed {
         /// The manifest.
         manifest: PathBuf,
@@ -47,7 +48,8 @@ pub enum BuildError {
     },
     /// It went on for too long, and was ended.
     #[error(
-        "{}: `build.command`: `{command}` was ended, because it took longer than {}; raise `build.timeout` where it needs that",
+        "{}: `build.command`: `{command}` was ended, because it took longer than {}; raise \
+         `build.timeout` where it needs that",
         .manifest.display(), humantime::format_duration(*.time_max)
     )]
     Late {
@@ -59,7 +61,8 @@ pub enum BuildError {
         time_max: std::time::Duration,
     },
     /// It says that it went well, and there is nothing.
-    #[error("{}: `component`: `{command}` went well, but {}: {found}", .manifest.display(), .component.display())]
+    #[error("{}: `component`: `{command}` went well, but {}: \
+        {found}", .manifest.display(), .component.display())]
     Missing {
         /// The manifest.
         manifest: PathBuf,

@@ -141,8 +141,10 @@ impl fmt::Display for Capacity {
         let Self { descriptors, maps, address_bytes, data_bytes, memory_bytes } = *self;
         write!(
             f,
-            "{} clients by {descriptors} descriptors (`ulimit -n`) less {DESCRIPTORS_RESERVE}; {} instances by the least of \
-             {} by {maps} mappings (`vm.max_map_count`) less {MAPS_RESERVE}, {MAPS_PER_INSTANCE} each, {} by {} MiB of \
+            "{} clients by {descriptors} descriptors (`ulimit -n`) less {DESCRIPTORS_RESERVE}; {} \
+             instances by the least of \
+             {} by {maps} mappings (`vm.max_map_count`) less {MAPS_RESERVE}, {MAPS_PER_INSTANCE} \
+             each, {} by {} MiB of \
              memory, {} KiB each, ",
             self.clients(),
             self.instances(),
@@ -154,7 +156,8 @@ impl fmt::Display for Capacity {
         if let Some(bytes) = address_bytes {
             write!(
                 f,
-                "{} by {} GiB of address space (`ulimit -v`) less {}, {MEMORIES_PER_INSTANCE_MAX} times {} MiB each and \
+                "{} by {} GiB of address space (`ulimit -v`) less {}, {MEMORIES_PER_INSTANCE_MAX} \
+                 times {} MiB each and \
                  {SPARE_SLOTS} kept back, ",
                 by_address(bytes).min(SESSIONS_CEILING),
                 bytes >> 30,

@@ -25,13 +25,15 @@ pub(super) fn fault(error: &wasmtime::Error, store: &mut wasmtime::Store<Guest>)
         FaultKind::Memory => {
             let max = store.data().context.limits.memory_max_bytes;
             format!(
-                "it trapped after the growth of its memory beyond {max} bytes, or of a table, was refused"
+                "it trapped after the growth of its memory beyond {max} bytes, or of a table, was \
+                 refused"
             )
         }
         FaultKind::TenantMemory => {
             let max = store.data().context.account.seen().shares.memory_max_bytes;
             format!(
-                "it trapped after a growth of its memory was refused: its tenant's instances may have {max} bytes together"
+                "it trapped after a growth of its memory was refused: its tenant's instances may \
+                 have {max} bytes together"
             )
         }
         FaultKind::Tables => {
@@ -148,7 +150,10 @@ mod tests {
         let exports: String = WAYS
             .iter()
             .map(|(way, _)| {
-                format!("(func (export \"{way}\") (result char) (canon lift (core func $guest \"{way}\")))\n")
+                format!(
+                    "(func (export \"{way}\") (result char) (canon lift (core func \
+                    $guest \"{way}\")))\n"
+                )
             })
             .collect();
         let function = |way: &str, body: &str| {
@@ -169,7 +174,8 @@ mod tests {
                (import \"say\" (func $say (param \"text\" string)))
                (core module $memory (memory (export \"memory\") 1))
                (core instance $memory (instantiate $memory))
-               (core func $lowered (canon lower (func $say) (memory (core memory $memory \"memory\"))))
+               (core func $lowered (canon lower (func $say) (memory (core memory \
+               $memory \"memory\"))))
                (core module $module
                  (import \"host\" \"say\" (func $say (param i32 i32)))
                  (memory 1)

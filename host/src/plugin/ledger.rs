@@ -47,7 +47,8 @@ pub enum Shortage {
     },
     /// Its tenant has its part of what is shared.
     #[error(
-        "no room for another instance: its tenant has {held} of the {resource} that are shared, and \
+        "no room for another instance: its tenant has {held} of the {resource} that are shared, \
+         and \
          {free} are left for others"
     )]
     Share {

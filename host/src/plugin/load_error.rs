@@ -23,7 +23,8 @@ pub enum LoadError {
         cause: String,
     },
     /// A component, but no plugin.
-    #[error("{}: not a plugin: expected the export `{EVENT_PROCEDURE}@{CONTRACT_VERSION}`, found {found}", .file.display())]
+    #[error("{}: not a plugin: expected the export `{EVENT_PROCEDURE}@{CONTRACT_VERSION}`, found \
+        {found}", .file.display())]
     OtherWorld {
         /// The file.
         file: PathBuf,
@@ -31,7 +32,8 @@ pub enum LoadError {
         found: String,
     },
     /// A plugin for another version of the contract.
-    #[error("{}: built for contract version {found}, and this host speaks {CONTRACT_VERSION}: {advice}", .file.display())]
+    #[error("{}: built for contract version {found}, and this host speaks {CONTRACT_VERSION}: \
+        {advice}", .file.display())]
     OtherVersion {
         /// The file.
         file: PathBuf,

@@ -300,7 +300,8 @@ impl Loader {
         let found = imported.chain(kind.exports(engine).map(|(name, _)| name.len())).sum::<usize>();
         if found > NAMES_MAX_BYTES {
             let cause = format!(
-                "expected at most {NAMES_MAX_BYTES} bytes of names of its imports and exports, found {found}"
+                "expected at most {NAMES_MAX_BYTES} bytes of names of its imports and exports, \
+                 found {found}"
             );
             return Err(LoadError::Invalid { file, cause });
         }
@@ -419,10 +420,10 @@ fn check_grants(file: &Path, imports: &[String], grants: &Grants) -> Result<(), 
         match grants.allow(name) {
             Verdict::Allowed => {}
             Verdict::Needs(grant) => {
-                missing.push(format!("`{}` needs the grant \"{grant}\"", shown()))
+                missing.push(format!("`{}` needs the grant \"{grant}\"", shown()));
             }
             Verdict::NotOffered => {
-                missing.push(format!("`{}` is not offered by this host, with any grant", shown()))
+                missing.push(format!("`{}` is not offered by this host, with any grant", shown()));
             }
         }
     }

@@ -108,7 +108,8 @@ struct File {
 #[non_exhaustive]
 pub enum ManifestError {
     /// There is none.
-    #[error("{}: cannot read it: {source} (a plugin is a folder with a {MANIFEST_FILE}, or a .wasm component)", .file.display())]
+    #[error("{}: cannot read it: {source} (a plugin is a folder with a {MANIFEST_FILE}, or a .wasm \
+        component)", .file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,

@@ -112,7 +112,8 @@ fn not_a_component(bytes: &[u8]) -> Option<&'static str> {
     match (bytes.get(..4), version) {
         (Some(b"\0asm"), Some(b"\x0d\x00\x01\x00")) => None,
         (Some(b"\0asm"), Some(b"\x01\x00\x00\x00")) => Some(
-            "expected a component, found a core module: build for wasm32-wasip2, or run `wharf component` on it",
+            "expected a component, found a core module: build for wasm32-wasip2, or run `wharf \
+             component` on it",
         ),
         (Some(b"\0asm"), _) => {
             Some("expected a component, found WebAssembly of an unknown version")

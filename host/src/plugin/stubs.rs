@@ -52,7 +52,8 @@ fn function(stubs: &mut LinkerInstance<'_, Guest>, interface: &str, name: &str) 
         });
     }
     let called = format!(
-        "it called `{name}` of `{interface}`, which is a stub: this host has no files and no sockets for it"
+        "it called `{name}` of `{interface}`, which is a stub: this host has no files and no \
+         sockets for it"
     );
     stubs.func_new(name, move |_, _, _, _| bail!("{called}"))
 }

@@ -117,7 +117,9 @@ impl Prepared {
         )?;
         if again.digest() != in_force.digest() {
             let cause =
-                "it was swapped in and is not the same file any more, so that `grants` cannot be changed".into();
+                "it was swapped in and is not the same file any more, so that `grants` cannot be \
+                 changed"
+                    .into();
             return Err(LoadError::Changed { file: in_force.file().to_owned(), cause }.into());
         }
         Ok(again)
@@ -390,7 +392,8 @@ impl Bound {
             None => {}
             Some(Ok(duplicate)) => keeper.keep(&server, duplicate.into()),
             Some(Err(error)) => {
-                tracing::warn!(server = &*server, %error, "the socket is not kept for a next process")
+                tracing::warn!(server = &*server, %error, "the socket is not kept for a next \
+                    process");
             }
         };
         keep(&listener);

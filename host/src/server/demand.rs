@@ -47,13 +47,15 @@ impl Demand {
         if given > 0 && instances > given {
             let (clients, shards) = (self.instances, self.shards);
             return Some(format!(
-                "the servers together are promised {instances} instances ({clients} by `max_clients`, {shards} by `shards`), \
+                "the servers together are promised {instances} instances ({clients} by \
+                 `max_clients`, {shards} by `shards`), \
                  and `sessions_max` is {given}"
             ));
         }
         if given > 0 && instances == given && self.unlimited > 0 {
             return Some(format!(
-                "the servers with `max_clients` or `shards` are promised all {given} instances (`sessions_max`), and \
+                "the servers with `max_clients` or `shards` are promised all {given} instances \
+                 (`sessions_max`), and \
                  {} without `max_clients` would have none",
                 self.unlimited
             ));
@@ -62,11 +64,13 @@ impl Demand {
             format!("{} clients (`max_clients` of all servers)", self.clients)
         } else if instances > capacity.instances() {
             format!(
-                "{instances} instances (`max_clients` of servers with one for each session, and `shards`)"
+                "{instances} instances (`max_clients` of servers with one for each session, and \
+                 `shards`)"
             )
         } else if self.shard_bytes > capacity.memory_bytes {
             format!(
-                "{mebibytes} MiB of memory for {} shared instances (`limits.memory_max_bytes` each)",
+                "{mebibytes} MiB of memory for {} shared instances (`limits.memory_max_bytes` \
+                 each)",
                 self.shards
             )
         } else {

@@ -101,7 +101,7 @@ impl Fleet {
         for (place, description) in plan.servers {
             match description.clone().host(&host).bind_with(&mut left) {
                 Ok(server) if bound.contains_key(&server.name()) => {
-                    mistakes.push(taken(&place, &server.name()).into())
+                    mistakes.push(taken(&place, &server.name()).into());
                 }
                 Ok(server) => drop(bound.insert(server.name(), (server, description))),
                 Err(error) => mistakes.push(Mistake::from(error).at(&place)),
@@ -253,7 +253,9 @@ impl Fleet {
         let host = HostConfig { release_memory: self.shared.release_memory, ..plan.host.clone() };
         if host != self.shared {
             mistakes.push(
-                "`host`: nothing but `stop_grace` can be changed while servers run; start the process anew".into(),
+                "`host`: nothing but `stop_grace` can be changed while servers run; start the \
+                 process anew"
+                    .into(),
             );
         }
         let mut checked = Checked { same: BTreeMap::new(), fresh: BTreeMap::new() };
@@ -300,7 +302,8 @@ impl Fleet {
                 checked.same.insert(name, (prepared, description));
             }
             Some(_) => {
-                return Err("`host`, `port`, `backlog` and `options` cannot be changed while the server runs; stop \
+                return Err("`host`, `port`, `backlog` and `options` cannot be changed while the \
+                    server runs; stop \
                             the server first, or start the process anew"
                     .into());
             }

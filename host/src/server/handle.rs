@@ -47,7 +47,8 @@ pub enum Ending {
 pub enum SteerError {
     /// The server is stopping or stopped.
     #[error(
-        "the server is stopping or stopped; once it is stopped, reading the configuration again starts it"
+        "the server is stopping or stopped; once it is stopped, reading the configuration again \
+         starts it"
     )]
     Stopping,
     /// Another call that came meanwhile decided otherwise.

@@ -336,7 +336,8 @@ fn loader(engine: &Engine, config: &HostConfig) -> Loader {
 fn cached(engine: &Engine, config: &HostConfig) -> Loader {
     let Some(folder) = &config.cache_dir else { return Loader::without_cache(engine.clone()) };
     Loader::with_cache(engine.clone(), folder).unwrap_or_else(|error| {
-        tracing::warn!(folder = %folder.display(), %error, "no compile cache: plugins are compiled at each start");
+        tracing::warn!(folder = %folder.display(), %error, "no compile cache: plugins are compiled \
+            at each start");
         Loader::without_cache(engine.clone())
     })
 }

@@ -99,7 +99,8 @@ impl Listening {
     pub(crate) async fn broken(&mut self) -> io::Error {
         loop {
             tokio::select! {
-                () = self.listener.hung_up() => return io::Error::other("another holder has shut it down"),
+                () = self.listener.hung_up() => return io::Error::other("another holder has shut \
+                    it down"),
                 _ = self.look.tick() => {
                     if !self.listener.listens() {
                         return io::Error::other("it does not listen any more");

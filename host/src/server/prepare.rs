@@ -245,7 +245,8 @@ impl ServerBuilder {
             }
             None => Err(argument(
                 "plugin",
-                "a server needs an event procedure: a folder with plugin.toml, a .wasm file or oci://...",
+                "a server needs an event procedure: a folder with plugin.toml, a .wasm file or \
+                 oci://...",
             )),
         }
     }

@@ -135,14 +135,16 @@ fn excess(
             (
                 key,
                 format!(
-                    "{wanted} sessions are promised, and {taken} to other servers, of {most} (`sessions_max`)"
+                    "{wanted} sessions are promised, and {taken} to other servers, of {most} \
+                     (`sessions_max`)"
                 ),
             )
         }
         Resource::Memories => (
             "instances_min",
             format!(
-                "{} instances with {} memories each are {wanted} memory slots, and {taken} are promised to \
+                "{} instances with {} memories each are {wanted} memory slots, and {taken} are \
+                 promised to \
                  other servers, of {most}",
                 promise.instances, footprint.memories
             ),

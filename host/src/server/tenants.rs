@@ -41,17 +41,20 @@ impl TenantLimits {
         }
         if memory_max_bytes != 0 && memory_max_bytes < MEMORY_MIN_BYTES {
             found.push(format!(
-                "`memory_max_bytes`: expected at least {MEMORY_MIN_BYTES}, or 0 for no limit, found {memory_max_bytes}"
+                "`memory_max_bytes`: expected at least {MEMORY_MIN_BYTES}, or 0 for no limit, \
+                 found {memory_max_bytes}"
             ));
         }
         if mail_max_bytes != 0 && mail_max_bytes < MAIL_MIN_BYTES {
             found.push(format!(
-                "`mail_max_bytes`: expected at least {MAIL_MIN_BYTES}, or 0 for {MAIL_MAX_BYTES}, found {mail_max_bytes}"
+                "`mail_max_bytes`: expected at least {MAIL_MIN_BYTES}, or 0 for {MAIL_MAX_BYTES}, \
+                 found {mail_max_bytes}"
             ));
         }
         if bytes_per_second != 0 && bytes_per_second < BYTES_PER_SECOND_MIN {
             found.push(format!(
-                "`bytes_per_second`: expected at least {BYTES_PER_SECOND_MIN}, or 0 for no limit, found {bytes_per_second}"
+                "`bytes_per_second`: expected at least {BYTES_PER_SECOND_MIN}, or 0 for no limit, \
+                 found {bytes_per_second}"
             ));
         }
         found

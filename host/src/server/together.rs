@@ -162,7 +162,7 @@ pub(super) async fn move_all(
             Prepared::Failed(session, handed) => report.add(service, session, handed),
             Prepared::Left => report.stay("held-up"),
             Prepared::Busy(one, reported, why) => {
-                withdraw(service, one, reported, why, deadline, report).await
+                withdraw(service, one, reported, why, deadline, report).await;
             }
             Prepared::HeldUp(one, _, reported) => {
                 withdraw(service, one, reported, "called-off", deadline, report).await;

@@ -249,7 +249,7 @@ impl<P: Procedure, M> Session<P, M> {
         }
         match happening {
             Happening::Read(mut buffer, count) => {
-                self.dispatch(Event::Read(&buffer.bytes()[..count])).await
+                self.dispatch(Event::Read(&buffer.bytes()[..count])).await;
             }
             Happening::Write => self.dispatch(Event::Write).await,
             Happening::Timeout(idle_ms) => self.dispatch(Event::Timeout { idle_ms }).await,

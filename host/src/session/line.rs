@@ -408,7 +408,7 @@ impl LineState {
         self.held.settle(self.outbox.len());
         match &outcome {
             Poll::Pending if !self.is_stalled() && self.rationed_until.is_none() => {
-                self.stall(Moment::now())
+                self.stall(Moment::now());
             }
             Poll::Pending => {}
             Poll::Ready(Ok(())) => self.reader.drained(),

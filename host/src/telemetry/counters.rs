@@ -136,7 +136,7 @@ impl Counters {
                     [(&mut seen.ended, &class.ended), (&mut seen.faults, &class.faults)]
                 {
                     counts.iter().for_each(|(reason, more)| {
-                        *sums.entry(reason.clone()).or_default() += more
+                        *sums.entry(reason.clone()).or_default() += more;
                     });
                 }
             }

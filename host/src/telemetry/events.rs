@@ -118,7 +118,8 @@ impl CredentialsRenewed<'_> {
     /// Logs and counts it.
     pub fn emit(&self, counters: &Counters) {
         counters.count(Kind::Notice, "credentials-renewed");
-        info!(server = self.server, file = %self.file.display(), "newcomers are shown these credentials");
+        info!(server = self.server, file = %self.file.display(), "newcomers are shown these \
+            credentials");
     }
 }
 
@@ -175,7 +176,8 @@ impl LockExpired<'_> {
     /// Logs and counts it.
     pub fn emit(&self, counters: &Counters) {
         counters.count(Kind::Notice, "lock-expired");
-        warn!(server = self.server, hold = ?self.hold, "the lock was not given back in time and is open again");
+        warn!(server = self.server, hold = ?self.hold, "the lock was not given back in time and is \
+            open again");
     }
 }
 
@@ -191,7 +193,8 @@ pub struct BreakerTripped<'a> {
 impl BreakerTripped<'_> {
     /// Logs it.
     pub fn emit(&self) {
-        warn!(server = self.server, pause = ?self.pause, "the plugin faults again and again: newcomers wait for a while");
+        warn!(server = self.server, pause = ?self.pause, "the plugin faults again and again: \
+            newcomers wait for a while");
     }
 }
 
@@ -237,7 +240,8 @@ impl AcceptPaused<'_> {
         counters.add(Kind::Refused, "overload", *turned_away as u64);
         (0..*turned_away).for_each(|_| counters.accepted());
         if let Some(suppressed) = lines.pass(Instant::now()) {
-            warn!(server, %error, ?pause, turned_away, suppressed, "accepting pauses: the host is out of resources");
+            warn!(server, %error, ?pause, turned_away, suppressed, "accepting pauses: the host is \
+                out of resources");
         }
     }
 }
@@ -461,7 +465,8 @@ impl Faulted<'_> {
         if let Some(suppressed) = lines.pass(Instant::now()) {
             let plugin = &**edition.plugin();
             let detail = &fault.detail;
-            warn!(server, session, %peer, plugin, event, %reason, origin, suppressed, "plugin fault: {detail}");
+            warn!(server, session, %peer, plugin, event, %reason, origin, suppressed, "plugin \
+                fault: {detail}");
         }
     }
 }

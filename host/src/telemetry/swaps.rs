@@ -39,7 +39,8 @@ impl fmt::Display for FaultFigures {
             self;
         write!(
             f,
-            "{faults} faults, {excused} of them excused by {replayed} replays; {faulty_addresses} of {addresses} \
+            "{faults} faults, {excused} of them excused by {replayed} replays; {faulty_addresses} \
+             of {addresses} \
              addresses have faults; rate {rate:.3}, of the version before {rate_before:.3}"
         )
     }
@@ -250,7 +251,8 @@ impl NotRecorded<'_> {
         let Self { server, error } = *self;
         error!(
             server,
-            "what is in force could not be recorded, and a restart may start what was recorded last: {error}"
+            "what is in force could not be recorded, and a restart may start what was recorded \
+             last: {error}"
         );
     }
 }

@@ -122,7 +122,7 @@ impl Chat {
             ("/quit", _) => return Action::Close,
             ("/to", rest) => self.whisper(session, rest, words),
             (command, _) if command.starts_with('/') => {
-                words.answer("there are /to NAME line and /quit")
+                words.answer("there are /to NAME line and /quit");
             }
             _ if line.is_empty() => {}
             _ => words.say(&[&self.name, ": ", line]),

@@ -47,7 +47,8 @@ fn a_request_in_single_bytes_is_one_request() {
 #[test]
 fn pipelined_requests_are_answered_in_order() {
     let requests = format!(
-        "GET /a HTTP/1.1\r\n{HOST}\r\nPOST / HTTP/1.1\r\n{HOST}Content-Length: 5\r\n\r\nGET /HEAD / HTTP/1.1\r\n{HOST}\r\n"
+        "GET /a HTTP/1.1\r\n{HOST}\r\nPOST / HTTP/1.1\r\n{HOST}Content-Length: 5\r\n\r\nGET /HEAD \
+         / HTTP/1.1\r\n{HOST}\r\n"
     );
     let script = script().read(requests.as_bytes());
     let text = String::from_utf8(script.written()).expect("text");

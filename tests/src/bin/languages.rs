@@ -29,7 +29,8 @@ const LINE: &str = "a line of sixty-four bytes, its ending included, as logs hav
 
 fn main() -> Result<()> {
     println!(
-        "| language | toolchain | build s | size KiB | load s | cached ms | start µs | first event µs | event µs | fuel | \
+        "| language | toolchain | build s | size KiB | load s | cached ms | start µs | first event \
+         µs | event µs | fuel | \
          idle session KiB | shared: first event µs | event µs | fuel | idle session KiB |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
@@ -64,7 +65,8 @@ fn measure(language: Language) -> Result<String> {
     let idle = [idle_kib(&project, cache.path(), 0)?, idle_kib(&project, cache.path(), 1)?];
     let [(event, fuel), (shared_event, shared_fuel)] = [event(&own)?, event(&shared)?];
     Ok(format!(
-        "| {} | {} | {:.1} | {size} | {:.2} | {:.1} | {} | {first} | {event:.1} | {fuel} | {} | {shared_first} | {shared_event:.1} | {shared_fuel} | {} |",
+        "| {} | {} | {:.1} | {size} | {:.2} | {:.1} | {} | {first} | {event:.1} | {fuel} | {} | \
+         {shared_first} | {shared_event:.1} | {shared_fuel} | {} |",
         language.name(),
         version(language)?,
         build.as_secs_f64(),

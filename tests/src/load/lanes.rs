@@ -85,7 +85,8 @@ pub fn run(host: &Host, rounds: usize, time: Duration, only: &str) -> Result<()>
     let critical = critical.priority(Priority::Critical).plugin(polite).start()?;
     let native = native_in(Lane::Fast)?;
     println!(
-        "| beside | p50 us | p99 us | p99.9 us | p50 | p99 | p99.9 | native p99 us | p50 | p99 | p99.9 | background keeps |"
+        "| beside | p50 us | p99 us | p99.9 us | p50 | p99 | p99.9 | native p99 us | p50 | p99 | \
+         p99.9 | background keeps |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     for antagonist in ANTAGONISTS.iter().filter(|one| one.name.contains(only)) {

@@ -9,9 +9,12 @@ use super::bare::{Bare, BareInstance, Metering};
 use super::report::median;
 
 /// What a browser asks.
-const REQUEST: &[u8] = b"GET /index.html?from=here HTTP/1.1\r\nHost: www.example.com\r\nUser-Agent: Mozilla/5.0 (X11; Linux \
-    x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\nAccept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\
-    \r\nAccept-Language: en-GB,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br, zstd\r\nConnection: keep-alive\r\nCookie: \
+const REQUEST: &[u8] = b"GET /index.html?from=here HTTP/1.1\r\nHost: \
+    www.example.com\r\nUser-Agent: Mozilla/5.0 (X11; Linux \
+    x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\nAccept: \
+    text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\
+    \r\nAccept-Language: en-GB,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br, zstd\r\nConnection: \
+    keep-alive\r\nCookie: \
     session=0123456789abcdef0123456789abcdef; theme=dark\r\nUpgrade-Insecure-Requests: 1\r\n\r\n";
 /// Requests of one read, so that what is measured is the parser and not the call.
 const PIPELINED: usize = 32;

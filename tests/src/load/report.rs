@@ -54,7 +54,8 @@ impl Duel {
     /// The head of the table that [`Duel::row`] fills.
     #[must_use]
     pub fn head() -> &'static str {
-        "| load | native per s | wharf per s | ratio | native p50/p99 us | wharf p50/p99 us |\n|---|---|---|---|---|---|"
+        "| load | native per s | wharf per s | ratio | native p50/p99 us | wharf p50/p99 us \
+         |\n|---|---|---|---|---|---|"
     }
 }
 

@@ -76,7 +76,8 @@ fn measure(servers: &[ServerHandle], time: Duration) -> Vec<f64> {
 /// A server or a client failed.
 pub fn run(host: &Host, time: Duration) -> Result<()> {
     println!(
-        "| event | CPUs of the tenant with {CROWD} sessions | of those with one | furthest from an equal share |"
+        "| event | CPUs of the tenant with {CROWD} sessions | of those with one | furthest from an \
+         equal share |"
     );
     println!("|---|---|---|---|");
     for (name, order) in

@@ -76,17 +76,20 @@ pub struct Seen {
 const BAD: [(&str, &str); 6] = [
     (
         "refuses",
-        "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i32.const 1068) (i32.const 1024)) (i32.store (i32.const 1072) (i32.const 5))",
+        "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i32.const 1068) (i32.const 1024)) \
+         (i32.store (i32.const 1072) (i32.const 5))",
     ),
     ("traps", "unreachable"),
     ("loops", "(call $spin)"),
     (
         "grows",
-        "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable",
+        "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) \
+         unreachable",
     ),
     (
         "breaks the contract",
-        "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i32.const 1068) (i32.const -16)) (i32.store (i32.const 1072) (i32.const 64))",
+        "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i32.const 1068) (i32.const -16)) \
+         (i32.store (i32.const 1072) (i32.const 64))",
     ),
     (
         "is slow",
@@ -181,7 +184,8 @@ impl Seen {
         let [low, median, high] = [1, 2, 3]
             .map(|quarter| ratios.get(ratios.len() * quarter / 4).copied().unwrap_or(f64::NAN));
         println!(
-            "p99 of swaps over that of the quiet time before, {} turns: median {median:.2}, quartiles {low:.2} and {high:.2}",
+            "p99 of swaps over that of the quiet time before, {} turns: median {median:.2}, \
+             quartiles {low:.2} and {high:.2}",
             ratios.len()
         );
         let at = |pauses: &[Duration]| {
@@ -204,7 +208,8 @@ impl Seen {
         }
         let [(before, files), (after, files_after)] = self.weights;
         println!(
-            "resident {before} KiB and {after} KiB, descriptors {files} and {files_after}, after a tenth and after all"
+            "resident {before} KiB and {after} KiB, descriptors {files} and {files_after}, after a \
+             tenth and after all"
         );
     }
 

@@ -60,12 +60,14 @@ fn caller(name: &str, calls: &[Import], before: &str, grants: &[Grant]) -> Arc<P
         let arguments: String = call.params.iter().enumerate().map(argument).collect();
         let drops = "drop ".repeat(call.results.len());
         body.push_str(&format!(
-            "(if (i32.eq (i32.load8_u (local.get $data)) (i32.const {number})) (then (call ${function} {arguments}) {drops}))\n"
+            "(if (i32.eq (i32.load8_u (local.get $data)) (i32.const {number})) (then (call \
+             ${function} {arguments}) {drops}))\n"
         ));
     }
     text.push_str(&format!(
         "(func $on-connect (param $client i32) (result i32) (i32.const 0))
-         (func $on-read (param $data i32) (param $length i32) (result i32)\n{before}\n{body} (i32.const 1))"
+         (func $on-read (param $data i32) (param $length i32) (result i32)\n{before}\n{body} \
+         (i32.const 1))"
     ));
     open(name, &text, StringEncoding::UTF8, grants)
 }

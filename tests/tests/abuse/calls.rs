@@ -86,7 +86,7 @@ fn closing_at_once_is_one_farewell_after_which_nothing_works() {
     let counters = judge(
         || describe(guest("close-at-once")),
         |server| {
-            (0..20).for_each(|_| Client::connect(server.address()).expect("bye").expect_closed())
+            (0..20).for_each(|_| Client::connect(server.address()).expect("bye").expect_closed());
         },
     );
     only_ends(&counters, "closed-by-plugin", 20);
@@ -143,7 +143,7 @@ fn calls_that_race_with_the_end_of_a_session_are_answered_and_never_fail() {
             thread::scope(|scope| {
                 for crowd in 0..4 {
                     scope.spawn(move || {
-                        (0..60).for_each(|number| come_and_go(server, crowd + number))
+                        (0..60).for_each(|number| come_and_go(server, crowd + number));
                     });
                 }
                 scope.spawn(|| {

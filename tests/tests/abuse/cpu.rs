@@ -33,7 +33,8 @@ fn recursion_with_large_frames_ends_in_the_guests_own_stack_too() {
     let declared: String = names.iter().map(|name| format!("(local {name} i64)")).collect();
     let set = |name: &String| {
         format!(
-            "(local.set {name} (i64.mul (local.get $depth) (i64.load (i32.wrap_i64 (local.get $depth)))))"
+            "(local.set {name} (i64.mul (local.get $depth) (i64.load (i32.wrap_i64 (local.get \
+             $depth)))))"
         )
     };
     let set: String = names.iter().map(set).collect();
@@ -41,7 +42,8 @@ fn recursion_with_large_frames_ends_in_the_guests_own_stack_too() {
     let body = format!(
         "(func $deeper (param $depth i64) (result i64) {declared} {set}
            {sum} (call $deeper (i64.add (local.get $depth) (i64.const 1))) {})
-         (func $on-read (param i32 i32) (result i32) (drop (call $deeper (i64.const 0))) (i32.const 0))",
+         (func $on-read (param i32 i32) (result i32) (drop (call $deeper (i64.const 0))) \
+         (i32.const 0))",
         ")".repeat(names.len())
     );
     costs_its_session(|| inline("large-frames", &body), &["trap:stack-overflow"]);

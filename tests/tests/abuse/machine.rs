@@ -19,7 +19,8 @@ fn folder(name: &str, host: &str) -> (tempfile::TempDir, SocketAddr) {
     let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
     std::fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");
     let text = format!(
-        "[host]\n{host}\n[[server]]\nname = 'echo'\nhost = '{name}'\nport = {port}\nplugin = 'polite.wasm'\n"
+        "[host]\n{host}\n[[server]]\nname = 'echo'\nhost = '{name}'\nport = {port}\nplugin = \
+         'polite.wasm'\n"
     );
     std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
     (folder, SocketAddr::from(([127, 0, 0, 1], port)))

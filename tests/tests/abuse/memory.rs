@@ -64,10 +64,15 @@ fn a_handler_that_returns_a_giant_list_is_no_handler() {
             };
             let text = format!(
                 "(module (memory (export \"memory\") 1)
-                   (func (export \"cabi_realloc\") (param i32 i32 i32 i32) (result i32) (i32.const 1024))\n{}{}{}{}{}{}{})",
+                   (func (export \"cabi_realloc\") (param i32 i32 i32 i32) (result i32) (i32.const \
+                   1024))\n{}{}{}{}{}{}{})",
                 export("on-connect", "(param i32) (result i32) (i32.const 0)"),
                 export("on-read", "(param i32 i32) (result i32) (i32.const 0)"),
-                export("on-write", "(result i32) (i32.store (i32.const 12) (i32.const 0x7fffffff)) (i32.const 8)"),
+                export(
+                    "on-write",
+                    "(result i32) (i32.store (i32.const 12) (i32.const 0x7fffffff)) \
+                    (i32.const 8)"
+                ),
                 export("on-timeout", "(param i64) (result i32) (i32.const 0)"),
                 export("on-timer", "(param i32) (result i32) (i32.const 0)"),
                 export("on-end", "(result i32) (i32.const 0)"),

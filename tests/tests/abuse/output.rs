@@ -72,7 +72,8 @@ fn lines_of_a_forger(format: &str) -> Vec<String> {
     let bytes = component_in(&guest, &open_contract(), "0.1.0", StringEncoding::UTF8);
     std::fs::write(folder.path().join("scribe.wasm"), bytes).expect("kept");
     let text = format!(
-        "[host]\nsessions_max = 64\n[[server]]\nname = 'scribe'\nhost = '127.0.0.1'\nport = {port}\n\
+        "[host]\nsessions_max = 64\n[[server]]\nname = 'scribe'\nhost = '127.0.0.1'\nport = \
+         {port}\n\
          plugin = 'scribe.wasm'\ngrants = ['stdio']\n"
     );
     std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");

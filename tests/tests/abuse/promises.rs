@@ -105,11 +105,13 @@ impl Plan {
     fn promises(&self, instances: usize) {
         let server = |name: &str, port: u16, more: &str| {
             format!(
-                "[[server]]\nname = '{name}'\nhost = '127.0.0.1'\nport = {port}\nplugin = 'small.wasm'\n{more}\n"
+                "[[server]]\nname = '{name}'\nhost = '127.0.0.1'\nport = {port}\nplugin = \
+                 'small.wasm'\n{more}\n"
             )
         };
         let text = format!(
-            "[host]\nsessions_max = 64\nstop_grace = '100ms'\n[control]\nsocket = 'control.sock'\n{}{}",
+            "[host]\nsessions_max = 64\nstop_grace = '100ms'\n[control]\nsocket = \
+             'control.sock'\n{}{}",
             server("echo", self.ports[0], "max_clients = 40"),
             server("other", self.ports[1], &format!("instances_min = {instances}")),
         );

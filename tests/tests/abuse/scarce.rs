@@ -45,7 +45,8 @@ impl Site {
         let (bad, good) = (free_port(), free_port());
         let server = |name: &str, port, plugin: &str, more: &str| {
             format!(
-                "[[server]]\nname = '{name}'\nhost = '127.0.0.1'\nport = {port}\nplugin = '{plugin}'\n{more}\n"
+                "[[server]]\nname = '{name}'\nhost = '127.0.0.1'\nport = {port}\nplugin = \
+                 '{plugin}'\n{more}\n"
             )
         };
         let text = format!(

@@ -24,7 +24,8 @@ fn refused(server: ServerBuilder) -> String {
 fn a_limit_of_table_elements_holds_at_the_start_and_while_growing() {
     let handlers = "(table $two 100 funcref)
         (func $on-read (param $data i32) (param $length i32) (result i32)
-          (if (i32.eq (i32.const -1) (table.grow $two (ref.null func) (i32.load8_u (local.get $data)))) (then unreachable))
+          (if (i32.eq (i32.const -1) (table.grow $two (ref.null func) (i32.load8_u (local.get \
+          $data)))) (then unreachable))
           (drop (call $try-write (local.get $data) (local.get $length)))
           (i32.const 0))";
     let plugin = inline("tables", handlers);
@@ -86,10 +87,12 @@ fn a_name_is_as_long_as_its_server_allows() {
 fn a_host_call_carries_as_many_bytes_as_allowed() {
     // Writes as many kibibytes as the first byte says; more than the send buffer takes is refused,
     // more than may be copied is a fault.
-    let handlers = "(func $on-connect (param i32) (result i32) (drop (memory.grow (i32.const 4))) (i32.const 0))
+    let handlers = "(func $on-connect (param i32) (result i32) (drop (memory.grow (i32.const 4))) \
+        (i32.const 0))
         (func $on-read (param $data i32) (param $length i32) (result i32)
           (i32.store8 (i32.const 1040) (call $try-write (i32.const 65536)
-            (i32.add (i32.mul (i32.load8_u (local.get $data)) (i32.const 1024)) (i32.load8_u offset=1 (local.get $data)))))
+            (i32.add (i32.mul (i32.load8_u (local.get $data)) (i32.const 1024)) (i32.load8_u \
+            offset=1 (local.get $data)))))
           (drop (call $try-write (i32.const 1040) (i32.const 1)))
           (i32.const 0))";
     let limits = InstanceLimits { copy_max_bytes: 64 << 10, ..InstanceLimits::default() };
@@ -119,7 +122,8 @@ fn a_plugin_logs_as_many_lines_as_allowed() {
 fn everybody_can_see_which_limit_is_in_force_and_where_it_comes_from() {
     let site = Site::with(
         "",
-        "max_clients = 9\ntenant = 'a'\n[server.limits]\nmemory_max_bytes = 1048576\n[server.budgets.low]\nfuel = 20000\n\
+        "max_clients = 9\ntenant = 'a'\n[server.limits]\nmemory_max_bytes = \
+         1048576\n[server.budgets.low]\nfuel = 20000\n\
          [[tenant]]\nname = 'a'\ncpus = 0.5\n",
     );
     let limits = || {

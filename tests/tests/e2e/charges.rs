@@ -102,11 +102,13 @@ impl Plant {
         let text = format!(
             "[host]\nsessions_max = 700\nworkers = 2\n[control]\nsocket = 'control.sock'\n\
              [[tenant]]\nname = 'a'\n{limits}\n\
-             [[server]]\nname = 'worker'\ntenant = 'a'\nhost = '127.0.0.1'\nport = {port}\nplugin = 'worker.wasm'\n\
+             [[server]]\nname = 'worker'\ntenant = 'a'\nhost = '127.0.0.1'\nport = {port}\nplugin \
+             = 'worker.wasm'\n\
              grants = ['server', 'stdio']\npriority_max = 'critical'\ntimeout = '10m'\n\
              [server.limits]\nlog_lines_per_second = 100000\n\
              [server.budgets.normal]\nfuel = 100000000000\ncpu = '10m'\nwall = '10m'\n\
-             [[server]]\nname = 'echo'\ntenant = 'b'\nhost = '127.0.0.1'\nport = {other}\nplugin = 'echo.wasm'\n"
+             [[server]]\nname = 'echo'\ntenant = 'b'\nhost = '127.0.0.1'\nport = {other}\nplugin = \
+             'echo.wasm'\n"
         );
         std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
         let wharf = Wharf::run(&["serve"], folder.path());

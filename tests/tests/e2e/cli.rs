@@ -144,7 +144,8 @@ fn dev_serves_new_sessions_with_a_new_build_and_survives_a_failed_one() {
     std::fs::write(at_path("src/plugin.wasm"), version('1')).expect("kept");
     // A compiler that copies, and fails where there is nothing to copy.
     let manifest = "name = 'copied'\nversion = '1'\ncomponent = 'out.wasm'\n\
-                    [build]\ncommand = ['sh', '-c', 'cp src/plugin.wasm out.wasm || { echo compiler says no >&2; exit 1; }']\n";
+                    [build]\ncommand = ['sh', '-c', 'cp src/plugin.wasm out.wasm || { echo \
+                    compiler says no >&2; exit 1; }']\n";
     std::fs::write(at_path("plugin.toml"), manifest).expect("kept");
     let port = free_port();
     let process =
@@ -197,7 +198,8 @@ fn changes_during_a_build_are_followed_by_one_more_whose_output_is_seen_as_it_co
     keep("src/plugin.wasm", &component(""));
     // A compiler that takes as long as the test wants.
     let manifest = "name = 'slow'\nversion = '1'\ncomponent = 'out.wasm'\n[build]\n\
-                    command = ['sh', '-c', 'echo compiler begins; i=0; until rm go 2>&- || [ $i = 3000 ]; do i=$((i+1)); sleep 0.02; done; cp src/plugin.wasm out.wasm']\n";
+                    command = ['sh', '-c', 'echo compiler begins; i=0; until rm go 2>&- || [ $i = \
+                    3000 ]; do i=$((i+1)); sleep 0.02; done; cp src/plugin.wasm out.wasm']\n";
     keep("plugin.toml", manifest.as_bytes());
     keep("go", b"");
     let process =
@@ -229,8 +231,10 @@ fn a_log_that_nobody_reads_holds_no_session_up() {
     let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
     let plugin = built("tests/unruly").0;
     let text = format!(
-        "[[server]]\nname = \"talks\"\nhost = \"127.0.0.1\"\nport = {port}\nplugin = {plugin:?}\ngrants = [\"stdio\", \"clocks\", \
-         \"random\", \"server\", \"config\"]\n[server.limits]\nlog_lines_per_second = 1000000\n[server.budgets.normal]\nfuel = \
+        "[[server]]\nname = \"talks\"\nhost = \"127.0.0.1\"\nport = {port}\nplugin = \
+         {plugin:?}\ngrants = [\"stdio\", \"clocks\", \
+         \"random\", \"server\", \"config\"]\n[server.limits]\nlog_lines_per_second = \
+         1000000\n[server.budgets.normal]\nfuel = \
          1000000000000\ncpu = \"1m\"\nwall = \"1m\"\n"
     );
     std::fs::write(folder.path().join("wharf.toml"), text).expect("a file");
@@ -258,7 +262,8 @@ fn a_log_that_nobody_reads_holds_no_session_up() {
 
 /// A component whose code is so long that it is compiled for seconds.
 fn long_winded() -> Vec<u8> {
-    let body = "(local.set 0 (i32.add (i32.mul (local.get 0) (i32.const 7)) (i32.load (i32.and (local.get 0) (i32.const 4095)))))\n";
+    let body = "(local.set 0 (i32.add (i32.mul (local.get 0) (i32.const 7)) (i32.load (i32.and \
+        (local.get 0) (i32.const 4095)))))\n";
     let one = |number| {
         format!(
             "(func $long{number} (param i32) (result i32)\n{}(local.get 0))\n",

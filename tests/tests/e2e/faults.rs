@@ -192,7 +192,8 @@ fn a_memory_limit_holds_at_it_and_not_above() {
     // Grows to so many pages as the first byte says, beside the two it has, and traps where it is
     // not given them.
     let body = "(func $on-read (param $data i32) (param $length i32) (result i32)
-        (if (i32.eq (i32.const -1) (memory.grow (i32.load8_u (local.get $data)))) (then unreachable))
+        (if (i32.eq (i32.const -1) (memory.grow (i32.load8_u (local.get $data)))) (then \
+        unreachable))
         (drop (call $try-write (local.get $data) (local.get $length)))
         (i32.const 0))";
     let plugin = inline("grow-to", body);

@@ -98,7 +98,7 @@ fn harm(server: &ServerHandle, at: Moment, how: Harm, reached: SocketAddr) {
         Moment::Suspended => run(server.suspend(Newcomers::Queue, None)).expect("it runs"),
         Moment::Rejecting => run(server.suspend(Newcomers::Reject, None)).expect("it runs"),
         Moment::Draining => {
-            run(server.suspend(Newcomers::Queue, Some(Ending::Drain(LONG)))).expect("it runs")
+            run(server.suspend(Newcomers::Queue, Some(Ending::Drain(LONG)))).expect("it runs");
         }
         Moment::Locked => lock = Some(run(server.lock(LONG, LONG)).expect("nobody else has it")),
         Moment::Throttled => {

@@ -139,11 +139,15 @@ fn component_text_without_result(handlers: &str, contract: &str) -> Vec<u8> {
         "(module (memory (export \"memory\") 1)
            (func (export \"cabi_realloc\") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
            {handlers}
-           (func (export \"wharf:server/inet-event-proc@0.1.0#on-connect\") (param i32) (result i32) (i32.const 0))
-           (func (export \"wharf:server/inet-event-proc@0.1.0#on-read\") (param i32 i32) (result i32) (i32.const 0))
+           (func (export \"wharf:server/inet-event-proc@0.1.0#on-connect\") (param i32) (result \
+           i32) (i32.const 0))
+           (func (export \"wharf:server/inet-event-proc@0.1.0#on-read\") (param i32 i32) (result \
+           i32) (i32.const 0))
            (func (export \"wharf:server/inet-event-proc@0.1.0#on-write\") (call $on-write))
-           (func (export \"wharf:server/inet-event-proc@0.1.0#on-timeout\") (param i64) (result i32) (i32.const 0))
-           (func (export \"wharf:server/inet-event-proc@0.1.0#on-timer\") (param i32) (result i32) (i32.const 0))
+           (func (export \"wharf:server/inet-event-proc@0.1.0#on-timeout\") (param i64) (result \
+           i32) (i32.const 0))
+           (func (export \"wharf:server/inet-event-proc@0.1.0#on-timer\") (param i32) (result i32) \
+           (i32.const 0))
            (func (export \"wharf:server/inet-event-proc@0.1.0#on-end\") (result i32) (i32.const 0))
            (func (export \"wharf:server/inet-event-proc@0.1.0#on-disconnect\") (param i32)))"
     );

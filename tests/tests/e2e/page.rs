@@ -113,8 +113,10 @@ fn the_page_shows_what_runs_and_ends_a_session_in_a_real_browser() {
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("a mode");
     std::fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");
     let text = format!(
-        "[host]\nsessions_max = 64\n[control]\nsocket = 'control.sock'\nlisten = '127.0.0.1:{control}'\n\
-         token_file = 'token'\n[[server]]\nname = 'echo'\nhost = '127.0.0.1'\nport = {port}\nplugin = 'polite.wasm'\n"
+        "[host]\nsessions_max = 64\n[control]\nsocket = 'control.sock'\nlisten = \
+         '127.0.0.1:{control}'\n\
+         token_file = 'token'\n[[server]]\nname = 'echo'\nhost = '127.0.0.1'\nport = \
+         {port}\nplugin = 'polite.wasm'\n"
     );
     std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
     let wharf = Wharf::run(&["serve"], folder.path());
@@ -145,7 +147,8 @@ fn the_page_shows_what_runs_and_ends_a_session_in_a_real_browser() {
     );
     assert!(!browser.value("location.href").as_str().expect("an address").contains(TOKEN));
     // Nothing was loaded from anywhere else.
-    let foreign = "performance.getEntriesByType('resource').filter(one => !one.name.startsWith(location.origin)).length";
+    let foreign = "performance.getEntriesByType('resource').filter(one => \
+        !one.name.startsWith(location.origin)).length";
     assert_eq!(browser.value(foreign), 0);
 
     browser.value(&format!("{server}.querySelector('[data-action=suspend]').click()"));

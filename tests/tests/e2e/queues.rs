@@ -76,7 +76,8 @@ impl Tenants {
             .expect("kept");
         }
         std::fs::write(folder.path().join("long.wasm"), long_winded()).expect("kept");
-        let mut text = "[host]\nsessions_max = 256\nstop_grace = '200ms'\n[control]\nsocket = 'control.sock'\n\
+        let mut text = "[host]\nsessions_max = 256\nstop_grace = '200ms'\n[control]\nsocket = \
+            'control.sock'\n\
                         [registry]\nplain_http = ['127.0.0.1']\n"
             .to_owned();
         let port = free_port();
@@ -88,13 +89,15 @@ impl Tenants {
             ("b", "b", free_port()),
         ] {
             text += &format!(
-                "[[server]]\nname = '{name}'\ntenant = '{tenant}'\nhost = '127.0.0.1'\nport = {port}\nplugin = 'p.wasm'\n"
+                "[[server]]\nname = '{name}'\ntenant = '{tenant}'\nhost = '127.0.0.1'\nport = \
+                 {port}\nplugin = 'p.wasm'\n"
             );
         }
         let chain = certificates.path("server.pem");
         let key = certificates.path("server.key");
         text += &format!(
-            "options = ['secure']\n[server.credentials]\ncertificate_chain = '{}'\nprivate_key = '{}'\n",
+            "options = ['secure']\n[server.credentials]\ncertificate_chain = '{}'\nprivate_key = \
+             '{}'\n",
             chain.display(),
             key.display()
         );
@@ -121,7 +124,8 @@ impl Tenants {
         let body = body.to_string();
         let length = body.len();
         let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n"
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: \
+             {length}\r\n"
         );
         stream.write_all(format!("{head}\r\n{body}").as_bytes()).expect("it reads");
         self.begun.push((path.to_owned(), stream));
@@ -408,7 +412,8 @@ fn rollback_ends_pulls_that_keep_versions() {
     let ports = std::iter::once(port).chain(std::iter::repeat_with(free_port));
     for ((name, tenant), port) in greedy.into_iter().chain([("b", "b")]).zip(ports) {
         text += &format!(
-            "[[server]]\nname = '{name}'\ntenant = '{tenant}'\nhost = '127.0.0.1'\nport = {port}\nplugin = 'p.wasm'\n"
+            "[[server]]\nname = '{name}'\ntenant = '{tenant}'\nhost = '127.0.0.1'\nport = \
+             {port}\nplugin = 'p.wasm'\n"
         );
     }
     std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");

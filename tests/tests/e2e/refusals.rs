@@ -121,7 +121,7 @@ impl Threads {
         match self {
             Self::Group(group) => group.limit("max"),
             Self::OfUser(process) => {
-                nproc(*process, rustix::process::getrlimit(Resource::Nproc).current)
+                nproc(*process, rustix::process::getrlimit(Resource::Nproc).current);
             }
         }
     }
@@ -151,8 +151,10 @@ impl Limited {
             fs::write(folder.path().join(format!("{label}.wasm")), bytes).expect("kept");
         }
         let text = format!(
-            "[host]\nsessions_max = 64\nworkers = 1\nstop_grace = '200ms'\n[control]\nsocket = 'control.sock'\n\
-             [[server]]\nname = 'echo'\nhost = '127.0.0.1'\nport = {port}\nplugin = 'a.wasm'\noptions = ['secure']\n\
+            "[host]\nsessions_max = 64\nworkers = 1\nstop_grace = '200ms'\n[control]\nsocket = \
+             'control.sock'\n\
+             [[server]]\nname = 'echo'\nhost = '127.0.0.1'\nport = {port}\nplugin = \
+             'a.wasm'\noptions = ['secure']\n\
              [server.credentials]\ncertificate_chain = '{}'\nprivate_key = '{}'\n",
             certificates.path("server.pem").display(),
             certificates.path("server.key").display()

@@ -21,7 +21,8 @@ fn a_reload_applies_the_difference_or_nothing() {
     live.echo("before");
     let second = free_port();
     let more = format!(
-        "max_clients = 7\n[[server]]\nname = 'second'\nhost = '127.0.0.1'\nport = {second}\nplugin = 'polite.wasm'"
+        "max_clients = 7\n[[server]]\nname = 'second'\nhost = '127.0.0.1'\nport = {second}\nplugin \
+         = 'polite.wasm'"
     );
     configure(site.folder.path(), site.port, "", &more);
     let report = site.ok("POST", "/v1/reload", json!({}));
@@ -39,7 +40,8 @@ fn a_reload_applies_the_difference_or_nothing() {
         ("max_clients = 3\nmax_client = 4", "line 13"),
         ("max_clients = 3\npriority = 'urgent'", "urgent"),
         (
-            "max_clients = 3\n[[server]]\nname = 'third'\nport = 1\nhost = '192.0.2.1'\nplugin = 'polite.wasm'",
+            "max_clients = 3\n[[server]]\nname = 'third'\nport = 1\nhost = '192.0.2.1'\nplugin = \
+             'polite.wasm'",
             "not an address",
         ),
         (
@@ -154,7 +156,8 @@ fn systemd_is_told_what_happens_and_hands_sockets_over_by_name() {
                   listener = socket.socket(); listener.bind(('127.0.0.1', 0)); listener.listen()\n\
                   print(listener.getsockname()[1], flush=True)\n\
                   os.dup2(listener.fileno(), 3); os.set_inheritable(3, True)\n\
-                  os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', LISTEN_FDNAMES='echo')\n\
+                  os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='1', \
+                  LISTEN_FDNAMES='echo')\n\
                   os.dup2(2, 1); os.execv(sys.argv[1], [sys.argv[1], 'serve'])\n";
     let port_file = folder.path().join("port");
     let script = script.replace(
@@ -197,7 +200,8 @@ fn words_of_a_plugin_stay_its_own() {
         for plugin in [format!("manifest-{number}"), format!("component-{number}.wasm")] {
             let port = free_port();
             let more = format!(
-                "[[server]]\nname = 'second'\nhost = '127.0.0.1'\nport = {port}\nplugin = '{plugin}'"
+                "[[server]]\nname = 'second'\nhost = '127.0.0.1'\nport = {port}\nplugin = \
+                 '{plugin}'"
             );
             configure(folder, site.port, "", &more);
             let (code, answer) = site.ask("POST", "/v1/reload", &json!({}));

@@ -266,7 +266,8 @@ fn a_stateless_plugin_sleeps_and_is_swapped_with_nothing_to_hand_over() {
     all_sleep(&server, 1);
     client.echo("awake again");
     let shouts = "(func $on-read (param $data i32) (param $length i32) (result i32)
-        (i32.store8 (local.get $data) (i32.const 33)) (drop (call $try-write (local.get $data) (i32.const 1))) (i32.const 0))";
+        (i32.store8 (local.get $data) (i32.const 33)) (drop (call $try-write (local.get $data) \
+        (i32.const 1))) (i32.const 0))";
     stateless(folder.path(), "2", shouts);
     let report =
         swap(&server, server.load_for_swap(folder.path()).expect("it loads"), SwapPolicy::HandOff);

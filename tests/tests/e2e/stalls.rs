@@ -63,7 +63,8 @@ impl Kind {
             Self::Handshake => (
                 "polite",
                 format!(
-                    "options = ['secure']\n[server.timeouts]\nhandshake = '{seconds}s'\n[server.credentials]\n\
+                    "options = ['secure']\n[server.timeouts]\nhandshake = \
+                     '{seconds}s'\n[server.credentials]\n\
                      certificate_chain = 'server.pem'\nprivate_key = 'server.key'"
                 ),
             ),
@@ -74,13 +75,15 @@ impl Kind {
             Self::Event => (
                 "thinker",
                 format!(
-                    "[server.budgets.normal]\nfuel = 1000000000000\ncpu = '60s'\nwall = '{seconds}s'"
+                    "[server.budgets.normal]\nfuel = 1000000000000\ncpu = '60s'\nwall = \
+                     '{seconds}s'"
                 ),
             ),
             Self::Reader => ("writer", format!("[server.timeouts]\nwrite = '{seconds}s'")),
         };
         format!(
-            "[[server]]\nname = '{self:?}'\nhost = '127.0.0.1'\nport = {port}\nplugin = '{plugin}.wasm'\n{more}\n"
+            "[[server]]\nname = '{self:?}'\nhost = '127.0.0.1'\nport = {port}\nplugin = \
+             '{plugin}.wasm'\n{more}\n"
         )
     }
 }

@@ -169,7 +169,8 @@ fn the_event_parameter_and_the_settings_reach_the_plugin() {
     let (said, _) = client.rest();
     let said = String::from_utf8_lossy(&said).into_owned();
     let expected = format!(
-        "id=1 server=first peer=127.0.0.1 port={port} local=127.0.0.1 parameter=-42 priority=Priority::Low tls=none"
+        "id=1 server=first peer=127.0.0.1 port={port} local=127.0.0.1 parameter=-42 \
+         priority=Priority::Low tls=none"
     );
     assert_eq!(said, expected);
 }

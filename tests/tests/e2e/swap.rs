@@ -78,10 +78,13 @@ fn live_sessions_move_with_their_state_and_newcomers_start_on_the_new_version() 
 
 #[test]
 fn a_version_that_fails_on_the_new_side_leaves_the_session_where_it_is() {
-    let refuses = "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i32.const 1068) (i32.const 1024)) \
+    let refuses = "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i32.const 1068) \
+        (i32.const 1024)) \
                    (i32.store (i32.const 1072) (i32.const 5))";
-    let grows = "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable";
-    let writes = "(drop (call $try-write (i32.const 1024) (i32.const 9))) (drop (call $set-timer (i32.const 1) (i64.const 1)))";
+    let grows = "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) \
+        unreachable";
+    let writes = "(drop (call $try-write (i32.const 1024) (i32.const 9))) (drop (call $set-timer \
+        (i32.const 1) (i64.const 1)))";
     let server = versions().budget(Priority::Normal, fuel_alone()).start().expect("it starts");
     let mut client = Client::connect(server.address());
     next(&mut client, 'a', 1, 1);
@@ -195,7 +198,8 @@ fn a_version_that_fails_its_trial_is_refused_and_nothing_changes() {
         ("", "(i32.store (i32.const 1064) (i32.const 1))", "in its `restore`: handoff-refused"),
         // A list that lies beyond its memory.
         (
-            "(i32.store (i32.const 1056) (i32.const -16)) (i32.store (i32.const 1060) (i32.const 64)) (return (i32.const 1056))",
+            "(i32.store (i32.const 1056) (i32.const -16)) (i32.store (i32.const 1060) (i32.const \
+             64)) (return (i32.const 1056))",
             "",
             "trap:",
         ),
@@ -230,7 +234,8 @@ fn more_state_than_allowed_stays_and_the_session_goes_on() {
     let limits = |max| InstanceLimits { state_max_bytes: max, ..InstanceLimits::default() };
     for (max, moves) in [(4, 1), (3, 0)] {
         // Saves nothing before it is used, or its trial would fail.
-        let empty = "(if (i32.eqz (global.get $count)) (then (i32.store (i32.const 1056) (i32.const 1048)) \
+        let empty = "(if (i32.eqz (global.get $count)) (then (i32.store (i32.const 1056) \
+            (i32.const 1048)) \
                      (i32.store (i32.const 1060) (i32.const 0)) (return (i32.const 1056))))";
         let server = describe(bad('a', empty, "")).limits(limits(max)).start().expect("it starts");
         let mut client = Client::connect(server.address());
@@ -250,7 +255,8 @@ fn what_waits_to_be_sent_timers_and_the_class_move_with_the_session() {
     let with_timer = |label: char| {
         let text = versioned(label, "", "").replace(
             "(drop (call $try-write (i32.const 2048)",
-            "(drop (call $set-timer (i32.load8_u (local.get $data)) (i64.const 300)))\n(drop (call $try-write (i32.const 2048)",
+            "(drop (call $set-timer (i32.load8_u (local.get $data)) (i64.const 300)))\n(drop (call \
+             $try-write (i32.const 2048)",
         );
         inline(&format!("timed-{label}"), &text)
     };
@@ -414,8 +420,10 @@ fn an_operator_is_told_in_a_sentence_that_a_version_was_taken_back() {
     assert_eq!(site.wharf_plugin(&["swap", "echo", &good]).status.code(), Some(0));
     let mut clients: Vec<_> = (0..6).map(|_| Client::connect(site.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 'a', 1, 1));
-    let taken_back = "bad unversioned was taken back, because too many sessions could not move to it; a unversioned goes on serving";
-    let called_off = "bad unversioned was not put in force, because not all sessions could move to it; a unversioned goes on serving";
+    let taken_back = "bad unversioned was taken back, because too many sessions could not move to \
+        it; a unversioned goes on serving";
+    let called_off = "bad unversioned was not put in force, because not all sessions could move to \
+        it; a unversioned goes on serving";
     for (policy, sentence) in [("hand-off", taken_back), ("all-or-nothing", called_off)] {
         let swap = site.wharf_plugin(&["swap", "echo", &bad, "--policy", policy]);
         assert!(swap.status.code() == Some(1) && said(&swap).contains(sentence), "{}", said(&swap));

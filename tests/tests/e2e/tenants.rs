@@ -52,7 +52,8 @@ fn clients_of_all_servers_of_a_tenant_count_together() {
 fn memory_of_all_instances_of_a_tenant_counts_together() {
     // Every instance has two pages, and grows by as many as the first byte says, or traps.
     let grow = "(func $on-read (param $data i32) (param $length i32) (result i32)
-        (if (i32.eq (i32.const -1) (memory.grow (i32.load8_u (local.get $data)))) (then unreachable))
+        (if (i32.eq (i32.const -1) (memory.grow (i32.load8_u (local.get $data)))) (then \
+        unreachable))
         (drop (call $try-write (local.get $data) (local.get $length)))
         (i32.const 0))";
     let host = host(shares(Shares { memory_max_bytes: 8 << 16, ..Shares::default() }));

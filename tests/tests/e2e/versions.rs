@@ -451,7 +451,8 @@ fn a_record_that_makes_no_sense_is_named_and_nothing_starts() {
     );
     let folder = record.parent().expect("a folder");
     let open = |mode| {
-        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).expect("it is ours")
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode))
+            .expect("it is ours");
     };
     open(0o777);
     let wharf = Wharf::run(&["serve"], site.folder.path());

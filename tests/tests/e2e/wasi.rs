@@ -105,7 +105,8 @@ fn stubs_open_nothing_there_are_no_files_and_a_socket_traps_in_its_own_session()
     );
     let contract = format!("{}\n{UNUSED}", contract().replace(world, &format!("{world}{imports}")));
     // `f` answers how many folders there are, `s` asks for a socket, anything else comes back.
-    let handlers = "(import \"wasi:filesystem/preopens@0.2.6\" \"get-directories\" (func $folders (param i32)))
+    let handlers = "(import \"wasi:filesystem/preopens@0.2.6\" \"get-directories\" (func $folders \
+        (param i32)))
 (import \"wasi:sockets/instance-network@0.2.6\" \"instance-network\" (func $network (result i32)))
 (func $on-read (param $data i32) (param $length i32) (result i32)
   (if (i32.eq (i32.load8_u (local.get $data)) (i32.const 115)) (then (drop (call $network))))

@@ -33,7 +33,8 @@ pub(crate) fn what_a_build_started_ends_with_it() {
             "sleep 120 & wait",
             "1s",
             1,
-            "mine/plugin.toml: `build.command`: `sh build.sh` was ended, because it took longer than 1s",
+            "mine/plugin.toml: `build.command`: `sh build.sh` was ended, because it took longer \
+             than 1s",
         ),
         ("trap '' TERM; while :; do :; done", "1s", 1, "raise `build.timeout`"),
         (

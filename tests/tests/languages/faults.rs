@@ -15,7 +15,8 @@ pub(crate) fn misbehaving(language: Language) -> Change {
         Language::Rust => &[
             (
                 "    fn on_read(&mut self, session: &Session, data: Vec<u8>) -> Action {\n",
-                "    fn on_read(&mut self, session: &Session, data: Vec<u8>) -> Action {\n        misbehave(data[0]);\n",
+                "    fn on_read(&mut self, session: &Session, data: Vec<u8>) -> Action {\n        \
+                 misbehave(data[0]);\n",
             ),
             (
                 "fn line_max_bytes() -> usize {",
@@ -48,7 +49,8 @@ wharf_action on_read(const uint8_t *data, size_t length) {
             ),
         ],
         Language::Wat => &[(
-            "    (memory.copy (i32.add (i32.const 0x10000) (global.get $line-length)) (local.get $at)",
+            "    (memory.copy (i32.add (i32.const 0x10000) (global.get $line-length)) (local.get \
+             $at)",
             "    (if (i32.eq (i32.load8_u (local.get $at)) (i32.const 33)) (then unreachable))
     (loop $forever (br_if $forever (i32.eq (i32.load8_u (local.get $at)) (i32.const 64))))
     (if (i32.eq (i32.load8_u (local.get $at)) (i32.const 35)) (then
@@ -181,7 +183,8 @@ pub(crate) fn each(language: Language) {
     let grants: Vec<String> =
         project.grants().iter().map(|grant| format!("{:?}", grant.name())).collect();
     let config = format!(
-        "[host]\ncache_dir = {:?}\n[[server]]\nname = 'lines'\nhost = '127.0.0.1'\nport = {port}\nplugin = {plugin:?}\n\
+        "[host]\ncache_dir = {:?}\n[[server]]\nname = 'lines'\nhost = '127.0.0.1'\nport = \
+         {port}\nplugin = {plugin:?}\n\
          grants = [{}]\noptions = ['no-delay', 'reuse-address']\n",
         compiled(),
         grants.join(", ")

@@ -148,7 +148,8 @@ pub(crate) fn what_is_no_plugin_is_told_by_name() {
         (
             "nope",
             1,
-            "nope: there is nothing of this name; expected a configuration file, a folder with plugin.toml, or",
+            "nope: there is nothing of this name; expected a configuration file, a folder with \
+             plugin.toml, or",
         ),
         ("mine/src/lines.wat", 1, "found WebAssembly text: run `wharf component` on it"),
         ("text", 1, "found WebAssembly text"),

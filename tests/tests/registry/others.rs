@@ -163,7 +163,8 @@ fn signing_leaves_the_signatures_of_others_as_they_are() {
     let digest = push(&depot.reference("echo:1"), "1", b"bytes");
     let text = json!({ "critical": {
         "identity": { "docker-reference": format!("{}/echo", depot.address()) },
-        "image": { "docker-manifest-digest": digest.as_str() }, "type": "cosign container image signature",
+        "image": { "docker-manifest-digest": digest.as_str() }, "type": "cosign container image \
+         signature",
     }, "optional": null });
     std::fs::write(path("text"), text.to_string()).expect("kept");
     run(

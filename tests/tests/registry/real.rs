@@ -38,7 +38,8 @@ fn a_plugin_is_pushed_checked_pulled_and_served() {
 
     let port = free_port();
     let text = format!(
-        "[host]\nsessions_max = 64\n[registry]\nstore_dir = 'store'\n[[server]]\nname = 'lines'\nhost = '127.0.0.1'\n\
+        "[host]\nsessions_max = 64\n[registry]\nstore_dir = 'store'\n[[server]]\nname = \
+         'lines'\nhost = '127.0.0.1'\n\
          port = {port}\nplugin = '{at}'\ngrants = ['stdio', 'config']\n"
     );
     std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
@@ -169,7 +170,8 @@ fn a_file_of_logins_that_others_can_read_is_refused() {
         std::fs::Permissions::from_mode(0o644),
     )
     .expect("a mode");
-    let text = "[registry]\ncredentials_file = 'logins.json'\n[[server]]\nport = 7000\nplugin = 'oci://a.b/c:1'\n";
+    let text = "[registry]\ncredentials_file = 'logins.json'\n[[server]]\nport = 7000\nplugin = \
+        'oci://a.b/c:1'\n";
     std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
     for arguments in [&["check"][..], &["plugin", "pull", "oci://a.b/c:1"]] {
         let said = failed(&wharf(arguments, folder.path()), 1);

@@ -226,8 +226,10 @@ fn signatures_are_those_that_other_tools_make_and_check() {
     // Theirs for us: a text with more in it and in another order, as cosign writes it.
     let digest = push(&depot.reference("echo:1"), "1", b"bytes");
     let text = format!(
-        "{{\"critical\": {{\"identity\": {{\"docker-reference\": \"elsewhere.example/mirrored/echo:1\"}}, \"image\": \
-         {{\"docker-manifest-digest\": \"{digest}\"}}, \"type\": \"cosign container image signature\"}}, \
+        "{{\"critical\": {{\"identity\": \
+         {{\"docker-reference\": \"elsewhere.example/mirrored/echo:1\"}}, \"image\": \
+         {{\"docker-manifest-digest\": \"{digest}\"}}, \"type\": \"cosign container image \
+         signature\"}}, \
          \"optional\": {{\"creator\": \"somebody\"}}}}"
     );
     std::fs::write(path("text"), &text).expect("kept");

@@ -49,7 +49,8 @@ impl Trusting {
 
     fn believe(&self, pull: &str, key: &str) {
         let trust = format!(
-            "[registry]\npull = '{pull}'\nstore_dir = 'store'\n[[registry.trust]]\nprefix = '{}'\nkeys = ['{key}']\n",
+            "[registry]\npull = '{pull}'\nstore_dir = 'store'\n[[registry.trust]]\nprefix = \
+             '{}'\nkeys = ['{key}']\n",
             self.depot.address()
         );
         std::fs::write(self.site.path("wharf.toml"), format!("{trust}{}", self.text))

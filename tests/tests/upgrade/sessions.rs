@@ -9,7 +9,8 @@ pub(crate) fn counting(save: &str, restore: &str, more: &str) -> Site {
     plugin(folder.path(), save, restore);
     let text = format!(
         "[host]\nsessions_max = 1024\nstop_grace = '200ms'\n[control]\nsocket = 'control.sock'\n\
-         [[server]]\nname = 'echo'\nhost = '127.0.0.1'\nport = {port}\nplugin = 'polite.wasm'\n{more}\n"
+         [[server]]\nname = 'echo'\nhost = '127.0.0.1'\nport = {port}\nplugin = \
+         'polite.wasm'\n{more}\n"
     );
     std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
     serving(&["serve"], folder, port)

@@ -30,7 +30,8 @@ pub(super) fn run(arguments: &DevArgs) -> Result<()> {
     let folder = manifest.folder.clone();
     let Some(build) = &manifest.build else {
         bail!(
-            "{}: no `[build]`: `wharf dev` needs to know how to build the plugin; `wharf serve --plugin` serves one \
+            "{}: no `[build]`: `wharf dev` needs to know how to build the plugin; `wharf serve \
+             --plugin` serves one \
              that is built",
             folder.join(MANIFEST_FILE).display()
         );
@@ -72,7 +73,7 @@ async fn develop(
                 server = Some(started);
             }
             (Err(error), Some(_)) => {
-                say(&format!("{}the build before it goes on serving", before(&error)))
+                say(&format!("{}the build before it goes on serving", before(&error)));
             }
             (Err(error), None) => say(&format!("{}waiting for a change", before(&error))),
         }
@@ -131,7 +132,7 @@ async fn swap(server: &ServerHandle, plugin: Arc<Plugin>) {
     let same = before.digest() == plugin.digest() && before.label() == plugin.label();
     match server.swap(plugin, SwapPolicy::HandOff).await {
         Ok(report) if same && report.moved == 0 => {
-            say("the component is the same as before: nothing to swap")
+            say("the component is the same as before: nothing to swap");
         }
         Ok(report) => say(&swapped(&report, &took(start.elapsed()))),
         Err(error) => say(&format!("{error}; the build before it goes on serving")),

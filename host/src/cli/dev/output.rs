@@ -107,7 +107,8 @@ pub(super) fn swapped(report: &SwapReport, took: &str) -> String {
     let mut words = match (rolled_back, generation) {
         (true, _) => {
             format!(
-                "{to} was taken back, too many sessions could not move to it; the build before it goes on serving"
+                "{to} was taken back, too many sessions could not move to it; the build before it \
+                 goes on serving"
             )
         }
         (false, number) => format!("version {number} is in force: {to}"),

@@ -51,7 +51,8 @@ impl Changes {
             build.watch.iter().find(|path| holds(&folder.join(path), &manifest.component))
         {
             bail!(
-                "{}: `build.watch`: `{}` holds the component, so that each build would be a change and the next one would follow \
+                "{}: `build.watch`: `{}` holds the component, so that each build would be a change \
+                 and the next one would follow \
                  without end; name what it is built from",
                 folder.join(MANIFEST_FILE).display(),
                 path.display()

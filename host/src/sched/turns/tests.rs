@@ -121,7 +121,8 @@ proptest! {
         let fair = (rounds * threads) as f64 / f64::from(others + 1);
         for tenant in 0..=others {
             let used = lane.used(|flow| flow.tenant == tenant) as f64 / 1e6;
-            prop_assert!((0.9..1.1).contains(&(used / fair)), "tenant {tenant}: {used} of {fair} ms");
+            prop_assert!((0.9..1.1).contains(&(used / fair)), "tenant {tenant}: {used} of {fair} \
+                ms");
         }
     }
 
@@ -357,7 +358,8 @@ proptest! {
         // Within a tenant each session has its part, and else each tenant.
         let (my_parts, their_parts) = if same_tenant { (longs, most) } else { (1, 1) };
         let (each_of_mine, each_of_theirs) = (mine / my_parts, theirs / their_parts);
-        prop_assert!(each_of_mine + 10_000 >= each_of_theirs, "{each_of_mine} and {each_of_theirs}");
+        prop_assert!(each_of_mine + 10_000 >= each_of_theirs, "{each_of_mine} and \
+            {each_of_theirs}");
     }
 }
 

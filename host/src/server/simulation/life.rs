@@ -283,7 +283,7 @@ async fn session(world: Rc<World>, service: Arc<Service>) {
                 break true;
             }
             refused if refused < temper(&to).refuses => {
-                begun.report(stays(FaultKind::HandoffRefused))
+                begun.report(stays(FaultKind::HandoffRefused));
             }
             _ => {
                 let long = weather.percent(temper(&to).dawdles);

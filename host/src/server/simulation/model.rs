@@ -245,7 +245,7 @@ impl State {
                 Progress::Put(number, before)
             })),
             Order::Canary(plugin) if self.is_in_force(plugin) => {
-                next.push(self.refused(order, "canary"))
+                next.push(self.refused(order, "canary"));
             }
             Order::Canary(plugin) => next.push(self.by(order, |next| {
                 let number = next.another(plugin, Stands::Canary);

@@ -28,7 +28,8 @@ pub(super) struct Ground {
 fn text(mark: usize, hands_over: bool, pages: usize) -> String {
     let events = "wharf:server/inet-event-proc@0.1.0";
     let mut text = format!(
-        "(module (memory (export \"memory\") {pages}) (global (export \"mark-{mark}\") i32 (i32.const {mark}))
+        "(module (memory (export \"memory\") {pages}) (global (export \"mark-{mark}\") i32 \
+         (i32.const {mark}))
          (func (export \"cabi_realloc\") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
          (func (export \"{events}#on-connect\") (param i32) (result i32) (i32.const 0))
          (func (export \"{events}#on-read\") (param i32 i32) (result i32) (i32.const 0))
@@ -41,7 +42,8 @@ fn text(mark: usize, hands_over: bool, pages: usize) -> String {
     if hands_over {
         text.push_str(
             "(func (export \"wharf:server/handoff@0.1.0#save\") (result i32) (i32.const 512))
-             (func (export \"wharf:server/handoff@0.1.0#restore\") (param i32 i32 i32 i32) (result i32) (i32.const 512))",
+             (func (export \"wharf:server/handoff@0.1.0#restore\") (param i32 i32 i32 i32) (result \
+             i32) (i32.const 512))",
         );
     }
     text.push(')');

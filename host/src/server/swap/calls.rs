@@ -336,7 +336,10 @@ impl ServerHandle {
         let recorded = self.service.record().await;
         report.recorded = recorded.map_err(|error| {
             let in_force = self.plugin().label();
-            let what = format!("{in_force} is in force, and could not be recorded, so that a restart may start another version: {error}");
+            let what = format!(
+                "{in_force} is in force, and could not be recorded, so that a \
+                restart may start another version: {error}"
+            );
             SwapError::NotRecorded(what, error.refusal)
         })?;
         Ok(report)

@@ -125,7 +125,8 @@ pub enum SwapError {
     /// Its sessions share instances, or are to move together, and there is no room for those of
     /// another version.
     #[error(
-        "no room for {0} more instances, which the sessions of another version need (`sessions_max`)"
+        "no room for {0} more instances, which the sessions of another version need \
+         (`sessions_max`)"
     )]
     NoRoom(usize),
     /// A version is being tried.
@@ -139,7 +140,9 @@ pub enum SwapError {
     Canary(&'static str, String),
     /// There are too many versions in memory.
     #[error(
-        "{0} are in use, by live sessions or until the last swap is not watched any more, and at most {VERSIONS_MAX} versions may be in memory: wait until one is not, or swap in what is in force once more with the policy `disconnect`, which ends the sessions on the others"
+        "{0} are in use, by live sessions or until the last swap is not watched any more, and at \
+         most {VERSIONS_MAX} versions may be in memory: wait until one is not, or swap in what is \
+         in force once more with the policy `disconnect`, which ends the sessions on the others"
     )]
     TooManyVersions(String),
     /// There is nothing to go back to.
@@ -147,7 +150,8 @@ pub enum SwapError {
     NothingBefore,
     /// What was there before is gone.
     #[error(
-        "{file}: it was {label} and is another file now; it was not kept (`host.state_dir`), so that nothing can go back to it"
+        "{file}: it was {label} and is another file now; it was not kept (`host.state_dir`), so \
+         that nothing can go back to it"
     )]
     Gone {
         /// Name and version.
@@ -158,7 +162,8 @@ pub enum SwapError {
     /// What was there before came from a registry, and whoever has signed it is not believed any
     /// more.
     #[error(
-        "cannot go back to {label}, which may not run by what `[registry]` says now: {why}. Swap in another version, or believe a key that has signed it (`[[registry.trust]]`)"
+        "cannot go back to {label}, which may not run by what `[registry]` says now: {why}. Swap \
+         in another version, or believe a key that has signed it (`[[registry.trust]]`)"
     )]
     Distrusted {
         /// Name and version.
@@ -219,7 +224,7 @@ impl SwapReport {
 
     pub(super) fn add(&mut self, service: &Service, session: u64, handed: Option<Handed>) {
         let failed = |fault: &Fault| {
-            HandoverFailed { server: &service.name, session, fault }.emit(&service.fault_lines)
+            HandoverFailed { server: &service.name, session, fault }.emit(&service.fault_lines);
         };
         match handed {
             None => self.ended += 1,
@@ -233,7 +238,7 @@ impl SwapReport {
             }
             // Logged and counted as the fault that it is.
             Some(Handed::Lost(fault)) => {
-                *self.lost.entry(fault.kind.name().into_owned()).or_default() += 1
+                *self.lost.entry(fault.kind.name().into_owned()).or_default() += 1;
             }
         }
         service.answered(self);

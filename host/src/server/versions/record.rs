@@ -51,8 +51,10 @@ impl RecordError {
         Self {
             file: component.with_file_name(RECORD),
             what: format!(
-                "{} was swapped in, and by what `[registry]` says now it may not run: {error}. Believe a key that has signed it \
-                 (`[[registry.trust]]`), or swap in another version first; or, while the server does not run, remove the file \
+                "{} was swapped in, and by what `[registry]` says now it may not run: {error}. \
+                 Believe a key that has signed it \
+                 (`[[registry.trust]]`), or swap in another version first; or, while the server \
+                 does not run, remove the file \
                  to start what the configuration names",
                 in_force.label()
             ),
@@ -138,7 +140,8 @@ impl StateFolder {
         let refused = |what: String, refusal: Option<Refusal>| RecordError {
             file: file.clone(),
             what: format!(
-                "{what}; what was in force is not known. Remove the file to start what the configuration names"
+                "{what}; what was in force is not known. Remove the file to start what the \
+                 configuration names"
             ),
             refusal,
         };

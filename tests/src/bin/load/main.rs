@@ -359,7 +359,8 @@ fn price(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli) -> Result<()
     let (plain, metered) = (bare(Metering::None)?, bare(Metering::Interruptible)?);
     let contestants = [native::start(servers.handle())?, plain, metered, server.address()];
     println!(
-        "| load | native per s | engine alone of native | with fuel, epochs and fibers | wharf of native | of the metered engine |"
+        "| load | native per s | engine alone of native | with fuel, epochs and fibers | wharf of \
+         native | of the metered engine |"
     );
     println!("|---|---|---|---|---|---|");
     for (name, size, depth) in [

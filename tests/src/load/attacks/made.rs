@@ -66,7 +66,10 @@ pub fn slow(mark: usize) -> Vec<u8> {
     let operations: String = (0..SLOW_OPERATIONS)
         .map(|at| {
             let (from, to, number) = (at % 7, (at * 5 + 3) % 7, at * 2_654_435_761 % 1_000_003);
-            format!("(local.set {to} (i32.xor (i32.mul (local.get {from}) (i32.const {number})) (local.get {to})))\n")
+            format!(
+                "(local.set {to} (i32.xor (i32.mul (local.get {from}) (i32.const {number})) \
+                (local.get {to})))\n"
+            )
         })
         .collect();
     let functions: String = (0..SLOW_FUNCTIONS)

@@ -47,12 +47,14 @@ impl Sums {
         let Self { accepted, ended, refused, handshakes_failed, live } = self;
         let balance = if self.balance() { "yes" } else { "NO" };
         format!(
-            "| {name} | {accepted} | {ended} | {refused} | {handshakes_failed} | {live} | {balance} |"
+            "| {name} | {accepted} | {ended} | {refused} | {handshakes_failed} | {live} | \
+             {balance} |"
         )
     }
 
     /// The head of that table.
-    pub(super) const HEAD: &str = "| server | accepted | ended | refused | handshakes failed | live | adds up |\n\
+    pub(super) const HEAD: &str = "| server | accepted | ended | refused | handshakes failed | \
+        live | adds up |\n\
                                    |---|---|---|---|---|---|---|";
 }
 

@@ -293,7 +293,8 @@ fn print(seen: &Seen, sums: &std::collections::BTreeMap<String, Sums>, desk: &De
         println!("{}", sums.row(name));
     }
     println!(
-        "\n{} sessions exchanged {} messages, {} bytes of answers, {} bytes of operators; {} were cut off, {} saw \
+        "\n{} sessions exchanged {} messages, {} bytes of answers, {} bytes of operators; {} were \
+         cut off, {} saw \
          something wrong; clients misbehaved {} times",
         get(&seen.connections),
         get(&seen.messages),
@@ -366,7 +367,8 @@ fn judge_memory(samples: &[Weight], time: Duration) -> Vec<String> {
     let Some(trend) = Trend::of(samples) else { return vec!["too few weighings".into()] };
     let Trend { slope_per_minute, growth, first, last } = trend;
     println!(
-        "\nresident memory: {slope_per_minute:+.0} KiB a minute over the second half, {growth:+.0} KiB in all of it; \
+        "\nresident memory: {slope_per_minute:+.0} KiB a minute over the second half, {growth:+.0} \
+         KiB in all of it; \
          {first:.0} KiB after settling, {last:.0} KiB at the end"
     );
     let mut wrong = Vec::new();

@@ -209,7 +209,7 @@ async fn one(desk: &Desk, operation: &str, dice: &mut Dice) {
             }
         }
         (_, "/unlock") => {
-            drop(desk.call(operation, whole, "", &json!({ "token": dice.throw() >> 12 })).await)
+            drop(desk.call(operation, whole, "", &json!({ "token": dice.throw() >> 12 })).await);
         }
         ("PATCH /v1/servers/{server}/throttle", _) => {
             let interval = *dice.one_of(&["0s", "1ms", "5ms"]);

@@ -184,8 +184,10 @@ fn configuration(
     variant: usize,
 ) -> String {
     let mut text = format!(
-        "[host]\nsessions_max = {sessions_max}\nstop_grace = '500ms'\n[control]\nsocket = 'control.sock'\n\
-         [[tenant]]\nname = 'limited'\nmax_clients = 150\ncpus = 0.{}\nmemory_max_bytes = 200_000_000\n\
+        "[host]\nsessions_max = {sessions_max}\nstop_grace = '500ms'\n[control]\nsocket = \
+         'control.sock'\n\
+         [[tenant]]\nname = 'limited'\nmax_clients = 150\ncpus = 0.{}\nmemory_max_bytes = \
+         200_000_000\n\
          bytes_per_second = 20_000_000\n",
         5 + variant
     );
@@ -197,10 +199,13 @@ fn configuration(
         // Writing to a text cannot fail.
         let _ = write!(
             text,
-            "[[server]]\nname = '{name}'\nhost = '127.0.0.1'\nport = {port}\nplugin = '{}'\ngrants = [{grants}]\n\
+            "[[server]]\nname = '{name}'\nhost = '127.0.0.1'\nport = {port}\nplugin = '{}'\ngrants \
+             = [{grants}]\n\
              options = ['reuse-address', 'no-delay'{secure}]\n{more}\
-             [server.timeouts]\nhandshake = '3s'\nwrite = '{}s'\n[server.breaker]\npause = '200ms'\n\
-             pause_max = '1s'\n[server.swap]\nwatch = '4s'\n[server.swap.canary]\nsessions_min = 2\n",
+             [server.timeouts]\nhandshake = '3s'\nwrite = '{}s'\n[server.breaker]\npause = \
+             '200ms'\n\
+             pause_max = '1s'\n[server.swap]\nwatch = '4s'\n[server.swap.canary]\nsessions_min = \
+             2\n",
             folder.display(),
             3 + variant,
         );
@@ -246,7 +251,8 @@ fn build(kind: Kind) -> Result<Vec<u8>> {
     std::fs::read(&manifest.component).context("the plugin is built")
 }
 
-const REFUSES: &str = "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i32.const 1068) (i32.const 1024)) \
+const REFUSES: &str = "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i32.const 1068) \
+    (i32.const 1024)) \
                        (i32.store (i32.const 1072) (i32.const 5))";
 
 /// Versions that fail: in `restore` of a session that another version saved, and in each read. None
@@ -257,7 +263,8 @@ const BAD: [(&str, &str, &str); 5] = [
     ("loops", "(call $spin)", "(call $spin)"),
     (
         "grows",
-        "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) unreachable",
+        "(loop $more (br_if $more (i32.ne (i32.const -1) (memory.grow (i32.const 16))))) \
+         unreachable",
         "",
     ),
     ("moves", "", "unreachable"),

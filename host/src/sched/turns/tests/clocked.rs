@@ -162,7 +162,8 @@ proptest! {
             lane.step();
             for id in lane.waiting.keys() {
                 let (waits, parts) = (lane.now() - lane.since[id].max(start), parts[id]);
-                prop_assert!(waits < (4 * parts + 20) * 1_000, "{id} waits for {waits} us, of {parts} parts");
+                prop_assert!(waits < (4 * parts + 20) * 1_000, "{id} waits for {waits} us, of \
+                    {parts} parts");
             }
         }
     }
