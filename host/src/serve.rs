@@ -13,7 +13,7 @@ use crate::admission::{Admitted, Entered, Permit, Refusal};
 use crate::event::{ClientInfo, Fault, FaultKind, Origin};
 use crate::net::{AcceptFault, Accepted, Established, HandshakeFault, ProxyFault, Wire};
 use crate::plugin::EventProcedure;
-use crate::sched::{ACCEPT_COST, LOG_LINE_COST, Seat, stalls};
+use crate::sched::{ACCEPT_COST, LOG_LINE_COST, Place, Seat, Turn, here, stalls};
 use crate::server::{Alive, Blamed, Call, Listening, Service, Welcome};
 use crate::session::{Ended, Line, Session, Successor, Traveller};
 use crate::telemetry::{
@@ -161,14 +161,19 @@ async fn serve(
     seat: Arc<Seat>,
 ) {
     // Each stage is boxed, so that a client's task has no room for the one it is not in.
-    if let Some(client) = Box::pin(introduced(&service, newcomer, round)).await {
+    if let Some(client) = Box::pin(introduced(&service, newcomer, round, &seat)).await {
         Box::pin(converse(service, client, round, seat)).await;
     }
     drop(alive);
 }
 
 /// The stages before the session, as long as the client's round is not to end.
-async fn introduced(service: &Service, newcomer: Newcomer, round: u64) -> Option<Established> {
+async fn introduced(
+    service: &Service,
+    newcomer: Newcomer,
+    round: u64,
+    seat: &Arc<Seat>,
+) -> Option<(Established, Option<Place>)> {
     let peer = match &newcomer {
         Newcomer::Known(client) => client.peer(),
         Newcomer::Proxied(client) => client.peer(),
@@ -180,7 +185,7 @@ async fn introduced(service: &Service, newcomer: Newcomer, round: u64) -> Option
     };
     tokio::select! {
         biased;
-        established = establish(service, newcomer) => established,
+        established = establish(service, newcomer, seat) => established,
         () = recalled => {
             let (server, reason) = (&*service.name, "handshake-recalled");
             HandshakeFailed { server, peer, reason, detail: "" }.emit(&service.counters);
@@ -189,15 +194,33 @@ async fn introduced(service: &Service, newcomer: Newcomer, round: u64) -> Option
     }
 }
 
-async fn establish(service: &Service, newcomer: Newcomer) -> Option<Established> {
+/// Shakes hands, and says to the reactor of which thread the socket is bound.
+async fn establish(
+    service: &Service,
+    newcomer: Newcomer,
+    seat: &Arc<Seat>,
+) -> Option<(Established, Option<Place>)> {
     let terms = service.terms();
     let client = match newcomer {
         Newcomer::Known(client) => client,
         Newcomer::Proxied(client) => introduce(service, client, terms.handshake).await?,
     };
     let peer = client.peer();
-    let shaken = stalls::within(terms.handshake, terms.security.establish(client)).await;
-    match shaken.unwrap_or(Err(HandshakeFault::Timeout)) {
+    let handshake = async {
+        let home = here();
+        terms.security.establish(client).await.map(|client| (client, home))
+    };
+    let config = &terms.line_config;
+    let in_turn = async {
+        if terms.security.is_plaintext() {
+            return handshake.await;
+        }
+        // A handshake takes more time than most events, and other sessions want the thread, too.
+        let (tenant, account) = (Arc::clone(&config.tenant), Arc::clone(&config.account));
+        let mut turn = Turn::new(Arc::clone(seat), config.class(), tenant, account);
+        turn.perform(config.class(), handshake).await
+    };
+    match stalls::within(terms.handshake, in_turn).await.unwrap_or(Err(HandshakeFault::Timeout)) {
         Ok(client) => Some(client),
         Err(fault) => {
             let detail =
@@ -238,7 +261,12 @@ async fn introduce(
     }
 }
 
-async fn converse(service: Arc<Service>, client: Established, round: u64, seat: Arc<Seat>) {
+async fn converse(
+    service: Arc<Service>,
+    (client, home): (Established, Option<Place>),
+    round: u64,
+    seat: Arc<Seat>,
+) {
     let id = service.registry.next_id();
     let terms = service.terms();
     let info = ClientInfo {
@@ -264,7 +292,7 @@ async fn converse(service: Arc<Service>, client: Established, round: u64, seat: 
         Call::EndNow => line.cancel(),
     }
     let (ended, procedure) =
-        Session::run(line, successor, service.registry.clone(), membership).await;
+        Session::run(line, successor, service.registry.clone(), membership, home).await;
     report(&service, (id, peer.ip()), &procedure, ended);
     let last = presence.leave();
     drop(permit);

@@ -84,6 +84,12 @@ impl Security {
         Ok(Self(Some(TlsAcceptor::from(credentials.load()?))))
     }
 
+    /// Whether there is no handshake.
+    #[must_use]
+    pub fn is_plaintext(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// Shakes hands, where there is a hand to shake. Has no limit of its own: dropping the future
     /// closes the connection and frees the permit.
     ///

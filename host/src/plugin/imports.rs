@@ -29,6 +29,9 @@ use super::ticker::TICK;
 const CALL_FUEL: u64 = 100;
 /// Receivers of a broadcast between two looks at the clock: some hundredths of a slice.
 const BROADCAST_STEP: usize = 64;
+/// Steps of a slice. Each receiver is a task that its thread polls before it looks at its sockets
+/// again, for some microseconds.
+const BROADCAST_STEPS_MAX: usize = 4;
 
 type Store<'a> = StoreContextMut<'a, Guest>;
 
@@ -134,7 +137,7 @@ fn server(interface: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     })
 }
 
-/// Goes to many sessions, and so lets others run each time that it has taken a slice.
+/// Goes to many sessions, and so lets others run each time that it has taken a slice or woken many.
 async fn broadcast(mut store: Store<'_>, data: WasmList<u8>) -> wasmtime::Result<(u32,)> {
     let len = data.as_le_slice(&store).len();
     // Each receiver costs about what a call of its own would.
@@ -144,11 +147,12 @@ async fn broadcast(mut store: Store<'_>, data: WasmList<u8>) -> wasmtime::Result
         let scope = &store.data().scope;
         scope.peers.broadcast(scope.port.info().id, data.as_le_slice(&store))
     };
-    let mut start = Instant::now();
+    let (mut start, mut steps) = (Instant::now(), 0);
     while broadcast.go_on(BROADCAST_STEP) {
-        if start.elapsed() >= TICK {
+        steps += 1;
+        if steps == BROADCAST_STEPS_MAX || start.elapsed() >= TICK {
             give_way(&mut store).await?;
-            start = Instant::now();
+            (start, steps) = (Instant::now(), 0);
         }
     }
     Ok((broadcast.taken(),))

@@ -1,7 +1,8 @@
 //! One session's part in the turns of its lane.
 
 use std::fmt;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use tokio::time::Sleep;
 
 use super::Lane;
 use super::account::{Account, Rate};
-use super::cpu::nanoseconds;
+use super::cpu::{Stretch, nanoseconds};
 use super::lane::Seat;
 use super::turns::Flow;
 use super::turnstile::{Ticket, Turnstile, here};
@@ -28,6 +29,8 @@ pub struct Turn {
     state: State,
     /// Lets everybody else who is ready get in line first.
     courtesy: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// It has let its thread look at its sockets before the turn that it waits for: once is enough.
+    has_looked: bool,
     /// Its tenant has used up its share of CPU time: since when it waits for more, and until when.
     debt: Option<(Instant, Pin<Box<Sleep>>)>,
     /// CPU time that was not charged yet.
@@ -75,6 +78,7 @@ impl Turn {
             ticket,
             state,
             courtesy,
+            has_looked: false,
             debt,
             used,
             carried,
@@ -98,10 +102,36 @@ impl Turn {
     /// [`Turn::poll`] does.
     pub fn poll_mail(&mut self, class: Priority, cx: &mut Context<'_>) -> Poll<()> {
         if self.state == State::Free {
+            let now = Instant::now();
             self.enter(class);
-            self.start(Instant::now());
+            self.start(now);
+            // It is short, so that others need not get in line first, unless they had no chance to.
+            if let State::Waiting(thread, _) = self.state
+                && !Turnstile::is_to_look(now)
+            {
+                self.courtesy = None;
+                self.turnstile.dispatch(thread);
+            }
         }
         self.poll(cx)
+    }
+
+    /// Does work of the session that is no event, as [`Turn::poll_mail`] has mail moved: each poll
+    /// of it takes a turn, and what it uses is charged. Safe to cancel where the work is.
+    pub async fn perform<F: Future>(&mut self, class: Priority, work: F) -> F::Output {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            ready!(self.poll_mail(class, cx));
+            let start = Instant::now();
+            self.slice(Some(start));
+            let stretch = Stretch::begin(start);
+            let polled = work.as_mut().poll(cx);
+            self.used(stretch.end());
+            self.slice(None);
+            self.rest();
+            polled
+        })
+        .await
     }
 
     /// Something that takes a turn starts in this class.
@@ -150,6 +180,7 @@ impl Turn {
         self.ticket.waker.register(cx.waker());
         if self.courtesy.as_mut().is_some_and(|others| others.as_mut().poll(cx).is_ready()) {
             self.courtesy = None;
+            Turnstile::looked(Instant::now());
             // Where the turn is its own it is awake already; woken as well, it would be polled once
             // more before the thread has looked at its sockets.
             self.ticket.waker.take();
@@ -163,8 +194,23 @@ impl Turn {
             self.seat.ask(self.lane(), Some(granted));
             return Poll::Pending;
         }
-        self.waited += since.elapsed();
-        self.courtesy = None;
+        let now = Instant::now();
+        if !std::mem::replace(&mut self.has_looked, true) && Turnstile::is_to_look(now) {
+            // One turn has followed the other. Sessions that have become ready meanwhile get in
+            // line, and the turn goes to the best of all.
+            self.turnstile.again(
+                granted,
+                granted,
+                &mut self.flow,
+                &self.ticket,
+                std::mem::take(&mut self.used),
+            );
+            self.state = State::Waiting(granted, since);
+            self.courtesy = Some(Box::pin(tokio::task::yield_now()));
+            return self.poll(cx);
+        }
+        self.waited += now.saturating_duration_since(since);
+        (self.courtesy, self.has_looked) = (None, false);
         self.state = State::Holding(granted);
         Poll::Ready(())
     }
@@ -240,7 +286,7 @@ impl Turn {
             State::Holding(thread) => thread,
         };
         self.turnstile.leave(thread, &mut self.flow, &self.ticket, std::mem::take(&mut self.used));
-        (self.state, self.courtesy) = (State::Free, None);
+        (self.state, self.courtesy, self.has_looked) = (State::Free, None, false);
     }
 
     /// How long the event in flight has been in line, or waited for its tenant's share.
@@ -279,47 +325,4 @@ impl Drop for Turn {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::task::Waker;
-
-    use super::*;
-
-    /// However many sessions of one tenant have mail, an event of another passes all but the first
-    /// of them.
-    #[test]
-    fn mail_of_many_lets_a_neighbour_pass() {
-        let turnstiles = Arc::new(Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, 1))));
-        let turnstile = &turnstiles[Lane::Standard as usize];
-        let of = |tenant: &str| {
-            let seat = Arc::new(Seat::new(Lane::Standard, Arc::clone(&turnstiles)));
-            Turn::new(seat, Priority::Normal, tenant.into(), Arc::default())
-        };
-        let cx = &mut Context::from_waker(Waker::noop());
-        turnstile.attend(0);
-        for (receivers, each_us) in [(1, 10), (2, 900), (7, 300), (60, 1_000), (200, 40)] {
-            let mut mail: Vec<_> = (0..receivers).map(|_| of("a")).collect();
-            let mut event = of("b");
-            while !turnstile.is_crowded(0, Instant::now()) {
-                std::thread::yield_now();
-            }
-            let at_once = mail
-                .iter_mut()
-                .filter_map(|turn| turn.poll_mail(Priority::Normal, cx).is_ready().then_some(()));
-            assert_eq!(at_once.count(), 0, "mail of {receivers} goes past the line");
-            event.begin(Priority::Normal, Instant::now());
-            let mut moved = 0;
-            while event.poll(cx).is_pending() {
-                for turn in &mut mail {
-                    if turn.poll_mail(Priority::Normal, cx).is_ready() {
-                        turn.used(Duration::from_micros(each_us));
-                        turn.rest();
-                        moved += 1;
-                    }
-                }
-                assert!(moved <= 2 * receivers, "it waits for ever");
-            }
-            assert!(moved <= 2, "{moved} of {receivers} were moved before it");
-            event.rest();
-        }
-    }
-}
+mod tests;

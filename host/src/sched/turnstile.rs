@@ -16,8 +16,9 @@ use super::Lane;
 use super::turns::{Flow, TenantId, Turns};
 use crate::event::Priority;
 
-/// A thread that found no rest for so long is crowded.
-const CROWDED_AFTER: Duration = Duration::from_millis(4);
+/// A thread that found no rest for a slice is crowded. Until then events start as they come, so
+/// that one that comes next waits for each of theirs.
+const CROWDED_AFTER: Duration = Duration::from_millis(1);
 
 /// A slice that lasts so long by the clock on the wall is one whose thread gets no CPU: slices end
 /// after a millisecond of it.
@@ -34,9 +35,14 @@ pub struct Place {
     pub thread: usize,
 }
 
+/// A thread that goes from turn to turn looks at its sockets and timers this often at least, so
+/// that a session that becomes ready gets in line.
+const LOOKS_EVERY: Duration = Duration::from_millis(1);
+
 thread_local! {
     static HERE: Cell<Option<Place>> = const { Cell::new(None) };
     static RESTED: Cell<Option<Instant>> = const { Cell::new(None) };
+    static LOOKED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Where the caller runs; `None` on a thread of no lane.
@@ -159,7 +165,19 @@ impl Turnstile {
 
     /// The calling thread has rested. To be called whenever it wakes.
     pub fn rested() {
-        RESTED.set(Some(Instant::now()));
+        let now = Some(Instant::now());
+        RESTED.set(now);
+        LOOKED.set(now);
+    }
+
+    /// The calling thread has looked at its sockets and timers just now.
+    pub(super) fn looked(now: Instant) {
+        LOOKED.set(Some(now));
+    }
+
+    /// Whether the calling thread has not looked at its sockets and timers for long.
+    pub(super) fn is_to_look(now: Instant) -> bool {
+        LOOKED.get().is_none_or(|looked| now.saturating_duration_since(looked) > LOOKS_EVERY)
     }
 
     /// The calling thread has nothing to do: it takes over who waits elsewhere. To be called before

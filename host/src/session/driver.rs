@@ -109,15 +109,18 @@ enum Happening {
 }
 
 impl<P: Procedure, M> Session<P, M> {
-    /// Runs a session from its instance's birth until the connection is closed. Dropping the future
-    /// closes the connection and tells the plugin nothing; [`Line::cancel`] is the orderly way.
+    /// Runs a session from its instance's birth until the connection is closed. `home` is the
+    /// thread to whose reactor the socket is bound. Dropping the future closes the connection and
+    /// tells the plugin nothing; [`Line::cancel`] is the orderly way.
     pub async fn run(
         line: Arc<Line>,
         successor: Arc<Successor<P>>,
         peers: Arc<dyn Peers>,
         membership: M,
+        home: Option<Place>,
     ) -> (Ended, Arc<P>) {
         let mut session = Self::new(line, successor, peers, membership);
+        session.home = home;
         let class = session.line.priority();
         let budget = session.line.config().budgets.start(class);
         let birth = match turn::enter(&session.line, Doing::START).await {
@@ -191,6 +194,15 @@ impl<P: Procedure, M> Session<P, M> {
     fn usage(&self) -> Usage {
         let usage = self.instance.as_ref().map(Instance::usage).unwrap_or_default();
         Usage { fuel: usage.fuel + self.spent_before, ..usage }
+    }
+
+    /// Drops an instance in a turn. Its memories are cleared then, which takes time that other
+    /// sessions want, too.
+    async fn drop_instance(&mut self, instance: Option<P::Instance>) {
+        if let Some(instance) = instance {
+            let class = self.line.priority();
+            self.turn.perform(class, async move { drop(instance) }).await;
+        }
     }
 
     async fn play(&mut self) -> Ending {

@@ -139,13 +139,10 @@ fn long_broadcast_gives_way_and_ends_by_its_budget() {
     let mut dice = Dice(7);
     for _ in 0..8 {
         let count = 1 + dice.throw(20_000) as usize;
-        let took = EACH * count as u32;
         let (ended, told, slices) = broadcast_to(count, Duration::from_secs(50));
         assert_eq!((ended, told), (Ok(Action::Proceed), count));
-        // A step is 64 of them, and so a slice at most that much longer than it should be. A thread
-        // that is off its CPU makes for fewer.
-        let most = took.as_micros() as usize / 1_000;
-        assert!(slices >= most / 50 && (most < 4 || slices > 0), "{slices} slices in {took:?}");
+        // Each receiver that is woken is polled before the thread looks at its sockets again.
+        assert!(slices >= count.saturating_sub(1) / 256, "{slices} slices for {count}");
     }
     // Five milliseconds of CPU time are some hundreds of receivers, and not all.
     let (ended, told, _) = broadcast_to(20_000, Duration::from_millis(5));

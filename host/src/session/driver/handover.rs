@@ -70,10 +70,12 @@ impl<P: Procedure, M> Session<P, M> {
         let new = taken.map_err(stay)?;
         self.together(handover).await?;
         self.spent_before = self.usage().fuel;
-        (self.instance, self.saved) = (Some(new), copy);
+        self.saved = copy;
+        let old = self.instance.replace(new);
         self.procedure = Arc::clone(&handover.to);
         self.successor.commit(&handover.to);
         self.line.pulse.born(self.usage());
+        self.drop_instance(old).await;
         Ok(())
     }
 

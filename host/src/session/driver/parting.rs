@@ -115,7 +115,8 @@ impl<P: Procedure, M> Session<P, M> {
         self.successor.close();
         self.hang_up();
         let usage = self.usage();
-        self.instance = None;
+        let instance = self.instance.take();
+        self.drop_instance(instance).await;
         let lasted = self.clock.age(Instant::now());
         if ending.how == How::Flush && !self.machine.half_closed() {
             self.linger().await;

@@ -72,8 +72,10 @@ impl<P: Procedure, M> Session<P, M> {
                     (self.procedure.version().to_owned(), Arc::downgrade(&self.procedure));
                 let kept = state.len() as u64;
                 self.asleep = Some(Box::new(Asleep { state, version, on, account }));
-                (self.instance, self.spent_before, self.saved) = (None, used.fuel, None);
+                (self.spent_before, self.saved) = (used.fuel, None);
+                let instance = self.instance.take();
                 self.line.pulse.sleeps(Usage { memory_bytes: kept, ..used });
+                self.drop_instance(instance).await;
             }
             Err(fault) if fault.kind == FaultKind::StateLimit => self.sleepless = true,
             // As where it saves for another version: there is nothing that could carry on.

@@ -251,7 +251,8 @@ async fn simulate(seed: u64) {
     let seen = Arc::<Mutex<Seen>>::default();
     let first = Version::new(1, [Temper::Good; 3], &seen);
     let successor = Arc::new(Successor::new(first));
-    let session = Session::run(Arc::clone(&line), Arc::clone(&successor), Arc::new(Alone), ());
+    let session =
+        Session::run(Arc::clone(&line), Arc::clone(&successor), Arc::new(Alone), (), None);
     let running = tokio::spawn(session);
     let (asked, verdicts) = (Vec::new(), Vec::new());
     let (client, versions) = (Some(client), 1);

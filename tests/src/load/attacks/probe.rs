@@ -131,6 +131,12 @@ impl Latency {
         (median(&self.quiet), median(&self.beside))
     }
 
+    /// That beside the attack to the quiet one.
+    pub(super) fn ratio(&self, share: f64) -> f64 {
+        let (quiet, beside) = self.at(share);
+        beside as f64 / quiet.max(1) as f64
+    }
+
     pub(super) fn change(&self, share: f64) -> String {
         let (quiet, beside) = self.at(share);
         format!("{quiet} > {beside}")
