@@ -1,4 +1,4 @@
-"""What deploy/ and docs/operating.md promise of wharf.service. Each is a function that raises where the promise is broken, and may
+"""What deploy/ and docs/operating/systemd.md promise of wharf.service. Each is a function that raises where the promise is broken, and may
 return figures. They are tried in this order, each with what the one before has left: a unit that runs, or does not."""
 
 import os

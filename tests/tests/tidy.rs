@@ -204,7 +204,7 @@ fn files_are_short_and_say_what_they_are() {
 #[test]
 fn documents_name_files_that_exist() {
     let mut documents = vec![root().join("README.md"), root().join("CHANGELOG.md")];
-    for folder in ["docs", "docs/languages"] {
+    for folder in ["docs", "docs/languages", "docs/operating"] {
         let all = fs::read_dir(root().join(folder))
             .expect("documents")
             .map(|entry| entry.expect("one").path());
@@ -254,7 +254,7 @@ fn every_language_has_a_page() {
 
 #[test]
 fn every_reason_is_explained_to_operators() {
-    let text = fs::read_to_string(root().join("docs/operating.md")).expect("the document");
+    let text = fs::read_to_string(root().join("docs/operating/reasons.md")).expect("the document");
     let refusals = wharf::admission::Refusal::ALL.into_iter().map(wharf::admission::Refusal::name);
     let endings =
         wharf::event::DisconnectReason::ALL.into_iter().map(wharf::event::DisconnectReason::name);
@@ -263,7 +263,7 @@ fn every_reason_is_explained_to_operators() {
     for reason in reasons {
         assert!(
             text.contains(&format!("`{reason}`")),
-            "docs/operating.md does not explain `{reason}`"
+            "docs/operating/reasons.md does not explain `{reason}`"
         );
     }
 }

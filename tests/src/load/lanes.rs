@@ -66,7 +66,7 @@ const ANTAGONISTS: [Antagonist; 12] = [
     fleeting("memory growth", b"G"),
     standing("host calls", b"H"),
     Antagonist { plugin: Plugin::Unruly, ..standing("log flood", b"l") },
-    Antagonist { clients: 64, ..fleeting("writes nobody reads", b"W") },
+    Antagonist { clients: 64, ..fleeting("unread writes", b"W") },
     Antagonist { plugin: Plugin::Secure, ..fleeting("TLS handshakes", b"") },
     fleeting("connect and close", b"?"),
     fleeting("instantiate and trap", b"T"),
