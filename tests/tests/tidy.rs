@@ -204,7 +204,7 @@ fn files_are_short_and_say_what_they_are() {
 #[test]
 fn documents_name_files_that_exist() {
     let mut documents = vec![root().join("README.md"), root().join("CHANGELOG.md")];
-    for folder in ["docs", "docs/languages", "docs/operating"] {
+    for folder in ["docs", "docs/design", "docs/languages", "docs/operating"] {
         let all = fs::read_dir(root().join(folder))
             .expect("documents")
             .map(|entry| entry.expect("one").path());
