@@ -13,7 +13,7 @@ use crate::admission::{Admitted, Entered, Permit, Refusal};
 use crate::event::{ClientInfo, Fault, FaultKind, Origin};
 use crate::net::{AcceptFault, Accepted, Established, HandshakeFault, ProxyFault, Wire};
 use crate::plugin::EventProcedure;
-use crate::sched::{ACCEPT_COST, LOG_LINE_COST, Place, Seat, Turn, here, stalls};
+use crate::sched::{ACCEPT_COST, LOG_LINE_COST, Placement, RunPermit, WorkerId, here, stalls};
 use crate::server::{Alive, Blamed, Call, Listening, Service, Welcome};
 use crate::session::{Ended, Line, Session, Successor, Traveller};
 use crate::telemetry::{
@@ -63,9 +63,9 @@ pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
         }
         // A connection costs CPU time before it has an event that could wait for the tenant's
         // share.
-        let account = service.account();
-        if let Some(until) = account.cpu().not_before_now() {
-            account.cpu().waited();
+        let quota = service.quota();
+        if let Some(until) = quota.cpu().not_before_now() {
+            quota.cpu().waited();
             tokio::select! {
                 _ = course.changed() => {}
                 () = tokio::time::sleep_until(until.into()) => {}
@@ -123,7 +123,7 @@ enum Newcomer {
 fn welcome(service: &Arc<Service>, client: Accepted, round: u64) {
     service.counters.accepted();
     // A refused client costs as much until here.
-    service.account().charge(ACCEPT_COST);
+    service.quota().charge(ACCEPT_COST);
     let peer = client.peer();
     let proxies = &service.terms().proxies;
     let newcomer = if proxies.is_empty() {
@@ -137,8 +137,8 @@ fn welcome(service: &Arc<Service>, client: Accepted, round: u64) {
     match newcomer {
         Ok(client) => {
             service.entered(Instant::now());
-            service.spawn(|seat| {
-                serve(Arc::clone(service), client, round, service.alive(round), seat)
+            service.spawn(|placement| {
+                serve(Arc::clone(service), client, round, service.alive(round), placement)
             });
         }
         Err(refusal) => {
@@ -158,11 +158,11 @@ async fn serve(
     newcomer: Newcomer,
     round: u64,
     alive: Alive,
-    seat: Arc<Seat>,
+    placement: Arc<Placement>,
 ) {
     // Each stage is boxed, so that a client's task has no room for the one it is not in.
-    if let Some(client) = Box::pin(introduced(&service, newcomer, round, &seat)).await {
-        Box::pin(converse(service, client, round, seat)).await;
+    if let Some(client) = Box::pin(introduced(&service, newcomer, round, &placement)).await {
+        Box::pin(converse(service, client, round, placement)).await;
     }
     drop(alive);
 }
@@ -172,8 +172,8 @@ async fn introduced(
     service: &Service,
     newcomer: Newcomer,
     round: u64,
-    seat: &Arc<Seat>,
-) -> Option<(Established, Option<Place>)> {
+    placement: &Arc<Placement>,
+) -> Option<(Established, Option<WorkerId>)> {
     let peer = match &newcomer {
         Newcomer::Known(client) => client.peer(),
         Newcomer::Proxied(client) => client.peer(),
@@ -185,7 +185,7 @@ async fn introduced(
     };
     tokio::select! {
         biased;
-        established = establish(service, newcomer, seat) => established,
+        established = establish(service, newcomer, placement) => established,
         () = recalled => {
             let (server, reason) = (&*service.name, "handshake-recalled");
             HandshakeFailed { server, peer, reason, detail: "" }.emit(&service.counters);
@@ -198,8 +198,8 @@ async fn introduced(
 async fn establish(
     service: &Service,
     newcomer: Newcomer,
-    seat: &Arc<Seat>,
-) -> Option<(Established, Option<Place>)> {
+    placement: &Arc<Placement>,
+) -> Option<(Established, Option<WorkerId>)> {
     let terms = service.terms();
     let client = match newcomer {
         Newcomer::Known(client) => client,
@@ -216,9 +216,9 @@ async fn establish(
             return handshake.await;
         }
         // A handshake takes more time than most events, and other sessions want the thread, too.
-        let (tenant, account) = (Arc::clone(&config.tenant), Arc::clone(&config.account));
-        let mut turn = Turn::new(Arc::clone(seat), config.class(), tenant, account);
-        turn.perform(config.class(), handshake).await
+        let (tenant, quota) = (Arc::clone(&config.tenant), Arc::clone(&config.quota));
+        let mut run_permit = RunPermit::new(Arc::clone(placement), config.class(), tenant, quota);
+        run_permit.perform(config.class(), handshake).await
     };
     match stalls::within(terms.handshake, in_turn).await.unwrap_or(Err(HandshakeFault::Timeout)) {
         Ok(client) => Some(client),
@@ -263,9 +263,9 @@ async fn introduce(
 
 async fn converse(
     service: Arc<Service>,
-    (client, home): (Established, Option<Place>),
+    (client, home): (Established, Option<WorkerId>),
     round: u64,
-    seat: Arc<Seat>,
+    placement: Arc<Placement>,
 ) {
     let id = service.registry.next_id();
     let terms = service.terms();
@@ -280,9 +280,9 @@ async fn converse(
     let peer = info.peer;
     SessionStarted { server: &service.name, session: id, peer }.emit();
     // One line at its start and one at its end.
-    terms.line_config.account.charge(LOG_LINE_COST * 2);
+    terms.line_config.quota.charge(LOG_LINE_COST * 2);
     let (wire, permit) = client.into_parts();
-    let line = Line::new(info, Arc::clone(&terms.line_config), seat, wire);
+    let line = Line::new(info, Arc::clone(&terms.line_config), placement, wire);
     drop(terms);
     let (successor, membership, presence) = service.let_in(&line, round).await;
     // An order that came before the registry knew of this session passed it by.
@@ -308,7 +308,7 @@ pub(crate) async fn resume(
     traveller: Traveller,
     name: Option<String>,
     permit: Permit,
-    (round, alive, seat): (u64, Alive, Arc<Seat>),
+    (round, alive, placement): (u64, Alive, Arc<Placement>),
     restored: impl FnOnce(Result<(), String>),
     go: oneshot::Receiver<()>,
 ) {
@@ -326,7 +326,8 @@ pub(crate) async fn resume(
         tls: None,
         parameter: baggage.parameter,
     };
-    let line = Line::resumed(info, Arc::clone(&service.terms().line_config), seat, wire, &baggage);
+    let line =
+        Line::resumed(info, Arc::clone(&service.terms().line_config), placement, wire, &baggage);
     // As with a newcomer: a swap goes by the registry.
     let entering = service.entrance.read().await;
     let successor = Arc::new(Successor::new(service.procedure()));

@@ -19,7 +19,7 @@ use crate::control::{ControlConfig, DoorError, Token, default_socket};
 use crate::files;
 use crate::oci::{Registries, Terms};
 use crate::plugin::{Compiler, digest};
-use crate::sched::Shares;
+use crate::sched::QuotaLimits;
 use crate::server::{HostConfig, Plan, ServerBuilder, TenantLimits};
 use crate::span::Span;
 
@@ -237,7 +237,7 @@ fn tenants(file: &file::File, mistakes: &mut Vec<String>) -> BTreeMap<String, Te
     let mut tenants = BTreeMap::new();
     for (index, table) in file.tenant.iter().enumerate() {
         let place = format!("tenant {} (`{}`)", index + 1, table.name.escape_debug());
-        let shares = Shares {
+        let shares = QuotaLimits {
             cpus: table.cpus,
             memory_max_bytes: table.memory_max_bytes,
             mail_max_bytes: table.mail_max_bytes,

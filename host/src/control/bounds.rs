@@ -58,23 +58,23 @@ pub(super) struct Tenant {
 
 impl Tenant {
     pub(super) fn of(tenant: TenantSeen) -> Self {
-        let account = tenant.account;
+        let quota = tenant.quota;
         Self {
             name: tenant.name.to_string(),
             clients: tenant.clients,
             max_clients: tenant.max_clients,
-            cpus: account.shares.cpus,
-            cpu_seconds: (account.shares.cpus > 0.0).then_some(account.cpu.as_secs_f64()),
-            cpu_waits: account.cpu_waits,
-            memory_bytes: account.memory_bytes,
-            memory_max_bytes: account.shares.memory_max_bytes,
-            memory_refused: account.memory_refused,
-            mail_bytes: account.mail_bytes,
-            mail_max_bytes: account.shares.mail_max_bytes,
-            mail_refused: account.mail_refused,
-            bytes: (account.shares.bytes_per_second > 0).then_some(account.bytes),
-            bytes_per_second: account.shares.bytes_per_second,
-            bytes_waits: account.bytes_waits,
+            cpus: quota.shares.cpus,
+            cpu_seconds: (quota.shares.cpus > 0.0).then_some(quota.cpu.as_secs_f64()),
+            cpu_waits: quota.cpu_waits,
+            memory_bytes: quota.memory_bytes,
+            memory_max_bytes: quota.shares.memory_max_bytes,
+            memory_refused: quota.memory_refused,
+            mail_bytes: quota.mail_bytes,
+            mail_max_bytes: quota.shares.mail_max_bytes,
+            mail_refused: quota.mail_refused,
+            bytes: (quota.shares.bytes_per_second > 0).then_some(quota.bytes),
+            bytes_per_second: quota.shares.bytes_per_second,
+            bytes_waits: quota.bytes_waits,
         }
     }
 }

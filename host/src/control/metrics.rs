@@ -14,7 +14,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::api::Shared;
-use crate::sched::TurnsSeen;
+use crate::sched::RunQueueStatus;
 use crate::server::{Fleet, Host, PoolSeen, ServerHandle, Status, TenantSeen};
 use crate::telemetry::{ClassSeen, EditionSeen, Snapshot, Spent, dropped_lines};
 use crate::work::WorkSeen;
@@ -45,7 +45,7 @@ type Now = fn(&ServerHandle) -> i64;
 type Sum = fn(&Snapshot) -> u64;
 type SumSpent = fn(&Spent) -> f64;
 type OfClass = fn(&ClassSeen) -> &std::collections::BTreeMap<String, u64>;
-type OfTurns = fn(&TurnsSeen) -> u64;
+type OfTurns = fn(&RunQueueStatus) -> u64;
 type OfWork = fn(&WorkSeen) -> u64;
 type OfPool = fn(&PoolSeen) -> u64;
 type OfTenant = fn(&TenantSeen) -> u64;
@@ -252,10 +252,10 @@ fn of_tenants(to: &mut DescriptorEncoder, tenants: &[TenantSeen]) -> Result<(), 
             "tenant_memory",
             "Memory of a tenant's instances, mail and send buffers",
             Some(&Unit::Bytes),
-            |seen| seen.account.memory_bytes as u64,
+            |seen| seen.quota.memory_bytes as u64,
         ),
         ("tenant_mail", "Mail of a tenant's sessions that waits", Some(&Unit::Bytes), |seen| {
-            seen.account.mail_bytes as u64
+            seen.quota.mail_bytes as u64
         }),
     ];
     for (name, help, unit, value) in gauges {
@@ -268,18 +268,18 @@ fn of_tenants(to: &mut DescriptorEncoder, tenants: &[TenantSeen]) -> Result<(), 
     }
     let counters: [(&str, &str, OfTenant); 4] = [
         ("tenant_cpu_waits", "Events that waited for their tenant's share of CPU time", |seen| {
-            seen.account.cpu_waits
+            seen.quota.cpu_waits
         }),
         (
             "tenant_bytes_waits",
             "Reads and writes that waited for their tenant's share of bytes",
-            |seen| seen.account.bytes_waits,
+            |seen| seen.quota.bytes_waits,
         ),
         ("tenant_memory_refused", "Growths of memory over the tenant's share", |seen| {
-            seen.account.memory_refused
+            seen.quota.memory_refused
         }),
         ("tenant_mail_refused", "Mail over the tenant's share of mail or of memory", |seen| {
-            seen.account.mail_refused
+            seen.quota.mail_refused
         }),
     ];
     for (name, help, value) in counters {

@@ -20,7 +20,7 @@ use super::engine;
 use super::patience::{Heard, Patience, Pipes};
 use super::source::COMPONENT_MAX_BYTES;
 use crate::event::{EXCERPT_MAX_BYTES, excerpt};
-use crate::sched::Account;
+use crate::sched::Quota;
 use crate::work::{Refusal, Stop, SystemRefused, panic_words};
 
 /// The verb of the program that compiles. Its arguments are the two limits.
@@ -74,7 +74,7 @@ impl Compiler {
 
     /// The machine code of a component. Blocks until it is there, or until it is called off. The
     /// account owes the CPU time of the process, however it ends.
-    pub(super) fn compile(&self, bytes: &[u8], stop: &Stop, account: &Account) -> Result<Vec<u8>> {
+    pub(super) fn compile(&self, bytes: &[u8], stop: &Stop, quota: &Quota) -> Result<Vec<u8>> {
         let mut child = Command::new(&self.program)
             .args([VERB, &self.memory_max_bytes.to_string(), &self.time_max.as_secs().to_string()])
             .env_clear()
@@ -91,25 +91,25 @@ impl Compiler {
         let (input, Some(output), Some(said)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
-            return Err(end(&mut child, account, "it has no pipes"));
+            return Err(end(&mut child, quota, "it has no pipes"));
         };
         let mut pipes = Pipes { input, output, said: Heard::new(said, MESSAGE_MAX_BYTES) };
         let patience = Patience::of(self.time_max, stop.clone());
         let code = match patience.talk(&mut pipes, bytes, CODE_MAX_BYTES) {
             Ok(code) => code,
-            Err(error) => return Err(end(&mut child, account, &self.why(&error))),
+            Err(error) => return Err(end(&mut child, quota, &self.why(&error))),
         };
         if code.len() as u64 > CODE_MAX_BYTES {
             return Err(end(
                 &mut child,
-                account,
+                quota,
                 &format!("its machine code is longer than {CODE_MAX_BYTES} bytes"),
             ));
         }
         // It has nothing more to do than to end, and may have been made not to.
-        let status = match exited(&mut child, account, &patience, &mut pipes.said) {
+        let status = match exited(&mut child, quota, &patience, &mut pipes.said) {
             Ok(status) => status,
-            Err(error) => return Err(end(&mut child, account, &self.why(&error))),
+            Err(error) => return Err(end(&mut child, quota, &self.why(&error))),
         };
         // What it said last is in the pipe still.
         pipes.said.hear();
@@ -190,7 +190,7 @@ fn bounded(from: impl Read, max: u64) -> io::Result<Vec<u8>> {
 /// Those of [`Patience::lasts`]: it has not ended by then.
 fn exited(
     child: &mut Child,
-    account: &Account,
+    quota: &Quota,
     patience: &Patience,
     said: &mut Heard<ChildStderr>,
 ) -> io::Result<ExitStatus> {
@@ -199,7 +199,7 @@ fn exited(
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     loop {
         if retry_on_intr(|| waitid(WaitId::Pid(id), look))?.is_some() {
-            account.owe(cpu_time(child));
+            quota.owe(cpu_time(child));
             let _ = kill_process_group(id, Signal::KILL);
             return child.wait();
         }
@@ -226,8 +226,8 @@ fn cpu_time(child: &Child) -> Duration {
 }
 
 /// Ends it, and says why.
-fn end(child: &mut Child, account: &Account, why: &str) -> wasmtime::Error {
-    account.owe(cpu_time(child));
+fn end(child: &mut Child, quota: &Quota, why: &str) -> wasmtime::Error {
+    quota.owe(cpu_time(child));
     // It may have ended by itself just now. Not waited for yet, so that its number is nobody
     // else's.
     let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
@@ -299,20 +299,20 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::sched::Shares;
+    use crate::sched::QuotaLimits;
 
     fn compiled_by(script: &str, time_max: Duration) -> String {
-        compiled_by_for(script, time_max, &Account::default())
+        compiled_by_for(script, time_max, &Quota::default())
     }
 
-    fn compiled_by_for(script: &str, time_max: Duration, account: &Account) -> String {
+    fn compiled_by_for(script: &str, time_max: Duration, quota: &Quota) -> String {
         let program =
             std::env::temp_dir().join(format!("compiler-{}-{}", std::process::id(), script.len()));
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("kept");
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700))
             .expect("a program");
         let compiler = Compiler { program: program.clone(), memory_max_bytes: 1 << 30, time_max };
-        let outcome = compiler.compile(b"\0asm", &Stop::default(), account);
+        let outcome = compiler.compile(b"\0asm", &Stop::default(), quota);
         std::fs::remove_file(program).expect("it was there");
         outcome.map_or_else(
             |error| format!("{error:#}"),
@@ -328,15 +328,15 @@ mod tests {
                 .into_iter()
                 .enumerate()
         {
-            let account = Account::default();
-            account.set(Shares { cpus: 1.0, ..Shares::default() });
+            let quota = Quota::default();
+            quota.set(QuotaLimits { cpus: 1.0, ..QuotaLimits::default() });
             // Each script has a length of its own, and so a file.
             let script = format!("cat >/dev/null; {work}; {}{ends}", " ".repeat(100 + number * 20));
-            let _ = compiled_by_for(&script, Duration::from_secs(patience), &account);
+            let _ = compiled_by_for(&script, Duration::from_secs(patience), &quota);
             assert!(
-                account.seen().cpu >= Duration::from_millis(20),
+                quota.seen().cpu >= Duration::from_millis(20),
                 "{ends}: {:?}",
-                account.seen().cpu
+                quota.seen().cpu
             );
         }
     }
@@ -383,7 +383,7 @@ mod tests {
             format!(
                 "{:#}",
                 missing
-                    .compile(b"", &Stop::default(), &Account::default())
+                    .compile(b"", &Stop::default(), &Quota::default())
                     .expect_err("there is none")
             )
             .contains("/nowhere")
@@ -415,7 +415,7 @@ mod tests {
             let compiler =
                 Compiler { program: program.clone(), memory_max_bytes: 1 << 30, time_max };
             let error = compiler
-                .compile(&vec![0; 1 << 20], &stop, &Account::default())
+                .compile(&vec![0; 1 << 20], &stop, &Quota::default())
                 .expect_err("it was called off");
             assert!(format!("{error:#}").contains("called off"), "{script}: {error:#}");
             calls.join().expect("no panic");

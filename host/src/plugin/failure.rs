@@ -30,7 +30,7 @@ pub(super) fn fault(error: &wasmtime::Error, store: &mut wasmtime::Store<Guest>)
             )
         }
         FaultKind::TenantMemory => {
-            let max = store.data().context.account.seen().shares.memory_max_bytes;
+            let max = store.data().context.quota.seen().shares.memory_max_bytes;
             format!(
                 "it trapped after a growth of its memory was refused: its tenant's instances may \
                  have {max} bytes together"

@@ -121,7 +121,7 @@ impl ResourceLimiter for Limiter {
             self.refused = Some(Refused::Host);
             return Ok(false);
         }
-        self.refused = match (fits, fits && self.context.account.take_memory(more)) {
+        self.refused = match (fits, fits && self.context.quota.take_memory(more)) {
             (false, _) => Some(Refused::Memory),
             (true, false) => Some(Refused::Tenant),
             (true, true) => {
@@ -140,7 +140,7 @@ impl ResourceLimiter for Limiter {
             self.refused = Some(Refused::Host);
             let last = std::mem::take(&mut self.last);
             self.memory = self.memory.saturating_sub(last);
-            self.context.account.give_memory(last);
+            self.context.quota.give_memory(last);
             self.context.holding.shrank(last);
         }
         Ok(())
@@ -175,7 +175,7 @@ impl ResourceLimiter for Limiter {
 
 impl Drop for Limiter {
     fn drop(&mut self) {
-        self.context.account.give_memory(self.memory);
+        self.context.quota.give_memory(self.memory);
         self.context.holding.shrank(self.memory);
     }
 }

@@ -19,7 +19,7 @@ use super::shared::{Member, Shards};
 use crate::event::{
     Action, Budget, Event, Fault, FaultKind, Instance, Meter, Procedure, Scope, Usage,
 };
-use crate::sched::Account;
+use crate::sched::Quota;
 use crate::telemetry::{Bucket, Counters, Edition};
 
 /// What an instance may have. Set by the operator for each server.
@@ -83,7 +83,7 @@ pub struct Binding {
     /// Where its output is counted.
     pub counters: Arc<Counters>,
     /// Its tenant's.
-    pub account: Arc<Account>,
+    pub quota: Arc<Quota>,
     /// What its instances take room from. `None`: from what is left of the engine's pools.
     pub holding: Option<Arc<Holding>>,
     /// Kept for as long as there may be instances.
@@ -99,7 +99,7 @@ pub(super) struct Context {
     pub(super) limits: InstanceLimits,
     pub(super) bucket: Bucket,
     pub(super) counters: Arc<Counters>,
-    pub(super) account: Arc<Account>,
+    pub(super) quota: Arc<Quota>,
     pub(super) holding: Arc<Holding>,
     kept: Option<Arc<dyn Any + Send + Sync>>,
 }
@@ -115,7 +115,7 @@ impl Context {
             bucket: Bucket::new(limits.log_lines_per_second),
             limits,
             counters: Arc::default(),
-            account: Arc::default(),
+            quota: Arc::default(),
             holding,
             kept: None,
         }
@@ -135,8 +135,7 @@ impl EventProcedure {
     /// Binds a plugin to a server.
     #[must_use]
     pub fn new(plugin: Arc<Plugin>, binding: Binding) -> Self {
-        let Binding { server, settings, limits, shards, counters, account, holding, kept } =
-            binding;
+        let Binding { server, settings, limits, shards, counters, quota, holding, kept } = binding;
         let edition = counters.edition(&plugin.label(), plugin.digest());
         let bucket = Bucket::new(limits.log_lines_per_second);
         let holding = holding.unwrap_or_else(|| Arc::clone(plugin.engine().own()));
@@ -148,7 +147,7 @@ impl EventProcedure {
             limits,
             bucket,
             counters,
-            account,
+            quota,
             holding,
             kept,
         };
@@ -171,7 +170,7 @@ impl EventProcedure {
             limits: context.limits,
             shards: self.shards(),
             counters: Arc::clone(&context.counters),
-            account: Arc::clone(&context.account),
+            quota: Arc::clone(&context.quota),
             holding: Some(Arc::clone(&context.holding)),
             kept,
         };
@@ -197,7 +196,7 @@ impl EventProcedure {
         let (own, others) = (&self.context, &other.context);
         Arc::ptr_eq(&self.plugin, &other.plugin)
             && (&own.written, own.limits) == (&others.written, others.limits)
-            && Arc::ptr_eq(&own.account, &others.account)
+            && Arc::ptr_eq(&own.quota, &others.quota)
             && shards(self) == shards(other)
     }
 

@@ -25,7 +25,7 @@ use super::source::{self, Source};
 use super::trial::can_be_made;
 use super::{Engine, Grants, imports};
 use crate::event::{NAME_MAX_BYTES, NAMES_SHOWN_MAX, excerpt, some_of};
-use crate::sched::Account;
+use crate::sched::Quota;
 use crate::work::Stop;
 
 /// The export that makes a component a plugin, without its version.
@@ -141,7 +141,7 @@ pub struct Loader {
     /// Ends a compilation that is not wanted any more.
     stop: Stop,
     /// Whom loading is charged to.
-    account: Arc<Account>,
+    quota: Arc<Quota>,
     /// What is in memory, so that loading it again costs neither a compilation nor a descriptor for
     /// its image.
     loaded: Arc<Mutex<HashMap<Key, Weak<Plugin>>>>,
@@ -171,7 +171,7 @@ impl Loader {
             cache: None,
             compiler: None,
             stop: Stop::default(),
-            account: Arc::default(),
+            quota: Arc::default(),
             loaded: Arc::default(),
         }
     }
@@ -187,7 +187,7 @@ impl Loader {
             cache,
             compiler: None,
             stop: Stop::default(),
-            account: Arc::default(),
+            quota: Arc::default(),
             loaded: Arc::default(),
         })
     }
@@ -208,8 +208,8 @@ impl Loader {
 
     /// The same on behalf of a tenant, which is charged with what loading and compiling take.
     #[must_use]
-    pub fn on_behalf_of(&self, account: Arc<Account>) -> Self {
-        Self { account, ..self.clone() }
+    pub fn on_behalf_of(&self, quota: Arc<Quota>) -> Self {
+        Self { quota, ..self.clone() }
     }
 
     /// Loads the plugin in a folder or a component file. Compiles where it must: blocks for
@@ -226,7 +226,7 @@ impl Loader {
     /// # Errors
     /// [`LoadError`]; nothing was published.
     pub fn load_source(&self, source: Source, grants: &Grants) -> Result<Plugin, LoadError> {
-        self.account.owing(|| self.build(source, grants))
+        self.quota.owing(|| self.build(source, grants))
     }
 
     /// As [`Loader::load`], but a plugin that is in use already, the same in every respect, is
@@ -279,7 +279,7 @@ impl Loader {
         if let Some(plugin) = known().get(&key).and_then(Weak::upgrade) {
             return Ok(plugin);
         }
-        let plugin = Arc::new(self.account.owing(|| self.build(source, grants))?);
+        let plugin = Arc::new(self.quota.owing(|| self.build(source, grants))?);
         let mut loaded = known();
         loaded.retain(|_, plugin| plugin.strong_count() > 0);
         loaded.insert(key, Arc::downgrade(&plugin));
@@ -359,7 +359,7 @@ impl Loader {
             Cached::Refused(why) => refused(why),
         }
         let code = match &self.compiler {
-            Some(compiler) => compiler.compile(bytes, &self.stop, &self.account)?,
+            Some(compiler) => compiler.compile(bytes, &self.stop, &self.quota)?,
             None if self.cache.is_none() => {
                 return Ok((compile(engine, bytes)?, CacheUse::Compiled));
             }

@@ -89,7 +89,7 @@ impl Tap {
         let text = escape(&bytes, cut);
         let server = &self.context.server;
         PluginOutput { server, session, stream, line: &text, suppressed }.emit();
-        self.context.account.charge(LOG_LINE_COST);
+        self.context.quota.charge(LOG_LINE_COST);
     }
 }
 

@@ -1,11 +1,11 @@
-//! Lanes: sets of threads between which the kernel decides, and a task's seat on one of them.
+//! Workers: sets of threads between which the kernel decides, and a task's seat on one of them.
 
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::task::Poll;
 
-use super::Turnstile;
+use super::RunQueue;
 use crate::event::Priority;
 
 /// Where a session's I/O, TLS and Wasm run. Each has its own threads, reactors and queues.
@@ -42,21 +42,21 @@ impl Lane {
 
 /// A task's place. The task says where it wants to be; whoever polls it takes it there.
 #[derive(Debug)]
-pub struct Seat {
+pub struct Placement {
     lane: AtomicU8,
     /// 0, or where the task wants to be.
     wish: AtomicU32,
-    turnstiles: Arc<[Arc<Turnstile>; Lane::ALL.len()]>,
+    run_queues: Arc<[Arc<RunQueue>; Lane::ALL.len()]>,
 }
 
 /// The thread of a wish for any thread of a lane.
 const ANY: u32 = 0;
 
-impl Seat {
+impl Placement {
     /// A place on this lane, of which these are the lines.
     #[must_use]
-    pub fn new(lane: Lane, turnstiles: Arc<[Arc<Turnstile>; Lane::ALL.len()]>) -> Self {
-        Self { lane: AtomicU8::new(lane as u8), wish: AtomicU32::new(0), turnstiles }
+    pub fn new(lane: Lane, run_queues: Arc<[Arc<RunQueue>; Lane::ALL.len()]>) -> Self {
+        Self { lane: AtomicU8::new(lane as u8), wish: AtomicU32::new(0), run_queues }
     }
 
     /// Where the task is.
@@ -66,8 +66,8 @@ impl Seat {
     }
 
     /// The line of that lane.
-    pub(super) fn turnstile(&self) -> &Arc<Turnstile> {
-        &self.turnstiles[self.lane() as usize]
+    pub(super) fn run_queue(&self) -> &Arc<RunQueue> {
+        &self.run_queues[self.lane() as usize]
     }
 
     /// Goes to another lane: when this returns, the task runs on one of its threads. Whatever is

@@ -16,7 +16,7 @@ const FAST_SLICE_NS: u64 = 100_000;
 
 /// What a thread got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Standing {
+pub struct SchedParams {
     /// Waking threads of others never wait for it.
     pub yields_at_once: bool,
     /// Its niceness.
@@ -25,7 +25,7 @@ pub struct Standing {
     pub short_slice: bool,
 }
 
-impl fmt::Display for Standing {
+impl fmt::Display for SchedParams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.yields_at_once {
             return f.write_str("runs when nobody else wants to");
@@ -38,30 +38,30 @@ impl fmt::Display for Standing {
 /// Sets the calling thread up for its lane. What is not allowed is left as it was, and the answer
 /// says so.
 #[must_use]
-pub fn take(lane: Lane) -> Standing {
+pub fn take(lane: Lane) -> SchedParams {
     let own = rustix::process::getpriority_process(None).unwrap_or(0);
-    let as_it_was = Standing { yields_at_once: false, niceness: own, short_slice: false };
+    let as_it_was = SchedParams { yields_at_once: false, niceness: own, short_slice: false };
     match lane {
         Lane::Standard => as_it_was,
         Lane::Idle => match set(libc::SCHED_IDLE, own, 0) {
-            Ok(()) => Standing { yields_at_once: true, ..as_it_was },
+            Ok(()) => SchedParams { yields_at_once: true, ..as_it_was },
             Err(_) => as_it_was,
         },
         Lane::Fast => [own + FAST_NICENESS, own]
             .into_iter()
             .find(|&niceness| set(libc::SCHED_OTHER, niceness, FAST_SLICE_NS).is_ok())
-            .map_or(as_it_was, |niceness| Standing { niceness, short_slice: true, ..as_it_was }),
+            .map_or(as_it_was, |niceness| SchedParams { niceness, short_slice: true, ..as_it_was }),
     }
 }
 
 /// Sets the calling thread up as an usher of the idle lane: so far behind a fast thread that it has
 /// a fiftieth of what that has where the two compete, which is more than nothing.
 #[must_use]
-pub fn take_usher(fast: Standing) -> Standing {
+pub fn take_rescue(fast: SchedParams) -> SchedParams {
     let own = rustix::process::getpriority_process(None).unwrap_or(0);
     let niceness = (fast.niceness + USHER_BEHIND).clamp(own, 19);
     let set = set(libc::SCHED_BATCH, niceness, 0).is_ok();
-    Standing {
+    SchedParams {
         yields_at_once: false,
         niceness: if set { niceness } else { own },
         short_slice: false,

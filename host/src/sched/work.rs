@@ -8,8 +8,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::account::Account;
 use super::cpu::{Stretch, nanoseconds, thread_time};
+use super::quota::Quota;
 
 /// What the accepting thread does for a client that is let in: `accept`, its options, a task.
 pub(crate) const ACCEPT_COST: Duration = Duration::from_micros(20);
@@ -45,15 +45,15 @@ thread_local! {
 
 /// Work of the calling thread for a tenant, until it is dropped on the same thread. Not to be
 /// nested.
-pub(crate) struct Work<'a>(&'a Account);
+pub(crate) struct Work<'a>(&'a Quota);
 
 impl<'a> Work<'a> {
     /// Begins now. Reads a clock only where the tenant's CPU time is limited.
-    pub(crate) fn begin(account: &'a Account) -> Self {
-        if account.cpu().is_limited() {
+    pub(crate) fn begin(quota: &'a Quota) -> Self {
+        if quota.cpu().is_limited() {
             OUTSIDE.set(Outside::Since(Stretch::begin(Instant::now())));
         }
-        Self(account)
+        Self(quota)
     }
 }
 
@@ -66,9 +66,9 @@ impl Drop for Work<'_> {
 }
 
 /// A guest's call begins on the calling thread, for this tenant.
-pub(super) fn pause(account: &Account) {
+pub(super) fn pause(quota: &Quota) {
     if let Outside::Since(stretch) = OUTSIDE.get() {
-        account.charge(stretch.end());
+        quota.charge(stretch.end());
         OUTSIDE.set(Outside::Paused);
     }
 }
@@ -81,16 +81,16 @@ pub(super) fn go_on() {
 }
 
 /// Charges a tenant with every poll of this. Cancelling is as safe as it is for `work`.
-pub(crate) async fn charged<F: Future>(account: Arc<Account>, work: F) -> F::Output {
+pub(crate) async fn charged<F: Future>(quota: Arc<Quota>, work: F) -> F::Output {
     let mut work = pin!(work);
     poll_fn(|cx| {
-        let _measured = Work::begin(&account);
+        let _measured = Work::begin(&quota);
         work.as_mut().poll(cx)
     })
     .await
 }
 
-impl Account {
+impl Quota {
     /// It has used so much CPU time.
     pub(crate) fn charge(&self, used: Duration) {
         self.cpu().charge(nanoseconds(used));
@@ -123,7 +123,7 @@ mod tests {
     use std::hint::black_box;
 
     use super::*;
-    use crate::sched::Shares;
+    use crate::sched::QuotaLimits;
     use crate::sched::cpu::clock_reads;
 
     fn work(for_cpu: Duration) {
@@ -135,43 +135,43 @@ mod tests {
 
     #[test]
     fn unlimited_tenant_costs_no_clock_read() {
-        let account = Arc::<Account>::default();
+        let quota = Arc::<Quota>::default();
         let before = clock_reads();
         for _ in 0..100 {
-            let measured = Work::begin(&account);
-            pause(&account);
+            let measured = Work::begin(&quota);
+            pause(&quota);
             go_on();
             drop(measured);
-            account.charge(LOG_LINE_COST);
-            account.owing(|| ());
-            account.owe(LOG_LINE_COST);
+            quota.charge(LOG_LINE_COST);
+            quota.owing(|| ());
+            quota.owe(LOG_LINE_COST);
         }
-        assert_eq!((clock_reads(), account.seen().cpu), (before, Duration::ZERO));
-        account.set(Shares { cpus: 0.5, ..Shares::default() });
-        drop(Work::begin(&account));
+        assert_eq!((clock_reads(), quota.seen().cpu), (before, Duration::ZERO));
+        quota.set(QuotaLimits { cpus: 0.5, ..QuotaLimits::default() });
+        drop(Work::begin(&quota));
         assert!(clock_reads() > before, "the reads are not counted");
     }
 
     #[test]
     fn outside_work_is_charged_once_and_guests_not_here() {
-        let account = Account::default();
-        account.set(Shares { cpus: 0.5, ..Shares::default() });
+        let quota = Quota::default();
+        quota.set(QuotaLimits { cpus: 0.5, ..QuotaLimits::default() });
         let (outside, inside) = (Duration::from_millis(2), Duration::from_millis(20));
         let (rounds, mut used) = (5, Duration::ZERO);
         for _ in 0..rounds {
             let start = thread_time();
-            let measured = Work::begin(&account);
+            let measured = Work::begin(&quota);
             work(outside);
-            pause(&account);
-            let before = account.seen().cpu;
+            pause(&quota);
+            let before = quota.seen().cpu;
             work(inside);
-            assert_eq!(account.seen().cpu, before, "the guest's call is charged by its turn");
+            assert_eq!(quota.seen().cpu, before, "the guest's call is charged by its turn");
             go_on();
             work(outside);
             drop(measured);
             used += thread_time() - start;
         }
-        let (charged, least) = (account.seen().cpu, outside * 2 * rounds);
+        let (charged, least) = (quota.seen().cpu, outside * 2 * rounds);
         assert!(
             charged >= least && charged < used - inside * (rounds - 1),
             "charged {charged:?} of {used:?}"
@@ -180,8 +180,8 @@ mod tests {
 
     #[test]
     fn a_panic_leaves_nothing_to_the_next_task() {
-        let (limited, free) = (Account::default(), Account::default());
-        limited.set(Shares { cpus: 0.5, ..Shares::default() });
+        let (limited, free) = (Quota::default(), Quota::default());
+        limited.set(QuotaLimits { cpus: 0.5, ..QuotaLimits::default() });
         let broken = std::panic::catch_unwind(|| {
             let _measured = Work::begin(&limited);
             std::panic::resume_unwind(Box::new(()));

@@ -194,7 +194,7 @@ impl Prepared {
             limits: description.limits,
             shards: description.shards,
             counters: Arc::clone(counters),
-            account: Arc::clone(&tenant.account),
+            quota: Arc::clone(&tenant.quota),
             holding: Some(Arc::clone(holding)),
             kept: self.room.clone().map(|room| -> Arc<dyn Any + Send + Sync> { room }),
         };
@@ -216,7 +216,7 @@ impl Prepared {
             },
             watermarks: description.watermarks,
             tenant: Arc::clone(&tenant.name),
-            account: Arc::clone(&tenant.account),
+            quota: Arc::clone(&tenant.quota),
             timers_max: description.timers_max,
             sleep_after: description.sleep_after,
             priority: description.priority,
@@ -310,7 +310,7 @@ impl Prepared {
         Arc::new(Service {
             breaker: Mutex::new(Breaker::new(description.breaker)),
             blame: Blame::default(),
-            lanes: host.lanes(),
+            workers: host.workers(),
             runtime: host.runtime().clone(),
             gate: Gate::new(description.throttle, description.networks, room),
             registry: Arc::new(Registry::new(description.name_chars_max)),

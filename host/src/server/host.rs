@@ -12,16 +12,16 @@ use std::sync::{Arc, OnceLock};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{broadcast, oneshot};
 
-use super::lanes::Lanes;
 use super::service::HostNotice;
 use super::succession::Shelf;
 use super::tenants::{Tenant, TenantLimits, TenantSeen, Tenants};
 use super::versions::StateFolder;
+use super::workers::Workers;
 use crate::admission::Count;
 use crate::plugin::{
     Capacity, Compiler, Engine, EngineConfig, EngineError, Loader, prepare_thread,
 };
-use crate::sched::{Account, Lane, TurnsSeen, stalls};
+use crate::sched::{Lane, Quota, RunQueueStatus, stalls};
 use crate::telemetry::LanesStarted;
 use crate::work::{HOST, WorkError, WorkKind, WorkPool, WorkSeen};
 
@@ -85,7 +85,7 @@ struct Ground {
     /// Ends the thread of that runtime when it is dropped.
     _stop: oneshot::Sender<()>,
     pool: Arc<WorkPool>,
-    lanes: Arc<Lanes>,
+    workers: Arc<Workers>,
     engine: Engine,
     loader: Loader,
     sessions_given: bool,
@@ -114,14 +114,15 @@ impl Host {
             release_memory: config.release_memory,
         })?;
         let loader = loader(&engine, config);
-        let workers = match config.workers {
+        let count = match config.workers {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
-            workers => workers,
+            count => count,
         };
         stalls::watch().map_err(HostError::Threads)?;
-        let lanes = Arc::new(Lanes::start(workers).map_err(HostError::Threads)?);
-        let [fast, idle] = [Lane::Fast, Lane::Idle].map(|lane| lanes.standing(lane).to_string());
-        LanesStarted { threads: workers, fast: &fast, idle: &idle }.emit();
+        let workers = Arc::new(Workers::start(count).map_err(HostError::Threads)?);
+        let [fast, idle] =
+            [Lane::Fast, Lane::Idle].map(|lane| workers.sched_params(lane).to_string());
+        LanesStarted { threads: count, fast: &fast, idle: &idle }.emit();
         let (runtime, stop) = steering_thread().map_err(HostError::Threads)?;
         let pool = Arc::new(WorkPool::start(prepare_thread).map_err(HostError::Threads)?);
         let clients = Count::up_to(Capacity::now().clients().max(1));
@@ -130,7 +131,7 @@ impl Host {
             runtime,
             _stop: stop,
             pool,
-            lanes,
+            workers,
             engine,
             loader,
             sessions_given: config.sessions_max > 0,
@@ -200,13 +201,13 @@ impl Host {
     /// Whether every thread that runs sessions takes up work within this time. Dropping the future
     /// is safe.
     pub async fn is_well(&self, within: std::time::Duration) -> bool {
-        tokio::time::timeout(within, self.0.lanes.answer()).await.is_ok()
+        tokio::time::timeout(within, self.0.workers.answer()).await.is_ok()
     }
 
     /// The turns of each lane now.
     #[must_use]
-    pub fn turns(&self) -> Vec<TurnsSeen> {
-        self.0.lanes.turns()
+    pub fn turns(&self) -> Vec<RunQueueStatus> {
+        self.0.workers.turns()
     }
 
     /// What happens to any of its servers from now on. A listener that is 1,024 behind misses the
@@ -220,8 +221,8 @@ impl Host {
         self.0.notices.clone()
     }
 
-    pub(super) fn lanes(&self) -> Arc<Lanes> {
-        Arc::clone(&self.0.lanes)
+    pub(super) fn workers(&self) -> Arc<Workers> {
+        Arc::clone(&self.0.workers)
     }
 
     /// Puts limits of tenants in force, over all of their servers together; who is not named has
@@ -237,8 +238,8 @@ impl Host {
     }
 
     /// What the tenant of this name uses, where there is one.
-    pub(super) fn account(&self, tenant: &str) -> Arc<Account> {
-        self.0.tenants.account(tenant)
+    pub(super) fn quota(&self, tenant: &str) -> Arc<Quota> {
+        self.0.tenants.quota(tenant)
     }
 
     pub(super) fn tenant(&self, name: &str) -> Arc<Tenant> {

@@ -7,7 +7,7 @@ use super::terms::Terms;
 use crate::admission::Throttle;
 use crate::event::{Budget, Priority, READ_MAX_BYTES};
 use crate::plugin::{COMPONENT_MAX_BYTES, Resource, WASM_STACK_BYTES};
-use crate::sched::{MAIL_MAX_BYTES, Shares};
+use crate::sched::{MAIL_MAX_BYTES, QuotaLimits};
 
 /// How much.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -166,8 +166,8 @@ impl ServerHandle {
     }
 
     fn of_others(&self, list: &mut List) {
-        let seen = list.terms.tenant.account.seen();
-        let Shares { cpus, memory_max_bytes, mail_max_bytes, bytes_per_second } = seen.shares;
+        let seen = list.terms.tenant.quota.seen();
+        let QuotaLimits { cpus, memory_max_bytes, mail_max_bytes, bytes_per_second } = seen.shares;
         let clients = list.terms.tenant.clients.max();
         let origin = |limited: bool| if limited { Origin::Tenant } else { Origin::Default };
         list.put("tenant.max_clients", Quantity::Count(clients as u64), origin(clients > 0));

@@ -16,7 +16,6 @@ mod fleet;
 mod guard;
 mod handle;
 mod host;
-mod lanes;
 mod limits;
 mod listening;
 mod lock;
@@ -37,6 +36,7 @@ mod tenants;
 mod terms;
 mod together;
 mod versions;
+mod workers;
 
 pub(crate) use blame::Blamed;
 pub use bound::{Bound, Prepared};

@@ -234,7 +234,7 @@ impl ServerBuilder {
                 let owner = self.tenant.as_deref().or(self.given_name());
                 let loader = host
                     .loader()
-                    .on_behalf_of(owner.map(|owner| host.account(owner)).unwrap_or_default());
+                    .on_behalf_of(owner.map(|owner| host.quota(owner)).unwrap_or_default());
                 Ok(procure(
                     path,
                     (&self.registries, pull),

@@ -13,7 +13,6 @@ use super::census::{Alive, Census};
 use super::course::{Call, Course, Newcomers, Notice, Occurrence, Status, closed};
 use super::exclusive::Exclusive;
 use super::guard::Guard;
-use super::lanes::Lanes;
 use super::lock::Holder;
 use super::means;
 use super::registry::Registry;
@@ -21,9 +20,10 @@ use super::room::InForce;
 use super::swap::{Going, PendingChanges, SwapError, same};
 use super::terms::Terms;
 use super::versions::{Canary, History, RecordError, StateFolder};
+use super::workers::Workers;
 use crate::admission::Gate;
 use crate::plugin::{EventProcedure, Holding, Plugin};
-use crate::sched::{Account, Lane, Seat, stalls};
+use crate::sched::{Lane, Placement, Quota, stalls};
 use crate::session::Latch;
 use crate::telemetry::{BreakerTripped, Bucket, Counters, NotRecorded, ServerNotice};
 use crate::work::{WorkKind, WorkPool, WorkQueue};
@@ -56,7 +56,7 @@ pub(crate) struct Service {
     pub(super) census: Arc<Census>,
     pub(super) breaker: Mutex<Breaker>,
     pub(super) blame: Blame,
-    pub(super) lanes: Arc<Lanes>,
+    pub(super) workers: Arc<Workers>,
     /// The host's, for what is to go on wherever it was asked for.
     pub(super) runtime: tokio::runtime::Handle,
     /// What it has of the instances of the process.
@@ -134,15 +134,15 @@ impl Service {
     /// Runs a newcomer's task in the lane of the server's class.
     pub(crate) fn spawn<T: Future<Output = ()> + Send + 'static>(
         &self,
-        task: impl FnOnce(Arc<Seat>) -> T,
+        task: impl FnOnce(Arc<Placement>) -> T,
     ) {
         let config = Arc::clone(&self.terms.load().line_config);
-        self.lanes.spawn(Lane::of(config.class()), Arc::clone(&config.account), task);
+        self.workers.spawn(Lane::of(config.class()), Arc::clone(&config.quota), task);
     }
 
     /// What its tenant's servers use together.
-    pub(crate) fn account(&self) -> Arc<Account> {
-        Arc::clone(&self.terms.load().line_config.account)
+    pub(crate) fn quota(&self) -> Arc<Quota> {
+        Arc::clone(&self.terms.load().line_config.quota)
     }
 
     /// Counts a task of a client.

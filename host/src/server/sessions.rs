@@ -95,9 +95,9 @@ impl ServerHandle {
     /// Runs a call for this server, and charges it to the server's tenant, if that has a limit of
     /// CPU time. Cancelling is as safe as it is for `call`.
     pub fn charged<F: Future>(&self, call: F) -> impl Future<Output = F::Output> + use<F> {
-        let account = self.service.account();
-        account.charge(CALL_COST);
-        charged(account, call)
+        let quota = self.service.quota();
+        quota.charge(CALL_COST);
+        charged(quota, call)
     }
 
     /// Gives a session another class from its next event on, whatever the ceiling for its plugin.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::admission::Count;
-use crate::sched::{Account, AccountSeen, MAIL_MAX_BYTES, Shares};
+use crate::sched::{MAIL_MAX_BYTES, Quota, QuotaLimits, QuotaStatus};
 
 /// Fewest bytes of memory that a tenant may be limited to: an instance has at least one page.
 const MEMORY_MIN_BYTES: usize = 64 << 10;
@@ -23,14 +23,14 @@ pub struct TenantLimits {
     /// Clients at a time.
     pub max_clients: usize,
     /// CPU time, memory and bytes.
-    pub shares: Shares,
+    pub shares: QuotaLimits,
 }
 
 impl TenantLimits {
     /// What cannot be: the key, what was expected and what was found.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
-        let Shares { cpus, memory_max_bytes, mail_max_bytes, bytes_per_second } = self.shares;
+        let QuotaLimits { cpus, memory_max_bytes, mail_max_bytes, bytes_per_second } = self.shares;
         let mut found = Vec::new();
         if cpus != 0.0 && !CPUS.contains(&cpus) {
             found.push(format!(
@@ -65,7 +65,7 @@ impl TenantLimits {
 #[derive(Debug)]
 pub(crate) struct Tenant {
     pub(super) name: Arc<str>,
-    pub(super) account: Arc<Account>,
+    pub(super) quota: Arc<Quota>,
     pub(super) clients: Arc<Count>,
 }
 
@@ -73,7 +73,7 @@ impl Tenant {
     /// Whether it has servers, or clients of servers that were its own.
     fn is_in_use(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) > 1
-            || Arc::strong_count(&self.account) > 1
+            || Arc::strong_count(&self.quota) > 1
             || Arc::strong_count(&self.clients) > 1
     }
 }
@@ -88,7 +88,7 @@ pub struct TenantSeen {
     /// How many there may be; 0 is no limit.
     pub max_clients: usize,
     /// What it has used and may use.
-    pub account: AccountSeen,
+    pub quota: QuotaStatus,
 }
 
 /// All of them.
@@ -105,7 +105,7 @@ impl Tenants {
         let name: Arc<str> = name.into();
         let tenant = Arc::new(Tenant {
             name: Arc::clone(&name),
-            account: Arc::default(),
+            quota: Arc::default(),
             clients: Count::up_to(0),
         });
         tenants.insert(name, Arc::clone(&tenant));
@@ -113,9 +113,9 @@ impl Tenants {
     }
 
     /// The account of the tenant of this name, or one without limits where there is none.
-    pub(super) fn account(&self, name: &str) -> Arc<Account> {
+    pub(super) fn quota(&self, name: &str) -> Arc<Quota> {
         let tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tenants.get(name).map(|tenant| Arc::clone(&tenant.account)).unwrap_or_default()
+        tenants.get(name).map(|tenant| Arc::clone(&tenant.quota)).unwrap_or_default()
     }
 
     /// Puts these limits in force; who is not named has none. What is taken beyond them stays
@@ -129,7 +129,7 @@ impl Tenants {
         tenants.retain(|name, tenant| tenant.is_in_use() || limits.contains_key(&**name));
         for (name, tenant) in tenants.iter() {
             let limits = limits.get(&**name).copied().unwrap_or_default();
-            tenant.account.set(limits.shares);
+            tenant.quota.set(limits.shares);
             tenant.clients.set_max(limits.max_clients);
         }
     }
@@ -141,7 +141,7 @@ impl Tenants {
             name: Arc::clone(&tenant.name),
             clients: tenant.clients.taken(),
             max_clients: tenant.clients.max(),
-            account: tenant.account.seen(),
+            quota: tenant.quota.seen(),
         };
         tenants.values().map(seen).collect()
     }
@@ -153,18 +153,24 @@ mod tests {
 
     #[test]
     fn ends_of_the_ranges_are_in_and_what_is_beyond_is_not() {
-        let problems = |shares: Shares| TenantLimits { max_clients: 0, shares }.problems().len();
-        let none = Shares::default();
+        let problems =
+            |shares: QuotaLimits| TenantLimits { max_clients: 0, shares }.problems().len();
+        let none = QuotaLimits::default();
         assert_eq!(problems(none), 0);
         let (memory_max_bytes, mail_max_bytes) = (64 << 10, 64 << 10);
-        let at = Shares { cpus: 0.001, memory_max_bytes, mail_max_bytes, bytes_per_second: 1_024 };
+        let at =
+            QuotaLimits { cpus: 0.001, memory_max_bytes, mail_max_bytes, bytes_per_second: 1_024 };
         assert_eq!(problems(at), 0);
         let (memory_max_bytes, mail_max_bytes) = (memory_max_bytes - 1, mail_max_bytes - 1);
-        let below =
-            Shares { cpus: 0.000_9, memory_max_bytes, mail_max_bytes, bytes_per_second: 1_023 };
+        let below = QuotaLimits {
+            cpus: 0.000_9,
+            memory_max_bytes,
+            mail_max_bytes,
+            bytes_per_second: 1_023,
+        };
         assert_eq!(problems(below), 4);
         assert_eq!(
-            [f64::NAN, -1.0, 1_024.1].map(|cpus| problems(Shares { cpus, ..none })),
+            [f64::NAN, -1.0, 1_024.1].map(|cpus| problems(QuotaLimits { cpus, ..none })),
             [1, 1, 1]
         );
     }

@@ -26,14 +26,14 @@ use super::line::{Line, LineState};
 use super::machine::{Ending, How, Machine, Occasion, Step};
 use super::mailbox::Orders;
 use super::pulse::Doing;
+use super::run;
 use super::successor::Successor;
-use super::turn;
 use crate::event::{
     DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Peers, Port, Priority,
     Procedure, READ_MAX_BYTES, Scope, Usage,
 };
 use crate::net::Wire;
-use crate::sched::{Moment, Place, Turn, here};
+use crate::sched::{Moment, RunPermit, WorkerId, here};
 
 /// What became of a session.
 #[derive(Debug)]
@@ -84,9 +84,9 @@ pub struct Session<P: Procedure, M> {
     saved: Option<Box<Saved>>,
     alarm: Alarm,
     clock: Clock,
-    turn: Turn,
+    run_permit: RunPermit,
     /// The thread to whose reactor its socket is bound.
-    home: Option<Place>,
+    home: Option<WorkerId>,
     /// Since when a session that a deadline or the operator ended is flushed.
     flush_began: Option<Moment>,
 }
@@ -117,26 +117,26 @@ impl<P: Procedure, M> Session<P, M> {
         successor: Arc<Successor<P>>,
         peers: Arc<dyn Peers>,
         membership: M,
-        home: Option<Place>,
+        home: Option<WorkerId>,
     ) -> (Ended, Arc<P>) {
         let mut session = Self::new(line, successor, peers, membership);
         session.home = home;
         let class = session.line.priority();
         let budget = session.line.config().budgets.start(class);
-        let birth = match turn::enter(&session.line, Doing::START).await {
+        let birth = match run::enter(&session.line, Doing::START).await {
             Some(fault) => Err(fault),
             None => {
                 let scope = Scope { port: session.line.clone(), peers: session.peers.clone() };
                 let procedure = Arc::clone(&session.procedure);
                 let birth = {
-                    let Self { line, machine, alarm, turn, .. } = &mut session;
+                    let Self { line, machine, alarm, run_permit, .. } = &mut session;
                     let mut attending =
-                        Attending { line, machine, alarm, turn, class, lifetime_ends: None };
+                        Attending { line, machine, alarm, run_permit, class, lifetime_ends: None };
                     // Boxed, because it is large and a session lives long.
                     let mut birth = Box::pin(procedure.instantiate(scope, budget));
                     attending.call(birth.as_mut(), budget.wall, Reach::Session).await.0
                 };
-                turn::leave(&session.line);
+                run::leave(&session.line);
                 birth
             }
         };
@@ -164,9 +164,9 @@ impl<P: Procedure, M> Session<P, M> {
     ) -> Self {
         let procedure = successor.current();
         let now = Instant::now();
-        let (tenant, account) =
-            (Arc::clone(&line.config().tenant), Arc::clone(&line.config().account));
-        let turn = Turn::new(Arc::clone(line.seat()), line.priority(), tenant, account);
+        let (tenant, quota) = (Arc::clone(&line.config().tenant), Arc::clone(&line.config().quota));
+        let run_permit =
+            RunPermit::new(Arc::clone(line.placement()), line.priority(), tenant, quota);
         Self {
             line,
             peers,
@@ -184,7 +184,7 @@ impl<P: Procedure, M> Session<P, M> {
             saved: None,
             alarm: Alarm::new(now),
             clock: Clock::new(now),
-            turn,
+            run_permit,
             home: here(),
             flush_began: None,
         }
@@ -201,7 +201,7 @@ impl<P: Procedure, M> Session<P, M> {
     async fn drop_instance(&mut self, instance: Option<P::Instance>) {
         if let Some(instance) = instance {
             let class = self.line.priority();
-            self.turn.perform(class, async move { drop(instance) }).await;
+            self.run_permit.perform(class, async move { drop(instance) }).await;
         }
     }
 
@@ -283,7 +283,7 @@ impl<P: Procedure, M> Session<P, M> {
             |act: fn(&mut Wire) -> io::Result<()>| line.state().wire.as_mut().map_or(Ok(()), act);
         with_wire(Wire::loosen)?;
         if let Some(lane) = astray {
-            line.seat().change(lane).await;
+            line.placement().change(lane).await;
         }
         with_wire(Wire::bind)?;
         (self.alarm, self.home) = (Alarm::new(Instant::now()), here());
@@ -293,7 +293,7 @@ impl<P: Procedure, M> Session<P, M> {
     /// Calls the plugin. While the call waits, the session goes on sending and hears of resets,
     /// orders and deadlines.
     async fn dispatch(&mut self, event: Event<'_>) {
-        if let Some(fault) = turn::enter(&self.line, Doing::event(&event)).await {
+        if let Some(fault) = run::enter(&self.line, Doing::event(&event)).await {
             self.machine.returned(Err(fault.kind));
             self.fault = Some((event.name(), fault));
             return;
@@ -301,17 +301,17 @@ impl<P: Procedure, M> Session<P, M> {
         if self.asleep.is_some()
             && let Err(fault) = self.wake().await
         {
-            turn::leave(&self.line);
+            run::leave(&self.line);
             self.machine.returned(Err(fault.kind));
             self.fault = Some(("wake", fault));
             return;
         }
         self.drop_saved();
         let stirs = !matches!(event, Event::Timeout { .. });
-        let Self { line, machine, instance, alarm, turn, clock, .. } = self;
+        let Self { line, machine, instance, alarm, run_permit, clock, .. } = self;
         let Some(instance) = instance else { return };
         if let Err(fault) = beside::free(line, machine, alarm, instance).await {
-            turn::leave(&self.line);
+            run::leave(&self.line);
             self.machine.returned(Err(fault.kind));
             self.fault = Some((event.name(), fault));
             return;
@@ -320,7 +320,7 @@ impl<P: Procedure, M> Session<P, M> {
         let budget = line.config().budgets.event(class);
         let (reach, start) = (Reach::of(instance), Instant::now());
         let lifetime_ends = clock.ends(&line.config().deadlines);
-        let mut attending = Attending { line, machine, alarm, turn, class, lifetime_ends };
+        let mut attending = Attending { line, machine, alarm, run_permit, class, lifetime_ends };
         let (outcome, waited) =
             attending.call(pin!(instance.dispatch(event, budget)), budget.wall, reach).await;
         // What the peer does says nothing about the version.
@@ -329,7 +329,7 @@ impl<P: Procedure, M> Session<P, M> {
             (self.stirred, self.sleepless) = (start, false);
         }
         self.line.pulse.count(self.usage());
-        turn::leave(&self.line);
+        run::leave(&self.line);
         let verdict = match outcome {
             Ok(action) => Ok(action),
             Err(fault) => {
@@ -350,7 +350,7 @@ impl<P: Procedure, M> Session<P, M> {
         loop {
             if let Poll::Ready(happening) = self.poll_once(cx) {
                 // Mail that is in line for a turn is asked for again afterwards.
-                self.turn.rest();
+                self.run_permit.rest();
                 return Poll::Ready(happening);
             }
             if !self.line.mailbox.watch(cx.waker()) {
@@ -473,7 +473,7 @@ impl<P: Procedure, M> Session<P, M> {
         state: &mut LineState,
         read: impl FnOnce(&mut Wire, &mut Context<'_>, &mut [u8]) -> Poll<io::Result<usize>>,
     ) -> Poll<Happening> {
-        let share = line.config().account.bytes();
+        let share = line.config().quota.bytes();
         let is_full = state.outbox.len() >= line.config().watermarks.high_bytes;
         let Some(wire) = state.wire.as_mut().filter(|_| self.machine.may_read() && !is_full) else {
             return Poll::Pending;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::event::{ClientInfo, KeptEvent, Priority};
-use crate::sched::Account;
+use crate::sched::Quota;
 
 /// Largest state that is kept beside a session's instance, in bytes.
 pub(super) const SAVED_MAX_BYTES: usize = 16 << 10;
@@ -39,7 +39,7 @@ pub struct Saved {
     version: String,
     /// Events of the session by then.
     pub(super) events: u64,
-    account: Arc<Account>,
+    quota: Arc<Quota>,
     taken: usize,
 }
 
@@ -49,14 +49,14 @@ impl Saved {
         state: &[u8],
         version: &str,
         events: u64,
-        account: &Arc<Account>,
+        quota: &Arc<Quota>,
     ) -> Option<Box<Self>> {
         let taken = state.len();
-        if taken > SAVED_MAX_BYTES || !account.take_memory(taken) {
+        if taken > SAVED_MAX_BYTES || !quota.take_memory(taken) {
             return None;
         }
-        let (version, account) = (version.to_owned(), Arc::clone(account));
-        Some(Box::new(Self { state: state.to_vec(), version, events, account, taken }))
+        let (version, quota) = (version.to_owned(), Arc::clone(quota));
+        Some(Box::new(Self { state: state.to_vec(), version, events, quota, taken }))
     }
 
     /// The state, and the version that saved it.
@@ -68,25 +68,25 @@ impl Saved {
 
 impl Drop for Saved {
     fn drop(&mut self) {
-        self.account.give_memory(self.taken);
+        self.quota.give_memory(self.taken);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sched::Shares;
+    use crate::sched::QuotaLimits;
 
     #[test]
     fn kept_states_are_bounded_and_charged() {
-        let account = Arc::new(Account::default());
-        account.set(Shares { memory_max_bytes: SAVED_MAX_BYTES + 1, ..Shares::default() });
-        let copy = |bytes: usize| Saved::copy(&vec![7; bytes], "1.0", 3, &account);
+        let quota = Arc::new(Quota::default());
+        quota.set(QuotaLimits { memory_max_bytes: SAVED_MAX_BYTES + 1, ..QuotaLimits::default() });
+        let copy = |bytes: usize| Saved::copy(&vec![7; bytes], "1.0", 3, &quota);
         assert!(copy(SAVED_MAX_BYTES + 1).is_none(), "it is too large");
         let kept = copy(SAVED_MAX_BYTES).expect("there is room");
-        assert_eq!(account.seen().memory_bytes, SAVED_MAX_BYTES);
+        assert_eq!(quota.seen().memory_bytes, SAVED_MAX_BYTES);
         assert!(copy(2).is_none(), "there is no room");
         assert_eq!((*kept).parts(), (vec![7; SAVED_MAX_BYTES], "1.0".to_owned()));
-        assert_eq!(account.seen().memory_bytes, 0);
+        assert_eq!(quota.seen().memory_bytes, 0);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::sched::Account;
+use crate::sched::Quota;
 
 /// Bytes of one send buffer in its tenant's account. Given back when dropped.
 ///
@@ -10,14 +10,14 @@ use crate::sched::Account;
 /// plugin wrote itself is bounded by the water marks, and counts once the peer does not take it.
 #[derive(Debug)]
 pub(super) struct Held {
-    account: Arc<Account>,
+    quota: Arc<Quota>,
     mail: usize,
     own: usize,
 }
 
 impl Held {
-    pub(super) fn new(account: Arc<Account>) -> Self {
-        Self { account, mail: 0, own: 0 }
+    pub(super) fn new(quota: Arc<Quota>) -> Self {
+        Self { quota, mail: 0, own: 0 }
     }
 
     /// So many bytes of mail moved from the mailbox to the buffer.
@@ -29,13 +29,13 @@ impl Held {
     pub(super) fn settle(&mut self, left: usize) {
         let mail = self.mail.min(left);
         if mail < self.mail {
-            self.account.give_mail(self.mail - mail);
+            self.quota.give_mail(self.mail - mail);
         }
         let own = left - mail;
         if own > self.own {
-            self.account.keep_memory(own - self.own);
+            self.quota.keep_memory(own - self.own);
         } else if own < self.own {
-            self.account.give_memory(self.own - own);
+            self.quota.give_memory(self.own - own);
         }
         (self.mail, self.own) = (mail, own);
     }

@@ -26,7 +26,7 @@ use super::pulse::Pulse;
 use super::timers::Timers;
 use crate::event::{ClientInfo, Port, Priority, SendError, WriteError};
 use crate::net::Wire;
-use crate::sched::{Account, Budgets, Lane, Moment, Seat};
+use crate::sched::{Budgets, Lane, Moment, Placement, Quota};
 
 /// From this size on a write to an empty send buffer goes to the wire straight out of the plugin's
 /// memory. Smaller ones are gathered, so that an event with many writes costs one packet.
@@ -54,7 +54,7 @@ pub struct LineConfig {
     /// Whose server it is, for fair turns.
     pub tenant: Arc<str>,
     /// What that one's servers use together.
-    pub account: Arc<Account>,
+    pub quota: Arc<Quota>,
     /// The class every session starts with.
     pub priority: Priority,
     /// The best class a plugin may ask for.
@@ -89,7 +89,7 @@ const NEXT: u8 = 2;
 pub struct Line {
     info: ClientInfo,
     config: Arc<LineConfig>,
-    seat: Arc<Seat>,
+    placement: Arc<Placement>,
     priority: AtomicU8,
     slice: AtomicU8,
     started: Instant,
@@ -123,7 +123,7 @@ pub(super) struct LineState {
     pub(super) last_exchange: Instant,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
-    account: Arc<Account>,
+    quota: Arc<Quota>,
     /// Nothing is sent before that, because the tenant has used up its share of bytes.
     rationed_until: Option<Instant>,
     /// Since when, and how long it has been so in all before.
@@ -139,7 +139,7 @@ impl Line {
     pub fn new(
         info: ClientInfo,
         config: Arc<LineConfig>,
-        seat: Arc<Seat>,
+        placement: Arc<Placement>,
         wire: Wire,
     ) -> Arc<Self> {
         let started = Instant::now();
@@ -151,25 +151,25 @@ impl Line {
             unflushed: false,
             closed: false,
             timed_out: false,
-            held: Held::new(Arc::clone(&config.account)),
+            held: Held::new(Arc::clone(&config.quota)),
             mail_waits: false,
             handover_waits: false,
             reader: Reader::default(),
             last_exchange: started,
             bytes_in: 0,
             bytes_out: 0,
-            account: Arc::clone(&config.account),
+            quota: Arc::clone(&config.quota),
             rationed_until: None,
             rationed_since: None,
             rationed_before: Duration::ZERO,
             reads_rationed: false,
         };
         let priority = AtomicU8::new(config.class() as u8);
-        let (pulse, mailbox) = (Pulse::default(), Mailbox::new(Arc::clone(&config.account)));
+        let (pulse, mailbox) = (Pulse::default(), Mailbox::new(Arc::clone(&config.quota)));
         Arc::new(Self {
             info,
             config,
-            seat,
+            placement,
             priority,
             slice: AtomicU8::new(RUNNING),
             started,
@@ -253,11 +253,11 @@ impl Line {
     /// The lane it belongs in by its class, where it is in another.
     pub(super) fn astray(&self) -> Option<Lane> {
         let lane = Lane::of(self.priority());
-        (lane != self.seat.lane()).then_some(lane)
+        (lane != self.placement.lane()).then_some(lane)
     }
 
-    pub(super) fn seat(&self) -> &Arc<Seat> {
-        &self.seat
+    pub(super) fn placement(&self) -> &Arc<Placement> {
+        &self.placement
     }
 
     /// Whether the event in flight stopped because its slice is over; it goes on when it is polled
@@ -365,7 +365,7 @@ impl LineState {
         let Some(wire) = &mut self.wire else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
-        let share = self.account.bytes();
+        let share = self.quota.bytes();
         let rationed = share.not_before_now();
         if rationed.is_some() {
             if self.rationed_until.is_none() {
@@ -449,9 +449,9 @@ impl LineState {
     /// Whether the tenant has used up its share of bytes, so that nothing is read for now, and when
     /// to ask again.
     pub(super) fn ration_reads(&mut self) -> Option<Instant> {
-        let rationed = self.account.bytes().not_before_now();
+        let rationed = self.quota.bytes().not_before_now();
         if rationed.is_some() && !std::mem::replace(&mut self.reads_rationed, rationed.is_some()) {
-            self.account.bytes().waited();
+            self.quota.bytes().waited();
         }
         self.reads_rationed = rationed.is_some();
         rationed

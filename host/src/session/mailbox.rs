@@ -10,7 +10,7 @@ use std::task::Waker;
 use futures_util::task::AtomicWaker;
 
 use crate::event::SendError;
-use crate::sched::Account;
+use crate::sched::Quota;
 
 /// What the owner of a session finds in its mailbox, as bits, since several may have come since it
 /// looked.
@@ -50,20 +50,20 @@ pub(super) const PIECE_BYTES: usize = 64;
 /// later.
 #[derive(Debug)]
 struct Mail {
-    account: Arc<Account>,
+    quota: Arc<Quota>,
     pieces: VecDeque<Arc<[u8]>>,
     bytes: usize,
     shut: bool,
 }
 
 impl Mail {
-    fn new(account: Arc<Account>, shut: bool) -> Self {
-        Self { account, pieces: VecDeque::new(), bytes: 0, shut }
+    fn new(quota: Arc<Quota>, shut: bool) -> Self {
+        Self { quota, pieces: VecDeque::new(), bytes: 0, shut }
     }
 
     /// What is there; nothing stays, and no more is taken.
     fn close(&mut self) -> Self {
-        let closed = Self::new(Arc::clone(&self.account), true);
+        let closed = Self::new(Arc::clone(&self.quota), true);
         std::mem::replace(self, closed)
     }
 }
@@ -72,7 +72,7 @@ impl Drop for Mail {
     fn drop(&mut self) {
         let held = self.bytes + PIECE_BYTES * self.pieces.len();
         if held > 0 {
-            self.account.give_mail(held);
+            self.quota.give_mail(held);
         }
     }
 }
@@ -96,8 +96,8 @@ impl Sealed {
 
 impl Mailbox {
     /// An empty one of a tenant's session.
-    pub(super) fn new(account: Arc<Account>) -> Self {
-        let mail = Mutex::new(Mail::new(account, false));
+    pub(super) fn new(quota: Arc<Quota>) -> Self {
+        let mail = Mutex::new(Mail::new(quota, false));
         Self { orders: AtomicU8::default(), mail, waker: AtomicWaker::default() }
     }
 
@@ -124,7 +124,7 @@ impl Mailbox {
             if mail.bytes + data.len() + PIECE_BYTES * mail.pieces.len() > max {
                 return Err(SendError::Full);
             }
-            if !mail.account.take_mail(data.len() + PIECE_BYTES) {
+            if !mail.quota.take_mail(data.len() + PIECE_BYTES) {
                 return Err(SendError::Full);
             }
             mail.bytes += data.len();
@@ -161,7 +161,7 @@ impl Mailbox {
         let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
         let piece = mail.pieces.pop_front()?;
         mail.bytes -= piece.len();
-        mail.account.give_mail(PIECE_BYTES);
+        mail.quota.give_mail(PIECE_BYTES);
         Some(piece)
     }
 

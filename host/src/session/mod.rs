@@ -17,13 +17,13 @@ mod machine;
 mod mailbox;
 mod outbox;
 mod pulse;
+mod run;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
 pub(crate) mod stand_in;
 mod successor;
 mod timers;
-mod turn;
 
 pub use baggage::{Baggage, Parting, Times, Traveller};
 pub use clock::{Deadlines, MIN_RATE_WINDOW};

@@ -20,7 +20,7 @@ use std::thread;
 use tokio::sync::oneshot;
 
 pub use own_thread::on_own_thread;
-use queue::{FairQueue, LineSeen};
+use queue::{LineSeen, TenantQueue};
 pub use refusal::{Refusal, SystemRefused};
 pub use stop::Stop;
 
@@ -130,7 +130,7 @@ struct Crew {
 }
 
 struct State {
-    queue: FairQueue<Job>,
+    queue: TenantQueue<Job>,
     ends: bool,
 }
 
@@ -225,7 +225,7 @@ impl Drop for WorkPool {
 
 impl Crew {
     fn new(kind: WorkKind) -> Self {
-        let queue = FairQueue::new(kind.running_tenant_max());
+        let queue = TenantQueue::new(kind.running_tenant_max());
         Self { state: Mutex::new(State { queue, ends: false }), more: Condvar::new() }
     }
 

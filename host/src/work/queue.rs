@@ -7,7 +7,7 @@ use std::sync::Arc;
 const IDLE_MAX: usize = 1_024;
 
 /// Jobs of several tenants, with a limit on those of one tenant that run.
-pub(super) struct FairQueue<J> {
+pub(super) struct TenantQueue<J> {
     lines: BTreeMap<Arc<str>, Line<J>>,
     /// Tenants with jobs that wait, in the order in which they are asked.
     turns: VecDeque<Arc<str>>,
@@ -35,7 +35,7 @@ pub(super) struct LineSeen {
     pub(super) refused: u64,
 }
 
-impl<J> FairQueue<J> {
+impl<J> TenantQueue<J> {
     /// A queue that lets so many jobs of one tenant run at a time.
     pub(super) fn new(running_max: usize) -> Self {
         Self { lines: BTreeMap::new(), turns: VecDeque::new(), running_max, last: 0 }
@@ -57,7 +57,7 @@ impl<J> FairQueue<J> {
         Ok(self.last)
     }
 
-    /// The next job that may run, and whose it is. [`FairQueue::done`] is to follow.
+    /// The next job that may run, and whose it is. [`TenantQueue::done`] is to follow.
     pub(super) fn take(&mut self) -> Option<(Arc<str>, J)> {
         let free = |tenant: &Arc<str>| {
             self.lines.get(tenant).is_some_and(|line| line.running < self.running_max)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::queue::FairQueue;
+use super::queue::TenantQueue;
 use super::*;
 
 /// A seeded source of numbers.
@@ -25,7 +25,7 @@ fn tenant_waits_for_one_turn_of_others() {
         let mut dice = Seeded(seed * 0x9e37_79b9);
         let tenants: Vec<Arc<str>> =
             (0..2 + dice.below(5)).map(|one| format!("t{one}").into()).collect();
-        let mut queue = FairQueue::new(RUNNING_TENANT_MAX);
+        let mut queue = TenantQueue::new(RUNNING_TENANT_MAX);
         let mut waiting: BTreeMap<Arc<str>, Vec<u64>> = BTreeMap::new();
         let mut running: BTreeMap<Arc<str>, usize> = BTreeMap::new();
         // Jobs of others that were taken since this tenant could have had one.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 use wharf::event::Priority;
 use wharf::plugin::Plugin;
-use wharf::sched::{BudgetChange, Shares};
+use wharf::sched::{BudgetChange, QuotaLimits};
 use wharf::server::{
     BreakerLimits, BreakerState, CanaryRules, CanaryWish, Generation, Host, HostConfig, Server,
     ServerBuilder, ServerHandle, Standing, SwapPolicy, SwapRules, TenantLimits,
@@ -247,7 +247,7 @@ fn replay_begins_with_what_was_saved_last() {
 #[test]
 fn replays_are_charged_to_tenant() {
     // A limit so high that CPU time is counted and no event waits for it.
-    let shares = Shares { cpus: 64.0, ..Shares::default() };
+    let shares = QuotaLimits { cpus: 64.0, ..QuotaLimits::default() };
     let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() })
         .expect("a host");
     host.limit_tenants(&BTreeMap::from([(
@@ -275,7 +275,7 @@ fn replays_are_charged_to_tenant() {
     let mut client = Client::connect(server.address());
     client.send("B").expect_gone();
     replays_are_done(&server, 1);
-    let (used, ended) = (host.tenants()[0].account.cpu, server.counters().spent.cpu);
+    let (used, ended) = (host.tenants()[0].quota.cpu, server.counters().spent.cpu);
     assert!(used > ended + Duration::from_millis(50), "{used:?} in all, {ended:?} of sessions");
     assert_eq!(notice(&server, "replay-unsure"), 1);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use wharf::event::Priority;
 use wharf::plugin::{InstanceLimits, Plugin};
-use wharf::sched::Shares;
+use wharf::sched::QuotaLimits;
 use wharf::server::{
     Host, HostConfig, Server, ServerBuilder, ServerHandle, SwapPolicy, SwapRules, TenantLimits,
 };
@@ -54,7 +54,7 @@ fn an_idle_session_sleeps_without_an_instance_and_the_next_byte_finds_it_as_it_w
         ..HostConfig::default()
     });
     let host = host.expect("a host");
-    let share = Shares { memory_max_bytes: 64 << 20, ..Shares::default() };
+    let share = QuotaLimits { memory_max_bytes: 64 << 20, ..QuotaLimits::default() };
     let limits = TenantLimits { max_clients: 0, shares: share };
     host.limit_tenants(&BTreeMap::from([("a".to_owned(), limits)]));
     let plugin = file("sleeper-alone", &component(&versioned('a', "", "")));
@@ -71,14 +71,14 @@ fn an_idle_session_sleeps_without_an_instance_and_the_next_byte_finds_it_as_it_w
         all_sleep(&server, 20);
         assert_eq!(host.engine().instances(), 0);
         // What is kept of each is counted as its tenant's, and is little.
-        let kept = host.tenants()[0].account.memory_bytes;
+        let kept = host.tenants()[0].quota.memory_bytes;
         assert!((20..4_096).contains(&kept), "{kept} bytes");
     }
     let seen = server.sessions(0, 1).remove(0).glance;
     assert!(seen.events >= 4 && seen.usage.fuel > 0 && seen.event.is_none(), "{seen:?}");
     drop(clients);
     ended(&server, "peer-closed", 20);
-    eventually("nothing is left", || host.tenants()[0].account.memory_bytes == 0);
+    eventually("nothing is left", || host.tenants()[0].quota.memory_bytes == 0);
     assert!(server.counters().faults.is_empty(), "{:?}", server.counters().faults);
 }
 
@@ -146,7 +146,7 @@ fn a_version_that_could_not_be_tried_and_cannot_wake_a_session_has_it_counted_an
     let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() })
         .expect("a host");
     let limit = |memory_max_bytes| {
-        let shares = Shares { memory_max_bytes, ..Shares::default() };
+        let shares = QuotaLimits { memory_max_bytes, ..QuotaLimits::default() };
         host.limit_tenants(&BTreeMap::from([(
             "full".to_owned(),
             TenantLimits { max_clients: 0, shares },
@@ -287,7 +287,7 @@ fn sessions_of_a_tenant_that_has_all_its_memory_sleep_all_the_same() {
     });
     let host = host.expect("a host");
     let limit = |memory_max_bytes| {
-        let shares = Shares { memory_max_bytes, ..Shares::default() };
+        let shares = QuotaLimits { memory_max_bytes, ..QuotaLimits::default() };
         host.limit_tenants(&BTreeMap::from([(
             "full".to_owned(),
             TenantLimits { max_clients: 0, shares },

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use wharf::sched::Shares;
+use wharf::sched::QuotaLimits;
 use wharf::server::{Host, HostConfig, Server, ServerBuilder, ServerHandle, TenantLimits};
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{component, file};
@@ -26,7 +26,7 @@ fn start(server: ServerBuilder) -> ServerHandle {
     server.start().expect("it starts")
 }
 
-fn shares(shares: Shares) -> TenantLimits {
+fn shares(shares: QuotaLimits) -> TenantLimits {
     TenantLimits { max_clients: 0, shares }
 }
 
@@ -56,7 +56,7 @@ fn memory_of_all_instances_of_a_tenant_counts_together() {
         unreachable))
         (drop (call $try-write (local.get $data) (local.get $length)))
         (i32.const 0))";
-    let host = host(shares(Shares { memory_max_bytes: 8 << 16, ..Shares::default() }));
+    let host = host(shares(QuotaLimits { memory_max_bytes: 8 << 16, ..QuotaLimits::default() }));
     let (one, two) = (start(describe(&host, "one", grow)), start(describe(&host, "two", grow)));
     let mut first = Client::connect(one.address());
     first.echo([0]);
@@ -68,11 +68,11 @@ fn memory_of_all_instances_of_a_tenant_counts_together() {
     second.send([2]).expect_gone();
     ended(&two, "limit-tenant-mem", 1);
     // What it had is free again.
-    eventually("its memory is given back", || host.tenants()[0].account.memory_bytes == 2 << 16);
+    eventually("its memory is given back", || host.tenants()[0].quota.memory_bytes == 2 << 16);
     first.echo([6]);
     first.send([1]).expect_gone();
-    eventually("nothing is taken", || host.tenants()[0].account.memory_bytes == 0);
-    assert_eq!(host.tenants()[0].account.memory_refused, 3);
+    eventually("nothing is taken", || host.tenants()[0].quota.memory_bytes == 0);
+    assert_eq!(host.tenants()[0].quota.memory_refused, 3);
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_tenant_gets_its_share_of_cpu_time_and_its_events_wait_for_it_without_a_faul
           (br_if $more (i32.lt_u (local.get $i) (i32.const 3000000))))
         (drop (call $try-write (local.get $data) (local.get $length)))
         (i32.const 0))";
-    let host = host(shares(Shares { cpus: 0.2, ..Shares::default() }));
+    let host = host(shares(QuotaLimits { cpus: 0.2, ..QuotaLimits::default() }));
     let servers = [start(describe(&host, "one", work)), start(describe(&host, "two", work))];
     let start = Instant::now();
     // Four sessions on two servers that do what they can, in slices of which each may be too long
@@ -110,13 +110,13 @@ fn a_tenant_gets_its_share_of_cpu_time_and_its_events_wait_for_it_without_a_faul
     let most = took.mul_f64(0.2) + Duration::from_millis(200);
     assert!(used <= most, "it used {used:?} in {took:?}");
     assert!(used >= Duration::from_millis(50), "it used {used:?} in {took:?}");
-    let seen = host.tenants()[0].account;
+    let seen = host.tenants()[0].quota;
     assert!(seen.cpu_waits > 0 && seen.cpu >= used.mul_f64(0.9), "{seen:?}");
 }
 
 #[test]
 fn a_tenant_gets_its_bytes_each_second_and_none_is_lost() {
-    let host = host(shares(Shares { bytes_per_second: 64 << 10, ..Shares::default() }));
+    let host = host(shares(QuotaLimits { bytes_per_second: 64 << 10, ..QuotaLimits::default() }));
     // Waiting for the share is no fault of the peer's, however short its deadlines are.
     let timeout = Duration::from_millis(200);
     let server = start(describe(&host, "one", "").timeout(timeout));
@@ -127,8 +127,8 @@ fn a_tenant_gets_its_bytes_each_second_and_none_is_lost() {
     let took = start.elapsed();
     // 128 KiB there and back, less the burst and the last piece.
     assert!(took >= Duration::from_millis(1_600), "{took:?}");
-    eventually("all of them are counted", || host.tenants()[0].account.bytes == 128 << 10);
-    assert!(host.tenants()[0].account.bytes_waits > 0, "{:?}", host.tenants());
+    eventually("all of them are counted", || host.tenants()[0].quota.bytes == 128 << 10);
+    assert!(host.tenants()[0].quota.bytes_waits > 0, "{:?}", host.tenants());
     host.limit_tenants(&BTreeMap::new());
     client.echo(&data);
     client.echo(&data);
@@ -136,13 +136,13 @@ fn a_tenant_gets_its_bytes_each_second_and_none_is_lost() {
 
 #[test]
 fn who_waits_for_a_share_goes_on_when_the_limit_is_lifted() {
-    let host = host(shares(Shares { bytes_per_second: 1 << 10, ..Shares::default() }));
+    let host = host(shares(QuotaLimits { bytes_per_second: 1 << 10, ..QuotaLimits::default() }));
     let server = start(describe(&host, "one", ""));
     let mut client = Client::connect(server.address());
     // Two minutes' worth.
     let data = vec![7; 64 << 10];
     client.send(&data);
-    eventually("it waits", || host.tenants()[0].account.bytes_waits > 0);
+    eventually("it waits", || host.tenants()[0].quota.bytes_waits > 0);
     host.limit_tenants(&BTreeMap::new());
     client.expect(&data);
 }

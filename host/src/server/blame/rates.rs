@@ -175,7 +175,7 @@ impl FaultRates {
 
     /// What still counts at this moment.
     pub(super) fn at(mut self, now: Instant) -> Self {
-        self.turn(now);
+        self.run_permit(now);
         self
     }
 
@@ -186,7 +186,7 @@ impl FaultRates {
 
     /// A session ended well, or goes on elsewhere.
     pub(in crate::server) fn well(&mut self, source: Source, now: Instant) {
-        self.turn(now);
+        self.run_permit(now);
         self.seen(source).1.well += 1;
     }
 
@@ -197,7 +197,7 @@ impl FaultRates {
         (event, kind): (&'static str, FaultKind),
         now: Instant,
     ) -> Mark {
-        self.turn(now);
+        self.run_permit(now);
         let known = self.kinds.iter().position(|one| *one == (event, kind));
         let kind = known.unwrap_or_else(|| {
             let next = self.kinds.len().min(FURTHER_KINDS);
@@ -280,7 +280,7 @@ impl FaultRates {
     }
 
     /// Begins another span where it is time.
-    fn turn(&mut self, now: Instant) {
+    fn run_permit(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(*self.began.get_or_insert(now));
         if passed < self.length {
             return;

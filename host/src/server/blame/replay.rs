@@ -14,7 +14,7 @@ use super::port::ReplayPort;
 use super::{Finding, lock};
 use crate::event::{Action, Event, FaultKind, Instance, Peers, Priority, Procedure, Scope};
 use crate::plugin::EventProcedure;
-use crate::sched::{Budgets, Lane, Seat, Stretch, Turn};
+use crate::sched::{Budgets, Lane, Placement, RunPermit, Stretch};
 use crate::server::service::Service;
 use crate::session::{Evidence, Fidelity};
 use crate::telemetry::FaultReplayed;
@@ -41,15 +41,15 @@ pub(super) fn begin(
     let stage = Stage { scope: port.scope(peers), port, budgets: line.budgets, kind, evidence };
     // It does not keep a version in memory while it waits.
     let before = Arc::downgrade(&tried.before);
-    service.lanes.spawn(Lane::Idle, Arc::clone(&line.account), move |seat| {
-        let turn = Turn::new(
-            Arc::clone(&seat),
+    service.workers.spawn(Lane::Idle, Arc::clone(&line.quota), move |placement| {
+        let run_permit = RunPermit::new(
+            Arc::clone(&placement),
             Priority::Background,
             Arc::clone(&line.tenant),
-            Arc::clone(&line.account),
+            Arc::clone(&line.quota),
         );
         async move {
-            let finding = Box::pin(alone(replaying, before, stage, turn, seat)).await;
+            let finding = Box::pin(alone(replaying, before, stage, run_permit, placement)).await;
             FaultReplayed { server: &name, event, kind, finding: finding.name() }.emit(&counters);
             lock(&comparison).replayed(mark, finding);
         }
@@ -70,8 +70,8 @@ async fn alone(
     replaying: Arc<Semaphore>,
     before: Weak<EventProcedure>,
     stage: Stage,
-    mut turn: Turn,
-    _seat: Arc<Seat>,
+    mut run_permit: RunPermit,
+    _seat: Arc<Placement>,
 ) -> Finding {
     let waited = tokio::time::timeout(REPLAYS_WAIT_MAX, replaying.acquire()).await;
     let (Ok(Ok(_alone)), Some(before)) = (waited, before.upgrade()) else { return Finding::Unsure };
@@ -79,7 +79,7 @@ async fn alone(
     let before = before.with_instance_each();
     let port = Arc::clone(&stage.port);
     let played = pin!(play(&before, stage));
-    let outcome = tokio::time::timeout(REPLAY_MAX, in_turns(&mut turn, &port, played)).await;
+    let outcome = tokio::time::timeout(REPLAY_MAX, in_turns(&mut run_permit, &port, played)).await;
     outcome.unwrap_or(Finding::Unsure)
 }
 
@@ -134,30 +134,30 @@ fn is_work(kind: FaultKind) -> bool {
 
 /// Polls a call in the turns of its lane, and charges the tenant for its CPU time.
 async fn in_turns<F: Future>(
-    turn: &mut Turn,
+    run_permit: &mut RunPermit,
     port: &ReplayPort,
     mut call: Pin<&mut F>,
 ) -> F::Output {
-    turn.begin(Priority::Background, Instant::now());
+    run_permit.begin(Priority::Background, Instant::now());
     let output = poll_fn(|cx| {
         loop {
-            ready!(turn.poll(cx));
+            ready!(run_permit.poll(cx));
             let start = Instant::now();
-            turn.slice(Some(start));
+            run_permit.slice(Some(start));
             let stretch = Stretch::begin(start);
             let polled = call.as_mut().poll(cx);
             let used = stretch.end();
-            turn.slice(None);
-            turn.used(used);
+            run_permit.slice(None);
+            run_permit.used(used);
             if polled.is_ready() || !port.slice_ended() {
-                turn.rest();
+                run_permit.rest();
                 return polled;
             }
-            turn.pause();
+            run_permit.pause();
         }
     })
     .await;
-    turn.rest();
+    run_permit.rest();
     output
 }
 

@@ -18,7 +18,7 @@ use super::weather::{Disk, Tasks, Weather};
 use crate::event::{ClientInfo, Fault, FaultKind, Port};
 use crate::net::Wire;
 use crate::plugin::EventProcedure;
-use crate::sched::{Lane, Seat, Turnstile};
+use crate::sched::{Lane, Placement, RunQueue};
 use crate::server::Blamed;
 use crate::server::course::Call;
 use crate::server::handle::ServerHandle;
@@ -317,14 +317,14 @@ fn line(service: &Service, id: u64, peer: SocketAddr) -> Arc<Line> {
     let (server, _) = listener.accept().expect("it came");
     server.set_nonblocking(true).expect("a socket");
     let local = server.local_addr().expect("bound");
-    let turnstiles = Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, 1)));
-    let seat = Arc::new(Seat::new(Lane::Standard, Arc::new(turnstiles)));
+    let run_queues = Lane::ALL.map(|lane| Arc::new(RunQueue::new(lane, 1)));
+    let placement = Arc::new(Placement::new(Lane::Standard, Arc::new(run_queues)));
     let info =
         ClientInfo { id, server: Arc::clone(&service.name), peer, local, tls: None, parameter: 0 };
     Line::new(
         info,
         Arc::clone(&service.terms().line_config),
-        seat,
+        placement,
         Wire::plain(server).expect("a reactor"),
     )
 }

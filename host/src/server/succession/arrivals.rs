@@ -96,8 +96,8 @@ fn arrive(
     let round = course.round;
     let alive = service.alive(round);
     let serving = Arc::clone(&service);
-    service.spawn(move |seat| {
-        serve::resume(serving, traveller, name, permit, (round, alive, seat), restored, goes)
+    service.spawn(move |placement| {
+        serve::resume(serving, traveller, name, permit, (round, alive, placement), restored, goes)
     });
     match outcome.recv_timeout(RESTORE_MAX) {
         Ok(Ok(())) => Ok(go),
@@ -123,7 +123,7 @@ pub(in crate::server) fn take_up(service: &Arc<Service>, session: LeftSession) {
     let _ = go.send(());
     let round = service.course().borrow().round;
     let (alive, serving) = (service.alive(round), Arc::clone(service));
-    service.spawn(move |seat| async move {
+    service.spawn(move |placement| async move {
         let (name, traveller) = match session.unpack() {
             Ok(unpacked) => unpacked,
             Err(why) => return lost(&serving, &why),
@@ -134,6 +134,7 @@ pub(in crate::server) fn take_up(service: &Arc<Service>, session: LeftSession) {
                 lost(&hears, &why);
             }
         };
-        serve::resume(serving, traveller, name, permit, (round, alive, seat), restored, goes).await;
+        serve::resume(serving, traveller, name, permit, (round, alive, placement), restored, goes)
+            .await;
     });
 }

@@ -33,7 +33,7 @@ impl ServerHandle {
     fn load_until(&self, place: &Path, stop: &Stop) -> Result<Arc<Plugin>, ProcureError> {
         let terms = self.service.terms();
         let pull = terms.registries.terms().pull.just_named();
-        let loader = self.host().loader().on_behalf_of(self.service.account());
+        let loader = self.host().loader().on_behalf_of(self.service.quota());
         procure(place, (&terms.registries, pull), &loader, &terms.grants, stop)
     }
 
@@ -367,7 +367,7 @@ impl ServerHandle {
         stop: Stop,
     ) -> Result<Arc<Plugin>, SwapError> {
         let service = Arc::clone(&self.service);
-        let loader = self.host().loader().on_behalf_of(self.service.account());
+        let loader = self.host().loader().on_behalf_of(self.service.quota());
         let load = move || {
             let kept = service
                 .records
@@ -458,9 +458,9 @@ impl ServerHandle {
         bounded(service, before, &plugin)?;
         self.keeps_promise(&plugin)?;
         let budget = service.terms().line_config.budgets.start(self.priority());
-        let (limits, trial, account) = (before.limits(), Arc::clone(&plugin), service.account());
+        let (limits, trial, quota) = (before.limits(), Arc::clone(&plugin), service.quota());
         // The server's lock is held meanwhile, so this is not to wait for loads of other servers.
-        let try_it = move || account.owing(|| try_out(&trial, limits, budget));
+        let try_it = move || quota.owing(|| try_out(&trial, limits, budget));
         means::apart(service.work(WorkKind::Urgent), try_it).await??;
         self.keep(Arc::clone(before.plugin()), Arc::clone(&plugin), stop).await?;
         if service.status().is_final() {

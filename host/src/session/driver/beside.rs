@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use super::parting::{FLUSH_MAX, is_deadline};
 use crate::event::{DisconnectReason, EndReason, Fault, FaultKind, Instance, Priority};
 use crate::net::Wire;
-use crate::sched::{Moment, Turn};
+use crate::sched::{Moment, RunPermit};
 use crate::session::alarm::Alarm;
 use crate::session::clock::Deadlines;
 use crate::session::line::{Line, LineState};
 use crate::session::machine::{Ending, How, Machine};
 use crate::session::mailbox::Orders;
-use crate::session::turn;
+use crate::session::run;
 
 /// How long a peer may hold up an instance that serves others as well, in all of one event, however
 /// much it reads.
@@ -125,7 +125,7 @@ pub(super) struct Attending<'a> {
     pub(super) line: &'a Arc<Line>,
     pub(super) machine: &'a mut Machine,
     pub(super) alarm: &'a mut Alarm,
-    pub(super) turn: &'a mut Turn,
+    pub(super) run_permit: &'a mut RunPermit,
     pub(super) class: Priority,
     /// When the session has lasted as long as it may, where that matters in the middle of the call.
     pub(super) lifetime_ends: Option<Instant>,
@@ -143,13 +143,13 @@ impl Attending<'_> {
     where
         F: Future<Output = Result<T, Fault>>,
     {
-        let Self { line, machine, alarm, turn, class, lifetime_ends } = self;
+        let Self { line, machine, alarm, run_permit, class, lifetime_ends } = self;
         let start = Instant::now();
         let mut began_to_wait: Option<(Patience, Moment, Duration)> = None;
-        turn.begin(*class, start);
+        run_permit.begin(*class, start);
         let outcome = poll_fn(|cx| {
             let now = began_to_wait.is_none().then_some(start);
-            let polled = turn::poll(turn, line, call.as_mut(), now, cx);
+            let polled = run::poll(run_permit, line, call.as_mut(), now, cx);
             if let Poll::Ready(outcome) = polled {
                 return Poll::Ready(outcome);
             }
@@ -172,20 +172,22 @@ impl Attending<'_> {
             // What the peer does, what others do with their turns, the share of its tenant, and a
             // stall of the process are not held against it.
             let waited = waited.saturating_sub(patience.waited_before);
-            patience.deadline =
-                since.due(wall, now) + turn.waited() + rationed.saturating_sub(*before) + waited;
+            patience.deadline = since.due(wall, now)
+                + run_permit.waited()
+                + rationed.saturating_sub(*before)
+                + waited;
             match poll(line, machine, alarm, patience, now, cx) {
                 Poll::Ready(fault) => Poll::Ready(Err(fault)),
                 // A write that timed out or was given up just now is only seen by asking the call
                 // again.
                 Poll::Pending if !ended_before && line.state().ended_writes() => {
-                    turn::poll(turn, line, call.as_mut(), None, cx)
+                    run::poll(run_permit, line, call.as_mut(), None, cx)
                 }
                 Poll::Pending => Poll::Pending,
             }
         })
         .await;
-        turn.rest();
+        run_permit.rest();
         let waited = began_to_wait.map_or(Duration::ZERO, |(patience, ..)| {
             let mut state = line.state();
             // It may have been given up in the middle of a wait.
@@ -211,7 +213,7 @@ pub(super) fn poll(
     cx: &mut Context<'_>,
 ) -> Poll<Fault> {
     let orders = line.mailbox.orders();
-    match turn::cut_off(orders) {
+    match run::cut_off(orders) {
         // The event comes to its end, within its budget, for a peer that is gone.
         Some(fault) if fault.kind == FaultKind::Aborted && patience.reach == Reach::Instance => {
             let mut state = line.state();

@@ -34,8 +34,8 @@ impl<P: Procedure, M> Session<P, M> {
     /// A copy of what a session is saved as, where what makes its events fail on this version is
     /// kept.
     pub(super) fn copy_saved(&self, to: &P, version: &str, state: &[u8]) -> Option<Box<Saved>> {
-        let account = &self.line.config().account;
-        let copy = || Saved::copy(state, version, self.line.pulse.events(), account);
+        let quota = &self.line.config().quota;
+        let copy = || Saved::copy(state, version, self.line.pulse.events(), quota);
         if to.keeps_inputs() { copy() } else { None }
     }
 

@@ -11,8 +11,8 @@ use super::Session;
 use super::beside::{self, Attending, Reach};
 use crate::event::{EndReason, Fault, FaultKind, Port, Procedure};
 use crate::session::pulse::Doing;
+use crate::session::run;
 use crate::session::successor::{Ballot, Handed, Handover};
-use crate::session::turn;
 
 /// What a ballot may take beyond its own patience, which ends it first.
 const VERDICT_SPARE: Duration = Duration::from_secs(10);
@@ -24,16 +24,16 @@ impl<P: Procedure, M> Session<P, M> {
         if let Some(departure) = self.successor.take_departure() {
             return self.depart(departure).await;
         }
-        if let Some(fault) = turn::enter(&self.line, Doing::HANDOVER).await {
+        if let Some(fault) = run::enter(&self.line, Doing::HANDOVER).await {
             self.end_by("hand-over", fault);
             return;
         }
         // Not before, so that what waits for a latch can be taken back.
-        let Some(mut handover) = self.successor.take() else { return turn::leave(&self.line) };
+        let Some(mut handover) = self.successor.take() else { return run::leave(&self.line) };
         let start = Instant::now();
         let already = Arc::ptr_eq(&handover.to, &self.procedure);
         let outcome = if already { Ok(()) } else { self.move_to(&mut handover).await };
-        turn::leave(&self.line);
+        run::leave(&self.line);
         match outcome {
             Ok(()) if already => handover.report(Handed::Moved(Duration::ZERO)),
             Ok(()) => handover.report(Handed::Moved(start.elapsed())),
@@ -83,8 +83,9 @@ impl<P: Procedure, M> Session<P, M> {
     async fn together(&mut self, handover: &mut Handover<P>) -> Result<(), Stay> {
         let Some(ballot) = handover.ballot.take() else { return Ok(()) };
         let class = self.line.priority();
-        let Self { line, machine, alarm, turn, .. } = self;
-        let mut attending = Attending { line, machine, alarm, turn, class, lifetime_ends: None };
+        let Self { line, machine, alarm, run_permit, .. } = self;
+        let mut attending =
+            Attending { line, machine, alarm, run_permit, class, lifetime_ends: None };
         let wall = ballot.patience + VERDICT_SPARE;
         let mut cast = Box::pin(async { Ok(ballot.cast().await) });
         let (together, _) = attending.call(cast.as_mut(), wall, Reach::Session).await;

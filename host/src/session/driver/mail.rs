@@ -25,14 +25,14 @@ impl<P: Procedure, M> Session<P, M> {
     /// Moves mail to the send buffer and sends what the peer takes, once it is the session's turn.
     pub(super) fn send_mail(&mut self, cx: &mut Context<'_>) -> io::Result<Sent> {
         let line = Arc::clone(&self.line);
-        if self.turn.poll_mail(line.priority(), cx).is_pending() {
+        if self.run_permit.poll_mail(line.priority(), cx).is_pending() {
             let mut state = line.state();
             state.mail_waits = true;
             return flushed(state.poll_flush(cx)).map(|()| Sent::InLine);
         }
-        let held = self.turn.is_held().then(Instant::now);
+        let held = self.run_permit.is_held().then(Instant::now);
         let stretch = held.map(|now| {
-            self.turn.slice(Some(now));
+            self.run_permit.slice(Some(now));
             Stretch::begin(now)
         });
         let (outcome, sent) = {
@@ -43,12 +43,12 @@ impl<P: Procedure, M> Session<P, M> {
         };
         match stretch {
             Some(stretch) => {
-                self.turn.used(stretch.end());
-                self.turn.slice(None);
+                self.run_permit.used(stretch.end());
+                self.run_permit.slice(None);
             }
             None => self.carry(sent),
         }
-        self.turn.rest();
+        self.run_permit.rest();
         let away = self.home != here();
         outcome.map(|()| if away { Sent::Away } else { Sent::All })
     }
@@ -56,7 +56,7 @@ impl<P: Procedure, M> Session<P, M> {
     /// So many bytes were sent outside of a turn.
     pub(super) fn carry(&mut self, sent: u64) {
         if sent > 0 {
-            self.turn.carry(sending(sent));
+            self.run_permit.carry(sending(sent));
         }
     }
 }

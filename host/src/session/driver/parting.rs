@@ -153,7 +153,7 @@ impl<P: Procedure, M> Session<P, M> {
                 let Some(wire) = &mut state.wire else { return Poll::Ready(()) };
                 match wire.poll_read(cx, Incoming::take().bytes()) {
                     Poll::Ready(Ok(count)) if count > 0 && count < left => {
-                        self.line.config().account.bytes().charge(count as u64);
+                        self.line.config().quota.bytes().charge(count as u64);
                         left -= count;
                     }
                     Poll::Ready(_) => return Poll::Ready(()),

@@ -12,9 +12,9 @@ use super::Session;
 use super::beside::{self, Attending, Reach};
 use super::handover::called_off_by;
 use crate::event::{Fault, FaultKind, Instance, Port, Procedure, Scope, Usage};
-use crate::sched::Account;
+use crate::sched::Quota;
 use crate::session::pulse::Doing;
-use crate::session::turn;
+use crate::session::run;
 
 /// What is left of an instance. Its memory is its tenant's.
 pub(super) struct Asleep<P> {
@@ -22,7 +22,7 @@ pub(super) struct Asleep<P> {
     version: String,
     /// What saved it.
     on: Weak<P>,
-    account: Arc<Account>,
+    quota: Arc<Quota>,
 }
 
 impl<P> Asleep<P> {
@@ -35,7 +35,7 @@ impl<P> Asleep<P> {
 impl<P> Drop for Asleep<P> {
     fn drop(&mut self) {
         // Nothing, where it was taken out.
-        self.account.give_memory(self.state.capacity());
+        self.quota.give_memory(self.state.capacity());
     }
 }
 
@@ -55,23 +55,23 @@ impl<P: Procedure, M> Session<P, M> {
     /// Saves, and lets the instance go. Where too much was saved the session stays awake until
     /// something has happened.
     pub(super) async fn fall_asleep(&mut self) {
-        if let Some(fault) = turn::enter(&self.line, Doing::SLEEP).await {
+        if let Some(fault) = run::enter(&self.line, Doing::SLEEP).await {
             return self.end_by("sleep", fault);
         }
         let saved = self.save().await;
-        turn::leave(&self.line);
-        let account = Arc::clone(&self.line.config().account);
+        run::leave(&self.line);
+        let quota = Arc::clone(&self.line.config().quota);
         match saved {
             Ok(mut state) => {
                 state.shrink_to_fit();
                 // It was in the memory of the instance that goes now, so that where its tenant has
                 // all it may there is more left after this than before.
-                account.keep_memory(state.capacity());
+                quota.keep_memory(state.capacity());
                 let used = self.usage();
                 let (version, on) =
                     (self.procedure.version().to_owned(), Arc::downgrade(&self.procedure));
                 let kept = state.len() as u64;
-                self.asleep = Some(Box::new(Asleep { state, version, on, account }));
+                self.asleep = Some(Box::new(Asleep { state, version, on, quota }));
                 (self.spent_before, self.saved) = (used.fuel, None);
                 let instance = self.instance.take();
                 self.line.pulse.sleeps(Usage { memory_bytes: kept, ..used });
@@ -88,7 +88,7 @@ impl<P: Procedure, M> Session<P, M> {
         let Some(mut asleep) = self.asleep.take() else { return Ok(()) };
         let kept = asleep.state.capacity();
         let state = std::mem::take(&mut asleep.state);
-        asleep.account.give_memory(kept);
+        asleep.quota.give_memory(kept);
         let own = Arc::clone(&self.procedure);
         let copy = self.copy_saved(&own, &asleep.version, &state);
         let before = asleep.on.upgrade().filter(|before| !Arc::ptr_eq(before, &own));
@@ -128,9 +128,10 @@ impl<P: Procedure, M> Session<P, M> {
     pub(super) async fn save(&mut self) -> Result<Vec<u8>, Fault> {
         let class = self.line.priority();
         let budget = self.line.config().budgets.event(class);
-        let Self { line, machine, instance, alarm, turn, .. } = self;
+        let Self { line, machine, instance, alarm, run_permit, .. } = self;
         let Some(old) = instance else { return Ok(Vec::new()) };
-        let mut attending = Attending { line, machine, alarm, turn, class, lifetime_ends: None };
+        let mut attending =
+            Attending { line, machine, alarm, run_permit, class, lifetime_ends: None };
         attending.call(pin!(old.save(budget)), budget.wall, Reach::Session).await.0
     }
 
@@ -173,8 +174,9 @@ impl<P: Procedure, M> Session<P, M> {
         let (event, start) =
             (self.line.config().budgets.event(class), self.line.config().budgets.start(class));
         let scope = Scope { port: self.line.clone(), peers: self.peers.clone() };
-        let Self { line, machine, alarm, turn, .. } = self;
-        let mut attending = Attending { line, machine, alarm, turn, class, lifetime_ends: None };
+        let Self { line, machine, alarm, run_permit, .. } = self;
+        let mut attending =
+            Attending { line, machine, alarm, run_permit, class, lifetime_ends: None };
         // Boxed, because it is large and rare.
         let mut taking = Box::pin(async {
             let taking = pin!(procedure.take_over(scope, start, event, version, state));

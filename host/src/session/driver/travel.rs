@@ -16,7 +16,7 @@ use crate::session::machine::{Machine, Step};
 use crate::session::mailbox::Sealed;
 use crate::session::pulse::Doing;
 use crate::session::successor::Successor;
-use crate::session::{Ended, turn};
+use crate::session::{Ended, run};
 
 /// However long the other process takes, a session does not wait for longer.
 const VERDICT_MAX: Duration = Duration::from_secs(30);
@@ -24,11 +24,11 @@ const VERDICT_MAX: Duration = Duration::from_secs(30);
 impl<P: Procedure, M> Session<P, M> {
     /// Packs, and leaves where the other process takes it. Otherwise it goes on where it was.
     pub(super) async fn depart(&mut self, departure: Departure) {
-        if let Some(fault) = turn::enter(&self.line, Doing::HANDOVER).await {
+        if let Some(fault) = run::enter(&self.line, Doing::HANDOVER).await {
             return self.end_by("hand-over", fault);
         }
         let packed = self.pack().await;
-        turn::leave(&self.line);
+        run::leave(&self.line);
         let (traveller, sealed) = match packed {
             Ok(packed) => packed,
             Err(why) => return drop(departure.0.send(Err(why))),
@@ -132,12 +132,12 @@ impl<P: Procedure, M> Session<P, M> {
         session.clock =
             Clock::resumed(Instant::now(), &baggage.times, (baggage.bytes_in, baggage.bytes_out));
         session.spent_before = baggage.fuel;
-        let taken = match turn::enter(&session.line, Doing::HANDOVER).await {
+        let taken = match run::enter(&session.line, Doing::HANDOVER).await {
             Some(fault) => Err(fault),
             None => {
                 let own = Arc::clone(&session.procedure);
                 let taken = session.take_over(&own, &baggage.version, state).await;
-                turn::leave(&session.line);
+                run::leave(&session.line);
                 taken
             }
         };

@@ -56,7 +56,7 @@ impl Line {
             event: self.pulse.doing(),
             asleep: self.pulse.is_asleep(),
             priority: self.priority(),
-            lane: self.seat.lane(),
+            lane: self.placement.lane(),
             budget: self.config.budgets.event(self.priority()),
             peak_fuel: self.pulse.peak_fuel(),
         }

@@ -179,7 +179,7 @@ mod tests {
 
     use super::*;
     use crate::event::{ClientInfo, Priority};
-    use crate::sched::{Account, Budgets, Lane, Seat, Turnstile};
+    use crate::sched::{Budgets, Lane, Placement, Quota, RunQueue};
     use crate::session::{Latch, Line, LineConfig, Watermarks};
 
     fn line() -> Arc<Line> {
@@ -196,7 +196,7 @@ mod tests {
             deadlines: Deadlines::with_write(Duration::from_secs(60)),
             watermarks: Watermarks { high_bytes: 8 << 10, low_bytes: 2 << 10 },
             tenant: "one".into(),
-            account: Arc::new(Account::default()),
+            quota: Arc::new(Quota::default()),
             timers_max: 4,
             sleep_after: Duration::ZERO,
             priority: Priority::Normal,
@@ -204,11 +204,11 @@ mod tests {
             budgets: Budgets::default(),
             latch: Arc::new(Latch::default()),
         };
-        let turnstiles = Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, 1)));
-        let seat = Arc::new(Seat::new(Lane::Standard, Arc::new(turnstiles)));
+        let run_queues = Lane::ALL.map(|lane| Arc::new(RunQueue::new(lane, 1)));
+        let placement = Arc::new(Placement::new(Lane::Standard, Arc::new(run_queues)));
         let info =
             ClientInfo { id: 1, server: "one".into(), peer: local, local, tls: None, parameter: 0 };
-        let line = Line::new(info, Arc::new(config), seat, wire);
+        let line = Line::new(info, Arc::new(config), placement, wire);
         // Only what the system takes is known of its peer.
         line.state().wire = None;
         line

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{Line, LineConfig, LineState};
 use crate::event::{ClientInfo, Priority, Usage};
 use crate::net::Wire;
-use crate::sched::Seat;
+use crate::sched::Placement;
 use crate::session::baggage::{Baggage, back};
 
 impl Line {
@@ -15,12 +15,12 @@ impl Line {
     pub fn resumed(
         info: ClientInfo,
         config: Arc<LineConfig>,
-        seat: Arc<Seat>,
+        placement: Arc<Placement>,
         wire: Wire,
         baggage: &Baggage,
     ) -> Arc<Self> {
         let (now, timers_max) = (Instant::now(), config.timers_max);
-        let mut line = Self::new(info, config, seat, wire);
+        let mut line = Self::new(info, config, placement, wire);
         let resumed = Arc::get_mut(&mut line).expect("nobody else has it yet");
         resumed.started = back(now, baggage.times.started);
         let class = Priority::ALL.get(usize::from(baggage.priority)).copied().unwrap_or_default();

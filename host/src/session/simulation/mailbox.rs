@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::dice::{Dice, for_each_seed};
 use crate::event::SendError;
-use crate::sched::{Account, Shares};
+use crate::sched::{Quota, QuotaLimits};
 use crate::session::mailbox::{Mailbox, PIECE_BYTES, Sealed};
 
 const SEEDS: u64 = 200;
@@ -14,10 +14,10 @@ const MAX: usize = 4 << 10;
 /// The account says what the boxes hold, after each step, and never more than the share.
 fn play(seed: u64) {
     let mut dice = Dice(seed);
-    let account = Arc::<Account>::default();
-    account.set(Shares { mail_max_bytes: SHARE, ..Shares::default() });
+    let quota = Arc::<Quota>::default();
+    quota.set(QuotaLimits { mail_max_bytes: SHARE, ..QuotaLimits::default() });
     let mut boxes: Vec<_> =
-        (0..5).map(|_| (Mailbox::new(Arc::clone(&account)), None::<Sealed>)).collect();
+        (0..5).map(|_| (Mailbox::new(Arc::clone(&quota)), None::<Sealed>)).collect();
     let (mut held, mut moved, mut refused) = (vec![Vec::new(); boxes.len()], 0, 0);
     for _ in 0..400 {
         let at = dice.throw(boxes.len() as u64) as usize;
@@ -48,7 +48,7 @@ fn play(seed: u64) {
                 }
             }
             7 => {
-                account.give_mail(moved);
+                quota.give_mail(moved);
                 moved = 0;
             }
             8 if sealed.is_none() => *sealed = Some(mailbox.seal()),
@@ -57,17 +57,17 @@ fn play(seed: u64) {
                 mailbox.shut();
                 *sealed = None;
                 held[at].clear();
-                *mailbox = Mailbox::new(Arc::clone(&account));
+                *mailbox = Mailbox::new(Arc::clone(&quota));
             }
         }
         let all = moved + held.iter().flatten().map(|bytes| bytes + PIECE_BYTES).sum::<usize>();
-        assert_eq!(account.seen().mail_bytes, all);
+        assert_eq!(quota.seen().mail_bytes, all);
         assert!(all <= SHARE);
     }
-    assert_eq!(account.seen().mail_refused, refused);
-    account.give_mail(moved);
+    assert_eq!(quota.seen().mail_refused, refused);
+    quota.give_mail(moved);
     drop(boxes);
-    assert_eq!((account.seen().mail_bytes, account.seen().memory_bytes), (0, 0));
+    assert_eq!((quota.seen().mail_bytes, quota.seen().memory_bytes), (0, 0));
 }
 
 #[test]

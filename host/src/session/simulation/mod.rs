@@ -21,7 +21,7 @@ use super::{Deadlines, Ended, Handed, Latch, Line, LineConfig, Session, Successo
 use crate::dice::{Dice, for_each_seed};
 use crate::event::{Alone, ClientInfo, DisconnectReason, EndReason, FaultKind, Priority};
 use crate::net::Wire;
-use crate::sched::{Account, Budgets, Lane, Seat, Turnstile};
+use crate::sched::{Budgets, Lane, Placement, Quota, RunQueue};
 
 /// Numbers that are tried where nobody says: `WHARF_SEEDS` says how many.
 const SEEDS: u64 = 600;
@@ -235,7 +235,7 @@ async fn simulate(seed: u64) {
         deadlines: Deadlines::with_write(Duration::from_secs(60)),
         watermarks: Watermarks { high_bytes: 8 << 10, low_bytes: 2 << 10 },
         tenant: "one".into(),
-        account: Arc::new(Account::default()),
+        quota: Arc::new(Quota::default()),
         timers_max: 4,
         sleep_after: if sleepy { Duration::from_millis(1) } else { Duration::ZERO },
         priority: Priority::Normal,
@@ -243,11 +243,12 @@ async fn simulate(seed: u64) {
         budgets: Budgets::default(),
         latch: Arc::clone(&latch),
     };
-    let turnstiles = Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, 1)));
-    let seat = Arc::new(Seat::new(Lane::Standard, Arc::new(turnstiles)));
+    let run_queues = Lane::ALL.map(|lane| Arc::new(RunQueue::new(lane, 1)));
+    let placement = Arc::new(Placement::new(Lane::Standard, Arc::new(run_queues)));
     let info =
         ClientInfo { id: 1, server: "simulated".into(), peer, local, tls: None, parameter: 0 };
-    let line = Line::new(info, Arc::new(config), seat, Wire::plain(server).expect("a reactor"));
+    let line =
+        Line::new(info, Arc::new(config), placement, Wire::plain(server).expect("a reactor"));
     let seen = Arc::<Mutex<Seen>>::default();
     let first = Version::new(1, [Temper::Good; 3], &seen);
     let successor = Arc::new(Successor::new(first));

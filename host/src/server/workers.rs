@@ -17,60 +17,62 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 use crate::plugin::prepare_thread;
-use crate::sched::{Account, Lane, Seat, Standing, TurnsSeen, Turnstile, Work, take, take_usher};
+use crate::sched::{
+    Lane, Placement, Quota, RunQueue, RunQueueStatus, SchedParams, Work, take, take_rescue,
+};
 
 /// All of them. Dropping it ends the threads and every task on them.
-pub(super) struct Lanes {
-    lanes: [Threads; Lane::ALL.len()],
-    turnstiles: Arc<[Arc<Turnstile>; Lane::ALL.len()]>,
+pub(super) struct Workers {
+    lanes: [LaneWorkers; Lane::ALL.len()],
+    run_queues: Arc<[Arc<RunQueue>; Lane::ALL.len()]>,
 }
 
 /// The threads of one lane.
-struct Threads {
-    shards: Vec<Shard>,
+struct LaneWorkers {
+    workers: Vec<Worker>,
     /// New tasks go to the first so many; the others are ushers.
     regular: usize,
-    standing: Standing,
+    sched_params: SchedParams,
     _stops: Vec<oneshot::Sender<()>>,
 }
 
-struct Shard {
+struct Worker {
     handle: Handle,
     load: Arc<AtomicUsize>,
 }
 
-impl Lanes {
+impl Workers {
     /// Starts `count` threads for each lane.
     pub(super) fn start(count: usize) -> io::Result<Self> {
-        let turnstiles = Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, count)));
-        let start = |lane: Lane| Threads::start(lane, count, &turnstiles[lane as usize]);
+        let run_queues = Lane::ALL.map(|lane| Arc::new(RunQueue::new(lane, count)));
+        let start = |lane: Lane| LaneWorkers::start(lane, count, &run_queues[lane as usize]);
         let (fast, standard, mut idle) =
             (start(Lane::Fast)?, start(Lane::Standard)?, start(Lane::Idle)?);
-        idle.add_ushers(&turnstiles[Lane::Idle as usize], fast.standing)?;
-        Ok(Self { lanes: [fast, standard, idle], turnstiles: Arc::new(turnstiles) })
+        idle.add_rescue_workers(&run_queues[Lane::Idle as usize], fast.sched_params)?;
+        Ok(Self { lanes: [fast, standard, idle], run_queues: Arc::new(run_queues) })
     }
 
     /// What the kernel gave the threads of a lane.
-    pub(super) fn standing(&self, lane: Lane) -> Standing {
-        self.lanes[lane as usize].standing
+    pub(super) fn sched_params(&self, lane: Lane) -> SchedParams {
+        self.lanes[lane as usize].sched_params
     }
 
     /// The turns of each lane now.
-    pub(super) fn turns(&self) -> Vec<TurnsSeen> {
-        self.turnstiles.iter().map(|turnstile| turnstile.seen()).collect()
+    pub(super) fn turns(&self) -> Vec<RunQueueStatus> {
+        self.run_queues.iter().map(|run_queue| run_queue.seen()).collect()
     }
 
     /// Waits until every thread has taken up a task, but for those that run only when nobody else
     /// wants to.
     pub(super) async fn answer(&self) {
-        for shard in self
+        for worker in self
             .lanes
             .iter()
-            .filter(|lane| !lane.standing.yields_at_once)
-            .flat_map(|lane| &lane.shards)
+            .filter(|lane| !lane.sched_params.yields_at_once)
+            .flat_map(|lane| &lane.workers)
         {
             // A thread that is gone answers nothing, and neither does this.
-            if shard.handle.spawn(async {}).await.is_err() {
+            if worker.handle.spawn(async {}).await.is_err() {
                 std::future::pending::<()>().await;
             }
         }
@@ -81,54 +83,63 @@ impl Lanes {
     pub(super) fn spawn<T>(
         self: &Arc<Self>,
         lane: Lane,
-        account: Arc<Account>,
-        task: impl FnOnce(Arc<Seat>) -> T,
+        quota: Arc<Quota>,
+        task: impl FnOnce(Arc<Placement>) -> T,
     ) where
         T: Future<Output = ()> + Send + 'static,
     {
-        let seat = Arc::new(Seat::new(lane, Arc::clone(&self.turnstiles)));
-        let task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(task(Arc::clone(&seat)));
-        self.seat(lane, None, Ride { task: Some(task), seat, account, lanes: Arc::clone(self) });
+        let placement = Arc::new(Placement::new(lane, Arc::clone(&self.run_queues)));
+        let task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(task(Arc::clone(&placement)));
+        self.placement(
+            lane,
+            None,
+            PlacedTask { task: Some(task), placement, quota, lanes: Arc::clone(self) },
+        );
     }
 
     /// Hands it to this thread of the lane, or to the one with the fewest.
-    fn seat(&self, lane: Lane, thread: Option<usize>, ride: Ride) {
-        let Threads { shards, regular, .. } = &self.lanes[lane as usize];
+    fn placement(&self, lane: Lane, thread: Option<usize>, placed: PlacedTask) {
+        let LaneWorkers { workers, regular, .. } = &self.lanes[lane as usize];
         let least =
-            || shards[..*regular].iter().min_by_key(|shard| shard.load.load(Ordering::Relaxed));
-        let Some(shard) = thread.and_then(|thread| shards.get(thread)).or_else(least) else {
+            || workers[..*regular].iter().min_by_key(|worker| worker.load.load(Ordering::Relaxed));
+        let Some(worker) = thread.and_then(|thread| workers.get(thread)).or_else(least) else {
             return;
         };
-        shard.load.fetch_add(1, Ordering::Relaxed);
-        let load = Load(Arc::clone(&shard.load));
-        shard.handle.spawn(async move {
-            ride.await;
+        worker.load.fetch_add(1, Ordering::Relaxed);
+        let load = Load(Arc::clone(&worker.load));
+        worker.handle.spawn(async move {
+            placed.await;
             drop(load);
         });
     }
 }
 
-impl Threads {
-    fn start(lane: Lane, count: usize, turnstile: &Arc<Turnstile>) -> io::Result<Self> {
+impl LaneWorkers {
+    fn start(lane: Lane, count: usize, run_queue: &Arc<RunQueue>) -> io::Result<Self> {
         let mut threads = Self {
-            shards: Vec::new(),
+            workers: Vec::new(),
             regular: count,
-            standing: Standing::default(),
+            sched_params: SchedParams::default(),
             _stops: Vec::new(),
         };
         for number in 0..count {
-            threads.standing = threads.add(number, lane.name(), turnstile, move || take(lane))?;
+            threads.sched_params =
+                threads.add(number, lane.name(), run_queue, move || take(lane))?;
         }
         Ok(threads)
     }
 
     /// As many again, which look whether the others get any CPU.
-    fn add_ushers(&mut self, turnstile: &Arc<Turnstile>, fast: Standing) -> io::Result<()> {
+    fn add_rescue_workers(
+        &mut self,
+        run_queue: &Arc<RunQueue>,
+        fast: SchedParams,
+    ) -> io::Result<()> {
         for number in self.regular..self.regular * 2 {
-            self.add(number, "usher", turnstile, move || take_usher(fast))?;
-            let turnstile = Arc::downgrade(turnstile);
-            self.shards[number].handle.spawn(async move {
-                while let Some(next) = turnstile.upgrade().map(|turnstile| turnstile.look()) {
+            self.add(number, "usher", run_queue, move || take_rescue(fast))?;
+            let run_queue = Arc::downgrade(run_queue);
+            self.workers[number].handle.spawn(async move {
+                while let Some(next) = run_queue.upgrade().map(|run_queue| run_queue.look()) {
                     tokio::time::sleep(next).await;
                 }
             });
@@ -141,22 +152,22 @@ impl Threads {
         &mut self,
         number: usize,
         name: &str,
-        turnstile: &Arc<Turnstile>,
-        take: impl FnOnce() -> Standing + Send + 'static,
-    ) -> io::Result<Standing> {
-        let offering = Arc::clone(turnstile);
+        run_queue: &Arc<RunQueue>,
+        take: impl FnOnce() -> SchedParams + Send + 'static,
+    ) -> io::Result<SchedParams> {
+        let offering = Arc::clone(run_queue);
         let runtime = Builder::new_current_thread()
             .enable_all()
             .on_thread_park(move || offering.offer())
-            .on_thread_unpark(Turnstile::rested)
+            .on_thread_unpark(RunQueue::rested)
             .build()?;
         let (stop, stopped) = oneshot::channel::<()>();
-        self.shards.push(Shard { handle: runtime.handle().clone(), load: Arc::default() });
+        self.workers.push(Worker { handle: runtime.handle().clone(), load: Arc::default() });
         self._stops.push(stop);
-        let ((tell, told), turnstile) = (mpsc::sync_channel(1), Arc::clone(turnstile));
+        let ((tell, told), run_queue) = (mpsc::sync_channel(1), Arc::clone(run_queue));
         thread::Builder::new().name(format!("wharf-{name}-{number}")).spawn(move || {
             prepare_thread();
-            turnstile.attend(number);
+            run_queue.attend(number);
             // The channel has room for it.
             let _ = tell.send(take());
             // The sender says nothing: it is dropped.
@@ -167,28 +178,28 @@ impl Threads {
 }
 
 /// A task with its seat. Polls it, and takes it to another lane when it wants to go there.
-struct Ride {
+struct PlacedTask {
     task: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    seat: Arc<Seat>,
-    account: Arc<Account>,
-    lanes: Arc<Lanes>,
+    placement: Arc<Placement>,
+    quota: Arc<Quota>,
+    lanes: Arc<Workers>,
 }
 
-impl Future for Ride {
+impl Future for PlacedTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { task: Some(task), account, .. } = &mut *self else { return Poll::Ready(()) };
-        let measured = Work::begin(account);
+        let Self { task: Some(task), quota, .. } = &mut *self else { return Poll::Ready(()) };
+        let measured = Work::begin(quota);
         if task.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
         drop(measured);
-        let Some((lane, thread)) = self.seat.moving() else { return Poll::Pending };
-        let (task, seat, lanes) =
-            (self.task.take(), Arc::clone(&self.seat), Arc::clone(&self.lanes));
-        let account = Arc::clone(&self.account);
-        self.lanes.seat(lane, thread, Ride { task, seat, account, lanes });
+        let Some((lane, thread)) = self.placement.moving() else { return Poll::Pending };
+        let (task, placement, lanes) =
+            (self.task.take(), Arc::clone(&self.placement), Arc::clone(&self.lanes));
+        let quota = Arc::clone(&self.quota);
+        self.lanes.placement(lane, thread, PlacedTask { task, placement, quota, lanes });
         Poll::Ready(())
     }
 }

@@ -10,7 +10,7 @@ use super::line::Line;
 use super::mailbox::Orders;
 use super::pulse::Doing;
 use crate::event::{Fault, FaultKind};
-use crate::sched::{Stretch, Turn};
+use crate::sched::{RunPermit, Stretch};
 
 /// Says that an event starts, as soon as the latch of all sessions lets it. An order to end now
 /// comes through a closed latch; then no event starts, and this is why.
@@ -48,27 +48,27 @@ pub(super) fn leave(line: &Line) {
 /// Polls a guest's call while it is the session's turn, and counts the CPU time it takes. `now` is
 /// now where the caller knows it.
 pub(super) fn poll<F: Future>(
-    turn: &mut Turn,
+    run_permit: &mut RunPermit,
     line: &Line,
     mut call: Pin<&mut F>,
     mut now: Option<Instant>,
     cx: &mut Context<'_>,
 ) -> Poll<F::Output> {
     loop {
-        ready!(turn.poll(cx));
+        ready!(run_permit.poll(cx));
         let start = now.take().unwrap_or_else(Instant::now);
-        turn.slice(Some(start));
+        run_permit.slice(Some(start));
         let stretch = Stretch::begin(start);
         let polled = call.as_mut().poll(cx);
         let used = stretch.end();
-        turn.slice(None);
+        run_permit.slice(None);
         line.pulse.spend(used);
-        turn.used(used);
+        run_permit.used(used);
         if polled.is_ready() || !line.slice_ended() {
-            turn.rest();
+            run_permit.rest();
             return polled;
         }
-        turn.pause();
+        run_permit.pause();
     }
 }
 

@@ -10,20 +10,20 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 
 use super::Lane;
-use super::account::{Account, Rate};
 use super::cpu::{Stretch, nanoseconds};
-use super::lane::Seat;
-use super::turns::Flow;
-use super::turnstile::{Ticket, Turnstile, here};
+use super::fair_queue::Flow;
+use super::lane::Placement;
+use super::quota::{Quota, Rate};
+use super::run_queue::{RunQueue, Ticket, here};
 use super::work;
 use crate::event::Priority;
 
 /// A session's turn: free to run, in line, or at it.
-pub struct Turn {
-    seat: Arc<Seat>,
+pub struct RunPermit {
+    placement: Arc<Placement>,
     tenant: Arc<str>,
-    account: Arc<Account>,
-    turnstile: Arc<Turnstile>,
+    quota: Arc<Quota>,
+    run_queue: Arc<RunQueue>,
     flow: Flow,
     ticket: Arc<Ticket>,
     state: State,
@@ -51,7 +51,7 @@ enum State {
     Holding(usize),
 }
 
-impl fmt::Debug for Turn {
+impl fmt::Debug for RunPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Turn")
             .field("flow", &self.flow)
@@ -60,20 +60,25 @@ impl fmt::Debug for Turn {
     }
 }
 
-impl Turn {
+impl RunPermit {
     /// Of a session of this class and owner, on the lane of its seat.
     #[must_use]
-    pub fn new(seat: Arc<Seat>, class: Priority, tenant: Arc<str>, account: Arc<Account>) -> Self {
-        let turnstile = Arc::clone(seat.turnstile());
-        let flow = turnstile.enroll(class, &tenant);
+    pub fn new(
+        placement: Arc<Placement>,
+        class: Priority,
+        tenant: Arc<str>,
+        quota: Arc<Quota>,
+    ) -> Self {
+        let run_queue = Arc::clone(placement.run_queue());
+        let flow = run_queue.enroll(class, &tenant);
         let (ticket, state) = (Arc::default(), State::Free);
         let (used, carried, waited) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
         let (courtesy, debt) = (None, None);
         Self {
-            seat,
+            placement,
             tenant,
-            account,
-            turnstile,
+            quota,
+            run_queue,
             flow,
             ticket,
             state,
@@ -91,15 +96,15 @@ impl Turn {
         self.waited = Duration::ZERO;
         self.enter(class);
         if self.owes(now) {
-            self.account.cpu().waited();
+            self.quota.cpu().waited();
         } else {
             self.start(now);
         }
     }
 
     /// Mail is to be moved, which is no event and so waits for its turn in the lane, but not for
-    /// its tenant's share. Ready when it may be; [`Turn::rest`] is to follow. Wakes as
-    /// [`Turn::poll`] does.
+    /// its tenant's share. Ready when it may be; [`RunPermit::rest`] is to follow. Wakes as
+    /// [`RunPermit::poll`] does.
     pub fn poll_mail(&mut self, class: Priority, cx: &mut Context<'_>) -> Poll<()> {
         if self.state == State::Free {
             let now = Instant::now();
@@ -107,16 +112,16 @@ impl Turn {
             self.start(now);
             // It is short, so that others need not get in line first, unless they had no chance to.
             if let State::Waiting(thread, _) = self.state
-                && !Turnstile::is_to_look(now)
+                && !RunQueue::is_to_look(now)
             {
                 self.courtesy = None;
-                self.turnstile.dispatch(thread);
+                self.run_queue.dispatch(thread);
             }
         }
         self.poll(cx)
     }
 
-    /// Does work of the session that is no event, as [`Turn::poll_mail`] has mail moved: each poll
+    /// Does work of the session that is no event, as [`RunPermit::poll_mail`] has mail moved: each poll
     /// of it takes a turn, and what it uses is charged. Safe to cancel where the work is.
     pub async fn perform<F: Future>(&mut self, class: Priority, work: F) -> F::Output {
         let mut work = pin!(work);
@@ -137,10 +142,10 @@ impl Turn {
     /// Something that takes a turn starts in this class.
     fn enter(&mut self, class: Priority) {
         self.used = std::mem::take(&mut self.carried);
-        if class != self.flow.class || !Arc::ptr_eq(self.seat.turnstile(), &self.turnstile) {
-            self.turnstile.dismiss(&self.flow, &self.tenant);
-            self.turnstile = Arc::clone(self.seat.turnstile());
-            self.flow = self.turnstile.enroll(class, &self.tenant);
+        if class != self.flow.class || !Arc::ptr_eq(self.placement.run_queue(), &self.run_queue) {
+            self.run_queue.dismiss(&self.flow, &self.tenant);
+            self.run_queue = Arc::clone(self.placement.run_queue());
+            self.flow = self.run_queue.enroll(class, &self.tenant);
         }
         self.flow.begins();
     }
@@ -148,14 +153,14 @@ impl Turn {
     /// Gets in line where others want the thread as well.
     fn start(&mut self, now: Instant) {
         let place = here().filter(|place| place.lane == self.lane());
-        if place.is_some_and(|place| self.turnstile.is_crowded(place.thread, now)) {
+        if place.is_some_and(|place| self.run_queue.is_crowded(place.thread, now)) {
             self.queue_up(now);
         }
     }
 
     /// Whether its tenant has used up its share of CPU time, so that it has to wait for more.
     fn owes(&mut self, now: Instant) -> bool {
-        let until = self.account.cpu().not_before(now);
+        let until = self.quota.cpu().not_before(now);
         if let Some(until) = until {
             let until = Rate::ask_again(until, now);
             self.debt = Some((now, Box::pin(tokio::time::sleep_until(until.into()))));
@@ -180,25 +185,25 @@ impl Turn {
         self.ticket.waker.register(cx.waker());
         if self.courtesy.as_mut().is_some_and(|others| others.as_mut().poll(cx).is_ready()) {
             self.courtesy = None;
-            Turnstile::looked(Instant::now());
+            RunQueue::looked(Instant::now());
             // Where the turn is its own it is awake already; woken as well, it would be polled once
             // more before the thread has looked at its sockets.
             self.ticket.waker.take();
-            self.turnstile.dispatch(thread);
+            self.run_queue.dispatch(thread);
             if self.ticket.granted().is_none() {
                 self.ticket.waker.register(cx.waker());
             }
         }
         let Some(granted) = self.ticket.granted() else { return Poll::Pending };
         if here().is_some_and(|place| place.thread != granted) {
-            self.seat.ask(self.lane(), Some(granted));
+            self.placement.ask(self.lane(), Some(granted));
             return Poll::Pending;
         }
         let now = Instant::now();
-        if !std::mem::replace(&mut self.has_looked, true) && Turnstile::is_to_look(now) {
+        if !std::mem::replace(&mut self.has_looked, true) && RunQueue::is_to_look(now) {
             // One turn has followed the other. Sessions that have become ready meanwhile get in
             // line, and the turn goes to the best of all.
-            self.turnstile.again(
+            self.run_queue.again(
                 granted,
                 granted,
                 &mut self.flow,
@@ -229,18 +234,18 @@ impl Turn {
     /// The session's guest runs from `start` on, or does no longer.
     pub fn slice(&self, start: Option<Instant>) {
         match start {
-            Some(_) => work::pause(&self.account),
+            Some(_) => work::pause(&self.quota),
             None => work::go_on(),
         }
         if let Some(place) = here() {
-            self.turnstile.slice(place.thread, start);
+            self.run_queue.slice(place.thread, start);
         }
     }
 
     /// The session has used so much.
     pub fn used(&mut self, cpu: Duration) {
         self.used += cpu;
-        self.account.cpu().charge(nanoseconds(cpu));
+        self.quota.cpu().charge(nanoseconds(cpu));
     }
 
     /// Its slice is over: gets in line for another, or waits for its tenant to have CPU time again.
@@ -248,7 +253,7 @@ impl Turn {
         let now = Instant::now();
         self.flow.outlasts();
         if self.owes(now) {
-            self.account.cpu().waited();
+            self.quota.cpu().waited();
             self.yield_turn();
             return;
         }
@@ -256,8 +261,8 @@ impl Turn {
             self.queue_up(now);
             return;
         };
-        let next = self.turnstile.post(thread, now);
-        self.turnstile.again(
+        let next = self.run_queue.post(thread, now);
+        self.run_queue.again(
             thread,
             next,
             &mut self.flow,
@@ -265,7 +270,7 @@ impl Turn {
             std::mem::take(&mut self.used),
         );
         if next != thread {
-            self.turnstile.dispatch(thread);
+            self.run_queue.dispatch(thread);
         }
         self.stand(next, now);
     }
@@ -285,7 +290,7 @@ impl Turn {
             }
             State::Holding(thread) => thread,
         };
-        self.turnstile.leave(thread, &mut self.flow, &self.ticket, std::mem::take(&mut self.used));
+        self.run_queue.leave(thread, &mut self.flow, &self.ticket, std::mem::take(&mut self.used));
         (self.state, self.courtesy, self.has_looked) = (State::Free, None, false);
     }
 
@@ -302,8 +307,8 @@ impl Turn {
     fn queue_up(&mut self, now: Instant) {
         // On a thread of no lane nobody competes.
         let Some(place) = here().filter(|place| place.lane == self.lane()) else { return };
-        let thread = self.turnstile.post(place.thread, now);
-        self.turnstile.join(thread, &mut self.flow, &self.ticket, std::mem::take(&mut self.used));
+        let thread = self.run_queue.post(place.thread, now);
+        self.run_queue.join(thread, &mut self.flow, &self.ticket, std::mem::take(&mut self.used));
         self.stand(thread, now);
     }
 
@@ -313,14 +318,14 @@ impl Turn {
     }
 
     fn lane(&self) -> Lane {
-        self.turnstile.lane()
+        self.run_queue.lane()
     }
 }
 
-impl Drop for Turn {
+impl Drop for RunPermit {
     fn drop(&mut self) {
         self.rest();
-        self.turnstile.dismiss(&self.flow, &self.tenant);
+        self.run_queue.dismiss(&self.flow, &self.tenant);
     }
 }
 

@@ -10,7 +10,7 @@ use super::class;
 
 /// Whoever has run wants another turn until it departs.
 struct Clocked {
-    turns: Turns,
+    fair_queue: FairQueue,
     flows: HashMap<u64, Flow>,
     /// Where it waits.
     waiting: HashMap<u64, usize>,
@@ -29,7 +29,7 @@ impl Clocked {
     fn new(threads: usize, slices: Vec<u64>) -> Self {
         let (flows, waiting, since, used) = Default::default();
         Self {
-            turns: Turns::new(threads, threads),
+            fair_queue: FairQueue::new(threads, threads),
             flows,
             waiting,
             threads: vec![(0, None); threads],
@@ -51,7 +51,7 @@ impl Clocked {
         if id.is_multiple_of(3) {
             flow.outlasts();
         }
-        self.turns.join(thread, &mut flow, Duration::ZERO);
+        self.fair_queue.join(thread, &mut flow, Duration::ZERO);
         self.flows.insert(id, flow);
         self.waiting.insert(id, thread);
         self.since.insert(id, self.now());
@@ -60,8 +60,8 @@ impl Clocked {
     fn depart(&mut self, id: u64) {
         let Some(flow) = self.flows.remove(&id) else { return };
         match self.waiting.remove(&id) {
-            Some(thread) => self.turns.withdraw(thread, &flow),
-            None => self.turns.leave(&flow),
+            Some(thread) => self.fair_queue.withdraw(thread, &flow),
+            None => self.fair_queue.leave(&flow),
         }
         self.threads
             .iter_mut()
@@ -73,7 +73,7 @@ impl Clocked {
             .values()
             .any(|other| (other.class, other.tenant) == (flow.class, flow.tenant))
         {
-            self.turns.forget(flow.class, flow.tenant);
+            self.fair_queue.forget(flow.class, flow.tenant);
         }
     }
 
@@ -85,13 +85,13 @@ impl Clocked {
             .expect("there is one");
         if let Some(id) = self.threads[thread].1.take() {
             let (slice, flow) = (self.slice(id), self.flows.get_mut(&id).expect("it runs"));
-            self.turns.charge(flow, Duration::from_micros(slice));
+            self.fair_queue.charge(flow, Duration::from_micros(slice));
             *self.used.entry((flow.class, flow.tenant)).or_default() += slice;
-            self.turns.again(thread, flow);
+            self.fair_queue.again(thread, flow);
             self.waiting.insert(id, thread);
             self.since.insert(id, now);
         }
-        let next = self.turns.next(thread, true).map(|(id, _)| id);
+        let next = self.fair_queue.next(thread, true).map(|(id, _)| id);
         next.iter().for_each(|id| _ = self.waiting.remove(id));
         self.threads[thread] = (now + next.map_or(10, |id| self.slice(id)), next);
     }

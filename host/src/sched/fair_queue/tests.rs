@@ -12,35 +12,39 @@ const SLICE: Duration = Duration::from_millis(1);
 
 /// Threads that run whoever is next for a slice, one after the other.
 struct Lane {
-    turns: Turns,
+    fair_queue: FairQueue,
     flows: HashMap<u64, (Flow, usize)>,
     used: HashMap<u64, u64>,
 }
 
 impl Lane {
     fn new(threads: usize) -> Self {
-        Self { turns: Turns::new(threads, threads), flows: HashMap::new(), used: HashMap::new() }
+        Self {
+            fair_queue: FairQueue::new(threads, threads),
+            flows: HashMap::new(),
+            used: HashMap::new(),
+        }
     }
 
     fn arrive(&mut self, thread: usize, class: Priority, tenant: TenantId) -> u64 {
         let id = self.flows.len() as u64;
         let mut flow = Flow::new(id, class, tenant);
-        self.turns.join(thread, &mut flow, Duration::ZERO);
+        self.fair_queue.join(thread, &mut flow, Duration::ZERO);
         self.flows.insert(id, (flow, thread));
         id
     }
 
     /// Every thread runs one slice; whoever ran wants another.
     fn round(&mut self, slice: impl Fn(u64) -> Duration) {
-        let threads = self.turns.threads;
+        let threads = self.fair_queue.threads;
         let running: Vec<_> = (0..threads)
-            .filter_map(|thread| Some((thread, self.turns.next(thread, true)?.0)))
+            .filter_map(|thread| Some((thread, self.fair_queue.next(thread, true)?.0)))
             .collect();
         for (thread, id) in running {
             let used = slice(id);
             let (flow, at) = self.flows.get_mut(&id).expect("it arrived");
-            self.turns.charge(flow, used);
-            self.turns.again(thread, flow);
+            self.fair_queue.charge(flow, used);
+            self.fair_queue.again(thread, flow);
             *at = thread;
             *self.used.entry(id).or_default() += used.as_nanos() as u64;
         }
@@ -102,7 +106,7 @@ proptest! {
             // All on one thread, which is the worst case.
             lane.arrive(0, *class, *tenant);
         }
-        let busy = (0..threads).filter(|thread| lane.turns.next(*thread, true).is_some()).count();
+        let busy = (0..threads).filter(|thread| lane.fair_queue.next(*thread, true).is_some()).count();
         prop_assert_eq!(busy, threads.min(arrivals.len()));
     }
 
@@ -130,16 +134,16 @@ proptest! {
     /// ends with nobody.
     #[test]
     fn everybody_who_joins_is_served_or_withdraws(steps in prop::collection::vec((0_u8..3, 0_usize..3, class(), 0_u32..3), 0..200)) {
-        let mut turns = Turns::new(3, 3);
+        let mut fair_queue = FairQueue::new(3, 3);
         let (mut waiting, mut running): (HashMap<u64, (Flow, usize)>, Vec<Flow>) = Default::default();
         for (id, (what, thread, class, tenant)) in steps.into_iter().enumerate() {
             match what {
                 0 => {
                     let mut flow = Flow::new(id as u64, class, tenant);
-                    turns.join(thread, &mut flow, Duration::ZERO);
+                    fair_queue.join(thread, &mut flow, Duration::ZERO);
                     waiting.insert(flow.id, (flow, thread));
                 }
-                1 => if let Some((id, at)) = turns.next(thread, true) {
+                1 => if let Some((id, at)) = fair_queue.next(thread, true) {
                     let (flow, joined) = waiting.remove(&id).expect("only who waits is next");
                     prop_assert_eq!(at, joined);
                     running.push(flow);
@@ -147,15 +151,15 @@ proptest! {
                     prop_assert!(waiting.is_empty());
                 },
                 _ => if let Some(mut flow) = running.pop() {
-                    turns.charge(&mut flow, SLICE);
-                    turns.leave(&flow);
-                    turns.forget(flow.class, flow.tenant);
+                    fair_queue.charge(&mut flow, SLICE);
+                    fair_queue.leave(&flow);
+                    fair_queue.forget(flow.class, flow.tenant);
                 } else if let Some(id) = waiting.keys().next().copied() {
                     let (flow, at) = waiting.remove(&id).expect("it waits");
-                    turns.withdraw(at, &flow);
+                    fair_queue.withdraw(at, &flow);
                 },
             }
-            prop_assert_eq!(turns.waiting(), waiting.len());
+            prop_assert_eq!(fair_queue.waiting(), waiting.len());
         }
     }
 }
@@ -193,15 +197,15 @@ fn a_lower_class_is_never_starved() {
 #[test]
 fn an_event_that_starts_does_not_wait_for_the_slice_of_one_that_goes_on() {
     for tenant in [0, 1] {
-        let mut turns = Turns::new(1, 1);
+        let mut fair_queue = FairQueue::new(1, 1);
         let mut long = Flow::new(9, Priority::Normal, 0);
         long.outlasts();
-        turns.join(0, &mut long, SLICE);
+        fair_queue.join(0, &mut long, SLICE);
         // Its number is the higher one and the lower one.
         for id in [3, 12] {
-            turns.join(0, &mut Flow::new(id, Priority::Normal, tenant), Duration::ZERO);
+            fair_queue.join(0, &mut Flow::new(id, Priority::Normal, tenant), Duration::ZERO);
         }
-        let order = [(); 3].map(|()| turns.next(0, false).map(|(id, _)| id));
+        let order = [(); 3].map(|()| fair_queue.next(0, false).map(|(id, _)| id));
         assert_eq!(order, [Some(3), Some(12), Some(9)], "tenant {tenant}");
     }
 }
@@ -212,26 +216,26 @@ fn an_event_that_starts_does_not_wait_for_the_slice_of_one_that_goes_on() {
 fn an_event_that_goes_on_has_its_part_however_many_start() {
     let short = Duration::from_micros(25);
     for tenant_of in [|_| 0, |id| id as TenantId % 2, |id| id as TenantId] {
-        let mut turns = Turns::new(1, 1);
+        let mut fair_queue = FairQueue::new(1, 1);
         let mut long = Flow::new(0, Priority::Normal, 0);
         long.outlasts();
-        turns.join(0, &mut long, SLICE);
+        fair_queue.join(0, &mut long, SLICE);
         let (mut waiting, mut used) = (HashMap::new(), [Duration::ZERO; 2]);
         for id in 1..20_000 {
             let mut flow = Flow::new(id, Priority::Normal, tenant_of(id));
-            turns.join(0, &mut flow, Duration::ZERO);
+            fair_queue.join(0, &mut flow, Duration::ZERO);
             waiting.insert(id, flow);
-            match turns.next(0, false).expect("somebody waits") {
+            match fair_queue.next(0, false).expect("somebody waits") {
                 (0, _) => {
-                    turns.charge(&mut long, SLICE);
-                    turns.again(0, &long);
+                    fair_queue.charge(&mut long, SLICE);
+                    fair_queue.again(0, &long);
                     used[0] += SLICE;
                 }
                 (id, _) => {
                     let mut flow = waiting.remove(&id).expect("it waits");
-                    turns.charge(&mut flow, short);
-                    turns.leave(&flow);
-                    turns.forget(flow.class, flow.tenant);
+                    fair_queue.charge(&mut flow, short);
+                    fair_queue.leave(&flow);
+                    fair_queue.forget(flow.class, flow.tenant);
                     used[1] += short;
                 }
             }
@@ -302,11 +306,11 @@ proptest! {
         same_tenant in any::<bool>(),
         longs in 1_u64..4,
     ) {
-        let mut turns = Turns::new(1, 1);
+        let mut fair_queue = FairQueue::new(1, 1);
         let mut long: Vec<_> = (0..longs).map(|id| {
             let mut flow = Flow::new(id, Priority::Normal, 0);
             flow.outlasts();
-            turns.join(0, &mut flow, SLICE);
+            fair_queue.join(0, &mut flow, SLICE);
             flow
         }).collect();
         let tenant = TenantId::from(!same_tenant);
@@ -319,7 +323,7 @@ proptest! {
                     while waiting.len() < waits {
                         id += 1;
                         let mut flow = Flow::new(id, Priority::Normal, tenant);
-                        turns.join(0, &mut flow, Duration::ZERO);
+                        fair_queue.join(0, &mut flow, Duration::ZERO);
                         waiting.insert(id, (flow, used));
                     }
                     most = most.max(waiting.len() as u64);
@@ -328,29 +332,29 @@ proptest! {
                 Trick::Withdraws => {
                     id += 1;
                     let mut flow = Flow::new(id, Priority::Normal, tenant);
-                    turns.join(0, &mut flow, Duration::ZERO);
-                    turns.withdraw(0, &flow);
-                    turns.forget(flow.class, flow.tenant);
+                    fair_queue.join(0, &mut flow, Duration::ZERO);
+                    fair_queue.withdraw(0, &flow);
+                    fair_queue.forget(flow.class, flow.tenant);
                     0
                 }
-                Trick::Away(turns) => turns,
+                Trick::Away(fair_queue) => fair_queue,
             };
             for _ in 0..steps {
-                let (next, _) = turns.next(0, false).expect("somebody waits");
+                let (next, _) = fair_queue.next(0, false).expect("somebody waits");
                 if let Some((mut flow, used)) = waiting.remove(&next) {
-                    turns.charge(&mut flow, Duration::from_micros(used));
-                    turns.leave(&flow);
-                    turns.forget(flow.class, flow.tenant);
+                    fair_queue.charge(&mut flow, Duration::from_micros(used));
+                    fair_queue.leave(&flow);
+                    fair_queue.forget(flow.class, flow.tenant);
                     theirs += used;
                 } else {
                     let flow = &mut long[next as usize];
-                    turns.charge(flow, SLICE);
-                    turns.again(0, flow);
+                    fair_queue.charge(flow, SLICE);
+                    fair_queue.again(0, flow);
                     mine += 1_000;
                 }
             }
-            let class = &turns.classes[Priority::Normal as usize];
-            let behind = class.time.abs_diff(turns.floor);
+            let class = &fair_queue.classes[Priority::Normal as usize];
+            let behind = class.time.abs_diff(fair_queue.floor);
             let tenants = class.tenants[&0].time.abs_diff(class.floor);
             let flows = long.iter().map(|flow| flow.time.abs_diff(class.tenants[&0].floor)).max().unwrap_or(0);
             prop_assert!(behind.max(tenants).max(flows) < 20_000_000, "{behind} {tenants} {flows}");
@@ -365,7 +369,7 @@ proptest! {
 
 #[test]
 fn decades_of_cpu_time_do_not_end_the_order() {
-    let mut turns = Turns::new(1, 1);
+    let mut fair_queue = FairQueue::new(1, 1);
     let mut flows =
         [(0, Priority::Low), (1, Priority::High)].map(|(id, class)| Flow::new(id, class, 0));
     let mut used = [0_u64; 2];
@@ -373,20 +377,20 @@ fn decades_of_cpu_time_do_not_end_the_order() {
     let year = Duration::from_secs(365 * 24 * 3_600);
     for flow in &mut flows {
         flow.outlasts();
-        turns.join(0, flow, Duration::ZERO);
+        fair_queue.join(0, flow, Duration::ZERO);
     }
     for _ in 0..2 {
-        assert!(turns.next(0, true).is_some());
+        assert!(fair_queue.next(0, true).is_some());
     }
     for (flow, years) in flows.iter_mut().zip([36, 36 * 16]) {
-        turns.charge(flow, year * years);
-        turns.again(0, flow);
+        fair_queue.charge(flow, year * years);
+        fair_queue.again(0, flow);
     }
     for _ in 0..10_000 {
-        let (id, _) = turns.next(0, true).expect("both wait or run");
+        let (id, _) = fair_queue.next(0, true).expect("both wait or run");
         let flow = &mut flows[id as usize];
-        turns.charge(flow, SLICE);
-        turns.again(0, flow);
+        fair_queue.charge(flow, SLICE);
+        fair_queue.again(0, flow);
         used[id as usize] += 1;
     }
     // 4 of 68 shares.

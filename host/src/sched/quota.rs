@@ -23,7 +23,7 @@ pub const MAIL_MAX_BYTES: usize = 128 << 20;
 
 /// Sustained shares of a tenant over all of its servers. Zero is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Shares {
+pub struct QuotaLimits {
     /// CPUs: 0.5 is half the time of one.
     pub cpus: f64,
     /// Memory of all sessions together, in bytes: linear memory of instances, mail that waits, and
@@ -37,11 +37,11 @@ pub struct Shares {
 
 /// The account of one tenant.
 #[derive(Debug)]
-pub struct Account {
+pub struct Quota {
     cpu: Rate,
     bytes: Rate,
-    memory: Ledger,
-    mail: Ledger,
+    memory: Allowance,
+    mail: Allowance,
 }
 
 /// So much each second.
@@ -60,7 +60,7 @@ pub(crate) struct Rate {
 
 /// So much at once.
 #[derive(Debug, Default)]
-struct Ledger {
+struct Allowance {
     /// Zero: no limit.
     max: AtomicUsize,
     taken: AtomicUsize,
@@ -69,9 +69,9 @@ struct Ledger {
 
 /// An account at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AccountSeen {
+pub struct QuotaStatus {
     /// What it may use.
-    pub shares: Shares,
+    pub shares: QuotaLimits,
     /// Memory of its sessions: instances, mail that waits, and send buffers that do not drain.
     pub memory_bytes: usize,
     /// Growths of memory that were refused because of its share.
@@ -90,19 +90,19 @@ pub struct AccountSeen {
     pub bytes_waits: u64,
 }
 
-impl Default for Account {
+impl Default for Quota {
     /// Without limits.
     fn default() -> Self {
         let now = Instant::now();
-        let mail = Ledger { max: AtomicUsize::new(MAIL_MAX_BYTES), ..Ledger::default() };
-        Self { cpu: Rate::new(now), bytes: Rate::new(now), memory: Ledger::default(), mail }
+        let mail = Allowance { max: AtomicUsize::new(MAIL_MAX_BYTES), ..Allowance::default() };
+        Self { cpu: Rate::new(now), bytes: Rate::new(now), memory: Allowance::default(), mail }
     }
 }
 
-impl Account {
+impl Quota {
     /// Puts other shares in force. What is taken beyond them stays taken, and nothing more is
     /// given.
-    pub fn set(&self, shares: Shares) {
+    pub fn set(&self, shares: QuotaLimits) {
         self.cpu.set((shares.cpus * NANOS) as u64);
         self.bytes.set(shares.bytes_per_second);
         self.memory.max.store(shares.memory_max_bytes, Ordering::Relaxed);
@@ -112,15 +112,15 @@ impl Account {
 
     /// What it has used.
     #[must_use]
-    pub fn seen(&self) -> AccountSeen {
+    pub fn seen(&self) -> QuotaStatus {
         let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        let shares = Shares {
+        let shares = QuotaLimits {
             cpus: load(&self.cpu.per_second) as f64 / NANOS,
             memory_max_bytes: self.memory.max.load(Ordering::Relaxed),
             mail_max_bytes: self.mail.max.load(Ordering::Relaxed),
             bytes_per_second: load(&self.bytes.per_second),
         };
-        AccountSeen {
+        QuotaStatus {
             shares,
             memory_bytes: self.memory.taken.load(Ordering::Relaxed),
             memory_refused: load(&self.memory.refused),
@@ -183,7 +183,7 @@ impl Account {
     }
 }
 
-impl Ledger {
+impl Allowance {
     /// Takes so many, where there are so many left.
     fn take(&self, bytes: usize) -> bool {
         let max = self.max.load(Ordering::Relaxed);
@@ -326,16 +326,16 @@ fn times(amount: u64, factor: u64, divisor: u64) -> u128 {
 mod tests {
     use super::*;
 
-    fn limited(shares: Shares) -> Account {
-        let account = Account::default();
-        account.set(shares);
-        account
+    fn limited(shares: QuotaLimits) -> Quota {
+        let quota = Quota::default();
+        quota.set(shares);
+        quota
     }
 
     #[test]
     fn a_rate_gives_a_burst_and_then_its_share_whoever_asks() {
-        let account = limited(Shares { bytes_per_second: 1_000, ..Shares::default() });
-        let (rate, start) = (account.bytes(), Instant::now());
+        let quota = limited(QuotaLimits { bytes_per_second: 1_000, ..QuotaLimits::default() });
+        let (rate, start) = (quota.bytes(), Instant::now());
         let mut sent = 0;
         for step in 0..10_000 {
             let now = start + Duration::from_millis(step);
@@ -346,13 +346,13 @@ mod tests {
         }
         // Ten seconds, a burst of a tenth of one, and one step too many.
         assert!((10_000..=10_107).contains(&sent), "{sent}");
-        assert_eq!(account.seen().bytes, sent);
+        assert_eq!(quota.seen().bytes, sent);
     }
 
     #[test]
     fn one_large_use_is_waited_for_in_full() {
-        let account = limited(Shares { cpus: 0.5, ..Shares::default() });
-        let (rate, now) = (account.cpu(), Instant::now() + Duration::from_secs(1));
+        let quota = limited(QuotaLimits { cpus: 0.5, ..QuotaLimits::default() });
+        let (rate, now) = (quota.cpu(), Instant::now() + Duration::from_secs(1));
         rate.charge_at(nanoseconds(Duration::from_secs(1)), now);
         let at = rate.not_before(now).expect("it was a second's work");
         let wait = at - now;
@@ -365,41 +365,44 @@ mod tests {
 
     #[test]
     fn without_a_limit_nothing_waits_and_nothing_is_written() {
-        let (account, now) = (Account::default(), Instant::now());
-        account.bytes().charge(u64::MAX);
-        assert_eq!((account.bytes().not_before(now), account.seen().bytes), (None, 0));
+        let (quota, now) = (Quota::default(), Instant::now());
+        quota.bytes().charge(u64::MAX);
+        assert_eq!((quota.bytes().not_before(now), quota.seen().bytes), (None, 0));
     }
 
     #[test]
     fn memory_is_given_up_to_its_share_and_not_above() {
-        let account = limited(Shares { memory_max_bytes: 100, ..Shares::default() });
-        assert!(account.take_memory(99) && account.take_memory(1) && !account.take_memory(1));
-        account.give_memory(50);
-        assert!(account.take_memory(50) && account.take_memory(0));
-        assert_eq!((account.seen().memory_bytes, account.seen().memory_refused), (100, 1));
+        let quota = limited(QuotaLimits { memory_max_bytes: 100, ..QuotaLimits::default() });
+        assert!(quota.take_memory(99) && quota.take_memory(1) && !quota.take_memory(1));
+        quota.give_memory(50);
+        assert!(quota.take_memory(50) && quota.take_memory(0));
+        assert_eq!((quota.seen().memory_bytes, quota.seen().memory_refused), (100, 1));
     }
 
     #[test]
     fn mail_counts_as_mail_and_as_memory() {
-        let account =
-            limited(Shares { memory_max_bytes: 100, mail_max_bytes: 60, ..Shares::default() });
-        assert!(account.take_mail(59) && account.take_mail(1) && !account.take_mail(1));
-        assert!(account.take_memory(40) && !account.take_memory(1));
-        account.give_mail(30);
-        assert!(account.take_memory(20) && account.take_mail(10) && !account.take_mail(1));
-        let seen = account.seen();
+        let quota = limited(QuotaLimits {
+            memory_max_bytes: 100,
+            mail_max_bytes: 60,
+            ..QuotaLimits::default()
+        });
+        assert!(quota.take_mail(59) && quota.take_mail(1) && !quota.take_mail(1));
+        assert!(quota.take_memory(40) && !quota.take_memory(1));
+        quota.give_mail(30);
+        assert!(quota.take_memory(20) && quota.take_mail(10) && !quota.take_mail(1));
+        let seen = quota.seen();
         assert_eq!((seen.memory_bytes, seen.mail_bytes), (100, 40));
         assert_eq!((seen.memory_refused, seen.mail_refused), (1, 2));
     }
 
     #[test]
     fn mail_has_a_bound_where_nothing_is_said() {
-        let account = Account::default();
-        assert!(account.take_mail(MAIL_MAX_BYTES) && !account.take_mail(1));
-        account.set(Shares::default());
-        assert_eq!(account.seen().shares.mail_max_bytes, MAIL_MAX_BYTES);
-        account.give_mail(MAIL_MAX_BYTES);
-        assert_eq!((account.seen().memory_bytes, account.seen().mail_bytes), (0, 0));
+        let quota = Quota::default();
+        assert!(quota.take_mail(MAIL_MAX_BYTES) && !quota.take_mail(1));
+        quota.set(QuotaLimits::default());
+        assert_eq!(quota.seen().shares.mail_max_bytes, MAIL_MAX_BYTES);
+        quota.give_mail(MAIL_MAX_BYTES);
+        assert_eq!((quota.seen().memory_bytes, quota.seen().mail_bytes), (0, 0));
     }
 
     #[test]
@@ -412,8 +415,8 @@ mod tests {
             // tenth of it.
             (0.01, second, 0.1, Duration::from_secs(20)),
         ] {
-            let account = limited(Shares { cpus, ..Shares::default() });
-            let (rate, start) = (account.cpu(), Instant::now());
+            let quota = limited(QuotaLimits { cpus, ..QuotaLimits::default() });
+            let (rate, start) = (quota.cpu(), Instant::now());
             rate.owe_at(nanoseconds(owed), (floor * NANOS) as u64, start);
             let (mut now, mut used, mut halved) = (start, Duration::ZERO, Duration::ZERO);
             let step = Duration::from_micros(100);
@@ -429,8 +432,8 @@ mod tests {
             assert!((least..=most).contains(&halved), "{cpus}: at half rate for {halved:?}");
         }
         // Who uses nothing meanwhile has paid as well.
-        let account = limited(Shares { cpus: 0.5, ..Shares::default() });
-        let (rate, start) = (account.cpu(), Instant::now());
+        let quota = limited(QuotaLimits { cpus: 0.5, ..QuotaLimits::default() });
+        let (rate, start) = (quota.cpu(), Instant::now());
         rate.owe_at(nanoseconds(second), 1, start);
         rate.charge_at(1, start + Duration::from_secs(3));
         assert_eq!(rate.owed.load(Ordering::Relaxed), 0);

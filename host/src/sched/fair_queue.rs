@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::cpu::nanoseconds;
 use crate::event::Priority;
 
-/// Shares of the classes in a lane where all of them are busy, lowest class first.
+/// QuotaLimits of the classes in a lane where all of them are busy, lowest class first.
 const WEIGHTS: [u128; Priority::ALL.len()] = [1, 4, 16, 64, 64];
 /// The largest weight: a class's time is charged in units of it, so that nothing is lost in the
 /// division.
@@ -95,7 +95,7 @@ fn behind_max(factor: Time) -> Time {
 
 /// Who waits and who has used what.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(super) struct FairQueue {
     threads: usize,
     /// Threads below this number and those from it on take nothing over from each other.
     border: usize,
@@ -138,7 +138,7 @@ struct Candidate {
     wait: Wait,
 }
 
-impl Turns {
+impl FairQueue {
     pub(super) fn new(threads: usize, border: usize) -> Self {
         Self { threads, border, classes: Default::default(), floor: 0, reached: 0, waiting: 0 }
     }

@@ -8,31 +8,31 @@ use super::*;
 /// of them.
 #[test]
 fn mail_of_many_lets_a_neighbour_pass() {
-    let turnstiles = Arc::new(Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, 1))));
-    let turnstile = &turnstiles[Lane::Standard as usize];
+    let run_queues = Arc::new(Lane::ALL.map(|lane| Arc::new(RunQueue::new(lane, 1))));
+    let run_queue = &run_queues[Lane::Standard as usize];
     let of = |tenant: &str| {
-        let seat = Arc::new(Seat::new(Lane::Standard, Arc::clone(&turnstiles)));
-        Turn::new(seat, Priority::Normal, tenant.into(), Arc::default())
+        let placement = Arc::new(Placement::new(Lane::Standard, Arc::clone(&run_queues)));
+        RunPermit::new(placement, Priority::Normal, tenant.into(), Arc::default())
     };
     let cx = &mut Context::from_waker(Waker::noop());
-    turnstile.attend(0);
+    run_queue.attend(0);
     for (receivers, each_us) in [(1, 10), (2, 900), (7, 300), (60, 1_000), (200, 40)] {
         let mut mail: Vec<_> = (0..receivers).map(|_| of("a")).collect();
         let mut event = of("b");
-        while !turnstile.is_crowded(0, Instant::now()) {
+        while !run_queue.is_crowded(0, Instant::now()) {
             std::thread::yield_now();
         }
-        let at_once = mail
-            .iter_mut()
-            .filter_map(|turn| turn.poll_mail(Priority::Normal, cx).is_ready().then_some(()));
+        let at_once = mail.iter_mut().filter_map(|run_permit| {
+            run_permit.poll_mail(Priority::Normal, cx).is_ready().then_some(())
+        });
         assert!(at_once.count() <= 1, "mail of {receivers} goes past the line");
         event.begin(Priority::Normal, Instant::now());
         let mut moved = 0;
         while event.poll(cx).is_pending() {
-            for turn in &mut mail {
-                if turn.poll_mail(Priority::Normal, cx).is_ready() {
-                    turn.used(Duration::from_micros(each_us));
-                    turn.rest();
+            for run_permit in &mut mail {
+                if run_permit.poll_mail(Priority::Normal, cx).is_ready() {
+                    run_permit.used(Duration::from_micros(each_us));
+                    run_permit.rest();
                     moved += 1;
                 }
             }
@@ -46,18 +46,21 @@ fn mail_of_many_lets_a_neighbour_pass() {
 /// Sessions of two tenants on one thread. Those of the first do this with their turns, all at once
 /// and again and again. The number of times between a byte for the second one's session and the
 /// turn of that session.
-fn turns_before_neighbour(sessions: usize, act: impl AsyncFn(&mut Turn) + Copy + 'static) -> usize {
+fn turns_before_neighbour(
+    sessions: usize,
+    act: impl AsyncFn(&mut RunPermit) + Copy + 'static,
+) -> usize {
     use std::cell::{Cell, RefCell};
     use std::io::Write;
     use std::rc::Rc;
 
     use tokio::io::AsyncReadExt;
 
-    let turnstiles = Arc::new(Lane::ALL.map(|lane| Arc::new(Turnstile::new(lane, 1))));
-    turnstiles[Lane::Standard as usize].attend(0);
+    let run_queues = Arc::new(Lane::ALL.map(|lane| Arc::new(RunQueue::new(lane, 1))));
+    run_queues[Lane::Standard as usize].attend(0);
     let of = move |tenant: &str| {
-        let seat = Arc::new(Seat::new(Lane::Standard, Arc::clone(&turnstiles)));
-        Turn::new(seat, Priority::Normal, tenant.into(), Arc::default())
+        let placement = Arc::new(Placement::new(Lane::Standard, Arc::clone(&run_queues)));
+        RunPermit::new(placement, Priority::Normal, tenant.into(), Arc::default())
     };
     let (neighbour, client) = std::os::unix::net::UnixStream::pair().expect("a pair");
     neighbour.set_nonblocking(true).expect("an option");
@@ -66,11 +69,11 @@ fn turns_before_neighbour(sessions: usize, act: impl AsyncFn(&mut Turn) + Copy +
     let local = tokio::task::LocalSet::new();
     let barrier = Rc::new(tokio::sync::Barrier::new(sessions));
     for _ in 0..sessions {
-        let (mut turn, acts, client) = (of("a"), Rc::clone(&acts), Rc::clone(&client));
+        let (mut run_permit, acts, client) = (of("a"), Rc::clone(&acts), Rc::clone(&client));
         let barrier = Rc::clone(&barrier);
         local.spawn_local(async move {
             loop {
-                act(&mut turn).await;
+                act(&mut run_permit).await;
                 acts.set(acts.get() + 1);
                 if acts.get() == 3 * sessions + 1 {
                     client.borrow_mut().write_all(b"x").expect("there is room");
@@ -79,12 +82,12 @@ fn turns_before_neighbour(sessions: usize, act: impl AsyncFn(&mut Turn) + Copy +
             }
         });
     }
-    let mut turn = of("b");
+    let mut run_permit = of("b");
     runtime.expect("a runtime").block_on(local.run_until(async move {
         let mut neighbour = tokio::net::UnixStream::from_std(neighbour).expect("a reactor");
         neighbour.read_u8().await.expect("a byte");
-        turn.begin(Priority::Normal, Instant::now());
-        poll_fn(|cx| turn.poll(cx)).await;
+        run_permit.begin(Priority::Normal, Instant::now());
+        poll_fn(|cx| run_permit.poll(cx)).await;
         acts.get() - 3 * sessions - 1
     }))
 }
@@ -98,12 +101,12 @@ fn burn(time: Duration) {
 #[test]
 fn events_in_a_row_let_neighbours_in() {
     for (sessions, each_us) in [(10, 900), (40, 700), (100, 400)] {
-        let passed = turns_before_neighbour(sessions, async move |turn: &mut Turn| {
-            turn.begin(Priority::Normal, Instant::now());
-            poll_fn(|cx| turn.poll(cx)).await;
+        let passed = turns_before_neighbour(sessions, async move |run_permit: &mut RunPermit| {
+            run_permit.begin(Priority::Normal, Instant::now());
+            poll_fn(|cx| run_permit.poll(cx)).await;
             burn(Duration::from_micros(each_us));
-            turn.used(Duration::from_micros(each_us));
-            turn.rest();
+            run_permit.used(Duration::from_micros(each_us));
+            run_permit.rest();
         });
         // What fits between two looks at the sockets, and one more.
         let most = 3 + 2_000 / each_us as usize;
@@ -115,11 +118,12 @@ fn events_in_a_row_let_neighbours_in() {
 #[test]
 fn work_between_events_lets_neighbours_in() {
     for (sessions, each_us) in [(10, 900), (40, 700), (100, 400)] {
-        let passed = turns_before_neighbour(sessions, async move |turn: &mut Turn| {
-            turn.perform(Priority::Normal, async {
-                burn(Duration::from_micros(each_us));
-            })
-            .await;
+        let passed = turns_before_neighbour(sessions, async move |run_permit: &mut RunPermit| {
+            run_permit
+                .perform(Priority::Normal, async {
+                    burn(Duration::from_micros(each_us));
+                })
+                .await;
         });
         let most = 3 + 2_000 / each_us as usize;
         assert!(passed <= most, "{passed} of {sessions} passed it");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures_util::task::AtomicWaker;
 
 use super::Lane;
-use super::turns::{Flow, TenantId, Turns};
+use super::fair_queue::{FairQueue, Flow, TenantId};
 use crate::event::Priority;
 
 /// A thread that found no rest for a slice is crowded. Until then events start as they come, so
@@ -24,11 +24,11 @@ const CROWDED_AFTER: Duration = Duration::from_millis(1);
 /// after a millisecond of it.
 const STARVED_AFTER: Duration = Duration::from_millis(100);
 /// How long the ushers help out after that was last seen.
-const USHERED_FOR: Duration = Duration::from_secs(5);
+const RESCUED_FOR: Duration = Duration::from_secs(5);
 
 /// A thread of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct WorkerId {
     /// Its lane.
     pub lane: Lane,
     /// Its number there.
@@ -40,20 +40,20 @@ pub struct Place {
 const LOOKS_EVERY: Duration = Duration::from_millis(1);
 
 thread_local! {
-    static HERE: Cell<Option<Place>> = const { Cell::new(None) };
+    static HERE: Cell<Option<WorkerId>> = const { Cell::new(None) };
     static RESTED: Cell<Option<Instant>> = const { Cell::new(None) };
     static LOOKED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Where the caller runs; `None` on a thread of no lane.
 #[must_use]
-pub fn here() -> Option<Place> {
+pub fn here() -> Option<WorkerId> {
     HERE.get()
 }
 
 /// One lane's line.
 #[derive(Debug)]
-pub struct Turnstile {
+pub struct RunQueue {
     lane: Lane,
     queue: Mutex<Queue>,
     /// As in the queue, to look at without it.
@@ -67,18 +67,18 @@ pub struct Turnstile {
     /// milliseconds; 0 where none runs.
     slices: Vec<AtomicU64>,
     /// Until when its ushers help out, in milliseconds. 0 where they never had to.
-    ushered_until: AtomicU64,
+    rescued_until: AtomicU64,
     began: Instant,
 }
 
 /// A lane's turns at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TurnsSeen {
+pub struct RunQueueStatus {
     /// The lane.
     pub lane: Lane,
     /// Sessions in line.
     pub waiting: usize,
-    /// Turns given since the start.
+    /// FairQueue given since the start.
     pub given: u64,
     /// Of those, turns on another thread than the one waited for.
     pub taken_over: u64,
@@ -86,7 +86,7 @@ pub struct TurnsSeen {
 
 #[derive(Debug)]
 struct Queue {
-    turns: Turns,
+    fair_queue: FairQueue,
     tickets: HashMap<u64, Arc<Ticket>>,
     /// Whose turn it is, by thread.
     holders: Vec<Option<u64>>,
@@ -108,7 +108,7 @@ impl Ticket {
     }
 }
 
-impl Turnstile {
+impl RunQueue {
     /// The line of a lane with so many threads. The idle lane has as many again, its ushers: they
     /// stand a little above it, and run its sessions while its threads get no CPU at all.
     #[must_use]
@@ -117,7 +117,7 @@ impl Turnstile {
         let threads = if lane == Lane::Idle { regular * 2 } else { regular };
         let slices = (0..threads - regular).map(|_| AtomicU64::new(0)).collect();
         let queue = Queue {
-            turns: Turns::new(threads, regular),
+            fair_queue: FairQueue::new(threads, regular),
             tickets: HashMap::new(),
             holders: vec![None; threads],
             tenants: HashMap::new(),
@@ -126,7 +126,7 @@ impl Turnstile {
         let (waiting, groups) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let (next_id, given, taken_over) =
             (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        let (ushered_until, began) = (AtomicU64::new(0), Instant::now());
+        let (rescued_until, began) = (AtomicU64::new(0), Instant::now());
         let queue = Mutex::new(queue);
         Self {
             lane,
@@ -137,15 +137,15 @@ impl Turnstile {
             given,
             taken_over,
             slices,
-            ushered_until,
+            rescued_until,
             began,
         }
     }
 
     /// Its turns now.
     #[must_use]
-    pub fn seen(&self) -> TurnsSeen {
-        TurnsSeen {
+    pub fn seen(&self) -> RunQueueStatus {
+        RunQueueStatus {
             lane: self.lane,
             waiting: self.waiting.load(Ordering::Relaxed),
             given: self.given.load(Ordering::Relaxed),
@@ -159,7 +159,7 @@ impl Turnstile {
 
     /// The calling thread is this one of the lane from now on.
     pub fn attend(&self, thread: usize) {
-        HERE.set(Some(Place { lane: self.lane, thread }));
+        HERE.set(Some(WorkerId { lane: self.lane, thread }));
         RESTED.set(Some(Instant::now()));
     }
 
@@ -203,7 +203,7 @@ impl Turnstile {
     }
 
     fn is_starved(&self, now: Instant) -> bool {
-        match self.ushered_until.load(Ordering::Relaxed) {
+        match self.rescued_until.load(Ordering::Relaxed) {
             0 => false,
             until => self.milliseconds(now) < until,
         }
@@ -229,7 +229,7 @@ impl Turnstile {
             start != 0 && now.saturating_sub(start) > STARVED_AFTER.as_millis() as u64
         };
         if self.slices.iter().any(long) {
-            self.ushered_until.store(now + USHERED_FOR.as_millis() as u64, Ordering::Relaxed);
+            self.rescued_until.store(now + RESCUED_FOR.as_millis() as u64, Ordering::Relaxed);
         }
         let empty = self.groups.load(Ordering::Relaxed) == 0;
         if empty { STARVED_AFTER * 10 } else { STARVED_AFTER }
@@ -269,7 +269,7 @@ impl Turnstile {
         });
         if gone {
             queue.tenants.remove(&key);
-            queue.turns.forget(flow.class, flow.tenant);
+            queue.fair_queue.forget(flow.class, flow.tenant);
             self.groups.store(queue.tenants.len(), Ordering::Relaxed);
         }
     }
@@ -285,7 +285,7 @@ impl Turnstile {
         let mut queue = self.queue();
         ticket.granted.store(0, Ordering::Relaxed);
         queue.tickets.insert(flow.id, Arc::clone(ticket));
-        queue.turns.join(thread, flow, used);
+        queue.fair_queue.join(thread, flow, used);
         self.told(&queue);
     }
 
@@ -302,8 +302,8 @@ impl Turnstile {
         ticket.granted.store(0, Ordering::Relaxed);
         queue.tickets.insert(flow.id, Arc::clone(ticket));
         queue.holders[thread] = None;
-        queue.turns.charge(flow, used);
-        queue.turns.again(next, flow);
+        queue.fair_queue.charge(flow, used);
+        queue.fair_queue.again(next, flow);
         self.told(&queue);
     }
 
@@ -313,13 +313,13 @@ impl Turnstile {
         let mut queue = self.queue();
         let Some(on) = ticket.granted() else {
             queue.tickets.remove(&flow.id);
-            queue.turns.withdraw(thread, flow);
+            queue.fair_queue.withdraw(thread, flow);
             self.told(&queue);
             return;
         };
         ticket.granted.store(0, Ordering::Relaxed);
-        queue.turns.charge(flow, used);
-        queue.turns.leave(flow);
+        queue.fair_queue.charge(flow, used);
+        queue.fair_queue.leave(flow);
         queue.holders[on] = None;
         drop(queue);
         if self.waiting.load(Ordering::Relaxed) > 0 {
@@ -337,7 +337,7 @@ impl Turnstile {
         if queue.holders.get(thread) != Some(&None) {
             return;
         }
-        let Some((id, waited_on)) = queue.turns.next(thread, idle) else { return };
+        let Some((id, waited_on)) = queue.fair_queue.next(thread, idle) else { return };
         self.given.fetch_add(1, Ordering::Relaxed);
         self.taken_over.fetch_add(u64::from(waited_on != thread), Ordering::Relaxed);
         queue.holders[thread] = Some(id);
@@ -349,7 +349,7 @@ impl Turnstile {
     }
 
     fn told(&self, queue: &Queue) {
-        self.waiting.store(queue.turns.waiting(), Ordering::Relaxed);
+        self.waiting.store(queue.fair_queue.waiting(), Ordering::Relaxed);
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
