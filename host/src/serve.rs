@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::admission::{Admitted, Entered, Permit, Refusal};
 use crate::event::{ClientInfo, Fault, FaultKind, Origin};
-use crate::net::{AcceptFault, Accepted, Established, HandshakeFault, ProxyFault, Wire};
+use crate::net::{AcceptError, Accepted, Established, HandshakeError, ProxyError, Stream};
 use crate::plugin::EventProcedure;
 use crate::sched::{ACCEPT_COST, LOG_LINE_COST, Placement, RunPermit, WorkerId, here, stalls};
 use crate::server::{Alive, Blamed, Call, Listening, Service, Welcome};
@@ -100,15 +100,15 @@ pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
                 last = Some(Instant::now());
                 welcome(&service, client, now.round);
             }
-            Err(error) => match AcceptFault::of(&error) {
-                AcceptFault::Retry => {}
-                AcceptFault::Pause(pause) => {
+            Err(error) => match AcceptError::of(&error) {
+                AcceptError::Retry => {}
+                AcceptError::Pause(pause) => {
                     let turned_away = listener.turn_away();
                     AcceptPaused { server: &service.name, error: &error, pause, turned_away }
                         .emit(&service.counters, &service.pause_lines);
                     paused_until = Instant::now() + pause;
                 }
-                AcceptFault::Broken => listening.repair(&error),
+                AcceptError::Broken => listening.repair(&error),
             },
         }
     }
@@ -220,11 +220,11 @@ async fn establish(
         let mut run_permit = RunPermit::new(Arc::clone(placement), config.class(), tenant, quota);
         run_permit.perform(config.class(), handshake).await
     };
-    match stalls::within(terms.handshake, in_turn).await.unwrap_or(Err(HandshakeFault::Timeout)) {
+    match stalls::within(terms.handshake, in_turn).await.unwrap_or(Err(HandshakeError::Timeout)) {
         Ok(client) => Some(client),
         Err(fault) => {
             let detail =
-                if let HandshakeFault::Tls(detail) = &fault { detail.as_str() } else { "" };
+                if let HandshakeError::Tls(detail) = &fault { detail.as_str() } else { "" };
             HandshakeFailed { server: &service.name, peer, reason: fault.name(), detail }
                 .emit(&service.counters);
             None
@@ -241,7 +241,7 @@ async fn introduce(
     let proxy = client.peer();
     let introduced = async |client: Accepted| {
         let introduced = stalls::within(timeout, client.behind_proxy()).await;
-        introduced.unwrap_or(Err(ProxyFault::Timeout))
+        introduced.unwrap_or(Err(ProxyError::Timeout))
     };
     match client.and_then(introduced).await {
         Ok(client) => {
@@ -281,8 +281,8 @@ async fn converse(
     SessionStarted { server: &service.name, session: id, peer }.emit();
     // One line at its start and one at its end.
     terms.line_config.quota.charge(LOG_LINE_COST * 2);
-    let (wire, permit) = client.into_parts();
-    let line = Line::new(info, Arc::clone(&terms.line_config), placement, wire);
+    let (stream, permit) = client.into_parts();
+    let line = Line::new(info, Arc::clone(&terms.line_config), placement, stream);
     drop(terms);
     let (successor, membership, presence) = service.let_in(&line, round).await;
     // An order that came before the registry knew of this session passed it by.
@@ -313,8 +313,8 @@ pub(crate) async fn resume(
     go: oneshot::Receiver<()>,
 ) {
     let Traveller { baggage, state, queued, socket } = traveller;
-    let wire = match Wire::adopt(socket) {
-        Ok(wire) => wire,
+    let stream = match Stream::adopt(socket) {
+        Ok(stream) => stream,
         Err(error) => return restored(Err(error.to_string())),
     };
     let (id, peer) = (baggage.id, baggage.peer);
@@ -327,7 +327,7 @@ pub(crate) async fn resume(
         parameter: baggage.parameter,
     };
     let line =
-        Line::resumed(info, Arc::clone(&service.terms().line_config), placement, wire, &baggage);
+        Line::resumed(info, Arc::clone(&service.terms().line_config), placement, stream, &baggage);
     // As with a newcomer: a swap goes by the registry.
     let entering = service.entrance.read().await;
     let successor = Arc::new(Successor::new(service.procedure()));

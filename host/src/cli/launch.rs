@@ -24,7 +24,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use super::ctl;
-use crate::net::Passage;
+use crate::net::FdChannel;
 
 /// The hidden verb.
 pub(super) const VERB: &str = "launch";
@@ -45,7 +45,7 @@ pub(super) struct Spawned {
     /// Its parent, which ends as it does.
     launcher: Option<Child>,
     /// By which the parent sees that this process is gone, and ends it.
-    lead: Passage,
+    lead: FdChannel,
     /// Once it is known.
     program: Option<(u32, OwnedFd)>,
 }
@@ -59,7 +59,7 @@ impl Spawned {
         end: OwnedFd,
         prepare: impl FnOnce(&mut Command),
     ) -> io::Result<Self> {
-        let (lead, far) = Passage::pair()?;
+        let (lead, far) = FdChannel::pair()?;
         lead.set_patience(LAUNCH_MAX)?;
         // This very program, whatever lies by now where it was started from.
         let mut command = Command::new("/proc/self/exe");
@@ -164,17 +164,17 @@ pub(super) fn run(command: &[OsString]) -> ExitCode {
 fn asked() -> io::Result<(OwnedFd, OwnedFd)> {
     let lead = io::stdin().as_fd().try_clone_to_owned()?;
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
-    let mut passage = Passage::given(lead.try_clone()?);
-    passage.set_patience(LAUNCH_MAX)?;
-    let end = passage.receive()?.descriptor.ok_or(io::ErrorKind::InvalidData)?;
+    let mut fd_channel = FdChannel::given(lead.try_clone()?);
+    fd_channel.set_patience(LAUNCH_MAX)?;
+    let end = fd_channel.receive()?.descriptor.ok_or(io::ErrorKind::InvalidData)?;
     Ok((lead, end))
 }
 
 fn launch(command: &[OsString], lead: OwnedFd, end: OwnedFd) -> io::Result<ExitStatus> {
     let (program, arguments) = command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut passage = Passage::given(lead.try_clone()?);
+    let mut fd_channel = FdChannel::given(lead.try_clone()?);
     let mut say = |said: &Launched, process: Option<&OwnedFd>| {
-        passage.send(&serde_json::to_vec(said)?, &[], process.map(AsFd::as_fd))
+        fd_channel.send(&serde_json::to_vec(said)?, &[], process.map(AsFd::as_fd))
     };
     let mut child = match Command::new(program).args(arguments).stdin(Stdio::from(end)).spawn() {
         Ok(child) => child,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{ctl, in_one_line};
 use crate::config::{CONFIG_FILE, registries};
-use crate::oci::{Parcel, PullPolicy, Reference, Registries, SigningKey};
+use crate::oci::{PullPolicy, PushedComponent, Reference, Registries, SigningKey};
 use crate::plugin::{Engine, EngineConfig, Grants, Loader, MANIFEST_FILE, Manifest, Source};
 
 #[derive(Args)]
@@ -22,7 +22,7 @@ pub(super) struct PushArgs {
     #[arg(long, value_name = "KEY")]
     sign: Option<PathBuf>,
     #[command(flatten)]
-    terms: TermsArgs,
+    terms: RegistryArgs,
 }
 
 #[derive(Args)]
@@ -34,18 +34,18 @@ pub(super) struct PullArgs {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    terms: TermsArgs,
+    terms: RegistryArgs,
 }
 
 #[derive(Args)]
-struct TermsArgs {
+struct RegistryArgs {
     /// The configuration file whose `[registry]` says how registries are spoken to; wharf.toml
     /// where there is one.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-impl TermsArgs {
+impl RegistryArgs {
     fn read(&self) -> Result<Registries> {
         let usual = || Some(PathBuf::from(CONFIG_FILE)).filter(|file| file.exists());
         Ok(registries(self.config.clone().or_else(usual).as_deref())?)
@@ -84,7 +84,7 @@ fn send(arguments: &PushArgs, reference: &Reference) -> Result<Value> {
 }
 
 /// What loads here, with every grant, can load wherever it is granted what it imports.
-fn parcel(path: &Path) -> Result<Parcel> {
+fn parcel(path: &Path) -> Result<PushedComponent> {
     let folder = match path.file_name() {
         Some(name) if name == MANIFEST_FILE => path.parent(),
         _ => Some(path).filter(|path| path.is_dir()),
@@ -97,7 +97,7 @@ fn parcel(path: &Path) -> Result<Parcel> {
     let (version, description) =
         manifest.map(|manifest| (manifest.version, manifest.description)).unzip();
     let (imports, exports) = (plugin.imports().to_vec(), plugin.exports().to_vec());
-    Ok(Parcel {
+    Ok(PushedComponent {
         name,
         version,
         description: description.unwrap_or_default(),

@@ -18,7 +18,7 @@ use super::ctl::{self, Ask};
 use super::launch::Spawned;
 use super::systemd;
 use crate::control::{Upgrade, UpgradeWish, Upgraded};
-use crate::net::Passage;
+use crate::net::FdChannel;
 use crate::server::{Fleet, Inheritance, hand_over};
 use crate::work::WorkKind;
 
@@ -133,7 +133,7 @@ impl Successors {
             program.ok_or("it is not known where this program lies; name it with --program")?;
         let shown = program.display().to_string();
         let at = |problem: String| format!("{shown}: {problem}; nothing was changed");
-        let (passage, end) = Passage::pair().map_err(|error| at(error.to_string()))?;
+        let (fd_channel, end) = FdChannel::pair().map_err(|error| at(error.to_string()))?;
         let arguments = self.arguments.clone();
         let start = move || Spawned::start(&program, &arguments, end, as_a_successor);
         let threads = fleet.host().clone();
@@ -142,7 +142,7 @@ impl Successors {
         let child = started.map_err(|error| at(format!("cannot be started: {error}")))?;
         let process = child.id();
         tracing::info!(program = shown, process, "a new process is to take over");
-        let handed_over = hand_over(Arc::clone(&fleet), passage, wish.doors, wish.timeout).await;
+        let handed_over = hand_over(Arc::clone(&fleet), fd_channel, wish.doors, wish.timeout).await;
         // Before anything is given up: what crashes at once would leave nobody who serves.
         let looked = threads.work(WorkKind::Urgent, move || {
             let gone = handed_over.is_ok() && child.ends_within(STAYS_MIN);

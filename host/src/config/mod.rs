@@ -17,7 +17,7 @@ use std::time::Duration;
 use self::file::ControlTable;
 use crate::control::{ControlConfig, DoorError, Token, default_socket};
 use crate::files;
-use crate::oci::{Registries, Terms};
+use crate::oci::{Registries, RegistryConfig};
 use crate::plugin::{Compiler, digest};
 use crate::sched::QuotaLimits;
 use crate::server::{HostConfig, Plan, ServerBuilder, TenantLimits};
@@ -214,7 +214,10 @@ fn compiler(table: &file::HostTable, mistakes: &mut Vec<String>) -> Compiler {
 /// [`ConfigError`] with every mistake in that table.
 pub fn registries(file: Option<&Path>) -> Result<Registries, ConfigError> {
     let Some(path) = file else {
-        return Ok(Registries::new(Terms { store_dir: default_store_dir(), ..Terms::default() }));
+        return Ok(Registries::new(RegistryConfig {
+            store_dir: default_store_dir(),
+            ..RegistryConfig::default()
+        }));
     };
     let wrong = |mistakes: Vec<String>| ConfigError {
         mistakes: mistakes

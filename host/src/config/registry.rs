@@ -5,7 +5,7 @@ use std::path::Path;
 use super::default_store_dir;
 use super::file::{RegistryTable, TrustTable};
 use crate::files;
-use crate::oci::{Credentials, PublicKey, SCHEME, SignatureRule, Terms, Trust};
+use crate::oci::{PublicKey, RegistryConfig, RegistryCredentials, SCHEME, SignatureRule, Trust};
 use crate::plugin::COMPONENT_MAX_BYTES;
 
 /// Least and greatest time for a plugin to come.
@@ -18,23 +18,28 @@ const ENTRIES_MAX: usize = 64;
 const AUTHORITY_MAX_BYTES: u64 = 4 << 20;
 
 /// Reads the files that it names; whatever is wrong is named at once.
-pub(super) fn describe(table: &RegistryTable, folder: &Path, mistakes: &mut Vec<String>) -> Terms {
+pub(super) fn describe(
+    table: &RegistryTable,
+    folder: &Path,
+    mistakes: &mut Vec<String>,
+) -> RegistryConfig {
     let mut wrong =
         |key: &str, problem: String| mistakes.push(format!("`registry.{key}`: {problem}"));
-    let mut terms = Terms::default();
+    let mut registry_config = RegistryConfig::default();
     if let Some(text) = &table.pull {
-        text.parse().map_or_else(|problem| wrong("pull", problem), |pull| terms.pull = pull);
+        text.parse()
+            .map_or_else(|problem| wrong("pull", problem), |pull| registry_config.pull = pull);
     }
-    terms.store_dir =
+    registry_config.store_dir =
         table.store_dir.as_ref().map_or_else(default_store_dir, |dir| Some(folder.join(dir)));
     if let Some(bytes) = table.store_max_bytes {
-        terms.store_max_bytes = bytes;
+        registry_config.store_max_bytes = bytes;
         if bytes < STORE_MIN_BYTES {
             wrong("store_max_bytes", format!("expected at least {STORE_MIN_BYTES}, found {bytes}"));
         }
     }
     if let Some(bytes) = table.component_max_bytes {
-        terms.component_max_bytes = bytes;
+        registry_config.component_max_bytes = bytes;
         if !(1..=COMPONENT_MAX_BYTES).contains(&bytes) {
             wrong(
                 "component_max_bytes",
@@ -43,7 +48,7 @@ pub(super) fn describe(table: &RegistryTable, folder: &Path, mistakes: &mut Vec<
         }
     }
     if let Some(span) = &table.timeout {
-        terms.timeout = span.0;
+        registry_config.timeout = span.0;
         let (least, greatest) = TIMEOUT_RANGE_SECONDS;
         if !(least..=greatest).contains(&span.0.as_secs()) {
             wrong(
@@ -53,8 +58,8 @@ pub(super) fn describe(table: &RegistryTable, folder: &Path, mistakes: &mut Vec<
         }
     }
     if let Some(file) = &table.credentials_file {
-        match Credentials::read(&folder.join(file)) {
-            Ok(credentials) => terms.credentials = credentials,
+        match RegistryCredentials::read(&folder.join(file)) {
+            Ok(credentials) => registry_config.credentials = credentials,
             Err(problem) => wrong("credentials_file", problem),
         }
     }
@@ -69,13 +74,13 @@ pub(super) fn describe(table: &RegistryTable, folder: &Path, mistakes: &mut Vec<
         if hosts.len() > ENTRIES_MAX {
             wrong("plain_http", format!("expected at most {ENTRIES_MAX}, found {}", hosts.len()));
         }
-        terms.plain_http.clone_from(hosts);
+        registry_config.plain_http.clone_from(hosts);
     }
     if let Some(file) = &table.authority {
         let file = folder.join(file);
         match files::read(&file, AUTHORITY_MAX_BYTES) {
             Ok(pem) if pem.windows(BEGIN.len()).any(|window| window == BEGIN) => {
-                terms.authority = Some(pem);
+                registry_config.authority = Some(pem);
             }
             Ok(_) => wrong(
                 "authority",
@@ -85,10 +90,12 @@ pub(super) fn describe(table: &RegistryTable, folder: &Path, mistakes: &mut Vec<
         }
     }
     if let Some(text) = &table.signature {
-        text.parse()
-            .map_or_else(|problem| wrong("signature", problem), |rule| terms.signature = rule);
+        text.parse().map_or_else(
+            |problem| wrong("signature", problem),
+            |rule| registry_config.signature = rule,
+        );
     }
-    if terms.signature == SignatureRule::Required && table.trust.is_empty() {
+    if registry_config.signature == SignatureRule::Required && table.trust.is_empty() {
         wrong(
             "signature",
             "nobody is trusted; expected a `[[registry.trust]]` table with `prefix` and `keys`"
@@ -101,8 +108,8 @@ pub(super) fn describe(table: &RegistryTable, folder: &Path, mistakes: &mut Vec<
             format!("expected at most {ENTRIES_MAX} tables, found {}", table.trust.len()),
         );
     }
-    terms.trust = trusted(&table.trust, folder, mistakes);
-    terms
+    registry_config.trust = trusted(&table.trust, folder, mistakes);
+    registry_config
 }
 
 const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";

@@ -12,7 +12,7 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::SockRef;
 use tokio::io::unix::AsyncFd;
 
-use super::relisten::{Condition, Held, Origin};
+use super::relisten::{Condition, SharedSocket, SocketOrigin};
 use super::{BindError, Endpoint};
 
 /// How long accepting pauses when the process or the system is out of descriptors or memory.
@@ -25,10 +25,10 @@ const TURNED_AWAY_MAX: usize = 16;
 #[derive(Debug)]
 pub struct Listener {
     /// What others get a descriptor of.
-    held: ArcSwap<Held>,
+    held: ArcSwap<SharedSocket>,
     /// The same in the reactor. `None` between a failed repair and the next.
-    polled: ArcSwapOption<AsyncFd<Arc<Held>>>,
-    origin: Origin,
+    polled: ArcSwapOption<AsyncFd<Arc<SharedSocket>>>,
+    origin: SocketOrigin,
     /// A descriptor to give up when there is no other, so that a newcomer can be refused and does
     /// not hang.
     reserve: Mutex<Option<File>>,
@@ -65,7 +65,7 @@ impl Accepted {
 
 /// What to do after accepting failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AcceptFault {
+pub enum AcceptError {
     /// One newcomer was lost; go on at once.
     Retry,
     /// The machine is out of something; go on after the pause.
@@ -74,7 +74,7 @@ pub enum AcceptFault {
     Broken,
 }
 
-impl AcceptFault {
+impl AcceptError {
     /// Sorts an error of `accept`. Errors of the newcomer's own connection, which Linux reports
     /// here too, cost only that newcomer. What nobody foresaw may come again at once, so it pauses.
     #[must_use]
@@ -120,8 +120,8 @@ impl Listener {
     pub fn adopt(socket: TcpListener, backlog: u32) -> Result<Self, BindError> {
         let system = BindError::Inherited;
         socket.set_nonblocking(true).map_err(system)?;
-        let origin = Origin::of(&socket, backlog).map_err(system)?;
-        let held = Arc::new(Held::new(socket));
+        let origin = SocketOrigin::of(&socket, backlog).map_err(system)?;
+        let held = Arc::new(SharedSocket::new(socket));
         if held.condition(origin.address) != Condition::Listens {
             let dead = |error| {
                 system(io::Error::other(format!("it does not listen, and cannot: {error}")))
@@ -175,7 +175,7 @@ impl Listener {
                 return Ok(Repaired::SameSocket);
             }
         }
-        let held = Arc::new(Held::new(self.origin.anew()?));
+        let held = Arc::new(SharedSocket::new(self.origin.anew()?));
         let polled = polled(&held).map_err(system)?;
         self.polled.store(Some(Arc::new(polled)));
         self.held.store(held);
@@ -220,10 +220,10 @@ impl Listener {
     /// The next newcomer. Dropping the future is safe: no newcomer is lost.
     ///
     /// # Errors
-    /// What the system said; [`AcceptFault::of`] says what to do.
+    /// What the system said; [`AcceptError::of`] says what to do.
     pub async fn accept(&self) -> io::Result<Accepted> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let accept = |held: &Arc<Held>| {
+        let accept = |held: &Arc<SharedSocket>| {
             #[cfg(test)]
             if let Some(errno) =
                 self.injected.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
@@ -253,7 +253,7 @@ impl Listener {
 }
 
 /// Registers a socket with the reactor, as one that listens now.
-fn polled(held: &Arc<Held>) -> io::Result<AsyncFd<Arc<Held>>> {
+fn polled(held: &Arc<SharedSocket>) -> io::Result<AsyncFd<Arc<SharedSocket>>> {
     // Urgent bytes are bytes like others, and accepted sockets inherit this.
     SockRef::from(&held.socket).set_out_of_band_inline(true)?;
     // Deprecated because of types that lend a descriptor which is not theirs; a `TcpListener` owns
@@ -284,8 +284,8 @@ mod tests {
     use super::*;
     use crate::net::{ListenPort, SocketOptions};
 
-    fn of(errno: Errno) -> AcceptFault {
-        AcceptFault::of(&io::Error::from(errno))
+    fn of(errno: Errno) -> AcceptError {
+        AcceptError::of(&io::Error::from(errno))
     }
 
     #[test]
@@ -298,14 +298,14 @@ mod tests {
             Errno::NETDOWN,
             Errno::TIMEDOUT,
         ] {
-            assert_eq!(of(errno), AcceptFault::Retry, "{errno}");
+            assert_eq!(of(errno), AcceptError::Retry, "{errno}");
         }
     }
 
     #[test]
     fn exhaustion_pauses_and_does_not_spin() {
         for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
-            assert_eq!(of(errno), AcceptFault::Pause(EXHAUSTED_PAUSE), "{errno}");
+            assert_eq!(of(errno), AcceptError::Pause(EXHAUSTED_PAUSE), "{errno}");
         }
     }
 
@@ -338,7 +338,7 @@ mod tests {
     #[test]
     fn a_broken_socket_is_told_from_exhaustion() {
         for errno in [Errno::BADF, Errno::INVAL, Errno::NOTSOCK, Errno::FAULT] {
-            assert_eq!(of(errno), AcceptFault::Broken, "{errno}");
+            assert_eq!(of(errno), AcceptError::Broken, "{errno}");
         }
     }
 

@@ -9,7 +9,7 @@ use tokio_rustls::rustls::ServerConnection;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::socket::Socket;
-use super::{Accepted, Credentials, CredentialsError, Wire};
+use super::{Accepted, Credentials, CredentialsError, Stream};
 use crate::admission::{Admitted, Permit};
 use crate::event::{TlsInfo, excerpt};
 
@@ -33,22 +33,22 @@ pub struct Established {
     pub local: SocketAddr,
     /// What TLS settled.
     pub tls: Option<TlsInfo>,
-    wire: Wire,
+    stream: Stream,
     permit: Permit,
 }
 
 impl Established {
     /// The byte stream, and the permit to hold for as long as it is open.
     #[must_use]
-    pub fn into_parts(self) -> (Wire, Permit) {
-        (self.wire, self.permit)
+    pub fn into_parts(self) -> (Stream, Permit) {
+        (self.stream, self.permit)
     }
 }
 
 /// Why a client got no session. All of them are the peer's doing.
 #[derive(Debug)]
 #[non_exhaustive]
-pub enum HandshakeFault {
+pub enum HandshakeError {
     /// Not done within the server's timeout.
     Timeout,
     /// The connection ended or broke.
@@ -57,7 +57,7 @@ pub enum HandshakeFault {
     Tls(String),
 }
 
-impl HandshakeFault {
+impl HandshakeError {
     /// Stable name for logs and metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -94,29 +94,35 @@ impl Security {
     /// closes the connection and frees the permit.
     ///
     /// # Errors
-    /// [`HandshakeFault`]; the connection is closed and the permit is free.
+    /// [`HandshakeError`]; the connection is closed and the permit is free.
     pub async fn establish(
         &self,
         client: Admitted<Accepted>,
-    ) -> Result<Established, HandshakeFault> {
+    ) -> Result<Established, HandshakeError> {
         let (Accepted { stream, peer, local }, permit) = client.into_parts();
-        let stream = Socket::bound(stream).map_err(|_| HandshakeFault::Gone)?;
+        let stream = Socket::bound(stream).map_err(|_| HandshakeError::Gone)?;
         let Some(acceptor) = &self.0 else {
-            return Ok(Established { peer, local, tls: None, wire: Wire::Plain(stream), permit });
+            return Ok(Established {
+                peer,
+                local,
+                tls: None,
+                stream: Stream::Plain(stream),
+                permit,
+            });
         };
         // Boxed: a handshake's state is several kilobytes, and a session keeps its task's size for
         // life.
         let handshake = Box::pin(acceptor.accept(stream));
         let stream = handshake.await.map_err(|error| explain(&error))?;
         let tls = Some(settled(stream.get_ref().1));
-        Ok(Established { peer, local, tls, wire: Wire::Tls(Box::new(stream)), permit })
+        Ok(Established { peer, local, tls, stream: Stream::Tls(Box::new(stream)), permit })
     }
 }
 
-fn explain(error: &io::Error) -> HandshakeFault {
+fn explain(error: &io::Error) -> HandshakeError {
     match error.kind() {
-        io::ErrorKind::InvalidData => HandshakeFault::Tls(excerpt(error, FAULT_MAX_BYTES)),
-        _ => HandshakeFault::Gone,
+        io::ErrorKind::InvalidData => HandshakeError::Tls(excerpt(error, FAULT_MAX_BYTES)),
+        _ => HandshakeError::Gone,
     }
 }
 
@@ -153,7 +159,7 @@ mod tests {
     fn words_about_a_peer_are_short() {
         for length in [0, FAULT_MAX_BYTES, FAULT_MAX_BYTES + 1, 1 << 20] {
             let error = io::Error::new(io::ErrorKind::InvalidData, "x".repeat(length));
-            let HandshakeFault::Tls(said) = explain(&error) else { panic!("it is of TLS") };
+            let HandshakeError::Tls(said) = explain(&error) else { panic!("it is of TLS") };
             assert_eq!(said.len(), length.min(FAULT_MAX_BYTES));
         }
     }

@@ -25,7 +25,7 @@ const V2_MAX_BYTES: usize = 4 << 10;
 /// Why a client behind a proxy is not let in.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ProxyFault {
+pub enum ProxyError {
     /// No header within the time for a handshake.
     #[error("no PROXY header in time")]
     Timeout,
@@ -37,7 +37,7 @@ pub enum ProxyFault {
     Malformed(String),
 }
 
-impl ProxyFault {
+impl ProxyError {
     /// Stable name for logs and metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -55,8 +55,8 @@ impl Accepted {
     /// dropping the future closes the connection.
     ///
     /// # Errors
-    /// [`ProxyFault`]; the connection is closed.
-    pub async fn behind_proxy(self) -> Result<Self, ProxyFault> {
+    /// [`ProxyError`]; the connection is closed.
+    pub async fn behind_proxy(self) -> Result<Self, ProxyError> {
         let Self { stream, peer, local } = self;
         let mut stream = TcpStream::from_std(stream)?;
         let header = header(&mut stream).await?;
@@ -68,7 +68,7 @@ impl Accepted {
 }
 
 /// Source and destination, where the proxy names them.
-async fn header(stream: &mut TcpStream) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyFault> {
+async fn header(stream: &mut TcpStream) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyError> {
     let mut bytes = vec![0; FIRST_BYTES];
     stream.read_exact(&mut bytes).await?;
     if bytes.starts_with(v2::PROTOCOL_PREFIX) {
@@ -76,7 +76,7 @@ async fn header(stream: &mut TcpStream) -> Result<Option<(SocketAddr, SocketAddr
         stream.read_exact(&mut bytes[FIRST_BYTES..]).await?;
         let rest = usize::from(u16::from_be_bytes([bytes[14], bytes[15]]));
         if rest > V2_MAX_BYTES {
-            return Err(ProxyFault::Malformed(format!(
+            return Err(ProxyError::Malformed(format!(
                 "{rest} bytes, of which at most {V2_MAX_BYTES} are read"
             )));
         }
@@ -85,25 +85,25 @@ async fn header(stream: &mut TcpStream) -> Result<Option<(SocketAddr, SocketAddr
         return version_2(&bytes);
     }
     if !bytes.starts_with(v1::PROTOCOL_PREFIX.as_bytes()) {
-        return Err(ProxyFault::Malformed("neither version starts like this".into()));
+        return Err(ProxyError::Malformed("neither version starts like this".into()));
     }
     // One byte at a time, since what follows the line is the client's.
     while !bytes.ends_with(b"\r\n") {
         if bytes.len() == V1_MAX_BYTES {
-            return Err(ProxyFault::Malformed("the line does not end".into()));
+            return Err(ProxyError::Malformed("the line does not end".into()));
         }
         bytes.push(stream.read_u8().await?);
     }
     version_1(&bytes)
 }
 
-fn version_1(bytes: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyFault> {
+fn version_1(bytes: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyError> {
     // What the library's reader of numbers takes and the format does not.
     if bytes.contains(&b'+') {
-        return Err(ProxyFault::Malformed("a number has a sign".into()));
+        return Err(ProxyError::Malformed("a number has a sign".into()));
     }
     let header =
-        v1::Header::try_from(bytes).map_err(|error| ProxyFault::Malformed(error.to_string()))?;
+        v1::Header::try_from(bytes).map_err(|error| ProxyError::Malformed(error.to_string()))?;
     Ok(match header.addresses {
         v1::Addresses::Unknown => None,
         v1::Addresses::Tcp4(tcp) => Some((
@@ -117,18 +117,18 @@ fn version_1(bytes: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyFaul
     })
 }
 
-fn version_2(bytes: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyFault> {
+fn version_2(bytes: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyError> {
     let header =
-        v2::Header::try_from(bytes).map_err(|error| ProxyFault::Malformed(error.to_string()))?;
+        v2::Header::try_from(bytes).map_err(|error| ProxyError::Malformed(error.to_string()))?;
     if header.command == v2::Command::Local {
         return Ok(None);
     }
     if header.protocol != v2::Protocol::Stream {
-        return Err(ProxyFault::Malformed("the client's protocol is not TCP".into()));
+        return Err(ProxyError::Malformed("the client's protocol is not TCP".into()));
     }
     // An extension that is cut short makes the whole header a lie.
     if let Some(Err(error)) = header.tlvs().find(Result::is_err) {
-        return Err(ProxyFault::Malformed(error.to_string()));
+        return Err(ProxyError::Malformed(error.to_string()));
     }
     match header.addresses {
         v2::Addresses::IPv4(ip) => Ok(Some((
@@ -139,7 +139,7 @@ fn version_2(bytes: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyFaul
             (ip.source_address, ip.source_port).into(),
             (ip.destination_address, ip.destination_port).into(),
         ))),
-        _ => Err(ProxyFault::Malformed("neither IPv4 nor IPv6".into())),
+        _ => Err(ProxyError::Malformed("neither IPv4 nor IPv6".into())),
     }
 }
 

@@ -23,7 +23,7 @@ const RESETS_MAX: u32 = 8;
 
 /// A listening socket, and the number by which the kernel tells it from every other.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct SharedSocket {
     pub(super) socket: TcpListener,
     /// `None` if this kernel numbers no sockets.
     cookie: Option<u64>,
@@ -42,7 +42,7 @@ pub(super) enum Condition {
 
 /// How a socket listens, as far as a new one in its place needs it.
 #[derive(Debug)]
-pub(super) struct Origin {
+pub(super) struct SocketOrigin {
     pub(super) address: SocketAddr,
     backlog: i32,
     only_v6: bool,
@@ -54,13 +54,13 @@ pub(super) struct Origin {
     device: Option<Vec<u8>>,
 }
 
-impl AsRawFd for Held {
+impl AsRawFd for SharedSocket {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
 }
 
-impl Held {
+impl SharedSocket {
     pub(super) fn new(socket: TcpListener) -> Self {
         let cookie = SockRef::from(&socket).cookie().ok();
         Self { socket, cookie }
@@ -89,7 +89,7 @@ impl Held {
     }
 }
 
-impl Origin {
+impl SocketOrigin {
     /// Reads it from a socket that is bound. `backlog` is 0 for the default.
     pub(super) fn of(listener: &TcpListener, backlog: u32) -> io::Result<Self> {
         let (socket, address) = (SockRef::from(listener), listener.local_addr()?);
@@ -109,7 +109,7 @@ impl Origin {
     ///
     /// # Errors
     /// What the system said, or another holder shut it down each time. It does not listen then.
-    pub(super) fn again(&self, held: &Held) -> io::Result<()> {
+    pub(super) fn again(&self, held: &SharedSocket) -> io::Result<()> {
         for _ in 0..RESETS_MAX {
             self.try_again(&held.socket)?;
             if !held.is_shut(self.address) {

@@ -14,13 +14,13 @@ use tokio::net::TcpStream;
 /// A connection, with a reactor or without. Without one it neither reads nor writes.
 #[derive(Debug)]
 pub struct Socket {
-    tie: Tie,
-    look: Look,
+    tie: Binding,
+    look: SocketEvents,
 }
 
 /// Who says whether there is something to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum SocketEvents {
     /// The reactor, by what it has heard.
     Reactor,
     /// The system is asked where the reactor has heard of nothing.
@@ -28,7 +28,7 @@ pub(super) enum Look {
 }
 
 #[derive(Debug)]
-enum Tie {
+enum Binding {
     Bound(TcpStream),
     Loose(net::TcpStream),
     /// Lost between two reactors. The connection is closed.
@@ -41,7 +41,7 @@ impl Socket {
     /// # Errors
     /// The reactor takes no more; the connection is closed.
     pub(super) fn bound(stream: net::TcpStream) -> io::Result<Self> {
-        Ok(Self { tie: Tie::Bound(TcpStream::from_std(stream)?), look: Look::Reactor })
+        Ok(Self { tie: Binding::Bound(TcpStream::from_std(stream)?), look: SocketEvents::Reactor })
     }
 
     /// Lets go of its reactor.
@@ -49,8 +49,8 @@ impl Socket {
     /// # Errors
     /// The connection is closed.
     pub(super) fn loosen(&mut self) -> io::Result<()> {
-        if let Tie::Bound(stream) = std::mem::replace(&mut self.tie, Tie::Lost) {
-            self.tie = Tie::Loose(stream.into_std()?);
+        if let Binding::Bound(stream) = std::mem::replace(&mut self.tie, Binding::Lost) {
+            self.tie = Binding::Loose(stream.into_std()?);
         }
         Ok(())
     }
@@ -60,8 +60,8 @@ impl Socket {
     /// # Errors
     /// The reactor takes no more; the connection is closed.
     pub(super) fn bind(&mut self) -> io::Result<()> {
-        match std::mem::replace(&mut self.tie, Tie::Lost) {
-            Tie::Loose(stream) => self.tie = Tie::Bound(TcpStream::from_std(stream)?),
+        match std::mem::replace(&mut self.tie, Binding::Lost) {
+            Binding::Loose(stream) => self.tie = Binding::Bound(TcpStream::from_std(stream)?),
             tie => self.tie = tie,
         }
         Ok(())
@@ -70,32 +70,32 @@ impl Socket {
     /// The socket's options.
     pub(super) fn options(&self) -> Option<SockRef<'_>> {
         match &self.tie {
-            Tie::Bound(stream) => Some(SockRef::from(stream)),
-            Tie::Loose(stream) => Some(SockRef::from(stream)),
-            Tie::Lost => None,
+            Binding::Bound(stream) => Some(SockRef::from(stream)),
+            Binding::Loose(stream) => Some(SockRef::from(stream)),
+            Binding::Lost => None,
         }
     }
 
     /// Another descriptor of it.
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
         match &self.tie {
-            Tie::Bound(stream) => stream.as_fd().try_clone_to_owned(),
-            Tie::Loose(stream) => stream.as_fd().try_clone_to_owned(),
-            Tie::Lost => Err(io::ErrorKind::NotConnected.into()),
+            Binding::Bound(stream) => stream.as_fd().try_clone_to_owned(),
+            Binding::Loose(stream) => stream.as_fd().try_clone_to_owned(),
+            Binding::Lost => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 
     /// Bytes that the system has taken and the peer's system has not confirmed.
     pub(super) fn unconfirmed(&self) -> Option<usize> {
         match &self.tie {
-            Tie::Bound(stream) => unconfirmed(stream.as_fd()),
-            Tie::Loose(stream) => unconfirmed(stream.as_fd()),
-            Tie::Lost => None,
+            Binding::Bound(stream) => unconfirmed(stream.as_fd()),
+            Binding::Loose(stream) => unconfirmed(stream.as_fd()),
+            Binding::Lost => None,
         }
     }
 
     /// From now on this one says whether there is something to read.
-    pub(super) fn ask(&mut self, look: Look) {
+    pub(super) fn ask(&mut self, look: SocketEvents) {
         self.look = look;
     }
 
@@ -123,8 +123,8 @@ impl Socket {
 
     fn stream(&mut self) -> io::Result<Pin<&mut TcpStream>> {
         match &mut self.tie {
-            Tie::Bound(stream) => Ok(Pin::new(stream)),
-            Tie::Loose(_) | Tie::Lost => Err(io::ErrorKind::NotConnected.into()),
+            Binding::Bound(stream) => Ok(Pin::new(stream)),
+            Binding::Loose(_) | Binding::Lost => Err(io::ErrorKind::NotConnected.into()),
         }
     }
 }
@@ -143,7 +143,7 @@ impl AsyncRead for Socket {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self.stream()?.poll_read(cx, into) {
-            Poll::Pending if self.look == Look::System => self.read_now(into),
+            Poll::Pending if self.look == SocketEvents::System => self.read_now(into),
             polled => polled,
         }
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest};
 
 use super::digest::Digest;
-use super::failure::{Problem, excerpt};
+use super::error::{RegistryProblem, excerpt};
 
 /// Largest manifest that is read.
 pub(super) const MANIFEST_MAX_BYTES: u64 = 1 << 20;
@@ -34,8 +34,8 @@ pub(super) struct Artifact {
 
 impl Artifact {
     /// Reads a manifest; its component may be as large as this.
-    pub(super) fn read(manifest: &[u8], component_max_bytes: u64) -> Result<Self, Problem> {
-        let not = |problem: String| Err(Problem::NotAPlugin(problem));
+    pub(super) fn read(manifest: &[u8], component_max_bytes: u64) -> Result<Self, RegistryProblem> {
+        let not = |problem: String| Err(RegistryProblem::NotAPlugin(problem));
         let manifest = parse(manifest, &[MANIFEST_TYPE])?;
         if manifest.config.media_type != CONFIG_TYPE {
             return not(format!(
@@ -54,7 +54,7 @@ impl Artifact {
         }
         let (digest, bytes) = descriptor(layer)?;
         if bytes > component_max_bytes {
-            return Err(Problem::TooLarge { what: "component", max: component_max_bytes });
+            return Err(RegistryProblem::TooLarge { what: "component", max: component_max_bytes });
         }
         let annotations = manifest.annotations.unwrap_or_default();
         Ok(Self {
@@ -79,14 +79,14 @@ impl Artifact {
 }
 
 /// A manifest of one image and one of these types, and no list of them nor of an older kind.
-pub(super) fn parse(manifest: &[u8], types: &[&str]) -> Result<OciImageManifest, Problem> {
+pub(super) fn parse(manifest: &[u8], types: &[&str]) -> Result<OciImageManifest, RegistryProblem> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Kind {
         schema_version: Option<i64>,
         media_type: Option<String>,
     }
-    let not = |problem: String| Problem::NotAPlugin(problem);
+    let not = |problem: String| RegistryProblem::NotAPlugin(problem);
     let kind: Kind = serde_json::from_slice(manifest)
         .map_err(|error| not(format!("its manifest is no JSON: {error}")))?;
     if kind.schema_version != Some(2) {
@@ -107,12 +107,13 @@ pub(super) fn parse(manifest: &[u8], types: &[&str]) -> Result<OciImageManifest,
 }
 
 /// Digest and size of what a manifest names.
-pub(super) fn descriptor(named: &OciDescriptor) -> Result<(Digest, u64), Problem> {
+pub(super) fn descriptor(named: &OciDescriptor) -> Result<(Digest, u64), RegistryProblem> {
     let digest = Digest::parse(&named.digest).ok_or_else(|| {
-        Problem::NotAPlugin(format!("`{}` is no whole SHA-256", excerpt(&named.digest)))
+        RegistryProblem::NotAPlugin(format!("`{}` is no whole SHA-256", excerpt(&named.digest)))
     })?;
-    let size = u64::try_from(named.size)
-        .map_err(|_| Problem::NotAPlugin(format!("it names a size of {} bytes", named.size)))?;
+    let size = u64::try_from(named.size).map_err(|_| {
+        RegistryProblem::NotAPlugin(format!("it names a size of {} bytes", named.size))
+    })?;
     Ok((digest, size))
 }
 

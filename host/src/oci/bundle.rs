@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::artifact::{self, MANIFEST_TYPE};
 use super::digest::Digest;
-use super::failure::{Problem, excerpt};
+use super::error::{RegistryProblem, excerpt};
 use super::signature::{Claim, Evidence, Form, decoded};
 
 /// Type of a list of referrers.
@@ -44,15 +44,16 @@ pub(super) fn tag(plugin: &Digest) -> String {
 
 /// The manifests in a list of referrers, each once. What the list says that they are is not to be
 /// relied on, but what it says to be bundles comes first.
-pub(super) fn referrers(index: &[u8]) -> Result<Vec<Digest>, Problem> {
+pub(super) fn referrers(index: &[u8]) -> Result<Vec<Digest>, RegistryProblem> {
     #[derive(Deserialize)]
     struct Index {
         manifests: Vec<Value>,
     }
-    let index: Index = serde_json::from_slice(index).map_err(|error| Problem::Unreadable {
-        what: "list of its referrers",
-        cause: excerpt(&error.to_string()),
-    })?;
+    let index: Index =
+        serde_json::from_slice(index).map_err(|error| RegistryProblem::Unreadable {
+            what: "list of its referrers",
+            cause: excerpt(&error.to_string()),
+        })?;
     let manifest = |entry: &Value| {
         let image = entry.get("mediaType")? == MANIFEST_TYPE;
         let digest = image.then(|| Digest::parse(entry.get("digest")?.as_str()?)).flatten()?;

@@ -32,7 +32,7 @@ impl fmt::Debug for Login {
 
 /// Logins by registry.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Credentials(BTreeMap<String, Login>);
+pub struct RegistryCredentials(BTreeMap<String, Login>);
 
 #[derive(Deserialize)]
 struct File {
@@ -50,7 +50,7 @@ struct Entry {
     identitytoken: String,
 }
 
-impl Credentials {
+impl RegistryCredentials {
     /// Reads a file that nobody else may read.
     ///
     /// # Errors
@@ -126,7 +126,7 @@ mod tests {
     fn logins_are_found_by_registry() {
         let text = r#"{"auths": {"registry.lan:5000": {"auth": "YW5uOnNlY3JldDp4"},
             "https://index.docker.io/v1/": {"username": "bob", "password": "b"}}, "currentContext": "x"}"#;
-        let credentials = Credentials::parse(text).expect("logins");
+        let credentials = RegistryCredentials::parse(text).expect("logins");
         let ann = credentials.of("registry.lan:5000").expect("hers");
         assert_eq!((ann.user.as_str(), ann.password.as_str()), ("ann", "secret:x"));
         assert_eq!(credentials.of("docker.io").expect("his").user, "bob");
@@ -143,7 +143,7 @@ mod tests {
             (r#"{"auths": {"a.b": {"auth": "aHVzaA=="}}}"#, "NAME:PASSWORD"),
             (r#"{"auths": "hush"}"#, "line 1"),
         ] {
-            let said = Credentials::parse(text).expect_err(text);
+            let said = RegistryCredentials::parse(text).expect_err(text);
             assert!(said.contains(word) && !said.contains("hush"), "{said}");
         }
     }

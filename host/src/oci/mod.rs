@@ -9,31 +9,31 @@
 
 mod artifact;
 mod bundle;
+mod client;
+mod config;
 mod credentials;
 mod digest;
-mod failure;
-mod gather;
+mod error;
 mod keys;
 mod puller;
-mod pushing;
+mod push;
 mod reference;
 mod resolver;
+mod reverify;
 mod signature;
+mod signature_fetch;
 mod simple;
 mod store;
-mod terms;
 mod token;
-mod vouch;
-mod wire;
 
-pub use credentials::{Credentials, Login};
+pub use config::{
+    COMPONENT_MAX_BYTES_DEFAULT, PLAIN_HTTP_DEFAULT, PullPolicy, RegistryConfig,
+    STORE_MAX_BYTES_DEFAULT, SignatureRule, TIMEOUT_DEFAULT, Trust,
+};
+pub use credentials::{Login, RegistryCredentials};
 pub use digest::Digest;
-pub use failure::{Problem, RegistryError};
+pub use error::{RegistryError, RegistryProblem};
 pub use keys::{PublicKey, SigningKey};
 pub use puller::{Origin, Pulled, Registries};
-pub use pushing::Parcel;
+pub use push::PushedComponent;
 pub use reference::{Reference, SCHEME};
-pub use terms::{
-    COMPONENT_MAX_BYTES_DEFAULT, PLAIN_HTTP_DEFAULT, PullPolicy, STORE_MAX_BYTES_DEFAULT,
-    SignatureRule, TIMEOUT_DEFAULT, Terms, Trust,
-};

@@ -6,21 +6,21 @@ use std::future::Future;
 use std::io;
 
 use super::artifact::{Artifact, MANIFEST_MAX_BYTES};
+use super::client::RegistryClient;
+use super::config::{PullPolicy, RegistryConfig};
 use super::digest::Digest;
-use super::failure::{Problem, RegistryError};
+use super::error::{RegistryError, RegistryProblem};
 use super::keys::PublicKey;
 use super::reference::Reference;
 use super::signature::{self, Evidence, Found, Wanted};
 use super::store::Store;
-use super::terms::{PullPolicy, Terms};
-use super::wire::Wire;
 use crate::net::take_ring_for_tls;
 use crate::work::Stop;
 
 /// Registries, spoken to on these terms.
 #[derive(Debug, Default)]
 pub struct Registries {
-    pub(super) terms: Terms,
+    pub(super) registry_config: RegistryConfig,
 }
 
 /// Where a plugin was.
@@ -58,7 +58,7 @@ impl fmt::Debug for Pulled {
 
 /// What is asked for, and what has to hold of it.
 pub(super) struct Order<'a> {
-    pub(super) terms: &'a Terms,
+    pub(super) registry_config: &'a RegistryConfig,
     pub(super) reference: &'a Reference,
     pub(super) keys: Option<&'a [PublicKey]>,
     pub(super) store: Option<Store>,
@@ -67,14 +67,14 @@ pub(super) struct Order<'a> {
 impl Registries {
     /// Registries on these terms.
     #[must_use]
-    pub fn new(terms: Terms) -> Self {
-        Self { terms }
+    pub fn new(registry_config: RegistryConfig) -> Self {
+        Self { registry_config }
     }
 
     /// The terms.
     #[must_use]
-    pub fn terms(&self) -> &Terms {
-        &self.terms
+    pub fn config(&self) -> &RegistryConfig {
+        &self.registry_config
     }
 
     /// The plugin that a reference names, as the pull policy says. Blocks for up to `timeout`, so
@@ -83,7 +83,7 @@ impl Registries {
     /// # Errors
     /// [`RegistryError`]; what was in the store still is.
     pub fn fetch(&self, reference: &Reference) -> Result<Pulled, RegistryError> {
-        self.fetch_by(reference, self.terms.pull)
+        self.fetch_by(reference, self.registry_config.pull)
     }
 
     /// The same by another policy. Blocks too.
@@ -117,30 +117,30 @@ impl Registries {
         reference: &Reference,
         policy: PullPolicy,
         stop: &Stop,
-    ) -> Result<Pulled, Problem> {
-        let terms = &self.terms;
+    ) -> Result<Pulled, RegistryProblem> {
+        let registry_config = &self.registry_config;
         let order = Order {
-            terms,
+            registry_config,
             reference,
-            keys: terms.keys_for(reference)?,
+            keys: registry_config.keys_for(reference)?,
             store: self.store(policy)?,
         };
         let kept = order.kept(policy);
         match (kept, policy) {
             (Ok(Some(pulled)), _) => Ok(pulled),
-            (Ok(None), PullPolicy::Never) => Err(Problem::NotKept),
+            (Ok(None), PullPolicy::Never) => Err(RegistryProblem::NotKept),
             (Err(problem), PullPolicy::Never) => Err(problem),
             // Whatever is wrong with what is kept, the registry may have better.
-            _ => on_this_thread(terms, stop, order.asked()),
+            _ => on_this_thread(registry_config, stop, order.asked()),
         }
     }
 
-    pub(super) fn store(&self, policy: PullPolicy) -> Result<Option<Store>, Problem> {
-        let Some(folder) = &self.terms.store_dir else { return Ok(None) };
-        match Store::open(folder, self.terms.store_max_bytes) {
+    pub(super) fn store(&self, policy: PullPolicy) -> Result<Option<Store>, RegistryProblem> {
+        let Some(folder) = &self.registry_config.store_dir else { return Ok(None) };
+        match Store::open(folder, self.registry_config.store_max_bytes) {
             Ok(store) => Ok(Some(store)),
             Err(source) if policy == PullPolicy::Never => {
-                Err(Problem::Store { folder: folder.clone(), source })
+                Err(RegistryProblem::Store { folder: folder.clone(), source })
             }
             Err(error) => {
                 tracing::warn!(folder = %folder.display(), %error, "no store: plugins are pulled \
@@ -153,7 +153,7 @@ impl Registries {
 
 impl Order<'_> {
     /// What the store has. `None`: nothing, or the policy does not want to know.
-    fn kept(&self, policy: PullPolicy) -> Result<Option<Pulled>, Problem> {
+    fn kept(&self, policy: PullPolicy) -> Result<Option<Pulled>, RegistryProblem> {
         let Some(store) = &self.store else { return Ok(None) };
         let by_tag = || match policy {
             PullPolicy::Always => None,
@@ -163,7 +163,7 @@ impl Order<'_> {
             return Ok(None);
         };
         let Some(manifest) = store.blob(&digest, MANIFEST_MAX_BYTES) else { return Ok(None) };
-        let artifact = Artifact::read(&manifest, self.terms.component_max_bytes)?;
+        let artifact = Artifact::read(&manifest, self.registry_config.component_max_bytes)?;
         let signed_by = match self.keys {
             None => None,
             Some(keys) => Some(self.signed_in(store, keys, &digest)?),
@@ -180,10 +180,10 @@ impl Order<'_> {
         store: &Store,
         keys: &[PublicKey],
         plugin: &Digest,
-    ) -> Result<String, Problem> {
+    ) -> Result<String, RegistryProblem> {
         match store.evidence(plugin) {
             // It was pulled while nobody asked for any.
-            none if none.is_empty() => Err(Problem::Signature(
+            none if none.is_empty() => Err(RegistryProblem::Signature(
                 "none is in the store; `wharf plugin pull` asks the registry".into(),
             )),
             evidence => self.believed(&evidence.into(), keys, plugin),
@@ -192,18 +192,18 @@ impl Order<'_> {
 
     /// What the registry has. The component is the last to be asked for, once everything that can
     /// be known without it holds.
-    async fn asked(&self) -> Result<Pulled, Problem> {
-        let mut wire = Wire::new(self.terms, self.reference)?;
+    async fn asked(&self) -> Result<Pulled, RegistryProblem> {
+        let mut registry_client = RegistryClient::new(self.registry_config, self.reference)?;
         let name = match (self.reference.digest(), self.reference.tag()) {
             (Some(digest), _) => digest.as_str(),
             (None, tag) => tag.unwrap_or_default(),
         };
-        let (manifest, digest) = wire.manifest(name).await?;
-        let artifact = Artifact::read(&manifest, self.terms.component_max_bytes)?;
+        let (manifest, digest) = registry_client.manifest(name).await?;
+        let artifact = Artifact::read(&manifest, self.registry_config.component_max_bytes)?;
         let (evidence, signed_by) = match self.keys {
             None => (Vec::new(), None),
             Some(keys) => {
-                let (evidence, name) = self.signed(&mut wire, keys, &digest).await?;
+                let (evidence, name) = self.signed(&mut registry_client, keys, &digest).await?;
                 (evidence, Some(name))
             }
         };
@@ -211,7 +211,10 @@ impl Order<'_> {
             self.store.as_ref().and_then(|store| store.blob(&artifact.layer, artifact.layer_bytes));
         let (bytes, fresh) = match kept {
             Some(bytes) => (bytes, false),
-            None => (wire.blob("component", &artifact.layer, artifact.layer_bytes).await?, true),
+            None => (
+                registry_client.blob("component", &artifact.layer, artifact.layer_bytes).await?,
+                true,
+            ),
         };
         if let Some(store) = &self.store
             && let Err(error) = self.keep(
@@ -254,19 +257,19 @@ impl Order<'_> {
     /// form it is found first.
     pub(super) async fn signed(
         &self,
-        wire: &mut Wire<'_>,
+        registry_client: &mut RegistryClient<'_>,
         keys: &[PublicKey],
         plugin: &Digest,
-    ) -> Result<(Vec<Evidence>, String), Problem> {
+    ) -> Result<(Vec<Evidence>, String), RegistryProblem> {
         let mut found = Found::default();
-        match wire.signatures(plugin).await {
-            Ok(list) => wire.texts(&list, &mut found).await,
+        match registry_client.signatures(plugin).await {
+            Ok(list) => registry_client.texts(&list, &mut found).await,
             Err(problem) => found.note(&problem),
         }
         if let Ok(name) = self.believed(&found, keys, plugin) {
             return Ok((found.evidence, name));
         }
-        wire.bundles(plugin, &mut found).await;
+        registry_client.bundles(plugin, &mut found).await;
         let name = self.believed(&found, keys, plugin)?;
         Ok((found.evidence, name))
     }
@@ -277,12 +280,12 @@ impl Order<'_> {
         found: &Found,
         keys: &[PublicKey],
         plugin: &Digest,
-    ) -> Result<String, Problem> {
+    ) -> Result<String, RegistryProblem> {
         let by_digest = self.reference.digest().is_some();
         let wanted = Wanted { plugin, repository: self.reference.repository(), by_digest };
         signature::check(found, keys, &wanted)
             .map(|key| key.name().to_owned())
-            .map_err(Problem::Signature)
+            .map_err(RegistryProblem::Signature)
     }
 
     fn pulled(
@@ -309,21 +312,21 @@ impl Order<'_> {
 /// no longer than it may take, and until it is called off. A look-up of a name that hangs is left
 /// behind.
 pub(super) fn on_this_thread<T>(
-    terms: &Terms,
+    registry_config: &RegistryConfig,
     stop: &Stop,
-    work: impl Future<Output = Result<T, Problem>>,
-) -> Result<T, Problem> {
+    work: impl Future<Output = Result<T, RegistryProblem>>,
+) -> Result<T, RegistryProblem> {
     take_ring_for_tls();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Problem::Client(error.to_string()))?;
+        .map_err(|error| RegistryProblem::Client(error.to_string()))?;
     let done = runtime.block_on(async {
         tokio::select! {
-            done = tokio::time::timeout(terms.timeout, work) => done,
-            () = stop.asked() => Ok(Err(Problem::CalledOff)),
+            done = tokio::time::timeout(registry_config.timeout, work) => done,
+            () = stop.asked() => Ok(Err(RegistryProblem::CalledOff)),
         }
     });
     runtime.shutdown_background();
-    done.unwrap_or(Err(Problem::TooSlow(terms.timeout)))
+    done.unwrap_or(Err(RegistryProblem::TooSlow(registry_config.timeout)))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::digest::Digest;
-use super::failure::{Problem, RegistryError};
+use super::error::{RegistryError, RegistryProblem};
 
 /// What such a reference begins with, which tells it from a path.
 pub const SCHEME: &str = "oci://";
@@ -92,7 +92,7 @@ impl FromStr for Reference {
             let shown: String = text.chars().take(REFERENCE_MAX_BYTES).collect();
             RegistryError {
                 reference: shown.escape_debug().to_string(),
-                problem: Problem::Reference(problem.into()),
+                problem: RegistryProblem::Reference(problem.into()),
             }
         };
         let rest = text.strip_prefix(SCHEME).ok_or_else(|| bad("it does not begin with oci://"))?;

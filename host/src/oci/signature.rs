@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bundle;
 use super::digest::Digest;
-use super::failure::{Problem, excerpt};
+use super::error::{RegistryProblem, excerpt};
 use super::keys::PublicKey;
 use super::simple;
 
@@ -93,7 +93,7 @@ impl Found {
     }
 
     /// What could not be read; of several the first is told.
-    pub(super) fn note(&mut self, problem: &Problem) {
+    pub(super) fn note(&mut self, problem: &RegistryProblem) {
         self.problem.get_or_insert_with(|| problem.to_string());
     }
 }
@@ -392,8 +392,8 @@ mod tests {
             "{parts}"
         );
         let mut found = Found::default();
-        found.note(&Problem::Signature("one".into()));
-        found.note(&Problem::Signature("two".into()));
+        found.note(&RegistryProblem::Signature("one".into()));
+        found.note(&RegistryProblem::Signature("two".into()));
         assert!(
             said(&found).contains("none was found")
                 && said(&found).contains("not all could be read: a signature")

@@ -5,7 +5,7 @@ use reqwest::Url;
 use reqwest::header::{HeaderMap, WWW_AUTHENTICATE};
 use serde::Deserialize;
 
-use super::failure::Problem;
+use super::error::RegistryProblem;
 
 /// Longest token and what is around it.
 pub(super) const TOKEN_MAX_BYTES: u64 = 64 << 10;
@@ -49,13 +49,13 @@ fn read(challenge: &ChallengeRef<'_>, repository: &str) -> Option<Wanted> {
 }
 
 /// The token in an answer.
-pub(super) fn token(answer: &[u8]) -> Result<String, Problem> {
+pub(super) fn token(answer: &[u8]) -> Result<String, RegistryProblem> {
     #[derive(Deserialize)]
     struct Answer {
         token: Option<String>,
         access_token: Option<String>,
     }
-    let none = || Problem::Unreachable("where it sends for a token there is none".into());
+    let none = || RegistryProblem::Unreachable("where it sends for a token there is none".into());
     let answer: Answer = serde_json::from_slice(answer).map_err(|_| none())?;
     answer.token.or(answer.access_token).filter(|token| !token.is_empty()).ok_or_else(none)
 }

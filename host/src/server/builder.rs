@@ -18,7 +18,7 @@ use crate::admission::{Network, Networks, Throttle};
 use crate::event::Priority;
 use crate::net::{BindError, Credentials, CredentialsError, Endpoint, ListenPort, SocketOptions};
 #[cfg(doc)]
-use crate::oci::Terms;
+use crate::oci::RegistryConfig;
 use crate::oci::{Registries, RegistryError};
 use crate::plugin::{Grants, InstanceLimits, LoadError, Plugin};
 use crate::sched::{BudgetChange, Budgets};
@@ -339,7 +339,7 @@ impl ServerBuilder {
         self.plugin = Some(Procedures::Loaded(plugin));
         self
     }
-    /// How registries are spoken to, where the plugin is in one. Default: [`Terms::default`], which
+    /// How registries are spoken to, where the plugin is in one. Default: [`RegistryConfig::default`], which
     /// keeps nothing, knows no logins and asks for no signature.
     #[must_use]
     pub fn registries(mut self, registries: Arc<Registries>) -> Self {

@@ -229,7 +229,7 @@ impl ServerBuilder {
         match &self.plugin {
             Some(Procedures::Loaded(plugin)) => Ok(Arc::clone(plugin)),
             Some(Procedures::Path(path)) => {
-                let pull = self.registries.terms().pull;
+                let pull = self.registries.config().pull;
                 // Only a limit makes a difference, and who has one is known.
                 let owner = self.tenant.as_deref().or(self.given_name());
                 let loader = host

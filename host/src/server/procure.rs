@@ -7,7 +7,7 @@ use super::builder::StartError;
 use super::swap::SwapError;
 use super::versions::NotRead;
 use crate::files;
-use crate::oci::{Origin, Problem, PullPolicy, Reference, Registries, RegistryError};
+use crate::oci::{Origin, PullPolicy, Reference, Registries, RegistryError, RegistryProblem};
 use crate::plugin::{COMPONENT_MAX_BYTES, Grants, Known, LoadError, Loader, Plugin, Source};
 use crate::telemetry::PluginPulled;
 use crate::work::{Refusal, Stop};
@@ -54,8 +54,10 @@ pub(super) fn refused_load(error: &LoadError) -> Option<Refusal> {
 /// The same of a pull. What a registry or a component says is not the system's word.
 pub(super) fn refused_pull(error: &RegistryError) -> Option<Refusal> {
     match &error.problem {
-        Problem::Unreachable(said) | Problem::Client(said) => Refusal::in_text(said),
-        Problem::Store { source, .. } => Refusal::of(source),
+        RegistryProblem::Unreachable(said) | RegistryProblem::Client(said) => {
+            Refusal::in_text(said)
+        }
+        RegistryProblem::Store { source, .. } => Refusal::of(source),
         _ => None,
     }
 }
@@ -71,7 +73,7 @@ pub(super) fn again(
     stop: &Stop,
 ) -> Result<Arc<Plugin>, ProcureError> {
     match Reference::in_place_of(place) {
-        Some(_) => procure(place, (registries, registries.terms().pull), loader, grants, stop),
+        Some(_) => procure(place, (registries, registries.config().pull), loader, grants, stop),
         None => Ok(loader.clone().until(stop.clone()).share_as(place, known, grants)?),
     }
 }
@@ -85,7 +87,7 @@ pub(super) fn believed(
     stop: &Stop,
 ) -> Result<(), RegistryError> {
     Reference::in_place_of(place)
-        .map_or(Ok(()), |reference| registries.vouch_until(&reference?, stop))
+        .map_or(Ok(()), |reference| registries.reverify_until(&reference?, stop))
 }
 
 /// Whether the bytes of a component from there are pulled from a registry.
@@ -102,7 +104,7 @@ pub(super) fn bytes_of(
 ) -> Result<Vec<u8>, NotRead> {
     match Reference::in_place_of(place) {
         Some(reference) => {
-            let pull = registries.terms().pull;
+            let pull = registries.config().pull;
             let pulled =
                 reference.and_then(|reference| registries.fetch_until(&reference, pull, stop));
             let refused = |error: RegistryError| NotRead {

@@ -32,7 +32,7 @@ use crate::event::{
     DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Peers, Port, Priority,
     Procedure, READ_MAX_BYTES, Scope, Usage,
 };
-use crate::net::Wire;
+use crate::net::Stream;
 use crate::sched::{Moment, RunPermit, WorkerId, here};
 
 /// What became of a session.
@@ -279,13 +279,14 @@ impl<P: Procedure, M> Session<P, M> {
             return Ok(());
         }
         let line = Arc::clone(&self.line);
-        let with_wire =
-            |act: fn(&mut Wire) -> io::Result<()>| line.state().wire.as_mut().map_or(Ok(()), act);
-        with_wire(Wire::loosen)?;
+        let with_wire = |act: fn(&mut Stream) -> io::Result<()>| {
+            line.state().stream.as_mut().map_or(Ok(()), act)
+        };
+        with_wire(Stream::loosen)?;
         if let Some(lane) = astray {
             line.placement().change(lane).await;
         }
-        with_wire(Wire::bind)?;
+        with_wire(Stream::bind)?;
         (self.alarm, self.home) = (Alarm::new(Instant::now()), here());
         Ok(())
     }
@@ -422,7 +423,7 @@ impl<P: Procedure, M> Session<P, M> {
         if rationed.is_some() {
             self.clock.excuse(Moment::now());
         } else if !in_line
-            && let Poll::Ready(happening) = self.poll_read(cx, &line, &mut state, Wire::poll_read)
+            && let Poll::Ready(happening) = self.poll_read(cx, &line, &mut state, Stream::poll_read)
         {
             return Poll::Ready(happening);
         }
@@ -439,7 +440,7 @@ impl<P: Procedure, M> Session<P, M> {
         if !matches!(verdict, Verdict::WaitUntil(_) | Verdict::End(DisconnectReason::WriteTimeout))
             && rationed.is_none()
             && let Poll::Ready(happening) =
-                self.poll_read(cx, &line, &mut state, Wire::poll_read_late)
+                self.poll_read(cx, &line, &mut state, Stream::poll_read_late)
         {
             return Poll::Ready(happening);
         }
@@ -471,16 +472,17 @@ impl<P: Procedure, M> Session<P, M> {
         cx: &mut Context<'_>,
         line: &Line,
         state: &mut LineState,
-        read: impl FnOnce(&mut Wire, &mut Context<'_>, &mut [u8]) -> Poll<io::Result<usize>>,
+        read: impl FnOnce(&mut Stream, &mut Context<'_>, &mut [u8]) -> Poll<io::Result<usize>>,
     ) -> Poll<Happening> {
         let share = line.config().quota.bytes();
         let is_full = state.outbox.len() >= line.config().watermarks.high_bytes;
-        let Some(wire) = state.wire.as_mut().filter(|_| self.machine.may_read() && !is_full) else {
+        let Some(stream) = state.stream.as_mut().filter(|_| self.machine.may_read() && !is_full)
+        else {
             return Poll::Pending;
         };
         let mut buffer = Incoming::take();
         let room = share.grain().min(READ_MAX_BYTES);
-        match ready!(read(wire, cx, &mut buffer.bytes()[..room])) {
+        match ready!(read(stream, cx, &mut buffer.bytes()[..room])) {
             Ok(0) => Poll::Ready(Happening::End),
             Ok(count) => {
                 share.charge(count as u64);

@@ -25,7 +25,7 @@ use super::outbox::Outbox;
 use super::pulse::Pulse;
 use super::timers::Timers;
 use crate::event::{ClientInfo, Port, Priority, SendError, WriteError};
-use crate::net::Wire;
+use crate::net::Stream;
 use crate::sched::{Budgets, Lane, Moment, Placement, Quota};
 
 /// From this size on a write to an empty send buffer goes to the wire straight out of the plugin's
@@ -101,7 +101,7 @@ pub struct Line {
 #[derive(Debug)]
 pub(super) struct LineState {
     /// `None` once the connection is given up.
-    pub(super) wire: Option<Wire>,
+    pub(super) stream: Option<Stream>,
     pub(super) outbox: Outbox,
     pub(super) timers: Timers,
     /// The outbox reached its high-water mark and has not drained since.
@@ -140,11 +140,11 @@ impl Line {
         info: ClientInfo,
         config: Arc<LineConfig>,
         placement: Arc<Placement>,
-        wire: Wire,
+        stream: Stream,
     ) -> Arc<Self> {
         let started = Instant::now();
         let state = LineState {
-            wire: Some(wire),
+            stream: Some(stream),
             outbox: Outbox::default(),
             timers: Timers::default(),
             filled: false,
@@ -362,7 +362,7 @@ impl LineState {
     }
 
     fn poll_wire(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let Some(wire) = &mut self.wire else {
+        let Some(stream) = &mut self.stream else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
         let share = self.quota.bytes();
@@ -382,13 +382,13 @@ impl LineState {
             self.rationed_before += time;
             self.reader.excuse(time);
         }
-        let outcome = wire.poll_write(cx, &data[..data.len().min(share.grain())]);
+        let outcome = stream.poll_write(cx, &data[..data.len().min(share.grain())]);
         match &outcome {
             Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
             Poll::Ready(Ok(count)) => {
                 share.charge(*count as u64);
                 self.bytes_out += *count as u64;
-                self.unflushed = matches!(wire, Wire::Tls(_));
+                self.unflushed = matches!(stream, Stream::Tls(_));
                 self.reader.takes();
             }
             // The connection is of no more use, and the next reader of this state has to know.
@@ -439,8 +439,8 @@ impl LineState {
             self.outbox = outbox;
             self.outbox.advance(ready!(outcome)?);
         }
-        if let (true, Some(wire)) = (self.unflushed, &mut self.wire) {
-            ready!(wire.poll_flush(cx))?;
+        if let (true, Some(stream)) = (self.unflushed, &mut self.stream) {
+            ready!(stream.poll_flush(cx))?;
         }
         self.unflushed = false;
         Poll::Ready(Ok(()))

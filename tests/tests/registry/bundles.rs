@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use wharf::oci::{Digest, PublicKey, Registries, Terms, Trust};
+use wharf::oci::{Digest, PublicKey, Registries, RegistryConfig, Trust};
 use wharf_tests::depot::Depot;
 use wharf_tests::guests::component;
 use wharf_tests::liar::{Asked, Liar, Reply};
@@ -152,8 +152,10 @@ impl Shelf {
         let liar = Liar::new(answer);
         let folder = tempfile::tempdir().expect("a folder");
         let keys = vec![PublicKey::read(&self.public).expect("a key")];
-        let terms =
-            Terms { trust: vec![Trust { prefix: liar.address(), keys }], ..terms(folder.path()) };
+        let terms = RegistryConfig {
+            trust: vec![Trust { prefix: liar.address(), keys }],
+            ..terms(folder.path())
+        };
         let wanted = reference(&format!("oci://{}/team/echo{by}", liar.address()));
         let pulled = Registries::new(terms).fetch(&wanted);
         if pulled.as_ref().is_ok_and(|pulled| pulled.signed_by.as_deref() == Some("ours.pub")) {

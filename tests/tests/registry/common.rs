@@ -4,21 +4,24 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use wharf::oci::{Digest, Parcel, PullPolicy, Pulled, Reference, Registries, RegistryError, Terms};
+use wharf::oci::{
+    Digest, PullPolicy, Pulled, PushedComponent, Reference, Registries, RegistryConfig,
+    RegistryError,
+};
 use wharf_tests::guests::wharf_binary;
 
-/// Terms with a store in a folder.
-pub(crate) fn terms(folder: &Path) -> Terms {
-    Terms {
+/// RegistryConfig with a store in a folder.
+pub(crate) fn terms(folder: &Path) -> RegistryConfig {
+    RegistryConfig {
         store_dir: Some(folder.join("store")),
         timeout: Duration::from_secs(30),
-        ..Terms::default()
+        ..RegistryConfig::default()
     }
 }
 
 /// Registries with a store in a folder that are asked by a policy.
 pub(crate) fn registries(folder: &Path, pull: PullPolicy) -> Registries {
-    Registries::new(Terms { pull, ..terms(folder) })
+    Registries::new(RegistryConfig { pull, ..terms(folder) })
 }
 
 /// A reference that is one.
@@ -27,8 +30,8 @@ pub(crate) fn reference(text: &str) -> Reference {
 }
 
 /// A component of these bytes, whatever they are.
-pub(crate) fn parcel(version: &str, bytes: &[u8]) -> Parcel {
-    Parcel {
+pub(crate) fn parcel(version: &str, bytes: &[u8]) -> PushedComponent {
+    PushedComponent {
         name: "echo".into(),
         version: Some(version.into()),
         description: String::new(),
@@ -40,7 +43,7 @@ pub(crate) fn parcel(version: &str, bytes: &[u8]) -> Parcel {
 
 /// Puts bytes under a reference, unsigned.
 pub(crate) fn push(at: &str, version: &str, bytes: &[u8]) -> Digest {
-    let registries = Registries::new(Terms::default());
+    let registries = Registries::new(RegistryConfig::default());
     registries.push(&reference(at), parcel(version, bytes), None).expect("pushed")
 }
 

@@ -1,6 +1,6 @@
 //! When a registry is asked, and what is kept of it.
 
-use wharf::oci::{Origin, PullPolicy, Registries, Terms};
+use wharf::oci::{Origin, PullPolicy, Registries, RegistryConfig};
 use wharf_tests::depot::Depot;
 
 use super::common::{kept, push, reference, refused, registries, terms};
@@ -72,7 +72,8 @@ fn a_component_over_the_limit_is_not_even_asked_for() {
     let wanted = reference(&depot.reference("echo:1"));
     push(&wanted.to_string(), "1", &[7; 1000]);
     let within = |component_max_bytes| {
-        Registries::new(Terms { component_max_bytes, ..terms(folder.path()) }).fetch(&wanted)
+        Registries::new(RegistryConfig { component_max_bytes, ..terms(folder.path()) })
+            .fetch(&wanted)
     };
     let said = refused(within(999));
     assert!(

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use wharf::oci::{Digest, Registries, Terms};
+use wharf::oci::{Digest, Registries, RegistryConfig};
 use wharf_tests::liar::{Asked, Liar, Reply};
 
 use wharf_tests::clients::Client;
@@ -39,11 +39,11 @@ fn told(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> String {
 }
 
 fn told_on(
-    change: impl Fn(&mut Terms),
+    change: impl Fn(&mut RegistryConfig),
     answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
 ) -> String {
     let (liar, folder) = (Liar::new(answer), tempfile::tempdir().expect("a folder"));
-    let mut terms = Terms { timeout: Duration::from_secs(2), ..terms(folder.path()) };
+    let mut terms = RegistryConfig { timeout: Duration::from_secs(2), ..terms(folder.path()) };
     change(&mut terms);
     let wanted = reference(&format!("oci://{}/team/echo:1", liar.address()));
     let said = refused(Registries::new(terms).fetch(&wanted));
@@ -189,7 +189,7 @@ fn a_login_goes_to_its_registry_and_to_where_that_sends_for_a_token_and_nowhere_
         json!({ "auths": { liar.address(): { "username": "ann", "password": "secret" } } });
     let credentials = super::real::credentials(folder.path(), &logins.to_string());
     let wanted = reference(&format!("oci://{}/team/echo:1", liar.address()));
-    let terms = Terms { credentials, ..terms(folder.path()) };
+    let terms = RegistryConfig { credentials, ..terms(folder.path()) };
     assert_eq!(Registries::new(terms).fetch(&wanted).expect("pulled").bytes, COMPONENT);
     let asked = tokens.asked();
     assert_eq!(asked[0].path, "/token?service=s&scope=repository%3Ateam%2Fecho%3Apull");
@@ -222,7 +222,10 @@ fn a_login_is_not_sent_to_an_odd_place_for_a_token() {
 /// What pushing to a registry comes to that answers by this, within two seconds.
 fn told_to_push(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> String {
     let liar = Liar::new(answer);
-    let registries = Registries::new(Terms { timeout: Duration::from_secs(2), ..Terms::default() });
+    let registries = Registries::new(RegistryConfig {
+        timeout: Duration::from_secs(2),
+        ..RegistryConfig::default()
+    });
     let at = reference(&format!("oci://{}/team/echo:1", liar.address()));
     let said = registries.push(&at, parcel("1", COMPONENT), None).expect_err("refused").to_string();
     assert!(said.starts_with(&format!("{at}: ")) && !said.contains(['\n', '\u{1b}']), "{said}");

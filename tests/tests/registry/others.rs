@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use wharf::oci::{Digest, PullPolicy, Pulled, Registries, RegistryError, SigningKey, Terms};
+use wharf::oci::{
+    Digest, PullPolicy, Pulled, Registries, RegistryConfig, RegistryError, SigningKey,
+};
 use wharf_tests::depot::Depot;
 use wharf_tests::languages::target;
 
@@ -135,7 +137,7 @@ fn a_bundle_is_believed_where_its_repository_or_the_digest_was_named() {
     let terms = trusting(folder.path(), &depot, &[&ours]);
     let tagged = reference(&depot.reference("echo:1"));
     depot.stop();
-    let kept = Registries::new(Terms { pull: PullPolicy::Never, ..terms });
+    let kept = Registries::new(RegistryConfig { pull: PullPolicy::Never, ..terms });
     for wanted in [&tagged, &pinned] {
         assert_eq!(kept.fetch(wanted).expect("kept").signed_by.as_deref(), Some("team.pub"));
     }
@@ -218,7 +220,7 @@ fn signing_leaves_the_signatures_of_others_as_they_are() {
     let mut full = manifest;
     full["layers"] = json!(vec![layer; 16]);
     put_manifest(&depot, &signature_tag(&digest), full.to_string().as_bytes());
-    let push = Registries::new(Terms::default()).push(
+    let push = Registries::new(RegistryConfig::default()).push(
         &reference(&depot.reference("echo:1")),
         parcel("1", b"bytes"),
         Some(&SigningKey::read(&ours).expect("a key")),

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::json;
-use wharf::oci::{Credentials, Registries, Terms};
+use wharf::oci::{Registries, RegistryConfig, RegistryCredentials};
 use wharf_tests::certificates::Certificates;
 use wharf_tests::clients::{Client, free_port};
 use wharf_tests::depot::Depot;
@@ -16,11 +16,11 @@ use wharf_tests::site::Site;
 use super::common::{done, failed, parcel, push, reference, refused, terms, wharf};
 
 /// Logins from a file with this text.
-pub(crate) fn credentials(folder: &Path, text: &str) -> Credentials {
+pub(crate) fn credentials(folder: &Path, text: &str) -> RegistryCredentials {
     let file = folder.join("logins.json");
     std::fs::write(&file, text).expect("kept");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("a mode");
-    Credentials::read(&file).expect("logins")
+    RegistryCredentials::read(&file).expect("logins")
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_registry_that_wants_a_login_gets_the_one_that_is_for_it() {
     let with = |password: &str| {
         let logins =
             json!({ "auths": { depot.address(): { "username": "ann", "password": password } } });
-        Registries::new(Terms {
+        Registries::new(RegistryConfig {
             credentials: credentials(folder.path(), &logins.to_string()),
             ..terms(folder.path())
         })
@@ -192,7 +192,11 @@ fn tls_is_for_every_registry_that_is_not_named_and_leads_to_the_authority() {
     let authority =
         |name: &str| Some(std::fs::read(certificates.path(name)).expect("an authority"));
     let by = |authority| {
-        Registries::new(Terms { plain_http: Vec::new(), authority, ..terms(folder.path()) })
+        Registries::new(RegistryConfig {
+            plain_http: Vec::new(),
+            authority,
+            ..terms(folder.path())
+        })
     };
     by(authority("ca.pem")).push(&wanted, parcel("1", b"bytes"), None).expect("pushed");
     assert!(by(authority("other-ca.pem")).push(&wanted, parcel("1", b"bytes"), None).is_err());

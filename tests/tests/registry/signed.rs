@@ -7,7 +7,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use wharf::oci::{
-    Digest, Origin, PublicKey, PullPolicy, Registries, SignatureRule, SigningKey, Terms, Trust,
+    Digest, Origin, PublicKey, PullPolicy, Registries, RegistryConfig, SignatureRule, SigningKey,
+    Trust,
 };
 use wharf_tests::depot::Depot;
 use wharf_tests::guests::component;
@@ -54,14 +55,14 @@ fn signing(file: &Path) -> SigningKey {
     SigningKey::read(file).expect("a key")
 }
 
-/// Terms that believe what comes from a registry where one of these keys has signed it.
-pub(crate) fn trusting(folder: &Path, depot: &Depot, keys: &[&Path]) -> Terms {
+/// RegistryConfig that believe what comes from a registry where one of these keys has signed it.
+pub(crate) fn trusting(folder: &Path, depot: &Depot, keys: &[&Path]) -> RegistryConfig {
     let keys = keys.iter().map(|file| PublicKey::read(file).expect("a key")).collect();
-    Terms { trust: vec![Trust { prefix: depot.address(), keys }], ..terms(folder) }
+    RegistryConfig { trust: vec![Trust { prefix: depot.address(), keys }], ..terms(folder) }
 }
 
 pub(crate) fn sign(depot: &Depot, tag: &str, bytes: &[u8], key: &Path) -> Digest {
-    let registries = Registries::new(Terms::default());
+    let registries = Registries::new(RegistryConfig::default());
     registries
         .push(&reference(&depot.reference(tag)), parcel("1", bytes), Some(&signing(key)))
         .expect("pushed")
@@ -286,7 +287,8 @@ fn a_signature_is_kept_with_the_plugin_and_checked_each_time() {
     let wanted = reference(&depot.reference("echo:1"));
     sign(&depot, "echo:1", b"bytes", &ours);
     let by = |keys: &[&Path], pull| {
-        Registries::new(Terms { pull, ..trusting(folder.path(), &depot, keys) }).fetch(&wanted)
+        Registries::new(RegistryConfig { pull, ..trusting(folder.path(), &depot, keys) })
+            .fetch(&wanted)
     };
     by(&[&public], PullPolicy::IfMissing).expect("pulled");
     let pulled = by(&[&public], PullPolicy::Never).expect("kept");
@@ -314,7 +316,7 @@ fn one_digest_in_two_repositories_starts_from_the_store_in_both() {
     let digests = places.map(|place| sign(&depot, place, b"bytes", &ours));
     assert_eq!(digests[0], digests[1]);
     let fetch = |depot: &Depot, place: &str, pull| {
-        let terms = Terms { pull, ..trusting(folder.path(), depot, &[&public]) };
+        let terms = RegistryConfig { pull, ..trusting(folder.path(), depot, &[&public]) };
         Registries::new(terms).fetch(&reference(&depot.reference(place))).expect(place)
     };
     for place in places {
@@ -336,7 +338,7 @@ fn required_everywhere_means_that_unnamed_places_are_refused() {
     push(&depot.reference("echo:1"), "1", b"bytes");
     let mut terms = trusting(folder.path(), &depot, &[&public]);
     terms.trust[0].prefix = "registry.example.com".into();
-    let fetch = |terms: &Terms| {
+    let fetch = |terms: &RegistryConfig| {
         Registries::new(terms.clone()).fetch(&reference(&depot.reference("echo:1")))
     };
     fetch(&terms).expect("not asked for");

@@ -16,7 +16,7 @@ use super::orders::give;
 use super::plugins::{ALL, GOOD, Ground};
 use super::weather::{Disk, Tasks, Weather};
 use crate::event::{ClientInfo, Fault, FaultKind, Port};
-use crate::net::Wire;
+use crate::net::Stream;
 use crate::plugin::EventProcedure;
 use crate::sched::{Lane, Placement, RunQueue};
 use crate::server::Blamed;
@@ -325,7 +325,7 @@ fn line(service: &Service, id: u64, peer: SocketAddr) -> Arc<Line> {
         info,
         Arc::clone(&service.terms().line_config),
         placement,
-        Wire::plain(server).expect("a reactor"),
+        Stream::plain(server).expect("a reactor"),
     )
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::{Answer, LeftSession, Offer, say};
-use crate::net::{Parcel, Passage};
+use crate::net::{FdChannel, FdMessage};
 use crate::serve;
 use crate::server::{Fleet, Service};
 use crate::session::{Baggage, Traveller};
@@ -20,10 +20,10 @@ const RESTORE_MAX: Duration = Duration::from_secs(10);
 
 /// Takes sessions until the old process is done or gone. `begins` is called once that has said its
 /// first word, or is gone. Blocks.
-pub(super) fn receive(fleet: &Fleet, mut passage: Passage, begins: impl FnOnce()) {
+pub(super) fn receive(fleet: &Fleet, mut fd_channel: FdChannel, begins: impl FnOnce()) {
     let mut begins = Some(begins);
     loop {
-        let parcel = passage.receive();
+        let parcel = fd_channel.receive();
         if let Some(begins) = begins.take() {
             begins();
         }
@@ -43,17 +43,18 @@ pub(super) fn receive(fleet: &Fleet, mut passage: Passage, begins: impl FnOnce()
                     why,
                     "a session of the old process stays there"
                 );
-                match say(&mut passage, &Answer::Refuses { why }) {
+                match say(&mut fd_channel, &Answer::Refuses { why }) {
                     Ok(()) => continue,
                     Err(_) => return,
                 }
             }
         };
         // Without a word from the old process the session is still there, and this copy is dropped.
-        if say(&mut passage, &Answer::Takes).is_err() {
+        if say(&mut fd_channel, &Answer::Takes).is_err() {
             return;
         }
-        match passage.receive().ok().and_then(|parcel| serde_json::from_slice(&parcel.head).ok()) {
+        match fd_channel.receive().ok().and_then(|parcel| serde_json::from_slice(&parcel.head).ok())
+        {
             Some(Offer::Verdict { go: true }) => drop(go.send(())),
             Some(Offer::Verdict { go: false }) => {}
             _ => return,
@@ -69,14 +70,14 @@ fn arrive(
     name: Option<String>,
     state_bytes: usize,
     baggage: Baggage,
-    parcel: Parcel,
+    parcel: FdMessage,
 ) -> Result<oneshot::Sender<()>, String> {
     let server = fleet.get(server).ok_or("no-such-server")?;
     let service = Arc::clone(&server.service);
     if not_on.is_some_and(|digest| service.procedure().plugin().digest() == digest) {
         return Err("other-version".into());
     }
-    let Parcel { mut body, descriptor: Some(socket), .. } = parcel else {
+    let FdMessage { mut body, descriptor: Some(socket), .. } = parcel else {
         return Err("no-connection".into());
     };
     if state_bytes > body.len() {

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{Answer, Offer, Succeeded, say};
 use crate::event::Port;
-use crate::net::Passage;
+use crate::net::FdChannel;
 use crate::plugin::EventProcedure;
 use crate::server::Fleet;
 use crate::server::handle::ServerHandle;
@@ -55,17 +55,17 @@ pub(super) struct Leaving {
 pub(super) type Way = dyn Fn(Leaving) -> Result<(), String> + Send + Sync;
 
 /// Moves every session that can move to the process at the other end.
-pub(super) async fn move_all(fleet: &Fleet, passage: Passage) -> Succeeded {
+pub(super) async fn move_all(fleet: &Fleet, fd_channel: FdChannel) -> Succeeded {
     // Without patience for it nothing moves, which the first that is sent finds out.
-    let _ = passage.set_patience(ANSWER_MAX);
-    let passage = Arc::new(Mutex::new(passage));
+    let _ = fd_channel.set_patience(ANSWER_MAX);
+    let fd_channel = Arc::new(Mutex::new(fd_channel));
     let way: Arc<Way> = Arc::new({
-        let passage = Arc::clone(&passage);
-        move |leaving| pass(&mut passage.lock().unwrap_or_else(PoisonError::into_inner), leaving)
+        let fd_channel = Arc::clone(&fd_channel);
+        move |leaving| pass(&mut fd_channel.lock().unwrap_or_else(PoisonError::into_inner), leaving)
     });
     let succeeded = leave_by(fleet, way, MOVE_MAX).await;
     // Where it is gone by now its own log says why.
-    let _ = say(&mut passage.lock().unwrap_or_else(PoisonError::into_inner), &Offer::Done);
+    let _ = say(&mut fd_channel.lock().unwrap_or_else(PoisonError::into_inner), &Offer::Done);
     succeeded
 }
 
@@ -133,7 +133,7 @@ async fn leave(
 }
 
 /// The verdict that is dropped on the way lets the session go on here.
-fn pass(passage: &mut Passage, leaving: Leaving) -> Result<(), String> {
+fn pass(fd_channel: &mut FdChannel, leaving: Leaving) -> Result<(), String> {
     let Leaving { server, name, not_on, traveller, verdict, .. } = leaving;
     let Traveller { baggage, mut state, queued, socket } = traveller;
     let offer = Offer::Session {
@@ -146,27 +146,27 @@ fn pass(passage: &mut Passage, leaving: Leaving) -> Result<(), String> {
     let head = serde_json::to_vec(&offer).map_err(|error| error.to_string())?;
     state.extend_from_slice(&queued);
     // Once a word is missing nobody knows whose turn it is, so nothing more is said.
-    let lost = |passage: &Passage| {
-        passage.close();
+    let lost = |fd_channel: &FdChannel| {
+        fd_channel.close();
         "new-process-gone".to_owned()
     };
-    if let Err(error) = passage.send(&head, &state, Some(socket.as_fd())) {
+    if let Err(error) = fd_channel.send(&head, &state, Some(socket.as_fd())) {
         return Err(match error.kind() {
             std::io::ErrorKind::InvalidInput => "too-large".to_owned(),
-            _ => lost(passage),
+            _ => lost(fd_channel),
         });
     }
     let answer =
-        passage.receive().ok().and_then(|parcel| serde_json::from_slice(&parcel.head).ok());
+        fd_channel.receive().ok().and_then(|parcel| serde_json::from_slice(&parcel.head).ok());
     match answer {
         Some(Answer::Takes) => {}
         Some(Answer::Refuses { why }) => return Err(why),
-        _ => return Err(lost(passage)),
+        _ => return Err(lost(fd_channel)),
     }
     // From here on the session is not this process's any more, unless it has lost patience.
     let go = verdict.send(true).is_ok();
-    if say(passage, &Offer::Verdict { go }).is_err() {
-        let why = lost(passage);
+    if say(fd_channel, &Offer::Verdict { go }).is_err() {
+        let why = lost(fd_channel);
         // It has let go of it here, and the new process does not know that it may go on there.
         return Err(if go { "lost".to_owned() } else { why });
     }

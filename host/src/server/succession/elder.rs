@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Answer, Door, Offer, departures};
-use crate::net::Passage;
+use crate::net::FdChannel;
 use crate::server::{Fleet, ServerHandle};
 use crate::work::WorkKind;
 
 /// A new process that serves.
 pub struct Heir {
     passing: PassingOn,
-    passage: Passage,
+    fd_channel: FdChannel,
     doors: Vec<Door>,
 }
 
@@ -49,7 +49,7 @@ pub struct Succeeded {
 /// Why there is no new process that serves. Nothing has changed.
 pub async fn hand_over(
     fleet: Arc<Fleet>,
-    mut passage: Passage,
+    mut fd_channel: FdChannel,
     doors: Vec<(Door, OwnedFd)>,
     patience: Duration,
 ) -> Result<Heir, String> {
@@ -61,23 +61,23 @@ pub async fn hand_over(
     }
     let offering = Arc::clone(&fleet);
     let offered = fleet.host().work(WorkKind::Urgent, move || {
-        passage.set_patience(patience).map_err(|error| error.to_string())?;
-        let doors = offer(&offering, &mut passage, doors)?;
-        Ok::<_, String>((passage, doors))
+        fd_channel.set_patience(patience).map_err(|error| error.to_string())?;
+        let doors = offer(&offering, &mut fd_channel, doors)?;
+        Ok::<_, String>((fd_channel, doors))
     });
-    let (passage, doors) = offered.await.map_err(|error| error.to_string())??;
+    let (fd_channel, doors) = offered.await.map_err(|error| error.to_string())??;
     // Whoever said so meanwhile wants no process at all.
     if fleet.is_draining() {
         return Err("the process is stopping".into());
     }
     // Before anybody who waits for one of the locks gets it.
     fleet.pass_on(true);
-    Ok(Heir { passing: PassingOn { fleet: Arc::clone(&fleet), is_done: false }, passage, doors })
+    Ok(Heir { passing: PassingOn { fleet: Arc::clone(&fleet), is_done: false }, fd_channel, doors })
 }
 
 fn offer(
     fleet: &Fleet,
-    passage: &mut Passage,
+    fd_channel: &mut FdChannel,
     doors: Vec<(Door, OwnedFd)>,
 ) -> Result<Vec<Door>, String> {
     for server in fleet.all() {
@@ -93,14 +93,14 @@ fn offer(
         let ids_above = departures::ids_above(server.service.registry.last_id());
         let offer =
             Offer::Listener { server: server.name().to_owned(), given: socket.given, ids_above };
-        give(passage, &offer, &duplicate)?;
+        give(fd_channel, &offer, &duplicate)?;
     }
     for (door, socket) in doors {
-        give(passage, &Offer::Door { door }, &socket)?;
+        give(fd_channel, &Offer::Door { door }, &socket)?;
     }
     let head = serde_json::to_vec(&Offer::Start).map_err(|error| error.to_string())?;
-    passage.send(&head, &[], None).map_err(|error| broken(&error))?;
-    let answer = passage.receive().map_err(|error| broken(&error))?;
+    fd_channel.send(&head, &[], None).map_err(|error| broken(&error))?;
+    let answer = fd_channel.receive().map_err(|error| broken(&error))?;
     match serde_json::from_slice(&answer.head) {
         Ok(Answer::Serves { doors }) => Ok(doors),
         Ok(Answer::Fails { why }) => Err(why),
@@ -108,9 +108,9 @@ fn offer(
     }
 }
 
-fn give(passage: &mut Passage, offer: &Offer, descriptor: &impl AsFd) -> Result<(), String> {
+fn give(fd_channel: &mut FdChannel, offer: &Offer, descriptor: &impl AsFd) -> Result<(), String> {
     let head = serde_json::to_vec(offer).map_err(|error| error.to_string())?;
-    passage.send(&head, &[], Some(descriptor.as_fd())).map_err(|error| broken(&error))
+    fd_channel.send(&head, &[], Some(descriptor.as_fd())).map_err(|error| broken(&error))
 }
 
 /// What an error of the passage says of the new process.
@@ -144,6 +144,6 @@ impl Heir {
         self.stands_back();
         self.passing.is_done = true;
         self.passing.fleet.close().await;
-        departures::move_all(&self.passing.fleet, self.passage).await
+        departures::move_all(&self.passing.fleet, self.fd_channel).await
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Answer, Door, LeftSocket, Offer, arrivals, say};
-use crate::net::Passage;
+use crate::net::FdChannel;
 use crate::server::Fleet;
 
 /// How long the old process may take for its next message.
@@ -16,7 +16,7 @@ const SOCKETS_MAX: usize = 4_096;
 
 /// What the process before this one offers.
 pub struct Inheritance {
-    passage: Passage,
+    fd_channel: FdChannel,
     /// What it listens with, by names of servers.
     pub listeners: HashMap<String, LeftSocket>,
     /// Where its control API is reached.
@@ -29,11 +29,11 @@ impl Inheritance {
     /// # Errors
     /// Nothing came, or what nobody understands.
     pub fn receive(end: OwnedFd) -> Result<Self, String> {
-        let mut passage = Passage::given(end);
-        passage.set_patience(PATIENCE).map_err(|error| error.to_string())?;
+        let mut fd_channel = FdChannel::given(end);
+        fd_channel.set_patience(PATIENCE).map_err(|error| error.to_string())?;
         let (mut listeners, mut doors) = (HashMap::new(), Vec::new());
         for _ in 0..SOCKETS_MAX {
-            let parcel = passage.receive().map_err(|error| error.to_string())?;
+            let parcel = fd_channel.receive().map_err(|error| error.to_string())?;
             let offer = serde_json::from_slice(&parcel.head).map_err(|error| error.to_string())?;
             match (offer, parcel.descriptor) {
                 (Offer::Listener { server, given, ids_above }, Some(socket)) => {
@@ -41,7 +41,7 @@ impl Inheritance {
                         .insert(server, LeftSocket { socket: socket.into(), given, ids_above });
                 }
                 (Offer::Door { door }, Some(socket)) => doors.push((door, socket)),
-                (Offer::Start, _) => return Ok(Self { passage, listeners, doors }),
+                (Offer::Start, _) => return Ok(Self { fd_channel, listeners, doors }),
                 (offer, _) => return Err(format!("expected sockets, found {offer:?}")),
             }
         }
@@ -60,8 +60,8 @@ impl Inheritance {
         doors: Vec<Door>,
         begins: impl FnOnce() + Send + 'static,
     ) -> Result<(), String> {
-        say(&mut self.passage, &Answer::Serves { doors })?;
-        let arrivals = move || arrivals::receive(&fleet, self.passage, begins);
+        say(&mut self.fd_channel, &Answer::Serves { doors })?;
+        let arrivals = move || arrivals::receive(&fleet, self.fd_channel, begins);
         let thread = std::thread::Builder::new().name("wharf-arrivals".into()).spawn(arrivals);
         thread.map(drop).map_err(|error| error.to_string())
     }
@@ -69,6 +69,6 @@ impl Inheritance {
     /// Says why this process does not serve. The old one goes on.
     pub fn fails(mut self, why: &str) {
         // Where nobody hears it, the log has it.
-        let _ = say(&mut self.passage, &Answer::Fails { why: why.to_owned() });
+        let _ = say(&mut self.fd_channel, &Answer::Fails { why: why.to_owned() });
     }
 }

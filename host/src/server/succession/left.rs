@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::Offer;
 use super::departures::Leaving;
-use crate::net::{Keepsake, socket_number};
+use crate::net::{SnapshotFile, socket_number};
 use crate::session::{Baggage, Traveller};
 
 /// What the note says.
@@ -36,14 +36,14 @@ pub struct LeftSession {
     pub(in crate::server) baggage: Box<Baggage>,
     written_ms: u64,
     state_bytes: usize,
-    note: Keepsake,
+    note: SnapshotFile,
     socket: OwnedFd,
 }
 
 /// Writes down a session that leaves. The note, its connection, and where the verdict is awaited.
 pub(super) fn write(
     leaving: Leaving,
-) -> Result<(Keepsake, OwnedFd, oneshot::Sender<bool>), String> {
+) -> Result<(SnapshotFile, OwnedFd, oneshot::Sender<bool>), String> {
     let Leaving { server, name, ids_above, traveller, verdict, .. } = leaving;
     let Traveller { baggage, state, queued, socket } = traveller;
     let connection = socket_number(&socket).ok_or("no-descriptor")?;
@@ -56,10 +56,11 @@ pub(super) fn write(
     };
     let note = Note { connection, written_ms: now_ms(), ids_above, session };
     let head = serde_json::to_vec(&note).map_err(|error| error.to_string())?;
-    let note = Keepsake::write(&head, &[&state, &queued]).map_err(|error| match error.kind() {
-        std::io::ErrorKind::InvalidInput => "too-large",
-        _ => "no-descriptor",
-    })?;
+    let note =
+        SnapshotFile::write(&head, &[&state, &queued]).map_err(|error| match error.kind() {
+            std::io::ErrorKind::InvalidInput => "too-large",
+            _ => "no-descriptor",
+        })?;
     Ok((note, socket, verdict))
 }
 
@@ -74,7 +75,7 @@ impl LeftSession {
         let (mut notes, mut sockets) = (Vec::new(), HashMap::new());
         let mut strays = 0;
         for descriptor in descriptors {
-            match Keepsake::open(descriptor) {
+            match SnapshotFile::open(descriptor) {
                 Ok(note) => notes.push(note),
                 Err(other) => match socket_number(&other) {
                     Some(number) => drop(sockets.insert(number, other)),
@@ -92,7 +93,7 @@ impl LeftSession {
         (whole, strays + sockets.len())
     }
 
-    fn of(note: Keepsake, sockets: &mut HashMap<u64, OwnedFd>) -> Option<Self> {
+    fn of(note: SnapshotFile, sockets: &mut HashMap<u64, OwnedFd>) -> Option<Self> {
         let Note { connection, written_ms, ids_above, session } =
             serde_json::from_slice(&note.head().ok()?).ok()?;
         let Offer::Session { server, name, state_bytes, baggage, .. } = session else {

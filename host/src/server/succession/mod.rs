@@ -19,7 +19,7 @@ use std::sync::Weak;
 
 use serde::{Deserialize, Serialize};
 
-use crate::net::{Listener, Passage};
+use crate::net::{FdChannel, Listener};
 use crate::session::Baggage;
 
 pub(super) use arrivals::take_up;
@@ -109,7 +109,7 @@ enum Answer {
     Refuses { why: String },
 }
 
-fn say(passage: &mut Passage, what: &impl Serialize) -> Result<(), String> {
+fn say(fd_channel: &mut FdChannel, what: &impl Serialize) -> Result<(), String> {
     let head = serde_json::to_vec(what).map_err(|error| error.to_string())?;
-    passage.send(&head, &[], None).map_err(|error| error.to_string())
+    fd_channel.send(&head, &[], None).map_err(|error| error.to_string())
 }

@@ -32,7 +32,7 @@ impl ServerHandle {
 
     fn load_until(&self, place: &Path, stop: &Stop) -> Result<Arc<Plugin>, ProcureError> {
         let terms = self.service.terms();
-        let pull = terms.registries.terms().pull.just_named();
+        let pull = terms.registries.config().pull.just_named();
         let loader = self.host().loader().on_behalf_of(self.service.quota());
         procure(place, (&terms.registries, pull), &loader, &terms.grants, stop)
     }

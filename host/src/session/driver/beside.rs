@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::parting::{FLUSH_MAX, is_deadline};
 use crate::event::{DisconnectReason, EndReason, Fault, FaultKind, Instance, Priority};
-use crate::net::Wire;
+use crate::net::Stream;
 use crate::sched::{Moment, RunPermit};
 use crate::session::alarm::Alarm;
 use crate::session::clock::Deadlines;
@@ -218,8 +218,8 @@ pub(super) fn poll(
         Some(fault) if fault.kind == FaultKind::Aborted && patience.reach == Reach::Instance => {
             let mut state = line.state();
             state.close();
-            if let Some(wire) = state.wire.take() {
-                wire.reset();
+            if let Some(stream) = state.stream.take() {
+                stream.reset();
             }
         }
         Some(fault) => return Poll::Ready(fault),
@@ -238,12 +238,12 @@ pub(super) fn poll(
     // Mail is not sent in the middle of an event.
     state.mail_waits |= orders.contains(Orders::MAIL);
     state.handover_waits |= orders.contains(Orders::HANDOVER);
-    if state.wire.is_some() {
+    if state.stream.is_some() {
         let broken = matches!(state.poll_flush(cx), Poll::Ready(Err(_))) || state.closed;
-        if broken || state.wire.as_ref().is_some_and(Wire::is_broken) {
+        if broken || state.stream.as_ref().is_some_and(Stream::is_broken) {
             state.close();
             // The socket is of no more use: it goes now, and not when the plugin is done.
-            state.wire = None;
+            state.stream = None;
             machine.end(DisconnectReason::PeerReset, How::Reset);
         } else {
             if state.outbox.len() < config.watermarks.high_bytes {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Ended, Session};
 use crate::event::{DisconnectReason, EndReason, Port, Procedure};
-use crate::net::Wire;
+use crate::net::Stream;
 use crate::sched::Moment;
 use crate::session::buffers::Incoming;
 use crate::session::machine::{Ending, How};
@@ -58,12 +58,12 @@ impl<P: Procedure, M> Session<P, M> {
             if sent.is_ready() && !state.is_stalled() {
                 state.stall(now);
             }
-            let done = match (sent, &mut state.wire) {
+            let done = match (sent, &mut state.stream) {
                 // The peer has finished too, so closing says all there is to say.
-                (Poll::Ready(Ok(())), Some(Wire::Plain(_))) if self.machine.half_closed() => {
+                (Poll::Ready(Ok(())), Some(Stream::Plain(_))) if self.machine.half_closed() => {
                     Poll::Ready(Ok(()))
                 }
-                (Poll::Ready(Ok(())), Some(wire)) => wire.poll_shutdown(cx),
+                (Poll::Ready(Ok(())), Some(stream)) => stream.poll_shutdown(cx),
                 (sent, _) => sent,
             };
             match done {
@@ -103,9 +103,9 @@ impl<P: Procedure, M> Session<P, M> {
         let mut state = self.line.state();
         state.close();
         if self.machine.ending().is_some_and(|ending| ending.how == How::Reset)
-            && let Some(wire) = state.wire.take()
+            && let Some(stream) = state.stream.take()
         {
-            wire.reset();
+            stream.reset();
         }
     }
 
@@ -122,7 +122,7 @@ impl<P: Procedure, M> Session<P, M> {
             self.linger().await;
         }
         let mut state = self.line.state();
-        state.wire = None;
+        state.stream = None;
         Ended {
             reason: ending.reason,
             fault: self.fault,
@@ -150,8 +150,8 @@ impl<P: Procedure, M> Session<P, M> {
                     return Poll::Ready(());
                 }
                 let mut state = self.line.state();
-                let Some(wire) = &mut state.wire else { return Poll::Ready(()) };
-                match wire.poll_read(cx, Incoming::take().bytes()) {
+                let Some(stream) = &mut state.stream else { return Poll::Ready(()) };
+                match stream.poll_read(cx, Incoming::take().bytes()) {
                     Poll::Ready(Ok(count)) if count > 0 && count < left => {
                         self.line.config().quota.bytes().charge(count as u64);
                         left -= count;

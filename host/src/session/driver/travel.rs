@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::Session;
 use crate::event::{Fault, FaultKind, Instance, Peers, Port, Procedure};
-use crate::net::Wire;
+use crate::net::Stream;
 use crate::session::baggage::{Baggage, Departure, Traveller};
 use crate::session::clock::Clock;
 use crate::session::line::Line;
@@ -56,7 +56,7 @@ impl<P: Procedure, M> Session<P, M> {
 
     /// Everything that another process needs. Nobody can send it anything until it is unsealed.
     async fn pack(&mut self) -> Result<(Traveller, Sealed), String> {
-        if !matches!(self.line.state().wire, Some(Wire::Plain(_))) {
+        if !matches!(self.line.state().stream, Some(Stream::Plain(_))) {
             return Err("tls".into());
         }
         let shared = self.instance.as_ref().is_some_and(Instance::is_shared);
@@ -83,7 +83,7 @@ impl<P: Procedure, M> Session<P, M> {
         let (now, fuel) = (Instant::now(), self.usage().fuel);
         let sealed = self.line.mailbox.seal();
         let line = self.line.state();
-        let socket = line.wire.as_ref().map(Wire::duplicate);
+        let socket = line.stream.as_ref().map(Stream::duplicate);
         let socket = match socket {
             Some(Ok(socket)) => socket,
             _ => {

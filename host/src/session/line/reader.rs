@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::LineState;
-use crate::net::Wire;
+use crate::net::Stream;
 use crate::sched::Moment;
 use crate::session::clock::Deadlines;
 
@@ -121,13 +121,13 @@ impl LineState {
         Mark {
             since: now,
             taken: self.bytes_out,
-            unconfirmed: self.wire.as_ref().and_then(Wire::unconfirmed),
+            unconfirmed: self.stream.as_ref().and_then(Stream::unconfirmed),
         }
     }
 
     /// Bytes that the peer's system has confirmed since.
     fn confirmed_since(&self, mark: &Mark) -> u64 {
-        let (before, left) = (mark.unconfirmed, self.wire.as_ref().and_then(Wire::unconfirmed));
+        let (before, left) = (mark.unconfirmed, self.stream.as_ref().and_then(Stream::unconfirmed));
         let (before, left) =
             before.zip(left).map_or((0, 0), |(before, left)| (before as u64, left as u64));
         (self.bytes_out - mark.taken + before).saturating_sub(left)
@@ -190,7 +190,7 @@ mod tests {
         let local = listener.local_addr().expect("bound");
         let stream = TcpStream::connect(local).expect("it is there");
         stream.set_nonblocking(true).expect("an option");
-        let wire = Wire::plain(stream).expect("a reactor");
+        let stream = Stream::plain(stream).expect("a reactor");
         let config = LineConfig {
             timeout: Duration::from_secs(60),
             deadlines: Deadlines::with_write(Duration::from_secs(60)),
@@ -208,9 +208,9 @@ mod tests {
         let placement = Arc::new(Placement::new(Lane::Standard, Arc::new(run_queues)));
         let info =
             ClientInfo { id: 1, server: "one".into(), peer: local, local, tls: None, parameter: 0 };
-        let line = Line::new(info, Arc::new(config), placement, wire);
+        let line = Line::new(info, Arc::new(config), placement, stream);
         // Only what the system takes is known of its peer.
-        line.state().wire = None;
+        line.state().stream = None;
         line
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Line, LineConfig, LineState};
 use crate::event::{ClientInfo, Priority, Usage};
-use crate::net::Wire;
+use crate::net::Stream;
 use crate::sched::Placement;
 use crate::session::baggage::{Baggage, back};
 
@@ -16,11 +16,11 @@ impl Line {
         info: ClientInfo,
         config: Arc<LineConfig>,
         placement: Arc<Placement>,
-        wire: Wire,
+        stream: Stream,
         baggage: &Baggage,
     ) -> Arc<Self> {
         let (now, timers_max) = (Instant::now(), config.timers_max);
-        let mut line = Self::new(info, config, placement, wire);
+        let mut line = Self::new(info, config, placement, stream);
         let resumed = Arc::get_mut(&mut line).expect("nobody else has it yet");
         resumed.started = back(now, baggage.times.started);
         let class = Priority::ALL.get(usize::from(baggage.priority)).copied().unwrap_or_default();
@@ -51,6 +51,6 @@ impl LineState {
     /// The connection is another process's: it is neither closed nor written to.
     pub(in crate::session) fn let_go(&mut self) {
         self.close();
-        self.wire = None;
+        self.stream = None;
     }
 }

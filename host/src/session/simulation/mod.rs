@@ -20,7 +20,7 @@ use self::guest::{Seen, Temper, Version, byte};
 use super::{Deadlines, Ended, Handed, Latch, Line, LineConfig, Session, Successor, Watermarks};
 use crate::dice::{Dice, for_each_seed};
 use crate::event::{Alone, ClientInfo, DisconnectReason, EndReason, FaultKind, Priority};
-use crate::net::Wire;
+use crate::net::Stream;
 use crate::sched::{Budgets, Lane, Placement, Quota, RunQueue};
 
 /// Numbers that are tried where nobody says: `WHARF_SEEDS` says how many.
@@ -248,7 +248,7 @@ async fn simulate(seed: u64) {
     let info =
         ClientInfo { id: 1, server: "simulated".into(), peer, local, tls: None, parameter: 0 };
     let line =
-        Line::new(info, Arc::new(config), placement, Wire::plain(server).expect("a reactor"));
+        Line::new(info, Arc::new(config), placement, Stream::plain(server).expect("a reactor"));
     let seen = Arc::<Mutex<Seen>>::default();
     let first = Version::new(1, [Temper::Good; 3], &seen);
     let successor = Arc::new(Successor::new(first));

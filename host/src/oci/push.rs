@@ -20,19 +20,19 @@ use serde_json::json;
 use super::artifact::{
     self, CONFIG_TYPE, DESCRIPTION, LAYER_TYPE, MANIFEST_MAX_BYTES, MANIFEST_TYPE, TITLE, VERSION,
 };
+use super::client::{CONNECT_MAX, RegistryClient, SILENCE_MAX, without_tls};
+use super::config::RegistryConfig;
 use super::digest::Digest;
-use super::failure::{Problem, RegistryError, causes, excerpt};
+use super::error::{RegistryError, RegistryProblem, causes, excerpt};
 use super::keys::SigningKey;
 use super::puller::{Registries, on_this_thread};
 use super::reference::Reference;
 use super::signature::{self, Found, SIGNATURES_MAX, Wanted};
 use super::simple;
-use super::terms::Terms;
-use super::wire::{CONNECT_MAX, SILENCE_MAX, Wire, without_tls};
 use crate::work::Stop;
 
 /// A component and what is said about it.
-pub struct Parcel {
+pub struct PushedComponent {
     /// The plugin's name.
     pub name: String,
     /// Its version, where it has one.
@@ -57,17 +57,17 @@ impl Registries {
     pub fn push(
         &self,
         reference: &Reference,
-        parcel: Parcel,
+        parcel: PushedComponent,
         key: Option<&SigningKey>,
     ) -> Result<Digest, RegistryError> {
         let pushed = match reference.digest() {
-            Some(_) => Err(Problem::Reference(
+            Some(_) => Err(RegistryProblem::Reference(
                 "a plugin is pushed to a tag, and gets its digest by that".into(),
             )),
             None => on_this_thread(
-                &self.terms,
+                &self.registry_config,
                 &Stop::default(),
-                guarded(push(&self.terms, reference, parcel, key)),
+                guarded(push(&self.registry_config, reference, parcel, key)),
             ),
         };
         pushed.map_err(|problem| RegistryError { reference: reference.to_string(), problem })
@@ -76,25 +76,28 @@ impl Registries {
 
 /// The client takes some answers for granted and panics where they are others; that is a failure
 /// like any other.
-async fn guarded<T>(work: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
-    let broken =
-        |_| Problem::Unreachable("it answers in a way that the client does not know".into());
+async fn guarded<T>(
+    work: impl Future<Output = Result<T, RegistryProblem>>,
+) -> Result<T, RegistryProblem> {
+    let broken = |_| {
+        RegistryProblem::Unreachable("it answers in a way that the client does not know".into())
+    };
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| Err(broken(panic)))
 }
 
 async fn push(
-    terms: &Terms,
+    registry_config: &RegistryConfig,
     reference: &Reference,
-    parcel: Parcel,
+    parcel: PushedComponent,
     key: Option<&SigningKey>,
-) -> Result<Digest, Problem> {
-    let auth = match terms.credentials.of(reference.registry()) {
+) -> Result<Digest, RegistryProblem> {
+    let auth = match registry_config.credentials.of(reference.registry()) {
         Some(login) => RegistryAuth::Basic(login.user.clone(), login.password.clone()),
         None => RegistryAuth::Anonymous,
     };
     let known = auth != RegistryAuth::Anonymous;
     let failed = |error: OciDistributionError| explain(&error, known);
-    let client = client(terms, reference)?;
+    let client = client(registry_config, reference)?;
     client.auth(reference.inner(), &auth, RegistryOperation::Push).await.map_err(failed)?;
     let layer = Digest::of(&parcel.bytes);
     let config = config(&parcel, &layer);
@@ -106,7 +109,7 @@ async fn push(
     client.push_blob(reference.inner(), config, name.as_str()).await.map_err(failed)?;
     put(&client, &reference.pinned(&digest), manifest.clone()).await.map_err(failed)?;
     if let Some(key) = key {
-        sign(terms, &client, reference, &digest, key).await?.map_err(failed)?;
+        sign(registry_config, &client, reference, &digest, key).await?.map_err(failed)?;
     }
     put(&client, reference, manifest).await.map_err(failed)?;
     Ok(digest)
@@ -123,25 +126,29 @@ async fn put(
 
 /// Adds a signature to those that there are, which stay. One by this key that holds is enough.
 async fn sign(
-    terms: &Terms,
+    registry_config: &RegistryConfig,
     client: &Client,
     reference: &Reference,
     digest: &Digest,
     key: &SigningKey,
-) -> Result<Result<(), OciDistributionError>, Problem> {
-    let mut wire = Wire::new(terms, reference)?;
-    let there = wire.signatures(digest).await?;
+) -> Result<Result<(), OciDistributionError>, RegistryProblem> {
+    let mut registry_client = RegistryClient::new(registry_config, reference)?;
+    let there = registry_client.signatures(digest).await?;
     let mut found = Found::default();
-    wire.texts(&there, &mut found).await;
+    registry_client.texts(&there, &mut found).await;
     let wanted = Wanted { plugin: digest, repository: reference.repository(), by_digest: false };
     if signature::check(&found, &[key.public()], &wanted).is_ok() {
         return Ok(Ok(()));
     }
     if there.len() >= SIGNATURES_MAX {
-        return Err(Problem::TooManySignatures { tag: simple::tag(digest), max: SIGNATURES_MAX });
+        return Err(RegistryProblem::TooManySignatures {
+            tag: simple::tag(digest),
+            max: SIGNATURES_MAX,
+        });
     }
-    let evidence = simple::made(key, &reference.place(), digest)
-        .ok_or_else(|| Problem::Client("the system has no random numbers to sign with".into()))?;
+    let evidence = simple::made(key, &reference.place(), digest).ok_or_else(|| {
+        RegistryProblem::Client("the system has no random numbers to sign with".into())
+    })?;
     let (config, manifest) = there.with(&simple::descriptor(&evidence))?;
     let pushing = async {
         for content in [evidence.payload, config] {
@@ -155,7 +162,7 @@ async fn sign(
 
 /// What the component is, for those who want to know without having it. Always the same for the
 /// same component.
-fn config(parcel: &Parcel, layer: &Digest) -> Vec<u8> {
+fn config(parcel: &PushedComponent, layer: &Digest) -> Vec<u8> {
     let config = json!({
         "created": "1970-01-01T00:00:00Z",
         "architecture": "wasm",
@@ -166,7 +173,11 @@ fn config(parcel: &Parcel, layer: &Digest) -> Vec<u8> {
     config.to_string().into_bytes()
 }
 
-fn manifest(parcel: &Parcel, layer: &Digest, config: &[u8]) -> Result<Vec<u8>, Problem> {
+fn manifest(
+    parcel: &PushedComponent,
+    layer: &Digest,
+    config: &[u8],
+) -> Result<Vec<u8>, RegistryProblem> {
     let mut said = BTreeMap::from([(TITLE.to_owned(), parcel.name.clone())]);
     said.extend(parcel.version.clone().map(|version| (VERSION.to_owned(), version)));
     if !parcel.description.is_empty() {
@@ -187,7 +198,7 @@ fn image(
     config: &[u8],
     layer: OciDescriptor,
     annotations: Option<BTreeMap<String, String>>,
-) -> Result<Vec<u8>, Problem> {
+) -> Result<Vec<u8>, RegistryProblem> {
     let config = OciDescriptor {
         media_type: CONFIG_TYPE.into(),
         digest: Digest::of(config).to_string(),
@@ -197,21 +208,27 @@ fn image(
     let (media_type, layers) = (Some(MANIFEST_TYPE.to_owned()), vec![layer]);
     let manifest =
         OciImageManifest { media_type, config, layers, annotations, ..OciImageManifest::default() };
-    let text =
-        serde_json::to_vec(&manifest).map_err(|error| Problem::NotAPlugin(error.to_string()))?;
+    let text = serde_json::to_vec(&manifest)
+        .map_err(|error| RegistryProblem::NotAPlugin(error.to_string()))?;
     if text.len() as u64 > MANIFEST_MAX_BYTES {
-        return Err(Problem::TooLarge { what: "manifest", max: MANIFEST_MAX_BYTES });
+        return Err(RegistryProblem::TooLarge { what: "manifest", max: MANIFEST_MAX_BYTES });
     }
     Ok(text)
 }
 
-fn client(terms: &Terms, reference: &Reference) -> Result<Client, Problem> {
+fn client(
+    registry_config: &RegistryConfig,
+    reference: &Reference,
+) -> Result<Client, RegistryProblem> {
     // The client makes a second one with the system's authorities for its own ends, and panics
     // where there are none.
-    reqwest::Client::builder().build().map_err(|error| Problem::Client(causes(&error)))?;
-    let protocol =
-        if without_tls(terms, reference)? { ClientProtocol::Http } else { ClientProtocol::Https };
-    let authority = terms.authority.iter();
+    reqwest::Client::builder().build().map_err(|error| RegistryProblem::Client(causes(&error)))?;
+    let protocol = if without_tls(registry_config, reference)? {
+        ClientProtocol::Http
+    } else {
+        ClientProtocol::Https
+    };
+    let authority = registry_config.authority.iter();
     let authority =
         authority.map(|pem| Certificate { encoding: CertificateEncoding::Pem, data: pem.clone() });
     let config = ClientConfig {
@@ -221,17 +238,17 @@ fn client(terms: &Terms, reference: &Reference) -> Result<Client, Problem> {
         read_timeout: Some(SILENCE_MAX),
         ..ClientConfig::default()
     };
-    Client::try_from(config).map_err(|error| Problem::Client(causes(&error)))
+    Client::try_from(config).map_err(|error| RegistryProblem::Client(causes(&error)))
 }
 
-fn explain(error: &OciDistributionError, known: bool) -> Problem {
+fn explain(error: &OciDistributionError, known: bool) -> RegistryProblem {
     match error {
         OciDistributionError::UnauthorizedError { .. }
-        | OciDistributionError::AuthenticationFailure(_) => Problem::Denied(known),
-        OciDistributionError::ServerError { code: 401 | 403, .. } => Problem::Denied(known),
+        | OciDistributionError::AuthenticationFailure(_) => RegistryProblem::Denied(known),
+        OciDistributionError::ServerError { code: 401 | 403, .. } => RegistryProblem::Denied(known),
         OciDistributionError::ServerError { code, message, .. } => {
-            Problem::Answer { status: *code, said: excerpt(message) }
+            RegistryProblem::Answer { status: *code, said: excerpt(message) }
         }
-        error => Problem::Unreachable(causes(error)),
+        error => RegistryProblem::Unreachable(causes(error)),
     }
 }

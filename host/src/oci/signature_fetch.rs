@@ -8,11 +8,11 @@ use super::artifact::{self, MANIFEST_MAX_BYTES, MANIFEST_TYPE};
 use super::bundle::{
     self, BUNDLE_MAX_BYTES, INDEX_MAX_BYTES, INDEX_TYPE, REFERRER_MAX_BYTES, REFERRERS_MAX,
 };
+use super::client::{RegistryClient, lied};
 use super::digest::Digest;
-use super::failure::Problem;
+use super::error::RegistryProblem;
 use super::signature::{Evidence, Form, Found, SIGNATURES_MAX};
 use super::simple::{self, PAYLOAD_MAX_BYTES};
-use super::wire::{Wire, lied};
 
 /// What a list of signatures is called.
 const LIST: &str = "list of its signatures";
@@ -25,12 +25,12 @@ pub(super) struct SignatureList {
 }
 
 impl SignatureList {
-    fn read(manifest: &[u8]) -> Result<Self, Problem> {
-        let unreadable = |cause| Problem::Unreadable { what: LIST, cause };
+    fn read(manifest: &[u8]) -> Result<Self, RegistryProblem> {
+        let unreadable = |cause| RegistryProblem::Unreadable { what: LIST, cause };
         // Of a list of signatures nothing hangs on whose types it has.
         let layers = match artifact::parse(manifest, &[MANIFEST_TYPE, IMAGE_MANIFEST_MEDIA_TYPE]) {
             Ok(manifest) => manifest.layers,
-            Err(Problem::NotAPlugin(cause)) => return Err(unreadable(cause)),
+            Err(RegistryProblem::NotAPlugin(cause)) => return Err(unreadable(cause)),
             Err(problem) => return Err(problem),
         };
         let manifest =
@@ -45,13 +45,15 @@ impl SignatureList {
 
     /// A manifest that names one more, and the configuration that it wants to have. What others
     /// wrote stays as they wrote it, for they know more forms of signatures than are read here.
-    pub(super) fn with(self, added: &OciDescriptor) -> Result<(Vec<u8>, Vec<u8>), Problem> {
+    pub(super) fn with(self, added: &OciDescriptor) -> Result<(Vec<u8>, Vec<u8>), RegistryProblem> {
         let text = |value: &Value| value.to_string().into_bytes();
         let mut manifest = if self.manifest.is_object() { self.manifest } else { json!({}) };
         let mut layers =
             manifest["layers"].take().as_array_mut().map(std::mem::take).unwrap_or_default();
-        layers
-            .push(serde_json::to_value(added).map_err(|error| Problem::Client(error.to_string()))?);
+        layers.push(
+            serde_json::to_value(added)
+                .map_err(|error| RegistryProblem::Client(error.to_string()))?,
+        );
         let digests: Vec<&Value> = layers.iter().map(|layer| &layer["digest"]).collect();
         let config = text(&json!({
             "architecture": "", "os": "", "config": {}, "created": "1970-01-01T00:00:00Z",
@@ -65,20 +67,26 @@ impl SignatureList {
         manifest["layers"] = Value::Array(layers);
         let manifest = text(&manifest);
         match manifest.len() as u64 > MANIFEST_MAX_BYTES {
-            true => Err(Problem::TooLarge { what: "list of signatures", max: MANIFEST_MAX_BYTES }),
+            true => Err(RegistryProblem::TooLarge {
+                what: "list of signatures",
+                max: MANIFEST_MAX_BYTES,
+            }),
             false => Ok((config, manifest)),
         }
     }
 }
 
-impl Wire<'_> {
+impl RegistryClient<'_> {
     /// The list of a plugin's signatures. It is empty where there is none.
-    pub(super) async fn signatures(&mut self, plugin: &Digest) -> Result<SignatureList, Problem> {
+    pub(super) async fn signatures(
+        &mut self,
+        plugin: &Digest,
+    ) -> Result<SignatureList, RegistryProblem> {
         let path = format!("manifests/{}", simple::tag(plugin));
         let types = format!("{MANIFEST_TYPE}, {IMAGE_MANIFEST_MEDIA_TYPE}");
         match self.get(&path, &types, LIST, MANIFEST_MAX_BYTES).await {
             Ok(manifest) => SignatureList::read(&manifest),
-            Err(Problem::NotThere(_)) => Ok(SignatureList::default()),
+            Err(RegistryProblem::NotThere(_)) => Ok(SignatureList::default()),
             Err(problem) => Err(problem),
         }
     }
@@ -97,10 +105,10 @@ impl Wire<'_> {
         }
     }
 
-    async fn text(&mut self, layer: &OciDescriptor) -> Result<Vec<u8>, Problem> {
+    async fn text(&mut self, layer: &OciDescriptor) -> Result<Vec<u8>, RegistryProblem> {
         let (digest, bytes) = artifact::descriptor(layer)?;
         match bytes > PAYLOAD_MAX_BYTES {
-            true => Err(Problem::TooLarge { what: "signed text", max: PAYLOAD_MAX_BYTES }),
+            true => Err(RegistryProblem::TooLarge { what: "signed text", max: PAYLOAD_MAX_BYTES }),
             false => self.blob("signed text", &digest, bytes).await,
         }
     }
@@ -136,7 +144,10 @@ impl Wire<'_> {
                     return referrers;
                 }
                 // Registries that do not know the question say so in one of these ways.
-                Err(Problem::NotThere(_) | Problem::Answer { status: 400 | 405 | 406, .. }) => {}
+                Err(
+                    RegistryProblem::NotThere(_)
+                    | RegistryProblem::Answer { status: 400 | 405 | 406, .. },
+                ) => {}
                 Err(problem) => found.note(&problem),
             }
         }
@@ -148,14 +159,14 @@ impl Wire<'_> {
         &mut self,
         referrer: &Digest,
         plugin: &Digest,
-    ) -> Result<Option<Vec<u8>>, Problem> {
+    ) -> Result<Option<Vec<u8>>, RegistryProblem> {
         let path = format!("manifests/{referrer}");
         let manifest = match self
             .get(&path, MANIFEST_TYPE, "manifest of a referrer", REFERRER_MAX_BYTES)
             .await
         {
             // A list may name what is gone.
-            Err(Problem::NotThere(_)) => return Ok(None),
+            Err(RegistryProblem::NotThere(_)) => return Ok(None),
             manifest => manifest?,
         };
         let digest = Digest::of(&manifest);
@@ -164,7 +175,7 @@ impl Wire<'_> {
         }
         let Some((digest, bytes)) = bundle::attached_by(&manifest, plugin) else { return Ok(None) };
         match bytes > BUNDLE_MAX_BYTES {
-            true => Err(Problem::TooLarge { what: "bundle", max: BUNDLE_MAX_BYTES }),
+            true => Err(RegistryProblem::TooLarge { what: "bundle", max: BUNDLE_MAX_BYTES }),
             false => self.blob("bundle", &digest, bytes).await.map(Some),
         }
     }

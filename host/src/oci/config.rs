@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::credentials::Credentials;
-use super::failure::Problem;
+use super::credentials::RegistryCredentials;
+use super::error::RegistryProblem;
 use super::keys::PublicKey;
 use super::reference::Reference;
 
@@ -95,7 +95,7 @@ pub struct Trust {
 
 /// How registries are spoken to and what of theirs is believed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Terms {
+pub struct RegistryConfig {
     /// When they are asked.
     pub pull: PullPolicy,
     /// Folder for what was pulled. `None`: nothing is kept.
@@ -107,7 +107,7 @@ pub struct Terms {
     /// How long pulling one plugin, or pushing it, may take.
     pub timeout: Duration,
     /// Logins.
-    pub credentials: Credentials,
+    pub credentials: RegistryCredentials,
     /// Registries spoken to without TLS, each a host, or a host and a port.
     pub plain_http: Vec<String>,
     /// Authorities in PEM that registries' certificates lead to. `None`: the system's.
@@ -118,7 +118,7 @@ pub struct Terms {
     pub trust: Vec<Trust>,
 }
 
-impl Default for Terms {
+impl Default for RegistryConfig {
     fn default() -> Self {
         Self {
             pull: PullPolicy::default(),
@@ -126,7 +126,7 @@ impl Default for Terms {
             store_max_bytes: STORE_MAX_BYTES_DEFAULT,
             component_max_bytes: COMPONENT_MAX_BYTES_DEFAULT,
             timeout: TIMEOUT_DEFAULT,
-            credentials: Credentials::default(),
+            credentials: RegistryCredentials::default(),
             plain_http: PLAIN_HTTP_DEFAULT.map(str::to_owned).into(),
             authority: None,
             signature: SignatureRule::default(),
@@ -135,9 +135,12 @@ impl Default for Terms {
     }
 }
 
-impl Terms {
+impl RegistryConfig {
     /// Keys of which one has to have signed it. `None`: it need not be signed.
-    pub(super) fn keys_for(&self, reference: &Reference) -> Result<Option<&[PublicKey]>, Problem> {
+    pub(super) fn keys_for(
+        &self,
+        reference: &Reference,
+    ) -> Result<Option<&[PublicKey]>, RegistryProblem> {
         let place = reference.place();
         let covers = |trust: &&Trust| {
             place
@@ -149,7 +152,7 @@ impl Terms {
         match (trust, self.signature) {
             (Some(trust), _) => Ok(Some(&trust.keys)),
             (None, SignatureRule::Optional) => Ok(None),
-            (None, SignatureRule::Required) => Err(Problem::Signature(
+            (None, SignatureRule::Required) => Err(RegistryProblem::Signature(
                 "no `[[registry.trust]]` says whose signature is believed here".into(),
             )),
         }
@@ -177,33 +180,45 @@ mod tests {
             trust("a.example/team", "team"),
             trust("a.example:5000/x", "x"),
         ];
-        let mut terms = Terms { trust, ..Terms::default() };
-        let who = |terms: &Terms, place: &str| {
+        let mut registry_config = RegistryConfig { trust, ..RegistryConfig::default() };
+        let who = |registry_config: &RegistryConfig, place: &str| {
             let reference = format!("oci://{place}:1").parse().expect(place);
-            terms.keys_for(&reference).map(|keys| keys.map(|keys| keys[0].name().to_owned()))
+            registry_config
+                .keys_for(&reference)
+                .map(|keys| keys.map(|keys| keys[0].name().to_owned()))
         };
-        assert_eq!(who(&terms, "a.example/echo").expect("a rule").as_deref(), Some("a"));
-        assert_eq!(who(&terms, "a.example/team/echo").expect("a rule").as_deref(), Some("team"));
-        assert_eq!(who(&terms, "a.example/teams/echo").expect("a rule").as_deref(), Some("a"));
-        assert_eq!(who(&terms, "a.example:5000/echo").expect("no rule"), None);
-        assert_eq!(who(&terms, "a.example.org/echo").expect("no rule"), None);
-        terms.signature = SignatureRule::Required;
-        assert!(who(&terms, "b.example/echo").is_err());
-        assert_eq!(who(&terms, "a.example/echo").expect("a rule").as_deref(), Some("a"));
+        assert_eq!(who(&registry_config, "a.example/echo").expect("a rule").as_deref(), Some("a"));
+        assert_eq!(
+            who(&registry_config, "a.example/team/echo").expect("a rule").as_deref(),
+            Some("team")
+        );
+        assert_eq!(
+            who(&registry_config, "a.example/teams/echo").expect("a rule").as_deref(),
+            Some("a")
+        );
+        assert_eq!(who(&registry_config, "a.example:5000/echo").expect("no rule"), None);
+        assert_eq!(who(&registry_config, "a.example.org/echo").expect("no rule"), None);
+        registry_config.signature = SignatureRule::Required;
+        assert!(who(&registry_config, "b.example/echo").is_err());
+        assert_eq!(who(&registry_config, "a.example/echo").expect("a rule").as_deref(), Some("a"));
     }
 
     #[test]
     fn only_this_machine_is_spoken_to_without_tls_unless_somebody_says_so() {
-        let mut terms = Terms::default();
-        assert!(terms.is_plain("127.0.0.1", Some(5000)) && terms.is_plain("localhost", None));
+        let mut registry_config = RegistryConfig::default();
         assert!(
-            !terms.is_plain("registry.lan", Some(5000))
-                && !terms.is_plain("127.0.0.1.example.com", None)
+            registry_config.is_plain("127.0.0.1", Some(5000))
+                && registry_config.is_plain("localhost", None)
         );
-        terms.plain_http = vec!["registry.lan:5000".into()];
         assert!(
-            terms.is_plain("registry.lan", Some(5000)) && !terms.is_plain("registry.lan", Some(80))
+            !registry_config.is_plain("registry.lan", Some(5000))
+                && !registry_config.is_plain("127.0.0.1.example.com", None)
         );
-        assert!(!terms.is_plain("127.0.0.1", Some(5000)));
+        registry_config.plain_http = vec!["registry.lan:5000".into()];
+        assert!(
+            registry_config.is_plain("registry.lan", Some(5000))
+                && !registry_config.is_plain("registry.lan", Some(80))
+        );
+        assert!(!registry_config.is_plain("127.0.0.1", Some(5000)));
     }
 }

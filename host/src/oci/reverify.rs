@@ -1,13 +1,13 @@
 //! Whether a plugin that was pulled once, and lies somewhere else than in the store since, is still
 //! believed: the keys may have changed, and what they say now counts.
 
+use super::client::RegistryClient;
+use super::config::PullPolicy;
 use super::digest::Digest;
-use super::failure::{Problem, RegistryError};
+use super::error::{RegistryError, RegistryProblem};
 use super::keys::PublicKey;
 use super::puller::{Order, Registries, on_this_thread};
 use super::reference::Reference;
-use super::terms::PullPolicy;
-use super::wire::Wire;
 use crate::work::Stop;
 
 impl Registries {
@@ -18,45 +18,50 @@ impl Registries {
     ///
     /// # Errors
     /// [`RegistryError`]: it is not believed.
-    pub fn vouch(&self, reference: &Reference) -> Result<(), RegistryError> {
-        self.vouch_until(reference, &Stop::default())
+    pub fn reverify(&self, reference: &Reference) -> Result<(), RegistryError> {
+        self.reverify_until(reference, &Stop::default())
     }
 
     /// The same, until it is called off. Blocks too.
     ///
     /// # Errors
     /// [`RegistryError`]: it is not believed, or this was called off.
-    pub(crate) fn vouch_until(
+    pub(crate) fn reverify_until(
         &self,
         reference: &Reference,
         stop: &Stop,
     ) -> Result<(), RegistryError> {
-        self.vouched(reference, stop)
+        self.reverified(reference, stop)
             .map_err(|problem| RegistryError { reference: reference.to_string(), problem })
     }
 
-    fn vouched(&self, reference: &Reference, stop: &Stop) -> Result<(), Problem> {
-        let terms = self.terms();
-        let Some(keys) = terms.keys_for(reference)? else { return Ok(()) };
+    fn reverified(&self, reference: &Reference, stop: &Stop) -> Result<(), RegistryProblem> {
+        let registry_config = self.config();
+        let Some(keys) = registry_config.keys_for(reference)? else { return Ok(()) };
         let digest = reference
             .digest()
-            .ok_or_else(|| Problem::Signature("nobody wrote down its digest".into()))?;
-        let order = Order { terms, reference, keys: Some(keys), store: self.store(terms.pull)? };
+            .ok_or_else(|| RegistryProblem::Signature("nobody wrote down its digest".into()))?;
+        let order = Order {
+            registry_config,
+            reference,
+            keys: Some(keys),
+            store: self.store(registry_config.pull)?,
+        };
         let kept = match &order.store {
             Some(store) => order.signed_in(store, keys, digest),
-            None => Err(Problem::Signature("there is no store that has one".into())),
+            None => Err(RegistryProblem::Signature("there is no store that has one".into())),
         };
         let Err(kept) = kept else { return Ok(()) };
-        if terms.pull == PullPolicy::Never {
+        if registry_config.pull == PullPolicy::Never {
             return Err(kept);
         }
-        on_this_thread(terms, stop, order.found_signed(keys, digest)).map_err(|asked| {
+        on_this_thread(registry_config, stop, order.found_signed(keys, digest)).map_err(|asked| {
             let what = |problem| match problem {
-                Problem::Signature(what) => what,
+                RegistryProblem::Signature(what) => what,
                 other => other.to_string(),
             };
             let (kept, asked) = (what(kept), what(asked));
-            Problem::Signature(if kept == asked {
+            RegistryProblem::Signature(if kept == asked {
                 kept
             } else {
                 format!("{kept}; its registry was asked, too: {asked}")
@@ -67,9 +72,13 @@ impl Registries {
 
 impl Order<'_> {
     /// What the registry has of signatures; those that hold are kept.
-    async fn found_signed(&self, keys: &[PublicKey], plugin: &Digest) -> Result<(), Problem> {
-        let mut wire = Wire::new(self.terms, self.reference)?;
-        let (evidence, _) = self.signed(&mut wire, keys, plugin).await?;
+    async fn found_signed(
+        &self,
+        keys: &[PublicKey],
+        plugin: &Digest,
+    ) -> Result<(), RegistryProblem> {
+        let mut registry_client = RegistryClient::new(self.registry_config, self.reference)?;
+        let (evidence, _) = self.signed(&mut registry_client, keys, plugin).await?;
         if let Some(store) = &self.store
             && let Err(error) = store.add_evidence(plugin, &evidence).and_then(|()| store.trim())
         {

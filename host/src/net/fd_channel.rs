@@ -26,11 +26,11 @@ pub(super) const FRAME_BYTES: usize = 8;
 
 /// One end of it.
 #[derive(Debug)]
-pub struct Passage(UnixStream);
+pub struct FdChannel(UnixStream);
 
 /// One message.
 #[derive(Debug)]
-pub struct Parcel {
+pub struct FdMessage {
     /// What it says.
     pub head: Vec<u8>,
     /// What it carries.
@@ -39,7 +39,7 @@ pub struct Parcel {
     pub descriptor: Option<OwnedFd>,
 }
 
-impl Passage {
+impl FdChannel {
     /// Both ends.
     ///
     /// # Errors
@@ -95,7 +95,7 @@ impl Passage {
     ///
     /// # Errors
     /// `UnexpectedEof` where the other end is gone; too slow; or no message.
-    pub fn receive(&mut self) -> io::Result<Parcel> {
+    pub fn receive(&mut self) -> io::Result<FdMessage> {
         let mut frame = [0; FRAME_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut beside = RecvAncillaryBuffer::new(&mut space);
@@ -116,7 +116,7 @@ impl Passage {
         let (mut head, mut body) = (vec![0; head_bytes], vec![0; body_bytes]);
         self.0.read_exact(&mut head)?;
         self.0.read_exact(&mut body)?;
-        Ok(Parcel { head, body, descriptor })
+        Ok(FdMessage { head, body, descriptor })
     }
 
     /// Nothing passes any more, in either direction.
@@ -165,8 +165,8 @@ mod tests {
 
     #[test]
     fn messages_arrive_in_order_with_their_own_descriptors() {
-        let (mut near, far) = Passage::pair().expect("a pair");
-        let mut far = Passage::given(far);
+        let (mut near, far) = FdChannel::pair().expect("a pair");
+        let mut far = FdChannel::given(far);
         let (mut reader, writer) = io::pipe().expect("a pipe");
         near.send(b"one", b"", None).expect("it passes");
         near.send(b"two", &[7; 1_000], Some(writer.as_fd())).expect("it passes");
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_not_sent_and_not_read() {
-        let (mut near, far) = Passage::pair().expect("a pair");
+        let (mut near, far) = FdChannel::pair().expect("a pair");
         let too_large = vec![0; HEAD_MAX_BYTES + 1];
         assert_eq!(
             near.send(&too_large, b"", None).expect_err("a limit").kind(),

@@ -10,18 +10,18 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::socket::{Look, Socket};
+use super::socket::{Socket, SocketEvents};
 
 /// An established connection. Dropping it closes the connection.
 #[derive(Debug)]
-pub enum Wire {
+pub enum Stream {
     /// Bytes as they are.
     Plain(Socket),
     /// Bytes inside TLS.
     Tls(Box<TlsStream<Socket>>),
 }
 
-impl Wire {
+impl Stream {
     /// Of a connection that somebody else made.
     #[cfg(test)]
     pub(crate) fn plain(stream: TcpStream) -> io::Result<Self> {
@@ -49,15 +49,15 @@ impl Wire {
     /// process lets timers run before the reactor has looked.
     ///
     /// # Errors
-    /// As [`Wire::poll_read`].
+    /// As [`Stream::poll_read`].
     pub fn poll_read_late(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.socket_mut().ask(Look::System);
+        self.socket_mut().ask(SocketEvents::System);
         let done = self.poll_read(cx, buffer);
-        self.socket_mut().ask(Look::Reactor);
+        self.socket_mut().ask(SocketEvents::Reactor);
         done
     }
 

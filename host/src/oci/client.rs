@@ -10,11 +10,11 @@ use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Certificate, Client, Response, StatusCode, Url};
 
 use super::artifact::{MANIFEST_MAX_BYTES, MANIFEST_TYPE};
+use super::config::RegistryConfig;
 use super::digest::Digest;
-use super::failure::{Problem, causes, excerpt};
+use super::error::{RegistryProblem, causes, excerpt};
 use super::reference::Reference;
 use super::resolver::SystemResolver;
-use super::terms::Terms;
 use super::token::{self, TOKEN_MAX_BYTES, Wanted};
 
 /// How long reaching a registry may take.
@@ -28,8 +28,8 @@ const SAID_MAX_BYTES: usize = 4 << 10;
 const USER_AGENT: &str = concat!("wharf/", env!("CARGO_PKG_VERSION"));
 
 /// A connection to the repository of one reference.
-pub(super) struct Wire<'a> {
-    terms: &'a Terms,
+pub(super) struct RegistryClient<'a> {
+    registry_config: &'a RegistryConfig,
     reference: &'a Reference,
     client: Client,
     base: Url,
@@ -43,15 +43,21 @@ pub(super) struct Page {
     pub(super) more: bool,
 }
 
-impl<'a> Wire<'a> {
-    pub(super) fn new(terms: &'a Terms, reference: &'a Reference) -> Result<Self, Problem> {
-        let base = base(terms, reference)?;
-        let client = client(terms, &base)?;
-        Ok(Self { terms, reference, client, base, authorization: None })
+impl<'a> RegistryClient<'a> {
+    pub(super) fn new(
+        registry_config: &'a RegistryConfig,
+        reference: &'a Reference,
+    ) -> Result<Self, RegistryProblem> {
+        let base = base(registry_config, reference)?;
+        let client = client(registry_config, &base)?;
+        Ok(Self { registry_config, reference, client, base, authorization: None })
     }
 
     /// The manifest under a tag or a digest, and its digest.
-    pub(super) async fn manifest(&mut self, name: &str) -> Result<(Vec<u8>, Digest), Problem> {
+    pub(super) async fn manifest(
+        &mut self,
+        name: &str,
+    ) -> Result<(Vec<u8>, Digest), RegistryProblem> {
         let path = format!("manifests/{name}");
         let manifest = self.get(&path, MANIFEST_TYPE, "manifest", MANIFEST_MAX_BYTES).await?;
         let digest = Digest::of(&manifest);
@@ -67,12 +73,14 @@ impl<'a> Wire<'a> {
         what: &'static str,
         digest: &Digest,
         bytes: u64,
-    ) -> Result<Vec<u8>, Problem> {
+    ) -> Result<Vec<u8>, RegistryProblem> {
         let content = self.get(&format!("blobs/{digest}"), "*/*", what, bytes).await;
         let content = content.map_err(|problem| match problem {
-            Problem::TooLarge { what, max } => {
-                Problem::Lied { what, expected: format!("{max} bytes"), found: "more".into() }
-            }
+            RegistryProblem::TooLarge { what, max } => RegistryProblem::Lied {
+                what,
+                expected: format!("{max} bytes"),
+                found: "more".into(),
+            },
             problem => problem,
         })?;
         let found = Digest::of(&content);
@@ -86,7 +94,7 @@ impl<'a> Wire<'a> {
         accept: &str,
         what: &'static str,
         max: u64,
-    ) -> Result<Vec<u8>, Problem> {
+    ) -> Result<Vec<u8>, RegistryProblem> {
         self.page(path, accept, what, max).await.map(|page| page.content)
     }
 
@@ -97,7 +105,7 @@ impl<'a> Wire<'a> {
         accept: &str,
         what: &'static str,
         max: u64,
-    ) -> Result<Page, Problem> {
+    ) -> Result<Page, RegistryProblem> {
         let url = format!("{}{path}", self.base);
         let mut answer = self.send(&url, accept).await?;
         if answer.status() == StatusCode::UNAUTHORIZED && self.authorization.is_none() {
@@ -110,12 +118,14 @@ impl<'a> Wire<'a> {
                 Ok(Page { content: body(answer, what, max).await?, more })
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(self.denied()),
-            StatusCode::NOT_FOUND => Err(Problem::NotThere(what)),
-            status => Err(Problem::Answer { status: status.as_u16(), said: said(answer).await }),
+            StatusCode::NOT_FOUND => Err(RegistryProblem::NotThere(what)),
+            status => {
+                Err(RegistryProblem::Answer { status: status.as_u16(), said: said(answer).await })
+            }
         }
     }
 
-    async fn send(&self, url: &str, accept: &str) -> Result<Response, Problem> {
+    async fn send(&self, url: &str, accept: &str) -> Result<Response, RegistryProblem> {
         let mut request = self.client.get(url).header(ACCEPT, accept);
         if let Some(authorization) = &self.authorization {
             request = request.header(AUTHORIZATION, authorization.clone());
@@ -124,14 +134,14 @@ impl<'a> Wire<'a> {
     }
 
     /// What a registry wants to see that refuses who shows nothing.
-    async fn authorize(&self, headers: &HeaderMap) -> Result<HeaderValue, Problem> {
+    async fn authorize(&self, headers: &HeaderMap) -> Result<HeaderValue, RegistryProblem> {
         match token::wanted(headers, self.reference.repository()) {
             None => Err(self.denied()),
             Some(Wanted::Basic) => self.basic().ok_or_else(|| self.denied()),
             Some(Wanted::Bearer(url)) => {
                 let hop = Hop { from: &self.base, to: &url };
-                hop.check(self.terms)
-                    .map_err(|why| Problem::Redirected { to: shown(&url), why })?;
+                hop.check(self.registry_config)
+                    .map_err(|why| RegistryProblem::Redirected { to: shown(&url), why })?;
                 let mut request = self.client.get(url);
                 if let Some(basic) = self.basic() {
                     request = request.header(AUTHORIZATION, basic);
@@ -147,37 +157,42 @@ impl<'a> Wire<'a> {
     }
 
     fn basic(&self) -> Option<HeaderValue> {
-        let login = self.terms.credentials.of(self.reference.registry())?;
+        let login = self.registry_config.credentials.of(self.reference.registry())?;
         secret(&format!("Basic {}", STANDARD.encode(format!("{}:{}", login.user, login.password))))
     }
 
-    fn denied(&self) -> Problem {
-        Problem::Denied(self.terms.credentials.of(self.reference.registry()).is_some())
+    fn denied(&self) -> RegistryProblem {
+        RegistryProblem::Denied(
+            self.registry_config.credentials.of(self.reference.registry()).is_some(),
+        )
     }
 }
 
 /// Where everything about the repository is, with a slash at its end.
-fn base(terms: &Terms, reference: &Reference) -> Result<Url, Problem> {
+fn base(registry_config: &RegistryConfig, reference: &Reference) -> Result<Url, RegistryProblem> {
     let read = |scheme: &str| {
         Url::parse(&format!("{scheme}://{}/v2/{}/", reference.registry(), reference.repository()))
-            .map_err(|error| Problem::Reference(error.to_string()))
+            .map_err(|error| RegistryProblem::Reference(error.to_string()))
     };
     let plain = read("http")?;
-    if is_plain(terms, &plain) { Ok(plain) } else { read("https") }
+    if is_plain(registry_config, &plain) { Ok(plain) } else { read("https") }
 }
 
 /// Whether the registry of a reference is spoken to without TLS.
-pub(super) fn without_tls(terms: &Terms, reference: &Reference) -> Result<bool, Problem> {
-    Ok(base(terms, reference)?.scheme() == "http")
+pub(super) fn without_tls(
+    registry_config: &RegistryConfig,
+    reference: &Reference,
+) -> Result<bool, RegistryProblem> {
+    Ok(base(registry_config, reference)?.scheme() == "http")
 }
 
-fn is_plain(terms: &Terms, url: &Url) -> bool {
-    url.host_str().is_some_and(|host| terms.is_plain(host, url.port()))
+fn is_plain(registry_config: &RegistryConfig, url: &Url) -> bool {
+    url.host_str().is_some_and(|host| registry_config.is_plain(host, url.port()))
 }
 
-fn client(terms: &Terms, base: &Url) -> Result<Client, Problem> {
-    let wrong = |error: reqwest::Error| Problem::Client(causes(&error));
-    let redirects = terms.clone();
+fn client(registry_config: &RegistryConfig, base: &Url) -> Result<Client, RegistryProblem> {
+    let wrong = |error: reqwest::Error| RegistryProblem::Client(causes(&error));
+    let redirects = registry_config.clone();
     let mut builder = Client::builder()
         .user_agent(USER_AGENT)
         .connect_timeout(CONNECT_MAX)
@@ -185,7 +200,7 @@ fn client(terms: &Terms, base: &Url) -> Result<Client, Problem> {
         .referer(false)
         .dns_resolver(SystemResolver)
         .redirect(Policy::custom(move |attempt| redirect(&redirects, attempt)));
-    match &terms.authority {
+    match &registry_config.authority {
         Some(pem) => {
             builder = builder.tls_certs_only(Certificate::from_pem_bundle(pem).map_err(wrong)?);
         }
@@ -200,11 +215,11 @@ fn client(terms: &Terms, base: &Url) -> Result<Client, Problem> {
     builder.build().map_err(wrong)
 }
 
-fn redirect(terms: &Terms, attempt: Attempt<'_>) -> reqwest::redirect::Action {
+fn redirect(registry_config: &RegistryConfig, attempt: Attempt<'_>) -> reqwest::redirect::Action {
     let Some(from) = attempt.previous().last() else { return attempt.follow() };
     let why = match attempt.previous().len() > REDIRECTS_MAX {
         true => Err("it was sent on too often"),
-        false => Hop { from, to: attempt.url() }.check(terms),
+        false => Hop { from, to: attempt.url() }.check(registry_config),
     };
     let to = shown(attempt.url());
     match why {
@@ -231,7 +246,7 @@ impl Hop<'_> {
     /// Whether it may be gone. Blobs often are with somebody else than the registry, and tokens are
     /// nearly always; but a registry on the network has no business with this machine, and what
     /// began with TLS goes on with it.
-    fn check(&self, terms: &Terms) -> Result<(), &'static str> {
+    fn check(&self, registry_config: &RegistryConfig) -> Result<(), &'static str> {
         let Self { from, to } = self;
         if !to.username().is_empty() || to.password().is_some() {
             return Err("the address has a login in it");
@@ -239,7 +254,7 @@ impl Hop<'_> {
         match to.scheme() {
             "https" => {}
             "http" if from.scheme() == "https" => return Err("from TLS to none"),
-            "http" if is_plain(terms, to) => {}
+            "http" if is_plain(registry_config, to) => {}
             "http" => return Err("without TLS, and it is not among `registry.plain_http`"),
             _ => return Err("neither https nor http"),
         }
@@ -285,8 +300,12 @@ fn has_next(headers: &HeaderMap) -> bool {
     })
 }
 
-async fn body(mut answer: Response, what: &'static str, max: u64) -> Result<Vec<u8>, Problem> {
-    let too_large = || Problem::TooLarge { what, max };
+async fn body(
+    mut answer: Response,
+    what: &'static str,
+    max: u64,
+) -> Result<Vec<u8>, RegistryProblem> {
+    let too_large = || RegistryProblem::TooLarge { what, max };
     if answer.content_length().is_some_and(|bytes| bytes > max) {
         return Err(too_large());
     }
@@ -298,10 +317,10 @@ async fn body(mut answer: Response, what: &'static str, max: u64) -> Result<Vec<
             }
             Ok(Some(chunk)) => content.extend_from_slice(&chunk),
             Ok(None) => return Ok(content),
-            Err(error) if error.is_timeout() => return Err(Problem::Silent(SILENCE_MAX)),
+            Err(error) if error.is_timeout() => return Err(RegistryProblem::Silent(SILENCE_MAX)),
             Err(error) => {
                 let cause = causes(&error.without_url());
-                return Err(Problem::BrokeOff { what, got: content.len(), cause });
+                return Err(RegistryProblem::BrokeOff { what, got: content.len(), cause });
             }
         }
     }
@@ -320,22 +339,22 @@ async fn said(mut answer: Response) -> String {
     excerpt(&String::from_utf8_lossy(&content))
 }
 
-fn failed(error: &reqwest::Error) -> Problem {
+fn failed(error: &reqwest::Error) -> RegistryProblem {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
         if let Some(Astray { to, why }) = error.downcast_ref() {
-            return Problem::Redirected { to: to.clone(), why };
+            return RegistryProblem::Redirected { to: to.clone(), why };
         }
         next = error.source();
     }
     match error.is_timeout() && !error.is_connect() {
-        true => Problem::Silent(SILENCE_MAX),
-        false => Problem::Unreachable(causes(error)),
+        true => RegistryProblem::Silent(SILENCE_MAX),
+        false => RegistryProblem::Unreachable(causes(error)),
     }
 }
 
-pub(super) fn lied(what: &'static str, expected: &Digest, found: &Digest) -> Problem {
-    Problem::Lied { what, expected: expected.to_string(), found: found.to_string() }
+pub(super) fn lied(what: &'static str, expected: &Digest, found: &Digest) -> RegistryProblem {
+    RegistryProblem::Lied { what, expected: expected.to_string(), found: found.to_string() }
 }
 
 /// A header that is not shown in what others log.
@@ -376,11 +395,13 @@ mod tests {
 
     #[test]
     fn redirects_go_only_where_they_may() {
-        let terms =
-            Terms { plain_http: vec!["127.0.0.1".into(), "lan".into()], ..Terms::default() };
+        let registry_config = RegistryConfig {
+            plain_http: vec!["127.0.0.1".into(), "lan".into()],
+            ..RegistryConfig::default()
+        };
         let may = |from: &str, to: &str| {
             let (from, to) = (Url::parse(from).expect(from), Url::parse(to).expect(to));
-            Hop { from: &from, to: &to }.check(&terms)
+            Hop { from: &from, to: &to }.check(&registry_config)
         };
         for (from, to) in [
             ("https://r.example/v2/", "https://blobs.example/x"),

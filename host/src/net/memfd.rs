@@ -12,13 +12,13 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::sockopt::{socket_acceptconn, socket_cookie};
 
-use super::passage::{FRAME_BYTES, frame, lengths};
+use super::fd_channel::{FRAME_BYTES, frame, lengths};
 
 /// A note.
 #[derive(Debug)]
-pub struct Keepsake(File);
+pub struct SnapshotFile(File);
 
-impl Keepsake {
+impl SnapshotFile {
     /// Writes one down.
     ///
     /// # Errors
@@ -91,7 +91,7 @@ impl Keepsake {
     }
 }
 
-impl AsFd for Keepsake {
+impl AsFd for SnapshotFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
@@ -113,13 +113,13 @@ pub fn is_listening(socket: impl AsFd) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::passage::HEAD_MAX_BYTES;
+    use crate::net::fd_channel::HEAD_MAX_BYTES;
 
     #[test]
     fn a_note_says_what_was_written_until_it_is_void() {
-        let note = Keepsake::write(b"head", &[b"bo", b"dy"]).expect("room");
+        let note = SnapshotFile::write(b"head", &[b"bo", b"dy"]).expect("room");
         let other = note.as_fd().try_clone_to_owned().expect("a descriptor");
-        let other = Keepsake::open(other).expect("a note");
+        let other = SnapshotFile::open(other).expect("a note");
         assert_eq!(
             (other.head().expect("a head"), other.body().expect("a body")),
             (b"head".to_vec(), b"body".to_vec())
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn what_is_no_note_is_not_believed() {
         let (reader, _writer) = io::pipe().expect("a pipe");
-        assert!(Keepsake::open(reader.into()).is_err());
+        assert!(SnapshotFile::open(reader.into()).is_err());
         for bytes in [
             &b""[..],
             &[0xff; 40],
@@ -140,12 +140,12 @@ mod tests {
         ] {
             let mut file = File::from(memfd_create("other", MemfdFlags::CLOEXEC).expect("room"));
             file.write_all(bytes).expect("room");
-            let note = Keepsake::open(file.into()).expect("a file");
+            let note = SnapshotFile::open(file.into()).expect("a file");
             assert!(note.head().is_err() && note.body().is_err(), "{bytes:?}");
         }
         let too_large = vec![0; HEAD_MAX_BYTES + 1];
         assert_eq!(
-            Keepsake::write(&too_large, &[]).expect_err("a limit").kind(),
+            SnapshotFile::write(&too_large, &[]).expect_err("a limit").kind(),
             io::ErrorKind::InvalidInput
         );
     }

@@ -11,13 +11,13 @@ pub struct RegistryError {
     /// What was wanted.
     pub reference: String,
     /// What came in between.
-    pub problem: Problem,
+    pub problem: RegistryProblem,
 }
 
 /// What came in between. Each says whose doing it was, and what may be done.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Problem {
+pub enum RegistryProblem {
     /// The operator's: it is no reference.
     #[error(
         "no reference to a plugin: {0}; expected oci://REGISTRY/REPOSITORY:TAG or \
