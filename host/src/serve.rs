@@ -15,7 +15,7 @@ use crate::net::{AcceptError, Accepted, Established, HandshakeError, ProxyError,
 use crate::plugin::EventProcedure;
 use crate::sched::{ACCEPT_COST, LOG_LINE_COST, Placement, RunPermit, WorkerId, here, stalls};
 use crate::server::{Alive, Blamed, Call, Listening, Service, Welcome};
-use crate::session::{Ended, Line, Session, Successor, Traveller};
+use crate::session::{Ended, ProcedureSlot, Session, SessionHandle, SessionSnapshot};
 use crate::telemetry::{
     AcceptPaused, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted, Spent,
 };
@@ -210,7 +210,7 @@ async fn establish(
         let home = here();
         terms.security.establish(client).await.map(|client| (client, home))
     };
-    let config = &terms.line_config;
+    let config = &terms.session_config;
     let in_turn = async {
         if terms.security.is_plaintext() {
             return handshake.await;
@@ -280,19 +280,19 @@ async fn converse(
     let peer = info.peer;
     SessionStarted { server: &service.name, session: id, peer }.emit();
     // One line at its start and one at its end.
-    terms.line_config.quota.charge(LOG_LINE_COST * 2);
+    terms.session_config.quota.charge(LOG_LINE_COST * 2);
     let (stream, permit) = client.into_parts();
-    let line = Line::new(info, Arc::clone(&terms.line_config), placement, stream);
+    let handle = SessionHandle::new(info, Arc::clone(&terms.session_config), placement, stream);
     drop(terms);
-    let (successor, membership, presence) = service.let_in(&line, round).await;
+    let (slot, membership, presence) = service.let_in(&handle, round).await;
     // An order that came before the registry knew of this session passed it by.
     match service.call(round) {
         Call::Stay => {}
-        Call::End => line.stop(),
-        Call::EndNow => line.cancel(),
+        Call::End => handle.stop(),
+        Call::EndNow => handle.cancel(),
     }
     let (ended, procedure) =
-        Session::run(line, successor, service.registry.clone(), membership, home).await;
+        Session::run(handle, slot, service.registry.clone(), membership, home).await;
     report(&service, (id, peer.ip()), &procedure, ended);
     let last = presence.leave();
     drop(permit);
@@ -305,50 +305,48 @@ async fn converse(
 /// could go on here, and then `go` whether it does.
 pub(crate) async fn resume(
     service: Arc<Service>,
-    traveller: Traveller,
+    snapshot: SessionSnapshot,
     name: Option<String>,
     permit: Permit,
     (round, alive, placement): (u64, Alive, Arc<Placement>),
     restored: impl FnOnce(Result<(), String>),
     go: oneshot::Receiver<()>,
 ) {
-    let Traveller { baggage, state, queued, socket } = traveller;
+    let SessionSnapshot { meta, state, queued, socket } = snapshot;
     let stream = match Stream::adopt(socket) {
         Ok(stream) => stream,
         Err(error) => return restored(Err(error.to_string())),
     };
-    let (id, peer) = (baggage.id, baggage.peer);
+    let (id, peer) = (meta.id, meta.peer);
     let info = ClientInfo {
         id,
         server: Arc::clone(&service.name),
-        peer: baggage.peer,
-        local: baggage.local,
+        peer: meta.peer,
+        local: meta.local,
         tls: None,
-        parameter: baggage.parameter,
+        parameter: meta.parameter,
     };
-    let line =
-        Line::resumed(info, Arc::clone(&service.terms().line_config), placement, stream, &baggage);
+    let handle = SessionHandle::resumed(
+        info,
+        Arc::clone(&service.terms().session_config),
+        placement,
+        stream,
+        &meta,
+    );
     // As with a newcomer: a swap goes by the registry.
     let entering = service.entrance.read().await;
-    let successor = Arc::new(Successor::new(service.procedure()));
-    let entered = service.registry.enter_again(&line, round, &successor, name.as_deref());
-    successor.start_with(service.procedure());
+    let slot = Arc::new(ProcedureSlot::new(service.procedure()));
+    let entered = service.registry.enter_again(&handle, round, &slot, name.as_deref());
+    slot.start_with(service.procedure());
     drop(entering);
     let Some((membership, presence)) = entered else {
         return restored(Err("a session here has its number".into()));
     };
     let restored =
         |outcome: Result<(), Fault>| restored(outcome.map_err(|fault| fault.to_string()));
-    let packed = (baggage, state, queued);
-    let resumed = Session::resume(
-        line,
-        successor,
-        service.registry.clone(),
-        membership,
-        packed,
-        restored,
-        go,
-    );
+    let packed = (meta, state, queued);
+    let resumed =
+        Session::resume(handle, slot, service.registry.clone(), membership, packed, restored, go);
     if let Some((ended, procedure)) = Box::pin(resumed).await {
         report(&service, (id, peer.ip()), &procedure, ended);
     }

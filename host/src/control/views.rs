@@ -189,7 +189,7 @@ struct Tls {
 
 impl Session {
     pub(super) fn of(session: SessionView) -> Self {
-        let SessionView { info, name, plugin, glance } = session;
+        let SessionView { info, name, plugin, stats } = session;
         Self {
             id: info.id,
             name,
@@ -203,25 +203,25 @@ impl Session {
                 client_subject: tls.client_subject,
             }),
             plugin: plugin.to_string(),
-            priority: glance.priority.name(),
-            lane: glance.lane.name(),
-            event: glance.event,
-            asleep: glance.asleep,
-            age_seconds: glance.age.as_secs_f64(),
-            idle_seconds: glance.idle.as_secs_f64(),
-            cpu_seconds: glance.cpu.as_secs_f64(),
-            bytes_in: glance.bytes_in,
-            bytes_out: glance.bytes_out,
-            queued_bytes: glance.queued_bytes,
-            events: glance.events,
-            fuel: glance.usage.fuel,
-            peak_fuel: glance.peak_fuel,
+            priority: stats.priority.name(),
+            lane: stats.lane.name(),
+            event: stats.event,
+            asleep: stats.asleep,
+            age_seconds: stats.age.as_secs_f64(),
+            idle_seconds: stats.idle.as_secs_f64(),
+            cpu_seconds: stats.cpu.as_secs_f64(),
+            bytes_in: stats.bytes_in,
+            bytes_out: stats.bytes_out,
+            queued_bytes: stats.queued_bytes,
+            events: stats.events,
+            fuel: stats.usage.fuel,
+            peak_fuel: stats.peak_fuel,
             budget: Budget {
-                fuel: glance.budget.fuel,
-                cpu_seconds: glance.budget.cpu.as_secs_f64(),
-                wall_seconds: glance.budget.wall.as_secs_f64(),
+                fuel: stats.budget.fuel,
+                cpu_seconds: stats.budget.cpu.as_secs_f64(),
+                wall_seconds: stats.budget.wall.as_secs_f64(),
             },
-            memory_bytes: glance.usage.memory_bytes,
+            memory_bytes: stats.usage.memory_bytes,
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::admission::{Gate, InstanceRoom, Room};
 use crate::net::{BindError, Listener, Security};
 use crate::plugin::{Binding, Claim, EventProcedure, Holding, LoadError, Plugin, try_out};
 use crate::serve;
-use crate::session::{Deadlines, Latch, LineConfig};
+use crate::session::{Deadlines, PauseGate, SessionConfig};
 use crate::telemetry::{Bucket, Counters, ServerStarted};
 use crate::work::Stop;
 
@@ -201,10 +201,10 @@ impl Prepared {
         EventProcedure::new(Arc::clone(&self.plugin), binding)
     }
 
-    fn terms(&self, latch: &Arc<Latch>, tenant: &Arc<Tenant>) -> Terms {
+    fn terms(&self, pause_gate: &Arc<PauseGate>, tenant: &Arc<Tenant>) -> Terms {
         let description = &self.description;
         let (timeout, timeouts) = (description.timeout, description.timeouts);
-        let line_config = LineConfig {
+        let session_config = SessionConfig {
             timeout,
             deadlines: Deadlines {
                 write: timeouts.write.unwrap_or(timeout),
@@ -222,12 +222,12 @@ impl Prepared {
             priority: description.priority,
             priority_max: description.priority_max.unwrap_or(description.priority),
             budgets: description.budgets,
-            latch: Arc::clone(latch),
+            pause_gate: Arc::clone(pause_gate),
         };
         Terms {
             security: self.security.clone(),
-            ceiling: line_config.priority_max,
-            line_config: Arc::new(line_config),
+            ceiling: session_config.priority_max,
+            session_config: Arc::new(session_config),
             handshake: timeouts.handshake.unwrap_or(timeout),
             parameter: description.parameter,
             proxies: description.proxies.clone(),
@@ -261,7 +261,7 @@ impl Prepared {
         }
         service.gate.set_room(self.room(host, &tenant, &holding));
         service.registry.set_name_chars_max(self.description.name_chars_max);
-        service.terms.store(Arc::new(self.terms(&service.latch, &tenant)));
+        service.terms.store(Arc::new(self.terms(&service.pause_gate, &tenant)));
         let procedure = self.procedure(&service.name, &service.counters, &tenant, &holding);
         // A shared instance lives on where nothing about it has changed, with all that is in its
         // memory.
@@ -289,9 +289,10 @@ impl Prepared {
     /// What its tasks share, with nobody listening yet.
     pub(super) fn assemble(self, host: &Host) -> Arc<Service> {
         let name = self.name();
-        let (counters, latch) = (Arc::new(Counters::default()), Arc::new(Latch::default()));
+        let (counters, pause_gate) =
+            (Arc::new(Counters::default()), Arc::new(PauseGate::default()));
         let tenant = host.tenant(&self.tenant());
-        let terms = self.terms(&latch, &tenant);
+        let terms = self.terms(&pause_gate, &tenant);
         let open = || {
             host.engine().ledger().open(
                 &tenant.name,
@@ -318,7 +319,7 @@ impl Prepared {
             fault_lines: Bucket::new(FAULTS_LOGGED_PER_SECOND),
             session_lines: Bucket::new(SESSIONS_LOGGED_PER_SECOND),
             pause_lines: Bucket::new(PAUSES_LOGGED_PER_SECOND),
-            latch,
+            pause_gate,
             holder: Holder::default(),
             terms: ArcSwap::from_pointee(terms),
             data: Mutex::default(),

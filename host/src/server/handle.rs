@@ -190,7 +190,7 @@ impl ServerHandle {
     /// The class that new sessions start with.
     #[must_use]
     pub fn priority(&self) -> Priority {
-        self.service.terms().line_config.priority
+        self.service.terms().session_config.priority
     }
 
     /// Gives new sessions another class; live ones keep theirs. A plugin may then ask for at least
@@ -198,10 +198,10 @@ impl ServerHandle {
     pub fn set_priority(&self, priority: Priority) -> Priority {
         let mut before = priority;
         self.service.change_terms(|terms| {
-            let mut config = (*terms.line_config).clone();
+            let mut config = (*terms.session_config).clone();
             before = std::mem::replace(&mut config.priority, priority);
             config.priority_max = terms.ceiling.max(priority);
-            terms.line_config = Arc::new(config);
+            terms.session_config = Arc::new(config);
         });
         before
     }

@@ -121,7 +121,7 @@ impl ServerHandle {
     }
 
     fn of_sessions(&self, list: &mut List) {
-        let (config, handshake) = (list.terms.line_config.clone(), list.terms.handshake);
+        let (config, handshake) = (list.terms.session_config.clone(), list.terms.handshake);
         let deadlines = config.deadlines;
         list.add("timeout", Quantity::Time(config.timeout));
         list.add("timeouts.handshake", Quantity::Time(handshake));
@@ -208,7 +208,7 @@ impl ServerHandle {
 }
 
 fn of_class(list: &mut List, class: Priority) {
-    let budgets = list.terms.line_config.budgets;
+    let budgets = list.terms.session_config.budgets;
     let Budget { fuel, cpu, wall } = budgets.event(class);
     let start = budgets.start(class);
     list.add(format!("budgets.{class}.fuel"), Quantity::Count(fuel));

@@ -167,12 +167,12 @@ impl Service {
                 course.locked |= running;
                 running
             });
-            version.inspect(|_| self.latch.close())
+            version.inspect(|_| self.pause_gate.close())
         };
         let version = self.holder.with(token, close).ok_or(LockError::Stopping)?;
         let quiet = async {
             followed(accepting, version).await;
-            self.latch
+            self.pause_gate
                 .until(|| !self.registry.present().iter().any(|(line, _)| line.in_event()))
                 .await;
         };
@@ -204,7 +204,7 @@ impl Service {
     }
 
     fn open(&self) {
-        self.latch.open();
+        self.pause_gate.open();
         self.steer(|course| std::mem::take(&mut course.locked));
     }
 }

@@ -9,7 +9,7 @@ use super::blame::LiveAddresses;
 use crate::admission::AddressGroup;
 use crate::event::{Broadcast, NameError, Peers, Port, SendError};
 use crate::plugin::EventProcedure;
-use crate::session::{Line, Successor};
+use crate::session::{ProcedureSlot, SessionHandle};
 
 /// Longest name of a session, in characters, whatever a server says.
 pub(super) const NAME_CHARS_MAX: usize = 127;
@@ -24,7 +24,7 @@ pub(crate) struct Registry {
 #[derive(Debug, Default)]
 struct Members {
     /// Every session until its task is over, in the order of their ids.
-    lines: BTreeMap<u64, Member>,
+    handles: BTreeMap<u64, Member>,
     /// Those that are not ending.
     active: u32,
     /// These by address.
@@ -34,11 +34,11 @@ struct Members {
 
 #[derive(Debug)]
 pub(super) struct Member {
-    pub(super) line: Arc<Line>,
+    pub(super) handle: Arc<SessionHandle>,
     /// In which it was accepted.
     pub(super) round: u64,
     /// What handles it.
-    pub(super) successor: Arc<Successor<EventProcedure>>,
+    pub(super) slot: Arc<ProcedureSlot<EventProcedure>>,
     /// In lower case.
     pub(super) name: Option<String>,
     ending: bool,
@@ -69,8 +69,8 @@ impl Presence {
         let Some(registry) = std::mem::take(&mut self.registry).upgrade() else { return false };
         let mut members = registry.members();
         members.retire(self.id);
-        members.lines.remove(&self.id);
-        members.lines.is_empty()
+        members.handles.remove(&self.id);
+        members.handles.is_empty()
     }
 }
 
@@ -91,12 +91,12 @@ impl Drop for Membership {
 impl Members {
     /// The session is to end: nobody counts or finds it any more. False where that was so already.
     fn retire(&mut self, id: u64) -> bool {
-        let Some(member) = self.lines.get_mut(&id).filter(|member| !member.ending) else {
+        let Some(member) = self.handles.get_mut(&id).filter(|member| !member.ending) else {
             return false;
         };
         member.ending = true;
         self.active -= 1;
-        self.addresses.remove(AddressGroup::of(member.line.info().peer.ip()));
+        self.addresses.remove(AddressGroup::of(member.handle.info().peer.ip()));
         if let Some(name) = member.name.take() {
             self.names.remove(&name);
         }
@@ -104,7 +104,7 @@ impl Members {
     }
 
     fn active(&self) -> impl Iterator<Item = (u64, &Member)> {
-        self.lines.iter().filter(|(_, member)| !member.ending).map(|(id, member)| (*id, member))
+        self.handles.iter().filter(|(_, member)| !member.ending).map(|(id, member)| (*id, member))
     }
 }
 
@@ -147,17 +147,17 @@ impl Registry {
     /// presence with its task.
     pub(crate) fn enter(
         self: &Arc<Self>,
-        line: &Arc<Line>,
+        handle: &Arc<SessionHandle>,
         round: u64,
-        successor: &Arc<Successor<EventProcedure>>,
+        slot: &Arc<ProcedureSlot<EventProcedure>>,
     ) -> (Membership, Presence) {
-        let id = line.info().id;
-        let successor = Arc::clone(successor);
-        let member = Member { line: Arc::clone(line), round, successor, name: None, ending: false };
+        let id = handle.info().id;
+        let slot = Arc::clone(slot);
+        let member = Member { handle: Arc::clone(handle), round, slot, name: None, ending: false };
         let mut members = self.members();
-        members.lines.insert(id, member);
+        members.handles.insert(id, member);
         members.active += 1;
-        members.addresses.add(AddressGroup::of(line.info().peer.ip()));
+        members.addresses.add(AddressGroup::of(handle.info().peer.ip()));
         drop(members);
         let registry = Arc::downgrade(self);
         (Membership { registry: registry.clone(), id }, Presence { registry, id })
@@ -167,18 +167,18 @@ impl Registry {
     /// has that number.
     pub(crate) fn enter_again(
         self: &Arc<Self>,
-        line: &Arc<Line>,
+        handle: &Arc<SessionHandle>,
         round: u64,
-        successor: &Arc<Successor<EventProcedure>>,
+        slot: &Arc<ProcedureSlot<EventProcedure>>,
         name: Option<&str>,
     ) -> Option<(Membership, Presence)> {
-        let id = line.info().id;
+        let id = handle.info().id;
         // Numbers of this process are above those of the one before, so that nobody comes between
         // the two.
-        if self.members().lines.contains_key(&id) {
+        if self.members().handles.contains_key(&id) {
             return None;
         }
-        let entered = self.enter(line, round, successor);
+        let entered = self.enter(handle, round, slot);
         if let Some(name) = name {
             // Somebody else may carry it by now.
             let _ = self.set_name(id, name);
@@ -192,18 +192,18 @@ impl Registry {
     }
 
     /// Every session with its round, those that are ending included.
-    pub(super) fn present(&self) -> Vec<(Arc<Line>, u64)> {
+    pub(super) fn present(&self) -> Vec<(Arc<SessionHandle>, u64)> {
         self.members()
-            .lines
+            .handles
             .values()
-            .map(|member| (Arc::clone(&member.line), member.round))
+            .map(|member| (Arc::clone(&member.handle), member.round))
             .collect()
     }
 
     /// Every session that is not ending, with what handles it.
-    pub(super) fn handled(&self) -> Vec<(Arc<Line>, Arc<Successor<EventProcedure>>)> {
+    pub(super) fn handled(&self) -> Vec<(Arc<SessionHandle>, Arc<ProcedureSlot<EventProcedure>>)> {
         let of =
-            |(_, member): (u64, &Member)| (Arc::clone(&member.line), Arc::clone(&member.successor));
+            |(_, member): (u64, &Member)| (Arc::clone(&member.handle), Arc::clone(&member.slot));
         self.members().active().map(of).collect()
     }
 
@@ -222,14 +222,14 @@ impl Registry {
     ) -> Vec<T> {
         let members = self.members();
         let later =
-            members.lines.range(after.saturating_add(1)..).filter(|(_, member)| !member.ending);
+            members.handles.range(after.saturating_add(1)..).filter(|(_, member)| !member.ending);
         later.take(max).map(|(id, member)| view(*id, member)).collect()
     }
 
     /// One session that is not ending.
     pub(super) fn view<T>(&self, id: u64, view: impl Fn(u64, &Member) -> T) -> Option<T> {
         let members = self.members();
-        members.lines.get(&id).filter(|member| !member.ending).map(|member| view(id, member))
+        members.handles.get(&id).filter(|member| !member.ending).map(|member| view(id, member))
     }
 
     /// Nobody counts or finds the sessions of earlier rounds any more.
@@ -244,23 +244,23 @@ impl Registry {
 
     /// Takes one session out of sight, even where it is ending already, and hands it over to be
     /// ended at once.
-    pub(super) fn seize(&self, id: u64) -> Option<Arc<Line>> {
+    pub(super) fn seize(&self, id: u64) -> Option<Arc<SessionHandle>> {
         let mut members = self.members();
         members.retire(id);
-        members.lines.get(&id).map(|member| Arc::clone(&member.line))
+        members.handles.get(&id).map(|member| Arc::clone(&member.handle))
     }
 
     /// Takes one session out of sight and hands it over to be ended.
-    pub(super) fn retire(&self, id: u64) -> Option<Arc<Line>> {
+    pub(super) fn retire(&self, id: u64) -> Option<Arc<SessionHandle>> {
         let mut members = self.members();
         members
             .retire(id)
-            .then(|| members.lines.get(&id).map(|member| Arc::clone(&member.line)))
+            .then(|| members.handles.get(&id).map(|member| Arc::clone(&member.handle)))
             .flatten()
     }
 
-    fn line(&self, id: u64) -> Option<Arc<Line>> {
-        self.view(id, |_, member| Arc::clone(&member.line))
+    fn handle(&self, id: u64) -> Option<Arc<SessionHandle>> {
+        self.view(id, |_, member| Arc::clone(&member.handle))
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {
@@ -271,14 +271,18 @@ impl Registry {
 /// A broadcast under way.
 struct FanOut {
     data: Arc<[u8]>,
-    left: std::vec::IntoIter<Arc<Line>>,
+    left: std::vec::IntoIter<Arc<SessionHandle>>,
     taken: u32,
 }
 
 impl Broadcast for FanOut {
     fn go_on(&mut self, max: usize) -> bool {
-        let taken =
-            self.left.by_ref().take(max).filter(|line| line.deliver(&self.data).is_ok()).count();
+        let taken = self
+            .left
+            .by_ref()
+            .take(max)
+            .filter(|handle| handle.deliver(&self.data).is_ok())
+            .count();
         self.taken = self.taken.saturating_add(u32::try_from(taken).unwrap_or(u32::MAX));
         self.left.len() > 0
     }
@@ -301,7 +305,7 @@ impl Peers for Registry {
             members
                 .active()
                 .filter(|(id, _)| *id != own)
-                .map(|(_, member)| Arc::clone(&member.line))
+                .map(|(_, member)| Arc::clone(&member.handle))
                 .collect()
         };
         Box::new(FanOut { data, left: others.into_iter(), taken: 0 })
@@ -316,12 +320,12 @@ impl Peers for Registry {
             _ => {}
         }
         let mut members = self.members();
-        let Members { lines, names, .. } = &mut *members;
+        let Members { handles, names, .. } = &mut *members;
         if names.get(&name).is_some_and(|&holder| holder != own) {
             return Err(NameError::Taken);
         }
         // A session that is ending keeps no name; it has nobody left to be found by.
-        if let Some(member) = lines.get_mut(&own).filter(|member| !member.ending) {
+        if let Some(member) = handles.get_mut(&own).filter(|member| !member.ending) {
             if let Some(old) = member.name.replace(name.clone()) {
                 names.remove(&old);
             }
@@ -335,13 +339,13 @@ impl Peers for Registry {
     }
 
     fn send_to(&self, client: u64, data: &[u8]) -> Result<(), SendError> {
-        self.line(client).ok_or(SendError::Closed)?.deliver(&data.into())
+        self.handle(client).ok_or(SendError::Closed)?.deliver(&data.into())
     }
 
     fn disconnect(&self, own: u64, client: u64) -> bool {
         if client == own {
             return false;
         }
-        self.retire(client).inspect(|line| line.evict()).is_some()
+        self.retire(client).inspect(|handle| handle.evict()).is_some()
     }
 }

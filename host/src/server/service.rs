@@ -24,7 +24,7 @@ use super::workers::Workers;
 use crate::admission::Gate;
 use crate::plugin::{EventProcedure, Holding, Plugin};
 use crate::sched::{Lane, Placement, Quota, stalls};
-use crate::session::Latch;
+use crate::session::PauseGate;
 use crate::telemetry::{BreakerTripped, Bucket, Counters, NotRecorded, ServerNotice};
 use crate::work::{WorkKind, WorkPool, WorkQueue};
 
@@ -48,7 +48,7 @@ pub(crate) struct Service {
     pub(crate) fault_lines: Bucket,
     pub(crate) session_lines: Bucket,
     pub(crate) pause_lines: Bucket,
-    pub(super) latch: Arc<Latch>,
+    pub(super) pause_gate: Arc<PauseGate>,
     pub(super) holder: Holder,
     pub(super) terms: ArcSwap<Terms>,
     pub(super) data: Mutex<String>,
@@ -136,13 +136,13 @@ impl Service {
         &self,
         task: impl FnOnce(Arc<Placement>) -> T,
     ) {
-        let config = Arc::clone(&self.terms.load().line_config);
+        let config = Arc::clone(&self.terms.load().session_config);
         self.workers.spawn(Lane::of(config.class()), Arc::clone(&config.quota), task);
     }
 
     /// What its tenant's servers use together.
     pub(crate) fn quota(&self) -> Arc<Quota> {
-        Arc::clone(&self.terms.load().line_config.quota)
+        Arc::clone(&self.terms.load().session_config.quota)
     }
 
     /// Counts a task of a client.
@@ -381,12 +381,12 @@ impl Service {
     /// Tells those who are there already; who comes later looks at the course itself.
     fn call_all(&self, round: u64) {
         let course = *self.course.borrow();
-        for (line, of) in self.registry.present() {
+        for (handle, of) in self.registry.present() {
             if of < round {
                 match course.call(of) {
                     Call::Stay => {}
-                    Call::End => line.stop(),
-                    Call::EndNow => line.cancel(),
+                    Call::End => handle.stop(),
+                    Call::EndNow => handle.cancel(),
                 }
             }
         }

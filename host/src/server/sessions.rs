@@ -6,7 +6,7 @@ use super::handle::ServerHandle;
 use super::registry::Member;
 use crate::event::{ClientInfo, NameError, Peers, Port, Priority, SendError};
 use crate::sched::{CALL_COST, charged};
-use crate::session::Glance;
+use crate::session::SessionStats;
 
 /// No session has this id, so that nobody is left out of what the operator broadcasts.
 const NOBODY: u64 = 0;
@@ -21,7 +21,7 @@ pub struct SessionView {
     /// Name and version of the plugin that handles it.
     pub plugin: Arc<str>,
     /// What it has done and is doing.
-    pub glance: Glance,
+    pub stats: SessionStats,
 }
 
 impl ServerHandle {
@@ -73,7 +73,7 @@ impl ServerHandle {
     /// the connection is reset. One that is ending gracefully is reached, too. False where there is
     /// none.
     pub fn abort(&self, id: u64) -> bool {
-        self.service.registry.seize(id).inspect(|line| line.abort()).is_some()
+        self.service.registry.seize(id).inspect(|handle| handle.abort()).is_some()
     }
 
     /// Queues `data` for every session; how many took it. One that is full or ending does not stop
@@ -103,15 +103,15 @@ impl ServerHandle {
     /// Gives a session another class from its next event on, whatever the ceiling for its plugin.
     /// The class before; `None` where there is no such session.
     pub fn assign(&self, id: u64, priority: Priority) -> Option<Priority> {
-        self.service.registry.view(id, |_, member| member.line.assign(priority))
+        self.service.registry.view(id, |_, member| member.handle.assign(priority))
     }
 }
 
 fn view(_: u64, member: &Member) -> SessionView {
     SessionView {
-        info: member.line.info().clone(),
+        info: member.handle.info().clone(),
         name: member.name.clone(),
-        plugin: Arc::clone(member.successor.current().edition().plugin()),
-        glance: member.line.glance(),
+        plugin: Arc::clone(member.slot.current().edition().plugin()),
+        stats: member.handle.stats(),
     }
 }

@@ -11,13 +11,13 @@ use crate::event::Priority;
 use crate::net::Security;
 use crate::oci::Registries;
 use crate::plugin::Grants;
-use crate::session::LineConfig;
+use crate::session::SessionConfig;
 
 /// What new clients get. A reload replaces it whole.
 #[derive(Clone)]
 pub(crate) struct Terms {
     pub(crate) security: Security,
-    pub(crate) line_config: Arc<LineConfig>,
+    pub(crate) session_config: Arc<SessionConfig>,
     /// The best class a plugin may ask for, whatever the class of the start was raised to.
     pub(super) ceiling: Priority,
     pub(crate) handshake: Duration,

@@ -19,7 +19,7 @@ use super::swap::{Live, SwapError, SwapReport, begun, others};
 use super::versions::HeldUp;
 use crate::event::Port;
 use crate::plugin::EventProcedure;
-use crate::session::Handed;
+use crate::session::MigrateOutcome;
 
 /// How long the first is waited for before the others are asked.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
@@ -37,15 +37,15 @@ const GIVEN_UP_EVERY: Duration = Duration::from_millis(10);
 
 /// One that is ready, or is over, or is not ready in time or at all.
 enum Prepared {
-    Ready(u64, oneshot::Receiver<Handed>),
+    Ready(u64, oneshot::Receiver<MigrateOutcome>),
     Ended,
-    Failed(u64, Option<Handed>),
+    Failed(u64, Option<MigrateOutcome>),
     /// Only its own peer kept it from being ready in time.
-    HeldUp(Live, oneshot::Receiver<()>, oneshot::Receiver<Handed>),
+    HeldUp(Live, oneshot::Receiver<()>, oneshot::Receiver<MigrateOutcome>),
     /// The same, and it is asked no more.
     Left,
     /// And why, where it is not asked any more.
-    Busy(Live, oneshot::Receiver<Handed>, &'static str),
+    Busy(Live, oneshot::Receiver<MigrateOutcome>, &'static str),
 }
 
 impl Prepared {
@@ -56,20 +56,20 @@ impl Prepared {
     /// What becomes of a session that was held up, once all others are ready. It does not call them
     /// off, unless it turns out that its plugin is busy.
     async fn settled(self, rule: HeldUp) -> Self {
-        let Self::HeldUp((line, successor), mut ready, reported) = self else { return self };
+        let Self::HeldUp((handle, slot), mut ready, reported) = self else { return self };
         let until = means::now() + HELD_UP_MAX;
         loop {
             match rule {
-                HeldUp::OldVersion if successor.withdraw() => return Self::Left,
+                HeldUp::OldVersion if slot.withdraw() => return Self::Left,
                 // It has begun to prepare just now.
                 HeldUp::OldVersion => {}
-                HeldUp::End => drop(line.give_up_peer()),
+                HeldUp::End => drop(handle.give_up_peer()),
             }
             let now = means::now();
             match means::by(until.min(now + GIVEN_UP_EVERY), &mut ready).await {
-                Some(Ok(())) => return Self::Ready(line.info().id, reported),
-                Some(Err(_)) => return reported_unready(line.info().id, reported).await,
-                None if now >= until => return Self::Busy((line, successor), reported, "busy"),
+                Some(Ok(())) => return Self::Ready(handle.info().id, reported),
+                Some(Err(_)) => return reported_unready(handle.info().id, reported).await,
+                None if now >= until => return Self::Busy((handle, slot), reported, "busy"),
                 None => {}
             }
         }
@@ -77,7 +77,7 @@ impl Prepared {
 }
 
 /// A session reports without having been ready: it stays, or it is over.
-async fn reported_unready(session: u64, reported: oneshot::Receiver<Handed>) -> Prepared {
+async fn reported_unready(session: u64, reported: oneshot::Receiver<MigrateOutcome>) -> Prepared {
     match reported.await {
         Err(_) => Prepared::Ended,
         handed => Prepared::Failed(session, handed.ok()),
@@ -98,7 +98,7 @@ pub(super) async fn move_all(
     // Nobody starts meanwhile.
     let closed = service.entrance.write().await;
     let live = others(service, next);
-    let moves = |(_, successor): &&Live| next.hands_over() && successor.current().hands_over();
+    let moves = |(_, slot): &&Live| next.hands_over() && slot.current().hands_over();
     let stuck = live.len() - live.iter().filter(moves).count();
     if stuck > 0 {
         (0..stuck).for_each(|_| report.stay("no-handoff"));
@@ -175,47 +175,47 @@ pub(super) async fn move_all(
 /// A session that is not ready is asked no more, for this reason.
 async fn withdraw(
     service: &Service,
-    (line, successor): Live,
-    mut reported: oneshot::Receiver<Handed>,
+    (handle, slot): Live,
+    mut reported: oneshot::Receiver<MigrateOutcome>,
     why: &str,
     deadline: Instant,
     report: &mut SwapReport,
 ) {
-    match successor.withdraw() {
+    match slot.withdraw() {
         true => report.stay(why),
         // It began too late, and hears that it is called off.
-        false => report.add(service, line.info().id, begun(&mut reported, deadline).await),
+        false => report.add(service, handle.info().id, begun(&mut reported, deadline).await),
     }
 }
 
 async fn prepare(
-    (line, successor): Live,
+    (handle, slot): Live,
     next: &Arc<EventProcedure>,
     (verdict, patience): (watch::Receiver<Option<bool>>, Duration),
     deadline: Instant,
 ) -> Prepared {
-    let session = line.info().id;
-    let (asked, (waited_before, _)) = (means::now(), line.waited_for_peer());
+    let session = handle.info().id;
+    let (asked, (waited_before, _)) = (means::now(), handle.waited_for_peer());
     let mut decided = verdict.clone();
-    let (mut ready, reported) = successor.ask_together(Arc::clone(next), verdict, patience);
-    line.look_for_successor();
+    let (mut ready, reported) = slot.ask_together(Arc::clone(next), verdict, patience);
+    handle.look_at_slot();
     let called_off = pin!(async move { decided.wait_for(Option::is_some).await.is_ok() });
     let waited = match select(pin!(means::by(deadline, &mut ready)), called_off).await {
         Either::Left((waited, _)) => waited,
         // It hears that as well, in the midst of what it does.
-        Either::Right(_) => return Prepared::Busy((line, successor), reported, "called-off"),
+        Either::Right(_) => return Prepared::Busy((handle, slot), reported, "called-off"),
     };
     match waited {
         Some(Ok(())) => Prepared::Ready(session, reported),
         Some(Err(_)) => reported_unready(session, reported).await,
         None => {
             // Between two writes it does not wait for a moment.
-            let (waited, waits) = line.waited_for_peer();
+            let (waited, waits) = handle.waited_for_peer();
             let is_held_up =
                 waits || waited.saturating_sub(waited_before) * 2 > means::now() - asked;
             match is_held_up {
-                true => Prepared::HeldUp((line, successor), ready, reported),
-                false => Prepared::Busy((line, successor), reported, "busy"),
+                true => Prepared::HeldUp((handle, slot), ready, reported),
+                false => Prepared::Busy((handle, slot), reported, "busy"),
             }
         }
     }

@@ -1,12 +1,12 @@
 //! The driver: owns one session's clock, wire and instance, and does what the machine says.
 
-mod beside;
+mod close;
 mod evidence;
-mod handover;
 mod mail;
-mod parting;
+mod migrate;
+mod pending_call;
 mod sleep;
-mod travel;
+mod transfer;
 
 use std::future::poll_fn;
 use std::io;
@@ -15,19 +15,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use self::beside::{Attending, Reach};
 use self::mail::{Sent, flushed};
+use self::pending_call::{CancelScope, PendingCall};
 use self::sleep::Asleep;
 use super::alarm::Alarm;
 use super::buffers::Incoming;
-use super::clock::{Clock, Verdict};
-use super::evidence::{Evidence, Saved};
-use super::line::{Line, LineState};
+use super::deadlines::{DeadlineClock, Verdict};
+use super::evidence::{FaultEvidence, Saved};
+use super::handle::{HandleState, SessionHandle};
+use super::live_stats::Doing;
 use super::machine::{Ending, How, Machine, Occasion, Step};
-use super::mailbox::Orders;
-use super::pulse::Doing;
+use super::mailbox::Signals;
+use super::procedure_slot::ProcedureSlot;
 use super::run;
-use super::successor::Successor;
 use crate::event::{
     DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Peers, Port, Priority,
     Procedure, READ_MAX_BYTES, Scope, Usage,
@@ -43,7 +43,7 @@ pub struct Ended {
     /// The fault that ended it, or the one of its farewell.
     pub fault: Option<(&'static str, Fault)>,
     /// What it takes to try that on another version, where somebody asks for it.
-    pub evidence: Option<Box<Evidence>>,
+    pub evidence: Option<Box<FaultEvidence>>,
     /// Events dispatched.
     pub events: u64,
     /// Bytes from the peer.
@@ -63,11 +63,11 @@ pub struct Ended {
 /// One session at work. `P` is what handles it, `M` its membership in the server, dropped as soon
 /// as the session is known to end.
 pub struct Session<P: Procedure, M> {
-    line: Arc<Line>,
+    handle: Arc<SessionHandle>,
     peers: Arc<dyn Peers>,
     machine: Machine,
     procedure: Arc<P>,
-    successor: Arc<Successor<P>>,
+    slot: Arc<ProcedureSlot<P>>,
     instance: Option<P::Instance>,
     /// What is left of it while the session sleeps.
     asleep: Option<Box<Asleep<P>>>,
@@ -79,11 +79,11 @@ pub struct Session<P: Procedure, M> {
     spent_before: u64,
     membership: Option<M>,
     fault: Option<(&'static str, Fault)>,
-    evidence: Option<Box<Evidence>>,
+    evidence: Option<Box<FaultEvidence>>,
     /// What it was last saved as, where somebody asks for that.
     saved: Option<Box<Saved>>,
     alarm: Alarm,
-    clock: Clock,
+    deadline_clock: DeadlineClock,
     run_permit: RunPermit,
     /// The thread to whose reactor its socket is bound.
     home: Option<WorkerId>,
@@ -101,7 +101,7 @@ enum Happening {
     /// The session belongs in another lane.
     Astray,
     /// Another procedure is to take it over.
-    Handover,
+    Migration,
     /// It has been idle for long.
     Sleep,
     /// An ending was decided on.
@@ -111,38 +111,44 @@ enum Happening {
 impl<P: Procedure, M> Session<P, M> {
     /// Runs a session from its instance's birth until the connection is closed. `home` is the
     /// thread to whose reactor the socket is bound. Dropping the future closes the connection and
-    /// tells the plugin nothing; [`Line::cancel`] is the orderly way.
+    /// tells the plugin nothing; [`SessionHandle::cancel`] is the orderly way.
     pub async fn run(
-        line: Arc<Line>,
-        successor: Arc<Successor<P>>,
+        handle: Arc<SessionHandle>,
+        slot: Arc<ProcedureSlot<P>>,
         peers: Arc<dyn Peers>,
         membership: M,
         home: Option<WorkerId>,
     ) -> (Ended, Arc<P>) {
-        let mut session = Self::new(line, successor, peers, membership);
+        let mut session = Self::new(handle, slot, peers, membership);
         session.home = home;
-        let class = session.line.priority();
-        let budget = session.line.config().budgets.start(class);
-        let birth = match run::enter(&session.line, Doing::START).await {
+        let class = session.handle.priority();
+        let budget = session.handle.config().budgets.start(class);
+        let birth = match run::enter(&session.handle, Doing::START).await {
             Some(fault) => Err(fault),
             None => {
-                let scope = Scope { port: session.line.clone(), peers: session.peers.clone() };
+                let scope = Scope { port: session.handle.clone(), peers: session.peers.clone() };
                 let procedure = Arc::clone(&session.procedure);
                 let birth = {
-                    let Self { line, machine, alarm, run_permit, .. } = &mut session;
-                    let mut attending =
-                        Attending { line, machine, alarm, run_permit, class, lifetime_ends: None };
+                    let Self { handle, machine, alarm, run_permit, .. } = &mut session;
+                    let mut pending = PendingCall {
+                        handle,
+                        machine,
+                        alarm,
+                        run_permit,
+                        class,
+                        lifetime_ends: None,
+                    };
                     // Boxed, because it is large and a session lives long.
                     let mut birth = Box::pin(procedure.instantiate(scope, budget));
-                    attending.call(birth.as_mut(), budget.wall, Reach::Session).await.0
+                    pending.call(birth.as_mut(), budget.wall, CancelScope::Session).await.0
                 };
-                run::leave(&session.line);
+                run::leave(&session.handle);
                 birth
             }
         };
         match birth {
             Ok(instance) => {
-                session.line.pulse.born(instance.usage());
+                session.handle.live_stats.born(instance.usage());
                 session.instance = Some(instance);
             }
             Err(fault) => {
@@ -157,22 +163,23 @@ impl<P: Procedure, M> Session<P, M> {
     }
 
     fn new(
-        line: Arc<Line>,
-        successor: Arc<Successor<P>>,
+        handle: Arc<SessionHandle>,
+        slot: Arc<ProcedureSlot<P>>,
         peers: Arc<dyn Peers>,
         membership: M,
     ) -> Self {
-        let procedure = successor.current();
+        let procedure = slot.current();
         let now = Instant::now();
-        let (tenant, quota) = (Arc::clone(&line.config().tenant), Arc::clone(&line.config().quota));
+        let (tenant, quota) =
+            (Arc::clone(&handle.config().tenant), Arc::clone(&handle.config().quota));
         let run_permit =
-            RunPermit::new(Arc::clone(line.placement()), line.priority(), tenant, quota);
+            RunPermit::new(Arc::clone(handle.placement()), handle.priority(), tenant, quota);
         Self {
-            line,
+            handle,
             peers,
             machine: Machine::default(),
             procedure,
-            successor,
+            slot,
             instance: None,
             asleep: None,
             stirred: now,
@@ -183,7 +190,7 @@ impl<P: Procedure, M> Session<P, M> {
             evidence: None,
             saved: None,
             alarm: Alarm::new(now),
-            clock: Clock::new(now),
+            deadline_clock: DeadlineClock::new(now),
             run_permit,
             home: here(),
             flush_began: None,
@@ -200,7 +207,7 @@ impl<P: Procedure, M> Session<P, M> {
     /// sessions want, too.
     async fn drop_instance(&mut self, instance: Option<P::Instance>) {
         if let Some(instance) = instance {
-            let class = self.line.priority();
+            let class = self.handle.priority();
             self.run_permit.perform(class, async move { drop(instance) }).await;
         }
     }
@@ -209,8 +216,8 @@ impl<P: Procedure, M> Session<P, M> {
         loop {
             if self.machine.ending().is_some() {
                 self.membership = None;
-                self.line.mailbox.shut();
-                self.successor.close();
+                self.handle.mailbox.shut();
+                self.slot.close();
             }
             let step = self.machine.step();
             if matches!(step, Step::Connect | Step::Listen)
@@ -236,7 +243,7 @@ impl<P: Procedure, M> Session<P, M> {
                 }
                 Step::Disconnect(reason) => {
                     self.hang_up();
-                    self.machine.parting();
+                    self.machine.closing();
                     self.dispatch(Event::Disconnect(reason)).await;
                 }
                 Step::Over(ending) => return ending,
@@ -252,7 +259,7 @@ impl<P: Procedure, M> Session<P, M> {
             Happening::Timeout(_) => Occasion::Timeout,
             Happening::Timer(_) => Occasion::Timer,
             Happening::End => Occasion::End,
-            Happening::Handover => return self.hand_over().await,
+            Happening::Migration => return self.migrate().await,
             Happening::Sleep => return self.fall_asleep().await,
             Happening::Astray | Happening::Ending => return,
         };
@@ -267,24 +274,24 @@ impl<P: Procedure, M> Session<P, M> {
             Happening::Timeout(idle_ms) => self.dispatch(Event::Timeout { idle_ms }).await,
             Happening::Timer(id) => self.dispatch(Event::Timer { id }).await,
             Happening::End => self.dispatch(Event::End).await,
-            Happening::Astray | Happening::Handover | Happening::Sleep | Happening::Ending => {}
+            Happening::Astray | Happening::Migration | Happening::Sleep | Happening::Ending => {}
         }
     }
 
     /// Between events: goes to the lane of its class, and binds its socket to the reactor of the
     /// thread it is on. What the peer sends waits in the socket meanwhile.
     async fn settle(&mut self) -> io::Result<()> {
-        let astray = self.line.astray();
+        let astray = self.handle.astray();
         if astray.is_none() && self.home == here() {
             return Ok(());
         }
-        let line = Arc::clone(&self.line);
+        let handle = Arc::clone(&self.handle);
         let with_wire = |act: fn(&mut Stream) -> io::Result<()>| {
-            line.state().stream.as_mut().map_or(Ok(()), act)
+            handle.state().stream.as_mut().map_or(Ok(()), act)
         };
         with_wire(Stream::loosen)?;
         if let Some(lane) = astray {
-            line.placement().change(lane).await;
+            handle.placement().change(lane).await;
         }
         with_wire(Stream::bind)?;
         (self.alarm, self.home) = (Alarm::new(Instant::now()), here());
@@ -294,7 +301,7 @@ impl<P: Procedure, M> Session<P, M> {
     /// Calls the plugin. While the call waits, the session goes on sending and hears of resets,
     /// orders and deadlines.
     async fn dispatch(&mut self, event: Event<'_>) {
-        if let Some(fault) = run::enter(&self.line, Doing::event(&event)).await {
+        if let Some(fault) = run::enter(&self.handle, Doing::event(&event)).await {
             self.machine.returned(Err(fault.kind));
             self.fault = Some((event.name(), fault));
             return;
@@ -302,35 +309,35 @@ impl<P: Procedure, M> Session<P, M> {
         if self.asleep.is_some()
             && let Err(fault) = self.wake().await
         {
-            run::leave(&self.line);
+            run::leave(&self.handle);
             self.machine.returned(Err(fault.kind));
             self.fault = Some(("wake", fault));
             return;
         }
         self.drop_saved();
         let stirs = !matches!(event, Event::Timeout { .. });
-        let Self { line, machine, instance, alarm, run_permit, clock, .. } = self;
+        let Self { handle, machine, instance, alarm, run_permit, deadline_clock, .. } = self;
         let Some(instance) = instance else { return };
-        if let Err(fault) = beside::free(line, machine, alarm, instance).await {
-            run::leave(&self.line);
+        if let Err(fault) = pending_call::free(handle, machine, alarm, instance).await {
+            run::leave(&self.handle);
             self.machine.returned(Err(fault.kind));
             self.fault = Some((event.name(), fault));
             return;
         }
-        let class = line.priority();
-        let budget = line.config().budgets.event(class);
-        let (reach, start) = (Reach::of(instance), Instant::now());
-        let lifetime_ends = clock.ends(&line.config().deadlines);
-        let mut attending = Attending { line, machine, alarm, run_permit, class, lifetime_ends };
+        let class = handle.priority();
+        let budget = handle.config().budgets.event(class);
+        let (reach, start) = (CancelScope::of(instance), Instant::now());
+        let lifetime_ends = deadline_clock.ends(&handle.config().deadlines);
+        let mut pending = PendingCall { handle, machine, alarm, run_permit, class, lifetime_ends };
         let (outcome, waited) =
-            attending.call(pin!(instance.dispatch(event, budget)), budget.wall, reach).await;
+            pending.call(pin!(instance.dispatch(event, budget)), budget.wall, reach).await;
         // What the peer does says nothing about the version.
         self.procedure.meter().event(class, start.elapsed().saturating_sub(waited));
         if stirs {
             (self.stirred, self.sleepless) = (start, false);
         }
-        self.line.pulse.count(self.usage());
-        run::leave(&self.line);
+        self.handle.live_stats.count(self.usage());
+        run::leave(&self.handle);
         let verdict = match outcome {
             Ok(action) => Ok(action),
             Err(fault) => {
@@ -341,7 +348,7 @@ impl<P: Procedure, M> Session<P, M> {
             }
         };
         self.machine.returned(verdict);
-        if self.clock.expired(&self.line.config().deadlines) {
+        if self.deadline_clock.expired(&self.handle.config().deadlines) {
             self.machine.end(DisconnectReason::SessionTimeout, How::Flush);
         }
     }
@@ -354,17 +361,17 @@ impl<P: Procedure, M> Session<P, M> {
                 self.run_permit.rest();
                 return Poll::Ready(happening);
             }
-            if !self.line.mailbox.watch(cx.waker()) {
+            if !self.handle.mailbox.watch(cx.waker()) {
                 return Poll::Pending;
             }
         }
     }
 
     fn poll_once(&mut self, cx: &mut Context<'_>) -> Poll<Happening> {
-        let line = Arc::clone(&self.line);
-        let marks = line.config().watermarks;
-        let orders = line.mailbox.orders();
-        if orders.contains(Orders::LOST) {
+        let handle = Arc::clone(&self.handle);
+        let marks = handle.config().watermarks;
+        let signals = handle.mailbox.signals();
+        if signals.contains(Signals::LOST) {
             let fault = Fault::new(
                 FaultKind::InstanceLost,
                 "it shared its instance with the session whose event failed",
@@ -373,25 +380,25 @@ impl<P: Procedure, M> Session<P, M> {
             self.fault = Some(("wait", fault));
             return Poll::Ready(Happening::Ending);
         }
-        if beside::decide(&mut self.machine, orders) {
+        if pending_call::decide(&mut self.machine, signals) {
             return Poll::Ready(Happening::Ending);
         }
-        if line.astray().is_some() {
-            line.state().mail_waits |= orders.contains(Orders::MAIL);
-            line.state().handover_waits |= orders.contains(Orders::HANDOVER);
+        if handle.astray().is_some() {
+            handle.state().mail_waits |= signals.contains(Signals::MAIL);
+            handle.state().migration_waits |= signals.contains(Signals::MIGRATE);
             return Poll::Ready(Happening::Astray);
         }
-        let mut state = line.state();
-        if orders.contains(Orders::HANDOVER) || state.handover_waits {
-            state.handover_waits = false;
-            state.mail_waits |= orders.contains(Orders::MAIL);
-            return Poll::Ready(Happening::Handover);
+        let mut state = handle.state();
+        if signals.contains(Signals::MIGRATE) || state.migration_waits {
+            state.migration_waits = false;
+            state.mail_waits |= signals.contains(Signals::MAIL);
+            return Poll::Ready(Happening::Migration);
         }
-        let has_mail = orders.contains(Orders::MAIL) || state.mail_waits;
-        let sent = if has_mail && state.outbox.len() < marks.high_bytes {
+        let has_mail = signals.contains(Signals::MAIL) || state.mail_waits;
+        let sent = if has_mail && state.send_buffer.len() < marks.high_bytes {
             drop(state);
             let sent = self.send_mail(cx);
-            state = line.state();
+            state = handle.state();
             sent
         } else {
             // What is full takes no more: the rest waits in the mailbox, which is bounded.
@@ -411,7 +418,7 @@ impl<P: Procedure, M> Session<P, M> {
         if matches!(sent, Ok(Sent::Away)) {
             return Poll::Ready(Happening::Astray);
         }
-        if state.filled && !in_line && state.outbox.len() <= marks.low_bytes {
+        if state.filled && !in_line && state.send_buffer.len() <= marks.low_bytes {
             state.filled = false;
             return Poll::Ready(Happening::Write);
         }
@@ -421,17 +428,19 @@ impl<P: Procedure, M> Session<P, M> {
         }
         let rationed = state.ration_reads();
         if rationed.is_some() {
-            self.clock.excuse(Moment::now());
+            self.deadline_clock.excuse(Moment::now());
         } else if !in_line
-            && let Poll::Ready(happening) = self.poll_read(cx, &line, &mut state, Stream::poll_read)
+            && let Poll::Ready(happening) =
+                self.poll_read(cx, &handle, &mut state, Stream::poll_read)
         {
             return Poll::Ready(happening);
         }
-        let (now, config) = (Moment::now(), line.config());
+        let (now, config) = (Moment::now(), handle.config());
         let flow = state.flow(now, &config.deadlines, self.machine.half_closed());
         let resumes = state.resumes_by(rationed.unwrap_or(now.at + config.timeout));
 
-        let (verdict, moved) = self.clock.judge(now, config.timeout, &config.deadlines, &flow);
+        let (verdict, moved) =
+            self.deadline_clock.judge(now, config.timeout, &config.deadlines, &flow);
         if moved {
             state.last_exchange = now.at;
         }
@@ -440,7 +449,7 @@ impl<P: Procedure, M> Session<P, M> {
         if !matches!(verdict, Verdict::WaitUntil(_) | Verdict::End(DisconnectReason::WriteTimeout))
             && rationed.is_none()
             && let Poll::Ready(happening) =
-                self.poll_read(cx, &line, &mut state, Stream::poll_read_late)
+                self.poll_read(cx, &handle, &mut state, Stream::poll_read_late)
         {
             return Poll::Ready(happening);
         }
@@ -470,12 +479,12 @@ impl<P: Procedure, M> Session<P, M> {
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
-        line: &Line,
-        state: &mut LineState,
+        handle: &SessionHandle,
+        state: &mut HandleState,
         read: impl FnOnce(&mut Stream, &mut Context<'_>, &mut [u8]) -> Poll<io::Result<usize>>,
     ) -> Poll<Happening> {
-        let share = line.config().quota.bytes();
-        let is_full = state.outbox.len() >= line.config().watermarks.high_bytes;
+        let share = handle.config().quota.bytes();
+        let is_full = state.send_buffer.len() >= handle.config().watermarks.high_bytes;
         let Some(stream) = state.stream.as_mut().filter(|_| self.machine.may_read() && !is_full)
         else {
             return Poll::Pending;

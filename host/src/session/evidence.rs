@@ -19,7 +19,7 @@ pub enum Fidelity {
 
 /// An event that failed, and the session that it failed in.
 #[derive(Debug)]
-pub struct Evidence {
+pub struct FaultEvidence {
     /// Whose session it was.
     pub client: ClientInfo,
     /// The class of the event.

@@ -9,13 +9,13 @@ use crate::sched::Quota;
 /// Mail was taken from the account when it was delivered, so it is never refused here. What the
 /// plugin wrote itself is bounded by the water marks, and counts once the peer does not take it.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldMemory {
     quota: Arc<Quota>,
     mail: usize,
     own: usize,
 }
 
-impl Held {
+impl HeldMemory {
     pub(super) fn new(quota: Arc<Quota>) -> Self {
         Self { quota, mail: 0, own: 0 }
     }
@@ -41,7 +41,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldMemory {
     fn drop(&mut self) {
         self.settle(0);
     }

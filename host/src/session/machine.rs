@@ -65,7 +65,7 @@ enum Phase {
     /// In an event.
     Busy(Option<Occasion>),
     /// The connection is done with; `on-disconnect` was not dispatched yet.
-    Parting,
+    Closing,
     /// In `on-disconnect`.
     Farewell,
     /// Nothing follows.
@@ -103,11 +103,11 @@ impl Machine {
             (Phase::Busy(_) | Phase::Farewell, _) => Step::Await,
             (Phase::Open, Some(Ending { how: How::Flush, .. })) => Step::Flush,
             (
-                Phase::Open | Phase::Parting,
+                Phase::Open | Phase::Closing,
                 Some(Ending { reason: EndReason::Disconnect(reason), .. }),
             ) => Step::Disconnect(reason),
             (_, Some(ending)) => Step::Over(ending),
-            (Phase::Parting | Phase::Over, None) => {
+            (Phase::Closing | Phase::Over, None) => {
                 unreachable!("a session parts only when an ending was decided")
             }
         }
@@ -152,7 +152,7 @@ impl Machine {
     }
 
     /// `on-disconnect` was dispatched.
-    pub fn parting(&mut self) {
+    pub fn closing(&mut self) {
         debug_assert!(matches!(self.step(), Step::Disconnect(_)));
         self.phase = Phase::Farewell;
     }
@@ -223,7 +223,7 @@ impl Machine {
     /// What was queued is sent, or could not be sent for this reason, which then is the true one.
     pub fn flushed(&mut self, outcome: Result<(), DisconnectReason>) {
         debug_assert_eq!(self.step(), Step::Flush);
-        self.phase = Phase::Parting;
+        self.phase = Phase::Closing;
         if let Err(reason) = outcome {
             self.ending = Some(Ending { reason: EndReason::Disconnect(reason), how: How::Reset });
         }
@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(machine.step(), Step::Flush);
         machine.flushed(Ok(()));
         assert_eq!(machine.step(), Step::Disconnect(R::ClosedByPlugin));
-        machine.parting();
+        machine.closing();
         machine.returned(Ok(Action::Proceed));
         assert_eq!(over(&machine), EndReason::Disconnect(R::ClosedByPlugin));
     }
@@ -316,7 +316,7 @@ mod tests {
     fn a_fault_in_the_farewell_keeps_the_true_reason() {
         let mut machine = open();
         machine.end(R::PeerReset, How::Reset);
-        machine.parting();
+        machine.closing();
         machine.returned(Err(FaultKind::Fuel));
         assert_eq!(over(&machine), EndReason::Disconnect(R::PeerReset));
     }

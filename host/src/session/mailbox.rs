@@ -15,9 +15,9 @@ use crate::sched::Quota;
 /// What the owner of a session finds in its mailbox, as bits, since several may have come since it
 /// looked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Orders(u8);
+pub(super) struct Signals(u8);
 
-impl Orders {
+impl Signals {
     /// Bytes are waiting.
     pub(super) const MAIL: Self = Self(1);
     /// End the session gracefully: evicted.
@@ -35,10 +35,10 @@ impl Orders {
     /// The instance is gone, by an event of another session.
     pub(super) const LOST: Self = Self(64);
     /// Another procedure is to take the session over.
-    pub(super) const HANDOVER: Self = Self(128);
+    pub(super) const MIGRATE: Self = Self(128);
 
-    pub(super) fn contains(self, order: Self) -> bool {
-        self.0 & order.0 != 0
+    pub(super) fn contains(self, signal: Self) -> bool {
+        self.0 & signal.0 != 0
     }
 }
 
@@ -79,7 +79,7 @@ impl Drop for Mail {
 
 #[derive(Debug)]
 pub(super) struct Mailbox {
-    orders: AtomicU8,
+    signals: AtomicU8,
     mail: Mutex<Mail>,
     waker: AtomicWaker,
 }
@@ -98,12 +98,12 @@ impl Mailbox {
     /// An empty one of a tenant's session.
     pub(super) fn new(quota: Arc<Quota>) -> Self {
         let mail = Mutex::new(Mail::new(quota, false));
-        Self { orders: AtomicU8::default(), mail, waker: AtomicWaker::default() }
+        Self { signals: AtomicU8::default(), mail, waker: AtomicWaker::default() }
     }
 
     /// Leaves an order and wakes the owner.
-    pub(super) fn order(&self, order: Orders) {
-        self.orders.fetch_or(order.0, Ordering::Release);
+    pub(super) fn signal(&self, signal: Signals) {
+        self.signals.fetch_or(signal.0, Ordering::Release);
         self.waker.wake();
     }
 
@@ -130,29 +130,29 @@ impl Mailbox {
             mail.bytes += data.len();
             mail.pieces.push_back(Arc::clone(data));
         }
-        self.order(Orders::MAIL);
+        self.signal(Signals::MAIL);
         Ok(())
     }
 
     /// What was ordered since the last call. Bytes that could not be taken must be asked for again
     /// with [`Mailbox::next`].
-    pub(super) fn orders(&self) -> Orders {
+    pub(super) fn signals(&self) -> Signals {
         // Nearly always nothing: look before taking the cache line.
-        match self.orders.load(Ordering::Relaxed) {
-            0 => Orders(0),
-            _ => Orders(self.orders.swap(0, Ordering::Acquire)),
+        match self.signals.load(Ordering::Relaxed) {
+            0 => Signals(0),
+            _ => Signals(self.signals.swap(0, Ordering::Acquire)),
         }
     }
 
     /// Wakes this waker at the next order. True where one has come already.
     pub(super) fn watch(&self, waker: &Waker) -> bool {
         self.waker.register(waker);
-        self.orders.load(Ordering::Acquire) != 0
+        self.signals.load(Ordering::Acquire) != 0
     }
 
     /// What was ordered and not seen yet, without seeing it.
-    pub(super) fn pending(&self) -> Orders {
-        Orders(self.orders.load(Ordering::Acquire))
+    pub(super) fn pending(&self) -> Signals {
+        Signals(self.signals.load(Ordering::Acquire))
     }
 
     /// The next piece of mail. Its bytes stay taken from the tenant's mail: the caller gives them
@@ -174,7 +174,7 @@ impl Mailbox {
     /// Takes mail again, and has what was there.
     pub(super) fn unseal(&self, sealed: Sealed) {
         *self.mail.lock().unwrap_or_else(PoisonError::into_inner) = sealed.0;
-        self.order(Orders::MAIL);
+        self.signal(Signals::MAIL);
     }
 
     /// Takes no more mail and forgets what is there.

@@ -2,34 +2,34 @@
 //!
 //! [`machine`](Machine) decides what comes next and has no socket, no clock and no plugin; the
 //! driver around it owns all three and decides nothing. The state that the plugin's host calls and
-//! other sessions reach is a [`Line`].
+//! other sessions reach is a [`SessionHandle`].
 
 mod alarm;
-mod baggage;
 mod buffers;
-mod clock;
+mod deadlines;
 mod driver;
 mod evidence;
+mod handle;
 mod held;
-mod latch;
-mod line;
+mod live_stats;
 mod machine;
 mod mailbox;
-mod outbox;
-mod pulse;
+mod pause_gate;
+mod procedure_slot;
 mod run;
+mod send_buffer;
 #[cfg(test)]
 mod simulation;
+mod snapshot;
 #[cfg(test)]
-pub(crate) mod stand_in;
-mod successor;
+pub(crate) mod test_support;
 mod timers;
 
-pub use baggage::{Baggage, Parting, Times, Traveller};
-pub use clock::{Deadlines, MIN_RATE_WINDOW};
+pub use deadlines::{Deadlines, MIN_RATE_WINDOW};
 pub use driver::{Ended, Session};
-pub use evidence::{Evidence, Fidelity, Saved};
-pub use latch::Latch;
-pub use line::{Glance, Line, LineConfig, Watermarks};
+pub use evidence::{FaultEvidence, Fidelity, Saved};
+pub use handle::{SessionConfig, SessionHandle, SessionStats, Watermarks};
 pub use machine::{Ending, How, Machine, Occasion, Step};
-pub use successor::{Handed, Successor};
+pub use pause_gate::PauseGate;
+pub use procedure_slot::{MigrateOutcome, ProcedureSlot};
+pub use snapshot::{SessionMeta, SessionSnapshot, Times, TransferReply};

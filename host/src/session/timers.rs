@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::baggage::ago;
+use super::snapshot::ago;
 
 /// Longest delay. A longer one is cut to it.
 const DELAY_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);

@@ -57,7 +57,7 @@ fn burn(address: SocketAddr, clients: usize, order: u8, stop: &Arc<AtomicBool>) 
 
 /// CPU time that the sessions of a server have had.
 fn cpu(server: &ServerHandle) -> f64 {
-    let live: Duration = server.sessions(0, 1_000).iter().map(|session| session.glance.cpu).sum();
+    let live: Duration = server.sessions(0, 1_000).iter().map(|session| session.stats.cpu).sum();
     (live + server.counters().spent.cpu).as_secs_f64()
 }
 

@@ -33,7 +33,7 @@ fn a_flood_to_a_peer_that_does_not_read_is_bounded_and_ended() {
         |server| {
             let _deaf = say(server, "x");
             let queued =
-                || server.sessions(0, 1).first().map_or(0, |session| session.glance.queued_bytes);
+                || server.sessions(0, 1).first().map_or(0, |session| session.stats.queued_bytes);
             let mut most = 0;
             eventually("it is full", || {
                 most = most.max(queued());
@@ -58,9 +58,8 @@ fn a_full_buffer_that_drains_wakes_the_guest() {
             let mut client = say(server, "F");
             eventually("the event is over and the buffer full", || {
                 let session = server.sessions(0, 1).pop();
-                session.is_some_and(|session| {
-                    (session.glance.events, session.glance.event) == (2, None)
-                })
+                session
+                    .is_some_and(|session| (session.stats.events, session.stats.event) == (2, None))
             });
             let mut piece = vec![0; HIGH];
             // `on-write` answers with a letter that nothing else sends.
@@ -180,10 +179,7 @@ fn a_call_that_never_returns_is_cancelled_by_the_operator() {
         |server| {
             let mut client = say(server, "x");
             let asleep = || {
-                server
-                    .sessions(0, 1)
-                    .pop()
-                    .filter(|session| session.glance.event == Some("on-read"))
+                server.sessions(0, 1).pop().filter(|session| session.stats.event == Some("on-read"))
             };
             eventually("it sleeps", || asleep().is_some());
             assert!(server.abort(asleep().expect("it sleeps").info.id));

@@ -67,7 +67,7 @@ fn touching_every_page_is_bounded_by_the_memory_and_given_back() {
         |server| {
             let mut client = say(server, "x");
             client.expect("d");
-            let memory = server.sessions(0, 1)[0].glance.usage.memory_bytes;
+            let memory = server.sessions(0, 1)[0].stats.usage.memory_bytes;
             assert!((31 << 20..=32 << 20).contains(&memory), "{memory} bytes");
             client.send("x").expect("d").finish().expect_closed();
         },
@@ -145,8 +145,8 @@ fn events_just_below_the_budget_hold_nobody_up() {
             for client in &mut clients {
                 client.expect([b'x'; BYTES]);
             }
-            let glance = server.sessions(0, 1)[0].glance;
-            assert!(glance.peak_fuel > 25_000_000 && glance.peak_fuel < 50_000_000, "{glance:?}");
+            let stats = server.sessions(0, 1)[0].stats;
+            assert!(stats.peak_fuel > 25_000_000 && stats.peak_fuel < 50_000_000, "{stats:?}");
             clients.iter_mut().for_each(|client| client.finish().expect_closed());
         },
     );

@@ -20,7 +20,7 @@ fn a_guest_at_its_memory_limit_is_told_no_and_goes_on() {
         |server| {
             let mut client = say(server, "x");
             client.expect([b'n', 100]).send("x").expect([b'n', 100]);
-            assert!(server.sessions(0, 1)[0].glance.usage.memory_bytes <= 32 << 20);
+            assert!(server.sessions(0, 1)[0].stats.usage.memory_bytes <= 32 << 20);
             client.finish().expect_closed();
         },
     );

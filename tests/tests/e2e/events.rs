@@ -118,7 +118,7 @@ fn a_full_send_buffer_drains_and_is_told_once() {
     // timer that the guest sets then.
     eventually("the buffer is full", || {
         let session = server.sessions(0, 1).pop();
-        session.is_some_and(|session| (session.glance.events, session.glance.event) == (3, None))
+        session.is_some_and(|session| (session.stats.events, session.stats.event) == (3, None))
     });
     // The kernel takes megabytes before the buffer fills; then the plugin's event ends with the
     // buffer full.

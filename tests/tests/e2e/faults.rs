@@ -251,7 +251,7 @@ fn budgets_are_as_the_operator_sets_them() {
     let frugal = set(polite(), BudgetChange { fuel: Some(10_000), ..default });
     let mut client = Client::connect(frugal.address());
     client.echo("enough");
-    let seen = frugal.sessions(0, 1).remove(0).glance;
+    let seen = frugal.sessions(0, 1).remove(0).stats;
     assert!(seen.budget.fuel == 10_000 && (1..10_000).contains(&seen.peak_fuel), "{seen:?}");
     let much = Some(1_000_000_000_000);
     ends(&set(spins(), BudgetChange { fuel: Some(10_000), ..fuel_alone() }), "fuel");

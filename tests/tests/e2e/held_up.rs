@@ -84,7 +84,7 @@ fn swap_all(
         server
             .sessions(0, 100)
             .iter()
-            .filter(|session| session.glance.event == Some("on-read"))
+            .filter(|session| session.stats.event == Some("on-read"))
             .count()
             == events
     });

@@ -107,7 +107,7 @@ fn an_idle_session_is_taken_to_its_lane_at_once_and_by_its_own_wish_after_the_ev
     let mut client = Client::connect(server.address());
     client.echo("hello");
     let id = server.sessions(0, 1)[0].info.id;
-    let lane = || server.session(id).map(|session| session.glance.lane);
+    let lane = || server.session(id).map(|session| session.stats.lane);
     assert_eq!(lane(), Some(Lane::Standard));
     for class in LANES.into_iter().cycle().take(30) {
         server.assign(id, class);
@@ -124,7 +124,7 @@ fn an_idle_session_is_taken_to_its_lane_at_once_and_by_its_own_wish_after_the_ev
         .expect("it starts");
     let mut client = Client::connect(climbs.address());
     client.echo("up");
-    eventually("it climbed", || climbs.sessions(0, 1)[0].glance.lane == Lane::Fast);
+    eventually("it climbed", || climbs.sessions(0, 1)[0].stats.lane == Lane::Fast);
     client.echo("still here");
 }
 
@@ -134,7 +134,7 @@ fn sessions_begin_in_the_lane_of_their_server() {
         let server = describe(polite()).priority(class).start().expect("it starts");
         let mut client = Client::connect(server.address());
         client.echo("hello");
-        assert_eq!(server.sessions(0, 1)[0].glance.lane, Lane::of(class));
+        assert_eq!(server.sessions(0, 1)[0].stats.lane, Lane::of(class));
     }
 }
 

@@ -156,7 +156,7 @@ fn a_restart_cuts_off_what_does_not_end() {
         server
             .sessions(0, 10)
             .iter()
-            .filter(|session| session.glance.event == Some("on-read"))
+            .filter(|session| session.stats.event == Some("on-read"))
             .count()
             == 3
     });
@@ -204,7 +204,7 @@ fn while_a_server_is_locked_no_event_runs_and_nobody_is_accepted() {
     let mut clients = crowd(&server);
     let lock = run(server.lock(LONG, LONG)).expect("nobody has it");
     assert!(lock.is_held() && server.is_locked());
-    let events: u64 = server.sessions(0, 100).iter().map(|session| session.glance.events).sum();
+    let events: u64 = server.sessions(0, 100).iter().map(|session| session.stats.events).sum();
     for client in &mut clients {
         client.send("held");
     }
@@ -213,8 +213,8 @@ fn while_a_server_is_locked_no_event_runs_and_nobody_is_accepted() {
     quiet(&mut clients[0]);
     quiet(&mut newcomer);
     let sessions = server.sessions(0, 100);
-    assert_eq!(sessions.iter().map(|session| session.glance.events).sum::<u64>(), events);
-    assert!(sessions.iter().all(|session| session.glance.event.is_none()));
+    assert_eq!(sessions.iter().map(|session| session.stats.events).sum::<u64>(), events);
+    assert!(sessions.iter().all(|session| session.stats.event.is_none()));
     drop(lock);
     for client in &mut clients {
         client.expect("held");
@@ -246,7 +246,7 @@ fn a_lock_waits_for_events_and_gives_up_where_they_do_not_end() {
     let mut sleeper = Client::connect(server.address());
     sleeper.send("s");
     eventually("it sleeps", || {
-        server.sessions(0, 1).iter().any(|session| session.glance.event == Some("on-read"))
+        server.sessions(0, 1).iter().any(|session| session.stats.event == Some("on-read"))
     });
     let mut other = Client::connect(server.address());
     other.send("?").expect("?");
@@ -300,7 +300,7 @@ fn a_restart_waits_for_sessions_of_before_and_not_for_newcomers() {
     let mut sleeper = Client::connect(server.address());
     sleeper.send("s");
     eventually("it sleeps", || {
-        server.sessions(0, 1).iter().any(|session| session.glance.event == Some("on-read"))
+        server.sessions(0, 1).iter().any(|session| session.stats.event == Some("on-read"))
     });
     let overtaken = std::thread::scope(|scope| {
         let restart = scope.spawn(|| run(server.restart(Ending::AtOnce)));

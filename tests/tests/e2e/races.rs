@@ -17,7 +17,7 @@ use wharf::server::{
     CanaryRules, CanaryWish, Fleet, HostConfig, Plan, Quantity, ServerBuilder, ServerHandle,
     Standing, SwapError, SwapPolicy, SwapRules,
 };
-use wharf::session::Glance;
+use wharf::session::SessionStats;
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{inline, versioned};
 use wharf_tests::servers::{describe, eventually, host, swap};
@@ -43,8 +43,8 @@ fn busy(client: &Client) -> std::thread::JoinHandle<()> {
 
 fn is_busy(server: &ServerHandle) -> bool {
     let waits =
-        |glance: &Glance| glance.event == Some("on-read") && glance.queued_bytes >= 256 << 10;
-    server.sessions(0, 9).iter().any(|session| waits(&session.glance))
+        |stats: &SessionStats| stats.event == Some("on-read") && stats.queued_bytes >= 256 << 10;
+    server.sessions(0, 9).iter().any(|session| waits(&session.stats))
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn half_way(server: &Arc<ServerHandle>) -> (Client, Client, impl FnOnce() + use<
 }
 
 fn prepares(server: &ServerHandle) -> bool {
-    server.sessions(0, 9).iter().any(|session| session.glance.event == Some("hand-over"))
+    server.sessions(0, 9).iter().any(|session| session.stats.event == Some("hand-over"))
 }
 
 #[test]

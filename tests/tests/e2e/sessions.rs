@@ -29,23 +29,18 @@ fn a_session_shows_what_it_did_and_does() {
     let (id, _) = clients[7];
     // It connected, it sent, and the timer that the guest sets when a client connects has fired.
     eventually("its timer fires", || {
-        server.session(id).is_some_and(|session| session.glance.events == 3)
+        server.session(id).is_some_and(|session| session.stats.events == 3)
     });
     let session = server.session(id).expect("it lives");
-    let glance = session.glance;
-    assert_eq!(
-        (glance.bytes_in, glance.bytes_out, glance.events, glance.queued_bytes),
-        (5, 5, 3, 0)
-    );
-    assert_eq!((glance.priority, glance.event), (Priority::Normal, None));
+    let stats = session.stats;
+    assert_eq!((stats.bytes_in, stats.bytes_out, stats.events, stats.queued_bytes), (5, 5, 3, 0));
+    assert_eq!((stats.priority, stats.event), (Priority::Normal, None));
     assert!(
-        glance.usage.fuel > 0
-            && glance.usage.memory_bytes == 128 << 10
-            && glance.cpu > Duration::ZERO
+        stats.usage.fuel > 0 && stats.usage.memory_bytes == 128 << 10 && stats.cpu > Duration::ZERO
     );
     assert!(session.plugin.contains("polite"), "{}", session.plugin);
     eventually("it grows idle", || {
-        server.session(id).expect("it lives").glance.idle >= Duration::from_millis(20)
+        server.session(id).expect("it lives").stats.idle >= Duration::from_millis(20)
     });
     assert!(server.session(9_999).is_none());
 }
@@ -102,9 +97,9 @@ fn a_session_that_waits_in_an_event_is_aborted_there() {
     let mut sleeper = Client::connect(server.address());
     sleeper.send("s");
     let asleep =
-        || server.sessions(0, 1).first().filter(|session| session.glance.event.is_some()).cloned();
+        || server.sessions(0, 1).first().filter(|session| session.stats.event.is_some()).cloned();
     eventually("it sleeps", || {
-        asleep().is_some_and(|session| session.glance.event == Some("on-read"))
+        asleep().is_some_and(|session| session.stats.event == Some("on-read"))
     });
     assert!(server.abort(asleep().expect("it sleeps").info.id));
     sleeper.expect_reset();
@@ -122,7 +117,7 @@ fn a_broadcast_reaches_all_that_can_take_it() {
     eventually("it is full, and the sockets are", || {
         let refused = server.send_to(full, &piece) == Err(SendError::Full);
         std::thread::sleep(Duration::from_millis(if refused { 50 } else { 0 }));
-        let sent = server.session(full).expect("it lives").glance.bytes_out;
+        let sent = server.session(full).expect("it lives").stats.bytes_out;
         refused && std::mem::replace(&mut before, sent) == sent
     });
     let (dead, gone) = clients.remove(0);
@@ -146,10 +141,10 @@ fn priorities_of_the_server_and_of_a_session_are_apart() {
     let mut clients = crowd(&server);
     assert_eq!(server.set_priority(Priority::High), Priority::Normal);
     let (id, client) = &mut clients[0];
-    assert_eq!(server.session(*id).expect("it lives").glance.priority, Priority::Normal);
+    assert_eq!(server.session(*id).expect("it lives").stats.priority, Priority::Normal);
     assert_eq!(server.assign(*id, Priority::Critical), Some(Priority::Normal));
     client.echo("next event");
-    assert_eq!(server.session(*id).expect("it lives").glance.priority, Priority::Critical);
+    assert_eq!(server.session(*id).expect("it lives").stats.priority, Priority::Critical);
     assert_eq!(server.assign(9_999, Priority::Low), None);
     let count = |class: Priority| {
         let classes = server.counters().latencies();
@@ -183,7 +178,7 @@ fn mail_of_nothing_and_of_single_bytes_is_bounded_too() {
     let piece = vec![b'x'; 64 << 10];
     eventually("the sockets are full", || {
         server.send_to(id, &piece) == Err(SendError::Full)
-            && server.session(id).is_some_and(|session| session.glance.queued_bytes >= 256 << 10)
+            && server.session(id).is_some_and(|session| session.stats.queued_bytes >= 256 << 10)
     });
     // Whatever room was left is soon gone: each byte costs what keeping it costs.
     let taken = (0..100_000).filter(|_| server.send_to(id, b"x").is_ok()).count();

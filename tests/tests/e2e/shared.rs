@@ -104,7 +104,7 @@ fn aborting_a_session_in_the_middle_of_an_event_leaves_the_instance_to_the_other
     let (mut stuck, mut other) = (join(&server), join(&server));
     stuck.send("B");
     eventually("it waits for its reader", || {
-        server.session(1).is_some_and(|session| session.glance.event == Some("on-read"))
+        server.session(1).is_some_and(|session| session.stats.event == Some("on-read"))
     });
     other.send("x");
     assert!(server.abort(1));
@@ -120,7 +120,7 @@ fn stopping_ends_a_shared_instance_that_is_stuck() {
     let (mut stuck, other) = (join(&server), join(&server));
     stuck.send("B");
     eventually("it waits for its reader", || {
-        server.session(1).is_some_and(|session| session.glance.event == Some("on-read"))
+        server.session(1).is_some_and(|session| session.stats.event == Some("on-read"))
     });
     server.stop_blocking(Duration::from_millis(100));
     assert_eq!(server.clients(), 0);

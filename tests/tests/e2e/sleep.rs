@@ -29,7 +29,7 @@ fn next(client: &mut Client, label: char, count: u8) {
 }
 
 fn asleep(server: &ServerHandle) -> usize {
-    server.sessions(0, 1_000).iter().filter(|session| session.glance.asleep).count()
+    server.sessions(0, 1_000).iter().filter(|session| session.stats.asleep).count()
 }
 
 fn all_sleep(server: &ServerHandle, count: usize) {
@@ -74,7 +74,7 @@ fn an_idle_session_sleeps_without_an_instance_and_the_next_byte_finds_it_as_it_w
         let kept = host.tenants()[0].quota.memory_bytes;
         assert!((20..4_096).contains(&kept), "{kept} bytes");
     }
-    let seen = server.sessions(0, 1).remove(0).glance;
+    let seen = server.sessions(0, 1).remove(0).stats;
     assert!(seen.events >= 4 && seen.usage.fuel > 0 && seen.event.is_none(), "{seen:?}");
     drop(clients);
     ended(&server, "peer-closed", 20);
@@ -306,7 +306,7 @@ fn sessions_of_a_tenant_that_has_all_its_memory_sleep_all_the_same() {
     next(&mut client, 'a', 1);
     // As much as it has now, or has had, and not a byte more.
     let has = host.engine().instances() as usize
-        * server.sessions(0, 1).remove(0).glance.usage.memory_bytes as usize;
+        * server.sessions(0, 1).remove(0).stats.usage.memory_bytes as usize;
     limit(has.max(64 << 10));
     all_sleep(&server, 1);
     next(&mut client, 'a', 2);

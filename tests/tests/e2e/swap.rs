@@ -12,7 +12,7 @@ use wharf::plugin::{InstanceLimits, Plugin};
 use wharf::server::{
     BreakerLimits, ServerBuilder, ServerHandle, SwapError, SwapPolicy, SwapReport,
 };
-use wharf::session::Glance;
+use wharf::session::SessionStats;
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{component, inline, polite, versioned};
 use wharf_tests::process::Wharf;
@@ -67,7 +67,7 @@ fn live_sessions_move_with_their_state_and_newcomers_start_on_the_new_version() 
     let seen = server.sessions(0, 100);
     assert!(seen.iter().all(|session| session.plugin.starts_with("versioned-b")), "{seen:?}");
     // Everything they have used is theirs, whichever version they used it on.
-    assert!(seen[0].glance.events >= 3 && seen[0].glance.usage.fuel > 0, "{:?}", seen[0]);
+    assert!(seen[0].stats.events >= 3 && seen[0].stats.usage.fuel > 0, "{:?}", seen[0]);
     let report = hand_off(&server, version('a'));
     assert_eq!(report.moved, 31);
     next(&mut clients[0], 'a', 3, 3);
@@ -270,7 +270,7 @@ fn what_waits_to_be_sent_timers_and_the_class_move_with_the_session() {
     assert_eq!(report.moved, 1, "{report:?}");
     client.expect("mail").expect([b'b', 5]);
     let seen = server.session(1).expect("it is there");
-    assert_eq!((seen.glance.priority, seen.name.as_deref()), (Priority::High, Some("carried")));
+    assert_eq!((seen.stats.priority, seen.name.as_deref()), (Priority::High, Some("carried")));
 }
 
 #[test]
@@ -321,8 +321,8 @@ fn a_session_in_the_middle_of_an_event_moves_when_that_is_over() {
         sender.shutdown(Shutdown::Write).expect("it has finished");
     });
     let waits =
-        |glance: Glance| glance.event == Some("on-read") && glance.queued_bytes >= 256 << 10;
-    eventually("it waits", || server.session(1).is_some_and(|session| waits(session.glance)));
+        |stats: SessionStats| stats.event == Some("on-read") && stats.queued_bytes >= 256 << 10;
+    eventually("it waits", || server.session(1).is_some_and(|session| waits(session.stats)));
     let report = std::thread::scope(|scope| {
         let swapping = scope.spawn(|| hand_off(&server, version('b')));
         eventually("it is asked for", || server.plugin().label().starts_with("versioned-b"));

@@ -39,7 +39,7 @@ fn start(server: ServerBuilder) -> ServerHandle {
 }
 
 fn waits(server: &ServerHandle) -> usize {
-    server.sessions(0, 100).iter().filter(|session| session.glance.event == Some("on-read")).count()
+    server.sessions(0, 100).iter().filter(|session| session.stats.event == Some("on-read")).count()
 }
 
 /// So many clients that read too little, each in its own way, until the server gives them up.

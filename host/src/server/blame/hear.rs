@@ -13,7 +13,7 @@ use crate::event::{FaultKind, Port};
 use crate::plugin::EventProcedure;
 use crate::server::means;
 use crate::server::service::Service;
-use crate::session::Evidence;
+use crate::session::FaultEvidence;
 use crate::telemetry::{FaultReplayed, KeptInputs};
 
 /// Sessions that are looked at before others may use the registry.
@@ -27,7 +27,7 @@ pub(crate) struct Blamed {
     /// How.
     pub(crate) kind: FaultKind,
     /// What it takes to try that on another version, where it was kept.
-    pub(crate) evidence: Option<Box<Evidence>>,
+    pub(crate) evidence: Option<Box<FaultEvidence>>,
 }
 
 impl Blamed {
@@ -170,7 +170,7 @@ impl Service {
     fn replays(
         self: &Arc<Self>,
         tried: Tried,
-        evidence: Box<Evidence>,
+        evidence: Box<FaultEvidence>,
         (event, kind): replay::Failure,
         now: Instant,
     ) {
@@ -192,8 +192,8 @@ impl Service {
         let (mut live, mut after) = (<[LiveAddresses; 2]>::default(), 0);
         loop {
             let page = self.registry.page(after, WALKED_AT_ONCE, |id, member| {
-                let group = AddressGroup::of(member.line.info().peer.ip());
-                (id, which(&member.successor.current()), group)
+                let group = AddressGroup::of(member.handle.info().peer.ip());
+                (id, which(&member.slot.current()), group)
             });
             for (_, which, group) in &page {
                 if let Some(live) = which.and_then(|which| live.get_mut(which)) {

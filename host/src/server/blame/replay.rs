@@ -16,7 +16,7 @@ use crate::event::{Action, Event, FaultKind, Instance, Peers, Priority, Procedur
 use crate::plugin::EventProcedure;
 use crate::sched::{Budgets, Lane, Placement, RunPermit, Stretch};
 use crate::server::service::Service;
-use crate::session::{Evidence, Fidelity};
+use crate::session::{FaultEvidence, Fidelity};
 use crate::telemetry::FaultReplayed;
 
 /// How long one replay may take.
@@ -29,11 +29,11 @@ pub(super) type Failure = (&'static str, FaultKind);
 pub(super) fn begin(
     service: &Arc<Service>,
     tried: Tried,
-    evidence: Box<Evidence>,
+    evidence: Box<FaultEvidence>,
     (event, kind): Failure,
 ) {
     let (name, counters) = (Arc::clone(&service.name), Arc::clone(&service.counters));
-    let line = Arc::clone(&service.terms().line_config);
+    let line = Arc::clone(&service.terms().session_config);
     let port = ReplayPort::new(evidence.client.clone(), evidence.class, line.watermarks.high_bytes);
     let peers: Arc<dyn Peers> = service.registry.clone();
     let (comparison, mark) = (tried.comparison, tried.mark);
@@ -62,7 +62,7 @@ struct Stage {
     port: Arc<ReplayPort>,
     budgets: Budgets,
     kind: FaultKind,
-    evidence: Box<Evidence>,
+    evidence: Box<FaultEvidence>,
 }
 
 /// Waits until no other is played, and plays it.

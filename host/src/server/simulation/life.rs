@@ -28,7 +28,7 @@ use crate::server::versions::{Canary, Standing};
 use crate::server::{
     CanaryRules, HISTORY_MAX, Server, ServerBuilder, SwapPolicy, SwapRules, VERSIONS_MAX,
 };
-use crate::session::{Handed, Line, Successor, stand_in};
+use crate::session::{MigrateOutcome, ProcedureSlot, SessionHandle, test_support};
 
 /// Sessions at once.
 const SESSIONS_MAX: usize = 12;
@@ -55,11 +55,11 @@ pub(super) struct World {
     /// Every version that was in memory.
     known: RefCell<Vec<Weak<EventProcedure>>>,
     last: RefCell<Option<Look>>,
-    pub(super) sessions: RefCell<BTreeMap<u64, Arc<Successor<EventProcedure>>>>,
+    pub(super) sessions: RefCell<BTreeMap<u64, Arc<ProcedureSlot<EventProcedure>>>>,
     /// Where all sessions were moved together last: none handles an event with another until
     /// versions change again.
     together: Cell<Option<(u64, Number)>>,
-    /// Orders that are being carried out, and what with.
+    /// Signals that are being carried out, and what with.
     under_way: RefCell<BTreeMap<usize, (Order, SwapPolicy)>>,
     pub(super) configured: Cell<Number>,
 }
@@ -199,7 +199,7 @@ impl World {
         let mut held: Vec<Arc<EventProcedure>> = vec![service.procedure()];
         held.extend(canary.map(|canary| Arc::clone(&canary.procedure)));
         held.extend(service.guard().as_ref().map(|guard| Arc::clone(guard.before())));
-        held.extend(service.registry.handled().iter().map(|(_, successor)| successor.current()));
+        held.extend(service.registry.handled().iter().map(|(_, slot)| slot.current()));
         let mut known = self.known.borrow_mut();
         for one in &held {
             if !known.iter().any(|known| known.as_ptr() == Arc::as_ptr(one)) {
@@ -246,23 +246,23 @@ async fn session(world: Rc<World>, service: Arc<Service>) {
     let alive = service.alive(0);
     let id = service.registry.next_id();
     let peer = SocketAddr::from((Ipv4Addr::new(192, 0, 2, (id % ADDRESSES) as u8), 1));
-    let line = line(&service, id, peer);
-    let (successor, membership, presence) = service.let_in(&line, 0).await;
+    let handle = handle(&service, id, peer);
+    let (slot, membership, presence) = service.let_in(&handle, 0).await;
     match service.call(0) {
         Call::Stay => {}
-        Call::End => line.stop(),
-        Call::EndNow => line.cancel(),
+        Call::End => handle.stop(),
+        Call::EndNow => handle.cancel(),
     }
-    world.sessions.borrow_mut().insert(id, Arc::clone(&successor));
+    world.sessions.borrow_mut().insert(id, Arc::clone(&slot));
     let temper = |of: &EventProcedure| world.tempers[Ground::shared().number_of(of)];
-    let mut on = successor.current();
+    let mut on = slot.current();
     let faulted = loop {
         let long = weather.percent(temper(&on).dawdles);
         weather.rest(Duration::from_millis(if long { 14_000 } else { 400 })).await;
-        if stand_in::is_to_end(&line) || weather.percent(2) {
+        if test_support::is_to_end(&handle) || weather.percent(2) {
             break false;
         }
-        on = successor.current();
+        on = slot.current();
         if let Some((_, plugin)) = world.together.get() {
             let own = Ground::shared().number_of(&on);
             assert_eq!(
@@ -273,13 +273,16 @@ async fn session(world: Rc<World>, service: Arc<Service>) {
         if weather.percent(temper(&on).faults) {
             break true;
         }
-        let Some(mut begun) = stand_in::begin(&successor) else { continue };
+        let Some(mut begun) = test_support::begin(&slot) else { continue };
         let to = Arc::clone(begun.to());
-        let stays = |kind| Handed::Stayed(Fault::new(kind, "injected"));
+        let stays = |kind| MigrateOutcome::Stayed(Fault::new(kind, "injected"));
         match weather.throw(100) {
-            _ if Arc::ptr_eq(&to, &on) => begun.report(Handed::Moved(Duration::ZERO)),
+            _ if Arc::ptr_eq(&to, &on) => begun.report(MigrateOutcome::Moved(Duration::ZERO)),
             0 | 1 => {
-                begun.report(Handed::Lost(Fault::new(FaultKind::Trap("injected"), "injected")));
+                begun.report(MigrateOutcome::Lost(Fault::new(
+                    FaultKind::Trap("injected"),
+                    "injected",
+                )));
                 break true;
             }
             refused if refused < temper(&to).refuses => {
@@ -290,8 +293,8 @@ async fn session(world: Rc<World>, service: Arc<Service>) {
                 weather.rest(Duration::from_millis(if long { 8_000 } else { 5 })).await;
                 match begun.all_ready().await {
                     true => {
-                        stand_in::commit(&successor, &to);
-                        begun.report(Handed::Moved(Duration::ZERO));
+                        test_support::commit(&slot, &to);
+                        begun.report(MigrateOutcome::Moved(Duration::ZERO));
                         on = to;
                     }
                     false => begun.report(stays(FaultKind::HandoffCalledOff)),
@@ -300,18 +303,18 @@ async fn session(world: Rc<World>, service: Arc<Service>) {
         }
     };
     world.sessions.borrow_mut().remove(&id);
-    stand_in::close(&successor);
+    test_support::close(&slot);
     drop(membership);
     let blamed = faulted.then(|| {
         world.possible.borrow_mut().faults(Ground::shared().number_of(&on));
         Blamed { event: "on-read", kind: FaultKind::Trap("injected"), evidence: None }
     });
-    service.weighs(service.source(line.info().peer.ip()), &on, blamed);
+    service.weighs(service.source(handle.info().peer.ip()), &on, blamed);
     presence.leave();
     drop(alive);
 }
 
-fn line(service: &Service, id: u64, peer: SocketAddr) -> Arc<Line> {
+fn handle(service: &Service, id: u64, peer: SocketAddr) -> Arc<SessionHandle> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let _client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it is there");
     let (server, _) = listener.accept().expect("it came");
@@ -321,9 +324,9 @@ fn line(service: &Service, id: u64, peer: SocketAddr) -> Arc<Line> {
     let placement = Arc::new(Placement::new(Lane::Standard, Arc::new(run_queues)));
     let info =
         ClientInfo { id, server: Arc::clone(&service.name), peer, local, tls: None, parameter: 0 };
-    Line::new(
+    SessionHandle::new(
         info,
-        Arc::clone(&service.terms().line_config),
+        Arc::clone(&service.terms().session_config),
         placement,
         Stream::plain(server).expect("a reactor"),
     )

@@ -1,7 +1,7 @@
 //! What a server's versions are, said in the shortest way; and whether what was seen can have come
 //! about in that way.
 //!
-//! Orders take effect at one moment between being given and being answered, in an order that nobody
+//! Signals take effect at one moment between being given and being answered, in an order that nobody
 //! knows. So this keeps every state that the server can be in, and forgets those that what is seen
 //! next rules out. Where none is left, the server did what it may not.
 
@@ -93,7 +93,7 @@ struct State {
     /// The order that changes versions now: no other does before it is answered.
     holder: Option<usize>,
     orders: BTreeMap<usize, Progress>,
-    /// Orders that a roll-back that was given later calls off, unless they are done by then.
+    /// Signals that a roll-back that was given later calls off, unless they are done by then.
     overtaken: BTreeSet<usize>,
     /// What is written down: what the configuration named, and the versions.
     disk: Option<(Number, Vec<Had>)>,

@@ -1,4 +1,4 @@
-//! Orders that operators give in a simulated life, and what came of each.
+//! Signals that operators give in a simulated life, and what came of each.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use super::{Answer, LeftSession, Offer, say};
 use crate::net::{FdChannel, FdMessage};
 use crate::serve;
 use crate::server::{Fleet, Service};
-use crate::session::{Baggage, Traveller};
+use crate::session::{SessionMeta, SessionSnapshot};
 use crate::telemetry::SessionNotRestored;
 
 /// How long a session may take to be restored.
@@ -28,13 +28,13 @@ pub(super) fn receive(fleet: &Fleet, mut fd_channel: FdChannel, begins: impl FnO
             begins();
         }
         let Ok(parcel) = parcel else { return };
-        let Ok(Offer::Session { server, name, not_on, state_bytes, baggage }) =
+        let Ok(Offer::Session { server, name, not_on, state_bytes, meta }) =
             serde_json::from_slice(&parcel.head)
         else {
             return;
         };
-        let id = baggage.id;
-        let go = match arrive(fleet, &server, not_on, name, state_bytes, *baggage, parcel) {
+        let id = meta.id;
+        let go = match arrive(fleet, &server, not_on, name, state_bytes, *meta, parcel) {
             Ok(go) => go,
             Err(why) => {
                 tracing::warn!(
@@ -69,7 +69,7 @@ fn arrive(
     not_on: Option<String>,
     name: Option<String>,
     state_bytes: usize,
-    baggage: Baggage,
+    meta: SessionMeta,
     parcel: FdMessage,
 ) -> Result<oneshot::Sender<()>, String> {
     let server = fleet.get(server).ok_or("no-such-server")?;
@@ -88,9 +88,9 @@ fn arrive(
     if course.status.is_final() {
         return Err("stopping".into());
     }
-    let permit = service.gate.readmit(baggage.peer.ip(), Instant::now());
+    let permit = service.gate.readmit(meta.peer.ip(), Instant::now());
     let permit = permit.map_err(|refusal| refusal.name().to_owned())?;
-    let traveller = Traveller { baggage, state: body, queued, socket };
+    let snapshot = SessionSnapshot { meta, state: body, queued, socket };
     let (go, goes) = oneshot::channel();
     let (restored, outcome) = sync_channel(1);
     let restored = move |how| drop(restored.send(how));
@@ -98,7 +98,7 @@ fn arrive(
     let alive = service.alive(round);
     let serving = Arc::clone(&service);
     service.spawn(move |placement| {
-        serve::resume(serving, traveller, name, permit, (round, alive, placement), restored, goes)
+        serve::resume(serving, snapshot, name, permit, (round, alive, placement), restored, goes)
     });
     match outcome.recv_timeout(RESTORE_MAX) {
         Ok(Ok(())) => Ok(go),
@@ -110,12 +110,12 @@ fn arrive(
 /// Goes on with a session that no other process has. Where that cannot be, its connection is
 /// closed, and it is said why. It has its place when this returns.
 pub(in crate::server) fn take_up(service: &Arc<Service>, session: LeftSession) {
-    let id = session.baggage.id;
+    let id = session.meta.id;
     let lost = move |service: &Service, why: &str| {
         let session = SessionNotRestored { server: &service.name, session: id, reason: why };
         session.emit(&service.counters, &service.session_lines);
     };
-    let permit = match service.gate.readmit(session.baggage.peer.ip(), Instant::now()) {
+    let permit = match service.gate.readmit(session.meta.peer.ip(), Instant::now()) {
         Ok(permit) => permit,
         Err(refusal) => return lost(service, refusal.name()),
     };
@@ -125,7 +125,7 @@ pub(in crate::server) fn take_up(service: &Arc<Service>, session: LeftSession) {
     let round = service.course().borrow().round;
     let (alive, serving) = (service.alive(round), Arc::clone(service));
     service.spawn(move |placement| async move {
-        let (name, traveller) = match session.unpack() {
+        let (name, snapshot) = match session.unpack() {
             Ok(unpacked) => unpacked,
             Err(why) => return lost(&serving, &why),
         };
@@ -135,7 +135,7 @@ pub(in crate::server) fn take_up(service: &Arc<Service>, session: LeftSession) {
                 lost(&hears, &why);
             }
         };
-        serve::resume(serving, traveller, name, permit, (round, alive, placement), restored, goes)
+        serve::resume(serving, snapshot, name, permit, (round, alive, placement), restored, goes)
             .await;
     });
 }

@@ -16,7 +16,7 @@ use crate::net::FdChannel;
 use crate::plugin::EventProcedure;
 use crate::server::Fleet;
 use crate::server::handle::ServerHandle;
-use crate::session::{Line, Successor, Traveller};
+use crate::session::{ProcedureSlot, SessionHandle, SessionSnapshot};
 use crate::work::{WorkError, WorkKind};
 
 /// Sessions that are packed while another is on its way.
@@ -34,7 +34,7 @@ const IDS_SPARE: u64 = 1_000_000;
 /// How often it is looked for sessions that began meanwhile.
 const LOOKS_MAX: usize = 5;
 
-type Handled = (Arc<Line>, Arc<Successor<EventProcedure>>);
+type Handled = (Arc<SessionHandle>, Arc<ProcedureSlot<EventProcedure>>);
 
 /// A session that is packed. Where the verdict is dropped it goes on here.
 pub(super) struct Leaving {
@@ -47,7 +47,7 @@ pub(super) struct Leaving {
     /// Digest of a version from before the one in force here, to which it is not to go back
     /// unawares.
     pub(super) not_on: Option<String>,
-    pub(super) traveller: Traveller,
+    pub(super) snapshot: SessionSnapshot,
     pub(super) verdict: oneshot::Sender<bool>,
 }
 
@@ -78,7 +78,7 @@ pub(super) async fn leave_by(fleet: &Fleet, way: Arc<Way>, patience: Duration) -
         for _ in 0..LOOKS_MAX {
             let fresh = server.service.registry.handled();
             let fresh: Vec<_> =
-                fresh.into_iter().filter(|(line, _)| asked.insert(line.info().id)).collect();
+                fresh.into_iter().filter(|(handle, _)| asked.insert(handle.info().id)).collect();
             if fresh.is_empty() {
                 break;
             }
@@ -103,28 +103,28 @@ pub(super) fn ids_above(last: u64) -> u64 {
 /// Moves one, or says why it stays.
 async fn leave(
     server: &ServerHandle,
-    (line, successor): Handled,
+    (handle, slot): Handled,
     way: &Arc<Way>,
     ends: Instant,
 ) -> Result<(), String> {
     if Instant::now() >= ends {
         return Err("no-time".into());
     }
-    let mut parting = successor.ask_to_leave();
-    line.look_for_successor();
+    let mut parting = slot.ask_to_leave();
+    handle.look_at_slot();
     let parting = match tokio::time::timeout(BUSY_MAX, &mut parting).await {
         Ok(parting) => parting,
-        Err(_) if successor.asks_no_more() => return Err("busy".into()),
+        Err(_) if slot.asks_no_more() => return Err("busy".into()),
         Err(_) => tokio::time::timeout(SAVE_MAX, parting).await.map_err(|_| "busy")?,
     };
-    let (traveller, verdict) = parting.map_err(|_| "ended")??;
+    let (snapshot, verdict) = parting.map_err(|_| "ended")??;
     let registry = &server.service.registry;
-    let starts_again = server.service.starts_again(successor.current().plugin());
+    let starts_again = server.service.starts_again(slot.current().plugin());
     let not_on = server.service.not_recorded();
     let host = server.host().clone();
-    let (server, name) = (server.name().to_owned(), registry.name_of(line.info().id));
+    let (server, name) = (server.name().to_owned(), registry.name_of(handle.info().id));
     let ids_above = ids_above(registry.last_id());
-    let leaving = Leaving { server, name, ids_above, starts_again, not_on, traveller, verdict };
+    let leaving = Leaving { server, name, ids_above, starts_again, not_on, snapshot, verdict };
     let way = Arc::clone(way);
     let passing = host.work(WorkKind::Urgent, move || way(leaving));
     passing
@@ -134,15 +134,10 @@ async fn leave(
 
 /// The verdict that is dropped on the way lets the session go on here.
 fn pass(fd_channel: &mut FdChannel, leaving: Leaving) -> Result<(), String> {
-    let Leaving { server, name, not_on, traveller, verdict, .. } = leaving;
-    let Traveller { baggage, mut state, queued, socket } = traveller;
-    let offer = Offer::Session {
-        server,
-        name,
-        not_on,
-        state_bytes: state.len(),
-        baggage: Box::new(baggage),
-    };
+    let Leaving { server, name, not_on, snapshot, verdict, .. } = leaving;
+    let SessionSnapshot { meta, mut state, queued, socket } = snapshot;
+    let offer =
+        Offer::Session { server, name, not_on, state_bytes: state.len(), meta: Box::new(meta) };
     let head = serde_json::to_vec(&offer).map_err(|error| error.to_string())?;
     state.extend_from_slice(&queued);
     // Once a word is missing nobody knows whose turn it is, so nothing more is said.

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::Offer;
 use super::departures::Leaving;
 use crate::net::{SnapshotFile, socket_number};
-use crate::session::{Baggage, Traveller};
+use crate::session::{SessionMeta, SessionSnapshot};
 
 /// What the note says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ pub struct LeftSession {
     pub(super) server: String,
     pub(in crate::server) name: Option<String>,
     pub(in crate::server) ids_above: u64,
-    pub(in crate::server) baggage: Box<Baggage>,
+    pub(in crate::server) meta: Box<SessionMeta>,
     written_ms: u64,
     state_bytes: usize,
     note: SnapshotFile,
@@ -44,15 +44,15 @@ pub struct LeftSession {
 pub(super) fn write(
     leaving: Leaving,
 ) -> Result<(SnapshotFile, OwnedFd, oneshot::Sender<bool>), String> {
-    let Leaving { server, name, ids_above, traveller, verdict, .. } = leaving;
-    let Traveller { baggage, state, queued, socket } = traveller;
+    let Leaving { server, name, ids_above, snapshot, verdict, .. } = leaving;
+    let SessionSnapshot { meta, state, queued, socket } = snapshot;
     let connection = socket_number(&socket).ok_or("no-descriptor")?;
     let session = Offer::Session {
         server,
         name,
         not_on: None,
         state_bytes: state.len(),
-        baggage: Box::new(baggage),
+        meta: Box::new(meta),
     };
     let note = Note { connection, written_ms: now_ms(), ids_above, session };
     let head = serde_json::to_vec(&note).map_err(|error| error.to_string())?;
@@ -96,14 +96,14 @@ impl LeftSession {
     fn of(note: SnapshotFile, sockets: &mut HashMap<u64, OwnedFd>) -> Option<Self> {
         let Note { connection, written_ms, ids_above, session } =
             serde_json::from_slice(&note.head().ok()?).ok()?;
-        let Offer::Session { server, name, state_bytes, baggage, .. } = session else {
+        let Offer::Session { server, name, state_bytes, meta, .. } = session else {
             return None;
         };
         if ids_above > IDS_MAX {
             return None;
         }
         let socket = sockets.remove(&connection)?;
-        Some(Self { server, name, ids_above, baggage, written_ms, state_bytes, note, socket })
+        Some(Self { server, name, ids_above, meta, written_ms, state_bytes, note, socket })
     }
 
     /// The name of its server.
@@ -113,8 +113,8 @@ impl LeftSession {
     }
 
     /// What goes on.
-    pub(in crate::server) fn unpack(self) -> Result<(Option<String>, Traveller), String> {
-        let Self { name, baggage, written_ms, state_bytes, note, socket, .. } = self;
+    pub(in crate::server) fn unpack(self) -> Result<(Option<String>, SessionSnapshot), String> {
+        let Self { name, meta, written_ms, state_bytes, note, socket, .. } = self;
         let mut state = note.body().map_err(|error| error.to_string())?;
         // What is in the store still, where it was not removed, is the same memory: nobody goes on
         // from it again.
@@ -123,8 +123,8 @@ impl LeftSession {
             return Err("no-state".into());
         }
         let queued = state.split_off(state_bytes);
-        let baggage = baggage.aged(Duration::from_millis(now_ms().saturating_sub(written_ms)));
-        Ok((name, Traveller { baggage, state, queued, socket }))
+        let meta = meta.aged(Duration::from_millis(now_ms().saturating_sub(written_ms)));
+        Ok((name, SessionSnapshot { meta, state, queued, socket }))
     }
 }
 

@@ -20,7 +20,7 @@ use std::sync::Weak;
 use serde::{Deserialize, Serialize};
 
 use crate::net::{FdChannel, Listener};
-use crate::session::Baggage;
+use crate::session::SessionMeta;
 
 pub(super) use arrivals::take_up;
 pub use elder::{Heir, Succeeded, hand_over};
@@ -87,7 +87,8 @@ enum Offer {
         #[serde(default)]
         not_on: Option<String>,
         state_bytes: usize,
-        baggage: Box<Baggage>,
+        #[serde(rename = "baggage")]
+        meta: Box<SessionMeta>,
     },
     /// The session of the message before is the new process's, or is not after all.
     Verdict { go: bool },

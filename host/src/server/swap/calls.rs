@@ -293,13 +293,8 @@ impl ServerHandle {
     /// The versions it has had, the oldest first.
     #[must_use]
     pub fn generations(&self) -> Vec<(Generation, usize)> {
-        let live: Vec<_> = self
-            .service
-            .registry
-            .handled()
-            .iter()
-            .map(|(_, successor)| successor.current())
-            .collect();
+        let live: Vec<_> =
+            self.service.registry.handled().iter().map(|(_, slot)| slot.current()).collect();
         let on = |generation: &Generation| {
             let is = |procedure: &&Arc<EventProcedure>| {
                 (procedure.plugin().digest(), procedure.plugin().label())
@@ -457,7 +452,7 @@ impl ServerHandle {
         let service = &self.service;
         bounded(service, before, &plugin)?;
         self.keeps_promise(&plugin)?;
-        let budget = service.terms().line_config.budgets.start(self.priority());
+        let budget = service.terms().session_config.budgets.start(self.priority());
         let (limits, trial, quota) = (before.limits(), Arc::clone(&plugin), service.quota());
         // The server's lock is held meanwhile, so this is not to wait for loads of other servers.
         let try_it = move || quota.owing(|| try_out(&trial, limits, budget));

@@ -14,7 +14,7 @@ use crate::event::{Fault, FaultKind, Port};
 use crate::plugin::EventProcedure;
 use crate::server::means;
 use crate::server::service::Service;
-use crate::session::Handed;
+use crate::session::MigrateOutcome;
 
 /// Sessions that are handed over at a time, at most; the others go on meanwhile.
 const MOVING_MAX: usize = 4;
@@ -40,15 +40,15 @@ pub(in crate::server) async fn hand_over(
     report: &mut SwapReport,
 ) -> bool {
     let (deadline, rules) = (means::now() + SWAP_DEADLINE, service.terms().rules);
-    let ask = |(line, successor): Live| async move {
-        let session = line.info().id;
-        let mut reported = successor.ask(Arc::clone(next));
-        line.look_for_successor();
+    let ask = |(handle, slot): Live| async move {
+        let session = handle.info().id;
+        let mut reported = slot.ask(Arc::clone(next));
+        handle.look_at_slot();
         // However many are busy, they are not waited for beyond the deadline.
         let until = deadline.min(means::now() + BUSY_WAIT);
         match means::by(until, &mut reported).await {
             Some(handed) => Ok((session, handed.ok())),
-            None if successor.is_asked() => Err((session, successor, reported)),
+            None if slot.is_asked() => Err((session, slot, reported)),
             // It has begun, within budgets of its own, and keeps its place: what is slow in one is
             // slow in all of them.
             None => Ok((session, begun(&mut reported, deadline).await)),
@@ -83,15 +83,15 @@ pub(in crate::server) async fn hand_over(
         places.answered(report.failed() == before);
     }
     live.for_each(|_| report.stay("not-asked"));
-    for (session, successor, mut reported) in busy {
+    for (session, slot, mut reported) in busy {
         // Newcomers get a version that is no good for as long as this takes.
-        if report.is_hopeless(&rules) && successor.withdraw() {
+        if report.is_hopeless(&rules) && slot.withdraw() {
             report.stay("not-asked");
             continue;
         }
         let handed = match means::by(deadline, &mut reported).await {
             Some(handed) => handed.ok(),
-            None if successor.withdraw() => {
+            None if slot.withdraw() => {
                 report.stay("busy");
                 continue;
             }
@@ -135,11 +135,15 @@ impl Places {
 /// Waits for a hand-over that has begun. It has budgets of its own, but may wait for its turn, or
 /// for its tenant's share.
 pub(in crate::server) async fn begun(
-    reported: &mut oneshot::Receiver<Handed>,
+    reported: &mut oneshot::Receiver<MigrateOutcome>,
     deadline: Instant,
-) -> Option<Handed> {
-    let late =
-        || Handed::Stayed(Fault::new(FaultKind::InstanceBusy, "it has not come to its end yet"));
+) -> Option<MigrateOutcome> {
+    let late = || {
+        MigrateOutcome::Stayed(Fault::new(
+            FaultKind::InstanceBusy,
+            "it has not come to its end yet",
+        ))
+    };
     means::by(deadline + BEGUN_MAX, reported).await.unwrap_or_else(|| Ok(late())).ok()
 }
 

@@ -8,7 +8,7 @@ use crate::plugin::{EventProcedure, Plugin};
 use crate::server::service::Service;
 use crate::server::together;
 use crate::server::versions::{How, Standing, VERSIONS_MAX};
-use crate::session::{Line, Successor};
+use crate::session::{ProcedureSlot, SessionHandle};
 use crate::telemetry::{FaultFigures, PluginSwapped, SessionsMoved, SwapRolledBack};
 
 /// No more versions may be in memory than are allowed.
@@ -30,7 +30,7 @@ pub(super) fn bounded_beside(
     let of = |plugin: &Plugin| (plugin.digest().to_owned(), plugin.label());
     let live = service.registry.handled();
     let mut versions: BTreeSet<_> =
-        live.iter().map(|(_, successor)| of(successor.current().plugin())).collect();
+        live.iter().map(|(_, slot)| of(slot.current().plugin())).collect();
     versions
         .extend([Some(before), kept].into_iter().flatten().map(|procedure| of(procedure.plugin())));
     if versions.contains(&of(next)) || versions.len() < VERSIONS_MAX {
@@ -101,8 +101,7 @@ pub(super) async fn give(
         SwapPolicy::HandOff => {
             report.generation = publish()?;
             let live = others(service, next);
-            let moves =
-                |(_, successor): &Live| next.hands_over() && successor.current().hands_over();
+            let moves = |(_, slot): &Live| next.hands_over() && slot.current().hands_over();
             let (movable, stuck) = live.into_iter().partition(moves);
             pin(stuck, "no-handoff", report);
             if !hand_over(service, next, movable, report).await {
@@ -112,7 +111,7 @@ pub(super) async fn give(
         SwapPolicy::Disconnect => {
             report.generation = publish()?;
             let old = others(service, next);
-            old.iter().for_each(|(line, _)| line.stop());
+            old.iter().for_each(|(handle, _)| handle.stop());
             report.ended = old.len();
         }
     }
@@ -149,26 +148,26 @@ pub(in crate::server) async fn introduce(
     Ok(outcome)
 }
 
-pub(in crate::server) type Live = (Arc<Line>, Arc<Successor<EventProcedure>>);
+pub(in crate::server) type Live = (Arc<SessionHandle>, Arc<ProcedureSlot<EventProcedure>>);
 
 /// Sessions on another version than this.
 pub(in crate::server) fn others(service: &Service, next: &Arc<EventProcedure>) -> Vec<Live> {
     let mut live = service.registry.handled();
-    live.retain(|(_, successor)| !Arc::ptr_eq(&successor.current(), next));
+    live.retain(|(_, slot)| !Arc::ptr_eq(&slot.current(), next));
     live
 }
 
 /// Sessions on this version.
 pub(in crate::server) fn on(service: &Service, version: &Arc<EventProcedure>) -> Vec<Live> {
     let mut live = service.registry.handled();
-    live.retain(|(_, successor)| Arc::ptr_eq(&successor.current(), version));
+    live.retain(|(_, slot)| Arc::ptr_eq(&slot.current(), version));
     live
 }
 
 /// Sessions on this build, under whatever terms.
 pub(in crate::server) fn on_build(service: &Service, version: &Arc<EventProcedure>) -> Vec<Live> {
     let mut live = service.registry.handled();
-    live.retain(|(_, successor)| same(successor.current().plugin(), version.plugin()));
+    live.retain(|(_, slot)| same(slot.current().plugin(), version.plugin()));
     live
 }
 

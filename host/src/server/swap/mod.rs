@@ -25,7 +25,7 @@ use super::versions::{RecordError, SwapRules, VERSIONS_MAX};
 use crate::event::Fault;
 use crate::oci::RegistryError;
 use crate::plugin::{LoadError, Plugin};
-use crate::session::Handed;
+use crate::session::MigrateOutcome;
 use crate::telemetry::HandoverFailed;
 use crate::work::{Refusal, WorkError};
 
@@ -222,22 +222,22 @@ impl SwapReport {
             .unwrap_or_default()
     }
 
-    pub(super) fn add(&mut self, service: &Service, session: u64, handed: Option<Handed>) {
+    pub(super) fn add(&mut self, service: &Service, session: u64, handed: Option<MigrateOutcome>) {
         let failed = |fault: &Fault| {
             HandoverFailed { server: &service.name, session, fault }.emit(&service.fault_lines);
         };
         match handed {
             None => self.ended += 1,
-            Some(Handed::Moved(pause)) => {
+            Some(MigrateOutcome::Moved(pause)) => {
                 self.moved += 1;
                 self.pauses.push(pause);
             }
-            Some(Handed::Stayed(fault)) => {
+            Some(MigrateOutcome::Stayed(fault)) => {
                 failed(&fault);
                 self.stay(&fault.kind.name());
             }
             // Logged and counted as the fault that it is.
-            Some(Handed::Lost(fault)) => {
+            Some(MigrateOutcome::Lost(fault)) => {
                 *self.lost.entry(fault.kind.name().into_owned()).or_default() += 1;
             }
         }

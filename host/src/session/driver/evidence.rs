@@ -2,7 +2,7 @@
 
 use super::Session;
 use crate::event::{Event, FaultKind, Instance, KeptEvent, Origin, Port, Procedure};
-use crate::session::evidence::{Evidence, Fidelity, Saved};
+use crate::session::evidence::{FaultEvidence, Fidelity, Saved};
 
 impl<P: Procedure, M> Session<P, M> {
     /// An event failed, or, without one, the start of the instance. Copies what another version
@@ -16,7 +16,7 @@ impl<P: Procedure, M> Session<P, M> {
             Some(kept) => kept,
             None => None,
         };
-        let (events, saved) = (self.line.pulse.events(), self.saved.take());
+        let (events, saved) = (self.handle.live_stats.events(), self.saved.take());
         // The one that failed is among them.
         let first = match (&saved, event.as_ref().map(KeptEvent::event)) {
             (_, None) => 0,
@@ -27,15 +27,15 @@ impl<P: Procedure, M> Session<P, M> {
         let is_shared = self.instance.as_ref().is_some_and(Instance::is_shared);
         let fidelity =
             if events == first && !is_shared { Fidelity::Exact } else { Fidelity::Partial };
-        let (client, class) = (self.line.info().clone(), self.line.priority());
-        self.evidence = Some(Box::new(Evidence { client, class, event, saved, fidelity }));
+        let (client, class) = (self.handle.info().clone(), self.handle.priority());
+        self.evidence = Some(Box::new(FaultEvidence { client, class, event, saved, fidelity }));
     }
 
     /// A copy of what a session is saved as, where what makes its events fail on this version is
     /// kept.
     pub(super) fn copy_saved(&self, to: &P, version: &str, state: &[u8]) -> Option<Box<Saved>> {
-        let quota = &self.line.config().quota;
-        let copy = || Saved::copy(state, version, self.line.pulse.events(), quota);
+        let quota = &self.handle.config().quota;
+        let copy = || Saved::copy(state, version, self.handle.live_stats.events(), quota);
         if to.keeps_inputs() { copy() } else { None }
     }
 

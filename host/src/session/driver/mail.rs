@@ -24,9 +24,9 @@ pub(super) enum Sent {
 impl<P: Procedure, M> Session<P, M> {
     /// Moves mail to the send buffer and sends what the peer takes, once it is the session's turn.
     pub(super) fn send_mail(&mut self, cx: &mut Context<'_>) -> io::Result<Sent> {
-        let line = Arc::clone(&self.line);
-        if self.run_permit.poll_mail(line.priority(), cx).is_pending() {
-            let mut state = line.state();
+        let handle = Arc::clone(&self.handle);
+        if self.run_permit.poll_mail(handle.priority(), cx).is_pending() {
+            let mut state = handle.state();
             state.mail_waits = true;
             return flushed(state.poll_flush(cx)).map(|()| Sent::InLine);
         }
@@ -36,9 +36,9 @@ impl<P: Procedure, M> Session<P, M> {
             Stretch::begin(now)
         });
         let (outcome, sent) = {
-            let mut state = line.state();
+            let mut state = handle.state();
             let before = state.bytes_out;
-            state.move_mail(&line.mailbox, line.config().watermarks.high_bytes);
+            state.move_mail(&handle.mailbox, handle.config().watermarks.high_bytes);
             (flushed(state.poll_flush(cx)), state.bytes_out - before)
         };
         match stretch {

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use futures_util::future::{Either, select};
 
 use super::Session;
-use super::beside::{self, Attending, Reach};
-use super::handover::called_off_by;
+use super::migrate::called_off_by;
+use super::pending_call::{self, CancelScope, PendingCall};
 use crate::event::{Fault, FaultKind, Instance, Port, Procedure, Scope, Usage};
 use crate::sched::Quota;
-use crate::session::pulse::Doing;
+use crate::session::live_stats::Doing;
 use crate::session::run;
 
 /// What is left of an instance. Its memory is its tenant's.
@@ -43,7 +43,7 @@ impl<P: Procedure, M> Session<P, M> {
     /// When it goes to sleep if nothing happens; `None` where it does not. `exchanged` is when
     /// bytes last moved.
     pub(super) fn sleeps_at(&self, exchanged: Instant) -> Option<Instant> {
-        let after = self.line.config().sleep_after;
+        let after = self.handle.config().sleep_after;
         let instance = self.instance.as_ref()?;
         let may = after > Duration::ZERO
             && !self.sleepless
@@ -55,12 +55,12 @@ impl<P: Procedure, M> Session<P, M> {
     /// Saves, and lets the instance go. Where too much was saved the session stays awake until
     /// something has happened.
     pub(super) async fn fall_asleep(&mut self) {
-        if let Some(fault) = run::enter(&self.line, Doing::SLEEP).await {
+        if let Some(fault) = run::enter(&self.handle, Doing::SLEEP).await {
             return self.end_by("sleep", fault);
         }
         let saved = self.save().await;
-        run::leave(&self.line);
-        let quota = Arc::clone(&self.line.config().quota);
+        run::leave(&self.handle);
+        let quota = Arc::clone(&self.handle.config().quota);
         match saved {
             Ok(mut state) => {
                 state.shrink_to_fit();
@@ -74,7 +74,7 @@ impl<P: Procedure, M> Session<P, M> {
                 self.asleep = Some(Box::new(Asleep { state, version, on, quota }));
                 (self.spent_before, self.saved) = (used.fuel, None);
                 let instance = self.instance.take();
-                self.line.pulse.sleeps(Usage { memory_bytes: kept, ..used });
+                self.handle.live_stats.sleeps(Usage { memory_bytes: kept, ..used });
                 self.drop_instance(instance).await;
             }
             Err(fault) if fault.kind == FaultKind::StateLimit => self.sleepless = true,
@@ -96,12 +96,12 @@ impl<P: Procedure, M> Session<P, M> {
         let woken = match (self.take_over(&own, &asleep.version, state).await, before, again) {
             // What it fell asleep on is still there.
             (Err(fault), Some(before), Some(state))
-                if !beside::is_order(&fault) && !is_want_of_room(&fault) =>
+                if !pending_call::is_order(&fault) && !is_want_of_room(&fault) =>
             {
-                own.meter().not_woken(self.line.priority(), &fault);
+                own.meter().not_woken(self.handle.priority(), &fault);
                 let woken = self.take_over(&before, &asleep.version, state).await;
                 if woken.is_ok() {
-                    self.successor.commit(&before);
+                    self.slot.commit(&before);
                     self.procedure = before;
                 }
                 woken
@@ -109,7 +109,7 @@ impl<P: Procedure, M> Session<P, M> {
             (woken, ..) => woken,
         };
         (self.instance, self.saved) = (Some(woken?), copy);
-        self.line.pulse.born(self.usage());
+        self.handle.live_stats.born(self.usage());
         Ok(())
     }
 
@@ -120,19 +120,19 @@ impl<P: Procedure, M> Session<P, M> {
             return false;
         }
         self.procedure = Arc::clone(to);
-        self.successor.commit(to);
+        self.slot.commit(to);
         true
     }
 
     /// What another instance needs to carry on.
     pub(super) async fn save(&mut self) -> Result<Vec<u8>, Fault> {
-        let class = self.line.priority();
-        let budget = self.line.config().budgets.event(class);
-        let Self { line, machine, instance, alarm, run_permit, .. } = self;
+        let class = self.handle.priority();
+        let budget = self.handle.config().budgets.event(class);
+        let Self { handle, machine, instance, alarm, run_permit, .. } = self;
         let Some(old) = instance else { return Ok(Vec::new()) };
-        let mut attending =
-            Attending { line, machine, alarm, run_permit, class, lifetime_ends: None };
-        attending.call(pin!(old.save(budget)), budget.wall, Reach::Session).await.0
+        let mut pending =
+            PendingCall { handle, machine, alarm, run_permit, class, lifetime_ends: None };
+        pending.call(pin!(old.save(budget)), budget.wall, CancelScope::Session).await.0
     }
 
     /// Whether this procedure could carry on with the session, which goes on sleeping, unless that
@@ -170,13 +170,13 @@ impl<P: Procedure, M> Session<P, M> {
         version: &str,
         state: Vec<u8>,
     ) -> Result<P::Instance, Fault> {
-        let class = self.line.priority();
+        let class = self.handle.priority();
         let (event, start) =
-            (self.line.config().budgets.event(class), self.line.config().budgets.start(class));
-        let scope = Scope { port: self.line.clone(), peers: self.peers.clone() };
-        let Self { line, machine, alarm, run_permit, .. } = self;
-        let mut attending =
-            Attending { line, machine, alarm, run_permit, class, lifetime_ends: None };
+            (self.handle.config().budgets.event(class), self.handle.config().budgets.start(class));
+        let scope = Scope { port: self.handle.clone(), peers: self.peers.clone() };
+        let Self { handle, machine, alarm, run_permit, .. } = self;
+        let mut pending =
+            PendingCall { handle, machine, alarm, run_permit, class, lifetime_ends: None };
         // Boxed, because it is large and rare.
         let mut taking = Box::pin(async {
             let taking = pin!(procedure.take_over(scope, start, event, version, state));
@@ -187,7 +187,7 @@ impl<P: Procedure, M> Session<P, M> {
                 Either::Right((taken, _)) => taken,
             }
         });
-        attending.call(taking.as_mut(), start.wall, Reach::Session).await.0
+        pending.call(taking.as_mut(), start.wall, CancelScope::Session).await.0
     }
 }
 

@@ -17,7 +17,10 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 use self::guest::{Seen, Temper, Version, byte};
-use super::{Deadlines, Ended, Handed, Latch, Line, LineConfig, Session, Successor, Watermarks};
+use super::{
+    Deadlines, Ended, MigrateOutcome, PauseGate, ProcedureSlot, Session, SessionConfig,
+    SessionHandle, Watermarks,
+};
 use crate::dice::{Dice, for_each_seed};
 use crate::event::{Alone, ClientInfo, DisconnectReason, EndReason, FaultKind, Priority};
 use crate::net::Stream;
@@ -46,12 +49,12 @@ struct World {
     sent: usize,
     /// What the client has got.
     got: usize,
-    line: Arc<Line>,
-    latch: Arc<Latch>,
-    successor: Arc<Successor<Version>>,
+    handle: Arc<SessionHandle>,
+    pause_gate: Arc<PauseGate>,
+    slot: Arc<ProcedureSlot<Version>>,
     seen: Arc<Mutex<Seen>>,
     versions: u64,
-    asked: Vec<(u64, oneshot::Receiver<Handed>)>,
+    asked: Vec<(u64, oneshot::Receiver<MigrateOutcome>)>,
     verdicts: Vec<watch::Sender<Option<bool>>>,
     /// Whether anybody but the client ended it.
     ended: bool,
@@ -82,18 +85,18 @@ impl World {
             3 | 4 => self.receive(),
             5 | 6 => {
                 let next = self.version();
-                self.asked.push((next.number, self.successor.ask(next)));
-                self.line.look_for_successor();
+                self.asked.push((next.number, self.slot.ask(next)));
+                self.handle.look_at_slot();
             }
             7 => {
                 let (decide, verdict) = watch::channel(None);
                 let next = self.version();
-                let patience =
+                let call_deadlines =
                     Duration::from_millis(if self.dice.throw(4) == 0 { 1 } else { 60_000 });
                 let (_ready, reported) =
-                    self.successor.ask_together(Arc::clone(&next), verdict, patience);
+                    self.slot.ask_together(Arc::clone(&next), verdict, call_deadlines);
                 self.asked.push((next.number, reported));
-                self.line.look_for_successor();
+                self.handle.look_at_slot();
                 self.verdicts.push(decide);
             }
             8 => {
@@ -103,13 +106,13 @@ impl World {
                     yes => drop(decide.send(Some(yes == 1))),
                 }
             }
-            9 => drop(self.successor.withdraw()),
+            9 => drop(self.slot.withdraw()),
             10 => {
-                self.latch.close();
+                self.pause_gate.close();
                 self.rest(3).await;
-                self.latch.open();
+                self.pause_gate.open();
             }
-            11 => drop(self.line.assign(if self.dice.throw(2) == 0 {
+            11 => drop(self.handle.assign(if self.dice.throw(2) == 0 {
                 Priority::High
             } else {
                 Priority::Low
@@ -159,10 +162,10 @@ impl World {
     /// The end of it, in one of the ways there are.
     fn end(&mut self) {
         match self.dice.throw(6) {
-            0 => self.line.stop(),
-            1 => self.line.evict(),
-            2 => self.line.cancel(),
-            3 => self.line.abort(),
+            0 => self.handle.stop(),
+            1 => self.handle.evict(),
+            2 => self.handle.cancel(),
+            3 => self.handle.abort(),
             4 => {
                 (self.client, self.broke_off) = (None, true);
                 return;
@@ -200,7 +203,7 @@ impl World {
         let back = seen.trail.windows(2).filter(|pair| pair[1] < pair[0]).count() as u32;
         assert!(back <= seen.wakes, "{:?}", seen.trail);
         for (number, reported) in &mut self.asked {
-            if let Ok(Handed::Stayed(fault)) = reported.try_recv() {
+            if let Ok(MigrateOutcome::Stayed(fault)) = reported.try_recv() {
                 let known =
                     [FaultKind::HandoffRefused, FaultKind::StateLimit, FaultKind::HandoffCalledOff];
                 assert!(
@@ -228,9 +231,9 @@ async fn simulate(seed: u64) {
     let mut dice = Dice(seed);
     let (client, server) = pair();
     let (peer, local) = (client.local_addr().expect("bound"), server.local_addr().expect("bound"));
-    let latch = Arc::new(Latch::default());
+    let pause_gate = Arc::new(PauseGate::default());
     let sleepy = dice.throw(2) == 0;
-    let config = LineConfig {
+    let config = SessionConfig {
         timeout: Duration::from_secs(60),
         deadlines: Deadlines::with_write(Duration::from_secs(60)),
         watermarks: Watermarks { high_bytes: 8 << 10, low_bytes: 2 << 10 },
@@ -241,19 +244,22 @@ async fn simulate(seed: u64) {
         priority: Priority::Normal,
         priority_max: Priority::High,
         budgets: Budgets::default(),
-        latch: Arc::clone(&latch),
+        pause_gate: Arc::clone(&pause_gate),
     };
     let run_queues = Lane::ALL.map(|lane| Arc::new(RunQueue::new(lane, 1)));
     let placement = Arc::new(Placement::new(Lane::Standard, Arc::new(run_queues)));
     let info =
         ClientInfo { id: 1, server: "simulated".into(), peer, local, tls: None, parameter: 0 };
-    let line =
-        Line::new(info, Arc::new(config), placement, Stream::plain(server).expect("a reactor"));
+    let handle = SessionHandle::new(
+        info,
+        Arc::new(config),
+        placement,
+        Stream::plain(server).expect("a reactor"),
+    );
     let seen = Arc::<Mutex<Seen>>::default();
     let first = Version::new(1, [Temper::Good; 3], &seen);
-    let successor = Arc::new(Successor::new(first));
-    let session =
-        Session::run(Arc::clone(&line), Arc::clone(&successor), Arc::new(Alone), (), None);
+    let slot = Arc::new(ProcedureSlot::new(first));
+    let session = Session::run(Arc::clone(&handle), Arc::clone(&slot), Arc::new(Alone), (), None);
     let running = tokio::spawn(session);
     let (asked, verdicts) = (Vec::new(), Vec::new());
     let (client, versions) = (Some(client), 1);
@@ -262,9 +268,9 @@ async fn simulate(seed: u64) {
         client,
         sent: 0,
         got: 0,
-        line,
-        latch,
-        successor,
+        handle,
+        pause_gate,
+        slot,
         seen,
         versions,
         asked,

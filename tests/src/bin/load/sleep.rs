@@ -9,7 +9,7 @@ use wharf::server::ServerHandle;
 
 /// Waits until every session has let its instance go.
 pub(super) fn all_sleep(server: &ServerHandle) {
-    while server.sessions(0, usize::MAX).iter().any(|session| !session.glance.asleep) {
+    while server.sessions(0, usize::MAX).iter().any(|session| !session.stats.asleep) {
         std::thread::sleep(Duration::from_millis(100));
     }
 }

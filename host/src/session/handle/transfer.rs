@@ -3,51 +3,51 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Line, LineConfig, LineState};
+use super::{HandleState, SessionConfig, SessionHandle};
 use crate::event::{ClientInfo, Priority, Usage};
 use crate::net::Stream;
 use crate::sched::Placement;
-use crate::session::baggage::{Baggage, back};
+use crate::session::snapshot::{SessionMeta, back};
 
-impl Line {
+impl SessionHandle {
     /// A session that came from another process. What is queued for its peer follows by `load`.
     #[must_use]
     pub fn resumed(
         info: ClientInfo,
-        config: Arc<LineConfig>,
+        config: Arc<SessionConfig>,
         placement: Arc<Placement>,
         stream: Stream,
-        baggage: &Baggage,
+        meta: &SessionMeta,
     ) -> Arc<Self> {
         let (now, timers_max) = (Instant::now(), config.timers_max);
-        let mut line = Self::new(info, config, placement, stream);
-        let resumed = Arc::get_mut(&mut line).expect("nobody else has it yet");
-        resumed.started = back(now, baggage.times.started);
-        let class = Priority::ALL.get(usize::from(baggage.priority)).copied().unwrap_or_default();
+        let mut handle = Self::new(info, config, placement, stream);
+        let resumed = Arc::get_mut(&mut handle).expect("nobody else has it yet");
+        resumed.started = back(now, meta.times.started);
+        let class = Priority::ALL.get(usize::from(meta.priority)).copied().unwrap_or_default();
         *resumed.priority.get_mut() = class as u8;
-        let usage = Usage { fuel: baggage.fuel, memory_bytes: 0 };
-        resumed.pulse.resume(baggage.events, usage, Duration::from_nanos(baggage.cpu_ns));
+        let usage = Usage { fuel: meta.fuel, memory_bytes: 0 };
+        resumed.live_stats.resume(meta.events, usage, Duration::from_nanos(meta.cpu_ns));
         let mut state = resumed.state();
-        for &(id, left) in &baggage.timers {
+        for &(id, left) in &meta.timers {
             // One that is due fires at once; 0 would cancel it.
             state.timers.set(id, left.max(1), timers_max, now);
         }
-        state.last_exchange = back(now, baggage.times.exchanged);
+        state.last_exchange = back(now, meta.times.exchanged);
         (state.filled, state.bytes_in, state.bytes_out) =
-            (baggage.filled, baggage.bytes_in, baggage.bytes_out);
+            (meta.filled, meta.bytes_in, meta.bytes_out);
         drop(state);
-        line
+        handle
     }
 
     /// What was queued for the peer in the other process is sent first.
     pub(in crate::session) fn load(&self, queued: &[u8]) {
         if !queued.is_empty() {
-            self.state().outbox.push(queued);
+            self.state().send_buffer.push(queued);
         }
     }
 }
 
-impl LineState {
+impl HandleState {
     /// The connection is another process's: it is neither closed nor written to.
     pub(in crate::session) fn let_go(&mut self) {
         self.close();

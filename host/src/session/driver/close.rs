@@ -12,7 +12,7 @@ use crate::net::Stream;
 use crate::sched::Moment;
 use crate::session::buffers::Incoming;
 use crate::session::machine::{Ending, How};
-use crate::session::mailbox::Orders;
+use crate::session::mailbox::Signals;
 
 /// How long a closed connection is read to its end, so that the peer gets what was flushed and not
 /// a reset.
@@ -41,10 +41,10 @@ impl<P: Procedure, M> Session<P, M> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), DisconnectReason>> {
         loop {
-            let line = Arc::clone(&self.line);
-            let orders = line.mailbox.orders();
-            if orders.contains(Orders::NOW) {
-                let aborted = orders.contains(Orders::ABORT);
+            let handle = Arc::clone(&self.handle);
+            let signals = handle.mailbox.signals();
+            if signals.contains(Signals::NOW) {
+                let aborted = signals.contains(Signals::ABORT);
                 let reason = if aborted {
                     DisconnectReason::Evicted
                 } else {
@@ -52,7 +52,7 @@ impl<P: Procedure, M> Session<P, M> {
                 };
                 return Poll::Ready(Err(reason));
             }
-            let mut state = line.state();
+            let mut state = handle.state();
             let sent = state.poll_flush(cx);
             let now = Moment::now();
             if sent.is_ready() && !state.is_stalled() {
@@ -71,7 +71,7 @@ impl<P: Procedure, M> Session<P, M> {
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(DisconnectReason::PeerReset)),
                 Poll::Pending => {}
             }
-            let deadlines = &line.config().deadlines;
+            let deadlines = &handle.config().deadlines;
             let stalled = state.must_read_by(now, deadlines).unwrap_or(now.at + deadlines.write);
             let resumes = state.resumes_by(stalled);
             drop(state);
@@ -92,7 +92,7 @@ impl<P: Procedure, M> Session<P, M> {
                 return Poll::Ready(Err(reason));
             }
             self.alarm.arm(deadline.min(resumes), cx);
-            if !line.mailbox.watch(cx.waker()) {
+            if !handle.mailbox.watch(cx.waker()) {
                 return Poll::Pending;
             }
         }
@@ -100,7 +100,7 @@ impl<P: Procedure, M> Session<P, M> {
 
     /// No I/O is possible from here on. A connection that is not to be flushed is reset now.
     pub(super) fn hang_up(&mut self) {
-        let mut state = self.line.state();
+        let mut state = self.handle.state();
         state.close();
         if self.machine.ending().is_some_and(|ending| ending.how == How::Reset)
             && let Some(stream) = state.stream.take()
@@ -111,28 +111,28 @@ impl<P: Procedure, M> Session<P, M> {
 
     pub(super) async fn finish(mut self, ending: Ending) -> Ended {
         self.membership = None;
-        self.line.mailbox.shut();
-        self.successor.close();
+        self.handle.mailbox.shut();
+        self.slot.close();
         self.hang_up();
         let usage = self.usage();
         let instance = self.instance.take();
         self.drop_instance(instance).await;
-        let lasted = self.clock.age(Instant::now());
+        let lasted = self.deadline_clock.age(Instant::now());
         if ending.how == How::Flush && !self.machine.half_closed() {
             self.linger().await;
         }
-        let mut state = self.line.state();
+        let mut state = self.handle.state();
         state.stream = None;
         Ended {
             reason: ending.reason,
             fault: self.fault,
             evidence: self.evidence,
-            events: self.line.pulse.events(),
+            events: self.handle.live_stats.events(),
             bytes_in: state.bytes_in,
             bytes_out: state.bytes_out,
             usage,
-            cpu: self.line.pulse.cpu(),
-            class: self.line.priority(),
+            cpu: self.handle.live_stats.cpu(),
+            class: self.handle.priority(),
             lasted,
         }
     }
@@ -146,21 +146,21 @@ impl<P: Procedure, M> Session<P, M> {
             loop {
                 let now = Moment::now();
                 let deadline = since.due(LINGER_MAX, now);
-                if self.line.mailbox.orders().contains(Orders::NOW) || now.at >= deadline {
+                if self.handle.mailbox.signals().contains(Signals::NOW) || now.at >= deadline {
                     return Poll::Ready(());
                 }
-                let mut state = self.line.state();
+                let mut state = self.handle.state();
                 let Some(stream) = &mut state.stream else { return Poll::Ready(()) };
                 match stream.poll_read(cx, Incoming::take().bytes()) {
                     Poll::Ready(Ok(count)) if count > 0 && count < left => {
-                        self.line.config().quota.bytes().charge(count as u64);
+                        self.handle.config().quota.bytes().charge(count as u64);
                         left -= count;
                     }
                     Poll::Ready(_) => return Poll::Ready(()),
                     Poll::Pending => {
                         drop(state);
                         self.alarm.arm(deadline, cx);
-                        if !self.line.mailbox.watch(cx.waker()) {
+                        if !self.handle.mailbox.watch(cx.waker()) {
                             return Poll::Pending;
                         }
                     }

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::successor::Successor;
+use super::procedure_slot::ProcedureSlot;
 
 /// Everything about a session that is not bytes. Times are how long ago, in milliseconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Baggage {
+pub struct SessionMeta {
     /// Its number.
     pub id: u64,
     /// The client's address.
@@ -61,7 +61,7 @@ pub struct Times {
     pub unanswered: Option<(u64, u64)>,
 }
 
-impl Baggage {
+impl SessionMeta {
     /// It was on its way for so long: it is older, and its timers went on. What its peer had to do
     /// meanwhile is not counted, since nobody was there to see it done.
     #[must_use]
@@ -77,9 +77,9 @@ impl Baggage {
 
 /// A session on its way.
 #[derive(Debug)]
-pub struct Traveller {
+pub struct SessionSnapshot {
     /// What is no bytes.
-    pub baggage: Baggage,
+    pub meta: SessionMeta,
     /// What its plugin saved.
     pub state: Vec<u8>,
     /// What is to be sent to the peer first.
@@ -90,18 +90,18 @@ pub struct Traveller {
 
 /// A session that is ready to leave and waits for the verdict, or why it stays. Whoever drops the
 /// verdict lets it go on.
-pub type Parting = Result<(Traveller, oneshot::Sender<bool>), String>;
+pub type TransferReply = Result<(SessionSnapshot, oneshot::Sender<bool>), String>;
 
 /// A session is asked to leave.
 #[derive(Debug)]
-pub(super) struct Departure(pub(super) oneshot::Sender<Parting>);
+pub(super) struct TransferRequest(pub(super) oneshot::Sender<TransferReply>);
 
-impl<P> Successor<P> {
+impl<P> ProcedureSlot<P> {
     /// Asks a session to leave the process. It has to be told to look.
-    pub fn ask_to_leave(&self) -> oneshot::Receiver<Parting> {
-        let (ready, parting) = oneshot::channel();
-        self.put_departure(Departure(ready));
-        parting
+    pub fn ask_to_leave(&self) -> oneshot::Receiver<TransferReply> {
+        let (ready, closing) = oneshot::channel();
+        self.put_departure(TransferRequest(ready));
+        closing
     }
 }
 
@@ -127,7 +127,7 @@ mod tests {
             idle: 2_000,
             unanswered: Some((10, 7)),
         };
-        let baggage = Baggage {
+        let meta = SessionMeta {
             id: 1,
             peer: SocketAddr::from(([192, 0, 2, 1], 1)),
             local: SocketAddr::from(([192, 0, 2, 2], 2)),
@@ -144,7 +144,7 @@ mod tests {
             fuel: 0,
             cpu_ns: 0,
         };
-        let aged = baggage.aged(Duration::from_secs(1));
+        let aged = meta.aged(Duration::from_secs(1));
         assert_eq!(aged.timers, [(1, 0), (2, 500)]);
         assert_eq!(
             (aged.times.started, aged.times.exchanged, aged.times.unanswered),

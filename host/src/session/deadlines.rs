@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::baggage::{Times, ago, back};
+use super::snapshot::{Times, ago, back};
 use crate::event::DisconnectReason;
 use crate::sched::Moment;
 
@@ -42,7 +42,7 @@ impl Deadlines {
 
 /// What moved.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Flow {
+pub(super) struct ByteFlow {
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     /// When the peer is given up unless it reads more of what is queued.
@@ -63,7 +63,7 @@ pub(super) enum Verdict {
 
 /// A session's times.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Clock {
+pub(super) struct DeadlineClock {
     started: Instant,
     /// From when on the first byte is waited for.
     heard_from: Instant,
@@ -81,7 +81,7 @@ pub(super) struct Clock {
     stalls: Duration,
 }
 
-impl Clock {
+impl DeadlineClock {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             started: now,
@@ -159,7 +159,7 @@ impl Clock {
     }
 
     /// Looks at what moved since the last look; true where something did.
-    fn look(&mut self, now: Instant, flow: &Flow) -> bool {
+    fn look(&mut self, now: Instant, flow: &ByteFlow) -> bool {
         let (came, went) = (flow.bytes_in != self.seen_in, flow.bytes_out != self.seen_out);
         if went {
             self.unanswered = None;
@@ -181,7 +181,7 @@ impl Clock {
         now: Moment,
         period: Duration,
         deadlines: &Deadlines,
-        flow: &Flow,
+        flow: &ByteFlow,
     ) -> (Verdict, bool) {
         self.excuse_stalls(now);
         let now = now.at;
@@ -241,8 +241,8 @@ mod tests {
 
     const PERIOD: Duration = Duration::from_secs(1_000);
 
-    fn flow(bytes_in: u64, bytes_out: u64) -> Flow {
-        Flow { bytes_in, bytes_out, must_read_by: None, half_closed: false }
+    fn flow(bytes_in: u64, bytes_out: u64) -> ByteFlow {
+        ByteFlow { bytes_in, bytes_out, must_read_by: None, half_closed: false }
     }
 
     /// A moment before which the process stood still for so many seconds.
@@ -255,9 +255,19 @@ mod tests {
     }
 
     /// Judges at so many seconds from the start; ends as this reason, or not at all.
-    fn end(clock: &mut Clock, at: f64, deadlines: &Deadlines, flow: &Flow) -> Option<R> {
-        match clock
-            .judge(moment(clock.started + Duration::from_secs_f64(at), 0), PERIOD, deadlines, flow)
+    fn end(
+        deadline_clock: &mut DeadlineClock,
+        at: f64,
+        deadlines: &Deadlines,
+        flow: &ByteFlow,
+    ) -> Option<R> {
+        match deadline_clock
+            .judge(
+                moment(deadline_clock.started + Duration::from_secs_f64(at), 0),
+                PERIOD,
+                deadlines,
+                flow,
+            )
             .0
         {
             Verdict::End(reason) => Some(reason),
@@ -268,44 +278,63 @@ mod tests {
     #[test]
     fn a_peer_that_says_nothing_has_until_the_first_byte_deadline() {
         let deadlines = Deadlines { first_byte: Duration::from_secs(2), ..deadlines() };
-        let mut clock = Clock::new(Instant::now());
+        let mut deadline_clock = DeadlineClock::new(Instant::now());
         // A greeting is no first byte of the peer.
-        assert_eq!(end(&mut clock, 1.9, &deadlines, &flow(0, 10)), None);
-        assert_eq!(end(&mut clock, 2.0, &deadlines, &flow(0, 10)), Some(R::FirstByteTimeout));
-        assert_eq!(end(&mut Clock::new(clock.started), 2.0, &deadlines, &flow(1, 0)), None);
+        assert_eq!(end(&mut deadline_clock, 1.9, &deadlines, &flow(0, 10)), None);
+        assert_eq!(
+            end(&mut deadline_clock, 2.0, &deadlines, &flow(0, 10)),
+            Some(R::FirstByteTimeout)
+        );
+        assert_eq!(
+            end(&mut DeadlineClock::new(deadline_clock.started), 2.0, &deadlines, &flow(1, 0)),
+            None
+        );
     }
 
     #[test]
     fn a_dripping_peer_is_too_slow_and_a_silent_or_answered_one_is_not() {
         let deadlines = Deadlines { min_rate: 100, ..deadlines() };
-        let mut clock = Clock::new(Instant::now());
+        let mut deadline_clock = DeadlineClock::new(Instant::now());
         for second in 0..5 {
             assert_eq!(
-                end(&mut clock, f64::from(second), &deadlines, &flow(1 + second as u64, 0)),
+                end(
+                    &mut deadline_clock,
+                    f64::from(second),
+                    &deadlines,
+                    &flow(1 + second as u64, 0)
+                ),
                 None
             );
         }
-        assert_eq!(end(&mut clock, 5.0, &deadlines, &flow(6, 0)), Some(R::MinRate));
-        let mut answered = Clock::new(clock.started);
+        assert_eq!(end(&mut deadline_clock, 5.0, &deadlines, &flow(6, 0)), Some(R::MinRate));
+        let mut answered = DeadlineClock::new(deadline_clock.started);
         for second in 0..50 {
             let moved = flow(second, second / 4);
             assert_eq!(end(&mut answered, second as f64, &deadlines, &moved), None, "at {second}");
         }
-        let mut silent = Clock::new(clock.started);
+        let mut silent = DeadlineClock::new(deadline_clock.started);
         assert_eq!(end(&mut silent, 500.0, &deadlines, &flow(0, 0)), None);
     }
 
     #[test]
     fn a_peer_above_the_minimum_rate_may_take_its_time() {
         let deadlines = Deadlines { min_rate: 100, ..deadlines() };
-        let mut clock = Clock::new(Instant::now());
+        let mut deadline_clock = DeadlineClock::new(Instant::now());
         for second in 0..60 {
             assert_eq!(
-                end(&mut clock, f64::from(second), &deadlines, &flow(101 * (1 + second as u64), 0)),
+                end(
+                    &mut deadline_clock,
+                    f64::from(second),
+                    &deadlines,
+                    &flow(101 * (1 + second as u64), 0)
+                ),
                 None
             );
         }
-        assert_eq!(end(&mut clock, 120.0, &deadlines, &flow(101 * 60, 0)), Some(R::MinRate));
+        assert_eq!(
+            end(&mut deadline_clock, 120.0, &deadlines, &flow(101 * 60, 0)),
+            Some(R::MinRate)
+        );
     }
 
     #[test]
@@ -315,11 +344,11 @@ mod tests {
             lifetime: Duration::from_secs(5),
             ..deadlines()
         };
-        let mut clock = Clock::new(Instant::now());
-        assert_eq!(end(&mut clock, 2.9, &deadlines, &flow(1, 1)), None);
-        assert_eq!(end(&mut clock, 4.9, &deadlines, &flow(1, 1)), None);
-        assert_eq!(end(&mut clock, 5.0, &deadlines, &flow(2, 2)), Some(R::SessionTimeout));
-        let mut idle = Clock::new(clock.started);
+        let mut deadline_clock = DeadlineClock::new(Instant::now());
+        assert_eq!(end(&mut deadline_clock, 2.9, &deadlines, &flow(1, 1)), None);
+        assert_eq!(end(&mut deadline_clock, 4.9, &deadlines, &flow(1, 1)), None);
+        assert_eq!(end(&mut deadline_clock, 5.0, &deadlines, &flow(2, 2)), Some(R::SessionTimeout));
+        let mut idle = DeadlineClock::new(deadline_clock.started);
         assert_eq!(end(&mut idle, 3.0, &deadlines, &flow(0, 0)), Some(R::IdleTimeout));
     }
 
@@ -333,10 +362,11 @@ mod tests {
             (R::SessionTimeout, Deadlines { lifetime: two, ..deadlines() }, flow(0, 0), false),
         ];
         for (reason, deadlines, flow, excused) in cases {
-            let mut clock = Clock { stalls: Duration::ZERO, ..Clock::new(Instant::now()) };
+            let mut deadline_clock =
+                DeadlineClock { stalls: Duration::ZERO, ..DeadlineClock::new(Instant::now()) };
             let mut ends = |at: u64, stalls: u64| {
-                let now = moment(clock.started + Duration::from_secs(at), stalls);
-                clock.judge(now, PERIOD, &deadlines, &flow).0 == Verdict::End(reason)
+                let now = moment(deadline_clock.started + Duration::from_secs(at), stalls);
+                deadline_clock.judge(now, PERIOD, &deadlines, &flow).0 == Verdict::End(reason)
             };
             assert!(!ends(1, 0), "{reason:?}");
             assert_eq!(ends(21, 20), !excused, "{reason:?}");
@@ -351,13 +381,13 @@ mod tests {
             lifetime: Duration::from_secs(50),
             ..deadlines()
         };
-        let mut clock = Clock::new(Instant::now());
-        let start = clock.started;
-        let stalled = Flow { must_read_by: Some(start + Duration::from_secs(1)), ..flow(0, 0) };
+        let mut deadline_clock = DeadlineClock::new(Instant::now());
+        let start = deadline_clock.started;
+        let stalled = ByteFlow { must_read_by: Some(start + Duration::from_secs(1)), ..flow(0, 0) };
         let start_now = moment(start, 0);
-        let (verdict, _) = clock.judge(start_now, PERIOD, &deadlines, &stalled);
+        let (verdict, _) = deadline_clock.judge(start_now, PERIOD, &deadlines, &stalled);
         assert_eq!(verdict, Verdict::WaitUntil(start + Duration::from_secs(1)));
-        let (verdict, moved) = clock.judge(start_now, PERIOD, &deadlines, &flow(5, 0));
+        let (verdict, moved) = deadline_clock.judge(start_now, PERIOD, &deadlines, &flow(5, 0));
         assert_eq!((verdict, moved), (Verdict::WaitUntil(start + Duration::from_secs(3)), true));
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 /// Open at first.
 #[derive(Debug, Default)]
-pub struct Latch {
+pub struct PauseGate {
     closed: AtomicBool,
     /// An event ended while it was closed.
     quieter: Notify,
@@ -19,8 +19,8 @@ pub struct Latch {
     opened: Notify,
 }
 
-impl Latch {
-    /// Lets no event start. Those that run go on; see [`crate::session::Line::in_event`].
+impl PauseGate {
+    /// Lets no event start. Those that run go on; see [`crate::session::SessionHandle::in_event`].
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
     }

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use super::parting::{FLUSH_MAX, is_deadline};
+use super::close::{FLUSH_MAX, is_deadline};
 use crate::event::{DisconnectReason, EndReason, Fault, FaultKind, Instance, Priority};
 use crate::net::Stream;
 use crate::sched::{Moment, RunPermit};
 use crate::session::alarm::Alarm;
-use crate::session::clock::Deadlines;
-use crate::session::line::{Line, LineState};
+use crate::session::deadlines::Deadlines;
+use crate::session::handle::{HandleState, SessionHandle};
 use crate::session::machine::{Ending, How, Machine};
-use crate::session::mailbox::Orders;
+use crate::session::mailbox::Signals;
 use crate::session::run;
 
 /// How long a peer may hold up an instance that serves others as well, in all of one event, however
@@ -27,14 +27,14 @@ const INSTANCE_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Whom a call that is given up takes with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(super) enum CancelScope {
     /// Its session.
     Session,
     /// Every session on the instance, so that only the end of all of them is reason enough.
     Instance,
 }
 
-impl Reach {
+impl CancelScope {
     pub(super) fn of(instance: &impl Instance) -> Self {
         if instance.is_shared() { Self::Instance } else { Self::Session }
     }
@@ -43,8 +43,8 @@ impl Reach {
 /// How long a call may go on, and how long it may wait for its session's peer. That wait counts
 /// against the peer only.
 #[derive(Debug)]
-pub(super) struct Patience {
-    reach: Reach,
+pub(super) struct CallDeadlines {
+    scope: CancelScope,
     /// When the call is given up, unless it waits for the peer.
     deadline: Instant,
     /// How long events had waited for the peer before this call.
@@ -55,11 +55,11 @@ pub(super) struct Patience {
     flush_began: Option<Moment>,
 }
 
-impl Patience {
+impl CallDeadlines {
     /// When the peer is given up, unless it reads more before that. `None`: it holds up nothing.
     fn peer_until(
         &mut self,
-        state: &mut LineState,
+        state: &mut HandleState,
         machine: &mut Machine,
         deadlines: &Deadlines,
         now: Moment,
@@ -72,7 +72,7 @@ impl Patience {
             machine.end(DisconnectReason::SessionTimeout, How::Flush);
         }
         let waited = state.waited_for_peer().saturating_sub(self.waited_before);
-        let shared = (self.reach == Reach::Instance)
+        let shared = (self.scope == CancelScope::Instance)
             .then(|| now.at + SHARED_STALL_MAX.min(deadlines.write).saturating_sub(waited));
         let lifetime = self.lifetime_ends.filter(|at| now.at < *at);
         // As with what is queued at the end of a session.
@@ -86,7 +86,7 @@ impl Patience {
 
 /// Waits until the instance is free for an event of this session, where it serves others as well.
 pub(super) async fn free(
-    line: &Line,
+    handle: &SessionHandle,
     machine: &mut Machine,
     alarm: &mut Alarm,
     instance: &mut impl Instance,
@@ -96,17 +96,17 @@ pub(super) async fn free(
     }
     let since = Moment::now();
     // Nothing of the instance's is given up with this.
-    let (reach, waited_before) = (Reach::Session, Duration::ZERO);
+    let (scope, waited_before) = (CancelScope::Session, Duration::ZERO);
     let deadline = since.at;
-    let mut patience =
-        Patience { reach, deadline, waited_before, lifetime_ends: None, flush_began: None };
+    let mut call_deadlines =
+        CallDeadlines { scope, deadline, waited_before, lifetime_ends: None, flush_began: None };
     poll_fn(|cx| {
         if let Poll::Ready(free) = instance.poll_free(cx) {
             return Poll::Ready(free);
         }
         let now = Moment::now();
-        patience.deadline = since.due(INSTANCE_WAIT_MAX, now);
-        let outcome = ready!(poll(line, machine, alarm, &mut patience, now, cx));
+        call_deadlines.deadline = since.due(INSTANCE_WAIT_MAX, now);
+        let outcome = ready!(poll(handle, machine, alarm, &mut call_deadlines, now, cx));
         Poll::Ready(Err(match outcome.kind {
             FaultKind::WallTime => {
                 let detail = format!(
@@ -121,8 +121,8 @@ pub(super) async fn free(
 }
 
 /// A call of a session's instance, with all that goes on beside it.
-pub(super) struct Attending<'a> {
-    pub(super) line: &'a Arc<Line>,
+pub(super) struct PendingCall<'a> {
+    pub(super) handle: &'a Arc<SessionHandle>,
     pub(super) machine: &'a mut Machine,
     pub(super) alarm: &'a mut Alarm,
     pub(super) run_permit: &'a mut RunPermit,
@@ -131,68 +131,68 @@ pub(super) struct Attending<'a> {
     pub(super) lifetime_ends: Option<Instant>,
 }
 
-impl Attending<'_> {
+impl PendingCall<'_> {
     /// Polls the call in the session's turns until it is done, takes longer than `wall`, or has to
     /// be given up. Also says how long it waited for the session's own peer.
     pub(super) async fn call<T, F>(
         &mut self,
         mut call: Pin<&mut F>,
         wall: Duration,
-        reach: Reach,
+        scope: CancelScope,
     ) -> (Result<T, Fault>, Duration)
     where
         F: Future<Output = Result<T, Fault>>,
     {
-        let Self { line, machine, alarm, run_permit, class, lifetime_ends } = self;
+        let Self { handle, machine, alarm, run_permit, class, lifetime_ends } = self;
         let start = Instant::now();
-        let mut began_to_wait: Option<(Patience, Moment, Duration)> = None;
+        let mut began_to_wait: Option<(CallDeadlines, Moment, Duration)> = None;
         run_permit.begin(*class, start);
         let outcome = poll_fn(|cx| {
             let now = began_to_wait.is_none().then_some(start);
-            let polled = run::poll(run_permit, line, call.as_mut(), now, cx);
+            let polled = run::poll(run_permit, handle, call.as_mut(), now, cx);
             if let Poll::Ready(outcome) = polled {
                 return Poll::Ready(outcome);
             }
             let (rationed, waited, ended_before) = {
-                let state = line.state();
+                let state = handle.state();
                 (state.rationed(), state.waited_for_peer(), state.ended_writes())
             };
             let now = Moment::now();
-            let (patience, since, before) = began_to_wait.get_or_insert_with(|| {
+            let (call_deadlines, since, before) = began_to_wait.get_or_insert_with(|| {
                 let (deadline, lifetime_ends) = (now.at, *lifetime_ends);
-                let patience = Patience {
-                    reach,
+                let call_deadlines = CallDeadlines {
+                    scope,
                     deadline,
                     waited_before: waited,
                     lifetime_ends,
                     flush_began: None,
                 };
-                (patience, now, rationed)
+                (call_deadlines, now, rationed)
             });
             // What the peer does, what others do with their turns, the share of its tenant, and a
             // stall of the process are not held against it.
-            let waited = waited.saturating_sub(patience.waited_before);
-            patience.deadline = since.due(wall, now)
+            let waited = waited.saturating_sub(call_deadlines.waited_before);
+            call_deadlines.deadline = since.due(wall, now)
                 + run_permit.waited()
                 + rationed.saturating_sub(*before)
                 + waited;
-            match poll(line, machine, alarm, patience, now, cx) {
+            match poll(handle, machine, alarm, call_deadlines, now, cx) {
                 Poll::Ready(fault) => Poll::Ready(Err(fault)),
                 // A write that timed out or was given up just now is only seen by asking the call
                 // again.
-                Poll::Pending if !ended_before && line.state().ended_writes() => {
-                    run::poll(run_permit, line, call.as_mut(), None, cx)
+                Poll::Pending if !ended_before && handle.state().ended_writes() => {
+                    run::poll(run_permit, handle, call.as_mut(), None, cx)
                 }
                 Poll::Pending => Poll::Pending,
             }
         })
         .await;
         run_permit.rest();
-        let waited = began_to_wait.map_or(Duration::ZERO, |(patience, ..)| {
-            let mut state = line.state();
+        let waited = began_to_wait.map_or(Duration::ZERO, |(call_deadlines, ..)| {
+            let mut state = handle.state();
             // It may have been given up in the middle of a wait.
             state.goes_on();
-            state.waited_for_peer().saturating_sub(patience.waited_before)
+            state.waited_for_peer().saturating_sub(call_deadlines.waited_before)
         });
         (outcome, waited)
     }
@@ -205,18 +205,21 @@ pub(super) fn is_order(fault: &Fault) -> bool {
 
 /// What goes on beside a call that waits. Ready where the call has to be given up.
 pub(super) fn poll(
-    line: &Line,
+    handle: &SessionHandle,
     machine: &mut Machine,
     alarm: &mut Alarm,
-    patience: &mut Patience,
+    call_deadlines: &mut CallDeadlines,
     now: Moment,
     cx: &mut Context<'_>,
 ) -> Poll<Fault> {
-    let orders = line.mailbox.orders();
-    match run::cut_off(orders) {
+    let signals = handle.mailbox.signals();
+    match run::cut_off(signals) {
         // The event comes to its end, within its budget, for a peer that is gone.
-        Some(fault) if fault.kind == FaultKind::Aborted && patience.reach == Reach::Instance => {
-            let mut state = line.state();
+        Some(fault)
+            if fault.kind == FaultKind::Aborted
+                && call_deadlines.scope == CancelScope::Instance =>
+        {
+            let mut state = handle.state();
             state.close();
             if let Some(stream) = state.stream.take() {
                 stream.reset();
@@ -225,19 +228,19 @@ pub(super) fn poll(
         Some(fault) => return Poll::Ready(fault),
         None => {}
     }
-    decide(machine, orders);
-    let config = line.config();
-    let mut state = line.state();
-    if now.at >= patience.deadline && !state.waits_for_peer() {
+    decide(machine, signals);
+    let config = handle.config();
+    let mut state = handle.state();
+    if now.at >= call_deadlines.deadline && !state.waits_for_peer() {
         return Poll::Ready(Fault::new(
             FaultKind::WallTime,
             "the event took longer than its class allows",
         ));
     }
-    let mut next = patience.deadline;
+    let mut next = call_deadlines.deadline;
     // Mail is not sent in the middle of an event.
-    state.mail_waits |= orders.contains(Orders::MAIL);
-    state.handover_waits |= orders.contains(Orders::HANDOVER);
+    state.mail_waits |= signals.contains(Signals::MAIL);
+    state.migration_waits |= signals.contains(Signals::MIGRATE);
     if state.stream.is_some() {
         let broken = matches!(state.poll_flush(cx), Poll::Ready(Err(_))) || state.closed;
         if broken || state.stream.as_ref().is_some_and(Stream::is_broken) {
@@ -246,10 +249,12 @@ pub(super) fn poll(
             state.stream = None;
             machine.end(DisconnectReason::PeerReset, How::Reset);
         } else {
-            if state.outbox.len() < config.watermarks.high_bytes {
+            if state.send_buffer.len() < config.watermarks.high_bytes {
                 state.goes_on();
             }
-            if let Some(until) = patience.peer_until(&mut state, machine, &config.deadlines, now) {
+            if let Some(until) =
+                call_deadlines.peer_until(&mut state, machine, &config.deadlines, now)
+            {
                 state.timed_out |= now.at >= until;
                 // While it waits for the peer, nothing else counts.
                 next = if state.waits_for_peer() { until } else { next.min(until) }.max(now.at);
@@ -257,30 +262,30 @@ pub(super) fn poll(
         }
         if state.timed_out {
             machine.end(DisconnectReason::WriteTimeout, How::Reset);
-            next = patience.deadline;
+            next = call_deadlines.deadline;
         }
     }
     let next = state.resumes_by(next);
     drop(state);
     alarm.arm(next, cx);
-    if line.mailbox.watch(cx.waker()) {
+    if handle.mailbox.watch(cx.waker()) {
         cx.waker().wake_by_ref();
     }
     Poll::Pending
 }
 
 /// Turns orders into an ending. True where there is one now.
-pub(super) fn decide(machine: &mut Machine, orders: Orders) -> bool {
-    if orders.contains(Orders::CANCEL) {
+pub(super) fn decide(machine: &mut Machine, signals: Signals) -> bool {
+    if signals.contains(Signals::CANCEL) {
         machine.end(DisconnectReason::ServerStopped, How::Reset);
     }
-    if orders.contains(Orders::ABORT) {
+    if signals.contains(Signals::ABORT) {
         machine.end(DisconnectReason::Evicted, How::Reset);
     }
-    if orders.contains(Orders::EVICT) {
+    if signals.contains(Signals::EVICT) {
         machine.end(DisconnectReason::Evicted, How::Flush);
     }
-    if orders.contains(Orders::STOP) {
+    if signals.contains(Signals::STOP) {
         machine.end(DisconnectReason::ServerStopped, How::Flush);
     }
     machine.ending().is_some()

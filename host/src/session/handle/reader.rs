@@ -6,10 +6,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::LineState;
+use super::HandleState;
 use crate::net::Stream;
 use crate::sched::Moment;
-use crate::session::clock::Deadlines;
+use crate::session::deadlines::Deadlines;
 
 /// Longest time over which the minimum reading rate is judged. The write timeout is the window
 /// where it is shorter. A system confirms in lumps of up to its largest segment, so a shorter
@@ -64,7 +64,7 @@ impl Reader {
     }
 }
 
-impl LineState {
+impl HandleState {
     /// The peer takes nothing from now on.
     pub(in crate::session) fn stall(&mut self, now: Moment) {
         let mark = self.mark(now);
@@ -180,9 +180,9 @@ mod tests {
     use super::*;
     use crate::event::{ClientInfo, Priority};
     use crate::sched::{Budgets, Lane, Placement, Quota, RunQueue};
-    use crate::session::{Latch, Line, LineConfig, Watermarks};
+    use crate::session::{PauseGate, SessionConfig, SessionHandle, Watermarks};
 
-    fn line() -> Arc<Line> {
+    fn handle() -> Arc<SessionHandle> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let _inside = runtime.enter();
@@ -191,7 +191,7 @@ mod tests {
         let stream = TcpStream::connect(local).expect("it is there");
         stream.set_nonblocking(true).expect("an option");
         let stream = Stream::plain(stream).expect("a reactor");
-        let config = LineConfig {
+        let config = SessionConfig {
             timeout: Duration::from_secs(60),
             deadlines: Deadlines::with_write(Duration::from_secs(60)),
             watermarks: Watermarks { high_bytes: 8 << 10, low_bytes: 2 << 10 },
@@ -202,25 +202,25 @@ mod tests {
             priority: Priority::Normal,
             priority_max: Priority::Normal,
             budgets: Budgets::default(),
-            latch: Arc::new(Latch::default()),
+            pause_gate: Arc::new(PauseGate::default()),
         };
         let run_queues = Lane::ALL.map(|lane| Arc::new(RunQueue::new(lane, 1)));
         let placement = Arc::new(Placement::new(Lane::Standard, Arc::new(run_queues)));
         let info =
             ClientInfo { id: 1, server: "one".into(), peer: local, local, tls: None, parameter: 0 };
-        let line = Line::new(info, Arc::new(config), placement, stream);
+        let handle = SessionHandle::new(info, Arc::new(config), placement, stream);
         // Only what the system takes is known of its peer.
-        line.state().stream = None;
-        line
+        handle.state().stream = None;
+        handle
     }
 
     /// What is judged of a peer of which only the bytes that the system took are known.
     fn judged(min_read_rate: u32, taken: u64) -> bool {
-        let line = line();
+        let handle = handle();
         let deadlines =
             Deadlines { min_read_rate, ..Deadlines::with_write(Duration::from_secs(2)) };
         let (mut state, start) =
-            (line.state(), Moment { at: Instant::now(), stalls: Duration::ZERO });
+            (handle.state(), Moment { at: Instant::now(), stalls: Duration::ZERO });
         state.stall(start);
         state.bytes_out += taken;
         // It takes something now and then, so that only its rate counts.
@@ -244,13 +244,13 @@ mod tests {
 
     #[test]
     fn share_and_stall_are_not_held_against_a_reader() {
-        let line = line();
+        let handle = handle();
         let deadlines =
             Deadlines { min_read_rate: 1_024, ..Deadlines::with_write(Duration::from_secs(2)) };
         let (mut state, start) =
-            (line.state(), Moment { at: Instant::now(), stalls: Duration::ZERO });
+            (handle.state(), Moment { at: Instant::now(), stalls: Duration::ZERO });
         state.stall(start);
-        let due = |state: &mut LineState, at: u64| {
+        let due = |state: &mut HandleState, at: u64| {
             let now =
                 Moment { at: start.at + Duration::from_secs(at), stalls: Duration::from_secs(5) };
             state.must_read_by(now, &deadlines).is_some_and(|by| by <= now.at)

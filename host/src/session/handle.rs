@@ -5,9 +5,9 @@
 //! there because the host calls come through the engine and cannot borrow from the driver. It is
 //! never held across an `await`.
 
-mod glance;
 mod reader;
-mod travel;
+mod stats;
+mod transfer;
 
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -15,14 +15,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-pub use self::glance::Glance;
 use self::reader::Reader;
-use super::clock::{Deadlines, Flow};
-use super::held::Held;
-use super::latch::Latch;
-use super::mailbox::{Mailbox, Orders};
-use super::outbox::Outbox;
-use super::pulse::Pulse;
+pub use self::stats::SessionStats;
+use super::deadlines::{ByteFlow, Deadlines};
+use super::held::HeldMemory;
+use super::live_stats::LiveStats;
+use super::mailbox::{Mailbox, Signals};
+use super::pause_gate::PauseGate;
+use super::send_buffer::SendBuffer;
 use super::timers::Timers;
 use crate::event::{ClientInfo, Port, Priority, SendError, WriteError};
 use crate::net::Stream;
@@ -44,7 +44,7 @@ pub struct Watermarks {
 
 /// What a server's sessions have in common.
 #[derive(Debug, Clone)]
-pub struct LineConfig {
+pub struct SessionConfig {
     /// The period of `on-timeout`.
     pub timeout: Duration,
     /// What ends a session.
@@ -66,10 +66,10 @@ pub struct LineConfig {
     /// How long a session is idle before it lets its instance go. Zero: it never does.
     pub sleep_after: Duration,
     /// What holds all of them at once.
-    pub latch: Arc<Latch>,
+    pub pause_gate: Arc<PauseGate>,
 }
 
-impl LineConfig {
+impl SessionConfig {
     /// The class in force at a session's start.
     #[must_use]
     pub fn class(&self) -> Priority {
@@ -86,23 +86,23 @@ const NEXT: u8 = 2;
 
 /// One session, as its plugin, its peers and its server reach it.
 #[derive(Debug)]
-pub struct Line {
+pub struct SessionHandle {
     info: ClientInfo,
-    config: Arc<LineConfig>,
+    config: Arc<SessionConfig>,
     placement: Arc<Placement>,
     priority: AtomicU8,
     slice: AtomicU8,
     started: Instant,
-    pub(super) pulse: Pulse,
+    pub(super) live_stats: LiveStats,
     pub(super) mailbox: Mailbox,
-    state: Mutex<LineState>,
+    state: Mutex<HandleState>,
 }
 
 #[derive(Debug)]
-pub(super) struct LineState {
+pub(super) struct HandleState {
     /// `None` once the connection is given up.
     pub(super) stream: Option<Stream>,
-    pub(super) outbox: Outbox,
+    pub(super) send_buffer: SendBuffer,
     pub(super) timers: Timers,
     /// The outbox reached its high-water mark and has not drained since.
     pub(super) filled: bool,
@@ -113,11 +113,11 @@ pub(super) struct LineState {
     /// The peer read nothing for the timeout.
     pub(super) timed_out: bool,
     /// What the buffer holds of the tenant's memory.
-    pub(super) held: Held,
+    pub(super) held: HeldMemory,
     /// The mailbox holds bytes that did not fit yet.
     pub(super) mail_waits: bool,
     /// A hand-over was asked for in the middle of something.
-    pub(super) handover_waits: bool,
+    pub(super) migration_waits: bool,
     reader: Reader,
     /// When the driver last saw bytes move.
     pub(super) last_exchange: Instant,
@@ -133,27 +133,27 @@ pub(super) struct LineState {
     reads_rationed: bool,
 }
 
-impl Line {
+impl SessionHandle {
     /// A session at its start. `seat` is that of the task that runs it.
     #[must_use]
     pub fn new(
         info: ClientInfo,
-        config: Arc<LineConfig>,
+        config: Arc<SessionConfig>,
         placement: Arc<Placement>,
         stream: Stream,
     ) -> Arc<Self> {
         let started = Instant::now();
-        let state = LineState {
+        let state = HandleState {
             stream: Some(stream),
-            outbox: Outbox::default(),
+            send_buffer: SendBuffer::default(),
             timers: Timers::default(),
             filled: false,
             unflushed: false,
             closed: false,
             timed_out: false,
-            held: Held::new(Arc::clone(&config.quota)),
+            held: HeldMemory::new(Arc::clone(&config.quota)),
             mail_waits: false,
-            handover_waits: false,
+            migration_waits: false,
             reader: Reader::default(),
             last_exchange: started,
             bytes_in: 0,
@@ -165,7 +165,7 @@ impl Line {
             reads_rationed: false,
         };
         let priority = AtomicU8::new(config.class() as u8);
-        let (pulse, mailbox) = (Pulse::default(), Mailbox::new(Arc::clone(&config.quota)));
+        let (live_stats, mailbox) = (LiveStats::default(), Mailbox::new(Arc::clone(&config.quota)));
         Arc::new(Self {
             info,
             config,
@@ -173,7 +173,7 @@ impl Line {
             priority,
             slice: AtomicU8::new(RUNNING),
             started,
-            pulse,
+            live_stats,
             mailbox,
             state: Mutex::new(state),
         })
@@ -189,29 +189,29 @@ impl Line {
 
     /// Ends the session gracefully as evicted. Idempotent; returns at once.
     pub fn evict(&self) {
-        self.mailbox.order(Orders::EVICT);
+        self.mailbox.signal(Signals::EVICT);
     }
 
     /// Ends the session gracefully because its server stops. Idempotent; returns at once.
     pub fn stop(&self) {
-        self.mailbox.order(Orders::STOP);
+        self.mailbox.signal(Signals::STOP);
     }
 
     /// Ends the session now: an event in flight is cancelled, nothing is flushed. Idempotent;
     /// returns at once.
     pub fn cancel(&self) {
-        self.mailbox.order(Orders::CANCEL);
+        self.mailbox.signal(Signals::CANCEL);
     }
 
     /// Ends the session at once because the operator wants it so: an event in flight is cancelled,
     /// the connection is reset. Idempotent; returns at once.
     pub fn abort(&self) {
-        self.mailbox.order(Orders::ABORT);
+        self.mailbox.signal(Signals::ABORT);
     }
 
-    /// Tells it that it is to be handed over: see [`Successor::ask`](super::Successor::ask).
-    pub fn look_for_successor(&self) {
-        self.mailbox.order(Orders::HANDOVER);
+    /// Tells it that it is to be handed over: see [`ProcedureSlot::ask`](super::ProcedureSlot::ask).
+    pub fn look_at_slot(&self) {
+        self.mailbox.signal(Signals::MIGRATE);
     }
 
     /// Gives it another class from its next event on, whatever the plugin's ceiling. Returns the
@@ -219,7 +219,7 @@ impl Line {
     pub fn assign(&self, priority: Priority) -> Priority {
         let before =
             Priority::ALL[usize::from(self.priority.swap(priority as u8, Ordering::Relaxed))];
-        self.mailbox.order(Orders::LOOK);
+        self.mailbox.signal(Signals::LOOK);
         before
     }
 
@@ -235,18 +235,18 @@ impl Line {
     pub fn give_up_peer(&self) -> bool {
         let waits = self.state().give_up();
         if waits {
-            self.mailbox.order(Orders::LOOK);
+            self.mailbox.signal(Signals::LOOK);
         }
         waits
     }
 
     /// Whether an event of it runs, or its instance starts. In one total order with
-    /// [`Latch::close`].
+    /// [`PauseGate::close`].
     pub fn in_event(&self) -> bool {
-        self.pulse.doing().is_some()
+        self.live_stats.doing().is_some()
     }
 
-    pub(super) fn config(&self) -> &LineConfig {
+    pub(super) fn config(&self) -> &SessionConfig {
         &self.config
     }
 
@@ -266,14 +266,14 @@ impl Line {
         self.slice.compare_exchange(ENDED, NEXT, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, LineState> {
+    pub(super) fn state(&self) -> MutexGuard<'_, HandleState> {
         // A panic while the lock was held would be a bug of ours; the session then ends by what it
         // finds.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Port for Line {
+impl Port for SessionHandle {
     fn info(&self) -> &ClientInfo {
         &self.info
     }
@@ -292,12 +292,12 @@ impl Port for Line {
         if data.len() > high {
             return Poll::Ready(Err(WriteError::TooLarge));
         }
-        if state.outbox.len() >= high {
+        if state.send_buffer.len() >= high {
             let flushed = state.poll_flush(cx);
             if matches!(flushed, Poll::Ready(Err(_))) {
                 return Poll::Ready(Err(WriteError::Closed));
             }
-            if state.outbox.len() >= high {
+            if state.send_buffer.len() >= high {
                 state.waits();
                 return Poll::Pending;
             }
@@ -306,7 +306,7 @@ impl Port for Line {
         if state.queue(cx, data).is_err() {
             return Poll::Ready(Err(WriteError::Closed));
         }
-        state.filled |= state.outbox.len() >= high;
+        state.filled |= state.send_buffer.len() >= high;
         Poll::Ready(Ok(()))
     }
 
@@ -315,7 +315,7 @@ impl Port for Line {
         if state.closed || state.timed_out {
             return 0;
         }
-        let room = self.config.watermarks.high_bytes.saturating_sub(state.outbox.len());
+        let room = self.config.watermarks.high_bytes.saturating_sub(state.send_buffer.len());
         u32::try_from(room).unwrap_or(u32::MAX)
     }
 
@@ -337,7 +337,7 @@ impl Port for Line {
     }
 
     fn instance_lost(&self) {
-        self.mailbox.order(Orders::LOST);
+        self.mailbox.signal(Signals::LOST);
     }
 
     fn set_timer(&self, id: u32, after_ms: u64) -> bool {
@@ -345,9 +345,9 @@ impl Port for Line {
     }
 }
 
-impl LineState {
+impl HandleState {
     fn queue(&mut self, cx: &mut Context<'_>, mut data: &[u8]) -> io::Result<()> {
-        if data.len() >= DIRECT_WRITE_MIN_BYTES && self.outbox.is_empty() {
+        if data.len() >= DIRECT_WRITE_MIN_BYTES && self.send_buffer.is_empty() {
             while let Poll::Ready(count) = self.poll_wire(cx, data)? {
                 data = &data[count..];
                 if data.is_empty() {
@@ -356,7 +356,7 @@ impl LineState {
             }
         }
         if !data.is_empty() {
-            self.outbox.push(data);
+            self.send_buffer.push(data);
         }
         Ok(())
     }
@@ -401,11 +401,11 @@ impl LineState {
     /// Sends what it can. Ready when nothing is queued any more; pending when the peer does not
     /// take it.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.outbox.is_empty() && !self.unflushed {
+        if self.send_buffer.is_empty() && !self.unflushed {
             return Poll::Ready(Ok(()));
         }
         let outcome = self.poll_send(cx);
-        self.held.settle(self.outbox.len());
+        self.held.settle(self.send_buffer.len());
         match &outcome {
             Poll::Pending if !self.is_stalled() && self.rationed_until.is_none() => {
                 self.stall(Moment::now());
@@ -422,22 +422,22 @@ impl LineState {
         self.mail_waits = false;
         loop {
             // What is full takes no more, however often it is asked.
-            if self.outbox.len() >= high {
+            if self.send_buffer.len() >= high {
                 (self.mail_waits, self.filled) = (true, true);
                 return;
             }
             let Some(piece) = mailbox.next() else { return };
-            self.outbox.push(&piece);
+            self.send_buffer.push(&piece);
             self.held.mail(piece.len());
         }
     }
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.outbox.is_empty() {
-            let outbox = std::mem::take(&mut self.outbox);
-            let outcome = self.poll_wire(cx, outbox.front());
-            self.outbox = outbox;
-            self.outbox.advance(ready!(outcome)?);
+        while !self.send_buffer.is_empty() {
+            let send_buffer = std::mem::take(&mut self.send_buffer);
+            let outcome = self.poll_wire(cx, send_buffer.front());
+            self.send_buffer = send_buffer;
+            self.send_buffer.advance(ready!(outcome)?);
         }
         if let (true, Some(stream)) = (self.unflushed, &mut self.stream) {
             ready!(stream.poll_flush(cx))?;
@@ -471,20 +471,25 @@ impl LineState {
     /// first.
     pub(super) fn resumes_by(&self, next: Instant) -> Instant {
         self.rationed_until
-            .filter(|_| !self.outbox.is_empty())
+            .filter(|_| !self.send_buffer.is_empty())
             .map_or(next, |until| until.min(next))
     }
 
-    pub(super) fn flow(&mut self, now: Moment, deadlines: &Deadlines, half_closed: bool) -> Flow {
+    pub(super) fn flow(
+        &mut self,
+        now: Moment,
+        deadlines: &Deadlines,
+        half_closed: bool,
+    ) -> ByteFlow {
         let must_read_by = self.must_read_by(now, deadlines);
-        Flow { bytes_in: self.bytes_in, bytes_out: self.bytes_out, must_read_by, half_closed }
+        ByteFlow { bytes_in: self.bytes_in, bytes_out: self.bytes_out, must_read_by, half_closed }
     }
 
     /// Gives up sending and forgets what is queued.
     pub(super) fn close(&mut self) {
         self.closed = true;
         self.rationed_until = None;
-        self.outbox.clear();
+        self.send_buffer.clear();
         self.held.settle(0);
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct Doing(u8);
 
 impl Doing {
     pub(super) const START: Self = Self(1);
-    pub(super) const HANDOVER: Self = Self(9);
+    pub(super) const MIGRATE: Self = Self(9);
     pub(super) const SLEEP: Self = Self(10);
 
     pub(super) fn event(event: &Event<'_>) -> Self {
@@ -45,7 +45,7 @@ impl Doing {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Pulse {
+pub(super) struct LiveStats {
     doing: AtomicU8,
     asleep: AtomicBool,
     events: AtomicU64,
@@ -55,7 +55,7 @@ pub(super) struct Pulse {
     cpu_ns: AtomicU64,
 }
 
-impl Pulse {
+impl LiveStats {
     /// In the same total order as the latch's: see there.
     pub(super) fn begin(&self, doing: Doing) {
         self.doing.swap(doing.0, Ordering::SeqCst);

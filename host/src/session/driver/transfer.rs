@@ -9,13 +9,13 @@ use tokio::sync::oneshot;
 use super::Session;
 use crate::event::{Fault, FaultKind, Instance, Peers, Port, Procedure};
 use crate::net::Stream;
-use crate::session::baggage::{Baggage, Departure, Traveller};
-use crate::session::clock::Clock;
-use crate::session::line::Line;
+use crate::session::deadlines::DeadlineClock;
+use crate::session::handle::SessionHandle;
+use crate::session::live_stats::Doing;
 use crate::session::machine::{Machine, Step};
 use crate::session::mailbox::Sealed;
-use crate::session::pulse::Doing;
-use crate::session::successor::Successor;
+use crate::session::procedure_slot::ProcedureSlot;
+use crate::session::snapshot::{SessionMeta, SessionSnapshot, TransferRequest};
 use crate::session::{Ended, run};
 
 /// However long the other process takes, a session does not wait for longer.
@@ -23,18 +23,18 @@ const VERDICT_MAX: Duration = Duration::from_secs(30);
 
 impl<P: Procedure, M> Session<P, M> {
     /// Packs, and leaves where the other process takes it. Otherwise it goes on where it was.
-    pub(super) async fn depart(&mut self, departure: Departure) {
-        if let Some(fault) = run::enter(&self.line, Doing::HANDOVER).await {
+    pub(super) async fn depart(&mut self, transfer: TransferRequest) {
+        if let Some(fault) = run::enter(&self.handle, Doing::MIGRATE).await {
             return self.end_by("hand-over", fault);
         }
         let packed = self.pack().await;
-        run::leave(&self.line);
-        let (traveller, sealed) = match packed {
+        run::leave(&self.handle);
+        let (snapshot, sealed) = match packed {
             Ok(packed) => packed,
-            Err(why) => return drop(departure.0.send(Err(why))),
+            Err(why) => return drop(transfer.0.send(Err(why))),
         };
         let (verdict, mut given) = oneshot::channel();
-        let asked = departure.0.send(Ok((traveller, verdict))).is_ok();
+        let asked = transfer.0.send(Ok((snapshot, verdict))).is_ok();
         let taken = asked
             && match tokio::time::timeout(VERDICT_MAX, &mut given).await {
                 Ok(taken) => taken == Ok(true),
@@ -45,9 +45,9 @@ impl<P: Procedure, M> Session<P, M> {
                 }
             };
         if !taken {
-            return self.line.mailbox.unseal(sealed);
+            return self.handle.mailbox.unseal(sealed);
         }
-        self.line.state().let_go();
+        self.handle.state().let_go();
         // What was used here is this process's to tell.
         self.spent_before = self.usage().fuel;
         (self.instance, self.asleep) = (None, None);
@@ -55,8 +55,8 @@ impl<P: Procedure, M> Session<P, M> {
     }
 
     /// Everything that another process needs. Nobody can send it anything until it is unsealed.
-    async fn pack(&mut self) -> Result<(Traveller, Sealed), String> {
-        if !matches!(self.line.state().stream, Some(Stream::Plain(_))) {
+    async fn pack(&mut self) -> Result<(SessionSnapshot, Sealed), String> {
+        if !matches!(self.handle.state().stream, Some(Stream::Plain(_))) {
             return Err("tls".into());
         }
         let shared = self.instance.as_ref().is_some_and(Instance::is_shared);
@@ -81,63 +81,63 @@ impl<P: Procedure, M> Session<P, M> {
             return Err("ending".into());
         }
         let (now, fuel) = (Instant::now(), self.usage().fuel);
-        let sealed = self.line.mailbox.seal();
-        let line = self.line.state();
-        let socket = line.stream.as_ref().map(Stream::duplicate);
+        let sealed = self.handle.mailbox.seal();
+        let handle = self.handle.state();
+        let socket = handle.stream.as_ref().map(Stream::duplicate);
         let socket = match socket {
             Some(Ok(socket)) => socket,
             _ => {
-                drop(line);
-                self.line.mailbox.unseal(sealed);
+                drop(handle);
+                self.handle.mailbox.unseal(sealed);
                 return Err("no-descriptor".into());
             }
         };
-        let mut queued = line.outbox.front().to_vec();
+        let mut queued = handle.send_buffer.front().to_vec();
         sealed.pieces().for_each(|piece| queued.extend_from_slice(piece));
-        let (info, times) = (self.line.info(), self.clock.times(now));
-        let baggage = Baggage {
+        let (info, times) = (self.handle.info(), self.deadline_clock.times(now));
+        let meta = SessionMeta {
             id: info.id,
             peer: info.peer,
             local: info.local,
             parameter: info.parameter,
             version,
-            priority: self.line.priority() as u8,
-            timers: line.timers.left(now),
+            priority: self.handle.priority() as u8,
+            timers: handle.timers.left(now),
             half_closed: self.machine.half_closed(),
-            filled: line.filled,
+            filled: handle.filled,
             times,
-            bytes_in: line.bytes_in,
-            bytes_out: line.bytes_out,
-            events: self.line.pulse.events(),
+            bytes_in: handle.bytes_in,
+            bytes_out: handle.bytes_out,
+            events: self.handle.live_stats.events(),
             fuel,
-            cpu_ns: u64::try_from(self.line.pulse.cpu().as_nanos()).unwrap_or(u64::MAX),
+            cpu_ns: u64::try_from(self.handle.live_stats.cpu().as_nanos()).unwrap_or(u64::MAX),
         };
-        drop(line);
-        Ok((Traveller { baggage, state, queued, socket }, sealed))
+        drop(handle);
+        Ok((SessionSnapshot { meta, state, queued, socket }, sealed))
     }
 
     /// Makes an instance that carries on from there, says so, and runs the session once `go` says
     /// that it is this process's. `None`: it is not, and nothing was done to its connection.
     pub async fn resume(
-        line: Arc<Line>,
-        successor: Arc<Successor<P>>,
+        handle: Arc<SessionHandle>,
+        slot: Arc<ProcedureSlot<P>>,
         peers: Arc<dyn Peers>,
         membership: M,
-        (baggage, state, queued): (Baggage, Vec<u8>, Vec<u8>),
+        (meta, state, queued): (SessionMeta, Vec<u8>, Vec<u8>),
         restored: impl FnOnce(Result<(), Fault>),
         go: oneshot::Receiver<()>,
     ) -> Option<(Ended, Arc<P>)> {
-        let mut session = Self::new(line, successor, peers, membership);
-        session.machine = Machine::resumed(baggage.half_closed);
-        session.clock =
-            Clock::resumed(Instant::now(), &baggage.times, (baggage.bytes_in, baggage.bytes_out));
-        session.spent_before = baggage.fuel;
-        let taken = match run::enter(&session.line, Doing::HANDOVER).await {
+        let mut session = Self::new(handle, slot, peers, membership);
+        session.machine = Machine::resumed(meta.half_closed);
+        session.deadline_clock =
+            DeadlineClock::resumed(Instant::now(), &meta.times, (meta.bytes_in, meta.bytes_out));
+        session.spent_before = meta.fuel;
+        let taken = match run::enter(&session.handle, Doing::MIGRATE).await {
             Some(fault) => Err(fault),
             None => {
                 let own = Arc::clone(&session.procedure);
-                let taken = session.take_over(&own, &baggage.version, state).await;
-                run::leave(&session.line);
+                let taken = session.take_over(&own, &meta.version, state).await;
+                run::leave(&session.handle);
                 taken
             }
         };
@@ -152,16 +152,16 @@ impl<P: Procedure, M> Session<P, M> {
         if !matches!(tokio::time::timeout(VERDICT_MAX, go).await, Ok(Ok(()))) {
             return session.never_was();
         }
-        session.line.load(&queued);
-        session.line.pulse.born(session.usage());
+        session.handle.load(&queued);
+        session.handle.live_stats.born(session.usage());
         let ending = session.play().await;
         let procedure = Arc::clone(&session.procedure);
         Some((session.finish(ending).await, procedure))
     }
 
     fn never_was<T>(self) -> Option<T> {
-        self.line.mailbox.shut();
-        self.line.state().let_go();
+        self.handle.mailbox.shut();
+        self.handle.state().let_go();
         None
     }
 }

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::Line;
+use super::SessionHandle;
 use crate::event::{Budget, Port, Priority, Usage};
 use crate::sched::Lane;
 
 /// A session at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Glance {
+pub struct SessionStats {
     /// From the first event until now.
     pub age: Duration,
     /// Since bytes last moved.
@@ -39,26 +39,26 @@ pub struct Glance {
     pub peak_fuel: u64,
 }
 
-impl Line {
+impl SessionHandle {
     /// The session now.
     #[must_use]
-    pub fn glance(&self) -> Glance {
+    pub fn stats(&self) -> SessionStats {
         let (now, state) = (Instant::now(), self.state());
-        Glance {
+        SessionStats {
             age: now.saturating_duration_since(self.started),
             idle: now.saturating_duration_since(state.last_exchange),
             bytes_in: state.bytes_in,
             bytes_out: state.bytes_out,
-            queued_bytes: state.outbox.len(),
-            events: self.pulse.events(),
-            usage: self.pulse.usage(),
-            cpu: self.pulse.cpu(),
-            event: self.pulse.doing(),
-            asleep: self.pulse.is_asleep(),
+            queued_bytes: state.send_buffer.len(),
+            events: self.live_stats.events(),
+            usage: self.live_stats.usage(),
+            cpu: self.live_stats.cpu(),
+            event: self.live_stats.doing(),
+            asleep: self.live_stats.is_asleep(),
             priority: self.priority(),
             lane: self.placement.lane(),
             budget: self.config.budgets.event(self.priority()),
-            peak_fuel: self.pulse.peak_fuel(),
+            peak_fuel: self.live_stats.peak_fuel(),
         }
     }
 }

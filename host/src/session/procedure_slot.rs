@@ -6,45 +6,45 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 
-use super::baggage::Departure;
+use super::snapshot::TransferRequest;
 use crate::event::Fault;
 use crate::sched::stalls;
 
 /// The procedure of one session. The session itself moves from one to the next, between two events.
 #[derive(Debug)]
-pub struct Successor<P> {
+pub struct ProcedureSlot<P> {
     current: ArcSwap<P>,
     next: Mutex<Next<P>>,
 }
 
 #[derive(Debug)]
 struct Next<P> {
-    handover: Option<Handover<P>>,
-    departure: Option<Departure>,
+    migration: Option<Migration<P>>,
+    transfer: Option<TransferRequest>,
     /// The session is to end: there will be no hand-over.
     closed: bool,
 }
 
 /// A session is to move to this procedure.
 #[derive(Debug)]
-pub(super) struct Handover<P> {
+pub(super) struct Migration<P> {
     pub(super) to: Arc<P>,
     /// It moves with others, or not at all.
-    pub(super) ballot: Option<Ballot>,
-    report: oneshot::Sender<Handed>,
+    pub(super) vote: Option<PrepareVote>,
+    report: oneshot::Sender<MigrateOutcome>,
 }
 
 /// What a session that moves with others says and hears: that it is ready, and then whether all
 /// are.
 #[derive(Debug)]
-pub(super) struct Ballot {
+pub(super) struct PrepareVote {
     ready: Option<oneshot::Sender<()>>,
     verdict: watch::Receiver<Option<bool>>,
     /// How long it waits for the verdict. Then it does not move.
-    pub(super) patience: Duration,
+    pub(super) call_deadlines: Duration,
 }
 
-impl Ballot {
+impl PrepareVote {
     /// Done when it is decided that nobody moves, or nobody decides any more. Dropping it is safe.
     pub(super) fn called_off(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut verdict = self.verdict.clone();
@@ -64,14 +64,15 @@ impl Ballot {
             // Whoever asked may have lost patience; then the verdict says so.
             let _ = ready.send(());
         }
-        let decided = stalls::within(self.patience, self.verdict.wait_for(Option::is_some)).await;
+        let decided =
+            stalls::within(self.call_deadlines, self.verdict.wait_for(Option::is_some)).await;
         decided.is_some_and(|decided| decided.is_ok_and(|verdict| *verdict == Some(true)))
     }
 }
 
 /// What became of it. Whoever waits for this and hears nothing: the session ended before.
 #[derive(Debug)]
-pub enum Handed {
+pub enum MigrateOutcome {
     /// The session is handled by the new procedure. How long it was not handled at all.
     Moved(Duration),
     /// It is handled as before, and this is why.
@@ -80,13 +81,13 @@ pub enum Handed {
     Lost(Fault),
 }
 
-impl<P> Successor<P> {
+impl<P> ProcedureSlot<P> {
     /// Of a session that starts with this procedure.
     #[must_use]
     pub fn new(current: Arc<P>) -> Self {
         Self {
             current: ArcSwap::new(current),
-            next: Mutex::new(Next { handover: None, departure: None, closed: false }),
+            next: Mutex::new(Next { migration: None, transfer: None, closed: false }),
         }
     }
 
@@ -103,7 +104,7 @@ impl<P> Successor<P> {
 
     /// Asks for a hand-over; one that was asked for and not begun is forgotten. The session has to
     /// be told to look.
-    pub fn ask(&self, to: Arc<P>) -> oneshot::Receiver<Handed> {
+    pub fn ask(&self, to: Arc<P>) -> oneshot::Receiver<MigrateOutcome> {
         self.put(to, None)
     }
 
@@ -114,17 +115,17 @@ impl<P> Successor<P> {
         &self,
         to: Arc<P>,
         verdict: watch::Receiver<Option<bool>>,
-        patience: Duration,
-    ) -> (oneshot::Receiver<()>, oneshot::Receiver<Handed>) {
+        call_deadlines: Duration,
+    ) -> (oneshot::Receiver<()>, oneshot::Receiver<MigrateOutcome>) {
         let (ready, is_ready) = oneshot::channel();
-        (is_ready, self.put(to, Some(Ballot { ready: Some(ready), verdict, patience })))
+        (is_ready, self.put(to, Some(PrepareVote { ready: Some(ready), verdict, call_deadlines })))
     }
 
-    fn put(&self, to: Arc<P>, ballot: Option<Ballot>) -> oneshot::Receiver<Handed> {
+    fn put(&self, to: Arc<P>, vote: Option<PrepareVote>) -> oneshot::Receiver<MigrateOutcome> {
         let (report, reported) = oneshot::channel();
         let mut next = self.next();
         if !next.closed {
-            next.handover = Some(Handover { to, ballot, report });
+            next.migration = Some(Migration { to, vote, report });
         }
         reported
     }
@@ -132,29 +133,29 @@ impl<P> Successor<P> {
     /// The session is to end: whoever waits for a hand-over hears nothing, and so does whoever asks
     /// for one.
     pub(super) fn close(&self) {
-        *self.next() = Next { handover: None, departure: None, closed: true };
+        *self.next() = Next { migration: None, transfer: None, closed: true };
     }
 
     /// Takes the wish back. False where the hand-over has begun, or nothing was asked for.
     pub fn withdraw(&self) -> bool {
-        self.next().handover.take().is_some()
+        self.next().migration.take().is_some()
     }
 
     /// Whether a hand-over was asked for and has not begun.
     #[must_use]
     pub fn is_asked(&self) -> bool {
-        self.next().handover.is_some()
+        self.next().migration.is_some()
     }
 
-    pub(super) fn put_departure(&self, departure: Departure) {
+    pub(super) fn put_departure(&self, transfer: TransferRequest) {
         let mut next = self.next();
         if !next.closed {
-            next.departure = Some(departure);
+            next.transfer = Some(transfer);
         }
     }
 
-    pub(super) fn take_departure(&self) -> Option<Departure> {
-        self.next().departure.take()
+    pub(super) fn take_departure(&self) -> Option<TransferRequest> {
+        self.next().transfer.take()
     }
 
     /// Asks a session no more to leave. False where it is about to.
@@ -162,8 +163,8 @@ impl<P> Successor<P> {
         self.take_departure().is_some()
     }
 
-    pub(super) fn take(&self) -> Option<Handover<P>> {
-        self.next().handover.take()
+    pub(super) fn take(&self) -> Option<Migration<P>> {
+        self.next().migration.take()
     }
 
     pub(super) fn commit(&self, to: &Arc<P>) {
@@ -175,8 +176,8 @@ impl<P> Successor<P> {
     }
 }
 
-impl<P> Handover<P> {
-    pub(super) fn report(self, handed: Handed) {
+impl<P> Migration<P> {
+    pub(super) fn report(self, handed: MigrateOutcome) {
         // Whoever asked may have lost patience.
         let _ = self.report.send(handed);
     }
@@ -188,13 +189,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_verdict_that_does_not_come_in_time_is_a_no() {
-        let successor = Successor::new(Arc::new(1));
+        let slot = ProcedureSlot::new(Arc::new(1));
         let (decide, verdict) = watch::channel(None);
-        let (ready, _reported) =
-            successor.ask_together(Arc::new(2), verdict, Duration::from_millis(10));
-        let ballot =
-            successor.take().and_then(|mut handover| handover.ballot.take()).expect("it was asked");
-        assert!(!ballot.cast().await);
+        let (ready, _reported) = slot.ask_together(Arc::new(2), verdict, Duration::from_millis(10));
+        let vote =
+            slot.take().and_then(|mut migration| migration.vote.take()).expect("it was asked");
+        assert!(!vote.cast().await);
         assert!(ready.await.is_ok(), "it was ready");
         drop(decide);
     }
@@ -202,16 +202,14 @@ mod tests {
     #[tokio::test]
     async fn a_verdict_is_heard() {
         for yes in [true, false] {
-            let successor = Successor::new(Arc::new(1));
+            let slot = ProcedureSlot::new(Arc::new(1));
             let (decide, verdict) = watch::channel(None);
             let (_ready, _reported) =
-                successor.ask_together(Arc::new(2), verdict, Duration::from_secs(60));
-            let ballot = successor
-                .take()
-                .and_then(|mut handover| handover.ballot.take())
-                .expect("it was asked");
+                slot.ask_together(Arc::new(2), verdict, Duration::from_secs(60));
+            let vote =
+                slot.take().and_then(|mut migration| migration.vote.take()).expect("it was asked");
             decide.send(Some(yes)).expect("it listens");
-            assert_eq!(ballot.cast().await, yes);
+            assert_eq!(vote.cast().await, yes);
         }
     }
 }

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 
 use super::Session;
-use super::beside::{self, Attending, Reach};
+use super::pending_call::{self, CancelScope, PendingCall};
 use crate::event::{EndReason, Fault, FaultKind, Port, Procedure};
-use crate::session::pulse::Doing;
+use crate::session::live_stats::Doing;
+use crate::session::procedure_slot::{MigrateOutcome, Migration, PrepareVote};
 use crate::session::run;
-use crate::session::successor::{Ballot, Handed, Handover};
 
 /// What a ballot may take beyond its own patience, which ends it first.
 const VERDICT_SPARE: Duration = Duration::from_secs(10);
@@ -20,40 +20,40 @@ const VERDICT_SPARE: Duration = Duration::from_secs(10);
 impl<P: Procedure, M> Session<P, M> {
     /// Does what was asked for, if anything was. Whatever fails on the new side, the old instance
     /// carries on.
-    pub(super) async fn hand_over(&mut self) {
-        if let Some(departure) = self.successor.take_departure() {
-            return self.depart(departure).await;
+    pub(super) async fn migrate(&mut self) {
+        if let Some(transfer) = self.slot.take_departure() {
+            return self.depart(transfer).await;
         }
-        if let Some(fault) = run::enter(&self.line, Doing::HANDOVER).await {
+        if let Some(fault) = run::enter(&self.handle, Doing::MIGRATE).await {
             self.end_by("hand-over", fault);
             return;
         }
         // Not before, so that what waits for a latch can be taken back.
-        let Some(mut handover) = self.successor.take() else { return run::leave(&self.line) };
+        let Some(mut migration) = self.slot.take() else { return run::leave(&self.handle) };
         let start = Instant::now();
-        let already = Arc::ptr_eq(&handover.to, &self.procedure);
-        let outcome = if already { Ok(()) } else { self.move_to(&mut handover).await };
-        run::leave(&self.line);
+        let already = Arc::ptr_eq(&migration.to, &self.procedure);
+        let outcome = if already { Ok(()) } else { self.move_to(&mut migration).await };
+        run::leave(&self.handle);
         match outcome {
-            Ok(()) if already => handover.report(Handed::Moved(Duration::ZERO)),
-            Ok(()) => handover.report(Handed::Moved(start.elapsed())),
-            Err(Stay::Stays(fault)) => handover.report(Handed::Stayed(fault)),
+            Ok(()) if already => migration.report(MigrateOutcome::Moved(Duration::ZERO)),
+            Ok(()) => migration.report(MigrateOutcome::Moved(start.elapsed())),
+            Err(Stay::Stays(fault)) => migration.report(MigrateOutcome::Stayed(fault)),
             Err(Stay::Ends(fault)) => {
-                handover.report(Handed::Lost(fault.clone()));
+                migration.report(MigrateOutcome::Lost(fault.clone()));
                 self.end_by("hand-over", fault);
             }
         }
     }
 
-    async fn move_to(&mut self, handover: &mut Handover<P>) -> Result<(), Stay> {
-        let mut called_off = pin!(called_off(handover));
+    async fn move_to(&mut self, migration: &mut Migration<P>) -> Result<(), Stay> {
+        let mut called_off = pin!(called_off(migration));
         if called_off.as_mut().now_or_never().is_some() {
             return Err(Stay::Stays(called_off_by("another session of the server could not move")));
         }
         if self.asleep.is_some() {
-            self.tries_asleep(called_off, &handover.to).await.map_err(stay)?;
-            self.together(handover).await?;
-            self.moves_asleep(&handover.to);
+            self.tries_asleep(called_off, &migration.to).await.map_err(stay)?;
+            self.together(migration).await?;
+            self.moves_asleep(&migration.to);
             return Ok(());
         }
         if self.instance.is_none() {
@@ -65,30 +65,30 @@ impl<P: Procedure, M> Session<P, M> {
             _ => Stay::Ends(fault),
         })?;
         let version = self.procedure.version().to_owned();
-        let copy = self.copy_saved(&handover.to, &version, &state);
-        let taken = self.take_over_unless(called_off, &handover.to, &version, state).await;
+        let copy = self.copy_saved(&migration.to, &version, &state);
+        let taken = self.take_over_unless(called_off, &migration.to, &version, state).await;
         let new = taken.map_err(stay)?;
-        self.together(handover).await?;
+        self.together(migration).await?;
         self.spent_before = self.usage().fuel;
         self.saved = copy;
         let old = self.instance.replace(new);
-        self.procedure = Arc::clone(&handover.to);
-        self.successor.commit(&handover.to);
-        self.line.pulse.born(self.usage());
+        self.procedure = Arc::clone(&migration.to);
+        self.slot.commit(&migration.to);
+        self.handle.live_stats.born(self.usage());
         self.drop_instance(old).await;
         Ok(())
     }
 
     /// Waits for the others, where it is to move with them.
-    async fn together(&mut self, handover: &mut Handover<P>) -> Result<(), Stay> {
-        let Some(ballot) = handover.ballot.take() else { return Ok(()) };
-        let class = self.line.priority();
-        let Self { line, machine, alarm, run_permit, .. } = self;
-        let mut attending =
-            Attending { line, machine, alarm, run_permit, class, lifetime_ends: None };
-        let wall = ballot.patience + VERDICT_SPARE;
-        let mut cast = Box::pin(async { Ok(ballot.cast().await) });
-        let (together, _) = attending.call(cast.as_mut(), wall, Reach::Session).await;
+    async fn together(&mut self, migration: &mut Migration<P>) -> Result<(), Stay> {
+        let Some(vote) = migration.vote.take() else { return Ok(()) };
+        let class = self.handle.priority();
+        let Self { handle, machine, alarm, run_permit, .. } = self;
+        let mut pending =
+            PendingCall { handle, machine, alarm, run_permit, class, lifetime_ends: None };
+        let wall = vote.call_deadlines + VERDICT_SPARE;
+        let mut cast = Box::pin(async { Ok(vote.cast().await) });
+        let (together, _) = pending.call(cast.as_mut(), wall, CancelScope::Session).await;
         if together.map_err(Stay::Ends)? {
             return Ok(());
         }
@@ -107,8 +107,8 @@ impl<P: Procedure, M> Session<P, M> {
 }
 
 /// Done where it is to move with others and that is called off.
-fn called_off<P>(handover: &Handover<P>) -> impl Future<Output = ()> + Send + use<P> {
-    let called_off = handover.ballot.as_ref().map(Ballot::called_off);
+fn called_off<P>(migration: &Migration<P>) -> impl Future<Output = ()> + Send + use<P> {
+    let called_off = migration.vote.as_ref().map(PrepareVote::called_off);
     async move {
         match called_off {
             Some(called_off) => called_off.await,
@@ -119,7 +119,7 @@ fn called_off<P>(handover: &Handover<P>) -> impl Future<Output = ()> + Send + us
 
 /// What a fault on the new side means.
 fn stay(fault: Fault) -> Stay {
-    match beside::is_order(&fault) {
+    match pending_call::is_order(&fault) {
         true => Stay::Ends(fault),
         false => Stay::Stays(fault),
     }

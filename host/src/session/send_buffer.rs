@@ -8,12 +8,12 @@ const LARGE_BYTES: usize = 64 << 10;
 
 /// A byte queue. It has no limit of its own: the line in front of it keeps the water marks.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(super) struct SendBuffer {
     bytes: Vec<u8>,
     sent: usize,
 }
 
-impl Outbox {
+impl SendBuffer {
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.sent
     }
@@ -66,25 +66,25 @@ mod tests {
 
     #[test]
     fn bytes_leave_in_the_order_they_came_however_they_are_cut() {
-        let mut outbox = Outbox::default();
+        let mut send_buffer = SendBuffer::default();
         let (mut expected, mut seen) = (Vec::new(), Vec::new());
         for round in 0..200_usize {
             let data: Vec<u8> = (0..round * 7 % 23).map(|i| (round + i) as u8).collect();
-            outbox.push(&data);
+            send_buffer.push(&data);
             expected.extend_from_slice(&data);
-            let count = (round * 5 % 19).min(outbox.len());
-            seen.extend_from_slice(&outbox.front()[..count]);
-            outbox.advance(count);
+            let count = (round * 5 % 19).min(send_buffer.len());
+            seen.extend_from_slice(&send_buffer.front()[..count]);
+            send_buffer.advance(count);
         }
-        seen.extend_from_slice(outbox.front());
+        seen.extend_from_slice(send_buffer.front());
         assert_eq!(seen, expected);
     }
 
     #[test]
     fn an_empty_outbox_holds_no_memory() {
-        let mut outbox = Outbox::default();
-        outbox.push(b"some");
-        outbox.advance(4);
-        assert_eq!(outbox.bytes.capacity(), 0);
+        let mut send_buffer = SendBuffer::default();
+        send_buffer.push(b"some");
+        send_buffer.advance(4);
+        assert_eq!(send_buffer.bytes.capacity(), 0);
     }
 }
