@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use wharf::event::{
-    Alone, ClientInfo, Event, Instance, Port, Priority, Procedure, Scope, WriteError,
+    ClientInfo, Event, Instance, NoPeers, Port, Priority, Procedure, Scope, WriteError,
 };
 use wharf::plugin::{
     Binding, Engine, EngineConfig, EventProcedure, Grants, GuestInstance, Loader, Manifest,
@@ -77,7 +77,7 @@ fn instance(procedure: &EventProcedure) -> GuestInstance {
         tls: None,
         parameter: 0,
     };
-    let scope = Scope { port: Arc::new(Sink(info)), peers: Arc::new(Alone) };
+    let scope = Scope { port: Arc::new(Sink(info)), peers: Arc::new(NoPeers) };
     finish(procedure.instantiate(scope, Budgets::default().start(Priority::Normal)))
         .expect("an instance")
 }

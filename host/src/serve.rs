@@ -363,7 +363,7 @@ fn report(
     procedure: &Arc<EventProcedure>,
     mut ended: Ended,
 ) {
-    let edition = procedure.edition();
+    let metrics = procedure.metrics();
     let (server, class) = (&*service.name, ended.class);
     // The fault that took the shared instance away was counted with the session whose it was.
     let kind = ended.fault.as_ref().map(|(_, fault)| fault.kind);
@@ -374,10 +374,10 @@ fn report(
         service.hears(peer, procedure, blamed);
     }
     if let Some((event, fault)) = &ended.fault {
-        Faulted { server, session, peer, class, event, fault }.emit(edition, &service.fault_lines);
+        Faulted { server, session, peer, class, event, fault }.emit(metrics, &service.fault_lines);
     }
     let Ended { reason, events, bytes_in, bytes_out, usage, lasted, cpu, .. } = ended;
     let spent = Spent { events, bytes_in, bytes_out, fuel: usage.fuel, cpu };
     SessionEnded { server, session, class, reason: &reason.name(), lasted, spent }
-        .emit(edition, &service.session_lines);
+        .emit(metrics, &service.session_lines);
 }

@@ -77,7 +77,7 @@ fn play(story: &[Happening]) -> (Machine, Seen) {
                 seen.event();
                 seen.disconnects += 1;
                 seen.last_was_disconnect = true;
-                machine.parting();
+                machine.closing();
             }
             _ => {}
         }

@@ -15,7 +15,7 @@ use wharf::event::{
     Action, Broadcast, Budget, ClientInfo, DisconnectReason, Event, Fault, Instance, NameError,
     Peers, Port, Priority, Procedure, READ_MAX_BYTES, Scope, SendError, WriteError,
 };
-use wharf::plugin::{Binding, EventProcedure, GuestInstance, Plugin};
+use wharf::plugin::{Binding, EventProcedure, Plugin, PluginInstance};
 use wharf::sched::Budgets;
 
 /// How far below the lowest class's fuel an event has to stay.
@@ -238,7 +238,7 @@ struct Play<'a> {
     subject: &'a Subject,
     scope: Scope,
     port: Arc<Wire>,
-    instance: GuestInstance,
+    instance: PluginInstance,
     /// To a fresh instance before each event.
     moves: bool,
     ended: bool,

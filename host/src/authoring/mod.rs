@@ -3,16 +3,16 @@
 //!
 //! Nothing that serves needs any of it.
 
-mod advice;
 mod component;
+mod diagnostics;
+mod mock_session;
 mod project;
-mod rehearsal;
-mod stage;
+mod replay;
 mod templates;
 mod transcript;
 
-pub use advice::advice;
 pub use component::{ComponentError, component};
+pub use diagnostics::advice;
 pub use project::{Language, ProjectError, create};
-pub use rehearsal::{Cost, Manner, Rehearsal, START, rehearse};
+pub use replay::{Cost, Manner, Replay, START, rehearse};
 pub use transcript::{Act, TRANSCRIPT_FILE, Transcript, TranscriptError};

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::build;
 use crate::authoring::{
-    Cost, Manner, Rehearsal, START, TRANSCRIPT_FILE, Transcript, advice, rehearse,
+    Cost, Manner, Replay, START, TRANSCRIPT_FILE, Transcript, advice, rehearse,
 };
 use crate::config::default_cache_dir;
 use crate::event::Priority;
@@ -143,7 +143,7 @@ pub(super) fn loader() -> Result<Loader> {
     Ok(cached.and_then(Result::ok).unwrap_or_else(|| Loader::without_cache(engine)))
 }
 
-fn costs(rehearsal: &Rehearsal) {
+fn costs(rehearsal: &Replay) {
     say!(
         "{:>6}  {:<13} {:>7} {:>12} {:>8} {:>11}  FITS",
         "LINE",

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::file::ControlTable;
-use crate::control::{ControlConfig, DoorError, Token, default_socket};
+use crate::control::{ControlConfig, ListenerError, Token, default_socket};
 use crate::files;
 use crate::oci::{Registries, RegistryConfig};
 use crate::plugin::{Compiler, digest};
@@ -295,11 +295,11 @@ fn control(table: &ControlTable, folder: &Path, mistakes: &mut Vec<String>) -> C
         (None, None) => {}
         (None, Some(_)) => mistakes
             .push("`control.token_file`: without effect; `control.listen` is missing".into()),
-        (Some(_), None) => mistakes.push(DoorError::NoToken.to_string()),
+        (Some(_), None) => mistakes.push(ListenerError::NoToken.to_string()),
         (Some(text), Some(file)) => {
             match (text.parse::<SocketAddr>(), Token::read(&folder.join(file))) {
                 (Ok(address), Ok(_)) if !address.ip().is_loopback() => {
-                    mistakes.push(DoorError::NotLoopback(address).to_string());
+                    mistakes.push(ListenerError::NotLoopback(address).to_string());
                 }
                 (Ok(address), Ok(token)) => listen = Some((address, token)),
                 (address, token) => {

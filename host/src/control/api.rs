@@ -21,7 +21,7 @@ use super::connections::Connection;
 use super::server::Reload;
 use super::upgrade::{self, Upgrade};
 use super::waiting::{Class, Place, Waiting};
-use super::{calls, metrics, page, stream, versions};
+use super::{handlers, metrics, page, stream, versions};
 use crate::server::{Door, Fleet, ServerHandle};
 use crate::telemetry::{Bucket, ControlRequest};
 use crate::work::HOST;
@@ -36,14 +36,14 @@ const STREAMS_MAX: usize = 16;
 const REQUESTS_LOGGED_PER_SECOND: u32 = 20;
 
 /// Other descriptors of the API's sockets.
-pub(super) type Doorways = Vec<(Door, OwnedFd)>;
+pub(super) type Routes = Vec<(Door, OwnedFd)>;
 
 /// Whether the API is served by this process still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Left {
     Not,
     /// Nobody has its sockets.
-    Alone,
+    NoPeers,
     ToAnother,
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Shared {
     pub(super) fleet: Arc<Fleet>,
     pub(super) reload: Reload,
     pub(super) upgrade: Option<Upgrade>,
-    doors: Mutex<Doorways>,
+    doors: Mutex<Routes>,
     /// What becomes of the doors, once another process serves.
     left: watch::Sender<Left>,
     /// The same, for the thread that is to end.
@@ -67,7 +67,7 @@ impl Shared {
     pub(super) fn new(
         fleet: Arc<Fleet>,
         (reload, upgrade): (Reload, Option<Upgrade>),
-        doors: Doorways,
+        doors: Routes,
         leaving: Arc<AtomicBool>,
     ) -> Arc<Self> {
         let (streams, request_lines) =
@@ -112,7 +112,7 @@ impl Shared {
 
     /// Answers nobody else from now on. Where the sockets are another process's now, they stay.
     pub(super) fn leave(&self, to_another: bool) {
-        self.left.send_replace(if to_another { Left::ToAnother } else { Left::Alone });
+        self.left.send_replace(if to_another { Left::ToAnother } else { Left::NoPeers });
     }
 
     /// Waits until it answers nobody else; whether the sockets stay.
@@ -140,46 +140,46 @@ impl Shared {
 
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     let server = Router::new()
-        .route("/", get(calls::show))
-        .route("/suspend", post(calls::suspend))
-        .route("/resume", post(calls::resume))
-        .route("/restart", post(calls::restart))
-        .route("/stop", post(calls::stop))
-        .route("/limits", get(calls::limits))
-        .route("/throttle", get(calls::throttle).merge(patch(calls::set_throttle)))
-        .route("/lock", post(calls::lock))
-        .route("/unlock", post(calls::unlock))
+        .route("/", get(handlers::show))
+        .route("/suspend", post(handlers::suspend))
+        .route("/resume", post(handlers::resume))
+        .route("/restart", post(handlers::restart))
+        .route("/stop", post(handlers::stop))
+        .route("/limits", get(handlers::limits))
+        .route("/throttle", get(handlers::throttle).merge(patch(handlers::set_throttle)))
+        .route("/lock", post(handlers::lock))
+        .route("/unlock", post(handlers::unlock))
         .route("/plugin/swap", get(versions::under_way).merge(post(versions::swap)))
         .route("/plugin/canary", post(versions::canary))
         .route("/plugin/promote", post(versions::promote))
         .route("/plugin/rollback", post(versions::roll_back))
         .route("/plugin/history", get(versions::history))
-        .route("/data", put(calls::set_data))
-        .route("/priority", put(calls::set_priority))
-        .route("/broadcast", post(calls::broadcast))
-        .route("/credentials/renew", post(calls::renew_credentials))
-        .route("/sessions", get(calls::sessions))
-        .route("/sessions/{id}", get(calls::session))
-        .route("/sessions/{id}/disconnect", post(calls::disconnect))
-        .route("/sessions/{id}/abort", post(calls::abort))
-        .route("/sessions/{id}/send", post(calls::send))
-        .route("/sessions/{id}/priority", put(calls::assign))
-        .route("/sessions/{id}/name", put(calls::rename))
+        .route("/data", put(handlers::set_data))
+        .route("/priority", put(handlers::set_priority))
+        .route("/broadcast", post(handlers::broadcast))
+        .route("/credentials/renew", post(handlers::renew_credentials))
+        .route("/sessions", get(handlers::sessions))
+        .route("/sessions/{id}", get(handlers::session))
+        .route("/sessions/{id}/disconnect", post(handlers::disconnect))
+        .route("/sessions/{id}/abort", post(handlers::abort))
+        .route("/sessions/{id}/send", post(handlers::send))
+        .route("/sessions/{id}/priority", put(handlers::assign))
+        .route("/sessions/{id}/name", put(handlers::rename))
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), charged));
     Router::new()
         .route("/", get(page::page))
-        .route("/livez", get(calls::live))
-        .route("/readyz", get(calls::ready))
+        .route("/livez", get(handlers::live))
+        .route("/readyz", get(handlers::ready))
         .route("/metrics", get(metrics::scrape))
-        .route("/v1/openapi.json", get(calls::openapi))
-        .route("/v1/servers", get(calls::servers))
-        .route("/v1/tenants", get(calls::tenants))
+        .route("/v1/openapi.json", get(handlers::openapi))
+        .route("/v1/servers", get(handlers::servers))
+        .route("/v1/tenants", get(handlers::tenants))
         .nest("/v1/servers/{server}", server)
-        .route("/v1/reload", post(calls::reload))
+        .route("/v1/reload", post(handlers::reload))
         .route("/v1/upgrade", post(upgrade::upgrade))
         .route("/v1/events", get(stream::events))
-        .fallback(calls::nowhere)
-        .method_not_allowed_fallback(calls::wrong_method)
+        .fallback(handlers::nowhere)
+        .method_not_allowed_fallback(handlers::wrong_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), bounded))
         .with_state(shared)
 }
@@ -234,7 +234,7 @@ async fn bounded(State(shared): State<Arc<Shared>>, request: Request, next: Next
         response.headers().get("content-type").is_some_and(|kind| kind == "application/json");
     if response.status() == StatusCode::BAD_REQUEST && !ours {
         let text = to_bytes(response.into_body(), 4 << 10).await.unwrap_or_default();
-        return calls::bad_query(&String::from_utf8_lossy(&text));
+        return handlers::bad_query(&String::from_utf8_lossy(&text));
     }
     response
 }

@@ -16,7 +16,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::api::Shared;
 use crate::sched::RunQueueStatus;
 use crate::server::{Fleet, Host, PoolSeen, ServerHandle, Status, TenantSeen};
-use crate::telemetry::{ClassSeen, EditionSeen, Snapshot, Spent, dropped_lines};
+use crate::telemetry::{ClassSeen, RevisionMetricsStatus, Snapshot, Spent, dropped_lines};
 use crate::work::WorkSeen;
 
 pub(super) async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
@@ -44,12 +44,12 @@ impl fmt::Debug for Fleets {
 type Now = fn(&ServerHandle) -> i64;
 type Sum = fn(&Snapshot) -> u64;
 type SumSpent = fn(&Spent) -> f64;
-type OfClass = fn(&ClassSeen) -> &std::collections::BTreeMap<String, u64>;
+type ClassLabels = fn(&ClassSeen) -> &std::collections::BTreeMap<String, u64>;
 type OfTurns = fn(&RunQueueStatus) -> u64;
 type OfWork = fn(&WorkSeen) -> u64;
 type OfPool = fn(&PoolSeen) -> u64;
 type OfTenant = fn(&TenantSeen) -> u64;
-type ByReason = fn(&Snapshot) -> &std::collections::BTreeMap<String, u64>;
+type ReasonLabels = fn(&Snapshot) -> &std::collections::BTreeMap<String, u64>;
 
 impl Collector for Fleets {
     fn encode(&self, mut to: DescriptorEncoder) -> Result<(), fmt::Error> {
@@ -136,7 +136,7 @@ impl Collector for Fleets {
                     .encode_counter::<NoLabelSet, _, u64>(&value(seen), None)?;
             }
         }
-        let reasons: [(&str, &str, ByReason); 3] = [
+        let reasons: [(&str, &str, ReasonLabels); 3] = [
             ("refused", "Newcomers turned away", |seen| &seen.refused),
             (
                 "handshakes_failed",
@@ -156,13 +156,15 @@ impl Collector for Fleets {
                 }
             }
         }
-        let editions: Vec<_> = servers
+        let revisions: Vec<_> = servers
             .iter()
             .flat_map(|(seen, server)| {
-                seen.editions.iter().map(|edition| (Edition::of(server.name(), edition), edition))
+                seen.revisions
+                    .iter()
+                    .map(|revision| (RevisionLabels::of(server.name(), revision), revision))
             })
             .collect();
-        of_editions(&mut to, &editions)
+        of_editions(&mut to, &revisions)
     }
 }
 
@@ -295,15 +297,15 @@ fn of_tenants(to: &mut DescriptorEncoder, tenants: &[TenantSeen]) -> Result<(), 
 }
 
 /// The labels of one version of a server's plugin.
-struct Edition<'a> {
+struct RevisionLabels<'a> {
     server: &'a str,
     plugin: &'a str,
     version: &'a str,
 }
 
-impl<'a> Edition<'a> {
-    fn of(server: &'a str, edition: &'a EditionSeen) -> Self {
-        let (plugin, version) = edition.plugin.rsplit_once(' ').unwrap_or((&edition.plugin, ""));
+impl<'a> RevisionLabels<'a> {
+    fn of(server: &'a str, revision: &'a RevisionMetricsStatus) -> Self {
+        let (plugin, version) = revision.plugin.rsplit_once(' ').unwrap_or((&revision.plugin, ""));
         Self { server, plugin, version }
     }
 
@@ -315,7 +317,7 @@ impl<'a> Edition<'a> {
 /// What is counted for each version of a plugin.
 fn of_editions(
     to: &mut DescriptorEncoder,
-    editions: &[(Edition, &EditionSeen)],
+    revisions: &[(RevisionLabels, &RevisionMetricsStatus)],
 ) -> Result<(), fmt::Error> {
     let sums: [(&str, &str, Option<&Unit>, SumSpent); 4] = [
         ("received", "From peers of ended sessions", Some(&Unit::Bytes), |spent| {
@@ -329,23 +331,23 @@ fn of_editions(
     ];
     for (name, help, unit, value) in sums {
         let mut counter = to.encode_descriptor(name, help, unit, MetricType::Counter)?;
-        for (edition, seen) in editions {
+        for (revision, seen) in revisions {
             let value = value(&seen.spent);
             counter
-                .encode_family(&edition.labels())?
+                .encode_family(&revision.labels())?
                 .encode_counter::<NoLabelSet, _, f64>(&value, None)?;
         }
     }
-    let reasons: [(&str, &str, OfClass); 2] = [
+    let reasons: [(&str, &str, ClassLabels); 2] = [
         ("sessions_ended", "Sessions that ended", |class| &class.ended),
         ("faults", "Events that failed", |class| &class.faults),
     ];
     for (name, help, values) in reasons {
         let mut counter = to.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (edition, seen) in editions {
+        for (revision, seen) in revisions {
             for class in &seen.classes {
                 for (reason, count) in values(class) {
-                    let [server, plugin, version] = edition.labels();
+                    let [server, plugin, version] = revision.labels();
                     let labels = [
                         server,
                         plugin,
@@ -363,14 +365,14 @@ fn of_editions(
     let help = "How long events took, waits included";
     let mut events =
         to.encode_descriptor("event_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
-    for (edition, seen) in editions {
+    for (revision, seen) in revisions {
         for class in seen.classes.iter().filter(|class| class.latencies.count() > 0) {
             let (took, mut below) = (&class.latencies, 0);
             // The encoder adds them up itself.
             let apart = |(end, sum)| (end, sum - std::mem::replace(&mut below, sum));
             let mut buckets: Vec<_> = took.doublings().map(apart).collect();
             buckets.push((f64::INFINITY, took.count() - below));
-            let [server, plugin, version] = edition.labels();
+            let [server, plugin, version] = revision.labels();
             let labels = [server, plugin, version, ("class", class.class.name())];
             let (sum, count) = (took.total.as_secs_f64(), took.count());
             events

@@ -7,16 +7,15 @@
 
 mod answer;
 mod api;
-mod asker;
-mod bounds;
-mod calls;
+mod auth;
 mod client;
 mod connections;
-mod door;
-mod guard;
+mod handlers;
+mod limits;
+mod listener;
 mod metrics;
 mod page;
-mod prompt;
+mod peer;
 mod requests;
 mod server;
 mod stream;
@@ -24,8 +23,9 @@ mod upgrade;
 mod versions;
 mod views;
 mod waiting;
+mod write_timeout;
 
 pub use client::{Client, ClientError};
-pub use door::{DoorError, default_socket};
+pub use listener::{ListenerError, default_socket};
 pub use server::{Control, ControlConfig, ControlError, Opening, Reload, Token};
 pub use upgrade::{Upgrade, UpgradeWish, Upgraded};

@@ -26,14 +26,16 @@ use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 
-use super::api::{Doorways, Shared, router};
-use super::asker::Asker;
+use super::api::{Routes, Shared, router};
+pub use super::auth::Token;
+use super::auth::{self, Caller};
 use super::connections::{Connection, Connections};
-use super::door::{DoorError, UnixDoor, adopt_tcp, duplicate, is_broken, open_tcp, reopen_tcp};
-pub use super::guard::Token;
-use super::guard::{self, Known};
-use super::prompt::Prompt;
+use super::listener::{
+    ControlSocket, ListenerError, adopt_tcp, duplicate, is_broken, open_tcp, reopen_tcp,
+};
+use super::peer::ApiPeer;
 use super::upgrade::Upgrade;
+use super::write_timeout::WriteTimeout;
 use crate::server::{Door, Fleet, PlanError, Reloaded};
 use crate::telemetry::{ControlBroken, ControlOpened, ControlReopened};
 
@@ -69,7 +71,7 @@ pub struct ControlConfig {
 pub enum ControlError {
     /// A door.
     #[error(transparent)]
-    Door(#[from] DoorError),
+    Door(#[from] ListenerError),
     /// The thread.
     #[error("cannot start the thread of the control API: {0}")]
     Thread(#[from] io::Error),
@@ -216,12 +218,12 @@ impl Drop for Control {
     }
 }
 
-type Doors = (UnixDoor, Option<(TcpListener, Token)>);
+type Endpoints = (ControlSocket, Option<(TcpListener, Token)>);
 
 fn open(
     config: &ControlConfig,
     mut handed: Vec<(Door, OwnedFd)>,
-) -> Result<(Doors, Vec<Door>), DoorError> {
+) -> Result<(Endpoints, Vec<Door>), ListenerError> {
     let mut adopted = Vec::new();
     let mut take = |door: Door| {
         let at = handed.iter().position(|(other, _)| *other == door)?;
@@ -239,13 +241,13 @@ fn open(
         None => None,
     };
     let unix = match take(Door::Unix(config.socket.clone())) {
-        Some(socket) => UnixDoor::adopt(&config.socket, socket)?,
-        None => UnixDoor::open(&config.socket)?,
+        Some(socket) => ControlSocket::adopt(&config.socket, socket)?,
+        None => ControlSocket::open(&config.socket)?,
     };
     Ok(((unix, tcp), adopted))
 }
 
-fn doorways(config: &ControlConfig, (unix, tcp): &Doors) -> io::Result<Doorways> {
+fn doorways(config: &ControlConfig, (unix, tcp): &Endpoints) -> io::Result<Routes> {
     let mut ways = vec![(Door::Unix(config.socket.clone()), duplicate(&unix.listener)?)];
     if let (Some((address, _)), Some((tcp, _))) = (&config.listen, tcp) {
         ways.push((Door::Tcp(*address), duplicate(tcp)?));
@@ -254,7 +256,7 @@ fn doorways(config: &ControlConfig, (unix, tcp): &Doors) -> io::Result<Doorways>
 }
 
 /// Ends where another process does this from now on, and whoever was being answered is.
-async fn serve(config: &ControlConfig, (mut unix, tcp): Doors, shared: Arc<Shared>) {
+async fn serve(config: &ControlConfig, (mut unix, tcp): Endpoints, shared: Arc<Shared>) {
     unix.own();
     let place_of_unix = config.socket.display().to_string();
     let router = router(Arc::clone(&shared));
@@ -357,23 +359,23 @@ async fn talk<S>(
 ) where
     S: AsyncRead + AsyncWrite + AsFd + Unpin + Send + 'static,
 {
-    let asker = Asker::new(&stream);
+    let peer = ApiPeer::new(&stream);
     let head_timeout = if token.is_some() { STRANGERS_HEAD_TIMEOUT } else { HEAD_TIMEOUT };
     let service = service_fn(move |request: Request<Incoming>| {
-        let (router, token, asker, shared) =
-            (router.clone(), token.clone(), asker.clone(), Arc::clone(&shared));
+        let (router, token, peer, shared) =
+            (router.clone(), token.clone(), peer.clone(), Arc::clone(&shared));
         let place = place.clone();
         async move {
             let mut request = request.map(Body::new);
-            request.extensions_mut().insert(asker);
+            request.extensions_mut().insert(peer);
             request.extensions_mut().insert(place);
             let allowed = match &token {
-                Some(token) => guard::remote(&request, token),
-                None => guard::local(&request),
+                Some(token) => auth::remote(&request, token),
+                None => auth::local(&request),
             };
             match allowed {
-                Ok(Known::Owner) => tower_call(router, request).await,
-                Ok(Known::Stranger) => Ok(and_goodbye(tower_call(router, request).await?)),
+                Ok(Caller::Owner) => tower_call(router, request).await,
+                Ok(Caller::Stranger) => Ok(and_goodbye(tower_call(router, request).await?)),
                 Err(problem) => {
                     let response = problem.into_response();
                     let (method, path) = (request.method().as_str(), request.uri().path());
@@ -387,7 +389,7 @@ async fn talk<S>(
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)
         .max_buf_size(HEAD_MAX_BYTES)
-        .serve_connection(TokioIo::new(Prompt::new(stream, ANSWER_TIMEOUT)), service);
+        .serve_connection(TokioIo::new(WriteTimeout::new(stream, ANSWER_TIMEOUT)), service);
     // A client that breaks off is no news.
     let _ = connection.await;
 }

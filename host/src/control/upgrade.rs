@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::answer::{Problem, ok};
 use super::api::Shared;
-use super::calls::Answer;
+use super::handlers::Answer;
 use super::requests::{self, parse};
 use crate::server::{Door, Fleet, Succeeded};
 

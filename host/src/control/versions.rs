@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 
 use super::answer::{Problem, ok};
 use super::api::Shared;
-use super::calls::{Answer, Server, server};
+use super::handlers::{Answer, Server, server};
 use super::requests::{self, parse};
 use super::views;
 use super::waiting::Class;

@@ -4,19 +4,19 @@
 //! and [`Instance`]; `plugin` acts on the session through [`Port`] and on its server through
 //! [`Peers`]. Neither imports the other.
 
-mod alone;
 mod client;
 mod excerpt;
 mod fault;
 mod kept;
+mod null;
 mod port;
 mod reason;
 
-pub use alone::{Alone, Nowhere, Unheard};
 pub use client::{ClientInfo, Priority, TlsInfo};
 pub use excerpt::{EXCERPT_MAX_BYTES, NAME_MAX_BYTES, NAMES_SHOWN_MAX, excerpt, some_of};
 pub use fault::{Fault, FaultKind, Origin};
 pub use kept::KeptEvent;
+pub use null::{NoPeers, NullPort, Unheard};
 pub use port::{
     Broadcast, Budget, Instance, Meter, NameError, Peers, Port, Procedure, Scope, SendError, Usage,
     WriteError,

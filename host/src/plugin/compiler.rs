@@ -16,8 +16,8 @@ use rustix::process::{
 use wasmtime::{Result, bail, format_err};
 
 use super::compile::precompile;
+use super::deadline_io::{DeadlineIo, Heard, Pipes};
 use super::engine;
-use super::patience::{Heard, Patience, Pipes};
 use super::source::COMPONENT_MAX_BYTES;
 use crate::event::{EXCERPT_MAX_BYTES, excerpt};
 use crate::sched::Quota;
@@ -94,8 +94,8 @@ impl Compiler {
             return Err(end(&mut child, quota, "it has no pipes"));
         };
         let mut pipes = Pipes { input, output, said: Heard::new(said, MESSAGE_MAX_BYTES) };
-        let patience = Patience::of(self.time_max, stop.clone());
-        let code = match patience.talk(&mut pipes, bytes, CODE_MAX_BYTES) {
+        let deadline_io = DeadlineIo::of(self.time_max, stop.clone());
+        let code = match deadline_io.talk(&mut pipes, bytes, CODE_MAX_BYTES) {
             Ok(code) => code,
             Err(error) => return Err(end(&mut child, quota, &self.why(&error))),
         };
@@ -107,7 +107,7 @@ impl Compiler {
             ));
         }
         // It has nothing more to do than to end, and may have been made not to.
-        let status = match exited(&mut child, quota, &patience, &mut pipes.said) {
+        let status = match exited(&mut child, quota, &deadline_io, &mut pipes.said) {
             Ok(status) => status,
             Err(error) => return Err(end(&mut child, quota, &self.why(&error))),
         };
@@ -187,11 +187,11 @@ fn bounded(from: impl Read, max: u64) -> io::Result<Vec<u8>> {
 /// How it ended. What it has started ends with it. Meanwhile hears what it says.
 ///
 /// # Errors
-/// Those of [`Patience::lasts`]: it has not ended by then.
+/// Those of [`DeadlineIo::lasts`]: it has not ended by then.
 fn exited(
     child: &mut Child,
     quota: &Quota,
-    patience: &Patience,
+    deadline_io: &DeadlineIo,
     said: &mut Heard<ChildStderr>,
 ) -> io::Result<ExitStatus> {
     let id = Pid::from_child(child);
@@ -203,7 +203,7 @@ fn exited(
             let _ = kill_process_group(id, Signal::KILL);
             return child.wait();
         }
-        patience.lasts()?;
+        deadline_io.lasts()?;
         said.hear();
         thread::sleep(EXIT_LOOKED_FOR_EVERY);
     }
@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn compiler_time_is_owed_however_it_ends() {
         let work = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
-        for (number, (ends, patience)) in
+        for (number, (ends, deadline_io)) in
             [("cat", 60), ("exit 3", 60), ("kill -SEGV $$", 60), ("exec sleep 3600", 3)]
                 .into_iter()
                 .enumerate()
@@ -332,7 +332,7 @@ mod tests {
             quota.set(QuotaLimits { cpus: 1.0, ..QuotaLimits::default() });
             // Each script has a length of its own, and so a file.
             let script = format!("cat >/dev/null; {work}; {}{ends}", " ".repeat(100 + number * 20));
-            let _ = compiled_by_for(&script, Duration::from_secs(patience), &quota);
+            let _ = compiled_by_for(&script, Duration::from_secs(deadline_io), &quota);
             assert!(
                 quota.seen().cpu >= Duration::from_millis(20),
                 "{ends}: {:?}",

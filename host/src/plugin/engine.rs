@@ -28,7 +28,7 @@ pub(super) const MEMORY_SLOTS_MAX: usize = 16_000;
 pub(super) const MEMORIES_PER_INSTANCE_MAX: u32 = 4;
 /// Tables a component may have.
 pub(super) const TABLES_PER_INSTANCE_MAX: u32 = 8;
-/// Core instances a component may have (Python: 14).
+/// PluginStore instances a component may have (Python: 14).
 pub(super) const CORE_INSTANCES_MAX: u32 = 32;
 /// Elements a table may have (SpiderMonkey: 7,695).
 pub(super) const TABLE_ELEMENTS_MAX: usize = 10_000;

@@ -26,7 +26,7 @@ pub struct Footprint {
     pub memories: usize,
     /// Table slots: 0 to 8.
     pub tables: usize,
-    /// Core instances. The engine counts them and reserves nothing for them: always 32, its limit.
+    /// PluginStore instances. The engine counts them and reserves nothing for them: always 32, its limit.
     pub core_instances: usize,
     /// Kernel mappings.
     pub mappings: usize,

@@ -2,9 +2,9 @@
 
 use wasmtime::component::{Component, ComponentExportIndex, Instance};
 
-use super::core::{Core, begin, spent};
-use super::failure::fault;
-use super::quiet::quiet;
+use super::read_only_port::quiet;
+use super::store::{PluginStore, begin, spent};
+use super::trap::fault;
 use crate::event::{Budget, Fault, FaultKind, Scope};
 use crate::telemetry::drives_reader;
 
@@ -32,7 +32,7 @@ impl Handoff {
     }
 }
 
-impl Core {
+impl PluginStore {
     /// What another instance needs to carry on, and what fuel that took.
     pub(super) async fn save(
         &mut self,

@@ -20,7 +20,7 @@ use wasmtime_wasi_config::WasiConfig;
 
 use super::bindings::{NameError, Priority, SendError, WriteError, client_info};
 use super::grants::{Grant, Grants};
-use super::guest::{Guest, give_way};
+use super::host_state::{HostState, give_way};
 use super::stubs;
 use super::ticker::TICK;
 
@@ -33,14 +33,14 @@ const BROADCAST_STEP: usize = 64;
 /// again, for some microseconds.
 const BROADCAST_STEPS_MAX: usize = 4;
 
-type Store<'a> = StoreContextMut<'a, Guest>;
+type Store<'a> = StoreContextMut<'a, HostState>;
 
 /// A linker with everything that these grants allow to this component.
 pub(super) fn linker(
     engine: &wasmtime::Engine,
     grants: &Grants,
     component: &Component,
-) -> wasmtime::Result<Linker<Guest>> {
+) -> wasmtime::Result<Linker<HostState>> {
     let mut linker = Linker::new(engine);
     session(&mut linker.instance("wharf:server/session@0.1.0")?)?;
     if grants.has(Grant::Server) {
@@ -60,9 +60,9 @@ fn charge(store: &mut Store<'_>, bytes: usize) -> wasmtime::Result<()> {
 
 /// Adds a call that neither waits nor carries bytes.
 fn add<P, R>(
-    interface: &mut LinkerInstance<'_, Guest>,
+    interface: &mut LinkerInstance<'_, HostState>,
     name: &str,
-    call: impl Fn(&mut Guest, P) -> R + Send + Sync + 'static,
+    call: impl Fn(&mut HostState, P) -> R + Send + Sync + 'static,
 ) -> wasmtime::Result<()>
 where
     P: ComponentNamedList + Lift + 'static,
@@ -75,7 +75,7 @@ where
     })
 }
 
-fn session(interface: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+fn session(interface: &mut LinkerInstance<'_, HostState>) -> wasmtime::Result<()> {
     add(interface, "info", |guest, (): ()| {
         let port = &guest.scope.port;
         client_info(port.info(), port.priority())
@@ -107,7 +107,7 @@ async fn write(
     Ok((outcome.map_err(WriteError::from),))
 }
 
-fn server(interface: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+fn server(interface: &mut LinkerInstance<'_, HostState>) -> wasmtime::Result<()> {
     add(interface, "client-count", |guest, (): ()| guest.scope.peers.client_count())?;
     add(interface, "disconnect", |guest, (client,): (u64,)| {
         guest.scope.peers.disconnect(guest.scope.port.info().id, client)
@@ -164,42 +164,42 @@ impl HasData for HasTable {
     type Data<'a> = &'a mut ResourceTable;
 }
 
-fn wasi(linker: &mut Linker<Guest>, grants: &Grants) -> wasmtime::Result<()> {
+fn wasi(linker: &mut Linker<HostState>, grants: &Grants) -> wasmtime::Result<()> {
     if grants.has(Grant::Stdio) || grants.has(Grant::Clocks) {
-        p2::bindings::io::error::add_to_linker::<Guest, HasTable>(linker, |guest| {
+        p2::bindings::io::error::add_to_linker::<HostState, HasTable>(linker, |guest| {
             guest.ctx().table
         })?;
-        p2::bindings::io::poll::add_to_linker::<Guest, HasTable>(linker, |guest| {
+        p2::bindings::io::poll::add_to_linker::<HostState, HasTable>(linker, |guest| {
             guest.ctx().table
         })?;
-        p2::bindings::io::streams::add_to_linker::<Guest, HasTable>(linker, |guest| {
+        p2::bindings::io::streams::add_to_linker::<HostState, HasTable>(linker, |guest| {
             guest.ctx().table
         })?;
     }
     if grants.has(Grant::Stdio) {
-        cli::exit::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
-        cli::environment::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
-        cli::stdin::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
-        cli::stdout::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
-        cli::stderr::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
-        cli::terminal_input::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
-        cli::terminal_output::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
-        cli::terminal_stdin::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
-        cli::terminal_stdout::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
-        cli::terminal_stderr::add_to_linker::<Guest, WasiCli>(linker, Guest::cli)?;
+        cli::exit::add_to_linker::<HostState, WasiCli>(linker, HostState::cli)?;
+        cli::environment::add_to_linker::<HostState, WasiCli>(linker, HostState::cli)?;
+        cli::stdin::add_to_linker::<HostState, WasiCli>(linker, HostState::cli)?;
+        cli::stdout::add_to_linker::<HostState, WasiCli>(linker, HostState::cli)?;
+        cli::stderr::add_to_linker::<HostState, WasiCli>(linker, HostState::cli)?;
+        cli::terminal_input::add_to_linker::<HostState, WasiCli>(linker, HostState::cli)?;
+        cli::terminal_output::add_to_linker::<HostState, WasiCli>(linker, HostState::cli)?;
+        cli::terminal_stdin::add_to_linker::<HostState, WasiCli>(linker, HostState::cli)?;
+        cli::terminal_stdout::add_to_linker::<HostState, WasiCli>(linker, HostState::cli)?;
+        cli::terminal_stderr::add_to_linker::<HostState, WasiCli>(linker, HostState::cli)?;
     }
     if grants.has(Grant::Clocks) {
-        clocks::wall_clock::add_to_linker::<Guest, WasiClocks>(linker, Guest::clocks)?;
-        clocks::monotonic_clock::add_to_linker::<Guest, WasiClocks>(linker, Guest::clocks)?;
+        clocks::wall_clock::add_to_linker::<HostState, WasiClocks>(linker, HostState::clocks)?;
+        clocks::monotonic_clock::add_to_linker::<HostState, WasiClocks>(linker, HostState::clocks)?;
     }
     if grants.has(Grant::Random) {
-        random::random::add_to_linker::<Guest, WasiRandom>(linker, |guest| {
+        random::random::add_to_linker::<HostState, WasiRandom>(linker, |guest| {
             guest.ctx().ctx.random()
         })?;
-        random::insecure::add_to_linker::<Guest, WasiRandom>(linker, |guest| {
+        random::insecure::add_to_linker::<HostState, WasiRandom>(linker, |guest| {
             guest.ctx().ctx.random()
         })?;
-        random::insecure_seed::add_to_linker::<Guest, WasiRandom>(linker, |guest| {
+        random::insecure_seed::add_to_linker::<HostState, WasiRandom>(linker, |guest| {
             guest.ctx().ctx.random()
         })?;
     }

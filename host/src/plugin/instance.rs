@@ -8,19 +8,19 @@ use std::task::{Context as TaskContext, Poll};
 
 use wasmtime_wasi_config::WasiConfigVariables;
 
-use super::core::Core;
 use super::engine::{
     CORE_INSTANCES_MAX, MEMORY_CEILING_BYTES, TABLE_ELEMENTS_MAX, TABLES_PER_INSTANCE_MAX,
 };
 use super::ledger::Holding;
 use super::loader::Plugin;
-use super::quiet::quiet;
+use super::read_only_port::quiet;
 use super::shared::{Member, Shards};
+use super::store::PluginStore;
 use crate::event::{
     Action, Budget, Event, Fault, FaultKind, Instance, Meter, Procedure, Scope, Usage,
 };
 use crate::sched::Quota;
-use crate::telemetry::{Bucket, Counters, Edition};
+use crate::telemetry::{Bucket, Counters, RevisionMetrics};
 
 /// What an instance may have. Set by the operator for each server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct InstanceLimits {
     pub memory_max_bytes: usize,
     /// Elements of all tables together, each of which may have 10,000. Default 20,000.
     pub table_elements_max: usize,
-    /// Core modules that the component may be made of, each as often as it is instantiated. Default
+    /// PluginStore modules that the component may be made of, each as often as it is instantiated. Default
     /// 32, the most there may be.
     pub core_instances_max: usize,
     /// Bytes one host call may carry, in either direction. Default 1 MiB.
@@ -126,7 +126,7 @@ impl Context {
 #[derive(Clone)]
 pub struct EventProcedure {
     plugin: Arc<Plugin>,
-    edition: Arc<Edition>,
+    metrics: Arc<RevisionMetrics>,
     context: Arc<Context>,
     shards: Option<Arc<Shards>>,
 }
@@ -136,7 +136,7 @@ impl EventProcedure {
     #[must_use]
     pub fn new(plugin: Arc<Plugin>, binding: Binding) -> Self {
         let Binding { server, settings, limits, shards, counters, quota, holding, kept } = binding;
-        let edition = counters.edition(&plugin.label(), plugin.digest());
+        let metrics = counters.revision(&plugin.label(), plugin.digest());
         let bucket = Bucket::new(limits.log_lines_per_second);
         let holding = holding.unwrap_or_else(|| Arc::clone(plugin.engine().own()));
         let variables = settings.clone().into_iter().collect();
@@ -153,7 +153,7 @@ impl EventProcedure {
         };
         let context = Arc::new(context);
         let shards = (shards > 0).then(|| Arc::new(Shards::new(shards)));
-        Self { plugin, edition, context, shards }
+        Self { plugin, metrics, context, shards }
     }
 
     /// The same server with another build. `kept` is as in [`Binding::kept`].
@@ -233,8 +233,8 @@ impl EventProcedure {
 
     /// Where its sessions are counted.
     #[must_use]
-    pub fn edition(&self) -> &Arc<Edition> {
-        &self.edition
+    pub fn metrics(&self) -> &Arc<RevisionMetrics> {
+        &self.metrics
     }
 
     /// The plugin.
@@ -245,13 +245,13 @@ impl EventProcedure {
 }
 
 impl Procedure for EventProcedure {
-    type Instance = GuestInstance;
+    type Instance = PluginInstance;
 
-    async fn instantiate(&self, scope: Scope, budget: Budget) -> Result<GuestInstance, Fault> {
+    async fn instantiate(&self, scope: Scope, budget: Budget) -> Result<PluginInstance, Fault> {
         let Self { plugin, context, shards, .. } = self;
         let (copy, usage) = match shards {
             None => {
-                let (core, fuel) = Core::make(plugin, context, scope, budget).await?;
+                let (core, fuel) = PluginStore::make(plugin, context, scope, budget).await?;
                 let usage = Usage { fuel, memory_bytes: core.memory_bytes() };
                 (Copy::Own(Box::new(core)), usage)
             }
@@ -260,7 +260,7 @@ impl Procedure for EventProcedure {
                 (Copy::Shared(member), Usage { fuel, memory_bytes: 0 })
             }
         };
-        Ok(GuestInstance {
+        Ok(PluginInstance {
             copy,
             usage,
             plugin: Arc::clone(plugin),
@@ -275,7 +275,7 @@ impl Procedure for EventProcedure {
         event: Budget,
         version: &str,
         state: Vec<u8>,
-    ) -> Result<GuestInstance, Fault> {
+    ) -> Result<PluginInstance, Fault> {
         // What it does at its start is not done to a session that it may not take over.
         let mut instance = self.instantiate(quiet(&scope), start).await?;
         let Copy::Own(core) = &mut instance.copy else { return Err(pinned()) };
@@ -298,11 +298,11 @@ impl Procedure for EventProcedure {
     }
 
     fn keeps_inputs(&self) -> bool {
-        self.edition.keeps_inputs()
+        self.metrics.keeps_inputs()
     }
 
     fn meter(&self) -> &dyn Meter {
-        &*self.edition
+        &*self.metrics
     }
 }
 
@@ -321,7 +321,7 @@ impl fmt::Debug for EventProcedure {
 
 /// One session's living copy, or its part in one. Dropping a copy of its own wipes its memory and
 /// frees its slot.
-pub struct GuestInstance {
+pub struct PluginInstance {
     copy: Copy,
     usage: Usage,
     plugin: Arc<Plugin>,
@@ -329,11 +329,11 @@ pub struct GuestInstance {
 }
 
 enum Copy {
-    Own(Box<Core>),
+    Own(Box<PluginStore>),
     Shared(Member),
 }
 
-impl Instance for GuestInstance {
+impl Instance for PluginInstance {
     fn poll_free(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Fault>> {
         match &mut self.copy {
             Copy::Own(_) => Poll::Ready(Ok(())),

@@ -17,8 +17,8 @@ use super::compile::compile;
 use super::compiler::Compiler;
 use super::footprint::Footprint;
 use super::grants::Verdict;
-use super::guest::Guest;
 use super::handoff::Handoff;
+use super::host_state::HostState;
 use super::load_error::LoadError;
 use super::not_loaded::{not_compiled, short};
 use super::source::{self, Source};
@@ -45,7 +45,7 @@ pub enum CacheUse {
 
 /// A plugin that passed every check and can be instantiated.
 pub struct Plugin {
-    pub(super) pre: InstancePre<Guest>,
+    pub(super) pre: InstancePre<HostState>,
     pub(super) indices: PluginIndices,
     pub(super) handoff: Option<Handoff>,
     stateless: bool,

@@ -13,9 +13,9 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use super::core::Core;
 use super::instance::Context;
 use super::loader::Plugin;
+use super::store::PluginStore;
 use super::trial;
 use crate::event::{Action, Budget, Event, Fault, FaultKind, Port, Scope};
 
@@ -25,7 +25,7 @@ pub(super) struct Shards(Box<[Mutex<Arc<Living>>]>);
 
 /// One instance, before its start, alive, or gone.
 struct Living {
-    core: Arc<AsyncMutex<Option<Core>>>,
+    core: Arc<AsyncMutex<Option<PluginStore>>>,
     /// It was made. Set once.
     ready: AtomicBool,
     /// It is gone, or could not be made. Set once.
@@ -33,7 +33,7 @@ struct Living {
     sessions: Mutex<HashMap<u64, Arc<dyn Port>>>,
 }
 
-type Held = OwnedMutexGuard<Option<Core>>;
+type Held = OwnedMutexGuard<Option<PluginStore>>;
 
 /// One session's part in a shared instance.
 pub(super) struct Member {
@@ -85,7 +85,7 @@ impl Shards {
             held: &mut held,
             well: false,
         };
-        let (core, fuel) = Core::make(plugin, context, member.scope.clone(), budget).await?;
+        let (core, fuel) = PluginStore::make(plugin, context, member.scope.clone(), budget).await?;
         making.held.insert(core).serve(trial::scope());
         making.well = true;
         member.living.ready.store(true, Ordering::Release);

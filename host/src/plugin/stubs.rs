@@ -5,7 +5,7 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType, Val};
 use wasmtime::{Engine, Result, bail};
 
-use super::guest::Guest;
+use super::host_state::HostState;
 
 /// Packages whose interfaces are stood in for.
 const PACKAGES: [&str; 2] = ["wasi:filesystem/", "wasi:sockets/"];
@@ -14,7 +14,7 @@ const PREOPENS: &str = "get-directories";
 
 /// Defines what `component` imports of these packages.
 pub(super) fn define(
-    linker: &mut Linker<Guest>,
+    linker: &mut Linker<HostState>,
     engine: &Engine,
     component: &Component,
 ) -> Result<()> {
@@ -44,7 +44,7 @@ pub(super) fn define(
 /// What no handle of a stub ever stands for.
 struct Nothing;
 
-fn function(stubs: &mut LinkerInstance<'_, Guest>, interface: &str, name: &str) -> Result<()> {
+fn function(stubs: &mut LinkerInstance<'_, HostState>, interface: &str, name: &str) -> Result<()> {
     if name == PREOPENS {
         return stubs.func_new(name, |_, _, _, results| {
             results.fill(Val::List(Vec::new()));

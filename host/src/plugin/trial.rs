@@ -9,7 +9,7 @@ use super::load_error::{IN_ITS, LoadError};
 use super::loader::Plugin;
 use super::not_loaded::TrialFailed;
 use crate::event::{
-    Alone, Budget, ClientInfo, Fault, Instance, Nowhere, Priority, Procedure, Scope,
+    Budget, ClientInfo, Fault, Instance, NoPeers, NullPort, Priority, Procedure, Scope,
 };
 use crate::sched::Budgets;
 
@@ -24,7 +24,7 @@ pub(super) fn scope() -> Scope {
         tls: None,
         parameter: 0,
     };
-    Scope { port: Arc::new(Nowhere(info)), peers: Arc::new(Alone) }
+    Scope { port: Arc::new(NullPort(info)), peers: Arc::new(NoPeers) }
 }
 
 /// Makes one instance under the limits of a server that is to have the plugin, and drops it.

@@ -122,7 +122,7 @@ impl Service {
             let Some(service) = service.upgrade() else { return };
             service.guard().take_if(|guard| guard.until == until && guard.judged == Judged::Kept);
         });
-        let mut past = self.blame.past_of(before.edition(), now);
+        let mut past = self.blame.past_of(before.metrics(), now);
         // Sessions that moved were well on the version before.
         for (line, _) in on(self, new) {
             past.well(self.source(line.info().peer.ip()), now);

@@ -111,7 +111,7 @@ fn view(_: u64, member: &Member) -> SessionView {
     SessionView {
         info: member.handle.info().clone(),
         name: member.name.clone(),
-        plugin: Arc::clone(member.slot.current().edition().plugin()),
+        plugin: Arc::clone(member.slot.current().metrics().plugin()),
         stats: member.handle.stats(),
     }
 }

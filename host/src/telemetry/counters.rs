@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Latencies;
-use super::edition::{ByReason, Edition, EditionSeen, Spent};
+use super::revision_metrics::{ByReason, RevisionMetrics, RevisionMetricsStatus, Spent};
 use crate::event::Priority;
 
 /// Versions of a plugin that are counted apart. Those before are counted together once their
 /// sessions are gone.
-const EDITIONS_MAX: usize = 8;
+const REVISIONS_MAX: usize = 8;
 /// What those are counted as.
 const EARLIER: &str = "earlier";
 
@@ -30,7 +30,7 @@ pub struct Counters {
     lines_dropped: AtomicU64,
     by_reason: [ByReason; 3],
     /// Oldest first.
-    editions: Mutex<Vec<Arc<Edition>>>,
+    revisions: Mutex<Vec<Arc<RevisionMetrics>>>,
 }
 
 /// The counters at one moment. Sessions that still live are counted as accepted only.
@@ -53,7 +53,7 @@ pub struct Snapshot {
     /// What happened to the server as a whole.
     pub notices: BTreeMap<String, u64>,
     /// The same sessions by version of the plugin, oldest first.
-    pub editions: Vec<EditionSeen>,
+    pub revisions: Vec<RevisionMetricsStatus>,
 }
 
 impl Snapshot {
@@ -61,7 +61,7 @@ impl Snapshot {
     #[must_use]
     pub fn latencies(&self) -> Vec<(Priority, Latencies)> {
         let mut classes = Priority::ALL.map(|class| (class, Latencies::default()));
-        for seen in self.editions.iter().flat_map(|edition| &edition.classes) {
+        for seen in self.revisions.iter().flat_map(|revision| &revision.classes) {
             classes[seen.class as usize].1.add(&seen.latencies);
         }
         classes.into()
@@ -91,30 +91,33 @@ impl Counters {
     /// counted. Another build of the same version has the beginning of its digest beside the
     /// version.
     #[must_use]
-    pub fn edition(&self, plugin: &str, digest: &str) -> Arc<Edition> {
-        let mut editions = self.editions.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn revision(&self, plugin: &str, digest: &str) -> Arc<RevisionMetrics> {
+        let mut revisions = self.revisions.lock().unwrap_or_else(PoisonError::into_inner);
         let short = format!("{plugin} ({})", digest.get(..8).unwrap_or(digest));
-        let is = |known: &&Arc<Edition>| {
+        let is = |known: &&Arc<RevisionMetrics>| {
             **known.digest() == *digest && [plugin, &*short].contains(&&**known.plugin())
         };
-        if let Some(known) = editions.iter().find(is) {
+        if let Some(known) = revisions.iter().find(is) {
             return Arc::clone(known);
         }
-        let name =
-            if editions.iter().any(|known| **known.plugin() == *plugin) { &*short } else { plugin };
-        if editions.len() >= EDITIONS_MAX {
-            put_together(&mut editions);
+        let name = if revisions.iter().any(|known| **known.plugin() == *plugin) {
+            &*short
+        } else {
+            plugin
+        };
+        if revisions.len() >= REVISIONS_MAX {
+            put_together(&mut revisions);
         }
-        let new = Arc::new(Edition::new(name.into(), digest.into()));
-        editions.push(Arc::clone(&new));
+        let new = Arc::new(RevisionMetrics::new(name.into(), digest.into()));
+        revisions.push(Arc::clone(&new));
         new
     }
 
     /// The counters now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let editions = self.editions.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let editions: Vec<_> = editions.iter().map(|edition| edition.snapshot()).collect();
+        let revisions = self.revisions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let revisions: Vec<_> = revisions.iter().map(|revision| revision.snapshot()).collect();
         let map = |kind: Kind| self.by_reason[kind as usize].snapshot();
         let mut seen = Snapshot {
             accepted: self.accepted.load(Ordering::Relaxed),
@@ -124,14 +127,14 @@ impl Counters {
             notices: map(Kind::Notice),
             ..Snapshot::default()
         };
-        for edition in &editions {
-            let (sum, more) = (&mut seen.spent, edition.spent);
+        for revision in &revisions {
+            let (sum, more) = (&mut seen.spent, revision.spent);
             sum.events += more.events;
             sum.bytes_in += more.bytes_in;
             sum.bytes_out += more.bytes_out;
             sum.fuel += more.fuel;
             sum.cpu += more.cpu;
-            for class in &edition.classes {
+            for class in &revision.classes {
                 for (sums, counts) in
                     [(&mut seen.ended, &class.ended), (&mut seen.faults, &class.faults)]
                 {
@@ -141,22 +144,23 @@ impl Counters {
                 }
             }
         }
-        Snapshot { editions, ..seen }
+        Snapshot { revisions, ..seen }
     }
 }
 
 /// Merges the oldest edition without sessions into the one of all earlier ones, which is the first.
 /// Where each has sessions there is one more than there should be, and no more of them than
 /// sessions.
-fn put_together(editions: &mut Vec<Arc<Edition>>) {
-    let idle =
-        |edition: &Arc<Edition>| &**edition.plugin() != EARLIER && Arc::strong_count(edition) == 1;
-    let Some(oldest) = editions.iter().position(idle) else { return };
-    let oldest = editions.remove(oldest);
-    if editions.first().is_none_or(|first| &**first.plugin() != EARLIER) {
-        editions.insert(0, Arc::new(Edition::new(EARLIER.into(), "".into())));
+fn put_together(revisions: &mut Vec<Arc<RevisionMetrics>>) {
+    let idle = |revision: &Arc<RevisionMetrics>| {
+        &**revision.plugin() != EARLIER && Arc::strong_count(revision) == 1
+    };
+    let Some(oldest) = revisions.iter().position(idle) else { return };
+    let oldest = revisions.remove(oldest);
+    if revisions.first().is_none_or(|first| &**first.plugin() != EARLIER) {
+        revisions.insert(0, Arc::new(RevisionMetrics::new(EARLIER.into(), "".into())));
     }
-    editions[0].merge(&oldest);
+    revisions[0].merge(&oldest);
 }
 
 #[cfg(test)]
@@ -170,20 +174,20 @@ mod tests {
         let counters = Counters::default();
         let spent = Spent { events: 2, cpu: Duration::from_micros(5), ..Spent::default() };
         for version in 0..50 {
-            let edition = counters.edition(&format!("echo 0.{version}.0"), "");
-            edition.event(Priority::Low, Duration::from_micros(3));
-            edition.ended(Priority::Low, "peer-closed", &spent);
-            edition.faulted(Priority::High, "fault-trap");
+            let revision = counters.revision(&format!("echo 0.{version}.0"), "");
+            revision.event(Priority::Low, Duration::from_micros(3));
+            revision.ended(Priority::Low, "peer-closed", &spent);
+            revision.faulted(Priority::High, "fault-trap");
         }
         let seen = counters.snapshot();
-        assert!(seen.editions.len() <= EDITIONS_MAX + 1, "{}", seen.editions.len());
-        assert_eq!(&*seen.editions[0].plugin, EARLIER);
+        assert!(seen.revisions.len() <= REVISIONS_MAX + 1, "{}", seen.revisions.len());
+        assert_eq!(&*seen.revisions[0].plugin, EARLIER);
         assert_eq!(
             (seen.ended["peer-closed"], seen.faults["fault-trap"], seen.spent.events),
             (50, 50, 100)
         );
         let events: u64 =
-            seen.editions.iter().map(|edition| edition.classes[1].latencies.count()).sum();
+            seen.revisions.iter().map(|revision| revision.classes[1].latencies.count()).sum();
         assert_eq!(events, 50);
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use super::counters::Kind;
-use super::{Bucket, Counters, Edition, Spent};
+use super::{Bucket, Counters, RevisionMetrics, Spent};
 use crate::event::{EXCERPT_MAX_BYTES, Fault, NAME_MAX_BYTES, Origin, Priority, excerpt};
 
 /// The threads for sessions run.
@@ -381,9 +381,9 @@ pub struct SessionEnded<'a> {
 
 impl SessionEnded<'_> {
     /// Counts it, and logs it where `lines` lets it pass.
-    pub fn emit(&self, edition: &Edition, lines: &Bucket) {
+    pub fn emit(&self, revision: &RevisionMetrics, lines: &Bucket) {
         let Self { server, session, class, reason, lasted, spent } = self;
-        edition.ended(*class, reason, spent);
+        revision.ended(*class, reason, spent);
         if !tracing::enabled!(tracing::Level::INFO) {
             return;
         }
@@ -398,7 +398,7 @@ impl SessionEnded<'_> {
                 bytes_out = spent.bytes_out,
                 fuel = spent.fuel,
                 cpu_seconds = spent.cpu.as_secs_f64(),
-                plugin = &**edition.plugin(),
+                plugin = &**revision.plugin(),
                 suppressed,
                 "session ended"
             );
@@ -454,16 +454,16 @@ pub struct Faulted<'a> {
 impl Faulted<'_> {
     /// Counts it, and logs it where `lines` lets it pass: a plugin that faults in every session has
     /// said why in the first.
-    pub fn emit(&self, edition: &Edition, lines: &Bucket) {
+    pub fn emit(&self, revision: &RevisionMetrics, lines: &Bucket) {
         let Self { server, session, peer, class, event, fault } = self;
         let (reason, origin) = (fault.kind.name(), fault.kind.origin().name());
         // What the operator did is the reason of the session's end and no fault of the plugin's.
         if fault.kind.origin() == Origin::Operator {
             return;
         }
-        edition.faulted(*class, &reason);
+        revision.faulted(*class, &reason);
         if let Some(suppressed) = lines.pass(Instant::now()) {
-            let plugin = &**edition.plugin();
+            let plugin = &**revision.plugin();
             let detail = &fault.detail;
             warn!(server, session, %peer, plugin, event, %reason, origin, suppressed, "plugin \
                 fault: {detail}");

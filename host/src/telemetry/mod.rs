@@ -5,16 +5,15 @@
 
 mod bucket;
 mod counters;
-mod edition;
 mod escape;
 mod events;
 mod latencies;
 mod log;
+mod revision_metrics;
 mod swaps;
 
 pub use bucket::Bucket;
 pub use counters::{Counters, Snapshot};
-pub use edition::{ClassSeen, Edition, EditionSeen, KeptInputs, Spent};
 pub use escape::drives_reader;
 pub use events::{
     AcceptPaused, AcceptRepaired, AcceptStopped, BreakerTripped, ControlBroken, ControlOpened,
@@ -24,6 +23,7 @@ pub use events::{
 };
 pub use latencies::Latencies;
 pub use log::{count_dropped_lines, dropped_lines};
+pub use revision_metrics::{ClassSeen, KeptInputs, RevisionMetrics, RevisionMetricsStatus, Spent};
 pub use swaps::{
     CanaryBegan, CanaryEnded, FaultFigures, FaultReplayed, HandoverFailed, NotRecorded,
     PluginSwapped, SessionsMoved, SwapRefused, SwapRolledBack,

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use wharf::event::{Budget, Procedure};
-use wharf::plugin::{Binding, EventProcedure, Grants, GuestInstance, Resource};
+use wharf::plugin::{Binding, EventProcedure, Grants, PluginInstance, Resource};
 use wharf::server::{Host, HostConfig};
 use wharf_tests::guests::{component, file};
 use wharf_tests::oracle::alone;
@@ -47,7 +47,7 @@ fn mappings() -> usize {
     std::fs::read_to_string("/proc/self/maps").expect("the mappings").lines().count()
 }
 
-fn instances(procedure: &EventProcedure) -> Vec<GuestInstance> {
+fn instances(procedure: &EventProcedure) -> Vec<PluginInstance> {
     let budget =
         Budget { fuel: 100_000_000, cpu: Duration::from_secs(5), wall: Duration::from_secs(5) };
     let make = |_| {

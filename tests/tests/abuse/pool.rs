@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use wharf::event::{Alone, Budget, ClientInfo, FaultKind, Nowhere, Origin, Procedure, Scope};
+use wharf::event::{Budget, ClientInfo, FaultKind, NoPeers, NullPort, Origin, Procedure, Scope};
 use wharf::plugin::{Binding, EventProcedure, Grants};
 use wharf::server::{Host, HostConfig, Server, ServerHandle};
 use wharf_tests::clients::Client;
@@ -62,7 +62,7 @@ pub(crate) fn nowhere() -> Scope {
         tls: None,
         parameter: 0,
     };
-    Scope { port: Arc::new(Nowhere(info)), peers: Arc::new(Alone) }
+    Scope { port: Arc::new(NullPort(info)), peers: Arc::new(NoPeers) }
 }
 
 #[test]

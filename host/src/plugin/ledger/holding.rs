@@ -153,7 +153,7 @@ impl Holding {
     pub(in crate::plugin) async fn enter(
         self: &Arc<Self>,
         footprint: Footprint,
-        patience: Duration,
+        deadline_io: Duration,
     ) -> Result<Room, Shortage> {
         let amounts = footprint.amounts();
         let enter = || self.ledger.take(self.id, Take::Live(amounts));
@@ -170,7 +170,7 @@ impl Holding {
                     freed.await;
                 }
             };
-            if let Ok(room) = tokio::time::timeout(patience.min(ROOM_WAIT_MAX), waiting).await {
+            if let Ok(room) = tokio::time::timeout(deadline_io.min(ROOM_WAIT_MAX), waiting).await {
                 return Ok(room);
             }
         }

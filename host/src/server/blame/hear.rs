@@ -55,7 +55,7 @@ impl Suspect {
         length: Duration,
     ) -> Self {
         let comparison = Arc::new(Mutex::new(Comparison::new(rule, past, length)));
-        Self { comparison, before: Arc::clone(before), _kept: new.edition().keep_inputs() }
+        Self { comparison, before: Arc::clone(before), _kept: new.metrics().keep_inputs() }
     }
 
     /// What comes back where the new version is worse.
@@ -153,7 +153,7 @@ impl Service {
         mut blamed: Option<Blamed>,
     ) {
         let now = means::now();
-        self.blame.ended(procedure.edition(), source, blamed.as_ref(), now);
+        self.blame.ended(procedure.metrics(), source, blamed.as_ref(), now);
         let canary = self.canary.load_full();
         let by_canary =
             canary.and_then(|canary| canary.hears(procedure, source, blamed.as_ref(), now));

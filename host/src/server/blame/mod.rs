@@ -28,7 +28,7 @@ pub(super) use rates::{FaultRates, Finding, Mark};
 pub(super) use source::{Crowd, Fared, LiveAddresses, Source};
 
 use super::versions::VERSIONS_MAX;
-use crate::telemetry::Edition;
+use crate::telemetry::RevisionMetrics;
 
 /// For how long, at least, it counts what sessions of a version did before the next one came.
 pub(super) const PAST: Duration = Duration::from_secs(60);
@@ -37,7 +37,7 @@ pub(super) const PAST: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(super) struct Blame {
     /// What sessions of its versions did, the version that was heard of last at the end.
-    past: Mutex<Vec<(Arc<Edition>, FaultRates)>>,
+    past: Mutex<Vec<(Arc<RevisionMetrics>, FaultRates)>>,
     quota: Mutex<ReplayQuota>,
     /// One replay at a time.
     replaying: Arc<Semaphore>,
@@ -55,9 +55,15 @@ impl Default for Blame {
 
 impl Blame {
     /// Counts a session of this version that ended.
-    fn ended(&self, of: &Arc<Edition>, source: Source, blamed: Option<&Blamed>, now: Instant) {
+    fn ended(
+        &self,
+        of: &Arc<RevisionMetrics>,
+        source: Source,
+        blamed: Option<&Blamed>,
+        now: Instant,
+    ) {
         let mut past = lock(&self.past);
-        let known = past.iter().position(|(edition, _)| Arc::ptr_eq(edition, of));
+        let known = past.iter().position(|(metrics, _)| Arc::ptr_eq(metrics, of));
         let at = known.unwrap_or_else(|| {
             if past.len() >= VERSIONS_MAX {
                 past.remove(0);
@@ -72,9 +78,9 @@ impl Blame {
     }
 
     /// What sessions of this version did within the last while.
-    pub(super) fn past_of(&self, edition: &Arc<Edition>, now: Instant) -> FaultRates {
+    pub(super) fn past_of(&self, metrics: &Arc<RevisionMetrics>, now: Instant) -> FaultRates {
         let past = lock(&self.past);
-        let known = past.iter().find(|(known, _)| Arc::ptr_eq(known, edition));
+        let known = past.iter().find(|(known, _)| Arc::ptr_eq(known, metrics));
         known.map_or_else(|| FaultRates::new(PAST), |(_, rates)| rates.clone().at(now))
     }
 

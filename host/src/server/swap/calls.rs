@@ -187,7 +187,7 @@ impl ServerHandle {
         let _under_way = service.begins(&plugin);
         let ready = self.ready(&before, plugin, pending.stop());
         let next = pending.unless_called_off(service, ready).await??;
-        let past = service.blame.past_of(before.edition(), means::now());
+        let past = service.blame.past_of(before.metrics(), means::now());
         let canary = service.unless_stopping(|| {
             let number = service.history().put(&next, How::Canary, Standing::Canary);
             let canary = Arc::new(Canary::new(Arc::clone(&next), (&before, past), number, rules));

@@ -135,7 +135,7 @@ pub(in crate::server) async fn introduce(
 ) -> Result<Outcome, SwapError> {
     let before = service.procedure();
     // Sessions that move keep what they were saved as, for replays of their faults.
-    let _kept = (!service.terms().rules.watch.is_zero()).then(|| next.edition().keep_inputs());
+    let _kept = (!service.terms().rules.watch.is_zero()).then(|| next.metrics().keep_inputs());
     let outcome = give(service, next, policy, report, publish).await?;
     if Arc::ptr_eq(&before, next) {
         return Ok(outcome);

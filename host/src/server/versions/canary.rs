@@ -91,7 +91,7 @@ impl Canary {
         number: u64,
         rules: CanaryRules,
     ) -> Self {
-        let before = [procedure.edition().latencies(), current.edition().latencies()];
+        let before = [procedure.metrics().latencies(), current.metrics().latencies()];
         let zero = || AtomicU64::new(0);
         let (newcomers, sessions, faulted) = (zero(), zero(), zero());
         let until = means::now() + rules.duration;
@@ -193,7 +193,7 @@ impl Canary {
 
     fn figures(&self) -> Figures {
         let events = |at: usize, of: &EventProcedure| {
-            let since = of.edition().latencies().since(&self.before[at]);
+            let since = of.metrics().latencies().since(&self.before[at]);
             (since.count(), since.quantile(0.99).unwrap_or_default())
         };
         let sessions = self.sessions.load(Ordering::Relaxed);

@@ -22,7 +22,7 @@ use super::{
     SessionHandle, Watermarks,
 };
 use crate::dice::{Dice, for_each_seed};
-use crate::event::{Alone, ClientInfo, DisconnectReason, EndReason, FaultKind, Priority};
+use crate::event::{ClientInfo, DisconnectReason, EndReason, FaultKind, NoPeers, Priority};
 use crate::net::Stream;
 use crate::sched::{Budgets, Lane, Placement, Quota, RunQueue};
 
@@ -259,7 +259,7 @@ async fn simulate(seed: u64) {
     let seen = Arc::<Mutex<Seen>>::default();
     let first = Version::new(1, [Temper::Good; 3], &seen);
     let slot = Arc::new(ProcedureSlot::new(first));
-    let session = Session::run(Arc::clone(&handle), Arc::clone(&slot), Arc::new(Alone), (), None);
+    let session = Session::run(Arc::clone(&handle), Arc::clone(&slot), Arc::new(NoPeers), (), None);
     let running = tokio::spawn(session);
     let (asked, verdicts) = (Vec::new(), Vec::new());
     let (client, versions) = (Some(client), 1);

@@ -296,11 +296,11 @@ async fn promised_session_waits_a_while_for_room() {
     let taken = greedy.claim().expect("all four slots");
     let promised = ledger.open("b", Promise { sessions: 2, instances: 0 }, one);
     assert_eq!(promised.claim(), Ok(0), "it is let in without room for its instance");
-    let (patience, little) = (Duration::from_secs(60), Duration::from_millis(20));
+    let (deadline_io, little) = (Duration::from_secs(60), Duration::from_millis(20));
     assert!(promised.enter(one, little).await.is_err(), "there is none for now");
     let waiting = tokio::spawn({
         let promised = Arc::clone(&promised);
-        async move { promised.enter(one, patience).await.is_ok() }
+        async move { promised.enter(one, deadline_io).await.is_ok() }
     });
     tokio::task::yield_now().await;
     greedy.unclaim(taken);

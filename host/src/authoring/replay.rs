@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::stage::{Stage, WRITTEN_MAX_BYTES};
+use super::mock_session::{MockSession, WRITTEN_MAX_BYTES};
 use super::transcript::{Act, Transcript};
 use crate::event::{
     Action, Budget, DisconnectReason, Event, Instance, Priority, Procedure, READ_MAX_BYTES,
 };
-use crate::plugin::{Binding, EventProcedure, GuestInstance, InstanceLimits, Plugin};
+use crate::plugin::{Binding, EventProcedure, InstanceLimits, Plugin, PluginInstance};
 use crate::sched::{Budgets, thread_time};
 
 /// Timers that may fire while a story waits for one answer.
@@ -62,7 +62,7 @@ impl Cost {
 
 /// A story that was played.
 #[derive(Debug, Default)]
-pub struct Rehearsal {
+pub struct Replay {
     /// Each call, in order.
     pub costs: Vec<Cost>,
     /// Where it went wrong: the line, what was expected and what was there.
@@ -77,7 +77,7 @@ pub async fn rehearse(
     story: &Transcript,
     limits: InstanceLimits,
     manner: Manner,
-) -> Rehearsal {
+) -> Replay {
     let binding = Binding {
         server: "test".into(),
         settings: story.settings.iter().cloned().collect(),
@@ -88,21 +88,21 @@ pub async fn rehearse(
     let procedure = EventProcedure::new(Arc::clone(plugin), binding);
     let mut player = Player {
         procedure,
-        stage: Stage::new(1),
+        stage: MockSession::new(1),
         manner,
         instance: None,
         ended: None,
         costs: Vec::new(),
     };
     let problem = player.play(story).await.err();
-    Rehearsal { costs: player.costs, problem, unexpected: player.stage.waiting() }
+    Replay { costs: player.costs, problem, unexpected: player.stage.waiting() }
 }
 
 struct Player {
     procedure: EventProcedure,
-    stage: Arc<Stage>,
+    stage: Arc<MockSession>,
     manner: Manner,
-    instance: Option<GuestInstance>,
+    instance: Option<PluginInstance>,
     /// How the plugin ended the session, and in which event of which line.
     ended: Option<(Action, &'static str, usize)>,
     costs: Vec<Cost>,
@@ -137,9 +137,9 @@ impl Player {
     }
 
     /// A session beside that of the story, on the same instance.
-    async fn another(&self, budget: Budget) -> Result<GuestInstance, String> {
+    async fn another(&self, budget: Budget) -> Result<PluginInstance, String> {
         let mut another =
-            within(budget, self.procedure.instantiate(Stage::new(2).scope(), budget)).await?;
+            within(budget, self.procedure.instantiate(MockSession::new(2).scope(), budget)).await?;
         within(budget, another.dispatch(Event::Connect, budget)).await?;
         Ok(another)
     }
@@ -187,7 +187,7 @@ impl Player {
     async fn timers_until(
         &mut self,
         line: usize,
-        is_enough: impl Fn(&Stage) -> bool,
+        is_enough: impl Fn(&MockSession) -> bool,
     ) -> Result<(), String> {
         for _ in 0..TIMERS_MAX {
             if is_enough(&self.stage) || self.ended.is_some() {
@@ -262,7 +262,7 @@ impl Player {
         bytes: usize,
         fuel: u64,
         begin: Duration,
-        of: &GuestInstance,
+        of: &PluginInstance,
     ) {
         let (cpu, memory_bytes) = (thread_time().saturating_sub(begin), of.usage().memory_bytes);
         self.costs.push(Cost { line, event, bytes, fuel, cpu, memory_bytes });

@@ -7,16 +7,16 @@ use wasmtime::component::Instance;
 
 use super::Engine;
 use super::bindings::{self, client_info};
-use super::failure::fault;
-use super::guest::{Guest, apart_from_others, on_tick};
+use super::host_state::{HostState, apart_from_others, on_tick};
 use super::instance::Context;
 use super::ledger::Room;
 use super::loader::Plugin;
+use super::trap::fault;
 use crate::event::{Action, Budget, Event, Fault, FaultKind, Scope};
 
 /// Dropping it wipes its memory and frees its slot.
-pub(super) struct Core {
-    pub(super) store: Store<Guest>,
+pub(super) struct PluginStore {
+    pub(super) store: Store<HostState>,
     pub(super) instance: Instance,
     exports: bindings::Plugin,
     engine: Engine,
@@ -24,7 +24,7 @@ pub(super) struct Core {
     _room: Room,
 }
 
-impl Core {
+impl PluginStore {
     /// Makes one for this session, and says what fuel that took. Dropping the future is safe.
     pub(super) async fn make(
         plugin: &Plugin,
@@ -39,7 +39,7 @@ impl Core {
             room.map_err(|shortage| Fault::new(FaultKind::Capacity, shortage.to_string()))?;
         let mut store = Store::new(
             &engine.inner,
-            Guest::new(scope, Arc::clone(context), engine.ticker.clone()),
+            HostState::new(scope, Arc::clone(context), engine.ticker.clone()),
         );
         store.limiter(|guest| &mut guest.limiter);
         store.set_hostcall_fuel(limits.copy_max_bytes);
@@ -59,7 +59,7 @@ impl Core {
 
     async fn instantiate(
         plugin: &Plugin,
-        store: &mut Store<Guest>,
+        store: &mut Store<HostState>,
     ) -> wasmtime::Result<(Instance, bindings::Plugin)> {
         let instance = plugin.pre.instantiate_async(&mut *store).await?;
         let exports = plugin.indices.load(&mut *store, &instance)?;
@@ -119,13 +119,13 @@ impl Core {
     }
 }
 
-pub(super) fn begin(store: &mut Store<Guest>, budget: Budget) -> wasmtime::Result<()> {
+pub(super) fn begin(store: &mut Store<HostState>, budget: Budget) -> wasmtime::Result<()> {
     store.set_fuel(budget.fuel)?;
     store.set_epoch_deadline(1);
     store.data_mut().clock.begin(budget.cpu);
     Ok(())
 }
 
-pub(super) fn spent(store: &Store<Guest>, budget: Budget) -> u64 {
+pub(super) fn spent(store: &Store<HostState>, budget: Budget) -> u64 {
     budget.fuel.saturating_sub(store.get_fuel().unwrap_or(0))
 }

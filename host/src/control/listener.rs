@@ -20,7 +20,7 @@ const BACKLOG: i32 = 128;
 /// Why there is no door.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum DoorError {
+pub enum ListenerError {
     /// Another process answers there.
     #[error("{}: another process serves its control API there; stop it, or name another \
         `control.socket`", .0.display())]
@@ -81,7 +81,7 @@ pub fn default_socket() -> PathBuf {
 }
 
 /// A Unix socket at a path. Removes it when dropped, if it is still its own.
-pub(super) struct UnixDoor {
+pub(super) struct ControlSocket {
     pub(super) listener: AsyncFd<StdUnixListener>,
     path: PathBuf,
     inode: u64,
@@ -89,10 +89,10 @@ pub(super) struct UnixDoor {
     passed_on: bool,
 }
 
-impl UnixDoor {
+impl ControlSocket {
     /// Takes over one that another process has open. Must run inside a tokio runtime.
-    pub(super) fn adopt(path: &Path, socket: OwnedFd) -> Result<Self, DoorError> {
-        let system = |source| DoorError::System { place: path.display().to_string(), source };
+    pub(super) fn adopt(path: &Path, socket: OwnedFd) -> Result<Self, ListenerError> {
+        let system = |source| ListenerError::System { place: path.display().to_string(), source };
         let inode = std::fs::symlink_metadata(path).map_err(system)?.ino();
         let listener = polled(socket.into()).map_err(system)?;
         Ok(Self { listener, path: path.to_owned(), inode, passed_on: true })
@@ -124,7 +124,7 @@ impl UnixDoor {
 
     /// Opens it again, after another holder of the socket has shut it down: a Unix socket cannot
     /// listen twice. On an error it stays as it is.
-    pub(super) fn reopen(&mut self) -> Result<(), DoorError> {
+    pub(super) fn reopen(&mut self) -> Result<(), ListenerError> {
         *self = Self::open(&self.path)?;
         Ok(())
     }
@@ -135,8 +135,8 @@ impl UnixDoor {
     }
 
     /// Opens it. A socket that a process left behind is replaced. Must run inside a tokio runtime.
-    pub(super) fn open(path: &Path) -> Result<Self, DoorError> {
-        let system = |source| DoorError::System { place: path.display().to_string(), source };
+    pub(super) fn open(path: &Path) -> Result<Self, ListenerError> {
+        let system = |source| ListenerError::System { place: path.display().to_string(), source };
         let folder =
             path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         if !folder.exists() {
@@ -150,11 +150,11 @@ impl UnixDoor {
         // Whoever may replace the socket may listen in its place. A sticky folder keeps others from
         // that.
         if seen.mode() & 0o022 != 0 && seen.mode() & 0o1000 == 0 {
-            return Err(DoorError::OpenFolder(folder.to_owned()));
+            return Err(ListenerError::OpenFolder(folder.to_owned()));
         }
         // Its owner may, whatever its mode.
         if seen.uid() != 0 && seen.uid() != getuid().as_raw() {
-            return Err(DoorError::NotOurs(folder.to_owned()));
+            return Err(ListenerError::NotOurs(folder.to_owned()));
         }
         make_way(path)?;
         // Nobody else may connect between its making and the change of its mode, so it is made
@@ -188,28 +188,28 @@ fn make(at: &Path, path: &Path) -> io::Result<StdUnixListener> {
     Ok(listener)
 }
 
-fn make_way(path: &Path) -> Result<(), DoorError> {
-    let system = |source| DoorError::System { place: path.display().to_string(), source };
+fn make_way(path: &Path) -> Result<(), ListenerError> {
+    let system = |source| ListenerError::System { place: path.display().to_string(), source };
     let seen = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         seen => seen.map_err(system)?,
     };
     if !seen.file_type().is_socket() {
-        return Err(DoorError::InTheWay(path.to_owned()));
+        return Err(ListenerError::InTheWay(path.to_owned()));
     }
     if seen.uid() != getuid().as_raw() {
-        return Err(DoorError::NotOurs(path.to_owned()));
+        return Err(ListenerError::NotOurs(path.to_owned()));
     }
     match StdUnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path).map_err(system)
         }
         // It answers, or is too busy to.
-        _ => Err(DoorError::Busy(path.to_owned())),
+        _ => Err(ListenerError::Busy(path.to_owned())),
     }
 }
 
-impl Drop for UnixDoor {
+impl Drop for ControlSocket {
     fn drop(&mut self) {
         let own = !self.passed_on
             && std::fs::symlink_metadata(&self.path).is_ok_and(|seen| seen.ino() == self.inode);
@@ -220,10 +220,10 @@ impl Drop for UnixDoor {
 }
 
 /// Opens a loopback address. Must run inside a tokio runtime.
-pub(super) fn open_tcp(address: SocketAddr) -> Result<TcpListener, DoorError> {
-    let system = |source| DoorError::System { place: address.to_string(), source };
+pub(super) fn open_tcp(address: SocketAddr) -> Result<TcpListener, ListenerError> {
+    let system = |source| ListenerError::System { place: address.to_string(), source };
     if !address.ip().is_loopback() {
-        return Err(DoorError::NotLoopback(address));
+        return Err(ListenerError::NotLoopback(address));
     }
     let listener = std::net::TcpListener::bind(address).map_err(system)?;
     listener.set_nonblocking(true).map_err(system)?;
@@ -236,11 +236,11 @@ pub(super) fn open_tcp(address: SocketAddr) -> Result<TcpListener, DoorError> {
 pub(super) fn reopen_tcp(
     before: Option<TcpListener>,
     address: SocketAddr,
-) -> Result<TcpListener, DoorError> {
+) -> Result<TcpListener, ListenerError> {
     open_tcp(address).or_else(|refused| {
         let before = before.and_then(|before| before.into_std().ok());
         let same = before.filter(|before| listens_again(before, address)).ok_or(refused)?;
-        let system = |source| DoorError::System { place: address.to_string(), source };
+        let system = |source| ListenerError::System { place: address.to_string(), source };
         TcpListener::from_std(same).map_err(system)
     })
 }
@@ -267,8 +267,11 @@ pub(super) fn duplicate(socket: &impl AsFd) -> io::Result<OwnedFd> {
 }
 
 /// Takes over one that another process has open. Must run inside a tokio runtime.
-pub(super) fn adopt_tcp(address: SocketAddr, socket: OwnedFd) -> Result<TcpListener, DoorError> {
-    let system = |source| DoorError::System { place: address.to_string(), source };
+pub(super) fn adopt_tcp(
+    address: SocketAddr,
+    socket: OwnedFd,
+) -> Result<TcpListener, ListenerError> {
+    let system = |source| ListenerError::System { place: address.to_string(), source };
     let listener = std::net::TcpListener::from(socket);
     listener.set_nonblocking(true).map_err(system)?;
     TcpListener::from_std(listener).map_err(system)

@@ -11,8 +11,8 @@ use serde_json::json;
 
 use super::answer::{Problem, json, ok};
 use super::api::Shared;
-use super::asker::Asker;
-use super::bounds;
+use super::limits;
+use super::peer::ApiPeer;
 use super::requests::{self, parse};
 use super::views;
 use super::waiting::Class;
@@ -69,13 +69,13 @@ pub(super) async fn servers(State(shared): State<Arc<Shared>>) -> Response {
 
 pub(super) async fn tenants(State(shared): State<Arc<Shared>>) -> Response {
     let tenants: Vec<_> =
-        shared.fleet.host().tenants().into_iter().map(bounds::Tenant::of).collect();
+        shared.fleet.host().tenants().into_iter().map(limits::TenantBody::of).collect();
     ok(&json!({ "tenants": tenants }))
 }
 
 pub(super) async fn limits(State(shared): State<Arc<Shared>>, Path(name): Server) -> Answer {
     let limits: Vec<_> =
-        server(&shared, &name)?.limits().into_iter().map(bounds::Limit::of).collect();
+        server(&shared, &name)?.limits().into_iter().map(limits::LimitBody::of).collect();
     Ok(ok(&json!({ "limits": limits })))
 }
 
@@ -166,7 +166,7 @@ pub(super) async fn set_throttle(
 pub(super) async fn lock(
     State(shared): State<Arc<Shared>>,
     Path(name): Server,
-    Extension(asker): Extension<Asker>,
+    Extension(peer): Extension<ApiPeer>,
     body: Bytes,
 ) -> Answer {
     let server = server(&shared, &name)?;
@@ -175,7 +175,7 @@ pub(super) async fn lock(
     match server.lock(wait, hold).await {
         // The lock of a client that vanished is dropped with its request, or here where what it
         // sent ahead hid that.
-        Ok(_) if asker.is_gone() => {
+        Ok(_) if peer.is_gone() => {
             Err(Problem::conflict("locked", "whoever asked has closed the connection"))
         }
         Ok(lock) => {

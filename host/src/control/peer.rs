@@ -8,9 +8,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// The other end of a connection. Bytes that it sent ahead hide from the protocol that it has gone;
 /// this sees it.
 #[derive(Debug, Clone)]
-pub(super) struct Asker(Option<Arc<OwnedFd>>);
+pub(super) struct ApiPeer(Option<Arc<OwnedFd>>);
 
-impl Asker {
+impl ApiPeer {
     /// Without a descriptor to spare nobody is ever seen to go.
     pub(super) fn new(stream: &impl AsFd) -> Self {
         Self(stream.as_fd().try_clone_to_owned().ok().map(Arc::new))

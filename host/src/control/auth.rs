@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 
 use super::answer::Problem;
-use super::door::DoorError;
+use super::listener::ListenerError;
 use crate::files;
 
 /// Least length of a token: 128 bits in hexadecimal are 32.
@@ -30,9 +30,9 @@ impl Token {
     /// Reads it from a file that nobody else may read.
     ///
     /// # Errors
-    /// [`DoorError::Token`].
-    pub fn read(file: &Path) -> Result<Self, DoorError> {
-        let wrong = |problem: String| DoorError::Token { file: file.to_owned(), problem };
+    /// [`ListenerError::Token`].
+    pub fn read(file: &Path) -> Result<Self, ListenerError> {
+        let wrong = |problem: String| ListenerError::Token { file: file.to_owned(), problem };
         let text =
             files::read_secret(file, TOKEN_MAX_BYTES).map_err(|error| wrong(error.to_string()))?;
         let token = text.trim();
@@ -56,7 +56,7 @@ impl Token {
 
 /// Who asks, as far as they have shown it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Known {
+pub(super) enum Caller {
     /// The owner of the process or of its token.
     Owner,
     /// Anybody; what they ask for is open to all.
@@ -70,12 +70,12 @@ const OPEN: [&str; 3] = ["/", "/livez", "/readyz"];
 /// Checks a request that came through the Unix socket, where the system has checked who it is. A
 /// browser cannot reach it, so that a request with an origin was forwarded by something that should
 /// not.
-pub(super) fn local(request: &Request<Body>) -> Result<Known, Problem> {
-    same_origin(request.headers()).map(|()| Known::Owner)
+pub(super) fn local(request: &Request<Body>) -> Result<Caller, Problem> {
+    same_origin(request.headers()).map(|()| Caller::Owner)
 }
 
 /// Checks a request that came through a loopback address.
-pub(super) fn remote(request: &Request<Body>, token: &Token) -> Result<Known, Problem> {
+pub(super) fn remote(request: &Request<Body>, token: &Token) -> Result<Caller, Problem> {
     // A page of a stranger's may have its own name point here. It cannot change the name it asks
     // for.
     let mut hosts = request.headers().get_all(header::HOST).iter();
@@ -91,11 +91,11 @@ pub(super) fn remote(request: &Request<Body>, token: &Token) -> Result<Known, Pr
         value.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "))
     };
     match given.filter(scheme).map(|value| &value[7..]) {
-        Some(given) if token.is(given) => Ok(Known::Owner),
+        Some(given) if token.is(given) => Ok(Caller::Owner),
         _ if matches!(*request.method(), Method::GET | Method::HEAD)
             && OPEN.contains(&request.uri().path()) =>
         {
-            Ok(Known::Stranger)
+            Ok(Caller::Stranger)
         }
         _ => {
             let message =
@@ -133,7 +133,7 @@ fn is_this_machine(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn ask(method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Known, &'static str> {
+    fn ask(method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Caller, &'static str> {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -147,8 +147,8 @@ mod tests {
     fn without_the_token_nothing_but_the_page_and_the_probes_is_open() {
         let host = ("host", "localhost:7070");
         let right = ("authorization", "Bearer 0123456789abcdef0123456789abcdef");
-        assert_eq!(ask("GET", "/v1/servers", &[host, right]), Ok(Known::Owner));
-        assert_eq!(ask("GET", "/", &[host]), Ok(Known::Stranger));
+        assert_eq!(ask("GET", "/v1/servers", &[host, right]), Ok(Caller::Owner));
+        assert_eq!(ask("GET", "/", &[host]), Ok(Caller::Stranger));
         for wrong in [
             "Bearer 0123456789abcdef0123456789abcdee",
             "Bearer ",
@@ -184,14 +184,14 @@ mod tests {
         for host in ["localhost", "LOCALHOST:1", "127.0.0.1:7070", "[::1]:7070"] {
             assert_eq!(
                 ask("GET", "/v1/servers", &[("host", host), right]),
-                Ok(Known::Owner),
+                Ok(Caller::Owner),
                 "{host}"
             );
         }
         let host = ("host", "localhost:7070");
         assert_eq!(
             ask("POST", "/v1/reload", &[host, right, ("origin", "http://localhost:7070")]),
-            Ok(Known::Owner)
+            Ok(Caller::Owner)
         );
         for origin in
             ["http://evil.example", "null", "http://localhost:1", "https://localhost:7070"]

@@ -11,14 +11,14 @@ use crate::event::{
 /// The same session and its peers, where nothing can be done to them.
 pub(super) fn quiet(scope: &Scope) -> Scope {
     Scope {
-        port: Arc::new(QuietPort(Arc::clone(&scope.port))),
-        peers: Arc::new(QuietPeers(Arc::clone(&scope.peers))),
+        port: Arc::new(ReadOnlyPort(Arc::clone(&scope.port))),
+        peers: Arc::new(ReadOnlyPeers(Arc::clone(&scope.peers))),
     }
 }
 
-struct QuietPort(Arc<dyn Port>);
+struct ReadOnlyPort(Arc<dyn Port>);
 
-impl Port for QuietPort {
+impl Port for ReadOnlyPort {
     fn info(&self) -> &ClientInfo {
         self.0.info()
     }
@@ -42,9 +42,9 @@ impl Port for QuietPort {
     }
 }
 
-struct QuietPeers(Arc<dyn Peers>);
+struct ReadOnlyPeers(Arc<dyn Peers>);
 
-impl Peers for QuietPeers {
+impl Peers for ReadOnlyPeers {
     fn client_count(&self) -> u32 {
         self.0.client_count()
     }

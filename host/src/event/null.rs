@@ -6,9 +6,9 @@ use super::{Broadcast, ClientInfo, NameError, Peers, Port, Priority, SendError, 
 
 /// Nobody is there beside the session.
 #[derive(Debug, Clone, Copy)]
-pub struct Alone;
+pub struct NoPeers;
 
-impl Peers for Alone {
+impl Peers for NoPeers {
     fn client_count(&self) -> u32 {
         1
     }
@@ -45,9 +45,9 @@ impl Broadcast for Unheard {
 
 /// A session to which nothing can be written.
 #[derive(Debug)]
-pub struct Nowhere(pub ClientInfo);
+pub struct NullPort(pub ClientInfo);
 
-impl Port for Nowhere {
+impl Port for NullPort {
     fn info(&self) -> &ClientInfo {
         &self.0
     }

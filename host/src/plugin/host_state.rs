@@ -25,7 +25,7 @@ const NOBODY: u64 = 0;
 const RANDOM_MAX_BYTES: u64 = 64 << 10;
 
 /// The data of one instance's store.
-pub(super) struct Guest {
+pub(super) struct HostState {
     pub(super) scope: Scope,
     pub(super) context: Arc<Context>,
     pub(super) limiter: Limiter,
@@ -42,7 +42,7 @@ struct Wasi {
     table: ResourceTable,
 }
 
-impl Guest {
+impl HostState {
     pub(super) fn new(scope: Scope, context: Arc<Context>, ticker: Ticker) -> Self {
         let limiter =
             Limiter { context: Arc::clone(&context), memory: 0, last: 0, tables: 0, refused: None };
@@ -60,7 +60,7 @@ impl Guest {
     }
 }
 
-impl WasiView for Guest {
+impl WasiView for HostState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         let wasi = self.wasi.get_or_insert_with(|| {
             let tap =
@@ -239,7 +239,9 @@ pub(super) async fn apart_from_others<F: Future>(slice: Arc<AtomicU64>, call: F)
 }
 
 /// Called by the engine in a running guest at each tick: lets others run, then goes on.
-pub(super) fn on_tick(mut store: StoreContextMut<'_, Guest>) -> wasmtime::Result<UpdateDeadline> {
+pub(super) fn on_tick(
+    mut store: StoreContextMut<'_, HostState>,
+) -> wasmtime::Result<UpdateDeadline> {
     match slice_over(store.data_mut()) {
         Some(turn) => Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn))),
         None => Ok(UpdateDeadline::Interrupt),
@@ -250,7 +252,7 @@ pub(super) fn on_tick(mut store: StoreContextMut<'_, Guest>) -> wasmtime::Result
 ///
 /// # Errors
 /// The event has no CPU time left.
-pub(super) async fn give_way(store: &mut StoreContextMut<'_, Guest>) -> wasmtime::Result<()> {
+pub(super) async fn give_way(store: &mut StoreContextMut<'_, HostState>) -> wasmtime::Result<()> {
     match slice_over(store.data_mut()) {
         Some(turn) => {
             turn.await;
@@ -261,7 +263,7 @@ pub(super) async fn give_way(store: &mut StoreContextMut<'_, Guest>) -> wasmtime
 }
 
 /// Counts a slice. The wait for the next one, where the event may have it.
-fn slice_over(guest: &mut Guest) -> Option<impl Future<Output = ()> + Send + use<>> {
+fn slice_over(guest: &mut HostState) -> Option<impl Future<Output = ()> + Send + use<>> {
     // Nobody else may say for a while that a guest runs.
     guest.ticker.touch();
     let (clock, port) = (&mut guest.clock, Arc::clone(&guest.scope.port));

@@ -50,7 +50,7 @@ pub struct Spent {
 
 /// Sessions on one version of a server's plugin, counted.
 #[derive(Debug)]
-pub struct Edition {
+pub struct RevisionMetrics {
     plugin: Arc<str>,
     /// Of its component.
     digest: Arc<str>,
@@ -73,7 +73,7 @@ struct OfClass {
 
 /// An edition at one moment. Sessions that still live are in its latencies only.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EditionSeen {
+pub struct RevisionMetricsStatus {
     /// The plugin's name and version.
     pub plugin: Arc<str>,
     /// What ended sessions have used.
@@ -97,7 +97,7 @@ pub struct ClassSeen {
 
 /// What makes events of an edition fail is kept for as long as this lives.
 #[derive(Debug)]
-pub struct KeptInputs(Arc<Edition>);
+pub struct KeptInputs(Arc<RevisionMetrics>);
 
 impl Drop for KeptInputs {
     fn drop(&mut self) {
@@ -105,7 +105,7 @@ impl Drop for KeptInputs {
     }
 }
 
-impl Edition {
+impl RevisionMetrics {
     pub(super) fn new(plugin: Arc<str>, digest: Arc<str>) -> Self {
         let zero = || AtomicU64::new(0);
         let (events, bytes_in, bytes_out, fuel, cpu_ns) = (zero(), zero(), zero(), zero(), zero());
@@ -185,18 +185,18 @@ impl Edition {
         }
     }
 
-    pub(super) fn snapshot(&self) -> EditionSeen {
+    pub(super) fn snapshot(&self) -> RevisionMetricsStatus {
         let seen = |class: Priority| {
             let of = &self.classes[class as usize];
             let (ended, faults) = (of.ended.snapshot(), of.faults.snapshot());
             ClassSeen { class, ended, faults, latencies: of.latencies.snapshot() }
         };
         let classes = Priority::ALL.into_iter().map(seen).collect();
-        EditionSeen { plugin: Arc::clone(&self.plugin), spent: self.spent(), classes }
+        RevisionMetricsStatus { plugin: Arc::clone(&self.plugin), spent: self.spent(), classes }
     }
 }
 
-impl Meter for Edition {
+impl Meter for RevisionMetrics {
     fn event(&self, class: Priority, took: Duration) {
         self.classes[class as usize].latencies.record(took);
     }

@@ -4,7 +4,7 @@ use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::engine::is_out_of_room;
-use super::guest::{Guest, Refused};
+use super::host_state::{HostState, Refused};
 use crate::event::{EXCERPT_MAX_BYTES, Fault, FaultKind, NAME_MAX_BYTES, excerpt};
 
 /// What the engine says when a host call carries too much. It has no type of its own.
@@ -18,7 +18,7 @@ const TOO_MANY_HANDLES: [&str; 2] =
     ["store handle limit exceeded", "resource table has no free keys"];
 
 /// Sorts an error of a call or an instantiation.
-pub(super) fn fault(error: &wasmtime::Error, store: &mut wasmtime::Store<Guest>) -> Fault {
+pub(super) fn fault(error: &wasmtime::Error, store: &mut wasmtime::Store<HostState>) -> Fault {
     let refused = std::mem::take(&mut store.data_mut().limiter.refused);
     let kind = kind(error, refused);
     let mut detail = match kind {

@@ -16,7 +16,7 @@ const LOOKED_EVERY: Duration = Duration::from_millis(20);
 const PIECE_BYTES: usize = 64 << 10;
 
 /// A deadline, and a way to call off what waits for it.
-pub(super) struct Patience {
+pub(super) struct DeadlineIo {
     until: Instant,
     stop: Stop,
 }
@@ -71,7 +71,7 @@ impl<E: Read + AsFd> Heard<E> {
     }
 }
 
-impl Patience {
+impl DeadlineIo {
     /// As long as this, unless it is called off.
     pub(super) fn of(time: Duration, stop: Stop) -> Self {
         Self { until: Instant::now() + time, stop }
@@ -92,7 +92,7 @@ impl Patience {
     /// `max`; meanwhile hears what the process says on its standard error.
     ///
     /// # Errors
-    /// Those of [`Patience::lasts`], or what the system said.
+    /// Those of [`DeadlineIo::lasts`], or what the system said.
     pub(super) fn talk<I, O, E>(
         &self,
         pipes: &mut Pipes<I, O, E>,
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     /// A talk with a process that writes a byte now and then, for ever.
-    fn talk(patience: &Patience) -> io::Error {
+    fn talk(deadline_io: &DeadlineIo) -> io::Error {
         let (from, mut to) = io::pipe().expect("a pipe");
         let (said, _silent) = io::pipe().expect("a pipe");
         let sends = thread::spawn(move || {
@@ -168,7 +168,7 @@ mod tests {
         });
         let mut pipes =
             Pipes { input: None::<io::PipeWriter>, output: from, said: Heard::new(said, 16) };
-        let error = patience.talk(&mut pipes, b"", 1 << 20).expect_err("it never ends");
+        let error = deadline_io.talk(&mut pipes, b"", 1 << 20).expect_err("it never ends");
         drop(pipes);
         sends.join().expect("the pipe is closed");
         error
@@ -176,19 +176,19 @@ mod tests {
 
     #[test]
     fn a_byte_now_and_then_keeps_nobody_for_longer() {
-        let patience = Patience::of(Duration::from_millis(30), Stop::default());
-        assert_eq!(talk(&patience).kind(), ErrorKind::TimedOut);
+        let deadline_io = DeadlineIo::of(Duration::from_millis(30), Stop::default());
+        assert_eq!(talk(&deadline_io).kind(), ErrorKind::TimedOut);
     }
 
     #[test]
     fn talk_ends_when_it_is_called_off() {
         let stop = Stop::default();
-        let patience = Patience::of(Duration::from_secs(600), stop.clone());
+        let deadline_io = DeadlineIo::of(Duration::from_secs(600), stop.clone());
         let calls = thread::spawn(move || {
             thread::sleep(Duration::from_millis(10));
             stop.ask();
         });
-        assert_eq!(talk(&patience).kind(), ErrorKind::Interrupted);
+        assert_eq!(talk(&deadline_io).kind(), ErrorKind::Interrupted);
         calls.join().expect("no panic");
     }
 }

@@ -6,7 +6,7 @@ use crate::server::{self, Quantity, TenantSeen};
 
 /// One limit of a server.
 #[derive(Serialize)]
-pub(super) struct Limit {
+pub(super) struct LimitBody {
     key: String,
     value: Value,
     unit: Option<&'static str>,
@@ -21,7 +21,7 @@ enum Value {
     Text(String),
 }
 
-impl Limit {
+impl LimitBody {
     pub(super) fn of(limit: server::Limit) -> Self {
         let (value, unit) = match limit.value {
             Quantity::Count(count) => (Value::Whole(count), None),
@@ -37,7 +37,7 @@ impl Limit {
 
 /// What a tenant has and may have; 0 is no limit.
 #[derive(Serialize)]
-pub(super) struct Tenant {
+pub(super) struct TenantBody {
     name: String,
     clients: usize,
     max_clients: usize,
@@ -56,7 +56,7 @@ pub(super) struct Tenant {
     bytes_waits: u64,
 }
 
-impl Tenant {
+impl TenantBody {
     pub(super) fn of(tenant: TenantSeen) -> Self {
         let quota = tenant.quota;
         Self {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use crate::event::{Alone, ClientInfo, Port, Priority, Scope, WriteError};
+use crate::event::{ClientInfo, NoPeers, Port, Priority, Scope, WriteError};
 
 /// Room in the send buffer, which is as large as a server's where it is not configured.
 const CAPACITY_BYTES: usize = 256 << 10;
@@ -16,7 +16,7 @@ pub(super) const WRITTEN_MAX_BYTES: usize = 64 << 20;
 const TIMERS_MAX: usize = 64;
 
 /// The session of a story.
-pub(super) struct Stage {
+pub(super) struct MockSession {
     info: ClientInfo,
     state: Mutex<State>,
 }
@@ -32,7 +32,7 @@ struct State {
     timers: BTreeMap<u32, u64>,
 }
 
-impl Stage {
+impl MockSession {
     pub(super) fn new(id: u64) -> Arc<Self> {
         let address = |last, port| SocketAddr::from(([192, 0, 2, last], port));
         let info = ClientInfo {
@@ -56,7 +56,7 @@ impl Stage {
 
     /// What an instance is given.
     pub(super) fn scope(self: &Arc<Self>) -> Scope {
-        Scope { port: Arc::clone(self) as Arc<dyn Port>, peers: Arc::new(Alone) }
+        Scope { port: Arc::clone(self) as Arc<dyn Port>, peers: Arc::new(NoPeers) }
     }
 
     /// Takes what was written first, as much as there is of `length`.
@@ -96,7 +96,7 @@ impl Stage {
     }
 }
 
-impl Port for Stage {
+impl Port for MockSession {
     fn info(&self) -> &ClientInfo {
         &self.info
     }
