@@ -16,7 +16,7 @@ use wharf::event::{
     ClientInfo, Event, Instance, NoPeers, Port, Priority, Procedure, Scope, WriteError,
 };
 use wharf::plugin::{
-    Binding, Engine, EngineConfig, EventProcedure, Grants, GuestInstance, Loader, Manifest,
+    Binding, Engine, EngineConfig, EventProcedure, Grants, Loader, Manifest, PluginInstance,
 };
 use wharf::sched::Budgets;
 
@@ -67,7 +67,7 @@ fn procedure() -> EventProcedure {
     EventProcedure::new(Arc::new(plugin), Binding { server: "bench".into(), ..Binding::default() })
 }
 
-fn instance(procedure: &EventProcedure) -> GuestInstance {
+fn instance(procedure: &EventProcedure) -> PluginInstance {
     let nobody = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
     let info = ClientInfo {
         id: 1,
@@ -82,7 +82,7 @@ fn instance(procedure: &EventProcedure) -> GuestInstance {
         .expect("an instance")
 }
 
-fn dispatch(instance: &mut GuestInstance, event: Event<'_>) {
+fn dispatch(instance: &mut PluginInstance, event: Event<'_>) {
     black_box(
         finish(instance.dispatch(event, Budgets::default().event(Priority::Normal)))
             .expect("no fault"),

@@ -14,7 +14,7 @@ use crate::event::{ClientInfo, Fault, FaultKind, Origin};
 use crate::net::{AcceptError, Accepted, Established, HandshakeError, ProxyError, Stream};
 use crate::plugin::EventProcedure;
 use crate::sched::{ACCEPT_COST, LOG_LINE_COST, Placement, RunPermit, WorkerId, here, stalls};
-use crate::server::{Alive, Blamed, Call, Listening, Service, Welcome};
+use crate::server::{AcceptMode, Blamed, Directive, Listening, Service, TaskGuard};
 use crate::session::{Ended, ProcedureSlot, Session, SessionHandle, SessionSnapshot};
 use crate::telemetry::{
     AcceptPaused, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted, Spent,
@@ -27,35 +27,35 @@ use crate::telemetry::{
 /// `seen` is dropped after the socket is closed.
 pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
     let (service, listener) = (Arc::clone(listening.service()), Arc::clone(listening.listener()));
-    let mut course = service.course();
+    let mut state = service.state();
     service.listens();
     let (mut last, mut paused_until) = (None::<Instant>, Instant::now());
     loop {
-        let now = *course.borrow_and_update();
+        let now = *state.borrow_and_update();
         listening.obey(now.listen_asked);
         seen.send_replace(now.version);
-        if now.welcome() == Welcome::Close {
+        if now.welcome() == AcceptMode::Close {
             return;
         }
         if let Some(next) = listening.next_attempt() {
             tokio::select! {
-                _ = course.changed() => {}
+                _ = state.changed() => {}
                 () = tokio::time::sleep_until(next) => listening.attempt(),
             }
             continue;
         }
-        if now.welcome() == Welcome::Queue {
+        if now.welcome() == AcceptMode::Queue {
             tokio::select! {
-                _ = course.changed() => {}
+                _ = state.changed() => {}
                 error = listening.broken() => listening.repair(&error),
             }
             continue;
         }
-        if now.welcome() == Welcome::Admit
+        if now.welcome() == AcceptMode::Admit
             && let Err(until) = service.may_enter(Instant::now())
         {
             tokio::select! {
-                _ = course.changed() => {}
+                _ = state.changed() => {}
                 () = tokio::time::sleep_until(until.into()) => {}
                 error = listening.broken() => listening.repair(&error),
             }
@@ -67,7 +67,7 @@ pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
         if let Some(until) = quota.cpu().not_before_now() {
             quota.cpu().waited();
             tokio::select! {
-                _ = course.changed() => {}
+                _ = state.changed() => {}
                 () = tokio::time::sleep_until(until.into()) => {}
                 error = listening.broken() => listening.repair(&error),
             }
@@ -76,29 +76,29 @@ pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
         // Asked each time, since it may have been changed while this waited.
         let interval = service.gate.throttle().accept_interval;
         let not_before = last.map_or(paused_until, |last| paused_until.max(last + interval));
-        let newcomer = async {
+        let connection = async {
             if Instant::now() < not_before {
                 tokio::time::sleep_until(not_before.into()).await;
             }
             listener.accept().await
         };
-        let newcomer = tokio::select! {
+        let connection = tokio::select! {
             biased;
-            _ = course.changed() => continue,
-            newcomer = newcomer => newcomer,
+            _ = state.changed() => continue,
+            connection = connection => connection,
             error = listening.broken() => {
                 listening.repair(&error);
                 continue;
             }
         };
-        match newcomer {
-            Ok(client) if now.welcome() == Welcome::Reject => {
+        match connection {
+            Ok(client) if now.welcome() == AcceptMode::Reject => {
                 service.counters.accepted();
                 refuse(&service, &client, Refusal::Suspended);
             }
             Ok(client) => {
                 last = Some(Instant::now());
-                welcome(&service, client, now.round);
+                welcome(&service, client, now.epoch);
             }
             Err(error) => match AcceptError::of(&error) {
                 AcceptError::Retry => {}
@@ -115,30 +115,30 @@ pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
 }
 
 /// A client with a place. Behind a proxy it is not known yet who it is.
-enum Newcomer {
+enum NewConnection {
     Known(Admitted<Accepted>),
     Proxied(Entered<Accepted>),
 }
 
-fn welcome(service: &Arc<Service>, client: Accepted, round: u64) {
+fn welcome(service: &Arc<Service>, client: Accepted, epoch: u64) {
     service.counters.accepted();
     // A refused client costs as much until here.
     service.quota().charge(ACCEPT_COST);
     let peer = client.peer();
-    let proxies = &service.terms().proxies;
-    let newcomer = if proxies.is_empty() {
-        service.gate.admit(client, peer.ip(), Instant::now()).map(Newcomer::Known)
+    let proxies = &service.server_config().proxies;
+    let connection = if proxies.is_empty() {
+        service.gate.admit(client, peer.ip(), Instant::now()).map(NewConnection::Known)
     } else if proxies.iter().any(|proxy| proxy.contains(peer.ip())) {
-        service.gate.enter(client).map(Newcomer::Proxied)
+        service.gate.enter(client).map(NewConnection::Proxied)
     } else {
         // Whatever it says about itself is not believed, and it is not to come here at all.
         Err(Refusal::Untrusted)
     };
-    match newcomer {
+    match connection {
         Ok(client) => {
             service.entered(Instant::now());
             service.spawn(|placement| {
-                serve(Arc::clone(service), client, round, service.alive(round), placement)
+                serve(Arc::clone(service), client, epoch, service.task(epoch), placement)
             });
         }
         Err(refusal) => {
@@ -155,37 +155,37 @@ fn refuse(service: &Service, client: &Accepted, refusal: Refusal) {
 /// One client's task, cradle to grave.
 async fn serve(
     service: Arc<Service>,
-    newcomer: Newcomer,
-    round: u64,
-    alive: Alive,
+    connection: NewConnection,
+    epoch: u64,
+    task: TaskGuard,
     placement: Arc<Placement>,
 ) {
     // Each stage is boxed, so that a client's task has no room for the one it is not in.
-    if let Some(client) = Box::pin(introduced(&service, newcomer, round, &placement)).await {
-        Box::pin(converse(service, client, round, placement)).await;
+    if let Some(client) = Box::pin(introduced(&service, connection, epoch, &placement)).await {
+        Box::pin(converse(service, client, epoch, placement)).await;
     }
-    drop(alive);
+    drop(task);
 }
 
 /// The stages before the session, as long as the client's round is not to end.
 async fn introduced(
     service: &Service,
-    newcomer: Newcomer,
-    round: u64,
+    connection: NewConnection,
+    epoch: u64,
     placement: &Arc<Placement>,
 ) -> Option<(Established, Option<WorkerId>)> {
-    let peer = match &newcomer {
-        Newcomer::Known(client) => client.peer(),
-        Newcomer::Proxied(client) => client.peer(),
+    let peer = match &connection {
+        NewConnection::Known(client) => client.peer(),
+        NewConnection::Proxied(client) => client.peer(),
     };
-    let mut course = service.course();
+    let mut state = service.state();
     let recalled = async {
         // The sender lives in the service.
-        let _ = course.wait_for(|course| course.call(round) != Call::Stay).await;
+        let _ = state.wait_for(|state| state.call(epoch) != Directive::Stay).await;
     };
     tokio::select! {
         biased;
-        established = establish(service, newcomer, placement) => established,
+        established = establish(service, connection, placement) => established,
         () = recalled => {
             let (server, reason) = (&*service.name, "handshake-recalled");
             HandshakeFailed { server, peer, reason, detail: "" }.emit(&service.counters);
@@ -197,22 +197,24 @@ async fn introduced(
 /// Shakes hands, and says to the reactor of which thread the socket is bound.
 async fn establish(
     service: &Service,
-    newcomer: Newcomer,
+    connection: NewConnection,
     placement: &Arc<Placement>,
 ) -> Option<(Established, Option<WorkerId>)> {
-    let terms = service.terms();
-    let client = match newcomer {
-        Newcomer::Known(client) => client,
-        Newcomer::Proxied(client) => introduce(service, client, terms.handshake).await?,
+    let server_config = service.server_config();
+    let client = match connection {
+        NewConnection::Known(client) => client,
+        NewConnection::Proxied(client) => {
+            introduce(service, client, server_config.handshake).await?
+        }
     };
     let peer = client.peer();
     let handshake = async {
         let home = here();
-        terms.security.establish(client).await.map(|client| (client, home))
+        server_config.security.establish(client).await.map(|client| (client, home))
     };
-    let config = &terms.session_config;
+    let config = &server_config.session_config;
     let in_turn = async {
-        if terms.security.is_plaintext() {
+        if server_config.security.is_plaintext() {
             return handshake.await;
         }
         // A handshake takes more time than most events, and other sessions want the thread, too.
@@ -220,7 +222,10 @@ async fn establish(
         let mut run_permit = RunPermit::new(Arc::clone(placement), config.class(), tenant, quota);
         run_permit.perform(config.class(), handshake).await
     };
-    match stalls::within(terms.handshake, in_turn).await.unwrap_or(Err(HandshakeError::Timeout)) {
+    match stalls::within(server_config.handshake, in_turn)
+        .await
+        .unwrap_or(Err(HandshakeError::Timeout))
+    {
         Ok(client) => Some(client),
         Err(fault) => {
             let detail =
@@ -264,32 +269,33 @@ async fn introduce(
 async fn converse(
     service: Arc<Service>,
     (client, home): (Established, Option<WorkerId>),
-    round: u64,
+    epoch: u64,
     placement: Arc<Placement>,
 ) {
     let id = service.registry.next_id();
-    let terms = service.terms();
+    let server_config = service.server_config();
     let info = ClientInfo {
         id,
         server: Arc::clone(&service.name),
         peer: client.peer,
         local: client.local,
         tls: client.tls.clone(),
-        parameter: terms.parameter,
+        parameter: server_config.parameter,
     };
     let peer = info.peer;
     SessionStarted { server: &service.name, session: id, peer }.emit();
     // One line at its start and one at its end.
-    terms.session_config.quota.charge(LOG_LINE_COST * 2);
+    server_config.session_config.quota.charge(LOG_LINE_COST * 2);
     let (stream, permit) = client.into_parts();
-    let handle = SessionHandle::new(info, Arc::clone(&terms.session_config), placement, stream);
-    drop(terms);
-    let (slot, membership, presence) = service.let_in(&handle, round).await;
+    let handle =
+        SessionHandle::new(info, Arc::clone(&server_config.session_config), placement, stream);
+    drop(server_config);
+    let (slot, membership, presence) = service.let_in(&handle, epoch).await;
     // An order that came before the registry knew of this session passed it by.
-    match service.call(round) {
-        Call::Stay => {}
-        Call::End => handle.stop(),
-        Call::EndNow => handle.cancel(),
+    match service.call(epoch) {
+        Directive::Stay => {}
+        Directive::End => handle.stop(),
+        Directive::EndNow => handle.cancel(),
     }
     let (ended, procedure) =
         Session::run(handle, slot, service.registry.clone(), membership, home).await;
@@ -308,7 +314,7 @@ pub(crate) async fn resume(
     snapshot: SessionSnapshot,
     name: Option<String>,
     permit: Permit,
-    (round, alive, placement): (u64, Alive, Arc<Placement>),
+    (epoch, task, placement): (u64, TaskGuard, Arc<Placement>),
     restored: impl FnOnce(Result<(), String>),
     go: oneshot::Receiver<()>,
 ) {
@@ -328,7 +334,7 @@ pub(crate) async fn resume(
     };
     let handle = SessionHandle::resumed(
         info,
-        Arc::clone(&service.terms().session_config),
+        Arc::clone(&service.server_config().session_config),
         placement,
         stream,
         &meta,
@@ -336,7 +342,7 @@ pub(crate) async fn resume(
     // As with a newcomer: a swap goes by the registry.
     let entering = service.entrance.read().await;
     let slot = Arc::new(ProcedureSlot::new(service.procedure()));
-    let entered = service.registry.enter_again(&handle, round, &slot, name.as_deref());
+    let entered = service.registry.enter_again(&handle, epoch, &slot, name.as_deref());
     slot.start_with(service.procedure());
     drop(entering);
     let Some((membership, presence)) = entered else {
@@ -351,7 +357,7 @@ pub(crate) async fn resume(
         report(&service, (id, peer.ip()), &procedure, ended);
     }
     let last = presence.leave();
-    drop((permit, alive));
+    drop((permit, task));
     if last {
         service.emptied();
     }

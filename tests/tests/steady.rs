@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use wharf::admission::Change;
 use wharf::net::SocketOptions;
 use wharf::plugin::Grants;
-use wharf::server::{Ending, Host, HostConfig, Newcomers, Server, ServerHandle, Status};
+use wharf::server::{Host, HostConfig, NewConnections, Server, ServerEnding, ServerHandle, Status};
 use wharf_tests::guests::{component, file};
 use wharf_tests::servers::eventually;
 
@@ -114,7 +114,8 @@ fn a_thousand_sessions_outlive_steering_and_nothing_leaks() {
         settled(&server, &seen);
         let connections = seen.connections.load(Ordering::Relaxed);
         for pair in 0..50 {
-            let newcomers = if pair % 2 == 0 { Newcomers::Queue } else { Newcomers::Reject };
+            let newcomers =
+                if pair % 2 == 0 { NewConnections::Queue } else { NewConnections::Reject };
             assert!(run(Box::pin(async { server.suspend(newcomers, None).await.is_ok() })));
             assert_eq!(server.status(), Status::Suspended);
             let change = Change {
@@ -132,7 +133,7 @@ fn a_thousand_sessions_outlive_steering_and_nothing_leaks() {
             .set_throttle(Change { max_clients: Some(0), ..Change::default() })
             .expect("no limit");
         for _ in 0..10 {
-            assert!(run(Box::pin(async { server.restart(Ending::AtOnce).await == Ok(0) })));
+            assert!(run(Box::pin(async { server.restart(ServerEnding::AtOnce).await == Ok(0) })));
             settled(&server, &seen);
         }
         seen.stop.store(true, Ordering::Relaxed);

@@ -14,7 +14,7 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 
 use super::args::{Cli, ServeArgs};
-use super::signals::{Signals, Wish};
+use super::signals::{Request, Signals};
 use super::store::{SESSIONS, Store, listens};
 use super::systemd::{self, Handed};
 use super::upgrade::{self, Successors};
@@ -23,8 +23,8 @@ use crate::control::{Control, ControlConfig, Reload};
 use crate::net::SocketOptions;
 use crate::plugin::{Compiler, Grants};
 use crate::server::{
-    Fleet, Host, HostConfig, Inheritance, LeftSession, LeftSocket, Plan, PlanCause, PlanError,
-    Reloaded, Shelf, leave,
+    Host, HostConfig, Inheritance, LeftSession, LeftSocket, Plan, PlanCause, PlanError, Reloaded,
+    Servers, Shelf, leave,
 };
 use crate::work::{Refusal, WorkKind};
 
@@ -105,20 +105,20 @@ fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result
         store.has(plan.left.keys().cloned());
     }
     let starting = host.clone();
-    let fleet = host.runtime().block_on(async {
+    let servers = host.runtime().block_on(async {
         // Loading plugins takes its time; a signal ends that too.
         let threads = starting.clone();
-        let bind = threads.work(WorkKind::Long, move || Fleet::bind(starting, plan));
+        let bind = threads.work(WorkKind::Long, move || Servers::bind(starting, plan));
         tokio::select! {
-            fleet = bind => Ok(Some(fleet?)),
+            servers = bind => Ok(Some(servers?)),
             _ = signals.end() => anyhow::Ok(None),
         }
     })?;
-    let Some(fleet) = fleet else {
+    let Some(servers) = servers else {
         tracing::info!("ended by a signal before anything was started");
         return Ok(());
     };
-    let fleet = fleet.map_err(|error| {
+    let servers = servers.map_err(|error| {
         let mistakes: Vec<_> =
             error.mistakes.iter().map(|mistake| format!("{origin}{mistake}")).collect();
         anyhow!("nothing was started:\n{}", mistakes.join("\n"))
@@ -126,10 +126,10 @@ fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result
     if let Some(store) = store.as_ref().filter(|_| inheritance.is_none()) {
         store.clear_out();
     }
-    let fleet = fleet.run_with(taken_up(sessions, store.as_deref()));
+    let servers = servers.run_with(taken_up(sessions, store.as_deref()));
     let reload = Reload::new({
         let file = file.clone();
-        move |fleet| reload(file.clone(), control.clone(), fleet)
+        move |servers| reload(file.clone(), control.clone(), servers)
     });
     if let Some(inheritance) = inheritance.take() {
         let doors = opening.as_ref().map(|opening| opening.adopted().to_vec()).unwrap_or_default();
@@ -138,12 +138,14 @@ fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result
             move || store.iter().for_each(|store| store.begin())
         };
         inheritance
-            .serves(Arc::clone(&fleet), doors, begins)
+            .serves(Arc::clone(&servers), doors, begins)
             .map_err(|problem| anyhow!("the process before this one serves on: {problem}"))?;
     }
     let upgrade = Some(successors.upgrade());
-    let control = opening.map(|opening| opening.serve(Arc::clone(&fleet), reload.clone(), upgrade));
-    let steering = steer(&fleet, &reload, (file.is_some(), store), signals, successors.succeeded());
+    let control =
+        opening.map(|opening| opening.serve(Arc::clone(&servers), reload.clone(), upgrade));
+    let steering =
+        steer(&servers, &reload, (file.is_some(), store), signals, successors.succeeded());
     let done = host.runtime().block_on(steering);
     drop(control);
     done
@@ -162,29 +164,29 @@ fn read(file: &Path) -> Result<Config> {
 }
 
 async fn steer(
-    fleet: &Arc<Fleet>,
+    servers: &Arc<Servers>,
     reload: &Reload,
     (has_file, store): (bool, Option<Arc<Store>>),
     mut signals: Signals,
     mut succeeded: watch::Receiver<Option<Duration>>,
 ) -> Result<()> {
-    let watchdog = tokio::spawn(systemd::watch(fleet.host().clone()));
+    let watchdog = tokio::spawn(systemd::watch(servers.host().clone()));
     systemd::tell(&[NotifyState::Ready]);
     let mut wish = loop {
         let wish = tokio::select! {
             wish = signals.next() => wish,
-            Ok(grace) = succeeded.wait_for(Option::is_some) => Wish::Replaced(grace.unwrap_or_default()),
+            Ok(grace) = succeeded.wait_for(Option::is_some) => Request::Replaced(grace.unwrap_or_default()),
         };
         match wish {
-            Wish::Reload if !has_file => {
+            Request::Reload if !has_file => {
                 tracing::info!("SIGHUP: there is no configuration file to read again");
             }
-            Wish::Reload => {
+            Request::Reload => {
                 // Beside the signals, so that the next one is heard while plugins are loaded.
-                let (fleet, reload) = (Arc::clone(fleet), reload.clone());
+                let (servers, reload) = (Arc::clone(servers), reload.clone());
                 tokio::spawn(async move {
                     systemd::reloading();
-                    if let Err(mistakes) = reload.run(&fleet).await {
+                    if let Err(mistakes) = reload.run(&servers).await {
                         tracing::error!(
                             "the configuration was refused, and nothing was changed:\n{mistakes}"
                         );
@@ -197,31 +199,31 @@ async fn steer(
     };
     let grace = match (wish, store) {
         // What systemd hears of is the new process by now.
-        (Wish::Replaced(grace), _) => grace,
-        (Wish::Leave, Some(store)) => {
+        (Request::Replaced(grace), _) => grace,
+        (Request::Leave, Some(store)) => {
             systemd::tell(&[NotifyState::Stopping]);
-            let (grace, start) = (fleet.stop_grace(), Instant::now());
+            let (grace, start) = (servers.stop_grace(), Instant::now());
             tokio::select! {
-                () = leave_to_the_next(fleet, store, grace) => {}
-                _ = signals.end() => wish = Wish::Stop,
+                () = leave_to_the_next(servers, store, grace) => {}
+                _ = signals.end() => wish = Request::Stop,
             }
             grace.saturating_sub(start.elapsed())
         }
         _ => {
             systemd::tell(&[NotifyState::Stopping]);
-            fleet.stop_grace()
+            servers.stop_grace()
         }
     };
-    signals.finish(wish, fleet, grace).await;
+    signals.finish(wish, servers, grace).await;
     watchdog.abort();
     Ok(())
 }
 
 /// Leaves what can wait in the store to the next process of the unit.
-async fn leave_to_the_next(fleet: &Arc<Fleet>, store: Arc<Store>, grace: Duration) {
+async fn leave_to_the_next(servers: &Arc<Servers>, store: Arc<Store>, grace: Duration) {
     let shelf = Arc::clone(&store) as Arc<dyn Shelf>;
-    let left = leave(fleet, shelf, grace.max(LEAVE_MIN)).await;
-    if let Err(error) = fleet.host().work(WorkKind::Urgent, move || store.done()).await {
+    let left = leave(servers, shelf, grace.max(LEAVE_MIN)).await;
+    if let Err(error) = servers.host().work(WorkKind::Urgent, move || store.done()).await {
         tracing::warn!(%error, "systemd may not have done what it was told about its store");
     }
     tracing::info!(left = left.moved, stayed = ?left.stayed, "sessions wait for the next process");
@@ -297,13 +299,13 @@ fn plan(config: Config, handed: Handed, store: Option<&Store>) -> Result<Plan> {
 async fn reload(
     file: Option<PathBuf>,
     control: Option<ControlConfig>,
-    fleet: Arc<Fleet>,
+    servers: Arc<Servers>,
 ) -> Result<Reloaded, PlanError> {
     let Some(file) = file else {
         return Err(PlanError::mistake("this process was started without a configuration file"));
     };
     let shown = file.display().to_string();
-    let read = fleet.host().work(WorkKind::Short, move || Config::read(&file)).await;
+    let read = servers.host().work(WorkKind::Short, move || Config::read(&file)).await;
     let config = read?.map_err(|error| match Refusal::in_causes(&error) {
         Some(refusal) => PlanError { mistakes: error.mistakes, cause: PlanCause::System(refusal) },
         None => PlanError { mistakes: error.mistakes, cause: PlanCause::Configuration },
@@ -314,7 +316,7 @@ async fn reload(
              the process anew"
         )));
     }
-    let report = fleet.reload(config.plan()).await;
+    let report = servers.reload(config.plan()).await;
     let report = report.map_err(|error| error.map_lines(|line| format!("{shown}: {line}")))?;
     tracing::info!(started = ?report.started, changed = ?report.changed, removed = ?report.removed, "reloaded");
     Ok(report)

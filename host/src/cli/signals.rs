@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::server::{FAREWELL_MAX, Fleet, ServerHandle};
+use crate::server::{FAREWELL_MAX, ServerHandle, Servers};
 
 /// SIGINT, SIGTERM, SIGQUIT and SIGHUP.
 pub(super) struct Signals {
@@ -17,7 +17,7 @@ pub(super) struct Signals {
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wish {
+pub(super) enum Request {
     /// SIGTERM: finish, take no more, and leave to the next process what can wait for it.
     Leave,
     /// SIGQUIT: finish, take no more.
@@ -42,20 +42,20 @@ impl Signals {
     }
 
     /// Waits for one. Dropping the future is safe.
-    pub(super) async fn next(&mut self) -> Wish {
+    pub(super) async fn next(&mut self) -> Request {
         tokio::select! {
-            _ = self.interrupt.recv() => Wish::Stop,
-            _ = self.terminate.recv() => Wish::Leave,
-            _ = self.quit.recv() => Wish::Drain,
-            _ = self.hang_up.recv() => Wish::Reload,
+            _ = self.interrupt.recv() => Request::Stop,
+            _ = self.terminate.recv() => Request::Leave,
+            _ = self.quit.recv() => Request::Drain,
+            _ = self.hang_up.recv() => Request::Reload,
         }
     }
 
     /// Waits for one that ends the process. Dropping the future is safe.
-    pub(super) async fn end(&mut self) -> Wish {
+    pub(super) async fn end(&mut self) -> Request {
         loop {
             match self.next().await {
-                Wish::Reload => {}
+                Request::Reload => {}
                 wish => return wish,
             }
         }
@@ -63,18 +63,18 @@ impl Signals {
 
     /// Ends the servers as wished: a drain lets sessions finish until `grace` is over; another
     /// signal cuts that short, and one more cuts off what is left.
-    pub(super) async fn finish(&mut self, wish: Wish, fleet: &Fleet, grace: Duration) {
-        if wish != Wish::Stop {
+    pub(super) async fn finish(&mut self, wish: Request, servers: &Servers, grace: Duration) {
+        if wish != Request::Stop {
             tracing::info!(?grace, "draining; another signal stops");
             tokio::select! {
-                () = fleet.drain(grace) => {}
+                () = servers.drain(grace) => {}
                 _ = self.end() => {}
             }
         }
         tracing::info!(grace = ?FAREWELL_MAX, "stopping; another signal stops at once");
         tokio::select! {
-            () = fleet.stop(FAREWELL_MAX) => {}
-            _ = self.end() => fleet.stop(Duration::ZERO).await,
+            () = servers.stop(FAREWELL_MAX) => {}
+            _ = self.end() => servers.stop(Duration::ZERO).await,
         }
     }
 

@@ -17,9 +17,9 @@ use tokio::sync::watch;
 use super::ctl::{self, Ask};
 use super::launch::Spawned;
 use super::systemd;
-use crate::control::{Upgrade, UpgradeWish, Upgraded};
+use crate::control::{Upgrade, UpgradeOptions, Upgraded};
 use crate::net::FdChannel;
-use crate::server::{Fleet, Inheritance, hand_over};
+use crate::server::{Inheritance, Servers, hand_over};
 use crate::work::WorkKind;
 
 /// Says to a process that another is to be succeeded, through standard input.
@@ -121,13 +121,13 @@ impl Successors {
     /// How the control API asks for one.
     pub(super) fn upgrade(self: &Arc<Self>) -> Upgrade {
         let successors = Arc::clone(self);
-        Upgrade::new(move |fleet: Arc<Fleet>, wish| {
+        Upgrade::new(move |servers: Arc<Servers>, wish| {
             let successors = Arc::clone(&successors);
-            async move { successors.start(fleet, wish).await }
+            async move { successors.start(servers, wish).await }
         })
     }
 
-    async fn start(&self, fleet: Arc<Fleet>, wish: UpgradeWish) -> Result<Upgraded, String> {
+    async fn start(&self, servers: Arc<Servers>, wish: UpgradeOptions) -> Result<Upgraded, String> {
         let program = wish.program.or_else(|| self.program.clone());
         let program =
             program.ok_or("it is not known where this program lies; name it with --program")?;
@@ -136,13 +136,14 @@ impl Successors {
         let (fd_channel, end) = FdChannel::pair().map_err(|error| at(error.to_string()))?;
         let arguments = self.arguments.clone();
         let start = move || Spawned::start(&program, &arguments, end, as_a_successor);
-        let threads = fleet.host().clone();
+        let threads = servers.host().clone();
         let started =
             threads.work(WorkKind::Urgent, start).await.map_err(|error| at(error.to_string()))?;
         let child = started.map_err(|error| at(format!("cannot be started: {error}")))?;
         let process = child.id();
         tracing::info!(program = shown, process, "a new process is to take over");
-        let handed_over = hand_over(Arc::clone(&fleet), fd_channel, wish.doors, wish.timeout).await;
+        let handed_over =
+            hand_over(Arc::clone(&servers), fd_channel, wish.doors, wish.timeout).await;
         // Before anything is given up: what crashes at once would leave nobody who serves.
         let looked = threads.work(WorkKind::Urgent, move || {
             let gone = handed_over.is_ok() && child.ends_within(STAYS_MIN);
@@ -177,7 +178,7 @@ impl Successors {
         let succeeded = heir.succeed().await;
         tracing::info!(process, moved = succeeded.moved, stayed = ?succeeded.stayed, "another \
             process took over");
-        self.succeeded.send_replace(Some(wish.drain.unwrap_or_else(|| fleet.stop_grace())));
+        self.succeeded.send_replace(Some(wish.drain.unwrap_or_else(|| servers.stop_grace())));
         Ok(Upgraded { process, doors_taken, succeeded })
     }
 }

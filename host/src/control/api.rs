@@ -22,7 +22,7 @@ use super::server::Reload;
 use super::upgrade::{self, Upgrade};
 use super::waiting::{Class, Place, Waiting};
 use super::{handlers, metrics, page, stream, versions};
-use crate::server::{Door, Fleet, ServerHandle};
+use crate::server::{Door, ServerHandle, Servers};
 use crate::telemetry::{Bucket, ControlRequest};
 use crate::work::HOST;
 
@@ -49,7 +49,7 @@ enum Left {
 
 /// What requests work on.
 pub(super) struct Shared {
-    pub(super) fleet: Arc<Fleet>,
+    pub(super) servers: Arc<Servers>,
     pub(super) reload: Reload,
     pub(super) upgrade: Option<Upgrade>,
     doors: Mutex<Routes>,
@@ -65,7 +65,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(
-        fleet: Arc<Fleet>,
+        servers: Arc<Servers>,
         (reload, upgrade): (Reload, Option<Upgrade>),
         doors: Routes,
         leaving: Arc<AtomicBool>,
@@ -75,7 +75,7 @@ impl Shared {
         let waiting = Arc::default();
         let (doors, left) = (Mutex::new(doors), watch::Sender::new(Left::Not));
         Arc::new(Self {
-            fleet,
+            servers,
             reload,
             upgrade,
             doors,
@@ -192,7 +192,7 @@ async fn charged(
     next: Next,
 ) -> Response {
     let name = path.iter().find(|(key, _)| *key == "server").map(|(_, name)| name);
-    match name.and_then(|name| shared.fleet.get(name)) {
+    match name.and_then(|name| shared.servers.get(name)) {
         Some(server) => server.charged(next.run(request)).await,
         None => next.run(request).await,
     }

@@ -30,7 +30,7 @@ pub(super) type Server = Path<String>;
 type Session = Path<(String, String)>;
 
 pub(super) fn server(shared: &Shared, name: &str) -> Result<Arc<ServerHandle>, Problem> {
-    shared.fleet.get(name).ok_or_else(|| Problem::unknown("server", name))
+    shared.servers.get(name).ok_or_else(|| Problem::unknown("server", name))
 }
 
 fn session_id(text: &str) -> Result<u64, Problem> {
@@ -63,13 +63,13 @@ fn not_steered(error: &SteerError) -> Problem {
 
 pub(super) async fn servers(State(shared): State<Arc<Shared>>) -> Response {
     let servers: Vec<_> =
-        shared.fleet.all().iter().map(|server| views::Server::of(server)).collect();
+        shared.servers.all().iter().map(|server| views::Server::of(server)).collect();
     ok(&json!({ "servers": servers }))
 }
 
 pub(super) async fn tenants(State(shared): State<Arc<Shared>>) -> Response {
     let tenants: Vec<_> =
-        shared.fleet.host().tenants().into_iter().map(limits::TenantBody::of).collect();
+        shared.servers.host().tenants().into_iter().map(limits::TenantBody::of).collect();
     ok(&json!({ "tenants": tenants }))
 }
 
@@ -245,7 +245,7 @@ pub(super) async fn renew_credentials(
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "bad-credentials", error)
             .or_refused_by_system()
     };
-    match shared.fleet.renew_credentials(&name).await? {
+    match shared.servers.renew_credentials(&name).await? {
         Some(Ok(())) => Ok(ok(&json!({ "renewed": true }))),
         Some(Err(error)) => Err(bad(error.to_string())),
         None => Err(Problem::conflict("not-secure", "this server has no credentials")),
@@ -356,12 +356,12 @@ pub(super) async fn reload(State(shared): State<Arc<Shared>>, body: Bytes) -> An
 }
 
 async fn reload_all(shared: &Shared) -> Result<views::Reload, Problem> {
-    if shared.fleet.is_draining() {
+    if shared.servers.is_draining() {
         return Err(Problem::conflict("stopping", "the process is stopping"));
     }
     // On its own, so that it is done even where nobody waits for it.
-    let (reload, fleet) = (shared.reload.clone(), Arc::clone(&shared.fleet));
-    let work = tokio::spawn(async move { reload.run(&fleet).await });
+    let (reload, servers) = (shared.reload.clone(), Arc::clone(&shared.servers));
+    let work = tokio::spawn(async move { reload.run(&servers).await });
     let done = work.await.map_err(|error| Problem::unfinished(&error))?;
     done.map(views::Reload::of).map_err(Problem::from)
 }
@@ -373,7 +373,7 @@ pub(super) async fn live() -> Response {
 /// Everything that runs is loaded before the API is opened, so that readiness ends with draining,
 /// or where a server cannot listen any more.
 pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
-    if shared.fleet.is_draining() {
+    if shared.servers.is_draining() {
         let problem = Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "draining",
@@ -381,7 +381,7 @@ pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
         );
         return problem.into_response();
     }
-    let failed = shared.fleet.not_listening();
+    let failed = shared.servers.not_listening();
     if !failed.is_empty() {
         let named: Vec<_> = failed.iter().take(NAMED_MAX).map(String::as_str).collect();
         let message =

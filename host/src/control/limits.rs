@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::server::{self, Quantity, TenantSeen};
+use crate::server::{self, Quantity, TenantStatus};
 
 /// One limit of a server.
 #[derive(Serialize)]
@@ -57,7 +57,7 @@ pub(super) struct TenantBody {
 }
 
 impl TenantBody {
-    pub(super) fn of(tenant: TenantSeen) -> Self {
+    pub(super) fn of(tenant: TenantStatus) -> Self {
         let quota = tenant.quota;
         Self {
             name: tenant.name.to_string(),

@@ -15,13 +15,13 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::api::Shared;
 use crate::sched::RunQueueStatus;
-use crate::server::{Fleet, Host, PoolSeen, ServerHandle, Status, TenantSeen};
-use crate::telemetry::{ClassSeen, RevisionMetricsStatus, Snapshot, Spent, dropped_lines};
-use crate::work::WorkSeen;
+use crate::server::{Host, PoolStatus, ServerHandle, Servers, Status, TenantStatus};
+use crate::telemetry::{ClassStatus, RevisionMetricsStatus, Snapshot, Spent, dropped_lines};
+use crate::work::WorkStatus;
 
 pub(super) async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
     let mut registry = Registry::with_prefix("wharf");
-    registry.register_collector(Box::new(Fleets(Arc::clone(&shared.fleet))));
+    registry.register_collector(Box::new(Fleets(Arc::clone(&shared.servers))));
     registry.register_collector(Box::new(Queues(Arc::clone(&shared))));
     let mut text = String::new();
     match encode(&mut text, &registry) {
@@ -33,7 +33,7 @@ pub(super) async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-struct Fleets(Arc<Fleet>);
+struct Fleets(Arc<Servers>);
 
 impl fmt::Debug for Fleets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,11 +44,11 @@ impl fmt::Debug for Fleets {
 type Now = fn(&ServerHandle) -> i64;
 type Sum = fn(&Snapshot) -> u64;
 type SumSpent = fn(&Spent) -> f64;
-type ClassLabels = fn(&ClassSeen) -> &std::collections::BTreeMap<String, u64>;
+type ClassLabels = fn(&ClassStatus) -> &std::collections::BTreeMap<String, u64>;
 type OfTurns = fn(&RunQueueStatus) -> u64;
-type OfWork = fn(&WorkSeen) -> u64;
-type OfPool = fn(&PoolSeen) -> u64;
-type OfTenant = fn(&TenantSeen) -> u64;
+type OfWork = fn(&WorkStatus) -> u64;
+type OfPool = fn(&PoolStatus) -> u64;
+type OfTenant = fn(&TenantStatus) -> u64;
 type ReasonLabels = fn(&Snapshot) -> &std::collections::BTreeMap<String, u64>;
 
 impl Collector for Fleets {
@@ -179,7 +179,7 @@ impl fmt::Debug for Queues {
 
 impl Collector for Queues {
     fn encode(&self, mut to: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let (calls, work) = (self.0.waiting.seen(), self.0.fleet.host().work_seen());
+        let (calls, work) = (self.0.waiting.seen(), self.0.servers.host().work_seen());
         let help = "Calls of the control API that take their time, under way now";
         let mut gauge = to.encode_descriptor("control_calls", help, None, MetricType::Gauge)?;
         for (tenant, class, calls) in &calls {
@@ -247,7 +247,7 @@ fn of_pools(to: &mut DescriptorEncoder, host: &Host) -> Result<(), fmt::Error> {
 }
 
 /// What the servers of each tenant use together.
-fn of_tenants(to: &mut DescriptorEncoder, tenants: &[TenantSeen]) -> Result<(), fmt::Error> {
+fn of_tenants(to: &mut DescriptorEncoder, tenants: &[TenantStatus]) -> Result<(), fmt::Error> {
     let gauges: [(&str, &str, Option<&Unit>, OfTenant); 3] = [
         ("tenant_clients", "Clients of a tenant's servers", None, |seen| seen.clients as u64),
         (

@@ -28,4 +28,4 @@ mod write_timeout;
 pub use client::{Client, ClientError};
 pub use listener::{ListenerError, default_socket};
 pub use server::{Control, ControlConfig, ControlError, Opening, Reload, Token};
-pub use upgrade::{Upgrade, UpgradeWish, Upgraded};
+pub use upgrade::{Upgrade, UpgradeOptions, Upgraded};

@@ -9,7 +9,9 @@ use serde::{Deserialize, Deserializer};
 use super::answer::Problem;
 use crate::admission::Change;
 use crate::event::Priority;
-use crate::server::{CanaryWish, Ending, LOCK_HOLD_MAX, LOCK_WAIT_MAX, Newcomers, SwapPolicy};
+use crate::server::{
+    CanaryOptions, LOCK_HOLD_MAX, LOCK_WAIT_MAX, NewConnections, ServerEnding, SwapPolicy,
+};
 use crate::span::Span;
 
 /// Bytes of a path, as for the system.
@@ -95,15 +97,15 @@ fn beyond(key: &str, max: Duration, found: Span) -> Problem {
     Problem::bad("bad-value", format!("`{key}`: expected at most {max}, found {found}"))
 }
 
-fn ending(drain: bool, deadline: Option<Span>) -> Result<Ending, Problem> {
+fn ending(drain: bool, deadline: Option<Span>) -> Result<ServerEnding, Problem> {
     match (drain, deadline) {
-        (true, Some(Span(time))) if time <= DEADLINE_MAX => Ok(Ending::Drain(time)),
+        (true, Some(Span(time))) if time <= DEADLINE_MAX => Ok(ServerEnding::Drain(time)),
         (true, Some(span)) => Err(beyond("deadline", DEADLINE_MAX, span)),
         (true, None) => Err(Problem::bad(
             "bad-value",
             "`deadline`: draining needs one, up to an hour, as \"30s\"",
         )),
-        (false, None) => Ok(Ending::AtOnce),
+        (false, None) => Ok(ServerEnding::AtOnce),
         (false, Some(_)) => {
             Err(Problem::bad("bad-value", "`deadline`: goes with `sessions` = drain only"))
         }
@@ -111,10 +113,10 @@ fn ending(drain: bool, deadline: Option<Span>) -> Result<Ending, Problem> {
 }
 
 impl Suspend {
-    pub(super) fn read(&self) -> Result<(Newcomers, Option<Ending>), Problem> {
+    pub(super) fn read(&self) -> Result<(NewConnections, Option<ServerEnding>), Problem> {
         let newcomers = match self.newcomers {
-            HowNewcomers::Queue => Newcomers::Queue,
-            HowNewcomers::Reject => Newcomers::Reject,
+            HowNewcomers::Queue => NewConnections::Queue,
+            HowNewcomers::Reject => NewConnections::Reject,
         };
         let sessions = match self.sessions {
             HowSessions::Keep if self.deadline.is_none() => None,
@@ -145,7 +147,7 @@ enum RestartSessions {
 }
 
 impl Restart {
-    pub(super) fn read(&self) -> Result<Ending, Problem> {
+    pub(super) fn read(&self) -> Result<ServerEnding, Problem> {
         ending(self.sessions == RestartSessions::Drain, self.deadline)
     }
 }
@@ -215,9 +217,9 @@ pub(super) struct Canary {
 }
 
 impl Canary {
-    pub(super) fn wish(&self) -> CanaryWish {
+    pub(super) fn wish(&self) -> CanaryOptions {
         let duration = self.duration.map(|Span(duration)| duration);
-        CanaryWish { share: self.share, live: self.live, duration }
+        CanaryOptions { share: self.share, live: self.live, duration }
     }
 }
 

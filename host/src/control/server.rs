@@ -36,7 +36,7 @@ use super::listener::{
 use super::peer::ApiPeer;
 use super::upgrade::Upgrade;
 use super::write_timeout::WriteTimeout;
-use crate::server::{Door, Fleet, PlanError, Reloaded};
+use crate::server::{Door, PlanError, Reloaded, Servers};
 use crate::telemetry::{ControlBroken, ControlOpened, ControlReopened};
 
 /// How long the head of a request may take, and a connection may idle between two.
@@ -81,23 +81,23 @@ type Reloading = Pin<Box<dyn Future<Output = Result<Reloaded, PlanError>> + Send
 
 /// How the configuration is read again and put in force.
 #[derive(Clone)]
-pub struct Reload(Arc<dyn Fn(Arc<Fleet>) -> Reloading + Send + Sync>);
+pub struct Reload(Arc<dyn Fn(Arc<Servers>) -> Reloading + Send + Sync>);
 
 impl Reload {
     /// A way to do it. The error is what is wrong with the configuration, all of it.
-    pub fn new<F>(reload: impl Fn(Arc<Fleet>) -> F + Send + Sync + 'static) -> Self
+    pub fn new<F>(reload: impl Fn(Arc<Servers>) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<Reloaded, PlanError>> + Send + 'static,
     {
-        Self(Arc::new(move |fleet| Box::pin(reload(fleet))))
+        Self(Arc::new(move |servers| Box::pin(reload(servers))))
     }
 
     /// Does it.
     ///
     /// # Errors
     /// What is wrong with the configuration, or came in between; nothing was changed.
-    pub async fn run(&self, fleet: &Arc<Fleet>) -> Result<Reloaded, PlanError> {
-        (self.0)(Arc::clone(fleet)).await
+    pub async fn run(&self, servers: &Arc<Servers>) -> Result<Reloaded, PlanError> {
+        (self.0)(Arc::clone(servers)).await
     }
 }
 
@@ -113,16 +113,16 @@ pub struct Control {
 pub struct Opening {
     control: Control,
     socket: PathBuf,
-    served: oneshot::Sender<(Arc<Fleet>, Reload, Option<Upgrade>)>,
+    served: oneshot::Sender<(Arc<Servers>, Reload, Option<Upgrade>)>,
     adopted: Vec<Door>,
 }
 
 impl Opening {
     /// Answers for these servers from now on.
     #[must_use]
-    pub fn serve(self, fleet: Arc<Fleet>, reload: Reload, upgrade: Option<Upgrade>) -> Control {
+    pub fn serve(self, servers: Arc<Servers>, reload: Reload, upgrade: Option<Upgrade>) -> Control {
         // It fails only where the thread is gone, and then nobody can be answered.
-        if self.served.send((fleet, reload, upgrade)).is_ok() {
+        if self.served.send((servers, reload, upgrade)).is_ok() {
             ControlOpened { socket: &self.socket, address: self.control.address }.emit();
         }
         self.control
@@ -142,10 +142,10 @@ impl Control {
     /// [`ControlError`]; nothing is left open.
     pub fn start(
         config: &ControlConfig,
-        fleet: Arc<Fleet>,
+        servers: Arc<Servers>,
         reload: Reload,
     ) -> Result<Self, ControlError> {
-        Ok(Self::open(config, Vec::new())?.serve(fleet, reload, None))
+        Ok(Self::open(config, Vec::new())?.serve(servers, reload, None))
     }
 
     /// Opens the socket and the address, so that a process that cannot have them starts nothing.
@@ -174,12 +174,12 @@ impl Control {
                 let address = doors.1.as_ref().and_then(|(tcp, _)| tcp.local_addr().ok());
                 let _ = ready.send(Ok((address, adopted)));
                 let work = async {
-                    if let Ok((fleet, reload, upgrade)) = serves.await {
+                    if let Ok((servers, reload, upgrade)) = serves.await {
                         // Without descriptors for it there can be no successor, and everything else
                         // goes on.
                         let ways = doorways(&config, &doors).unwrap_or_default();
                         let shared =
-                            Shared::new(fleet, (reload, upgrade), ways, Arc::clone(&leaving));
+                            Shared::new(servers, (reload, upgrade), ways, Arc::clone(&leaving));
                         serve(&config, doors, shared).await;
                     }
                 };

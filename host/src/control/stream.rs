@@ -28,7 +28,7 @@ pub(super) async fn events(State(shared): State<Arc<Shared>>) -> Response {
         );
         return problem.into_response();
     };
-    let notices = shared.fleet.host().notices();
+    let notices = shared.servers.host().notices();
     // The first piece is sent at once, so that a listener knows that it misses nothing from here
     // on.
     let hello = Some(": from here on\n\n".to_owned());

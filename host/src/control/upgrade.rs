@@ -16,11 +16,11 @@ use super::answer::{Problem, ok};
 use super::api::Shared;
 use super::handlers::Answer;
 use super::requests::{self, parse};
-use crate::server::{Door, Fleet, Succeeded};
+use crate::server::{Door, Servers, Succeeded};
 
 /// What is asked for.
 #[derive(Debug)]
-pub struct UpgradeWish {
+pub struct UpgradeOptions {
     /// The new program. `None`: what lies where the running one was started from.
     pub program: Option<PathBuf>,
     /// How long it may take until it serves.
@@ -46,15 +46,17 @@ type Upgrading = Pin<Box<dyn Future<Output = Result<Upgraded, String>> + Send>>;
 
 /// How another process is started and takes over.
 #[derive(Clone)]
-pub struct Upgrade(Arc<dyn Fn(Arc<Fleet>, UpgradeWish) -> Upgrading + Send + Sync>);
+pub struct Upgrade(Arc<dyn Fn(Arc<Servers>, UpgradeOptions) -> Upgrading + Send + Sync>);
 
 impl Upgrade {
     /// A way to do it. The error is why nothing has changed.
-    pub fn new<F>(upgrade: impl Fn(Arc<Fleet>, UpgradeWish) -> F + Send + Sync + 'static) -> Self
+    pub fn new<F>(
+        upgrade: impl Fn(Arc<Servers>, UpgradeOptions) -> F + Send + Sync + 'static,
+    ) -> Self
     where
         F: Future<Output = Result<Upgraded, String>> + Send + 'static,
     {
-        Self(Arc::new(move |fleet, wish| Box::pin(upgrade(fleet, wish))))
+        Self(Arc::new(move |servers, wish| Box::pin(upgrade(servers, wish))))
     }
 }
 
@@ -62,7 +64,7 @@ pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, body: Bytes) -> A
     let request: requests::Upgrade = parse(&body)?;
     let (timeout, drain) = request.read()?;
     let _waits = shared.may_change_all()?;
-    if shared.fleet.is_draining() {
+    if shared.servers.is_draining() {
         return Err(Problem::conflict("stopping", "the process is stopping"));
     }
     let Some(Upgrade(upgrade)) = &shared.upgrade else {
@@ -75,7 +77,7 @@ pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, body: Bytes) -> A
         let what = format!("nothing was changed: {error}");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no-upgrade", what).or_refused_by_system()
     })?;
-    let wish = UpgradeWish { program: request.program, timeout, drain, doors };
+    let wish = UpgradeOptions { program: request.program, timeout, drain, doors };
     let not_upgraded = |why: String| {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not-upgraded", why).or_refused_by_system()
     };
@@ -85,8 +87,8 @@ pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, body: Bytes) -> A
     }
     // On its own, so that it is done, and the sockets are left to the new process, even where
     // nobody waits for the answer any more.
-    let (upgrading, leaving) = (upgrade(Arc::clone(&shared.fleet), wish), Arc::clone(&shared));
-    let done = shared.fleet.host().runtime().spawn(async move {
+    let (upgrading, leaving) = (upgrade(Arc::clone(&shared.servers), wish), Arc::clone(&shared));
+    let done = shared.servers.host().runtime().spawn(async move {
         let done = upgrading.await;
         match &done {
             // The new process may be asked as soon as it serves; this one then answers nobody else.

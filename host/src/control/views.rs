@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::server::{
-    self, HostNotice, Newcomers, Reloaded, ServerHandle, SessionView, SwapReport, SwapSeen,
+    self, HostNotice, NewConnections, Reloaded, ServerHandle, SessionView, SwapProgress, SwapReport,
 };
 use crate::telemetry::{Latencies, Snapshot};
 
@@ -83,8 +83,8 @@ impl Server {
             status: server.status().name(),
             failure: server.failure(),
             newcomers: server.newcomers().map(|newcomers| match newcomers {
-                Newcomers::Queue => "queue",
-                Newcomers::Reject => "reject",
+                NewConnections::Queue => "queue",
+                NewConnections::Reject => "reject",
             }),
             locked: server.is_locked(),
             breaker: server.breaker().name(),
@@ -310,8 +310,8 @@ struct Progress {
 }
 
 impl UnderWay {
-    pub(super) fn of(seen: Option<SwapSeen>) -> Self {
-        let progress = |SwapSeen { to, stage, of, moved, stayed, ended }| {
+    pub(super) fn of(seen: Option<SwapProgress>) -> Self {
+        let progress = |SwapProgress { to, stage, of, moved, stayed, ended }| {
             let stage = stage.name();
             Progress { to, stage, of, moved, stayed, ended }
         };
@@ -341,7 +341,7 @@ struct Canary {
 #[derive(Serialize)]
 struct Generation {
     #[serde(flatten)]
-    generation: server::Generation,
+    generation: server::Revision,
     sessions: usize,
 }
 

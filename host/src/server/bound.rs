@@ -12,21 +12,21 @@ use tokio::sync::watch;
 use super::blame::Blame;
 use super::breaker::Breaker;
 use super::builder::{MIN_READ_RATE_DEFAULT, ServerBuilder, StartError};
-use super::census::Census;
-use super::course::{Course, Notice, Occurrence, Status};
+use super::config::ServerConfig;
+use super::fetch::{FetchError, again};
 use super::handle::ServerHandle;
 use super::host::Host;
 use super::listening::Listening;
 use super::lock::Holder;
-use super::procure::{ProcureError, again};
 use super::registry::Registry;
 use super::room::InForce;
 use super::service::Service;
+use super::state::{Notice, Occurrence, ServerState, Status};
 use super::succession::{LeftSession, LeftSocket, OpenSocket, take_up};
 use super::swap::{PendingChanges, SwapError, bounded, same};
+use super::task_tracker::TaskTracker;
 use super::tenants::Tenant;
-use super::terms::Terms;
-use super::versions::{Generation, History, How, Standing};
+use super::versions::{History, Revision, RevisionOrigin, RevisionState};
 use crate::admission::{Gate, InstanceRoom, Room};
 use crate::net::{BindError, Listener, Security};
 use crate::plugin::{Binding, Claim, EventProcedure, Holding, LoadError, Plugin, try_out};
@@ -51,7 +51,7 @@ pub struct Prepared {
     /// Its digest.
     pub(super) configured: String,
     /// What was recorded of the versions before, the one in force included.
-    pub(super) recorded: Vec<Generation>,
+    pub(super) recorded: Vec<Revision>,
     pub(super) security: Security,
     /// What it has of the instances of the process. `None`: that is seen to when it starts.
     pub(super) holding: Option<Arc<Holding>>,
@@ -86,7 +86,7 @@ impl Prepared {
         bounded(running, &running.procedure(), &self.plugin)
     }
 
-    fn kept(&self, host: &Host, running: &Service) -> Result<Arc<Plugin>, ProcureError> {
+    fn kept(&self, host: &Host, running: &Service) -> Result<Arc<Plugin>, FetchError> {
         let in_force = Arc::clone(running.procedure().plugin());
         if running.history().configured() != self.configured {
             // Where the record is older than what runs, another one was tried out than is to come
@@ -99,12 +99,13 @@ impl Prepared {
         }
         // What was read from the record is a copy of what is in force, as a rule, and that may have
         // instances that are shared.
-        let copied = !self.recorded.is_empty() && running.terms().grants == self.description.grants;
+        let copied =
+            !self.recorded.is_empty() && running.server_config().grants == self.description.grants;
         if same(&in_force, &self.plugin) && !copied {
             return Ok(Arc::clone(&self.plugin));
         }
         let grants = &self.description.grants;
-        if running.terms().grants == *grants {
+        if running.server_config().grants == *grants {
             return Ok(in_force);
         }
         let again = again(
@@ -201,7 +202,7 @@ impl Prepared {
         EventProcedure::new(Arc::clone(&self.plugin), binding)
     }
 
-    fn terms(&self, pause_gate: &Arc<PauseGate>, tenant: &Arc<Tenant>) -> Terms {
+    fn server_config(&self, pause_gate: &Arc<PauseGate>, tenant: &Arc<Tenant>) -> ServerConfig {
         let description = &self.description;
         let (timeout, timeouts) = (description.timeout, description.timeouts);
         let session_config = SessionConfig {
@@ -224,7 +225,7 @@ impl Prepared {
             budgets: description.budgets,
             pause_gate: Arc::clone(pause_gate),
         };
-        Terms {
+        ServerConfig {
             security: self.security.clone(),
             ceiling: session_config.priority_max,
             session_config: Arc::new(session_config),
@@ -261,7 +262,7 @@ impl Prepared {
         }
         service.gate.set_room(self.room(host, &tenant, &holding));
         service.registry.set_name_chars_max(self.description.name_chars_max);
-        service.terms.store(Arc::new(self.terms(&service.pause_gate, &tenant)));
+        service.server_config.store(Arc::new(self.server_config(&service.pause_gate, &tenant)));
         let procedure = self.procedure(&service.name, &service.counters, &tenant, &holding);
         // A shared instance lives on where nothing about it has changed, with all that is in its
         // memory.
@@ -275,9 +276,9 @@ impl Prepared {
                 service.history().put_in_force(&procedure);
                 service.watch_on(&procedure, &before);
             } else {
-                service.history().put(&procedure, How::Reload, Standing::InForce);
+                service.history().put(&procedure, RevisionOrigin::Reload, RevisionState::InForce);
                 // What was before it is not gone back to any more.
-                *service.guard() = None;
+                *service.probation() = None;
             }
         }
         service.history().configure(&self.configured);
@@ -292,7 +293,7 @@ impl Prepared {
         let (counters, pause_gate) =
             (Arc::new(Counters::default()), Arc::new(PauseGate::default()));
         let tenant = host.tenant(&self.tenant());
-        let terms = self.terms(&pause_gate, &tenant);
+        let server_config = self.server_config(&pause_gate, &tenant);
         let open = || {
             host.engine().ledger().open(
                 &tenant.name,
@@ -321,17 +322,17 @@ impl Prepared {
             pause_lines: Bucket::new(PAUSES_LOGGED_PER_SECOND),
             pause_gate,
             holder: Holder::default(),
-            terms: ArcSwap::from_pointee(terms),
+            server_config: ArcSwap::from_pointee(server_config),
             data: Mutex::default(),
             started: Instant::now(),
-            census: Arc::new(Census::default()),
+            task_tracker: Arc::new(TaskTracker::default()),
             holding,
             procedure: InForce::new(procedure),
             canary: ArcSwapOption::empty(),
             history: Mutex::new(history),
             records: host.records().cloned(),
             passed_on: AtomicBool::new(false),
-            guard: Mutex::default(),
+            probation: Mutex::default(),
             entrance: tokio::sync::RwLock::default(),
             swapping: Arc::default(),
             pending: PendingChanges::default(),
@@ -339,7 +340,7 @@ impl Prepared {
             under_way: Mutex::default(),
             publishing: Mutex::default(),
             failure: Mutex::default(),
-            course: watch::Sender::new(Course::new()),
+            state: watch::Sender::new(ServerState::new()),
             notices: watch::Sender::new(Notice {
                 number: 0,
                 occurrence: Occurrence::Started,

@@ -83,7 +83,7 @@ impl BreakerState {
 
 /// What a report changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum BreakerChange {
     Tripped(Duration),
     Recovered,
 }
@@ -152,7 +152,7 @@ impl Breaker {
     }
 
     /// Whether a newcomer may be let in now, or when to ask again.
-    pub(super) fn ask(&mut self, now: Instant) -> (Result<(), Instant>, Option<Turn>) {
+    pub(super) fn ask(&mut self, now: Instant) -> (Result<(), Instant>, Option<BreakerChange>) {
         match self.state {
             BreakerState::Closed => (Ok(()), None),
             BreakerState::Open(until) if now < until => (Err(until), None),
@@ -179,7 +179,7 @@ impl Breaker {
         fared: Fared,
         live: &LiveAddresses,
         now: Instant,
-    ) -> Option<Turn> {
+    ) -> Option<BreakerChange> {
         if self.limits.faults == 0 {
             return None;
         }
@@ -206,7 +206,12 @@ impl Breaker {
 
     /// A session that was tried faulted. One address does not hold others off twice in a row:
     /// another newcomer is tried at once.
-    fn failed(&mut self, source: Source, live: &LiveAddresses, now: Instant) -> Option<Turn> {
+    fn failed(
+        &mut self,
+        source: Source,
+        live: &LiveAddresses,
+        now: Instant,
+    ) -> Option<BreakerChange> {
         let again = self.failed_trial == Some(source.group) && source.crowd == Crowd::One;
         if again && self.has_others(source.group, live, now) {
             self.state = BreakerState::Trying(None);
@@ -317,17 +322,17 @@ impl Breaker {
         bad >= BAD_ADDRESSES_MIN && weight >= enough && bad >= good * FAULTS_PER_WELL
     }
 
-    fn trip(&mut self, now: Instant) -> Turn {
+    fn trip(&mut self, now: Instant) -> BreakerChange {
         let pause = self.pause;
         self.state = BreakerState::Open(now + pause);
         self.pause = (pause * 2).min(self.limits.pause_max);
         (self.endings, self.tallies, self.faults) = Default::default();
-        Turn::Tripped(pause)
+        BreakerChange::Tripped(pause)
     }
 
-    fn close(&mut self, now: Instant) -> Turn {
+    fn close(&mut self, now: Instant) -> BreakerChange {
         (self.state, self.recovered) = (BreakerState::Closed, Some(now));
-        Turn::Recovered
+        BreakerChange::Recovered
     }
 }
 
@@ -349,7 +354,12 @@ mod tests {
     }
 
     /// A session of the only address ended.
-    fn report(breaker: &mut Breaker, fared: Fared, others: u32, now: Instant) -> Option<Turn> {
+    fn report(
+        breaker: &mut Breaker,
+        fared: Fared,
+        others: u32,
+        now: Instant,
+    ) -> Option<BreakerChange> {
         breaker.report(source(1), fared, &live(&[(1, others)]), now)
     }
 
@@ -367,7 +377,7 @@ mod tests {
         }
         assert_eq!(
             report(&mut breaker, Fared::Faulted, 0, second(1.0, start)),
-            Some(Turn::Tripped(Duration::from_secs(1)))
+            Some(BreakerChange::Tripped(Duration::from_secs(1)))
         );
         breaker
     }
@@ -385,13 +395,16 @@ mod tests {
         for pause in [2, 4, 8, 16, 32, 60, 60] {
             assert_eq!(
                 report(&mut breaker, Fared::Faulted, 0, second(at, start)),
-                Some(Turn::Tripped(Duration::from_secs(pause)))
+                Some(BreakerChange::Tripped(Duration::from_secs(pause)))
             );
             at += pause as f64;
             assert_eq!(breaker.ask(second(at, start)).0, Ok(()));
             breaker.admitted(second(at, start));
         }
-        assert_eq!(report(&mut breaker, Fared::Well, 0, second(at, start)), Some(Turn::Recovered));
+        assert_eq!(
+            report(&mut breaker, Fared::Well, 0, second(at, start)),
+            Some(BreakerChange::Recovered)
+        );
         assert_eq!(breaker.ask(second(at, start)), (Ok(()), None));
     }
 
@@ -401,11 +414,11 @@ mod tests {
         let mut breaker = tripped(start);
         assert_eq!(breaker.ask(second(2.0, start)).0, Ok(()));
         breaker.admitted(second(2.0, start));
-        assert_eq!(breaker.ask(second(3.0, start)), (Ok(()), Some(Turn::Recovered)));
+        assert_eq!(breaker.ask(second(3.0, start)), (Ok(()), Some(BreakerChange::Recovered)));
         let again = (0..10)
             .filter_map(|_| report(&mut breaker, Fared::Faulted, 0, second(4.0, start)))
             .next();
-        assert_eq!(again, Some(Turn::Tripped(Duration::from_secs(2))));
+        assert_eq!(again, Some(BreakerChange::Tripped(Duration::from_secs(2))));
     }
 
     #[test]
@@ -440,7 +453,7 @@ mod tests {
         let none = LiveAddresses::default();
         assert_eq!(breaker.report(source(1), Fared::Well, &none, start), None);
         let reports = (0..10).filter_map(|_| breaker.report(proxy, Fared::Faulted, &none, start));
-        assert_eq!(reports.collect::<Vec<_>>(), [Turn::Tripped(Duration::from_secs(1))]);
+        assert_eq!(reports.collect::<Vec<_>>(), [BreakerChange::Tripped(Duration::from_secs(1))]);
     }
 
     #[test]
@@ -451,15 +464,15 @@ mod tests {
             let now = second(100.0 + f64::from(trial), start);
             assert_eq!(breaker.ask(now).0, Ok(()), "trial {trial}");
             breaker.admitted(now);
-            let turn = breaker.report(source(1), Fared::Faulted, &others, now);
-            assert_eq!(turn.is_some(), trial == 0, "trial {trial}: {turn:?}");
+            let change = breaker.report(source(1), Fared::Faulted, &others, now);
+            assert_eq!(change.is_some(), trial == 0, "trial {trial}: {change:?}");
             if trial == 0 {
                 breaker.state = BreakerState::Open(now);
             }
         }
         breaker.admitted(second(200.0, start));
-        let turn = breaker.report(source(2), Fared::Well, &others, second(200.0, start));
-        assert_eq!(turn, Some(Turn::Recovered));
+        let change = breaker.report(source(2), Fared::Well, &others, second(200.0, start));
+        assert_eq!(change, Some(BreakerChange::Recovered));
     }
 
     #[test]

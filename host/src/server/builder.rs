@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use super::breaker::BreakerLimits;
 use super::checks::{TIMEOUT_DEFAULT, TIMERS_DEFAULT, WATERMARKS_DEFAULT};
+use super::fetch::{refused_load, refused_pull};
 #[cfg(doc)]
 use super::handle::ServerHandle;
 use super::host::{Host, HostError};
-use super::procure::{refused_load, refused_pull};
 use super::registry::NAME_CHARS_MAX;
 use super::versions::{RecordError, SwapRules};
 use crate::admission::{Network, Networks, Throttle};

@@ -8,11 +8,11 @@ use tokio::sync::{OnceCell, watch};
 
 use super::bound::Prepared;
 use super::breaker::BreakerState;
-use super::course::{Newcomers, Notice, Occurrence, Status, closed, followed};
 use super::exclusive::{Held, Rank, lock_all};
 use super::host::Host;
 use super::lock::{Lock, LockError};
 use super::service::{FAREWELL_MAX, Service};
+use super::state::{NewConnections, Notice, Occurrence, Status, closed, followed};
 use super::succession::OpenSocket;
 use crate::admission::{Change, Throttle, ThrottleError};
 use crate::event::Priority;
@@ -33,7 +33,7 @@ pub(super) struct VersionsChange(Arc<str>);
 
 /// What becomes of live sessions when a server is suspended or restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum ServerEnding {
     /// They may finish by themselves until the deadline; then they are ended as by `AtOnce`.
     Drain(Duration),
     /// They are ended gracefully now: what is queued is sent, the plugin is told, and those that
@@ -117,15 +117,15 @@ impl ServerHandle {
 
     /// What becomes of newcomers where it is suspended, failed or not.
     #[must_use]
-    pub fn newcomers(&self) -> Option<Newcomers> {
-        let course = self.service.course.borrow();
-        (course.status == Status::Suspended).then_some(course.newcomers)
+    pub fn newcomers(&self) -> Option<NewConnections> {
+        let state = self.service.state.borrow();
+        (state.status == Status::Suspended).then_some(state.newcomers)
     }
 
     /// Whether somebody holds its lock.
     #[must_use]
     pub fn is_locked(&self) -> bool {
-        self.service.course.borrow().locked
+        self.service.state.borrow().locked
     }
 
     /// Since when it runs.
@@ -190,18 +190,18 @@ impl ServerHandle {
     /// The class that new sessions start with.
     #[must_use]
     pub fn priority(&self) -> Priority {
-        self.service.terms().session_config.priority
+        self.service.server_config().session_config.priority
     }
 
     /// Gives new sessions another class; live ones keep theirs. A plugin may then ask for at least
     /// this. Returns the class before.
     pub fn set_priority(&self, priority: Priority) -> Priority {
         let mut before = priority;
-        self.service.change_terms(|terms| {
-            let mut config = (*terms.session_config).clone();
+        self.service.change_config(|server_config| {
+            let mut config = (*server_config.session_config).clone();
             before = std::mem::replace(&mut config.priority, priority);
-            config.priority_max = terms.ceiling.max(priority);
-            terms.session_config = Arc::new(config);
+            config.priority_max = server_config.ceiling.max(priority);
+            server_config.session_config = Arc::new(config);
         });
         before
     }
@@ -232,13 +232,13 @@ impl ServerHandle {
     /// later it may leave sessions of a canary on it.
     pub async fn reform(&self, prepared: Prepared) {
         let _alone = self.versions_stay().await;
-        let tried = self.put_terms(prepared);
+        let tried = self.put_config(prepared);
         self.follow_reform(tried).await;
     }
 
     /// The first part of it, of those who have seen to it that versions stay. What is to be brought
     /// back in the second.
-    pub(super) fn put_terms(&self, prepared: Prepared) -> Option<Arc<EventProcedure>> {
+    pub(super) fn put_config(&self, prepared: Prepared) -> Option<Arc<EventProcedure>> {
         prepared.apply(&self.host, &self.service)
     }
 
@@ -276,7 +276,7 @@ impl ServerHandle {
     /// The name of the tenant whose server it is.
     #[must_use]
     pub fn tenant(&self) -> Arc<str> {
-        Arc::clone(&self.service.terms().tenant.name)
+        Arc::clone(&self.service.server_config().tenant.name)
     }
 
     /// Puts credentials in force for newcomers. Blocks while files are read.
@@ -285,7 +285,7 @@ impl ServerHandle {
     /// What is wrong with them; the ones before stay in force.
     pub fn renew_credentials(&self, credentials: &Credentials) -> Result<(), CredentialsError> {
         let security = Security::tls(credentials)?;
-        self.service.change_terms(|terms| terms.security = security.clone());
+        self.service.change_config(|server_config| server_config.security = security.clone());
         CredentialsRenewed { server: &self.service.name, file: &credentials.certificate_chain }
             .emit(&self.service.counters);
         Ok(())
@@ -301,8 +301,8 @@ impl ServerHandle {
     /// [`SteerError::Stopping`].
     pub async fn suspend(
         &self,
-        newcomers: Newcomers,
-        sessions: Option<Ending>,
+        newcomers: NewConnections,
+        sessions: Option<ServerEnding>,
     ) -> Result<(), SteerError> {
         let (version, plan) = self.service.suspend(newcomers).ok_or(SteerError::Stopping)?;
         let (service, accepting) = (Arc::clone(&self.service), self.accepting.clone());
@@ -311,8 +311,8 @@ impl ServerHandle {
             followed(accepting, version).await;
             let goes_on = match sessions {
                 None => false,
-                Some(Ending::AtOnce) => true,
-                Some(Ending::Drain(deadline)) => service.drain(deadline, plan).await,
+                Some(ServerEnding::AtOnce) => true,
+                Some(ServerEnding::Drain(deadline)) => service.drain(deadline, plan).await,
             };
             if goes_on {
                 service.clear(FAREWELL_MAX).await;
@@ -328,11 +328,11 @@ impl ServerHandle {
     /// # Errors
     /// [`SteerError::Stopping`].
     pub fn resume(&self) -> Result<(), SteerError> {
-        let resumed = self.service.steer(|course| {
-            let suspended = course.status == Status::Suspended;
+        let resumed = self.service.steer(|state| {
+            let suspended = state.status == Status::Suspended;
             if suspended {
-                course.status = Status::Listening;
-                course.plan += 1;
+                state.status = Status::Listening;
+                state.plan += 1;
             }
             suspended
         });
@@ -349,9 +349,9 @@ impl ServerHandle {
     /// # Errors
     /// [`SteerError::NotListening`], [`SteerError::Stopping`].
     pub async fn listen_again(&self) -> Result<(), SteerError> {
-        let asked = self.service.steer(|course| {
-            let running = !course.status.is_final();
-            course.listen_asked += u64::from(running);
+        let asked = self.service.steer(|state| {
+            let running = !state.status.is_final();
+            state.listen_asked += u64::from(running);
             running
         });
         followed(self.accepting.clone(), asked.ok_or(SteerError::Stopping)?).await;
@@ -366,14 +366,14 @@ impl ServerHandle {
     /// # Errors
     /// [`SteerError::Stopping`], [`SteerError::Overtaken`]; [`SteerError::NotListening`] after the
     /// sessions ended.
-    pub async fn restart(&self, sessions: Ending) -> Result<usize, SteerError> {
+    pub async fn restart(&self, sessions: ServerEnding) -> Result<usize, SteerError> {
         let mut plan = 0;
-        let begun = self.service.steer(|course| {
-            let running = !course.status.is_final();
+        let begun = self.service.steer(|state| {
+            let running = !state.status.is_final();
             if running {
-                course.status = Status::Restarting;
-                course.plan += 1;
-                plan = course.plan;
+                state.status = Status::Restarting;
+                state.plan += 1;
+                plan = state.plan;
             }
             running
         });
@@ -381,16 +381,16 @@ impl ServerHandle {
         let (service, accepting) = (Arc::clone(&self.service), self.accepting.clone());
         let work = self.host.runtime().spawn(async move {
             followed(accepting, version).await;
-            if let Ending::Drain(deadline) = sessions
+            if let ServerEnding::Drain(deadline) = sessions
                 && !service.drain(deadline, plan).await
             {
                 return None;
             }
             let cut = service.clear(FAREWELL_MAX).await;
-            let done = service.steer(|course| {
-                let restarting = course.status == Status::Restarting && course.plan == plan;
+            let done = service.steer(|state| {
+                let restarting = state.status == Status::Restarting && state.plan == plan;
                 if restarting {
-                    course.status = Status::Listening;
+                    state.status = Status::Listening;
                 }
                 restarting
             });
@@ -444,7 +444,7 @@ impl ServerHandle {
     pub async fn drain(&self, deadline: Duration) {
         self.close().await;
         // Whether it was enough shows in what is left.
-        let _ = stalls::within(deadline, self.service.census.until_empty(u64::MAX)).await;
+        let _ = stalls::within(deadline, self.service.task_tracker.until_empty(u64::MAX)).await;
     }
 
     /// The first part of it: when this returns nobody is accepted any more.
@@ -468,7 +468,7 @@ impl Drop for ServerHandle {
     fn drop(&mut self) {
         self.service.begin_stop();
         self.service.revoke_lock();
-        let round = self.service.end_round();
-        self.service.cancel_before(round);
+        let epoch = self.service.end_round();
+        self.service.cancel_before(epoch);
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, oneshot};
 
 use super::service::HostNotice;
 use super::succession::Shelf;
-use super::tenants::{Tenant, TenantLimits, TenantSeen, Tenants};
+use super::tenants::{Tenant, TenantLimits, TenantStatus, Tenants};
 use super::versions::StateFolder;
 use super::workers::Workers;
 use crate::admission::Count;
@@ -23,7 +23,7 @@ use crate::plugin::{
 };
 use crate::sched::{Lane, Quota, RunQueueStatus, stalls};
 use crate::telemetry::LanesStarted;
-use crate::work::{HOST, WorkError, WorkKind, WorkPool, WorkSeen};
+use crate::work::{HOST, WorkError, WorkKind, WorkPool, WorkStatus};
 
 /// Notices kept for a listener that is slow.
 const NOTICES_KEPT: usize = 1_024;
@@ -52,7 +52,7 @@ pub struct HostConfig {
 
 /// One of the pools that instances share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PoolSeen {
+pub struct PoolStatus {
     /// Stable name.
     pub name: &'static str,
     /// What is in use.
@@ -190,7 +190,7 @@ impl Host {
 
     /// The queues of blocking work, by tenant.
     #[must_use]
-    pub fn work_seen(&self) -> Vec<WorkSeen> {
+    pub fn work_seen(&self) -> Vec<WorkStatus> {
         self.0.pool.seen()
     }
 
@@ -233,7 +233,7 @@ impl Host {
 
     /// What the owners of servers use together, by name.
     #[must_use]
-    pub fn tenants(&self) -> Vec<TenantSeen> {
+    pub fn tenants(&self) -> Vec<TenantStatus> {
         self.0.tenants.seen()
     }
 
@@ -248,8 +248,8 @@ impl Host {
 
     /// What its instances share, and what is in use of it.
     #[must_use]
-    pub fn pools(&self) -> Vec<PoolSeen> {
-        let seen = |(name, used, total)| PoolSeen { name, used, total };
+    pub fn pools(&self) -> Vec<PoolStatus> {
+        let seen = |(name, used, total)| PoolStatus { name, used, total };
         self.0.engine.pools().into_iter().map(seen).collect()
     }
 

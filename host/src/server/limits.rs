@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::config::ServerConfig;
 use super::handle::ServerHandle;
-use super::terms::Terms;
 use crate::admission::Throttle;
 use crate::event::{Budget, Priority, READ_MAX_BYTES};
 use crate::plugin::{COMPONENT_MAX_BYTES, Resource, WASM_STACK_BYTES};
@@ -69,15 +69,18 @@ type OfThrottle = fn(&Throttle) -> Quantity;
 
 /// Limits in the making.
 struct List<'a> {
-    terms: &'a Terms,
+    server_config: &'a ServerConfig,
     limits: Vec<Limit>,
 }
 
 impl List<'_> {
     fn add(&mut self, key: impl Into<String>, value: Quantity) {
         let key = key.into();
-        let origin =
-            if self.terms.given.contains(&key) { Origin::Configured } else { Origin::Default };
+        let origin = if self.server_config.given.contains(&key) {
+            Origin::Configured
+        } else {
+            Origin::Default
+        };
         self.limits.push(Limit { key, value, origin });
     }
 
@@ -90,8 +93,8 @@ impl ServerHandle {
     /// Every limit in force for its next client, and where each comes from.
     #[must_use]
     pub fn limits(&self) -> Vec<Limit> {
-        let terms = self.service.terms();
-        let mut list = List { terms: &terms, limits: Vec::new() };
+        let server_config = self.service.server_config();
+        let mut list = List { server_config: &server_config, limits: Vec::new() };
         self.of_newcomers(&mut list);
         self.of_sessions(&mut list);
         self.of_instances(&mut list);
@@ -103,7 +106,7 @@ impl ServerHandle {
     }
 
     fn of_newcomers(&self, list: &mut List) {
-        let (now, described) = (self.throttle(), list.terms.throttle);
+        let (now, described) = (self.throttle(), list.server_config.throttle);
         let all: [(&str, OfThrottle); 5] = [
             ("max_clients", |of| Quantity::Count(of.max_clients as u64)),
             ("max_per_address", |of| Quantity::Count(of.max_per_address as u64)),
@@ -121,7 +124,8 @@ impl ServerHandle {
     }
 
     fn of_sessions(&self, list: &mut List) {
-        let (config, handshake) = (list.terms.session_config.clone(), list.terms.handshake);
+        let (config, handshake) =
+            (list.server_config.session_config.clone(), list.server_config.handshake);
         let deadlines = config.deadlines;
         list.add("timeout", Quantity::Time(config.timeout));
         list.add("timeouts.handshake", Quantity::Time(handshake));
@@ -166,9 +170,9 @@ impl ServerHandle {
     }
 
     fn of_others(&self, list: &mut List) {
-        let seen = list.terms.tenant.quota.seen();
+        let seen = list.server_config.tenant.quota.seen();
         let QuotaLimits { cpus, memory_max_bytes, mail_max_bytes, bytes_per_second } = seen.shares;
-        let clients = list.terms.tenant.clients.max();
+        let clients = list.server_config.tenant.clients.max();
         let origin = |limited: bool| if limited { Origin::Tenant } else { Origin::Default };
         list.put("tenant.max_clients", Quantity::Count(clients as u64), origin(clients > 0));
         list.put("tenant.cpus", Quantity::Share(cpus), origin(cpus > 0.0));
@@ -208,7 +212,7 @@ impl ServerHandle {
 }
 
 fn of_class(list: &mut List, class: Priority) {
-    let budgets = list.terms.session_config.budgets;
+    let budgets = list.server_config.session_config.budgets;
     let Budget { fuel, cpu, wall } = budgets.event(class);
     let start = budgets.start(class);
     list.add(format!("budgets.{class}.fuel"), Quantity::Count(fuel));

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use super::course::Occurrence;
 use super::service::Service;
+use super::state::Occurrence;
 use crate::net::{Listener, Repaired};
 use crate::telemetry::{AcceptRepaired, AcceptStopped, NotListening};
 
@@ -154,8 +154,8 @@ impl Service {
     /// Why nothing is accepted, if the server cannot listen. `None` also once it is to end.
     pub(super) fn failure(&self) -> Option<String> {
         let failed = {
-            let course = self.course.borrow();
-            course.failed && !course.status.is_final()
+            let state = self.state.borrow();
+            state.failed && !state.status.is_final()
         };
         failed.then(|| self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
@@ -181,7 +181,7 @@ impl Service {
 
     /// True where it was not so before.
     fn set_failed(&self, failed: bool) -> bool {
-        self.steer(|course| std::mem::replace(&mut course.failed, failed) != failed).is_some()
+        self.steer(|state| std::mem::replace(&mut state.failed, failed) != failed).is_some()
     }
 }
 

@@ -13,8 +13,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
-use super::course::{Status, followed};
 use super::service::Service;
+use super::state::{Status, followed};
 use crate::sched::{Moment, stalls};
 use crate::telemetry::LockExpired;
 

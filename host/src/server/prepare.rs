@@ -8,11 +8,11 @@ use std::sync::Arc;
 use super::bound::{Bound, Prepared};
 use super::builder::{Procedures, ServerBuilder, StartError};
 use super::checks::argument;
+use super::fetch::{believed, fetch};
 use super::handle::ServerHandle;
 use super::host::Host;
-use super::procure::{believed, procure};
 use super::succession::LeftSocket;
-use super::versions::{Generation, RecordError, Recorded};
+use super::versions::{RecordError, Recorded, Revision};
 use crate::net::{Credentials, Security};
 use crate::plugin::{Claim, Holding, LoadError, Plugin, try_out};
 use crate::work::Stop;
@@ -137,7 +137,7 @@ impl ServerBuilder {
         &self,
         host: &Host,
         named: &Arc<Plugin>,
-    ) -> Result<(Arc<Plugin>, Vec<Generation>), StartError> {
+    ) -> Result<(Arc<Plugin>, Vec<Revision>), StartError> {
         let name = self.given_name().unwrap_or(named.name());
         let recorded = match host.records() {
             Some(records) => records.read(name, named.digest())?,
@@ -235,13 +235,7 @@ impl ServerBuilder {
                 let loader = host
                     .loader()
                     .on_behalf_of(owner.map(|owner| host.quota(owner)).unwrap_or_default());
-                Ok(procure(
-                    path,
-                    (&self.registries, pull),
-                    &loader,
-                    &self.grants,
-                    &Stop::default(),
-                )?)
+                Ok(fetch(path, (&self.registries, pull), &loader, &self.grants, &Stop::default())?)
             }
             None => Err(argument(
                 "plugin",

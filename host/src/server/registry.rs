@@ -36,7 +36,7 @@ struct Members {
 pub(super) struct Member {
     pub(super) handle: Arc<SessionHandle>,
     /// In which it was accepted.
-    pub(super) round: u64,
+    pub(super) epoch: u64,
     /// What handles it.
     pub(super) slot: Arc<ProcedureSlot<EventProcedure>>,
     /// In lower case.
@@ -148,12 +148,12 @@ impl Registry {
     pub(crate) fn enter(
         self: &Arc<Self>,
         handle: &Arc<SessionHandle>,
-        round: u64,
+        epoch: u64,
         slot: &Arc<ProcedureSlot<EventProcedure>>,
     ) -> (Membership, Presence) {
         let id = handle.info().id;
         let slot = Arc::clone(slot);
-        let member = Member { handle: Arc::clone(handle), round, slot, name: None, ending: false };
+        let member = Member { handle: Arc::clone(handle), epoch, slot, name: None, ending: false };
         let mut members = self.members();
         members.handles.insert(id, member);
         members.active += 1;
@@ -168,7 +168,7 @@ impl Registry {
     pub(crate) fn enter_again(
         self: &Arc<Self>,
         handle: &Arc<SessionHandle>,
-        round: u64,
+        epoch: u64,
         slot: &Arc<ProcedureSlot<EventProcedure>>,
         name: Option<&str>,
     ) -> Option<(Membership, Presence)> {
@@ -178,7 +178,7 @@ impl Registry {
         if self.members().handles.contains_key(&id) {
             return None;
         }
-        let entered = self.enter(handle, round, slot);
+        let entered = self.enter(handle, epoch, slot);
         if let Some(name) = name {
             // Somebody else may carry it by now.
             let _ = self.set_name(id, name);
@@ -196,7 +196,7 @@ impl Registry {
         self.members()
             .handles
             .values()
-            .map(|member| (Arc::clone(&member.handle), member.round))
+            .map(|member| (Arc::clone(&member.handle), member.epoch))
             .collect()
     }
 
@@ -233,10 +233,10 @@ impl Registry {
     }
 
     /// Nobody counts or finds the sessions of earlier rounds any more.
-    pub(super) fn retire_before(&self, round: u64) {
+    pub(super) fn retire_before(&self, epoch: u64) {
         let mut members = self.members();
         let old: Vec<_> =
-            members.active().filter(|(_, member)| member.round < round).map(|(id, _)| id).collect();
+            members.active().filter(|(_, member)| member.epoch < epoch).map(|(id, _)| id).collect();
         for id in old {
             members.retire(id);
         }

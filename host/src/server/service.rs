@@ -8,17 +8,17 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{broadcast, watch};
 
 use super::blame::{Blame, Fared, Source};
-use super::breaker::{Breaker, BreakerState, Turn};
-use super::census::{Alive, Census};
-use super::course::{Call, Course, Newcomers, Notice, Occurrence, Status, closed};
+use super::breaker::{Breaker, BreakerChange, BreakerState};
+use super::config::ServerConfig;
+use super::env;
 use super::exclusive::Exclusive;
-use super::guard::Guard;
 use super::lock::Holder;
-use super::means;
+use super::probation::Probation;
 use super::registry::Registry;
 use super::room::InForce;
+use super::state::{Directive, NewConnections, Notice, Occurrence, ServerState, Status, closed};
 use super::swap::{Going, PendingChanges, SwapError, same};
-use super::terms::Terms;
+use super::task_tracker::{TaskGuard, TaskTracker};
 use super::versions::{Canary, History, RecordError, StateFolder};
 use super::workers::Workers;
 use crate::admission::Gate;
@@ -50,10 +50,10 @@ pub(crate) struct Service {
     pub(crate) pause_lines: Bucket,
     pub(super) pause_gate: Arc<PauseGate>,
     pub(super) holder: Holder,
-    pub(super) terms: ArcSwap<Terms>,
+    pub(super) server_config: ArcSwap<ServerConfig>,
     pub(super) data: Mutex<String>,
     pub(super) started: Instant,
-    pub(super) census: Arc<Census>,
+    pub(super) task_tracker: Arc<TaskTracker>,
     pub(super) breaker: Mutex<Breaker>,
     pub(super) blame: Blame,
     pub(super) workers: Arc<Workers>,
@@ -62,7 +62,7 @@ pub(crate) struct Service {
     /// What it has of the instances of the process.
     pub(super) holding: Arc<Holding>,
     pub(super) procedure: InForce,
-    pub(super) guard: Mutex<Option<Guard>>,
+    pub(super) probation: Mutex<Option<Probation>>,
     /// A version that some newcomers get.
     pub(super) canary: ArcSwapOption<Canary>,
     pub(super) history: Mutex<History>,
@@ -85,7 +85,7 @@ pub(crate) struct Service {
     pub(super) under_way: Mutex<Option<Going>>,
     /// Why it cannot listen, where its course says that it cannot.
     pub(super) failure: Mutex<String>,
-    pub(super) course: watch::Sender<Course>,
+    pub(super) state: watch::Sender<ServerState>,
     pub(super) notices: watch::Sender<Notice>,
     pub(super) host_notices: broadcast::Sender<HostNotice>,
 }
@@ -108,7 +108,7 @@ impl Service {
         };
         let (service, records_of) = (Arc::clone(self), Arc::clone(&records));
         let write = move || records.write_history(&service.name, &service.history);
-        match means::apart(self.work(WorkKind::Urgent), write).await {
+        match env::apart(self.work(WorkKind::Urgent), write).await {
             Ok(written) => written.map(|()| true),
             Err(error) => Err(records_of.not_done(&self.name, &error)),
         }
@@ -116,7 +116,7 @@ impl Service {
 
     /// The way to the host's threads for blocking work of its tenant.
     pub(super) fn work(&self, kind: WorkKind) -> WorkQueue {
-        WorkQueue::new(&self.pool, kind, Arc::clone(&self.terms.load().tenant.name))
+        WorkQueue::new(&self.pool, kind, Arc::clone(&self.server_config.load().tenant.name))
     }
 
     /// The same where nobody waits for it: a failure is logged and counted.
@@ -127,8 +127,8 @@ impl Service {
     }
 
     /// What new clients get.
-    pub(crate) fn terms(&self) -> Arc<Terms> {
-        self.terms.load_full()
+    pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
+        self.server_config.load_full()
     }
 
     /// Runs a newcomer's task in the lane of the server's class.
@@ -136,41 +136,41 @@ impl Service {
         &self,
         task: impl FnOnce(Arc<Placement>) -> T,
     ) {
-        let config = Arc::clone(&self.terms.load().session_config);
+        let config = Arc::clone(&self.server_config.load().session_config);
         self.workers.spawn(Lane::of(config.class()), Arc::clone(&config.quota), task);
     }
 
     /// What its tenant's servers use together.
     pub(crate) fn quota(&self) -> Arc<Quota> {
-        Arc::clone(&self.terms.load().session_config.quota)
+        Arc::clone(&self.server_config.load().session_config.quota)
     }
 
     /// Counts a task of a client.
-    pub(crate) fn alive(&self, round: u64) -> Alive {
-        self.census.enter(round)
+    pub(crate) fn task(&self, epoch: u64) -> TaskGuard {
+        self.task_tracker.enter(epoch)
     }
 
     /// What the server is up to, to look at and to wait for.
-    pub(crate) fn course(&self) -> watch::Receiver<Course> {
-        self.course.subscribe()
+    pub(crate) fn state(&self) -> watch::Receiver<ServerState> {
+        self.state.subscribe()
     }
 
     /// What a client of this round is to do now.
-    pub(crate) fn call(&self, round: u64) -> Call {
-        self.course.borrow().call(round)
+    pub(crate) fn call(&self, epoch: u64) -> Directive {
+        self.state.borrow().call(epoch)
     }
 
     pub(super) fn status(&self) -> Status {
-        self.course.borrow().seen()
+        self.state.borrow().seen()
     }
 
     /// Changes the course where `change` says so. The new version, where it did.
-    pub(super) fn steer(&self, change: impl FnOnce(&mut Course) -> bool) -> Option<u64> {
+    pub(super) fn steer(&self, change: impl FnOnce(&mut ServerState) -> bool) -> Option<u64> {
         let mut version = None;
-        self.course.send_if_modified(|course| {
-            if change(course) {
-                course.version += 1;
-                version = Some(course.version);
+        self.state.send_if_modified(|state| {
+            if change(state) {
+                state.version += 1;
+                version = Some(state.version);
             }
             version.is_some()
         });
@@ -179,10 +179,10 @@ impl Service {
 
     /// The accepting task does its work now.
     pub(crate) fn listens(&self) {
-        let begun = |course: &mut Course| {
-            let starting = course.status == Status::Starting;
+        let begun = |state: &mut ServerState| {
+            let starting = state.status == Status::Starting;
             if starting {
-                course.status = Status::Listening;
+                state.status = Status::Listening;
             }
             starting
         };
@@ -193,8 +193,8 @@ impl Service {
 
     /// Whether the breaker lets a newcomer in now, or when to ask again.
     pub(crate) fn may_enter(&self, now: Instant) -> Result<(), Instant> {
-        let (answer, turn) = self.breaker().ask(now);
-        self.turned(turn);
+        let (answer, change) = self.breaker().ask(now);
+        self.turned(change);
         answer
     }
 
@@ -204,7 +204,7 @@ impl Service {
     }
 
     /// Whether newcomers may get this version: it is in force, or the canary.
-    pub(super) fn is_for_newcomers(&self, version: &Arc<EventProcedure>) -> bool {
+    pub(super) fn gets_new_sessions(&self, version: &Arc<EventProcedure>) -> bool {
         // Others are it under the terms before a reload.
         let is = |other: &Arc<EventProcedure>| {
             Arc::ptr_eq(other, version) || same(other.plugin(), version.plugin())
@@ -215,22 +215,22 @@ impl Service {
 
     /// A session from there ended, on a version that newcomers may get.
     pub(super) fn fared(&self, source: Source, fared: Fared) {
-        let turn = {
+        let change = {
             let mut breaker = self.breaker();
             self.registry.with_addresses(|live| breaker.report(source, fared, live, Instant::now()))
         };
-        self.turned(turn);
+        self.turned(change);
     }
 
-    fn turned(&self, turn: Option<Turn>) {
-        match turn {
+    fn turned(&self, change: Option<BreakerChange>) {
+        match change {
             None => {}
-            Some(Turn::Tripped(pause)) => {
+            Some(BreakerChange::Tripped(pause)) => {
                 BreakerTripped { server: &self.name, pause }.emit();
                 self.tell(Occurrence::Tripped);
                 self.steer(|_| true);
             }
-            Some(Turn::Recovered) => {
+            Some(BreakerChange::Recovered) => {
                 self.tell(Occurrence::Recovered);
                 self.steer(|_| true);
             }
@@ -252,8 +252,8 @@ impl Service {
         held_off
     }
 
-    pub(super) fn guard(&self) -> MutexGuard<'_, Option<Guard>> {
-        self.guard.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn probation(&self) -> MutexGuard<'_, Option<Probation>> {
+        self.probation.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn breaker(&self) -> MutexGuard<'_, Breaker> {
@@ -290,33 +290,33 @@ impl Service {
 
     /// Starts a new round: clients of the ones before are to end gracefully. Its number.
     pub(super) fn end_round(&self) -> u64 {
-        let mut round = 0;
-        self.steer(|course| {
-            course.round += 1;
-            round = course.round;
+        let mut epoch = 0;
+        self.steer(|state| {
+            state.epoch += 1;
+            epoch = state.epoch;
             true
         });
-        self.registry.retire_before(round);
-        self.call_all(round);
-        round
+        self.registry.retire_before(epoch);
+        self.call_all(epoch);
+        epoch
     }
 
     /// Clients of rounds before this one end now.
-    pub(super) fn cancel_before(&self, round: u64) {
-        self.steer(|course| {
-            let later = course.cancelled < round;
-            course.cancelled = course.cancelled.max(round);
+    pub(super) fn cancel_before(&self, epoch: u64) {
+        self.steer(|state| {
+            let later = state.cancelled < epoch;
+            state.cancelled = state.cancelled.max(epoch);
             later
         });
-        self.call_all(round);
+        self.call_all(epoch);
     }
 
     /// Puts other terms in force for newcomers. `change` may be called more than once.
-    pub(super) fn change_terms(&self, mut change: impl FnMut(&mut Terms)) {
-        self.terms.rcu(|terms| {
-            let mut terms = Terms::clone(terms);
-            change(&mut terms);
-            terms
+    pub(super) fn change_config(&self, mut change: impl FnMut(&mut ServerConfig)) {
+        self.server_config.rcu(|server_config| {
+            let mut server_config = ServerConfig::clone(server_config);
+            change(&mut server_config);
+            server_config
         });
     }
 
@@ -351,7 +351,7 @@ impl Service {
         }
     }
 
-    /// See [`Fleet::pass_on`](super::Fleet).
+    /// See [`Servers::pass_on`](super::Servers).
     pub(super) fn pass_on(&self, passes: bool) {
         let _nothing_comes = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         self.passed_on.store(passes, Ordering::Relaxed);
@@ -365,10 +365,10 @@ impl Service {
     pub(super) fn begin_stop(&self) -> bool {
         let begun = {
             let _nothing_comes = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-            self.steer(|course| {
-                let running = !course.status.is_final();
+            self.steer(|state| {
+                let running = !state.status.is_final();
                 if running {
-                    course.status = Status::Draining;
+                    state.status = Status::Draining;
                 }
                 running
             })
@@ -379,14 +379,14 @@ impl Service {
     }
 
     /// Tells those who are there already; who comes later looks at the course itself.
-    fn call_all(&self, round: u64) {
-        let course = *self.course.borrow();
+    fn call_all(&self, epoch: u64) {
+        let state = *self.state.borrow();
         for (handle, of) in self.registry.present() {
-            if of < round {
-                match course.call(of) {
-                    Call::Stay => {}
-                    Call::End => handle.stop(),
-                    Call::EndNow => handle.cancel(),
+            if of < epoch {
+                match state.call(of) {
+                    Directive::Stay => {}
+                    Directive::End => handle.stop(),
+                    Directive::EndNow => handle.cancel(),
                 }
             }
         }
@@ -397,20 +397,20 @@ impl Service {
     /// not end.
     pub(super) async fn clear(&self, grace: Duration) -> usize {
         let _ending = self.ending();
-        let round = self.end_round();
-        if means::within(grace, self.census.until_empty(round)).await.is_some() {
+        let epoch = self.end_round();
+        if env::within(grace, self.task_tracker.until_empty(epoch)).await.is_some() {
             return 0;
         }
-        let left = self.census.before(round);
-        self.cancel_before(round);
-        self.census.until_empty(round).await;
+        let left = self.task_tracker.before(epoch);
+        self.cancel_before(epoch);
+        self.task_tracker.until_empty(epoch).await;
         left
     }
 
     /// Takes the lock back and lets nobody have it while sessions end.
     fn ending(&self) -> EndingSessions<'_> {
-        self.steer(|course| {
-            course.ending += 1;
+        self.steer(|state| {
+            state.ending += 1;
             true
         });
         self.revoke_lock();
@@ -425,30 +425,30 @@ impl Service {
     pub(super) async fn drain(&self, deadline: Duration, plan: u64) -> bool {
         // Who is held can not finish.
         let _ending = self.ending();
-        let mut course = self.course();
+        let mut state = self.state();
         let superseded = async {
             // The sender lives in the service.
-            let _ = course.wait_for(|course| course.plan != plan).await;
+            let _ = state.wait_for(|state| state.plan != plan).await;
         };
         tokio::select! {
             () = superseded => false,
-            () = self.census.until_empty(u64::MAX) => true,
+            () = self.task_tracker.until_empty(u64::MAX) => true,
             () = stalls::sleep(deadline) => true,
         }
     }
 
     /// Stops newcomers for a suspension. The version of the course and the plan; `None` where the
     /// server is on its way out.
-    pub(super) fn suspend(&self, newcomers: Newcomers) -> Option<(u64, u64)> {
+    pub(super) fn suspend(&self, newcomers: NewConnections) -> Option<(u64, u64)> {
         let (mut suspended, mut plan) = (false, 0);
-        let version = self.steer(|course| {
-            if course.status.is_final() {
+        let version = self.steer(|state| {
+            if state.status.is_final() {
                 return false;
             }
-            suspended = course.status != Status::Suspended;
-            course.plan += 1;
-            plan = course.plan;
-            (course.status, course.newcomers) = (Status::Suspended, newcomers);
+            suspended = state.status != Status::Suspended;
+            state.plan += 1;
+            plan = state.plan;
+            (state.status, state.newcomers) = (Status::Suspended, newcomers);
             true
         });
         if suspended {
@@ -463,11 +463,11 @@ impl Service {
             self.tell(Occurrence::Draining);
         }
         closed(accepting).await;
-        *self.guard() = None;
+        *self.probation() = None;
         self.canary.store(None);
         let cancelled = self.clear(grace).await;
-        let stopped = self.steer(|course| {
-            std::mem::replace(&mut course.status, Status::Stopped) != Status::Stopped
+        let stopped = self.steer(|state| {
+            std::mem::replace(&mut state.status, Status::Stopped) != Status::Stopped
         });
         if stopped.is_some() {
             self.tell_of(Occurrence::Stopped, cancelled);
@@ -480,8 +480,8 @@ struct EndingSessions<'a>(&'a Service);
 
 impl Drop for EndingSessions<'_> {
     fn drop(&mut self) {
-        self.0.steer(|course| {
-            course.ending -= 1;
+        self.0.steer(|state| {
+            state.ending -= 1;
             true
         });
     }

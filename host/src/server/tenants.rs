@@ -80,7 +80,7 @@ impl Tenant {
 
 /// A tenant at one moment.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TenantSeen {
+pub struct TenantStatus {
     /// Its name.
     pub name: Arc<str>,
     /// Clients of its servers, those in the handshake and those on their way out included.
@@ -135,9 +135,9 @@ impl Tenants {
     }
 
     /// Every one, by name.
-    pub(super) fn seen(&self) -> Vec<TenantSeen> {
+    pub(super) fn seen(&self) -> Vec<TenantStatus> {
         let tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = |tenant: &Arc<Tenant>| TenantSeen {
+        let seen = |tenant: &Arc<Tenant>| TenantStatus {
             name: Arc::clone(&tenant.name),
             clients: tenant.clients.taken(),
             max_clients: tenant.clients.max(),

@@ -23,7 +23,9 @@ pub use events::{
 };
 pub use latencies::Latencies;
 pub use log::{count_dropped_lines, dropped_lines};
-pub use revision_metrics::{ClassSeen, KeptInputs, RevisionMetrics, RevisionMetricsStatus, Spent};
+pub use revision_metrics::{
+    ClassStatus, KeptInputs, RevisionMetrics, RevisionMetricsStatus, Spent,
+};
 pub use swaps::{
     CanaryBegan, CanaryEnded, FaultFigures, FaultReplayed, HandoverFailed, NotRecorded,
     PluginSwapped, SessionsMoved, SwapRefused, SwapRolledBack,

@@ -79,12 +79,12 @@ pub struct RevisionMetricsStatus {
     /// What ended sessions have used.
     pub spent: Spent,
     /// By class, lowest first.
-    pub classes: Vec<ClassSeen>,
+    pub classes: Vec<ClassStatus>,
 }
 
 /// One class of an edition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClassSeen {
+pub struct ClassStatus {
     /// The class: of a session at its end, of an event when it ran.
     pub class: Priority,
     /// Sessions that ended, by reason.
@@ -189,7 +189,7 @@ impl RevisionMetrics {
         let seen = |class: Priority| {
             let of = &self.classes[class as usize];
             let (ended, faults) = (of.ended.snapshot(), of.faults.snapshot());
-            ClassSeen { class, ended, faults, latencies: of.latencies.snapshot() }
+            ClassStatus { class, ended, faults, latencies: of.latencies.snapshot() }
         };
         let classes = Priority::ALL.into_iter().map(seen).collect();
         RevisionMetricsStatus { plugin: Arc::clone(&self.plugin), spent: self.spent(), classes }

@@ -20,7 +20,7 @@ use std::thread;
 use tokio::sync::oneshot;
 
 pub use own_thread::on_own_thread;
-use queue::{LineSeen, TenantQueue};
+use queue::{QueueStatus, TenantQueue};
 pub use refusal::{Refusal, SystemRefused};
 pub use stop::Stop;
 
@@ -103,7 +103,7 @@ pub enum WorkError {
 
 /// The queue of one tenant and kind, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WorkSeen {
+pub struct WorkStatus {
     /// The kind.
     pub kind: WorkKind,
     /// The tenant; [`HOST`] for the host itself.
@@ -198,11 +198,11 @@ impl WorkPool {
 
     /// All queues that have or had something to do.
     #[must_use]
-    pub fn seen(&self) -> Vec<WorkSeen> {
+    pub fn seen(&self) -> Vec<WorkStatus> {
         let of = |(kind, crew): (WorkKind, &Arc<Crew>)| {
             let lines = crew.state().queue.seen();
-            lines.into_iter().map(move |(tenant, LineSeen { waiting, running, refused })| {
-                WorkSeen { kind, tenant, waiting, running, refused }
+            lines.into_iter().map(move |(tenant, QueueStatus { waiting, running, refused })| {
+                WorkStatus { kind, tenant, waiting, running, refused }
             })
         };
         WorkKind::ALL.into_iter().zip(&self.crews).flat_map(of).collect()

@@ -29,7 +29,7 @@ impl<J> Default for Line<J> {
 
 /// One tenant's line at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LineSeen {
+pub(super) struct QueueStatus {
     pub(super) waiting: usize,
     pub(super) running: usize,
     pub(super) refused: u64,
@@ -102,10 +102,10 @@ impl<J> TenantQueue<J> {
     }
 
     /// Every tenant that has or had something to do.
-    pub(super) fn seen(&self) -> Vec<(Arc<str>, LineSeen)> {
+    pub(super) fn seen(&self) -> Vec<(Arc<str>, QueueStatus)> {
         let seen = |(tenant, line): (&Arc<str>, &Line<J>)| {
             let (waiting, running, refused) = (line.waiting.len(), line.running, line.refused);
-            (Arc::clone(tenant), LineSeen { waiting, running, refused })
+            (Arc::clone(tenant), QueueStatus { waiting, running, refused })
         };
         self.lines.iter().map(seen).collect()
     }

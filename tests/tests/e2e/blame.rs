@@ -11,8 +11,8 @@ use wharf::event::Priority;
 use wharf::plugin::Plugin;
 use wharf::sched::{BudgetChange, QuotaLimits};
 use wharf::server::{
-    BreakerLimits, BreakerState, CanaryRules, CanaryWish, Generation, Host, HostConfig, Server,
-    ServerBuilder, ServerHandle, Standing, SwapPolicy, SwapRules, TenantLimits,
+    BreakerLimits, BreakerState, CanaryOptions, CanaryRules, Host, HostConfig, Revision,
+    RevisionState, Server, ServerBuilder, ServerHandle, SwapPolicy, SwapRules, TenantLimits,
 };
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{component, file, inline, versioned};
@@ -154,7 +154,7 @@ fn stays(server: &ServerHandle, round: &str) {
     }
 }
 
-fn last(server: &ServerHandle) -> Generation {
+fn last(server: &ServerHandle) -> Revision {
     server.generations().last().expect("it has versions").0.clone()
 }
 
@@ -193,7 +193,7 @@ fn strangers_do_not_take_good_version_back() {
             notice(&server, "replay-same") > 0 && notice(&server, "replay-differs") == 0,
             "{round}"
         );
-        assert_eq!(last(&server).standing, Standing::InForce, "{round}");
+        assert_eq!(last(&server).standing, RevisionState::InForce, "{round}");
         inside.iter_mut().for_each(|client| _ = client.send([1]).expect([b'b', 1, 2]));
     }
 }
@@ -212,7 +212,7 @@ fn worse_version_is_taken_back() {
         }
         eventually(&round, || notice(&server, "swap-rolled-back") == 1);
         let back = last(&server);
-        assert_eq!(back.standing, Standing::TakenBack("faults".into()), "{round}");
+        assert_eq!(back.standing, RevisionState::TakenBack("faults".into()), "{round}");
         let figures = back.faults.expect("it says by which faults");
         assert!(
             figures.faults >= 10 && figures.addresses == u64::from(addresses),
@@ -288,7 +288,10 @@ fn canary_is_judged_by_its_own_faults() {
         let (way, mut dice) = (Way::Named6, Dice(3));
         let server = way.server().swap_rules(SwapRules { canary: rules, ..SwapRules::default() });
         let server = server.start().expect("it starts");
-        host().runtime().block_on(server.canary(plugin, CanaryWish::default())).expect("it begins");
+        host()
+            .runtime()
+            .block_on(server.canary(plugin, CanaryOptions::default()))
+            .expect("it begins");
         for step in 0..FAULTS {
             let byte = bytes[dice.throw(2) as usize];
             let mut client = way.connect(&server, step % 5, &mut dice);
@@ -298,7 +301,7 @@ fn canary_is_judged_by_its_own_faults() {
             true => {
                 eventually("it is taken back", || notice(&server, "canary-taken-back") == 1);
                 let back = last(&server);
-                assert_eq!(back.standing, Standing::TakenBack("faults".into()));
+                assert_eq!(back.standing, RevisionState::TakenBack("faults".into()));
                 assert!(back.faults.is_some_and(|figures| figures.faults >= 3), "{back:?}");
             }
             false => {

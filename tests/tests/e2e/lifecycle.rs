@@ -5,7 +5,9 @@ use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use wharf::server::{Ending, LockError, Newcomers, Occurrence, ServerHandle, Status, SteerError};
+use wharf::server::{
+    LockError, NewConnections, Occurrence, ServerEnding, ServerHandle, Status, SteerError,
+};
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{bundled, guest, polite};
 use wharf_tests::servers::{ended, eventually, host, start};
@@ -41,8 +43,8 @@ fn quiet(client: &mut Client) {
 fn a_suspended_server_queues_newcomers_and_keeps_its_sessions() {
     let server = start(polite());
     let mut clients = crowd(&server);
-    run(server.suspend(Newcomers::Queue, None)).expect("it runs");
-    run(server.suspend(Newcomers::Queue, None)).expect("twice is once");
+    run(server.suspend(NewConnections::Queue, None)).expect("it runs");
+    run(server.suspend(NewConnections::Queue, None)).expect("twice is once");
     assert_eq!(server.status(), Status::Suspended);
     let mut waiting: Vec<_> = (0..10).map(|_| Client::connect(server.address())).collect();
     for client in &mut waiting {
@@ -72,7 +74,7 @@ fn a_suspended_server_queues_newcomers_and_keeps_its_sessions() {
 fn a_suspended_server_that_rejects_closes_newcomers_at_once() {
     let server = start(polite());
     let mut clients = crowd(&server);
-    run(server.suspend(Newcomers::Reject, None)).expect("it runs");
+    run(server.suspend(NewConnections::Reject, None)).expect("it runs");
     for _ in 0..5 {
         Client::connect(server.address()).expect_gone();
     }
@@ -87,7 +89,7 @@ fn suspending_with_disconnect_tells_every_session_once_and_then_the_server_is_id
     let server = start(polite());
     let mut notices = server.notices();
     let mut clients = crowd(&server);
-    run(server.suspend(Newcomers::Queue, Some(Ending::AtOnce))).expect("it runs");
+    run(server.suspend(NewConnections::Queue, Some(ServerEnding::AtOnce))).expect("it runs");
     eventually("the count drops at once", || server.session_count() == 0);
     for client in &mut clients {
         client.expect_closed();
@@ -104,10 +106,10 @@ fn suspending_with_disconnect_tells_every_session_once_and_then_the_server_is_id
 fn a_draining_suspension_lets_sessions_finish_until_its_deadline_and_resuming_spares_the_rest() {
     let server = start(polite());
     let mut clients = crowd(&server);
-    run(server.suspend(Newcomers::Queue, Some(Ending::Drain(LONG)))).expect("it runs");
+    run(server.suspend(NewConnections::Queue, Some(ServerEnding::Drain(LONG)))).expect("it runs");
     serves(&mut clients);
     server.resume().expect("it runs");
-    run(server.suspend(Newcomers::Queue, Some(Ending::Drain(Duration::from_millis(50)))))
+    run(server.suspend(NewConnections::Queue, Some(ServerEnding::Drain(Duration::from_millis(50)))))
         .expect("it runs");
     for client in &mut clients {
         client.expect_closed();
@@ -121,7 +123,7 @@ fn a_restart_ends_sessions_keeps_the_listener_bound_and_goes_on_with_ids() {
     let mut clients = crowd(&server);
     let address = server.address();
     let restarting = std::thread::scope(|scope| {
-        let restart = scope.spawn(|| run(server.restart(Ending::AtOnce)));
+        let restart = scope.spawn(|| run(server.restart(ServerEnding::AtOnce)));
         // Connecting works throughout, and who connects is served after it.
         let mut during: Vec<_> =
             (0..20).map(|_| TcpStream::connect(address).expect("it is bound")).collect();
@@ -160,7 +162,7 @@ fn a_restart_cuts_off_what_does_not_end() {
             .count()
             == 3
     });
-    assert_eq!(run(server.restart(Ending::AtOnce)), Ok(3));
+    assert_eq!(run(server.restart(ServerEnding::AtOnce)), Ok(3));
     ended(&server, "drain-deadline", 3);
     Client::connect(server.address()).send("?").expect("?");
 }
@@ -180,8 +182,8 @@ fn a_stopped_server_frees_its_port_tells_each_session_once_and_stays_stopped() {
     for client in &mut clients {
         client.expect_closed();
     }
-    assert_eq!(run(server.suspend(Newcomers::Queue, None)), Err(SteerError::Stopping));
-    assert_eq!(run(server.restart(Ending::AtOnce)), Err(SteerError::Stopping));
+    assert_eq!(run(server.suspend(NewConnections::Queue, None)), Err(SteerError::Stopping));
+    assert_eq!(run(server.restart(ServerEnding::AtOnce)), Err(SteerError::Stopping));
     assert_eq!(server.resume(), Err(SteerError::Stopping));
     assert!(matches!(run(server.lock(LONG, LONG)), Err(LockError::Stopping)));
     // Said neither at the start nor at the stop.
@@ -263,7 +265,7 @@ fn stopping_and_restarting_take_a_lock_back() {
         client.send("held");
     }
     let start = Instant::now();
-    assert_eq!(run(server.restart(Ending::AtOnce)), Ok(0));
+    assert_eq!(run(server.restart(ServerEnding::AtOnce)), Ok(0));
     assert!(!lock.is_held() && start.elapsed() < LONG);
     let lock = run(server.lock(LONG, LONG)).expect("it is free");
     run(server.stop(LONG));
@@ -279,10 +281,10 @@ fn steering_from_everywhere_at_once_ends_with_a_server_that_serves() {
             scope.spawn(move || {
                 for _ in 0..20 {
                     match number {
-                        0 => run(server.suspend(Newcomers::Queue, None)).expect("it runs"),
+                        0 => run(server.suspend(NewConnections::Queue, None)).expect("it runs"),
                         1 => server.resume().expect("it runs"),
                         2 => drop(run(server.lock(LONG, LONG))),
-                        _ => drop(run(server.restart(Ending::AtOnce))),
+                        _ => drop(run(server.restart(ServerEnding::AtOnce))),
                     }
                     let _ = TcpStream::connect(server.address());
                 }
@@ -303,9 +305,9 @@ fn a_restart_waits_for_sessions_of_before_and_not_for_newcomers() {
         server.sessions(0, 1).iter().any(|session| session.stats.event == Some("on-read"))
     });
     let overtaken = std::thread::scope(|scope| {
-        let restart = scope.spawn(|| run(server.restart(Ending::AtOnce)));
+        let restart = scope.spawn(|| run(server.restart(ServerEnding::AtOnce)));
         eventually("it restarts", || server.status() == Status::Restarting);
-        run(server.suspend(Newcomers::Queue, None)).expect("it runs");
+        run(server.suspend(NewConnections::Queue, None)).expect("it runs");
         server.resume().expect("it runs");
         let mut newcomer = Client::connect(server.address());
         newcomer.send("?").expect("?");
@@ -343,7 +345,7 @@ fn whoever_waits_for_a_lock_does_not_get_between_a_suspension_and_its_sessions()
         let waits = scope.spawn(|| run(server.lock(LONG, LONG)).map(drop));
         // It waits, or will be told at once; both are the same to it.
         std::thread::sleep(Duration::from_millis(50));
-        run(server.suspend(Newcomers::Queue, Some(Ending::AtOnce))).expect("it runs");
+        run(server.suspend(NewConnections::Queue, Some(ServerEnding::AtOnce))).expect("it runs");
         assert!(matches!(waits.join().expect("it was told"), Err(LockError::Stopping)));
     });
     for client in &mut clients {

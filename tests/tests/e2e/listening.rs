@@ -14,7 +14,7 @@ use rustix::net::{bind, listen};
 use rustix::process::{Pid, Signal, getpid, kill_process};
 use serde_json::{Value, json};
 use wharf::net::ListenPort;
-use wharf::server::{Ending, Newcomers, ServerHandle, Status, SteerError};
+use wharf::server::{NewConnections, ServerEnding, ServerHandle, Status, SteerError};
 use wharf_tests::certificates::Certificates;
 use wharf_tests::clients::{Client, free_port};
 use wharf_tests::guests::{bundled, polite, wharf_binary};
@@ -95,10 +95,11 @@ fn harm(server: &ServerHandle, at: Moment, how: Harm, reached: SocketAddr) {
     let held = listener(getpid(), server.address());
     let mut lock = None;
     match at {
-        Moment::Suspended => run(server.suspend(Newcomers::Queue, None)).expect("it runs"),
-        Moment::Rejecting => run(server.suspend(Newcomers::Reject, None)).expect("it runs"),
+        Moment::Suspended => run(server.suspend(NewConnections::Queue, None)).expect("it runs"),
+        Moment::Rejecting => run(server.suspend(NewConnections::Reject, None)).expect("it runs"),
         Moment::Draining => {
-            run(server.suspend(Newcomers::Queue, Some(Ending::Drain(LONG)))).expect("it runs");
+            run(server.suspend(NewConnections::Queue, Some(ServerEnding::Drain(LONG))))
+                .expect("it runs");
         }
         Moment::Locked => lock = Some(run(server.lock(LONG, LONG)).expect("nobody else has it")),
         Moment::Throttled => {
@@ -260,13 +261,16 @@ fn taken_address_is_a_failure_until_freed() {
     eventually("it says why", || server.failure().is_some_and(|why| why.contains("in use")));
     assert!(notices(&server, "failed") > 0);
     old.echo("still here");
-    run(server.suspend(Newcomers::Reject, None)).expect("it runs");
-    assert_eq!((server.status(), server.newcomers()), (Status::Failed, Some(Newcomers::Reject)));
+    run(server.suspend(NewConnections::Reject, None)).expect("it runs");
+    assert_eq!(
+        (server.status(), server.newcomers()),
+        (Status::Failed, Some(NewConnections::Reject))
+    );
     server.resume().expect("it runs");
     assert!(
         matches!(run(server.listen_again()), Err(SteerError::NotListening(why)) if why.contains("in use"))
     );
-    assert!(matches!(run(server.restart(Ending::AtOnce)), Err(SteerError::NotListening(_))));
+    assert!(matches!(run(server.restart(ServerEnding::AtOnce)), Err(SteerError::NotListening(_))));
     drop((thief, held));
     eventually("it listens by itself", || server.status() == Status::Listening);
     assert!(notices(&server, "listening-again") > 0);

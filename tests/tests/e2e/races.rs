@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use wharf::plugin::{InstanceLimits, Plugin};
 use wharf::server::{
-    CanaryRules, CanaryWish, Fleet, HostConfig, Plan, Quantity, ServerBuilder, ServerHandle,
-    Standing, SwapError, SwapPolicy, SwapRules,
+    CanaryOptions, CanaryRules, HostConfig, Plan, Quantity, RevisionState, ServerBuilder,
+    ServerHandle, Servers, SwapError, SwapPolicy, SwapRules,
 };
 use wharf::session::SessionStats;
 use wharf_tests::clients::Client;
@@ -57,10 +57,10 @@ fn going_back_passes_a_version_that_came_twice() {
     assert_eq!(back().expect("and further").generation, 1);
     let again = back();
     assert!(matches!(again, Err(SwapError::NothingBefore)), "{again:?}");
-    let taken_back = || Standing::TakenBack("asked".into());
+    let taken_back = || RevisionState::TakenBack("asked".into());
     let states: Vec<_> =
         server.generations().into_iter().map(|(generation, _)| generation.standing).collect();
-    assert_eq!(states, [Standing::InForce, taken_back(), taken_back()]);
+    assert_eq!(states, [RevisionState::InForce, taken_back(), taken_back()]);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_canary_ends_even_where_whoever_began_it_is_gone() {
     let asks = busy(&slow);
     eventually("it waits", || is_busy(&server));
     let (plugin, wish) =
-        (version('b'), CanaryWish { share: Some(1.0), live: Some(true), duration: None });
+        (version('b'), CanaryOptions { share: Some(1.0), live: Some(true), duration: None });
     host().runtime().block_on(async {
         let mut canary = pin!(server.canary(plugin, wish));
         // One of the live sessions is busy, so that it does not come to its end while this waits.
@@ -125,14 +125,14 @@ fn plan(copy_max_bytes: usize) -> Plan {
     Plan { host: HostConfig::default(), stop_grace, tenants, servers, left: Default::default() }
 }
 
-fn fleet() -> (Arc<Fleet>, Arc<ServerHandle>) {
-    let fleet = Fleet::start(host(), plan(1 << 20)).expect("it starts");
-    let server = fleet.get("raced").expect("it runs");
-    (fleet, server)
+fn servers() -> (Arc<Servers>, Arc<ServerHandle>) {
+    let servers = Servers::start(host(), plan(1 << 20)).expect("it starts");
+    let server = servers.get("raced").expect("it runs");
+    (servers, server)
 }
 
-fn reload(fleet: &Arc<Fleet>) {
-    let reloaded = host().runtime().block_on(fleet.reload(plan(2 << 20)));
+fn reload(servers: &Arc<Servers>) {
+    let reloaded = host().runtime().block_on(servers.reload(plan(2 << 20)));
     assert_eq!(reloaded.expect("it holds").changed, ["raced"]);
 }
 
@@ -145,13 +145,13 @@ fn are_all_on(server: &ServerHandle, label: char) -> bool {
 
 #[test]
 fn a_version_is_watched_on_over_a_reload_and_taken_back() {
-    let (fleet, server) = fleet();
+    let (servers, server) = servers();
     let mut clients: Vec<_> = (0..30).map(|_| Client::connect(server.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 'a', 1));
     let faulty = versioned('x', "", "")
         .replace("(local.set $at (i32.const 2048))\n  (loop", "unreachable (loop");
     assert_eq!(swap(&server, inline("raced-x", &faulty), SwapPolicy::HandOff).moved, 30);
-    reload(&fleet);
+    reload(&servers);
     for client in &mut clients[..10] {
         client.send("x").expect_gone();
     }
@@ -169,16 +169,16 @@ fn a_version_is_watched_on_over_a_reload_and_taken_back() {
 
 #[test]
 fn sessions_of_a_canary_that_a_reload_ends_go_back() {
-    let (fleet, server) = fleet();
+    let (servers, server) = servers();
     let mut clients: Vec<_> = (0..10).map(|_| Client::connect(server.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 'a', 1));
-    let wish = CanaryWish { share: Some(1.0), live: Some(true), duration: None };
+    let wish = CanaryOptions { share: Some(1.0), live: Some(true), duration: None };
     let tried = host().runtime().block_on(server.canary(version('b'), wish)).expect("it is good");
     assert_eq!(tried.moved, 10, "{tried:?}");
     clients.push(Client::connect(server.address()));
     next(&mut clients[10], 'b', 1);
     clients[..10].iter_mut().for_each(|client| next(client, 'b', 2));
-    reload(&fleet);
+    reload(&servers);
     assert_eq!(server.canary_seen(), None);
     assert!(are_all_on(&server, 'a'));
     clients[..10].iter_mut().for_each(|client| next(client, 'a', 3));
@@ -249,11 +249,11 @@ fn prepares(server: &ServerHandle) -> bool {
 
 #[test]
 fn a_reload_waits_for_a_swap_and_neither_undoes_the_other() {
-    let (fleet, server) = fleet();
+    let (servers, server) = servers();
     let (slow, mut quick, finish) = half_way(&server);
     let next_plan = plan(2 << 20);
     host().runtime().block_on(async {
-        let mut reload = pin!(fleet.reload(next_plan));
+        let mut reload = pin!(servers.reload(next_plan));
         assert!(timeout(Duration::from_millis(500), &mut reload).await.is_err(), "it did not wait");
         // Now nobody is busy any more.
         drop(slow);

@@ -11,7 +11,7 @@ use wharf::event::Priority;
 use wharf::plugin::Plugin;
 use wharf::sched::BudgetChange;
 use wharf::server::{
-    CanaryRules, CanaryWish, ServerBuilder, ServerHandle, Standing, SwapError, SwapPolicy,
+    CanaryOptions, CanaryRules, RevisionState, ServerBuilder, ServerHandle, SwapError, SwapPolicy,
     SwapReport, SwapRules,
 };
 use wharf_tests::clients::Client;
@@ -65,12 +65,12 @@ fn label(client: &mut Client) -> char {
 fn canary(
     server: &ServerHandle,
     plugin: Arc<Plugin>,
-    wish: CanaryWish,
+    wish: CanaryOptions,
 ) -> Result<SwapReport, SwapError> {
     host().runtime().block_on(server.canary(plugin, wish))
 }
 
-fn states(server: &ServerHandle) -> Vec<(u64, Standing)> {
+fn states(server: &ServerHandle) -> Vec<(u64, RevisionState)> {
     server
         .generations()
         .into_iter()
@@ -93,7 +93,7 @@ fn all_sessions_move_at_one_moment_or_none_does() {
     assert_eq!(server.counters().notices.get("swap-refused"), Some(&1));
     next(&mut Client::connect(server.address()), 'a', 1, 1);
     next(&mut all[7], 'a', 1, 3);
-    assert_eq!(states(&server), [(1, Standing::InForce)]);
+    assert_eq!(states(&server), [(1, RevisionState::InForce)]);
     // What was prepared is gone again.
     eventually("one instance each", || host().engine().instances() <= 21 + 64);
     let report = swap(&server, version('b'), SwapPolicy::AllOrNothing);
@@ -175,7 +175,7 @@ fn a_canary_gets_its_exact_share_of_newcomers_and_is_promoted_when_its_time_is_o
     let server = with(rules).start().expect("it starts");
     let mut old = Client::connect(server.address());
     next(&mut old, 'a', 1, 1);
-    let report = canary(&server, version('b'), CanaryWish::default()).expect("it begins");
+    let report = canary(&server, version('b'), CanaryOptions::default()).expect("it begins");
     assert_eq!((report.moved, report.generation), (0, 2), "{report:?}");
     let mut newcomers = clients(&server, 40);
     let tried = newcomers
@@ -193,7 +193,7 @@ fn a_canary_gets_its_exact_share_of_newcomers_and_is_promoted_when_its_time_is_o
         server.sessions(0, 100).iter().all(|one| one.plugin.contains("generation-b"))
     });
     next(&mut old, 'b', 1, 3);
-    assert_eq!(states(&server), [(1, Standing::Superseded), (2, Standing::InForce)]);
+    assert_eq!(states(&server), [(1, RevisionState::Superseded), (2, RevisionState::InForce)]);
     assert_eq!(server.counters().notices.get("canary-promoted"), Some(&1));
 }
 
@@ -207,13 +207,13 @@ fn a_canary_is_promoted_for_all_sessions_at_one_moment_or_taken_back_where_that_
     canary(
         &server,
         bad('x', "", "(if (global.get $count) (then unreachable))"),
-        CanaryWish::default(),
+        CanaryOptions::default(),
     )
     .expect("it begins");
     let report = promote();
     assert_eq!((report.moved, report.rolled_back, report.generation), (0, true, 0), "{report:?}");
-    assert_eq!(states(&server).last(), Some(&(2, Standing::TakenBack("called-off".into()))));
-    canary(&server, version('b'), CanaryWish::default()).expect("it begins");
+    assert_eq!(states(&server).last(), Some(&(2, RevisionState::TakenBack("called-off".into()))));
+    canary(&server, version('b'), CanaryOptions::default()).expect("it begins");
     let report = promote();
     assert_eq!((report.moved, report.rolled_back, report.generation), (5, false, 3), "{report:?}");
     all.iter_mut().for_each(|client| next(client, 'b', 1, 2));
@@ -225,13 +225,13 @@ fn a_canary_whose_sessions_fault_is_taken_back_and_the_others_notice_nothing() {
         with(CanaryRules { share: 1.0, ..CanaryRules::default() }).start().expect("it starts");
     let mut old = Client::connect(server.address());
     next(&mut old, 'a', 1, 1);
-    canary(&server, faulty(), CanaryWish::default()).expect("it begins");
+    canary(&server, faulty(), CanaryOptions::default()).expect("it begins");
     let mut quiet = Client::connect(server.address());
     for _ in 0..3 {
         Client::connect(server.address()).send("x").expect_gone();
     }
     eventually("it is taken back", || server.canary_seen().is_none());
-    assert_eq!(states(&server).last(), Some(&(2, Standing::TakenBack("faults".into()))));
+    assert_eq!(states(&server).last(), Some(&(2, RevisionState::TakenBack("faults".into()))));
     assert_eq!(server.counters().notices.get("canary-taken-back"), Some(&1));
     next(&mut old, 'a', 1, 2);
     next(&mut Client::connect(server.address()), 'a', 1, 1);
@@ -246,9 +246,12 @@ fn a_canary_whose_sessions_fault_is_taken_back_and_the_others_notice_nothing() {
 fn a_canary_that_nobody_tried_is_taken_back() {
     let rules = CanaryRules { duration: Duration::from_secs(1), ..CanaryRules::default() };
     let server = with(rules).start().expect("it starts");
-    canary(&server, version('b'), CanaryWish::default()).expect("it begins");
+    canary(&server, version('b'), CanaryOptions::default()).expect("it begins");
     eventually("it is over", || server.canary_seen().is_none());
-    assert_eq!(states(&server).last(), Some(&(2, Standing::TakenBack("too-few-sessions".into()))));
+    assert_eq!(
+        states(&server).last(),
+        Some(&(2, RevisionState::TakenBack("too-few-sessions".into())))
+    );
     next(&mut Client::connect(server.address()), 'a', 1, 1);
 }
 
@@ -257,7 +260,7 @@ fn a_canary_may_take_its_share_of_live_sessions_and_is_promoted_or_rolled_back_b
     let server = versions().start().expect("it starts");
     let mut all = clients(&server, 20);
     all.iter_mut().for_each(|client| next(client, 'a', 1, 1));
-    let wish = CanaryWish { live: Some(true), share: Some(0.5), duration: None };
+    let wish = CanaryOptions { live: Some(true), share: Some(0.5), duration: None };
     let report = canary(&server, version('b'), wish).expect("it begins");
     assert_eq!((report.moved, report.stayed.len()), (10, 0), "{report:?}");
     let count = |label: &str| {
@@ -280,7 +283,7 @@ fn a_canary_may_take_its_share_of_live_sessions_and_is_promoted_or_rolled_back_b
     let report = run(|server| host().runtime().block_on(server.promote())).expect("it is promoted");
     assert_eq!((report.moved, count("generation-b")), (10, 20), "{report:?}");
     all.iter_mut().for_each(|client| next(client, 'b', 1, 2));
-    let wrong = canary(&server, version('c'), CanaryWish { share: Some(1.5), ..wish });
+    let wrong = canary(&server, version('c'), CanaryOptions { share: Some(1.5), ..wish });
     assert!(wrong.is_err_and(|error| error.to_string().contains("share")));
 }
 
@@ -289,11 +292,14 @@ fn live_sessions_that_cannot_move_to_a_canary_take_it_back() {
     let server = versions().start().expect("it starts");
     let mut all = clients(&server, 20);
     all.iter_mut().for_each(|client| next(client, 'a', 1, 1));
-    let wish = CanaryWish { live: Some(true), share: Some(1.0), duration: None };
+    let wish = CanaryOptions { live: Some(true), share: Some(1.0), duration: None };
     let report = canary(&server, bad('x', "", "(if (global.get $count) (then unreachable))"), wish)
         .expect("it begins");
     assert!(report.rolled_back && report.moved == 0, "{report:?}");
-    assert_eq!(states(&server).last(), Some(&(2, Standing::TakenBack("failed-hand-offs".into()))));
+    assert_eq!(
+        states(&server).last(),
+        Some(&(2, RevisionState::TakenBack("failed-hand-offs".into())))
+    );
     all.iter_mut().for_each(|client| next(client, 'a', 1, 2));
 }
 
@@ -313,8 +319,8 @@ fn going_back_goes_one_version_further_each_time_and_keeps_what_sessions_have() 
     assert_eq!(back().expect("and further").generation, 1);
     next(&mut client, 'a', 1, 5);
     assert!(matches!(back(), Err(SwapError::NothingBefore)));
-    let asked = || Standing::TakenBack("asked".into());
-    assert_eq!(states(&server), [(1, Standing::InForce), (2, asked()), (3, asked())]);
+    let asked = || RevisionState::TakenBack("asked".into());
+    assert_eq!(states(&server), [(1, RevisionState::InForce), (2, asked()), (3, asked())]);
     // A number is not used again.
     assert_eq!(swap(&server, version('b'), SwapPolicy::HandOff).generation, 4);
 }

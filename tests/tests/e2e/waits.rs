@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use wharf::event::Priority;
 use wharf::sched::BudgetChange;
 use wharf::server::{
-    CanaryRules, CanaryWish, ServerBuilder, ServerHandle, SwapPolicy, SwapRules, Timeouts,
+    CanaryOptions, CanaryRules, ServerBuilder, ServerHandle, SwapPolicy, SwapRules, Timeouts,
 };
 use wharf::session::Watermarks;
 use wharf_tests::clients::Client;
@@ -160,7 +160,7 @@ fn slow_readers_end_no_canary() {
     let server =
         start(writers(strict()).swap_rules(SwapRules { canary: rules, ..SwapRules::default() }));
     let wish =
-        CanaryWish { share: Some(1.0), live: None, duration: Some(Duration::from_secs(600)) };
+        CanaryOptions { share: Some(1.0), live: None, duration: Some(Duration::from_secs(600)) };
     host().runtime().block_on(server.canary(writer('b'), wish)).expect("a canary");
     give_up_slow_readers(&server, 30, &mut seed);
     assert!(server.canary_seen().is_some(), "{:?}", server.counters().notices);

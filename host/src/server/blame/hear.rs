@@ -11,7 +11,7 @@ use super::{
 use crate::admission::AddressGroup;
 use crate::event::{FaultKind, Port};
 use crate::plugin::EventProcedure;
-use crate::server::means;
+use crate::server::env;
 use crate::server::service::Service;
 use crate::session::FaultEvidence;
 use crate::telemetry::{FaultReplayed, KeptInputs};
@@ -137,9 +137,9 @@ impl Service {
         procedure: &Arc<EventProcedure>,
         blamed: Option<Blamed>,
     ) {
-        let source = Source::of(peer, &self.terms().proxies);
+        let source = Source::of(peer, &self.server_config().proxies);
         // What becomes of newcomers does not follow from a version that they do not get.
-        if self.is_for_newcomers(procedure) {
+        if self.gets_new_sessions(procedure) {
             self.fared(source, if blamed.is_some() { Fared::Faulted } else { Fared::Well });
         }
         self.weighs(source, procedure, blamed);
@@ -152,7 +152,7 @@ impl Service {
         procedure: &Arc<EventProcedure>,
         mut blamed: Option<Blamed>,
     ) {
-        let now = means::now();
+        let now = env::now();
         self.blame.ended(procedure.metrics(), source, blamed.as_ref(), now);
         let canary = self.canary.load_full();
         let by_canary =
@@ -209,6 +209,6 @@ impl Service {
 
     /// The source of a client at this address.
     pub(in crate::server) fn source(&self, peer: IpAddr) -> Source {
-        Source::of(peer, &self.terms().proxies)
+        Source::of(peer, &self.server_config().proxies)
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn begin(
     (event, kind): Failure,
 ) {
     let (name, counters) = (Arc::clone(&service.name), Arc::clone(&service.counters));
-    let line = Arc::clone(&service.terms().session_config);
+    let line = Arc::clone(&service.server_config().session_config);
     let port = ReplayPort::new(evidence.client.clone(), evidence.class, line.watermarks.high_bytes);
     let peers: Arc<dyn Peers> = service.registry.clone();
     let (comparison, mark) = (tried.comparison, tried.mark);

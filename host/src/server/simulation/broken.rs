@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::plugins::Ground;
+use super::plugins::SimHost;
 use crate::dice::Dice;
 use crate::server::{Server, ServerHandle, Status};
 
@@ -24,7 +24,7 @@ fn eventually(what: &str, server: &ServerHandle, mut holds: impl FnMut() -> bool
 }
 
 fn errors_cost_no_client(seed: u64) {
-    let (ground, mut dice) = (Ground::shared(), Dice(seed));
+    let (ground, mut dice) = (SimHost::shared(), Dice(seed));
     let server = Server::builder()
         .host(&ground.host)
         .local_host("127.0.0.1")

@@ -8,29 +8,29 @@
 //!     WHARF_SEED=17 cargo test -p wharf simulated
 
 mod broken;
-mod life;
 mod model;
 mod orders;
 mod plugins;
-mod weather;
+mod sim_env;
+mod world;
 
-pub(in crate::server) use weather::Weather;
+pub(in crate::server) use sim_env::SimEnv;
 
 use crate::dice::{Dice, for_each_seed};
 
 /// Numbers that are tried where nobody says.
 const SEEDS: u64 = 200;
-/// How often the process starts, for one number.
+/// RevisionOrigin often the process starts, for one number.
 const LIVES: u64 = 3;
 
 fn simulate(seed: u64) {
-    let weather = Weather::new(Dice(seed));
-    let _here = weather.begin();
-    let world = life::World::new(seed, &weather);
+    let sim_env = SimEnv::new(Dice(seed));
+    let _here = sim_env.begin();
+    let world = world::World::new(seed, &sim_env);
     for life in 1..=LIVES {
-        life::live(&world, life == LIVES);
+        world::live(&world, life == LIVES);
         if life < LIVES {
-            life::restart(&world);
+            world::restart(&world);
         }
     }
     let _ = std::fs::remove_dir_all(world.folder());
@@ -38,7 +38,7 @@ fn simulate(seed: u64) {
 
 #[test]
 fn whatever_happens_to_simulated_versions_what_was_answered_is_true_and_outlives_the_process() {
-    let ground = plugins::Ground::shared();
+    let ground = plugins::SimHost::shared();
     let _inside = ground.host.runtime().enter();
     for_each_seed(SEEDS, simulate);
     let _ = std::fs::remove_dir_all(&ground.folder);

@@ -43,7 +43,7 @@ pub(super) enum Order {
 
 /// What is answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum Outcome {
     Did {
         generation: u64,
         rolled_back: bool,
@@ -55,12 +55,12 @@ pub(super) enum Answer {
 
 /// What can be seen of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Look {
+pub(super) struct WorldView {
     pub(super) had: Vec<Had>,
     pub(super) canary: Option<u64>,
 }
 
-/// How far an order is.
+/// RevisionOrigin far an order is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Progress {
     Given(Order),
@@ -311,21 +311,21 @@ impl State {
     }
 
     /// The order is answered like this; `None` where it cannot be.
-    fn answered(mut self, order: usize, asked: Order, answer: &Answer) -> Option<Self> {
+    fn answered(mut self, order: usize, asked: Order, answer: &Outcome) -> Option<Self> {
         let progress = self.orders.remove(&order)?;
         self.holder = self.holder.filter(|holder| *holder != order);
         let written = self.disk.as_ref() == Some(&(self.configured, self.had.clone()));
         let fits = match (answer, progress) {
-            (Answer::Refused("not-recorded"), Progress::Put(new, before)) => {
+            (Outcome::Refused("not-recorded"), Progress::Put(new, before)) => {
                 self.watch(new, before);
                 true
             }
             (
-                Answer::Refused("not-recorded"),
+                Outcome::Refused("not-recorded"),
                 Progress::Given(_) | Progress::Back(_) | Progress::WentBack(..),
             ) => true,
             // Nothing was changed.
-            (Answer::Refused(why), Progress::Given(_)) => match *why {
+            (Outcome::Refused(why), Progress::Given(_)) => match *why {
                 "plugin" => matches!(
                     asked,
                     Order::Swap(6 | 7) | Order::Canary(6 | 7) | Order::Reload(6 | 7)
@@ -334,11 +334,11 @@ impl State {
                 "overtaken" => self.overtaken.contains(&order),
                 _ => false,
             },
-            (Answer::Refused(why), Progress::Refused(known)) => *why == known,
+            (Outcome::Refused(why), Progress::Refused(known)) => *why == known,
             // The server stopped after the version had come, and it was taken back for that.
-            (Answer::Refused("stopping"), Progress::Back(new)) => self.stopped && new != 0,
-            (Answer::Refused(_), _) => false,
-            (Answer::Did { generation, rolled_back, recorded }, progress) => match progress {
+            (Outcome::Refused("stopping"), Progress::Back(new)) => self.stopped && new != 0,
+            (Outcome::Refused(_), _) => false,
+            (Outcome::Did { generation, rolled_back, recorded }, progress) => match progress {
                 Progress::Put(new, before) => {
                     self.watch(new, before);
                     *generation == new && !rolled_back && *recorded && written
@@ -443,14 +443,14 @@ impl Possible {
         });
     }
 
-    pub(super) fn answers(&mut self, order: usize, answer: &Answer) {
+    pub(super) fn answers(&mut self, order: usize, answer: &Outcome) {
         self.story.push(format!("{order}: {answer:?}"));
         let asked = self.asked.remove(&order).expect("it was given");
         self.unfold();
         self.keep(|state| state.answered(order, asked, answer));
     }
 
-    pub(super) fn looks(&mut self, look: &Look) {
+    pub(super) fn looks(&mut self, look: &WorldView) {
         self.story.push(format!("{look:?}"));
         self.unfold();
         self.keep(|state| (state.had == look.had && state.canary == look.canary).then_some(state));

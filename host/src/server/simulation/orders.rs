@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::life::World;
-use super::model::{Answer, Number, Order};
-use super::plugins::Ground;
+use super::model::{Number, Order, Outcome};
+use super::plugins::SimHost;
+use super::world::World;
 use crate::server::handle::ServerHandle;
-use crate::server::{CanaryWish, SwapError, SwapPolicy, SwapReport};
+use crate::server::{CanaryOptions, SwapError, SwapPolicy, SwapReport};
 use crate::work::WorkKind;
 
-fn answer(of: Result<SwapReport, SwapError>) -> Answer {
+fn answer(of: Result<SwapReport, SwapError>) -> Outcome {
     match of {
-        Ok(report) => Answer::Did {
+        Ok(report) => Outcome::Did {
             generation: report.generation,
             rolled_back: report.rolled_back,
             recorded: report.recorded,
         },
-        Err(error) => Answer::Refused(match error {
+        Err(error) => Outcome::Refused(match error {
             SwapError::Plugin(_) => "plugin",
             SwapError::Registry(_) => "registry",
             SwapError::NoRoom(_) => "no-room",
@@ -41,37 +41,37 @@ fn answer(of: Result<SwapReport, SwapError>) -> Answer {
 
 /// Gives one order, and hears what came of it.
 pub(super) async fn give(world: Rc<World>, handle: Arc<ServerHandle>, order: Order) {
-    let policy = SwapPolicy::ALL[world.weather.throw(4) as usize];
-    let live = world.weather.percent(50).then_some(true);
+    let policy = SwapPolicy::ALL[world.sim_env.throw(4) as usize];
+    let live = world.sim_env.percent(50).then_some(true);
     let number = world.gives(order, policy);
-    let file = |plugin: Number| Ground::shared().file(plugin).clone();
+    let file = |plugin: Number| SimHost::shared().file(plugin).clone();
     let answer = match order {
         Order::Swap(plugin) => answer(handle.swap_to(file(plugin), Some(policy)).await),
         Order::Canary(plugin) => answer(
-            handle.try_file(file(plugin), CanaryWish { live, ..CanaryWish::default() }).await,
+            handle.try_file(file(plugin), CanaryOptions { live, ..CanaryOptions::default() }).await,
         ),
         Order::Promote => answer(handle.promote().await),
         Order::RollBack => answer(handle.roll_back().await),
         Order::Reload(plugin) => reload(&world, &handle, plugin).await,
         Order::Stop => {
-            let grace = Duration::from_millis(world.weather.throw(3_000));
+            let grace = Duration::from_millis(world.sim_env.throw(3_000));
             let (_, accepting) = watch::channel(0);
             handle.service.stop(grace, accepting).await;
             assert!(world.sessions.borrow().is_empty(), "sessions outlive the stop");
-            Answer::Did { generation: 0, rolled_back: false, recorded: false }
+            Outcome::Did { generation: 0, rolled_back: false, recorded: false }
         }
     };
     world.answers(number, &handle.service, &answer);
 }
 
 /// As the fleet reloads, for one server.
-async fn reload(world: &World, handle: &ServerHandle, plugin: Number) -> Answer {
+async fn reload(world: &World, handle: &ServerHandle, plugin: Number) -> Outcome {
     let _staying = handle.versions_stay().await;
     let before = world.configured.replace(plugin);
     let description = world.description(plugin);
     let service = Arc::clone(&handle.service);
-    let checked = crate::server::means::apart(service.work(WorkKind::Urgent), move || {
-        let host = &Ground::shared().host;
+    let checked = crate::server::env::apart(service.work(WorkKind::Urgent), move || {
+        let host = &SimHost::shared().host;
         let mut prepared = description.prepare(host).map_err(|_| "plugin")?;
         prepared.keep_swapped(host, &service).map_err(|error| match error {
             SwapError::TooManyVersions(_) => "too-many",
@@ -81,14 +81,14 @@ async fn reload(world: &World, handle: &ServerHandle, plugin: Number) -> Answer 
     });
     match checked.await.expect("the runtime goes on") {
         Ok(prepared) => {
-            let tried = handle.put_terms(prepared);
+            let tried = handle.put_config(prepared);
             handle.follow_reform(tried).await;
-            Answer::Did { generation: 0, rolled_back: false, recorded: false }
+            Outcome::Did { generation: 0, rolled_back: false, recorded: false }
         }
         Err(why) => {
             // Whoever wrote the file puts it back.
             world.configured.set(before);
-            Answer::Refused(why)
+            Outcome::Refused(why)
         }
     }
 }

@@ -16,7 +16,7 @@ pub(super) const ALL: u64 = 8;
 const MEMORY: usize = 1 << 20;
 
 /// What all simulated servers share.
-pub(super) struct Ground {
+pub(super) struct SimHost {
     pub(super) host: Host,
     pub(super) folder: PathBuf,
     files: Vec<PathBuf>,
@@ -50,9 +50,9 @@ fn text(mark: usize, hands_over: bool, pages: usize) -> String {
     text
 }
 
-impl Ground {
+impl SimHost {
     pub(super) fn shared() -> &'static Self {
-        static SHARED: OnceLock<Ground> = OnceLock::new();
+        static SHARED: OnceLock<SimHost> = OnceLock::new();
         SHARED.get_or_init(Self::new)
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::{Answer, LeftSession, Offer, say};
 use crate::net::{FdChannel, FdMessage};
 use crate::serve;
-use crate::server::{Fleet, Service};
+use crate::server::{Servers, Service};
 use crate::session::{SessionMeta, SessionSnapshot};
 use crate::telemetry::SessionNotRestored;
 
@@ -20,7 +20,7 @@ const RESTORE_MAX: Duration = Duration::from_secs(10);
 
 /// Takes sessions until the old process is done or gone. `begins` is called once that has said its
 /// first word, or is gone. Blocks.
-pub(super) fn receive(fleet: &Fleet, mut fd_channel: FdChannel, begins: impl FnOnce()) {
+pub(super) fn receive(servers: &Servers, mut fd_channel: FdChannel, begins: impl FnOnce()) {
     let mut begins = Some(begins);
     loop {
         let parcel = fd_channel.receive();
@@ -34,7 +34,7 @@ pub(super) fn receive(fleet: &Fleet, mut fd_channel: FdChannel, begins: impl FnO
             return;
         };
         let id = meta.id;
-        let go = match arrive(fleet, &server, not_on, name, state_bytes, *meta, parcel) {
+        let go = match arrive(servers, &server, not_on, name, state_bytes, *meta, parcel) {
             Ok(go) => go,
             Err(why) => {
                 tracing::warn!(
@@ -64,7 +64,7 @@ pub(super) fn receive(fleet: &Fleet, mut fd_channel: FdChannel, begins: impl FnO
 
 /// The session is here and waits for whether it is to go on.
 fn arrive(
-    fleet: &Fleet,
+    servers: &Servers,
     server: &str,
     not_on: Option<String>,
     name: Option<String>,
@@ -72,7 +72,7 @@ fn arrive(
     meta: SessionMeta,
     parcel: FdMessage,
 ) -> Result<oneshot::Sender<()>, String> {
-    let server = fleet.get(server).ok_or("no-such-server")?;
+    let server = servers.get(server).ok_or("no-such-server")?;
     let service = Arc::clone(&server.service);
     if not_on.is_some_and(|digest| service.procedure().plugin().digest() == digest) {
         return Err("other-version".into());
@@ -84,8 +84,8 @@ fn arrive(
         return Err("no-state".into());
     }
     let queued = body.split_off(state_bytes);
-    let course = *service.course().borrow();
-    if course.status.is_final() {
+    let state = *service.state().borrow();
+    if state.status.is_final() {
         return Err("stopping".into());
     }
     let permit = service.gate.readmit(meta.peer.ip(), Instant::now());
@@ -94,11 +94,11 @@ fn arrive(
     let (go, goes) = oneshot::channel();
     let (restored, outcome) = sync_channel(1);
     let restored = move |how| drop(restored.send(how));
-    let round = course.round;
-    let alive = service.alive(round);
+    let epoch = state.epoch;
+    let task = service.task(epoch);
     let serving = Arc::clone(&service);
     service.spawn(move |placement| {
-        serve::resume(serving, snapshot, name, permit, (round, alive, placement), restored, goes)
+        serve::resume(serving, snapshot, name, permit, (epoch, task, placement), restored, goes)
     });
     match outcome.recv_timeout(RESTORE_MAX) {
         Ok(Ok(())) => Ok(go),
@@ -122,8 +122,8 @@ pub(in crate::server) fn take_up(service: &Arc<Service>, session: LeftSession) {
     let (go, goes) = oneshot::channel();
     // Nobody else waits for it.
     let _ = go.send(());
-    let round = service.course().borrow().round;
-    let (alive, serving) = (service.alive(round), Arc::clone(service));
+    let epoch = service.state().borrow().epoch;
+    let (task, serving) = (service.task(epoch), Arc::clone(service));
     service.spawn(move |placement| async move {
         let (name, snapshot) = match session.unpack() {
             Ok(unpacked) => unpacked,
@@ -135,7 +135,7 @@ pub(in crate::server) fn take_up(service: &Arc<Service>, session: LeftSession) {
                 lost(&hears, &why);
             }
         };
-        serve::resume(serving, snapshot, name, permit, (round, alive, placement), restored, goes)
+        serve::resume(serving, snapshot, name, permit, (epoch, task, placement), restored, goes)
             .await;
     });
 }

@@ -14,7 +14,7 @@ use super::{Answer, Offer, Succeeded, say};
 use crate::event::Port;
 use crate::net::FdChannel;
 use crate::plugin::EventProcedure;
-use crate::server::Fleet;
+use crate::server::Servers;
 use crate::server::handle::ServerHandle;
 use crate::session::{ProcedureSlot, SessionHandle, SessionSnapshot};
 use crate::work::{WorkError, WorkKind};
@@ -55,7 +55,7 @@ pub(super) struct Leaving {
 pub(super) type Way = dyn Fn(Leaving) -> Result<(), String> + Send + Sync;
 
 /// Moves every session that can move to the process at the other end.
-pub(super) async fn move_all(fleet: &Fleet, fd_channel: FdChannel) -> Succeeded {
+pub(super) async fn move_all(servers: &Servers, fd_channel: FdChannel) -> Succeeded {
     // Without patience for it nothing moves, which the first that is sent finds out.
     let _ = fd_channel.set_patience(ANSWER_MAX);
     let fd_channel = Arc::new(Mutex::new(fd_channel));
@@ -63,17 +63,17 @@ pub(super) async fn move_all(fleet: &Fleet, fd_channel: FdChannel) -> Succeeded 
         let fd_channel = Arc::clone(&fd_channel);
         move |leaving| pass(&mut fd_channel.lock().unwrap_or_else(PoisonError::into_inner), leaving)
     });
-    let succeeded = leave_by(fleet, way, MOVE_MAX).await;
+    let succeeded = leave_by(servers, way, MOVE_MAX).await;
     // Where it is gone by now its own log says why.
     let _ = say(&mut fd_channel.lock().unwrap_or_else(PoisonError::into_inner), &Offer::Done);
     succeeded
 }
 
 /// Sends every session that can leave this way, for so long at most.
-pub(super) async fn leave_by(fleet: &Fleet, way: Arc<Way>, patience: Duration) -> Succeeded {
+pub(super) async fn leave_by(servers: &Servers, way: Arc<Way>, patience: Duration) -> Succeeded {
     let (mut moved, mut stayed) = (0, BTreeMap::<String, usize>::new());
     let ends = Instant::now() + patience;
-    for server in fleet.all() {
+    for server in servers.all() {
         let mut asked = BTreeSet::new();
         for _ in 0..LOOKS_MAX {
             let fresh = server.service.registry.handled();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{Answer, Door, Offer, departures};
 use crate::net::FdChannel;
-use crate::server::{Fleet, ServerHandle};
+use crate::server::{ServerHandle, Servers};
 use crate::work::WorkKind;
 
 /// A new process that serves.
@@ -21,14 +21,14 @@ pub struct Heir {
 
 /// The servers are another process's business, until this is dropped where nothing comes of it.
 struct PassingOn {
-    fleet: Arc<Fleet>,
+    servers: Arc<Servers>,
     is_done: bool,
 }
 
 impl Drop for PassingOn {
     fn drop(&mut self) {
         if !self.is_done {
-            self.fleet.pass_on(false);
+            self.servers.pass_on(false);
         }
     }
 }
@@ -48,39 +48,43 @@ pub struct Succeeded {
 /// # Errors
 /// Why there is no new process that serves. Nothing has changed.
 pub async fn hand_over(
-    fleet: Arc<Fleet>,
+    servers: Arc<Servers>,
     mut fd_channel: FdChannel,
     doors: Vec<(Door, OwnedFd)>,
     patience: Duration,
 ) -> Result<Heir, String> {
-    let _no_reload = fleet.reloading.lock().await;
-    let locked = ServerHandle::versions_of_all_stay(&fleet.all()).await;
+    let _no_reload = servers.reloading.lock().await;
+    let locked = ServerHandle::versions_of_all_stay(&servers.all()).await;
     let _no_swaps = locked.map_err(|error| error.to_string())?;
-    if fleet.is_draining() {
+    if servers.is_draining() {
         return Err("the process is stopping".into());
     }
-    let offering = Arc::clone(&fleet);
-    let offered = fleet.host().work(WorkKind::Urgent, move || {
+    let offering = Arc::clone(&servers);
+    let offered = servers.host().work(WorkKind::Urgent, move || {
         fd_channel.set_patience(patience).map_err(|error| error.to_string())?;
         let doors = offer(&offering, &mut fd_channel, doors)?;
         Ok::<_, String>((fd_channel, doors))
     });
     let (fd_channel, doors) = offered.await.map_err(|error| error.to_string())??;
     // Whoever said so meanwhile wants no process at all.
-    if fleet.is_draining() {
+    if servers.is_draining() {
         return Err("the process is stopping".into());
     }
     // Before anybody who waits for one of the locks gets it.
-    fleet.pass_on(true);
-    Ok(Heir { passing: PassingOn { fleet: Arc::clone(&fleet), is_done: false }, fd_channel, doors })
+    servers.pass_on(true);
+    Ok(Heir {
+        passing: PassingOn { servers: Arc::clone(&servers), is_done: false },
+        fd_channel,
+        doors,
+    })
 }
 
 fn offer(
-    fleet: &Fleet,
+    servers: &Servers,
     fd_channel: &mut FdChannel,
     doors: Vec<(Door, OwnedFd)>,
 ) -> Result<Vec<Door>, String> {
-    for server in fleet.all() {
+    for server in servers.all() {
         let socket = server.socket();
         // One that stops meanwhile has no socket any more.
         let Some(listener) = socket.listener.upgrade() else { continue };
@@ -136,14 +140,14 @@ impl Heir {
     /// What is kept outside is the new process's business from now on. To be called before whoever
     /// keeps it is told of that.
     pub fn stands_back(&self) {
-        self.passing.fleet.host().leaves_shelf_alone();
+        self.passing.servers.host().leaves_shelf_alone();
     }
 
     /// Takes no more newcomers, and moves the sessions that can move. What is left is to drain.
     pub async fn succeed(mut self) -> Succeeded {
         self.stands_back();
         self.passing.is_done = true;
-        self.passing.fleet.close().await;
-        departures::move_all(&self.passing.fleet, self.fd_channel).await
+        self.passing.servers.close().await;
+        departures::move_all(&self.passing.servers, self.fd_channel).await
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Answer, Door, LeftSocket, Offer, arrivals, say};
 use crate::net::FdChannel;
-use crate::server::Fleet;
+use crate::server::Servers;
 
 /// How long the old process may take for its next message.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -56,12 +56,12 @@ impl Inheritance {
     /// to end.
     pub fn serves(
         mut self,
-        fleet: Arc<Fleet>,
+        servers: Arc<Servers>,
         doors: Vec<Door>,
         begins: impl FnOnce() + Send + 'static,
     ) -> Result<(), String> {
         say(&mut self.fd_channel, &Answer::Serves { doors })?;
-        let arrivals = move || arrivals::receive(&fleet, self.fd_channel, begins);
+        let arrivals = move || arrivals::receive(&servers, self.fd_channel, begins);
         let thread = std::thread::Builder::new().name("wharf-arrivals".into()).spawn(arrivals);
         thread.map(drop).map_err(|error| error.to_string())
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::departures::{self, Leaving, Way};
 use super::{Succeeded, left};
-use crate::server::Fleet;
+use crate::server::Servers;
 
 /// Such a place.
 pub trait Shelf: Send + Sync {
@@ -30,14 +30,14 @@ pub trait Shelf: Send + Sync {
 
 /// Takes no more newcomers, who wait for the next process, and leaves the sessions for it that can
 /// wait, too. It takes so long at most; what is left is to drain.
-pub async fn leave(fleet: &Arc<Fleet>, shelf: Arc<dyn Shelf>, patience: Duration) -> Succeeded {
-    if !fleet.host().leaves_shelf_alone() {
+pub async fn leave(servers: &Arc<Servers>, shelf: Arc<dyn Shelf>, patience: Duration) -> Succeeded {
+    if !servers.host().leaves_shelf_alone() {
         // Another process serves, and whoever keeps things listens to that one.
         return Succeeded { moved: 0, stayed: BTreeMap::new() };
     }
-    fleet.close().await;
+    servers.close().await;
     let way: Arc<Way> = Arc::new(move |leaving| put_down(&*shelf, leaving));
-    departures::leave_by(fleet, way, patience).await
+    departures::leave_by(servers, way, patience).await
 }
 
 fn put_down(shelf: &dyn Shelf, leaving: Leaving) -> Result<(), String> {

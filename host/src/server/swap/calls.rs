@@ -9,12 +9,13 @@ use super::pending::Pending;
 use super::{Outcome, SwapError, SwapPolicy, SwapReport, hand_over, introduce, on, outlasts, same};
 use crate::oci::Reference;
 use crate::plugin::{Amounts, EventProcedure, Plugin, try_out};
+use crate::server::env;
 use crate::server::exclusive::{Held, Rank};
+use crate::server::fetch::{FetchError, again, believed, bytes_of, fetch, is_pulled};
 use crate::server::handle::ServerHandle;
-use crate::server::means;
-use crate::server::procure::{ProcureError, again, believed, bytes_of, is_pulled, procure};
 use crate::server::versions::{
-    Canary, CanarySeen, CanaryWish, Generation, How, Standing, judge, promote, take_back,
+    Canary, CanaryOptions, CanaryStatus, Revision, RevisionOrigin, RevisionState, judge, promote,
+    take_back,
 };
 use crate::telemetry::{CanaryBegan, SwapRefused};
 use crate::work::{Stop, WorkKind};
@@ -25,16 +26,16 @@ impl ServerHandle {
     /// thread.
     ///
     /// # Errors
-    /// [`ProcureError`].
-    pub fn load_for_swap(&self, place: &Path) -> Result<Arc<Plugin>, ProcureError> {
+    /// [`FetchError`].
+    pub fn load_for_swap(&self, place: &Path) -> Result<Arc<Plugin>, FetchError> {
         self.load_until(place, &Stop::default())
     }
 
-    fn load_until(&self, place: &Path, stop: &Stop) -> Result<Arc<Plugin>, ProcureError> {
-        let terms = self.service.terms();
-        let pull = terms.registries.config().pull.just_named();
+    fn load_until(&self, place: &Path, stop: &Stop) -> Result<Arc<Plugin>, FetchError> {
+        let server_config = self.service.server_config();
+        let pull = server_config.registries.config().pull.just_named();
         let loader = self.host().loader().on_behalf_of(self.service.quota());
-        procure(place, (&terms.registries, pull), &loader, &terms.grants, stop)
+        fetch(place, (&server_config.registries, pull), &loader, &server_config.grants, stop)
     }
 
     /// [`ServerHandle::load_for_swap`], and then [`ServerHandle::swap`] with this policy, or else
@@ -61,7 +62,7 @@ impl ServerHandle {
     pub async fn try_file(
         self: &Arc<Self>,
         file: PathBuf,
-        wish: CanaryWish,
+        wish: CanaryOptions,
     ) -> Result<SwapReport, SwapError> {
         let pending = self.service.pending.add();
         let tried =
@@ -89,9 +90,8 @@ impl ServerHandle {
         pending: &Pending<'_>,
     ) -> Result<Arc<Plugin>, SwapError> {
         let (server, stop) = (Arc::clone(self), pending.stop());
-        let loading = means::apart(self.service.work(WorkKind::Long), move || {
-            server.load_until(&file, &stop)
-        });
+        let loading =
+            env::apart(self.service.work(WorkKind::Long), move || server.load_until(&file, &stop));
         let loaded = pending.unless_called_off(&self.service, loading).await?;
         Ok(loaded??)
     }
@@ -99,10 +99,10 @@ impl ServerHandle {
     /// The policy of its swaps where they do not say.
     #[must_use]
     pub fn swap_policy(&self) -> SwapPolicy {
-        self.service.terms().rules.policy
+        self.service.server_config().rules.policy
     }
 
-    /// Gives the server another plugin, loaded by the same host's loader. Newcomers get it from the
+    /// Gives the server another plugin, loaded by the same host's loader. NewConnections get it from the
     /// moment on in which this publishes it; live sessions as the policy says. Returns when that is
     /// done, or after ten seconds with those that were busy all the time left where they are. One
     /// swap at a time; others wait. Dropping the future may leave some sessions on the old version
@@ -141,7 +141,7 @@ impl ServerHandle {
         let mut report = SwapReport { from, to, ..SwapReport::default() };
         let publish = || match Arc::ptr_eq(&before, &next) {
             true => service.history().in_force(),
-            false => put_in_force(service, &next, How::Swap),
+            false => put_in_force(service, &next, RevisionOrigin::Swap),
         };
         if introduce(service, &next, policy, &mut report, publish).await? == Outcome::CalledOff {
             self.called_off(&report);
@@ -160,7 +160,7 @@ impl ServerHandle {
     pub async fn canary(
         &self,
         plugin: Arc<Plugin>,
-        wish: CanaryWish,
+        wish: CanaryOptions,
     ) -> Result<SwapReport, SwapError> {
         self.canary_pending(plugin, wish, &self.service.pending.add()).await
     }
@@ -168,12 +168,12 @@ impl ServerHandle {
     async fn canary_pending(
         &self,
         plugin: Arc<Plugin>,
-        wish: CanaryWish,
+        wish: CanaryOptions,
         pending: &Pending<'_>,
     ) -> Result<SwapReport, SwapError> {
         let service = &self.service;
         let _alone = pending.unless_called_off(service, self.alone_and_without_canary()).await??;
-        let rules = wish.over(service.terms().rules.canary);
+        let rules = wish.over(service.server_config().rules.canary);
         if let Some((key, problem)) = rules.problems().into_iter().next() {
             return Err(SwapError::Canary(key, problem));
         }
@@ -182,14 +182,15 @@ impl ServerHandle {
             return Err(SwapError::Canary("file", "it is what is in force".into()));
         }
         // What is in force goes on being watched.
-        let kept = service.guard().as_ref().map(|guard| Arc::clone(guard.before()));
+        let kept = service.probation().as_ref().map(|probation| Arc::clone(probation.before()));
         bounded_beside(service, &before, &plugin, kept.as_ref())?;
         let _under_way = service.begins(&plugin);
         let ready = self.ready(&before, plugin, pending.stop());
         let next = pending.unless_called_off(service, ready).await??;
-        let past = service.blame.past_of(before.metrics(), means::now());
+        let past = service.blame.past_of(before.metrics(), env::now());
         let canary = service.unless_stopping(|| {
-            let number = service.history().put(&next, How::Canary, Standing::Canary);
+            let number =
+                service.history().put(&next, RevisionOrigin::Canary, RevisionState::Canary);
             let canary = Arc::new(Canary::new(Arc::clone(&next), (&before, past), number, rules));
             service.canary.store(Some(Arc::clone(&canary)));
             canary
@@ -198,7 +199,7 @@ impl ServerHandle {
         let mut report =
             SwapReport { from, to, generation: canary.number(), ..SwapReport::default() };
         // At once, so that it comes to an end even where nobody waits for what follows.
-        means::beside(&service.runtime, judge(Arc::downgrade(service), Arc::clone(&canary)));
+        env::beside(&service.runtime, judge(Arc::downgrade(service), Arc::clone(&canary)));
         CanaryBegan {
             server: &service.name,
             plugin: &report.to,
@@ -268,7 +269,7 @@ impl ServerHandle {
         let ready = self.ready(&bad, plugin, pending.stop());
         let next = pending.unless_called_off(service, ready).await??;
         drop(pending);
-        let policy = service.terms().rules.policy;
+        let policy = service.server_config().rules.policy;
         let mut report = SwapReport {
             from: bad.plugin().label(),
             to: next.plugin().label(),
@@ -292,10 +293,10 @@ impl ServerHandle {
 
     /// The versions it has had, the oldest first.
     #[must_use]
-    pub fn generations(&self) -> Vec<(Generation, usize)> {
+    pub fn generations(&self) -> Vec<(Revision, usize)> {
         let live: Vec<_> =
             self.service.registry.handled().iter().map(|(_, slot)| slot.current()).collect();
-        let on = |generation: &Generation| {
+        let on = |generation: &Revision| {
             let is = |procedure: &&Arc<EventProcedure>| {
                 (procedure.plugin().digest(), procedure.plugin().label())
                     == (&*generation.digest, generation.label())
@@ -309,7 +310,7 @@ impl ServerHandle {
                 .iter()
                 .any(|later| later.digest == seen[at].digest && later.label() == seen[at].label())
         };
-        let count = |(at, generation): (usize, &Generation)| {
+        let count = |(at, generation): (usize, &Revision)| {
             (generation.clone(), if last(at) { on(generation) } else { 0 })
         };
         seen.iter().enumerate().map(count).collect()
@@ -317,7 +318,7 @@ impl ServerHandle {
 
     /// The version that is being tried.
     #[must_use]
-    pub fn canary_seen(&self) -> Option<CanarySeen> {
+    pub fn canary_seen(&self) -> Option<CanaryStatus> {
         self.service.canary.load().as_ref().map(|canary| canary.seen())
     }
 
@@ -342,25 +343,21 @@ impl ServerHandle {
 
     /// Whether a version that came from a registry may still run, whether it is in memory or kept
     /// in a file.
-    async fn still_believed(&self, generation: &Generation, stop: Stop) -> Result<(), SwapError> {
+    async fn still_believed(&self, generation: &Revision, stop: Stop) -> Result<(), SwapError> {
         if Reference::in_place_of(&generation.file).is_none() {
             return Ok(());
         }
         let (registries, file) =
-            (Arc::clone(&self.service.terms().registries), generation.file.clone());
+            (Arc::clone(&self.service.server_config().registries), generation.file.clone());
         let ask = move || believed(&file, &registries, &stop);
-        let asked = means::apart(self.service.work(WorkKind::Restore), ask).await?;
+        let asked = env::apart(self.service.work(WorkKind::Restore), ask).await?;
         asked.map_err(|error| SwapError::Distrusted {
             label: generation.label(),
             why: error.to_string(),
         })
     }
 
-    async fn load_again(
-        &self,
-        generation: Generation,
-        stop: Stop,
-    ) -> Result<Arc<Plugin>, SwapError> {
+    async fn load_again(&self, generation: Revision, stop: Stop) -> Result<Arc<Plugin>, SwapError> {
         let service = Arc::clone(&self.service);
         let loader = self.host().loader().on_behalf_of(self.service.quota());
         let load = move || {
@@ -371,12 +368,18 @@ impl ServerHandle {
             let file = kept.unwrap_or_else(|| generation.file.clone());
             let gone =
                 || SwapError::Gone { label: generation.label(), file: file.display().to_string() };
-            let terms = service.terms();
-            let plugin =
-                again(&file, generation.known(), &terms.registries, &loader, &terms.grants, &stop)?;
+            let server_config = service.server_config();
+            let plugin = again(
+                &file,
+                generation.known(),
+                &server_config.registries,
+                &loader,
+                &server_config.grants,
+                &stop,
+            )?;
             if plugin.digest() == generation.digest { Ok(plugin) } else { Err(gone()) }
         };
-        means::apart(self.service.work(WorkKind::Restore), load).await?
+        env::apart(self.service.work(WorkKind::Restore), load).await?
     }
 
     /// Whether the server can have this version's instances that it is promised.
@@ -426,11 +429,11 @@ impl ServerHandle {
         let service = &self.service;
         let Some(records) = service.records.clone() else { return Ok(()) };
         let (registries, name) =
-            (Arc::clone(&service.terms().registries), Arc::clone(&service.name));
+            (Arc::clone(&service.server_config().registries), Arc::clone(&service.name));
         // A registry may take its time, and threads for what is urgent are not to wait for it.
         let pulls = is_pulled(old.file()) || is_pulled(next.file());
         let kind = if pulls { WorkKind::Restore } else { WorkKind::Urgent };
-        let kept = means::apart(service.work(kind), move || {
+        let kept = env::apart(service.work(kind), move || {
             if let Err(error) =
                 records.keep(&name, &old, || bytes_of(old.file(), &registries, &stop))
             {
@@ -452,11 +455,11 @@ impl ServerHandle {
         let service = &self.service;
         bounded(service, before, &plugin)?;
         self.keeps_promise(&plugin)?;
-        let budget = service.terms().session_config.budgets.start(self.priority());
+        let budget = service.server_config().session_config.budgets.start(self.priority());
         let (limits, trial, quota) = (before.limits(), Arc::clone(&plugin), service.quota());
         // The server's lock is held meanwhile, so this is not to wait for loads of other servers.
         let try_it = move || quota.owing(|| try_out(&trial, limits, budget));
-        means::apart(service.work(WorkKind::Urgent), try_it).await??;
+        env::apart(service.work(WorkKind::Urgent), try_it).await??;
         self.keep(Arc::clone(before.plugin()), Arc::clone(&plugin), stop).await?;
         if service.status().is_final() {
             return Err(SwapError::Stopping);

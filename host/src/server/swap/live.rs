@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::{SwapError, SwapPolicy, SwapReport, hand_over, same};
 use crate::plugin::{EventProcedure, Plugin};
+use crate::server::migrate_atomic;
 use crate::server::service::Service;
-use crate::server::together;
-use crate::server::versions::{How, Standing, VERSIONS_MAX};
+use crate::server::versions::{RevisionOrigin, RevisionState, VERSIONS_MAX};
 use crate::session::{ProcedureSlot, SessionHandle};
 use crate::telemetry::{FaultFigures, PluginSwapped, SessionsMoved, SwapRolledBack};
 
@@ -40,15 +40,19 @@ pub(super) fn bounded_beside(
     Err(SwapError::TooManyVersions(names.join(", ")))
 }
 
-/// Newcomers get it from now on. Its number.
-pub(super) fn put_in_force(service: &Service, next: &Arc<EventProcedure>, how: How) -> u64 {
+/// NewConnections get it from now on. Its number.
+pub(super) fn put_in_force(
+    service: &Service,
+    next: &Arc<EventProcedure>,
+    how: RevisionOrigin,
+) -> u64 {
     service.procedure.store(Arc::clone(next));
     published(service, next);
-    service.history().put(next, how, Standing::InForce)
+    service.history().put(next, how, RevisionState::InForce)
 }
 
 pub(in crate::server) fn published(service: &Service, next: &Arc<EventProcedure>) {
-    *service.guard() = None;
+    *service.probation() = None;
     service.forget_faults();
     PluginSwapped {
         server: &service.name,
@@ -90,7 +94,7 @@ pub(super) async fn give(
             if !next.has_room_for(more) {
                 return Err(SwapError::NoRoom(more));
             }
-            if !together::move_all(service, next, report, publish).await? {
+            if !migrate_atomic::move_all(service, next, report, publish).await? {
                 outcome = Outcome::CalledOff;
             }
         }
@@ -135,7 +139,8 @@ pub(in crate::server) async fn introduce(
 ) -> Result<Outcome, SwapError> {
     let before = service.procedure();
     // Sessions that move keep what they were saved as, for replays of their faults.
-    let _kept = (!service.terms().rules.watch.is_zero()).then(|| next.metrics().keep_inputs());
+    let _kept =
+        (!service.server_config().rules.watch.is_zero()).then(|| next.metrics().keep_inputs());
     let outcome = give(service, next, policy, report, publish).await?;
     if Arc::ptr_eq(&before, next) {
         return Ok(outcome);

@@ -2,24 +2,24 @@
 //! says.
 
 mod calls;
-mod hand_over;
 mod live;
+mod migrate;
 mod pending;
 mod progress;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-pub use hand_over::SWAP_DEADLINE;
-pub(super) use hand_over::{begun, hand_over};
 pub(super) use live::{
     Live, Outcome, bounded, introduce, on, on_build, others, outlasts, published, put_back,
 };
+pub use migrate::SWAP_DEADLINE;
+pub(super) use migrate::{begun, hand_over};
 pub(super) use pending::PendingChanges;
 pub(super) use progress::Going;
-pub use progress::{SwapSeen, SwapStage};
+pub use progress::{SwapProgress, SwapStage};
 
-use super::procure::{refused_load, refused_pull};
+use super::fetch::{refused_load, refused_pull};
 use super::service::Service;
 use super::versions::{RecordError, SwapRules, VERSIONS_MAX};
 use crate::event::Fault;

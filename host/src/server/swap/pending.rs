@@ -25,7 +25,7 @@ impl PendingChanges {
         Pending { all: self, stop }
     }
 
-    /// Calls off all that there are now. How many.
+    /// Calls off all that there are now. RevisionOrigin many.
     pub(in crate::server) fn call_off(&self) -> usize {
         let all = self.all();
         all.iter().for_each(Stop::ask);

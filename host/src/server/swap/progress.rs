@@ -1,4 +1,4 @@
-//! How far a swap is, for whoever watches it.
+//! RevisionOrigin far a swap is, for whoever watches it.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -32,7 +32,7 @@ impl SwapStage {
 
 /// A swap that is under way, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SwapSeen {
+pub struct SwapProgress {
     /// Name and version of what live sessions move to.
     pub to: String,
     /// What it is doing.
@@ -50,7 +50,7 @@ pub struct SwapSeen {
 /// The same as the server keeps it.
 #[derive(Debug)]
 pub(in crate::server) struct Going {
-    seen: SwapSeen,
+    seen: SwapProgress,
     /// What it began for. Builds of one version have the same name.
     digest: String,
     /// Sessions that were not asked and stay.
@@ -70,7 +70,7 @@ impl Service {
     /// A swap begins. Whoever calls holds the lock of swaps.
     pub(in crate::server) fn begins(&self, to: &Plugin) -> UnderWay<'_> {
         let (stage, digest) = (SwapStage::Trying, to.digest().to_owned());
-        let seen = SwapSeen { to: to.label(), stage, of: 0, moved: 0, stayed: 0, ended: 0 };
+        let seen = SwapProgress { to: to.label(), stage, of: 0, moved: 0, stayed: 0, ended: 0 };
         *self.under_way() = Some(Going { seen, digest, pinned: 0 });
         UnderWay(self)
     }
@@ -108,9 +108,9 @@ impl Service {
 }
 
 impl ServerHandle {
-    /// How far the swap is that is under way, if one is.
+    /// RevisionOrigin far the swap is that is under way, if one is.
     #[must_use]
-    pub fn swap_seen(&self) -> Option<SwapSeen> {
+    pub fn swap_seen(&self) -> Option<SwapProgress> {
         self.service.under_way().as_ref().map(|going| going.seen.clone())
     }
 }

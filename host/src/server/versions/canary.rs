@@ -7,20 +7,20 @@ use std::time::{Duration, Instant};
 use super::CanaryRules;
 use crate::plugin::EventProcedure;
 use crate::server::blame::{Blamed, FaultRates, PAST, Rule, Source, Suspect, Tried, Verdict};
+use crate::server::env;
 use crate::server::exclusive::Rank;
-use crate::server::means;
 use crate::server::service::Service;
 use crate::server::swap::{self, Outcome, SwapError, SwapReport, hand_over, on};
 use crate::telemetry::{CanaryEnded, FaultFigures, Latencies};
 
-/// How often the judge looks.
+/// RevisionOrigin often the judge looks.
 const JUDGED_EVERY: Duration = Duration::from_secs(1);
-/// How soon it looks again where its time is over and replays are not done.
+/// RevisionOrigin soon it looks again where its time is over and replays are not done.
 const JUDGED_AGAIN: Duration = Duration::from_millis(50);
 
 /// What of a server's rules is otherwise for one canary.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct CanaryWish {
+pub struct CanaryOptions {
     /// See [`CanaryRules::share`].
     pub share: Option<f64>,
     /// See [`CanaryRules::live`].
@@ -29,7 +29,7 @@ pub struct CanaryWish {
     pub duration: Option<Duration>,
 }
 
-impl CanaryWish {
+impl CanaryOptions {
     pub(in crate::server) fn over(self, rules: CanaryRules) -> CanaryRules {
         CanaryRules {
             share: self.share.unwrap_or(rules.share),
@@ -42,7 +42,7 @@ impl CanaryWish {
 
 /// A canary at one moment.
 #[derive(Debug, Clone, PartialEq)]
-pub struct CanarySeen {
+pub struct CanaryStatus {
     /// Its number among the server's versions.
     pub generation: u64,
     /// Name and version.
@@ -53,7 +53,7 @@ pub struct CanarySeen {
     pub sessions: u64,
     /// Of these, those that faulted.
     pub faulted: u64,
-    /// How long until it is promoted.
+    /// RevisionOrigin long until it is promoted.
     pub left: Duration,
 }
 
@@ -94,7 +94,7 @@ impl Canary {
         let before = [procedure.metrics().latencies(), current.metrics().latencies()];
         let zero = || AtomicU64::new(0);
         let (newcomers, sessions, faulted) = (zero(), zero(), zero());
-        let until = means::now() + rules.duration;
+        let until = env::now() + rules.duration;
         let CanaryRules { faults_min, faults_share, faults_ratio, .. } = rules;
         let rule = Rule::Canary { faults_min, share: faults_share, ratio: faults_ratio };
         let suspect = Suspect::new(rule, &procedure, (current, past), rules.duration.max(PAST));
@@ -153,12 +153,12 @@ impl Canary {
         if !self.suspect.has_enough() {
             return Verdict::Keep;
         }
-        if !self.suspect.is_due(means::now()) {
+        if !self.suspect.is_due(env::now()) {
             return Verdict::NotYet;
         }
         let [own, others] =
             service.live_on(|version| Some(usize::from(!Arc::ptr_eq(version, &self.procedure))));
-        self.suspect.decide([&own, &others], means::now())
+        self.suspect.decide([&own, &others], env::now())
     }
 
     /// Its number among the server's versions.
@@ -166,14 +166,14 @@ impl Canary {
         self.number
     }
 
-    pub(in crate::server) fn seen(&self) -> CanarySeen {
-        CanarySeen {
+    pub(in crate::server) fn seen(&self) -> CanaryStatus {
+        CanaryStatus {
             generation: self.number,
             plugin: self.procedure.plugin().label(),
             share: self.rules.share,
             sessions: self.sessions.load(Ordering::Relaxed),
             faulted: self.faulted.load(Ordering::Relaxed),
-            left: self.until.saturating_duration_since(means::now()),
+            left: self.until.saturating_duration_since(env::now()),
         }
     }
 
@@ -185,7 +185,7 @@ impl Canary {
 
     /// Says how it ended.
     fn ended(&self, service: &Service, outcome: &str) {
-        let CanarySeen { plugin, sessions, faulted, .. } = self.seen();
+        let CanaryStatus { plugin, sessions, faulted, .. } = self.seen();
         let (server, figures) = (&*service.name, self.figures.get());
         CanaryEnded { server, plugin: &plugin, outcome, sessions, faulted, figures }
             .emit(&service.counters);
@@ -213,8 +213,8 @@ impl Figures {
 /// Watches a canary until it is promoted or taken back.
 pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: Arc<Canary>) {
     loop {
-        let left = canary.until.saturating_duration_since(means::now());
-        means::sleep(left.clamp(JUDGED_AGAIN, JUDGED_EVERY)).await;
+        let left = canary.until.saturating_duration_since(env::now());
+        env::sleep(left.clamp(JUDGED_AGAIN, JUDGED_EVERY)).await;
         let Some(service) = service.upgrade().filter(|service| service.has_canary(&canary)) else {
             return;
         };
@@ -228,7 +228,7 @@ pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: 
             Verdict::NotYet if slower.is_none() => continue,
             Verdict::NotYet | Verdict::Keep => slower,
         };
-        let over = means::now() >= canary.until;
+        let over = env::now() >= canary.until;
         if against.is_none() && !over {
             continue;
         }
@@ -278,7 +278,7 @@ pub(in crate::server) async fn promote(
         swap::published(service, &canary.procedure);
         canary.number
     };
-    let (policy, before) = (service.terms().rules.policy, service.procedure());
+    let (policy, before) = (service.server_config().rules.policy, service.procedure());
     if swap::introduce(service, &canary.procedure, policy, &mut report, publish).await?
         == Outcome::CalledOff
     {

@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 pub(super) use canary::{Canary, judge, promote, take_back};
-pub use canary::{CanarySeen, CanaryWish};
+pub use canary::{CanaryOptions, CanaryStatus};
 pub(super) use record::{NotRead, Recorded};
 pub use record::{RecordError, StateFolder};
 pub use rules::{CanaryRules, HeldUp, SwapRules};
@@ -26,10 +26,10 @@ pub const HISTORY_MAX: usize = 32;
 /// Versions of a server's plugin in memory at once, one that is being tried included.
 pub const VERSIONS_MAX: usize = 3;
 
-/// How a version came to a server.
+/// RevisionOrigin a version came to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum How {
+pub enum RevisionOrigin {
     /// The server started with it.
     Start,
     /// By a swap.
@@ -43,8 +43,8 @@ pub enum How {
 /// What became of a version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "state", content = "reason")]
-pub enum Standing {
-    /// Newcomers get it.
+pub enum RevisionState {
+    /// NewConnections get it.
     InForce,
     /// Some newcomers get it.
     Canary,
@@ -56,7 +56,7 @@ pub enum Standing {
 
 /// One version that a server has had.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Generation {
+pub struct Revision {
     /// Counts from 1 and is never used again.
     pub number: u64,
     /// The plugin's name.
@@ -70,20 +70,20 @@ pub struct Generation {
     pub digest: String,
     /// Where it was loaded from.
     pub file: PathBuf,
-    /// How it came.
-    pub how: How,
+    /// RevisionOrigin it came.
+    pub how: RevisionOrigin,
     /// When, in seconds since 1970.
     pub since: u64,
     /// What became of it.
     #[serde(flatten)]
-    pub standing: Standing,
+    pub standing: RevisionState,
     /// The faults for which it was taken back, if it was for faults.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub faults: Option<FaultFigures>,
 }
 
-impl Generation {
-    fn new(number: u64, plugin: &Plugin, how: How, standing: Standing) -> Self {
+impl Revision {
+    fn new(number: u64, plugin: &Plugin, how: RevisionOrigin, standing: RevisionState) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let (name, version) = (plugin.name().to_owned(), plugin.version().to_owned());
         let (digest, file) = (plugin.digest().to_owned(), plugin.file().to_owned());
@@ -122,7 +122,7 @@ impl Generation {
 pub(super) struct History {
     /// Digest of the plugin that the configuration names.
     configured: String,
-    generations: VecDeque<(Generation, Weak<EventProcedure>)>,
+    generations: VecDeque<(Revision, Weak<EventProcedure>)>,
     last: u64,
 }
 
@@ -130,7 +130,7 @@ impl History {
     /// Of a server that starts with this.
     pub(super) fn new(configured: String, procedure: &Arc<EventProcedure>) -> Self {
         let mut history = Self { configured, generations: VecDeque::new(), last: 0 };
-        history.put(procedure, How::Start, Standing::InForce);
+        history.put(procedure, RevisionOrigin::Start, RevisionState::InForce);
         history
     }
 
@@ -138,23 +138,23 @@ impl History {
     /// was in force then, that is the next.
     pub(super) fn resumed(
         configured: String,
-        generations: Vec<Generation>,
+        generations: Vec<Revision>,
         procedure: &Arc<EventProcedure>,
     ) -> Self {
         let last = generations.iter().map(|generation| generation.number).max().unwrap_or(0);
-        let with = |mut generation: Generation| {
-            if generation.standing == Standing::Canary {
+        let with = |mut generation: Revision| {
+            if generation.standing == RevisionState::Canary {
                 // It was being tried when the process ended, and is not any more.
-                generation.standing = Standing::TakenBack("restart".into());
+                generation.standing = RevisionState::TakenBack("restart".into());
             }
             let known =
-                generation.standing == Standing::InForce && generation.is(procedure.plugin());
+                generation.standing == RevisionState::InForce && generation.is(procedure.plugin());
             (generation, if known { Arc::downgrade(procedure) } else { Weak::new() })
         };
         let mut history =
             Self { configured, generations: generations.into_iter().map(with).collect(), last };
         if !history.generations.iter().any(|(_, known)| known.as_ptr() == Arc::as_ptr(procedure)) {
-            history.put(procedure, How::Start, Standing::InForce);
+            history.put(procedure, RevisionOrigin::Start, RevisionState::InForce);
         }
         history
     }
@@ -172,21 +172,21 @@ impl History {
     pub(super) fn put(
         &mut self,
         procedure: &Arc<EventProcedure>,
-        how: How,
-        standing: Standing,
+        how: RevisionOrigin,
+        standing: RevisionState,
     ) -> u64 {
-        if standing == Standing::InForce {
+        if standing == RevisionState::InForce {
             self.supersede();
         }
         self.last += 1;
-        let generation = Generation::new(self.last, procedure.plugin(), how, standing);
+        let generation = Revision::new(self.last, procedure.plugin(), how, standing);
         self.generations.push_back((generation, Arc::downgrade(procedure)));
         if self.generations.len() > HISTORY_MAX {
             // The one in force may be the oldest of them all.
             let oldest = self
                 .generations
                 .iter()
-                .position(|(generation, _)| generation.standing != Standing::InForce);
+                .position(|(generation, _)| generation.standing != RevisionState::InForce);
             self.generations.remove(oldest.unwrap_or(0));
         }
         self.last
@@ -194,40 +194,40 @@ impl History {
 
     fn supersede(&mut self) {
         for (generation, _) in &mut self.generations {
-            if generation.standing == Standing::InForce {
-                generation.standing = Standing::Superseded;
+            if generation.standing == RevisionState::InForce {
+                generation.standing = RevisionState::Superseded;
             }
         }
     }
 
-    /// Newcomers get one that was there already. Its number.
+    /// NewConnections get one that was there already. Its number.
     pub(super) fn put_in_force(&mut self, procedure: &Arc<EventProcedure>) -> u64 {
         // One component may have come more than once: this very procedure first, then what is in
         // force, then the last of them.
-        let rank = |(generation, known): &(Generation, Weak<EventProcedure>)| match () {
+        let rank = |(generation, known): &(Revision, Weak<EventProcedure>)| match () {
             () if known.as_ptr() == Arc::as_ptr(procedure) => Some(2),
             () if generation.is(procedure.plugin()) => {
-                Some(u8::from(generation.standing == Standing::InForce))
+                Some(u8::from(generation.standing == RevisionState::InForce))
             }
             () => None,
         };
         let ranked = self.generations.iter().filter_map(|one| Some((rank(one)?, one.0.number)));
         match ranked.max() {
             Some((_, number)) => self.go_back_to(number, procedure),
-            None => self.put(procedure, How::Reload, Standing::InForce),
+            None => self.put(procedure, RevisionOrigin::Reload, RevisionState::InForce),
         }
     }
 
-    /// Newcomers get the one with this number, which this is. The number.
+    /// NewConnections get the one with this number, which this is. The number.
     pub(super) fn go_back_to(&mut self, number: u64, procedure: &Arc<EventProcedure>) -> u64 {
         self.supersede();
         match self.generations.iter_mut().find(|(one, _)| one.number == number) {
             Some((generation, known)) => {
-                (generation.standing, *known) = (Standing::InForce, Arc::downgrade(procedure));
+                (generation.standing, *known) = (RevisionState::InForce, Arc::downgrade(procedure));
                 number
             }
             // Forgotten meanwhile.
-            None => self.put(procedure, How::Reload, Standing::InForce),
+            None => self.put(procedure, RevisionOrigin::Reload, RevisionState::InForce),
         }
     }
 
@@ -241,7 +241,7 @@ impl History {
         for (generation, known) in &mut self.generations {
             if known.as_ptr() == Arc::as_ptr(procedure) {
                 (generation.standing, generation.faults) =
-                    (Standing::TakenBack(why.to_owned()), faults.copied());
+                    (RevisionState::TakenBack(why.to_owned()), faults.copied());
             }
         }
     }
@@ -251,20 +251,21 @@ impl History {
         let in_force = self
             .generations
             .iter()
-            .find(|(generation, _)| generation.standing == Standing::InForce);
+            .find(|(generation, _)| generation.standing == RevisionState::InForce);
         in_force.map_or(0, |(generation, _)| generation.number)
     }
 
     /// What was in force before, and was not taken back; and what is left of it in memory.
-    pub(super) fn before(&self) -> Option<(Generation, Option<Arc<EventProcedure>>)> {
+    pub(super) fn before(&self) -> Option<(Revision, Option<Arc<EventProcedure>>)> {
         let in_force = self.in_force();
         let mut earlier = self.generations.iter().rev().filter(|(one, _)| one.number < in_force);
-        let (generation, known) = earlier.find(|(one, _)| one.standing == Standing::Superseded)?;
+        let (generation, known) =
+            earlier.find(|(one, _)| one.standing == RevisionState::Superseded)?;
         Some((generation.clone(), known.upgrade()))
     }
 
     /// All of it, the oldest first.
-    pub(super) fn seen(&self) -> Vec<Generation> {
+    pub(super) fn seen(&self) -> Vec<Revision> {
         self.generations.iter().map(|(generation, _)| generation.clone()).collect()
     }
 }
@@ -277,7 +278,7 @@ mod tests {
     fn records_without_figures_are_read() {
         let old = r#"{"number":2,"name":"echo","version":"1.0","digest":"d","file":"f","how":"swap","since":7,
             "state":"taken-back","reason":"faults"}"#;
-        let mut generation: Generation = serde_json::from_str(old).expect("an older record");
+        let mut generation: Revision = serde_json::from_str(old).expect("an older record");
         assert_eq!(generation.faults, None);
         let written = serde_json::to_string(&generation).expect("it is written");
         assert!(!written.contains("\"faults\":"), "{written}");
@@ -291,9 +292,6 @@ mod tests {
             rate_before: 0.25,
         });
         let written = serde_json::to_string(&generation).expect("it is written");
-        assert_eq!(
-            serde_json::from_str::<Generation>(&written).expect("its own record"),
-            generation
-        );
+        assert_eq!(serde_json::from_str::<Revision>(&written).expect("its own record"), generation);
     }
 }

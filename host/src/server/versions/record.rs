@@ -12,11 +12,11 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Generation, History, Standing};
+use super::{History, Revision, RevisionState};
 use crate::files;
 use crate::oci::RegistryError;
 use crate::plugin::{COMPONENT_MAX_BYTES, Plugin, digest};
-use crate::server::means::{self, Change};
+use crate::server::env::{self, Change};
 use crate::work::{Refusal, WorkError};
 
 /// The version of the format.
@@ -45,7 +45,7 @@ impl RecordError {
     /// any more.
     pub(in crate::server) fn distrusted(
         component: &Path,
-        in_force: &Generation,
+        in_force: &Revision,
         error: &RegistryError,
     ) -> Self {
         Self {
@@ -84,16 +84,16 @@ struct Record {
     format: u32,
     /// Digest of the plugin that the configuration named.
     configured: String,
-    generations: Vec<Generation>,
+    generations: Vec<Revision>,
 }
 
 /// What was recorded when the process ended.
 pub(in crate::server) struct Recorded {
     /// Not one of them is forgotten, so that no number is given twice.
-    pub(in crate::server) generations: Vec<Generation>,
+    pub(in crate::server) generations: Vec<Revision>,
     /// What was in force, with the file of its component. `None`: what the configuration names is
     /// to start.
-    pub(in crate::server) swapped: Option<(Generation, PathBuf)>,
+    pub(in crate::server) swapped: Option<(Revision, PathBuf)>,
 }
 
 impl StateFolder {
@@ -171,7 +171,7 @@ impl StateFolder {
         let found = record
             .generations
             .iter()
-            .find(|generation| generation.standing == Standing::InForce)
+            .find(|generation| generation.standing == RevisionState::InForce)
             .cloned();
         let in_force = found.ok_or_else(|| wrong("it has nothing in force".into()))?;
         let component = self.component(server, &in_force.digest);
@@ -196,7 +196,7 @@ impl StateFolder {
     }
 
     /// Where the component of a generation is kept, if it is.
-    pub(in crate::server) fn kept(&self, server: &str, generation: &Generation) -> Option<PathBuf> {
+    pub(in crate::server) fn kept(&self, server: &str, generation: &Revision) -> Option<PathBuf> {
         Some(self.component(server, &generation.digest)).filter(|file| file.exists())
     }
 
@@ -248,7 +248,7 @@ impl StateFolder {
         &self,
         server: &str,
         configured: String,
-        generations: Vec<Generation>,
+        generations: Vec<Revision>,
     ) -> Result<(), RecordError> {
         let _alone = self.writing.lock();
         let file = self.of(server).join(RECORD);
@@ -265,19 +265,19 @@ impl StateFolder {
 
     fn write(&self, server: &str, file: &Path, bytes: &[u8]) -> io::Result<()> {
         let folder = self.of(server);
-        means::may(Change::Make)?;
+        env::may(Change::Make)?;
         files::own_folder(&folder)?;
         let draft = folder.join("draft");
         // One that a crash has left.
         remove(&draft);
         let written = (|| {
-            means::may(Change::Make)?;
+            env::may(Change::Make)?;
             let mut file =
                 OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-            means::may(Change::Write)?;
+            env::may(Change::Write)?;
             file.write_all(bytes)?;
-            means::sync(&file)?;
-            means::may(Change::Move)
+            env::sync(&file)?;
+            env::may(Change::Move)
         })();
         let moved = written.and_then(|()| fs::rename(&draft, file));
         if moved.is_err() {
@@ -285,7 +285,7 @@ impl StateFolder {
         }
         moved?;
         for folder in [folder.as_path(), &self.folder] {
-            means::sync(&File::open(folder)?)?;
+            env::sync(&File::open(folder)?)?;
         }
         Ok(())
     }
@@ -293,7 +293,7 @@ impl StateFolder {
     /// Forgets components that nobody goes back to any more.
     fn tidy(&self, server: &str, record: &Record) {
         let mut wanted: Vec<&str> = Vec::new();
-        let by_need = |generation: &&Generation| generation.standing != Standing::InForce;
+        let by_need = |generation: &&Revision| generation.standing != RevisionState::InForce;
         let mut generations: Vec<_> = record.generations.iter().rev().collect();
         generations.sort_by_key(by_need);
         for generation in generations {
@@ -326,7 +326,7 @@ impl StateFolder {
 
 /// What stays is only in the way; the next record tries again.
 fn remove(file: &Path) {
-    if means::may(Change::Remove).is_ok() {
+    if env::may(Change::Remove).is_ok() {
         let _ = fs::remove_file(file);
     }
 }

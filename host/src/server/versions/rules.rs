@@ -14,7 +14,7 @@ pub struct SwapRules {
     pub failures_min: u32,
     /// See `failures_min`. 0 to 1. Default 0.02.
     pub failures_share: f64,
-    /// How long a version is watched after its swap. Up to a day; zero: not at all. Default a
+    /// RevisionOrigin long a version is watched after its swap. Up to a day; zero: not at all. Default a
     /// minute.
     pub watch: Duration,
     /// So many of its sessions that fault meanwhile, and more than `faults_share` of those that are
@@ -22,12 +22,12 @@ pub struct SwapRules {
     pub faults_min: u32,
     /// See `faults_min`. 0 to 1. Default 0.1.
     pub faults_share: f64,
-    /// How long sessions that prepare together may take. 10 ms to a minute. Default two seconds.
+    /// RevisionOrigin long sessions that prepare together may take. 10 ms to a minute. Default two seconds.
     pub prepare: Duration,
     /// What becomes of sessions that only their own peers keep from moving with the others.
     /// Default: the old version.
     pub held_up: HeldUp,
-    /// How a version is tried on some of the sessions.
+    /// RevisionOrigin a version is tried on some of the sessions.
     pub canary: CanaryRules,
 }
 
@@ -67,7 +67,7 @@ impl std::str::FromStr for HeldUp {
     }
 }
 
-/// How a version is tried on some of the sessions before all get it.
+/// RevisionOrigin a version is tried on some of the sessions before all get it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CanaryRules {
     /// Share of newcomers that get it. Above 0, to 1. Default 0.1.

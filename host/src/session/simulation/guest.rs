@@ -11,7 +11,7 @@ use crate::event::{
 
 /// What may go wrong in a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Temper {
+pub(super) enum FaultProfile {
     Good,
     /// It lets others run so often before it is done.
     Slow(u32),
@@ -19,7 +19,7 @@ pub(super) enum Temper {
     Traps,
 }
 
-impl Temper {
+impl FaultProfile {
     async fn go(self, refusal: FaultKind) -> Result<(), Fault> {
         match self {
             Self::Good => Ok(()),
@@ -57,9 +57,9 @@ pub(super) fn byte(at: usize) -> u8 {
 #[derive(Debug)]
 pub(super) struct Version {
     pub(super) number: u64,
-    pub(super) save: Temper,
-    pub(super) restore: Temper,
-    pub(super) read: Temper,
+    pub(super) save: FaultProfile,
+    pub(super) restore: FaultProfile,
+    pub(super) read: FaultProfile,
     pub(super) seen: Arc<Mutex<Seen>>,
     name: String,
 }
@@ -67,7 +67,7 @@ pub(super) struct Version {
 impl Version {
     pub(super) fn new(
         number: u64,
-        [save, restore, read]: [Temper; 3],
+        [save, restore, read]: [FaultProfile; 3],
         seen: &Arc<Mutex<Seen>>,
     ) -> Arc<Self> {
         Arc::new(Self {

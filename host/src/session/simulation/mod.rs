@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
-use self::guest::{Seen, Temper, Version, byte};
+use self::guest::{FaultProfile, Seen, Version, byte};
 use super::{
     Deadlines, Ended, MigrateOutcome, PauseGate, ProcedureSlot, Session, SessionConfig,
     SessionHandle, Watermarks,
@@ -33,12 +33,12 @@ const STEPS: u64 = 40;
 /// After this a session is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn temper(dice: &mut Dice, bad: Temper) -> Temper {
+fn profile(dice: &mut Dice, bad: FaultProfile) -> FaultProfile {
     match dice.throw(8) {
         0 => bad,
-        1 if bad == Temper::Refuses => Temper::Traps,
-        1..4 => Temper::Slow(dice.throw(6) as u32),
-        _ => Temper::Good,
+        1 if bad == FaultProfile::Refuses => FaultProfile::Traps,
+        1..4 => FaultProfile::Slow(dice.throw(6) as u32),
+        _ => FaultProfile::Good,
     }
 }
 
@@ -67,13 +67,13 @@ impl World {
         self.versions += 1;
         // A trap while it reads is rare, or nothing else would ever happen.
         let read = if self.dice.throw(40) == 0 {
-            Temper::Traps
+            FaultProfile::Traps
         } else {
-            Temper::Slow(self.dice.throw(3) as u32)
+            FaultProfile::Slow(self.dice.throw(3) as u32)
         };
         let tempers = [
-            temper(&mut self.dice, Temper::Refuses),
-            temper(&mut self.dice, Temper::Refuses),
+            profile(&mut self.dice, FaultProfile::Refuses),
+            profile(&mut self.dice, FaultProfile::Refuses),
             read,
         ];
         Version::new(self.versions, tempers, &self.seen)
@@ -257,7 +257,7 @@ async fn simulate(seed: u64) {
         Stream::plain(server).expect("a reactor"),
     );
     let seen = Arc::<Mutex<Seen>>::default();
-    let first = Version::new(1, [Temper::Good; 3], &seen);
+    let first = Version::new(1, [FaultProfile::Good; 3], &seen);
     let slot = Arc::new(ProcedureSlot::new(first));
     let session = Session::run(Arc::clone(&handle), Arc::clone(&slot), Arc::new(NoPeers), (), None);
     let running = tokio::spawn(session);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 use wharf::control::{Control, ControlConfig, Reload};
-use wharf::server::{Fleet, Host, HostConfig, Plan, PlanError};
+use wharf::server::{Host, HostConfig, Plan, PlanError, Servers};
 use wharf_tests::load::beside;
 
 use super::{Cli, describe_echo};
@@ -29,11 +29,11 @@ pub(super) fn control(
         servers: vec![("echo".to_owned(), describe_echo(host)?)],
         left: HashMap::new(),
     };
-    let fleet = Fleet::start(host.clone(), plan)?;
+    let servers = Servers::start(host.clone(), plan)?;
     let nothing = Reload::new(|_| async { Err(PlanError::mistake("nothing to read")) });
     let config = ControlConfig { socket: socket.clone(), listen: None };
-    let _control = Control::start(&config, Arc::clone(&fleet), nothing)?;
-    let address = fleet.get("echo").context("the server")?.address();
+    let _control = Control::start(&config, Arc::clone(&servers), nothing)?;
+    let address = servers.get("echo").context("the server")?.address();
     let native = folder.path().join("native.sock");
     beside::answer_natively(&native, &socket)?;
     let time = Duration::from_secs_f64(cli.seconds);

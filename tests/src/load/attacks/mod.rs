@@ -25,7 +25,7 @@ use wharf::net::SocketOptions;
 use wharf::plugin::{Compiler, Grant, Grants};
 use wharf::sched::{BudgetChange, Lane};
 use wharf::server::{
-    BreakerLimits, Fleet, Host, HostConfig, Plan, PlanError, Server, ServerBuilder, ServerHandle,
+    BreakerLimits, Host, HostConfig, Plan, PlanError, Server, ServerBuilder, ServerHandle, Servers,
 };
 
 use self::drive::Drive;
@@ -234,11 +234,12 @@ impl Site {
             (ATTACKER.to_owned(), attacker),
         ];
         let (stop_grace, tenants, left) = (Duration::ZERO, BTreeMap::new(), HashMap::new());
-        let fleet = Fleet::start(host, Plan { host: config, stop_grace, tenants, servers, left })?;
+        let servers =
+            Servers::start(host, Plan { host: config, stop_grace, tenants, servers, left })?;
         let nothing = Reload::new(|_| async { Err(PlanError::mistake("nothing to read")) });
         let control = ControlConfig { socket: folder.join(drive::SOCKET), listen: None };
-        let control = Control::start(&control, Arc::clone(&fleet), nothing)?;
-        let get = |name: &str| fleet.get(name).context("a server");
+        let control = Control::start(&control, Arc::clone(&servers), nothing)?;
+        let get = |name: &str| servers.get(name).context("a server");
         Ok(Self {
             critical: get("critical")?,
             same: get("same")?,

@@ -263,16 +263,16 @@ fn each_decision_waits_for_its_replays() {
         let rule = if dice.percent(50) { SWAP } else { CANARY };
         let mut played = Played::new(rule);
         // Each round has faults of a kind and an address of its own, which every version has.
-        for (round, name) in NAMES.into_iter().enumerate() {
-            let (from, fault) = (source(&mut dice, round as u64), (name, FaultKind::Fuel));
+        for (epoch, name) in NAMES.into_iter().enumerate() {
+            let (from, fault) = (source(&mut dice, epoch as u64), (name, FaultKind::Fuel));
             let faults = 25 + dice.throw(40);
             let marks: Vec<_> =
                 (0..faults).map(|_| played.comparison.faulted(from, fault, played.now).0).collect();
             let replays = 2 + dice.throw(4) as usize;
             marks[..replays].iter().for_each(|mark| played.comparison.begins(*mark));
-            assert_eq!(played.decide(), Verdict::NotYet, "round {round}, {replays} replays");
+            assert_eq!(played.decide(), Verdict::NotYet, "round {epoch}, {replays} replays");
             played.now += Duration::from_millis(dice.throw(REPLAYS_WAIT_MAX.as_millis() as u64));
-            assert_eq!(played.decide(), Verdict::NotYet, "round {round}, {replays} replays");
+            assert_eq!(played.decide(), Verdict::NotYet, "round {epoch}, {replays} replays");
             // Some of the replays may never be done.
             let done = if dice.percent(50) { 1 } else { replays };
             let comparison = &mut played.comparison;
@@ -282,7 +282,7 @@ fn each_decision_waits_for_its_replays() {
                 played.now += Duration::from_secs(1);
                 verdict = played.decide();
             }
-            assert_eq!(verdict, Verdict::Keep, "round {round}, {done} of {replays} replays done");
+            assert_eq!(verdict, Verdict::Keep, "round {epoch}, {done} of {replays} replays done");
             played.now += Duration::from_millis(dice.throw(2_000));
         }
     });

@@ -11,20 +11,20 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::model::{Answer, FAULTS_MIN, Had, Look, Number, Order, Possible, Stands};
+use super::model::{FAULTS_MIN, Had, Number, Order, Outcome, Possible, Stands, WorldView};
 use super::orders::give;
-use super::plugins::{ALL, GOOD, Ground};
-use super::weather::{Disk, Tasks, Weather};
+use super::plugins::{ALL, GOOD, SimHost};
+use super::sim_env::{Disk, SimEnv, Tasks};
 use crate::event::{ClientInfo, Fault, FaultKind, Port};
 use crate::net::Stream;
 use crate::plugin::EventProcedure;
 use crate::sched::{Lane, Placement, RunQueue};
 use crate::server::Blamed;
-use crate::server::course::Call;
 use crate::server::handle::ServerHandle;
 use crate::server::service::Service;
+use crate::server::state::Directive;
 use crate::server::succession::OpenSocket;
-use crate::server::versions::{Canary, Standing};
+use crate::server::versions::{Canary, RevisionState};
 use crate::server::{
     CanaryRules, HISTORY_MAX, Server, ServerBuilder, SwapPolicy, SwapRules, VERSIONS_MAX,
 };
@@ -37,9 +37,9 @@ const ADDRESSES: u64 = 5;
 /// Steps of one life; more, and it is stuck.
 const STEPS_MAX: usize = 200_000;
 
-/// How sessions of a version do, in so many of a hundred.
+/// RevisionOrigin sessions of a version do, in so many of a hundred.
 #[derive(Debug, Clone, Copy, Default)]
-struct Temper {
+struct FaultProfile {
     refuses: u64,
     faults: u64,
     dawdles: u64,
@@ -47,14 +47,14 @@ struct Temper {
 
 /// Everything of one number.
 pub(super) struct World {
-    pub(super) weather: Arc<Weather>,
+    pub(super) sim_env: Arc<SimEnv>,
     seed: u64,
     pub(super) possible: RefCell<Possible>,
-    tempers: Vec<Temper>,
+    tempers: Vec<FaultProfile>,
     orders: Cell<usize>,
     /// Every version that was in memory.
     known: RefCell<Vec<Weak<EventProcedure>>>,
-    last: RefCell<Option<Look>>,
+    last: RefCell<Option<WorldView>>,
     pub(super) sessions: RefCell<BTreeMap<u64, Arc<ProcedureSlot<EventProcedure>>>>,
     /// Where all sessions were moved together last: none handles an event with another until
     /// versions change again.
@@ -65,21 +65,21 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, weather: &Arc<Weather>) -> Rc<Self> {
+    pub(super) fn new(seed: u64, sim_env: &Arc<SimEnv>) -> Rc<Self> {
         let mut tempers = Vec::new();
         for _ in 0..ALL {
             let some = |share: u64, most: u64| {
-                if weather.percent(share) { weather.throw(most) } else { 0 }
+                if sim_env.percent(share) { sim_env.throw(most) } else { 0 }
             };
-            tempers.push(Temper {
+            tempers.push(FaultProfile {
                 refuses: some(30, 80),
                 faults: some(30, 30),
                 dawdles: some(40, 20),
             });
         }
-        let configured = weather.throw(GOOD) as usize;
+        let configured = sim_env.throw(GOOD) as usize;
         Rc::new(Self {
-            weather: Arc::clone(weather),
+            sim_env: Arc::clone(sim_env),
             seed,
             possible: RefCell::new(Possible::new(configured)),
             tempers,
@@ -99,11 +99,11 @@ impl World {
 
     /// Where its record is.
     pub(super) fn folder(&self) -> PathBuf {
-        Ground::shared().folder.join("state").join(self.server())
+        SimHost::shared().folder.join("state").join(self.server())
     }
 
     pub(super) fn description(&self, plugin: Number) -> ServerBuilder {
-        let ground = Ground::shared();
+        let ground = SimHost::shared();
         let policy = SwapPolicy::ALL[self.seed as usize % SwapPolicy::ALL.len()];
         let canary = CanaryRules {
             share: 0.5,
@@ -122,12 +122,12 @@ impl World {
         };
         let builder =
             Server::builder().name(self.server()).host(&ground.host).plugin(ground.file(plugin));
-        builder.limits(Ground::limits()).swap_rules(rules)
+        builder.limits(SimHost::limits()).swap_rules(rules)
     }
 
     /// The process starts, or starts again.
     fn start(&self) -> Arc<ServerHandle> {
-        let ground = Ground::shared();
+        let ground = SimHost::shared();
         let prepared = self.description(self.configured.get()).prepare(&ground.host);
         let prepared = prepared.unwrap_or_else(|error| panic!("it does not start again: {error}"));
         let service = prepared.assemble(&ground.host);
@@ -139,7 +139,7 @@ impl World {
 
     /// What can be seen of the server, and what has to be true at every moment.
     fn look(&self, service: &Service) {
-        let ground = Ground::shared();
+        let ground = SimHost::shared();
         let canary = service.canary.load_full();
         let had: Vec<Had> = service
             .history()
@@ -147,15 +147,16 @@ impl World {
             .iter()
             .map(|one| {
                 let stands = match one.standing {
-                    Standing::InForce => Stands::InForce,
-                    Standing::Canary => Stands::Canary,
-                    Standing::Superseded => Stands::Superseded,
-                    Standing::TakenBack(_) => Stands::TakenBack,
+                    RevisionState::InForce => Stands::InForce,
+                    RevisionState::Canary => Stands::Canary,
+                    RevisionState::Superseded => Stands::Superseded,
+                    RevisionState::TakenBack(_) => Stands::TakenBack,
                 };
                 Had { number: one.number, plugin: ground.number(&one.digest), stands }
             })
             .collect();
-        let look = Look { had, canary: canary.as_ref().map(|canary| canary.seen().generation) };
+        let look =
+            WorldView { had, canary: canary.as_ref().map(|canary| canary.seen().generation) };
         let in_force: Vec<_> =
             look.had.iter().filter(|had| had.stands == Stands::InForce).collect();
         assert_eq!(in_force.len(), 1, "one version is in force: {look:?}");
@@ -198,7 +199,7 @@ impl World {
     fn hold(&self, service: &Service, canary: Option<&Canary>) -> BTreeSet<Number> {
         let mut held: Vec<Arc<EventProcedure>> = vec![service.procedure()];
         held.extend(canary.map(|canary| Arc::clone(&canary.procedure)));
-        held.extend(service.guard().as_ref().map(|guard| Arc::clone(guard.before())));
+        held.extend(service.probation().as_ref().map(|probation| Arc::clone(probation.before())));
         held.extend(service.registry.handled().iter().map(|(_, slot)| slot.current()));
         let mut known = self.known.borrow_mut();
         for one in &held {
@@ -207,7 +208,7 @@ impl World {
             }
         }
         let versions: BTreeSet<Number> =
-            held.iter().map(|one| Ground::shared().number_of(one)).collect();
+            held.iter().map(|one| SimHost::shared().number_of(one)).collect();
         assert!(versions.len() <= VERSIONS_MAX, "too many versions are held: {versions:?}");
         versions
     }
@@ -224,8 +225,8 @@ impl World {
         number
     }
 
-    pub(super) fn answers(&self, number: usize, service: &Service, answer: &Answer) {
-        if self.weather.is_killed() {
+    pub(super) fn answers(&self, number: usize, service: &Service, answer: &Outcome) {
+        if self.sim_env.is_killed() {
             return;
         }
         self.look(service);
@@ -239,44 +240,44 @@ impl World {
 
 /// A session that is played: events now and then, hand-overs between them, and an end.
 async fn session(world: Rc<World>, service: Arc<Service>) {
-    let weather = Arc::clone(&world.weather);
+    let sim_env = Arc::clone(&world.sim_env);
     if service.status().is_final() {
         return;
     }
-    let alive = service.alive(0);
+    let task = service.task(0);
     let id = service.registry.next_id();
     let peer = SocketAddr::from((Ipv4Addr::new(192, 0, 2, (id % ADDRESSES) as u8), 1));
     let handle = handle(&service, id, peer);
     let (slot, membership, presence) = service.let_in(&handle, 0).await;
     match service.call(0) {
-        Call::Stay => {}
-        Call::End => handle.stop(),
-        Call::EndNow => handle.cancel(),
+        Directive::Stay => {}
+        Directive::End => handle.stop(),
+        Directive::EndNow => handle.cancel(),
     }
     world.sessions.borrow_mut().insert(id, Arc::clone(&slot));
-    let temper = |of: &EventProcedure| world.tempers[Ground::shared().number_of(of)];
+    let profile = |of: &EventProcedure| world.tempers[SimHost::shared().number_of(of)];
     let mut on = slot.current();
     let faulted = loop {
-        let long = weather.percent(temper(&on).dawdles);
-        weather.rest(Duration::from_millis(if long { 14_000 } else { 400 })).await;
-        if test_support::is_to_end(&handle) || weather.percent(2) {
+        let long = sim_env.percent(profile(&on).dawdles);
+        sim_env.rest(Duration::from_millis(if long { 14_000 } else { 400 })).await;
+        if test_support::is_to_end(&handle) || sim_env.percent(2) {
             break false;
         }
         on = slot.current();
         if let Some((_, plugin)) = world.together.get() {
-            let own = Ground::shared().number_of(&on);
+            let own = SimHost::shared().number_of(&on);
             assert_eq!(
                 own, plugin,
                 "session {id} handles an event with {own} after all moved to {plugin} together"
             );
         }
-        if weather.percent(temper(&on).faults) {
+        if sim_env.percent(profile(&on).faults) {
             break true;
         }
         let Some(mut begun) = test_support::begin(&slot) else { continue };
         let to = Arc::clone(begun.to());
         let stays = |kind| MigrateOutcome::Stayed(Fault::new(kind, "injected"));
-        match weather.throw(100) {
+        match sim_env.throw(100) {
             _ if Arc::ptr_eq(&to, &on) => begun.report(MigrateOutcome::Moved(Duration::ZERO)),
             0 | 1 => {
                 begun.report(MigrateOutcome::Lost(Fault::new(
@@ -285,12 +286,12 @@ async fn session(world: Rc<World>, service: Arc<Service>) {
                 )));
                 break true;
             }
-            refused if refused < temper(&to).refuses => {
+            refused if refused < profile(&to).refuses => {
                 begun.report(stays(FaultKind::HandoffRefused));
             }
             _ => {
-                let long = weather.percent(temper(&to).dawdles);
-                weather.rest(Duration::from_millis(if long { 8_000 } else { 5 })).await;
+                let long = sim_env.percent(profile(&to).dawdles);
+                sim_env.rest(Duration::from_millis(if long { 8_000 } else { 5 })).await;
                 match begun.all_ready().await {
                     true => {
                         test_support::commit(&slot, &to);
@@ -306,12 +307,12 @@ async fn session(world: Rc<World>, service: Arc<Service>) {
     test_support::close(&slot);
     drop(membership);
     let blamed = faulted.then(|| {
-        world.possible.borrow_mut().faults(Ground::shared().number_of(&on));
+        world.possible.borrow_mut().faults(SimHost::shared().number_of(&on));
         Blamed { event: "on-read", kind: FaultKind::Trap("injected"), evidence: None }
     });
     service.weighs(service.source(handle.info().peer.ip()), &on, blamed);
     presence.leave();
-    drop(alive);
+    drop(task);
 }
 
 fn handle(service: &Service, id: u64, peer: SocketAddr) -> Arc<SessionHandle> {
@@ -326,7 +327,7 @@ fn handle(service: &Service, id: u64, peer: SocketAddr) -> Arc<SessionHandle> {
         ClientInfo { id, server: Arc::clone(&service.name), peer, local, tls: None, parameter: 0 };
     SessionHandle::new(
         info,
-        Arc::clone(&service.terms().session_config),
+        Arc::clone(&service.server_config().session_config),
         placement,
         Stream::plain(server).expect("a reactor"),
     )
@@ -339,37 +340,37 @@ async fn conduct(
     more: Rc<RefCell<Vec<Job>>>,
     last: bool,
 ) {
-    let weather = Arc::clone(&world.weather);
-    let steps = 6 + weather.throw(14);
+    let sim_env = Arc::clone(&world.sim_env);
+    let steps = 6 + sim_env.throw(14);
     for _ in 0..steps {
-        let any = weather.throw(ALL) as usize;
-        let job = match weather.throw(20) {
+        let any = sim_env.throw(ALL) as usize;
+        let job = match sim_env.throw(20) {
             0..4 => Job::Order(Order::Swap(any)),
             4..6 => Job::Order(Order::Canary(any)),
             6 => Job::Order(Order::Promote),
             7 | 8 => Job::Order(Order::RollBack),
             9 | 10 => Job::Order(Order::Reload(any)),
-            11 if weather.percent(15) && !last => Job::Order(Order::Stop),
+            11 if sim_env.percent(15) && !last => Job::Order(Order::Stop),
             12 => {
                 let disk = [Disk::Good, Disk::Good, Disk::Full, Disk::ReadOnly, Disk::Flaky(4)];
-                weather.set_disk(disk[weather.throw(disk.len() as u64) as usize]);
+                sim_env.set_disk(disk[sim_env.throw(disk.len() as u64) as usize]);
                 continue;
             }
-            13 if weather.percent(40) && !last => {
-                weather.kill_in(weather.throw(24));
+            13 if sim_env.percent(40) && !last => {
+                sim_env.kill_in(sim_env.throw(24));
                 continue;
             }
             14..18 => Job::Session,
             _ => {
-                weather.rest(Duration::from_secs(12)).await;
+                sim_env.rest(Duration::from_secs(12)).await;
                 continue;
             }
         };
         if world.sessions.borrow().len() < SESSIONS_MAX || matches!(job, Job::Order(_)) {
             more.borrow_mut().push(job);
         }
-        if weather.percent(70) {
-            weather.rest(Duration::from_secs(3)).await;
+        if sim_env.percent(70) {
+            sim_env.rest(Duration::from_secs(3)).await;
         }
     }
     drop(handle);
@@ -383,22 +384,22 @@ enum Job {
 /// Lives once. Returns when the process was killed, or, the last time, when everything has come to
 /// rest.
 pub(super) fn live(world: &Rc<World>, last: bool) {
-    let weather = Arc::clone(&world.weather);
-    weather.set_disk(Disk::Good);
+    let sim_env = Arc::clone(&world.sim_env);
+    sim_env.set_disk(Disk::Good);
     let handle = world.start();
     let service = Arc::clone(&handle.service);
     *world.last.borrow_mut() = None;
     world.look(&service);
-    let mut tasks = Tasks::new(&weather);
-    for _ in 0..weather.throw(5) {
+    let mut tasks = Tasks::new(&sim_env);
+    for _ in 0..sim_env.throw(5) {
         tasks.add(session(Rc::clone(world), Arc::clone(&service)));
     }
     let more = Rc::new(RefCell::new(Vec::new()));
     tasks.add(conduct(Rc::clone(world), Arc::clone(&handle), Rc::clone(&more), last));
     // Where it is not killed on the way, it is at some moment.
-    let most = if last { STEPS_MAX } else { 50 + weather.throw(1_500) as usize };
+    let most = if last { STEPS_MAX } else { 50 + sim_env.throw(1_500) as usize };
     let mut steps = 0;
-    while tasks.step() && !weather.is_killed() && steps < most {
+    while tasks.step() && !sim_env.is_killed() && steps < most {
         steps += 1;
         for job in more.borrow_mut().drain(..) {
             match job {
@@ -406,7 +407,7 @@ pub(super) fn live(world: &Rc<World>, last: bool) {
                 Job::Session => tasks.add(session(Rc::clone(world), Arc::clone(&service))),
             }
         }
-        if !weather.is_killed() {
+        if !sim_env.is_killed() {
             world.look(&service);
         }
     }
@@ -425,7 +426,7 @@ pub(super) fn live(world: &Rc<World>, last: bool) {
     }
     drop(tasks);
     drop((service, handle));
-    weather.revive();
+    sim_env.revive();
     world.sessions.borrow_mut().clear();
     assert_eq!(world.left(), 0, "versions outlive their server");
     world.under_way.borrow_mut().clear();
@@ -435,8 +436,8 @@ pub(super) fn live(world: &Rc<World>, last: bool) {
 /// The process is gone, and whoever starts it again may have changed the configuration.
 pub(super) fn restart(world: &World) {
     // One that was killed while it looked at a bad plugin is not started with that.
-    if world.weather.percent(25) || world.configured.get() >= GOOD as usize {
-        world.configured.set(world.weather.throw(GOOD) as usize);
+    if world.sim_env.percent(25) || world.configured.get() >= GOOD as usize {
+        world.configured.set(world.sim_env.throw(GOOD) as usize);
     }
     world.possible.borrow_mut().restarts(world.configured.get());
 }

@@ -57,7 +57,7 @@ impl fmt::Display for Status {
 
 /// What becomes of newcomers while a server is suspended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Newcomers {
+pub enum NewConnections {
     /// They wait in the backlog and are served after it is resumed, in order.
     #[default]
     Queue,
@@ -67,10 +67,10 @@ pub enum Newcomers {
 
 /// What a server's tasks steer by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Course {
-    /// What was asked for. Never [`Status::Failed`], which [`Course::seen`] adds.
+pub(crate) struct ServerState {
+    /// What was asked for. Never [`Status::Failed`], which [`ServerState::seen`] adds.
     pub(crate) status: Status,
-    pub(crate) newcomers: Newcomers,
+    pub(crate) newcomers: NewConnections,
     /// The listening socket cannot be made to listen.
     pub(crate) failed: bool,
     /// Grows with each call that wants that tried at once.
@@ -85,14 +85,14 @@ pub(crate) struct Course {
     pub(crate) version: u64,
     /// Clients belong to the round in which they were accepted. Those of earlier rounds are to
     /// end...
-    pub(crate) round: u64,
+    pub(crate) epoch: u64,
     /// ...and those of rounds before this one at once.
     pub(crate) cancelled: u64,
 }
 
 /// What the accepting task does with the next newcomer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Welcome {
+pub(crate) enum AcceptMode {
     Admit,
     Queue,
     Reject,
@@ -102,24 +102,24 @@ pub(crate) enum Welcome {
 
 /// What a client of some round is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Call {
+pub(crate) enum Directive {
     Stay,
     End,
     EndNow,
 }
 
-impl Course {
+impl ServerState {
     pub(super) fn new() -> Self {
         Self {
             status: Status::Starting,
-            newcomers: Newcomers::Queue,
+            newcomers: NewConnections::Queue,
             failed: false,
             listen_asked: 0,
             plan: 0,
             ending: 0,
             locked: false,
             version: 0,
-            round: 0,
+            epoch: 0,
             cancelled: 0,
         }
     }
@@ -134,21 +134,21 @@ impl Course {
         }
     }
 
-    pub(crate) fn welcome(&self) -> Welcome {
+    pub(crate) fn welcome(&self) -> AcceptMode {
         match (self.status, self.newcomers) {
-            (Status::Draining | Status::Stopped, _) => Welcome::Close,
-            _ if self.locked => Welcome::Queue,
-            (Status::Starting | Status::Listening, _) => Welcome::Admit,
-            (Status::Suspended, Newcomers::Reject) => Welcome::Reject,
-            (Status::Suspended | Status::Restarting | Status::Failed, _) => Welcome::Queue,
+            (Status::Draining | Status::Stopped, _) => AcceptMode::Close,
+            _ if self.locked => AcceptMode::Queue,
+            (Status::Starting | Status::Listening, _) => AcceptMode::Admit,
+            (Status::Suspended, NewConnections::Reject) => AcceptMode::Reject,
+            (Status::Suspended | Status::Restarting | Status::Failed, _) => AcceptMode::Queue,
         }
     }
 
-    pub(crate) fn call(&self, round: u64) -> Call {
-        match round {
-            round if round < self.cancelled => Call::EndNow,
-            round if round < self.round => Call::End,
-            _ => Call::Stay,
+    pub(crate) fn call(&self, epoch: u64) -> Directive {
+        match epoch {
+            epoch if epoch < self.cancelled => Directive::EndNow,
+            epoch if epoch < self.epoch => Directive::End,
+            _ => Directive::Stay,
         }
     }
 }
@@ -227,19 +227,19 @@ mod tests {
 
     #[test]
     fn a_lock_queues_newcomers_but_does_not_keep_a_stopped_server_open() {
-        let course = Course { status: Status::Listening, locked: true, ..Course::new() };
-        assert_eq!(course.welcome(), Welcome::Queue);
-        assert_eq!(Course { status: Status::Draining, ..course }.welcome(), Welcome::Close);
+        let course = ServerState { status: Status::Listening, locked: true, ..ServerState::new() };
+        assert_eq!(course.welcome(), AcceptMode::Queue);
+        assert_eq!(ServerState { status: Status::Draining, ..course }.welcome(), AcceptMode::Close);
         let suspended =
-            Course { status: Status::Suspended, newcomers: Newcomers::Reject, ..course };
-        assert_eq!(suspended.welcome(), Welcome::Queue);
-        assert_eq!(Course { locked: false, ..suspended }.welcome(), Welcome::Reject);
+            ServerState { status: Status::Suspended, newcomers: NewConnections::Reject, ..course };
+        assert_eq!(suspended.welcome(), AcceptMode::Queue);
+        assert_eq!(ServerState { locked: false, ..suspended }.welcome(), AcceptMode::Reject);
     }
 
     #[test]
     fn failure_hides_no_end() {
         for status in Status::ALL {
-            let course = Course { status, failed: true, ..Course::new() };
+            let course = ServerState { status, failed: true, ..ServerState::new() };
             let may_be = [Status::Failed, Status::Restarting, Status::Draining, Status::Stopped];
             assert!(may_be.contains(&course.seen()), "{status}");
             assert_eq!(course.seen().is_final(), status.is_final(), "{status}");
@@ -248,10 +248,10 @@ mod tests {
 
     #[test]
     fn a_round_ends_before_it_is_cancelled() {
-        let course = Course { round: 3, cancelled: 2, ..Course::new() };
+        let course = ServerState { epoch: 3, cancelled: 2, ..ServerState::new() };
         assert_eq!(
-            [1, 2, 3].map(|round| course.call(round)),
-            [Call::EndNow, Call::End, Call::Stay]
+            [1, 2, 3].map(|epoch| course.call(epoch)),
+            [Directive::EndNow, Directive::End, Directive::Stay]
         );
     }
 }

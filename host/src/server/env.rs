@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::{AbortHandle, abortable};
 
 #[cfg(test)]
-use super::simulation::Weather;
+use super::simulation::SimEnv;
 use crate::sched::{Moment, stalls};
 use crate::work::{WorkError, WorkQueue};
 
@@ -30,8 +30,8 @@ pub(super) enum Change {
 /// The time, by a clock that stands still when the process does.
 pub(super) fn now() -> Instant {
     #[cfg(test)]
-    if let Some(weather) = Weather::here() {
-        return weather.now();
+    if let Some(sim_env) = SimEnv::here() {
+        return sim_env.now();
     }
     Moment::now().excused()
 }
@@ -39,8 +39,8 @@ pub(super) fn now() -> Instant {
 /// Waits. Dropping the future is safe.
 pub(super) async fn sleep(time: Duration) {
     #[cfg(test)]
-    if let Some(weather) = Weather::here() {
-        return weather.sleep_until(weather.now() + time).await;
+    if let Some(sim_env) = SimEnv::here() {
+        return sim_env.sleep_until(sim_env.now() + time).await;
     }
     stalls::sleep(time).await;
 }
@@ -49,8 +49,8 @@ pub(super) async fn sleep(time: Duration) {
 /// for what is waited for.
 pub(super) async fn by<T>(deadline: Instant, waited: impl Future<Output = T>) -> Option<T> {
     #[cfg(test)]
-    if let Some(weather) = Weather::here() {
-        return weather.by(deadline, waited).await;
+    if let Some(sim_env) = SimEnv::here() {
+        return sim_env.by(deadline, waited).await;
     }
     stalls::by(deadline, waited).await
 }
@@ -58,8 +58,8 @@ pub(super) async fn by<T>(deadline: Instant, waited: impl Future<Output = T>) ->
 /// The same for so long.
 pub(super) async fn within<T>(time: Duration, waited: impl Future<Output = T>) -> Option<T> {
     #[cfg(test)]
-    if let Some(weather) = Weather::here() {
-        return weather.by(weather.now() + time, waited).await;
+    if let Some(sim_env) = SimEnv::here() {
+        return sim_env.by(sim_env.now() + time, waited).await;
     }
     stalls::within(time, waited).await
 }
@@ -74,8 +74,8 @@ pub(super) fn beside(
         let _ = task.await;
     };
     #[cfg(test)]
-    if let Some(weather) = Weather::here() {
-        weather.spawn(Box::pin(task));
+    if let Some(sim_env) = SimEnv::here() {
+        sim_env.spawn(Box::pin(task));
         return handle;
     }
     runtime.spawn(task);
@@ -92,8 +92,8 @@ pub(super) async fn apart<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, WorkError> {
     #[cfg(test)]
-    if let Some(weather) = Weather::here() {
-        return Ok(weather.apart(work).await);
+    if let Some(sim_env) = SimEnv::here() {
+        return Ok(sim_env.apart(work).await);
     }
     queue.run(work).await
 }
@@ -104,8 +104,8 @@ pub(super) async fn apart<T: Send + 'static>(
 /// In the simulation, what the disk of this number says.
 pub(super) fn may(change: Change) -> io::Result<()> {
     #[cfg(test)]
-    if let Some(weather) = Weather::here() {
-        return weather.may(change);
+    if let Some(sim_env) = SimEnv::here() {
+        return sim_env.may(change);
     }
     let _ = change;
     Ok(())
@@ -118,7 +118,7 @@ pub(super) fn may(change: Change) -> io::Result<()> {
 pub(super) fn sync(file: &File) -> io::Result<()> {
     may(Change::Sync)?;
     #[cfg(test)]
-    if Weather::here().is_some() {
+    if SimEnv::here().is_some() {
         // Nobody pulls the plug there.
         return Ok(());
     }

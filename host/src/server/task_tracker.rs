@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 #[derive(Debug, Default)]
-pub(crate) struct Census {
+pub(crate) struct TaskTracker {
     /// Rounds with tasks.
     tasks: Mutex<BTreeMap<u64, usize>>,
     left: Notify,
@@ -14,20 +14,20 @@ pub(crate) struct Census {
 
 /// Proof that a task of the server runs. Counted until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Alive {
-    census: Arc<Census>,
-    round: u64,
+pub(crate) struct TaskGuard {
+    task_tracker: Arc<TaskTracker>,
+    epoch: u64,
 }
 
-impl Census {
-    pub(crate) fn enter(self: &Arc<Self>, round: u64) -> Alive {
-        *self.lock().entry(round).or_default() += 1;
-        Alive { census: Arc::clone(self), round }
+impl TaskTracker {
+    pub(crate) fn enter(self: &Arc<Self>, epoch: u64) -> TaskGuard {
+        *self.lock().entry(epoch).or_default() += 1;
+        TaskGuard { task_tracker: Arc::clone(self), epoch }
     }
 
     /// Tasks of the rounds before this one.
-    pub(super) fn before(&self, round: u64) -> usize {
-        self.lock().range(..round).map(|(_, tasks)| tasks).sum()
+    pub(super) fn before(&self, epoch: u64) -> usize {
+        self.lock().range(..epoch).map(|(_, tasks)| tasks).sum()
     }
 
     /// Waits until nobody of a round before this one is there. Dropping the future is safe.
@@ -46,17 +46,17 @@ impl Census {
     }
 }
 
-impl Drop for Alive {
+impl Drop for TaskGuard {
     fn drop(&mut self) {
-        let mut tasks = self.census.lock();
-        let empty = tasks.get_mut(&self.round).is_some_and(|left| {
+        let mut tasks = self.task_tracker.lock();
+        let empty = tasks.get_mut(&self.epoch).is_some_and(|left| {
             *left -= 1;
             *left == 0
         });
         if empty {
-            tasks.remove(&self.round);
+            tasks.remove(&self.epoch);
             drop(tasks);
-            self.census.left.notify_waiters();
+            self.task_tracker.left.notify_waiters();
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Whether a plan asks for more than the machine has, with the arithmetic.
 
 use super::builder::ServerBuilder;
-use super::fleet::Plan;
+use super::servers::Plan;
 use crate::plugin::Capacity;
 
 /// What the servers of a plan ask for together, as far as they say.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Demand {
+struct CapacityCheck {
     clients: usize,
     /// Of sessions that have one of their own.
     instances: usize,
@@ -17,7 +17,7 @@ struct Demand {
     shard_bytes: u64,
 }
 
-impl Demand {
+impl CapacityCheck {
     fn add(&mut self, server: &ServerBuilder) {
         let clients = server.throttle.max_clients;
         self.clients = self.clients.saturating_add(clients);
@@ -86,7 +86,7 @@ impl Plan {
     /// What is wrong, where the servers together ask for more than this process has.
     #[must_use]
     pub fn excess(&self) -> Option<String> {
-        let mut demand = Demand::default();
+        let mut demand = CapacityCheck::default();
         self.servers.iter().for_each(|(_, server)| demand.add(server));
         demand.problem(self.host.sessions_max, &Capacity::now())
     }
@@ -107,7 +107,7 @@ mod tests {
     };
 
     fn asked(servers: &[ServerBuilder], given: usize) -> Option<String> {
-        let mut demand = Demand::default();
+        let mut demand = CapacityCheck::default();
         servers.iter().for_each(|server| demand.add(server));
         demand.problem(given, &SMALL)
     }

@@ -9,35 +9,35 @@ use futures_util::future::AbortHandle;
 use super::blame::{
     Blamed, Comparison, LiveAddresses, PAST, Rule, Source, Suspect, Tried, Verdict,
 };
+use super::env;
 use super::exclusive::Rank;
-use super::means;
 use super::service::Service;
 use super::swap::{hand_over, on, on_build, put_back, same};
 use crate::event::Port;
 use crate::plugin::{EventProcedure, Grants};
 use crate::telemetry::FaultFigures;
 
-/// How soon it is decided after a fault, and again while replays are waited for.
+/// RevisionOrigin soon it is decided after a fault, and again while replays are waited for.
 const JUDGED_AFTER: Duration = Duration::from_millis(50);
 /// What happened counts for at most twice so long.
 const COUNTED_MAX: Duration = Duration::from_secs(300);
 
 /// A version that is watched, and the one before.
 #[derive(Debug)]
-pub(crate) struct Guard {
+pub(crate) struct Probation {
     new: Arc<EventProcedure>,
     suspect: Suspect,
     until: Instant,
-    judged: Judged,
+    judged: ProbationVerdict,
     /// What both may import.
     grants: Grants,
     /// Lets go of it when that is over.
     expiry: AbortHandle,
 }
 
-/// How far the decision about a version is.
+/// RevisionOrigin far the decision about a version is.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Judged {
+enum ProbationVerdict {
     /// There are few faults, or it was decided to keep it.
     Kept,
     /// A task decides.
@@ -46,13 +46,13 @@ enum Judged {
     Over(FaultFigures),
 }
 
-impl Drop for Guard {
+impl Drop for Probation {
     fn drop(&mut self) {
         self.expiry.abort();
     }
 }
 
-impl Guard {
+impl Probation {
     /// What comes back where it faults.
     pub(super) fn before(&self) -> &Arc<EventProcedure> {
         self.suspect.before()
@@ -76,9 +76,9 @@ impl Guard {
         match blamed {
             Some(blamed) if is(&self.new) => {
                 let (tried, enough) = self.suspect.faulted(source, blamed, now);
-                let begins = enough && self.judged == Judged::Kept;
+                let begins = enough && self.judged == ProbationVerdict::Kept;
                 if begins {
-                    self.judged = Judged::UnderWay;
+                    self.judged = ProbationVerdict::UnderWay;
                 }
                 (Some(tried), begins)
             }
@@ -98,9 +98,9 @@ impl Guard {
     fn judge(&mut self, live: [&LiveAddresses; 2], now: Instant) -> Verdict {
         let verdict = self.suspect.decide(live, now);
         self.judged = match verdict {
-            Verdict::Keep => Judged::Kept,
-            Verdict::NotYet => Judged::UnderWay,
-            Verdict::TakeBack(figures) => Judged::Over(figures),
+            Verdict::Keep => ProbationVerdict::Kept,
+            Verdict::NotYet => ProbationVerdict::UnderWay,
+            Verdict::TakeBack(figures) => ProbationVerdict::Over(figures),
         };
         verdict
     }
@@ -109,18 +109,20 @@ impl Guard {
 impl Service {
     /// Watches a version that was just swapped in, and lets go of the one before when that is over.
     pub(super) fn watch(self: &Arc<Self>, new: &Arc<EventProcedure>, before: &Arc<EventProcedure>) {
-        let terms = self.terms();
-        let (rules, grants) = (terms.rules, terms.grants.clone());
+        let server_config = self.server_config();
+        let (rules, grants) = (server_config.rules, server_config.grants.clone());
         if rules.watch.is_zero() {
-            *self.guard() = None;
+            *self.probation() = None;
             return;
         }
-        let (service, now) = (Arc::downgrade(self), means::now());
+        let (service, now) = (Arc::downgrade(self), env::now());
         let until = now + rules.watch;
-        let expiry = means::beside(&self.runtime, async move {
-            means::sleep(rules.watch).await;
+        let expiry = env::beside(&self.runtime, async move {
+            env::sleep(rules.watch).await;
             let Some(service) = service.upgrade() else { return };
-            service.guard().take_if(|guard| guard.until == until && guard.judged == Judged::Kept);
+            service.probation().take_if(|probation| {
+                probation.until == until && probation.judged == ProbationVerdict::Kept
+            });
         });
         let mut past = self.blame.past_of(before.metrics(), now);
         // Sessions that moved were well on the version before.
@@ -129,26 +131,28 @@ impl Service {
         }
         let rule = Rule::Swap { faults_min: rules.faults_min, share: rules.faults_share };
         let suspect = Suspect::new(rule, new, (before, past), rules.watch.clamp(PAST, COUNTED_MAX));
-        let (new, judged) = (Arc::clone(new), Judged::Kept);
-        *self.guard() = Some(Guard { new, suspect, until, judged, grants, expiry });
+        let (new, judged) = (Arc::clone(new), ProbationVerdict::Kept);
+        *self.probation() = Some(Probation { new, suspect, until, judged, grants, expiry });
     }
 
     /// The version in force has other terms since a reload. Where it is watched it is watched on,
     /// and what it would go back to gets those terms as well.
     pub(super) fn watch_on(&self, new: &Arc<EventProcedure>, was: &Arc<EventProcedure>) {
-        let mut watching = self.guard();
-        let Some(guard) = watching.as_mut().filter(|guard| Arc::ptr_eq(&guard.new, was)) else {
+        let mut watching = self.probation();
+        let Some(probation) =
+            watching.as_mut().filter(|probation| Arc::ptr_eq(&probation.new, was))
+        else {
             return;
         };
-        if guard.grants != self.terms().grants {
+        if probation.grants != self.server_config().grants {
             // What is linked with others is not to come back.
             *watching = None;
             return;
         }
-        guard.new = Arc::clone(new);
+        probation.new = Arc::clone(new);
         // With other shards it has no places for them, and keeps the terms that it had.
-        if new.shards() == guard.before().shards() {
-            guard.suspect.set_before(Arc::new(guard.before().under_terms_of(new)));
+        if new.shards() == probation.before().shards() {
+            probation.suspect.set_before(Arc::new(probation.before().under_terms_of(new)));
         }
     }
 
@@ -161,13 +165,13 @@ impl Service {
         blamed: Option<&Blamed>,
         now: Instant,
     ) -> Option<Tried> {
-        let mut watching = self.guard();
-        let guard = watching.as_mut()?;
-        let (tried, begins) = guard.hears(procedure, source, blamed, now);
-        let comparison = guard.suspect.comparison();
+        let mut watching = self.probation();
+        let probation = watching.as_mut()?;
+        let (tried, begins) = probation.hears(procedure, source, blamed, now);
+        let comparison = probation.suspect.comparison();
         drop(watching);
         if begins {
-            means::beside(&self.runtime, judge(Arc::downgrade(self), comparison));
+            env::beside(&self.runtime, judge(Arc::downgrade(self), comparison));
         }
         tried
     }
@@ -175,22 +179,23 @@ impl Service {
     /// Decides about the version that is compared like this. `None`: it is not watched any more.
     fn judges(&self, comparison: &Arc<Mutex<Comparison>>) -> Option<Verdict> {
         let versions = {
-            let watching = self.guard();
-            let guard = watching.as_ref().filter(|guard| guard.suspect.is(comparison))?;
-            if !guard.suspect.is_due(means::now()) {
+            let watching = self.probation();
+            let probation =
+                watching.as_ref().filter(|probation| probation.suspect.is(comparison))?;
+            if !probation.suspect.is_due(env::now()) {
                 return Some(Verdict::NotYet);
             }
-            [Arc::clone(&guard.new), Arc::clone(guard.before())]
+            [Arc::clone(&probation.new), Arc::clone(probation.before())]
         };
         let live = self.live_on(|current| {
             versions.iter().position(|version| same(current.plugin(), version.plugin()))
         });
-        let (now, mut watching) = (means::now(), self.guard());
-        let guard = watching.as_mut().filter(|guard| guard.suspect.is(comparison))?;
-        let verdict = guard.judge([&live[0], &live[1]], now);
+        let (now, mut watching) = (env::now(), self.probation());
+        let probation = watching.as_mut().filter(|probation| probation.suspect.is(comparison))?;
+        let verdict = probation.judge([&live[0], &live[1]], now);
         if verdict == Verdict::Keep {
             // What was to let go of it may have passed it by.
-            watching.take_if(|guard| now > guard.until);
+            watching.take_if(|probation| now > probation.until);
         }
         Some(verdict)
     }
@@ -199,7 +204,7 @@ impl Service {
 /// Decides about the version that is compared like this, as soon as replays allow.
 async fn judge(service: Weak<Service>, comparison: Arc<Mutex<Comparison>>) {
     loop {
-        means::sleep(JUDGED_AFTER).await;
+        env::sleep(JUDGED_AFTER).await;
         let Some(service) = service.upgrade() else { return };
         match service.judges(&comparison) {
             None | Some(Verdict::Keep) => return,
@@ -212,13 +217,15 @@ async fn judge(service: Weak<Service>, comparison: Arc<Mutex<Comparison>>) {
 async fn take_back(service: Arc<Service>) {
     let _alone = service.swapping.lock(Rank::Next).await;
     // A reload may have given both other terms meanwhile, and a swap may have come before.
-    let Some(guard) = service.guard().take_if(|guard| matches!(guard.judged, Judged::Over(_)))
+    let Some(probation) = service
+        .probation()
+        .take_if(|probation| matches!(probation.judged, ProbationVerdict::Over(_)))
     else {
         return;
     };
-    let Judged::Over(figures) = guard.judged else { return };
-    let (bad, before) = (Arc::clone(&guard.new), Arc::clone(guard.before()));
-    drop(guard);
+    let ProbationVerdict::Over(figures) = probation.judged else { return };
+    let (bad, before) = (Arc::clone(&probation.new), Arc::clone(probation.before()));
+    drop(probation);
     if !put_back(&service, &before, &bad, ("faults", Some(&figures))) {
         return;
     }

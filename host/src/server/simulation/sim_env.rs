@@ -12,10 +12,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use crate::dice::Dice;
-use crate::server::means::Change;
+use crate::server::env::Change;
 
 thread_local! {
-    static HERE: RefCell<Option<Arc<Weather>>> = const { RefCell::new(None) };
+    static HERE: RefCell<Option<Arc<SimEnv>>> = const { RefCell::new(None) };
 }
 
 /// What a disk does.
@@ -31,7 +31,7 @@ pub(super) enum Disk {
 }
 
 /// The world around one simulated server.
-pub(in crate::server) struct Weather(Mutex<Inner>);
+pub(in crate::server) struct SimEnv(Mutex<Inner>);
 
 struct Inner {
     now: Instant,
@@ -46,7 +46,7 @@ struct Inner {
     killed: bool,
 }
 
-impl Weather {
+impl SimEnv {
     pub(super) fn new(dice: Dice) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Inner {
             now: Instant::now(),
@@ -179,7 +179,7 @@ impl Weather {
 }
 
 /// Whoever waits no more is woken no more.
-struct Forgotten<'a>(&'a Weather, (Instant, u64));
+struct Forgotten<'a>(&'a SimEnv, (Instant, u64));
 
 impl Drop for Forgotten<'_> {
     fn drop(&mut self) {
@@ -202,13 +202,13 @@ struct Task {
 
 /// The tasks of one life of the process.
 pub(super) struct Tasks {
-    weather: Arc<Weather>,
+    sim_env: Arc<SimEnv>,
     tasks: Vec<Task>,
 }
 
 impl Tasks {
-    pub(super) fn new(weather: &Arc<Weather>) -> Self {
-        Self { weather: Arc::clone(weather), tasks: Vec::new() }
+    pub(super) fn new(sim_env: &Arc<SimEnv>) -> Self {
+        Self { sim_env: Arc::clone(sim_env), tasks: Vec::new() }
     }
 
     pub(super) fn add(&mut self, task: impl Future<Output = ()> + 'static) {
@@ -217,7 +217,7 @@ impl Tasks {
 
     /// Lets one task go on that can, or else time pass. False where there is nothing left to do.
     pub(super) fn step(&mut self) -> bool {
-        let spawned = std::mem::take(&mut self.weather.inner().spawned);
+        let spawned = std::mem::take(&mut self.sim_env.inner().spawned);
         for task in spawned {
             self.add(task);
         }
@@ -225,7 +225,7 @@ impl Tasks {
             .filter(|at| self.tasks[*at].flag.0.load(Ordering::Relaxed))
             .collect();
         if ready.is_empty() {
-            let mut inner = self.weather.inner();
+            let mut inner = self.sim_env.inner();
             let Some(&(at, _)) = inner.timers.keys().next() else { return false };
             inner.now = at;
             let later = inner.timers.split_off(&(at, u64::MAX));
@@ -234,7 +234,7 @@ impl Tasks {
             due.into_values().for_each(Waker::wake);
             return true;
         }
-        let at = ready[self.weather.throw(ready.len() as u64) as usize];
+        let at = ready[self.sim_env.throw(ready.len() as u64) as usize];
         let Task { flag, work } = &mut self.tasks[at];
         flag.0.store(false, Ordering::Relaxed);
         let waker = Waker::from(Arc::clone(flag));

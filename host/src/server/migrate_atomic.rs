@@ -2,7 +2,7 @@
 //!
 //! Each makes its instance of the new version between two events and then waits, so that at no
 //! moment one of them handles an event with the new version while another does with the old one.
-//! Newcomers wait before their first event.
+//! NewConnections wait before their first event.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use futures_util::future::{Either, join_all, select};
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{oneshot, watch};
 
-use super::means;
+use super::env;
 use super::service::Service;
 use super::swap::{Live, SwapError, SwapReport, begun, others};
 use super::versions::HeldUp;
@@ -21,18 +21,18 @@ use crate::event::Port;
 use crate::plugin::EventProcedure;
 use crate::session::MigrateOutcome;
 
-/// How long the first is waited for before the others are asked.
+/// RevisionOrigin long the first is waited for before the others are asked.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
-/// How late after the deadline it may still be decided that all move...
+/// RevisionOrigin late after the deadline it may still be decided that all move...
 const DECISION_LATE_MAX: Duration = Duration::from_secs(15);
 /// ...and how late a session still hears it. Longer, so that none has gone on by itself when it is
 /// decided.
 const VERDICT_LATE_MAX: Duration = Duration::from_secs(60);
 
-/// How long a session that its own peer held up has, after the deadline, to end or to become ready.
+/// RevisionOrigin long a session that its own peer held up has, after the deadline, to end or to become ready.
 /// The others wait for it.
 const HELD_UP_MAX: Duration = Duration::from_secs(5);
-/// How often its peer is given up meanwhile: between two writes there is no wait to give up.
+/// RevisionOrigin often its peer is given up meanwhile: between two writes there is no wait to give up.
 const GIVEN_UP_EVERY: Duration = Duration::from_millis(10);
 
 /// One that is ready, or is over, or is not ready in time or at all.
@@ -57,7 +57,7 @@ impl Prepared {
     /// off, unless it turns out that its plugin is busy.
     async fn settled(self, rule: HeldUp) -> Self {
         let Self::HeldUp((handle, slot), mut ready, reported) = self else { return self };
-        let until = means::now() + HELD_UP_MAX;
+        let until = env::now() + HELD_UP_MAX;
         loop {
             match rule {
                 HeldUp::OldVersion if slot.withdraw() => return Self::Left,
@@ -65,8 +65,8 @@ impl Prepared {
                 HeldUp::OldVersion => {}
                 HeldUp::End => drop(handle.give_up_peer()),
             }
-            let now = means::now();
-            match means::by(until.min(now + GIVEN_UP_EVERY), &mut ready).await {
+            let now = env::now();
+            match env::by(until.min(now + GIVEN_UP_EVERY), &mut ready).await {
                 Some(Ok(())) => return Self::Ready(handle.info().id, reported),
                 Some(Err(_)) => return reported_unready(handle.info().id, reported).await,
                 None if now >= until => return Self::Busy((handle, slot), reported, "busy"),
@@ -105,8 +105,8 @@ pub(super) async fn move_all(
         (stuck..live.len()).for_each(|_| report.stay("called-off"));
         return Ok(false);
     }
-    let patience = service.terms().rules.prepare;
-    let deadline = means::now() + patience;
+    let patience = service.server_config().rules.prepare;
+    let deadline = env::now() + patience;
     service.asks(live.len(), next, report);
     let (decide, verdict) = watch::channel(None);
     let ask = |one| prepare(one, next, (verdict.clone(), patience + VERDICT_LATE_MAX), deadline);
@@ -116,7 +116,7 @@ pub(super) async fn move_all(
     // What is bad for the first is not tried with the others.
     preparing.extend(live.next().map(ask));
     if let Some(Some(first)) =
-        means::by(deadline.min(means::now() + FIRST_WAIT), preparing.next()).await
+        env::by(deadline.min(env::now() + FIRST_WAIT), preparing.next()).await
     {
         all_ready = first.is_ready();
         prepared.push(first);
@@ -134,12 +134,12 @@ pub(super) async fn move_all(
     live.for_each(|_| report.stay("called-off"));
     // Not before, so that a move that is called off ends no session.
     if all_ready {
-        let rule = service.terms().rules.held_up;
+        let rule = service.server_config().rules.held_up;
         prepared = join_all(prepared.into_iter().map(|one| one.settled(rule))).await;
         all_ready = prepared.iter().all(Prepared::is_ready);
     }
     // Once the first may have lost patience, nobody knows any more who would move.
-    let published = match all_ready && means::now() < deadline + DECISION_LATE_MAX {
+    let published = match all_ready && env::now() < deadline + DECISION_LATE_MAX {
         true => publish().map(Some),
         // Those that end because the server stops are no reason against the version.
         false => service.unless_stopping(|| None),
@@ -195,12 +195,12 @@ async fn prepare(
     deadline: Instant,
 ) -> Prepared {
     let session = handle.info().id;
-    let (asked, (waited_before, _)) = (means::now(), handle.waited_for_peer());
+    let (asked, (waited_before, _)) = (env::now(), handle.waited_for_peer());
     let mut decided = verdict.clone();
     let (mut ready, reported) = slot.ask_together(Arc::clone(next), verdict, patience);
     handle.look_at_slot();
     let called_off = pin!(async move { decided.wait_for(Option::is_some).await.is_ok() });
-    let waited = match select(pin!(means::by(deadline, &mut ready)), called_off).await {
+    let waited = match select(pin!(env::by(deadline, &mut ready)), called_off).await {
         Either::Left((waited, _)) => waited,
         // It hears that as well, in the midst of what it does.
         Either::Right(_) => return Prepared::Busy((handle, slot), reported, "called-off"),
@@ -211,8 +211,7 @@ async fn prepare(
         None => {
             // Between two writes it does not wait for a moment.
             let (waited, waits) = handle.waited_for_peer();
-            let is_held_up =
-                waits || waited.saturating_sub(waited_before) * 2 > means::now() - asked;
+            let is_held_up = waits || waited.saturating_sub(waited_before) * 2 > env::now() - asked;
             match is_held_up {
                 true => Prepared::HeldUp((handle, slot), ready, reported),
                 false => Prepared::Busy((handle, slot), reported, "busy"),

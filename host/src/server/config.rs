@@ -15,7 +15,7 @@ use crate::session::SessionConfig;
 
 /// What new clients get. A reload replaces it whole.
 #[derive(Clone)]
-pub(crate) struct Terms {
+pub(crate) struct ServerConfig {
     pub(crate) security: Security,
     pub(crate) session_config: Arc<SessionConfig>,
     /// The best class a plugin may ask for, whatever the class of the start was raised to.

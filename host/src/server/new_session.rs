@@ -13,12 +13,12 @@ impl Service {
     pub(crate) async fn let_in(
         &self,
         handle: &Arc<SessionHandle>,
-        round: u64,
+        epoch: u64,
     ) -> (Arc<ProcedureSlot<EventProcedure>>, Membership, Presence) {
         let _entering = self.entrance.read().await;
         let (procedure, is_canary) = self.procedure_for_newcomer();
         let slot = Arc::new(ProcedureSlot::new(procedure));
-        let (membership, presence) = self.registry.enter(handle, round, &slot);
+        let (membership, presence) = self.registry.enter(handle, epoch, &slot);
         // A swap that came before the registry knew of this session passed it by.
         if !is_canary || !self.tries(&slot.current()) {
             slot.start_with(self.procedure());

@@ -15,7 +15,7 @@ use crate::work::{Refusal, Stop};
 /// Why a plugin is not there. Nothing changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ProcureError {
+pub enum FetchError {
     /// It did not come from its registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -24,20 +24,20 @@ pub enum ProcureError {
     Load(#[from] LoadError),
 }
 
-impl From<ProcureError> for StartError {
-    fn from(error: ProcureError) -> Self {
+impl From<FetchError> for StartError {
+    fn from(error: FetchError) -> Self {
         match error {
-            ProcureError::Registry(error) => Self::Registry(error),
-            ProcureError::Load(error) => Self::Plugin(error),
+            FetchError::Registry(error) => Self::Registry(error),
+            FetchError::Load(error) => Self::Plugin(error),
         }
     }
 }
 
-impl From<ProcureError> for SwapError {
-    fn from(error: ProcureError) -> Self {
+impl From<FetchError> for SwapError {
+    fn from(error: FetchError) -> Self {
         match error {
-            ProcureError::Registry(error) => Self::Registry(error),
-            ProcureError::Load(error) => Self::Plugin(error),
+            FetchError::Registry(error) => Self::Registry(error),
+            FetchError::Load(error) => Self::Plugin(error),
         }
     }
 }
@@ -71,9 +71,9 @@ pub(super) fn again(
     loader: &Loader,
     grants: &Grants,
     stop: &Stop,
-) -> Result<Arc<Plugin>, ProcureError> {
+) -> Result<Arc<Plugin>, FetchError> {
     match Reference::in_place_of(place) {
-        Some(_) => procure(place, (registries, registries.config().pull), loader, grants, stop),
+        Some(_) => fetch(place, (registries, registries.config().pull), loader, grants, stop),
         None => Ok(loader.clone().until(stop.clone()).share_as(place, known, grants)?),
     }
 }
@@ -120,13 +120,13 @@ pub(super) fn bytes_of(
 
 /// Reads or pulls a plugin and loads it, or shares one that is in use already. Blocks for
 /// milliseconds to minutes, so not for a runtime's thread. Ends early where it is called off.
-pub(super) fn procure(
+pub(super) fn fetch(
     place: &Path,
     (registries, pull): (&Registries, PullPolicy),
     loader: &Loader,
     grants: &Grants,
     stop: &Stop,
-) -> Result<Arc<Plugin>, ProcureError> {
+) -> Result<Arc<Plugin>, FetchError> {
     let loader = loader.clone().until(stop.clone());
     let Some(reference) = Reference::in_place_of(place) else {
         return Ok(loader.share(place, grants)?);

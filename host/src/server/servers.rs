@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use super::bound::{Bound, Prepared};
 use super::builder::{ServerBuilder, StartError};
-use super::course::Status;
 use super::handle::{ServerHandle, SteerError};
 use super::host::{Host, HostConfig};
 use super::plan_error::{Mistake, PlanError};
 use super::prepare::Preloaded;
 use super::room::Promised;
 use super::service::FAREWELL_MAX;
+use super::state::Status;
 use super::succession::{LeftSession, LeftSocket};
 use super::tenants::TenantLimits;
 use crate::net::CredentialsError;
@@ -57,7 +57,7 @@ struct Entry {
 }
 
 /// All servers of a process.
-pub struct Fleet {
+pub struct Servers {
     host: Host,
     shared: HostConfig,
     servers: RwLock<BTreeMap<String, Entry>>,
@@ -72,14 +72,14 @@ pub struct Fleet {
 }
 
 /// All servers of a plan, bound, of which none accepts yet. Dropping it frees their addresses.
-pub struct BoundFleet {
+pub struct BoundServers {
     host: Host,
     shared: HostConfig,
     stop_grace: Duration,
     servers: BTreeMap<String, (Bound, ServerBuilder)>,
 }
 
-impl Fleet {
+impl Servers {
     /// Starts all servers of a plan or none. Blocks while plugins are loaded.
     ///
     /// # Errors
@@ -93,7 +93,7 @@ impl Fleet {
     ///
     /// # Errors
     /// [`PlanError`]; nothing is left bound.
-    pub fn bind(host: Host, plan: Plan) -> Result<BoundFleet, PlanError> {
+    pub fn bind(host: Host, plan: Plan) -> Result<BoundServers, PlanError> {
         let mut mistakes: Vec<Mistake> = plan.excess().into_iter().map(Mistake::from).collect();
         host.limit_tenants(&plan.tenants);
         let mut bound: BTreeMap<String, (Bound, ServerBuilder)> = BTreeMap::new();
@@ -110,7 +110,7 @@ impl Fleet {
         if !mistakes.is_empty() {
             return Err(PlanError::of(mistakes));
         }
-        Ok(BoundFleet { host, shared: plan.host, stop_grace: plan.stop_grace, servers: bound })
+        Ok(BoundServers { host, shared: plan.host, stop_grace: plan.stop_grace, servers: bound })
     }
 
     /// How long sessions may go on when the process is told to stop, as the last plan says.
@@ -230,7 +230,7 @@ impl Fleet {
         }
         for (name, (prepared, description)) in same {
             if let Some(entry) = servers.get_mut(&name) {
-                let tried = entry.handle.put_terms(prepared);
+                let tried = entry.handle.put_config(prepared);
                 reformed.push((Arc::clone(&entry.handle), tried));
                 entry.description = description;
                 report.changed.push(name);
@@ -376,17 +376,17 @@ impl Fleet {
     }
 }
 
-impl BoundFleet {
+impl BoundServers {
     /// Accepts on all of them.
     #[must_use]
-    pub fn run(self) -> Arc<Fleet> {
+    pub fn run(self) -> Arc<Servers> {
         self.run_with(Vec::new())
     }
 
     /// The same with sessions that no process had meanwhile: each goes on on its server, or is
     /// closed.
     #[must_use]
-    pub fn run_with(self, sessions: Vec<LeftSession>) -> Arc<Fleet> {
+    pub fn run_with(self, sessions: Vec<LeftSession>) -> Arc<Servers> {
         let mut left: HashMap<String, Vec<LeftSession>> = HashMap::new();
         for session in sessions {
             left.entry(session.server().to_owned()).or_default().push(session);
@@ -409,7 +409,7 @@ impl BoundFleet {
                 "sessions of a server that is no more were closed"
             );
         }
-        Arc::new(Fleet {
+        Arc::new(Servers {
             host: self.host,
             shared: self.shared,
             leaving: Mutex::default(),

@@ -12,23 +12,23 @@ use super::SwapReport;
 use super::live::Live;
 use crate::event::{Fault, FaultKind, Port};
 use crate::plugin::EventProcedure;
-use crate::server::means;
+use crate::server::env;
 use crate::server::service::Service;
 use crate::session::MigrateOutcome;
 
 /// Sessions that are handed over at a time, at most; the others go on meanwhile.
 const MOVING_MAX: usize = 4;
-/// How long each of these places rests before it asks the next, so that the others have the CPU in
+/// RevisionOrigin long each of these places rests before it asks the next, so that the others have the CPU in
 /// between.
 const REST: Duration = Duration::from_millis(2);
 /// Rests of one place together. Where so many are to move that it would be more, it rests after
 /// every so many of them.
 const RESTS_MAX: Duration = Duration::from_millis(2_500);
-/// How long one that is in the middle of an event is waited for before the next one is asked.
+/// RevisionOrigin long one that is in the middle of an event is waited for before the next one is asked.
 const BUSY_WAIT: Duration = Duration::from_millis(100);
-/// How long one that has begun by then is waited for after that.
+/// RevisionOrigin long one that has begun by then is waited for after that.
 const BEGUN_MAX: Duration = Duration::from_secs(5);
-/// How long those are waited for in the end.
+/// RevisionOrigin long those are waited for in the end.
 pub const SWAP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Asks each session, a few at a time, and waits for those that are busy in the end. False where so
@@ -39,14 +39,14 @@ pub(in crate::server) async fn hand_over(
     live: Vec<Live>,
     report: &mut SwapReport,
 ) -> bool {
-    let (deadline, rules) = (means::now() + SWAP_DEADLINE, service.terms().rules);
+    let (deadline, rules) = (env::now() + SWAP_DEADLINE, service.server_config().rules);
     let ask = |(handle, slot): Live| async move {
         let session = handle.info().id;
         let mut reported = slot.ask(Arc::clone(next));
         handle.look_at_slot();
         // However many are busy, they are not waited for beyond the deadline.
-        let until = deadline.min(means::now() + BUSY_WAIT);
-        match means::by(until, &mut reported).await {
+        let until = deadline.min(env::now() + BUSY_WAIT);
+        match env::by(until, &mut reported).await {
             Some(handed) => Ok((session, handed.ok())),
             None if slot.is_asked() => Err((session, slot, reported)),
             // It has begun, within budgets of its own, and keeps its place: what is slow in one is
@@ -66,7 +66,7 @@ pub(in crate::server) async fn hand_over(
             let (ask, over) = (&ask, &over);
             asked.push(async move {
                 if let Some(rest) = rest {
-                    means::sleep(rest).await;
+                    env::sleep(rest).await;
                 }
                 // It may have failed meanwhile where it was met before.
                 if over.load(Ordering::Relaxed) { None } else { Some(ask(one).await) }
@@ -84,12 +84,12 @@ pub(in crate::server) async fn hand_over(
     }
     live.for_each(|_| report.stay("not-asked"));
     for (session, slot, mut reported) in busy {
-        // Newcomers get a version that is no good for as long as this takes.
+        // NewConnections get a version that is no good for as long as this takes.
         if report.is_hopeless(&rules) && slot.withdraw() {
             report.stay("not-asked");
             continue;
         }
-        let handed = match means::by(deadline, &mut reported).await {
+        let handed = match env::by(deadline, &mut reported).await {
             Some(handed) => handed.ok(),
             None if slot.withdraw() => {
                 report.stay("busy");
@@ -103,7 +103,7 @@ pub(in crate::server) async fn hand_over(
     !report.is_hopeless(&rules)
 }
 
-/// How many sessions are asked at a time. A version that fails is met by one after the other, for
+/// RevisionOrigin many sessions are asked at a time. A version that fails is met by one after the other, for
 /// what it does with its budgets takes CPU from everybody.
 struct Places {
     now: usize,
@@ -144,7 +144,7 @@ pub(in crate::server) async fn begun(
             "it has not come to its end yet",
         ))
     };
-    means::by(deadline + BEGUN_MAX, reported).await.unwrap_or_else(|| Ok(late())).ok()
+    env::by(deadline + BEGUN_MAX, reported).await.unwrap_or_else(|| Ok(late())).ok()
 }
 
 #[cfg(test)]
