@@ -40,13 +40,13 @@ pub mod authoring;
 pub mod cli;
 pub mod config;
 pub mod control;
-#[cfg(test)]
-mod dice;
 pub mod event;
 mod files;
 pub mod net;
 pub mod oci;
 pub mod plugin;
+#[cfg(test)]
+mod rng;
 pub mod sched;
 mod serve;
 pub mod server;

@@ -114,9 +114,9 @@ fn a_thousand_sessions_outlive_steering_and_nothing_leaks() {
         settled(&server, &seen);
         let connections = seen.connections.load(Ordering::Relaxed);
         for pair in 0..50 {
-            let newcomers =
+            let new_clients =
                 if pair % 2 == 0 { NewConnections::Queue } else { NewConnections::Reject };
-            assert!(run(Box::pin(async { server.suspend(newcomers, None).await.is_ok() })));
+            assert!(run(Box::pin(async { server.suspend(new_clients, None).await.is_ok() })));
             assert_eq!(server.status(), Status::Suspended);
             let change = Change {
                 max_clients: Some(CLIENTS + pair),

@@ -9,19 +9,19 @@ use rustix::net::sockopt::socket_acceptconn;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use wharf_tests::clients::{Client, free_port};
+use wharf_tests::control_site::{ControlSite, configure, said};
+use wharf_tests::fake_systemd::FakeSystemd;
 use wharf_tests::guests::{component, versioned, wharf_binary};
 use wharf_tests::holders::{lead_away, listener};
-use wharf_tests::manager::Manager;
-use wharf_tests::newcomers::Newcomers;
+use wharf_tests::new_clients::NewClients;
 use wharf_tests::servers::eventually;
-use wharf_tests::site::{Site, configure, said};
 
 const LISTENS: &str = ".l-echo";
 const SESSIONS: &str = ".s";
 
 /// A service whose plugin counts what each session has sent, and hands over, under a manager that
 /// keeps so many descriptors.
-fn service(max: usize) -> (Site, Manager) {
+fn service(max: usize) -> (ControlSite, FakeSystemd) {
     let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
     plugin(folder.path(), "");
     let text = format!(
@@ -32,11 +32,11 @@ fn service(max: usize) -> (Site, Manager) {
     started(folder, port, max)
 }
 
-fn started(folder: tempfile::TempDir, port: u16, max: usize) -> (Site, Manager) {
-    let manager = Manager::with_store(folder.path(), max);
+fn started(folder: tempfile::TempDir, port: u16, max: usize) -> (ControlSite, FakeSystemd) {
+    let manager = FakeSystemd::with_store(folder.path(), max);
     let wharf = manager.start();
     eventually("its socket is kept", || manager.count(LISTENS) == 1);
-    (Site { folder, port, wharf }, manager)
+    (ControlSite { folder, port, wharf }, manager)
 }
 
 fn plugin(folder: &Path, restore: &str) {
@@ -44,7 +44,7 @@ fn plugin(folder: &Path, restore: &str) {
         .expect("kept");
 }
 
-fn ends(site: &mut Site, signal: Signal) {
+fn ends(site: &mut ControlSite, signal: Signal) {
     site.wharf.signal(signal);
     assert_eq!(site.wharf.child.wait().expect("it ends").code(), Some(0));
 }
@@ -53,7 +53,7 @@ fn next(client: &mut Client, count: u8) {
     client.send([1]).expect([b'a', 1, count]);
 }
 
-fn status(site: &Site) -> Value {
+fn status(site: &ControlSite) -> Value {
     site.ok("GET", "/v1/servers/echo", json!({}))
 }
 
@@ -69,8 +69,8 @@ fn a_restart_refuses_nobody_and_plaintext_sessions_go_on() {
         &format!("/v1/servers/echo/sessions/{}/name", ids[0]),
         json!({ "name": "first" }),
     );
-    let newcomers = Newcomers::at(site.address(), 200, &[1], &[b'a', 1, 1]);
-    newcomers.more(50);
+    let new_clients = NewClients::at(site.address(), 200, &[1], &[b'a', 1, 1]);
+    new_clients.more(50);
     ends(&mut site, Signal::TERM);
     assert!(manager.count(SESSIONS) >= 400 && manager.count(LISTENS) == 1, "{:?}", manager.names());
     // While there is no process at all, clients come, and those that were there speak.
@@ -80,8 +80,8 @@ fn a_restart_refuses_nobody_and_plaintext_sessions_go_on() {
     site.wharf = manager.start();
     waits.expect([b'a', 1, 1]);
     clients[7].expect([b'a', 1, 2]);
-    newcomers.more(50);
-    newcomers.end();
+    new_clients.more(50);
+    new_clients.end();
     clients
         .iter_mut()
         .enumerate()
@@ -251,7 +251,7 @@ fn the_store_follows_an_upgrade_to_another_address() {
     assert!(output.status.success(), "{}", said(&output));
     manager.hears("MAINPID=");
     let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let heir = answer["process"]
+    let new_process = answer["process"]
         .as_i64()
         .and_then(|id| Pid::from_raw(i32::try_from(id).ok()?))
         .expect("a process");
@@ -262,8 +262,8 @@ fn the_store_follows_an_upgrade_to_another_address() {
     // The new process leaves what it has as any other.
     let mut client = Client::connect(site.address());
     next(&mut client, 1);
-    kill_process(heir, Signal::TERM).expect("it runs");
-    eventually("it has ended", || rustix::process::test_kill_process(heir).is_err());
+    kill_process(new_process, Signal::TERM).expect("it runs");
+    eventually("it has ended", || rustix::process::test_kill_process(new_process).is_err());
     site.wharf = manager.start();
     next(&mut client, 2);
 }

@@ -57,9 +57,9 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ),
 ];
 
-/// What simulations may import beside: they are tests, of which two throw the same dice, and make
+/// What simulations may import beside: they are tests, of which two use the same generator, and make
 /// plugins for themselves.
-const FOR_SIMULATIONS: [&str; 2] = ["authoring", "dice"];
+const FOR_SIMULATIONS: [&str; 2] = ["authoring", "rng"];
 
 /// Outside crates that have one home.
 const HOMES: [(&str, &str); 29] = [

@@ -391,7 +391,7 @@ mod tests {
     }
     #[test]
     fn called_off_compiler_ends_with_all_it_started() {
-        let mut dice = 7_u64;
+        let mut rng = 7_u64;
         for script in [
             "sleep 30",
             "cat >/dev/null; sleep 31",
@@ -399,15 +399,15 @@ mod tests {
             "yes",
             "yes >&2",
         ] {
-            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            rng = rng.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let stop = Stop::default();
             let calls = stop.clone();
             let calls = thread::spawn(move || {
-                thread::sleep(Duration::from_millis(dice >> 57));
+                thread::sleep(Duration::from_millis(rng >> 57));
                 calls.ask();
             });
             let program =
-                std::env::temp_dir().join(format!("stopped-{}-{}", std::process::id(), dice >> 40));
+                std::env::temp_dir().join(format!("stopped-{}-{}", std::process::id(), rng >> 40));
             std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("kept");
             std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700))
                 .expect("a program");

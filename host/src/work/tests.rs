@@ -22,20 +22,20 @@ impl Seeded {
 #[test]
 fn tenant_waits_for_one_turn_of_others() {
     for seed in 1..300 {
-        let mut dice = Seeded(seed * 0x9e37_79b9);
+        let mut rng = Seeded(seed * 0x9e37_79b9);
         let tenants: Vec<Arc<str>> =
-            (0..2 + dice.below(5)).map(|one| format!("t{one}").into()).collect();
+            (0..2 + rng.below(5)).map(|one| format!("t{one}").into()).collect();
         let mut queue = TenantQueue::new(RUNNING_TENANT_MAX);
         let mut waiting: BTreeMap<Arc<str>, Vec<u64>> = BTreeMap::new();
         let mut running: BTreeMap<Arc<str>, usize> = BTreeMap::new();
         // Jobs of others that were taken since this tenant could have had one.
         let mut passed: BTreeMap<Arc<str>, usize> = BTreeMap::new();
         for _ in 0..400 {
-            let tenant = Arc::clone(&tenants[dice.below(tenants.len() as u64) as usize]);
+            let tenant = Arc::clone(&tenants[rng.below(tenants.len() as u64) as usize]);
             let line = waiting.entry(Arc::clone(&tenant)).or_default();
-            match dice.below(10) {
+            match rng.below(10) {
                 // One of them is greedy.
-                0..5 if *tenant == *tenants[0] || dice.below(4) == 0 => {
+                0..5 if *tenant == *tenants[0] || rng.below(4) == 0 => {
                     match queue.put(&tenant, (), QUEUED_TENANT_MAX) {
                         Ok(number) => line.push(number),
                         Err(queued) => assert_eq!(queued, QUEUED_TENANT_MAX, "seed {seed}"),
@@ -43,7 +43,7 @@ fn tenant_waits_for_one_turn_of_others() {
                     assert!(line.len() <= QUEUED_TENANT_MAX, "seed {seed}");
                 }
                 5 if !line.is_empty() => {
-                    let number = line.remove(dice.below(line.len() as u64) as usize);
+                    let number = line.remove(rng.below(line.len() as u64) as usize);
                     assert!(queue.withdraw(&tenant, number).is_some(), "seed {seed}");
                     assert!(queue.withdraw(&tenant, number).is_none(), "seed {seed}");
                 }

@@ -21,9 +21,9 @@ const LIVE: usize = 24;
 const SHAPES: u64 = 24;
 
 /// Numbers from a number.
-struct Dice(u64);
+struct Rng(u64);
 
-impl Dice {
+impl Rng {
     fn below(&mut self, sides: u32) -> u32 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -73,8 +73,8 @@ fn pool(host: &Host, name: &str) -> u64 {
 
 /// Makes instances of a shape. Mappings that they brought, and mappings that were derived.
 fn measured(host: &Host, seed: u64) -> (usize, usize) {
-    let mut dice = Dice(seed + 1);
-    let modules: Vec<_> = (0..dice.below(7)).map(|place| dice.module(place)).collect();
+    let mut rng = Rng(seed + 1);
+    let modules: Vec<_> = (0..rng.below(7)).map(|place| rng.module(place)).collect();
     let bytes = with_modules(&component(""), &modules);
     let plugin = host.loader().load(&file(&format!("shape-{seed}"), &bytes), &Grants::none());
     let plugin = Arc::new(plugin.unwrap_or_else(|error| panic!("{seed}: {modules:?}: {error}")));

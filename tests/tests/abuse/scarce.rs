@@ -21,14 +21,14 @@ use wharf_tests::shapes::{Module, Writes, with_modules, worst};
 /// Sessions that the good server is promised.
 const GOOD: usize = 20;
 
-struct Site {
+struct ControlSite {
     folder: TempDir,
     bad: SocketAddr,
     good: SocketAddr,
     wharf: Wharf,
 }
 
-impl Site {
+impl ControlSite {
     /// Runs after `before`, a line of a shell. The bad server may have so many clients.
     fn start(before: &str, clients: usize, modules: &[Module]) -> Self {
         Self::with(before, clients, &component(""), modules)
@@ -179,7 +179,7 @@ impl Drop for Lowered {
 fn few_mappings_end_no_process() {
     let _alone = alone();
     let Some(lowered) = Lowered::to("/proc/sys/vm/max_map_count", 20_000) else { return };
-    let mut site = Site::start("true", 540, &worst());
+    let mut site = ControlSite::start("true", 540, &worst());
     let inside = site.is_besieged(540);
     assert!((100..540).contains(&inside), "{inside} of 540 were let in");
     // There is more of it again, and the process is as well as before.
@@ -193,8 +193,11 @@ fn little_address_space_ends_no_process() {
     // For some sessions more than the spare ones, each with four memories.
     for sessions in [30_u64, 45] {
         let kibibytes = (8 << 20) + (64 + sessions) * 4 * ((4 << 20) + (32 << 10));
-        let mut site =
-            Site::start(&format!("ulimit -v {kibibytes}"), sessions as usize - GOOD, &worst());
+        let mut site = ControlSite::start(
+            &format!("ulimit -v {kibibytes}"),
+            sessions as usize - GOOD,
+            &worst(),
+        );
         let clients = sessions as usize - GOOD;
         let inside = site.is_besieged(2 * clients);
         assert!(inside >= clients / 2, "{inside} of {clients} were let in");
@@ -221,8 +224,12 @@ fn data_bytes(process: u32) -> u64 {
 fn little_private_memory_ends_no_process() {
     let _alone = alone();
     for (mebibytes, pages) in [(700_u64, 1), (700, 100), (900, 7)] {
-        let mut site =
-            Site::with(&format!("ulimit -d {}", mebibytes << 10), 60, &component(&hog(pages)), &[]);
+        let mut site = ControlSite::with(
+            &format!("ulimit -d {}", mebibytes << 10),
+            60,
+            &component(&hog(pages)),
+            &[],
+        );
         site.serves_good();
         let inside: Vec<_> = (0..60).filter_map(|_| site.intrude()).collect();
         assert!(!inside.is_empty(), "{mebibytes} MiB, {pages} pages: none was let in");
@@ -234,7 +241,7 @@ fn little_private_memory_ends_no_process() {
 fn private_memory_may_run_short_later() {
     let _alone = alone();
     for (mebibytes, pages) in [(300_u64, 1), (500, 100)] {
-        let mut site = Site::with("true", 60, &component(&hog(pages)), &[]);
+        let mut site = ControlSite::with("true", 60, &component(&hog(pages)), &[]);
         site.serves_good();
         let process = site.wharf.child.id();
         let most = Some(data_bytes(process) + (mebibytes << 20));
@@ -319,7 +326,7 @@ fn little_memory_ends_no_process() {
         writes: Writes::Everything,
         tables: vec![],
     };
-    let mut site = Site::start(&enters, 90, &vec![module; 3]);
+    let mut site = ControlSite::start(&enters, 90, &vec![module; 3]);
     let inside = site.is_besieged(90);
     assert!((10..90).contains(&inside), "{inside} of 90 were let in");
 }

@@ -22,9 +22,9 @@ use wharf_tests::servers::{PATIENCE, describe, eventually, host, swap};
 const FAULTS: u32 = 24;
 
 /// Numbers from a number, so that a round can be played again.
-struct Dice(u64);
+struct Rng(u64);
 
-impl Dice {
+impl Rng {
     fn throw(&mut self, sides: u64) -> u64 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -99,7 +99,7 @@ impl Way {
     }
 
     /// Connects as the client with this number.
-    fn connect(self, server: &ServerHandle, number: u32, dice: &mut Dice) -> Client {
+    fn connect(self, server: &ServerHandle, number: u32, rng: &mut Rng) -> Client {
         let proxied = |header: String| {
             let mut client = connect_from(PROXY, server);
             client.send(header);
@@ -110,7 +110,7 @@ impl Way {
             Self::Named4 => proxied(format!("PROXY TCP4 192.0.2.{number} 192.0.2.200 4000 80\r\n")),
             Self::Named6 => proxied(format!(
                 "PROXY TCP6 2001:db8:0:{number}::{:x} ::1 4000 80\r\n",
-                dice.throw(0xffff)
+                rng.throw(0xffff)
             )),
         }
     }
@@ -167,25 +167,25 @@ fn say(client: &mut Client, byte: u8) {
 }
 
 /// So many sessions that end by this byte, from these addresses in turn.
-fn provoke(way: Way, server: &ServerHandle, addresses: u32, bytes: &[u8], dice: &mut Dice) {
+fn provoke(way: Way, server: &ServerHandle, addresses: u32, bytes: &[u8], rng: &mut Rng) {
     for step in 0..FAULTS {
-        let byte = bytes[dice.throw(bytes.len() as u64) as usize];
-        way.connect(server, step % addresses, dice).send([byte]).expect_gone();
+        let byte = bytes[rng.throw(bytes.len() as u64) as usize];
+        way.connect(server, step % addresses, rng).send([byte]).expect_gone();
     }
 }
 
 #[test]
 fn strangers_do_not_take_good_version_back() {
     for (seed, addresses) in [1, 2, 3, 10].into_iter().enumerate() {
-        let (way, mut dice) = (WAYS[seed % WAYS.len()], Dice(seed as u64));
-        let others = dice.throw(4) as u32;
+        let (way, mut rng) = (WAYS[seed % WAYS.len()], Rng(seed as u64));
+        let others = rng.throw(4) as u32;
         let round = format!("{addresses} addresses, {others} others, {way:?}");
         let server = way.server().start().expect("it starts");
         let mut inside: Vec<_> =
-            (0..others).map(|other| way.connect(&server, 50 + other, &mut dice)).collect();
+            (0..others).map(|other| way.connect(&server, 50 + other, &mut rng)).collect();
         inside.iter_mut().for_each(|client| _ = client.send([1]).skip(3));
         swap(&server, good(), SwapPolicy::HandOff);
-        provoke(way, &server, addresses, b"BF", &mut dice);
+        provoke(way, &server, addresses, b"BF", &mut rng);
         eventually("all have faulted", || faults(&server) == u64::from(FAULTS));
         replays_are_done(&server, u64::from(FAULTS));
         stays(&server, &round);
@@ -201,12 +201,12 @@ fn strangers_do_not_take_good_version_back() {
 #[test]
 fn worse_version_is_taken_back() {
     for (seed, addresses) in [1, 2, 3, 10].into_iter().enumerate() {
-        let (way, mut dice) = (WAYS[(seed + 1) % WAYS.len()], Dice(seed as u64));
+        let (way, mut rng) = (WAYS[(seed + 1) % WAYS.len()], Rng(seed as u64));
         let round = format!("{addresses} addresses, {way:?}");
         let server = way.server().start().expect("it starts");
         swap(&server, worse(), SwapPolicy::HandOff);
         for step in 0..FAULTS {
-            let mut client = way.connect(&server, step % addresses, &mut dice);
+            let mut client = way.connect(&server, step % addresses, &mut rng);
             // The last ones may meet the version before.
             say(&mut client, b'W');
         }
@@ -222,15 +222,15 @@ fn worse_version_is_taken_back() {
             figures.excused == 0 && figures.rate > 0.9 && figures.rate_before < 0.1,
             "{round}: {figures:?}"
         );
-        way.connect(&server, 0, &mut dice).send("W").expect([b'a', b'W', 1]);
+        way.connect(&server, 0, &mut rng).send("W").expect([b'a', b'W', 1]);
     }
 }
 
 #[test]
 fn replay_begins_with_what_was_saved_last() {
-    let (way, mut dice) = (Way::Direct, Dice(1));
+    let (way, mut rng) = (Way::Direct, Rng(1));
     let server = way.server().start().expect("it starts");
-    let mut clients: Vec<_> = (0..FAULTS).map(|_| way.connect(&server, 0, &mut dice)).collect();
+    let mut clients: Vec<_> = (0..FAULTS).map(|_| way.connect(&server, 0, &mut rng)).collect();
     clients.iter_mut().for_each(|client| _ = client.send([1]).expect([b'a', 1, 1]));
     assert_eq!(swap(&server, good(), SwapPolicy::HandOff).moved, FAULTS as usize);
     // Only sessions that have sent something before fault at this.
@@ -285,7 +285,7 @@ fn canary_is_judged_by_its_own_faults() {
     let rules =
         CanaryRules { share: 1.0, duration: Duration::from_secs(600), ..CanaryRules::default() };
     for (plugin, bytes, is_back) in [(good(), b"BF", false), (worse(), b"WW", true)] {
-        let (way, mut dice) = (Way::Named6, Dice(3));
+        let (way, mut rng) = (Way::Named6, Rng(3));
         let server = way.server().swap_rules(SwapRules { canary: rules, ..SwapRules::default() });
         let server = server.start().expect("it starts");
         host()
@@ -293,8 +293,8 @@ fn canary_is_judged_by_its_own_faults() {
             .block_on(server.canary(plugin, CanaryOptions::default()))
             .expect("it begins");
         for step in 0..FAULTS {
-            let byte = bytes[dice.throw(2) as usize];
-            let mut client = way.connect(&server, step % 5, &mut dice);
+            let byte = bytes[rng.throw(2) as usize];
+            let mut client = way.connect(&server, step % 5, &mut rng);
             say(&mut client, byte);
         }
         match is_back {
@@ -318,9 +318,9 @@ fn canary_is_judged_by_its_own_faults() {
 #[test]
 fn one_address_does_not_close_a_server() {
     for (seed, way) in WAYS.into_iter().enumerate() {
-        let mut dice = Dice(seed as u64);
+        let mut rng = Rng(seed as u64);
         let server = way.server().breaker(BreakerLimits::default()).start().expect("it starts");
-        let mut other = way.connect(&server, 100, &mut dice);
+        let mut other = way.connect(&server, 100, &mut rng);
         other.send([1]).expect([b'a', 1, 1]);
         // Sometimes the other one comes and goes.
         let comes_and_goes = seed % 2 == 1;
@@ -330,11 +330,11 @@ fn one_address_does_not_close_a_server() {
         }
         std::thread::scope(|scope| {
             for number in 0..4 {
-                let (server, mut dice) = (&server, Dice(number));
+                let (server, mut rng) = (&server, Rng(number));
                 scope.spawn(move || {
                     for _ in 0..20 {
-                        let byte = b"BF"[dice.throw(2) as usize];
-                        way.connect(server, 0, &mut dice).send([byte]).expect_gone();
+                        let byte = b"BF"[rng.throw(2) as usize];
+                        way.connect(server, 0, &mut rng).send([byte]).expect_gone();
                     }
                 });
             }
@@ -345,7 +345,7 @@ fn one_address_does_not_close_a_server() {
             (BreakerState::Closed, 0),
             "{way:?}"
         );
-        way.connect(&server, 101, &mut dice).send([1]).expect([b'a', 1, 1]);
+        way.connect(&server, 101, &mut rng).send([1]).expect([b'a', 1, 1]);
     }
 }
 
@@ -355,15 +355,15 @@ fn broken_plugin_trips_from_any_addresses() {
     for addresses in [1, 2, 3, 10] {
         let way = Way::Direct;
         let server = describe(broken()).start().expect("it starts");
-        let mut dice = Dice(addresses.into());
+        let mut rng = Rng(addresses.into());
         for step in 0..10 {
-            way.connect(&server, step % addresses, &mut dice).send("B").expect_gone();
+            way.connect(&server, step % addresses, &mut rng).send("B").expect_gone();
         }
         eventually(&format!("{addresses} addresses"), || notice(&server, "tripped") == 1);
     }
     // A proxy that does not say for whom it comes.
     let server = Way::Named4.server().breaker(BreakerLimits::default()).start().expect("it starts");
-    let mut named = Way::Named4.connect(&server, 1, &mut Dice(0));
+    let mut named = Way::Named4.connect(&server, 1, &mut Rng(0));
     named.send([1]).expect([b'a', 1, 1]);
     for _ in 0..10 {
         connect_from(PROXY, &server).send("PROXY UNKNOWN\r\nB").expect_gone();

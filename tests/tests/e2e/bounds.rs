@@ -7,9 +7,9 @@ use serde_json::Value;
 use wharf::plugin::{InstanceLimits, Plugin};
 use wharf::server::ServerBuilder;
 use wharf_tests::clients::Client;
+use wharf_tests::control_site::{ControlSite, said};
 use wharf_tests::guests::{bundled, guest, inline};
 use wharf_tests::servers::{describe, ended, eventually};
-use wharf_tests::site::{Site, said};
 
 fn limited(plugin: Arc<Plugin>, limits: InstanceLimits) -> ServerBuilder {
     describe(plugin).limits(limits)
@@ -120,7 +120,7 @@ fn a_plugin_logs_as_many_lines_as_allowed() {
 
 #[test]
 fn everybody_can_see_which_limit_is_in_force_and_where_it_comes_from() {
-    let site = Site::with(
+    let site = ControlSite::with(
         "",
         "max_clients = 9\ntenant = 'a'\n[server.limits]\nmemory_max_bytes = \
          1048576\n[server.budgets.low]\nfuel = 20000\n\

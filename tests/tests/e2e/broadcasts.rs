@@ -14,7 +14,7 @@ use wharf::plugin::{Binding, EventProcedure, Grant, Grants};
 use wharf_tests::guests::{component, file};
 use wharf_tests::servers::host;
 
-use super::charges::Dice;
+use super::charges::Rng;
 
 /// A server with so many others that telling them takes long.
 struct Crowd {
@@ -136,9 +136,9 @@ fn broadcast_to(count: usize, cpu: Duration) -> (Result<Action, FaultKind>, usiz
 
 #[test]
 fn long_broadcast_gives_way_and_ends_by_its_budget() {
-    let mut dice = Dice(7);
+    let mut rng = Rng(7);
     for _ in 0..8 {
-        let count = 1 + dice.throw(20_000) as usize;
+        let count = 1 + rng.throw(20_000) as usize;
         let (ended, told, slices) = broadcast_to(count, Duration::from_secs(50));
         assert_eq!((ended, told), (Ok(Action::Proceed), count));
         // Each receiver that is woken is polled before the thread looks at its sockets again.

@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use socket2::{Domain, SockRef, Socket, Type};
 use wharf_tests::clients::{Client, free_port};
+use wharf_tests::control_site::ControlSite;
 use wharf_tests::guests::{component, component_for};
 use wharf_tests::imports::open_contract;
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::eventually;
-use wharf_tests::site::Site;
 
 /// A guest that, once it is told what and how much, does it again each millisecond: `b` broadcasts,
 /// `s` sends to each of the first 255 sessions, `w` writes, `t` sets 60 timers, `l` prints lines.
@@ -71,9 +71,9 @@ const WORKER: &str = r#"
 "#;
 
 /// Numbers from a number.
-pub(crate) struct Dice(pub(crate) u64);
+pub(crate) struct Rng(pub(crate) u64);
 
-impl Dice {
+impl Rng {
     pub(crate) fn throw(&mut self, sides: u64) -> u64 {
         // SplitMix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -85,7 +85,7 @@ impl Dice {
 
 /// A process with the worker, tenant `a`, on one port and an echo, tenant `b`, on another.
 struct Plant {
-    site: Site,
+    site: ControlSite,
     echo: SocketAddr,
 }
 
@@ -114,7 +114,7 @@ impl Plant {
         let wharf = Wharf::run(&["serve"], folder.path());
         wharf.says("server started");
         wharf.says("server started");
-        let site = Site { folder, port, wharf };
+        let site = ControlSite { folder, port, wharf };
         eventually("the control API is open", || site.socket().exists());
         Self { site, echo: SocketAddr::from(([127, 0, 0, 1], other)) }
     }
@@ -202,13 +202,13 @@ fn read_all(
 
 /// What a limited tenant does, and where: what the process uses stays about its share.
 fn work_within_share(what: u8, seed: u64) -> (String, bool) {
-    let mut dice = Dice(seed << 8 | u64::from(what));
-    let cpus = 0.1 + 0.05 * dice.throw(3) as f64;
-    let (workers, others) = (1 + dice.throw(4) as usize, 50 + dice.throw(150) as usize);
-    let (reads, class) = (dice.throw(3) > 0, dice.throw(5) as u8);
+    let mut rng = Rng(seed << 8 | u64::from(what));
+    let cpus = 0.1 + 0.05 * rng.throw(3) as f64;
+    let (workers, others) = (1 + rng.throw(4) as usize, 50 + rng.throw(150) as usize);
+    let (reads, class) = (rng.throw(3) > 0, rng.throw(5) as u8);
     // What goes to nobody else costs little, and so is done more often.
     let often = if b"wl".contains(&what) { 120 } else { 1 };
-    let order = [what, often + dice.throw(30) as u8, 1 + dice.throw(16) as u8];
+    let order = [what, often + rng.throw(30) as u8, 1 + rng.throw(16) as u8];
     let case = format!(
         "{} {order:?}, {workers} of {others}, read: {reads}, class {class}, {cpus} CPUs",
         what as char
@@ -287,10 +287,10 @@ fn broadcasters_hold_up_no_neighbour_and_take_no_memory() {
     let before = plant.resident();
     let stop = Arc::new(AtomicBool::new(false));
     let worst = worst_echo(plant.echo, &stop);
-    let mut dice =
-        Dice(std::env::var("WHARF_SEED").map_or(1, |seed| seed.parse().expect("a number")));
+    let mut rng =
+        Rng(std::env::var("WHARF_SEED").map_or(1, |seed| seed.parse().expect("a number")));
     for client in &mut clients[..BROADCASTERS] {
-        let order = [b'b', 1 + dice.throw(100) as u8, 1 + dice.throw(40) as u8];
+        let order = [b'b', 1 + rng.throw(100) as u8, 1 + rng.throw(40) as u8];
         client.write_all(&order).expect("it is read");
     }
     let (mut most, mut refused) = (0, 0);
@@ -320,7 +320,7 @@ fn calls_are_charged_to_the_server_they_ask() {
     let plant = Plant::new("cpus = 0.5");
     let _sessions = plant.silent(30);
     let used = || plant.tenant()["cpu_seconds"].as_f64().expect("it is limited");
-    let mut dice = Dice(5);
+    let mut rng = Rng(5);
     let calls = [
         "",
         "/limits",
@@ -337,12 +337,12 @@ fn calls_are_charged_to_the_server_they_ask() {
     });
     let before = used();
     for _ in 0..20 {
-        let call = calls[dice.throw(calls.len() as u64) as usize];
+        let call = calls[rng.throw(calls.len() as u64) as usize];
         let _ = plant.site.ask("GET", &format!("/v1/servers/echo{call}"), &Value::Null);
     }
     assert_eq!(used(), before, "calls of a server of another tenant");
     for _ in 0..20 {
-        let (call, before) = (calls[dice.throw(6) as usize], used());
+        let (call, before) = (calls[rng.throw(6) as usize], used());
         let (code, _) = plant.site.ask("GET", &format!("/v1/servers/worker{call}"), &Value::Null);
         assert_eq!(code, 200, "{call}");
         // Half of what each costs beside what it takes.

@@ -6,9 +6,9 @@ use std::process::{Command, Output, Stdio};
 
 use rustix::process::Signal;
 use wharf_tests::clients::{Client, free_port};
+use wharf_tests::control_site::said;
 use wharf_tests::guests::{built, component, wharf_binary};
 use wharf_tests::process::Wharf;
-use wharf_tests::site::said;
 
 fn wharf(arguments: &[&str], folder: &Path) -> Output {
     let mut command = Command::new(wharf_binary());

@@ -8,16 +8,16 @@ use std::time::Duration;
 
 use serde_json::json;
 use wharf_tests::clients::{Client, free_port};
+use wharf_tests::control_site::{ControlSite, configure, said};
 use wharf_tests::guests::{component, wharf_binary};
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::{PATIENCE, eventually};
-use wharf_tests::site::{Site, configure, said};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 #[test]
 fn curl_alone_drives_everything() {
-    let site = Site::default();
+    let site = ControlSite::default();
     let server = "/v1/servers/echo";
     let mut clients: Vec<_> = (0..50).map(|_| Client::connect(site.address())).collect();
     for client in &mut clients {
@@ -106,7 +106,7 @@ fn curl_alone_drives_everything() {
 
 #[test]
 fn bad_requests_get_a_clear_answer_with_a_stable_code() {
-    let site = Site::default();
+    let site = ControlSite::default();
     let server = "/v1/servers/echo";
     let wrong = [
         ("GET", "/v1/servers/none", json!({}), 404, "not-found"),
@@ -150,7 +150,7 @@ fn bad_requests_get_a_clear_answer_with_a_stable_code() {
 
 #[test]
 fn the_socket_is_for_its_owner_replaces_what_is_stale_and_never_what_is_alive() {
-    let site = Site::default();
+    let site = ControlSite::default();
     let mode = std::fs::metadata(site.socket()).expect("a socket").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     // Another process with the same socket does not start, and takes nothing away.
@@ -195,7 +195,7 @@ fn the_socket_is_for_its_owner_replaces_what_is_stale_and_never_what_is_alive() 
 
 #[test]
 fn ctl_has_tables_json_and_exit_codes_that_mean_something() {
-    let site = Site::default();
+    let site = ControlSite::default();
     let mut client = Client::connect(site.address());
     client.echo("hello");
     let codes = [
@@ -249,7 +249,7 @@ fn ctl_has_tables_json_and_exit_codes_that_mean_something() {
 
 #[test]
 fn metrics_are_openmetrics_and_name_no_session() {
-    let site = Site::default();
+    let site = ControlSite::default();
     Client::connect(site.address()).echo("hello");
     let (code, text) = site.curl(&[], "/metrics");
     assert_eq!(code, 200);
@@ -283,7 +283,7 @@ fn metrics_are_openmetrics_and_name_no_session() {
 
 #[test]
 fn what_happens_is_streamed_as_it_happens() {
-    let site = Site::default();
+    let site = ControlSite::default();
     let mut listener = Command::new(wharf_binary());
     let mut listener = listener
         .args(["ctl", "events", "--socket"])
@@ -321,7 +321,7 @@ fn a_loopback_address_needs_the_token_and_keeps_strangers_pages_out() {
     std::fs::write(&file, TOKEN).expect("kept");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("a mode");
     let control = format!("listen = '127.0.0.1:{port}'\ntoken_file = '{}'", file.display());
-    let site = Site::with(&control, "");
+    let site = ControlSite::with(&control, "");
     let curl = |arguments: &[&str], path: &str| {
         let output = Command::new("curl")
             .args(["--silent", "--include", "--max-time", "20"])
@@ -359,7 +359,7 @@ fn a_loopback_address_needs_the_token_and_keeps_strangers_pages_out() {
 
 #[test]
 fn the_document_describes_what_is_there() {
-    let site = Site::default();
+    let site = ControlSite::default();
     let (code, text) = site.curl(&[], "/v1/openapi.json");
     let document: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!((code, &document["info"]["version"]), (200, &json!("1")));
@@ -384,7 +384,7 @@ fn the_document_describes_what_is_there() {
 }
 
 /// Sends a request for the lock and does not wait for the answer.
-fn ask_for_lock(site: &Site, hold: &str, ahead: &str) -> UnixStream {
+fn ask_for_lock(site: &ControlSite, hold: &str, ahead: &str) -> UnixStream {
     use std::io::Write;
     let mut asks = UnixStream::connect(site.socket()).expect("the socket");
     let body = json!({ "wait": "20s", "hold": hold }).to_string();
@@ -399,7 +399,7 @@ fn ask_for_lock(site: &Site, hold: &str, ahead: &str) -> UnixStream {
 
 #[test]
 fn a_lock_is_not_given_to_whoever_has_gone_whatever_they_sent_ahead() {
-    let site = Site::default();
+    let site = ControlSite::default();
     let held = site.ok("POST", "/v1/servers/echo/lock", json!({ "hold": "60s" }));
     let gone = ask_for_lock(&site, "60s", "GET");
     // Answered after what came before.
@@ -414,7 +414,7 @@ fn a_lock_is_not_given_to_whoever_has_gone_whatever_they_sent_ahead() {
 #[test]
 fn calls_that_wait_leave_room_for_the_one_that_ends_their_waiting() {
     use std::io::Read;
-    let site = Site::default();
+    let site = ControlSite::default();
     let held = site.ok("POST", "/v1/servers/echo/lock", json!({ "hold": "60s" }));
     let waits: Vec<_> = (0..60).map(|_| ask_for_lock(&site, "1ms", "")).collect();
     assert_eq!(site.curl(&[], "/livez").0, 200);
@@ -441,7 +441,7 @@ fn the_api_is_said_to_be_open_when_it_answers_and_not_before() {
 
 #[test]
 fn a_value_of_a_canary_that_cannot_be_is_a_wrong_command_line() {
-    let site = Site::of_versions("", &['b']);
+    let site = ControlSite::of_versions("", &['b']);
     let file = site.path("b.wasm").display().to_string();
     for (flag, value) in [("--share", "2"), ("--share", "0"), ("--duration", "1ms")] {
         let output = site.wharf_plugin(&["canary", "echo", &file, flag, value]);

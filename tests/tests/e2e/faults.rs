@@ -158,7 +158,7 @@ fn timers_beyond_the_limit_are_refused() {
     Client::connect(server.address()).send("x").expect([63]);
 }
 
-/// Newcomers are let in whatever happens.
+/// NewClients are let in whatever happens.
 fn off() -> BreakerLimits {
     BreakerLimits { faults: 0, ..BreakerLimits::default() }
 }

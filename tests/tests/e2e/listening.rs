@@ -17,20 +17,20 @@ use wharf::net::ListenPort;
 use wharf::server::{NewConnections, ServerEnding, ServerHandle, Status, SteerError};
 use wharf_tests::certificates::Certificates;
 use wharf_tests::clients::{Client, free_port};
+use wharf_tests::control_site::{ControlSite, said};
 use wharf_tests::guests::{bundled, polite, wharf_binary};
-use wharf_tests::heir::Heir;
 use wharf_tests::holders::{Harm, lead_away, listener, take_over, unix_listeners};
+use wharf_tests::new_process::NewProcess;
 use wharf_tests::servers::{PATIENCE, describe, eventually, host, start};
-use wharf_tests::site::{Site, said};
 
 use super::tls::{openssl, text};
 
 const LONG: Duration = Duration::from_secs(20);
 
 /// Numbers that a seed decides.
-struct Dice(u64);
+struct Rng(u64);
 
-impl Dice {
+impl Rng {
     fn of<T: Copy>(&mut self, all: &[T]) -> T {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -148,12 +148,12 @@ fn harmed_socket_listens_again() {
         Some(("given", describe(polite()).listener(given).start().expect("it starts"))),
     ];
     for (seed, (kind, server)) in servers.into_iter().flatten().enumerate() {
-        let mut dice = Dice(seed as u64);
+        let mut rng = Rng(seed as u64);
         let reached = SocketAddr::from((Ipv4Addr::LOCALHOST, server.address().port()));
         let mut old = Client::connect(reached);
         old.echo("before");
         for _ in 0..5 {
-            let (at, how) = (dice.of(&MOMENTS), dice.of(&Harm::ALL));
+            let (at, how) = (rng.of(&MOMENTS), rng.of(&Harm::ALL));
             println!("seed {seed}: {kind}, {at:?}, {how:?}");
             harm(&server, at, how, reached);
             old.echo("still here");
@@ -163,24 +163,24 @@ fn harmed_socket_listens_again() {
 }
 
 /// Shuts a socket down once to three times in each burst, while its owner repairs it.
-fn bursts(dice: &mut Dice, socket: &OwnedFd) {
-    for _ in 0..dice.of(&[1, 1, 2, 6]) {
+fn bursts(rng: &mut Rng, socket: &OwnedFd) {
+    for _ in 0..rng.of(&[1, 1, 2, 6]) {
         let shutdowns: Vec<Harm> =
-            (0..dice.of(&[1, 2, 3])).map(|_| dice.of(&Harm::SHUTDOWNS)).collect();
+            (0..rng.of(&[1, 2, 3])).map(|_| rng.of(&Harm::SHUTDOWNS)).collect();
         println!("    {shutdowns:?}");
         for how in shutdowns {
             how.to(socket);
         }
         // Moments of the repair, by the length of a loop.
-        for _ in 0..dice.of(&[0, 100, 1_000, 10_000]) {
+        for _ in 0..rng.of(&[0, 100, 1_000, 10_000]) {
             std::hint::spin_loop();
         }
     }
 }
 
 /// Leaves a socket that listens and whose clients cannot talk, unless its owner is faster.
-fn poison(dice: &mut Dice, socket: &OwnedFd, address: SocketAddr) {
-    let how = dice.of(&Harm::SHUTDOWNS);
+fn poison(rng: &mut Rng, socket: &OwnedFd, address: SocketAddr) {
+    let how = rng.of(&Harm::SHUTDOWNS);
     println!("    poisoned, {how:?}");
     Harm::ShutBoth.to(socket);
     how.to(socket);
@@ -202,16 +202,16 @@ fn socket_shut_down_often_serves_again() {
     std::thread::scope(|scope| {
         for (seed, server) in servers.into_iter().flatten().enumerate() {
             scope.spawn(move || {
-                let mut dice = Dice(seed as u64);
+                let mut rng = Rng(seed as u64);
                 let reached = SocketAddr::from((Ipv4Addr::LOCALHOST, server.address().port()));
                 let mut old = Client::connect(reached);
                 old.echo("before");
                 for round in 0..6 {
                     println!("seed {seed}, round {round}");
                     let socket = listener(getpid(), server.address());
-                    match dice.of(&[true, true, false]) {
-                        true => bursts(&mut dice, &socket),
-                        false => poison(&mut dice, &socket, server.address()),
+                    match rng.of(&[true, true, false]) {
+                        true => bursts(&mut rng, &socket),
+                        false => poison(&mut rng, &socket, server.address()),
                     }
                     serves(reached);
                     old.echo("still here");
@@ -228,7 +228,7 @@ fn poisoned_socket_is_mended_at_start() {
     for (seed, at) in ["127.0.0.1:0", "0.0.0.0:0"].into_iter().enumerate() {
         let given = TcpListener::bind(at).expect("a port");
         let address = given.local_addr().expect("bound");
-        poison(&mut Dice(seed as u64), &given.try_clone().expect("a descriptor").into(), address);
+        poison(&mut Rng(seed as u64), &given.try_clone().expect("a descriptor").into(), address);
         let server = describe(polite()).listener(given).start().expect("it starts");
         let mut client = Client::connect((Ipv4Addr::LOCALHOST, server.address().port()).into());
         client.echo("the first client");
@@ -295,11 +295,11 @@ fn lost_socket_is_replaced_by_a_new_one() {
     serves(server.address());
 }
 
-fn process(site: &Site) -> Pid {
+fn process(site: &ControlSite) -> Pid {
     Pid::from_child(&site.wharf.child)
 }
 
-fn ready(site: &Site) -> (u16, String) {
+fn ready(site: &ControlSite) -> (u16, String) {
     let (code, text) = site.curl(&[], "/readyz");
     let answer: Value = serde_json::from_str(&text).unwrap_or_default();
     (code, answer["error"]["code"].as_str().unwrap_or_default().to_owned())
@@ -307,7 +307,7 @@ fn ready(site: &Site) -> (u16, String) {
 
 #[test]
 fn failed_server_is_told_everywhere() {
-    let site = Site::default();
+    let site = ControlSite::default();
     let mut old = Client::connect(site.address());
     old.echo("before");
     let thief = take_over(&listener(process(&site), site.address()), site.address());
@@ -338,7 +338,7 @@ fn failed_server_is_told_everywhere() {
 }
 
 /// Upgrades, and ends the new process with the test.
-fn upgraded(site: &Site) -> Heir {
+fn upgraded(site: &ControlSite) -> NewProcess {
     let mut command = std::process::Command::new(wharf_binary());
     let output = command
         .args(["upgrade", "--json", "--socket"])
@@ -346,30 +346,33 @@ fn upgraded(site: &Site) -> Heir {
         .output()
         .expect("it runs");
     assert!(output.status.success(), "{}", said(&output));
-    Heir::of(&serde_json::from_slice(&output.stdout).expect("an answer"))
+    NewProcess::of(&serde_json::from_slice(&output.stdout).expect("an answer"))
 }
 
 #[test]
 fn new_process_gets_the_new_socket() {
-    let (site, elsewhere) = (Site::default(), TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let (site, elsewhere) =
+        (ControlSite::default(), TcpListener::bind("127.0.0.1:0").expect("a port"));
     lead_away(&listener(process(&site), site.address()), elsewhere.local_addr().expect("bound"));
     serves(site.address());
-    let heir = upgraded(&site);
+    let new_process = upgraded(&site);
     serves(site.address());
     // Whichever process has it, the socket is repaired.
-    Harm::ShutBoth.to(&listener(heir.0, site.address()));
+    Harm::ShutBoth.to(&listener(new_process.0, site.address()));
     serves(site.address());
 }
 
 /// A site whose control API is reached by an address too. Keep the folder.
-fn site_with_address() -> (Site, SocketAddr, tempfile::TempDir) {
+fn site_with_address() -> (ControlSite, SocketAddr, tempfile::TempDir) {
     let port = free_port();
     let folder = tempfile::tempdir().expect("a folder");
     let token = folder.path().join("token");
     std::fs::write(&token, "0123456789abcdef0123456789abcdef").expect("kept");
     std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).expect("a mode");
-    let site =
-        Site::with(&format!("listen = '127.0.0.1:{port}'\ntoken_file = '{}'", token.display()), "");
+    let site = ControlSite::with(
+        &format!("listen = '127.0.0.1:{port}'\ntoken_file = '{}'", token.display()),
+        "",
+    );
     (site, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), folder)
 }
 
@@ -403,27 +406,27 @@ fn control_api_outlives_harm_to_its_sockets() {
         site.wharf.says("the control API listens here again");
         eventually("the address answers", || address_answers(at));
     }
-    let heir = upgraded(&site);
+    let new_process = upgraded(&site);
     eventually("the new process answers", answers);
-    drop(heir);
+    drop(new_process);
 }
 
 #[test]
 fn sockets_shut_down_often_answer_again() {
     let (site, at, _folder) = site_with_address();
     for seed in 0..6 {
-        let mut dice = Dice(seed);
+        let mut rng = Rng(seed);
         println!("seed {seed}");
         let mut sockets =
             vec![listener(process(&site), at), listener(process(&site), site.address())];
         sockets.extend(unix_listeners(process(&site)));
         // A process that stands still cannot repair before the last shutdown.
-        let stands_still = dice.of(&[true, false]);
+        let stands_still = rng.of(&[true, false]);
         if stands_still {
             kill_process(process(&site), Signal::STOP).expect("it is ours");
         }
         for socket in &sockets {
-            bursts(&mut dice, socket);
+            bursts(&mut rng, socket);
         }
         if stands_still {
             kill_process(process(&site), Signal::CONT).expect("it is ours");

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use wharf::oci::Digest;
 use wharf_tests::certificates::Certificates;
 use wharf_tests::clients::{Client, free_port};
+use wharf_tests::control_site::ControlSite;
+use wharf_tests::fake_registry::{FakeRegistry, Reply};
 use wharf_tests::guests::{component, versioned};
-use wharf_tests::liar::{Liar, Reply};
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::eventually;
-use wharf_tests::site::Site;
 
 /// How long any call may take beside full queues. A registry that says nothing is given up after
 /// 20 s, and one tenant has two threads: its queue of 32 would take over five minutes.
@@ -55,8 +55,8 @@ enum Slow {
 
 /// Two tenants: `a` with the servers `a1` to `a4`, and `b` with the server `b`, which has TLS.
 struct Tenants {
-    site: Site,
-    liar: Liar,
+    site: ControlSite,
+    fake_registry: FakeRegistry,
     _certificates: Certificates,
     /// Requests that are under way, by what they ask for.
     begun: Vec<(String, UnixStream)>,
@@ -104,12 +104,12 @@ impl Tenants {
         std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
         let wharf = Wharf::run(&["serve"], folder.path());
         wharf.says("server started");
-        let site = Site { folder, port, wharf };
+        let site = ControlSite { folder, port, wharf };
         eventually("the control API is open", || UnixStream::connect(site.socket()).is_ok());
-        let liar = Liar::new(|_| Reply::Silence);
+        let fake_registry = FakeRegistry::new(|_| Reply::Silence);
         Self {
             site,
-            liar,
+            fake_registry,
             _certificates: certificates,
             begun: Vec::new(),
             others_waiting: 0,
@@ -140,7 +140,7 @@ impl Tenants {
     }
 
     fn slow(&mut self, slow: Slow) {
-        let registry = self.liar.address();
+        let registry = self.fake_registry.address();
         match slow {
             Slow::Registry(server) => {
                 for number in 0..CALLS_MAX / 2 {
@@ -227,7 +227,7 @@ fn long_winded() -> Vec<u8> {
 #[test]
 fn full_queues_of_a_tenant_delay_no_other() {
     for seed in [3, 71] {
-        let mut dice = Seeded(seed * 0x9e37_79b9);
+        let mut rng = Seeded(seed * 0x9e37_79b9);
         let mut tenants = Tenants::new();
         tenants.site.ok(
             "POST",
@@ -243,7 +243,7 @@ fn full_queues_of_a_tenant_delay_no_other() {
             Slow::Locks("a2"),
             Slow::Drain("a4"),
         ];
-        dice.shuffle(&mut mix);
+        rng.shuffle(&mut mix);
         println!("seed {seed}: {mix:?}");
         mix.into_iter().for_each(|slow| tenants.slow(slow));
         eventually("tenant `a` has much to wait for", || {
@@ -251,7 +251,7 @@ fn full_queues_of_a_tenant_delay_no_other() {
         });
         let file = tenants.site.path("q.wasm");
         let mut of_b = ["renew", "swap", "canary", "lock", "suspend", "restart"];
-        dice.shuffle(&mut of_b);
+        rng.shuffle(&mut of_b);
         let b = "/v1/servers/b";
         for call in of_b {
             println!("seed {seed}: b: {call}");
@@ -280,15 +280,15 @@ fn full_queues_of_a_tenant_delay_no_other() {
             }
         }
         tenants.soon(&format!("{b}/stop"), json!({ "grace": "1s" }));
-        ends_beside_its_own_queues(&mut tenants, &mut dice);
+        ends_beside_its_own_queues(&mut tenants, &mut rng);
     }
 }
 
 /// The tenant whose queues are full ends what it likes.
-fn ends_beside_its_own_queues(tenants: &mut Tenants, dice: &mut Seeded) {
+fn ends_beside_its_own_queues(tenants: &mut Tenants, rng: &mut Seeded) {
     let lock = "/v1/servers/a2/lock";
     let mut of_a = ["rollback", "unlock", "restart", "stop"];
-    dice.shuffle(&mut of_a);
+    rng.shuffle(&mut of_a);
     for call in of_a {
         println!("a: {call}");
         match call {
@@ -374,7 +374,7 @@ fn waiting_calls_leave_connections_to_others() {
 
 /// A registry that delivers a component by its tag, and says nothing when it is asked by digest, as
 /// a host asks that keeps what it pulled.
-fn delivers_once() -> Liar {
+fn delivers_once() -> FakeRegistry {
     const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
     let bytes = component(&versioned('s', "", ""));
     let manifest = json!({
@@ -386,7 +386,7 @@ fn delivers_once() -> Liar {
             "mediaType": "application/wasm", "digest": Digest::of(&bytes).as_str(), "size": bytes.len(),
         }],
     });
-    Liar::new(move |asked| match &asked.path {
+    FakeRegistry::new(move |asked| match &asked.path {
         path if path.contains("/blobs/") => Reply::ok("application/wasm", bytes.clone()),
         path if path.contains("/manifests/sha256:") => Reply::Silence,
         _ => Reply::ok(MANIFEST, manifest.to_string()),
@@ -419,12 +419,12 @@ fn rollback_ends_pulls_that_keep_versions() {
     std::fs::write(folder.path().join("wharf.toml"), text).expect("kept");
     let wharf = Wharf::run(&["serve"], folder.path());
     wharf.says("server started");
-    let site = Site { folder, port, wharf };
+    let site = ControlSite { folder, port, wharf };
     eventually("the control API is open", || UnixStream::connect(site.socket()).is_ok());
-    let (liar, certificates) = (delivers_once(), Certificates::new());
+    let (fake_registry, certificates) = (delivers_once(), Certificates::new());
     let mut tenants = Tenants {
         site,
-        liar,
+        fake_registry,
         _certificates: certificates,
         begun: Vec::new(),
         others_waiting: 0,
@@ -434,13 +434,13 @@ fn rollback_ends_pulls_that_keep_versions() {
     for (server, _) in greedy.into_iter().chain([("b", "b")]) {
         tenants.soon(&format!("/v1/servers/{server}/plugin/swap"), swapped.clone());
     }
-    let file = format!("oci://{}/team/slow:1", tenants.liar.address());
+    let file = format!("oci://{}/team/slow:1", tenants.fake_registry.address());
     for (server, _) in greedy {
         tenants.begin(&format!("/v1/servers/{server}/plugin/swap"), &json!({ "file": file }));
     }
     let silent = || {
         tenants
-            .liar
+            .fake_registry
             .asked()
             .iter()
             .filter(|asked| asked.path.contains("/manifests/sha256:"))

@@ -19,9 +19,9 @@ use wharf::server::{
 };
 use wharf::session::SessionStats;
 use wharf_tests::clients::Client;
+use wharf_tests::control_site::ControlSite;
 use wharf_tests::guests::{inline, versioned};
 use wharf_tests::servers::{describe, eventually, host, swap};
-use wharf_tests::site::Site;
 
 fn version(label: char) -> Arc<Plugin> {
     inline(&format!("raced-{label}"), &versioned(label, "", ""))
@@ -270,7 +270,7 @@ fn a_reload_waits_for_a_swap_and_neither_undoes_the_other() {
     next(&mut Client::connect(server.address()), 'b', 1);
 }
 
-fn states(site: &Site) -> Vec<Value> {
+fn states(site: &ControlSite) -> Vec<Value> {
     let history = site.plugin(&["history"], None);
     history["generations"]
         .as_array()
@@ -282,7 +282,7 @@ fn states(site: &Site) -> Vec<Value> {
 
 #[test]
 fn a_canary_that_was_promoted_by_its_judge_starts_again_after_a_crash() {
-    let mut site = Site::of_versions("[server.swap.canary]\nsessions_min = 1", &['a', 'b']);
+    let mut site = ControlSite::of_versions("[server.swap.canary]\nsessions_min = 1", &['a', 'b']);
     site.plugin(&["swap"], Some("a.wasm"));
     site.plugin(&["canary", "--share", "1", "--duration", "1s"], Some("b.wasm"));
     next(&mut Client::connect(site.address()), 'b', 1);
@@ -301,7 +301,7 @@ fn a_canary_that_was_promoted_by_its_judge_starts_again_after_a_crash() {
 
 #[test]
 fn a_canary_that_ran_when_the_process_died_is_not_said_to_run() {
-    let mut site = Site::of_versions("", &['a', 'b']);
+    let mut site = ControlSite::of_versions("", &['a', 'b']);
     site.plugin(&["swap"], Some("a.wasm"));
     site.plugin(&["canary", "--share", "1"], Some("b.wasm"));
     site.ok("POST", "/v1/reload", json!({}));
@@ -317,7 +317,7 @@ fn a_canary_that_ran_when_the_process_died_is_not_said_to_run() {
 
 #[test]
 fn whoever_asks_for_swaps_and_goes_away_cannot_have_more_of_them_at_work() {
-    let site = Site::of_versions("[server.swap]\nprepare = '60s'", &['a', 'b']);
+    let site = ControlSite::of_versions("[server.swap]\nprepare = '60s'", &['a', 'b']);
     site.plugin(&["swap"], Some("a.wasm"));
     let slow = Client::connect(site.address());
     let asks = busy(&slow);

@@ -12,10 +12,10 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 use wharf_tests::certificates::Certificates;
 use wharf_tests::clients::free_port;
+use wharf_tests::control_site::ControlSite;
 use wharf_tests::guests::{component, versioned, wharf_binary};
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::eventually;
-use wharf_tests::site::Site;
 
 /// A seeded source of numbers.
 struct Seeded(u64);
@@ -137,7 +137,7 @@ const LABELS: &str = "bcdefghijklmnopqrstuvwxyz";
 
 /// A process with a secure server called `echo`.
 struct Limited {
-    site: Site,
+    site: ControlSite,
     versions: std::vec::IntoIter<char>,
     _certificates: Certificates,
 }
@@ -162,7 +162,7 @@ impl Limited {
         fs::write(folder.path().join("wharf.toml"), text).expect("kept");
         let wharf = Wharf::run(&["serve"], folder.path());
         wharf.says("server started");
-        let site = Site { folder, port, wharf };
+        let site = ControlSite { folder, port, wharf };
         eventually("the control API is open", || UnixStream::connect(site.socket()).is_ok());
         let versions = LABELS.chars().collect::<Vec<_>>().into_iter();
         let mut limited = Self { site, versions, _certificates: certificates };
@@ -218,10 +218,10 @@ impl Limited {
     }
 
     /// Makes calls in some order while the system refuses things. How many were refused.
-    fn refused(&mut self, dice: &mut Seeded, calls: &[&str], words: &[&str]) -> usize {
+    fn refused(&mut self, rng: &mut Seeded, calls: &[&str], words: &[&str]) -> usize {
         let mut refused = 0;
         for _ in 0..5 {
-            let call = calls[dice.below(calls.len())];
+            let call = calls[rng.below(calls.len())];
             let (code, answer) = self.call(call);
             println!("{call}: {code}: {answer}");
             let message = answer["error"]["message"].as_str().unwrap_or_default();
@@ -261,12 +261,12 @@ fn refused_threads_are_named() {
     let Some(threads) = Threads::of(&limited.site.wharf) else { return };
     let mut all = 0;
     for seed in [5, 23] {
-        let mut dice = Seeded::of(seed);
+        let mut rng = Seeded::of(seed);
         // The compiler is a process with threads of its own: it may start and find no more.
-        let more = dice.below(3);
+        let more = rng.below(3);
         println!("seed {seed}: {more} more than there are");
         threads.allow(more);
-        all += limited.refused(&mut dice, &CALLS, &["EAGAIN"]);
+        all += limited.refused(&mut rng, &CALLS, &["EAGAIN"]);
         threads.lift();
         limited.recovers();
     }
@@ -302,7 +302,7 @@ fn refused_descriptors_are_named() {
     before.expect("a limit");
     let mut all = 0;
     for seed in [7, 41] {
-        let mut dice = Seeded::of(seed);
+        let mut rng = Seeded::of(seed);
         let descriptors =
             fs::read_dir(format!("/proc/{}/fd", process.as_raw_nonzero())).expect("a list");
         let open: BTreeSet<u64> =
@@ -310,12 +310,12 @@ fn refused_descriptors_are_named() {
         // Room for a connection, and few more.
         let most = (0..4_096)
             .filter(|number| !open.contains(number))
-            .nth(1 + dice.below(3))
+            .nth(1 + rng.below(3))
             .expect("a gap");
         println!("seed {seed}: up to {most} descriptors");
         let limit = |most| Rlimit { current: Some(most), maximum: Some(4_096) };
         prlimit(Some(process), Resource::Nofile, limit(most)).expect("a limit");
-        all += limited.refused(&mut dice, &CALLS, &["EMFILE"]);
+        all += limited.refused(&mut rng, &CALLS, &["EMFILE"]);
         prlimit(Some(process), Resource::Nofile, limit(4_096)).expect("a limit");
         limited.recovers();
     }
@@ -327,18 +327,18 @@ fn refused_memory_is_named() {
     let mut limited = Limited::new();
     let (process, mut all) = (limited.process(), 0);
     for seed in [11, 29] {
-        let mut dice = Seeded::of(seed);
+        let mut rng = Seeded::of(seed);
         let status = fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero()))
             .expect("its state");
         let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).expect("a size");
         let kibibytes: u64 = size.trim().trim_end_matches(" kB").parse().expect("a number");
         // No room for a thread's stack or a copy of the process; what threads have reserved is
         // theirs.
-        let most = (kibibytes + dice.below(4) as u64 * 16) << 10;
+        let most = (kibibytes + rng.below(4) as u64 * 16) << 10;
         println!("seed {seed}: up to {most} bytes of address space");
         let limit = |current| Rlimit { current, maximum: None };
         prlimit(Some(process), Resource::As, limit(Some(most))).expect("a limit");
-        all += limited.refused(&mut dice, &CALLS, &["ENOMEM", "EAGAIN"]);
+        all += limited.refused(&mut rng, &CALLS, &["ENOMEM", "EAGAIN"]);
         prlimit(Some(process), Resource::As, limit(None)).expect("a limit");
         limited.recovers();
     }
@@ -355,10 +355,10 @@ fn compiler_without_memory_says_so() {
     let one =
         |number| format!("(func $fat{number} (param i32) (result i32)\n{body}(local.get 0))\n");
     fs::write(&file, component(&(0..40).map(one).collect::<String>())).expect("kept");
-    let (mut dice, mut failed) = (Seeded::of(1), 0);
+    let (mut rng, mut failed) = (Seeded::of(1), 0);
     for _ in 0..14 {
         // From nothing beside the stack of its reader, which has 256 MiB, to what compiling needs.
-        let most = (255 << 10) + dice.below(16 << 10);
+        let most = (255 << 10) + rng.below(16 << 10);
         let script = format!("ulimit -d {most}; exec \"$0\" compile 2147483648 60");
         let mut command = Command::new("bash");
         command
@@ -389,10 +389,10 @@ fn start_without_threads_is_an_error() {
     };
     let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
     fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");
-    wharf_tests::site::configure(folder.path(), port, "", "");
-    let mut dice = Seeded::of(1);
+    wharf_tests::control_site::configure(folder.path(), port, "", "");
+    let mut rng = Seeded::of(1);
     for _ in 0..8 {
-        let most = 2 + dice.below(26);
+        let most = 2 + rng.below(26);
         group.limit(&most.to_string());
         let script = format!(
             "echo $$ > {}; exec timeout -s KILL 60 \"$0\" serve",

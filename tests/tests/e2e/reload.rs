@@ -9,14 +9,14 @@ use rustix::process::Signal;
 use serde_json::json;
 use wharf_tests::certificates::Certificates;
 use wharf_tests::clients::{Client, free_port};
+use wharf_tests::control_site::{ControlSite, configure};
 use wharf_tests::guests::{component, wharf_binary};
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::PATIENCE;
-use wharf_tests::site::{Site, configure};
 
 #[test]
 fn a_reload_applies_the_difference_or_nothing() {
-    let site = Site::default();
+    let site = ControlSite::default();
     let mut live = Client::connect(site.address());
     live.echo("before");
     let second = free_port();
@@ -90,7 +90,7 @@ fn certificates_are_renewed_without_a_pause_and_a_bad_one_leaves_the_old_one_ser
         at("server.pem"),
         at("server.key")
     );
-    let site = Site::with("", &credentials);
+    let site = ControlSite::with("", &credentials);
     let serves = |certificates: &Certificates| {
         let output = Command::new("openssl")
             .args([
@@ -120,7 +120,7 @@ fn certificates_are_renewed_without_a_pause_and_a_bad_one_leaves_the_old_one_ser
 
 #[test]
 fn terminate_drains_and_hears_a_second_time() {
-    let mut site = Site::with("", "");
+    let mut site = ControlSite::with("", "");
     let folder = site.folder.path().to_owned();
     let mut client = Client::connect(site.address());
     client.echo("hello");
@@ -182,7 +182,7 @@ fn systemd_is_told_what_happens_and_hands_sockets_over_by_name() {
 
 #[test]
 fn words_of_a_plugin_stay_its_own() {
-    let site = Site::default();
+    let site = ControlSite::default();
     let folder = site.folder.path();
     let mut live = Client::connect(site.address());
     live.echo("before");

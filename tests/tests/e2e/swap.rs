@@ -14,10 +14,10 @@ use wharf::server::{
 };
 use wharf::session::SessionStats;
 use wharf_tests::clients::Client;
+use wharf_tests::control_site::{ControlSite, said};
 use wharf_tests::guests::{component, inline, polite, versioned};
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::{describe, ended, eventually, fuel_alone, start, swap};
-use wharf_tests::site::{Site, said};
 
 fn version(label: char) -> Arc<Plugin> {
     bad(label, "", "")
@@ -100,7 +100,7 @@ fn a_version_that_fails_on_the_new_side_leaves_the_session_where_it_is() {
         let report = hand_off(&server, bad('x', "", &if_used(what)));
         assert_eq!((report.moved, report.stayed.get(reason)), (0, Some(&1)), "{report:?}");
         next(&mut client, 'a', 2, number as u8 + 2);
-        // Newcomers are on it, since nothing is wrong with it that shows before.
+        // NewClients are on it, since nothing is wrong with it that shows before.
         next(&mut Client::connect(server.address()), 'x', 1, 1);
         eventually("the new connection has ended", || server.session_count() == 1);
     }
@@ -381,7 +381,7 @@ fn swaps_that_race_come_one_after_the_other() {
 
 #[test]
 fn an_operator_swaps_by_one_command_and_a_bad_file_changes_nothing() {
-    let site = Site::default();
+    let site = ControlSite::default();
     let keep = |name: &str, bytes: &[u8]| std::fs::write(site.path(name), bytes).expect("kept");
     keep("a.wasm", &component(&versioned('a', "", "")));
     keep("b.wasm", &component(&versioned('b', "", "")));
@@ -410,7 +410,7 @@ fn an_operator_swaps_by_one_command_and_a_bad_file_changes_nothing() {
 
 #[test]
 fn an_operator_is_told_in_a_sentence_that_a_version_was_taken_back() {
-    let site = Site::default();
+    let site = ControlSite::default();
     let keep = |name: &str, restore: &str| {
         std::fs::write(site.path(name), component(&versioned('a', "", restore))).expect("kept");
         site.path(name).to_str().expect("a path").to_owned()
@@ -433,7 +433,7 @@ fn an_operator_is_told_in_a_sentence_that_a_version_was_taken_back() {
 
 #[test]
 fn an_operator_sees_how_far_a_swap_is_while_it_runs() {
-    let site = Site::default();
+    let site = ControlSite::default();
     for label in ['a', 'b'] {
         std::fs::write(site.path(&format!("{label}.wasm")), component(&versioned(label, "", "")))
             .expect("kept");

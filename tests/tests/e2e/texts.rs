@@ -6,10 +6,10 @@ use std::path::Path;
 use serde_json::json;
 use wharf::plugin::Grants;
 use wharf_tests::clients::{Client, free_port};
+use wharf_tests::control_site::{ControlSite, configure};
 use wharf_tests::guests::{component, file};
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::{eventually, host};
-use wharf_tests::site::{Site, configure};
 
 /// Bytes of an answer of the control API to a request that fails.
 const ANSWER_MAX_BYTES: usize = 64 << 10;
@@ -87,13 +87,13 @@ fn errors_of_huge_components_are_short() {
 }
 
 /// A process that logs in JSON, one object a line.
-fn site() -> Site {
+fn site() -> ControlSite {
     let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
     std::fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");
     configure(folder.path(), port, "", "");
     let wharf = Wharf::run(&["--log-format", "json", "serve"], folder.path());
     wharf.says("server started");
-    let site = Site { folder, port, wharf };
+    let site = ControlSite { folder, port, wharf };
     eventually("the control API is open", || site.socket().exists());
     site
 }
@@ -104,7 +104,7 @@ fn short(lines: &[String]) {
     }
 }
 
-fn swap(site: &Site, plugin: &Path) -> (u16, String) {
+fn swap(site: &ControlSite, plugin: &Path) -> (u16, String) {
     let body = json!({ "file": plugin }).to_string();
     site.curl(&["--request", "POST", "--data-binary", &body], "/v1/servers/echo/plugin/swap")
 }

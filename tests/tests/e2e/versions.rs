@@ -15,10 +15,10 @@ use wharf::server::{
     SwapReport, SwapRules,
 };
 use wharf_tests::clients::Client;
+use wharf_tests::control_site::{ControlSite, configure, said};
 use wharf_tests::guests::{component, inline, loops_and_traps, versioned};
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::{describe, eventually, fuel_alone, host, swap};
-use wharf_tests::site::{Site, configure, said};
 
 /// Long enough for sessions that prepare together on a machine that is busy with other things too.
 const PREPARE: Duration = Duration::from_secs(60);
@@ -177,8 +177,8 @@ fn a_canary_gets_its_exact_share_of_newcomers_and_is_promoted_when_its_time_is_o
     next(&mut old, 'a', 1, 1);
     let report = canary(&server, version('b'), CanaryOptions::default()).expect("it begins");
     assert_eq!((report.moved, report.generation), (0, 2), "{report:?}");
-    let mut newcomers = clients(&server, 40);
-    let tried = newcomers
+    let mut new_clients = clients(&server, 40);
+    let tried = new_clients
         .iter_mut()
         .filter_map(|client| (client.send([1]).take(3)[0] == b'b').then_some(()));
     assert_eq!(tried.count(), 10);
@@ -351,13 +351,13 @@ fn a_version_too_many_is_refused_until_the_sessions_of_one_are_gone() {
     next(&mut pinned[0], 'b', 1, 2);
 }
 
-fn swap_to(site: &Site, file: &str) -> Value {
+fn swap_to(site: &ControlSite, file: &str) -> Value {
     site.plugin(&["swap"], Some(file))
 }
 
 #[test]
 fn what_was_swapped_in_starts_again_after_a_crash_and_can_be_gone_back_from() {
-    let mut site = Site::of_versions("", &['a', 'b', 'c']);
+    let mut site = ControlSite::of_versions("", &['a', 'b', 'c']);
     assert_eq!(swap_to(&site, "a.wasm")["recorded"], json!(true));
     assert_eq!(swap_to(&site, "b.wasm")["generation"], json!(3));
     // What it was loaded from is another file by now.
@@ -389,7 +389,7 @@ fn what_was_swapped_in_starts_again_after_a_crash_and_can_be_gone_back_from() {
 
 #[test]
 fn a_check_names_what_would_start_because_it_was_swapped_in() {
-    let site = Site::of_versions("", &['b']);
+    let site = ControlSite::of_versions("", &['b']);
     assert!(!said(&site.check()).contains("swapped in"));
     swap_to(&site, "b.wasm");
     let told = said(&site.check());
@@ -400,7 +400,7 @@ fn a_check_names_what_would_start_because_it_was_swapped_in() {
 
 #[test]
 fn a_swap_that_is_refused_is_in_the_log_with_its_reason() {
-    let site = Site::of_versions("", &[]);
+    let site = ControlSite::of_versions("", &[]);
     std::fs::write(site.path("no.wasm"), "no component").expect("kept");
     assert!(
         !site
@@ -414,7 +414,7 @@ fn a_swap_that_is_refused_is_in_the_log_with_its_reason() {
 
 #[test]
 fn what_the_operator_writes_into_the_file_since_is_what_counts() {
-    let mut site = Site::of_versions("", &['a', 'b', 'c']);
+    let mut site = ControlSite::of_versions("", &['a', 'b', 'c']);
     swap_to(&site, "b.wasm");
     configure(site.folder.path(), site.port, "", "options = ['reuse-address']\nparameter = 3");
     site.ok("POST", "/v1/reload", json!({}));
@@ -436,7 +436,7 @@ fn what_the_operator_writes_into_the_file_since_is_what_counts() {
 
 #[test]
 fn a_record_that_makes_no_sense_is_named_and_nothing_starts() {
-    let mut site = Site::of_versions("", &['a', 'b', 'c']);
+    let mut site = ControlSite::of_versions("", &['a', 'b', 'c']);
     swap_to(&site, "b.wasm");
     let state = site.path("state/wharf");
     let one = |folder: &Path| {
@@ -472,7 +472,7 @@ fn a_record_that_makes_no_sense_is_named_and_nothing_starts() {
 
 #[test]
 fn a_process_that_is_killed_at_any_moment_of_a_swap_starts_with_what_it_last_reported() {
-    let mut site = Site::of_versions("", &['a', 'b', 'c']);
+    let mut site = ControlSite::of_versions("", &['a', 'b', 'c']);
     let mut in_force = 'a';
     swap_to(&site, "a.wasm");
     for round in 0..24_u64 {

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wharf::oci::{Digest, PublicKey, Registries, RegistryConfig, Trust};
-use wharf_tests::depot::Depot;
+use wharf_tests::control_site::ControlSite;
+use wharf_tests::docker_registry::DockerRegistry;
+use wharf_tests::fake_registry::{Asked, FakeRegistry, Reply};
 use wharf_tests::guests::component;
-use wharf_tests::liar::{Asked, Liar, Reply};
-use wharf_tests::site::Site;
 
 use super::common::{done, failed, reference, refused, terms, wharf};
 use super::signed::{key, put_blob, put_manifest, run};
@@ -149,14 +149,14 @@ impl Shelf {
         by: &str,
         answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
     ) -> String {
-        let liar = Liar::new(answer);
+        let fake_registry = FakeRegistry::new(answer);
         let folder = tempfile::tempdir().expect("a folder");
         let keys = vec![PublicKey::read(&self.public).expect("a key")];
         let terms = RegistryConfig {
-            trust: vec![Trust { prefix: liar.address(), keys }],
+            trust: vec![Trust { prefix: fake_registry.address(), keys }],
             ..terms(folder.path())
         };
-        let wanted = reference(&format!("oci://{}/team/echo{by}", liar.address()));
+        let wanted = reference(&format!("oci://{}/team/echo{by}", fake_registry.address()));
         let pulled = Registries::new(terms).fetch(&wanted);
         if pulled.as_ref().is_ok_and(|pulled| pulled.signed_by.as_deref() == Some("ours.pub")) {
             return String::new();
@@ -408,25 +408,31 @@ fn a_list_of_which_only_a_part_came_is_told() {
 
 #[test]
 fn every_way_to_a_plugin_asks_for_the_repository_or_the_digest() {
-    let Some(depot) = Depot::open() else { return };
-    let site = Site::default();
+    let Some(docker_registry) = DockerRegistry::open() else { return };
+    let site = ControlSite::default();
     let scratch = site.folder.path();
     let (ours, _) = key(scratch, "ours");
     std::fs::write(site.path("echo.wasm"), component("")).expect("kept");
-    let tagged = depot.reference("echo:1");
+    let tagged = docker_registry.reference("echo:1");
     let pushed = ["plugin", "push", &tagged, &site.path("echo.wasm").display().to_string()];
     let pinned = done(&wharf(&pushed, scratch)).lines().last().expect("a reference").to_owned();
     let plugin = Digest::parse(pinned.split_once('@').expect("a digest").1).expect("a digest");
     let bundle = bundle(scratch, &ours, &statement(&plugin, &json!({}))).to_string();
     let manifest = attaching(&bundle, &plugin);
-    put_blob(&depot, scratch, b"{}");
-    put_blob(&depot, scratch, bundle.as_bytes());
-    put_manifest(&depot, Digest::of(manifest.as_bytes()).as_str(), manifest.as_bytes());
-    put_manifest(&depot, &format!("sha256-{}", plugin.hex()), index(&[manifest]).as_bytes());
+    put_blob(&docker_registry, scratch, b"{}");
+    put_blob(&docker_registry, scratch, bundle.as_bytes());
+    put_manifest(&docker_registry, Digest::of(manifest.as_bytes()).as_str(), manifest.as_bytes());
+    put_manifest(
+        &docker_registry,
+        &format!("sha256-{}", plugin.hex()),
+        index(&[manifest]).as_bytes(),
+    );
 
     let text = std::fs::read_to_string(site.path("wharf.toml")).expect("its configuration");
-    let trust =
-        format!("[[registry.trust]]\nprefix = '{}'\nkeys = ['ours.pub']\n", depot.address());
+    let trust = format!(
+        "[[registry.trust]]\nprefix = '{}'\nkeys = ['ours.pub']\n",
+        docker_registry.address()
+    );
     std::fs::write(site.path("wharf.toml"), format!("{trust}{text}")).expect("kept");
     let socket = site.socket().display().to_string();
     done(&wharf(&["ctl", "--socket", &socket, "reload"], scratch));

@@ -1,15 +1,15 @@
 //! When a registry is asked, and what is kept of it.
 
 use wharf::oci::{Origin, PullPolicy, Registries, RegistryConfig};
-use wharf_tests::depot::Depot;
+use wharf_tests::docker_registry::DockerRegistry;
 
 use super::common::{kept, push, reference, refused, registries, terms};
 
 #[test]
 fn the_policy_decides_whether_a_moved_tag_is_noticed() {
-    let Some(depot) = Depot::open() else { return };
+    let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
-    let at = depot.reference("team/echo:stable");
+    let at = docker_registry.reference("team/echo:stable");
     let wanted = reference(&at);
     let by = |pull| registries(folder.path(), pull).fetch(&wanted);
 
@@ -32,17 +32,17 @@ fn the_policy_decides_whether_a_moved_tag_is_noticed() {
 
 #[test]
 fn what_a_digest_names_is_had_without_the_registry() {
-    let Some(mut depot) = Depot::open() else { return };
+    let Some(mut docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
-    let digest = push(&depot.reference("echo:1"), "1", b"bytes");
-    let pinned = reference(&depot.reference(&format!("echo@{digest}")));
+    let digest = push(&docker_registry.reference("echo:1"), "1", b"bytes");
+    let pinned = reference(&docker_registry.reference(&format!("echo@{digest}")));
     let pulled = registries(folder.path(), PullPolicy::Always).fetch(&pinned).expect("pulled");
     assert_eq!((pulled.digest.clone(), pulled.reference.to_string()), (digest, pinned.to_string()));
-    depot.stop();
+    docker_registry.stop();
     for pull in [PullPolicy::IfMissing, PullPolicy::Never] {
         assert_eq!(registries(folder.path(), pull).fetch(&pinned).expect("kept").bytes, b"bytes");
     }
-    let tagged = reference(&depot.reference("echo:1"));
+    let tagged = reference(&docker_registry.reference("echo:1"));
     let said = refused(registries(folder.path(), PullPolicy::Always).fetch(&tagged));
     assert!(
         said.contains(&tagged.to_string()) && said.contains("cannot reach the registry"),
@@ -52,9 +52,9 @@ fn what_a_digest_names_is_had_without_the_registry() {
 
 #[test]
 fn rot_in_the_store_is_pulled_anew() {
-    let Some(depot) = Depot::open() else { return };
+    let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
-    let wanted = reference(&depot.reference("echo:1"));
+    let wanted = reference(&docker_registry.reference("echo:1"));
     push(&wanted.to_string(), "1", b"bytes");
     let registries = registries(folder.path(), PullPolicy::IfMissing);
     registries.fetch(&wanted).expect("pulled");
@@ -67,9 +67,9 @@ fn rot_in_the_store_is_pulled_anew() {
 
 #[test]
 fn a_component_over_the_limit_is_not_even_asked_for() {
-    let Some(depot) = Depot::open() else { return };
+    let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
-    let wanted = reference(&depot.reference("echo:1"));
+    let wanted = reference(&docker_registry.reference("echo:1"));
     push(&wanted.to_string(), "1", &[7; 1000]);
     let within = |component_max_bytes| {
         Registries::new(RegistryConfig { component_max_bytes, ..terms(folder.path()) })
@@ -86,10 +86,10 @@ fn a_component_over_the_limit_is_not_even_asked_for() {
 
 #[test]
 fn a_store_that_cannot_be_used_costs_pulling_each_time_and_nothing_else() {
-    let Some(depot) = Depot::open() else { return };
+    let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("store"), "a file is in its place").expect("kept");
-    let wanted = reference(&depot.reference("echo:1"));
+    let wanted = reference(&docker_registry.reference("echo:1"));
     push(&wanted.to_string(), "1", b"bytes");
     for _ in 0..2 {
         let pulled =

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wharf::oci::{Digest, Registries, RegistryConfig};
-use wharf_tests::liar::{Asked, Liar, Reply};
+use wharf_tests::fake_registry::{Asked, FakeRegistry, Reply};
 
 use wharf_tests::clients::Client;
+use wharf_tests::control_site::ControlSite;
 use wharf_tests::servers::eventually;
-use wharf_tests::site::Site;
 
 use super::common::{failed, kept, parcel, reference, refused, terms, wharf};
 
@@ -42,10 +42,11 @@ fn told_on(
     change: impl Fn(&mut RegistryConfig),
     answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
 ) -> String {
-    let (liar, folder) = (Liar::new(answer), tempfile::tempdir().expect("a folder"));
+    let (fake_registry, folder) =
+        (FakeRegistry::new(answer), tempfile::tempdir().expect("a folder"));
     let mut terms = RegistryConfig { timeout: Duration::from_secs(2), ..terms(folder.path()) };
     change(&mut terms);
-    let wanted = reference(&format!("oci://{}/team/echo:1", liar.address()));
+    let wanted = reference(&format!("oci://{}/team/echo:1", fake_registry.address()));
     let said = refused(Registries::new(terms).fetch(&wanted));
     assert!(said.starts_with(&format!("{wanted}: ")), "{said}");
     assert!(said.len() < 700 && !said.contains('\n') && !said.contains('\u{1b}'), "{said}");
@@ -59,12 +60,11 @@ fn says(said: &str, words: &str) {
 
 #[test]
 fn an_honest_one_is_believed() {
-    let liar =
-        Liar::new(
-            |asked| if is_blob(asked) { Reply::ok("x/y", COMPONENT) } else { good_manifest() },
-        );
+    let fake_registry = FakeRegistry::new(|asked| {
+        if is_blob(asked) { Reply::ok("x/y", COMPONENT) } else { good_manifest() }
+    });
     let folder = tempfile::tempdir().expect("a folder");
-    let wanted = reference(&format!("oci://{}/team/echo:1", liar.address()));
+    let wanted = reference(&format!("oci://{}/team/echo:1", fake_registry.address()));
     let pulled = Registries::new(terms(folder.path())).fetch(&wanted).expect("pulled");
     assert_eq!((pulled.bytes.as_slice(), pulled.version.as_str()), (COMPONENT, "1"));
     assert_eq!(kept(folder.path()), 3, "manifest, component and tag");
@@ -88,12 +88,17 @@ fn other_content_than_was_asked_for_is_refused() {
 
 #[test]
 fn another_manifest_than_the_digest_names_is_refused() {
-    let (liar, folder) = (Liar::new(|_| good_manifest()), tempfile::tempdir().expect("a folder"));
+    let (fake_registry, folder) =
+        (FakeRegistry::new(|_| good_manifest()), tempfile::tempdir().expect("a folder"));
     let asked_for = Digest::of(b"another manifest");
-    let wanted = reference(&format!("oci://{}/echo@{asked_for}", liar.address()));
+    let wanted = reference(&format!("oci://{}/echo@{asked_for}", fake_registry.address()));
     let said = refused(Registries::new(terms(folder.path())).fetch(&wanted));
     says(&said, &format!("expected {asked_for}, found sha256:"));
-    assert_eq!((kept(folder.path()), liar.asked().len()), (0, 1), "and nothing more is asked for");
+    assert_eq!(
+        (kept(folder.path()), fake_registry.asked().len()),
+        (0, 1),
+        "and nothing more is asked for"
+    );
 }
 
 #[test]
@@ -171,11 +176,11 @@ fn errors_of_a_registry_are_told_in_one_short_line() {
 
 #[test]
 fn a_login_goes_to_its_registry_and_to_where_that_sends_for_a_token_and_nowhere_else() {
-    let blobs = Liar::new(|_| Reply::ok("x/y", COMPONENT));
+    let blobs = FakeRegistry::new(|_| Reply::ok("x/y", COMPONENT));
     let elsewhere = format!("http://{}/blob", blobs.address());
-    let tokens = Liar::new(|_| Reply::ok("application/json", r#"{"token": "sesame"}"#));
+    let tokens = FakeRegistry::new(|_| Reply::ok("application/json", r#"{"token": "sesame"}"#));
     let realm = format!("http://{}/token", tokens.address());
-    let liar = Liar::new(move |asked| match asked.authorization.as_deref() {
+    let fake_registry = FakeRegistry::new(move |asked| match asked.authorization.as_deref() {
         Some("Bearer sesame") if is_blob(asked) => Reply::elsewhere(&elsewhere),
         Some("Bearer sesame") => good_manifest(),
         _ => Reply::Whole(
@@ -185,10 +190,9 @@ fn a_login_goes_to_its_registry_and_to_where_that_sends_for_a_token_and_nowhere_
         ),
     });
     let folder = tempfile::tempdir().expect("a folder");
-    let logins =
-        json!({ "auths": { liar.address(): { "username": "ann", "password": "secret" } } });
+    let logins = json!({ "auths": { fake_registry.address(): { "username": "ann", "password": "secret" } } });
     let credentials = super::real::credentials(folder.path(), &logins.to_string());
-    let wanted = reference(&format!("oci://{}/team/echo:1", liar.address()));
+    let wanted = reference(&format!("oci://{}/team/echo:1", fake_registry.address()));
     let terms = RegistryConfig { credentials, ..terms(folder.path()) };
     assert_eq!(Registries::new(terms).fetch(&wanted).expect("pulled").bytes, COMPONENT);
     let asked = tokens.asked();
@@ -196,7 +200,7 @@ fn a_login_goes_to_its_registry_and_to_where_that_sends_for_a_token_and_nowhere_
     assert_eq!(asked[0].authorization.as_deref(), Some("Basic YW5uOnNlY3JldA=="));
     assert_eq!(blobs.asked()[0].authorization, None);
     assert!(
-        liar.asked().iter().all(|asked| asked
+        fake_registry.asked().iter().all(|asked| asked
             .authorization
             .as_deref()
             .is_none_or(|shown| shown == "Bearer sesame"))
@@ -211,7 +215,7 @@ fn a_login_is_not_sent_to_an_odd_place_for_a_token() {
         &told(move |_| Reply::Whole(401, far.clone(), Vec::new())),
         "points to http://192.0.2.1, and",
     );
-    let mute = Liar::new(|_| Reply::Endless);
+    let mute = FakeRegistry::new(|_| Reply::Endless);
     let endless = realm(&format!("http://{}/token", mute.address()));
     says(
         &told(move |_| Reply::Whole(401, endless.clone(), Vec::new())),
@@ -221,12 +225,12 @@ fn a_login_is_not_sent_to_an_odd_place_for_a_token() {
 
 /// What pushing to a registry comes to that answers by this, within two seconds.
 fn told_to_push(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> String {
-    let liar = Liar::new(answer);
+    let fake_registry = FakeRegistry::new(answer);
     let registries = Registries::new(RegistryConfig {
         timeout: Duration::from_secs(2),
         ..RegistryConfig::default()
     });
-    let at = reference(&format!("oci://{}/team/echo:1", liar.address()));
+    let at = reference(&format!("oci://{}/team/echo:1", fake_registry.address()));
     let said = registries.push(&at, parcel("1", COMPONENT), None).expect_err("refused").to_string();
     assert!(said.starts_with(&format!("{at}: ")) && !said.contains(['\n', '\u{1b}']), "{said}");
     said
@@ -252,17 +256,17 @@ fn pushing_to_an_odd_one_ends_with_one_clear_error_too() {
 
 #[test]
 fn a_registry_that_stalls_holds_up_no_session_and_no_newcomer() {
-    let liar = Liar::new(|_| Reply::Silence);
-    let site = Site::with("[registry]\ntimeout = '5s'\n", "");
+    let fake_registry = FakeRegistry::new(|_| Reply::Silence);
+    let site = ControlSite::with("[registry]\ntimeout = '5s'\n", "");
     let mut client = Client::connect(site.address());
     client.echo("before");
     let (socket, place) =
-        (site.socket().display().to_string(), format!("oci://{}/echo:1", liar.address()));
+        (site.socket().display().to_string(), format!("oci://{}/echo:1", fake_registry.address()));
     std::thread::scope(|scope| {
         let swap =
             || wharf(&["plugin", "--socket", &socket, "swap", "echo", &place], site.folder.path());
         let swap = scope.spawn(swap);
-        eventually("the registry is asked", || !liar.asked().is_empty());
+        eventually("the registry is asked", || !fake_registry.asked().is_empty());
         client.echo("meanwhile");
         Client::connect(site.address()).echo("new");
         assert!(!swap.is_finished());

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use wharf::oci::{
     Digest, PullPolicy, Pulled, Registries, RegistryConfig, RegistryError, SigningKey,
 };
-use wharf_tests::depot::Depot;
+use wharf_tests::docker_registry::DockerRegistry;
 use wharf_tests::languages::target;
 
 use super::common::{parcel, push, reference, refused};
@@ -24,17 +24,23 @@ fn sample(name: &str) -> Vec<u8> {
 }
 
 /// Puts a manifest of the samples under a tag or its digest, after the blobs that it names.
-fn publish(depot: &Depot, scratch: &Path, manifest: &str, blobs: &[&str], tag: &str) {
+fn publish(
+    docker_registry: &DockerRegistry,
+    scratch: &Path,
+    manifest: &str,
+    blobs: &[&str],
+    tag: &str,
+) {
     for blob in blobs {
-        put_blob(depot, scratch, &sample(blob));
+        put_blob(docker_registry, scratch, &sample(blob));
     }
-    put_manifest(depot, tag, &sample(manifest));
+    put_manifest(docker_registry, tag, &sample(manifest));
 }
 
 /// Puts the plugin that the samples sign under a tag, and nothing else.
-fn publish_plugin(depot: &Depot, scratch: &Path) -> Digest {
+fn publish_plugin(docker_registry: &DockerRegistry, scratch: &Path) -> Digest {
     publish(
-        depot,
+        docker_registry,
         scratch,
         "plugin/manifest.json",
         &["plugin/config.json", "plugin/component"],
@@ -43,32 +49,44 @@ fn publish_plugin(depot: &Depot, scratch: &Path) -> Digest {
     Digest::of(&sample("plugin/manifest.json"))
 }
 
-fn pull(depot: &Depot, scratch: &Path, key: &Path) -> Result<Pulled, RegistryError> {
-    Registries::new(trusting(scratch, depot, &[key])).fetch(&reference(&depot.reference("echo:1")))
+fn pull(
+    docker_registry: &DockerRegistry,
+    scratch: &Path,
+    key: &Path,
+) -> Result<Pulled, RegistryError> {
+    Registries::new(trusting(scratch, docker_registry, &[key]))
+        .fetch(&reference(&docker_registry.reference("echo:1")))
 }
 
 #[test]
 fn signatures_recorded_from_other_programs_are_believed_under_their_key_only() {
     for by in ["cosign-2.5.0", "cosign-3.1.1", "skopeo-1.18.0"] {
-        let Some(depot) = Depot::open() else { return };
+        let Some(docker_registry) = DockerRegistry::open() else { return };
         let folder = tempfile::tempdir().expect("a folder");
         let (_, other) = key(folder.path(), "other");
-        let digest = publish_plugin(&depot, folder.path());
+        let digest = publish_plugin(&docker_registry, folder.path());
         assert!(
-            refused(pull(&depot, folder.path(), &samples("team.pub"))).contains("not signed"),
+            refused(pull(&docker_registry, folder.path(), &samples("team.pub")))
+                .contains("not signed"),
             "{by}"
         );
         let file = |name: &str| format!("{by}/{name}");
         let blobs = [file("config.json"), file("text.json")];
         let blobs = [blobs[0].as_str(), blobs[1].as_str()];
-        publish(&depot, folder.path(), &file("manifest.json"), &blobs, &signature_tag(&digest));
+        publish(
+            &docker_registry,
+            folder.path(),
+            &file("manifest.json"),
+            &blobs,
+            &signature_tag(&digest),
+        );
 
-        let said = refused(pull(&depot, folder.path(), &other));
+        let said = refused(pull(&docker_registry, folder.path(), &other));
         assert!(
             said.contains("none of its 1 signatures is by a key that is believed here: other.pub"),
             "{by}: {said}"
         );
-        let pulled = pull(&depot, folder.path(), &samples("team.pub")).expect(by);
+        let pulled = pull(&docker_registry, folder.path(), &samples("team.pub")).expect(by);
         assert_eq!(
             (pulled.bytes.as_slice(), pulled.signed_by.as_deref()),
             (&b"bytes"[..], Some("team.pub")),
@@ -79,44 +97,51 @@ fn signatures_recorded_from_other_programs_are_believed_under_their_key_only() {
 
 #[test]
 fn a_list_of_signatures_may_have_the_types_of_docker() {
-    let Some(depot) = Depot::open() else { return };
+    let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
-    let digest = publish_plugin(&depot, folder.path());
+    let digest = publish_plugin(&docker_registry, folder.path());
     for blob in ["cosign-2.5.0/config.json", "cosign-2.5.0/text.json"] {
-        put_blob(&depot, folder.path(), &sample(blob));
+        put_blob(&docker_registry, folder.path(), &sample(blob));
     }
     let mut manifest: Value =
         serde_json::from_slice(&sample("cosign-2.5.0/manifest.json")).expect("JSON");
     manifest["mediaType"] = json!("application/vnd.docker.distribution.manifest.v2+json");
     manifest["config"]["mediaType"] = json!("application/vnd.docker.container.image.v1+json");
-    put_manifest(&depot, &signature_tag(&digest), manifest.to_string().as_bytes());
-    pull(&depot, folder.path(), &samples("team.pub")).expect("believed");
+    put_manifest(&docker_registry, &signature_tag(&digest), manifest.to_string().as_bytes());
+    pull(&docker_registry, folder.path(), &samples("team.pub")).expect("believed");
 }
 
 /// Attaches the bundle of a sample to the plugin of the samples.
-fn attach(depot: &Depot, scratch: &Path, by: &str, digest: &Digest) {
+fn attach(docker_registry: &DockerRegistry, scratch: &Path, by: &str, digest: &Digest) {
     let file = |name: &str| format!("{by}/{name}");
     let (manifest, blobs) = (file("manifest.json"), [file("config.json"), file("bundle.json")]);
     let named = Digest::of(&sample(&manifest));
-    publish(depot, scratch, &manifest, &[&blobs[0], &blobs[1]], named.as_str());
-    publish(depot, scratch, &file("index.json"), &[], &format!("sha256-{}", digest.hex()));
+    publish(docker_registry, scratch, &manifest, &[&blobs[0], &blobs[1]], named.as_str());
+    publish(
+        docker_registry,
+        scratch,
+        &file("index.json"),
+        &[],
+        &format!("sha256-{}", digest.hex()),
+    );
 }
 
 #[test]
 fn a_bundle_is_believed_where_its_repository_or_the_digest_was_named() {
-    let Some(mut depot) = Depot::open() else { return };
+    let Some(mut docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let (_, other) = key(folder.path(), "other");
-    let digest = publish_plugin(&depot, folder.path());
-    let pinned = reference(&depot.reference(&format!("echo@{digest}")));
-    let by_digest =
-        |key: &Path| Registries::new(trusting(folder.path(), &depot, &[key])).fetch(&pinned);
+    let digest = publish_plugin(&docker_registry, folder.path());
+    let pinned = reference(&docker_registry.reference(&format!("echo@{digest}")));
+    let by_digest = |key: &Path| {
+        Registries::new(trusting(folder.path(), &docker_registry, &[key])).fetch(&pinned)
+    };
     let ours = samples("team.pub");
 
     // As cosign 3 writes it unless it is told more, the bundle says of what digest it is, and
     // nothing else.
-    attach(&depot, folder.path(), "cosign-3.1.1-bundle", &digest);
-    let said = refused(pull(&depot, folder.path(), &ours));
+    attach(&docker_registry, folder.path(), "cosign-3.1.1-bundle", &digest);
+    let said = refused(pull(&docker_registry, folder.path(), &ours));
     let words = format!("(`@{digest}`), or sign it with `cosign sign -a repository=echo`");
     assert!(
         said.contains("team.pub has signed it without saying which plugin it is")
@@ -126,17 +151,22 @@ fn a_bundle_is_believed_where_its_repository_or_the_digest_was_named() {
     assert!(refused(by_digest(&other)).contains("none of its 1 signatures"));
     assert_eq!(by_digest(&ours).expect("believed").signed_by.as_deref(), Some("team.pub"));
     // What is kept of it is no better for a tag than it was.
-    assert!(refused(pull(&depot, folder.path(), &ours)).contains("without saying which plugin"));
+    assert!(
+        refused(pull(&docker_registry, folder.path(), &ours))
+            .contains("without saying which plugin")
+    );
 
-    attach(&depot, folder.path(), "cosign-3.1.1-repository", &digest);
-    assert!(refused(pull(&depot, folder.path(), &other)).contains("none of its 1 signatures"));
+    attach(&docker_registry, folder.path(), "cosign-3.1.1-repository", &digest);
+    assert!(
+        refused(pull(&docker_registry, folder.path(), &other)).contains("none of its 1 signatures")
+    );
     assert_eq!(
-        pull(&depot, folder.path(), &ours).expect("believed").signed_by.as_deref(),
+        pull(&docker_registry, folder.path(), &ours).expect("believed").signed_by.as_deref(),
         Some("team.pub")
     );
-    let terms = trusting(folder.path(), &depot, &[&ours]);
-    let tagged = reference(&depot.reference("echo:1"));
-    depot.stop();
+    let terms = trusting(folder.path(), &docker_registry, &[&ours]);
+    let tagged = reference(&docker_registry.reference("echo:1"));
+    docker_registry.stop();
     let kept = Registries::new(RegistryConfig { pull: PullPolicy::Never, ..terms });
     for wanted in [&tagged, &pinned] {
         assert_eq!(kept.fetch(wanted).expect("kept").signed_by.as_deref(), Some("team.pub"));
@@ -145,26 +175,29 @@ fn a_bundle_is_believed_where_its_repository_or_the_digest_was_named() {
 
 #[test]
 fn an_attestation_is_not_a_signature() {
-    let Some(depot) = Depot::open() else { return };
+    let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
-    let digest = publish_plugin(&depot, folder.path());
-    attach(&depot, folder.path(), "cosign-3.1.1-attestation", &digest);
-    let registries = Registries::new(trusting(folder.path(), &depot, &[&samples("team.pub")]));
-    let said = refused(registries.fetch(&reference(&depot.reference(&format!("echo@{digest}")))));
+    let digest = publish_plugin(&docker_registry, folder.path());
+    attach(&docker_registry, folder.path(), "cosign-3.1.1-attestation", &digest);
+    let registries =
+        Registries::new(trusting(folder.path(), &docker_registry, &[&samples("team.pub")]));
+    let said = refused(
+        registries.fetch(&reference(&docker_registry.reference(&format!("echo@{digest}")))),
+    );
     assert!(said.contains("what team.pub has signed is no signature of a plugin"), "{said}");
 }
 
 #[test]
 fn signing_leaves_the_signatures_of_others_as_they_are() {
-    let Some(depot) = Depot::open() else { return };
+    let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let (ours, public) = key(folder.path(), "ours");
     let path = |name: &str| folder.path().join(name).display().to_string();
     run("openssl", &["genrsa", "-out", &path("rsa.key"), "2048"]);
     run("openssl", &["rsa", "-in", &path("rsa.key"), "-pubout", "-out", &path("rsa.pub")]);
-    let digest = push(&depot.reference("echo:1"), "1", b"bytes");
+    let digest = push(&docker_registry.reference("echo:1"), "1", b"bytes");
     let text = json!({ "critical": {
-        "identity": { "docker-reference": format!("{}/echo", depot.address()) },
+        "identity": { "docker-reference": format!("{}/echo", docker_registry.address()) },
         "image": { "docker-manifest-digest": digest.as_str() }, "type": "cosign container image \
          signature",
     }, "optional": null });
@@ -178,36 +211,36 @@ fn signing_leaves_the_signatures_of_others_as_they_are() {
     assert_eq!(signature.len(), 344, "longer than any that is read here");
     let layer = json!({
         "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json", "size": text.to_string().len(),
-        "digest": put_blob(&depot, folder.path(), text.to_string().as_bytes()).as_str(),
+        "digest": put_blob(&docker_registry, folder.path(), text.to_string().as_bytes()).as_str(),
         "annotations": { "dev.cosignproject.cosign/signature": signature, "example.theirs": "kept" },
     });
-    let config = put_blob(&depot, folder.path(), b"{}");
+    let config = put_blob(&docker_registry, folder.path(), b"{}");
     let manifest = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "layers": [layer],
         "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config.as_str(), "size": 2 },
     });
-    put_manifest(&depot, &signature_tag(&digest), manifest.to_string().as_bytes());
-    let said = refused(pull(&depot, folder.path(), &public));
+    put_manifest(&docker_registry, &signature_tag(&digest), manifest.to_string().as_bytes());
+    let said = refused(pull(&docker_registry, folder.path(), &public));
     assert!(
         said.contains("no signature in a form that is looked at")
             && said.contains("; 1 in other forms"),
         "{said}"
     );
 
-    assert_eq!(sign(&depot, "echo:1", b"bytes", &ours), digest);
-    let manifest = get(&depot, &format!("echo/manifests/{}", signature_tag(&digest)));
+    assert_eq!(sign(&docker_registry, "echo:1", b"bytes", &ours), digest);
+    let manifest = get(&docker_registry, &format!("echo/manifests/{}", signature_tag(&digest)));
     let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
     assert_eq!(
         (&manifest["layers"][0], manifest["layers"].as_array().map(Vec::len)),
         (&layer, Some(2))
     );
     assert_eq!(
-        pull(&depot, folder.path(), &public).expect("believed").signed_by.as_deref(),
+        pull(&docker_registry, folder.path(), &public).expect("believed").signed_by.as_deref(),
         Some("ours.pub")
     );
     if let Some(cosign) = Cosign::find(folder.path()) {
         for key in ["rsa.pub", "ours.pub"] {
-            let verified = cosign.verify(&depot, "1", &folder.path().join(key));
+            let verified = cosign.verify(&docker_registry, "1", &folder.path().join(key));
             assert!(
                 verified.status.success(),
                 "{key}: {}",
@@ -219,9 +252,9 @@ fn signing_leaves_the_signatures_of_others_as_they_are() {
     // Where there is no room for one more that would be looked at, none is added.
     let mut full = manifest;
     full["layers"] = json!(vec![layer; 16]);
-    put_manifest(&depot, &signature_tag(&digest), full.to_string().as_bytes());
+    put_manifest(&docker_registry, &signature_tag(&digest), full.to_string().as_bytes());
     let push = Registries::new(RegistryConfig::default()).push(
-        &reference(&depot.reference("echo:1")),
+        &reference(&docker_registry.reference("echo:1")),
         parcel("1", b"bytes"),
         Some(&SigningKey::read(&ours).expect("a key")),
     );
@@ -273,8 +306,9 @@ impl Cosign {
     }
 
     /// Signs what is under a digest with `NAME.key`, as version 2 does without being told.
-    fn sign(&self, depot: &Depot, digest: &Digest, name: &str) {
-        let (key, place) = (format!("{name}.key"), format!("{}/echo@{digest}", depot.address()));
+    fn sign(&self, docker_registry: &DockerRegistry, digest: &Digest, name: &str) {
+        let (key, place) =
+            (format!("{name}.key"), format!("{}/echo@{digest}", docker_registry.address()));
         let mut arguments =
             vec!["sign", "--key", &key, "--tlog-upload=false", "--allow-http-registry", "-y"];
         if self.writes_bundles() {
@@ -291,9 +325,9 @@ impl Cosign {
     }
 
     /// What it thinks of what a tag names.
-    fn verify(&self, depot: &Depot, tag: &str, public: &Path) -> Output {
+    fn verify(&self, docker_registry: &DockerRegistry, tag: &str, public: &Path) -> Output {
         let (place, key) =
-            (format!("{}/echo:{tag}", depot.address()), public.display().to_string());
+            (format!("{}/echo:{tag}", docker_registry.address()), public.display().to_string());
         self.run(&[
             "verify",
             "--key",
@@ -307,28 +341,31 @@ impl Cosign {
 
 #[test]
 fn what_cosign_signs_is_pulled() {
-    let Some(depot) = Depot::open() else { return };
+    let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let Some(cosign) = Cosign::find(folder.path()) else { return };
     let (public, other) = (cosign.key("ours"), cosign.key("theirs"));
-    let digest = push(&depot.reference("echo:1"), "1", b"bytes");
-    cosign.sign(&depot, &digest, "theirs");
-    assert!(refused(pull(&depot, folder.path(), &public)).contains("none of its 1 signatures"));
-    cosign.sign(&depot, &digest, "ours");
+    let digest = push(&docker_registry.reference("echo:1"), "1", b"bytes");
+    cosign.sign(&docker_registry, &digest, "theirs");
+    assert!(
+        refused(pull(&docker_registry, folder.path(), &public))
+            .contains("none of its 1 signatures")
+    );
+    cosign.sign(&docker_registry, &digest, "ours");
     for (key, name) in [(&public, "ours.pub"), (&other, "theirs.pub")] {
         assert_eq!(
-            pull(&depot, folder.path(), key).expect("believed").signed_by.as_deref(),
+            pull(&docker_registry, folder.path(), key).expect("believed").signed_by.as_deref(),
             Some(name)
         );
     }
-    push(&depot.reference("echo:1"), "2", b"others");
+    push(&docker_registry.reference("echo:1"), "2", b"others");
     let fresh = tempfile::tempdir().expect("a folder");
-    assert!(refused(pull(&depot, fresh.path(), &public)).contains("it is not signed"));
+    assert!(refused(pull(&docker_registry, fresh.path(), &public)).contains("it is not signed"));
 }
 
 #[test]
 fn what_cosign_3_signs_of_itself_is_pulled() {
-    let Some(depot) = Depot::open() else { return };
+    let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let Some(cosign) = Cosign::find(folder.path()) else { return };
     if !cosign.writes_bundles() {
@@ -336,9 +373,9 @@ fn what_cosign_3_signs_of_itself_is_pulled() {
         return;
     }
     let public = cosign.key("ours");
-    let digest = push(&depot.reference("echo:1"), "1", b"bytes");
+    let digest = push(&docker_registry.reference("echo:1"), "1", b"bytes");
     std::fs::write(folder.path().join("none.json"), NO_SERVICES).expect("kept");
-    let place = format!("{}/echo@{digest}", depot.address());
+    let place = format!("{}/echo@{digest}", docker_registry.address());
     let sign = |more: &[&str]| {
         let usual = [
             "sign",
@@ -355,33 +392,34 @@ fn what_cosign_3_signs_of_itself_is_pulled() {
     };
     sign(&[]);
     assert!(
-        refused(pull(&depot, folder.path(), &public)).contains("without saying which plugin it is")
+        refused(pull(&docker_registry, folder.path(), &public))
+            .contains("without saying which plugin it is")
     );
     sign(&["-a", "repository=team/echo"]);
     assert_eq!(
-        pull(&depot, folder.path(), &public).expect("believed").signed_by.as_deref(),
+        pull(&docker_registry, folder.path(), &public).expect("believed").signed_by.as_deref(),
         Some("ours.pub")
     );
 }
 
 #[test]
 fn what_wharf_signs_is_believed_by_cosign() {
-    let Some(depot) = Depot::open() else { return };
+    let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let Some(cosign) = Cosign::find(folder.path()) else { return };
     let ((ours, public), other) = (key(folder.path(), "ours"), cosign.key("theirs"));
-    let digest = sign(&depot, "echo:1", b"bytes", &ours);
-    let verified = cosign.verify(&depot, "1", &public);
+    let digest = sign(&docker_registry, "echo:1", b"bytes", &ours);
+    let verified = cosign.verify(&docker_registry, "1", &public);
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
     assert!(String::from_utf8_lossy(&verified.stdout).contains(digest.as_str()));
-    assert!(!cosign.verify(&depot, "1", &other).status.success());
+    assert!(!cosign.verify(&docker_registry, "1", &other).status.success());
     // Both of two that sign one after the other are found by both.
-    cosign.sign(&depot, &digest, "theirs");
+    cosign.sign(&docker_registry, &digest, "theirs");
     let third = key(folder.path(), "third");
-    sign(&depot, "echo:1", b"bytes", &third.0);
+    sign(&docker_registry, "echo:1", b"bytes", &third.0);
     for key in [&public, &other, &third.1] {
-        let verified = cosign.verify(&depot, "1", key);
+        let verified = cosign.verify(&docker_registry, "1", key);
         assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
-        pull(&depot, folder.path(), key).expect("believed");
+        pull(&docker_registry, folder.path(), key).expect("believed");
     }
 }

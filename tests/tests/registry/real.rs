@@ -8,10 +8,10 @@ use serde_json::json;
 use wharf::oci::{Registries, RegistryConfig, RegistryCredentials};
 use wharf_tests::certificates::Certificates;
 use wharf_tests::clients::{Client, free_port};
-use wharf_tests::depot::Depot;
+use wharf_tests::control_site::ControlSite;
+use wharf_tests::docker_registry::DockerRegistry;
 use wharf_tests::guests::{built, component};
 use wharf_tests::process::Wharf;
-use wharf_tests::site::Site;
 
 use super::common::{done, failed, parcel, push, reference, refused, terms, wharf};
 
@@ -25,13 +25,13 @@ pub(crate) fn credentials(folder: &Path, text: &str) -> RegistryCredentials {
 
 #[test]
 fn a_plugin_is_pushed_checked_pulled_and_served() {
-    let Some(depot) = Depot::open() else { return };
+    let Some(docker_registry) = DockerRegistry::open() else { return };
     let (plugin, _) = built("plugins/lines");
     let folder = tempfile::tempdir().expect("a folder");
-    let at = depot.reference("team/lines:1");
+    let at = docker_registry.reference("team/lines:1");
     let pinned =
         done(&wharf(&["plugin", "push", &at, &plugin.display().to_string()], folder.path()));
-    assert!(pinned.starts_with(&depot.reference("team/lines@sha256:")), "{pinned}");
+    assert!(pinned.starts_with(&docker_registry.reference("team/lines@sha256:")), "{pinned}");
     let again =
         done(&wharf(&["plugin", "push", &at, &plugin.display().to_string()], folder.path()));
     assert_eq!(again, pinned, "the same plugin has the same digest");
@@ -63,11 +63,11 @@ fn a_plugin_is_pushed_checked_pulled_and_served() {
 
 #[test]
 fn a_live_server_moves_to_what_a_reference_names() {
-    let Some(depot) = Depot::open() else { return };
-    let site = Site::default();
+    let Some(docker_registry) = DockerRegistry::open() else { return };
+    let site = ControlSite::default();
     let mut client = Client::connect(site.address());
     client.echo("before");
-    let at = depot.reference("echo:2");
+    let at = docker_registry.reference("echo:2");
     let digest = push(&at, "2.0", &component("(global $other i32 (i32.const 2))"));
     let socket = site.socket().display().to_string();
     let swap = |place: &str| {
@@ -83,19 +83,19 @@ fn a_live_server_moves_to_what_a_reference_names() {
     Client::connect(site.address()).echo("new");
     let shown =
         done(&wharf(&["ctl", "--socket", &socket, "show", "echo", "--json"], site.folder.path()));
-    assert!(shown.contains(&depot.reference(&format!("echo@{digest}"))), "{shown}");
+    assert!(shown.contains(&docker_registry.reference(&format!("echo@{digest}"))), "{shown}");
 
     // Who names a tag means what it names now.
     push(&at, "2.1", &component("(global $other i32 (i32.const 3))"));
     let told = done(&swap(&at));
     assert!(told.contains("echo 2.1"), "{told}");
 
-    let said = failed(&swap(&depot.reference("echo:3")), 1);
+    let said = failed(&swap(&docker_registry.reference("echo:3")), 1);
     assert!(said.contains("echo:3: the registry has no such plugin"), "{said}");
-    push(&depot.reference("echo:core"), "1", b"\0asm\x01\0\0\0");
-    let said = failed(&swap(&depot.reference("echo:core")), 1);
+    push(&docker_registry.reference("echo:core"), "1", b"\0asm\x01\0\0\0");
+    let said = failed(&swap(&docker_registry.reference("echo:core")), 1);
     assert!(
-        said.contains("core module") && said.contains(&depot.reference("echo@sha256:")),
+        said.contains("core module") && said.contains(&docker_registry.reference("echo@sha256:")),
         "{said}"
     );
     assert!(failed(&swap("oci://echo"), 2).contains("expected oci://REGISTRY"));
@@ -123,10 +123,10 @@ fn serving_starts_nothing_where_a_plugin_cannot_be_pulled() {
 
 #[test]
 fn what_no_host_would_load_is_not_pushed() {
-    let Some(depot) = Depot::open() else { return };
+    let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("core.wasm"), b"\0asm\x01\0\0\0").expect("kept");
-    let at = depot.reference("echo:1");
+    let at = docker_registry.reference("echo:1");
     assert!(
         failed(&wharf(&["plugin", "push", &at, "core.wasm"], folder.path()), 1)
             .contains("core module")
@@ -140,12 +140,11 @@ fn what_no_host_would_load_is_not_pushed() {
 
 #[test]
 fn a_registry_that_wants_a_login_gets_the_one_that_is_for_it() {
-    let Some(depot) = Depot::closed() else { return };
+    let Some(docker_registry) = DockerRegistry::closed() else { return };
     let folder = tempfile::tempdir().expect("a folder");
-    let wanted = reference(&depot.reference("team/echo:1"));
+    let wanted = reference(&docker_registry.reference("team/echo:1"));
     let with = |password: &str| {
-        let logins =
-            json!({ "auths": { depot.address(): { "username": "ann", "password": password } } });
+        let logins = json!({ "auths": { docker_registry.address(): { "username": "ann", "password": password } } });
         Registries::new(RegistryConfig {
             credentials: credentials(folder.path(), &logins.to_string()),
             ..terms(folder.path())
@@ -186,9 +185,9 @@ fn a_file_of_logins_that_others_can_read_is_refused() {
 #[test]
 fn tls_is_for_every_registry_that_is_not_named_and_leads_to_the_authority() {
     let certificates = Certificates::new();
-    let Some(depot) = Depot::secure(&certificates) else { return };
+    let Some(docker_registry) = DockerRegistry::secure(&certificates) else { return };
     let folder = tempfile::tempdir().expect("a folder");
-    let wanted = reference(&depot.reference("echo:1"));
+    let wanted = reference(&docker_registry.reference("echo:1"));
     let authority =
         |name: &str| Some(std::fs::read(certificates.path(name)).expect("an authority"));
     let by = |authority| {
@@ -212,11 +211,11 @@ fn tls_is_for_every_registry_that_is_not_named_and_leads_to_the_authority() {
 
 #[test]
 fn what_the_registry_has_lost_or_changed_is_noticed() {
-    let Some(depot) = Depot::open() else { return };
+    let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
-    let wanted = reference(&depot.reference("echo:1"));
+    let wanted = reference(&docker_registry.reference("echo:1"));
     push(&wanted.to_string(), "1", b"bytes");
-    depot.corrupt(wharf::oci::Digest::of(b"bytes").hex(), b"bytez");
+    docker_registry.corrupt(wharf::oci::Digest::of(b"bytes").hex(), b"bytez");
     let said = refused(Registries::new(terms(folder.path())).fetch(&wanted));
     assert!(
         said.contains("the component that the registry sent is not what was asked for"),

@@ -10,9 +10,9 @@ use wharf::oci::{
     Digest, Origin, PublicKey, PullPolicy, Registries, RegistryConfig, SignatureRule, SigningKey,
     Trust,
 };
-use wharf_tests::depot::Depot;
+use wharf_tests::control_site::ControlSite;
+use wharf_tests::docker_registry::DockerRegistry;
 use wharf_tests::guests::component;
-use wharf_tests::site::Site;
 
 use super::common::{done, failed, kept, parcel, push, reference, refused, terms, wharf};
 
@@ -56,15 +56,27 @@ fn signing(file: &Path) -> SigningKey {
 }
 
 /// RegistryConfig that believe what comes from a registry where one of these keys has signed it.
-pub(crate) fn trusting(folder: &Path, depot: &Depot, keys: &[&Path]) -> RegistryConfig {
+pub(crate) fn trusting(
+    folder: &Path,
+    docker_registry: &DockerRegistry,
+    keys: &[&Path],
+) -> RegistryConfig {
     let keys = keys.iter().map(|file| PublicKey::read(file).expect("a key")).collect();
-    RegistryConfig { trust: vec![Trust { prefix: depot.address(), keys }], ..terms(folder) }
+    RegistryConfig {
+        trust: vec![Trust { prefix: docker_registry.address(), keys }],
+        ..terms(folder)
+    }
 }
 
-pub(crate) fn sign(depot: &Depot, tag: &str, bytes: &[u8], key: &Path) -> Digest {
+pub(crate) fn sign(
+    docker_registry: &DockerRegistry,
+    tag: &str,
+    bytes: &[u8],
+    key: &Path,
+) -> Digest {
     let registries = Registries::new(RegistryConfig::default());
     registries
-        .push(&reference(&depot.reference(tag)), parcel("1", bytes), Some(&signing(key)))
+        .push(&reference(&docker_registry.reference(tag)), parcel("1", bytes), Some(&signing(key)))
         .expect("pushed")
 }
 
@@ -72,8 +84,8 @@ pub(crate) fn signature_tag(digest: &Digest) -> String {
     format!("sha256-{}.sig", digest.hex())
 }
 
-pub(crate) fn get(depot: &Depot, path: &str) -> Vec<u8> {
-    let url = format!("http://{}/v2/{path}", depot.address());
+pub(crate) fn get(docker_registry: &DockerRegistry, path: &str) -> Vec<u8> {
+    let url = format!("http://{}/v2/{path}", docker_registry.address());
     run(
         "curl",
         &[
@@ -86,8 +98,8 @@ pub(crate) fn get(depot: &Depot, path: &str) -> Vec<u8> {
     )
 }
 
-pub(crate) fn put_manifest(depot: &Depot, tag: &str, manifest: &[u8]) {
-    let url = format!("http://{}/v2/echo/manifests/{tag}", depot.address());
+pub(crate) fn put_manifest(docker_registry: &DockerRegistry, tag: &str, manifest: &[u8]) {
+    let url = format!("http://{}/v2/echo/manifests/{tag}", docker_registry.address());
     let parsed: Value = serde_json::from_slice(manifest).expect("JSON");
     let kind = format!("Content-Type: {}", parsed["mediaType"].as_str().expect("a type"));
     let text = String::from_utf8(manifest.into()).expect("text");
@@ -107,10 +119,10 @@ pub(crate) fn put_manifest(depot: &Depot, tag: &str, manifest: &[u8]) {
     );
 }
 
-pub(crate) fn put_blob(depot: &Depot, folder: &Path, content: &[u8]) -> Digest {
+pub(crate) fn put_blob(docker_registry: &DockerRegistry, folder: &Path, content: &[u8]) -> Digest {
     let (file, digest) = (folder.join("blob"), Digest::of(content));
     std::fs::write(&file, content).expect("kept");
-    let url = format!("http://{}/v2/echo/blobs/uploads/", depot.address());
+    let url = format!("http://{}/v2/echo/blobs/uploads/", docker_registry.address());
     let answer = run(
         "curl",
         &["--silent", "--fail", "--request", "POST", "--write-out", "%header{location}", &url],
@@ -137,19 +149,19 @@ pub(crate) fn put_blob(depot: &Depot, folder: &Path, content: &[u8]) -> Digest {
 
 #[test]
 fn only_what_a_believed_key_has_signed_is_pulled() {
-    let Some(depot) = Depot::open() else { return };
+    let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let ((ours, public), (theirs, _)) = (key(folder.path(), "ours"), key(folder.path(), "theirs"));
-    let registries = Registries::new(trusting(folder.path(), &depot, &[&public]));
-    let fetch = |tag: &str| registries.fetch(&reference(&depot.reference(tag)));
+    let registries = Registries::new(trusting(folder.path(), &docker_registry, &[&public]));
+    let fetch = |tag: &str| registries.fetch(&reference(&docker_registry.reference(tag)));
 
-    push(&depot.reference("echo:unsigned"), "1", b"unsigned");
+    push(&docker_registry.reference("echo:unsigned"), "1", b"unsigned");
     let said = refused(fetch("echo:unsigned"));
     assert!(
         said.contains("a signature is required, and it is not signed; expected one of ours.pub"),
         "{said}"
     );
-    sign(&depot, "echo:theirs", b"theirs", &theirs);
+    sign(&docker_registry, "echo:theirs", b"theirs", &theirs);
     let said = refused(fetch("echo:theirs"));
     assert!(
         said.contains("none of its 1 signatures is by a key that is believed here: ours.pub"),
@@ -157,75 +169,79 @@ fn only_what_a_believed_key_has_signed_is_pulled() {
     );
     assert_eq!(kept(folder.path()), 0, "nothing of it is kept");
 
-    sign(&depot, "echo:ours", b"ours", &ours);
+    sign(&docker_registry, "echo:ours", b"ours", &ours);
     let pulled = fetch("echo:ours").expect("believed");
     assert_eq!(
         (pulled.bytes.as_slice(), pulled.signed_by.as_deref()),
         (&b"ours"[..], Some("ours.pub"))
     );
     // Somebody else's signature beside ours changes nothing, in either order.
-    sign(&depot, "echo:ours", b"ours", &theirs);
+    sign(&docker_registry, "echo:ours", b"ours", &theirs);
     assert!(
-        registries.fetch_by(&reference(&depot.reference("echo:ours")), PullPolicy::Always).is_ok()
+        registries
+            .fetch_by(&reference(&docker_registry.reference("echo:ours")), PullPolicy::Always)
+            .is_ok()
     );
-    sign(&depot, "echo:theirs", b"theirs", &ours);
+    sign(&docker_registry, "echo:theirs", b"theirs", &ours);
     assert!(fetch("echo:theirs").is_ok());
 }
 
 #[test]
 fn a_signature_of_another_plugin_does_not_count() {
-    let Some(depot) = Depot::open() else { return };
+    let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let (ours, public) = key(folder.path(), "ours");
-    let registries = Registries::new(trusting(folder.path(), &depot, &[&public]));
-    let good = sign(&depot, "echo:good", b"good", &ours);
-    let bad = push(&depot.reference("echo:bad"), "1", b"bad");
+    let registries = Registries::new(trusting(folder.path(), &docker_registry, &[&public]));
+    let good = sign(&docker_registry, "echo:good", b"good", &ours);
+    let bad = push(&docker_registry.reference("echo:bad"), "1", b"bad");
     put_manifest(
-        &depot,
+        &docker_registry,
         &signature_tag(&bad),
-        &get(&depot, &format!("echo/manifests/{}", signature_tag(&good))),
+        &get(&docker_registry, &format!("echo/manifests/{}", signature_tag(&good))),
     );
-    let said = refused(registries.fetch(&reference(&depot.reference("echo:bad"))));
+    let said = refused(registries.fetch(&reference(&docker_registry.reference("echo:bad"))));
     assert!(said.contains(&format!("ours.pub has signed another digest: {good}")), "{said}");
     // What is signed under a tag is not what the tag comes to name.
-    push(&depot.reference("echo:good"), "1", b"bad");
+    push(&docker_registry.reference("echo:good"), "1", b"bad");
     assert!(
-        refused(registries.fetch(&reference(&depot.reference("echo:good"))))
+        refused(registries.fetch(&reference(&docker_registry.reference("echo:good"))))
             .contains("signed another digest")
     );
 }
 
 #[test]
 fn one_signed_plugin_cannot_stand_in_for_another() {
-    let Some(depot) = Depot::open() else { return };
+    let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let (ours, public) = key(folder.path(), "ours");
-    let registries = Registries::new(trusting(folder.path(), &depot, &[&public]));
+    let registries = Registries::new(trusting(folder.path(), &docker_registry, &[&public]));
     // The same manifest in two repositories, signed in one of them only, and the signature copied.
-    let digest = sign(&depot, "admin:1", b"admin", &ours);
-    assert_eq!(push(&depot.reference("echo:1"), "1", b"admin"), digest);
-    let manifest = get(&depot, &format!("admin/manifests/{}", signature_tag(&digest)));
+    let digest = sign(&docker_registry, "admin:1", b"admin", &ours);
+    assert_eq!(push(&docker_registry.reference("echo:1"), "1", b"admin"), digest);
+    let manifest = get(&docker_registry, &format!("admin/manifests/{}", signature_tag(&digest)));
     let named: Value = serde_json::from_slice(&manifest).expect("JSON");
     for part in [&named["config"], &named["layers"][0]] {
-        let content =
-            get(&depot, &format!("admin/blobs/{}", part["digest"].as_str().expect("a digest")));
-        put_blob(&depot, folder.path(), &content);
+        let content = get(
+            &docker_registry,
+            &format!("admin/blobs/{}", part["digest"].as_str().expect("a digest")),
+        );
+        put_blob(&docker_registry, folder.path(), &content);
     }
-    put_manifest(&depot, &signature_tag(&digest), &manifest);
-    let said = refused(registries.fetch(&reference(&depot.reference("echo:1"))));
+    put_manifest(&docker_registry, &signature_tag(&digest), &manifest);
+    let said = refused(registries.fetch(&reference(&docker_registry.reference("echo:1"))));
     assert!(said.contains("ours.pub has signed it as another plugin"), "{said}");
-    registries.fetch(&reference(&depot.reference("admin:1"))).expect("believed");
+    registries.fetch(&reference(&docker_registry.reference("admin:1"))).expect("believed");
 }
 
 #[test]
 fn signatures_are_those_that_other_tools_make_and_check() {
-    let Some(depot) = Depot::open() else { return };
+    let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let (ours, public) = key(folder.path(), "ours");
     let path = |name: &str| folder.path().join(name).display().to_string();
 
     // Theirs for us: a text with more in it and in another order, as cosign writes it.
-    let digest = push(&depot.reference("echo:1"), "1", b"bytes");
+    let digest = push(&docker_registry.reference("echo:1"), "1", b"bytes");
     let text = format!(
         "{{\"critical\": {{\"identity\": \
          {{\"docker-reference\": \"elsewhere.example/mirrored/echo:1\"}}, \"image\": \
@@ -240,24 +256,27 @@ fn signatures_are_those_that_other_tools_make_and_check() {
     );
     let signature = String::from_utf8(run("openssl", &["base64", "-A", "-in", &path("signature")]))
         .expect("text");
-    let layer = put_blob(&depot, folder.path(), text.as_bytes());
-    let config = put_blob(&depot, folder.path(), b"{}");
+    let layer = put_blob(&docker_registry, folder.path(), text.as_bytes());
+    let config = put_blob(&docker_registry, folder.path(), b"{}");
     let manifest = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config.as_str(), "size": 2 },
         "layers": [{ "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json", "digest": layer.as_str(),
             "size": text.len(), "annotations": { "dev.cosignproject.cosign/signature": signature } }],
     });
-    put_manifest(&depot, &signature_tag(&digest), manifest.to_string().as_bytes());
-    let registries = Registries::new(trusting(folder.path(), &depot, &[&public]));
-    registries.fetch(&reference(&depot.reference("echo:1"))).expect("believed");
+    put_manifest(&docker_registry, &signature_tag(&digest), manifest.to_string().as_bytes());
+    let registries = Registries::new(trusting(folder.path(), &docker_registry, &[&public]));
+    registries.fetch(&reference(&docker_registry.reference("echo:1"))).expect("believed");
 
     // Ours for them.
-    let digest = sign(&depot, "echo:2", b"others", &ours);
-    let manifest = get(&depot, &format!("echo/manifests/{}", signature_tag(&digest)));
+    let digest = sign(&docker_registry, "echo:2", b"others", &ours);
+    let manifest = get(&docker_registry, &format!("echo/manifests/{}", signature_tag(&digest)));
     let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
     let layer = &manifest["layers"][0];
-    let text = get(&depot, &format!("echo/blobs/{}", layer["digest"].as_str().expect("a digest")));
+    let text = get(
+        &docker_registry,
+        &format!("echo/blobs/{}", layer["digest"].as_str().expect("a digest")),
+    );
     std::fs::write(path("text"), &text).expect("kept");
     let signature =
         layer["annotations"]["dev.cosignproject.cosign/signature"].as_str().expect("a signature");
@@ -281,13 +300,13 @@ fn signatures_are_those_that_other_tools_make_and_check() {
 
 #[test]
 fn a_signature_is_kept_with_the_plugin_and_checked_each_time() {
-    let Some(mut depot) = Depot::open() else { return };
+    let Some(mut docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let ((ours, public), (_, other)) = (key(folder.path(), "ours"), key(folder.path(), "other"));
-    let wanted = reference(&depot.reference("echo:1"));
-    sign(&depot, "echo:1", b"bytes", &ours);
+    let wanted = reference(&docker_registry.reference("echo:1"));
+    sign(&docker_registry, "echo:1", b"bytes", &ours);
     let by = |keys: &[&Path], pull| {
-        Registries::new(RegistryConfig { pull, ..trusting(folder.path(), &depot, keys) })
+        Registries::new(RegistryConfig { pull, ..trusting(folder.path(), &docker_registry, keys) })
             .fetch(&wanted)
     };
     by(&[&public], PullPolicy::IfMissing).expect("pulled");
@@ -298,48 +317,48 @@ fn a_signature_is_kept_with_the_plugin_and_checked_each_time() {
         assert!(refused(by(&[&other], pull)).contains("by a key that is believed here: other.pub"));
     }
     // What was pulled while nobody asked for a signature is no better for being there.
-    let unsigned = push(&depot.reference("echo:2"), "1", b"unsigned");
-    let pinned = reference(&depot.reference(&format!("echo@{unsigned}")));
+    let unsigned = push(&docker_registry.reference("echo:2"), "1", b"unsigned");
+    let pinned = reference(&docker_registry.reference(&format!("echo@{unsigned}")));
     Registries::new(terms(folder.path())).fetch(&pinned).expect("pulled");
-    let strict = Registries::new(trusting(folder.path(), &depot, &[&public]));
+    let strict = Registries::new(trusting(folder.path(), &docker_registry, &[&public]));
     assert!(refused(strict.fetch(&pinned)).contains("not signed"));
-    depot.stop();
+    docker_registry.stop();
     assert_eq!(strict.fetch(&wanted).expect("kept").bytes, b"bytes");
 }
 
 #[test]
 fn one_digest_in_two_repositories_starts_from_the_store_in_both() {
-    let Some(mut depot) = Depot::open() else { return };
+    let Some(mut docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let (ours, public) = key(folder.path(), "ours");
     let places = ["team-a/echo:1", "team-b/echo:1"];
-    let digests = places.map(|place| sign(&depot, place, b"bytes", &ours));
+    let digests = places.map(|place| sign(&docker_registry, place, b"bytes", &ours));
     assert_eq!(digests[0], digests[1]);
-    let fetch = |depot: &Depot, place: &str, pull| {
-        let terms = RegistryConfig { pull, ..trusting(folder.path(), depot, &[&public]) };
-        Registries::new(terms).fetch(&reference(&depot.reference(place))).expect(place)
+    let fetch = |docker_registry: &DockerRegistry, place: &str, pull| {
+        let terms = RegistryConfig { pull, ..trusting(folder.path(), docker_registry, &[&public]) };
+        Registries::new(terms).fetch(&reference(&docker_registry.reference(place))).expect(place)
     };
     for place in places {
-        assert_eq!(fetch(&depot, place, PullPolicy::IfMissing).origin, Origin::Registry);
+        assert_eq!(fetch(&docker_registry, place, PullPolicy::IfMissing).origin, Origin::Registry);
     }
-    depot.stop();
+    docker_registry.stop();
     for place in places {
         for pull in [PullPolicy::IfMissing, PullPolicy::Never] {
-            assert_eq!(fetch(&depot, place, pull).origin, Origin::Store);
+            assert_eq!(fetch(&docker_registry, place, pull).origin, Origin::Store);
         }
     }
 }
 
 #[test]
 fn required_everywhere_means_that_unnamed_places_are_refused() {
-    let Some(depot) = Depot::open() else { return };
+    let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let (_, public) = key(folder.path(), "ours");
-    push(&depot.reference("echo:1"), "1", b"bytes");
-    let mut terms = trusting(folder.path(), &depot, &[&public]);
+    push(&docker_registry.reference("echo:1"), "1", b"bytes");
+    let mut terms = trusting(folder.path(), &docker_registry, &[&public]);
     terms.trust[0].prefix = "registry.example.com".into();
     let fetch = |terms: &RegistryConfig| {
-        Registries::new(terms.clone()).fetch(&reference(&depot.reference("echo:1")))
+        Registries::new(terms.clone()).fetch(&reference(&docker_registry.reference("echo:1")))
     };
     fetch(&terms).expect("not asked for");
     terms.signature = SignatureRule::Required;
@@ -351,16 +370,19 @@ fn required_everywhere_means_that_unnamed_places_are_refused() {
 
 #[test]
 fn a_server_neither_starts_nor_moves_with_what_is_not_signed_as_required() {
-    let Some(depot) = Depot::open() else { return };
-    let site = Site::default();
+    let Some(docker_registry) = DockerRegistry::open() else { return };
+    let site = ControlSite::default();
     let (ours, _) = key(site.folder.path(), "ours");
     let file = |name: &str| site.path(name).display().to_string();
     std::fs::write(site.path("echo.wasm"), component("")).expect("kept");
-    let (signed, unsigned) = (depot.reference("echo:signed"), depot.reference("echo:unsigned"));
+    let (signed, unsigned) =
+        (docker_registry.reference("echo:signed"), docker_registry.reference("echo:unsigned"));
     done(&wharf(&["plugin", "push", &unsigned, &file("polite.wasm")], site.folder.path()));
     let text = std::fs::read_to_string(site.path("wharf.toml")).expect("its configuration");
-    let trust =
-        format!("[[registry.trust]]\nprefix = '{}'\nkeys = ['ours.pub']\n", depot.address());
+    let trust = format!(
+        "[[registry.trust]]\nprefix = '{}'\nkeys = ['ours.pub']\n",
+        docker_registry.address()
+    );
     std::fs::write(site.path("wharf.toml"), format!("{trust}{text}")).expect("kept");
     let socket = site.socket().display().to_string();
     done(&wharf(&["ctl", "--socket", &socket, "reload"], site.folder.path()));

@@ -4,11 +4,11 @@
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
 
-use wharf_tests::depot::Depot;
+use wharf_tests::control_site::ControlSite;
+use wharf_tests::docker_registry::DockerRegistry;
 use wharf_tests::guests::{component, versioned, wharf_binary};
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::eventually;
-use wharf_tests::site::Site;
 
 use super::common::{done, failed, wharf};
 use super::signed::key;
@@ -16,19 +16,19 @@ use super::signed::key;
 /// A server whose configuration believes `ours` and does not believe `other`, and a version in a
 /// registry that `ours` has signed.
 struct Trusting {
-    depot: Depot,
-    site: Site,
+    docker_registry: DockerRegistry,
+    site: ControlSite,
     text: String,
     signed: String,
 }
 
 impl Trusting {
     fn new() -> Option<Self> {
-        let depot = Depot::open()?;
-        let site = Site::of_versions("", &['a', 'b']);
+        let docker_registry = DockerRegistry::open()?;
+        let site = ControlSite::of_versions("", &['a', 'b']);
         let (ours, _) = key(site.folder.path(), "ours");
         key(site.folder.path(), "other");
-        let signed = depot.reference("team/echo:2");
+        let signed = docker_registry.reference("team/echo:2");
         std::fs::write(site.path("signed.wasm"), component(&versioned('s', "", ""))).expect("kept");
         let file = |name: &str| site.path(name).display().to_string();
         let push = [
@@ -41,7 +41,7 @@ impl Trusting {
         ];
         done(&wharf(&push, site.folder.path()));
         let text = std::fs::read_to_string(site.path("wharf.toml")).expect("its configuration");
-        let trusting = Self { depot, site, text, signed };
+        let trusting = Self { docker_registry, site, text, signed };
         trusting.believe("if-missing", "ours.pub");
         done(&trusting.site.ctl(&["reload"]));
         Some(trusting)
@@ -51,7 +51,7 @@ impl Trusting {
         let trust = format!(
             "[registry]\npull = '{pull}'\nstore_dir = 'store'\n[[registry.trust]]\nprefix = \
              '{}'\nkeys = ['{key}']\n",
-            self.depot.address()
+            self.docker_registry.address()
         );
         std::fs::write(self.site.path("wharf.toml"), format!("{trust}{}", self.text))
             .expect("kept");
@@ -103,11 +103,11 @@ fn what_was_swapped_in_does_not_start_again_once_its_key_is_not_believed() {
     trusting.swap(&trusting.signed.clone());
     trusting.end();
     // It starts without its registry as long as its key is believed.
-    trusting.depot.stop();
+    trusting.docker_registry.stop();
     trusting.starts();
     says(&trusting.plugin(), &["signed 2"]);
     trusting.end();
-    let team = trusting.depot.reference("team/echo@sha256:");
+    let team = trusting.docker_registry.reference("team/echo@sha256:");
     for pull in ["never", "if-missing"] {
         trusting.believe(pull, "other.pub");
         let said = failed(&trusting.start(), 1);
@@ -140,7 +140,7 @@ fn nothing_goes_back_to_a_version_whose_key_is_not_believed() {
     trusting.swap(&place(&trusting, "a.wasm"));
     trusting.believe("if-missing", "other.pub");
     done(&trusting.site.ctl(&["reload"]));
-    let team = trusting.depot.reference("team/echo@sha256:");
+    let team = trusting.docker_registry.reference("team/echo@sha256:");
     let words = [
         "cannot go back to signed 2",
         &team,
@@ -157,7 +157,7 @@ fn nothing_goes_back_to_a_version_whose_key_is_not_believed() {
     }
     trusting.believe("if-missing", "ours.pub");
     done(&trusting.site.ctl(&["reload"]));
-    trusting.depot.stop();
+    trusting.docker_registry.stop();
     done(&trusting.site.wharf_plugin(&["rollback", "echo"]));
 }
 
@@ -172,6 +172,6 @@ fn signatures_that_the_store_has_lost_are_asked_for_again() {
     trusting.believe("if-missing", "ours.pub");
     trusting.starts();
     trusting.end();
-    trusting.depot.stop();
+    trusting.docker_registry.stop();
     trusting.starts();
 }

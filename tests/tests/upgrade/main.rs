@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use wharf_tests::clients::Client;
+use wharf_tests::control_site::{ControlSite, configure, said};
 use wharf_tests::guests::{component, versioned, wharf_binary};
-use wharf_tests::heir::Heir;
-use wharf_tests::newcomers::Newcomers;
+use wharf_tests::new_clients::NewClients;
+use wharf_tests::new_process::NewProcess;
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::{PATIENCE, eventually};
-use wharf_tests::site::{Site, configure, said};
 
-fn upgrade(site: &Site, arguments: &[&str]) -> Output {
+fn upgrade(site: &ControlSite, arguments: &[&str]) -> Output {
     let mut command = Command::new(wharf_binary());
     command
         .arg("upgrade")
@@ -33,22 +33,22 @@ fn upgrade(site: &Site, arguments: &[&str]) -> Output {
         .expect("it runs")
 }
 
-fn upgraded(site: &Site, arguments: &[&str]) -> (Heir, Value) {
+fn upgraded(site: &ControlSite, arguments: &[&str]) -> (NewProcess, Value) {
     let output = upgrade(site, &[&["--json"], arguments].concat());
     let answer: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
-    let heir = Heir::of(&answer);
+    let new_process = NewProcess::of(&answer);
     let stays = |(why, _): (&String, &Value)| !["ended", "ending", "fault"].contains(&why.as_str());
     let stayed = answer["stayed"].as_object().into_iter().flatten().any(stays);
     assert_eq!(output.status.code(), Some(if stayed { 5 } else { 0 }), "{}", said(&output));
-    (heir, answer)
+    (new_process, answer)
 }
 
-fn status(site: &Site) -> Value {
+fn status(site: &ControlSite) -> Value {
     site.ok("GET", "/v1/servers/echo", json!({}))
 }
 
-fn echoes(site: &Site) {
+fn echoes(site: &ControlSite) {
     Client::connect(site.address()).send("and?").expect("and?");
 }
 
@@ -61,21 +61,23 @@ fn program(folder: &Path, text: &str) -> String {
 
 #[test]
 fn a_new_process_takes_the_sockets_over_and_the_old_one_ends() {
-    let mut site = Site::default();
-    let newcomers = Newcomers::at(site.address(), 200, b"hello", b"hello");
-    newcomers.more(50);
-    let (heir, answer) = upgraded(&site, &[]);
-    newcomers.more(50);
+    let mut site = ControlSite::default();
+    let new_clients = NewClients::at(site.address(), 200, b"hello", b"hello");
+    new_clients.more(50);
+    let (new_process, answer) = upgraded(&site, &[]);
+    new_clients.more(50);
     assert!(site.wharf.child.wait().expect("it ends").success(), "{answer}");
-    newcomers.more(50);
+    new_clients.more(50);
     // The control API is where it was, and answers for the new process; from it the next one comes.
     assert_eq!(status(&site)["status"], "listening");
     assert_eq!(site.curl(&[], "/readyz").0, 200);
     let (again, _) = upgraded(&site, &[]);
-    assert_ne!(again.0, heir.0);
-    eventually("the second has ended", || rustix::process::test_kill_process(heir.0).is_err());
-    newcomers.more(50);
-    newcomers.end();
+    assert_ne!(again.0, new_process.0);
+    eventually("the second has ended", || {
+        rustix::process::test_kill_process(new_process.0).is_err()
+    });
+    new_clients.more(50);
+    new_clients.end();
     echoes(&site);
     assert!(site.socket().exists());
     kill_process(again.0, Signal::TERM).expect("it runs");
@@ -84,10 +86,10 @@ fn a_new_process_takes_the_sockets_over_and_the_old_one_ends() {
 
 #[test]
 fn an_upgrade_that_fails_leaves_everything_as_it_was() {
-    let site = Site::default();
+    let site = ControlSite::default();
     let mut old = Client::connect(site.address());
     old.send("one").expect("one");
-    let newcomers = Newcomers::at(site.address(), 100, b"hello", b"hello");
+    let new_clients = NewClients::at(site.address(), 100, b"hello", b"hello");
     let folder = site.folder.path();
     let fails = |arguments: &[&str], words: &[&str]| {
         let output = upgrade(&site, arguments);
@@ -118,8 +120,8 @@ fn an_upgrade_that_fails_leaves_everything_as_it_was() {
         site.refused("POST", "/v1/upgrade", json!({ "program": "wharf" })),
         (400, "bad-value".into())
     );
-    newcomers.more(20);
-    newcomers.end();
+    new_clients.more(20);
+    new_clients.end();
     old.send("two").expect("two");
     assert_eq!(status(&site)["status"], "listening");
     // And it can be tried again.
@@ -134,7 +136,7 @@ struct Gated {
 }
 
 impl Gated {
-    fn begins(site: &Site) -> Self {
+    fn begins(site: &ControlSite) -> Self {
         let (gate, asked) = (site.path("gate"), site.path("asked"));
         assert!(Command::new("mkfifo").arg(&gate).status().expect("it runs").success());
         let [begun, waits, wharf] =
@@ -160,7 +162,7 @@ impl Gated {
 
 #[test]
 fn the_api_stays_where_it_is_after_two_upgrades_at_once_of_which_one_is_not_waited_for() {
-    let mut site = Site::default();
+    let mut site = ControlSite::default();
     let mut first = Gated::begins(&site);
     let second = upgrade(&site, &[]);
     assert!(
@@ -196,7 +198,7 @@ fn a_swap_that_waits_for_an_upgrade_is_not_done_by_the_process_that_leaves() {
     );
     swap.says("loading ");
     upgrade.opens();
-    let _heir = Heir::of(&serde_json::from_slice(&upgrade.ends().stdout).expect("an answer"));
+    let _heir = NewProcess::of(&serde_json::from_slice(&upgrade.ends().stdout).expect("an answer"));
     swap.says("stopping");
     assert!(site.wharf.child.wait().expect("it ends").success());
     next(&mut Client::connect(site.address()), 1);
@@ -204,7 +206,7 @@ fn a_swap_that_waits_for_an_upgrade_is_not_done_by_the_process_that_leaves() {
 
 #[test]
 fn a_process_that_is_told_to_stop_while_it_is_replaced_stops() {
-    let mut site = Site::default();
+    let mut site = ControlSite::default();
     // So that it has not ended by the time that the other one would serve.
     let mut stays = Client::connect(site.address());
     stays.send("one").expect("one");
@@ -222,7 +224,7 @@ fn a_process_that_is_told_to_stop_while_it_is_replaced_stops() {
 
 #[test]
 fn a_process_that_is_held_and_goes_on_is_replaced_all_the_same() {
-    let mut site = Site::default();
+    let mut site = ControlSite::default();
     let upgrade = Gated::begins(&site);
     let process = Pid::from_child(&site.wharf.child);
     for signal in [Signal::STOP, Signal::CONT] {
@@ -238,7 +240,7 @@ fn a_process_that_is_held_and_goes_on_is_replaced_all_the_same() {
     }
     upgrade.opens();
     let heard = upgrade.ends();
-    let _heir = Heir::of(
+    let _heir = NewProcess::of(
         &serde_json::from_slice(&heard.stdout).unwrap_or_else(|_| panic!("{}", said(&heard))),
     );
     assert!(site.wharf.child.wait().expect("it ends").success());
@@ -247,7 +249,7 @@ fn a_process_that_is_held_and_goes_on_is_replaced_all_the_same() {
 
 #[test]
 fn a_server_follows_the_configuration_that_the_new_process_reads() {
-    let site = Site::default();
+    let site = ControlSite::default();
     let elsewhere = wharf_tests::clients::free_port();
     configure(site.folder.path(), elsewhere, "", "max_clients = 7");
     let mut old = Client::connect(site.address());

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A program that keeps its number, and waits for ever once it has said this.
-fn waiting(site: &Site, before: &str) -> String {
+fn waiting(site: &ControlSite, before: &str) -> String {
     let text = format!(
         "#!/bin/sh\necho $$ >{0}.part\nmv {0}.part {0}\n{before}\nexec sleep 600\n",
         site.path("pid").display()
@@ -12,27 +12,28 @@ fn waiting(site: &Site, before: &str) -> String {
 }
 
 /// The program that waits, and who started it.
-fn program_and_launcher(site: &Site) -> [Heir; 2] {
+fn program_and_launcher(site: &ControlSite) -> [NewProcess; 2] {
     let file = site.path("pid");
     eventually("the program runs", || file.exists());
     let number = std::fs::read_to_string(&file).expect("its number");
-    let program = Heir(number.trim().parse().ok().and_then(Pid::from_raw).expect("a process"));
-    let launcher = Heir(parent(&program));
+    let program =
+        NewProcess(number.trim().parse().ok().and_then(Pid::from_raw).expect("a process"));
+    let launcher = NewProcess(parent(&program));
     [program, launcher]
 }
 
-fn parent(process: &Heir) -> Pid {
+fn parent(process: &NewProcess) -> Pid {
     let status = format!("/proc/{}/status", process.0.as_raw_nonzero());
     let status = std::fs::read_to_string(status).expect("it runs");
     let number = status.lines().find_map(|line| line.strip_prefix("PPid:")).expect("a parent");
     number.trim().parse().ok().and_then(Pid::from_raw).expect("a process")
 }
 
-fn is_gone(process: &Heir) -> bool {
+fn is_gone(process: &NewProcess) -> bool {
     rustix::process::test_kill_process(process.0).is_err()
 }
 
-fn begin_upgrade(site: &Site, program: &str) -> Child {
+fn begin_upgrade(site: &ControlSite, program: &str) -> Child {
     let mut command = Command::new(wharf_binary());
     command.args(["upgrade", "--program", program, "--socket"]).arg(site.socket());
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs")
@@ -41,7 +42,7 @@ fn begin_upgrade(site: &Site, program: &str) -> Child {
 #[test]
 fn a_process_that_ends_during_an_upgrade_leaves_nobody_behind_who_holds_its_sockets() {
     for signal in [Signal::TERM, Signal::KILL] {
-        let mut site = Site::default();
+        let mut site = ControlSite::default();
         let asks = begin_upgrade(&site, &waiting(&site, ""));
         let [program, launcher] = program_and_launcher(&site);
         site.wharf.signal(signal);
@@ -59,7 +60,7 @@ fn a_process_that_ends_during_an_upgrade_leaves_nobody_behind_who_holds_its_sock
 
 #[test]
 fn a_program_whose_launcher_was_killed_ends_with_its_upgrade() {
-    let site = Site::default();
+    let site = ControlSite::default();
     let gate = site.path("gate");
     assert!(Command::new("mkfifo").arg(&gate).status().expect("it runs").success());
     let odd = format!(
@@ -79,7 +80,7 @@ fn a_program_whose_launcher_was_killed_ends_with_its_upgrade() {
 
 #[test]
 fn a_program_that_says_that_it_serves_and_ends_changes_nothing() {
-    let site = Site::default();
+    let site = ControlSite::default();
     let mut old = Client::connect(site.address());
     old.send("one").expect("one");
     let text = "#!/bin/sh\n\

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A site whose plugin counts what each session has sent, and hands over.
-pub(crate) fn counting(save: &str, restore: &str, more: &str) -> Site {
+pub(crate) fn counting(save: &str, restore: &str, more: &str) -> ControlSite {
     let (folder, port) =
         (tempfile::tempdir().expect("a folder"), wharf_tests::clients::free_port());
     plugin(folder.path(), save, restore);
@@ -16,10 +16,10 @@ pub(crate) fn counting(save: &str, restore: &str, more: &str) -> Site {
     serving(&["serve"], folder, port)
 }
 
-fn serving(arguments: &[&str], folder: tempfile::TempDir, port: u16) -> Site {
+fn serving(arguments: &[&str], folder: tempfile::TempDir, port: u16) -> ControlSite {
     let wharf = Wharf::run(arguments, folder.path());
     wharf.says("server started");
-    let site = Site { folder, port, wharf };
+    let site = ControlSite { folder, port, wharf };
     eventually("the control API is open", || site.socket().exists());
     site
 }
@@ -44,16 +44,16 @@ fn sessions_move_with_their_connections_and_their_state_under_a_stream_of_newcom
         &format!("/v1/servers/echo/sessions/{}/name", ids[0].expect("an id")),
         json!({ "name": "first" }),
     );
-    let newcomers = Newcomers::at(site.address(), 500, &[1], &[b'a', 1, 1]);
-    newcomers.more(100);
-    let (before, start) = (newcomers.served(), newcomers.elapsed());
+    let new_clients = NewClients::at(site.address(), 500, &[1], &[b'a', 1, 1]);
+    new_clients.more(100);
+    let (before, start) = (new_clients.served(), new_clients.elapsed());
     // What this machine does while nothing is replaced, beside whatever else it does.
     let quiet = (before as f64 / start.as_secs_f64()).min(500.0);
     let (_heir, answer) = upgraded(&site, &[]);
     clients.iter_mut().for_each(|client| next(client, 2));
-    newcomers.more(100);
-    let (served, lasted) = (newcomers.served() - before, newcomers.elapsed() - start);
-    newcomers.end();
+    new_clients.more(100);
+    let (served, lasted) = (new_clients.served() - before, new_clients.elapsed() - start);
+    new_clients.end();
     let rate = served as f64 / lasted.as_secs_f64();
     println!(
         "{served} newcomers in {lasted:?}, {rate:.0} a second, while the process was replaced"
@@ -139,13 +139,13 @@ fn where_nothing_is_recorded_no_session_goes_back_to_the_version_before_a_swap()
         "{answer}"
     );
     client.send([1]).expect([b'b', 1, 3]);
-    // Newcomers get what the new process was started with, as the manual says.
+    // NewClients get what the new process was started with, as the manual says.
     next(&mut Client::connect(site.address()), 1);
 }
 
 #[test]
 fn whoever_asks_for_another_process_is_told_how_many_stayed() {
-    let site = Site::default();
+    let site = ControlSite::default();
     let mut clients: Vec<_> = (0..3).map(|_| Client::connect(site.address())).collect();
     for client in &mut clients {
         client.echo("one");
@@ -157,7 +157,7 @@ fn whoever_asks_for_another_process_is_told_how_many_stayed() {
     // Nobody is in the new one, so that nobody stays.
     let output = upgrade(&site, &["--json"]);
     assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]), "{}", said(&output));
-    let _heir = Heir::of(&serde_json::from_slice(&output.stdout).expect("JSON"));
+    let _heir = NewProcess::of(&serde_json::from_slice(&output.stdout).expect("JSON"));
     for client in &mut clients {
         client.echo("two");
     }

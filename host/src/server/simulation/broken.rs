@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 
 use super::plugins::SimHost;
-use crate::dice::Dice;
+use crate::rng::Rng;
 use crate::server::{Server, ServerHandle, Status};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -24,7 +24,7 @@ fn eventually(what: &str, server: &ServerHandle, mut holds: impl FnMut() -> bool
 }
 
 fn errors_cost_no_client(seed: u64) {
-    let (ground, mut dice) = (SimHost::shared(), Dice(seed));
+    let (ground, mut rng) = (SimHost::shared(), Rng(seed));
     let server = Server::builder()
         .host(&ground.host)
         .local_host("127.0.0.1")
@@ -33,7 +33,7 @@ fn errors_cost_no_client(seed: u64) {
     let listener = server.socket().listener.upgrade().expect("it listens");
     let mut clients = Vec::new();
     for _ in 0..2 {
-        let errors: Vec<_> = (0..=dice.throw(3)).map(|_| ERRORS[dice.throw(4) as usize]).collect();
+        let errors: Vec<_> = (0..=rng.throw(3)).map(|_| ERRORS[rng.throw(4) as usize]).collect();
         let (before, reported) = (server.counters(), errors.len() as u64);
         listener.inject(errors);
         clients.push(TcpStream::connect(server.address()).expect("it listens"));

@@ -16,7 +16,7 @@ mod world;
 
 pub(in crate::server) use sim_env::SimEnv;
 
-use crate::dice::{Dice, for_each_seed};
+use crate::rng::{Rng, for_each_seed};
 
 /// Numbers that are tried where nobody says.
 const SEEDS: u64 = 200;
@@ -24,7 +24,7 @@ const SEEDS: u64 = 200;
 const LIVES: u64 = 3;
 
 fn simulate(seed: u64) {
-    let sim_env = SimEnv::new(Dice(seed));
+    let sim_env = SimEnv::new(Rng(seed));
     let _here = sim_env.begin();
     let world = world::World::new(seed, &sim_env);
     for life in 1..=LIVES {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use crate::dice::Dice;
+use crate::rng::Rng;
 use crate::server::env::Change;
 
 thread_local! {
@@ -35,7 +35,7 @@ pub(in crate::server) struct SimEnv(Mutex<Inner>);
 
 struct Inner {
     now: Instant,
-    dice: Dice,
+    rng: Rng,
     /// Who waits until when.
     timers: BTreeMap<(Instant, u64), Waker>,
     last_timer: u64,
@@ -47,10 +47,10 @@ struct Inner {
 }
 
 impl SimEnv {
-    pub(super) fn new(dice: Dice) -> Arc<Self> {
+    pub(super) fn new(rng: Rng) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Inner {
             now: Instant::now(),
-            dice,
+            rng,
             timers: BTreeMap::new(),
             last_timer: 0,
             spawned: Vec::new(),
@@ -98,11 +98,11 @@ impl SimEnv {
     }
 
     pub(super) fn throw(&self, sides: u64) -> u64 {
-        self.inner().dice.throw(sides)
+        self.inner().rng.throw(sides)
     }
 
     pub(super) fn percent(&self, share: u64) -> bool {
-        self.inner().dice.percent(share)
+        self.inner().rng.percent(share)
     }
 
     pub(in crate::server) fn now(&self) -> Instant {
@@ -168,7 +168,7 @@ impl SimEnv {
             Disk::Good => false,
             Disk::Full => change == Change::Write,
             Disk::ReadOnly => true,
-            Disk::Flaky(one_in) => inner.dice.throw(one_in) == 0,
+            Disk::Flaky(one_in) => inner.rng.throw(one_in) == 0,
         };
         if bad { Err(io::Error::other(format!("injected: {change:?}"))) } else { Ok(()) }
     }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::dice::{Dice, for_each_seed};
 use crate::event::SendError;
+use crate::rng::{Rng, for_each_seed};
 use crate::sched::{Quota, QuotaLimits};
 use crate::session::mailbox::{Mailbox, PIECE_BYTES, Sealed};
 
@@ -13,18 +13,18 @@ const MAX: usize = 4 << 10;
 
 /// The account says what the boxes hold, after each step, and never more than the share.
 fn play(seed: u64) {
-    let mut dice = Dice(seed);
+    let mut rng = Rng(seed);
     let quota = Arc::<Quota>::default();
     quota.set(QuotaLimits { mail_max_bytes: SHARE, ..QuotaLimits::default() });
     let mut boxes: Vec<_> =
         (0..5).map(|_| (Mailbox::new(Arc::clone(&quota)), None::<Sealed>)).collect();
     let (mut held, mut moved, mut refused) = (vec![Vec::new(); boxes.len()], 0, 0);
     for _ in 0..400 {
-        let at = dice.throw(boxes.len() as u64) as usize;
+        let at = rng.throw(boxes.len() as u64) as usize;
         let (mailbox, sealed) = &mut boxes[at];
-        match dice.throw(10) {
+        match rng.throw(10) {
             0..=5 => {
-                let data: Arc<[u8]> = vec![7; 1 + dice.throw(600) as usize].into();
+                let data: Arc<[u8]> = vec![7; 1 + rng.throw(600) as usize].into();
                 let all: usize =
                     moved + held.iter().flatten().map(|bytes| bytes + PIECE_BYTES).sum::<usize>();
                 match mailbox.deliver(&data, MAX) {

@@ -21,9 +21,9 @@ use super::{
     Deadlines, Ended, MigrateOutcome, PauseGate, ProcedureSlot, Session, SessionConfig,
     SessionHandle, Watermarks,
 };
-use crate::dice::{Dice, for_each_seed};
 use crate::event::{ClientInfo, DisconnectReason, EndReason, FaultKind, NoPeers, Priority};
 use crate::net::Stream;
+use crate::rng::{Rng, for_each_seed};
 use crate::sched::{Budgets, Lane, Placement, Quota, RunQueue};
 
 /// Numbers that are tried where nobody says: `WHARF_SEEDS` says how many.
@@ -33,18 +33,18 @@ const STEPS: u64 = 40;
 /// After this a session is stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn profile(dice: &mut Dice, bad: FaultProfile) -> FaultProfile {
-    match dice.throw(8) {
+fn profile(rng: &mut Rng, bad: FaultProfile) -> FaultProfile {
+    match rng.throw(8) {
         0 => bad,
         1 if bad == FaultProfile::Refuses => FaultProfile::Traps,
-        1..4 => FaultProfile::Slow(dice.throw(6) as u32),
+        1..4 => FaultProfile::Slow(rng.throw(6) as u32),
         _ => FaultProfile::Good,
     }
 }
 
 /// One session, its client, and what was asked of it.
 struct World {
-    dice: Dice,
+    rng: Rng,
     client: Option<TcpStream>,
     sent: usize,
     /// What the client has got.
@@ -66,21 +66,21 @@ impl World {
     fn version(&mut self) -> Arc<Version> {
         self.versions += 1;
         // A trap while it reads is rare, or nothing else would ever happen.
-        let read = if self.dice.throw(40) == 0 {
+        let read = if self.rng.throw(40) == 0 {
             FaultProfile::Traps
         } else {
-            FaultProfile::Slow(self.dice.throw(3) as u32)
+            FaultProfile::Slow(self.rng.throw(3) as u32)
         };
         let tempers = [
-            profile(&mut self.dice, FaultProfile::Refuses),
-            profile(&mut self.dice, FaultProfile::Refuses),
+            profile(&mut self.rng, FaultProfile::Refuses),
+            profile(&mut self.rng, FaultProfile::Refuses),
             read,
         ];
         Version::new(self.versions, tempers, &self.seen)
     }
 
     async fn step(&mut self) {
-        match self.dice.throw(14) {
+        match self.rng.throw(14) {
             0..3 => self.send(),
             3 | 4 => self.receive(),
             5 | 6 => {
@@ -92,7 +92,7 @@ impl World {
                 let (decide, verdict) = watch::channel(None);
                 let next = self.version();
                 let call_deadlines =
-                    Duration::from_millis(if self.dice.throw(4) == 0 { 1 } else { 60_000 });
+                    Duration::from_millis(if self.rng.throw(4) == 0 { 1 } else { 60_000 });
                 let (_ready, reported) =
                     self.slot.ask_together(Arc::clone(&next), verdict, call_deadlines);
                 self.asked.push((next.number, reported));
@@ -101,7 +101,7 @@ impl World {
             }
             8 => {
                 let Some(decide) = self.verdicts.pop() else { return };
-                match self.dice.throw(3) {
+                match self.rng.throw(3) {
                     0 => drop(decide),
                     yes => drop(decide.send(Some(yes == 1))),
                 }
@@ -112,7 +112,7 @@ impl World {
                 self.rest(3).await;
                 self.pause_gate.open();
             }
-            11 => drop(self.handle.assign(if self.dice.throw(2) == 0 {
+            11 => drop(self.handle.assign(if self.rng.throw(2) == 0 {
                 Priority::High
             } else {
                 Priority::Low
@@ -124,13 +124,13 @@ impl World {
     }
 
     async fn rest(&mut self, most: u64) {
-        for _ in 0..self.dice.throw(most) + 1 {
+        for _ in 0..self.rng.throw(most) + 1 {
             tokio::task::yield_now().await;
         }
     }
 
     fn send(&mut self) {
-        let count = self.dice.throw(3_000) as usize + 1;
+        let count = self.rng.throw(3_000) as usize + 1;
         let data: Vec<u8> = (self.sent..self.sent + count).map(byte).collect();
         if let Some(client) = &mut self.client {
             // What does not fit is not sent.
@@ -161,7 +161,7 @@ impl World {
 
     /// The end of it, in one of the ways there are.
     fn end(&mut self) {
-        match self.dice.throw(6) {
+        match self.rng.throw(6) {
             0 => self.handle.stop(),
             1 => self.handle.evict(),
             2 => self.handle.cancel(),
@@ -228,11 +228,11 @@ fn pair() -> (TcpStream, TcpStream) {
 }
 
 async fn simulate(seed: u64) {
-    let mut dice = Dice(seed);
+    let mut rng = Rng(seed);
     let (client, server) = pair();
     let (peer, local) = (client.local_addr().expect("bound"), server.local_addr().expect("bound"));
     let pause_gate = Arc::new(PauseGate::default());
-    let sleepy = dice.throw(2) == 0;
+    let sleepy = rng.throw(2) == 0;
     let config = SessionConfig {
         timeout: Duration::from_secs(60),
         deadlines: Deadlines::with_write(Duration::from_secs(60)),
@@ -264,7 +264,7 @@ async fn simulate(seed: u64) {
     let (asked, verdicts) = (Vec::new(), Vec::new());
     let (client, versions) = (Some(client), 1);
     let mut world = World {
-        dice,
+        rng,
         client,
         sent: 0,
         got: 0,
@@ -278,7 +278,7 @@ async fn simulate(seed: u64) {
         ended: false,
         broke_off: false,
     };
-    for _ in 0..world.dice.throw(STEPS) {
+    for _ in 0..world.rng.throw(STEPS) {
         world.step().await;
     }
     world.end();

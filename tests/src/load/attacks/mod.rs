@@ -135,7 +135,7 @@ pub fn one(name: &str, rounds: usize, time: Duration) -> Result<()> {
     let attack =
         ATTACKS.iter().find(|attack| attack.name == name).context("an attack of that name")?;
     let folder = tempfile::tempdir()?;
-    let site = Site::start(attack, folder.path())?;
+    let site = ControlSite::start(attack, folder.path())?;
     attack.drive.prepare(folder.path())?;
     let [critical, same] = [&site.critical, &site.same].map(|server| server.address());
     let natives = [native_in(Lane::Fast)?, native_in(Lane::Standard)?];
@@ -202,14 +202,14 @@ fn events(counters: &wharf::telemetry::Snapshot) -> u64 {
 }
 
 /// Two neighbours, the attacker's server, and the control API of all.
-struct Site {
+struct ControlSite {
     critical: Arc<ServerHandle>,
     same: Arc<ServerHandle>,
     attacker: Arc<ServerHandle>,
     _control: Control,
 }
 
-impl Site {
+impl ControlSite {
     fn start(attack: &Attack, folder: &Path) -> Result<Self> {
         let (compiler, sessions_max) = (Some(Compiler::this_program()), attack.sessions_max);
         let config = HostConfig { compiler, sessions_max, ..HostConfig::default() };

@@ -18,8 +18,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use super::dice::Dice;
 use super::place::{Kind, SPARE, Target};
+use super::rng::Rng;
 use crate::load::clients::Stream;
 
 /// The byte that operators send.
@@ -93,11 +93,11 @@ impl From<io::Error> for Trouble {
 type Done<T = ()> = std::result::Result<T, Trouble>;
 
 /// One client, session after session until it is told to stop.
-pub(super) async fn talk(shared: Arc<Shared>, target: Target, number: usize, mut dice: Dice) {
+pub(super) async fn talk(shared: Arc<Shared>, target: Target, number: usize, mut rng: Rng) {
     let mut connection = 0;
     while !shared.stop.load(Ordering::Relaxed) {
         connection += 1;
-        match session(&shared, &target, number, connection, &mut dice).await {
+        match session(&shared, &target, number, connection, &mut rng).await {
             Ok(()) => {}
             Err(Trouble::Cut) => drop(shared.seen.cut.fetch_add(1, Ordering::Relaxed)),
             Err(Trouble::Wrong(words)) => {
@@ -107,7 +107,7 @@ pub(super) async fn talk(shared: Arc<Shared>, target: Target, number: usize, mut
                 ));
             }
         }
-        tokio::time::sleep(Duration::from_millis(dice.between(5, 100))).await;
+        tokio::time::sleep(Duration::from_millis(rng.between(5, 100))).await;
     }
 }
 
@@ -116,7 +116,7 @@ async fn session(
     target: &Target,
     number: usize,
     connection: u64,
-    dice: &mut Dice,
+    rng: &mut Rng,
 ) -> Done {
     let stream = match timeout(ANSWER_TIME_MAX, connect(target, &shared.tls, number)).await {
         Ok(Ok(stream)) => stream,
@@ -136,25 +136,25 @@ async fn session(
     if target.kind == Kind::Chat {
         wire.enter(&name).await?;
     }
-    for message in 0..dice.between(MESSAGES.0, MESSAGES.1) {
+    for message in 0..rng.between(MESSAGES.0, MESSAGES.1) {
         if shared.stop.load(Ordering::Relaxed) {
             break;
         }
         let first = message * 4;
         // Several in one go, now and then.
-        let count = if dice.percent(20) { dice.between(2, 4) } else { 1 };
+        let count = if rng.percent(20) { rng.between(2, 4) } else { 1 };
         let numbers = first..first + count;
         match target.kind {
             Kind::Echo => {
-                let large = if dice.percent(1) { LARGE_BYTES } else { 3_000 };
+                let large = if rng.percent(1) { LARGE_BYTES } else { 3_000 };
                 let sent: Vec<u8> =
-                    numbers.flat_map(|at| text(&name, at, dice.between(1, large))).collect();
+                    numbers.flat_map(|at| text(&name, at, rng.between(1, large))).collect();
                 wire.send(&sent).await?;
                 wire.expect(&sent).await?;
             }
             Kind::Lines => {
                 let sent: Vec<u8> =
-                    numbers.flat_map(|at| text(&name, at, dice.between(1, LINE_BYTES))).collect();
+                    numbers.flat_map(|at| text(&name, at, rng.between(1, LINE_BYTES))).collect();
                 wire.send(&sent).await?;
                 wire.expect(&sent.to_ascii_uppercase()).await?;
             }
@@ -167,12 +167,12 @@ async fn session(
                     wire.expect(&shared.page).await?;
                 }
             }
-            Kind::Chat => wire.chat(&name, first, dice, &mut others).await?,
+            Kind::Chat => wire.chat(&name, first, rng, &mut others).await?,
         }
         shared.seen.messages.fetch_add(count, Ordering::Relaxed);
-        tokio::time::sleep(shared.pace.mul_f64(dice.between(50, 150) as f64 / 100.0)).await;
+        tokio::time::sleep(shared.pace.mul_f64(rng.between(50, 150) as f64 / 100.0)).await;
     }
-    if dice.percent(50) {
+    if rng.percent(50) {
         wire.finish(target.kind).await?;
     }
     Ok(())
@@ -218,10 +218,10 @@ pub(super) async fn page(target: &Target, tls: &TlsConnector) -> Result<Vec<u8>>
 fn text(name: &str, number: u64, length: u64) -> Vec<u8> {
     let key =
         name.bytes().fold(0, |key: u64, byte| key.wrapping_mul(131).wrapping_add(u64::from(byte)));
-    let mut dice = Dice::of(key, number);
+    let mut rng = Rng::of(key, number);
     let mut text = format!("{number}:{length}:").into_bytes();
     for _ in 0..length.div_ceil(8) {
-        text.extend(dice.throw().to_le_bytes().map(|byte| b'a' + byte % 26));
+        text.extend(rng.throw().to_le_bytes().map(|byte| b'a' + byte % 26));
     }
     text.push(b'\n');
     text
@@ -324,11 +324,11 @@ impl Checked<'_> {
         &mut self,
         name: &str,
         number: u64,
-        dice: &mut Dice,
+        rng: &mut Rng,
         others: &mut HashMap<String, u64>,
     ) -> Done {
-        let line = text(name, number, dice.between(1, LINE_BYTES));
-        if dice.percent(10) {
+        let line = text(name, number, rng.between(1, LINE_BYTES));
+        if rng.percent(10) {
             self.send(&line).await?;
         }
         let line = String::from_utf8_lossy(&line).into_owned();

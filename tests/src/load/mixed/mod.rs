@@ -27,8 +27,8 @@ use self::operator::Desk;
 use self::place::{Kind, Place};
 use self::weigh::{Scales, Trend, Weight};
 use super::clients::connector;
-use super::dice;
-use super::dice::Dice;
+use super::rng;
+use super::rng::Rng;
 
 /// Swaps that are under way at a time, at most.
 const SWAPS_MAX: usize = 8;
@@ -141,26 +141,21 @@ async fn mixed(
             Arc::clone(&shared),
             target,
             number,
-            Dice::of(seed, number as u64),
+            Rng::of(seed, number as u64),
         ));
     }
     for number in 0..options.clients.div_ceil(RUDE_EVERY) {
-        let dice = Dice::of(seed, 1_000_000 + number as u64);
+        let rng = Rng::of(seed, 1_000_000 + number as u64);
         rude.spawn(rude::misbehave(
             Arc::clone(&shared),
             place.servers.clone(),
             20_000 + number,
-            dice,
+            rng,
         ));
     }
     for number in 0..OPERATORS {
-        let dice = Dice::of(seed, 2_000_000 + number as u64);
-        working.spawn(operator::operate(
-            Arc::clone(&desk),
-            operations.clone(),
-            OPERATOR_PACE,
-            dice,
-        ));
+        let rng = Rng::of(seed, 2_000_000 + number as u64);
+        working.spawn(operator::operate(Arc::clone(&desk), operations.clone(), OPERATOR_PACE, rng));
     }
     working.spawn(swap(Arc::clone(&desk), Duration::from_millis(options.swap_every), seed));
 
@@ -259,7 +254,7 @@ async fn swap(desk: Arc<Desk>, every: Duration, seed: u64) {
         if under_way.len() >= SWAPS_MAX {
             let _ = under_way.join_next().await;
         }
-        under_way.spawn(operator::change(Arc::clone(&desk), Dice::of(seed, 3_000_000 + number)));
+        under_way.spawn(operator::change(Arc::clone(&desk), Rng::of(seed, 3_000_000 + number)));
     }
     while under_way.join_next().await.is_some() {}
 }

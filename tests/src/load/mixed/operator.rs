@@ -13,8 +13,8 @@ use tokio::time::{sleep, timeout};
 
 use super::audit::unbalanced;
 use super::clients::OPERATORS;
-use super::dice::Dice;
 use super::place::{Place, Quality, SPARE, Target};
+use super::rng::Rng;
 use crate::load::api::{Answer, Api};
 
 /// Operations of the API that are not called: another process would take over.
@@ -108,11 +108,11 @@ impl Desk {
     }
 
     /// A session of the server, if it has one.
-    async fn session(&self, server: &str, dice: &mut Dice) -> Option<u64> {
+    async fn session(&self, server: &str, rng: &mut Rng) -> Option<u64> {
         let list = "GET /v1/servers/{server}/sessions";
         let answer = self.call(list, (server, 0), "?limit=200", &Value::Null).await?.json();
         let sessions = answer["sessions"].as_array()?;
-        if sessions.is_empty() { None } else { dice.one_of(sessions)["id"].as_u64() }
+        if sessions.is_empty() { None } else { rng.one_of(sessions)["id"].as_u64() }
     }
 }
 
@@ -142,36 +142,31 @@ fn is_of_swaps(operation: &str) -> bool {
 }
 
 /// Calls all operations but those of swaps, from one shuffled list after the other.
-pub(super) async fn operate(
-    desk: Arc<Desk>,
-    all: BTreeSet<String>,
-    pace: Duration,
-    mut dice: Dice,
-) {
+pub(super) async fn operate(desk: Arc<Desk>, all: BTreeSet<String>, pace: Duration, mut rng: Rng) {
     let mut list: Vec<_> = all.into_iter().filter(|operation| !is_of_swaps(operation)).collect();
     while !desk.stopped() {
-        dice.shuffle(&mut list);
+        rng.shuffle(&mut list);
         for operation in &list {
             if desk.stopped() {
                 return;
             }
-            one(&desk, operation, &mut dice).await;
+            one(&desk, operation, &mut rng).await;
             sleep(pace).await;
         }
     }
 }
 
-async fn one(desk: &Desk, operation: &str, dice: &mut Dice) {
-    let server = dice.one_of(&desk.targets).name;
+async fn one(desk: &Desk, operation: &str, rng: &mut Rng) {
+    let server = rng.one_of(&desk.targets).name;
     let whole = (server, 0);
-    let held = Duration::from_millis(dice.between(HOLDS_MS.0, HOLDS_MS.1));
-    let deadline = format!("{}ms", dice.between(1, 800));
+    let held = Duration::from_millis(rng.between(HOLDS_MS.0, HOLDS_MS.1));
+    let deadline = format!("{}ms", rng.between(1, 800));
     let what = operation.rsplit_once("{server}").map_or("", |(_, what)| what);
     let nothing = &Value::Null;
     match (operation, what) {
         ("GET /v1/events", _) => events(desk, operation, held).await,
         ("POST /v1/reload", _) => {
-            let variant = *dice.one_of(&["0", "1", "bad"]);
+            let variant = *rng.one_of(&["0", "1", "bad"]);
             if let Err(error) = Place::configure(&desk.folder, variant) {
                 desk.found(format!("{error:#}"));
             }
@@ -179,8 +174,8 @@ async fn one(desk: &Desk, operation: &str, dice: &mut Dice) {
             let _ = Place::configure(&desk.folder, "0");
         }
         (_, "/suspend") => {
-            let mut body = json!({ "newcomers": dice.one_of(&["queue", "reject"]),
-                                   "sessions": dice.one_of(&["keep", "keep", "drain", "disconnect"]) });
+            let mut body = json!({ "newcomers": rng.one_of(&["queue", "reject"]),
+                                   "sessions": rng.one_of(&["keep", "keep", "drain", "disconnect"]) });
             if body["sessions"] == "drain" {
                 body["deadline"] = deadline.into();
             }
@@ -189,8 +184,8 @@ async fn one(desk: &Desk, operation: &str, dice: &mut Dice) {
             desk.call("POST /v1/servers/{server}/resume", whole, "", nothing).await;
         }
         (_, "/restart") => {
-            let mut body = json!({ "sessions": "disconnect", "reload": dice.percent(20) });
-            if dice.percent(50) {
+            let mut body = json!({ "sessions": "disconnect", "reload": rng.percent(20) });
+            if rng.percent(50) {
                 body["sessions"] = "drain".into();
                 body["deadline"] = deadline.into();
             }
@@ -202,54 +197,54 @@ async fn one(desk: &Desk, operation: &str, dice: &mut Dice) {
             let locked = desk.call(operation, whole, "", &body).await;
             sleep(held).await;
             // One in ten is left to its time.
-            let token = locked.filter(|answer| answer.status == 200 && !dice.percent(10));
+            let token = locked.filter(|answer| answer.status == 200 && !rng.percent(10));
             if let Some(token) = token.map(|answer| answer.json()["token"].clone()) {
                 let body = json!({ "token": token });
                 desk.call("POST /v1/servers/{server}/unlock", whole, "", &body).await;
             }
         }
         (_, "/unlock") => {
-            drop(desk.call(operation, whole, "", &json!({ "token": dice.throw() >> 12 })).await);
+            drop(desk.call(operation, whole, "", &json!({ "token": rng.throw() >> 12 })).await);
         }
         ("PATCH /v1/servers/{server}/throttle", _) => {
-            let interval = *dice.one_of(&["0s", "1ms", "5ms"]);
-            let rate = *dice.one_of(&[0, 50, 500]);
-            let body = json!({ "max_clients": dice.one_of(&[0, 30, 100, 1_000]), "accept_interval": interval,
-                               "rate_per_address": rate, "max_per_address": dice.one_of(&[0, 20, 1_000]) });
+            let interval = *rng.one_of(&["0s", "1ms", "5ms"]);
+            let rate = *rng.one_of(&[0, 50, 500]);
+            let body = json!({ "max_clients": rng.one_of(&[0, 30, 100, 1_000]), "accept_interval": interval,
+                               "rate_per_address": rate, "max_per_address": rng.one_of(&[0, 20, 1_000]) });
             desk.call(operation, whole, "", &body).await;
             sleep(held).await;
             let none = json!({ "max_clients": 0, "max_per_address": 0, "accept_interval": "0s", "rate_per_address": 0 });
             desk.call(operation, whole, "", &none).await;
         }
         (_, "/data") => {
-            let body = json!({ "data": "d".repeat(dice.between(0, 70_000) as usize) });
+            let body = json!({ "data": "d".repeat(rng.between(0, 70_000) as usize) });
             desk.call(operation, whole, "", &body).await;
         }
         (_, "/priority" | "/sessions/{id}/priority") => {
-            let of = (server, desk.session(server, dice).await.unwrap_or(1));
-            desk.call(operation, of, "", &json!({ "priority": dice.one_of(&CLASSES) })).await;
+            let of = (server, desk.session(server, rng).await.unwrap_or(1));
+            desk.call(operation, of, "", &json!({ "priority": rng.one_of(&CLASSES) })).await;
         }
         (_, "/broadcast") => {
-            let bytes = vec![OPERATORS; dice.between(0, 2_000) as usize];
+            let bytes = vec![OPERATORS; rng.between(0, 2_000) as usize];
             desk.call_with(operation, whole, "", &bytes).await;
         }
         (_, "/sessions/{id}/send") => {
-            let of = (server, desk.session(server, dice).await.unwrap_or(1));
-            let bytes = vec![OPERATORS; dice.between(1, 20_000) as usize];
+            let of = (server, desk.session(server, rng).await.unwrap_or(1));
+            let bytes = vec![OPERATORS; rng.between(1, 20_000) as usize];
             desk.call_with(operation, of, "", &bytes).await;
         }
         (_, "/sessions/{id}/name") => {
-            let of = (server, desk.session(server, dice).await.unwrap_or(1));
-            let body = json!({ "name": format!("named-{}", dice.between(0, 30)) });
+            let of = (server, desk.session(server, rng).await.unwrap_or(1));
+            let body = json!({ "name": format!("named-{}", rng.between(0, 30)) });
             desk.call(operation, of, "", &body).await;
         }
         (_, "/sessions") => {
             let queries = ["?limit=1000", "?after=10&limit=3", "?name=named-1", "?nonsense=1", ""];
-            let query = *dice.one_of(&queries);
+            let query = *rng.one_of(&queries);
             desk.call(operation, whole, query, nothing).await;
         }
         (_, more) if more.contains("{id}") => {
-            let of = (server, desk.session(server, dice).await.unwrap_or(1));
+            let of = (server, desk.session(server, rng).await.unwrap_or(1));
             desk.call(operation, of, "", nothing).await;
         }
         _ => drop(desk.call(operation, whole, "", nothing).await),
@@ -290,27 +285,27 @@ impl Desk {
 }
 
 /// One swap, canary, promotion or roll-back.
-pub(super) async fn change(desk: Arc<Desk>, mut dice: Dice) {
-    let target = dice.one_of(&desk.targets).clone();
-    let quality = if dice.percent(15) { Quality::Bad } else { Quality::Good };
-    let file = match Place::version(&desk.folder, target.kind, quality, &mut dice) {
+pub(super) async fn change(desk: Arc<Desk>, mut rng: Rng) {
+    let target = rng.one_of(&desk.targets).clone();
+    let quality = if rng.percent(15) { Quality::Bad } else { Quality::Good };
+    let file = match Place::version(&desk.folder, target.kind, quality, &mut rng) {
         Ok(file) => file,
         Err(error) => return desk.found(format!("no version of {}: {error:#}", target.name)),
     };
     let of = (target.name, 0);
     let base = "POST /v1/servers/{server}/plugin";
-    match dice.between(0, 99) {
+    match rng.between(0, 99) {
         0..70 => {
             let mut body = json!({ "file": file });
             let policies = ["hand-off", "hand-off", "all-or-nothing", "pin", "disconnect"];
-            if dice.percent(60) {
-                body["policy"] = (*dice.one_of(&policies)).into();
+            if rng.percent(60) {
+                body["policy"] = (*rng.one_of(&policies)).into();
             }
             desk.call(&format!("{base}/swap"), of, "", &body).await;
         }
         70..80 => {
-            let duration = format!("{}s", dice.between(1, 6));
-            let body = json!({ "file": file, "share": 0.3, "live": dice.percent(50), "duration": duration });
+            let duration = format!("{}s", rng.between(1, 6));
+            let body = json!({ "file": file, "share": 0.3, "live": rng.percent(50), "duration": duration });
             desk.call(&format!("{base}/canary"), of, "", &body).await;
         }
         80..90 => drop(desk.call(&format!("{base}/promote"), of, "", &Value::Null).await),

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::dice::Dice;
+use super::rng::Rng;
 use crate::certificates::Certificates;
 use crate::clients::free_port;
 use crate::guests::{built, component, root, wharf_binary};
@@ -283,24 +283,24 @@ impl Place {
         folder: &Path,
         kind: Kind,
         quality: Quality,
-        dice: &mut Dice,
+        rng: &mut Rng,
     ) -> Result<PathBuf> {
         if quality == Quality::Bad {
             let names: Vec<_> = BAD.iter().map(|(name, ..)| *name).chain(["bytes"]).collect();
-            return Ok(folder.join(format!("bad-{}.wasm", dice.one_of(&names))));
+            return Ok(folder.join(format!("bad-{}.wasm", rng.one_of(&names))));
         }
-        if dice.percent(75) {
+        if rng.percent(75) {
             return Ok(folder.join(format!(
                 "{}-{}.wasm",
                 kind.name(),
-                dice.between(0, BUILDS as u64 - 1)
+                rng.between(0, BUILDS as u64 - 1)
             )));
         }
         let bytes = std::fs::read(folder.join(format!("{}-0.wasm", kind.name())))?;
         // One file for each plugin, so that the folder does not grow.
         let file = folder.join(format!("{}-new.wasm", kind.name()));
-        let half = folder.join(format!("{}-half.{}", kind.name(), dice.throw()));
-        std::fs::write(&half, marked(&bytes, dice.throw() as usize))?;
+        let half = folder.join(format!("{}-half.{}", kind.name(), rng.throw()));
+        std::fs::write(&half, marked(&bytes, rng.throw() as usize))?;
         std::fs::rename(half, &file)?;
         Ok(file)
     }

@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::clients::{Shared, connect, connect_plainly};
-use super::dice::Dice;
 use super::place::{Kind, Target};
+use super::rng::Rng;
 use crate::load::clients::Stream;
 
 /// Longest that one of them stays.
@@ -47,11 +47,11 @@ pub(super) async fn misbehave(
     shared: Arc<Shared>,
     targets: Vec<Target>,
     number: usize,
-    mut dice: Dice,
+    mut rng: Rng,
 ) {
     while !shared.stop.load(Ordering::Relaxed) {
-        let (target, rudeness) = (dice.one_of(&targets).clone(), *dice.one_of(&ALL));
-        let once = once(&shared, &target, number, rudeness, &mut dice);
+        let (target, rudeness) = (rng.one_of(&targets).clone(), *rng.one_of(&ALL));
+        let once = once(&shared, &target, number, rudeness, &mut rng);
         // However it ends: it is over.
         let _ = timeout(STAYS_MAX, once).await;
         shared.seen.rude.fetch_add(1, Ordering::Relaxed);
@@ -74,15 +74,15 @@ async fn once(
     target: &Target,
     number: usize,
     rudeness: Rudeness,
-    dice: &mut Dice,
+    rng: &mut Rng,
 ) -> io::Result<()> {
     let message = proper(target.kind, number);
     let pause =
-        |dice: &mut Dice, most| tokio::time::sleep(Duration::from_millis(dice.between(10, most)));
+        |rng: &mut Rng, most| tokio::time::sleep(Duration::from_millis(rng.between(10, most)));
     match rudeness {
         Rudeness::SaysNothing => {
             let _stream = connect_plainly(target.address, number).await?;
-            pause(dice, 6_000).await;
+            pause(rng, 6_000).await;
         }
         Rudeness::ReadsNothing => {
             let mut stream = connect(target, &shared.tls, number).await?;
@@ -93,12 +93,12 @@ async fn once(
                 io::Result::Ok(())
             };
             let _ = timeout(Duration::from_secs(2), sending).await;
-            pause(dice, 6_000).await;
+            pause(rng, 6_000).await;
         }
         Rudeness::Resets => {
             let mut stream = connect_plainly(target.address, number).await?;
             stream.write_all(&message).await?;
-            pause(dice, 50).await;
+            pause(rng, 50).await;
             socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         }
         Rudeness::HalfCloses => {
@@ -112,23 +112,23 @@ async fn once(
             for byte in message.iter().cycle().take(60) {
                 stream.write_all(&[*byte]).await?;
                 stream.flush().await?;
-                pause(dice, 100).await;
+                pause(rng, 100).await;
             }
         }
         Rudeness::SaysNonsense => {
             // Neither TLS nor a name of a chat.
             let nonsense: Vec<u8> =
-                (0..dice.between(1, 5_000)).map(|_| b'\n' + (dice.throw() % 5) as u8).collect();
-            let mut stream: Box<dyn Stream> = match dice.percent(50) {
+                (0..rng.between(1, 5_000)).map(|_| b'\n' + (rng.throw() % 5) as u8).collect();
+            let mut stream: Box<dyn Stream> = match rng.percent(50) {
                 true => Box::new(connect_plainly(target.address, number).await?),
                 false => connect(target, &shared.tls, number).await?,
             };
             stream.write_all(&nonsense).await?;
-            pause(dice, 200).await;
+            pause(rng, 200).await;
         }
         Rudeness::LeavesHandshake => {
             let left = connect(target, &shared.tls, number);
-            let _ = timeout(Duration::from_micros(dice.between(100, 5_000)), left).await;
+            let _ = timeout(Duration::from_micros(rng.between(100, 5_000)), left).await;
         }
         Rudeness::SendsMuch => {
             let stream = connect(target, &shared.tls, number).await?;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::dice::{Dice, for_each_seed};
+use crate::rng::{Rng, for_each_seed};
 
 /// Ledgers that are tried.
 const SEEDS: u64 = 300;
@@ -22,7 +22,7 @@ struct Server {
 }
 
 struct World {
-    dice: Dice,
+    rng: Rng,
     ledger: Ledger,
     _trials: Arc<Holding>,
     servers: Vec<Server>,
@@ -71,19 +71,19 @@ impl Drop for Server {
 
 impl World {
     fn new(seed: u64) -> Self {
-        let mut dice = Dice(seed);
-        let instances = 1 + dice.throw(400) as usize;
-        let memories = instances + dice.throw(3 * instances as u64) as usize;
-        Self::offering(dice, Amounts([instances, memories]))
+        let mut rng = Rng(seed);
+        let instances = 1 + rng.throw(400) as usize;
+        let memories = instances + rng.throw(3 * instances as u64) as usize;
+        Self::offering(rng, Amounts([instances, memories]))
     }
 
-    fn offering(dice: Dice, offered: Amounts) -> Self {
+    fn offering(rng: Rng, offered: Amounts) -> Self {
         let (ledger, trials) = offering(offered);
-        Self { dice, ledger, _trials: trials, servers: Vec::new() }
+        Self { rng, ledger, _trials: trials, servers: Vec::new() }
     }
 
     fn below(&mut self, most: usize) -> usize {
-        self.dice.throw(most.max(1) as u64) as usize
+        self.rng.throw(most.max(1) as u64) as usize
     }
 
     /// A server that does not promise more than there is.
@@ -93,9 +93,9 @@ impl World {
         let most =
             left.of(Resource::Memories).checked_div(footprint.memories).unwrap_or(usize::MAX);
         let sessions =
-            if self.dice.percent(50) { self.below(1 + left.of(Resource::Instances)) } else { 0 };
+            if self.rng.percent(50) { self.below(1 + left.of(Resource::Instances)) } else { 0 };
         let limit = if sessions > 0 { sessions } else { left.of(Resource::Instances) };
-        let instances = if self.dice.percent(60) { self.below(1 + limit.min(most)) } else { 0 };
+        let instances = if self.rng.percent(60) { self.below(1 + limit.min(most)) } else { 0 };
         let promise = Promise { sessions, instances };
         let tenant = format!("tenant {}", self.below(4));
         let holding = self.ledger.open(&tenant, promise, footprint);
@@ -111,17 +111,17 @@ impl World {
 
     fn step(&mut self) {
         let at = self.below(self.servers.len());
-        let what = self.dice.throw(100);
+        let what = self.rng.throw(100);
         let server = &mut self.servers[at];
         match what {
             0..45 => drop(server.claim()),
             45..75 => drop(server.enter()),
             75..85 if !server.claims.is_empty() => {
-                let claim = self.dice.throw(server.claims.len() as u64) as usize;
+                let claim = self.rng.throw(server.claims.len() as u64) as usize;
                 server.holding.unclaim(server.claims.swap_remove(claim));
             }
             85..95 if !server.rooms.is_empty() => {
-                let room = self.dice.throw(server.rooms.len() as u64) as usize;
+                let room = self.rng.throw(server.rooms.len() as u64) as usize;
                 drop(server.rooms.swap_remove(room));
             }
             97 => server.holding.promise(&server.tenant, server.promise),
@@ -187,7 +187,7 @@ fn promises_hold_however_greedy_the_others_are() {
         for _ in 0..STEPS * 4 {
             let at = world.below(last);
             let server = &mut world.servers[at];
-            if world.dice.percent(50) {
+            if world.rng.percent(50) {
                 server.claim()
             } else {
                 server.enter()
@@ -208,9 +208,9 @@ fn promises_hold_however_greedy_the_others_are() {
 #[test]
 fn late_tenants_find_room_and_end_up_equal() {
     for_each_seed(SEEDS, |seed| {
-        let mut dice = Dice(seed);
-        let offered = Amounts([200, 200 + dice.throw(600) as usize]);
-        let mut world = World::offering(dice, offered);
+        let mut rng = Rng(seed);
+        let offered = Amounts([200, 200 + rng.throw(600) as usize]);
+        let mut world = World::offering(rng, offered);
         let tenants = 2 + world.below(3);
         for tenant in 0..tenants {
             let (footprint, promise) = (Footprint::with(1 + world.below(4), 0), Promise::default());
@@ -230,9 +230,9 @@ fn late_tenants_find_room_and_end_up_equal() {
         // Sessions come and go, and each tenant asks for all that it can get.
         for _ in 0..6_000 {
             let at = world.below(tenants);
-            let (server, leaves) = (&mut world.servers[at], world.dice.percent(30));
+            let (server, leaves) = (&mut world.servers[at], world.rng.percent(30));
             if leaves && !server.claims.is_empty() {
-                let claim = world.dice.throw(server.claims.len() as u64) as usize;
+                let claim = world.rng.throw(server.claims.len() as u64) as usize;
                 server.holding.unclaim(server.claims.swap_remove(claim));
             } else {
                 server.claim();

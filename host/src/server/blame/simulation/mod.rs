@@ -8,19 +8,19 @@ use super::quota::ReplayQuota;
 use super::rates::{ADDRESSES_MAX, KINDS_MAX, Pending};
 use super::{Comparison, Crowd, FaultRates, Finding, LiveAddresses, PAST, Rule, Source, Verdict};
 use crate::admission::AddressGroup;
-use crate::dice::{Dice, for_each_seed};
 use crate::event::FaultKind;
+use crate::rng::{Rng, for_each_seed};
 
 const SWAP: Rule = Rule::Swap { faults_min: 10, share: 0.1 };
 const CANARY: Rule = Rule::Canary { faults_min: 3, share: 0.01, ratio: 2.0 };
 const FAULT: (&str, FaultKind) = ("on-read", FaultKind::Fuel);
 
 /// Half of them are IPv6 networks, of which every session has another address.
-fn source(dice: &mut Dice, number: u64) -> Source {
+fn source(rng: &mut Rng, number: u64) -> Source {
     let address: IpAddr = match number % 2 {
         0 => Ipv4Addr::from_bits(0xC000_0200 + number as u32).into(),
         _ => Ipv6Addr::from_bits(
-            (0x2001_0db8_u128 << 96) | (u128::from(number) << 64) | u128::from(dice.throw(1 << 40)),
+            (0x2001_0db8_u128 << 96) | (u128::from(number) << 64) | u128::from(rng.throw(1 << 40)),
         )
         .into(),
     };
@@ -68,16 +68,16 @@ fn is_back(verdict: Verdict) -> bool {
 #[test]
 fn strangers_with_old_faults_do_not_take_back() {
     for_each_seed(300, |seed| {
-        let mut dice = Dice(seed);
-        let rule = if dice.percent(50) { SWAP } else { CANARY };
-        let (strangers, others) = (1 + dice.throw(12), dice.throw(12));
+        let mut rng = Rng(seed);
+        let rule = if rng.percent(50) { SWAP } else { CANARY };
+        let (strangers, others) = (1 + rng.throw(12), rng.throw(12));
         let mut played = Played::new(rule);
-        for step in 0..20 + dice.throw(200) {
-            let stranger = source(&mut dice, step % strangers);
+        for step in 0..20 + rng.throw(200) {
+            let stranger = source(&mut rng, step % strangers);
             played.faults(stranger, Finding::Same);
-            if others > 0 && dice.percent(30) {
-                let number = strangers + dice.throw(others);
-                let other = source(&mut dice, number);
+            if others > 0 && rng.percent(30) {
+                let number = strangers + rng.throw(others);
+                let other = source(&mut rng, number);
                 played.well(other);
             }
             assert_eq!(
@@ -92,19 +92,17 @@ fn strangers_with_old_faults_do_not_take_back() {
 #[test]
 fn worse_version_is_taken_back_from_any_addresses() {
     for_each_seed(300, |seed| {
-        let mut dice = Dice(seed);
-        let rule = if dice.percent(50) { SWAP } else { CANARY };
-        let addresses = 1 + dice.throw(40);
+        let mut rng = Rng(seed);
+        let rule = if rng.percent(50) { SWAP } else { CANARY };
+        let addresses = 1 + rng.throw(40);
         // So many of a hundred sessions fault, for whatever the replays can tell.
-        let (share, finding) = (
-            40 + dice.throw(61),
-            if dice.percent(50) { Finding::Differs } else { Finding::Unsure },
-        );
+        let (share, finding) =
+            (40 + rng.throw(61), if rng.percent(50) { Finding::Differs } else { Finding::Unsure });
         let mut played = Played::new(rule);
         for _ in 0..400 {
-            let number = dice.throw(addresses);
-            let from = source(&mut dice, number);
-            if dice.percent(share) { played.faults(from, finding) } else { played.well(from) }
+            let number = rng.throw(addresses);
+            let from = source(&mut rng, number);
+            if rng.percent(share) { played.faults(from, finding) } else { played.well(from) }
         }
         let verdict = played.decide();
         assert!(
@@ -119,14 +117,14 @@ fn worse_version_is_taken_back_from_any_addresses() {
 #[test]
 fn worse_version_is_taken_back_beside_strangers() {
     for_each_seed(300, |seed| {
-        let mut dice = Dice(seed);
-        let (strangers, others) = (1 + dice.throw(3), 3 + dice.throw(10));
+        let mut rng = Rng(seed);
+        let (strangers, others) = (1 + rng.throw(3), 3 + rng.throw(10));
         let mut played = Played::new(SWAP);
         for _ in 0..400 {
-            let is_stranger = dice.percent(50);
+            let is_stranger = rng.percent(50);
             let number =
-                if is_stranger { dice.throw(strangers) } else { strangers + dice.throw(others) };
-            let from = source(&mut dice, number);
+                if is_stranger { rng.throw(strangers) } else { strangers + rng.throw(others) };
+            let from = source(&mut rng, number);
             played.faults(from, if is_stranger { Finding::Same } else { Finding::Differs });
         }
         assert!(is_back(played.decide()), "{strangers} strangers, {others} others");
@@ -136,16 +134,16 @@ fn worse_version_is_taken_back_beside_strangers() {
 #[test]
 fn one_address_beside_others_needs_proof() {
     for_each_seed(200, |seed| {
-        let mut dice = Dice(seed);
-        let others = 2 + dice.throw(5);
+        let mut rng = Rng(seed);
+        let others = 2 + rng.throw(5);
         for (finding, expected) in [(Finding::Unsure, false), (Finding::Differs, true)] {
             let mut played = Played::new(SWAP);
             for number in 1..=others {
-                let other = source(&mut dice, number);
+                let other = source(&mut rng, number);
                 played.live.add(other.group);
             }
-            for _ in 0..20 + dice.throw(100) {
-                let one = source(&mut dice, 0);
+            for _ in 0..20 + rng.throw(100) {
+                let one = source(&mut rng, 0);
                 played.faults(one, finding);
             }
             assert_eq!(is_back(played.decide()), expected, "{others} others, {finding:?}");
@@ -156,19 +154,19 @@ fn one_address_beside_others_needs_proof() {
 #[test]
 fn version_that_is_no_worse_is_kept() {
     for_each_seed(200, |seed| {
-        let mut dice = Dice(seed);
-        let (addresses, share) = (1 + dice.throw(10), dice.throw(100));
+        let mut rng = Rng(seed);
+        let (addresses, share) = (1 + rng.throw(10), rng.throw(100));
         let mut played = Played::new(SWAP);
         for _ in 0..4_000 {
-            let number = dice.throw(addresses);
-            let from = source(&mut dice, number);
+            let number = rng.throw(addresses);
+            let from = source(&mut rng, number);
             let before = played.comparison.version_before();
             let now = played.now;
-            match dice.percent(share) {
+            match rng.percent(share) {
                 true => _ = before.faulted(from, FAULT, now),
                 false => before.well(from, now),
             }
-            match dice.percent(share) {
+            match rng.percent(share) {
                 true => _ = played.comparison.faulted(from, FAULT, now),
                 false => played.well(from),
             }
@@ -180,8 +178,8 @@ fn version_that_is_no_worse_is_kept() {
 
 #[test]
 fn rate_before_does_not_expire_and_past_does() {
-    let mut dice = Dice(5);
-    let (from, start) = (source(&mut dice, 0), Instant::now());
+    let mut rng = Rng(5);
+    let (from, start) = (source(&mut rng, 0), Instant::now());
     let faulty = || {
         let mut past = FaultRates::new(PAST);
         (0..20).for_each(|_| _ = past.faulted(from, FAULT, start));
@@ -202,14 +200,14 @@ fn rate_before_does_not_expire_and_past_does() {
 #[test]
 fn order_of_endings_does_not_matter() {
     for_each_seed(200, |seed| {
-        let mut dice = Dice(seed);
-        let addresses = 1 + dice.throw(8);
-        let mut endings: Vec<_> = (0..10 + dice.throw(60))
+        let mut rng = Rng(seed);
+        let addresses = 1 + rng.throw(8);
+        let mut endings: Vec<_> = (0..10 + rng.throw(60))
             .map(|_| {
-                let number = dice.throw(addresses);
+                let number = rng.throw(addresses);
                 let finding =
                     [None, Some(Finding::Same), Some(Finding::Differs), Some(Finding::Unsure)];
-                (source(&mut dice, number), finding[dice.throw(4) as usize])
+                (source(&mut rng, number), finding[rng.throw(4) as usize])
             })
             .collect();
         let weigh = |endings: &[(Source, Option<Finding>)]| {
@@ -228,7 +226,7 @@ fn order_of_endings_does_not_matter() {
         };
         let before = weigh(&endings);
         for at in (1..endings.len()).rev() {
-            endings.swap(at, dice.throw(at as u64 + 1) as usize);
+            endings.swap(at, rng.throw(at as u64 + 1) as usize);
         }
         assert_eq!(weigh(&endings), before);
     });
@@ -236,10 +234,10 @@ fn order_of_endings_does_not_matter() {
 
 #[test]
 fn decision_waits_for_replays_and_not_for_ever() {
-    let mut dice = Dice(7);
+    let mut rng = Rng(7);
     for finding in [None, Some(Finding::Same), Some(Finding::Differs)] {
         let mut played = Played::new(SWAP);
-        let from = source(&mut dice, 0);
+        let from = source(&mut rng, 0);
         let marks: Vec<_> =
             (0..12).map(|_| played.comparison.faulted(from, FAULT, played.now).0).collect();
         marks[..3].iter().for_each(|mark| played.comparison.begins(*mark));
@@ -259,22 +257,22 @@ fn decision_waits_for_replays_and_not_for_ever() {
 fn each_decision_waits_for_its_replays() {
     const NAMES: [&str; 4] = ["on-connect", "on-read", "on-timer", "on-write"];
     for_each_seed(200, |seed| {
-        let mut dice = Dice(seed);
-        let rule = if dice.percent(50) { SWAP } else { CANARY };
+        let mut rng = Rng(seed);
+        let rule = if rng.percent(50) { SWAP } else { CANARY };
         let mut played = Played::new(rule);
         // Each round has faults of a kind and an address of its own, which every version has.
         for (epoch, name) in NAMES.into_iter().enumerate() {
-            let (from, fault) = (source(&mut dice, epoch as u64), (name, FaultKind::Fuel));
-            let faults = 25 + dice.throw(40);
+            let (from, fault) = (source(&mut rng, epoch as u64), (name, FaultKind::Fuel));
+            let faults = 25 + rng.throw(40);
             let marks: Vec<_> =
                 (0..faults).map(|_| played.comparison.faulted(from, fault, played.now).0).collect();
-            let replays = 2 + dice.throw(4) as usize;
+            let replays = 2 + rng.throw(4) as usize;
             marks[..replays].iter().for_each(|mark| played.comparison.begins(*mark));
             assert_eq!(played.decide(), Verdict::NotYet, "round {epoch}, {replays} replays");
-            played.now += Duration::from_millis(dice.throw(REPLAYS_WAIT_MAX.as_millis() as u64));
+            played.now += Duration::from_millis(rng.throw(REPLAYS_WAIT_MAX.as_millis() as u64));
             assert_eq!(played.decide(), Verdict::NotYet, "round {epoch}, {replays} replays");
             // Some of the replays may never be done.
-            let done = if dice.percent(50) { 1 } else { replays };
+            let done = if rng.percent(50) { 1 } else { replays };
             let comparison = &mut played.comparison;
             marks[..done].iter().for_each(|mark| comparison.replayed(*mark, Finding::Same));
             let mut verdict = played.decide();
@@ -283,7 +281,7 @@ fn each_decision_waits_for_its_replays() {
                 verdict = played.decide();
             }
             assert_eq!(verdict, Verdict::Keep, "round {epoch}, {done} of {replays} replays done");
-            played.now += Duration::from_millis(dice.throw(2_000));
+            played.now += Duration::from_millis(rng.throw(2_000));
         }
     });
 }
@@ -291,12 +289,12 @@ fn each_decision_waits_for_its_replays() {
 #[test]
 fn replays_of_strangers_excuse_no_majority() {
     for_each_seed(100, |seed| {
-        let mut dice = Dice(seed);
-        let strangers = 1 + dice.throw(8);
-        let others = strangers + 10 + dice.throw(20);
+        let mut rng = Rng(seed);
+        let strangers = 1 + rng.throw(8);
+        let others = strangers + 10 + rng.throw(20);
         let mut played = Played::new(SWAP);
         for number in 0..strangers + others {
-            let mark = played.comparison.faulted(source(&mut dice, number), FAULT, played.now).0;
+            let mark = played.comparison.faulted(source(&mut rng, number), FAULT, played.now).0;
             if number < strangers {
                 played.comparison.begins(mark);
                 played.comparison.replayed(mark, Finding::Same);
@@ -312,10 +310,10 @@ fn replays_of_strangers_excuse_no_majority() {
 #[test]
 fn waiting_decision_looks_at_sessions_rarely() {
     for_each_seed(100, |seed| {
-        let mut dice = Dice(seed);
-        let mut played = Played::new(if dice.percent(50) { SWAP } else { CANARY });
-        let from = source(&mut dice, 0);
-        let count = 25 + dice.throw(40) as usize;
+        let mut rng = Rng(seed);
+        let mut played = Played::new(if rng.percent(50) { SWAP } else { CANARY });
+        let from = source(&mut rng, 0);
+        let count = 25 + rng.throw(40) as usize;
         let mut marks: Vec<_> =
             (0..count).map(|_| played.comparison.faulted(from, FAULT, played.now).0).collect();
         marks.iter().for_each(|mark| played.comparison.begins(*mark));
@@ -323,7 +321,7 @@ fn waiting_decision_looks_at_sessions_rarely() {
         let (mut looks, mut changes) = (0, 0);
         while played.now < start + REPLAYS_WAIT_MAX - Duration::from_millis(50) {
             // As with one replay at a time, of which few are done.
-            let changed = dice.percent(3) && marks.len() > count - 5;
+            let changed = rng.percent(3) && marks.len() > count - 5;
             if changed && let Some(mark) = marks.pop() {
                 played.comparison.replayed(mark, Finding::Same);
                 changes += 1;
@@ -344,16 +342,16 @@ fn waiting_decision_looks_at_sessions_rarely() {
 #[test]
 fn figures_leave_replays_out_that_are_not_done() {
     for_each_seed(100, |seed| {
-        let mut dice = Dice(seed);
-        let addresses = 2 + dice.throw(8);
+        let mut rng = Rng(seed);
+        let addresses = 2 + rng.throw(8);
         let mut played = Played::new(SWAP);
         let mut marks = Vec::new();
         for step in 0..10 * addresses {
-            let from = source(&mut dice, step % addresses);
+            let from = source(&mut rng, step % addresses);
             marks.push(played.comparison.faulted(from, FAULT, played.now).0);
         }
         // One replay for each address, of which some are done.
-        let (replays, done) = (addresses as usize, 1 + dice.throw(addresses) as usize);
+        let (replays, done) = (addresses as usize, 1 + rng.throw(addresses) as usize);
         marks[..replays].iter().for_each(|mark| played.comparison.begins(*mark));
         marks[..done].iter().for_each(|mark| played.comparison.replayed(*mark, Finding::Differs));
         let Verdict::TakeBack(figures) = played.decide() else { return };
@@ -368,10 +366,10 @@ fn figures_leave_replays_out_that_are_not_done() {
 
 #[test]
 fn memory_of_addresses_and_kinds_is_bounded() {
-    let (mut dice, mut rates, mut now) = (Dice(1), FaultRates::new(PAST), Instant::now());
+    let (mut rng, mut rates, mut now) = (Rng(1), FaultRates::new(PAST), Instant::now());
     const NAMES: [&str; 3] = ["on-read", "on-write", "on-timer"];
     for number in 0..10 * ADDRESSES_MAX as u64 {
-        let from = source(&mut dice, number);
+        let from = source(&mut rng, number);
         let kind = FaultKind::NAMED[number as usize % FaultKind::NAMED.len()];
         let mark = rates.faulted(from, (NAMES[number as usize % 3], kind), now);
         rates.begins(mark);
@@ -386,6 +384,6 @@ fn memory_of_addresses_and_kinds_is_bounded() {
     );
     assert!(KINDS_MAX < NAMES.len() * FaultKind::NAMED.len());
     // What is long past does not count.
-    rates.well(source(&mut dice, 0), now + PAST * 2);
+    rates.well(source(&mut rng, 0), now + PAST * 2);
     assert_eq!(rates.faults(), 0);
 }

@@ -2,15 +2,15 @@
 
 use super::tests::{live, source};
 use super::*;
-use crate::dice::{Dice, for_each_seed};
+use crate::rng::{Rng, for_each_seed};
 
 /// Sessions of some addresses: which of them, and how many of a hundred of its sessions fault.
-fn play(dice: &mut Dice, shares: &[u64], live: &LiveAddresses, endings: u64) -> (Breaker, u64) {
+fn play(rng: &mut Rng, shares: &[u64], live: &LiveAddresses, endings: u64) -> (Breaker, u64) {
     let (start, mut breaker) = (Instant::now(), Breaker::new(BreakerLimits::default()));
     let mut tripped = 0;
     for step in 0..endings {
-        let number = dice.throw(shares.len() as u64) as u32;
-        let faults = dice.percent(shares[number as usize]);
+        let number = rng.throw(shares.len() as u64) as u32;
+        let faults = rng.percent(shares[number as usize]);
         let fared = if faults { Fared::Faulted } else { Fared::Well };
         let now = start + Duration::from_millis(step * 10);
         tripped += u64::from(breaker.report(source(number), fared, live, now).is_some());
@@ -21,10 +21,10 @@ fn play(dice: &mut Dice, shares: &[u64], live: &LiveAddresses, endings: u64) -> 
 #[test]
 fn one_address_never_closes_a_server_with_others() {
     for_each_seed(300, |seed| {
-        let mut dice = Dice(seed);
+        let mut rng = Rng(seed);
         // The others go on, or end well, or both; the one comes as often as it likes.
-        let others = 1 + dice.throw(4) as u32;
-        let is_live = dice.percent(50);
+        let others = 1 + rng.throw(4) as u32;
+        let is_live = rng.percent(50);
         let live = if is_live { live(&[(1, 1)]) } else { LiveAddresses::default() };
         let mut breaker = Breaker::new(BreakerLimits::default());
         let start = Instant::now();
@@ -33,7 +33,7 @@ fn one_address_never_closes_a_server_with_others() {
         }
         for step in 0..2_000 {
             // Within a minute of the last ending of another.
-            let now = start + Duration::from_millis(step * dice.throw(29));
+            let now = start + Duration::from_millis(step * rng.throw(29));
             assert_eq!(breaker.report(source(0), Fared::Faulted, &live, now), None, "{step}");
         }
         assert_eq!(breaker.state(), BreakerState::Closed);
@@ -43,10 +43,10 @@ fn one_address_never_closes_a_server_with_others() {
 #[test]
 fn plugin_that_faults_for_everybody_trips() {
     for_each_seed(300, |seed| {
-        let mut dice = Dice(seed);
-        let addresses = 1 + dice.throw(40) as usize;
+        let mut rng = Rng(seed);
+        let addresses = 1 + rng.throw(40) as usize;
         let (breaker, tripped) =
-            play(&mut dice, &vec![100; addresses], &LiveAddresses::default(), 200);
+            play(&mut rng, &vec![100; addresses], &LiveAddresses::default(), 200);
         assert!(
             tripped == 1 && matches!(breaker.state(), BreakerState::Open(_)),
             "{addresses} addresses"
@@ -57,13 +57,13 @@ fn plugin_that_faults_for_everybody_trips() {
 #[test]
 fn few_bad_addresses_beside_good_ones_do_not_trip() {
     for_each_seed(300, |seed| {
-        let mut dice = Dice(seed);
-        let bad = 1 + dice.throw(10);
-        let good = bad.div_ceil(FAULTS_PER_WELL) + 1 + dice.throw(10);
+        let mut rng = Rng(seed);
+        let bad = 1 + rng.throw(10);
+        let good = bad.div_ceil(FAULTS_PER_WELL) + 1 + rng.throw(10);
         let shares: Vec<u64> =
-            (0..bad + good).map(|number| if number < bad { 100 } else { dice.throw(50) }).collect();
+            (0..bad + good).map(|number| if number < bad { 100 } else { rng.throw(50) }).collect();
         let goes_on: Vec<_> = (bad..bad + good).map(|number| (number as u32, 1)).collect();
-        let (_, tripped) = play(&mut dice, &shares, &live(&goes_on), 2_000);
+        let (_, tripped) = play(&mut rng, &shares, &live(&goes_on), 2_000);
         assert_eq!(tripped, 0, "{bad} bad addresses, {good} good ones");
     });
 }
@@ -71,14 +71,14 @@ fn few_bad_addresses_beside_good_ones_do_not_trip() {
 #[test]
 fn order_of_endings_does_not_matter() {
     for_each_seed(200, |seed| {
-        let mut dice = Dice(seed);
-        let count = 10 + dice.throw(30);
-        let addresses = 1 + dice.throw(6);
+        let mut rng = Rng(seed);
+        let count = 10 + rng.throw(30);
+        let addresses = 1 + rng.throw(6);
         let mut endings: Vec<_> = (0..count)
             .map(|_| {
                 (
-                    source(dice.throw(addresses) as u32),
-                    if dice.percent(90) { Fared::Faulted } else { Fared::Well },
+                    source(rng.throw(addresses) as u32),
+                    if rng.percent(90) { Fared::Faulted } else { Fared::Well },
                 )
             })
             .collect();
@@ -91,7 +91,7 @@ fn order_of_endings_does_not_matter() {
         };
         let before = verdict(&endings);
         for at in (1..endings.len()).rev() {
-            endings.swap(at, dice.throw(at as u64 + 1) as usize);
+            endings.swap(at, rng.throw(at as u64 + 1) as usize);
         }
         assert_eq!(verdict(&endings), before);
     });
@@ -100,8 +100,8 @@ fn order_of_endings_does_not_matter() {
 #[test]
 fn many_addresses_are_weighed_rarely() {
     for_each_seed(20, |seed| {
-        let mut dice = Dice(seed);
-        let strangers = 2 * WEIGHED_AT_ONCE_MAX as u64 + dice.throw(1_000);
+        let mut rng = Rng(seed);
+        let strangers = 2 * WEIGHED_AT_ONCE_MAX as u64 + rng.throw(1_000);
         // Enough others go on, so that the strangers trip nothing.
         let others: Vec<_> = (0..strangers as u32).map(|other| (100_000 + other, 1)).collect();
         let (others, none) = (live(&others), LiveAddresses::default());

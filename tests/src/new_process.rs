@@ -5,9 +5,9 @@ use serde_json::Value;
 
 /// That process.
 #[derive(Debug)]
-pub struct Heir(pub Pid);
+pub struct NewProcess(pub Pid);
 
-impl Heir {
+impl NewProcess {
     /// The one that the answer to an upgrade names.
     ///
     /// # Panics
@@ -19,7 +19,7 @@ impl Heir {
     }
 }
 
-impl Drop for Heir {
+impl Drop for NewProcess {
     fn drop(&mut self) {
         let _ = kill_process(self.0, Signal::KILL);
     }

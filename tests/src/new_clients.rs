@@ -13,15 +13,15 @@ use crate::servers::{PATIENCE, eventually};
 /// up with then.
 const THREADS: u32 = 16;
 
-/// Newcomers, so many a second, each of which asks once and has to be answered.
-pub struct Newcomers {
+/// NewClients, so many a second, each of which asks once and has to be answered.
+pub struct NewClients {
     stop: Arc<AtomicBool>,
     served: Arc<AtomicUsize>,
     begun: Instant,
     work: Vec<JoinHandle<()>>,
 }
 
-impl Newcomers {
+impl NewClients {
     /// They come from now on. Who comes late because the ones before took long does not make the
     /// next one late: those that are due come at once.
     #[must_use]

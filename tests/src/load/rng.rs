@@ -2,9 +2,9 @@
 
 /// A generator of numbers. The same seed gives the same numbers.
 #[derive(Debug, Clone)]
-pub struct Dice(u64);
+pub struct Rng(u64);
 
-impl Dice {
+impl Rng {
     /// The numbers of one part of a run: each part has a generator of its own.
     #[must_use]
     pub fn of(seed: u64, part: u64) -> Self {

@@ -14,7 +14,7 @@ use crate::process::Wharf;
 use crate::servers::eventually;
 
 /// A `wharf serve` with one server called `echo` and its control API.
-pub struct Site {
+pub struct ControlSite {
     /// Its files.
     pub folder: TempDir,
     /// Where `echo` listens.
@@ -23,13 +23,13 @@ pub struct Site {
     pub wharf: Wharf,
 }
 
-impl Default for Site {
+impl Default for ControlSite {
     fn default() -> Self {
         Self::with("", "")
     }
 }
 
-impl Site {
+impl ControlSite {
     /// One with more in `[control]` and in the server's table.
     #[must_use]
     pub fn with(control: &str, server: &str) -> Self {

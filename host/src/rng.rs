@@ -4,9 +4,9 @@ use std::panic::AssertUnwindSafe;
 
 /// Numbers from a number.
 #[derive(Debug, Clone)]
-pub(crate) struct Dice(pub(crate) u64);
+pub(crate) struct Rng(pub(crate) u64);
 
-impl Dice {
+impl Rng {
     /// From 0 on, below `sides`.
     pub(crate) fn throw(&mut self, sides: u64) -> u64 {
         // SplitMix64.

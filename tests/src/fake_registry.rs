@@ -46,26 +46,26 @@ impl Reply {
 }
 
 /// The registry; it lives as long as the test process.
-pub struct Liar {
+pub struct FakeRegistry {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
-impl Liar {
+impl FakeRegistry {
     /// One that answers by this.
     #[must_use]
     pub fn new(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let liar =
+        let fake_registry =
             Self { address: listener.local_addr().expect("its address"), asked: Arc::default() };
-        let (asked, answer) = (Arc::clone(&liar.asked), Arc::new(answer));
+        let (asked, answer) = (Arc::clone(&fake_registry.asked), Arc::new(answer));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let (asked, answer) = (Arc::clone(&asked), Arc::clone(&answer));
                 std::thread::spawn(move || drop(serve(stream, &asked, &*answer)));
             }
         });
-        liar
+        fake_registry
     }
 
     /// Its host and port.

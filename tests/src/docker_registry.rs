@@ -14,13 +14,13 @@ use crate::clients::free_port;
 const LOGINS: &str = "ann:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
 
 /// A registry that runs.
-pub struct Depot {
+pub struct DockerRegistry {
     server: Child,
     folder: TempDir,
     port: u16,
 }
 
-impl Depot {
+impl DockerRegistry {
     /// One for everybody, without TLS.
     #[must_use]
     pub fn open() -> Option<Self> {
@@ -115,7 +115,7 @@ impl Depot {
     }
 }
 
-impl Drop for Depot {
+impl Drop for DockerRegistry {
     fn drop(&mut self) {
         self.stop();
     }

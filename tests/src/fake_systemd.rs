@@ -46,14 +46,14 @@ const LAUNCH: &str = "import array, os, resource, socket, sys\n\
 type Store = Arc<Mutex<Vec<(String, OwnedFd)>>>;
 
 /// The manager of one service.
-pub struct Manager {
+pub struct FakeSystemd {
     folder: PathBuf,
     store: Store,
     max: usize,
     words: Receiver<String>,
 }
 
-impl Manager {
+impl FakeSystemd {
     /// One that keeps so many descriptors. Its socket is in this folder.
     #[must_use]
     pub fn with_store(folder: &Path, max: usize) -> Self {
