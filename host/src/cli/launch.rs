@@ -60,7 +60,7 @@ impl Spawned {
         prepare: impl FnOnce(&mut Command),
     ) -> io::Result<Self> {
         let (lead, far) = FdChannel::pair()?;
-        lead.set_patience(LAUNCH_MAX)?;
+        lead.set_timeout(LAUNCH_MAX)?;
         // This very program, whatever lies by now where it was started from.
         let mut command = Command::new("/proc/self/exe");
         command.args([VERB, "--"]).arg(program).args(arguments).stdin(Stdio::from(far));
@@ -165,7 +165,7 @@ fn asked() -> io::Result<(OwnedFd, OwnedFd)> {
     let lead = io::stdin().as_fd().try_clone_to_owned()?;
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     let mut fd_channel = FdChannel::given(lead.try_clone()?);
-    fd_channel.set_patience(LAUNCH_MAX)?;
+    fd_channel.set_timeout(LAUNCH_MAX)?;
     let end = fd_channel.receive()?.descriptor.ok_or(io::ErrorKind::InvalidData)?;
     Ok((lead, end))
 }

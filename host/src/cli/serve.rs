@@ -14,17 +14,17 @@ use clap::CommandFactory;
 use clap::error::ErrorKind;
 
 use super::args::{Cli, ServeArgs};
+use super::fd_store::{SESSIONS, SystemdStore, listens};
 use super::signals::{Request, Signals};
-use super::store::{SESSIONS, Store, listens};
-use super::systemd::{self, Handed};
+use super::systemd::{self, HandedDescriptors};
 use super::upgrade::{self, Successors};
 use crate::config::{Config, STOP_GRACE_DEFAULT, default_cache_dir, registries};
 use crate::control::{Control, ControlConfig, Reload};
 use crate::net::SocketOptions;
 use crate::plugin::{Compiler, Grants};
 use crate::server::{
-    Host, HostConfig, Inheritance, LeftSession, LeftSocket, Plan, PlanCause, PlanError, Reloaded,
-    Servers, Shelf, leave,
+    DetachedSession, FdStore, Host, HostConfig, InheritedListener, Plan, PlanCause, PlanError,
+    Reloaded, Servers, UpgradeClient, leave,
 };
 use crate::work::{Refusal, WorkKind};
 
@@ -35,15 +35,15 @@ const LEAVE_MIN: Duration = Duration::from_secs(3);
 /// Serves until a signal. All servers are bound before the first accepts; one that cannot be leaves
 /// none running.
 pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
-    let mut inheritance = upgrade::inheritance()?;
-    let done = serve(arguments, &mut inheritance);
-    if let (Err(error), Some(inheritance)) = (&done, inheritance) {
-        inheritance.fails(&error.to_string());
+    let mut upgrade_client = upgrade::upgrade_client()?;
+    let done = serve(arguments, &mut upgrade_client);
+    if let (Err(error), Some(upgrade_client)) = (&done, upgrade_client) {
+        upgrade_client.fails(&error.to_string());
     }
     done
 }
 
-fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result<()> {
+fn serve(arguments: &ServeArgs, upgrade_client: &mut Option<UpgradeClient>) -> Result<()> {
     if let Some(flag) = arguments.stray_flag() {
         let message = format!(
             "{flag} describes a server without a file and needs --plugin; with a file, put it into \
@@ -84,22 +84,22 @@ fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result
     };
     let origin = file.as_ref().map(|file| format!("{}: ", file.display())).unwrap_or_default();
     let mut handed = systemd::handed_over()?;
-    let store = Store::of_this_unit(inheritance.is_some()).map(Arc::new);
+    let store = SystemdStore::of_this_unit(upgrade_client.is_some()).map(Arc::new);
     let host = Host::new(&config.host).map_err(|error| anyhow!("{origin}{error}"))?;
     if let Some(store) = &store {
-        host.keep_sockets_on(Arc::clone(store) as Arc<dyn Shelf>);
+        host.keep_sockets_on(Arc::clone(store) as Arc<dyn FdStore>);
     }
     let mut signals = host.runtime().block_on(async { Signals::listen() })?;
     let control = config.control.clone();
     // Its place is taken before anything accepts, and it answers once everything does.
     let successors = Successors::of_this_process();
-    let doors =
-        inheritance.as_mut().map(|left| std::mem::take(&mut left.doors)).unwrap_or_default();
-    let opening = control.as_ref().map(|control| Control::open(control, doors)).transpose()?;
+    let endpoints =
+        upgrade_client.as_mut().map(|left| std::mem::take(&mut left.endpoints)).unwrap_or_default();
+    let opening = control.as_ref().map(|control| Control::open(control, endpoints)).transpose()?;
     let sessions = std::mem::take(&mut handed.sessions);
     let mut plan = plan(config, handed, store.as_deref())?;
-    if let Some(inheritance) = inheritance {
-        plan.left = std::mem::take(&mut inheritance.listeners);
+    if let Some(upgrade_client) = upgrade_client {
+        plan.left = std::mem::take(&mut upgrade_client.listeners);
     }
     if let Some(store) = &store {
         store.has(plan.left.keys().cloned());
@@ -123,7 +123,7 @@ fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result
             error.mistakes.iter().map(|mistake| format!("{origin}{mistake}")).collect();
         anyhow!("nothing was started:\n{}", mistakes.join("\n"))
     })?;
-    if let Some(store) = store.as_ref().filter(|_| inheritance.is_none()) {
+    if let Some(store) = store.as_ref().filter(|_| upgrade_client.is_none()) {
         store.clear_out();
     }
     let servers = servers.run_with(taken_up(sessions, store.as_deref()));
@@ -131,21 +131,21 @@ fn serve(arguments: &ServeArgs, inheritance: &mut Option<Inheritance>) -> Result
         let file = file.clone();
         move |servers| reload(file.clone(), control.clone(), servers)
     });
-    if let Some(inheritance) = inheritance.take() {
-        let doors = opening.as_ref().map(|opening| opening.adopted().to_vec()).unwrap_or_default();
+    if let Some(upgrade_client) = upgrade_client.take() {
+        let endpoints =
+            opening.as_ref().map(|opening| opening.adopted().to_vec()).unwrap_or_default();
         let begins = {
             let store = store.clone();
             move || store.iter().for_each(|store| store.begin())
         };
-        inheritance
-            .serves(Arc::clone(&servers), doors, begins)
+        upgrade_client
+            .serves(Arc::clone(&servers), endpoints, begins)
             .map_err(|problem| anyhow!("the process before this one serves on: {problem}"))?;
     }
     let upgrade = Some(successors.upgrade());
     let control =
         opening.map(|opening| opening.serve(Arc::clone(&servers), reload.clone(), upgrade));
-    let steering =
-        steer(&servers, &reload, (file.is_some(), store), signals, successors.succeeded());
+    let steering = steer(&servers, &reload, (file.is_some(), store), signals, successors.sent());
     let done = host.runtime().block_on(steering);
     drop(control);
     done
@@ -166,7 +166,7 @@ fn read(file: &Path) -> Result<Config> {
 async fn steer(
     servers: &Arc<Servers>,
     reload: &Reload,
-    (has_file, store): (bool, Option<Arc<Store>>),
+    (has_file, store): (bool, Option<Arc<SystemdStore>>),
     mut signals: Signals,
     mut succeeded: watch::Receiver<Option<Duration>>,
 ) -> Result<()> {
@@ -220,9 +220,9 @@ async fn steer(
 }
 
 /// Leaves what can wait in the store to the next process of the unit.
-async fn leave_to_the_next(servers: &Arc<Servers>, store: Arc<Store>, grace: Duration) {
-    let shelf = Arc::clone(&store) as Arc<dyn Shelf>;
-    let left = leave(servers, shelf, grace.max(LEAVE_MIN)).await;
+async fn leave_to_the_next(servers: &Arc<Servers>, store: Arc<SystemdStore>, grace: Duration) {
+    let fd_store = Arc::clone(&store) as Arc<dyn FdStore>;
+    let left = leave(servers, fd_store, grace.max(LEAVE_MIN)).await;
     if let Err(error) = servers.host().work(WorkKind::Urgent, move || store.done()).await {
         tracing::warn!(%error, "systemd may not have done what it was told about its store");
     }
@@ -231,11 +231,11 @@ async fn leave_to_the_next(servers: &Arc<Servers>, store: Arc<Store>, grace: Dur
 
 /// Sessions that the process before this one left in the store. They are removed from there before
 /// they go on here, so that they cannot do so twice.
-fn taken_up(descriptors: Vec<OwnedFd>, store: Option<&Store>) -> Vec<LeftSession> {
+fn taken_up(descriptors: Vec<OwnedFd>, store: Option<&SystemdStore>) -> Vec<DetachedSession> {
     if descriptors.is_empty() {
         return Vec::new();
     }
-    let (sessions, strays) = LeftSession::among(descriptors);
+    let (sessions, strays) = DetachedSession::among(descriptors);
     if let Some(store) = store {
         store.remove([SESSIONS]);
     }
@@ -249,9 +249,9 @@ fn taken_up(descriptors: Vec<OwnedFd>, store: Option<&Store>) -> Vec<LeftSession
 
 /// Sockets that were handed over go to the servers of their names. What is kept in the store and of
 /// no use any more is closed and removed, before it is in the way.
-fn plan(config: Config, handed: Handed, store: Option<&Store>) -> Result<Plan> {
+fn plan(config: Config, handed: HandedDescriptors, store: Option<&SystemdStore>) -> Result<Plan> {
     let mut plan = config.plan();
-    let Handed { mut sockets, mut kept, mut strays, twice, .. } = handed;
+    let HandedDescriptors { mut sockets, mut kept, mut strays, twice, .. } = handed;
     match (twice, store) {
         // What is too many is from the store, and nothing that is in there is in the way of a
         // start.
@@ -280,8 +280,9 @@ fn plan(config: Config, handed: Handed, store: Option<&Store>) -> Result<Plan> {
     }
     let addresses: Vec<_> =
         plan.servers.iter().filter_map(|(_, server)| server.address()).collect();
-    let is_of_use =
-        |socket: &LeftSocket| socket.address().is_some_and(|address| addresses.contains(&address));
+    let is_of_use = |socket: &InheritedListener| {
+        socket.address().is_some_and(|address| addresses.contains(&address))
+    };
     strays.extend(
         kept.extract_if(|_, socket| !is_of_use(socket)).map(|(server, _)| listens(&server)),
     );

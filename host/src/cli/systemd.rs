@@ -8,9 +8,9 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use anyhow::Result;
 use sd_notify::NotifyState;
 
-use super::store::{SESSIONS, server_of};
+use super::fd_store::{SESSIONS, server_of};
 use crate::net::is_listening;
-use crate::server::{Host, LeftSocket};
+use crate::server::{Host, InheritedListener};
 
 /// Tells what the process is doing.
 pub(super) fn tell(states: &[NotifyState<'_>]) {
@@ -48,11 +48,11 @@ pub(super) async fn watch(host: Host) {
 
 /// What systemd hands over.
 #[derive(Default)]
-pub(super) struct Handed {
+pub(super) struct HandedDescriptors {
     /// Listening sockets of socket units, by their names, which are names of servers.
     pub(super) sockets: HashMap<String, TcpListener>,
     /// Listening sockets that the process before this one kept in the store, by names of servers.
-    pub(super) kept: HashMap<String, LeftSocket>,
+    pub(super) kept: HashMap<String, InheritedListener>,
     /// What belongs to sessions that it left there.
     pub(super) sessions: Vec<OwnedFd>,
     /// Names of what is of no use; it is closed.
@@ -62,8 +62,8 @@ pub(super) struct Handed {
 }
 
 /// Takes what systemd hands over. Once, and before anything else opens descriptors by number.
-pub(super) fn handed_over() -> Result<Handed> {
-    let mut handed = Handed::default();
+pub(super) fn handed_over() -> Result<HandedDescriptors> {
+    let mut handed = HandedDescriptors::default();
     for (number, name) in sd_notify::listen_fds_with_names()? {
         // SAFETY: systemd passes these descriptors to this process alone and says so by its process
         // id in the environment, which was checked. Nobody else in the process knows them, and this
@@ -80,7 +80,7 @@ pub(super) fn handed_over() -> Result<Handed> {
             continue;
         }
         match server {
-            Some(server) => drop(handed.kept.insert(server, LeftSocket::kept(owned.into()))),
+            Some(server) => drop(handed.kept.insert(server, InheritedListener::kept(owned.into()))),
             None => match handed.sockets.entry(name) {
                 Entry::Vacant(place) => drop(place.insert(owned.into())),
                 // Those of socket units come first.

@@ -19,7 +19,7 @@ use super::launch::Spawned;
 use super::systemd;
 use crate::control::{Upgrade, UpgradeOptions, Upgraded};
 use crate::net::FdChannel;
-use crate::server::{Inheritance, Servers, hand_over};
+use crate::server::{Servers, UpgradeClient, offer_sockets};
 use crate::work::WorkKind;
 
 /// Says to a process that another is to be succeeded, through standard input.
@@ -86,13 +86,13 @@ fn stayed(reasons: &Value) -> u64 {
 }
 
 /// What the process before this one offers, where there is one.
-pub(super) fn inheritance() -> Result<Option<Inheritance>> {
+pub(super) fn upgrade_client() -> Result<Option<UpgradeClient>> {
     if std::env::var_os(MARK).is_none() {
         return Ok(None);
     }
     let end = std::io::stdin().as_fd().try_clone_to_owned()?;
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
-    let received = Inheritance::receive(end).map_err(anyhow::Error::msg);
+    let received = UpgradeClient::receive(end).map_err(anyhow::Error::msg);
     received.context(format!("{MARK} is set, and nothing was handed over")).map(Some)
 }
 
@@ -101,7 +101,7 @@ pub(super) struct Successors {
     program: Option<PathBuf>,
     arguments: Vec<OsString>,
     /// How long sessions may go on here, once another process serves.
-    succeeded: watch::Sender<Option<Duration>>,
+    sent: watch::Sender<Option<Duration>>,
 }
 
 impl Successors {
@@ -110,12 +110,12 @@ impl Successors {
         // Now, because the system says something else once another file lies there.
         let program = std::env::current_exe().ok();
         let arguments = std::env::args_os().skip(1).collect();
-        Arc::new(Self { program, arguments, succeeded: watch::Sender::new(None) })
+        Arc::new(Self { program, arguments, sent: watch::Sender::new(None) })
     }
 
     /// Says when another process serves in place of this one.
-    pub(super) fn succeeded(&self) -> watch::Receiver<Option<Duration>> {
-        self.succeeded.subscribe()
+    pub(super) fn sent(&self) -> watch::Receiver<Option<Duration>> {
+        self.sent.subscribe()
     }
 
     /// How the control API asks for one.
@@ -143,7 +143,7 @@ impl Successors {
         let process = child.id();
         tracing::info!(program = shown, process, "a new process is to take over");
         let handed_over =
-            hand_over(Arc::clone(&servers), fd_channel, wish.doors, wish.timeout).await;
+            offer_sockets(Arc::clone(&servers), fd_channel, wish.endpoints, wish.timeout).await;
         // Before anything is given up: what crashes at once would leave nobody who serves.
         let looked = threads.work(WorkKind::Urgent, move || {
             let gone = handed_over.is_ok() && child.ends_within(STAYS_MIN);
@@ -172,14 +172,14 @@ impl Successors {
             tracing::warn!(%error, process, "the new process is still a child of this one");
         }
         let doors_taken = heir.has_socket();
-        heir.stands_back();
+        heir.leave_store_alone();
         // Whoever sends the next word to systemd has to be known to it.
         systemd::tell(&[NotifyState::MainPid(process)]);
-        let succeeded = heir.succeed().await;
-        tracing::info!(process, moved = succeeded.moved, stayed = ?succeeded.stayed, "another \
+        let sent = heir.send_sessions().await;
+        tracing::info!(process, moved = sent.moved, stayed = ?sent.stayed, "another \
             process took over");
-        self.succeeded.send_replace(Some(wish.drain.unwrap_or_else(|| servers.stop_grace())));
-        Ok(Upgraded { process, doors_taken, succeeded })
+        self.sent.send_replace(Some(wish.drain.unwrap_or_else(|| servers.stop_grace())));
+        Ok(Upgraded { process, doors_taken, sent })
     }
 }
 

@@ -22,7 +22,7 @@ use super::server::Reload;
 use super::upgrade::{self, Upgrade};
 use super::waiting::{Class, Place, Waiting};
 use super::{handlers, metrics, page, stream, versions};
-use crate::server::{Door, ServerHandle, Servers};
+use crate::server::{ControlEndpoint, ServerHandle, Servers};
 use crate::telemetry::{Bucket, ControlRequest};
 use crate::work::HOST;
 
@@ -36,7 +36,7 @@ const STREAMS_MAX: usize = 16;
 const REQUESTS_LOGGED_PER_SECOND: u32 = 20;
 
 /// Other descriptors of the API's sockets.
-pub(super) type Routes = Vec<(Door, OwnedFd)>;
+pub(super) type Routes = Vec<(ControlEndpoint, OwnedFd)>;
 
 /// Whether the API is served by this process still.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub(super) struct Shared {
     pub(super) servers: Arc<Servers>,
     pub(super) reload: Reload,
     pub(super) upgrade: Option<Upgrade>,
-    doors: Mutex<Routes>,
+    endpoints: Mutex<Routes>,
     /// What becomes of the doors, once another process serves.
     left: watch::Sender<Left>,
     /// The same, for the thread that is to end.
@@ -67,18 +67,18 @@ impl Shared {
     pub(super) fn new(
         servers: Arc<Servers>,
         (reload, upgrade): (Reload, Option<Upgrade>),
-        doors: Routes,
+        endpoints: Routes,
         leaving: Arc<AtomicBool>,
     ) -> Arc<Self> {
         let (streams, request_lines) =
             (Arc::new(Semaphore::new(STREAMS_MAX)), Bucket::new(REQUESTS_LOGGED_PER_SECOND));
         let waiting = Arc::default();
-        let (doors, left) = (Mutex::new(doors), watch::Sender::new(Left::Not));
+        let (endpoints, left) = (Mutex::new(endpoints), watch::Sender::new(Left::Not));
         Arc::new(Self {
             servers,
             reload,
             upgrade,
-            doors,
+            endpoints,
             left,
             leaving,
             streams,
@@ -88,16 +88,19 @@ impl Shared {
     }
 
     /// The sockets of the API, for another process.
-    pub(super) fn doors(&self) -> io::Result<Vec<(Door, OwnedFd)>> {
-        let doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
-        doors.iter().map(|(door, socket)| Ok((door.clone(), socket.try_clone()?))).collect()
+    pub(super) fn endpoints(&self) -> io::Result<Vec<(ControlEndpoint, OwnedFd)>> {
+        let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        endpoints
+            .iter()
+            .map(|(endpoint, socket)| Ok((endpoint.clone(), socket.try_clone()?)))
+            .collect()
     }
 
     /// A door was opened again. Without a descriptor of it another process opens its own.
-    pub(super) fn reopened(&self, door: &Door, socket: Option<OwnedFd>) {
-        let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
-        doors.retain(|(other, _)| other != door);
-        doors.extend(socket.map(|socket| (door.clone(), socket)));
+    pub(super) fn reopened(&self, endpoint: &ControlEndpoint, socket: Option<OwnedFd>) {
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        endpoints.retain(|(other, _)| other != endpoint);
+        endpoints.extend(socket.map(|socket| (endpoint.clone(), socket)));
     }
 
     /// The process may end while this request is answered. False where another one says so already.

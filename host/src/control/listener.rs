@@ -86,7 +86,7 @@ pub(super) struct ControlSocket {
     path: PathBuf,
     inode: u64,
     /// It is another process's, still or by now.
-    passed_on: bool,
+    relinquished: bool,
 }
 
 impl ControlSocket {
@@ -95,7 +95,7 @@ impl ControlSocket {
         let system = |source| ListenerError::System { place: path.display().to_string(), source };
         let inode = std::fs::symlink_metadata(path).map_err(system)?.ino();
         let listener = polled(socket.into()).map_err(system)?;
-        Ok(Self { listener, path: path.to_owned(), inode, passed_on: true })
+        Ok(Self { listener, path: path.to_owned(), inode, relinquished: true })
     }
 
     /// The next client. Dropping the future is safe: no client is lost.
@@ -119,7 +119,7 @@ impl ControlSocket {
 
     /// It is this process's from now on, which removes it in the end.
     pub(super) fn own(&mut self) {
-        self.passed_on = false;
+        self.relinquished = false;
     }
 
     /// Opens it again, after another holder of the socket has shut it down: a Unix socket cannot
@@ -130,8 +130,8 @@ impl ControlSocket {
     }
 
     /// Leaves it to another process.
-    pub(super) fn pass_on(mut self) {
-        self.passed_on = true;
+    pub(super) fn relinquish(mut self) {
+        self.relinquished = true;
     }
 
     /// Opens it. A socket that a process left behind is replaced. Must run inside a tokio runtime.
@@ -168,7 +168,7 @@ impl ControlSocket {
         let listener = made.map_err(system)?;
         let inode = std::fs::symlink_metadata(path).map_err(system)?.ino();
         let listener = polled(listener).map_err(system)?;
-        Ok(Self { listener, path: path.to_owned(), inode, passed_on: false })
+        Ok(Self { listener, path: path.to_owned(), inode, relinquished: false })
     }
 }
 
@@ -211,7 +211,7 @@ fn make_way(path: &Path) -> Result<(), ListenerError> {
 
 impl Drop for ControlSocket {
     fn drop(&mut self) {
-        let own = !self.passed_on
+        let own = !self.relinquished
             && std::fs::symlink_metadata(&self.path).is_ok_and(|seen| seen.ino() == self.inode);
         if own {
             let _ = std::fs::remove_file(&self.path);

@@ -36,7 +36,7 @@ use super::listener::{
 use super::peer::ApiPeer;
 use super::upgrade::Upgrade;
 use super::write_timeout::WriteTimeout;
-use crate::server::{Door, PlanError, Reloaded, Servers};
+use crate::server::{ControlEndpoint, PlanError, Reloaded, Servers};
 use crate::telemetry::{ControlBroken, ControlOpened, ControlReopened};
 
 /// How long the head of a request may take, and a connection may idle between two.
@@ -71,7 +71,7 @@ pub struct ControlConfig {
 pub enum ControlError {
     /// A door.
     #[error(transparent)]
-    Door(#[from] ListenerError),
+    ControlEndpoint(#[from] ListenerError),
     /// The thread.
     #[error("cannot start the thread of the control API: {0}")]
     Thread(#[from] io::Error),
@@ -114,7 +114,7 @@ pub struct Opening {
     control: Control,
     socket: PathBuf,
     served: oneshot::Sender<(Arc<Servers>, Reload, Option<Upgrade>)>,
-    adopted: Vec<Door>,
+    adopted: Vec<ControlEndpoint>,
 }
 
 impl Opening {
@@ -130,7 +130,7 @@ impl Opening {
 
     /// Which of the doors that were handed over it has taken.
     #[must_use]
-    pub fn adopted(&self) -> &[Door] {
+    pub fn adopted(&self) -> &[ControlEndpoint] {
         &self.adopted
     }
 }
@@ -155,7 +155,7 @@ impl Control {
     /// [`ControlError`]; nothing is left open.
     pub fn open(
         config: &ControlConfig,
-        handed: Vec<(Door, OwnedFd)>,
+        handed: Vec<(ControlEndpoint, OwnedFd)>,
     ) -> Result<Opening, ControlError> {
         let (served, serves) = oneshot::channel();
         let (ready, opened) = sync_channel(1);
@@ -167,20 +167,20 @@ impl Control {
             // Where this is not allowed the kernel shares the CPU evenly, which is no harm either.
             let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS);
             runtime.block_on(async {
-                let (doors, adopted) = match open(&config, handed) {
+                let (endpoints, adopted) = match open(&config, handed) {
                     Ok(opened) => opened,
                     Err(error) => return drop(ready.send(Err(error))),
                 };
-                let address = doors.1.as_ref().and_then(|(tcp, _)| tcp.local_addr().ok());
+                let address = endpoints.1.as_ref().and_then(|(tcp, _)| tcp.local_addr().ok());
                 let _ = ready.send(Ok((address, adopted)));
                 let work = async {
                     if let Ok((servers, reload, upgrade)) = serves.await {
                         // Without descriptors for it there can be no successor, and everything else
                         // goes on.
-                        let ways = doorways(&config, &doors).unwrap_or_default();
+                        let ways = doorways(&config, &endpoints).unwrap_or_default();
                         let shared =
                             Shared::new(servers, (reload, upgrade), ways, Arc::clone(&leaving));
-                        serve(&config, doors, shared).await;
+                        serve(&config, endpoints, shared).await;
                     }
                 };
                 let mut work = pin!(work);
@@ -222,17 +222,17 @@ type Endpoints = (ControlSocket, Option<(TcpListener, Token)>);
 
 fn open(
     config: &ControlConfig,
-    mut handed: Vec<(Door, OwnedFd)>,
-) -> Result<(Endpoints, Vec<Door>), ListenerError> {
+    mut handed: Vec<(ControlEndpoint, OwnedFd)>,
+) -> Result<(Endpoints, Vec<ControlEndpoint>), ListenerError> {
     let mut adopted = Vec::new();
-    let mut take = |door: Door| {
-        let at = handed.iter().position(|(other, _)| *other == door)?;
-        adopted.push(door);
+    let mut take = |endpoint: ControlEndpoint| {
+        let at = handed.iter().position(|(other, _)| *other == endpoint)?;
+        adopted.push(endpoint);
         Some(handed.swap_remove(at).1)
     };
     let tcp = match &config.listen {
         Some((address, token)) => {
-            let socket = match take(Door::Tcp(*address)) {
+            let socket = match take(ControlEndpoint::Tcp(*address)) {
                 Some(socket) => adopt_tcp(*address, socket)?,
                 None => open_tcp(*address)?,
             };
@@ -240,7 +240,7 @@ fn open(
         }
         None => None,
     };
-    let unix = match take(Door::Unix(config.socket.clone())) {
+    let unix = match take(ControlEndpoint::Unix(config.socket.clone())) {
         Some(socket) => ControlSocket::adopt(&config.socket, socket)?,
         None => ControlSocket::open(&config.socket)?,
     };
@@ -248,9 +248,9 @@ fn open(
 }
 
 fn doorways(config: &ControlConfig, (unix, tcp): &Endpoints) -> io::Result<Routes> {
-    let mut ways = vec![(Door::Unix(config.socket.clone()), duplicate(&unix.listener)?)];
+    let mut ways = vec![(ControlEndpoint::Unix(config.socket.clone()), duplicate(&unix.listener)?)];
     if let (Some((address, _)), Some((tcp, _))) = (&config.listen, tcp) {
-        ways.push((Door::Tcp(*address), duplicate(tcp)?));
+        ways.push((ControlEndpoint::Tcp(*address), duplicate(tcp)?));
     }
     Ok(ways)
 }
@@ -278,13 +278,13 @@ async fn serve(config: &ControlConfig, (mut unix, tcp): Endpoints, shared: Arc<S
                 }
                 Ok(_) => {}
                 Err(error) if is_broken(&error) => {
-                    let door = Door::Unix(config.socket.clone());
+                    let endpoint = ControlEndpoint::Unix(config.socket.clone());
                     ControlBroken { place: &place_of_unix, error: &error }.emit();
                     while let Err(error) = unix.reopen() {
                         ControlBroken { place: &place_of_unix, error: &error }.emit();
                         tokio::time::sleep(REOPEN_PAUSE).await;
                     }
-                    shared.reopened(&door, duplicate(&unix.listener).ok());
+                    shared.reopened(&endpoint, duplicate(&unix.listener).ok());
                     ControlReopened { place: &place_of_unix }.emit();
                     // One that breaks again at once is no reason to spin.
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -308,7 +308,7 @@ async fn serve(config: &ControlConfig, (mut unix, tcp): Endpoints, shared: Arc<S
                 Err(error) if is_broken(&error) && at.is_ok() => {
                     let (Ok(at), Some((configured, _))) = (&at, &config.listen) else { continue };
                     listener = reopened(listener, *at, &error).await;
-                    shared.reopened(&Door::Tcp(*configured), duplicate(&listener).ok());
+                    shared.reopened(&ControlEndpoint::Tcp(*configured), duplicate(&listener).ok());
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -320,7 +320,7 @@ async fn serve(config: &ControlConfig, (mut unix, tcp): Endpoints, shared: Arc<S
         to_another = shared.left() => to_another,
     };
     if to_another {
-        unix.pass_on();
+        unix.relinquish();
     }
     connections.ended().await;
 }

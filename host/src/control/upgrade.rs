@@ -16,7 +16,7 @@ use super::answer::{Problem, ok};
 use super::api::Shared;
 use super::handlers::Answer;
 use super::requests::{self, parse};
-use crate::server::{Door, Servers, Succeeded};
+use crate::server::{ControlEndpoint, Servers, SessionsSent};
 
 /// What is asked for.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub struct UpgradeOptions {
     /// How long sessions that cannot move may go on. `None`: as for any stop.
     pub drain: Option<Duration>,
     /// The sockets of this API.
-    pub doors: Vec<(Door, OwnedFd)>,
+    pub endpoints: Vec<(ControlEndpoint, OwnedFd)>,
 }
 
 /// What came of it.
@@ -39,7 +39,7 @@ pub struct Upgraded {
     /// Whether the API is reached there now by the same sockets.
     pub doors_taken: bool,
     /// What became of the sessions.
-    pub succeeded: Succeeded,
+    pub sent: SessionsSent,
 }
 
 type Upgrading = Pin<Box<dyn Future<Output = Result<Upgraded, String>> + Send>>;
@@ -73,11 +73,11 @@ pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, body: Bytes) -> A
             "this process cannot be replaced: `wharf serve` can",
         ));
     };
-    let doors = shared.doors().map_err(|error| {
+    let endpoints = shared.endpoints().map_err(|error| {
         let what = format!("nothing was changed: {error}");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "no-upgrade", what).or_refused_by_system()
     })?;
-    let wish = UpgradeOptions { program: request.program, timeout, drain, doors };
+    let wish = UpgradeOptions { program: request.program, timeout, drain, endpoints };
     let not_upgraded = |why: String| {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not-upgraded", why).or_refused_by_system()
     };
@@ -98,6 +98,6 @@ pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, body: Bytes) -> A
         done
     });
     let done = done.await.unwrap_or_else(|error| Err(error.to_string())).map_err(not_upgraded)?;
-    let Succeeded { moved, stayed } = done.succeeded;
+    let SessionsSent { moved, stayed } = done.sent;
     Ok(ok(&json!({ "process": done.process, "moved": moved, "stayed": stayed })))
 }

@@ -59,7 +59,7 @@ impl FdChannel {
     ///
     /// # Errors
     /// Zero.
-    pub fn set_patience(&self, patience: Duration) -> io::Result<()> {
+    pub fn set_timeout(&self, patience: Duration) -> io::Result<()> {
         self.0.set_read_timeout(Some(patience))?;
         self.0.set_write_timeout(Some(patience))
     }

@@ -22,10 +22,10 @@ use super::registry::Registry;
 use super::room::InForce;
 use super::service::Service;
 use super::state::{Notice, Occurrence, ServerState, Status};
-use super::succession::{LeftSession, LeftSocket, OpenSocket, take_up};
 use super::swap::{PendingChanges, SwapError, bounded, same};
 use super::task_tracker::TaskTracker;
 use super::tenants::Tenant;
+use super::upgrade::{DetachedSession, InheritedListener, OpenSocket, resume_detached};
 use super::versions::{History, Revision, RevisionOrigin, RevisionState};
 use crate::admission::{Gate, InstanceRoom, Room};
 use crate::net::{BindError, Listener, Security};
@@ -58,7 +58,7 @@ pub struct Prepared {
     /// Room of the instances that its sessions share.
     pub(super) room: Option<Arc<Claim>>,
     /// What the process before this one listened with.
-    pub(super) left: Option<LeftSocket>,
+    pub(super) left: Option<InheritedListener>,
 }
 
 /// A server that listens and does not accept yet. Dropping it frees the address.
@@ -331,7 +331,7 @@ impl Prepared {
             canary: ArcSwapOption::empty(),
             history: Mutex::new(history),
             records: host.records().cloned(),
-            passed_on: AtomicBool::new(false),
+            relinquished: AtomicBool::new(false),
             probation: Mutex::default(),
             entrance: tokio::sync::RwLock::default(),
             swapping: Arc::default(),
@@ -377,14 +377,14 @@ impl Bound {
 
     /// The same with sessions that no process had meanwhile. They have their places before any
     /// newcomer.
-    pub(super) fn run_with(self, sessions: Vec<LeftSession>) -> ServerHandle {
+    pub(super) fn run_with(self, sessions: Vec<DetachedSession>) -> ServerHandle {
         let Self { prepared, host, listener, given, ids_above } = self;
         let secure = prepared.description.secure;
         let service = prepared.assemble(&host);
         let ids_above = sessions.iter().map(|session| session.ids_above).fold(ids_above, u64::max);
         service.registry.number_above(ids_above);
         for session in sessions {
-            take_up(&service, session);
+            resume_detached(&service, session);
         }
         let (address, listener) = (listener.address(), Arc::new(listener));
         let socket = OpenSocket { listener: Arc::downgrade(&listener), given };

@@ -13,7 +13,7 @@ use super::host::Host;
 use super::lock::{Lock, LockError};
 use super::service::{FAREWELL_MAX, Service};
 use super::state::{NewConnections, Notice, Occurrence, Status, closed, followed};
-use super::succession::OpenSocket;
+use super::upgrade::OpenSocket;
 use crate::admission::{Change, Throttle, ThrottleError};
 use crate::event::Priority;
 use crate::net::{Credentials, CredentialsError, Security};

@@ -13,8 +13,8 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{broadcast, oneshot};
 
 use super::service::HostNotice;
-use super::succession::Shelf;
 use super::tenants::{Tenant, TenantLimits, TenantStatus, Tenants};
+use super::upgrade::FdStore;
 use super::versions::StateFolder;
 use super::workers::Workers;
 use crate::admission::Count;
@@ -93,7 +93,7 @@ struct Ground {
     tenants: Tenants,
     records: Option<Arc<StateFolder>>,
     notices: broadcast::Sender<HostNotice>,
-    shelf: OnceLock<Arc<dyn Shelf>>,
+    fd_store: OnceLock<Arc<dyn FdStore>>,
     /// What is on it is the next process's business.
     shelf_is_left: AtomicBool,
 }
@@ -139,7 +139,7 @@ impl Host {
             tenants: Tenants::default(),
             records: config.state_dir.clone().map(|folder| Arc::new(StateFolder::at(folder))),
             notices,
-            shelf: OnceLock::new(),
+            fd_store: OnceLock::new(),
             shelf_is_left: AtomicBool::new(false),
         })))
     }
@@ -266,27 +266,27 @@ impl Host {
 
     /// What its servers listen with is kept there for the next process, from now on and once and
     /// for all.
-    pub fn keep_sockets_on(&self, shelf: Arc<dyn Shelf>) {
+    pub fn keep_sockets_on(&self, fd_store: Arc<dyn FdStore>) {
         // The first one counts.
-        let _ = self.0.shelf.set(shelf);
+        let _ = self.0.fd_store.set(fd_store);
     }
 
     /// This process changes nothing more about what is kept. Whether it could until now.
-    pub(super) fn leaves_shelf_alone(&self) -> bool {
+    pub(super) fn relinquish_store(&self) -> bool {
         !self.0.shelf_is_left.swap(true, Ordering::Relaxed)
     }
 
-    fn shelf(&self) -> Option<&Arc<dyn Shelf>> {
-        self.0.shelf.get().filter(|_| !self.0.shelf_is_left.load(Ordering::Relaxed))
+    fn fd_store(&self) -> Option<&Arc<dyn FdStore>> {
+        self.0.fd_store.get().filter(|_| !self.0.shelf_is_left.load(Ordering::Relaxed))
     }
 
     /// Keeps what a server listens with. Does not wait.
     pub(super) fn keep(&self, server: &str, socket: OwnedFd) {
-        let Some(shelf) = self.shelf() else { return };
-        shelf.want(server, Some(socket));
-        let (shelf, name) = (Arc::clone(shelf), server.to_owned());
+        let Some(fd_store) = self.fd_store() else { return };
+        fd_store.want(server, Some(socket));
+        let (fd_store, name) = (Arc::clone(fd_store), server.to_owned());
         let kept =
-            self.0.pool.run_alone(WorkKind::Urgent, &HOST.into(), move || shelf.follow(&name));
+            self.0.pool.run_alone(WorkKind::Urgent, &HOST.into(), move || fd_store.follow(&name));
         if let Err(error) = kept {
             tracing::warn!(server, %error, "the socket is not kept for a next process");
         }
@@ -295,10 +295,10 @@ impl Host {
     /// Keeps nothing of a server any more: when this returns its address is free, if it has closed
     /// it itself.
     pub(super) async fn let_go(&self, server: &str) {
-        let Some(shelf) = self.shelf() else { return };
-        shelf.want(server, None);
-        let (shelf, name) = (Arc::clone(shelf), server.to_owned());
-        if let Err(error) = self.work(WorkKind::Urgent, move || shelf.follow(&name)).await {
+        let Some(fd_store) = self.fd_store() else { return };
+        fd_store.want(server, None);
+        let (fd_store, name) = (Arc::clone(fd_store), server.to_owned());
+        if let Err(error) = self.work(WorkKind::Urgent, move || fd_store.follow(&name)).await {
             tracing::warn!(server, %error, "the socket may be kept for a next process still");
         }
     }

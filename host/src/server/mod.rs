@@ -31,10 +31,10 @@ mod sessions;
 #[cfg(test)]
 mod simulation;
 mod state;
-mod succession;
 mod swap;
 mod task_tracker;
 mod tenants;
+mod upgrade;
 mod versions;
 mod workers;
 
@@ -62,12 +62,13 @@ pub use service::{FAREWELL_MAX, HostNotice};
 pub use sessions::SessionView;
 pub(crate) use state::{AcceptMode, Directive};
 pub use state::{NewConnections, Notice, Occurrence, Status};
-pub use succession::{
-    Door, Heir, Inheritance, LeftSession, LeftSocket, Shelf, Succeeded, hand_over, leave,
-};
 pub use swap::{SWAP_DEADLINE, SwapError, SwapPolicy, SwapProgress, SwapReport, SwapStage};
 pub(crate) use task_tracker::TaskGuard;
 pub use tenants::{TENANT_MAX_BYTES, TenantLimits, TenantStatus};
+pub use upgrade::{
+    ControlEndpoint, DetachedSession, FdStore, InheritedListener, ReadyPeer, SessionsSent,
+    UpgradeClient, leave, offer_sockets,
+};
 pub use versions::{
     CanaryOptions, CanaryRules, CanaryStatus, HISTORY_MAX, HeldUp, RecordError, Revision,
     RevisionOrigin, RevisionState, StateFolder, SwapRules, VERSIONS_MAX,

@@ -11,7 +11,7 @@ use super::checks::argument;
 use super::fetch::{believed, fetch};
 use super::handle::ServerHandle;
 use super::host::Host;
-use super::succession::LeftSocket;
+use super::upgrade::InheritedListener;
 use super::versions::{RecordError, Recorded, Revision};
 use crate::net::{Credentials, Security};
 use crate::plugin::{Claim, Holding, LoadError, Plugin, try_out};
@@ -56,7 +56,7 @@ impl ServerBuilder {
     /// The same with what the process before this one listened with, by names of servers.
     pub(super) fn bind_with(
         self,
-        left: &mut HashMap<String, LeftSocket>,
+        left: &mut HashMap<String, InheritedListener>,
     ) -> Result<Bound, StartError> {
         let host = self.host.clone().map_or_else(Host::shared, Ok)?;
         let mut prepared = self.prepare(&host)?;

@@ -12,7 +12,7 @@ use super::blame::{
 use super::env;
 use super::exclusive::Rank;
 use super::service::Service;
-use super::swap::{hand_over, on, on_build, put_back, same};
+use super::swap::{migrate, on, on_build, put_back, same};
 use crate::event::Port;
 use crate::plugin::{EventProcedure, Grants};
 use crate::telemetry::FaultFigures;
@@ -232,7 +232,7 @@ async fn take_back(service: Arc<Service>) {
     service.forget_faults();
     if before.hands_over() && bad.hands_over() {
         let live = on_build(&service, &bad);
-        hand_over(&service, &before, live, &mut super::SwapReport::default()).await;
+        migrate(&service, &before, live, &mut super::SwapReport::default()).await;
     }
     service.record_quietly().await;
 }

@@ -14,8 +14,8 @@ use super::prepare::Preloaded;
 use super::room::Promised;
 use super::service::FAREWELL_MAX;
 use super::state::Status;
-use super::succession::{LeftSession, LeftSocket};
 use super::tenants::TenantLimits;
+use super::upgrade::{DetachedSession, InheritedListener};
 use crate::net::CredentialsError;
 use crate::plugin::EventProcedure;
 use crate::work::{WorkError, WorkKind};
@@ -32,7 +32,7 @@ pub struct Plan {
     /// The servers.
     pub servers: Vec<(String, ServerBuilder)>,
     /// What the process before this one listened with, by names of servers. Only at a start.
-    pub left: HashMap<String, LeftSocket>,
+    pub left: HashMap<String, InheritedListener>,
 }
 
 /// What a reload did.
@@ -67,7 +67,7 @@ pub struct Servers {
     pub(super) reloading: tokio::sync::Mutex<()>,
     draining: AtomicBool,
     /// Another process goes on with the servers, and this one changes nothing about them any more.
-    passed_on: AtomicBool,
+    relinquished: AtomicBool,
     stop_grace: Mutex<Duration>,
 }
 
@@ -187,9 +187,9 @@ impl Servers {
 
     /// Whether another process goes on with the servers: then nothing that is asked for here is
     /// done, and nothing is recorded. To be said while no reload and no swap is under way.
-    pub(super) fn pass_on(&self, passes: bool) {
-        self.passed_on.store(passes, Ordering::Relaxed);
-        self.all().iter().for_each(|server| server.service.pass_on(passes));
+    pub(super) fn relinquish(&self, passes: bool) {
+        self.relinquished.store(passes, Ordering::Relaxed);
+        self.all().iter().for_each(|server| server.service.relinquish(passes));
     }
 
     /// Puts a plan in force that holds. What it did, and the servers that run on under new terms.
@@ -205,7 +205,7 @@ impl Servers {
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
         // Looked at under the lock: whoever stops all of them says so first, and then looks at what
         // there is.
-        if self.is_draining() || self.passed_on.load(Ordering::Relaxed) {
+        if self.is_draining() || self.relinquished.load(Ordering::Relaxed) {
             return Err(PlanError::stopping());
         }
         *self.stop_grace.lock().unwrap_or_else(PoisonError::into_inner) = grace;
@@ -386,8 +386,8 @@ impl BoundServers {
     /// The same with sessions that no process had meanwhile: each goes on on its server, or is
     /// closed.
     #[must_use]
-    pub fn run_with(self, sessions: Vec<LeftSession>) -> Arc<Servers> {
-        let mut left: HashMap<String, Vec<LeftSession>> = HashMap::new();
+    pub fn run_with(self, sessions: Vec<DetachedSession>) -> Arc<Servers> {
+        let mut left: HashMap<String, Vec<DetachedSession>> = HashMap::new();
         for session in sessions {
             left.entry(session.server().to_owned()).or_default().push(session);
         }
@@ -416,7 +416,7 @@ impl BoundServers {
             servers: RwLock::new(servers),
             reloading: tokio::sync::Mutex::new(()),
             draining: AtomicBool::new(false),
-            passed_on: AtomicBool::new(false),
+            relinquished: AtomicBool::new(false),
             stop_grace: Mutex::new(self.stop_grace),
         })
     }

@@ -70,7 +70,7 @@ pub(crate) struct Service {
     pub(super) records: Option<Arc<StateFolder>>,
     /// Another process goes on with it: what is in force there, and recorded, is no business of
     /// this one's.
-    pub(super) passed_on: AtomicBool,
+    pub(super) relinquished: AtomicBool,
     /// Held by those who start; whoever moves all sessions together closes it for a moment.
     pub(crate) entrance: tokio::sync::RwLock<()>,
     /// Held while a version is put in force, and while the server begins to stop.
@@ -103,7 +103,7 @@ impl Service {
 
     /// Writes down what is in force. False where there is no place for it.
     pub(super) async fn record(self: &Arc<Self>) -> Result<bool, RecordError> {
-        let Some(records) = self.records.clone().filter(|_| !self.is_passed_on()) else {
+        let Some(records) = self.records.clone().filter(|_| !self.is_relinquished()) else {
             return Ok(false);
         };
         let (service, records_of) = (Arc::clone(self), Arc::clone(&records));
@@ -344,7 +344,7 @@ impl Service {
     /// [`SwapError::Stopping`]; it was not done.
     pub(super) fn unless_stopping<T>(&self, act: impl FnOnce() -> T) -> Result<T, SwapError> {
         let _not_stopping = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.status().is_final() || self.is_passed_on() {
+        if self.status().is_final() || self.is_relinquished() {
             Err(SwapError::Stopping)
         } else {
             Ok(act())
@@ -352,13 +352,13 @@ impl Service {
     }
 
     /// See [`Servers::pass_on`](super::Servers).
-    pub(super) fn pass_on(&self, passes: bool) {
+    pub(super) fn relinquish(&self, passes: bool) {
         let _nothing_comes = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.passed_on.store(passes, Ordering::Relaxed);
+        self.relinquished.store(passes, Ordering::Relaxed);
     }
 
-    pub(super) fn is_passed_on(&self) -> bool {
-        self.passed_on.load(Ordering::Relaxed)
+    pub(super) fn is_relinquished(&self) -> bool {
+        self.relinquished.load(Ordering::Relaxed)
     }
 
     /// True where it was not stopping before.

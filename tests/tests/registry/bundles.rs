@@ -73,7 +73,7 @@ fn index(manifests: &[String]) -> String {
 }
 
 /// A registry with one plugin, `team/echo:1`, and what is attached to it.
-struct Shelf {
+struct FdStore {
     folder: TempDir,
     ours: PathBuf,
     public: PathBuf,
@@ -82,7 +82,7 @@ struct Shelf {
     there: HashMap<String, (String, Vec<u8>)>,
 }
 
-impl Shelf {
+impl FdStore {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (ours, public) = key(folder.path(), "ours");
@@ -93,11 +93,11 @@ impl Shelf {
         })
         .to_string();
         let plugin = Digest::of(manifest.as_bytes());
-        let mut shelf = Self { folder, ours, public, plugin, there: HashMap::new() };
-        shelf.put("manifests/1", MANIFEST, &manifest);
-        shelf.put(&format!("manifests/{}", shelf.plugin.clone()), MANIFEST, &manifest);
-        shelf.put(&format!("blobs/{}", Digest::of(COMPONENT)), "x/y", "a component");
-        shelf
+        let mut fd_store = Self { folder, ours, public, plugin, there: HashMap::new() };
+        fd_store.put("manifests/1", MANIFEST, &manifest);
+        fd_store.put(&format!("manifests/{}", fd_store.plugin.clone()), MANIFEST, &manifest);
+        fd_store.put(&format!("blobs/{}", Digest::of(COMPONENT)), "x/y", "a component");
+        fd_store
     }
 
     fn put(&mut self, path: &str, kind: &str, content: &str) {
@@ -174,10 +174,10 @@ impl Shelf {
 
     /// What pulling comes to where this bundle is all there is.
     fn with(&self, bundle: &Value) -> (String, String) {
-        let mut shelf = self.copy();
-        let manifest = shelf.attach(bundle);
-        shelf.list_by_tag(&index(&[manifest]));
-        (shelf.by_tag(), shelf.by_digest())
+        let mut fd_store = self.copy();
+        let manifest = fd_store.attach(bundle);
+        fd_store.list_by_tag(&index(&[manifest]));
+        (fd_store.by_tag(), fd_store.by_digest())
     }
 
     fn copy(&self) -> Self {
@@ -198,98 +198,102 @@ fn says(said: &str, words: &str) {
 #[test]
 fn bundles_are_found_by_the_registrys_own_list_and_by_the_tag_where_it_has_none() {
     for by_api in [false, true] {
-        let mut shelf = Shelf::new();
-        says(&shelf.by_tag(), "it is not signed");
-        let good = shelf.good();
+        let mut fd_store = FdStore::new();
+        says(&fd_store.by_tag(), "it is not signed");
+        let good = fd_store.good();
         // A referrer that is none of ours and one that is gone are passed by.
         let other = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "layers": [],
             "config": { "mediaType": "x/y", "digest": Digest::of(b"{}").as_str(), "size": 2 } });
-        shelf.put(
+        fd_store.put(
             &format!("manifests/{}", Digest::of(other.to_string().as_bytes())),
             MANIFEST,
             &other.to_string(),
         );
-        let list = index(&["gone".into(), other.to_string(), shelf.attach(&good)]);
+        let list = index(&["gone".into(), other.to_string(), fd_store.attach(&good)]);
         match by_api {
-            true => shelf.list_by_api(&list),
-            false => shelf.list_by_tag(&list),
+            true => fd_store.list_by_api(&list),
+            false => fd_store.list_by_tag(&list),
         }
-        assert_eq!((shelf.by_tag(), shelf.by_digest()), (String::new(), String::new()), "{by_api}");
+        assert_eq!(
+            (fd_store.by_tag(), fd_store.by_digest()),
+            (String::new(), String::new()),
+            "{by_api}"
+        );
         // Where the registry has a list of its own, the tag is not asked.
-        shelf.list_by_api(&index(&[]));
-        says(&shelf.by_tag(), "it is not signed");
+        fd_store.list_by_api(&index(&[]));
+        says(&fd_store.by_tag(), "it is not signed");
     }
 }
 
 #[test]
 fn a_list_that_is_nonsense_hides_no_good_one_and_is_told() {
-    let mut shelf = Shelf::new();
-    shelf.list_by_api("<html>Log in</html>");
-    says(&shelf.by_tag(), "none was found");
-    says(&shelf.by_tag(), "the list of its referrers that the registry has is not as expected");
-    let good = shelf.good();
-    let manifest = shelf.attach(&good);
-    shelf.list_by_tag(&index(&[manifest]));
-    assert_eq!(shelf.by_tag(), "");
-    shelf.list_by_tag(r#"{"manifests": 7}"#);
-    says(&shelf.by_tag(), "none was found");
-    shelf.list_by_tag(&" ".repeat((256 << 10) + 1));
-    shelf.there.remove(&format!("referrers/{}", shelf.plugin));
-    says(&shelf.by_tag(), "the list of its referrers is larger than 262144 bytes");
+    let mut fd_store = FdStore::new();
+    fd_store.list_by_api("<html>Log in</html>");
+    says(&fd_store.by_tag(), "none was found");
+    says(&fd_store.by_tag(), "the list of its referrers that the registry has is not as expected");
+    let good = fd_store.good();
+    let manifest = fd_store.attach(&good);
+    fd_store.list_by_tag(&index(&[manifest]));
+    assert_eq!(fd_store.by_tag(), "");
+    fd_store.list_by_tag(r#"{"manifests": 7}"#);
+    says(&fd_store.by_tag(), "none was found");
+    fd_store.list_by_tag(&" ".repeat((256 << 10) + 1));
+    fd_store.there.remove(&format!("referrers/{}", fd_store.plugin));
+    says(&fd_store.by_tag(), "the list of its referrers is larger than 262144 bytes");
 }
 
 #[test]
 fn a_list_of_signatures_that_is_none_is_not_held_against_the_plugin() {
-    let mut shelf = Shelf::new();
-    let path = format!("manifests/sha256-{}.sig", shelf.plugin.hex());
+    let mut fd_store = FdStore::new();
+    let path = format!("manifests/sha256-{}.sig", fd_store.plugin.hex());
     for list in ["<html>", r#"{"schemaVersion": 1}"#, &index(&[])] {
-        shelf.put(&path, MANIFEST, list);
-        let said = shelf.by_tag();
+        fd_store.put(&path, MANIFEST, list);
+        let said = fd_store.by_tag();
         says(&said, "none was found");
         says(
             &said,
             "the list of its signatures that the registry has is not as expected: its manifest is",
         );
     }
-    let good = shelf.good();
-    let manifest = shelf.attach(&good);
-    shelf.list_by_tag(&index(&[manifest]));
-    assert_eq!(shelf.by_tag(), "");
+    let good = fd_store.good();
+    let manifest = fd_store.attach(&good);
+    fd_store.list_by_tag(&index(&[manifest]));
+    assert_eq!(fd_store.by_tag(), "");
 }
 
 #[test]
 fn what_a_bundle_says_decides_once_its_signature_holds() {
-    let shelf = Shelf::new();
-    let made = |statement: &Value| bundle(shelf.folder.path(), &shelf.ours, statement);
+    let fd_store = FdStore::new();
+    let made = |statement: &Value| bundle(fd_store.folder.path(), &fd_store.ours, statement);
     let both = |bundle: &Value, words: &str| {
-        let (by_tag, by_digest) = shelf.with(bundle);
+        let (by_tag, by_digest) = fd_store.with(bundle);
         says(&by_tag, words);
         says(&by_digest, words);
     };
     let named = json!({ "repository": "team/echo" });
-    assert_eq!(shelf.with(&shelf.good()), (String::new(), String::new()));
+    assert_eq!(fd_store.with(&fd_store.good()), (String::new(), String::new()));
 
-    let (by_tag, by_digest) = shelf.with(&made(&statement(&shelf.plugin, &json!({}))));
+    let (by_tag, by_digest) = fd_store.with(&made(&statement(&fd_store.plugin, &json!({}))));
     says(&by_tag, "ours.pub has signed it without saying which plugin it is");
     says(&by_tag, "`cosign sign -a repository=team/echo`");
     assert_eq!(by_digest, "");
     both(
-        &made(&statement(&shelf.plugin, &json!({ "repository": "team/admin" }))),
+        &made(&statement(&fd_store.plugin, &json!({ "repository": "team/admin" }))),
         "as another plugin: team/admin",
     );
     both(&made(&statement(&Digest::of(b"other"), &named)), "ours.pub has signed another digest");
-    let mut attestation = statement(&shelf.plugin, &named);
+    let mut attestation = statement(&fd_store.plugin, &named);
     attestation["predicateType"] = json!("https://slsa.dev/provenance/v1");
     both(&made(&attestation), "what ours.pub has signed is no signature of a plugin");
 
     // A payload that was changed, the type that is signed with it, and what is in another form.
     let mut forged = made(&statement(&Digest::of(b"other"), &named));
-    forged["dsseEnvelope"]["payload"] = shelf.good()["dsseEnvelope"]["payload"].clone();
+    forged["dsseEnvelope"]["payload"] = fd_store.good()["dsseEnvelope"]["payload"].clone();
     both(&forged, "none of its 1 signatures is by a key that is believed here");
-    let mut typed = shelf.good();
+    let mut typed = fd_store.good();
     typed["dsseEnvelope"]["payloadType"] = json!("text/plain");
     both(&typed, "1 in other forms");
-    let mut long = shelf.good();
+    let mut long = fd_store.good();
     long["dsseEnvelope"]["signatures"][0]["sig"] = json!("A".repeat(344));
     both(&long, "no signature in a form that is looked at");
     both(
@@ -300,93 +304,93 @@ fn what_a_bundle_says_decides_once_its_signature_holds() {
 
 #[test]
 fn what_is_attached_has_to_be_what_the_list_names_and_to_this_plugin() {
-    let mut shelf = Shelf::new();
-    let good = shelf.good().to_string();
+    let mut fd_store = FdStore::new();
+    let good = fd_store.good().to_string();
     let elsewhere = attaching(&good, &Digest::of(b"other"));
-    shelf.put(&format!("blobs/{}", Digest::of(good.as_bytes())), "x/y", &good);
-    shelf.put(&format!("manifests/{}", Digest::of(elsewhere.as_bytes())), MANIFEST, &elsewhere);
-    shelf.list_by_tag(&index(std::slice::from_ref(&elsewhere)));
-    says(&shelf.by_tag(), "it is not signed");
+    fd_store.put(&format!("blobs/{}", Digest::of(good.as_bytes())), "x/y", &good);
+    fd_store.put(&format!("manifests/{}", Digest::of(elsewhere.as_bytes())), MANIFEST, &elsewhere);
+    fd_store.list_by_tag(&index(std::slice::from_ref(&elsewhere)));
+    says(&fd_store.by_tag(), "it is not signed");
 
-    let right = attaching(&good, &shelf.plugin);
-    shelf.put(&format!("manifests/{}", Digest::of(elsewhere.as_bytes())), MANIFEST, &right);
+    let right = attaching(&good, &fd_store.plugin);
+    fd_store.put(&format!("manifests/{}", Digest::of(elsewhere.as_bytes())), MANIFEST, &right);
     says(
-        &shelf.by_tag(),
+        &fd_store.by_tag(),
         "the manifest of a referrer that the registry sent is not what was asked for",
     );
-    shelf.put(&format!("manifests/{}", Digest::of(right.as_bytes())), MANIFEST, &right);
-    shelf.list_by_tag(&index(&[elsewhere, right.clone()]));
-    assert_eq!(shelf.by_tag(), "", "one that lies hides no good one");
-    shelf.list_by_tag(&index(std::slice::from_ref(&right)));
-    shelf.put(
+    fd_store.put(&format!("manifests/{}", Digest::of(right.as_bytes())), MANIFEST, &right);
+    fd_store.list_by_tag(&index(&[elsewhere, right.clone()]));
+    assert_eq!(fd_store.by_tag(), "", "one that lies hides no good one");
+    fd_store.list_by_tag(&index(std::slice::from_ref(&right)));
+    fd_store.put(
         &format!("blobs/{}", Digest::of(good.as_bytes())),
         "x/y",
         &good.replace("hint", "tint"),
     );
-    says(&shelf.by_tag(), "the bundle that the registry sent is not what was asked for");
+    says(&fd_store.by_tag(), "the bundle that the registry sent is not what was asked for");
 }
 
 #[test]
 fn only_so_many_referrers_are_looked_at_and_so_many_signatures_in_all() {
-    let mut shelf = Shelf::new();
-    let good = shelf.good();
-    let good = shelf.attach(&good);
+    let mut fd_store = FdStore::new();
+    let good = fd_store.good();
+    let good = fd_store.attach(&good);
     let list = |others: usize| {
         let mut manifests: Vec<String> =
             (0..others).map(|number| format!("gone {number}")).collect();
         manifests.push(good.clone());
         index(&manifests)
     };
-    shelf.list_by_tag(&list(31));
-    assert_eq!(shelf.by_tag(), "");
-    shelf.list_by_tag(&list(32));
-    says(&shelf.by_tag(), "none was found");
-    says(&shelf.by_tag(), "1 of its referrers not looked at");
+    fd_store.list_by_tag(&list(31));
+    assert_eq!(fd_store.by_tag(), "");
+    fd_store.list_by_tag(&list(32));
+    says(&fd_store.by_tag(), "none was found");
+    says(&fd_store.by_tag(), "1 of its referrers not looked at");
 
-    let (theirs, _) = key(shelf.folder.path(), "theirs");
-    let filler = bundle(shelf.folder.path(), &theirs, &statement(&shelf.plugin, &json!({})));
+    let (theirs, _) = key(fd_store.folder.path(), "theirs");
+    let filler = bundle(fd_store.folder.path(), &theirs, &statement(&fd_store.plugin, &json!({})));
     let fillers: Vec<String> = (0..16)
         .map(|number| {
             let mut filler = filler.clone();
             filler["number"] = json!(number);
-            shelf.attach(&filler)
+            fd_store.attach(&filler)
         })
         .collect();
     let filled = |count: usize| index(&[&fillers[..count], std::slice::from_ref(&good)].concat());
-    shelf.list_by_tag(&filled(15));
-    assert_eq!(shelf.by_tag(), "");
-    shelf.list_by_tag(&filled(16));
-    says(&shelf.by_tag(), "none of its 16 signatures is by a key that is believed here");
-    says(&shelf.by_tag(), "1 of its referrers not looked at");
+    fd_store.list_by_tag(&filled(15));
+    assert_eq!(fd_store.by_tag(), "");
+    fd_store.list_by_tag(&filled(16));
+    says(&fd_store.by_tag(), "none of its 16 signatures is by a key that is believed here");
+    says(&fd_store.by_tag(), "1 of its referrers not looked at");
 
-    let mut large = shelf.good();
+    let mut large = fd_store.good();
     large["padding"] = json!(" ".repeat(64 << 10));
-    let (by_tag, _) = shelf.with(&large);
+    let (by_tag, _) = fd_store.with(&large);
     says(&by_tag, "the bundle is larger than 65536 bytes");
 }
 
 #[test]
 fn what_a_list_says_to_be_bundles_is_asked_for_first_and_nothing_twice() {
-    let mut shelf = Shelf::new();
-    let good = shelf.good();
-    let good = shelf.attach(&good);
+    let mut fd_store = FdStore::new();
+    let good = fd_store.good();
+    let good = fd_store.attach(&good);
     let others: Vec<String> = (0..100).map(|number| format!("gone {number}")).collect();
     let mut list: Value =
         serde_json::from_str(&index(&[others, vec![good.clone()]].concat())).expect("JSON");
     list["manifests"][100]["artifactType"] = json!(BUNDLE);
-    shelf.list_by_tag(&list.to_string());
-    assert_eq!(shelf.by_tag(), "");
-    shelf.list_by_tag(&index(&[vec!["gone".into(); 100], vec![good]].concat()));
-    assert_eq!(shelf.by_tag(), "");
+    fd_store.list_by_tag(&list.to_string());
+    assert_eq!(fd_store.by_tag(), "");
+    fd_store.list_by_tag(&index(&[vec!["gone".into(); 100], vec![good]].concat()));
+    assert_eq!(fd_store.by_tag(), "");
 }
 
 #[test]
 fn a_list_of_which_only_a_part_came_is_told() {
-    let shelf = Shelf::new();
-    let (path, list) = (format!("/v2/team/echo/referrers/{}", shelf.plugin), index(&[]));
+    let fd_store = FdStore::new();
+    let (path, list) = (format!("/v2/team/echo/referrers/{}", fd_store.plugin), index(&[]));
     let says_with = |link: &'static str| {
-        let (there, path, list) = (shelf.there.clone(), path.clone(), list.clone());
-        shelf.says_by(":1", move |asked| {
+        let (there, path, list) = (fd_store.there.clone(), path.clone(), list.clone());
+        fd_store.says_by(":1", move |asked| {
             if asked.path == path {
                 return Reply::Whole(
                     200,

@@ -23,7 +23,7 @@ use crate::server::Blamed;
 use crate::server::handle::ServerHandle;
 use crate::server::service::Service;
 use crate::server::state::Directive;
-use crate::server::succession::OpenSocket;
+use crate::server::upgrade::OpenSocket;
 use crate::server::versions::{Canary, RevisionState};
 use crate::server::{
     CanaryRules, HISTORY_MAX, Server, ServerBuilder, SwapPolicy, SwapRules, VERSIONS_MAX,

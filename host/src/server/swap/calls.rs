@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::live::{bounded, bounded_beside, give, published, put_in_force};
 use super::pending::Pending;
-use super::{Outcome, SwapError, SwapPolicy, SwapReport, hand_over, introduce, on, outlasts, same};
+use super::{Outcome, SwapError, SwapPolicy, SwapReport, introduce, migrate, on, outlasts, same};
 use crate::oci::Reference;
 use crate::plugin::{Amounts, EventProcedure, Plugin, try_out};
 use crate::server::env;
@@ -211,8 +211,7 @@ impl ServerHandle {
             let live = on(service, &before);
             let share = (live.len() as f64 * rules.share).round() as usize;
             let goes_on =
-                hand_over(service, &next, live.into_iter().take(share).collect(), &mut report)
-                    .await;
+                migrate(service, &next, live.into_iter().take(share).collect(), &mut report).await;
             canary.has(report.moved as u64);
             if !goes_on {
                 take_back(service, &canary, "failed-hand-offs").await;
@@ -407,7 +406,7 @@ impl ServerHandle {
     /// The lock of swaps, where the server has not stopped.
     async fn alone(&self, rank: Rank) -> Result<Held, SwapError> {
         let alone = self.service.swapping.lock(rank).await;
-        if self.status().is_final() || self.service.is_passed_on() {
+        if self.status().is_final() || self.service.is_relinquished() {
             Err(SwapError::Stopping)
         } else {
             Ok(alone)

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{SwapError, SwapPolicy, SwapReport, hand_over, same};
+use super::{SwapError, SwapPolicy, SwapReport, migrate, same};
 use crate::plugin::{EventProcedure, Plugin};
 use crate::server::migrate_atomic;
 use crate::server::service::Service;
@@ -108,7 +108,7 @@ pub(super) async fn give(
             let moves = |(_, slot): &Live| next.hands_over() && slot.current().hands_over();
             let (movable, stuck) = live.into_iter().partition(moves);
             pin(stuck, "no-handoff", report);
-            if !hand_over(service, next, movable, report).await {
+            if !migrate(service, next, movable, report).await {
                 outcome = Outcome::Bad;
             }
         }
@@ -190,7 +190,7 @@ async fn roll_back(
     put_back(service, before, bad, ("failed-hand-offs", None));
     let mut back = SwapReport::default();
     // What cannot go back stays on the version that it could move to.
-    hand_over(service, before, on(service, bad), &mut back).await;
+    migrate(service, before, on(service, bad), &mut back).await;
     report.rolled_back = true;
     report.ended += back.ended;
     let returned = report.moved.min(back.moved);

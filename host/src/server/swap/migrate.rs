@@ -33,7 +33,7 @@ pub const SWAP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Asks each session, a few at a time, and waits for those that are busy in the end. False where so
 /// many could not move that the others were not asked.
-pub(in crate::server) async fn hand_over(
+pub(in crate::server) async fn migrate(
     service: &Service,
     next: &Arc<EventProcedure>,
     live: Vec<Live>,

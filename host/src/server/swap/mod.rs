@@ -14,7 +14,7 @@ pub(super) use live::{
     Live, Outcome, bounded, introduce, on, on_build, others, outlasts, published, put_back,
 };
 pub use migrate::SWAP_DEADLINE;
-pub(super) use migrate::{begun, hand_over};
+pub(super) use migrate::{begun, migrate};
 pub(super) use pending::PendingChanges;
 pub(super) use progress::Going;
 pub use progress::{SwapProgress, SwapStage};

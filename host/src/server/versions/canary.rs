@@ -10,7 +10,7 @@ use crate::server::blame::{Blamed, FaultRates, PAST, Rule, Source, Suspect, Trie
 use crate::server::env;
 use crate::server::exclusive::Rank;
 use crate::server::service::Service;
-use crate::server::swap::{self, Outcome, SwapError, SwapReport, hand_over, on};
+use crate::server::swap::{self, Outcome, SwapError, SwapReport, migrate, on};
 use crate::telemetry::{CanaryEnded, FaultFigures, Latencies};
 
 /// RevisionOrigin often the judge looks.
@@ -302,7 +302,7 @@ pub(in crate::server) async fn take_back(
     canary.ended(service, why);
     let before = service.procedure();
     if before.hands_over() && canary.procedure.hands_over() {
-        hand_over(service, &before, on(service, &canary.procedure), &mut report).await;
+        migrate(service, &before, on(service, &canary.procedure), &mut report).await;
     }
     (report.rolled_back, report.generation) = (true, canary.number);
     service.record_quietly().await;
@@ -342,7 +342,7 @@ impl Service {
     pub(in crate::server) async fn bring_back(&self, from: &Arc<EventProcedure>) {
         let to = self.procedure();
         if to.hands_over() && from.hands_over() {
-            hand_over(self, &to, on(self, from), &mut SwapReport::default()).await;
+            migrate(self, &to, on(self, from), &mut SwapReport::default()).await;
         }
     }
 }

@@ -7,35 +7,35 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Answer, Door, Offer, departures};
+use super::{ControlEndpoint, ToNew, ToOld, send_sessions};
 use crate::net::FdChannel;
 use crate::server::{ServerHandle, Servers};
 use crate::work::WorkKind;
 
 /// A new process that serves.
-pub struct Heir {
-    passing: PassingOn,
+pub struct ReadyPeer {
+    relinquishing: Relinquishing,
     fd_channel: FdChannel,
-    doors: Vec<Door>,
+    endpoints: Vec<ControlEndpoint>,
 }
 
 /// The servers are another process's business, until this is dropped where nothing comes of it.
-struct PassingOn {
+struct Relinquishing {
     servers: Arc<Servers>,
     is_done: bool,
 }
 
-impl Drop for PassingOn {
+impl Drop for Relinquishing {
     fn drop(&mut self) {
         if !self.is_done {
-            self.servers.pass_on(false);
+            self.servers.relinquish(false);
         }
     }
 }
 
 /// What became of the sessions of the old process.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Succeeded {
+pub struct SessionsSent {
     /// Sessions that go on in the new process.
     pub moved: usize,
     /// Sessions that finish in the old one, by why.
@@ -47,12 +47,12 @@ pub struct Succeeded {
 ///
 /// # Errors
 /// Why there is no new process that serves. Nothing has changed.
-pub async fn hand_over(
+pub async fn offer_sockets(
     servers: Arc<Servers>,
     mut fd_channel: FdChannel,
-    doors: Vec<(Door, OwnedFd)>,
+    endpoints: Vec<(ControlEndpoint, OwnedFd)>,
     patience: Duration,
-) -> Result<Heir, String> {
+) -> Result<ReadyPeer, String> {
     let _no_reload = servers.reloading.lock().await;
     let locked = ServerHandle::versions_of_all_stay(&servers.all()).await;
     let _no_swaps = locked.map_err(|error| error.to_string())?;
@@ -61,29 +61,29 @@ pub async fn hand_over(
     }
     let offering = Arc::clone(&servers);
     let offered = servers.host().work(WorkKind::Urgent, move || {
-        fd_channel.set_patience(patience).map_err(|error| error.to_string())?;
-        let doors = offer(&offering, &mut fd_channel, doors)?;
-        Ok::<_, String>((fd_channel, doors))
+        fd_channel.set_timeout(patience).map_err(|error| error.to_string())?;
+        let endpoints = offer(&offering, &mut fd_channel, endpoints)?;
+        Ok::<_, String>((fd_channel, endpoints))
     });
-    let (fd_channel, doors) = offered.await.map_err(|error| error.to_string())??;
+    let (fd_channel, endpoints) = offered.await.map_err(|error| error.to_string())??;
     // Whoever said so meanwhile wants no process at all.
     if servers.is_draining() {
         return Err("the process is stopping".into());
     }
     // Before anybody who waits for one of the locks gets it.
-    servers.pass_on(true);
-    Ok(Heir {
-        passing: PassingOn { servers: Arc::clone(&servers), is_done: false },
+    servers.relinquish(true);
+    Ok(ReadyPeer {
+        relinquishing: Relinquishing { servers: Arc::clone(&servers), is_done: false },
         fd_channel,
-        doors,
+        endpoints,
     })
 }
 
 fn offer(
     servers: &Servers,
     fd_channel: &mut FdChannel,
-    doors: Vec<(Door, OwnedFd)>,
-) -> Result<Vec<Door>, String> {
+    endpoints: Vec<(ControlEndpoint, OwnedFd)>,
+) -> Result<Vec<ControlEndpoint>, String> {
     for server in servers.all() {
         let socket = server.socket();
         // One that stops meanwhile has no socket any more.
@@ -94,25 +94,25 @@ fn offer(
         }
         let duplicate = listener.duplicate().map_err(|error| error.to_string())?;
         drop(listener);
-        let ids_above = departures::ids_above(server.service.registry.last_id());
+        let ids_above = send_sessions::ids_above(server.service.registry.last_id());
         let offer =
-            Offer::Listener { server: server.name().to_owned(), given: socket.given, ids_above };
+            ToNew::Listener { server: server.name().to_owned(), given: socket.given, ids_above };
         give(fd_channel, &offer, &duplicate)?;
     }
-    for (door, socket) in doors {
-        give(fd_channel, &Offer::Door { door }, &socket)?;
+    for (endpoint, socket) in endpoints {
+        give(fd_channel, &ToNew::Endpoint { endpoint }, &socket)?;
     }
-    let head = serde_json::to_vec(&Offer::Start).map_err(|error| error.to_string())?;
+    let head = serde_json::to_vec(&ToNew::Start).map_err(|error| error.to_string())?;
     fd_channel.send(&head, &[], None).map_err(|error| broken(&error))?;
     let answer = fd_channel.receive().map_err(|error| broken(&error))?;
     match serde_json::from_slice(&answer.head) {
-        Ok(Answer::Serves { doors }) => Ok(doors),
-        Ok(Answer::Fails { why }) => Err(why),
+        Ok(ToOld::Serves { endpoints }) => Ok(endpoints),
+        Ok(ToOld::Fails { why }) => Err(why),
         _ => Err("it does not speak as this program does".into()),
     }
 }
 
-fn give(fd_channel: &mut FdChannel, offer: &Offer, descriptor: &impl AsFd) -> Result<(), String> {
+fn give(fd_channel: &mut FdChannel, offer: &ToNew, descriptor: &impl AsFd) -> Result<(), String> {
     let head = serde_json::to_vec(offer).map_err(|error| error.to_string())?;
     fd_channel.send(&head, &[], Some(descriptor.as_fd())).map_err(|error| broken(&error))
 }
@@ -129,25 +129,25 @@ fn broken(error: &io::Error) -> String {
     }
 }
 
-impl Heir {
+impl ReadyPeer {
     /// Whether it has taken over the socket of the control API, which is then not this process's to
     /// remove any more.
     #[must_use]
     pub fn has_socket(&self) -> bool {
-        self.doors.iter().any(|door| matches!(door, Door::Unix(_)))
+        self.endpoints.iter().any(|endpoint| matches!(endpoint, ControlEndpoint::Unix(_)))
     }
 
     /// What is kept outside is the new process's business from now on. To be called before whoever
     /// keeps it is told of that.
-    pub fn stands_back(&self) {
-        self.passing.servers.host().leaves_shelf_alone();
+    pub fn leave_store_alone(&self) {
+        self.relinquishing.servers.host().relinquish_store();
     }
 
     /// Takes no more newcomers, and moves the sessions that can move. What is left is to drain.
-    pub async fn succeed(mut self) -> Succeeded {
-        self.stands_back();
-        self.passing.is_done = true;
-        self.passing.servers.close().await;
-        departures::move_all(&self.passing.servers, self.fd_channel).await
+    pub async fn send_sessions(mut self) -> SessionsSent {
+        self.leave_store_alone();
+        self.relinquishing.is_done = true;
+        self.relinquishing.servers.close().await;
+        send_sessions::move_all(&self.relinquishing.servers, self.fd_channel).await
     }
 }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Answer, Door, LeftSocket, Offer, arrivals, say};
+use super::{ControlEndpoint, InheritedListener, ToNew, ToOld, receive_sessions, say};
 use crate::net::FdChannel;
 use crate::server::Servers;
 
@@ -15,33 +15,35 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SOCKETS_MAX: usize = 4_096;
 
 /// What the process before this one offers.
-pub struct Inheritance {
+pub struct UpgradeClient {
     fd_channel: FdChannel,
     /// What it listens with, by names of servers.
-    pub listeners: HashMap<String, LeftSocket>,
+    pub listeners: HashMap<String, InheritedListener>,
     /// Where its control API is reached.
-    pub doors: Vec<(Door, OwnedFd)>,
+    pub endpoints: Vec<(ControlEndpoint, OwnedFd)>,
 }
 
-impl Inheritance {
+impl UpgradeClient {
     /// Takes what is offered through this socket. Blocks.
     ///
     /// # Errors
     /// Nothing came, or what nobody understands.
     pub fn receive(end: OwnedFd) -> Result<Self, String> {
         let mut fd_channel = FdChannel::given(end);
-        fd_channel.set_patience(PATIENCE).map_err(|error| error.to_string())?;
-        let (mut listeners, mut doors) = (HashMap::new(), Vec::new());
+        fd_channel.set_timeout(PATIENCE).map_err(|error| error.to_string())?;
+        let (mut listeners, mut endpoints) = (HashMap::new(), Vec::new());
         for _ in 0..SOCKETS_MAX {
-            let parcel = fd_channel.receive().map_err(|error| error.to_string())?;
-            let offer = serde_json::from_slice(&parcel.head).map_err(|error| error.to_string())?;
-            match (offer, parcel.descriptor) {
-                (Offer::Listener { server, given, ids_above }, Some(socket)) => {
-                    listeners
-                        .insert(server, LeftSocket { socket: socket.into(), given, ids_above });
+            let message = fd_channel.receive().map_err(|error| error.to_string())?;
+            let offer = serde_json::from_slice(&message.head).map_err(|error| error.to_string())?;
+            match (offer, message.descriptor) {
+                (ToNew::Listener { server, given, ids_above }, Some(socket)) => {
+                    listeners.insert(
+                        server,
+                        InheritedListener { socket: socket.into(), given, ids_above },
+                    );
                 }
-                (Offer::Door { door }, Some(socket)) => doors.push((door, socket)),
-                (Offer::Start, _) => return Ok(Self { fd_channel, listeners, doors }),
+                (ToNew::Endpoint { endpoint }, Some(socket)) => endpoints.push((endpoint, socket)),
+                (ToNew::Start, _) => return Ok(Self { fd_channel, listeners, endpoints }),
                 (offer, _) => return Err(format!("expected sockets, found {offer:?}")),
             }
         }
@@ -57,11 +59,11 @@ impl Inheritance {
     pub fn serves(
         mut self,
         servers: Arc<Servers>,
-        doors: Vec<Door>,
+        endpoints: Vec<ControlEndpoint>,
         begins: impl FnOnce() + Send + 'static,
     ) -> Result<(), String> {
-        say(&mut self.fd_channel, &Answer::Serves { doors })?;
-        let arrivals = move || arrivals::receive(&servers, self.fd_channel, begins);
+        say(&mut self.fd_channel, &ToOld::Serves { endpoints })?;
+        let arrivals = move || receive_sessions::receive(&servers, self.fd_channel, begins);
         let thread = std::thread::Builder::new().name("wharf-arrivals".into()).spawn(arrivals);
         thread.map(drop).map_err(|error| error.to_string())
     }
@@ -69,6 +71,6 @@ impl Inheritance {
     /// Says why this process does not serve. The old one goes on.
     pub fn fails(mut self, why: &str) {
         // Where nobody hears it, the log has it.
-        let _ = say(&mut self.fd_channel, &Answer::Fails { why: why.to_owned() });
+        let _ = say(&mut self.fd_channel, &ToOld::Fails { why: why.to_owned() });
     }
 }

@@ -18,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
-use crate::server::Shelf;
+use crate::server::FdStore;
 
 /// The name of everything that belongs to sessions. Short, because names of all of it are in one
 /// variable of the environment.
@@ -34,13 +34,13 @@ const SEND_MAX: Duration = Duration::from_secs(2);
 const DONE_MAX: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
 /// The store of this process's unit.
-pub(super) struct Store {
+pub(super) struct SystemdStore {
     socket: PathBuf,
     /// Descriptors that it takes.
     max: usize,
     wanted: Mutex<Wanted>,
     /// Held while messages are sent, so that they come in order.
-    kept: Mutex<Kept>,
+    kept: Mutex<KeptDescriptor>,
 }
 
 struct Wanted {
@@ -49,13 +49,13 @@ struct Wanted {
     sockets: BTreeMap<String, OwnedFd>,
 }
 
-struct Kept {
+struct KeptDescriptor {
     servers: BTreeSet<String>,
     session_descriptors: usize,
 }
 
-impl Store {
-    /// Where the unit has one. `held`: systemd listens to another process until [`Store::begin`].
+impl SystemdStore {
+    /// Where the unit has one. `held`: systemd listens to another process until [`SystemdStore::begin`].
     pub(super) fn of_this_unit(held: bool) -> Option<Self> {
         let socket = std::env::var_os("NOTIFY_SOCKET")?.into();
         let max = std::env::var("FDSTORE").ok()?.parse().ok().filter(|max| *max > 0)?;
@@ -68,7 +68,7 @@ impl Store {
             socket,
             max,
             wanted,
-            kept: Mutex::new(Kept { servers: BTreeSet::new(), session_descriptors: 0 }),
+            kept: Mutex::new(KeptDescriptor { servers: BTreeSet::new(), session_descriptors: 0 }),
         }
     }
 
@@ -154,12 +154,12 @@ impl Store {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, KeptDescriptor> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Kept {
+impl KeptDescriptor {
     /// Whether there is room for so many more under this name.
     fn has_room(&self, count: usize, name: &str, max: usize) -> bool {
         let sockets: usize = self.servers.iter().map(|server| listens(server).len() + 1).sum();
@@ -169,7 +169,7 @@ impl Kept {
     }
 }
 
-impl Shelf for Store {
+impl FdStore for SystemdStore {
     fn want(&self, server: &str, socket: Option<OwnedFd>) {
         let mut wanted = self.wanted();
         match socket {
@@ -281,9 +281,9 @@ mod tests {
         let hears = UnixDatagram::bind(&folder).expect("a socket");
         hears.set_nonblocking(true).expect("a mode");
         let (reader, writer) = pipe().expect("a pipe");
-        let keep = |store: &Store| store.keep_session([reader.as_fd(), writer.as_fd()]);
+        let keep = |store: &SystemdStore| store.keep_session([reader.as_fd(), writer.as_fd()]);
         let heard = || hears.recv(&mut [0; 64]).is_ok();
-        let store = Store::at(folder.clone(), 3, false);
+        let store = SystemdStore::at(folder.clone(), 3, false);
         assert_eq!((keep(&store), heard()), (Ok(()), true));
         assert_eq!((keep(&store), heard()), (Err("store-full"), false));
         store.want("echo", Some(reader.as_fd().try_clone_to_owned().expect("a descriptor")));
@@ -293,9 +293,12 @@ mod tests {
         store.follow("more");
         assert!(!heard());
         // Names have a limit of their own.
-        let kept = Kept { servers: BTreeSet::new(), session_descriptors: NAMES_MAX_BYTES / 3 - 2 };
+        let kept = KeptDescriptor {
+            servers: BTreeSet::new(),
+            session_descriptors: NAMES_MAX_BYTES / 3 - 2,
+        };
         assert!(kept.has_room(2, SESSIONS, usize::MAX) && !kept.has_room(3, SESSIONS, usize::MAX));
         std::fs::remove_file(&folder).expect("it was there");
-        assert_eq!(keep(&Store::at(folder, 3, false)), Err("store-gone"));
+        assert_eq!(keep(&SystemdStore::at(folder, 3, false)), Err("store-gone"));
     }
 }

@@ -7,13 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::departures::{self, Leaving, Way};
-use super::{Succeeded, left};
+use super::send_sessions::{self, PackedSession, SendSession};
+use super::{SessionsSent, detached};
 use crate::server::Servers;
 
 /// Such a place.
-pub trait Shelf: Send + Sync {
-    /// From now on this is to be kept for the server, or nothing. Does not wait; [`Shelf::follow`]
+pub trait FdStore: Send + Sync {
+    /// From now on this is to be kept for the server, or nothing. Does not wait; [`FdStore::follow`]
     /// does it.
     fn want(&self, server: &str, socket: Option<OwnedFd>);
 
@@ -30,26 +30,30 @@ pub trait Shelf: Send + Sync {
 
 /// Takes no more newcomers, who wait for the next process, and leaves the sessions for it that can
 /// wait, too. It takes so long at most; what is left is to drain.
-pub async fn leave(servers: &Arc<Servers>, shelf: Arc<dyn Shelf>, patience: Duration) -> Succeeded {
-    if !servers.host().leaves_shelf_alone() {
+pub async fn leave(
+    servers: &Arc<Servers>,
+    fd_store: Arc<dyn FdStore>,
+    patience: Duration,
+) -> SessionsSent {
+    if !servers.host().relinquish_store() {
         // Another process serves, and whoever keeps things listens to that one.
-        return Succeeded { moved: 0, stayed: BTreeMap::new() };
+        return SessionsSent { moved: 0, stayed: BTreeMap::new() };
     }
     servers.close().await;
-    let way: Arc<Way> = Arc::new(move |leaving| put_down(&*shelf, leaving));
-    departures::leave_by(servers, way, patience).await
+    let way: Arc<SendSession> = Arc::new(move |leaving| detach(&*fd_store, leaving));
+    send_sessions::leave_by(servers, way, patience).await
 }
 
-fn put_down(shelf: &dyn Shelf, leaving: Leaving) -> Result<(), String> {
+fn detach(fd_store: &dyn FdStore, leaving: PackedSession) -> Result<(), String> {
     // Nobody is there to say that the next process cannot restore it.
     if !leaving.starts_again {
         return Err("other-version".into());
     }
-    let (note, socket, verdict) = left::write(leaving)?;
+    let (note, socket, verdict) = detached::write(leaving)?;
     if verdict.is_closed() {
         return Err("busy".into());
     }
-    shelf.keep_session([note.as_fd(), socket.as_fd()])?;
+    fd_store.keep_session([note.as_fd(), socket.as_fd()])?;
     if verdict.send(true).is_ok() {
         return Ok(());
     }

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::sync::oneshot;
 
-use super::{Answer, Offer, Succeeded, say};
+use super::{SessionsSent, ToNew, ToOld, say};
 use crate::event::Port;
 use crate::net::FdChannel;
 use crate::plugin::EventProcedure;
@@ -37,7 +37,7 @@ const LOOKS_MAX: usize = 5;
 type Handled = (Arc<SessionHandle>, Arc<ProcedureSlot<EventProcedure>>);
 
 /// A session that is packed. Where the verdict is dropped it goes on here.
-pub(super) struct Leaving {
+pub(super) struct PackedSession {
     pub(super) server: String,
     pub(super) name: Option<String>,
     /// Sessions that come later have numbers above this one.
@@ -52,25 +52,29 @@ pub(super) struct Leaving {
 }
 
 /// Where a session goes, or why it stays. Blocks.
-pub(super) type Way = dyn Fn(Leaving) -> Result<(), String> + Send + Sync;
+pub(super) type SendSession = dyn Fn(PackedSession) -> Result<(), String> + Send + Sync;
 
 /// Moves every session that can move to the process at the other end.
-pub(super) async fn move_all(servers: &Servers, fd_channel: FdChannel) -> Succeeded {
+pub(super) async fn move_all(servers: &Servers, fd_channel: FdChannel) -> SessionsSent {
     // Without patience for it nothing moves, which the first that is sent finds out.
-    let _ = fd_channel.set_patience(ANSWER_MAX);
+    let _ = fd_channel.set_timeout(ANSWER_MAX);
     let fd_channel = Arc::new(Mutex::new(fd_channel));
-    let way: Arc<Way> = Arc::new({
+    let way: Arc<SendSession> = Arc::new({
         let fd_channel = Arc::clone(&fd_channel);
         move |leaving| pass(&mut fd_channel.lock().unwrap_or_else(PoisonError::into_inner), leaving)
     });
-    let succeeded = leave_by(servers, way, MOVE_MAX).await;
+    let sent = leave_by(servers, way, MOVE_MAX).await;
     // Where it is gone by now its own log says why.
-    let _ = say(&mut fd_channel.lock().unwrap_or_else(PoisonError::into_inner), &Offer::Done);
-    succeeded
+    let _ = say(&mut fd_channel.lock().unwrap_or_else(PoisonError::into_inner), &ToNew::Done);
+    sent
 }
 
 /// Sends every session that can leave this way, for so long at most.
-pub(super) async fn leave_by(servers: &Servers, way: Arc<Way>, patience: Duration) -> Succeeded {
+pub(super) async fn leave_by(
+    servers: &Servers,
+    way: Arc<SendSession>,
+    patience: Duration,
+) -> SessionsSent {
     let (mut moved, mut stayed) = (0, BTreeMap::<String, usize>::new());
     let ends = Instant::now() + patience;
     for server in servers.all() {
@@ -92,7 +96,7 @@ pub(super) async fn leave_by(servers: &Servers, way: Arc<Way>, patience: Duratio
             }
         }
     }
-    Succeeded { moved, stayed }
+    SessionsSent { moved, stayed }
 }
 
 /// Numbers of sessions that come later are above this one, where this was the last that was given.
@@ -104,7 +108,7 @@ pub(super) fn ids_above(last: u64) -> u64 {
 async fn leave(
     server: &ServerHandle,
     (handle, slot): Handled,
-    way: &Arc<Way>,
+    way: &Arc<SendSession>,
     ends: Instant,
 ) -> Result<(), String> {
     if Instant::now() >= ends {
@@ -124,20 +128,21 @@ async fn leave(
     let host = server.host().clone();
     let (server, name) = (server.name().to_owned(), registry.name_of(handle.info().id));
     let ids_above = ids_above(registry.last_id());
-    let leaving = Leaving { server, name, ids_above, starts_again, not_on, snapshot, verdict };
+    let leaving =
+        PackedSession { server, name, ids_above, starts_again, not_on, snapshot, verdict };
     let way = Arc::clone(way);
-    let passing = host.work(WorkKind::Urgent, move || way(leaving));
-    passing
+    let relinquishing = host.work(WorkKind::Urgent, move || way(leaving));
+    relinquishing
         .await
         .map_err(|error| if error == WorkError::Ending { "stopping" } else { "host-fault" })?
 }
 
 /// The verdict that is dropped on the way lets the session go on here.
-fn pass(fd_channel: &mut FdChannel, leaving: Leaving) -> Result<(), String> {
-    let Leaving { server, name, not_on, snapshot, verdict, .. } = leaving;
+fn pass(fd_channel: &mut FdChannel, leaving: PackedSession) -> Result<(), String> {
+    let PackedSession { server, name, not_on, snapshot, verdict, .. } = leaving;
     let SessionSnapshot { meta, mut state, queued, socket } = snapshot;
     let offer =
-        Offer::Session { server, name, not_on, state_bytes: state.len(), meta: Box::new(meta) };
+        ToNew::Session { server, name, not_on, state_bytes: state.len(), meta: Box::new(meta) };
     let head = serde_json::to_vec(&offer).map_err(|error| error.to_string())?;
     state.extend_from_slice(&queued);
     // Once a word is missing nobody knows whose turn it is, so nothing more is said.
@@ -152,15 +157,15 @@ fn pass(fd_channel: &mut FdChannel, leaving: Leaving) -> Result<(), String> {
         });
     }
     let answer =
-        fd_channel.receive().ok().and_then(|parcel| serde_json::from_slice(&parcel.head).ok());
+        fd_channel.receive().ok().and_then(|message| serde_json::from_slice(&message.head).ok());
     match answer {
-        Some(Answer::Takes) => {}
-        Some(Answer::Refuses { why }) => return Err(why),
+        Some(ToOld::Takes) => {}
+        Some(ToOld::Refuses { why }) => return Err(why),
         _ => return Err(lost(fd_channel)),
     }
     // From here on the session is not this process's any more, unless it has lost patience.
     let go = verdict.send(true).is_ok();
-    if say(fd_channel, &Offer::Verdict { go }).is_err() {
+    if say(fd_channel, &ToNew::Verdict { go }).is_err() {
         let why = lost(fd_channel);
         // It has let go of it here, and the new process does not know that it may go on there.
         return Err(if go { "lost".to_owned() } else { why });

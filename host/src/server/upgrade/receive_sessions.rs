@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::{Answer, LeftSession, Offer, say};
+use super::{DetachedSession, ToNew, ToOld, say};
 use crate::net::{FdChannel, FdMessage};
 use crate::serve;
 use crate::server::{Servers, Service};
@@ -23,18 +23,18 @@ const RESTORE_MAX: Duration = Duration::from_secs(10);
 pub(super) fn receive(servers: &Servers, mut fd_channel: FdChannel, begins: impl FnOnce()) {
     let mut begins = Some(begins);
     loop {
-        let parcel = fd_channel.receive();
+        let message = fd_channel.receive();
         if let Some(begins) = begins.take() {
             begins();
         }
-        let Ok(parcel) = parcel else { return };
-        let Ok(Offer::Session { server, name, not_on, state_bytes, meta }) =
-            serde_json::from_slice(&parcel.head)
+        let Ok(message) = message else { return };
+        let Ok(ToNew::Session { server, name, not_on, state_bytes, meta }) =
+            serde_json::from_slice(&message.head)
         else {
             return;
         };
         let id = meta.id;
-        let go = match arrive(servers, &server, not_on, name, state_bytes, *meta, parcel) {
+        let go = match arrive(servers, &server, not_on, name, state_bytes, *meta, message) {
             Ok(go) => go,
             Err(why) => {
                 tracing::warn!(
@@ -43,20 +43,23 @@ pub(super) fn receive(servers: &Servers, mut fd_channel: FdChannel, begins: impl
                     why,
                     "a session of the old process stays there"
                 );
-                match say(&mut fd_channel, &Answer::Refuses { why }) {
+                match say(&mut fd_channel, &ToOld::Refuses { why }) {
                     Ok(()) => continue,
                     Err(_) => return,
                 }
             }
         };
         // Without a word from the old process the session is still there, and this copy is dropped.
-        if say(&mut fd_channel, &Answer::Takes).is_err() {
+        if say(&mut fd_channel, &ToOld::Takes).is_err() {
             return;
         }
-        match fd_channel.receive().ok().and_then(|parcel| serde_json::from_slice(&parcel.head).ok())
+        match fd_channel
+            .receive()
+            .ok()
+            .and_then(|message| serde_json::from_slice(&message.head).ok())
         {
-            Some(Offer::Verdict { go: true }) => drop(go.send(())),
-            Some(Offer::Verdict { go: false }) => {}
+            Some(ToNew::Verdict { go: true }) => drop(go.send(())),
+            Some(ToNew::Verdict { go: false }) => {}
             _ => return,
         }
     }
@@ -70,14 +73,14 @@ fn arrive(
     name: Option<String>,
     state_bytes: usize,
     meta: SessionMeta,
-    parcel: FdMessage,
+    message: FdMessage,
 ) -> Result<oneshot::Sender<()>, String> {
     let server = servers.get(server).ok_or("no-such-server")?;
     let service = Arc::clone(&server.service);
     if not_on.is_some_and(|digest| service.procedure().plugin().digest() == digest) {
         return Err("other-version".into());
     }
-    let FdMessage { mut body, descriptor: Some(socket), .. } = parcel else {
+    let FdMessage { mut body, descriptor: Some(socket), .. } = message else {
         return Err("no-connection".into());
     };
     if state_bytes > body.len() {
@@ -109,7 +112,7 @@ fn arrive(
 
 /// Goes on with a session that no other process has. Where that cannot be, its connection is
 /// closed, and it is said why. It has its place when this returns.
-pub(in crate::server) fn take_up(service: &Arc<Service>, session: LeftSession) {
+pub(in crate::server) fn resume_detached(service: &Arc<Service>, session: DetachedSession) {
     let id = session.meta.id;
     let lost = move |service: &Service, why: &str| {
         let session = SessionNotRestored { server: &service.name, session: id, reason: why };

@@ -6,12 +6,12 @@
 //! what is unknown is left alone. Who starts whom, and by what name, is the command line's
 //! business.
 
-mod arrivals;
-mod departures;
-mod elder;
-mod heir;
-mod left;
-mod shelf;
+mod detached;
+mod fd_store;
+mod new_process;
+mod old_process;
+mod receive_sessions;
+mod send_sessions;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -22,15 +22,15 @@ use serde::{Deserialize, Serialize};
 use crate::net::{FdChannel, Listener};
 use crate::session::SessionMeta;
 
-pub(super) use arrivals::take_up;
-pub use elder::{Heir, Succeeded, hand_over};
-pub use heir::Inheritance;
-pub use left::LeftSession;
-pub use shelf::{Shelf, leave};
+pub use detached::DetachedSession;
+pub use fd_store::{FdStore, leave};
+pub use new_process::UpgradeClient;
+pub use old_process::{ReadyPeer, SessionsSent, offer_sockets};
+pub(super) use receive_sessions::resume_detached;
 
 /// A socket that the process before this one listens with.
 #[derive(Debug)]
-pub struct LeftSocket {
+pub struct InheritedListener {
     pub(super) socket: TcpListener,
     /// Whoever started the processes chose it, so that it counts whatever the description says.
     pub(super) given: bool,
@@ -38,7 +38,7 @@ pub struct LeftSocket {
     pub(super) ids_above: u64,
 }
 
-impl LeftSocket {
+impl InheritedListener {
     /// One that was kept while no process was there.
     #[must_use]
     pub fn kept(socket: TcpListener) -> Self {
@@ -61,7 +61,7 @@ pub(super) struct OpenSocket {
 /// Where the control API is reached; its sockets pass over as well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Door {
+pub enum ControlEndpoint {
     /// A Unix socket at this path.
     Unix(PathBuf),
     /// A loopback address.
@@ -71,11 +71,15 @@ pub enum Door {
 /// What the old process says.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
-enum Offer {
+enum ToNew {
     /// A listening socket, with its descriptor.
     Listener { server: String, given: bool, ids_above: u64 },
     /// A socket of the control API, with its descriptor.
-    Door { door: Door },
+    #[serde(rename = "door")]
+    Endpoint {
+        #[serde(rename = "door")]
+        endpoint: ControlEndpoint,
+    },
     /// That was all there is to start with.
     Start,
     /// A session, with its connection; what its plugin saved and then what is queued for its peer
@@ -99,9 +103,12 @@ enum Offer {
 /// What the new one says.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
-enum Answer {
+enum ToOld {
     /// It accepts on every socket of its configuration. Which doors it has taken.
-    Serves { doors: Vec<Door> },
+    Serves {
+        #[serde(rename = "doors")]
+        endpoints: Vec<ControlEndpoint>,
+    },
     /// It does not, and ends.
     Fails { why: String },
     /// It can go on with the session, once it is told to.
@@ -113,4 +120,33 @@ enum Answer {
 fn say(fd_channel: &mut FdChannel, what: &impl Serialize) -> Result<(), String> {
     let head = serde_json::to_vec(what).map_err(|error| error.to_string())?;
     fd_channel.send(&head, &[], None).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Messages as the process of version 0.1.0 writes them: those of the old process, then those of
+    /// the new one.
+    const RELEASED: &str = include_str!("messages-0.1.0.jsonl");
+
+    #[test]
+    fn released_messages_are_read_and_written() {
+        let mut kinds = 0;
+        for line in RELEASED.lines() {
+            let released: Value = serde_json::from_str(line).expect("JSON");
+            let to_new = serde_json::from_value::<ToNew>(released.clone());
+            let to_old = serde_json::from_value::<ToOld>(released.clone());
+            let written = match (to_new, to_old) {
+                (Ok(message), Err(_)) => serde_json::to_value(message),
+                (Err(_), Ok(message)) => serde_json::to_value(message),
+                (new, old) => panic!("{line}: {new:?}, {old:?}"),
+            };
+            assert_eq!(written.expect("a message"), released);
+            kinds += 1;
+        }
+        assert_eq!(kinds, 11);
+    }
 }

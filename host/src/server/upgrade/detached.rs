@@ -9,8 +9,8 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::Offer;
-use super::departures::Leaving;
+use super::ToNew;
+use super::send_sessions::PackedSession;
 use crate::net::{SnapshotFile, socket_number};
 use crate::session::{SessionMeta, SessionSnapshot};
 
@@ -24,12 +24,12 @@ struct Note {
     /// Sessions that come later have numbers above this one.
     ids_above: u64,
     /// The session.
-    session: Offer,
+    session: ToNew,
 }
 
 /// A session that waits to be taken up.
 #[derive(Debug)]
-pub struct LeftSession {
+pub struct DetachedSession {
     pub(super) server: String,
     pub(in crate::server) name: Option<String>,
     pub(in crate::server) ids_above: u64,
@@ -42,12 +42,12 @@ pub struct LeftSession {
 
 /// Writes down a session that leaves. The note, its connection, and where the verdict is awaited.
 pub(super) fn write(
-    leaving: Leaving,
+    leaving: PackedSession,
 ) -> Result<(SnapshotFile, OwnedFd, oneshot::Sender<bool>), String> {
-    let Leaving { server, name, ids_above, snapshot, verdict, .. } = leaving;
+    let PackedSession { server, name, ids_above, snapshot, verdict, .. } = leaving;
     let SessionSnapshot { meta, state, queued, socket } = snapshot;
     let connection = socket_number(&socket).ok_or("no-descriptor")?;
-    let session = Offer::Session {
+    let session = ToNew::Session {
         server,
         name,
         not_on: None,
@@ -67,7 +67,7 @@ pub(super) fn write(
 /// Numbers of sessions do not come so far; a note that says so is not one of ours.
 const IDS_MAX: u64 = u64::MAX / 2;
 
-impl LeftSession {
+impl DetachedSession {
     /// Whole sessions among these descriptors, and how many of them belong to none. Those are
     /// closed.
     #[must_use]
@@ -96,7 +96,7 @@ impl LeftSession {
     fn of(note: SnapshotFile, sockets: &mut HashMap<u64, OwnedFd>) -> Option<Self> {
         let Note { connection, written_ms, ids_above, session } =
             serde_json::from_slice(&note.head().ok()?).ok()?;
-        let Offer::Session { server, name, state_bytes, meta, .. } = session else {
+        let ToNew::Session { server, name, state_bytes, meta, .. } = session else {
             return None;
         };
         if ids_above > IDS_MAX {
