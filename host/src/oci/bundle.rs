@@ -10,9 +10,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::artifact::{self, MANIFEST_TYPE};
+use super::claim::{Claim, Evidence, Form, decoded};
 use super::digest::Digest;
 use super::error::{RegistryProblem, excerpt};
-use super::signature::{Claim, Evidence, Form, decoded};
 
 /// Type of a list of referrers.
 pub(super) const INDEX_TYPE: &str = OCI_IMAGE_INDEX_MEDIA_TYPE;

@@ -9,6 +9,7 @@
 
 mod artifact;
 mod bundle;
+mod claim;
 mod client;
 mod config;
 mod credentials;

@@ -6,13 +6,14 @@ use std::future::Future;
 use std::io;
 
 use super::artifact::{Artifact, MANIFEST_MAX_BYTES};
+use super::claim::Evidence;
 use super::client::RegistryClient;
 use super::config::{PullPolicy, RegistryConfig};
 use super::digest::Digest;
 use super::error::{RegistryError, RegistryProblem};
 use super::keys::PublicKey;
 use super::reference::Reference;
-use super::signature::{self, Evidence, Found, Wanted};
+use super::signature::{self, Found, Wanted};
 use super::store::Store;
 use crate::net::take_ring_for_tls;
 use crate::work::Stop;

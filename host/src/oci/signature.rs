@@ -3,11 +3,8 @@
 
 use std::borrow::Cow;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
-
 use super::bundle;
+use super::claim::{Claim, Evidence, Form};
 use super::digest::Digest;
 use super::error::{RegistryProblem, excerpt};
 use super::keys::PublicKey;
@@ -15,30 +12,6 @@ use super::simple;
 
 /// Signatures of one plugin that are looked at, in all forms together.
 pub(super) const SIGNATURES_MAX: usize = 16;
-/// Longest signature in base64: two numbers of 32 bytes and what holds them together.
-const SIGNATURE_MAX_CHARS: usize = 128;
-
-/// A signature in base64. `None`: it is none, or longer than any that could be believed.
-pub(super) fn decoded(text: &str) -> Option<Vec<u8>> {
-    (text.len() <= SIGNATURE_MAX_CHARS).then(|| STANDARD.decode(text).ok()).flatten()
-}
-
-/// How something is signed. The names stand in the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Form {
-    #[default]
-    Simple,
-    Bundle,
-}
-
-/// A text and a signature of it. Nothing is known about either.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Evidence {
-    pub(super) form: Form,
-    pub(super) payload: Vec<u8>,
-    pub(super) signature: Vec<u8>,
-}
 
 impl Evidence {
     fn is_by(&self, key: &PublicKey) -> bool {
@@ -110,14 +83,6 @@ pub(super) struct Wanted<'a> {
     pub(super) repository: &'a str,
     /// Whoever wants it has named this digest, and not a tag which the registry makes into one.
     pub(super) by_digest: bool,
-}
-
-/// What a signed text says of a plugin.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Claim {
-    pub(super) digest: String,
-    /// Its repository. `None`: it does not say.
-    pub(super) place: Option<String>,
 }
 
 /// What is wrong with what a key that is believed has signed. The last is the nearest to being

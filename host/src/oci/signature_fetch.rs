@@ -8,10 +8,11 @@ use super::artifact::{self, MANIFEST_MAX_BYTES, MANIFEST_TYPE};
 use super::bundle::{
     self, BUNDLE_MAX_BYTES, INDEX_MAX_BYTES, INDEX_TYPE, REFERRER_MAX_BYTES, REFERRERS_MAX,
 };
+use super::claim::{Evidence, Form};
 use super::client::{RegistryClient, lied};
 use super::digest::Digest;
 use super::error::RegistryProblem;
-use super::signature::{Evidence, Form, Found, SIGNATURES_MAX};
+use super::signature::{Found, SIGNATURES_MAX};
 use super::simple::{self, PAYLOAD_MAX_BYTES};
 
 /// What a list of signatures is called.

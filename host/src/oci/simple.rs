@@ -8,9 +8,9 @@ use base64::engine::general_purpose::STANDARD;
 use oci_client::manifest::OciDescriptor;
 use serde_json::{Value, json};
 
+use super::claim::{Claim, Evidence, Form, decoded};
 use super::digest::Digest;
 use super::keys::SigningKey;
-use super::signature::{Claim, Evidence, Form, decoded};
 
 /// Type of a signed text.
 const PAYLOAD_TYPE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";

@@ -16,8 +16,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
+use super::claim::{Evidence, Form};
 use super::digest::Digest;
-use super::signature::{Evidence, Form, SIGNATURES_MAX};
+use super::signature::SIGNATURES_MAX;
 use crate::files;
 
 const BLOBS: &str = "blobs";

@@ -9,12 +9,11 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::process::{Resource, getrlimit};
 
-use super::engine::{
-    FIBER_STACK_BYTES, MEMORIES_PER_INSTANCE_MAX, MEMORY_SLOT_BYTES, MEMORY_SLOTS_MAX,
-    SESSIONS_CEILING, SPARE_SLOTS, TABLE_SLOT_BYTES, TABLES_PER_INSTANCE_MAX,
+use super::pool_sizes::{
+    FIBER_STACK_BYTES, MAPS_PER_MEMORY, MAPS_PER_STACK, MEMORIES_PER_INSTANCE_MAX,
+    MEMORY_SLOT_BYTES, MEMORY_SLOTS_MAX, SESSIONS_CEILING, SPARE_SLOTS, TABLE_SLOT_BYTES,
+    TABLES_PER_INSTANCE_MAX, reserve_of,
 };
-use super::footprint::{MAPS_PER_MEMORY, MAPS_PER_STACK};
-use super::pressure::reserve_of;
 
 /// Kernel mappings of an instance with one memory, at most.
 const MAPS_PER_INSTANCE: usize = MAPS_PER_STACK + MAPS_PER_MEMORY;

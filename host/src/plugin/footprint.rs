@@ -3,21 +3,13 @@
 //! A footprint is derived once, at load, from the structure of the component and from the limits of
 //! the engine. It bounds every instance, in every slot, new or used.
 
+use super::pool_sizes::{
+    CORE_INSTANCES_MAX, FIBER_STACK_BYTES, MAPS_PER_MEMORY, MAPS_PER_STACK,
+    MEMORIES_PER_INSTANCE_MAX, MEMORY_SLOT_BYTES, TABLE_SLOT_BYTES, TABLES_PER_INSTANCE_MAX,
+};
 use std::fmt;
 
 use wasmtime::component::Component;
-
-use super::engine::{
-    CORE_INSTANCES_MAX, FIBER_STACK_BYTES, MEMORIES_PER_INSTANCE_MAX, MEMORY_SLOT_BYTES,
-    TABLE_SLOT_BYTES, TABLES_PER_INSTANCE_MAX,
-};
-
-/// Kernel mappings of one memory slot, at most: the image of its data, the parts before and after
-/// the image, the part that is not accessible, and two more. The two are parts of former users of
-/// the slot that the kernel does not join again.
-pub(super) const MAPS_PER_MEMORY: usize = 6;
-/// Kernel mappings of one stack: the stack and its guard. They exist from the start of the engine.
-pub(super) const MAPS_PER_STACK: usize = 2;
 
 /// What one instance takes at most. Each instance has one stack and one slot of its own beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

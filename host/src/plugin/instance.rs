@@ -8,11 +8,11 @@ use std::task::{Context as TaskContext, Poll};
 
 use wasmtime_wasi_config::WasiConfigVariables;
 
-use super::engine::{
-    CORE_INSTANCES_MAX, MEMORY_CEILING_BYTES, TABLE_ELEMENTS_MAX, TABLES_PER_INSTANCE_MAX,
-};
 use super::ledger::Holding;
 use super::loader::Plugin;
+use super::pool_sizes::{
+    CORE_INSTANCES_MAX, MEMORY_CEILING_BYTES, TABLE_ELEMENTS_MAX, TABLES_PER_INSTANCE_MAX,
+};
 use super::read_only_port::quiet;
 use super::shared::{Member, Shards};
 use super::store::PluginStore;

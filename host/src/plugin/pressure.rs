@@ -8,14 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::capacity::Capacity;
+use super::pool_sizes::reserve_of;
 
 /// How often the memory of the process is looked at, at most.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often the limits of the system are read, at most.
 const LIMITS_EVERY: Duration = Duration::from_secs(1);
-/// Memory that guests leave to the host: an eighth of what the process may have, at most this.
-/// Instances that are promised leave half of it.
-const MEMORY_RESERVE_MAX_BYTES: u64 = 128 << 20;
 
 /// Bytes that are read of the state of the process. What counts is within the first two thousand.
 const STATUS_BYTES: usize = 4 << 10;
@@ -184,11 +182,6 @@ impl Pressure {
         self.is_short.store(own > most - reserve, Ordering::Relaxed);
         self.is_critical.store(own > most - reserve / 2, Ordering::Relaxed);
     }
-}
-
-/// What guests leave of so much.
-pub(super) fn reserve_of(most: u64) -> u64 {
-    (most / 8).min(MEMORY_RESERVE_MAX_BYTES)
 }
 
 fn open_status(root: &Path) -> Option<File> {
