@@ -304,7 +304,11 @@ impl Checked<'_> {
     async fn enter(&mut self, name: &str) -> Done {
         match self.line(GREETING_TIME_MAX).await {
             Ok(line) if line == "* your name?\n" => {}
-            Ok(line) => return Err(Trouble::Wrong(format!("greeted with {line:?}"))),
+            // A bad version lets a client in without a word, so that others are heard first.
+            Ok(line) => {
+                said(&line, &mut HashMap::new())?;
+                return Err(Trouble::Cut);
+            }
             // A suspended server, or a bad version: both are there at times.
             Err(_) => return Err(Trouble::Cut),
         }
