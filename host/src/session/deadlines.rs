@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_says_nothing_has_until_the_first_byte_deadline() {
+    fn silent_peer_ends_at_first_byte_deadline() {
         let deadlines = Deadlines { first_byte: Duration::from_secs(2), ..deadlines() };
         let mut deadline_clock = DeadlineClock::new(Instant::now());
         // The server's greeting is no first byte of the peer.
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dripping_peer_is_too_slow_and_a_silent_or_answered_one_is_not() {
+    fn min_rate_ends_only_dripping_unanswered_peers() {
         let deadlines = Deadlines { min_rate: 100, ..deadlines() };
         let mut deadline_clock = DeadlineClock::new(Instant::now());
         for second in 0..5 {
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_above_the_minimum_rate_may_take_its_time() {
+    fn peer_above_minimum_rate_keeps_its_session() {
         let deadlines = Deadlines { min_rate: 100, ..deadlines() };
         let mut deadline_clock = DeadlineClock::new(Instant::now());
         for second in 0..60 {
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_and_lifetime_end_a_session_and_a_byte_helps_only_against_idle() {
+    fn byte_postpones_idle_but_not_lifetime() {
         let deadlines = Deadlines {
             idle: Duration::from_secs(3),
             lifetime: Duration::from_secs(5),
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn it_sleeps_until_the_nearest_deadline() {
+    fn verdict_waits_until_nearest_deadline() {
         let deadlines = Deadlines {
             idle: Duration::from_secs(3),
             lifetime: Duration::from_secs(50),

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn after_the_peers_end_there_are_timers_but_no_reads() {
+    fn peer_end_allows_timers_but_no_reads() {
         let mut machine = open();
         assert!(machine.offer(Occasion::End));
         machine.returned(Ok(Action::Proceed));
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_during_an_event_waits_for_the_event_and_flushes_nothing() {
+    fn reset_during_event_waits_and_flushes_nothing() {
         let mut machine = open();
         assert!(machine.offer(Occasion::Read));
         machine.end(R::PeerReset, How::Reset);

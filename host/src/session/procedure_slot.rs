@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_verdict_that_does_not_come_in_time_is_a_no() {
+    async fn late_verdict_counts_as_no() {
         let slot = ProcedureSlot::new(Arc::new(1));
         let (decide, verdict) = watch::channel(None);
         let (ready, _reported) = slot.ask_together(Arc::new(2), verdict, Duration::from_millis(10));

@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_leave_in_the_order_they_came_however_they_are_cut() {
+    fn bytes_keep_their_order_across_any_cut() {
         let mut send_buffer = SendBuffer::default();
         let (mut expected, mut seen) = (Vec::new(), Vec::new());
         for round in 0..200_usize {
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_outbox_holds_no_memory() {
+    fn empty_send_buffer_holds_no_memory() {
         let mut send_buffer = SendBuffer::default();
         send_buffer.push(b"some");
         send_buffer.advance(4);

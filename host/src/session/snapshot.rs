@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_gets_older_on_its_way_and_its_timers_go_on() {
+    fn transferred_session_ages_and_timers_run_on() {
         let times = Times {
             started: 5_000,
             heard_from: 4_000,

@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn one_timer_over_the_limit_is_refused_and_replacing_one_is_not() {
+    fn timer_over_limit_is_refused_replacement_is_not() {
         let (mut timers, now) = (Timers::default(), Instant::now());
         for id in 0..64 {
             assert!(timers.set(id, 1, 64, now));

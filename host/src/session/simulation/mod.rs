@@ -72,12 +72,12 @@ impl World {
         } else {
             FaultProfile::Slow(self.rng.throw(3) as u32)
         };
-        let tempers = [
+        let profiles = [
             profile(&mut self.rng, FaultProfile::Refuses),
             profile(&mut self.rng, FaultProfile::Refuses),
             read,
         ];
-        Version::new(self.versions, tempers, &self.seen)
+        Version::new(self.versions, profiles, &self.seen)
     }
 
     async fn step(&mut self) {
@@ -300,7 +300,7 @@ async fn simulate(seed: u64) {
 }
 
 #[test]
-fn whatever_happens_to_simulated_sessions_nothing_is_lost_doubled_or_told_twice() {
+fn simulated_sessions_lose_and_repeat_nothing() {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     for_each_seed(SEEDS, |seed| runtime.block_on(simulate(seed)));
