@@ -1,10 +1,10 @@
 //! The cost of an event, without sockets, and of an instance.
 //!
+//!     cargo bench -p wharf
+//!
 //! - Events are empty, 64 B, 4 KiB and 64 KiB long and go through the echo plugin.
 //! - They go to one session, or to many sessions one after another.
 //! - An instance is measured from its start to its drop.
-//!
-//!     cargo bench -p wharf
 
 use std::future::Future;
 use std::hint::black_box;

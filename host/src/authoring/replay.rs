@@ -65,7 +65,7 @@ impl Cost {
 pub struct Replay {
     /// The cost of each call, in order.
     pub costs: Vec<Cost>,
-    /// The first mismatch: its line, what was expected and what was found.
+    /// The first problem: its line, what was expected and what was found.
     pub problem: Option<String>,
     /// Bytes that the plugin wrote and no line expects.
     pub unexpected: usize,
@@ -111,7 +111,8 @@ struct Player {
 impl Player {
     async fn play(&mut self, story: &Transcript) -> Result<(), String> {
         let budget = Budgets::default().start(Priority::Critical);
-        // The other session comes first, so that the costs are those of a new session beside it.
+        // The other session comes first, so that the costs are those of a session that joins a
+        // shared instance.
         let _beside =
             if self.manner == Manner::Shared { Some(self.another(budget).await?) } else { None };
         let (begin, scope) = (thread_time(), self.session.scope());

@@ -109,7 +109,7 @@ pub(super) struct HandleState {
     unflushed: bool,
     /// Every further write fails as closed.
     pub(super) closed: bool,
-    /// The peer read too little before its deadline. Every further write fails as timed out.
+    /// The session has given up its peer as a reader. Every further write fails as timed out.
     pub(super) timed_out: bool,
     /// The share of the tenant's memory that the send buffer holds.
     pub(super) held: HeldMemory,

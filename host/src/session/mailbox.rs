@@ -108,11 +108,13 @@ impl Mailbox {
         self.waker.wake();
     }
 
-    /// Leaves `data` for the owner.
+    /// Leaves `data` for the owner. Never waits.
     ///
     /// # Errors
-    /// [`SendError`]: `data` is larger than `max`, the mailbox is closed, or it would hold more
-    /// than `max` bytes or its tenant more mail than the quota allows.
+    /// - [`SendError::TooLarge`]: `data` is larger than `max` bytes.
+    /// - [`SendError::Closed`]: the mailbox is sealed or shut.
+    /// - [`SendError::Full`]: the mailbox would hold more than `max` bytes, or the tenant more mail
+    ///   than its quota allows.
     pub(super) fn deliver(&self, data: &Arc<[u8]>, max: usize) -> Result<(), SendError> {
         if data.len() > max {
             return Err(SendError::TooLarge);

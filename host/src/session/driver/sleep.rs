@@ -54,7 +54,7 @@ impl<P: Procedure, M> Session<P, M> {
     }
 
     /// Saves the state and drops the instance. If the state is too large, the session stays awake
-    /// until its next event.
+    /// until an event other than `on-timeout`.
     pub(super) async fn fall_asleep(&mut self) {
         if let Some(fault) = run::enter(&self.handle, Doing::SLEEP).await {
             return self.end_by("sleep", fault);
