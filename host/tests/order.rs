@@ -1,11 +1,15 @@
-//! Whatever happens to a session, and in whatever order: the plugin sees connect first, one event
-//! at a time, exactly one disconnect, and nothing after it or after a fault.
+//! The order of events, whatever happens to a session and in whatever order:
+//!
+//! - connect comes first;
+//! - one event runs at a time;
+//! - there is exactly one disconnect, and nothing after it;
+//! - nothing follows a fault.
 
 use proptest::prelude::*;
 use wharf::event::{Action, DisconnectReason, EndReason, FaultKind};
 use wharf::session::{How, Machine, Occasion, Step};
 
-/// Something that happens to a session.
+/// An occurrence in a session.
 #[derive(Debug, Clone, Copy)]
 enum Happening {
     Offer(Occasion),
@@ -43,7 +47,7 @@ fn happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
-/// What the plugin saw.
+/// The events that the plugin saw.
 #[derive(Debug, Default)]
 struct Seen {
     connects: usize,
@@ -66,7 +70,7 @@ impl Seen {
 fn play(story: &[Happening]) -> (Machine, Seen) {
     let (mut machine, mut seen) = (Machine::default(), Seen::default());
     for happening in story {
-        // What the machine wants done by itself is done at once, as the driver does.
+        // Like the driver, this does at once what the machine asks for by itself.
         match machine.step() {
             Step::Connect => {
                 seen.event();
@@ -108,7 +112,7 @@ fn play(story: &[Happening]) -> (Machine, Seen) {
     (machine, seen)
 }
 
-/// Brings a story to its end.
+/// Appends the end of a session to a story.
 fn finish(story: &mut Vec<Happening>) {
     story.push(Happening::End(DisconnectReason::ServerStopped, How::Flush));
     for _ in 0..4 {
@@ -128,7 +132,7 @@ proptest! {
         prop_assert!(seen.ends <= 1 && !seen.in_flight);
         let Some(ending) = machine.ending() else { return Err(TestCaseError::fail("no reason")) };
         match ending.reason {
-            // Told exactly once, if it was ever connected.
+            // There is one disconnect for each connect.
             EndReason::Disconnect(_) => prop_assert_eq!(seen.disconnects, seen.connects),
             EndReason::Fault(_) | EndReason::Moved => prop_assert_eq!(seen.disconnects, 0),
         }

@@ -1,8 +1,7 @@
-//! From a core module, or WebAssembly text, to a component: what compilers that know no components
-//! need as a last step.
+//! Makes a component from a core module or from WebAssembly text.
 //!
-//! Imports of the older `wasi_snapshot_preview1` are served by an adapter that goes into the
-//! component.
+//! Compilers that make no components need this as a last step. An adapter inside the component
+//! serves imports of the older `wasi_snapshot_preview1`.
 
 use std::path::{Path, PathBuf};
 
@@ -16,44 +15,44 @@ use wit_parser::{Resolve, WorldId};
 use crate::files;
 use crate::plugin::number;
 
-/// Largest file that is read.
+/// Largest file that is read, in bytes.
 const MODULE_MAX_BYTES: u64 = 64 << 20;
-/// What a component begins with.
+/// The first bytes of a component.
 const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
 
-/// Why there is no component. Each names the file.
+/// Why no component was made. Each error names the file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ComponentError {
-    /// No such file, or too large.
+    /// The file does not exist or is too large.
     #[error("{}: cannot read it: {source}", .file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// Nothing to be done.
+    /// The file is a component already.
     #[error("{}: it is a component already", .file.display())]
     Already {
         /// The file.
         file: PathBuf,
     },
-    /// Neither WebAssembly nor its text.
+    /// The file is neither WebAssembly nor its text.
     #[error("{}: expected a core module or WebAssembly text: {cause}", .file.display())]
     NoModule {
         /// The file.
         file: PathBuf,
-        /// What is wrong, with the line.
+        /// The mistake, with its line.
         cause: String,
     },
-    /// The world is not there.
+    /// The world was not found.
     #[error("{}: {cause} (`--wit` names the folder of the world; `wharf new` writes one into \
         wit)", .wit.display())]
     World {
         /// The folder.
         wit: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         cause: String,
     },
     /// The module does not fit the world.
@@ -63,13 +62,13 @@ pub enum ComponentError {
         file: PathBuf,
         /// The folder of the world.
         wit: PathBuf,
-        /// What is missing, or has another type.
+        /// The item that is missing or has another type.
         cause: String,
     },
 }
 
-/// Makes a component of the module in `file` for a world in the folder `wit`: the only one there,
-/// or the one that is named.
+/// Makes a component of the module in `file`, for a world in the folder `wit`. `None` as `world`
+/// selects the only world there.
 ///
 /// # Errors
 /// [`ComponentError`].
@@ -100,8 +99,8 @@ pub fn component(file: &Path, wit: &Path, world: Option<&str>) -> Result<Vec<u8>
     encode(&mut module, &resolve, world).map_err(misfit)
 }
 
-/// Leaves out what only a debugger reads, and keeps the names of functions for backtraces. A
-/// library of C brings a megabyte of it.
+/// Removes the debug sections of a module, which take a megabyte for a C library. Keeps the names
+/// of functions, for backtraces. Returns the module unchanged if its sections cannot be parsed.
 fn without_debug_sections(module: Vec<u8>) -> Vec<u8> {
     const HEADER_BYTES: usize = 8;
     const CUSTOM: u8 = 0;
@@ -137,13 +136,13 @@ fn encode(module: &mut Vec<u8>, resolve: &Resolve, world: WorldId) -> Result<Vec
     encoder.and_then(|mut encoder| encoder.encode()).map_err(|error| format!("{error:#}"))
 }
 
-/// Its linker leaves a section of this name.
+/// Whether Go's linker made the module. It leaves a section of this name.
 fn is_go(module: &[u8]) -> bool {
     const SECTION: &[u8] = b"\x0ago:buildid";
     module.windows(SECTION.len()).any(|bytes| bytes == SECTION)
 }
 
-/// The adapter for Go, which cannot use the usual one: see its text.
+/// Builds the adapter for Go, which cannot use the usual one. `go-adapter.wat` says why.
 fn go_adapter() -> Result<Vec<u8>, String> {
     let mut module =
         wat::parse_str(include_str!("go-adapter.wat")).map_err(|error| error.to_string())?;
@@ -163,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_a_debugger_reads_is_left_out() {
+    fn only_debug_sections_are_left_out() {
         let (debug, names) = (b"\0\x0d\x0b.debug_info!".as_slice(), b"\0\x05\x04name");
         let module = [b"\0asm\x01\0\0\0".as_slice(), debug, names, b"\x01\x01\0"].concat();
         let kept = without_debug_sections(module.clone());
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_adapter_for_go_is_whole_and_only_go_gets_it() {
+    fn go_adapter_is_whole_and_only_for_go() {
         go_adapter().expect("it has what its own world says");
         assert!(is_go(b"\0asm\x01\0\0\0\0\x20\x0ago:buildid...") && !is_go(ADAPTER));
     }

@@ -1,11 +1,12 @@
-//! What to do about a component that is no plugin: the usual mistakes of each language's tools, by
-//! what the engine says of them.
+//! Advice about a component that is no plugin, by the engine's message. Covers the usual mistakes
+//! of each language's tools.
 
 use crate::plugin::{IN_ITS, LoadError};
 
-/// Of a file that ends too early.
+/// Advice for a file that ends too early.
 const CUT_SHORT: &str = "the file is cut short: build it again, or copy all of it";
-/// What the engine says, and what an author does about it. The first that fits is given.
+/// Parts of the engine's messages, each with the advice to the author. The first that fits is
+/// given.
 const ADVICE: [(&str, &str); 14] = [
     (
         "component model async feature",
@@ -56,7 +57,7 @@ const ADVICE: [(&str, &str); 14] = [
     ),
 ];
 
-/// Advice on why a plugin was not loaded, where there is more to say than the error does.
+/// Advice on why a plugin was not loaded, if there is more to say than the error does.
 #[must_use]
 pub fn advice(error: &LoadError) -> Option<&'static str> {
     match error {

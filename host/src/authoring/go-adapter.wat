@@ -1,8 +1,12 @@
-;; Serves `wasi_snapshot_preview1` to programs in Go, without memory of its own.
+;; Serves `wasi_snapshot_preview1` to Go programs, without memory of its own.
 ;;
-;; The usual adapter takes pages of the module's memory while the module starts: by its `cabi_realloc`, which Go cannot serve before its
-;; runtime has started, or by growing the memory, which Go takes for its own when it grows it the next time. This one keeps its results
-;; below address 4096, which Go leaves alone so that null pointers meet nothing. There are no files, no arguments and no environment.
+;; The usual adapter takes pages of the module's memory while the module starts, in one of two ways:
+;;
+;; - by the module's `cabi_realloc`, which Go cannot serve before its runtime has started;
+;; - by growing the memory; Go takes the new pages for its own when it next grows the memory.
+;;
+;; This adapter keeps its results below address 4096. Go leaves those addresses unused, so that null
+;; pointers meet nothing. The adapter offers no files, no arguments and no environment.
 (module
   (import "env" "memory" (memory 0))
   (import "wasi:cli/exit@0.2.6" "exit" (func $exit (param i32)))
@@ -16,7 +20,7 @@
   (import "wasi:clocks/wall-clock@0.2.6" "now" (func $wall (param i32)))
   (import "wasi:random/random@0.2.6" "get-random-u64" (func $random (result i64)))
 
-  ;; Handles of the two streams, once they were asked for.
+  ;; Handles of the two streams, once the program used them.
   (global $stdout (mut i32) (i32.const -1))
   (global $stderr (mut i32) (i32.const -1))
 
@@ -94,14 +98,14 @@
       (br_if $done (i32.eqz (local.get $length)))
       (if (i64.eqz (local.get $bits)) (then (local.set $bits (call $random))))
       (i64.store8 (local.get $at) (local.get $bits))
-      ;; Bytes that are all zero at the end are fetched again, which leaves them as random as they were.
+      ;; Bytes that are all zero at the end are fetched again. They stay as random as before.
       (local.set $bits (i64.shr_u (local.get $bits) (i64.const 8)))
       (local.set $at (i32.add (local.get $at) (i32.const 1)))
       (local.set $length (i32.sub (local.get $length) (i32.const 1)))
       (br $more)))
     (i32.const 0))
 
-  ;; Sleeps until the first of the clocks; descriptors never become ready, for there is none.
+  ;; Sleeps until the first of the clocks. Descriptors never become ready, because there are none.
   (func (export "poll_oneoff") (param $in i32) (param $out i32) (param $count i32) (param $events i32) (result i32)
     (local $index i32) (local $time i64) (local $soonest i64) (local $which i32) (local $pollable i32)
     (local.set $soonest (i64.const -1))
@@ -110,7 +114,7 @@
       (br_if $done (i32.eq (local.get $index) (local.get $count)))
       (if (i32.eqz (i32.load8_u offset=8 (local.get $in))) (then
         (local.set $time (i64.load offset=24 (local.get $in)))
-        ;; An absolute time, which is of the monotonic clock.
+        ;; An absolute time of the monotonic clock.
         (if (i32.and (i32.load16_u offset=40 (local.get $in)) (i32.const 1)) (then
           (local.set $time (i64.sub (local.get $time) (call $monotonic)))
           (if (i64.lt_s (local.get $time) (i64.const 0)) (then (local.set $time (i64.const 0))))))
@@ -140,7 +144,7 @@
   (func (export "fd_fdstat_set_flags") (param $fd i32) (param i32) (result i32)
     (select (i32.const 8) (i32.const 0) (i32.gt_u (local.get $fd) (i32.const 2))))
 
-  ;; What works on files and sockets: EBADF, for there are none.
+  ;; Calls on files and sockets fail with EBADF, because there are none.
   (func (export "fd_advise") (param i32 i64 i64 i32) (result i32) (i32.const 8))
   (func (export "fd_allocate") (param i32 i64 i64) (result i32) (i32.const 8))
   (func (export "fd_close") (param i32) (result i32) (i32.const 8))

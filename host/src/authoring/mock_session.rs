@@ -1,4 +1,4 @@
-//! A session without a socket: what its plugin writes is kept, and its timers fire when a story
+//! A session without a socket. It keeps what its plugin writes. Its timers fire when a transcript
 //! waits for them.
 
 use std::collections::BTreeMap;
@@ -8,14 +8,14 @@ use std::task::{Context, Poll};
 
 use crate::event::{ClientInfo, NoPeers, Port, Priority, Scope, WriteError};
 
-/// Room in the send buffer, which is as large as a server's where it is not configured.
+/// Room in the send buffer, in bytes: the default of a server.
 const CAPACITY_BYTES: usize = 256 << 10;
-/// Bytes that are kept until a line of the story expects them.
+/// Largest number of written bytes that wait for a line of the transcript to expect them.
 pub(super) const WRITTEN_MAX_BYTES: usize = 64 << 20;
-/// Timers at a time, likewise.
+/// How many timers may run at a time: the default of a server.
 const TIMERS_MAX: usize = 64;
 
-/// The session of a story.
+/// The session that a transcript is played against.
 pub(super) struct MockSession {
     info: ClientInfo,
     state: Mutex<State>,
@@ -23,12 +23,12 @@ pub(super) struct MockSession {
 
 struct State {
     written: Vec<u8>,
-    /// It wrote more than is kept.
+    /// The plugin wrote more than [`WRITTEN_MAX_BYTES`].
     overflowed: bool,
     open: bool,
     priority: Priority,
     now_ms: u64,
-    /// When each fires, by its id.
+    /// When each timer fires, in milliseconds, by its id.
     timers: BTreeMap<u32, u64>,
 }
 
@@ -54,30 +54,30 @@ impl MockSession {
         Arc::new(Self { info, state: Mutex::new(state) })
     }
 
-    /// What an instance is given.
+    /// Makes the scope of an instance for this session.
     pub(super) fn scope(self: &Arc<Self>) -> Scope {
         Scope { port: Arc::clone(self) as Arc<dyn Port>, peers: Arc::new(NoPeers) }
     }
 
-    /// Takes what was written first, as much as there is of `length`.
+    /// Takes the first `length` written bytes, or all if there are fewer.
     pub(super) fn take(&self, length: usize) -> Vec<u8> {
         let written = &mut self.state().written;
         let length = length.min(written.len());
         written.drain(..length).collect()
     }
 
-    /// Bytes that were written and not taken.
+    /// How many bytes were written and not taken.
     pub(super) fn waiting(&self) -> usize {
         self.state().written.len()
     }
 
-    /// Whether it wrote more than is kept; from then on its writes fail, as to a peer that reads
-    /// nothing.
+    /// Whether the plugin wrote more than [`WRITTEN_MAX_BYTES`]. From then on its writes time out,
+    /// as with a peer that reads nothing.
     pub(super) fn overflowed(&self) -> bool {
         self.state().overflowed
     }
 
-    /// The timer that fires next; time passes until then.
+    /// Takes the timer that fires next, and moves the clock to its time.
     pub(super) fn next_timer(&self) -> Option<u32> {
         let mut state = self.state();
         let (id, at) = state.timers.iter().map(|(id, at)| (*id, *at)).min_by_key(|(_, at)| *at)?;
@@ -86,7 +86,7 @@ impl MockSession {
         Some(id)
     }
 
-    /// Nothing can be sent any more.
+    /// Closes the session, so that every further write fails.
     pub(super) fn close(&self) {
         self.state().open = false;
     }
@@ -106,8 +106,8 @@ impl Port for MockSession {
         Poll::Ready(match (state.open, data.len() > CAPACITY_BYTES) {
             (false, _) => Err(WriteError::Closed),
             (true, true) => Err(WriteError::TooLarge),
-            // The peer of a story reads at once, so that there is room until the story has
-            // forgotten too much.
+            // The peer of a transcript reads at once, so there is always room, up to the limit for
+            // bytes that no line expects.
             (true, false)
                 if state.overflowed || state.written.len() + data.len() > WRITTEN_MAX_BYTES =>
             {

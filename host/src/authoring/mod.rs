@@ -1,7 +1,9 @@
-//! What authors of plugins need around a plugin: projects to start from in each language, and
-//! components from what their compilers make, rehearsals without sockets, and advice.
+//! Tools for authors of plugins. Serving needs none of them.
 //!
-//! Nothing that serves needs any of it.
+//! - Projects to start from, in each language.
+//! - Components, made from the output of compilers.
+//! - Replays of transcripts without sockets.
+//! - Advice about components that are no plugins.
 
 mod component;
 mod diagnostics;

@@ -1,35 +1,35 @@
-//! A project to start from: a whole plugin in a language, with its build, its test and its
-//! hand-over, that serves at once.
+//! Projects to start from: a whole plugin in a language, with its build, its test, and its save and
+//! restore. Each can be served at once.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use super::templates;
 
-/// Longest name of a project.
+/// Longest name of a project, in bytes.
 const NAME_MAX_BYTES: usize = 64;
 
-/// A language that there is a project for. Exhaustive.
+/// A language with a project to start from. Exhaustive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Language {
-    /// For `wasm32-wasip2`.
+    /// Compiled for `wasm32-wasip2`.
     Rust,
-    /// By the C compiler of Zig.
+    /// Compiled by Zig's C compiler.
     C,
-    /// WebAssembly text by hand.
+    /// WebAssembly text, written by hand.
     Wat,
-    /// In QuickJS.
+    /// Runs in QuickJS.
     JavaScript,
-    /// In QuickJS, type-checked.
+    /// Type-checked; runs in QuickJS.
     TypeScript,
-    /// In CPython.
+    /// Runs in CPython.
     Python,
-    /// For `wasip1`.
+    /// Compiled for `wasip1`.
     Go,
 }
 
 impl Language {
-    /// Every language.
+    /// All languages.
     pub const ALL: [Self; 7] = [
         Self::Rust,
         Self::C,
@@ -40,7 +40,7 @@ impl Language {
         Self::Go,
     ];
 
-    /// Its name on the command line, and of its page.
+    /// The language's name on the command line, which its page has too.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -54,7 +54,7 @@ impl Language {
         }
     }
 
-    /// Where what the plugin does is written.
+    /// The file with the plugin's code, relative to the project.
     #[must_use]
     pub fn source(self) -> &'static str {
         match self {
@@ -69,11 +69,11 @@ impl Language {
     }
 }
 
-/// Why there is no project.
+/// Why no project was written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProjectError {
-    /// The name would not do in every language.
+    /// The name does not suit every language.
     #[error(
         "{}: expected a folder whose own name has 1 to {NAME_MAX_BYTES} small letters, digits and \
          hyphens, begins with a letter and does \
@@ -82,10 +82,10 @@ pub enum ProjectError {
     Name {
         /// The folder.
         folder: PathBuf,
-        /// Its own name; empty where the path ends with none.
+        /// The folder's own name. Empty if the path ends with none.
         name: String,
     },
-    /// The name means something else to the language's tools.
+    /// The language's tools have another use for the name.
     #[error("{}: the tools of {} have another use for the name `{name}`; expected another \
         name", .folder.display(), .language.name())]
     Reserved {
@@ -93,10 +93,10 @@ pub enum ProjectError {
         folder: PathBuf,
         /// The language.
         language: Language,
-        /// Its own name.
+        /// The folder's own name.
         name: String,
     },
-    /// The folder is there already.
+    /// The folder exists already.
     #[error("{}: it is there already; `wharf new` writes into nothing that exists", .0.display())]
     Exists(PathBuf),
     /// A file could not be written.
@@ -104,12 +104,13 @@ pub enum ProjectError {
     Unwritable {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// Writes a project into a new folder, whose own name is the plugin's.
+/// Writes a project into a new folder. The folder's own name becomes the plugin's name. If that
+/// fails, the folders that this call made are removed again.
 ///
 /// # Errors
 /// [`ProjectError`].
@@ -122,7 +123,7 @@ pub fn create(folder: &Path, language: Language) -> Result<(), ProjectError> {
     if reserved(language).contains(&name.as_str()) {
         return Err(ProjectError::Reserved { folder: folder.into(), language, name });
     }
-    // What may be left again: the uppermost folder that is not there yet.
+    // The uppermost folder that does not exist yet. After a failure, removal ends there.
     let above = folder.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
     let new = above.take_while(|above| fs::symlink_metadata(above).is_err()).last();
     let unwritable = |source| ProjectError::Unwritable { file: folder.into(), source };
@@ -133,13 +134,12 @@ pub fn create(folder: &Path, language: Language) -> Result<(), ProjectError> {
     });
     let written = made.and_then(|()| {
         write_all(folder, language, &name).inspect_err(|_| {
-            // The error that is told is the one that came first.
+            // A failed removal is ignored: the caller gets the first error.
             let _ = fs::remove_dir_all(folder);
         })
     });
     written.inspect_err(|_| {
-        // Folders above it that are empty; somebody else may have put something into them
-        // meanwhile.
+        // Only empty folders are removed; another process may have put files into them.
         let Some(new) = new else { return };
         for above in folder.ancestors().skip(1).take_while(|above| above.starts_with(new)) {
             if fs::remove_dir(above).is_err() {
@@ -164,10 +164,10 @@ fn write_all(folder: &Path, language: Language, name: &str) -> Result<(), Projec
     Ok(())
 }
 
-/// Names that a language's tools refuse for a project, or take for something else.
+/// Names that a language's tools refuse for a project or use otherwise.
 fn reserved(language: Language) -> &'static [&'static str] {
     match language {
-        // The SDK in its `vendor` is of the same workspace.
+        // The SDK in `vendor` belongs to the same workspace.
         Language::Rust => &["wharf-plugin"],
         _ => &[],
     }
@@ -180,7 +180,7 @@ fn write(file: &Path, text: &str) -> Result<(), ProjectError> {
         .map_err(|source| ProjectError::Unwritable { file: file.into(), source })
 }
 
-/// The same rules as every package manager's, so that none of them refuses it.
+/// Whether a name meets the rules of all package managers.
 fn is_name(name: &str) -> bool {
     let fits = |character: char| {
         character.is_ascii_lowercase() || character.is_ascii_digit() || character == '-'
@@ -191,7 +191,7 @@ fn is_name(name: &str) -> bool {
         && name.chars().all(fits)
 }
 
-/// What the project's plugin.toml asks for, as it is written there.
+/// The grants of the project's `plugin.toml`, as they are written there.
 fn grants(files: &[templates::File]) -> String {
     let manifest = files
         .iter()
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_those_that_every_package_manager_takes() {
+    fn names_suit_every_package_manager() {
         for good in ["a", "lines", "my-plugin-2"] {
             assert!(is_name(good), "{good}");
         }
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_leaves_nothing_behind() {
+    fn failed_creation_leaves_nothing_behind() {
         let base = std::env::temp_dir().join(format!("wharf-new-none-{}", std::process::id()));
         fs::create_dir_all(&base).expect("a folder");
         std::os::unix::fs::symlink("nowhere", base.join("dangling")).expect("a link");
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_vendored_sdk_binds_by_the_same_crate_as_the_workspace() {
+    fn vendored_sdk_uses_workspace_wit_bindgen() {
         assert!(workspace_dependency("wit-bindgen").starts_with("0."));
     }
 }

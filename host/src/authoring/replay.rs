@@ -1,4 +1,4 @@
-//! Plays a story against a plugin without sockets, and counts what each event costs.
+//! Plays a transcript against a plugin without sockets, and counts what each event costs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,44 +11,44 @@ use crate::event::{
 use crate::plugin::{Binding, EventProcedure, InstanceLimits, Plugin, PluginInstance};
 use crate::sched::{Budgets, thread_time};
 
-/// Timers that may fire while a story waits for one answer.
+/// How many timers may fire while one line waits for its answer.
 const TIMERS_MAX: usize = 1_000;
 
-/// The name of what an instance costs before its first event.
+/// The name under which the cost of an instance's start is listed.
 pub const START: &str = "start";
 
-/// How a story is played.
+/// How a transcript is played.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
-    /// What the client sends arrives as it was sent.
+    /// The client's bytes arrive in the pieces that it sends.
     Whole,
     /// Each byte arrives by itself.
     SingleBytes,
-    /// As `Whole`, and before each event the session moves to a fresh instance.
+    /// As [`Manner::Whole`], and the session migrates to a new instance before each event.
     HandedOver,
-    /// As `Whole`, on an instance that serves another session already.
+    /// As [`Manner::Whole`], on an instance that serves another session already.
     Shared,
 }
 
-/// What one call of the plugin cost.
+/// The cost of one call of the plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cost {
-    /// The line of the story that it is of; 0 for what comes before the first.
+    /// The line of the transcript that caused the call. 0 if the call comes before the first line.
     pub line: usize,
-    /// The event, or `start`, `save`, `restore`.
+    /// The event, or `start`, `save` or `restore`.
     pub event: &'static str,
-    /// Bytes that it was handed.
+    /// Bytes that were passed to the call; for `save`, bytes that it returned.
     pub bytes: usize,
-    /// Fuel.
+    /// Fuel that the call used.
     pub fuel: u64,
-    /// CPU time.
+    /// CPU time that the call used.
     pub cpu: Duration,
-    /// Linear memory after it.
+    /// Linear memory after the call, in bytes.
     pub memory_bytes: u64,
 }
 
 impl Cost {
-    /// The lowest class whose budget it fits in. `None`: it fits in none.
+    /// The lowest class whose budget the call fits in, or `None` if it fits in none.
     #[must_use]
     pub fn fits(&self) -> Option<Priority> {
         let budgets = Budgets::default();
@@ -60,18 +60,18 @@ impl Cost {
     }
 }
 
-/// A story that was played.
+/// The result of playing a transcript.
 #[derive(Debug, Default)]
 pub struct Replay {
-    /// Each call, in order.
+    /// The cost of each call, in order.
     pub costs: Vec<Cost>,
-    /// Where it went wrong: the line, what was expected and what was there.
+    /// The first problem: its line, what was expected and what was found.
     pub problem: Option<String>,
-    /// Bytes that the plugin wrote in the end and no line expects.
+    /// Bytes that the plugin wrote and no line expects.
     pub unexpected: usize,
 }
 
-/// Plays a story on this thread. Events may spend what the highest class may.
+/// Plays a transcript on this thread. Events have the budget of the highest class.
 pub async fn rehearse(
     plugin: &Arc<Plugin>,
     story: &Transcript,
@@ -88,22 +88,22 @@ pub async fn rehearse(
     let procedure = EventProcedure::new(Arc::clone(plugin), binding);
     let mut player = Player {
         procedure,
-        stage: MockSession::new(1),
+        session: MockSession::new(1),
         manner,
         instance: None,
         ended: None,
         costs: Vec::new(),
     };
     let problem = player.play(story).await.err();
-    Replay { costs: player.costs, problem, unexpected: player.stage.waiting() }
+    Replay { costs: player.costs, problem, unexpected: player.session.waiting() }
 }
 
 struct Player {
     procedure: EventProcedure,
-    stage: Arc<MockSession>,
+    session: Arc<MockSession>,
     manner: Manner,
     instance: Option<PluginInstance>,
-    /// How the plugin ended the session, and in which event of which line.
+    /// How the plugin ended the session, in which event and at which line.
     ended: Option<(Action, &'static str, usize)>,
     costs: Vec<Cost>,
 }
@@ -111,10 +111,11 @@ struct Player {
 impl Player {
     async fn play(&mut self, story: &Transcript) -> Result<(), String> {
         let budget = Budgets::default().start(Priority::Critical);
-        // It comes first, so that what the session of the story costs is what it costs a newcomer.
+        // The other session comes first, so that the costs are those of a session that joins a
+        // shared instance.
         let _beside =
             if self.manner == Manner::Shared { Some(self.another(budget).await?) } else { None };
-        let (begin, scope) = (thread_time(), self.stage.scope());
+        let (begin, scope) = (thread_time(), self.session.scope());
         let instance = within(budget, self.procedure.instantiate(scope, budget)).await;
         let instance = instance.map_err(|problem| format!("it does not start: {problem}"))?;
         self.count(0, START, 0, instance.usage().fuel, begin, &instance);
@@ -128,7 +129,7 @@ impl Player {
             self.event(last, Event::End).await?;
             self.timers_until(last, |_| false).await?;
         }
-        self.stage.close();
+        self.session.close();
         let reason = match self.ended {
             Some((Action::Abort, ..)) => DisconnectReason::ClosedByPlugin,
             _ => DisconnectReason::PeerClosed,
@@ -136,7 +137,7 @@ impl Player {
         self.event(last, Event::Disconnect(reason)).await
     }
 
-    /// A session beside that of the story, on the same instance.
+    /// Starts another session on the same instance.
     async fn another(&self, budget: Budget) -> Result<PluginInstance, String> {
         let mut another =
             within(budget, self.procedure.instantiate(MockSession::new(2).scope(), budget)).await?;
@@ -149,7 +150,7 @@ impl Player {
             Act::Send(data) => {
                 let size = if self.manner == Manner::SingleBytes { 1 } else { READ_MAX_BYTES };
                 for piece in data.chunks(size) {
-                    // What a client sends after the end is read by nobody.
+                    // After the plugin ended the session, the client's bytes are dropped.
                     if self.ended.is_none() {
                         self.event(line, Event::Read(piece)).await?;
                     }
@@ -157,8 +158,8 @@ impl Player {
                 Ok(())
             }
             Act::Expect(data) => {
-                self.timers_until(line, |stage| stage.waiting() >= data.len()).await?;
-                let seen = self.stage.take(data.len());
+                self.timers_until(line, |session| session.waiting() >= data.len()).await?;
+                let seen = self.session.take(data.len());
                 if seen == *data {
                     Ok(())
                 } else {
@@ -170,8 +171,8 @@ impl Player {
             Act::Closed => {
                 self.timers_until(line, |_| false).await?;
                 match self.ended {
-                    Some((Action::Close, ..)) if self.stage.waiting() == 0 => Ok(()),
-                    Some((Action::Close, ..)) => Err(differ(b"", &self.stage.take(usize::MAX))),
+                    Some((Action::Close, ..)) if self.session.waiting() == 0 => Ok(()),
+                    Some((Action::Close, ..)) => Err(differ(b"", &self.session.take(usize::MAX))),
                     Some(_) => {
                         Err(format!("expected the plugin to close the session{}", self.after()))
                     }
@@ -183,23 +184,23 @@ impl Player {
         }
     }
 
-    /// Time passes: timers fire until this is so, the plugin has ended the session, or none is set.
+    /// Fires timers until `is_enough` holds, the plugin ends the session, or no timer is set.
     async fn timers_until(
         &mut self,
         line: usize,
         is_enough: impl Fn(&MockSession) -> bool,
     ) -> Result<(), String> {
         for _ in 0..TIMERS_MAX {
-            if is_enough(&self.stage) || self.ended.is_some() {
+            if is_enough(&self.session) || self.ended.is_some() {
                 break;
             }
-            let Some(id) = self.stage.next_timer() else { break };
+            let Some(id) = self.session.next_timer() else { break };
             self.event(line, Event::Timer { id }).await?;
         }
         Ok(())
     }
 
-    /// How the session had ended by then, where it had.
+    /// A sentence on how the plugin ended the session. Empty if the session is open.
     fn after(&self) -> String {
         let name = |action| if action == Action::Abort { "aborted" } else { "closed" };
         let said = |(action, event, line)| {
@@ -211,7 +212,7 @@ impl Player {
     async fn event(&mut self, line: usize, event: Event<'_>) -> Result<(), String> {
         let is_first = event == Event::Connect;
         if self.manner == Manner::HandedOver && !is_first && self.ended.is_none() {
-            self.hand_over(line).await?;
+            self.migrate(line).await?;
         }
         let Some(mut instance) = self.instance.take() else {
             return Err("its instance is gone".into());
@@ -220,7 +221,7 @@ impl Player {
         let (before, begin) = (instance.usage().fuel, thread_time());
         let outcome = within(budget, instance.dispatch(event, budget)).await;
         let action = outcome.map_err(|problem| format!("{}: {problem}", event.name()))?;
-        if self.stage.overflowed() {
+        if self.session.overflowed() {
             return Err(format!(
                 "{}: it wrote more than {WRITTEN_MAX_BYTES} bytes that no line expects",
                 event.name()
@@ -235,8 +236,8 @@ impl Player {
         Ok(())
     }
 
-    /// The session moves to a fresh instance, as when a new version takes it over.
-    async fn hand_over(&mut self, line: usize) -> Result<(), String> {
+    /// Migrates the session to a new instance, as a swap does.
+    async fn migrate(&mut self, line: usize) -> Result<(), String> {
         let Some(mut old) = self.instance.take() else { return Err("its instance is gone".into()) };
         let (start, budget) = (
             Budgets::default().start(Priority::Critical),
@@ -248,7 +249,7 @@ impl Player {
         self.count(line, "save", state.len(), old.usage().fuel - before, begin, &old);
         let (begin, bytes) = (thread_time(), state.len());
         let version = self.procedure.version().to_owned();
-        let taken = self.procedure.take_over(self.stage.scope(), start, budget, &version, state);
+        let taken = self.procedure.take_over(self.session.scope(), start, budget, &version, state);
         let fresh = within(start, taken).await.map_err(|problem| format!("restore: {problem}"))?;
         self.count(line, "restore", bytes, fresh.usage().fuel, begin, &fresh);
         self.instance = Some(fresh);
@@ -269,7 +270,7 @@ impl Player {
     }
 }
 
-/// Waits for a call for as long as it may take.
+/// Waits for a call for the wall time of its budget at most.
 async fn within<T>(
     budget: Budget,
     call: impl Future<Output = Result<T, crate::event::Fault>>,
@@ -280,7 +281,7 @@ async fn within<T>(
     }
 }
 
-/// What is shown of bytes that are not as expected, from shortly before the first that differs.
+/// Most bytes shown of a mismatch, from shortly before the first difference.
 const SHOWN_MAX_BYTES: usize = 200;
 
 fn differ(expected: &[u8], seen: &[u8]) -> String {
@@ -305,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_differs_is_shown_where_it_does_and_no_more_of_it() {
+    fn difference_is_shown_where_it_begins() {
         assert_eq!(differ(b"A\n", b""), "expected \"A\\n\", found \"\"");
         let (expected, mut seen) = (vec![b'a'; 1 << 20], vec![b'a'; 1 << 20]);
         seen[1 << 19] = b'b';

@@ -1,7 +1,7 @@
-//! The projects that `wharf new` writes: their files, as they are in `host/templates`, embedded.
+//! The projects that `wharf new` writes: their files from `host/templates`, embedded.
 //!
-//! They are the examples that the documents show and the tests build; there is no second copy. The
-//! Rust one is the bundled plugin `lines` itself.
+//! The documents show these files and the tests build them; there is no second copy. The Rust
+//! project is the bundled plugin `lines` itself.
 
 use super::project::Language;
 
@@ -22,16 +22,16 @@ macro_rules! sdk {
 
 const CONTRACT: &str = include_str!("../../../wit/inet-event-proc.wit");
 const CONFIG_STORE: &str = include_str!("../../../wit/deps/wasi-config/store.wit");
-/// The workspace's own manifest: it names the versions of outside crates, and nothing else does.
+/// The workspace's manifest, the only place that names the versions of outside crates.
 pub(super) const WORKSPACE: &str = include_str!("../../../Cargo.toml");
 
-/// Of every language: what tells of it and configures it.
+/// Files of every project: its configuration and its transcript.
 const COMMON: &[File] = &[
     (".gitignore", include_str!("../../templates/common/gitignore")),
     ("wharf.toml", include_str!("../../templates/common/wharf.toml")),
     ("transcript.txt", include_str!("../../../plugins/lines/transcript.txt")),
 ];
-/// Of those that bind to the contract by its text.
+/// The contract, for languages that make their bindings from its text.
 const DEPENDENCIES: &[File] = &[
     ("wit/deps/wharf-server/inet-event-proc.wit", CONTRACT),
     ("wit/deps/wasi-config/store.wit", CONFIG_STORE),
@@ -61,7 +61,7 @@ const C: &[File] = files!("c": "README.md", "build.sh", "plugin.toml", "requirem
 const WAT: &[File] = files!("wat": "README.md", "build.sh", "plugin.toml", "src/lines.wat");
 const JAVASCRIPT: &[File] =
     files!("javascript": "README.md", "build.sh", "package.json", "plugin.toml", "src/lines.js");
-/// Of both that run in QuickJS.
+/// Files of both languages that run in QuickJS.
 const QUICKJS: &[File] = files!(
     "javascript": "wharf/wharf.js", "wharf/wharf.d.ts", "wit/world.wit", "wit/deps/wasi-cli/stderr.wit", "wit/deps/wasi-io/streams.wit",
 );

@@ -1,4 +1,4 @@
-//! `transcript.txt`: a story of one client, beside the plugin that it tells of.
+//! `transcript.txt`: a client's story, kept beside the plugin that it tests.
 //!
 //! | line | meaning |
 //! |---|---|
@@ -15,59 +15,59 @@ use crate::files;
 
 /// The file's usual name.
 pub const TRANSCRIPT_FILE: &str = "transcript.txt";
-/// Largest file that is read: in single bytes it is as many events.
+/// Largest file that is read, in bytes. A replay in single bytes makes as many events.
 const TRANSCRIPT_MAX_BYTES: u64 = 1 << 20;
-/// What is shown of a line that means nothing.
+/// How many characters of an unknown line an error shows.
 const SHOWN_MAX_CHARS: usize = 60;
 
-/// One thing a client does.
+/// One act of the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Act {
-    /// Sends.
+    /// Sends these bytes.
     Send(Vec<u8>),
-    /// Reads exactly this.
+    /// Reads exactly these bytes.
     Expect(Vec<u8>),
     /// Finishes sending.
     Finish,
-    /// Sees the end.
+    /// Sees the server close the connection.
     Closed,
 }
 
-/// A whole story.
+/// A whole transcript.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Transcript {
     /// Settings of the plugin.
     pub settings: Vec<(String, String)>,
-    /// What happens, each with its line in the file.
+    /// The client's acts in order, each with its line in the file.
     pub acts: Vec<(usize, Act)>,
 }
 
-/// Why there is no story.
+/// Why there is no transcript.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TranscriptError {
-    /// No such file, or none of text.
+    /// The file does not exist, is too large, or is no text.
     #[error("{}: cannot read it: {source}", .file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// A line that means nothing.
+    /// A line has no meaning.
     #[error("{}: line {line}: {problem}", .file.display())]
     Line {
         /// The file.
         file: PathBuf,
         /// The number of the line.
         line: usize,
-        /// What was expected.
+        /// What was expected and found.
         problem: String,
     },
 }
 
 impl Transcript {
-    /// Reads a story.
+    /// Reads a transcript.
     ///
     /// # Errors
     /// [`TranscriptError`], with the line.
@@ -139,7 +139,7 @@ fn unquote(text: &str) -> Result<Vec<u8>, String> {
             Some(b't') => b'\t',
             Some(b'x') => {
                 let digits: String = bytes.by_ref().take(2).map(char::from).collect();
-                // A sign and a single digit would be numbers as well.
+                // `from_str_radix` alone would take a sign or a single digit as well.
                 let whole =
                     digits.len() == 2 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
                 let byte = u8::from_str_radix(&digits, 16).ok().filter(|_| whole);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_line_of_a_story_is_named_with_its_number() {
+    fn bad_transcript_line_is_named_with_number() {
         for bad in [
             "sned \"a\"",
             "send a",

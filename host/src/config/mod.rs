@@ -1,6 +1,6 @@
-//! `wharf.toml`: from text to descriptions of servers, with every mistake named at once.
+//! `wharf.toml`: from text to server specifications. All mistakes are reported at once.
 //!
-//! A roof over the layers: it knows them, and they do not know it.
+//! This module knows the layers below; they do not know it.
 
 mod file;
 mod registry;
@@ -25,38 +25,37 @@ use crate::span::Span;
 
 /// The file's usual name.
 pub const CONFIG_FILE: &str = "wharf.toml";
-/// How long sessions may take to end when the process is told to stop, where the file does not say.
+/// Time that sessions get to end when the process is told to stop, if the file sets none.
 pub const STOP_GRACE_DEFAULT: Duration = Duration::from_secs(10);
 
-/// Largest configuration file that is read.
+/// Largest configuration file that is read, in bytes.
 const CONFIG_MAX_BYTES: u64 = 16 << 20;
 
-/// Most worker threads. More than a machine has CPUs only makes them wait for each other.
+/// Most worker threads. Threads beyond a machine's CPUs only wait for each other.
 pub const WORKERS_MAX: usize = 256;
 
-/// A configuration file that says nothing wrong by itself. Whether plugins load and addresses bind
-/// is another matter.
+/// A configuration file without mistakes of its own. Whether plugins load and addresses bind is
+/// checked later.
 pub struct Config {
-    /// What the servers share.
+    /// Values that all servers of the process share.
     pub host: HostConfig,
-    /// How long sessions may take to end when the process is told to stop.
+    /// Time that sessions get to end when the process is told to stop.
     pub stop_grace: Duration,
-    /// Where the control API is reached. `None`: nowhere.
+    /// Where the control API listens. `None`: there is no control API.
     pub control: Option<ControlConfig>,
-    /// What tenants may have, by name.
+    /// The limits of tenants, by name.
     pub tenants: BTreeMap<String, TenantLimits>,
-    /// At least one, each with its place in the file for messages.
+    /// The servers, at least one. Each has its place in the file, for messages.
     pub servers: Vec<(String, ServerBuilder)>,
 }
 
-/// What is wrong with a configuration file: one line for each mistake, each naming the file and the
-/// key.
+/// The mistakes of a configuration file, one a line. Each names the file and the key.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .mistakes.join("\n"))]
 pub struct ConfigError {
-    /// At least one.
+    /// The mistakes, at least one.
     pub mistakes: Vec<String>,
-    /// What the system said, where the file could not be read.
+    /// The system's error, if the file could not be read.
     pub source: Option<io::Error>,
 }
 
@@ -64,7 +63,7 @@ impl Config {
     /// Reads a file. Paths in it are relative to its folder.
     ///
     /// # Errors
-    /// [`ConfigError`] with every mistake that can be seen without doing anything.
+    /// [`ConfigError`], with every mistake that can be found without starting anything.
     pub fn read(file: &Path) -> Result<Self, ConfigError> {
         let text = files::read_text(file, CONFIG_MAX_BYTES).map_err(|error| ConfigError {
             mistakes: vec![format!("{}: cannot read the configuration: {error}", file.display())],
@@ -84,7 +83,7 @@ impl Config {
         Ok(config)
     }
 
-    /// What of it the servers are started by.
+    /// Makes the plan that starts the servers.
     #[must_use]
     pub fn plan(self) -> Plan {
         Plan {
@@ -183,7 +182,7 @@ impl Config {
     }
 }
 
-/// The process that compiles plugins.
+/// The limits of the compiler process.
 fn compiler(table: &file::HostTable, mistakes: &mut Vec<String>) -> Compiler {
     let mut compiler = Compiler::this_program();
     if let Some(most) = table.compile_memory_max_bytes {
@@ -207,11 +206,11 @@ fn compiler(table: &file::HostTable, mistakes: &mut Vec<String>) -> Compiler {
     compiler
 }
 
-/// How registries are spoken to: what `[registry]` of a configuration file says, whatever else is
-/// in it; the defaults where there is no file.
+/// Reads the `[registry]` table of a configuration file and ignores the values of its other tables.
+/// Without a file, returns the defaults.
 ///
 /// # Errors
-/// [`ConfigError`] with every mistake in that table.
+/// [`ConfigError`], with every mistake in that table.
 pub fn registries(file: Option<&Path>) -> Result<Registries, ConfigError> {
     let Some(path) = file else {
         return Ok(Registries::new(RegistryConfig {
@@ -231,11 +230,11 @@ pub fn registries(file: Option<&Path>) -> Result<Registries, ConfigError> {
     let file: file::File = toml::from_str(&text)
         .map_err(|error| wrong(vec![error.to_string().trim_end().to_owned()]))?;
     let (folder, mut mistakes) = (path.parent().unwrap_or(Path::new(".")), Vec::new());
-    let terms = registry::describe(&file.registry, folder, &mut mistakes);
-    if mistakes.is_empty() { Ok(Registries::new(terms)) } else { Err(wrong(mistakes)) }
+    let registry_config = registry::describe(&file.registry, folder, &mut mistakes);
+    if mistakes.is_empty() { Ok(Registries::new(registry_config)) } else { Err(wrong(mistakes)) }
 }
 
-/// What tenants may have, by name.
+/// The limits of tenants, by name.
 fn tenants(file: &file::File, mistakes: &mut Vec<String>) -> BTreeMap<String, TenantLimits> {
     let mut tenants = BTreeMap::new();
     for (index, table) in file.tenant.iter().enumerate() {
@@ -266,7 +265,7 @@ fn tenants(file: &file::File, mistakes: &mut Vec<String>) -> BTreeMap<String, Te
     tenants
 }
 
-/// Keys of what is written down for a server, each with those above it.
+/// The keys that a server's table sets, each with the tables above it, such as `limits.timers_max`.
 fn given(written: &toml::Table, index: usize) -> BTreeSet<String> {
     fn collect(prefix: &str, table: &toml::Table, keys: &mut BTreeSet<String>) {
         for (key, value) in table {
@@ -319,12 +318,12 @@ fn control(table: &ControlTable, folder: &Path, mistakes: &mut Vec<String>) -> C
     ControlConfig { socket, listen }
 }
 
-/// The folder for what a process with this configuration file records, where nobody names one:
-/// systemd's, or the user's own, with a part for each file. `None` where there is neither.
+/// The default state directory of a process with this configuration file: systemd's, or else the
+/// user's. Each file has its own part of it. `None` if there is neither.
 fn default_state_dir(file: &Path) -> Option<PathBuf> {
     let set =
         |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    // systemd may name several, with colons between them.
+    // systemd may name several folders, separated by colons.
     let systemd = || {
         set("STATE_DIRECTORY")
             .map(|all| PathBuf::from(all.to_string_lossy().split(':').next().unwrap_or("")))
@@ -337,7 +336,7 @@ fn default_state_dir(file: &Path) -> Option<PathBuf> {
     Some(base.join(name.get(..16)?))
 }
 
-/// The cache folder where nobody names one: the user's own. `None` where there is no home.
+/// The default cache folder, which is the user's own. `None` without a home folder.
 #[must_use]
 pub fn default_cache_dir() -> Option<PathBuf> {
     let set =
@@ -346,12 +345,12 @@ pub fn default_cache_dir() -> Option<PathBuf> {
     Some(base.join("wharf"))
 }
 
-/// Where pulled plugins are kept where nobody says. `None` where there is no home.
+/// The default folder for pulled plugins. `None` without a home folder.
 fn default_store_dir() -> Option<PathBuf> {
     default_cache_dir().map(|folder| folder.join("registry"))
 }
 
-/// Whether one socket would be in the other's way.
+/// Whether two sockets cannot be bound at the same time.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let covers = |one: IpAddr, other: IpAddr| match one {
         IpAddr::V6(ip) if ip.is_unspecified() => true,
@@ -400,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_folder_that_can_keep_nothing_is_refused_by_its_key() {
+    fn unwritable_state_dir_is_refused_by_its_key() {
         let said = mistakes(
             "[host]\nstate_dir = '/dev/null/state'\n[[server]]\nport = 7000\nplugin = 'x'\n",
         );

@@ -1,4 +1,4 @@
-//! From the `[registry]` table to the terms on which registries are spoken to.
+//! From the `[registry]` table to the configuration of registries.
 
 use std::path::Path;
 
@@ -8,16 +8,17 @@ use crate::files;
 use crate::oci::{PublicKey, RegistryConfig, RegistryCredentials, SCHEME, SignatureRule, Trust};
 use crate::plugin::COMPONENT_MAX_BYTES;
 
-/// Least and greatest time for a plugin to come.
+/// Shortest and longest time for a plugin to arrive, in seconds.
 const TIMEOUT_RANGE_SECONDS: (u64, u64) = (1, 3_600);
-/// Least of a store: one plugin of the greatest size and what belongs to it.
+/// Smallest store, in bytes: one plugin of the largest size and its accompanying files.
 const STORE_MIN_BYTES: u64 = 2 * COMPONENT_MAX_BYTES;
-/// Entries of each list.
+/// Most entries of each list.
 const ENTRIES_MAX: usize = 64;
-/// Largest file of authorities.
+/// Largest file of authorities, in bytes.
 const AUTHORITY_MAX_BYTES: u64 = 4 << 20;
 
-/// Reads the files that it names; whatever is wrong is named at once.
+/// Makes the configuration of registries and reads the files that the table names. Adds every
+/// mistake to `mistakes`.
 pub(super) fn describe(
     table: &RegistryTable,
     folder: &Path,
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn requiring_signatures_of_nobody_is_a_mistake() {
+    fn required_signatures_without_trust_are_refused() {
         let text = "[registry]\nsignature = 'required'\n[[server]]\nport = 7000\nplugin = 'x'\n";
         let said = Config::parse(text, Path::new(".")).err().expect("a mistake").join("\n");
         assert!(said.contains("nobody is trusted"), "{said}");

@@ -1,4 +1,4 @@
-//! From one `[[server]]` table to the description of a server.
+//! From one `[[server]]` table to a server specification.
 
 use std::num::NonZeroU16;
 use std::path::Path;
@@ -22,7 +22,7 @@ use crate::server::{
 use crate::session::Watermarks;
 use crate::span::Span;
 
-/// Describes a server, or says everything that is wrong with its table.
+/// Makes a server specification, or returns every mistake in its table.
 pub(super) fn describe(table: &ServerTable, folder: &Path) -> Result<ServerBuilder, Vec<String>> {
     let mut wrong = Vec::new();
     let mut server = Server::builder()
@@ -158,7 +158,7 @@ fn parse<T: FromStr<Err = String>>(
     }
 }
 
-/// Instances that all sessions share; 0 where each has its own.
+/// The number of shared instances, or 0 if each session has an instance of its own.
 fn shards(table: &ServerTable, wrong: &mut Vec<String>) -> usize {
     match (table.instance.as_deref(), table.shards) {
         (Some("server"), None) => 1,

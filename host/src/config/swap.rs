@@ -1,4 +1,4 @@
-//! From `[server.swap]` to the rules of a server's versions.
+//! From `[server.swap]` to the rules of a server's swaps.
 
 use super::file::{CanaryTable, SwapTable};
 use crate::server::{CanaryRules, HeldUp, SwapPolicy, SwapRules};

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use tokio::time::Sleep;
 
-/// One timer of the runtime for all deadlines of a session. It may go off early and then finds
-/// nothing to do, which is cheaper than moving it with every byte.
+/// One timer of the runtime for all deadlines of a session. It may go off early and find nothing to
+/// do. That is cheaper than moving it with every byte.
 pub(super) struct Alarm {
     sleep: Pin<Box<Sleep>>,
     at: Option<Instant>,
@@ -21,8 +21,8 @@ impl Alarm {
     /// Wakes the task at `deadline` or before.
     pub(super) fn arm(&mut self, deadline: Instant, cx: &mut Context<'_>) {
         if self.at.is_some_and(|at| at <= deadline) && !self.sleep.is_elapsed() {
-            // Whose waker it has may be a task that is gone, since a thread that takes over a
-            // session runs it as another.
+            // The timer may hold the waker of a task that is gone, because a thread that takes over
+            // a session runs it as another task.
             if self.sleep.as_mut().poll(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }

@@ -4,11 +4,11 @@ use std::cell::RefCell;
 
 use crate::event::READ_MAX_BYTES;
 
-/// Spare buffers kept per thread and kind. More are made when needed and freed when given back.
+/// Spare buffers kept per thread and kind. A thread makes more when needed and frees the surplus.
 const SPARE_MAX: usize = 16;
-/// A send buffer that grew past this is freed and not kept.
+/// Largest capacity of a send buffer that is kept as a spare, in bytes.
 const OUTGOING_KEEP_BYTES: usize = 64 << 10;
-/// What a fresh send buffer holds before it grows.
+/// Capacity of a new send buffer, in bytes.
 const OUTGOING_START_BYTES: usize = 4 << 10;
 
 thread_local! {
@@ -34,17 +34,17 @@ impl Incoming {
 impl Drop for Incoming {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.0);
-        // A thread that is on its way out keeps nothing.
+        // An exiting thread keeps no spare buffers.
         let _ = INCOMING.try_with(|spare| keep(&mut spare.borrow_mut(), buffer));
     }
 }
 
-/// An empty send buffer.
+/// Takes an empty send buffer from the thread's spares, or makes one.
 pub(super) fn outgoing() -> Vec<u8> {
     OUTGOING.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(OUTGOING_START_BYTES))
 }
 
-/// Gives a send buffer back.
+/// Gives a send buffer back to the thread's spares.
 pub(super) fn give_outgoing(mut buffer: Vec<u8>) {
     if (1..=OUTGOING_KEEP_BYTES).contains(&buffer.capacity()) {
         buffer.clear();

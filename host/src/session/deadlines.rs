@@ -1,5 +1,4 @@
-//! What the clock says about a session at which nothing moves: a pure function of times and byte
-//! counts.
+//! The deadlines of a session, as a pure function of times and byte counts.
 
 use std::time::{Duration, Instant};
 
@@ -7,32 +6,31 @@ use super::snapshot::{Times, ago, back};
 use crate::event::DisconnectReason;
 use crate::sched::Moment;
 
-/// Least time over which the minimum rate is judged.
+/// Shortest time over which the minimum sending rate is judged.
 pub const MIN_RATE_WINDOW: Duration = Duration::from_secs(5);
 
-/// How long a session may take over things. Zero is no limit.
+/// The times that end a session. A zero is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
     /// How long the peer may read nothing while data is queued for it. Never zero.
     pub write: Duration,
-    /// Bytes per second that the peer has to read while data is queued for it, over a window of
-    /// `write`, at most 20 s. Zero: one byte over each `write` is enough.
+    /// Bytes per second that the peer has to read while data is queued for it. Judged over a window
+    /// of `write`, at most 20 s. If zero, one byte in each `write` is enough.
     pub min_read_rate: u32,
-    /// From the session's start to the peer's first byte.
+    /// Longest time from the session's start to the peer's first byte.
     pub first_byte: Duration,
-    /// Without a byte in either direction, after which the session ends. Not the period of
-    /// `on-timeout`.
+    /// Longest time without a byte in either direction. Not the period of `on-timeout`.
     pub idle: Duration,
-    /// From the session's start to its end, whatever it does.
+    /// Longest time from the session's start to its end, even if it is active.
     pub lifetime: Duration,
-    /// Bytes per second that a peer has to send on average from its first unanswered byte until the
-    /// plugin answers. Judged from [`MIN_RATE_WINDOW`] on. A peer that says nothing is idle and not
+    /// Bytes per second that a peer has to send on average, from its first unanswered byte until
+    /// the plugin answers. Judged from [`MIN_RATE_WINDOW`] on. A silent peer counts as idle, not as
     /// slow.
     pub min_rate: u32,
 }
 
 impl Deadlines {
-    /// Only the write deadline, and no minimum rates.
+    /// Sets only the write deadline, and no minimum rates.
     #[must_use]
     pub fn with_write(write: Duration) -> Self {
         let none = Duration::ZERO;
@@ -40,12 +38,12 @@ impl Deadlines {
     }
 }
 
-/// What moved.
+/// The byte counts of a session, with the deadline of its peer as a reader.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ByteFlow {
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
-    /// When the peer is given up unless it reads more of what is queued.
+    /// When the session gives up its peer, unless the peer reads more of its queue.
     pub(super) must_read_by: Option<Instant>,
     pub(super) half_closed: bool,
 }
@@ -55,29 +53,28 @@ pub(super) struct ByteFlow {
 pub(super) enum Verdict {
     /// The session ends.
     End(DisconnectReason),
-    /// It is time for `on-timeout`, after so long without an exchange.
+    /// `on-timeout` is due, after this time without an exchange.
     Timeout(Duration),
-    /// Nothing until then, unless something moves or a timer is due.
+    /// Nothing is due before this, unless bytes move or a timer is due.
     WaitUntil(Instant),
 }
 
-/// A session's times.
+/// The times of a session that its deadlines count from.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DeadlineClock {
     started: Instant,
-    /// From when on the first byte is waited for.
+    /// When the session began to wait for the first byte.
     heard_from: Instant,
-    /// When bytes last moved, as far as anybody looked.
+    /// When bytes last moved, as far as the driver looked.
     last_exchange: Instant,
     /// When the idle period started: the last exchange, or the last `on-timeout`.
     idle_since: Instant,
-    /// What had moved when anybody last looked.
+    /// The byte counts at the driver's last look.
     seen_in: u64,
     seen_out: u64,
-    /// The first byte that the plugin has not answered: since when, and what had come before it.
+    /// When the first unanswered byte came, and how many bytes had come before it.
     unanswered: Option<(Instant, u64)>,
-    /// Stalls of the process that the times above do not count any more. The session's age counts
-    /// all of them.
+    /// Stalls of the process that the times above leave out. The session's age includes all stalls.
     stalls: Duration,
 }
 
@@ -95,7 +92,7 @@ impl DeadlineClock {
         }
     }
 
-    /// One that came from another process, where so many bytes had been seen.
+    /// The clock of a session from another process, which had seen these byte counts.
     pub(super) fn resumed(now: Instant, times: &Times, (seen_in, seen_out): (u64, u64)) -> Self {
         Self {
             started: back(now, times.started),
@@ -109,7 +106,7 @@ impl DeadlineClock {
         }
     }
 
-    /// For another process.
+    /// The times in a form for another process.
     pub(super) fn times(&self, now: Instant) -> Times {
         Times {
             started: ago(self.started, now),
@@ -124,16 +121,15 @@ impl DeadlineClock {
         now.saturating_duration_since(self.started)
     }
 
-    /// The host itself neither reads nor sends for now, so that what the peer does not do says
-    /// nothing about the peer.
+    /// Restarts the limits on the peer, because the host itself neither reads nor sends for now.
+    /// The peer's silence says nothing about the peer then.
     pub(super) fn excuse(&mut self, now: Moment) {
         self.unanswered = None;
         (self.last_exchange, self.idle_since, self.heard_from) = (now.at, now.at, now.at);
         self.stalls = now.stalls;
     }
 
-    /// The process stood still, so that what the peer did not do meanwhile says nothing about the
-    /// peer.
+    /// Leaves out a stall of the process, in which the peer's silence says nothing about the peer.
     fn excuse_stalls(&mut self, now: Moment) {
         let stalled = now.stalls.saturating_sub(self.stalls);
         if stalled.is_zero() {
@@ -148,17 +144,17 @@ impl DeadlineClock {
         }
     }
 
-    /// Whether the session has lived as long as it may. For sessions that are never at rest.
+    /// Whether the session has reached its lifetime. For sessions that never wait between events.
     pub(super) fn expired(&self, deadlines: &Deadlines) -> bool {
         !deadlines.lifetime.is_zero() && self.started.elapsed() >= deadlines.lifetime
     }
 
-    /// When the session has lived as long as it may. `None`: there is no such limit.
+    /// When the session reaches its lifetime, or `None` without such a limit.
     pub(super) fn ends(&self, deadlines: &Deadlines) -> Option<Instant> {
         (!deadlines.lifetime.is_zero()).then(|| self.started + deadlines.lifetime)
     }
 
-    /// Looks at what moved since the last look; true where something did.
+    /// Records the bytes that moved since the last look. Returns whether any did.
     fn look(&mut self, now: Instant, flow: &ByteFlow) -> bool {
         let (came, went) = (flow.bytes_in != self.seen_in, flow.bytes_out != self.seen_out);
         if went {
@@ -174,7 +170,7 @@ impl DeadlineClock {
         came || went
     }
 
-    /// What the time says, `period` being that of `on-timeout`. The second value is whether bytes
+    /// Says what is due. `period` is that of `on-timeout`. The second value says whether bytes
     /// moved since the last call.
     pub(super) fn judge(
         &mut self,
@@ -229,7 +225,7 @@ impl DeadlineClock {
     }
 }
 
-/// How long so many bytes may take.
+/// How long this many bytes may take.
 fn allowance(bytes: u64, min_rate: u32) -> Duration {
     MIN_RATE_WINDOW.max(Duration::from_secs_f64(bytes as f64 / f64::from(min_rate)))
 }
@@ -245,7 +241,7 @@ mod tests {
         ByteFlow { bytes_in, bytes_out, must_read_by: None, half_closed: false }
     }
 
-    /// A moment before which the process stood still for so many seconds.
+    /// A moment after the process stalled for this many seconds.
     fn moment(at: Instant, stalls: u64) -> Moment {
         Moment { at, stalls: Duration::from_secs(stalls) }
     }
@@ -254,7 +250,7 @@ mod tests {
         Deadlines::with_write(Duration::from_secs(9))
     }
 
-    /// Judges at so many seconds from the start; ends as this reason, or not at all.
+    /// Judges a session `at` seconds after its start. Returns the reason if it ends.
     fn end(
         deadline_clock: &mut DeadlineClock,
         at: f64,
@@ -276,10 +272,10 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_says_nothing_has_until_the_first_byte_deadline() {
+    fn silent_peer_ends_at_first_byte_deadline() {
         let deadlines = Deadlines { first_byte: Duration::from_secs(2), ..deadlines() };
         let mut deadline_clock = DeadlineClock::new(Instant::now());
-        // A greeting is no first byte of the peer.
+        // The server's greeting is no first byte of the peer.
         assert_eq!(end(&mut deadline_clock, 1.9, &deadlines, &flow(0, 10)), None);
         assert_eq!(
             end(&mut deadline_clock, 2.0, &deadlines, &flow(0, 10)),
@@ -292,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dripping_peer_is_too_slow_and_a_silent_or_answered_one_is_not() {
+    fn min_rate_ends_only_dripping_unanswered_peers() {
         let deadlines = Deadlines { min_rate: 100, ..deadlines() };
         let mut deadline_clock = DeadlineClock::new(Instant::now());
         for second in 0..5 {
@@ -317,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_above_the_minimum_rate_may_take_its_time() {
+    fn peer_above_minimum_rate_keeps_its_session() {
         let deadlines = Deadlines { min_rate: 100, ..deadlines() };
         let mut deadline_clock = DeadlineClock::new(Instant::now());
         for second in 0..60 {
@@ -338,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_and_lifetime_end_a_session_and_a_byte_helps_only_against_idle() {
+    fn byte_postpones_idle_but_not_lifetime() {
         let deadlines = Deadlines {
             idle: Duration::from_secs(3),
             lifetime: Duration::from_secs(5),
@@ -375,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn it_sleeps_until_the_nearest_deadline() {
+    fn verdict_waits_until_nearest_deadline() {
         let deadlines = Deadlines {
             idle: Duration::from_secs(3),
             lifetime: Duration::from_secs(50),

@@ -1,4 +1,4 @@
-//! The driver: owns one session's clock, wire and instance, and does what the machine says.
+//! The driver: owns one session's clock, stream and instance, and does what the machine says.
 
 mod close;
 mod evidence;
@@ -35,14 +35,16 @@ use crate::event::{
 use crate::net::Stream;
 use crate::sched::{Moment, RunPermit, WorkerId, here};
 
-/// What became of a session.
+/// The result of a session.
 #[derive(Debug)]
 pub struct Ended {
-    /// The true reason.
+    /// The true reason of the end.
     pub reason: EndReason,
-    /// The fault that ended it, or the one of its farewell.
+    /// The fault that ended the session, or else the fault of its `on-disconnect`, with the event's
+    /// name.
     pub fault: Option<(&'static str, Fault)>,
-    /// What it takes to try that on another version, where somebody asks for it.
+    /// The failed event with its input, to try it on another version. `None` unless the version
+    /// keeps inputs.
     pub evidence: Option<Box<FaultEvidence>>,
     /// Events dispatched.
     pub events: u64,
@@ -50,18 +52,18 @@ pub struct Ended {
     pub bytes_in: u64,
     /// Bytes to the peer.
     pub bytes_out: u64,
-    /// Fuel and memory.
+    /// Fuel and memory that its instances used.
     pub usage: Usage,
     /// CPU time of its events.
     pub cpu: Duration,
-    /// Its class at its end.
+    /// The session's class at its end.
     pub class: Priority,
-    /// From the first event to the last.
+    /// Time from the first event to the last.
     pub lasted: Duration,
 }
 
-/// One session at work. `P` is what handles it, `M` its membership in the server, dropped as soon
-/// as the session is known to end.
+/// One running session. `P` handles its events. `M` is its membership in the server, which is
+/// dropped as soon as an ending is decided.
 pub struct Session<P: Procedure, M> {
     handle: Arc<SessionHandle>,
     peers: Arc<dyn Peers>,
@@ -69,29 +71,29 @@ pub struct Session<P: Procedure, M> {
     procedure: Arc<P>,
     slot: Arc<ProcedureSlot<P>>,
     instance: Option<P::Instance>,
-    /// What is left of it while the session sleeps.
+    /// The saved state of the instance, while the session sleeps.
     asleep: Option<Box<Asleep<P>>>,
-    /// When something last happened to it but that it was idle.
+    /// When the last event other than `on-timeout` started.
     stirred: Instant,
-    /// It cannot sleep before something has happened.
+    /// Keeps the session awake until its next event other than `on-timeout`.
     sleepless: bool,
-    /// Fuel that the instances before this one have used.
+    /// Fuel that the instances before this one used.
     spent_before: u64,
     membership: Option<M>,
     fault: Option<(&'static str, Fault)>,
     evidence: Option<Box<FaultEvidence>>,
-    /// What it was last saved as, where somebody asks for that.
+    /// A copy of the last saved state, if the version keeps inputs.
     saved: Option<Box<Saved>>,
     alarm: Alarm,
     deadline_clock: DeadlineClock,
     run_permit: RunPermit,
-    /// The thread to whose reactor its socket is bound.
+    /// The thread whose reactor the socket is bound to.
     home: Option<WorkerId>,
-    /// Since when a session that a deadline or the operator ended is flushed.
+    /// When the flush began, if a deadline or the operator ended the session.
     flush_began: Option<Moment>,
 }
 
-/// Something that happened between events.
+/// An occurrence between two events.
 enum Happening {
     Read(Incoming, usize),
     Write,
@@ -100,18 +102,20 @@ enum Happening {
     End,
     /// The session belongs in another lane.
     Astray,
-    /// Another procedure is to take it over.
+    /// The session is to migrate to another procedure, or to be transferred.
     Migration,
-    /// It has been idle for long.
+    /// The session was idle for its `sleep_after`.
     Sleep,
-    /// An ending was decided on.
+    /// An ending was decided.
     Ending,
 }
 
 impl<P: Procedure, M> Session<P, M> {
-    /// Runs a session from its instance's birth until the connection is closed. `home` is the
-    /// thread to whose reactor the socket is bound. Dropping the future closes the connection and
-    /// tells the plugin nothing; [`SessionHandle::cancel`] is the orderly way.
+    /// Runs a session from the start of its instance until its connection is closed. `home` is the
+    /// thread whose reactor the socket is bound to.
+    ///
+    /// Dropping the future closes the connection without telling the plugin. Use
+    /// [`SessionHandle::cancel`] to end a session in order.
     pub async fn run(
         handle: Arc<SessionHandle>,
         slot: Arc<ProcedureSlot<P>>,
@@ -138,7 +142,7 @@ impl<P: Procedure, M> Session<P, M> {
                         class,
                         lifetime_ends: None,
                     };
-                    // Boxed, because it is large and a session lives long.
+                    // The future is boxed, because it is large and a session lives long.
                     let mut birth = Box::pin(procedure.instantiate(scope, budget));
                     pending.call(birth.as_mut(), budget.wall, CancelScope::Session).await.0
                 };
@@ -197,14 +201,14 @@ impl<P: Procedure, M> Session<P, M> {
         }
     }
 
-    /// What its instances have used.
+    /// Fuel and memory that the session's instances used.
     fn usage(&self) -> Usage {
         let usage = self.instance.as_ref().map(Instance::usage).unwrap_or_default();
         Usage { fuel: usage.fuel + self.spent_before, ..usage }
     }
 
-    /// Drops an instance in a turn. Its memories are cleared then, which takes time that other
-    /// sessions want, too.
+    /// Drops an instance under a run permit. The drop clears the instance's memories, which takes
+    /// time that other sessions want.
     async fn drop_instance(&mut self, instance: Option<P::Instance>) {
         if let Some(instance) = instance {
             let class = self.handle.priority();
@@ -278,8 +282,8 @@ impl<P: Procedure, M> Session<P, M> {
         }
     }
 
-    /// Between events: goes to the lane of its class, and binds its socket to the reactor of the
-    /// thread it is on. What the peer sends waits in the socket meanwhile.
+    /// Moves the session, between two events, to the lane of its class. Then binds its socket to
+    /// the reactor of the current thread. Meanwhile bytes from the peer wait in the socket.
     async fn settle(&mut self) -> io::Result<()> {
         let astray = self.handle.astray();
         if astray.is_none() && self.home == here() {
@@ -298,8 +302,8 @@ impl<P: Procedure, M> Session<P, M> {
         Ok(())
     }
 
-    /// Calls the plugin. While the call waits, the session goes on sending and hears of resets,
-    /// orders and deadlines.
+    /// Calls the plugin with an event. While the call waits, the session keeps sending and reacts
+    /// to resets, signals and deadlines.
     async fn dispatch(&mut self, event: Event<'_>) {
         if let Some(fault) = run::enter(&self.handle, Doing::event(&event)).await {
             self.machine.returned(Err(fault.kind));
@@ -331,7 +335,7 @@ impl<P: Procedure, M> Session<P, M> {
         let mut pending = PendingCall { handle, machine, alarm, run_permit, class, lifetime_ends };
         let (outcome, waited) =
             pending.call(pin!(instance.dispatch(event, budget)), budget.wall, reach).await;
-        // What the peer does says nothing about the version.
+        // The time of waits for the peer is left out, because it says nothing about the version.
         self.procedure.meter().event(class, start.elapsed().saturating_sub(waited));
         if stirs {
             (self.stirred, self.sleepless) = (start, false);
@@ -353,11 +357,12 @@ impl<P: Procedure, M> Session<P, M> {
         }
     }
 
-    /// The next thing worth an event. Moves bytes both ways while it waits.
+    /// Waits for the next occurrence that is worth an event. Meanwhile moves bytes both ways.
     fn poll_happening(&mut self, cx: &mut Context<'_>) -> Poll<Happening> {
         loop {
             if let Poll::Ready(happening) = self.poll_once(cx) {
-                // Mail that is in line for a turn is asked for again afterwards.
+                // Gives up the place in the run queue; mail that waits there asks for a permit
+                // again.
                 self.run_permit.rest();
                 return Poll::Ready(happening);
             }
@@ -401,7 +406,8 @@ impl<P: Procedure, M> Session<P, M> {
             state = handle.state();
             sent
         } else {
-            // What is full takes no more: the rest waits in the mailbox, which is bounded.
+            // A full send buffer takes no more mail. The rest waits in the mailbox, which is
+            // bounded.
             state.mail_waits = has_mail;
             state.filled |= has_mail;
             let before = state.bytes_out;
@@ -413,23 +419,23 @@ impl<P: Procedure, M> Session<P, M> {
             self.machine.end(DisconnectReason::PeerReset, How::Reset);
             return Poll::Ready(Happening::Ending);
         }
-        // Nothing else is begun while mail is in line for the session's turn.
-        let in_line = matches!(sent, Ok(Sent::InLine));
+        // Nothing else begins while mail waits for a run permit.
+        let is_queued = matches!(sent, Ok(Sent::Queued));
         if matches!(sent, Ok(Sent::Away)) {
             return Poll::Ready(Happening::Astray);
         }
-        if state.filled && !in_line && state.send_buffer.len() <= marks.low_bytes {
+        if state.filled && !is_queued && state.send_buffer.len() <= marks.low_bytes {
             state.filled = false;
             return Poll::Ready(Happening::Write);
         }
-        let timer = state.timers.next().filter(|_| !in_line);
+        let timer = state.timers.next().filter(|_| !is_queued);
         if let Some(id) = timer.and_then(|_| state.timers.take_due(Instant::now())) {
             return Poll::Ready(Happening::Timer(id));
         }
         let rationed = state.ration_reads();
         if rationed.is_some() {
             self.deadline_clock.excuse(Moment::now());
-        } else if !in_line
+        } else if !is_queued
             && let Poll::Ready(happening) =
                 self.poll_read(cx, &handle, &mut state, Stream::poll_read)
         {
@@ -445,7 +451,7 @@ impl<P: Procedure, M> Session<P, M> {
             state.last_exchange = now.at;
         }
         let exchanged = state.last_exchange;
-        // What had arrived in time is delivered first.
+        // The session delivers bytes that arrived in time before it acts on a deadline.
         if !matches!(verdict, Verdict::WaitUntil(_) | Verdict::End(DisconnectReason::WriteTimeout))
             && rationed.is_none()
             && let Poll::Ready(happening) =
@@ -475,7 +481,8 @@ impl<P: Procedure, M> Session<P, M> {
         }
     }
 
-    /// Reads what the peer sent in this way, where it may send.
+    /// Reads from the peer with `read`, if the machine lets the peer send and the send buffer is
+    /// not full.
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,

@@ -1,50 +1,51 @@
-//! What is kept of an event that failed, so that it can be tried on another version of the plugin.
+//! Evidence of a failed event: a copy of it, to try it on another version of the plugin.
 
 use std::sync::Arc;
 
 use crate::event::{ClientInfo, KeptEvent, Priority};
 use crate::sched::Quota;
 
-/// Largest state that is kept beside a session's instance, in bytes.
+/// Largest saved state that a session keeps beside its instance, in bytes.
 pub(super) const SAVED_MAX_BYTES: usize = 16 << 10;
 
 /// Whether a replay begins where the failed event did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fidelity {
-    /// The event was the first one after the connection or after what was saved last.
+    /// The failed event was the first one after the connection or after the last save.
     Exact,
     /// Other events came in between, or the instance served other sessions as well.
     Partial,
 }
 
-/// An event that failed, and the session that it failed in.
+/// A failed event, and the session that it failed in.
 #[derive(Debug)]
 pub struct FaultEvidence {
-    /// Whose session it was.
+    /// The client of the session.
     pub client: ClientInfo,
     /// The class of the event.
     pub class: Priority,
-    /// The event. `None`: the start of the instance failed.
+    /// The event. `None` if the start of the instance failed.
     pub event: Option<KeptEvent>,
-    /// What the session was last saved as.
+    /// The state that the session was last saved as.
     pub saved: Option<Box<Saved>>,
-    /// How near a replay comes to what happened.
+    /// How close a replay comes to the failure.
     pub fidelity: Fidelity,
 }
 
-/// What a session was saved as, when it moved or slept. Its memory is its tenant's.
+/// The state that a session was saved as, when it migrated or fell asleep. Its memory counts
+/// against its tenant.
 #[derive(Debug)]
 pub struct Saved {
     state: Vec<u8>,
     version: String,
-    /// Events of the session by then.
+    /// How many events the session had had when it was saved.
     pub(super) events: u64,
     quota: Arc<Quota>,
     taken: usize,
 }
 
 impl Saved {
-    /// Copies a state. `None`: it is too large, or its tenant has no memory for it.
+    /// Copies a state. Returns `None` if it is too large, or if its tenant has no memory for it.
     pub(super) fn copy(
         state: &[u8],
         version: &str,
@@ -59,7 +60,7 @@ impl Saved {
         Some(Box::new(Self { state: state.to_vec(), version, events, quota, taken }))
     }
 
-    /// The state, and the version that saved it.
+    /// Takes out the state, and the version that saved it.
     #[must_use]
     pub fn parts(mut self) -> (Vec<u8>, String) {
         (std::mem::take(&mut self.state), std::mem::take(&mut self.version))

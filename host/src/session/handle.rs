@@ -1,8 +1,7 @@
-//! The part of a session that its plugin's host calls reach: the wire, what waits to be sent, and
-//! the timers.
+//! The part of a session that host calls reach: the stream, the send buffer and the timers.
 //!
-//! One task owns a session and everything here happens on it, so the lock is never contended; it is
-//! there because the host calls come through the engine and cannot borrow from the driver. It is
+//! One task owns a session, and everything here happens on it, so the lock is never contended. The
+//! lock exists because host calls come through the engine and cannot borrow from the driver. It is
 //! never held across an `await`.
 
 mod reader;
@@ -28,44 +27,44 @@ use crate::event::{ClientInfo, Port, Priority, SendError, WriteError};
 use crate::net::Stream;
 use crate::sched::{Budgets, Lane, Moment, Placement, Quota};
 
-/// From this size on a write to an empty send buffer goes to the wire straight out of the plugin's
-/// memory. Smaller ones are gathered, so that an event with many writes costs one packet.
+/// From this size on, a write to an empty send buffer goes to the stream straight from the plugin's
+/// memory. Smaller writes are gathered, so that an event with many writes costs one packet.
 const DIRECT_WRITE_MIN_BYTES: usize = 16 << 10;
 
-/// When the peer is asked to slow down, and when it may go on.
+/// When the send buffer counts as full, and when as drained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watermarks {
-    /// With so many bytes queued, writes wait and the peer is not read. Also the largest single
-    /// write. So at most twice this is ever queued.
+    /// With this many bytes queued, writes wait and the peer is not read. Also the largest single
+    /// write. So the buffer never holds more than twice this.
     pub high_bytes: usize,
-    /// `on-write` fires when a buffer that was full has drained to this.
+    /// `on-write` fires when a full buffer has drained to this many bytes.
     pub low_bytes: usize,
 }
 
-/// What a server's sessions have in common.
+/// The values that all sessions of a server share.
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
     /// The period of `on-timeout`.
     pub timeout: Duration,
-    /// What ends a session.
+    /// The times that end a session.
     pub deadlines: Deadlines,
-    /// The send buffer.
+    /// The watermarks of the send buffer.
     pub watermarks: Watermarks,
-    /// Whose server it is, for fair turns.
+    /// The owner of the server, for the fair queue.
     pub tenant: Arc<str>,
-    /// What that one's servers use together.
+    /// The quota of that tenant's servers together.
     pub quota: Arc<Quota>,
-    /// The class every session starts with.
+    /// The class that every session starts with.
     pub priority: Priority,
-    /// The best class a plugin may ask for.
+    /// The best class that a plugin may ask for.
     pub priority_max: Priority,
-    /// What events may spend.
+    /// What events may spend, by class.
     pub budgets: Budgets,
-    /// Timers at a time.
+    /// How many timers a session may have at a time.
     pub timers_max: usize,
-    /// How long a session is idle before it lets its instance go. Zero: it never does.
+    /// How long a session is idle before it drops its instance. Zero: never.
     pub sleep_after: Duration,
-    /// What holds all of them at once.
+    /// The gate that pauses all sessions of the server.
     pub pause_gate: Arc<PauseGate>,
 }
 
@@ -77,14 +76,14 @@ impl SessionConfig {
     }
 }
 
-/// The guest runs, or does not run at all.
+/// The guest runs within a slice, or does not run at all.
 const RUNNING: u8 = 0;
-/// It has run for a slice.
+/// The guest's slice is over.
 const ENDED: u8 = 1;
-/// It may go on.
+/// The guest may begin its next slice.
 const NEXT: u8 = 2;
 
-/// One session, as its plugin, its peers and its server reach it.
+/// One session, as its plugin, other sessions and its server reach it.
 #[derive(Debug)]
 pub struct SessionHandle {
     info: ClientInfo,
@@ -104,19 +103,19 @@ pub(super) struct HandleState {
     pub(super) stream: Option<Stream>,
     pub(super) send_buffer: SendBuffer,
     pub(super) timers: Timers,
-    /// The outbox reached its high-water mark and has not drained since.
+    /// The send buffer reached its high watermark and has not drained since.
     pub(super) filled: bool,
     /// TLS holds bytes that the system has not taken.
     unflushed: bool,
-    /// Nothing more may be written.
+    /// Every further write fails as closed.
     pub(super) closed: bool,
-    /// The peer read nothing for the timeout.
+    /// The session has given up its peer as a reader. Every further write fails as timed out.
     pub(super) timed_out: bool,
-    /// What the buffer holds of the tenant's memory.
+    /// The share of the tenant's memory that the send buffer holds.
     pub(super) held: HeldMemory,
-    /// The mailbox holds bytes that did not fit yet.
+    /// The mailbox holds bytes that did not fit into the send buffer yet.
     pub(super) mail_waits: bool,
-    /// A hand-over was asked for in the middle of something.
+    /// A migration was requested while the session was busy.
     pub(super) migration_waits: bool,
     reader: Reader,
     /// When the driver last saw bytes move.
@@ -124,17 +123,17 @@ pub(super) struct HandleState {
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     quota: Arc<Quota>,
-    /// Nothing is sent before that, because the tenant has used up its share of bytes.
+    /// Nothing is sent before this, because the tenant has used up its share of bytes.
     rationed_until: Option<Instant>,
-    /// Since when, and how long it has been so in all before.
+    /// Since when the tenant's share has held up sending, and for how long it did so before.
     rationed_since: Option<Instant>,
     rationed_before: Duration,
-    /// Nothing is read for the same reason.
+    /// Nothing is read, for the same reason.
     reads_rationed: bool,
 }
 
 impl SessionHandle {
-    /// A session at its start. `seat` is that of the task that runs it.
+    /// Makes the handle of a new session. `placement` is that of the task that runs the session.
     #[must_use]
     pub fn new(
         info: ClientInfo,
@@ -197,25 +196,26 @@ impl SessionHandle {
         self.mailbox.signal(Signals::STOP);
     }
 
-    /// Ends the session now: an event in flight is cancelled, nothing is flushed. Idempotent;
+    /// Ends the session now: an event in flight is cancelled, and nothing is flushed. Idempotent;
     /// returns at once.
     pub fn cancel(&self) {
         self.mailbox.signal(Signals::CANCEL);
     }
 
-    /// Ends the session at once because the operator wants it so: an event in flight is cancelled,
-    /// the connection is reset. Idempotent; returns at once.
+    /// Ends the session now for the operator: an event in flight is cancelled, and the connection
+    /// is reset. Idempotent; returns at once.
     pub fn abort(&self) {
         self.mailbox.signal(Signals::ABORT);
     }
 
-    /// Tells it that it is to be handed over: see [`ProcedureSlot::ask`](super::ProcedureSlot::ask).
+    /// Tells the session to look at its procedure slot. See
+    /// [`ProcedureSlot::ask`](super::ProcedureSlot::ask).
     pub fn look_at_slot(&self) {
         self.mailbox.signal(Signals::MIGRATE);
     }
 
-    /// Gives it another class from its next event on, whatever the plugin's ceiling. Returns the
-    /// one before.
+    /// Gives the session another class from its next event on, even above the plugin's ceiling.
+    /// Returns the class before.
     pub fn assign(&self, priority: Priority) -> Priority {
         let before =
             Priority::ALL[usize::from(self.priority.swap(priority as u8, Ordering::Relaxed))];
@@ -223,15 +223,15 @@ impl SessionHandle {
         before
     }
 
-    /// How long events of it have waited for its own peer in all, and whether one does so now.
+    /// How long events of the session have waited for its peer in all, and whether one waits now.
     #[must_use]
     pub fn waited_for_peer(&self) -> (Duration, bool) {
         let state = self.state();
         (state.waited_for_peer(), state.waits_for_peer())
     }
 
-    /// Ends the session as `write-timeout` if an event of it waits for its own peer now. False
-    /// where none does, and nothing changed. Returns at once.
+    /// Ends the session as `write-timeout` if one of its events waits for its peer now. Otherwise
+    /// returns false and changes nothing. Returns at once.
     pub fn give_up_peer(&self) -> bool {
         let waits = self.state().give_up();
         if waits {
@@ -240,8 +240,7 @@ impl SessionHandle {
         waits
     }
 
-    /// Whether an event of it runs, or its instance starts. In one total order with
-    /// [`PauseGate::close`].
+    /// Whether an event runs or the instance starts. In one total order with [`PauseGate::close`].
     pub fn in_event(&self) -> bool {
         self.live_stats.doing().is_some()
     }
@@ -250,7 +249,7 @@ impl SessionHandle {
         &self.config
     }
 
-    /// The lane it belongs in by its class, where it is in another.
+    /// The lane of the session's class, if the session is in another lane.
     pub(super) fn astray(&self) -> Option<Lane> {
         let lane = Lane::of(self.priority());
         (lane != self.placement.lane()).then_some(lane)
@@ -260,14 +259,14 @@ impl SessionHandle {
         &self.placement
     }
 
-    /// Whether the event in flight stopped because its slice is over; it goes on when it is polled
-    /// again.
+    /// Whether the event in flight stopped because its slice is over. Then the next poll resumes
+    /// the event.
     pub(super) fn slice_ended(&self) -> bool {
         self.slice.compare_exchange(ENDED, NEXT, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, HandleState> {
-        // A panic while the lock was held would be a bug of ours; the session then ends by what it
+        // A panic under the lock would be a bug of the host. The session then ends by the state it
         // finds.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -330,7 +329,7 @@ impl Port for SessionHandle {
     }
 
     fn poll_slice(&self, _: &mut Context<'_>) -> Poll<()> {
-        // The driver sees that the slice has ended and polls again when the session may go on.
+        // The driver sees that the slice has ended, and polls again when the session may go on.
         let may_go_on = self.slice.load(Ordering::Relaxed) == NEXT;
         self.slice.store(if may_go_on { RUNNING } else { ENDED }, Ordering::Relaxed);
         if may_go_on { Poll::Ready(()) } else { Poll::Pending }
@@ -371,7 +370,8 @@ impl HandleState {
             if self.rationed_until.is_none() {
                 share.waited();
             }
-            // The session wakes then. Meanwhile nobody knows whether the peer would take anything.
+            // The session wakes at that time. Until then the peer's readiness is unknown, so the
+            // wait for the peer ends here.
             self.goes_on();
             self.rationed_until = rationed;
             self.rationed_since.get_or_insert_with(Instant::now);
@@ -391,15 +391,15 @@ impl HandleState {
                 self.unflushed = matches!(stream, Stream::Tls(_));
                 self.reader.takes();
             }
-            // The connection is of no more use, and the next reader of this state has to know.
+            // The connection is broken. The flag tells later readers of this state.
             Poll::Ready(Err(_)) => self.closed = true,
             Poll::Pending => {}
         }
         outcome
     }
 
-    /// Sends what it can. Ready when nothing is queued any more; pending when the peer does not
-    /// take it.
+    /// Sends what it can. Ready when nothing is queued any more; pending if the peer, or the
+    /// tenant's share, holds it up.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.send_buffer.is_empty() && !self.unflushed {
             return Poll::Ready(Ok(()));
@@ -417,11 +417,11 @@ impl HandleState {
         outcome
     }
 
-    /// Moves mail to the buffer, up to its high-water mark.
+    /// Moves mail to the send buffer, up to its high watermark.
     pub(super) fn move_mail(&mut self, mailbox: &Mailbox, high: usize) {
         self.mail_waits = false;
         loop {
-            // What is full takes no more, however often it is asked.
+            // A full buffer takes no more, even if this is called again.
             if self.send_buffer.len() >= high {
                 (self.mail_waits, self.filled) = (true, true);
                 return;
@@ -446,8 +446,7 @@ impl HandleState {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether the tenant has used up its share of bytes, so that nothing is read for now, and when
-    /// to ask again.
+    /// When to ask again, if the tenant has used up its share of bytes so that nothing is read now.
     pub(super) fn ration_reads(&mut self) -> Option<Instant> {
         let rationed = self.quota.bytes().not_before_now();
         if rationed.is_some() && !std::mem::replace(&mut self.reads_rationed, rationed.is_some()) {
@@ -457,7 +456,7 @@ impl HandleState {
         rationed
     }
 
-    /// How long in all nothing could be sent because of the tenant's share.
+    /// How long in all the tenant's share has held up sending.
     pub(super) fn rationed(&self) -> Duration {
         self.rationed_before + self.rationed_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
@@ -467,8 +466,8 @@ impl HandleState {
         self.timed_out || self.closed
     }
 
-    /// When sending goes on, where the tenant's share of bytes holds it up; or `next`, whatever is
-    /// first.
+    /// The earlier of `next` and the time at which sending resumes, if the tenant's share of bytes
+    /// holds it up.
     pub(super) fn resumes_by(&self, next: Instant) -> Instant {
         self.rationed_until
             .filter(|_| !self.send_buffer.is_empty())
@@ -485,7 +484,7 @@ impl HandleState {
         ByteFlow { bytes_in: self.bytes_in, bytes_out: self.bytes_out, must_read_by, half_closed }
     }
 
-    /// Gives up sending and forgets what is queued.
+    /// Gives up sending and discards the queue.
     pub(super) fn close(&mut self) {
         self.closed = true;
         self.rationed_until = None;

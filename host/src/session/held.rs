@@ -1,13 +1,14 @@
-//! What a session's send buffer holds of its tenant's memory.
+//! The share of its tenant's memory that a session's send buffer holds.
 
 use std::sync::Arc;
 
 use crate::sched::Quota;
 
-/// Bytes of one send buffer in its tenant's account. Given back when dropped.
+/// The bytes of one send buffer in its tenant's quota. Gives them back when dropped.
 ///
-/// Mail was taken from the account when it was delivered, so it is never refused here. What the
-/// plugin wrote itself is bounded by the water marks, and counts once the peer does not take it.
+/// The tenant's quota took mail when it was delivered, so the buffer never refuses mail. The
+/// watermarks bound what the plugin writes itself; those bytes count once the peer does not take
+/// them.
 #[derive(Debug)]
 pub(super) struct HeldMemory {
     quota: Arc<Quota>,
@@ -20,12 +21,12 @@ impl HeldMemory {
         Self { quota, mail: 0, own: 0 }
     }
 
-    /// So many bytes of mail moved from the mailbox to the buffer.
+    /// Records that `bytes` of mail moved from the mailbox to the buffer.
     pub(super) fn mail(&mut self, bytes: usize) {
         self.mail += bytes;
     }
 
-    /// So many bytes are left in the buffer after as much as possible was sent.
+    /// Records that `left` bytes remain in the buffer after a send.
     pub(super) fn settle(&mut self, left: usize) {
         let mail = self.mail.min(left);
         if mail < self.mail {

@@ -1,5 +1,5 @@
-//! What others may see of a session while it runs. Written by its owner only, so that a look costs
-//! the owner nothing.
+//! Live counters of a running session. Only its owner writes them, so that readers cost the owner
+//! nothing.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::event::{Event, Usage};
 use crate::sched::nanoseconds;
 
-/// Names of what a session may be doing, by their number. The first is nothing.
+/// Names of a session's activities, by number. The first means none.
 const DOING: [&str; 11] = [
     "",
     "start",
@@ -22,7 +22,7 @@ const DOING: [&str; 11] = [
     "sleep",
 ];
 
-/// What a session is doing: an event, or the start of its instance.
+/// The activity of a session: an event, the start of its instance, a migration or falling asleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Doing(u8);
 
@@ -56,7 +56,8 @@ pub(super) struct LiveStats {
 }
 
 impl LiveStats {
-    /// In the same total order as the latch's: see there.
+    /// Marks the start of an activity. In one total order with
+    /// [`PauseGate::close`](super::PauseGate).
     pub(super) fn begin(&self, doing: Doing) {
         self.doing.swap(doing.0, Ordering::SeqCst);
     }
@@ -65,7 +66,7 @@ impl LiveStats {
         self.doing.swap(0, Ordering::SeqCst);
     }
 
-    /// The instance is gone, until it is made again.
+    /// Records that the session dropped its instance and sleeps.
     pub(super) fn sleeps(&self, usage: Usage) {
         self.born(usage);
         self.asleep.store(true, Ordering::Relaxed);
@@ -75,26 +76,26 @@ impl LiveStats {
         self.asleep.load(Ordering::Relaxed)
     }
 
-    /// It has done so much in another process.
+    /// Adds what the session did in another process.
     pub(super) fn resume(&self, events: u64, usage: Usage, cpu: Duration) {
         self.events.store(events, Ordering::Relaxed);
         self.born(usage);
         self.spend(cpu);
     }
 
-    /// The instance was made.
+    /// Records that an instance was made.
     pub(super) fn born(&self, usage: Usage) {
         self.asleep.store(false, Ordering::Relaxed);
         self.fuel.store(usage.fuel, Ordering::Relaxed);
         self.memory_bytes.store(usage.memory_bytes, Ordering::Relaxed);
     }
 
-    /// The guest ran for so long.
+    /// Adds time that the guest ran on a CPU.
     pub(super) fn spend(&self, cpu: Duration) {
         add(&self.cpu_ns, nanoseconds(cpu));
     }
 
-    /// An event is done.
+    /// Records that an event is done.
     pub(super) fn count(&self, usage: Usage) {
         add(&self.events, 1);
         let fuel = usage.fuel.saturating_sub(self.fuel.swap(usage.fuel, Ordering::Relaxed));
@@ -104,7 +105,7 @@ impl LiveStats {
         self.memory_bytes.store(usage.memory_bytes, Ordering::Relaxed);
     }
 
-    /// The event that runs, if one does.
+    /// The name of the running activity, if there is one.
     pub(super) fn doing(&self) -> Option<&'static str> {
         let number = usize::from(self.doing.load(Ordering::SeqCst));
         DOING.get(number).copied().filter(|name| !name.is_empty())
@@ -129,7 +130,7 @@ impl LiveStats {
     }
 }
 
-/// Adds to what only its owner writes.
+/// Adds to a counter that only its owner writes.
 fn add(counter: &AtomicU64, more: u64) {
     counter.store(counter.load(Ordering::Relaxed).saturating_add(more), Ordering::Relaxed);
 }

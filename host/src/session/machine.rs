@@ -1,30 +1,34 @@
-//! What comes next in a session, as a state machine without socket, clock or plugin.
+//! Decides what comes next in a session, as a state machine without socket, clock or plugin.
 //!
-//! The driver tells it what happened and does what it says. It keeps the order that the contract
-//! promises: connect first, one event at a time, exactly one disconnect, nothing after it, and
-//! nothing at all to a dead instance.
+//! The driver reports what happened and does what the machine says. The machine keeps the order
+//! that the contract promises:
+//!
+//! - connect comes first;
+//! - one event runs at a time;
+//! - there is exactly one disconnect, and nothing after it;
+//! - a dead instance gets no event.
 
 use crate::event::{Action, DisconnectReason, EndReason, FaultKind};
 
 /// How the connection is given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum How {
-    /// Send what is queued, then close.
+    /// Send the queue, then close.
     Flush,
-    /// Drop what is queued and reset.
+    /// Discard the queue and reset.
     Reset,
 }
 
-/// An ending that was decided on.
+/// The ending that was decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ending {
     /// The true reason.
     pub reason: EndReason,
-    /// How the connection goes.
+    /// How the connection is given up.
     pub how: How,
 }
 
-/// Something that is worth an event.
+/// An occurrence that is worth an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Occasion {
     /// Bytes arrived.
@@ -39,20 +43,20 @@ pub enum Occasion {
     End,
 }
 
-/// What the driver does now.
+/// What the driver does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Dispatch `on-connect`.
     Connect,
-    /// Wait for something to happen and offer it.
+    /// Wait for an occurrence and offer it.
     Listen,
-    /// An event is in flight: wait for it.
+    /// Wait for the event in flight.
     Await,
-    /// Send what is queued and shut the connection down, then say [`Machine::flushed`].
+    /// Send the queue and shut the connection down, then call [`Machine::flushed`].
     Flush,
     /// Dispatch `on-disconnect` with this reason.
     Disconnect(DisconnectReason),
-    /// It is over.
+    /// Stop: the session is over.
     Over(Ending),
 }
 
@@ -64,11 +68,11 @@ enum Phase {
     Open,
     /// In an event.
     Busy(Option<Occasion>),
-    /// The connection is done with; `on-disconnect` was not dispatched yet.
+    /// The connection is given up; `on-disconnect` was not dispatched yet.
     Closing,
     /// In `on-disconnect`.
     Farewell,
-    /// Nothing follows.
+    /// The session is over.
     Over,
 }
 
@@ -87,13 +91,13 @@ impl Default for Machine {
 }
 
 impl Machine {
-    /// A session that came from another process, between two events.
+    /// The machine of a session from another process, between two events.
     #[must_use]
     pub fn resumed(half_closed: bool) -> Self {
         Self { phase: Phase::Open, half_closed, ending: None }
     }
 
-    /// What to do now. Does not change anything.
+    /// Says what the driver does next. Changes nothing.
     #[must_use]
     pub fn step(&self) -> Step {
         match (self.phase, self.ending) {
@@ -113,7 +117,8 @@ impl Machine {
         }
     }
 
-    /// Whether more may be read from the peer: the session is open and the peer has not finished.
+    /// Whether the driver may read from the peer: the session is open and the peer has not
+    /// finished.
     #[must_use]
     pub fn may_read(&self) -> bool {
         self.ending.is_none() && !self.half_closed
@@ -131,14 +136,14 @@ impl Machine {
         self.ending
     }
 
-    /// `on-connect` was dispatched.
+    /// Records that `on-connect` was dispatched.
     pub fn connecting(&mut self) {
         debug_assert_eq!(self.step(), Step::Connect);
         self.phase = Phase::Busy(None);
     }
 
-    /// Something is worth an event: true, and the event is to be dispatched; or false, and the
-    /// moment has passed.
+    /// Offers an occurrence. If this returns true, the driver has to dispatch its event; if false,
+    /// the occurrence has no event any more.
     #[must_use]
     pub fn offer(&mut self, occasion: Occasion) -> bool {
         if self.step() != Step::Listen
@@ -151,14 +156,14 @@ impl Machine {
         true
     }
 
-    /// `on-disconnect` was dispatched.
+    /// Records that `on-disconnect` was dispatched.
     pub fn closing(&mut self) {
         debug_assert!(matches!(self.step(), Step::Disconnect(_)));
         self.phase = Phase::Farewell;
     }
 
-    /// The event in flight is done. A fault of `on-disconnect` changes no reason: the session was
-    /// over already.
+    /// Records the outcome of the event in flight. A fault of `on-disconnect` does not change the
+    /// reason, because the session was over already.
     pub fn returned(&mut self, outcome: Result<Action, FaultKind>) {
         match (self.phase, outcome) {
             (Phase::Farewell, _) => self.phase = Phase::Over,
@@ -176,7 +181,7 @@ impl Machine {
     }
 
     fn act(&mut self, occasion: Option<Occasion>, action: Action) {
-        // The peer ended the session where closing is the plugin's answer to the peer's own end.
+        // If the plugin closes in answer to the peer's own end, the peer ended the session.
         let ended_by_peer = occasion == Some(Occasion::End) && action == Action::Close;
         let reason = if ended_by_peer {
             DisconnectReason::PeerClosed
@@ -190,8 +195,8 @@ impl Machine {
         }
     }
 
-    /// Decides the ending. The first decision wins, but a broken connection takes the flush back,
-    /// for there is nowhere to flush to.
+    /// Decides the ending. The first reason wins. A later reset replaces a flush, because a broken
+    /// connection cannot be flushed.
     pub fn end(&mut self, reason: DisconnectReason, how: How) {
         let ending =
             self.ending.get_or_insert(Ending { reason: EndReason::Disconnect(reason), how });
@@ -200,27 +205,27 @@ impl Machine {
         }
     }
 
-    /// The host cannot go on with the session, between events.
+    /// Ends a session that the host cannot continue between two events.
     pub fn lost(&mut self, kind: FaultKind) {
         self.phase = Phase::Over;
         self.ending = Some(Ending { reason: EndReason::Fault(kind), how: How::Reset });
     }
 
-    /// The session goes on in another process, which has its connection; here nothing more is done
-    /// to it.
+    /// Ends the session here because another process took it over with its connection.
     pub fn departed(&mut self) {
         debug_assert_eq!(self.step(), Step::Listen);
         self.phase = Phase::Over;
         self.ending = Some(Ending { reason: EndReason::Moved, how: How::Reset });
     }
 
-    /// No instance could be made, so there will be no event at all.
+    /// Ends a session whose instance could not be made. No event follows.
     pub fn stillborn(&mut self, kind: FaultKind) {
         debug_assert_eq!(self.phase, Phase::Fresh);
         self.ending = Some(Ending { reason: EndReason::Fault(kind), how: How::Reset });
     }
 
-    /// What was queued is sent, or could not be sent for this reason, which then is the true one.
+    /// Records that the queue was sent, or the reason that stopped the flush. That reason then
+    /// becomes the true one.
     pub fn flushed(&mut self, outcome: Result<(), DisconnectReason>) {
         debug_assert_eq!(self.step(), Step::Flush);
         self.phase = Phase::Closing;
@@ -275,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn after_the_peers_end_there_are_timers_but_no_reads() {
+    fn peer_end_allows_timers_but_no_reads() {
         let mut machine = open();
         assert!(machine.offer(Occasion::End));
         machine.returned(Ok(Action::Proceed));
@@ -294,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_during_an_event_waits_for_the_event_and_flushes_nothing() {
+    fn reset_during_event_waits_and_flushes_nothing() {
         let mut machine = open();
         assert!(machine.offer(Occasion::Read));
         machine.end(R::PeerReset, How::Reset);

@@ -1,6 +1,7 @@
-//! What others want of a session: bytes from its peers, and orders from the server.
+//! A session's mailbox: bytes from other sessions, and signals from the server.
 //!
-//! The only part of a session that other tasks write to. Nobody waits here: a full box refuses.
+//! The mailbox is the only part of a session that other tasks write to. Senders never wait: a full
+//! mailbox refuses.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -12,29 +13,28 @@ use futures_util::task::AtomicWaker;
 use crate::event::SendError;
 use crate::sched::Quota;
 
-/// What the owner of a session finds in its mailbox, as bits, since several may have come since it
-/// looked.
+/// The signals in a mailbox, as bits, because several may have come since the owner last looked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Signals(u8);
 
 impl Signals {
     /// Bytes are waiting.
     pub(super) const MAIL: Self = Self(1);
-    /// End the session gracefully: evicted.
+    /// End the session gracefully, as evicted.
     pub(super) const EVICT: Self = Self(2);
-    /// End the session gracefully: the server stops.
+    /// End the session gracefully, because the server stops.
     pub(super) const STOP: Self = Self(4);
-    /// End the session now, whatever it is doing.
+    /// End the session now, even in the middle of an event.
     pub(super) const CANCEL: Self = Self(8);
-    /// The same, wanted by the operator.
+    /// End the session now, for the operator.
     pub(super) const ABORT: Self = Self(16);
-    /// Either of the two.
+    /// Either [`Signals::CANCEL`] or [`Signals::ABORT`].
     pub(super) const NOW: Self = Self(8 | 16);
-    /// Nothing to do but to look around: the class may have changed.
+    /// Look at the session's state again: the class may have changed.
     pub(super) const LOOK: Self = Self(32);
-    /// The instance is gone, by an event of another session.
+    /// An event of another session destroyed the shared instance.
     pub(super) const LOST: Self = Self(64);
-    /// Another procedure is to take the session over.
+    /// Look at the procedure slot, for a migration or a transfer.
     pub(super) const MIGRATE: Self = Self(128);
 
     pub(super) fn contains(self, signal: Self) -> bool {
@@ -42,12 +42,13 @@ impl Signals {
     }
 }
 
-/// What a piece costs beside its bytes, so that many small ones are as bounded as few large ones.
+/// What a piece costs beside its bytes. Bounds many small pieces as well as few large ones.
 pub(super) const PIECE_BYTES: usize = 64;
 
-/// Mail that waits. Each piece holds its bytes and [`PIECE_BYTES`] of its tenant's mail. Receivers
-/// of a broadcast share the bytes, but each counts them: it copies them to its own send buffer
-/// later.
+/// Waiting mail. Each piece takes its bytes and [`PIECE_BYTES`] of its tenant's mail quota.
+///
+/// Receivers of a broadcast share the bytes, but each counts them, because it copies them to its
+/// own send buffer later.
 #[derive(Debug)]
 struct Mail {
     quota: Arc<Quota>,
@@ -61,7 +62,7 @@ impl Mail {
         Self { quota, pieces: VecDeque::new(), bytes: 0, shut }
     }
 
-    /// What is there; nothing stays, and no more is taken.
+    /// Takes all mail out and refuses further mail.
     fn close(&mut self) -> Self {
         let closed = Self::new(Arc::clone(&self.quota), true);
         std::mem::replace(self, closed)
@@ -84,7 +85,7 @@ pub(super) struct Mailbox {
     waker: AtomicWaker,
 }
 
-/// What was in a mailbox when it was sealed.
+/// The mail that was in a mailbox when it was sealed.
 #[derive(Debug)]
 pub(super) struct Sealed(Mail);
 
@@ -95,20 +96,25 @@ impl Sealed {
 }
 
 impl Mailbox {
-    /// An empty one of a tenant's session.
+    /// Makes an empty mailbox of a tenant's session.
     pub(super) fn new(quota: Arc<Quota>) -> Self {
         let mail = Mutex::new(Mail::new(quota, false));
         Self { signals: AtomicU8::default(), mail, waker: AtomicWaker::default() }
     }
 
-    /// Leaves an order and wakes the owner.
+    /// Leaves a signal and wakes the owner.
     pub(super) fn signal(&self, signal: Signals) {
         self.signals.fetch_or(signal.0, Ordering::Release);
         self.waker.wake();
     }
 
-    /// Leaves `data`, unless more than `max` bytes would be waiting here, or more than the tenant
-    /// may have waiting in all.
+    /// Leaves `data` for the owner. Never waits.
+    ///
+    /// # Errors
+    /// - [`SendError::TooLarge`]: `data` is larger than `max` bytes.
+    /// - [`SendError::Closed`]: the mailbox is sealed or shut.
+    /// - [`SendError::Full`]: the mailbox would hold more than `max` bytes, or the tenant more mail
+    ///   than its quota allows.
     pub(super) fn deliver(&self, data: &Arc<[u8]>, max: usize) -> Result<(), SendError> {
         if data.len() > max {
             return Err(SendError::TooLarge);
@@ -134,29 +140,29 @@ impl Mailbox {
         Ok(())
     }
 
-    /// What was ordered since the last call. Bytes that could not be taken must be asked for again
-    /// with [`Mailbox::next`].
+    /// Takes the signals that came since the last call. If the owner cannot take the mail now, it
+    /// has to remember [`Signals::MAIL`] and call [`Mailbox::next`] later.
     pub(super) fn signals(&self) -> Signals {
-        // Nearly always nothing: look before taking the cache line.
+        // Nearly always empty, so a plain load comes before taking the cache line.
         match self.signals.load(Ordering::Relaxed) {
             0 => Signals(0),
             _ => Signals(self.signals.swap(0, Ordering::Acquire)),
         }
     }
 
-    /// Wakes this waker at the next order. True where one has come already.
+    /// Registers the waker for the next signal. Returns true if a signal is there already.
     pub(super) fn watch(&self, waker: &Waker) -> bool {
         self.waker.register(waker);
         self.signals.load(Ordering::Acquire) != 0
     }
 
-    /// What was ordered and not seen yet, without seeing it.
+    /// Reads the signals without taking them.
     pub(super) fn pending(&self) -> Signals {
         Signals(self.signals.load(Ordering::Acquire))
     }
 
-    /// The next piece of mail. Its bytes stay taken from the tenant's mail: the caller gives them
-    /// back.
+    /// Takes the next piece of mail. Its bytes stay charged to the tenant's mail quota until the
+    /// caller gives them back.
     pub(super) fn next(&self) -> Option<Arc<[u8]>> {
         let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
         let piece = mail.pieces.pop_front()?;
@@ -165,19 +171,19 @@ impl Mailbox {
         Some(piece)
     }
 
-    /// Takes no more mail until it is unsealed. What was there.
+    /// Takes all mail out and refuses further mail until [`Mailbox::unseal`].
     pub(super) fn seal(&self) -> Sealed {
         let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
         Sealed(mail.close())
     }
 
-    /// Takes mail again, and has what was there.
+    /// Puts the sealed mail back and accepts mail again.
     pub(super) fn unseal(&self, sealed: Sealed) {
         *self.mail.lock().unwrap_or_else(PoisonError::into_inner) = sealed.0;
         self.signal(Signals::MAIL);
     }
 
-    /// Takes no more mail and forgets what is there.
+    /// Refuses further mail and discards all that waits.
     pub(super) fn shut(&self) {
         drop(self.mail.lock().unwrap_or_else(PoisonError::into_inner).close());
     }

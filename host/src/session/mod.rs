@@ -1,8 +1,8 @@
 //! One accepted client from its first event to its last.
 //!
-//! [`machine`](Machine) decides what comes next and has no socket, no clock and no plugin; the
-//! driver around it owns all three and decides nothing. The state that the plugin's host calls and
-//! other sessions reach is a [`SessionHandle`].
+//! - [`machine`](Machine) decides what comes next. It has no socket, no clock and no plugin.
+//! - The driver around it owns all three and decides nothing.
+//! - [`SessionHandle`] is the state that the plugin's host calls and other sessions reach.
 
 mod alarm;
 mod buffers;

@@ -1,38 +1,40 @@
-//! A latch on all sessions of a server: while it is closed, no event of theirs runs.
+//! A gate for all sessions of a server: while it is closed, no event of theirs starts.
 //!
-//! Opening and closing are rare and events are not, so that an event pays for two exchanges on a
-//! cache line of its own session and one look at a line that hardly ever changes. Each side first
-//! says what it does and then looks at what the other does, in one total order; so one of them
-//! always sees the other.
+//! Events are frequent; opening and closing are rare. So an event pays for two exchanges on a cache
+//! line of its own session and one load of a line that hardly ever changes.
+//!
+//! The session and the closer each write first and then read the other's flag, in one total order.
+//! So one of them always sees the other.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 
-/// Open at first.
+/// A gate that pauses the events of all sessions of a server. Open at first.
 #[derive(Debug, Default)]
 pub struct PauseGate {
     closed: AtomicBool,
-    /// An event ended while it was closed.
+    /// Notified when an event ends while the gate is closed.
     quieter: Notify,
-    /// It opened.
+    /// Notified when the gate opens.
     opened: Notify,
 }
 
 impl PauseGate {
-    /// Lets no event start. Those that run go on; see [`crate::session::SessionHandle::in_event`].
+    /// Closes the gate, so that no event starts. Running events go on; see
+    /// [`crate::session::SessionHandle::in_event`].
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
     }
 
-    /// Lets events run again.
+    /// Opens the gate, so that events run again.
     pub fn open(&self) {
         self.closed.store(false, Ordering::SeqCst);
         self.opened.notify_waiters();
     }
 
-    /// Waits until `quiet` holds, and looks again whenever an event ends. Dropping the future is
-    /// safe.
+    /// Waits until `quiet` returns true, and calls it again when an event ends. Dropping the future
+    /// is safe.
     pub async fn until(&self, quiet: impl Fn() -> bool) {
         loop {
             let quieter = self.quieter.notified();
@@ -53,7 +55,7 @@ impl PauseGate {
         }
     }
 
-    /// Waits until it is open. Dropping the future is safe.
+    /// Waits until the gate is open. Dropping the future is safe.
     pub(super) async fn opened(&self) {
         loop {
             let opened = self.opened.notified();

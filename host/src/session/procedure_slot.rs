@@ -1,4 +1,4 @@
-//! What handles a session, and what is to take it over.
+//! The slot that holds a session's procedure, and the requests to migrate or transfer the session.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::snapshot::TransferRequest;
 use crate::event::Fault;
 use crate::sched::stalls;
 
-/// The procedure of one session. The session itself moves from one to the next, between two events.
+/// The procedure of one session. The session itself takes the next one, between two events.
 #[derive(Debug)]
 pub struct ProcedureSlot<P> {
     current: ArcSwap<P>,
@@ -21,31 +21,31 @@ pub struct ProcedureSlot<P> {
 struct Next<P> {
     migration: Option<Migration<P>>,
     transfer: Option<TransferRequest>,
-    /// The session is to end: there will be no hand-over.
+    /// The session is to end, so no migration follows.
     closed: bool,
 }
 
-/// A session is to move to this procedure.
+/// A request to migrate the session to the procedure `to`.
 #[derive(Debug)]
 pub(super) struct Migration<P> {
     pub(super) to: Arc<P>,
-    /// It moves with others, or not at all.
+    /// The session's vote, if the migration is atomic.
     pub(super) vote: Option<PrepareVote>,
     report: oneshot::Sender<MigrateOutcome>,
 }
 
-/// What a session that moves with others says and hears: that it is ready, and then whether all
-/// are.
+/// A session's vote in an atomic migration: reports that the session is ready, then waits for the
+/// verdict on all sessions.
 #[derive(Debug)]
 pub(super) struct PrepareVote {
     ready: Option<oneshot::Sender<()>>,
     verdict: watch::Receiver<Option<bool>>,
-    /// How long it waits for the verdict. Then it does not move.
+    /// How long the session waits for the verdict. After that it stays.
     pub(super) call_deadlines: Duration,
 }
 
 impl PrepareVote {
-    /// Done when it is decided that nobody moves, or nobody decides any more. Dropping it is safe.
+    /// Completes when the verdict is no, or when its sender is gone. Dropping the future is safe.
     pub(super) fn called_off(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut verdict = self.verdict.clone();
         async move {
@@ -57,11 +57,12 @@ impl PrepareVote {
         }
     }
 
-    /// Says that it is ready, and waits for what is decided. Where nobody decides any more, or not
-    /// in time, it does not move. Dropping the future is safe.
+    /// Reports that the session is ready, then waits for the verdict. Returns whether the session
+    /// moves. It stays if the sender of the verdict is gone, or if the verdict takes longer than
+    /// [`PrepareVote::call_deadlines`]. Dropping the future is safe.
     pub(super) async fn cast(mut self) -> bool {
         if let Some(ready) = self.ready.take() {
-            // Whoever asked may have lost patience; then the verdict says so.
+            // The requester may have stopped waiting; then the verdict says so.
             let _ = ready.send(());
         }
         let decided =
@@ -70,19 +71,19 @@ impl PrepareVote {
     }
 }
 
-/// What became of it. Whoever waits for this and hears nothing: the session ended before.
+/// The outcome of a migration. The receiver of the report gets none if the session ended first.
 #[derive(Debug)]
 pub enum MigrateOutcome {
-    /// The session is handled by the new procedure. How long it was not handled at all.
+    /// The new procedure handles the session. Holds the time in which no procedure did.
     Moved(Duration),
-    /// It is handled as before, and this is why.
+    /// The session stays on its procedure, because of this fault.
     Stayed(Fault),
-    /// It is over, because the old version could not save it.
+    /// The session is over, because the old version could not save it or it had to end meanwhile.
     Lost(Fault),
 }
 
 impl<P> ProcedureSlot<P> {
-    /// Of a session that starts with this procedure.
+    /// Makes the slot of a session that starts with this procedure.
     #[must_use]
     pub fn new(current: Arc<P>) -> Self {
         Self {
@@ -91,26 +92,26 @@ impl<P> ProcedureSlot<P> {
         }
     }
 
-    /// What handles the session.
+    /// The procedure that handles the session.
     #[must_use]
     pub fn current(&self) -> Arc<P> {
         self.current.load_full()
     }
 
-    /// It starts with another one after all.
+    /// Replaces the procedure before the session starts.
     pub fn start_with(&self, procedure: Arc<P>) {
         self.current.store(procedure);
     }
 
-    /// Asks for a hand-over; one that was asked for and not begun is forgotten. The session has to
-    /// be told to look.
+    /// Requests a migration, and replaces a request that has not begun. The caller then has to call
+    /// [`SessionHandle::look_at_slot`](super::SessionHandle::look_at_slot).
     pub fn ask(&self, to: Arc<P>) -> oneshot::Receiver<MigrateOutcome> {
         self.put(to, None)
     }
 
-    /// The same for a session that is to move with others, or not at all: it says when it is ready,
-    /// and then waits for the verdict, for as long as whoever gives it is there, and so long at
-    /// most.
+    /// Requests an atomic migration. The first receiver completes when the session is ready. The
+    /// session then waits for the verdict, for `call_deadlines` at most and only while its sender
+    /// exists.
     pub fn ask_together(
         &self,
         to: Arc<P>,
@@ -130,18 +131,17 @@ impl<P> ProcedureSlot<P> {
         reported
     }
 
-    /// The session is to end: whoever waits for a hand-over hears nothing, and so does whoever asks
-    /// for one.
+    /// Closes the slot because the session is to end. Pending and later requests get no report.
     pub(super) fn close(&self) {
         *self.next() = Next { migration: None, transfer: None, closed: true };
     }
 
-    /// Takes the wish back. False where the hand-over has begun, or nothing was asked for.
+    /// Withdraws the requested migration. Returns false if it has begun, or if there is none.
     pub fn withdraw(&self) -> bool {
         self.next().migration.take().is_some()
     }
 
-    /// Whether a hand-over was asked for and has not begun.
+    /// Whether a migration was requested and has not begun.
     #[must_use]
     pub fn is_asked(&self) -> bool {
         self.next().migration.is_some()
@@ -158,7 +158,8 @@ impl<P> ProcedureSlot<P> {
         self.next().transfer.take()
     }
 
-    /// Asks a session no more to leave. False where it is about to.
+    /// Withdraws the request for a transfer. Returns false if the session is about to leave, or if
+    /// there is no request.
     pub fn asks_no_more(&self) -> bool {
         self.take_departure().is_some()
     }
@@ -178,7 +179,7 @@ impl<P> ProcedureSlot<P> {
 
 impl<P> Migration<P> {
     pub(super) fn report(self, handed: MigrateOutcome) {
-        // Whoever asked may have lost patience.
+        // The requester may have stopped waiting.
         let _ = self.report.send(handed);
     }
 }
@@ -188,7 +189,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_verdict_that_does_not_come_in_time_is_a_no() {
+    async fn late_verdict_counts_as_no() {
         let slot = ProcedureSlot::new(Arc::new(1));
         let (decide, verdict) = watch::channel(None);
         let (ready, _reported) = slot.ask_together(Arc::new(2), verdict, Duration::from_millis(10));

@@ -1,5 +1,4 @@
-//! When an event may run: the passage through the latch of all sessions, its turns in the lane, and
-//! what an order to end now makes of it.
+//! When an event may run: the pause gate of all sessions, run permits, and orders to end now.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -12,8 +11,9 @@ use super::mailbox::Signals;
 use crate::event::{Fault, FaultKind};
 use crate::sched::{RunPermit, Stretch};
 
-/// Says that an event starts, as soon as the latch of all sessions lets it. An order to end now
-/// comes through a closed latch; then no event starts, and this is why.
+/// Marks the start of an event, as soon as the pause gate is open.
+///
+/// Returns a fault, and starts no event, if an order to end now arrives while the gate is closed.
 pub(super) async fn enter(handle: &SessionHandle, doing: Doing) -> Option<Fault> {
     let pause_gate = &handle.config().pause_gate;
     loop {
@@ -25,8 +25,8 @@ pub(super) async fn enter(handle: &SessionHandle, doing: Doing) -> Option<Fault>
         pause_gate.event_ended();
         let mut opened = pin!(pause_gate.opened());
         let cut = poll_fn(|cx| {
-            // Looked at after the waker is there; only an order to end now is of interest, the
-            // others wait.
+            // Register the waker before reading the signals. Only an order to end now matters here;
+            // other signals wait.
             handle.mailbox.watch(cx.waker());
             match cut_off(handle.mailbox.pending()) {
                 Some(fault) => Poll::Ready(Some(fault)),
@@ -39,14 +39,14 @@ pub(super) async fn enter(handle: &SessionHandle, doing: Doing) -> Option<Fault>
     }
 }
 
-/// Says that it is over.
+/// Marks the end of an event.
 pub(super) fn leave(handle: &SessionHandle) {
     handle.live_stats.end();
     handle.config().pause_gate.event_ended();
 }
 
-/// Polls a guest's call while it is the session's turn, and counts the CPU time it takes. `now` is
-/// now where the caller knows it.
+/// Polls a guest call while the session holds a run permit, and counts its CPU time. `now` is the
+/// current time, if the caller has read it already.
 pub(super) fn poll<F: Future>(
     run_permit: &mut RunPermit,
     handle: &SessionHandle,
@@ -72,7 +72,7 @@ pub(super) fn poll<F: Future>(
     }
 }
 
-/// What becomes of an event when the session is to end now.
+/// The fault of an event whose session has to end now, or `None` without such an order.
 pub(super) fn cut_off(signals: Signals) -> Option<Fault> {
     if signals.contains(Signals::CANCEL) {
         let detail = "the server's deadline for its sessions to end passed";

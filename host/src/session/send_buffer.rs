@@ -1,12 +1,11 @@
-//! Bytes on their way to the peer, in order, in one buffer that exists only while it holds
-//! something.
+//! A buffer for bytes on their way to the peer, in order. It has memory only while it holds bytes.
 
 use super::buffers;
 
-/// From this size on a buffer grows more slowly.
+/// From this many bytes on, a buffer grows more slowly.
 const LARGE_BYTES: usize = 64 << 10;
 
-/// A byte queue. It has no limit of its own: the line in front of it keeps the water marks.
+/// A byte queue. It has no limit of its own; the session handle keeps the watermarks.
 #[derive(Debug, Default)]
 pub(super) struct SendBuffer {
     bytes: Vec<u8>,
@@ -26,13 +25,13 @@ impl SendBuffer {
         if self.bytes.capacity() == 0 {
             self.bytes = buffers::outgoing();
         }
-        // Moving the rest to the front is worth it once half of the buffer is behind us.
+        // The rest moves to the front only once half of the buffer is sent, so that the move pays.
         if self.sent > 0 && self.sent >= self.bytes.len() / 2 {
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }
-        // A buffer that is large already grows by a quarter and not to twice its size, since its
-        // tenant's memory is counted by what is in it.
+        // A large buffer grows by a quarter instead of doubling. Its tenant's memory counts only
+        // the bytes in it, not its capacity.
         let (len, room) = (self.bytes.len(), self.bytes.capacity() - self.bytes.len());
         if len >= LARGE_BYTES && room < data.len() {
             self.bytes.reserve_exact(data.len().max(len / 4));
@@ -44,7 +43,7 @@ impl SendBuffer {
         &self.bytes[self.sent..]
     }
 
-    /// `count` bytes of the front were sent.
+    /// Removes `count` sent bytes from the front.
     pub(super) fn advance(&mut self, count: usize) {
         self.sent += count;
         debug_assert!(self.sent <= self.bytes.len());
@@ -53,7 +52,7 @@ impl SendBuffer {
         }
     }
 
-    /// Forgets everything and gives the buffer back.
+    /// Discards all bytes and gives the buffer back.
     pub(super) fn clear(&mut self) {
         self.sent = 0;
         buffers::give_outgoing(std::mem::take(&mut self.bytes));
@@ -65,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_leave_in_the_order_they_came_however_they_are_cut() {
+    fn bytes_keep_their_order_across_any_cut() {
         let mut send_buffer = SendBuffer::default();
         let (mut expected, mut seen) = (Vec::new(), Vec::new());
         for round in 0..200_usize {
@@ -81,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_outbox_holds_no_memory() {
+    fn empty_send_buffer_holds_no_memory() {
         let mut send_buffer = SendBuffer::default();
         send_buffer.push(b"some");
         send_buffer.advance(4);

@@ -1,6 +1,7 @@
-//! What a session takes along to another process, and the way to ask it to leave. The session
-//! decides between two events, and until it hears that the other process has it, it can go on where
-//! it was.
+//! A session's snapshot for another process, and the request to leave.
+//!
+//! The session makes it between two events. Until the other process confirms that it has the
+//! session, the session can go on here.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -11,28 +12,28 @@ use tokio::sync::oneshot;
 
 use super::procedure_slot::ProcedureSlot;
 
-/// Everything about a session that is not bytes. Times are how long ago, in milliseconds.
+/// All values of a session besides its bytes. Times are ages in milliseconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SessionMeta {
-    /// Its number.
+    /// The session's number.
     pub id: u64,
     /// The client's address.
     pub peer: SocketAddr,
-    /// The address that it reached.
+    /// The local address that the client reached.
     pub local: SocketAddr,
-    /// The number that its server had for it.
+    /// The number that the server chose for the session.
     pub parameter: i64,
-    /// The version of the plugin that saved its state.
+    /// The version of the plugin that saved the session's state.
     pub version: String,
-    /// Its class, by number.
+    /// The session's class, by number.
     pub priority: u8,
-    /// Timers, with the milliseconds that are left.
+    /// Timers by number, with the milliseconds that are left.
     pub timers: Vec<(u32, u64)>,
-    /// The peer has finished sending.
+    /// Whether the peer has finished sending.
     pub half_closed: bool,
-    /// The plugin waits for the send buffer to drain.
+    /// Whether the plugin waits for the send buffer to drain.
     pub filled: bool,
-    /// Its times.
+    /// The session's times.
     pub times: Times,
     /// Bytes from the peer.
     pub bytes_in: u64,
@@ -40,30 +41,31 @@ pub struct SessionMeta {
     pub bytes_out: u64,
     /// Events that are done.
     pub events: u64,
-    /// Fuel that they used.
+    /// Fuel that these events used.
     pub fuel: u64,
-    /// CPU time that they used, in nanoseconds.
+    /// CPU time that these events used, in nanoseconds.
     pub cpu_ns: u64,
 }
 
-/// How long ago, in milliseconds.
+/// Ages of a session's occurrences, in milliseconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Times {
-    /// It started.
+    /// Since the session started.
     pub started: u64,
-    /// The first byte was waited for since.
+    /// Since the session began to wait for its first byte.
     pub heard_from: u64,
-    /// Bytes last moved.
+    /// Since bytes last moved.
     pub exchanged: u64,
-    /// The idle period began.
+    /// Since the idle period began.
     pub idle: u64,
-    /// The first byte that is not answered came, and what had come before it.
+    /// Since the first unanswered byte came, and how many bytes had come before it.
     pub unanswered: Option<(u64, u64)>,
 }
 
 impl SessionMeta {
-    /// It was on its way for so long: it is older, and its timers went on. What its peer had to do
-    /// meanwhile is not counted, since nobody was there to see it done.
+    /// Adds the time that a session spent between two processes. The session is older and its
+    /// timers ran on. The limits on its peer do not count that time, because no process watched the
+    /// peer.
     #[must_use]
     pub fn aged(mut self, by: Duration) -> Self {
         let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
@@ -75,29 +77,30 @@ impl SessionMeta {
     }
 }
 
-/// A session on its way.
+/// A session in a form that another process can restore.
 #[derive(Debug)]
 pub struct SessionSnapshot {
-    /// What is no bytes.
+    /// All values besides bytes.
     pub meta: SessionMeta,
-    /// What its plugin saved.
+    /// The state that the plugin saved.
     pub state: Vec<u8>,
-    /// What is to be sent to the peer first.
+    /// The bytes that are to be sent to the peer first.
     pub queued: Vec<u8>,
-    /// Another descriptor of its connection.
+    /// A second descriptor of the session's connection.
     pub socket: OwnedFd,
 }
 
-/// A session that is ready to leave and waits for the verdict, or why it stays. Whoever drops the
-/// verdict lets it go on.
+/// A snapshot and the sender of the verdict, or why the session stays. If the sender is dropped,
+/// the session goes on.
 pub type TransferReply = Result<(SessionSnapshot, oneshot::Sender<bool>), String>;
 
-/// A session is asked to leave.
+/// A request to a session to leave the process.
 #[derive(Debug)]
 pub(super) struct TransferRequest(pub(super) oneshot::Sender<TransferReply>);
 
 impl<P> ProcedureSlot<P> {
-    /// Asks a session to leave the process. It has to be told to look.
+    /// Requests a session to leave the process. The caller then has to call
+    /// [`SessionHandle::look_at_slot`](super::SessionHandle::look_at_slot).
     pub fn ask_to_leave(&self) -> oneshot::Receiver<TransferReply> {
         let (ready, closing) = oneshot::channel();
         self.put_departure(TransferRequest(ready));
@@ -109,7 +112,7 @@ pub(super) fn ago(then: Instant, now: Instant) -> u64 {
     u64::try_from(now.saturating_duration_since(then).as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The machine may have started later than that; then it is as long ago as can be told.
+/// The instant `milliseconds` before `now`. Returns `now` if the machine started later than that.
 pub(super) fn back(now: Instant, milliseconds: u64) -> Instant {
     now.checked_sub(Duration::from_millis(milliseconds)).unwrap_or(now)
 }
@@ -119,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_session_gets_older_on_its_way_and_its_timers_go_on() {
+    fn transferred_session_ages_and_timers_run_on() {
         let times = Times {
             started: 5_000,
             heard_from: 4_000,

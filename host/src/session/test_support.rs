@@ -1,5 +1,4 @@
-//! What a simulation needs that plays sessions without driving them: the session's side of a
-//! hand-over.
+//! The session's side of a migration, for a simulation that plays sessions without the driver.
 
 use std::sync::Arc;
 
@@ -7,7 +6,7 @@ use super::handle::SessionHandle;
 use super::mailbox::Signals;
 use super::procedure_slot::{MigrateOutcome, Migration, ProcedureSlot};
 
-/// A hand-over that has begun.
+/// A migration that has begun.
 pub(crate) struct Begun<P>(Migration<P>);
 
 impl<P> Begun<P> {
@@ -15,7 +14,7 @@ impl<P> Begun<P> {
         &self.0.to
     }
 
-    /// Waits for the others, where it moves with them. Whether it moves.
+    /// Waits for the verdict, if the migration is atomic. Returns whether the session moves.
     pub(crate) async fn all_ready(&mut self) -> bool {
         match self.0.vote.take() {
             Some(vote) => vote.cast().await,
@@ -28,22 +27,22 @@ impl<P> Begun<P> {
     }
 }
 
-/// Begins what was asked for.
+/// Begins the requested migration.
 pub(crate) fn begin<P>(slot: &ProcedureSlot<P>) -> Option<Begun<P>> {
     slot.take().map(Begun)
 }
 
-/// The session is on this one from now on.
+/// Records that the session is on the procedure `to` from now on.
 pub(crate) fn commit<P>(slot: &ProcedureSlot<P>, to: &Arc<P>) {
     slot.commit(to);
 }
 
-/// The session is to end.
+/// Closes the slot of a session that is to end.
 pub(crate) fn close<P>(slot: &ProcedureSlot<P>) {
     slot.close();
 }
 
-/// Whether somebody told the session to end.
+/// Whether the session was told to end.
 pub(crate) fn is_to_end(handle: &SessionHandle) -> bool {
     let signals = handle.mailbox.pending();
     [Signals::EVICT, Signals::STOP, Signals::NOW].into_iter().any(|signal| signals.contains(signal))

@@ -1,18 +1,18 @@
-//! The timers of one session. No memory until the first is set.
+//! The timers of one session. They take no memory until the first is set.
 
 use std::time::{Duration, Instant};
 
 use super::snapshot::ago;
 
-/// Longest delay. A longer one is cut to it.
+/// Longest delay of a timer. A longer delay is cut to this.
 const DELAY_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
 
 #[derive(Debug, Default)]
 pub(super) struct Timers(Vec<(Instant, u32)>);
 
 impl Timers {
-    /// Sets, replaces or (0) cancels. False where there would be more than `max`, and nothing
-    /// changed.
+    /// Sets or replaces a timer, or cancels it if `after_ms` is 0. Returns false and changes
+    /// nothing if there would be more than `max`.
     pub(super) fn set(&mut self, id: u32, after_ms: u64, max: usize, now: Instant) -> bool {
         let known = self.0.iter().position(|&(_, other)| other == id);
         if after_ms == 0 {
@@ -28,17 +28,17 @@ impl Timers {
         true
     }
 
-    /// All of them, with the milliseconds that are left.
+    /// All timers, with the milliseconds that are left.
     pub(super) fn left(&self, now: Instant) -> Vec<(u32, u64)> {
         self.0.iter().map(|&(due, id)| (id, ago(now, due))).collect()
     }
 
-    /// When the next one is due.
+    /// When the next timer is due.
     pub(super) fn next(&self) -> Option<Instant> {
         self.0.iter().map(|&(due, _)| due).min()
     }
 
-    /// Takes the earliest one that is due; of two at the same moment the lower id.
+    /// Takes the earliest due timer. Of two at the same moment, takes the lower id.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<u32> {
         let (at, &(due, id)) = self.0.iter().enumerate().min_by_key(|(_, timer)| **timer)?;
         (due <= now).then(|| {
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn one_timer_over_the_limit_is_refused_and_replacing_one_is_not() {
+    fn timer_over_limit_is_refused_replacement_is_not() {
         let (mut timers, now) = (Timers::default(), Instant::now());
         for id in 0..64 {
             assert!(timers.set(id, 1, 64, now));

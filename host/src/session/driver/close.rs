@@ -1,5 +1,4 @@
-//! The end of a session: what is queued is sent, the connection is closed, and what became of it is
-//! said.
+//! The end of a session: the driver sends the queue, closes the connection and makes the result.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -14,17 +13,17 @@ use crate::session::buffers::Incoming;
 use crate::session::machine::{Ending, How};
 use crate::session::mailbox::Signals;
 
-/// How long a closed connection is read to its end, so that the peer gets what was flushed and not
-/// a reset.
+/// How long a session reads a closed connection, so that the peer gets the flushed bytes and no
+/// reset.
 const LINGER_MAX: Duration = Duration::from_secs(2);
-/// How much is read and thrown away meanwhile.
+/// How many bytes a session reads and discards during that time.
 const LINGER_MAX_BYTES: usize = 1 << 20;
 
-/// How long sending what is queued may take where a deadline or the operator ended the session.
+/// How long the final flush may take if a deadline or the operator ended the session.
 pub(super) const FLUSH_MAX: Duration = Duration::from_secs(5);
 
-/// Whether it was neither the plugin that ended the session nor the peer nor the server's stop,
-/// which has a deadline of its own.
+/// Whether a deadline or the operator ended the session, and not the plugin or the peer. A stop of
+/// the server does not count, because it has a deadline of its own.
 pub(super) fn is_deadline(reason: DisconnectReason) -> bool {
     use DisconnectReason as R;
     matches!(
@@ -34,8 +33,11 @@ pub(super) fn is_deadline(reason: DisconnectReason) -> bool {
 }
 
 impl<P: Procedure, M> Session<P, M> {
-    /// Sends what is queued, then says that nothing follows. Only the peer's silence or an order to
-    /// cancel stops it.
+    /// Sends the queue, then shuts the connection down for sending.
+    ///
+    /// # Errors
+    /// The reason that cut the flush off: a broken connection, a peer that reads too little, an
+    /// order to end now, or [`FLUSH_MAX`] after a deadline.
     pub(super) fn poll_parting_flush(
         &mut self,
         cx: &mut Context<'_>,
@@ -59,7 +61,7 @@ impl<P: Procedure, M> Session<P, M> {
                 state.stall(now);
             }
             let done = match (sent, &mut state.stream) {
-                // The peer has finished too, so closing says all there is to say.
+                // The peer has finished too, so closing the socket is enough.
                 (Poll::Ready(Ok(())), Some(Stream::Plain(_))) if self.machine.half_closed() => {
                     Poll::Ready(Ok(()))
                 }
@@ -75,8 +77,8 @@ impl<P: Procedure, M> Session<P, M> {
             let stalled = state.must_read_by(now, deadlines).unwrap_or(now.at + deadlines.write);
             let resumes = state.resumes_by(stalled);
             drop(state);
-            // An ending that no party wished for does not wait for a peer that reads a little now
-            // and then.
+            // After a deadline or an eviction, the flush has a limit of its own. A peer that reads
+            // a little now and then cannot extend it.
             let reason = self.machine.ending().map(|ending| ending.reason);
             let overdue = reason.and_then(|reason| match reason {
                 EndReason::Disconnect(reason) if is_deadline(reason) => Some(reason),
@@ -98,7 +100,7 @@ impl<P: Procedure, M> Session<P, M> {
         }
     }
 
-    /// No I/O is possible from here on. A connection that is not to be flushed is reset now.
+    /// Ends all I/O of the session. Resets the connection now if the ending is not a flush.
     pub(super) fn hang_up(&mut self) {
         let mut state = self.handle.state();
         state.close();
@@ -137,8 +139,8 @@ impl<P: Procedure, M> Session<P, M> {
         }
     }
 
-    /// Reads to the peer's end, within limits. Closing with bytes unread would make the system send
-    /// a reset, which can overtake what was flushed.
+    /// Reads to the peer's end, within [`LINGER_MAX`] and [`LINGER_MAX_BYTES`]. If a socket is
+    /// closed with unread bytes, the system sends a reset, which can overtake the flushed bytes.
     async fn linger(&mut self) {
         let since = Moment::now();
         let mut left = LINGER_MAX_BYTES;

@@ -1,12 +1,12 @@
-//! Where an event fails on a version that is watched, what made it fail is kept.
+//! Keeps the input of an event that fails on a version whose faults are investigated.
 
 use super::Session;
 use crate::event::{Event, FaultKind, Instance, KeptEvent, Origin, Port, Procedure};
 use crate::session::evidence::{FaultEvidence, Fidelity, Saved};
 
 impl<P: Procedure, M> Session<P, M> {
-    /// An event failed, or, without one, the start of the instance. Copies what another version
-    /// needs to try it, where somebody asks for that.
+    /// Keeps what another version needs to try a failed event, if the procedure keeps inputs and
+    /// the fault is the plugin's. `event` is `None` if the start of the instance failed.
     pub(super) fn keep_evidence(&mut self, event: Option<Event<'_>>, kind: FaultKind) {
         if kind.origin() != Origin::Plugin || !self.procedure.keeps_inputs() {
             return;
@@ -17,7 +17,7 @@ impl<P: Procedure, M> Session<P, M> {
             None => None,
         };
         let (events, saved) = (self.handle.live_stats.events(), self.saved.take());
-        // The one that failed is among them.
+        // The count of events includes the failed one.
         let first = match (&saved, event.as_ref().map(KeptEvent::event)) {
             (_, None) => 0,
             (Some(saved), _) => saved.events + 1,
@@ -31,15 +31,14 @@ impl<P: Procedure, M> Session<P, M> {
         self.evidence = Some(Box::new(FaultEvidence { client, class, event, saved, fidelity }));
     }
 
-    /// A copy of what a session is saved as, where what makes its events fail on this version is
-    /// kept.
+    /// Copies a session's saved state, if the procedure `to` keeps inputs.
     pub(super) fn copy_saved(&self, to: &P, version: &str, state: &[u8]) -> Option<Box<Saved>> {
         let quota = &self.handle.config().quota;
         let copy = || Saved::copy(state, version, self.handle.live_stats.events(), quota);
         if to.keeps_inputs() { copy() } else { None }
     }
 
-    /// Drops the copy of the saved state once the version is not watched any more.
+    /// Drops the copy of the saved state once the procedure keeps no inputs.
     pub(super) fn drop_saved(&mut self) {
         if self.saved.is_some() && !self.procedure.keeps_inputs() {
             self.saved = None;

@@ -1,5 +1,5 @@
-//! Mail from the mailbox to the peer, between events: in the session's turn where others want the
-//! thread.
+//! Moves mail from the mailbox to the peer between events, under a run permit if the thread is
+//! busy.
 
 use std::io;
 use std::sync::Arc;
@@ -10,25 +10,25 @@ use super::Session;
 use crate::event::{Port, Procedure};
 use crate::sched::{Stretch, here, sending};
 
-/// What became of sending between two events.
+/// The result of sending between two events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sent {
-    /// What the peer takes is sent.
+    /// All that the peer takes is sent.
     All,
-    /// Mail waits for the session's turn.
-    InLine,
-    /// It is sent, on another thread than the one the socket is bound to.
+    /// Mail waits for a run permit.
+    Queued,
+    /// The mail is sent, but on another thread than the one that the socket is bound to.
     Away,
 }
 
 impl<P: Procedure, M> Session<P, M> {
-    /// Moves mail to the send buffer and sends what the peer takes, once it is the session's turn.
+    /// Moves mail to the send buffer and sends what the peer takes, once the session may run.
     pub(super) fn send_mail(&mut self, cx: &mut Context<'_>) -> io::Result<Sent> {
         let handle = Arc::clone(&self.handle);
         if self.run_permit.poll_mail(handle.priority(), cx).is_pending() {
             let mut state = handle.state();
             state.mail_waits = true;
-            return flushed(state.poll_flush(cx)).map(|()| Sent::InLine);
+            return flushed(state.poll_flush(cx)).map(|()| Sent::Queued);
         }
         let held = self.run_permit.is_held().then(Instant::now);
         let stretch = held.map(|now| {
@@ -53,7 +53,7 @@ impl<P: Procedure, M> Session<P, M> {
         outcome.map(|()| if away { Sent::Away } else { Sent::All })
     }
 
-    /// So many bytes were sent outside of a turn.
+    /// Charges bytes sent without a run permit to the session's next permit.
     pub(super) fn carry(&mut self, sent: u64) {
         if sent > 0 {
             self.run_permit.carry(sending(sent));
@@ -61,7 +61,7 @@ impl<P: Procedure, M> Session<P, M> {
     }
 }
 
-/// A peer that takes no more for now is no error.
+/// Turns a pending flush into success, because a peer that takes no more for now is no error.
 pub(super) fn flushed(outcome: Poll<io::Result<()>>) -> io::Result<()> {
     match outcome {
         Poll::Ready(outcome) => outcome,

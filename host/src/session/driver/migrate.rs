@@ -1,5 +1,6 @@
-//! A live session moves to another version of its plugin, between two events. The wire, what is
-//! queued, timers and limits are the session's and stay.
+//! Migrates a live session to another version of its plugin, between two events.
+//!
+//! The stream, the queued bytes, the timers and the limits belong to the session and stay.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,12 +15,12 @@ use crate::session::live_stats::Doing;
 use crate::session::procedure_slot::{MigrateOutcome, Migration, PrepareVote};
 use crate::session::run;
 
-/// What a ballot may take beyond its own patience, which ends it first.
+/// How long a vote may take beyond its own deadline, which normally ends it first.
 const VERDICT_SPARE: Duration = Duration::from_secs(10);
 
 impl<P: Procedure, M> Session<P, M> {
-    /// Does what was asked for, if anything was. Whatever fails on the new side, the old instance
-    /// carries on.
+    /// Starts the requested transfer or migration, if there is one. If anything fails on the new
+    /// side, the old instance carries on.
     pub(super) async fn migrate(&mut self) {
         if let Some(transfer) = self.slot.take_departure() {
             return self.depart(transfer).await;
@@ -28,7 +29,8 @@ impl<P: Procedure, M> Session<P, M> {
             self.end_by("hand-over", fault);
             return;
         }
-        // Not before, so that what waits for a latch can be taken back.
+        // The request is taken only now, so that it can be withdrawn while the pause gate is
+        // closed.
         let Some(mut migration) = self.slot.take() else { return run::leave(&self.handle) };
         let start = Instant::now();
         let already = Arc::ptr_eq(&migration.to, &self.procedure);
@@ -79,7 +81,7 @@ impl<P: Procedure, M> Session<P, M> {
         Ok(())
     }
 
-    /// Waits for the others, where it is to move with them.
+    /// Waits for the verdict on all sessions, if the migration is atomic.
     async fn together(&mut self, migration: &mut Migration<P>) -> Result<(), Stay> {
         let Some(vote) = migration.vote.take() else { return Ok(()) };
         let class = self.handle.priority();
@@ -97,7 +99,7 @@ impl<P: Procedure, M> Session<P, M> {
         )))
     }
 
-    /// The session is over by a fault, and its instance hears nothing more.
+    /// Ends the session with a fault. Its instance gets no further event.
     pub(super) fn end_by(&mut self, what: &'static str, fault: Fault) {
         if !matches!(self.machine.ending().map(|ending| ending.reason), Some(EndReason::Fault(_))) {
             self.machine.lost(fault.kind);
@@ -106,7 +108,7 @@ impl<P: Procedure, M> Session<P, M> {
     }
 }
 
-/// Done where it is to move with others and that is called off.
+/// Completes if the migration is atomic and is called off.
 fn called_off<P>(migration: &Migration<P>) -> impl Future<Output = ()> + Send + use<P> {
     let called_off = migration.vote.as_ref().map(PrepareVote::called_off);
     async move {
@@ -117,7 +119,7 @@ fn called_off<P>(migration: &Migration<P>) -> impl Future<Output = ()> + Send + 
     }
 }
 
-/// What a fault on the new side means.
+/// Decides what a fault on the new side means for the session.
 fn stay(fault: Fault) -> Stay {
     match pending_call::is_order(&fault) {
         true => Stay::Ends(fault),
@@ -129,9 +131,9 @@ pub(super) fn called_off_by(detail: &str) -> Fault {
     Fault::new(FaultKind::HandoffCalledOff, detail)
 }
 
-/// Why a session was not moved.
+/// Why a session was not migrated.
 enum Stay {
-    /// Its instance carries on.
+    /// Its old instance carries on.
     Stays(Fault),
     /// Its instance is gone, or the session is to end.
     Ends(Fault),

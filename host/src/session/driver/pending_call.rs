@@ -1,5 +1,6 @@
-//! What goes on beside a call: sending, orders, deadlines; and the wait for an instance that serves
-//! others as well.
+//! A guest call that waits, with the I/O beside it: sending, signals and deadlines.
+//!
+//! Also the wait for a shared instance.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -18,19 +19,18 @@ use crate::session::machine::{Ending, How, Machine};
 use crate::session::mailbox::Signals;
 use crate::session::run;
 
-/// How long a peer may hold up an instance that serves others as well, in all of one event, however
-/// much it reads.
+/// How long a peer may hold up a shared instance in all of one event, even if the peer reads.
 const SHARED_STALL_MAX: Duration = Duration::from_secs(2);
-/// How long an event may wait for an instance that serves others as well. Each of theirs has a
-/// budget, so that it takes many sessions that use all of it.
+/// How long an event may wait for a shared instance. Each event on it has a budget, so only many
+/// sessions that use their whole budget reach this limit.
 const INSTANCE_WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Whom a call that is given up takes with it.
+/// What a cancelled call takes with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CancelScope {
-    /// Its session.
+    /// The call's own session.
     Session,
-    /// Every session on the instance, so that only the end of all of them is reason enough.
+    /// Every session on the instance, so only the end of all of them justifies a cancellation.
     Instance,
 }
 
@@ -40,23 +40,25 @@ impl CancelScope {
     }
 }
 
-/// How long a call may go on, and how long it may wait for its session's peer. That wait counts
-/// against the peer only.
+/// How long a call may run, and how long it may wait for its session's peer. Waits for the peer do
+/// not count as time of the call.
 #[derive(Debug)]
 pub(super) struct CallDeadlines {
     scope: CancelScope,
-    /// When the call is given up, unless it waits for the peer.
+    /// When the call is cancelled, unless it waits for the peer.
     deadline: Instant,
     /// How long events had waited for the peer before this call.
     waited_before: Duration,
-    /// When the session has lasted as long as it may.
+    /// When the session reaches its lifetime.
     lifetime_ends: Option<Instant>,
-    /// Since when the session is to end, so that the peer is given up soon.
+    /// When the session was told to end by a deadline or the operator. Limits the wait for the
+    /// peer.
     flush_began: Option<Moment>,
 }
 
 impl CallDeadlines {
-    /// When the peer is given up, unless it reads more before that. `None`: it holds up nothing.
+    /// When the session gives up its peer, unless the peer reads more before. `None` if no limit
+    /// applies.
     fn peer_until(
         &mut self,
         state: &mut HandleState,
@@ -75,7 +77,7 @@ impl CallDeadlines {
         let shared = (self.scope == CancelScope::Instance)
             .then(|| now.at + SHARED_STALL_MAX.min(deadlines.write).saturating_sub(waited));
         let lifetime = self.lifetime_ends.filter(|at| now.at < *at);
-        // As with what is queued at the end of a session.
+        // The same limit as for the final flush of a session.
         let is_overdue = matches!(machine.ending(), Some(Ending { reason: EndReason::Disconnect(reason), .. })
             if is_deadline(reason));
         let flush = is_overdue.then(|| self.flush_began.get_or_insert(now).due(FLUSH_MAX, now));
@@ -84,7 +86,8 @@ impl CallDeadlines {
     }
 }
 
-/// Waits until the instance is free for an event of this session, where it serves others as well.
+/// Waits until a shared instance is free for an event of this session. Returns at once for an
+/// instance of its own.
 pub(super) async fn free(
     handle: &SessionHandle,
     machine: &mut Machine,
@@ -95,7 +98,7 @@ pub(super) async fn free(
         return Ok(());
     }
     let since = Moment::now();
-    // Nothing of the instance's is given up with this.
+    // Cancelling the wait takes nothing of the instance with it.
     let (scope, waited_before) = (CancelScope::Session, Duration::ZERO);
     let deadline = since.at;
     let mut call_deadlines =
@@ -120,20 +123,25 @@ pub(super) async fn free(
     .await
 }
 
-/// A call of a session's instance, with all that goes on beside it.
+/// One call of a session's instance, with all that goes on beside it.
 pub(super) struct PendingCall<'a> {
     pub(super) handle: &'a Arc<SessionHandle>,
     pub(super) machine: &'a mut Machine,
     pub(super) alarm: &'a mut Alarm,
     pub(super) run_permit: &'a mut RunPermit,
     pub(super) class: Priority,
-    /// When the session has lasted as long as it may, where that matters in the middle of the call.
+    /// When the session reaches its lifetime, if that matters in the middle of the call.
     pub(super) lifetime_ends: Option<Instant>,
 }
 
 impl PendingCall<'_> {
-    /// Polls the call in the session's turns until it is done, takes longer than `wall`, or has to
-    /// be given up. Also says how long it waited for the session's own peer.
+    /// Polls the call under the session's run permit until one of these:
+    ///
+    /// - the call is done;
+    /// - it takes longer than `wall`;
+    /// - it has to be cancelled.
+    ///
+    /// Also returns how long the call waited for the session's own peer.
     pub(super) async fn call<T, F>(
         &mut self,
         mut call: Pin<&mut F>,
@@ -169,8 +177,8 @@ impl PendingCall<'_> {
                 };
                 (call_deadlines, now, rationed)
             });
-            // What the peer does, what others do with their turns, the share of its tenant, and a
-            // stall of the process are not held against it.
+            // The limit grows by the waits that are not the call's own: for the peer, for a run
+            // permit, for the tenant's share, and stalls of the process.
             let waited = waited.saturating_sub(call_deadlines.waited_before);
             call_deadlines.deadline = since.due(wall, now)
                 + run_permit.waited()
@@ -178,8 +186,8 @@ impl PendingCall<'_> {
                 + waited;
             match poll(handle, machine, alarm, call_deadlines, now, cx) {
                 Poll::Ready(fault) => Poll::Ready(Err(fault)),
-                // A write that timed out or was given up just now is only seen by asking the call
-                // again.
+                // Only another poll lets the call see that its write timed out or was given up just
+                // now.
                 Poll::Pending if !ended_before && handle.state().ended_writes() => {
                     run::poll(run_permit, handle, call.as_mut(), None, cx)
                 }
@@ -190,7 +198,7 @@ impl PendingCall<'_> {
         run_permit.rest();
         let waited = began_to_wait.map_or(Duration::ZERO, |(call_deadlines, ..)| {
             let mut state = handle.state();
-            // It may have been given up in the middle of a wait.
+            // The call may have been cancelled in the middle of a wait.
             state.goes_on();
             state.waited_for_peer().saturating_sub(call_deadlines.waited_before)
         });
@@ -198,12 +206,12 @@ impl PendingCall<'_> {
     }
 }
 
-/// Whether a call was given up because the session is to end, and not by anything the plugin did.
+/// Whether a call was cancelled because the session is to end, and not for anything the plugin did.
 pub(super) fn is_order(fault: &Fault) -> bool {
     matches!(fault.kind, FaultKind::Cancelled | FaultKind::Aborted)
 }
 
-/// What goes on beside a call that waits. Ready where the call has to be given up.
+/// Does the I/O beside a call that waits. Ready, with the fault, if the call has to be cancelled.
 pub(super) fn poll(
     handle: &SessionHandle,
     machine: &mut Machine,
@@ -214,7 +222,8 @@ pub(super) fn poll(
 ) -> Poll<Fault> {
     let signals = handle.mailbox.signals();
     match run::cut_off(signals) {
-        // The event comes to its end, within its budget, for a peer that is gone.
+        // On a shared instance, an aborted event runs on within its budget. Its connection is
+        // reset.
         Some(fault)
             if fault.kind == FaultKind::Aborted
                 && call_deadlines.scope == CancelScope::Instance =>
@@ -245,7 +254,7 @@ pub(super) fn poll(
         let broken = matches!(state.poll_flush(cx), Poll::Ready(Err(_))) || state.closed;
         if broken || state.stream.as_ref().is_some_and(Stream::is_broken) {
             state.close();
-            // The socket is of no more use: it goes now, and not when the plugin is done.
+            // The broken socket is closed now, and not when the plugin is done.
             state.stream = None;
             machine.end(DisconnectReason::PeerReset, How::Reset);
         } else {
@@ -256,7 +265,7 @@ pub(super) fn poll(
                 call_deadlines.peer_until(&mut state, machine, &config.deadlines, now)
             {
                 state.timed_out |= now.at >= until;
-                // While it waits for the peer, nothing else counts.
+                // During a wait for the peer, only the peer's limit counts.
                 next = if state.waits_for_peer() { until } else { next.min(until) }.max(now.at);
             }
         }
@@ -274,7 +283,7 @@ pub(super) fn poll(
     Poll::Pending
 }
 
-/// Turns orders into an ending. True where there is one now.
+/// Turns signals into an ending. Returns true if there is an ending now.
 pub(super) fn decide(machine: &mut Machine, signals: Signals) -> bool {
     if signals.contains(Signals::CANCEL) {
         machine.end(DisconnectReason::ServerStopped, How::Reset);

@@ -1,6 +1,7 @@
-//! A session that has been idle for long lets its instance go: what it needs to carry on is kept,
-//! and so are the connection, its TLS, timers and limits. The next event wakes it, on the version
-//! that it is on by then.
+//! A session that was idle for long drops its instance and keeps what the instance saved.
+//!
+//! The connection, its TLS, timers and limits stay. The next event wakes the session, on the
+//! version that is then its own.
 
 use std::pin::pin;
 use std::sync::{Arc, Weak};
@@ -16,17 +17,17 @@ use crate::sched::Quota;
 use crate::session::live_stats::Doing;
 use crate::session::run;
 
-/// What is left of an instance. Its memory is its tenant's.
+/// The saved state of an instance. Its memory counts against its tenant.
 pub(super) struct Asleep<P> {
     state: Vec<u8>,
     version: String,
-    /// What saved it.
+    /// The procedure that saved it.
     on: Weak<P>,
     quota: Arc<Quota>,
 }
 
 impl<P> Asleep<P> {
-    /// What is kept, and the version that saved it.
+    /// Copies the state, with the version that saved it.
     pub(super) fn kept(&self) -> (Vec<u8>, String) {
         (self.state.clone(), self.version.clone())
     }
@@ -34,14 +35,14 @@ impl<P> Asleep<P> {
 
 impl<P> Drop for Asleep<P> {
     fn drop(&mut self) {
-        // Nothing, where it was taken out.
+        // The capacity is zero if the state was taken out.
         self.quota.give_memory(self.state.capacity());
     }
 }
 
 impl<P: Procedure, M> Session<P, M> {
-    /// When it goes to sleep if nothing happens; `None` where it does not. `exchanged` is when
-    /// bytes last moved.
+    /// When the session falls asleep if nothing happens, or `None` if it cannot sleep. `exchanged`
+    /// is when bytes last moved.
     pub(super) fn sleeps_at(&self, exchanged: Instant) -> Option<Instant> {
         let after = self.handle.config().sleep_after;
         let instance = self.instance.as_ref()?;
@@ -52,8 +53,8 @@ impl<P: Procedure, M> Session<P, M> {
         may.then(|| self.stirred.max(exchanged) + after)
     }
 
-    /// Saves, and lets the instance go. Where too much was saved the session stays awake until
-    /// something has happened.
+    /// Saves the state and drops the instance. If the state is too large, the session stays awake
+    /// until an event other than `on-timeout`.
     pub(super) async fn fall_asleep(&mut self) {
         if let Some(fault) = run::enter(&self.handle, Doing::SLEEP).await {
             return self.end_by("sleep", fault);
@@ -64,8 +65,8 @@ impl<P: Procedure, M> Session<P, M> {
         match saved {
             Ok(mut state) => {
                 state.shrink_to_fit();
-                // It was in the memory of the instance that goes now, so that where its tenant has
-                // all it may there is more left after this than before.
+                // The state was in the memory of the instance, which is freed next. So a tenant at
+                // its limit has more memory left afterwards than before.
                 quota.keep_memory(state.capacity());
                 let used = self.usage();
                 let (version, on) =
@@ -78,12 +79,14 @@ impl<P: Procedure, M> Session<P, M> {
                 self.drop_instance(instance).await;
             }
             Err(fault) if fault.kind == FaultKind::StateLimit => self.sleepless = true,
-            // As where it saves for another version: there is nothing that could carry on.
+            // As in a migration, no instance is left that could carry on.
             Err(fault) => self.end_by("sleep", fault),
         }
     }
 
-    /// Makes the instance again, where it sleeps. Whoever calls is in an event's turn.
+    /// Makes the instance of a sleeping session again. If the current version cannot restore the
+    /// state, the version that saved it is tried, if it still exists. The caller is in an event of
+    /// the session.
     pub(super) async fn wake(&mut self) -> Result<(), Fault> {
         let Some(mut asleep) = self.asleep.take() else { return Ok(()) };
         let kept = asleep.state.capacity();
@@ -94,7 +97,7 @@ impl<P: Procedure, M> Session<P, M> {
         let before = asleep.on.upgrade().filter(|before| !Arc::ptr_eq(before, &own));
         let again = before.as_ref().map(|_| state.clone());
         let woken = match (self.take_over(&own, &asleep.version, state).await, before, again) {
-            // What it fell asleep on is still there.
+            // The version that saved the state still exists.
             (Err(fault), Some(before), Some(state))
                 if !pending_call::is_order(&fault) && !is_want_of_room(&fault) =>
             {
@@ -113,8 +116,8 @@ impl<P: Procedure, M> Session<P, M> {
         Ok(())
     }
 
-    /// A session that sleeps moves without waking: what it saved is taken by the version it wakes
-    /// on.
+    /// Migrates a sleeping session without waking it. Returns false if the session is awake. The
+    /// new version restores the state when the session wakes.
     pub(super) fn moves_asleep(&mut self, to: &Arc<P>) -> bool {
         if self.asleep.is_none() {
             return false;
@@ -124,7 +127,7 @@ impl<P: Procedure, M> Session<P, M> {
         true
     }
 
-    /// What another instance needs to carry on.
+    /// Lets the instance save what another instance needs to carry on.
     pub(super) async fn save(&mut self) -> Result<Vec<u8>, Fault> {
         let class = self.handle.priority();
         let budget = self.handle.config().budgets.event(class);
@@ -135,9 +138,11 @@ impl<P: Procedure, M> Session<P, M> {
         pending.call(pin!(old.save(budget)), budget.wall, CancelScope::Session).await.0
     }
 
-    /// Whether this procedure could carry on with the session, which goes on sleeping, unless that
-    /// is called off meanwhile. Where there is no room to try it, it is not known, and no fault of
-    /// the version.
+    /// Tries whether this procedure could restore a sleeping session, which sleeps on. Fails if the
+    /// try is called off.
+    ///
+    /// If there is no room for the trial instance, the answer is unknown. That is no fault of the
+    /// version, so it counts as success.
     pub(super) async fn tries_asleep(
         &mut self,
         called_off: impl Future<Output = ()> + Send,
@@ -152,7 +157,7 @@ impl<P: Procedure, M> Session<P, M> {
         }
     }
 
-    /// An instance of this procedure that carries on from there.
+    /// Makes an instance of this procedure that carries on from `state`.
     pub(super) async fn take_over(
         &mut self,
         procedure: &Arc<P>,
@@ -162,7 +167,7 @@ impl<P: Procedure, M> Session<P, M> {
         self.take_over_unless(std::future::pending(), procedure, version, state).await
     }
 
-    /// The same, unless that is called off meanwhile.
+    /// Makes an instance that carries on from `state`, unless `called_off` completes first.
     pub(super) async fn take_over_unless(
         &mut self,
         called_off: impl Future<Output = ()> + Send,
@@ -177,7 +182,7 @@ impl<P: Procedure, M> Session<P, M> {
         let Self { handle, machine, alarm, run_permit, .. } = self;
         let mut pending =
             PendingCall { handle, machine, alarm, run_permit, class, lifetime_ends: None };
-        // Boxed, because it is large and rare.
+        // The future is boxed, because it is large and rare.
         let mut taking = Box::pin(async {
             let taking = pin!(procedure.take_over(scope, start, event, version, state));
             match select(pin!(called_off), taking).await {
@@ -191,7 +196,7 @@ impl<P: Procedure, M> Session<P, M> {
     }
 }
 
-/// Whether there was no room for an instance, of whichever version.
+/// Whether there was no room for an instance, which says nothing about the version.
 fn is_want_of_room(fault: &Fault) -> bool {
     matches!(fault.kind, FaultKind::Capacity | FaultKind::TenantMemory)
 }

@@ -1,5 +1,6 @@
-//! A session leaves for another process, or comes from one. Its socket is open in both meanwhile,
-//! and only one of them touches it.
+//! Transfers a session to another process, or resumes one from there.
+//!
+//! Both processes have its socket open during the transfer, and only one of them uses it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,11 +19,12 @@ use crate::session::procedure_slot::ProcedureSlot;
 use crate::session::snapshot::{SessionMeta, SessionSnapshot, TransferRequest};
 use crate::session::{Ended, run};
 
-/// However long the other process takes, a session does not wait for longer.
+/// How long a session waits at most for the other process.
 const VERDICT_MAX: Duration = Duration::from_secs(30);
 
 impl<P: Procedure, M> Session<P, M> {
-    /// Packs, and leaves where the other process takes it. Otherwise it goes on where it was.
+    /// Makes a snapshot, and leaves if the other process takes it. Otherwise the session goes on
+    /// here.
     pub(super) async fn depart(&mut self, transfer: TransferRequest) {
         if let Some(fault) = run::enter(&self.handle, Doing::MIGRATE).await {
             return self.end_by("hand-over", fault);
@@ -39,7 +41,8 @@ impl<P: Procedure, M> Session<P, M> {
             && match tokio::time::timeout(VERDICT_MAX, &mut given).await {
                 Ok(taken) => taken == Ok(true),
                 Err(_) => {
-                    // It may have been given just now; it is not given after this.
+                    // The verdict may have been sent just now. The closed channel takes none after
+                    // this.
                     given.close();
                     given.try_recv() == Ok(true)
                 }
@@ -48,13 +51,17 @@ impl<P: Procedure, M> Session<P, M> {
             return self.handle.mailbox.unseal(sealed);
         }
         self.handle.state().let_go();
-        // What was used here is this process's to tell.
+        // This process reports the fuel that was used here.
         self.spent_before = self.usage().fuel;
         (self.instance, self.asleep) = (None, None);
         self.machine.departed();
     }
 
-    /// Everything that another process needs. Nobody can send it anything until it is unsealed.
+    /// Collects everything that another process needs. The mailbox stays sealed, so other sessions
+    /// cannot send to this one until it is unsealed.
+    ///
+    /// # Errors
+    /// Why the session stays, as a stable word.
     async fn pack(&mut self) -> Result<(SessionSnapshot, Sealed), String> {
         if !matches!(self.handle.state().stream, Some(Stream::Plain(_))) {
             return Err("tls".into());
@@ -71,7 +78,7 @@ impl<P: Procedure, M> Session<P, M> {
                     return Err("state-limit".into());
                 }
                 Err(fault) => {
-                    // As in any other hand-over: there is nothing that could carry on.
+                    // As in a migration, no instance is left that could carry on.
                     self.end_by("hand-over", fault);
                     return Err("fault".into());
                 }
@@ -116,8 +123,10 @@ impl<P: Procedure, M> Session<P, M> {
         Ok((SessionSnapshot { meta, state, queued, socket }, sealed))
     }
 
-    /// Makes an instance that carries on from there, says so, and runs the session once `go` says
-    /// that it is this process's. `None`: it is not, and nothing was done to its connection.
+    /// Makes an instance from a snapshot and reports the result through `restored`. Then waits for
+    /// `go`, for 30 s at most, and runs the session.
+    ///
+    /// Returns `None` if the restore fails or `go` does not come. The connection is untouched then.
     pub async fn resume(
         handle: Arc<SessionHandle>,
         slot: Arc<ProcedureSlot<P>>,

@@ -1,8 +1,8 @@
-//! How the peer reads what is queued for it: since when it takes nothing, at what rate it reads,
-//! and how long events have waited for that.
+//! How the peer reads its queue: since when it takes nothing, at what rate it reads, and how long
+//! events have waited for it.
 //!
 //! Only bytes that the peer's system has confirmed count. Bytes in the buffers of this system say
-//! nothing of the peer.
+//! nothing about the peer.
 
 use std::time::{Duration, Instant};
 
@@ -11,48 +11,49 @@ use crate::net::Stream;
 use crate::sched::Moment;
 use crate::session::deadlines::Deadlines;
 
-/// Longest time over which the minimum reading rate is judged. The write timeout is the window
-/// where it is shorter. A system confirms in lumps of up to its largest segment, so a shorter
-/// window would cut off steady readers.
+/// Longest window over which the minimum reading rate is judged. If the write timeout is shorter,
+/// it is the window. A system confirms in lumps of up to its largest segment, so a shorter window
+/// would cut off steady readers.
 const RATE_WINDOW_MAX: Duration = Duration::from_secs(20);
 
-/// A moment, and what was on its way to the peer then.
+/// A moment, and the bytes that were on their way to the peer then.
 #[derive(Debug, Clone, Copy)]
 struct Mark {
     since: Moment,
     /// Bytes that the system had taken.
     taken: u64,
-    /// Bytes of them that the peer's system had not confirmed. `None`: the system does not say.
+    /// The bytes of `taken` that the peer's system had not confirmed. `None` if the system does not
+    /// say.
     unconfirmed: Option<usize>,
 }
 
-/// What is known of the peer as a reader.
+/// The peer as a reader of its queue.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
-    /// Since when the peer has taken nothing of what is queued.
+    /// Since when the peer has taken nothing of its queue.
     stalled: Option<Mark>,
-    /// Where the window began over which the rate is judged. `None`: nothing is queued.
+    /// The start of the window over which the rate is judged. `None` if nothing is queued.
     window: Option<Mark>,
     /// Since when the event in flight waits for the peer.
     waits_since: Option<Moment>,
-    /// How long events have waited for the peer before.
+    /// How long earlier events have waited for the peer.
     waited: Duration,
-    /// The event that waits is to wait no longer.
+    /// The event that waits for the peer has to stop waiting.
     given_up: bool,
 }
 
 impl Reader {
-    /// The system took bytes.
+    /// Records that the system took bytes.
     pub(super) fn takes(&mut self) {
         self.stalled = None;
     }
 
-    /// Nothing is queued any more.
+    /// Records that the queue is empty.
     pub(super) fn drained(&mut self) {
         (self.stalled, self.window) = (None, None);
     }
 
-    /// The host itself sent nothing for so long.
+    /// Leaves out a time in which the host itself sent nothing.
     pub(super) fn excuse(&mut self, time: Duration) {
         for mark in [&mut self.stalled, &mut self.window].into_iter().flatten() {
             mark.since.at += time;
@@ -65,24 +66,24 @@ impl Reader {
 }
 
 impl HandleState {
-    /// The peer takes nothing from now on.
+    /// Records that the peer takes nothing from now on.
     pub(in crate::session) fn stall(&mut self, now: Moment) {
         let mark = self.mark(now);
         self.reader.stalled = Some(mark);
         self.reader.window.get_or_insert(mark);
     }
 
-    /// Whether the peer takes nothing of what is queued.
+    /// Whether the peer takes nothing of its queue.
     pub(in crate::session) fn is_stalled(&self) -> bool {
         self.reader.is_stalled()
     }
 
-    /// When the peer is to be given up unless it reads more of what is queued; it is to be given up
-    /// now where that is not later than `now`. `None`: nothing is queued, or the tenant's share
-    /// holds it up.
+    /// When the session gives up its peer, unless the peer reads more of its queue. If the time is
+    /// not later than `now`, the session gives up now. `None` if nothing is queued, or if the
+    /// tenant's share holds up sending.
     ///
-    /// The system asks for more only once a good part of its own buffer is free. So when a limit
-    /// has passed, the system is asked what the peer has confirmed meanwhile.
+    /// The system asks for more bytes only once a good part of its own buffer is free. So when a
+    /// limit has passed, the session asks the system what the peer has confirmed meanwhile.
     pub(in crate::session) fn must_read_by(
         &mut self,
         now: Moment,
@@ -107,8 +108,8 @@ impl HandleState {
         stalled.into_iter().chain(slow).min()
     }
 
-    /// The mark, or one at `now` where `limit` has passed since and the peer has read `least`
-    /// bytes.
+    /// Returns a new mark at `now` if `limit` has passed and the peer has read `least` bytes since.
+    /// Otherwise returns `mark`.
     fn renewed(&self, mark: Mark, now: Moment, limit: Duration, least: u64) -> Mark {
         if now.at < mark.since.due(limit, now) || self.confirmed_since(&mark) < least {
             mark
@@ -125,7 +126,7 @@ impl HandleState {
         }
     }
 
-    /// Bytes that the peer's system has confirmed since.
+    /// Bytes that the peer's system has confirmed since the mark.
     fn confirmed_since(&self, mark: &Mark) -> u64 {
         let (before, left) = (mark.unconfirmed, self.stream.as_ref().and_then(Stream::unconfirmed));
         let (before, left) =
@@ -133,14 +134,14 @@ impl HandleState {
         (self.bytes_out - mark.taken + before).saturating_sub(left)
     }
 
-    /// An event waits for the peer from now on, unless it is the tenant's share that holds it up.
+    /// Records that an event waits for the peer, unless the tenant's share holds up sending.
     pub(super) fn waits(&mut self) {
         if self.rationed_until.is_none() {
             self.reader.waits_since.get_or_insert_with(Moment::now);
         }
     }
 
-    /// No event waits for the peer any more.
+    /// Records that no event waits for the peer any more.
     pub(in crate::session) fn goes_on(&mut self) {
         if let Some(since) = self.reader.waits_since.take() {
             self.reader.waited += since.until(Moment::now());
@@ -148,14 +149,13 @@ impl HandleState {
         }
     }
 
-    /// The event that waits for the peer now, if one does, is to wait no longer. False where none
-    /// does.
+    /// Tells an event that waits for the peer to stop waiting. Returns false if no event waits.
     pub(super) fn give_up(&mut self) -> bool {
         self.reader.given_up = self.waits_for_peer();
         self.reader.given_up
     }
 
-    /// Whether the event that waits for the peer is to wait no longer.
+    /// Whether the event that waits for the peer has to stop waiting.
     pub(in crate::session) fn is_given_up(&self) -> bool {
         self.reader.given_up
     }
@@ -209,12 +209,12 @@ mod tests {
         let info =
             ClientInfo { id: 1, server: "one".into(), peer: local, local, tls: None, parameter: 0 };
         let handle = SessionHandle::new(info, Arc::new(config), placement, stream);
-        // Only what the system takes is known of its peer.
+        // Without a stream, the tests count only the bytes that the system took.
         handle.state().stream = None;
         handle
     }
 
-    /// What is judged of a peer of which only the bytes that the system took are known.
+    /// Whether a peer that takes `taken` bytes within two seconds is given up.
     fn judged(min_read_rate: u32, taken: u64) -> bool {
         let handle = handle();
         let deadlines =
@@ -223,7 +223,7 @@ mod tests {
             (handle.state(), Moment { at: Instant::now(), stalls: Duration::ZERO });
         state.stall(start);
         state.bytes_out += taken;
-        // It takes something now and then, so that only its rate counts.
+        // The peer takes something now and then, so that only its rate counts.
         state.reader.takes();
         let window = Moment { at: start.at + Duration::from_secs(2), ..start };
         state.must_read_by(window, &deadlines).is_some_and(|by| by <= window.at)
@@ -256,7 +256,7 @@ mod tests {
             state.must_read_by(now, &deadlines).is_some_and(|by| by <= now.at)
         };
         state.reader.excuse(Duration::from_secs(30));
-        // Five seconds beside these are a stall of the process.
+        // Five more seconds are a stall of the process.
         assert!(!due(&mut state, 36) && due(&mut state, 37));
     }
 }

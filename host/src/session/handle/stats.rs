@@ -1,4 +1,4 @@
-//! A session at one moment, for those who look at it from outside.
+//! Statistics of a session, for observers outside of it.
 
 use std::time::{Duration, Instant};
 
@@ -9,9 +9,9 @@ use crate::sched::Lane;
 /// A session at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionStats {
-    /// From the first event until now.
+    /// Time from the first event until now.
     pub age: Duration,
-    /// Since bytes last moved.
+    /// Time since bytes last moved.
     pub idle: Duration,
     /// Bytes from the peer.
     pub bytes_in: u64,
@@ -21,26 +21,26 @@ pub struct SessionStats {
     pub queued_bytes: usize,
     /// Events that are done.
     pub events: u64,
-    /// Fuel and memory after the last of them.
+    /// Fuel and memory after the last of these events.
     pub usage: Usage,
     /// CPU time of its events.
     pub cpu: Duration,
     /// The event that runs now.
     pub event: Option<&'static str>,
-    /// Whether it has let its instance go, until something happens.
+    /// Whether the session sleeps, without an instance, until its next event.
     pub asleep: bool,
     /// The class in force.
     pub priority: Priority,
-    /// The lane it is in.
+    /// The lane that the session is in.
     pub lane: Lane,
-    /// What its next event may spend.
+    /// What the next event may spend.
     pub budget: Budget,
-    /// Fuel of its dearest event.
+    /// Fuel of the session's most expensive event.
     pub peak_fuel: u64,
 }
 
 impl SessionHandle {
-    /// The session now.
+    /// Reads the session's statistics now.
     #[must_use]
     pub fn stats(&self) -> SessionStats {
         let (now, state) = (Instant::now(), self.state());

@@ -1,4 +1,4 @@
-//! A line that leaves for another process, and one that came from there.
+//! The handle of a session that leaves for another process, or came from one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use crate::sched::Placement;
 use crate::session::snapshot::{SessionMeta, back};
 
 impl SessionHandle {
-    /// A session that came from another process. What is queued for its peer follows by `load`.
+    /// Makes the handle of a session from another process. `load` adds the bytes
+    /// that were queued for its peer.
     #[must_use]
     pub fn resumed(
         info: ClientInfo,
@@ -29,7 +30,7 @@ impl SessionHandle {
         resumed.live_stats.resume(meta.events, usage, Duration::from_nanos(meta.cpu_ns));
         let mut state = resumed.state();
         for &(id, left) in &meta.timers {
-            // One that is due fires at once; 0 would cancel it.
+            // A due timer fires at once. A value of 0 would cancel it.
             state.timers.set(id, left.max(1), timers_max, now);
         }
         state.last_exchange = back(now, meta.times.exchanged);
@@ -39,7 +40,7 @@ impl SessionHandle {
         handle
     }
 
-    /// What was queued for the peer in the other process is sent first.
+    /// Queues the bytes that the other process had queued for the peer. They are sent first.
     pub(in crate::session) fn load(&self, queued: &[u8]) {
         if !queued.is_empty() {
             self.state().send_buffer.push(queued);
@@ -48,7 +49,8 @@ impl SessionHandle {
 }
 
 impl HandleState {
-    /// The connection is another process's: it is neither closed nor written to.
+    /// Drops this process's descriptor of a connection that another process owns now. Neither
+    /// closes the connection nor writes to it.
     pub(in crate::session) fn let_go(&mut self) {
         self.close();
         self.stream = None;

@@ -1,4 +1,4 @@
-//! Guests of the simulation: versions with a temper, and what each of their calls has to find true.
+//! Guests of the simulation, with fault profiles and with checks in each of their calls.
 
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,11 +9,11 @@ use crate::event::{
     Action, Budget, Event, Fault, FaultKind, Instance, Meter, Priority, Procedure, Scope, Usage,
 };
 
-/// What may go wrong in a call.
+/// How a call goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FaultProfile {
     Good,
-    /// It lets others run so often before it is done.
+    /// Yields this many times before it is done.
     Slow(u32),
     Refuses,
     Traps,
@@ -35,21 +35,21 @@ impl FaultProfile {
     }
 }
 
-/// What one session's guests have seen, whatever their version.
+/// What the guests of one session have seen, in all their versions.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) connects: u32,
     pub(super) disconnects: u32,
     pub(super) bytes: Vec<u8>,
     pub(super) timers: u32,
-    /// Numbers of the versions that handled events, each once in a row.
+    /// Numbers of the versions that handled events, without repetitions in a row.
     pub(super) trail: Vec<u64>,
     pub(super) wakes: u32,
-    /// A call runs.
+    /// Whether a call runs.
     running: bool,
 }
 
-/// The byte that a client sends at this place of its stream.
+/// The byte that a client sends at this position of its stream.
 pub(super) fn byte(at: usize) -> u8 {
     (at.wrapping_mul(31) >> 3) as u8 ^ at as u8
 }
@@ -84,7 +84,7 @@ impl Version {
         look(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// A call begins, and no other runs.
+    /// Begins a call, and checks that no other runs.
     fn call(&self) -> Running<'_> {
         self.with(|seen| {
             assert!(!seen.running, "two calls of one session at a time");
@@ -94,7 +94,7 @@ impl Version {
     }
 }
 
-/// A call of a session; it is over when this goes, given up or done.
+/// A running call of a session. The call is over when this is dropped, done or cancelled.
 struct Running<'a>(&'a Version);
 
 impl Drop for Running<'_> {
@@ -156,7 +156,7 @@ impl Version {
 pub(super) struct Guest {
     version: Arc<Version>,
     scope: Scope,
-    /// Bytes so far, in its own memory.
+    /// Bytes so far, as the guest's own memory holds them.
     count: u64,
 }
 
@@ -206,7 +206,7 @@ impl Instance for Guest {
         let version = Arc::clone(&self.version);
         let _running = version.call();
         version.save.go(FaultKind::StateLimit).await?;
-        // It changes nothing: the count is in the state and here.
+        // Saving changes nothing: the count is in the state and still here.
         poll_fn(|_| Poll::Ready(())).await;
         Ok(self.count.to_le_bytes().to_vec())
     }

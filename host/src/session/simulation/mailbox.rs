@@ -1,4 +1,4 @@
-//! Mailboxes of one tenant, with anything done to them: what its account says is what they hold.
+//! Random operations on the mailboxes of one tenant: its quota always equals what they hold.
 
 use std::sync::Arc;
 
@@ -11,7 +11,8 @@ const SEEDS: u64 = 200;
 const SHARE: usize = 8 << 10;
 const MAX: usize = 4 << 10;
 
-/// The account says what the boxes hold, after each step, and never more than the share.
+/// Checks after each step that the quota says what the mailboxes hold, and never more than the
+/// share.
 fn play(seed: u64) {
     let mut rng = Rng(seed);
     let quota = Arc::<Quota>::default();

@@ -1,6 +1,7 @@
-//! Sessions whose versions are swapped, put to sleep, called off and ended in an order that a
-//! number decides, with failures injected. What has to hold is looked at in every call of the
-//! guests and at the end. A number that fails is printed and can be tried again:
+//! Simulated sessions: a seed decides when they migrate, sleep, are called off and end.
+//!
+//! Failures are injected. Every call of the guests checks what has to hold, and so does the end. A
+//! seed that fails is printed and can be tried again:
 //!
 //!     WHARF_SEED=17 cargo test -p wharf simulated
 //!
@@ -26,11 +27,11 @@ use crate::net::Stream;
 use crate::rng::{Rng, for_each_seed};
 use crate::sched::{Budgets, Lane, Placement, Quota, RunQueue};
 
-/// Numbers that are tried where nobody says: `WHARF_SEEDS` says how many.
+/// How many seeds are tried, unless `WHARF_SEEDS` gives another number.
 const SEEDS: u64 = 600;
-/// Things that happen to one session.
+/// Largest number of steps of one session.
 const STEPS: u64 = 40;
-/// After this a session is stuck.
+/// After this time a session counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn profile(rng: &mut Rng, bad: FaultProfile) -> FaultProfile {
@@ -42,12 +43,12 @@ fn profile(rng: &mut Rng, bad: FaultProfile) -> FaultProfile {
     }
 }
 
-/// One session, its client, and what was asked of it.
+/// One session, its client, and what was requested of it.
 struct World {
     rng: Rng,
     client: Option<TcpStream>,
     sent: usize,
-    /// What the client has got.
+    /// How many bytes the client has received.
     got: usize,
     handle: Arc<SessionHandle>,
     pause_gate: Arc<PauseGate>,
@@ -56,27 +57,27 @@ struct World {
     versions: u64,
     asked: Vec<(u64, oneshot::Receiver<MigrateOutcome>)>,
     verdicts: Vec<watch::Sender<Option<bool>>>,
-    /// Whether anybody but the client ended it.
+    /// Whether the session was ended by something other than its client.
     ended: bool,
-    /// Whether the client went before the end.
+    /// Whether the client left before the end.
     broke_off: bool,
 }
 
 impl World {
     fn version(&mut self) -> Arc<Version> {
         self.versions += 1;
-        // A trap while it reads is rare, or nothing else would ever happen.
+        // A trap in a read is rare, because it ends the session.
         let read = if self.rng.throw(40) == 0 {
             FaultProfile::Traps
         } else {
             FaultProfile::Slow(self.rng.throw(3) as u32)
         };
-        let tempers = [
+        let profiles = [
             profile(&mut self.rng, FaultProfile::Refuses),
             profile(&mut self.rng, FaultProfile::Refuses),
             read,
         ];
-        Version::new(self.versions, tempers, &self.seen)
+        Version::new(self.versions, profiles, &self.seen)
     }
 
     async fn step(&mut self) {
@@ -117,7 +118,7 @@ impl World {
             } else {
                 Priority::Low
             })),
-            // Long enough to fall asleep in.
+            // Long enough for the session to fall asleep.
             12 => tokio::time::sleep(Duration::from_millis(3)).await,
             _ => self.rest(10).await,
         }
@@ -133,7 +134,7 @@ impl World {
         let count = self.rng.throw(3_000) as usize + 1;
         let data: Vec<u8> = (self.sent..self.sent + count).map(byte).collect();
         if let Some(client) = &mut self.client {
-            // What does not fit is not sent.
+            // Bytes that do not fit are not sent.
             self.sent += client.write(&data).unwrap_or(0);
         }
     }
@@ -142,7 +143,7 @@ impl World {
         let mut buffer = [0; 4_096];
         let Some(client) = &mut self.client else { return };
         match client.read(&mut buffer) {
-            // It has heard all there is, and goes.
+            // The client has received all there is, and leaves.
             Ok(0) => self.client = None,
             Ok(count) => {
                 for (at, got) in buffer[..count].iter().enumerate() {
@@ -159,7 +160,7 @@ impl World {
         }
     }
 
-    /// The end of it, in one of the ways there are.
+    /// Ends the session in one of several ways.
     fn end(&mut self) {
         match self.rng.throw(6) {
             0 => self.handle.stop(),
@@ -183,7 +184,7 @@ impl World {
     fn judge(mut self, ended: &Ended) {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let fault = ended.fault.as_ref().map(|(_, fault)| fault.kind);
-        // Once in, once out, and nobody is told who could not be.
+        // There is one connect and one disconnect at most. A dead instance gets no disconnect.
         let told = matches!(ended.reason, EndReason::Disconnect(_)) && fault.is_none();
         assert!(seen.connects <= 1 && seen.disconnects <= 1, "{seen:?}");
         assert_eq!(seen.disconnects == 1, told, "{ended:?} {seen:?}");
@@ -191,15 +192,15 @@ impl World {
         let injected =
             matches!(fault, Some(FaultKind::Trap("injected") | FaultKind::HandoffRefused));
         assert!(fault.is_none() || injected || (cut && self.ended), "{ended:?}");
-        // Nothing is lost on the way in or out where nobody broke it off.
+        // If neither side broke off, no byte is lost in either direction.
         let finished = ended.reason == EndReason::Disconnect(DisconnectReason::ClosedByPlugin);
         if finished && !self.broke_off && !self.ended {
             assert_eq!(seen.bytes.len(), self.sent, "{ended:?}");
             assert_eq!(self.got, self.sent, "{ended:?}");
         }
         assert!(seen.bytes.len() <= self.sent && self.got <= seen.bytes.len(), "{seen:?}");
-        // Versions come in the order in which they were asked for; only waking may fall back to the
-        // one before.
+        // Versions come in the order of their requests. Only a wake may fall back to the version
+        // before.
         let back = seen.trail.windows(2).filter(|pair| pair[1] < pair[0]).count() as u32;
         assert!(back <= seen.wakes, "{:?}", seen.trail);
         for (number, reported) in &mut self.asked {
@@ -215,7 +216,7 @@ impl World {
     }
 }
 
-/// Two ends of one connection.
+/// The two ends of one connection.
 fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it is there");
@@ -282,7 +283,7 @@ async fn simulate(seed: u64) {
         world.step().await;
     }
     world.end();
-    // Nobody decides any more.
+    // The senders of the verdicts are gone from here on.
     world.verdicts.clear();
     let over = async {
         while !running.is_finished() {
@@ -299,7 +300,7 @@ async fn simulate(seed: u64) {
 }
 
 #[test]
-fn whatever_happens_to_simulated_sessions_nothing_is_lost_doubled_or_told_twice() {
+fn simulated_sessions_lose_and_repeat_nothing() {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     for_each_seed(SEEDS, |seed| runtime.block_on(simulate(seed)));
