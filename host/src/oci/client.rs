@@ -1,5 +1,5 @@
-//! HTTP client for registries that trusts no answer: each has a size limit and a time limit. The
-//! client checks redirects and sends a login to no other party.
+//! HTTP client for registries that trusts no answer: each has a limit on its size and on silence.
+//! The client checks redirects and sends a login to no other party.
 
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ impl<'a> RegistryClient<'a> {
         self.page(path, accept, what, max).await.map(|page| page.content)
     }
 
-    /// Fetches a list, of which the registry may give a part. As [`RegistryClient::get`].
+    /// Fetches a list as [`RegistryClient::get`] does. The registry may give a part of it.
     pub(super) async fn page(
         &mut self,
         path: &str,

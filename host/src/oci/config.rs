@@ -34,7 +34,7 @@ pub enum PullPolicy {
 
 impl PullPolicy {
     /// Returns the policy for an operator who names a plugin right now and means the current
-    /// content of the tag.
+    /// content of the tag. `Never` stays.
     #[must_use]
     pub fn just_named(self) -> Self {
         match self {

@@ -49,8 +49,8 @@ impl Inheritance {
     }
 
     /// Reports that this process serves, and which endpoints of the control API it has taken.
-    /// Sessions arrive from then on. Calls `begins` once the old process has announced the upgrade
-    /// elsewhere.
+    /// Sessions arrive from then on. Calls `begins` once the old process has told systemd of this
+    /// one, or is gone.
     ///
     /// # Errors
     /// The old process is gone or has given up waiting. Then it serves on by itself, and this

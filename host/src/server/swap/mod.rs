@@ -29,8 +29,8 @@ use crate::session::MigrateOutcome;
 use crate::telemetry::HandoverFailed;
 use crate::work::{Refusal, WorkError};
 
-/// Reasons of sessions that stayed which say nothing against the version: the session was busy or
-/// was about to end, or had no room for two instances.
+/// Reasons to stay that say nothing against the version. For example, the session was busy, was
+/// about to end, or had no room for two instances.
 const NOT_ITS_FAULT: [&str; 10] = [
     "held-up",
     "called-off",
@@ -93,7 +93,7 @@ pub struct SwapReport {
     pub from: String,
     /// Name and version of the requested version.
     pub to: String,
-    /// Number of the revision of the requested version. 0 if that version was never current.
+    /// Number of the revision of the requested version. 0 if the version got none.
     pub generation: u64,
     /// Number of sessions that moved to the new version.
     pub moved: usize,
@@ -203,7 +203,7 @@ impl SwapError {
     }
 }
 
-/// Returns whether both plugins are the same component with the same name and version.
+/// Returns whether both plugins have the same component, name, version and `stateless` mark.
 pub(super) fn same(one: &Plugin, other: &Plugin) -> bool {
     let of = |plugin: &Plugin| (plugin.digest().to_owned(), plugin.label(), plugin.is_stateless());
     of(one) == of(other)
