@@ -1,5 +1,5 @@
-//! What a plugin looks like in a registry: the layout of the Wasm packaging tools, one manifest
-//! with one layer.
+//! Layout of a plugin in a registry, as the Wasm packaging tools define it: one manifest with one
+//! layer.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,11 @@ use oci_client::manifest::{OCI_IMAGE_MEDIA_TYPE, OciDescriptor, OciImageManifest
 use super::digest::Digest;
 use super::error::{RegistryProblem, excerpt};
 
-/// Largest manifest that is read.
+/// Largest manifest that is read, in bytes.
 pub(super) const MANIFEST_MAX_BYTES: u64 = 1 << 20;
 /// Type of the component.
 pub(super) const LAYER_TYPE: &str = "application/wasm";
-/// Type of what says what the component is.
+/// Type of the configuration, which describes the component.
 pub(super) const CONFIG_TYPE: &str = "application/vnd.wasm.config.v0+json";
 /// Type of the manifest.
 pub(super) const MANIFEST_TYPE: &str = OCI_IMAGE_MEDIA_TYPE;
@@ -21,10 +21,10 @@ pub(super) const TITLE: &str = "org.opencontainers.image.title";
 pub(super) const VERSION: &str = "org.opencontainers.image.version";
 pub(super) const DESCRIPTION: &str = "org.opencontainers.image.description";
 
-/// Longest name and version of a plugin that come from elsewhere.
+/// Longest name and version of a plugin from a registry, in characters.
 const WORD_MAX_CHARS: usize = 64;
 
-/// A plugin's manifest, which holds.
+/// A valid manifest of a plugin.
 pub(super) struct Artifact {
     pub(super) layer: Digest,
     pub(super) layer_bytes: u64,
@@ -33,7 +33,7 @@ pub(super) struct Artifact {
 }
 
 impl Artifact {
-    /// Reads a manifest; its component may be as large as this.
+    /// Reads a manifest whose component may have `component_max_bytes`.
     pub(super) fn read(manifest: &[u8], component_max_bytes: u64) -> Result<Self, RegistryProblem> {
         let not = |problem: String| Err(RegistryProblem::NotAPlugin(problem));
         let manifest = parse(manifest, &[MANIFEST_TYPE])?;
@@ -65,20 +65,21 @@ impl Artifact {
         })
     }
 
-    /// The plugin's name: that of its manifest, or the last part of the repository's.
+    /// Name of the plugin, from its manifest or else from the last part of the repository.
     pub(super) fn name(&self, repository: &str) -> String {
         let last = || repository.rsplit('/').next().unwrap_or_default();
         self.title.clone().unwrap_or_else(|| last().chars().take(WORD_MAX_CHARS).collect())
     }
 
-    /// Its version: that of its manifest, or the tag that it was asked for by.
+    /// Version of the plugin, from its manifest or else from the requested tag.
     pub(super) fn version(&self, tag: Option<&str>) -> String {
         let tag = || tag.map(|tag| tag.chars().take(WORD_MAX_CHARS).collect());
         self.version.clone().or_else(tag).unwrap_or_else(|| "unversioned".to_owned())
     }
 }
 
-/// A manifest of one image and one of these types, and no list of them nor of an older kind.
+/// Parses a manifest of one image with one of these types. Lists of manifests and older kinds are
+/// errors.
 pub(super) fn parse(manifest: &[u8], types: &[&str]) -> Result<OciImageManifest, RegistryProblem> {
     #[derive(serde::Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -106,7 +107,7 @@ pub(super) fn parse(manifest: &[u8], types: &[&str]) -> Result<OciImageManifest,
     })
 }
 
-/// Digest and size of what a manifest names.
+/// Digest and size of an entry in a manifest.
 pub(super) fn descriptor(named: &OciDescriptor) -> Result<(Digest, u64), RegistryProblem> {
     let digest = Digest::parse(&named.digest).ok_or_else(|| {
         RegistryProblem::NotAPlugin(format!("`{}` is no whole SHA-256", excerpt(&named.digest)))
@@ -117,7 +118,7 @@ pub(super) fn descriptor(named: &OciDescriptor) -> Result<(Digest, u64), Registr
     Ok((digest, size))
 }
 
-/// An annotation that can stand in a log line as one word. Others are as if they were not there.
+/// Returns an annotation that is one word in a log line. Other annotations are ignored.
 fn word(annotations: &BTreeMap<String, String>, key: &str) -> Option<String> {
     let text = annotations.get(key)?;
     let good = text.chars().all(|one| one.is_ascii_graphic());
@@ -141,13 +142,13 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_has_its_version_from_its_manifest_and_what_is_missing_from_its_reference() {
+    fn reference_supplies_what_manifest_lacks() {
         let read =
             |value: &Value| Artifact::read(value.to_string().as_bytes(), 9).expect("a plugin");
         let plugin = read(&good());
         assert_eq!((plugin.layer, plugin.layer_bytes), (Digest::of(b"component"), 9));
         let plugin = read(&good());
-        // A title that is no word is none.
+        // A title of two words is ignored.
         assert_eq!(
             (plugin.name("team/echo").as_str(), plugin.version(Some("latest")).as_str()),
             ("echo", "1.2.3")
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn every_other_kind_of_manifest_is_named() {
+    fn other_kinds_of_manifest_are_named() {
         let change = |path: &str, to: Value| {
             let mut value = good();
             *value.pointer_mut(path).expect(path) = to;

@@ -1,5 +1,5 @@
-//! Signatures as cosign 3 makes them with a key pair: a statement in a sigstore bundle, which a
-//! manifest of its own attaches to the plugin as a referrer.
+//! Signatures in the form of cosign 3 with a key pair: a statement in a sigstore bundle. A manifest
+//! of its own attaches the bundle to the plugin as a referrer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,34 +16,33 @@ use super::error::{RegistryProblem, excerpt};
 
 /// Type of a list of referrers.
 pub(super) const INDEX_TYPE: &str = OCI_IMAGE_INDEX_MEDIA_TYPE;
-/// Largest list of referrers that is read.
+/// Largest list of referrers that is read, in bytes.
 pub(super) const INDEX_MAX_BYTES: u64 = 256 << 10;
-/// Referrers that are looked at. What else authors attach to a plugin is among them.
+/// Number of referrers that are read. Other attachments of a plugin count as well.
 pub(super) const REFERRERS_MAX: usize = 32;
-/// Largest manifest of a referrer that is read.
+/// Largest manifest of a referrer that is read, in bytes.
 pub(super) const REFERRER_MAX_BYTES: u64 = 64 << 10;
-/// Largest bundle that is read.
+/// Largest bundle that is read, in bytes.
 pub(super) const BUNDLE_MAX_BYTES: u64 = 64 << 10;
 
-/// What the types of bundles begin with; versions follow.
+/// Beginning of the types of bundles; versions follow.
 const BUNDLE_TYPE: &str = "application/vnd.dev.sigstore.bundle";
-/// Type of what is signed. It is signed with it.
+/// Type of the signed statement. The signature covers this type.
 const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
-/// What a statement says that it is.
+/// Type that a statement gives itself.
 const STATEMENT: &str = "https://in-toto.io/Statement/v1";
-/// What a statement is about that is a signature. Attestations are about something else.
+/// Predicate of a statement that is a signature. Attestations have other predicates.
 const SIGNED: &str = "https://sigstore.dev/cosign/sign/v1";
-/// What `cosign sign -a repository=...` writes.
+/// Annotation that `cosign sign -a repository=...` writes.
 const REPOSITORY: &str = "repository";
 
-/// The tag under which a plugin's referrers are where the registry has no other way to ask for
-/// them.
+/// Returns the tag of a plugin's referrers, for registries without an API for referrers.
 pub(super) fn tag(plugin: &Digest) -> String {
     format!("sha256-{}", plugin.hex())
 }
 
-/// The manifests in a list of referrers, each once. What the list says that they are is not to be
-/// relied on, but what it says to be bundles comes first.
+/// Returns the manifests in a list of referrers, each once. The types in the list are not trusted,
+/// but entries that the list calls bundles come first.
 pub(super) fn referrers(index: &[u8]) -> Result<Vec<Digest>, RegistryProblem> {
     #[derive(Deserialize)]
     struct Index {
@@ -68,8 +67,8 @@ pub(super) fn referrers(index: &[u8]) -> Result<Vec<Digest>, RegistryProblem> {
     Ok(digests.filter(|digest| known.insert(digest.clone())).collect())
 }
 
-/// The bundle that a manifest attaches to a plugin, and its size. `None`: it attaches something
-/// else, or to something else.
+/// Returns the digest and size of the bundle that a manifest attaches to a plugin. `None` if the
+/// manifest attaches other content, or attaches it to other content.
 pub(super) fn attached_by(manifest: &[u8], plugin: &Digest) -> Option<(Digest, u64)> {
     let manifest = artifact::parse(manifest, &[MANIFEST_TYPE]).ok()?;
     let [layer] = manifest.layers.as_slice() else { return None };
@@ -78,8 +77,8 @@ pub(super) fn attached_by(manifest: &[u8], plugin: &Digest) -> Option<(Digest, u
     fits.then(|| artifact::descriptor(layer).ok()).flatten()
 }
 
-/// The one signature in a bundle. `None`: it has several, or one in another form, or of something
-/// else than a statement.
+/// Returns the one signature in a bundle. `None` if the bundle has several, a signature in another
+/// form, or one of other content than a statement.
 pub(super) fn read(bundle: &[u8]) -> Option<Evidence> {
     #[derive(Deserialize)]
     struct Bundle {
@@ -104,14 +103,14 @@ pub(super) fn read(bundle: &[u8]) -> Option<Evidence> {
     Some(Evidence { form: Form::Bundle, payload, signature })
 }
 
-/// What is signed in place of a statement: the statement, its type, and how long each is.
+/// Returns the bytes that the signature covers: the statement, its type, and the length of each.
 pub(super) fn signed(payload: &[u8]) -> Vec<u8> {
     let before = format!("DSSEv1 {} {PAYLOAD_TYPE} {} ", PAYLOAD_TYPE.len(), payload.len());
     [before.as_bytes(), payload].concat()
 }
 
-/// What a statement says, of one digest or of several. `None`: it is no signature, but an
-/// attestation, say.
+/// Returns the claims of a statement about one or more digests. `None` if the statement is no
+/// signature, but for example an attestation.
 pub(super) fn claims(payload: &[u8]) -> Option<Vec<Claim>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -131,7 +130,7 @@ pub(super) fn claims(payload: &[u8]) -> Option<Vec<Claim>> {
     (statement.kind == STATEMENT && statement.predicate_type == SIGNED).then_some(())?;
     let claim = |subject: Subject| {
         let digest = format!("sha256:{}", subject.digest.get("sha256")?);
-        // One that is no text names no repository that there could be.
+        // An annotation that is no text matches no repository.
         let place = subject.annotations.unwrap_or_default().get(REPOSITORY).cloned();
         Some(Claim {
             digest,
@@ -148,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_referrer_is_named_once_and_what_is_said_to_be_a_bundle_first() {
+    fn referrers_are_listed_once_bundles_first() {
         let digest = |name: &str| Digest::of(name.as_bytes());
         let entry = |name: &str, kind: &str| json!({ "mediaType": MANIFEST_TYPE, "digest": digest(name).as_str(), "artifactType": kind });
         let bundle = "application/vnd.dev.sigstore.bundle.v0.3+json";

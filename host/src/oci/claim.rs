@@ -1,18 +1,18 @@
-//! A signature as a registry has it, and what a signed text says.
+//! A signature as a registry has it, and the claim of a signed text.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-/// Longest signature in base64: two numbers of 32 bytes and what holds them together.
+/// Longest signature in base64: two numbers of 32 bytes in their encoding.
 const SIGNATURE_MAX_CHARS: usize = 128;
 
-/// A signature in base64. `None`: it is none, or longer than any that could be believed.
+/// Decodes a signature in base64. `None` if it is none, or too long to be valid.
 pub(super) fn decoded(text: &str) -> Option<Vec<u8>> {
     (text.len() <= SIGNATURE_MAX_CHARS).then(|| STANDARD.decode(text).ok()).flatten()
 }
 
-/// How something is signed. The names stand in the store.
+/// Form of a signature. The store contains these names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Form {
@@ -21,7 +21,7 @@ pub(super) enum Form {
     Bundle,
 }
 
-/// A text and a signature of it. Nothing is known about either.
+/// A text and its signature, both unchecked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Evidence {
     pub(super) form: Form,
@@ -29,10 +29,10 @@ pub(super) struct Evidence {
     pub(super) signature: Vec<u8>,
 }
 
-/// What a signed text says of a plugin.
+/// Claim of a signed text about a plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Claim {
     pub(super) digest: String,
-    /// Its repository. `None`: it does not say.
+    /// Repository of the plugin. `None` if the text names none.
     pub(super) place: Option<String>,
 }

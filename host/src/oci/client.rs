@@ -1,5 +1,5 @@
-//! Asking a registry over HTTP, believing nothing: every answer has a largest size and a slowest
-//! pace, redirects go where they may, and a login goes to nobody else.
+//! HTTP client for registries that trusts no answer: each has a limit on its size and on silence.
+//! The client checks redirects and sends a login to no other party.
 
 use std::time::Duration;
 
@@ -17,17 +17,17 @@ use super::reference::Reference;
 use super::resolver::SystemResolver;
 use super::token::{self, TOKEN_MAX_BYTES, Wanted};
 
-/// How long reaching a registry may take.
+/// Time for the connection to a registry.
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(10);
-/// How long a registry may say nothing.
+/// Time that a registry may be silent.
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(20);
-/// Times that one request is sent on.
+/// Number of redirects of one request, at most.
 const REDIRECTS_MAX: usize = 3;
-/// Bytes of an answer that is an error which are read.
+/// Bytes that are read of an error's text.
 const SAID_MAX_BYTES: usize = 4 << 10;
 const USER_AGENT: &str = concat!("wharf/", env!("CARGO_PKG_VERSION"));
 
-/// A connection to the repository of one reference.
+/// Client for the repository of one reference.
 pub(super) struct RegistryClient<'a> {
     registry_config: &'a RegistryConfig,
     reference: &'a Reference,
@@ -36,10 +36,10 @@ pub(super) struct RegistryClient<'a> {
     authorization: Option<HeaderValue>,
 }
 
-/// A list, or a part of it.
+/// A list, or a part of one.
 pub(super) struct Page {
     pub(super) content: Vec<u8>,
-    /// The registry has further parts.
+    /// Whether the registry has further parts.
     pub(super) more: bool,
 }
 
@@ -53,7 +53,7 @@ impl<'a> RegistryClient<'a> {
         Ok(Self { registry_config, reference, client, base, authorization: None })
     }
 
-    /// The manifest under a tag or a digest, and its digest.
+    /// Fetches the manifest of a tag or a digest, and its digest.
     pub(super) async fn manifest(
         &mut self,
         name: &str,
@@ -67,7 +67,7 @@ impl<'a> RegistryClient<'a> {
         }
     }
 
-    /// Content of this digest and size.
+    /// Fetches content of this digest and size.
     pub(super) async fn blob(
         &mut self,
         what: &'static str,
@@ -87,7 +87,7 @@ impl<'a> RegistryClient<'a> {
         if found == *digest { Ok(content) } else { Err(lied(what, digest, &found)) }
     }
 
-    /// What is there, of one of these types, and so large at most. Nothing is known about it.
+    /// Fetches content of one of these types, of `max` bytes at most. The content is not checked.
     pub(super) async fn get(
         &mut self,
         path: &str,
@@ -98,7 +98,7 @@ impl<'a> RegistryClient<'a> {
         self.page(path, accept, what, max).await.map(|page| page.content)
     }
 
-    /// The same of a list, of which the registry may give a part.
+    /// Fetches a list as [`RegistryClient::get`] does. The registry may give a part of it.
     pub(super) async fn page(
         &mut self,
         path: &str,
@@ -133,7 +133,7 @@ impl<'a> RegistryClient<'a> {
         request.send().await.map_err(|error| failed(&error.without_url()))
     }
 
-    /// What a registry wants to see that refuses who shows nothing.
+    /// Gets the authorization that a registry demands in its refusal.
     async fn authorize(&self, headers: &HeaderMap) -> Result<HeaderValue, RegistryProblem> {
         match token::wanted(headers, self.reference.repository()) {
             None => Err(self.denied()),
@@ -168,7 +168,7 @@ impl<'a> RegistryClient<'a> {
     }
 }
 
-/// Where everything about the repository is, with a slash at its end.
+/// Returns the base address of the repository, with a slash at its end.
 fn base(registry_config: &RegistryConfig, reference: &Reference) -> Result<Url, RegistryProblem> {
     let read = |scheme: &str| {
         Url::parse(&format!("{scheme}://{}/v2/{}/", reference.registry(), reference.repository()))
@@ -178,7 +178,7 @@ fn base(registry_config: &RegistryConfig, reference: &Reference) -> Result<Url, 
     if is_plain(registry_config, &plain) { Ok(plain) } else { read("https") }
 }
 
-/// Whether the registry of a reference is spoken to without TLS.
+/// Returns whether the registry of a reference is used without TLS.
 pub(super) fn without_tls(
     registry_config: &RegistryConfig,
     reference: &Reference,
@@ -204,7 +204,8 @@ fn client(registry_config: &RegistryConfig, base: &Url) -> Result<Client, Regist
         Some(pem) => {
             builder = builder.tls_certs_only(Certificate::from_pem_bundle(pem).map_err(wrong)?);
         }
-        // Without TLS nobody is asked who they are, and a machine without authorities needs none.
+        // Without TLS there is no certificate to check, and a machine without authorities needs
+        // none.
         None if base.scheme() == "http" => builder = builder.tls_certs_only([]),
         None => {}
     }
@@ -228,7 +229,7 @@ fn redirect(registry_config: &RegistryConfig, attempt: Attempt<'_>) -> reqwest::
     }
 }
 
-/// A redirect that is not followed, on its way through the client's errors.
+/// A refused redirect, on its way through the client's errors.
 #[derive(Debug, thiserror::Error)]
 #[error("{to}: {why}")]
 struct Astray {
@@ -236,16 +237,16 @@ struct Astray {
     why: &'static str,
 }
 
-/// From one address to another that it names.
+/// A redirect from one address to another.
 struct Hop<'a> {
     from: &'a Url,
     to: &'a Url,
 }
 
 impl Hop<'_> {
-    /// Whether it may be gone. Blobs often are with somebody else than the registry, and tokens are
-    /// nearly always; but a registry on the network has no business with this machine, and what
-    /// began with TLS goes on with it.
+    /// Checks whether the client may follow. Another party than the registry often has the blobs
+    /// and nearly always the tokens, so other hosts are allowed. A registry on the network must not
+    /// point to this machine, and a request with TLS must keep TLS.
     fn check(&self, registry_config: &RegistryConfig) -> Result<(), &'static str> {
         let Self { from, to } = self;
         if !to.username().is_empty() || to.password().is_some() {
@@ -266,7 +267,8 @@ impl Hop<'_> {
     }
 }
 
-/// Whether a host of an address is a name or an address of this machine's loopback, or of nobody.
+/// Returns whether a host is a name or loopback address of this machine, or the unspecified
+/// address.
 fn is_this_machine(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let address = bare.parse::<std::net::IpAddr>();
@@ -277,14 +279,14 @@ fn is_this_machine(host: &str) -> bool {
         })
 }
 
-/// Without what may be secret.
+/// Returns an address without parts that may be secret.
 fn shown(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     excerpt(&format!("{}://{host}{port}", url.scheme()))
 }
 
-/// Whether a list goes on elsewhere, as RFC 8288 says it: `Link: </v2/...>; rel="next"`.
+/// Returns whether a list has a next part (RFC 8288): `Link: </v2/...>; rel="next"`.
 fn has_next(headers: &HeaderMap) -> bool {
     let links = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
     let parameters = links
@@ -326,7 +328,7 @@ async fn body(
     }
 }
 
-/// The beginning of what an error says.
+/// Reads the beginning of an error's text.
 async fn said(mut answer: Response) -> String {
     let mut content = Vec::new();
     while let Ok(Some(chunk)) = answer.chunk().await {
@@ -357,7 +359,7 @@ pub(super) fn lied(what: &'static str, expected: &Digest, found: &Digest) -> Reg
     RegistryProblem::Lied { what, expected: expected.to_string(), found: found.to_string() }
 }
 
-/// A header that is not shown in what others log.
+/// Creates a header that other code's logs do not show.
 fn secret(text: &str) -> Option<HeaderValue> {
     let mut value = HeaderValue::from_str(text).ok()?;
     value.set_sensitive(true);
@@ -369,7 +371,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_that_goes_on_is_known_by_its_link() {
+    fn link_header_marks_partial_list() {
         let with = |links: &[&'static str]| {
             let links = links.iter().map(|link| (LINK, HeaderValue::from_static(link)));
             has_next(&links.collect())

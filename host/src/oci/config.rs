@@ -1,4 +1,5 @@
-//! How registries are spoken to and what of theirs is believed: what `[registry]` says.
+//! Configuration of registries (`[registry]`): how the host uses them, and which signatures it
+//! trusts.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,30 +10,31 @@ use super::error::RegistryProblem;
 use super::keys::PublicKey;
 use super::reference::Reference;
 
-/// Largest component that is pulled where nobody says.
+/// Default of the largest component, in bytes: 64 MiB.
 pub const COMPONENT_MAX_BYTES_DEFAULT: u64 = 64 << 20;
-/// What is kept where nobody says.
+/// Default of the store's size, in bytes: 1 GiB.
 pub const STORE_MAX_BYTES_DEFAULT: u64 = 1 << 30;
-/// How long pulling one plugin may take where nobody says.
+/// Default of the time for one pull: a minute.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
-/// Registries that are spoken to without TLS where nobody says: those of this machine.
+/// Default of the registries without TLS: those of this machine.
 pub const PLAIN_HTTP_DEFAULT: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 
-/// When a registry is asked. What a digest names never changes, so what is kept under the digest of
-/// a reference is never asked for again.
+/// When the host asks a registry. The content of a digest never changes. So the host never asks
+/// again for a reference by digest that is in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PullPolicy {
-    /// Each time, what the tag names now.
+    /// Each time, for the current content of the tag.
     Always,
-    /// Only for what is not in the store.
+    /// Only if the store does not have the plugin.
     #[default]
     IfMissing,
-    /// Never: what is not in the store is not there.
+    /// Never: only plugins in the store can be used.
     Never,
 }
 
 impl PullPolicy {
-    /// For somebody who names a plugin just now: they mean what the tag names now.
+    /// Returns the policy for an operator who names a plugin right now and means the current
+    /// content of the tag. `Never` stays.
     #[must_use]
     pub fn just_named(self) -> Self {
         match self {
@@ -58,13 +60,13 @@ impl FromStr for PullPolicy {
     }
 }
 
-/// Whether plugins have to be signed of which no [`Trust`] says so.
+/// Whether a plugin needs a signature if no [`Trust`] covers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SignatureRule {
-    /// They do not.
+    /// No signature is needed.
     #[default]
     Optional,
-    /// They do; and since nobody is trusted with them, they are refused.
+    /// A signature is required, and since no key is trusted, the plugin is refused.
     Required,
 }
 
@@ -83,38 +85,38 @@ impl FromStr for SignatureRule {
     }
 }
 
-/// Who has to have signed what comes from a place.
+/// Keys that are trusted for plugins from one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trust {
     /// A registry, or a registry and the beginning of a repository in whole parts:
     /// `registry.example.com/team`.
     pub prefix: String,
-    /// One of these.
+    /// Trusted keys. One of them must have signed the plugin.
     pub keys: Vec<PublicKey>,
 }
 
-/// How registries are spoken to and what of theirs is believed.
+/// Configuration of registries, and of the trust in them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegistryConfig {
-    /// When they are asked.
+    /// When registries are asked.
     pub pull: PullPolicy,
-    /// Folder for what was pulled. `None`: nothing is kept.
+    /// Folder of the store. `None` if nothing is kept.
     pub store_dir: Option<PathBuf>,
-    /// Most that is kept; beyond it what was used least lately goes.
+    /// Size of the store, in bytes. Above this size, the least recently used content is removed.
     pub store_max_bytes: u64,
-    /// Largest component that is pulled.
+    /// Largest component that is pulled, in bytes.
     pub component_max_bytes: u64,
-    /// How long pulling one plugin, or pushing it, may take.
+    /// Time that one pull or push may take.
     pub timeout: Duration,
     /// Logins.
     pub credentials: RegistryCredentials,
-    /// Registries spoken to without TLS, each a host, or a host and a port.
+    /// Registries without TLS, each a host, or a host and a port.
     pub plain_http: Vec<String>,
-    /// Authorities in PEM that registries' certificates lead to. `None`: the system's.
+    /// Authorities in PEM for the certificates of registries. `None` for those of the system.
     pub authority: Option<Vec<u8>>,
-    /// For what no `trust` covers.
+    /// Rule for plugins that no `trust` covers.
     pub signature: SignatureRule,
-    /// Whose signatures are believed, and where one is therefore required.
+    /// Trusted keys by place. A plugin from such a place needs a signature.
     pub trust: Vec<Trust>,
 }
 
@@ -136,7 +138,7 @@ impl Default for RegistryConfig {
 }
 
 impl RegistryConfig {
-    /// Keys of which one has to have signed it. `None`: it need not be signed.
+    /// Returns the keys of which one must have signed the plugin. `None` if it needs no signature.
     pub(super) fn keys_for(
         &self,
         reference: &Reference,
@@ -147,7 +149,7 @@ impl RegistryConfig {
                 .strip_prefix(&trust.prefix)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        // The one that says the most.
+        // The longest prefix wins.
         let trust = self.trust.iter().filter(covers).max_by_key(|trust| trust.prefix.len());
         match (trust, self.signature) {
             (Some(trust), _) => Ok(Some(&trust.keys)),
@@ -158,7 +160,7 @@ impl RegistryConfig {
         }
     }
 
-    /// Whether a host, with its port if it has one, is spoken to without TLS.
+    /// Returns whether the host uses no TLS with this registry.
     pub(super) fn is_plain(&self, host: &str, port: Option<u16>) -> bool {
         self.plain_http.iter().any(|plain| {
             let with_port = || port.is_some_and(|port| *plain == format!("{host}:{port}"));
@@ -172,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_prefix_of_whole_parts_decides_whose_signature_is_believed() {
+    fn longest_prefix_of_whole_parts_decides_trust() {
         let key = |name: &str| PublicKey::named_for_tests(name);
         let trust = |prefix: &str, name| Trust { prefix: prefix.into(), keys: vec![key(name)] };
         let trust = vec![
@@ -204,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn only_this_machine_is_spoken_to_without_tls_unless_somebody_says_so() {
+    fn only_this_machine_has_plain_http_by_default() {
         let mut registry_config = RegistryConfig::default();
         assert!(
             registry_config.is_plain("127.0.0.1", Some(5000))

@@ -1,4 +1,4 @@
-//! Logins for registries, in the shape of Docker's `config.json`: `{"auths": {"HOST": {"auth":
+//! Logins for registries, in the format of Docker's `config.json`: `{"auths": {"HOST": {"auth":
 //! "BASE64"}}}`.
 
 use std::collections::BTreeMap;
@@ -11,12 +11,12 @@ use serde::Deserialize;
 
 use crate::files;
 
-/// Largest file of logins that is read.
+/// Largest file of logins that is read, in bytes.
 const FILE_MAX_BYTES: u64 = 1 << 20;
-/// Other names of the registry that most images come from.
+/// Names of Docker Hub, which share a login.
 const HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
 
-/// A name and a password.
+/// A user name and a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
     pub(super) user: String,
@@ -25,7 +25,7 @@ pub struct Login {
 
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Never the password, and the name is nobody's business either.
+        // Neither the password nor the user name is shown.
         f.write_str("Login")
     }
 }
@@ -40,7 +40,7 @@ struct File {
     auths: BTreeMap<String, Entry>,
 }
 
-/// What else other programs write beside these is theirs.
+/// Login of one registry. Members of other programs are ignored.
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "lowercase")]
 struct Entry {
@@ -51,10 +51,10 @@ struct Entry {
 }
 
 impl RegistryCredentials {
-    /// Reads a file that nobody else may read.
+    /// Reads a file that no other user may read.
     ///
     /// # Errors
-    /// What is wrong with it, naming it.
+    /// The problem with the file, and the file's name.
     pub fn read(file: &Path) -> Result<Self, String> {
         let wrong = |problem: String| format!("{}: {problem}", file.display());
         let text =
@@ -63,7 +63,7 @@ impl RegistryCredentials {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        // The message of the parser quotes nothing of what it read.
+        // The parser's own message could quote the file, so only the line's number is shown.
         let file: File = serde_json::from_str(text).map_err(|error| {
             format!("expected Docker's config.json: line {}: not as expected", error.line())
         })?;
@@ -76,7 +76,7 @@ impl RegistryCredentials {
         file.auths.into_iter().map(read).collect::<Result<_, String>>().map(Self)
     }
 
-    /// The login for a registry, by host and port.
+    /// Returns the login for a registry, by host and port.
     pub(super) fn of(&self, registry: &str) -> Option<&Login> {
         let known = self.0.get(registry);
         known.or_else(|| {
@@ -111,7 +111,7 @@ impl Entry {
     }
 }
 
-/// Host and port: older entries are addresses.
+/// Returns host and port of an entry. Older entries are whole addresses.
 fn host(place: &str) -> &str {
     let bare =
         place.strip_prefix("https://").or_else(|| place.strip_prefix("http://")).unwrap_or(place);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn logins_that_cannot_be_used_say_why_and_tell_no_secret() {
+    fn unusable_logins_say_why_without_secrets() {
         for (text, word) in [
             (r#"{"auths": {"a.b": {}}}"#, "helper"),
             (r#"{"auths": {"a.b": {"identitytoken": "hush"}}}"#, "identity tokens"),

@@ -1,4 +1,4 @@
-//! The name of content: its SHA-256. Of what registries offer no other is taken.
+//! Digest: the name of content, its SHA-256. The host accepts no other algorithm from registries.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ const ALGORITHM: &str = "sha256:";
 pub struct Digest(String);
 
 impl Digest {
-    /// That of content.
+    /// Computes the digest of content.
     #[must_use]
     pub fn of(content: &[u8]) -> Self {
         let hex: String =
@@ -19,7 +19,7 @@ impl Digest {
         Self(format!("{ALGORITHM}{hex}"))
     }
 
-    /// One that somebody wrote. `None`: it is none of SHA-256.
+    /// Parses a written digest. `None` if the text is no SHA-256 digest.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let hex = text.strip_prefix(ALGORITHM)?;
@@ -28,13 +28,13 @@ impl Digest {
         good.then(|| Self(text.to_owned()))
     }
 
-    /// Its digits without the algorithm.
+    /// Digits without the algorithm.
     #[must_use]
     pub fn hex(&self) -> &str {
         &self.0[ALGORITHM.len()..]
     }
 
-    /// All of it.
+    /// The whole text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

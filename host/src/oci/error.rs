@@ -1,147 +1,148 @@
-//! Why a plugin did not come from a registry, or did not get there.
+//! Errors of pulls from a registry and pushes to it.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// One clear reason, and the reference that it is about. Nothing half-done is left anywhere.
+/// Failed pull or push: one clear reason, and the reference. Nothing half-done is left anywhere.
 #[derive(Debug, thiserror::Error)]
 #[error("{reference}: {problem}")]
 pub struct RegistryError {
-    /// What was wanted.
+    /// The reference that was asked for.
     pub reference: String,
-    /// What came in between.
+    /// The reason.
     pub problem: RegistryProblem,
 }
 
-/// What came in between. Each says whose doing it was, and what may be done.
+/// Reason why a pull or push failed. Each variant names the party at fault, and its text says what
+/// to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryProblem {
-    /// The operator's: it is no reference.
+    /// Operator: the text is no reference.
     #[error(
         "no reference to a plugin: {0}; expected oci://REGISTRY/REPOSITORY:TAG or \
          oci://REGISTRY/REPOSITORY@sha256:DIGEST"
     )]
     Reference(String),
-    /// The network's or the registry's: nobody there, no TLS, or it went away.
+    /// Network or registry: no server, no TLS, or the connection was lost.
     #[error("cannot reach the registry: {0}")]
     Unreachable(String),
-    /// The registry's: not done in time.
+    /// Registry: the pull was not done in time.
     #[error("the registry did not deliver it within {} \
         (`registry.timeout`)", humantime::format_duration(*.0))]
     TooSlow(Duration),
     /// Not a failure: a stop or a roll-back called it off.
     #[error("it was called off")]
     CalledOff,
-    /// The registry's: it stopped talking.
+    /// Registry: no bytes came for this long.
     #[error("the registry said nothing for {}", humantime::format_duration(*.0))]
     Silent(Duration),
-    /// The operator's or the author's: it is not there.
+    /// Operator or author: the content does not exist.
     #[error("{}", if *.0 == "manifest" { "the registry has no such \
         plugin".to_owned() } else { format!("the registry does not have the {} that the manifest \
         names", .0) })]
     NotThere(&'static str),
-    /// The operator's: the registry wants to know who asks, or does not like the answer.
+    /// Operator: the registry wants a login, or refuses the given one. True if a login was given.
     #[error("the registry refuses: {}", if *.0 { "its login in `registry.credentials_file` may not \
         do this, or is wrong" } else { "it wants a login, and `registry.credentials_file` has none \
         for it" })]
     Denied(bool),
-    /// The registry's: an answer that is none.
+    /// Registry: an unexpected answer.
     #[error("the registry answered with status \
         {status}{}", if .said.is_empty() { String::new() } else { format!(": {said}") })]
     Answer {
-        /// Its status.
+        /// Status of the answer.
         status: u16,
-        /// What it said, shortened.
+        /// Text of the answer, shortened.
         said: String,
     },
-    /// The author's or the registry's: more than is taken.
+    /// Author or registry: the content is larger than the limit.
     #[error("the {what} is larger than {max} bytes{}", if *.what == "component" { " \
         (`registry.component_max_bytes`)" } else { "" })]
     TooLarge {
-        /// Which part.
+        /// The part that is too large.
         what: &'static str,
-        /// What is taken.
+        /// The limit in bytes.
         max: u64,
     },
-    /// The registry's or the network's: the connection ended in the middle.
+    /// Registry or network: the connection ended in the middle.
     #[error("the registry broke off after {got} bytes of the {what}: {cause}")]
     BrokeOff {
-        /// Which part.
+        /// The part that was read.
         what: &'static str,
-        /// What came.
+        /// Bytes that came.
         got: usize,
-        /// What the connection said.
+        /// Error of the connection.
         cause: String,
     },
-    /// The registry's: it points somewhere where this host does not go.
+    /// Registry: a redirect to a place where this host does not go.
     #[error("the registry points to {to}, and this host does not follow: {why}")]
     Redirected {
-        /// Where.
+        /// Target of the redirect.
         to: String,
-        /// Why not.
+        /// Reason against the target.
         why: &'static str,
     },
-    /// The author's: it is there, and no plugin.
+    /// Author: the content exists and is no plugin.
     #[error("not a plugin as the Wasm packaging tools publish them: {0}")]
     NotAPlugin(String),
-    /// The registry's: it sent something else than it promised.
+    /// Registry: the content is not the promised one.
     #[error(
         "the {what} that the registry sent is not what was asked for: expected {expected}, found \
          {found}"
     )]
     Lied {
-        /// Which part.
+        /// The part that differs.
         what: &'static str,
-        /// The digest or size asked for.
+        /// Digest or size that was asked for.
         expected: String,
-        /// That of what came.
+        /// Digest or size that came.
         found: String,
     },
-    /// The author's or the operator's: the configuration demands a signature.
+    /// Author or operator: the configuration demands a signature, and this is the problem with it.
     #[error("a signature is required, and {0}")]
     Signature(String),
-    /// The author's or the registry's: what it has about a plugin is no such thing.
+    /// Author or registry: data about a plugin is malformed.
     #[error("the {what} that the registry has is not as expected: {cause}")]
     Unreadable {
-        /// Which part.
+        /// The malformed part.
         what: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         cause: String,
     },
-    /// The author's: one more would not be looked at.
+    /// Author: there are so many signatures that another one would not be read.
     #[error(
         "it has {max} signatures or more already, under the tag {tag}, and no more are looked at; \
          remove some of them there"
     )]
     TooManySignatures {
-        /// Where they are.
+        /// Tag of the signatures.
         tag: String,
-        /// How many are looked at.
+        /// Number of signatures that are read.
         max: usize,
     },
-    /// The operator's: nothing may be pulled, and it is not in the store.
+    /// Operator: the plugin is not in the store, and pulls are forbidden.
     #[error(
         "it is not in the store, and `registry.pull = \"never\"` forbids to ask for it; `wharf \
          plugin pull` fetches it"
     )]
     NotKept,
-    /// The operator's: the store cannot be used, and nothing may be pulled.
+    /// Operator: the store cannot be used, and pulls are forbidden.
     #[error("cannot use the store {}: {source}", .folder.display())]
     Store {
-        /// The folder.
+        /// Folder of the store.
         folder: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         source: io::Error,
     },
-    /// The host's: no client could be made.
+    /// Host: no client could be made.
     #[error("cannot make a client for registries: {0}")]
     Client(String),
 }
 
-/// An error with everything below it, each thing said once, in one line and without addresses,
-/// which may have secrets in their query.
+/// Returns the text of an error with all its causes, each text once. The result is one line without
+/// addresses, because addresses may have secrets in their query.
 pub(super) fn causes(error: &dyn std::error::Error) -> String {
     let (mut said, mut next) = (Vec::<String>::new(), Some(error));
     while let Some(error) = next {
@@ -154,10 +155,10 @@ pub(super) fn causes(error: &dyn std::error::Error) -> String {
     excerpt(&said.join(": "))
 }
 
-/// Characters of somebody else's text that are shown.
+/// Number of characters of foreign text that are shown.
 const EXCERPT_MAX_CHARS: usize = 300;
 
-/// Text of somebody else's, short and in one line.
+/// Shortens foreign text to one line.
 pub(super) fn excerpt(text: &str) -> String {
     let mut short: String = text.trim().chars().take(EXCERPT_MAX_CHARS).collect();
     if short.len() < text.trim().len() {

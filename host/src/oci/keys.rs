@@ -13,16 +13,16 @@ use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 
 use crate::files;
 
-/// Largest file of a key.
+/// Largest file of a key, in bytes.
 const KEY_MAX_BYTES: u64 = 64 << 10;
-/// What a public key on P-256 begins with; its point follows.
+/// Beginning of a public key on P-256; its point follows.
 const P256: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
     0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 const POINT_BYTES: usize = 65;
 
-/// A key whose signatures are believed, with the name of its file for people.
+/// A trusted public key, with the name of its file for people.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PublicKey {
     name: String,
@@ -39,7 +39,7 @@ impl PublicKey {
     /// Reads a PEM file, as `cosign generate-key-pair` and `openssl pkey -pubout` write it.
     ///
     /// # Errors
-    /// What is wrong with it, naming it.
+    /// The problem with the file, and the file's name.
     pub fn read(file: &Path) -> Result<Self, String> {
         let wrong = |problem: &dyn fmt::Display| format!("{}: {problem}", file.display());
         let pem = files::read(file, KEY_MAX_BYTES).map_err(|error| wrong(&error))?;
@@ -57,13 +57,13 @@ impl PublicKey {
         }
     }
 
-    /// The name of its file.
+    /// Name of the key's file.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Whether its owner has signed this.
+    /// Returns whether this key signed the text.
     pub(super) fn has_signed(&self, text: &[u8], signature: &[u8]) -> bool {
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.point).verify(text, signature).is_ok()
     }
@@ -81,10 +81,10 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// Reads a PEM file that nobody else may read, as `openssl genpkey` writes it.
+    /// Reads a PEM file that no other user may read, as `openssl genpkey` writes it.
     ///
     /// # Errors
-    /// What is wrong with it, naming it.
+    /// The problem with the file, and the file's name.
     pub fn read(file: &Path) -> Result<Self, String> {
         let wrong = |problem: &dyn fmt::Display| format!("{}: {problem}", file.display());
         let pem = files::read_secret(file, KEY_MAX_BYTES).map_err(|error| wrong(&error))?;
@@ -115,7 +115,7 @@ impl SigningKey {
         Ok(Self { pair, random })
     }
 
-    /// Its public half.
+    /// Public half of the key.
     pub(super) fn public(&self) -> PublicKey {
         PublicKey {
             name: "the signing key".into(),
@@ -123,7 +123,7 @@ impl SigningKey {
         }
     }
 
-    /// A signature. `None`: the system has no random numbers.
+    /// Signs the text. `None` if the system has no random numbers.
     pub(super) fn sign(&self, text: &[u8]) -> Option<Vec<u8>> {
         self.pair.sign(&self.random, text).ok().map(|signature| signature.as_ref().to_vec())
     }

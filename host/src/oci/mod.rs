@@ -1,11 +1,12 @@
-//! Plugins from and to OCI registries: references, pulling, what is believed, and where it is kept.
+//! Plugins from and to OCI registries: references, pulls, trust and the store.
 //!
-//! From a reference to bytes whose digest is known, and nothing further: what the bytes are is for
-//! [`crate::plugin`] to find out. Pulling is done by a client of our own that reads a bounded
-//! number of bytes and follows no redirect blindly; the client of the Wasm packaging tools,
-//! `oci-client`, reads manifests, tokens and error texts of any size into memory, so it brings the
-//! types and does the pushing, which is a person's own command. None of this runs on a thread that
-//! runs sessions.
+//! This module gets from a reference to bytes with a known digest. [`crate::plugin`] finds out what
+//! the bytes are. No work of this module runs on a thread that runs sessions.
+//!
+//! Pulls use a client of our own, which reads a bounded number of bytes and checks every redirect.
+//! The client of the Wasm packaging tools, `oci-client`, reads manifests, tokens and error texts of
+//! any size into memory. So `oci-client` only provides the types and does the pushes, which are an
+//! operator's own commands.
 
 mod artifact;
 mod bundle;

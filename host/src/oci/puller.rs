@@ -1,5 +1,5 @@
-//! From a reference to bytes: out of the store or from the registry, and in either case with a
-//! known digest and the signature that is asked for.
+//! Pulls: from a reference to bytes, out of the store or from the registry. In both cases the
+//! digest is known and the required signature is there.
 
 use std::fmt;
 use std::future::Future;
@@ -18,36 +18,36 @@ use super::store::Store;
 use crate::net::take_ring_for_tls;
 use crate::work::Stop;
 
-/// Registries, spoken to on these terms.
+/// Registries under one configuration.
 #[derive(Debug, Default)]
 pub struct Registries {
     pub(super) registry_config: RegistryConfig,
 }
 
-/// Where a plugin was.
+/// Place where a plugin was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// In the store.
+    /// The store.
     Store,
-    /// At its registry.
+    /// The plugin's registry.
     Registry,
 }
 
-/// A component, and what is known of it.
+/// A pulled component.
 pub struct Pulled {
-    /// The reference with the digest of what was found, which is the plugin's name for good.
+    /// Reference with the digest that was found, which names this plugin for ever.
     pub reference: Reference,
-    /// The digest of its manifest, which is in the reference too.
+    /// Digest of the manifest, which is in the reference too.
     pub digest: Digest,
-    /// Its name.
+    /// Name of the plugin.
     pub name: String,
-    /// Its version, or the tag.
+    /// Version of the plugin, or the tag.
     pub version: String,
-    /// The component.
+    /// Bytes of the component.
     pub bytes: Vec<u8>,
-    /// Where it was.
+    /// Place where the component was found.
     pub origin: Origin,
-    /// The key that has signed it, where that was asked for.
+    /// Name of the key that signed the plugin, if a signature was required.
     pub signed_by: Option<String>,
 }
 
@@ -57,7 +57,7 @@ impl fmt::Debug for Pulled {
     }
 }
 
-/// What is asked for, and what has to hold of it.
+/// A requested plugin and its conditions.
 pub(super) struct Order<'a> {
     pub(super) registry_config: &'a RegistryConfig,
     pub(super) reference: &'a Reference,
@@ -66,31 +66,31 @@ pub(super) struct Order<'a> {
 }
 
 impl Registries {
-    /// Registries on these terms.
+    /// Creates registries with this configuration.
     #[must_use]
     pub fn new(registry_config: RegistryConfig) -> Self {
         Self { registry_config }
     }
 
-    /// The terms.
+    /// Configuration of the registries.
     #[must_use]
     pub fn config(&self) -> &RegistryConfig {
         &self.registry_config
     }
 
-    /// The plugin that a reference names, as the pull policy says. Blocks for up to `timeout`, so
-    /// not for a runtime's thread.
+    /// Fetches the plugin of a reference by the configured pull policy. Blocks for up to `timeout`,
+    /// so do not call it on a runtime's thread.
     ///
     /// # Errors
-    /// [`RegistryError`]; what was in the store still is.
+    /// [`RegistryError`]. The content of the store stays.
     pub fn fetch(&self, reference: &Reference) -> Result<Pulled, RegistryError> {
         self.fetch_by(reference, self.registry_config.pull)
     }
 
-    /// The same by another policy. Blocks too.
+    /// Fetches as [`Registries::fetch`] does, by another policy. Blocks as well.
     ///
     /// # Errors
-    /// [`RegistryError`]; what was in the store still is.
+    /// [`RegistryError`]. The content of the store stays.
     pub fn fetch_by(
         &self,
         reference: &Reference,
@@ -99,10 +99,10 @@ impl Registries {
         self.fetch_until(reference, policy, &Stop::default())
     }
 
-    /// The same, until it is called off. Blocks too.
+    /// Fetches as [`Registries::fetch_by`] does, until `stop` calls it off. Blocks as well.
     ///
     /// # Errors
-    /// [`RegistryError`]; what was in the store still is.
+    /// [`RegistryError`]. The content of the store stays.
     pub(crate) fn fetch_until(
         &self,
         reference: &Reference,
@@ -131,7 +131,7 @@ impl Registries {
             (Ok(Some(pulled)), _) => Ok(pulled),
             (Ok(None), PullPolicy::Never) => Err(RegistryProblem::NotKept),
             (Err(problem), PullPolicy::Never) => Err(problem),
-            // Whatever is wrong with what is kept, the registry may have better.
+            // If the kept plugin has a problem, the registry may have a better one.
             _ => on_this_thread(registry_config, stop, order.asked()),
         }
     }
@@ -153,7 +153,8 @@ impl Registries {
 }
 
 impl Order<'_> {
-    /// What the store has. `None`: nothing, or the policy does not want to know.
+    /// Returns the plugin from the store. `None` if the store does not have it or the policy
+    /// ignores it.
     fn kept(&self, policy: PullPolicy) -> Result<Option<Pulled>, RegistryProblem> {
         let Some(store) = &self.store else { return Ok(None) };
         let by_tag = || match policy {
@@ -175,7 +176,7 @@ impl Order<'_> {
         Ok(Some(self.pulled(&artifact, digest, bytes, Origin::Store, signed_by)))
     }
 
-    /// The name of the key that has signed it by what is in the store.
+    /// Returns the name of the key that signed the plugin, by the signatures in the store.
     pub(super) fn signed_in(
         &self,
         store: &Store,
@@ -183,7 +184,7 @@ impl Order<'_> {
         plugin: &Digest,
     ) -> Result<String, RegistryProblem> {
         match store.evidence(plugin) {
-            // It was pulled while nobody asked for any.
+            // The plugin was pulled while no signature was required.
             none if none.is_empty() => Err(RegistryProblem::Signature(
                 "none is in the store; `wharf plugin pull` asks the registry".into(),
             )),
@@ -191,8 +192,8 @@ impl Order<'_> {
         }
     }
 
-    /// What the registry has. The component is the last to be asked for, once everything that can
-    /// be known without it holds.
+    /// Fetches the plugin from the registry. The component comes last, after all checks that are
+    /// possible without it.
     async fn asked(&self) -> Result<Pulled, RegistryProblem> {
         let mut registry_client = RegistryClient::new(self.registry_config, self.reference)?;
         let name = match (self.reference.digest(), self.reference.tag()) {
@@ -232,7 +233,7 @@ impl Order<'_> {
         Ok(self.pulled(&artifact, digest, bytes, Origin::Registry, signed_by))
     }
 
-    /// In an order in which nothing ever names what is not there.
+    /// Keeps the parts in an order in which no part ever names a missing one.
     fn keep(
         &self,
         store: &Store,
@@ -254,8 +255,8 @@ impl Order<'_> {
         store.trim()
     }
 
-    /// What was signed, and the name of the key that has. One that holds is enough, in whatever
-    /// form it is found first.
+    /// Returns the signatures of the plugin and the name of the key. One valid signature is enough,
+    /// in the form that is found first.
     pub(super) async fn signed(
         &self,
         registry_client: &mut RegistryClient<'_>,
@@ -275,7 +276,7 @@ impl Order<'_> {
         Ok((found.evidence, name))
     }
 
-    /// The name of the key that has signed it.
+    /// Returns the name of the trusted key that signed the plugin.
     fn believed(
         &self,
         found: &Found,
@@ -309,8 +310,8 @@ impl Order<'_> {
     }
 }
 
-/// Runs it on a reactor of its own on this thread, so that no other thread has any of the work, for
-/// no longer than it may take, and until it is called off. A look-up of a name that hangs is left
+/// Runs the work on a reactor of its own on this thread, so that no other thread has part of it.
+/// The work ends at `timeout` or when `stop` calls it off. A hanging look-up of a name is left
 /// behind.
 pub(super) fn on_this_thread<T>(
     registry_config: &RegistryConfig,

@@ -1,8 +1,8 @@
-//! A component into a registry, in the layout of the Wasm packaging tools, signed if there is a
-//! key.
+//! Push of a component to a registry, in the layout of the Wasm packaging tools, signed if there is
+//! a key.
 //!
-//! By `oci-client`. It reads what the registry answers without a limit but the time, which is why
-//! pulling is not done by it; this runs in a command that ends with it.
+//! Pushes use `oci-client`, which limits the time of the registry's answers but not their size.
+//! That is why pulls do not use it. A push runs in a command of its own, which ends with it.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -31,26 +31,26 @@ use super::signature::{self, Found, SIGNATURES_MAX, Wanted};
 use super::simple;
 use crate::work::Stop;
 
-/// A component and what is said about it.
+/// A component to push, and its description.
 pub struct PushedComponent {
-    /// The plugin's name.
+    /// Name of the plugin.
     pub name: String,
-    /// Its version, where it has one.
+    /// Version of the plugin, if it has one.
     pub version: Option<String>,
     /// One sentence; may be empty.
     pub description: String,
-    /// The component.
+    /// Bytes of the component.
     pub bytes: Vec<u8>,
-    /// Interfaces it imports.
+    /// Interfaces that the component imports.
     pub imports: Vec<String>,
-    /// Interfaces it exports.
+    /// Interfaces that the component exports.
     pub exports: Vec<String>,
 }
 
 impl Registries {
-    /// Puts a plugin under a tag, and its signature beside it. The tag names it only once
-    /// everything else is there. The same parcel has the same digest each time. Blocks, so not for
-    /// a runtime's thread.
+    /// Pushes a plugin to a tag, and its signature beside it. The tag names the plugin only once
+    /// everything else is there. The same component has the same digest each time. Blocks, so do
+    /// not call it on a runtime's thread.
     ///
     /// # Errors
     /// [`RegistryError`]; the tag names what it named before.
@@ -74,8 +74,7 @@ impl Registries {
     }
 }
 
-/// The client takes some answers for granted and panics where they are others; that is a failure
-/// like any other.
+/// Turns panics of the client into errors. The client panics if some answers are not as it expects.
 async fn guarded<T>(
     work: impl Future<Output = Result<T, RegistryProblem>>,
 ) -> Result<T, RegistryProblem> {
@@ -124,7 +123,7 @@ async fn put(
     client.push_manifest_raw(reference.inner(), manifest, kind).await.map(drop)
 }
 
-/// Adds a signature to those that there are, which stay. One by this key that holds is enough.
+/// Adds a signature to the existing ones, unless this key has a valid one already.
 async fn sign(
     registry_config: &RegistryConfig,
     client: &Client,
@@ -160,8 +159,8 @@ async fn sign(
     Ok(pushing.await)
 }
 
-/// What the component is, for those who want to know without having it. Always the same for the
-/// same component.
+/// Creates the configuration, which describes the component to programs that do not fetch it. The
+/// same component has the same configuration each time.
 fn config(parcel: &PushedComponent, layer: &Digest) -> Vec<u8> {
     let config = json!({
         "created": "1970-01-01T00:00:00Z",
@@ -190,7 +189,7 @@ fn manifest(
         ..OciDescriptor::default()
     };
     let manifest = image(config, layer, Some(said))?;
-    // What nobody could pull is not pushed.
+    // A plugin that the host could not pull is not pushed.
     artifact::Artifact::read(&manifest, u64::MAX).map(|_| manifest)
 }
 
@@ -220,8 +219,8 @@ fn client(
     registry_config: &RegistryConfig,
     reference: &Reference,
 ) -> Result<Client, RegistryProblem> {
-    // The client makes a second one with the system's authorities for its own ends, and panics
-    // where there are none.
+    // The client makes a second one with the system's authorities for its own purposes, and panics
+    // if there are none.
     reqwest::Client::builder().build().map_err(|error| RegistryProblem::Client(causes(&error)))?;
     let protocol = if without_tls(registry_config, reference)? {
         ClientProtocol::Http

@@ -1,4 +1,4 @@
-//! `oci://REGISTRY/REPOSITORY:TAG` and `oci://REGISTRY/REPOSITORY@sha256:DIGEST`.
+//! References: `oci://REGISTRY/REPOSITORY:TAG` and `oci://REGISTRY/REPOSITORY@sha256:DIGEST`.
 
 use std::fmt;
 use std::path::Path;
@@ -7,13 +7,13 @@ use std::str::FromStr;
 use super::digest::Digest;
 use super::error::{RegistryError, RegistryProblem};
 
-/// What such a reference begins with, which tells it from a path.
+/// Beginning of a reference, which tells it from a path.
 pub const SCHEME: &str = "oci://";
-/// Longest reference.
+/// Longest reference, in bytes.
 const REFERENCE_MAX_BYTES: usize = 512;
 
-/// Names a plugin in a registry. The registry, and a tag or a digest, are always written out: what
-/// a server runs should not hang on somebody's defaults.
+/// Name of a plugin in a registry. The registry, and a tag or a digest, are always written out,
+/// because the plugin of a server should not depend on a tool's defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
     inner: oci_client::Reference,
@@ -21,41 +21,40 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// The reference that stands where a path may stand. `None`: it is a path.
+    /// Reads a reference in the place of a path. `None` if it is a path.
     ///
     /// # Errors
-    /// It begins like a reference and is none.
+    /// The text begins like a reference and is none.
     #[must_use]
     pub fn in_place_of(path: &Path) -> Option<Result<Self, RegistryError>> {
         path.to_str().filter(|text| text.starts_with(SCHEME)).map(str::parse)
     }
 
-    /// Host and port of the registry, as they are asked.
+    /// Host and port of the registry for requests.
     #[must_use]
     pub fn registry(&self) -> &str {
         self.inner.resolve_registry()
     }
 
-    /// The repository in the registry.
+    /// Repository in the registry.
     #[must_use]
     pub fn repository(&self) -> &str {
         self.inner.repository()
     }
 
-    /// The tag, where it has one.
+    /// The tag, if there is one.
     #[must_use]
     pub fn tag(&self) -> Option<&str> {
         self.inner.tag()
     }
 
-    /// The digest that its content has to have, where it says so. It then decides, whatever the tag
-    /// says.
+    /// The required digest of the content, if there is one. It overrides the tag.
     #[must_use]
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
 
-    /// The same by its digest, and by nothing that may come to name something else.
+    /// Returns the same reference by its digest, without a tag that may come to name other content.
     #[must_use]
     pub fn pinned(&self, digest: &Digest) -> Self {
         Self {
@@ -64,7 +63,7 @@ impl Reference {
         }
     }
 
-    /// The same repository at another tag.
+    /// Returns the same repository with another tag.
     pub(super) fn tagged(&self, tag: &str) -> Self {
         let (registry, repository) =
             (self.inner.registry().to_owned(), self.inner.repository().to_owned());
@@ -74,7 +73,7 @@ impl Reference {
         }
     }
 
-    /// Registry and repository: what trust goes by.
+    /// Registry and repository, which decide about trust.
     pub(super) fn place(&self) -> String {
         format!("{}/{}", self.inner.registry(), self.inner.repository())
     }
@@ -137,7 +136,7 @@ mod tests {
     const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     #[test]
-    fn a_reference_names_its_registry_and_a_tag_or_a_digest() {
+    fn reference_names_registry_and_tag_or_digest() {
         let read = |text: &str| text.parse::<Reference>().expect(text);
         let tagged = read("oci://127.0.0.1:5000/team/echo:1.0");
         assert_eq!((tagged.registry(), tagged.repository()), ("127.0.0.1:5000", "team/echo"));
@@ -151,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_reference_says_why() {
+    fn invalid_reference_says_why() {
         let long = format!("oci://a.b/{}:1", "c".repeat(600));
         for (text, word) in [
             ("echo.wasm", "oci://"),

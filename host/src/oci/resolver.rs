@@ -1,5 +1,5 @@
-//! Looking up the address of a registry, on a thread of its own, as a look-up may hang for ever. If
-//! the system refuses the thread, that is an error and no panic.
+//! Address look-ups of registries. Each runs on its own thread, because a look-up may hang for
+//! ever. A thread that the system refuses is an error and no panic.
 
 use std::error::Error;
 use std::io;
@@ -10,12 +10,12 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::work::on_own_thread;
 
-/// Look-ups at once in a process. A look-up that hangs is left behind and counts.
+/// Number of look-ups at once in a process. A look-up that hangs is left behind and still counts.
 const LOOK_UPS_MAX: usize = 16;
 
 static LOOK_UPS: AtomicUsize = AtomicUsize::new(0);
 
-/// The system's own look-up.
+/// The look-up of the system.
 pub(super) struct SystemResolver;
 
 impl Resolve for SystemResolver {
@@ -25,7 +25,7 @@ impl Resolve for SystemResolver {
             let host = name.as_str().to_owned();
             let look_up = move || {
                 let _counted = count;
-                // The client puts in the port itself.
+                // The client fills in the port itself.
                 (host.as_str(), 0).to_socket_addrs().map(Iterator::collect::<Vec<SocketAddr>>)
             };
             let found = on_own_thread("wharf-resolve", look_up)?.await??;
@@ -34,7 +34,7 @@ impl Resolve for SystemResolver {
     }
 }
 
-/// One look-up.
+/// Count of one look-up.
 struct Counted;
 
 impl Counted {

@@ -1,5 +1,5 @@
-//! Whether a plugin that was pulled once, and lies somewhere else than in the store since, is still
-//! believed: the keys may have changed, and what they say now counts.
+//! Re-verification of a pulled plugin that is kept outside the store. The trusted keys may have
+//! changed since the pull, and the current ones count.
 
 use super::client::RegistryClient;
 use super::config::PullPolicy;
@@ -11,21 +11,22 @@ use super::reference::Reference;
 use crate::work::Stop;
 
 impl Registries {
-    /// Asks of a reference by digest what a pull of it would: a signature, where one is required.
-    /// The store answers; where that is not enough, and the pull policy allows to ask, the registry
-    /// does, for signatures and nothing else. Blocks for up to `timeout`, so not for a runtime's
-    /// thread.
+    /// Checks the signature of a reference by digest, if one is required, as a pull does.
+    ///
+    /// The store is asked first. If its signatures are not enough and the pull policy allows it,
+    /// the registry is asked, for signatures only. Blocks for up to `timeout`, so do not call it on
+    /// a runtime's thread.
     ///
     /// # Errors
-    /// [`RegistryError`]: it is not believed.
+    /// [`RegistryError`] if the plugin is not trusted.
     pub fn reverify(&self, reference: &Reference) -> Result<(), RegistryError> {
         self.reverify_until(reference, &Stop::default())
     }
 
-    /// The same, until it is called off. Blocks too.
+    /// Does the same as [`Registries::reverify`] until `stop` calls it off. Blocks as well.
     ///
     /// # Errors
-    /// [`RegistryError`]: it is not believed, or this was called off.
+    /// [`RegistryError`] if the plugin is not trusted or the call was called off.
     pub(crate) fn reverify_until(
         &self,
         reference: &Reference,
@@ -71,7 +72,7 @@ impl Registries {
 }
 
 impl Order<'_> {
-    /// What the registry has of signatures; those that hold are kept.
+    /// Asks the registry for signatures, checks them, and keeps valid ones in the store.
     async fn found_signed(
         &self,
         keys: &[PublicKey],

@@ -1,5 +1,5 @@
-//! Whether a plugin is signed: what was found is held against the keys that are believed, and what
-//! they have signed against the plugin.
+//! Check of a plugin's signatures: against the trusted keys, and of the signed texts against the
+//! plugin.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use super::error::{RegistryProblem, excerpt};
 use super::keys::PublicKey;
 use super::simple;
 
-/// Signatures of one plugin that are looked at, in all forms together.
+/// Number of signatures of one plugin that are read, in all forms together.
 pub(super) const SIGNATURES_MAX: usize = 16;
 
 impl Evidence {
@@ -22,7 +22,7 @@ impl Evidence {
         key.has_signed(&signed, &self.signature)
     }
 
-    /// What its text says. Only for a text that somebody is known to have signed.
+    /// Returns the claims of the text. Call this only for a text with a verified signature.
     fn claims(&self) -> Option<Vec<Claim>> {
         match self.form {
             Form::Simple => simple::claim(&self.payload).map(|claim| vec![claim]),
@@ -31,23 +31,23 @@ impl Evidence {
     }
 }
 
-/// What there is of signatures of a plugin. Nobody has checked them.
+/// Unchecked signatures of a plugin.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) evidence: Vec<Evidence>,
-    /// Signatures that are not looked at: they are in other forms, or there were too many before
-    /// them.
+    /// Number of signatures that are not read, because of their form or because there were too many
+    /// before them.
     pub(super) passed_over: usize,
-    /// Referrers that were not asked for, which may be signatures or anything else.
+    /// Number of referrers that were not fetched. They may be signatures or other attachments.
     pub(super) referrers_left: usize,
-    /// The list of referrers goes on, and its other parts were not asked for.
+    /// Whether the list of referrers has further parts, which were not fetched.
     pub(super) pages_left: bool,
-    /// Why some could not be read.
+    /// Reason why some signatures could not be read.
     problem: Option<String>,
 }
 
 impl Found {
-    /// Another one, where there is room.
+    /// Adds a signature, if there is room.
     pub(super) fn add(&mut self, evidence: Evidence) {
         match self.is_full() {
             true => self.passed_over += 1,
@@ -55,17 +55,17 @@ impl Found {
         }
     }
 
-    /// Whether no more is looked at.
+    /// Returns whether no more signatures are read.
     pub(super) fn is_full(&self) -> bool {
         self.evidence.len() >= SIGNATURES_MAX
     }
 
-    /// Whether there may be more than was found.
+    /// Returns whether there may be more signatures than were found.
     fn is_partial(&self) -> bool {
         self.problem.is_some() || self.referrers_left > 0 || self.pages_left
     }
 
-    /// What could not be read; of several the first is told.
+    /// Notes an unreadable signature. Only the first problem is reported.
     pub(super) fn note(&mut self, problem: &RegistryProblem) {
         self.problem.get_or_insert_with(|| problem.to_string());
     }
@@ -77,16 +77,15 @@ impl From<Vec<Evidence>> for Found {
     }
 }
 
-/// What a signature has to be of.
+/// Required content of a signature.
 pub(super) struct Wanted<'a> {
     pub(super) plugin: &'a Digest,
     pub(super) repository: &'a str,
-    /// Whoever wants it has named this digest, and not a tag which the registry makes into one.
+    /// Whether the operator named this digest, and not a tag that the registry resolved.
     pub(super) by_digest: bool,
 }
 
-/// What is wrong with what a key that is believed has signed. The last is the nearest to being
-/// right.
+/// Problem with a text that a trusted key signed. Later variants are nearer to a valid signature.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Flaw {
     NoSignature,
@@ -133,7 +132,7 @@ impl Wanted<'_> {
     }
 }
 
-/// The key that has signed this plugin, or why it counts as unsigned.
+/// Returns the key that signed this plugin, or why the plugin counts as unsigned.
 pub(super) fn check<'a>(
     found: &Found,
     keys: &'a [PublicKey],
@@ -142,7 +141,7 @@ pub(super) fn check<'a>(
     let mut nearest: Option<(Flaw, &str)> = None;
     for evidence in found.evidence.iter().take(SIGNATURES_MAX) {
         let Some(key) = keys.iter().find(|key| evidence.is_by(key)) else { continue };
-        // What was signed is known to come from the key's owner only now, and is read only now.
+        // The signature is verified only here, so the text is read only here.
         match wanted.judge(evidence.claims()) {
             Ok(()) => return Ok(key),
             Err(flaw) => nearest = nearest.max(Some((flaw, key.name()))),
@@ -185,9 +184,9 @@ pub(super) fn check<'a>(
     Err(said)
 }
 
-/// Whether what was signed is about a repository of this name, so that a registry cannot have one
-/// signed plugin stand in for another. A mirror may put something before the name, or leave it out,
-/// and is another registry.
+/// Returns whether a signed name means this repository. So a registry cannot present one signed
+/// plugin as another. A mirror is another registry, and may add parts before the name or leave them
+/// out.
 fn is_about(place: &str, repository: &str) -> bool {
     let signed = place.split('@').next().unwrap_or_default();
     let path = match signed.split_once('/') {
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_believed_key_on_this_digest_counts() {
+    fn only_trusted_key_on_this_digest_counts() {
         let (ours, theirs, plugin) =
             (SigningKey::for_tests(), SigningKey::for_tests(), Digest::of(b"plugin"));
         let keys = [ours.public()];
@@ -266,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_statement_counts_where_it_says_which_plugin_it_is_or_the_digest_was_asked_for() {
+    fn statement_needs_repository_or_requested_digest() {
         let (key, plugin, other) =
             (SigningKey::for_tests(), Digest::of(b"plugin"), Digest::of(b"other"));
         let keys = [key.public()];
@@ -288,7 +287,7 @@ mod tests {
             assert!(said(&[named("admin")], by_digest).contains("as another plugin: admin"));
             let odd = subject(&plugin, &json!({ "repository": ["echo"] }));
             assert!(said(&[odd], by_digest).contains("as another plugin"));
-            // The repository of another subject is not that of this one.
+            // The repository of another subject does not count for this one.
             let elsewhere = subject(&other, &json!({ "repository": "echo" }));
             assert!(said(std::slice::from_ref(&elsewhere), by_digest).contains("another digest"));
             assert_eq!(said(&[elsewhere, bare.clone()], by_digest).is_empty(), by_digest);
@@ -297,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_statement_of_another_kind_or_in_another_form_is_no_signature() {
+    fn other_kinds_of_statement_are_no_signature() {
         let (key, plugin) = (SigningKey::for_tests(), Digest::of(b"plugin"));
         let keys = [key.public()];
         let good = statement(&[subject(&plugin, &json!({}))]);
@@ -335,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_looked_at_is_told() {
+    fn skipped_signatures_are_reported() {
         let (plugin, key) = (Digest::of(b"plugin"), [PublicKey::named_for_tests("ours.pub")]);
         let said = |found: &Found| {
             check(found, &key, &wanted(&plugin, true)).map(|_| ()).expect_err("refused")
@@ -366,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mirror_is_not_another_plugin() {
+    fn mirror_is_same_plugin() {
         for place in [
             "a.example/team/echo",
             "localhost:5000/team/echo:1.0",

@@ -1,5 +1,5 @@
-//! What a registry has of signatures of a plugin: which there are, and their texts. They are
-//! checked by nobody here.
+//! Signatures of a plugin in a registry: the list of them, and their signed texts. Nothing is
+//! checked here.
 
 use oci_client::manifest::{IMAGE_CONFIG_MEDIA_TYPE, IMAGE_MANIFEST_MEDIA_TYPE, OciDescriptor};
 use serde_json::{Value, json};
@@ -15,10 +15,10 @@ use super::error::RegistryProblem;
 use super::signature::{Found, SIGNATURES_MAX};
 use super::simple::{self, PAYLOAD_MAX_BYTES};
 
-/// What a list of signatures is called.
+/// Name of the list in errors.
 const LIST: &str = "list of its signatures";
 
-/// The manifest under the signature tag of a plugin, whoever wrote it.
+/// Manifest under the signature tag of a plugin, by any author.
 #[derive(Default)]
 pub(super) struct SignatureList {
     manifest: Value,
@@ -28,7 +28,7 @@ pub(super) struct SignatureList {
 impl SignatureList {
     fn read(manifest: &[u8]) -> Result<Self, RegistryProblem> {
         let unreadable = |cause| RegistryProblem::Unreadable { what: LIST, cause };
-        // Of a list of signatures nothing hangs on whose types it has.
+        // The types in a list of signatures do not matter.
         let layers = match artifact::parse(manifest, &[MANIFEST_TYPE, IMAGE_MANIFEST_MEDIA_TYPE]) {
             Ok(manifest) => manifest.layers,
             Err(RegistryProblem::NotAPlugin(cause)) => return Err(unreadable(cause)),
@@ -39,13 +39,13 @@ impl SignatureList {
         Ok(Self { manifest, layers })
     }
 
-    /// How many signatures it names, in whatever form.
+    /// Number of signatures in the list, in any form.
     pub(super) fn len(&self) -> usize {
         self.layers.len()
     }
 
-    /// A manifest that names one more, and the configuration that it wants to have. What others
-    /// wrote stays as they wrote it, for they know more forms of signatures than are read here.
+    /// Adds a signature and returns the new manifest's configuration and the manifest. Entries of
+    /// others stay unchanged, because other tools know more forms of signatures than this host.
     pub(super) fn with(self, added: &OciDescriptor) -> Result<(Vec<u8>, Vec<u8>), RegistryProblem> {
         let text = |value: &Value| value.to_string().into_bytes();
         let mut manifest = if self.manifest.is_object() { self.manifest } else { json!({}) };
@@ -78,7 +78,7 @@ impl SignatureList {
 }
 
 impl RegistryClient<'_> {
-    /// The list of a plugin's signatures. It is empty where there is none.
+    /// Fetches the list of a plugin's signatures. The list is empty if there is none.
     pub(super) async fn signatures(
         &mut self,
         plugin: &Digest,
@@ -92,7 +92,7 @@ impl RegistryClient<'_> {
         }
     }
 
-    /// What the signatures of a list sign.
+    /// Fetches the texts that the signatures of a list sign.
     pub(super) async fn texts(&mut self, list: &SignatureList, found: &mut Found) {
         for (at, layer) in list.layers.iter().enumerate() {
             let Some(signature) = simple::named_by(layer).filter(|_| at < SIGNATURES_MAX) else {
@@ -114,7 +114,7 @@ impl RegistryClient<'_> {
         }
     }
 
-    /// Bundles that are attached to a plugin.
+    /// Fetches the bundles that are attached to a plugin.
     pub(super) async fn bundles(&mut self, plugin: &Digest, found: &mut Found) {
         let referrers = self.referrers(plugin, found).await;
         for (at, referrer) in referrers.iter().enumerate() {
@@ -133,18 +133,18 @@ impl RegistryClient<'_> {
         }
     }
 
-    /// What refers to a plugin: by the registry's own account, or by what clients keep under a tag
-    /// where it has none.
+    /// Fetches the digests of a plugin's referrers, from the registry's API or, if it has none,
+    /// from the tag under which clients keep the list.
     async fn referrers(&mut self, plugin: &Digest, found: &mut Found) -> Vec<Digest> {
         for path in [format!("referrers/{plugin}"), format!("manifests/{}", bundle::tag(plugin))] {
             let list = self.page(&path, INDEX_TYPE, "list of its referrers", INDEX_MAX_BYTES).await;
             match list.and_then(|list| Ok((bundle::referrers(&list.content)?, list.more))) {
                 Ok((referrers, more)) => {
-                    // Each part would cost another answer; how many are in the others nobody knows.
+                    // Each further part would cost another request, and their number is unknown.
                     found.pages_left = more;
                     return referrers;
                 }
-                // Registries that do not know the question say so in one of these ways.
+                // Registries without this API answer in one of these ways.
                 Err(
                     RegistryProblem::NotThere(_)
                     | RegistryProblem::Answer { status: 400 | 405 | 406, .. },
@@ -155,7 +155,8 @@ impl RegistryClient<'_> {
         Vec::new()
     }
 
-    /// The bundle that a referrer attaches to a plugin. `None`: it is something else.
+    /// Fetches the bundle that a referrer attaches to a plugin. `None` if the referrer is something
+    /// else.
     async fn bundle(
         &mut self,
         referrer: &Digest,
@@ -166,7 +167,7 @@ impl RegistryClient<'_> {
             .get(&path, MANIFEST_TYPE, "manifest of a referrer", REFERRER_MAX_BYTES)
             .await
         {
-            // A list may name what is gone.
+            // A list may name a manifest that is gone.
             Err(RegistryProblem::NotThere(_)) => return Ok(None),
             manifest => manifest?,
         };
@@ -187,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signature_more_leaves_the_others_as_they_are() {
+    fn added_signature_leaves_others_unchanged() {
         let theirs = json!({
             "mediaType": "application/x", "digest": Digest::of(b"theirs").as_str(), "size": 6, "data": "dGhlaXJz",
             "annotations": { "dev.cosignproject.cosign/signature": "A".repeat(344), "dev.sigstore.cosign/bundle": "{}" },

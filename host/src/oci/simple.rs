@@ -1,5 +1,5 @@
-//! Signatures as cosign 2 makes them with a key pair ("simple signing"): of a text that names a
-//! digest and a repository, kept beside the plugin under a tag made of that digest.
+//! Signatures in the form of cosign 2 with a key pair ("simple signing"). The signed text names a
+//! digest and a repository. A tag made of that digest holds the signatures beside the plugin.
 
 use std::collections::BTreeMap;
 
@@ -14,19 +14,19 @@ use super::keys::SigningKey;
 
 /// Type of a signed text.
 const PAYLOAD_TYPE: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
-/// Where the signature of a text stands.
+/// Annotation with the signature of a text.
 const ANNOTATION: &str = "dev.cosignproject.cosign/signature";
-/// What a signed text says that it is.
+/// Type that a signed text gives itself.
 const KIND: &str = "cosign container image signature";
-/// Largest signed text that is read.
+/// Largest signed text that is read, in bytes.
 pub(super) const PAYLOAD_MAX_BYTES: u64 = 64 << 10;
 
-/// The tag under which a plugin's signatures are.
+/// Returns the tag of a plugin's signatures.
 pub(super) fn tag(plugin: &Digest) -> String {
     format!("sha256-{}.sig", plugin.hex())
 }
 
-/// Says of a plugin that it is good. `None`: the system has no random numbers.
+/// Signs a plugin. `None` if the system has no random numbers.
 pub(super) fn made(key: &SigningKey, place: &str, plugin: &Digest) -> Option<Evidence> {
     let payload = json!({
         "critical": {
@@ -41,7 +41,7 @@ pub(super) fn made(key: &SigningKey, place: &str, plugin: &Digest) -> Option<Evi
     Some(Evidence { form: Form::Simple, payload, signature })
 }
 
-/// What names a signed text in a manifest.
+/// Returns the entry of a signed text in a manifest.
 pub(super) fn descriptor(evidence: &Evidence) -> OciDescriptor {
     let signature = STANDARD.encode(&evidence.signature);
     OciDescriptor {
@@ -53,14 +53,14 @@ pub(super) fn descriptor(evidence: &Evidence) -> OciDescriptor {
     }
 }
 
-/// The signature of a text that a manifest names. `None`: it names something else, or a signature
-/// in another form.
+/// Returns the signature of a text in a manifest's entry. `None` if the entry is for other content
+/// or has a signature in another form.
 pub(super) fn named_by(layer: &OciDescriptor) -> Option<Vec<u8>> {
     let text = layer.annotations.as_ref()?.get(ANNOTATION)?;
     (layer.media_type == PAYLOAD_TYPE).then(|| decoded(text)).flatten()
 }
 
-/// What a signed text says.
+/// Returns the claim of a signed text.
 pub(super) fn claim(payload: &[u8]) -> Option<Claim> {
     let value: Value = serde_json::from_slice(payload).ok()?;
     let critical = value.get("critical")?;
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signature_survives_its_way_through_a_manifest() {
+    fn signature_survives_its_manifest() {
         let evidence = made(&SigningKey::for_tests(), "a.example/echo", &Digest::of(b"plugin"))
             .expect("signed");
         assert_eq!(named_by(&descriptor(&evidence)), Some(evidence.signature.clone()));

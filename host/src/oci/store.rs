@@ -1,9 +1,13 @@
-//! What was pulled, on disk, by digest: `blobs/` holds manifests and components, `tags/` which
-//! digest a tag named when it was last asked for, `signatures/` who has signed what.
+//! Store of pulled content on disk, by digest:
 //!
-//! Nothing here is believed: content is compared with its digest whenever it is read, and
-//! signatures are checked whenever they are needed. Files are written under another name and moved
-//! into place.
+//! | folder | content |
+//! |---|---|
+//! | `blobs/` | manifests and components |
+//! | `tags/` | the digest that each tag named when the registry was last asked |
+//! | `signatures/` | the signatures of each plugin |
+//!
+//! The host does not trust the store: it compares content with its digest on each read, and checks
+//! signatures on each use. Files are written under another name and moved into place.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -24,16 +28,16 @@ use crate::files;
 const BLOBS: &str = "blobs";
 const TAGS: &str = "tags";
 const SIGNATURES: &str = "signatures";
-/// What a file is called until it is whole.
+/// Beginning of a file's name until the file is complete.
 const DRAFT: &str = "draft-";
-/// What a file takes beside its content.
+/// Bytes that a file takes beside its content.
 const FILE_BYTES: u64 = 4 << 10;
-/// Largest record beside the blobs.
+/// Largest record beside the blobs, in bytes.
 const RECORD_MAX_BYTES: u64 = 4 << 20;
-/// A draft of a process that ended in the middle is one that nobody has touched for so long.
+/// Age of a draft from which on its process counts as gone.
 const DRAFT_MAX_AGE: Duration = Duration::from_secs(3_600);
 
-/// A usable store.
+/// An open store.
 pub(super) struct Store {
     folder: PathBuf,
     max_bytes: u64,
@@ -54,8 +58,8 @@ struct Signed {
 }
 
 impl Store {
-    /// Opens a folder and makes it where it is missing. It has to be this user's, and closed to
-    /// others' writing.
+    /// Opens a folder, and creates it if it is missing. The folder must belong to this user, and
+    /// others must not be able to write to it.
     pub(super) fn open(folder: &Path, max_bytes: u64) -> io::Result<Self> {
         files::own_folder(folder)?;
         for part in [BLOBS, TAGS, SIGNATURES] {
@@ -64,7 +68,7 @@ impl Store {
         Ok(Self { folder: folder.into(), max_bytes })
     }
 
-    /// Content of this digest, if it is here and whole. What is not whole is thrown away.
+    /// Returns content of this digest, if it is here and intact. Damaged content is removed.
     pub(super) fn blob(&self, digest: &Digest, max_bytes: u64) -> Option<Vec<u8>> {
         let path = self.folder.join(BLOBS).join(digest.hex());
         let content = files::read(&path, max_bytes).ok()?;
@@ -83,7 +87,7 @@ impl Store {
         self.write(&self.folder.join(BLOBS).join(digest.hex()), content)
     }
 
-    /// What a reference by tag named when it was last asked for.
+    /// Returns the digest that a reference by tag named when the registry was last asked.
     pub(super) fn tag(&self, reference: &str) -> Option<Digest> {
         let path = self.tag_file(reference);
         let tagged: Tagged =
@@ -92,13 +96,13 @@ impl Store {
         if tagged.reference == reference { Digest::parse(&tagged.digest) } else { None }
     }
 
-    /// Remembers it.
+    /// Records the digest of a reference by tag.
     pub(super) fn set_tag(&self, reference: &str, digest: &Digest) -> io::Result<()> {
         let tagged = Tagged { reference: reference.into(), digest: digest.to_string() };
         self.write(&self.tag_file(reference), &serde_json::to_vec(&tagged)?)
     }
 
-    /// Signatures of a plugin that were kept.
+    /// Returns the kept signatures of a plugin.
     pub(super) fn evidence(&self, plugin: &Digest) -> Vec<Evidence> {
         let path = self.folder.join(SIGNATURES).join(plugin.hex());
         let read = || -> Option<Vec<Signed>> {
@@ -114,10 +118,11 @@ impl Store {
         signed.into_iter().filter_map(decode).collect()
     }
 
-    /// Keeps them before what is kept of it already: one digest may be in several repositories, and
-    /// each has signatures of its own. Beyond what anybody looks at the oldest go. Of two processes
-    /// that keep some at once the later may drop those of the earlier, which are asked for again
-    /// then.
+    /// Adds signatures before those that the plugin has. A digest may be in several repositories,
+    /// and each has signatures of its own. The oldest beyond [`SIGNATURES_MAX`] are removed.
+    ///
+    /// If two processes add at once, the later may remove the signatures of the earlier, which are
+    /// then fetched again.
     pub(super) fn add_evidence(&self, plugin: &Digest, evidence: &[Evidence]) -> io::Result<()> {
         let mut all: Vec<Evidence> = Vec::new();
         for one in evidence.iter().cloned().chain(self.evidence(plugin)) {
@@ -138,7 +143,7 @@ impl Store {
         self.folder.join(TAGS).join(Digest::of(reference.as_bytes()).hex())
     }
 
-    /// All of it or nothing, and still there after a power failure.
+    /// Writes a file, all of it or nothing. The file survives a power failure.
     fn write(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -157,7 +162,7 @@ impl Store {
         written
     }
 
-    /// Throws away what was used least lately, until the rest fits.
+    /// Removes the least recently used content until the rest fits, and old drafts.
     pub(super) fn trim(&self) -> io::Result<()> {
         let now = SystemTime::now();
         for entry in fs::read_dir(&self.folder)? {
@@ -176,7 +181,7 @@ impl Store {
         for part in [BLOBS, TAGS, SIGNATURES] {
             for entry in fs::read_dir(self.folder.join(part))? {
                 let entry = entry?;
-                // One that another process has thrown away meanwhile needs no room.
+                // A file that another process has removed meanwhile needs no room.
                 let Ok(seen) = entry.metadata() else { continue };
                 let bytes = seen.len() + FILE_BYTES;
                 total = total.saturating_add(bytes);
@@ -197,7 +202,7 @@ impl Store {
     }
 }
 
-/// It was used just now. Where that cannot be written down it may be thrown away earlier than
+/// Records that a file was used just now. If that fails, the file may be removed earlier than
 /// others.
 fn touch(path: &Path) {
     let _ = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
@@ -232,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn rotten_content_is_as_if_it_were_not_there() {
+    fn damaged_content_is_removed() {
         let folder = Folder::new("rotten");
         let (store, digest) = (folder.store(1 << 20), Digest::of(b"content"));
         store.keep(&digest, b"content").expect("kept");
@@ -245,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_used_least_lately_goes_first() {
+    fn least_recently_used_content_goes_first() {
         let folder = Folder::new("trim");
         let store = folder.store(2 * (FILE_BYTES + 1));
         let digests = [b"a", b"b", b"c"].map(|content| Digest::of(content));
@@ -263,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_and_signatures_come_back_as_they_were() {
+    fn tags_and_signatures_are_read_back() {
         let folder = Folder::new("records");
         let (store, digest) = (folder.store(1 << 20), Digest::of(b"x"));
         store.set_tag("oci://a.b/c:1", &digest).expect("kept");
@@ -276,14 +281,14 @@ mod tests {
         store.add_evidence(&digest, &evidence).expect("kept");
         assert_eq!(store.evidence(&digest), evidence);
         assert!(store.evidence(&Digest::of(b"y")).is_empty());
-        // Records of versions that knew one form do not say which.
+        // Records of older versions, which knew one form only, do not name it.
         let older = br#"[{"payload":"dGV4dA==","signature":"AP8="}]"#;
         fs::write(folder.0.join(SIGNATURES).join(digest.hex()), older).expect("kept");
         assert_eq!(store.evidence(&digest), [signed(Form::Simple)]);
     }
 
     #[test]
-    fn signatures_of_one_repository_do_not_drop_those_of_another() {
+    fn signatures_of_one_repository_keep_those_of_another() {
         let folder = Folder::new("evidence");
         let (store, digest) = (folder.store(1 << 20), Digest::of(b"x"));
         let signed = |text: &str| Evidence {
@@ -309,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_others_may_write_to_is_no_store() {
+    fn folder_writable_by_others_is_no_store() {
         use std::os::unix::fs::PermissionsExt;
         let folder = Folder::new("open");
         fs::create_dir(&folder.0).expect("made");

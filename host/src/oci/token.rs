@@ -1,4 +1,4 @@
-//! What a registry wants to see before it answers, and where that is had from.
+//! Authorization that a registry demands, and where the host gets it.
 
 use http_auth::{ChallengeParser, ChallengeRef};
 use reqwest::Url;
@@ -7,20 +7,19 @@ use serde::Deserialize;
 
 use super::error::RegistryProblem;
 
-/// Longest token and what is around it.
+/// Largest answer with a token, in bytes.
 pub(super) const TOKEN_MAX_BYTES: u64 = 64 << 10;
 
-/// What a registry wants to see.
+/// Authorization that a registry demands.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// Name and password with each request.
+    /// User name and password with each request.
     Basic,
-    /// A token that is had at this address, for whoever shows name and password there, or for
-    /// everybody.
+    /// A token from this address. Some registries give it for a login only, and some without one.
     Bearer(Url),
 }
 
-/// The first of what a registry would like to see that can be shown.
+/// Returns the first of the demanded authorizations that the host supports.
 pub(super) fn wanted(headers: &HeaderMap, repository: &str) -> Option<Wanted> {
     let texts = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
     texts
@@ -43,12 +42,13 @@ fn read(challenge: &ChallengeRef<'_>, repository: &str) -> Option<Wanted> {
     if let Some(service) = param("service") {
         url.query_pairs_mut().append_pair("service", &service);
     }
-    // Never what the registry says that it wants: reading this repository is all that is needed.
+    // The scope in the registry's demand is ignored, because the host only has to read this
+    // repository.
     url.query_pairs_mut().append_pair("scope", &format!("repository:{repository}:pull"));
     Some(Wanted::Bearer(url))
 }
 
-/// The token in an answer.
+/// Returns the token in an answer.
 pub(super) fn token(answer: &[u8]) -> Result<String, RegistryProblem> {
     #[derive(Deserialize)]
     struct Answer {
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_asked_for_reading_one_repository_only() {
+    fn token_scope_is_pull_of_one_repository() {
         let text = r#"Bearer realm="https://auth.example/token",service="registry",scope="repository:x:push""#;
         let Some(Wanted::Bearer(url)) = asked(text) else { panic!("no token") };
         assert_eq!(
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn both_names_of_a_token_are_known_and_others_are_none() {
+    fn both_members_of_a_token_are_read() {
         assert_eq!(token(br#"{"token": "a"}"#).expect("one"), "a");
         assert_eq!(token(br#"{"access_token": "b"}"#).expect("one"), "b");
         for none in ["{}", r#"{"token": ""}"#, "[]", "<html>"] {

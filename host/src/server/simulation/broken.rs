@@ -1,4 +1,4 @@
-//! Errors of `accept` that no test can bring about from outside, against a real server.
+//! Errors of `accept` that no test can cause from outside, against a real server.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use crate::rng::Rng;
 use crate::server::{Server, ServerHandle, Status};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// What says that the socket itself is broken, although it listens: another error is no such case.
+/// Errors that say that the socket itself is broken, although it listens. Other errors do not say
+/// that.
 const ERRORS: [Errno; 4] = [Errno::BADF, Errno::INVAL, Errno::NOTSOCK, Errno::FAULT];
 const SEEDS: u64 = 8;
 

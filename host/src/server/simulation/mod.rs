@@ -1,11 +1,17 @@
-//! Versions of a server that come and go in an order that a number decides, with failures injected:
-//! plugins that do not load or fail their trial, sessions that refuse, trap or dawdle, disks that
-//! are full, read-only or flaky, a stop in the middle, orders of operators that race each other,
-//! and a process that is killed at any step, and started again. What runs is the server's own code,
-//! down to the record on the disk; only its sessions are played, and time is of the number's
-//! making. A number that fails is printed and can be tried again:
+//! Simulation of a server's versions, decided by a seed, with failures injected:
+//! - plugins that do not load or fail their trial,
+//! - sessions that refuse, trap or are slow,
+//! - disks that are full, read-only or flaky,
+//! - a stop in the middle,
+//! - orders of operators that race each other,
+//! - a process that is killed at any step and started again.
 //!
-//!     WHARF_SEED=17 cargo test -p wharf simulated
+//! The server's own code runs, down to the record on the disk. Only its sessions are simulated, and
+//! the seed decides the time. A failing seed is printed and can be run again:
+//!
+//! ```text
+//! WHARF_SEED=17 cargo test -p wharf simulated
+//! ```
 
 mod broken;
 mod model;
@@ -18,9 +24,9 @@ pub(in crate::server) use sim_env::SimEnv;
 
 use crate::rng::{Rng, for_each_seed};
 
-/// Numbers that are tried where nobody says.
+/// Number of seeds that run by default.
 const SEEDS: u64 = 200;
-/// RevisionOrigin often the process starts, for one number.
+/// Number of lives of the process for each seed.
 const LIVES: u64 = 3;
 
 fn simulate(seed: u64) {
@@ -37,7 +43,7 @@ fn simulate(seed: u64) {
 }
 
 #[test]
-fn whatever_happens_to_simulated_versions_what_was_answered_is_true_and_outlives_the_process() {
+fn simulated_versions_keep_their_answers_across_restarts() {
     let ground = plugins::SimHost::shared();
     let _inside = ground.host.runtime().enter();
     for_each_seed(SEEDS, simulate);

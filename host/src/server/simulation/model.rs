@@ -1,18 +1,18 @@
-//! What a server's versions are, said in the shortest way; and whether what was seen can have come
-//! about in that way.
+//! Model of a server's versions: the shortest form of the rules, and a check of what was observed
+//! against them.
 //!
-//! Signals take effect at one moment between being given and being answered, in an order that nobody
-//! knows. So this keeps every state that the server can be in, and forgets those that what is seen
-//! next rules out. Where none is left, the server did what it may not.
+//! An order takes effect at one moment between its start and its answer, in an unknown sequence
+//! with others. So the model keeps every state that the server can be in. Each observation removes
+//! the states that it rules out. If no state is left, the server broke the rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::server::versions::HISTORY_MAX;
 
-/// So many sessions that fault take a version back.
+/// Number of faulted sessions that rolls a version back.
 pub(super) const FAULTS_MIN: u32 = 2;
 
-/// One of the simulation's plugins.
+/// Number of one of the simulation's plugins.
 pub(super) type Number = usize;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,7 +30,7 @@ pub(super) struct Had {
     pub(super) stands: Stands,
 }
 
-/// What is asked of a server.
+/// Order of an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Order {
     Swap(Number),
@@ -41,7 +41,7 @@ pub(super) enum Order {
     Stop,
 }
 
-/// What is answered.
+/// Answer to an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
     Did {
@@ -49,28 +49,28 @@ pub(super) enum Outcome {
         rolled_back: bool,
         recorded: bool,
     },
-    /// By the name of the reason.
+    /// The order was refused, for the reason with this name.
     Refused(&'static str),
 }
 
-/// What can be seen of a server.
+/// Visible state of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct WorldView {
     pub(super) had: Vec<Had>,
     pub(super) canary: Option<u64>,
 }
 
-/// RevisionOrigin far an order is.
+/// Progress of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Progress {
     Given(Order),
-    /// It has put this in force instead of that.
+    /// The order made the first revision current, in place of the second.
     Put(u64, u64),
-    /// It has put this in force and taken it back, or not even put it in force.
+    /// The order made this revision current and rolled it back, or never made it current.
     Back(u64),
-    /// It tries this.
+    /// The order runs this revision as a canary.
     Tries(u64),
-    /// It has gone back to this, from that.
+    /// The order went back to the first revision, from the second.
     WentBack(u64, u64),
     Refused(&'static str),
     Done,
@@ -82,20 +82,20 @@ struct State {
     had: Vec<Had>,
     last: u64,
     canary: Option<u64>,
-    /// What is watched, and what comes back where it faults.
+    /// Revision on probation, and the revision that its faults bring back.
     watched: Option<(u64, u64)>,
-    /// What the judge has put in force, and instead of what: sessions may not be able to move to
-    /// it.
+    /// Revision that the judge promoted, and the one before. The promoted one may be rolled back,
+    /// because sessions may not be able to move to it.
     judged: Option<(u64, u64)>,
-    /// Sessions of what is in force that faulted, up to as many as take it back.
+    /// Number of faulted sessions of the current revision, up to [`FAULTS_MIN`].
     faults: u32,
     stopped: bool,
-    /// The order that changes versions now: no other does before it is answered.
+    /// Order that holds the lock of swaps. No other order changes versions before it is answered.
     holder: Option<usize>,
     orders: BTreeMap<usize, Progress>,
-    /// Signals that a roll-back that was given later calls off, unless they are done by then.
+    /// Orders that a later roll-back calls off, unless they are done by then.
     overtaken: BTreeSet<usize>,
-    /// What is written down: what the configuration named, and the versions.
+    /// Record on disk: the plugin that the configuration named, and the revisions.
     disk: Option<(Number, Vec<Had>)>,
 }
 
@@ -144,7 +144,7 @@ impl State {
         next
     }
 
-    /// An order that changes versions.
+    /// Applies an order that changes versions.
     fn by(&self, order: usize, change: impl FnOnce(&mut Self) -> Progress) -> Self {
         self.with(|next| {
             next.holder = Some(order);
@@ -159,7 +159,7 @@ impl State {
         })
     }
 
-    /// What can happen next that nobody sees as it happens.
+    /// Returns every state that can follow without being observed.
     fn next(&self) -> Vec<Self> {
         let mut next = Vec::new();
         if self.disk.as_ref() != Some(&(self.configured, self.had.clone())) {
@@ -168,7 +168,7 @@ impl State {
         for (&order, &progress) in &self.orders {
             match progress {
                 Progress::Given(given) => self.begin(order, given, &mut next),
-                // It was no good.
+                // Too many sessions could not move.
                 Progress::Put(new, before) if new != before && self.in_force() == new => {
                     next.push(self.by(order, |next| {
                         next.put_in_force(before);
@@ -176,7 +176,7 @@ impl State {
                         Progress::Back(new)
                     }));
                 }
-                // The server stopped, and it is as if the version had not come back.
+                // The server stopped, so the roll-back is undone.
                 Progress::WentBack(number, bad) if self.stopped && self.in_force() == number => {
                     next.push(self.by(order, |next| {
                         next.put_in_force(bad);
@@ -222,8 +222,8 @@ impl State {
                 next.orders.insert(order, Progress::Done);
             }));
         }
-        // It may have been told so before it held the others up, and before those before it were
-        // done.
+        // An order may be refused before it takes the lock, and while earlier orders are still
+        // under way.
         if self.stopped && !matches!(given, Order::Reload(_)) {
             next.push(self.refused(order, "stopping"));
         }
@@ -261,7 +261,7 @@ impl State {
                         next.canary = None;
                         Progress::Put(canary, before)
                     }));
-                    // All were to move together, and one could not.
+                    // All sessions were to move together, and one could not.
                     next.push(self.by(order, |next| {
                         next.end_canary();
                         Progress::Back(0)
@@ -276,7 +276,7 @@ impl State {
                         Progress::Done
                     }));
                 }
-                // Something else about it may have changed.
+                // Other values of the configuration may have changed.
                 next.push(self.by(order, |next| {
                     next.end_canary();
                     if next.configured != plugin && !next.is_in_force(plugin) {
@@ -310,7 +310,7 @@ impl State {
         }
     }
 
-    /// The order is answered like this; `None` where it cannot be.
+    /// Returns the state after this answer to the order. `None` if the answer is not possible.
     fn answered(mut self, order: usize, asked: Order, answer: &Outcome) -> Option<Self> {
         let progress = self.orders.remove(&order)?;
         self.holder = self.holder.filter(|holder| *holder != order);
@@ -335,7 +335,7 @@ impl State {
                 _ => false,
             },
             (Outcome::Refused(why), Progress::Refused(known)) => *why == known,
-            // The server stopped after the version had come, and it was taken back for that.
+            // The server stopped after the version was published, so the version was rolled back.
             (Outcome::Refused("stopping"), Progress::Back(new)) => self.stopped && new != 0,
             (Outcome::Refused(_), _) => false,
             (Outcome::Did { generation, rolled_back, recorded }, progress) => match progress {
@@ -343,7 +343,7 @@ impl State {
                     self.watch(new, before);
                     *generation == new && !rolled_back && *recorded && written
                 }
-                // It was called off.
+                // The order was called off.
                 Progress::Given(Order::Swap(_) | Order::RollBack) => *generation == 0 && !recorded,
                 Progress::Back(0) => *generation == 0 && *rolled_back,
                 Progress::Back(new) => *generation == new && *rolled_back && (written || !recorded),
@@ -364,7 +364,8 @@ impl State {
         }
     }
 
-    /// The process is killed, and another starts whose configuration names this.
+    /// Returns the state after a kill and a start of another process, whose configuration names
+    /// this plugin.
     fn restarted(&self, configured: Number) -> Self {
         let disk = self.disk.clone();
         let mut next = Self::new(configured);
@@ -374,7 +375,7 @@ impl State {
             .iter_mut()
             .filter(|had| had.stands == Stands::Canary)
             .for_each(|had| had.stands = Stands::TakenBack);
-        // What the configuration names since is the later word.
+        // The configuration changed after the record was written, so its plugin wins.
         if *named != configured && !next.is_in_force(configured) {
             let number = next.another(configured, Stands::Superseded);
             next.put_in_force(number);
@@ -401,16 +402,16 @@ impl State {
     }
 }
 
-/// Every state that the server can be in.
+/// Set of all states that the server can be in.
 pub(super) struct Possible {
     states: BTreeSet<State>,
     asked: BTreeMap<usize, Order>,
-    /// For whoever has to find out what went wrong.
+    /// Log of orders, answers and observations, for the search of a failure.
     pub(super) story: Vec<String>,
 }
 
 impl Possible {
-    /// Of a server that starts with this, with nothing written down.
+    /// Creates the states of a server that starts with this plugin and without a record.
     pub(super) fn new(configured: Number) -> Self {
         let states = BTreeSet::from([State::new(configured)]);
         Self { states, asked: BTreeMap::new(), story: Vec::new() }
@@ -433,7 +434,7 @@ impl Possible {
         });
     }
 
-    /// A session of this one faulted.
+    /// Notes that a session of this plugin faulted.
     pub(super) fn faults(&mut self, plugin: Number) {
         self.keep(|mut state| {
             if state.is_in_force(plugin) {
@@ -456,7 +457,7 @@ impl Possible {
         self.keep(|state| (state.had == look.had && state.canary == look.canary).then_some(state));
     }
 
-    /// The process was killed, whatever it was doing.
+    /// Notes that the process was killed, in the middle of any work.
     pub(super) fn restarts(&mut self, configured: Number) {
         self.story.push(format!("killed; the configuration names {configured}"));
         self.asked.clear();
@@ -476,7 +477,7 @@ impl Possible {
         );
     }
 
-    /// Whatever can have happened meanwhile may have.
+    /// Adds every state that can have followed without being observed.
     fn unfold(&mut self) {
         let mut fresh: Vec<State> = self.states.iter().cloned().collect();
         while let Some(state) = fresh.pop() {

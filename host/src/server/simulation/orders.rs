@@ -1,4 +1,4 @@
-//! Signals that operators give in a simulated life, and what came of each.
+//! Orders of operators in a simulated life, and the answer to each.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ fn answer(of: Result<SwapReport, SwapError>) -> Outcome {
     }
 }
 
-/// Gives one order, and hears what came of it.
+/// Gives one order and records the answer.
 pub(super) async fn give(world: Rc<World>, handle: Arc<ServerHandle>, order: Order) {
     let policy = SwapPolicy::ALL[world.sim_env.throw(4) as usize];
     let live = world.sim_env.percent(50).then_some(true);
@@ -64,7 +64,7 @@ pub(super) async fn give(world: Rc<World>, handle: Arc<ServerHandle>, order: Ord
     world.answers(number, &handle.service, &answer);
 }
 
-/// As the fleet reloads, for one server.
+/// Reloads one server, as a reload of all servers does.
 async fn reload(world: &World, handle: &ServerHandle, plugin: Number) -> Outcome {
     let _staying = handle.versions_stay().await;
     let before = world.configured.replace(plugin);
@@ -86,7 +86,7 @@ async fn reload(world: &World, handle: &ServerHandle, plugin: Number) -> Outcome
             Outcome::Did { generation: 0, rolled_back: false, recorded: false }
         }
         Err(why) => {
-            // Whoever wrote the file puts it back.
+            // The operator who wrote the file puts the old one back.
             world.configured.set(before);
             Outcome::Refused(why)
         }

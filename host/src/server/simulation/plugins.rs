@@ -1,5 +1,5 @@
-//! The plugins of the simulation: real components, so that loading and trying them out is real.
-//! Their sessions are played.
+//! Plugins of the simulation. They are real components, so that loads and trials are real. Their
+//! sessions are simulated.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -9,22 +9,22 @@ use crate::authoring;
 use crate::plugin::{EventProcedure, InstanceLimits, Plugin};
 use crate::server::{Host, HostConfig};
 
-/// The first six are good, and five of those hand over.
+/// Number of good plugins, which come first. Five of them can save and restore sessions.
 pub(super) const GOOD: u64 = 6;
 pub(super) const ALL: u64 = 8;
-/// Instances of the simulated server may have so much; number 6 wants more.
+/// Memory that an instance of a simulated server may have, in bytes. Plugin 6 wants more.
 const MEMORY: usize = 1 << 20;
 
-/// What all simulated servers share.
+/// Host and plugins that all simulated servers share.
 pub(super) struct SimHost {
     pub(super) host: Host,
     pub(super) folder: PathBuf,
     files: Vec<PathBuf>,
-    /// Kept in memory, so that loading one again costs nothing.
+    /// Loaded plugins, kept in memory, so that loading one again costs nothing.
     loaded: Vec<Arc<Plugin>>,
 }
 
-/// A plugin as text: every handler does nothing.
+/// Text of a plugin whose handlers do nothing.
 fn text(mark: usize, hands_over: bool, pages: usize) -> String {
     let events = "wharf:server/inet-event-proc@0.1.0";
     let mut text = format!(
@@ -70,7 +70,7 @@ impl SimHost {
             let world = if hands_over { "plugin-with-handoff" } else { "plugin" };
             let component =
                 authoring::component(&source, &contract, Some(world)).expect("a component");
-            // The last is cut short.
+            // Plugin 7 is cut short.
             let length = if number == 7 { component.len() / 2 } else { component.len() };
             std::fs::write(&file, &component[..length]).expect("kept");
             file
@@ -95,7 +95,7 @@ impl SimHost {
         &self.files[number]
     }
 
-    /// Which one this digest is.
+    /// Number of the plugin with this digest.
     pub(super) fn number(&self, digest: &str) -> Number {
         self.loaded.iter().position(|plugin| plugin.digest() == digest).expect("one of them")
     }

@@ -1,5 +1,5 @@
-//! Time, tasks and disk of the simulation: a number says who runs next, and what goes wrong. No
-//! time passes while anybody has something to do.
+//! Simulated environment: time, tasks and disk. The seed decides which task runs next, and what
+//! fails. Time passes only while no task can run.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,30 +18,30 @@ thread_local! {
     static HERE: RefCell<Option<Arc<SimEnv>>> = const { RefCell::new(None) };
 }
 
-/// What a disk does.
+/// State of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Disk {
     Good,
-    /// Nothing can be written, but made and removed.
+    /// Files can be created and removed, but not written.
     Full,
-    /// Nothing can be changed.
+    /// All changes fail.
     ReadOnly,
-    /// One change in so many fails.
+    /// One in this many changes fails.
     Flaky(u64),
 }
 
-/// The world around one simulated server.
+/// Environment of one simulated server.
 pub(in crate::server) struct SimEnv(Mutex<Inner>);
 
 struct Inner {
     now: Instant,
     rng: Rng,
-    /// Who waits until when.
+    /// Wakers of the waiting tasks, by deadline and number.
     timers: BTreeMap<(Instant, u64), Waker>,
     last_timer: u64,
     spawned: Vec<Pin<Box<dyn Future<Output = ()> + Send>>>,
     disk: Disk,
-    /// Changes on the disk until the process is killed in the middle of one.
+    /// Number of changes on the disk until the process is killed in the middle of one.
     kill_in: Option<u64>,
     killed: bool,
 }
@@ -60,12 +60,12 @@ impl SimEnv {
         })))
     }
 
-    /// Of the simulation that this thread runs, if it runs one.
+    /// Returns the environment of the simulation that this thread runs, if any.
     pub(in crate::server) fn here() -> Option<Arc<Self>> {
         HERE.with_borrow(Clone::clone)
     }
 
-    /// This thread runs a simulation until what is returned goes.
+    /// Starts the simulation on this thread. It ends when the returned value is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> impl Drop + use<> {
         struct Over;
         impl Drop for Over {
@@ -81,12 +81,12 @@ impl SimEnv {
         self.inner().disk = disk;
     }
 
-    /// The process is killed in the middle of this change on the disk, counted from now.
+    /// Kills the process in the middle of a change on the disk, after this many other changes.
     pub(super) fn kill_in(&self, changes: u64) {
         self.inner().kill_in = Some(changes);
     }
 
-    /// Another process starts.
+    /// Resets the environment for another process.
     pub(super) fn revive(&self) {
         let mut inner = self.inner();
         (inner.kill_in, inner.killed) = (None, false);
@@ -151,7 +151,7 @@ impl SimEnv {
         self.inner().spawned.push(task);
     }
 
-    /// Work on another thread takes its time, and is done at one moment.
+    /// Runs work of another thread: waits a while, and then does the work at one moment.
     pub(in crate::server) async fn apart<T>(&self, work: impl FnOnce() -> T) -> T {
         self.rest(Duration::from_millis(20)).await;
         work()
@@ -178,7 +178,7 @@ impl SimEnv {
     }
 }
 
-/// Whoever waits no more is woken no more.
+/// Removes the timer when its wait is cancelled.
 struct Forgotten<'a>(&'a SimEnv, (Instant, u64));
 
 impl Drop for Forgotten<'_> {
@@ -200,7 +200,7 @@ struct Task {
     work: Pin<Box<dyn Future<Output = ()>>>,
 }
 
-/// The tasks of one life of the process.
+/// Tasks of one life of the process.
 pub(super) struct Tasks {
     sim_env: Arc<SimEnv>,
     tasks: Vec<Task>,
@@ -215,7 +215,8 @@ impl Tasks {
         self.tasks.push(Task { flag: Arc::new(Flag(AtomicBool::new(true))), work: Box::pin(task) });
     }
 
-    /// Lets one task go on that can, or else time pass. False where there is nothing left to do.
+    /// Polls one task that can run or, if there is none, lets time pass. Returns false if no task
+    /// and no timer is left.
     pub(super) fn step(&mut self) -> bool {
         let spawned = std::mem::take(&mut self.sim_env.inner().spawned);
         for task in spawned {

@@ -1,5 +1,5 @@
-//! One life of the simulated process: a server, the sessions on it, whoever gives it orders, and
-//! what is looked at after every step.
+//! One life of the simulated process: a server, its sessions, the operators' orders, and the checks
+//! after every step.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,14 +30,14 @@ use crate::server::{
 };
 use crate::session::{MigrateOutcome, ProcedureSlot, SessionHandle, test_support};
 
-/// Sessions at once.
+/// Number of sessions at once, at most.
 const SESSIONS_MAX: usize = 12;
-/// Addresses that they come from.
+/// Number of addresses that the sessions come from.
 const ADDRESSES: u64 = 5;
-/// Steps of one life; more, and it is stuck.
+/// Number of steps of one life, at most. A life with more steps is stuck.
 const STEPS_MAX: usize = 200_000;
 
-/// RevisionOrigin sessions of a version do, in so many of a hundred.
+/// How often sessions of a version refuse, fault or are slow, in percent.
 #[derive(Debug, Clone, Copy, Default)]
 struct FaultProfile {
     refuses: u64,
@@ -45,33 +45,33 @@ struct FaultProfile {
     dawdles: u64,
 }
 
-/// Everything of one number.
+/// State of the simulation of one seed.
 pub(super) struct World {
     pub(super) sim_env: Arc<SimEnv>,
     seed: u64,
     pub(super) possible: RefCell<Possible>,
-    tempers: Vec<FaultProfile>,
+    profiles: Vec<FaultProfile>,
     orders: Cell<usize>,
     /// Every version that was in memory.
     known: RefCell<Vec<Weak<EventProcedure>>>,
     last: RefCell<Option<WorldView>>,
     pub(super) sessions: RefCell<BTreeMap<u64, Arc<ProcedureSlot<EventProcedure>>>>,
-    /// Where all sessions were moved together last: none handles an event with another until
-    /// versions change again.
+    /// Revision and plugin of the last atomic migration. Until versions change again, no session
+    /// may handle an event with another plugin.
     together: Cell<Option<(u64, Number)>>,
-    /// Signals that are being carried out, and what with.
+    /// Orders that are under way, with their policies.
     under_way: RefCell<BTreeMap<usize, (Order, SwapPolicy)>>,
     pub(super) configured: Cell<Number>,
 }
 
 impl World {
     pub(super) fn new(seed: u64, sim_env: &Arc<SimEnv>) -> Rc<Self> {
-        let mut tempers = Vec::new();
+        let mut profiles = Vec::new();
         for _ in 0..ALL {
             let some = |share: u64, most: u64| {
                 if sim_env.percent(share) { sim_env.throw(most) } else { 0 }
             };
-            tempers.push(FaultProfile {
+            profiles.push(FaultProfile {
                 refuses: some(30, 80),
                 faults: some(30, 30),
                 dawdles: some(40, 20),
@@ -82,7 +82,7 @@ impl World {
             sim_env: Arc::clone(sim_env),
             seed,
             possible: RefCell::new(Possible::new(configured)),
-            tempers,
+            profiles,
             orders: Cell::default(),
             known: RefCell::default(),
             last: RefCell::default(),
@@ -97,7 +97,7 @@ impl World {
         format!("server-{}", self.seed)
     }
 
-    /// Where its record is.
+    /// Folder of the server's record.
     pub(super) fn folder(&self) -> PathBuf {
         SimHost::shared().folder.join("state").join(self.server())
     }
@@ -125,7 +125,7 @@ impl World {
         builder.limits(SimHost::limits()).swap_rules(rules)
     }
 
-    /// The process starts, or starts again.
+    /// Starts the process, the first time or again.
     fn start(&self) -> Arc<ServerHandle> {
         let ground = SimHost::shared();
         let prepared = self.description(self.configured.get()).prepare(&ground.host);
@@ -137,7 +137,7 @@ impl World {
         Arc::new(ServerHandle::new(service, ground.host.clone(), address, accepting, socket))
     }
 
-    /// What can be seen of the server, and what has to be true at every moment.
+    /// Looks at the server and checks the rules that hold at every moment.
     fn look(&self, service: &Service) {
         let ground = SimHost::shared();
         let canary = service.canary.load_full();
@@ -170,7 +170,7 @@ impl World {
             "numbers come in order: {look:?}"
         );
         let held = self.hold(service, canary.as_deref());
-        // A swap that failed is as none: nobody is on a version that never came.
+        // A failed swap leaves no trace: no session is on a version that has no revision.
         let came = |one: &Number| look.had.iter().any(|had| had.plugin == *one);
         assert!(
             look.had.len() >= HISTORY_MAX || held.iter().all(came),
@@ -195,7 +195,7 @@ impl World {
         }
     }
 
-    /// At most so many versions are held, by whoever holds them. Which.
+    /// Checks that at most [`VERSIONS_MAX`] versions are in use, and returns those versions.
     fn hold(&self, service: &Service, canary: Option<&Canary>) -> BTreeSet<Number> {
         let mut held: Vec<Arc<EventProcedure>> = vec![service.procedure()];
         held.extend(canary.map(|canary| Arc::clone(&canary.procedure)));
@@ -213,7 +213,7 @@ impl World {
         versions
     }
 
-    /// Versions that are in memory still.
+    /// Number of versions that are still in memory.
     pub(super) fn left(&self) -> usize {
         self.known.borrow().iter().filter(|known| known.strong_count() > 0).count()
     }
@@ -230,7 +230,7 @@ impl World {
             return;
         }
         self.look(service);
-        // That nothing has changed says something as well.
+        // An unchanged look rules out states as well.
         let last = self.last.borrow().clone();
         last.iter().for_each(|last| self.possible.borrow_mut().looks(last));
         self.possible.borrow_mut().answers(number, answer);
@@ -238,7 +238,7 @@ impl World {
     }
 }
 
-/// A session that is played: events now and then, hand-overs between them, and an end.
+/// A simulated session: events now and then, migrations between them, and an end.
 async fn session(world: Rc<World>, service: Arc<Service>) {
     let sim_env = Arc::clone(&world.sim_env);
     if service.status().is_final() {
@@ -255,7 +255,7 @@ async fn session(world: Rc<World>, service: Arc<Service>) {
         Directive::EndNow => handle.cancel(),
     }
     world.sessions.borrow_mut().insert(id, Arc::clone(&slot));
-    let profile = |of: &EventProcedure| world.tempers[SimHost::shared().number_of(of)];
+    let profile = |of: &EventProcedure| world.profiles[SimHost::shared().number_of(of)];
     let mut on = slot.current();
     let faulted = loop {
         let long = sim_env.percent(profile(&on).dawdles);
@@ -333,7 +333,7 @@ fn handle(service: &Service, id: u64, peer: SocketAddr) -> Arc<SessionHandle> {
     )
 }
 
-/// Gives orders, several at a time, and brings sessions and bad luck.
+/// Gives orders, several at a time, starts sessions, and injects failures.
 async fn conduct(
     world: Rc<World>,
     handle: Arc<ServerHandle>,
@@ -381,8 +381,8 @@ enum Job {
     Session,
 }
 
-/// Lives once. Returns when the process was killed, or, the last time, when everything has come to
-/// rest.
+/// Runs one life of the process. Returns when the process is killed or, in the last life, when no
+/// task has anything left to do.
 pub(super) fn live(world: &Rc<World>, last: bool) {
     let sim_env = Arc::clone(&world.sim_env);
     sim_env.set_disk(Disk::Good);
@@ -396,7 +396,7 @@ pub(super) fn live(world: &Rc<World>, last: bool) {
     }
     let more = Rc::new(RefCell::new(Vec::new()));
     tasks.add(conduct(Rc::clone(world), Arc::clone(&handle), Rc::clone(&more), last));
-    // Where it is not killed on the way, it is at some moment.
+    // If no change on the disk kills the process, it is killed after this many steps.
     let most = if last { STEPS_MAX } else { 50 + sim_env.throw(1_500) as usize };
     let mut steps = 0;
     while tasks.step() && !sim_env.is_killed() && steps < most {
@@ -433,9 +433,9 @@ pub(super) fn live(world: &Rc<World>, last: bool) {
     world.together.set(None);
 }
 
-/// The process is gone, and whoever starts it again may have changed the configuration.
+/// Starts another process after a kill, perhaps with a changed configuration.
 pub(super) fn restart(world: &World) {
-    // One that was killed while it looked at a bad plugin is not started with that.
+    // A process that was killed while it tried a bad plugin is not started with that plugin.
     if world.sim_env.percent(25) || world.configured.get() >= GOOD as usize {
         world.configured.set(world.sim_env.throw(GOOD) as usize);
     }

@@ -1,4 +1,4 @@
-//! What a handle offers: swapping, trying, promoting and going back.
+//! Methods of a server handle: swap, canary, promotion and roll-back.
 
 use std::any::Any;
 use std::path::{Path, PathBuf};
@@ -21,8 +21,8 @@ use crate::telemetry::{CanaryBegan, SwapRefused};
 use crate::work::{Stop, WorkKind};
 
 impl ServerHandle {
-    /// Loads a plugin, or asks its registry for it and loads it, under the grants of this server,
-    /// for [`ServerHandle::swap`]. Blocks for milliseconds to minutes, so not for a runtime's
+    /// Loads a plugin for [`ServerHandle::swap`], from a file or from its registry, under the
+    /// grants of this server. Blocks for milliseconds to minutes, so do not call it on a runtime's
     /// thread.
     ///
     /// # Errors
@@ -38,8 +38,8 @@ impl ServerHandle {
         fetch(place, (&server_config.registries, pull), &loader, &server_config.grants, stop)
     }
 
-    /// [`ServerHandle::load_for_swap`], and then [`ServerHandle::swap`] with this policy, or else
-    /// the server's own.
+    /// Loads a plugin as [`ServerHandle::load_for_swap`] does, and swaps it in with
+    /// [`ServerHandle::swap`]. Without a policy, the server's own policy counts.
     ///
     /// # Errors
     /// [`SwapError`].
@@ -55,7 +55,8 @@ impl ServerHandle {
         swapped.await.inspect_err(|error| self.kept(error))
     }
 
-    /// [`ServerHandle::load_for_swap`], and then [`ServerHandle::canary`].
+    /// Loads a plugin as [`ServerHandle::load_for_swap`] does, and starts it as a canary with
+    /// [`ServerHandle::canary`].
     ///
     /// # Errors
     /// [`SwapError`].
@@ -70,7 +71,8 @@ impl ServerHandle {
         tried.await.inspect_err(|error| self.kept(error))
     }
 
-    /// Nothing was changed, but where it is the record that failed, which is told by itself.
+    /// Logs that the swap was refused and nothing changed. A failed record is logged elsewhere,
+    /// because the version is current then.
     fn kept(&self, error: &SwapError) {
         if !matches!(error, SwapError::NotRecorded(..)) {
             SwapRefused { server: &self.service.name, why: &error.to_string() }
@@ -96,21 +98,25 @@ impl ServerHandle {
         Ok(loaded??)
     }
 
-    /// The policy of its swaps where they do not say.
+    /// Returns the policy of swaps that name none.
     #[must_use]
     pub fn swap_policy(&self) -> SwapPolicy {
         self.service.server_config().rules.policy
     }
 
-    /// Gives the server another plugin, loaded by the same host's loader. NewConnections get it from the
-    /// moment on in which this publishes it; live sessions as the policy says. Returns when that is
-    /// done, or after ten seconds with those that were busy all the time left where they are. One
-    /// swap at a time; others wait. Dropping the future may leave some sessions on the old version
-    /// and some on the new. The build that is in force already is not published again, and sessions
-    /// that are on another are asked again.
+    /// Gives the server another plugin, loaded by a loader of the same host. New sessions get the
+    /// plugin as soon as the host publishes it, and live sessions as the policy says.
+    ///
+    /// Returns when all sessions have answered, or after ten seconds. Sessions that were busy all
+    /// that time stay where they are. Swaps of one server happen one at a time, and others wait.
+    ///
+    /// If the plugin is current already, the host does not publish it again, and asks the sessions
+    /// on other versions again.
+    ///
+    /// Dropping the future may leave some sessions on the old version and some on the new one.
     ///
     /// # Errors
-    /// [`SwapError`]; nothing was changed, but where what is in force could not be recorded.
+    /// [`SwapError`]. Nothing was changed, except if the current version could not be recorded.
     pub async fn swap(
         &self,
         plugin: Arc<Plugin>,
@@ -129,7 +135,7 @@ impl ServerHandle {
         let _alone = pending.unless_called_off(service, self.alone_and_without_canary()).await??;
         let before = service.procedure();
         let _under_way = service.begins(&plugin);
-        // Nothing is new then; but sessions that were left on another version may be asked again.
+        // If the version is current already, sessions on other versions are only asked again.
         let next = match same(before.plugin(), &plugin) {
             true => Arc::clone(&before),
             false => {
@@ -151,9 +157,9 @@ impl ServerHandle {
         self.written(report).await
     }
 
-    /// Gives a version to a share of the newcomers, and of the live sessions where that is asked
-    /// for, and to all of them after a while unless it is worse than what is in force. Returns once
-    /// it has begun.
+    /// Gives a version to a share of the new sessions and, if `wish` says so, to a share of the
+    /// live sessions. After a while, all sessions get the version, unless it is worse than the
+    /// current one. Returns once the canary has begun.
     ///
     /// # Errors
     /// [`SwapError`]; nothing was changed.
@@ -181,7 +187,8 @@ impl ServerHandle {
         if same(before.plugin(), &plugin) {
             return Err(SwapError::Canary("file", "it is what is in force".into()));
         }
-        // What is in force goes on being watched.
+        // The current version may be on probation still, which keeps the version before it in
+        // memory.
         let kept = service.probation().as_ref().map(|probation| Arc::clone(probation.before()));
         bounded_beside(service, &before, &plugin, kept.as_ref())?;
         let _under_way = service.begins(&plugin);
@@ -198,7 +205,7 @@ impl ServerHandle {
         let (from, to) = (before.plugin().label(), next.plugin().label());
         let mut report =
             SwapReport { from, to, generation: canary.number(), ..SwapReport::default() };
-        // At once, so that it comes to an end even where nobody waits for what follows.
+        // The judge starts at once, so that the canary ends even if the caller drops this future.
         env::beside(&service.runtime, judge(Arc::downgrade(service), Arc::clone(&canary)));
         CanaryBegan {
             server: &service.name,
@@ -221,10 +228,10 @@ impl ServerHandle {
         Ok(report)
     }
 
-    /// Gives the canary to everybody at once.
+    /// Gives the canary to all sessions at once.
     ///
     /// # Errors
-    /// [`SwapError`]; nothing was changed, but where what is in force could not be recorded.
+    /// [`SwapError`]. Nothing was changed, except if the current version could not be recorded.
     pub async fn promote(&self) -> Result<SwapReport, SwapError> {
         let service = &self.service;
         let _alone = self.alone(Rank::Next).await?;
@@ -233,13 +240,17 @@ impl ServerHandle {
         self.written(promote(service, &canary).await?).await
     }
 
-    /// Takes the canary back, or, where none runs, the version in force: newcomers and live
-    /// sessions get the one before. Swaps and canaries that were asked for before and are not in
-    /// force yet are called off, and so is another roll-back that is under way and has put nothing
-    /// in force yet. Waits at most for the step that is under way, and for no queue of swaps.
+    /// Rolls back the canary or, if none runs, the current version. New and live sessions get the
+    /// version before.
+    ///
+    /// Calls off every change that is not published yet:
+    /// - swaps and canaries that were requested before,
+    /// - another roll-back that is under way.
+    ///
+    /// Waits for the step that is under way at most, and for no queue of swaps.
     ///
     /// # Errors
-    /// [`SwapError`]; nothing was changed, but where what is in force could not be recorded.
+    /// [`SwapError`]. Nothing was changed, except if the current version could not be recorded.
     pub async fn roll_back(&self) -> Result<SwapReport, SwapError> {
         let service = &self.service;
         service.pending.call_off();
@@ -250,7 +261,8 @@ impl ServerHandle {
         }
         let (generation, known) = service.history().before().ok_or(SwapError::NothingBefore)?;
         let number = generation.number;
-        // Until something is in force another roll-back, or a stop, calls it off as well.
+        // Until something is published, another roll-back or a stop calls this roll-back off as
+        // well.
         let pending = service.pending.add();
         pending
             .unless_called_off(service, self.still_believed(&generation, pending.stop()))
@@ -281,7 +293,7 @@ impl ServerHandle {
             published(service, &next);
             number
         };
-        // Whoever asks for this knows better than the count of failures.
+        // The operator's request overrides the count of failures, so `give` and not `introduce`.
         if give(service, &next, policy, &mut report, publish).await? == Outcome::CalledOff {
             self.called_off(&report);
             return Ok(report);
@@ -290,7 +302,8 @@ impl ServerHandle {
         self.written(report).await
     }
 
-    /// The versions it has had, the oldest first.
+    /// Returns the revisions of this server, the oldest first, each with its number of live
+    /// sessions.
     #[must_use]
     pub fn generations(&self) -> Vec<(Revision, usize)> {
         let live: Vec<_> =
@@ -303,7 +316,7 @@ impl ServerHandle {
             live.iter().filter(is).count()
         };
         let seen = self.service.history().seen();
-        // Where one came twice, its sessions are shown with the last of them.
+        // If a version has several revisions, only the last of them shows its sessions.
         let last = |at: usize| {
             !seen[at + 1..]
                 .iter()
@@ -315,13 +328,13 @@ impl ServerHandle {
         seen.iter().enumerate().map(count).collect()
     }
 
-    /// The version that is being tried.
+    /// Returns the status of the canary, if one runs.
     #[must_use]
     pub fn canary_seen(&self) -> Option<CanaryStatus> {
         self.service.canary.load().as_ref().map(|canary| canary.seen())
     }
 
-    /// Whether what it has in force is written down.
+    /// Returns whether the server records its current version on disk.
     #[must_use]
     pub fn keeps_records(&self) -> bool {
         self.service.records.is_some()
@@ -340,8 +353,8 @@ impl ServerHandle {
         Ok(report)
     }
 
-    /// Whether a version that came from a registry may still run, whether it is in memory or kept
-    /// in a file.
+    /// Checks that a version from a registry may still run, whether it is in memory or in a kept
+    /// file. A version from a file passes.
     async fn still_believed(&self, generation: &Revision, stop: Stop) -> Result<(), SwapError> {
         if Reference::in_place_of(&generation.file).is_none() {
             return Ok(());
@@ -381,7 +394,7 @@ impl ServerHandle {
         env::apart(self.service.work(WorkKind::Restore), load).await?
     }
 
-    /// Whether the server can have this version's instances that it is promised.
+    /// Checks that the pools have room for the server's promised instances of this version.
     fn keeps_promise(&self, plugin: &Plugin) -> Result<(), SwapError> {
         let (holding, ledger) = (&self.service.holding, self.host().engine().ledger());
         let others = ledger.promised().less(holding.reserved());
@@ -390,7 +403,7 @@ impl ServerHandle {
         if fits { Ok(()) } else { Err(SwapError::NoRoom(holding.instances_min())) }
     }
 
-    /// Room for the instances that sessions of another version share.
+    /// Claims room for the instances that sessions of another version share.
     fn room_for(
         &self,
         shards: usize,
@@ -403,7 +416,7 @@ impl ServerHandle {
         Ok(Some(Arc::new(claimed.map_err(|_| SwapError::NoRoom(shards))?)))
     }
 
-    /// The lock of swaps, where the server has not stopped.
+    /// Takes the lock of swaps, unless the server has stopped.
     async fn alone(&self, rank: Rank) -> Result<Held, SwapError> {
         let alone = self.service.swapping.lock(rank).await;
         if self.status().is_final() || self.service.is_relinquished() {
@@ -413,7 +426,7 @@ impl ServerHandle {
         }
     }
 
-    /// The same where no version is being tried.
+    /// Takes the lock of swaps, unless a canary runs.
     async fn alone_and_without_canary(&self) -> Result<Held, SwapError> {
         let alone = self.alone(Rank::InTurn).await?;
         match &*self.service.canary.load() {
@@ -422,21 +435,22 @@ impl ServerHandle {
         }
     }
 
-    /// Keeps the components of the version in force and of the next one, where there is a place for
-    /// them.
+    /// Keeps the components of the current and the next version in the state directory, if there is
+    /// one.
     async fn keep(&self, old: Arc<Plugin>, next: Arc<Plugin>, stop: Stop) -> Result<(), SwapError> {
         let service = &self.service;
         let Some(records) = service.records.clone() else { return Ok(()) };
         let (registries, name) =
             (Arc::clone(&service.server_config().registries), Arc::clone(&service.name));
-        // A registry may take its time, and threads for what is urgent are not to wait for it.
+        // A registry may be slow, and the work threads for urgent steps must not wait for it.
         let pulls = is_pulled(old.file()) || is_pulled(next.file());
         let kind = if pulls { WorkKind::Restore } else { WorkKind::Urgent };
         let kept = env::apart(service.work(kind), move || {
             if let Err(error) =
                 records.keep(&name, &old, || bytes_of(old.file(), &registries, &stop))
             {
-                // It can be started again from its own file only.
+                // Without a kept component, the current version can start again from its own file
+                // only.
                 tracing::debug!(server = &*name, "what is in force is not kept: {error}");
             }
             records.keep(&name, &next, || bytes_of(next.file(), &registries, &stop))
@@ -444,7 +458,7 @@ impl ServerHandle {
         kept.await?.map_err(SwapError::NotKept)
     }
 
-    /// Tries a version out, and makes sure that it can be gone back to.
+    /// Tries a version, keeps its component for later roll-backs, and returns its procedure.
     async fn ready(
         &self,
         before: &Arc<EventProcedure>,
@@ -456,7 +470,8 @@ impl ServerHandle {
         self.keeps_promise(&plugin)?;
         let budget = service.server_config().session_config.budgets.start(self.priority());
         let (limits, trial, quota) = (before.limits(), Arc::clone(&plugin), service.quota());
-        // The server's lock is held meanwhile, so this is not to wait for loads of other servers.
+        // The lock of swaps is held meanwhile, so the trial must not wait for loads of other
+        // servers.
         let try_it = move || quota.owing(|| try_out(&trial, limits, budget));
         env::apart(service.work(WorkKind::Urgent), try_it).await??;
         self.keep(Arc::clone(before.plugin()), Arc::clone(&plugin), stop).await?;
@@ -464,7 +479,7 @@ impl ServerHandle {
             return Err(SwapError::Stopping);
         }
         let kept = self.room_for(before.shards(), &plugin)?;
-        // Other settings may have come in force meanwhile.
+        // The configuration may have changed meanwhile.
         Ok(Arc::new(service.procedure().with_plugin(plugin, kept)))
     }
 }

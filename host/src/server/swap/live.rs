@@ -1,4 +1,4 @@
-//! What becomes of live sessions.
+//! Publishing of a version, and what becomes of live sessions.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::server::versions::{RevisionOrigin, RevisionState, VERSIONS_MAX};
 use crate::session::{ProcedureSlot, SessionHandle};
 use crate::telemetry::{FaultFigures, PluginSwapped, SessionsMoved, SwapRolledBack};
 
-/// No more versions may be in memory than are allowed.
+/// Checks that another version does not exceed the [`VERSIONS_MAX`] versions in memory.
 pub(in crate::server) fn bounded(
     service: &Service,
     before: &Arc<EventProcedure>,
@@ -20,7 +20,8 @@ pub(in crate::server) fn bounded(
     bounded_beside(service, before, next, None)
 }
 
-/// The same where another one is kept for as long as what is in force is watched.
+/// Does the check of [`bounded`] while another version is kept for the probation of the current
+/// one.
 pub(super) fn bounded_beside(
     service: &Service,
     before: &Arc<EventProcedure>,
@@ -40,7 +41,7 @@ pub(super) fn bounded_beside(
     Err(SwapError::TooManyVersions(names.join(", ")))
 }
 
-/// NewConnections get it from now on. Its number.
+/// Publishes a version and returns the number of its revision.
 pub(super) fn put_in_force(
     service: &Service,
     next: &Arc<EventProcedure>,
@@ -62,19 +63,19 @@ pub(in crate::server) fn published(service: &Service, next: &Arc<EventProcedure>
     .emit();
 }
 
-/// What came of giving a version to everybody.
+/// Outcome of giving a version to all sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::server) enum Outcome {
-    /// It is in force.
+    /// The version is current.
     Good,
-    /// It is in force, and so many sessions could not move to it that it is no good.
+    /// The version is current, and too many sessions could not move to it.
     Bad,
-    /// All were to move together, and one could not: it was not published.
+    /// All sessions were to move together and one could not, so the version was not published.
     CalledOff,
 }
 
-/// Gives newcomers a version by `publish`, which says its number, and live sessions as the policy
-/// says.
+/// Gives a version to new sessions, and to live sessions as the policy says. `publish` publishes
+/// the version and returns the number of its revision.
 ///
 /// # Errors
 /// [`SwapError::NoRoom`], [`SwapError::Stopping`]; nothing was changed.
@@ -89,7 +90,7 @@ pub(super) async fn give(
     let publish = || service.unless_stopping(publish);
     match policy {
         SwapPolicy::AllOrNothing => {
-            // Each has two instances for a moment.
+            // Each session has two instances for a moment.
             let more = others(service, next).len();
             if !next.has_room_for(more) {
                 return Err(SwapError::NoRoom(more));
@@ -125,8 +126,8 @@ pub(super) async fn give(
     Ok(outcome)
 }
 
-/// The same for a version that is new here: it is taken back where it is no good, and watched where
-/// it is.
+/// Gives a version that is new to the server, as [`give`] does, and then either puts it on
+/// probation or rolls it back.
 ///
 /// # Errors
 /// As [`give`].
@@ -138,7 +139,7 @@ pub(in crate::server) async fn introduce(
     publish: impl FnOnce() -> u64,
 ) -> Result<Outcome, SwapError> {
     let before = service.procedure();
-    // Sessions that move keep what they were saved as, for replays of their faults.
+    // Sessions that move keep their saved state as an input, for replays of their faults.
     let _kept =
         (!service.server_config().rules.watch.is_zero()).then(|| next.metrics().keep_inputs());
     let outcome = give(service, next, policy, report, publish).await?;
@@ -155,21 +156,21 @@ pub(in crate::server) async fn introduce(
 
 pub(in crate::server) type Live = (Arc<SessionHandle>, Arc<ProcedureSlot<EventProcedure>>);
 
-/// Sessions on another version than this.
+/// Returns the sessions that are on another version than this.
 pub(in crate::server) fn others(service: &Service, next: &Arc<EventProcedure>) -> Vec<Live> {
     let mut live = service.registry.handled();
     live.retain(|(_, slot)| !Arc::ptr_eq(&slot.current(), next));
     live
 }
 
-/// Sessions on this version.
+/// Returns the sessions that are on this version.
 pub(in crate::server) fn on(service: &Service, version: &Arc<EventProcedure>) -> Vec<Live> {
     let mut live = service.registry.handled();
     live.retain(|(_, slot)| Arc::ptr_eq(&slot.current(), version));
     live
 }
 
-/// Sessions on this build, under whatever terms.
+/// Returns the sessions that are on this build, under any configuration.
 pub(in crate::server) fn on_build(service: &Service, version: &Arc<EventProcedure>) -> Vec<Live> {
     let mut live = service.registry.handled();
     live.retain(|(_, slot)| same(slot.current().plugin(), version.plugin()));
@@ -180,7 +181,8 @@ fn pin(live: Vec<Live>, why: &str, report: &mut SwapReport) {
     live.iter().for_each(|_| report.stay(why));
 }
 
-/// A version was tried and is not good: everything is as before.
+/// Rolls back a version that failed: publishes the version before, and migrates sessions back to
+/// it.
 async fn roll_back(
     service: &Service,
     before: &Arc<EventProcedure>,
@@ -189,7 +191,7 @@ async fn roll_back(
 ) {
     put_back(service, before, bad, ("failed-hand-offs", None));
     let mut back = SwapReport::default();
-    // What cannot go back stays on the version that it could move to.
+    // A session that cannot move back stays on the version that it moved to.
     migrate(service, before, on(service, bad), &mut back).await;
     report.rolled_back = true;
     report.ended += back.ended;
@@ -198,9 +200,12 @@ async fn roll_back(
     (0..returned).for_each(|_| report.stay("rolled-back"));
 }
 
-/// Whether the server is there still, once a version is in force. Where it has stopped meanwhile it
-/// is as if the version had never come, so that nothing starts with it for which nobody was told of
-/// success.
+/// Checks that the server still runs after a version was published. If the server stopped
+/// meanwhile, the version before is published again. So no restart uses a version whose swap was
+/// not reported as a success.
+///
+/// # Errors
+/// [`SwapError::Stopping`].
 pub(in crate::server) fn outlasts(
     service: &Service,
     before: &Arc<EventProcedure>,
@@ -215,8 +220,8 @@ pub(in crate::server) fn outlasts(
     Err(SwapError::Stopping)
 }
 
-/// Gives newcomers the version before again. False where the bad one is in force no longer: whoever
-/// put another there meanwhile knew what they did.
+/// Publishes the version before again. Returns false if `bad` is no longer current; a concurrent
+/// change wins.
 pub(in crate::server) fn put_back(
     service: &Service,
     before: &Arc<EventProcedure>,

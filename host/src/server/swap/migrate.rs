@@ -1,4 +1,5 @@
-//! Asking live sessions to move to another version, so that the others do not notice.
+//! Migration of live sessions to another version, a few at a time, without effect on other
+//! sessions.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,22 +17,21 @@ use crate::server::env;
 use crate::server::service::Service;
 use crate::session::MigrateOutcome;
 
-/// Sessions that are handed over at a time, at most; the others go on meanwhile.
+/// Number of sessions that migrate at a time, at most. The others go on meanwhile.
 const MOVING_MAX: usize = 4;
-/// RevisionOrigin long each of these places rests before it asks the next, so that the others have the CPU in
-/// between.
+/// Rest of each place before it asks the next session, which leaves the CPU to other sessions.
 const REST: Duration = Duration::from_millis(2);
-/// Rests of one place together. Where so many are to move that it would be more, it rests after
-/// every so many of them.
+/// Total rest of one place, at most. If there are too many sessions for that, a place rests after
+/// every n-th session only.
 const RESTS_MAX: Duration = Duration::from_millis(2_500);
-/// RevisionOrigin long one that is in the middle of an event is waited for before the next one is asked.
+/// Time that a session in the middle of an event gets before the next one is asked.
 const BUSY_WAIT: Duration = Duration::from_millis(100);
-/// RevisionOrigin long one that has begun by then is waited for after that.
+/// Time after the deadline that a migration gets which has begun before it.
 const BEGUN_MAX: Duration = Duration::from_secs(5);
-/// RevisionOrigin long those are waited for in the end.
+/// Time that all sessions of a swap have together: ten seconds.
 pub const SWAP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Asks each session, a few at a time, and waits for those that are busy in the end. False where so
+/// Migrates the sessions, a few at a time, and waits for busy sessions last. Returns false if so
 /// many could not move that the others were not asked.
 pub(in crate::server) async fn migrate(
     service: &Service,
@@ -44,13 +44,13 @@ pub(in crate::server) async fn migrate(
         let session = handle.info().id;
         let mut reported = slot.ask(Arc::clone(next));
         handle.look_at_slot();
-        // However many are busy, they are not waited for beyond the deadline.
+        // However many sessions are busy, none is awaited beyond the deadline.
         let until = deadline.min(env::now() + BUSY_WAIT);
         match env::by(until, &mut reported).await {
             Some(handed) => Ok((session, handed.ok())),
             None if slot.is_asked() => Err((session, slot, reported)),
-            // It has begun, within budgets of its own, and keeps its place: what is slow in one is
-            // slow in all of them.
+            // The migration has begun, within budgets of its own. It keeps its place, because a
+            // step that is slow in one session is slow in all of them.
             None => Ok((session, begun(&mut reported, deadline).await)),
         }
     };
@@ -60,7 +60,7 @@ pub(in crate::server) async fn migrate(
     service.asks(live.len(), next, report);
     let mut live = live.into_iter();
     loop {
-        // Those that were asked already answer still.
+        // Once the version is hopeless, only sessions that were asked before still answer.
         while asked.len() < places.now && !report.is_hopeless(&rules) {
             let (Some(one), rest) = (live.next(), places.rest()) else { break };
             let (ask, over) = (&ask, &over);
@@ -68,7 +68,7 @@ pub(in crate::server) async fn migrate(
                 if let Some(rest) = rest {
                     env::sleep(rest).await;
                 }
-                // It may have failed meanwhile where it was met before.
+                // During the rest, the version may have failed in other sessions.
                 if over.load(Ordering::Relaxed) { None } else { Some(ask(one).await) }
             });
         }
@@ -84,7 +84,7 @@ pub(in crate::server) async fn migrate(
     }
     live.for_each(|_| report.stay("not-asked"));
     for (session, slot, mut reported) in busy {
-        // NewConnections get a version that is no good for as long as this takes.
+        // New sessions get a failing version for as long as this takes.
         if report.is_hopeless(&rules) && slot.withdraw() {
             report.stay("not-asked");
             continue;
@@ -95,7 +95,7 @@ pub(in crate::server) async fn migrate(
                 report.stay("busy");
                 continue;
             }
-            // It began just now.
+            // The migration has begun just now.
             None => begun(&mut reported, deadline).await,
         };
         report.add(service, session, handed);
@@ -103,37 +103,37 @@ pub(in crate::server) async fn migrate(
     !report.is_hopeless(&rules)
 }
 
-/// RevisionOrigin many sessions are asked at a time. A version that fails is met by one after the other, for
-/// what it does with its budgets takes CPU from everybody.
+/// Number of sessions that are asked at a time. A failing version is tried in one session after the
+/// other: its failures use CPU time up to the budget, which slows down all sessions.
 struct Places {
     now: usize,
-    /// After so many sessions it rests.
+    /// A place rests after this many sessions.
     stretch: usize,
     asked: usize,
 }
 
 impl Places {
-    /// Where so many sessions are to move.
+    /// Creates the places for this many sessions.
     fn new(sessions: usize) -> Self {
         let rests_max = RESTS_MAX.div_duration_f64(REST) as usize * MOVING_MAX;
         Self { now: 1, stretch: sessions.div_ceil(rests_max).max(1), asked: 0 }
     }
 
-    /// What comes before the next session is asked. The first one is asked at once.
+    /// Returns the rest before the next session is asked. The first session is asked at once.
     fn rest(&mut self) -> Option<Duration> {
         let rests = self.asked > 0 && self.asked.is_multiple_of(self.stretch);
         self.asked += 1;
         rests.then_some(REST)
     }
 
-    /// One more place for each that did not fail, and one place again after one that did.
+    /// Adds a place after a session that did not fail, and goes back to one place after a failure.
     fn answered(&mut self, well: bool) {
         self.now = if well { (self.now + 1).min(MOVING_MAX) } else { 1 };
     }
 }
 
-/// Waits for a hand-over that has begun. It has budgets of its own, but may wait for its turn, or
-/// for its tenant's share.
+/// Waits for a migration that has begun, until [`BEGUN_MAX`] after the deadline. The migration has
+/// budgets of its own, but may wait for a run permit or for its tenant's quota.
 pub(in crate::server) async fn begun(
     reported: &mut oneshot::Receiver<MigrateOutcome>,
     deadline: Instant,
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_rest_as_often_as_they_may_however_many_are_to_move() {
+    fn rests_of_places_stay_bounded() {
         let rests_of = |sessions: usize| {
             let mut places = Places::new(sessions);
             assert_eq!(places.rest(), None, "the first one is asked at once");
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_fails_is_met_by_one_session_at_a_time() {
+    fn failing_version_meets_one_session_at_a_time() {
         let mut places = Places::new(1_000);
         assert_eq!(places.now, 1);
         (0..100).for_each(|_| places.answered(true));

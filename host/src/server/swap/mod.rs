@@ -1,5 +1,5 @@
-//! Another version of a server's plugin: newcomers get it at once, live sessions as the policy
-//! says.
+//! Swaps of a server's plugin: new sessions get the new version at once, and a policy decides about
+//! live sessions.
 
 mod calls;
 mod live;
@@ -29,8 +29,8 @@ use crate::session::MigrateOutcome;
 use crate::telemetry::HandoverFailed;
 use crate::work::{Refusal, WorkError};
 
-/// Why sessions stay that says nothing about the version: they were busy, were to end, or there was
-/// no room for two instances.
+/// Reasons to stay that say nothing against the version. For example, the session was busy, was
+/// about to end, or had no room for two instances.
 const NOT_ITS_FAULT: [&str; 10] = [
     "held-up",
     "called-off",
@@ -44,18 +44,19 @@ const NOT_ITS_FAULT: [&str; 10] = [
     "rolled-back",
 ];
 
-/// What becomes of live sessions.
+/// Policy of a swap: what happens to live sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SwapPolicy {
-    /// Each moves to the new version at its next event boundary, with its state. One that cannot
-    /// stays where it is.
+    /// Each session migrates at its next event boundary, with its state. A session that cannot
+    /// migrate stays on its version.
     #[default]
     HandOff,
-    /// All of them move at one moment, or none does: each prepares, and newcomers wait meanwhile.
+    /// All sessions migrate at one moment, or none does. Each prepares, and new sessions wait
+    /// meanwhile.
     AllOrNothing,
-    /// They end on the version they have.
+    /// Sessions end on the version they have.
     Pin,
-    /// They are ended gracefully, as `server-stopped`.
+    /// Sessions are ended gracefully, with the reason `server-stopped`.
     Disconnect,
 }
 
@@ -63,7 +64,7 @@ impl SwapPolicy {
     /// Every policy.
     pub const ALL: [Self; 4] = [Self::HandOff, Self::AllOrNothing, Self::Pin, Self::Disconnect];
 
-    /// Its name in requests and reports.
+    /// Name of the policy in requests and reports.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -85,70 +86,70 @@ impl std::str::FromStr for SwapPolicy {
     }
 }
 
-/// What became of the sessions that were there.
+/// Report of a swap: what became of the sessions that were live.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SwapReport {
-    /// Name and version of what was there before.
+    /// Name and version of the version that was current before.
     pub from: String,
-    /// Name and version of what was asked for.
+    /// Name and version of the requested version.
     pub to: String,
-    /// The number of that version among those that this server has had. 0: it was never in force.
+    /// Number of the revision of the requested version. 0 if the version got none.
     pub generation: u64,
-    /// Moved to the new version.
+    /// Number of sessions that moved to the new version.
     pub moved: usize,
-    /// On the old one, by the reason why they did not move.
+    /// Number of sessions that stayed on the old version, by reason.
     pub stayed: BTreeMap<String, usize>,
-    /// Over, because the old version could not save them, by reason.
+    /// Number of sessions that ended because the old version could not save them, by reason.
     pub lost: BTreeMap<String, usize>,
-    /// Whether so many could not move that the version was taken back: newcomers get the one
-    /// before, and who had moved is on that again.
+    /// Whether too many sessions could not move, so that the version was rolled back. New sessions
+    /// then get the version before, and the sessions that had moved are on that again.
     pub rolled_back: bool,
-    /// Ended meanwhile, by themselves or because the policy says so.
+    /// Number of sessions that ended meanwhile, by themselves or because the policy says so.
     pub ended: usize,
-    /// For how long each of those that moved was handled by neither, in the order in which they
-    /// did.
+    /// Time in which neither version handled a session, for each session that moved. In the order
+    /// of the moves.
     pub pauses: Vec<Duration>,
-    /// Whether what is in force is written down, so that it is what starts after a crash.
+    /// Whether the current version is recorded on disk, so that a start after a crash uses it.
     pub recorded: bool,
 }
 
-/// Why nothing was swapped. Nothing changed, unless it says otherwise.
+/// Reason why a swap failed. Nothing changed, unless the variant says otherwise.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SwapError {
-    /// The new version is not good.
+    /// The new version cannot be loaded or does not work.
     #[error(transparent)]
     Plugin(#[from] LoadError),
-    /// The new version did not come from its registry.
+    /// The new version could not be fetched from its registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// Its sessions share instances, or are to move together, and there is no room for those of
-    /// another version.
+    /// The instances of another version have no room. Sessions that share instances need them, and
+    /// so does an atomic migration.
     #[error(
         "no room for {0} more instances, which the sessions of another version need \
          (`sessions_max`)"
     )]
     NoRoom(usize),
-    /// A version is being tried.
+    /// A canary runs.
     #[error("a canary runs ({0}): promote it or roll it back first")]
     CanaryRuns(String),
-    /// None is being tried.
+    /// No canary runs.
     #[error("no canary runs")]
     NoCanary,
-    /// A value of a canary that cannot be.
+    /// A value of a canary is invalid: its key and the problem.
     #[error("`{0}`: {1}")]
     Canary(&'static str, String),
-    /// There are too many versions in memory.
+    /// Too many versions are in memory.
     #[error(
         "{0} are in use, by live sessions or until the last swap is not watched any more, and at \
          most {VERSIONS_MAX} versions may be in memory: wait until one is not, or swap in what is \
          in force once more with the policy `disconnect`, which ends the sessions on the others"
     )]
     TooManyVersions(String),
-    /// There is nothing to go back to.
+    /// The server has no version before this one.
     #[error("there is no version before this one to go back to")]
     NothingBefore,
-    /// What was there before is gone.
+    /// The version before is gone.
     #[error(
         "{file}: it was {label} and is another file now; it was not kept (`host.state_dir`), so \
          that nothing can go back to it"
@@ -156,11 +157,10 @@ pub enum SwapError {
     Gone {
         /// Name and version.
         label: String,
-        /// Where it was loaded from.
+        /// File that the version was loaded from.
         file: String,
     },
-    /// What was there before came from a registry, and whoever has signed it is not believed any
-    /// more.
+    /// The version before came from a registry, and its signature is not trusted any more.
     #[error(
         "cannot go back to {label}, which may not run by what `[registry]` says now: {why}. Swap \
          in another version, or believe a key that has signed it (`[[registry.trust]]`)"
@@ -168,28 +168,29 @@ pub enum SwapError {
     Distrusted {
         /// Name and version.
         label: String,
-        /// The reference, and what a pull of it would say.
+        /// The reference, and the error that a pull of it would give.
         why: String,
     },
-    /// The new version could not be kept, without which it cannot start again; nothing was changed.
+    /// The new version could not be kept, so that it could not start again. Nothing changed.
     #[error(transparent)]
     NotKept(RecordError),
-    /// What is in force now could not be written down, perhaps as the system refused something.
+    /// The current version could not be recorded, perhaps because the system refused something. The
+    /// version is current nevertheless.
     #[error("{0}")]
     NotRecorded(String, Option<Refusal>),
-    /// A step of it was not done, by no fault of the version.
+    /// A step of the swap was not done, by no fault of the version.
     #[error(transparent)]
     Work(#[from] WorkError),
-    /// A roll-back that came meanwhile has called it off.
+    /// A roll-back that was requested meanwhile called the swap off.
     #[error("it was called off by a roll-back of this server that was asked for meanwhile")]
     Overtaken,
-    /// The server is on its way out.
+    /// The server stops or has stopped.
     #[error("the server is stopping or stopped")]
     Stopping,
 }
 
 impl SwapError {
-    /// What the system refused, where that is the cause.
+    /// Returns what the system refused, if that is the cause.
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
         match self {
@@ -202,15 +203,15 @@ impl SwapError {
     }
 }
 
-/// Whether both are the same component under the same name and version.
+/// Returns whether both plugins have the same component, name, version and `stateless` mark.
 pub(super) fn same(one: &Plugin, other: &Plugin) -> bool {
     let of = |plugin: &Plugin| (plugin.digest().to_owned(), plugin.label(), plugin.is_stateless());
     of(one) == of(other)
 }
 
 impl SwapReport {
-    /// The pause that this share of the sessions that moved did not exceed, 0 to 1; zero where none
-    /// moved.
+    /// Returns the pause that this share (0 to 1) of the moved sessions did not exceed. Zero if no
+    /// session moved.
     #[must_use]
     pub fn pause(&self, share: f64) -> Duration {
         let mut pauses = self.pauses.clone();
@@ -236,7 +237,7 @@ impl SwapReport {
                 failed(&fault);
                 self.stay(&fault.kind.name());
             }
-            // Logged and counted as the fault that it is.
+            // The fault of a lost session is logged and counted elsewhere.
             Some(MigrateOutcome::Lost(fault)) => {
                 *self.lost.entry(fault.kind.name().into_owned()).or_default() += 1;
             }
@@ -244,7 +245,7 @@ impl SwapReport {
         service.answered(self);
     }
 
-    /// Sessions that could not move, by the version's doing.
+    /// Number of sessions that could not move because of the version.
     fn failed(&self) -> usize {
         let of_version = |(why, _): &(&String, &usize)| !NOT_ITS_FAULT.contains(&why.as_str());
         self.stayed.iter().chain(&self.lost).filter(of_version).map(|(_, count)| count).sum()

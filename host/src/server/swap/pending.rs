@@ -1,5 +1,5 @@
-//! Swaps, canaries and roll-backs that have put nothing in force yet: a roll-back or a stop calls
-//! them off.
+//! Swaps, canaries and roll-backs that have published nothing yet. A roll-back or a stop calls them
+//! off.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,25 +7,25 @@ use super::SwapError;
 use crate::server::service::Service;
 use crate::work::Stop;
 
-/// All of one server. As many as calls that are under way.
+/// All pending changes of one server: one for each call that is under way.
 #[derive(Debug, Default)]
 pub(in crate::server) struct PendingChanges(Mutex<Vec<Stop>>);
 
-/// One of them, until this is dropped.
+/// One pending change, until this value is dropped.
 pub(in crate::server) struct Pending<'a> {
     all: &'a PendingChanges,
     stop: Stop,
 }
 
 impl PendingChanges {
-    /// One more.
+    /// Adds a pending change.
     pub(super) fn add(&self) -> Pending<'_> {
         let stop = Stop::default();
         self.all().push(stop.clone());
         Pending { all: self, stop }
     }
 
-    /// Calls off all that there are now. RevisionOrigin many.
+    /// Calls off all pending changes and returns their number.
     pub(in crate::server) fn call_off(&self) -> usize {
         let all = self.all();
         all.iter().for_each(Stop::ask);
@@ -40,22 +40,22 @@ impl PendingChanges {
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
         self.all.all().retain(|stop| !stop.is(&self.stop));
-        // Where the caller has gone, what it began is of no use.
+        // If the caller has gone, its work that still runs is of no use.
         self.stop.ask();
     }
 }
 
 impl Pending<'_> {
-    /// What calls it off.
+    /// Returns the stop signal that calls this change off.
     pub(super) fn stop(&self) -> Stop {
         self.stop.clone()
     }
 
-    /// Does a step of it, unless it is called off. Dropping the future is safe where it is for the
-    /// step.
+    /// Awaits a step of this change, unless the change is called off. Cancel safe if the step is.
     ///
     /// # Errors
-    /// [`SwapError::Stopping`], [`SwapError::Overtaken`].
+    /// - [`SwapError::Stopping`] if the server stops.
+    /// - [`SwapError::Overtaken`] if a roll-back called the change off.
     pub(super) async fn unless_called_off<T>(
         &self,
         service: &Service,

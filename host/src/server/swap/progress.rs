@@ -1,4 +1,4 @@
-//! RevisionOrigin far a swap is, for whoever watches it.
+//! Progress of a swap, for operators.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -7,14 +7,14 @@ use crate::plugin::{EventProcedure, Plugin};
 use crate::server::handle::ServerHandle;
 use crate::server::service::Service;
 
-/// What a swap is doing.
+/// Stage of a swap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SwapStage {
-    /// The new version is tried out and kept.
+    /// The host tries and keeps the new version.
     Trying,
-    /// Live sessions are asked.
+    /// Live sessions are asked to move.
     Moving,
-    /// The version is no good, and those that had moved are asked to go back.
+    /// The version failed, and the sessions that had moved are asked to move back.
     MovingBack,
 }
 
@@ -30,34 +30,34 @@ impl SwapStage {
     }
 }
 
-/// A swap that is under way, at one moment.
+/// Progress of a swap at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SwapProgress {
-    /// Name and version of what live sessions move to.
+    /// Name and version that live sessions move to.
     pub to: String,
-    /// What it is doing.
+    /// Stage of the swap.
     pub stage: SwapStage,
-    /// Sessions that are to move.
+    /// Number of sessions that are to move.
     pub of: usize,
-    /// Those that have.
+    /// Number of sessions that have moved.
     pub moved: usize,
-    /// Those that stay where they are.
+    /// Number of sessions that stay where they are.
     pub stayed: usize,
-    /// Those that are over.
+    /// Number of sessions that have ended.
     pub ended: usize,
 }
 
-/// The same as the server keeps it.
+/// Progress as the server keeps it.
 #[derive(Debug)]
 pub(in crate::server) struct Going {
     seen: SwapProgress,
-    /// What it began for. Builds of one version have the same name.
+    /// Digest of the version that the swap began for. Builds of one version have the same name.
     digest: String,
-    /// Sessions that were not asked and stay.
+    /// Number of sessions that stay without having been asked.
     pinned: usize,
 }
 
-/// A swap that goes on until this is dropped.
+/// A swap that is under way until this value is dropped.
 pub(in crate::server) struct UnderWay<'a>(&'a Service);
 
 impl Drop for UnderWay<'_> {
@@ -67,7 +67,7 @@ impl Drop for UnderWay<'_> {
 }
 
 impl Service {
-    /// A swap begins. Whoever calls holds the lock of swaps.
+    /// Records that a swap begins. The caller holds the lock of swaps.
     pub(in crate::server) fn begins(&self, to: &Plugin) -> UnderWay<'_> {
         let (stage, digest) = (SwapStage::Trying, to.digest().to_owned());
         let seen = SwapProgress { to: to.label(), stage, of: 0, moved: 0, stayed: 0, ended: 0 };
@@ -75,7 +75,8 @@ impl Service {
         UnderWay(self)
     }
 
-    /// So many sessions are asked to come to this version. The report has those that need not be.
+    /// Records that this many sessions are asked to move to this version. `report` counts the
+    /// sessions that stay without being asked.
     pub(in crate::server) fn asks(
         &self,
         sessions: usize,
@@ -91,7 +92,7 @@ impl Service {
         }
     }
 
-    /// That has become of them so far.
+    /// Updates the counts of moved, stayed and ended sessions from the report.
     pub(super) fn answered(&self, report: &SwapReport) {
         if let Some(Going { seen, pinned, .. }) = &mut *self.under_way() {
             let all = |reasons: &std::collections::BTreeMap<String, usize>| {
@@ -108,7 +109,7 @@ impl Service {
 }
 
 impl ServerHandle {
-    /// RevisionOrigin far the swap is that is under way, if one is.
+    /// Returns the progress of the swap that is under way, if any.
     #[must_use]
     pub fn swap_seen(&self) -> Option<SwapProgress> {
         self.service.under_way().as_ref().map(|going| going.seen.clone())

@@ -1,5 +1,5 @@
-//! A session that no process has: its connection, and a note of everything else. Both may have come
-//! from anybody who could put them where they were found.
+//! Detached sessions: the connection, and a snapshot file with everything else. Neither is trusted,
+//! because any process that can write to the descriptor store may have put them there.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -14,20 +14,20 @@ use super::send_sessions::PackedSession;
 use crate::net::{SnapshotFile, socket_number};
 use crate::session::{SessionMeta, SessionSnapshot};
 
-/// What the note says.
+/// Head of a detached session's snapshot file.
 #[derive(Debug, Serialize, Deserialize)]
 struct Note {
-    /// The number of its connection's socket.
+    /// Number of the connection's socket.
     connection: u64,
-    /// When it was written, by the clock of the machine.
+    /// Time when the file was written, in milliseconds since the machine started.
     written_ms: u64,
-    /// Sessions that come later have numbers above this one.
+    /// Sessions that begin later have numbers above this one.
     ids_above: u64,
     /// The session.
     session: ToNew,
 }
 
-/// A session that waits to be taken up.
+/// A detached session, which waits for a process to attach it.
 #[derive(Debug)]
 pub struct DetachedSession {
     pub(super) server: String,
@@ -40,7 +40,8 @@ pub struct DetachedSession {
     socket: OwnedFd,
 }
 
-/// Writes down a session that leaves. The note, its connection, and where the verdict is awaited.
+/// Writes the snapshot file of a session that leaves. Returns the file, the connection, and the
+/// sender of the verdict.
 pub(super) fn write(
     leaving: PackedSession,
 ) -> Result<(SnapshotFile, OwnedFd, oneshot::Sender<bool>), String> {
@@ -64,12 +65,13 @@ pub(super) fn write(
     Ok((note, socket, verdict))
 }
 
-/// Numbers of sessions do not come so far; a note that says so is not one of ours.
+/// Upper bound of session numbers. Numbers never come this far, so a file with a higher one is not
+/// this host's.
 const IDS_MAX: u64 = u64::MAX / 2;
 
 impl DetachedSession {
-    /// Whole sessions among these descriptors, and how many of them belong to none. Those are
-    /// closed.
+    /// Returns the complete sessions among these descriptors, and the number of descriptors that
+    /// belong to none. Those are closed.
     #[must_use]
     pub fn among(descriptors: Vec<OwnedFd>) -> (Vec<Self>, usize) {
         let (mut notes, mut sockets) = (Vec::new(), HashMap::new());
@@ -106,18 +108,18 @@ impl DetachedSession {
         Some(Self { server, name, ids_above, meta, written_ms, state_bytes, note, socket })
     }
 
-    /// The name of its server.
+    /// Name of the session's server.
     #[must_use]
     pub fn server(&self) -> &str {
         &self.server
     }
 
-    /// What goes on.
+    /// Unpacks the session's name and snapshot.
     pub(in crate::server) fn unpack(self) -> Result<(Option<String>, SessionSnapshot), String> {
         let Self { name, meta, written_ms, state_bytes, note, socket, .. } = self;
         let mut state = note.body().map_err(|error| error.to_string())?;
-        // What is in the store still, where it was not removed, is the same memory: nobody goes on
-        // from it again.
+        // The descriptor store may still have the same memory, if it was not removed there. So the
+        // file is made void, and no process continues the session again.
         note.void().map_err(|error| error.to_string())?;
         if state_bytes > state.len() {
             return Err("no-state".into());
@@ -128,7 +130,7 @@ impl DetachedSession {
     }
 }
 
-/// Milliseconds since the machine started, which is the same in every process.
+/// Milliseconds since the machine started, which are the same in every process.
 fn now_ms() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     let (seconds, nanoseconds) = (u64::try_from(now.tv_sec), u64::try_from(now.tv_nsec));

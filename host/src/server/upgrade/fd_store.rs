@@ -1,6 +1,6 @@
-//! Where descriptors outlive the process: what listens is kept there while it serves, and sessions
-//! when it ends, so that the next process finds them. Whose place it is, and what it is called
-//! there, is the command line's business.
+//! Descriptor store, which outlives the process. It keeps the listening sockets while the process
+//! serves, and the sessions when the process ends, so that the next process finds them. The command
+//! line chooses the store and its names.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,32 +11,33 @@ use super::send_sessions::{self, PackedSession, SendSession};
 use super::{SessionsSent, detached};
 use crate::server::Servers;
 
-/// Such a place.
+/// A descriptor store.
 pub trait FdStore: Send + Sync {
-    /// From now on this is to be kept for the server, or nothing. Does not wait; [`FdStore::follow`]
-    /// does it.
+    /// Sets the socket to keep for the server, or none. Does not wait; [`FdStore::follow`] does the
+    /// work.
     fn want(&self, server: &str, socket: Option<OwnedFd>);
 
-    /// Does what is wanted by now for this server. When it returns, what is kept no more is closed,
-    /// unless whoever keeps it does not answer. Blocks for some seconds at most.
+    /// Applies the latest setting for this server. When this returns, a socket that is not kept any
+    /// more is closed, unless the store does not answer. Blocks for some seconds at most.
     fn follow(&self, server: &str);
 
-    /// Keeps what belongs to one session. Blocks for some seconds at most.
+    /// Keeps the descriptors of one session. Blocks for some seconds at most.
     ///
     /// # Errors
-    /// Why it is not kept, as a word for reports. It is then certain that it is not.
+    /// The reason why the session is not kept, as a word for reports. It is then certain that the
+    /// session is not kept.
     fn keep_session(&self, descriptors: [BorrowedFd<'_>; 2]) -> Result<(), &'static str>;
 }
 
-/// Takes no more newcomers, who wait for the next process, and leaves the sessions for it that can
-/// wait, too. It takes so long at most; what is left is to drain.
+/// Closes all servers and detaches the sessions that can wait for the next process. New connections
+/// wait for that process as well. Takes `patience` at most; the remaining sessions must drain.
 pub async fn leave(
     servers: &Arc<Servers>,
     fd_store: Arc<dyn FdStore>,
     patience: Duration,
 ) -> SessionsSent {
     if !servers.host().relinquish_store() {
-        // Another process serves, and whoever keeps things listens to that one.
+        // Another process serves, and the store belongs to that one.
         return SessionsSent { moved: 0, stayed: BTreeMap::new() };
     }
     servers.close().await;
@@ -45,7 +46,7 @@ pub async fn leave(
 }
 
 fn detach(fd_store: &dyn FdStore, leaving: PackedSession) -> Result<(), String> {
-    // Nobody is there to say that the next process cannot restore it.
+    // No new process can confirm the restore, so the next process must start with the same version.
     if !leaving.starts_again {
         return Err("other-version".into());
     }
@@ -57,7 +58,7 @@ fn detach(fd_store: &dyn FdStore, leaving: PackedSession) -> Result<(), String> 
     if verdict.send(true).is_ok() {
         return Ok(());
     }
-    // It has lost patience and goes on here, so that nobody else may.
+    // The session has given up waiting and goes on here, so no other process may continue it.
     note.void().map_err(|error| error.to_string())?;
     Err("busy".into())
 }

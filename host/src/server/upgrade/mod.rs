@@ -1,10 +1,9 @@
-//! A new process takes the place of this one: it gets the listening sockets, and then the sessions
-//! that can move.
+//! Upgrade: a new process takes the place of this one. It gets the listening sockets first, and
+//! then the sessions that can move.
 //!
-//! The old process offers, the new one takes, and until it says that it serves nothing has changed.
-//! Both are this program, in maybe two versions, so what they say to each other is JSON in which
-//! what is unknown is left alone. Who starts whom, and by what name, is the command line's
-//! business.
+//! The old process offers and the new process takes. Until the new process reports that it serves,
+//! nothing has changed. Both run this program, perhaps in two versions, so their messages are JSON
+//! and ignore unknown members. The command line starts the new process and names the channel.
 
 mod detached;
 mod fd_store;
@@ -28,37 +27,38 @@ pub use new_process::UpgradeClient;
 pub use old_process::{ReadyPeer, SessionsSent, offer_sockets};
 pub(super) use receive_sessions::resume_detached;
 
-/// A socket that the process before this one listens with.
+/// Listening socket of the process before this one.
 #[derive(Debug)]
 pub struct InheritedListener {
     pub(super) socket: TcpListener,
-    /// Whoever started the processes chose it, so that it counts whatever the description says.
+    /// Whether the starter of the processes chose the socket. Then it counts even if the
+    /// specification names another address.
     pub(super) given: bool,
     /// Sessions of the process before may have numbers up to this one.
     pub(super) ids_above: u64,
 }
 
 impl InheritedListener {
-    /// One that was kept while no process was there.
+    /// Takes a socket that was kept while no process ran.
     #[must_use]
     pub fn kept(socket: TcpListener) -> Self {
         Self { socket, given: false, ids_above: 0 }
     }
 
-    /// Where it listens.
+    /// Address that the socket listens on.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.socket.local_addr().ok()
     }
 }
 
-/// The socket of a server that runs.
+/// Socket of a running server.
 pub(super) struct OpenSocket {
     pub(super) listener: Weak<Listener>,
     pub(super) given: bool,
 }
 
-/// Where the control API is reached; its sockets pass over as well.
+/// Endpoint of the control API, whose socket an upgrade passes on as well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ControlEndpoint {
@@ -68,7 +68,7 @@ pub enum ControlEndpoint {
     Tcp(SocketAddr),
 }
 
-/// What the old process says.
+/// Message of the old process.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
 enum ToNew {
@@ -80,40 +80,40 @@ enum ToNew {
         #[serde(rename = "door")]
         endpoint: ControlEndpoint,
     },
-    /// That was all there is to start with.
+    /// End of the sockets; the new process starts now.
     Start,
-    /// A session, with its connection; what its plugin saved and then what is queued for its peer
-    /// are the body.
+    /// A session, with the descriptor of its connection. The body has the state that its plugin
+    /// saved, then the bytes queued for its peer.
     Session {
         server: String,
         name: Option<String>,
-        /// Digest of a plugin on which it does not go on.
+        /// Digest of a plugin on which the session must not go on.
         #[serde(default)]
         not_on: Option<String>,
         state_bytes: usize,
         #[serde(rename = "baggage")]
         meta: Box<SessionMeta>,
     },
-    /// The session of the message before is the new process's, or is not after all.
+    /// Whether the session of the message before belongs to the new process after all.
     Verdict { go: bool },
-    /// Nothing follows.
+    /// End of all messages.
     Done,
 }
 
-/// What the new one says.
+/// Message of the new process.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "kebab-case")]
 enum ToOld {
-    /// It accepts on every socket of its configuration. Which doors it has taken.
+    /// The new process accepts on every socket of its configuration, and has taken these endpoints.
     Serves {
         #[serde(rename = "doors")]
         endpoints: Vec<ControlEndpoint>,
     },
-    /// It does not, and ends.
+    /// The new process does not serve, and ends.
     Fails { why: String },
-    /// It can go on with the session, once it is told to.
+    /// The new process can go on with the session once the verdict says so.
     Takes,
-    /// It cannot.
+    /// The new process cannot go on with the session.
     Refuses { why: String },
 }
 

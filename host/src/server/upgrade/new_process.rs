@@ -1,4 +1,4 @@
-//! The side of the new process: it takes what it is offered, and says when it serves.
+//! New process of an upgrade: takes the offered sockets, and reports when it serves.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -9,25 +9,25 @@ use super::{ControlEndpoint, InheritedListener, ToNew, ToOld, receive_sessions, 
 use crate::net::FdChannel;
 use crate::server::Servers;
 
-/// How long the old process may take for its next message.
+/// Time that the old process may take for its next message.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Sockets that are taken. A process has fewer servers.
+/// Number of sockets that the new process accepts. A process has fewer servers.
 const SOCKETS_MAX: usize = 4_096;
 
-/// What the process before this one offers.
+/// Sockets that the old process offers, and the channel to it.
 pub struct UpgradeClient {
     fd_channel: FdChannel,
-    /// What it listens with, by names of servers.
+    /// Listening sockets, by name of the server.
     pub listeners: HashMap<String, InheritedListener>,
-    /// Where its control API is reached.
+    /// Endpoints of the control API, with their sockets.
     pub endpoints: Vec<(ControlEndpoint, OwnedFd)>,
 }
 
 impl UpgradeClient {
-    /// Takes what is offered through this socket. Blocks.
+    /// Takes the offered sockets through `end`, the new process's end of the channel. Blocks.
     ///
     /// # Errors
-    /// Nothing came, or what nobody understands.
+    /// Nothing came, or the messages are not understood.
     pub fn receive(end: OwnedFd) -> Result<Self, String> {
         let mut fd_channel = FdChannel::given(end);
         fd_channel.set_timeout(PATIENCE).map_err(|error| error.to_string())?;
@@ -50,12 +50,13 @@ impl UpgradeClient {
         Err(format!("expected at most {SOCKETS_MAX} sockets"))
     }
 
-    /// Says that this process serves, and through which doors. From then on sessions arrive.
-    /// `begins` is called once the old process has told everybody else that it is succeeded.
+    /// Reports that this process serves, and which endpoints of the control API it has taken.
+    /// Sessions arrive from then on. Calls `begins` once the old process has told systemd of this
+    /// one, or is gone.
     ///
     /// # Errors
-    /// The old process is gone or has lost patience: then it serves on by itself, and this one is
-    /// to end.
+    /// The old process is gone or has given up waiting. Then it serves on by itself, and this
+    /// process must end.
     pub fn serves(
         mut self,
         servers: Arc<Servers>,
@@ -68,9 +69,9 @@ impl UpgradeClient {
         thread.map(drop).map_err(|error| error.to_string())
     }
 
-    /// Says why this process does not serve. The old one goes on.
+    /// Reports why this process does not serve. The old process goes on.
     pub fn fails(mut self, why: &str) {
-        // Where nobody hears it, the log has it.
+        // If the old process does not get the message, the log has the reason.
         let _ = say(&mut self.fd_channel, &ToOld::Fails { why: why.to_owned() });
     }
 }

@@ -1,5 +1,5 @@
-//! The side of the old process: it offers its sockets, waits until the new one serves, and only
-//! then takes no more newcomers.
+//! Old process of an upgrade: offers its sockets, waits until the new process serves, and only then
+//! takes no more new connections.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,14 +12,15 @@ use crate::net::FdChannel;
 use crate::server::{ServerHandle, Servers};
 use crate::work::WorkKind;
 
-/// A new process that serves.
+/// A new process that reported that it serves.
 pub struct ReadyPeer {
     relinquishing: Relinquishing,
     fd_channel: FdChannel,
     endpoints: Vec<ControlEndpoint>,
 }
 
-/// The servers are another process's business, until this is dropped where nothing comes of it.
+/// Mark that another process owns the servers. Dropping it without a finished upgrade takes the
+/// mark back.
 struct Relinquishing {
     servers: Arc<Servers>,
     is_done: bool,
@@ -33,20 +34,21 @@ impl Drop for Relinquishing {
     }
 }
 
-/// What became of the sessions of the old process.
+/// Outcome of an upgrade for the sessions of the old process.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SessionsSent {
-    /// Sessions that go on in the new process.
+    /// Number of sessions that go on in the new process.
     pub moved: usize,
-    /// Sessions that finish in the old one, by why.
+    /// Number of sessions that finish in the old process, by reason.
     pub stayed: BTreeMap<String, usize>,
 }
 
-/// Offers everything to a new process and waits until it serves. Meanwhile no reload and no swap
-/// changes what it reads. Dropping the future leaves the old process as it was.
+/// Offers all sockets to a new process and waits until that serves. Meanwhile no reload and no swap
+/// can change the files that the new process reads. Cancel safe: dropping the future leaves the old
+/// process as it was.
 ///
 /// # Errors
-/// Why there is no new process that serves. Nothing has changed.
+/// The reason why no new process serves. Nothing has changed.
 pub async fn offer_sockets(
     servers: Arc<Servers>,
     mut fd_channel: FdChannel,
@@ -66,11 +68,11 @@ pub async fn offer_sockets(
         Ok::<_, String>((fd_channel, endpoints))
     });
     let (fd_channel, endpoints) = offered.await.map_err(|error| error.to_string())??;
-    // Whoever said so meanwhile wants no process at all.
+    // A stop that was requested meanwhile wants no process at all.
     if servers.is_draining() {
         return Err("the process is stopping".into());
     }
-    // Before anybody who waits for one of the locks gets it.
+    // The mark is set before the locks are released, so that no waiting reload or swap begins.
     servers.relinquish(true);
     Ok(ReadyPeer {
         relinquishing: Relinquishing { servers: Arc::clone(&servers), is_done: false },
@@ -86,9 +88,9 @@ fn offer(
 ) -> Result<Vec<ControlEndpoint>, String> {
     for server in servers.all() {
         let socket = server.socket();
-        // One that stops meanwhile has no socket any more.
+        // A server that stops meanwhile has no socket any more.
         let Some(listener) = socket.listener.upgrade() else { continue };
-        // The new process binds the address of one that cannot listen by itself.
+        // If a socket does not listen, the new process binds its address itself.
         if !socket.given && !listener.listens() {
             continue;
         }
@@ -117,7 +119,7 @@ fn give(fd_channel: &mut FdChannel, offer: &ToNew, descriptor: &impl AsFd) -> Re
     fd_channel.send(&head, &[], Some(descriptor.as_fd())).map_err(|error| broken(&error))
 }
 
-/// What an error of the passage says of the new process.
+/// Translates an error of the descriptor channel into a statement about the new process.
 fn broken(error: &io::Error) -> String {
     use io::ErrorKind as K;
     match error.kind() {
@@ -130,20 +132,21 @@ fn broken(error: &io::Error) -> String {
 }
 
 impl ReadyPeer {
-    /// Whether it has taken over the socket of the control API, which is then not this process's to
-    /// remove any more.
+    /// Returns whether the new process has taken the Unix socket of the control API. Then this
+    /// process must not remove that socket.
     #[must_use]
     pub fn has_socket(&self) -> bool {
         self.endpoints.iter().any(|endpoint| matches!(endpoint, ControlEndpoint::Unix(_)))
     }
 
-    /// What is kept outside is the new process's business from now on. To be called before whoever
-    /// keeps it is told of that.
+    /// Leaves the descriptor store to the new process. Call this before systemd hears of the new
+    /// process.
     pub fn leave_store_alone(&self) {
         self.relinquishing.servers.host().relinquish_store();
     }
 
-    /// Takes no more newcomers, and moves the sessions that can move. What is left is to drain.
+    /// Closes all servers and transfers the sessions that can move. The remaining sessions must
+    /// drain.
     pub async fn send_sessions(mut self) -> SessionsSent {
         self.leave_store_alone();
         self.relinquishing.is_done = true;

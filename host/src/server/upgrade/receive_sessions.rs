@@ -1,6 +1,6 @@
-//! Sessions that come from the old process, one after the other, each of which is tried out here
-//! before it is said that it can come; and those that no process had meanwhile, for which there is
-//! only this one.
+//! Sessions that come into this process. Sessions of the old process come one after the other, and
+//! each is restored here before this process accepts it. Detached sessions have no other process
+//! than this one.
 
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -15,11 +15,11 @@ use crate::server::{Servers, Service};
 use crate::session::{SessionMeta, SessionSnapshot};
 use crate::telemetry::SessionNotRestored;
 
-/// How long a session may take to be restored.
+/// Time that a session may take to be restored.
 const RESTORE_MAX: Duration = Duration::from_secs(10);
 
-/// Takes sessions until the old process is done or gone. `begins` is called once that has said its
-/// first word, or is gone. Blocks.
+/// Takes sessions until the old process is done or gone. Calls `begins` after the first message of
+/// the old process, or when that is gone. Blocks.
 pub(super) fn receive(servers: &Servers, mut fd_channel: FdChannel, begins: impl FnOnce()) {
     let mut begins = Some(begins);
     loop {
@@ -49,7 +49,7 @@ pub(super) fn receive(servers: &Servers, mut fd_channel: FdChannel, begins: impl
                 }
             }
         };
-        // Without a word from the old process the session is still there, and this copy is dropped.
+        // If the old process does not answer, it still has the session, and this copy is dropped.
         if say(&mut fd_channel, &ToOld::Takes).is_err() {
             return;
         }
@@ -65,7 +65,8 @@ pub(super) fn receive(servers: &Servers, mut fd_channel: FdChannel, begins: impl
     }
 }
 
-/// The session is here and waits for whether it is to go on.
+/// Restores a session, which then waits here for the verdict. Sending on the returned channel lets
+/// the session go on.
 fn arrive(
     servers: &Servers,
     server: &str,
@@ -110,8 +111,8 @@ fn arrive(
     }
 }
 
-/// Goes on with a session that no other process has. Where that cannot be, its connection is
-/// closed, and it is said why. It has its place when this returns.
+/// Attaches a detached session. If that fails, the host closes the connection and logs why. The
+/// session has its permit when this returns.
 pub(in crate::server) fn resume_detached(service: &Arc<Service>, session: DetachedSession) {
     let id = session.meta.id;
     let lost = move |service: &Service, why: &str| {
@@ -123,7 +124,7 @@ pub(in crate::server) fn resume_detached(service: &Arc<Service>, session: Detach
         Err(refusal) => return lost(service, refusal.name()),
     };
     let (go, goes) = oneshot::channel();
-    // Nobody else waits for it.
+    // No other process has the session, so it need not wait for a verdict.
     let _ = go.send(());
     let epoch = service.state().borrow().epoch;
     let (task, serving) = (service.task(epoch), Arc::clone(service));

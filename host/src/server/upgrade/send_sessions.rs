@@ -1,5 +1,5 @@
-//! Sessions that leave the process, whether to a new one or to where one will find them. Each stays
-//! where it is until it is taken, and only then is anything of it let go.
+//! Sessions that leave this process, for a new process or for the descriptor store. Each session
+//! stays here until it is taken, and only then does this process release it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
@@ -19,44 +19,45 @@ use crate::server::handle::ServerHandle;
 use crate::session::{ProcedureSlot, SessionHandle, SessionSnapshot};
 use crate::work::{WorkError, WorkKind};
 
-/// Sessions that are packed while another is on its way.
+/// Number of sessions that are packed while another is sent.
 const PACKED_MAX: usize = 8;
-/// How long a session may be busy before it stays.
+/// Time that a session may be busy before it stays.
 const BUSY_MAX: Duration = Duration::from_secs(2);
-/// How long it may then take to save its state.
+/// Time that a session may then take to save its state.
 const SAVE_MAX: Duration = Duration::from_secs(10);
-/// How long the new process may take for one.
+/// Time that the new process may take for one session.
 const ANSWER_MAX: Duration = Duration::from_secs(15);
-/// How long all of it may take. Who has not moved by then stays.
+/// Time that all sessions may take. A session that has not moved by then stays.
 const MOVE_MAX: Duration = Duration::from_secs(120);
-/// Numbers that sessions of the old process may still get. What is beyond them cannot move.
+/// Numbers that sessions of the old process may still get. A session with a higher number cannot
+/// move.
 const IDS_SPARE: u64 = 1_000_000;
-/// How often it is looked for sessions that began meanwhile.
+/// Number of searches for sessions that began meanwhile.
 const LOOKS_MAX: usize = 5;
 
 type Handled = (Arc<SessionHandle>, Arc<ProcedureSlot<EventProcedure>>);
 
-/// A session that is packed. Where the verdict is dropped it goes on here.
+/// A packed session. If `verdict` is dropped, the session goes on here.
 pub(super) struct PackedSession {
     pub(super) server: String,
     pub(super) name: Option<String>,
-    /// Sessions that come later have numbers above this one.
+    /// Sessions that begin later have numbers above this one.
     pub(super) ids_above: u64,
-    /// Whether it is on the version that the next process starts with.
+    /// Whether the session is on the version that the next process starts with.
     pub(super) starts_again: bool,
-    /// Digest of a version from before the one in force here, to which it is not to go back
-    /// unawares.
+    /// Digest of the configured version, if another version is current and not recorded. The
+    /// session must not go back to the configured version without a request.
     pub(super) not_on: Option<String>,
     pub(super) snapshot: SessionSnapshot,
     pub(super) verdict: oneshot::Sender<bool>,
 }
 
-/// Where a session goes, or why it stays. Blocks.
+/// Sends a session away, or returns why it stays. Blocks.
 pub(super) type SendSession = dyn Fn(PackedSession) -> Result<(), String> + Send + Sync;
 
-/// Moves every session that can move to the process at the other end.
+/// Transfers every session that can move to the process at the other end.
 pub(super) async fn move_all(servers: &Servers, fd_channel: FdChannel) -> SessionsSent {
-    // Without patience for it nothing moves, which the first that is sent finds out.
+    // If the time limit cannot be set, the channel is gone, and sending the first session fails.
     let _ = fd_channel.set_timeout(ANSWER_MAX);
     let fd_channel = Arc::new(Mutex::new(fd_channel));
     let way: Arc<SendSession> = Arc::new({
@@ -64,12 +65,12 @@ pub(super) async fn move_all(servers: &Servers, fd_channel: FdChannel) -> Sessio
         move |leaving| pass(&mut fd_channel.lock().unwrap_or_else(PoisonError::into_inner), leaving)
     });
     let sent = leave_by(servers, way, MOVE_MAX).await;
-    // Where it is gone by now its own log says why.
+    // If the new process is gone by now, its own log says why.
     let _ = say(&mut fd_channel.lock().unwrap_or_else(PoisonError::into_inner), &ToNew::Done);
     sent
 }
 
-/// Sends every session that can leave this way, for so long at most.
+/// Sends every session that can leave this way, within `patience` at most.
 pub(super) async fn leave_by(
     servers: &Servers,
     way: Arc<SendSession>,
@@ -99,12 +100,12 @@ pub(super) async fn leave_by(
     SessionsSent { moved, stayed }
 }
 
-/// Numbers of sessions that come later are above this one, where this was the last that was given.
+/// Returns a number below all numbers of later sessions. `last` is the last number that was given.
 pub(super) fn ids_above(last: u64) -> u64 {
     (last / IDS_SPARE + 2) * IDS_SPARE
 }
 
-/// Moves one, or says why it stays.
+/// Sends one session, or returns why it stays.
 async fn leave(
     server: &ServerHandle,
     (handle, slot): Handled,
@@ -137,7 +138,8 @@ async fn leave(
         .map_err(|error| if error == WorkError::Ending { "stopping" } else { "host-fault" })?
 }
 
-/// The verdict that is dropped on the way lets the session go on here.
+/// Sends one session to the new process. If this fails before the verdict, dropping the verdict
+/// lets the session go on here.
 fn pass(fd_channel: &mut FdChannel, leaving: PackedSession) -> Result<(), String> {
     let PackedSession { server, name, not_on, snapshot, verdict, .. } = leaving;
     let SessionSnapshot { meta, mut state, queued, socket } = snapshot;
@@ -145,7 +147,7 @@ fn pass(fd_channel: &mut FdChannel, leaving: PackedSession) -> Result<(), String
         ToNew::Session { server, name, not_on, state_bytes: state.len(), meta: Box::new(meta) };
     let head = serde_json::to_vec(&offer).map_err(|error| error.to_string())?;
     state.extend_from_slice(&queued);
-    // Once a word is missing nobody knows whose turn it is, so nothing more is said.
+    // Once a message is missing, the two sides are out of step, so the channel is closed.
     let lost = |fd_channel: &FdChannel| {
         fd_channel.close();
         "new-process-gone".to_owned()
@@ -163,11 +165,12 @@ fn pass(fd_channel: &mut FdChannel, leaving: PackedSession) -> Result<(), String
         Some(ToOld::Refuses { why }) => return Err(why),
         _ => return Err(lost(fd_channel)),
     }
-    // From here on the session is not this process's any more, unless it has lost patience.
+    // From here on the session belongs to the new process, unless it has given up waiting.
     let go = verdict.send(true).is_ok();
     if say(fd_channel, &ToNew::Verdict { go }).is_err() {
         let why = lost(fd_channel);
-        // It has let go of it here, and the new process does not know that it may go on there.
+        // If `go`, this process has released the session, and the new process does not know that it
+        // may go on.
         return Err(if go { "lost".to_owned() } else { why });
     }
     if go { Ok(()) } else { Err("busy".into()) }

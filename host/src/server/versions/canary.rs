@@ -1,4 +1,5 @@
-//! A version that some of the sessions try, and the judge who promotes it or takes it back.
+//! Canary: a version that a share of the sessions tries, and the judge that promotes it or rolls it
+//! back.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -13,12 +14,12 @@ use crate::server::service::Service;
 use crate::server::swap::{self, Outcome, SwapError, SwapReport, migrate, on};
 use crate::telemetry::{CanaryEnded, FaultFigures, Latencies};
 
-/// RevisionOrigin often the judge looks.
+/// Interval between two looks of the judge, at most.
 const JUDGED_EVERY: Duration = Duration::from_secs(1);
-/// RevisionOrigin soon it looks again where its time is over and replays are not done.
+/// Interval of the judge when the canary's time is over and replays are still running.
 const JUDGED_AGAIN: Duration = Duration::from_millis(50);
 
-/// What of a server's rules is otherwise for one canary.
+/// Values of one canary that override the server's rules.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct CanaryOptions {
     /// See [`CanaryRules::share`].
@@ -40,51 +41,51 @@ impl CanaryOptions {
     }
 }
 
-/// A canary at one moment.
+/// Status of a canary at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CanaryStatus {
-    /// Its number among the server's versions.
+    /// Number of the canary's revision.
     pub generation: u64,
     /// Name and version.
     pub plugin: String,
-    /// Share of newcomers that get it.
+    /// Share of new sessions that get the canary.
     pub share: f64,
-    /// Sessions that it has had.
+    /// Number of sessions that the canary has had.
     pub sessions: u64,
-    /// Of these, those that faulted.
+    /// Number of these sessions that faulted.
     pub faulted: u64,
-    /// RevisionOrigin long until it is promoted.
+    /// Time until the canary is promoted.
     pub left: Duration,
 }
 
-/// A version that is tried.
+/// A canary that runs.
 #[derive(Debug)]
 pub(in crate::server) struct Canary {
     pub(in crate::server) procedure: Arc<EventProcedure>,
     number: u64,
     rules: CanaryRules,
     until: Instant,
-    newcomers: AtomicU64,
+    new_sessions: AtomicU64,
     sessions: AtomicU64,
     faulted: AtomicU64,
-    /// Its faults against those of what is in force.
+    /// Faults of the canary against those of the current version.
     suspect: Suspect,
-    /// The faults for which it is taken back, if it is for faults.
+    /// Faults that the canary is rolled back for, if faults are the reason.
     figures: OnceLock<FaultFigures>,
-    /// What both had done before, the canary first.
+    /// Latencies of both versions before the canary began, the canary first.
     before: [Latencies; 2],
 }
 
-/// What the judge knows.
+/// Figures that the judge decides by.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Figures {
     sessions: u64,
-    /// Events, and the 99th percentile, of the canary and of the version in force.
+    /// Number of events and their 99th percentile, of the canary and of the current version.
     events: [(u64, Duration); 2],
 }
 
 impl Canary {
-    /// `past` is what the version in force did within the last while.
+    /// Creates a canary. `past` has the recent fault rates of the current version.
     pub(in crate::server) fn new(
         procedure: Arc<EventProcedure>,
         (current, past): (&Arc<EventProcedure>, FaultRates),
@@ -93,7 +94,7 @@ impl Canary {
     ) -> Self {
         let before = [procedure.metrics().latencies(), current.metrics().latencies()];
         let zero = || AtomicU64::new(0);
-        let (newcomers, sessions, faulted) = (zero(), zero(), zero());
+        let (new_sessions, sessions, faulted) = (zero(), zero(), zero());
         let until = env::now() + rules.duration;
         let CanaryRules { faults_min, faults_share, faults_ratio, .. } = rules;
         let rule = Rule::Canary { faults_min, share: faults_share, ratio: faults_ratio };
@@ -104,7 +105,7 @@ impl Canary {
             number,
             rules,
             until,
-            newcomers,
+            new_sessions,
             sessions,
             faulted,
             suspect,
@@ -113,9 +114,10 @@ impl Canary {
         }
     }
 
-    /// Whether the next newcomer gets it. Spread evenly, and exact.
+    /// Returns whether the next new session gets the canary. The choice is spread evenly, and the
+    /// share is exact.
     pub(in crate::server) fn takes(&self) -> bool {
-        let before = self.newcomers.fetch_add(1, Ordering::Relaxed) as f64;
+        let before = self.new_sessions.fetch_add(1, Ordering::Relaxed) as f64;
         let takes =
             ((before + 1.0) * self.rules.share).floor() > (before * self.rules.share).floor();
         if takes {
@@ -124,12 +126,12 @@ impl Canary {
         takes
     }
 
-    /// It has so many more sessions.
+    /// Counts this many more sessions of the canary.
     pub(in crate::server) fn has(&self, more: u64) {
         self.sessions.fetch_add(more, Ordering::Relaxed);
     }
 
-    /// A session ended. The fault to replay, where it is one of the canary.
+    /// Records the end of a session. Returns the fault to replay if the canary caused one.
     pub(in crate::server) fn hears(
         &self,
         of: &Arc<EventProcedure>,
@@ -148,7 +150,7 @@ impl Canary {
         None
     }
 
-    /// Whether its faults take it back.
+    /// Decides whether the canary is rolled back for its faults.
     fn faults(&self, service: &Service) -> Verdict {
         if !self.suspect.has_enough() {
             return Verdict::Keep;
@@ -161,7 +163,7 @@ impl Canary {
         self.suspect.decide([&own, &others], env::now())
     }
 
-    /// Its number among the server's versions.
+    /// Number of the canary's revision.
     pub(in crate::server) fn number(&self) -> u64 {
         self.number
     }
@@ -177,13 +179,13 @@ impl Canary {
         }
     }
 
-    /// Of what becomes of it, before anything has.
+    /// Creates the report of the canary's end, with nothing counted yet.
     fn report(&self, service: &Service) -> SwapReport {
         let (from, to) = (service.procedure().plugin().label(), self.procedure.plugin().label());
         SwapReport { from, to, ..SwapReport::default() }
     }
 
-    /// Says how it ended.
+    /// Logs and counts how the canary ended.
     fn ended(&self, service: &Service, outcome: &str) {
         let CanaryStatus { plugin, sessions, faulted, .. } = self.seen();
         let (server, figures) = (&*service.name, self.figures.get());
@@ -202,7 +204,7 @@ impl Canary {
 }
 
 impl Figures {
-    /// Whether the canary is to be taken back because its events take longer.
+    /// Returns whether the canary must be rolled back because its events take longer.
     fn is_slower(&self, rules: &CanaryRules) -> bool {
         let [(events, p99), (others_events, others_p99)] = self.events;
         let enough = events.min(others_events) >= rules.events_min;
@@ -210,7 +212,7 @@ impl Figures {
     }
 }
 
-/// Watches a canary until it is promoted or taken back.
+/// Watches a canary until it is promoted or rolled back.
 pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: Arc<Canary>) {
     loop {
         let left = canary.until.saturating_duration_since(env::now());
@@ -224,7 +226,7 @@ pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: 
                 let _ = canary.figures.set(figures);
                 Some("faults")
             }
-            // It is not promoted before that is known.
+            // The canary is not promoted before its replays are done.
             Verdict::NotYet if slower.is_none() => continue,
             Verdict::NotYet | Verdict::Keep => slower,
         };
@@ -236,7 +238,7 @@ pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: 
         if !service.has_canary(&canary) {
             return;
         }
-        // Live sessions may have come to it while this waited.
+        // Live sessions may have come to the canary while the judge waited.
         let sessions = canary.figures().sessions;
         let few =
             || (sessions < u64::from(canary.rules.sessions_min)).then_some("too-few-sessions");
@@ -247,8 +249,8 @@ pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: 
         };
         match why {
             Some(why) => drop(take_back(&service, &canary, why).await),
-            // Nobody waits for an answer, and what is in force now is to start after a crash all
-            // the same.
+            // No caller waits for an answer, but the version must be the one that starts after a
+            // crash.
             None => match promote(&service, &canary).await {
                 Ok(_) => service.record_quietly().await,
                 Err(SwapError::Stopping) => {}
@@ -259,12 +261,12 @@ pub(in crate::server) async fn judge(service: std::sync::Weak<Service>, canary: 
     }
 }
 
-/// Gives a canary that runs to everybody. Whoever calls holds the lock of swaps. It is taken back
-/// where all sessions were to move together and one could not.
+/// Gives a running canary to all sessions. The caller holds the lock of swaps. If all sessions were
+/// to move together and one could not, the canary is rolled back.
 ///
 /// # Errors
-/// [`SwapError::NoRoom`]; it runs on. [`SwapError::Stopping`]; the server has stopped, and
-/// everything is as before.
+/// - [`SwapError::NoRoom`]; the canary runs on.
+/// - [`SwapError::Stopping`]; the server has stopped, and nothing changed.
 pub(in crate::server) async fn promote(
     service: &Arc<Service>,
     canary: &Arc<Canary>,
@@ -289,7 +291,7 @@ pub(in crate::server) async fn promote(
     Ok(report)
 }
 
-/// Takes a canary that runs back, and its sessions with it. Whoever calls holds the lock of swaps.
+/// Rolls back a running canary, and migrates its sessions back. The caller holds the lock of swaps.
 pub(in crate::server) async fn take_back(
     service: &Arc<Service>,
     canary: &Arc<Canary>,
@@ -310,17 +312,17 @@ pub(in crate::server) async fn take_back(
 }
 
 impl Service {
-    /// Whether this is the version that is being tried.
+    /// Returns whether this canary is the one that runs.
     pub(in crate::server) fn has_canary(&self, canary: &Arc<Canary>) -> bool {
         self.canary.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, canary))
     }
 
-    /// Whether this is a version that is being tried.
+    /// Returns whether this procedure is the canary that runs.
     pub(crate) fn tries(&self, procedure: &Arc<EventProcedure>) -> bool {
         self.canary.load().as_ref().is_some_and(|canary| Arc::ptr_eq(&canary.procedure, procedure))
     }
 
-    /// What the next newcomer gets, and whether that is a canary.
+    /// Returns the procedure for the next new session, and whether that is a canary.
     pub(crate) fn procedure_for_newcomer(&self) -> (Arc<EventProcedure>, bool) {
         match &*self.canary.load() {
             Some(canary) if canary.takes() => (Arc::clone(&canary.procedure), true),
@@ -328,8 +330,8 @@ impl Service {
         }
     }
 
-    /// A canary is over because the configuration was read again: what it was compared with is not
-    /// in force any more. What its sessions are on, to be moved back with [`Service::bring_back`].
+    /// Ends the canary because of a reload: the version it was compared with is not current any
+    /// more. Returns the procedure of its sessions, which [`Service::bring_back`] migrates back.
     pub(in crate::server) fn forget_canary(&self) -> Option<Arc<EventProcedure>> {
         let canary = self.canary.swap(None)?;
         self.history().take_back(&canary.procedure, "reload", None);
@@ -337,8 +339,8 @@ impl Service {
         Some(Arc::clone(&canary.procedure))
     }
 
-    /// Sessions on a version that is tried no more go to the one in force. Whoever calls holds the
-    /// lock of swaps.
+    /// Migrates the sessions of a former canary to the current version. The caller holds the lock
+    /// of swaps.
     pub(in crate::server) async fn bring_back(&self, from: &Arc<EventProcedure>) {
         let to = self.procedure();
         if to.hands_over() && from.hands_over() {
@@ -352,7 +354,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_canary_is_taken_back_where_its_events_take_longer_and_there_were_enough_of_them() {
+    fn canary_with_slower_events_is_taken_back() {
         let (rules, us) = (CanaryRules::default(), Duration::from_micros);
         let is_slower = |events| Figures { sessions: 10, events }.is_slower(&rules);
         assert!(is_slower([(1_000, us(151)), (9_000, us(100))]));

@@ -1,5 +1,5 @@
-//! The versions a server has had: which one is in force, how each came and went, and a record of it
-//! that outlives the process.
+//! Versions that a server has had: the current one, the history of each, and a record that outlives
+//! the process.
 
 mod canary;
 mod record;
@@ -21,63 +21,63 @@ pub use rules::{CanaryRules, HeldUp, SwapRules};
 use crate::plugin::{EventProcedure, Known, Plugin};
 use crate::telemetry::FaultFigures;
 
-/// Generations that are remembered; older ones are forgotten.
+/// Number of revisions that a history keeps; older ones are forgotten.
 pub const HISTORY_MAX: usize = 32;
-/// Versions of a server's plugin in memory at once, one that is being tried included.
+/// Number of versions of a server's plugin in memory at once, a canary included.
 pub const VERSIONS_MAX: usize = 3;
 
-/// RevisionOrigin a version came to a server.
+/// How a version came to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RevisionOrigin {
-    /// The server started with it.
+    /// The server started with the version.
     Start,
-    /// By a swap.
+    /// A swap.
     Swap,
-    /// As a canary.
+    /// A canary.
     Canary,
-    /// The configuration names it since it was read again.
+    /// A reload, after which the configuration names the version.
     Reload,
 }
 
-/// What became of a version.
+/// State of a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "state", content = "reason")]
 pub enum RevisionState {
-    /// NewConnections get it.
+    /// New sessions get the version.
     InForce,
-    /// Some newcomers get it.
+    /// A share of the new sessions gets the version.
     Canary,
-    /// Another one came after it.
+    /// Another version came after it.
     Superseded,
-    /// It was taken back, and why.
+    /// The version was rolled back, for this reason.
     TakenBack(String),
 }
 
-/// One version that a server has had.
+/// Record of one version that a server has had.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Revision {
-    /// Counts from 1 and is never used again.
+    /// Number of the revision. Counts from 1 and is never used again.
     pub number: u64,
-    /// The plugin's name.
+    /// Name of the plugin.
     pub name: String,
-    /// Its version, from its manifest.
+    /// Version of the plugin, from its manifest.
     pub version: String,
-    /// Whether its manifest says that it is stateless.
+    /// Whether the manifest says that the plugin is stateless.
     #[serde(default)]
     pub stateless: bool,
     /// SHA-256 of the component, in hexadecimal.
     pub digest: String,
-    /// Where it was loaded from.
+    /// File or reference that the plugin was loaded from.
     pub file: PathBuf,
-    /// RevisionOrigin it came.
+    /// How the version came to the server.
     pub how: RevisionOrigin,
-    /// When, in seconds since 1970.
+    /// Time when the version came, in seconds since 1970.
     pub since: u64,
-    /// What became of it.
+    /// State of the revision.
     #[serde(flatten)]
     pub standing: RevisionState,
-    /// The faults for which it was taken back, if it was for faults.
+    /// Faults that the version was rolled back for, if faults were the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub faults: Option<FaultFigures>,
 }
@@ -107,7 +107,7 @@ impl Revision {
         format!("{} {}", self.name, self.version)
     }
 
-    /// What its manifest said.
+    /// Data of the version's manifest.
     pub(super) fn known(&self) -> Known<'_> {
         Known { name: &self.name, version: &self.version, stateless: self.stateless }
     }
@@ -117,7 +117,7 @@ impl Revision {
     }
 }
 
-/// What a server remembers of its versions.
+/// History of a server's versions.
 #[derive(Debug)]
 pub(super) struct History {
     /// Digest of the plugin that the configuration names.
@@ -127,15 +127,15 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Of a server that starts with this.
+    /// Creates the history of a server that starts with this procedure.
     pub(super) fn new(configured: String, procedure: &Arc<EventProcedure>) -> Self {
         let mut history = Self { configured, generations: VecDeque::new(), last: 0 };
         history.put(procedure, RevisionOrigin::Start, RevisionState::InForce);
         history
     }
 
-    /// Of a server that goes on with what was recorded. Where it starts with another version than
-    /// was in force then, that is the next.
+    /// Restores the history of a server from its record. If the server starts with another version
+    /// than the recorded current one, that version becomes a new revision.
     pub(super) fn resumed(
         configured: String,
         generations: Vec<Revision>,
@@ -144,7 +144,7 @@ impl History {
         let last = generations.iter().map(|generation| generation.number).max().unwrap_or(0);
         let with = |mut generation: Revision| {
             if generation.standing == RevisionState::Canary {
-                // It was being tried when the process ended, and is not any more.
+                // The canary ran when the process ended, and does not run any more.
                 generation.standing = RevisionState::TakenBack("restart".into());
             }
             let known =
@@ -163,12 +163,12 @@ impl History {
         &self.configured
     }
 
-    /// The configuration names another plugin now.
+    /// Notes that the configuration names another plugin now.
     pub(super) fn configure(&mut self, digest: &str) {
         digest.clone_into(&mut self.configured);
     }
 
-    /// Another version came. Its number.
+    /// Adds a revision for a version that came, and returns its number.
     pub(super) fn put(
         &mut self,
         procedure: &Arc<EventProcedure>,
@@ -182,7 +182,7 @@ impl History {
         let generation = Revision::new(self.last, procedure.plugin(), how, standing);
         self.generations.push_back((generation, Arc::downgrade(procedure)));
         if self.generations.len() > HISTORY_MAX {
-            // The one in force may be the oldest of them all.
+            // The current revision may be the oldest of all.
             let oldest = self
                 .generations
                 .iter()
@@ -200,10 +200,10 @@ impl History {
         }
     }
 
-    /// NewConnections get one that was there already. Its number.
+    /// Makes a known version the current one and returns the number of its revision.
     pub(super) fn put_in_force(&mut self, procedure: &Arc<EventProcedure>) -> u64 {
-        // One component may have come more than once: this very procedure first, then what is in
-        // force, then the last of them.
+        // One component may have several revisions. Preferred are, in this order: the revision of
+        // this very procedure, the current revision, the last revision.
         let rank = |(generation, known): &(Revision, Weak<EventProcedure>)| match () {
             () if known.as_ptr() == Arc::as_ptr(procedure) => Some(2),
             () if generation.is(procedure.plugin()) => {
@@ -218,7 +218,8 @@ impl History {
         }
     }
 
-    /// NewConnections get the one with this number, which this is. The number.
+    /// Makes the revision with this number, which has this procedure, the current one. Returns its
+    /// number.
     pub(super) fn go_back_to(&mut self, number: u64, procedure: &Arc<EventProcedure>) -> u64 {
         self.supersede();
         match self.generations.iter_mut().find(|(one, _)| one.number == number) {
@@ -226,12 +227,12 @@ impl History {
                 (generation.standing, *known) = (RevisionState::InForce, Arc::downgrade(procedure));
                 number
             }
-            // Forgotten meanwhile.
+            // The revision was forgotten meanwhile.
             None => self.put(procedure, RevisionOrigin::Reload, RevisionState::InForce),
         }
     }
 
-    /// One was taken back, for these faults or another reason.
+    /// Marks a version as rolled back, for these faults or another reason.
     pub(super) fn take_back(
         &mut self,
         procedure: &Arc<EventProcedure>,
@@ -246,7 +247,7 @@ impl History {
         }
     }
 
-    /// The number of the one in force.
+    /// Number of the current revision. 0 if there is none.
     pub(super) fn in_force(&self) -> u64 {
         let in_force = self
             .generations
@@ -255,7 +256,8 @@ impl History {
         in_force.map_or(0, |(generation, _)| generation.number)
     }
 
-    /// What was in force before, and was not taken back; and what is left of it in memory.
+    /// Returns the last revision before the current one that was not rolled back, and its procedure
+    /// if that is still in memory.
     pub(super) fn before(&self) -> Option<(Revision, Option<Arc<EventProcedure>>)> {
         let in_force = self.in_force();
         let mut earlier = self.generations.iter().rev().filter(|(one, _)| one.number < in_force);
@@ -264,7 +266,7 @@ impl History {
         Some((generation.clone(), known.upgrade()))
     }
 
-    /// All of it, the oldest first.
+    /// Returns all revisions, the oldest first.
     pub(super) fn seen(&self) -> Vec<Revision> {
         self.generations.iter().map(|(generation, _)| generation.clone()).collect()
     }

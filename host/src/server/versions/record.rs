@@ -1,8 +1,9 @@
-//! The record of a server's versions on disk: what is in force is what starts after a crash.
+//! Record of a server's versions on disk, which decides what starts after a crash.
 //!
-//! A component is kept by its digest before it is published, and the record is written after the
-//! swap and before its success is reported. Both are written under another name, brought to the
-//! disk and moved into place, so that at every moment the record is the old one or the new one.
+//! The host keeps a component by its digest before it publishes the version. The host writes the
+//! record after the swap and before it reports success. Both files are written under another name,
+//! synced to disk and moved into place. So the record is the old one or the new one at every
+//! moment.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -19,30 +20,30 @@ use crate::plugin::{COMPONENT_MAX_BYTES, Plugin, digest};
 use crate::server::env::{self, Change};
 use crate::work::{Refusal, WorkError};
 
-/// The version of the format.
+/// Version of the format.
 const FORMAT: u32 = 1;
-/// What a record is called.
+/// File name of a record.
 const RECORD: &str = "record.json";
-/// Largest record.
+/// Largest record, in bytes.
 const RECORD_MAX_BYTES: u64 = 1 << 20;
-/// Components that are kept for each server, so that it can go back.
+/// Number of components that are kept for each server, for roll-backs.
 const COMPONENTS_MAX: usize = 8;
 
-/// Why nothing was recorded, or what was recorded is of no use.
+/// Reason why nothing was recorded, or why a record cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {what}", .file.display())]
 pub struct RecordError {
     /// The file.
     pub file: PathBuf,
-    /// What is wrong, and what to do.
+    /// The problem, and what to do.
     pub what: String,
-    /// What the system refused, where that is the cause.
+    /// What the system refused, if that is the cause.
     pub refusal: Option<Refusal>,
 }
 
 impl RecordError {
-    /// What was in force, with its component in this file, came from a registry and is not believed
-    /// any more.
+    /// Returns the error for a recorded current version from a registry whose signature is not
+    /// trusted any more. `component` is the file of its kept component.
     pub(in crate::server) fn distrusted(
         component: &Path,
         in_force: &Revision,
@@ -63,19 +64,19 @@ impl RecordError {
     }
 }
 
-/// Why the bytes of a component were not read again.
+/// Reason why the bytes of a component were not read again.
 pub(in crate::server) struct NotRead {
-    /// In words.
+    /// The reason in words.
     pub(in crate::server) why: String,
-    /// What the system refused, where that is the cause.
+    /// What the system refused, if that is the cause.
     pub(in crate::server) refusal: Option<Refusal>,
 }
 
-/// The folder of all records of a process.
+/// State directory: the folder of all records of a process.
 #[derive(Debug)]
 pub struct StateFolder {
     folder: PathBuf,
-    /// One writer at a time.
+    /// Admits one writer at a time.
     writing: Mutex<()>,
 }
 
@@ -87,23 +88,24 @@ struct Record {
     generations: Vec<Revision>,
 }
 
-/// What was recorded when the process ended.
+/// The record that a process left.
 pub(in crate::server) struct Recorded {
-    /// Not one of them is forgotten, so that no number is given twice.
+    /// All revisions of the record, so that no number is given twice.
     pub(in crate::server) generations: Vec<Revision>,
-    /// What was in force, with the file of its component. `None`: what the configuration names is
-    /// to start.
+    /// The current version with the file of its component. `None` if the version that the
+    /// configuration names must start.
     pub(in crate::server) swapped: Option<(Revision, PathBuf)>,
 }
 
 impl StateFolder {
-    /// Records go here. The folder is made when the first is written.
+    /// Creates a state directory at this path. The folder is created when the first record is
+    /// written.
     #[must_use]
     pub fn at(folder: PathBuf) -> Self {
         Self { folder, writing: Mutex::default() }
     }
 
-    /// The error of a record for which there was no thread.
+    /// Returns the error of a record that found no work thread.
     pub(in crate::server) fn not_done(&self, server: &str, error: &WorkError) -> RecordError {
         RecordError {
             file: self.of(server).join(RECORD),
@@ -113,7 +115,7 @@ impl StateFolder {
     }
 
     fn of(&self, server: &str) -> PathBuf {
-        // Names may have any character; what is not plain is written as its bytes.
+        // Names may have any character. Characters that are not plain are written as their bytes.
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
         let name = |byte: u8| {
             if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02x}") }
@@ -125,12 +127,16 @@ impl StateFolder {
         self.of(server).join(format!("{digest}.wasm"))
     }
 
-    /// What was recorded for a server whose configuration names the plugin with this digest. That
-    /// is to start where it was in force, or where the configuration names another one since: then
-    /// that is what the operator wants.
+    /// Reads the record of a server whose configuration names the plugin with the digest
+    /// `configured`.
+    ///
+    /// The configured plugin must start in two cases:
+    /// - it was current,
+    /// - the configuration has named another plugin since the record was written, which the
+    ///   operator wants.
     ///
     /// # Errors
-    /// There is a record, and it cannot be read, or its component is gone.
+    /// There is a record, and it cannot be read or trusted, or its component is gone or altered.
     pub(in crate::server) fn read(
         &self,
         server: &str,
@@ -156,7 +162,7 @@ impl StateFolder {
                 ));
             }
         };
-        // Whoever can write there says what runs.
+        // A user who can write to the folder decides which code runs.
         files::own_folder(&self.of(server)).map_err(|error| {
             refused(format!("the record is not believed: its folder: {error}"), Refusal::of(&error))
         })?;
@@ -176,7 +182,7 @@ impl StateFolder {
         let in_force = found.ok_or_else(|| wrong("it has nothing in force".into()))?;
         let component = self.component(server, &in_force.digest);
         if in_force.digest == configured {
-            // It is loaded from where the configuration says.
+            // The plugin is loaded from where the configuration says.
             return Ok(Some(Recorded { generations: record.generations, swapped: None }));
         }
         let kept = files::read(&component, COMPONENT_MAX_BYTES);
@@ -195,15 +201,16 @@ impl StateFolder {
         Ok(Some(Recorded { generations: record.generations, swapped: Some((in_force, component)) }))
     }
 
-    /// Where the component of a generation is kept, if it is.
+    /// Returns the file of a revision's kept component, if there is one.
     pub(in crate::server) fn kept(&self, server: &str, generation: &Revision) -> Option<PathBuf> {
         Some(self.component(server, &generation.digest)).filter(|file| file.exists())
     }
 
-    /// Keeps a plugin's component, which `read` gets again. Blocks.
+    /// Keeps a plugin's component, whose bytes `read` gets again. Blocks.
     ///
     /// # Errors
-    /// The system's, or the plugin's file is not what was loaded any more. Nothing is left behind.
+    /// The system's error, or the plugin's file is not the loaded one any more. Nothing is left
+    /// behind.
     pub(in crate::server) fn keep(
         &self,
         server: &str,
@@ -229,7 +236,8 @@ impl StateFolder {
                 None,
             ));
         }
-        // Only now: reading it may ask a registry, for which no other server's record is to wait.
+        // The lock is taken only now, because `read` may ask a registry, and records of other
+        // servers must not wait for that.
         let _alone = self.writing.lock();
         if file.exists() {
             return Ok(());
@@ -240,10 +248,11 @@ impl StateFolder {
         })
     }
 
-    /// Writes a server's record. When this returns it outlives the machine. Blocks.
+    /// Writes a server's record and syncs it to disk, so that it outlives a crash of the machine.
+    /// Blocks.
     ///
     /// # Errors
-    /// The system's; the record before is still there.
+    /// The system's error; the record before is still there.
     pub(in crate::server) fn write_record(
         &self,
         server: &str,
@@ -268,7 +277,7 @@ impl StateFolder {
         env::may(Change::Make)?;
         files::own_folder(&folder)?;
         let draft = folder.join("draft");
-        // One that a crash has left.
+        // A crash may have left a draft.
         remove(&draft);
         let written = (|| {
             env::may(Change::Make)?;
@@ -290,7 +299,7 @@ impl StateFolder {
         Ok(())
     }
 
-    /// Forgets components that nobody goes back to any more.
+    /// Removes components that no roll-back needs any more.
     fn tidy(&self, server: &str, record: &Record) {
         let mut wanted: Vec<&str> = Vec::new();
         let by_need = |generation: &&Revision| generation.standing != RevisionState::InForce;
@@ -310,7 +319,7 @@ impl StateFolder {
         }
     }
 
-    /// Writes what a history says, where it says that something was swapped.
+    /// Writes a server's history as its record, as [`StateFolder::write_record`] does.
     pub(in crate::server) fn write_history(
         &self,
         server: &str,
@@ -324,7 +333,7 @@ impl StateFolder {
     }
 }
 
-/// What stays is only in the way; the next record tries again.
+/// Removes a file. A file that stays does no harm, and the next record tries again.
 fn remove(file: &Path) {
     if env::may(Change::Remove).is_ok() {
         let _ = fs::remove_file(file);

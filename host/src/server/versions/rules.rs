@@ -1,44 +1,45 @@
-//! By which rules versions are tried and taken back.
+//! Rules by which versions are tried and rolled back.
 
 use std::time::Duration;
 
 use crate::server::SwapPolicy;
 
-/// What a server does with a new version of its plugin.
+/// Rules of a server for a new version of its plugin.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SwapRules {
-    /// What becomes of live sessions where a swap does not say. Default: hand-off.
+    /// Policy of swaps that name none. Default: hand-off.
     pub policy: SwapPolicy,
-    /// So many sessions that cannot move, and more than `failures_share` of those asked, and the
-    /// version is taken back. Default 5.
+    /// Smallest number of sessions that cannot move for which the version is rolled back. They must
+    /// also be more than `failures_share` of the sessions asked. Default 5.
     pub failures_min: u32,
     /// See `failures_min`. 0 to 1. Default 0.02.
     pub failures_share: f64,
-    /// RevisionOrigin long a version is watched after its swap. Up to a day; zero: not at all. Default a
+    /// Length of the probation after a swap. Up to a day; zero turns the probation off. Default: a
     /// minute.
     pub watch: Duration,
-    /// So many of its sessions that fault meanwhile, and more than `faults_share` of those that are
-    /// there, and it is taken back. Default 10.
+    /// Smallest number of sessions that fault during the probation for which the version is rolled
+    /// back. They must also be more than `faults_share` of its sessions. Default 10.
     pub faults_min: u32,
     /// See `faults_min`. 0 to 1. Default 0.1.
     pub faults_share: f64,
-    /// RevisionOrigin long sessions that prepare together may take. 10 ms to a minute. Default two seconds.
+    /// Time that the sessions of an atomic migration may take to prepare. 10 ms to a minute.
+    /// Default: two seconds.
     pub prepare: Duration,
-    /// What becomes of sessions that only their own peers keep from moving with the others.
+    /// What happens to sessions that only their own peers keep from moving with the others.
     /// Default: the old version.
     pub held_up: HeldUp,
-    /// RevisionOrigin a version is tried on some of the sessions.
+    /// Rules of a canary.
     pub canary: CanaryRules,
 }
 
-/// What becomes of a session that is to move with others, and is not ready in time because an event
-/// of it waits for its own peer. It never calls off the others.
+/// What happens to a session of an atomic migration that is not ready in time because an event of
+/// it waits for its own peer. Such a session never calls off the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum HeldUp {
-    /// Its peer is given up, and it ends as `write-timeout` before the others move: none of them is
-    /// on another version than the rest.
+    /// The host gives up the peer, and the session ends as `write-timeout` before the others move.
+    /// So all sessions are on one version.
     End,
-    /// It stays on the version that it has: none of them ends.
+    /// The session stays on its version. So no session ends.
     #[default]
     OldVersion,
 }
@@ -47,7 +48,7 @@ impl HeldUp {
     /// Every value.
     pub const ALL: [Self; 2] = [Self::End, Self::OldVersion];
 
-    /// Its name in the configuration.
+    /// Name of the value in the configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -67,28 +68,30 @@ impl std::str::FromStr for HeldUp {
     }
 }
 
-/// RevisionOrigin a version is tried on some of the sessions before all get it.
+/// Rules by which a share of the sessions tries a version before all sessions get it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CanaryRules {
-    /// Share of newcomers that get it. Above 0, to 1. Default 0.1.
+    /// Share of new sessions that get the canary. Above 0, up to 1. Default 0.1.
     pub share: f64,
-    /// Whether the same share of live sessions moves to it. Default: no.
+    /// Whether the same share of live sessions moves to the canary. Default: no.
     pub live: bool,
-    /// For how long; then it is promoted. A second to a week. Default five minutes.
+    /// Time until the canary is promoted. A second to a week. Default: five minutes.
     pub duration: Duration,
-    /// Fewer sessions than this, and it is taken back at the end, because it was not tried. Default
-    /// 10.
+    /// Number of sessions that the canary needs. With fewer, it is rolled back at its end, because
+    /// it was not tried enough. Default 10.
     pub sessions_min: u32,
-    /// So many of its sessions that fault, and it is looked at by the two rates below. Default 3.
+    /// Number of faulted sessions from which on the two rates below count. Default 3.
     pub faults_min: u32,
-    /// Taken back where more of its sessions fault than this. 0 to 1. Default 0.01.
+    /// Share of faulted sessions above which the canary is rolled back, if `faults_ratio` is
+    /// exceeded too. 0 to 1. Default 0.01.
     pub faults_share: f64,
-    /// And more than so many times the share of the version in force. 1 or more. Default 2.
+    /// Ratio of the canary's share of faulted sessions to that of the current version. The canary
+    /// is rolled back above this ratio, if `faults_share` is exceeded too. 1 or more. Default 2.
     pub faults_ratio: f64,
-    /// Taken back where the 99th percentile of how long its events take is more than so many times
-    /// that of the version in force. 1 or more. Default 1.5.
+    /// Ratio of the canary's 99th percentile of event times to that of the current version. The
+    /// canary is rolled back above this ratio. 1 or more. Default 1.5.
     pub latency_ratio: f64,
-    /// Events that both need to have had for that. Default 1,000.
+    /// Number of events that both versions need before `latency_ratio` counts. Default 1,000.
     pub events_min: u64,
 }
 
@@ -128,7 +131,7 @@ const WATCH_MAX: Duration = Duration::from_secs(86_400);
 const PREPARE_RANGE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(60));
 
 impl SwapRules {
-    /// What is wrong with them: the key and what was expected.
+    /// Returns the invalid values: each key and what was expected.
     pub(in crate::server) fn problems(&self) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();
         let share = |value: f64| (0.0..=1.0).contains(&value);
@@ -163,7 +166,7 @@ impl SwapRules {
 }
 
 impl CanaryRules {
-    /// As with [`SwapRules::problems`].
+    /// Returns the invalid values, as [`SwapRules::problems`] does.
     pub(in crate::server) fn problems(&self) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();
         let mut check = |good: bool, key, expected: &str, value: String| {
