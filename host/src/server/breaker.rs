@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_faults_in_a_row_trip_it_and_what_became_of_the_next_decides() {
+    fn ten_faults_trip_and_trial_decides() {
         let start = Instant::now();
         let mut breaker = tripped(start);
         assert_eq!(breaker.ask(second(1.9, start)).0, Err(second(2.0, start)));
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_lasts_recovers_it_and_tripping_again_soon_pauses_longer() {
+    fn lasting_trial_recovers_and_early_trip_pauses_longer() {
         let start = Instant::now();
         let mut breaker = tripped(start);
         assert_eq!(breaker.ask(second(2.0, start)).0, Ok(()));
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_who_provoke_faults_beside_many_who_are_served_well_do_not_trip_it() {
+    fn few_faulting_sessions_beside_many_do_not_trip() {
         let start = Instant::now();
         let mut breaker = Breaker::new(BreakerLimits::default());
         for step in 0..1_000 {

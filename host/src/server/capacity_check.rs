@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_let_be_and_one_more_is_refused_with_the_arithmetic() {
+    fn excess_demand_is_refused_with_arithmetic() {
         let own = |clients| Server::builder().max_clients(clients);
         assert_eq!(asked(&[own(60), own(40)], 0), None);
         let refused = asked(&[own(60), own(41)], 0).expect("one too many");
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_that_share_need_a_descriptor_and_no_instance() {
+    fn shared_sessions_need_descriptor_and_no_instance() {
         let shared =
             |clients, shards| Server::builder().max_clients(clients).shared_instances(shards);
         assert_eq!(asked(&[shared(1_000, 1)], 0), None);

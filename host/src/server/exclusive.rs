@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn all_are_got_without_holding_one_while_waiting() {
+    fn lock_all_holds_nothing_while_waiting() {
         let mut given_up = 0;
         for seed in 1_u64..100 {
             let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);

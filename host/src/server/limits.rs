@@ -95,7 +95,7 @@ impl ServerHandle {
     pub fn limits(&self) -> Vec<Limit> {
         let server_config = self.service.server_config();
         let mut list = List { server_config: &server_config, limits: Vec::new() };
-        self.of_newcomers(&mut list);
+        self.of_new_connections(&mut list);
         self.of_sessions(&mut list);
         self.of_instances(&mut list);
         for class in Priority::ALL {
@@ -105,7 +105,7 @@ impl ServerHandle {
         list.limits
     }
 
-    fn of_newcomers(&self, list: &mut List) {
+    fn of_new_connections(&self, list: &mut List) {
         let (now, described) = (self.throttle(), list.server_config.throttle);
         let all: [(&str, OfThrottle); 5] = [
             ("max_clients", |of| Quantity::Count(of.max_clients as u64)),

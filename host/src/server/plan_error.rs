@@ -1,4 +1,4 @@
-//! Why a plan was not put in force, and who caused that.
+//! Why a plan was not put in force, with the cause.
 
 use super::builder::StartError;
 use super::handle::VersionsChange;
