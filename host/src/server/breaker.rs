@@ -20,9 +20,10 @@ use crate::admission::AddressGroup;
 /// Faults per session that ends well or goes on, and bad addresses per good one, from which the
 /// breaker trips.
 const FAULTS_PER_WELL: u64 = 9;
-/// Endings of each kind that the breaker remembers of one address: for each of
-/// [`BreakerLimits::faults`], and at most.
+/// Endings of each kind that the breaker remembers of one address, for each fault of
+/// [`BreakerLimits::faults`].
 const REMEMBERED: usize = 10;
+/// Most endings of each kind that the breaker remembers of one address.
 const REMEMBERED_MAX: usize = 10_000;
 /// Endings that the breaker remembers of all addresses. Beyond them it forgets the oldest.
 const ENDINGS_MAX: usize = 2 * REMEMBERED_MAX;
@@ -228,7 +229,8 @@ impl Breaker {
         self.seen = [Some((group, now)), other];
     }
 
-    /// Whether the server has sessions of other addresses, or had some within [`MEMORY`].
+    /// Whether the server has sessions of other addresses, or had some within [`MEMORY`] or the
+    /// window, the longer of the two.
     fn has_others(&self, group: AddressGroup, live: &LiveAddresses, now: Instant) -> bool {
         let memory = MEMORY.max(self.limits.window);
         let recent = |at: Instant| now.saturating_duration_since(at) <= memory;

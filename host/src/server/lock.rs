@@ -165,11 +165,11 @@ impl Service {
         let token = stalls::by(deadline, taken).await.ok_or(LockError::Busy)?;
         let lock = Lock { service: Arc::downgrade(self), token };
         let close = || {
-            let version = self.steer(|course| {
-                let running = !course.status.is_final()
-                    && course.status != Status::Restarting
-                    && course.ending == 0;
-                course.locked |= running;
+            let version = self.steer(|state| {
+                let running = !state.status.is_final()
+                    && state.status != Status::Restarting
+                    && state.ending == 0;
+                state.locked |= running;
                 running
             });
             version.inspect(|_| self.pause_gate.close())
@@ -178,7 +178,7 @@ impl Service {
         let quiet = async {
             followed(accepting, version).await;
             self.pause_gate
-                .until(|| !self.registry.present().iter().any(|(line, _)| line.in_event()))
+                .until(|| !self.registry.present().iter().any(|(handle, _)| handle.in_event()))
                 .await;
         };
         stalls::by(deadline, quiet).await.ok_or(LockError::NotQuiet)?;
@@ -210,6 +210,6 @@ impl Service {
 
     fn open(&self) {
         self.pause_gate.open();
-        self.steer(|course| std::mem::take(&mut course.locked));
+        self.steer(|state| std::mem::take(&mut state.locked));
     }
 }

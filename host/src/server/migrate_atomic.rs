@@ -32,7 +32,8 @@ const VERDICT_LATE_MAX: Duration = Duration::from_secs(60);
 /// Time after the deadline that a held-up session has to end or to become ready. The others wait
 /// for it.
 const HELD_UP_MAX: Duration = Duration::from_secs(5);
-/// Interval at which its peer is given up meanwhile. Between two writes no wait can be given up.
+/// Interval at which the host gives up that session's wait for its peer. Between two writes there
+/// is no wait to give up.
 const GIVEN_UP_EVERY: Duration = Duration::from_millis(10);
 
 /// Outcome of a session's preparation.

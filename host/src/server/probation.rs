@@ -126,8 +126,8 @@ impl Service {
         });
         let mut past = self.blame.past_of(before.metrics(), now);
         // Sessions that migrated did well on the version before.
-        for (line, _) in on(self, new) {
-            past.well(self.source(line.info().peer.ip()), now);
+        for (handle, _) in on(self, new) {
+            past.well(self.source(handle.info().peer.ip()), now);
         }
         let rule = Rule::Swap { faults_min: rules.faults_min, share: rules.faults_share };
         let suspect = Suspect::new(rule, new, (before, past), rules.watch.clamp(PAST, COUNTED_MAX));

@@ -1,4 +1,5 @@
-//! The sessions of one server, by number and by name. Only a stop still reaches ending sessions.
+//! The sessions of one server, by number and by name. Ending sessions are hidden from every lookup
+//! but a stop of the server and an abort.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -101,7 +101,8 @@ impl Service {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records the history. Returns false if there is no state directory.
+    /// Records the history. Returns false if there is no state directory, or if the server is
+    /// relinquished.
     pub(super) async fn record(self: &Arc<Self>) -> Result<bool, RecordError> {
         let Some(records) = self.records.clone().filter(|_| !self.is_passed_on()) else {
             return Ok(false);

@@ -228,11 +228,11 @@ mod tests {
 
     #[test]
     fn lock_queues_connections_and_lets_server_close() {
-        let course = ServerState { status: Status::Listening, locked: true, ..ServerState::new() };
-        assert_eq!(course.welcome(), AcceptMode::Queue);
-        assert_eq!(ServerState { status: Status::Draining, ..course }.welcome(), AcceptMode::Close);
+        let state = ServerState { status: Status::Listening, locked: true, ..ServerState::new() };
+        assert_eq!(state.welcome(), AcceptMode::Queue);
+        assert_eq!(ServerState { status: Status::Draining, ..state }.welcome(), AcceptMode::Close);
         let suspended =
-            ServerState { status: Status::Suspended, newcomers: NewConnections::Reject, ..course };
+            ServerState { status: Status::Suspended, newcomers: NewConnections::Reject, ..state };
         assert_eq!(suspended.welcome(), AcceptMode::Queue);
         assert_eq!(ServerState { locked: false, ..suspended }.welcome(), AcceptMode::Reject);
     }
@@ -240,18 +240,18 @@ mod tests {
     #[test]
     fn failure_hides_no_end() {
         for status in Status::ALL {
-            let course = ServerState { status, failed: true, ..ServerState::new() };
+            let state = ServerState { status, failed: true, ..ServerState::new() };
             let may_be = [Status::Failed, Status::Restarting, Status::Draining, Status::Stopped];
-            assert!(may_be.contains(&course.seen()), "{status}");
-            assert_eq!(course.seen().is_final(), status.is_final(), "{status}");
+            assert!(may_be.contains(&state.seen()), "{status}");
+            assert_eq!(state.seen().is_final(), status.is_final(), "{status}");
         }
     }
 
     #[test]
     fn epoch_ends_before_it_is_cancelled() {
-        let course = ServerState { epoch: 3, cancelled: 2, ..ServerState::new() };
+        let state = ServerState { epoch: 3, cancelled: 2, ..ServerState::new() };
         assert_eq!(
-            [1, 2, 3].map(|epoch| course.call(epoch)),
+            [1, 2, 3].map(|epoch| state.call(epoch)),
             [Directive::EndNow, Directive::End, Directive::Stay]
         );
     }

@@ -156,11 +156,11 @@ impl Service {
         let canary = self.canary.load_full();
         let by_canary =
             canary.and_then(|canary| canary.hears(procedure, source, blamed.as_ref(), now));
-        let by_guard = self.guard_hears(procedure, source, blamed.as_ref(), now);
+        let by_probation = self.guard_hears(procedure, source, blamed.as_ref(), now);
         // A version is either a canary or on probation.
         let evidence =
             blamed.as_mut().and_then(|blamed| Some((blamed.evidence.take()?, blamed.fault())));
-        if let (Some(tried), Some((evidence, fault))) = (by_guard.or(by_canary), evidence) {
+        if let (Some(tried), Some((evidence, fault))) = (by_probation.or(by_canary), evidence) {
             self.replays(tried, evidence, fault, now);
         }
     }

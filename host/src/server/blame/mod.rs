@@ -30,7 +30,7 @@ pub(super) use source::{Crowd, Fared, LiveAddresses, Source};
 use super::versions::VERSIONS_MAX;
 use crate::telemetry::RevisionMetrics;
 
-/// Least time for which endings of a version's sessions count before the next version comes.
+/// Least time before a swap in which endings count for the version before.
 pub(super) const PAST: Duration = Duration::from_secs(60);
 
 /// A server's counts and replays.

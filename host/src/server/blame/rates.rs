@@ -46,11 +46,11 @@ impl Finding {
 /// Assumption about replays that are not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pending {
-    /// They will find the same fault.
+    /// The replays will find the same fault.
     Excused,
-    /// They will not find it.
+    /// The replays will not find the same fault.
     Against,
-    /// They count as if they had not begun.
+    /// The replays count as if they had not begun.
     Unknown,
 }
 

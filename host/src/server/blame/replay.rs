@@ -34,20 +34,21 @@ pub(super) fn begin(
     (event, kind): Failure,
 ) {
     let (name, counters) = (Arc::clone(&service.name), Arc::clone(&service.counters));
-    let line = Arc::clone(&service.server_config().session_config);
-    let port = ReplayPort::new(evidence.client.clone(), evidence.class, line.watermarks.high_bytes);
+    let config = Arc::clone(&service.server_config().session_config);
+    let port =
+        ReplayPort::new(evidence.client.clone(), evidence.class, config.watermarks.high_bytes);
     let peers: Arc<dyn Peers> = service.registry.clone();
     let (comparison, mark) = (tried.comparison, tried.mark);
     let replaying = Arc::clone(&service.blame.replaying);
-    let stage = Stage { scope: port.scope(peers), port, budgets: line.budgets, kind, evidence };
+    let stage = Stage { scope: port.scope(peers), port, budgets: config.budgets, kind, evidence };
     // A waiting replay does not keep a version in memory.
     let before = Arc::downgrade(&tried.before);
-    service.workers.spawn(Lane::Idle, Arc::clone(&line.quota), move |placement| {
+    service.workers.spawn(Lane::Idle, Arc::clone(&config.quota), move |placement| {
         let run_permit = RunPermit::new(
             Arc::clone(&placement),
             Priority::Background,
-            Arc::clone(&line.tenant),
-            Arc::clone(&line.quota),
+            Arc::clone(&config.tenant),
+            Arc::clone(&config.quota),
         );
         async move {
             let finding = Box::pin(alone(replaying, before, stage, run_permit, placement)).await;
