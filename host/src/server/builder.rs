@@ -410,7 +410,7 @@ impl ServerBuilder {
     /// Sets the idle time after which a session sleeps: it saves its state and drops its instance
     /// until its next event. 100 ms to a day, or zero: never. Default zero.
     ///
-    /// The plugin has to hand over or be stateless, and each session has to have its own instance.
+    /// The plugin has to have `handoff` or be stateless, and each session has to have its own instance.
     /// See [`HostConfig::release_memory`](super::HostConfig::release_memory).
     #[must_use]
     pub fn sleep_after(mut self, idle: Duration) -> Self {
