@@ -55,7 +55,7 @@ fn plugin_faulting_at_all_addresses_trips() {
 }
 
 #[test]
-fn few_bad_addresses_beside_good_ones_do_not_trip() {
+fn few_bad_addresses_beside_good_do_not_trip() {
     for_each_seed(300, |seed| {
         let mut rng = Rng(seed);
         let bad = 1 + rng.throw(10);
