@@ -410,8 +410,8 @@ impl ServerBuilder {
     /// Sets the idle time after which a session sleeps: it saves its state and drops its instance
     /// until its next event. 100 ms to a day, or zero: never. Default zero.
     ///
-    /// The plugin has to have `handoff` or be stateless, and each session needs its own instance. See
-    /// [`HostConfig::release_memory`](super::HostConfig::release_memory).
+    /// The plugin has to have `handoff` or be stateless, and each session needs its own instance.
+    /// See [`HostConfig::release_memory`](super::HostConfig::release_memory).
     #[must_use]
     pub fn sleep_after(mut self, idle: Duration) -> Self {
         self.sleep_after = idle;
