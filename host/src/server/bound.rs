@@ -1,4 +1,4 @@
-//! From a description that holds to a server that runs, or that runs on under other terms.
+//! Last stages of a start: a prepared server binds its address and runs, or changes a running one.
 
 use std::any::Any;
 use std::net::SocketAddr;
@@ -35,29 +35,29 @@ use crate::session::{Deadlines, PauseGate, SessionConfig};
 use crate::telemetry::{Bucket, Counters, ServerStarted};
 use crate::work::Stop;
 
-/// Faults, ends of sessions and pauses of a server that are logged each second. The others are
-/// counted.
+/// Log lines per second and server, for faults, ends of sessions and pauses. Counters hold the
+/// others.
 const FAULTS_LOGGED_PER_SECOND: u32 = 5;
 const SESSIONS_LOGGED_PER_SECOND: u32 = 200;
 const PAUSES_LOGGED_PER_SECOND: u32 = 1;
 
-/// Everything about a server but its address, known to be good.
+/// All of a server but its address, checked.
 pub struct Prepared {
     pub(super) description: ServerBuilder,
     pub(super) name: String,
     pub(super) plugin: Arc<Plugin>,
-    /// The one that the description names; a record may say that another is in force.
+    /// The plugin that the specification names. A record may say that another version is current.
     pub(super) named: Arc<Plugin>,
-    /// Its digest.
+    /// Digest of `named`.
     pub(super) configured: String,
-    /// What was recorded of the versions before, the one in force included.
+    /// Recorded revisions, with the current one.
     pub(super) recorded: Vec<Revision>,
     pub(super) security: Security,
-    /// What it has of the instances of the process. `None`: that is seen to when it starts.
+    /// The server's share of the process's instances. `None`: [`Prepared::assemble`] opens one.
     pub(super) holding: Option<Arc<Holding>>,
-    /// Room of the instances that its sessions share.
+    /// Room of the server's shared instances.
     pub(super) room: Option<Arc<Claim>>,
-    /// What the process before this one listened with.
+    /// Listening socket of the process before this one.
     pub(super) left: Option<InheritedListener>,
 }
 
@@ -66,21 +66,21 @@ pub struct Bound {
     prepared: Prepared,
     host: Host,
     listener: Listener,
-    /// Whoever started the process chose the socket, whatever the description says.
+    /// The process's starter chose the socket, so the specification's address does not count.
     given: bool,
-    /// Sessions get numbers above this one.
+    /// New sessions get numbers above this one.
     ids_above: u64,
 }
 
 impl Prepared {
-    /// Its name: the given one, or the plugin's.
+    /// The server's name: the given one, or the plugin's.
     #[must_use]
     pub fn name(&self) -> String {
         self.name.clone()
     }
 
-    /// A server that runs keeps what was swapped in, as long as the description names the same
-    /// plugin as before, whatever is written down. Blocks where it has to be linked again.
+    /// Keeps the version that the running server swapped in, if the specification names the same
+    /// plugin as before. The record does not matter. Blocks if the plugin must be linked again.
     pub(super) fn keep_swapped(&mut self, host: &Host, running: &Service) -> Result<(), SwapError> {
         self.plugin = self.kept(host, running)?;
         bounded(running, &running.procedure(), &self.plugin)
@@ -89,16 +89,16 @@ impl Prepared {
     fn kept(&self, host: &Host, running: &Service) -> Result<Arc<Plugin>, FetchError> {
         let in_force = Arc::clone(running.procedure().plugin());
         if running.history().configured() != self.configured {
-            // Where the record is older than what runs, another one was tried out than is to come
-            // in force.
+            // If the record is older than the running server, the start tried the recorded version.
+            // The named one becomes current, so it is tried here.
             if !Arc::ptr_eq(&self.named, &self.plugin) {
                 let budget = self.description.budgets.start(self.description.priority);
                 try_out(&self.named, self.description.limits, budget)?;
             }
             return Ok(Arc::clone(&self.named));
         }
-        // What was read from the record is a copy of what is in force, as a rule, and that may have
-        // instances that are shared.
+        // A plugin that came from the record is usually a copy of the current one, and the current
+        // one may have shared instances.
         let copied =
             !self.recorded.is_empty() && running.server_config().grants == self.description.grants;
         if same(&in_force, &self.plugin) && !copied {
@@ -126,7 +126,7 @@ impl Prepared {
         Ok(again)
     }
 
-    /// Binds its address.
+    /// Binds the server's address.
     pub(super) fn listen(mut self, host: &Host) -> Result<Bound, BindError> {
         // The socket registers with the runtime that will poll it.
         let _inside = host.runtime().enter();
@@ -139,7 +139,7 @@ impl Prepared {
             {
                 Some(left)
             }
-            // The description has moved on.
+            // The specification names another address now.
             _ => None,
         };
         let given =
@@ -150,7 +150,8 @@ impl Prepared {
                 endpoint.backlog,
             )?,
             (None, Some(left)) if left.given => Listener::adopt(left.socket, endpoint.backlog)?,
-            // One that another holder has stopped meanwhile is of no use, and the address is known.
+            // Another holder may have shut the socket down. It is of no use then, but the address
+            // is known.
             (None, Some(left)) => Listener::adopt(left.socket, endpoint.backlog)
                 .or_else(|_| Listener::open(endpoint))?,
             (None, None) => Listener::open(endpoint)?,
@@ -158,23 +159,22 @@ impl Prepared {
         Ok(Bound { prepared: self, host: host.clone(), listener, given, ids_above })
     }
 
-    /// The name of its owner.
+    /// Name of the server's tenant.
     pub(super) fn tenant(&self) -> String {
         self.description.tenant.clone().unwrap_or_else(|| self.name())
     }
 
-    /// The server's instances take room from this holding. Shared instances have theirs from now
-    /// on.
+    /// Makes the server's instances take room from `holding`. Shared instances claim theirs now.
     ///
     /// # Errors
-    /// There is no room for those.
+    /// The pools have no room for the shared instances.
     pub(super) fn hold(&mut self, holding: Arc<Holding>) -> Result<(), StartError> {
         self.room = self.description.claim(&holding, &self.plugin)?;
         self.holding = Some(holding);
         Ok(())
     }
 
-    /// What newcomers count against beside the server's own limits.
+    /// The limits beside the server's own that new connections count against.
     fn room(&self, host: &Host, tenant: &Tenant, holding: &Arc<Holding>) -> Room {
         let own = || -> Arc<dyn InstanceRoom> { Arc::clone(holding) as Arc<dyn InstanceRoom> };
         let instances = (self.description.shards == 0).then(own);
@@ -241,18 +241,20 @@ impl Prepared {
         }
     }
 
-    /// Puts it in force for the newcomers of a server that runs. Everybody inside stays as they
-    /// are, but for sessions of a canary that ends by it: what they are on. Whoever calls holds the
-    /// lock of swaps.
+    /// Puts this configuration in force for new sessions of a running server. Live sessions keep
+    /// theirs.
+    ///
+    /// If this ends a canary, the result is the canary's procedure: its sessions have to migrate.
+    /// The caller holds the lock of swaps.
     pub(super) fn apply(mut self, host: &Host, service: &Service) -> Option<Arc<EventProcedure>> {
         let tenant = host.tenant(&self.tenant());
         let holding = Arc::clone(&service.holding);
         holding.promise(&tenant.name, self.description.promise());
         if self.room.is_none() {
-            // Where there is none, each of its instances still has to find room.
+            // If this claim finds no room, each shared instance still has to find some.
             self.room = self.description.claim(&holding, &self.plugin).ok().flatten();
         }
-        // The description was checked, and these are its limits.
+        // The specification was checked with these limits.
         let _ = service.gate.change(self.description.throttle.into());
         service.gate.set_networks(self.description.networks.clone());
         if service.breaker().limits() != self.description.breaker
@@ -264,8 +266,7 @@ impl Prepared {
         service.registry.set_name_chars_max(self.description.name_chars_max);
         service.server_config.store(Arc::new(self.server_config(&service.pause_gate, &tenant)));
         let procedure = self.procedure(&service.name, &service.counters, &tenant, &holding);
-        // A shared instance lives on where nothing about it has changed, with all that is in its
-        // memory.
+        // If nothing changed about a shared instance, it lives on with all of its memory.
         let before = service.procedure();
         let mut tried = None;
         if !before.is_like(&procedure) {
@@ -277,17 +278,17 @@ impl Prepared {
                 service.watch_on(&procedure, &before);
             } else {
                 service.history().put(&procedure, RevisionOrigin::Reload, RevisionState::InForce);
-                // What was before it is not gone back to any more.
+                // The version before can no longer be rolled back to.
                 *service.probation() = None;
             }
         }
         service.history().configure(&self.configured);
-        // The accepting task may be waiting for a moment that was moved.
+        // The accepting task may wait for a moment that this change moved.
         service.steer(|_| true);
         tried
     }
 
-    /// What its tasks share, with nobody listening yet.
+    /// Makes the state that the server's tasks share. The server does not listen yet.
     pub(super) fn assemble(self, host: &Host) -> Arc<Service> {
         let name = self.name();
         let (counters, pause_gate) =
@@ -353,7 +354,7 @@ impl Prepared {
 }
 
 impl Bound {
-    /// Its name.
+    /// The server's name.
     #[must_use]
     pub fn name(&self) -> String {
         self.prepared.name()
@@ -363,20 +364,20 @@ impl Bound {
         &self.prepared
     }
 
-    /// Where it listens.
+    /// The address that the server listens at.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.listener.address()
     }
 
-    /// Starts accepting.
+    /// Starts accepting connections.
     #[must_use]
     pub fn run(self) -> ServerHandle {
         self.run_with(Vec::new())
     }
 
-    /// The same with sessions that no process had meanwhile. They have their places before any
-    /// newcomer.
+    /// Starts accepting connections, and attaches detached sessions. They get their places before
+    /// any new connection.
     pub(super) fn run_with(self, sessions: Vec<DetachedSession>) -> ServerHandle {
         let Self { prepared, host, listener, given, ids_above } = self;
         let secure = prepared.description.secure;
@@ -389,7 +390,7 @@ impl Bound {
         let (address, listener) = (listener.address(), Arc::new(listener));
         let socket = OpenSocket { listener: Arc::downgrade(&listener), given };
         let (keeper, server) = (host.clone(), Arc::clone(&service.name));
-        // Whoever gave it keeps it.
+        // The giver of a socket keeps it.
         let keep = move |listener: &Listener| match (!given).then(|| listener.duplicate()) {
             None => {}
             Some(Ok(duplicate)) => keeper.keep(&server, duplicate.into()),

@@ -1,11 +1,12 @@
-//! A server whose plugin faults again and again takes no newcomers for a while: the breaker. Pure:
-//! it is told the time.
+//! The breaker: holds off new sessions for a while when the plugin faults again and again.
+//! The breaker has no clock; its callers pass the time.
 //!
 //! The breaker weighs endings by client address. An address is bad when most of its sessions end by
 //! a fault of the plugin. The breaker trips when most addresses are bad. A single address trips it
-//! only where the server sees no other, or where the address is a configured proxy. After a pause
-//! one newcomer is let in, and what becomes of it decides: the breaker closes, or the next pause is
-//! twice as long.
+//! only if the server sees no other, or if the address is a configured proxy.
+//!
+//! After a pause the breaker admits one new connection, the trial. If the trial faults, the next
+//! pause is twice as long. If it ends well or lasts, the breaker closes.
 
 #[cfg(test)]
 mod simulation;
@@ -16,33 +17,34 @@ use std::time::{Duration, Instant};
 use super::blame::{Crowd, Fared, LiveAddresses, Source};
 use crate::admission::AddressGroup;
 
-/// So many sessions have to fault for each that ends well or goes on; so many addresses have to be
-/// bad for each that is not.
+/// Faults per session that ends well or goes on, and bad addresses per good one, from which the
+/// breaker trips.
 const FAULTS_PER_WELL: u64 = 9;
-/// Endings of each kind that are remembered of an address, for each fault that trips it; and how
-/// many at most.
+/// Endings of each kind that the breaker remembers of one address, for each fault of
+/// [`BreakerLimits::faults`].
 const REMEMBERED: usize = 10;
+/// Most endings of each kind that the breaker remembers of one address.
 const REMEMBERED_MAX: usize = 10_000;
-/// Endings that are remembered of all addresses; at more the oldest are forgotten.
+/// Endings that the breaker remembers of all addresses. Beyond them it forgets the oldest.
 const ENDINGS_MAX: usize = 2 * REMEMBERED_MAX;
-/// Of so many addresses a fault is weighed at once. With more, faults are weighed at most once in
-/// each `WEIGHED_EVERY`, as that looks at all addresses.
+/// Addresses up to which the breaker weighs every fault. With more, it weighs at most once in each
+/// `WEIGHED_EVERY`, because weighing looks at all addresses.
 const WEIGHED_AT_ONCE_MAX: usize = 256;
 const WEIGHED_EVERY: Duration = Duration::from_millis(100);
-/// Addresses that have to be bad where the server sees more than one.
+/// Bad addresses that trip the breaker at least, if the server sees more than one address.
 const BAD_ADDRESSES_MIN: u64 = 2;
-/// How long the one that is let in has to last without a fault.
+/// Time that a trial has to last without a fault.
 const TRIAL: Duration = Duration::from_secs(1);
-/// A breaker that trips again so soon goes on with longer pauses. The server sees an address for so
-/// long after a session of it ended.
+/// Time after a recovery in which tripping again continues with longer pauses. Also the time for
+/// which the breaker remembers an address after a session of it ended.
 const MEMORY: Duration = Duration::from_secs(60);
 
 /// When a breaker trips and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BreakerLimits {
-    /// Faults within the window that trip it, up to 10,000; 0 is never. Default 10.
+    /// Faults within the window that trip the breaker, up to 10,000; 0 is never. Default 10.
     pub faults: u32,
-    /// How long a fault counts. Default 10 s.
+    /// Time for which a fault counts. Default 10 s.
     pub window: Duration,
     /// The first pause. Default 1 s.
     pub pause: Duration,
@@ -58,14 +60,14 @@ impl Default for BreakerLimits {
     }
 }
 
-/// What a breaker does with newcomers.
+/// What a breaker does with new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerState {
-    /// Lets them in.
+    /// Admits them.
     Closed,
-    /// They wait in the backlog until then.
+    /// Leaves them in the backlog until then.
     Open(Instant),
-    /// One may come in, and the others wait for what becomes of it.
+    /// Admits one as a trial, at the given time; the others wait for its outcome.
     Trying(Option<Instant>),
 }
 
@@ -81,14 +83,14 @@ impl BreakerState {
     }
 }
 
-/// What a report changed.
+/// A change of the breaker's state by a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BreakerChange {
     Tripped(Duration),
     Recovered,
 }
 
-/// A session that ended.
+/// The end of a session.
 #[derive(Debug, Clone, Copy)]
 struct Ending {
     at: Instant,
@@ -96,7 +98,7 @@ struct Ending {
     fared: Fared,
 }
 
-/// What is remembered of an address within the window.
+/// Endings of one address within the window.
 #[derive(Debug, Clone, Copy)]
 struct Tally {
     crowd: Crowd,
@@ -114,11 +116,11 @@ pub(super) struct Breaker {
     endings: VecDeque<Ending>,
     tallies: HashMap<AddressGroup, Tally>,
     faults: u64,
-    /// When many addresses were weighed last.
+    /// Time of the last weighing of many addresses.
     weighed: Option<Instant>,
     /// The last two addresses of which a session ended, and when.
     seen: [Option<(AddressGroup, Instant)>; 2],
-    /// Whose session was tried last and faulted.
+    /// Address of the last trial that faulted.
     failed_trial: Option<AddressGroup>,
 }
 
@@ -138,7 +140,7 @@ impl Breaker {
         }
     }
 
-    /// Other limits; what was counted is forgotten, and newcomers are let in.
+    /// Takes other limits, forgets all counts and closes the breaker.
     pub(super) fn reset(&mut self, limits: BreakerLimits) {
         *self = Self::new(limits);
     }
@@ -151,7 +153,7 @@ impl Breaker {
         self.state
     }
 
-    /// Whether a newcomer may be let in now, or when to ask again.
+    /// Says whether a new connection may be admitted now, or when to ask again.
     pub(super) fn ask(&mut self, now: Instant) -> (Result<(), Instant>, Option<BreakerChange>) {
         match self.state {
             BreakerState::Closed => (Ok(()), None),
@@ -165,14 +167,14 @@ impl Breaker {
         }
     }
 
-    /// A newcomer was let in.
+    /// Notes that a new connection was admitted.
     pub(super) fn admitted(&mut self, now: Instant) {
         if self.state == BreakerState::Trying(None) {
             self.state = BreakerState::Trying(Some(now));
         }
     }
 
-    /// A session from there ended, and these go on.
+    /// Counts the end of a session from `source`; the sessions in `live` go on.
     pub(super) fn report(
         &mut self,
         source: Source,
@@ -204,8 +206,8 @@ impl Breaker {
         })
     }
 
-    /// A session that was tried faulted. One address does not hold others off twice in a row:
-    /// another newcomer is tried at once.
+    /// Handles a trial that faulted. One address does not hold off others twice in a row: instead
+    /// the breaker tries another connection at once.
     fn failed(
         &mut self,
         source: Source,
@@ -227,7 +229,8 @@ impl Breaker {
         self.seen = [Some((group, now)), other];
     }
 
-    /// Whether the server has, or had a short while ago, sessions of other addresses.
+    /// Whether the server has sessions of other addresses, or had some within [`MEMORY`] or the
+    /// window, the longer of the two.
     fn has_others(&self, group: AddressGroup, live: &LiveAddresses, now: Instant) -> bool {
         let memory = MEMORY.max(self.limits.window);
         let recent = |at: Instant| now.saturating_duration_since(at) <= memory;
@@ -249,7 +252,7 @@ impl Breaker {
             Fared::Faulted => &mut tally.faults,
             Fared::Well => &mut tally.wells,
         };
-        // One address does not push out what others did.
+        // One address does not displace the endings of others.
         if *counted >= cap {
             return;
         }
@@ -263,7 +266,7 @@ impl Breaker {
         }
     }
 
-    /// Forgets the first ending, which this is.
+    /// Forgets the oldest ending, which `first` is.
     fn forget(&mut self, first: Ending) {
         self.endings.pop_front();
         let Some(tally) = self.tallies.get_mut(&first.group) else { return };
@@ -276,8 +279,8 @@ impl Breaker {
         }
     }
 
-    /// Whether the addresses may be looked at now. Strangers with many of them are not to cause a
-    /// long look with each fault.
+    /// Whether the breaker may look at all addresses now. Clients with many addresses must not
+    /// cause that long look with each fault.
     fn may_weigh(&mut self, now: Instant) -> bool {
         if self.faults < u64::from(self.limits.faults) {
             return false;
@@ -293,7 +296,7 @@ impl Breaker {
         !is_soon
     }
 
-    /// Whether the faults within the window trip it.
+    /// Whether the faults within the window trip the breaker.
     fn is_enough(&self, live: &LiveAddresses, now: Instant) -> bool {
         let enough = u64::from(self.limits.faults);
         if self.faults < enough {
@@ -353,7 +356,7 @@ mod tests {
         live
     }
 
-    /// A session of the only address ended.
+    /// Reports the end of a session of the only address.
     fn report(
         breaker: &mut Breaker,
         fared: Fared,
@@ -383,14 +386,14 @@ mod tests {
     }
 
     #[test]
-    fn ten_faults_in_a_row_trip_it_and_what_became_of_the_next_decides() {
+    fn ten_faults_trip_and_trial_decides() {
         let start = Instant::now();
         let mut breaker = tripped(start);
         assert_eq!(breaker.ask(second(1.9, start)).0, Err(second(2.0, start)));
         assert_eq!(breaker.ask(second(2.0, start)).0, Ok(()));
         breaker.admitted(second(2.0, start));
         assert!(breaker.ask(second(2.1, start)).0.is_err());
-        // It faults as well: the pause is twice as long, and so on up to the longest.
+        // The trial faults as well: the pause is twice as long, and so on up to the longest.
         let mut at = 2.2;
         for pause in [2, 4, 8, 16, 32, 60, 60] {
             assert_eq!(
@@ -409,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_lasts_recovers_it_and_tripping_again_soon_pauses_longer() {
+    fn lasting_trial_recovers_and_early_trip_pauses_longer() {
         let start = Instant::now();
         let mut breaker = tripped(start);
         assert_eq!(breaker.ask(second(2.0, start)).0, Ok(()));
@@ -422,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_who_provoke_faults_beside_many_who_are_served_well_do_not_trip_it() {
+    fn few_faulting_sessions_beside_many_do_not_trip() {
         let start = Instant::now();
         let mut breaker = Breaker::new(BreakerLimits::default());
         for step in 0..1_000 {
@@ -432,7 +435,7 @@ mod tests {
                 None
             );
         }
-        // Faults that are long past do not count.
+        // Old faults do not count.
         let mut rare = Breaker::new(BreakerLimits::default());
         assert!((0..100).all(|step| {
             report(&mut rare, Fared::Faulted, 0, second(f64::from(step) * 2.0, start)).is_none()

@@ -1,4 +1,4 @@
-//! What a server is made of, checked step by step: described, prepared, bound, running.
+//! The specification of a server. Its stages are: specified, prepared, bound, running.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
@@ -33,20 +33,19 @@ use crate::work::Refusal;
 pub struct Server {}
 
 impl Server {
-    /// A description of a server, to be filled in and started.
+    /// Returns a specification with the defaults, to be filled in and started.
     #[must_use]
     pub fn builder() -> ServerBuilder {
         ServerBuilder::default()
     }
 }
 
-/// What single operations may take, and what ends a session, where it is not
-/// [`ServerBuilder::timeout`] or nothing.
+/// Limits on single operations, and deadlines that end a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Timeouts {
-    /// The PROXY header and the TLS handshake, each. `None`: the timeout.
+    /// For the PROXY header and the TLS handshake, each. `None`: [`ServerBuilder::timeout`].
     pub handshake: Option<Duration>,
-    /// A write that the peer does not read. `None`: the timeout.
+    /// For a write that the peer does not read. `None`: [`ServerBuilder::timeout`].
     pub write: Option<Duration>,
     /// See [`Deadlines::first_byte`].
     pub first_byte: Duration,
@@ -60,20 +59,20 @@ pub struct Timeouts {
     pub min_read_rate: Option<u32>,
 }
 
-/// Bytes per second that a peer has to read while data is queued for it, where nothing else is
-/// said. A fifth of what the slowest lines in use carry. At this rate a full send buffer of the
-/// default size is gone after 256 s.
+/// Default bytes per second that a peer has to read while data is queued for it. That is a fifth of
+/// what the slowest links in use carry. At this rate a full send buffer of the default size drains
+/// in 256 s.
 pub const MIN_READ_RATE_DEFAULT: u32 = 1_024;
 
-/// Where a server's plugin comes from.
+/// Source of a server's plugin.
 #[derive(Clone)]
 pub(super) enum Procedures {
     Path(PathBuf),
-    /// By the loader of the same host.
+    /// A plugin that the loader of the same host made.
     Loaded(Arc<Plugin>),
 }
 
-/// What a server is made of. Each method says its default.
+/// Specification of a server. Each method says its default.
 #[derive(Clone)]
 pub struct ServerBuilder {
     pub(super) host: Option<Host>,
@@ -151,46 +150,46 @@ impl Default for ServerBuilder {
     }
 }
 
-/// Why a server was not started. Nothing of it is left: no socket, no thread, no session.
+/// Why a server was not started. Nothing of the server is left: no socket, thread or session.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A value that cannot be. Names the argument.
+    /// An invalid value, with the name of its argument.
     #[error("`{argument}`: {problem}")]
     Argument {
-        /// Its name, as in the configuration file.
+        /// Name of the argument, as in the configuration file.
         argument: &'static str,
-        /// What was expected and what was found.
+        /// The expected and the found value.
         problem: String,
     },
-    /// The plugin.
+    /// The plugin was not loaded.
     #[error(transparent)]
     Plugin(#[from] LoadError),
     /// The plugin did not come from its registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// The credentials.
+    /// The credentials are not usable.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    /// The address.
+    /// The address was not bound.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The shared host, where none was given.
+    /// The shared host did not start. Only if the specification has no host.
     #[error(transparent)]
     Host(#[from] HostError),
-    /// What was recorded of the versions before.
+    /// The record of the server's versions was not read.
     #[error(transparent)]
     Record(#[from] RecordError),
 }
 
 impl StartError {
-    /// What the system refused, where that is the cause.
+    /// What the system refused, if that is the cause.
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
         match self {
             Self::Plugin(error) => refused_load(error),
             Self::Registry(error) => refused_pull(error),
-            // The words are the system's, or of files that are the operator's.
+            // The text comes from the system or from the operator's files.
             Self::Credentials(CredentialsError::Unreadable { cause, .. }) => {
                 Refusal::in_text(cause)
             }
@@ -203,233 +202,241 @@ impl StartError {
 }
 
 impl ServerBuilder {
-    /// The host to run on. Default: [`Host::shared`].
+    /// Sets the host that runs the server. Default: [`Host::shared`].
     #[must_use]
     pub fn host(mut self, host: &Host) -> Self {
         self.host = Some(host.clone());
         self
     }
-    /// Its name in logs and for the plugin. Default: the plugin's name.
+    /// Sets the name in logs and for the plugin. Default: the plugin's name.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
-    /// A host name or address of this system. Default: empty, all IPv4 interfaces. See
+    /// Sets a host name or address of this system. Default: empty, all IPv4 interfaces. See
     /// [`Endpoint::host`].
     #[must_use]
     pub fn local_host(mut self, host: impl Into<String>) -> Self {
         self.endpoint.host = host.into();
         self
     }
-    /// The port. Default: [`ListenPort::AnyFree`].
+    /// Sets the port. Default: [`ListenPort::AnyFree`].
     #[must_use]
     pub fn local_port(mut self, port: ListenPort) -> Self {
         self.endpoint.port = port;
         self
     }
-    /// Pending connections the system may hold. Default 0: 4,096; clamped to the system's maximum.
+    /// Sets how many pending connections the system may hold. 0 is 4,096; the system clamps the
+    /// value to its maximum. Default 0.
     #[must_use]
     pub fn backlog(mut self, connections: u32) -> Self {
         self.endpoint.backlog = connections;
         self
     }
-    /// A socket that listens already, by whoever started this process, instead of an address. Its
-    /// options are left as they are.
+    /// Listens with a socket from the starter of this process, instead of an address. The socket
+    /// keeps its options.
     #[must_use]
     pub fn listener(mut self, socket: TcpListener) -> Self {
         self.inherited = Some(Arc::new(socket));
         self
     }
-    /// Clients at a time; a newcomer beyond them is refused. So many are promised: others cannot
-    /// take their places. Default 0: no limit but the host's, and no promise.
+    /// Sets the most clients at a time; the server refuses new connections beyond them. That many
+    /// places are promised to this server, so other servers cannot take them. Default 0: the host's
+    /// limit alone, and no promise.
     #[must_use]
     pub fn max_clients(mut self, clients: usize) -> Self {
         self.throttle.max_clients = clients;
         self
     }
-    /// All limits on newcomers at once, [`ServerBuilder::max_clients`] included. Default: none.
-    /// They may be changed while it runs: [`ServerHandle::set_throttle`].
+    /// Sets all limits on new connections at once, [`ServerBuilder::max_clients`] included. They
+    /// can change while the server runs: [`ServerHandle::set_throttle`]. Default: none.
     #[must_use]
     pub fn throttle(mut self, throttle: Throttle) -> Self {
         self.throttle = throttle;
         self
     }
-    /// Who may enter by address. Default: everybody.
+    /// Sets the networks whose clients may enter. Default: all.
     #[must_use]
     pub fn networks(mut self, networks: Networks) -> Self {
         self.networks = networks;
         self
     }
-    /// Proxies that say in a PROXY header who the client is. Not empty: each connection has to come
-    /// from one of them and start with a header. Default: empty.
+    /// Sets the proxies that name the client in a PROXY header. If the list is not empty, each
+    /// connection has to come from one of them and start with a header. Default: empty.
     #[must_use]
     pub fn proxies(mut self, proxies: Vec<Network>) -> Self {
         self.proxies = proxies;
         self
     }
-    /// How long a network operation may take: the handshake, a write that the peer does not read,
+    /// Sets the limit on a network operation: the handshake, a write that the peer does not read,
     /// and the idle period after which `on-timeout` fires. 10 ms to a day; default 20 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
-    /// What single operations may take, and what ends a session. Default:
+    /// Sets limits on single operations, and deadlines that end a session. Default:
     /// [`ServerBuilder::timeout`] for the handshake and for writes, and nothing else.
     #[must_use]
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = timeouts;
         self
     }
-    /// Whose server it is: servers of one tenant share its turns where a lane is crowded. Default:
-    /// the server's name.
+    /// Sets the owner of the server. Servers of one tenant share its CPU time if a lane is crowded.
+    /// Default: the server's name.
     #[must_use]
     pub fn tenant(mut self, tenant: impl Into<String>) -> Self {
         self.tenant = Some(tenant.into());
         self
     }
-    /// The class of every session at its start. Default normal.
+    /// Sets the class of every session at its start. Default normal.
     #[must_use]
     pub fn priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
         self
     }
-    /// When a plugin that faults again and again gets no newcomers for a while. Default: see
-    /// [`BreakerLimits`].
+    /// Sets when a plugin that faults again and again gets no new sessions for a while. Default:
+    /// see [`BreakerLimits`].
     #[must_use]
     pub fn breaker(mut self, breaker: BreakerLimits) -> Self {
         self.breaker = breaker;
         self
     }
-    /// What events of sessions in this class may spend. Default: by class, see [`Budgets`].
+    /// Sets the budget of events of sessions in a class. Default: by class, see [`Budgets`].
     #[must_use]
     pub fn budget(mut self, class: Priority, budget: BudgetChange) -> Self {
         self.budgets.set(class, budget);
         self
     }
-    /// The best class a plugin may ask for. Default: the class of the start.
+    /// Sets the best class that a plugin may ask for. Default: the class of the start.
     #[must_use]
     pub fn priority_max(mut self, priority: Priority) -> Self {
         self.priority_max = Some(priority);
         self
     }
-    /// Socket options. Default: none.
+    /// Sets options of the socket. Default: none.
     #[must_use]
     pub fn options(mut self, options: SocketOptions) -> Self {
         self.endpoint.options = options;
         self
     }
-    /// TLS, and so credentials required. Default: off. [`ServerBuilder::credentials`] turns it on.
+    /// Turns TLS on or off. TLS requires credentials. Default: off;
+    /// [`ServerBuilder::credentials`] turns it on.
     #[must_use]
     pub fn secure(mut self, secure: bool) -> Self {
         self.secure = secure;
         self
     }
-    /// The event procedure: a folder with `plugin.toml`, a component file, or a reference to a
-    /// registry as `oci://registry.example.com/echo:1.0`. Required.
+    /// Sets the plugin: a folder with `plugin.toml`, a component file, or a reference to a registry
+    /// as `oci://registry.example.com/echo:1.0`. Required.
     #[must_use]
     pub fn plugin(mut self, path: impl Into<PathBuf>) -> Self {
         self.plugin = Some(Procedures::Path(path.into()));
         self
     }
-    /// The event procedure, loaded already.
+    /// Sets a plugin that is already loaded.
     #[must_use]
     pub fn loaded_plugin(mut self, plugin: Arc<Plugin>) -> Self {
         self.plugin = Some(Procedures::Loaded(plugin));
         self
     }
-    /// How registries are spoken to, where the plugin is in one. Default: [`RegistryConfig::default`], which
-    /// keeps nothing, knows no logins and asks for no signature.
+    /// Sets how the host talks to registries, for a plugin in one. Default:
+    /// [`RegistryConfig::default`], which keeps nothing, knows no logins and asks for no signature.
     #[must_use]
     pub fn registries(mut self, registries: Arc<Registries>) -> Self {
         self.registries = registries;
         self
     }
-    /// What the plugin may import beyond its session. Default: nothing. Without effect on a loaded
-    /// plugin.
+    /// Sets what the plugin may import beyond its session. No effect on a loaded plugin. Default:
+    /// nothing.
     #[must_use]
     pub fn grants(mut self, grants: Grants) -> Self {
         self.grants = grants;
         self
     }
-    /// A number for the plugin. Default 0.
+    /// Sets a number for the plugin. Default 0.
     #[must_use]
     pub fn parameter(mut self, parameter: i64) -> Self {
         self.parameter = parameter;
         self
     }
-    /// A setting for the plugin, which needs the grant `config` to read it.
+    /// Adds a setting for the plugin, which needs the grant `config` to read it.
     #[must_use]
     pub fn setting(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.insert(key.into(), value.into());
         self
     }
-    /// What a secure server proves itself with. Turns TLS on.
+    /// Sets the certificate and key of a secure server. Turns TLS on.
     #[must_use]
     pub fn credentials(mut self, credentials: Credentials) -> Self {
         self.credentials = Some(credentials);
         self.secure = true;
         self
     }
-    /// What an instance may have.
+    /// Sets the limits of an instance.
     #[must_use]
     pub fn limits(mut self, limits: InstanceLimits) -> Self {
         self.limits = limits;
         self
     }
-    /// Instances that all sessions share, instead of one for each. Their events wait for each
-    /// other, a fault ends all sessions of its instance, and what is in its memory outlives them. 1
-    /// to 64, or 0 for one for each. Default 0.
+    /// Sets how many instances all sessions share. 1 to 64, or 0 for one instance per session.
+    /// Default 0.
+    ///
+    /// - The events of sessions that share an instance wait for each other.
+    /// - A fault ends all sessions of its instance.
+    /// - The memory of an instance outlives its sessions.
     #[must_use]
     pub fn shared_instances(mut self, count: usize) -> Self {
         self.shards = count;
         self
     }
-    /// Instances that the server's sessions can always have: room for them is reserved in each pool
-    /// of the engine. At most [`ServerBuilder::max_clients`], where that is given. Not with shared
-    /// instances, which are reserved as they are. Default 0: its instances come from what is not
-    /// reserved.
+    /// Sets how many instances the server's sessions can always have. The host reserves room for
+    /// them in each pool of the engine.
+    ///
+    /// At most [`ServerBuilder::max_clients`], if that is given. Not with shared instances, which
+    /// are reserved anyway. Default 0: instances come from the unreserved part of the pools.
     #[must_use]
     pub fn instances_min(mut self, instances: usize) -> Self {
         self.instances_min = instances;
         self
     }
-    /// How versions are tried and taken back. Default: [`SwapRules::default`].
+    /// Sets how versions are tried and rolled back. Default: [`SwapRules::default`].
     #[must_use]
     pub fn swap_rules(mut self, rules: SwapRules) -> Self {
         self.rules = rules;
         self
     }
-    /// How long a session is idle before it saves its state and lets its instance go, until
-    /// something happens to it: 100 ms to a day, or zero: never. Only with a plugin that hands over
-    /// or is stateless, and with an instance for each session. Default zero. See
-    /// [`HostConfig::release_memory`](super::HostConfig::release_memory).
+    /// Sets the idle time after which a session sleeps: it saves its state and drops its instance
+    /// until its next event. 100 ms to a day, or zero: never. Default zero.
+    ///
+    /// The plugin has to have `handoff` or be stateless, and each session needs its own instance.
+    /// See [`HostConfig::release_memory`](super::HostConfig::release_memory).
     #[must_use]
     pub fn sleep_after(mut self, idle: Duration) -> Self {
         self.sleep_after = idle;
         self
     }
-    /// Timers that a session may have at a time, up to 1,024. Default 64.
+    /// Sets the most timers of a session at a time, up to 1,024. Default 64.
     #[must_use]
     pub fn timers_max(mut self, timers: usize) -> Self {
         self.timers_max = timers;
         self
     }
-    /// Characters that a session's name may have, up to 127. Default 127.
+    /// Sets the most characters of a session's name, up to 127. Default 127.
     #[must_use]
     pub fn name_chars_max(mut self, characters: usize) -> Self {
         self.name_chars_max = characters;
         self
     }
-    /// Which values somebody wrote down, by their keys in the configuration file: for
-    /// [`ServerHandle::limits`], which says where each comes from. Default: none.
+    /// Sets which values the operator configured, by their keys in the configuration file.
+    /// [`ServerHandle::limits`] says by them where each value comes from. Default: none.
     #[must_use]
     pub fn given(mut self, keys: BTreeSet<String>) -> Self {
         self.given = Arc::new(keys);
         self
     }
-    /// The send buffer of each session. Default 256 KiB and 64 KiB.
+    /// Sets the watermarks of each session's send buffer. Default 256 KiB and 64 KiB.
     #[must_use]
     pub fn watermarks(mut self, watermarks: Watermarks) -> Self {
         self.watermarks = watermarks;

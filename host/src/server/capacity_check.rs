@@ -1,19 +1,19 @@
-//! Whether a plan asks for more than the machine has, with the arithmetic.
+//! Compares the demand of a plan with the capacity of the machine, and reports the arithmetic.
 
 use super::builder::ServerBuilder;
 use super::servers::Plan;
 use crate::plugin::Capacity;
 
-/// What the servers of a plan ask for together, as far as they say.
+/// Demand of all servers of a plan, as far as they have limits.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct CapacityCheck {
     clients: usize,
-    /// Of sessions that have one of their own.
+    /// Instances of sessions that have one each.
     instances: usize,
     shards: usize,
-    /// Servers whose sessions have an instance each, without a number of clients.
+    /// Number of servers with an instance per session and without `max_clients`.
     unlimited: usize,
-    /// Of shards, which are few, live long and are meant to hold much.
+    /// Memory of shards, which are few, live long and are meant to hold much.
     shard_bytes: u64,
 }
 
@@ -33,8 +33,7 @@ impl CapacityCheck {
         }
     }
 
-    /// `given` is the most sessions that the operator allows whatever the servers say; 0 is
-    /// nothing.
+    /// Says which limit the demand exceeds. `given` is the operator's `sessions_max`; 0 is none.
     fn problem(&self, given: usize, capacity: &Capacity) -> Option<String> {
         let instances = self.instances.saturating_add(self.shards);
         let mebibytes = self.shard_bytes.div_ceil(1 << 20);
@@ -83,7 +82,7 @@ impl CapacityCheck {
 }
 
 impl Plan {
-    /// What is wrong, where the servers together ask for more than this process has.
+    /// Describes the excess if the servers together ask for more than this process has.
     #[must_use]
     pub fn excess(&self) -> Option<String> {
         let mut demand = CapacityCheck::default();
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_let_be_and_one_more_is_refused_with_the_arithmetic() {
+    fn excess_demand_is_refused_with_arithmetic() {
         let own = |clients| Server::builder().max_clients(clients);
         assert_eq!(asked(&[own(60), own(40)], 0), None);
         let refused = asked(&[own(60), own(41)], 0).expect("one too many");
@@ -138,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn sessions_that_share_need_a_descriptor_and_no_instance() {
+    fn shared_sessions_need_descriptor_and_no_instance() {
         let shared =
             |clients, shards| Server::builder().max_clients(clients).shared_instances(shards);
         assert_eq!(asked(&[shared(1_000, 1)], 0), None);

@@ -1,4 +1,4 @@
-//! What each value of a server may be, by itself and beside the others.
+//! Ranges of a server's values, and the rules between values.
 
 use std::time::Duration;
 
@@ -23,32 +23,32 @@ pub const MEMORY_RANGE: (usize, usize) = (64 << 10, 256 << 20);
 pub const COPY_RANGE: (usize, usize) = (64 << 10, 64 << 20);
 /// Least and greatest handles of an instance.
 pub const HANDLES_RANGE: (usize, usize) = (16, 100_000);
-/// Least and greatest state of a session that is handed over, in bytes.
+/// Least and greatest saved state of a session, in bytes.
 pub const STATE_RANGE: (usize, usize) = (1, 16 << 20);
 /// Least and greatest elements of an instance's tables together.
 pub const TABLE_ELEMENTS_RANGE: (usize, usize) = (1, 80_000);
 /// Least and greatest core modules of an instance.
 pub const CORE_INSTANCES_RANGE: (usize, usize) = (1, 32);
-/// Timers of a session where nobody says, and at most.
+/// Default number of timers of a session.
 pub const TIMERS_DEFAULT: usize = 64;
 const TIMERS_RANGE: (usize, usize) = (0, 1_024);
 /// Most instances that a server's sessions share.
 const SHARDS_MAX: usize = 64;
-/// Least and greatest deadline of a session, where it is not zero.
+/// Least and greatest deadline of a session. Zero turns a deadline off.
 pub const DEADLINE_RANGE: (Duration, Duration) =
     (Duration::from_millis(10), Duration::from_secs(30 * 24 * 3_600));
-/// Most faults that a breaker waits for.
+/// Most faults of [`ServerBuilder::breaker`].
 const BREAKER_FAULTS_MAX: u32 = 10_000;
-/// Least and greatest time of a breaker.
+/// Least and greatest window and pause of a breaker.
 const BREAKER_RANGE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(3_600));
-/// Networks in one list.
+/// Most networks in one list.
 const NETWORKS_MAX: usize = 1_024;
 
-/// How long a session may be idle before it sleeps.
+/// Least and greatest idle time before a session sleeps. Zero turns sleep off.
 const SLEEP_RANGE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(86_400));
 
 impl ServerBuilder {
-    /// Whether each value can be, by itself and beside the others.
+    /// Checks each value, by itself and beside the others.
     ///
     /// # Errors
     /// The first of [`ServerBuilder::problems`].
@@ -56,7 +56,7 @@ impl ServerBuilder {
         self.problems().into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// Every value that cannot be, by itself or beside the others.
+    /// Returns every invalid value, by itself or beside the others.
     #[must_use]
     pub fn problems(&self) -> Vec<StartError> {
         let (marks, limits) = (self.watermarks, self.limits);
@@ -117,8 +117,8 @@ impl ServerBuilder {
         let problem =
             format!("expected less than `limits.send_buffer_high_bytes` ({high}), found {low}");
         note(low >= high, "limits.send_buffer_low_bytes", problem);
-        // A write of the whole send buffer has to be a write that is refused politely, and not a
-        // fault.
+        // The host refuses a write of the whole send buffer by an error, so that write must not
+        // be a fault.
         let problem =
             format!("expected at least `limits.send_buffer_high_bytes` ({high}), found {copy}");
         note(copy < high, "limits.copy_max_bytes", problem);

@@ -13,28 +13,27 @@ use crate::oci::Registries;
 use crate::plugin::Grants;
 use crate::session::SessionConfig;
 
-/// What new clients get. A reload replaces it whole.
+/// Configuration that new sessions get. A reload replaces it whole.
 #[derive(Clone)]
 pub(crate) struct ServerConfig {
     pub(crate) security: Security,
     pub(crate) session_config: Arc<SessionConfig>,
-    /// The best class a plugin may ask for, whatever the class of the start was raised to.
+    /// The best class that a plugin may ask for. Raising the class of the start does not change it.
     pub(super) ceiling: Priority,
     pub(crate) handshake: Duration,
     pub(crate) parameter: i64,
-    /// Limits on newcomers as they were described; who steers the server may have changed them
-    /// since.
+    /// Limits on new connections as configured. An operator may have changed them since.
     pub(super) throttle: Throttle,
     /// What the plugin may import.
     pub(super) grants: Grants,
-    /// How versions are tried and taken back.
+    /// How versions are tried and rolled back.
     pub(super) rules: SwapRules,
-    /// Where plugins come from that are no files.
+    /// Sources of plugins that are no files.
     pub(super) registries: Arc<Registries>,
-    /// Keys of what somebody wrote down.
+    /// Keys of the values that the operator configured.
     pub(super) given: Arc<BTreeSet<String>>,
-    /// Whose server it is.
+    /// The owner of the server.
     pub(super) tenant: Arc<Tenant>,
-    /// Whose PROXY headers are believed. Empty: there are none.
+    /// Proxies whose PROXY headers the server believes. Empty: connections have no header.
     pub(crate) proxies: Vec<Network>,
 }

@@ -1,5 +1,5 @@
-//! The time, the tasks, the threads and the disk of what goes on with a server's versions: those of
-//! the process, or, in the simulation, those that a number decides. Nothing is decided here.
+//! Environment of a server's versions: time, tasks, threads and disk. The process provides them, or
+//! the simulation does by its seed. This module decides nothing.
 
 use std::fs::File;
 use std::io;
@@ -12,14 +12,14 @@ use super::simulation::SimEnv;
 use crate::sched::{Moment, stalls};
 use crate::work::{WorkError, WorkQueue};
 
-/// A change on the disk, of which each may fail.
+/// A change on the disk. Each may fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     /// A folder or a file is made.
     Make,
     /// Bytes are written.
     Write,
-    /// What was written is brought to the disk.
+    /// Written bytes are brought to the disk.
     Sync,
     /// A file is moved into place.
     Move,
@@ -27,7 +27,7 @@ pub(super) enum Change {
     Remove,
 }
 
-/// The time, by a clock that stands still when the process does.
+/// Returns the time of a clock that stands still when the process does.
 pub(super) fn now() -> Instant {
     #[cfg(test)]
     if let Some(sim_env) = SimEnv::here() {
@@ -36,7 +36,7 @@ pub(super) fn now() -> Instant {
     Moment::now().excused()
 }
 
-/// Waits. Dropping the future is safe.
+/// Waits for a time. Cancel-safe.
 pub(super) async fn sleep(time: Duration) {
     #[cfg(test)]
     if let Some(sim_env) = SimEnv::here() {
@@ -45,8 +45,7 @@ pub(super) async fn sleep(time: Duration) {
     stalls::sleep(time).await;
 }
 
-/// Waits for something until then. `None`: it did not come. Dropping the future is safe where it is
-/// for what is waited for.
+/// Waits for `waited` until the deadline, or returns `None`. Cancel-safe if `waited` is.
 pub(super) async fn by<T>(deadline: Instant, waited: impl Future<Output = T>) -> Option<T> {
     #[cfg(test)]
     if let Some(sim_env) = SimEnv::here() {
@@ -55,7 +54,7 @@ pub(super) async fn by<T>(deadline: Instant, waited: impl Future<Output = T>) ->
     stalls::by(deadline, waited).await
 }
 
-/// The same for so long.
+/// Waits for `waited` for at most `time`, or returns `None`. Cancel-safe if `waited` is.
 pub(super) async fn within<T>(time: Duration, waited: impl Future<Output = T>) -> Option<T> {
     #[cfg(test)]
     if let Some(sim_env) = SimEnv::here() {
@@ -64,7 +63,7 @@ pub(super) async fn within<T>(time: Duration, waited: impl Future<Output = T>) -
     stalls::within(time, waited).await
 }
 
-/// Runs a task beside the others, on this runtime. It ends when the handle says so.
+/// Spawns a task on this runtime. The handle aborts it.
 pub(super) fn beside(
     runtime: &tokio::runtime::Handle,
     task: impl Future<Output = ()> + Send + 'static,
@@ -82,8 +81,8 @@ pub(super) fn beside(
     handle
 }
 
-/// Does work that blocks, on one of the host's threads for such, once it is its tenant's turn.
-/// Dropping the future takes work that waits out of the queue; what runs goes on.
+/// Runs blocking work on a work thread, once the queue reaches its tenant. Dropping the future
+/// takes waiting work out of the queue; running work goes on.
 ///
 /// # Errors
 /// [`WorkError`].
@@ -98,10 +97,10 @@ pub(super) async fn apart<T: Send + 'static>(
     queue.run(work).await
 }
 
-/// Asked before each change on the disk.
+/// Says whether a change on the disk may happen. Called before each.
 ///
 /// # Errors
-/// In the simulation, what the disk of this number says.
+/// In the simulation, the failures that the seed decides.
 pub(super) fn may(change: Change) -> io::Result<()> {
     #[cfg(test)]
     if let Some(sim_env) = SimEnv::here() {
@@ -119,7 +118,7 @@ pub(super) fn sync(file: &File) -> io::Result<()> {
     may(Change::Sync)?;
     #[cfg(test)]
     if SimEnv::here().is_some() {
-        // Nobody pulls the plug there.
+        // The simulation has no loss of power.
         return Ok(());
     }
     file.sync_all()

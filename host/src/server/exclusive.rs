@@ -1,20 +1,20 @@
-//! A lock that some callers get before all that wait in turn: a roll-back does not wait for the
-//! swaps that were asked for before it.
+//! A lock with two ranks of callers: a roll-back does not wait for the swaps that were requested
+//! before it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// How often several locks are tried for together.
+/// Attempts to take several locks together.
 const ROUNDS_MAX: usize = 64;
 
-/// Who comes first. Callers of one rank come in the order in which they asked.
+/// Rank of a caller. Callers of one rank get the lock in the order of their requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rank {
-    /// Right after the step that is under way.
+    /// Right after the current holder.
     Next,
-    /// After all others.
+    /// After all callers of rank `Next`.
     InTurn,
 }
 
@@ -29,12 +29,12 @@ struct State {
     in_turn: VecDeque<oneshot::Sender<Held>>,
 }
 
-/// The lock, held until this is dropped.
+/// The held lock. Dropping it frees the lock.
 #[derive(Debug)]
 pub(super) struct Held(Arc<Exclusive>);
 
 impl Exclusive {
-    /// Waits for the lock. Dropping the future is safe.
+    /// Waits for the lock. Cancel-safe.
     pub(super) async fn lock(self: &Arc<Self>, rank: Rank) -> Held {
         loop {
             let told = {
@@ -48,7 +48,7 @@ impl Exclusive {
                     Rank::Next => &mut state.next,
                     Rank::InTurn => &mut state.in_turn,
                 };
-                // Callers that went away are forgotten, so that they do not add up.
+                // Cancelled callers are removed, so that they do not add up.
                 waiting.retain(|waits: &oneshot::Sender<Held>| !waits.is_closed());
                 waiting.push_back(tell);
                 told
@@ -59,7 +59,7 @@ impl Exclusive {
         }
     }
 
-    /// The lock, where it is free. Does not wait.
+    /// Takes the lock if it is free. Does not wait.
     pub(super) fn try_lock(self: &Arc<Self>) -> Option<Held> {
         let mut state = self.state();
         let is_free = !std::mem::replace(&mut state.is_held, true);
@@ -82,7 +82,7 @@ impl Drop for Held {
             };
             match next {
                 Some(gone) if gone.is_closed() => {}
-                // One that goes away just now drops what it is given, and so passes it on.
+                // A caller that is cancelled right now drops the lock, which frees it again.
                 Some(next) => return drop(next.send(Held(Arc::clone(&self.0)))),
                 None => return,
             }
@@ -90,12 +90,11 @@ impl Drop for Held {
     }
 }
 
-/// All of these locks, each with [`Rank::Next`]. While one is waited for, none is held, so that a
-/// slow holder of one delays no caller of another. Dropping the future is safe.
+/// Takes all of these locks, each with [`Rank::Next`]. While this waits for one, it holds none, so
+/// that a slow holder of one delays no caller of another. Cancel-safe.
 ///
 /// # Errors
-/// The place of a lock that was held when all had been tried for [`ROUNDS_MAX`] times; none is
-/// held.
+/// The index of a lock that was held at the last of [`ROUNDS_MAX`] attempts. None is held then.
 pub(super) async fn lock_all(locks: &[Arc<Exclusive>]) -> Result<Vec<Held>, usize> {
     let mut waited_for: Option<(usize, Held)> = None;
     let mut rounds = 0;
@@ -145,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn all_are_got_without_holding_one_while_waiting() {
+    fn lock_all_holds_nothing_while_waiting() {
         let mut given_up = 0;
         for seed in 1_u64..100 {
             let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -1,4 +1,4 @@
-//! From the place of a plugin, a path or a reference, to the plugin.
+//! Fetches and loads a plugin from its place: a path or a reference to a registry.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use crate::plugin::{COMPONENT_MAX_BYTES, Grants, Known, LoadError, Loader, Plugi
 use crate::telemetry::PluginPulled;
 use crate::work::{Refusal, Stop};
 
-/// Why a plugin is not there. Nothing changed.
+/// Why a plugin was not fetched. Nothing changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
-    /// It did not come from its registry.
+    /// The plugin did not come from its registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// It is no good.
+    /// The plugin was not loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
 }
@@ -42,7 +42,8 @@ impl From<FetchError> for SwapError {
     }
 }
 
-/// What the system refused to a load. Types alone decide, as its words may be the plugin's.
+/// What the system refused to a load. Only the error's type decides, because its text may be the
+/// plugin's.
 pub(super) fn refused_load(error: &LoadError) -> Option<Refusal> {
     match error {
         LoadError::Source(_) => Refusal::in_causes(error),
@@ -51,7 +52,7 @@ pub(super) fn refused_load(error: &LoadError) -> Option<Refusal> {
     }
 }
 
-/// The same of a pull. What a registry or a component says is not the system's word.
+/// What the system refused to a pull. The text of a registry or component does not count.
 pub(super) fn refused_pull(error: &RegistryError) -> Option<Refusal> {
     match &error.problem {
         RegistryProblem::Unreachable(said) | RegistryProblem::Client(said) => {
@@ -62,8 +63,7 @@ pub(super) fn refused_pull(error: &RegistryError) -> Option<Refusal> {
     }
 }
 
-/// Gets a plugin that was there before from where it came from. Blocks as [`procure`] does, and
-/// ends early likewise.
+/// Fetches a plugin again from its place. Blocks and stops early as [`fetch`] does.
 pub(super) fn again(
     place: &Path,
     known: Known<'_>,
@@ -78,9 +78,11 @@ pub(super) fn again(
     }
 }
 
-/// Whether a plugin that came from there once may still run: what came from a registry has to be
-/// signed by who is believed now, wherever its component was kept since. Blocks as [`procure`]
-/// does, but is rarely more than a look into the store. Ends early where it is called off.
+/// Says whether a plugin from this place may still run. A plugin from a registry has to be signed
+/// by a key that is trusted now, wherever its component was kept since.
+///
+/// Blocks as [`fetch`] does, but rarely for more than a look into the store. Stops early if `stop`
+/// is set.
 pub(super) fn believed(
     place: &Path,
     registries: &Registries,
@@ -90,13 +92,13 @@ pub(super) fn believed(
         .map_or(Ok(()), |reference| registries.reverify_until(&reference?, stop))
 }
 
-/// Whether the bytes of a component from there are pulled from a registry.
+/// Whether the bytes of a component from this place are pulled from a registry.
 pub(super) fn is_pulled(place: &Path) -> bool {
     Reference::in_place_of(place).is_some()
 }
 
-/// The bytes of a component that was loaded from there. Blocks as [`procure`] does, and ends early
-/// likewise.
+/// Returns the bytes of a component that was loaded from this place. Blocks and stops early as
+/// [`fetch`] does.
 pub(super) fn bytes_of(
     place: &Path,
     registries: &Registries,
@@ -118,8 +120,8 @@ pub(super) fn bytes_of(
     }
 }
 
-/// Reads or pulls a plugin and loads it, or shares one that is in use already. Blocks for
-/// milliseconds to minutes, so not for a runtime's thread. Ends early where it is called off.
+/// Reads or pulls a plugin and loads it, or shares one that is already in use. Blocks for
+/// milliseconds to minutes, so not for a runtime's thread. Stops early if `stop` is set.
 pub(super) fn fetch(
     place: &Path,
     (registries, pull): (&Registries, PullPolicy),

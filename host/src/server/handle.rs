@@ -1,4 +1,4 @@
-//! The handle of a running server: everything that can be done to it while it runs.
+//! The handle of a running server, with all calls that act on the server while it runs.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
@@ -24,24 +24,24 @@ use crate::telemetry::{CredentialsRenewed, Snapshot};
 /// Most bytes of [`ServerHandle::set_data`].
 pub const DATA_MAX_BYTES: usize = 64 << 10;
 
-/// Why versions of all servers cannot be kept as they are for a moment. Nothing was changed.
+/// Why the versions of all servers cannot be held for a moment. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "servers are swapped one after the other, `{0}` just now: try again once their swaps are done"
 )]
 pub(super) struct VersionsChange(Arc<str>);
 
-/// What becomes of live sessions when a server is suspended or restarted.
+/// How live sessions end when a server is suspended or restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServerEnding {
-    /// They may finish by themselves until the deadline; then they are ended as by `AtOnce`.
+    /// Sessions may finish by themselves until the deadline; then they end as by `AtOnce`.
     Drain(Duration),
-    /// They are ended gracefully now: what is queued is sent, the plugin is told, and those that
+    /// Sessions end gracefully now: each sends its queue, and its plugin is told. Sessions that
     /// are not done after five seconds are cut off.
     AtOnce,
 }
 
-/// Why a call had no effect. The operator's doing.
+/// Why a call had no effect. The operator is the cause.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SteerError {
@@ -51,27 +51,26 @@ pub enum SteerError {
          starts it"
     )]
     Stopping,
-    /// Another call that came meanwhile decided otherwise.
+    /// A later call decided otherwise.
     #[error("another call that came meanwhile decided otherwise")]
     Overtaken,
-    /// The server cannot listen, and was just tried again. Its address is the operator's to free.
+    /// The server cannot listen, and just tried again. The operator has to free its address.
     #[error("the server cannot listen, and is tried again by itself: {0}")]
     NotListening(String),
-    /// More than may be kept.
+    /// The data is longer than [`DATA_MAX_BYTES`].
     #[error("expected at most {DATA_MAX_BYTES} bytes, found {0}")]
     DataTooLarge(usize),
 }
 
 /// A running server. Dropping the handle ends the server and its sessions at once;
-/// [`ServerHandle::stop`] is the graceful way. All methods may be called from several places at
-/// once.
+/// [`ServerHandle::stop`] is the graceful way. All methods may be called concurrently.
 pub struct ServerHandle {
     pub(super) service: Arc<Service>,
     host: Host,
     address: SocketAddr,
     accepting: watch::Receiver<u64>,
     socket: OpenSocket,
-    /// Once its address is let go. Another server may have the name after that.
+    /// Set once the address is released. Another server may take the name after that.
     let_go: Arc<OnceCell<()>>,
 }
 
@@ -86,79 +85,81 @@ impl ServerHandle {
         Self { service, host, address, accepting, socket, let_go: Arc::default() }
     }
 
-    /// The socket it listens with, as long as it does.
+    /// The server's listening socket, as long as the server listens.
     pub(super) fn socket(&self) -> &OpenSocket {
         &self.socket
     }
 
-    /// Its name.
+    /// The server's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.service.name
     }
 
-    /// Where it listens, with the real port.
+    /// The address that the server listens at, with the real port.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What it is doing.
+    /// The server's status.
     #[must_use]
     pub fn status(&self) -> Status {
         self.service.status()
     }
 
-    /// Why it cannot listen, while its status is [`Status::Failed`] or would be but for a restart.
+    /// Why the server cannot listen, if its status is [`Status::Failed`] or if a restart hides that
+    /// status.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
         self.service.failure()
     }
 
-    /// What becomes of newcomers where it is suspended, failed or not.
+    /// How a suspended server treats new connections, whether it can listen or not. `None` if it is
+    /// not suspended.
     #[must_use]
     pub fn newcomers(&self) -> Option<NewConnections> {
         let state = self.service.state.borrow();
         (state.status == Status::Suspended).then_some(state.newcomers)
     }
 
-    /// Whether somebody holds its lock.
+    /// Whether the server is locked.
     #[must_use]
     pub fn is_locked(&self) -> bool {
         self.service.state.borrow().locked
     }
 
-    /// Since when it runs.
+    /// Time since the server started.
     #[must_use]
     pub fn uptime(&self) -> Duration {
         self.service.started.elapsed()
     }
 
-    /// The last thing that happened to it, to look at and to wait for.
+    /// The server's last notice, to look at and to wait for the next.
     #[must_use]
     pub fn notices(&self) -> watch::Receiver<Notice> {
         self.service.notices.subscribe()
     }
 
-    /// Clients that hold a place now: in the handshake, in a session, or on their way out.
+    /// Clients that hold a place now: in the handshake, in a session, or leaving.
     #[must_use]
     pub fn clients(&self) -> usize {
         self.service.gate.clients()
     }
 
-    /// Its counters now.
+    /// The server's counters now.
     #[must_use]
     pub fn counters(&self) -> Snapshot {
         self.service.counters.snapshot()
     }
 
-    /// What new sessions get.
+    /// The plugin that new sessions get.
     #[must_use]
     pub fn plugin(&self) -> Arc<Plugin> {
         Arc::clone(self.service.procedure().plugin())
     }
 
-    /// The host it runs on.
+    /// The host that runs the server.
     #[must_use]
     pub fn host(&self) -> &Host {
         &self.host
@@ -170,18 +171,18 @@ impl ServerHandle {
         self.service.gate.throttle()
     }
 
-    /// Changes limits for newcomers; who is inside stays. Returns what was in force before.
+    /// Changes limits for new connections; live sessions stay. Returns the limits before.
     ///
     /// # Errors
     /// [`ThrottleError`]; nothing was changed.
     pub fn set_throttle(&self, change: Change) -> Result<Throttle, ThrottleError> {
         let before = self.service.gate.change(change)?;
-        // The accepting task may be waiting for a moment that was moved.
+        // The accepting task may wait for a moment that this change moved.
         self.service.steer(|_| true);
         Ok(before)
     }
 
-    /// What the breaker does with newcomers.
+    /// The state of the server's breaker.
     #[must_use]
     pub fn breaker(&self) -> BreakerState {
         self.service.breaker().state()
@@ -193,8 +194,8 @@ impl ServerHandle {
         self.service.server_config().session_config.priority
     }
 
-    /// Gives new sessions another class; live ones keep theirs. A plugin may then ask for at least
-    /// this. Returns the class before.
+    /// Sets the class of new sessions; live ones keep theirs. A plugin may then ask for this class
+    /// at least. Returns the class before.
     pub fn set_priority(&self, priority: Priority) -> Priority {
         let mut before = priority;
         self.service.change_config(|server_config| {
@@ -206,13 +207,13 @@ impl ServerHandle {
         before
     }
 
-    /// What was kept with the server. At first empty.
+    /// The text that [`ServerHandle::set_data`] kept. At first empty.
     #[must_use]
     pub fn data(&self) -> String {
         self.service.data()
     }
 
-    /// Keeps a text with the server, for whoever runs it. The plugin does not see it.
+    /// Keeps a text with the server, for its operator. The plugin does not see the text.
     ///
     /// # Errors
     /// [`SteerError::DataTooLarge`].
@@ -225,25 +226,26 @@ impl ServerHandle {
         Ok(())
     }
 
-    /// Replaces everything that may change while it runs by what `prepared` says: limits, networks,
-    /// timeouts, priority, settings, credentials, plugin. Live sessions keep what they have, but
-    /// for those of a canary that ends by this, which go back. Waits for a swap that is under way,
-    /// and one that comes meanwhile waits. Dropping the future before it has begun changes nothing;
-    /// later it may leave sessions of a canary on it.
+    /// Replaces all that may change while the server runs by `prepared`: limits, networks,
+    /// timeouts, priority, settings, credentials, plugin. Live sessions keep theirs. If this ends a
+    /// canary, the canary's sessions migrate back.
+    ///
+    /// This waits for a running swap, and later swaps wait for this. Dropping the future changes
+    /// nothing if it has not begun; later, sessions may stay on the canary.
     pub async fn reform(&self, prepared: Prepared) {
         let _alone = self.versions_stay().await;
         let tried = self.put_config(prepared);
         self.follow_reform(tried).await;
     }
 
-    /// The first part of it, of those who have seen to it that versions stay. What is to be brought
-    /// back in the second.
+    /// First part of [`ServerHandle::reform`], for callers that hold the lock of swaps. Returns the
+    /// procedure of an ended canary, for the second part.
     pub(super) fn put_config(&self, prepared: Prepared) -> Option<Arc<EventProcedure>> {
         prepared.apply(&self.host, &self.service)
     }
 
-    /// The second part: sessions of a canary that it ended go back, and what the description names
-    /// now is recorded, where something was recorded of its versions before.
+    /// Second part of [`ServerHandle::reform`]. The sessions of an ended canary migrate back. If
+    /// the server has had several versions, it records them with the configured plugin.
     pub(super) async fn follow_reform(&self, tried: Option<Arc<EventProcedure>>) {
         if let Some(tried) = tried {
             self.service.bring_back(&tried).await;
@@ -253,13 +255,13 @@ impl ServerHandle {
         }
     }
 
-    /// Until this is dropped no version of its plugin comes or goes; those that are to wait.
+    /// Takes the server's lock of swaps. Until it is dropped, changes of the version wait.
     pub(super) async fn versions_stay(&self) -> Held {
         self.service.swapping.lock(Rank::Next).await
     }
 
-    /// The same of all of these servers. No lock is held while another is waited for, as a slow
-    /// swap of one server is to hold up no roll-back of another.
+    /// Takes the locks of swaps of all these servers. While this waits for one lock, it holds none,
+    /// so that a slow swap of one server delays no roll-back of another.
     ///
     /// # Errors
     /// [`VersionsChange`]; no lock is held.
@@ -273,16 +275,16 @@ impl ServerHandle {
             .map_err(|busy| VersionsChange(Arc::clone(&servers[busy].service.name)))
     }
 
-    /// The name of the tenant whose server it is.
+    /// Name of the server's tenant.
     #[must_use]
     pub fn tenant(&self) -> Arc<str> {
         Arc::clone(&self.service.server_config().tenant.name)
     }
 
-    /// Puts credentials in force for newcomers. Blocks while files are read.
+    /// Puts credentials in force for new connections. Blocks while it reads files.
     ///
     /// # Errors
-    /// What is wrong with them; the ones before stay in force.
+    /// The credentials are not usable; the ones before stay in force.
     pub fn renew_credentials(&self, credentials: &Credentials) -> Result<(), CredentialsError> {
         let security = Security::tls(credentials)?;
         self.service.change_config(|server_config| server_config.security = security.clone());
@@ -291,11 +293,11 @@ impl ServerHandle {
         Ok(())
     }
 
-    /// Stops newcomers until [`ServerHandle::resume`]; `sessions` says what becomes of live ones,
-    /// `None` leaves them alone. When this returns nobody is accepted any more; sessions that are
-    /// to end do so afterwards, and [`Occurrence::Idle`] says when the last is gone. Idempotent:
-    /// said again, it changes what is to become of newcomers and sessions. Dropping the future does
-    /// not take it back.
+    /// Stops accepting until [`ServerHandle::resume`]. `sessions` says how live sessions end, and
+    /// `None` leaves them alone. A repeated call replaces both choices.
+    ///
+    /// When this returns, the server accepts no connections. Sessions end afterwards, and
+    /// [`Occurrence::Idle`] says when the last is gone. Dropping the future does not undo the call.
     ///
     /// # Errors
     /// [`SteerError::Stopping`].
@@ -306,7 +308,7 @@ impl ServerHandle {
     ) -> Result<(), SteerError> {
         let (version, plan) = self.service.suspend(newcomers).ok_or(SteerError::Stopping)?;
         let (service, accepting) = (Arc::clone(&self.service), self.accepting.clone());
-        // On its own, so that it happens even where nobody waits for it.
+        // A task of its own, so that it continues if the future is dropped.
         self.host.runtime().spawn(async move {
             followed(accepting, version).await;
             let goes_on = match sessions {
@@ -322,8 +324,8 @@ impl ServerHandle {
         Ok(())
     }
 
-    /// Accepts again; those who waited in the backlog come first. A server that is not suspended is
-    /// left alone. Sessions that were draining stay, those that are ending do not.
+    /// Accepts again, connections that waited in the backlog first. A server that is not suspended
+    /// keeps its state. Draining sessions stay, and ending sessions still end.
     ///
     /// # Errors
     /// [`SteerError::Stopping`].
@@ -343,8 +345,8 @@ impl ServerHandle {
         if self.status().is_final() { Err(SteerError::Stopping) } else { Ok(()) }
     }
 
-    /// Tries at once to listen again where the server cannot; else nothing happens. Returns when it
-    /// was tried. Dropping the future does not take it back.
+    /// Tries to listen again at once, if the server cannot listen; otherwise does nothing. Returns
+    /// after the attempt. Dropping the future does not undo the call.
     ///
     /// # Errors
     /// [`SteerError::NotListening`], [`SteerError::Stopping`].
@@ -358,10 +360,12 @@ impl ServerHandle {
         self.failure().map_or(Ok(()), |why| Err(SteerError::NotListening(why)))
     }
 
-    /// Ends all sessions and accepts again, suspended or not before. The listener stays bound,
-    /// newcomers wait in its backlog, ids go on. Returns when it accepts; how many sessions had to
-    /// be cut off. A lock is taken back. Dropping the future does not stop it. A suspension that
-    /// comes meanwhile wins.
+    /// Ends all sessions and accepts again, even if the server was suspended. The listener stays
+    /// bound, new connections wait in its backlog, and numbers of sessions continue. This takes a
+    /// lock back.
+    ///
+    /// Returns when the server accepts, with the number of sessions that had to be cut off. A
+    /// suspension meanwhile wins. Dropping the future does not stop the restart.
     ///
     /// # Errors
     /// [`SteerError::Stopping`], [`SteerError::Overtaken`]; [`SteerError::NotListening`] after the
@@ -403,9 +407,12 @@ impl ServerHandle {
         }
     }
 
-    /// Takes the server's lock: waits up to `wait` (at most a minute) for whoever has it and for
-    /// events that run; then no event of the server runs and nothing is accepted until the lock is
-    /// dropped, or for `hold` (1 ms to a minute) at most. Dropping the future takes nothing.
+    /// Takes the server's lock. While the lock is held, no event of the server runs, and the server
+    /// accepts no connections.
+    ///
+    /// This waits up to `wait`, at most a minute, for another holder and for running events. The
+    /// lock lasts until it is dropped, for `hold` (1 ms to a minute) at most. Cancel-safe: if the
+    /// future is dropped, nothing is held.
     ///
     /// # Errors
     /// [`LockError`]; nothing is held.
@@ -413,20 +420,22 @@ impl ServerHandle {
         self.service.lock(self.host.runtime(), wait, hold, self.accepting.clone()).await
     }
 
-    /// Gives back a lock by its token. False where it is not held any more.
+    /// Gives back a lock by its token. Returns false if that lock is no longer held.
     pub fn unlock(&self, token: u64) -> bool {
         self.service.unlock(token)
     }
 
-    /// Stops the server: takes no newcomers, ends every session gracefully with `server-stopped`,
-    /// and those that are not done after `grace` at once. When this returns nothing of the server
-    /// runs and its address is free. Idempotent; of two concurrent calls both return when it is
-    /// over, by the shorter of their times. Dropping the future does not take it back.
+    /// Stops the server: it accepts no connections and ends every session gracefully with
+    /// `server-stopped`. Sessions that are not done after `grace` end at once.
+    ///
+    /// When this returns, nothing of the server runs and its address is free. Of two concurrent
+    /// calls both return at the end, by the shorter `grace`. Dropping the future does not undo the
+    /// call.
     pub async fn stop(&self, grace: Duration) {
         let (service, accepting, host) =
             (Arc::clone(&self.service), self.accepting.clone(), self.host.clone());
         let let_go = Arc::clone(&self.let_go);
-        // On its own, so that it is done even where nobody waits for it.
+        // A task of its own, so that it continues if the future is dropped.
         let work = self.host.runtime().spawn(async move {
             let address = async {
                 closed(accepting.clone()).await;
@@ -434,25 +443,25 @@ impl ServerHandle {
             };
             tokio::join!(service.stop(grace, accepting.clone()), address)
         });
-        // It fails only where the runtime is gone, and the server with it.
+        // This fails only if the runtime is gone, and the server with it.
         let _ = work.await;
     }
 
-    /// Takes no newcomers and lets sessions finish by themselves until the deadline. Returns when
-    /// none is left or the deadline passed; [`ServerHandle::stop`] is to follow. Dropping the
+    /// Accepts no connections and lets sessions finish by themselves until the deadline. Returns
+    /// when none is left or the deadline passed; call [`ServerHandle::stop`] next. Dropping the
     /// future leaves the server draining.
     pub async fn drain(&self, deadline: Duration) {
         self.close().await;
-        // Whether it was enough shows in what is left.
+        // The caller sees by the remaining sessions whether the time was enough.
         let _ = stalls::within(deadline, self.service.task_tracker.until_empty(u64::MAX)).await;
     }
 
-    /// The first part of it: when this returns nobody is accepted any more.
+    /// First part of [`ServerHandle::drain`]. When this returns, the server accepts no connections.
     pub(super) async fn close(&self) {
         if self.service.begin_stop() {
             self.service.tell(Occurrence::Draining);
         }
-        // Who is held can not finish.
+        // Locked sessions cannot finish.
         self.service.revoke_lock();
         closed(self.accepting.clone()).await;
         self.let_go.get_or_init(|| self.host.let_go(self.name())).await;

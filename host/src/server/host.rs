@@ -1,5 +1,4 @@
-//! What the servers of a process share: the threads, the engine, the loader, and the count of
-//! instance slots.
+//! The shared parts of a process's servers: threads, engine, loader, and the count of clients.
 //!
 //! One thread accepts and steers, so that no guest delays it; the lanes run the sessions.
 
@@ -25,64 +24,65 @@ use crate::sched::{Lane, Quota, RunQueueStatus, stalls};
 use crate::telemetry::LanesStarted;
 use crate::work::{HOST, WorkError, WorkKind, WorkPool, WorkStatus};
 
-/// Notices kept for a listener that is slow.
+/// Notices that a slow listener may be behind.
 const NOTICES_KEPT: usize = 1_024;
 
-/// What a host is made of.
+/// Configuration of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HostConfig {
     /// Threads that run sessions, in each of the three lanes. 0: one per CPU.
     pub workers: usize,
-    /// Instances alive at once over all servers: one for each session, or one for each shard of a
-    /// server whose sessions share. 0: as many as the machine allows.
+    /// Most instances at once over all servers: one for each session, or one for each shard of a
+    /// server with shared instances. 0: as many as the machine allows.
     pub sessions_max: usize,
-    /// Folder for compiled plugins. `None`: compile at each start.
+    /// Folder for compiled plugins. `None`: plugins are compiled at each start.
     pub cache_dir: Option<PathBuf>,
-    /// Folder in which is recorded what was swapped in, so that it starts again after a crash.
+    /// Folder for records of swaps, so that the swapped-in version starts again after a crash.
     /// `None`: nothing is recorded.
     pub state_dir: Option<PathBuf>,
-    /// Whether memory of instances that are gone goes back to the system at once, and is not kept
-    /// for the next ones: for sessions that sleep. New sessions then take longer to start. Default:
-    /// no; in a configuration file, where some server has `sleep_after`.
+    /// Whether the memory of a dropped instance goes back to the system at once, instead of staying
+    /// for the next one. Useful for sessions that sleep; new sessions then take longer to start.
+    ///
+    /// Default: no. In a configuration file: yes, if a server has `sleep_after`.
     pub release_memory: bool,
-    /// The process that compiles. `None`: a thread of this one does, without limits on its memory
-    /// and its time.
+    /// The compiler process. `None`: a thread of this process compiles, without limits on its
+    /// memory and its time.
     pub compiler: Option<Compiler>,
 }
 
-/// One of the pools that instances share.
+/// Status of one of the engine's pools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolStatus {
     /// Stable name.
     pub name: &'static str,
-    /// What is in use.
+    /// Number in use.
     pub used: u64,
-    /// What there is.
+    /// Number in all.
     pub total: u64,
 }
 
-/// Why there is no host.
+/// Why a host was not made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostError {
-    /// The engine.
+    /// The engine did not start.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The threads.
+    /// The system refused a thread, or a descriptor for its reactor.
     #[error(
         "cannot start the worker threads: {0}; fewer `workers`, or a higher `ulimit -n`, may help"
     )]
     Threads(std::io::Error),
 }
 
-/// The shared ground of servers. Cheap to clone. The threads end when the last clone and the last
-/// server are gone.
+/// The shared parts of a process's servers. Cheap to clone. The threads end when the last clone and
+/// the last server are gone.
 #[derive(Clone)]
 pub struct Host(Arc<Ground>);
 
 struct Ground {
     runtime: Handle,
-    /// Ends the thread of that runtime when it is dropped.
+    /// Dropping it ends the thread of `runtime`.
     _stop: oneshot::Sender<()>,
     pool: Arc<WorkPool>,
     workers: Arc<Workers>,
@@ -94,7 +94,7 @@ struct Ground {
     records: Option<Arc<StateFolder>>,
     notices: broadcast::Sender<HostNotice>,
     fd_store: OnceLock<Arc<dyn FdStore>>,
-    /// What is on it is the next process's business.
+    /// Set when only the next process may change the descriptor store.
     shelf_is_left: AtomicBool,
 }
 
@@ -144,7 +144,7 @@ impl Host {
         })))
     }
 
-    /// The host of servers that were given none: made at the first use, with defaults.
+    /// The host of servers without one of their own. Made at the first call, with defaults.
     ///
     /// # Errors
     /// [`HostError`]; the next call tries again.
@@ -169,14 +169,14 @@ impl Host {
         &self.0.engine
     }
 
-    /// The runtime that accepts and steers. Sessions run elsewhere.
+    /// The runtime that accepts and steers. Sessions run on the lanes.
     #[must_use]
     pub fn runtime(&self) -> &Handle {
         &self.0.runtime
     }
 
-    /// Does blocking work that no tenant asked for, on one of the host's threads for such. Dropping
-    /// the future takes work that waits out of the queue; what runs goes on.
+    /// Runs blocking work that belongs to no tenant on a work thread. Dropping the future takes
+    /// waiting work out of the queue; running work goes on.
     ///
     /// # Errors
     /// [`WorkError`].
@@ -188,7 +188,7 @@ impl Host {
         self.0.pool.run(kind, &HOST.into(), work).await
     }
 
-    /// The queues of blocking work, by tenant.
+    /// Status of the queues of blocking work, by tenant.
     #[must_use]
     pub fn work_seen(&self) -> Vec<WorkStatus> {
         self.0.pool.seen()
@@ -198,19 +198,18 @@ impl Host {
         &self.0.pool
     }
 
-    /// Whether every thread that runs sessions takes up work within this time. Dropping the future
-    /// is safe.
+    /// Whether every thread that runs sessions takes up work within this time. Cancel-safe.
     pub async fn is_well(&self, within: std::time::Duration) -> bool {
         tokio::time::timeout(within, self.0.workers.answer()).await.is_ok()
     }
 
-    /// The turns of each lane now.
+    /// Status of each lane's run queue.
     #[must_use]
     pub fn turns(&self) -> Vec<RunQueueStatus> {
         self.0.workers.turns()
     }
 
-    /// What happens to any of its servers from now on. A listener that is 1,024 behind misses the
+    /// Notices of all servers of the host from now on. A listener that is 1,024 behind misses the
     /// oldest, and is told.
     #[must_use]
     pub fn notices(&self) -> broadcast::Receiver<HostNotice> {
@@ -225,19 +224,19 @@ impl Host {
         Arc::clone(&self.0.workers)
     }
 
-    /// Puts limits of tenants in force, over all of their servers together; who is not named has
-    /// none. What is taken beyond them stays taken, and nothing more is given.
+    /// Sets the limits of tenants, each over all of the tenant's servers together. A tenant without
+    /// an entry has none. Use beyond a new limit stays, and the host grants nothing more.
     pub fn limit_tenants(&self, limits: &BTreeMap<String, TenantLimits>) {
         self.0.tenants.limit(limits);
     }
 
-    /// What the owners of servers use together, by name.
+    /// Status of all tenants, by name.
     #[must_use]
     pub fn tenants(&self) -> Vec<TenantStatus> {
         self.0.tenants.seen()
     }
 
-    /// What the tenant of this name uses, where there is one.
+    /// The quota of the tenant of this name, or one without limits if there is no such tenant.
     pub(super) fn quota(&self, tenant: &str) -> Arc<Quota> {
         self.0.tenants.quota(tenant)
     }
@@ -246,32 +245,32 @@ impl Host {
         self.0.tenants.of(name)
     }
 
-    /// What its instances share, and what is in use of it.
+    /// Status of the engine's pools.
     #[must_use]
     pub fn pools(&self) -> Vec<PoolStatus> {
         let seen = |(name, used, total)| PoolStatus { name, used, total };
         self.0.engine.pools().into_iter().map(seen).collect()
     }
 
-    /// How often there was no room for a session or an instance, by what was short.
+    /// Number of refusals for lack of room for a session or an instance, by the cause.
     #[must_use]
     pub fn pool_refusals(&self) -> [(&'static str, u64); 3] {
         self.0.engine.ledger().refused()
     }
 
-    /// How many there may be, and whether somebody said so.
+    /// Most instances, and whether the operator set that number.
     pub(super) fn instances(&self) -> (usize, bool) {
         (self.0.engine.sessions_max(), self.0.sessions_given)
     }
 
-    /// What its servers listen with is kept there for the next process, from now on and once and
-    /// for all.
+    /// Keeps the servers' listening sockets in this descriptor store for the next process. Only the
+    /// first call counts.
     pub fn keep_sockets_on(&self, fd_store: Arc<dyn FdStore>) {
-        // The first one counts.
+        // The first store counts.
         let _ = self.0.fd_store.set(fd_store);
     }
 
-    /// This process changes nothing more about what is kept. Whether it could until now.
+    /// Leaves the descriptor store to the next process. Returns true at the first call.
     pub(super) fn relinquish_store(&self) -> bool {
         !self.0.shelf_is_left.swap(true, Ordering::Relaxed)
     }
@@ -280,7 +279,7 @@ impl Host {
         self.0.fd_store.get().filter(|_| !self.0.shelf_is_left.load(Ordering::Relaxed))
     }
 
-    /// Keeps what a server listens with. Does not wait.
+    /// Keeps a server's listening socket in the descriptor store. Does not wait.
     pub(super) fn keep(&self, server: &str, socket: OwnedFd) {
         let Some(fd_store) = self.fd_store() else { return };
         fd_store.want(server, Some(socket));
@@ -292,8 +291,8 @@ impl Host {
         }
     }
 
-    /// Keeps nothing of a server any more: when this returns its address is free, if it has closed
-    /// it itself.
+    /// Takes a server's socket out of the descriptor store. When this returns, the address is free,
+    /// if the server has closed its own socket.
     pub(super) async fn let_go(&self, server: &str) {
         let Some(fd_store) = self.fd_store() else { return };
         fd_store.want(server, None);
@@ -303,19 +302,19 @@ impl Host {
         }
     }
 
-    /// Where what was swapped in is recorded.
+    /// Folder for records of swaps.
     pub(super) fn records(&self) -> Option<&Arc<StateFolder>> {
         self.0.records.as_ref()
     }
 
-    /// Clients of the process.
+    /// Count of the process's clients.
     pub(super) fn clients(&self) -> &Arc<Count> {
         &self.0.clients
     }
 }
 
-/// The runtime that accepts and steers, on a thread of its own, which ends when what is returned
-/// beside it is dropped. That drop does not wait: the last clone of a host may go inside a task.
+/// Starts the runtime that accepts and steers, on a thread of its own. Dropping the returned sender
+/// ends the thread. That drop does not wait, because a task may drop the last clone of a host.
 ///
 /// # Errors
 /// The system refuses the thread, or a descriptor for its reactor.
@@ -323,7 +322,7 @@ fn steering_thread() -> std::io::Result<(Handle, oneshot::Sender<()>)> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (handle, (stop, stopped)) = (runtime.handle().clone(), oneshot::channel());
     std::thread::Builder::new().name("wharf-accept".into()).spawn(move || {
-        // The sender says nothing: it is dropped.
+        // The sender is only dropped, and never sends.
         let _ = runtime.block_on(stopped);
         runtime.shutdown_background();
     })?;
@@ -348,7 +347,7 @@ fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         limit.current = limit.maximum;
-        // Where this is not allowed the limit stays, and the engine counts with it.
+        // If this is not allowed, the limit stays, and the engine reckons with it.
         let _ = setrlimit(Resource::Nofile, limit);
     }
 }

@@ -1,4 +1,4 @@
-//! Every limit that is in force for a server's newcomers, and where it comes from.
+//! All limits in force for a server's new connections and sessions, with the origin of each.
 
 use std::time::Duration;
 
@@ -9,33 +9,33 @@ use crate::event::{Budget, Priority, READ_MAX_BYTES};
 use crate::plugin::{COMPONENT_MAX_BYTES, Resource, WASM_STACK_BYTES};
 use crate::sched::{MAIL_MAX_BYTES, QuotaLimits};
 
-/// How much.
+/// The value of a limit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Quantity {
-    /// So many, or none where there is no limit.
+    /// A count. 0 is no limit, if the limit may be absent.
     Count(u64),
-    /// Bytes.
+    /// A number of bytes.
     Bytes(u64),
-    /// A time; zero is no limit, but where there always is one.
+    /// A time. Zero is no limit, if the limit may be absent.
     Time(Duration),
-    /// So many each second, or of something that is divided.
+    /// A number that may be a fraction: a rate per second, or CPUs.
     Share(f64),
 }
 
-/// Where a value comes from.
+/// Origin of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody said anything.
+    /// The default; the value was not configured.
     Default,
     /// The configuration file, the command line or the program that embeds the server.
     Configured,
-    /// Somebody changed it while the server ran.
+    /// A change while the server ran.
     Changed,
     /// The limits of the server's tenant.
     Tenant,
-    /// The machine has no more.
+    /// The capacity of the machine.
     Machine,
-    /// It cannot be changed.
+    /// A constant of the host.
     Fixed,
 }
 
@@ -57,17 +57,17 @@ impl Origin {
 /// One limit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limit {
-    /// Its key in the configuration, below the server's table.
+    /// Key in the configuration, below the server's table.
     pub key: String,
     /// The value in force.
     pub value: Quantity,
-    /// Where that comes from.
+    /// Where the value comes from.
     pub origin: Origin,
 }
 
 type OfThrottle = fn(&Throttle) -> Quantity;
 
-/// Limits in the making.
+/// A list of limits while it is built.
 struct List<'a> {
     server_config: &'a ServerConfig,
     limits: Vec<Limit>,
@@ -90,12 +90,12 @@ impl List<'_> {
 }
 
 impl ServerHandle {
-    /// Every limit in force for its next client, and where each comes from.
+    /// Returns all limits in force for the server's next client, with the origin of each.
     #[must_use]
     pub fn limits(&self) -> Vec<Limit> {
         let server_config = self.service.server_config();
         let mut list = List { server_config: &server_config, limits: Vec::new() };
-        self.of_newcomers(&mut list);
+        self.of_new_connections(&mut list);
         self.of_sessions(&mut list);
         self.of_instances(&mut list);
         for class in Priority::ALL {
@@ -105,7 +105,7 @@ impl ServerHandle {
         list.limits
     }
 
-    fn of_newcomers(&self, list: &mut List) {
+    fn of_new_connections(&self, list: &mut List) {
         let (now, described) = (self.throttle(), list.server_config.throttle);
         let all: [(&str, OfThrottle); 5] = [
             ("max_clients", |of| Quantity::Count(of.max_clients as u64)),

@@ -1,7 +1,7 @@
-//! The listening socket of a running server: watched, and repaired when it breaks.
+//! The listening socket of a running server, which the server watches and repairs.
 //!
 //! A socket breaks when another holder shuts it down, or when its descriptor is lost. The system
-//! reports the first at once. The second shows by an error of `accept`, or when it is looked for.
+//! reports a shutdown at once. An error of `accept` shows a lost descriptor, or the next check.
 
 use std::io;
 use std::sync::{Arc, PoisonError};
@@ -14,44 +14,44 @@ use super::state::Occurrence;
 use crate::net::{Listener, Repaired};
 use crate::telemetry::{AcceptRepaired, AcceptStopped, NotListening};
 
-/// How often the socket is looked at, beside what the system reports by itself.
+/// Interval of checks of the socket, beside the system's own reports.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(2);
-/// The pause before the second attempt. It doubles with each further one...
+/// Pause before the second attempt. The pause doubles with each further one.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
-/// ...up to this, for as long as the server runs.
+/// Longest pause. The server makes attempts for as long as it runs.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// A socket that has listened for so long since its repair is sound: the next repair waits for
-/// nothing.
+/// Time after which a repaired socket counts as sound. The next repair then happens without a
+/// pause.
 const SOUND_AFTER: Duration = Duration::from_secs(10);
-/// Repairs of a socket that did not hold, after which its server counts as failed while it waits.
+/// Repairs in a row after which the server counts as failed while it waits for the next attempt.
 const REPAIRS_MAX: u32 = 3;
 
 /// Gives a new socket to the other holders of the old one.
 pub(super) type Renewed = Box<dyn Fn(&Listener) + Send + Sync>;
 
-/// The socket, for the task that accepts.
+/// The listening socket, owned by the task that accepts.
 pub(crate) struct Listening {
     service: Arc<Service>,
     listener: Arc<Listener>,
     renewed: Renewed,
     look: Interval,
     attempts: Attempts,
-    /// How often somebody has asked for an attempt, as far as it is done.
+    /// Number of operators' requests for an attempt that are done.
     asked: u64,
 }
 
-/// When to try.
+/// Schedule of attempts to listen again.
 #[derive(Debug, Default)]
 struct Attempts {
-    /// Since the socket was sound.
+    /// Attempts since the socket was sound.
     made: u32,
     last: Option<Instant>,
-    /// The next one, if the socket does not listen.
+    /// Time of the next attempt, if the socket does not listen.
     next: Option<Instant>,
 }
 
 impl Attempts {
-    /// The socket broke: whether to repair it now. If not, it waits.
+    /// Notes that the socket broke, and says whether to repair it now. If not, the attempt waits.
     fn begin(&mut self, now: Instant) -> bool {
         if self.last.is_none_or(|last| now.duration_since(last) >= SOUND_AFTER) {
             self.made = 0;
@@ -75,7 +75,8 @@ impl Attempts {
 }
 
 impl Listening {
-    /// Must run inside a tokio runtime. `renewed` is called with each new socket.
+    /// Makes the watch over a socket. Must run inside a tokio runtime. Calls `renewed` with each
+    /// new socket.
     pub(super) fn new(service: Arc<Service>, listener: Arc<Listener>, renewed: Renewed) -> Self {
         let mut look = interval_at(Instant::now() + LOOKED_AT_EVERY, LOOKED_AT_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -90,12 +91,12 @@ impl Listening {
         &self.listener
     }
 
-    /// When the next attempt is due, if the socket does not listen.
+    /// Time of the next attempt, if the socket does not listen.
     pub(crate) fn next_attempt(&self) -> Option<Instant> {
         self.attempts.next
     }
 
-    /// Waits until the socket does not listen any more. Dropping the future is safe.
+    /// Waits until the socket no longer listens. Cancel-safe.
     pub(crate) async fn broken(&mut self) -> io::Error {
         loop {
             tokio::select! {
@@ -110,7 +111,7 @@ impl Listening {
         }
     }
 
-    /// The socket broke: it is repaired now, or after a pause if it breaks again and again.
+    /// Repairs a broken socket now, or after a pause if it breaks again and again.
     pub(crate) fn repair(&mut self, error: &io::Error) {
         let Self { service, .. } = self;
         AcceptStopped { server: &service.name, error }
@@ -122,7 +123,7 @@ impl Listening {
         }
     }
 
-    /// Does what was asked for until now: a socket that does not listen is tried at once.
+    /// Follows requests for an attempt. A socket that does not listen is tried at once.
     pub(crate) fn obey(&mut self, asked: u64) {
         if std::mem::replace(&mut self.asked, asked) != asked
             && (self.attempts.next.is_some() || !self.listener.listens())
@@ -151,7 +152,7 @@ impl Listening {
 }
 
 impl Service {
-    /// Why nothing is accepted, if the server cannot listen. `None` also once it is to end.
+    /// Why the server cannot listen, or `None` if it can. `None` also if the server is ending.
     pub(super) fn failure(&self) -> Option<String> {
         let failed = {
             let state = self.state.borrow();
@@ -179,7 +180,7 @@ impl Service {
         }
     }
 
-    /// True where it was not so before.
+    /// Sets the flag, and returns true if that changed it.
     fn set_failed(&self, failed: bool) -> bool {
         self.steer(|state| std::mem::replace(&mut state.failed, failed) != failed).is_some()
     }

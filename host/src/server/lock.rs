@@ -1,9 +1,14 @@
-//! A critical section over a whole server: while it is held, no event of the server runs and
-//! nothing is accepted.
+//! The lock of a whole server. While it is held, no event of the server runs and the server accepts
+//! no connections.
 //!
-//! It cannot hang anybody: waiting for it has a limit, holding it has a limit, dropping it frees
-//! it, and ending the server's sessions takes it back. It is not recursive: whoever holds it and
-//! asks again waits like everybody else, and is told that it is busy.
+//! The lock cannot hang a caller:
+//!
+//! - Waiting for it and holding it have limits.
+//! - Dropping it frees it.
+//! - Ending the server's sessions revokes it.
+//!
+//! The lock is not recursive: a holder that requests it again waits like any other caller, and gets
+//! [`LockError::Busy`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -18,16 +23,16 @@ use super::state::{Status, followed};
 use crate::sched::{Moment, stalls};
 use crate::telemetry::LockExpired;
 
-/// Longest that a lock may be held.
+/// Longest time that a lock may be held.
 pub const LOCK_HOLD_MAX: Duration = Duration::from_secs(60);
-/// Longest that anybody may wait for one.
+/// Longest time that a caller may wait for a lock.
 pub const LOCK_WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Why there is no lock. Nothing is held.
+/// Why a lock was not taken. Nothing is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
-    /// Somebody else has it, perhaps the caller itself.
+    /// Another caller has the lock, or the same caller has it already.
     #[error(
         "the server is locked by somebody else, or by the same caller; a lock is not recursive"
     )]
@@ -38,12 +43,12 @@ pub enum LockError {
     /// The server ends its sessions or is stopped.
     #[error("the server is ending its sessions, or is stopped")]
     Stopping,
-    /// No such time.
+    /// The time to wait or to hold is out of range.
     #[error("expected at most a minute to wait, and 1 ms to a minute to hold")]
     Limit,
 }
 
-/// Who has the lock.
+/// The holder of a server's lock.
 #[derive(Debug, Default)]
 pub(super) struct Holder {
     state: Mutex<HolderState>,
@@ -53,11 +58,11 @@ pub(super) struct Holder {
 #[derive(Debug, Default)]
 struct HolderState {
     now: Option<u64>,
-    /// What takes it back when its time is over.
+    /// Task that revokes the lock at the end of its time.
     timer: Option<AbortHandle>,
 }
 
-/// The last token of any server, so that none is ever given twice.
+/// The last token of all servers, so that no token is given twice.
 static TOKENS: AtomicU64 = AtomicU64::new(0);
 
 impl Holder {
@@ -70,13 +75,13 @@ impl Holder {
         state.now
     }
 
-    /// Does `act` if the token holds it, and as long as it does. Nobody takes it back meanwhile.
+    /// Calls `act` if `token` holds the lock. The lock cannot be revoked meanwhile.
     fn with<T>(&self, token: u64, act: impl FnOnce() -> Option<T>) -> Option<T> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.now == Some(token) { act() } else { None }
     }
 
-    /// It has a timer from now on; or none, where it was given back already.
+    /// Sets the timer of a held lock. If `token` no longer holds it, aborts the timer.
     fn time(&self, token: u64, timer: AbortHandle) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match state.now == Some(token) {
@@ -85,14 +90,14 @@ impl Holder {
         }
     }
 
-    /// Does `open` and gives it back; `None` is whoever has it. True where it was held.
+    /// Calls `open` and frees the lock, from any holder if `token` is `None`. True if it was held.
     fn free(&self, token: Option<u64>, open: impl FnOnce()) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let held = state.now.is_some() && (token.is_none() || token == state.now);
         if held {
             open();
             state.now = None;
-            // Where the timer itself frees it, it has nothing left to wait for.
+            // If the timer itself frees the lock, it has nothing left to wait for.
             state.timer.take().inspect(AbortHandle::abort);
             drop(state);
             self.freed.notify_waiters();
@@ -101,25 +106,25 @@ impl Holder {
     }
 }
 
-/// The lock, held. Dropping it gives it back.
+/// A held lock. Dropping it gives it back.
 pub struct Lock {
     service: Weak<Service>,
     token: u64,
 }
 
 impl Lock {
-    /// Whether it is held still, and was not taken back.
+    /// Whether the lock is still held, and was not revoked.
     #[must_use]
     pub fn is_held(&self) -> bool {
         let service = self.service.upgrade();
         service.is_some_and(|service| service.holder.with(self.token, || Some(())).is_some())
     }
 
-    /// Leaves it held until its time is over or the token is given to
+    /// Leaves the lock held until its time is over or the token is given to
     /// [`super::ServerHandle::unlock`].
     #[must_use]
     pub fn into_token(mut self) -> u64 {
-        // Without its service it gives nothing back.
+        // Without its service, the drop frees nothing.
         self.service = Weak::new();
         self.token
     }
@@ -135,8 +140,8 @@ impl Drop for Lock {
 
 impl Service {
     /// Waits up to `wait` for the lock and for running events to end, then holds it for up to
-    /// `hold`. `accepting` says which version of the course the accepting task follows. Dropping
-    /// the future gives it back.
+    /// `hold`. `accepting` tells the version of the state that the accepting task follows.
+    /// Cancel-safe: dropping the future gives the lock back.
     pub(super) async fn lock(
         self: &Arc<Self>,
         runtime: &Handle,
@@ -160,11 +165,11 @@ impl Service {
         let token = stalls::by(deadline, taken).await.ok_or(LockError::Busy)?;
         let lock = Lock { service: Arc::downgrade(self), token };
         let close = || {
-            let version = self.steer(|course| {
-                let running = !course.status.is_final()
-                    && course.status != Status::Restarting
-                    && course.ending == 0;
-                course.locked |= running;
+            let version = self.steer(|state| {
+                let running = !state.status.is_final()
+                    && state.status != Status::Restarting
+                    && state.ending == 0;
+                state.locked |= running;
                 running
             });
             version.inspect(|_| self.pause_gate.close())
@@ -173,7 +178,7 @@ impl Service {
         let quiet = async {
             followed(accepting, version).await;
             self.pause_gate
-                .until(|| !self.registry.present().iter().any(|(line, _)| line.in_event()))
+                .until(|| !self.registry.present().iter().any(|(handle, _)| handle.in_event()))
                 .await;
         };
         stalls::by(deadline, quiet).await.ok_or(LockError::NotQuiet)?;
@@ -193,18 +198,18 @@ impl Service {
         Ok(lock)
     }
 
-    /// Gives the lock of this token back. False where it is not held any more.
+    /// Gives back the lock of this token. Returns false if that lock is no longer held.
     pub(super) fn unlock(&self, token: u64) -> bool {
         self.holder.free(Some(token), || self.open())
     }
 
-    /// Takes the lock from whoever has it.
+    /// Takes the lock from any holder.
     pub(super) fn revoke_lock(&self) {
         self.holder.free(None, || self.open());
     }
 
     fn open(&self) {
         self.pause_gate.open();
-        self.steer(|course| std::mem::take(&mut course.locked));
+        self.steer(|state| std::mem::take(&mut state.locked));
     }
 }

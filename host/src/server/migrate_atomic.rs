@@ -1,8 +1,8 @@
-//! All sessions move to another version at one moment, or none does.
+//! Atomic migration: all sessions move to another version at one moment, or none does.
 //!
-//! Each makes its instance of the new version between two events and then waits, so that at no
-//! moment one of them handles an event with the new version while another does with the old one.
-//! NewConnections wait before their first event.
+//! Each session makes its instance of the new version between two events and then waits. So no
+//! session handles an event with the new version while another does with the old one. New sessions
+//! wait before their first event.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,30 +21,31 @@ use crate::event::Port;
 use crate::plugin::EventProcedure;
 use crate::session::MigrateOutcome;
 
-/// RevisionOrigin long the first is waited for before the others are asked.
+/// Time that the first session gets before the others are asked to prepare.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
-/// RevisionOrigin late after the deadline it may still be decided that all move...
+/// Time after the deadline in which the migration can still be decided.
 const DECISION_LATE_MAX: Duration = Duration::from_secs(15);
-/// ...and how late a session still hears it. Longer, so that none has gone on by itself when it is
-/// decided.
+/// Time after the deadline for which a session waits for the verdict. Longer than
+/// `DECISION_LATE_MAX`, so that no session goes on by itself before the decision.
 const VERDICT_LATE_MAX: Duration = Duration::from_secs(60);
 
-/// RevisionOrigin long a session that its own peer held up has, after the deadline, to end or to become ready.
-/// The others wait for it.
+/// Time after the deadline that a held-up session has to end or to become ready. The others wait
+/// for it.
 const HELD_UP_MAX: Duration = Duration::from_secs(5);
-/// RevisionOrigin often its peer is given up meanwhile: between two writes there is no wait to give up.
+/// Interval at which the host gives up that session's wait for its peer. Between two writes there
+/// is no wait to give up.
 const GIVEN_UP_EVERY: Duration = Duration::from_millis(10);
 
-/// One that is ready, or is over, or is not ready in time or at all.
+/// Outcome of a session's preparation.
 enum Prepared {
     Ready(u64, oneshot::Receiver<MigrateOutcome>),
     Ended,
     Failed(u64, Option<MigrateOutcome>),
-    /// Only its own peer kept it from being ready in time.
+    /// Only the session's own peer kept it from being ready in time.
     HeldUp(Live, oneshot::Receiver<()>, oneshot::Receiver<MigrateOutcome>),
-    /// The same, and it is asked no more.
+    /// Held up, and then withdrawn from the migration.
     Left,
-    /// And why, where it is not asked any more.
+    /// Not ready, with the reason for its withdrawal.
     Busy(Live, oneshot::Receiver<MigrateOutcome>, &'static str),
 }
 
@@ -53,15 +54,15 @@ impl Prepared {
         matches!(self, Self::Ready(..) | Self::Ended | Self::HeldUp(..) | Self::Left)
     }
 
-    /// What becomes of a session that was held up, once all others are ready. It does not call them
-    /// off, unless it turns out that its plugin is busy.
+    /// Settles a held-up session, once all others are ready. The session does not call off the
+    /// migration, unless its plugin turns out to be busy.
     async fn settled(self, rule: HeldUp) -> Self {
         let Self::HeldUp((handle, slot), mut ready, reported) = self else { return self };
         let until = env::now() + HELD_UP_MAX;
         loop {
             match rule {
                 HeldUp::OldVersion if slot.withdraw() => return Self::Left,
-                // It has begun to prepare just now.
+                // The session has just begun to prepare.
                 HeldUp::OldVersion => {}
                 HeldUp::End => drop(handle.give_up_peer()),
             }
@@ -76,7 +77,7 @@ impl Prepared {
     }
 }
 
-/// A session reports without having been ready: it stays, or it is over.
+/// Waits for the report of a session that was not ready: it stays, or it is over.
 async fn reported_unready(session: u64, reported: oneshot::Receiver<MigrateOutcome>) -> Prepared {
     match reported.await {
         Err(_) => Prepared::Ended,
@@ -84,18 +85,18 @@ async fn reported_unready(session: u64, reported: oneshot::Receiver<MigrateOutco
     }
 }
 
-/// Moves all sessions that are on another version than this. Calls `publish` when each of them
-/// waits; a session that only its own peer holds up is not waited for. False if nothing changed.
+/// Migrates all sessions of other versions to `next`. Calls `publish` when each of them waits;
+/// sessions that only their own peers hold up are exempt. Returns false if nothing changed.
 ///
 /// # Errors
-/// Those of `publish`; nothing was changed.
+/// The errors of `publish`; nothing was changed.
 pub(super) async fn move_all(
     service: &Arc<Service>,
     next: &Arc<EventProcedure>,
     report: &mut SwapReport,
     publish: impl FnOnce() -> Result<u64, SwapError>,
 ) -> Result<bool, SwapError> {
-    // Nobody starts meanwhile.
+    // No session starts meanwhile.
     let closed = service.entrance.write().await;
     let live = others(service, next);
     let moves = |(_, slot): &&Live| next.hands_over() && slot.current().hands_over();
@@ -113,7 +114,7 @@ pub(super) async fn move_all(
     let (mut live, mut prepared, mut preparing) =
         (live.into_iter(), Vec::new(), FuturesUnordered::new());
     let mut all_ready = true;
-    // What is bad for the first is not tried with the others.
+    // If the first session fails, the others are not asked.
     preparing.extend(live.next().map(ask));
     if let Some(Some(first)) =
         env::by(deadline.min(env::now() + FIRST_WAIT), preparing.next()).await
@@ -126,32 +127,32 @@ pub(super) async fn move_all(
     }
     while let Some(one) = preparing.next().await {
         if !one.is_ready() && std::mem::replace(&mut all_ready, false) {
-            // So that nobody goes on preparing.
+            // The other sessions stop preparing.
             decide.send_replace(Some(false));
         }
         prepared.push(one);
     }
     live.for_each(|_| report.stay("called-off"));
-    // Not before, so that a move that is called off ends no session.
+    // Not earlier, so that a called-off migration ends no session.
     if all_ready {
         let rule = service.server_config().rules.held_up;
         prepared = join_all(prepared.into_iter().map(|one| one.settled(rule))).await;
         all_ready = prepared.iter().all(Prepared::is_ready);
     }
-    // Once the first may have lost patience, nobody knows any more who would move.
+    // After this time a session may have stopped waiting, so the outcome would be unknown.
     let published = match all_ready && env::now() < deadline + DECISION_LATE_MAX {
         true => publish().map(Some),
-        // Those that end because the server stops are no reason against the version.
+        // Sessions that end because the server stops do not count against the version.
         false => service.unless_stopping(|| None),
     };
     if let Ok(Some(number)) = published {
         report.generation = number;
     }
     let all = matches!(published, Ok(Some(_)));
-    // Those that are ready go on at once.
+    // Ready sessions go on at once.
     let _ = decide.send(Some(all));
-    // Whoever starts now meets what was decided, and those that wait for their turn to follow it
-    // hold up nobody.
+    // New sessions start on the decided version. Sessions that still have to follow the decision
+    // delay no others.
     drop(closed);
     for one in prepared {
         match one {
@@ -172,7 +173,7 @@ pub(super) async fn move_all(
     published.map(|_| all)
 }
 
-/// A session that is not ready is asked no more, for this reason.
+/// Withdraws a session that is not ready, and reports the reason.
 async fn withdraw(
     service: &Service,
     (handle, slot): Live,
@@ -183,7 +184,7 @@ async fn withdraw(
 ) {
     match slot.withdraw() {
         true => report.stay(why),
-        // It began too late, and hears that it is called off.
+        // The session began too late, and hears that the migration is called off.
         false => report.add(service, handle.info().id, begun(&mut reported, deadline).await),
     }
 }
@@ -202,14 +203,14 @@ async fn prepare(
     let called_off = pin!(async move { decided.wait_for(Option::is_some).await.is_ok() });
     let waited = match select(pin!(env::by(deadline, &mut ready)), called_off).await {
         Either::Left((waited, _)) => waited,
-        // It hears that as well, in the midst of what it does.
+        // The session hears that as well, while it prepares.
         Either::Right(_) => return Prepared::Busy((handle, slot), reported, "called-off"),
     };
     match waited {
         Some(Ok(())) => Prepared::Ready(session, reported),
         Some(Err(_)) => reported_unready(session, reported).await,
         None => {
-            // Between two writes it does not wait for a moment.
+            // Between two writes the session does not wait, so the sum of its waits counts too.
             let (waited, waits) = handle.waited_for_peer();
             let is_held_up = waits || waited.saturating_sub(waited_before) * 2 > env::now() - asked;
             match is_held_up {

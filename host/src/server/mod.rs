@@ -1,7 +1,7 @@
-//! Servers: starting one, its handle, and the sessions it knows.
+//! Servers: start, handle, and the registry of sessions.
 //!
-//! `Server::builder()` takes what a server is made of, `start` returns a [`ServerHandle`] as soon
-//! as it listens, and all interaction with clients happens in the plugin.
+//! `Server::builder()` returns a specification, and its `start` returns a [`ServerHandle`] once the
+//! server listens. All interaction with clients happens in the plugin.
 
 mod blame;
 mod bound;

@@ -1,4 +1,4 @@
-//! A newcomer gets a version and a place in the registry.
+//! Entry of a new session: it gets a version and a place in the registry.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use crate::plugin::EventProcedure;
 use crate::session::{ProcedureSlot, SessionHandle};
 
 impl Service {
-    /// Gives a session that starts its version. Waits while sessions move together, so that it
-    /// starts on the version that they come to.
+    /// Gives a new session its version. Waits during an atomic migration, so that the session
+    /// starts on the version that the others come to.
     pub(crate) async fn let_in(
         &self,
         handle: &Arc<SessionHandle>,
@@ -19,7 +19,7 @@ impl Service {
         let (procedure, is_canary) = self.procedure_for_newcomer();
         let slot = Arc::new(ProcedureSlot::new(procedure));
         let (membership, presence) = self.registry.enter(handle, epoch, &slot);
-        // A swap that came before the registry knew of this session passed it by.
+        // A swap that happened before the registry knew of this session missed the session.
         if !is_canary || !self.tries(&slot.current()) {
             slot.start_with(self.procedure());
         }

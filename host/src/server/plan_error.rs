@@ -1,4 +1,4 @@
-//! Why a plan was not put in force, and whose doing that was.
+//! Why a plan was not put in force, with the cause.
 
 use super::builder::StartError;
 use super::handle::VersionsChange;
@@ -6,40 +6,40 @@ use super::swap::SwapError;
 use crate::net::BindError;
 use crate::work::{Refusal, WorkError};
 
-/// Why nothing was started or changed: one line for each mistake.
+/// Why nothing was started or changed, with one line for each mistake.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .mistakes.join("\n"))]
 pub struct PlanError {
-    /// At least one.
+    /// One line for each mistake; at least one.
     pub mistakes: Vec<String>,
-    /// Whose doing it was. The lines may have words of plugins in them, so they do not decide it.
+    /// The cause. The lines may have text of plugins in them, so they do not decide it.
     pub cause: PlanCause,
 }
 
-/// Whose doing it was that a plan was not put in force.
+/// The cause for which a plan was not put in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PlanCause {
-    /// The operator's: at least one line names what to mend.
+    /// The operator: at least one line names a value to correct.
     Configuration,
-    /// The system's: no line names anything else. The same plan holds once there is room.
+    /// The system alone. The same plan works once there is room.
     System(Refusal),
-    /// A step of it was not done.
+    /// A step of the plan was not done.
     Work(WorkError),
-    /// Servers are being swapped one after the other; the same plan holds once that is done.
+    /// Servers are swapped one after the other. The same plan works once that is done.
     Swapping,
     /// The host is stopping.
     Stopping,
 }
 
 impl PlanError {
-    /// A mistake of the operator's.
+    /// Makes an error of the operator's, with this line.
     #[must_use]
     pub fn mistake(line: impl Into<String>) -> Self {
         Self { mistakes: vec![line.into()], cause: PlanCause::Configuration }
     }
 
-    /// The same error with all of its lines changed.
+    /// Returns the same error with all of its lines changed.
     #[must_use]
     pub fn map_lines(mut self, change: impl Fn(&str) -> String) -> Self {
         self.mistakes.iter_mut().for_each(|line| *line = change(line));
@@ -50,7 +50,7 @@ impl PlanError {
         Self { mistakes: vec!["the host is stopping".into()], cause: PlanCause::Stopping }
     }
 
-    /// Of at least one mistake.
+    /// Makes an error of at least one mistake.
     pub(super) fn of(mistakes: Vec<Mistake>) -> Self {
         let refused: Option<Vec<Refusal>> =
             mistakes.iter().map(|mistake| mistake.refusal).collect();
@@ -74,7 +74,7 @@ impl From<WorkError> for PlanError {
     }
 }
 
-/// One line, and what the system refused where that is the cause of it.
+/// One line of a [`PlanError`], and what the system refused, if that caused it.
 #[derive(Debug)]
 pub(super) struct Mistake {
     line: String,
@@ -82,7 +82,7 @@ pub(super) struct Mistake {
 }
 
 impl Mistake {
-    /// The same with its place in the file.
+    /// Adds the mistake's place in the file to the line.
     pub(super) fn at(self, place: &str) -> Self {
         Self { line: format!("{place}: {}", self.line), ..self }
     }

@@ -1,5 +1,4 @@
-//! From a description to what can run: values checked, plugin and credentials loaded, address
-//! bound.
+//! First stages of a start: values checked, plugin and credentials loaded, address bound.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,35 +16,36 @@ use crate::net::{Credentials, Security};
 use crate::plugin::{Claim, Holding, LoadError, Plugin, try_out};
 use crate::work::Stop;
 
-/// What a description names, loaded, and what came of its trial instance.
+/// The plugin that a specification names, loaded, with the result of its trial.
 pub(super) struct Preloaded {
     named: Arc<Plugin>,
     tried: Result<(), LoadError>,
 }
 
-/// What [`ServerBuilder::verify`] has seen.
+/// Result of [`ServerBuilder::verify`].
 #[derive(Default)]
 pub struct Verified {
-    /// What the description names, where it loads.
+    /// The plugin that the specification names, if it loads.
     pub plugin: Option<Arc<Plugin>>,
-    /// What would start in its place, because it was swapped in before the last process ended.
+    /// The version that would start instead, because it was swapped in before the last process
+    /// ended.
     pub recorded: Option<Arc<Plugin>>,
-    /// What is wrong.
+    /// All errors.
     pub wrong: Vec<StartError>,
 }
 
 impl ServerBuilder {
     /// Starts the server and returns once it listens: a client that connects right after is served.
-    /// Blocks while the plugin is loaded, so not for a runtime's thread.
+    /// Blocks while the plugin loads, so not for a runtime's thread.
     ///
     /// # Errors
-    /// [`StartError`]; nothing is left of it.
+    /// [`StartError`]; nothing of the server is left.
     pub fn start(self) -> Result<ServerHandle, StartError> {
         Ok(self.bind()?.run())
     }
 
-    /// Everything that can fail: checks the values, loads the plugin and the credentials, binds the
-    /// address. Several servers that start together are all bound before the first runs.
+    /// Does everything that can fail: checks the values, loads the plugin and the credentials,
+    /// binds the address. Several servers that start together are all bound before the first runs.
     ///
     /// # Errors
     /// [`StartError`]; nothing is left bound.
@@ -53,7 +53,7 @@ impl ServerBuilder {
         self.bind_with(&mut HashMap::new())
     }
 
-    /// The same with what the process before this one listened with, by names of servers.
+    /// [`ServerBuilder::bind`] with the listening sockets of the process before, by server names.
     pub(super) fn bind_with(
         self,
         left: &mut HashMap<String, InheritedListener>,
@@ -62,7 +62,7 @@ impl ServerBuilder {
         let mut prepared = self.prepare(&host)?;
         let holding = prepared.description.open(&host, &prepared.tenant(), &prepared.plugin)?;
         prepared.hold(holding)?;
-        // One with this address fits, whatever the server was called when it was opened.
+        // A socket with this address fits, even if its server had another name.
         let address = prepared.description.address();
         let is_given = left.get(&prepared.name).is_some_and(|socket| socket.given);
         let fits = left
@@ -73,14 +73,14 @@ impl ServerBuilder {
         Ok(prepared.listen(&host)?)
     }
 
-    /// The same without a socket that was handed over, which would otherwise stay open for as long
-    /// as this.
+    /// Returns the specification without its inherited socket, which would stay open as long as the
+    /// specification.
     pub(super) fn without_listener(mut self) -> Self {
         self.inherited = None;
         self
     }
 
-    /// Everything of [`ServerBuilder::bind`] but the address: for a server that runs already, and
+    /// Does everything of [`ServerBuilder::bind`] but binding the address. For a running server and
     /// its [`ServerHandle::reform`].
     ///
     /// # Errors
@@ -90,8 +90,9 @@ impl ServerBuilder {
         self.prepare_with(host, preloaded)
     }
 
-    /// The slow part of it, which depends on nothing that may change meanwhile: checks the values,
-    /// loads the plugin that is named and tries it out. Blocks as [`ServerBuilder::start`] does.
+    /// The slow part of [`ServerBuilder::prepare`], which depends on nothing that may change
+    /// meanwhile. Checks the values, loads the named plugin and tries it. Blocks as
+    /// [`ServerBuilder::start`] does.
     pub(super) fn preload(&self, host: &Host) -> Result<Preloaded, StartError> {
         self.check()?;
         let named = self.load(host)?;
@@ -99,7 +100,7 @@ impl ServerBuilder {
         Ok(Preloaded { named, tried })
     }
 
-    /// The rest of it.
+    /// The other part of [`ServerBuilder::prepare`].
     pub(super) fn prepare_with(
         self,
         host: &Host,
@@ -109,7 +110,7 @@ impl ServerBuilder {
         let configured = named.digest().to_owned();
         let name = self.given_name().unwrap_or(named.name()).to_owned();
         let (plugin, recorded) = self.recorded(host, &named)?;
-        // Where another version is in force, the named one does not start, and its trial is of no
+        // If another version is current, the named one does not start, and its trial does not
         // matter.
         match Arc::ptr_eq(&plugin, &named) {
             true => tried?,
@@ -131,8 +132,8 @@ impl ServerBuilder {
         })
     }
 
-    /// What was in force when the process ended, where that was swapped in and the description
-    /// names the same plugin still; and what the server had before.
+    /// Returns the version to start with and the recorded revisions. That version is the last
+    /// swapped one, if the specification still names the same plugin; otherwise it is `named`.
     fn recorded(
         &self,
         host: &Host,
@@ -157,7 +158,7 @@ impl ServerBuilder {
         Ok((plugin, generations))
     }
 
-    /// Room for the instances that its sessions share.
+    /// Claims room for the server's shared instances.
     pub(super) fn claim(
         &self,
         holding: &Arc<Holding>,
@@ -175,27 +176,28 @@ impl ServerBuilder {
         }
     }
 
-    /// Its name, where it was given one.
+    /// The server's name, if one was given.
     #[must_use]
     pub fn given_name(&self) -> Option<&str> {
         Some(self.name.as_str()).filter(|name| !name.is_empty())
     }
 
-    /// Whether both listen in the same way: the same address, backlog and options, and TLS or not.
+    /// Whether both listen in the same way: same address, backlog and options, and the same
+    /// choice of TLS.
     #[must_use]
     pub fn listens_like(&self, other: &Self) -> bool {
         self.endpoint == other.endpoint && self.secure == other.secure
     }
 
-    /// The credentials, where it has some.
+    /// The credentials, if the server has some.
     #[must_use]
     pub fn credentials_given(&self) -> Option<&Credentials> {
         self.credentials.as_ref()
     }
 
-    /// Everything that is wrong with this server short of binding it: values, plugin, record,
-    /// credentials, address. And the plugins, where they load. Blocks as [`ServerBuilder::start`]
-    /// does.
+    /// Finds everything that is wrong with this server short of binding it: values, plugin, record,
+    /// credentials, address. Returns the plugins too, if they load. Blocks as
+    /// [`ServerBuilder::start`] does.
     #[must_use]
     pub fn verify(&self, host: &Host) -> Verified {
         let mut seen = Verified { wrong: self.problems(), ..Verified::default() };
@@ -218,8 +220,8 @@ impl ServerBuilder {
         Verified { plugin, recorded, ..seen }
     }
 
-    /// Where it will listen, if that can be told; `None` for any free port or a name that does not
-    /// resolve.
+    /// The address that the server will listen at. `None` for any free port, or for a name that
+    /// does not resolve.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.endpoint.resolve().ok().filter(|address| address.port() != 0)
@@ -230,7 +232,7 @@ impl ServerBuilder {
             Some(Procedures::Loaded(plugin)) => Ok(Arc::clone(plugin)),
             Some(Procedures::Path(path)) => {
                 let pull = self.registries.config().pull;
-                // Only a limit makes a difference, and who has one is known.
+                // The quota matters only if the tenant has one already.
                 let owner = self.tenant.as_deref().or(self.given_name());
                 let loader = host
                     .loader()

@@ -1,5 +1,4 @@
-//! A new version that faults more than the one before, soon after its swap, is taken back by
-//! itself.
+//! Probation: rolls a new version back automatically, if it faults more than the version before.
 
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -17,32 +16,32 @@ use crate::event::Port;
 use crate::plugin::{EventProcedure, Grants};
 use crate::telemetry::FaultFigures;
 
-/// RevisionOrigin soon it is decided after a fault, and again while replays are waited for.
+/// Delay of the decision after a fault, and of each further attempt while replays run.
 const JUDGED_AFTER: Duration = Duration::from_millis(50);
-/// What happened counts for at most twice so long.
+/// Longest window of counting. The end of a session counts for at most two windows.
 const COUNTED_MAX: Duration = Duration::from_secs(300);
 
-/// A version that is watched, and the one before.
+/// A version on probation, with the version before.
 #[derive(Debug)]
 pub(crate) struct Probation {
     new: Arc<EventProcedure>,
     suspect: Suspect,
     until: Instant,
     judged: ProbationVerdict,
-    /// What both may import.
+    /// What both versions may import.
     grants: Grants,
-    /// Lets go of it when that is over.
+    /// Task that ends the probation when its time is over.
     expiry: AbortHandle,
 }
 
-/// RevisionOrigin far the decision about a version is.
+/// State of the decision about a version.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum ProbationVerdict {
-    /// There are few faults, or it was decided to keep it.
+    /// The version has few faults, or the decision was to keep it.
     Kept,
     /// A task decides.
     UnderWay,
-    /// It is to be taken back as soon as no other order is under way.
+    /// The version is rolled back as soon as no other change is under way.
     Over(FaultFigures),
 }
 
@@ -53,12 +52,12 @@ impl Drop for Probation {
 }
 
 impl Probation {
-    /// What comes back where it faults.
+    /// The version to roll back to.
     pub(super) fn before(&self) -> &Arc<EventProcedure> {
         self.suspect.before()
     }
 
-    /// A session ended. The fault to replay, and whether a task is to decide.
+    /// Counts the end of a session. Returns the fault to replay, and whether a task has to decide.
     fn hears(
         &mut self,
         of: &Arc<EventProcedure>,
@@ -66,7 +65,7 @@ impl Probation {
         blamed: Option<&Blamed>,
         now: Instant,
     ) -> (Option<Tried>, bool) {
-        // Some may be on it under the terms before a reload.
+        // A session may be on the same version with the configuration before a reload.
         let is = |version: &Arc<EventProcedure>| {
             Arc::ptr_eq(of, version) || same(of.plugin(), version.plugin())
         };
@@ -94,7 +93,7 @@ impl Probation {
         }
     }
 
-    /// Decides. `live` has the sessions of the version and of the one before that go on.
+    /// Decides. `live` has the live sessions of the version and of the one before.
     fn judge(&mut self, live: [&LiveAddresses; 2], now: Instant) -> Verdict {
         let verdict = self.suspect.decide(live, now);
         self.judged = match verdict {
@@ -107,7 +106,8 @@ impl Probation {
 }
 
 impl Service {
-    /// Watches a version that was just swapped in, and lets go of the one before when that is over.
+    /// Puts a version that was just swapped in on probation. The version before is released at its
+    /// end.
     pub(super) fn watch(self: &Arc<Self>, new: &Arc<EventProcedure>, before: &Arc<EventProcedure>) {
         let server_config = self.server_config();
         let (rules, grants) = (server_config.rules, server_config.grants.clone());
@@ -125,9 +125,9 @@ impl Service {
             });
         });
         let mut past = self.blame.past_of(before.metrics(), now);
-        // Sessions that moved were well on the version before.
-        for (line, _) in on(self, new) {
-            past.well(self.source(line.info().peer.ip()), now);
+        // Sessions that migrated did well on the version before.
+        for (handle, _) in on(self, new) {
+            past.well(self.source(handle.info().peer.ip()), now);
         }
         let rule = Rule::Swap { faults_min: rules.faults_min, share: rules.faults_share };
         let suspect = Suspect::new(rule, new, (before, past), rules.watch.clamp(PAST, COUNTED_MAX));
@@ -135,8 +135,8 @@ impl Service {
         *self.probation() = Some(Probation { new, suspect, until, judged, grants, expiry });
     }
 
-    /// The version in force has other terms since a reload. Where it is watched it is watched on,
-    /// and what it would go back to gets those terms as well.
+    /// Continues a probation after a reload changed the current version's configuration. The
+    /// version before gets that configuration too.
     pub(super) fn watch_on(&self, new: &Arc<EventProcedure>, was: &Arc<EventProcedure>) {
         let mut watching = self.probation();
         let Some(probation) =
@@ -145,19 +145,19 @@ impl Service {
             return;
         };
         if probation.grants != self.server_config().grants {
-            // What is linked with others is not to come back.
+            // The version before is linked with other grants, so it must not come back.
             *watching = None;
             return;
         }
         probation.new = Arc::clone(new);
-        // With other shards it has no places for them, and keeps the terms that it had.
+        // With another number of shards, it has no places for them and keeps its configuration.
         if new.shards() == probation.before().shards() {
             probation.suspect.set_before(Arc::new(probation.before().under_terms_of(new)));
         }
     }
 
-    /// A session ended. The fault to replay, where it is one of the version that is watched. Begins
-    /// to decide about that version where it is time.
+    /// Counts the end of a session. Returns the fault to replay, if the session's version is on
+    /// probation. Starts the decision about that version when it is due.
     pub(super) fn guard_hears(
         self: &Arc<Self>,
         procedure: &Arc<EventProcedure>,
@@ -176,7 +176,7 @@ impl Service {
         tried
     }
 
-    /// Decides about the version that is compared like this. `None`: it is not watched any more.
+    /// Decides about the version of this comparison. `None`: its probation is over.
     fn judges(&self, comparison: &Arc<Mutex<Comparison>>) -> Option<Verdict> {
         let versions = {
             let watching = self.probation();
@@ -194,14 +194,14 @@ impl Service {
         let probation = watching.as_mut().filter(|probation| probation.suspect.is(comparison))?;
         let verdict = probation.judge([&live[0], &live[1]], now);
         if verdict == Verdict::Keep {
-            // What was to let go of it may have passed it by.
+            // The expiry task may have run while the decision was under way.
             watching.take_if(|probation| now > probation.until);
         }
         Some(verdict)
     }
 }
 
-/// Decides about the version that is compared like this, as soon as replays allow.
+/// Decides about the version of this comparison, as soon as the replays allow.
 async fn judge(service: Weak<Service>, comparison: Arc<Mutex<Comparison>>) {
     loop {
         env::sleep(JUDGED_AFTER).await;
@@ -216,7 +216,7 @@ async fn judge(service: Weak<Service>, comparison: Arc<Mutex<Comparison>>) {
 
 async fn take_back(service: Arc<Service>) {
     let _alone = service.swapping.lock(Rank::Next).await;
-    // A reload may have given both other terms meanwhile, and a swap may have come before.
+    // Meanwhile a reload may have changed both configurations, or a swap may have come first.
     let Some(probation) = service
         .probation()
         .take_if(|probation| matches!(probation.judged, ProbationVerdict::Over(_)))

@@ -1,5 +1,5 @@
-//! The sessions of one server, by id and by name. Those that are told to end are found by nobody
-//! but a stop.
+//! The sessions of one server, by number and by name. Ending sessions are hidden from every lookup
+//! but a stop of the server and an abort.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use crate::event::{Broadcast, NameError, Peers, Port, SendError};
 use crate::plugin::EventProcedure;
 use crate::session::{ProcedureSlot, SessionHandle};
 
-/// Longest name of a session, in characters, whatever a server says.
+/// Longest name of a session, in characters. A server may set less.
 pub(super) const NAME_CHARS_MAX: usize = 127;
 
 #[derive(Debug)]
@@ -23,11 +23,11 @@ pub(crate) struct Registry {
 
 #[derive(Debug, Default)]
 struct Members {
-    /// Every session until its task is over, in the order of their ids.
+    /// All sessions until their tasks are over, in the order of their numbers.
     handles: BTreeMap<u64, Member>,
-    /// Those that are not ending.
+    /// Number of sessions that are not ending.
     active: u32,
-    /// These by address.
+    /// Addresses of the sessions that are not ending.
     addresses: LiveAddresses,
     names: HashMap<String, u64>,
 }
@@ -35,16 +35,16 @@ struct Members {
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) handle: Arc<SessionHandle>,
-    /// In which it was accepted.
+    /// The epoch in which the session was accepted.
     pub(super) epoch: u64,
-    /// What handles it.
+    /// The procedure that handles the session.
     pub(super) slot: Arc<ProcedureSlot<EventProcedure>>,
-    /// In lower case.
+    /// The session's name, in lower case.
     pub(super) name: Option<String>,
     ending: bool,
 }
 
-/// A session's entry. Dropping it says that the session is known to end, and frees its name.
+/// A session's entry. Dropping it marks the session as ending, and frees its name.
 #[derive(Debug)]
 pub(crate) struct Membership {
     registry: Weak<Registry>,
@@ -59,12 +59,12 @@ pub(crate) struct Presence {
 }
 
 impl Presence {
-    /// Ends it. True where it was the last one.
+    /// Ends the presence. Returns true if it was the last of the server.
     pub(crate) fn leave(mut self) -> bool {
         self.remove()
     }
 
-    /// Once; a second time there is no registry any more.
+    /// Removes the session. A second call finds no registry and does nothing.
     fn remove(&mut self) -> bool {
         let Some(registry) = std::mem::take(&mut self.registry).upgrade() else { return false };
         let mut members = registry.members();
@@ -89,7 +89,7 @@ impl Drop for Membership {
 }
 
 impl Members {
-    /// The session is to end: nobody counts or finds it any more. False where that was so already.
+    /// Marks a session as ending, so that it is neither counted nor found. False if it was already.
     fn retire(&mut self, id: u64) -> bool {
         let Some(member) = self.handles.get_mut(&id).filter(|member| !member.ending) else {
             return false;
@@ -109,7 +109,7 @@ impl Members {
 }
 
 impl Registry {
-    /// One without sessions, whose names may have so many characters.
+    /// Makes a registry without sessions. Names may have up to `name_chars_max` characters.
     pub(crate) fn new(name_chars_max: usize) -> Self {
         Self {
             last_id: AtomicU64::new(0),
@@ -118,17 +118,17 @@ impl Registry {
         }
     }
 
-    /// Characters that a name may have.
+    /// The most characters of a name.
     pub(super) fn name_chars_max(&self) -> usize {
         self.name_chars_max.load(Ordering::Relaxed)
     }
 
-    /// Names given from now on may have so many characters.
+    /// Sets the most characters of later names.
     pub(super) fn set_name_chars_max(&self, max: usize) {
         self.name_chars_max.store(max, Ordering::Relaxed);
     }
 
-    /// A number that no session of this server had before.
+    /// Returns a number that no session of this server had before.
     pub(crate) fn next_id(&self) -> u64 {
         self.last_id.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -138,13 +138,13 @@ impl Registry {
         self.last_id.load(Ordering::Relaxed)
     }
 
-    /// Numbers given from now on are above this one.
+    /// Makes all later numbers higher than this one.
     pub(super) fn number_above(&self, id: u64) {
         self.last_id.fetch_max(id, Ordering::Relaxed);
     }
 
-    /// Enters a session under its id. The membership ends when the session is known to end, the
-    /// presence with its task.
+    /// Enters a session under its number. The membership ends when the session is known to end, and
+    /// the presence with the session's task.
     pub(crate) fn enter(
         self: &Arc<Self>,
         handle: &Arc<SessionHandle>,
@@ -163,8 +163,8 @@ impl Registry {
         (Membership { registry: registry.clone(), id }, Presence { registry, id })
     }
 
-    /// The same for one that has its number and maybe a name from another process. `None`: somebody
-    /// has that number.
+    /// Enters a session with its number, and maybe a name, from another process. `None` if another
+    /// session has that number.
     pub(crate) fn enter_again(
         self: &Arc<Self>,
         handle: &Arc<SessionHandle>,
@@ -173,25 +173,25 @@ impl Registry {
         name: Option<&str>,
     ) -> Option<(Membership, Presence)> {
         let id = handle.info().id;
-        // Numbers of this process are above those of the one before, so that nobody comes between
-        // the two.
+        // New numbers of this process are above those of the process before, so no session takes
+        // this number between the two calls.
         if self.members().handles.contains_key(&id) {
             return None;
         }
         let entered = self.enter(handle, epoch, slot);
         if let Some(name) = name {
-            // Somebody else may carry it by now.
+            // Another session may have the name by now.
             let _ = self.set_name(id, name);
         }
         Some(entered)
     }
 
-    /// Its name, where it has one.
+    /// The session's name, if it has one.
     pub(super) fn name_of(&self, id: u64) -> Option<String> {
         self.view(id, |_, member| member.name.clone()).flatten()
     }
 
-    /// Every session with its round, those that are ending included.
+    /// All sessions with their epochs, ending ones included.
     pub(super) fn present(&self) -> Vec<(Arc<SessionHandle>, u64)> {
         self.members()
             .handles
@@ -200,20 +200,21 @@ impl Registry {
             .collect()
     }
 
-    /// Every session that is not ending, with what handles it.
+    /// All sessions that are not ending, with their procedure slots.
     pub(super) fn handled(&self) -> Vec<(Arc<SessionHandle>, Arc<ProcedureSlot<EventProcedure>>)> {
         let of =
             |(_, member): (u64, &Member)| (Arc::clone(&member.handle), Arc::clone(&member.slot));
         self.members().active().map(of).collect()
     }
 
-    /// Asks something about the addresses of the sessions that are not ending. Nothing else may be
-    /// asked of the registry meanwhile.
+    /// Calls `ask` with the addresses of all sessions that are not ending. `ask` must not call the
+    /// registry.
     pub(super) fn with_addresses<T>(&self, ask: impl FnOnce(&LiveAddresses) -> T) -> T {
         ask(&self.members().addresses)
     }
 
-    /// Up to `max` sessions that are not ending, with ids above `after`, in order.
+    /// Returns views of up to `max` sessions that are not ending, with numbers above `after`, in
+    /// order.
     pub(super) fn page<T>(
         &self,
         after: u64,
@@ -226,13 +227,13 @@ impl Registry {
         later.take(max).map(|(id, member)| view(*id, member)).collect()
     }
 
-    /// One session that is not ending.
+    /// Returns a view of one session that is not ending.
     pub(super) fn view<T>(&self, id: u64, view: impl Fn(u64, &Member) -> T) -> Option<T> {
         let members = self.members();
         members.handles.get(&id).filter(|member| !member.ending).map(|member| view(id, member))
     }
 
-    /// Nobody counts or finds the sessions of earlier rounds any more.
+    /// Marks all sessions of earlier epochs as ending.
     pub(super) fn retire_before(&self, epoch: u64) {
         let mut members = self.members();
         let old: Vec<_> =
@@ -242,15 +243,15 @@ impl Registry {
         }
     }
 
-    /// Takes one session out of sight, even where it is ending already, and hands it over to be
-    /// ended at once.
+    /// Marks a session as ending and returns it, to be ended at once. Also returns a session that
+    /// is already ending.
     pub(super) fn seize(&self, id: u64) -> Option<Arc<SessionHandle>> {
         let mut members = self.members();
         members.retire(id);
         members.handles.get(&id).map(|member| Arc::clone(&member.handle))
     }
 
-    /// Takes one session out of sight and hands it over to be ended.
+    /// Marks a session as ending and returns it, to be ended. `None` if it was already ending.
     pub(super) fn retire(&self, id: u64) -> Option<Arc<SessionHandle>> {
         let mut members = self.members();
         members
@@ -268,7 +269,7 @@ impl Registry {
     }
 }
 
-/// A broadcast under way.
+/// A running broadcast.
 struct FanOut {
     data: Arc<[u8]>,
     left: std::vec::IntoIter<Arc<SessionHandle>>,
@@ -298,7 +299,7 @@ impl Peers for Registry {
     }
 
     fn broadcast(&self, own: u64, data: &[u8]) -> Box<dyn Broadcast> {
-        // One copy for all of them, and no lock while they are told.
+        // One copy for all sessions, and no lock while they get it.
         let data: Arc<[u8]> = data.into();
         let others: Vec<_> = {
             let members = self.members();
@@ -312,7 +313,7 @@ impl Peers for Registry {
     }
 
     fn set_name(&self, own: u64, name: &str) -> Result<(), NameError> {
-        // Counted as it is kept: some letters have more than one in lower case.
+        // The length counts as stored: some letters have more characters in lower case.
         let name = name.to_lowercase();
         match name.chars().count() {
             0 => return Err(NameError::Empty),
@@ -324,7 +325,7 @@ impl Peers for Registry {
         if names.get(&name).is_some_and(|&holder| holder != own) {
             return Err(NameError::Taken);
         }
-        // A session that is ending keeps no name; it has nobody left to be found by.
+        // An ending session gets no name, because no session can find it any more.
         if let Some(member) = handles.get_mut(&own).filter(|member| !member.ending) {
             if let Some(old) = member.name.replace(name.clone()) {
                 names.remove(&old);

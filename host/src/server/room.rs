@@ -1,5 +1,5 @@
-//! What a server has of the instances of the process: its holding at the gate, and the version that
-//! says how much each of its sessions claims.
+//! A server's share of the engine's pools: its holding at the gate, and the version that says how
+//! much each session claims.
 
 use std::sync::Arc;
 
@@ -21,8 +21,7 @@ impl InstanceRoom for Holding {
     }
 }
 
-/// The version that new sessions get. Sessions claim room for it from the moment on in which it is
-/// stored.
+/// The current version. Sessions claim room for it as soon as it is stored.
 pub(crate) struct InForce(ArcSwap<EventProcedure>);
 
 impl InForce {
@@ -44,7 +43,7 @@ impl InForce {
         self.0.store(procedure);
     }
 
-    /// Puts `next` in the place of `current`, where that is in force still. What was in force.
+    /// Replaces `current` by `next`, if `current` is still stored. Returns the version before.
     pub(super) fn compare_and_swap(
         &self,
         current: &Arc<EventProcedure>,
@@ -61,8 +60,8 @@ impl InForce {
 }
 
 impl ServerBuilder {
-    /// What the server is promised of the pools. One whose sessions share instances has claimed
-    /// those.
+    /// The server's promise of the pools. Shared instances are no part of it, because they are
+    /// claimed.
     pub(super) fn promise(&self) -> Promise {
         match self.shards {
             0 => Promise { sessions: self.throttle.max_clients, instances: self.instances_min },
@@ -70,10 +69,10 @@ impl ServerBuilder {
         }
     }
 
-    /// Opens the holding of a server that is to start beside the running ones.
+    /// Opens the holding of a server that starts beside the running ones.
     ///
     /// # Errors
-    /// More is promised than the pools hold.
+    /// The promise is more than the pools have left.
     pub(super) fn open(
         &self,
         host: &Host,
@@ -90,7 +89,7 @@ impl ServerBuilder {
     }
 }
 
-/// What the servers of a plan are promised together.
+/// The sum of all promises of a plan.
 #[derive(Debug)]
 pub struct Promised {
     offered: Amounts,
@@ -98,14 +97,14 @@ pub struct Promised {
 }
 
 impl Promised {
-    /// Nothing yet, of what this host has.
+    /// Starts with no promises, of the pools of this host.
     #[must_use]
     pub fn none(host: &Host) -> Self {
         Self { offered: host.engine().ledger().offered(), so_far: Amounts::default() }
     }
 
-    /// Promises what this description does, with this plugin. The mistake where that is too much,
-    /// beside those before it.
+    /// Adds the promise of a server with this plugin. Returns a mistake if the promises together
+    /// are more than the pools have.
     pub fn add(&mut self, server: &ServerBuilder, plugin: &Plugin) -> Option<StartError> {
         let (promise, footprint) = (server.promise(), plugin.footprint());
         let own = promise.of(footprint);
@@ -115,7 +114,7 @@ impl Promised {
     }
 }
 
-/// The key that asks for more than there is, and the arithmetic.
+/// Returns the key that asks for more than the pools have, with the arithmetic.
 fn excess(
     promise: Promise,
     footprint: Footprint,

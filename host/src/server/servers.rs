@@ -1,4 +1,4 @@
-//! All servers of a process, by name: started together, changed together, stopped together.
+//! All servers of a process, by name. They start, change and stop together.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,35 +20,35 @@ use crate::net::CredentialsError;
 use crate::plugin::EventProcedure;
 use crate::work::{WorkError, WorkKind};
 
-/// What a reload is to lead to: what the servers share, and each server with its place in the file
-/// for messages.
+/// Target of a reload: the shared configuration, and each server with its place in the file for
+/// messages.
 pub struct Plan {
-    /// What the servers share. It cannot be changed while they run.
+    /// Configuration of the host. It cannot be changed while servers run.
     pub host: HostConfig,
-    /// How long sessions of servers that are removed may take.
+    /// Time that sessions of removed servers have.
     pub stop_grace: Duration,
-    /// What tenants may have together, by name.
+    /// Limits of tenants, by name.
     pub tenants: BTreeMap<String, TenantLimits>,
     /// The servers.
     pub servers: Vec<(String, ServerBuilder)>,
-    /// What the process before this one listened with, by names of servers. Only at a start.
+    /// Listening sockets of the process before, by names of servers. Only at a start.
     pub left: HashMap<String, InheritedListener>,
 }
 
-/// What a reload did.
+/// Result of a reload.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reloaded {
-    /// Servers that listen now and did not.
+    /// Servers that listen now and did not before.
     pub started: Vec<String>,
-    /// Servers that run on under the terms of the file. Live sessions keep theirs.
+    /// Running servers with the configuration of the file. Live sessions keep theirs.
     pub changed: Vec<String>,
     /// Servers that drain.
     pub removed: Vec<String>,
-    /// Servers that run and cannot listen, although it was just tried again.
+    /// Running servers that cannot listen, although they just tried again.
     pub not_listening: Vec<String>,
 }
 
-/// A server under new terms, and the version of a canary that ended by them.
+/// A server with a new configuration, and the procedure of a canary that this ended.
 type Reformed = (Arc<ServerHandle>, Option<Arc<EventProcedure>>);
 
 struct Entry {
@@ -61,17 +61,17 @@ pub struct Servers {
     host: Host,
     shared: HostConfig,
     servers: RwLock<BTreeMap<String, Entry>>,
-    /// Those that a reload removed and that may not have ended yet.
+    /// Servers that a reload removed and that may not have ended yet.
     leaving: Mutex<Vec<Arc<ServerHandle>>>,
-    /// One reload at a time.
+    /// Held during a reload.
     pub(super) reloading: tokio::sync::Mutex<()>,
     draining: AtomicBool,
-    /// Another process goes on with the servers, and this one changes nothing about them any more.
+    /// Relinquished: another process owns the servers, and this one no longer changes them.
     relinquished: AtomicBool,
     stop_grace: Mutex<Duration>,
 }
 
-/// All servers of a plan, bound, of which none accepts yet. Dropping it frees their addresses.
+/// All servers of a plan, bound and not accepting yet. Dropping it frees their addresses.
 pub struct BoundServers {
     host: Host,
     shared: HostConfig,
@@ -80,7 +80,7 @@ pub struct BoundServers {
 }
 
 impl Servers {
-    /// Starts all servers of a plan or none. Blocks while plugins are loaded.
+    /// Starts all servers of a plan, or none. Blocks while plugins load.
     ///
     /// # Errors
     /// [`PlanError`]; nothing is left bound.
@@ -88,8 +88,7 @@ impl Servers {
         Ok(Self::bind(host, plan)?.run())
     }
 
-    /// Everything that can fail and everything that takes its time. Blocks while plugins are
-    /// loaded.
+    /// Does everything that can fail and everything slow. Blocks while plugins load.
     ///
     /// # Errors
     /// [`PlanError`]; nothing is left bound.
@@ -113,52 +112,52 @@ impl Servers {
         Ok(BoundServers { host, shared: plan.host, stop_grace: plan.stop_grace, servers: bound })
     }
 
-    /// How long sessions may go on when the process is told to stop, as the last plan says.
+    /// Time that sessions have when the process is told to stop, by the last plan.
     #[must_use]
     pub fn stop_grace(&self) -> Duration {
         *self.stop_grace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the servers share.
+    /// The host of the servers.
     #[must_use]
     pub fn host(&self) -> &Host {
         &self.host
     }
 
-    /// Every server, by name.
+    /// All servers, in the order of their names.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<ServerHandle>> {
         self.read(|servers| servers.values().map(|entry| Arc::clone(&entry.handle)).collect())
     }
 
-    /// One server.
+    /// The server of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<ServerHandle>> {
         self.read(|servers| servers.get(name).map(|entry| Arc::clone(&entry.handle)))
     }
 
-    /// Servers that run and cannot listen.
+    /// Names of running servers that cannot listen.
     #[must_use]
     pub fn not_listening(&self) -> Vec<String> {
         let failed = self.all().into_iter().filter(|server| server.failure().is_some());
         failed.map(|server| server.name().to_owned()).collect()
     }
 
-    /// Whether all of it is to end.
+    /// Whether all servers are stopping.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Changes what runs into what the plan says, in the smallest steps: new servers start, those
-    /// that are gone drain, the others take the new terms for their newcomers. All of the plan is
-    /// checked before anything is changed.
+    /// Changes the running servers into those of the plan in the smallest steps. New servers start,
+    /// removed ones drain, and the others give new sessions their new configuration. The whole plan
+    /// is checked before any change.
     ///
     /// # Errors
     /// [`PlanError`]; nothing was changed.
     pub async fn reload(self: &Arc<Self>, plan: Plan) -> Result<Reloaded, PlanError> {
         let _alone = self.reloading.lock().await;
-        // Loading takes its time, and holds up no swap and no roll-back.
+        // Loading is slow, and happens without the locks, so that it delays no swap or roll-back.
         let (host, loading) = (self.host.clone(), plan);
         let loaded = self.host.work(WorkKind::Long, move || {
             let preloaded: Vec<_> =
@@ -166,13 +165,12 @@ impl Servers {
             (loading, preloaded)
         });
         let (plan, preloaded) = loaded.await?;
-        // What is checked has to hold when it is put in force, so that no version comes or goes
-        // meanwhile.
+        // The checks have to hold until the plan is put in force, so no version may change.
         let _unchanging = ServerHandle::versions_of_all_stay(&self.all()).await?;
-        let fleet = Arc::clone(self);
+        let servers = Arc::clone(self);
         let (grace, tenants) = (plan.stop_grace, plan.tenants.clone());
         let checked =
-            self.host.work(WorkKind::Urgent, move || fleet.check(plan, preloaded)).await??;
+            self.host.work(WorkKind::Urgent, move || servers.check(plan, preloaded)).await??;
         let (mut report, reformed) = self.put(checked, grace, &tenants)?;
         for (server, tried) in reformed {
             server.follow_reform(tried).await;
@@ -185,14 +183,14 @@ impl Servers {
         Ok(report)
     }
 
-    /// Whether another process goes on with the servers: then nothing that is asked for here is
-    /// done, and nothing is recorded. To be said while no reload and no swap is under way.
+    /// Relinquishes all servers, or takes them back. Relinquished servers follow no requests here,
+    /// and record nothing. Call it while no reload and no swap is under way.
     pub(super) fn relinquish(&self, passes: bool) {
         self.relinquished.store(passes, Ordering::Relaxed);
         self.all().iter().for_each(|server| server.service.relinquish(passes));
     }
 
-    /// Puts a plan in force that holds. What it did, and the servers that run on under new terms.
+    /// Puts a checked plan in force. Returns the result, and the servers that run on.
     fn put(
         &self,
         checked: Checked,
@@ -203,8 +201,8 @@ impl Servers {
         let mut report = Reloaded::default();
         let mut reformed = Vec::new();
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
-        // Looked at under the lock: whoever stops all of them says so first, and then looks at what
-        // there is.
+        // Checked under the lock: a stop of all servers sets the flag first, and then reads the
+        // servers.
         if self.is_draining() || self.relinquished.load(Ordering::Relaxed) {
             return Err(PlanError::stopping());
         }
@@ -249,7 +247,7 @@ impl Servers {
         preloaded: Vec<Result<Preloaded, StartError>>,
     ) -> Result<Checked, PlanError> {
         let mut mistakes: Vec<Mistake> = plan.excess().into_iter().map(Mistake::from).collect();
-        // What is released when is a matter of memory alone, and the next start sees to it.
+        // `release_memory` only affects the use of memory, so it may wait for the next start.
         let host = HostConfig { release_memory: self.shared.release_memory, ..plan.host.clone() };
         if host != self.shared {
             mistakes.push(
@@ -270,7 +268,7 @@ impl Servers {
         if mistakes.is_empty() { Ok(checked) } else { Err(PlanError::of(mistakes)) }
     }
 
-    /// The server's name, where another of the plan has it.
+    /// Checks one server. Returns its name if another server of the plan has that name.
     fn check_server(
         &self,
         description: ServerBuilder,
@@ -288,7 +286,7 @@ impl Servers {
             let entry = servers.get(&name)?;
             Some((entry.handle.status(), entry.description.clone(), Arc::clone(&entry.handle)))
         });
-        // One that was stopped starts again.
+        // A stopped server starts again.
         match running.filter(|(status, ..)| *status != Status::Stopped) {
             Some((Status::Draining, ..)) => {
                 return Err(
@@ -321,11 +319,12 @@ impl Servers {
         Ok(None)
     }
 
-    /// Reads the credentials of a server again, from the same files; live sessions keep theirs.
+    /// Reads the credentials of a server again, from the same files. Live sessions keep theirs.
+    /// Dropping the future may or may not leave the new credentials in force. `None`: there is no
+    /// such server, or it has no credentials.
     ///
     /// # Errors
-    /// What is wrong with them; the old ones go on serving. `None`: no such server, or it has no
-    /// credentials. Dropping the future may or may not leave the new ones in force.
+    /// The work was not done, or the credentials are not usable. The old ones stay in force.
     pub async fn renew_credentials(
         &self,
         name: &str,
@@ -341,7 +340,7 @@ impl Servers {
         queue.run(move || handle.renew_credentials(&credentials)).await.map(Some)
     }
 
-    /// Takes no newcomers on any server and lets sessions finish by themselves. See
+    /// Accepts no connections on any server and lets sessions finish by themselves. See
     /// [`ServerHandle::drain`].
     pub async fn drain(&self, deadline: Duration) {
         self.draining.store(true, Ordering::Relaxed);
@@ -349,8 +348,8 @@ impl Servers {
         futures_util::future::join_all(servers.iter().map(|server| server.drain(deadline))).await;
     }
 
-    /// Takes no newcomers on any server. When this returns nobody is accepted any more, and what
-    /// listened is closed, but for another process that has it as well.
+    /// Accepts no connections on any server. When this returns, no server accepts and all listening
+    /// sockets of this process are closed. Another process may still hold some of them.
     pub async fn close(&self) {
         self.draining.store(true, Ordering::Relaxed);
         let servers = self.everything();
@@ -364,7 +363,7 @@ impl Servers {
         futures_util::future::join_all(servers.iter().map(|server| server.stop(grace))).await;
     }
 
-    /// Those that are leaving included.
+    /// All servers, leaving ones included.
     fn everything(&self) -> Vec<Arc<ServerHandle>> {
         let mut servers = self.all();
         servers.extend(self.leaving.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
@@ -377,14 +376,14 @@ impl Servers {
 }
 
 impl BoundServers {
-    /// Accepts on all of them.
+    /// Starts accepting on all servers.
     #[must_use]
     pub fn run(self) -> Arc<Servers> {
         self.run_with(Vec::new())
     }
 
-    /// The same with sessions that no process had meanwhile: each goes on on its server, or is
-    /// closed.
+    /// Starts accepting on all servers, and attaches detached sessions. A session without its
+    /// server is closed.
     #[must_use]
     pub fn run_with(self, sessions: Vec<DetachedSession>) -> Arc<Servers> {
         let mut left: HashMap<String, Vec<DetachedSession>> = HashMap::new();
@@ -422,14 +421,14 @@ impl BoundServers {
     }
 }
 
-/// A plan that holds: what stays under new terms, and what is bound and not running yet.
+/// A checked plan: servers that run on, and new servers that are bound.
 struct Checked {
     same: BTreeMap<String, (Prepared, ServerBuilder)>,
     fresh: BTreeMap<String, (Bound, ServerBuilder)>,
 }
 
 impl Checked {
-    /// What is promised beyond what there is, a line for each server.
+    /// Returns one line for each server whose promise is more than the pools have.
     fn overpromised(&self, host: &Host) -> Vec<String> {
         let mut promised = Promised::none(host);
         let same = self.same.values().map(|(prepared, description)| (prepared, description));

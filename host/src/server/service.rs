@@ -1,4 +1,4 @@
-//! What a running server's tasks share.
+//! Shared state of a running server's tasks.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,15 +28,15 @@ use crate::session::PauseGate;
 use crate::telemetry::{BreakerTripped, Bucket, Counters, NotRecorded, ServerNotice};
 use crate::work::{WorkKind, WorkPool, WorkQueue};
 
-/// How long sessions that are told to end may take before they are cancelled, where nobody says.
+/// Default time that ending sessions have before they are cancelled.
 pub const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
-/// One thing that happened to one of a host's servers.
+/// A notice of one of a host's servers.
 #[derive(Debug, Clone)]
 pub struct HostNotice {
-    /// The server.
+    /// Name of the server.
     pub server: Arc<str>,
-    /// What.
+    /// The notice.
     pub notice: Notice,
 }
 
@@ -57,33 +57,33 @@ pub(crate) struct Service {
     pub(super) breaker: Mutex<Breaker>,
     pub(super) blame: Blame,
     pub(super) workers: Arc<Workers>,
-    /// The host's, for what is to go on wherever it was asked for.
+    /// The host's runtime, for work that continues if its caller is cancelled.
     pub(super) runtime: tokio::runtime::Handle,
-    /// What it has of the instances of the process.
+    /// The server's share of the process's instances.
     pub(super) holding: Arc<Holding>,
     pub(super) procedure: InForce,
     pub(super) probation: Mutex<Option<Probation>>,
-    /// A version that some newcomers get.
+    /// A version that a share of the new sessions gets.
     pub(super) canary: ArcSwapOption<Canary>,
     pub(super) history: Mutex<History>,
-    /// Where the history is written down.
+    /// Where the history is recorded.
     pub(super) records: Option<Arc<StateFolder>>,
-    /// Another process goes on with it: what is in force there, and recorded, is no business of
-    /// this one's.
+    /// Relinquished: another process owns the server. This process no longer changes the server's
+    /// versions or records.
     pub(super) relinquished: AtomicBool,
-    /// Held by those who start; whoever moves all sessions together closes it for a moment.
+    /// New sessions hold it while they start. An atomic migration closes it for a moment.
     pub(crate) entrance: tokio::sync::RwLock<()>,
-    /// Held while a version is put in force, and while the server begins to stop.
+    /// Held while a version is published, and while the server begins to stop.
     pub(super) publishing: Mutex<()>,
-    /// One swap at a time.
+    /// The lock of swaps.
     pub(super) swapping: Arc<Exclusive>,
-    /// Swaps that are not in force yet.
+    /// Swaps that have not published their version yet.
     pub(super) pending: PendingChanges,
-    /// The host's threads for what blocks.
+    /// The host's work threads.
     pub(super) pool: Arc<WorkPool>,
-    /// How far it is.
+    /// Progress of the running swap.
     pub(super) under_way: Mutex<Option<Going>>,
-    /// Why it cannot listen, where its course says that it cannot.
+    /// Why the server cannot listen, if its state says so.
     pub(super) failure: Mutex<String>,
     pub(super) state: watch::Sender<ServerState>,
     pub(super) notices: watch::Sender<Notice>,
@@ -91,17 +91,18 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// What new sessions get.
+    /// The version that new sessions get.
     pub(crate) fn procedure(&self) -> Arc<EventProcedure> {
         self.procedure.load_full()
     }
 
-    /// The versions it has had.
+    /// The server's last revisions.
     pub(super) fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes down what is in force. False where there is no place for it.
+    /// Records the history. Returns false if there is no state directory, or if the server is
+    /// relinquished.
     pub(super) async fn record(self: &Arc<Self>) -> Result<bool, RecordError> {
         let Some(records) = self.records.clone().filter(|_| !self.is_relinquished()) else {
             return Ok(false);
@@ -114,24 +115,24 @@ impl Service {
         }
     }
 
-    /// The way to the host's threads for blocking work of its tenant.
+    /// A queue of the host's work threads for the server's tenant.
     pub(super) fn work(&self, kind: WorkKind) -> WorkQueue {
         WorkQueue::new(&self.pool, kind, Arc::clone(&self.server_config.load().tenant.name))
     }
 
-    /// The same where nobody waits for it: a failure is logged and counted.
+    /// [`Service::record`] for callers without an operator: logs and counts a failure.
     pub(super) async fn record_quietly(self: &Arc<Self>) {
         if let Err(error) = self.record().await {
             NotRecorded { server: &self.name, error: &error.to_string() }.emit(&self.counters);
         }
     }
 
-    /// What new clients get.
+    /// The configuration of new sessions.
     pub(crate) fn server_config(&self) -> Arc<ServerConfig> {
         self.server_config.load_full()
     }
 
-    /// Runs a newcomer's task in the lane of the server's class.
+    /// Runs a new connection's task in the lane of the server's class.
     pub(crate) fn spawn<T: Future<Output = ()> + Send + 'static>(
         &self,
         task: impl FnOnce(Arc<Placement>) -> T,
@@ -140,7 +141,7 @@ impl Service {
         self.workers.spawn(Lane::of(config.class()), Arc::clone(&config.quota), task);
     }
 
-    /// What its tenant's servers use together.
+    /// The quota of the server's tenant.
     pub(crate) fn quota(&self) -> Arc<Quota> {
         Arc::clone(&self.server_config.load().session_config.quota)
     }
@@ -150,12 +151,12 @@ impl Service {
         self.task_tracker.enter(epoch)
     }
 
-    /// What the server is up to, to look at and to wait for.
+    /// The server's state, to look at and to wait for.
     pub(crate) fn state(&self) -> watch::Receiver<ServerState> {
         self.state.subscribe()
     }
 
-    /// What a client of this round is to do now.
+    /// The directive for clients of this epoch.
     pub(crate) fn call(&self, epoch: u64) -> Directive {
         self.state.borrow().call(epoch)
     }
@@ -164,7 +165,7 @@ impl Service {
         self.state.borrow().seen()
     }
 
-    /// Changes the course where `change` says so. The new version, where it did.
+    /// Changes the state if `change` returns true. Returns the new version of the state then.
     pub(super) fn steer(&self, change: impl FnOnce(&mut ServerState) -> bool) -> Option<u64> {
         let mut version = None;
         self.state.send_if_modified(|state| {
@@ -177,7 +178,7 @@ impl Service {
         version
     }
 
-    /// The accepting task does its work now.
+    /// Notes that the accepting task runs.
     pub(crate) fn listens(&self) {
         let begun = |state: &mut ServerState| {
             let starting = state.status == Status::Starting;
@@ -191,21 +192,21 @@ impl Service {
         }
     }
 
-    /// Whether the breaker lets a newcomer in now, or when to ask again.
+    /// Whether the breaker admits a new connection now, or when to ask again.
     pub(crate) fn may_enter(&self, now: Instant) -> Result<(), Instant> {
         let (answer, change) = self.breaker().ask(now);
         self.turned(change);
         answer
     }
 
-    /// A newcomer was let in.
+    /// Notes that a new connection was admitted.
     pub(crate) fn entered(&self, now: Instant) {
         self.breaker().admitted(now);
     }
 
-    /// Whether newcomers may get this version: it is in force, or the canary.
+    /// Whether new sessions may get this version, as the current one or as the canary.
     pub(super) fn gets_new_sessions(&self, version: &Arc<EventProcedure>) -> bool {
-        // Others are it under the terms before a reload.
+        // Some sessions are on the same version with the configuration before a reload.
         let is = |other: &Arc<EventProcedure>| {
             Arc::ptr_eq(other, version) || same(other.plugin(), version.plugin())
         };
@@ -213,7 +214,8 @@ impl Service {
             || self.canary.load().as_ref().is_some_and(|canary| is(&canary.procedure))
     }
 
-    /// A session from there ended, on a version that newcomers may get.
+    /// Reports the end of a session to the breaker. The session's version is one that new sessions
+    /// may get.
     pub(super) fn fared(&self, source: Source, fared: Fared) {
         let change = {
             let mut breaker = self.breaker();
@@ -237,7 +239,7 @@ impl Service {
         }
     }
 
-    /// Lets newcomers in again, whatever was counted. True where the breaker held them off.
+    /// Closes the breaker and forgets its counts. Returns true if the breaker held off sessions.
     pub(super) fn forget_faults(&self) -> bool {
         let held_off = {
             let mut breaker = self.breaker();
@@ -260,7 +262,7 @@ impl Service {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The last of the clients left.
+    /// Notes that the last client left.
     pub(crate) fn emptied(&self) {
         if !self.status().is_final() {
             self.tell(Occurrence::Idle);
@@ -271,7 +273,7 @@ impl Service {
         self.tell_of(occurrence, 0);
     }
 
-    /// Tells of something at which so many sessions were cut off.
+    /// Publishes an occurrence at which `cut_off` sessions were cut off.
     pub(super) fn tell_of(&self, occurrence: Occurrence, cut_off: usize) {
         let status = self.status();
         ServerNotice {
@@ -284,11 +286,11 @@ impl Service {
         self.notices
             .send_modify(|last| *last = Notice { number: last.number + 1, occurrence, status });
         let notice = *self.notices.borrow();
-        // Nobody may be listening.
+        // The send fails if no listener is subscribed.
         let _ = self.host_notices.send(HostNotice { server: Arc::clone(&self.name), notice });
     }
 
-    /// Starts a new round: clients of the ones before are to end gracefully. Its number.
+    /// Begins a new epoch and returns its number. Clients of earlier epochs end gracefully.
     pub(super) fn end_round(&self) -> u64 {
         let mut epoch = 0;
         self.steer(|state| {
@@ -301,7 +303,7 @@ impl Service {
         epoch
     }
 
-    /// Clients of rounds before this one end now.
+    /// Ends the clients of all epochs before this one at once.
     pub(super) fn cancel_before(&self, epoch: u64) {
         self.steer(|state| {
             let later = state.cancelled < epoch;
@@ -311,7 +313,7 @@ impl Service {
         self.call_all(epoch);
     }
 
-    /// Puts other terms in force for newcomers. `change` may be called more than once.
+    /// Changes the configuration of new sessions. `change` may be called more than once.
     pub(super) fn change_config(&self, mut change: impl FnMut(&mut ServerConfig)) {
         self.server_config.rcu(|server_config| {
             let mut server_config = ServerConfig::clone(server_config);
@@ -320,28 +322,26 @@ impl Service {
         });
     }
 
-    /// Whether this is what the next process starts with, unless the configuration says something
-    /// else by then.
+    /// Whether the next process starts with this plugin, if the configuration does not change.
     pub(super) fn starts_again(&self, plugin: &Plugin) -> bool {
         match self.records {
             Some(_) => same(plugin, self.procedure().plugin()),
-            // What was swapped in is not written down.
+            // Without records, a swap is forgotten.
             None => plugin.digest() == self.history().configured(),
         }
     }
 
-    /// Digest of what the configuration names, where something else is in force and that is not
-    /// written down.
+    /// Digest of the configured plugin, if another version is current and is not recorded.
     pub(super) fn not_recorded(&self) -> Option<String> {
         let configured = self.history().configured().to_owned();
         (self.records.is_none() && self.procedure().plugin().digest() != configured)
             .then_some(configured)
     }
 
-    /// Does what is not to come after the server began to stop.
+    /// Calls `act`, unless the server has begun to stop. The server cannot begin meanwhile.
     ///
     /// # Errors
-    /// [`SwapError::Stopping`]; it was not done.
+    /// [`SwapError::Stopping`]; `act` was not called.
     pub(super) fn unless_stopping<T>(&self, act: impl FnOnce() -> T) -> Result<T, SwapError> {
         let _not_stopping = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         if self.status().is_final() || self.is_relinquished() {
@@ -351,7 +351,7 @@ impl Service {
         }
     }
 
-    /// See [`Servers::pass_on`](super::Servers).
+    /// Relinquishes the server or takes it back. See [`Servers::pass_on`](super::Servers).
     pub(super) fn relinquish(&self, passes: bool) {
         let _nothing_comes = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         self.relinquished.store(passes, Ordering::Relaxed);
@@ -361,7 +361,7 @@ impl Service {
         self.relinquished.load(Ordering::Relaxed)
     }
 
-    /// True where it was not stopping before.
+    /// Begins to stop. Returns true if the server was not stopping before.
     pub(super) fn begin_stop(&self) -> bool {
         let begun = {
             let _nothing_comes = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -373,12 +373,12 @@ impl Service {
                 running
             })
         };
-        // Their threads are free for others then.
+        // This frees the work threads of those swaps for other servers.
         self.pending.call_off();
         begun.is_some()
     }
 
-    /// Tells those who are there already; who comes later looks at the course itself.
+    /// Sends the directive to registered sessions. Later sessions look at the state themselves.
     fn call_all(&self, epoch: u64) {
         let state = *self.state.borrow();
         for (handle, of) in self.registry.present() {
@@ -392,9 +392,9 @@ impl Service {
         }
     }
 
-    /// Ends all clients: those that are not done after `grace` at once. Returns when none is left;
-    /// how many had to be cancelled. A lock is taken back first, since a session that is held can
-    /// not end.
+    /// Ends all clients gracefully, and cancels the remaining ones after `grace`. Returns when none
+    /// is left, with the number of cancelled tasks. Revokes a lock first, because a locked session
+    /// cannot end.
     pub(super) async fn clear(&self, grace: Duration) -> usize {
         let _ending = self.ending();
         let epoch = self.end_round();
@@ -407,7 +407,7 @@ impl Service {
         left
     }
 
-    /// Takes the lock back and lets nobody have it while sessions end.
+    /// Revokes the lock, and refuses it while sessions end.
     fn ending(&self) -> EndingSessions<'_> {
         self.steer(|state| {
             state.ending += 1;
@@ -421,13 +421,13 @@ impl Service {
         self.data.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Lets sessions finish until the deadline. False where a later call says otherwise.
+    /// Lets sessions finish until the deadline. Returns false if a later call decided otherwise.
     pub(super) async fn drain(&self, deadline: Duration, plan: u64) -> bool {
-        // Who is held can not finish.
+        // Locked sessions cannot finish.
         let _ending = self.ending();
         let mut state = self.state();
         let superseded = async {
-            // The sender lives in the service.
+            // The sender lives in the service, so the wait does not fail.
             let _ = state.wait_for(|state| state.plan != plan).await;
         };
         tokio::select! {
@@ -437,8 +437,8 @@ impl Service {
         }
     }
 
-    /// Stops newcomers for a suspension. The version of the course and the plan; `None` where the
-    /// server is on its way out.
+    /// Suspends the server. Returns the version of the state, and the plan. `None` if the server is
+    /// ending.
     pub(super) fn suspend(&self, newcomers: NewConnections) -> Option<(u64, u64)> {
         let (mut suspended, mut plan) = (false, 0);
         let version = self.steer(|state| {
@@ -457,7 +457,7 @@ impl Service {
         version.map(|version| (version, plan))
     }
 
-    /// Ends all sessions after what was said before is followed, and stops. Idempotent.
+    /// Ends all sessions once the accepting task is gone, and stops. Idempotent.
     pub(super) async fn stop(&self, grace: Duration, accepting: watch::Receiver<u64>) {
         if self.begin_stop() {
             self.tell(Occurrence::Draining);
@@ -475,7 +475,7 @@ impl Service {
     }
 }
 
-/// Sessions of the service are to end.
+/// Marks the service's sessions as ending until it is dropped.
 struct EndingSessions<'a>(&'a Service);
 
 impl Drop for EndingSessions<'_> {

@@ -1,30 +1,31 @@
-//! What a server is up to, and what follows from it for newcomers and for sessions.
+//! The state of a server, and what follows from it for new connections and for sessions.
 
 use std::fmt;
 
 use tokio::sync::watch;
 
-/// What a server is doing.
+/// Status of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {
     /// Bound, and about to accept.
     Starting,
     /// Accepting.
     Listening,
-    /// Not accepting until it is resumed. Sessions may go on.
+    /// Not accepting until a resume. Sessions may go on.
     Suspended,
-    /// Not accepting, suspended or not: it cannot listen. Tried again without end.
+    /// Not accepting, suspended or not, because the server cannot listen. It tries again without
+    /// end.
     Failed,
-    /// Its sessions end, and then it accepts again.
+    /// Sessions end, and then the server accepts again.
     Restarting,
-    /// Its sessions end, and then it is stopped.
+    /// Sessions end, and then the server is stopped.
     Draining,
-    /// Nothing of it runs, and its address is free.
+    /// Nothing of the server runs, and its address is free.
     Stopped,
 }
 
 impl Status {
-    /// Every status.
+    /// All statuses.
     pub const ALL: [Self; 7] = [
         Self::Starting,
         Self::Listening,
@@ -42,7 +43,7 @@ impl Status {
             [self as usize]
     }
 
-    /// Whether there is no way back from it.
+    /// Whether the server never leaves this status for one that accepts.
     #[must_use]
     pub fn is_final(self) -> bool {
         matches!(self, Self::Draining | Self::Stopped)
@@ -55,52 +56,52 @@ impl fmt::Display for Status {
     }
 }
 
-/// What becomes of newcomers while a server is suspended.
+/// How a suspended server treats new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NewConnections {
-    /// They wait in the backlog and are served after it is resumed, in order.
+    /// Connections wait in the backlog, and the server accepts them in order after a resume.
     #[default]
     Queue,
-    /// They are closed at once.
+    /// Connections are closed at once.
     Reject,
 }
 
-/// What a server's tasks steer by.
+/// State of a server, which its tasks follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ServerState {
-    /// What was asked for. Never [`Status::Failed`], which [`ServerState::seen`] adds.
+    /// The requested status. Never [`Status::Failed`], which [`ServerState::seen`] adds.
     pub(crate) status: Status,
     pub(crate) newcomers: NewConnections,
-    /// The listening socket cannot be made to listen.
+    /// The server cannot listen.
     pub(crate) failed: bool,
-    /// Grows with each call that wants that tried at once.
+    /// Grows with each request to try to listen at once.
     pub(crate) listen_asked: u64,
-    /// Grows with each call that says what becomes of sessions; the last one counts.
+    /// Grows with each call that decides how sessions end. The last call counts.
     pub(crate) plan: u64,
-    /// Calls that end sessions and are not done. Nobody gets a lock meanwhile.
+    /// Calls that are ending sessions now. A lock is refused meanwhile.
     pub(crate) ending: u32,
-    /// All sessions are held by a lock.
+    /// A lock holds all sessions.
     pub(crate) locked: bool,
     /// Grows with every change.
     pub(crate) version: u64,
-    /// Clients belong to the round in which they were accepted. Those of earlier rounds are to
-    /// end...
+    /// The current epoch. Clients belong to the epoch in which they were accepted; clients of
+    /// earlier epochs end.
     pub(crate) epoch: u64,
-    /// ...and those of rounds before this one at once.
+    /// Clients of epochs before this one end at once.
     pub(crate) cancelled: u64,
 }
 
-/// What the accepting task does with the next newcomer.
+/// What the accepting task does with new connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AcceptMode {
     Admit,
     Queue,
     Reject,
-    /// No more accepting.
+    /// Stop accepting.
     Close,
 }
 
-/// What a client of some round is to do.
+/// What a client of an epoch must do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Directive {
     Stay,
@@ -124,7 +125,7 @@ impl ServerState {
         }
     }
 
-    /// What the server is doing, as anybody may see it.
+    /// The status that operators see.
     pub(super) fn seen(&self) -> Status {
         match self.status {
             Status::Starting | Status::Listening | Status::Suspended if self.failed => {
@@ -153,30 +154,30 @@ impl ServerState {
     }
 }
 
-/// Something that happened to a server.
+/// An occurrence at a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Occurrence {
-    /// It listens.
+    /// The server listens.
     Started,
-    /// It was suspended.
+    /// The server was suspended.
     Suspended,
-    /// It accepts again.
+    /// The server accepts again.
     Resumed,
-    /// It ended its sessions and accepts again.
+    /// The server ended its sessions and accepts again.
     Restarted,
-    /// Its last client left. Not said at its start nor at its stop.
+    /// The last client left. Not sent at a start or a stop.
     Idle,
-    /// Its plugin faulted again and again: newcomers wait for a while.
+    /// The plugin faulted again and again, so new connections wait for a while.
     Tripped,
-    /// Its plugin does well again.
+    /// The plugin does well again.
     Recovered,
-    /// It cannot listen any more. It tries again without end.
+    /// The server cannot listen any more. It tries again without end.
     Failed,
-    /// It listens again after that.
+    /// The server listens again after a failure.
     ListensAgain,
-    /// It ends its sessions to stop.
+    /// The server ends its sessions to stop.
     Draining,
-    /// Nothing of it runs any more.
+    /// Nothing of the server runs any more.
     Stopped,
 }
 
@@ -200,14 +201,14 @@ impl Occurrence {
     }
 }
 
-/// The last thing that happened to a server, numbered from 1 so that a missed one can be told.
+/// The last occurrence at a server, numbered from 1 so that a listener notices a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Notice {
-    /// Its number.
+    /// Number of the notice.
     pub number: u64,
-    /// What happened.
+    /// The occurrence.
     pub occurrence: Occurrence,
-    /// What the server is doing since.
+    /// Status of the server since then.
     pub status: Status,
 }
 
@@ -216,7 +217,7 @@ pub(super) async fn closed(mut accepting: watch::Receiver<u64>) {
     while accepting.changed().await.is_ok() {}
 }
 
-/// Waits until the accepting task follows this version of the course, or is gone.
+/// Waits until the accepting task follows this version of the state, or is gone.
 pub(super) async fn followed(mut accepting: watch::Receiver<u64>, version: u64) {
     let _ = accepting.wait_for(|seen| *seen >= version).await;
 }
@@ -226,12 +227,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lock_queues_newcomers_but_does_not_keep_a_stopped_server_open() {
-        let course = ServerState { status: Status::Listening, locked: true, ..ServerState::new() };
-        assert_eq!(course.welcome(), AcceptMode::Queue);
-        assert_eq!(ServerState { status: Status::Draining, ..course }.welcome(), AcceptMode::Close);
+    fn lock_queues_connections_and_lets_server_close() {
+        let state = ServerState { status: Status::Listening, locked: true, ..ServerState::new() };
+        assert_eq!(state.welcome(), AcceptMode::Queue);
+        assert_eq!(ServerState { status: Status::Draining, ..state }.welcome(), AcceptMode::Close);
         let suspended =
-            ServerState { status: Status::Suspended, newcomers: NewConnections::Reject, ..course };
+            ServerState { status: Status::Suspended, newcomers: NewConnections::Reject, ..state };
         assert_eq!(suspended.welcome(), AcceptMode::Queue);
         assert_eq!(ServerState { locked: false, ..suspended }.welcome(), AcceptMode::Reject);
     }
@@ -239,18 +240,18 @@ mod tests {
     #[test]
     fn failure_hides_no_end() {
         for status in Status::ALL {
-            let course = ServerState { status, failed: true, ..ServerState::new() };
+            let state = ServerState { status, failed: true, ..ServerState::new() };
             let may_be = [Status::Failed, Status::Restarting, Status::Draining, Status::Stopped];
-            assert!(may_be.contains(&course.seen()), "{status}");
-            assert_eq!(course.seen().is_final(), status.is_final(), "{status}");
+            assert!(may_be.contains(&state.seen()), "{status}");
+            assert_eq!(state.seen().is_final(), status.is_final(), "{status}");
         }
     }
 
     #[test]
-    fn a_round_ends_before_it_is_cancelled() {
-        let course = ServerState { epoch: 3, cancelled: 2, ..ServerState::new() };
+    fn epoch_ends_before_it_is_cancelled() {
+        let state = ServerState { epoch: 3, cancelled: 2, ..ServerState::new() };
         assert_eq!(
-            [1, 2, 3].map(|epoch| course.call(epoch)),
+            [1, 2, 3].map(|epoch| state.call(epoch)),
             [Directive::EndNow, Directive::End, Directive::Stay]
         );
     }

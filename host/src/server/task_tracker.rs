@@ -1,4 +1,4 @@
-//! How many tasks of a server's clients there are in each round, and waiting until there is none.
+//! Counts the tasks of a server's clients by epoch, and waits until there is none.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,12 +7,12 @@ use tokio::sync::Notify;
 
 #[derive(Debug, Default)]
 pub(crate) struct TaskTracker {
-    /// Rounds with tasks.
+    /// Number of tasks by epoch, without epochs that have none.
     tasks: Mutex<BTreeMap<u64, usize>>,
     left: Notify,
 }
 
-/// Proof that a task of the server runs. Counted until it is dropped.
+/// Proof that a task of the server runs. The task counts until this is dropped.
 #[derive(Debug)]
 pub(crate) struct TaskGuard {
     task_tracker: Arc<TaskTracker>,
@@ -25,12 +25,12 @@ impl TaskTracker {
         TaskGuard { task_tracker: Arc::clone(self), epoch }
     }
 
-    /// Tasks of the rounds before this one.
+    /// Number of tasks of earlier epochs.
     pub(super) fn before(&self, epoch: u64) -> usize {
         self.lock().range(..epoch).map(|(_, tasks)| tasks).sum()
     }
 
-    /// Waits until nobody of a round before this one is there. Dropping the future is safe.
+    /// Waits until no task of an earlier epoch runs. Cancel-safe.
     pub(super) async fn until_empty(&self, before: u64) {
         loop {
             let left = self.left.notified();

@@ -1,4 +1,4 @@
-//! Owners of servers, by name: what the servers of each may use together.
+//! Tenants by name, each with the limits of all of its servers together.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,28 +6,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::admission::Count;
 use crate::sched::{MAIL_MAX_BYTES, Quota, QuotaLimits, QuotaStatus};
 
-/// Fewest bytes of memory that a tenant may be limited to: an instance has at least one page.
+/// Least limit on a tenant's memory: an instance has at least one page.
 const MEMORY_MIN_BYTES: usize = 64 << 10;
-/// Fewest bytes of mail that a tenant may be limited to.
+/// Least limit on a tenant's mail.
 const MAIL_MIN_BYTES: usize = 64 << 10;
-/// Least and greatest CPUs.
+/// Least and greatest limit on CPUs.
 const CPUS: std::ops::RangeInclusive<f64> = 0.001..=1_024.0;
-/// Fewest bytes per second: a session moves them in pieces of a kibibyte and more.
+/// Least limit on bytes per second: a session moves them in pieces of a kibibyte and more.
 const BYTES_PER_SECOND_MIN: u64 = 1 << 10;
-/// Longest name of a tenant.
+/// Longest name of a tenant, in bytes.
 pub const TENANT_MAX_BYTES: usize = 127;
 
-/// What the servers of one tenant may have together. Zero is no limit, and the default.
+/// Limits of all servers of one tenant together. Zero is no limit, and the default.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct TenantLimits {
-    /// Clients at a time.
+    /// Most clients at a time.
     pub max_clients: usize,
-    /// CPU time, memory and bytes.
+    /// Limits of CPU time, memory and bytes.
     pub shares: QuotaLimits,
 }
 
 impl TenantLimits {
-    /// What cannot be: the key, what was expected and what was found.
+    /// Returns each invalid value: its key, and the expected and the found value.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let QuotaLimits { cpus, memory_max_bytes, mail_max_bytes, bytes_per_second } = self.shares;
@@ -61,7 +61,7 @@ impl TenantLimits {
     }
 }
 
-/// One owner of servers.
+/// The owner of one or more servers.
 #[derive(Debug)]
 pub(crate) struct Tenant {
     pub(super) name: Arc<str>,
@@ -70,7 +70,7 @@ pub(crate) struct Tenant {
 }
 
 impl Tenant {
-    /// Whether it has servers, or clients of servers that were its own.
+    /// Whether the tenant has servers, or clients of its former servers.
     fn is_in_use(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) > 1
             || Arc::strong_count(&self.quota) > 1
@@ -81,22 +81,22 @@ impl Tenant {
 /// A tenant at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TenantStatus {
-    /// Its name.
+    /// Name of the tenant.
     pub name: Arc<str>,
-    /// Clients of its servers, those in the handshake and those on their way out included.
+    /// Clients of its servers, in the handshake and leaving ones included.
     pub clients: usize,
-    /// How many there may be; 0 is no limit.
+    /// Most clients; 0 is no limit.
     pub max_clients: usize,
-    /// What it has used and may use.
+    /// Use and limits of its quota.
     pub quota: QuotaStatus,
 }
 
-/// All of them.
+/// All tenants by name.
 #[derive(Debug, Default)]
 pub(super) struct Tenants(Mutex<BTreeMap<Arc<str>, Arc<Tenant>>>);
 
 impl Tenants {
-    /// The tenant of this name.
+    /// Returns the tenant of this name, a new one if there is none.
     pub(super) fn of(&self, name: &str) -> Arc<Tenant> {
         let mut tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = tenants.get(name) {
@@ -112,20 +112,20 @@ impl Tenants {
         tenant
     }
 
-    /// The account of the tenant of this name, or one without limits where there is none.
+    /// Returns the quota of the tenant of this name, or one without limits if there is none.
     pub(super) fn quota(&self, name: &str) -> Arc<Quota> {
         let tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         tenants.get(name).map(|tenant| Arc::clone(&tenant.quota)).unwrap_or_default()
     }
 
-    /// Puts these limits in force; who is not named has none. What is taken beyond them stays
-    /// taken.
+    /// Sets the limits of all tenants. A tenant without an entry has none. Use beyond a new limit
+    /// stays.
     pub(super) fn limit(&self, limits: &BTreeMap<String, TenantLimits>) {
         for name in limits.keys() {
             self.of(name);
         }
         let mut tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Nobody's servers, and nothing said about them.
+        // Removes tenants without servers and without configured limits.
         tenants.retain(|name, tenant| tenant.is_in_use() || limits.contains_key(&**name));
         for (name, tenant) in tenants.iter() {
             let limits = limits.get(&**name).copied().unwrap_or_default();
@@ -134,7 +134,7 @@ impl Tenants {
         }
     }
 
-    /// Every one, by name.
+    /// Status of all tenants, by name.
     pub(super) fn seen(&self) -> Vec<TenantStatus> {
         let tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = |tenant: &Arc<Tenant>| TenantStatus {
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ends_of_the_ranges_are_in_and_what_is_beyond_is_not() {
+    fn limits_outside_ranges_are_problems() {
         let problems =
             |shares: QuotaLimits| TenantLimits { max_clients: 0, shares }.problems().len();
         let none = QuotaLimits::default();
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_that_are_not_named_any_more_are_lifted() {
+    fn absent_limits_are_lifted() {
         let tenants = Tenants::default();
         let tenant = tenants.of("a");
         let limits = TenantLimits { max_clients: 3, ..TenantLimits::default() };

@@ -1,9 +1,9 @@
-//! The threads that run sessions, in lanes. Each has its own reactor, and a session stays on one
-//! unless its class takes it to another lane.
+//! The threads that run sessions, in lanes. Each thread has its own reactor. A session stays on one
+//! thread unless its class moves it to another lane.
 //!
-//! A session's state is an instance's memory, its stack and its socket. Moving it between CPUs with
-//! every event, as a work-stealing runtime does, costs more than most events; and a thread that
-//! never looks into another's queue needs no wake-ups to share it.
+//! A session's state is an instance's memory, its stack and its socket. To move it between CPUs at
+//! every event, as a work-stealing runtime does, costs more than most events. Threads that never
+//! look into each other's task queues need no wake-ups to share tasks.
 
 use std::io;
 use std::pin::Pin;
@@ -21,16 +21,17 @@ use crate::sched::{
     Lane, Placement, Quota, RunQueue, RunQueueStatus, SchedParams, Work, take, take_rescue,
 };
 
-/// All of them. Dropping it ends the threads and every task on them.
+/// The workers of all lanes. Dropping it ends the threads and every task on them.
 pub(super) struct Workers {
     lanes: [LaneWorkers; Lane::ALL.len()],
     run_queues: Arc<[Arc<RunQueue>; Lane::ALL.len()]>,
 }
 
-/// The threads of one lane.
+/// The workers of one lane.
 struct LaneWorkers {
     workers: Vec<Worker>,
-    /// New tasks go to the first so many; the others are ushers.
+    /// Number of regular workers, which come first and get the new tasks. The others are rescue
+    /// workers.
     regular: usize,
     sched_params: SchedParams,
     _stops: Vec<oneshot::Sender<()>>,
@@ -52,18 +53,18 @@ impl Workers {
         Ok(Self { lanes: [fast, standard, idle], run_queues: Arc::new(run_queues) })
     }
 
-    /// What the kernel gave the threads of a lane.
+    /// What the kernel granted the threads of a lane.
     pub(super) fn sched_params(&self, lane: Lane) -> SchedParams {
         self.lanes[lane as usize].sched_params
     }
 
-    /// The turns of each lane now.
+    /// Status of each lane's run queue.
     pub(super) fn turns(&self) -> Vec<RunQueueStatus> {
         self.run_queues.iter().map(|run_queue| run_queue.seen()).collect()
     }
 
-    /// Waits until every thread has taken up a task, but for those that run only when nobody else
-    /// wants to.
+    /// Waits until every thread has taken up a task. Threads that run only when the CPU is idle do
+    /// not count.
     pub(super) async fn answer(&self) {
         for worker in self
             .lanes
@@ -71,15 +72,15 @@ impl Workers {
             .filter(|lane| !lane.sched_params.yields_at_once)
             .flat_map(|lane| &lane.workers)
         {
-            // A thread that is gone answers nothing, and neither does this.
+            // A dead thread never answers, so this waits without end.
             if worker.handle.spawn(async {}).await.is_err() {
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    /// Runs a task on the thread of this lane that has the fewest. The task may go elsewhere by its
-    /// seat. What it takes is charged to this account.
+    /// Runs a task on the thread of this lane with the fewest tasks. The task's placement may move
+    /// it later. The task's CPU time is charged to `quota`.
     pub(super) fn spawn<T>(
         self: &Arc<Self>,
         lane: Lane,
@@ -97,7 +98,7 @@ impl Workers {
         );
     }
 
-    /// Hands it to this thread of the lane, or to the one with the fewest.
+    /// Hands a task to this thread of the lane, or to the one with the fewest tasks.
     fn placement(&self, lane: Lane, thread: Option<usize>, placed: PlacedTask) {
         let LaneWorkers { workers, regular, .. } = &self.lanes[lane as usize];
         let least =
@@ -129,7 +130,7 @@ impl LaneWorkers {
         Ok(threads)
     }
 
-    /// As many again, which look whether the others get any CPU.
+    /// Adds as many rescue workers, which check whether the regular ones get any CPU.
     fn add_rescue_workers(
         &mut self,
         run_queue: &Arc<RunQueue>,
@@ -147,7 +148,7 @@ impl LaneWorkers {
         Ok(())
     }
 
-    /// One more thread; what the kernel gave it.
+    /// Adds a thread, and returns what the kernel granted it.
     fn add(
         &mut self,
         number: usize,
@@ -168,16 +169,16 @@ impl LaneWorkers {
         thread::Builder::new().name(format!("wharf-{name}-{number}")).spawn(move || {
             prepare_thread();
             run_queue.attend(number);
-            // The channel has room for it.
+            // The channel has room for one message.
             let _ = tell.send(take());
-            // The sender says nothing: it is dropped.
+            // The sender is only dropped, and never sends.
             let _ = runtime.block_on(stopped);
         })?;
         told.recv().map_err(|_| io::Error::other("a thread ended at its start"))
     }
 }
 
-/// A task with its seat. Polls it, and takes it to another lane when it wants to go there.
+/// A task with its placement. Polls the task, and moves it to another lane on request.
 struct PlacedTask {
     task: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     placement: Arc<Placement>,
@@ -204,7 +205,7 @@ impl Future for PlacedTask {
     }
 }
 
-/// One task of a thread.
+/// One task of a thread, which counts until this is dropped.
 struct Load(Arc<AtomicUsize>);
 
 impl Drop for Load {

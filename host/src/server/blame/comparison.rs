@@ -1,4 +1,4 @@
-//! Whether a version is worse than the one before. Pure: it is told the time.
+//! Comparison of a version with the one before. Pure: callers pass the time.
 
 use std::time::{Duration, Instant};
 
@@ -7,24 +7,24 @@ use super::{FaultRates, Finding, LiveAddresses, Mark, Source};
 use crate::event::FaultKind;
 use crate::telemetry::FaultFigures;
 
-/// From so many addresses on, the rates by address decide; with fewer those by session do.
+/// Addresses from which the rates by address decide. With fewer, the rates by session decide.
 const ADDRESSES_MIN: u64 = 3;
-/// Of these, so many need to have faults, unless a replay showed that the version before has not.
+/// Least number of addresses with faults, unless a replay showed that the version before does well.
 const FAULTY_ADDRESSES_MIN: u64 = 2;
-/// What the version before did does not expire: the comparison may outlast its sessions.
+/// Endings on the version before do not expire, because the comparison may outlast its sessions.
 const EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
-/// How long a decision waits for replays. Replays that are not done by then are left out.
+/// Longest time that a decision waits for replays. Later ones are left out.
 pub(in crate::server) const REPLAYS_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// While replays are waited for and nothing changes, sessions that go on are looked at this often.
+/// Interval of looks at the live sessions, while the decision waits and nothing changes.
 pub(in crate::server) const LOOKED_EVERY: Duration = Duration::from_secs(1);
 
-/// By which rule a version is worse than the one before.
+/// Rule by which a version is worse than the one before.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::server) enum Rule {
-    /// So many faults, and a rate that is so much higher.
+    /// At least `faults_min` faults, and a rate that is more than `share` higher.
     Swap { faults_min: u32, share: f64 },
-    /// So many faults, a rate above `share`, and above so many times the other.
+    /// At least `faults_min` faults, and a rate above `share` and above `ratio` times the other.
     Canary { faults_min: u32, share: f64, ratio: f64 },
 }
 
@@ -45,50 +45,50 @@ impl Rule {
     }
 }
 
-/// What becomes of a version.
+/// Decision about a version.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(in crate::server) enum Verdict {
-    /// It is not worse, so far.
+    /// The version is not worse so far.
     Keep,
-    /// Replays decide that are not done.
+    /// The decision waits for replays.
     NotYet,
-    /// It is worse.
+    /// The version is worse.
     TakeBack(FaultFigures),
 }
 
-/// A version against the one before.
+/// Comparison of a version with the one before.
 #[derive(Debug)]
 pub(in crate::server) struct Comparison {
     new: FaultRates,
     before: FaultRates,
     rule: Rule,
-    /// Since when replays are waited for.
+    /// Time since which the decision waits for replays.
     undecided: Option<Instant>,
-    /// Faults that were counted and replays that began and ended.
+    /// Number of changes: faults counted, and replays begun and ended.
     changes: u64,
-    /// How many there were at the last decision, and when that was, where it waits for replays.
+    /// Number of changes at the last decision, and its time, if it waits for replays.
     waits: Option<(u64, Instant)>,
 }
 
 impl Comparison {
-    /// Of a version that comes now. `before` is what the one before did within the last while. What
-    /// the new one does counts for one to two times this length.
+    /// Makes the comparison for a new version. `before` has the recent endings of the version
+    /// before. Endings of the new version count for one to two times `length`.
     pub(in crate::server) fn new(rule: Rule, before: FaultRates, length: Duration) -> Self {
         let (new, before) = (FaultRates::new(length), before.lasting(EVER));
         Self { new, before, rule, undecided: None, changes: 0, waits: None }
     }
 
-    /// The new version's sessions.
+    /// Counts of the new version's sessions.
     pub(in crate::server) fn new_version(&mut self) -> &mut FaultRates {
         &mut self.new
     }
 
-    /// Those of the version before.
+    /// Counts of the sessions of the version before.
     pub(in crate::server) fn version_before(&mut self) -> &mut FaultRates {
         &mut self.before
     }
 
-    /// A session of the new version faulted. True where the version may be worse now.
+    /// Counts a fault of the new version. Returns true if the version may be worse now.
     pub(in crate::server) fn faulted(
         &mut self,
         source: Source,
@@ -100,31 +100,31 @@ impl Comparison {
         (mark, self.has_enough())
     }
 
-    /// Whether there are as many faults as it takes.
+    /// Whether there are enough faults for a decision.
     pub(in crate::server) fn has_enough(&self) -> bool {
         self.new.faults() >= self.rule.faults_min().max(1)
     }
 
-    /// A fault of the new version is being replayed on the one before.
+    /// Notes that a replay of a fault on the version before began.
     pub(in crate::server) fn begins(&mut self, mark: Mark) {
         self.changes += 1;
         self.new.begins(mark);
     }
 
-    /// What was found out about it.
+    /// Notes the finding of a replay.
     pub(in crate::server) fn replayed(&mut self, mark: Mark, finding: Finding) {
         self.changes += 1;
         self.new.replayed(mark, finding);
     }
 
-    /// Whether the next decision may be another than the last. If not, that one waits for replays,
-    /// and so does the next: it is not worth a look at all sessions.
+    /// Whether the next decision may differ from the last. If not, the last one waits for replays,
+    /// and the next would too. It is then not worth a look at all sessions.
     pub(in crate::server) fn is_due(&self, now: Instant) -> bool {
         let is_old = |at| now.saturating_duration_since(at) >= LOOKED_EVERY;
         self.waits.is_none_or(|(changes, at)| changes != self.changes || is_old(at))
     }
 
-    /// Decides. `live` has the sessions of the new version and of the one before that go on.
+    /// Decides. `live` has the live sessions of the new version and of the one before.
     pub(in crate::server) fn decide(&mut self, live: [&LiveAddresses; 2], now: Instant) -> Verdict {
         let verdict = self.verdict(live, now);
         self.waits = (verdict == Verdict::NotYet).then_some((self.changes, now));
@@ -137,7 +137,7 @@ impl Comparison {
             return Verdict::Keep;
         }
         if let Some(figures) = self.judge(live, Pending::Excused) {
-            // No replay can change it. The figures tell what is known.
+            // No replay can change the verdict. The figures show the known findings.
             return Verdict::TakeBack(self.judge(live, Pending::Unknown).unwrap_or(figures));
         }
         if self.judge(live, Pending::Against).is_none() {
@@ -153,7 +153,7 @@ impl Comparison {
         self.judge(live, Pending::Unknown).map_or(Verdict::Keep, Verdict::TakeBack)
     }
 
-    /// The figures, where the version is worse by them.
+    /// Returns the figures if the version is worse by them.
     fn judge(
         &self,
         [live, live_before]: [&LiveAddresses; 2],

@@ -1,5 +1,4 @@
-//! Where the ends of sessions are heard of: the counts that they go to, and the replays that they
-//! begin.
+//! Entry of session endings: the counts that they go to, and the replays that they begin.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
@@ -16,17 +15,17 @@ use crate::server::service::Service;
 use crate::session::FaultEvidence;
 use crate::telemetry::{FaultReplayed, KeptInputs};
 
-/// Sessions that are looked at before others may use the registry.
+/// Sessions that a walk looks at before it frees the registry.
 const WALKED_AT_ONCE: usize = 256;
 
 /// A fault of a plugin that ended a session.
 #[derive(Debug)]
 pub(crate) struct Blamed {
-    /// The event that failed.
+    /// Name of the event that failed.
     pub(crate) event: &'static str,
-    /// How.
+    /// Kind of the fault.
     pub(crate) kind: FaultKind,
-    /// What it takes to try that on another version, where it was kept.
+    /// What a replay on another version needs, if it was kept.
     pub(crate) evidence: Option<Box<FaultEvidence>>,
 }
 
@@ -36,8 +35,8 @@ impl Blamed {
     }
 }
 
-/// A new version that is compared with the one before. What makes its events fail is kept for as
-/// long as this lives.
+/// A new version that is compared with the one before. While this lives, sessions keep the inputs
+/// of failed events.
 #[derive(Debug)]
 pub(in crate::server) struct Suspect {
     comparison: Arc<Mutex<Comparison>>,
@@ -46,8 +45,8 @@ pub(in crate::server) struct Suspect {
 }
 
 impl Suspect {
-    /// `past` is what the version before did within the last while. What happens counts for this
-    /// long.
+    /// Makes a suspect. `past` has the recent endings of the version before. Endings count for one
+    /// to two times `length`.
     pub(in crate::server) fn new(
         rule: Rule,
         new: &EventProcedure,
@@ -58,17 +57,17 @@ impl Suspect {
         Self { comparison, before: Arc::clone(before), _kept: new.metrics().keep_inputs() }
     }
 
-    /// What comes back where the new version is worse.
+    /// The version to roll back to if the new one is worse.
     pub(in crate::server) fn before(&self) -> &Arc<EventProcedure> {
         &self.before
     }
 
-    /// The version before is under other terms now.
+    /// Replaces the version before by itself with another configuration.
     pub(in crate::server) fn set_before(&mut self, before: Arc<EventProcedure>) {
         self.before = before;
     }
 
-    /// A session of the version before ended.
+    /// Counts the end of a session of the version before.
     pub(in crate::server) fn hears_of_before(
         &self,
         source: Source,
@@ -78,13 +77,13 @@ impl Suspect {
         count(lock(&self.comparison).version_before(), source, blamed, now);
     }
 
-    /// A session of the new version ended well.
+    /// Counts a session of the new version that ended well.
     pub(in crate::server) fn went_well(&self, source: Source, now: Instant) {
         lock(&self.comparison).new_version().well(source, now);
     }
 
-    /// A session of the new version faulted. The fault to replay, and whether the version may be
-    /// worse now.
+    /// Counts a fault in a session of the new version. Returns the fault to replay, and whether the
+    /// version may be worse now.
     pub(in crate::server) fn faulted(
         &self,
         source: Source,
@@ -96,22 +95,22 @@ impl Suspect {
         (Tried { comparison: Arc::clone(&self.comparison), before, mark, source }, enough)
     }
 
-    /// Decides. `live` has the sessions of the new version and of the one before that go on.
+    /// Decides. `live` has the live sessions of the new version and of the one before.
     pub(in crate::server) fn decide(&self, live: [&LiveAddresses; 2], now: Instant) -> Verdict {
         lock(&self.comparison).decide(live, now)
     }
 
-    /// Whether there are as many faults as it takes.
+    /// Whether there are enough faults for a decision.
     pub(in crate::server) fn has_enough(&self) -> bool {
         lock(&self.comparison).has_enough()
     }
 
-    /// Whether the next decision may be another than the last, which waits for replays.
+    /// Whether the next decision may differ from the last, which waits for replays.
     pub(in crate::server) fn is_due(&self, now: Instant) -> bool {
         lock(&self.comparison).is_due(now)
     }
 
-    /// Whether this is the comparison.
+    /// Whether `comparison` is the suspect's comparison.
     pub(in crate::server) fn is(&self, comparison: &Arc<Mutex<Comparison>>) -> bool {
         Arc::ptr_eq(&self.comparison, comparison)
     }
@@ -121,7 +120,7 @@ impl Suspect {
     }
 }
 
-/// A fault of a new version, and what it is tried on.
+/// A fault of a new version, and the version to replay it on.
 pub(in crate::server) struct Tried {
     pub(super) comparison: Arc<Mutex<Comparison>>,
     pub(super) before: Arc<EventProcedure>,
@@ -130,7 +129,7 @@ pub(in crate::server) struct Tried {
 }
 
 impl Service {
-    /// A session of this address ended, by this fault of its plugin's or well.
+    /// Counts the end of a session of this address, by a fault of its plugin or well.
     pub(crate) fn hears(
         self: &Arc<Self>,
         peer: IpAddr,
@@ -138,14 +137,14 @@ impl Service {
         blamed: Option<Blamed>,
     ) {
         let source = Source::of(peer, &self.server_config().proxies);
-        // What becomes of newcomers does not follow from a version that they do not get.
+        // The breaker ignores a version that new sessions do not get.
         if self.gets_new_sessions(procedure) {
             self.fared(source, if blamed.is_some() { Fared::Faulted } else { Fared::Well });
         }
         self.weighs(source, procedure, blamed);
     }
 
-    /// The same but for the breaker.
+    /// [`Service::hears`] without the breaker.
     pub(in crate::server) fn weighs(
         self: &Arc<Self>,
         source: Source,
@@ -157,16 +156,16 @@ impl Service {
         let canary = self.canary.load_full();
         let by_canary =
             canary.and_then(|canary| canary.hears(procedure, source, blamed.as_ref(), now));
-        let by_guard = self.guard_hears(procedure, source, blamed.as_ref(), now);
-        // A version is not both.
+        let by_probation = self.guard_hears(procedure, source, blamed.as_ref(), now);
+        // A version is either a canary or on probation.
         let evidence =
             blamed.as_mut().and_then(|blamed| Some((blamed.evidence.take()?, blamed.fault())));
-        if let (Some(tried), Some((evidence, fault))) = (by_guard.or(by_canary), evidence) {
+        if let (Some(tried), Some((evidence, fault))) = (by_probation.or(by_canary), evidence) {
             self.replays(tried, evidence, fault, now);
         }
     }
 
-    /// Tries a fault on the version before, where the quota allows.
+    /// Replays a fault on the version before, if the quota allows.
     fn replays(
         self: &Arc<Self>,
         tried: Tried,
@@ -183,8 +182,9 @@ impl Service {
         }
     }
 
-    /// Sessions that are not ending, by address: those of versions that `which` gives 0, and those
-    /// that it gives 1. One walk, and few sessions at a time, so that the registry is free between.
+    /// Returns the sessions that are not ending, by address: those of versions for which `which`
+    /// returns 0, and those for which it returns 1. This walks the registry once, a page at a time,
+    /// so that others can use the registry in between.
     pub(in crate::server) fn live_on(
         &self,
         which: impl Fn(&Arc<EventProcedure>) -> Option<usize>,

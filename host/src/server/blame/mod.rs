@@ -1,9 +1,9 @@
-//! Whose doing faults are: counts of endings by client address, for the breaker, for roll-back and
-//! for the canary's judge.
+//! Blame for faults: counts of endings by client address, for the breaker, for roll-back and for
+//! the canary's judge.
 //!
-//! A stranger can provoke a fault that every version has. So an address counts once, however often
-//! its clients come, and a fault of a new version is tried on the version before. Counts and
-//! comparisons are pure; only [`replay`] runs a plugin.
+//! A client can provoke a fault that every version has. So an address counts once, however often
+//! its clients come, and a fault of a new version is replayed on the version before. Counts and
+//! comparisons have no clock and do no I/O; only [`replay`] runs a plugin.
 
 mod comparison;
 mod hear;
@@ -30,16 +30,16 @@ pub(super) use source::{Crowd, Fared, LiveAddresses, Source};
 use super::versions::VERSIONS_MAX;
 use crate::telemetry::RevisionMetrics;
 
-/// For how long, at least, it counts what sessions of a version did before the next one came.
+/// Least time before a swap in which endings count for the version before.
 pub(super) const PAST: Duration = Duration::from_secs(60);
 
-/// What a server keeps for it.
+/// A server's counts and replays.
 #[derive(Debug)]
 pub(super) struct Blame {
-    /// What sessions of its versions did, the version that was heard of last at the end.
+    /// Endings by version. The version with the latest ending is last.
     past: Mutex<Vec<(Arc<RevisionMetrics>, FaultRates)>>,
     quota: Mutex<ReplayQuota>,
-    /// One replay at a time.
+    /// Admits one replay at a time.
     replaying: Arc<Semaphore>,
 }
 
@@ -54,7 +54,7 @@ impl Default for Blame {
 }
 
 impl Blame {
-    /// Counts a session of this version that ended.
+    /// Counts the end of a session of this version.
     fn ended(
         &self,
         of: &Arc<RevisionMetrics>,
@@ -77,7 +77,7 @@ impl Blame {
         }
     }
 
-    /// What sessions of this version did within the last while.
+    /// Returns this version's recent endings: those of one to two spans of [`PAST`].
     pub(super) fn past_of(&self, metrics: &Arc<RevisionMetrics>, now: Instant) -> FaultRates {
         let past = lock(&self.past);
         let known = past.iter().find(|(known, _)| Arc::ptr_eq(known, metrics));
@@ -90,7 +90,7 @@ impl Blame {
     }
 }
 
-/// Counts a session that ended.
+/// Counts the end of a session.
 fn count(rates: &mut FaultRates, source: Source, blamed: Option<&Blamed>, now: Instant) {
     match blamed {
         Some(blamed) => _ = rates.faulted(source, blamed.fault(), now),

@@ -1,4 +1,4 @@
-//! The session of a replay: the plugin sees the client that it failed, and reaches no session.
+//! The port of a replay: the plugin sees the client that it failed, and reaches no session.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -8,18 +8,18 @@ use crate::event::{
     Broadcast, ClientInfo, NameError, Peers, Port, Priority, Scope, SendError, Unheard, WriteError,
 };
 
-/// The guest runs, or does not run at all.
+/// The guest runs, or no event runs.
 const RUNNING: u8 = 0;
-/// Its slice is over.
+/// The guest's slice is over.
 const ENDED: u8 = 1;
-/// It may go on.
+/// The guest may begin its next slice.
 const NEXT: u8 = 2;
 
-/// What is written to it is counted as sent at once.
+/// The port of a replay. A write counts as sent at once.
 pub(super) struct ReplayPort {
     client: ClientInfo,
     class: Priority,
-    /// The largest write, as of the session.
+    /// Size of the largest write, as in the session.
     write_max_bytes: usize,
     slice: AtomicU8,
 }
@@ -29,12 +29,12 @@ impl ReplayPort {
         Arc::new(Self { client, class, write_max_bytes, slice: AtomicU8::new(RUNNING) })
     }
 
-    /// What an instance is given. These are asked about other sessions.
+    /// Makes the scope of an instance. `peers` answers questions about other sessions.
     pub(super) fn scope(self: &Arc<Self>, peers: Arc<dyn Peers>) -> Scope {
         Scope { port: Arc::clone(self) as Arc<dyn Port>, peers: Arc::new(ReplayPeers(peers)) }
     }
 
-    /// Whether the event stopped because its slice is over; it goes on when it is polled again.
+    /// Whether the event stopped at the end of its slice. It goes on when it is polled again.
     pub(super) fn slice_ended(&self) -> bool {
         self.slice.compare_exchange(ENDED, NEXT, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
@@ -76,7 +76,7 @@ impl Port for ReplayPort {
     }
 }
 
-/// The other sessions, which hear nothing.
+/// The other sessions, which receive nothing.
 struct ReplayPeers(Arc<dyn Peers>);
 
 impl Peers for ReplayPeers {

@@ -1,4 +1,4 @@
-//! How many faults are replayed, and whose. Pure: it is told the time.
+//! Quota of replays, by server and address. Pure: callers pass the time.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -6,18 +6,18 @@ use std::time::{Duration, Instant};
 use super::Source;
 use crate::admission::AddressGroup;
 
-/// Replays of one server within [`REPLAYS_WINDOW`], at most.
+/// Most replays of one server within [`REPLAYS_WINDOW`].
 pub(in crate::server) const REPLAYS_MAX: usize = 8;
-/// See [`REPLAYS_MAX`].
+/// Window of [`REPLAYS_MAX`].
 pub(in crate::server) const REPLAYS_WINDOW: Duration = Duration::from_secs(60);
 
-/// The replays of the last minute.
+/// The replays of the last window.
 #[derive(Debug, Default)]
 pub(in crate::server) struct ReplayQuota(VecDeque<(Instant, AddressGroup)>);
 
 impl ReplayQuota {
-    /// Takes a replay for a fault of this address. False where there is none left. An address gets
-    /// its first replay while any are left, and further ones up to half of the rest: three of
+    /// Takes a replay for a fault of this address. Returns false if none is left for it. An address
+    /// gets its first replay while any are left, and further ones up to half of the rest: three of
     /// eight.
     pub(in crate::server) fn take(&mut self, source: Source, now: Instant) -> bool {
         let is_over = |at: Instant| now.saturating_duration_since(at) >= REPLAYS_WINDOW;

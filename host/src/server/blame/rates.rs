@@ -1,10 +1,11 @@
-//! Endings of one version's sessions, by address: the rate at which they fault. Pure: it is told
-//! the time.
+//! Rates at which one version's sessions fault, by address. Pure: callers pass the time.
 //!
 //! Each address counts once in the rate by address, with the share of its sessions that faulted.
-//! Faults that the version before has on the same input are taken out. Where only some of an
-//! address's faults were replayed, the others count in the same proportion. Addresses without a
-//! replay count as the others do, as long as at least half of the addresses had one.
+//! Faults that the version before has on the same input do not count.
+//!
+//! If only some of an address's faults were replayed, its other faults count in the same
+//! proportion. An address without a replay counts like the others, if at least half of the faulty
+//! addresses had one.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,22 +14,21 @@ use super::{Crowd, LiveAddresses, Source};
 use crate::admission::AddressGroup;
 use crate::event::FaultKind;
 
-/// Addresses that are told apart within a span. Sessions of further ones count together, as of one
-/// address.
+/// Most addresses that a span tells apart. Sessions of further addresses count as of one address.
 pub(in crate::server) const ADDRESSES_MAX: usize = 1_024;
-/// Kinds of faults that are told apart. Replays say nothing about faults of further ones.
+/// Most kinds of faults that are told apart. Replays say nothing about faults of further kinds.
 pub(super) const KINDS_MAX: usize = 16;
-/// The number of all further kinds.
+/// The number that stands for all further kinds.
 const FURTHER_KINDS: usize = KINDS_MAX;
 
-/// What a replay found out about a fault.
+/// Finding of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::server) enum Finding {
     /// The version before has the same fault on the same input.
     Same,
-    /// It has not, and the replay began where the failed event did.
+    /// The version before has no fault, and the replay began with the state of the failed event.
     Differs,
-    /// It is not known.
+    /// Neither is certain.
     Unsure,
 }
 
@@ -43,18 +43,18 @@ impl Finding {
     }
 }
 
-/// What is assumed of replays that are not done.
+/// Assumption about replays that are not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pending {
-    /// They will find the same fault.
+    /// The replays will find the same fault.
     Excused,
-    /// They will not.
+    /// The replays will not find the same fault.
     Against,
-    /// They count as if they had not begun.
+    /// The replays count as if they had not begun.
     Unknown,
 }
 
-/// A fault that was counted, for what a replay finds out about it.
+/// Key of a counted fault, for the finding of its replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::server) struct Mark {
     span: u64,
@@ -83,7 +83,7 @@ impl Faults {
         self.unsure += other.unsure;
     }
 
-    /// Replayed faults that are held against the version, and all replayed faults.
+    /// Replayed faults that count against the version, and all replayed faults.
     fn replayed(&self, pending: Pending) -> (u64, u64) {
         let (more_against, more) = match pending {
             Pending::Excused => (0, self.pending),
@@ -94,7 +94,8 @@ impl Faults {
         (against, self.differs + self.unsure + self.same + more)
     }
 
-    /// Faults that are held against the version, where of each replayed one elsewhere so much was.
+    /// Number of faults that count against the version. `elsewhere` is the share that counts if no
+    /// fault was replayed here.
     fn counted(&self, pending: Pending, elsewhere: f64) -> f64 {
         let (against, replayed) = self.replayed(pending);
         let share = if replayed > 0 { against as f64 / replayed as f64 } else { elsewhere };
@@ -102,12 +103,12 @@ impl Faults {
     }
 }
 
-/// An address, or all further ones.
+/// Endings of one address, or of all further ones.
 #[derive(Debug, Clone, Default)]
 struct Seen {
     well: u64,
     crowded: bool,
-    /// At most one for each kind.
+    /// At most one entry for each kind.
     faults: Vec<Faults>,
 }
 
@@ -129,75 +130,75 @@ impl Seen {
     }
 }
 
-/// In order, so that sums do not depend on chance.
+/// Endings by address. Ordered, so that sums do not depend on a hash.
 type Addresses = BTreeMap<Option<AddressGroup>, Seen>;
 
-/// What sessions of one version did within the span that runs and the one before.
+/// Endings of one version's sessions within the current span and the one before.
 #[derive(Debug, Clone)]
 pub(in crate::server) struct FaultRates {
     length: Duration,
     began: Option<Instant>,
-    /// The number of the span that runs.
+    /// Number of the current span.
     span: u64,
-    /// That one's first.
+    /// The current span, then the one before.
     spans: [Addresses; 2],
     kinds: Vec<(&'static str, FaultKind)>,
 }
 
-/// The same, weighed.
+/// Weighed endings of one version.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Weighed {
     /// Sessions that faulted.
     pub(super) faults: u64,
-    /// Of these, what is held against the version.
+    /// Faults that count against the version.
     pub(super) counted: f64,
     /// Faults that were replayed.
     pub(super) replayed: u64,
-    /// Faults of which a replay showed that the version before has not got them.
+    /// Faults that the version before does not have, as replays showed.
     pub(super) differ: u64,
-    /// Addresses with sessions that say something about the version.
+    /// Addresses whose sessions say something about the version.
     pub(super) addresses: u64,
-    /// Of these, those with a fault that is held against it.
+    /// Addresses with a fault that counts against the version.
     pub(super) faulty: u64,
-    /// Whether one of those stands for many clients.
+    /// Whether one of the faulty addresses stands for many clients.
     pub(super) crowded: bool,
-    /// The share of sessions that faulted.
+    /// Share of sessions that faulted.
     pub(super) by_session: f64,
-    /// The same as the mean over addresses.
+    /// Mean over addresses of the share of sessions that faulted.
     pub(super) by_address: f64,
 }
 
 impl FaultRates {
-    /// Of a version without sessions. What happened counts for one to two times this length.
+    /// Makes the rates of a version without sessions. Endings count for one to two times `length`.
     pub(in crate::server) fn new(length: Duration) -> Self {
         Self { length, began: None, span: 0, spans: Default::default(), kinds: Vec::new() }
     }
 
-    /// What still counts at this moment.
+    /// Drops the endings that no longer count at this moment.
     pub(super) fn at(mut self, now: Instant) -> Self {
-        self.run_permit(now);
+        self.begin_span(now);
         self
     }
 
-    /// From now on what happened counts for so long.
+    /// Sets for how long endings count from now on.
     pub(super) fn lasting(self, length: Duration) -> Self {
         Self { length, ..self }
     }
 
-    /// A session ended well, or goes on elsewhere.
+    /// Counts a session that ended well, or that goes on in another version.
     pub(in crate::server) fn well(&mut self, source: Source, now: Instant) {
-        self.run_permit(now);
+        self.begin_span(now);
         self.seen(source).1.well += 1;
     }
 
-    /// A session ended by such a fault of an event with this name.
+    /// Counts a session that ended by a fault of this kind in an event of this name.
     pub(in crate::server) fn faulted(
         &mut self,
         source: Source,
         (event, kind): (&'static str, FaultKind),
         now: Instant,
     ) -> Mark {
-        self.run_permit(now);
+        self.begin_span(now);
         let known = self.kinds.iter().position(|one| *one == (event, kind));
         let kind = known.unwrap_or_else(|| {
             let next = self.kinds.len().min(FURTHER_KINDS);
@@ -212,14 +213,14 @@ impl FaultRates {
         Mark { span, group, kind }
     }
 
-    /// A fault is being replayed.
+    /// Notes that a replay of a fault began.
     pub(super) fn begins(&mut self, mark: Mark) {
         if let Some(faults) = self.find(mark) {
             faults.pending += 1;
         }
     }
 
-    /// That was found out about it.
+    /// Notes the finding of a replay.
     pub(super) fn replayed(&mut self, mark: Mark, finding: Finding) {
         let Some(faults) = self.find(mark) else { return };
         faults.pending = faults.pending.saturating_sub(1);
@@ -230,13 +231,13 @@ impl FaultRates {
         }
     }
 
-    /// Sessions that faulted.
+    /// Number of sessions that faulted.
     pub(super) fn faults(&self) -> u64 {
         let of = |seen: &Seen| seen.faults.iter().map(|faults| faults.faults).sum::<u64>();
         self.spans.iter().flat_map(BTreeMap::values).map(of).sum()
     }
 
-    /// Weighs them, where these sessions go on.
+    /// Weighs the endings, beside the live sessions.
     pub(super) fn weigh(&self, live: &LiveAddresses, pending: Pending) -> Weighed {
         let [mut all, before] = self.spans.clone();
         for (group, seen) in &before {
@@ -279,8 +280,8 @@ impl FaultRates {
         weighed
     }
 
-    /// Begins another span where it is time.
-    fn run_permit(&mut self, now: Instant) {
+    /// Begins another span, if the current one is over.
+    fn begin_span(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(*self.began.get_or_insert(now));
         if passed < self.length {
             return;
@@ -304,7 +305,7 @@ impl FaultRates {
         (group, seen)
     }
 
-    /// Faults of that kind at that address, where they still count.
+    /// Returns the faults of the mark's kind and address, if they still count.
     fn find(&mut self, mark: Mark) -> Option<&mut Faults> {
         let span =
             usize::try_from(self.span - mark.span).ok().filter(|age| *age < self.spans.len())?;
@@ -312,16 +313,16 @@ impl FaultRates {
         seen.faults.iter_mut().find(|faults| faults.kind == mark.kind)
     }
 
-    /// Addresses that are held in memory.
+    /// Number of addresses in memory.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.spans.iter().map(BTreeMap::len).sum()
     }
 }
 
-/// How much of the faults of each kind is held against the version where none of an address's was
-/// replayed: the mean over the addresses where some were, if at least half of all faulty addresses
-/// had a replay. If fewer had one, replays of some strangers say nothing of the others: all of it.
+/// Returns, by kind, the share of faults that count against the version at an address without
+/// replays. This is the mean over the addresses with replays, if at least half of all faulty
+/// addresses had one. Otherwise it is 1: replays of a few clients say nothing about the others.
 fn elsewhere(all: &Addresses, pending: Pending) -> [f64; KINDS_MAX] {
     let (mut sums, mut counts) = ([0.0; KINDS_MAX], [0_u32; KINDS_MAX]);
     let (mut faulty, mut heard) = (0_u32, 0_u32);

@@ -1,4 +1,5 @@
-//! A fault of a new version, tried on the version before: in background, charged to the tenant.
+//! Replays: a fault of a new version is tried on the version before, in background. The tenant is
+//! charged.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -19,10 +20,10 @@ use crate::server::service::Service;
 use crate::session::{FaultEvidence, Fidelity};
 use crate::telemetry::FaultReplayed;
 
-/// How long one replay may take.
+/// Longest time of one replay.
 const REPLAY_MAX: Duration = Duration::from_secs(5);
 
-/// An event that failed, and how.
+/// Name of a failed event, and the kind of its fault.
 pub(super) type Failure = (&'static str, FaultKind);
 
 /// Begins a replay. Its finding always reaches the comparison.
@@ -33,20 +34,21 @@ pub(super) fn begin(
     (event, kind): Failure,
 ) {
     let (name, counters) = (Arc::clone(&service.name), Arc::clone(&service.counters));
-    let line = Arc::clone(&service.server_config().session_config);
-    let port = ReplayPort::new(evidence.client.clone(), evidence.class, line.watermarks.high_bytes);
+    let config = Arc::clone(&service.server_config().session_config);
+    let port =
+        ReplayPort::new(evidence.client.clone(), evidence.class, config.watermarks.high_bytes);
     let peers: Arc<dyn Peers> = service.registry.clone();
     let (comparison, mark) = (tried.comparison, tried.mark);
     let replaying = Arc::clone(&service.blame.replaying);
-    let stage = Stage { scope: port.scope(peers), port, budgets: line.budgets, kind, evidence };
-    // It does not keep a version in memory while it waits.
+    let stage = Stage { scope: port.scope(peers), port, budgets: config.budgets, kind, evidence };
+    // A waiting replay does not keep a version in memory.
     let before = Arc::downgrade(&tried.before);
-    service.workers.spawn(Lane::Idle, Arc::clone(&line.quota), move |placement| {
+    service.workers.spawn(Lane::Idle, Arc::clone(&config.quota), move |placement| {
         let run_permit = RunPermit::new(
             Arc::clone(&placement),
             Priority::Background,
-            Arc::clone(&line.tenant),
-            Arc::clone(&line.quota),
+            Arc::clone(&config.tenant),
+            Arc::clone(&config.quota),
         );
         async move {
             let finding = Box::pin(alone(replaying, before, stage, run_permit, placement)).await;
@@ -56,7 +58,7 @@ pub(super) fn begin(
     });
 }
 
-/// What a replay is played with.
+/// All that a replay needs.
 struct Stage {
     scope: Scope,
     port: Arc<ReplayPort>,
@@ -65,25 +67,25 @@ struct Stage {
     evidence: Box<FaultEvidence>,
 }
 
-/// Waits until no other is played, and plays it.
+/// Waits until no other replay runs, and runs this one.
 async fn alone(
     replaying: Arc<Semaphore>,
     before: Weak<EventProcedure>,
     stage: Stage,
     mut run_permit: RunPermit,
-    _seat: Arc<Placement>,
+    _placement: Arc<Placement>,
 ) -> Finding {
     let waited = tokio::time::timeout(REPLAYS_WAIT_MAX, replaying.acquire()).await;
     let (Ok(Ok(_alone)), Some(before)) = (waited, before.upgrade()) else { return Finding::Unsure };
-    // Sessions that share an instance are not to lose it by this.
+    // A replay must not end a shared instance that other sessions use.
     let before = before.with_instance_each();
     let port = Arc::clone(&stage.port);
     let played = pin!(play(&before, stage));
-    let outcome = tokio::time::timeout(REPLAY_MAX, in_turns(&mut run_permit, &port, played)).await;
+    let outcome = tokio::time::timeout(REPLAY_MAX, in_slices(&mut run_permit, &port, played)).await;
     outcome.unwrap_or(Finding::Unsure)
 }
 
-/// The session up to the event that failed, and that event.
+/// Runs the session up to the event that failed, and that event.
 async fn play(before: &EventProcedure, stage: Stage) -> Finding {
     let Stage { scope, budgets, kind, mut evidence, .. } = stage;
     let (start, budget) = (budgets.start(evidence.class), budgets.event(evidence.class));
@@ -109,10 +111,10 @@ async fn play(before: &EventProcedure, stage: Stage) -> Finding {
     found(instance.dispatch(event, budget).await.map(drop), kind, evidence.fidelity)
 }
 
-/// What an outcome on the version before says about a fault of this kind.
+/// Returns the finding about a fault of this kind, from the outcome on the version before.
 fn found(outcome: Result<(), crate::event::Fault>, kind: FaultKind, fidelity: Fidelity) -> Finding {
     match (outcome, fidelity) {
-        // A trap may come from the very state that the replay lacks. Work does not.
+        // A trap may come from the state that a partial replay lacks. Exceeding a budget does not.
         (Err(fault), Fidelity::Partial) if are_alike(fault.kind, kind) && !is_work(kind) => {
             Finding::Unsure
         }
@@ -122,7 +124,8 @@ fn found(outcome: Result<(), crate::event::Fault>, kind: FaultKind, fidelity: Fi
     }
 }
 
-/// Which of fuel and CPU time is used up first is chance.
+/// Whether two kinds count as the same. Fuel and CPU time do, because chance decides which of them
+/// is used up first.
 fn are_alike(one: FaultKind, other: FaultKind) -> bool {
     one == other || (is_work(one) && is_work(other))
 }
@@ -132,8 +135,8 @@ fn is_work(kind: FaultKind) -> bool {
     matches!(kind, FaultKind::Fuel | FaultKind::CpuTime)
 }
 
-/// Polls a call in the turns of its lane, and charges the tenant for its CPU time.
-async fn in_turns<F: Future>(
+/// Polls a call in slices, with a run permit of its lane. Charges the tenant for its CPU time.
+async fn in_slices<F: Future>(
     run_permit: &mut RunPermit,
     port: &ReplayPort,
     mut call: Pin<&mut F>,

@@ -1,4 +1,4 @@
-//! Where sessions come from, and how many of them are live at each address.
+//! Sources of sessions: client addresses, and the number of live sessions at each.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ pub(in crate::server) enum Fared {
     Faulted,
 }
 
-/// Whom an address stands for.
+/// Number of clients behind an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::server) enum Crowd {
     /// One client, or one customer's network.
@@ -23,7 +23,7 @@ pub(in crate::server) enum Crowd {
     Many,
 }
 
-/// Where a session comes from.
+/// Source of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::server) struct Source {
     pub(in crate::server) group: AddressGroup,
@@ -31,7 +31,7 @@ pub(in crate::server) struct Source {
 }
 
 impl Source {
-    /// The source of a client's address, where these are the configured proxies. Behind a proxy the
+    /// Returns the source for a client's address, given the configured proxies. Behind a proxy the
     /// address is the one that the proxy names.
     pub(in crate::server) fn of(address: IpAddr, proxies: &[Network]) -> Self {
         let is_proxy = proxies.iter().any(|proxy| proxy.contains(address));
@@ -40,7 +40,7 @@ impl Source {
     }
 }
 
-/// Live sessions by address. As many entries at most as there are sessions.
+/// Live sessions by address. Has at most one entry for each session.
 #[derive(Debug, Clone, Default)]
 pub(in crate::server) struct LiveAddresses {
     sessions: HashMap<AddressGroup, u32>,
@@ -48,13 +48,13 @@ pub(in crate::server) struct LiveAddresses {
 }
 
 impl LiveAddresses {
-    /// A session began.
+    /// Counts a session that began.
     pub(in crate::server) fn add(&mut self, group: AddressGroup) {
         *self.sessions.entry(group).or_default() += 1;
         self.total += 1;
     }
 
-    /// A session that was added is over.
+    /// Stops counting a session that is over.
     pub(in crate::server) fn remove(&mut self, group: AddressGroup) {
         let Some(sessions) = self.sessions.get_mut(&group) else { return };
         *sessions -= 1;
@@ -64,22 +64,22 @@ impl LiveAddresses {
         }
     }
 
-    /// Sessions at this address.
+    /// Number of sessions at this address.
     pub(in crate::server) fn at(&self, group: AddressGroup) -> u64 {
         self.sessions.get(&group).map_or(0, |sessions| u64::from(*sessions))
     }
 
-    /// Sessions at all addresses.
+    /// Number of sessions at all addresses.
     pub(in crate::server) fn total(&self) -> u64 {
         self.total
     }
 
-    /// Addresses with a session.
+    /// Number of addresses with a session.
     pub(in crate::server) fn count(&self) -> usize {
         self.sessions.len()
     }
 
-    /// Each address with its sessions.
+    /// Each address with its number of sessions.
     pub(in crate::server) fn each(&self) -> impl Iterator<Item = (AddressGroup, u64)> {
         self.sessions.iter().map(|(group, sessions)| (*group, u64::from(*sessions)))
     }

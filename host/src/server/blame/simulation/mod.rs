@@ -1,4 +1,4 @@
-//! Comparisons of versions under sessions that a number decides.
+//! Simulation of comparisons. A seed decides the sessions.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ const SWAP: Rule = Rule::Swap { faults_min: 10, share: 0.1 };
 const CANARY: Rule = Rule::Canary { faults_min: 3, share: 0.01, ratio: 2.0 };
 const FAULT: (&str, FaultKind) = ("on-read", FaultKind::Fuel);
 
-/// Half of them are IPv6 networks, of which every session has another address.
+/// Makes a source. Half of the sources are IPv6 networks, with another address for each session.
 fn source(rng: &mut Rng, number: u64) -> Source {
     let address: IpAddr = match number % 2 {
         0 => Ipv4Addr::from_bits(0xC000_0200 + number as u32).into(),
@@ -42,7 +42,7 @@ impl Played {
         Self { comparison, quota, now: Instant::now(), live }
     }
 
-    /// A session of the new version faults; a replay of it finds that out.
+    /// Counts a fault in a session of the new version, and replays it with this finding.
     fn faults(&mut self, source: Source, finding: Finding) {
         let (mark, _) = self.comparison.faulted(source, FAULT, self.now);
         if self.quota.take(source, self.now) {
@@ -95,7 +95,7 @@ fn worse_version_is_taken_back_from_any_addresses() {
         let mut rng = Rng(seed);
         let rule = if rng.percent(50) { SWAP } else { CANARY };
         let addresses = 1 + rng.throw(40);
-        // So many of a hundred sessions fault, for whatever the replays can tell.
+        // This percentage of sessions fault, and the replays have this finding.
         let (share, finding) =
             (40 + rng.throw(61), if rng.percent(50) { Finding::Differs } else { Finding::Unsure });
         let mut played = Played::new(rule);
@@ -260,7 +260,7 @@ fn each_decision_waits_for_its_replays() {
         let mut rng = Rng(seed);
         let rule = if rng.percent(50) { SWAP } else { CANARY };
         let mut played = Played::new(rule);
-        // Each round has faults of a kind and an address of its own, which every version has.
+        // Each pass has faults of its own kind and address, which every version has.
         for (epoch, name) in NAMES.into_iter().enumerate() {
             let (from, fault) = (source(&mut rng, epoch as u64), (name, FaultKind::Fuel));
             let faults = 25 + rng.throw(40);
@@ -320,7 +320,7 @@ fn waiting_decision_looks_at_sessions_rarely() {
         let start = played.now;
         let (mut looks, mut changes) = (0, 0);
         while played.now < start + REPLAYS_WAIT_MAX - Duration::from_millis(50) {
-            // As with one replay at a time, of which few are done.
+            // Replays run one at a time, and few of them are done.
             let changed = rng.percent(3) && marks.len() > count - 5;
             if changed && let Some(mark) = marks.pop() {
                 played.comparison.replayed(mark, Finding::Same);
@@ -383,7 +383,7 @@ fn memory_of_addresses_and_kinds_is_bounded() {
         "{weighed:?}"
     );
     assert!(KINDS_MAX < NAMES.len() * FaultKind::NAMED.len());
-    // What is long past does not count.
+    // Old endings do not count.
     rates.well(source(&mut rng, 0), now + PAST * 2);
     assert_eq!(rates.faults(), 0);
 }

@@ -1,10 +1,10 @@
-//! The breaker under endings that a number decides.
+//! Simulation of the breaker. A seed decides the endings.
 
 use super::tests::{live, source};
 use super::*;
 use crate::rng::{Rng, for_each_seed};
 
-/// Sessions of some addresses: which of them, and how many of a hundred of its sessions fault.
+/// Plays endings of several addresses. `shares` has the percentage of faults of each address.
 fn play(rng: &mut Rng, shares: &[u64], live: &LiveAddresses, endings: u64) -> (Breaker, u64) {
     let (start, mut breaker) = (Instant::now(), Breaker::new(BreakerLimits::default()));
     let mut tripped = 0;
@@ -22,7 +22,7 @@ fn play(rng: &mut Rng, shares: &[u64], live: &LiveAddresses, endings: u64) -> (B
 fn one_address_never_closes_a_server_with_others() {
     for_each_seed(300, |seed| {
         let mut rng = Rng(seed);
-        // The others go on, or end well, or both; the one comes as often as it likes.
+        // The others have live sessions, or end well, or both. Address 0 comes very often.
         let others = 1 + rng.throw(4) as u32;
         let is_live = rng.percent(50);
         let live = if is_live { live(&[(1, 1)]) } else { LiveAddresses::default() };
@@ -32,7 +32,7 @@ fn one_address_never_closes_a_server_with_others() {
             assert_eq!(breaker.report(source(other), Fared::Well, &live, start), None);
         }
         for step in 0..2_000 {
-            // Within a minute of the last ending of another.
+            // Within a minute of the last ending of another address.
             let now = start + Duration::from_millis(step * rng.throw(29));
             assert_eq!(breaker.report(source(0), Fared::Faulted, &live, now), None, "{step}");
         }
@@ -41,7 +41,7 @@ fn one_address_never_closes_a_server_with_others() {
 }
 
 #[test]
-fn plugin_that_faults_for_everybody_trips() {
+fn plugin_faulting_at_all_addresses_trips() {
     for_each_seed(300, |seed| {
         let mut rng = Rng(seed);
         let addresses = 1 + rng.throw(40) as usize;
@@ -55,7 +55,7 @@ fn plugin_that_faults_for_everybody_trips() {
 }
 
 #[test]
-fn few_bad_addresses_beside_good_ones_do_not_trip() {
+fn few_bad_addresses_beside_good_do_not_trip() {
     for_each_seed(300, |seed| {
         let mut rng = Rng(seed);
         let bad = 1 + rng.throw(10);
@@ -102,7 +102,7 @@ fn many_addresses_are_weighed_rarely() {
     for_each_seed(20, |seed| {
         let mut rng = Rng(seed);
         let strangers = 2 * WEIGHED_AT_ONCE_MAX as u64 + rng.throw(1_000);
-        // Enough others go on, so that the strangers trip nothing.
+        // Enough other sessions are live, so that the strangers do not trip the breaker.
         let others: Vec<_> = (0..strangers as u32).map(|other| (100_000 + other, 1)).collect();
         let (others, none) = (live(&others), LiveAddresses::default());
         let (start, mut breaker) = (Instant::now(), Breaker::new(BreakerLimits::default()));
@@ -117,7 +117,7 @@ fn many_addresses_are_weighed_rarely() {
         }
         let most = 1 + at(faults).duration_since(start).div_duration_f64(WEIGHED_EVERY) as u32;
         assert!((1..=most).contains(&weighed), "{strangers} strangers: weighed {weighed} times");
-        // It trips soon all the same, once the others are gone.
+        // The breaker still trips soon, once the others are gone.
         let soon = (faults..).take_while(|step| at(*step) <= at(faults) + 2 * WEIGHED_EVERY);
         let trips = |step: u64| {
             breaker.report(source((step % strangers) as u32), Fared::Faulted, &none, at(step))
