@@ -58,7 +58,7 @@ pub enum LoadError {
         /// The engine's message.
         cause: String,
     },
-    /// The component differs from the one that was recorded.
+    /// The file has changed since it was loaded, so it is another component.
     #[error("{}: {cause}", .file.display())]
     Changed {
         /// The file.
