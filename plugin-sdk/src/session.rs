@@ -114,6 +114,7 @@ impl Server {
 
     /// Queues `data` for one session, without waiting.
     ///
+    /// # Errors
     /// [`SendError`]: there is no such session, its queue is too long, or `data` is larger than its
     /// queue may be.
     pub fn send_to(&self, client: u64, data: &[u8]) -> Result<(), SendError> {

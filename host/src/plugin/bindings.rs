@@ -1,7 +1,7 @@
 //! The contract in `wit/` as Rust types, and the calls into a guest.
 //!
 //! This code is generated. The imports are linked by hand in `imports`, because a generated binding
-//! copies every list and the host's own must not.
+//! would copy every list that a guest passes.
 
 #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
 

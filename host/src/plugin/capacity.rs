@@ -117,8 +117,8 @@ impl Capacity {
     }
 }
 
-/// Instances whose memories fit into `bytes` of address space. Each may have several memories, up
-/// to the pool's limit of slots.
+/// Instances whose memories fit into `bytes` of address space, if each has as many memories as it
+/// may. No limit if the address space has room for all memory slots of a pool.
 fn by_address(bytes: u64) -> usize {
     let slots = usize::try_from(bytes.saturating_sub(ADDRESS_RESERVE_BYTES) / MEMORY_SLOT_BYTES)
         .unwrap_or(usize::MAX);

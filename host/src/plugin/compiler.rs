@@ -276,9 +276,9 @@ fn work(memory_max_bytes: u64, time_max: Duration) -> Result<()> {
     let cpus = thread::available_parallelism().map_or(1, usize::from) as u64;
     limit(Resource::Core, 0)?;
     limit(Resource::Data, memory_max_bytes)?;
-    // If the host is gone, only this limit ends the process.
+    // The host enforces `time_max`. If the host is gone, only this limit ends the process.
     limit(Resource::Cpu, (time_max.as_secs() + 1).saturating_mul(cpus))?;
-    // The process has its own group, so signals of a terminal do not reach it.
+    // The process has its own group, so signals of a terminal do not reach it. This one does.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let bytes = bounded(io::stdin(), COMPONENT_MAX_BYTES)?;
     if bytes.len() as u64 > COMPONENT_MAX_BYTES {

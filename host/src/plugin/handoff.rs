@@ -115,7 +115,7 @@ fn printable(why: &str) -> String {
     text
 }
 
-/// Least bytes that a state may have while it is copied, even if its limit is lower.
+/// Least limit on the bytes of a state while it is copied. The final limit may be lower.
 const CARRIED_MIN_BYTES: usize = 64 << 10;
 /// Characters of a refusal that are kept.
 const REFUSAL_CHARS_MAX: usize = 256;

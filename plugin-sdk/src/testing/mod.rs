@@ -115,8 +115,8 @@ impl<T: EventProc> Script<T> {
         self.step(|plugin| plugin.timer(id))
     }
 
-    /// Fires every timer that the plugin has set, and those that it sets meanwhile, the shortest
-    /// first. Panics after 10,000 timers.
+    /// Fires every timer that the plugin has set or sets meanwhile, the shortest first. Panics
+    /// after 10,000 timers.
     #[must_use]
     pub fn drive(mut self) -> Self {
         const TIMERS_MAX: usize = 10_000;

@@ -97,8 +97,8 @@ impl Handoff for Http {
 impl Http {
     /// State at the start of a session.
     fn configured() -> Self {
-        // A header value must not contain line ends, so a setting with control characters is
-        // ignored.
+        // A header value must not contain line ends. So a setting is ignored if it has other
+        // characters than printable ASCII.
         let plain = |text: &String| {
             !text.is_empty() && text.bytes().all(|byte| (b' '..0x7f).contains(&byte))
         };
