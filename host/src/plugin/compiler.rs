@@ -324,7 +324,7 @@ mod tests {
     #[test]
     fn compiler_time_is_owed_however_it_ends() {
         let work = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
-        for (number, (ends, deadline_io)) in
+        for (number, (ends, seconds)) in
             [("cat", 60), ("exit 3", 60), ("kill -SEGV $$", 60), ("exec sleep 3600", 3)]
                 .into_iter()
                 .enumerate()
@@ -333,7 +333,7 @@ mod tests {
             quota.set(QuotaLimits { cpus: 1.0, ..QuotaLimits::default() });
             // Each script has its own length, which names its file.
             let script = format!("cat >/dev/null; {work}; {}{ends}", " ".repeat(100 + number * 20));
-            let _ = compiled_by_for(&script, Duration::from_secs(deadline_io), &quota);
+            let _ = compiled_by_for(&script, Duration::from_secs(seconds), &quota);
             assert!(
                 quota.seen().cpu >= Duration::from_millis(20),
                 "{ends}: {:?}",
