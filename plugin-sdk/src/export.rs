@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::{Action, ClientInfo, DisconnectReason, EventProc, Handoff, Session};
 
-/// The plugin value of this instance. Wasm has one thread, so the cell is never contended, and the
-/// host sends one event at a time, so it is never borrowed twice.
+/// The plugin value of this instance. Wasm has one thread, so the cell is never contended. The host
+/// sends one event at a time, so the value is never borrowed twice.
 #[derive(Debug, Default)]
 pub struct Slot<T>(RefCell<T>);
 
@@ -49,7 +49,7 @@ impl<T: Handoff> Slot<T> {
     /// `restore`.
     ///
     /// # Errors
-    /// The plugin's.
+    /// The plugin's own refusal.
     pub fn restore(&self, version: &str, state: &[u8]) -> Result<(), String> {
         *self.0.borrow_mut() = T::restore(&Session::current(), version, state)?;
         Ok(())
@@ -57,10 +57,10 @@ impl<T: Handoff> Slot<T> {
 }
 
 /// Makes a type that implements [`EventProc`](crate::EventProc) the event procedure of this
-/// component.
+/// component. Use it once per crate.
 ///
-/// With `handoff` behind it the type also implements [`Handoff`](crate::Handoff), and its live
-/// sessions move to the next version. Once per crate. Outside Wasm it exports nothing, so that
+/// With `handoff` as the second argument, the type also implements [`Handoff`](crate::Handoff), and
+/// its live sessions move to the next version. Outside Wasm the macro exports nothing, so that
 /// `cargo test` links natively.
 #[macro_export]
 macro_rules! export {

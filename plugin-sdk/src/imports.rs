@@ -1,4 +1,4 @@
-//! The host's functions: the real ones inside Wasm, the test script's outside.
+//! The host's functions: the real ones inside Wasm, the test script's ones outside.
 
 #[cfg(target_family = "wasm")]
 pub(crate) use crate::bindings::{

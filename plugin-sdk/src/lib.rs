@@ -1,6 +1,6 @@
 //! Write a Wharf event procedure in Rust.
 //!
-//! Implement [`EventProc`], of which every event has a default, and [`export!`] it:
+//! Implement [`EventProc`], where every event has a default, and [`export!`] the type:
 //!
 //! ```
 //! use wharf_plugin::{Action, EventProc, Session};
@@ -18,9 +18,10 @@
 //! # fn main() {}
 //! ```
 //!
-//! The value lives as long as the session: it is made for `on-connect` and dropped after
-//! `on-disconnect`, one per client. It needs no locks and cannot see another client. Build with
-//! `cargo build --target wasm32-wasip2` and test without Wasm with [`testing::Script`].
+//! The value lives as long as the session. One value is made per client for `on-connect`, and
+//! dropped after `on-disconnect`. It needs no locks and cannot see another client.
+//!
+//! Build with `cargo build --target wasm32-wasip2`, and test without Wasm with [`testing::Script`].
 //!
 //! This crate depends on the contract in `wit/` and on nothing else of Wharf.
 
@@ -68,68 +69,74 @@ pub use session::{Server, Session};
 
 use std::time::Duration;
 
-/// What a plugin does with one client. Every event has a default, so implement those that matter.
+/// A plugin's handlers for one client. Every event has a default, so implement only those you need.
 ///
 /// Events of one session come one at a time and in order: `on_connect` first, `on_disconnect` last.
-/// A panic ends this session and nothing else; no further event comes, not even `on_disconnect`.
+/// A panic ends this session and nothing else. No further event comes, not even `on_disconnect`.
 pub trait EventProc: Default + 'static {
-    /// The client passed the limits and the TLS handshake. Default: proceed.
+    /// Called when the client has passed the limits and the TLS handshake. Default: proceed.
     fn on_connect(&mut self, session: &Session, client: ClientInfo) -> Action {
         let _ = (session, client);
         Action::Proceed
     }
 
-    /// Bytes arrived, 1 to 65,536 of them. Keep partial messages in `self`. Default: ignore them.
+    /// Called when 1 to 65,536 bytes arrived. Keep partial messages in `self`. Default: ignore the
+    /// bytes.
     fn on_read(&mut self, session: &Session, data: Vec<u8>) -> Action {
         let _ = (session, data);
         Action::Proceed
     }
 
-    /// The send buffer had filled and has drained below its low-water mark. Default: proceed.
+    /// Called when the send buffer was full and has drained below its low-water mark. Default:
+    /// proceed.
     fn on_write(&mut self, session: &Session) -> Action {
         let _ = session;
         Action::Proceed
     }
 
-    /// Nothing was exchanged for the server's timeout; comes again each time it passes. Default:
-    /// proceed, which keeps the client connected.
+    /// Called when nothing was exchanged for the server's timeout, and again each time that it
+    /// passes. Default: proceed, which keeps the client connected.
     fn on_timeout(&mut self, session: &Session, idle: Duration) -> Action {
         let _ = (session, idle);
         Action::Proceed
     }
 
-    /// A timer set with [`Session::set_timer`] fired. Default: proceed.
+    /// Called when a timer that was set with [`Session::set_timer`] fires. Default: proceed.
     fn on_timer(&mut self, session: &Session, id: u32) -> Action {
         let _ = (session, id);
         Action::Proceed
     }
 
-    /// The peer has finished sending and may still read. Default: close, which sends what is queued
-    /// first.
+    /// Called when the peer has finished sending. It may still read. Default: close, which first
+    /// sends the queued bytes.
     fn on_end(&mut self, session: &Session) -> Action {
         let _ = session;
         Action::Close
     }
 
-    /// The session is over: nothing can be sent or received. Default: nothing.
+    /// Called when the session is over. Nothing can be sent or received any more. Default: nothing.
     fn on_disconnect(&mut self, reason: DisconnectReason) {
         let _ = reason;
     }
 }
 
-/// A plugin whose live sessions move to its next version without their clients noticing. Export it
-/// with `export!(Type, handoff)`.
+/// A plugin whose live sessions move to its next version without their clients noticing. Export the
+/// type with `export!(Type, handoff)`.
 ///
-/// Neither of the two can write, set timers or reach other sessions; asking is fine.
+/// Neither function can write, set timers or reach other sessions. Reading about the session is
+/// allowed.
 pub trait Handoff: EventProc {
-    /// What another version needs to carry on with this session: at most 256 KiB unless the server
-    /// says otherwise. A form that later versions can read. This value may have to carry on itself.
+    /// Returns the state that another version needs to continue this session. The limit is 256 KiB
+    /// unless the server sets another one.
+    ///
+    /// Use a form that later versions can read. If the move fails, this value continues the session
+    /// itself.
     fn save(&self, session: &Session) -> Vec<u8>;
 
-    /// Takes a session over from what `version`, another or the same, saved. There is no other
-    /// `on_connect`: settings are to be read here.
+    /// Makes the value for a session that `version`, another one or the same, has saved. There is
+    /// no second `on_connect`, so read settings here.
     ///
     /// # Errors
-    /// A sentence for the operator; the session stays on the version that it has.
+    /// A sentence for the operator. The session then stays on the version that it has.
     fn restore(session: &Session, version: &str, state: &[u8]) -> Result<Self, String>;
 }

@@ -1,6 +1,6 @@
-//! The handles a handler gets: the session whose event it handles, and that session's server.
+//! The handles of a handler: the session whose event it handles, and that session's server.
 //!
-//! Both are empty values. The host knows which session is meant.
+//! Both are empty values, because the host knows which session is meant.
 
 use std::time::Duration;
 
@@ -13,32 +13,32 @@ use crate::{Action, ClientInfo, NameError, Priority, SendError, WriteError};
 pub struct Session {}
 
 impl Session {
-    /// That session, where it was not handed in: in `on_disconnect`, which can only speak to others
-    /// any more.
+    /// The same session, for handlers without the parameter: `on_disconnect`. There it can only
+    /// reach other sessions.
     #[must_use]
     pub fn current() -> Self {
         Self {}
     }
 
-    /// Who the client is, with the priority now in force.
+    /// The client's addresses and TLS values, with the priority now in force.
     #[must_use]
     pub fn info(&self) -> ClientInfo {
         host::info()
     }
 
-    /// Queues all of `data` for the peer, or nothing of it. Waits while the send buffer is at its
-    /// high-water mark, for the server's timeout at most.
+    /// Queues all of `data` for the peer, or nothing of it. If the send buffer is at its high-water
+    /// mark, the call waits, for the server's timeout at most.
     ///
     /// # Errors
-    /// [`WriteError::Closed`] when the session is ending, [`WriteError::TooLarge`] when `data` is
-    /// larger than the high-water mark, [`WriteError::TimedOut`] when the peer read nothing for the
-    /// server's timeout.
+    /// - [`WriteError::Closed`] if the session is ending.
+    /// - [`WriteError::TooLarge`] if `data` is larger than the high-water mark.
+    /// - [`WriteError::TimedOut`] if the peer read nothing for the server's timeout.
     pub fn write(&self, data: &[u8]) -> Result<(), WriteError> {
         host::write(data)
     }
 
-    /// Writes and proceeds; closes the session where the write is refused. The usual last line of a
-    /// handler.
+    /// Writes `data` and proceeds, or closes the session if the write is refused. The usual last
+    /// line of a handler.
     #[must_use]
     pub fn write_or_close(&self, data: &[u8]) -> Action {
         match self.write(data) {
@@ -59,15 +59,16 @@ impl Session {
         host::set_priority(priority)
     }
 
-    /// Fires `on_timer(id)` once after `delay` (rounded up to a millisecond), replacing a timer of
-    /// that id. False where the session already has its limit of timers.
+    /// Sets a timer that fires `on_timer(id)` once after `delay`, rounded up to a millisecond. A
+    /// timer with the same id is replaced. Returns false if the session already has its limit of
+    /// timers.
     #[must_use]
     pub fn set_timer(&self, id: u32, delay: Duration) -> bool {
         let millis = delay.as_micros().div_ceil(1_000).max(1);
         host::set_timer(id, u64::try_from(millis).unwrap_or(u64::MAX))
     }
 
-    /// Forgets the timer `id`, if there is one.
+    /// Removes the timer `id`, if there is one.
     pub fn cancel_timer(&self, id: u32) {
         host::set_timer(id, 0);
     }
@@ -79,20 +80,20 @@ impl Session {
     }
 }
 
-/// The server that the session belongs to. A plugin that calls any of these needs the grant
+/// The server that the session belongs to. A plugin that calls any of these methods needs the grant
 /// `server`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Server {}
 
 impl Server {
-    /// Sessions that are established and not ending.
+    /// Number of sessions that are established and not ending.
     #[must_use]
     pub fn client_count(&self) -> u32 {
         host::client_count()
     }
 
-    /// Queues `data` for every other session; returns how many took it.
+    /// Queues `data` for every other session. Returns how many sessions took it.
     pub fn broadcast(&self, data: &[u8]) -> u32 {
         host::broadcast(data)
     }
@@ -105,7 +106,7 @@ impl Server {
         host::set_name(name)
     }
 
-    /// The session that carries `name`, ignoring case.
+    /// The session that has `name`, ignoring case.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<u64> {
         host::find(name)
@@ -114,13 +115,13 @@ impl Server {
     /// Queues `data` for one session, without waiting.
     ///
     /// # Errors
-    /// [`SendError`]: no such session, it has too much queued, or `data` is larger than it may have
-    /// queued.
+    /// [`SendError`]: there is no such session, its queue is too long, or `data` is larger than its
+    /// queue may be.
     pub fn send_to(&self, client: u64, data: &[u8]) -> Result<(), SendError> {
         host::send_to(client, data)
     }
 
-    /// Ends another session gracefully. False where there is none.
+    /// Ends another session gracefully. Returns false if there is no such session.
     pub fn disconnect(&self, client: u64) -> bool {
         host::disconnect(client)
     }

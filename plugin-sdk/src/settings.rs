@@ -1,6 +1,6 @@
 //! The settings that the operator wrote for this plugin. Using them needs the grant `config`.
 
-/// The value of `key`; `None` where the operator set none or the host cannot say.
+/// The value of `key`. `None` if the operator set none, or if the host cannot tell.
 #[must_use]
 pub fn get(key: &str) -> Option<String> {
     crate::imports::get(key).unwrap_or_default()

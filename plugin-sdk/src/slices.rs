@@ -1,7 +1,7 @@
 //! Answering in bounded slices, so that no packet is more work than one event may spend.
 //!
-//! A [`Backlog`] keeps what has arrived. Each event handles a slice of it, as much as the plugin
-//! allows itself, and a timer brings the next event while something is left:
+//! A [`Backlog`] keeps the bytes that have arrived. Each event handles a slice of them, as large as
+//! the plugin decides. While something is left, a timer brings the next event:
 //!
 //! ```
 //! use wharf_plugin::slices::{Backlog, Left};
@@ -57,61 +57,61 @@ use std::time::Duration;
 
 use crate::{Action, Session};
 
-/// Most bytes that a backlog keeps. Twice what one event brings, and half of what `save` may
+/// Most bytes that a backlog keeps: twice the bytes of one event, and half of what `save` may
 /// return.
 pub const KEPT_MAX_BYTES: usize = 128 << 10;
 
-/// The timer that brings the next slice.
+/// Id of the timer that brings the next slice.
 pub const MORE: u32 = u32::MAX;
-/// The same where the peer has finished sending. The number tells that to a version that takes the
-/// session over.
+/// Id of the same timer after the peer has finished sending. The id tells this to the version that
+/// restores the session.
 pub const LAST: u32 = u32::MAX - 1;
 
-/// The shortest timer there is.
+/// Delay of the shortest timer.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
-/// The peer sent more than is kept: it sends faster than it is answered.
+/// The peer sent more bytes than a backlog keeps: it sends faster than the plugin answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Full;
 
-/// What is left of the backlog after a slice.
+/// Rest of the backlog after a slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Left {
-    /// Nothing that can be handled before more arrives.
+    /// Nothing that can be handled before more bytes arrive.
     Nothing,
     /// Something that the next event has to handle.
     More,
 }
 
-/// What has arrived and is not handled yet.
+/// Bytes that have arrived and are not handled yet.
 #[derive(Debug, Default)]
 pub struct Backlog {
     bytes: Vec<u8>,
-    /// Where that begins in `bytes`.
+    /// Position of the first unhandled byte in `bytes`.
     start: usize,
-    /// The peer has finished sending.
+    /// Whether the peer has finished sending.
     ended: bool,
-    /// A timer is set.
+    /// Whether a timer is set.
     waits: bool,
 }
 
 impl Backlog {
-    /// The backlog of a session that another version has saved by [`Backlog::bytes`]. Its timers go
-    /// on by themselves.
+    /// Makes a backlog from the bytes that another version saved with [`Backlog::bytes`]. The
+    /// session's timers keep running.
     ///
     /// # Errors
-    /// [`Full`]: it is more than a backlog keeps.
+    /// [`Full`]: the bytes are more than a backlog keeps.
     pub fn restored(bytes: &[u8]) -> Result<Self, Full> {
         let mut backlog = Self::default();
         backlog.push(bytes)?;
         Ok(backlog)
     }
 
-    /// Adds what arrived.
+    /// Adds the bytes that arrived.
     ///
     /// # Errors
-    /// [`Full`], and nothing was added. Close the session then: nothing else holds such a peer
-    /// back.
+    /// [`Full`], and nothing was added. Close the session then, because nothing else slows such a
+    /// peer down.
     pub fn push(&mut self, data: &[u8]) -> Result<(), Full> {
         if self.bytes().len() + data.len() > KEPT_MAX_BYTES {
             return Err(Full);
@@ -122,23 +122,23 @@ impl Backlog {
         Ok(())
     }
 
-    /// What is not handled yet.
+    /// The bytes that are not handled yet.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
 
-    /// Forgets the first `count` of these bytes, or all where there are fewer: they are handled.
+    /// Drops the first `count` of these bytes as handled, or all of them if there are fewer.
     pub fn advance(&mut self, count: usize) {
         self.start = (self.start + count).min(self.bytes.len());
     }
 
-    /// The peer has finished sending. The session is closed once everything is handled.
+    /// Notes that the peer has finished sending. The session closes once everything is handled.
     pub fn end(&mut self) {
         self.ended = true;
     }
 
-    /// Whether a timer that fired is for the next slice.
+    /// Whether a fired timer is the backlog's own, so that the next slice is due.
     #[must_use]
     pub fn fired(&mut self, id: u32) -> bool {
         let own = id == MORE || id == LAST;
@@ -147,15 +147,17 @@ impl Backlog {
         own
     }
 
-    /// What follows a slice, as the last line of it: sets the timer where more is left, and closes
-    /// where nothing is and the peer has finished. Closes as well where the session may have no
-    /// more timers.
+    /// Ends a slice, as the last expression of it:
+    ///
+    /// - With [`Left::More`], the timer is set for the next slice. If the session may have no more
+    ///   timers, the session is closed.
+    /// - With [`Left::Nothing`], the session is closed if the peer has finished sending.
     #[must_use]
     pub fn next(&mut self, session: &Session, left: Left) -> Action {
         match left {
             Left::Nothing if self.ended => Action::Close,
             Left::Nothing => Action::Proceed,
-            // Set again it would come later.
+            // Setting the timer again would delay it.
             Left::More if self.waits && !self.ended => Action::Proceed,
             Left::More => {
                 self.waits = session.set_timer(if self.ended { LAST } else { MORE }, AT_ONCE);
@@ -170,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keeps_its_limit_and_not_a_byte_more() {
+    fn backlog_keeps_its_limit_exactly() {
         let mut backlog = Backlog::default();
         assert_eq!(backlog.push(&vec![1; KEPT_MAX_BYTES]), Ok(()));
         assert_eq!(backlog.push(&[2]), Err(Full));

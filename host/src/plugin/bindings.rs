@@ -1,6 +1,7 @@
-//! The contract as Rust types: what `wit/` says, and the calls into a guest. Generated; the imports
-//! are linked by hand in `imports`, because a generated binding copies every list and ours must
-//! not.
+//! The contract in `wit/` as Rust types, and the calls into a guest.
+//!
+//! This code is generated. The imports are linked by hand in `imports`, because a generated binding
+//! would copy every list that a guest passes.
 
 #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
 
@@ -17,7 +18,7 @@ pub(super) use self::wharf::server::types::{
 
 use crate::event;
 
-/// The version of the contract that this host speaks. Components built against any `0.1.x` fit.
+/// Version of the contract that this host speaks. Components built against any `0.1.x` fit.
 pub(super) const CONTRACT_VERSION: &str = "0.1.0";
 
 impl From<event::Priority> for Priority {
@@ -96,7 +97,7 @@ impl From<event::NameError> for NameError {
     }
 }
 
-/// What `on-connect` and `session.info` say of a client.
+/// What `on-connect` and `session.info` tell a guest about its client.
 pub(super) fn client_info(info: &event::ClientInfo, priority: event::Priority) -> ClientInfo {
     ClientInfo {
         id: info.id,

@@ -1,4 +1,4 @@
-//! Building a component from its source, by the command that its own manifest names.
+//! Building a component from its source, by the command in its manifest.
 
 use std::io::{self, IsTerminal, PipeWriter};
 use std::os::unix::process::CommandExt;
@@ -12,30 +12,30 @@ use super::manifest::{Build, MANIFEST_FILE, Manifest};
 use super::source;
 use crate::work::on_own_thread;
 
-/// The variable by which a build script finds the `wharf` that runs it.
+/// The environment variable that tells a build script which `wharf` runs it.
 const WHARF: &str = "WHARF";
 
-/// Why there is no new component.
+/// Why a build gave no new component.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// The manifest does not say how.
+    /// The manifest does not say how to build.
     #[error("{}: no `[build]`: it does not say how the component is built", .manifest.display())]
     NoCommand {
         /// The manifest.
         manifest: PathBuf,
     },
-    /// The program is not there, or may not be run.
+    /// The program is missing, or may not be run.
     #[error("{}: `build.command`: cannot run `{command}`: {source}", .manifest.display())]
     NotRun {
         /// The manifest.
         manifest: PathBuf,
         /// The whole command.
         command: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The program said why on its own standard error.
+    /// The program failed, and gave the reason on its own standard error.
     #[error("{}: `build.command`: `{command}` failed ({status}); its own message is \
         above", .manifest.display())]
     Failed {
@@ -43,10 +43,10 @@ pub enum BuildError {
         manifest: PathBuf,
         /// The whole command.
         command: String,
-        /// How it ended.
+        /// Exit status of the program.
         status: ExitStatus,
     },
-    /// It went on for too long, and was ended.
+    /// The build took too long, and was killed.
     #[error(
         "{}: `build.command`: `{command}` was ended, because it took longer than {}; raise \
          `build.timeout` where it needs that",
@@ -57,10 +57,10 @@ pub enum BuildError {
         manifest: PathBuf,
         /// The whole command.
         command: String,
-        /// How long it may take.
+        /// How long the build may take.
         time_max: std::time::Duration,
     },
-    /// It says that it went well, and there is nothing.
+    /// The command succeeded, but there is no component.
     #[error("{}: `component`: `{command}` went well, but {}: \
         {found}", .manifest.display(), .component.display())]
     Missing {
@@ -68,7 +68,7 @@ pub enum BuildError {
         manifest: PathBuf,
         /// The whole command.
         command: String,
-        /// Where it should be.
+        /// Path where the component should be.
         component: PathBuf,
         /// What is there instead.
         found: String,
@@ -76,12 +76,15 @@ pub enum BuildError {
 }
 
 impl Manifest {
-    /// Runs the build command in the folder and waits for it; then the component is there. The
-    /// command's output goes to this process's standard error. Where it is a cargo command for a
-    /// target that the toolchain lacks, the target is installed first.
+    /// Runs the build command in the folder and waits for it. On success, the component exists.
     ///
-    /// The command has a process group of its own, and what it leaves running in it is ended with
-    /// it. Dropping the future ends all of it. Must be called inside a runtime.
+    /// - The command's output goes to this process's standard error.
+    /// - If it is a cargo command for a target that the toolchain lacks, the target is installed
+    ///   first.
+    /// - The command has its own process group. Processes that the command leaves in this group are
+    ///   killed.
+    ///
+    /// If the future is dropped, the whole group is killed. Must be called inside a runtime.
     ///
     /// # Errors
     /// [`BuildError`].
@@ -89,8 +92,8 @@ impl Manifest {
         self.run_build_into(None).await
     }
 
-    /// The same, and its output goes into this pipe where there is one. What it leaves running in
-    /// other process groups may hold the pipe open.
+    /// As [`Manifest::run_build`], but the output goes into this pipe if there is one. Processes
+    /// that the command starts in other process groups may hold the pipe open.
     ///
     /// # Errors
     /// [`BuildError`].
@@ -139,7 +142,7 @@ impl Manifest {
         })
     }
 
-    /// The same, for whoever is in no runtime. Blocks.
+    /// As [`Manifest::run_build`], for callers outside a runtime. Blocks.
     ///
     /// # Errors
     /// [`BuildError`].
@@ -180,7 +183,7 @@ async fn run(
         None => drop(command.stdout(io::stderr())),
         Some(output) => {
             if io::stderr().is_terminal() {
-                // It cannot see the terminal any more.
+                // Cargo no longer sees the terminal.
                 command.env("CARGO_TERM_COLOR", "always");
             }
             command.stdout(output.try_clone()?).stderr(output);
@@ -189,11 +192,11 @@ async fn run(
     Running::start(command)?.end().await
 }
 
-/// A command that runs, with all that it started.
+/// A running command, with all processes of its group.
 struct Running {
     child: Child,
     id: Pid,
-    /// Its number was given back, and may be somebody else's by now.
+    /// The process id was given back to the system, and may belong to another process by now.
     is_reaped: bool,
 }
 
@@ -204,11 +207,12 @@ impl Running {
         Ok(Self { child, id, is_reaped: false })
     }
 
-    /// Waits until the command ends by itself. Dropping the future ends it.
+    /// Waits until the command ends by itself. If the future is dropped, the command is killed.
     async fn end(mut self) -> io::Result<ExitStatus> {
         let id = self.id;
-        // Not reaped by this, it keeps its number until its group is ended. Dropped, the wait ends
-        // with what it waits for.
+        // `wait` does not reap the command, so the process id stays taken until its group is
+        // killed. If this future is dropped, the group is killed, and the wait ends with the
+        // command.
         let waiting = on_own_thread("wharf-build", move || wait(id))?;
         waiting.await.map_err(io::Error::other)??;
         self.end_group();
@@ -217,15 +221,16 @@ impl Running {
     }
 
     fn end_group(&self) {
-        // Where nobody is left in it there is nothing to end.
+        // If the group has no process left, there is nothing to kill.
         let _ = kill_process_group(self.id, Signal::KILL);
     }
 }
 
-/// Waits until it ends, and does not reap it.
+/// Waits until the command ends, and does not reap it.
 ///
 /// # Errors
-/// It was stopped because it wants the terminal, and would stay so for ever; the system's.
+/// The command was stopped because it wants the terminal, and would stay stopped for ever. Or the
+/// system's error.
 fn wait(id: Pid) -> io::Result<()> {
     let until = |options| retry_on_intr(|| waitid(WaitId::Pid(id), options));
     loop {
@@ -240,7 +245,8 @@ fn wait(id: Pid) -> io::Result<()> {
         {
             return Err(io::Error::other("it wants the terminal, which a build does not have"));
         }
-        // Somebody stopped it, and may let it go on: that is no longer to be seen by the next look.
+        // Another process stopped the command and may continue it. This call consumes the stop, so
+        // that the next `waitid` does not report it again.
         let _ = until(WaitIdOptions::STOPPED | WaitIdOptions::NOHANG)?;
     }
 }
@@ -254,7 +260,8 @@ impl Drop for Running {
     }
 }
 
-/// Tells a build script which `wharf` to use: the variable that is set, or else this program.
+/// Tells a build script which `wharf` to use: the one in the variable if it is set, or this
+/// program.
 fn with_wharf(mut command: Command) -> Command {
     if std::env::var_os(WHARF).is_none()
         && let Ok(own) = std::env::current_exe()
@@ -264,8 +271,8 @@ fn with_wharf(mut command: Command) -> Command {
     command
 }
 
-/// Installs a target where rustup can and the toolchain lacks it. Whatever goes wrong here, the
-/// build itself says it better.
+/// Installs a target if the toolchain lacks it and rustup has it. Errors are ignored here, because
+/// the build itself reports them better.
 async fn ensure_target(folder: &Path, target: &str) {
     let query = ["--print", "target-libdir", "--target", target];
     let mut answer = tokio::process::Command::new("rustc");

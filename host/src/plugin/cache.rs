@@ -1,11 +1,14 @@
 //! Compiled code on disk, in a folder that only the host's own user can write.
 //!
-//! A file here is native code, and loading a forged one would be running it. So the folder must
-//! belong to this user and be closed to everyone else, files are written under another name and
-//! moved into place, and each carries a digest of its content, so that a torn or rotten file is
-//! compiled again and not run.
+//! A cached file is native code, so loading a forged file would run it. The rules:
 //!
-//! A file, in bytes. The last digest covers all before it, so that no file passes for another's:
+//! - The folder must belong to this user and be closed to all other users.
+//! - A file is written under another name and then moved into place.
+//! - Each file carries a digest of its content, so that a torn or rotten file is compiled again,
+//!   not run.
+//!
+//! The layout of a file, in bytes. The last digest covers all before it, so a file never passes for
+//! that of another component:
 //!
 //! | 16 | 32 | 32 | any | 32 |
 //! |---|---|---|---|---|
@@ -25,25 +28,25 @@ use super::compiler::CODE_MAX_BYTES;
 use crate::files;
 
 const DIGEST_BYTES: usize = 32;
-/// What a file begins with. Files of before have no head.
+/// The first bytes of a file. Files of older versions have no head.
 const FORMAT: &[u8; 16] = b"wharf code 2\r\n\x1a\0";
 const HEAD_BYTES: usize = FORMAT.len() + 2 * DIGEST_BYTES;
-/// A file that is longer is not read: compilers may not make so much.
+/// A longer file is not read: compilers may not produce that much.
 const FILE_MAX_BYTES: u64 = CODE_MAX_BYTES + (HEAD_BYTES + DIGEST_BYTES) as u64;
-/// Compiled code that is kept: beyond it goes what was used longest ago. Who writes a plugin in a
-/// heavy language makes 60 MB with each change.
+/// Compiled code that is kept. If there is more, the cache removes the code that was unused
+/// longest. In a heavy language, each change of a plugin makes 60 MB.
 const KEPT_MAX_BYTES: u64 = 2 << 30;
-/// A draft that is older was left by a process that is gone.
+/// An older draft was left by a process that is gone.
 const DRAFT_MAX_AGE: Duration = Duration::from_secs(3_600);
 
-/// What the cache has of a component.
+/// Contents of the cache for a component.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Cached {
     /// Its machine code.
     Code(Vec<u8>),
     /// Nothing, or a file of an older format.
     Nothing,
-    /// A file that may not be run, and why.
+    /// A file that must not be run, and why.
     Refused(&'static str),
 }
 
@@ -54,13 +57,13 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    /// Opens the folder and makes it where it is missing.
+    /// Opens the folder, and creates it if it is missing.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         files::own_folder(folder)?;
         Ok(Self { folder: folder.into() })
     }
 
-    /// The file for a component under this engine. Its name changes with everything that changes
+    /// The file for a component under this engine. The name changes with everything that changes
     /// the code.
     fn file(&self, engine: &wasmtime::Engine, digest: &[u8]) -> PathBuf {
         let mut hasher = std::hash::DefaultHasher::new();
@@ -68,12 +71,13 @@ impl Cache {
         self.folder.join(format!("{}-{:016x}.bin", hex(digest), hasher.finish()))
     }
 
-    /// The compiled code for a component, if it is here, whole, and its own.
+    /// The compiled code for a component, if the cache has a whole file for this component and
+    /// engine.
     pub(super) fn get(&self, engine: &wasmtime::Engine, digest: &[u8]) -> Cached {
         let Ok(mut file) = fs::File::open(self.file(engine, digest)) else {
             return Cached::Nothing;
         };
-        // What is used stays longest. Where the time cannot be set it only goes earlier.
+        // Used code stays longest. If the time cannot be set, the code is only removed earlier.
         let _ = file.set_modified(SystemTime::now());
         if file.metadata().is_ok_and(|seen| seen.len() > FILE_MAX_BYTES) {
             return Cached::Refused("it is longer than machine code may be");
@@ -96,7 +100,7 @@ impl Cache {
                 content.truncate(at);
                 Cached::Code(content)
             }
-            // What an older version of this program has written is whole in the same way.
+            // Files that an older version of this program wrote end with the same kind of digest.
             Some(at) if !before.starts_with(FORMAT) && whole(&[&before], at) => Cached::Nothing,
             Some(at) if whole(&[&before], at) => {
                 Cached::Refused("it is of another component, or for another engine")
@@ -105,7 +109,7 @@ impl Cache {
         }
     }
 
-    /// Keeps compiled code. On an error nothing is left behind.
+    /// Keeps compiled code. After an error, nothing is left behind.
     pub(super) fn put(
         &self,
         engine: &wasmtime::Engine,
@@ -128,17 +132,16 @@ impl Cache {
         if written.is_ok() {
             prune(&self.folder, KEPT_MAX_BYTES);
         } else {
-            // Whatever is left of the draft is of no use; if even this fails there is nothing more
-            // to do.
+            // The rest of the draft is of no use. If even this fails, there is nothing more to do.
             let _ = fs::remove_file(&draft);
         }
         written
     }
 }
 
-/// What a file begins with that has the code of this component for this engine.
+/// The head of a file with the code of this component for this engine.
 fn head(engine: &wasmtime::Engine, digest: &[u8]) -> [u8; HEAD_BYTES] {
-    /// Takes what is hashed as it is, where a number of 64 bits could be made to match.
+    /// A hasher that passes all bytes to SHA-256. A collision of 64-bit hashes could be forged.
     struct Settings(Sha256);
     impl Hasher for Settings {
         fn write(&mut self, bytes: &[u8]) {
@@ -156,7 +159,7 @@ fn head(engine: &wasmtime::Engine, digest: &[u8]) -> [u8; HEAD_BYTES] {
     head
 }
 
-/// Whether a file of this name is one of [`Cache::file`]: the folder may have others.
+/// Whether a file name is one of [`Cache::file`]. The folder may contain other files.
 fn is_code(name: &str) -> bool {
     let hex = |part: &str, length: usize| {
         part.len() == length && part.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -165,8 +168,8 @@ fn is_code(name: &str) -> bool {
     parts.is_some_and(|(digest, engine)| hex(digest, 64) && hex(engine, 16))
 }
 
-/// Removes what was used longest ago, until the rest has at most `max_bytes`, and drafts that
-/// nobody finishes. What cannot be removed stays: that costs room and nothing else.
+/// Removes the code that was unused longest, until the rest has at most `max_bytes`, and abandoned
+/// drafts. A file that cannot be removed stays, which only costs space.
 fn prune(folder: &Path, max_bytes: u64) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     let now = SystemTime::now();
@@ -213,12 +216,12 @@ mod tests {
         Sha256::digest([component as u8]).into()
     }
 
-    /// Code that says whose it is. One is empty.
+    /// Code that names its component. One is empty.
     fn code_of(component: usize) -> Vec<u8> {
         vec![component as u8; component * 23]
     }
 
-    /// Two engines, and a cache with the code of each component for each.
+    /// Two engines, and a cache with the code of each component for each engine.
     fn filled(folder: &Path) -> (Cache, [wasmtime::Engine; 2]) {
         let _ = fs::remove_dir_all(folder);
         let cache = Cache::open(folder).expect("a folder");
@@ -299,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_used_longest_ago_goes_first_and_so_do_forgotten_drafts() {
+    fn oldest_code_and_abandoned_drafts_are_pruned() {
         let folder = std::env::temp_dir().join(format!("wharf-cache-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let put = |name: &str, age: u64| {

@@ -1,5 +1,5 @@
-//! How many instances and clients this machine has room for, with the arithmetic for those who ask
-//! for more.
+//! Capacity: how many instances and clients this machine has room for. [`Capacity`] prints the
+//! arithmetic, for operators who ask for more.
 
 use std::fmt;
 use std::fs::read_to_string;
@@ -17,25 +17,26 @@ use super::pool_sizes::{
 
 /// Kernel mappings of an instance with one memory, at most.
 const MAPS_PER_INSTANCE: usize = MAPS_PER_STACK + MAPS_PER_MEMORY;
-/// Mappings and descriptors that the process needs for itself, and for spare instances.
+/// Mappings and descriptors that the process needs for itself and for spare instances.
 const MAPS_RESERVE: usize = 4_096;
 const DESCRIPTORS_RESERVE: usize = 192;
-/// Address space that the process needs for itself, where that is limited.
+/// Address space that the process needs for itself. Counts if address space is limited.
 const ADDRESS_RESERVE_BYTES: u64 = 8 << 30;
-/// Least memory of a session with an instance, all told.
+/// Least memory of a session with an instance, all parts together.
 const SESSION_BYTES: u64 = 48 << 10;
 /// Private memory that the pools keep for an instance from the start: its stack and its tables.
 const POOLED_BYTES: u64 =
     FIBER_STACK_BYTES as u64 + TABLES_PER_INSTANCE_MAX as u64 * TABLE_SLOT_BYTES;
-/// Private memory that the process needs for itself, where that is limited: threads and their
-/// heaps.
+/// Private memory that the process needs for itself: threads and their heaps. Counts if private
+/// memory is limited.
 const DATA_OWN_BYTES: u64 = 96 << 20;
-/// Stack, tables and a megabyte of memory, where private memory is limited.
+/// Private memory of an instance: stack, tables and a megabyte of linear memory. Counts if private
+/// memory is limited.
 const DATA_BYTES: u64 = POOLED_BYTES + (1 << 20);
-/// Mappings that a process may have where the system does not say.
+/// Mappings that a process may have if the system does not say.
 const MAPS_DEFAULT: usize = 65_530;
 
-/// What was read last in this process.
+/// The capacity that this process read last.
 static KNOWN: Mutex<Option<Capacity>> = Mutex::new(None);
 
 /// What this process may use, as the system says.
@@ -45,16 +46,17 @@ pub struct Capacity {
     pub descriptors: usize,
     /// `vm.max_map_count`.
     pub maps: usize,
-    /// `ulimit -v`, where it is limited.
+    /// `ulimit -v`, if set.
     pub address_bytes: Option<u64>,
-    /// `ulimit -d`, where it is limited.
+    /// `ulimit -d`, if set.
     pub data_bytes: Option<u64>,
-    /// The machine's or the control group's, whichever is less.
+    /// Memory of the machine or of the control group: the lesser of the two.
     pub memory_bytes: u64,
 }
 
 impl Capacity {
-    /// Of this process, now. What cannot be read, as where descriptors are short, is as it was.
+    /// Capacity of this process now. A value that cannot be read keeps its last known value, as
+    /// when descriptors are short.
     #[must_use]
     pub fn now() -> Self {
         let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,7 +64,8 @@ impl Capacity {
         *known.insert(now)
     }
 
-    /// Of the system whose files are below `root`. What cannot be read is as it was `before`.
+    /// Capacity of the system with its files below `root`. A value that cannot be read is as in
+    /// `before`.
     pub(super) fn read(root: &Path, before: Option<Self>) -> Self {
         let maps = read_to_string(root.join("proc/sys/vm/max_map_count")).ok();
         let maps =
@@ -99,8 +102,8 @@ impl Capacity {
 }
 
 impl Capacity {
-    /// Memory slots at once, in pools with so many stacks. With all of them in their worst state,
-    /// the mappings of the process leave its reserve alone.
+    /// Memory slots at once, in pools with this many stacks. If all of them are in their worst
+    /// state, the mappings of the process still leave its reserve alone.
     pub(super) fn memory_slots(&self, stacks: usize) -> usize {
         let spare = SPARE_SLOTS * MAPS_PER_INSTANCE;
         let maps = self.maps.saturating_sub(MAPS_RESERVE - spare);
@@ -113,8 +116,8 @@ impl Capacity {
     }
 }
 
-/// Instances whose memories fit into so much address space. Each may have several, as long as there
-/// are slots at all.
+/// Instances whose memories fit into `bytes` of address space, if each has as many memories as it
+/// may. No limit if the address space has room for all memory slots of a pool.
 fn by_address(bytes: u64) -> usize {
     let slots = usize::try_from(bytes.saturating_sub(ADDRESS_RESERVE_BYTES) / MEMORY_SLOT_BYTES)
         .unwrap_or(usize::MAX);
@@ -124,13 +127,13 @@ fn by_address(bytes: u64) -> usize {
     }
 }
 
-/// What is kept back of so much private memory: what guests leave alone, the process's own, and
-/// the spare instances'.
+/// The part of `bytes` of private memory that is kept back: the guests' reserve, the process's own
+/// memory, and the spare instances.
 fn data_reserve(bytes: u64) -> u64 {
     reserve_of(bytes) + DATA_OWN_BYTES + SPARE_SLOTS as u64 * POOLED_BYTES
 }
 
-/// Instances whose stacks, tables and memories fit into so much private memory.
+/// Instances whose stacks, tables and memories fit into `bytes` of private memory.
 fn by_data(bytes: u64) -> u64 {
     bytes.saturating_sub(data_reserve(bytes)) / DATA_BYTES
 }
@@ -180,9 +183,9 @@ impl fmt::Display for Capacity {
 
 /// Memory that this process may have.
 struct Memory {
-    /// By the files that were read.
+    /// Bytes, by the files that were read.
     bytes: u64,
-    /// Whether another file is there, or should be, and could not be read.
+    /// Whether a file exists, or should exist, and could not be read.
     missed: bool,
 }
 
@@ -212,7 +215,7 @@ fn memory(root: &Path) -> Memory {
             "memory" => (root.join("sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
             _ => continue,
         };
-        // Each group is within those above it.
+        // A control group is limited by the groups above it as well.
         let own = top.join(path.trim_start_matches('/'));
         for group in own.ancestors().take_while(|folder| folder.starts_with(&top)) {
             let limit = read(&group.join(file)).trim().parse().unwrap_or(u64::MAX);
@@ -231,7 +234,7 @@ pub(super) mod tests {
 
     static ROOTS: AtomicUsize = AtomicUsize::new(0);
 
-    /// A folder of its own for files as the system has them. Dropping it removes it.
+    /// A temporary folder that stands for the system's files. Removed when dropped.
     pub(in crate::plugin) struct Root(PathBuf);
 
     impl Root {
@@ -263,7 +266,7 @@ pub(super) mod tests {
     };
 
     #[test]
-    fn the_scarcest_of_them_decides_and_is_named() {
+    fn scarcest_resource_decides_and_is_named() {
         assert_eq!(PLENTY.instances(), SESSIONS_CEILING);
         let few = Capacity { maps: 4_096 + 80, ..PLENTY };
         assert_eq!(few.instances(), 10);
@@ -275,7 +278,7 @@ pub(super) mod tests {
         assert_eq!(narrow.instances(), 3);
         assert!(narrow.to_string().contains("3 by 1088 GiB"), "{narrow}");
         for count in [400_u64, 1_000, 14_999] {
-            // From a gigabyte on the reserve is 128 MiB.
+            // From a gigabyte on, the reserve is 128 MiB.
             let fit = (128 << 20)
                 + DATA_OWN_BYTES
                 + SPARE_SLOTS as u64 * POOLED_BYTES
@@ -314,20 +317,20 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_process_has_room_for_something() {
+    fn process_has_room_for_an_instance() {
         let now = Capacity::now();
         assert!(now.clients() > 0 && now.instances() > 0, "{now}");
     }
 
     #[test]
-    fn what_cannot_be_read_stays_as_it_was() {
+    fn unreadable_files_keep_the_former_values() {
         let files = [
             "proc/meminfo",
             "proc/self/cgroup",
             "sys/fs/cgroup/a/memory.max",
             "proc/sys/vm/max_map_count",
         ];
-        // Every set of files that cannot be read.
+        // Every set of unreadable files.
         for missed in 0..1_usize << files.len() {
             let folder = Root::new();
             let root = folder.path();
@@ -341,7 +344,7 @@ pub(super) mod tests {
             assert_eq!((before.memory_bytes, before.maps), (1 << 20, 5_000));
             let missed = files.iter().enumerate().filter(|(index, _)| missed >> index & 1 == 1);
             for (_, file) in missed {
-                // It is there, and cannot be read.
+                // The file exists, and cannot be read.
                 std::fs::remove_file(root.join(file)).expect("removed");
                 std::fs::create_dir(root.join(file)).expect("a folder");
             }
@@ -350,7 +353,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn limit_that_is_lifted_is_lifted() {
+    fn lifted_limit_is_seen() {
         let folder = Root::new();
         let root = folder.path();
         for (file, text) in

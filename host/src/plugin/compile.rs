@@ -1,9 +1,8 @@
 //! Compiling a component that may have been made to harm the compiler.
 //!
-//! The engine's reader goes down into types that lie in each other by calling itself, without a
-//! limit, and reads the components that lie in each other once for each level. So what is too deep
-//! is refused before the engine sees it, and what it sees is read on a stack that is large enough
-//! for the rest.
+//! The engine's reader recurses into nested types without a limit, and reads nested components once
+//! for each level. So this module refuses a component that is nested too deeply before the engine
+//! sees it. The engine reads every other component on a stack that is large enough for it.
 
 use std::thread;
 
@@ -12,18 +11,18 @@ use wasmtime::{Engine, Result, bail, format_err};
 
 use crate::work::{Refusal, SystemRefused};
 
-/// Magic number, version and layer: what a component begins with, and each one inside it.
+/// Magic number, version and layer: the start of a component, and of each component inside it.
 const HEADER_BYTES: usize = 8;
-/// The sections that matter here, by their number in the binary format.
+/// Sections that matter here, by their number in the binary format.
 const COMPONENT_SECTION: u8 = 4;
 const TYPE_SECTION: u8 = 7;
-/// Components that may lie in each other. Those that tools compose have a handful.
+/// Levels of nested components. Components that tools compose have a handful.
 const LEVELS_MAX: usize = 32;
-/// Bytes that one section of types may have (the largest known have some thousand). A level takes
-/// three bytes at least.
+/// Bytes that one section of types may have. The largest known have some thousand. A level takes at
+/// least three bytes.
 const TYPES_MAX_BYTES: usize = 64 << 10;
-/// Room for so many levels, each of which takes the engine's reader 3 to 6 KiB. Pages that are not
-/// touched cost nothing.
+/// Stack for as many levels as a section may have. The engine's reader takes 3 to 6 KiB for each
+/// level. Untouched pages cost nothing.
 const STACK_BYTES: usize = 256 << 20;
 
 /// Compiles the component in `bytes`. Blocks.
@@ -31,12 +30,12 @@ pub(super) fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component> {
     deep(bytes, || Component::from_binary(engine, bytes))
 }
 
-/// The machine code of the component in `bytes`, which is not made to run here. Blocks.
+/// Compiles the component in `bytes` to machine code, without loading it here. Blocks.
 pub(super) fn precompile(engine: &Engine, bytes: &[u8]) -> Result<Vec<u8>> {
     deep(bytes, || engine.precompile_component(bytes))
 }
 
-/// Reads a component on a stack that is large enough for it.
+/// Runs `read` on a stack that is large enough for the component.
 fn deep<T: Send>(bytes: &[u8], read: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     if let Some(problem) = problem(bytes) {
         bail!("{problem}");
@@ -55,10 +54,10 @@ fn deep<T: Send>(bytes: &[u8], read: impl FnOnce() -> Result<T> + Send) -> Resul
     })
 }
 
-/// What is too deep in it. Nothing where the bytes make no sense: the engine says what is wrong
-/// with those.
+/// Says what is nested too deeply in a component. Returns `None` if the bytes make no sense: the
+/// engine reports that itself.
 fn problem(bytes: &[u8]) -> Option<String> {
-    // Where the components end that begin before `at`, the outermost first.
+    // Ends of the components that begin before `at`, the outermost first.
     let mut ends = vec![bytes.len()];
     let mut at = HEADER_BYTES;
     while let Some(&end) = ends.last() {
@@ -89,7 +88,7 @@ fn problem(bytes: &[u8]) -> Option<String> {
     None
 }
 
-/// A number in the format's variable length, and where it ends.
+/// Reads a number in the format's variable length. Returns the number and the position after it.
 pub(crate) fn number(bytes: &[u8], mut at: usize) -> Option<(usize, usize)> {
     let mut value = 0;
     for shift in (0..35).step_by(7) {
@@ -126,10 +125,10 @@ mod tests {
     }
 
     #[test]
-    fn as_many_levels_as_allowed_are_let_through_and_one_more_is_not() {
+    fn nesting_is_allowed_up_to_the_limit() {
         assert_eq!(problem(&nested(LEVELS_MAX)), None);
         assert!(problem(&nested(LEVELS_MAX + 1)).is_some());
-        // Side by side they are no deeper.
+        // Components side by side are no deeper.
         let two =
             [EMPTY, &section(COMPONENT_SECTION, EMPTY), &section(COMPONENT_SECTION, &nested(3))]
                 .concat();
@@ -150,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_left_to_the_engine() {
+    fn malformed_bytes_are_left_to_the_engine() {
         for bytes in [
             &b""[..],
             b"\0asm",

@@ -1,5 +1,7 @@
-//! Compiling in a process of its own, so that a component made to harm the compiler costs that
-//! process: its memory and its time are limited, and where it dies the load is refused.
+//! Compiling in a process of its own.
+//!
+//! A component that was made to harm the compiler harms only that process. Its memory and its time
+//! are limited. If the process dies, the load is refused.
 
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -23,57 +25,57 @@ use crate::event::{EXCERPT_MAX_BYTES, excerpt};
 use crate::sched::Quota;
 use crate::work::{Refusal, Stop, SystemRefused, panic_words};
 
-/// The verb of the program that compiles. Its arguments are the two limits.
+/// Verb of this program that starts the compiler process. Its arguments are the two limits.
 pub const VERB: &str = "compile";
-/// Machine code that is taken from it.
+/// Machine code that the host accepts from the compiler process.
 pub(super) const CODE_MAX_BYTES: u64 = 512 << 20;
-/// What it says went wrong, as far as it is kept.
+/// Bytes of the process's error messages that are kept.
 const MESSAGE_MAX_BYTES: usize = 16 << 10;
-/// Characters of its last line that are told.
+/// Characters of the last line of those messages that are reported.
 const LINE_MAX_CHARS: usize = 300;
-/// How often its exit is looked for once all of its machine code is there.
+/// Interval at which the host looks for the exit of the process, once all machine code has arrived.
 const EXIT_LOOKED_FOR_EVERY: Duration = Duration::from_millis(1);
-/// Its niceness: sessions come first.
+/// Niceness of the process: sessions come first.
 const NICENESS: i32 = 15;
-/// Its exit code where the component is no good.
+/// Exit code if the component is bad.
 const REFUSED: i32 = 3;
-/// Its exit code where the compiler panicked on the component.
+/// Exit code if the compiler panicked on the component.
 const PANICKED: i32 = 4;
-/// Its exit code where the system refused it something.
+/// Exit code if the system refused something.
 const SYSTEM: i32 = 5;
-/// What it says when an allocation fails, before it aborts.
+/// Message of the process when an allocation fails, before it aborts.
 const ALLOCATION_FAILED: &str = "memory allocation of";
 
-/// The process that compiles.
+/// The program and the limits of a compiler process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Compiler {
-    /// The program: this one, as a rule. It has to have the verb [`VERB`] and the same engine.
+    /// The program, usually this one. It must have the verb [`VERB`] and the same engine.
     pub program: PathBuf,
-    /// Memory it may have. Default 2 GiB.
+    /// Memory that the process may have. Default 2 GiB.
     pub memory_max_bytes: u64,
-    /// How long it may take. Default five minutes.
+    /// Time that a compilation may take. Default five minutes.
     pub time_max: Duration,
 }
 
 impl Compiler {
-    /// Memory it may have where nobody says.
+    /// Default of `memory_max_bytes`.
     pub const MEMORY_MAX_BYTES: u64 = 2 << 30;
-    /// How long it may take where nobody says.
+    /// Default of `time_max`.
     pub const TIME_MAX: Duration = Duration::from_secs(300);
-    /// The least of both with which it can work at all.
+    /// Least memory with which a compiler process can work at all.
     pub const MEMORY_MIN_BYTES: u64 = 512 << 20;
-    /// See [`Compiler::MEMORY_MIN_BYTES`].
+    /// Least time with which a compiler process can work at all.
     pub const TIME_MIN: Duration = Duration::from_secs(1);
 
-    /// This program, whatever lies at its path by now, with the usual limits.
+    /// This program with the default limits, even if another file lies at its path by now.
     #[must_use]
     pub fn this_program() -> Self {
         let program = PathBuf::from("/proc/self/exe");
         Self { program, memory_max_bytes: Self::MEMORY_MAX_BYTES, time_max: Self::TIME_MAX }
     }
 
-    /// The machine code of a component. Blocks until it is there, or until it is called off. The
-    /// account owes the CPU time of the process, however it ends.
+    /// Compiles a component to machine code. Blocks until the code is there, or until `stop`
+    /// cancels. The quota owes the CPU time of the process, however the process ends.
     pub(super) fn compile(&self, bytes: &[u8], stop: &Stop, quota: &Quota) -> Result<Vec<u8>> {
         let mut child = Command::new(&self.program)
             .args([VERB, &self.memory_max_bytes.to_string(), &self.time_max.as_secs().to_string()])
@@ -82,11 +84,12 @@ impl Compiler {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // So that what it starts itself can be ended with it.
+            // A process group, so that processes which the compiler starts can be killed with it.
             .process_group(0)
             .spawn()
             .map_err(|error| self.not_started(&error))?;
-        // Before it has the component, and so before it does anything. A refusal does no harm.
+        // Set before the process has the component, and so before it does any work. A refusal does
+        // no harm.
         let _ = setpriority_process(Some(Pid::from_child(&child)), NICENESS);
         let (input, Some(output), Some(said)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
@@ -106,12 +109,12 @@ impl Compiler {
                 &format!("its machine code is longer than {CODE_MAX_BYTES} bytes"),
             ));
         }
-        // It has nothing more to do than to end, and may have been made not to.
+        // The process only has to exit now, but the component may have kept it from that.
         let status = match exited(&mut child, quota, &deadline_io, &mut pipes.said) {
             Ok(status) => status,
             Err(error) => return Err(end(&mut child, quota, &self.why(&error))),
         };
-        // What it said last is in the pipe still.
+        // The last messages are still in the pipe.
         pipes.said.hear();
         if status.success() {
             return Ok(code);
@@ -127,7 +130,7 @@ impl Compiler {
         }
     }
 
-    /// Why it is waited for no longer.
+    /// Why the host stopped waiting for the process.
     fn why(&self, error: &io::Error) -> String {
         match error.kind() {
             io::ErrorKind::TimedOut => {
@@ -172,22 +175,22 @@ impl Compiler {
     }
 }
 
-/// The last line of what a process said, shortened.
+/// The last line of a process's messages, shortened.
 fn last_line(said: &str) -> String {
     said.lines().next_back().unwrap_or_default().chars().take(LINE_MAX_CHARS).collect()
 }
 
-/// Up to one byte more than `max`.
+/// Reads up to one byte more than `max`, so that the caller can see the excess.
 fn bounded(from: impl Read, max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(max + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
-/// How it ended. What it has started ends with it. Meanwhile hears what it says.
+/// Waits for the exit of the process, then kills its group. Meanwhile reads its messages.
 ///
 /// # Errors
-/// Those of [`DeadlineIo::lasts`]: it has not ended by then.
+/// Those of [`DeadlineIo::lasts`]: the process has not exited by then.
 fn exited(
     child: &mut Child,
     quota: &Quota,
@@ -195,7 +198,7 @@ fn exited(
     said: &mut Heard<ChildStderr>,
 ) -> io::Result<ExitStatus> {
     let id = Pid::from_child(child);
-    // Not reaped by the look, so that its number is nobody else's when its group is ended.
+    // The look does not reap the process, so its id is not reused before its group is killed.
     let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     loop {
         if retry_on_intr(|| waitid(WaitId::Pid(id), look))?.is_some() {
@@ -213,8 +216,8 @@ fn exited(
 /// milliseconds. Zero if the system does not say: the charge is for fairness, and ends no process.
 fn cpu_time(child: &Child) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
-    // The name, which may contain anything, ends with the last parenthesis. Two numbers from the
-    // 14th on.
+    // The process name may contain anything, and ends at the last parenthesis. The two numbers are
+    // the 14th and the 15th field.
     let after = stat.rsplit_once(')').map(|(_, after)| after).unwrap_or_default();
     let ticks: u64 = after
         .split_whitespace()
@@ -225,27 +228,25 @@ fn cpu_time(child: &Child) -> Duration {
     Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second().max(1) as f64)
 }
 
-/// Ends it, and says why.
+/// Kills the process and its group, and returns the error.
 fn end(child: &mut Child, quota: &Quota, why: &str) -> wasmtime::Error {
     quota.owe(cpu_time(child));
-    // It may have ended by itself just now. Not waited for yet, so that its number is nobody
-    // else's.
+    // The process may have ended by itself just now. It is not reaped yet, so its id is not reused.
     let _ = kill_process_group(Pid::from_child(child), Signal::KILL);
     let _ = child.kill();
     let _ = child.wait();
     format_err!("compiling it was given up: {why}")
 }
 
-/// What the process does that compiles: limits itself, takes a component from standard input and
-/// gives its machine code to standard output. Its exit code.
+/// Runs the compiler process: limits itself, reads a component from standard input, and writes its
+/// machine code to standard output. Returns the exit code.
 #[must_use]
 pub fn compile_for_another(memory_max_bytes: u64, time_max: Duration) -> u8 {
     one_line_for_each_panic();
     match work(memory_max_bytes, time_max) {
         Ok(()) => 0,
         Err(error) => {
-            // The process that started this one reads it. It is cut, as names of a component may be
-            // huge.
+            // The host reads this text. It is cut, because the names of a component may be huge.
             let text = excerpt(format_args!("{error:#}"), EXCERPT_MAX_BYTES);
             let _ = write!(io::stderr(), "{text}");
             let system = Refusal::in_causes(error.as_ref()).is_some();
@@ -254,8 +255,8 @@ pub fn compile_for_another(memory_max_bytes: u64, time_max: Duration) -> u8 {
     }
 }
 
-/// Ends this process at the first panic of any of its threads, with one line that says why: that
-/// the system refused something, or that the compiler is wrong.
+/// Makes this process exit at the first panic of any of its threads, with one line. The line says
+/// that the system refused something, or that the compiler has a bug.
 fn one_line_for_each_panic() {
     std::panic::set_hook(Box::new(|panic| {
         let said = panic_words(panic.payload()).split_whitespace().collect::<Vec<_>>().join(" ");
@@ -265,7 +266,7 @@ fn one_line_for_each_panic() {
                 (format!("the compiler failed on it, by a mistake of its own: {said}"), PANICKED)
             }
         };
-        // As above.
+        // The host reads this line.
         let _ = writeln!(io::stderr(), "\n{line}");
         std::process::exit(code);
     }));
@@ -275,9 +276,9 @@ fn work(memory_max_bytes: u64, time_max: Duration) -> Result<()> {
     let cpus = thread::available_parallelism().map_or(1, usize::from) as u64;
     limit(Resource::Core, 0)?;
     limit(Resource::Data, memory_max_bytes)?;
-    // Where whoever started it is gone, nobody stops it but this.
+    // The host enforces `time_max`. If the host is gone, only this limit ends the process.
     limit(Resource::Cpu, (time_max.as_secs() + 1).saturating_mul(cpus))?;
-    // Its own process group hears of no signal from a terminal.
+    // The process has its own group, so signals of a terminal do not reach it. This one does.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let bytes = bounded(io::stdin(), COMPONENT_MAX_BYTES)?;
     if bytes.len() as u64 > COMPONENT_MAX_BYTES {
@@ -323,16 +324,16 @@ mod tests {
     #[test]
     fn compiler_time_is_owed_however_it_ends() {
         let work = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
-        for (number, (ends, deadline_io)) in
+        for (number, (ends, seconds)) in
             [("cat", 60), ("exit 3", 60), ("kill -SEGV $$", 60), ("exec sleep 3600", 3)]
                 .into_iter()
                 .enumerate()
         {
             let quota = Quota::default();
             quota.set(QuotaLimits { cpus: 1.0, ..QuotaLimits::default() });
-            // Each script has a length of its own, and so a file.
+            // Each script has its own length, which names its file.
             let script = format!("cat >/dev/null; {work}; {}{ends}", " ".repeat(100 + number * 20));
-            let _ = compiled_by_for(&script, Duration::from_secs(deadline_io), &quota);
+            let _ = compiled_by_for(&script, Duration::from_secs(seconds), &quota);
             assert!(
                 quota.seen().cpu >= Duration::from_millis(20),
                 "{ends}: {:?}",
@@ -342,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compiler_that_dies_stalls_or_gives_up_is_an_error_that_says_which() {
+    fn failed_compiler_error_names_the_cause() {
         let long = Duration::from_secs(60);
         for (script, says) in [
             ("cat; printf ' compiled'", "\0asm compiled"),
@@ -370,7 +371,8 @@ mod tests {
         let stays = "cat >/dev/null; exec >&- 2>&-; exec sleep 3600";
         assert!(compiled_by(stays, Duration::from_millis(200)).contains("longer than 200ms"));
         let start = Instant::now();
-        // What it started has its pipes open still, and what left its group cannot even be ended.
+        // A process of its group still holds the pipes. A process outside the group cannot even be
+        // killed.
         let holds = "cat >/dev/null; sleep 30 & exit 0";
         assert!(compiled_by(holds, Duration::from_millis(300)).contains("longer than 300ms"));
         let holds = "cat >/dev/null; setsid sleep 31 >/dev/null & echo why >&2; exit 101";

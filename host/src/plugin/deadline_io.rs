@@ -1,5 +1,6 @@
-//! Talking to a process through pipes, on one thread, for a limited time, and until the talk is
-//! called off. The pipes may never end, because the process may pass them on.
+//! Talking to a process through pipes, on one thread, until a deadline or a cancellation.
+//!
+//! The deadline is needed because a pipe may never end: the process may pass its pipes on.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
@@ -10,12 +11,12 @@ use rustix::io::ioctl_fionbio;
 
 use crate::work::Stop;
 
-/// How often a talk looks whether it was called off.
+/// Interval at which a talk checks whether it was cancelled.
 const LOOKED_EVERY: Duration = Duration::from_millis(20);
 /// Bytes that are read at once.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// A deadline, and a way to call off what waits for it.
+/// A deadline, and a way to cancel the waits that it limits.
 pub(super) struct DeadlineIo {
     until: Instant,
     stop: Stop,
@@ -23,15 +24,16 @@ pub(super) struct DeadlineIo {
 
 /// The pipes of a process.
 pub(super) struct Pipes<I, O, E> {
-    /// Its standard input. Closed once everything is written, or once the process reads no more.
+    /// Standard input of the process. Closed once everything is written, or once the process reads
+    /// no more.
     pub(super) input: Option<I>,
-    /// Its standard output.
+    /// Standard output of the process.
     pub(super) output: O,
-    /// Its standard error, and as much of it as is kept.
+    /// Standard error of the process, and the kept part of its text.
     pub(super) said: Heard<E>,
 }
 
-/// A pipe of which the first bytes are kept, and the others are read and dropped.
+/// A pipe whose first bytes are kept. The others are read and dropped.
 pub(super) struct Heard<E> {
     pipe: Option<E>,
     kept: Vec<u8>,
@@ -39,12 +41,12 @@ pub(super) struct Heard<E> {
 }
 
 impl<E: Read + AsFd> Heard<E> {
-    /// Keeps so many bytes.
+    /// Keeps at most `max` bytes.
     pub(super) fn new(pipe: E, max: usize) -> Self {
         Self { pipe: Some(pipe), kept: Vec::new(), max }
     }
 
-    /// Reads what is there, up to 64 KiB. Does not wait.
+    /// Reads the bytes that are there, up to 64 KiB. Does not wait.
     pub(super) fn hear(&mut self) {
         let mut piece = [0; 4 << 10];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -59,28 +61,28 @@ impl<E: Read + AsFd> Heard<E> {
                     let room = self.max - self.kept.len();
                     self.kept.extend_from_slice(&piece[..count.min(room)]);
                 }
-                // Where it cannot be read it is as if the process had said no more.
+                // A read error is treated like the end of the pipe.
                 _ => self.pipe = None,
             }
         }
     }
 
-    /// What was kept.
+    /// The kept bytes.
     pub(super) fn kept(&self) -> &[u8] {
         &self.kept
     }
 }
 
 impl DeadlineIo {
-    /// As long as this, unless it is called off.
+    /// A deadline `time` from now, which `stop` can cancel.
     pub(super) fn of(time: Duration, stop: Stop) -> Self {
         Self { until: Instant::now() + time, stop }
     }
 
-    /// Whether to go on.
+    /// Checks whether to go on.
     ///
     /// # Errors
-    /// `TimedOut`; `Interrupted` where it was called off.
+    /// `TimedOut` after the deadline; `Interrupted` if the talk was cancelled.
     pub(super) fn lasts(&self) -> io::Result<()> {
         if self.stop.is_asked() {
             return Err(ErrorKind::Interrupted.into());
@@ -89,10 +91,10 @@ impl DeadlineIo {
     }
 
     /// Writes `bytes` to the process and reads its output to the end, or up to one byte more than
-    /// `max`; meanwhile hears what the process says on its standard error.
+    /// `max`. Meanwhile reads the process's standard error.
     ///
     /// # Errors
-    /// Those of [`DeadlineIo::lasts`], or what the system said.
+    /// Those of [`DeadlineIo::lasts`], or the system's.
     pub(super) fn talk<I, O, E>(
         &self,
         pipes: &mut Pipes<I, O, E>,
@@ -131,7 +133,7 @@ impl DeadlineIo {
                 match input.write(bytes) {
                     Ok(count) => bytes = &bytes[count..],
                     Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                    // Where the process dies early its end says why.
+                    // If the process dies early, its exit tells the reason.
                     Err(_) => bytes = &[],
                 }
             }
@@ -157,7 +159,7 @@ mod tests {
 
     use super::*;
 
-    /// A talk with a process that writes a byte now and then, for ever.
+    /// A talk with a process that never stops writing, one byte at a time.
     fn talk(deadline_io: &DeadlineIo) -> io::Error {
         let (from, mut to) = io::pipe().expect("a pipe");
         let (said, _silent) = io::pipe().expect("a pipe");
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_now_and_then_keeps_nobody_for_longer() {
+    fn slow_bytes_do_not_extend_the_deadline() {
         let deadline_io = DeadlineIo::of(Duration::from_millis(30), Stop::default());
         assert_eq!(talk(&deadline_io).kind(), ErrorKind::TimedOut);
     }

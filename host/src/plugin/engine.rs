@@ -21,28 +21,28 @@ use super::pool_sizes::{
 use super::pressure::Pressure;
 use super::ticker::Ticker;
 
-/// What the engine is built for.
+/// Values that the engine is built with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct EngineConfig {
     /// Sessions, and so instances, alive at once in this process. 0: as many as descriptors and
     /// mappings allow, at most 15,000.
     pub sessions_max: usize,
-    /// Whether memory of instances that are gone goes back to the system at once.
+    /// Whether the memory of ended instances goes back to the system at once.
     pub release_memory: bool,
 }
 
-/// Why there is no engine.
+/// Why the engine did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
-    /// More than this machine has.
+    /// More sessions than this machine can hold.
     #[error("`sessions_max` = {asked}: this process can hold {possible}: {capacity}")]
     TooManySessions {
-        /// What was asked for.
+        /// Sessions that were asked for.
         asked: usize,
-        /// What is possible.
+        /// Sessions that are possible.
         possible: usize,
-        /// Why.
+        /// The limits that lead to that number.
         capacity: Capacity,
     },
     /// This process can hold no session at all.
@@ -51,15 +51,15 @@ pub enum EngineError {
     /// The engine refused.
     #[error("cannot start the WebAssembly engine with {sessions} instance slots: {cause}")]
     Engine {
-        /// Slots asked for.
+        /// Slots that were asked for.
         sessions: usize,
-        /// What it said.
+        /// The engine's message.
         cause: String,
     },
 }
 
-/// The WebAssembly engine, its pool of instance slots and its clock. Cheap to clone; one per
-/// process is the rule.
+/// The WebAssembly engine, its pools of slots and its ticker. Cheap to clone. One per process is
+/// the rule.
 #[derive(Clone)]
 pub struct Engine {
     pub(super) inner: wasmtime::Engine,
@@ -80,8 +80,8 @@ impl Engine {
         let inner = loop {
             match wasmtime::Engine::new(&settings(sessions_max, config.release_memory)) {
                 Ok(engine) => break engine,
-                // Some containers have little address space. Nobody asked for a number, so take
-                // what there is.
+                // Some containers have little address space. The configuration names no number
+                // here, so the engine takes what there is.
                 Err(error) if config.sessions_max == 0 && sessions_max > SESSIONS_FLOOR => {
                     let smaller = (sessions_max / 2).max(SESSIONS_FLOOR);
                     tracing::warn!(
@@ -107,30 +107,32 @@ impl Engine {
         Ok(Self { inner, ticker, ledger, trials, own, sessions_max })
     }
 
-    /// Sessions this engine has slots for.
+    /// Sessions that this engine has slots for.
     #[must_use]
     pub fn sessions_max(&self) -> usize {
         self.sessions_max
     }
 
-    /// What instances have of the pools.
+    /// The ledger of this engine's pools.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// What trial instances have.
+    /// The holding of trial instances.
     pub(super) fn trials(&self) -> &Arc<Holding> {
         &self.trials
     }
 
-    /// What instances have that are no server's and no trial.
+    /// The holding of instances that belong neither to a server nor to a trial.
     pub(super) fn own(&self) -> &Arc<Holding> {
         &self.own
     }
 
-    /// Each pool: its name, what is in use, and what it holds. Of instances and memories also what
-    /// sessions have claimed is in use, and mappings are counted as the most that those can need.
+    /// Name, use and size of each pool.
+    ///
+    /// Instances and memories that sessions have claimed count as in use. Mappings count as the
+    /// most that all stacks and the used memories can need.
     #[must_use]
     pub fn pools(&self) -> [(&'static str, u64, u64); 6] {
         let (used, total) = (self.ledger.used(), self.ledger.total());
@@ -154,15 +156,17 @@ impl Engine {
         ]
     }
 
-    /// Instances that live now, trial instances included.
+    /// Live instances, trial instances included.
     #[must_use]
     pub fn instances(&self) -> u64 {
         self.inner.pooling_allocator_metrics().map_or(0, |pool| pool.component_instances())
     }
 }
 
-/// Whether an error means that the pool or the system has no room for another instance. Types alone
-/// decide: a plugin chooses the names of its functions, and these are in the words of an error.
+/// Whether an error means that the pool or the system has no room for another instance.
+///
+/// Only error types decide. A plugin chooses the names of its functions, and the text of an error
+/// contains them.
 pub(super) fn is_out_of_room(error: &wasmtime::Error) -> bool {
     let no_memory = |cause: &(dyn std::error::Error + 'static)| {
         let by_io = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
@@ -174,7 +178,7 @@ pub(super) fn is_out_of_room(error: &wasmtime::Error) -> bool {
 
 fn sessions(asked: usize) -> Result<usize, EngineError> {
     let capacity = Capacity::now();
-    // With next to no descriptors it still serves one after the other.
+    // With almost no descriptors, the process can still serve one client after the other.
     let possible = capacity.instances().min(capacity.clients().max(1));
     match asked {
         0 if possible > 0 => Ok(possible),
@@ -184,20 +188,20 @@ fn sessions(asked: usize) -> Result<usize, EngineError> {
     }
 }
 
-/// An engine that only compiles, for those that run.
+/// An engine that only compiles, for engines that run guests.
 pub(super) fn for_compiling() -> wasmtime::Result<wasmtime::Engine> {
     wasmtime::Engine::new(&code())
 }
 
-/// Memory slots of a pool with so many instances: as many as these may have. In their worst state
-/// the slots need no more mappings and address space than the process has.
+/// Memory slots of a pool with `slots` instances: as many as the instances may have. If all slots
+/// are in their worst state, they need no more mappings and address space than the process has.
 fn memory_slots(slots: usize) -> usize {
     let most = slots.saturating_mul(MEMORIES_PER_INSTANCE_MAX as usize);
     most.min(Capacity::now().memory_slots(slots))
 }
 
-/// Bytes that a memory slot keeps when its instance is gone: so many, or its share of what all of
-/// them may keep.
+/// Bytes that a memory slot keeps when its instance ends: `most`, or the slot's share of what all
+/// slots together may keep.
 fn kept(most: usize, memories: usize) -> usize {
     let share = Capacity::now().memory_bytes / KEPT_PART / memories.max(1) as u64;
     most.min(usize::try_from(share).unwrap_or(usize::MAX)) & !(PAGE_BYTES - 1)
@@ -213,7 +217,7 @@ fn settings(sessions: usize, release_memory: bool) -> Config {
     pool.total_component_instances(count(slots))
         .total_core_instances(count(slots.saturating_mul(CORE_INSTANCES_MAX as usize)))
         .total_memories(count(memories))
-        // As many as its instances may have, so that tables do not run out before instances.
+        // As many tables as the instances may have, so that tables do not run out before instances.
         .total_tables(count(slots.saturating_mul(TABLES_PER_INSTANCE_MAX as usize)))
         .total_stacks(count(slots))
         .max_core_instances_per_component(CORE_INSTANCES_MAX)
@@ -245,19 +249,21 @@ fn settings(sessions: usize, release_memory: bool) -> Config {
     config
 }
 
-/// What decides the machine code.
+/// The settings that decide the machine code.
 fn code() -> Config {
     let mut config = Config::new();
     config
         .strategy(Strategy::Cranelift)
         .cranelift_opt_level(OptLevel::Speed)
-        // Plain sync functions are the whole contract. Off is 3 to 4 times cheaper per call and
-        // leaves most of the engine's advisories out of reach; so do the features below.
+        // The contract has plain sync functions only. With this off, a call is 3 to 4 times
+        // cheaper, and most of the engine's security advisories do not apply. The features below
+        // are off for the latter reason.
         .concurrency_support(false)
         .gc_support(false)
         .wasm_gc(false)
         .wasm_function_references(false)
-        // A tag is on by default, and registering its type needs the collector that is off.
+        // Tags are on by default, and registering their type needs the garbage collector, which is
+        // off.
         .wasm_exceptions(false)
         .wasm_threads(false)
         .wasm_memory64(false)
@@ -273,27 +279,28 @@ fn code() -> Config {
         .memory_init_cow(true)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(FIBER_STACK_BYTES)
-        // Registering unwind tables gets slow with many plugins, and guests' backtraces do not need
+        // With many plugins, registering unwind tables gets slow. Backtraces of guests do not need
         // them.
         .native_unwind_info(false)
         .wasm_backtrace_max_frames(NonZeroUsize::new(20));
     config
 }
 
-/// A dirty page that was swapped out is not seen as dirty, and would be handed to the next instance
-/// as it is.
+/// Whether the system has no swap space. The kernel does not report a swapped-out page as dirty, so
+/// the next instance would get the page unwiped.
 fn swap_is_off() -> bool {
     std::fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() <= 1)
 }
 
-/// Growing memory burns next to no fuel by default although each page costs a microsecond and more.
+/// Costs in fuel. By default, growing memory burns almost none, although each page takes a
+/// microsecond or more.
 fn costs() -> OperatorCost {
     let mut costs = OperatorCost::new();
     costs.variable.memory_grow_per_page = u8::MAX;
     costs
 }
-/// Gives this thread what it needs to run guests. The engine does it at the thread's first guest
-/// otherwise, and panics where the system has no memory for it by then.
+/// Gives this thread what it needs to run guests. Otherwise the engine does this at the thread's
+/// first guest, and panics if the system has no memory then.
 ///
 /// # Panics
 /// The system refuses some pages.

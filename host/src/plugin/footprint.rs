@@ -1,7 +1,7 @@
-//! What one instance of a plugin takes, at most, of everything that all instances share.
+//! Footprint: what one instance of a plugin takes, at most, of the pools that all instances share.
 //!
-//! A footprint is derived once, at load, from the structure of the component and from the limits of
-//! the engine. It bounds every instance, in every slot, new or used.
+//! The loader derives a footprint once, from the structure of the component and the limits of the
+//! engine. The footprint bounds every instance, in every slot, new or used.
 
 use super::pool_sizes::{
     CORE_INSTANCES_MAX, FIBER_STACK_BYTES, MAPS_PER_MEMORY, MAPS_PER_STACK,
@@ -11,14 +11,14 @@ use std::fmt;
 
 use wasmtime::component::Component;
 
-/// What one instance takes at most. Each instance has one stack and one slot of its own beside it.
+/// What one instance takes at most. In addition, each instance has one stack and one instance slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
     /// Memory slots: 0 to 4.
     pub memories: usize,
     /// Table slots: 0 to 8.
     pub tables: usize,
-    /// PluginStore instances. The engine counts them and reserves nothing for them: always 32, its limit.
+    /// Core instances. The engine counts them and reserves nothing for them: always 32, its limit.
     pub core_instances: usize,
     /// Kernel mappings.
     pub mappings: usize,
@@ -31,14 +31,15 @@ impl Footprint {
     pub const MOST: Self =
         Self::with(MEMORIES_PER_INSTANCE_MAX as usize, TABLES_PER_INSTANCE_MAX as usize);
 
-    /// Of this component. One whose modules are not all its own may take the most.
+    /// Footprint of a component. If the component imports modules, the footprint is
+    /// [`Footprint::MOST`].
     pub(super) fn of(component: &Component) -> Self {
         component.resources_required().map_or(Self::MOST, |required| {
             Self::with(required.num_memories as usize, required.num_tables as usize)
         })
     }
 
-    /// Of a component with so many memories and tables.
+    /// Footprint of a component with this many memories and tables.
     #[must_use]
     pub const fn with(memories: usize, tables: usize) -> Self {
         Self {
@@ -52,13 +53,13 @@ impl Footprint {
         }
     }
 
-    /// What the ledger counts of it.
+    /// The amounts that the ledger counts.
     pub(super) fn amounts(self) -> Amounts {
         Amounts([1, self.memories])
     }
 }
 
-/// What instances can run out of. Stacks, tables and core instances are not among them: the engine
+/// A resource that instances can run out of. Stacks, tables and core instances are none: the engine
 /// has as many for each instance as an instance may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource {
@@ -69,7 +70,7 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// Every one.
+    /// Every resource.
     pub const ALL: [Self; 2] = [Self::Instances, Self::Memories];
 
     /// Stable name for metrics.
@@ -91,12 +92,12 @@ impl fmt::Display for Resource {
     }
 }
 
-/// So many of each [`Resource`], in its order.
+/// An amount of each [`Resource`], in its order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Amounts(pub [usize; 2]);
 
 impl Amounts {
-    /// Of one resource.
+    /// The amount of one resource.
     #[must_use]
     pub fn of(self, resource: Resource) -> usize {
         self.0[resource as usize]
@@ -130,7 +131,7 @@ impl Amounts {
         self.each(other, usize::min)
     }
 
-    /// So many times as much.
+    /// The amounts times `count`.
     #[must_use]
     pub fn times(self, count: usize) -> Self {
         Self(self.0.map(|amount| amount.saturating_mul(count)))

@@ -1,25 +1,26 @@
-//! What a plugin may import beyond its own session, by name, and none of it unless the operator
-//! says so.
+//! Grants: the names of all that a plugin may import beyond its own session. A plugin has only the
+//! grants that the operator gives.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// One thing that an operator can allow a plugin. Exhaustive: configuration names no other.
+/// One thing that an operator can allow a plugin. The enum is exhaustive: configuration names no
+/// other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Grant {
-    /// The other sessions of its server: `wharf:server/server`.
+    /// The other sessions of the plugin's server: `wharf:server/server`.
     Server,
-    /// The settings written for it: `wasi:config/store`.
+    /// The settings that the configuration has for the plugin: `wasi:config/store`.
     Config,
     /// Standard output and error as log lines, an empty standard input, no arguments and an empty
-    /// environment: what a language's standard library expects. `wasi:cli`, `wasi:io`.
+    /// environment. Standard libraries of languages expect these. `wasi:cli`, `wasi:io`.
     Stdio,
-    /// The time, and waiting for it within an event's budget: `wasi:clocks`, `wasi:io`.
+    /// The time, and waits within an event's budget: `wasi:clocks`, `wasi:io`.
     Clocks,
     /// Random numbers: `wasi:random`.
     Random,
-    /// Stand-ins for what languages' standard libraries import and few plugins call: no files, and
-    /// sockets and files whose every call traps. `wasi:filesystem`, `wasi:sockets`.
+    /// Stubs for imports of standard libraries that few plugins call: no files, and sockets and
+    /// files whose every call traps. `wasi:filesystem`, `wasi:sockets`.
     Stubs,
 }
 
@@ -28,7 +29,7 @@ impl Grant {
     pub const ALL: [Self; 6] =
         [Self::Server, Self::Config, Self::Stdio, Self::Clocks, Self::Random, Self::Stubs];
 
-    /// Its name in configuration.
+    /// Name in configuration.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -79,7 +80,7 @@ impl Grants {
         Self::default()
     }
 
-    /// Every grant there is.
+    /// Every grant.
     #[must_use]
     pub fn all() -> Self {
         Grant::ALL.into_iter().collect()
@@ -96,14 +97,15 @@ impl Grants {
         self.0.iter().copied()
     }
 
-    /// Those that a plugin with these imports needs, each once. What no grant covers is not among
-    /// them.
+    /// The grants that a plugin with these imports needs, each once. Imports that no grant covers
+    /// are left out.
     #[must_use]
     pub fn needed_by(imports: &[String]) -> Self {
         imports.iter().filter_map(|name| Self::none().allow(name).needed()).collect()
     }
 
-    /// May a plugin with these grants import `interface` (with its version)?
+    /// Decides whether a plugin with these grants may import `interface`, which includes its
+    /// version.
     pub(super) fn allow(&self, interface: &str) -> Verdict {
         let name = interface.split('@').next().unwrap_or(interface);
         let needed: &[Grant] = match name {
@@ -136,7 +138,7 @@ pub(super) enum Verdict {
 }
 
 impl Verdict {
-    /// The grant that would allow it.
+    /// The grant that would allow the import.
     pub(super) fn needed(self) -> Option<Grant> {
         match self {
             Self::Needs(grant) => Some(grant),
@@ -150,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_grants_a_plugin_has_its_session_and_nothing_else() {
+    fn without_grants_only_the_session_is_allowed() {
         let none = Grants::none();
         assert_eq!(none.allow("wharf:server/session@0.1.0"), Verdict::Allowed);
         assert_eq!(none.allow("wharf:server/server@0.1.0"), Verdict::Needs(Grant::Server));
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_grant_covers_is_not_offered_with_all_of_them() {
+    fn uncovered_imports_are_not_offered() {
         for interface in ["wasi:http/types@0.2.6", "wasi:keyvalue/store@0.2.0", "env"] {
             assert_eq!(Grants::all().allow(interface), Verdict::NotOffered, "{interface}");
         }

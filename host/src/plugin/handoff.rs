@@ -1,4 +1,4 @@
-//! The calls by which a session moves from one version of a plugin to another.
+//! Save and restore: the two calls by which a session moves from one instance to another.
 
 use wasmtime::component::{Component, ComponentExportIndex, Instance};
 
@@ -8,10 +8,10 @@ use super::trap::fault;
 use crate::event::{Budget, Fault, FaultKind, Scope};
 use crate::telemetry::drives_reader;
 
-/// The interface, without its version.
+/// Name of the interface, without its version.
 const HANDOFF: &str = "wharf:server/handoff";
 
-/// Where a component has the two functions.
+/// Position of the two functions among a component's exports.
 #[derive(Clone)]
 pub(super) struct Handoff {
     save: ComponentExportIndex,
@@ -19,7 +19,7 @@ pub(super) struct Handoff {
 }
 
 impl Handoff {
-    /// Of a component that has them, in any version of the contract that this host speaks.
+    /// Finds the functions in a component, in any version of the contract that this host speaks.
     pub(super) fn find(component: &Component, exports: &[String]) -> Option<Self> {
         let fits = |name: &&String| {
             name.strip_prefix(HANDOFF)
@@ -33,7 +33,7 @@ impl Handoff {
 }
 
 impl PluginStore {
-    /// What another instance needs to carry on, and what fuel that took.
+    /// Returns the state that another instance needs to continue the session, and the fuel spent.
     pub(super) async fn save(
         &mut self,
         handoff: &Handoff,
@@ -42,7 +42,7 @@ impl PluginStore {
     ) -> Result<(Vec<u8>, u64), Fault> {
         let scope = self.store.data().scope.clone();
         self.store.data_mut().serve(quiet(&scope));
-        // What is too much is told as that, as far as it is not far too much.
+        // A state that is moderately too large reaches the check below, which reports its size.
         self.store.set_hostcall_fuel(max.saturating_mul(2).max(CARRIED_MIN_BYTES));
         let saved = self
             .call_save(handoff, budget)
@@ -65,7 +65,8 @@ impl PluginStore {
         Ok(save.call_async(&mut self.store, ()).await?.0)
     }
 
-    /// Takes this session over, and acts on it from then on. What fuel that took.
+    /// Gives the session in `scope` to this instance, which acts on it from then on. Returns the
+    /// fuel spent.
     pub(super) async fn restore(
         &mut self,
         handoff: &Handoff,
@@ -101,8 +102,8 @@ impl PluginStore {
     }
 }
 
-/// What is kept of the words by which a version refuses a session. None of them drives the reader
-/// of a log.
+/// The part of a version's refusal that is kept. Characters that could drive the reader of a log
+/// are escaped.
 fn printable(why: &str) -> String {
     let mut text = String::new();
     for character in why.chars().take(REFUSAL_CHARS_MAX) {
@@ -114,7 +115,7 @@ fn printable(why: &str) -> String {
     text
 }
 
-/// Bytes that a state may have on its way, however small it has to be in the end.
+/// Least limit on the bytes of a state while it is copied. The final limit may be lower.
 const CARRIED_MIN_BYTES: usize = 64 << 10;
 /// Characters of a refusal that are kept.
 const REFUSAL_CHARS_MAX: usize = 256;

@@ -1,4 +1,4 @@
-//! What belongs to one instance on the host's side: its session, its limits, its clock, its WASI.
+//! The host's side of one instance: its session, its limits, its clock and its WASI.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -17,11 +17,11 @@ use super::ticker::{TICK, Ticker};
 use crate::event::Scope;
 use crate::sched::{nanoseconds, thread_time};
 
-/// Handles a guest may hold in its WASI table.
+/// Handles that a guest may hold in its WASI table.
 const WASI_HANDLES_MAX: usize = 1_024;
 /// The id that no session has.
-const NOBODY: u64 = 0;
-/// Bytes of randomness per call.
+const NO_SESSION: u64 = 0;
+/// Bytes of randomness that one call may ask for.
 const RANDOM_MAX_BYTES: u64 = 64 << 10;
 
 /// The data of one instance's store.
@@ -31,7 +31,7 @@ pub(super) struct HostState {
     pub(super) limiter: Limiter,
     pub(super) clock: CpuClock,
     ticker: Ticker,
-    /// The session whose event it handles, or handled last.
+    /// Number of the session whose event the instance handles, or handled last.
     speaker: Arc<AtomicU64>,
     /// Made at the first use: most instances never touch WASI.
     wasi: Option<Box<Wasi>>,
@@ -50,11 +50,12 @@ impl HostState {
         Self { scope, context, limiter, clock: CpuClock::default(), ticker, speaker, wasi: None }
     }
 
-    /// From now on it acts on this session, and speaks in its name.
+    /// Sets the session that the instance acts on from now on, and in whose name it writes to the
+    /// log.
     pub(super) fn serve(&mut self, scope: Scope) {
         let id = scope.port.info().id;
         self.scope = scope;
-        if id != NOBODY {
+        if id != NO_SESSION {
             self.speaker.store(id, Ordering::Relaxed);
         }
     }
@@ -80,20 +81,20 @@ impl WasiView for HostState {
     }
 }
 
-/// Keeps an instance's memory and tables below their limits, all of its memories and tables
-/// together, and its memory within what its tenant has left. Gives that back when the instance
-/// goes.
+/// Keeps the memories and tables of an instance below their limits, all memories and all tables
+/// together, and the memory within its tenant's quota. Gives the memory back when the instance is
+/// dropped.
 pub(super) struct Limiter {
     context: Arc<Context>,
     pub(super) memory: usize,
-    /// Bytes of the last growth of a memory that was let through.
+    /// Bytes of the last memory growth that the limits allowed.
     last: usize,
     tables: usize,
-    /// A growth was refused; a trap soon after is explained by it.
+    /// A refused growth. It explains a trap soon after.
     pub(super) refused: Option<Refused>,
 }
 
-/// What a growth was refused for.
+/// The limit that refused a growth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
     /// The instance's memory.
@@ -102,7 +103,7 @@ pub(super) enum Refused {
     Tenant,
     /// The instance's tables.
     Tables,
-    /// The memory of the process, or what the system gives it.
+    /// The memory of the process, or a refusal by the system.
     Host,
 }
 
@@ -136,7 +137,8 @@ impl ResourceLimiter for Limiter {
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
         self.refused = Some(Refused::Memory);
         if is_out_of_room(&error) {
-            // The system refused what the limits had let through. That is no fault of the plugin.
+            // The system refused a growth that the limits had allowed. That is no fault of the
+            // plugin.
             self.refused = Some(Refused::Host);
             let last = std::mem::take(&mut self.last);
             self.memory = self.memory.saturating_sub(last);
@@ -180,34 +182,35 @@ impl Drop for Limiter {
     }
 }
 
-/// The CPU time of the event in flight.
+/// The CPU time of the running event.
 #[derive(Default)]
 pub(super) struct CpuClock {
     used: Duration,
     max: Duration,
-    /// When the running slice started, in nanoseconds of its thread's CPU time; 0 where nobody
-    /// looked. The future that yields sets it when the guest gets its thread back.
+    /// Start of the running slice, in nanoseconds of the thread's CPU time. 0: the clock was not
+    /// read. The future that yields sets this when the guest gets its thread back.
     slice_start: Arc<AtomicU64>,
 }
 
 impl CpuClock {
-    /// An event starts.
+    /// Starts an event.
     pub(super) fn begin(&mut self, max: Duration) {
         self.used = Duration::ZERO;
         self.max = max;
         self.slice_start.store(0, Ordering::Relaxed);
     }
 
-    /// Where the start of its running slice stands.
+    /// The cell that holds the start of the running slice.
     pub(super) fn slice(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.slice_start)
     }
 
-    /// The guest was interrupted by the tick: counts its slice, and says whether it may go on.
+    /// Counts the slice of a guest that the ticker interrupted. Returns whether the guest may go
+    /// on.
     fn tick(&mut self) -> bool {
         let start = self.slice_start.swap(0, Ordering::Relaxed);
-        // An event's first slice has no start, because most events end before the first tick and
-        // reading the clock costs more than many of them. It is charged a whole tick.
+        // The first slice of an event has no start. Most events end before the first tick, and
+        // reading the clock costs more than many of them. So this slice is charged a whole tick.
         let slice = if start == 0 {
             TICK
         } else {
@@ -218,8 +221,9 @@ impl CpuClock {
     }
 }
 
-/// Polls a call of a guest, and leaves out of its slice what others use of its thread while the
-/// call waits. It may go on on another thread. `slice` is that of the guest's clock.
+/// Polls a guest call. While the call waits, the CPU time that other tasks use on its thread is
+/// left out of its slice. The call may continue on another thread. `slice` is the cell of the
+/// guest's clock.
 pub(super) async fn apart_from_others<F: Future>(slice: Arc<AtomicU64>, call: F) -> F::Output {
     let mut call = pin!(call);
     let mut used = None;
@@ -229,7 +233,7 @@ pub(super) async fn apart_from_others<F: Future>(slice: Arc<AtomicU64>, call: F)
         }
         let polled = call.as_mut().poll(cx);
         if polled.is_pending() {
-            // Without a start the slice has not begun, or has ended.
+            // Without a start, the slice has not begun, or has ended.
             let start = slice.load(Ordering::Relaxed);
             used = (start != 0).then(|| thread_cpu_ns().saturating_sub(start));
         }
@@ -238,33 +242,35 @@ pub(super) async fn apart_from_others<F: Future>(slice: Arc<AtomicU64>, call: F)
     .await
 }
 
-/// Called by the engine in a running guest at each tick: lets others run, then goes on.
+/// Lets others run, then continues the guest. The engine calls this in a running guest at each
+/// tick.
 pub(super) fn on_tick(
     mut store: StoreContextMut<'_, HostState>,
 ) -> wasmtime::Result<UpdateDeadline> {
     match slice_over(store.data_mut()) {
-        Some(turn) => Ok(UpdateDeadline::YieldCustom(1, Box::pin(turn))),
+        Some(next_slice) => Ok(UpdateDeadline::YieldCustom(1, Box::pin(next_slice))),
         None => Ok(UpdateDeadline::Interrupt),
     }
 }
 
-/// The same in a host call that takes long.
+/// As [`on_tick`], in a host call that takes long.
 ///
 /// # Errors
 /// The event has no CPU time left.
 pub(super) async fn give_way(store: &mut StoreContextMut<'_, HostState>) -> wasmtime::Result<()> {
     match slice_over(store.data_mut()) {
-        Some(turn) => {
-            turn.await;
+        Some(next_slice) => {
+            next_slice.await;
             Ok(())
         }
         None => Err(Trap::Interrupt.into()),
     }
 }
 
-/// Counts a slice. The wait for the next one, where the event may have it.
+/// Counts a slice. Returns the wait for the next slice, or `None` if the event has no CPU time
+/// left.
 fn slice_over(guest: &mut HostState) -> Option<impl Future<Output = ()> + Send + use<>> {
-    // Nobody else may say for a while that a guest runs.
+    // This guest may be the only one for a while that keeps the ticker awake.
     guest.ticker.touch();
     let (clock, port) = (&mut guest.clock, Arc::clone(&guest.scope.port));
     if !clock.tick() {
@@ -291,7 +297,7 @@ mod tests {
         Limiter { context, memory: 0, last: 0, tables: 0, refused: None }
     }
 
-    /// What the engine says when the system refuses it memory, with any causes around.
+    /// Errors of the engine when the system refuses memory, within any number of causes.
     fn refusals() -> Vec<wasmtime::Error> {
         let within =
             |depth| (0..depth).fold(refusal(), |error, at| error.context(format!("while {at}")));
@@ -309,7 +315,7 @@ mod tests {
         for (at, error) in refusals().into_iter().enumerate() {
             let (said, bytes) = (format!("{error:#}"), (at + 1) << 16);
             let mut limiter = limiter(&engine);
-            // However often it tries, what it did not get does not count.
+            // However often the guest tries, refused memory does not count.
             for _ in 0..2_000 {
                 assert!(limiter.memory_growing(0, bytes, None).expect("an answer"), "{said}");
                 limiter.memory_grow_failed(refusal()).expect("noted");

@@ -1,7 +1,8 @@
-//! What a guest can call: its session, its server, and the WASI interfaces it was granted.
+//! Imports: the calls that a guest can make to its session, to its server, and to the granted WASI
+//! interfaces.
 //!
-//! Every call is charged to the event's fuel, so that a storm of cheap calls ends like any other
-//! loop. No call here fails the store for anything a guest passes.
+//! Every call is charged to the event's fuel, so a storm of cheap calls ends like any other loop.
+//! No argument of a guest makes a call here fail the store.
 
 use std::future::poll_fn;
 use std::time::Instant;
@@ -24,18 +25,18 @@ use super::host_state::{HostState, give_way};
 use super::stubs;
 use super::ticker::TICK;
 
-/// Fuel of one host call, beside one per byte it carries. A call costs about as much time as a
+/// Fuel of one host call, in addition to one per carried byte. A call takes about as much time as a
 /// hundred operators.
 const CALL_FUEL: u64 = 100;
 /// Receivers of a broadcast between two looks at the clock: some hundredths of a slice.
 const BROADCAST_STEP: usize = 64;
-/// Steps of a slice. Each receiver is a task that its thread polls before it looks at its sockets
-/// again, for some microseconds.
+/// Broadcast steps after which others may run. Each receiver is a task that the thread polls, for
+/// some microseconds, before it looks at its sockets again.
 const BROADCAST_STEPS_MAX: usize = 4;
 
 type Store<'a> = StoreContextMut<'a, HostState>;
 
-/// A linker with everything that these grants allow to this component.
+/// A linker with all imports that these grants allow to this component.
 pub(super) fn linker(
     engine: &wasmtime::Engine,
     grants: &Grants,
@@ -92,8 +93,8 @@ fn session(interface: &mut LinkerInstance<'_, HostState>) -> wasmtime::Result<()
     })
 }
 
-/// The one call that may wait. It hands the guest's own memory to the session, so that a large
-/// write is not copied.
+/// Writes to the session. This is the only call that waits for the peer. It lends the guest's own
+/// memory to the session, so that a large write is not copied.
 async fn write(
     mut store: Store<'_>,
     data: WasmList<u8>,
@@ -137,10 +138,11 @@ fn server(interface: &mut LinkerInstance<'_, HostState>) -> wasmtime::Result<()>
     })
 }
 
-/// Goes to many sessions, and so lets others run each time that it has taken a slice or woken many.
+/// Sends to many sessions. Lets others run each time that it has used a slice or woken many
+/// sessions.
 async fn broadcast(mut store: Store<'_>, data: WasmList<u8>) -> wasmtime::Result<(u32,)> {
     let len = data.as_le_slice(&store).len();
-    // Each receiver costs about what a call of its own would.
+    // Each receiver is charged about as much as a call of its own.
     let receivers = store.data().scope.peers.client_count() as usize;
     charge(&mut store, len.saturating_add(receivers.saturating_mul(CALL_FUEL as usize)))?;
     let mut broadcast = {

@@ -1,4 +1,4 @@
-//! A plugin bound to a server, and its living copies.
+//! A plugin bound to a server, and its instances.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -22,24 +22,24 @@ use crate::event::{
 use crate::sched::Quota;
 use crate::telemetry::{Bucket, Counters, RevisionMetrics};
 
-/// What an instance may have. Set by the operator for each server.
+/// What an instance may have. The operator sets these limits for each server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InstanceLimits {
-    /// Linear memory, all memories together. Up to 256 MiB. Default 32 MiB.
+    /// Bytes of linear memory, all memories together. Up to 256 MiB. Default 32 MiB.
     pub memory_max_bytes: usize,
-    /// Elements of all tables together, each of which may have 10,000. Default 20,000.
+    /// Elements of all tables together. Each table may have 10,000. Default 20,000.
     pub table_elements_max: usize,
-    /// PluginStore modules that the component may be made of, each as often as it is instantiated. Default
-    /// 32, the most there may be.
+    /// Core modules that the component may be made of, each counted as often as it is instantiated.
+    /// Default 32, which is also the maximum.
     pub core_instances_max: usize,
-    /// Bytes one host call may carry, in either direction. Default 1 MiB.
+    /// Bytes that one host call may carry, in either direction. Default 1 MiB.
     pub copy_max_bytes: usize,
-    /// Handles it may hold. Default 1,024.
+    /// Handles that an instance may hold. Default 1,024.
     pub handles_max: usize,
     /// Log lines per second of all instances of the server together, with bursts of twice as many.
     /// Default 100.
     pub log_lines_per_second: u32,
-    /// Bytes that a session's state may have when it is handed over. Default 256 KiB.
+    /// Bytes that the plugin may save for one session. Default 256 KiB.
     pub state_max_bytes: usize,
 }
 
@@ -69,24 +69,25 @@ impl Default for InstanceLimits {
     }
 }
 
-/// What binds a plugin to a server.
+/// The values that bind a plugin to a server.
 #[derive(Clone, Default)]
 pub struct Binding {
     /// The server's name, for logs.
     pub server: String,
-    /// What the plugin can read with the grant `config`.
+    /// Settings that the plugin can read with the grant `config`.
     pub settings: BTreeMap<String, String>,
-    /// What each instance may have.
+    /// Limits of each instance.
     pub limits: InstanceLimits,
     /// Instances that all sessions share. 0: each session has its own.
     pub shards: usize,
-    /// Where its output is counted.
+    /// Counters for the plugin's output.
     pub counters: Arc<Counters>,
-    /// Its tenant's.
+    /// Quota of the server's tenant.
     pub quota: Arc<Quota>,
-    /// What its instances take room from. `None`: from what is left of the engine's pools.
+    /// Holding from which instances take room. `None`: the engine's own holding, from the remainder
+    /// of the pools.
     pub holding: Option<Arc<Holding>>,
-    /// Kept for as long as there may be instances.
+    /// A value that lives as long as there may be instances.
     pub kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -94,7 +95,7 @@ pub struct Binding {
 pub(super) struct Context {
     pub(super) server: String,
     pub(super) settings: WasiConfigVariables,
-    /// The same, to be compared.
+    /// The same settings in a form that can be compared.
     written: BTreeMap<String, String>,
     pub(super) limits: InstanceLimits,
     pub(super) bucket: Bucket,
@@ -106,7 +107,7 @@ pub(super) struct Context {
 
 #[cfg(test)]
 impl Context {
-    /// Of no plugin, with these limits.
+    /// A context without a plugin, with these limits.
     pub(super) fn of(limits: InstanceLimits, holding: Arc<Holding>) -> Self {
         Self {
             server: String::new(),
@@ -156,7 +157,7 @@ impl EventProcedure {
         Self { plugin, metrics, context, shards }
     }
 
-    /// The same server with another build. `kept` is as in [`Binding::kept`].
+    /// The same binding with another plugin. `kept` is as in [`Binding::kept`].
     #[must_use]
     pub fn with_plugin(
         &self,
@@ -177,19 +178,19 @@ impl EventProcedure {
         Self::new(plugin, binding)
     }
 
-    /// The same build under the terms of another procedure of this server, with as many shards.
+    /// The same plugin with the binding and the shards of another procedure of this server.
     #[must_use]
     pub fn under_terms_of(&self, other: &Self) -> Self {
         other.with_plugin(Arc::clone(&self.plugin), self.context.kept.clone())
     }
 
-    /// The same with an instance for each session.
+    /// The same procedure with one instance per session.
     #[must_use]
     pub fn with_instance_each(&self) -> Self {
         Self { shards: None, ..self.clone() }
     }
 
-    /// Whether instances of both are the same in every respect.
+    /// Whether instances of both procedures are the same in every respect.
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
         let shards = |of: &Self| of.shards.as_ref().map(|shards| shards.count());
@@ -200,38 +201,38 @@ impl EventProcedure {
             && shards(self) == shards(other)
     }
 
-    /// Whether its live sessions can move to another version, and those of others to it. Those that
-    /// share an instance can not.
+    /// Whether live sessions can migrate to another version, and from others to this one. Sessions
+    /// that share an instance cannot.
     #[must_use]
     pub fn hands_over(&self) -> bool {
         self.plugin.has_handoff() && self.shards.is_none()
     }
 
-    /// Whether there is room now for so many instances more than its server has.
+    /// Whether there is room now for `instances` more than the server has.
     #[must_use]
     pub fn has_room_for(&self, instances: usize) -> bool {
         self.context.holding.room_for(self.plugin.footprint(), instances) >= instances
     }
 
-    /// What its instances take room from.
+    /// The holding from which instances take room.
     #[must_use]
     pub fn holding(&self) -> &Arc<Holding> {
         &self.context.holding
     }
 
-    /// What each instance may have.
+    /// Limits of each instance.
     #[must_use]
     pub fn limits(&self) -> InstanceLimits {
         self.context.limits
     }
 
-    /// Instances that all sessions share; 0 where each has its own.
+    /// Instances that all sessions share. 0: each session has its own.
     #[must_use]
     pub fn shards(&self) -> usize {
         self.shards.as_ref().map_or(0, |shards| shards.count())
     }
 
-    /// Where its sessions are counted.
+    /// Metrics of this version, which count its sessions.
     #[must_use]
     pub fn metrics(&self) -> &Arc<RevisionMetrics> {
         &self.metrics
@@ -276,7 +277,7 @@ impl Procedure for EventProcedure {
         version: &str,
         state: Vec<u8>,
     ) -> Result<PluginInstance, Fault> {
-        // What it does at its start is not done to a session that it may not take over.
+        // The start of an instance must not act on a session that the instance may then refuse.
         let mut instance = self.instantiate(quiet(&scope), start).await?;
         let Copy::Own(core) = &mut instance.copy else { return Err(pinned()) };
         if self.plugin.is_stateless() {
@@ -306,7 +307,7 @@ impl Procedure for EventProcedure {
     }
 }
 
-/// Nobody asks those that cannot.
+/// Fault of a session that cannot migrate. Callers ask [`EventProcedure::hands_over`] first.
 fn pinned() -> Fault {
     Fault::new(FaultKind::HandoffRefused, "its sessions cannot be handed over")
 }
@@ -319,8 +320,8 @@ impl fmt::Debug for EventProcedure {
     }
 }
 
-/// One session's living copy, or its part in one. Dropping a copy of its own wipes its memory and
-/// frees its slot.
+/// One session's instance, or its part in a shared one. Dropping an own instance wipes its memory
+/// and frees its slot.
 pub struct PluginInstance {
     copy: Copy,
     usage: Usage,
@@ -359,7 +360,7 @@ impl Instance for PluginInstance {
                 Ok(action)
             }
             Err(fault) => {
-                // The engine loses count of what was spent before a trap, so the whole grant is
+                // The engine loses count of the fuel spent before a trap, so the whole grant is
                 // charged.
                 let none_ran = fault.kind == FaultKind::InstanceLost;
                 self.usage.fuel += if none_ran { 0 } else { budget.fuel };

@@ -1,11 +1,12 @@
-//! What instances use of the engine's pools, and what is promised of them: who may have another.
+//! The ledger: what instances use of the engine's pools, what servers are promised of them, and who
+//! may have another instance.
 //!
-//! Each server has a *holding*. A session claims room at the gate and keeps it until it ends; an
-//! instance uses the room that its server has claimed. What a server has is the greater of the two,
-//! so that a session that sleeps keeps its room, and a session with two instances takes more.
+//! Each server has a *holding*. A session claims room at the gate and keeps it until it ends. An
+//! instance uses the room that its server has claimed. A server has taken the greater of the two.
+//! So a sleeping session keeps its room, and a session with two instances takes more.
 //!
-//! What is not promised to a server is the *remainder*. If the ledger gives out all of the pools,
-//! the mappings of the process still leave the host's reserve alone.
+//! The part of the pools that is promised to no server is the *remainder*. If the ledger gives out
+//! all of the pools, the mappings of the process still leave the host's reserve alone.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,40 +24,40 @@ mod simulation;
 pub(super) use holding::Room;
 pub use holding::{Claim, Holding};
 
-/// A tenant may hold so many times as much of the remainder as is free of it.
+/// A tenant may hold at most this many times as much of the remainder as is free of it.
 const SHARE_TIMES: usize = 8;
-/// What is kept for second instances of sessions that move to another version.
+/// Room for second instances of sessions that migrate to another version.
 const MOVING: Amounts = Amounts([32, 32]);
-/// What is kept for trial instances.
+/// Room for trial instances.
 const TRIALS: Amounts = Amounts([32, 32]);
-/// What one server may take of [`MOVING`] at a time.
+/// Room that one server may take of [`MOVING`] at a time.
 const MOVING_EACH: Amounts = Amounts([4, 16]);
 
-/// Why there is no room for another instance. The host's doing, and never the plugin's.
+/// Why there is no room for another instance. Always the host's doing, and never the plugin's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Shortage {
-    /// The pool is empty, or what is left is promised to others.
+    /// The pool is empty, or its rest is promised to others.
     #[error("no room for another instance: {used} of {total} {resource} are taken or promised")]
     Full {
-        /// Of what.
+        /// The resource that is short.
         resource: Resource,
-        /// What is taken or promised.
+        /// Amount that is taken or promised.
         used: usize,
-        /// What there is.
+        /// Amount that exists.
         total: usize,
     },
-    /// Its tenant has its part of what is shared.
+    /// The tenant already has its part of the remainder.
     #[error(
         "no room for another instance: its tenant has {held} of the {resource} that are shared, \
          and \
          {free} are left for others"
     )]
     Share {
-        /// Of what.
+        /// The resource that is short.
         resource: Resource,
-        /// What the tenant holds of the remainder.
+        /// Amount of the remainder that the tenant holds.
         held: usize,
-        /// What is free of it.
+        /// Amount of the remainder that is free.
         free: usize,
     },
     /// The system is about to refuse memory to the process.
@@ -65,7 +66,7 @@ pub enum Shortage {
 }
 
 impl Shortage {
-    /// Stable name of what is short, for metrics.
+    /// Stable name of the short resource, for metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -78,23 +79,23 @@ impl Shortage {
     pub const NAMES: [&str; 3] = ["instances", "memories", "memory"];
 }
 
-/// What a server is promised of the pools.
+/// Promise to a server: what it can always have of the pools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Promise {
-    /// Sessions that are let in: `max_clients`. 0: none in particular.
+    /// Sessions that the gate admits: `max_clients`. 0: no promise.
     pub sessions: usize,
-    /// Instances that are awake: `instances_min`.
+    /// Instances that are awake at once: `instances_min`.
     pub instances: usize,
 }
 
 impl Promise {
-    /// What that is of the pools, where each instance takes so much.
+    /// The promise as amounts of the pools, for instances of this footprint.
     #[must_use]
     pub fn of(self, footprint: Footprint) -> Amounts {
         Amounts([self.sessions.max(self.instances), self.instances * footprint.memories])
     }
 
-    /// Whether the server may want more of it than it is promised.
+    /// By resource: whether the server may want more than it is promised.
     fn shares(self) -> [bool; 2] {
         [self.sessions == 0, self.sessions == 0 || self.instances < self.sessions]
     }
@@ -108,7 +109,7 @@ pub struct Ledger(Arc<Shared>);
 struct Shared {
     total: Amounts,
     state: Mutex<State>,
-    /// Something was given back.
+    /// Notified when room was given back.
     freed: Notify,
     pressure: Pressure,
     refused: [AtomicUsize; 3],
@@ -118,27 +119,27 @@ struct Shared {
 struct State {
     next: u64,
     accounts: HashMap<u64, Account>,
-    /// Taken by all holders together.
+    /// Amounts that all holders together have taken.
     used: Amounts,
-    /// Taken or promised.
+    /// Amounts that are taken or promised.
     committed: Amounts,
     tenants: HashMap<Arc<str>, TenantPart>,
-    /// Tenants that take from the remainder.
+    /// Number of tenants that take from the remainder, by resource.
     sharing: [usize; 2],
 }
 
 #[derive(Debug, Default)]
 struct TenantPart {
-    /// What its servers hold beyond what they are promised.
+    /// Amounts that the tenant's servers hold beyond their promises.
     held: Amounts,
-    /// Its servers that may want more than they are promised.
+    /// Number of the tenant's servers that may want more than they are promised, by resource.
     sharing: [usize; 2],
 }
 
-/// What one holder has.
+/// Amounts of one holder.
 #[derive(Debug, Clone, Default)]
 struct Account {
-    /// `None`: the host's own.
+    /// `None`: the host's own account.
     tenant: Option<Arc<str>>,
     reserved: Amounts,
     shares: [bool; 2],
@@ -159,24 +160,24 @@ impl Account {
         self.taken().less(self.reserved)
     }
 
-    /// Whether it has more instances than sessions, and few more.
+    /// Whether the holder has more instances than sessions, by at most [`MOVING_EACH`].
     fn moves(&self) -> bool {
         let more = self.live.less(self.claimed);
         more.of(Resource::Instances) > 0 && more.less(MOVING_EACH) == Amounts::default()
     }
 }
 
-/// What is to be taken, and for what.
+/// An amount to take, and its purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Take {
     /// Room for a session.
     Claim(Amounts),
-    /// Room for an instance that exists.
+    /// Room for a live instance.
     Live(Amounts),
 }
 
 impl State {
-    /// Puts an account in the place of what it was before.
+    /// Replaces an account, and updates the sums.
     fn put(&mut self, id: u64, before: &Account, after: Account) {
         self.used = self.used.less(before.taken()).plus(after.taken());
         self.committed = self.committed.less(before.committed()).plus(after.committed());
@@ -187,7 +188,7 @@ impl State {
         self.accounts.insert(id, after);
     }
 
-    /// A server of this tenant shares what it says, from now on or no more.
+    /// Counts a server of this tenant as sharing the remainder, or no longer, by resource.
     fn shares(&mut self, tenant: &Arc<str>, before: [bool; 2], after: [bool; 2]) {
         let part = self.tenants.entry(Arc::clone(tenant)).or_default();
         for at in 0..2 {
@@ -198,14 +199,14 @@ impl State {
         }
     }
 
-    /// Forgets a tenant that has no server any more.
+    /// Removes a tenant that has no server left.
     fn forget(&mut self, tenant: &Arc<str>) {
         if !self.accounts.values().any(|account| account.tenant.as_ref() == Some(tenant)) {
             self.tenants.remove(tenant);
         }
     }
 
-    /// Whether the account may become so.
+    /// Decides whether an account may change from `before` to `after`.
     fn may(
         &self,
         before: &Account,
@@ -230,7 +231,7 @@ impl State {
         };
         let shared = self.shared(tenant, after.beyond().less(before.beyond()), committed, total);
         match (self.fits(committed, total, MOVING).and(shared), take) {
-            // A session that moves has two instances for a moment, however little is left.
+            // A session that migrates has two instances for a moment, however little is left.
             (Err(_), Take::Live(_)) if after.moves() => {
                 self.fits(committed, total, Amounts::default())
             }
@@ -238,7 +239,7 @@ impl State {
         }
     }
 
-    /// Whether so much more may be taken or promised, where so much is kept back.
+    /// Decides whether `more` may be taken or promised, if `kept` stays free.
     fn fits(&self, more: Amounts, total: Amounts, kept: Amounts) -> Result<(), Shortage> {
         let (all, offered) = (self.committed.plus(more), total.less(kept));
         let short = |resource: &Resource| {
@@ -253,7 +254,7 @@ impl State {
         }
     }
 
-    /// Whether the tenant may hold so much more of the remainder, where others share it.
+    /// Decides whether the tenant may hold `more` of the remainder, if other tenants share it.
     fn shared(
         &self,
         tenant: &str,
@@ -269,7 +270,7 @@ impl State {
             });
             let others = self.sharing[resource as usize] - usize::from(own);
             let free = free.of(resource);
-            // One is given to each tenant, so that a small remainder is of use as well.
+            // Each tenant gets at least one, so that a small remainder is of use as well.
             if others > 0 && held > 0 && held + more.of(resource) > free.saturating_mul(SHARE_TIMES)
             {
                 return Err(Shortage::Share { resource, held, free });
@@ -280,7 +281,7 @@ impl State {
 }
 
 impl Ledger {
-    /// A ledger of pools of this size.
+    /// Creates a ledger of pools of this size.
     pub(super) fn new(total: Amounts, pressure: Pressure) -> Self {
         let state = Mutex::default();
         Self(Arc::new(Shared {
@@ -292,12 +293,12 @@ impl Ledger {
         }))
     }
 
-    /// A holding of the host's own: of what is neither a server's nor a trial's.
+    /// Opens a holding for instances that belong neither to a server nor to a trial.
     pub(super) fn own(&self) -> Arc<Holding> {
         self.add(Account::default())
     }
 
-    /// The holding of trial instances, which always find room for a few.
+    /// Opens the holding of trial instances, which always have room for a few.
     pub(super) fn trials(&self) -> Arc<Holding> {
         self.add(Account { reserved: TRIALS.capped(self.0.total), ..Account::default() })
     }
@@ -311,7 +312,7 @@ impl Ledger {
         Arc::new(Holding::new(self.clone(), id))
     }
 
-    /// Opens the holding of a server, which has nothing yet.
+    /// Opens the holding of a server, which has taken nothing yet.
     #[must_use]
     pub fn open(&self, tenant: &str, promise: Promise, footprint: Footprint) -> Arc<Holding> {
         let holding = self.add(Account { tenant: Some(tenant.into()), ..Account::default() });
@@ -320,13 +321,13 @@ impl Ledger {
         holding
     }
 
-    /// What servers can be promised or given, all of them together.
+    /// Amounts that all servers together can be promised or given.
     #[must_use]
     pub fn offered(&self) -> Amounts {
         self.0.total.less(MOVING).less(TRIALS)
     }
 
-    /// What is promised to servers that are there.
+    /// Amounts that are promised to the present servers.
     #[must_use]
     pub fn promised(&self) -> Amounts {
         let state = self.state();
@@ -334,19 +335,19 @@ impl Ledger {
         servers.fold(Amounts::default(), |sum, account| sum.plus(account.reserved))
     }
 
-    /// What the pools hold.
+    /// Size of the pools.
     #[must_use]
     pub fn total(&self) -> Amounts {
         self.0.total
     }
 
-    /// What is taken of that now, claims of sessions included.
+    /// Amounts that are taken now, claims of sessions included.
     #[must_use]
     pub fn used(&self) -> Amounts {
         self.state().used
     }
 
-    /// How often room was refused, by what was short.
+    /// How often room was refused, by the short resource.
     #[must_use]
     pub fn refused(&self) -> [(&'static str, u64); 3] {
         std::array::from_fn(|at| {

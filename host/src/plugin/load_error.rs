@@ -1,4 +1,4 @@
-//! Why a plugin was not loaded.
+//! Errors of loading a plugin.
 
 use std::path::PathBuf;
 
@@ -7,42 +7,42 @@ use super::loader::EVENT_PROCEDURE;
 use super::source::SourceError;
 use crate::work::SystemRefused;
 
-/// Why a plugin was not loaded. Each names the file.
+/// Why a plugin was not loaded. Each error names the file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// There are no bytes of a component.
+    /// The bytes of a component could not be read.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The engine refuses it: cut short, malformed, or it uses a feature that is off.
+    /// The engine refuses the component: it is cut short, malformed, or uses a feature that is off.
     #[error("{}: not a component this host can run: {cause}", .file.display())]
     Invalid {
         /// The file.
         file: PathBuf,
-        /// What the engine said.
+        /// The engine's message.
         cause: String,
     },
-    /// A component, but no plugin.
+    /// The component is no plugin.
     #[error("{}: not a plugin: expected the export `{EVENT_PROCEDURE}@{CONTRACT_VERSION}`, found \
         {found}", .file.display())]
     OtherWorld {
         /// The file.
         file: PathBuf,
-        /// What it exports.
+        /// The exports of the component.
         found: String,
     },
-    /// A plugin for another version of the contract.
+    /// The plugin was built for another version of the contract.
     #[error("{}: built for contract version {found}, and this host speaks {CONTRACT_VERSION}: \
         {advice}", .file.display())]
     OtherVersion {
         /// The file.
         file: PathBuf,
-        /// Its version.
+        /// That version.
         found: String,
         /// What to do.
         advice: &'static str,
     },
-    /// It imports what it may not.
+    /// The plugin imports more than it is granted.
     #[error("{}: it imports what it was not granted:{}", .file.display(), list(.missing))]
     NotGranted {
         /// The file.
@@ -50,15 +50,15 @@ pub enum LoadError {
         /// One sentence for each import.
         missing: Vec<String>,
     },
-    /// Imports or exports have other types than the contract says.
+    /// Imports or exports have other types than in the contract.
     #[error("{}: does not fit the contract: {cause}", .file.display())]
     Mismatch {
         /// The file.
         file: PathBuf,
-        /// What the engine said.
+        /// The engine's message.
         cause: String,
     },
-    /// It is not what it was.
+    /// The file has changed since it was loaded, so it is another component.
     #[error("{}: {cause}", .file.display())]
     Changed {
         /// The file.
@@ -66,7 +66,7 @@ pub enum LoadError {
         /// What to do.
         cause: String,
     },
-    /// The system refused what loading needs. It says nothing about the plugin.
+    /// The system refused something that loading needs. This says nothing about the plugin.
     #[error("{}: {refused}", .file.display())]
     System {
         /// The file.
@@ -84,7 +84,7 @@ pub enum LoadError {
     },
 }
 
-/// How the cause begins where it is not the start of the trial instance that failed.
+/// Start of the cause if another step of the trial failed than the start of its instance.
 pub(crate) const IN_ITS: &str = "in its `";
 
 fn list(lines: &[String]) -> String {

@@ -1,6 +1,8 @@
-//! Loading a plugin, in this order: read, compile or take from the cache, check what it is and
-//! wants, link, make a trial instance. Only a plugin that passed all of it exists; a failure
-//! changes nothing.
+//! Loading a plugin.
+//!
+//! The steps, in this order: read the component, compile it or take it from the cache, check its
+//! exports and imports, link it, make a trial instance. A [`Plugin`] exists only if all steps
+//! passed. A failure changes nothing.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -30,16 +32,16 @@ use crate::work::Stop;
 
 /// The export that makes a component a plugin, without its version.
 pub(super) const EVENT_PROCEDURE: &str = "wharf:server/inet-event-proc";
-/// Bytes that the names of all imports and exports may have together. The largest known have two
-/// thousand.
+/// Bytes that the names of all imports and exports may have together. The largest known plugins
+/// have two thousand.
 const NAMES_MAX_BYTES: usize = 64 << 10;
 
-/// Where the compiled code came from.
+/// Origin of the compiled code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheUse {
-    /// Compiled, and kept where there is a cache.
+    /// Compiled now, and kept if there is a cache.
     Compiled,
-    /// Found compiled.
+    /// Found in the cache.
     Cached,
 }
 
@@ -62,32 +64,32 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    /// Its name and version, for logs: `echo 0.1.0`.
+    /// Name and version, for logs: `echo 0.1.0`.
     #[must_use]
     pub fn label(&self) -> String {
         format!("{} {}", self.name, self.version)
     }
-    /// What its manifest said.
+    /// What the manifest says.
     #[must_use]
     pub fn known(&self) -> Known<'_> {
         Known { name: &self.name, version: &self.version, stateless: self.stateless }
     }
-    /// Its name, from its manifest.
+    /// Name, from the manifest.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
-    /// Its version, from its manifest.
+    /// Version, from the manifest.
     #[must_use]
     pub fn version(&self) -> &str {
         &self.version
     }
-    /// Whether its live sessions can move to another version, and those of others to it.
+    /// Whether live sessions can migrate from this version to another, and from others to this one.
     #[must_use]
     pub fn has_handoff(&self) -> bool {
         self.handoff.is_some() || self.stateless
     }
-    /// Whether nothing in its instances' memory is worth keeping.
+    /// Whether instances keep nothing in memory that a session needs later.
     #[must_use]
     pub fn is_stateless(&self) -> bool {
         self.stateless
@@ -102,27 +104,27 @@ impl Plugin {
     pub fn digest(&self) -> &str {
         &self.digest
     }
-    /// Interfaces it imports.
+    /// Interfaces that the component imports.
     #[must_use]
     pub fn imports(&self) -> &[String] {
         &self.imports
     }
-    /// Interfaces it exports.
+    /// Interfaces that the component exports.
     #[must_use]
     pub fn exports(&self) -> &[String] {
         &self.exports
     }
-    /// Whether the cache had it.
+    /// Whether the code came from the cache.
     #[must_use]
     pub fn cache_use(&self) -> CacheUse {
         self.cache_use
     }
-    /// How long loading took, trial included.
+    /// Time that loading took, with the trial.
     #[must_use]
     pub fn loading(&self) -> Duration {
         self.loading
     }
-    /// What each of its instances takes at most of what all instances share.
+    /// What each instance takes, at most, of the pools.
     #[must_use]
     pub fn footprint(&self) -> Footprint {
         self.footprint
@@ -138,32 +140,32 @@ pub struct Loader {
     engine: Engine,
     cache: Option<Cache>,
     compiler: Option<Compiler>,
-    /// Ends a compilation that is not wanted any more.
+    /// Cancels a compilation.
     stop: Stop,
-    /// Whom loading is charged to.
+    /// The quota to which loading is charged.
     quota: Arc<Quota>,
-    /// What is in memory, so that loading it again costs neither a compilation nor a descriptor for
-    /// its image.
+    /// Plugins in memory. If one is loaded again, it costs neither a compilation nor a descriptor
+    /// for its image.
     loaded: Arc<Mutex<HashMap<Key, Weak<Plugin>>>>,
 }
 
-/// File, name and version, whether it is stateless, digest and grants: what makes two loads the
-/// same.
+/// Two loads with the same key give the same plugin: file, name, version, whether it is stateless,
+/// digest and grants.
 type Key = (PathBuf, String, String, bool, String, Grants);
 
 /// What a manifest said about a component.
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'a> {
-    /// Its name.
+    /// Name.
     pub name: &'a str,
-    /// Its version.
+    /// Version.
     pub version: &'a str,
-    /// Whether it is stateless.
+    /// Whether the plugin is stateless.
     pub stateless: bool,
 }
 
 impl Loader {
-    /// A loader that compiles every time.
+    /// Creates a loader that compiles every time.
     #[must_use]
     pub fn without_cache(engine: Engine) -> Self {
         Self {
@@ -176,10 +178,11 @@ impl Loader {
         }
     }
 
-    /// A loader that keeps compiled code in `folder`, which is made where it is missing.
+    /// Creates a loader that keeps compiled code in `folder`. The folder is created if it is
+    /// missing.
     ///
     /// # Errors
-    /// The folder cannot be made or read, or others may write to it.
+    /// The folder cannot be created or read, or other users may write to it.
     pub fn with_cache(engine: Engine, folder: &Path) -> std::io::Result<Self> {
         let cache = Some(Cache::open(folder)?);
         Ok(Self {
@@ -192,28 +195,30 @@ impl Loader {
         })
     }
 
-    /// The same, compiling in a process of its own where one is given, and on a thread of this one
-    /// otherwise.
+    /// Makes the loader compile in a process of its own. With `None`, it compiles on a thread of
+    /// this process.
     #[must_use]
     pub fn compiling_in(self, compiler: Option<Compiler>) -> Self {
         Self { compiler, ..self }
     }
 
-    /// The same loader, for a load that can be called off: its compiling process is then ended. A
-    /// compilation on a thread of this process goes on.
+    /// Makes the loader cancellable by `stop`, which ends its compiler process. A compilation on a
+    /// thread of this process goes on.
     #[must_use]
     pub fn until(self, stop: Stop) -> Self {
         Self { stop, ..self }
     }
 
-    /// The same on behalf of a tenant, which is charged with what loading and compiling take.
+    /// A copy of the loader that charges a tenant's quota for loading and compiling.
     #[must_use]
     pub fn on_behalf_of(&self, quota: Arc<Quota>) -> Self {
         Self { quota, ..self.clone() }
     }
 
-    /// Loads the plugin in a folder or a component file. Compiles where it must: blocks for
-    /// milliseconds to minutes, so not for a runtime's thread. Safe to call from many threads.
+    /// Loads the plugin in a folder or a component file, and compiles it if necessary.
+    ///
+    /// Blocks for milliseconds to minutes, so do not call this on a runtime's thread. Many threads
+    /// may call this at the same time.
     ///
     /// # Errors
     /// [`LoadError`]; nothing was published.
@@ -221,7 +226,7 @@ impl Loader {
         self.load_source(source::read(path)?, grants)
     }
 
-    /// The same for what was read already, or pulled.
+    /// As [`Loader::load`], for a component that was already read or pulled.
     ///
     /// # Errors
     /// [`LoadError`]; nothing was published.
@@ -229,8 +234,8 @@ impl Loader {
         self.quota.owing(|| self.build(source, grants))
     }
 
-    /// As [`Loader::load`], but a plugin that is in use already, the same in every respect, is
-    /// shared.
+    /// As [`Loader::load`], but shares a plugin that is already in use and is the same in every
+    /// respect.
     ///
     /// # Errors
     /// [`LoadError`]; nothing was published.
@@ -238,7 +243,7 @@ impl Loader {
         self.share_source(source::read(path)?, grants)
     }
 
-    /// As [`Loader::share`], for a component file of which this is known.
+    /// As [`Loader::share`], for a component file with this name, version and statelessness.
     ///
     /// # Errors
     /// [`LoadError`]; nothing was published.
@@ -260,7 +265,7 @@ impl Loader {
         )
     }
 
-    /// The same for what was read already, or pulled.
+    /// As [`Loader::share`], for a component that was already read or pulled.
     ///
     /// # Errors
     /// [`LoadError`]; nothing was published.
@@ -377,12 +382,13 @@ impl Loader {
 
 #[allow(unsafe_code)]
 fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: the bytes are an engine's own `serialize`. They come straight from the thread or the
-    // process that compiled, which this one started and which ended well; or they were written by
-    // `Cache::put` into a folder that belongs to this user and that no other user can write, which
-    // `Cache::open` checked. `Cache::get` has compared their digests: they are whole, and of the
-    // component and the engine that they are wanted for. The engine itself refuses those of another
-    // version or configuration.
+    // SAFETY: the bytes are the engine's own `serialize`, from one of two places:
+    // - Straight from the thread or the process that compiled, which this process started and which
+    //   ended well.
+    // - From a file of `Cache::put`, in a folder that belongs to this user and that no other user
+    //   can write, which `Cache::open` checked. `Cache::get` has compared the digests: the bytes are
+    //   whole, and belong to this component and this engine.
+    // The engine itself refuses bytes of another version or configuration.
     unsafe { Component::deserialize(engine, code) }
 }
 

@@ -1,5 +1,5 @@
-//! `plugin.toml`: what a plugin's folder says about it. The author writes it; nothing in it grants
-//! anything.
+//! The manifest: `plugin.toml` in a plugin's folder. The plugin's author writes it, and nothing in
+//! it grants anything.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,48 +10,48 @@ use super::Grant;
 use crate::event::{EXCERPT_MAX_BYTES, excerpt};
 use crate::files;
 
-/// The file's name.
+/// Name of the manifest's file.
 pub const MANIFEST_FILE: &str = "plugin.toml";
 
 /// Largest manifest that is read.
 const MANIFEST_MAX_BYTES: u64 = 64 << 10;
 
-/// What a plugin's folder says about it.
+/// Contents of a plugin's manifest.
 #[derive(Debug, Clone)]
 pub struct Manifest {
-    /// The folder.
+    /// Folder of the manifest.
     pub folder: PathBuf,
-    /// Its name, for people and logs.
+    /// Name of the plugin, for people and logs.
     pub name: String,
-    /// Its version, for people and logs.
+    /// Version of the plugin, for people and logs.
     pub version: String,
-    /// One sentence.
+    /// Description in one sentence.
     pub description: String,
-    /// The component's file.
+    /// File of the component.
     pub component: PathBuf,
-    /// Whether nothing that an instance has in its memory is worth keeping: a fresh one can carry
-    /// on with its session.
+    /// Whether instances keep nothing in memory that a session needs later. If so, a fresh instance
+    /// can continue a session.
     pub stateless: bool,
-    /// What it needs. `wharf dev` grants these; a server grants what its own configuration says.
+    /// Grants that the plugin needs. `wharf dev` gives these. A server gives the grants of its own
+    /// configuration.
     pub grants: Vec<Grant>,
-    /// How to build the component, where its source is beside it.
+    /// How to build the component, if its source is in the folder.
     pub build: Option<Build>,
 }
 
-/// How a component is built.
+/// How to build a component.
 #[derive(Debug, Clone)]
 pub struct Build {
-    /// The program and its arguments, run in the folder. At least the program.
+    /// Program and arguments, run in the folder. Contains at least the program.
     pub command: Vec<String>,
-    /// Files and folders, relative to the folder, that are worth a new build when they change.
+    /// Files and folders, relative to the folder, whose changes lead to a new build.
     pub watch: Vec<PathBuf>,
-    /// How long it may take.
+    /// How long the build may take.
     pub time_max: Duration,
 }
 
 impl Build {
-    /// How long a build may take where its manifest does not say: the first may install a
-    /// toolchain.
+    /// Default of `time_max`. The first build may install a toolchain.
     pub const TIME_MAX: Duration = Duration::from_secs(30 * 60);
 }
 
@@ -107,29 +107,29 @@ struct File {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManifestError {
-    /// There is none.
+    /// The manifest is missing, or cannot be read.
     #[error("{}: cannot read it: {source} (a plugin is a folder with a {MANIFEST_FILE}, or a .wasm \
         component)", .file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// No folder that could have one.
+    /// The path is no folder, so it has no manifest.
     #[error("{}: {found}; expected a folder with a {MANIFEST_FILE}", .path.display())]
     NoFolder {
         /// The path.
         path: PathBuf,
-        /// What is there.
+        /// What is at the path.
         found: &'static str,
     },
-    /// It is no TOML, or has unknown, missing or bad keys.
+    /// The file is not TOML, or has unknown, missing or bad keys.
     #[error("{}: {cause}", .file.display())]
     Bad {
         /// The file.
         file: PathBuf,
-        /// What is wrong, with line and column.
+        /// The mistake, with line and column.
         cause: String,
     },
 }
@@ -139,8 +139,7 @@ fn names_manifest(path: &Path) -> bool {
 }
 
 impl Manifest {
-    /// The manifest where a path is a folder, or names the manifest of one. `None`: it is something
-    /// else.
+    /// Reads the manifest if the path is a folder or names a manifest. Otherwise returns `None`.
     ///
     /// # Errors
     /// [`ManifestError`], naming the file.
@@ -148,7 +147,7 @@ impl Manifest {
         (path.is_dir() || names_manifest(path)).then(|| Self::read(path)).transpose()
     }
 
-    /// Reads the manifest of a folder, which may be named in the folder's place.
+    /// Reads the manifest of a folder. `folder` may also be the path of the manifest itself.
     ///
     /// # Errors
     /// [`ManifestError`], naming the file.
@@ -158,7 +157,7 @@ impl Manifest {
         } else {
             folder
         };
-        // An empty path names no folder to run a command in.
+        // A command cannot run in an empty path.
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         let found = match std::fs::metadata(folder) {
             Ok(seen) if seen.is_dir() => None,
@@ -166,7 +165,7 @@ impl Manifest {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Some("there is nothing of this name")
             }
-            // Reading the file says why.
+            // Reading the file reports the reason.
             Err(_) => None,
         };
         if let Some(found) = found {
@@ -211,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_key_is_named() {
+    fn unknown_key_is_named() {
         let bad = Manifest::parse(
             Path::new("x"),
             "name='a'\nversion='1'\ncomponent='a.wasm'\ngrant=[]\n",
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_build_without_a_program_is_refused() {
+    fn build_without_program_is_refused() {
         let text = "name='a'\nversion='1'\ncomponent='a.wasm'\n[build]\ncommand=[]\n";
         assert!(
             Manifest::parse(Path::new("x"), text)
@@ -230,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_of_a_build_has_a_limit_that_can_be_named() {
+    fn build_time_limit_is_set_and_bounded() {
         let of = |line: &str| {
             let text = format!(
                 "name='a'\nversion='1'\ncomponent='a.wasm'\n[build]\ncommand=['true']\n{line}"

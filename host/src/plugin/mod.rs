@@ -1,8 +1,7 @@
-//! Everything behind the port on the guest's side: the engine, loading, instances and what they may
-//! import.
+//! Plugins: the engine, loading, instances and what guests may import.
 //!
-//! `wasmtime` lives here only. Nothing here knows sockets or sessions; guests act on theirs through
-//! [`crate::event::Port`].
+//! Only this module uses `wasmtime`. It knows neither sockets nor sessions: guests act on their
+//! sessions through [`crate::event::Port`].
 
 mod bindings;
 mod build;

@@ -1,4 +1,4 @@
-//! Errors of loading, sorted by whose doing they are: the plugin's or the system's.
+//! Errors of loading, sorted by their cause: the plugin or the system.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,11 +7,11 @@ use super::load_error::LoadError;
 use crate::event::{EXCERPT_MAX_BYTES, excerpt};
 use crate::work::{Refusal, SystemRefused};
 
-/// Why there was no trial instance.
+/// Why there is no trial instance.
 pub(super) enum TrialFailed {
-    /// By the plugin, or for want of a place in the host's pool.
+    /// The plugin failed, or the host's pool has no slot.
     Plugin(String),
-    /// By the system.
+    /// The system refused something.
     System(SystemRefused),
 }
 
@@ -23,7 +23,7 @@ impl TrialFailed {
         }
     }
 
-    /// No thread of the host can run it.
+    /// Error for a trial that no thread of the host can run.
     pub(super) fn no_room(error: &io::Error) -> Self {
         let what = format!("the host has no room for a trial instance: {error}");
         match Refusal::of(error) {
@@ -33,7 +33,7 @@ impl TrialFailed {
     }
 }
 
-/// The error of a component that was not compiled, or whose machine code was not taken in.
+/// Error for a component that did not compile, or whose machine code the engine did not load.
 pub(super) fn not_compiled(file: &Path, error: &wasmtime::Error) -> LoadError {
     let (file, cause) = (file.to_owned(), short(error));
     if let Some(refused) = error.downcast_ref::<SystemRefused>() {
@@ -47,7 +47,7 @@ pub(super) fn not_compiled(file: &Path, error: &wasmtime::Error) -> LoadError {
     }
 }
 
-/// An error of the engine, which may have names in it that the plugin chose.
+/// Shortens an error of the engine, which may contain names that the plugin chose.
 pub(super) fn short(error: &wasmtime::Error) -> String {
     excerpt(format_args!("{error:#}"), EXCERPT_MAX_BYTES)
 }

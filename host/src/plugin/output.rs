@@ -1,8 +1,7 @@
-//! Standard output and error of a plugin as log lines: whole, bounded, escaped, tagged, and no more
-//! than so many.
+//! Standard output and error of a plugin as lines of the log.
 //!
-//! Its own stream, and not the engine's default one, because that queues empty writes without a
-//! limit.
+//! Each line is whole, bounded, escaped and tagged, and a bucket limits the lines over time. The
+//! stream is not the engine's default one, because that one queues empty writes without a limit.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,12 +16,12 @@ use super::instance::Context;
 use crate::sched::LOG_LINE_COST;
 use crate::telemetry::{PluginOutput, drives_reader};
 
-/// Bytes of a line that are kept; the rest is cut.
+/// Bytes of a line that are kept. The rest is cut.
 const LINE_MAX_BYTES: usize = 1_024;
-/// Bytes one call may write.
+/// Bytes that one call may write.
 const WRITE_MAX_BYTES: usize = 64 << 10;
 
-/// Which of the two streams.
+/// Tells the two streams apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WhichStream {
     Stdout,
@@ -33,7 +32,7 @@ pub(super) enum WhichStream {
 #[derive(Clone)]
 pub(super) struct Tap {
     context: Arc<Context>,
-    /// The session in whose event it is written.
+    /// Number of the session whose event the instance runs.
     session: Arc<AtomicU64>,
     stream: WhichStream,
     line: Arc<Mutex<Line>>,
@@ -43,7 +42,7 @@ pub(super) struct Tap {
 struct Line {
     bytes: Vec<u8>,
     cut: bool,
-    /// The session that wrote it.
+    /// Number of the session that wrote the line.
     session: u64,
 }
 
@@ -55,7 +54,7 @@ impl Tap {
     fn push(&self, data: &[u8]) {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         let session = self.session.load(Ordering::Relaxed);
-        // What another session left without an end is not joined to what this one writes.
+        // An unfinished line of another session is not joined to this session's bytes.
         if line.session != session && !line.bytes.is_empty() {
             self.say(&mut line);
         }
@@ -95,7 +94,7 @@ impl Tap {
 
 impl Drop for Tap {
     fn drop(&mut self) {
-        // The last copy says what never got its end of line.
+        // The last copy logs a line that never got its end.
         if Arc::strong_count(&self.line) == 1 {
             let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
             if !line.bytes.is_empty() {
@@ -105,8 +104,8 @@ impl Drop for Tap {
     }
 }
 
-/// Text for a log: no control character survives, so that a line cannot forge another or drive a
-/// terminal.
+/// Turns bytes into text for a log. Control characters are escaped, so that a line can neither
+/// forge another line nor drive a terminal.
 fn escape(bytes: &[u8], cut: bool) -> String {
     let mut text = String::with_capacity(bytes.len());
     for character in String::from_utf8_lossy(bytes.strip_suffix(b"\r").unwrap_or(bytes)).chars() {
@@ -130,7 +129,7 @@ impl IsTerminal for Tap {
 
 impl StdoutStream for Tap {
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        // Only the engine's other WASI generations ask for this, and they are not linked.
+        // Only the engine's other WASI generations call this, and the host does not link them.
         Box::new(tokio::io::sink())
     }
 
@@ -146,8 +145,8 @@ impl Pollable for Tap {
 
 impl OutputStream for Tap {
     fn write(&mut self, data: bytes::Bytes) -> StreamResult<()> {
-        // A megabyte of ends of lines would hold the thread up for longer than a slice, and nobody
-        // asked whether it fits.
+        // A megabyte of line ends would block the thread for longer than a slice. This guest did
+        // not heed `check_write`.
         if data.len() > WRITE_MAX_BYTES {
             return Err(StreamError::trap("it printed more in one call than `check-write` allows"));
         }
@@ -169,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_cannot_forge_another_or_drive_a_terminal() {
+    fn escaped_line_cannot_forge_or_drive_terminals() {
         assert_eq!(escape(b"\x1b[31mred\r\x07\x00\r", false), "\\u{1b}[31mred\\r\\u{7}\\u{0}");
         assert_eq!(escape("a\u{202e}b\u{2028}c".as_bytes(), false), "a\\u{202e}b\\u{2028}c");
         assert_eq!(escape(b"\xff tab\tstays", true), "\u{fffd} tab\tstays [cut]");

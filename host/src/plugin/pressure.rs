@@ -1,4 +1,4 @@
-//! What the system leaves to the process while it runs: its limits may be lowered after the start.
+//! Pressure: how near the process is to the system's limits, which may be lowered after the start.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -10,20 +10,21 @@ use std::time::{Duration, Instant};
 use super::capacity::Capacity;
 use super::pool_sizes::reserve_of;
 
-/// How often the memory of the process is looked at, at most.
+/// Least time between two looks at the memory of the process.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How often the limits of the system are read, at most.
+/// Least time between two reads of the system's limits.
 const LIMITS_EVERY: Duration = Duration::from_secs(1);
 
-/// Bytes that are read of the state of the process. What counts is within the first two thousand.
+/// Bytes of the process's status file that are read. The needed lines are within the first two
+/// thousand.
 const STATUS_BYTES: usize = 4 << 10;
 
-/// What was seen last. Each question looks again where the last look is old enough.
+/// The state of the process at the last look. A query looks again if the last look is old enough.
 #[derive(Debug)]
 pub(super) struct Pressure {
     /// Instances that the pools are made for, each with a stack.
     stacks: usize,
-    /// Where the files of the system are.
+    /// Folder with the files of the system.
     root: PathBuf,
     looked: Mutex<Looked>,
     memory_slots: AtomicUsize,
@@ -31,27 +32,30 @@ pub(super) struct Pressure {
     is_critical: AtomicBool,
     /// Bytes that were granted to guests since the last look.
     granted: AtomicU64,
-    /// So many of them are the reason for another look.
+    /// Granted bytes that lead to another look before its time.
     granted_max: AtomicU64,
     /// Bytes of memory that live instances have together.
     live: AtomicU64,
     data: Data,
 }
 
-/// What `ulimit -d` leaves. It counts private memory that can be written to, used or not.
+/// What `ulimit -d` leaves. The limit counts private writable memory, used or not.
 #[derive(Debug, Default)]
 struct Data {
-    /// By what the system counts: growths wait.
+    /// By the system's count, memory beyond the promised may not grow.
     is_short: AtomicBool,
     is_critical: AtomicBool,
-    /// By what live instances have: instances wait. Slots of instances that are gone count for the
-    /// system until others use them, and that is no reason to let nothing in.
+    /// By the memory of live instances, there is no room for more than promised.
+    ///
+    /// The system counts the slots of ended instances until others use them. That alone is no
+    /// reason to refuse new instances.
     is_full: AtomicBool,
     is_overfull: AtomicBool,
 }
 
 impl Data {
-    /// By these bytes that the system counts, and these that are in use.
+    /// Sets the flags from the bytes that the system counts (`used`), and those of the host and its
+    /// live instances (`lives`).
     fn judge(&self, most: Option<u64>, used: u64, lives: u64) {
         let most = most.unwrap_or(u64::MAX);
         let reserve = reserve_of(most);
@@ -67,18 +71,18 @@ struct Looked {
     at: Option<Instant>,
     limits_at: Option<Instant>,
     capacity: Capacity,
-    /// Open from the start, as there may be no descriptor for it later.
+    /// Open from the start, because there may be no descriptor for the file later.
     status: Option<File>,
-    /// Bytes that the process has, or may have where they cannot be read.
+    /// Memory of the process in bytes. An upper bound if the status file cannot be read.
     own_bytes: u64,
-    /// What it has of `ulimit -d`.
+    /// Bytes that the process has of `ulimit -d`.
     data_bytes: u64,
-    /// What it had of that for itself when it was first looked at.
+    /// The host's own part of that, at the first look.
     data_base_bytes: Option<u64>,
 }
 
 impl Pressure {
-    /// For pools of so many instances. Looks for the first time when it is asked.
+    /// State for pools of `stacks` instances. The first query looks for the first time.
     pub(super) fn on_pool(stacks: usize) -> Self {
         Self::of_system(Path::new("/"), Capacity::now(), stacks)
     }
@@ -103,18 +107,18 @@ impl Pressure {
         }
     }
 
-    /// So much is given to a guest. It is seen in the memory of the process only once it is written
-    /// to, so that much of this is a reason to look again.
+    /// Counts `bytes` as granted to a guest. The process's memory shows them only once the guest
+    /// writes to them, so many granted bytes are a reason to look again.
     pub(super) fn grants(&self, bytes: usize) {
         self.granted.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// The memory of an instance has grown by so much.
+    /// Counts a growth of an instance's memory by `bytes`.
     pub(super) fn grew(&self, bytes: usize) {
         self.live.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// So much of it is gone again.
+    /// Counts `bytes` of an instance's memory as free again.
     pub(super) fn shrank(&self, bytes: usize) {
         self.live.fetch_sub(bytes as u64, Ordering::Relaxed);
     }
@@ -124,28 +128,29 @@ impl Pressure {
         self.memory_slots.load(Ordering::Relaxed)
     }
 
-    /// Whether guests have what they may of the memory of the process.
+    /// Whether guests have all that they may have of the process's memory.
     pub(super) fn is_short_of_memory(&self) -> bool {
         self.look(Instant::now());
         self.is_short.load(Ordering::Relaxed) || self.data.is_full.load(Ordering::Relaxed)
     }
 
-    /// Whether promised instances, too, have all that they may, as of the last look.
+    /// Whether promised instances, too, have all that they may have, as of the last look.
     pub(super) fn is_critical(&self) -> bool {
         self.is_critical.load(Ordering::Relaxed) || self.data.is_overfull.load(Ordering::Relaxed)
     }
 
-    /// Whether no memory of an instance beyond the promised may grow.
+    /// Whether the memory of an instance may not grow beyond the promised.
     pub(super) fn stops_growth(&self) -> bool {
         self.is_short_of_memory() || self.data.is_short.load(Ordering::Relaxed)
     }
 
-    /// Whether none may grow at all, as of the last look.
+    /// Whether no memory of an instance may grow at all, as of the last look.
     pub(super) fn stops_all_growth(&self) -> bool {
         self.is_critical() || self.data.is_critical.load(Ordering::Relaxed)
     }
 
-    /// A thread that finds another one looking goes on with what is known.
+    /// Looks at the process if the last look is old enough. If another thread is looking, this one
+    /// uses the last result.
     fn look(&self, now: Instant) {
         let Ok(mut looked) = self.looked.try_lock() else { return };
         let is_old =
@@ -169,7 +174,8 @@ impl Pressure {
         if looked.status.is_none() {
             looked.status = open_status(&self.root);
         }
-        // Unseen, all that was granted counts, and nothing that was given back.
+        // If the status cannot be read, all granted bytes count, and freed bytes are not
+        // subtracted.
         let seen = looked.status.as_ref().and_then(Memory::of);
         let unseen = |before: u64| before.saturating_add(granted);
         looked.own_bytes = seen.map_or(unseen(looked.own_bytes), |seen| seen.own_bytes);
@@ -188,12 +194,12 @@ fn open_status(root: &Path) -> Option<File> {
     File::open(root.join("proc/self/status")).ok()
 }
 
-/// What the process has.
+/// Memory of the process.
 #[derive(Debug, Clone, Copy)]
 struct Memory {
-    /// Pages that it has now, page tables included.
+    /// Resident pages now, and page tables.
     own_bytes: u64,
-    /// Private memory that can be written to, which `ulimit -d` limits.
+    /// Private writable memory, which `ulimit -d` limits.
     data_bytes: u64,
 }
 
@@ -228,7 +234,7 @@ mod tests {
         );
     }
 
-    /// A system with 1 GiB, of which the process has so many MiB.
+    /// A system with 1 GiB, of which the process has `own_mib` MiB.
     fn system(own_mib: u64) -> (Root, Pressure) {
         let folder = Root::new();
         let root = folder.path();
@@ -241,7 +247,7 @@ mod tests {
         (folder, pressure)
     }
 
-    /// Nothing can be read any more: not what is open, and nothing can be opened.
+    /// Makes all files unreadable: open ones give nothing, and none can be opened.
     fn blind(root: &Path) {
         for file in ["proc/meminfo", "proc/self/cgroup", "proc/self/status"] {
             File::create(root.join(file)).expect("an empty file");

@@ -1,5 +1,5 @@
-//! A session that can be asked and not acted upon: what a plugin sees of it while it is handed
-//! over.
+//! The read-only port: what a plugin sees of its session in save and restore. It can read the
+//! session, and cannot act on it.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -8,7 +8,7 @@ use crate::event::{
     Broadcast, ClientInfo, NameError, Peers, Port, Priority, Scope, SendError, Unheard, WriteError,
 };
 
-/// The same session and its peers, where nothing can be done to them.
+/// The same session and peers, without any effect on them.
 pub(super) fn quiet(scope: &Scope) -> Scope {
     Scope {
         port: Arc::new(ReadOnlyPort(Arc::clone(&scope.port))),

@@ -1,8 +1,8 @@
-//! Instances that serve many sessions: one for all sessions of a server, or a fixed number of
-//! shards.
+//! Shared instances, which serve many sessions: one for all sessions of a server, or a fixed number
+//! of shards.
 //!
-//! Events of the sessions on one instance wait for each other, in the order in which they came. A
-//! fault ends the instance and with it all of its sessions, and the next newcomer gets another one.
+//! Events of the sessions on one instance wait for each other, in their order of arrival. A fault
+//! ends the instance and all of its sessions. The next new session gets another instance.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -19,16 +19,16 @@ use super::store::PluginStore;
 use super::trial;
 use crate::event::{Action, Budget, Event, Fault, FaultKind, Port, Scope};
 
-/// The shards of one server. Each is made when its first session comes, and lives until it faults
-/// or the server's plugin is replaced and its last session is gone.
+/// The shards of one server. A shard is made when its first session comes. It lives until it
+/// faults, or until the server has another plugin and the shard's last session has ended.
 pub(super) struct Shards(Box<[Mutex<Arc<Living>>]>);
 
-/// One instance, before its start, alive, or gone.
+/// One instance: before its start, alive, or gone.
 struct Living {
     core: Arc<AsyncMutex<Option<PluginStore>>>,
-    /// It was made. Set once.
+    /// Whether the instance was made. Set once.
     ready: AtomicBool,
-    /// It is gone, or could not be made. Set once.
+    /// Whether the instance is gone, or could not be made. Set once.
     gone: AtomicBool,
     sessions: Mutex<HashMap<u64, Arc<dyn Port>>>,
 }
@@ -39,25 +39,25 @@ type Held = OwnedMutexGuard<Option<PluginStore>>;
 pub(super) struct Member {
     living: Arc<Living>,
     scope: Scope,
-    /// The instance, while it is this session's turn with it.
+    /// The instance, while this session holds its lock.
     held: Option<Held>,
-    /// The place in line for it.
+    /// The wait for that lock, in order of arrival.
     waiting: Option<Pin<Box<dyn Future<Output = Held> + Send>>>,
 }
 
 impl Shards {
-    /// So many, none of them made yet.
+    /// Creates `count` shards, none of them made yet.
     pub(super) fn new(count: usize) -> Self {
         Self((0..count).map(|_| Mutex::new(Living::fresh())).collect())
     }
 
-    /// How many.
+    /// Number of shards.
     pub(super) fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Takes a session into the shard that has the fewest, and makes its instance where there is
-    /// none. What fuel that took. Dropping the future is safe.
+    /// Adds a session to the shard with the fewest sessions, and makes the shard's instance if
+    /// there is none. Returns the fuel spent. Dropping the future is safe.
     pub(super) async fn join(
         &self,
         plugin: &Plugin,
@@ -78,7 +78,7 @@ impl Shards {
         if held.is_some() {
             return Ok((member, 0));
         }
-        // Where this does not come to its end, whoever waits for the instance hears of it.
+        // If this does not finish, `InUse` tells the sessions that wait for the instance.
         let mut making = InUse {
             living: &member.living,
             own: member.scope.port.info().id,
@@ -93,7 +93,7 @@ impl Shards {
         Ok((member, fuel))
     }
 
-    /// The one with the fewest sessions, with this one among them.
+    /// Chooses the shard with the fewest sessions, and adds this session to it.
     fn choose(&self, scope: &Scope) -> Arc<Living> {
         let mut chosen: Option<(usize, Arc<Living>)> = None;
         for shard in &self.0 {
@@ -118,7 +118,7 @@ impl Living {
         Arc::new(Self { core: Arc::default(), ready, gone, sessions: Mutex::default() })
     }
 
-    /// It is of no more use: tells every session but the one whose doing it was.
+    /// Marks the instance as gone, and tells every session but `own`, which caused the end.
     fn end(&self, own: u64) {
         self.gone.store(true, Ordering::Release);
         let sessions = std::mem::take(&mut *lock(&self.sessions));
@@ -129,8 +129,8 @@ impl Living {
 }
 
 impl Member {
-    /// Ready where it is this session's turn with the instance, which it then keeps until its next
-    /// event is over.
+    /// Becomes ready when this session has the instance, which it keeps until its next event is
+    /// over.
     pub(super) fn poll_free(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), Fault>> {
         ready!(self.poll_held(cx));
         let alive = self.held.as_ref().is_some_and(|held| held.is_some());
@@ -154,8 +154,10 @@ impl Member {
         Poll::Ready(())
     }
 
-    /// Handles one event on the instance; what fuel that took, and what memory the instance has
-    /// now. Where the future is dropped in the middle of it, the instance is gone.
+    /// Handles one event on the instance. Returns the answer, the fuel spent, and the instance's
+    /// memory in bytes now.
+    ///
+    /// If the future is dropped before it is finished, the instance is gone.
     pub(super) async fn call(
         &mut self,
         event: Event<'_>,
@@ -172,7 +174,7 @@ impl Member {
         let Some(core) = using.held.as_mut() else { return Err(gone()) };
         core.serve(self.scope.clone());
         let (action, fuel) = core.call(event, budget).await?;
-        // The session is not kept alive by an instance that has nothing to do with it for now.
+        // An idle instance must not keep the session alive.
         core.serve(trial::scope());
         let memory = core.memory_bytes();
         using.well = true;
@@ -186,7 +188,7 @@ impl Drop for Member {
     }
 }
 
-/// The instance while it is worked with. Dropping it before all went well ends the instance.
+/// The instance while a session uses it. Dropping this before `well` is set ends the instance.
 struct InUse<'a> {
     living: &'a Living,
     own: u64,

@@ -1,4 +1,4 @@
-//! From a path to the bytes of a component, believing nothing about the file.
+//! Reading the bytes of a component from a path. Nothing about the file is trusted.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,47 +9,47 @@ use crate::files;
 /// Largest component file that is read.
 pub const COMPONENT_MAX_BYTES: u64 = 64 << 20;
 
-/// Bytes by which a file is told from a component.
+/// Bytes at the start of a file that are enough to recognize a component.
 const FIRST_BYTES: usize = 64;
 
-/// Why there are no bytes of a component. Each names the file.
+/// Why the bytes of a component could not be read. Each error names the file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
-    /// The folder's manifest is no good.
+    /// The folder's manifest is missing or bad.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// No such file, no permission, no regular file, or over [`COMPONENT_MAX_BYTES`].
+    /// The file is missing, not permitted, not regular, or larger than [`COMPONENT_MAX_BYTES`].
     #[error("{}: cannot read it: {source}{hint}", .file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
-        /// What may help; may be empty.
+        /// Advice. May be empty.
         hint: String,
     },
-    /// Not a component by its first bytes.
+    /// By its first bytes, the file is not a component.
     #[error("{}: {what}", .file.display())]
     NotAComponent {
         /// The file.
         file: PathBuf,
-        /// What it is instead, and what to do.
+        /// What the file is instead, and what to do.
         what: &'static str,
     },
 }
 
-/// A component's bytes, and what is known of them.
+/// A component's bytes, with what its manifest says.
 pub struct Source {
-    /// Its file, or what stands for it: the reference by which it was pulled.
+    /// The file, or the reference by which the component was pulled.
     pub file: PathBuf,
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Its version.
+    /// Version.
     pub version: String,
-    /// Whether a fresh instance can carry on with its sessions.
+    /// Whether a fresh instance can continue a session of this plugin.
     pub stateless: bool,
-    /// What looks like a component by its first bytes.
+    /// The bytes, which look like a component at their start.
     pub bytes: Vec<u8>,
 }
 
@@ -62,7 +62,7 @@ impl Source {
         read(path)
     }
 
-    /// What was pulled: a lone component, which has neither a folder nor a manifest beside it.
+    /// A pulled component, which has neither a folder nor a manifest.
     ///
     /// # Errors
     /// [`SourceError::NotAComponent`].
@@ -129,21 +129,21 @@ fn not_a_component(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Whether it begins as WebAssembly text does: with a parenthesis, which is also how a comment may
-/// begin, or with a comment of a line.
+/// Whether the bytes begin as WebAssembly text does: with a parenthesis, which also starts a block
+/// comment, or with a line comment.
 fn is_text(bytes: &[u8]) -> bool {
     let text = bytes.trim_ascii_start();
     text.starts_with(b"(") || text.starts_with(b";;")
 }
 
-/// What a regular file is instead of a component, by its first bytes. Nothing where it cannot be
-/// read: reading it says why.
+/// Says what a regular file is, if its first bytes are not a component's. Returns `None` if the
+/// file cannot be read: a later read reports the reason.
 pub(super) fn no_component_in(file: &Path) -> Option<&'static str> {
     not_a_component(files::read_first(file, &mut [0; FIRST_BYTES]).ok()?)
 }
 
-/// Whether a file that is to be read as something else is a component, or what one is made of, by
-/// its first bytes.
+/// Whether a file looks like a component, a core module or WebAssembly text by its first bytes. For
+/// callers that expect another kind of file.
 #[must_use]
 pub fn looks_like_wasm(file: &Path) -> bool {
     files::read_first(file, &mut [0; FIRST_BYTES])

@@ -1,4 +1,4 @@
-//! One copy of a plugin with its store: made, called once per event, and dropped.
+//! One instance of a plugin with its store: made, called once per event, and dropped.
 
 use std::sync::Arc;
 
@@ -14,18 +14,19 @@ use super::loader::Plugin;
 use super::trap::fault;
 use crate::event::{Action, Budget, Event, Fault, FaultKind, Scope};
 
-/// Dropping it wipes its memory and frees its slot.
+/// An instance and its store. Dropping it wipes its memory and frees its slot.
 pub(super) struct PluginStore {
     pub(super) store: Store<HostState>,
     pub(super) instance: Instance,
     exports: bindings::Plugin,
     engine: Engine,
-    /// Goes last, when the store has given back all that this is for.
+    /// Dropped last, after the store has given back all that the room covers.
     _room: Room,
 }
 
 impl PluginStore {
-    /// Makes one for this session, and says what fuel that took. Dropping the future is safe.
+    /// Makes an instance for this session. Returns it with the fuel spent. Dropping the future is
+    /// safe.
     pub(super) async fn make(
         plugin: &Plugin,
         context: &Arc<Context>,
@@ -66,8 +67,9 @@ impl PluginStore {
         Ok((instance, exports))
     }
 
-    /// Handles one event of the session that is set, and says what fuel that took. After a fault,
-    /// and where the future is dropped, it is of no more use.
+    /// Handles one event of the present session. Returns the answer with the fuel spent.
+    ///
+    /// After a fault, or if the future is dropped, the instance is of no more use.
     pub(super) async fn call(
         &mut self,
         event: Event<'_>,
@@ -108,12 +110,12 @@ impl PluginStore {
         }
     }
 
-    /// From now on it acts on this session.
+    /// Sets the session that the instance acts on from now on.
     pub(super) fn serve(&mut self, scope: Scope) {
         self.store.data_mut().serve(scope);
     }
 
-    /// Linear memory now.
+    /// Bytes of linear memory now.
     pub(super) fn memory_bytes(&self) -> u64 {
         self.store.data().limiter.memory as u64
     }

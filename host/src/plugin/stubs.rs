@@ -1,5 +1,7 @@
-//! Stand-ins for interfaces that languages' standard libraries import and few plugins call. They
-//! open nothing: there are no files, and any other call traps and says what was called.
+//! Stubs for interfaces that standard libraries of languages import and few plugins call.
+//!
+//! Stubs open nothing: there are no files, and every other call traps with the name of the called
+//! function.
 
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, Linker, LinkerInstance, ResourceType, Val};
@@ -7,18 +9,20 @@ use wasmtime::{Engine, Result, bail};
 
 use super::host_state::HostState;
 
-/// Packages whose interfaces are stood in for.
+/// Packages whose interfaces get stubs.
 const PACKAGES: [&str; 2] = ["wasi:filesystem/", "wasi:sockets/"];
-/// What a standard library asks at its first use of a path. The answer is that there is nothing.
+/// The function that a standard library calls at its first use of a path. The stub returns no
+/// folder.
 const PREOPENS: &str = "get-directories";
 
-/// Defines what `component` imports of these packages.
+/// Defines the component's imports of these packages.
 pub(super) fn define(
     linker: &mut Linker<HostState>,
     engine: &Engine,
     component: &Component,
 ) -> Result<()> {
-    // Resources of other interfaces are named again by those that use them, and are the host's own.
+    // An interface that uses another interface's resource names it again. Such resources are the
+    // host's own.
     let mut known: Vec<ResourceType> = Vec::new();
     let kind = component.component_type();
     for (name, item) in kind.imports(engine) {
@@ -41,7 +45,7 @@ pub(super) fn define(
     Ok(())
 }
 
-/// What no handle of a stub ever stands for.
+/// Type of a stub's resources. No handle of this type is ever made.
 struct Nothing;
 
 fn function(stubs: &mut LinkerInstance<'_, HostState>, interface: &str, name: &str) -> Result<()> {

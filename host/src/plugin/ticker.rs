@@ -1,17 +1,18 @@
-//! The clock of running guests: a thread that moves the engine's epoch while somebody runs, and
-//! sleeps otherwise.
+//! The clock of running guests: a thread that moves the engine's epoch while guests run, and sleeps
+//! otherwise.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-/// How often a running guest is interrupted to let others run and to have its time counted.
+/// Interval at which a running guest is interrupted, so that others can run and its time is
+/// counted.
 pub(super) const TICK: Duration = Duration::from_millis(1);
-/// Ticks without any guest after which the thread sleeps.
+/// Ticks without any guest after which the thread goes to sleep.
 const QUIET_TICKS: u32 = 100;
 
-/// Wakes the clock. Cheap to call when it is awake: one load.
+/// Wakes the ticker's thread. If the thread is awake, a call costs one load.
 #[derive(Debug, Clone)]
 pub(super) struct Ticker {
     active: Arc<AtomicBool>,
@@ -19,7 +20,7 @@ pub(super) struct Ticker {
 }
 
 impl Ticker {
-    /// Starts the thread. It ends when the engine does.
+    /// Starts the thread, which ends with the engine.
     pub(super) fn start(engine: &wasmtime::Engine) -> std::io::Result<Self> {
         let active = Arc::new(AtomicBool::new(false));
         let (weak, seen) = (engine.weak(), Arc::clone(&active));
@@ -31,8 +32,8 @@ impl Ticker {
                     engine.increment_epoch();
                 }
                 if !seen.swap(false, Ordering::AcqRel) {
-                    // A wake-up between the swap and here is kept as a token, so none is lost. The
-                    // time-out is for an engine that is gone.
+                    // If `touch` wakes the thread between the swap and here, the token makes `park`
+                    // return at once. The timeout lets the thread notice that its engine is gone.
                     thread::park_timeout(Duration::from_secs(1));
                 }
             }
@@ -41,7 +42,7 @@ impl Ticker {
         Ok(Self { active, thread: handle.thread().clone() })
     }
 
-    /// A guest runs.
+    /// Reports that a guest runs.
     pub(super) fn touch(&self) {
         if !self.active.load(Ordering::Relaxed) {
             self.active.store(true, Ordering::Release);

@@ -1,4 +1,4 @@
-//! From an engine error to a fault that says what it was, whose doing, and where in the plugin.
+//! Turns an engine's error into a fault: its kind, its origin, and its place in the plugin.
 
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
@@ -7,17 +7,17 @@ use super::engine::is_out_of_room;
 use super::host_state::{HostState, Refused};
 use crate::event::{EXCERPT_MAX_BYTES, Fault, FaultKind, NAME_MAX_BYTES, excerpt};
 
-/// What the engine says when a host call carries too much. It has no type of its own.
+/// The engine's message if a host call carries too much. That error has no type of its own.
 const TOO_MUCH_COPIED: &str = "too much data is being copied between the host and the guest";
-/// What it says of a component that is made of more core modules than it may be.
+/// The engine's message about a component of too many core modules.
 const TOO_MANY_MODULES: &str = "instance count too high";
-/// Of an event that ran for too long.
+/// Start of the detail for an event that ran too long.
 const TOO_MUCH_WORK: &str = "it was interrupted in an endless loop, or in more work than";
-/// What it says of too many handles; part of the message in both of its tables.
+/// The engine's messages about too many handles: a part of the message for each of its two tables.
 const TOO_MANY_HANDLES: [&str; 2] =
     ["store handle limit exceeded", "resource table has no free keys"];
 
-/// Sorts an error of a call or an instantiation.
+/// Sorts an error of a call or of an instantiation.
 pub(super) fn fault(error: &wasmtime::Error, store: &mut wasmtime::Store<HostState>) -> Fault {
     let refused = std::mem::take(&mut store.data_mut().limiter.refused);
     let kind = kind(error, refused);
@@ -58,8 +58,8 @@ pub(super) fn fault(error: &wasmtime::Error, store: &mut wasmtime::Store<HostSta
     Fault::new(kind, detail)
 }
 
-/// Whether the engine says these words of its own. What is around the root cause may have names in
-/// it that a plugin chose, as a backtrace has.
+/// Whether the engine's own message contains `words`. Only the root cause is searched: the rest,
+/// such as a backtrace, may contain names that a plugin chose.
 fn says(error: &wasmtime::Error, words: &str) -> bool {
     excerpt(error.root_cause(), EXCERPT_MAX_BYTES).contains(words)
 }
@@ -86,7 +86,7 @@ fn kind(error: &wasmtime::Error, refused: Option<Refused>) -> FaultKind {
         };
     }
     if error.is::<I32Exit>() {
-        // Runtimes that find no memory exit (Go).
+        // Language runtimes that get no memory exit (Go).
         return if refused.is_some() { of_growth(refused) } else { FaultKind::Exit };
     }
     if is_out_of_room(error) {
@@ -101,8 +101,7 @@ fn kind(error: &wasmtime::Error, refused: Option<Refused>) -> FaultKind {
     } else if refused.is_some() {
         of_growth(refused)
     } else {
-        // Bad pointers, strings that are none and values out of range: the guest broke the
-        // canonical ABI.
+        // Bad pointers, invalid strings and values out of range: the guest broke the canonical ABI.
         FaultKind::Trap("contract")
     }
 }
@@ -127,7 +126,8 @@ mod tests {
     use super::*;
     use crate::plugin::engine::for_compiling;
 
-    /// What the system and the engine say of faults that are not the plugin's, or of other kinds.
+    /// Messages that the system and the engine use for other kinds, or for faults that are not the
+    /// plugin's.
     const NAMES: [&str; 6] = [
         "os error 12",
         "Cannot allocate memory (os error 12)",
@@ -136,7 +136,7 @@ mod tests {
         TOO_MANY_MODULES,
         TOO_MANY_HANDLES[0],
     ];
-    /// Ways to fail, as exports of the component below, each with its kind.
+    /// Ways to fail, as exports of the component below, each with its fault kind.
     const WAYS: [(&str, FaultKind); 5] = [
         ("trap", FaultKind::Trap("unreachable")),
         ("out-of-bounds", FaultKind::Trap("memory-out-of-bounds")),
@@ -145,7 +145,7 @@ mod tests {
         ("bad-result", FaultKind::Trap("contract")),
     ];
 
-    /// A component of which all functions have this name.
+    /// A component whose functions all have this name.
     fn component(name: &str) -> String {
         let exports: String = WAYS
             .iter()

@@ -1,5 +1,5 @@
-//! The instance that a plugin must be able to make before it is published, and the session for it,
-//! which leads nowhere.
+//! The trial: the instance that a plugin must be able to make before it is published. Its session
+//! leads nowhere.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::event::{
 };
 use crate::sched::Budgets;
 
-/// A scope in which nothing can be reached.
+/// A scope whose session has no socket and no peers.
 pub(super) fn scope() -> Scope {
     let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let info = ClientInfo {
@@ -27,8 +27,8 @@ pub(super) fn scope() -> Scope {
     Scope { port: Arc::new(NullPort(info)), peers: Arc::new(NoPeers) }
 }
 
-/// Makes one instance under the limits of a server that is to have the plugin, and drops it.
-/// Blocks, so not for a runtime's thread.
+/// Makes one instance under the limits of the server that is to get the plugin, and drops it.
+/// Blocks, so do not call this on a runtime's thread.
 ///
 /// # Errors
 /// [`LoadError::Trial`]; [`LoadError::System`].
@@ -41,7 +41,7 @@ pub fn try_out(
     make_one(&procedure, budget).map_err(|failed| failed.of(plugin.file().to_owned()))
 }
 
-/// The same with all that a plugin may ever have.
+/// As [`try_out`], under the largest limits that any server may set.
 pub(super) fn can_be_made(plugin: Plugin) -> Result<Plugin, TrialFailed> {
     let plugin = Arc::new(plugin);
     let procedure =
@@ -68,7 +68,8 @@ fn make_one(procedure: &EventProcedure, budget: Budget) -> Result<(), TrialFaile
     }
 }
 
-/// Starts one, and where it can hand sessions over, has it save and another one restore that.
+/// Starts an instance. If the plugin can save and restore sessions, the first instance saves and a
+/// second one restores.
 async fn rehearse(procedure: &EventProcedure, budget: Budget) -> Result<(), String> {
     let of = |function: &'static str| move |fault: Fault| format!("{IN_ITS}{function}`: {fault}");
     let mut first =

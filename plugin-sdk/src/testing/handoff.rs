@@ -1,13 +1,12 @@
-//! Handing a session over in a script, as the host does when its plugin is swapped or it is put to
-//! sleep.
+//! Save and restore in a script, as the host does for a swap or a sleep.
 
 use super::{Script, stage};
 use crate::export::Slot;
 use crate::{Action, Handoff};
 
 impl<T: Handoff> Script<T> {
-    /// Instead of [`connect`](Self::connect): this version takes the session over from what another
-    /// one saved. `version` is that of the one that saved, from its manifest.
+    /// Replaces [`connect`](Self::connect): the plugin restores the session from the saved `state`.
+    /// `version` is the version that saved, from its manifest.
     #[must_use]
     pub fn restore(self, version: &str, state: &[u8]) -> Self {
         if let Err(why) = stage::quietly(|| self.plugin.restore(version, state)) {
@@ -16,21 +15,20 @@ impl<T: Handoff> Script<T> {
         self
     }
 
-    /// What the session would take along. The plugin carries on.
+    /// Returns the state that the plugin saves. The plugin continues the session.
     #[must_use]
     pub fn save(&self) -> Vec<u8> {
         stage::quietly(|| self.plugin.save())
     }
 
-    /// The session moves to another instance of this version: it saves, and a new value takes over
-    /// from that. Timers, the name, settings, and what was written and not looked at, are as they
-    /// were.
+    /// Moves the session to another instance of this version: the plugin saves, and a new value
+    /// restores. Timers, the name, settings and unchecked writes stay as they are.
     #[must_use]
     pub fn hand_over(self, version: &str) -> Self {
         self.hand_over_to::<T>(version)
     }
 
-    /// The same to another type, which stands for another version.
+    /// As [`hand_over`](Self::hand_over), but to another type, which stands for another version.
     #[must_use]
     pub fn hand_over_to<N: Handoff>(self, version: &str) -> Script<N> {
         assert_eq!(
@@ -42,8 +40,8 @@ impl<T: Handoff> Script<T> {
         Script::<N> { plugin: Slot::default(), last: Action::Proceed }.restore(version, &state)
     }
 
-    /// A new instance of this version refuses to take over from that state. Its words; this session
-    /// carries on.
+    /// Expects that a new instance of this version refuses `state`, and returns the reason. This
+    /// session continues.
     #[must_use]
     pub fn expect_refused(&self, version: &str, state: &[u8]) -> String {
         let taker = Slot::<T>::default();
@@ -61,7 +59,7 @@ mod tests {
     use super::*;
     use crate::{EventProc, Session, WriteError};
 
-    /// Counts what it reads, and does to its session what it may not while it is handed over.
+    /// A counter of read bytes. It also tries what is forbidden during save and restore.
     #[derive(Default)]
     struct Counter(u8);
 
@@ -90,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_hands_its_session_over_and_goes_on() {
+    fn handed_over_session_goes_on() {
         let script = Script::<Counter>::new().connect().read(b"ab").hand_over("1.0.0").read(b"c");
         let script = script.expect_write(&[2, 3]).expect_timer(1, Duration::from_secs(1));
         assert_eq!(script.save(), [3]);
@@ -98,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_says_what_a_version_takes_over_and_what_it_refuses() {
+    fn restore_takes_good_state_and_refuses_bad() {
         let script = Script::<Counter>::new().restore("0.9.0", &[7]).read(b"x").expect_write(&[8]);
         assert_eq!(script.expect_refused("0.8.0", b"two"), "0.8.0 saved 3 bytes");
         script.read(b"y").expect_write(&[9]).expect_open().end().expect_closed();
@@ -106,7 +104,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "it refused: 0.8.0 saved 0 bytes")]
-    fn a_script_ends_where_a_version_refuses_what_it_should_take_over() {
+    fn refused_restore_panics() {
         let _ = Script::<Counter>::new().restore("0.8.0", b"");
     }
 }

@@ -1,4 +1,4 @@
-//! Feed events to a plugin and look at what it writes, natively, under plain `cargo test`.
+//! Feed events to a plugin and check its writes, natively, under plain `cargo test`.
 //!
 //! ```
 //! # use wharf_plugin::{Action, EventProc, Session};
@@ -11,12 +11,13 @@
 //! Script::<Echo>::new().connect().read(b"hello").expect_write(b"hello").end().expect_closed();
 //! ```
 //!
-//! Where the plugin hands over, [`Script::hand_over`] moves the session to another value of it, as
-//! a swap or a sleep does, and [`Script::restore`] starts with what an earlier version saved.
+//! If the plugin implements `Handoff`, [`Script::hand_over`] moves the session to another value of
+//! it, as a swap or a sleep does. [`Script::restore`] starts with the state that an earlier version
+//! saved.
 //!
-//! The script is not the host: budgets, memory limits and time are not imitated. Every method
-//! panics, naming what it expected and what it saw, so that a test fails where the story leaves the
-//! script.
+//! The script is not the host: it imitates neither budgets, nor memory limits, nor time. A method
+//! panics when the plugin does not do what the script expects, and names the expected and the
+//! actual.
 
 mod handoff;
 pub(crate) mod stage;
@@ -26,7 +27,7 @@ use std::time::Duration;
 use crate::export::Slot;
 use crate::{Action, ClientInfo, DisconnectReason, EventProc, Priority};
 
-/// A story of one session of the plugin `T`, played on this thread.
+/// A script for one session of the plugin `T`, played on this thread.
 #[derive(Debug)]
 pub struct Script<T> {
     plugin: Slot<T>,
@@ -40,49 +41,49 @@ impl<T: EventProc> Default for Script<T> {
 }
 
 impl<T: EventProc> Script<T> {
-    /// A client from 192.0.2.1 that has not connected yet. Replaces whatever script ran on this
-    /// thread before.
+    /// Creates a client from 192.0.2.1 that has not connected yet. Replaces the script that ran on
+    /// this thread before.
     #[must_use]
     pub fn new() -> Self {
         stage::reset();
         Self { plugin: Slot::default(), last: Action::Proceed }
     }
 
-    /// Sets what `wharf_plugin::settings` returns for `key`.
+    /// Sets the value that `wharf_plugin::settings` returns for `key`.
     #[must_use]
     pub fn setting(self, key: &str, value: &str) -> Self {
         stage::with(|stage| stage.settings.insert(key.into(), value.into()));
         self
     }
 
-    /// Changes what the plugin is told of the client.
+    /// Changes what the plugin can read about the client.
     #[must_use]
     pub fn client(self, change: impl FnOnce(&mut ClientInfo)) -> Self {
         stage::with(|stage| change(&mut stage.client));
         self
     }
 
-    /// Leaves `bytes` of room in the send buffer; larger writes are refused as too large.
+    /// Leaves `bytes` of room in the send buffer. Larger writes are refused as too large.
     #[must_use]
     pub fn capacity(self, bytes: u32) -> Self {
         stage::with(|stage| stage.capacity = bytes);
         self
     }
 
-    /// `on_connect`.
+    /// Calls `on_connect`.
     #[must_use]
     pub fn connect(self) -> Self {
         let client = stage::with(|stage| stage.client.clone());
         self.step(|plugin| plugin.connect(client))
     }
 
-    /// `on_read` with all of `data` at once.
+    /// Calls `on_read` with all of `data` at once.
     #[must_use]
     pub fn read(self, data: &[u8]) -> Self {
         self.step(|plugin| plugin.read(data.to_vec()))
     }
 
-    /// `on_read` once for each byte of `data`: what a slow or hostile client may do.
+    /// Calls `on_read` once for each byte of `data`, as a slow or hostile client may do.
     #[must_use]
     pub fn read_bytewise(mut self, data: &[u8]) -> Self {
         for byte in data {
@@ -94,19 +95,19 @@ impl<T: EventProc> Script<T> {
         self
     }
 
-    /// `on_write`: the send buffer drained.
+    /// Calls `on_write`: the send buffer drained.
     #[must_use]
     pub fn drained(self) -> Self {
         self.step(Slot::drained)
     }
 
-    /// `on_timeout` after `idle`.
+    /// Calls `on_timeout` after `idle`.
     #[must_use]
     pub fn timeout(self, idle: Duration) -> Self {
         self.step(|plugin| plugin.timeout(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    /// `on_timer`, for a timer that the plugin must have set.
+    /// Calls `on_timer` for a timer that the plugin must have set.
     #[must_use]
     pub fn timer(self, id: u32) -> Self {
         let set = stage::with(|stage| stage.timers.remove(&id).is_some());
@@ -114,8 +115,8 @@ impl<T: EventProc> Script<T> {
         self.step(|plugin| plugin.timer(id))
     }
 
-    /// Fires every timer that the plugin has set, and timers that it sets meanwhile, the shortest
-    /// first. At most 10,000.
+    /// Fires every timer that the plugin has set or sets meanwhile, the shortest first. Panics
+    /// after 10,000 timers.
     #[must_use]
     pub fn drive(mut self) -> Self {
         const TIMERS_MAX: usize = 10_000;
@@ -130,19 +131,19 @@ impl<T: EventProc> Script<T> {
         panic!("the plugin has set timers {TIMERS_MAX} times");
     }
 
-    /// `on_end`: the peer finished sending.
+    /// Calls `on_end`: the peer finished sending.
     #[must_use]
     pub fn end(self) -> Self {
         self.step(Slot::end)
     }
 
-    /// `on_disconnect`. Ends the script.
+    /// Calls `on_disconnect`, and ends the script.
     pub fn disconnect(self, reason: DisconnectReason) {
         stage::with(|stage| stage.open = false);
         self.plugin.disconnect(reason);
     }
 
-    /// Everything written since the last look is exactly `data`.
+    /// Expects that the writes since the last check are exactly `data`.
     #[must_use]
     pub fn expect_write(self, data: &[u8]) -> Self {
         let written = self.written();
@@ -155,13 +156,13 @@ impl<T: EventProc> Script<T> {
         self
     }
 
-    /// Nothing was written since the last look.
+    /// Expects no write since the last check.
     #[must_use]
     pub fn expect_silence(self) -> Self {
         self.expect_write(b"")
     }
 
-    /// A timer `id` is set, to fire after `delay`.
+    /// Expects that timer `id` is set to fire after `delay`.
     #[must_use]
     pub fn expect_timer(self, id: u32, delay: Duration) -> Self {
         let set = stage::with(|stage| stage.timers.get(&id).copied());
@@ -169,30 +170,30 @@ impl<T: EventProc> Script<T> {
         self
     }
 
-    /// The last handler returned `proceed`.
+    /// Expects that the last handler returned `proceed`.
     #[must_use]
     pub fn expect_open(self) -> Self {
         assert_eq!(self.last, Action::Proceed, "expected the session to stay open");
         self
     }
 
-    /// The last handler returned `close`.
+    /// Expects that the last handler returned `close`.
     pub fn expect_closed(self) {
         assert_eq!(self.last, Action::Close, "expected the plugin to close the session");
     }
 
-    /// The last handler returned `abort`.
+    /// Expects that the last handler returned `abort`.
     pub fn expect_aborted(self) {
         assert_eq!(self.last, Action::Abort, "expected the plugin to abort the session");
     }
 
-    /// The class in force.
+    /// The session's scheduling class now.
     #[must_use]
     pub fn priority(&self) -> Priority {
         stage::with(|stage| stage.client.priority)
     }
 
-    /// What was written since the last look, and forgets it.
+    /// Takes the bytes that were written since the last check.
     #[must_use]
     pub fn written(&self) -> Vec<u8> {
         stage::with(|stage| std::mem::take(&mut stage.written))

@@ -1,4 +1,4 @@
-//! What the imports do outside Wasm: they act on the script of this thread.
+//! The imports outside Wasm, which act on the script of this thread.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ pub(crate) struct Stage {
     pub(crate) client: ClientInfo,
     pub(crate) name: Option<String>,
     pub(crate) open: bool,
-    /// The session is handed over: it can be asked, and nothing can be done to it.
+    /// Whether a save or restore runs. The session can then be read, and not acted on.
     quiet: bool,
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn with<R>(act: impl FnOnce(&mut Stage) -> R) -> R {
     STAGE.with(|stage| act(&mut stage.borrow_mut()))
 }
 
-/// What is called in `act` can act on nothing.
+/// Runs `act`, during which no import has an effect.
 pub(crate) fn quietly<R>(act: impl FnOnce() -> R) -> R {
     with(|stage| stage.quiet = true);
     let outcome = act();
@@ -108,7 +108,7 @@ pub(crate) fn set_timer(id: u32, after_ms: u64) -> bool {
     })
 }
 
-// The script has one session: there is nobody else to count, find or reach.
+// The script has one session, so there is no other one to count, find or reach.
 
 pub(crate) fn client_count() -> u32 {
     1

@@ -1,9 +1,12 @@
-//! A room in which everybody reads what anybody writes.
+//! A room in which every member reads the lines of every other member.
 //!
-//! The first line is the client's name. Each line after it goes to everybody else as `NAME: line`;
-//! `/to NAME line` goes to one, `/quit` leaves. What the room itself says begins with `* `. Lines
-//! end with LF or CRLF and have at most 512 bytes. Whoever does not read what is said misses it,
-//! and holds up no other member. An empty line says nothing.
+//! - The first line is the client's name.
+//! - Each later line goes to all other members as `NAME: line`.
+//! - `/to NAME line` goes to one member, and `/quit` leaves.
+//! - Lines of the room itself begin with `* `.
+//! - Lines end with LF or CRLF and have at most 512 bytes. An empty line is ignored.
+//!
+//! A member that does not read misses lines, and holds up no other member.
 
 use wharf_plugin::slices::{Backlog, Left};
 use wharf_plugin::{Action, ClientInfo, DisconnectReason, EventProc, Handoff, NameError, Session};
@@ -11,27 +14,27 @@ use wharf_plugin::{Action, ClientInfo, DisconnectReason, EventProc, Handoff, Nam
 const LINE_MAX_BYTES: usize = 512;
 const NAME_MAX_BYTES: usize = 32;
 
-/// Lines that one event handles; the rest waits for the next event. The dearest of them cost less
-/// than half of the fuel that an event of the lowest class may use.
+/// Lines that one event handles. The rest waits for the next event. This many of the most expensive
+/// lines cost less than half of the fuel that an event of the lowest class may use.
 const LINES_PER_EVENT: usize = 500;
-/// What one event says to the room, after which it handles no more lines.
+/// Bytes for the room after which an event handles no more lines.
 const SAID_PER_EVENT_BYTES: usize = 16 << 10;
 
 #[derive(Default)]
 struct Chat {
-    /// Empty until the client has said it.
+    /// Empty until the client has named itself.
     name: String,
-    /// What is not handled yet.
+    /// Bytes that are not handled yet.
     backlog: Backlog,
 }
 
-/// What an event has to say when its lines are handled, so that many lines cost two calls of the
-/// host and not many.
+/// Output of one event. It is sent after the event's lines are handled, so that many lines cost
+/// only two host calls.
 #[derive(Default)]
 struct Words {
-    /// To the client itself.
+    /// Answers to the client itself.
     own: Vec<u8>,
-    /// To everybody else.
+    /// Lines for all other members.
     said: Vec<u8>,
 }
 
@@ -71,7 +74,7 @@ impl Chat {
         let (left, action) = loop {
             let Some(line) = self.next_line() else { break (Left::Nothing, Action::Proceed) };
             let whispers = matches!(&line, Ok((line, _)) if line.starts_with("/to "));
-            // What was said comes before a whisper, and an event speaks to the room once.
+            // Lines for the room go out before a whisper, and an event sends to the room once.
             let is_full = lines == LINES_PER_EVENT || words.said.len() >= SAID_PER_EVENT_BYTES;
             if is_full || whispers && !words.said.is_empty() {
                 break (Left::More, Action::Proceed);
@@ -99,9 +102,10 @@ impl Chat {
         }
     }
 
-    /// The next line without its ending, and its length with it, where all of it is there.
+    /// The next line without its ending, and its length with the ending, if the whole line has
+    /// arrived.
     fn next_line(&self) -> Option<Result<(String, usize), TooLong>> {
-        // What follows after that is not looked at.
+        // Bytes beyond the longest line are not searched.
         let bytes = self.backlog.bytes();
         let bytes = &bytes[..bytes.len().min(LINE_MAX_BYTES + 2)];
         let end = bytes.iter().position(|&byte| byte == b'\n');
@@ -130,7 +134,7 @@ impl Chat {
         Action::Proceed
     }
 
-    /// The client says who it is.
+    /// Takes the client's name.
     fn enter(&mut self, session: &Session, name: &str, words: &mut Words) {
         let plain = (1..=NAME_MAX_BYTES).contains(&name.len())
             && name.chars().all(|one| one.is_alphanumeric() || one == '-');
@@ -163,7 +167,7 @@ impl Chat {
     }
 }
 
-/// A line has more bytes than it may.
+/// A line has more bytes than allowed.
 #[derive(Debug)]
 struct TooLong;
 
@@ -186,8 +190,8 @@ impl Words {
     }
 }
 
-/// What a session is, between two events: its name, and what is not handled yet. A name has no end
-/// of line in it.
+/// Saves a session between two events: its name, and the bytes that are not handled yet. A name
+/// contains no line end.
 impl Handoff for Chat {
     fn save(&self, _session: &Session) -> Vec<u8> {
         [self.name.as_bytes(), b"\n", self.backlog.bytes()].concat()
@@ -217,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_none_is_asked_for_again() {
+    fn bad_name_is_asked_for_again() {
         let asks = b"* a name has 1 to 32 letters, digits and -; yours?\n";
         let script =
             script().read(b"\n").expect_write(asks).read(b"two words\r\n").expect_write(asks);
@@ -225,12 +229,12 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_an_end_is_refused_before_it_is_kept() {
+    fn unended_line_is_refused_before_it_is_kept() {
         script().read(&vec![b'x'; LINE_MAX_BYTES + 1]).expect_closed();
     }
 
     #[test]
-    fn who_quits_is_closed_and_a_command_that_is_none_is_told() {
+    fn quit_closes_and_unknown_command_is_answered() {
         let script = script().read(b"ann\n").expect_write(b"* welcome, ann; others here: 0\n");
         script
             .read(b"/dance\n")
@@ -246,14 +250,14 @@ mod tests {
         let script = Script::<Chat>::new().restore("0.1.0", b"ann\n").read(&lines);
         let script =
             script.expect_write(&answer.repeat(LINES_PER_EVENT)).timer(MORE).hand_over("0.1.0");
-        // All of them are answered before it closes.
+        // All lines are answered before the session closes.
         let script =
             script.expect_write(&answer.repeat(LINES_PER_EVENT)).end().expect_write(answer);
         script.expect_closed();
     }
 
     #[test]
-    fn more_than_is_kept_closes_the_session() {
+    fn excess_input_closes_the_session() {
         let script = Script::<Chat>::new().restore("0.1.0", b"ann\n");
         let script =
             script.read(&b"/x\n".repeat(21_000)).read(&b"/x\n".repeat(21_000)).expect_open();
@@ -261,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_and_half_a_line_go_on_in_another_version() {
+    fn name_and_partial_line_survive_a_swap() {
         let script = Script::<Chat>::new().restore("0.1.0", b"ann\n/to bo");
         let script = script.read(b"b hello\n").expect_write(b"* nobody is called bob\n");
         assert_eq!(script.expect_refused("9.0.0", b"no end"), "version 9.0.0 saved something else");

@@ -1,4 +1,4 @@
-//! Sends back whatever arrives.
+//! Sends back all bytes that arrive.
 
 use wharf_plugin::{Action, EventProc, Handoff, Session};
 
@@ -11,7 +11,7 @@ impl EventProc for Echo {
     }
 }
 
-/// A session of it is nothing but its connection.
+/// A session has no state but its connection.
 impl Handoff for Echo {
     fn save(&self, _session: &Session) -> Vec<u8> {
         Vec::new()
@@ -30,7 +30,7 @@ mod tests {
     use wharf_plugin::testing::Script;
 
     #[test]
-    fn what_arrives_goes_back_unchanged() {
+    fn bytes_go_back_unchanged() {
         Script::<Echo>::new()
             .connect()
             .expect_silence()
@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_write_closes_the_session() {
+    fn refused_write_closes_the_session() {
         Script::<Echo>::new().capacity(4).connect().read(b"too much").expect_closed();
     }
 }

@@ -1,7 +1,10 @@
 //! Answers GET and HEAD over HTTP/1.1, with keep-alive and pipelining.
 //!
-//! Settings: `body` (what every resource is, default a greeting), `content-type` (default
-//! `text/plain; charset=utf-8`), `path` (the one path that exists; default: every path does).
+//! | setting | meaning | default |
+//! |---|---|---|
+//! | `body` | body of every resource | a greeting |
+//! | `content-type` | its type | `text/plain; charset=utf-8` |
+//! | `path` | the only path that exists | every path exists |
 
 mod request;
 mod response;
@@ -12,20 +15,21 @@ use request::{Head, Problem};
 use wharf_plugin::slices::{Backlog, Left};
 use wharf_plugin::{Action, ClientInfo, EventProc, Handoff, Session, settings};
 
-/// Most bytes of a request's head, its first line and headers together. 431 beyond.
+/// Most bytes of a request's head, its first line and headers together. Beyond it, the status is
+/// 431.
 pub(crate) const HEAD_MAX_BYTES: usize = 16 << 10;
-/// Most bytes of a request's body that are read and thrown away to get to the next request. 413
-/// beyond.
+/// Most bytes of a request's body, which the plugin reads and drops to get to the next request.
+/// Beyond it, the status is 413.
 pub(crate) const BODY_MAX_BYTES: u64 = 1 << 20;
 
-/// Requests that one event answers; the rest waits for the next event. The dearest request costs
-/// some 8,000 units of fuel, so an event uses less than half of what the lowest class may.
+/// Requests that one event answers. The rest waits for the next event. The most expensive request
+/// costs some 8,000 units of fuel, so an event uses less than half of what the lowest class may.
 const REQUESTS_PER_EVENT: usize = 300;
 /// Bytes of heads after which an event answers no more, for the same reason.
 const HEADS_PER_EVENT_BYTES: usize = 16 << 10;
 /// Bytes of answers after which an event answers no more, for the same reason.
 const WRITTEN_PER_EVENT_BYTES: usize = 1 << 20;
-/// Answers that are gathered before they are written.
+/// Bytes of answers that are gathered before they are written.
 const ANSWERS_BYTES: usize = 32 << 10;
 
 const BODY_DEFAULT: &str = "Hello from Wharf.\n";
@@ -34,12 +38,12 @@ const TYPE_DEFAULT: &str = "text/plain; charset=utf-8";
 #[derive(Default)]
 struct Http {
     body: String,
-    /// What goes before the body: where the connection is kept, and where it is closed.
+    /// Heads of a 200 answer: for a kept connection, and for one that closes.
     found: [Vec<u8>; 2],
     path: Option<String>,
-    /// What is not answered yet.
+    /// Bytes that are not answered yet.
     backlog: Backlog,
-    /// Bytes of a request's body still to be thrown away.
+    /// Bytes of a request's body that are still to be dropped.
     skip: u64,
 }
 
@@ -66,7 +70,7 @@ impl EventProc for Http {
         self.slice(session)
     }
 
-    /// A client that keeps a connection and does not use it.
+    /// Closes an idle connection. If a request is incomplete, the client first gets a 408.
     fn on_timeout(&mut self, session: &Session, _idle: Duration) -> Action {
         if !self.backlog.bytes().is_empty() || self.skip > 0 {
             let _ = session.write(&response::error(Problem::Timeout, false));
@@ -75,8 +79,8 @@ impl EventProc for Http {
     }
 }
 
-/// What a session is, between two events: the bytes of a body that are still to be thrown away,
-/// eight of them, and what is not answered yet.
+/// Saves a session between two events: first the count of body bytes that are still to be dropped,
+/// in eight bytes, then the bytes that are not answered yet.
 impl Handoff for Http {
     fn save(&self, _session: &Session) -> Vec<u8> {
         [&self.skip.to_le_bytes()[..], self.backlog.bytes()].concat()
@@ -91,9 +95,10 @@ impl Handoff for Http {
 }
 
 impl Http {
-    /// One at the start of a session.
+    /// State at the start of a session.
     fn configured() -> Self {
-        // A header's value has no line ends, whoever wrote the setting.
+        // A header value must not contain line ends. So a setting is ignored if it has other
+        // characters than printable ASCII.
         let plain = |text: &String| {
             !text.is_empty() && text.bytes().all(|byte| (b' '..0x7f).contains(&byte))
         };
@@ -132,7 +137,7 @@ impl Http {
                     heads += length;
                     self.backlog.advance(length);
                 }
-                // What follows a request that cannot be read cannot be read either.
+                // The bytes after an unreadable request are unreadable too.
                 Err(problem) => {
                     answers.extend(response::error(problem, false));
                     action = Action::Close;
@@ -169,12 +174,12 @@ impl Http {
     }
 }
 
-/// Writes in pieces that the send buffer takes, waiting for room as the peer reads.
+/// Writes in pieces that fit the send buffer, and waits for room as the peer reads.
 fn write_all(session: &Session, mut data: &[u8]) -> Action {
     const PIECE_BYTES: usize = 64 << 10;
     while !data.is_empty() {
-        // At the high-water mark there is no room, and a write of any size that fits the whole
-        // buffer waits for some.
+        // At the high-water mark there is no room. A write that fits into the empty buffer waits
+        // for room.
         let (piece, rest) = data.split_at(data.len().min(PIECE_BYTES));
         if session.write(piece).is_err() {
             return Action::Close;

@@ -1,51 +1,52 @@
-//! Reading the head of a request. Strict where leniency lets two readers see different requests.
+//! Reading the head of a request. The parser is strict where two lenient readers could see
+//! different requests.
 
-/// What of a request matters here.
+/// The parts of a request that matter here.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Head<'a> {
     pub(crate) method: &'a str,
-    /// The target without its query.
+    /// Target without its query.
     pub(crate) path: &'a str,
     pub(crate) keep_alive: bool,
-    /// Bytes of the head, up to and with the empty line.
+    /// Bytes of the head, up to and including the empty line.
     pub(crate) length: usize,
     /// Bytes of the body that follows.
     pub(crate) body: u64,
 }
 
-/// Why a request is not answered with what it asks for.
+/// Why a request does not get a 200 answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Problem {
-    /// It is no HTTP, or contradicts itself.
+    /// The request is not HTTP, or contradicts itself.
     Bad,
-    /// No such path.
+    /// The path does not exist.
     NotFound,
-    /// A method other than GET and HEAD.
+    /// The method is neither GET nor HEAD.
     Method,
-    /// The client took too long to finish it.
+    /// The client took too long to finish the request.
     Timeout,
-    /// Its body is larger than what is thrown away.
+    /// The body is larger than the plugin drops.
     BodyTooLarge,
-    /// It comes faster than requests are answered.
+    /// Requests arrive faster than they are answered.
     TooMany,
-    /// Its head is too large.
+    /// The head is too large.
     HeadTooLarge,
-    /// A body whose length only the encoding tells.
+    /// Only the encoding gives the length of the body.
     Encoding,
-    /// Not HTTP/1.
+    /// The version is not HTTP/1.
     Version,
 }
 
 /// Most bytes of empty lines before a request.
 const BLANK_MAX_BYTES: usize = 16;
 
-/// The head at the start of `data`, or `None` while its end has not arrived.
+/// Parses the head at the start of `data`. Returns `None` if its end has not arrived yet.
 pub(crate) fn parse(
     data: &[u8],
     head_max: usize,
     body_max: u64,
 ) -> Result<Option<Head<'_>>, Problem> {
-    // Empty lines before a request are a client's leftovers.
+    // Some clients send empty lines after a request.
     let blank = data
         .iter()
         .take(BLANK_MAX_BYTES + 1)
@@ -54,11 +55,11 @@ pub(crate) fn parse(
     if blank > BLANK_MAX_BYTES {
         return Err(Problem::Bad);
     }
-    // Beyond the limit nobody needs to look, however much follows.
+    // Bytes beyond the limit are not searched, however many follow.
     let head_part = &data[blank..data.len().min(blank + head_max)];
     let Some(end) = find(head_part, b"\r\n\r\n").map(|at| blank + at) else {
         let line_end = find(head_part, b"\r\n");
-        // What can never become a request is refused at once and not when it has grown.
+        // Bytes that cannot become a request are refused at once, before more of them arrive.
         first_line(&head_part[..line_end.unwrap_or(head_part.len())], line_end.is_some())?;
         return if data.len() - blank > head_max { Err(Problem::HeadTooLarge) } else { Ok(None) };
     };
@@ -85,7 +86,7 @@ pub(crate) fn parse(
     Ok(Some(Head { method, path: path(target)?, keep_alive, length, body }))
 }
 
-/// Method, target and minor version; `None` while the line has not ended and may still become one.
+/// Method, target and minor version. `None` if the line has not ended and may still become valid.
 fn first_line(line: &[u8], ended: bool) -> Result<Option<(&str, &str, u8)>, Problem> {
     if line.iter().any(|&byte| byte < b' ' && byte != b'\r' || byte >= 0x7f) {
         return Err(Problem::Bad);
@@ -142,8 +143,8 @@ impl Fields {
     fn read<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Self, Problem> {
         let mut fields = Self::default();
         for line in lines {
-            // No folding, no space before the colon: both have been used to smuggle requests past a
-            // front end.
+            // Folded lines and spaces before the colon are refused: both have been used to smuggle
+            // requests past a front end.
             let (name, value) = line.split_once(':').ok_or(Problem::Bad)?;
             if name.is_empty() || !name.bytes().all(is_token) {
                 return Err(Problem::Bad);
@@ -172,7 +173,7 @@ impl Fields {
         if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(Problem::Bad);
         }
-        // A number too large to hold is too large to read.
+        // A number that does not fit is larger than any allowed body.
         let length = value.parse().unwrap_or(u64::MAX);
         if self.length.is_some_and(|other| other != length) {
             return Err(Problem::Bad);
@@ -182,7 +183,7 @@ impl Fields {
     }
 }
 
-/// Pieces of a text between line ends. Cheaper than `str::split`, which is made for longer
+/// The pieces of a text between line ends. Cheaper than `str::split`, which supports longer
 /// patterns.
 struct Lines<'a>(Option<&'a str>);
 

@@ -2,12 +2,12 @@
 
 use crate::request::Problem;
 
-/// The head of 200 with a body of this length.
+/// The head of a 200 answer with a body of this length.
 pub(crate) fn found(content_type: &str, length: usize, keep_alive: bool) -> Vec<u8> {
     head("200 OK", &["Content-Type: ", content_type, "\r\n"], length, keep_alive)
 }
 
-/// What a problem is answered with. Its body says it in words.
+/// The answer to a problem. The body repeats the status in words.
 pub(crate) fn error(problem: Problem, keep_alive: bool) -> Vec<u8> {
     let (status, fields) = match problem {
         Problem::Bad => ("400 Bad Request", ""),
@@ -30,7 +30,7 @@ pub(crate) fn error(problem: Problem, keep_alive: bool) -> Vec<u8> {
     [head, body.into_bytes()].concat()
 }
 
-/// Without `format!`, which costs more than all that it is asked for here.
+/// Builds a head without `format!`, which would cost more than the rest of the answer.
 fn head(status: &str, fields: &[&str], length: usize, keep_alive: bool) -> Vec<u8> {
     let connection = if keep_alive { "keep-alive" } else { "close" };
     let length = length.to_string();
@@ -39,7 +39,7 @@ fn head(status: &str, fields: &[&str], length: usize, keep_alive: bool) -> Vec<u
     [&before[..], fields, &after].concat().concat().into_bytes()
 }
 
-/// Leaves the head, as the answer to HEAD.
+/// Removes the body, for an answer to HEAD.
 pub(crate) fn drop_body(response: &mut Vec<u8>) {
     if let Some(end) = response.windows(4).position(|window| window == b"\r\n\r\n") {
         response.truncate(end + 4);

@@ -1,4 +1,4 @@
-//! Stories of single clients.
+//! Tests with single clients.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ fn head_has_the_length_and_no_body() {
 }
 
 #[test]
-fn a_request_in_single_bytes_is_one_request() {
+fn request_in_single_bytes_is_one_request() {
     let script = script().read_bytewise(format!("GET / HTTP/1.1\r\n{HOST}\r\n").as_bytes());
     assert_eq!(status(&script), "HTTP/1.1 200 OK");
 }
@@ -57,7 +57,7 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn thousands_of_requests_in_one_read_are_all_answered() {
+fn thousands_of_requests_at_once_are_answered() {
     let script = script()
         .read(format!("GET / HTTP/1.1\r\n{HOST}\r\n").repeat(2_000).as_bytes())
         .expect_open()
@@ -68,7 +68,7 @@ fn thousands_of_requests_in_one_read_are_all_answered() {
 }
 
 #[test]
-fn requests_that_wait_move_with_their_session_and_are_answered_after_the_end() {
+fn waiting_requests_survive_a_swap_and_the_end() {
     let requests = format!("GET / HTTP/1.1\r\n{HOST}\r\n").repeat(REQUESTS_PER_EVENT * 2 + 1);
     let script = script()
         .read(requests.as_bytes())
@@ -139,7 +139,7 @@ fn only_the_path_of_the_settings_exists() {
 }
 
 #[test]
-fn half_a_request_is_answered_by_another_version_with_its_own_settings() {
+fn partial_request_gets_the_new_versions_settings() {
     let half = format!("GET /x HTTP/1.1\r\n{HOST}");
     let state = Script::<Http>::new().connect().read(half.as_bytes()).expect_silence().save();
     let script = Script::<Http>::new().setting("path", "/x").restore("0.1.0", &state);
@@ -151,14 +151,14 @@ fn half_a_request_is_answered_by_another_version_with_its_own_settings() {
 }
 
 #[test]
-fn a_head_at_the_limit_is_read_and_one_over_it_refused() {
+fn head_is_read_up_to_its_limit() {
     let request = |length: usize| {
         let start = format!("GET / HTTP/1.1\r\n{HOST}X: ");
         format!("{start}{}\r\n\r\n", "x".repeat(length - start.len() - 4))
     };
     assert_eq!(status(&script().read(request(HEAD_MAX_BYTES).as_bytes())), "HTTP/1.1 200 OK");
     refused(&request(HEAD_MAX_BYTES + 1), "431 Request Header Fields Too Large");
-    // And without an end, so that nothing grows.
+    // The same without an end, so that the plugin keeps no endless head.
     refused(
         &format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(HEAD_MAX_BYTES)),
         "431 Request Header Fields Too Large",
@@ -166,7 +166,7 @@ fn a_head_at_the_limit_is_read_and_one_over_it_refused() {
 }
 
 #[test]
-fn an_idle_client_is_closed_and_a_slow_one_told() {
+fn idle_client_is_closed_and_slow_one_answered() {
     let idle = script().timeout(Duration::from_secs(20)).expect_silence();
     idle.expect_closed();
     let slow = script().read(b"GET / HT").timeout(Duration::from_secs(20));
@@ -174,7 +174,7 @@ fn an_idle_client_is_closed_and_a_slow_one_told() {
 }
 
 #[test]
-fn a_large_body_goes_out_in_pieces_that_fit() {
+fn large_body_is_written_in_fitting_pieces() {
     let body = "x".repeat(300 << 10);
     let script = Script::<Http>::new().setting("body", &body).connect();
     let script = script.read(format!("GET / HTTP/1.1\r\n{HOST}\r\n").as_bytes()).expect_open();

@@ -1,10 +1,11 @@
 //! Answers each line in upper case.
 //!
-//! A line ends with LF or CRLF and is answered with the same ending. What comes without an ending
-//! is kept until the rest arrives, or answered as it stands when the peer finishes sending. A line
-//! longer than the setting `line-max-bytes` (1 to 65,536, default 1,024, endings not counted) is
-//! refused with a message, and the session closed: nothing a peer sends makes the plugin keep more
-//! than one line.
+//! A line ends with LF or CRLF, and its answer has the same ending. A line without an ending is
+//! kept until the rest arrives. If the peer finishes sending first, the line is answered as it is.
+//!
+//! The setting `line-max-bytes` limits a line: 1 to 65,536 bytes, default 1,024, endings not
+//! counted. A longer line is refused with a message, and the session closes. So the plugin never
+//! keeps more than one line.
 
 use wharf_plugin::{Action, ClientInfo, EventProc, Handoff, Session, settings};
 
@@ -44,7 +45,7 @@ impl EventProc for Lines {
     }
 }
 
-/// What a session is, between two events: the line that has not ended yet.
+/// Saves a session between two events: the line that has not ended yet.
 impl Handoff for Lines {
     fn save(&self, _session: &Session) -> Vec<u8> {
         self.partial.clone()
@@ -67,9 +68,11 @@ fn line_max_bytes() -> usize {
         .map_or(LINE_MAX_BYTES_DEFAULT, |bytes: usize| bytes.clamp(1, LINE_MAX_BYTES_CEILING))
 }
 
-/// Where the first line begins that is too long. Each step leaps over as many lines as fit into the
-/// longest one, so that 64 KiB of anything fit the lowest class's budget and no rest has to wait. A
-/// CR that may turn out to be half of an ending does not count.
+/// Position of the first line that is too long.
+///
+/// Each step leaps over as many lines as fit into the longest one. So 64 KiB of any bytes fit the
+/// budget of the lowest class, and no rest has to wait. A CR at the end may be half of an ending,
+/// so it does not count.
 fn too_long(all: &[u8], max: usize) -> Option<usize> {
     let mut start = 0;
     while all.len() - start > max {
@@ -85,7 +88,7 @@ fn too_long(all: &[u8], max: usize) -> Option<usize> {
 }
 
 impl Lines {
-    /// Answers the lines before the one that is too long and begins at `start`.
+    /// Answers the lines before the overlong one, which begins at `start`, and refuses that one.
     fn refuse(&self, session: &Session, start: usize) -> Action {
         let mut answers = self.partial[..start].to_ascii_uppercase();
         answers.extend_from_slice(
@@ -108,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn several_lines_in_one_read_are_answered_in_order_with_their_own_endings() {
+    fn lines_are_answered_in_order_with_own_endings() {
         let _ = script()
             .read(b"one\ntwo\r\n\nthr")
             .expect_write(b"ONE\nTWO\r\n\n")
@@ -117,12 +120,12 @@ mod tests {
     }
 
     #[test]
-    fn a_line_in_single_bytes_is_one_answer() {
+    fn line_in_single_bytes_is_one_answer() {
         let _ = script().read_bytewise(b"slow\r\n").expect_write(b"SLOW\r\n").expect_open();
     }
 
     #[test]
-    fn a_line_of_exactly_the_maximum_is_answered_whatever_its_ending() {
+    fn longest_line_is_answered_with_either_ending() {
         let _ = script()
             .read(b"12345678\r\n")
             .expect_write(b"12345678\r\n")
@@ -131,20 +134,20 @@ mod tests {
     }
 
     #[test]
-    fn a_line_over_the_maximum_is_refused_before_its_end_arrives() {
+    fn overlong_line_is_refused_before_it_ends() {
         let script =
             script().read(b"ok\n123456789").expect_write(b"OK\nERROR line longer than 8 bytes\r\n");
         script.expect_closed();
     }
 
     #[test]
-    fn the_last_line_needs_no_ending() {
+    fn last_line_needs_no_ending() {
         let script = script().read(b"last").expect_silence().end().expect_write(b"LAST");
         script.expect_closed();
     }
 
     #[test]
-    fn without_a_setting_the_default_maximum_holds() {
+    fn default_maximum_holds_without_a_setting() {
         let line = vec![b'x'; LINE_MAX_BYTES_DEFAULT];
         let script = Script::<Lines>::new().connect().read(&line).expect_open();
         script.read(b"x").expect_closed();
@@ -156,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_has_not_ended_goes_on_in_another_version() {
+    fn partial_line_survives_a_swap() {
         let script = Script::<Lines>::new()
             .connect()
             .read(b"half a ")

@@ -1,4 +1,4 @@
-//! What one holder has of the pools: claims of its sessions, and room of its instances.
+//! A holding: what one server or other holder has of the pools, for its sessions and its instances.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,18 +8,18 @@ use std::time::Duration;
 use super::{Account, Ledger, Promise, Shortage, Take};
 use crate::plugin::footprint::{Amounts, Footprint, Resource};
 
-/// How long a session that was promised admission waits for the room of its instance.
+/// How long a session that was promised admission waits for its instance's room.
 const ROOM_WAIT_MAX: Duration = Duration::from_millis(500);
-/// Sessions of one server that wait so; the next one is refused at once.
+/// Sessions of one server that may wait so. The next one is refused at once.
 const WAITING_MAX: usize = 64;
 
-/// What one server has of the pools, and what it is promised. Closed when the last clone is gone,
-/// and with it each session and each instance that took something.
+/// What one server has of the pools, and what it is promised. The holding is closed when its last
+/// clone is dropped. Each session and each instance that took something has a clone.
 pub struct Holding {
     pub(super) ledger: Ledger,
     pub(super) id: u64,
     promise: Mutex<Promise>,
-    /// Memory slots of an instance of the version that new sessions get.
+    /// Memory slots of an instance of the current version.
     memories: AtomicUsize,
     /// Sessions that wait for room.
     waiting: AtomicUsize,
@@ -38,7 +38,7 @@ impl Holding {
         Self { ledger, id, promise, memories, waiting }
     }
 
-    /// Whose it is from now on, and what it is promised. What is taken already stays taken.
+    /// Sets the owner of the holding and its promise. Amounts that are already taken stay taken.
     pub fn promise(&self, tenant: &str, promise: Promise) {
         *self.promised() = promise;
         let mut state = self.ledger.state();
@@ -47,7 +47,7 @@ impl Holding {
         if let Some(owner) = &before.tenant {
             state.shares(owner, before.shares, [false; 2]);
         }
-        // It takes along what it holds.
+        // The holding keeps its amounts, so they leave the former tenant's sums first.
         state.put(
             self.id,
             &before,
@@ -61,31 +61,31 @@ impl Holding {
         self.reserve();
     }
 
-    /// New sessions get a version with this footprint from now on.
+    /// Sets the footprint of the version that new sessions get from now on.
     pub fn serves(&self, footprint: Footprint) {
         self.memories.store(footprint.memories, Ordering::Relaxed);
         self.reserve();
     }
 
-    /// What it is promised, where an instance takes so much.
+    /// Amounts that the promise would reserve for instances of this footprint.
     #[must_use]
     pub fn would_reserve(&self, footprint: Footprint) -> Amounts {
         self.promised().of(footprint)
     }
 
-    /// What is reserved for it now.
+    /// Amounts that are reserved now.
     #[must_use]
     pub fn reserved(&self) -> Amounts {
         self.would_reserve(self.footprint())
     }
 
-    /// Instances that it is promised.
+    /// Instances that the server is promised.
     #[must_use]
     pub fn instances_min(&self) -> usize {
         self.promised().instances
     }
 
-    /// Whether all that it has is promised to it.
+    /// Whether the server has no more than it is promised.
     fn has_what_is_promised(&self) -> bool {
         let state = self.ledger.state();
         state.accounts.get(&self.id).is_some_and(|account| account.beyond() == Amounts::default())
@@ -107,8 +107,10 @@ impl Holding {
         }
     }
 
-    /// Claims room for a session of the version that new sessions get. The memory slots that are
-    /// part of it, for [`Holding::unclaim`]: none where a session is promised that has no room yet.
+    /// Claims room for a session of the current version.
+    ///
+    /// Returns the claimed memory slots, for [`Holding::unclaim`]. The number is 0 if admission was
+    /// promised and there is no room for the session's instance yet.
     ///
     /// # Errors
     /// [`Shortage`]; nothing was taken.
@@ -116,7 +118,7 @@ impl Holding {
         let amounts = self.footprint().amounts();
         let claimed = match self.ledger.take(self.id, Take::Claim(amounts)) {
             Ok(()) => Ok(amounts.of(Resource::Memories)),
-            // It was promised to be let in, and waits for its instance inside.
+            // Its admission was promised. The admitted session waits for the room of its instance.
             Err(_) if self.promised().sessions > 0 => {
                 self.ledger.take(self.id, Take::Claim(Amounts([1, 0]))).map(|()| 0)
             }
@@ -125,12 +127,12 @@ impl Holding {
         claimed.inspect_err(|shortage| self.ledger.count(shortage))
     }
 
-    /// Gives back what a session claimed.
+    /// Gives back the room that a session claimed.
     pub fn unclaim(&self, memories: usize) {
         self.ledger.give(self.id, Take::Claim(Amounts([1, memories])));
     }
 
-    /// Claims room for instances that sessions share.
+    /// Claims room for shared instances.
     ///
     /// # Errors
     /// [`Shortage`]; nothing was taken.
@@ -145,15 +147,15 @@ impl Holding {
         Ok(Claim { holding: Arc::clone(self), amounts })
     }
 
-    /// Takes room for an instance. Where its session was promised admission this waits a while for
-    /// it. Dropping the future is safe.
+    /// Takes room for an instance. If admission was promised, the call waits a while for room.
+    /// Dropping the future is safe.
     ///
     /// # Errors
     /// [`Shortage`]; nothing was taken.
     pub(in crate::plugin) async fn enter(
         self: &Arc<Self>,
         footprint: Footprint,
-        deadline_io: Duration,
+        wait_max: Duration,
     ) -> Result<Room, Shortage> {
         let amounts = footprint.amounts();
         let enter = || self.ledger.take(self.id, Take::Live(amounts));
@@ -170,7 +172,7 @@ impl Holding {
                     freed.await;
                 }
             };
-            if let Ok(room) = tokio::time::timeout(deadline_io.min(ROOM_WAIT_MAX), waiting).await {
+            if let Ok(room) = tokio::time::timeout(wait_max.min(ROOM_WAIT_MAX), waiting).await {
                 return Ok(room);
             }
         }
@@ -178,8 +180,8 @@ impl Holding {
         Err(shortage)
     }
 
-    /// Whether the memory of one of its instances may grow by so much: not where the process has
-    /// next to no memory left.
+    /// Decides whether the memory of an instance may grow by `bytes`. The answer is no if the
+    /// process has almost no memory left.
     pub(in crate::plugin) fn may_grow(&self, bytes: usize) -> bool {
         let pressure = &self.ledger.0.pressure;
         let may = !pressure.stops_growth()
@@ -190,17 +192,17 @@ impl Holding {
         may
     }
 
-    /// The memory of one of its instances has grown by so much.
+    /// Counts a growth of an instance's memory by `bytes`.
     pub(in crate::plugin) fn grew(&self, bytes: usize) {
         self.ledger.0.pressure.grew(bytes);
     }
 
-    /// So much of it is gone again.
+    /// Counts `bytes` of an instance's memory as free again.
     pub(in crate::plugin) fn shrank(&self, bytes: usize) {
         self.ledger.0.pressure.shrank(bytes);
     }
 
-    /// Instances of this footprint that could be taken now beyond what the server has, at most
+    /// Instances of this footprint that the server could take now beyond its present ones, at most
     /// `most`.
     #[must_use]
     pub fn room_for(&self, footprint: Footprint, most: usize) -> usize {
@@ -239,7 +241,7 @@ impl Drop for Holding {
     }
 }
 
-/// A place among the sessions of a server that wait for room.
+/// A slot among the sessions of a server that wait for room.
 struct Waiting<'a>(&'a Holding);
 
 impl<'a> Waiting<'a> {
@@ -256,7 +258,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Room that instances which are shared have. Dropping it gives it back.
+/// Room of shared instances. Dropping the claim gives the room back.
 #[derive(Debug)]
 pub struct Claim {
     holding: Arc<Holding>,
@@ -269,7 +271,7 @@ impl Drop for Claim {
     }
 }
 
-/// Room of one instance. To be dropped after the instance's store.
+/// Room of one instance. Must be dropped after the instance's store.
 #[derive(Debug)]
 pub(in crate::plugin) struct Room {
     pub(super) holding: Arc<Holding>,

@@ -1,17 +1,17 @@
-//! The ledger under random servers, sessions, instances and reloads, with what has to hold after
-//! each step.
+//! The ledger under random servers, sessions, instances and reloads, with invariants that are
+//! checked after each step.
 
 use std::time::Duration;
 
 use super::*;
 use crate::rng::{Rng, for_each_seed};
 
-/// Ledgers that are tried.
+/// Ledgers to try.
 const SEEDS: u64 = 300;
-/// Steps of each.
+/// Steps of each ledger.
 const STEPS: usize = 400;
 
-/// One server, and what its sessions and instances have.
+/// One server, with the claims and rooms of its sessions and instances.
 struct Server {
     holding: Arc<Holding>,
     tenant: String,
@@ -28,7 +28,7 @@ struct World {
     servers: Vec<Server>,
 }
 
-/// A ledger that offers so much, with what is kept for trials.
+/// A ledger that offers these amounts to servers, and the holding of trial instances.
 fn offering(offered: Amounts) -> (Ledger, Arc<Holding>) {
     let ledger = Ledger::new(offered.plus(MOVING).plus(TRIALS), Pressure::on_pool(1));
     let trials = ledger.trials();
@@ -44,7 +44,7 @@ fn ready<T>(future: impl Future<Output = T>) -> Option<T> {
 }
 
 impl Server {
-    /// Room for an instance, without waiting for it.
+    /// Takes room for an instance, without waiting.
     fn enter(&mut self) -> bool {
         let taken = self.holding.ledger.take(self.holding.id, Take::Live(self.footprint.amounts()));
         if taken.is_ok() {
@@ -86,7 +86,7 @@ impl World {
         self.rng.throw(most.max(1) as u64) as usize
     }
 
-    /// A server that does not promise more than there is.
+    /// Adds a server whose promise fits into the rest of the pools.
     fn server(&mut self) {
         let footprint = Footprint::with(self.below(5), 0);
         let left = self.ledger.total().less(MOVING).less(self.ledger.state().committed);
@@ -133,7 +133,7 @@ impl World {
         }
     }
 
-    /// What the state says about itself is what its accounts say.
+    /// Checks that the sums of the state agree with its accounts.
     fn is_consistent(&self) {
         let state = self.ledger.state();
         let sum = |of: fn(&Account) -> Amounts| {
@@ -183,7 +183,7 @@ fn promises_hold_however_greedy_the_others_are() {
         let mut world = World::new(seed);
         (0..2 + world.below(5)).for_each(|_| world.server());
         let last = world.servers.len() - 1;
-        // Everybody else takes all that there is to take, in any order.
+        // The other servers take all that there is, in any order.
         for _ in 0..STEPS * 4 {
             let at = world.below(last);
             let server = &mut world.servers[at];
@@ -296,11 +296,11 @@ async fn promised_session_waits_a_while_for_room() {
     let taken = greedy.claim().expect("all four slots");
     let promised = ledger.open("b", Promise { sessions: 2, instances: 0 }, one);
     assert_eq!(promised.claim(), Ok(0), "it is let in without room for its instance");
-    let (deadline_io, little) = (Duration::from_secs(60), Duration::from_millis(20));
-    assert!(promised.enter(one, little).await.is_err(), "there is none for now");
+    let (long, short) = (Duration::from_secs(60), Duration::from_millis(20));
+    assert!(promised.enter(one, short).await.is_err(), "there is none for now");
     let waiting = tokio::spawn({
         let promised = Arc::clone(&promised);
-        async move { promised.enter(one, deadline_io).await.is_ok() }
+        async move { promised.enter(one, long).await.is_ok() }
     });
     tokio::task::yield_now().await;
     greedy.unclaim(taken);
