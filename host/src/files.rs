@@ -153,7 +153,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_replaced_as_a_whole_through_its_link_and_a_device_is_written_to() {
+    fn files_are_replaced_whole_and_devices_written() {
         let folder = std::env::temp_dir().join(format!("wharf-files-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let (file, link) = (folder.join("file"), folder.join("link"));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_can_keep_nothing_is_known_before_anything_is_to_be_kept() {
+    fn unwritable_folder_is_known_beforehand() {
         let folder = std::env::temp_dir();
         assert_eq!(keeps_nothing(&folder), None);
         assert_eq!(keeps_nothing(&folder.join("not/yet")), None);

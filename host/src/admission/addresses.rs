@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_count_by_themselves_and_ipv6_by_its_network() {
+    fn addresses_count_singly_and_ipv6_by_network() {
         let (addresses, now) = (Arc::new(Addresses::default()), Instant::now());
         let limits = Throttle { max_per_address: 1, ..Throttle::default() };
         let take = |text: &str| addresses.take(ip(text), &limits, now);
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn remembered_addresses_are_bounded() {
         let (addresses, now) = (Arc::new(Addresses::default()), Instant::now());
         let limits = Throttle { rate_per_address: 1.0, ..Throttle::default() };
         let held = addresses.take(ip("192.0.2.1"), &limits, now).expect("a place");

@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_over_the_maximum_is_refused_and_a_freed_place_is_given_again() {
+    fn freed_place_is_given_again() {
         let gate = gate(2, Count::up_to(0));
         let first = admit(&gate).expect("below the maximum");
         let second = admit(&gate).expect("at the maximum");
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_process_refuses_and_gives_the_servers_place_back() {
+    fn full_process_gives_the_servers_place_back() {
         let process = Count::up_to(1);
         let (one, other) = (gate(0, process.clone()), gate(5, process));
         let held = admit(&one).expect("room");
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn two_servers_of_one_tenant_have_its_places_together_and_its_instances_are_the_process_s() {
+    fn servers_of_a_tenant_share_its_places() {
         let (process, tenant, slots) = (Count::up_to(0), Count::up_to(2), Slots::of(1));
         let gate = |instances| {
             let room =
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lowered_limit_drops_nobody_and_admits_nobody_until_there_is_room() {
+    fn lowered_limit_keeps_clients_and_admits_none() {
         let gate = gate(4, Count::up_to(0));
         let mut inside: Vec<_> = (0..4).map(|_| admit(&gate).expect("room")).collect();
         gate.change(Change { max_clients: Some(2), ..Change::default() }).expect("a limit");
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_leaves_alone_what_it_does_not_name_and_a_bad_one_changes_nothing() {
+    fn change_touches_named_limits_only() {
         let gate = gate(4, Count::up_to(0));
         let change =
             Change { accept_interval: Some(Duration::from_millis(5)), ..Change::default() };
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxied_client_holds_a_place_before_it_is_known_and_gives_it_back_when_refused() {
+    fn refused_proxied_client_gives_its_place_back() {
         let gate = gate(1, Count::up_to(0));
         let deny = vec!["192.0.2.0/24".parse().expect("a network")];
         gate.set_networks(Networks { allow: Vec::new(), deny });

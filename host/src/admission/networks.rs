@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn deny_wins_over_allow_and_allow_is_a_closed_list() {
+    fn deny_wins_and_allow_is_closed() {
         let networks = Networks {
             allow: networks(&["10.0.0.0/8", "2001:db8::/32"]),
             deny: networks(&["10.1.0.0/16"]),
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn invalid_networks_are_refused() {
         for text in ["", "10.0.0.0/33", "10.0.0.1/8", "host.example", "10.0.0.0/-1"] {
             assert!(text.parse::<Network>().is_err(), "{text}");
         }

@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_higher_class_never_has_less_fuel_or_cpu_time() {
+    fn higher_class_has_more_fuel_and_cpu_time() {
         let budgets = Budgets::default();
         for pair in Priority::ALL.windows(2) {
             let (lower, higher) = (budgets.event(pair[0]), budgets.event(pair[1]));
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_is_in_force_for_its_class_and_the_start_follows() {
+    fn set_budget_holds_for_its_class_and_start() {
         let mut budgets = Budgets::default();
         budgets.set(Priority::Low, BudgetChange { fuel: Some(10_000), ..BudgetChange::default() });
         assert_eq!(
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_of_the_ranges_are_in_and_what_is_beyond_is_not() {
+    fn ranges_include_their_ends_only() {
         let with = |fuel| BudgetChange { fuel: Some(fuel), ..BudgetChange::default() };
         assert_eq!([10_000, 1_000_000_000_000].map(|fuel| with(fuel).problem()), [None, None]);
         assert!([9_999, 1_000_000_000_001].iter().all(|fuel| with(*fuel).problem().is_some()));

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn many_short_stretches_are_charged_for_what_they_are() {
+    fn short_stretches_are_charged_in_full() {
         let (start, mut charged) = (thread_time(), Duration::ZERO);
         for _ in 0..200 {
             let stretch = Stretch::begin(Instant::now());
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ran_before_a_long_stretch_is_charged_to_it_only_once() {
+    fn work_before_long_stretch_is_charged_once() {
         let first = Stretch::begin(Instant::now());
         work(Duration::from_millis(2));
         let one = first.end();

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn going_down_needs_no_privilege_and_is_seen_by_the_kernel() {
+    fn idle_policy_needs_no_privilege() {
         let seen = std::thread::spawn(|| {
             let standing = take(Lane::Idle);
             let stat =
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fast_thread_is_never_behind_a_standard_one() {
+    fn fast_thread_is_never_behind_standard_one() {
         let threads =
             [Lane::Fast, Lane::Standard].map(|lane| std::thread::spawn(move || take(lane)));
         let [fast, standard] = threads.map(|thread| thread.join().expect("it ran"));

@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_gives_a_burst_and_then_its_share_whoever_asks() {
+    fn rate_gives_a_burst_and_then_its_share() {
         let quota = limited(QuotaLimits { bytes_per_second: 1_000, ..QuotaLimits::default() });
         let (rate, start) = (quota.bytes(), Instant::now());
         let mut sent = 0;
@@ -367,14 +367,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_nothing_waits_and_nothing_is_written() {
+    fn unlimited_quota_neither_waits_nor_counts() {
         let (quota, now) = (Quota::default(), Instant::now());
         quota.bytes().charge(u64::MAX);
         assert_eq!((quota.bytes().not_before(now), quota.seen().bytes), (None, 0));
     }
 
     #[test]
-    fn memory_is_given_up_to_its_share_and_not_above() {
+    fn memory_ends_at_its_limit() {
         let quota = limited(QuotaLimits { memory_max_bytes: 100, ..QuotaLimits::default() });
         assert!(quota.take_memory(99) && quota.take_memory(1) && !quota.take_memory(1));
         quota.give_memory(50);
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn work_that_cannot_wait_halves_the_rate_until_paid() {
+    fn owed_work_halves_the_rate_until_paid() {
         let second = Duration::from_secs(1);
         for (cpus, owed, floor, expected) in [
             // Half a CPU, of which a quarter goes to one second of work.

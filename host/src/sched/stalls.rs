@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn deadlines_move_by_what_was_stalled_since() {
+    fn deadlines_move_by_later_stalls() {
         let start = Moment { at: Instant::now(), stalls: Duration::from_secs(5) };
         let after = |seconds: u64, stalls: u64| Moment {
             at: start.at + Duration::from_secs(seconds),
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_there_at_the_deadline_is_taken() {
+    async fn result_at_the_deadline_is_taken() {
         assert_eq!(within(Duration::ZERO, async { 1 }).await, Some(1));
         let late = async {
             thread::sleep(Duration::from_millis(20));

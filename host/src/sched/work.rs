@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn outside_work_is_charged_once_and_guests_not_here() {
+    fn outside_work_is_charged_once_without_guests() {
         let quota = Quota::default();
         quota.set(QuotaLimits { cpus: 0.5, ..QuotaLimits::default() });
         let (outside, inside) = (Duration::from_millis(2), Duration::from_millis(20));

@@ -54,7 +54,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_bucket_lets_a_burst_pass_then_so_many_a_second_and_counts_the_rest() {
+    fn bucket_passes_burst_then_rate_and_counts_rest() {
         let (bucket, start) = (Bucket::new(10), Instant::now());
         let passed = (0..100).filter(|_| bucket.pass(start).is_some()).count();
         assert_eq!(passed, 20);

@@ -170,7 +170,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn old_versions_are_counted_together_and_nothing_is_lost() {
+    fn old_versions_are_counted_together() {
         let counters = Counters::default();
         let spent = Spent { events: 2, cpu: Duration::from_micros(5), ..Spent::default() };
         for version in 0..50 {

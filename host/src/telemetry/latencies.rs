@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_duration_is_in_the_bucket_that_ends_above_it() {
+    fn durations_fall_in_the_bucket_above() {
         for ns in (0..20_000).chain((1..36).map(|shift| 1_u64 << shift)).chain([68_000_000_000]) {
             let at = bucket(ns);
             assert!(ns < end_ns(at), "{ns} in {at}, which ends at {}", end_ns(at));

@@ -20,7 +20,7 @@ impl Seeded {
 }
 
 #[test]
-fn tenant_waits_for_one_turn_of_others() {
+fn tenant_waits_for_one_step_of_others() {
     for seed in 1..300 {
         let mut rng = Seeded(seed * 0x9e37_79b9);
         let tenants: Vec<Arc<str>> =
@@ -139,7 +139,7 @@ fn restoring_tenants_leave_threads_to_others() {
 }
 
 #[test]
-fn panic_in_a_step_is_an_error_and_the_thread_goes_on() {
+fn panic_in_a_step_keeps_the_thread() {
     let pool = WorkPool::start(|| ()).expect("threads");
     let tenant: Arc<str> = "any".into();
     for round in 0..THREADS * 3 {

@@ -97,7 +97,7 @@ proptest! {
 
     /// While any flow waits, on any thread, no thread is without work.
     #[test]
-    fn no_thread_is_idle_while_somebody_waits(
+    fn no_thread_idles_while_a_flow_waits(
         threads in 1_usize..5,
         arrivals in prop::collection::vec((class(), 0_u32..4), 1..12),
     ) {
@@ -133,7 +133,7 @@ proptest! {
     /// Flows join, withdraw, run and leave in any order. The count of waiting flows stays right,
     /// and no flow is left over.
     #[test]
-    fn everybody_who_joins_is_served_or_withdraws(steps in prop::collection::vec((0_u8..3, 0_usize..3, class(), 0_u32..3), 0..200)) {
+    fn joined_flows_are_served_or_withdraw(steps in prop::collection::vec((0_u8..3, 0_usize..3, class(), 0_u32..3), 0..200)) {
         let mut fair_queue = FairQueue::new(3, 3);
         let (mut waiting, mut running): (HashMap<u64, (Flow, usize)>, Vec<Flow>) = Default::default();
         for (id, (what, thread, class, tenant)) in steps.into_iter().enumerate() {
@@ -165,7 +165,7 @@ proptest! {
 }
 
 #[test]
-fn whoever_comes_back_has_saved_up_nothing_and_waits_for_nobodys_past() {
+fn late_flow_gets_its_share_and_no_more() {
     let mut lane = Lane::new(1);
     let busy = lane.arrive(0, Priority::Normal, 0);
     for _ in 0..1_000 {
@@ -195,7 +195,7 @@ fn a_lower_class_is_never_starved() {
 }
 
 #[test]
-fn an_event_that_starts_does_not_wait_for_the_slice_of_one_that_goes_on() {
+fn new_event_runs_before_long_event() {
     for tenant in [0, 1] {
         let mut fair_queue = FairQueue::new(1, 1);
         let mut long = Flow::new(9, Priority::Normal, 0);
@@ -213,7 +213,7 @@ fn an_event_that_starts_does_not_wait_for_the_slice_of_one_that_goes_on() {
 /// Short events come one after the other, each of another session. The sessions belong to one
 /// tenant, two tenants or one tenant each.
 #[test]
-fn an_event_that_goes_on_has_its_part_however_many_start() {
+fn long_event_keeps_its_share_among_new_ones() {
     let short = Duration::from_micros(25);
     for tenant_of in [|_| 0, |id| id as TenantId % 2, |id| id as TenantId] {
         let mut fair_queue = FairQueue::new(1, 1);
@@ -250,7 +250,7 @@ fn an_event_that_goes_on_has_its_part_however_many_start() {
 
 /// A tenant and a class with one session can use one thread of many, even if their share is larger.
 #[test]
-fn who_cannot_use_its_share_of_many_threads_saves_nothing_up() {
+fn unusable_share_is_not_saved_up() {
     for newcomer in [1, 2] {
         let mut lane = Lane::new(4);
         (0..8).for_each(|at| _ = lane.arrive(at % 4, Priority::Normal, 0));
@@ -368,7 +368,7 @@ proptest! {
 }
 
 #[test]
-fn decades_of_cpu_time_do_not_end_the_order() {
+fn order_survives_decades_of_cpu_time() {
     let mut fair_queue = FairQueue::new(1, 1);
     let mut flows =
         [(0, Priority::Low), (1, Priority::High)].map(|(id, class)| Flow::new(id, class, 0));

@@ -138,7 +138,7 @@ proptest! {
 
     /// After any history, a waiting flow runs about when its share of the lane is a slice.
     #[test]
-    fn whatever_was_before_nobody_waits_for_longer_than_a_few_of_its_turns(
+    fn waits_are_bounded_after_any_history(
         threads in 1_usize..5,
         history in prop::collection::vec(happens(), 1..60),
         slices in prop::collection::vec(1_u64..1_000, 7),
@@ -176,7 +176,7 @@ proptest! {
     /// Classes and tenants with enough sessions for all threads have their shares over all of them.
     /// The length of their events and the threads they arrived on do not matter.
     #[test]
-    fn long_and_short_events_have_equal_shares_over_all_threads(
+    fn event_length_does_not_change_shares(
         threads in 1_usize..5,
         tenants in prop::collection::vec((class(), 0_u32..4, 0_usize..4, 0_usize..5, any::<bool>()), 2..8),
         slices in prop::collection::vec(20_u64..1_000, 7),
@@ -207,7 +207,7 @@ proptest! {
 /// A class and a tenant get all of their share on one thread, with short events. Their long events
 /// wait on the other thread, behind others'.
 #[test]
-fn short_events_on_one_thread_do_not_starve_long_ones_of_their_class_or_tenant_on_another() {
+fn short_events_starve_no_long_event_elsewhere() {
     for (tenants, rival) in [([2, 1, 0, 0], Priority::Normal), ([0, 3, 0, 3], Priority::Low)] {
         let mut lane = Clocked::new(2, vec![1, 292, 743, 1, 292, 622, 1]);
         let [a, b, c, d] = tenants;
