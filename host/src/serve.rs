@@ -213,7 +213,7 @@ async fn establish(
         server_config.security.establish(client).await.map(|client| (client, home))
     };
     let config = &server_config.session_config;
-    let in_turn = async {
+    let permitted = async {
         if server_config.security.is_plaintext() {
             return handshake.await;
         }
@@ -222,7 +222,7 @@ async fn establish(
         let mut run_permit = RunPermit::new(Arc::clone(placement), config.class(), tenant, quota);
         run_permit.perform(config.class(), handshake).await
     };
-    match stalls::within(server_config.handshake, in_turn)
+    match stalls::within(server_config.handshake, permitted)
         .await
         .unwrap_or(Err(HandshakeError::Timeout))
     {

@@ -8,9 +8,9 @@ use super::Lane;
 
 /// How far the niceness of a fast thread is below the others', where the system allows that.
 const FAST_NICENESS: i32 = -10;
-/// How far the niceness of a rescue worker is above a fast thread's. Each step costs about a
-/// quarter of the CPU time.
-const USHER_BEHIND: i32 = 18;
+/// How far the niceness of a rescue worker is above a fast thread's. Each step
+/// changes a thread's weight by about a quarter.
+const RESCUE_BEHIND: i32 = 18;
 /// The slice of a fast thread, after which the kernel looks for another thread, in nanoseconds. A
 /// shorter slice lets the thread run sooner after it wakes. Needs Linux 6.12; earlier kernels
 /// ignore it.
@@ -63,7 +63,7 @@ pub fn take(lane: Lane) -> SchedParams {
 #[must_use]
 pub fn take_rescue(fast: SchedParams) -> SchedParams {
     let own = rustix::process::getpriority_process(None).unwrap_or(0);
-    let niceness = (fast.niceness + USHER_BEHIND).clamp(own, 19);
+    let niceness = (fast.niceness + RESCUE_BEHIND).clamp(own, 19);
     let set = set(libc::SCHED_BATCH, niceness, 0).is_ok();
     SchedParams {
         yields_at_once: false,
@@ -110,16 +110,16 @@ mod tests {
     #[test]
     fn idle_policy_needs_no_privilege() {
         let seen = std::thread::spawn(|| {
-            let standing = take(Lane::Idle);
+            let params = take(Lane::Idle);
             let stat =
                 std::fs::read_to_string("/proc/thread-self/stat").expect("the thread's state");
             let fields: Vec<_> =
                 stat.rsplit(')').next().expect("fields").split_whitespace().collect();
             // The 41st field is the policy; 5 is SCHED_IDLE.
-            (standing, fields[38].to_owned())
+            (params, fields[38].to_owned())
         });
-        let (standing, policy) = seen.join().expect("it ran");
-        assert!(standing.yields_at_once);
+        let (params, policy) = seen.join().expect("it ran");
+        assert!(params.yields_at_once);
         assert_eq!(policy, "5");
     }
 

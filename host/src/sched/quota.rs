@@ -9,7 +9,7 @@ use super::cpu::nanoseconds;
 /// What a tenant may use at once after a pause, as time at its rate. After that the tenant gets
 /// only its rate.
 const BURST: Duration = Duration::from_millis(100);
-/// The number of single uses per second at most. A single use is never limited below `GRAIN_MIN`.
+/// A single use is at most this part of a second's rate. That limit is at least `GRAIN_MIN`.
 const GRAINS: u64 = 10;
 const GRAIN_MIN: usize = 1 << 10;
 /// The maximum sleep of a waiting task before it asks again, so that it notices a limit that was

@@ -260,7 +260,7 @@ impl RunPermit {
         self.flow.outlasts();
         if self.owes(now) {
             self.quota.cpu().waited();
-            self.yield_turn();
+            self.give_back();
             return;
         }
         let State::Holding(thread) = self.state else {
@@ -284,10 +284,10 @@ impl RunPermit {
     /// Gives the permit back, as the event waits for something else or is over.
     pub fn rest(&mut self) {
         self.debt = None;
-        self.yield_turn();
+        self.give_back();
     }
 
-    fn yield_turn(&mut self) {
+    fn give_back(&mut self) {
         let thread = match self.state {
             State::Free => return,
             State::Waiting(thread, since) => {

@@ -1,4 +1,4 @@
-//! Turns of tenants, with seeded mixes of jobs, and real threads.
+//! Tests of fairness between tenants, with seeded mixes of jobs, and with real threads.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ fn tenant_waits_for_one_step_of_others() {
             let tenant = Arc::clone(&tenants[rng.below(tenants.len() as u64) as usize]);
             let line = waiting.entry(Arc::clone(&tenant)).or_default();
             match rng.below(10) {
-                // One of them is greedy.
+                // One of the tenants is greedy.
                 0..5 if *tenant == *tenants[0] || rng.below(4) == 0 => {
                     match queue.put(&tenant, (), QUEUED_TENANT_MAX) {
                         Ok(number) => line.push(number),
@@ -169,7 +169,7 @@ fn caller_that_goes_takes_its_step_along() {
         let counted = Arc::clone(&done);
         let step =
             pool.run(WorkKind::Long, &tenant, move || counted.fetch_add(1, Ordering::Relaxed));
-        // It is put into the queue by its first poll, and dropped then.
+        // The step enters the queue by its first poll, and is dropped then.
         wait(async {
             let mut step = std::pin::pin!(step);
             let once = std::future::poll_fn(|cx| {

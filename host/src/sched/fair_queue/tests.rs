@@ -172,12 +172,12 @@ fn late_flow_gets_its_share_and_no_more() {
         lane.round(|_| SLICE);
     }
     // A new session is not served alone until it has caught up with a second of the other's time.
-    let newcomer = lane.arrive(0, Priority::Normal, 1);
+    let late_flow = lane.arrive(0, Priority::Normal, 1);
     let before = lane.used[&busy];
     for _ in 0..100 {
         lane.round(|_| SLICE);
     }
-    let (late, old) = (lane.used[&newcomer], lane.used[&busy] - before);
+    let (late, old) = (lane.used[&late_flow], lane.used[&busy] - before);
     assert!(late.abs_diff(old) <= 2_000_000, "{late} and {old}");
 }
 
