@@ -198,7 +198,7 @@ impl Listener {
         let mut held = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
         let mut turned = 0;
         while turned < TURNED_AWAY_MAX {
-            // Frees the spare descriptor for `accept`, which fails if another thread takes it first.
+            // Frees the spare descriptor for `accept`, which fails if another thread is faster.
             drop(held.take().or_else(reserve));
             match acceptfrom_with(
                 &self.held.load().socket,

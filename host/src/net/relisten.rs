@@ -3,8 +3,8 @@
 //! Any holder of a socket can stop it for all of them, for instance with `shutdown`. Linux then
 //! reports a hang-up, and `accept` fails with EINVAL. The connections of the backlog are lost.
 //!
-//! A shutdown of a socket that does not listen stays with the socket, and with each client that the
-//! socket accepts later, until the socket is disconnected.
+//! A shutdown of a socket that does not listen stays in force until the socket is disconnected.
+//! Each client that the socket accepts later inherits the shutdown.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};

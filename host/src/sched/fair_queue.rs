@@ -2,9 +2,9 @@
 //! data: no clock, no thread, no lock.
 //!
 //! Every class, tenant and session has a virtual time: the CPU time that it was charged. A class's
-//! time is divided by its weight. The queue orders by virtual finish time, least first: an event
-//! that has outlasted a slice is charged another full slice ahead, a new event nothing. So a new
-//! event does not wait for a long event's slice before its session has had more than its share.
+//! time is divided by its weight. The queue orders by virtual finish time, least first. An event
+//! that has outlasted a slice is charged another full slice ahead; a new event is charged nothing.
+//! So a new event does not wait for a long one's slice before its session has had its share.
 //!
 //! A class, tenant or session that returns starts at the least time of those present, or at their
 //! mean as it moves on. Therefore an absent session saves up no slices, and a waiting session is

@@ -6,10 +6,10 @@ use std::io;
 
 use super::Lane;
 
-/// How far the niceness of a fast thread is below the others', where the system allows that.
+/// How far the niceness of a fast thread is below the others', if the system allows that.
 const FAST_NICENESS: i32 = -10;
-/// How far the niceness of a rescue worker is above a fast thread's. Each step
-/// changes a thread's weight by about a quarter.
+/// How far the niceness of a rescue worker is above a fast thread's. Each step changes a
+/// thread's weight by about a quarter.
 const RESCUE_BEHIND: i32 = 18;
 /// The slice of a fast thread, after which the kernel looks for another thread, in nanoseconds. A
 /// shorter slice lets the thread run sooner after it wakes. Needs Linux 6.12; earlier kernels

@@ -9,7 +9,7 @@ use super::cpu::nanoseconds;
 /// What a tenant may use at once after a pause, as time at its rate. After that the tenant gets
 /// only its rate.
 const BURST: Duration = Duration::from_millis(100);
-/// A single use is at most this part of a second's rate. That limit is at least `GRAIN_MIN`.
+/// A single use is at most a second's rate divided by this, or `GRAIN_MIN` if that is more.
 const GRAINS: u64 = 10;
 const GRAIN_MIN: usize = 1 << 10;
 /// The maximum sleep of a waiting task before it asks again, so that it notices a limit that was
@@ -295,7 +295,7 @@ impl Rate {
         limited.then(Instant::now).and_then(|now| Some(Self::ask_again(self.not_before(now)?, now)))
     }
 
-    /// Returns the limit of a single use, so that making up for one use does not take long.
+    /// Returns the limit of a single use. With it, making up for one use does not take long.
     pub(crate) fn grain(&self) -> usize {
         match self.per_second.load(Ordering::Relaxed) {
             0 => usize::MAX,

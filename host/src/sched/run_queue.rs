@@ -36,8 +36,8 @@ pub struct WorkerId {
     pub thread: usize,
 }
 
-/// A thread that goes from permit to permit looks at its sockets and timers at least this often, so
-/// that a session that becomes ready joins the queue.
+/// A thread that goes from permit to permit looks at its sockets and timers at least this often.
+/// With each look, sessions that became ready join the queue.
 const LOOKS_EVERY: Duration = Duration::from_millis(1);
 
 thread_local! {
@@ -194,8 +194,8 @@ impl RunQueue {
         }
     }
 
-    /// Returns the thread whose queue a session on `thread` has to join: the rescue worker while
-    /// the lane's threads get no CPU time, the regular thread otherwise.
+    /// Returns the thread whose queue a session on `thread` has to join. That is the rescue worker
+    /// while the lane's threads get no CPU time, and the regular thread otherwise.
     pub(super) fn post(&self, thread: usize, now: Instant) -> usize {
         let regular = self.slices.len();
         match regular {

@@ -2,9 +2,10 @@
 //! share fairly.
 //!
 //! The threads exist before the host serves anything, so the system cannot refuse one later. Each
-//! [`WorkKind`] has its own threads, by how long its work may take: a slow compilation holds up no
-//! read of a key, and neither holds up a roll-back. In each kind the queue alternates between
-//! tenants, and one tenant has a limited number of threads ([`WorkKind::running_tenant_max`]).
+//! [`WorkKind`] has its own threads, because their steps take differently long. A slow compilation
+//! holds up no read of a key, and neither holds up a roll-back. In each kind the queue alternates
+//! between tenants, and one tenant has a limited number of threads
+//! ([`WorkKind::running_tenant_max`]).
 
 mod own_thread;
 mod queue;
@@ -48,8 +49,8 @@ pub enum WorkKind {
     /// Steps that must not wait behind the other kinds: those under a server's lock of swaps,
     /// roll-backs, records, and the end of a server.
     Urgent,
-    /// Seconds to minutes under a server's lock of swaps: pulling and compiling the version that a
-    /// roll-back returns to, and pulling a version once more to keep it.
+    /// Seconds to minutes under a server's lock of swaps. A step pulls and compiles the version that
+    /// a roll-back returns to, or pulls a version once more to keep it.
     Restore,
 }
 

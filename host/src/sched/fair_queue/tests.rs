@@ -299,7 +299,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// A tenant's sessions come and go in any pattern. A session with an endless event has its half
-    /// of the thread in the end, and no new session starts far from the others' virtual time.
+    /// of the thread in the end. No new session starts far from the others' virtual time.
     #[test]
     fn nothing_a_tenant_does_takes_from_anothers_share(
         tricks in prop::collection::vec(trick(), 1..12),
