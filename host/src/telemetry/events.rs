@@ -57,7 +57,7 @@ impl ServerStarted<'_> {
 pub struct ControlBroken<'a> {
     /// The path or the address.
     pub place: &'a str,
-    /// The error that prevents it.
+    /// The error.
     pub error: &'a dyn std::error::Error,
 }
 
@@ -92,7 +92,7 @@ pub struct ServerNotice<'a> {
     pub occurrence: &'static str,
     /// The server's status since then.
     pub status: &'static str,
-    /// Sessions that had to be cut off for it.
+    /// Sessions that had to be cut off.
     pub cut_off: usize,
 }
 
