@@ -1,4 +1,4 @@
-//! Reading files that somebody else may have put there: regular files only, of bounded size, and
+//! Reading files that other users may have put there: regular files only, of bounded size, and
 //! without waiting.
 
 use std::fs::{self, File, Metadata};
@@ -8,17 +8,17 @@ use std::path::Path;
 
 use rustix::fs::{Access, Mode, OFlags};
 
-/// Reads a whole file of at most `max_bytes`. Opening does not wait, so that a pipe without a
-/// writer is an error and no hang.
+/// Reads a whole file of at most `max_bytes`. Opening does not wait: a pipe without a writer is an
+/// error and no hang.
 ///
 /// # Errors
-/// What the system said; `InvalidInput` where it is no regular file; `FileTooLarge` where it is
-/// over the limit.
+/// The system's error; `InvalidInput` if it is no regular file; `FileTooLarge` if it is over the
+/// limit.
 pub(crate) fn read(file: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     read_and_see(file, max_bytes).map(|(bytes, _)| bytes)
 }
 
-/// The first bytes of a regular file, as many as there is room for.
+/// Reads the first bytes of a regular file, as many as there is room for.
 ///
 /// # Errors
 /// Those of [`read`].
@@ -34,12 +34,13 @@ pub(crate) fn read_first<'a>(file: &Path, room: &'a mut [u8]) -> io::Result<&'a 
     Ok(&room[..length])
 }
 
-/// Puts a file in place as a whole: whoever reads it, and whatever goes wrong, sees the one before
-/// it or this one. What a link leads to is replaced, and not the link; what is no regular file,
-/// such as a terminal, is written to.
+/// Replaces a file as a whole. A reader sees the file before or this one, also after any failure.
+///
+/// The target of a link is replaced, and not the link. A target that is no regular file, such as a
+/// terminal, is written to.
 ///
 /// # Errors
-/// What the system said; a regular file is as it was.
+/// The system's error; a regular file is as it was.
 pub(crate) fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let file = &file.canonicalize().unwrap_or_else(|_| file.to_owned());
     if fs::metadata(file).is_ok_and(|seen| !seen.is_file()) {
@@ -50,7 +51,7 @@ pub(crate) fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     }
     let draft = file.with_file_name(format!(".wharf-{}.draft", std::process::id()));
     fs::write(&draft, bytes).and_then(|()| fs::rename(&draft, file)).inspect_err(|_| {
-        // It may not have come into being.
+        // The draft may not exist.
         let _ = fs::remove_file(&draft);
     })
 }
@@ -68,7 +69,7 @@ fn open(file: &Path) -> io::Result<(File, Metadata)> {
 fn read_and_see(file: &Path, max_bytes: u64) -> io::Result<(Vec<u8>, Metadata)> {
     let (opened, seen) = open(file)?;
     let mut bytes = Vec::new();
-    // One byte more than allowed tells a file that grew meanwhile.
+    // One byte more than allowed shows a file that grew meanwhile.
     opened.take(max_bytes + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max_bytes {
         return Err(io::Error::new(
@@ -79,19 +80,19 @@ fn read_and_see(file: &Path, max_bytes: u64) -> io::Result<(Vec<u8>, Metadata)> 
     Ok((bytes, seen))
 }
 
-/// The same for text.
+/// Reads a whole file as text.
 ///
 /// # Errors
-/// Those of [`read`], and `InvalidData` where it is not UTF-8.
+/// Those of [`read`], and `InvalidData` if it is not UTF-8.
 pub(crate) fn read_text(file: &Path, max_bytes: u64) -> io::Result<String> {
     text(read(file, max_bytes)?)
 }
 
-/// The same for text that nobody else may read, or change: it belongs to this user or to root, and
-/// has the mode 600 or 640.
+/// Reads text that no other user may read or change: the file belongs to this user or to root, and
+/// has mode 600 or 640.
 ///
 /// # Errors
-/// Those of [`read_text`], and `PermissionDenied` where others may read it.
+/// Those of [`read_text`], and `PermissionDenied` if others may read the file.
 pub(crate) fn read_secret(file: &Path, max_bytes: u64) -> io::Result<String> {
     let (bytes, seen) = read_and_see(file, max_bytes)?;
     let refuse = |what: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
@@ -107,10 +108,11 @@ pub(crate) fn read_secret(file: &Path, max_bytes: u64) -> io::Result<String> {
     text(bytes)
 }
 
-/// Makes a folder where it is missing, and looks whether nobody else may write to it.
+/// Makes a folder if it is missing, and checks that no other user may write to it.
 ///
 /// # Errors
-/// What the system said; `PermissionDenied` where it is a link, somebody else's or open to others.
+/// The system's error; `PermissionDenied` if the folder is a link, another user's or open to
+/// others.
 pub(crate) fn own_folder(folder: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let seen = fs::symlink_metadata(folder)?;
@@ -127,7 +129,7 @@ pub(crate) fn own_folder(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Why this process could not keep files in a folder, or make it. Nothing is made to find out.
+/// Returns why this process could not make a folder or keep files in it. Changes nothing on disk.
 pub(crate) fn keeps_nothing(folder: &Path) -> Option<String> {
     let known = folder
         .ancestors()
@@ -153,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_replaced_as_a_whole_through_its_link_and_a_device_is_written_to() {
+    fn files_are_replaced_whole_and_devices_written() {
         let folder = std::env::temp_dir().join(format!("wharf-files-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let (file, link) = (folder.join("file"), folder.join("link"));
@@ -171,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_can_keep_nothing_is_known_before_anything_is_to_be_kept() {
+    fn unwritable_folder_is_known_beforehand() {
         let folder = std::env::temp_dir();
         assert_eq!(keeps_nothing(&folder), None);
         assert_eq!(keeps_nothing(&folder.join("not/yet")), None);

@@ -1,8 +1,8 @@
 //! A server runtime whose event procedures are sandboxed WebAssembly components.
 //!
-//! One native host owns the sockets, the TLS, the limits and the clock. What to do with a client is
-//! a component that implements the WIT interface `inet-event-proc`, called once per session event
-//! with a budget.
+//! One native host owns the sockets, the TLS, the limits and the clock. A component that implements
+//! the WIT interface `inet-event-proc` decides what to do with a client. The host calls it once per
+//! session event, with a budget.
 //!
 //! ```no_run
 //! use wharf::server::Server;
@@ -17,18 +17,18 @@
 //!
 //! # Where things are
 //!
-//! | module | what it is |
+//! | module | contents |
 //! |---|---|
-//! | `serve` | the spine: accept, admit, handshake, session |
+//! | `serve` | the spine of a connection: accept, admit, handshake, session |
 //! | [`net`] | sockets and TLS |
-//! | [`admission`] | who may enter |
-//! | [`session`] | one client, cradle to grave |
+//! | [`admission`] | the gate: who may enter, how many, how fast |
+//! | [`session`] | one client, from its first event to its last |
 //! | [`event`] | the vocabulary that session and plugin share |
 //! | [`plugin`] | the engine, loading, instances, imports |
 //! | [`oci`] | plugins from and to registries |
-//! | [`sched`] | classes and budgets |
+//! | [`sched`] | lanes, run permits, budgets and quotas |
 //! | [`server`] | starting, the handle, the registry |
-//! | [`telemetry`] | what happened, said once |
+//! | [`telemetry`] | log lines and counters |
 //! | [`config`] | `wharf.toml` |
 //! | [`control`] | the control API |
 //! | [`authoring`] | projects and components for authors of plugins |

@@ -1,13 +1,13 @@
-//! Numbers from a number, and trying many of them: what simulations throw.
+//! Random numbers from a seed, and runs over many seeds, for simulations.
 
 use std::panic::AssertUnwindSafe;
 
-/// Numbers from a number.
+/// A generator of random numbers from a seed.
 #[derive(Debug, Clone)]
 pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
-    /// From 0 on, below `sides`.
+    /// Returns a number from 0 on, below `sides`.
     pub(crate) fn throw(&mut self, sides: u64) -> u64 {
         // SplitMix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -16,14 +16,14 @@ impl Rng {
         (mixed ^ (mixed >> 31)) % sides
     }
 
-    /// True so many times in a hundred.
+    /// Returns true `share` times in a hundred.
     pub(crate) fn percent(&mut self, share: u64) -> bool {
         self.throw(100) < share
     }
 }
 
-/// Tries as many numbers as `WHARF_SEEDS` says, or else `count`; only one where `WHARF_SEED` says
-/// which. One that fails is printed.
+/// Runs a test for as many seeds as `WHARF_SEEDS` says, or else `count`. If `WHARF_SEED` is set,
+/// runs only that seed. Prints a seed that fails.
 pub(crate) fn for_each_seed(count: u64, mut run: impl FnMut(u64)) {
     let number =
         |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));

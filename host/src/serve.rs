@@ -1,7 +1,7 @@
-//! The spine: from a listening socket to finished sessions. Read this first.
+//! The spine of a connection: from a listening socket to a finished session. Read this file first.
 //!
-//! Each step consumes the value of the one before, so that skipping admission or the handshake does
-//! not compile: accept -> admit -> \[task\] handshake -> session -> event -> plugin call.
+//! Each step consumes the value of the step before. Code that skips the admission or the handshake
+//! does not compile: accept -> admit -> \[task\] handshake -> session -> event -> plugin call.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use crate::telemetry::{
     AcceptPaused, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted, Spent,
 };
 
-/// Accepts until the server is to stop, as its course says; `seen` hears which version of the
-/// course is followed. Cheap checks come first: a refused client costs no task, no handshake and no
-/// instance.
+/// Accepts connections until the server state says that the server closes.
 ///
-/// `seen` is dropped after the socket is closed.
+/// Cheap checks come first: a refused client costs no task, no handshake and no instance. `seen`
+/// gets the version of each server state that the loop follows. The socket is closed before `seen`
+/// is dropped.
 pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
     let (service, listener) = (Arc::clone(listening.service()), Arc::clone(listening.listener()));
     let mut state = service.state();
@@ -62,7 +62,7 @@ pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
             continue;
         }
         // A connection costs CPU time before it has an event that could wait for the tenant's
-        // share.
+        // quota.
         let quota = service.quota();
         if let Some(until) = quota.cpu().not_before_now() {
             quota.cpu().waited();
@@ -73,7 +73,7 @@ pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
             }
             continue;
         }
-        // Asked each time, since it may have been changed while this waited.
+        // The interval is read for each connection, since it may change while the loop waits.
         let interval = service.gate.throttle().accept_interval;
         let not_before = last.map_or(paused_until, |last| paused_until.max(last + interval));
         let connection = async {
@@ -114,7 +114,7 @@ pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
     }
 }
 
-/// A client with a place. Behind a proxy it is not known yet who it is.
+/// An admitted connection. The address of a client behind a proxy is not known yet.
 enum NewConnection {
     Known(Admitted<Accepted>),
     Proxied(Entered<Accepted>),
@@ -122,7 +122,7 @@ enum NewConnection {
 
 fn welcome(service: &Arc<Service>, client: Accepted, epoch: u64) {
     service.counters.accepted();
-    // A refused client costs as much until here.
+    // A refused client costs the same CPU time up to here.
     service.quota().charge(ACCEPT_COST);
     let peer = client.peer();
     let proxies = &service.server_config().proxies;
@@ -131,7 +131,7 @@ fn welcome(service: &Arc<Service>, client: Accepted, epoch: u64) {
     } else if proxies.iter().any(|proxy| proxy.contains(peer.ip())) {
         service.gate.enter(client).map(NewConnection::Proxied)
     } else {
-        // Whatever it says about itself is not believed, and it is not to come here at all.
+        // A sender that is no trusted proxy is refused: its header is not believed.
         Err(Refusal::Untrusted)
     };
     match connection {
@@ -152,7 +152,7 @@ fn refuse(service: &Service, client: &Accepted, refusal: Refusal) {
         .emit(&service.counters);
 }
 
-/// One client's task, cradle to grave.
+/// The task of one client, from its admission to the end of its session.
 async fn serve(
     service: Arc<Service>,
     connection: NewConnection,
@@ -160,14 +160,14 @@ async fn serve(
     task: TaskGuard,
     placement: Arc<Placement>,
 ) {
-    // Each stage is boxed, so that a client's task has no room for the one it is not in.
+    // Each stage is boxed, so that a client's task has no room for the stage that it is not in.
     if let Some(client) = Box::pin(introduced(&service, connection, epoch, &placement)).await {
         Box::pin(converse(service, client, epoch, placement)).await;
     }
     drop(task);
 }
 
-/// The stages before the session, as long as the client's round is not to end.
+/// Runs the stages before the session, while the directive of the client's epoch is to stay.
 async fn introduced(
     service: &Service,
     connection: NewConnection,
@@ -180,7 +180,7 @@ async fn introduced(
     };
     let mut state = service.state();
     let recalled = async {
-        // The sender lives in the service.
+        // The wait cannot fail: the sender lives in the service.
         let _ = state.wait_for(|state| state.call(epoch) != Directive::Stay).await;
     };
     tokio::select! {
@@ -194,7 +194,7 @@ async fn introduced(
     }
 }
 
-/// Shakes hands, and says to the reactor of which thread the socket is bound.
+/// Performs the handshake, and returns the worker whose reactor has the socket.
 async fn establish(
     service: &Service,
     connection: NewConnection,
@@ -213,16 +213,16 @@ async fn establish(
         server_config.security.establish(client).await.map(|client| (client, home))
     };
     let config = &server_config.session_config;
-    let in_turn = async {
+    let permitted = async {
         if server_config.security.is_plaintext() {
             return handshake.await;
         }
-        // A handshake takes more time than most events, and other sessions want the thread, too.
+        // A handshake takes more CPU time than most events, so it needs a run permit.
         let (tenant, quota) = (Arc::clone(&config.tenant), Arc::clone(&config.quota));
         let mut run_permit = RunPermit::new(Arc::clone(placement), config.class(), tenant, quota);
         run_permit.perform(config.class(), handshake).await
     };
-    match stalls::within(server_config.handshake, in_turn)
+    match stalls::within(server_config.handshake, permitted)
         .await
         .unwrap_or(Err(HandshakeError::Timeout))
     {
@@ -237,7 +237,7 @@ async fn establish(
     }
 }
 
-/// Hears from the proxy who the client is, and admits or refuses that.
+/// Reads the client's address from the proxy's header, and admits or refuses that client.
 async fn introduce(
     service: &Service,
     client: Entered<Accepted>,
@@ -284,14 +284,14 @@ async fn converse(
     };
     let peer = info.peer;
     SessionStarted { server: &service.name, session: id, peer }.emit();
-    // One line at its start and one at its end.
+    // Two lines of the log: one at the session's start and one at its end.
     server_config.session_config.quota.charge(LOG_LINE_COST * 2);
     let (stream, permit) = client.into_parts();
     let handle =
         SessionHandle::new(info, Arc::clone(&server_config.session_config), placement, stream);
     drop(server_config);
     let (slot, membership, presence) = service.let_in(&handle, epoch).await;
-    // An order that came before the registry knew of this session passed it by.
+    // A directive that came before the registry had this session did not reach the session.
     match service.call(epoch) {
         Directive::Stay => {}
         Directive::End => handle.stop(),
@@ -307,8 +307,10 @@ async fn converse(
     }
 }
 
-/// A session that comes from another process, with its place here. `restored` hears whether it
-/// could go on here, and then `go` whether it does.
+/// Serves a session that comes from another process, with its permit in this one.
+///
+/// Calls `restored` once with the outcome of the restore. Then `go` says whether the session goes
+/// on in this process.
 pub(crate) async fn resume(
     service: Arc<Service>,
     snapshot: SessionSnapshot,
@@ -339,7 +341,7 @@ pub(crate) async fn resume(
         stream,
         &meta,
     );
-    // As with a newcomer: a swap goes by the registry.
+    // As with a new session: a swap finds sessions by the registry.
     let entering = service.entrance.read().await;
     let slot = Arc::new(ProcedureSlot::new(service.procedure()));
     let entered = service.registry.enter_again(&handle, epoch, &slot, name.as_deref());
@@ -371,7 +373,7 @@ fn report(
 ) {
     let metrics = procedure.metrics();
     let (server, class) = (&*service.name, ended.class);
-    // The fault that took the shared instance away was counted with the session whose it was.
+    // The fault that lost the shared instance is counted with the session that caused it.
     let kind = ended.fault.as_ref().map(|(_, fault)| fault.kind);
     if kind != Some(FaultKind::InstanceLost) {
         let fault = ended.fault.as_ref().filter(|(_, fault)| fault.kind.origin() == Origin::Plugin);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span(pub(crate) Duration);
 
-/// What stands where a span belongs.
+/// The value found in place of a span.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Written {

@@ -1,4 +1,4 @@
-//! Clients by address: how many are inside and how fast they come.
+//! Clients by address: how many there are of each, and how fast they come.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use super::{Refusal, Throttle};
 
-/// Addresses remembered at a time. Those with clients inside are bounded by the sessions of the
-/// process; at this many the others are forgotten, which gives each of them a fresh burst and
-/// nothing else.
+/// Addresses remembered at a time. The sessions of the process bound the addresses with clients. At
+/// this many the other addresses are forgotten, which gives each of them a fresh burst and nothing
+/// else.
 const ADDRESSES_MAX: usize = 65_536;
 /// Bits of an IPv6 address that a single customer is given, at least.
 const IPV6_PREFIX_BITS: u32 = 64;
@@ -20,7 +20,7 @@ const IPV6_PREFIX_BITS: u32 = 64;
 pub struct AddressGroup(IpAddr);
 
 impl AddressGroup {
-    /// The group of an address.
+    /// Returns the group of an address.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
@@ -33,19 +33,19 @@ impl AddressGroup {
     }
 }
 
-/// All addresses of one server's clients.
+/// The addresses of one server's clients.
 #[derive(Debug, Default)]
 pub(super) struct Addresses(Mutex<HashMap<AddressGroup, Entry>>);
 
 #[derive(Debug)]
 struct Entry {
     clients: usize,
-    /// `None` while no rate was ever asked about.
+    /// `None` while no rate was ever checked.
     tokens: Option<f64>,
     filled: Instant,
 }
 
-/// A client's place at its address. Dropping it gives it back.
+/// A client's place at its address. Dropping it gives the place back.
 #[derive(Debug)]
 pub(super) struct AddressPlace {
     addresses: Arc<Addresses>,
@@ -67,7 +67,7 @@ impl Addresses {
         }
         let entry =
             entries.entry(key).or_insert_with(|| Entry { clients: 0, tokens: None, filled: now });
-        // An entry that is made here has no clients, so that a refusal leaves none behind.
+        // A new entry has no clients, so a refusal at this maximum leaves no entry behind.
         if limits.max_per_address > 0 && entry.clients >= limits.max_per_address {
             return Err(Refusal::MaxPerAddress);
         }
@@ -87,7 +87,7 @@ impl Addresses {
         Ok(AddressPlace { addresses: Arc::clone(self), key })
     }
 
-    /// Forgets what is known of rates, for limits that changed.
+    /// Forgets the used-up rates, because the limits changed.
     pub(super) fn forget_rates(&self) {
         let mut entries = self.lock();
         entries.retain(|_, entry| entry.clients > 0);
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_count_by_themselves_and_ipv6_by_its_network() {
+    fn addresses_count_singly_and_ipv6_by_network() {
         let (addresses, now) = (Arc::new(Addresses::default()), Instant::now());
         let limits = Throttle { max_per_address: 1, ..Throttle::default() };
         let take = |text: &str| addresses.take(ip(text), &limits, now);
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn remembered_addresses_are_bounded() {
         let (addresses, now) = (Arc::new(Addresses::default()), Instant::now());
         let limits = Throttle { rate_per_address: 1.0, ..Throttle::default() };
         let held = addresses.take(ip("192.0.2.1"), &limits, now).expect("a place");

@@ -1,4 +1,4 @@
-//! A counter with a ceiling that may move.
+//! A counter of places, with a ceiling that may move.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,26 +11,26 @@ pub struct Count {
 }
 
 impl Count {
-    /// A counter at zero.
+    /// Creates a counter at zero with this ceiling.
     #[must_use]
     pub fn up_to(max: usize) -> Arc<Self> {
         Arc::new(Self { taken: AtomicUsize::new(0), max: AtomicUsize::new(max) })
     }
 
-    /// Places taken now.
+    /// Returns how many places are taken now.
     #[must_use]
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// The ceiling; 0 is none.
+    /// Returns the ceiling; 0 is none.
     #[must_use]
     pub fn max(&self) -> usize {
         self.max.load(Ordering::Relaxed)
     }
 
-    /// Moves the ceiling. Below what is taken it frees nothing, and gives nothing until enough was
-    /// given back.
+    /// Moves the ceiling. A ceiling below the places taken frees none, and grants none until enough
+    /// places were given back.
     pub fn set_max(&self, max: usize) {
         self.max.store(max, Ordering::Relaxed);
     }
@@ -39,7 +39,7 @@ impl Count {
         self.take_many(1)
     }
 
-    /// Takes so many places, or none where there are not enough.
+    /// Takes this many places, or none if there are not enough.
     pub fn take_many(self: &Arc<Self>, places: usize) -> Option<Places> {
         let max = self.max();
         let room = |taken: usize| {

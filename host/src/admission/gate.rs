@@ -1,4 +1,4 @@
-//! Decides over the newcomers of one server.
+//! The gate of one server, which decides over new connections.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,15 +12,15 @@ use super::room::RoomPlace;
 use super::{Change, Count, InstanceRoom, Networks, Refusal, Throttle, ThrottleError};
 
 /// One client's places: on its server, at its address, with its server's tenant and in the process.
-/// Dropping it frees all of them.
+/// Dropping the permit frees all of them.
 #[derive(Debug)]
 pub struct Permit {
-    _seats: Seats,
+    _places: ClientPlaces,
     _address: AddressPlace,
 }
 
 #[derive(Debug)]
-struct Seats {
+struct ClientPlaces {
     _server: Places,
     _tenant: Places,
     _process: Places,
@@ -32,21 +32,21 @@ struct Seats {
 pub struct Room {
     /// Clients of the process.
     pub process: Arc<Count>,
-    /// Instances of the server. `None`: sessions get none of their own.
+    /// Instances of the server. `None`: its sessions get no instances of their own.
     pub instances: Option<Arc<dyn InstanceRoom>>,
     /// Clients of the server's tenant.
     pub tenant: Arc<Count>,
 }
 
-/// A client that has a place, and whose true address is not known yet: it came through a proxy.
+/// A client behind a proxy that has a place, and whose true address is not known yet.
 #[derive(Debug)]
 pub struct Entered<C> {
     client: C,
-    seats: Seats,
+    places: ClientPlaces,
 }
 
-/// A client that was let in. There is no other way to make one, and only a client in this state can
-/// be handed to the handshake.
+/// An admitted client. Only the gate makes one, and the handshake takes only a client in this
+/// state.
 #[derive(Debug)]
 pub struct Admitted<C> {
     client: C,
@@ -54,15 +54,16 @@ pub struct Admitted<C> {
 }
 
 impl<C> Entered<C> {
-    /// Takes the client a step further; it keeps its place, or gives it back where the step fails.
+    /// Runs a step for the client, which keeps its place. If the step fails, the place is given
+    /// back.
     ///
     /// # Errors
-    /// The step's.
+    /// The step's error.
     pub async fn and_then<D, E>(
         self,
         step: impl AsyncFnOnce(C) -> Result<D, E>,
     ) -> Result<Entered<D>, E> {
-        Ok(Entered { client: step(self.client).await?, seats: self.seats })
+        Ok(Entered { client: step(self.client).await?, places: self.places })
     }
 }
 
@@ -75,8 +76,7 @@ impl<C> std::ops::Deref for Entered<C> {
 }
 
 impl<C> Admitted<C> {
-    /// Takes the client and its permit apart, for the step that turns it into something further
-    /// along.
+    /// Splits the client from its permit, for the next step of the connection.
     #[must_use]
     pub fn into_parts(self) -> (C, Permit) {
         (self.client, self.permit)
@@ -91,7 +91,7 @@ impl<C> std::ops::Deref for Admitted<C> {
     }
 }
 
-/// Decides over the newcomers of one server. Its limits may change while clients are inside.
+/// Decides over the new connections of one server. Its limits may change while it has clients.
 #[derive(Debug)]
 pub struct Gate {
     clients: Arc<Count>,
@@ -102,7 +102,7 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A gate with these limits, and with what else its clients count against.
+    /// Creates a gate with these limits, networks and shared limits.
     #[must_use]
     pub fn new(throttle: Throttle, networks: Networks, room: Room) -> Self {
         Self {
@@ -114,8 +114,7 @@ impl Gate {
         }
     }
 
-    /// Lets the client in or refuses it. Nothing is allocated for a refusal, unless its address is
-    /// new.
+    /// Admits or refuses a client. A refusal allocates nothing, unless the client's address is new.
     ///
     /// # Errors
     /// The [`Refusal`]; the client is dropped, which closes it.
@@ -128,31 +127,33 @@ impl Gate {
         if !self.networks.load().admit(address) {
             return Err(Refusal::Denied);
         }
-        let seats = self.seats()?;
+        let places = self.places()?;
         let address = self.addresses.take(address, &self.throttle(), now)?;
-        Ok(Admitted { client, permit: Permit { _seats: seats, _address: address } })
+        Ok(Admitted { client, permit: Permit { _places: places, _address: address } })
     }
 
-    /// Gives a place to a client that another process has let in: rates and networks are for
-    /// newcomers.
+    /// Gives a place to a client that another process has admitted. Rates and networks are not
+    /// checked: they are for new connections.
     ///
     /// # Errors
     /// The [`Refusal`]; there is no place.
     pub fn readmit(&self, address: IpAddr, now: Instant) -> Result<Permit, Refusal> {
-        let seats = self.seats()?;
+        let places = self.places()?;
         let limits = Throttle { rate_per_address: 0.0, ..self.throttle() };
-        Ok(Permit { _seats: seats, _address: self.addresses.take(address, &limits, now)? })
+        Ok(Permit { _places: places, _address: self.addresses.take(address, &limits, now)? })
     }
 
-    /// The first half of [`Gate::admit`], for a client whose address a proxy has yet to tell.
+    /// Gives a place to a client whose address a proxy has not reported yet: the first half of
+    /// [`Gate::admit`].
     ///
     /// # Errors
     /// The [`Refusal`]; the client is dropped, which closes it.
     pub fn enter<C>(&self, client: C) -> Result<Entered<C>, Refusal> {
-        Ok(Entered { client, seats: self.seats()? })
+        Ok(Entered { client, places: self.places()? })
     }
 
-    /// The other half, once the proxy has told it.
+    /// Admits or refuses a client by the address that the proxy reported: the second half of
+    /// [`Gate::admit`].
     ///
     /// # Errors
     /// The [`Refusal`]; the client is dropped, which closes it.
@@ -168,11 +169,11 @@ impl Gate {
         let address = self.addresses.take(address, &self.throttle(), now)?;
         Ok(Admitted {
             client: entered.client,
-            permit: Permit { _seats: entered.seats, _address: address },
+            permit: Permit { _places: entered.places, _address: address },
         })
     }
 
-    fn seats(&self) -> Result<Seats, Refusal> {
+    fn places(&self) -> Result<ClientPlaces, Refusal> {
         let room = self.room.load();
         let server = self.clients.take().ok_or(Refusal::MaxClients)?;
         let tenant = room.tenant.take().ok_or(Refusal::TenantClients)?;
@@ -182,22 +183,28 @@ impl Gate {
             .as_ref()
             .map(|room| RoomPlace::claim(room).ok_or(Refusal::Overload))
             .transpose()?;
-        Ok(Seats { _server: server, _tenant: tenant, _process: process, _instance: instance })
+        Ok(ClientPlaces {
+            _server: server,
+            _tenant: tenant,
+            _process: process,
+            _instance: instance,
+        })
     }
 
-    /// Clients inside now, those in the handshake and those on their way out included.
+    /// Returns the number of clients now, including those in the handshake and those that are
+    /// ending.
     #[must_use]
     pub fn clients(&self) -> usize {
         self.clients.taken()
     }
 
-    /// The limits in force.
+    /// Returns the limits in force.
     #[must_use]
     pub fn throttle(&self) -> Throttle {
         *self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes limits for newcomers; who is inside stays. Returns what was in force before.
+    /// Changes limits for new connections; clients with a place keep it. Returns the limits before.
     ///
     /// # Errors
     /// [`ThrottleError`]; nothing was changed.
@@ -213,12 +220,13 @@ impl Gate {
         Ok(std::mem::replace(&mut *throttle, changed))
     }
 
-    /// Changes what newcomers count against; who is inside counts where it did.
+    /// Changes the shared limits of new connections. Clients with a place count against the old
+    /// ones.
     pub fn set_room(&self, room: Room) {
         self.room.store(Arc::new(room));
     }
 
-    /// Changes who may enter; who is inside stays.
+    /// Changes which networks are admitted. Clients with a place keep it.
     pub fn set_networks(&self, networks: Networks) {
         self.networks.store(Arc::new(networks));
     }
@@ -265,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_over_the_maximum_is_refused_and_a_freed_place_is_given_again() {
+    fn freed_place_is_given_again() {
         let gate = gate(2, Count::up_to(0));
         let first = admit(&gate).expect("below the maximum");
         let second = admit(&gate).expect("at the maximum");
@@ -278,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_process_refuses_and_gives_the_servers_place_back() {
+    fn full_process_gives_the_servers_place_back() {
         let process = Count::up_to(1);
         let (one, other) = (gate(0, process.clone()), gate(5, process));
         let held = admit(&one).expect("room");
@@ -289,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn two_servers_of_one_tenant_have_its_places_together_and_its_instances_are_the_process_s() {
+    fn servers_of_a_tenant_share_its_places() {
         let (process, tenant, slots) = (Count::up_to(0), Count::up_to(2), Slots::of(1));
         let gate = |instances| {
             let room =
@@ -306,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lowered_limit_drops_nobody_and_admits_nobody_until_there_is_room() {
+    fn lowered_limit_keeps_clients_and_admits_none() {
         let gate = gate(4, Count::up_to(0));
         let mut inside: Vec<_> = (0..4).map(|_| admit(&gate).expect("room")).collect();
         gate.change(Change { max_clients: Some(2), ..Change::default() }).expect("a limit");
@@ -318,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_leaves_alone_what_it_does_not_name_and_a_bad_one_changes_nothing() {
+    fn change_touches_named_limits_only() {
         let gate = gate(4, Count::up_to(0));
         let change =
             Change { accept_interval: Some(Duration::from_millis(5)), ..Change::default() };
@@ -336,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxied_client_holds_a_place_before_it_is_known_and_gives_it_back_when_refused() {
+    fn refused_proxied_client_gives_its_place_back() {
         let gate = gate(1, Count::up_to(0));
         let deny = vec!["192.0.2.0/24".parse().expect("a network")];
         gate.set_networks(Networks { allow: Vec::new(), deny });

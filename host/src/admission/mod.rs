@@ -1,8 +1,8 @@
-//! Who may enter, how many, and how fast. Nothing here touches a socket: it counts, and says yes or
-//! no.
+//! Admission: who may enter, how many, and how fast. This module touches no socket: it counts, and
+//! answers yes or no.
 //!
-//! A [`Permit`] is proof of a yes. It travels with the session and gives its places back when it is
-//! dropped, whatever way the session ends.
+//! A [`Permit`] is proof of admission. The session holds it, and dropping it gives its places back,
+//! however the session ends.
 
 mod addresses;
 mod count;
@@ -18,24 +18,24 @@ pub use networks::{Network, Networks};
 pub use room::InstanceRoom;
 pub use throttle::{Change, Throttle, ThrottleError};
 
-/// Why a newcomer was turned away. Each is a counter and costs the newcomer's connection only.
+/// Why a connection was turned away. Each refusal has a counter, and costs only that connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// Its network may not enter.
+    /// The client's network may not enter.
     Denied,
     /// The server has its maximum of clients.
     MaxClients,
-    /// The servers of its tenant have their maximum of clients together.
+    /// The servers of the tenant have their maximum of clients together.
     TenantClients,
-    /// Its address has its maximum of clients.
+    /// The client's address has its maximum of clients.
     MaxPerAddress,
-    /// Its address came more often than it may.
+    /// The client's address connected more often than it may.
     RatePerAddress,
-    /// The server is for clients of trusted proxies only.
+    /// The server takes clients of trusted proxies only.
     Untrusted,
-    /// The server is suspended and turns newcomers away.
+    /// The server is suspended and turns new connections away.
     Suspended,
-    /// The process has no instance slot or no descriptor left, whatever the server allows.
+    /// The process has no instance slot or no descriptor left, regardless of the server's limits.
     Overload,
 }
 
@@ -52,7 +52,7 @@ impl Refusal {
         Self::Overload,
     ];
 
-    /// Stable name for logs and metrics.
+    /// Returns the stable name for logs and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

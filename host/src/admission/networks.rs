@@ -1,4 +1,4 @@
-//! Which networks may enter.
+//! The networks whose clients may enter.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -13,7 +13,8 @@ const MAPPED_BITS: u8 = 96;
 pub struct Network(IpNet);
 
 impl Network {
-    /// Whether the address lies in it. An IPv4 address in IPv6 clothes counts as the IPv4 address.
+    /// Returns whether the network contains the address. An IPv4 address in IPv6 form counts as the
+    /// IPv4 address.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
@@ -59,17 +60,17 @@ impl std::fmt::Display for Network {
     }
 }
 
-/// Who may enter by address. Empty lets everybody in.
+/// The networks that may enter and those that may not. The empty value admits every client.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Networks {
-    /// Where not empty, only these.
+    /// If not empty, only these networks may enter.
     pub allow: Vec<Network>,
-    /// Never these, whatever `allow` says.
+    /// These networks may never enter, even if `allow` has them.
     pub deny: Vec<Network>,
 }
 
 impl Networks {
-    /// Whether a client of this address may enter.
+    /// Returns whether a client of this address may enter.
     #[must_use]
     pub fn admit(&self, address: IpAddr) -> bool {
         let within =
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn deny_wins_over_allow_and_allow_is_a_closed_list() {
+    fn deny_wins_and_allow_is_closed() {
         let networks = Networks {
             allow: networks(&["10.0.0.0/8", "2001:db8::/32"]),
             deny: networks(&["10.1.0.0/16"]),
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn invalid_networks_are_refused() {
         for text in ["", "10.0.0.0/33", "10.0.0.1/8", "host.example", "10.0.0.0/-1"] {
             assert!(text.parse::<Network>().is_err(), "{text}");
         }

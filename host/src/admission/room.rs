@@ -1,19 +1,19 @@
-//! Where a client's place among the instances comes from. What that is worth is not known here.
+//! The source of sessions' claims on instances. This module does not know what a claim is worth.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Gives sessions the room of their instances. Neither method blocks.
+/// Gives sessions room for their instances. Neither method blocks.
 pub trait InstanceRoom: fmt::Debug + Send + Sync {
-    /// Claims room for one session. `None` where there is none. What it takes goes back by
-    /// [`InstanceRoom::give`].
+    /// Claims room for one session, and returns the amount to give back by [`InstanceRoom::give`].
+    /// `None` if there is no room.
     fn claim(&self) -> Option<usize>;
 
-    /// Gives back what one claim took.
+    /// Gives back the amount of one claim.
     fn give(&self, claimed: usize);
 }
 
-/// The room of one session. Dropping it gives it back.
+/// The claim of one session. Dropping it gives the room back.
 #[derive(Debug)]
 pub(super) struct RoomPlace {
     room: Arc<dyn InstanceRoom>,

@@ -1,8 +1,8 @@
-//! The limits of a running server that may change while it runs.
+//! The limits of the gate that may change while the server runs.
 
 use std::time::Duration;
 
-/// Longest interval between accepts. Longer would only fill the backlog and look like an outage.
+/// Longest interval between accepts. A longer one would fill the backlog and look like an outage.
 const ACCEPT_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// Greatest rate and burst of one address.
 const RATE_MAX: f64 = 1_000_000.0;
@@ -12,21 +12,21 @@ const RATE_MAX: f64 = 1_000_000.0;
 pub struct Throttle {
     /// Clients at a time.
     pub max_clients: usize,
-    /// Clients at a time of one address. An IPv4 address counts by itself however it is written, an
-    /// IPv6 address by its /64 network.
+    /// Clients of one address at a time. An IPv4 address counts by itself, in any notation; an IPv6
+    /// address counts by its /64 network.
     pub max_per_address: usize,
-    /// Least time between two accepts, up to a minute. Newcomers wait in the backlog; nobody is
+    /// Least time between two accepts, up to a minute. New connections wait in the backlog; none is
     /// turned away for it.
     pub accept_interval: Duration,
-    /// Sessions that one address may start per second, up to a million. Beyond it newcomers are
-    /// turned away.
+    /// Sessions that one address may start per second, up to a million. Beyond it new connections
+    /// are turned away.
     pub rate_per_address: f64,
     /// Sessions that one address may start at once after a pause. Zero: as many as in a second, and
     /// at least one.
     pub burst_per_address: u32,
 }
 
-/// A change of some limits; `None` leaves one as it is.
+/// A change of some limits; `None` leaves a limit as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Change {
     /// See [`Throttle::max_clients`].
@@ -41,20 +41,20 @@ pub struct Change {
     pub burst_per_address: Option<u32>,
 }
 
-/// A limit that cannot be. The operator's doing; nothing was changed.
+/// A limit out of its range. The operator's doing; nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{limit}`: expected {expected}, found {found}")]
 pub struct ThrottleError {
-    /// Its name.
+    /// The limit's name.
     pub limit: &'static str,
-    /// What it may be.
+    /// The range of the limit.
     pub expected: &'static str,
-    /// What it was.
+    /// The value found.
     pub found: String,
 }
 
 impl From<Throttle> for Change {
-    /// All of them.
+    /// Changes all limits to these.
     fn from(throttle: Throttle) -> Self {
         Self {
             max_clients: Some(throttle.max_clients),
@@ -67,7 +67,7 @@ impl From<Throttle> for Change {
 }
 
 impl ThrottleError {
-    /// What was expected and what was found, without the limit's name.
+    /// Returns the expected range and the value found, without the limit's name.
     #[must_use]
     pub fn problem(&self) -> String {
         format!("expected {}, found {}", self.expected, self.found)
@@ -75,7 +75,7 @@ impl ThrottleError {
 }
 
 impl Throttle {
-    /// These limits after a change.
+    /// Returns these limits after a change.
     ///
     /// # Errors
     /// [`ThrottleError`], naming the limit.
@@ -90,7 +90,7 @@ impl Throttle {
         Ok(self)
     }
 
-    /// Whether each limit can be.
+    /// Checks that each limit is in its range.
     ///
     /// # Errors
     /// [`ThrottleError`], naming the limit.
@@ -114,7 +114,7 @@ impl Throttle {
         Ok(())
     }
 
-    /// The burst in force.
+    /// Returns the burst in force.
     pub(super) fn burst(&self) -> f64 {
         match self.burst_per_address {
             0 => self.rate_per_address.max(1.0),

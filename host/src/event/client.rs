@@ -1,4 +1,4 @@
-//! Who a client is, as the host knows it and the plugin is told.
+//! Facts about a client, as the host knows them and the plugin is told.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,16 +9,16 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[repr(u8)]
 pub enum Priority {
-    /// Whatever is left over.
+    /// Runs on the CPU time that all others leave.
     Background,
-    /// Less than normal.
+    /// Gets less than normal.
     Low,
     /// The default.
     #[default]
     Normal,
-    /// More than normal.
+    /// Gets more than normal.
     High,
-    /// Before everything else.
+    /// Runs before everything else.
     Critical,
 }
 
@@ -27,7 +27,7 @@ impl Priority {
     pub const ALL: [Self; 5] =
         [Self::Background, Self::Low, Self::Normal, Self::High, Self::Critical];
 
-    /// The class's name in configuration and logs.
+    /// Returns the class's name in configuration and logs.
     #[must_use]
     pub fn name(self) -> &'static str {
         ["background", "low", "normal", "high", "critical"][self as usize]
@@ -51,11 +51,11 @@ impl FromStr for Priority {
     }
 }
 
-/// What the host knows about one established session. Fixed for its life; the priority now in force
-/// is kept apart.
+/// Facts about one established session, which are fixed for its life. The priority in force is kept
+/// elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientInfo {
-    /// Unique for the life of the server, never reused, from 1.
+    /// The session's number: unique for the life of the server, never reused, from 1.
     pub id: u64,
     /// Name of the server.
     pub server: Arc<str>,
@@ -69,16 +69,16 @@ pub struct ClientInfo {
     pub parameter: i64,
 }
 
-/// What the TLS handshake settled.
+/// The results of a TLS handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsInfo {
     /// `TLSv1.2` or `TLSv1.3`.
     pub protocol: String,
     /// IANA name of the cipher suite.
     pub cipher_suite: String,
-    /// The name the client asked for.
+    /// The server name that the client asked for.
     pub server_name: Option<String>,
-    /// The agreed application protocol, escaped where it is no text.
+    /// The agreed application protocol. Bytes that are no text are escaped.
     pub alpn: Option<String>,
     /// Subject of the verified client certificate.
     pub client_subject: Option<String>,

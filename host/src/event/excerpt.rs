@@ -1,20 +1,22 @@
-//! Text that a plugin, a peer or a registry chose, bounded where it enters.
+//! Bounds on text that a plugin, a peer or a registry chose, applied where the text enters.
 
 use std::fmt::{self, Display, Write};
 
-/// Bytes that are kept of what an engine, a parser or a library says about a plugin.
+/// Bytes kept of a message about a plugin from an engine, a parser or a library.
 pub const EXCERPT_MAX_BYTES: usize = 2 << 10;
-/// Bytes that are kept of the name of a function, an import or an export.
+/// Bytes kept of the name of a function, an import or an export.
 pub const NAME_MAX_BYTES: usize = 128;
-/// Names that a list shows of many.
+/// Names that a list shows at most.
 pub const NAMES_SHOWN_MAX: usize = 16;
 
-/// What a text ends with that was cut.
+/// The mark at the end of a text that was cut.
 const CUT: &str = " [cut]";
 
-/// What `text` displays, in at most `max_bytes`, of which a text that was cut has the last for a
-/// mark. Control characters are escaped, but for ends of lines and tabs. Formatting stops at the
-/// limit, so that a text without end costs no more than its excerpt.
+/// Returns what `text` displays, in at most `max_bytes`.
+///
+/// A text that is cut ends with a mark inside that limit. Control characters are escaped, except
+/// line ends and tabs. Formatting stops at the limit, so an endless text costs no more than its
+/// excerpt.
 #[must_use]
 pub fn excerpt(text: impl Display, max_bytes: usize) -> String {
     let mut bounded = Bounded { text: String::new(), max_bytes };
@@ -26,7 +28,7 @@ pub fn excerpt(text: impl Display, max_bytes: usize) -> String {
     bounded.text
 }
 
-/// Some of these names, each cut and quoted, and how many more there are.
+/// Returns some of these names, each cut and quoted, and how many more there are.
 #[must_use]
 pub fn some_of<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
     let more = names.len().saturating_sub(NAMES_SHOWN_MAX);

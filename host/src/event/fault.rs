@@ -1,4 +1,4 @@
-//! Why an event failed, and whose doing it was.
+//! Faults: why an event failed, and whose doing that was.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,14 +12,14 @@ pub enum Origin {
     Peer,
     /// The plugin's author.
     Plugin,
-    /// Whoever configured the server.
+    /// The person who configured the server.
     Operator,
-    /// Wharf itself: a bug, or the machine is out of something.
+    /// Wharf itself: a bug, or the machine is out of some resource.
     Host,
 }
 
 impl Origin {
-    /// Stable name for logs.
+    /// Returns the stable name for logs.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -31,11 +31,11 @@ impl Origin {
     }
 }
 
-/// What ended an instance. Every kind ends exactly one session.
+/// The fault that ended an instance. Every fault ends exactly one session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FaultKind {
-    /// The guest trapped; the name says how (`unreachable`, `stack-overflow`, ...).
+    /// The guest trapped. The name says how: `unreachable`, `stack-overflow`, ...
     Trap(&'static str),
     /// The guest called `exit`.
     Exit,
@@ -43,31 +43,29 @@ pub enum FaultKind {
     Fuel,
     /// The event used up its CPU time.
     CpuTime,
-    /// The event took too long, waits included, but for those for the session's own peer.
+    /// The event took too long, including all waits except those for the session's own peer.
     WallTime,
-    /// The guest trapped after a refused growth of its memory.
+    /// The guest trapped after the host refused to grow its memory.
     Memory,
-    /// The guest trapped after a growth of its memory that its tenant's share had no room for.
+    /// The guest trapped after its tenant's quota had no room to grow its memory.
     TenantMemory,
-    /// The guest trapped after a refused growth of its tables.
+    /// The guest trapped after the host refused to grow its tables.
     Tables,
     /// One host call carried more bytes than may be copied.
     CopyLimit,
     /// The guest holds more handles than it may.
     HandleLimit,
-    /// The component is made of more core modules than it may be.
+    /// The component has more core modules than it may.
     Modules,
-    /// The session shared its instance with others, and the instance is gone by a fault in an event
-    /// of one of them.
+    /// The session lost its shared instance by a fault in an event of another session.
     InstanceLost,
-    /// The session shares its instance with others, which kept it for longer than an event may
-    /// wait.
+    /// Other sessions kept the shared instance for longer than an event may wait.
     InstanceBusy,
     /// The new version refused to take the session over.
     HandoffRefused,
-    /// Sessions were to move together, and one of them could not.
+    /// An atomic migration was called off, because one of its sessions could not migrate.
     HandoffCalledOff,
-    /// What the old version saved is larger than it may be.
+    /// The old version saved more than it may.
     StateLimit,
     /// The host had no slot or no memory for another instance.
     Capacity,
@@ -80,7 +78,7 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
-    /// Every kind but the traps, which have a name each.
+    /// Every kind except the traps, which have one name each.
     pub const NAMED: [Self; 19] = [
         Self::Exit,
         Self::Fuel,
@@ -103,7 +101,7 @@ impl FaultKind {
         Self::Host,
     ];
 
-    /// Stable name for logs, metrics and tests.
+    /// Returns the stable name for logs, metrics and tests.
     #[must_use]
     pub fn name(self) -> Cow<'static, str> {
         Cow::Borrowed(match self {
@@ -130,7 +128,7 @@ impl FaultKind {
         })
     }
 
-    /// Whose doing it is.
+    /// Returns whose doing the fault is.
     #[must_use]
     pub fn origin(self) -> Origin {
         match self {
@@ -141,21 +139,21 @@ impl FaultKind {
     }
 }
 
-/// One failed event: what it was and what its owner needs to know.
+/// One failed event, with what its owner needs to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// What it was.
+    /// The kind of the fault.
     pub kind: FaultKind,
-    /// For the owner of the plugin: the trap's text and a backtrace with names. May hold many
+    /// Text for the plugin's owner: the trap's text and a backtrace with names. May have many
     /// lines, and at most [`Fault::DETAIL_MAX_BYTES`].
     pub detail: String,
 }
 
 impl Fault {
-    /// Bytes of a detail: room for a backtrace of twenty frames.
+    /// Maximum bytes of a detail: room for a backtrace of twenty frames.
     pub const DETAIL_MAX_BYTES: usize = 3 << 10;
 
-    /// A fault with its detail, which is cut where it is too long.
+    /// Creates a fault. A detail that is too long is cut.
     pub fn new(kind: FaultKind, detail: impl Into<String>) -> Self {
         Self { kind, detail: excerpt(detail.into(), Self::DETAIL_MAX_BYTES) }
     }

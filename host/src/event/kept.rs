@@ -1,17 +1,17 @@
-//! An event that outlives its buffer.
+//! A copy of an event, which outlives the event's buffer.
 
 use super::Event;
 
 /// An event with bytes of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeptEvent {
-    /// Without bytes, where it has any.
+    /// The event without its bytes, if it has any.
     event: Event<'static>,
     bytes: Vec<u8>,
 }
 
 impl KeptEvent {
-    /// Copies an event. `None`: there is no memory for its bytes.
+    /// Copies an event. Returns `None` if there is no memory for its bytes.
     #[must_use]
     pub fn of(event: Event<'_>) -> Option<Self> {
         let mut bytes = Vec::new();
@@ -31,7 +31,7 @@ impl KeptEvent {
         Some(Self { event, bytes })
     }
 
-    /// The event.
+    /// Returns the event.
     #[must_use]
     pub fn event(&self) -> Event<'_> {
         match self.event {

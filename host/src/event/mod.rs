@@ -1,7 +1,7 @@
-//! The vocabulary that the session and the plugin side share, and the port between them.
+//! The vocabulary that the session side and the plugin side share, and the port between them.
 //!
-//! Nothing here owns a socket, a clock or an engine. `session` drives events through [`Procedure`]
-//! and [`Instance`]; `plugin` acts on the session through [`Port`] and on its server through
+//! This module owns no socket, clock or engine. `session` drives events through [`Procedure`] and
+//! [`Instance`]. `plugin` acts on the session through [`Port`], and on its server through
 //! [`Peers`]. Neither imports the other.
 
 mod client;
@@ -26,30 +26,30 @@ pub use reason::{DisconnectReason, EndReason};
 /// One event on its way to a plugin. Exhaustive: the contract names no other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event<'a> {
-    /// The session is established. Always the first.
+    /// The session is established. Always the first event.
     Connect,
     /// Bytes arrived: 1 to [`READ_MAX_BYTES`].
     Read(&'a [u8]),
-    /// The send buffer had filled and has drained.
+    /// The send buffer was full and has drained.
     Write,
-    /// Nothing was exchanged for so many milliseconds.
+    /// Neither side sent a byte for this time.
     Timeout {
         /// Milliseconds since the last byte in either direction.
         idle_ms: u64,
     },
     /// A timer fired.
     Timer {
-        /// The number the plugin gave it.
+        /// The number that the plugin gave the timer.
         id: u32,
     },
     /// The peer finished sending.
     End,
-    /// The session is over. Always the last.
+    /// The session is over. Always the last event.
     Disconnect(DisconnectReason),
 }
 
 impl Event<'_> {
-    /// The event's name in logs, metrics and the contract.
+    /// Returns the event's name in logs, metrics and the contract.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -64,16 +64,16 @@ impl Event<'_> {
     }
 }
 
-/// Most bytes that one `on-read` carries. Also the size of a read buffer.
+/// Maximum bytes of one `on-read`, and the size of a read buffer.
 pub const READ_MAX_BYTES: usize = 64 << 10;
 
-/// What a handler wants of its session. Exhaustive: the contract names no other.
+/// A handler's answer: what becomes of its session. Exhaustive: the contract names no other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Keep going.
     Proceed,
-    /// Send what is queued, then close.
+    /// Send the send buffer, then close.
     Close,
-    /// Drop what is queued and reset.
+    /// Drop the send buffer and reset the connection.
     Abort,
 }

@@ -1,10 +1,11 @@
-//! A session that leads nowhere, and a server with nobody else: for trials, stories and tests.
+//! Null objects: a session without a socket, and a server without other sessions. For trials,
+//! transcripts and tests.
 
 use std::task::{Context, Poll};
 
 use super::{Broadcast, ClientInfo, NameError, Peers, Port, Priority, SendError, WriteError};
 
-/// Nobody is there beside the session.
+/// The peers of a session that is alone.
 #[derive(Debug, Clone, Copy)]
 pub struct NoPeers;
 
@@ -29,7 +30,7 @@ impl Peers for NoPeers {
     }
 }
 
-/// A message that no session gets, and that is said to have reached so many.
+/// A message that reaches no session, and reports this number of receivers.
 #[derive(Debug, Clone, Copy)]
 pub struct Unheard(pub u32);
 
@@ -43,7 +44,7 @@ impl Broadcast for Unheard {
     }
 }
 
-/// A session to which nothing can be written.
+/// A port of a session to which nothing can be written.
 #[derive(Debug)]
 pub struct NullPort(pub ClientInfo);
 

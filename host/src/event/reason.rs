@@ -1,4 +1,5 @@
-//! Why a session is over: the reasons a plugin is told, and the larger set that the host records.
+//! The reasons why a session is over: those for the plugin, and the larger set that the host
+//! records.
 
 use std::borrow::Cow;
 
@@ -15,16 +16,16 @@ pub enum DisconnectReason {
     PeerTruncated,
     /// A handler ended the session.
     ClosedByPlugin,
-    /// Nothing was exchanged for longer than the server allows, or for the timeout after the peer
-    /// had finished sending.
+    /// Neither side sent a byte for longer than the server allows, or for the timeout after the
+    /// peer finished sending.
     IdleTimeout,
     /// The peer read nothing for the timeout.
     WriteTimeout,
-    /// The operator or another session ended it.
+    /// The operator or another session ended the session.
     Evicted,
     /// The server is stopping or starting afresh.
     ServerStopped,
-    /// The peer sent nothing at all for longer than the server allows.
+    /// The peer sent no byte at all for longer than the server allows.
     FirstByteTimeout,
     /// The peer sent its data more slowly than the server allows.
     MinRate,
@@ -48,7 +49,7 @@ impl DisconnectReason {
         Self::SessionTimeout,
     ];
 
-    /// Stable name for logs, metrics and tests.
+    /// Returns the stable name for logs, metrics and tests.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -70,16 +71,16 @@ impl DisconnectReason {
 /// Why a session ended, as the host records it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EndReason {
-    /// An ending that the plugin could be told of.
+    /// An end that the plugin could be told of.
     Disconnect(DisconnectReason),
-    /// It goes on in another process.
+    /// The session goes on in another process.
     Moved,
-    /// The plugin's instance is gone; it could not be told.
+    /// The plugin's instance is gone, so the plugin could not be told.
     Fault(FaultKind),
 }
 
 impl EndReason {
-    /// Stable name for logs, metrics and tests.
+    /// Returns the stable name for logs, metrics and tests.
     #[must_use]
     pub fn name(self) -> Cow<'static, str> {
         match self {

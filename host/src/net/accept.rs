@@ -1,4 +1,4 @@
-//! The listening socket at work: one newcomer at a time, and what to make of an error.
+//! The listening socket at work: it accepts one connection at a time, and sorts errors.
 
 use std::fs::File;
 use std::io;
@@ -15,22 +15,22 @@ use tokio::io::unix::AsyncFd;
 use super::relisten::{Condition, SharedSocket, SocketOrigin};
 use super::{BindError, Endpoint};
 
-/// How long accepting pauses when the process or the system is out of descriptors or memory.
+/// The pause of accepting if the process or the system is out of descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(25);
-/// Newcomers that are turned away before each pause. So many each pause are what a machine without
-/// descriptors refuses; the others wait in the backlog.
+/// New connections that are turned away before each pause. A machine without descriptors refuses
+/// this many per pause; the others wait in the backlog.
 const TURNED_AWAY_MAX: usize = 16;
 
 /// A socket that listens. Dropping it frees the address.
 #[derive(Debug)]
 pub struct Listener {
-    /// What others get a descriptor of.
+    /// The socket that other processes get a descriptor of.
     held: ArcSwap<SharedSocket>,
-    /// The same in the reactor. `None` between a failed repair and the next.
+    /// The same socket in the reactor. `None` between a failed repair and the next.
     polled: ArcSwapOption<AsyncFd<Arc<SharedSocket>>>,
     origin: SocketOrigin,
-    /// A descriptor to give up when there is no other, so that a newcomer can be refused and does
-    /// not hang.
+    /// A spare descriptor to give up when there is no other. With it the listener refuses a new
+    /// connection, which would otherwise hang.
     reserve: Mutex<Option<File>>,
     /// Errors that the next calls of `accept` report instead of a client.
     #[cfg(test)]
@@ -42,12 +42,14 @@ pub struct Listener {
 pub enum Repaired {
     /// With the socket that it had, which other processes may have as well.
     SameSocket,
-    /// With a new one at the same address. Other holders of the old one have to get it.
+    /// With a new socket at the same address. Other holders of the old socket need the new one.
     NewSocket,
 }
 
-/// A client that the system accepted and nobody has judged yet. Dropping it closes the connection.
-/// It belongs to no reactor until its own task takes it up, on whichever thread that runs.
+/// A client that the system accepted and the gate has not judged yet. Dropping it closes the
+/// connection.
+///
+/// The connection belongs to no reactor until its own task takes it up, on the thread of that task.
 #[derive(Debug)]
 pub struct Accepted {
     pub(super) stream: TcpStream,
@@ -56,7 +58,7 @@ pub struct Accepted {
 }
 
 impl Accepted {
-    /// The client's address; an IPv4 client of a dual-stack socket has its IPv4 address.
+    /// Returns the client's address. An IPv4 client of a dual-stack socket has its IPv4 address.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer
@@ -66,17 +68,19 @@ impl Accepted {
 /// What to do after accepting failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AcceptError {
-    /// One newcomer was lost; go on at once.
+    /// One new connection was lost. Go on at once.
     Retry,
-    /// The machine is out of something; go on after the pause.
+    /// The machine is out of some resource. Go on after the pause.
     Pause(Duration),
-    /// The socket may listen no more; see [`Listener::listen_again`].
+    /// The socket may no longer listen; see [`Listener::listen_again`].
     Broken,
 }
 
 impl AcceptError {
-    /// Sorts an error of `accept`. Errors of the newcomer's own connection, which Linux reports
-    /// here too, cost only that newcomer. What nobody foresaw may come again at once, so it pauses.
+    /// Sorts an error of `accept`.
+    ///
+    /// Linux reports errors of the new connection here, too. They cost only that connection. An
+    /// unknown error may come again at once, so it pauses.
     #[must_use]
     pub fn of(error: &io::Error) -> Self {
         match Errno::from_io_error(error) {
@@ -111,9 +115,10 @@ impl Listener {
         Self::adopt(endpoint.listen()?, endpoint.backlog)
     }
 
-    /// Takes over a socket that listens already, or that another holder stopped. `backlog` counts
-    /// where it has to listen again: pending connections, 0 for 4,096. Must run inside a tokio
-    /// runtime.
+    /// Takes over a socket that listens already, or that another holder stopped.
+    ///
+    /// `backlog` is the number of pending connections if the socket has to listen again; 0 is
+    /// 4,096. Must run inside a tokio runtime.
     ///
     /// # Errors
     /// [`BindError`]; the socket is closed.
@@ -139,14 +144,17 @@ impl Listener {
         })
     }
 
-    /// Whether the socket is there and listens, and its clients can talk. At most six system calls.
+    /// Returns whether the socket is there and listens, and its clients can talk. At most six
+    /// system calls.
     #[must_use]
     pub fn listens(&self) -> bool {
         self.held.load().condition(self.origin.address) == Condition::Listens
     }
 
-    /// Waits until the system reports that the socket listens no more. A closed descriptor is not
-    /// reported: ask [`Listener::listens`] from time to time. Dropping the future is safe.
+    /// Waits until the system reports that the socket listens no more. Cancel safe.
+    ///
+    /// The system does not report a closed descriptor: call [`Listener::listens`] from time to
+    /// time.
     pub async fn hung_up(&self) {
         if let Some(polled) = self.polled.load_full() {
             // A socket that listens is never ready for writing.
@@ -154,19 +162,21 @@ impl Listener {
         }
     }
 
-    /// Listens again, on the same socket or else on a new one at the same address. To be called by
-    /// the task that accepts, which is not in [`Listener::accept`] meanwhile. Does not block.
+    /// Listens again, on the same socket or else on a new one at the same address. Does not block.
+    ///
+    /// Only the accepting task may call this, and not inside [`Listener::accept`].
     ///
     /// # Errors
     /// [`BindError`]; nothing is accepted until a later call succeeds.
     pub fn listen_again(&self) -> Result<Repaired, BindError> {
         let system = |source| BindError::System { address: self.origin.address, source };
-        // Out of the reactor first: there, a socket that hung up stays ready for ever.
+        // The socket leaves the reactor first: there, a socket that hung up stays ready for ever.
         let before = self.polled.swap(None);
         let held = self.held.load_full();
         let condition = held.condition(self.origin.address);
         if condition == Condition::Replaced {
-            // The number is somebody else's by now. Closing it would be closing theirs.
+            // The descriptor's number belongs to another file now. Closing it would close that
+            // file.
             std::mem::forget((before, Arc::clone(&held)));
         } else {
             drop(before);
@@ -182,13 +192,13 @@ impl Listener {
         Ok(Repaired::NewSocket)
     }
 
-    /// Without a descriptor for them, refuses some newcomers by means of the one in reserve: they
-    /// are closed. How many.
+    /// Refuses some new connections by means of the spare descriptor, because the process has none
+    /// left: it closes them. Returns how many.
     pub fn turn_away(&self) -> usize {
         let mut held = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
         let mut turned = 0;
         while turned < TURNED_AWAY_MAX {
-            // Nobody else may have taken what was given up.
+            // Frees the spare descriptor for `accept`, which fails if another thread is faster.
             drop(held.take().or_else(reserve));
             match acceptfrom_with(
                 &self.held.load().socket,
@@ -203,7 +213,7 @@ impl Listener {
         turned
     }
 
-    /// Another descriptor of the same socket, for another process.
+    /// Returns another descriptor of the same socket, for another process.
     ///
     /// # Errors
     /// The process has no descriptors left.
@@ -211,16 +221,16 @@ impl Listener {
         self.held.load().socket.try_clone()
     }
 
-    /// Where it listens, with the port the system chose where any was asked for.
+    /// Returns the address of the socket, with the port that the system chose if any was asked for.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.origin.address
     }
 
-    /// The next newcomer. Dropping the future is safe: no newcomer is lost.
+    /// Returns the next new connection. Cancel safe: no connection is lost.
     ///
     /// # Errors
-    /// What the system said; [`AcceptError::of`] says what to do.
+    /// The system's error; [`AcceptError::of`] says what to do.
     pub async fn accept(&self) -> io::Result<Accepted> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let accept = |held: &Arc<SharedSocket>| {
@@ -237,27 +247,29 @@ impl Listener {
             let mut guard = polled.readable().await?;
             match guard.try_io(|polled| accept(polled.get_ref())) {
                 Ok(accepted) => break accepted?,
-                // A hang-up is remembered here for ever, although another holder may have made the
-                // socket listen again. Waiting for it would never end, nor let others run.
+                // The reactor remembers a hang-up for ever, although another holder may have made
+                // the socket listen again. Waiting here would neither end nor let other tasks run.
                 Err(_) if guard.ready().is_read_closed() => return Err(Errno::INVAL.into()),
                 Err(_) => {}
             }
         };
         let (stream, peer) = (TcpStream::from(stream), peer.ok_or(Errno::CONNABORTED)?);
         let peer = SocketAddr::try_from(peer).map_err(|_| Errno::CONNABORTED)?;
-        // A socket that is bound to one address needs no question which one the client reached.
+        // A socket that is bound to one address needs no call for the address that the client
+        // reached.
         let address = self.origin.address;
         let local = if address.ip().is_unspecified() { stream.local_addr()? } else { address };
         Ok(Accepted { stream, peer: plain(peer), local: plain(local) })
     }
 }
 
-/// Registers a socket with the reactor, as one that listens now.
+/// Registers a listening socket with the reactor.
 fn polled(held: &Arc<SharedSocket>) -> io::Result<AsyncFd<Arc<SharedSocket>>> {
-    // Urgent bytes are bytes like others, and accepted sockets inherit this.
+    // Urgent bytes are bytes like others. Accepted sockets inherit this option.
     SockRef::from(&held.socket).set_out_of_band_inline(true)?;
-    // Deprecated because of types that lend a descriptor which is not theirs; a `TcpListener` owns
-    // its own for as long as it lives. What replaces it is an `unsafe fn` with that very condition.
+    // Deprecated because of types that lend a descriptor that is not theirs. A `TcpListener` owns
+    // its descriptor for as long as it lives. The replacement is an `unsafe fn` with that
+    // condition.
     #[expect(deprecated)]
     AsyncFd::new(Arc::clone(held))
 }
@@ -266,14 +278,14 @@ fn reserve() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// Takes the IPv6 wrapping off an IPv4 address.
+/// Unwraps an IPv4 address from its IPv6 form.
 fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 #[cfg(test)]
 impl Listener {
-    /// The next calls of `accept` that have a client to report fail with these, one each.
+    /// Makes the next calls of `accept` that have a client fail with these errors, one each.
     pub(crate) fn inject(&self, errnos: impl IntoIterator<Item = Errno>) {
         self.injected.lock().unwrap_or_else(PoisonError::into_inner).extend(errnos);
     }
@@ -289,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_one_newcomer_costs_only_that_newcomer() {
+    fn accept_error_costs_one_connection_only() {
         for errno in [
             Errno::CONNABORTED,
             Errno::INTR,
@@ -310,7 +322,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn accepted_sockets_inherit_the_options_and_do_not_block() {
+    async fn accepted_sockets_inherit_options_and_never_block() {
         for on in [false, true] {
             let options =
                 SocketOptions { reuse_address: on, dont_route: on, keep_alive: on, no_delay: on };

@@ -8,15 +8,15 @@ use nix::sys::socket::{setsockopt, sockopt};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// The backlog that 0 stands for. The system clamps it further where its own maximum is lower.
+/// The backlog that 0 stands for. The system clamps it if the system's own maximum is lower.
 const BACKLOG_DEFAULT: u32 = 4_096;
 
 /// The port to listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenPort {
-    /// This one.
+    /// This port.
     Fixed(NonZeroU16),
-    /// Whatever the system has free; ask the handle which. For tests and embedders.
+    /// A free port that the system chooses; the server handle says which. For tests and embedders.
     AnyFree,
 }
 
@@ -33,7 +33,7 @@ impl ListenPort {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SocketOptions {
     /// Bind although connections of a stopped server linger on the address. Two live servers never
-    /// share one.
+    /// share an address.
     pub reuse_address: bool,
     /// Send to directly connected networks only.
     pub dont_route: bool,
@@ -46,75 +46,74 @@ pub struct SocketOptions {
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// A host name or address of this system. Empty: all IPv4 interfaces; `0.0.0.0`: the same;
-    /// `::`: IPv4 and IPv6 on one socket. Of a name's addresses the first IPv4 one is used, else
-    /// the first.
+    /// A host name or address of this system. Empty and `0.0.0.0`: all IPv4 interfaces. `::`: IPv4
+    /// and IPv6 on one socket. Of a name's addresses the first IPv4 one is used, else the first.
     pub host: String,
     /// The port.
     pub port: ListenPort,
-    /// Pending connections the system may hold. 0: 4,096. Clamped to the system's own maximum.
+    /// Pending connections that the system may hold. 0: 4,096. Clamped to the system's own maximum.
     pub backlog: u32,
     /// Socket options.
     pub options: SocketOptions,
 }
 
-/// Why nothing is listening. All of them are the operator's to mend.
+/// Why a server does not listen. The operator has to mend all of these.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BindError {
     /// The host name has no address.
     #[error("`{host}` is neither an address nor a name this system can resolve: {source}")]
     Unresolved {
-        /// What was asked for.
+        /// The host name that was asked for.
         host: String,
-        /// What the resolver said.
+        /// The resolver's error.
         source: io::Error,
     },
-    /// The address is somebody else's.
+    /// The address belongs to another system.
     #[error(
         "{address} is not an address of this system: use one of its own, or leave `host` empty for \
          all of them"
     )]
     NotLocal {
-        /// What was asked for.
+        /// The address that was asked for.
         address: SocketAddr,
     },
-    /// No IPv6 here.
+    /// The system has no IPv6.
     #[error("{address} needs IPv6, which this system does not have")]
     NoIpv6 {
-        /// What was asked for.
+        /// The address that was asked for.
         address: SocketAddr,
     },
-    /// Somebody listens there, or old connections linger.
+    /// Another socket listens there, or old connections linger.
     #[error("{address} is in use: another server listens on it{}", if *.reuse { "" } else {
         ", or connections of a stopped one linger (the option `reuse-address` accepts those)" })]
     InUse {
-        /// What was asked for.
+        /// The address that was asked for.
         address: SocketAddr,
         /// Whether `reuse-address` was on.
         reuse: bool,
     },
-    /// A privileged port.
+    /// The port is privileged.
     #[error("{address} may not be used by this process: ports below 1024 usually need a privilege")]
     Denied {
-        /// What was asked for.
+        /// The address that was asked for.
         address: SocketAddr,
     },
-    /// A socket that was handed over cannot be used.
+    /// A socket of another process cannot be used.
     #[error("the socket that was handed over cannot be used: {0}")]
     Inherited(io::Error),
-    /// Anything else the system said.
+    /// Any other error of the system.
     #[error("cannot listen on {address}: {source}")]
     System {
-        /// What was asked for.
+        /// The address that was asked for.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl BindError {
-    /// What an error of the system says of listening on this address.
+    /// Sorts an error of the system from listening on this address.
     pub(super) fn of(address: SocketAddr, reuse: bool, source: io::Error) -> Self {
         match Errno::from_io_error(&source) {
             Some(Errno::ADDRNOTAVAIL) => Self::NotLocal { address },
@@ -126,14 +125,14 @@ impl BindError {
     }
 }
 
-/// What the system is asked for. 0 is the default.
+/// Returns the backlog for the system. 0 is the default.
 pub(super) fn backlog_of(connections: u32) -> i32 {
     let connections = if connections == 0 { BACKLOG_DEFAULT } else { connections };
     i32::try_from(connections).unwrap_or(i32::MAX)
 }
 
 impl Endpoint {
-    /// The address to bind. Asks the resolver where `host` is a name, which may block.
+    /// Returns the address to bind. Asks the resolver if `host` is a name, which may block.
     ///
     /// # Errors
     /// [`BindError::Unresolved`].
@@ -174,18 +173,19 @@ impl Endpoint {
         }
         socket.set_reuse_address(self.options.reuse_address)?;
         socket.set_nonblocking(true)?;
-        // Accepted sockets inherit these three, so that accepting a client costs no call for them.
+        // Accepted sockets inherit these three options, so accepting a client costs no call for
+        // them.
         socket.set_keepalive(self.options.keep_alive)?;
         socket.set_tcp_nodelay(self.options.no_delay)?;
         if self.options.dont_route {
-            // The only option of ours that `socket2` does not have.
+            // The only option that we need and `socket2` does not have.
             setsockopt(&socket, sockopt::DontRoute, &true)?;
         }
         socket.bind(&address.into())?;
         socket.listen(backlog_of(self.backlog))?;
-        // Accepted sockets inherit this too. It is what lets a later server with `reuse-address`
-        // start beside those that linger; without it that server would depend on what this one was
-        // started with.
+        // Accepted sockets inherit this option, too. With it a later server with `reuse-address`
+        // can start beside connections that linger. Otherwise that server would depend on the
+        // options of this one.
         socket.set_reuse_address(true)?;
         Ok(socket.into())
     }

@@ -16,10 +16,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::files;
 
-/// Largest PEM file that is read.
+/// Largest PEM file that is read, in bytes.
 const PEM_MAX_BYTES: u64 = 4 << 20;
 
-/// The oldest protocol a server speaks.
+/// The oldest protocol that a server speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ProtocolMin {
     /// TLS 1.2 and 1.3.
@@ -32,54 +32,55 @@ pub enum ProtocolMin {
 /// Whether clients must show a certificate of the authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ClientCertificate {
-    /// No certificate, no session.
+    /// A client without a certificate gets no session.
     #[default]
     Required,
-    /// A client without one is let in; one with a bad one is not.
+    /// A client without a certificate gets a session; a client with a bad one does not.
     Optional,
 }
 
-/// What a secure server proves itself with, and asks of its clients.
+/// The certificate and key of a secure server, and what the server asks of its clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// PEM file: the server's certificate first, then those that lead to its root.
+    /// PEM file: the server's certificate first, then the certificates that lead to its root.
     pub certificate_chain: PathBuf,
     /// PEM file: the key of the first certificate.
     pub private_key: PathBuf,
-    /// The oldest protocol spoken.
+    /// The oldest protocol that the server speaks.
     pub protocol_min: ProtocolMin,
     /// Application protocols, best first. Empty: none is negotiated.
     pub alpn: Vec<String>,
-    /// PEM file of authorities whose clients are let in. `None`: no certificate is asked for.
+    /// PEM file of authorities whose clients are admitted. `None`: the server asks for no
+    /// certificate.
     pub client_authority: Option<PathBuf>,
-    /// What a client without a certificate gets, where there is an authority.
+    /// What becomes of a client without a certificate, if there is an authority.
     pub client_certificate: ClientCertificate,
 }
 
-/// Why the credentials cannot be used. All of them are the operator's to mend, and each names the
+/// Why the credentials cannot be used. The operator has to mend all of these, and each names the
 /// file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CredentialsError {
-    /// No such file, no permission, or no PEM in it.
+    /// The file does not exist, may not be read, or has no PEM in it.
     #[error("{}: cannot read a PEM {what} from it: {cause}", .file.display())]
     Unreadable {
         /// The file.
         file: PathBuf,
-        /// What was expected in it.
+        /// The expected content.
         what: &'static str,
-        /// What was found instead.
+        /// The content or error found instead.
         cause: String,
     },
-    /// A certificate that cannot be used.
+    /// The certificate cannot be used.
     #[error("{}: {cause}", .file.display())]
     BadCertificate {
         /// The file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The problem of the certificate.
         cause: String,
     },
-    /// Out of its time.
+    /// The certificate is not valid at this time.
     #[error("{}: the certificate is valid from {from} to {to}, and it is not that \
         time", .file.display())]
     OutOfTime {
@@ -90,7 +91,7 @@ pub enum CredentialsError {
         /// Last moment.
         to: String,
     },
-    /// Two halves of different pairs.
+    /// The key and the certificate belong to different pairs.
     #[error("{}: the key does not belong to the first certificate in \
         {}", .key.display(), .chain.display())]
     Mismatch {
@@ -99,7 +100,7 @@ pub enum CredentialsError {
         /// The certificate's file.
         chain: PathBuf,
     },
-    /// A protocol name that cannot be sent.
+    /// The protocol name cannot be sent.
     #[error("ALPN protocol `{name}`: expected 1 to 255 bytes")]
     BadAlpn {
         /// The name.
@@ -184,7 +185,7 @@ impl Credentials {
     }
 }
 
-/// At least one certificate.
+/// Reads the certificates of a file, of which there must be at least one.
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
     let pem =
         files::read(file, PEM_MAX_BYTES).map_err(|cause| unreadable(file, "certificate", cause))?;

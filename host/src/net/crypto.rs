@@ -1,10 +1,10 @@
-//! Which cryptography the TLS of clients takes that others make in this process.
+//! The cryptography of TLS clients that other code makes in this process.
 
 use tokio_rustls::rustls::crypto::ring;
 
-/// Has clients that ask for no cryptography in particular take `ring`, as the servers here do. Who
-/// embeds Wharf and has chosen another before keeps that.
+/// Makes `ring` the default cryptography of TLS clients, as it is that of the servers here. If an
+/// embedder has chosen another before, that choice stays.
 pub fn take_ring_for_tls() {
-    // An error says that there is one already.
+    // An error says that there is a default already.
     let _ = ring::default_provider().install_default();
 }

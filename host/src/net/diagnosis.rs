@@ -1,7 +1,8 @@
-//! What the kernel alone knows of a listening socket: whether a shutdown outlived it.
+//! A question to the kernel about a listening socket: whether an old shutdown is still in force.
 //!
-//! Linux keeps a shutdown of a socket that does not listen. `listen` does not clear it, and each
-//! accepted socket inherits it: its client sees the end at once. No call on the socket shows it.
+//! Linux keeps a shutdown of a socket that does not listen. `listen` does not clear the shutdown,
+//! and each accepted socket inherits it: its client sees the end at once. No call on the socket
+//! shows the shutdown.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -21,20 +22,21 @@ const TCP: u8 = 6;
 const SHUTDOWN: u16 = 8;
 /// `1 << TCP_LISTEN`.
 const LISTENS: u32 = 1 << 10;
-/// Of a message.
+/// Size of a message's head.
 const HEAD_BYTES: usize = 16;
-/// Of the fixed part of an answer, `inet_diag_msg`.
+/// Size of the fixed part of an answer, `inet_diag_msg`.
 const FIXED_BYTES: usize = 72;
-/// Of the head of an attribute.
+/// Size of an attribute's head.
 const ATTRIBUTE_BYTES: usize = 4;
-/// More than the kernel says of one socket.
+/// A buffer larger than the kernel's answer about one socket.
 const ANSWER_MAX_BYTES: usize = 4_096;
 
-/// Whether a socket that listens at this address was shut down before it did. `cookie` tells it
-/// from others. Four system calls; does not block.
+/// Returns whether a socket that listens at this address was shut down before it listened. `cookie`
+/// selects the socket among others. Four system calls; does not block.
 ///
 /// # Errors
-/// The kernel does not say: it lacks this service, or a socket bound to an interface hides from it.
+/// The kernel does not say: it lacks this service, or a socket bound to an interface hides this
+/// one.
 pub(super) fn is_shut(address: SocketAddr, cookie: u64) -> io::Result<bool> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let service = Some(netlink::SOCK_DIAG);
@@ -79,7 +81,7 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
-/// The directions that are shut down, or `None` where the answer does not say.
+/// Returns the directions that are shut down, or `None` if the answer does not say.
 fn shutdown_of(answer: &[u8]) -> Option<u8> {
     if u16_at(answer, 4)? != BY_FAMILY {
         return None;
@@ -113,7 +115,7 @@ mod tests {
             assert!(!is_shut(at, cookie).expect("it says"), "{host}");
             assert!(is_shut(at, cookie + 1).is_err(), "another socket");
             for how in [Shutdown::Read, Shutdown::Write, Shutdown::Both] {
-                // From the second time on it does not listen here.
+                // From the second time on the socket does not listen here.
                 let _ = socket.shutdown(Shutdown::Both);
                 assert!(socket.shutdown(how).is_err(), "it does not listen");
                 // A port that was bound by its number stays: EINVAL.

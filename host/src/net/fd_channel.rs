@@ -1,8 +1,8 @@
-//! A way from one process of this machine to another: messages in order, each with an open
-//! descriptor or without.
+//! The descriptor channel between two processes of this machine: messages in order, each with at
+//! most one open descriptor.
 //!
-//! It blocks, and is for two programs that trust each other: it is a socket pair that nobody else
-//! can reach. What it says is none of its business.
+//! The channel blocks. It is a socket pair between two programs that trust each other, and no other
+//! program can reach it. The channel does not interpret the messages.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -17,30 +17,30 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
-/// Largest head of a message: what it says.
+/// Largest head of a message, which says what the message is.
 pub(super) const HEAD_MAX_BYTES: usize = 256 << 10;
-/// Largest body of a message: bytes that it carries.
+/// Largest body of a message, which has its raw bytes.
 pub const BODY_MAX_BYTES: usize = 64 << 20;
-/// Lengths of the head and the body, before them.
+/// Size of the frame before a message: the lengths of its head and its body.
 pub(super) const FRAME_BYTES: usize = 8;
 
-/// One end of it.
+/// One end of the channel.
 #[derive(Debug)]
 pub struct FdChannel(UnixStream);
 
 /// One message.
 #[derive(Debug)]
 pub struct FdMessage {
-    /// What it says.
+    /// The text of the message.
     pub head: Vec<u8>,
-    /// What it carries.
+    /// The raw bytes of the message.
     pub body: Vec<u8>,
-    /// What was opened for whoever gets it.
+    /// A descriptor for the receiver.
     pub descriptor: Option<OwnedFd>,
 }
 
 impl FdChannel {
-    /// Both ends.
+    /// Creates both ends.
     ///
     /// # Errors
     /// The process has no descriptors left.
@@ -49,25 +49,26 @@ impl FdChannel {
         Ok((Self(near), far.into()))
     }
 
-    /// The end that another process gave to this one.
+    /// Wraps the end that another process gave to this one.
     #[must_use]
     pub fn given(end: OwnedFd) -> Self {
         Self(end.into())
     }
 
-    /// How long a message may take to be sent, and to come.
+    /// Sets the time that sending and receiving a message may take.
     ///
     /// # Errors
-    /// Zero.
+    /// The time is zero.
     pub fn set_timeout(&self, patience: Duration) -> io::Result<()> {
         self.0.set_read_timeout(Some(patience))?;
         self.0.set_write_timeout(Some(patience))
     }
 
-    /// Sends a message. After an error the passage is of no more use.
+    /// Sends a message. After an error the channel must not be used again.
     ///
     /// # Errors
-    /// Too large, which sends nothing; too slow; or the other end is gone.
+    /// The message is too large, which sends nothing; sending took too long; or the other end is
+    /// gone.
     pub fn send(
         &mut self,
         head: &[u8],
@@ -81,8 +82,8 @@ impl FdChannel {
         if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(&descriptors)) {
             return Err(io::Error::other("there is no room for a descriptor"));
         }
-        // The descriptor goes with the first byte, so the rest may follow without it. A process
-        // that is stopped and goes on has its calls interrupted where they have a timeout.
+        // The descriptor goes with the first byte, so the rest may follow without it. If a process
+        // is stopped and continued, its calls with a timeout are interrupted.
         let sent = retry_on_intr(|| {
             sendmsg(&self.0, &[IoSlice::new(&frame)], &mut beside, SendFlags::NOSIGNAL)
         })?;
@@ -94,7 +95,7 @@ impl FdChannel {
     /// Waits for the next message.
     ///
     /// # Errors
-    /// `UnexpectedEof` where the other end is gone; too slow; or no message.
+    /// `UnexpectedEof` if the other end is gone; the message took too long; or it is no message.
     pub fn receive(&mut self) -> io::Result<FdMessage> {
         let mut frame = [0; FRAME_BYTES];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -119,14 +120,14 @@ impl FdChannel {
         Ok(FdMessage { head, body, descriptor })
     }
 
-    /// Nothing passes any more, in either direction.
+    /// Closes the channel in both directions.
     pub fn close(&self) {
-        // Where it fails the other end is gone already.
+        // If this fails, the other end is gone already.
         let _ = self.0.shutdown(Shutdown::Both);
     }
 }
 
-/// What stands before a head and a body of these lengths.
+/// Returns the frame before a head and a body of these lengths.
 pub(super) fn frame(head_bytes: usize, body_bytes: usize) -> io::Result<[u8; FRAME_BYTES]> {
     let within = |bytes: usize, max: usize| u32::try_from(bytes).ok().filter(|_| bytes <= max);
     let (Some(head), Some(body)) =
@@ -143,7 +144,7 @@ pub(super) fn frame(head_bytes: usize, body_bytes: usize) -> io::Result<[u8; FRA
     Ok(frame)
 }
 
-/// The lengths that it says.
+/// Returns the lengths of head and body in a frame.
 pub(super) fn lengths(frame: [u8; FRAME_BYTES]) -> io::Result<(usize, usize)> {
     let length =
         |part: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| frame[part + byte])) as usize;
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_is_not_sent_and_not_read() {
+    fn oversized_message_is_neither_sent_nor_read() {
         let (mut near, far) = FdChannel::pair().expect("a pair");
         let too_large = vec![0; HEAD_MAX_BYTES + 1];
         assert_eq!(

@@ -13,43 +13,43 @@ use super::{Accepted, Credentials, CredentialsError, Stream};
 use crate::admission::{Admitted, Permit};
 use crate::event::{TlsInfo, excerpt};
 
-/// Bytes that are kept of what TLS says of a peer.
+/// Bytes kept of a TLS error about a peer.
 const FAULT_MAX_BYTES: usize = 512;
-/// Bytes of a certificate's subject. A longer one is no subject: two may not look the same by a
-/// cut.
+/// Bytes of a certificate's subject. A longer subject is dropped, since two subjects could look the
+/// same after a cut.
 const SUBJECT_MAX_BYTES: usize = 2 << 10;
 
 /// How a server's clients are secured.
 #[derive(Clone)]
 pub struct Security(Option<TlsAcceptor>);
 
-/// A client that may have a session: admitted, and past the handshake. There is no other way to
-/// make one.
+/// A client that may have a session: admitted, and past the handshake. Only [`Security::establish`]
+/// makes one.
 #[derive(Debug)]
 pub struct Established {
     /// The client's address.
     pub peer: SocketAddr,
-    /// The address it reached.
+    /// The address that the client reached.
     pub local: SocketAddr,
-    /// What TLS settled.
+    /// The results of the TLS handshake.
     pub tls: Option<TlsInfo>,
     stream: Stream,
     permit: Permit,
 }
 
 impl Established {
-    /// The byte stream, and the permit to hold for as long as it is open.
+    /// Returns the byte stream, and the permit to hold while the stream is open.
     #[must_use]
     pub fn into_parts(self) -> (Stream, Permit) {
         (self.stream, self.permit)
     }
 }
 
-/// Why a client got no session. All of them are the peer's doing.
+/// Why a client got no session. All of these are the peer's doing.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum HandshakeError {
-    /// Not done within the server's timeout.
+    /// The handshake was not done within the server's timeout.
     Timeout,
     /// The connection ended or broke.
     Gone,
@@ -58,7 +58,7 @@ pub enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// Stable name for logs and metrics.
+    /// Returns the stable name for logs and metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -70,13 +70,13 @@ impl HandshakeError {
 }
 
 impl Security {
-    /// No TLS.
+    /// Returns security without TLS.
     #[must_use]
     pub fn plaintext() -> Self {
         Self(None)
     }
 
-    /// TLS with these credentials.
+    /// Returns security by TLS with these credentials.
     ///
     /// # Errors
     /// [`CredentialsError`], naming the file.
@@ -84,14 +84,14 @@ impl Security {
         Ok(Self(Some(TlsAcceptor::from(credentials.load()?))))
     }
 
-    /// Whether there is no handshake.
+    /// Returns whether there is no handshake.
     #[must_use]
     pub fn is_plaintext(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Shakes hands, where there is a hand to shake. Has no limit of its own: dropping the future
-    /// closes the connection and frees the permit.
+    /// Performs the handshake, if the server has one. Has no time limit of its own. Cancel safe:
+    /// dropping the future closes the connection and frees the permit.
     ///
     /// # Errors
     /// [`HandshakeError`]; the connection is closed and the permit is free.
@@ -146,7 +146,8 @@ fn settled(connection: &ServerConnection) -> TlsInfo {
     }
 }
 
-/// Rustls names the TLS 1.3 suites `TLS13_...`; IANA does not.
+/// Returns the IANA name of a cipher suite. Rustls names the TLS 1.3 suites `TLS13_...`; IANA does
+/// not.
 fn iana(name: &str) -> String {
     name.replacen("TLS13_", "TLS_", 1)
 }

@@ -1,8 +1,8 @@
-//! A note in memory that outlives the process, for whoever gets its descriptor: what it says, and
-//! what it carries.
+//! A memory file that outlives the process, with a head and a body for the next holder of its
+//! descriptor.
 //!
-//! What is opened may be anything that somebody has put where notes are kept, so nothing in it is
-//! believed before it is looked at.
+//! A program may have put any descriptor where snapshot files are kept. Therefore all content is
+//! checked before it is used.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -14,15 +14,16 @@ use rustix::net::sockopt::{socket_acceptconn, socket_cookie};
 
 use super::fd_channel::{FRAME_BYTES, frame, lengths};
 
-/// A note.
+/// A snapshot file.
 #[derive(Debug)]
 pub struct SnapshotFile(File);
 
 impl SnapshotFile {
-    /// Writes one down.
+    /// Writes a snapshot file.
     ///
     /// # Errors
-    /// `InvalidInput`: it is too large. Otherwise there is no descriptor or no memory for it.
+    /// `InvalidInput`: the content is too large. Otherwise there is no descriptor or no memory for
+    /// it.
     pub fn write(head: &[u8], body: &[&[u8]]) -> io::Result<Self> {
         let frame = frame(head.len(), body.iter().map(|part| part.len()).sum())?;
         let mut file = File::from(memfd_create("wharf-session", MemfdFlags::CLOEXEC)?);
@@ -32,13 +33,13 @@ impl SnapshotFile {
         Ok(Self(file))
     }
 
-    /// Opens one. Anything else is given back.
+    /// Opens a descriptor as a snapshot file. The content is not checked yet.
     ///
     /// # Errors
-    /// The descriptor, where it is no file.
+    /// The descriptor itself, if it is no file.
     pub fn open(descriptor: OwnedFd) -> Result<Self, OwnedFd> {
         let file = File::from(descriptor);
-        // Reading from what is no file may wait for ever.
+        // Reading from something other than a file may wait for ever.
         if file.metadata().is_ok_and(|seen| seen.is_file()) {
             Ok(Self(file))
         } else {
@@ -46,28 +47,28 @@ impl SnapshotFile {
         }
     }
 
-    /// What it says.
+    /// Reads the head.
     ///
     /// # Errors
-    /// It is no note, or a void one.
+    /// The file is no snapshot file, or a void one.
     pub fn head(&self) -> io::Result<Vec<u8>> {
         let (head, _) = self.lengths()?;
         self.read(FRAME_BYTES, head)
     }
 
-    /// What it carries.
+    /// Reads the body.
     ///
     /// # Errors
-    /// It is no note, or a void one.
+    /// The file is no snapshot file, or a void one.
     pub fn body(&self) -> io::Result<Vec<u8>> {
         let (head, body) = self.lengths()?;
         self.read(FRAME_BYTES + head, body)
     }
 
-    /// Makes it void, whoever has it by now.
+    /// Makes the file void for all of its holders.
     ///
     /// # Errors
-    /// What the system said.
+    /// The system's error.
     pub fn void(&self) -> io::Result<()> {
         self.0.set_len(0)
     }
@@ -97,14 +98,14 @@ impl AsFd for SnapshotFile {
     }
 }
 
-/// A number that no other socket of this system has, in whichever process it is open. `None`: it is
-/// no socket.
+/// Returns a number that no other socket of this system has, in any process. `None`: the descriptor
+/// is no socket.
 #[must_use]
 pub fn socket_number(socket: impl AsFd) -> Option<u64> {
     socket_cookie(socket).ok()
 }
 
-/// Whether it is a socket that listens.
+/// Returns whether the descriptor is a socket that listens.
 #[must_use]
 pub fn is_listening(socket: impl AsFd) -> bool {
     socket_acceptconn(socket).unwrap_or(false)
@@ -116,7 +117,7 @@ mod tests {
     use crate::net::fd_channel::HEAD_MAX_BYTES;
 
     #[test]
-    fn a_note_says_what_was_written_until_it_is_void() {
+    fn note_keeps_its_text_until_void() {
         let note = SnapshotFile::write(b"head", &[b"bo", b"dy"]).expect("room");
         let other = note.as_fd().try_clone_to_owned().expect("a descriptor");
         let other = SnapshotFile::open(other).expect("a note");
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_note_is_not_believed() {
+    fn invalid_note_is_not_read() {
         let (reader, _writer) = io::pipe().expect("a pipe");
         assert!(SnapshotFile::open(reader.into()).is_err());
         for bytes in [

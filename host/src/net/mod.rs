@@ -1,7 +1,7 @@
 //! Sockets and TLS: binding, accepting, the handshake, and the byte stream of an established
 //! session.
 //!
-//! `socket2` and `rustls` live here only. Each step consumes the value of the one before:
+//! `socket2` and `rustls` are used here only. Each step consumes the value of the step before:
 //! [`Accepted`] -> `Admitted<Accepted>` -> [`Established`].
 
 mod accept;

@@ -1,7 +1,7 @@
-//! The PROXY protocol, versions 1 and 2: a trusted proxy says who the client really is.
+//! The PROXY protocol, versions 1 and 2: a trusted proxy reports the client's real address.
 //!
-//! The header is read exactly, so that the client's first byte stays in the socket for whoever
-//! comes next.
+//! The header is read exactly, so that the client's first byte stays in the socket for the
+//! handshake or the session.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -12,33 +12,34 @@ use tokio::net::TcpStream;
 
 use super::Accepted;
 
-/// Longest header of version 1, by its specification.
+/// Longest header of version 1 in bytes, by its specification.
 const V1_MAX_BYTES: usize = 107;
-/// Bytes that are in every header of either version: the shortest one is `PROXY UNKNOWN` with its
+/// Bytes that every header of either version has. The shortest header is `PROXY UNKNOWN` with its
 /// line end.
 const FIRST_BYTES: usize = 15;
-/// What every header of version 2 starts with: signature, command, family and length.
+/// Bytes at the start of every header of version 2: signature, command, family and length.
 const V2_START_BYTES: usize = 16;
-/// Longest header of version 2 that is read; addresses take 36 bytes, the rest are extensions.
+/// Longest header of version 2 that is read, in bytes. Addresses take 36 bytes, extensions the
+/// rest.
 const V2_MAX_BYTES: usize = 4 << 10;
 
-/// Why a client behind a proxy is not let in.
+/// Why a client behind a proxy is not admitted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProxyError {
-    /// No header within the time for a handshake.
+    /// There was no header within the time for a handshake.
     #[error("no PROXY header in time")]
     Timeout,
     /// The connection ended or broke before the header was complete.
     #[error("the connection ended inside the PROXY header: {0}")]
     Gone(#[from] io::Error),
-    /// What came is no header.
+    /// The received bytes are no header.
     #[error("no PROXY header: {0}")]
     Malformed(String),
 }
 
 impl ProxyError {
-    /// Stable name for logs and metrics.
+    /// Returns the stable name for logs and metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -50,9 +51,11 @@ impl ProxyError {
 }
 
 impl Accepted {
-    /// Reads the header, and from then on has the address in it. Where the proxy speaks for itself,
-    /// the address stays the proxy's. Must run inside a tokio runtime. Has no limit of its own:
-    /// dropping the future closes the connection.
+    /// Reads the header, and takes the client's address from it. If the proxy speaks for itself,
+    /// the address stays the proxy's.
+    ///
+    /// Must run inside a tokio runtime. Has no time limit of its own: dropping the future closes
+    /// the connection.
     ///
     /// # Errors
     /// [`ProxyError`]; the connection is closed.
@@ -67,7 +70,7 @@ impl Accepted {
     }
 }
 
-/// Source and destination, where the proxy names them.
+/// Reads source and destination, if the proxy names them.
 async fn header(stream: &mut TcpStream) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyError> {
     let mut bytes = vec![0; FIRST_BYTES];
     stream.read_exact(&mut bytes).await?;
@@ -87,7 +90,7 @@ async fn header(stream: &mut TcpStream) -> Result<Option<(SocketAddr, SocketAddr
     if !bytes.starts_with(v1::PROTOCOL_PREFIX.as_bytes()) {
         return Err(ProxyError::Malformed("neither version starts like this".into()));
     }
-    // One byte at a time, since what follows the line is the client's.
+    // One byte at a time, since the bytes after the line are the client's.
     while !bytes.ends_with(b"\r\n") {
         if bytes.len() == V1_MAX_BYTES {
             return Err(ProxyError::Malformed("the line does not end".into()));
@@ -98,7 +101,7 @@ async fn header(stream: &mut TcpStream) -> Result<Option<(SocketAddr, SocketAddr
 }
 
 fn version_1(bytes: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyError> {
-    // What the library's reader of numbers takes and the format does not.
+    // The library's number parser takes a sign, and the format does not.
     if bytes.contains(&b'+') {
         return Err(ProxyError::Malformed("a number has a sign".into()));
     }
@@ -126,7 +129,7 @@ fn version_2(bytes: &[u8]) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyErro
     if header.protocol != v2::Protocol::Stream {
         return Err(ProxyError::Malformed("the client's protocol is not TCP".into()));
     }
-    // An extension that is cut short makes the whole header a lie.
+    // An extension that is cut short makes the whole header malformed.
     if let Some(Err(error)) = header.tlvs().find(Result::is_err) {
         return Err(ProxyError::Malformed(error.to_string()));
     }

@@ -1,9 +1,10 @@
-//! A listening socket that stopped listening: the same one listens again, or a new one is bound.
+//! Repair of a listening socket that stopped: the same socket listens again, or a new one is bound.
 //!
-//! Any holder of a socket can stop it for all of them, with `shutdown` for instance. Linux then
+//! Any holder of a socket can stop it for all of them, for instance with `shutdown`. Linux then
 //! reports a hang-up, and `accept` fails with EINVAL. The connections of the backlog are lost.
-//! A shutdown of a socket that does not listen stays with it, and with each client it accepts
-//! later, until the socket is disconnected.
+//!
+//! A shutdown of a socket that does not listen stays in force until the socket is disconnected.
+//! Each client that the socket accepts later inherits the shutdown.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -18,7 +19,7 @@ use super::BindError;
 use super::bind::backlog_of;
 use super::diagnosis::is_shut;
 
-/// Attempts in a row to listen again on a socket that another holder shuts down meanwhile.
+/// Attempts in a row to listen again on a socket that another holder keeps shutting down.
 const RESETS_MAX: u32 = 8;
 
 /// A listening socket, and the number by which the kernel tells it from every other.
@@ -29,18 +30,18 @@ pub(super) struct SharedSocket {
     cookie: Option<u64>,
 }
 
-/// What a descriptor refers to by now.
+/// What a descriptor refers to now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Condition {
     /// The socket, and it listens. Its clients can talk, as far as the kernel says.
     Listens,
     /// The socket, and it does not listen, or was shut down before it did.
     Stopped,
-    /// Nothing, or another file. It may not be used nor closed.
+    /// Nothing, or another file. The descriptor may be neither used nor closed.
     Replaced,
 }
 
-/// How a socket listens, as far as a new one in its place needs it.
+/// The properties of a socket that its replacement needs.
 #[derive(Debug)]
 pub(super) struct SocketOrigin {
     pub(super) address: SocketAddr,
@@ -50,7 +51,7 @@ pub(super) struct SocketOrigin {
     dont_route: bool,
     keep_alive: bool,
     no_delay: bool,
-    /// The network interface that it is bound to.
+    /// The network interface that the socket is bound to.
     device: Option<Vec<u8>>,
 }
 
@@ -66,7 +67,7 @@ impl SharedSocket {
         Self { socket, cookie }
     }
 
-    /// At most six system calls.
+    /// Checks what the descriptor refers to now. At most six system calls.
     pub(super) fn condition(&self, address: SocketAddr) -> Condition {
         let socket = SockRef::from(&self.socket);
         let same = match self.cookie {
@@ -83,14 +84,15 @@ impl SharedSocket {
         }
     }
 
-    /// Where the kernel does not say, the socket counts as sound.
+    /// Returns whether the socket was shut down. If the kernel does not say, the socket counts as
+    /// sound.
     fn is_shut(&self, address: SocketAddr) -> bool {
         self.cookie.is_some_and(|cookie| is_shut(address, cookie).unwrap_or(false))
     }
 }
 
 impl SocketOrigin {
-    /// Reads it from a socket that is bound. `backlog` is 0 for the default.
+    /// Reads the properties from a bound socket. `backlog` is 0 for the default.
     pub(super) fn of(listener: &TcpListener, backlog: u32) -> io::Result<Self> {
         let (socket, address) = (SockRef::from(listener), listener.local_addr()?);
         Ok(Self {
@@ -108,7 +110,8 @@ impl SocketOrigin {
     /// Makes the same socket listen again, for all of its holders.
     ///
     /// # Errors
-    /// What the system said, or another holder shut it down each time. It does not listen then.
+    /// The system's error, or another holder shut the socket down each time. The socket does not
+    /// listen then.
     pub(super) fn again(&self, held: &SharedSocket) -> io::Result<()> {
         for _ in 0..RESETS_MAX {
             self.try_again(&held.socket)?;
@@ -121,7 +124,7 @@ impl SocketOrigin {
     }
 
     fn try_again(&self, listener: &TcpListener) -> io::Result<()> {
-        // A socket without a port would get one that clients do not know.
+        // A socket without a port would get a port that clients do not know.
         if self.address.port() == 0 {
             return Err(Errno::DESTADDRREQ.into());
         }
@@ -130,7 +133,7 @@ impl SocketOrigin {
         if socket.peer_addr().is_err() {
             connect_unspec(listener)?;
         }
-        // A socket whose port the system chose has lost it, and another keeps it: EINVAL.
+        // A socket whose port the system chose has lost the port; any other keeps it: EINVAL.
         match socket.bind(&self.address.into()) {
             Err(error) if Errno::from_io_error(&error) != Some(Errno::INVAL) => return Err(error),
             _ => socket.listen(self.backlog)?,
@@ -142,8 +145,9 @@ impl SocketOrigin {
         }
     }
 
-    /// Binds a new socket in its place. What lingers on the address is of this server itself, so
-    /// that `reuse-address` is always on. Two sockets that listen never share an address by it.
+    /// Binds a new socket in place of the old one. `reuse-address` is always on, because the
+    /// connections that linger on the address belong to this server. The option never lets two
+    /// listening sockets share an address.
     ///
     /// # Errors
     /// [`BindError`]; nothing stays bound.

@@ -11,19 +11,19 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// A connection, with a reactor or without. Without one it neither reads nor writes.
+/// A connection, with a reactor or without. Without a reactor it neither reads nor writes.
 #[derive(Debug)]
 pub struct Socket {
     tie: Binding,
     look: SocketEvents,
 }
 
-/// Who says whether there is something to read.
+/// The source that says whether there is something to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SocketEvents {
-    /// The reactor, by what it has heard.
+    /// The reactor, by the events that it has seen.
     Reactor,
-    /// The system is asked where the reactor has heard of nothing.
+    /// The system, if the reactor has seen no event.
     System,
 }
 
@@ -36,7 +36,7 @@ enum Binding {
 }
 
 impl Socket {
-    /// Binds it to the reactor of the thread that runs this.
+    /// Binds a connection to the reactor of the calling thread.
     ///
     /// # Errors
     /// The reactor takes no more; the connection is closed.
@@ -44,7 +44,7 @@ impl Socket {
         Ok(Self { tie: Binding::Bound(TcpStream::from_std(stream)?), look: SocketEvents::Reactor })
     }
 
-    /// Lets go of its reactor.
+    /// Takes the socket out of its reactor.
     ///
     /// # Errors
     /// The connection is closed.
@@ -55,7 +55,7 @@ impl Socket {
         Ok(())
     }
 
-    /// Binds it to the reactor of the thread that runs this, where it has none.
+    /// Binds the socket to the reactor of the calling thread, if the socket has none.
     ///
     /// # Errors
     /// The reactor takes no more; the connection is closed.
@@ -67,7 +67,7 @@ impl Socket {
         Ok(())
     }
 
-    /// The socket's options.
+    /// Returns the socket's options.
     pub(super) fn options(&self) -> Option<SockRef<'_>> {
         match &self.tie {
             Binding::Bound(stream) => Some(SockRef::from(stream)),
@@ -76,7 +76,7 @@ impl Socket {
         }
     }
 
-    /// Another descriptor of it.
+    /// Returns another descriptor of the socket.
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
         match &self.tie {
             Binding::Bound(stream) => stream.as_fd().try_clone_to_owned(),
@@ -85,7 +85,7 @@ impl Socket {
         }
     }
 
-    /// Bytes that the system has taken and the peer's system has not confirmed.
+    /// Returns the bytes that the system has taken and the peer's system has not confirmed.
     pub(super) fn unconfirmed(&self) -> Option<usize> {
         match &self.tie {
             Binding::Bound(stream) => unconfirmed(stream.as_fd()),
@@ -94,12 +94,12 @@ impl Socket {
         }
     }
 
-    /// From now on this one says whether there is something to read.
+    /// Sets which source says whether there is something to read.
     pub(super) fn ask(&mut self, look: SocketEvents) {
         self.look = look;
     }
 
-    /// Reads what the system has, also where the reactor has heard of nothing.
+    /// Reads the bytes that the system has, even if the reactor has seen no event.
     fn read_now(&self, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Some(socket) = self.options() else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));

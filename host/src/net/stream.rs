@@ -1,4 +1,5 @@
-//! The byte stream of one established session, plain or TLS. It moves bytes and knows no events.
+//! The byte stream of one established session, plain or TLS. The stream moves bytes and knows no
+//! events.
 
 use std::io;
 use std::net::TcpStream;
@@ -22,16 +23,17 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Of a connection that somebody else made.
+    /// Wraps a connection that other code made.
     #[cfg(test)]
     pub(crate) fn plain(stream: TcpStream) -> io::Result<Self> {
         Ok(Self::Plain(Socket::bound(stream)?))
     }
 
-    /// Reads what is there into `buffer`. `Ok(0)` is the peer's proper end.
+    /// Reads available bytes into `buffer`. `Ok(0)` is the peer's proper end.
     ///
     /// # Errors
-    /// What the system or TLS said; `UnexpectedEof` where a TLS peer vanished without a proper end.
+    /// The error of the system or of TLS; `UnexpectedEof` if a TLS peer vanished without a proper
+    /// end.
     pub fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -45,8 +47,8 @@ impl Stream {
         done.map_ok(|()| into.filled().len())
     }
 
-    /// The same, and asks the system itself where the reactor has heard of nothing: a stop of the
-    /// process lets timers run before the reactor has looked.
+    /// Reads as [`Stream::poll_read`] does, and asks the system itself if the reactor has seen no
+    /// event. After a stall of the process timers may run before the reactor has looked.
     ///
     /// # Errors
     /// As [`Stream::poll_read`].
@@ -64,7 +66,7 @@ impl Stream {
     /// Writes some of `data`.
     ///
     /// # Errors
-    /// What the system or TLS said.
+    /// The error of the system or of TLS.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, data),
@@ -72,10 +74,10 @@ impl Stream {
         }
     }
 
-    /// Hands what TLS still holds to the system. Ready at once on a plain wire.
+    /// Sends the bytes that TLS still holds to the system. Ready at once on a plain stream.
     ///
     /// # Errors
-    /// What the system or TLS said.
+    /// The error of the system or of TLS.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(_) => Poll::Ready(Ok(())),
@@ -83,10 +85,10 @@ impl Stream {
         }
     }
 
-    /// Says that nothing more will be sent: `close_notify` on TLS, then FIN.
+    /// Ends sending: `close_notify` on TLS, then FIN.
     ///
     /// # Errors
-    /// What the system or TLS said.
+    /// The error of the system or of TLS.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
@@ -94,17 +96,17 @@ impl Stream {
         }
     }
 
-    /// A connection that another process has established.
+    /// Takes over a connection that another process has established.
     ///
     /// # Errors
-    /// It is none, or the reactor takes no more. It is closed here.
+    /// The descriptor is no connection, or the reactor takes no more. It is closed here.
     pub fn adopt(connection: OwnedFd) -> io::Result<Self> {
         let stream = TcpStream::from(connection);
         stream.set_nonblocking(true)?;
         Ok(Self::Plain(Socket::bound(stream)?))
     }
 
-    /// Another descriptor of the connection, for another process. What TLS knows is not in it.
+    /// Returns another descriptor of the connection, for another process. TLS's state is not in it.
     ///
     /// # Errors
     /// The process has no descriptors left.
@@ -112,28 +114,29 @@ impl Stream {
         self.socket().duplicate()
     }
 
-    /// Closes at once; the peer sees a reset, and nothing that is queued is sent.
+    /// Closes at once. The peer sees a reset, and queued bytes are not sent.
     pub fn reset(self) {
-        // Where the option fails the connection is already gone.
+        // If the option fails, the connection is already gone.
         let _ = self.socket().options().map(|socket| socket.set_linger(Some(Duration::ZERO)));
     }
 
-    /// Whether the system knows that the connection broke. Costs a system call; for callers that
-    /// neither read nor write at the moment.
+    /// Returns whether the system knows that the connection broke. Costs a system call. For callers
+    /// that neither read nor write at the moment.
     #[must_use]
     pub fn is_broken(&self) -> bool {
         !matches!(self.socket().options().map(|socket| socket.take_error()), Some(Ok(None)))
     }
 
-    /// Bytes that the system has taken and the peer's system has not confirmed. It falls as the
-    /// peer reads, long before the system has room for more. Costs a system call.
+    /// Returns the bytes that the system has taken and the peer's system has not confirmed. The
+    /// number falls as the peer reads, long before the system has room for more. Costs a system
+    /// call.
     #[must_use]
     pub fn unconfirmed(&self) -> Option<usize> {
         self.socket().unconfirmed()
     }
 
-    /// Lets go of the reactor, to be bound to another. Nothing that the peer sent or is sent is
-    /// touched.
+    /// Takes the stream out of its reactor, so that it can enter another. Bytes in either direction
+    /// stay untouched.
     ///
     /// # Errors
     /// The connection is closed.
@@ -141,7 +144,7 @@ impl Stream {
         self.socket_mut().loosen()
     }
 
-    /// Binds it to the reactor of the thread that runs this.
+    /// Binds the stream to the reactor of the calling thread.
     ///
     /// # Errors
     /// The reactor takes no more; the connection is closed.

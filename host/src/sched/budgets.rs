@@ -1,19 +1,19 @@
-//! What one event may spend, by class.
+//! The budgets of events, by class.
 //!
-//! The numbers are ceilings against loops and abuse, far above what a protocol handler needs; they
-//! are not what keeps sessions fair to each other.
+//! The numbers are ceilings against loops and abuse, far above what a protocol handler needs. They
+//! do not make sessions fair to each other; the fair queue does.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::event::{Budget, Priority};
 
-/// What the start of an instance may spend beside an event: a language with a runtime sets that up
-/// first.
+/// The budget of an instance's start, as a multiple of an event's. A language with a runtime sets
+/// that runtime up first.
 const START_FACTOR: u32 = 10;
-/// Fuel that a budget may have.
+/// The range of fuel in a budget.
 const FUEL: RangeInclusive<u64> = 10_000..=1_000_000_000_000;
-/// Times that a budget may have.
+/// The range of times in a budget.
 const TIME: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3_600);
 
 const fn budget_of(fuel_millions: u64, cpu_ms: u64, wall_s: u64) -> Budget {
@@ -24,9 +24,10 @@ const fn budget_of(fuel_millions: u64, cpu_ms: u64, wall_s: u64) -> Budget {
     }
 }
 
-/// By class, lowest first. Ordinary code burns 0.8 to 9 fuel per nanosecond, so that a class's fuel
-/// lasts for 1 to 60 milliseconds of it; page faults and memory growth burn next to none, which is
-/// what the CPU time is for.
+/// The default budgets by class, lowest class first.
+///
+/// Ordinary code burns 0.8 to 9 fuel per nanosecond, so a class's fuel lasts for 1 to 60
+/// milliseconds. Page faults and memory growth burn almost no fuel; the CPU time limits those.
 const BUDGETS: [Budget; Priority::ALL.len()] = [
     budget_of(10, 20, 30),
     budget_of(20, 40, 15),
@@ -35,14 +36,14 @@ const BUDGETS: [Budget; Priority::ALL.len()] = [
     budget_of(200, 400, 5),
 ];
 
-/// What a class's budget is set to; what is `None` is its default.
+/// Changes of one class's budget. A field that is `None` leaves the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct BudgetChange {
     /// Fuel of an event. 10,000 to 1,000,000,000,000.
     pub fuel: Option<u64>,
     /// CPU time of an event. 1 ms to an hour.
     pub cpu: Option<Duration>,
-    /// Time from start to end of an event, and of the start of an instance. 1 ms to an hour.
+    /// Wall time of an event, and of the start of an instance. 1 ms to an hour.
     pub wall: Option<Duration>,
     /// Fuel of the start of an instance. Default: ten times that of an event.
     pub start_fuel: Option<u64>,
@@ -51,7 +52,7 @@ pub struct BudgetChange {
 }
 
 impl BudgetChange {
-    /// What cannot be: the key and what was expected and found.
+    /// Returns the first value out of range: its key, the expected range and the value found.
     #[must_use]
     pub fn problem(&self) -> Option<String> {
         let fuels = [("fuel", self.fuel), ("start_fuel", self.start_fuel)];
@@ -74,18 +75,18 @@ impl BudgetChange {
 pub struct Budgets([BudgetChange; Priority::ALL.len()]);
 
 impl Budgets {
-    /// Sets those of a class.
+    /// Sets the changes of a class's budget.
     pub fn set(&mut self, class: Priority, change: BudgetChange) {
         self.0[class as usize] = change;
     }
 
-    /// What those of a class were set to.
+    /// Returns the changes of a class's budget.
     #[must_use]
     pub fn change(&self, class: Priority) -> BudgetChange {
         self.0[class as usize]
     }
 
-    /// What one event of a session in this class may spend.
+    /// Returns the budget of one event of a session in this class.
     #[must_use]
     pub fn event(&self, class: Priority) -> Budget {
         let (default, set) = (BUDGETS[class as usize], self.0[class as usize]);
@@ -96,7 +97,7 @@ impl Budgets {
         }
     }
 
-    /// What the start of an instance for a session in this class may spend.
+    /// Returns the budget of an instance's start, for a session in this class.
     #[must_use]
     pub fn start(&self, class: Priority) -> Budget {
         let (event, set) = (self.event(class), self.0[class as usize]);
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_higher_class_never_has_less_fuel_or_cpu_time() {
+    fn higher_class_has_more_fuel_and_cpu_time() {
         let budgets = Budgets::default();
         for pair in Priority::ALL.windows(2) {
             let (lower, higher) = (budgets.event(pair[0]), budgets.event(pair[1]));
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_is_in_force_for_its_class_and_the_start_follows() {
+    fn set_budget_holds_for_its_class_and_start() {
         let mut budgets = Budgets::default();
         budgets.set(Priority::Low, BudgetChange { fuel: Some(10_000), ..BudgetChange::default() });
         assert_eq!(
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_of_the_ranges_are_in_and_what_is_beyond_is_not() {
+    fn ranges_include_their_ends_only() {
         let with = |fuel| BudgetChange { fuel: Some(fuel), ..BudgetChange::default() };
         assert_eq!([10_000, 1_000_000_000_000].map(|fuel| with(fuel).problem()), [None, None]);
         assert!([9_999, 1_000_000_000_001].iter().all(|fuel| with(*fuel).problem().is_some()));

@@ -1,23 +1,24 @@
-//! CPU time of what a thread runs, without asking the system each time.
+//! CPU time of a thread's work, without a system call for each measurement.
 //!
-//! The system's clock of a thread costs a system call, which is more than many events. A stretch
-//! that was short by the clock on the wall was not interrupted for longer than that, so it is
-//! charged as it is; only a long one may hide that the thread was off the CPU, and is measured.
-//! What is charged is never less than what was used, and more by at most `SHORT` for a short
-//! stretch, and by what the thread did in `SYNC` before it for a long one.
+//! The system's clock of a thread costs a system call, which is more than many events cost.
+//! Therefore a stretch that was short by wall time is charged its wall time: no interruption can
+//! have been longer than that. Only a long stretch may hide time off the CPU, so it is measured.
+//!
+//! The charge is never less than the CPU time that was used. It exceeds that by at most `SHORT` for
+//! a short stretch, and by the thread's work in the `SYNC` before it for a long one.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// A stretch that is shorter is charged by the clock on the wall. The system's own slices are ten
-/// times as long.
+/// Stretches shorter than this are charged by wall time. The system's own slices are ten times as
+/// long.
 const SHORT: Duration = Duration::from_micros(100);
-/// How old a reading of the thread's clock may be when a stretch begins.
+/// The maximum age of a reading of the thread's clock when a stretch begins.
 const SYNC: Duration = Duration::from_millis(1);
 
-/// A reading of the thread's clock, and what was charged since.
+/// A reading of the thread's clock, and the CPU time charged since then.
 #[derive(Debug, Clone, Copy)]
 struct Reading {
     wall: Instant,
@@ -34,7 +35,7 @@ thread_local! {
 pub(crate) struct Stretch(Instant);
 
 impl Stretch {
-    /// Begins at `now`, which is now.
+    /// Begins a stretch. `now` is the current time.
     pub(crate) fn begin(now: Instant) -> Self {
         count_read();
         let known =
@@ -45,7 +46,8 @@ impl Stretch {
         Self(now)
     }
 
-    /// The CPU time since it began. To be called on the same thread.
+    /// Returns the CPU time since the stretch began. Call this on the thread that began the
+    /// stretch.
     pub(crate) fn end(self) -> Duration {
         let now = Instant::now();
         let wall = now.saturating_duration_since(self.0);
@@ -61,7 +63,7 @@ impl Stretch {
     }
 }
 
-/// A clock is read: in tests that is counted, since what nothing limits is to read none.
+/// Counts the reads of a clock in tests. Work without a limit reads none.
 #[cfg(test)]
 fn count_read() {
     READS.set(READS.get() + 1);
@@ -75,18 +77,18 @@ thread_local! {
     static READS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// How often the calling thread has read a clock here.
+/// Returns how often the calling thread has read a clock here.
 #[cfg(test)]
 pub(crate) fn clock_reads() -> usize {
     READS.get()
 }
 
-/// A time in nanoseconds, of which there are enough for five hundred years.
+/// Converts a time to nanoseconds. 64 bits hold more than five hundred years.
 pub(crate) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What this thread has used since its start.
+/// Returns the CPU time that this thread has used since its start.
 pub(crate) fn thread_time() -> Duration {
     count_read();
     let now = clock_gettime(ClockId::ThreadCPUTime);
@@ -118,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn many_short_stretches_are_charged_for_what_they_are() {
+    fn short_stretches_are_charged_in_full() {
         let (start, mut charged) = (thread_time(), Duration::ZERO);
         for _ in 0..200 {
             let stretch = Stretch::begin(Instant::now());
@@ -130,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ran_before_a_long_stretch_is_charged_to_it_only_once() {
+    fn work_before_long_stretch_is_charged_once() {
         let first = Stretch::begin(Instant::now());
         work(Duration::from_millis(2));
         let one = first.end();

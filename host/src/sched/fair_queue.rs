@@ -1,14 +1,16 @@
-//! Who is next: fair queueing in three levels, class, tenant and session, over the threads of one
-//! lane. Pure data: no clock, no thread, no lock.
+//! Fair queueing in three levels, class, tenant and session, over the threads of one lane. Pure
+//! data: no clock, no thread, no lock.
 //!
-//! Every class, tenant and session has a virtual time: the CPU time it was charged, a class's
-//! divided by its weight. Who would have the least after its turn is next: one whose event has
-//! outlasted a slice will take another whole one, and one that starts hardly anything, so that it
-//! does not wait for the other's slice before it has had more than its share. Whoever comes back
-//! after a while starts at the least of those that are there, or at their mean as it moves on, so
-//! that nobody saves up turns and nobody who waits is passed for ever. Nor does a tenant or class
-//! save up what it has no use for: one with a single session has one thread at most, whatever its
-//! share is of many. A tenant counts once in its class, however many sessions it has there.
+//! Every class, tenant and session has a virtual time: the CPU time that it was charged. A class's
+//! time is divided by its weight. The queue orders by virtual finish time, least first. An event
+//! that has outlasted a slice is charged another full slice ahead; a new event is charged nothing.
+//! So a new event does not wait for a long one's slice before its session has had its share.
+//!
+//! A class, tenant or session that returns starts at the least time of those present, or at their
+//! mean as it moves on. Therefore an absent session saves up no slices, and a waiting session is
+//! not passed for ever. A tenant or class saves up no unusable time either: a single session can
+//! use only one thread, even if its share is several. A tenant counts once in its class, whatever
+//! the number of its sessions.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -16,33 +18,34 @@ use std::time::Duration;
 use super::cpu::nanoseconds;
 use crate::event::Priority;
 
-/// QuotaLimits of the classes in a lane where all of them are busy, lowest class first.
+/// Shares of the classes in a lane where all of them are busy, lowest class first.
 const WEIGHTS: [u128; Priority::ALL.len()] = [1, 4, 16, 64, 64];
-/// The largest weight: a class's time is charged in units of it, so that nothing is lost in the
-/// division.
+/// The largest weight. A class's time is charged in units of it, so that the division loses
+/// nothing.
 const UNIT: u128 = 64;
-/// What an event that has outlasted a slice takes next, in nanoseconds.
+/// The time that an event that has outlasted a slice takes next, in nanoseconds.
 const SLICE: u128 = 1_000_000;
-/// A thread takes over a session of another that is behind its own best by so much. Moving one
-/// costs some microseconds, so that this is far above them.
+/// The lag, in nanoseconds, from which on a thread takes over another thread's session: how far
+/// that session is behind the thread's own best one. A move costs some microseconds, far less than
+/// this.
 const TAKE_OVER_LAG: u128 = 4_000_000;
 
-/// Virtual time, in nanoseconds. In 64 bits a low class would have come to its end after two months
-/// on 256 threads.
+/// Virtual time, in nanoseconds. On 256 threads, 64 bits would overflow for a low class after two
+/// months.
 type Time = u128;
 
 /// A tenant's number in its lane.
 pub(super) type TenantId = u32;
 
-/// One session in the queueing of its lane.
+/// One session in the fair queue of its lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Flow {
     pub(super) id: u64,
     pub(super) class: Priority,
     pub(super) tenant: TenantId,
-    /// Its virtual time in its tenant.
+    /// The session's virtual time in its tenant.
     time: Time,
-    /// Its event has outlasted a slice.
+    /// Whether the session's event has outlasted a slice.
     is_long: bool,
 }
 
@@ -51,12 +54,12 @@ impl Flow {
         Self { id, class, tenant, time: 0, is_long: false }
     }
 
-    /// An event starts. Not to be called while it waits.
+    /// Marks the start of an event. The flow must not be waiting.
     pub(super) fn begins(&mut self) {
         self.is_long = false;
     }
 
-    /// Its event has outlasted a slice. Not to be called while it waits.
+    /// Marks an event that has outlasted a slice. The flow must not be waiting.
     pub(super) fn outlasts(&mut self) {
         self.is_long = true;
     }
@@ -69,7 +72,7 @@ impl Flow {
 /// A flow that waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Wait {
-    /// Its virtual time after the turn that it waits for.
+    /// The flow's virtual time after the slice that it waits for.
     after: Time,
     id: u64,
     is_long: bool,
@@ -81,27 +84,30 @@ impl Wait {
     }
 }
 
-/// What the turn will take that is waited for.
+/// Returns the virtual time that the next slice is charged ahead.
 fn ahead(is_long: bool) -> Time {
     if is_long { SLICE } else { 0 }
 }
 
-/// How far behind those that get turns a class or tenant may be, whose slices count so many times.
-/// Who waits is never further behind than half of it, for then it is taken over; who is further has
-/// used all that it could of its share.
+/// Returns how far a class or tenant may be behind those that get slices. `factor` is how many
+/// times its slices count.
+///
+/// A waiting flow is never behind by more than half of this, since a thread takes it over before
+/// that. A class or tenant further behind has used as much of its share as it could.
 fn behind_max(factor: Time) -> Time {
     2 * (TAKE_OVER_LAG + SLICE * factor)
 }
 
-/// Who waits and who has used what.
+/// The flows that wait in a lane, and the virtual times of their classes and tenants.
 #[derive(Debug)]
 pub(super) struct FairQueue {
     threads: usize,
-    /// Threads below this number and those from it on take nothing over from each other.
+    /// The first rescue worker's number. Threads below it and threads from it on take nothing over
+    /// from each other.
     border: usize,
     classes: [Class; Priority::ALL.len()],
     floor: Time,
-    /// The latest time of a class as it got a turn.
+    /// The latest time that a class had when it got a slice.
     reached: Time,
     waiting: usize,
 }
@@ -109,12 +115,12 @@ pub(super) struct FairQueue {
 #[derive(Debug, Default)]
 struct Class {
     time: Time,
-    /// Flows that wait or have a turn.
+    /// The number of flows that wait or have a slice.
     active: usize,
-    /// Tenants of them.
+    /// The number of tenants with such flows.
     busy: usize,
     floor: Time,
-    /// The latest time of a tenant as it got a turn.
+    /// The latest time that a tenant had when it got a slice.
     reached: Time,
     tenants: HashMap<TenantId, Tenant>,
 }
@@ -128,7 +134,7 @@ struct Tenant {
     waiting: Vec<BTreeSet<Wait>>,
 }
 
-/// The one that is next on a thread, and its times after that turn from the outermost level in.
+/// The next flow of a thread, and its finish times from the outermost level to the innermost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Candidate {
     class: usize,
@@ -143,12 +149,13 @@ impl FairQueue {
         Self { threads, border, classes: Default::default(), floor: 0, reached: 0, waiting: 0 }
     }
 
-    /// How many wait.
+    /// Returns how many flows wait.
     pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// The flow wants a turn on this thread. It has used so much already, of its own accord.
+    /// Makes a flow wait for a slice on this thread. `used` is the CPU time that the flow has used
+    /// already without one.
     pub(super) fn join(&mut self, thread: usize, flow: &mut Flow, used: Duration) {
         let at = flow.class as usize;
         if self.classes[at].active == 0 {
@@ -184,7 +191,7 @@ impl FairQueue {
         self.again(thread, flow);
     }
 
-    /// The flow's turn is over and it wants another at once. It keeps what it is behind.
+    /// Makes a flow wait again as its slice is over. The flow keeps its lag behind the others.
     pub(super) fn again(&mut self, thread: usize, flow: &Flow) {
         let at = flow.class as usize;
         let class = &mut self.classes[at];
@@ -196,7 +203,7 @@ impl FairQueue {
         }
     }
 
-    /// The flow waits no longer: it was not given a turn.
+    /// Removes a flow that waits and got no slice.
     pub(super) fn withdraw(&mut self, thread: usize, flow: &Flow) {
         let tenant = self.classes[flow.class as usize].tenants.get_mut(&flow.tenant);
         if tenant.is_some_and(|tenant| tenant.waiting[thread].remove(&flow.wait())) {
@@ -205,16 +212,18 @@ impl FairQueue {
         }
     }
 
-    /// The flow that this thread runs next, and the thread on which it waited. It has a turn from
-    /// now on. A thread that has nothing else to do takes over who waits on others; one that has
-    /// does so for those that are far behind only.
+    /// Returns the flow that this thread runs next, and the thread on which that flow waited. The
+    /// flow has a slice from now on.
+    ///
+    /// An idle thread takes over any flow that waits on another thread. A busy thread takes over
+    /// only flows that are far behind.
     pub(super) fn next(&mut self, thread: usize, idle: bool) -> Option<(u64, usize)> {
         let reach = |at| (at < self.border) == (thread < self.border);
         let any = self.best(|_, _, at| reach(at))?;
         let chosen = match self.best(|_, _, at| at == thread) {
             Some(own) if own == any => own,
-            // Its class may have its share from this thread alone, and its tenant as well: whoever
-            // is behind in them is not the best of all then, however long it has waited.
+            // The class may get its whole share from this thread, and so may the tenant. A flow
+            // that is behind inside them is then not the best of all, however long it has waited.
             Some(own) => {
                 let behind = |other: &Candidate| lags(other, &own);
                 let in_class = |class, at| class == own.class && reach(at);
@@ -239,7 +248,7 @@ impl FairQueue {
         Some((chosen.wait.id, chosen.thread))
     }
 
-    /// The flow has used so much CPU time of its turn.
+    /// Charges a flow, its tenant and its class with CPU time.
     pub(super) fn charge(&mut self, flow: &mut Flow, used: Duration) {
         let (at, ns) = (flow.class as usize, Time::from(nanoseconds(used)));
         let there = (0..self.classes.len()).filter(|other| self.classes[*other].active > 0);
@@ -255,7 +264,7 @@ impl FairQueue {
         flow.time += ns;
     }
 
-    /// The flow's turn is over.
+    /// Ends a flow's slice. The flow does not wait for another.
     pub(super) fn leave(&mut self, flow: &Flow) {
         let class = &mut self.classes[flow.class as usize];
         class.active -= 1;
@@ -265,7 +274,7 @@ impl FairQueue {
         }
     }
 
-    /// No flow of this tenant is in the class any more.
+    /// Forgets a tenant in a class where it has no flows left.
     pub(super) fn forget(&mut self, class: Priority, tenant: TenantId) {
         let class = &mut self.classes[class as usize];
         if class.tenants.get(&tenant).is_some_and(|tenant| tenant.active == 0) {
@@ -273,7 +282,7 @@ impl FairQueue {
         }
     }
 
-    /// The next one among those of a class and tenant, and on a thread, that are meant.
+    /// Returns the next flow among the classes, tenants and threads for which `meant` is true.
     fn best(&self, meant: impl Fn(usize, TenantId, usize) -> bool) -> Option<Candidate> {
         let mut best: Option<Candidate> = None;
         for (at, class) in
@@ -289,10 +298,10 @@ impl FairQueue {
                 let times = [class.time + ahead * factor, tenant.time + ahead, wait.after];
                 Some(Candidate { class: at, tenant: *id, thread, times, wait })
             });
-            // What the class has had is the same for all of them.
+            // The time of the class is the same for all of them.
             let found = of_class
                 .min_by_key(|candidate| (candidate.times[1], candidate.times[2], candidate.tenant));
-            // Of two classes with the same time the higher is first.
+            // Of two classes with the same time the higher one is first.
             if found.is_some_and(|found| best.is_none_or(|best| found.times[0] < best.times[0])) {
                 best = found;
             }
@@ -301,8 +310,8 @@ impl FairQueue {
     }
 }
 
-/// Whether `other` is so far behind what `own` has had, on the outermost level at which they
-/// differ, that it comes first although it waits on another thread.
+/// Returns whether `other` comes first although it waits on another thread. It does if it is far
+/// behind `own` on the outermost level at which the two differ.
 fn lags(other: &Candidate, own: &Candidate) -> bool {
     let level = match (other.class == own.class, other.tenant == own.tenant) {
         (false, _) => 0,

@@ -1,4 +1,4 @@
-//! Workers: sets of threads between which the kernel decides, and a task's seat on one of them.
+//! Lanes, which are sets of worker threads, and the placement of a task on one of them.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -8,22 +8,22 @@ use std::task::Poll;
 use super::RunQueue;
 use crate::event::Priority;
 
-/// Where a session's I/O, TLS and Wasm run. Each has its own threads, reactors and queues.
+/// Where a session's I/O, TLS and Wasm run. Each lane has its own threads, reactors and queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Lane {
     /// Critical sessions.
     Fast,
-    /// High, normal and low.
+    /// High, normal and low sessions.
     Standard,
-    /// Background: what the others leave.
+    /// Background sessions, on the CPU time that the other lanes leave.
     Idle,
 }
 
 impl Lane {
-    /// Every lane.
+    /// All lanes.
     pub const ALL: [Self; 3] = [Self::Fast, Self::Standard, Self::Idle];
 
-    /// The lane of a class.
+    /// Returns the lane of a class.
     #[must_use]
     pub fn of(class: Priority) -> Self {
         match class {
@@ -33,45 +33,47 @@ impl Lane {
         }
     }
 
-    /// Stable name.
+    /// Returns the lane's stable name.
     #[must_use]
     pub fn name(self) -> &'static str {
         ["fast", "standard", "idle"][self as usize]
     }
 }
 
-/// A task's place. The task says where it wants to be; whoever polls it takes it there.
+/// The lane of a task, and where the task wants to be. The worker that polls the task moves it.
 #[derive(Debug)]
 pub struct Placement {
     lane: AtomicU8,
-    /// 0, or where the task wants to be.
+    /// 0, or the lane and thread that the task wants.
     wish: AtomicU32,
     run_queues: Arc<[Arc<RunQueue>; Lane::ALL.len()]>,
 }
 
-/// The thread of a wish for any thread of a lane.
+/// The thread number of a wish for any thread of a lane.
 const ANY: u32 = 0;
 
 impl Placement {
-    /// A place on this lane, of which these are the lines.
+    /// Creates a placement on `lane`. `run_queues` has the run queue of each lane.
     #[must_use]
     pub fn new(lane: Lane, run_queues: Arc<[Arc<RunQueue>; Lane::ALL.len()]>) -> Self {
         Self { lane: AtomicU8::new(lane as u8), wish: AtomicU32::new(0), run_queues }
     }
 
-    /// Where the task is.
+    /// Returns the lane that the task is on.
     #[must_use]
     pub fn lane(&self) -> Lane {
         Lane::ALL[usize::from(self.lane.load(Ordering::Relaxed))]
     }
 
-    /// The line of that lane.
+    /// Returns the run queue of the task's lane.
     pub(super) fn run_queue(&self) -> &Arc<RunQueue> {
         &self.run_queues[self.lane() as usize]
     }
 
-    /// Goes to another lane: when this returns, the task runs on one of its threads. Whatever is
-    /// bound to the reactor of the old one has to be let go before.
+    /// Moves the task to another lane. When this returns, the task runs on one of that lane's
+    /// threads.
+    ///
+    /// The caller first drops everything that is bound to the reactor of the old thread.
     pub async fn change(&self, lane: Lane) {
         poll_fn(|_| {
             if self.lane() == lane {
@@ -83,15 +85,17 @@ impl Placement {
         .await;
     }
 
-    /// Asks to be taken there as soon as this poll of the task is over. It is polled next by the
-    /// thread it arrives on, so that nothing else need wake it.
+    /// Asks for a move when this poll of the task is over. The thread that the task arrives on
+    /// polls the task next, so nothing else needs to wake it.
     pub(super) fn ask(&self, lane: Lane, thread: Option<usize>) {
         let thread = thread.map_or(ANY, |thread| thread as u32 + 1);
         self.wish.store(thread << 2 | (lane as u32 + 1), Ordering::Relaxed);
     }
 
-    /// Whoever polled the task asks where it wants to go, and says with this that it goes there: to
-    /// a lane, and to one of its threads or any.
+    /// Takes the task's wish, if it has one: a lane, and one of its threads or any of them.
+    ///
+    /// The worker calls this after each poll of the task. The wish counts as granted: the caller
+    /// moves the task there.
     pub fn moving(&self) -> Option<(Lane, Option<usize>)> {
         let wish = self.wish.load(Ordering::Relaxed);
         let lane = *Lane::ALL.get((wish & 3).checked_sub(1)? as usize)?;

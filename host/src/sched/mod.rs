@@ -1,5 +1,5 @@
-//! Who runs when, where, and for how much: lanes between which the kernel decides, turns within a
-//! lane, and the budgets of events.
+//! Scheduling: lanes, between which the kernel decides; run permits inside a lane; and the budgets
+//! of events.
 
 mod budgets;
 mod cpu;

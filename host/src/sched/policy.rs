@@ -1,27 +1,29 @@
-//! What the kernel is asked for each lane's threads. Going down needs no privilege; going up is
-//! tried.
+//! The scheduling parameters that each lane's threads ask of the kernel. Lower ones need no
+//! privilege; higher ones are tried.
 
 use std::fmt;
 use std::io;
 
 use super::Lane;
 
-/// How much better than the others' a fast thread's niceness is, where that is allowed.
+/// How far the niceness of a fast thread is below the others', if the system allows that.
 const FAST_NICENESS: i32 = -10;
-/// How much behind a fast thread's the niceness of an usher is: each step is a quarter.
-const USHER_BEHIND: i32 = 18;
-/// How long a fast thread runs before the kernel looks for another. The shorter, the sooner it gets
-/// its turn when it wakes (Linux 6.12 and later; earlier ones ignore it). In nanoseconds.
+/// How far the niceness of a rescue worker is above a fast thread's. Each step changes a
+/// thread's weight by about a quarter.
+const RESCUE_BEHIND: i32 = 18;
+/// The slice of a fast thread, after which the kernel looks for another thread, in nanoseconds. A
+/// shorter slice lets the thread run sooner after it wakes. Needs Linux 6.12; earlier kernels
+/// ignore it.
 const FAST_SLICE_NS: u64 = 100_000;
 
-/// What a thread got.
+/// The scheduling parameters that the kernel granted a thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SchedParams {
-    /// Waking threads of others never wait for it.
+    /// Whether other threads that wake run at once, before this one (`SCHED_IDLE`).
     pub yields_at_once: bool,
-    /// Its niceness.
+    /// The thread's niceness.
     pub niceness: i32,
-    /// Its slice is a short one.
+    /// Whether the thread's slice is a short one.
     pub short_slice: bool,
 }
 
@@ -35,8 +37,8 @@ impl fmt::Display for SchedParams {
     }
 }
 
-/// Sets the calling thread up for its lane. What is not allowed is left as it was, and the answer
-/// says so.
+/// Sets the calling thread up for its lane, and returns what the thread has now. A parameter that
+/// the system does not allow stays as it was.
 #[must_use]
 pub fn take(lane: Lane) -> SchedParams {
     let own = rustix::process::getpriority_process(None).unwrap_or(0);
@@ -54,12 +56,14 @@ pub fn take(lane: Lane) -> SchedParams {
     }
 }
 
-/// Sets the calling thread up as an usher of the idle lane: so far behind a fast thread that it has
-/// a fiftieth of what that has where the two compete, which is more than nothing.
+/// Sets the calling thread up as a rescue worker of the idle lane.
+///
+/// Where a rescue worker competes with a fast thread, it gets a fiftieth of that thread's CPU time.
+/// That is little, but enough for progress.
 #[must_use]
 pub fn take_rescue(fast: SchedParams) -> SchedParams {
     let own = rustix::process::getpriority_process(None).unwrap_or(0);
-    let niceness = (fast.niceness + USHER_BEHIND).clamp(own, 19);
+    let niceness = (fast.niceness + RESCUE_BEHIND).clamp(own, 19);
     let set = set(libc::SCHED_BATCH, niceness, 0).is_ok();
     SchedParams {
         yields_at_once: false,
@@ -104,23 +108,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn going_down_needs_no_privilege_and_is_seen_by_the_kernel() {
+    fn idle_policy_needs_no_privilege() {
         let seen = std::thread::spawn(|| {
-            let standing = take(Lane::Idle);
+            let params = take(Lane::Idle);
             let stat =
                 std::fs::read_to_string("/proc/thread-self/stat").expect("the thread's state");
             let fields: Vec<_> =
                 stat.rsplit(')').next().expect("fields").split_whitespace().collect();
             // The 41st field is the policy; 5 is SCHED_IDLE.
-            (standing, fields[38].to_owned())
+            (params, fields[38].to_owned())
         });
-        let (standing, policy) = seen.join().expect("it ran");
-        assert!(standing.yields_at_once);
+        let (params, policy) = seen.join().expect("it ran");
+        assert!(params.yields_at_once);
         assert_eq!(policy, "5");
     }
 
     #[test]
-    fn a_fast_thread_is_never_behind_a_standard_one() {
+    fn fast_thread_is_never_behind_standard_one() {
         let threads =
             [Lane::Fast, Lane::Standard].map(|lane| std::thread::spawn(move || take(lane)));
         let [fast, standard] = threads.map(|thread| thread.join().expect("it ran"));

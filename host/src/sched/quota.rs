@@ -1,41 +1,41 @@
-//! What the servers of one tenant use together, and what they may: CPU time, bytes and memory. No
-//! lock, and no shared write where nothing is limited.
+//! The quota of a tenant: what its servers may use together, and what they used, as CPU time,
+//! bytes and memory. Needs no lock, and writes nothing shared if nothing is limited.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::cpu::nanoseconds;
 
-/// What a tenant may use at once after a pause, as time at its rate. Beyond it there is only what
-/// the rate gives.
+/// What a tenant may use at once after a pause, as time at its rate. After that the tenant gets
+/// only its rate.
 const BURST: Duration = Duration::from_millis(100);
-/// Uses in one go are a tenth of a second's, and no smaller than this.
+/// A single use is at most a second's rate divided by this, or `GRAIN_MIN` if that is more.
 const GRAINS: u64 = 10;
 const GRAIN_MIN: usize = 1 << 10;
-/// How long whoever waits sleeps at most before asking again, so that a limit that was raised or
-/// lifted is noticed.
+/// The maximum sleep of a waiting task before it asks again, so that it notices a limit that was
+/// raised or lifted.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
-/// The unit of a CPU's rate: nanoseconds of CPU time each second.
+/// The unit of a CPU rate: nanoseconds of CPU time each second.
 const NANOS: f64 = 1e9;
-/// Bytes of mail that the sessions of one tenant may have waiting, where its limits do not say. It
-/// is counted per receiver, so 64 KiB to 2,000 sessions at once fit.
+/// Default limit of waiting mail of a tenant's sessions, in bytes. Mail counts once per receiver:
+/// 64 KiB to 2,000 sessions at once fit.
 pub const MAIL_MAX_BYTES: usize = 128 << 20;
 
-/// Sustained shares of a tenant over all of its servers. Zero is no limit.
+/// Sustained limits of a tenant over all of its servers. Zero is no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct QuotaLimits {
     /// CPUs: 0.5 is half the time of one.
     pub cpus: f64,
-    /// Memory of all sessions together, in bytes: linear memory of instances, mail that waits, and
-    /// send buffers whose peers do not take what is in them.
+    /// Memory of all sessions together, in bytes: linear memory of instances, waiting mail, and
+    /// send buffers that their peers do not drain.
     pub memory_max_bytes: usize,
-    /// Bytes of mail that waits, all sessions together. Zero is [`MAIL_MAX_BYTES`].
+    /// Waiting mail of all sessions together, in bytes. Zero is [`MAIL_MAX_BYTES`].
     pub mail_max_bytes: usize,
     /// Bytes from and to peers together, each second.
     pub bytes_per_second: u64,
 }
 
-/// The account of one tenant.
+/// The quota of one tenant: its limits and what it used.
 #[derive(Debug)]
 pub struct Quota {
     cpu: Rate,
@@ -44,21 +44,21 @@ pub struct Quota {
     mail: Allowance,
 }
 
-/// So much each second.
+/// A limit on use over time.
 #[derive(Debug)]
 pub(crate) struct Rate {
     began: Instant,
-    /// Zero: no limit.
+    /// The limit each second. Zero: no limit.
     per_second: AtomicU64,
-    /// Until when the rate has been used up, in nanoseconds since it began.
+    /// Until when the rate has been used up, in nanoseconds since a burst before `began`.
     paid_until: AtomicU64,
     used: AtomicU64,
     waits: AtomicU64,
-    /// What was used at once and is paid for over time: half of what is given goes to it.
+    /// Use at once that is paid back over time: each later use pays as much again.
     owed: AtomicU64,
 }
 
-/// So much at once.
+/// A limit on use at one moment.
 #[derive(Debug, Default)]
 struct Allowance {
     /// Zero: no limit.
@@ -67,31 +67,31 @@ struct Allowance {
     refused: AtomicU64,
 }
 
-/// An account at one moment.
+/// A quota at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QuotaStatus {
-    /// What it may use.
+    /// The tenant's limits.
     pub shares: QuotaLimits,
-    /// Memory of its sessions: instances, mail that waits, and send buffers that do not drain.
+    /// Memory of the sessions: instances, waiting mail, and send buffers that do not drain.
     pub memory_bytes: usize,
-    /// Growths of memory that were refused because of its share.
+    /// Growths of memory that were refused because of the quota.
     pub memory_refused: u64,
-    /// Mail that waits, in mailboxes and send buffers. A part of its memory.
+    /// Waiting mail, in mailboxes and send buffers. A part of `memory_bytes`.
     pub mail_bytes: usize,
-    /// Pieces of mail that were refused because of its share of mail or of memory.
+    /// Pieces of mail that were refused because of the quota for mail or for memory.
     pub mail_refused: u64,
-    /// CPU time since it was limited. Not counted where it is not.
+    /// CPU time since it was limited. Not counted without a limit.
     pub cpu: Duration,
-    /// Events that had to wait because of its share of CPU time.
+    /// Events that had to wait because of the quota for CPU time.
     pub cpu_waits: u64,
-    /// Bytes since they were limited. Not counted where they are not.
+    /// Bytes since they were limited. Not counted without a limit.
     pub bytes: u64,
-    /// Reads and writes that had to wait because of its share of bytes.
+    /// Reads and writes that had to wait because of the quota for bytes.
     pub bytes_waits: u64,
 }
 
 impl Default for Quota {
-    /// Without limits.
+    /// A quota without limits but that for mail.
     fn default() -> Self {
         let now = Instant::now();
         let mail = Allowance { max: AtomicUsize::new(MAIL_MAX_BYTES), ..Allowance::default() };
@@ -100,8 +100,8 @@ impl Default for Quota {
 }
 
 impl Quota {
-    /// Puts other shares in force. What is taken beyond them stays taken, and nothing more is
-    /// given.
+    /// Puts other limits in force. Use above the new limits stays taken, and the quota grants no
+    /// more.
     pub fn set(&self, shares: QuotaLimits) {
         self.cpu.set((shares.cpus * NANOS) as u64);
         self.bytes.set(shares.bytes_per_second);
@@ -110,7 +110,7 @@ impl Quota {
         self.mail.max.store(mail, Ordering::Relaxed);
     }
 
-    /// What it has used.
+    /// Returns what the tenant has used, and its limits.
     #[must_use]
     pub fn seen(&self) -> QuotaStatus {
         let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
@@ -133,17 +133,17 @@ impl Quota {
         }
     }
 
-    /// Its CPU time, in nanoseconds.
+    /// Returns the rate of CPU time, in nanoseconds.
     pub(crate) fn cpu(&self) -> &Rate {
         &self.cpu
     }
 
-    /// Its bytes from and to peers.
+    /// Returns the rate of bytes from and to peers.
     pub(crate) fn bytes(&self) -> &Rate {
         &self.bytes
     }
 
-    /// Takes so many bytes of memory. False where they are more than there are left.
+    /// Takes bytes of memory. Returns false if fewer are left.
     pub(crate) fn take_memory(&self, bytes: usize) -> bool {
         let taken = self.memory.take(bytes);
         if !taken {
@@ -152,18 +152,18 @@ impl Quota {
         taken
     }
 
-    /// Takes them whether they are left or not: for what stands for more that is given back at
-    /// once.
+    /// Takes bytes of memory even if fewer are left. For a use that replaces a larger one, which is
+    /// given back at once.
     pub(crate) fn keep_memory(&self, bytes: usize) {
         self.memory.taken.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Gives them back.
+    /// Gives bytes of memory back.
     pub(crate) fn give_memory(&self, bytes: usize) {
         self.memory.taken.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Takes so many bytes for mail, which are memory as well. False where either has no more.
+    /// Takes bytes for mail, which count as memory as well. Returns false if either has fewer left.
     pub(crate) fn take_mail(&self, bytes: usize) -> bool {
         let of_mail = self.mail.take(bytes);
         let taken = of_mail && self.memory.take(bytes);
@@ -176,7 +176,7 @@ impl Quota {
         taken
     }
 
-    /// Gives them back.
+    /// Gives bytes of mail back.
     pub(crate) fn give_mail(&self, bytes: usize) {
         self.mail.taken.fetch_sub(bytes, Ordering::Relaxed);
         self.give_memory(bytes);
@@ -184,7 +184,7 @@ impl Quota {
 }
 
 impl Allowance {
-    /// Takes so many, where there are so many left.
+    /// Takes bytes if that many are left.
     fn take(&self, bytes: usize) -> bool {
         let max = self.max.load(Ordering::Relaxed);
         let room = |taken: usize| {
@@ -210,18 +210,18 @@ impl Rate {
 
     fn set(&self, per_second: u64) {
         if self.per_second.swap(per_second, Ordering::Relaxed) != per_second {
-            // What was used at another rate says nothing about this one.
+            // Use at another rate says nothing about this one.
             self.paid_until.store(0, Ordering::Relaxed);
             self.owed.store(0, Ordering::Relaxed);
         }
     }
 
-    /// Whether there is a limit.
+    /// Returns whether there is a limit.
     pub(crate) fn is_limited(&self) -> bool {
         self.per_second.load(Ordering::Relaxed) != 0
     }
 
-    /// So much was used just now. Looks at the clock only where there is a limit.
+    /// Charges use of this moment. Reads the clock only if there is a limit.
     pub(crate) fn charge(&self, amount: u64) {
         if self.is_limited() {
             self.charge_at(amount, Instant::now());
@@ -240,13 +240,15 @@ impl Rate {
         let price = times(amount.saturating_add(self.pay_back(amount)), 1_000_000_000, per_second);
         let price = u64::try_from(price).unwrap_or(u64::MAX);
         let paid = |until: u64| Some(until.max(earliest).saturating_add(price));
-        // It always finds a value.
+        // The closure always returns a value, so the update cannot fail.
         let _ = self.paid_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, paid);
     }
 
-    /// Work that does not wait for the rate used so much at once. Until it is paid for, later uses
-    /// cost twice as much; time without any use pays for it, too. At a rate below `floor` only the
-    /// part that the rate is of `floor` is charged, so that a small tenant can pay.
+    /// Adds use at once, by work that does not wait for the rate, to the debt.
+    ///
+    /// Until the debt is paid, later uses cost twice as much. Time without any use pays as well. At
+    /// a rate below `floor` only the rate's part of `floor` is charged, so that a small tenant can
+    /// pay.
     pub(crate) fn owe(&self, amount: u64, floor: u64) {
         if self.is_limited() {
             self.owe_at(amount, floor, Instant::now());
@@ -257,13 +259,13 @@ impl Rate {
         let per_second = self.per_second.load(Ordering::Relaxed);
         let part = times(amount, per_second.min(floor), floor);
         self.used.fetch_add(amount, Ordering::Relaxed);
-        // Time that went unused before pays for nothing that came after it.
+        // Time that went unused before the debt does not pay for it.
         let earliest = self.at(now).saturating_sub(nanoseconds(BURST));
         self.paid_until.fetch_max(earliest, Ordering::Relaxed);
         self.owed.fetch_add(u64::try_from(part).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Pays back up to so much of what is owed; how much that was.
+    /// Pays back the debt by at most `amount`, and returns the amount paid.
     fn pay_back(&self, amount: u64) -> u64 {
         if self.owed.load(Ordering::Relaxed) == 0 {
             return 0;
@@ -273,7 +275,7 @@ impl Rate {
         before.unwrap_or_else(|owed| owed).min(amount)
     }
 
-    /// When more may be used, where that is not now.
+    /// Returns when more may be used, unless that is now.
     pub(crate) fn not_before(&self, now: Instant) -> Option<Instant> {
         if self.per_second.load(Ordering::Relaxed) == 0 {
             return None;
@@ -286,14 +288,14 @@ impl Rate {
         Some(now + Duration::from_nanos(left))
     }
 
-    /// Whether nothing may be used now, and when to ask again. Looks at the clock only where there
-    /// is a limit.
+    /// Returns when to ask again, if nothing may be used now. Reads the clock only if there is a
+    /// limit.
     pub(crate) fn not_before_now(&self) -> Option<Instant> {
         let limited = self.per_second.load(Ordering::Relaxed) != 0;
         limited.then(Instant::now).and_then(|now| Some(Self::ask_again(self.not_before(now)?, now)))
     }
 
-    /// How much may be used in one go, so that one use does not take long to be made up for.
+    /// Returns the limit of a single use. With it, making up for one use does not take long.
     pub(crate) fn grain(&self) -> usize {
         match self.per_second.load(Ordering::Relaxed) {
             0 => usize::MAX,
@@ -301,23 +303,24 @@ impl Rate {
         }
     }
 
-    /// When to ask again, where more may be used from `until` on.
+    /// Returns when to ask again, if more may be used from `until` on.
     pub(crate) fn ask_again(until: Instant, now: Instant) -> Instant {
         until.min(now + ASK_AGAIN)
     }
 
-    /// Somebody waits because of it.
+    /// Counts a wait because of this rate.
     pub(crate) fn waited(&self) {
         self.waits.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Times count from a burst before it began, so that there is something to start with.
+    /// Converts a time to nanoseconds since a burst before `began`, so that a burst is there at the
+    /// start.
     fn at(&self, now: Instant) -> u64 {
         nanoseconds(now.saturating_duration_since(self.began)).saturating_add(nanoseconds(BURST))
     }
 }
 
-/// `amount * factor / divisor`, without overflow. A divisor of zero counts as one.
+/// Returns `amount * factor / divisor`, without overflow. A divisor of zero counts as one.
 fn times(amount: u64, factor: u64, divisor: u64) -> u128 {
     u128::from(amount) * u128::from(factor) / u128::from(divisor.max(1))
 }
@@ -333,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_gives_a_burst_and_then_its_share_whoever_asks() {
+    fn rate_gives_a_burst_and_then_its_share() {
         let quota = limited(QuotaLimits { bytes_per_second: 1_000, ..QuotaLimits::default() });
         let (rate, start) = (quota.bytes(), Instant::now());
         let mut sent = 0;
@@ -364,14 +367,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_limit_nothing_waits_and_nothing_is_written() {
+    fn unlimited_quota_neither_waits_nor_counts() {
         let (quota, now) = (Quota::default(), Instant::now());
         quota.bytes().charge(u64::MAX);
         assert_eq!((quota.bytes().not_before(now), quota.seen().bytes), (None, 0));
     }
 
     #[test]
-    fn memory_is_given_up_to_its_share_and_not_above() {
+    fn memory_ends_at_its_limit() {
         let quota = limited(QuotaLimits { memory_max_bytes: 100, ..QuotaLimits::default() });
         assert!(quota.take_memory(99) && quota.take_memory(1) && !quota.take_memory(1));
         quota.give_memory(50);
@@ -406,13 +409,13 @@ mod tests {
     }
 
     #[test]
-    fn work_that_cannot_wait_halves_the_rate_until_paid() {
+    fn owed_work_halves_the_rate_until_paid() {
         let second = Duration::from_secs(1);
         for (cpus, owed, floor, expected) in [
             // Half a CPU, of which a quarter goes to one second of work.
             (0.5, second, 0.1, Duration::from_secs(4)),
-            // Below the floor only its part of the work is charged: a hundredth of a CPU owes a
-            // tenth of it.
+            // Below the floor only the rate's part of the work is charged: a hundredth of a CPU
+            // owes a tenth of it.
             (0.01, second, 0.1, Duration::from_secs(20)),
         ] {
             let quota = limited(QuotaLimits { cpus, ..QuotaLimits::default() });
@@ -431,7 +434,7 @@ mod tests {
             let (least, most) = (expected.mul_f64(0.8), expected.mul_f64(1.2));
             assert!((least..=most).contains(&halved), "{cpus}: at half rate for {halved:?}");
         }
-        // Who uses nothing meanwhile has paid as well.
+        // A tenant that uses nothing meanwhile has paid as well.
         let quota = limited(QuotaLimits { cpus: 0.5, ..QuotaLimits::default() });
         let (rate, start) = (quota.cpu(), Instant::now());
         rate.owe_at(nanoseconds(second), 1, start);

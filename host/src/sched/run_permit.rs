@@ -1,4 +1,4 @@
-//! One session's part in the turns of its lane.
+//! One session's run permit: waiting for it, holding it and giving it back.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -18,7 +18,7 @@ use super::run_queue::{RunQueue, Ticket, here};
 use super::work;
 use crate::event::Priority;
 
-/// A session's turn: free to run, in line, or at it.
+/// A session's run permit. The session runs freely, waits for the permit, or holds it.
 pub struct RunPermit {
     placement: Arc<Placement>,
     tenant: Arc<str>,
@@ -27,27 +27,28 @@ pub struct RunPermit {
     flow: Flow,
     ticket: Arc<Ticket>,
     state: State,
-    /// Lets everybody else who is ready get in line first.
+    /// Lets all other ready sessions join the queue first.
     courtesy: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// It has let its thread look at its sockets before the turn that it waits for: once is enough.
+    /// Whether the session has let its thread look at its sockets before the next permit. Once is
+    /// enough.
     has_looked: bool,
-    /// Its tenant has used up its share of CPU time: since when it waits for more, and until when.
+    /// Since when, and until when, the session waits for its tenant's CPU quota.
     debt: Option<(Instant, Pin<Box<Sleep>>)>,
-    /// CPU time that was not charged yet.
+    /// CPU time that is not charged yet.
     used: Duration,
-    /// CPU time outside of events that the next turn is charged with.
+    /// CPU time outside of events, which the next event is charged with.
     carried: Duration,
-    /// What the event in flight has spent in line, but for now.
+    /// The finished waits of the current event for permit and quota.
     waited: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Nobody competes, or nobody has noticed.
+    /// Nothing competes for the thread, or no competition was noticed.
     Free,
-    /// In line on this thread since then.
+    /// Waits in the queue of this thread since then.
     Waiting(usize, Instant),
-    /// At it on this thread.
+    /// Holds the permit of this thread.
     Holding(usize),
 }
 
@@ -61,7 +62,7 @@ impl fmt::Debug for RunPermit {
 }
 
 impl RunPermit {
-    /// Of a session of this class and owner, on the lane of its seat.
+    /// Creates the permit of a session of this class and owner, on the lane of its placement.
     #[must_use]
     pub fn new(
         placement: Arc<Placement>,
@@ -91,7 +92,7 @@ impl RunPermit {
         }
     }
 
-    /// An event starts in this class, at `now`, which is now.
+    /// Starts an event in this class. `now` is the current time.
     pub fn begin(&mut self, class: Priority, now: Instant) {
         self.waited = Duration::ZERO;
         self.enter(class);
@@ -102,15 +103,17 @@ impl RunPermit {
         }
     }
 
-    /// Mail is to be moved, which is no event and so waits for its turn in the lane, but not for
-    /// its tenant's share. Ready when it may be; [`RunPermit::rest`] is to follow. Wakes as
-    /// [`RunPermit::poll`] does.
+    /// Waits for a permit to move mail. Mail is no event: it waits for the lane's permit, but not
+    /// for the tenant's CPU quota.
+    ///
+    /// Ready when the mail may be moved. The caller then moves it and calls [`RunPermit::rest`].
+    /// Wakes the task as [`RunPermit::poll`] does.
     pub fn poll_mail(&mut self, class: Priority, cx: &mut Context<'_>) -> Poll<()> {
         if self.state == State::Free {
             let now = Instant::now();
             self.enter(class);
             self.start(now);
-            // It is short, so that others need not get in line first, unless they had no chance to.
+            // Moving mail is short: others need not join first, unless they had no chance to.
             if let State::Waiting(thread, _) = self.state
                 && !RunQueue::is_to_look(now)
             {
@@ -121,8 +124,10 @@ impl RunPermit {
         self.poll(cx)
     }
 
-    /// Does work of the session that is no event, as [`RunPermit::poll_mail`] has mail moved: each poll
-    /// of it takes a turn, and what it uses is charged. Safe to cancel where the work is.
+    /// Runs work of the session that is no event. Each poll of the work takes a permit, as
+    /// [`RunPermit::poll_mail`] does, and its CPU time is charged.
+    ///
+    /// Cancel safe if `work` is.
     pub async fn perform<F: Future>(&mut self, class: Priority, work: F) -> F::Output {
         let mut work = pin!(work);
         poll_fn(|cx| {
@@ -139,7 +144,7 @@ impl RunPermit {
         .await
     }
 
-    /// Something that takes a turn starts in this class.
+    /// Prepares the flow for something that needs a permit in this class.
     fn enter(&mut self, class: Priority) {
         self.used = std::mem::take(&mut self.carried);
         if class != self.flow.class || !Arc::ptr_eq(self.placement.run_queue(), &self.run_queue) {
@@ -150,7 +155,7 @@ impl RunPermit {
         self.flow.begins();
     }
 
-    /// Gets in line where others want the thread as well.
+    /// Joins the queue if the thread is crowded.
     fn start(&mut self, now: Instant) {
         let place = here().filter(|place| place.lane == self.lane());
         if place.is_some_and(|place| self.run_queue.is_crowded(place.thread, now)) {
@@ -158,7 +163,7 @@ impl RunPermit {
         }
     }
 
-    /// Whether its tenant has used up its share of CPU time, so that it has to wait for more.
+    /// Returns whether the tenant has used up its CPU quota, and sets the wait for more.
     fn owes(&mut self, now: Instant) -> bool {
         let until = self.quota.cpu().not_before(now);
         if let Some(until) = until {
@@ -168,7 +173,7 @@ impl RunPermit {
         until.is_some()
     }
 
-    /// Ready where the session may run. Wakes the task when that changes, or has it taken to
+    /// Waits until the session may run. Wakes the task when that changes, or moves the task to
     /// another thread.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while let Some((since, until)) = &mut self.debt {
@@ -176,7 +181,7 @@ impl RunPermit {
             let now = Instant::now();
             self.waited += now.saturating_duration_since(*since);
             self.debt = None;
-            // Others of its tenant may have been faster.
+            // Other sessions of the tenant may have used up the quota meanwhile.
             if !self.owes(now) {
                 self.start(now);
             }
@@ -186,8 +191,8 @@ impl RunPermit {
         if self.courtesy.as_mut().is_some_and(|others| others.as_mut().poll(cx).is_ready()) {
             self.courtesy = None;
             RunQueue::looked(Instant::now());
-            // Where the turn is its own it is awake already; woken as well, it would be polled once
-            // more before the thread has looked at its sockets.
+            // If the permit goes to this session, its task is awake already. A wake-up would poll
+            // it once more before the thread has looked at its sockets.
             self.ticket.waker.take();
             self.run_queue.dispatch(thread);
             if self.ticket.granted().is_none() {
@@ -201,8 +206,8 @@ impl RunPermit {
         }
         let now = Instant::now();
         if !std::mem::replace(&mut self.has_looked, true) && RunQueue::is_to_look(now) {
-            // One turn has followed the other. Sessions that have become ready meanwhile get in
-            // line, and the turn goes to the best of all.
+            // One permit has followed another. Sessions that became ready meanwhile join the queue,
+            // and the permit goes to the best of all.
             self.run_queue.again(
                 granted,
                 granted,
@@ -220,18 +225,18 @@ impl RunPermit {
         Poll::Ready(())
     }
 
-    /// Whether others want the thread as well, so that what happens now is in its turn.
+    /// Returns whether the session holds a permit, because others want its thread as well.
     #[must_use]
     pub fn is_held(&self) -> bool {
         matches!(self.state, State::Holding(_))
     }
 
-    /// The session has used so much outside of its turns: its next one is charged with it.
+    /// Charges the session's next event with CPU time that the session used outside of events.
     pub fn carry(&mut self, cpu: Duration) {
         self.carried += cpu;
     }
 
-    /// The session's guest runs from `start` on, or does no longer.
+    /// Notes that the session's guest runs since `start`, or runs no longer (`None`).
     pub fn slice(&self, start: Option<Instant>) {
         match start {
             Some(_) => work::pause(&self.quota),
@@ -242,19 +247,20 @@ impl RunPermit {
         }
     }
 
-    /// The session has used so much.
+    /// Charges the session and its tenant with CPU time.
     pub fn used(&mut self, cpu: Duration) {
         self.used += cpu;
         self.quota.cpu().charge(nanoseconds(cpu));
     }
 
-    /// Its slice is over: gets in line for another, or waits for its tenant to have CPU time again.
+    /// Ends the session's slice: the session queues for another, or waits for its tenant's CPU
+    /// quota.
     pub fn pause(&mut self) {
         let now = Instant::now();
         self.flow.outlasts();
         if self.owes(now) {
             self.quota.cpu().waited();
-            self.yield_turn();
+            self.give_back();
             return;
         }
         let State::Holding(thread) = self.state else {
@@ -275,13 +281,13 @@ impl RunPermit {
         self.stand(next, now);
     }
 
-    /// The event waits for something else, or is over: its turn is free.
+    /// Gives the permit back, as the event waits for something else or is over.
     pub fn rest(&mut self) {
         self.debt = None;
-        self.yield_turn();
+        self.give_back();
     }
 
-    fn yield_turn(&mut self) {
+    fn give_back(&mut self) {
         let thread = match self.state {
             State::Free => return,
             State::Waiting(thread, since) => {
@@ -294,7 +300,7 @@ impl RunPermit {
         (self.state, self.courtesy, self.has_looked) = (State::Free, None, false);
     }
 
-    /// How long the event in flight has been in line, or waited for its tenant's share.
+    /// Returns how long the current event has waited for a permit or for its tenant's CPU quota.
     #[must_use]
     pub fn waited(&self) -> Duration {
         let since = match (self.state, &self.debt) {
@@ -305,7 +311,7 @@ impl RunPermit {
     }
 
     fn queue_up(&mut self, now: Instant) {
-        // On a thread of no lane nobody competes.
+        // On a thread of no lane nothing competes.
         let Some(place) = here().filter(|place| place.lane == self.lane()) else { return };
         let thread = self.run_queue.post(place.thread, now);
         self.run_queue.join(thread, &mut self.flow, &self.ticket, std::mem::take(&mut self.used));

@@ -1,8 +1,9 @@
-//! The turns of one lane at work: whose turn it is on each of its threads, and who is woken for it.
+//! The run queue of one lane: which session may run on each thread, and whom the queue wakes.
 //!
-//! A turn is the right to go on past a slice. While nobody competes nobody needs one: an event runs
-//! where its bytes arrived. One that outlasts its slice gets in line, and so does, where sessions
-//! of several owners or classes keep a thread from ever resting, every event before it starts.
+//! A run permit is the right of a session to run past a slice. Without competition no session needs
+//! one: an event runs where its bytes arrived. An event that outlasts its slice joins the queue. On
+//! a crowded thread every event joins the queue before it starts. A thread is crowded if sessions
+//! of several owners or classes keep it from ever resting.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -16,27 +17,27 @@ use super::Lane;
 use super::fair_queue::{FairQueue, Flow, TenantId};
 use crate::event::Priority;
 
-/// A thread that found no rest for a slice is crowded. Until then events start as they come, so
-/// that one that comes next waits for each of theirs.
+/// A thread that found no rest for this long is crowded. Until then events start as they come, so a
+/// new event waits for each of the events before it.
 const CROWDED_AFTER: Duration = Duration::from_millis(1);
 
-/// A slice that lasts so long by the clock on the wall is one whose thread gets no CPU: slices end
-/// after a millisecond of it.
+/// A slice of more wall time than this means that its thread is starved. Slices end after a
+/// millisecond of CPU time.
 const STARVED_AFTER: Duration = Duration::from_millis(100);
-/// How long the ushers help out after that was last seen.
+/// How long rescue workers help after the last starved slice.
 const RESCUED_FOR: Duration = Duration::from_secs(5);
 
 /// A thread of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WorkerId {
-    /// Its lane.
+    /// The thread's lane.
     pub lane: Lane,
-    /// Its number there.
+    /// The thread's number in its lane.
     pub thread: usize,
 }
 
-/// A thread that goes from turn to turn looks at its sockets and timers this often at least, so
-/// that a session that becomes ready gets in line.
+/// A thread that goes from permit to permit looks at its sockets and timers at least this often.
+/// With each look, sessions that became ready join the queue.
 const LOOKS_EVERY: Duration = Duration::from_millis(1);
 
 thread_local! {
@@ -45,42 +46,42 @@ thread_local! {
     static LOOKED: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Where the caller runs; `None` on a thread of no lane.
+/// Returns the caller's worker; `None` on a thread of no lane.
 #[must_use]
 pub fn here() -> Option<WorkerId> {
     HERE.get()
 }
 
-/// One lane's line.
+/// The run queue of one lane.
 #[derive(Debug)]
 pub struct RunQueue {
     lane: Lane,
     queue: Mutex<Queue>,
-    /// As in the queue, to look at without it.
+    /// The queue's count of waiting sessions, readable without the lock.
     waiting: AtomicUsize,
-    /// Owners and classes with sessions here.
+    /// The number of pairs of class and owner with sessions here.
     groups: AtomicUsize,
     next_id: AtomicU64,
     given: AtomicU64,
     taken_over: AtomicU64,
-    /// For a lane whose threads may get no CPU at all: when the slice of each began, in
-    /// milliseconds; 0 where none runs.
+    /// The start of each thread's slice in milliseconds; 0 if no guest runs there. Empty for lanes
+    /// that are never starved.
     slices: Vec<AtomicU64>,
-    /// Until when its ushers help out, in milliseconds. 0 where they never had to.
+    /// The end of the rescue workers' help, in milliseconds. 0 if they never had to help.
     rescued_until: AtomicU64,
     began: Instant,
 }
 
-/// A lane's turns at one moment.
+/// The run permits of a lane at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunQueueStatus {
     /// The lane.
     pub lane: Lane,
-    /// Sessions in line.
+    /// Sessions that wait in the queue.
     pub waiting: usize,
-    /// FairQueue given since the start.
+    /// Permits given since the start.
     pub given: u64,
-    /// Of those, turns on another thread than the one waited for.
+    /// Permits for another thread than the session waited on. A part of `given`.
     pub taken_over: u64,
 }
 
@@ -88,16 +89,16 @@ pub struct RunQueueStatus {
 struct Queue {
     fair_queue: FairQueue,
     tickets: HashMap<u64, Arc<Ticket>>,
-    /// Whose turn it is, by thread.
+    /// The session that has the permit, by thread.
     holders: Vec<Option<u64>>,
     tenants: HashMap<(Priority, Arc<str>), (TenantId, usize)>,
     next_tenant: TenantId,
 }
 
-/// What a session in line is woken by.
+/// What wakes a waiting session, and the thread that it was granted.
 #[derive(Debug, Default)]
 pub(super) struct Ticket {
-    /// 0, or one more than the thread on which it may run.
+    /// 0, or one more than the thread on which the session may run.
     granted: AtomicU32,
     pub(super) waker: AtomicWaker,
 }
@@ -109,8 +110,10 @@ impl Ticket {
 }
 
 impl RunQueue {
-    /// The line of a lane with so many threads. The idle lane has as many again, its ushers: they
-    /// stand a little above it, and run its sessions while its threads get no CPU at all.
+    /// Creates the queue of a lane with this number of threads.
+    ///
+    /// The idle lane has as many rescue workers besides. Their priority is a little above its
+    /// threads', and they run its sessions while those threads get no CPU time.
     #[must_use]
     pub fn new(lane: Lane, threads: usize) -> Self {
         let regular = threads;
@@ -142,7 +145,7 @@ impl RunQueue {
         }
     }
 
-    /// Its turns now.
+    /// Returns the lane's run permits at this moment.
     #[must_use]
     pub fn seen(&self) -> RunQueueStatus {
         RunQueueStatus {
@@ -157,31 +160,31 @@ impl RunQueue {
         self.lane
     }
 
-    /// The calling thread is this one of the lane from now on.
+    /// Registers the calling thread as this thread of the lane.
     pub fn attend(&self, thread: usize) {
         HERE.set(Some(WorkerId { lane: self.lane, thread }));
         RESTED.set(Some(Instant::now()));
     }
 
-    /// The calling thread has rested. To be called whenever it wakes.
+    /// Notes that the calling thread has rested. Call this whenever the thread wakes.
     pub fn rested() {
         let now = Some(Instant::now());
         RESTED.set(now);
         LOOKED.set(now);
     }
 
-    /// The calling thread has looked at its sockets and timers just now.
+    /// Notes that the calling thread has just looked at its sockets and timers.
     pub(super) fn looked(now: Instant) {
         LOOKED.set(Some(now));
     }
 
-    /// Whether the calling thread has not looked at its sockets and timers for long.
+    /// Returns whether the calling thread has not looked at its sockets and timers for long.
     pub(super) fn is_to_look(now: Instant) -> bool {
         LOOKED.get().is_none_or(|looked| now.saturating_duration_since(looked) > LOOKS_EVERY)
     }
 
-    /// The calling thread has nothing to do: it takes over who waits elsewhere. To be called before
-    /// it rests.
+    /// Takes over a session that waits on another thread, since the calling thread has nothing to
+    /// do. Call this before the thread rests.
     pub fn offer(&self) {
         if self.waiting.load(Ordering::Relaxed) > 0
             && let Some(place) = here()
@@ -191,8 +194,8 @@ impl RunQueue {
         }
     }
 
-    /// The thread on which a session that is at this one has to get in line: its usher while the
-    /// lane's threads get no CPU, and back when they do.
+    /// Returns the thread whose queue a session on `thread` has to join. That is the rescue worker
+    /// while the lane's threads get no CPU time, and the regular thread otherwise.
     pub(super) fn post(&self, thread: usize, now: Instant) -> usize {
         let regular = self.slices.len();
         match regular {
@@ -213,15 +216,15 @@ impl RunQueue {
         u64::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u64::MAX) + 1
     }
 
-    /// A guest runs on the calling thread from now on, or does no longer.
+    /// Notes that a guest runs on this thread since `start`, or that none runs there (`None`).
     pub(super) fn slice(&self, thread: usize, start: Option<Instant>) {
         if let Some(slice) = self.slices.get(thread) {
             slice.store(start.map_or(0, |start| self.milliseconds(start)), Ordering::Relaxed);
         }
     }
 
-    /// An usher looks whether it is needed, every now and then. How long until it should look
-    /// again.
+    /// Checks whether rescue workers are needed, and returns how long to wait before the next
+    /// check. A rescue worker calls this regularly.
     pub fn look(&self) -> Duration {
         let now = self.milliseconds(Instant::now());
         let long = |slice: &AtomicU64| {
@@ -235,7 +238,7 @@ impl RunQueue {
         if empty { STARVED_AFTER * 10 } else { STARVED_AFTER }
     }
 
-    /// Whether events have to get in line before they start, on this thread.
+    /// Returns whether events on this thread have to join the queue before they start.
     pub(super) fn is_crowded(&self, thread: usize, now: Instant) -> bool {
         self.post(thread, now) != thread
             || self.groups.load(Ordering::Relaxed) > 1
@@ -244,7 +247,7 @@ impl RunQueue {
                     .is_some_and(|rested| now.saturating_duration_since(rested) > CROWDED_AFTER)
     }
 
-    /// A session of this class and owner is here.
+    /// Adds a session of this class and owner to the lane.
     pub(super) fn enroll(&self, class: Priority, tenant: &Arc<str>) -> Flow {
         let mut queue = self.queue();
         let queue = &mut *queue;
@@ -259,7 +262,7 @@ impl RunQueue {
         Flow::new(self.next_id.fetch_add(1, Ordering::Relaxed), class, number)
     }
 
-    /// It is here no longer. It neither waits nor has a turn.
+    /// Removes a session from the lane. The session neither waits nor has a permit.
     pub(super) fn dismiss(&self, flow: &Flow, tenant: &Arc<str>) {
         let mut queue = self.queue();
         let key = (flow.class, Arc::clone(tenant));
@@ -274,7 +277,8 @@ impl RunQueue {
         }
     }
 
-    /// Gets in line on a thread, having used so much of its own accord.
+    /// Makes a session wait on a thread. `used` is the CPU time that it has used already without a
+    /// permit.
     pub(super) fn join(
         &self,
         thread: usize,
@@ -289,7 +293,8 @@ impl RunQueue {
         self.told(&queue);
     }
 
-    /// Its turn on a thread is over for now, and it gets in line again, on that or another.
+    /// Takes a session's permit for `thread` back, and makes the session wait for another on
+    /// `next`.
     pub(super) fn again(
         &self,
         thread: usize,
@@ -307,8 +312,8 @@ impl RunQueue {
         self.told(&queue);
     }
 
-    /// It leaves: it waited on this thread, or had its turn on the one of its ticket, and has used
-    /// so much of it.
+    /// Removes a session that waited on `thread`, or had the permit of the thread in its ticket.
+    /// `used` is the CPU time that is not charged yet.
     pub(super) fn leave(&self, thread: usize, flow: &mut Flow, ticket: &Ticket, used: Duration) {
         let mut queue = self.queue();
         let Some(on) = ticket.granted() else {
@@ -327,7 +332,7 @@ impl RunQueue {
         }
     }
 
-    /// Gives this thread's turn to whoever is next, where nobody has it.
+    /// Gives this thread's permit to the next session, if no session has it.
     pub(super) fn dispatch(&self, thread: usize) {
         self.give(thread, false);
     }

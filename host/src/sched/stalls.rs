@@ -1,10 +1,9 @@
-//! Time in which the whole process stood still: stopped by a signal, frozen, or without any CPU. It
-//! counts against no peer and no plugin.
+//! Stalls: time in which the whole process stood still, because it was stopped by a signal, frozen,
+//! or without any CPU. Stalls count against no peer and no plugin.
 //!
-//! A thread says ten times a second that the process runs. Where it is silent for longer than
-//! `TOLERANCE`, the rest of its silence is a stall. What a look at the clock finds does not
-//! depend on whether that thread or the one that looks runs first after a stall. A look costs one
-//! load from memory, and no system call.
+//! A thread beats ten times a second. If it is silent for longer than `TOLERANCE`, the rest of the
+//! silence is a stall. After a stall the result is the same whether that thread or the thread that
+//! asks runs first. Asking costs one load from memory, and no system call.
 
 use std::io;
 use std::pin::pin;
@@ -17,17 +16,17 @@ use futures_util::FutureExt;
 
 /// How often the thread says that the process runs.
 const BEAT: Duration = Duration::from_millis(100);
-/// A silence of this length is no stall: threads wait for a CPU now and then.
+/// A silence of at most this length is no stall: threads wait for a CPU now and then.
 const TOLERANCE: Duration = Duration::from_millis(300);
-/// Waits beyond this are cut to it, so that no sum of times overflows.
+/// Longer waits are cut to this, so that no sum of times overflows.
 const WAIT_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-/// When the thread was started. Unset: stalls are not noticed.
+/// The thread's start. If it is unset, stalls are not noticed.
 static STARTED: OnceLock<Instant> = OnceLock::new();
 static BEATS: AtomicU64 = AtomicU64::new(0);
 
-/// When the thread was last heard of, and the stalls before that, as one number, so that no look
-/// finds half of a change.
+/// The thread's last beat and the stalls before it, packed into one number, so that a reader never
+/// sees half of a change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Beats {
     /// In [`Beats::UNIT`] since the start: 34 years fit.
@@ -57,12 +56,12 @@ impl Beats {
         Self::UNIT.saturating_mul(u32::try_from(units).unwrap_or(u32::MAX))
     }
 
-    /// All stalls until so long after the start, one that lasts included.
+    /// Returns all stalls up to `now` after the start, one that still lasts included.
     fn stalls(self, now: Duration) -> Duration {
         Self::time(self.stalls) + now.saturating_sub(Self::time(self.last) + TOLERANCE)
     }
 
-    /// The thread runs, so long after the start.
+    /// Returns the beats after a beat at `now` after the start.
     fn beat(self, now: Duration) -> Self {
         let units = |time: Duration| {
             u64::try_from(time.as_millis() / Self::UNIT.as_millis()).unwrap_or(u64::MAX)
@@ -71,7 +70,8 @@ impl Beats {
     }
 }
 
-/// Starts the thread, once in a process. It lasts as long as the process does.
+/// Starts the thread that notices stalls, once in a process. The thread lasts as long as the
+/// process does.
 ///
 /// # Errors
 /// The system has no thread left. The next call tries again.
@@ -84,7 +84,7 @@ pub fn watch() -> io::Result<()> {
     let (told, started) = std::sync::mpsc::sync_channel(1);
     thread::Builder::new().name("wharf-stalls".into()).spawn(move || {
         let started = *STARTED.get_or_init(Instant::now);
-        // The channel has room for it.
+        // The channel has room for the message.
         let _ = told.send(());
         loop {
             Beats::load().beat(started.elapsed()).store();
@@ -95,7 +95,7 @@ pub fn watch() -> io::Result<()> {
     started.recv().map_err(io::Error::other)
 }
 
-/// A moment, and how long the process had stood still by then.
+/// A moment, and all stalls of the process before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
     /// By the system's clock.
@@ -105,54 +105,55 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// This moment.
+    /// Returns this moment.
     #[must_use]
     pub fn now() -> Self {
         Self::at(Instant::now())
     }
 
-    /// A moment that is known already, and not past for long.
+    /// Returns the moment of `at`, which is known already and must be recent.
     #[must_use]
     pub fn at(at: Instant) -> Self {
         let since_start = STARTED.get().map(|started| at.saturating_duration_since(*started));
         Self { at, stalls: since_start.map_or(Duration::ZERO, |since| Beats::load().stalls(since)) }
     }
 
-    /// When `limit` has passed since this moment, stalls excluded, as far as is known at `now`.
+    /// Returns when `limit` has passed since this moment, without stalls, as far as `now` knows.
     #[must_use]
     pub fn due(self, limit: Duration, now: Self) -> Instant {
         self.at + limit.min(WAIT_MAX) + now.stalls.saturating_sub(self.stalls)
     }
 
-    /// How long ago this moment was at `now`, stalls excluded.
+    /// Returns the time from this moment to `now`, without stalls.
     #[must_use]
     pub fn until(self, now: Self) -> Duration {
         let stalls = now.stalls.saturating_sub(self.stalls);
         now.at.saturating_duration_since(self.at).saturating_sub(stalls)
     }
 
-    /// The time of a clock that stands still when the process does. To be compared with times of
-    /// that clock only.
+    /// Returns this moment by a clock that stands still when the process does. Compare the result
+    /// with times of that clock only.
     #[must_use]
     pub fn excused(self) -> Instant {
         self.at.checked_sub(self.stalls).unwrap_or(self.at)
     }
 }
 
-/// Waits for something for so long, stalls excluded. `None`: it did not come, not even at a last
-/// look that the thread's reactor had before. Dropping the future is safe where it is for what is
-/// waited for.
+/// Waits for `waited` for at most `limit`, stalls excluded.
+///
+/// Returns `None` if `waited` is not ready, even after the thread's reactor has looked at its
+/// sockets once more. Cancel safe if `waited` is.
 pub async fn within<T>(limit: Duration, waited: impl Future<Output = T>) -> Option<T> {
     let since = Moment::now();
     wait(|now| since.due(limit, now), waited).await
 }
 
-/// The same until a time of the clock of [`Moment::excused`].
+/// Waits as [`within`] does, until a time of the clock of [`Moment::excused`].
 pub async fn by<T>(deadline: Instant, waited: impl Future<Output = T>) -> Option<T> {
     wait(|now| deadline + now.stalls, waited).await
 }
 
-/// Waits for so long, stalls excluded. Dropping the future is safe.
+/// Sleeps for `time`, stalls excluded. Cancel safe.
 pub async fn sleep(time: Duration) {
     within(time, std::future::pending::<()>()).await;
 }
@@ -169,8 +170,8 @@ async fn wait<T>(due: impl Fn(Moment) -> Instant, waited: impl Future<Output = T
             break;
         }
     }
-    // Timers that are due run before the reactor has looked at sockets where a stop interrupted its
-    // wait.
+    // If a stall interrupted the reactor's wait, due timers run before the reactor looks at its
+    // sockets.
     tokio::task::yield_now().await;
     waited.now_or_never()
 }
@@ -179,7 +180,7 @@ async fn wait<T>(due: impl Fn(Moment) -> Instant, waited: impl Future<Output = T
 mod tests {
     use super::*;
 
-    /// A number below `end`, from a seed.
+    /// Returns a number below `end`, from a seed.
     fn throw(seed: &mut u64, end: u64) -> u64 {
         *seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
         (*seed >> 33) % end
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn deadlines_move_by_what_was_stalled_since() {
+    fn deadlines_move_by_later_stalls() {
         let start = Moment { at: Instant::now(), stalls: Duration::from_secs(5) };
         let after = |seconds: u64, stalls: u64| Moment {
             at: start.at + Duration::from_secs(seconds),
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_there_at_the_deadline_is_taken() {
+    async fn result_at_the_deadline_is_taken() {
         assert_eq!(within(Duration::ZERO, async { 1 }).await, Some(1));
         let late = async {
             thread::sleep(Duration::from_millis(20));

@@ -1,6 +1,6 @@
-//! Work that a tenant causes outside of its guests' calls: polls of its sessions' tasks, and what
-//! other threads do for it. It is measured if the tenant's CPU time is limited, and else no clock
-//! is read.
+//! Work for a tenant outside of its guests' calls: polls of its sessions' tasks, and work of other
+//! threads on its behalf. If the tenant's CPU time is limited, the work is measured; otherwise no
+//! clock is read.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -11,24 +11,24 @@ use std::time::{Duration, Instant};
 use super::cpu::{Stretch, nanoseconds, thread_time};
 use super::quota::Quota;
 
-/// What the accepting thread does for a client that is let in: `accept`, its options, a task.
+/// CPU time of the accepting thread for an admitted client: `accept`, socket options, a task.
 pub(crate) const ACCEPT_COST: Duration = Duration::from_micros(20);
-/// What the thread of the log does for a line: its part of a `write`.
+/// CPU time of the log's thread for a line: its part of a `write`.
 pub(crate) const LOG_LINE_COST: Duration = Duration::from_micros(2);
-/// What a request of the API takes beside its call: reading, parsing and answering it.
+/// CPU time of an API request beside its call: reading, parsing and answering it.
 pub(crate) const CALL_COST: Duration = Duration::from_micros(50);
-/// What sending to a socket takes, beside its bytes. Measured on loopback, where the sender
-/// receives, too.
+/// CPU time of sending to a socket, beside the cost of its bytes. Measured on loopback, where the
+/// sender does the receiver's work, too.
 const SEND_COST: Duration = Duration::from_micros(4);
-/// The same for each KiB.
+/// CPU time of sending, for each KiB.
 const SEND_KIB_COST: Duration = Duration::from_nanos(70);
 
-/// What sending so many bytes at once takes, where it is not measured.
+/// Returns the CPU time of sending this number of bytes at once, where it is not measured.
 pub(crate) fn sending(bytes: u64) -> Duration {
     SEND_COST + Duration::from_nanos((bytes >> 10).saturating_mul(SEND_KIB_COST.as_nanos() as u64))
 }
 
-/// What the calling thread measures now.
+/// What the calling thread measures at the moment.
 #[derive(Debug, Clone, Copy, Default)]
 enum Outside {
     #[default]
@@ -43,12 +43,12 @@ thread_local! {
     static OUTSIDE: Cell<Outside> = const { Cell::new(Outside::Nothing) };
 }
 
-/// Work of the calling thread for a tenant, until it is dropped on the same thread. Not to be
-/// nested.
+/// Work of the calling thread for a tenant, from its creation to its drop on the same thread. Not
+/// to be nested.
 pub(crate) struct Work<'a>(&'a Quota);
 
 impl<'a> Work<'a> {
-    /// Begins now. Reads a clock only where the tenant's CPU time is limited.
+    /// Begins now. Reads a clock only if the tenant's CPU time is limited.
     pub(crate) fn begin(quota: &'a Quota) -> Self {
         if quota.cpu().is_limited() {
             OUTSIDE.set(Outside::Since(Stretch::begin(Instant::now())));
@@ -65,7 +65,7 @@ impl Drop for Work<'_> {
     }
 }
 
-/// A guest's call begins on the calling thread, for this tenant.
+/// Pauses the measurement as a guest's call begins on the calling thread, for this tenant.
 pub(super) fn pause(quota: &Quota) {
     if let Outside::Since(stretch) = OUTSIDE.get() {
         quota.charge(stretch.end());
@@ -73,14 +73,14 @@ pub(super) fn pause(quota: &Quota) {
     }
 }
 
-/// It ended, or waits.
+/// Resumes the measurement as the guest's call ended or waits.
 pub(super) fn go_on() {
     if let Outside::Paused = OUTSIDE.get() {
         OUTSIDE.set(Outside::Since(Stretch::begin(Instant::now())));
     }
 }
 
-/// Charges a tenant with every poll of this. Cancelling is as safe as it is for `work`.
+/// Charges a tenant with every poll of `work`. Cancel safe if `work` is.
 pub(crate) async fn charged<F: Future>(quota: Arc<Quota>, work: F) -> F::Output {
     let mut work = pin!(work);
     poll_fn(|cx| {
@@ -91,13 +91,13 @@ pub(crate) async fn charged<F: Future>(quota: Arc<Quota>, work: F) -> F::Output 
 }
 
 impl Quota {
-    /// It has used so much CPU time.
+    /// Charges the tenant with CPU time.
     pub(crate) fn charge(&self, used: Duration) {
         self.cpu().charge(nanoseconds(used));
     }
 
-    /// Runs this on the calling thread, which does nothing else meanwhile. What it takes is owed,
-    /// as that of a compilation.
+    /// Runs `work` on the calling thread, which does nothing else meanwhile. The tenant owes the
+    /// CPU time, as with a compilation.
     pub(crate) fn owing<T>(&self, work: impl FnOnce() -> T) -> T {
         if !self.cpu().is_limited() {
             return work();
@@ -108,14 +108,15 @@ impl Quota {
         done
     }
 
-    /// A compilation for it, or something like it, has used so much. It is paid for over time.
+    /// Adds the CPU time of a compilation or similar work to the tenant's debt, which it pays back
+    /// over time.
     pub(crate) fn owe(&self, used: Duration) {
         self.cpu().owe(nanoseconds(used), nanoseconds(COMPILING_FLOOR));
     }
 }
 
-/// CPU time each second that a tenant has for compilations at least. A tenant with a smaller share
-/// is charged with the part that its share is of this.
+/// CPU time each second that a tenant has at least for compilations. A tenant with a smaller share
+/// is charged only its share's part of this.
 const COMPILING_FLOOR: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn outside_work_is_charged_once_and_guests_not_here() {
+    fn outside_work_is_charged_once_without_guests() {
         let quota = Quota::default();
         quota.set(QuotaLimits { cpus: 0.5, ..QuotaLimits::default() });
         let (outside, inside) = (Duration::from_millis(2), Duration::from_millis(20));

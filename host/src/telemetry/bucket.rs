@@ -1,12 +1,12 @@
-//! A limit on lines over time.
+//! A limit on lines of the log over time.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// Seconds' worth of lines that may come at once.
+/// The burst: this many seconds' worth of lines may come at once.
 const BURST_SECONDS: f64 = 2.0;
 
-/// A limit on lines over time, shared by all who write them.
+/// A limit on lines over time, shared by all writers of these lines.
 #[derive(Debug)]
 pub struct Bucket {
     per_second: f64,
@@ -21,7 +21,7 @@ struct BucketState {
 }
 
 impl Bucket {
-    /// So many a second, and twice as many at once.
+    /// Creates a bucket of this many lines a second, and twice as many at once.
     #[must_use]
     pub fn new(per_second: u32) -> Self {
         let per_second = f64::from(per_second);
@@ -33,7 +33,8 @@ impl Bucket {
         Self { per_second, state: Mutex::new(state) }
     }
 
-    /// May a line pass at this moment? If so, how many were dropped since the last one that did.
+    /// Lets a line pass, and returns how many lines were dropped since the last one. `None`: this
+    /// line is dropped.
     pub fn pass(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let gained = now.saturating_duration_since(state.filled).as_secs_f64() * self.per_second;
@@ -54,7 +55,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn a_bucket_lets_a_burst_pass_then_so_many_a_second_and_counts_the_rest() {
+    fn bucket_passes_burst_then_rate_and_counts_rest() {
         let (bucket, start) = (Bucket::new(10), Instant::now());
         let passed = (0..100).filter(|_| bucket.pass(start).is_some()).count();
         assert_eq!(passed, 20);

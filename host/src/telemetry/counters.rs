@@ -1,5 +1,5 @@
 //! Counters of one server. Sessions add theirs when they end, and each thread has latencies of its
-//! own, so that no event touches a shared cache line.
+//! own, so no event touches a shared cache line.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,13 +9,13 @@ use super::Latencies;
 use super::revision_metrics::{ByReason, RevisionMetrics, RevisionMetricsStatus, Spent};
 use crate::event::Priority;
 
-/// Versions of a plugin that are counted apart. Those before are counted together once their
+/// Versions of a plugin that are counted apart. Earlier versions are counted together once their
 /// sessions are gone.
 const REVISIONS_MAX: usize = 8;
-/// What those are counted as.
+/// The name of the earlier versions that are counted together.
 const EARLIER: &str = "earlier";
 
-/// What is counted by reason for the server as a whole.
+/// What the server counts by reason, not by version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Refused,
@@ -42,7 +42,7 @@ pub struct Snapshot {
     pub spent: Spent,
     /// Log lines of plugins that were over the limit.
     pub lines_dropped: u64,
-    /// Newcomers turned away, by reason.
+    /// New connections turned away, by reason.
     pub refused: BTreeMap<String, u64>,
     /// Handshakes that failed, by reason.
     pub handshakes_failed: BTreeMap<String, u64>,
@@ -50,14 +50,14 @@ pub struct Snapshot {
     pub ended: BTreeMap<String, u64>,
     /// Events that failed, by reason.
     pub faults: BTreeMap<String, u64>,
-    /// What happened to the server as a whole.
+    /// Notices of the server, by name.
     pub notices: BTreeMap<String, u64>,
     /// The same sessions by version of the plugin, oldest first.
     pub revisions: Vec<RevisionMetricsStatus>,
 }
 
 impl Snapshot {
-    /// How long events took, by class, over all versions of the plugin.
+    /// Returns the durations of events by class, over all versions of the plugin.
     #[must_use]
     pub fn latencies(&self) -> Vec<(Priority, Latencies)> {
         let mut classes = Priority::ALL.map(|class| (class, Latencies::default()));
@@ -77,19 +77,18 @@ impl Counters {
         self.by_reason[kind as usize].add(reason, more);
     }
 
-    /// A newcomer was accepted from the listening socket.
+    /// Counts a connection that was accepted from the listening socket.
     pub fn accepted(&self) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A log line of a plugin was over the limit.
+    /// Counts a log line of a plugin that was over the limit.
     pub fn output_dropped(&self) {
         self.lines_dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Where the sessions on this plugin (name and version, and the digest of its component) are
-    /// counted. Another build of the same version has the beginning of its digest beside the
-    /// version.
+    /// Returns the metrics of this plugin, by its name and version and the digest of its component.
+    /// Another build of the same version has the beginning of its digest beside the version.
     #[must_use]
     pub fn revision(&self, plugin: &str, digest: &str) -> Arc<RevisionMetrics> {
         let mut revisions = self.revisions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -113,7 +112,7 @@ impl Counters {
         new
     }
 
-    /// The counters now.
+    /// Returns the counters at this moment.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let revisions = self.revisions.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -148,9 +147,10 @@ impl Counters {
     }
 }
 
-/// Merges the oldest edition without sessions into the one of all earlier ones, which is the first.
-/// Where each has sessions there is one more than there should be, and no more of them than
-/// sessions.
+/// Merges the oldest revision without sessions into the first entry, which counts all earlier ones.
+///
+/// If every revision has sessions, there is one entry above the maximum. There are never more such
+/// entries than sessions.
 fn put_together(revisions: &mut Vec<Arc<RevisionMetrics>>) {
     let idle = |revision: &Arc<RevisionMetrics>| {
         &**revision.plugin() != EARLIER && Arc::strong_count(revision) == 1
@@ -170,7 +170,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn old_versions_are_counted_together_and_nothing_is_lost() {
+    fn old_versions_are_counted_together() {
         let counters = Counters::default();
         let spent = Spent { events: 2, cpu: Duration::from_micros(5), ..Spent::default() };
         for version in 0..50 {

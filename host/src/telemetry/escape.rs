@@ -1,7 +1,8 @@
-//! Text that somebody else chose, on its way to a log or a terminal.
+//! Escapes of foreign text on its way to a log or a terminal.
 
-/// Whether a character does something to its reader instead of being read: controls, marks that
-/// hide or turn the direction of writing, and separators that some viewers break lines at.
+/// Returns whether a character acts on its reader instead of being read. Such characters are
+/// controls, marks that hide or turn the direction of writing, and separators at which some viewers
+/// break lines.
 #[must_use]
 pub fn drives_reader(character: char) -> bool {
     let hidden = matches!(

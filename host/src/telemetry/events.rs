@@ -1,4 +1,4 @@
-//! The catalogue of occurrences. `emit` writes the line and counts.
+//! The catalogue of occurrences. `emit` writes the log line and counts the occurrence.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,16 +14,16 @@ use crate::event::{EXCERPT_MAX_BYTES, Fault, NAME_MAX_BYTES, Origin, Priority, e
 /// The threads for sessions run.
 #[derive(Debug)]
 pub struct LanesStarted<'a> {
-    /// In each lane.
+    /// Threads in each lane.
     pub threads: usize,
-    /// What the kernel gave those of critical sessions.
+    /// The scheduling parameters of the threads of critical sessions.
     pub fast: &'a str,
-    /// What it gave those of background sessions.
+    /// The scheduling parameters of the threads of background sessions.
     pub idle: &'a str,
 }
 
 impl LanesStarted<'_> {
-    /// Logs it.
+    /// Logs the occurrence.
     pub fn emit(&self) {
         let Self { threads, fast, idle } = self;
         info!(threads, fast, idle, "lanes");
@@ -33,18 +33,18 @@ impl LanesStarted<'_> {
 /// A server listens.
 #[derive(Debug)]
 pub struct ServerStarted<'a> {
-    /// Its name.
+    /// The server's name.
     pub server: &'a str,
-    /// Where.
+    /// The address.
     pub address: SocketAddr,
-    /// Plain or TLS.
+    /// Whether the server uses TLS.
     pub secure: bool,
-    /// What handles its sessions.
+    /// The plugin that handles the server's sessions.
     pub plugin: &'a str,
 }
 
 impl ServerStarted<'_> {
-    /// Logs it.
+    /// Logs the occurrence.
     pub fn emit(&self) {
         let Self { server, address, secure, plugin } = self;
         let protocol = if *secure { "tls" } else { "plaintext" };
@@ -52,24 +52,24 @@ impl ServerStarted<'_> {
     }
 }
 
-/// A socket of the control API does not listen any more, or cannot be opened again.
+/// A control endpoint no longer listens, or cannot be opened again.
 #[derive(Debug)]
 pub struct ControlBroken<'a> {
     /// The path or the address.
     pub place: &'a str,
-    /// What is in the way.
+    /// The error.
     pub error: &'a dyn std::error::Error,
 }
 
 impl ControlBroken<'_> {
-    /// Logs it. At most once a second for each of the two doors.
+    /// Logs the occurrence. Called at most once a second for each of the two endpoints.
     pub fn emit(&self) {
         let Self { place, error } = self;
         warn!(place, %error, "the control API does not listen here, and is opened again");
     }
 }
 
-/// A socket of the control API listens again.
+/// A control endpoint listens again.
 #[derive(Debug)]
 pub struct ControlReopened<'a> {
     /// The path or the address.
@@ -77,27 +77,27 @@ pub struct ControlReopened<'a> {
 }
 
 impl ControlReopened<'_> {
-    /// Logs it.
+    /// Logs the occurrence.
     pub fn emit(&self) {
         warn!(place = self.place, "the control API listens here again");
     }
 }
 
-/// Something happened to a server as a whole.
+/// A notice of a server.
 #[derive(Debug)]
 pub struct ServerNotice<'a> {
-    /// Its name.
+    /// The server's name.
     pub server: &'a str,
-    /// What happened.
+    /// The name of the notice.
     pub occurrence: &'static str,
-    /// What it is doing since.
+    /// The server's status since then.
     pub status: &'static str,
-    /// Sessions that had to be cut off for it.
+    /// Sessions that had to be cut off.
     pub cut_off: usize,
 }
 
 impl ServerNotice<'_> {
-    /// Logs and counts it.
+    /// Logs and counts the occurrence.
     pub fn emit(&self, counters: &Counters) {
         let Self { server, occurrence, status, cut_off } = self;
         counters.count(Kind::Notice, occurrence);
@@ -105,17 +105,17 @@ impl ServerNotice<'_> {
     }
 }
 
-/// Newcomers are shown other credentials.
+/// New connections are shown other credentials.
 #[derive(Debug)]
 pub struct CredentialsRenewed<'a> {
     /// The server.
     pub server: &'a str,
-    /// The file they came from.
+    /// The file of the credentials.
     pub file: &'a Path,
 }
 
 impl CredentialsRenewed<'_> {
-    /// Logs and counts it.
+    /// Logs and counts the occurrence.
     pub fn emit(&self, counters: &Counters) {
         counters.count(Kind::Notice, "credentials-renewed");
         info!(server = self.server, file = %self.file.display(), "newcomers are shown these \
@@ -123,19 +123,19 @@ impl CredentialsRenewed<'_> {
     }
 }
 
-/// Somebody asked the control API to change something.
+/// A request to the control API asked for a change.
 #[derive(Debug)]
 pub struct ControlRequest<'a> {
-    /// By which method.
+    /// The request's method.
     pub method: &'a str,
-    /// What.
+    /// The request's path.
     pub path: &'a str,
-    /// What came of it.
+    /// The status of the answer.
     pub status: u16,
 }
 
 impl ControlRequest<'_> {
-    /// Logs it where `lines` lets it pass.
+    /// Logs the occurrence if `lines` lets it pass.
     pub fn emit(&self, lines: &Bucket) {
         let Self { method, path, status } = self;
         if let Some(suppressed) = lines.pass(Instant::now()) {
@@ -149,31 +149,31 @@ impl ControlRequest<'_> {
 /// The control API is open.
 #[derive(Debug)]
 pub struct ControlOpened<'a> {
-    /// Its socket.
+    /// The path of its socket.
     pub socket: &'a Path,
     /// Its loopback address.
     pub address: Option<SocketAddr>,
 }
 
 impl ControlOpened<'_> {
-    /// Logs it.
+    /// Logs the occurrence.
     pub fn emit(&self) {
         let address = self.address.map(|address| address.to_string());
         info!(socket = %self.socket.display(), address, "the control API is open");
     }
 }
 
-/// A lock was taken back because its time was over.
+/// A lock was released because its time was over.
 #[derive(Debug)]
 pub struct LockExpired<'a> {
     /// The server.
     pub server: &'a str,
-    /// How long it was held.
+    /// How long the lock was held.
     pub hold: Duration,
 }
 
 impl LockExpired<'_> {
-    /// Logs and counts it.
+    /// Logs and counts the occurrence.
     pub fn emit(&self, counters: &Counters) {
         counters.count(Kind::Notice, "lock-expired");
         warn!(server = self.server, hold = ?self.hold, "the lock was not given back in time and is \
@@ -181,59 +181,59 @@ impl LockExpired<'_> {
     }
 }
 
-/// A plugin faulted again and again.
+/// The breaker tripped, because the plugin faulted again and again.
 #[derive(Debug)]
 pub struct BreakerTripped<'a> {
     /// The server.
     pub server: &'a str,
-    /// How long newcomers wait.
+    /// How long new connections wait.
     pub pause: Duration,
 }
 
 impl BreakerTripped<'_> {
-    /// Logs it.
+    /// Logs the occurrence.
     pub fn emit(&self) {
         warn!(server = self.server, pause = ?self.pause, "the plugin faults again and again: \
             newcomers wait for a while");
     }
 }
 
-/// A plugin came from a registry, or from what is kept of it.
+/// A plugin came from a registry or from the store.
 #[derive(Debug)]
 pub struct PluginPulled<'a> {
-    /// The reference by which it was asked for.
+    /// The reference by which the plugin was asked for.
     pub wanted: &'a str,
-    /// Its reference, with the digest of what came.
+    /// The plugin's reference with the digest of its content.
     pub reference: &'a str,
-    /// Where it was: the registry, or the store.
+    /// The source: the registry or the store.
     pub from: &'a str,
-    /// The key that has signed it, where that was asked for.
+    /// The key that has signed the plugin, if a signature was asked for.
     pub signed_by: Option<&'a str>,
 }
 
 impl PluginPulled<'_> {
-    /// Logs it.
+    /// Logs the occurrence.
     pub fn emit(&self) {
         let Self { wanted, reference, from, signed_by } = self;
         info!(wanted, reference, from, signed_by, "plugin pulled");
     }
 }
 
-/// Accepting pauses because the machine is out of something.
+/// Accepting pauses because the machine is out of some resource.
 #[derive(Debug)]
 pub struct AcceptPaused<'a> {
     /// The server.
     pub server: &'a str,
-    /// What the system said.
+    /// The system's error.
     pub error: &'a io::Error,
-    /// For how long.
+    /// The length of the pause.
     pub pause: Duration,
-    /// Newcomers that were refused by means of the descriptor in reserve.
+    /// New connections that were refused by means of the spare descriptor.
     pub turned_away: usize,
 }
 
 impl AcceptPaused<'_> {
-    /// Counts it, and logs it where `lines` lets it pass.
+    /// Counts the occurrence, and logs it if `lines` lets it pass.
     pub fn emit(&self, counters: &Counters, lines: &Bucket) {
         let Self { server, error, pause, turned_away } = self;
         counters.count(Kind::Notice, "accept-paused");
@@ -246,17 +246,17 @@ impl AcceptPaused<'_> {
     }
 }
 
-/// The listening socket does not listen any more.
+/// The listening socket no longer listens.
 #[derive(Debug)]
 pub struct AcceptStopped<'a> {
     /// The server.
     pub server: &'a str,
-    /// What the system said.
+    /// The system's error.
     pub error: &'a io::Error,
 }
 
 impl AcceptStopped<'_> {
-    /// Counts it, and logs it where `lines` lets it pass.
+    /// Counts the occurrence, and logs it if `lines` lets it pass.
     pub fn emit(&self, counters: &Counters, lines: &Bucket) {
         let Self { server, error } = self;
         counters.count(Kind::Notice, "accept-stopped");
@@ -266,17 +266,17 @@ impl AcceptStopped<'_> {
     }
 }
 
-/// A server cannot listen. It is tried again without end.
+/// A server cannot listen. The server tries again without end.
 #[derive(Debug)]
 pub struct NotListening<'a> {
     /// The server.
     pub server: &'a str,
-    /// What is in the way.
+    /// The obstacle.
     pub why: &'a str,
 }
 
 impl NotListening<'_> {
-    /// Logs it. The notice that follows is counted.
+    /// Logs the occurrence. The notice that follows is counted.
     pub fn emit(&self) {
         let Self { server, why } = self;
         warn!(server, why, "the server cannot listen, and tries again without end");
@@ -288,12 +288,12 @@ impl NotListening<'_> {
 pub struct AcceptRepaired<'a> {
     /// The server.
     pub server: &'a str,
-    /// Whether by the `same` socket or by a `new` one at the same address.
+    /// `same` for the same socket, `new` for a new one at the same address.
     pub socket: &'static str,
 }
 
 impl AcceptRepaired<'_> {
-    /// Counts it, and logs it where `lines` lets it pass.
+    /// Counts the occurrence, and logs it if `lines` lets it pass.
     pub fn emit(&self, counters: &Counters, lines: &Bucket) {
         let Self { server, socket } = self;
         counters.count(Kind::Notice, "accept-repaired");
@@ -303,19 +303,19 @@ impl AcceptRepaired<'_> {
     }
 }
 
-/// A newcomer was turned away.
+/// A new connection was turned away.
 #[derive(Debug)]
 pub struct Refused<'a> {
     /// The server.
     pub server: &'a str,
-    /// The newcomer.
+    /// The client's address.
     pub peer: SocketAddr,
-    /// Why.
+    /// The reason.
     pub reason: &'static str,
 }
 
 impl Refused<'_> {
-    /// Logs and counts it.
+    /// Logs and counts the occurrence.
     pub fn emit(&self, counters: &Counters) {
         counters.count(Kind::Refused, self.reason);
         debug!(server = self.server, peer = %self.peer, reason = self.reason, "client refused");
@@ -327,16 +327,16 @@ impl Refused<'_> {
 pub struct HandshakeFailed<'a> {
     /// The server.
     pub server: &'a str,
-    /// The client.
+    /// The client's address.
     pub peer: SocketAddr,
-    /// Why.
+    /// The reason.
     pub reason: &'static str,
-    /// What TLS said, where it said something.
+    /// The error of TLS or of the proxy header; empty if there is none.
     pub detail: &'a str,
 }
 
 impl HandshakeFailed<'_> {
-    /// Logs and counts it.
+    /// Logs and counts the occurrence.
     pub fn emit(&self, counters: &Counters) {
         let Self { server, peer, reason, detail } = self;
         counters.count(Kind::Handshake, reason);
@@ -351,12 +351,12 @@ pub struct SessionStarted<'a> {
     pub server: &'a str,
     /// The session.
     pub session: u64,
-    /// The client.
+    /// The client's address.
     pub peer: SocketAddr,
 }
 
 impl SessionStarted<'_> {
-    /// Logs it.
+    /// Logs the occurrence.
     pub fn emit(&self) {
         debug!(server = self.server, session = self.session, peer = %self.peer, "session started");
     }
@@ -369,18 +369,18 @@ pub struct SessionEnded<'a> {
     pub server: &'a str,
     /// The session.
     pub session: u64,
-    /// Its class at its end.
+    /// The session's class at its end.
     pub class: Priority,
     /// The true reason.
     pub reason: &'a str,
-    /// From first event to last.
+    /// The time from the first event to the last.
     pub lasted: Duration,
-    /// What it has used.
+    /// What the session has used.
     pub spent: Spent,
 }
 
 impl SessionEnded<'_> {
-    /// Counts it, and logs it where `lines` lets it pass.
+    /// Counts the occurrence, and logs it if `lines` lets it pass.
     pub fn emit(&self, revision: &RevisionMetrics, lines: &Bucket) {
         let Self { server, session, class, reason, lasted, spent } = self;
         revision.ended(*class, reason, spent);
@@ -406,19 +406,19 @@ impl SessionEnded<'_> {
     }
 }
 
-/// A session that waited for this process cannot go on in it, and its connection was closed.
+/// A detached session cannot go on in this process, and its connection was closed.
 #[derive(Debug)]
 pub struct SessionNotRestored<'a> {
     /// The server.
     pub server: &'a str,
     /// The session.
     pub session: u64,
-    /// Why.
+    /// The reason.
     pub reason: &'a str,
 }
 
 impl SessionNotRestored<'_> {
-    /// Counts it, and logs it where `lines` lets it pass.
+    /// Counts the occurrence, and logs it if `lines` lets it pass.
     pub fn emit(&self, counters: &Counters, lines: &Bucket) {
         let Self { server, session, reason } = self;
         counters.count(Kind::Notice, "session-not-restored");
@@ -434,7 +434,7 @@ impl SessionNotRestored<'_> {
     }
 }
 
-/// An event failed and took its instance along.
+/// An event failed, and its instance is lost.
 #[derive(Debug)]
 pub struct Faulted<'a> {
     /// The server.
@@ -443,21 +443,22 @@ pub struct Faulted<'a> {
     pub session: u64,
     /// The client's address, by which faults are weighed.
     pub peer: IpAddr,
-    /// Its class.
+    /// The session's class.
     pub class: Priority,
     /// The event.
     pub event: &'a str,
-    /// What it was.
+    /// The fault.
     pub fault: &'a Fault,
 }
 
 impl Faulted<'_> {
-    /// Counts it, and logs it where `lines` lets it pass: a plugin that faults in every session has
-    /// said why in the first.
+    /// Counts the occurrence, and logs it if `lines` lets it pass. A plugin that faults in every
+    /// session repeats the reason of the first fault.
     pub fn emit(&self, revision: &RevisionMetrics, lines: &Bucket) {
         let Self { server, session, peer, class, event, fault } = self;
         let (reason, origin) = (fault.kind.name(), fault.kind.origin().name());
-        // What the operator did is the reason of the session's end and no fault of the plugin's.
+        // A fault by the operator's doing is the reason of the session's end, and no fault of the
+        // plugin.
         if fault.kind.origin() == Origin::Operator {
             return;
         }
@@ -482,12 +483,12 @@ pub struct PluginOutput<'a> {
     pub stream: &'static str,
     /// The line, escaped and cut.
     pub line: &'a str,
-    /// Lines dropped since the last one that was let through.
+    /// Lines dropped since the last one that passed.
     pub suppressed: u64,
 }
 
 impl PluginOutput<'_> {
-    /// Logs it. What was dropped was counted when it was.
+    /// Logs the line. Dropped lines were counted when they were dropped.
     pub fn emit(&self) {
         let Self { server, session, stream, line, suppressed } = self;
         if *suppressed > 0 {

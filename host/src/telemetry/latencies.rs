@@ -1,5 +1,5 @@
-//! How long events took: counts in buckets that resolve a microsecond at the low end and last for a
-//! minute.
+//! Durations of events, as counts in buckets. The buckets resolve a microsecond at the low end and
+//! reach a minute.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -7,24 +7,24 @@ use std::time::Duration;
 
 /// Buckets per doubling: each is at most a quarter wider than the one before.
 const STEPS: u32 = 4;
-/// Upper end of the first bucket.
+/// Upper end of the first bucket, in nanoseconds.
 const FIRST_NS: u64 = 256;
-/// Doublings from there: up to 69 seconds. What takes longer is counted in the last.
+/// Doublings from there: up to 69 seconds. Longer durations are counted in the last bucket.
 const DOUBLINGS: u32 = 28;
 const BUCKETS: usize = (DOUBLINGS * STEPS + 1) as usize;
 
-/// Threads that write without sharing a cache line. Those beyond share.
+/// Threads that write without sharing a cache line. Any more threads share.
 const STRIPES: usize = 16;
 
 /// Counts by duration, written from many threads.
 #[derive(Debug, Default)]
 pub(super) struct Histogram {
-    /// Made when their thread first writes: most servers use one class, and few machines have so
-    /// many threads.
+    /// A stripe is made when its thread first writes: most servers use one class, and few machines
+    /// have this many threads.
     stripes: [OnceLock<Box<Stripe>>; STRIPES],
 }
 
-/// What the events of one thread add up to.
+/// The counts of one thread's events.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Stripe {
@@ -44,7 +44,7 @@ thread_local! {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Latencies {
     counts: Vec<u64>,
-    /// All durations together.
+    /// The sum of all durations.
     pub total: Duration,
 }
 
@@ -62,7 +62,7 @@ impl Histogram {
         stripe.total_ns.fetch_add(ns, Ordering::Relaxed);
     }
 
-    /// Adds what another has counted.
+    /// Adds the counts of another histogram.
     pub(super) fn merge(&self, other: &Self) {
         let own = self.stripes[0].get_or_init(Box::default);
         for stripe in other.stripes.iter().filter_map(OnceLock::get) {
@@ -94,14 +94,15 @@ fn bucket(ns: u64) -> usize {
     ((doubling * STEPS + step + 1) as usize).min(BUCKETS - 1)
 }
 
-/// Where a bucket ends, in nanoseconds; what took exactly so long is in the next.
+/// Returns the end of a bucket, in nanoseconds. A duration of exactly that length is in the next
+/// bucket.
 fn end_ns(bucket: usize) -> u64 {
     let (doubling, step) = (bucket as u32 / STEPS, bucket as u32 % STEPS);
     (FIRST_NS << doubling) / u64::from(STEPS) * u64::from(STEPS + step)
 }
 
 impl Latencies {
-    /// Adds others to these.
+    /// Adds other counts to these.
     pub fn add(&mut self, others: &Self) {
         self.counts.resize(BUCKETS, 0);
         for (sum, more) in self.counts.iter_mut().zip(&others.counts) {
@@ -110,7 +111,7 @@ impl Latencies {
         self.total += others.total;
     }
 
-    /// Without those that were there before.
+    /// Returns these counts without those of an earlier moment.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         let earlier = before.counts.iter().copied().chain(std::iter::repeat(0));
@@ -123,14 +124,14 @@ impl Latencies {
         Self { counts, total: self.total.saturating_sub(before.total) }
     }
 
-    /// Events.
+    /// Returns the number of events.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// The duration that this share (0 to 1) of events stayed below; `None` without events. At most
-    /// a quarter too long.
+    /// Returns the duration that this share (0 to 1) of events stayed below; `None` without events.
+    /// The result is at most a quarter too long.
     #[must_use]
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let count = self.count();
@@ -143,8 +144,8 @@ impl Latencies {
         found.filter(|_| count > 0).map(|bucket| Duration::from_nanos(end_ns(bucket)))
     }
 
-    /// Each doubling's end in seconds with the events below it, for a metrics format that wants
-    /// cumulative buckets.
+    /// Returns the end of each doubling in seconds with the events below it, for a metrics format
+    /// with cumulative buckets.
     pub fn doublings(&self) -> impl Iterator<Item = (f64, u64)> {
         let mut below = 0;
         self.counts.iter().enumerate().filter_map(move |(at, count)| {
@@ -160,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_duration_is_in_the_bucket_that_ends_above_it() {
+    fn durations_fall_in_the_bucket_above() {
         for ns in (0..20_000).chain((1..36).map(|shift| 1_u64 << shift)).chain([68_000_000_000]) {
             let at = bucket(ns);
             assert!(ns < end_ns(at), "{ns} in {at}, which ends at {}", end_ns(at));

@@ -1,4 +1,4 @@
-//! Lines of the log that nobody will read.
+//! A count of log lines that were dropped unread.
 
 use std::sync::OnceLock;
 
@@ -6,13 +6,13 @@ type Count = Box<dyn Fn() -> usize + Send + Sync>;
 
 static DROPPED: OnceLock<Count> = OnceLock::new();
 
-/// Whoever writes the log says how it knows of lines that it had to drop. The first to say so is
-/// believed.
+/// Registers how the writer of the log counts the lines that it had to drop. Only the first call
+/// counts.
 pub fn count_dropped_lines(count: impl Fn() -> usize + Send + Sync + 'static) {
     let _ = DROPPED.set(Box::new(count));
 }
 
-/// Lines that were dropped because the log's reader is too slow.
+/// Returns the lines that were dropped because the log's reader is too slow.
 #[must_use]
 pub fn dropped_lines() -> usize {
     DROPPED.get().map_or(0, |count| count())

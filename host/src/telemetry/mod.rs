@@ -1,7 +1,7 @@
-//! What happened, said once: each occurrence is one struct with one log line and one counter.
+//! Telemetry: each occurrence is one struct with one log line and one counter.
 //!
-//! Names of reasons are stable. Nothing a peer or a plugin sent is logged as it came: text of
-//! theirs is escaped, and bytes of a session are never logged.
+//! Names of reasons are stable. Text of a peer or a plugin is escaped before it is logged. Bytes of
+//! a session are never logged.
 
 mod bucket;
 mod counters;

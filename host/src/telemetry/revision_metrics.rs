@@ -19,7 +19,7 @@ impl ByReason {
             return;
         }
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Looked up first: nearly always it is there, and then nothing is allocated.
+        // Looked up first: nearly always the reason is there, and then nothing is allocated.
         match map.get_mut(reason) {
             Some(count) => *count += more,
             None => {
@@ -33,7 +33,7 @@ impl ByReason {
     }
 }
 
-/// What a session that ended has used.
+/// What an ended session has used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Spent {
     /// Events dispatched.
@@ -44,22 +44,22 @@ pub struct Spent {
     pub bytes_out: u64,
     /// Fuel.
     pub fuel: u64,
-    /// CPU time of its events.
+    /// CPU time of the session's events.
     pub cpu: Duration,
 }
 
-/// Sessions on one version of a server's plugin, counted.
+/// Metrics of the sessions on one version of a server's plugin.
 #[derive(Debug)]
 pub struct RevisionMetrics {
     plugin: Arc<str>,
-    /// Of its component.
+    /// Digest of the plugin's component.
     digest: Arc<str>,
     events: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
     fuel: AtomicU64,
     cpu_ns: AtomicU64,
-    /// How many ask for what makes its events fail.
+    /// The number of [`KeptInputs`] that live.
     askers: AtomicUsize,
     classes: [OfClass; Priority::ALL.len()],
 }
@@ -71,7 +71,7 @@ struct OfClass {
     latencies: Histogram,
 }
 
-/// An edition at one moment. Sessions that still live are in its latencies only.
+/// Revision metrics at one moment. Sessions that still live are in the latencies only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RevisionMetricsStatus {
     /// The plugin's name and version.
@@ -82,7 +82,7 @@ pub struct RevisionMetricsStatus {
     pub classes: Vec<ClassStatus>,
 }
 
-/// One class of an edition.
+/// One class of a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClassStatus {
     /// The class: of a session at its end, of an event when it ran.
@@ -91,11 +91,11 @@ pub struct ClassStatus {
     pub ended: BTreeMap<String, u64>,
     /// Events that failed, by reason.
     pub faults: BTreeMap<String, u64>,
-    /// How long events took.
+    /// Durations of events.
     pub latencies: Latencies,
 }
 
-/// What makes events of an edition fail is kept for as long as this lives.
+/// Keeps the inputs of a revision's failing events while it lives.
 #[derive(Debug)]
 pub struct KeptInputs(Arc<RevisionMetrics>);
 
@@ -113,31 +113,31 @@ impl RevisionMetrics {
         Self { plugin, digest, events, bytes_in, bytes_out, fuel, cpu_ns, askers, classes }
     }
 
-    /// Digest of its component; empty where several are counted together.
+    /// Returns the digest of the component; empty if several revisions are counted together.
     pub(super) fn digest(&self) -> &Arc<str> {
         &self.digest
     }
 
-    /// The plugin's name and version.
+    /// Returns the plugin's name and version.
     #[must_use]
     pub fn plugin(&self) -> &Arc<str> {
         &self.plugin
     }
 
-    /// Asks for what makes its events fail, until that is dropped.
+    /// Keeps the inputs of failing events until the result is dropped.
     #[must_use]
     pub fn keep_inputs(self: &Arc<Self>) -> KeptInputs {
         self.askers.fetch_add(1, Ordering::Relaxed);
         KeptInputs(Arc::clone(self))
     }
 
-    /// Whether somebody asks for that.
+    /// Returns whether inputs of failing events are kept.
     #[must_use]
     pub fn keeps_inputs(&self) -> bool {
         self.askers.load(Ordering::Relaxed) > 0
     }
 
-    /// How long its events took, of all classes together.
+    /// Returns the durations of events, of all classes together.
     #[must_use]
     pub fn latencies(&self) -> Latencies {
         let mut all = Latencies::default();
@@ -163,7 +163,7 @@ impl RevisionMetrics {
             .fetch_add(u64::try_from(spent.cpu.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Takes over what another edition has counted.
+    /// Adds the counts of another revision.
     pub(super) fn merge(&self, other: &Self) {
         self.absorb(&other.spent());
         for (to, from) in self.classes.iter().zip(&other.classes) {

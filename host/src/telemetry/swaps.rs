@@ -10,26 +10,26 @@ use super::counters::Kind;
 use super::{Bucket, Counters};
 use crate::event::{Fault, FaultKind, excerpt};
 
-/// Bytes of a reason that names a file and imports.
+/// Bytes of a reason, which names a file and imports.
 const WHY_MAX_BYTES: usize = 4 << 10;
 
-/// By which faults a version was taken back.
+/// The faults for which a version was rolled back.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct FaultFigures {
-    /// Sessions that faulted on it.
+    /// Sessions that faulted on the version.
     pub faults: u64,
-    /// Of these, faults that the version before has as well, as replays showed.
+    /// Of these, faults that the version before has as well, as fault replays showed.
     pub excused: u64,
     /// Faults that were replayed.
     pub replayed: u64,
-    /// Addresses with sessions on it.
+    /// Addresses with sessions on the version.
     pub addresses: u64,
     /// Of these, addresses with a fault that is not excused.
     pub faulty_addresses: u64,
-    /// Its rate of faults that are not excused, 0 to 1: of sessions, or from three addresses on the
-    /// mean of the rates of addresses.
+    /// The version's rate of faults that are not excused, 0 to 1. The rate counts sessions; from
+    /// three addresses on it is the mean of the addresses' rates.
     pub rate: f64,
-    /// The same of the version before.
+    /// The same rate of the version before.
     pub rate_before: f64,
 }
 
@@ -51,39 +51,39 @@ impl fmt::Display for FaultFigures {
 pub struct PluginSwapped<'a> {
     /// The server.
     pub server: &'a str,
-    /// What new sessions get.
+    /// The plugin that new sessions get.
     pub plugin: &'a str,
     /// Digest of its component, which tells two builds of one version apart.
     pub digest: &'a str,
 }
 
 impl PluginSwapped<'_> {
-    /// Logs it.
+    /// Logs the occurrence.
     pub fn emit(&self) {
         let digest = self.digest.get(..12).unwrap_or(self.digest);
         info!(server = self.server, plugin = self.plugin, digest, "new sessions get this build");
     }
 }
 
-/// A version that faults, or that live sessions cannot move to, is taken back.
+/// A version was rolled back, because it faults or live sessions cannot migrate to it.
 #[derive(Debug)]
 pub struct SwapRolledBack<'a> {
     /// The server.
     pub server: &'a str,
-    /// What was taken back.
+    /// The version that was rolled back.
     pub bad: &'a str,
-    /// What new sessions get again.
+    /// The version that new sessions get again.
     pub plugin: &'a str,
     /// Digest of its component.
     pub digest: &'a str,
-    /// Why: `faults`, `failed-hand-offs`, `stopping`.
+    /// The reason: `faults`, `failed-hand-offs`, `stopping`.
     pub reason: &'a str,
-    /// The faults, where it is these.
+    /// The faults, if they are the reason.
     pub figures: Option<&'a FaultFigures>,
 }
 
 impl SwapRolledBack<'_> {
-    /// Logs and counts it.
+    /// Logs and counts the occurrence.
     pub fn emit(&self, counters: &Counters) {
         counters.count(Kind::Notice, "swap-rolled-back");
         let digest = self.digest.get(..12).unwrap_or(self.digest);
@@ -110,21 +110,21 @@ impl SwapRolledBack<'_> {
     }
 }
 
-/// What became of the replay of a fault on the version before.
+/// The result of a fault replay on the version before.
 #[derive(Debug)]
 pub struct FaultReplayed<'a> {
     /// The server.
     pub server: &'a str,
     /// The event that failed; `start`: the start of an instance.
     pub event: &'a str,
-    /// How.
+    /// The kind of the fault.
     pub kind: FaultKind,
-    /// `same`, `differs`, `unsure`; `over-quota`: it was not replayed.
+    /// `same`, `differs`, `unsure`; `over-quota`: the fault was not replayed.
     pub finding: &'a str,
 }
 
 impl FaultReplayed<'_> {
-    /// Logs it at `debug`, and counts it.
+    /// Logs the occurrence at `debug`, and counts it.
     pub fn emit(&self, counters: &Counters) {
         let Self { server, event, kind, finding } = *self;
         counters.count(Kind::Notice, &format!("replay-{finding}"));
@@ -138,18 +138,17 @@ impl FaultReplayed<'_> {
     }
 }
 
-/// A version was not taken: it does not load, or not all sessions could move to it where all or
-/// none were to.
+/// A version was refused: it does not load, or an atomic migration to it failed.
 #[derive(Debug)]
 pub struct SwapRefused<'a> {
     /// The server.
     pub server: &'a str,
-    /// Why.
+    /// The reason.
     pub why: &'a str,
 }
 
 impl SwapRefused<'_> {
-    /// Logs and counts it.
+    /// Logs and counts the occurrence.
     pub fn emit(&self, counters: &Counters) {
         counters.count(Kind::Notice, "swap-refused");
         let (server, why) = (self.server, excerpt(self.why, WHY_MAX_BYTES));
@@ -157,21 +156,21 @@ impl SwapRefused<'_> {
     }
 }
 
-/// A version is tried on some of the sessions.
+/// A canary begins: a version is tried on some of the sessions.
 #[derive(Debug)]
 pub struct CanaryBegan<'a> {
     /// The server.
     pub server: &'a str,
-    /// What is tried.
+    /// The version that is tried.
     pub plugin: &'a str,
-    /// Share of the newcomers.
+    /// Share of the new sessions.
     pub share: f64,
-    /// For how long.
+    /// The length of the canary.
     pub lasts: Duration,
 }
 
 impl CanaryBegan<'_> {
-    /// Logs it.
+    /// Logs the occurrence.
     pub fn emit(&self) {
         let Self { server, plugin, share, lasts } = *self;
         info!(server, plugin, share, ?lasts, "a canary: some of the newcomers get this version");
@@ -183,20 +182,20 @@ impl CanaryBegan<'_> {
 pub struct CanaryEnded<'a> {
     /// The server.
     pub server: &'a str,
-    /// What was tried.
+    /// The version that was tried.
     pub plugin: &'a str,
-    /// `promoted`, or why it was taken back.
+    /// `promoted`, or why the canary was rolled back.
     pub outcome: &'a str,
-    /// Sessions that it had.
+    /// Sessions on the canary.
     pub sessions: u64,
-    /// Of these, those that faulted.
+    /// Of these, sessions that faulted.
     pub faulted: u64,
-    /// The faults, where it was taken back for these.
+    /// The faults, if the canary was rolled back for them.
     pub figures: Option<&'a FaultFigures>,
 }
 
 impl CanaryEnded<'_> {
-    /// Logs and counts it.
+    /// Logs and counts the occurrence.
     pub fn emit(&self, counters: &Counters) {
         let promoted = self.outcome == "promoted";
         counters
@@ -235,17 +234,17 @@ impl CanaryEnded<'_> {
     }
 }
 
-/// What a server has in force is not on disk.
+/// The server's current version is not on disk.
 #[derive(Debug)]
 pub struct NotRecorded<'a> {
     /// The server.
     pub server: &'a str,
-    /// Why.
+    /// The reason.
     pub error: &'a str,
 }
 
 impl NotRecorded<'_> {
-    /// Logs and counts it.
+    /// Logs and counts the occurrence.
     pub fn emit(&self, counters: &Counters) {
         counters.count(Kind::Notice, "not-recorded");
         let Self { server, error } = *self;
@@ -257,19 +256,19 @@ impl NotRecorded<'_> {
     }
 }
 
-/// A live session could not move to a new version, and goes on as before.
+/// A live session could not migrate to a new version, and goes on as before.
 #[derive(Debug)]
 pub struct HandoverFailed<'a> {
     /// The server.
     pub server: &'a str,
     /// The session.
     pub session: u64,
-    /// Why.
+    /// The reason.
     pub fault: &'a Fault,
 }
 
 impl HandoverFailed<'_> {
-    /// Logs it, where the bucket lets it pass.
+    /// Logs the occurrence if `lines` lets it pass.
     pub fn emit(&self, lines: &Bucket) {
         let Some(suppressed) = lines.pass(Instant::now()) else { return };
         let (reason, by) = (self.fault.kind.name(), self.fault.kind.origin().name());
@@ -286,23 +285,23 @@ impl HandoverFailed<'_> {
     }
 }
 
-/// A swap has done with live sessions what was asked for.
+/// A swap has migrated the live sessions by its policy.
 #[derive(Debug)]
 pub struct SessionsMoved<'a> {
     /// The server.
     pub server: &'a str,
     /// Sessions on the new version.
     pub moved: usize,
-    /// Sessions on the old one.
+    /// Sessions on the old version.
     pub stayed: usize,
     /// Sessions that ended.
     pub ended: usize,
-    /// The longest that one was handled by neither.
+    /// The longest time in which no version handled a session.
     pub longest: Duration,
 }
 
 impl SessionsMoved<'_> {
-    /// Logs it.
+    /// Logs the occurrence.
     pub fn emit(&self) {
         let Self { server, moved, stayed, ended, longest } = *self;
         info!(

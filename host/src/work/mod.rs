@@ -1,10 +1,11 @@
 //! Blocking work of the control plane: threads that start with the host, and queues that tenants
 //! share fairly.
 //!
-//! The threads exist before anything is served, so the system cannot refuse one later. Work is
-//! kept apart by how long it may take ([`WorkKind`]): a slow compilation holds up no read of a
-//! key, and neither holds up a roll-back. In each kind tenants take turns, and one tenant has a
-//! limited number of threads ([`WorkKind::running_tenant_max`]).
+//! The threads exist before the host serves anything, so the system cannot refuse one later. Each
+//! [`WorkKind`] has its own threads, because their steps take differently long. A slow compilation
+//! holds up no read of a key, and neither holds up a roll-back. In each kind the queue alternates
+//! between tenants, and one tenant has a limited number of threads
+//! ([`WorkKind::running_tenant_max`]).
 
 mod own_thread;
 mod queue;
@@ -30,25 +31,26 @@ const THREADS: usize = 4;
 pub const RUNNING_TENANT_MAX: usize = 2;
 /// Steps of one kind that may wait for a thread, of one tenant.
 pub const QUEUED_TENANT_MAX: usize = 64;
-/// The same of the host itself, which keeps one socket for each server at a start.
+/// Steps of one kind that may wait, of the host itself. At a start the host keeps one socket for
+/// each server.
 const QUEUED_HOST_MAX: usize = 4_096;
-/// The queue of what no tenant asked for. No tenant has this name.
+/// The queue of steps that no tenant asked for. No tenant has this name.
 pub const HOST: &str = "";
-/// Characters of a panic that are told.
+/// Characters kept of a panic's message.
 const PANIC_MAX_CHARS: usize = 300;
 
 /// How long a step may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WorkKind {
-    /// Milliseconds to minutes: compiling and pulling from a registry.
+    /// Milliseconds to minutes: compiling, and pulling from a registry.
     Long,
     /// As long as a disk takes: keys and certificates, the configuration.
     Short,
-    /// What waits for no queue of the other two: steps under a server's lock of swaps, roll-backs,
-    /// records, the end of a server.
+    /// Steps that must not wait behind the other kinds: those under a server's lock of swaps,
+    /// roll-backs, records, and the end of a server.
     Urgent,
-    /// Seconds to minutes under a server's lock of swaps: pulling and compiling what a roll-back
-    /// goes back to, and pulling a version once more to keep it.
+    /// Seconds to minutes under a server's lock of swaps. A step pulls and compiles the version that
+    /// a roll-back returns to, or pulls a version once more to keep it.
     Restore,
 }
 
@@ -56,7 +58,7 @@ impl WorkKind {
     /// Every kind.
     pub const ALL: [Self; 4] = [Self::Long, Self::Short, Self::Urgent, Self::Restore];
 
-    /// Its name in metrics.
+    /// Returns the kind's name in metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -67,7 +69,7 @@ impl WorkKind {
         }
     }
 
-    /// Threads that one tenant may have at a time. Its swaps are to leave threads for the
+    /// Returns how many threads one tenant may have at a time. Its swaps leave threads for the
     /// roll-backs of all others.
     #[must_use]
     pub fn running_tenant_max(self) -> usize {
@@ -93,7 +95,7 @@ pub enum WorkError {
         /// How many of its steps wait.
         queued: usize,
     },
-    /// The host's: a mistake in its code.
+    /// The host's doing: a mistake in its code.
     #[error("the host failed in this step, by a mistake of its own: {0}")]
     Panicked(String),
     /// The process ends.
@@ -110,7 +112,7 @@ pub struct WorkStatus {
     pub tenant: Arc<str>,
     /// Steps that wait for a thread.
     pub waiting: usize,
-    /// Steps that have one.
+    /// Steps that have a thread.
     pub running: usize,
     /// Steps that were refused because too many were waiting.
     pub refused: u64,
@@ -118,7 +120,7 @@ pub struct WorkStatus {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// All threads for blocking work. Dropping it lets running steps finish and forgets the others.
+/// All threads for blocking work. Dropping the pool lets running steps finish and drops the others.
 pub struct WorkPool {
     crews: [Arc<Crew>; WorkKind::ALL.len()],
 }
@@ -135,10 +137,10 @@ struct State {
 }
 
 impl WorkPool {
-    /// Starts the threads. Each does `prepare` first.
+    /// Starts the threads. Each thread runs `prepare` first.
     ///
     /// # Errors
-    /// The system refuses one, or `prepare` panics.
+    /// The system refuses a thread, or `prepare` panics.
     pub fn start(prepare: fn()) -> io::Result<Self> {
         let pool = Self { crews: WorkKind::ALL.map(|kind| Arc::new(Crew::new(kind))) };
         let (tell, told) = mpsc::channel();
@@ -149,7 +151,7 @@ impl WorkPool {
                 thread::Builder::new().name(name).spawn(move || {
                     let prepared = caught(prepare);
                     let goes_on = prepared.is_ok();
-                    // Where another thread failed, nobody listens any more.
+                    // If another thread failed, the receiver is gone.
                     let _ = tell.send(prepared);
                     drop(tell);
                     if goes_on {
@@ -163,8 +165,8 @@ impl WorkPool {
         Ok(pool)
     }
 
-    /// Does a step once it is its tenant's turn. Dropping the future takes a step that waits out
-    /// of the queue; one that runs goes on.
+    /// Runs a step when the queue gives its tenant a thread. Dropping the future takes a waiting
+    /// step out of the queue; a running step goes on.
     ///
     /// # Errors
     /// [`WorkError`].
@@ -175,7 +177,7 @@ impl WorkPool {
         step: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, WorkError> {
         let (tell, told) = oneshot::channel();
-        // Where the caller has gone, the outcome is of no use to anybody.
+        // If the caller has gone, the outcome is not needed.
         let job = Box::new(move || drop(tell.send(caught(step))));
         let crew = &self.crews[kind as usize];
         let number = crew.put(tenant, job)?;
@@ -183,7 +185,7 @@ impl WorkPool {
         told.await.unwrap_or(Err(WorkError::Ending))
     }
 
-    /// The same where no caller waits for it.
+    /// Runs a step as [`WorkPool::run`] does, without a caller that waits for it.
     ///
     /// # Errors
     /// [`WorkError::Full`].
@@ -196,7 +198,7 @@ impl WorkPool {
         self.crews[kind as usize].put(tenant, Box::new(step)).map(drop)
     }
 
-    /// All queues that have or had something to do.
+    /// Returns all queues that have or had work.
     #[must_use]
     pub fn seen(&self) -> Vec<WorkStatus> {
         let of = |(kind, crew): (WorkKind, &Arc<Crew>)| {
@@ -243,7 +245,7 @@ impl Crew {
         Ok(number)
     }
 
-    /// What one thread does until the pool is dropped.
+    /// Runs steps on one thread until the pool is dropped.
     fn work(&self) {
         let mut state = self.state();
         while !state.ends {
@@ -252,11 +254,11 @@ impl Crew {
                 continue;
             };
             drop(state);
-            // What a step without a caller says in a panic is in the log already.
+            // The panic of a step without a caller is in the log already.
             drop(caught(job));
             state = self.state();
             state.queue.done(&tenant);
-            // A tenant that was at its limit may have more to do.
+            // A tenant that was at its limit may have more steps.
             self.more.notify_one();
         }
     }
@@ -266,7 +268,7 @@ impl Crew {
     }
 }
 
-/// A step that waits, until its caller goes.
+/// A waiting step. Dropping this withdraws the step, as its caller has gone.
 struct Waiting<'a> {
     crew: &'a Crew,
     tenant: &'a Arc<str>,
@@ -280,7 +282,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// One tenant's way to the threads of one kind. Cheap to clone.
+/// One tenant's access to the threads of one kind. Cheap to clone.
 #[derive(Clone)]
 pub struct WorkQueue {
     pool: Arc<WorkPool>,
@@ -289,13 +291,13 @@ pub struct WorkQueue {
 }
 
 impl WorkQueue {
-    /// The queue of this tenant and kind.
+    /// Creates the access of this tenant to this kind.
     #[must_use]
     pub fn new(pool: &Arc<WorkPool>, kind: WorkKind, tenant: Arc<str>) -> Self {
         Self { pool: Arc::clone(pool), kind, tenant }
     }
 
-    /// As [`WorkPool::run`].
+    /// Runs a step as [`WorkPool::run`] does.
     ///
     /// # Errors
     /// [`WorkError`].
@@ -307,12 +309,12 @@ impl WorkQueue {
     }
 }
 
-/// Does a step; a panic in it is an error.
+/// Runs a step, and turns a panic in it into an error.
 fn caught<T>(step: impl FnOnce() -> T) -> Result<T, WorkError> {
     catch_unwind(AssertUnwindSafe(step)).map_err(|panic| WorkError::Panicked(panic_words(&*panic)))
 }
 
-/// What a panic said, shortened.
+/// Returns the message of a panic, shortened.
 pub(crate) fn panic_words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));

@@ -1,4 +1,4 @@
-//! A thread for one step that may hang for ever, as a look-up of a name does.
+//! A thread for one step that may hang for ever, such as the look-up of a name.
 
 use std::io;
 use std::thread;
@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{WorkError, caught};
 
-/// Does a step on a thread of its own. Dropping the future leaves the thread to itself.
+/// Runs a step on a thread of its own. Dropping the future does not end the step or its thread.
 ///
 /// # Errors
 /// The system refuses the thread.
@@ -20,7 +20,7 @@ where
     S: FnOnce() -> T + Send + 'static,
 {
     let (tell, told) = oneshot::channel();
-    // Where the caller has gone, the outcome is of no use to anybody.
+    // If the caller has gone, the outcome is not needed.
     let work = move || drop(tell.send(caught(step)));
     thread::Builder::new().name(name.to_owned()).spawn(work)?;
     Ok(async { told.await.unwrap_or(Err(WorkError::Ending)) })

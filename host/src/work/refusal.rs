@@ -1,4 +1,4 @@
-//! What the operating system refused, in words that say which limit it was.
+//! Refusals by the operating system, in words that say which limit was reached.
 
 use std::io;
 
@@ -34,13 +34,13 @@ pub enum Refusal {
     MachineDescriptors,
 }
 
-/// A step that the system refused something to.
+/// A step to which the system refused a resource.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{refusal}: {what}")]
 pub struct SystemRefused {
-    /// What was refused.
+    /// The resource that was refused.
     pub refusal: Refusal,
-    /// The step, and what the system said.
+    /// The step, and the system's error.
     pub what: String,
 }
 
@@ -57,7 +57,7 @@ impl Refusal {
         found.map(|(_, refusal)| *refusal)
     }
 
-    /// What an error of the system says was refused, if it says that.
+    /// Returns the resource that an error of the system says was refused, if the error says that.
     #[must_use]
     pub fn of(error: &io::Error) -> Option<Self> {
         match error.raw_os_error() {
@@ -66,7 +66,7 @@ impl Refusal {
         }
     }
 
-    /// The same of an error and what caused it.
+    /// Returns the resource that an error or one of its causes says was refused.
     #[must_use]
     pub fn in_causes(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
@@ -84,8 +84,9 @@ impl Refusal {
         None
     }
 
-    /// The same of an error of which only the words are left. Only for words of this program and of
-    /// the system: a peer or a plugin can say anything.
+    /// Returns the resource that the text of an error says was refused.
+    ///
+    /// For text of this program and of the system only: a peer or a plugin can write any text.
     #[must_use]
     pub fn in_text(text: &str) -> Option<Self> {
         let after = |mark: &str| {
@@ -96,7 +97,7 @@ impl Refusal {
                 )
             })
         };
-        // As an error is shown to people, and to programmers.
+        // The two forms of an error: for people, and for programmers.
         after("os error ").or_else(|| after("Os { code: "))
     }
 }

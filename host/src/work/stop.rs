@@ -1,4 +1,4 @@
-//! Calling work off: a flag that threads look at and tasks wait for.
+//! A stop flag for work, which threads look at and tasks wait for.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 
-/// Says to one piece of work that its outcome is not wanted any more. Clones say it to the same
-/// piece.
+/// Tells one piece of work that its outcome is no longer wanted. Clones tell the same piece of
+/// work.
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<Inner>);
 
@@ -18,28 +18,28 @@ struct Inner {
 }
 
 impl Stop {
-    /// Calls the work off. It may end well all the same.
+    /// Calls the work off. The work may still succeed.
     pub fn ask(&self) {
         self.0.asked.store(true, Ordering::SeqCst);
         self.0.told.notify_waiters();
     }
 
-    /// Whether the work was called off.
+    /// Returns whether the work was called off.
     #[must_use]
     pub fn is_asked(&self) -> bool {
         self.0.asked.load(Ordering::SeqCst)
     }
 
-    /// Whether both call off the same work.
+    /// Returns whether both call off the same work.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Waits until the work is called off. Dropping the future is safe.
+    /// Waits until the work is called off. Cancel safe.
     pub async fn asked(&self) {
         let mut told = pin!(self.0.told.notified());
-        // Waits from here on, so that a call between the look and the wait is not missed.
+        // Registers before the check, so that a call between the check and the wait is not missed.
         told.as_mut().enable();
         if !self.is_asked() {
             told.await;

@@ -1,4 +1,4 @@
-//! Turns of tenants, with seeded mixes of jobs, and real threads.
+//! Tests of fairness between tenants, with seeded mixes of jobs, and with real threads.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ impl Seeded {
 }
 
 #[test]
-fn tenant_waits_for_one_turn_of_others() {
+fn tenant_waits_for_one_step_of_others() {
     for seed in 1..300 {
         let mut rng = Seeded(seed * 0x9e37_79b9);
         let tenants: Vec<Arc<str>> =
@@ -34,7 +34,7 @@ fn tenant_waits_for_one_turn_of_others() {
             let tenant = Arc::clone(&tenants[rng.below(tenants.len() as u64) as usize]);
             let line = waiting.entry(Arc::clone(&tenant)).or_default();
             match rng.below(10) {
-                // One of them is greedy.
+                // One of the tenants is greedy.
                 0..5 if *tenant == *tenants[0] || rng.below(4) == 0 => {
                     match queue.put(&tenant, (), QUEUED_TENANT_MAX) {
                         Ok(number) => line.push(number),
@@ -139,7 +139,7 @@ fn restoring_tenants_leave_threads_to_others() {
 }
 
 #[test]
-fn panic_in_a_step_is_an_error_and_the_thread_goes_on() {
+fn panic_in_a_step_keeps_the_thread() {
     let pool = WorkPool::start(|| ()).expect("threads");
     let tenant: Arc<str> = "any".into();
     for round in 0..THREADS * 3 {
@@ -169,7 +169,7 @@ fn caller_that_goes_takes_its_step_along() {
         let counted = Arc::clone(&done);
         let step =
             pool.run(WorkKind::Long, &tenant, move || counted.fetch_add(1, Ordering::Relaxed));
-        // It is put into the queue by its first poll, and dropped then.
+        // The step enters the queue by its first poll, and is dropped then.
         wait(async {
             let mut step = std::pin::pin!(step);
             let once = std::future::poll_fn(|cx| {

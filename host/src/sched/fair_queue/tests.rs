@@ -1,4 +1,4 @@
-//! Promises of the queueing, on histories nobody thought of.
+//! Tests of the fair queue's promises, on random histories.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ mod clocked;
 
 const SLICE: Duration = Duration::from_millis(1);
 
-/// Threads that run whoever is next for a slice, one after the other.
+/// Threads that run the next flow for a slice, one after the other.
 struct Lane {
     fair_queue: FairQueue,
     flows: HashMap<u64, (Flow, usize)>,
@@ -34,7 +34,7 @@ impl Lane {
         id
     }
 
-    /// Every thread runs one slice; whoever ran wants another.
+    /// Runs one slice on every thread. Each flow that ran then waits again.
     fn round(&mut self, slice: impl Fn(u64) -> Duration) {
         let threads = self.fair_queue.threads;
         let running: Vec<_> = (0..threads)
@@ -62,9 +62,9 @@ fn class() -> impl Strategy<Value = Priority> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// On one thread, what two busy sessions of a tenant, two busy tenants of a class, and two busy
-    /// classes have had differs by no more than a slice of each, by weight: the bound of fair
-    /// queueing.
+    /// On one thread, the used times of two busy sessions of a tenant differ by at most a slice of
+    /// each, by weight. The same holds for two busy tenants of a class and for two busy classes.
+    /// This is the bound of fair queueing.
     #[test]
     fn shares_are_fair_within_a_slice_of_each(
         arrivals in prop::collection::vec((class(), 0_u32..4), 2..20),
@@ -79,7 +79,7 @@ proptest! {
         for _ in 0..rounds {
             lane.round(slice);
         }
-        // A level's quantum is the longest slice of anybody below it.
+        // A level's quantum is the longest slice of any flow below it.
         let bound = 2 * 1_000_000 * UNIT as u64;
         let weighed = |class: Priority| lane.used(|flow| flow.class == class) * (UNIT / WEIGHTS[class as usize]) as u64;
         let classes: Vec<_> = arrivals.iter().map(|(class, _)| weighed(*class)).collect();
@@ -95,9 +95,9 @@ proptest! {
         }
     }
 
-    /// While anybody waits no thread is without work, wherever they wait.
+    /// While any flow waits, on any thread, no thread is without work.
     #[test]
-    fn no_thread_is_idle_while_somebody_waits(
+    fn no_thread_idles_while_a_flow_waits(
         threads in 1_usize..5,
         arrivals in prop::collection::vec((class(), 0_u32..4), 1..12),
     ) {
@@ -110,7 +110,7 @@ proptest! {
         prop_assert_eq!(busy, threads.min(arrivals.len()));
     }
 
-    /// However uneven the threads are filled, tenants of a class have the same in the end.
+    /// However uneven the threads are filled, tenants of a class have the same time in the end.
     #[test]
     fn tenants_are_equal_over_all_threads(crowd in 2_usize..60, others in 2_u32..8, threads in 2_usize..4) {
         let mut lane = Lane::new(threads);
@@ -130,10 +130,10 @@ proptest! {
         }
     }
 
-    /// Joining, withdrawing, running and leaving in any order keeps the count of who waits, and
-    /// ends with nobody.
+    /// Flows join, withdraw, run and leave in any order. The count of waiting flows stays right,
+    /// and no flow is left over.
     #[test]
-    fn everybody_who_joins_is_served_or_withdraws(steps in prop::collection::vec((0_u8..3, 0_usize..3, class(), 0_u32..3), 0..200)) {
+    fn joined_flows_are_served_or_withdraw(steps in prop::collection::vec((0_u8..3, 0_usize..3, class(), 0_u32..3), 0..200)) {
         let mut fair_queue = FairQueue::new(3, 3);
         let (mut waiting, mut running): (HashMap<u64, (Flow, usize)>, Vec<Flow>) = Default::default();
         for (id, (what, thread, class, tenant)) in steps.into_iter().enumerate() {
@@ -165,19 +165,19 @@ proptest! {
 }
 
 #[test]
-fn whoever_comes_back_has_saved_up_nothing_and_waits_for_nobodys_past() {
+fn late_flow_gets_its_share_and_no_more() {
     let mut lane = Lane::new(1);
     let busy = lane.arrive(0, Priority::Normal, 0);
     for _ in 0..1_000 {
         lane.round(|_| SLICE);
     }
-    // A newcomer is not served alone until it has caught up with a second of the other's.
-    let newcomer = lane.arrive(0, Priority::Normal, 1);
+    // A new session is not served alone until it has caught up with a second of the other's time.
+    let late_flow = lane.arrive(0, Priority::Normal, 1);
     let before = lane.used[&busy];
     for _ in 0..100 {
         lane.round(|_| SLICE);
     }
-    let (late, old) = (lane.used[&newcomer], lane.used[&busy] - before);
+    let (late, old) = (lane.used[&late_flow], lane.used[&busy] - before);
     assert!(late.abs_diff(old) <= 2_000_000, "{late} and {old}");
 }
 
@@ -195,13 +195,13 @@ fn a_lower_class_is_never_starved() {
 }
 
 #[test]
-fn an_event_that_starts_does_not_wait_for_the_slice_of_one_that_goes_on() {
+fn new_event_runs_before_long_event() {
     for tenant in [0, 1] {
         let mut fair_queue = FairQueue::new(1, 1);
         let mut long = Flow::new(9, Priority::Normal, 0);
         long.outlasts();
         fair_queue.join(0, &mut long, SLICE);
-        // Its number is the higher one and the lower one.
+        // The new flow's number is once lower and once higher than the long one's.
         for id in [3, 12] {
             fair_queue.join(0, &mut Flow::new(id, Priority::Normal, tenant), Duration::ZERO);
         }
@@ -210,10 +210,10 @@ fn an_event_that_starts_does_not_wait_for_the_slice_of_one_that_goes_on() {
     }
 }
 
-/// Short events that come one after the other, each from somebody else, of the same tenant or of
-/// another each.
+/// Short events come one after the other, each of another session. The sessions belong to one
+/// tenant, two tenants or one tenant each.
 #[test]
-fn an_event_that_goes_on_has_its_part_however_many_start() {
+fn long_event_keeps_its_share_among_new_ones() {
     let short = Duration::from_micros(25);
     for tenant_of in [|_| 0, |id| id as TenantId % 2, |id| id as TenantId] {
         let mut fair_queue = FairQueue::new(1, 1);
@@ -248,9 +248,9 @@ fn an_event_that_goes_on_has_its_part_however_many_start() {
     }
 }
 
-/// A tenant and a class with one session can use one thread of many, whatever their share is.
+/// A tenant and a class with one session can use one thread of many, even if their share is larger.
 #[test]
-fn who_cannot_use_its_share_of_many_threads_saves_nothing_up() {
+fn unusable_share_is_not_saved_up() {
     for newcomer in [1, 2] {
         let mut lane = Lane::new(4);
         (0..8).for_each(|at| _ = lane.arrive(at % 4, Priority::Normal, 0));
@@ -275,15 +275,15 @@ fn who_cannot_use_its_share_of_many_threads_saves_nothing_up() {
     assert!(share > 0.15, "{share}");
 }
 
-/// What an adversary may do with the sessions of its tenant, all of which are events of at most a
+/// What an adversary may do with the sessions of its tenant. All of its events take at most a
 /// slice.
 #[derive(Debug, Clone, Copy)]
 enum Trick {
     /// A session stays for one event.
     Comes { used: u64, waits: usize },
-    /// A session comes and goes without a turn.
+    /// A session comes and goes without a slice.
     Withdraws,
-    /// Nobody is there for so many turns of the others.
+    /// No session of the tenant is there for so many slices of the others.
     Away(usize),
 }
 
@@ -298,8 +298,8 @@ fn trick() -> impl Strategy<Value = Trick> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever a tenant does with sessions that come and go, one with an event that never ends has
-    /// its half of the thread in the end, and no newcomer starts far from where the others are.
+    /// A tenant's sessions come and go in any pattern. A session with an endless event has its half
+    /// of the thread in the end. No new session starts far from the others' virtual time.
     #[test]
     fn nothing_a_tenant_does_takes_from_anothers_share(
         tricks in prop::collection::vec(trick(), 1..12),
@@ -359,7 +359,7 @@ proptest! {
             let flows = long.iter().map(|flow| flow.time.abs_diff(class.tenants[&0].floor)).max().unwrap_or(0);
             prop_assert!(behind.max(tenants).max(flows) < 20_000_000, "{behind} {tenants} {flows}");
         }
-        // Within a tenant each session has its part, and else each tenant.
+        // Within a tenant each session has its part; otherwise each tenant has.
         let (my_parts, their_parts) = if same_tenant { (longs, most) } else { (1, 1) };
         let (each_of_mine, each_of_theirs) = (mine / my_parts, theirs / their_parts);
         prop_assert!(each_of_mine + 10_000 >= each_of_theirs, "{each_of_mine} and \
@@ -368,12 +368,12 @@ proptest! {
 }
 
 #[test]
-fn decades_of_cpu_time_do_not_end_the_order() {
+fn order_survives_decades_of_cpu_time() {
     let mut fair_queue = FairQueue::new(1, 1);
     let mut flows =
         [(0, Priority::Low), (1, Priority::High)].map(|(id, class)| Flow::new(id, class, 0));
     let mut used = [0_u64; 2];
-    // To each its class's part, of what all threads of a large machine have had in a few years.
+    // Each class gets its part of a few years' CPU time on all threads of a large machine.
     let year = Duration::from_secs(365 * 24 * 3_600);
     for flow in &mut flows {
         flow.outlasts();

@@ -1,11 +1,11 @@
-//! A neighbour's turn comes soon, whatever the sessions of another tenant do.
+//! Tests: a neighbour gets its permit soon, in spite of the sessions of another tenant.
 
 use std::task::Waker;
 
 use super::*;
 
-/// However many sessions of one tenant have mail, an event of another passes all but the first
-/// of them.
+/// Many sessions of one tenant have mail. An event of another tenant passes all but the first of
+/// them.
 #[test]
 fn mail_of_many_lets_a_neighbour_pass() {
     let run_queues = Arc::new(Lane::ALL.map(|lane| Arc::new(RunQueue::new(lane, 1))));
@@ -43,9 +43,9 @@ fn mail_of_many_lets_a_neighbour_pass() {
     }
 }
 
-/// Sessions of two tenants on one thread. Those of the first do this with their turns, all at once
-/// and again and again. The number of times between a byte for the second one's session and the
-/// turn of that session.
+/// Runs sessions of two tenants on one thread. The sessions of the first tenant all run `act` at
+/// once, again and again. Returns how often `act` ran between a byte for the second tenant's
+/// session and that session's permit.
 fn turns_before_neighbour(
     sessions: usize,
     act: impl AsyncFn(&mut RunPermit) + Copy + 'static,
@@ -97,7 +97,7 @@ fn burn(time: Duration) {
     while Instant::now() < until {}
 }
 
-/// Events that end just before their slice does.
+/// Events end just before their slice does.
 #[test]
 fn events_in_a_row_let_neighbours_in() {
     for (sessions, each_us) in [(10, 900), (40, 700), (100, 400)] {
@@ -108,7 +108,7 @@ fn events_in_a_row_let_neighbours_in() {
             run_permit.used(Duration::from_micros(each_us));
             run_permit.rest();
         });
-        // What fits between two looks at the sockets, and one more.
+        // The events between two looks at the sockets, and one more.
         let most = 3 + 2_000 / each_us as usize;
         assert!(passed <= most, "{passed} of {sessions} events passed it");
     }

@@ -1,5 +1,5 @@
-//! Threads whose slices end at different times, so that nobody gets turns by the order in which
-//! threads look.
+//! Tests with threads whose slices end at different times, so that the order in which threads look
+//! favours no flow.
 
 use std::collections::HashMap;
 
@@ -8,17 +8,17 @@ use proptest::prelude::*;
 use super::super::*;
 use super::class;
 
-/// Whoever has run wants another turn until it departs.
+/// A lane in which each flow that ran waits again, until the flow departs.
 struct Clocked {
     fair_queue: FairQueue,
     flows: HashMap<u64, Flow>,
-    /// Where it waits.
+    /// The thread on which each waiting flow waits.
     waiting: HashMap<u64, usize>,
-    /// By thread: until when, in microseconds, and who.
+    /// By thread: the end of its slice, in microseconds, and its flow.
     threads: Vec<(u64, Option<u64>)>,
-    /// What everybody runs in a turn whose event has not outlasted a slice.
+    /// The time that each flow runs if its event has not outlasted a slice.
     slices: Vec<u64>,
-    /// When everybody had their last turn, or arrived.
+    /// When each flow had its last slice, or arrived.
     since: HashMap<u64, u64>,
     arrived: u64,
     /// By class and tenant.
@@ -77,7 +77,7 @@ impl Clocked {
         }
     }
 
-    /// The next slice to end ends, and its thread has another.
+    /// Ends the slice that ends next, and gives its thread another.
     fn step(&mut self) {
         let now = self.now();
         let thread = (0..self.threads.len())
@@ -104,7 +104,8 @@ impl Clocked {
         self.flows.values().filter(|flow| of(flow)).count() as u64
     }
 
-    /// Slices in which it has one of its own, where everybody has their share of one thread.
+    /// Returns the number of slices of which this flow gets one, where every flow has its share of
+    /// one thread.
     fn parts(&self, flow: &Flow) -> u64 {
         let there =
             Priority::ALL.iter().filter(|class| self.count(|other| other.class == **class) > 0);
@@ -116,7 +117,7 @@ impl Clocked {
     }
 }
 
-/// What happens on a lane.
+/// A step of a history on a lane.
 #[derive(Debug, Clone, Copy)]
 enum Happens {
     Arrive { thread: usize, class: Priority, tenant: TenantId },
@@ -135,9 +136,9 @@ fn happens() -> impl Strategy<Value = Happens> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever was before, who waits has its turn about when its share of the lane is a slice.
+    /// After any history, a waiting flow runs about when its share of the lane is a slice.
     #[test]
-    fn whatever_was_before_nobody_waits_for_longer_than_a_few_of_its_turns(
+    fn waits_are_bounded_after_any_history(
         threads in 1_usize..5,
         history in prop::collection::vec(happens(), 1..60),
         slices in prop::collection::vec(1_u64..1_000, 7),
@@ -172,10 +173,10 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
-    /// Classes and tenants with enough sessions for all threads have their shares over all of them,
-    /// whether their events are long or short and wherever they arrived.
+    /// Classes and tenants with enough sessions for all threads have their shares over all of them.
+    /// The length of their events and the threads they arrived on do not matter.
     #[test]
-    fn long_and_short_events_have_equal_shares_over_all_threads(
+    fn event_length_does_not_change_shares(
         threads in 1_usize..5,
         tenants in prop::collection::vec((class(), 0_u32..4, 0_usize..4, 0_usize..5, any::<bool>()), 2..8),
         slices in prop::collection::vec(20_u64..1_000, 7),
@@ -203,10 +204,10 @@ proptest! {
     }
 }
 
-/// On one thread a class and a tenant have all of their share with short events. Long ones of the
-/// same class and of the same tenant wait at the other, where others are before them.
+/// A class and a tenant get all of their share on one thread, with short events. Their long events
+/// wait on the other thread, behind others'.
 #[test]
-fn short_events_on_one_thread_do_not_starve_long_ones_of_their_class_or_tenant_on_another() {
+fn short_events_starve_no_long_event_elsewhere() {
     for (tenants, rival) in [([2, 1, 0, 0], Priority::Normal), ([0, 3, 0, 3], Priority::Low)] {
         let mut lane = Clocked::new(2, vec![1, 292, 743, 1, 292, 622, 1]);
         let [a, b, c, d] = tenants;
