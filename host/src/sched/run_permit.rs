@@ -103,6 +103,19 @@ impl RunPermit {
         }
     }
 
+    /// Returns whether an event that starts now has to wait. Reads the clock only if the tenant's
+    /// CPU time is limited, or if sessions of several owners or classes share the lane.
+    #[must_use]
+    pub fn would_wait(&self) -> bool {
+        if self.quota.cpu().not_before_now().is_some() {
+            return true;
+        }
+        self.run_queue.may_be_crowded()
+            && here().is_some_and(|at| {
+                at.lane == self.lane() && self.run_queue.is_crowded(at.thread, Instant::now())
+            })
+    }
+
     /// Waits for a permit to move mail. Mail is no event: it waits for the lane's permit, but not
     /// for the tenant's CPU quota.
     ///

@@ -247,6 +247,11 @@ impl RunQueue {
                     .is_some_and(|rested| now.saturating_duration_since(rested) > CROWDED_AFTER)
     }
 
+    /// Returns false if no thread of the lane can be crowded. Reads no clock.
+    pub(super) fn may_be_crowded(&self) -> bool {
+        self.groups.load(Ordering::Relaxed) > 1 || !self.slices.is_empty()
+    }
+
     /// Adds a session of this class and owner to the lane.
     pub(super) fn enroll(&self, class: Priority, tenant: &Arc<str>) -> Flow {
         let mut queue = self.queue();

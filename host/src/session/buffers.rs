@@ -16,7 +16,7 @@ thread_local! {
     static OUTGOING: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A read buffer of [`READ_MAX_BYTES`], given back to its thread when dropped.
+/// A read buffer of [`READ_MAX_BYTES`], given back to its thread when dropped or shrunk.
 #[derive(Debug)]
 pub(super) struct Incoming(Box<[u8]>);
 
@@ -29,13 +29,26 @@ impl Incoming {
     pub(super) fn bytes(&mut self) -> &mut [u8] {
         &mut self.0
     }
+
+    /// Keeps the first `count` bytes, and gives the rest of the buffer back. An event that waits
+    /// holds no more memory than its own bytes.
+    pub(super) fn shrink(&mut self, count: usize) {
+        let own = Box::from(&self.0[..count]);
+        give_incoming(std::mem::replace(&mut self.0, own));
+    }
+}
+
+/// Gives a whole read buffer back to the thread's spares.
+fn give_incoming(buffer: Box<[u8]>) {
+    if buffer.len() == READ_MAX_BYTES {
+        // An exiting thread keeps no spare buffers.
+        let _ = INCOMING.try_with(|spare| keep(&mut spare.borrow_mut(), buffer));
+    }
 }
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        let buffer = std::mem::take(&mut self.0);
-        // An exiting thread keeps no spare buffers.
-        let _ = INCOMING.try_with(|spare| keep(&mut spare.borrow_mut(), buffer));
+        give_incoming(std::mem::take(&mut self.0));
     }
 }
 

@@ -272,6 +272,9 @@ impl<P: Procedure, M> Session<P, M> {
         }
         match happening {
             Happening::Read(mut buffer, count) => {
+                if self.handle.config().pause_gate.is_closed() || self.run_permit.would_wait() {
+                    buffer.shrink(count);
+                }
                 self.dispatch(Event::Read(&buffer.bytes()[..count])).await;
             }
             Happening::Write => self.dispatch(Event::Write).await,
