@@ -460,9 +460,9 @@ fn print(answer: &[u8], json: bool, code: impl Fn(&Value) -> u8) -> ExitCode {
 /// The exit code of an answer that is no refusal. Not 0 if the call had no effect: no session has
 /// the name, or no session took the bytes.
 fn misses(answer: &Value, verb: &CtlVerb) -> u8 {
-    let nobody = answer["sessions"].as_array().is_some_and(Vec::is_empty);
+    let no_session = answer["sessions"].as_array().is_some_and(Vec::is_empty);
     match verb {
-        CtlVerb::Sessions { name: Some(_), .. } if nobody => 4,
+        CtlVerb::Sessions { name: Some(_), .. } if no_session => 4,
         CtlVerb::Send { session: None, .. } if answer["taken"] == 0 && answer["refused"] != 0 => 5,
         _ => 0,
     }

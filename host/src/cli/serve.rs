@@ -221,8 +221,8 @@ async fn steer(
 
 /// Detaches sessions into the descriptor store, for the next process of the unit.
 async fn leave_to_the_next(servers: &Arc<Servers>, store: Arc<Store>, grace: Duration) {
-    let shelf = Arc::clone(&store) as Arc<dyn Shelf>;
-    let left = leave(servers, shelf, grace.max(LEAVE_MIN)).await;
+    let fd_store = Arc::clone(&store) as Arc<dyn Shelf>;
+    let left = leave(servers, fd_store, grace.max(LEAVE_MIN)).await;
     if let Err(error) = servers.host().work(WorkKind::Urgent, move || store.done()).await {
         tracing::warn!(%error, "systemd may not have done what it was told about its store");
     }

@@ -140,7 +140,7 @@ impl Successors {
         let at = |problem: String| format!("{shown}: {problem}; nothing was changed");
         let (fd_channel, end) = FdChannel::pair().map_err(|error| at(error.to_string()))?;
         let arguments = self.arguments.clone();
-        let start = move || Spawned::start(&program, &arguments, end, as_a_successor);
+        let start = move || Spawned::start(&program, &arguments, end, prepare_new_process);
         let threads = servers.host().clone();
         let started =
             threads.work(WorkKind::Urgent, start).await.map_err(|error| at(error.to_string()))?;
@@ -163,8 +163,8 @@ impl Successors {
             )
         });
         let (handed_over, mut child) = looked.await.map_err(|error| at(error.to_string()))?;
-        let heir = match handed_over {
-            Ok(heir) => heir,
+        let ready_peer = match handed_over {
+            Ok(ready_peer) => ready_peer,
             Err(problem) => {
                 let end = threads.work(WorkKind::Urgent, move || child.end()).await.ok().flatten();
                 let end = end.map(|status| format!(" ({status})")).unwrap_or_default();
@@ -177,11 +177,11 @@ impl Successors {
         if let Err(error) = threads.work(WorkKind::Urgent, move || child.release()).await {
             tracing::warn!(%error, process, "the new process is still a child of this one");
         }
-        let doors_taken = heir.has_socket();
-        heir.stands_back();
+        let doors_taken = ready_peer.has_socket();
+        ready_peer.stands_back();
         // systemd must know the new main process before that process sends its first message.
         systemd::tell(&[NotifyState::MainPid(process)]);
-        let succeeded = heir.succeed().await;
+        let succeeded = ready_peer.succeed().await;
         tracing::info!(process, moved = succeeded.moved, stayed = ?succeeded.stayed, "another \
             process took over");
         self.succeeded.send_replace(Some(wish.drain.unwrap_or_else(|| servers.stop_grace())));
@@ -190,7 +190,7 @@ impl Successors {
 }
 
 /// Sets the environment in which a new process differs from this one.
-fn as_a_successor(command: &mut Command) {
+fn prepare_new_process(command: &mut Command) {
     command.env(MARK, "1");
     for name in OTHERS {
         command.env_remove(name);

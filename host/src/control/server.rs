@@ -179,7 +179,7 @@ impl Control {
                     if let Ok((servers, reload, upgrade)) = serves.await {
                         // If the process has no descriptors left for the duplicates, a new process
                         // cannot take over the API's sockets. Everything else works.
-                        let ways = doorways(&config, &doors).unwrap_or_default();
+                        let ways = duplicates(&config, &doors).unwrap_or_default();
                         let shared =
                             Shared::new(servers, (reload, upgrade), ways, Arc::clone(&leaving));
                         serve(&config, doors, shared).await;
@@ -249,7 +249,7 @@ fn open(
     Ok(((unix, tcp), adopted))
 }
 
-fn doorways(config: &ControlConfig, (unix, tcp): &Endpoints) -> io::Result<Routes> {
+fn duplicates(config: &ControlConfig, (unix, tcp): &Endpoints) -> io::Result<Routes> {
     let mut ways = vec![(Door::Unix(config.socket.clone()), duplicate(&unix.listener)?)];
     if let (Some((address, _)), Some((tcp, _))) = (&config.listen, tcp) {
         ways.push((Door::Tcp(*address), duplicate(tcp)?));

@@ -1,8 +1,8 @@
 //! `cargo run --release -p wharf-tests --bin languages`: measures the table of
 //! docs/languages/README.md on this machine.
 //!
-//! Each language's example is built anew (with warm tools), loaded with and without the cache, and
-//! played.
+//! Each language's example is built from scratch (with warm tools), loaded with and without the
+//! cache, and played.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

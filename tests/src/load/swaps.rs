@@ -249,7 +249,7 @@ struct Watch {
     stop: AtomicBool,
     phase: AtomicUsize,
     latencies: Vec<Mutex<Histogram<u64>>>,
-    /// Latencies since the last [`Self::turn`]: quiet, and during swaps.
+    /// Latencies since the last call of `turn`: quiet, and during swaps.
     turn: [Mutex<Histogram<u64>>; 2],
 }
 

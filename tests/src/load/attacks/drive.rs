@@ -232,7 +232,7 @@ async fn silently(work: &mut JoinSet<()>, address: SocketAddr, count: usize) {
     }
 }
 
-/// Opens up to `count` connections. Leaves out those that fail.
+/// Opens up to `count` connections. Leaves out connections that fail.
 async fn open(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     let (mut opening, mut open) = (JoinSet::new(), Vec::new());
     for number in 0..count {

@@ -225,8 +225,8 @@ async fn fill(place: &Place, shared: &Shared, instances: usize) -> Result<()> {
     Ok(())
 }
 
-/// Weighs the process once it holds no more than `wanted`. Without `wanted`, waits for 3 s at least,
-/// and until its number of threads no longer changes. Gives up after [`RELEASE_TIME_MAX`].
+/// Weighs the process once it holds no more than `wanted`. Without `wanted`, waits for 3 s at
+/// least, and until its number of threads no longer changes. Gives up after [`RELEASE_TIME_MAX`].
 async fn released(scales: &Scales, wanted: Option<Weight>) -> Result<Weight> {
     let start = Instant::now();
     let mut before = scales.weigh()?;

@@ -141,7 +141,7 @@ fn is_of_swaps(operation: &str) -> bool {
     operation.starts_with("POST") && operation.contains("/plugin/")
 }
 
-/// Calls all operations but those that change versions, from one shuffled list after the other.
+/// Calls all operations except changes of versions, from one shuffled list after the other.
 pub(super) async fn operate(desk: Arc<Desk>, all: BTreeSet<String>, pace: Duration, mut rng: Rng) {
     let mut list: Vec<_> = all.into_iter().filter(|operation| !is_of_swaps(operation)).collect();
     while !desk.stopped() {
