@@ -242,7 +242,7 @@ impl Ask {
         Self { method: "GET", path: path.into(), body: Vec::new() }
     }
 
-    /// A request whose body has all values but those that are null.
+    /// A request whose body has all values except nulls.
     pub(super) fn with(method: &'static str, path: String, values: Value) -> Self {
         let given: Map<_, _> = match values {
             Value::Object(values) => {

@@ -55,7 +55,8 @@ pub(super) struct Shared {
     doors: Mutex<Routes>,
     /// What happens to the API's sockets once another process serves.
     left: watch::Sender<Left>,
-    /// Set while an upgrade is under way. Tells the API's thread to answer it before it ends.
+    /// Set from the start of an upgrade, and cleared if it fails. Tells the API's thread to answer
+    /// open requests before it ends.
     leaving: Arc<AtomicBool>,
     pub(super) streams: Arc<Semaphore>,
     /// Places for calls that wait.

@@ -51,7 +51,8 @@ const HEAD_MAX_BYTES: usize = 16 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Pause between attempts to open a control endpoint again.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
-/// Time that the answer to an upgrade's request may take once this process is told to end.
+/// Time that open requests, such as the one for the upgrade, may take to get their answers once a
+/// new process serves and this one is told to end.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 /// Niceness of the API's thread, which puts it behind the threads of sessions.
 const NICENESS: i32 = 19;
