@@ -1,4 +1,4 @@
-//! Certificates for tests, made afresh: an authority, a server's, a client's, and some that must be
+//! New certificates for each test: of an authority, a server and a client, and some that must be
 //! refused.
 
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use time::{Duration, OffsetDateTime};
 use wharf::net::{ClientCertificate, Credentials, ProtocolMin};
 
-/// A folder of certificates, gone when dropped.
+/// A folder of certificates. Dropping it removes the folder.
 pub struct Certificates {
     folder: TempDir,
 }
@@ -22,9 +22,13 @@ impl Default for Certificates {
 }
 
 impl Certificates {
-    /// `ca.pem`; `server.pem`, `server.key` for localhost; `client.pem`, `client.key`;
-    /// `expired.pem`, `expired.key`; and `stranger.pem`, `stranger.key`, a client of another
-    /// authority.
+    /// Makes the certificates:
+    ///
+    /// - `ca.pem` of the authority;
+    /// - `server.pem`, `server.key` for localhost;
+    /// - `client.pem`, `client.key`;
+    /// - `expired.pem`, `expired.key`;
+    /// - `stranger.pem`, `stranger.key` of a client of another authority.
     #[must_use]
     pub fn new() -> Self {
         let certificates = Self { folder: tempfile::tempdir().expect("a folder") };
@@ -50,7 +54,7 @@ impl Certificates {
         certificates
     }
 
-    /// Where a file is.
+    /// The path of a file in the folder.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)

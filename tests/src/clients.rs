@@ -1,5 +1,4 @@
-//! Plain clients over raw sockets. Every read has a deadline, so that a test that fails does not
-//! hang.
+//! Plain clients over raw sockets. Every read has a deadline, so that a failing test does not hang.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -26,7 +25,7 @@ impl Client {
         self
     }
 
-    /// Reads exactly what is expected.
+    /// Reads as many bytes as expected, and checks that they are the expected ones.
     pub fn expect(&mut self, data: impl AsRef<[u8]>) -> &mut Self {
         let data = data.as_ref();
         let mut seen = vec![0; data.len()];
@@ -41,46 +40,47 @@ impl Client {
         self
     }
 
-    /// Reads so many bytes, whatever they are.
+    /// Reads `count` bytes and ignores them.
     pub fn skip(&mut self, count: usize) -> &mut Self {
         self.take(count);
         self
     }
 
-    /// The next so many bytes.
+    /// Reads the next `count` bytes.
     pub fn take(&mut self, count: usize) -> Vec<u8> {
         let mut seen = vec![0; count];
         self.0.read_exact(&mut seen).expect("the server sends it");
         seen
     }
 
-    /// Sends, and expects the same back.
+    /// Sends bytes, and expects the same bytes back.
     pub fn echo(&mut self, data: impl AsRef<[u8]>) -> &mut Self {
         let data = data.as_ref();
         self.send(data).expect(data)
     }
 
-    /// Says that nothing more will be sent.
+    /// Shuts down the sending side of the connection.
     pub fn finish(&mut self) -> &mut Self {
         self.0.shutdown(Shutdown::Write).expect("the connection is open");
         self
     }
 
-    /// Reads to the end: all that came, and whether it ended properly (`Ok`) or broke (`Err`).
+    /// Reads to the end. Returns all bytes, and whether the connection ended properly (`Ok`) or
+    /// broke (`Err`).
     pub fn rest(&mut self) -> (Vec<u8>, io::Result<()>) {
         let mut seen = Vec::new();
         let outcome = self.0.read_to_end(&mut seen).map(drop);
         (seen, outcome)
     }
 
-    /// The server closes properly without another byte.
+    /// Checks that the server closes properly, without another byte.
     pub fn expect_closed(&mut self) {
         let (seen, outcome) = self.rest();
         assert!(outcome.is_ok(), "expected a proper end, saw {outcome:?}");
         assert_eq!(seen.escape_ascii().to_string(), "");
     }
 
-    /// The server ends the connection, either way.
+    /// Checks that the server closes or resets the connection.
     pub fn expect_gone(&mut self) {
         let (_, outcome) = self.rest();
         let kind = outcome.err().map(|error| error.kind());
@@ -90,7 +90,7 @@ impl Client {
         );
     }
 
-    /// The server resets the connection.
+    /// Checks that the server resets the connection.
     pub fn expect_reset(&mut self) {
         let (_, outcome) = self.rest();
         assert_eq!(outcome.err().map(|error| error.kind()), Some(io::ErrorKind::ConnectionReset));

@@ -1,5 +1,4 @@
-//! `docs/contract.md`: the contract as a page, written from the WIT by `cargo run -p wharf-tests
-//! --bin contract`.
+//! The page `docs/contract.md`, written from the WIT by `cargo run -p wharf-tests --bin contract`.
 
 use std::fmt::Write;
 
@@ -9,7 +8,7 @@ use wit_parser::{
 
 use crate::guests::root;
 
-/// The package.
+/// The name of the contract's package.
 const PACKAGE: &str = "server";
 
 const HEAD: &str = "# The contract
@@ -63,7 +62,7 @@ fn describe(page: &mut String, resolve: &Resolve, id: InterfaceId) {
     let _ = write!(page, "\n## `{name}`\n\n{}", docs(&interface.docs));
     for (name, id) in &interface.types {
         let kind = &resolve.types[*id];
-        // What is used from another interface is described there.
+        // A type that is used from another interface is described there.
         if !matches!(kind.kind, TypeDefKind::Type(_)) {
             of_type(page, resolve, name, kind);
         }

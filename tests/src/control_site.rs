@@ -1,4 +1,4 @@
-//! A process with a control API, and the ways to ask it.
+//! A `wharf serve` with a control API, and the ways to call it.
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -15,9 +15,9 @@ use crate::servers::eventually;
 
 /// A `wharf serve` with one server called `echo` and its control API.
 pub struct ControlSite {
-    /// Its files.
+    /// The folder with the process's files.
     pub folder: TempDir,
-    /// Where `echo` listens.
+    /// The port of `echo`.
     pub port: u16,
     /// The process.
     pub wharf: Wharf,
@@ -30,7 +30,7 @@ impl Default for ControlSite {
 }
 
 impl ControlSite {
-    /// One with more in `[control]` and in the server's table.
+    /// Starts a process with more lines in `[control]` and in the server's table.
     #[must_use]
     pub fn with(control: &str, server: &str) -> Self {
         let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
@@ -43,25 +43,25 @@ impl ControlSite {
         site
     }
 
-    /// A file of its folder.
+    /// The path of a file in the folder.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Its control socket.
+    /// The path of the control socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.path("control.sock")
     }
 
-    /// Where `echo` listens.
+    /// The address of `echo`.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
-    /// Asks by curl: the code and the body.
+    /// Sends a request by curl. Returns the status and the body.
     #[must_use]
     pub fn curl(&self, arguments: &[&str], path: &str) -> (u16, String) {
         let output = Command::new("curl")
@@ -84,7 +84,7 @@ impl ControlSite {
         (code.parse().expect("a number"), body.to_owned())
     }
 
-    /// A request that is answered by JSON.
+    /// Sends a request, and returns the status and the JSON answer.
     #[must_use]
     pub fn ask(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
         let body = body.to_string();
@@ -96,14 +96,14 @@ impl ControlSite {
         )
     }
 
-    /// Asks what has to work.
+    /// Sends a request that must succeed, and returns the answer.
     pub fn ok(&self, method: &str, path: &str, body: Value) -> Value {
         let (code, answer) = self.ask(method, path, &body);
         assert_eq!(code, 200, "{method} {path}: {answer}");
         answer
     }
 
-    /// Asks what has to be refused: the code and the word for it.
+    /// Sends a request that must be refused. Returns the status and the problem's code.
     #[must_use]
     pub fn refused(&self, method: &str, path: &str, body: Value) -> (u16, String) {
         let (code, answer) = self.ask(method, path, &body);
@@ -138,7 +138,7 @@ impl ControlSite {
             .expect("it runs")
     }
 
-    /// Runs `wharf check` on its configuration, as the same user with the same folders.
+    /// Runs `wharf check` on the process's configuration, as the same user with the same folders.
     pub fn check(&self) -> Output {
         let mut command = Command::new(wharf_binary());
         command.arg("check").current_dir(self.folder.path());
@@ -146,18 +146,18 @@ impl ControlSite {
         command.output().expect("it runs")
     }
 
-    /// Kills the process, and starts another with the same files.
+    /// Kills the process, and starts a new one with the same files.
     pub fn start_again(&mut self) {
         self.wharf.kill();
-        // A compiler that it was about to start has its descriptors for a moment longer.
+        // A compiler process that it was starting holds its descriptors for a moment longer.
         eventually("nobody has its sockets", || UnixStream::connect(self.socket()).is_err());
         self.wharf = Wharf::run(&["serve"], self.folder.path());
         self.wharf.says("server started");
         eventually("the control API is open", || UnixStream::connect(self.socket()).is_ok());
     }
 
-    /// One whose process can be killed and started again, with versions to swap in: `a.wasm` and so
-    /// on.
+    /// Starts a process that can be killed and started again, with versions to swap in: `a.wasm`
+    /// and so on, one for each label.
     #[must_use]
     pub fn of_versions(server: &str, labels: &[char]) -> Self {
         let site = Self::with("", &format!("options = ['reuse-address']\n{server}"));
@@ -171,8 +171,8 @@ impl ControlSite {
         site
     }
 
-    /// What `wharf plugin VERB echo` answers, with this file of the folder where one is named. It
-    /// has to work.
+    /// Runs `wharf plugin VERB echo`, with a file of the folder if one is named. The command must
+    /// succeed. Returns its answer.
     pub fn plugin(&self, verb: &[&str], file: Option<&str>) -> Value {
         let file = file.map(|file| self.path(file).to_str().expect("a path").to_owned());
         let output =
@@ -189,7 +189,7 @@ impl ControlSite {
     }
 }
 
-/// Writes its configuration.
+/// Writes the configuration of a [`ControlSite`].
 pub fn configure(folder: &Path, port: u16, control: &str, server: &str) {
     let text = format!(
         "[host]\nsessions_max = 256\nstop_grace = '200ms'\n[control]\nsocket = \
@@ -200,7 +200,7 @@ pub fn configure(folder: &Path, port: u16, control: &str, server: &str) {
     std::fs::write(folder.join("wharf.toml"), text).expect("kept");
 }
 
-/// Everything that a command said.
+/// The whole output of a command: standard output, then standard error.
 #[must_use]
 pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)

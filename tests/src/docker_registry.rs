@@ -1,5 +1,6 @@
-//! A real OCI registry on loopback: Debian's `docker-registry`, in a folder of its own. Where there
-//! is none a test says so and checks nothing; `WHARF_TESTS_REGISTRY=required` makes that a failure.
+//! A real OCI registry on loopback: Debian's `docker-registry`, in a folder of its own. If the
+//! program is missing, a test says so and checks nothing. `WHARF_TESTS_REGISTRY=required` makes
+//! that a failure.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
@@ -10,10 +11,10 @@ use tempfile::TempDir;
 use crate::certificates::Certificates;
 use crate::clients::free_port;
 
-/// `ann` with the password `secret`, as registries want to have it.
+/// The login `ann` with the password `secret`, in the form that registries read.
 const LOGINS: &str = "ann:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
 
-/// A registry that runs.
+/// A running registry. Dropping it ends the registry.
 pub struct DockerRegistry {
     server: Child,
     folder: TempDir,
@@ -21,19 +22,19 @@ pub struct DockerRegistry {
 }
 
 impl DockerRegistry {
-    /// One for everybody, without TLS.
+    /// A registry without logins and without TLS. `None` if the program is missing.
     #[must_use]
     pub fn open() -> Option<Self> {
         Self::start(false, None)
     }
 
-    /// One for `ann` with the password `secret`.
+    /// A registry that admits only `ann` with the password `secret`.
     #[must_use]
     pub fn closed() -> Option<Self> {
         Self::start(true, None)
     }
 
-    /// One for everybody, with TLS.
+    /// A registry without logins, with TLS.
     #[must_use]
     pub fn secure(certificates: &Certificates) -> Option<Self> {
         Self::start(false, Some(certificates))
@@ -89,24 +90,24 @@ impl DockerRegistry {
         Some(Self { server, folder, port })
     }
 
-    /// Its host and port.
+    /// The registry's host and port.
     #[must_use]
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// A reference to what is or will be in it: `place` is `echo:1` or the like.
+    /// A reference to a plugin in the registry. `place` is a repository and tag, such as `echo:1`.
     #[must_use]
     pub fn reference(&self, place: &str) -> String {
         format!("oci://{}/{place}", self.address())
     }
 
-    /// Ends it; what is in it cannot be had any more.
+    /// Ends the registry. Its content cannot be pulled any more.
     pub fn stop(&mut self) {
         let _ = (self.server.kill(), self.server.wait());
     }
 
-    /// Overwrites the content of a digest behind its back.
+    /// Overwrites the content of a digest on disk, without the registry's knowledge.
     pub fn corrupt(&self, hex: &str, content: &[u8]) {
         let blobs = self.folder.path().join("data/docker/registry/v2/blobs/sha256");
         let file = blobs.join(&hex[..2]).join(hex).join("data");

@@ -1,58 +1,58 @@
-//! A registry that says what a test wants it to say, however wrong that is.
+//! A registry whose answers a test chooses, right or wrong.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// What was asked.
+/// A request that the registry received.
 #[derive(Debug, Clone)]
 pub struct Asked {
     /// The path with its query.
     pub path: String,
-    /// The login or token that came with it.
+    /// The login or token of the request.
     pub authorization: Option<String>,
 }
 
-/// What is answered.
+/// An answer of the registry.
 pub enum Reply {
     /// A status, headers that end with a line break, and a body.
     Whole(u16, String, Vec<u8>),
-    /// A length and less than that.
+    /// A length and a shorter body.
     Cut(usize, Vec<u8>),
-    /// More and more of it, for as long as anybody reads.
+    /// A body without end, until the client disconnects.
     Endless,
-    /// Nothing, for as long as anybody waits.
+    /// No answer, until the client disconnects.
     Silence,
 }
 
 impl Reply {
-    /// A body of a type.
+    /// Status 200 with a body of this content type.
     #[must_use]
     pub fn ok(kind: &str, body: impl Into<Vec<u8>>) -> Self {
         Self::Whole(200, format!("Content-Type: {kind}\r\n"), body.into())
     }
 
-    /// It is somewhere else.
+    /// A redirection to another URL.
     #[must_use]
     pub fn elsewhere(url: &str) -> Self {
         Self::Whole(307, format!("Location: {url}\r\n"), Vec::new())
     }
 
-    /// It is not there.
+    /// Status 404.
     #[must_use]
     pub fn nothing() -> Self {
         Self::Whole(404, String::new(), Vec::new())
     }
 }
 
-/// The registry; it lives as long as the test process.
+/// The fake registry. It serves until the test process ends.
 pub struct FakeRegistry {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl FakeRegistry {
-    /// One that answers by this.
+    /// Starts a registry that answers each request by `answer`.
     #[must_use]
     pub fn new(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -68,13 +68,13 @@ impl FakeRegistry {
         fake_registry
     }
 
-    /// Its host and port.
+    /// The registry's host and port.
     #[must_use]
     pub fn address(&self) -> String {
         self.address.to_string()
     }
 
-    /// Everything that it was asked so far.
+    /// All requests so far.
     #[must_use]
     pub fn asked(&self) -> Vec<Asked> {
         self.asked.lock().expect("nobody panics").clone()
@@ -129,7 +129,7 @@ fn serve(
                 stream.write_all(b"\r\n")?;
             }
         }
-        // Whoever hangs up ends it.
+        // The read ends when the client disconnects.
         Reply::Silence => stream.read_to_end(&mut Vec::new()).map(drop),
     }
 }

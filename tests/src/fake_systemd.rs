@@ -1,5 +1,5 @@
-//! A service manager as far as Wharf knows it: it hears, keeps descriptors, and starts the next
-//! process with them, as systemd does.
+//! A service manager with the parts of systemd that Wharf uses: it receives messages, keeps
+//! descriptors, and starts the next process with them.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -21,10 +21,10 @@ use crate::guests::wharf_binary;
 use crate::process::Wharf;
 use crate::servers::PATIENCE;
 
-/// Descriptors that go with one message.
+/// Most descriptors in one message.
 const AT_ONCE: usize = 100;
-/// Takes descriptors from standard input, puts them where a service finds them, and becomes the
-/// service.
+/// A Python program that takes descriptors from its standard input, puts them where a service finds
+/// them, and becomes the service.
 const LAUNCH: &str = "import array, os, resource, socket, sys\n\
     count, names, program = int(sys.argv[1]), sys.argv[2], sys.argv[3:]\n\
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n\
@@ -54,13 +54,13 @@ pub struct FakeSystemd {
 }
 
 impl FakeSystemd {
-    /// One that keeps so many descriptors. Its socket is in this folder.
+    /// Starts a manager that keeps at most `max` descriptors. Its socket is in this folder.
     #[must_use]
     pub fn with_store(folder: &Path, max: usize) -> Self {
         let hears = UnixDatagram::bind(folder.join("notify")).expect("a socket");
         let (store, (says, words)) = (Store::default(), channel());
         let keeps = Arc::clone(&store);
-        // It ends with the process.
+        // The thread ends with the process.
         std::thread::spawn(move || {
             while let Some((text, descriptors)) = receive(&hears) {
                 keep(&keeps, max, &text, descriptors, &says);
@@ -69,7 +69,7 @@ impl FakeSystemd {
         Self { folder: folder.to_owned(), store, max, words }
     }
 
-    /// Starts the service with everything that is in the store.
+    /// Starts the service with all descriptors of the store, and waits until it is ready.
     #[must_use]
     pub fn start(&self) -> Wharf {
         let kept: Vec<_> = {
@@ -101,7 +101,7 @@ impl FakeSystemd {
         wharf
     }
 
-    /// Waits for a message with these words.
+    /// Waits for a message that contains these words.
     pub fn hears(&self, words: &str) {
         let start = Instant::now();
         loop {
@@ -114,24 +114,24 @@ impl FakeSystemd {
         }
     }
 
-    /// Names of what is in the store.
+    /// The names of all descriptors in the store.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.kept().iter().map(|(name, _)| name.clone()).collect()
     }
 
-    /// How many of this name are in the store.
+    /// The number of descriptors of this name in the store.
     #[must_use]
     pub fn count(&self, name: &str) -> usize {
         self.names().iter().filter(|one| *one == name).count()
     }
 
-    /// Puts something into the store.
+    /// Puts a descriptor into the store.
     pub fn put(&self, name: &str, descriptor: impl Into<OwnedFd>) {
         self.kept().push((name.to_owned(), descriptor.into()));
     }
 
-    /// What is in the store.
+    /// The content of the store: names and descriptors.
     pub fn kept(&self) -> MutexGuard<'_, Vec<(String, OwnedFd)>> {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -149,14 +149,14 @@ fn keep(store: &Store, max: usize, text: &str, descriptors: Vec<OwnedFd>, says: 
                 fstat(one).map(|seen| (seen.st_dev, seen.st_ino)).expect("it is open")
             };
             let known = kept.iter().any(|(_, other)| file(other) == file(&descriptor));
-            // What does not fit is closed.
+            // A descriptor that does not fit is closed.
             if !known && kept.len() < max {
                 kept.push((name.to_owned(), descriptor));
             }
         }
     }
     drop(kept);
-    // Nobody may listen any more.
+    // The receiver may be gone already.
     let _ = says.send(text.to_owned());
 }
 

@@ -1,4 +1,4 @@
-//! Guests: bundled plugins, built by their own command, and small ones written as text for one
+//! Guests: bundled plugins, built by their own command, and small ones in WebAssembly text for one
 //! test.
 
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the project's folder").to_owned()
 }
 
-/// Exports of the event procedure, with their types in a core module.
+/// Exports of the event procedure.
 const HANDLERS: [&str; 7] =
     ["on-connect", "on-read", "on-write", "on-timeout", "on-timer", "on-end", "on-disconnect"];
 
@@ -28,14 +28,14 @@ pub fn component(handlers: &str) -> Vec<u8> {
     component_for(handlers, &contract(), "0.1.0")
 }
 
-/// The same for another text of the contract, in which the package has this version.
+/// The same component for another text of the contract, in which the package has this version.
 #[must_use]
 pub fn component_for(handlers: &str, contract: &str, version: &str) -> Vec<u8> {
     component_in(handlers, contract, version, StringEncoding::UTF8)
 }
 
-/// The same with strings in another encoding. Lines of `handlers` that begin with `(import` are
-/// imports, and where they export a `cabi_realloc` it replaces that of the prelude.
+/// The same component with strings in another encoding. Lines of `handlers` that begin with
+/// `(import` are imports. A `cabi_realloc` of `handlers` replaces that of the prelude.
 #[must_use]
 pub fn component_in(
     handlers: &str,
@@ -60,7 +60,7 @@ pub fn component_in(
         if !handlers.contains(&format!("(func ${name} ")) {
             text.push_str(default_handler(&defaults, name));
         }
-        // Every handler forgets what was allocated for it.
+        // Every handler frees its allocations at its end.
         let (params, result, arguments) = match name {
             "on-connect" => ("(param i32)", "(result i32)", "(local.get 0)"),
             "on-read" => ("(param i32 i32)", "(result i32)", "(local.get 0) (local.get 1)"),
@@ -74,7 +74,7 @@ pub fn component_in(
              (call ${name} {arguments}) (global.set $heap (i32.const 65536)))\n"
         ));
     }
-    // Only those that define them can hand their sessions over.
+    // Only guests that define `save` and `restore` export the hand-off interface.
     let hands_over = handlers.contains("(func $save ");
     if hands_over {
         text.push_str(&format!(
@@ -124,14 +124,13 @@ pub fn contract() -> String {
     text[..end].to_owned()
 }
 
-/// Keeps a component in a file of its own, under a name that says what it is.
+/// Writes a component to a file of this name, in a folder of the process.
 #[must_use]
 pub fn file(name: &str, bytes: &[u8]) -> PathBuf {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| tempfile::tempdir().expect("a folder"));
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
-    // Tests that run side by side keep the same guest, and none may read what another has half
-    // written.
+    // Concurrent tests write the same guest, and no test may read a file that is half written.
     let half = folder.path().join(format!("{name}.{}", NUMBER.fetch_add(1, Ordering::Relaxed)));
     let file = folder.path().join(format!("{name}.wasm"));
     std::fs::write(&half, bytes)
@@ -160,8 +159,8 @@ pub fn inline(name: &str, handlers: &str) -> Arc<Plugin> {
     )
 }
 
-/// A guest that counts what its session has sent, and labels its answers. `save` and `restore` are
-/// done before it saves, and after it has restored.
+/// A guest that counts the bytes of its session, and labels its answers. The code `save` runs
+/// before it saves, and the code `restore` after it has restored.
 #[must_use]
 pub fn versioned(label: char, save: &str, restore: &str) -> String {
     let text = std::fs::read_to_string(root().join("tests/guests/versioned.wat")).expect("a guest");
@@ -170,12 +169,12 @@ pub fn versioned(label: char, save: &str, restore: &str) -> String {
         .replace("SAVE", save)
 }
 
-/// The same where a session that has sent more than one byte cannot move: its `restore` loops, the
-/// longer the more bytes it has sent, and traps. So sessions with different counts fail one after
-/// the other, on a slow machine as on a fast one.
+/// The same guest, but a session that has sent more than one byte cannot move: its `restore` loops
+/// in proportion to that count, and traps. So sessions with different counts fail one after the
+/// other, on slow and fast machines alike.
 #[must_use]
 pub fn loops_and_traps(label: char) -> String {
-    // Of a budget of 50 million there is enough for 21 bytes.
+    // A budget of 50 million fuel is enough for 21 bytes.
     let restore = "(if (i32.gt_u (global.get $count) (i32.const 1)) (then
         (loop $more
           (global.set $turns (i32.add (global.get $turns) (i32.const 1)))
@@ -191,7 +190,8 @@ pub fn polite() -> Arc<Plugin> {
     inline("polite", "")
 }
 
-/// Builds a plugin's folder once in this process and returns it with what it asks for.
+/// Builds a plugin's folder once in this process. Returns the folder and the grants that its
+/// manifest asks for.
 #[must_use]
 pub fn built(folder: &str) -> (PathBuf, Grants) {
     static BUILT: Mutex<Option<HashMap<PathBuf, Grants>>> = Mutex::new(None);
@@ -199,7 +199,7 @@ pub fn built(folder: &str) -> (PathBuf, Grants) {
     let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let grants = built.get_or_insert_default().entry(folder.clone()).or_insert_with(|| {
         let manifest = Manifest::read(&folder).expect("a manifest");
-        // On a thread of its own, because whoever asks may be in a runtime.
+        // On a thread of its own, because the caller may be in a runtime.
         let build = || manifest.run_build_blocking().unwrap_or_else(|error| panic!("{error}"));
         std::thread::scope(|scope| scope.spawn(build).join().expect("it builds"));
         manifest.grants.iter().copied().collect()
@@ -207,14 +207,14 @@ pub fn built(folder: &str) -> (PathBuf, Grants) {
     (folder, grants.clone())
 }
 
-/// A plugin's folder, built and loaded with what it asks for.
+/// A plugin's folder, built and loaded with the grants of its manifest.
 #[must_use]
 pub fn bundled(folder: &str) -> Arc<Plugin> {
     let (folder, grants) = built(folder);
     Arc::new(host().loader().load(&folder, &grants).unwrap_or_else(|error| panic!("{error}")))
 }
 
-/// The same with a mark in it that changes nothing but the digest: another build.
+/// The same plugin as another build: a mark in it changes nothing but the digest.
 #[must_use]
 pub fn rebuilt(folder: &str, mark: &str) -> Arc<Plugin> {
     let (folder, grants) = built(folder);
@@ -234,7 +234,7 @@ pub fn wharf_binary() -> PathBuf {
     let build = || {
         let mut cargo =
             std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        // Beside this program's own binary, whatever the target folder and the profile are.
+        // The binary lies beside this program's own, in any target folder and profile.
         let own = std::env::current_exe().expect("the program's own path");
         let folder = own
             .ancestors()

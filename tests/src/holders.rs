@@ -1,4 +1,4 @@
-//! Another holder of a process's listening sockets, and the harm that it can do to them.
+//! Other holders of a process's listening sockets, and the harm that they can do to them.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -11,26 +11,26 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 
 use crate::servers::eventually;
 
-/// What another holder does to a listening socket.
+/// A call by which another holder breaks a listening socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Harm {
     /// `shutdown(SHUT_RD)`.
     ShutRead,
-    /// `shutdown(SHUT_WR)`, which harms only a socket that does not listen any more.
+    /// `shutdown(SHUT_WR)`, which harms only a socket that no longer listens.
     ShutWrite,
     /// `shutdown(SHUT_RDWR)`.
     ShutBoth,
-    /// `connect` to no address.
+    /// `connect` with no address (`AF_UNSPEC`).
     Unconnect,
 }
 
 impl Harm {
-    /// Each that breaks a socket which listens.
+    /// Each harm that breaks a listening socket.
     pub const ALL: [Self; 3] = [Self::ShutRead, Self::ShutBoth, Self::Unconnect];
     /// Each kind of shutdown.
     pub const SHUTDOWNS: [Self; 3] = [Self::ShutRead, Self::ShutWrite, Self::ShutBoth];
 
-    /// Does it.
+    /// Does the harm to a socket.
     pub fn to(self, socket: &impl AsFd) {
         let done = match self {
             Self::ShutRead => shutdown(socket, Shutdown::Read),
@@ -38,15 +38,15 @@ impl Harm {
             Self::ShutBoth => shutdown(socket, Shutdown::Both),
             Self::Unconnect => connect_unspec(socket),
         };
-        // A socket that is broken already takes no more harm.
+        // A broken socket refuses further calls.
         assert!(matches!(done, Ok(()) | Err(Errno::NOTCONN)), "{self:?}: {done:?}");
     }
 }
 
-/// Descriptors of all sockets that listen in a process.
+/// Copies of the descriptors of all listening sockets of a process.
 ///
 /// # Panics
-/// The process is not ours to look at.
+/// If this process may not inspect the other.
 #[must_use]
 pub fn listening(process: Pid) -> Vec<OwnedFd> {
     let process_fd = pidfd_open(process, PidfdFlags::empty()).expect("the process");
@@ -62,10 +62,10 @@ pub fn listening(process: Pid) -> Vec<OwnedFd> {
     copies.filter(|copy| socket_acceptconn(copy).is_ok_and(|listens| listens)).collect()
 }
 
-/// The socket by which a process listens on this address.
+/// The socket by which a process listens on this address. Waits for it.
 ///
 /// # Panics
-/// It does not listen there, for long.
+/// If the process does not listen there in time.
 #[must_use]
 pub fn listener(process: Pid, address: SocketAddr) -> OwnedFd {
     let mut found = None;
@@ -89,10 +89,10 @@ pub fn unix_listeners(process: Pid) -> Vec<OwnedFd> {
     listening(process).into_iter().filter(is).collect()
 }
 
-/// Breaks a socket again and again, until the owner pauses long enough for another to listen there.
+/// Breaks a socket again and again, until this process can listen on its address.
 ///
 /// # Panics
-/// The owner is always faster.
+/// If the owner is always faster.
 #[must_use]
 pub fn take_over(socket: &impl AsFd, address: SocketAddr) -> TcpListener {
     let mut taken = None;
@@ -104,11 +104,11 @@ pub fn take_over(socket: &impl AsFd, address: SocketAddr) -> TcpListener {
     taken.expect("it was taken")
 }
 
-/// Breaks a socket again and again, until it can be connected elsewhere, so that it never listens
-/// again.
+/// Breaks a socket again and again, until it can be connected elsewhere. The socket then never
+/// listens again.
 ///
 /// # Panics
-/// The owner is always faster.
+/// If the owner is always faster.
 pub fn lead_away(socket: &impl AsFd, elsewhere: SocketAddr) {
     eventually("the socket is led away", || {
         Harm::Unconnect.to(socket);

@@ -1,5 +1,4 @@
-//! Guests that import more than their own session, and a table of everything that a guest can
-//! import.
+//! Guests that import more than their own session, and a table of all possible imports.
 
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use wit_parser::{Resolve, WorldItem};
 use crate::guests::{component_in, contract, file, root};
 use crate::servers::host;
 
-/// What `tests/guests/wasi.wit` describes.
+/// The interfaces of `tests/guests/wasi.wit`.
 const WASI: [&str; 12] = [
     "wasi:io/error@0.2.6",
     "wasi:io/poll@0.2.6",
@@ -27,7 +26,7 @@ const WASI: [&str; 12] = [
     "wasi:config/store@0.2.0-rc.1",
 ];
 
-/// The contract with WASI in its world.
+/// The contract's text with WASI interfaces in its world.
 #[must_use]
 pub fn open_contract() -> String {
     let wasi =
@@ -54,7 +53,7 @@ pub fn open(name: &str, handlers: &str, encoding: StringEncoding, grants: &[Gran
     Arc::new(host().loader().load(&file, &grants).unwrap_or_else(|error| panic!("{name}: {error}")))
 }
 
-/// A value of a core module.
+/// A value type of a core module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value {
     /// 32 bits, or a pointer, or a length.
@@ -72,7 +71,7 @@ impl Value {
         }
     }
 
-    /// Its name in WebAssembly text.
+    /// The type's name in WebAssembly text.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -85,21 +84,21 @@ impl Value {
 /// A function that a guest can import, as a core module sees it.
 #[derive(Debug, Clone)]
 pub struct Import {
-    /// Its interface with the version.
+    /// The interface's name with its version.
     pub interface: String,
-    /// Its name.
+    /// The function's name.
     pub name: String,
-    /// What it takes: the values of its parameters, and where the result is to be put if it does
-    /// not fit into one.
+    /// The parameters. If the result does not fit into one value, the last parameter is the address
+    /// for it.
     pub params: Vec<Value>,
-    /// What it returns.
+    /// The results.
     pub results: Vec<Value>,
-    /// How many of its parameters say where something lies, or how long it is.
+    /// The number of parameters that are pointers or lengths.
     pub pointers: usize,
 }
 
 impl Import {
-    /// The text that imports it under a name.
+    /// The WebAssembly text that imports the function under a name.
     #[must_use]
     pub fn text(&self, name: &str) -> String {
         let list = |values: &[Value]| {
@@ -114,7 +113,7 @@ impl Import {
     }
 }
 
-/// Every function of an interface whose name begins with `prefix`, read from the contract.
+/// All functions of interfaces whose names begin with `prefix`, read from the contract.
 #[must_use]
 pub fn imports(prefix: &str) -> Vec<Import> {
     let mut resolve = Resolve::default();

@@ -1,4 +1,4 @@
-//! Projects as `wharf new` makes them, built by their own command, once for each content.
+//! Projects of `wharf new`, built by their own command, once for each content.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -30,7 +30,7 @@ pub fn tools(language: Language) -> &'static [&'static str] {
     }
 }
 
-/// The first of them that is nowhere: `tests/toolchains.sh` installs all of them.
+/// The first missing program of a language. `tests/toolchains.sh` installs all of them.
 #[must_use]
 pub fn missing(language: Language) -> Option<&'static str> {
     let path = path();
@@ -50,50 +50,50 @@ pub fn target() -> PathBuf {
     profile.and_then(Path::parent).expect("the target folder").to_owned()
 }
 
-/// Where compiled components are kept between runs: that of Python takes half a minute.
+/// The folder that keeps compiled components between runs: Python's takes half a minute to compile.
 #[must_use]
 pub fn compiled() -> PathBuf {
     target().join("languages/compiled")
 }
 
-/// Where programs are looked for: what `tests/toolchains.sh` installed, then as everywhere.
+/// The search path for programs: the folder of `tests/toolchains.sh`, then the usual path.
 fn path() -> OsString {
     let own = target().join("toolchains/bin");
     let usual = std::env::var_os("PATH").unwrap_or_default();
     std::env::join_paths([own].into_iter().chain(std::env::split_paths(&usual))).expect("folders")
 }
 
-/// A change to a project's main file: texts that are there once, each with what takes its place.
+/// A change to a project's main file: texts that occur once, each with its replacement.
 pub type Change = &'static [(&'static str, &'static str)];
 
-/// A project that was built.
+/// A built project.
 #[derive(Clone)]
 pub struct Project {
     /// Its language.
     pub language: Language,
     /// Its folder.
     pub folder: PathBuf,
-    /// What it is.
+    /// The project's manifest.
     pub manifest: Manifest,
-    /// How long its build took; nothing where it was built before.
+    /// How long the build took. `None` if an earlier run built it.
     pub build: Option<Duration>,
 }
 
 impl Project {
-    /// What its plugin.toml asks for.
+    /// The grants that the project's plugin.toml asks for.
     #[must_use]
     pub fn grants(&self) -> Grants {
         self.manifest.grants.iter().copied().collect()
     }
 }
 
-/// The project of a language as `wharf new` makes it, of this version and with this change, built.
-/// Panics where it does not build.
+/// Makes the project of a language as `wharf new` does, with this version and this change, and
+/// builds it. Panics if the build fails.
 #[must_use]
 pub fn project(language: Language, version: &str, change: Change) -> Project {
     type Key = (Language, String, Change);
     static BUILT: Mutex<Option<HashMap<Key, Project>>> = Mutex::new(None);
-    // One build after the other: each of them keeps the machine busy.
+    // One build after the other, because each keeps the machine busy.
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     let key = (language, version.to_owned(), change);
     built
@@ -107,7 +107,7 @@ fn build(language: Language, version: &str, change: Change) -> Project {
     let scratch =
         target().join("languages/new").join(format!("{}-{}", language.name(), std::process::id()));
     forget(&target().join("languages/new"), |name| {
-        // Of a process that is gone, or of one that had the number of this one.
+        // The folder of a process that has ended, or of an earlier one with this process's id.
         let process = name.rsplit_once('-').map_or("", |(_, process)| process);
         process == std::process::id().to_string() || !Path::new("/proc").join(process).exists()
     });
@@ -119,7 +119,7 @@ fn build(language: Language, version: &str, change: Change) -> Project {
     let manifest = manifest.replace("version = \"0.1.0\"", &format!("version = \"{version}\""));
     std::fs::write(scratch.join(NAME).join("plugin.toml"), manifest).expect("it is kept");
 
-    // What it is built from decides where it is kept, so that a second run finds it built.
+    // The folder's name depends on the project's content, so that a second run finds it built.
     let kind = format!(
         "{}-{version}-{}-",
         language.name(),
@@ -135,7 +135,7 @@ fn build(language: Language, version: &str, change: Change) -> Project {
         run_build(&project);
         took = Some(start.elapsed());
         std::fs::write(folder.join("built"), "").expect("it is marked");
-        // Of each language and kind only the newest is kept.
+        // Only the newest project of each language and kind is kept.
         forget(&target().join("languages"), |name| name.starts_with(&kind) && name != own);
     }
     let _ = std::fs::remove_dir_all(&scratch);
@@ -143,7 +143,7 @@ fn build(language: Language, version: &str, change: Change) -> Project {
     Project { language, folder: project, manifest, build: took }
 }
 
-/// Removes those of a folder's entries that are meant.
+/// Removes the entries of a folder for which `is_meant` is true.
 fn forget(folder: &Path, is_meant: impl Fn(&str) -> bool) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         if is_meant(&entry.file_name().to_string_lossy()) {
@@ -152,7 +152,7 @@ fn forget(folder: &Path, is_meant: impl Fn(&str) -> bool) {
     }
 }
 
-/// Builds it as an author does.
+/// Builds a project by `wharf build`, as an author does.
 pub fn run_build(folder: &Path) {
     let output = Command::new(wharf_binary())
         .arg("build")
@@ -181,7 +181,7 @@ fn edit(file: &Path, change: Change) {
     std::fs::write(file, text).expect("it is kept");
 }
 
-/// Of all files of a folder, with where its tools are.
+/// A hash of all files of a folder, and of the paths of its tools.
 fn content(folder: &Path, language: Language) -> u64 {
     let mut hasher = DefaultHasher::new();
     let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);

@@ -1,5 +1,5 @@
-//! Harness of the suites: servers of bundled plugins and of guests made for a test, certificates,
-//! clients, and load.
+//! Helpers of the test suites: servers of bundled plugins and of guests made for a test,
+//! certificates, clients, and load.
 
 pub mod certificates;
 pub mod clients;

@@ -1,4 +1,4 @@
-//! Clients that come all the time, at a pace that is kept whatever happens to those before them.
+//! New clients at a steady pace, which does not depend on the fate of earlier clients.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 
 use crate::servers::{PATIENCE, eventually};
 
-/// Threads that connect. So many may wait for an answer before the pace is lost, and it is caught
-/// up with then.
+/// Threads that connect. If all of them wait for an answer, the pace is lost, and caught up later.
 const THREADS: u32 = 16;
 
-/// NewClients, so many a second, each of which asks once and has to be answered.
+/// Clients that connect at a steady pace. Each asks once and must be answered.
 pub struct NewClients {
     stop: Arc<AtomicBool>,
     served: Arc<AtomicUsize>,
@@ -22,8 +21,8 @@ pub struct NewClients {
 }
 
 impl NewClients {
-    /// They come from now on. Who comes late because the ones before took long does not make the
-    /// next one late: those that are due come at once.
+    /// Starts the clients, `per_second` of them each second. A late client does not delay the next
+    /// one: all clients that are due connect at once.
     #[must_use]
     pub fn at(
         address: SocketAddr,
@@ -37,10 +36,10 @@ impl NewClients {
             let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
             std::thread::spawn(move || {
                 let step = Duration::from_secs(1) * THREADS / per_second;
-                // Not all in one moment.
+                // The threads do not all start in one moment.
                 let mut due = step * thread / THREADS;
                 while !stop.load(Ordering::Relaxed) {
-                    // The pace, and no wait for anything.
+                    // This sleep keeps the pace; it waits for no event.
                     std::thread::sleep(due.saturating_sub(begun.elapsed()));
                     let mut client = TcpStream::connect(address).expect("nobody is refused");
                     client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -57,19 +56,19 @@ impl NewClients {
         Self { stop, served, begun, work }
     }
 
-    /// How many were served by now.
+    /// How many clients were served so far.
     #[must_use]
     pub fn served(&self) -> usize {
         self.served.load(Ordering::Relaxed)
     }
 
-    /// Since when they come.
+    /// The time since the first client.
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         self.begun.elapsed()
     }
 
-    /// Waits until so many more were served.
+    /// Waits until `count` more clients were served.
     pub fn more(&self, count: usize) {
         let before = self.served();
         eventually("newcomers are served", || {
@@ -77,7 +76,7 @@ impl NewClients {
         });
     }
 
-    /// Ends them; how many were served.
+    /// Ends the clients. Returns how many were served.
     pub fn end(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         for work in self.work {

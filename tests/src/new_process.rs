@@ -1,17 +1,17 @@
-//! A process that took another's place, and that ends with its test.
+//! The new process of an upgrade, which ends with its test.
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// That process.
+/// The new process. Dropping this kills it.
 #[derive(Debug)]
 pub struct NewProcess(pub Pid);
 
 impl NewProcess {
-    /// The one that the answer to an upgrade names.
+    /// The process that the answer to an upgrade names.
     ///
     /// # Panics
-    /// It names none.
+    /// If the answer names none.
     #[must_use]
     pub fn of(answer: &Value) -> Self {
         let id = answer["process"].as_i64().and_then(|id| i32::try_from(id).ok());

@@ -1,8 +1,9 @@
-//! The judge of everything a guest or a peer may try: what has to hold after it, whatever it was.
+//! The oracle: checks what must hold after anything that a guest or a peer tries.
 //!
-//! The process goes on and nothing in it panicked. An honest session of another tenant is answered
-//! in time throughout. Descriptors, threads, tasks, instances, places and memory are given back.
-//! Every client that was accepted is counted once more, for one reason.
+//! - The process goes on, and nothing in it panicked.
+//! - An honest session of another tenant is answered in time throughout.
+//! - Descriptors, threads, tasks, instances, places and memory are given back.
+//! - Every accepted client is counted once, for one reason.
 
 use std::fs;
 use std::panic;
@@ -19,22 +20,21 @@ use crate::guests::polite;
 use crate::load::memory::Weight;
 use crate::servers::{describe, eventually, host};
 
-/// A version that was swapped in is watched for a minute, by one task of its server.
+/// Tasks that may stay: the probation of a swapped version is a task of its server, for a minute.
 const WATCHING: usize = 1;
-/// Within this time an honest session has its answer, on a machine that is busy with other things
-/// too.
+/// Time within which an honest session must have its answer, on a busy machine too.
 pub const IN_TIME: Duration = Duration::from_secs(2);
-/// Resident memory that may stay: slots that are kept warm, buffers of threads, the allocator's
-/// own.
+/// Resident memory that may stay, in KiB: warm slots, buffers of threads, the allocator's own.
 const KEPT_KIB: u64 = 96 << 10;
 
-/// Nobody else in this process measures meanwhile.
+/// A lock: no other test of this process measures while it is held.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts the server, lets `provoke` do its worst to it, and judges. The counters at the end.
+/// Starts the server, lets `provoke` do its worst to it, and checks all that must hold. Returns the
+/// counters at the end.
 pub fn judge(
     server: impl FnOnce() -> ServerBuilder,
     provoke: impl FnOnce(&ServerHandle),
@@ -56,16 +56,16 @@ pub fn judge(
     counters
 }
 
-/// Every client that was accepted was refused, failed its handshake, or ended, once; and nobody is
-/// inside.
+/// Checks that every accepted client was refused, failed its handshake, or ended, once, and that no
+/// client is left.
 pub fn balanced(counters: &Snapshot) {
     let of = [&counters.ended, &counters.refused, &counters.handshakes_failed];
     let gone: u64 = of.iter().flat_map(|reasons| reasons.values()).sum();
     assert_eq!(counters.accepted, gone, "{counters:?}");
 }
 
-/// So many sessions ended by a fault of this kind, and nobody ended or failed in any other way.
-/// Where more than one reason is given it is the machine's business which of them comes first.
+/// Checks that `times` sessions ended by a fault of these kinds, and that none ended or failed in
+/// another way. Which of several kinds comes first depends on the machine.
 pub fn only_faults(counters: &Snapshot, reasons: &[&str], times: u64) {
     for (what, seen) in [("ended", &counters.ended), ("faults", &counters.faults)] {
         let known: u64 = reasons.iter().filter_map(|reason| seen.get(*reason)).sum();
@@ -74,14 +74,14 @@ pub fn only_faults(counters: &Snapshot, reasons: &[&str], times: u64) {
     }
 }
 
-/// So many sessions ended for this reason, nobody for another, and nothing failed.
+/// Checks that `times` sessions ended for this reason, none for another, and that no event failed.
 pub fn only_ends(counters: &Snapshot, reason: &str, times: u64) {
     assert_eq!(counters.ended.get(reason), Some(&times), "{counters:?}");
     assert_eq!(counters.ended.len(), 1, "{:?}", counters.ended);
     assert!(counters.faults.is_empty(), "{:?}", counters.faults);
 }
 
-/// What the process holds.
+/// The resources that the process holds.
 #[derive(Debug)]
 struct Holdings {
     descriptors: usize,
@@ -124,7 +124,7 @@ impl Holdings {
     }
 }
 
-/// Threads of the host, by their names. Those of tests come and go.
+/// The number of the host's threads, found by their names. Threads of tests come and go.
 fn host_threads() -> usize {
     let tasks = fs::read_dir("/proc/self/task").expect("threads").filter_map(Result::ok);
     let name =
@@ -174,7 +174,7 @@ impl Honest {
     }
 }
 
-/// Panics of the host's code, and of what it is built on.
+/// Panics of the host's code and of its dependencies.
 static PANICS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn count_panics() {
@@ -182,7 +182,7 @@ fn count_panics() {
     ONCE.call_once(|| {
         let before = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            // Those of a test itself are its own business.
+            // Panics of the tests' own code are not counted.
             if info.location().is_none_or(|location| !location.file().starts_with("tests/")) {
                 PANICS.lock().unwrap_or_else(PoisonError::into_inner).push(info.to_string());
             }

@@ -1,7 +1,7 @@
-//! Packets that are as hard as a peer can make them, fed to a plugin without sockets.
+//! The hardest packets that a peer can send, fed to a plugin without sockets.
 //!
-//! An event may spend half of the fuel that the lowest class gives it; what needs more is a fault.
-//! Every session has to end by the plugin's own close, at the latest after the peer has finished.
+//! An event may spend half of the lowest class's fuel; an event that needs more is a fault. Every
+//! session must end by the plugin's own close, at the latest after the peer has finished.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -18,20 +18,20 @@ use wharf::event::{
 use wharf::plugin::{Binding, EventProcedure, Plugin, PluginInstance};
 use wharf::sched::Budgets;
 
-/// How far below the lowest class's fuel an event has to stay.
+/// The factor by which an event must stay below the lowest class's fuel.
 const MARGIN: u64 = 2;
-/// Sessions that hear what is said. Each of them is charged.
+/// Sessions that receive a broadcast. The sender is charged for each.
 const RECEIVERS: u32 = 1_000;
-/// Timers that may fire after a packet before the plugin counts as one that never ends.
+/// Most timers that may fire after a packet. With more, the plugin counts as endless.
 const TIMERS_MAX: usize = 70_000;
-/// The send buffer, which is as large as a server's where it is not configured.
+/// The size of the send buffer: a server's default.
 const CAPACITY_BYTES: usize = 256 << 10;
-/// Packets of a flood: more than any plugin keeps.
+/// Packets of a flood: more than any plugin stores.
 const FLOOD: usize = 4;
-/// What a session may save.
+/// Most bytes that a session may save.
 const STATE_MAX_BYTES: usize = 256 << 10;
 
-/// A server with a full room, in which only the session itself has the name that is asked for.
+/// A server with many sessions, of which only the session itself has the name that is looked up.
 struct Room(Mutex<Option<String>>);
 
 impl Peers for Room {
@@ -56,7 +56,7 @@ impl Peers for Room {
     }
 }
 
-/// A message that so many have taken, and all will take.
+/// A broadcast that every session takes, with the number that have taken it.
 struct ToAll(u32);
 
 impl Broadcast for ToAll {
@@ -71,7 +71,7 @@ impl Broadcast for ToAll {
     }
 }
 
-/// The session: a peer that reads everything at once.
+/// The port of the session: its peer reads everything at once.
 struct Wire {
     info: ClientInfo,
     state: Mutex<State>,
@@ -89,7 +89,7 @@ fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Wire {
-    /// The timer that fires next; time passes until then.
+    /// Takes the timer that fires next, and moves the time on to it.
     fn next_timer(&self) -> Option<u32> {
         let mut state = locked(&self.state);
         let (id, at) = state.timers.iter().map(|(id, at)| (*id, *at)).min_by_key(|(_, at)| *at)?;
@@ -132,29 +132,29 @@ impl Port for Wire {
     }
 }
 
-/// How a session goes.
+/// How a session is played.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
     /// Timers fire as soon as they can.
     Calm,
-    /// The same, and the session moves to a fresh instance before each event.
+    /// Timers fire as soon as they can, and the session moves to a new instance before each event.
     HandedOver,
-    /// So many packets come before a timer fires: the peer is faster than the plugin.
+    /// This many packets arrive before a timer fires: the peer is faster than the plugin.
     Flooded(usize),
 }
 
-/// What came of a session.
+/// The result of a session.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// What was written.
+    /// The bytes that the plugin wrote.
     pub written: Vec<u8>,
-    /// The most fuel that an event used.
+    /// Fuel of the most expensive event.
     pub fuel: u64,
-    /// Timers that fired.
+    /// Number of timers that fired.
     pub timers: usize,
 }
 
-/// A plugin that is fed.
+/// The plugin under test.
 pub struct Subject {
     procedure: EventProcedure,
     runtime: Runtime,
@@ -163,14 +163,14 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// With these settings.
+    /// A plugin with these settings.
     #[must_use]
     pub fn new(plugin: &Arc<Plugin>, settings: &[(&str, &str)]) -> Self {
         let settings =
             settings.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let binding = Binding { server: "packets".into(), settings, ..Binding::default() };
         let long = Duration::from_secs(3_600);
-        // Fuel is counted; time is the machine's.
+        // Only fuel is limited. Time depends on the machine.
         let of = |budget: Budget, share: u64| Budget {
             fuel: budget.fuel / share,
             cpu: long,
@@ -188,10 +188,10 @@ impl Subject {
         }
     }
 
-    /// One session that gets these packets, then the peer's end.
+    /// Plays one session that gets these packets, then the peer's end.
     ///
     /// # Errors
-    /// The fault, or what else went wrong.
+    /// The fault, or another failure, in words.
     pub fn play(&self, packets: &[&[u8]], manner: Manner) -> Result<Outcome, String> {
         self.runtime.block_on(self.session(packets, manner))
     }
@@ -239,7 +239,7 @@ struct Play<'a> {
     scope: Scope,
     port: Arc<Wire>,
     instance: PluginInstance,
-    /// To a fresh instance before each event.
+    /// Whether the session moves to a new instance before each event.
     moves: bool,
     ended: bool,
     outcome: Outcome,
@@ -289,11 +289,11 @@ async fn done<T>(what: &str, call: impl Future<Output = Result<T, Fault>>) -> Re
     call.await.map_err(|fault| format!("{what}: {fault}"))
 }
 
-/// Numbers from a number.
+/// A generator of random numbers from a seed.
 pub struct Random(u64);
 
 impl Random {
-    /// From `WHARF_SEED`, or else from 1; says which.
+    /// A generator with the seed `WHARF_SEED`, or else 1. Prints the seed.
     #[must_use]
     pub fn seeded() -> Self {
         let seed = std::env::var("WHARF_SEED")
@@ -302,7 +302,7 @@ impl Random {
         Self(seed)
     }
 
-    /// The next: SplitMix64.
+    /// The next number, by SplitMix64.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -319,7 +319,7 @@ impl Random {
         packet
     }
 
-    /// A packet of these messages in random order, the last of them cut off.
+    /// A packet of these messages in random order, the last one cut off.
     pub fn mixture(&mut self, messages: &[Vec<u8>]) -> Vec<u8> {
         let mut packet = Vec::with_capacity(2 * READ_MAX_BYTES);
         while packet.len() < READ_MAX_BYTES {
@@ -331,16 +331,16 @@ impl Random {
     }
 }
 
-/// A packet of one message, repeated, the last of them cut off.
+/// A packet of one message, repeated, the last copy cut off.
 #[must_use]
 pub fn repeated(message: &[u8]) -> Vec<u8> {
     message.iter().copied().cycle().take(READ_MAX_BYTES).collect()
 }
 
-/// How many packets of each kind are fed.
+/// The number of packets of each kind.
 #[derive(Debug, Clone, Copy)]
 pub struct Amount {
-    /// Every so many-th of the 256 repeated bytes, of which line ends are never left out.
+    /// The step through the 256 repeated bytes. Line ends are never left out.
     pub bytes_step: usize,
     /// Packets of random bytes.
     pub random: usize,
@@ -349,15 +349,15 @@ pub struct Amount {
 }
 
 impl Amount {
-    /// All of them.
+    /// All packets.
     pub const ALL: Self = Self { bytes_step: 1, random: 10_000, mixed: 50 };
-    /// For another setting of a plugin that gets all of them elsewhere.
+    /// Fewer packets, for further settings of a plugin that gets all of them elsewhere.
     pub const SOME: Self = Self { bytes_step: 8, random: 200, mixed: 20 };
 }
 
-/// Feeds a plugin with everything: every repeated byte, every repeated message, floods of them,
-/// mixtures and random bytes. `first` is what a client says before. Panics with the packet where
-/// something goes wrong; the most fuel that an event used.
+/// Feeds a plugin with every repeated byte, every repeated message, floods of them, mixtures and
+/// random bytes. `first` is sent before each. Returns the fuel of the most expensive event. Panics
+/// with the packet if a session fails.
 pub fn feed(subject: &Subject, first: &[u8], messages: &[Vec<u8>], amount: Amount) -> u64 {
     let mut most = 0;
     let mut random = Random::seeded();
@@ -404,7 +404,7 @@ pub fn feed(subject: &Subject, first: &[u8], messages: &[Vec<u8>], amount: Amoun
     most
 }
 
-/// Lines, as `lines` and `chat` take them.
+/// Lines for the plugins `lines` and `chat`.
 #[must_use]
 pub fn lines() -> Vec<Vec<u8>> {
     let lengths =
@@ -416,7 +416,7 @@ pub fn lines() -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// What is said in a room: words, commands, and what is nearly one.
+/// Lines for a chat: words, commands, and near misses of commands.
 #[must_use]
 pub fn chatter() -> Vec<Vec<u8>> {
     let names = ["", "ann", "ANN", "bob", "nobody-of-this-name", "ä"];
@@ -432,7 +432,8 @@ pub fn chatter() -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Requests of all methods, with bodies of many sizes, whole and partial, and what is none.
+/// HTTP requests of all methods, with bodies of many sizes, whole and partial, and texts that are
+/// no requests.
 #[must_use]
 pub fn requests() -> Vec<Vec<u8>> {
     let methods = [

@@ -1,4 +1,4 @@
-//! The `wharf` command as a process of its own, and what it says.
+//! The `wharf` command as a process of its own, and its output.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::guests::wharf_binary;
 use crate::servers::PATIENCE;
 
-/// A `wharf` that runs, and the lines it says.
+/// A running `wharf`, and the lines of its standard error. Dropping it kills the process.
 pub struct Wharf {
     /// The process.
     pub child: Child,
@@ -19,7 +19,7 @@ pub struct Wharf {
 }
 
 impl Wharf {
-    /// Runs it in a folder, with its cache and its records there.
+    /// Runs `wharf` in a folder, with its cache and its records there.
     #[must_use]
     pub fn run(arguments: &[&str], folder: &Path) -> Self {
         let mut command = Command::new(wharf_binary());
@@ -33,7 +33,7 @@ impl Wharf {
         Self::spawn_with(command, folder, Stdio::null())
     }
 
-    /// The same with this as its standard input.
+    /// Runs a command that becomes a `wharf`, with this standard input.
     #[must_use]
     pub fn spawn_with(mut command: Command, folder: &Path, input: Stdio) -> Self {
         let mut child = command
@@ -57,12 +57,13 @@ impl Wharf {
         Self { child, lines }
     }
 
-    /// Waits for a line with these words.
+    /// Waits for a line that contains these words, and returns it.
     pub fn says(&self, words: &str) -> String {
         self.lines_until(words).pop().expect("the line")
     }
 
-    /// Waits for a line with these words. All lines since the last that was waited for, up to it.
+    /// Waits for a line that contains these words. Returns all lines since the previous wait, up to
+    /// this one.
     pub fn lines_until(&self, words: &str) -> Vec<String> {
         let (start, mut all) = (Instant::now(), Vec::new());
         while let Ok(line) = self.lines.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
@@ -75,20 +76,20 @@ impl Wharf {
         panic!("it never said {words:?}; it said:\n{}", all.join("\n"));
     }
 
-    /// All lines since the last that was waited for, as far as they have come.
+    /// All lines so far since the previous wait.
     #[must_use]
     pub fn said_by_now(&self) -> Vec<String> {
         self.lines.try_iter().collect()
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("it runs");
     }
 }
 
 impl Wharf {
-    /// Kills it, and waits until it is gone.
+    /// Kills the process, and waits for its end.
     pub fn kill(&mut self) {
         let _ = (self.child.kill(), self.child.wait());
     }

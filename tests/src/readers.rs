@@ -1,4 +1,4 @@
-//! Clients that read at a rate of their own, and a plugin that writes to them more than they take.
+//! Clients that read at a chosen rate, and a plugin that writes faster than they read.
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
@@ -13,23 +13,23 @@ use crate::guests::{component, inline, versioned};
 use crate::seeds::Seed;
 use crate::servers::PATIENCE;
 
-/// What makes the plugin write: this byte, and how many pieces of [`PIECE_BYTES`], in one event.
+/// Makes the plugin write: this byte, then the number of pieces of [`PIECE_BYTES`], in one event.
 const WRITE: u8 = 250;
-/// Makes the plugin loop until its budget ends.
+/// Makes the plugin loop until its budget is spent.
 const LOOP: u8 = 251;
-/// What the plugin writes at a time.
+/// Bytes that the plugin writes at a time.
 pub const PIECE_BYTES: usize = 64 << 10;
-/// The client's receive buffer. Small, so that the system confirms what is read soon.
+/// The client's receive buffer. Small, so that the system soon acknowledges what the client reads.
 const RECEIVE_BUFFER_BYTES: usize = 32 << 10;
 
-/// A version of a plugin that counts bytes and answers with its label, as `versioned.wat`, and
-/// writes or loops as it is told. It hands over.
+/// A version of a plugin that counts bytes and answers with its label, as `versioned.wat` does, and
+/// writes or loops on command. Its sessions can migrate.
 #[must_use]
 pub fn writer(label: char) -> Arc<Plugin> {
     inline(&format!("writer-{label}"), &text(label))
 }
 
-/// The same as a component.
+/// The same plugin as the bytes of a component.
 #[must_use]
 pub fn writer_component(label: char) -> Vec<u8> {
     component(&text(label))
@@ -50,7 +50,7 @@ fn text(label: char) -> String {
     versioned(label, "", "").replace("(local.set $at (i32.const 2048))\n  (loop", &told)
 }
 
-/// A plugin that answers each message after some 300 ms of work.
+/// A plugin that answers each message after about 300 ms of work.
 pub const THINKER: &str = "
 (func $on-read (param $data i32) (param $length i32) (result i32)
   (local $i i32)
@@ -65,17 +65,17 @@ pub const THINKER: &str = "
 pub enum Pattern {
     /// Not at all.
     Never,
-    /// So many bytes, then a rest.
+    /// Some bytes, then a pause, repeatedly.
     Paced {
         /// Bytes at a time.
         bytes: usize,
-        /// The rest.
+        /// The pause.
         rest: Duration,
     },
 }
 
 impl Pattern {
-    /// One that reads less than this on average over each second, or not at all.
+    /// A pattern that reads less than this on average over each second, or not at all.
     pub fn below(bytes_per_second: usize, seed: &mut Seed) -> Self {
         if seed.below(4) == 0 {
             return Self::Never;
@@ -85,7 +85,7 @@ impl Pattern {
         Self::Paced { bytes: seed.between(1, (most / 2).max(2)) as usize, rest }
     }
 
-    /// One that reads more than this on average, in small pieces or in bursts.
+    /// A pattern that reads more than this on average, in small pieces or in bursts.
     pub fn above(bytes_per_second: usize, seed: &mut Seed) -> Self {
         let rest = seed.millis(5, 150);
         let least = (bytes_per_second as u128 * rest.as_millis() / 1_000) as u64;
@@ -93,7 +93,7 @@ impl Pattern {
     }
 }
 
-/// A client that takes only what it reads.
+/// A client whose system buffers little beyond what the client reads.
 pub struct Reader(pub Client);
 
 impl Reader {
@@ -110,7 +110,7 @@ impl Reader {
         Self(Client(stream))
     }
 
-    /// Makes the plugin write so many pieces in one event.
+    /// Makes the plugin write this many pieces in one event.
     pub fn ask(&mut self, pieces: u8) -> &mut Self {
         self.0.send([WRITE, pieces]);
         self
@@ -122,7 +122,7 @@ impl Reader {
         self
     }
 
-    /// Reads so many bytes by the pattern, or to the end of the connection. How many there were.
+    /// Reads `bytes` bytes by the pattern, or to the end of the connection. Returns how many came.
     pub fn read(&mut self, pattern: Pattern, bytes: usize) -> usize {
         let Pattern::Paced { bytes: at_a_time, rest } = pattern else { return 0 };
         let (mut seen, mut buffer) = (0, vec![0; PIECE_BYTES]);
@@ -140,8 +140,8 @@ impl Reader {
         seen
     }
 
-    /// Reads by the pattern until the server ends the connection, or for so long. True where it
-    /// ended.
+    /// Reads by the pattern until the server ends the connection, or until the time is over.
+    /// Returns whether the connection ended.
     pub fn read_until_gone(&mut self, pattern: Pattern, within: Duration) -> bool {
         let start = Instant::now();
         while start.elapsed() < within {

@@ -1,4 +1,4 @@
-//! Released contracts, in `wit/released`: what they promise, and a component that uses all of one.
+//! Released contracts in `wit/released`: their promises, and a component that uses all of one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,8 @@ pub fn samples(version: &str) -> PathBuf {
     root().join("tests/released").join(version)
 }
 
-/// That component, built now from the text of the contract, as `wharf component` does.
+/// The component that uses all of a released contract. It is built from the contract's text, in
+/// the same way as by `wharf component`.
 #[must_use]
 pub fn every_call(version: &str) -> Vec<u8> {
     let (own, contract) = (samples(version), frozen(version));
@@ -39,14 +40,14 @@ pub fn every_call(version: &str) -> Vec<u8> {
     component.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// What a contract promises: each interface, function, type, import and export by its path, with
+/// The promises of a contract: each interface, function, type, import and export by its path, with
 /// its signature.
 pub type Promises = BTreeMap<String, String>;
 
 /// The promises of the contract in a folder.
 ///
 /// # Panics
-/// Where there is none.
+/// If the folder has no contract.
 #[must_use]
 pub fn promises_in(folder: &Path) -> Promises {
     let mut resolve = Resolve::default();
@@ -93,8 +94,9 @@ pub fn promises(resolve: &Resolve, package: PackageId) -> Promises {
     all
 }
 
-/// Where `now` breaks what `released` promises: what changed or is gone, and what was added to an
-/// interface or to a world's exports, which a plugin of the released contract cannot have.
+/// The promises of `released` that `now` breaks. An item breaks one if it changed or is gone. So
+/// does an addition to an interface or to a world's exports: a plugin of the released contract
+/// cannot have it.
 #[must_use]
 pub fn breaches(released: &Promises, now: &Promises) -> Vec<String> {
     let kept = released.iter().filter_map(|(name, shape)| match now.get(name) {
@@ -124,7 +126,7 @@ fn definition(resolve: &Resolve, of: &TypeDef) -> String {
                 all.cases.iter().map(|case| case.name.as_str()).collect::<Vec<_>>().join(", ")
             )
         }
-        // What is used from another interface.
+        // A type that is used from another interface.
         TypeDefKind::Type(Type::Id(id)) => {
             let used = &resolve.types[*id];
             let TypeOwner::Interface(owner) = used.owner else {

@@ -1,12 +1,12 @@
-//! Cases that a number decides, so that one that fails can be tried again: `WHARF_SEED` says which.
+//! Random test cases from a seed. `WHARF_SEED` sets the seed and so repeats a failed case.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Numbers from a number.
+/// A generator of random numbers from a seed.
 pub struct Seed(u64);
 
 impl Seed {
-    /// The seed of this run, which is printed and so shown where the test fails.
+    /// The generator of this run. Prints its seed, which a failed test then shows.
     #[must_use]
     pub fn of_this_run() -> Self {
         let now = || {
@@ -20,7 +20,7 @@ impl Seed {
         Self(seed)
     }
 
-    /// From 0 on, below `end`.
+    /// A number from 0 to below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
         // SplitMix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -29,12 +29,12 @@ impl Seed {
         (mixed ^ (mixed >> 31)) % end
     }
 
-    /// From `start` on, below `end`.
+    /// A number from `start` to below `end`.
     pub fn between(&mut self, start: u64, end: u64) -> u64 {
         start + self.below(end - start)
     }
 
-    /// So many milliseconds.
+    /// A duration from `start` to below `end`, in milliseconds.
     pub fn millis(&mut self, start: u64, end: u64) -> Duration {
         Duration::from_millis(self.between(start, end))
     }

@@ -1,4 +1,4 @@
-//! Servers for tests: one host for all of them, and waiting for what must become true.
+//! Servers for tests on one common host, and waits for conditions.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use wharf::server::{
     Host, HostConfig, Server, ServerBuilder, ServerHandle, SwapPolicy, SwapReport,
 };
 
-/// How long a test waits for what must become true before it fails. Much longer than it ever takes.
+/// Time after which a test that waits for a condition fails. Much longer than any condition takes.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The host of all servers of this test process.
@@ -21,14 +21,14 @@ pub fn host() -> Host {
     HOST.get_or_init(|| Host::new(&config).expect("a host")).clone()
 }
 
-/// A server on any free port of the loopback, to be changed further.
+/// The specification of a server on any free port of the loopback, for further changes.
 #[must_use]
 pub fn describe(plugin: Arc<Plugin>) -> ServerBuilder {
     let options = SocketOptions { no_delay: true, ..SocketOptions::default() };
     Server::builder().host(&host()).local_host("127.0.0.1").options(options).loaded_plugin(plugin)
 }
 
-/// Times that no event reaches, so that a loop ends by its fuel, however slow the machine is.
+/// Budgets with times that no event reaches, so that a loop ends by its fuel on any machine.
 #[must_use]
 pub fn fuel_alone() -> BudgetChange {
     let long = Some(Duration::from_secs(3_600));
@@ -41,12 +41,12 @@ pub fn start(plugin: Arc<Plugin>) -> ServerHandle {
     describe(plugin).start().expect("the server starts")
 }
 
-/// Gives a server another plugin, which is good.
+/// Swaps a server to another plugin. The swap must succeed.
 pub fn swap(server: &ServerHandle, plugin: Arc<Plugin>, policy: SwapPolicy) -> SwapReport {
     server.host().runtime().block_on(server.swap(plugin, policy)).expect("a good version")
 }
 
-/// Waits until `holds`. For the edges of a test, where there is no event to wait for.
+/// Polls until `holds` is true. For conditions of a test that no event reports.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
@@ -55,7 +55,7 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until a session has ended for this reason so many times.
+/// Waits until `times` sessions have ended for this reason.
 pub fn ended(server: &ServerHandle, reason: &str, times: u64) {
     let seen = || server.counters().ended.get(reason).copied().unwrap_or(0);
     let start = Instant::now();

@@ -1,29 +1,29 @@
-//! Components of many shapes: the default guest with more core modules beside it.
+//! Components of many shapes: the default guest with further core modules.
 
 use std::fmt::Write;
 
-/// What one more core module has. It does all of it at its start.
+/// A further core module. It grows and writes when it is instantiated.
 #[derive(Debug, Clone, Default)]
 pub struct Module {
-    /// Pages of its memory; 0: it has none.
+    /// Pages of the module's memory. 0: no memory.
     pub pages: u32,
-    /// Data segments: where they begin, and their bytes.
+    /// Data segments: start address, and length in bytes.
     pub data: Vec<(u32, u32)>,
-    /// Pages that its memory grows by.
+    /// Pages by which the memory grows.
     pub grows: u32,
-    /// Whether each page of it is written to.
+    /// Which pages of the memory are written to.
     pub writes: Writes,
-    /// Elements of its tables, and how many each grows by.
+    /// Elements of each table, and the elements by which it grows.
     pub tables: Vec<(u32, u32)>,
 }
 
-/// What a module writes to.
+/// The part of its memory that a module writes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Writes {
     /// Nothing.
     #[default]
     Nothing,
-    /// Each 4 KiB of its memory.
+    /// One byte in each 4 KiB of the memory.
     Everything,
 }
 
@@ -61,7 +61,7 @@ impl Module {
     }
 }
 
-/// A number as components write it.
+/// Appends a number in LEB128, as components encode it.
 fn number(mut value: usize, to: &mut Vec<u8>) {
     loop {
         let byte = (value & 0x7f) as u8;
@@ -73,7 +73,7 @@ fn number(mut value: usize, to: &mut Vec<u8>) {
     }
 }
 
-/// Core modules among the sections of a component.
+/// The number of core modules among a component's sections.
 fn modules(component: &[u8]) -> usize {
     let (mut at, mut count) = (8, 0);
     while at < component.len() {
@@ -104,7 +104,7 @@ pub fn with_modules(component: &[u8], more: &[Module]) -> Vec<u8> {
         bytes.push(1);
         number(module.len(), &mut bytes);
         bytes.extend(module);
-        // One instance, of that module, with nothing imported.
+        // One instance of the module, without imports.
         let mut instance = vec![1, 0];
         number(first + at, &mut instance);
         instance.push(0);
@@ -115,8 +115,8 @@ pub fn with_modules(component: &[u8], more: &[Module]) -> Vec<u8> {
     bytes
 }
 
-/// What takes the most of what instances share: a memory with an image in its middle that grows and
-/// is written to, three times.
+/// The modules that take the most of the instances' pools: three memories, each with an image in
+/// its middle, which grow and are written to.
 #[must_use]
 pub fn worst() -> Vec<Module> {
     let module = Module {

@@ -15,7 +15,7 @@ use crate::servers::PATIENCE;
 
 /// A client's connection. Every read has a deadline.
 pub trait Wire: Read + Write + Send {
-    /// Says that nothing more will be sent.
+    /// Ends the sending side of the connection.
     fn finish(&mut self);
 }
 
@@ -32,13 +32,13 @@ impl Wire for StreamOwned<ClientConnection, TcpStream> {
     }
 }
 
-/// Reads a story, which has to be one.
+/// Reads a transcript. Panics if it is not valid.
 #[must_use]
 pub fn story(file: &Path) -> Transcript {
     Transcript::read(file).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Plays it, in single bytes where `bytewise`. `name` says whose it is where it goes wrong.
+/// Plays a transcript, in single bytes if `bytewise`. Messages of failures begin with `name`.
 pub fn play(story: &Transcript, wire: &mut dyn Wire, bytewise: bool, name: &str) {
     for (line, act) in &story.acts {
         match act {

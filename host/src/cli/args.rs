@@ -1,4 +1,4 @@
-//! The command line's words.
+//! The verbs and flags of the command line. Doc comments here are help texts.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -181,7 +181,7 @@ enum OptionName {
 }
 
 impl ServeArgs {
-    /// Whether a flag of a server was given where the file describes the servers.
+    /// A flag of a server that was given although a configuration file describes the servers.
     pub(super) fn stray_flag(&self) -> Option<&'static str> {
         let server = &self.server;
         let given = [
@@ -200,8 +200,8 @@ impl ServeArgs {
 }
 
 impl ServerArgs {
-    /// A description of the server, without its plugin. Options of the command line are added to
-    /// `options`.
+    /// The specification of the server, without its plugin. Socket options of the command line are
+    /// added to `options`.
     pub(super) fn describe(&self, listen: SocketAddr, mut options: SocketOptions) -> ServerBuilder {
         for option in &self.options {
             match option {

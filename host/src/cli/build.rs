@@ -1,4 +1,4 @@
-//! `wharf build`: a plugin by the command that its plugin.toml names.
+//! `wharf build`: builds a plugin by the command that its plugin.toml names.
 
 use std::path::PathBuf;
 use std::thread;
@@ -9,7 +9,7 @@ use clap::Args;
 use super::signals::Signals;
 use crate::plugin::Manifest;
 
-/// Exit code of what a signal ended.
+/// Exit code after a signal.
 const INTERRUPTED: i32 = 1;
 
 #[derive(Args)]
@@ -26,8 +26,9 @@ pub(super) fn run(arguments: &BuildArgs) -> Result<()> {
     Ok(())
 }
 
-/// Runs the build of a plugin. A signal ends it with all that it started, which has a process group
-/// of its own and would not hear of it otherwise. One that comes later ends the process.
+/// Runs the build of a plugin. A signal ends the build and every process in its group: the build
+/// has a process group of its own, so the terminal's signals do not reach it. A signal after the
+/// build ends this process.
 pub(super) fn build(manifest: &Manifest) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = runtime.block_on(async {
@@ -39,7 +40,7 @@ pub(super) fn build(manifest: &Manifest) -> Result<()> {
         }
         Ok(signals)
     })?;
-    // Once listened to, a signal ends no process by itself any more.
+    // Once this process has listened for a signal, the signal no longer ends it by default.
     thread::Builder::new().name("wharf-signals".into()).spawn(move || {
         runtime.block_on(signals.next());
         std::process::exit(INTERRUPTED);

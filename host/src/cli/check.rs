@@ -1,4 +1,4 @@
-//! `wharf check`.
+//! `wharf check`: verifies a configuration file, or shows what a plugin is.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use crate::config::{CONFIG_FILE, Config};
 use crate::plugin::{CacheUse, Manifest, Plugin, looks_like_wasm};
 use crate::server::{Host, Promised};
 
-/// What can be checked.
+/// The kinds of files that can be checked, for messages.
 const EXPECTED: &str = "a configuration file, a folder with plugin.toml, or a .wasm component";
 
-/// Prints what each server's plugin is, and fails with everything that is wrong, all of it at once.
+/// Prints the plugin of each server. Fails with all mistakes at once.
 pub(super) fn run(arguments: &CheckArgs) -> Result<()> {
     if Manifest::find(&arguments.path)?.is_some() || is_component(&arguments.path) {
         return inspect::run(&arguments.path);
@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &CheckArgs) -> Result<()> {
     Ok(())
 }
 
-/// Whether that is meant: a file that is called a component or begins as one.
+/// Whether a path names a component, by its ending or by its first bytes.
 fn is_component(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "wasm" || extension == "wat")
         || looks_like_wasm(path)

@@ -1,4 +1,4 @@
-//! `wharf component`: the last step of building a plugin with a compiler that makes core modules.
+//! `wharf component`: makes a component from a core module, for compilers that make no components.
 
 use std::path::PathBuf;
 

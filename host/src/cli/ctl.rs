@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{progress, tables};
 use crate::control::{Client, ClientError, default_socket};
 
-/// Most bytes of standard input that are sent.
+/// Most bytes that are sent from standard input.
 const INPUT_MAX_BYTES: u64 = 1 << 20;
 
 #[derive(Args)]
@@ -230,7 +230,7 @@ fn finite(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "expected a number".to_owned())
 }
 
-/// One request.
+/// One request to the control API.
 pub(super) struct Ask {
     pub(super) method: &'static str,
     pub(super) path: String,
@@ -242,7 +242,7 @@ impl Ask {
         Self { method: "GET", path: path.into(), body: Vec::new() }
     }
 
-    /// With those values that are given.
+    /// A request whose body has all values except nulls.
     pub(super) fn with(method: &'static str, path: String, values: Value) -> Self {
         let given: Map<_, _> = match values {
             Value::Object(values) => {
@@ -352,12 +352,12 @@ impl CtlVerb {
     }
 }
 
-/// An address below a server's.
+/// The path of a resource of a server.
 pub(super) fn at(server: &str, rest: &str) -> String {
     format!("/v1/servers/{}{rest}", encoded(server))
 }
 
-/// A name as part of an address.
+/// A name in percent encoding, as part of a path.
 pub(super) fn encoded(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     name.bytes()
@@ -365,8 +365,14 @@ pub(super) fn encoded(name: &str) -> String {
         .collect()
 }
 
-/// 0: done. 1: refused, or not ready. 2: the command line, or a value on it, is wrong. 3: nobody
-/// answers. 4: no such server or session. 5: it is in the way of something else.
+/// Runs one verb and returns its exit code.
+///
+/// - 0: done.
+/// - 1: refused, or not ready.
+/// - 2: the command line, or a value on it, is wrong.
+/// - 3: no process answers.
+/// - 4: no such server or session.
+/// - 5: a conflict with the server's state or with another call.
 pub(super) fn run(arguments: &CtlArgs) -> ExitCode {
     if matches!(arguments.verb, CtlVerb::Events) {
         let hear = |piece: &[u8]| {
@@ -397,7 +403,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Sends one request and prints what it gets. `code` is the exit code that an answer stands for.
+/// Sends one request and prints the answer. `code` maps a successful answer to an exit code.
 pub(super) fn send(
     socket: Option<PathBuf>,
     ask: Ask,
@@ -407,8 +413,8 @@ pub(super) fn send(
     send_by(socket, json, code, async |client| client.ask(ask.method, &ask.path, ask.body).await)
 }
 
-/// The same for a request about versions of this server's plugin: for people, how far it is is said
-/// meanwhile.
+/// Sends a request about the versions of a server's plugin. Without `json`, shows the progress of
+/// the swap meanwhile.
 pub(super) fn send_and_watch(
     socket: Option<PathBuf>,
     (server, ask): (&str, Ask),
@@ -446,23 +452,23 @@ fn print(answer: &[u8], json: bool, code: impl Fn(&Value) -> u8) -> ExitCode {
         _ => text.into_owned(),
     };
     let shown = if json { shown } else { super::printable(&shown) };
-    // A reader that went away is no failure of ours.
+    // A closed standard output is no error of this program.
     let _ = writeln!(std::io::stdout(), "{}", shown.trim_end());
     ExitCode::from(code)
 }
 
-/// Whether an answer that is no refusal says that what was asked for did not come about: a name
-/// that nobody carries, bytes that nobody took.
+/// The exit code of an answer that is no refusal. Not 0 if the call had no effect: no session has
+/// the name, or no session took the bytes.
 fn misses(answer: &Value, verb: &CtlVerb) -> u8 {
-    let nobody = answer["sessions"].as_array().is_some_and(Vec::is_empty);
+    let no_session = answer["sessions"].as_array().is_some_and(Vec::is_empty);
     match verb {
-        CtlVerb::Sessions { name: Some(_), .. } if nobody => 4,
+        CtlVerb::Sessions { name: Some(_), .. } if no_session => 4,
         CtlVerb::Send { session: None, .. } if answer["taken"] == 0 && answer["refused"] != 0 => 5,
         _ => 0,
     }
 }
 
-/// For programs: what the API said, where it said something.
+/// Prints a refusal of the API as JSON, for programs. Other errors are printed for people.
 fn explain_as_json(error: &ClientError) -> ExitCode {
     let ClientError::Refused { code, message, .. } = error else { return explain(error) };
     let _ =

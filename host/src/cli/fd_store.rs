@@ -1,8 +1,8 @@
-//! systemd's store of descriptors: what listens is kept there while the process serves, and
-//! sessions when it ends, so that the next process of the unit gets them. It is used where
-//! `FileDescriptorStoreMax=` of the unit says so.
+//! systemd's descriptor store. Listening sockets are in the store while the process serves, and
+//! sessions when it ends, so that the next process of the unit gets them. The store is used if the
+//! unit sets `FileDescriptorStoreMax=`.
 //!
-//! The messages are sent here and not by the library, which waits for ever where systemd does not
+//! This module sends its messages itself, because the library waits for ever if systemd does not
 //! read.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,31 +20,31 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 
 use crate::server::FdStore;
 
-/// The name of everything that belongs to sessions. Short, because names of all of it are in one
-/// variable of the environment.
+/// The name of all descriptors of sessions in the store. Short, because one variable of the
+/// environment holds the names of all descriptors.
 pub(super) const SESSIONS: &str = ".s";
-/// What names of listening sockets begin with, before the server's.
+/// Prefix of the name of a listening socket, before the server's name.
 const LISTENS: &str = ".l-";
-/// Bytes that names may have together; the kernel starts no process with a variable of more than
+/// Most bytes of all names together: the kernel starts no process with a variable of more than
 /// 128 KiB.
 const NAMES_MAX_BYTES: usize = 120_000;
-/// How long a message may take to be sent.
+/// Time that the sending of a message may take.
 const SEND_MAX: Duration = Duration::from_secs(2);
-/// How long systemd may take to have done everything that it was told before.
+/// Time that systemd may take to handle all earlier messages.
 const DONE_MAX: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
 
 /// The store of this process's unit.
 pub(super) struct SystemdStore {
     socket: PathBuf,
-    /// Descriptors that it takes.
+    /// Most descriptors in the store.
     max: usize,
     wanted: Mutex<Wanted>,
-    /// Held while messages are sent, so that they come in order.
+    /// The content of the store. Locked while messages are sent, so that they arrive in order.
     kept: Mutex<KeptDescriptor>,
 }
 
 struct Wanted {
-    /// systemd does not listen to this process yet.
+    /// Whether messages are held back, because systemd does not yet listen to this process.
     held: bool,
     sockets: BTreeMap<String, OwnedFd>,
 }
@@ -55,7 +55,8 @@ struct KeptDescriptor {
 }
 
 impl SystemdStore {
-    /// Where the unit has one. `held`: systemd listens to another process until [`SystemdStore::begin`].
+    /// The store of this process's unit, if it has one. `held`: systemd listens to the old process
+    /// until [`SystemdStore::begin`].
     pub(super) fn of_this_unit(held: bool) -> Option<Self> {
         let socket = std::env::var_os("NOTIFY_SOCKET")?.into();
         let max = std::env::var("FDSTORE").ok()?.parse().ok().filter(|max| *max > 0)?;
@@ -72,12 +73,12 @@ impl SystemdStore {
         }
     }
 
-    /// These are in it since before.
+    /// Records that the sockets of these servers are in the store since an earlier process.
     pub(super) fn has(&self, servers: impl IntoIterator<Item = String>) {
         self.kept().servers.extend(servers);
     }
 
-    /// systemd listens to this process now: brings in what is wanted.
+    /// Stores the wanted sockets. Called once systemd listens to this process.
     pub(super) fn begin(&self) {
         let servers: Vec<_> = {
             let mut wanted = self.wanted();
@@ -88,8 +89,8 @@ impl SystemdStore {
         servers.iter().for_each(|server| self.follow(server));
     }
 
-    /// Removes sockets that are in it since before. What is wanted of them is to follow: systemd
-    /// does not take a socket that it has under another name.
+    /// Removes the sockets that are in the store since an earlier process. Wanted sockets must be
+    /// stored again afterwards: systemd does not take a socket that it has under another name.
     pub(super) fn clear_out(&self) {
         let before = std::mem::take(&mut self.kept().servers);
         let names: Vec<_> = before.iter().map(|server| listens(server)).collect();
@@ -98,11 +99,11 @@ impl SystemdStore {
         }
     }
 
-    /// Removes everything of these names, and waits until that is done.
+    /// Removes all descriptors of these names, and waits until systemd has done so.
     pub(super) fn remove<'a>(&self, names: impl IntoIterator<Item = &'a str>) {
         let _in_order = self.kept();
         for name in names {
-            // What is no name would be another message.
+            // A name with a line break would start another message.
             if !name.chars().any(char::is_control) {
                 self.tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), &[]);
             }
@@ -110,11 +111,11 @@ impl SystemdStore {
         self.done();
     }
 
-    /// Waits until everything that was sent is done.
+    /// Waits until systemd has handled all messages, for [`DONE_MAX`] at most.
     pub(super) fn done(&self) {
         let waits = || -> io::Result<bool> {
             let (reader, writer) = pipe()?;
-            // Whoever gets this closes it once what came before is done.
+            // systemd closes this descriptor once it has handled all earlier messages.
             self.send("BARRIER=1\n", &[writer.as_fd()])?;
             drop(writer);
             Ok(retry_on_intr(|| poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&DONE_MAX)))?
@@ -160,7 +161,7 @@ impl SystemdStore {
 }
 
 impl KeptDescriptor {
-    /// Whether there is room for so many more under this name.
+    /// Whether the store has room for `count` more descriptors of this name.
     fn has_room(&self, count: usize, name: &str, max: usize) -> bool {
         let sockets: usize = self.servers.iter().map(|server| listens(server).len() + 1).sum();
         let names =
@@ -225,7 +226,8 @@ impl FdStore for SystemdStore {
         if !kept.has_room(2, SESSIONS, self.max) {
             return Err("store-full");
         }
-        // A client that goes away meanwhile is to be found as well, so that its plugin hears of it.
+        // `FDPOLL=0` keeps the socket of a client that disconnects meanwhile, so that the next
+        // process finds it and the plugin is told.
         let words = format!("FDSTORE=1\nFDNAME={SESSIONS}\nFDPOLL=0\n");
         if !self.tell(&words, &descriptors) {
             return Err("store-gone");
@@ -235,12 +237,12 @@ impl FdStore for SystemdStore {
     }
 }
 
-/// The name of a server's socket in the store, which takes no colons and nothing beyond ASCII.
+/// The name of a server's socket in the store. The store takes only ASCII names without colons.
 pub(super) fn listens(server: &str) -> String {
     LISTENS.to_owned() + &super::ctl::encoded(server)
 }
 
-/// The server of which this is the name.
+/// The server whose socket has this name in the store.
 pub(super) fn server_of(name: &str) -> Option<String> {
     let mut bytes = name.strip_prefix(LISTENS)?.bytes();
     let mut server = Vec::new();
@@ -276,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_into_the_store_is_not_sent() {
+    fn full_store_gets_no_further_descriptors() {
         let folder = std::env::temp_dir().join(format!("wharf-store-{}", std::process::id()));
         let hears = UnixDatagram::bind(&folder).expect("a socket");
         hears.set_nonblocking(true).expect("a mode");

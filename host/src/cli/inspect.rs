@@ -1,4 +1,4 @@
-//! `wharf check PLUGIN`: what a component is, what it lacks and what it wants, in words.
+//! `wharf check PLUGIN`: shows what a component is, which grants it needs and what it costs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::plugin::{Grants, InstanceLimits, MANIFEST_FILE, Manifest};
 
 pub(super) fn run(path: &Path) -> Result<()> {
     let manifest = Manifest::find(path)?;
-    // With all grants, so that everything else that is wrong is found, too.
+    // The load has all grants, so that it finds every other mistake too.
     let plugin =
         test::loader()?.load(path, &Grants::all()).map_err(|error| match advice(&error) {
             Some(advice) => anyhow!("{error}\n{advice}"),

@@ -1,13 +1,14 @@
-//! Who starts the new process of an upgrade: a process of this program that does nothing else, and
-//! goes before systemd is told.
+//! The launcher: a process of this program that starts the new process of an upgrade, and ends
+//! before systemd is told of the new process.
 //!
-//! When a unit stops, systemd waits for the end of its main process only where that is a child of
-//! its own; another one it kills at once, with its sessions. Whose child it is, it looks up once,
-//! when it hears of it. The new process is systemd's child once the one that started it is gone,
-//! and the old process cannot be the one to go.
+//! When a unit stops, systemd waits for its main process only if that is systemd's own child.
+//! systemd kills any other main process at once, with its sessions. systemd looks up the parent
+//! once, when it is told of a new main process. A process becomes systemd's child when the process
+//! that started it ends. The old process cannot end then, so the launcher does.
 //!
-//! It ends with the program, and the program with the old process: where that is gone before it has
-//! let the program go, nobody would ever tell the program what to do with the sockets it holds.
+//! The launcher ends when the program ends. The launcher kills the program if the old process ends
+//! before it has released the program: nothing could then tell the program what to do with its
+//! sockets.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -26,33 +27,35 @@ use serde::{Deserialize, Serialize};
 use super::ctl;
 use crate::net::FdChannel;
 
-/// The hidden verb.
+/// The hidden verb of the command line.
 pub(super) const VERB: &str = "launch";
-/// How long it may take to start a program, which is not yet to serve.
+/// Time that the start of a program may take. The program need not serve yet.
 const LAUNCH_MAX: Duration = Duration::from_secs(10);
-/// How long a program that said nothing more may take to end, and then its launcher.
+/// Time that a program may take to end by itself, and then its launcher.
 const END_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Serialize, Deserialize)]
 enum Launched {
-    /// With a descriptor of the process, which is nobody else's even once the number is.
+    /// The id of the started process. Its process descriptor comes with the message: it names the
+    /// same process even after the id is reused.
     Process(u32),
     Problem(String),
 }
 
-/// A process that does not serve yet. Dropping it ends it.
+/// A started process that does not serve yet. Dropping this kills the process.
 pub(super) struct Spawned {
-    /// Its parent, which ends as it does.
+    /// The launcher, which is the program's parent and ends with the program's exit code.
     launcher: Option<Child>,
-    /// By which the parent sees that this process is gone, and ends it.
+    /// The channel to the launcher. If this process ends, the channel closes, and the launcher
+    /// kills the program.
     lead: FdChannel,
-    /// Once it is known.
+    /// Id and descriptor of the program, once the launcher has sent them.
     program: Option<(u32, OwnedFd)>,
 }
 
 impl Spawned {
-    /// Starts a program; `end` is its standard input, and `prepare` says what else is its own.
-    /// Blocks.
+    /// Starts a program through a launcher. `end` becomes the program's standard input, and
+    /// `prepare` changes the rest of its environment. Blocks.
     pub(super) fn start(
         program: &Path,
         arguments: &[OsString],
@@ -61,12 +64,12 @@ impl Spawned {
     ) -> io::Result<Self> {
         let (lead, far) = FdChannel::pair()?;
         lead.set_timeout(LAUNCH_MAX)?;
-        // This very program, whatever lies by now where it was started from.
+        // The running program, even if another file lies at its path by now.
         let mut command = Command::new("/proc/self/exe");
         command.args([VERB, "--"]).arg(program).args(arguments).stdin(Stdio::from(far));
         prepare(&mut command);
         let mut spawned = Self { launcher: Some(command.spawn()?), lead, program: None };
-        // Nobody else may have the other ends, or it is not seen when they are gone.
+        // No copy of the far end may stay in this process, or its closing is not seen.
         drop(command);
         spawned.lead.send(&[], &[], Some(end.as_fd()))?;
         drop(end);
@@ -85,33 +88,35 @@ impl Spawned {
         self.program.as_ref().map_or(0, |(number, _)| *number)
     }
 
-    /// Whether it has ended, or does so in this time. Blocks.
+    /// Whether the program has ended, or ends within this time. Blocks for up to that time.
     pub(super) fn ends_within(&self, patience: Duration) -> bool {
         self.program.as_ref().is_some_and(|(_, process)| ends_within(process, patience))
     }
 
-    /// It goes on by itself, and is nobody's child here. Blocks for a moment.
+    /// Releases the program: kills the launcher, so that the program is no longer a descendant of
+    /// this process. Blocks for a moment.
     pub(super) fn release(&mut self) {
         if let Some(mut launcher) = self.launcher.take() {
-            // A signal that it cannot see, so that it does not touch the program.
+            // The launcher cannot handle this signal, so it does not kill the program.
             let _ = (launcher.kill(), launcher.wait());
         }
     }
 
-    /// Waits a moment for it to end, and ends it. How it ended, where it did so by itself and that
-    /// is known. Blocks.
+    /// Waits up to [`END_MAX`] for the program to end, then kills it. Returns its exit status if it
+    /// ended by itself and the status is known. Blocks.
     pub(super) fn end(&mut self) -> Option<ExitStatus> {
         let by_itself = self.ends_within(END_MAX);
-        // A launcher that was killed does not say how the program ended.
+        // If the launcher was killed, the program's exit status is unknown.
         self.kill().filter(|status| by_itself && status.code().is_some())
     }
 
     fn kill(&mut self) -> Option<ExitStatus> {
         let mut launcher = self.launcher.take()?;
         match &self.program {
-            // Whatever became of the launcher. One that has ended is not touched.
+            // The descriptor works in any state of the launcher, and never hits another process.
             Some((_, process)) => drop(pidfd_send_signal(process, Signal::KILL)),
-            // It may have been started, and only the launcher knows.
+            // The launcher may have started the program. If so, it kills the program once the
+            // channel closes.
             None => self.lead.close(),
         }
         if let Ok(process) = pidfd_open(Pid::from_child(&launcher), PidfdFlags::empty()) {
@@ -139,8 +144,8 @@ fn ends_within(process: &OwnedFd, patience: Duration) -> bool {
     }
 }
 
-/// Starts the program of this command line with what comes through standard input as that of its
-/// own, says which process it is, and ends as it does.
+/// Runs the launcher: starts the program of this command line, with a standard input that the old
+/// process sends. Reports the program's process to the old process, and exits with its exit code.
 pub(super) fn run(command: &[OsString]) -> ExitCode {
     let (lead, end) = match asked() {
         Ok(asked) => asked,
@@ -153,14 +158,14 @@ pub(super) fn run(command: &[OsString]) -> ExitCode {
             return ctl::fail(&told, 2);
         }
     };
-    // Where it fails, whoever waits for word sees that none comes.
+    // If the launch fails, the channel closes, and the old process sees that no message comes.
     launch(command, lead, end).map_or(ExitCode::FAILURE, |status| {
         let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
         ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX))
     })
 }
 
-/// The way to the old process, and what the program is to have.
+/// The channel to the old process, and the descriptor for the program's standard input.
 fn asked() -> io::Result<(OwnedFd, OwnedFd)> {
     let lead = io::stdin().as_fd().try_clone_to_owned()?;
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
@@ -191,14 +196,15 @@ fn launch(command: &[OsString], lead: OwnedFd, end: OwnedFd) -> io::Result<ExitS
         }
         Err(error) => drop(say(&Launched::Problem(format!("it cannot be watched: {error}")), None)),
     }
-    // Nobody is there any more who wants it; one that has ended is not touched.
+    // The program has ended, or the old process is gone. `kill` does nothing to a program that has
+    // ended.
     let _ = child.kill();
     child.wait()
 }
 
-/// Waits until the program has ended, or the old process is gone.
+/// Waits until the program or the old process has ended.
 fn watch(process: &OwnedFd, lead: &OwnedFd) {
-    // Nothing more comes through, so that only its end is looked for.
+    // The channel carries no further message, so this waits only for its close.
     let mut watched = [PollFd::new(process, PollFlags::IN), PollFd::new(lead, PollFlags::empty())];
     let _ = retry_on_intr(|| poll(&mut watched, None));
 }

@@ -1,6 +1,6 @@
-//! The `wharf` command. `clap` and `anyhow` live here only.
+//! The `wharf` command. `clap` and `anyhow` are used in this module only.
 
-/// Prints a line. A reader that went away is no failure of ours.
+/// Prints a line on standard output. A closed standard output is no error.
 macro_rules! say {
     ($($words:tt)*) => {{
         use std::io::Write;
@@ -42,11 +42,16 @@ use self::args::{Cli, LogFormat, Verb};
 use crate::plugin::compile_for_another;
 use crate::telemetry::{count_dropped_lines, drives_reader};
 
-/// Lines of the log that wait for their reader. Beyond them lines are dropped, and counted.
+/// Most lines of the log that wait for their reader. Further lines are dropped and counted.
 const LINES_MAX: usize = 8_192;
 
-/// Runs the command line. 0: done; 1: it failed, and the reason is on standard error; 2: the
-/// command line is wrong.
+/// Runs the command line, and returns the exit code.
+///
+/// - 0: done.
+/// - 1: failed; the reason is on standard error.
+/// - 2: the command line is wrong.
+///
+/// Verbs that call the control API have further codes.
 #[must_use]
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
@@ -58,7 +63,7 @@ pub fn run() -> ExitCode {
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "wharf", &mut script);
-            // A reader that went away is no failure of ours.
+            // A closed standard output is no error of this program.
             let _ = std::io::stdout().write_all(&script);
             return ExitCode::SUCCESS;
         }
@@ -78,12 +83,12 @@ pub fn run() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // A thread of its own writes: whoever reads the log slowly, or not at all, holds no session up.
+    // A thread of its own writes the log, so a slow reader of the log delays no session.
     let writer = NonBlockingBuilder::default()
         .lossy(true)
         .buffered_lines_limit(LINES_MAX)
         .thread_name("wharf-log");
-    // The library panics where the system refuses its thread.
+    // The library panics if the system refuses its thread, so this tries a thread first.
     if let Err(error) = thread::Builder::new().spawn(|| {}).map(JoinHandle::join) {
         eprintln!("wharf: the system refused a thread for the log: {error}");
         return ExitCode::FAILURE;
@@ -115,20 +120,21 @@ pub fn run() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Every message of ours has its cause in it; the chain would say it twice.
+            // Every error of this crate has its cause in its message. The chain would repeat it.
             eprintln!("wharf: {}", printable(&error.to_string()));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Messages quote files that somebody else may have written: nothing in them drives the terminal.
+/// Escapes control characters, except line breaks. Messages quote files that may come from others,
+/// and must not drive the terminal.
 fn printable(text: &str) -> String {
     text.split('\n').map(in_one_line).collect::<Vec<_>>().join("\n")
 }
 
-/// Text that somebody else chose, such as a name: it stays in its line, and neither drives the
-/// terminal nor turns what stands beside it around.
+/// Escapes foreign text, such as a name, for one line. The text cannot break the line, drive the
+/// terminal or change the direction of the text beside it.
 fn in_one_line(text: &str) -> String {
     let escape = |one: char| {
         if drives_reader(one) { one.escape_default().to_string() } else { one.to_string() }
@@ -136,14 +142,14 @@ fn in_one_line(text: &str) -> String {
     text.chars().map(escape).collect()
 }
 
-/// A level for all of Wharf, or a filter as `wharf=debug,wasmtime=warn`. A bare word that is no
-/// level would be taken for a target, and silence everything.
+/// Parses a level for all of Wharf, or a filter such as `wharf=debug,wasmtime=warn`. Refuses a bare
+/// word that is no level: the library would take it for a target, and silence everything else.
 fn filter(text: &str) -> Result<EnvFilter, String> {
     const EXPECTED: &str =
         "expected error, warn, info, debug, trace or off, or a filter such as wharf=debug";
     let levels = ["error", "warn", "info", "debug", "trace", "off"];
     if levels.contains(&text) {
-        // The engine's own talk is not for operators.
+        // Lines of the engine below `warn` are not for operators.
         return EnvFilter::try_new(format!("warn,wharf={text}")).map_err(|error| error.to_string());
     }
     let known = |part: &str| {
@@ -161,7 +167,7 @@ mod tests {
     use super::filter;
 
     #[test]
-    fn a_misspelt_level_is_an_error_and_not_silence() {
+    fn misspelt_level_is_an_error() {
         for good in ["info", "off", "wharf=debug", "warn,wharf=trace"] {
             assert!(filter(good).is_ok(), "{good}");
         }

@@ -1,4 +1,4 @@
-//! `wharf new`.
+//! `wharf new`: makes a project for a plugin.
 
 use std::path::PathBuf;
 

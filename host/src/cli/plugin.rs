@@ -1,4 +1,5 @@
-//! `wharf plugin`: versions of the plugins that a running process serves, and where they come from.
+//! `wharf plugin`: swaps versions of plugins in a running process, and moves plugins to and from
+//! registries.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -123,7 +124,8 @@ pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
         Ok(ask) => ask,
         Err(mistake) => return ctl::fail(&mistake, 2),
     };
-    // Going back is what was asked for there, and sessions that are to stay are no surprise.
+    // A roll-back is no failure if the request asked for one. Sessions that stay are no failure
+    // under a policy that lets them stay.
     let asked_for = matches!(arguments.verb, PluginVerb::Rollback { .. });
     let may_stay = matches!(
         arguments.verb,
@@ -164,7 +166,7 @@ pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
     })
 }
 
-/// That the version is not in force, in a sentence below the table.
+/// A sentence for below the table: the version is not in force, and why.
 fn not_kept(answer: &Value) -> String {
     let name = |key: &str| super::printable(answer[key].as_str().unwrap_or("the version"));
     let why = match answer["generation"].as_u64() {
@@ -174,7 +176,8 @@ fn not_kept(answer: &Value) -> String {
     format!("{} {why}; {} goes on serving", name("to"), name("from"))
 }
 
-/// The process may have another folder than whoever asks.
+/// Makes a path absolute, because the serving process may have another working folder. A registry
+/// reference stays as it is.
 fn whole(file: &Path) -> Result<PathBuf, String> {
     if let Some(reference) = Reference::in_place_of(file) {
         return reference.map(|_| file.to_owned()).map_err(|error| error.to_string());

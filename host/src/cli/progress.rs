@@ -1,5 +1,5 @@
-//! Says on standard error how far a swap is while its answer is waited for. On a terminal one line
-//! that changes; otherwise lines.
+//! Shows the progress of a swap on standard error until its answer comes: on a terminal one line
+//! that changes, otherwise further lines.
 
 use std::io::{IsTerminal, Write};
 use std::pin::pin;
@@ -11,17 +11,17 @@ use serde_json::Value;
 use super::ctl::Ask;
 use crate::control::{Client, ClientError};
 
-/// How often it is asked for.
+/// Interval between two requests for the progress.
 const ASKED_EVERY: Duration = Duration::from_millis(200);
-/// How long the answer to that may take; without one nothing is said.
+/// Time that such an answer may take. Without an answer nothing is shown.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// Without a terminal, the least time between two lines about the same stage.
 const SAID_EVERY: Duration = Duration::from_secs(1);
 
-/// Asks, and watches the swap at `path` meanwhile.
+/// Sends a request, and shows the progress of the swap at `path` until the answer comes.
 ///
 /// # Errors
-/// [`ClientError`], of what was asked.
+/// [`ClientError`] of the request itself.
 pub(super) async fn watched(client: &Client, ask: Ask, path: &str) -> Result<Bytes, ClientError> {
     let mut said = Said { terminal: std::io::stderr().is_terminal(), ..Said::default() };
     let mut asked = pin!(client.ask(ask.method, &ask.path, ask.body));
@@ -34,7 +34,7 @@ pub(super) async fn watched(client: &Client, ask: Ask, path: &str) -> Result<Byt
                 return answer;
             }
             _ = ticks.tick() => {
-                // A process that does not know how far it is does the rest all the same.
+                // A process that does not answer this request goes on with the swap.
                 let seen = tokio::time::timeout(ANSWER_MAX, client.ask("GET", path, Vec::new())).await;
                 if let Ok(Ok(seen)) = seen {
                     said.hear(&serde_json::from_slice(&seen).unwrap_or_default());
@@ -62,7 +62,7 @@ impl Said {
         }
         (self.at, self.stage) = (Some(Instant::now()), stage.to_owned());
         let mut out = std::io::stderr();
-        // Nobody may be looking.
+        // A closed standard error is no reason to stop.
         let _ = match self.terminal {
             true => write!(out, "\r\x1b[K{line}"),
             false => writeln!(out, "{line}"),
@@ -77,7 +77,7 @@ impl Said {
     }
 }
 
-/// What a swap is doing, in one line. `None`: none is under way.
+/// The progress of a swap in one line. `None` if no swap is under way.
 fn line(under_way: &Value) -> Option<String> {
     let to = super::printable(under_way["to"].as_str()?);
     let count = |key: &str| under_way[key].as_u64().unwrap_or(0);
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_swap_says_how_many_of_how_many_have_moved_and_how_many_have_not() {
+    fn progress_line_counts_sessions() {
         let mut seen = json!({ "to": "echo \
             2", "stage": "trying", "of": 0, "moved": 0, "stayed": 0, "ended": 0 });
         assert_eq!(line(&seen).as_deref(), Some("trying echo 2"));

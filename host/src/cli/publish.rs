@@ -83,7 +83,8 @@ fn send(arguments: &PushArgs, reference: &Reference) -> Result<Value> {
     }))
 }
 
-/// What loads here, with every grant, can load wherever it is granted what it imports.
+/// Reads and loads a plugin for a push. The load has every grant: a plugin that loads here can load
+/// on every server that grants its imports.
 fn parcel(path: &Path) -> Result<PushedComponent> {
     let folder = match path.file_name() {
         Some(name) if name == MANIFEST_FILE => path.parent(),
@@ -122,7 +123,8 @@ fn receive(arguments: &PullArgs, reference: &Reference) -> Result<Value> {
     }))
 }
 
-/// One line that can stand in a configuration file: the reference with its digest.
+/// Prints the result. Without `json`, prints one line that a configuration file can use: the
+/// reference with its digest.
 fn finish(done: Result<Value>, json: bool) -> ExitCode {
     match done {
         Ok(answer) if json => println!("{answer}"),

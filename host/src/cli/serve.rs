@@ -1,4 +1,4 @@
-//! `wharf serve`.
+//! `wharf serve`: starts the servers, steers them by signals, and ends them.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -28,12 +28,11 @@ use crate::server::{
 };
 use crate::work::{Refusal, WorkKind};
 
-/// How long sessions may take to be left to the next process, however short the time is for those
-/// that finish.
+/// Least time for detaching sessions, even if `stop_grace` is shorter.
 const LEAVE_MIN: Duration = Duration::from_secs(3);
 
-/// Serves until a signal. All servers are bound before the first accepts; one that cannot be leaves
-/// none running.
+/// Serves until a signal. All servers are bound before the first accepts. If one server cannot be
+/// bound, none runs.
 pub(super) fn run(arguments: &ServeArgs) -> Result<()> {
     let mut upgrade_client = upgrade::upgrade_client()?;
     let done = serve(arguments, &mut upgrade_client);
@@ -49,7 +48,7 @@ fn serve(arguments: &ServeArgs, upgrade_client: &mut Option<UpgradeClient>) -> R
             "{flag} describes a server without a file and needs --plugin; with a file, put it into \
              the file\n"
         );
-        // As every other mistake on the command line.
+        // The same form as every other mistake on the command line.
         Cli::command().error(ErrorKind::MissingRequiredArgument, message).exit();
     }
     let (file, config) = match (&arguments.plugin, arguments.server.listen) {
@@ -91,7 +90,8 @@ fn serve(arguments: &ServeArgs, upgrade_client: &mut Option<UpgradeClient>) -> R
     }
     let mut signals = host.runtime().block_on(async { Signals::listen() })?;
     let control = config.control.clone();
-    // Its place is taken before anything accepts, and it answers once everything does.
+    // The API's sockets are opened before any server accepts. The API answers once all servers
+    // accept.
     let successors = Successors::of_this_process();
     let endpoints =
         upgrade_client.as_mut().map(|left| std::mem::take(&mut left.endpoints)).unwrap_or_default();
@@ -106,7 +106,7 @@ fn serve(arguments: &ServeArgs, upgrade_client: &mut Option<UpgradeClient>) -> R
     }
     let starting = host.clone();
     let servers = host.runtime().block_on(async {
-        // Loading plugins takes its time; a signal ends that too.
+        // Loading plugins can take long. A signal ends that too.
         let threads = starting.clone();
         let bind = threads.work(WorkKind::Long, move || Servers::bind(starting, plan));
         tokio::select! {
@@ -168,21 +168,21 @@ async fn steer(
     reload: &Reload,
     (has_file, store): (bool, Option<Arc<SystemdStore>>),
     mut signals: Signals,
-    mut succeeded: watch::Receiver<Option<Duration>>,
+    mut sent: watch::Receiver<Option<Duration>>,
 ) -> Result<()> {
     let watchdog = tokio::spawn(systemd::watch(servers.host().clone()));
     systemd::tell(&[NotifyState::Ready]);
     let mut wish = loop {
         let wish = tokio::select! {
             wish = signals.next() => wish,
-            Ok(grace) = succeeded.wait_for(Option::is_some) => Request::Replaced(grace.unwrap_or_default()),
+            Ok(grace) = sent.wait_for(Option::is_some) => Request::Replaced(grace.unwrap_or_default()),
         };
         match wish {
             Request::Reload if !has_file => {
                 tracing::info!("SIGHUP: there is no configuration file to read again");
             }
             Request::Reload => {
-                // Beside the signals, so that the next one is heard while plugins are loaded.
+                // In a task of its own, so that signals are handled while plugins are loaded.
                 let (servers, reload) = (Arc::clone(servers), reload.clone());
                 tokio::spawn(async move {
                     systemd::reloading();
@@ -198,7 +198,7 @@ async fn steer(
         }
     };
     let grace = match (wish, store) {
-        // What systemd hears of is the new process by now.
+        // By now the new process is the unit's main process, so this one tells systemd nothing.
         (Request::Replaced(grace), _) => grace,
         (Request::Leave, Some(store)) => {
             systemd::tell(&[NotifyState::Stopping]);
@@ -219,7 +219,7 @@ async fn steer(
     Ok(())
 }
 
-/// Leaves what can wait in the store to the next process of the unit.
+/// Detaches sessions into the descriptor store, for the next process of the unit.
 async fn leave_to_the_next(servers: &Arc<Servers>, store: Arc<SystemdStore>, grace: Duration) {
     let fd_store = Arc::clone(&store) as Arc<dyn FdStore>;
     let left = leave(servers, fd_store, grace.max(LEAVE_MIN)).await;
@@ -229,8 +229,8 @@ async fn leave_to_the_next(servers: &Arc<Servers>, store: Arc<SystemdStore>, gra
     tracing::info!(left = left.moved, stayed = ?left.stayed, "sessions wait for the next process");
 }
 
-/// Sessions that the process before this one left in the store. They are removed from there before
-/// they go on here, so that they cannot do so twice.
+/// Attaches the sessions that the previous process left in the store. They are removed from the
+/// store before they run here, so that no session can run twice.
 fn taken_up(descriptors: Vec<OwnedFd>, store: Option<&SystemdStore>) -> Vec<DetachedSession> {
     if descriptors.is_empty() {
         return Vec::new();
@@ -247,13 +247,13 @@ fn taken_up(descriptors: Vec<OwnedFd>, store: Option<&SystemdStore>) -> Vec<Deta
     sessions
 }
 
-/// Sockets that were handed over go to the servers of their names. What is kept in the store and of
-/// no use any more is closed and removed, before it is in the way.
+/// Makes the plan, and gives each socket from systemd to the server of its name. Stored sockets
+/// that no server can use are closed and removed from the store, before they block a bind.
 fn plan(config: Config, handed: HandedDescriptors, store: Option<&SystemdStore>) -> Result<Plan> {
     let mut plan = config.plan();
     let HandedDescriptors { mut sockets, mut kept, mut strays, twice, .. } = handed;
     match (twice, store) {
-        // What is too many is from the store, and nothing that is in there is in the way of a
+        // The second socket of a name is from the store. Nothing in the store may prevent a
         // start.
         (Some(name), Some(_)) => drop(strays.insert(name)),
         (Some(name), None) => {
@@ -268,7 +268,7 @@ fn plan(config: Config, handed: HandedDescriptors, store: Option<&SystemdStore>)
         }
     }
     match (sockets.keys().next(), store) {
-        // As above.
+        // Nothing in the store may prevent a start, as above.
         (_, Some(_)) => strays.extend(sockets.drain().map(|(name, _)| name)),
         (Some(name), None) => {
             bail!(

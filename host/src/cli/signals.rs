@@ -1,4 +1,4 @@
-//! The signals that steer the process.
+//! The signals that end the process or reload its configuration.
 
 use std::io;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::server::{FAREWELL_MAX, ServerHandle, Servers};
 
-/// SIGINT, SIGTERM, SIGQUIT and SIGHUP.
+/// Listeners for SIGINT, SIGTERM, SIGQUIT and SIGHUP.
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -15,23 +15,24 @@ pub(super) struct Signals {
     hang_up: Signal,
 }
 
-/// What a signal asks for.
+/// A request to the process, from a signal or from an upgrade.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Request {
-    /// SIGTERM: finish, take no more, and leave to the next process what can wait for it.
+    /// SIGTERM: accept no connections, detach the sessions that can wait for the next process, and
+    /// drain the others.
     Leave,
-    /// SIGQUIT: finish, take no more.
+    /// SIGQUIT: accept no connections and drain the sessions.
     Drain,
-    /// SIGINT: end.
+    /// SIGINT: end the sessions gracefully, without a drain.
     Stop,
     /// SIGHUP: read the configuration again.
     Reload,
-    /// No signal: another process serves, and what is left may go on for so long.
+    /// No signal: a new process serves, and the remaining sessions may go on for this time.
     Replaced(Duration),
 }
 
 impl Signals {
-    /// Must be called inside a runtime.
+    /// Starts to listen for the signals. Must be called inside a runtime.
     pub(super) fn listen() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
@@ -41,7 +42,7 @@ impl Signals {
         })
     }
 
-    /// Waits for one. Dropping the future is safe.
+    /// Waits for a signal. Cancel safe.
     pub(super) async fn next(&mut self) -> Request {
         tokio::select! {
             _ = self.interrupt.recv() => Request::Stop,
@@ -51,7 +52,7 @@ impl Signals {
         }
     }
 
-    /// Waits for one that ends the process. Dropping the future is safe.
+    /// Waits for a signal that ends the process. Cancel safe.
     pub(super) async fn end(&mut self) -> Request {
         loop {
             match self.next().await {
@@ -61,8 +62,8 @@ impl Signals {
         }
     }
 
-    /// Ends the servers as wished: a drain lets sessions finish until `grace` is over; another
-    /// signal cuts that short, and one more cuts off what is left.
+    /// Ends the servers as requested. A drain lets sessions finish until `grace` is over. Another
+    /// signal ends the drain, and one more cuts off the remaining sessions.
     pub(super) async fn finish(&mut self, wish: Request, servers: &Servers, grace: Duration) {
         if wish != Request::Stop {
             tracing::info!(?grace, "draining; another signal stops");
@@ -78,7 +79,7 @@ impl Signals {
         }
     }
 
-    /// The same for a single server that nobody else has.
+    /// Stops a single server. A signal cuts off its remaining sessions.
     pub(super) async fn stop(&mut self, server: &ServerHandle, grace: Duration) {
         tokio::select! {
             () = server.stop(grace) => {}

@@ -1,4 +1,5 @@
-//! What systemd is told and what it hands over. Without systemd none of this does anything.
+//! Messages to systemd, and the descriptors from systemd. Without systemd nothing here has an
+//! effect.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -12,14 +13,14 @@ use super::fd_store::{SESSIONS, server_of};
 use crate::net::is_listening;
 use crate::server::{Host, InheritedListener};
 
-/// Tells what the process is doing.
+/// Tells systemd the state of the process.
 pub(super) fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "systemd did not hear");
     }
 }
 
-/// The configuration is read again.
+/// Tells systemd that the process reloads its configuration.
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => tell(&[NotifyState::Reloading, now]),
@@ -27,11 +28,11 @@ pub(super) fn reloading() {
     }
 }
 
-/// Tells the watchdog that all is well for as long as every thread takes up work. Ends where there
-/// is no watchdog.
+/// Tells systemd's watchdog that the process is well, while every thread takes up work. Returns at
+/// once if the unit has no watchdog.
 pub(super) async fn watch(host: Host) {
     let Some(period) = sd_notify::watchdog_enabled() else { return };
-    // As its manual advises: twice in a period.
+    // Twice in each period, as the manual of the watchdog advises.
     let (step, patience) = (period / 2, period / 4);
     loop {
         if host.is_well(patience).await {
@@ -46,28 +47,30 @@ pub(super) async fn watch(host: Host) {
     }
 }
 
-/// What systemd hands over.
+/// The descriptors that systemd passes to this process.
 #[derive(Default)]
 pub(super) struct HandedDescriptors {
-    /// Listening sockets of socket units, by their names, which are names of servers.
+    /// Listening sockets of socket units, by names of servers.
     pub(super) sockets: HashMap<String, TcpListener>,
-    /// Listening sockets that the process before this one kept in the store, by names of servers.
+    /// Listening sockets that the previous process kept in the store, by names of servers.
     pub(super) kept: HashMap<String, InheritedListener>,
-    /// What belongs to sessions that it left there.
+    /// Descriptors of sessions that the previous process left in the store.
     pub(super) sessions: Vec<OwnedFd>,
-    /// Names of what is of no use; it is closed.
+    /// Names of descriptors that this process cannot use and has closed.
     pub(super) strays: BTreeSet<String>,
-    /// One that two sockets have that are no store's names; the second is closed.
+    /// A name that two sockets have and that is no name of this program in the store. The second
+    /// socket is closed.
     pub(super) twice: Option<String>,
 }
 
-/// Takes what systemd hands over. Once, and before anything else opens descriptors by number.
+/// Takes the descriptors from systemd. Must be called once, before other code opens descriptors by
+/// number.
 pub(super) fn handed_over() -> Result<HandedDescriptors> {
     let mut handed = HandedDescriptors::default();
     for (number, name) in sd_notify::listen_fds_with_names()? {
         // SAFETY: systemd passes these descriptors to this process alone and says so by its process
-        // id in the environment, which was checked. Nobody else in the process knows them, and this
-        // runs once.
+        // id in the environment, which was checked. No other code in the process knows them, and
+        // this runs once.
         #[allow(unsafe_code)]
         let owned = unsafe { OwnedFd::from_raw_fd(number) };
         if name == SESSIONS {
@@ -83,7 +86,7 @@ pub(super) fn handed_over() -> Result<HandedDescriptors> {
             Some(server) => drop(handed.kept.insert(server, InheritedListener::kept(owned.into()))),
             None => match handed.sockets.entry(name) {
                 Entry::Vacant(place) => drop(place.insert(owned.into())),
-                // Those of socket units come first.
+                // Sockets of socket units come first, so the second one is from the store.
                 Entry::Occupied(place) => handed.twice = Some(place.key().clone()),
             },
         }

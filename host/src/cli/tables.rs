@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// Columns of a list of servers: heading and where the value is.
+/// Columns of a list of servers: heading, and JSON pointer of the value.
 const SERVERS: [(&str, &str); 9] = [
     ("NAME", "/name"),
     ("ADDRESS", "/address"),
@@ -67,7 +67,7 @@ const TENANTS: [(&str, &str); 15] = [
     ("BYTE WAITS", "/bytes_waits"),
 ];
 
-/// A list as a table, anything else as one line for each value.
+/// Renders a list as a table, and anything else as one line for each value.
 pub(super) fn render(value: &Value) -> String {
     let list =
         |key: &str| value.get(key).and_then(Value::as_array).filter(|_| value.get("id").is_none());
@@ -98,7 +98,7 @@ pub(super) fn render(value: &Value) -> String {
             return table(columns, rows);
         }
     }
-    // What is to be given to the next command stands alone.
+    // The token of a lock stands alone, for the next command.
     if let Some(token) = value.get("token") {
         return cell(token);
     }
@@ -108,7 +108,7 @@ pub(super) fn render(value: &Value) -> String {
     lines.iter().map(|(key, value)| format!("{key:width$}  {value}\n")).collect()
 }
 
-/// A line about a version that was taken back for faults.
+/// A line about a version that was taken back because of faults.
 fn blamed(generation: &Value) -> Option<String> {
     let of = |key: &str| generation.get("faults")?.get(key);
     let count = |key: &str| of(key).map_or("-".into(), cell);
@@ -151,7 +151,8 @@ pub(super) fn table(columns: &[(&str, &str)], rows: &[Value]) -> String {
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
-        // Clients and plugins choose names: none of them breaks a table or drives the terminal.
+        // Clients and plugins choose names. The escapes keep a name from breaking the table or
+        // driving the terminal.
         Value::String(text) => super::in_one_line(text),
         Value::Number(number) if number.is_f64() => {
             format!("{:.1}", number.as_f64().unwrap_or_default())

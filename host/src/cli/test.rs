@@ -1,4 +1,5 @@
-//! `wharf test`: the stories of a plugin, without sockets, and what each event of them costs.
+//! `wharf test`: plays the transcripts of a plugin without sockets, and shows the cost of each
+//! event.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::plugin::{
     Manifest, Plugin,
 };
 
-/// Instances at a time: one is played, and one takes its session over.
+/// Most instances at a time. Two are needed at once: one plays, and one takes over its session.
 const INSTANCES_MAX: usize = 4;
 
 #[derive(Args)]
@@ -56,7 +57,7 @@ pub(super) fn run(arguments: &TestArgs) -> Result<()> {
             path.display()
         );
     }
-    // Before the build, which may take minutes: a misspelt word costs nothing.
+    // Transcripts are read before the build, which may take minutes, so a mistake is found at once.
     let mut stories = Vec::new();
     for file in files {
         let hint = if arguments.transcript.is_empty() {
@@ -134,8 +135,8 @@ fn load(arguments: &TestArgs, manifest: Option<&Manifest>) -> Result<Arc<Plugin>
     })?))
 }
 
-/// A loader for a few instances, without the threads of a host. It keeps what it compiles where
-/// there is a place for it.
+/// A loader for a few instances, without the threads of a host. Compiled components are cached if
+/// there is a folder for the cache.
 pub(super) fn loader() -> Result<Loader> {
     let engine =
         Engine::new(EngineConfig { sessions_max: INSTANCES_MAX, ..EngineConfig::default() })?;

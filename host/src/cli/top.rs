@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::tables::table;
 use crate::control::{Client, ClientError, default_socket};
 
-/// Sessions that are looked at on each server, to show the busiest.
+/// Most sessions of each server that are read, to show the busiest.
 const SESSIONS_SEEN: usize = 1_000;
 const SESSIONS_SHOWN: usize = 15;
 
@@ -31,7 +31,7 @@ pub(super) struct TopArgs {
     looks: u64,
 }
 
-/// Columns of a server, `rate` being what this view adds.
+/// Columns of a server. This view adds the values below `rate`.
 const SERVERS: [(&str, &str); 11] = [
     ("SERVER", "/name"),
     ("STATUS", "/status"),
@@ -59,7 +59,7 @@ const SESSIONS: [(&str, &str); 11] = [
     ("AGE s", "/age_seconds"),
 ];
 
-/// What was seen at the look before: when, and counts by server or by session.
+/// The previous look: its time, and the counts by server and by session.
 #[derive(Default)]
 struct Before {
     at: Option<Instant>,
@@ -97,23 +97,24 @@ async fn watch(client: &Client, arguments: &TopArgs) -> Result<(), ClientError> 
             let _ = quit.blocking_send(());
         });
         if keys.is_err() {
-            // The system refused the thread: a signal ends it still, as below.
+            // The system refused the thread. A signal still ends the view, as below.
             std::mem::forget(kept);
         }
     } else {
-        // Nobody can press a key; it is not dropped, which would read as one.
+        // Without a terminal no key can be pressed. The sender is kept, because dropping it would
+        // count as a key.
         std::mem::forget(quit);
     }
     for look in 1.. {
         let screen = frame(client, &mut before).await?;
-        // A reader that went away has seen enough.
+        // The view ends if its output is closed.
         if draw(&screen).is_err() || look == arguments.looks {
             break;
         }
         tokio::select! {
             () = tokio::time::sleep(arguments.every) => {}
             _ = quits.recv() => break,
-            // Handled, so that the terminal is given back as it was.
+            // The signal is handled, so that the terminal is restored.
             _ = tokio::signal::ctrl_c() => break,
         }
     }
@@ -147,7 +148,7 @@ async fn frame(client: &Client, before: &mut Before) -> Result<String, ClientErr
             let share = seconds.map_or(0.0, |seconds| 100.0 * (cpu - old_cpu) / seconds);
             session["server"] = json!(name);
             let fuel = |path: &str| session.pointer(path).and_then(Value::as_f64).unwrap_or(0.0);
-            // How near its dearest event came to the budget.
+            // How near the session's most expensive event came to the budget.
             let budget = 100.0 * fuel("/peak_fuel") / fuel("/budget/fuel").max(1.0);
             session["rate"] = json!({ "events": rate(events, old_events, seconds), "cpu": share, "budget": budget });
             seen.sessions.insert(key, (events, cpu));
@@ -188,7 +189,7 @@ fn rate(now: u64, before: u64, seconds: Option<f64>) -> f64 {
     seconds.map_or(0.0, |seconds| now.saturating_sub(before) as f64 / seconds)
 }
 
-/// Draws over what was there. Without a terminal one screen follows the other.
+/// Draws over the previous screen. Without a terminal, writes one screen after the other.
 fn draw(screen: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let printable = super::printable(screen);
@@ -208,7 +209,8 @@ fn draw(screen: &str) -> io::Result<()> {
     drawn.and_then(|()| out.flush())
 }
 
-/// The terminal, where there is one, without echo and on its other screen until this is dropped.
+/// The terminal, without echo and on its alternate screen. Dropping this restores it. `None`
+/// without a terminal.
 struct Raw(Option<Termios>);
 
 impl Raw {

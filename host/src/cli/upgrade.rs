@@ -1,5 +1,6 @@
-//! `wharf upgrade`: both ends of it. The running process starts a program as it was started itself
-//! and gives it what it listens with; the new process finds that where its standard input would be.
+//! `wharf upgrade`, and both processes of an upgrade. The old process starts a program with its own
+//! arguments and gives it a channel for the listening sockets. The new process finds the channel as
+//! its standard input.
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
@@ -22,14 +23,15 @@ use crate::net::FdChannel;
 use crate::server::{Servers, UpgradeClient, offer_sockets};
 use crate::work::WorkKind;
 
-/// Says to a process that another is to be succeeded, through standard input.
+/// Variable of the environment that tells a process to take over from an old process, through the
+/// channel at its standard input.
 const MARK: &str = "WHARF_TAKES_OVER";
-/// What systemd says to one process and not to the next.
+/// Variables of systemd that are for one process only and are not passed to the new one.
 const OTHERS: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
-/// A new process that says that it serves and ends within this time has not taken over. Until then
-/// both accept.
+/// Time for which a new process must live after it reported ready. If it exits sooner, it counts as
+/// failed too. Until then both processes accept.
 const STAYS_MIN: Duration = Duration::from_millis(100);
-/// The exit code where sessions stayed that could not move, as for `wharf plugin swap`.
+/// The exit code if sessions that could not move stayed, as for `wharf plugin swap`.
 const STAYED: u8 = 5;
 
 #[derive(Args)]
@@ -53,8 +55,11 @@ pub(super) struct UpgradeArgs {
     json: bool,
 }
 
-/// Asks the running process. 0: the new one serves, and all sessions have moved. 5: it serves, and
-/// some stayed. The others as for `wharf ctl`: 1 where nothing was changed.
+/// Requests an upgrade of the running process, and returns the exit code.
+///
+/// - 0: the new process serves, and all sessions have moved.
+/// - 5: the new process serves, and some sessions stayed.
+/// - Others: as for `wharf ctl`. 1: nothing was changed.
 pub(super) fn run(arguments: &UpgradeArgs) -> ExitCode {
     let program = match arguments.program.as_ref().map(std::path::absolute).transpose() {
         Ok(program) => program,
@@ -77,7 +82,7 @@ pub(super) fn run(arguments: &UpgradeArgs) -> ExitCode {
     })
 }
 
-/// How many sessions go on in the old process. Those that were over meanwhile do not.
+/// How many sessions go on in the old process. Sessions that ended meanwhile are not counted.
 fn stayed(reasons: &Value) -> u64 {
     let over = ["ended", "ending", "fault"];
     let staying =
@@ -85,7 +90,7 @@ fn stayed(reasons: &Value) -> u64 {
     staying.filter_map(|(_, count)| count.as_u64()).sum()
 }
 
-/// What the process before this one offers, where there is one.
+/// Receives the offer of the old process. `None` if this process is not part of an upgrade.
 pub(super) fn upgrade_client() -> Result<Option<UpgradeClient>> {
     if std::env::var_os(MARK).is_none() {
         return Ok(None);
@@ -96,29 +101,29 @@ pub(super) fn upgrade_client() -> Result<Option<UpgradeClient>> {
     received.context(format!("{MARK} is set, and nothing was handed over")).map(Some)
 }
 
-/// Starts successors of this process.
+/// Starts new processes that take the place of this one.
 pub(super) struct Successors {
     program: Option<PathBuf>,
     arguments: Vec<OsString>,
-    /// How long sessions may go on here, once another process serves.
+    /// Set once a new process serves: the time that remaining sessions may go on here.
     sent: watch::Sender<Option<Duration>>,
 }
 
 impl Successors {
-    /// Of this process, as it was started.
+    /// Records the program and the arguments of this process.
     pub(super) fn of_this_process() -> Arc<Self> {
-        // Now, because the system says something else once another file lies there.
+        // Read now: the system reports another path once another file lies there.
         let program = std::env::current_exe().ok();
         let arguments = std::env::args_os().skip(1).collect();
         Arc::new(Self { program, arguments, sent: watch::Sender::new(None) })
     }
 
-    /// Says when another process serves in place of this one.
+    /// A receiver that learns when a new process serves in place of this one.
     pub(super) fn sent(&self) -> watch::Receiver<Option<Duration>> {
         self.sent.subscribe()
     }
 
-    /// How the control API asks for one.
+    /// The function by which the control API requests an upgrade.
     pub(super) fn upgrade(self: &Arc<Self>) -> Upgrade {
         let successors = Arc::clone(self);
         Upgrade::new(move |servers: Arc<Servers>, wish| {
@@ -135,7 +140,7 @@ impl Successors {
         let at = |problem: String| format!("{shown}: {problem}; nothing was changed");
         let (fd_channel, end) = FdChannel::pair().map_err(|error| at(error.to_string()))?;
         let arguments = self.arguments.clone();
-        let start = move || Spawned::start(&program, &arguments, end, as_a_successor);
+        let start = move || Spawned::start(&program, &arguments, end, prepare_new_process);
         let threads = servers.host().clone();
         let started =
             threads.work(WorkKind::Urgent, start).await.map_err(|error| at(error.to_string()))?;
@@ -144,7 +149,8 @@ impl Successors {
         tracing::info!(program = shown, process, "a new process is to take over");
         let handed_over =
             offer_sockets(Arc::clone(&servers), fd_channel, wish.endpoints, wish.timeout).await;
-        // Before anything is given up: what crashes at once would leave nobody who serves.
+        // Checked before this process gives up anything. If the new process crashed after that, no
+        // process would serve.
         let looked = threads.work(WorkKind::Urgent, move || {
             let gone = handed_over.is_ok() && child.ends_within(STAYS_MIN);
             (
@@ -157,8 +163,8 @@ impl Successors {
             )
         });
         let (handed_over, mut child) = looked.await.map_err(|error| at(error.to_string()))?;
-        let heir = match handed_over {
-            Ok(heir) => heir,
+        let ready_peer = match handed_over {
+            Ok(ready_peer) => ready_peer,
             Err(problem) => {
                 let end = threads.work(WorkKind::Urgent, move || child.end()).await.ok().flatten();
                 let end = end.map(|status| format!(" ({status})")).unwrap_or_default();
@@ -167,15 +173,15 @@ impl Successors {
                 return Err(problem);
             }
         };
-        // Before systemd hears of it, which looks up whose child it is.
+        // Released before systemd is told, because systemd then looks up the new process's parent.
         if let Err(error) = threads.work(WorkKind::Urgent, move || child.release()).await {
             tracing::warn!(%error, process, "the new process is still a child of this one");
         }
-        let doors_taken = heir.has_socket();
-        heir.leave_store_alone();
-        // Whoever sends the next word to systemd has to be known to it.
+        let doors_taken = ready_peer.has_socket();
+        ready_peer.leave_store_alone();
+        // systemd must know the new main process before that process sends its first message.
         systemd::tell(&[NotifyState::MainPid(process)]);
-        let sent = heir.send_sessions().await;
+        let sent = ready_peer.send_sessions().await;
         tracing::info!(process, moved = sent.moved, stayed = ?sent.stayed, "another \
             process took over");
         self.sent.send_replace(Some(wish.drain.unwrap_or_else(|| servers.stop_grace())));
@@ -183,8 +189,8 @@ impl Successors {
     }
 }
 
-/// What is different for it than for this process.
-fn as_a_successor(command: &mut Command) {
+/// Sets the environment in which a new process differs from this one.
+fn prepare_new_process(command: &mut Command) {
     command.env(MARK, "1");
     for name in OTHERS {
         command.env_remove(name);

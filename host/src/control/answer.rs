@@ -1,4 +1,4 @@
-//! What a request gets: JSON, or an error with a code for programs and a sentence for people.
+//! Answers of the API: JSON, or a problem with a code for programs and a sentence for people.
 
 use axum::body::Body;
 use axum::http::{StatusCode, header};
@@ -10,10 +10,10 @@ use crate::event::{NAME_MAX_BYTES, excerpt};
 use crate::server::{PlanCause, PlanError};
 use crate::work::{Refusal, WorkError};
 
-/// Bytes of an error's message. In JSON it is at most twice as long.
+/// Most bytes of a problem's message. JSON escapes make it at most twice as long.
 const MESSAGE_MAX_BYTES: usize = 16 << 10;
 
-/// An error of the API. Its code is stable.
+/// An error of the API. The code is stable; the message may change.
 #[derive(Debug)]
 pub(super) struct Problem {
     pub(super) status: StatusCode,
@@ -56,9 +56,9 @@ impl Problem {
 }
 
 impl Problem {
-    /// The operating system refused what the request needs.
+    /// A problem for a resource that the operating system refused.
     pub(super) fn refused_by_system(refusal: Refusal, what: &str) -> Self {
-        // What was refused is in the message once.
+        // The message names the refusal once.
         let message = match what.contains(&refusal.to_string()) {
             true => what.to_owned(),
             false => format!("{what}; {refusal}"),
@@ -66,12 +66,12 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "refused-by-system", message)
     }
 
-    /// The host failed, by a mistake in its code.
+    /// A problem for a mistake in the host's own code.
     pub(super) fn host_fault(what: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "host-fault", what)
     }
 
-    /// A task did not come to its end.
+    /// A problem for a task that panicked, or that the runtime cancelled at its end.
     pub(super) fn unfinished(error: &JoinError) -> Self {
         match error.is_panic() {
             true => Self::host_fault(format!(
@@ -81,8 +81,8 @@ impl Problem {
         }
     }
 
-    /// This problem, unless its message says that the system refused something. Only for messages
-    /// without words of peers and plugins.
+    /// This problem, or [`Self::refused_by_system`] if the message says that the system refused
+    /// something. Only for messages without words of peers and plugins.
     pub(super) fn or_refused_by_system(self) -> Self {
         match Refusal::in_text(&self.message) {
             Some(refusal) => Self::refused_by_system(refusal, &self.message),
@@ -124,16 +124,16 @@ impl IntoResponse for Problem {
     }
 }
 
-/// A JSON document.
+/// An answer with a JSON document.
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
-    // Nothing of ours fails to serialize: there are no maps with keys that are no strings.
+    // Serialization fails only for maps whose keys are no strings. The API has no such maps.
     let mut text = serde_json::to_vec(value).unwrap_or_else(|_| b"null".to_vec());
     text.push(b'\n');
     let headers = [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
     (status, headers, Body::from(text)).into_response()
 }
 
-/// A JSON document and 200.
+/// An answer with a JSON document and status 200.
 pub(super) fn ok(value: &impl Serialize) -> Response {
     json(StatusCode::OK, value)
 }
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failed_reload_blames_the_one_who_did_it() {
+    fn failed_reload_names_its_cause() {
         let full = WorkError::Full { tenant: "host".into(), queued: 7 };
         let panicked = WorkError::Panicked("bad-configuration (os error 24)".into());
         let mistake = PlanError::mistake("`name`: `os error 11` (os error 24) Os { code: 12 }");

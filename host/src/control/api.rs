@@ -1,4 +1,4 @@
-//! Which request goes where.
+//! The routes of the API, and the state that its requests share.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -26,39 +26,40 @@ use crate::server::{ControlEndpoint, ServerHandle, Servers};
 use crate::telemetry::{Bucket, ControlRequest};
 use crate::work::HOST;
 
-/// Largest body of a request.
+/// Most bytes of a request's body.
 const BODY_MAX_BYTES: usize = 1 << 20;
-/// How long a body may take to arrive.
+/// Time in which a body must arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Event streams open at once.
+/// Most event streams that are open at once.
 const STREAMS_MAX: usize = 16;
-/// Requests that change something and are logged each second.
+/// Lines of the log each second for requests that change something, and for refused ones.
 const REQUESTS_LOGGED_PER_SECOND: u32 = 20;
 
-/// Other descriptors of the API's sockets.
+/// Duplicate descriptors of the API's sockets, for a new process.
 pub(super) type Routes = Vec<(ControlEndpoint, OwnedFd)>;
 
-/// Whether the API is served by this process still.
+/// Whether this process still serves the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Left {
     Not,
-    /// Nobody has its sockets.
+    /// This process no longer serves, and no other process has the sockets.
     NoPeers,
     ToAnother,
 }
 
-/// What requests work on.
+/// The state that all requests of the API share.
 pub(super) struct Shared {
     pub(super) servers: Arc<Servers>,
     pub(super) reload: Reload,
     pub(super) upgrade: Option<Upgrade>,
     endpoints: Mutex<Routes>,
-    /// What becomes of the doors, once another process serves.
+    /// What happens to the API's sockets once another process serves.
     left: watch::Sender<Left>,
-    /// The same, for the thread that is to end.
+    /// Set from the start of an upgrade, and cleared if it fails. Tells the API's thread to answer
+    /// open requests before it ends.
     leaving: Arc<AtomicBool>,
     pub(super) streams: Arc<Semaphore>,
-    /// Places for calls that may take their time.
+    /// Places for calls that wait.
     pub(super) waiting: Arc<Waiting>,
     request_lines: Bucket,
 }
@@ -87,7 +88,7 @@ impl Shared {
         })
     }
 
-    /// The sockets of the API, for another process.
+    /// Duplicates of the API's sockets, for another process.
     pub(super) fn endpoints(&self) -> io::Result<Vec<(ControlEndpoint, OwnedFd)>> {
         let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         endpoints
@@ -96,46 +97,49 @@ impl Shared {
             .collect()
     }
 
-    /// A door was opened again. Without a descriptor of it another process opens its own.
+    /// Replaces the descriptor of a control endpoint that was opened again. Without a descriptor,
+    /// a new process opens a socket of its own there.
     pub(super) fn reopened(&self, endpoint: &ControlEndpoint, socket: Option<OwnedFd>) {
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         endpoints.retain(|(other, _)| other != endpoint);
         endpoints.extend(socket.map(|socket| (endpoint.clone(), socket)));
     }
 
-    /// The process may end while this request is answered. False where another one says so already.
+    /// Marks that this request's upgrade may end the process while the request is answered. Returns
+    /// false if another upgrade is under way.
     pub(super) fn begins_to_leave(&self) -> bool {
         !self.leaving.swap(true, Ordering::Relaxed)
     }
 
-    /// It does not.
+    /// Clears the mark of [`Self::begins_to_leave`]: the upgrade failed and the process goes on.
     pub(super) fn stays(&self) {
         self.leaving.store(false, Ordering::Relaxed);
     }
 
-    /// Answers nobody else from now on. Where the sockets are another process's now, they stay.
+    /// Stops the API: this process accepts no further connections. The socket's file is removed,
+    /// unless another process has it now (`to_another`).
     pub(super) fn leave(&self, to_another: bool) {
         self.left.send_replace(if to_another { Left::ToAnother } else { Left::NoPeers });
     }
 
-    /// Waits until it answers nobody else; whether the sockets stay.
+    /// Waits for [`Self::leave`], and returns its `to_another`.
     pub(super) async fn left(&self) -> bool {
         let mut left = self.left.subscribe();
-        // The sender lives in this.
+        // This value owns the sender, so the wait does not fail.
         left.wait_for(|left| *left != Left::Not).await.is_ok_and(|left| *left == Left::ToAnother)
     }
 
-    /// Says that somebody was refused at the door.
+    /// Logs a request that was refused for its caller or its origin.
     pub(super) fn refused(&self, method: &str, path: &str, status: u16) {
         ControlRequest { method, path, status }.emit(&self.request_lines);
     }
 
-    /// A place for a call about this server that may take its time.
+    /// Takes a place for a call about this server that waits.
     pub(super) fn may_wait(&self, server: &ServerHandle, class: Class) -> Result<Place, Problem> {
         self.waiting.enter(server.tenant(), class)
     }
 
-    /// The same for one about the process.
+    /// Takes a place for a call about the whole process that waits.
     pub(super) fn may_change_all(&self) -> Result<Place, Problem> {
         self.waiting.enter(HOST.into(), Class::Change)
     }
@@ -187,7 +191,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-/// What a call of a server takes is charged to that server's tenant.
+/// Charges the work of a call about a server to that server's tenant.
 async fn charged(
     State(shared): State<Arc<Shared>>,
     path: RawPathParams,
@@ -201,15 +205,15 @@ async fn charged(
     }
 }
 
-/// Reads the whole body, within its limits, before anybody acts on it; and says in our own words
-/// what went wrong.
+/// Reads the whole body, within its limits, before a handler runs. Errors of the framework are
+/// replaced by problems of the API.
 async fn bounded(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let too_large = || {
         let message = format!("the body is larger than {BODY_MAX_BYTES} bytes, or broke off");
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message).into_response()
     };
-    // What is announced as too large is not waited for.
+    // A body that is announced as too large is refused before it arrives.
     if body.size_hint().lower() > BODY_MAX_BYTES as u64 {
         return too_large();
     }
@@ -222,7 +226,7 @@ async fn bounded(State(shared): State<Arc<Shared>>, request: Request, next: Next
         }
     };
     let (method, path) = (parts.method.clone(), parts.uri.path().to_owned());
-    // While it is worked on, it holds up no other connection.
+    // While a handler works on the request, its connection takes no place from others.
     let connection = parts.extensions.get::<Connection>().cloned();
     let away = connection.map(Connection::leave);
     let mut response = next.run(Request::from_parts(parts, Body::from(body))).await;

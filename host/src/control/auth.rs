@@ -1,5 +1,8 @@
-//! Who may ask: the owner through the socket; through a loopback address whoever has the token, and
-//! no page of a stranger's, by whatever name it reached this machine.
+//! Authentication of requests.
+//!
+//! - On the Unix socket: the owner of the process and root, as the system has checked.
+//! - On a loopback address: callers with the token.
+//! - On both: no web page of another origin, under any name of this machine.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -11,12 +14,12 @@ use super::answer::Problem;
 use super::listener::ListenerError;
 use crate::files;
 
-/// Least length of a token: 128 bits in hexadecimal are 32.
+/// Least length of a token: 128 bits in hexadecimal are 32 characters.
 const TOKEN_MIN_BYTES: usize = 32;
-/// Greatest length of its file.
+/// Greatest length of the token's file.
 const TOKEN_MAX_BYTES: u64 = 4 << 10;
 
-/// The secret of those who ask through a loopback address.
+/// The bearer token of the loopback address.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
@@ -27,7 +30,7 @@ impl std::fmt::Debug for Token {
 }
 
 impl Token {
-    /// Reads it from a file that nobody else may read.
+    /// Reads the token from a file. It must belong to this user or to root, with mode 600 or 640.
     ///
     /// # Errors
     /// [`ListenerError::Token`].
@@ -45,7 +48,7 @@ impl Token {
         Ok(Self(token.to_owned()))
     }
 
-    /// Takes as long for a wrong token as for the right one.
+    /// Compares in constant time: a wrong token takes as long as the right one.
     fn is(&self, other: &[u8]) -> bool {
         let own = self.0.as_bytes();
         let differs =
@@ -54,30 +57,31 @@ impl Token {
     }
 }
 
-/// Who asks, as far as they have shown it.
+/// The caller of a request, as far as the caller has proved it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Caller {
     /// The owner of the process or of its token.
     Owner,
-    /// Anybody; what they ask for is open to all.
+    /// A caller without a token, for a path that needs none.
     Stranger,
 }
 
-/// Paths that tell nothing and need no token: whether it lives, and the page, which asks for the
-/// token itself.
+/// Paths that need no token because they tell nothing: the probes, and the page, which asks for
+/// the token itself.
 const OPEN: [&str; 3] = ["/", "/livez", "/readyz"];
 
-/// Checks a request that came through the Unix socket, where the system has checked who it is. A
-/// browser cannot reach it, so that a request with an origin was forwarded by something that should
-/// not.
+/// Checks a request from the Unix socket. The system has checked the caller's user already.
+///
+/// A browser cannot reach the socket. A request with a foreign origin comes from a proxy that
+/// forwards what it should not, and is refused.
 pub(super) fn local(request: &Request<Body>) -> Result<Caller, Problem> {
     same_origin(request.headers()).map(|()| Caller::Owner)
 }
 
-/// Checks a request that came through a loopback address.
+/// Checks a request from a loopback address.
 pub(super) fn remote(request: &Request<Body>, token: &Token) -> Result<Caller, Problem> {
-    // A page of a stranger's may have its own name point here. It cannot change the name it asks
-    // for.
+    // A foreign page can point its own name at this machine (DNS rebinding). It cannot change the
+    // name in its requests, so the check of the name catches it.
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (host, another) = (hosts.next().and_then(|host| host.to_str().ok()), hosts.next());
     let named = request.uri().host().is_none_or(is_this_machine);
@@ -105,7 +109,8 @@ pub(super) fn remote(request: &Request<Body>, token: &Token) -> Result<Caller, P
     }
 }
 
-/// A browser says where the page comes from that makes it ask. Only the own page may.
+/// Refuses requests of foreign pages. A browser names the origin of the page that makes a request;
+/// only the API's own page may make one.
 fn same_origin(headers: &HeaderMap) -> Result<(), Problem> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
     let own = headers.get(header::HOST).and_then(|host| host.to_str().ok());
@@ -144,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_token_nothing_but_the_page_and_the_probes_is_open() {
+    fn requests_without_token_reach_only_open_paths() {
         let host = ("host", "localhost:7070");
         let right = ("authorization", "Bearer 0123456789abcdef0123456789abcdef");
         assert_eq!(ask("GET", "/v1/servers", &[host, right]), Ok(Caller::Owner));
@@ -165,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_pages_are_kept_out_by_whatever_name_they_come() {
+    fn foreign_pages_are_refused_under_any_name() {
         let right = ("authorization", "Bearer 0123456789abcdef0123456789abcdef");
         for host in [
             "evil.example",

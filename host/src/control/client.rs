@@ -1,4 +1,4 @@
-//! Asks the control API of a process on this machine.
+//! A client of the control API of a process on this machine.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,56 +11,56 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-/// Largest answer that is kept.
+/// Most bytes of an answer. A larger one is an error.
 const ANSWER_MAX_BYTES: usize = 64 << 20;
 
-/// The way to one process.
+/// A client of one process, by the path of its socket. Each request has a connection of its own.
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
 }
 
-/// Why there is no answer.
+/// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// Nobody is there.
+    /// No process accepts connections at the socket.
     #[error("{}: {source}; is `wharf serve` running with its control API at this socket? (see \
         --socket)", .socket.display())]
     Connect {
-        /// Where.
+        /// The path of the socket.
         socket: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// The exchange broke.
+    /// The connection broke before the answer was complete.
     #[error("the exchange with {} broke: {cause}", .socket.display())]
     Broken {
-        /// Where.
+        /// The path of the socket.
         socket: PathBuf,
-        /// What happened.
+        /// The cause, as text.
         cause: String,
     },
-    /// The API refused. Its code and its words.
+    /// The API refused the request.
     #[error("{message} ({code})")]
     Refused {
         /// HTTP status.
         status: u16,
-        /// Stable code.
+        /// Stable code of the problem.
         code: String,
-        /// For people.
+        /// Sentence for people.
         message: String,
     },
 }
 
 impl Client {
-    /// Of the process with this socket.
+    /// A client of the process that listens at this socket.
     #[must_use]
     pub fn new(socket: &Path) -> Self {
         Self { socket: socket.to_owned() }
     }
 
-    /// Asks, and returns the body of the answer.
+    /// Sends one request, and returns the body of the answer.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -89,7 +89,8 @@ impl Client {
         ClientError::Refused { status, code: text("code"), message: text("message") }
     }
 
-    /// Hears what happens, piece by piece, until `hear` returns false or the process ends.
+    /// Reads the event stream. Calls `hear` with each piece, until `hear` returns false or the
+    /// process ends.
     ///
     /// # Errors
     /// [`ClientError`].

@@ -1,36 +1,38 @@
-//! Connections of one door of the API. A connection whose request is worked on holds no place, so
-//! that calls that wait hold up no call that ends the waiting.
+//! The connections of one socket of the API.
+//!
+//! A connection holds no place while a handler works on its request. So calls that wait never block
+//! the call that would end their wait.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Connections that are read from, written to or idle, through each door. Further ones wait in the
-/// backlog.
+/// Most connections of each socket that are read from, written to or idle. Further ones wait in
+/// the backlog.
 const CONNECTIONS_MAX: usize = 64;
-/// Connections through each door, those whose requests are worked on included.
+/// Most connections of each socket, including those with a request in a handler.
 const ALL_MAX: usize = 4_096;
 
-/// The connections of one door.
+/// The places for connections of one socket.
 #[derive(Debug, Clone)]
 pub(super) struct Connections {
     free: Arc<Semaphore>,
     all: Arc<Semaphore>,
 }
 
-/// One connection. Clones are the same one.
+/// One connection. Clones share its place.
 #[derive(Debug, Clone)]
 pub(super) struct Connection(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     free: Arc<Semaphore>,
-    /// `None` while its request is worked on.
+    /// `None` while a handler works on the connection's request.
     place: Mutex<Option<OwnedSemaphorePermit>>,
     _counted: OwnedSemaphorePermit,
 }
 
-/// A connection without its place.
+/// A connection that has given up its place.
 pub(super) struct Away(Connection);
 
 impl Default for Connections {
@@ -43,7 +45,7 @@ impl Default for Connections {
 }
 
 impl Connections {
-    /// Waits for a place for one more. Dropping the future is safe.
+    /// Waits for a place for one more connection. Cancel safe: dropping the future loses no place.
     pub(super) async fn next(&self) -> Connection {
         let take = async |places: &Arc<Semaphore>| {
             let place = Arc::clone(places).acquire_owned().await;
@@ -54,15 +56,15 @@ impl Connections {
         Connection(Arc::new(Inner { free: Arc::clone(&self.free), place, _counted: counted }))
     }
 
-    /// Waits until none is left. Dropping the future is safe.
+    /// Waits until no connection is left. Cancel safe.
     pub(super) async fn ended(&self) {
-        // It is never closed.
+        // The semaphore is never closed.
         let _ = self.all.acquire_many(ALL_MAX as u32).await;
     }
 }
 
 impl Connection {
-    /// Gives its place to others until [`Away::returns`].
+    /// Gives the connection's place to others until [`Away::returns`].
     pub(super) fn leave(self) -> Away {
         drop(self.place().take());
         Away(self)
@@ -74,7 +76,8 @@ impl Connection {
 }
 
 impl Away {
-    /// Whether there is a place for it again. If not, the connection is to end with its answer.
+    /// Takes a place again. Returns false if none is free; then the connection must end with its
+    /// answer.
     pub(super) fn returns(self) -> bool {
         let place = Arc::clone(&self.0.0.free).try_acquire_owned().ok();
         let returns = place.is_some();

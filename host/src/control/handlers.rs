@@ -1,4 +1,4 @@
-//! What each request does.
+//! The handlers of the requests about servers, sessions and the process.
 
 use std::sync::Arc;
 
@@ -19,10 +19,10 @@ use super::waiting::Class;
 use crate::event::{NameError, SendError};
 use crate::server::{LockError, ServerHandle, SteerError};
 
-/// Sessions in one page where the request does not say, and at most.
+/// Sessions in one page: the default, and the most that a request may ask for.
 const PAGE_DEFAULT: usize = 100;
 const PAGE_MAX: usize = 1_000;
-/// Servers that readiness names.
+/// Most servers that `/readyz` names.
 const NAMED_MAX: usize = 8;
 
 pub(super) type Answer = Result<Response, Problem>;
@@ -136,14 +136,14 @@ pub(super) async fn stop(
     let (drain, grace) = parse::<requests::Stop>(&body)?.read()?;
     let _waits = shared.may_wait(&server, Class::End)?;
     let stopping = Arc::clone(&server);
-    // On its own, so that it is done even where nobody waits for it.
+    // A task of its own finishes the stop even if the caller disconnects.
     let work = tokio::spawn(async move {
         if !drain.is_zero() {
             stopping.drain(drain).await;
         }
         stopping.stop(grace).await;
     });
-    // It fails only where the API ends, and the process with it.
+    // The task fails only if the API ends, and the process with it.
     let _ = work.await;
     Ok(ok(&views::Server::of(&server)))
 }
@@ -173,8 +173,8 @@ pub(super) async fn lock(
     let (wait, hold) = parse::<requests::Lock>(&body)?.read()?;
     let _waits = shared.may_wait(&server, Class::Wait)?;
     match server.lock(wait, hold).await {
-        // The lock of a client that vanished is dropped with its request, or here where what it
-        // sent ahead hid that.
+        // The lock of a caller that disconnected is dropped with the request. If bytes that the
+        // caller sent ahead hid the end of its connection, the lock is dropped here.
         Ok(_) if peer.is_gone() => {
             Err(Problem::conflict("locked", "whoever asked has closed the connection"))
         }
@@ -359,7 +359,7 @@ async fn reload_all(shared: &Shared) -> Result<views::Reload, Problem> {
     if shared.servers.is_draining() {
         return Err(Problem::conflict("stopping", "the process is stopping"));
     }
-    // On its own, so that it is done even where nobody waits for it.
+    // A task of its own finishes the reload even if the caller disconnects.
     let (reload, servers) = (shared.reload.clone(), Arc::clone(&shared.servers));
     let work = tokio::spawn(async move { reload.run(&servers).await });
     let done = work.await.map_err(|error| Problem::unfinished(&error))?;
@@ -370,8 +370,8 @@ pub(super) async fn live() -> Response {
     "live\n".into_response()
 }
 
-/// Everything that runs is loaded before the API is opened, so that readiness ends with draining,
-/// or where a server cannot listen any more.
+/// Answers `/readyz`. The API opens only after everything is loaded. So the process is ready until
+/// it drains, except while one of its servers cannot listen.
 pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     if shared.servers.is_draining() {
         let problem = Problem::new(
@@ -408,7 +408,7 @@ pub(super) async fn openapi() -> Response {
     ([(axum::http::header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 
-/// The error of a query that does not parse.
+/// The problem of a query that does not parse.
 pub(super) fn bad_query(error: &str) -> Response {
     json(StatusCode::BAD_REQUEST, &json!({ "error": { "code": "bad-query", "message": error } }))
 }

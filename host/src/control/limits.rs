@@ -1,4 +1,4 @@
-//! What the API says of limits: those of a server, and those of tenants.
+//! Views of limits in the API: those of a server, and those of tenants.
 
 use serde::Serialize;
 
@@ -35,14 +35,14 @@ impl LimitBody {
     }
 }
 
-/// What a tenant has and may have; 0 is no limit.
+/// A tenant's use and its limits. A limit of 0 is none.
 #[derive(Serialize)]
 pub(super) struct TenantBody {
     name: String,
     clients: usize,
     max_clients: usize,
     cpus: f64,
-    /// Not counted where it is not limited.
+    /// `None` if CPU time has no limit: then it is not counted. `bytes` likewise.
     cpu_seconds: Option<f64>,
     cpu_waits: u64,
     memory_bytes: usize,

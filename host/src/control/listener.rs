@@ -1,5 +1,5 @@
-//! Where the control API is reached: a Unix socket that only its owner can use, and a loopback
-//! address.
+//! The listening sockets of the control API: a Unix socket that only its owner can use, and a
+//! loopback address.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,59 +14,60 @@ use rustix::process::getuid;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, UnixStream};
 
-/// Connections that the system may hold for a loopback address that is opened again.
+/// Backlog of a loopback address that is opened again, in connections.
 const BACKLOG: i32 = 128;
 
-/// Why there is no door.
+/// Why the control API cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenerError {
-    /// Another process answers there.
+    /// Another process answers at the socket's path.
     #[error("{}: another process serves its control API there; stop it, or name another \
         `control.socket`", .0.display())]
     Busy(PathBuf),
-    /// Something that is no socket is in the way.
+    /// A file at the socket's path is no socket.
     #[error("{}: is in the way and no socket; remove it, or name another \
         `control.socket`", .0.display())]
     InTheWay(PathBuf),
-    /// It belongs to somebody else.
+    /// The socket or its folder belongs to another user.
     #[error("{}: belongs to another user; name another `control.socket`", .0.display())]
     NotOurs(PathBuf),
-    /// Others may change what is in its folder.
+    /// Other users may write to the socket's folder.
     #[error("{}: others may write to this folder; a control socket needs one that only its owner \
         can write to", .0.display())]
     OpenFolder(PathBuf),
-    /// The system said no.
+    /// The system refused to open the socket or the address.
     #[error("{place}: cannot open the control API: {source}")]
     System {
-        /// The socket or the address.
+        /// The socket's path, or the address.
         place: String,
-        /// What it said.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Not a loopback address.
+    /// `control.listen` is no loopback address.
     #[error(
         "`control.listen`: {0} is no loopback address; the API is for this machine, so put a proxy \
          of your own before it"
     )]
     NotLoopback(SocketAddr),
-    /// An address without a token.
+    /// `control.listen` is given without `control.token_file`.
     #[error(
         "`control.token_file`: missing; whoever reaches a port may use it, so `control.listen` \
          needs a token"
     )]
     NoToken,
-    /// The token cannot be used.
+    /// The token's file cannot be read, or its token is too short or not printable.
     #[error("{}: {problem}", .file.display())]
     Token {
-        /// Where it is.
+        /// The token's file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with the file or the token.
         problem: String,
     },
 }
 
-/// Where the socket is if nobody says: the user's run-time folder, or the system's for root.
+/// The socket's default path: in the user's run-time folder, or in `/run/wharf` for root. Without
+/// a run-time folder, a user gets a folder of their own in the system's temporary folder.
 #[must_use]
 pub fn default_socket() -> PathBuf {
     let run = std::env::var_os("XDG_RUNTIME_DIR")
@@ -80,17 +81,17 @@ pub fn default_socket() -> PathBuf {
     folder.join("control.sock")
 }
 
-/// A Unix socket at a path. Removes it when dropped, if it is still its own.
+/// A Unix socket at a path. Dropping it removes the file, if this process still owns the file.
 pub(super) struct ControlSocket {
     pub(super) listener: AsyncFd<StdUnixListener>,
     path: PathBuf,
     inode: u64,
-    /// It is another process's, still or by now.
+    /// Whether another process owns the socket's file.
     relinquished: bool,
 }
 
 impl ControlSocket {
-    /// Takes over one that another process has open. Must run inside a tokio runtime.
+    /// Takes over a socket that another process has open. Must run inside a tokio runtime.
     pub(super) fn adopt(path: &Path, socket: OwnedFd) -> Result<Self, ListenerError> {
         let system = |source| ListenerError::System { place: path.display().to_string(), source };
         let inode = std::fs::symlink_metadata(path).map_err(system)?.ino();
@@ -98,11 +99,11 @@ impl ControlSocket {
         Ok(Self { listener, path: path.to_owned(), inode, relinquished: true })
     }
 
-    /// The next client. Dropping the future is safe: no client is lost.
+    /// Accepts the next client. Cancel safe: dropping the future loses no client.
     ///
     /// # Errors
-    /// What the system said, and EINVAL for a socket that was shut down: for such a socket,
-    /// `accept` itself reports only that no client waits.
+    /// The system's error. EINVAL if the socket was shut down: for such a socket, `accept` itself
+    /// reports only that no client waits.
     pub(super) async fn accept(&self) -> io::Result<UnixStream> {
         loop {
             let mut ready = self.listener.readable().await?;
@@ -117,24 +118,25 @@ impl ControlSocket {
         }
     }
 
-    /// It is this process's from now on, which removes it in the end.
+    /// Makes this process the owner of the socket's file, which it removes at its end.
     pub(super) fn own(&mut self) {
         self.relinquished = false;
     }
 
-    /// Opens it again, after another holder of the socket has shut it down: a Unix socket cannot
-    /// listen twice. On an error it stays as it is.
+    /// Opens a new socket at the path, after another holder has shut this one down: a Unix socket
+    /// cannot listen twice. On an error nothing changes.
     pub(super) fn reopen(&mut self) -> Result<(), ListenerError> {
         *self = Self::open(&self.path)?;
         Ok(())
     }
 
-    /// Leaves it to another process.
+    /// Drops the socket and leaves its file to another process.
     pub(super) fn relinquish(mut self) {
         self.relinquished = true;
     }
 
-    /// Opens it. A socket that a process left behind is replaced. Must run inside a tokio runtime.
+    /// Opens a socket at a path. Replaces a socket that no process listens at. Must run inside a
+    /// tokio runtime.
     pub(super) fn open(path: &Path) -> Result<Self, ListenerError> {
         let system = |source| ListenerError::System { place: path.display().to_string(), source };
         let folder =
@@ -147,18 +149,17 @@ impl ControlSocket {
                 .map_err(system)?;
         }
         let seen = std::fs::metadata(folder).map_err(system)?;
-        // Whoever may replace the socket may listen in its place. A sticky folder keeps others from
-        // that.
+        // A user who may replace the socket may listen in its place. A sticky folder prevents that.
         if seen.mode() & 0o022 != 0 && seen.mode() & 0o1000 == 0 {
             return Err(ListenerError::OpenFolder(folder.to_owned()));
         }
-        // Its owner may, whatever its mode.
+        // The folder's owner may replace the socket under any mode.
         if seen.uid() != 0 && seen.uid() != getuid().as_raw() {
             return Err(ListenerError::NotOurs(folder.to_owned()));
         }
         make_way(path)?;
-        // Nobody else may connect between its making and the change of its mode, so it is made
-        // under another name in a folder of its own and moved once it is closed to others.
+        // No other user may connect before the socket has its mode. So it is made in a private
+        // folder, gets its mode there, and is then moved to its path.
         let now =
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let making = folder.join(format!(".{:x}{:x}", std::process::id(), now.subsec_nanos()));
@@ -172,11 +173,11 @@ impl ControlSocket {
     }
 }
 
-/// Registers a socket with the reactor.
+/// Makes a socket non-blocking and registers it with the reactor.
 fn polled(listener: StdUnixListener) -> io::Result<AsyncFd<StdUnixListener>> {
     listener.set_nonblocking(true)?;
-    // Deprecated because of types that lend a descriptor which is not theirs. A listener owns its
-    // own for as long as it lives, which is what the `unsafe fn` in its place asks for.
+    // Tokio deprecated this call for types that lend a descriptor which they do not own. A
+    // listener owns its descriptor for its whole life, as the `unsafe fn` that replaces it asks.
     #[expect(deprecated)]
     AsyncFd::new(listener)
 }
@@ -204,7 +205,7 @@ fn make_way(path: &Path) -> Result<(), ListenerError> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path).map_err(system)
         }
-        // It answers, or is too busy to.
+        // A process answers, or is too busy to answer.
         _ => Err(ListenerError::Busy(path.to_owned())),
     }
 }
@@ -230,9 +231,10 @@ pub(super) fn open_tcp(address: SocketAddr) -> Result<TcpListener, ListenerError
     TcpListener::from_std(listener).map_err(system)
 }
 
-/// Makes a loopback address listen again, with a new socket or else with the same. Other holders
-/// of the old socket cannot shut a new one down. Must run inside a tokio runtime. On an error the
-/// old socket is closed.
+/// Makes a loopback address listen again. Opens a new socket, because other holders of the old
+/// one cannot shut that down. If the system refuses a new socket, tries the old one again.
+///
+/// Must run inside a tokio runtime. On an error the old socket is closed.
 pub(super) fn reopen_tcp(
     before: Option<TcpListener>,
     address: SocketAddr,
@@ -246,14 +248,15 @@ pub(super) fn reopen_tcp(
 }
 
 fn listens_again(socket: &std::net::TcpListener, address: SocketAddr) -> bool {
-    // A shutdown of a socket that does not listen stays with it until it is disconnected.
+    // The state of a shutdown stays with a socket until it is disconnected.
     let _ = connect_unspec(socket);
-    // A socket whose port the system chose has lost it, and another keeps it: EINVAL.
+    // A socket whose port the system chose has lost the port, so this binds it again. A socket
+    // whose port was configured has kept it: EINVAL.
     let bound = matches!(bind(socket, &address), Ok(()) | Err(Errno::INVAL));
     bound && listen(socket, BACKLOG).is_ok() && socket.local_addr().is_ok_and(|now| now == address)
 }
 
-/// Whether an error of `accept` says that the socket does not listen any more.
+/// Whether an error of `accept` means that the socket no longer listens.
 pub(super) fn is_broken(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
@@ -261,12 +264,12 @@ pub(super) fn is_broken(error: &io::Error) -> bool {
     )
 }
 
-/// Another descriptor of a socket, for another process.
+/// Duplicates a socket's descriptor, for another process.
 pub(super) fn duplicate(socket: &impl AsFd) -> io::Result<OwnedFd> {
     socket.as_fd().try_clone_to_owned()
 }
 
-/// Takes over one that another process has open. Must run inside a tokio runtime.
+/// Takes over a loopback socket that another process has open. Must run inside a tokio runtime.
 pub(super) fn adopt_tcp(
     address: SocketAddr,
     socket: OwnedFd,

@@ -1,5 +1,4 @@
-//! `/metrics`: OpenMetrics text. Labels are servers, plugins, classes and reasons, and never a
-//! session.
+//! `/metrics`: OpenMetrics text. Labels are servers, plugins, classes and reasons, never a session.
 
 use std::fmt;
 use std::sync::Arc;
@@ -168,7 +167,7 @@ impl Collector for Fleets {
     }
 }
 
-/// What waits in the control plane, by tenant.
+/// Calls and blocking steps of the control plane that wait or run, by tenant.
 struct Queues(Arc<Shared>);
 
 impl fmt::Debug for Queues {
@@ -224,7 +223,7 @@ impl Collector for Queues {
     }
 }
 
-/// What instances have of what they share, and how often there was none left.
+/// Encodes the use and the size of each pool, and how often a pool had no room.
 fn of_pools(to: &mut DescriptorEncoder, host: &Host) -> Result<(), fmt::Error> {
     let gauges: [(&str, &str, OfPool); 2] = [
         ("pool_used", "What instances and sessions have of a pool", |seen| seen.used),
@@ -246,7 +245,7 @@ fn of_pools(to: &mut DescriptorEncoder, host: &Host) -> Result<(), fmt::Error> {
     Ok(())
 }
 
-/// What the servers of each tenant use together.
+/// Encodes what the servers of each tenant use together.
 fn of_tenants(to: &mut DescriptorEncoder, tenants: &[TenantStatus]) -> Result<(), fmt::Error> {
     let gauges: [(&str, &str, Option<&Unit>, OfTenant); 3] = [
         ("tenant_clients", "Clients of a tenant's servers", None, |seen| seen.clients as u64),
@@ -314,7 +313,7 @@ impl<'a> RevisionLabels<'a> {
     }
 }
 
-/// What is counted for each version of a plugin.
+/// Encodes the counters of each version of a plugin.
 fn of_editions(
     to: &mut DescriptorEncoder,
     revisions: &[(RevisionLabels, &RevisionMetricsStatus)],
@@ -368,7 +367,7 @@ fn of_editions(
     for (revision, seen) in revisions {
         for class in seen.classes.iter().filter(|class| class.latencies.count() > 0) {
             let (took, mut below) = (&class.latencies, 0);
-            // The encoder adds them up itself.
+            // The encoder adds up the buckets, so each gets only its own count.
             let apart = |(end, sum)| (end, sum - std::mem::replace(&mut below, sum));
             let mut buckets: Vec<_> = took.doublings().map(apart).collect();
             buckets.push((f64::INFINITY, took.count() - below));

@@ -1,9 +1,9 @@
-//! The control API: HTTP and JSON on a Unix socket, and on a loopback address with a token where
-//! the operator wants it.
+//! The control API: HTTP and JSON on a Unix socket and, if configured, on a loopback address with a
+//! token.
 //!
-//! It runs on a thread of its own, behind the threads of sessions, and reaches servers through
-//! their handles only. Requests are bounded in number, size and time. `axum`, `hyper` and
-//! `prometheus_client` live here only.
+//! The API runs on a thread of its own, with a lower priority than the threads of sessions. The API
+//! reaches servers only through their handles. Requests are bounded in number, size and time.
+//! `axum`, `hyper` and `prometheus_client` are used in this module only.
 
 mod answer;
 mod api;

@@ -1,17 +1,17 @@
-//! The page for people who would rather look than read.
+//! The operator's page in a browser.
 
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-/// One document, which loads nothing from anywhere.
+/// The page: one document that loads nothing from elsewhere.
 const PAGE: &str = include_str!("page.html");
 
-/// Serves it. Only scripts with this answer's number run, so that nothing a client is called can
-/// become one.
+/// Serves the page. Only scripts with this answer's nonce run, so no text of a client, such as its
+/// name, can become a script.
 pub(super) async fn page() -> Response {
     let mut random = [0; 16];
-    // Without randomness there is no script and so no page; never a number that can be guessed.
+    // Without random bytes the answer is an error, never a nonce that can be guessed.
     let nonce = match getrandom(&mut random, GetRandomFlags::empty()) {
         Ok(count) if count == random.len() => {
             random.iter().map(|byte| format!("{byte:02x}")).collect::<String>()

@@ -1,4 +1,4 @@
-//! What a request may say. Unknown keys are mistakes, as in the configuration file.
+//! The bodies and queries of requests. Unknown keys are errors, as in the configuration file.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,23 +14,24 @@ use crate::server::{
 };
 use crate::span::Span;
 
-/// Bytes of a path, as for the system.
+/// Most bytes of a path, as for the system.
 const PATH_MAX_BYTES: usize = 4_096;
-/// Longest that sessions may be given to end.
+/// Longest time that a request may give to sessions to end.
 const DEADLINE_MAX: Duration = Duration::from_secs(3_600);
-/// How long sessions may take to end on a stop where the request does not say.
+/// Default time that sessions may take to end on a stop.
 const STOP_GRACE_DEFAULT: Duration = Duration::from_secs(10);
-/// How long a lock is waited for and held where the request does not say.
+/// Default time to wait for a lock, and default time to hold it.
 const LOCK_WAIT_DEFAULT: Duration = Duration::from_secs(5);
 const LOCK_HOLD_DEFAULT: Duration = Duration::from_secs(10);
 
-/// How long a new process may take until it serves, where the request does not say and at most.
+/// Time that a new process may take until it serves: the default, and the most that a request may
+/// give.
 const UPGRADE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(120);
 const UPGRADE_TIMEOUT_MAX: Duration = Duration::from_secs(1_800);
-/// Longest that sessions may go on in the process that was replaced.
+/// Longest time that sessions may go on in the old process.
 const UPGRADE_DRAIN_MAX: Duration = Duration::from_secs(24 * 3_600);
 
-/// A path, or a reference to a registry, that is no longer than a path may be.
+/// Reads a path or a registry reference of at most [`PATH_MAX_BYTES`].
 fn path<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
     let text = String::deserialize(from)?;
     match text.len() {
@@ -41,10 +42,10 @@ fn path<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
     }
 }
 
-/// Reads a body; an empty one is an empty object.
+/// Reads a body. An empty body counts as an empty object.
 pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let body = if body.trim_ascii().is_empty() { b"{}" } else { body };
-    // A list would be taken for the values of an object in their order.
+    // serde would take a list for an object's values in their order.
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(Problem::bad("bad-json", "expected an object"));
     }
@@ -60,7 +61,7 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     Ok(read)
 }
 
-/// A request that has nothing to say.
+/// A request without keys.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Nothing {}
@@ -133,7 +134,7 @@ pub(super) struct Restart {
     #[serde(default)]
     sessions: RestartSessions,
     deadline: Option<Span>,
-    /// Read the configuration again before sessions are taken.
+    /// Whether to read the configuration again before the restart.
     #[serde(default)]
     pub(super) reload: bool,
 }
@@ -160,7 +161,8 @@ pub(super) struct Stop {
 }
 
 impl Stop {
-    /// How long sessions may finish by themselves, and how long they may then take to end.
+    /// The time that sessions may finish by themselves, and the time that they may then take to
+    /// end.
     pub(super) fn read(&self) -> Result<(Duration, Duration), Problem> {
         let drain = self.drain.map_or(Duration::ZERO, |span| span.0);
         let grace = self.grace.map_or(STOP_GRACE_DEFAULT, |span| span.0);
@@ -198,17 +200,17 @@ impl Throttle {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Swap {
-    /// As the process sees it.
+    /// A path as the process sees it, or a registry reference.
     #[serde(deserialize_with = "path")]
     pub(super) file: PathBuf,
-    /// The server's own where none is given.
+    /// `None`: the server's own policy.
     pub(super) policy: Option<Policy>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Canary {
-    /// As the process sees it.
+    /// A path as the process sees it, or a registry reference.
     #[serde(deserialize_with = "path")]
     pub(super) file: PathBuf,
     share: Option<f64>,
@@ -273,7 +275,8 @@ pub(super) struct Upgrade {
 }
 
 impl Upgrade {
-    /// How long the new process may take, and how long sessions that cannot move may go on.
+    /// The time that the new process may take, and the time that sessions which cannot move may go
+    /// on. `None`: as for any stop.
     pub(super) fn read(&self) -> Result<(Duration, Option<Duration>), Problem> {
         for (key, given, max) in [
             ("timeout", self.timeout, UPGRADE_TIMEOUT_MAX),
@@ -332,7 +335,7 @@ pub(super) struct Name {
     pub(super) name: String,
 }
 
-/// Which sessions are listed.
+/// Selects the sessions of a list.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Page {

@@ -39,52 +39,53 @@ use super::write_timeout::WriteTimeout;
 use crate::server::{ControlEndpoint, PlanError, Reloaded, Servers};
 use crate::telemetry::{ControlBroken, ControlOpened, ControlReopened};
 
-/// How long the head of a request may take, and a connection may idle between two.
+/// Time that the head of a request may take, and that a connection may idle between requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// The same at the door that strangers can reach.
+/// The same time on the loopback address, which callers without a token can reach.
 const STRANGERS_HEAD_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a client may read nothing of its answer.
+/// Longest time for which a client may read nothing of its answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest head of a request.
+/// Most bytes of a request's head.
 const HEAD_MAX_BYTES: usize = 16 << 10;
-/// Pause after an error of accepting, which is the process's lack of descriptors.
+/// Pause after an error of `accept`. Its usual cause is that the process has no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Pause before a door that could not be opened again is tried once more.
+/// Pause between attempts to open a control endpoint again.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
-/// How long requests may go on being answered once another process serves and this one ends.
+/// Time that open requests, such as the one for the upgrade, may take to get their answers once a
+/// new process serves and this one is told to end.
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
-/// How far the thread stands back behind those of sessions.
+/// Niceness of the API's thread, which puts it behind the threads of sessions.
 const NICENESS: i32 = 19;
 
-/// Where the API is reached.
+/// The sockets of the API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlConfig {
-    /// The Unix socket.
+    /// Path of the Unix socket.
     pub socket: PathBuf,
-    /// A loopback address beside it, with the token it needs.
+    /// A loopback address beside the Unix socket, with its token. `None`: no such address.
     pub listen: Option<(SocketAddr, Token)>,
 }
 
-/// Why there is no API.
+/// Why the API does not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
-    /// A door.
+    /// A socket cannot be opened.
     #[error(transparent)]
     ControlEndpoint(#[from] ListenerError),
-    /// The thread.
+    /// The API's thread or its runtime cannot be started.
     #[error("cannot start the thread of the control API: {0}")]
     Thread(#[from] io::Error),
 }
 
 type Reloading = Pin<Box<dyn Future<Output = Result<Reloaded, PlanError>> + Send>>;
 
-/// How the configuration is read again and put in force.
+/// A function that reads the configuration again and puts it in force.
 #[derive(Clone)]
 pub struct Reload(Arc<dyn Fn(Arc<Servers>) -> Reloading + Send + Sync>);
 
 impl Reload {
-    /// A way to do it. The error is what is wrong with the configuration, all of it.
+    /// Wraps a function. Its error names all mistakes of the configuration.
     pub fn new<F>(reload: impl Fn(Arc<Servers>) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<Reloaded, PlanError>> + Send + 'static,
@@ -92,24 +93,25 @@ impl Reload {
         Self(Arc::new(move |servers| Box::pin(reload(servers))))
     }
 
-    /// Does it.
+    /// Reloads the configuration.
     ///
     /// # Errors
-    /// What is wrong with the configuration, or came in between; nothing was changed.
+    /// All mistakes of the configuration, or the concurrent change that prevented the reload.
+    /// Nothing was changed.
     pub async fn run(&self, servers: &Arc<Servers>) -> Result<Reloaded, PlanError> {
         (self.0)(Arc::clone(servers)).await
     }
 }
 
-/// The API, open. Dropping it closes it and removes its socket.
+/// The running API. Dropping it closes the API and removes the socket's file.
 pub struct Control {
     address: Option<SocketAddr>,
     thread: Option<std::thread::JoinHandle<()>>,
     stop: Option<oneshot::Sender<()>>,
 }
 
-/// The API, reachable and silent: whoever asks waits until there is somebody to answer. Dropping it
-/// closes it.
+/// The API with open sockets, before it has servers. Requests wait in the backlog until
+/// [`Self::serve`]. Dropping it closes the API.
 pub struct Opening {
     control: Control,
     socket: PathBuf,
@@ -118,17 +120,17 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// Answers for these servers from now on.
+    /// Starts to answer requests, for these servers.
     #[must_use]
     pub fn serve(self, servers: Arc<Servers>, reload: Reload, upgrade: Option<Upgrade>) -> Control {
-        // It fails only where the thread is gone, and then nobody can be answered.
+        // The send fails only if the thread has ended. Then nothing can answer requests.
         if self.served.send((servers, reload, upgrade)).is_ok() {
             ControlOpened { socket: &self.socket, address: self.control.address }.emit();
         }
         self.control
     }
 
-    /// Which of the doors that were handed over it has taken.
+    /// The control endpoints of the old process whose sockets this API has taken over.
     #[must_use]
     pub fn adopted(&self) -> &[ControlEndpoint] {
         &self.adopted
@@ -136,7 +138,7 @@ impl Opening {
 }
 
 impl Control {
-    /// Opens the API for these servers, on a thread of its own.
+    /// Starts the API for these servers, on a thread of its own.
     ///
     /// # Errors
     /// [`ControlError`]; nothing is left open.
@@ -148,8 +150,9 @@ impl Control {
         Ok(Self::open(config, Vec::new())?.serve(servers, reload, None))
     }
 
-    /// Opens the socket and the address, so that a process that cannot have them starts nothing.
-    /// What another process has open there and hands over is taken instead.
+    /// Opens the socket and the address before any server starts, so that a process that cannot
+    /// have them starts nothing. Sockets in `handed`, which an old process has open, are taken over
+    /// instead.
     ///
     /// # Errors
     /// [`ControlError`]; nothing is left open.
@@ -164,7 +167,7 @@ impl Control {
         let leaving = Arc::new(AtomicBool::new(false));
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("wharf-control".into()).spawn(move || {
-            // Where this is not allowed the kernel shares the CPU evenly, which is no harm either.
+            // If the system refuses, the kernel shares the CPU evenly, which does no harm.
             let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS);
             runtime.block_on(async {
                 let (endpoints, adopted) = match open(&config, handed) {
@@ -175,9 +178,9 @@ impl Control {
                 let _ = ready.send(Ok((address, adopted)));
                 let work = async {
                     if let Ok((servers, reload, upgrade)) = serves.await {
-                        // Without descriptors for it there can be no successor, and everything else
-                        // goes on.
-                        let ways = doorways(&config, &endpoints).unwrap_or_default();
+                        // If the process has no descriptors left for the duplicates, a new process
+                        // cannot take over the API's sockets. Everything else works.
+                        let ways = duplicates(&config, &endpoints).unwrap_or_default();
                         let shared =
                             Shared::new(servers, (reload, upgrade), ways, Arc::clone(&leaving));
                         serve(&config, endpoints, shared).await;
@@ -187,7 +190,7 @@ impl Control {
                 tokio::select! {
                     () = &mut work => {}
                     _ = stopped => {
-                        // Whoever asked for another process is still to be answered.
+                        // The request for an upgrade still needs its answer.
                         if leaving.load(Ordering::Relaxed) {
                             let _ = tokio::time::timeout(GOODBYE_MAX, work).await;
                         }
@@ -202,7 +205,7 @@ impl Control {
         Ok(Opening { control, socket, served, adopted })
     }
 
-    /// The loopback address, with its real port.
+    /// The loopback address with its real port. `None` if the API has no such address.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
@@ -247,7 +250,7 @@ fn open(
     Ok(((unix, tcp), adopted))
 }
 
-fn doorways(config: &ControlConfig, (unix, tcp): &Endpoints) -> io::Result<Routes> {
+fn duplicates(config: &ControlConfig, (unix, tcp): &Endpoints) -> io::Result<Routes> {
     let mut ways = vec![(ControlEndpoint::Unix(config.socket.clone()), duplicate(&unix.listener)?)];
     if let (Some((address, _)), Some((tcp, _))) = (&config.listen, tcp) {
         ways.push((ControlEndpoint::Tcp(*address), duplicate(tcp)?));
@@ -255,13 +258,14 @@ fn doorways(config: &ControlConfig, (unix, tcp): &Endpoints) -> io::Result<Route
     Ok(ways)
 }
 
-/// Ends where another process does this from now on, and whoever was being answered is.
+/// Accepts and serves connections. Returns once another process serves the API and every open
+/// connection has ended.
 async fn serve(config: &ControlConfig, (mut unix, tcp): Endpoints, shared: Arc<Shared>) {
     unix.own();
     let place_of_unix = config.socket.display().to_string();
     let router = router(Arc::clone(&shared));
     let mut spare = reserve();
-    // Each door has its own, so that who has no token cannot shut the owner out.
+    // Each socket has places of its own, so callers without a token cannot lock out the owner.
     let (connections, tcp_connections) = (Connections::default(), Connections::default());
     let through_unix = async {
         loop {
@@ -271,8 +275,8 @@ async fn serve(config: &ControlConfig, (mut unix, tcp): Endpoints, shared: Arc<S
                 spare = reserve();
             }
             match accepted {
-                // Only the owner and root reach the socket. Where a file system does not keep its
-                // mode, this does.
+                // The socket's mode admits only the owner and root. This check does the same on a
+                // file system that ignores modes.
                 Ok(stream) if stream.peer_cred().is_ok_and(|peer| is_owner(peer.uid())) => {
                     tokio::spawn(talk(stream, Arc::clone(&shared), router.clone(), None, place));
                 }
@@ -286,10 +290,11 @@ async fn serve(config: &ControlConfig, (mut unix, tcp): Endpoints, shared: Arc<S
                     }
                     shared.reopened(&endpoint, duplicate(&unix.listener).ok());
                     ControlReopened { place: &place_of_unix }.emit();
-                    // One that breaks again at once is no reason to spin.
+                    // A socket that breaks again at once must not make this loop spin.
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
-                // The process is out of descriptors. One is kept for whoever wants to know why.
+                // The process is out of descriptors. The spare one is freed for the next caller, so
+                // that an operator can find out why.
                 Err(_) if spare.take().is_some() => {}
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
@@ -325,7 +330,7 @@ async fn serve(config: &ControlConfig, (mut unix, tcp): Endpoints, shared: Arc<S
     connections.ended().await;
 }
 
-/// Opens a loopback address again that broke, and tries until it can.
+/// Opens a broken loopback address again. Tries once a second until it succeeds.
 async fn reopened(broken: TcpListener, at: SocketAddr, error: &io::Error) -> TcpListener {
     let place = at.to_string();
     ControlBroken { place: &place, error }.emit();
@@ -390,12 +395,12 @@ async fn talk<S>(
         .header_read_timeout(head_timeout)
         .max_buf_size(HEAD_MAX_BYTES)
         .serve_connection(TokioIo::new(WriteTimeout::new(stream, ANSWER_TIMEOUT)), service);
-    // A client that breaks off is no news.
+    // A client may break off its connection at any time; that is no event for the log.
     let _ = connection.await;
 }
 
-/// Whoever has shown no token gets one answer for each connection, so that places are free for
-/// whoever has one.
+/// Closes the connection after this answer. A caller without a token gets one answer for each
+/// connection, which frees places for callers with a token.
 fn and_goodbye(mut response: Response) -> Response {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response

@@ -1,4 +1,4 @@
-//! What happens, as it happens: server-sent events.
+//! The event stream: notices of all servers as server-sent events.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use super::answer::Problem;
 use super::api::Shared;
 use super::views;
 
-/// A comment is sent after so long without an event, so that both ends notice when the other is
-/// gone.
+/// Time without an event after which a comment is sent. The comment lets each end notice that the
+/// other is gone.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 pub(super) async fn events(State(shared): State<Arc<Shared>>) -> Response {
@@ -29,8 +29,7 @@ pub(super) async fn events(State(shared): State<Arc<Shared>>) -> Response {
         return problem.into_response();
     };
     let notices = shared.servers.host().notices();
-    // The first piece is sent at once, so that a listener knows that it misses nothing from here
-    // on.
+    // The first piece is sent at once: from then on the listener misses nothing.
     let hello = Some(": from here on\n\n".to_owned());
     let pieces = unfold((notices, hello, place), |(mut notices, hello, place)| async move {
         let piece = match hello {

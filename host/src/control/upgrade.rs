@@ -1,4 +1,4 @@
-//! The request for another process in place of this one, and what of the API passes over to it.
+//! The request for an upgrade, and the transfer of the API's sockets to the new process.
 
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -18,38 +18,38 @@ use super::handlers::Answer;
 use super::requests::{self, parse};
 use crate::server::{ControlEndpoint, Servers, SessionsSent};
 
-/// What is asked for.
+/// The values of a request for an upgrade.
 #[derive(Debug)]
 pub struct UpgradeOptions {
-    /// The new program. `None`: what lies where the running one was started from.
+    /// Absolute path of the new program. `None`: the path from which the running one was started.
     pub program: Option<PathBuf>,
-    /// How long it may take until it serves.
+    /// Time that the new process may take until it serves.
     pub timeout: Duration,
-    /// How long sessions that cannot move may go on. `None`: as for any stop.
+    /// Time that sessions which cannot move may go on. `None`: as for any stop.
     pub drain: Option<Duration>,
-    /// The sockets of this API.
+    /// Duplicates of this API's sockets, for the new process.
     pub endpoints: Vec<(ControlEndpoint, OwnedFd)>,
 }
 
-/// What came of it.
+/// The result of an upgrade.
 #[derive(Debug)]
 pub struct Upgraded {
     /// The id of the new process.
     pub process: u32,
-    /// Whether the API is reached there now by the same sockets.
+    /// Whether the new process took over the API's sockets.
     pub doors_taken: bool,
-    /// What became of the sessions.
+    /// What happened to the sessions.
     pub sent: SessionsSent,
 }
 
 type Upgrading = Pin<Box<dyn Future<Output = Result<Upgraded, String>> + Send>>;
 
-/// How another process is started and takes over.
+/// A function that starts a new process, which takes over.
 #[derive(Clone)]
 pub struct Upgrade(Arc<dyn Fn(Arc<Servers>, UpgradeOptions) -> Upgrading + Send + Sync>);
 
 impl Upgrade {
-    /// A way to do it. The error is why nothing has changed.
+    /// Wraps a function. Its error says why no upgrade took place; then nothing has changed.
     pub fn new<F>(
         upgrade: impl Fn(Arc<Servers>, UpgradeOptions) -> F + Send + Sync + 'static,
     ) -> Self
@@ -81,17 +81,18 @@ pub(super) async fn upgrade(State(shared): State<Arc<Shared>>, body: Bytes) -> A
     let not_upgraded = |why: String| {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not-upgraded", why).or_refused_by_system()
     };
-    // Before the process can end by it.
+    // Set before the upgrade can end this process.
     if !shared.begins_to_leave() {
         return Err(not_upgraded("another upgrade is under way".into()));
     }
-    // On its own, so that it is done, and the sockets are left to the new process, even where
-    // nobody waits for the answer any more.
+    // A task of its own finishes the upgrade, and leaves the sockets to the new process, even if
+    // the caller disconnects.
     let (upgrading, leaving) = (upgrade(Arc::clone(&shared.servers), wish), Arc::clone(&shared));
     let done = shared.servers.host().runtime().spawn(async move {
         let done = upgrading.await;
         match &done {
-            // The new process may be asked as soon as it serves; this one then answers nobody else.
+            // The new process answers requests as soon as it serves. From then on this process
+            // accepts no further ones.
             Ok(done) => leaving.leave(done.doors_taken),
             Err(_) => leaving.stays(),
         }

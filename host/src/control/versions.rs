@@ -1,4 +1,4 @@
-//! Requests about the versions of a server's plugin.
+//! The handlers of requests about the versions of a server's plugin.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub(super) async fn swap(
     .await
 }
 
-/// How far the swap is that is under way.
+/// Shows the progress of the swap that is under way.
 pub(super) async fn under_way(State(shared): State<Arc<Shared>>, Path(name): Server) -> Answer {
     Ok(ok(&views::UnderWay::of(server(&shared, &name)?.swap_seen())))
 }
@@ -80,7 +80,7 @@ pub(super) async fn history(State(shared): State<Arc<Shared>>, Path(name): Serve
     Ok(ok(&views::History::of(&*server(&shared, &name)?)))
 }
 
-/// On its own, so that it is done even where nobody waits for it.
+/// Runs a change of versions as a task of its own, which finishes even if the caller disconnects.
 async fn change<T>(
     shared: &Arc<Shared>,
     server: Arc<ServerHandle>,
@@ -92,8 +92,8 @@ where
 {
     let waits = shared.may_wait(&server, class)?;
     let work = work(server);
-    // It keeps its place for as long as it works, so that whoever asks and goes away cannot have
-    // more of them at work.
+    // The task keeps its place until it ends. So a caller that disconnects cannot have more tasks
+    // at work than it has places.
     let working = async move {
         let _waits = waits;
         work.await

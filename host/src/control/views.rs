@@ -1,4 +1,4 @@
-//! What the API says of servers and sessions.
+//! Views of servers and sessions in the API.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,9 +15,9 @@ pub(super) struct Server {
     name: String,
     address: String,
     status: &'static str,
-    /// Why it cannot listen, where it cannot.
+    /// Why the server cannot listen. `None` if it can.
     failure: Option<String>,
-    /// What becomes of newcomers where it is suspended.
+    /// What happens to new connections. `None` if the server is not suspended.
     newcomers: Option<&'static str>,
     locked: bool,
     breaker: &'static str,
@@ -124,7 +124,7 @@ impl Counters {
     fn of(snapshot: Snapshot, events: u64) -> Self {
         Self {
             accepted: snapshot.accepted,
-            // Those of live sessions included, unlike the sums below.
+            // Unlike the sums below, this includes the events of live sessions.
             events,
             bytes_in: snapshot.spent.bytes_in,
             bytes_out: snapshot.spent.bytes_out,
@@ -245,7 +245,7 @@ impl Notice {
     }
 }
 
-/// What became of live sessions in a swap.
+/// What happened to live sessions in a swap.
 #[derive(Serialize)]
 pub(super) struct Swap {
     from: String,
@@ -293,7 +293,7 @@ impl Swap {
     }
 }
 
-/// How far a swap is.
+/// The progress of a swap. `None` if none is under way.
 #[derive(Serialize)]
 pub(super) struct UnderWay {
     under_way: Option<Progress>,
@@ -319,10 +319,10 @@ impl UnderWay {
     }
 }
 
-/// The versions a server has had.
+/// The versions that a server has had.
 #[derive(Serialize)]
 pub(super) struct History {
-    /// Whether they are written down.
+    /// Whether the versions are recorded on disk.
     recorded: bool,
     canary: Option<Canary>,
     generations: Vec<Generation>,

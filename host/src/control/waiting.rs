@@ -1,5 +1,5 @@
-//! Places for calls that take their time, by tenant: waiting calls of one tenant take no place from
-//! another's.
+//! Places for calls that wait, by tenant. Waiting calls of one tenant take no place from another
+//! tenant's calls.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,17 +9,17 @@ use axum::http::StatusCode;
 use super::answer::Problem;
 use crate::work::HOST;
 
-/// Calls of one class that one tenant may have under way.
+/// Most calls of one class that one tenant may have under way.
 pub(super) const WAITING_TENANT_MAX: usize = 32;
-/// Tenants that are remembered for their count of refusals alone.
+/// Tenants in the table, above which one without calls is dropped with its count of refusals.
 const IDLE_MAX: usize = 1_024;
 
-/// What a call waits for. Each class has places of its own, so that none fills those of another.
+/// What a call waits for. Each class has places of its own, so that no class fills another's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     /// Another version or another configuration: swaps, canaries, reloads, upgrades.
     Change,
-    /// Others: locks and suspensions.
+    /// Other calls and running events: locks and suspensions.
     Wait,
     /// The disk: credentials.
     Read,
@@ -30,7 +30,7 @@ pub(super) enum Class {
 impl Class {
     pub(super) const ALL: [Self; 4] = [Self::Change, Self::Wait, Self::Read, Self::End];
 
-    /// Its name in metrics.
+    /// The class's name in metrics.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Change => "change",
@@ -40,7 +40,7 @@ impl Class {
         }
     }
 
-    /// The calls of it.
+    /// The calls of the class, by name, for messages.
     fn calls(self) -> &'static str {
         match self {
             Self::Change => "swap, canary, reload, upgrade",
@@ -51,7 +51,7 @@ impl Class {
     }
 }
 
-/// Calls of one class and tenant.
+/// Counts of calls of one class and tenant.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Calls {
     /// Calls under way.
@@ -62,11 +62,11 @@ pub(super) struct Calls {
 
 type OfTenants = BTreeMap<Arc<str>, [Calls; Class::ALL.len()]>;
 
-/// All calls that take their time.
+/// The counts of calls that wait, by tenant and class.
 #[derive(Debug, Default)]
 pub(super) struct Waiting(Mutex<OfTenants>);
 
-/// The place of one call, until this is dropped.
+/// The place of one call. Dropping it frees the place.
 pub(super) struct Place {
     of: Arc<Waiting>,
     tenant: Arc<str>,
@@ -74,7 +74,11 @@ pub(super) struct Place {
 }
 
 impl Waiting {
-    /// A place for a call about a server of this tenant, or [`HOST`] for one about the process.
+    /// Takes a place for a call about a server of this tenant. A call about the whole process is
+    /// [`HOST`]'s.
+    ///
+    /// # Errors
+    /// `too-many-waiting` if [`WAITING_TENANT_MAX`] calls of the class are under way.
     pub(super) fn enter(
         self: &Arc<Self>,
         tenant: Arc<str>,
@@ -100,7 +104,7 @@ impl Waiting {
         Ok(Place { of: Arc::clone(self), tenant, class })
     }
 
-    /// All that are and were, by tenant and class.
+    /// The counts of all tenants and classes.
     pub(super) fn seen(&self) -> Vec<(Arc<str>, Class, Calls)> {
         let of = |(tenant, calls): (&Arc<str>, &[Calls; Class::ALL.len()])| {
             let (tenant, calls) = (Arc::clone(tenant), *calls);

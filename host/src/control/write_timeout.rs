@@ -1,4 +1,4 @@
-//! A stream whose other end has to read: a write that waits for longer than allowed fails.
+//! A stream with a timeout for writes: a write that waits longer than allowed fails.
 
 use std::io;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use tokio::time::{Sleep, sleep};
 pub(super) struct WriteTimeout<S> {
     stream: S,
     patience: Duration,
-    /// Running while a write waits.
+    /// The timer, while a write waits.
     waits: Option<Pin<Box<Sleep>>>,
 }
 
@@ -72,7 +72,7 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     #[tokio::test]
-    async fn whoever_does_not_read_is_given_up() {
+    async fn write_fails_if_peer_does_not_read() {
         let (near, far) = tokio::io::duplex(8);
         let mut stream = WriteTimeout::new(near, Duration::from_millis(20));
         let error = stream.write_all(&[0; 64]).await.expect_err("nobody reads");

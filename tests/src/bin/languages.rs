@@ -1,8 +1,8 @@
-//! `cargo run --release -p wharf-tests --bin languages`: the table of docs/languages/README.md,
-//! measured here and now.
+//! `cargo run --release -p wharf-tests --bin languages`: measures the table of
+//! docs/languages/README.md on this machine.
 //!
-//! Each language's example is built afresh (its tools are warm), loaded with and without the cache,
-//! and played.
+//! Each language's example is built from scratch (with warm tools), loaded with and without the
+//! cache, and played.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -20,9 +20,9 @@ use wharf_tests::languages::{Project, missing, project, run_build, tool};
 use wharf_tests::load::memory::Weight;
 use wharf_tests::transcript::plain;
 
-/// Events whose median is told.
+/// Events of which the median is reported.
 const EVENTS: usize = 1_000;
-/// Sessions that are idle while memory is looked at.
+/// Idle sessions while memory is measured.
 const SESSIONS: usize = 200;
 /// A line of 64 bytes.
 const LINE: &str = "a line of sixty-four bytes, its ending included, as logs have..\n";
@@ -35,7 +35,8 @@ fn main() -> Result<()> {
     );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
     let _ = wharf_binary();
-    // What is first used is paid for once, and not by the first language.
+    // The first measurement pays for everything that the process uses for the first time. So text,
+    // which needs no tools, is measured before the table's first language.
     let warm = measure(Language::Wat)?;
     for language in Language::ALL {
         match (missing(language), language) {
@@ -78,7 +79,7 @@ fn measure(language: Language) -> Result<String> {
     ))
 }
 
-/// What a line costs when the instance is warm: the median in microseconds, and the fuel.
+/// The cost of a line on a warm instance: the median CPU time in microseconds, and the fuel.
 fn event(costs: &[Cost]) -> Result<(f64, u64)> {
     let mut all: Vec<_> =
         costs.iter().filter(|cost| cost.event == "on-read").skip(EVENTS / 10).collect();
@@ -87,7 +88,7 @@ fn event(costs: &[Cost]) -> Result<(f64, u64)> {
     Ok((middle.cpu.as_nanos() as f64 / 1e3, middle.fuel))
 }
 
-/// Builds it again from nothing but its sources and its tools.
+/// Builds a project again from its sources alone.
 fn build(project: &Project) -> Result<Duration> {
     for folder in ["build", "target"] {
         let _ = std::fs::remove_dir_all(project.folder.join(folder));
@@ -97,7 +98,7 @@ fn build(project: &Project) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// What lines of 64 bytes cost, one after the other in one session.
+/// The costs of lines of 64 bytes, one after the other in one session.
 fn costs(plugin: &Arc<Plugin>, manner: Manner) -> Result<Vec<Cost>> {
     let answer = LINE.to_ascii_uppercase();
     let line =
@@ -115,7 +116,7 @@ fn find<'a>(costs: &'a [Cost], event: &str) -> Result<&'a Cost> {
     costs.iter().find(|cost| cost.event == event).with_context(|| event.to_owned())
 }
 
-/// Resident memory and page tables for each of many sessions that have said something.
+/// Resident memory and page tables for each of many idle sessions, in KiB.
 fn idle_kib(project: &Project, cache: &std::path::Path, shards: usize) -> Result<u64> {
     let config = HostConfig {
         workers: 1,
@@ -132,7 +133,7 @@ fn idle_kib(project: &Project, cache: &std::path::Path, shards: usize) -> Result
         .options(options)
         .loaded_plugin(plugin);
     let server = server.shared_instances(shards).start()?;
-    // The first makes what all of them have in common.
+    // The first session pays for the memory that all sessions share.
     let mut first = plain(server.address());
     talk(&mut first)?;
     let before = Weight::now()?.total_kib();
@@ -154,7 +155,7 @@ fn talk(client: &mut TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// What the toolchain says of itself.
+/// The version that the toolchain reports.
 fn version(language: Language) -> Result<String> {
     let ask = |program: &str, arguments: &[&str]| -> Result<String> {
         let output = tool(program).args(arguments).output().with_context(|| program.to_owned())?;

@@ -1,4 +1,4 @@
-//! Requests to a control socket, one connection each.
+//! Requests to a control socket, with one connection for each.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,24 +9,24 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-/// How long an answer may take. Calls that wait for sessions take up to a minute.
+/// Time that an answer may take. Calls that wait for sessions take up to a minute.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(90);
 
 /// A control socket. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Api(Arc<Path>);
 
-/// What came back.
+/// An answer of the API.
 #[derive(Debug)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// The body, without its head.
+    /// The body, without the head.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// The body as JSON; null where it is none.
+    /// The body as JSON. Null if the body is no JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
@@ -34,16 +34,16 @@ impl Answer {
 }
 
 impl Api {
-    /// The API at this socket. Nothing is connected yet.
+    /// The API at this socket. Does not connect yet.
     #[must_use]
     pub fn at(socket: PathBuf) -> Self {
         Self(socket.into())
     }
 
-    /// Sends a request and reads the answer to its end. Dropping the future closes the connection.
+    /// Sends a request and reads the whole answer. Dropping the future closes the connection.
     ///
     /// # Errors
-    /// There is no connection, or no whole answer within 90 s.
+    /// The connection failed, or no whole answer came within 90 s.
     pub async fn ask(&self, method: &str, path: &str, body: &[u8]) -> Result<Answer> {
         let told = || format!("{method} {path}");
         let asked = async {
@@ -58,10 +58,11 @@ impl Api {
         }
     }
 
-    /// Sends a request and leaves the answer to the caller: for streams.
+    /// Sends a request, and returns the connection, from which the caller reads the answer. For
+    /// streams.
     ///
     /// # Errors
-    /// The connection's.
+    /// The connection failed.
     pub async fn send(&self, method: &str, path: &str, body: &[u8]) -> Result<UnixStream> {
         let mut stream = UnixStream::connect(&self.0).await?;
         let length = body.len();

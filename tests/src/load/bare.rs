@@ -1,6 +1,7 @@
-//! The engine without Wharf: a tokio task and an instance per client, a call per read. No limits,
-//! no turns, no backpressure; and no fuel, no interruptions and no fibers unless asked for. What
-//! Wharf costs is seen beside it.
+//! The engine without Wharf, to measure Wharf's cost against.
+//!
+//! Each client has a tokio task and an instance, and each read is a call. There are no limits, no
+//! run permits and no backpressure. Fuel, interruptions and fibers are options.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,25 +16,25 @@ use wasmtime::component::{
 };
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store};
 
-/// As much as one `on-read` carries.
+/// Most bytes of one read, as for `on-read`.
 const BUFFER_BYTES: usize = 64 << 10;
-/// Instances at once.
+/// Most instances at once.
 const INSTANCES_MAX: u32 = 256;
 /// Fuel of one event.
 const FUEL: u64 = 10_000_000;
 /// The export that handles events.
 const EVENT_PROCEDURE: &str = "wharf:server/inet-event-proc@0.1.0";
 
-/// What the engine counts while a guest runs.
+/// The metering of a running guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Metering {
     /// Nothing.
     None,
     /// Fuel.
     Fuel,
-    /// Fuel, and whether it is to be interrupted.
+    /// Fuel, and interruptions by epochs.
     FuelAndEpochs,
-    /// The same, and each event runs on a stack of its own, so that it can be left for a while.
+    /// Fuel and interruptions, and each event runs on a fiber, so that it can be suspended.
     Interruptible,
 }
 
@@ -81,7 +82,7 @@ pub struct Bare {
     metering: Metering,
 }
 
-/// One instance, with what it has written.
+/// One instance, with the bytes that it has written.
 pub struct BareInstance {
     store: Store<Vec<u8>>,
     on_read: TypedFunc<(Vec<u8>,), (Action,)>,
@@ -92,7 +93,7 @@ impl Bare {
     /// Loads a component.
     ///
     /// # Errors
-    /// The engine's, or the file's.
+    /// The file cannot be read, or the engine refuses the component.
     pub fn load(component: &Path, metering: Metering) -> Result<Self> {
         let mut pool = PoolingAllocationConfig::new();
         pool.total_component_instances(INSTANCES_MAX)
@@ -136,10 +137,10 @@ impl Bare {
     /// Makes an instance.
     ///
     /// # Errors
-    /// The engine's.
+    /// The engine cannot make one.
     pub fn instance(&self) -> Result<BareInstance> {
         let mut store = Store::new(&self.engine, Vec::new());
-        // Where nothing is counted there is nothing to set.
+        // Without metering this call fails, and nothing needs to be set.
         let _ = store.set_fuel(u64::MAX);
         store.set_epoch_deadline(u64::MAX / 2);
         let instance: Instance = self.pre.instantiate(&mut store)?;
@@ -152,10 +153,10 @@ impl Bare {
         Ok(BareInstance { store, on_read, metering: self.metering })
     }
 
-    /// Serves on any free port; it lives as long as the runtime.
+    /// Serves on any free port, until the runtime ends.
     ///
     /// # Errors
-    /// The system's, on binding.
+    /// The port cannot be bound.
     pub fn serve(self, runtime: &Handle) -> Result<SocketAddr> {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let address = listener.local_addr()?;
@@ -170,20 +171,20 @@ impl Bare {
 }
 
 impl BareInstance {
-    /// Gives it some bytes; what it answers.
+    /// Calls the guest with some bytes. Returns the bytes that it wrote.
     ///
     /// # Errors
-    /// It trapped.
+    /// The guest trapped.
     pub fn read(&mut self, data: &[u8]) -> Result<&mut Vec<u8>> {
         self.store.data_mut().clear();
         self.on_read.call(&mut self.store, (data.to_vec(),))?;
         Ok(self.store.data_mut())
     }
 
-    /// The same, on a stack of its own where that was asked for.
+    /// Calls the guest with some bytes, on a fiber if the metering is interruptible.
     ///
     /// # Errors
-    /// It trapped.
+    /// The guest trapped.
     async fn serve(&mut self, data: &[u8]) -> Result<&mut Vec<u8>> {
         if self.metering != Metering::Interruptible {
             return self.read(data);

@@ -1,5 +1,4 @@
-//! What a flood of control requests does to sessions: their latency with it, beside their latency
-//! without.
+//! The effect of a flood of control requests on sessions: their latency with and without the flood.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -13,19 +12,19 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Clients that talk, and how often each does: a load that leaves the machine room.
+/// Clients that exchange messages, and the interval of each: a load that leaves the machine room.
 const TALKERS: usize = 8;
 const TALK_EVERY: Duration = Duration::from_millis(5);
 /// Connections of the flood.
 const FLOODERS: usize = 4;
-/// How often each sends a burst, and of how many requests.
+/// Interval between two bursts of a connection.
 const FLOOD_EVERY: Duration = Duration::from_millis(4);
 
 const REQUEST: &[u8] = b"GET /v1/servers HTTP/1.1\r\nhost: localhost\r\n\r\n";
 const REQUEST_LAST: &[u8] =
     b"GET /v1/servers HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
 
-/// Latency of sessions that exchange 64 bytes every few milliseconds, in microseconds.
+/// Measures the latency of sessions that exchange 64 bytes every few milliseconds, in microseconds.
 ///
 /// # Errors
 /// A connection failed.
@@ -56,7 +55,8 @@ pub async fn paced(address: SocketAddr, time: Duration) -> Result<Histogram<u64>
     Ok(all)
 }
 
-/// Asks for the list of servers so many times a second, until it is cut off; how many answers came.
+/// Requests the list of servers `per_second` times a second, for `time`. Returns how many answers
+/// came.
 ///
 /// # Errors
 /// A connection failed.
@@ -104,11 +104,11 @@ async fn answer(stream: &mut UnixStream) -> Result<()> {
     }
 }
 
-/// Answers what comes to `native` with what the API at `socket` says now: whoever asks has the same
-/// work, and the answer costs next to nothing.
+/// Starts a native responder at `native` that repeats one answer of the API at `socket`. Clients
+/// have the same work as with the API, and the answer costs next to nothing.
 ///
 /// # Errors
-/// The API did not answer, or the address cannot be had.
+/// The API did not answer, or the socket cannot be bound.
 pub fn answer_natively(native: &Path, socket: &Path) -> Result<()> {
     use std::io::{Read, Write};
     use std::os::unix::net::{UnixListener, UnixStream};
@@ -123,7 +123,7 @@ pub fn answer_natively(native: &Path, socket: &Path) -> Result<()> {
         for mut stream in listener.incoming().flatten() {
             let canned = Arc::clone(&canned);
             std::thread::spawn(move || {
-                // As nice as the API's thread.
+                // The same niceness as the API's thread.
                 let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19);
                 let mut request = [0; REQUEST.len()];
                 while stream.read_exact(&mut request).is_ok() && stream.write_all(&canned).is_ok() {

@@ -1,4 +1,4 @@
-//! Clients that keep a server busy and count what comes back.
+//! Clients that keep a server busy and count its answers.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -19,7 +19,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 /// Longest latency the histograms hold, in microseconds.
 const LATENCY_MAX_US: u64 = 60_000_000;
 
-/// What a round of load is.
+/// The shape of a round of load.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
     /// Clients at a time.
@@ -28,20 +28,20 @@ pub struct Shape {
     pub size: usize,
     /// Messages in flight on each connection.
     pub depth: usize,
-    /// How long.
+    /// Length of the round.
     pub time: Duration,
 }
 
-/// What a round of load saw.
+/// The result of a round of load.
 #[derive(Debug)]
 pub struct Seen {
     /// Messages (or connections) per second.
     pub rate: f64,
-    /// From sending a message to having all of its echo, in microseconds.
+    /// Time from sending a message to the end of its echo, in microseconds.
     pub latency: Histogram<u64>,
 }
 
-/// Echoes messages over standing connections.
+/// Exchanges messages with an echo over connections that stay open.
 ///
 /// # Errors
 /// A connection failed, or an echo differed from what was sent.
@@ -56,8 +56,8 @@ pub async fn messages(address: SocketAddr, shape: Shape) -> Result<Seen> {
     measure(clients, shape, &stop, &count).await
 }
 
-/// Lets the clients warm up, counts for the time of the round, stops them and adds up what they
-/// saw.
+/// Lets the clients warm up, counts for the time of the round, stops them and adds up their
+/// results.
 async fn measure(
     mut clients: JoinSet<Result<Histogram<u64>>>,
     shape: Shape,
@@ -87,8 +87,7 @@ async fn talk(
         (0..shape.size * shape.depth).map(|at| (at % shape.size % 251) as u8).collect();
     let mut inbox = vec![0; (shape.size * shape.depth).max(4_096)];
     let (mut at, mut sent) = (0, Instant::now());
-    // A window that holds more than the sockets do would wait for itself, so both directions go at
-    // once.
+    // Both directions run at once: a window larger than the sockets' buffers would wait for itself.
     let (mut reader, mut writer) = stream.split();
     let mut owed: usize = shape.size * shape.depth;
     let mut flying = 0;
@@ -101,7 +100,7 @@ async fn talk(
             biased;
             written = writer.write(&out[..take]), if take > 0 => {
                 let written = written?;
-                // The rest of a message that went in part.
+                // The rest of a message that was written in part.
                 let partial = written % shape.size;
                 if partial > 0 {
                     writer.write_all(&out[partial..shape.size]).await?;
@@ -129,7 +128,7 @@ async fn talk(
     Ok(latency)
 }
 
-/// Connects, exchanges one message, closes, again and again.
+/// Connects, exchanges one message and closes, again and again.
 ///
 /// # Errors
 /// A connection failed.
@@ -157,8 +156,8 @@ pub async fn connections(address: SocketAddr, shape: Shape) -> Result<Seen> {
 }
 
 /// Connects from one loopback address after the other. A closed connection keeps its port for a
-/// minute, and a single address would run out of ports within a second; what was measured then
-/// would be the search for a free one.
+/// minute, so a single address would run out of ports within a second. The measurement would then
+/// be of the search for a free port.
 pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -169,24 +168,24 @@ pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream> {
     Ok(socket.connect(address).await?)
 }
 
-/// A connection that is held, plain or inside TLS.
+/// A connection that is held open, plain or over TLS.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
-/// Connections that are held open. Dropping it closes them.
+/// Connections that are held open. Dropping this closes them.
 pub struct Held(Vec<Box<dyn Stream>>);
 
 impl Held {
-    /// How many.
+    /// The number of connections.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.len()
     }
 }
 
-/// Opens `count` connections, exchanges one message on each, and returns them open. With the
-/// certificate of an authority they are TLS.
+/// Opens `count` connections, exchanges one message on each, and returns them open. With an
+/// authority's certificate the connections use TLS.
 ///
 /// # Errors
 /// A connection failed.
@@ -208,10 +207,10 @@ pub async fn hold(address: SocketAddr, count: usize, authority: Option<&Path>) -
     Ok(Held(held))
 }
 
-/// What makes TLS of connections to servers of this authority.
+/// A connector for TLS to servers of this authority.
 ///
 /// # Errors
-/// The file's.
+/// The certificate cannot be read.
 pub fn connector(authority: &Path) -> Result<TlsConnector> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(authority)?)?;

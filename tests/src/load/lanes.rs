@@ -1,10 +1,11 @@
-//! A critical session beside background ones that burn whatever there is: its latency with them and
-//! without. A native echo on a thread that stands where the critical session's does says what the
-//! machine and its kernel make of the same background: what is above that is Wharf's.
+//! Latency of a critical session with and without background sessions that burn all CPU time.
 //!
-//! The critical client sends at fixed times, whether the answer to the last message has come or
-//! not, and its latency counts from when it meant to send: a server that stands still is seen in
-//! all the messages that it kept waiting.
+//! A native echo runs on a thread with the scheduling of the critical session's lane. Its latency
+//! shows the effect of the machine and its kernel under the same background; the rest is Wharf's.
+//!
+//! The critical client sends at fixed times, even if the last answer is missing. Latency counts
+//! from the time when a message was due, so a server that stands still shows in all messages that
+//! waited.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -24,20 +25,20 @@ use crate::certificates::Certificates;
 use crate::guests::{built, component, file, root};
 use crate::load::native;
 
-/// How often the critical client sends.
+/// Interval between two messages of the critical client.
 const SEND_EVERY: Duration = Duration::from_millis(1);
 const MESSAGE_BYTES: usize = 64;
-/// How long background may make progress alone before it is measured.
+/// Time that background sessions run alone before the measurement.
 const WARM_UP: Duration = Duration::from_millis(300);
 
-/// What background sessions do.
+/// The behaviour of the background sessions.
 #[derive(Debug, Clone, Copy)]
 struct Antagonist {
     name: &'static str,
-    /// What each client sends, and sends again once it is answered.
+    /// The order that each client sends, and sends again after each answer.
     order: &'static [u8],
     clients: usize,
-    /// Each order needs a connection of its own.
+    /// Whether each order needs a connection of its own.
     reconnects: bool,
     plugin: Plugin,
 }
@@ -73,7 +74,7 @@ const ANTAGONISTS: [Antagonist; 12] = [
     Antagonist { clients: 9_000, plugin: Plugin::Idle, ..standing("9,000 idle sessions", b"") },
 ];
 
-/// Runs every antagonist whose name has this in it, and prints a row for each.
+/// Runs every antagonist whose name contains `only`, and prints a row for each.
 ///
 /// # Errors
 /// A client or a server failed.
@@ -128,7 +129,8 @@ struct Latency {
 }
 
 impl Latency {
-    /// The median of the rounds': what the machine does to some of them is not in it.
+    /// The medians over the rounds, calm and beside the background. A median hides rounds that the
+    /// machine disturbed.
     fn at(&self, share: f64) -> (u64, u64) {
         let median = |rounds: &[Histogram<u64>]| {
             let mut seen: Vec<_> =
@@ -153,7 +155,7 @@ impl Latency {
     }
 }
 
-/// A native echo on a thread of its own, which stands where those of the lane do.
+/// Starts a native echo on a thread of its own, with the scheduling of the lane's threads.
 pub(super) fn native_in(lane: Lane) -> Result<SocketAddr> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let address = native::start(runtime.handle())?;
@@ -200,7 +202,7 @@ fn background(
     Ok(server.start()?)
 }
 
-/// Events of the server per second while `work` is done.
+/// Events of the server per second while `work` runs.
 fn progress(server: &ServerHandle, work: impl FnOnce() -> Result<()>) -> Result<f64> {
     let done = || -> u64 {
         let seen = server.counters();
@@ -212,7 +214,7 @@ fn progress(server: &ServerHandle, work: impl FnOnce() -> Result<()>) -> Result<
     Ok((done() - before) as f64 / start.elapsed().as_secs_f64())
 }
 
-/// Background's clients, in a process that runs when nobody else wants to.
+/// The process with the background's clients. It runs only when no other wants the CPU.
 struct Burning(Child);
 
 impl Burning {
@@ -240,13 +242,13 @@ impl Burning {
     }
 }
 
-/// The clients of an antagonist, until the standard input ends.
+/// Runs the clients of an antagonist, until the standard input ends.
 ///
 /// # Errors
-/// None of them could connect.
+/// No client could connect.
 pub fn burn(number: usize, address: SocketAddr) -> Result<()> {
     let antagonist = *ANTAGONISTS.get(number).context("an antagonist")?;
-    // What is measured is the server and not its clients.
+    // The measurement is about the server, so its clients run in the idle lane.
     let _ = take(Lane::Idle);
     let mut held = Vec::new();
     if antagonist.plugin == Plugin::Idle {
@@ -277,7 +279,7 @@ pub fn burn(number: usize, address: SocketAddr) -> Result<()> {
     std::process::exit(0);
 }
 
-/// Gives orders over one connection.
+/// Sends orders over one connection.
 fn order(antagonist: &Antagonist, address: SocketAddr) -> Result<()> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
@@ -289,7 +291,7 @@ fn order(antagonist: &Antagonist, address: SocketAddr) -> Result<()> {
     let mut answer = [0; 4_096];
     loop {
         stream.write_all(antagonist.order)?;
-        // Those that trap answer nothing.
+        // A guest that traps answers nothing.
         let answered = stream.read(&mut answer).is_ok_and(|count| count > 0);
         if antagonist.reconnects || !answered {
             return Ok(());
@@ -297,8 +299,8 @@ fn order(antagonist: &Antagonist, address: SocketAddr) -> Result<()> {
     }
 }
 
-/// Latency of one session that exchanges a message every millisecond, in microseconds, from when
-/// each was meant to be sent.
+/// Measures the latency of one session that exchanges a message every millisecond, in microseconds.
+/// Latency counts from the time when each message was due.
 fn paced(address: SocketAddr, time: Duration) -> Result<Histogram<u64>> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
@@ -331,8 +333,9 @@ fn paced(address: SocketAddr, time: Duration) -> Result<Histogram<u64>> {
     reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?
 }
 
-/// The measuring thread is not to be what is measured. Where this is not allowed it waits for its
-/// turn like everybody else.
+/// Gives the measuring thread a real-time policy, so that its own waits for a CPU are not measured.
+/// If the system refuses, the thread asks for niceness -20. If that is refused too, it waits for
+/// a CPU as any other.
 pub fn forward() {
     let own = rustix::thread::gettid().as_raw_nonzero().to_string();
     let real_time =

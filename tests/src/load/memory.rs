@@ -1,4 +1,4 @@
-//! What a process weighs, as the kernel counts it.
+//! The memory of a process, as the kernel counts it.
 
 use anyhow::{Context, Result};
 
@@ -12,7 +12,7 @@ pub struct Weight {
 }
 
 impl Weight {
-    /// Of this process, now.
+    /// The memory of this process now.
     ///
     /// # Errors
     /// `/proc` cannot be read.
@@ -26,7 +26,7 @@ impl Weight {
         Ok(Self { resident_kib: field("VmRSS:")?, tables_kib: field("VmPTE:")? })
     }
 
-    /// Everything.
+    /// Resident pages and page tables together, in KiB.
     #[must_use]
     pub fn total_kib(self) -> u64 {
         self.resident_kib + self.tables_kib

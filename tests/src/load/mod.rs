@@ -1,4 +1,4 @@
-//! Load: a native echo to compare with, clients that count, and what a process weighs.
+//! Load tests: clients that count, a native echo to compare with, and the memory of a process.
 
 pub mod api;
 pub mod attacks;

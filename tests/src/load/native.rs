@@ -1,4 +1,4 @@
-//! What a program without Wharf would do: a tokio task per client that echoes.
+//! A native echo, as a program without Wharf has it: a tokio task for each client.
 
 use std::net::SocketAddr;
 
@@ -7,13 +7,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 
-/// As much as one `on-read` carries, so that both read alike.
+/// Most bytes of one read, as for `on-read`, so that both servers read alike.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// Starts the echo on any free port; it lives as long as the runtime.
+/// Starts the echo on any free port. It serves until the runtime ends.
 ///
 /// # Errors
-/// The system's, on binding.
+/// The port cannot be bound.
 pub fn start(runtime: &Handle) -> Result<SocketAddr> {
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
     let address = listener.local_addr()?;

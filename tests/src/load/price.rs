@@ -1,4 +1,4 @@
-//! What Wharf costs: beside the engine alone, and what counting costs a plugin that parses.
+//! The cost of Wharf compared with the engine alone, and the cost of metering for a parser.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use super::bare::{Bare, BareInstance, Metering};
 use super::report::median;
 
-/// What a browser asks.
+/// A request of a browser.
 const REQUEST: &[u8] = b"GET /index.html?from=here HTTP/1.1\r\nHost: \
     www.example.com\r\nUser-Agent: Mozilla/5.0 (X11; Linux \
     x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\nAccept: \
@@ -16,13 +16,13 @@ const REQUEST: &[u8] = b"GET /index.html?from=here HTTP/1.1\r\nHost: \
     \r\nAccept-Language: en-GB,en;q=0.5\r\nAccept-Encoding: gzip, deflate, br, zstd\r\nConnection: \
     keep-alive\r\nCookie: \
     session=0123456789abcdef0123456789abcdef; theme=dark\r\nUpgrade-Insecure-Requests: 1\r\n\r\n";
-/// Requests of one read, so that what is measured is the parser and not the call.
+/// Requests of one read. Many, so that the measurement is of the parser and not of the call.
 const PIPELINED: usize = 32;
 /// Reads of one round.
 const READS: u32 = 500;
 
-/// One row: native, the engine alone, the engine with what the bounds of events take, Wharf; rates
-/// and the medians of the rounds' ratios.
+/// One row: rates, and medians of the rounds' ratios. Each round has four rates: the native echo,
+/// the engine alone, the engine with the metering of event budgets, and Wharf.
 #[must_use]
 pub fn row(name: &str, rounds: &[[f64; 4]]) -> String {
     let rate = |at: usize| median(rounds.iter().map(|rates| rates[at]).collect());
@@ -39,11 +39,11 @@ pub fn row(name: &str, rounds: &[[f64; 4]]) -> String {
     )
 }
 
-/// Prints what a request costs the http plugin, without counting and with it, in rounds that take
-/// turns.
+/// Prints the cost of a request for the http plugin, without and with metering, in alternating
+/// rounds.
 ///
 /// # Errors
-/// The engine's, or the plugin does not answer.
+/// The engine failed, or the plugin does not answer.
 pub fn parser(component: &Path, rounds: usize) -> Result<()> {
     let input = REQUEST.repeat(PIPELINED);
     let all = [Metering::None, Metering::Fuel, Metering::FuelAndEpochs];

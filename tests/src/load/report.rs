@@ -1,5 +1,5 @@
-//! Rounds of one and the other, one after the other, and their ratio. These machines are noisy:
-//! only a ratio of rounds that lay side by side says something.
+//! Alternating rounds of two contestants, and their ratio. The machines are noisy, so only a ratio
+//! of neighbouring rounds is significant.
 
 use hdrhistogram::Histogram;
 
@@ -14,14 +14,14 @@ pub struct Duel {
 }
 
 impl Duel {
-    /// One pair of rounds.
+    /// Adds one pair of rounds.
     pub fn add(&mut self, native: Seen, wharf: Seen) {
         self.native.push(native.rate);
         self.wharf.push(wharf.rate);
         match &mut self.latencies {
             None => self.latencies = Some((native.latency, wharf.latency)),
             Some((n, w)) => {
-                // Same bounds on both sides.
+                // Both histograms have the same bounds, so this does not fail.
                 let _ = (n.add(native.latency), w.add(wharf.latency));
             }
         }
@@ -59,7 +59,7 @@ impl Duel {
     }
 }
 
-/// The one in the middle.
+/// The median. NaN without values.
 pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

@@ -1,11 +1,11 @@
-//! Numbers from a seed, for load that can be repeated.
+//! Random numbers from a seed, for load that can be repeated.
 
-/// A generator of numbers. The same seed gives the same numbers.
+/// A generator of random numbers. The same seed gives the same numbers.
 #[derive(Debug, Clone)]
 pub struct Rng(u64);
 
 impl Rng {
-    /// The numbers of one part of a run: each part has a generator of its own.
+    /// The generator for one part of a run. Each part has a generator of its own.
     #[must_use]
     pub fn of(seed: u64, part: u64) -> Self {
         let mut mixed = Self(seed);
@@ -13,7 +13,7 @@ impl Rng {
         Self(start)
     }
 
-    /// Any number.
+    /// Returns any number.
     pub fn throw(&mut self) -> u64 {
         // SplitMix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -22,22 +22,22 @@ impl Rng {
         mixed ^ (mixed >> 31)
     }
 
-    /// From `low` on, up to and with `high`.
+    /// Returns a number from `low` to `high`, both included.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.throw() % (high - low + 1)
     }
 
-    /// True so many times in a hundred.
+    /// Returns true with a probability of `share` percent.
     pub fn percent(&mut self, share: u64) -> bool {
         self.throw() % 100 < share
     }
 
-    /// One of them. There has to be at least one.
+    /// Returns one of the items. Panics if there is none.
     pub fn one_of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
         &all[(self.throw() % all.len() as u64) as usize]
     }
 
-    /// Changes their order.
+    /// Shuffles the items.
     pub fn shuffle<T>(&mut self, all: &mut [T]) {
         for at in (1..all.len()).rev() {
             all.swap(at, self.between(0, at as u64) as usize);

@@ -1,5 +1,5 @@
-//! Who gets how much of the CPU: tenants of one class, and background where critical sessions take
-//! all there is.
+//! The shares of the CPU: of tenants of one class, and of background sessions beside critical ones
+//! that take all CPU time.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,13 +15,13 @@ use wharf::server::{Host, Server, ServerHandle};
 
 use crate::guests::{component, file, root};
 
-/// Sessions of the tenant that has many.
+/// Sessions of the tenant with many sessions.
 const CROWD: usize = 100;
 const TENANTS: usize = 8;
-/// How long everybody is at work before it counts.
+/// Time that all clients are at work before the measurement.
 const WARM_UP: Duration = Duration::from_millis(4_000);
 
-/// A server of its own tenant whose sessions burn as long as they are told to.
+/// Starts a server of a tenant of its own, whose sessions burn CPU time on command.
 fn server(host: &Host, tenant: &str, class: Priority) -> Result<ServerHandle> {
     let text = std::fs::read_to_string(root().join("tests/guests/antagonist.wat"))?;
     let hour = Some(Duration::from_secs(3_600));
@@ -37,7 +37,7 @@ fn server(host: &Host, tenant: &str, class: Priority) -> Result<ServerHandle> {
     Ok(server.start()?)
 }
 
-/// So many clients that give the order again as soon as it is answered, until `stop`.
+/// Starts clients that send the order again after each answer, until `stop`.
 fn burn(address: SocketAddr, clients: usize, order: u8, stop: &Arc<AtomicBool>) -> Result<()> {
     for _ in 0..clients {
         let (mut stream, stop) = (TcpStream::connect(address)?, Arc::clone(stop));
@@ -55,13 +55,13 @@ fn burn(address: SocketAddr, clients: usize, order: u8, stop: &Arc<AtomicBool>) 
     Ok(())
 }
 
-/// CPU time that the sessions of a server have had.
+/// CPU time that the sessions of a server have used, in seconds.
 fn cpu(server: &ServerHandle) -> f64 {
     let live: Duration = server.sessions(0, 1_000).iter().map(|session| session.stats.cpu).sum();
     (live + server.counters().spent.cpu).as_secs_f64()
 }
 
-/// CPU time of each server while it is measured, in CPUs.
+/// The CPU share of each server during the measurement, in CPUs.
 fn measure(servers: &[ServerHandle], time: Duration) -> Vec<f64> {
     thread::sleep(WARM_UP);
     let (before, start): (Vec<_>, _) = (servers.iter().map(cpu).collect(), Instant::now());
@@ -70,7 +70,7 @@ fn measure(servers: &[ServerHandle], time: Duration) -> Vec<f64> {
     servers.iter().zip(before).map(|(server, before)| (cpu(server) - before) / lasted).collect()
 }
 
-/// Prints who got what.
+/// Measures the shares and prints them.
 ///
 /// # Errors
 /// A server or a client failed.

@@ -1,5 +1,5 @@
-//! Swaps under live sessions that talk all the while: every byte is checked, and how long anybody
-//! waited is measured.
+//! Swaps under live sessions that exchange messages all the time. Every byte is checked, and every
+//! wait is measured.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,51 +20,50 @@ use super::memory::Weight;
 use crate::certificates::Certificates;
 use crate::guests::{component, file, versioned};
 
-/// Every so many swaps one is to a version that fails for sessions that have been used.
+/// One in this many swaps is to a bad version, which fails for sessions that have exchanged bytes.
 const BAD_EVERY: usize = 10;
-/// After so many swaps nobody swaps for a while, so that what is quiet is measured on the same
-/// machine, in the same minutes.
+/// Swaps between two quiet times, in which quiet latency is measured on the same machine, in the
+/// same minutes.
 const TURN: usize = 4;
 /// Longest latency the histograms hold, in microseconds.
 const LATENCY_MAX_US: u64 = 60_000_000;
 
-/// How much of it.
+/// The amount of load.
 #[derive(Debug, Clone, Copy)]
 pub struct Storm {
     /// Clients, half of them over TLS.
     pub clients: usize,
-    /// Swaps.
+    /// Number of swaps.
     pub swaps: usize,
-    /// How long the clients are watched without any, before the first one and after every [`TURN`].
+    /// Length of a quiet time: before the first swap, and after every [`TURN`] swaps.
     pub quiet: Duration,
-    /// Between the starts of two swaps, at least. What the swap leaves of it is quiet.
+    /// Least time between the starts of two swaps.
     pub every: Duration,
-    /// Between two messages of one client.
+    /// Time between two messages of one client.
     pub pace: Duration,
 }
 
-/// What goes on meanwhile, in the order in which it is counted; then come the bad versions.
+/// The phases by which latency is counted, in order. The kinds of bad versions follow them.
 const PHASES: [&str; 4] = ["quiet", "between two swaps", "loading a version", "moving to it"];
 const QUIET: usize = 0;
 const BETWEEN: usize = 1;
 const LOADING: usize = 2;
 const MOVING: usize = 3;
 
-/// What was seen.
+/// The result of the measurement.
 #[derive(Debug)]
 pub struct Seen {
-    /// From sending a message to having its answer, in microseconds, while nobody swaps for long,
-    /// and while somebody does: all of that, and between two swaps, while a version was loaded,
-    /// while sessions moved to a good one, and while some tried a bad one: all of them, and those
-    /// of each kind.
+    /// Time from sending a message to its answer, in microseconds. One histogram each for the quiet
+    /// times, for all time of swaps, and for its parts: between two swaps, loading a version,
+    /// moving to a good one, and trying a bad one, in total and by its kind.
     pub latency: Vec<(&'static str, Histogram<u64>)>,
-    /// The p99 while somebody swaps over that of the quiet time just before, for every [`TURN`].
+    /// The p99 during every [`TURN`] swaps, divided by the p99 of the quiet time just before.
     pub ratios: Vec<f64>,
     /// Sessions that moved, over all swaps, and that stayed because the version was bad.
     pub moved: usize,
     /// See `moved`.
     pub stayed: usize,
-    /// For how long each session that moved was handled by neither version.
+    /// Time for which each moved session had neither version.
     pub pauses: Vec<Duration>,
     /// The longest of these in each swap.
     pub longest: Vec<Duration>,
@@ -72,7 +71,7 @@ pub struct Seen {
     pub weights: [(u64, usize); 2],
 }
 
-/// What goes wrong in `restore` of the bad ones, in turn.
+/// The kinds of bad versions, which are used in this order: name, and the code of `restore`.
 const BAD: [(&str, &str); 6] = [
     (
         "refuses",
@@ -107,11 +106,11 @@ fn component_of(label: usize, restore: &str) -> Result<Vec<u8>> {
     Ok(component(&versioned(char::from(label), "", restore)))
 }
 
-/// Runs it. `clients` is the runtime of the clients.
+/// Runs the swaps and the clients. `clients` is the runtime of the clients.
 ///
 /// # Errors
-/// Anything that was lost, came twice, out of order or from an older version; a connection that
-/// closed; the system's.
+/// An answer was lost, or came twice, out of order or from an older version; a connection closed;
+/// or the system failed.
 pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Result<Seen> {
     let certificates = Certificates::new();
     let plain = describe(host, "plain", 1, "")?.start()?;
@@ -169,7 +168,7 @@ pub fn run(host: &Host, clients: &tokio::runtime::Runtime, storm: Storm) -> Resu
 }
 
 impl Seen {
-    /// Prints it.
+    /// Prints the result as tables.
     pub fn print(&self) {
         let row = |histogram: &Histogram<u64>| {
             [0.5, 0.99, 0.999, 1.0].map(|share| histogram.value_at_quantile(share))
@@ -228,7 +227,7 @@ impl Seen {
     }
 }
 
-/// The component of a swap, in a file. Made before anything is measured.
+/// Makes the component of a swap, in a file, before the measurement.
 fn version(number: usize) -> Result<PathBuf> {
     let what = bad(number)
         .map(|kind| format!("(if (global.get $count) (then {}))", BAD[kind].1))
@@ -240,17 +239,17 @@ fn weight() -> Result<(u64, usize)> {
     Ok((Weight::now()?.resident_kib, std::fs::read_dir("/proc/self/fd")?.count()))
 }
 
-/// Which kind of bad version this swap is to, if it is.
+/// The kind of bad version that this swap uses. `None` for a good version.
 fn bad(number: usize) -> Option<usize> {
     number.is_multiple_of(BAD_EVERY).then_some(number / BAD_EVERY % BAD.len())
 }
 
-/// What the clients are told, and what they saw.
+/// Signals to the clients, and the latencies that they measured.
 struct Watch {
     stop: AtomicBool,
     phase: AtomicUsize,
     latencies: Vec<Mutex<Histogram<u64>>>,
-    /// Of this turn: quiet, and swaps.
+    /// Latencies since the last call of `turn`: quiet, and during swaps.
     turn: [Mutex<Histogram<u64>>; 2],
 }
 
@@ -280,7 +279,8 @@ impl Watch {
         }
     }
 
-    /// A turn is over: its ratio, and the next one begins.
+    /// Returns the ratio of the p99 during swaps to the quiet p99, and starts both again. `None`
+    /// without quiet latencies.
     fn turn(&self) -> Option<f64> {
         let [quiet, swaps] = self.turn.each_ref().map(|histogram| {
             let mut histogram = histogram.lock().unwrap_or_else(PoisonError::into_inner);
@@ -328,7 +328,7 @@ async fn connect(
     Ok(talking)
 }
 
-/// One client: a byte every now and then, whose answer has to be the next.
+/// Runs one client: it sends a byte at its pace, and checks that the answer is the next one.
 async fn talk(
     mut stream: Box<dyn Stream>,
     number: usize,
@@ -336,7 +336,7 @@ async fn talk(
     watch: Arc<Watch>,
 ) -> Result<()> {
     let (mut count, mut label) = (0_u8, 0_u8);
-    // Not all at the same moment.
+    // The clients do not all start at the same moment.
     tokio::time::sleep(pace * (number % 16) as u32 / 16).await;
     while !watch.stop.load(Ordering::Relaxed) {
         let (start, byte) = (Instant::now(), number as u8 ^ count);

@@ -1,4 +1,4 @@
-//! Does what the first byte of each read says, most of it bad.
+//! A guest that misbehaves on command: the first byte of each read selects what it does.
 
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ fn answer(session: &Session, outcome: Result<(), &str>) -> Action {
     session.write_or_close(format!("{outcome:?}").as_bytes())
 }
 
-/// Takes memory until there is none.
+/// Allocates memory until none is left.
 fn hoard() {
     let mut kept = Vec::new();
     loop {
@@ -77,7 +77,7 @@ fn hoard() {
     }
 }
 
-/// Takes handles of its standard output until there are no more, and gives none back.
+/// Takes handles of the standard output until none is left, and never drops one.
 #[cfg(target_family = "wasm")]
 #[allow(unsafe_code)]
 fn hoard_handles() {

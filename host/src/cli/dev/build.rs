@@ -1,4 +1,4 @@
-//! Runs a plugin's build for `wharf dev`, and shows what it says as it comes.
+//! Runs a plugin's build for `wharf dev`, and shows its output as it arrives.
 
 use std::cell::RefCell;
 use std::pin::pin;
@@ -12,15 +12,15 @@ use tokio::sync::mpsc;
 use super::output::{LINE_MAX_BYTES, Shown};
 use crate::plugin::Manifest;
 
-/// Lines that wait to be shown; a build that says more waits.
+/// Most lines that wait to be shown. A build that writes more waits.
 const LINES_WAITING_MAX: usize = 64;
-/// What a build that has ended may leave running has so long to close its output.
+/// Time that processes which a finished build left running have to close its output.
 const CLOSING_MAX: Duration = Duration::from_secs(1);
 
-/// Runs the build to its end. Dropping the future ends it.
+/// Runs the build to its end. Dropping the future ends the build.
 ///
 /// # Errors
-/// [`BuildError`](crate::plugin::BuildError), or there are no more descriptors.
+/// [`BuildError`](crate::plugin::BuildError), or the process has no descriptors left.
 pub(super) async fn run(manifest: &Manifest) -> Result<()> {
     let (output, input) = std::io::pipe()?;
     let (lines, mut said) = mpsc::channel(LINES_WAITING_MAX);
@@ -48,7 +48,7 @@ pub(super) async fn run(manifest: &Manifest) -> Result<()> {
             }
         }
     };
-    // Whatever it has started may hold its output for ever.
+    // Processes that the build has started may hold its output open for ever.
     let _ = tokio::time::timeout(CLOSING_MAX, rest).await;
     if !line.borrow().is_empty() {
         shown.line(&line.borrow());
@@ -57,8 +57,7 @@ pub(super) async fn run(manifest: &Manifest) -> Result<()> {
     Ok(built?)
 }
 
-/// Cuts what comes into lines, none of them longer than may be. `line` has the one that is not
-/// whole.
+/// Cuts output into lines of at most [`LINE_MAX_BYTES`]. `line` holds the last, incomplete line.
 async fn read(
     mut stream: impl AsyncRead + Unpin,
     line: &RefCell<Vec<u8>>,

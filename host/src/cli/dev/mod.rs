@@ -1,4 +1,4 @@
-//! `wharf dev`: build, serve, and build again when the source changes.
+//! `wharf dev`: builds a plugin, serves it, and builds it again when its source changes.
 
 mod build;
 mod output;
@@ -20,9 +20,9 @@ use crate::plugin::{Compiler, Grants, MANIFEST_FILE, Manifest, Plugin};
 use crate::server::{Host, HostConfig, ServerHandle, SwapPolicy};
 use crate::work::WorkKind;
 
-/// Where a plugin in development listens.
+/// Default address of a plugin in development.
 const LISTEN_DEFAULT: &str = "127.0.0.1:7000";
-/// How long live sessions may take to end at the end.
+/// Time that live sessions may take to end when `wharf dev` ends.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
 pub(super) fn run(arguments: &DevArgs) -> Result<()> {
@@ -89,21 +89,22 @@ async fn develop(
     Ok(())
 }
 
-/// An error, before what follows from it: on a line of its own where the error has several.
+/// An error's text and the separator before its consequence: a line break if the text has several
+/// lines, else a semicolon.
 fn before(error: &anyhow::Error) -> String {
     let text = format!("{error:#}");
     let end = if text.contains('\n') { "\n" } else { "; " };
     text + end
 }
 
-/// Dropping the future ends a build.
+/// Builds and loads the plugin. Dropping the future ends a running build.
 async fn build_and_load(
     host: &Host,
     folder: &Path,
     changes: &mut Changes,
     why: Option<&str>,
 ) -> Result<Arc<Plugin>> {
-    // Read again each time: the manifest may be what changed.
+    // The manifest is read each time, because it may have changed.
     let manifest = Manifest::read(folder)?;
     if let Some(build) = &manifest.build {
         changes.watch(&manifest, build)?;
@@ -142,7 +143,8 @@ async fn swap(server: &ServerHandle, plugin: Arc<Plugin>) {
 async fn start(arguments: &DevArgs, host: &Host, plugin: Arc<Plugin>) -> Result<ServerHandle> {
     let fallback = LISTEN_DEFAULT.parse().context("the default address")?;
     let listen = arguments.server.listen.unwrap_or(fallback);
-    // Development restarts often, so lingering connections of the last run are no obstacle.
+    // Development restarts often. With this option, lingering connections of the last run do not
+    // prevent the bind.
     let options = SocketOptions { reuse_address: true, no_delay: true, ..SocketOptions::default() };
     let server = arguments.server.describe(listen, options).host(host).loaded_plugin(plugin);
     Ok(host.work(WorkKind::Long, move || server.start()).await??)

@@ -1,5 +1,7 @@
-//! What `wharf dev` says: a few lines for each build, and what the build itself says, as it comes.
-//! The same on a terminal and in a file. The log of the server goes its own way.
+//! The output of `wharf dev`: a few lines for each build, and the output of the build itself as it
+//! arrives.
+//!
+//! The output is the same on a terminal and in a file. The server's log does not pass through here.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -7,25 +9,25 @@ use std::time::Duration;
 
 use crate::server::SwapReport;
 
-/// Bytes of one build's output that are shown as they come; after that only its end is.
+/// Most bytes of one build's output that are shown at once. Of the rest only the end is shown.
 pub(super) const SHOWN_MAX_BYTES: usize = 256 << 10;
-/// Lines of the end of an output that is longer.
+/// Lines that are shown of the end of a longer output.
 const TAIL_LINES_MAX: usize = 40;
-/// Longest line; what is longer becomes several.
+/// Most bytes of a line. A longer line becomes several.
 pub(super) const LINE_MAX_BYTES: usize = 4 << 10;
-/// Changed files that are named.
+/// Most changed files that are named.
 const NAMED_MAX: usize = 3;
-/// Changed files that are remembered.
+/// Most changed files that are remembered.
 const REMEMBERED_MAX: usize = 100;
 
-/// One line of its own.
+/// Writes one line of `wharf dev` itself.
 pub(super) fn say(words: &str) {
     write(&format!("[dev] {}", crate::cli::printable(words)));
 }
 
 fn write(line: &str) {
     use std::io::Write;
-    // Who does not read it misses nothing else.
+    // A closed standard error is no reason to stop.
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
@@ -38,7 +40,7 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    /// One more line of it. What is to be shown now, if anything.
+    /// Takes one more line, and returns it if it is to be shown at once.
     fn take(&mut self, line: String) -> Option<String> {
         self.bytes = self.bytes.saturating_add(line.len() + 1);
         if self.bytes <= SHOWN_MAX_BYTES {
@@ -52,7 +54,7 @@ impl Shown {
         None
     }
 
-    /// One more line of it.
+    /// Takes one more line, and shows it or keeps it for the end.
     pub(super) fn line(&mut self, bytes: &[u8]) {
         let text = String::from_utf8_lossy(bytes);
         if let Some(line) = self.take(text.trim_end_matches(['\n', '\r']).to_owned()) {
@@ -60,7 +62,7 @@ impl Shown {
         }
     }
 
-    /// That was all.
+    /// Shows the end of a longer output.
     pub(super) fn end(self) {
         if self.left_out > 0 {
             say(&format!("{} lines of the build are left out; it ends with:", self.left_out));
@@ -79,7 +81,7 @@ impl Changed {
         self.0.extend(paths.take(room));
     }
 
-    /// As part of a line.
+    /// The changed files as part of a line.
     pub(super) fn named(&self) -> String {
         let mut named: Vec<_> =
             self.0.iter().take(NAMED_MAX).map(|path| path.display().to_string()).collect();
@@ -92,7 +94,7 @@ impl Changed {
     }
 }
 
-/// A time as people say it.
+/// A duration in words for people.
 pub(super) fn took(time: Duration) -> String {
     match time.as_secs() {
         0 => format!("{} ms", time.as_millis()),
@@ -101,7 +103,7 @@ pub(super) fn took(time: Duration) -> String {
     }
 }
 
-/// What became of a swap.
+/// The result of a swap, in one line.
 pub(super) fn swapped(report: &SwapReport, took: &str) -> String {
     let SwapReport { to, generation, moved, stayed, lost, rolled_back, ended, .. } = report;
     let mut words = match (rolled_back, generation) {
@@ -133,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endless_output_is_shown_up_to_its_limit_and_then_only_its_end() {
+    fn long_output_shows_its_start_and_end() {
         let mut shown = Shown::default();
         let line = "x".repeat(1_023);
         let at_once = (0..300).filter(|_| shown.take(line.clone()).is_some()).count();
@@ -145,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_changed_files_are_named_and_many_are_counted() {
+    fn few_changes_are_named_and_many_are_counted() {
         let mut changed = Changed::default();
         assert_eq!(changed.named(), "something changed");
         changed.add(["a", "b"].into_iter().map(PathBuf::from));
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_swap_is_one_line_that_says_how_many_moved_and_why_the_others_did_not() {
+    fn swap_is_reported_in_one_line() {
         let mut report =
             SwapReport { to: "echo 2".into(), generation: 3, moved: 12, ..SwapReport::default() };
         assert_eq!(

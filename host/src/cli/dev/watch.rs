@@ -1,4 +1,4 @@
-//! Notices that the source of a plugin changed, and what of it.
+//! Watches the source of a plugin, and names the files that changed.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 use super::output::Changed;
 use crate::plugin::{Build, MANIFEST_FILE, Manifest};
 
-/// Editors write in bursts: a build starts when nothing changed for so long.
+/// Time without a change after which a build starts, because editors write in bursts.
 const SETTLE: Duration = Duration::from_millis(150);
 
-/// Changes since the last build began. However many there are during a build, one more follows it.
+/// Changes since the last build began. Changes during a build lead to one more build.
 pub(super) struct Changes {
     what: Arc<Mutex<Changed>>,
     some: mpsc::Receiver<()>,
@@ -28,23 +28,25 @@ impl Changes {
         Self { what: Arc::default(), some, changed, watcher: None }
     }
 
-    /// Waits for a change, then for quiet. What changed. Dropping the future loses nothing.
+    /// Waits for a change, then for [`SETTLE`] without one. Returns the changed files in words.
+    /// Cancel safe: dropping the future loses no change.
     pub(super) async fn settled(&mut self) -> String {
         if self.some.recv().await.is_none() {
-            // The watcher is gone; there is nothing to wait for but a signal.
+            // The watcher is gone. Only a signal can end the wait.
             std::future::pending::<()>().await;
         }
         while let Ok(Some(())) = tokio::time::timeout(SETTLE, self.some.recv()).await {}
         std::mem::take(&mut *self.what.lock().unwrap_or_else(PoisonError::into_inner)).named()
     }
 
-    /// Reports changes of what the manifest names from now on, and of the manifest. To be called
-    /// before each build: what is watched may have been replaced, and the manifest may name
-    /// something else. Files are watched through their folder, because most editors replace a file
-    /// and do not write into it. After an error what was watched before still is.
+    /// Watches the manifest and the paths that the manifest names.
+    ///
+    /// Must be called before each build: watched files may have been replaced, and the manifest
+    /// may name other paths. Files are watched through their folder, because most editors replace
+    /// a file instead of writing into it. After an error the previous paths stay watched.
     ///
     /// # Errors
-    /// What is named is not there, or has the component in it.
+    /// A path does not exist or cannot be watched, or the component lies in it.
     pub(super) fn watch(&mut self, manifest: &Manifest, build: &Build) -> Result<()> {
         let folder = &manifest.folder;
         if let Some(path) =
@@ -68,7 +70,7 @@ impl Changes {
         let mut watcher =
             notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
                 let Ok(event) = event else { return };
-                // It may have missed some.
+                // The watcher may have missed events.
                 let missed = event.need_rescan();
                 let ours = event
                     .paths
@@ -81,7 +83,7 @@ impl Changes {
                     return;
                 }
                 noted.lock().unwrap_or_else(PoisonError::into_inner).add(ours);
-                // One change that waits is as good as many.
+                // The channel holds one message. If it is full, a build follows anyway.
                 let _ = changed.try_send(());
             })?;
         for (path, mode) in folders {
@@ -99,20 +101,20 @@ impl Changes {
     }
 }
 
-/// What has to be watched to see all of it.
+/// The folders to watch, so that every change of the paths is seen.
 fn folders(watched: &[PathBuf], root: &Path) -> Vec<(PathBuf, RecursiveMode)> {
     let of = |path: &PathBuf| match path.is_dir() {
         true => (path.clone(), RecursiveMode::Recursive),
         false => (path.parent().unwrap_or(root).to_owned(), RecursiveMode::NonRecursive),
     };
     let mut folders: Vec<_> = watched.iter().map(of).collect();
-    // Of two ways to watch one folder the one that sees more comes first and stays.
+    // If a folder is listed twice, the recursive entry comes first and stays.
     folders.sort_by_key(|(path, mode)| (path.clone(), *mode != RecursiveMode::Recursive));
     folders.dedup_by(|one, other| one.0 == other.0);
     folders
 }
 
-/// Whether a file is this one, or in this folder. Neither has to be there yet.
+/// Whether `file` is `path` or lies below it. Neither has to exist yet.
 fn holds(path: &Path, file: &Path) -> bool {
     let real = |path: &Path| {
         let real =

@@ -13,7 +13,8 @@ use wharf_tests::load::beside;
 
 use super::{Cli, describe_echo};
 
-/// Rounds without a flood, with one of a native responder, and with one of the API take turns.
+/// Measures three kinds of rounds in alternation: without a flood, with a flood of a native
+/// responder, and with a flood of the API.
 pub(super) fn control(
     host: &Host,
     clients: &tokio::runtime::Runtime,

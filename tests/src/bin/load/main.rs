@@ -185,7 +185,7 @@ fn main() -> Result<()> {
         return Ok(());
     }
     if let What::Flood { socket, requests } = &cli.what {
-        // What is asked about is the API's own work and not that of whoever asks.
+        // The measurement is about the API's own work, not the work of this client.
         let _ = rustix::process::setpriority_process(None, 19);
         let clients = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let time = Duration::from_secs_f64(cli.seconds);
@@ -348,7 +348,8 @@ impl Bench {
     }
 }
 
-/// Native, the engine alone, and Wharf take turns; then a parser with and without metering.
+/// Measures the native echo, the engine alone and Wharf in alternation, then a parser with and
+/// without metering.
 fn price(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli) -> Result<()> {
     let plugins = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins");
     let server = echo(host)?;
@@ -384,7 +385,7 @@ fn price(host: &Host, clients: &tokio::runtime::Runtime, cli: &Cli) -> Result<()
     price::parser(&component(&plugins.join("http"))?, cli.rounds)
 }
 
-/// A plugin's component, built.
+/// Builds a plugin, and returns the path of its component.
 fn component(folder: &Path) -> Result<PathBuf> {
     let manifest = Manifest::read(folder)?;
     manifest.run_build_blocking()?;

@@ -1,4 +1,4 @@
-//! Sessions that sleep, and how long they take to wake.
+//! Sleeping sessions, and how long they take to wake.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use wharf::server::ServerHandle;
 
-/// Waits until every session has let its instance go.
+/// Waits until every session has dropped its instance.
 pub(super) fn all_sleep(server: &ServerHandle) {
     while server.sessions(0, usize::MAX).iter().any(|session| !session.stats.asleep) {
         std::thread::sleep(Duration::from_millis(100));
     }
 }
 
-/// How long it takes from the first byte to the answer, awake and asleep, on some more connections.
+/// Prints the time from the first byte to the answer, awake and asleep, on 200 further connections.
 pub(super) fn wake(server: &ServerHandle) -> Result<()> {
     let mut sockets = Vec::new();
     for _ in 0..200 {

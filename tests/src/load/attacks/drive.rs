@@ -20,34 +20,34 @@ use crate::load::clients;
 pub(super) const SOCKET: &str = "control.sock";
 /// The component with huge names in that folder.
 const NAMES: &str = "names";
-/// How long one that was refused or cut off waits before it comes again.
+/// Time that a client waits after it was refused or cut off, before it connects again.
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
-/// How long a wave of sessions stays.
+/// Time that a wave of sessions stays.
 const WAVE: Duration = Duration::from_millis(150);
-/// Connections at a time while many are opened.
+/// Connections that are opened at a time.
 const OPENING: usize = 16;
 
-/// What clients and operators of an attack do.
+/// The behaviour of an attack's clients and operators.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Drive {
-    /// Each client gives the order again once it is answered, among so many that say nothing and
-    /// read all.
+    /// Each client sends the order again after each answer. Beside them, `silent` clients send
+    /// nothing and read everything.
     Orders { order: u8, clients: usize, silent: usize },
-    /// Each client gives the order once, and reads all.
+    /// Each client sends the order once, and reads everything.
     Once { order: u8, clients: usize },
-    /// Each client has much written to it, reads nothing, and comes again.
+    /// Each client makes the guest write much, reads nothing, and connects again.
     Unread { clients: usize },
-    /// Connect, one byte, close.
+    /// Each client connects, sends one byte, closes, and repeats this.
     Storm { clients: usize },
-    /// So many sessions come, stay for a moment and go, again and again.
+    /// Many sessions connect, stay for a moment and leave, again and again.
     Waves { clients: usize },
-    /// Every version of the folder is swapped in, all at once, again and again.
+    /// Operators swap to every version of the folder, all at once, again and again.
     Swaps,
-    /// The component with huge names is swapped in, again and again.
+    /// Operators swap to the component with huge names, again and again.
     Names,
-    /// So many calls wait for the lock, which each holds for as long as it may.
+    /// Many calls wait for the lock, and each holds it as long as it may.
     Locks { waiting: usize },
-    /// Requests about the server, among so many sessions that say nothing.
+    /// Operators send large requests about the server, beside `silent` sessions that send nothing.
     Requests { connections: usize, silent: usize },
 }
 
@@ -62,16 +62,17 @@ pub struct Target {
     folder: PathBuf,
 }
 
-/// Attacks until the standard input ends. Prints `ready` once everybody is at work.
+/// Attacks until the standard input ends. Prints `ready` once all clients and operators are at
+/// work.
 ///
 /// # Errors
-/// There is no such attack, or its clients cannot connect.
+/// No attack has this name, or its clients cannot connect.
 pub fn drive(target: &Target) -> Result<()> {
     let attack = ATTACKS
         .iter()
         .find(|attack| attack.name == target.name)
         .context("an attack of that name")?;
-    // What is measured is the server and not its clients.
+    // The measurement is about the server, so its clients run in the idle lane.
     let _ = take(Lane::Idle);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -84,7 +85,7 @@ pub fn drive(target: &Target) -> Result<()> {
 }
 
 impl Drive {
-    /// Makes what it needs in the folder of the attack.
+    /// Makes the components that the attack needs, in its folder.
     pub(super) fn prepare(self, folder: &Path) -> Result<()> {
         match self {
             Self::Swaps => drop(made::queue(folder)?),
@@ -158,7 +159,7 @@ impl Drive {
     }
 }
 
-/// Requests that are large one way or the other.
+/// One of four requests with a large body or a large answer.
 fn request(number: usize) -> (&'static str, &'static str, Vec<u8>) {
     match number % 4 {
         0 => ("GET", "/sessions?limit=1000", Vec::new()),
@@ -174,18 +175,18 @@ fn swap_in(work: &mut JoinSet<()>, api: &Api, file: PathBuf) {
     work.spawn(repeat(api.clone(), "POST", path, body.into()));
 }
 
-/// The same request, as soon as the one before is answered.
+/// Sends the same request again after each answer.
 async fn repeat(api: Api, method: &'static str, path: String, body: Arc<[u8]>) {
     loop {
         let answered = api.ask(method, &path, &body).await;
-        // What there is no room for comes again, though not at once.
+        // A request that was refused for lack of room is repeated after a pause.
         if !answered.is_ok_and(|answer| answer.status < 500) {
             tokio::time::sleep(AGAIN_AFTER).await;
         }
     }
 }
 
-/// Does it again whenever it ends.
+/// Repeats some work for ever, with a pause after each failure.
 async fn again<F: Future<Output = Result<()>>>(mut work: impl FnMut() -> F) {
     loop {
         if work().await.is_err() {
@@ -221,7 +222,7 @@ async fn unread(address: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// Sessions that say nothing and read all that comes.
+/// Opens sessions that send nothing and read everything.
 async fn silently(work: &mut JoinSet<()>, address: SocketAddr, count: usize) {
     for stream in open(address, count).await {
         work.spawn(async move {
@@ -231,7 +232,7 @@ async fn silently(work: &mut JoinSet<()>, address: SocketAddr, count: usize) {
     }
 }
 
-/// As many connections as can be had.
+/// Opens up to `count` connections. Leaves out connections that fail.
 async fn open(address: SocketAddr, count: usize) -> Vec<TcpStream> {
     let (mut opening, mut open) = (JoinSet::new(), Vec::new());
     for number in 0..count {

@@ -1,5 +1,5 @@
-//! Components that are made to cost their host something: many memories and tables, long
-//! compilations, huge names.
+//! Components that are expensive for their host: many memories and tables, long compilations, huge
+//! names.
 
 use std::path::{Path, PathBuf};
 
@@ -9,34 +9,34 @@ use wit_component::StringEncoding;
 use crate::guests::{component, component_in, root};
 use crate::imports::open_contract;
 
-/// Memories and tables of an instance that is heavy, beside one of each that it has anyway. Each is
-/// of a module of its own.
+/// Memories and tables of a heavy instance, beside the one of each that every guest has. Each is in
+/// a module of its own.
 const MEMORIES: usize = 3;
 const TABLES: usize = 7;
-/// Functions of a component that takes long to compile, and operations of each.
+/// Functions of a component that takes long to compile, and operations in each.
 const SLOW_FUNCTIONS: usize = 160;
 const SLOW_OPERATIONS: usize = 3_000;
 /// Exports with huge names, and bytes of each: 37 MiB together.
 const HUGE_NAMES: usize = 400;
 const HUGE_NAME_BYTES: usize = 97_000;
-/// Versions that wait for their turn to be swapped in, and how many of all take long to compile.
+/// Versions that wait to be swapped in, and versions before them that take long to compile.
 const SWAPS_QUEUED: usize = 36;
 const SWAPS_SLOW: usize = 2;
 
 /// The guest of most attacks: `tests/guests/attacker.wat`.
 ///
 /// # Errors
-/// It cannot be read.
+/// The file cannot be read.
 pub fn attacker() -> Result<Vec<u8>> {
     let text = std::fs::read_to_string(root().join("tests/guests/attacker.wat"))?;
     Ok(component_in(&text, &open_contract(), "0.1.0", StringEncoding::UTF8))
 }
 
-/// An echo whose instance has eight tables, and four memories, of which three have a data segment
-/// and grow at the start.
+/// An echo whose instance has eight tables and four memories. Three of the memories have a data
+/// segment and grow at the start.
 ///
 /// # Errors
-/// It cannot be put together.
+/// The component cannot be made.
 pub fn heavy() -> Result<Vec<u8>> {
     let mut bytes = component("");
     let first = core_modules(&bytes).context("a component of sections")?;
@@ -51,7 +51,7 @@ pub fn heavy() -> Result<Vec<u8>> {
     }
     let mut instances = leb(TABLES);
     for number in first..first + TABLES {
-        // Instantiate a module, with no arguments.
+        // An instance of one module, without arguments.
         instances.push(0);
         instances.extend(leb(number));
         instances.push(0);
@@ -60,7 +60,7 @@ pub fn heavy() -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// An echo that takes a compiler a second or more. Another `mark` is another component.
+/// An echo that takes a second or more to compile. Another `mark` makes another component.
 #[must_use]
 pub fn slow(mark: usize) -> Vec<u8> {
     let operations: String = (0..SLOW_OPERATIONS)
@@ -84,10 +84,10 @@ pub fn slow(mark: usize) -> Vec<u8> {
     component(&functions)
 }
 
-/// A component whose exports have names of 37 MiB together, and which is no plugin.
+/// A component whose exports have names of 37 MiB together. It is no plugin.
 ///
 /// # Errors
-/// It cannot be put together.
+/// The component cannot be made.
 pub fn huge_names() -> Result<Vec<u8>> {
     let exports: String = (0..HUGE_NAMES)
         .map(|number| {
@@ -98,7 +98,7 @@ pub fn huge_names() -> Result<Vec<u8>> {
     Ok(wat::parse_str(format!("(component (type $byte u8)\n{exports})"))?)
 }
 
-/// The versions that the queue of swaps is made of: two slow ones first.
+/// The versions of the queue of swaps: two slow ones first.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -112,17 +112,17 @@ pub fn queue(folder: &Path) -> Result<Vec<PathBuf>> {
         .collect()
 }
 
-/// Keeps a component in a file of the folder.
+/// Writes a component to a file of the folder.
 ///
 /// # Errors
-/// The system's.
+/// The file cannot be written.
 pub fn kept(folder: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf> {
     let file = folder.join(format!("{name}.wasm"));
     std::fs::write(&file, bytes)?;
     Ok(file)
 }
 
-/// The same component with a mark in it that changes nothing but its digest.
+/// The component with a mark that changes nothing but its digest.
 #[must_use]
 pub fn marked(component: &[u8], mark: usize) -> Vec<u8> {
     let (mut bytes, name) = (component.to_vec(), format!("mark-{mark}"));
@@ -158,7 +158,7 @@ fn leb(mut number: usize) -> Vec<u8> {
     }
 }
 
-/// Core modules of a component, as its top sections have them.
+/// The number of core modules in a component's top sections.
 fn core_modules(bytes: &[u8]) -> Option<usize> {
     let (mut at, mut modules) = (PREAMBLE_BYTES, 0);
     while at < bytes.len() {

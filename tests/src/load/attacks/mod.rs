@@ -1,10 +1,11 @@
-//! What a neighbour of another tenant feels of an attack, beside quiet.
+//! Latency of another tenant's sessions beside an attack, compared with their latency without.
 //!
-//! Two neighbours are watched, a critical session and a session of the attacker's class, and a
-//! native echo in the lane of each. All four exchange messages at the same time, so that what the
-//! machine does to one it does to all. Rounds without the attack take turns with rounds beside it.
-//! Each attack has a process of its own for the servers, because one that ends the process is a
-//! result, too; the attacker's clients and operators are another process.
+//! Four sessions are measured: a critical session, a session of the attacker's class, and a native
+//! echo in the lane of each. All four exchange messages at the same time, so that the machine
+//! treats all alike. Rounds without and with the attack alternate.
+//!
+//! The servers of each attack are in a process of their own, because an attack that ends the
+//! process is a result, too. The attacker's clients and operators are in another process.
 
 mod drive;
 pub mod made;
@@ -35,23 +36,26 @@ use super::lanes::native_in;
 use super::memory::Weight;
 use crate::guests::{component, file};
 
-/// Name of the attacker's server, in the control API, too.
+/// Name of the attacker's server, also in the control API.
 const ATTACKER: &str = "attacker";
-/// How long an attack goes on before it is measured.
+/// Time that an attack goes on before the measurement.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// How long what an attack has begun may take to end before the next quiet round.
+/// Time that an attack's work may take to end before the next quiet round.
 const CALM_MAX: Duration = Duration::from_secs(20);
-/// The goals: p99 of a critical session to its quiet one, or that to the same of a native echo; and
-/// p99 of one of the same class above its quiet one.
+/// The goals:
+///
+/// - for the critical session, the ratio of its p99 to its quiet p99, or of that ratio to the
+///   native echo's;
+/// - for the session of the same class, the difference of its p99 and its quiet p99.
 const CRITICAL_RATIO_MAX: f64 = 1.2;
 const SAME_CLASS_EXTRA_MAX_US: u64 = 3_000;
 
-/// What the attacker's server runs.
+/// The plugin of the attacker's server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Guest {
     /// `tests/guests/attacker.wat`.
     Attacker,
-    /// Many memories and tables.
+    /// A plugin with many memories and tables.
     Heavy,
 }
 
@@ -69,7 +73,7 @@ const fn attack(name: &'static str, drive: Drive) -> Attack {
     Attack { name, guest: Guest::Attacker, sessions_max: 4_000, drive }
 }
 
-/// Instances of which the pool of the heavy ones is made, and clients that want one: more.
+/// Instances in the pool of the heavy plugin, and the clients that want one, which are more.
 const HEAVY_POOL: usize = 1_000;
 const HEAVY_CLIENTS: usize = 1_300;
 
@@ -93,12 +97,12 @@ const ATTACKS: [Attack; 10] = [
     attack("huge export names", Drive::Names),
 ];
 
-/// Measures every attack whose name has this in it, each in a process of its own, and prints its
+/// Measures every attack whose name contains `only`, each in a process of its own, and prints its
 /// rows.
 ///
 /// # Errors
-/// There is none of that name, or a process could not be started. An attack that ends the process
-/// is a row.
+/// No attack has such a name, or a process could not be started. An attack that ends the process is
+/// no error but a row.
 pub fn run(rounds: usize, seconds: f64, only: &str) -> Result<()> {
     println!(
         "| beside | who | p50 us | p99 us | p99.9 us | p99 ratio | of native's | p99 more us | goal \
@@ -130,7 +134,7 @@ pub fn run(rounds: usize, seconds: f64, only: &str) -> Result<()> {
 /// Measures one attack in this process, and prints its rows.
 ///
 /// # Errors
-/// There is no such attack, or a neighbour lost its session.
+/// No attack has this name, or a measured session was lost.
 pub fn one(name: &str, rounds: usize, time: Duration) -> Result<()> {
     let attack =
         ATTACKS.iter().find(|attack| attack.name == name).context("an attack of that name")?;
@@ -168,7 +172,7 @@ pub fn one(name: &str, rounds: usize, time: Duration) -> Result<()> {
         let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|share| latency.change(share));
         let (quiet, beside) = latency.at(0.99);
         let (ratio, more) = (latency.ratio(0.99), beside as i64 - quiet as i64);
-        // What the machine does to the native echo of the same lane, it does to this one, too.
+        // The machine's own effect on this lane shows in the native echo's ratio.
         let native = seen[number | 1].ratio(0.99);
         let of_native = ratio / native.max(f64::MIN_POSITIVE);
         let (goal, met) = match number {
@@ -201,7 +205,7 @@ fn events(counters: &wharf::telemetry::Snapshot) -> u64 {
     counters.latencies().iter().map(|(_, seen)| seen.count()).sum()
 }
 
-/// Two neighbours, the attacker's server, and the control API of all.
+/// The two measured servers, the attacker's server, and the control API of all.
 struct ControlSite {
     critical: Arc<ServerHandle>,
     same: Arc<ServerHandle>,
@@ -222,7 +226,7 @@ impl ControlSite {
         let bytes = if attack.guest == Guest::Heavy { made::heavy()? } else { made::attacker()? };
         let grants: Grants = [Grant::Stdio, Grant::Server].into_iter().collect();
         let attacker = server(&host, ATTACKER).plugin(file(ATTACKER, &bytes)).grants(grants);
-        // What holds the attacker up by itself is out of the way.
+        // The breaker is off, so that it does not slow the attacker.
         let attacker = attacker.breaker(BreakerLimits { faults: 0, ..BreakerLimits::default() });
         let long = Some(Duration::from_secs(3_600));
         let fuel = Some(1_000_000_000_000);
@@ -248,8 +252,8 @@ impl ControlSite {
         })
     }
 
-    /// Waits until clients of the attack are gone and nothing is compiled any more. Gives up after
-    /// a while: what goes on then is in the next quiet round.
+    /// Waits until the attack's clients are gone and nothing is compiled any more. Gives up after
+    /// [`CALM_MAX`]; work that goes on then disturbs the next quiet round.
     fn calms_down(&self) {
         let start = Instant::now();
         while start.elapsed() < CALM_MAX && (self.attacker.clients() > 0 || compiles()) {
@@ -264,7 +268,7 @@ fn server(host: &Host, name: &str) -> ServerBuilder {
     Server::builder().host(host).name(name).local_host("127.0.0.1").options(options)
 }
 
-/// Whether this process has another one that works for it.
+/// Whether this process has a child process, such as a compiler.
 fn compiles() -> bool {
     let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return false };
     tasks.flatten().any(|task| {
@@ -273,7 +277,7 @@ fn compiles() -> bool {
     })
 }
 
-/// The attacker's clients and operators, in a process that runs when no other wants to.
+/// The process with the attacker's clients and operators. It runs only when no other wants the CPU.
 struct Driving(Child);
 
 impl Driving {
@@ -294,7 +298,7 @@ impl Driving {
         Ok(driving)
     }
 
-    /// Ends it, and waits until it is gone.
+    /// Ends the process, and waits for its end.
     fn end(mut self) -> Result<()> {
         drop(self.0.stdin.take());
         self.0.wait()?;

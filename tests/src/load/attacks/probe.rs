@@ -1,8 +1,8 @@
-//! A session that exchanges messages at fixed times, and how long each took.
+//! A session that exchanges messages at fixed times, and the latency of each.
 //!
-//! It sends each message when it is due, although the last answer may be missing. Latency counts
-//! from that moment, so a server that stands still shows in all messages that it kept waiting. The
-//! connection is held over all rounds.
+//! The session sends each message when it is due, even if the last answer is missing. Latency
+//! counts from that moment, so a server that stands still shows in all messages that waited. The
+//! connection stays open over all rounds.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -15,15 +15,15 @@ use hdrhistogram::Histogram;
 
 use crate::load::lanes::forward;
 
-/// How often a message is sent. The probes of a round do so one after the other.
+/// Interval between two messages. The probes of a round send at evenly shifted times.
 const SEND_EVERY: Duration = Duration::from_millis(1);
 const MESSAGE_BYTES: usize = 64;
-/// How long an answer may take before the session counts as lost.
+/// Time without an answer after which the session counts as lost.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(30);
 /// Longest latency the histograms hold, in microseconds.
 const LATENCY_MAX_US: u64 = 60_000_000;
 
-/// One session that is watched.
+/// One measured session.
 pub(super) struct Probe {
     reads: TcpStream,
     writes: TcpStream,
@@ -39,7 +39,7 @@ impl Probe {
         Ok(Self { reads: writes.try_clone()?, writes, sent: 0 })
     }
 
-    /// Exchanges messages for a while, the first one `offset` after all are ready.
+    /// Exchanges messages for `time`. The first is due `offset` after all probes are ready.
     fn round(
         &mut self,
         time: Duration,
@@ -90,7 +90,7 @@ impl Probe {
     }
 }
 
-/// One round of all of them at the same time.
+/// Runs one round of all probes at the same time.
 pub(super) fn together(probes: &mut [Probe], time: Duration) -> Result<Vec<Histogram<u64>>> {
     let count = probes.len() as u32;
     let ready = Barrier::new(probes.len());
@@ -120,7 +120,8 @@ impl Latency {
         Self { quiet: Vec::new(), beside: Vec::new() }
     }
 
-    /// Medians of the rounds: what the machine does to some of them is not in these.
+    /// The medians over the rounds, quiet and beside the attack. A median hides rounds that the
+    /// machine disturbed.
     pub(super) fn at(&self, share: f64) -> (u64, u64) {
         let median = |rounds: &[Histogram<u64>]| {
             let mut seen: Vec<_> =
@@ -131,7 +132,7 @@ impl Latency {
         (median(&self.quiet), median(&self.beside))
     }
 
-    /// That beside the attack to the quiet one.
+    /// The ratio of the latency beside the attack to the quiet one.
     pub(super) fn ratio(&self, share: f64) -> f64 {
         let (quiet, beside) = self.at(share);
         beside as f64 / quiet.max(1) as f64

@@ -1,4 +1,4 @@
-//! What has to add up: clients of each server, by the API and by the metrics.
+//! The sums that must add up: clients of each server, by the API and by the metrics.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use crate::load::api::Api;
 
-/// How long sessions may take to end once all clients have left.
+/// Time that sessions may take to end once all clients have left.
 const ENDING_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// What became of the clients of a server.
+/// Counts of what happened to the clients of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Sums {
     accepted: u64,
@@ -22,7 +22,7 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// Each client that was accepted has ended, was refused, failed in its handshake, or is there.
+    /// Whether each accepted client has ended, was refused, failed in its handshake, or is live.
     pub(super) fn balance(self) -> bool {
         self.accepted == self.ended + self.refused + self.handshakes_failed + self.live
     }
@@ -52,19 +52,19 @@ impl Sums {
         )
     }
 
-    /// The head of that table.
+    /// The head of the table that [`Self::row`] fills.
     pub(super) const HEAD: &str = "| server | accepted | ended | refused | handshakes failed | \
         live | adds up |\n\
                                    |---|---|---|---|---|---|---|";
 }
 
-/// What does not add up in the API's answer about a server, if it does not.
+/// A message if the sums in the API's answer about a server do not add up.
 pub(super) fn unbalanced(server: &Value) -> Option<String> {
     let sums = Sums::of(server);
     (!sums.balance()).then(|| format!("{}: {sums:?}", server["name"]))
 }
 
-/// Waits until no server has a client any more; the sums of each then, by the API.
+/// Waits until no server has a client any more. Returns the sums of each server by the API.
 pub(super) async fn settled(api: &Api) -> Result<BTreeMap<String, Sums>> {
     let start = Instant::now();
     loop {
@@ -89,7 +89,7 @@ pub(super) async fn settled(api: &Api) -> Result<BTreeMap<String, Sums>> {
     }
 }
 
-/// The same sums by the metrics.
+/// The sums of each server by the metrics.
 pub(super) async fn metrics(api: &Api) -> Result<BTreeMap<String, Sums>> {
     let text = String::from_utf8(api.ask("GET", "/metrics", &[]).await?.body)?;
     let mut all: BTreeMap<String, Sums> = BTreeMap::new();

@@ -1,8 +1,7 @@
-//! Clients that behave: numbered messages, of whose answers every byte is checked.
+//! Well-behaved clients. They send numbered messages, and check every byte of the answers.
 //!
-//! What operators send is made of bytes that no answer has, [`OPERATORS`], and may stand between
-//! any two others. A session may be ended at any time, because operators do that; what it said
-//! until then has to be right.
+//! Operators send only the byte [`OPERATORS`], which no answer has, and which may come between any
+//! two others. Operators may end a session at any time; all bytes until then must be right.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,19 +23,19 @@ use crate::load::clients::Stream;
 
 /// The byte that operators send.
 pub(super) const OPERATORS: u8 = 0xff;
-/// How long an answer may be waited for: much longer than operators hold a server up.
+/// Time that an answer may take: much longer than operators suspend or lock a server.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
-/// How long a chat may take to greet. A bad version never does.
+/// Time that a chat may take to greet. A bad version never greets.
 const GREETING_TIME_MAX: Duration = Duration::from_secs(3);
-/// Messages of a session, and bytes of one that is large.
+/// Messages of a session, from and to; and bytes of a large message.
 const MESSAGES: (u64, u64) = (20, 600);
 const LARGE_BYTES: u64 = 60_000;
-/// Longest line that is sent to `lines` and to `chat`.
+/// Most bytes of a line for `lines` and `chat`.
 const LINE_BYTES: u64 = 400;
-/// Wrong things that are kept with their words. The others are counted.
+/// Most errors that are kept with their messages. Further ones are only counted.
 const WRONG_KEPT: usize = 20;
 
-/// What all clients have in common.
+/// The state that all clients share.
 pub(super) struct Shared {
     pub(super) stop: AtomicBool,
     pub(super) pace: Duration,
@@ -46,14 +45,14 @@ pub(super) struct Shared {
     pub(super) seen: Seen,
 }
 
-/// What they saw.
+/// Counts of all clients.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) connections: AtomicU64,
     pub(super) messages: AtomicU64,
     pub(super) bytes: AtomicU64,
     pub(super) operators_bytes: AtomicU64,
-    /// Sessions that ended before their client wanted.
+    /// Sessions that ended before their client ended them.
     pub(super) cut: AtomicU64,
     pub(super) wrong: AtomicU64,
     /// How often clients misbehaved.
@@ -70,17 +69,17 @@ impl Seen {
         }
     }
 
-    /// What was wrong, the first of it.
+    /// The messages of the first errors.
     pub(super) fn words(&self) -> Vec<String> {
         self.words.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-/// Why a session is over before its client wanted.
+/// Why a session is over before its client ended it.
 enum Trouble {
-    /// It was ended, which operators may do.
+    /// The session was ended, which operators may do.
     Cut,
-    /// It must not be.
+    /// An error, with its message.
     Wrong(String),
 }
 
@@ -92,7 +91,7 @@ impl From<io::Error> for Trouble {
 
 type Done<T = ()> = std::result::Result<T, Trouble>;
 
-/// One client, session after session until it is told to stop.
+/// Runs one client, session after session, until `stop` is set.
 pub(super) async fn talk(shared: Arc<Shared>, target: Target, number: usize, mut rng: Rng) {
     let mut connection = 0;
     while !shared.stop.load(Ordering::Relaxed) {
@@ -120,7 +119,7 @@ async fn session(
 ) -> Done {
     let stream = match timeout(ANSWER_TIME_MAX, connect(target, &shared.tls, number)).await {
         Ok(Ok(stream)) => stream,
-        // Only the spare one is ever stopped.
+        // Only the spare server is ever stopped.
         Ok(Err(error))
             if error.kind() == io::ErrorKind::ConnectionRefused && target.name != SPARE =>
         {
@@ -141,7 +140,7 @@ async fn session(
             break;
         }
         let first = message * 4;
-        // Several in one go, now and then.
+        // Now and then several messages are sent at once.
         let count = if rng.percent(20) { rng.between(2, 4) } else { 1 };
         let numbers = first..first + count;
         match target.kind {
@@ -178,7 +177,7 @@ async fn session(
     Ok(())
 }
 
-/// Connects from an address of its own, over TLS where the server wants that.
+/// Connects from an address of the client's own, over TLS if the server is secure.
 pub(super) async fn connect(
     target: &Target,
     tls: &TlsConnector,
@@ -200,21 +199,21 @@ pub(super) async fn connect_plainly(address: SocketAddr, number: usize) -> io::R
     socket.connect(address).await
 }
 
-/// The whole answer of an `http` server that nothing else happens to.
+/// The whole answer of an `http` server, while no operator is at work.
 pub(super) async fn page(target: &Target, tls: &TlsConnector) -> Result<Vec<u8>> {
     let mut stream = connect(target, tls, 0).await?;
     let ask = |fields: &str| format!("GET /page HTTP/1.1\r\nHost: wharf\r\n{fields}\r\n");
     let mut all = Vec::new();
     stream.write_all((ask("") + &ask("Connection: close\r\n")).as_bytes()).await?;
     stream.read_to_end(&mut all).await?;
-    // The second one says that it closes.
+    // Only the second answer has the header `Connection: close`, so the first one is kept.
     let second = all.windows(9).rposition(|nine| nine == b"HTTP/1.1 ").context("an answer")?;
     all.truncate(second);
     ensure!(all.starts_with(b"HTTP/1.1 200 OK\r\n"), "it answers {}", all.escape_ascii());
     Ok(all)
 }
 
-/// A message with its number: letters that follow from name and number, and a line end.
+/// A message: its number and length, letters that follow from name and number, and a line end.
 fn text(name: &str, number: u64, length: u64) -> Vec<u8> {
     let key =
         name.bytes().fold(0, |key: u64, byte| key.wrapping_mul(131).wrapping_add(u64::from(byte)));
@@ -227,7 +226,7 @@ fn text(name: &str, number: u64, length: u64) -> Vec<u8> {
     text
 }
 
-/// A connection whose bytes are compared as they come.
+/// A connection whose bytes are compared as they arrive.
 struct Checked<'a> {
     stream: Box<dyn Stream>,
     seen: Vec<u8>,
@@ -246,7 +245,7 @@ impl Checked<'_> {
         }
     }
 
-    /// What comes next, without what operators sent. False at the end.
+    /// Reads the next bytes, and drops the operators' ones. Returns false at the end.
     async fn more(&mut self, patience: Duration) -> Done<bool> {
         let mut some = [0; 16 << 10];
         let count = match timeout(patience, self.stream.read(&mut some)).await {
@@ -300,7 +299,7 @@ impl Checked<'_> {
         }
     }
 
-    /// Says its name to a chat.
+    /// Enters a chat by its name.
     async fn enter(&mut self, name: &str) -> Done {
         match self.line(GREETING_TIME_MAX).await {
             Ok(line) if line == "* your name?\n" => {}
@@ -309,7 +308,7 @@ impl Checked<'_> {
                 said(&line, &mut HashMap::new())?;
                 return Err(Trouble::Cut);
             }
-            // A suspended server, or a bad version: both are there at times.
+            // The server is suspended, or runs a bad version. Both happen in this test.
             Err(_) => return Err(Trouble::Cut),
         }
         self.send(format!("{name}\n").as_bytes()).await?;
@@ -323,7 +322,8 @@ impl Checked<'_> {
         }
     }
 
-    /// Says something to everybody, now and then, and something to itself, which has to arrive.
+    /// Now and then sends a line to the whole chat. Always sends a line to itself, which must
+    /// arrive.
     async fn chat(
         &mut self,
         name: &str,
@@ -338,7 +338,7 @@ impl Checked<'_> {
         let line = String::from_utf8_lossy(&line).into_owned();
         self.send(format!("/to {name} {line}").as_bytes()).await?;
         let own = format!("{name} (to you): {line}");
-        // Its name is another where an operator renamed it, and its mailbox may be full.
+        // The line is lost if an operator has renamed the session, or if its mailbox is full.
         let lost = [format!("* nobody is called {name}\n"), format!("* {name} does not listen\n")];
         loop {
             let line = self.line(ANSWER_TIME_MAX).await?;
@@ -349,7 +349,7 @@ impl Checked<'_> {
         }
     }
 
-    /// Says that nothing more comes, and reads to the end. Nothing but what a chat says may come.
+    /// Ends the sending side, and reads to the end. Only lines of a chat may still come.
     async fn finish(&mut self, kind: Kind) -> Done {
         self.stream.shutdown().await?;
         while self.more(ANSWER_TIME_MAX).await? {}
@@ -363,10 +363,10 @@ impl Checked<'_> {
     }
 }
 
-/// Checks a line that another member of a chat has said: whose it is, all of it, and its number.
+/// Checks a line of another member of a chat: the sender, the text, and the number.
 fn said(line: &str, others: &mut HashMap<String, u64>) -> Done {
     let wrong = || Err(Trouble::Wrong(format!("a chat said {line:?}")));
-    // Of the room, and of clients that do not behave.
+    // Lines of the chat itself, and of clients that misbehave.
     if line.starts_with("* ") || line.starts_with('r') {
         return Ok(());
     }
@@ -376,7 +376,7 @@ fn said(line: &str, others: &mut HashMap<String, u64>) -> Done {
     if length > LINE_BYTES || text(name, number, length) != rest.as_bytes() {
         return wrong();
     }
-    // Who does not read in time misses some, and hears none twice.
+    // A client that reads too slowly misses lines. No client gets a line twice.
     match others.insert(name.to_owned(), number) {
         Some(before) if before >= number => wrong(),
         _ => Ok(()),

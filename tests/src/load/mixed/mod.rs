@@ -1,9 +1,9 @@
-//! Everything at once: clients that check every byte and clients that misbehave, over plain
+//! The mixed load test: clients that check every byte and clients that misbehave, over plain
 //! connections and TLS, on several servers of several tenants. Meanwhile versions are swapped, and
-//! operators call all that the control API has. In the end all clients leave, and everything has to
-//! add up.
+//! operators call every operation of the control API. At the end all clients leave, and all counts
+//! must add up.
 //!
-//! The servers are a `wharf serve` of its own; clients and operators are this process.
+//! The servers run in a `wharf serve` of its own. Clients and operators run in this process.
 
 mod audit;
 mod clients;
@@ -30,34 +30,36 @@ use super::clients::connector;
 use super::rng;
 use super::rng::Rng;
 
-/// Swaps that are under way at a time, at most.
+/// Most swaps that are under way at a time.
 const SWAPS_MAX: usize = 8;
-/// Operators, and how long each rests between two calls.
+/// Number of operators, and the pause of each between two calls.
 const OPERATORS: usize = 2;
 const OPERATOR_PACE: Duration = Duration::from_millis(100);
-/// Of so many clients, one misbehaves beside them.
+/// Well-behaved clients for each one that misbehaves beside them.
 const RUDE_EVERY: usize = 10;
-/// How often the process is weighed: so often, or so many times in a short run.
+/// Longest interval between two measurements of the process, and the least number of measurements
+/// in a short run.
 const WEIGH_EVERY_MAX: Duration = Duration::from_secs(30);
 const WEIGHINGS_MIN: u32 = 40;
-/// How long what is held for a while may be held after the last client left: threads that rest for
-/// ten seconds end then.
+/// Time after the last client in which the process must release its resources. Idle threads, for
+/// example, end after ten seconds.
 const RELEASE_TIME_MAX: Duration = Duration::from_secs(30);
-/// More than before of each, which is no leak: threads and descriptors that come and go, code of
-/// three versions a server.
+/// Growth of each resource that is no leak: threads and descriptors come and go, and a server has
+/// the code of up to three versions.
 const DESCRIPTORS_MORE: usize = 4;
 const IMAGES_MORE: usize = 100;
 const THREADS_MORE: usize = 4;
 const MAPPINGS_MORE: usize = 400;
 const WAKES_MORE: f64 = 100.0;
-/// Growth of resident memory that is none: of the second half of the run by its slope, and of the
-/// whole run.
+/// Growth of resident memory that does not count as one: in the second half of the run by its
+/// slope, and in the whole run.
 const GROWTH_SHARE_MAX: f64 = 0.03;
 const GROWTH_KIB_MAX: f64 = 6_144.0;
 const WHOLE_SHARE_MAX: f64 = 0.10;
-/// Before this memory is still warming up, and its slope is printed and not judged.
+/// Least length of a run whose growth of memory is judged. In a shorter run memory is still warming
+/// up, and its growth is only printed.
 const JUDGED_FROM: Duration = Duration::from_secs(600);
-/// How long clients may take to leave.
+/// Time that clients may take to leave.
 const LEAVING_TIME_MAX: Duration = Duration::from_secs(90);
 
 /// How much of it.
@@ -80,10 +82,11 @@ pub struct Options {
     pub swap_every: u64,
 }
 
-/// Runs it and prints what was seen. Blocks.
+/// Runs the test and prints its results. Blocks.
 ///
 /// # Errors
-/// Anything that does not add up, came wrong, or was left behind: all of it is printed before.
+/// Counts do not add up, bytes were wrong, or resources were not released. All of it is printed
+/// before.
 pub fn run(options: Options) -> Result<()> {
     let seed = options.seed.unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -200,15 +203,15 @@ async fn mixed(
     Ok(())
 }
 
-/// Has every slot of the pool used once, on each kind of plugin: what is kept of them is kept from
-/// then on.
+/// Uses every slot of the pool once, on each kind of plugin, so that memory which stays with a slot
+/// is there from then on.
 async fn fill(place: &Place, shared: &Shared, instances: usize) -> Result<()> {
     for kind in Kind::ALL {
         let mut held = Vec::new();
         let targets: Vec<_> = place.servers.iter().filter(|target| target.kind == kind).collect();
         for number in 0..instances {
             let target = targets[number % targets.len()];
-            // Over a tenant's limits, or those of the pool, they are refused.
+            // Clients beyond a tenant's limits, or the pool's, are refused.
             let Ok(mut stream) = clients::connect(target, &shared.tls, number).await else {
                 continue;
             };
@@ -222,8 +225,8 @@ async fn fill(place: &Place, shared: &Shared, instances: usize) -> Result<()> {
     Ok(())
 }
 
-/// Weighs the process, once it has let go of what it had more of than `wanted`, or of threads that
-/// rest.
+/// Weighs the process once it holds no more than `wanted`. Without `wanted`, waits for 3 s at
+/// least, and until its number of threads no longer changes. Gives up after [`RELEASE_TIME_MAX`].
 async fn released(scales: &Scales, wanted: Option<Weight>) -> Result<Weight> {
     let start = Instant::now();
     let mut before = scales.weigh()?;
@@ -232,7 +235,7 @@ async fn released(scales: &Scales, wanted: Option<Weight>) -> Result<Weight> {
         let now = scales.weigh()?;
         let enough = match wanted {
             Some(wanted) => heavier(&wanted, &now).is_empty(),
-            // Threads for blocking work rest for ten seconds.
+            // Idle threads for blocking work end after ten seconds.
             None => start.elapsed() > Duration::from_secs(3) && now.threads == before.threads,
         };
         if enough || start.elapsed() > RELEASE_TIME_MAX {
@@ -242,7 +245,7 @@ async fn released(scales: &Scales, wanted: Option<Weight>) -> Result<Weight> {
     }
 }
 
-/// Swaps at a fixed pace, however long one of them takes.
+/// Starts swaps at a fixed pace, which does not depend on how long one takes.
 async fn swap(desk: Arc<Desk>, every: Duration, seed: u64) {
     let (mut under_way, mut turns) = (JoinSet::new(), interval(every));
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -318,7 +321,7 @@ fn judge_sums(
     wrong
 }
 
-/// What the process has more of than before.
+/// The resources of which the process has more than before.
 fn heavier(before: &Weight, after: &Weight) -> Vec<String> {
     let pairs = [
         ("descriptors", before.descriptors, after.descriptors, DESCRIPTORS_MORE),

@@ -1,4 +1,4 @@
-//! Operators that call everything that the control API has, in an order that follows from the seed.
+//! Operators that call every operation of the control API, in an order that follows from the seed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -17,20 +17,20 @@ use super::place::{Place, Quality, SPARE, Target};
 use super::rng::Rng;
 use crate::load::api::{Answer, Api};
 
-/// Operations of the API that are not called: another process would take over.
+/// Operations of the API that are not called, because a new process would take over.
 const NOT_CALLED: [&str; 1] = ["POST /v1/upgrade"];
-/// How long one that suspends or locks a server does so, in milliseconds.
+/// How long operators suspend or lock a server, in milliseconds, from and to.
 const HOLDS_MS: (u64, u64) = (20, 800);
 /// Classes of sessions.
 const CLASSES: [&str; 5] = ["background", "low", "normal", "high", "critical"];
 
-/// What the calls of all operators have in common.
+/// The state that all operators share.
 pub(super) struct Desk {
     pub(super) api: Api,
     pub(super) folder: PathBuf,
     pub(super) targets: Vec<Target>,
     pub(super) stop: AtomicBool,
-    /// Answers by operation and status.
+    /// Counts of answers by operation and status.
     answers: Mutex<BTreeMap<(String, u16), u64>>,
     wrong: Mutex<Vec<String>>,
 }
@@ -51,7 +51,7 @@ impl Desk {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Calls an operation of the API, as the document names it, and notes what became of it.
+    /// Calls an operation of the API, as the document names it, and counts the answer.
     async fn call(
         &self,
         operation: &str,
@@ -76,7 +76,7 @@ impl Desk {
         let status = answered.as_ref().map_or(0, |answer| answer.status);
         *lock(&self.answers).entry((operation.to_owned(), status)).or_default() += 1;
         match answered {
-            // 503 is said where too many calls wait.
+            // The status 503 is expected when too many calls wait.
             Ok(answer) if answer.status < 500 || answer.status == 503 => Some(answer),
             Ok(answer) => {
                 self.found(format!(
@@ -97,17 +97,17 @@ impl Desk {
         lock(&self.wrong).push(wrong);
     }
 
-    /// What must not have happened.
+    /// Messages of everything that must not happen.
     pub(super) fn wrong(&self) -> Vec<String> {
         lock(&self.wrong).clone()
     }
 
-    /// How often each operation was called, and how it was answered.
+    /// Counts of answers by operation and status.
     pub(super) fn answers(&self) -> BTreeMap<(String, u16), u64> {
         lock(&self.answers).clone()
     }
 
-    /// A session of the server, if it has one.
+    /// Any session of the server, if there is one.
     async fn session(&self, server: &str, rng: &mut Rng) -> Option<u64> {
         let list = "GET /v1/servers/{server}/sessions";
         let answer = self.call(list, (server, 0), "?limit=200", &Value::Null).await?.json();
@@ -120,10 +120,10 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Every operation that the running process says that it has.
+/// Every operation that the API's document of the running process lists.
 ///
 /// # Errors
-/// It does not answer.
+/// The process does not answer.
 pub(super) async fn operations(api: &Api) -> Result<BTreeSet<String>> {
     let document = api.ask("GET", "/v1/openapi.json", &[]).await?.json();
     let paths = document["paths"].as_object().context("paths")?;
@@ -136,12 +136,12 @@ pub(super) async fn operations(api: &Api) -> Result<BTreeSet<String>> {
     Ok(operations.filter(|operation| !NOT_CALLED.contains(&operation.as_str())).collect())
 }
 
-/// Operations of swaps, which come at their own pace.
+/// Whether an operation changes versions. Those have their own pace.
 fn is_of_swaps(operation: &str) -> bool {
     operation.starts_with("POST") && operation.contains("/plugin/")
 }
 
-/// Calls all operations but those of swaps, from one shuffled list after the other.
+/// Calls all operations except changes of versions, from one shuffled list after the other.
 pub(super) async fn operate(desk: Arc<Desk>, all: BTreeSet<String>, pace: Duration, mut rng: Rng) {
     let mut list: Vec<_> = all.into_iter().filter(|operation| !is_of_swaps(operation)).collect();
     while !desk.stopped() {
@@ -196,7 +196,7 @@ async fn one(desk: &Desk, operation: &str, rng: &mut Rng) {
             let body = json!({ "wait": "500ms", "hold": "1s" });
             let locked = desk.call(operation, whole, "", &body).await;
             sleep(held).await;
-            // One in ten is left to its time.
+            // One lock in ten is left until its time is over.
             let token = locked.filter(|answer| answer.status == 200 && !rng.percent(10));
             if let Some(token) = token.map(|answer| answer.json()["token"].clone()) {
                 let body = json!({ "token": token });
@@ -265,7 +265,7 @@ async fn events(desk: &Desk, operation: &str, time: Duration) {
     *lock(&desk.answers).entry((operation.to_owned(), status)).or_default() += 1;
 }
 
-/// Stops the spare server, whose sums have to be right then, and has a reload start it again.
+/// Stops the spare server, checks its sums, and starts it again by a reload.
 async fn stop(desk: &Desk, operation: &str, drain: &str, held: Duration) {
     let body = json!({ "drain": drain, "grace": "300ms" });
     if let Some(answer) = desk.call(operation, (SPARE, 0), "", &body).await {
@@ -284,7 +284,7 @@ impl Desk {
     }
 }
 
-/// One swap, canary, promotion or roll-back.
+/// Calls one swap, canary, promotion or roll-back.
 pub(super) async fn change(desk: Arc<Desk>, mut rng: Rng) {
     let target = rng.one_of(&desk.targets).clone();
     let quality = if rng.percent(15) { Quality::Bad } else { Quality::Good };
@@ -313,7 +313,7 @@ pub(super) async fn change(desk: Arc<Desk>, mut rng: Rng) {
     }
 }
 
-/// Undoes what operators left: no server is suspended, throttled or on trial any more.
+/// Undoes the operators' changes: afterwards no server is suspended, throttled or has a canary.
 pub(super) async fn restore(desk: &Desk) {
     let _ = Place::configure(&desk.folder, "0");
     desk.call("POST /v1/reload", (SPARE, 0), "", &Value::Null).await;
@@ -322,7 +322,7 @@ pub(super) async fn restore(desk: &Desk) {
     }
 }
 
-/// How many calls were answered with each status: one line for each operation.
+/// A table of the answers by status, with one line for each operation.
 pub(super) fn table(answers: &BTreeMap<(String, u16), u64>) -> String {
     let mut rows: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for ((operation, status), count) in answers {

@@ -1,4 +1,4 @@
-//! The process under load: its configuration, its files, and versions of its plugins.
+//! The process under test: its configuration, its files, and versions of its plugins.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -18,16 +18,16 @@ use crate::guests::{built, component, root, wharf_binary};
 use crate::load::api::Api;
 use crate::load::attacks::made::{kept, marked};
 
-/// What `http` answers with.
+/// The body of `http`'s answers.
 const BODY: &str = "The quick brown fox jumps over the lazy dog, and all of it arrives.";
-/// Builds of each plugin that are swapped in again and again; others are new each time.
+/// Builds of each plugin that are swapped in repeatedly. Other versions are new each time.
 const BUILDS: usize = 4;
-/// How long a start and a stop may take.
+/// Time that a start and a stop may take.
 const START_TIME_MAX: Duration = Duration::from_secs(60);
 const STOP_TIME_MAX: Duration = Duration::from_secs(40);
-/// The server that is stopped now and then, and that a reload starts again.
+/// The server that operators stop now and then, and that a reload starts again.
 pub(super) const SPARE: &str = "spare";
-/// What its log says where a thread panicked.
+/// The word in the log that reports a panic.
 const PANICKED: &str = "panicked";
 
 /// The protocol of a bundled plugin.
@@ -52,9 +52,9 @@ impl Kind {
     }
 }
 
-/// Name, plugin, whether it is over TLS, and what else its table says.
+/// The servers: name, plugin, whether it uses TLS, and further lines of its table.
 const SERVERS: [(&str, Kind, bool, &str); 9] = [
-    // The only one of these plugins that keeps nothing of a session in its instance.
+    // The only plugin here that stores no state of a session in its instance.
     ("echo", Kind::Echo, false, "tenant = 'web'\ninstance = 'server'\nshards = 2\n"),
     ("echo-tls", Kind::Echo, true, "sleep_after = '300ms'\n"),
     ("lines", Kind::Lines, false, "tenant = 'limited'\n"),
@@ -66,7 +66,7 @@ const SERVERS: [(&str, Kind, bool, &str); 9] = [
     (SPARE, Kind::Echo, false, ""),
 ];
 
-/// One server of it.
+/// One server of the process.
 #[derive(Debug, Clone)]
 pub(super) struct Target {
     pub(super) name: &'static str,
@@ -75,7 +75,7 @@ pub(super) struct Target {
     pub(super) address: SocketAddr,
 }
 
-/// A `wharf serve` of its own, with several servers and tenants.
+/// A `wharf serve` with several servers and tenants.
 pub(super) struct Place {
     folder: TempDir,
     certificates: Certificates,
@@ -85,7 +85,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Starts it, with room for so many instances.
+    /// Starts the process, with room for `sessions_max` instances.
     pub(super) fn start(sessions_max: usize) -> Result<Self> {
         let (folder, certificates) = (tempfile::tempdir()?, Certificates::new());
         let servers: Vec<_> = SERVERS
@@ -124,12 +124,12 @@ impl Place {
         Ok(place)
     }
 
-    /// Its number among processes.
+    /// The id of the process.
     pub(super) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// The certificate of the authority of its servers.
+    /// The certificate of the servers' authority.
     pub(super) fn authority(&self) -> PathBuf {
         self.certificates.path("ca.pem")
     }
@@ -142,7 +142,7 @@ impl Place {
         Ok(String::from_utf8_lossy(&std::fs::read(self.folder.path().join("log"))?).into_owned())
     }
 
-    /// Stops it by a signal; what was wrong with its end, and with what it said.
+    /// Stops the process by a signal. Returns what was wrong with its end and its log.
     pub(super) fn stop(mut self) -> Result<Vec<String>> {
         let mut wrong = Vec::new();
         kill_process(Pid::from_child(&self.child), Signal::INT)?;
@@ -196,7 +196,7 @@ fn configuration(
         let grants: Vec<_> = grants.iter().map(|grant| format!("'{}'", grant.name())).collect();
         let secure = if target.secure { ", 'secure'" } else { "" };
         let (name, port, grants) = (target.name, target.address.port(), grants.join(", "));
-        // Writing to a text cannot fail.
+        // Writing to a string cannot fail.
         let _ = write!(
             text,
             "[[server]]\nname = '{name}'\nhost = '127.0.0.1'\nport = {port}\nplugin = '{}'\ngrants \
@@ -225,7 +225,7 @@ fn configuration(
     text
 }
 
-/// Keeps builds of every plugin, and the bad versions, in the folder.
+/// Writes the builds of every plugin, and the bad versions, into the folder.
 fn builds(folder: &Path) -> Result<()> {
     for kind in Kind::ALL {
         let bytes = build(kind)?;
@@ -255,8 +255,7 @@ const REFUSES: &str = "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i3
     (i32.const 1024)) \
                        (i32.store (i32.const 1072) (i32.const 5))";
 
-/// Versions that fail: in `restore` of a session that another version saved, and in each read. None
-/// writes a byte.
+/// Bad versions: name, code of `restore`, and code of each read. None writes a byte.
 const BAD: [(&str, &str, &str); 5] = [
     ("refuses", REFUSES, "unreachable"),
     ("traps", "unreachable", "unreachable"),
@@ -270,7 +269,7 @@ const BAD: [(&str, &str, &str); 5] = [
     ("moves", "", "unreachable"),
 ];
 
-/// Whether a version is to be good.
+/// Whether a version works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Quality {
     Good,
@@ -305,7 +304,7 @@ impl Place {
         Ok(file)
     }
 
-    /// Puts another variant of the configuration in place, to be read at the next reload.
+    /// Puts another variant of the configuration in place, for the next reload.
     pub(super) fn configure(folder: &Path, variant: &str) -> Result<()> {
         let half = folder.join(format!("wharf.toml.{variant}"));
         std::fs::copy(folder.join(format!("variant-{variant}.toml")), &half)?;

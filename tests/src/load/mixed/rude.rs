@@ -1,4 +1,4 @@
-//! Clients that misbehave. Nothing is expected of what they are answered.
+//! Clients that misbehave. Their answers are not checked.
 
 use std::io;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use super::place::{Kind, Target};
 use super::rng::Rng;
 use crate::load::clients::Stream;
 
-/// Longest that one of them stays.
+/// Longest time that such a client stays connected.
 const STAYS_MAX: Duration = Duration::from_secs(12);
-/// Most that is written to a server by one that does not read.
+/// Most bytes that a client sends without reading.
 const UNREAD_BYTES: usize = 1 << 20;
 
 /// How a client misbehaves.
@@ -42,7 +42,7 @@ const ALL: [Rudeness; 8] = [
     Rudeness::SendsMuch,
 ];
 
-/// One client, at one server after the other. Dropping it ends it.
+/// Runs one client, at one server after the other. Dropping the future ends the client.
 pub(super) async fn misbehave(
     shared: Arc<Shared>,
     targets: Vec<Target>,
@@ -52,19 +52,20 @@ pub(super) async fn misbehave(
     while !shared.stop.load(Ordering::Relaxed) {
         let (target, rudeness) = (rng.one_of(&targets).clone(), *rng.one_of(&ALL));
         let once = once(&shared, &target, number, rudeness, &mut rng);
-        // However it ends: it is over.
+        // Any result is fine; the session only has to be over.
         let _ = timeout(STAYS_MAX, once).await;
         shared.seen.rude.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(shared.pace).await;
     }
 }
 
-/// A message of this protocol, as it should be.
+/// A valid message of this protocol.
 fn proper(kind: Kind, number: usize) -> Vec<u8> {
     match kind {
         Kind::Echo | Kind::Lines => format!("a message of client {number}\n").into_bytes(),
         Kind::Http => b"GET / HTTP/1.1\r\nHost: wharf\r\n\r\n".to_vec(),
-        // The first line is its name, with a letter that no well-behaved client's name has.
+        // The first line is the client's name. It begins with a letter that no well-behaved
+        // client's name has.
         Kind::Chat => format!("r{number}\nhello\n").into_bytes(),
     }
 }
@@ -116,7 +117,7 @@ async fn once(
             }
         }
         Rudeness::SaysNonsense => {
-            // Neither TLS nor a name of a chat.
+            // These bytes are neither TLS nor a valid name for a chat.
             let nonsense: Vec<u8> =
                 (0..rng.between(1, 5_000)).map(|_| b'\n' + (rng.throw() % 5) as u8).collect();
             let mut stream: Box<dyn Stream> = match rng.percent(50) {

@@ -1,30 +1,30 @@
-//! What another process weighs, and whether that grows.
+//! The resources of another process, and whether they grow.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// How long a process is watched to see how often it wakes by itself.
+/// Time for which wake-ups of an idle process are counted.
 const IDLE: Duration = Duration::from_secs(2);
 
-/// A process at one moment.
+/// The resources of a process at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Weight {
-    /// Since the process was first weighed.
+    /// Time since the scales were made.
     pub(super) at: Duration,
     pub(super) resident_kib: u64,
-    /// Without those of images.
+    /// Open descriptors without `images`.
     pub(super) descriptors: usize,
-    /// Descriptors with which the engine starts memories: some for each version that is in memory.
+    /// Descriptors of the engine's memory images: some for each version that is in memory.
     pub(super) images: usize,
     pub(super) threads: usize,
     pub(super) mappings: usize,
-    /// Timers of the kernel: POSIX ones and descriptors of timers.
+    /// Timers of the kernel: POSIX timers and timer descriptors.
     pub(super) timers: usize,
 }
 
-/// Weighs one process.
+/// Measures the resources of one process.
 pub(super) struct Scales {
     process: PathBuf,
     start: Instant,
@@ -43,12 +43,12 @@ impl Scales {
         let status = self.read("status")?;
         let resident = field(&status, "VmRSS:").context("VmRSS")?;
         let links = std::fs::read_dir(self.process.join("fd"))?.flatten();
-        // One may be closed meanwhile.
+        // A descriptor may be closed meanwhile.
         let links = links.filter_map(|entry| std::fs::read_link(entry.path()).ok());
         let links: Vec<_> = links.map(|link| link.to_string_lossy().into_owned()).collect();
         let count = |what: &str| links.iter().filter(|link| link.contains(what)).count();
         let images = count("memfd:");
-        // Not every kernel tells.
+        // Some kernels do not have this file.
         let posix = self
             .read("timers")
             .map_or(0, |text| text.lines().filter(|line| line.starts_with("ID:")).count());
@@ -63,8 +63,7 @@ impl Scales {
         })
     }
 
-    /// How often a second its threads wake while nothing happens: timers that were forgotten show
-    /// here.
+    /// How often each second the threads of the idle process wake. Forgotten timers show here.
     pub(super) fn wakes_per_second(&self) -> Result<f64> {
         let before = self.switches()?;
         std::thread::sleep(IDLE);
@@ -85,21 +84,21 @@ fn field(status: &str, name: &str) -> Option<u64> {
     line.trim().trim_end_matches(" kB").parse().ok()
 }
 
-/// How resident memory went, in KiB.
+/// The trend of resident memory, in KiB.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Trend {
-    /// Least squares over the second half, in KiB a minute.
+    /// Slope by least squares over the second half of the run, in KiB a minute.
     pub(super) slope_per_minute: f64,
-    /// What that is over the second half.
+    /// Growth over the second half by that slope, in KiB.
     pub(super) growth: f64,
-    /// The mean of the first tenth after a settling time of a fifth, and of the last tenth.
+    /// Mean of a tenth of the samples after the first fifth, in which memory settles.
     pub(super) first: f64,
-    /// See `first`.
+    /// Mean of the last tenth of the samples.
     pub(super) last: f64,
 }
 
 impl Trend {
-    /// Of these samples, of which there have to be ten or more.
+    /// The trend of these samples. `None` for fewer than ten.
     pub(super) fn of(samples: &[Weight]) -> Option<Self> {
         if samples.len() < 10 {
             return None;
