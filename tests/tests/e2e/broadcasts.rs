@@ -135,7 +135,7 @@ fn broadcast_to(count: usize, cpu: Duration) -> (Result<Action, FaultKind>, usiz
 }
 
 #[test]
-fn long_broadcast_gives_way_and_ends_by_its_budget() {
+fn long_broadcast_gives_way_and_ends_by_budget() {
     let mut rng = Rng(7);
     for _ in 0..8 {
         let count = 1 + rng.throw(20_000) as usize;

@@ -75,7 +75,7 @@ fn exit_codes_tell_missing_file_from_bad_usage() {
 }
 
 #[test]
-fn serve_runs_several_servers_and_stops_on_a_signal() {
+fn serve_runs_several_servers_and_stops_on_signal() {
     let (plugin, _) = built("plugins/lines");
     let folder = tempfile::tempdir().expect("a folder");
     let (one, other) = (free_port(), free_port());
@@ -302,7 +302,7 @@ fn compiler_process_stays_within_its_memory() {
 }
 
 #[test]
-fn launching_by_hand_is_told_what_is_meant() {
+fn launch_by_hand_gets_advice() {
     let mut command = Command::new(wharf_binary());
     let output =
         command.args(["launch", "--", "/bin/true"]).stdin(Stdio::null()).output().expect("it runs");

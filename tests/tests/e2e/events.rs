@@ -196,7 +196,7 @@ fn reset_wakes_a_waiting_write() {
 }
 
 #[test]
-fn stopping_a_server_with_a_stuck_writer_is_bounded() {
+fn stop_with_a_stuck_writer_is_bounded() {
     let server =
         describe(guest("write-flood")).timeout(Duration::from_secs(60)).start().expect("it starts");
     let mut stuck = Client::connect(server.address());

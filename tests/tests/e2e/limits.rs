@@ -204,7 +204,7 @@ fn untrusted_header_is_ignored_and_bad_one_closes() {
 }
 
 #[test]
-fn each_deadline_of_a_session_has_its_own_reason() {
+fn each_session_deadline_has_its_own_reason() {
     // Enough time for a short message on a busy machine.
     let short = Duration::from_secs(1);
     let server =

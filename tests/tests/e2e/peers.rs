@@ -51,7 +51,7 @@ fn a_broadcast_reaches_all_but_the_sender() {
 }
 
 #[test]
-fn one_session_is_sent_to_or_ended_by_another() {
+fn session_may_write_to_or_end_another() {
     let server = start(bundled("tests/unruly"));
     let mut target = Client::connect(server.address());
     target.send("ntarget").expect("Ok(())");

@@ -31,7 +31,7 @@ fn shares(shares: QuotaLimits) -> TenantLimits {
 }
 
 #[test]
-fn clients_of_all_servers_of_a_tenant_count_together() {
+fn tenant_clients_count_together_over_all_servers() {
     let host = host(TenantLimits { max_clients: 2, ..TenantLimits::default() });
     let (one, two) = (start(describe(&host, "one", "")), start(describe(&host, "two", "")));
     let other = start(describe(&host, "other", "").tenant("b"));
@@ -49,7 +49,7 @@ fn clients_of_all_servers_of_a_tenant_count_together() {
 }
 
 #[test]
-fn memory_of_all_instances_of_a_tenant_counts_together() {
+fn tenant_memory_counts_together_over_all_instances() {
     // Every instance has two pages. It grows by as many pages as the first byte says, or traps.
     let grow = "(func $on-read (param $data i32) (param $length i32) (result i32)
         (if (i32.eq (i32.const -1) (memory.grow (i32.load8_u (local.get $data)))) (then \
