@@ -1,5 +1,8 @@
-//! Rules of the source tree: which layer may import which, where each outside crate is used, that
-//! files are short and begin by saying what they are, and that documents name files that exist.
+//! Rules of the source tree:
+//!
+//! - which layer may import which, and where each outside crate is used;
+//! - that files are short and begin by saying what they are;
+//! - that documents name files, tests, reasons and codes that exist.
 
 use std::fs;
 use std::path::{Path, PathBuf};

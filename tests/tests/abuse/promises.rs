@@ -1,4 +1,4 @@
-//! Promises: a server gets what it is promised, whatever others have taken. The host promises no
+//! Promises: a server gets what it is promised, however much others have taken. The host promises no
 //! more than it has.
 
 use std::fs;

@@ -21,14 +21,14 @@ use wharf_tests::shapes::{Module, Writes, with_modules, worst};
 /// Sessions that the good server is promised.
 const GOOD: usize = 20;
 
-struct ControlSite {
+struct ScarceSite {
     folder: TempDir,
     bad: SocketAddr,
     good: SocketAddr,
     wharf: Wharf,
 }
 
-impl ControlSite {
+impl ScarceSite {
     /// Starts the process after `before`, a line of a shell. `clients` is the maximum of the bad
     /// server.
     fn start(before: &str, clients: usize, modules: &[Module]) -> Self {
@@ -181,7 +181,7 @@ impl Drop for Lowered {
 fn few_mappings_end_no_process() {
     let _alone = alone();
     let Some(lowered) = Lowered::to("/proc/sys/vm/max_map_count", 20_000) else { return };
-    let mut site = ControlSite::start("true", 540, &worst());
+    let mut site = ScarceSite::start("true", 540, &worst());
     let inside = site.is_besieged(540);
     assert!((100..540).contains(&inside), "{inside} of 540 were let in");
     // With the limit lifted, the process serves as before.
@@ -195,7 +195,7 @@ fn little_address_space_ends_no_process() {
     // Enough for some sessions beyond the spare slots, each with four memories.
     for sessions in [30_u64, 45] {
         let kibibytes = (8 << 20) + (64 + sessions) * 4 * ((4 << 20) + (32 << 10));
-        let mut site = ControlSite::start(
+        let mut site = ScarceSite::start(
             &format!("ulimit -v {kibibytes}"),
             sessions as usize - GOOD,
             &worst(),
@@ -226,7 +226,7 @@ fn data_bytes(process: u32) -> u64 {
 fn little_private_memory_ends_no_process() {
     let _alone = alone();
     for (mebibytes, pages) in [(700_u64, 1), (700, 100), (900, 7)] {
-        let mut site = ControlSite::with(
+        let mut site = ScarceSite::with(
             &format!("ulimit -d {}", mebibytes << 10),
             60,
             &component(&hog(pages)),
@@ -243,7 +243,7 @@ fn little_private_memory_ends_no_process() {
 fn private_memory_may_run_short_later() {
     let _alone = alone();
     for (mebibytes, pages) in [(300_u64, 1), (500, 100)] {
-        let mut site = ControlSite::with("true", 60, &component(&hog(pages)), &[]);
+        let mut site = ScarceSite::with("true", 60, &component(&hog(pages)), &[]);
         site.serves_good();
         let process = site.wharf.child.id();
         let most = Some(data_bytes(process) + (mebibytes << 20));
@@ -328,7 +328,7 @@ fn little_memory_ends_no_process() {
         writes: Writes::Everything,
         tables: vec![],
     };
-    let mut site = ControlSite::start(&enters, 90, &vec![module; 3]);
+    let mut site = ScarceSite::start(&enters, 90, &vec![module; 3]);
     let inside = site.is_besieged(90);
     assert!((10..90).contains(&inside), "{inside} of 90 were let in");
 }

@@ -93,15 +93,11 @@ impl BundleRegistry {
         })
         .to_string();
         let plugin = Digest::of(manifest.as_bytes());
-        let mut bundle_registry = Self { folder, ours, public, plugin, there: HashMap::new() };
-        bundle_registry.put("manifests/1", MANIFEST, &manifest);
-        bundle_registry.put(
-            &format!("manifests/{}", bundle_registry.plugin.clone()),
-            MANIFEST,
-            &manifest,
-        );
-        bundle_registry.put(&format!("blobs/{}", Digest::of(COMPONENT)), "x/y", "a component");
-        bundle_registry
+        let mut registry = Self { folder, ours, public, plugin, there: HashMap::new() };
+        registry.put("manifests/1", MANIFEST, &manifest);
+        registry.put(&format!("manifests/{}", registry.plugin.clone()), MANIFEST, &manifest);
+        registry.put(&format!("blobs/{}", Digest::of(COMPONENT)), "x/y", "a component");
+        registry
     }
 
     fn put(&mut self, path: &str, kind: &str, content: &str) {
@@ -178,10 +174,10 @@ impl BundleRegistry {
 
     /// Pulls the plugin with this bundle as its only attachment: by tag and by digest.
     fn with(&self, bundle: &Value) -> (String, String) {
-        let mut bundle_registry = self.copy();
-        let manifest = bundle_registry.attach(bundle);
-        bundle_registry.list_by_tag(&index(&[manifest]));
-        (bundle_registry.by_tag(), bundle_registry.by_digest())
+        let mut registry = self.copy();
+        let manifest = registry.attach(bundle);
+        registry.list_by_tag(&index(&[manifest]));
+        (registry.by_tag(), registry.by_digest())
     }
 
     fn copy(&self) -> Self {
@@ -202,108 +198,103 @@ fn says(said: &str, words: &str) {
 #[test]
 fn bundles_are_found_by_api_or_by_tag() {
     for by_api in [false, true] {
-        let mut bundle_registry = BundleRegistry::new();
-        says(&bundle_registry.by_tag(), "it is not signed");
-        let good = bundle_registry.good();
+        let mut registry = BundleRegistry::new();
+        says(&registry.by_tag(), "it is not signed");
+        let good = registry.good();
         // A referrer of another type and one that is gone are skipped.
         let other = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "layers": [],
             "config": { "mediaType": "x/y", "digest": Digest::of(b"{}").as_str(), "size": 2 } });
-        bundle_registry.put(
+        registry.put(
             &format!("manifests/{}", Digest::of(other.to_string().as_bytes())),
             MANIFEST,
             &other.to_string(),
         );
-        let list = index(&["gone".into(), other.to_string(), bundle_registry.attach(&good)]);
+        let list = index(&["gone".into(), other.to_string(), registry.attach(&good)]);
         match by_api {
-            true => bundle_registry.list_by_api(&list),
-            false => bundle_registry.list_by_tag(&list),
+            true => registry.list_by_api(&list),
+            false => registry.list_by_tag(&list),
         }
         assert_eq!(
-            (bundle_registry.by_tag(), bundle_registry.by_digest()),
+            (registry.by_tag(), registry.by_digest()),
             (String::new(), String::new()),
             "{by_api}"
         );
         // If the registry has a list of its own, the tag is not asked for.
-        bundle_registry.list_by_api(&index(&[]));
-        says(&bundle_registry.by_tag(), "it is not signed");
+        registry.list_by_api(&index(&[]));
+        says(&registry.by_tag(), "it is not signed");
     }
 }
 
 #[test]
 fn bad_referrers_list_hides_no_good_one() {
-    let mut bundle_registry = BundleRegistry::new();
-    bundle_registry.list_by_api("<html>Log in</html>");
-    says(&bundle_registry.by_tag(), "none was found");
-    says(
-        &bundle_registry.by_tag(),
-        "the list of its referrers that the registry has is not as expected",
-    );
-    let good = bundle_registry.good();
-    let manifest = bundle_registry.attach(&good);
-    bundle_registry.list_by_tag(&index(&[manifest]));
-    assert_eq!(bundle_registry.by_tag(), "");
-    bundle_registry.list_by_tag(r#"{"manifests": 7}"#);
-    says(&bundle_registry.by_tag(), "none was found");
-    bundle_registry.list_by_tag(&" ".repeat((256 << 10) + 1));
-    bundle_registry.there.remove(&format!("referrers/{}", bundle_registry.plugin));
-    says(&bundle_registry.by_tag(), "the list of its referrers is larger than 262144 bytes");
+    let mut registry = BundleRegistry::new();
+    registry.list_by_api("<html>Log in</html>");
+    says(&registry.by_tag(), "none was found");
+    says(&registry.by_tag(), "the list of its referrers that the registry has is not as expected");
+    let good = registry.good();
+    let manifest = registry.attach(&good);
+    registry.list_by_tag(&index(&[manifest]));
+    assert_eq!(registry.by_tag(), "");
+    registry.list_by_tag(r#"{"manifests": 7}"#);
+    says(&registry.by_tag(), "none was found");
+    registry.list_by_tag(&" ".repeat((256 << 10) + 1));
+    registry.there.remove(&format!("referrers/{}", registry.plugin));
+    says(&registry.by_tag(), "the list of its referrers is larger than 262144 bytes");
 }
 
 #[test]
 fn bad_signature_list_does_not_reject_the_plugin() {
-    let mut bundle_registry = BundleRegistry::new();
-    let path = format!("manifests/sha256-{}.sig", bundle_registry.plugin.hex());
+    let mut registry = BundleRegistry::new();
+    let path = format!("manifests/sha256-{}.sig", registry.plugin.hex());
     for list in ["<html>", r#"{"schemaVersion": 1}"#, &index(&[])] {
-        bundle_registry.put(&path, MANIFEST, list);
-        let said = bundle_registry.by_tag();
+        registry.put(&path, MANIFEST, list);
+        let said = registry.by_tag();
         says(&said, "none was found");
         says(
             &said,
             "the list of its signatures that the registry has is not as expected: its manifest is",
         );
     }
-    let good = bundle_registry.good();
-    let manifest = bundle_registry.attach(&good);
-    bundle_registry.list_by_tag(&index(&[manifest]));
-    assert_eq!(bundle_registry.by_tag(), "");
+    let good = registry.good();
+    let manifest = registry.attach(&good);
+    registry.list_by_tag(&index(&[manifest]));
+    assert_eq!(registry.by_tag(), "");
 }
 
 #[test]
 fn statement_decides_once_its_signature_holds() {
-    let bundle_registry = BundleRegistry::new();
-    let made =
-        |statement: &Value| bundle(bundle_registry.folder.path(), &bundle_registry.ours, statement);
+    let registry = BundleRegistry::new();
+    let made = |statement: &Value| bundle(registry.folder.path(), &registry.ours, statement);
     let both = |bundle: &Value, words: &str| {
-        let (by_tag, by_digest) = bundle_registry.with(bundle);
+        let (by_tag, by_digest) = registry.with(bundle);
         says(&by_tag, words);
         says(&by_digest, words);
     };
     let named = json!({ "repository": "team/echo" });
-    assert_eq!(bundle_registry.with(&bundle_registry.good()), (String::new(), String::new()));
+    assert_eq!(registry.with(&registry.good()), (String::new(), String::new()));
 
-    let (by_tag, by_digest) =
-        bundle_registry.with(&made(&statement(&bundle_registry.plugin, &json!({}))));
+    let (by_tag, by_digest) = registry.with(&made(&statement(&registry.plugin, &json!({}))));
     says(&by_tag, "ours.pub has signed it without saying which plugin it is");
     says(&by_tag, "`cosign sign -a repository=team/echo`");
     assert_eq!(by_digest, "");
     both(
-        &made(&statement(&bundle_registry.plugin, &json!({ "repository": "team/admin" }))),
+        &made(&statement(&registry.plugin, &json!({ "repository": "team/admin" }))),
         "as another plugin: team/admin",
     );
     both(&made(&statement(&Digest::of(b"other"), &named)), "ours.pub has signed another digest");
-    let mut attestation = statement(&bundle_registry.plugin, &named);
+    let mut attestation = statement(&registry.plugin, &named);
     attestation["predicateType"] = json!("https://slsa.dev/provenance/v1");
     both(&made(&attestation), "what ours.pub has signed is no signature of a plugin");
 
     // A changed payload, a changed payload type (which is signed too), and a bundle in another
     // form.
     let mut forged = made(&statement(&Digest::of(b"other"), &named));
-    forged["dsseEnvelope"]["payload"] = bundle_registry.good()["dsseEnvelope"]["payload"].clone();
+    forged["dsseEnvelope"]["payload"] = registry.good()["dsseEnvelope"]["payload"].clone();
     both(&forged, "none of its 1 signatures is by a key that is believed here");
-    let mut typed = bundle_registry.good();
+    let mut typed = registry.good();
     typed["dsseEnvelope"]["payloadType"] = json!("text/plain");
     both(&typed, "1 in other forms");
-    let mut long = bundle_registry.good();
+    let mut long = registry.good();
     long["dsseEnvelope"]["signatures"][0]["sig"] = json!("A".repeat(344));
     both(&long, "no signature in a form that is looked at");
     both(
@@ -314,105 +305,93 @@ fn statement_decides_once_its_signature_holds() {
 
 #[test]
 fn attachment_must_match_list_and_plugin() {
-    let mut bundle_registry = BundleRegistry::new();
-    let good = bundle_registry.good().to_string();
+    let mut registry = BundleRegistry::new();
+    let good = registry.good().to_string();
     let elsewhere = attaching(&good, &Digest::of(b"other"));
-    bundle_registry.put(&format!("blobs/{}", Digest::of(good.as_bytes())), "x/y", &good);
-    bundle_registry.put(
-        &format!("manifests/{}", Digest::of(elsewhere.as_bytes())),
-        MANIFEST,
-        &elsewhere,
-    );
-    bundle_registry.list_by_tag(&index(std::slice::from_ref(&elsewhere)));
-    says(&bundle_registry.by_tag(), "it is not signed");
+    registry.put(&format!("blobs/{}", Digest::of(good.as_bytes())), "x/y", &good);
+    registry.put(&format!("manifests/{}", Digest::of(elsewhere.as_bytes())), MANIFEST, &elsewhere);
+    registry.list_by_tag(&index(std::slice::from_ref(&elsewhere)));
+    says(&registry.by_tag(), "it is not signed");
 
-    let right = attaching(&good, &bundle_registry.plugin);
-    bundle_registry.put(
-        &format!("manifests/{}", Digest::of(elsewhere.as_bytes())),
-        MANIFEST,
-        &right,
-    );
+    let right = attaching(&good, &registry.plugin);
+    registry.put(&format!("manifests/{}", Digest::of(elsewhere.as_bytes())), MANIFEST, &right);
     says(
-        &bundle_registry.by_tag(),
+        &registry.by_tag(),
         "the manifest of a referrer that the registry sent is not what was asked for",
     );
-    bundle_registry.put(&format!("manifests/{}", Digest::of(right.as_bytes())), MANIFEST, &right);
-    bundle_registry.list_by_tag(&index(&[elsewhere, right.clone()]));
-    assert_eq!(bundle_registry.by_tag(), "", "one that lies hides no good one");
-    bundle_registry.list_by_tag(&index(std::slice::from_ref(&right)));
-    bundle_registry.put(
+    registry.put(&format!("manifests/{}", Digest::of(right.as_bytes())), MANIFEST, &right);
+    registry.list_by_tag(&index(&[elsewhere, right.clone()]));
+    assert_eq!(registry.by_tag(), "", "one that lies hides no good one");
+    registry.list_by_tag(&index(std::slice::from_ref(&right)));
+    registry.put(
         &format!("blobs/{}", Digest::of(good.as_bytes())),
         "x/y",
         &good.replace("hint", "tint"),
     );
-    says(&bundle_registry.by_tag(), "the bundle that the registry sent is not what was asked for");
+    says(&registry.by_tag(), "the bundle that the registry sent is not what was asked for");
 }
 
 #[test]
 fn referrers_and_signatures_read_are_limited() {
-    let mut bundle_registry = BundleRegistry::new();
-    let good = bundle_registry.good();
-    let good = bundle_registry.attach(&good);
+    let mut registry = BundleRegistry::new();
+    let good = registry.good();
+    let good = registry.attach(&good);
     let list = |others: usize| {
         let mut manifests: Vec<String> =
             (0..others).map(|number| format!("gone {number}")).collect();
         manifests.push(good.clone());
         index(&manifests)
     };
-    bundle_registry.list_by_tag(&list(31));
-    assert_eq!(bundle_registry.by_tag(), "");
-    bundle_registry.list_by_tag(&list(32));
-    says(&bundle_registry.by_tag(), "none was found");
-    says(&bundle_registry.by_tag(), "1 of its referrers not looked at");
+    registry.list_by_tag(&list(31));
+    assert_eq!(registry.by_tag(), "");
+    registry.list_by_tag(&list(32));
+    says(&registry.by_tag(), "none was found");
+    says(&registry.by_tag(), "1 of its referrers not looked at");
 
-    let (theirs, _) = key(bundle_registry.folder.path(), "theirs");
-    let filler = bundle(
-        bundle_registry.folder.path(),
-        &theirs,
-        &statement(&bundle_registry.plugin, &json!({})),
-    );
+    let (theirs, _) = key(registry.folder.path(), "theirs");
+    let filler = bundle(registry.folder.path(), &theirs, &statement(&registry.plugin, &json!({})));
     let fillers: Vec<String> = (0..16)
         .map(|number| {
             let mut filler = filler.clone();
             filler["number"] = json!(number);
-            bundle_registry.attach(&filler)
+            registry.attach(&filler)
         })
         .collect();
     let filled = |count: usize| index(&[&fillers[..count], std::slice::from_ref(&good)].concat());
-    bundle_registry.list_by_tag(&filled(15));
-    assert_eq!(bundle_registry.by_tag(), "");
-    bundle_registry.list_by_tag(&filled(16));
-    says(&bundle_registry.by_tag(), "none of its 16 signatures is by a key that is believed here");
-    says(&bundle_registry.by_tag(), "1 of its referrers not looked at");
+    registry.list_by_tag(&filled(15));
+    assert_eq!(registry.by_tag(), "");
+    registry.list_by_tag(&filled(16));
+    says(&registry.by_tag(), "none of its 16 signatures is by a key that is believed here");
+    says(&registry.by_tag(), "1 of its referrers not looked at");
 
-    let mut large = bundle_registry.good();
+    let mut large = registry.good();
     large["padding"] = json!(" ".repeat(64 << 10));
-    let (by_tag, _) = bundle_registry.with(&large);
+    let (by_tag, _) = registry.with(&large);
     says(&by_tag, "the bundle is larger than 65536 bytes");
 }
 
 #[test]
 fn listed_bundles_come_first_and_no_referrer_twice() {
-    let mut bundle_registry = BundleRegistry::new();
-    let good = bundle_registry.good();
-    let good = bundle_registry.attach(&good);
+    let mut registry = BundleRegistry::new();
+    let good = registry.good();
+    let good = registry.attach(&good);
     let others: Vec<String> = (0..100).map(|number| format!("gone {number}")).collect();
     let mut list: Value =
         serde_json::from_str(&index(&[others, vec![good.clone()]].concat())).expect("JSON");
     list["manifests"][100]["artifactType"] = json!(BUNDLE);
-    bundle_registry.list_by_tag(&list.to_string());
-    assert_eq!(bundle_registry.by_tag(), "");
-    bundle_registry.list_by_tag(&index(&[vec!["gone".into(); 100], vec![good]].concat()));
-    assert_eq!(bundle_registry.by_tag(), "");
+    registry.list_by_tag(&list.to_string());
+    assert_eq!(registry.by_tag(), "");
+    registry.list_by_tag(&index(&[vec!["gone".into(); 100], vec![good]].concat()));
+    assert_eq!(registry.by_tag(), "");
 }
 
 #[test]
 fn partial_referrers_list_is_reported() {
-    let bundle_registry = BundleRegistry::new();
-    let (path, list) = (format!("/v2/team/echo/referrers/{}", bundle_registry.plugin), index(&[]));
+    let registry = BundleRegistry::new();
+    let (path, list) = (format!("/v2/team/echo/referrers/{}", registry.plugin), index(&[]));
     let says_with = |link: &'static str| {
-        let (there, path, list) = (bundle_registry.there.clone(), path.clone(), list.clone());
-        bundle_registry.says_by(":1", move |asked| {
+        let (there, path, list) = (registry.there.clone(), path.clone(), list.clone());
+        registry.says_by(":1", move |asked| {
             if asked.path == path {
                 return Reply::Whole(
                     200,

@@ -103,7 +103,7 @@ fn another_manifest_than_the_digest_names_is_refused() {
 }
 
 #[test]
-fn what_has_no_end_is_cut_off() {
+fn endless_content_is_cut_off() {
     says(&told(|_| Reply::Endless), "the manifest is larger than 1048576 bytes");
     says(
         &told(|asked| if is_blob(asked) { Reply::Endless } else { good_manifest() }),
