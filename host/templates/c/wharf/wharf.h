@@ -90,7 +90,7 @@ typedef struct {
 wharf_action on_connect(const wharf_client *client);      // Default: proceed.
 wharf_action on_read(const uint8_t *data, size_t length); // 1 to 65,536 bytes. Default: proceed.
 wharf_action on_write(void);               // The send buffer has drained. Default: proceed.
-wharf_action on_timeout(uint64_t idle_ms); // Nothing was exchanged meanwhile. Default: proceed.
+wharf_action on_timeout(uint64_t idle_ms); // Nothing was exchanged for so long. Default: proceed.
 wharf_action on_timer(uint32_t id);        // A timer fires. Default: proceed.
 wharf_action on_end(void);                 // The peer has finished sending. Default: close.
 void on_disconnect(wharf_reason reason);   // The session is over. Default: nothing.

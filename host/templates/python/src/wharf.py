@@ -39,7 +39,7 @@ class session:
 
     @staticmethod
     def write(data: bytes) -> Optional[WriteError]:
-        """Queues all of `data` for the peer and returns None, or queues nothing and returns the error.
+        """Queues all of `data` and returns None, or queues nothing and returns the error.
 
         Waits while the peer does not read.
         """
