@@ -22,10 +22,10 @@ const SHAPES: u64 = 24;
 struct Rng(u64);
 
 impl Rng {
-    fn below(&mut self, sides: u32) -> u32 {
+    fn below(&mut self, bound: u32) -> u32 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        u32::try_from(self.0 >> 33).expect("31 bits") % sides
+        u32::try_from(self.0 >> 33).expect("31 bits") % bound
     }
 
     /// A random module. Only the first three of a component may have a memory.

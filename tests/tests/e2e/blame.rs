@@ -25,10 +25,10 @@ const FAULTS: u32 = 24;
 struct Rng(u64);
 
 impl Rng {
-    fn throw(&mut self, sides: u64) -> u64 {
+    fn below(&mut self, bound: u64) -> u64 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
+        (self.0 >> 33) % bound
     }
 }
 
@@ -110,7 +110,7 @@ impl Way {
             Self::Named4 => proxied(format!("PROXY TCP4 192.0.2.{number} 192.0.2.200 4000 80\r\n")),
             Self::Named6 => proxied(format!(
                 "PROXY TCP6 2001:db8:0:{number}::{:x} ::1 4000 80\r\n",
-                rng.throw(0xffff)
+                rng.below(0xffff)
             )),
         }
     }
@@ -169,7 +169,7 @@ fn say(client: &mut Client, byte: u8) {
 /// Runs [`FAULTS`] sessions that end by one of these bytes, from these addresses in rotation.
 fn provoke(way: Way, server: &ServerHandle, addresses: u32, bytes: &[u8], rng: &mut Rng) {
     for step in 0..FAULTS {
-        let byte = bytes[rng.throw(bytes.len() as u64) as usize];
+        let byte = bytes[rng.below(bytes.len() as u64) as usize];
         way.connect(server, step % addresses, rng).send([byte]).expect_gone();
     }
 }
@@ -178,7 +178,7 @@ fn provoke(way: Way, server: &ServerHandle, addresses: u32, bytes: &[u8], rng: &
 fn strangers_do_not_take_good_version_back() {
     for (seed, addresses) in [1, 2, 3, 10].into_iter().enumerate() {
         let (way, mut rng) = (WAYS[seed % WAYS.len()], Rng(seed as u64));
-        let others = rng.throw(4) as u32;
+        let others = rng.below(4) as u32;
         let round = format!("{addresses} addresses, {others} others, {way:?}");
         let server = way.server().start().expect("it starts");
         let mut inside: Vec<_> =
@@ -293,7 +293,7 @@ fn canary_is_judged_by_its_own_faults() {
             .block_on(server.canary(plugin, CanaryOptions::default()))
             .expect("it begins");
         for step in 0..FAULTS {
-            let byte = bytes[rng.throw(2) as usize];
+            let byte = bytes[rng.below(2) as usize];
             let mut client = way.connect(&server, step % 5, &mut rng);
             say(&mut client, byte);
         }
@@ -333,7 +333,7 @@ fn one_address_does_not_close_a_server() {
                 let (server, mut rng) = (&server, Rng(number));
                 scope.spawn(move || {
                     for _ in 0..20 {
-                        let byte = b"BF"[rng.throw(2) as usize];
+                        let byte = b"BF"[rng.below(2) as usize];
                         way.connect(server, 0, &mut rng).send([byte]).expect_gone();
                     }
                 });

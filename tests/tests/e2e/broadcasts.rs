@@ -138,7 +138,7 @@ fn broadcast_to(count: usize, cpu: Duration) -> (Result<Action, FaultKind>, usiz
 fn long_broadcast_gives_way_and_ends_by_budget() {
     let mut rng = Rng(7);
     for _ in 0..8 {
-        let count = 1 + rng.throw(20_000) as usize;
+        let count = 1 + rng.below(20_000) as usize;
         let (ended, told, slices) = broadcast_to(count, Duration::from_secs(50));
         assert_eq!((ended, told), (Ok(Action::Proceed), count));
         // The thread polls each woken receiver before it looks at its sockets again.

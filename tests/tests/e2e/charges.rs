@@ -75,12 +75,12 @@ const WORKER: &str = r#"
 pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
-    pub(crate) fn throw(&mut self, sides: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         // SplitMix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % sides
+        (mixed ^ (mixed >> 31)) % bound
     }
 }
 
@@ -206,12 +206,12 @@ fn read_all(
 /// share. Returns a report, and whether the tenant reached its limit.
 fn work_within_share(what: u8, seed: u64) -> (String, bool) {
     let mut rng = Rng(seed << 8 | u64::from(what));
-    let cpus = 0.1 + 0.05 * rng.throw(3) as f64;
-    let (workers, others) = (1 + rng.throw(4) as usize, 50 + rng.throw(150) as usize);
-    let (reads, class) = (rng.throw(3) > 0, rng.throw(5) as u8);
+    let cpus = 0.1 + 0.05 * rng.below(3) as f64;
+    let (workers, others) = (1 + rng.below(4) as usize, 50 + rng.below(150) as usize);
+    let (reads, class) = (rng.below(3) > 0, rng.below(5) as u8);
     // Work without receivers costs little, and so is repeated more often.
     let often = if b"wl".contains(&what) { 120 } else { 1 };
-    let order = [what, often + rng.throw(30) as u8, 1 + rng.throw(16) as u8];
+    let order = [what, often + rng.below(30) as u8, 1 + rng.below(16) as u8];
     let case = format!(
         "{} {order:?}, {workers} of {others}, read: {reads}, class {class}, {cpus} CPUs",
         what as char
@@ -294,7 +294,7 @@ fn broadcasters_delay_no_neighbour_and_take_no_memory() {
     let mut rng =
         Rng(std::env::var("WHARF_SEED").map_or(1, |seed| seed.parse().expect("a number")));
     for client in &mut clients[..BROADCASTERS] {
-        let order = [b'b', 1 + rng.throw(100) as u8, 1 + rng.throw(40) as u8];
+        let order = [b'b', 1 + rng.below(100) as u8, 1 + rng.below(40) as u8];
         client.write_all(&order).expect("it is read");
     }
     let (mut most, mut refused) = (0, 0);
@@ -341,12 +341,12 @@ fn calls_are_charged_to_the_server_they_ask() {
     });
     let before = used();
     for _ in 0..20 {
-        let call = calls[rng.throw(calls.len() as u64) as usize];
+        let call = calls[rng.below(calls.len() as u64) as usize];
         let _ = plant.site.ask("GET", &format!("/v1/servers/echo{call}"), &Value::Null);
     }
     assert_eq!(used(), before, "calls of a server of another tenant");
     for _ in 0..20 {
-        let (call, before) = (calls[rng.throw(6) as usize], used());
+        let (call, before) = (calls[rng.below(6) as usize], used());
         let (code, _) = plant.site.ask("GET", &format!("/v1/servers/worker{call}"), &Value::Null);
         assert_eq!(code, 200, "{call}");
         // Half of the fixed charge of a call.

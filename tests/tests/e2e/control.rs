@@ -229,10 +229,10 @@ fn ctl_has_tables_json_and_distinct_exit_codes() {
     client.expect("news");
     assert!(site.ctl(&["disconnect", "echo", "1"]).status.success());
     client.expect_closed();
-    let nobody = Command::new(wharf_binary())
+    let unserved = Command::new(wharf_binary())
         .args(["ctl", "--socket", "/nowhere/at/all", "servers"])
         .output();
-    assert_eq!(nobody.expect("it runs").status.code(), Some(3));
+    assert_eq!(unserved.expect("it runs").status.code(), Some(3));
     let mut top = Command::new(wharf_binary());
     let top = top
         .args(["top", "--looks", "2", "--every", "50ms", "--socket"])

@@ -32,7 +32,7 @@ struct Mix {
 }
 
 impl Mix {
-    fn throw(busy: usize, seed: &mut Seed) -> Self {
+    fn random(busy: usize, seed: &mut Seed) -> Self {
         let [idle, stuck, slow] =
             [seed.between(1, 8), seed.between(1, 5), seed.below(3)].map(|count| count as usize);
         Self { idle, stuck, slow, busy }
@@ -119,7 +119,7 @@ fn go_on([stuck, slow]: [Vec<Reader>; 2]) {
 fn held_up_sessions_keep_the_old_version() {
     let mut seed = Seed::of_this_run();
     for _ in 0..3 {
-        let (server, mix) = (start(HeldUp::OldVersion), Mix::throw(0, &mut seed));
+        let (server, mix) = (start(HeldUp::OldVersion), Mix::random(0, &mut seed));
         swap_all(&server, &mix, |report, held_up| {
             assert_eq!(
                 (report.moved, report.ended, report.rolled_back),
@@ -145,7 +145,7 @@ fn held_up_sessions_keep_the_old_version() {
 fn held_up_sessions_end_if_configured() {
     let mut seed = Seed::of_this_run();
     for _ in 0..3 {
-        let (server, mix) = (start(HeldUp::End), Mix::throw(0, &mut seed));
+        let (server, mix) = (start(HeldUp::End), Mix::random(0, &mut seed));
         swap_all(&server, &mix, |report, _| {
             let held_up = mix.stuck + mix.slow;
             assert_eq!((report.moved, report.ended), (mix.idle, held_up), "{mix:?}: {report:?}");
@@ -160,7 +160,7 @@ fn busy_plugin_calls_off_and_ends_none() {
     let mut seed = Seed::of_this_run();
     for held_up in HeldUp::ALL {
         let busy = seed.between(1, 3) as usize;
-        let (server, mix) = (start(held_up), Mix::throw(busy, &mut seed));
+        let (server, mix) = (start(held_up), Mix::random(busy, &mut seed));
         swap_all(&server, &mix, |report, held_up| {
             assert_eq!(
                 (report.moved, report.ended, report.rolled_back),

@@ -210,10 +210,10 @@ fn locked_server_runs_no_event_and_accepts_none() {
     for client in &mut clients {
         client.send("held");
     }
-    let mut newcomer = Client::connect(server.address());
-    newcomer.send("new");
+    let mut new_client = Client::connect(server.address());
+    new_client.send("new");
     quiet(&mut clients[0]);
-    quiet(&mut newcomer);
+    quiet(&mut new_client);
     let sessions = server.sessions(0, 100);
     assert_eq!(sessions.iter().map(|session| session.stats.events).sum::<u64>(), events);
     assert!(sessions.iter().all(|session| session.stats.event.is_none()));
@@ -221,7 +221,7 @@ fn locked_server_runs_no_event_and_accepts_none() {
     for client in &mut clients {
         client.expect("held");
     }
-    newcomer.expect("new");
+    new_client.expect("new");
 }
 
 #[test]
@@ -309,10 +309,10 @@ fn restart_waits_only_for_sessions_before_it() {
         eventually("it restarts", || server.status() == Status::Restarting);
         run(server.suspend(NewConnections::Queue, None)).expect("it runs");
         server.resume().expect("it runs");
-        let mut newcomer = Client::connect(server.address());
-        newcomer.send("?").expect("?");
+        let mut new_client = Client::connect(server.address());
+        new_client.send("?").expect("?");
         let overtaken = restart.join().expect("no panic");
-        newcomer.send("?").expect("?");
+        new_client.send("?").expect("?");
         overtaken
     });
     assert_eq!(overtaken, Err(SteerError::Overtaken));

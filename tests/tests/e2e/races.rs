@@ -96,10 +96,10 @@ fn canary_ends_although_its_starter_is_gone() {
     let (slow, mut quick) = (Client::connect(server.address()), Client::connect(server.address()));
     let asks = busy(&slow);
     eventually("it waits", || is_busy(&server));
-    let (plugin, wish) =
+    let (plugin, options) =
         (version('b'), CanaryOptions { share: Some(1.0), live: Some(true), duration: None });
     host().runtime().block_on(async {
-        let mut canary = pin!(server.canary(plugin, wish));
+        let mut canary = pin!(server.canary(plugin, options));
         // One of the live sessions is busy, so the call does not finish meanwhile.
         while server.canary_seen().is_none() {
             let begun = timeout(Duration::from_millis(10), &mut canary).await;
@@ -172,8 +172,9 @@ fn reload_that_ends_a_canary_returns_its_sessions() {
     let (servers, server) = servers();
     let mut clients: Vec<_> = (0..10).map(|_| Client::connect(server.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 'a', 1));
-    let wish = CanaryOptions { share: Some(1.0), live: Some(true), duration: None };
-    let tried = host().runtime().block_on(server.canary(version('b'), wish)).expect("it is good");
+    let options = CanaryOptions { share: Some(1.0), live: Some(true), duration: None };
+    let tried =
+        host().runtime().block_on(server.canary(version('b'), options)).expect("it is good");
     assert_eq!(tried.moved, 10, "{tried:?}");
     clients.push(Client::connect(server.address()));
     next(&mut clients[10], 'b', 1);

@@ -65,9 +65,9 @@ fn label(client: &mut Client) -> char {
 fn canary(
     server: &ServerHandle,
     plugin: Arc<Plugin>,
-    wish: CanaryOptions,
+    options: CanaryOptions,
 ) -> Result<SwapReport, SwapError> {
-    host().runtime().block_on(server.canary(plugin, wish))
+    host().runtime().block_on(server.canary(plugin, options))
 }
 
 fn states(server: &ServerHandle) -> Vec<(u64, RevisionState)> {
@@ -260,8 +260,8 @@ fn canary_of_live_sessions_follows_the_operator() {
     let server = versions().start().expect("it starts");
     let mut all = clients(&server, 20);
     all.iter_mut().for_each(|client| next(client, 'a', 1, 1));
-    let wish = CanaryOptions { live: Some(true), share: Some(0.5), duration: None };
-    let report = canary(&server, version('b'), wish).expect("it begins");
+    let options = CanaryOptions { live: Some(true), share: Some(0.5), duration: None };
+    let report = canary(&server, version('b'), options).expect("it begins");
     assert_eq!((report.moved, report.stayed.len()), (10, 0), "{report:?}");
     let count = |label: &str| {
         server.sessions(0, 100).iter().filter(|one| one.plugin.contains(label)).count()
@@ -279,11 +279,11 @@ fn canary_of_live_sessions_follows_the_operator() {
         run(|server| host().runtime().block_on(server.roll_back())),
         Err(SwapError::NothingBefore)
     ));
-    canary(&server, version('b'), wish).expect("it begins again");
+    canary(&server, version('b'), options).expect("it begins again");
     let report = run(|server| host().runtime().block_on(server.promote())).expect("it is promoted");
     assert_eq!((report.moved, count("generation-b")), (10, 20), "{report:?}");
     all.iter_mut().for_each(|client| next(client, 'b', 1, 2));
-    let wrong = canary(&server, version('c'), CanaryOptions { share: Some(1.5), ..wish });
+    let wrong = canary(&server, version('c'), CanaryOptions { share: Some(1.5), ..options });
     assert!(wrong.is_err_and(|error| error.to_string().contains("share")));
 }
 
@@ -292,9 +292,10 @@ fn canary_that_restores_no_session_is_rolled_back() {
     let server = versions().start().expect("it starts");
     let mut all = clients(&server, 20);
     all.iter_mut().for_each(|client| next(client, 'a', 1, 1));
-    let wish = CanaryOptions { live: Some(true), share: Some(1.0), duration: None };
-    let report = canary(&server, bad('x', "", "(if (global.get $count) (then unreachable))"), wish)
-        .expect("it begins");
+    let options = CanaryOptions { live: Some(true), share: Some(1.0), duration: None };
+    let report =
+        canary(&server, bad('x', "", "(if (global.get $count) (then unreachable))"), options)
+            .expect("it begins");
     assert!(report.rolled_back && report.moved == 0, "{report:?}");
     assert_eq!(
         states(&server).last(),
@@ -483,8 +484,7 @@ fn killed_process_starts_with_its_last_reported_version() {
         command.args(["--silent", "--max-time", "20", "--unix-socket"]).arg(site.socket());
         command.args(["--data-binary", &request, "http://localhost/v1/servers/echo/plugin/swap"]);
         let asking = command.stdout(std::process::Stdio::piped()).spawn().expect("curl runs");
-        // Each kill comes a little later than the one before. The progress by then depends on the
-        // machine.
+        // Each kill comes a little later. The progress by then depends on the machine.
         std::thread::sleep(Duration::from_millis(round));
         site.start_again();
         let answer = asking.wait_with_output().expect("it ended").stdout;

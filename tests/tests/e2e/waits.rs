@@ -160,9 +160,9 @@ fn slow_readers_end_no_canary() {
     let rules = CanaryRules { sessions_min: 1, ..CanaryRules::default() };
     let server =
         start(writers(strict()).swap_rules(SwapRules { canary: rules, ..SwapRules::default() }));
-    let wish =
+    let options =
         CanaryOptions { share: Some(1.0), live: None, duration: Some(Duration::from_secs(600)) };
-    host().runtime().block_on(server.canary(writer('b'), wish)).expect("a canary");
+    host().runtime().block_on(server.canary(writer('b'), options)).expect("a canary");
     give_up_slow_readers(&server, 30, &mut seed);
     assert!(server.canary_seen().is_some(), "{:?}", server.counters().notices);
     Reader::connect(server.address()).0.send([1]).expect([b'b', 1, 1]);
