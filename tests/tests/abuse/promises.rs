@@ -1,5 +1,5 @@
-//! Promises: a server gets what it is promised, however much others have taken. The host promises no
-//! more than it has.
+//! Promises: a server gets what it is promised, however much others have taken. The host promises
+//! no more than it has.
 
 use std::fs;
 use std::process::Output;

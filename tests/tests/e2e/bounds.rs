@@ -112,8 +112,8 @@ fn log_lines_end_at_their_limit() {
     let server = limited(bundled("tests/unruly"), limits).start().expect("it starts");
     Client::connect(server.address()).send("e").expect("done");
     assert_eq!(server.counters().lines_dropped, 0);
-    // Ten thousand lines at once: twice what one second allows, and few more are let through while
-    // they are written.
+    // Of ten thousand lines at once, two seconds' allowance passes, and few more while they are
+    // written.
     Client::connect(server.address()).send("l").expect("done");
     eventually("they are counted", || server.counters().lines_dropped > 9_000);
     assert!(server.counters().lines_dropped < 9_950, "{}", server.counters().lines_dropped);
