@@ -82,7 +82,7 @@ fn settled(server: &ServerHandle, seen: &Seen) {
 }
 
 #[test]
-fn a_thousand_sessions_outlive_steering_and_nothing_leaks() {
+fn thousand_sessions_outlive_steering_and_nothing_leaks() {
     let host =
         Host::new(&HostConfig { workers: 2, sessions_max: CLIENTS + 100, ..HostConfig::default() })
             .expect("a host");

@@ -237,7 +237,7 @@ fn drain_and_stop_empty_the_store() {
 }
 
 #[test]
-fn the_store_follows_an_upgrade_to_another_address() {
+fn store_follows_an_upgrade_to_another_address() {
     let (mut site, manager) = service(64);
     let (before, after) = (site.address(), free_port());
     let text = std::fs::read_to_string(site.path("wharf.toml")).expect("text");

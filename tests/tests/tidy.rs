@@ -337,7 +337,7 @@ fn released_contracts_never_change() {
 }
 
 #[test]
-fn the_contract_keeps_released_promises() {
+fn contract_keeps_released_promises() {
     let now = promises_in(&root().join("wit"));
     for (version, _) in RELEASED {
         let breaches = breaches(&promises_in(&frozen(version)), &now);
@@ -391,7 +391,7 @@ fn changes_except_new_interfaces_are_breaches() {
 }
 
 #[test]
-fn the_page_of_isolation_names_tests_that_exist() {
+fn page_of_isolation_names_tests_that_exist() {
     let page = fs::read_to_string(root().join("docs/isolation.md")).expect("the page");
     let (mut wrong, mut seen) = (Vec::new(), 0);
     for line in page.lines().filter(|line| line.contains("](../")) {

@@ -51,7 +51,7 @@ fn deaf_peer_flood_is_bounded_and_ended() {
 }
 
 #[test]
-fn a_full_buffer_that_drains_wakes_the_guest() {
+fn full_buffer_that_drains_wakes_the_guest() {
     let counters = judge(
         || describe(polite()),
         |server| {

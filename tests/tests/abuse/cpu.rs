@@ -17,7 +17,7 @@ use crate::{costs_its_session, costs_its_session_with, say};
 const BUDGET: [&str; 2] = ["fuel", "cpu-time"];
 
 #[test]
-fn an_endless_loop_ends_at_its_fuel() {
+fn endless_loop_ends_at_its_fuel() {
     costs_its_session(|| guest("endless-loop"), &["fuel"]);
 }
 
@@ -105,7 +105,7 @@ fn table_grows_only_to_its_limit() {
 }
 
 #[test]
-fn a_component_with_a_giant_table_is_refused() {
+fn component_with_a_giant_table_is_refused() {
     judge(
         || describe(guest("endless-loop")),
         |_| {

@@ -123,8 +123,7 @@ fn slots_that_others_used_stay_within_footprints() {
     let (host, start) = (host(), mappings());
     for seed in 0..2 * SHAPES {
         measured(&host, seed);
-        // The host has at most the mappings of as many instances as ever lived at a time, and of
-        // some warm slots.
+        // Only as many slots were ever used as instances lived at a time, beside some warm slots.
         let most = host.pools().iter().find(|pool| pool.name == "mappings").expect("a pool").total
             as usize;
         assert!(mappings() <= start + most, "{seed}: {} mappings", mappings());

@@ -47,7 +47,7 @@ fn kept_handles_end_at_their_limit() {
 }
 
 #[test]
-fn a_giant_list_is_not_copied() {
+fn giant_list_is_not_copied() {
     let limits = InstanceLimits { memory_max_bytes: 256 << 20, ..InstanceLimits::default() };
     costs_its_session_with(|| describe(guest("huge-list")).limits(limits), &["copy-limit"]);
 }

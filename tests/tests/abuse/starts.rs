@@ -78,7 +78,7 @@ fn trap_in_realloc_ends_one_session() {
 }
 
 #[test]
-fn memory_that_is_none_is_not_written_to() {
+fn invalid_memory_is_not_written_to() {
     costs_its_session(|| guest("crooked-realloc"), &["trap:contract"]);
 }
 

@@ -41,7 +41,7 @@ fn enter(server: &ServerHandle) -> (u64, Client) {
 fn numbers() -> Vec<u64> {
     let powers = (0..64).map(|bit| 1_u64 << bit);
     let near = powers.flat_map(|power| [power.wrapping_sub(1), power, power.wrapping_add(1)]);
-    // Numbers whose upper bits would be lost in 32 bits.
+    // Numbers that a truncation to 32 bits would take for a session's.
     let wide = (0..40).flat_map(|id| [id, (1 << 32) | id, (1 << 63) | id, id << 32]);
     let mut all: Vec<_> = near.chain(wide).chain([u64::MAX, u64::MAX - 1]).collect();
     all.sort_unstable();

@@ -361,7 +361,7 @@ fn broken_plugin_trips_from_any_addresses() {
         }
         eventually(&format!("{addresses} addresses"), || notice(&server, "tripped") == 1);
     }
-    // A proxy that does not name its clients counts as one client.
+    // A proxy that does not name its clients: their faults trip the breaker.
     let server = Way::Named4.server().breaker(BreakerLimits::default()).start().expect("it starts");
     let mut named = Way::Named4.connect(&server, 1, &mut Rng(0));
     named.send([1]).expect([b'a', 1, 1]);

@@ -58,7 +58,7 @@ fn silent_half_open_session_is_ended() {
 }
 
 #[test]
-fn an_idle_client_is_not_dropped_by_itself() {
+fn idle_client_is_not_dropped_by_itself() {
     let server = describe(polite()).timeout(Duration::from_millis(50)).start().expect("it starts");
     let mut client = Client::connect(server.address());
     client.echo("one");

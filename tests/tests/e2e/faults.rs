@@ -96,7 +96,7 @@ fn on_read(name: &str, reason: &str) {
 }
 
 #[test]
-fn a_memory_bomb_ends_at_its_limit() {
+fn memory_bomb_ends_at_its_limit() {
     on_read("memory-bomb", "limit-session-mem");
 }
 

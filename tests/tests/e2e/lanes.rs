@@ -176,7 +176,8 @@ fn tenants_share_equally_however_many_sessions() {
     let _clients = spin(&crowd, 30);
     let _client = spin(&single, 1);
     eventually("the single one has had its fuel", || faults(&single) == 1);
-    // With one share a session, or in order of arrival, most of the crowd would be done by now.
+    // If each session had a share of its own, or in order of arrival, most of the crowd would be
+    // done.
     assert!(faults(&crowd) < 10, "{} of the crowd are done", faults(&crowd));
     eventually("the crowd is not starved", || faults(&crowd) == 30);
 }

@@ -35,7 +35,7 @@ fn names_are_unique_ignoring_case_and_free_again() {
 }
 
 #[test]
-fn a_broadcast_reaches_all_but_the_sender() {
+fn broadcast_reaches_all_but_the_sender() {
     let server = start(bundled("tests/unruly"));
     let mut sender = Client::connect(server.address());
     let mut others: Vec<_> = (0..5).map(|_| Client::connect(server.address())).collect();

@@ -159,7 +159,7 @@ fn session_class_is_apart_from_server_class() {
 }
 
 #[test]
-fn a_server_keeps_a_text_for_its_operator() {
+fn server_keeps_a_text_for_its_operator() {
     let server = start(polite());
     server.set_data("rack 7").expect("room");
     assert_eq!(server.data(), "rack 7");
@@ -188,7 +188,7 @@ fn empty_and_tiny_mail_is_bounded() {
 }
 
 #[test]
-fn the_same_plugin_is_kept_once() {
+fn same_plugin_is_kept_once() {
     use wharf::plugin::Grants;
     let file = wharf_tests::guests::file("kept-once", &wharf_tests::guests::component(""));
     let loader = wharf_tests::servers::host().loader().clone();

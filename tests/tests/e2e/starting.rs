@@ -58,14 +58,14 @@ fn unspecified_ipv6_address_takes_both_families() {
 }
 
 #[test]
-fn a_specific_address_listens_only_there() {
+fn specific_address_listens_only_there() {
     let server = describe(polite()).local_host("127.0.0.2").start().expect("it starts");
     Client::connect(server.address()).echo("here");
     assert!(TcpStream::connect(("127.0.0.1", server.address().port())).is_err());
 }
 
 #[test]
-fn a_name_of_this_system_is_resolved() {
+fn name_of_this_system_is_resolved() {
     let server = describe(polite()).local_host("localhost").start().expect("it starts");
     assert!(server.address().ip().is_loopback());
 }
@@ -95,7 +95,7 @@ fn port_in_use_is_refused_even_with_reuse() {
 }
 
 #[test]
-fn a_lingering_address_needs_reuse() {
+fn lingering_address_needs_reuse() {
     let first = start(polite());
     let address = first.address();
     // The address of the side that closes first lingers.
@@ -186,7 +186,7 @@ fn plugin_raises_its_class_up_to_the_ceiling() {
 }
 
 #[test]
-fn a_server_without_a_plugin_is_refused() {
+fn server_without_a_plugin_is_refused() {
     let said = problem(Server::builder().host(&host()).start());
     assert!(said.contains("`plugin`"), "{said}");
 }

@@ -80,7 +80,7 @@ fn plugin_sees_what_the_handshake_negotiated() {
 }
 
 #[test]
-fn a_protocol_below_the_minimum_is_refused() {
+fn protocol_below_the_minimum_is_refused() {
     let certificates = Certificates::new();
     let server = secure(&certificates, |credentials| credentials.protocol_min = ProtocolMin::Tls13)
         .expect("it starts");

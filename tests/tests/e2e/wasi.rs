@@ -24,7 +24,7 @@ fn log_flood_is_dropped_and_counted() {
 }
 
 #[test]
-fn a_panic_ends_its_session() {
+fn panic_ends_its_session() {
     let server = start(bundled("tests/unruly"));
     let mut other = Client::connect(server.address());
     other.send("?").expect("?");

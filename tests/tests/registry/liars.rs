@@ -60,7 +60,7 @@ fn says(said: &str, words: &str) {
 }
 
 #[test]
-fn an_honest_one_is_believed() {
+fn honest_one_is_believed() {
     let fake_registry = FakeRegistry::new(|asked| {
         if is_blob(asked) { Reply::ok("x/y", COMPONENT) } else { good_manifest() }
     });

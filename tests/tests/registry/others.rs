@@ -173,7 +173,7 @@ fn bundle_counts_if_it_names_repository_or_digest() {
 }
 
 #[test]
-fn an_attestation_is_not_a_signature() {
+fn attestation_is_not_a_signature() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let digest = publish_plugin(&docker_registry, folder.path());

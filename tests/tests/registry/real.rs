@@ -26,7 +26,7 @@ pub(crate) fn credentials(folder: &Path, text: &str) -> RegistryCredentials {
 }
 
 #[test]
-fn a_plugin_is_pushed_checked_pulled_and_served() {
+fn plugin_is_pushed_checked_pulled_and_served() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let (plugin, _) = built("plugins/lines");
     let folder = tempfile::tempdir().expect("a folder");

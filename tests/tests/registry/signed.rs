@@ -193,7 +193,7 @@ fn only_plugins_signed_by_trusted_keys_are_pulled() {
 }
 
 #[test]
-fn a_signature_of_another_plugin_does_not_count() {
+fn signature_of_another_plugin_does_not_count() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let (ours, public) = key(folder.path(), "ours");
