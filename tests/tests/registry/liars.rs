@@ -60,7 +60,7 @@ fn says(said: &str, words: &str) {
 }
 
 #[test]
-fn honest_one_is_believed() {
+fn honest_registry_is_believed() {
     let fake_registry = FakeRegistry::new(|asked| {
         if is_blob(asked) { Reply::ok("x/y", COMPONENT) } else { good_manifest() }
     });
@@ -122,7 +122,7 @@ fn breaking_off_in_the_middle_is_told() {
 }
 
 #[test]
-fn one_that_takes_too_long_is_given_up() {
+fn slow_registry_is_given_up() {
     let start = Instant::now();
     says(&told(|_| Reply::Silence), "did not deliver it within 2s (`registry.timeout`)");
     says(&told(|asked| if is_blob(asked) { Reply::Silence } else { good_manifest() }), "within 2s");
