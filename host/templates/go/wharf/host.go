@@ -12,8 +12,8 @@ import (
 
 // Memory for values that the host passes: the most that an event brings, and some texts.
 //
-// It is allocated beforehand, because an allocation may start the garbage collector. The collector
-// asks for the time, and host calls are not allowed while the host passes values.
+// The memory is allocated beforehand, because an allocation may start the garbage collector. The
+// collector asks for the time, and host calls are not allowed while the host passes values.
 var (
 	space [(64<<10 + 8<<10) / 8]uint64
 	used  uint32
