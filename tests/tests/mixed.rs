@@ -1,8 +1,8 @@
-//! Everything at once, for some seconds: the same for twenty minutes is `load -- mixed`.
+//! All kinds of load at once, for some seconds. `load -- mixed` runs the same for twenty minutes.
 
 use wharf_tests::load::mixed::{Options, run};
 
-/// The choices of every run of this test.
+/// The seed of every run of this test.
 const SEED: u64 = 14;
 
 #[test]

@@ -1,5 +1,6 @@
-//! A thousand clients that talk all the time, while their server is suspended, throttled and
-//! restarted over and over. A process of its own, because it counts what the process holds.
+//! A thousand clients that talk all the time while their server is suspended, throttled and
+//! restarted again and again. The test is a process of its own, because it counts the resources of
+//! the process.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,27 +19,27 @@ use wharf_tests::servers::eventually;
 const CLIENTS: usize = 1_000;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What the clients saw.
+/// Counters of all clients.
 #[derive(Default)]
 struct Seen {
     stop: AtomicBool,
     echoes: AtomicU64,
     connections: AtomicU64,
-    /// Echoes that differed, or came after more than they should.
+    /// Echoes that differed, and connections that failed.
     wrong: AtomicU64,
 }
 
-/// Talks until it is told to stop; connects again whenever the server ends the session.
+/// Talks until `stop` is set. The client connects again whenever the server ends its session.
 async fn talk(address: SocketAddr, number: usize, seen: Arc<Seen>) {
     while !seen.stop.load(Ordering::Relaxed) {
         let Ok(mut stream) = TcpStream::connect(address).await else {
-            // The listener is never unbound, so that this is a promise broken.
+            // The server never unbinds the listener, so a failure breaks a promise.
             seen.wrong.fetch_add(1, Ordering::Relaxed);
             return;
         };
         seen.connections.fetch_add(1, Ordering::Relaxed);
-        for turn in 0_u32.. {
-            let message = format!("{number:04}:{turn:06}");
+        for step in 0_u32.. {
+            let message = format!("{number:04}:{step:06}");
             let mut echo = vec![0; message.len()];
             let exchanged = async {
                 stream.write_all(message.as_bytes()).await?;
@@ -73,7 +74,7 @@ fn resident_kib() -> u64 {
     line.trim().trim_end_matches("kB").trim().parse().expect("a number")
 }
 
-/// Waits until everybody is in and talks.
+/// Waits until all clients are connected and talk.
 fn settled(server: &ServerHandle, seen: &Seen) {
     eventually("everybody is in", || server.session_count() as usize == CLIENTS);
     let before = seen.echoes.load(Ordering::Relaxed);
@@ -81,7 +82,7 @@ fn settled(server: &ServerHandle, seen: &Seen) {
 }
 
 #[test]
-fn a_thousand_sessions_outlive_steering_and_nothing_leaks() {
+fn thousand_sessions_outlive_steering_and_nothing_leaks() {
     let host =
         Host::new(&HostConfig { workers: 2, sessions_max: CLIENTS + 100, ..HostConfig::default() })
             .expect("a host");
@@ -103,7 +104,8 @@ fn a_thousand_sessions_outlive_steering_and_nothing_leaks() {
         host.runtime().block_on(work)
     };
 
-    // Twice: what the first time takes for good, the second time finds.
+    // Twice, because resources that the process takes for good in the first pass do not grow in the
+    // second.
     let mut sizes = Vec::new();
     let before = (descriptors(), tasks());
     for round in 0..2 {
@@ -127,7 +129,7 @@ fn a_thousand_sessions_outlive_steering_and_nothing_leaks() {
             server.resume().expect("it runs");
         }
         settled(&server, &seen);
-        // Nobody who was inside noticed any of it.
+        // No session inside was interrupted.
         assert_eq!(seen.connections.load(Ordering::Relaxed), connections);
         server
             .set_throttle(Change { max_clients: Some(0), ..Change::default() })
@@ -146,7 +148,7 @@ fn a_thousand_sessions_outlive_steering_and_nothing_leaks() {
         sizes.push(resident_kib());
     }
     assert!(tasks() <= before.1 + 4, "{} threads, {} before", tasks(), before.1);
-    // A leak of a kilobyte in each of the 10,000 sessions of a round would show.
+    // A leak of a kilobyte in each of the 10,000 sessions of a pass would show.
     assert!(sizes[1] < sizes[0] + 8_000, "resident KiB after each round: {sizes:?}");
     let counters = server.counters();
     assert_eq!(counters.accepted, counters.ended.values().sum::<u64>(), "{counters:?}");

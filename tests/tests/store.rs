@@ -1,4 +1,5 @@
-//! A service manager keeps what a process leaves, and the next process goes on with it.
+//! The descriptor store: a service manager keeps what a process detaches, and the next process
+//! attaches it.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -19,8 +20,8 @@ use wharf_tests::servers::eventually;
 const LISTENS: &str = ".l-echo";
 const SESSIONS: &str = ".s";
 
-/// A service whose plugin counts what each session has sent, and hands over, under a manager that
-/// keeps so many descriptors.
+/// A service under a manager that keeps at most `max` descriptors. Its plugin counts the bytes of
+/// each session, and can save and restore.
 fn service(max: usize) -> (ControlSite, FakeSystemd) {
     let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
     plugin(folder.path(), "");
@@ -58,7 +59,7 @@ fn status(site: &ControlSite) -> Value {
 }
 
 #[test]
-fn a_restart_refuses_nobody_and_plaintext_sessions_go_on() {
+fn restart_refuses_no_client_and_keeps_plain_sessions() {
     let (mut site, manager) = service(4_096);
     let mut clients: Vec<_> = (0..200).map(|_| Client::connect(site.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 1));
@@ -73,7 +74,7 @@ fn a_restart_refuses_nobody_and_plaintext_sessions_go_on() {
     new_clients.more(50);
     ends(&mut site, Signal::TERM);
     assert!(manager.count(SESSIONS) >= 400 && manager.count(LISTENS) == 1, "{:?}", manager.names());
-    // While there is no process at all, clients come, and those that were there speak.
+    // Without any process, new clients connect, and clients of detached sessions send.
     let mut waits = Client::connect(site.address());
     waits.send([1]);
     clients[7].send([1]);
@@ -97,14 +98,14 @@ fn a_restart_refuses_nobody_and_plaintext_sessions_go_on() {
     let counters = &status(&site)["counters"];
     assert!(counters["faults"].as_object().is_some_and(serde_json::Map::is_empty), "{counters}");
     assert!(!site.curl(&[], "/metrics").1.contains("session-not-restored"));
-    // And once more.
+    // The next restart keeps the sessions as well.
     ends(&mut site, Signal::TERM);
     site.wharf = manager.start();
     next(&mut clients[0], 3);
 }
 
 #[test]
-fn what_does_not_fit_into_the_store_drains() {
+fn sessions_over_the_store_limit_drain() {
     let (mut site, manager) = service(1 + 2 * 3);
     let mut clients: Vec<_> = (0..5).map(|_| Client::connect(site.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 1));
@@ -122,7 +123,7 @@ fn what_does_not_fit_into_the_store_drains() {
 }
 
 #[test]
-fn a_session_that_cannot_wait_finishes_while_newcomers_wait_for_the_next_process() {
+fn undetachable_session_finishes_while_new_connections_wait() {
     let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
     std::fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");
     configure(folder.path(), port, "", "");
@@ -136,21 +137,21 @@ fn a_session_that_cannot_wait_finishes_while_newcomers_wait_for_the_next_process
     site.wharf.signal(Signal::TERM);
     let said = site.wharf.says("sessions wait for the next process");
     assert!(said.contains("left=0") && said.contains("\"no-handoff\": 1"), "{said}");
-    let mut newcomer = Client::connect(site.address());
-    newcomer.send("two");
+    let mut new_client = Client::connect(site.address());
+    new_client.send("two");
     old.echo("three").finish().expect_closed();
     assert_eq!(site.wharf.child.wait().expect("it ends").code(), Some(0));
     site.wharf = manager.start();
-    newcomer.expect("two").echo("four");
+    new_client.expect("two").echo("four");
 }
 
 #[test]
-fn a_session_that_the_next_process_cannot_restore_is_closed_with_a_reason() {
+fn unrestorable_session_is_closed_with_a_reason() {
     let (mut site, manager) = service(64);
     let mut clients: Vec<_> = (0..3).map(|_| Client::connect(site.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 1));
     ends(&mut site, Signal::TERM);
-    // It passes its own trial, which has counted nothing, and takes nobody else over.
+    // The plugin passes its own trial, which has counted nothing, and restores no other session.
     plugin(
         site.folder.path(),
         "(if (i32.gt_u (global.get $count) (i32.const 0)) (then unreachable))",
@@ -167,7 +168,7 @@ fn a_session_that_the_next_process_cannot_restore_is_closed_with_a_reason() {
 }
 
 #[test]
-fn a_session_on_a_canary_is_not_left_to_the_next_process() {
+fn canary_session_is_not_detached() {
     let (mut site, manager) = service(64);
     let mut client = Client::connect(site.address());
     next(&mut client, 1);
@@ -183,18 +184,18 @@ fn a_session_on_a_canary_is_not_left_to_the_next_process() {
 }
 
 #[test]
-fn a_process_that_is_killed_leaves_what_listens_and_newcomers_wait() {
+fn killed_process_leaves_its_listening_socket() {
     let (mut site, manager) = service(64);
     next(&mut Client::connect(site.address()), 1);
     site.wharf.kill();
-    let mut newcomer = Client::connect(site.address());
-    newcomer.send([1]);
+    let mut new_client = Client::connect(site.address());
+    new_client.send([1]);
     site.wharf = manager.start();
-    newcomer.expect([b'a', 1, 1]);
+    new_client.expect([b'a', 1, 1]);
 }
 
 #[test]
-fn what_is_stale_in_the_store_is_removed_and_keeps_nothing_from_starting() {
+fn stale_descriptors_are_removed_and_prevent_no_start() {
     let (mut site, manager) = service(64);
     let mut client = Client::connect(site.address());
     next(&mut client, 1);
@@ -222,7 +223,7 @@ fn what_is_stale_in_the_store_is_removed_and_keeps_nothing_from_starting() {
 }
 
 #[test]
-fn a_drain_and_a_server_that_stops_leave_nothing_in_the_store() {
+fn drain_and_stop_empty_the_store() {
     let (mut site, manager) = service(64);
     let stopped = site.ctl(&["stop", "echo", "--grace", "0s"]);
     assert!(stopped.status.success(), "{}", said(&stopped));
@@ -236,7 +237,7 @@ fn a_drain_and_a_server_that_stops_leave_nothing_in_the_store() {
 }
 
 #[test]
-fn the_store_follows_an_upgrade_to_another_address() {
+fn store_follows_an_upgrade_to_another_address() {
     let (mut site, manager) = service(64);
     let (before, after) = (site.address(), free_port());
     let text = std::fs::read_to_string(site.path("wharf.toml")).expect("text");
@@ -259,7 +260,7 @@ fn the_store_follows_an_upgrade_to_another_address() {
     site.port = after;
     eventually("the old address is given up", || TcpStream::connect(before).is_err());
     assert_eq!(manager.names(), [LISTENS]);
-    // The new process leaves what it has as any other.
+    // The new process detaches its session like any other.
     let mut client = Client::connect(site.address());
     next(&mut client, 1);
     kill_process(new_process, Signal::TERM).expect("it runs");

@@ -1,5 +1,5 @@
-//! Live sessions, plain and TLS, that talk while their plugin is swapped again and again, and now
-//! and then for a bad version. The same at its full size is `load -- swaps`.
+//! Live sessions, plain and TLS, that talk while their plugin is swapped again and again, sometimes
+//! for a bad version. `load -- swaps` runs the same at full size.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use wharf_tests::load::swaps::{Storm, run};
 use wharf_tests::servers::{describe, swap};
 
 #[test]
-fn two_hundred_clients_lose_nothing_over_forty_swaps_and_nothing_grows() {
+fn swaps_lose_no_byte_and_leak_nothing() {
     let host = Host::new(&HostConfig { workers: 2, sessions_max: 512, ..HostConfig::default() })
         .expect("a host");
     let clients = tokio::runtime::Builder::new_multi_thread()
@@ -33,12 +33,12 @@ fn two_hundred_clients_lose_nothing_over_forty_swaps_and_nothing_grows() {
         descriptors_after <= descriptors + 8,
         "descriptors: {descriptors} and {descriptors_after}"
     );
-    // An instance that is kept is forty kibibytes, and seven thousand were made.
+    // An instance takes 40 KiB, and seven thousand were made. A leak of them would show.
     assert!(after < before + (48 << 10), "resident: {before} KiB and {after} KiB");
 }
 
 #[test]
-fn no_request_of_wrk_and_curl_fails_while_the_http_plugin_is_swapped_every_100_ms() {
+fn swaps_fail_no_request_of_wrk_or_curl() {
     let tools =
         ["wrk", "curl"].iter().all(|tool| Command::new(tool).arg("--version").output().is_ok());
     if !tools {
@@ -71,7 +71,7 @@ fn no_request_of_wrk_and_curl_fails_while_the_http_plugin_is_swapped_every_100_m
         if start.elapsed() > Duration::from_secs(4) {
             break;
         }
-        // One swap each tenth of a second is what this is about; nothing waits for it.
+        // The test is about one swap each 100 ms, so it waits for nothing here.
         std::thread::sleep(Duration::from_millis(100));
     }
     let said = String::from_utf8(wrk.wait_with_output().expect("it ended").stdout).expect("words");
@@ -81,7 +81,7 @@ fn no_request_of_wrk_and_curl_fails_while_the_http_plugin_is_swapped_every_100_m
             && !said.contains("Non-2xx"),
         "{said}"
     );
-    // How many there were is the machine's business.
+    // The number of swaps depends on the machine.
     assert!(swaps > 1 && moved > (swaps - 1) * 20, "{swaps} swaps moved {moved}");
     assert!(server.counters().faults.is_empty(), "{:?}", server.counters().faults);
 }

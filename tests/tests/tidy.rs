@@ -1,16 +1,18 @@
-//! The laws of the source tree, kept by a test: which layer may import which, where each outside
-//! crate lives, that files are short and begin by saying what they are, and that documents name
-//! files that exist.
+//! Rules of the source tree:
+//!
+//! - which layer may import which, and where each outside crate is used;
+//! - that files are short and begin by saying what they are;
+//! - that documents name files, tests, reasons and codes that exist.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use wharf_tests::released::{Promises, breaches, frozen, promises, promises_in};
 
-/// A file that grows past this has a second role.
+/// The most lines of a file. A longer file has a second role.
 const LINES_MAX: usize = 500;
 
-/// Each layer with those it may import.
+/// Each layer, with the layers that it may import.
 const LAYERS: [(&str, &[&str]); 13] = [
     ("work", &[]),
     ("event", &[]),
@@ -57,11 +59,11 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ),
 ];
 
-/// What simulations may import beside: they are tests, of which two use the same generator, and make
-/// plugins for themselves.
+/// Modules that simulations may import in addition. Simulations are tests: some use the generator
+/// of random numbers, and some make plugins.
 const FOR_SIMULATIONS: [&str; 2] = ["authoring", "rng"];
 
-/// Outside crates that have one home.
+/// Outside crates that only one layer uses.
 const HOMES: [(&str, &str); 29] = [
     ("tracing_appender", "cli"),
     ("wasi_preview1_component_adapter_provider", "authoring"),
@@ -94,7 +96,7 @@ const HOMES: [(&str, &str); 29] = [
     ("tracing_subscriber", "cli"),
 ];
 
-/// Files elsewhere whose tests use an outside crate: they make components from text.
+/// Files whose tests use an outside crate of another layer, to make components from text.
 const FOR_TESTS: [(&str, &str); 1] = [("wat", "plugin/trap.rs")];
 
 fn root() -> PathBuf {
@@ -121,7 +123,7 @@ fn all_rust_files() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Code without comments, with the line numbers kept.
+/// Code without comments, with line numbers.
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
     text.lines().enumerate().map(|(at, line)| (at + 1, line.split("//").next().unwrap_or_default()))
 }
@@ -233,7 +235,7 @@ fn documents_name_files_that_exist() {
 }
 
 #[test]
-fn the_page_of_the_contract_says_what_the_contract_says() {
+fn contract_page_matches_the_contract() {
     let page = fs::read_to_string(root().join("docs/contract.md")).expect("the page");
     assert!(page == wharf_tests::contract::page(), "run `cargo run -p wharf-tests --bin contract`");
 }
@@ -269,7 +271,7 @@ fn every_reason_is_explained_to_operators() {
 }
 
 #[test]
-fn every_code_of_the_api_is_in_its_document() {
+fn every_api_code_is_documented() {
     let document =
         fs::read_to_string(root().join("host/src/control/openapi.json")).expect("the document");
     let mut seen = 0;
@@ -282,7 +284,7 @@ fn every_code_of_the_api_is_in_its_document() {
         else {
             continue;
         };
-        // A code is the first text that a problem is made with.
+        // The code is the first text in a call that makes a problem.
         let makers = ["Problem::new(", "Problem::bad(", "Problem::conflict("];
         for (at, _) in makers.iter().flat_map(|maker| text.match_indices(maker)) {
             let made = &text[at..(at + 120).min(text.len())];
@@ -301,7 +303,7 @@ fn every_code_of_the_api_is_in_its_document() {
     assert!(seen > 20, "{seen}");
 }
 
-/// Each released contract with the digest of its folder, which never changes.
+/// Each released contract, with the digest of its folder, which never changes.
 const RELEASED: [(&str, &str); 1] =
     [("0.1.0", "389e1f55f3d0c959328c3a2d57ab708c3561d2bb9697ed6db4ed9008b317efa8")];
 
@@ -335,7 +337,7 @@ fn released_contracts_never_change() {
 }
 
 #[test]
-fn the_contract_keeps_released_promises() {
+fn contract_keeps_released_promises() {
     let now = promises_in(&root().join("wit"));
     for (version, _) in RELEASED {
         let breaches = breaches(&promises_in(&frozen(version)), &now);
@@ -347,7 +349,7 @@ fn the_contract_keeps_released_promises() {
     }
 }
 
-/// The promises of a contract's text, if it is one.
+/// The promises of a contract's text. `None` if the text is no contract.
 fn promised(text: &str) -> Option<Promises> {
     let mut resolve = wit_parser::Resolve::default();
     let package = resolve.push_str("contract.wit", text).ok()?;
@@ -355,7 +357,7 @@ fn promised(text: &str) -> Option<Promises> {
 }
 
 #[test]
-fn every_change_but_a_new_interface_is_a_breach() {
+fn changes_except_new_interfaces_are_breaches() {
     let text = wharf_tests::guests::contract();
     let released = promised(&text).expect("the contract");
     let lines: Vec<_> = text.lines().collect();
@@ -365,7 +367,8 @@ fn every_change_but_a_new_interface_is_a_breach() {
         if line.is_empty() || line.starts_with("//") {
             continue;
         }
-        // Without this line, with its first type changed, and with another function after it.
+        // The contract without this line, with its first type changed, and with another function
+        // after it.
         let changes =
             [String::new(), line.replacen("u32", "s32", 1), format!("{line} extra: func();")];
         for change in changes.iter().filter(|change| *change != line) {
@@ -388,7 +391,7 @@ fn every_change_but_a_new_interface_is_a_breach() {
 }
 
 #[test]
-fn the_page_of_isolation_names_tests_that_exist() {
+fn page_of_isolation_names_tests_that_exist() {
     let page = fs::read_to_string(root().join("docs/isolation.md")).expect("the page");
     let (mut wrong, mut seen) = (Vec::new(), 0);
     for line in page.lines().filter(|line| line.contains("](../")) {

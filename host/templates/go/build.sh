@@ -1,5 +1,6 @@
 #!/bin/sh
-# Makes build/plugin.wasm with Go: the one on the path, or else one that is installed into .venv.
+# Makes build/plugin.wasm with Go: the one on the path, or one that the first build installs into
+# .venv.
 set -eu
 cd "$(dirname "$0")"
 PATH="$PATH:$PWD/.venv/bin"

@@ -1,6 +1,10 @@
-// Answers each line in upper case, with the ending it came with (LF or CRLF). What comes without an ending is kept until the rest
-// arrives, or answered as it stands when the peer finishes sending. A line longer than the setting `line-max-bytes` (1 to 65,536,
-// default 1,024, endings not counted) is refused with a message, and the session closed.
+// Answers each line in upper case.
+//
+// A line ends with LF or CRLF, and its answer has the same ending. A line without an ending is kept
+// until the rest arrives. If the peer finishes sending first, the line is answered as it is.
+//
+// The setting `line-max-bytes` limits a line: 1 to 65,536 bytes, default 1,024, endings not
+// counted. A longer line is refused with a message, and the session closes.
 package main
 
 import (
@@ -43,7 +47,7 @@ func (l *Lines) OnRead(data []byte) wharf.Action {
 	return wharf.WriteOrClose(answers)
 }
 
-// refuse answers the lines before the one that is too long and begins at start.
+// refuse answers the lines before the overlong one, which begins at start, and refuses that one.
 func (l *Lines) refuse(start int) wharf.Action {
 	answers := l.partial[:start]
 	upperCase(answers)
@@ -60,12 +64,12 @@ func (l *Lines) OnEnd() wharf.Action {
 	return wharf.Close
 }
 
-// Save says what a session is, between two events: the line that has not ended yet.
+// Save saves a session between two events: the line that has not ended yet.
 func (l *Lines) Save() []byte {
 	return l.partial
 }
 
-// Restore takes a session over.
+// Restore makes the value of a session that another version saved.
 func (l *Lines) Restore(version string, state []byte) error {
 	if len(state) > lineMaxCeiling+1 {
 		return fmt.Errorf("a partial line of %d bytes is longer than any line may be", len(state))
@@ -83,9 +87,10 @@ func lineMax() int {
 	return int(min(max(value, 1), lineMaxCeiling))
 }
 
-// tooLong says where the first line begins that is too long, or -1. Each step leaps over as many
-// lines as fit into the longest one, so that 64 KiB of anything fit the lowest class's budget. A CR
-// that may turn out to be half of an ending does not count.
+// tooLong is the position of the first line that is too long, or -1.
+//
+// Each step leaps over as many lines as fit into the longest one. So 64 KiB of any bytes fit the
+// budget of the lowest class. A CR at the end may be half of an ending, so it does not count.
 func tooLong(all []byte, lineMax int) int {
 	start := 0
 	for len(all)-start > lineMax {
@@ -113,5 +118,5 @@ func init() {
 	wharf.Serve(func() wharf.EventProc { return new(Lines) })
 }
 
-// Never called: this is a library that the host calls.
+// Never called: the host calls this module as a library.
 func main() {}

@@ -1,6 +1,6 @@
 //! Every import, called with every combination of values at which something could overflow. The
-//! calls are made from the contract itself, so that one that is added is tried too. Each ends as an
-//! answer or as a trap of that session.
+//! test derives the calls from the contract, so a new import is tried too. Each call ends as an
+//! answer or as a trap of its session.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use wharf_tests::oracle::judge;
 use wharf_tests::servers::{describe, eventually};
 use wit_component::StringEncoding;
 
-/// Values for calls with few parameters, and for those with many. A guest has 131,072 bytes of
+/// Values for calls with few, with three, and with many parameters. A guest has 131,072 bytes of
 /// memory, and its handles begin at 1.
 const MANY: [i64; 11] = [
     0,
@@ -36,18 +36,18 @@ const MANY: [i64; 11] = [
 ];
 const SOME: [i64; 6] = [0, 1, 2, -1, 131_064, 131_071];
 const FEW: [i64; 4] = [0, 1, -1, 131_064];
-/// Threads that call.
+/// Threads that make calls.
 const CALLERS: usize = 4;
 
-/// A guest that makes the call whose number is in the first byte, with the values that come from
-/// the eighth byte on, and then closes. `before` runs before each call.
+/// A guest that makes one call and then closes. The first byte selects the call, and the values
+/// begin at the eighth byte. `before` runs before each call.
 fn caller(name: &str, calls: &[Import], before: &str, grants: &[Grant]) -> Arc<Plugin> {
     let prelude =
         std::fs::read_to_string(root().join("tests/guests/prelude.wat")).expect("the prelude");
     let mut text = String::new();
     let mut body = String::new();
     for (number, call) in calls.iter().enumerate() {
-        // What the prelude imports already is not imported again.
+        // The prelude has imported some of the calls already.
         let known = prelude.contains(&format!("\"{}\" \"{}\"", call.interface, call.name));
         let function = if known { call.name.clone() } else { format!("call-{number}") };
         if !known {
@@ -95,19 +95,20 @@ fn combinations(call: &Import) -> Vec<Vec<i64>> {
     all
 }
 
-/// Makes one call in a session of its own and waits for the end of the session.
+/// Makes one call in a session of its own, and waits for the end of the session.
 fn make(server: &ServerHandle, number: usize, values: &[i64]) {
     use std::io::Write;
     let mut message = vec![0; 8];
     message[0] = u8::try_from(number).expect("fewer calls than that");
     message.extend(values.iter().flat_map(|value| value.to_le_bytes()));
     let mut client = Client::connect(server.address());
-    // Another may have ended it already.
+    // Another session may have ended this one already.
     let _ = client.0.write_all(&message);
     client.expect_gone();
 }
 
-/// How the sessions of all combinations of all calls ended, by reason.
+/// Makes all calls with all combinations of values. Returns the numbers of ended sessions by
+/// reason.
 fn call_all(plugin: impl FnOnce() -> Arc<Plugin>, calls: &[Import]) -> BTreeMap<String, u64> {
     let work: Vec<_> = calls
         .iter()
@@ -117,7 +118,7 @@ fn call_all(plugin: impl FnOnce() -> Arc<Plugin>, calls: &[Import]) -> BTreeMap<
         })
         .collect();
     let off = BreakerLimits { faults: 0, ..BreakerLimits::default() };
-    // What waits for ever is not to take for ever.
+    // A short wall time ends calls that wait for ever.
     let budget = BudgetChange { wall: Some(Duration::from_millis(200)), ..BudgetChange::default() };
     let counters = judge(
         || describe(plugin()).breaker(off).budget(Priority::Normal, budget),
@@ -142,7 +143,7 @@ fn call_all(plugin: impl FnOnce() -> Arc<Plugin>, calls: &[Import]) -> BTreeMap<
     assert_eq!(counters.accepted, work.len() as u64);
     let faults: u64 = counters.faults.values().sum();
     println!("{} calls: {:?}", work.len(), counters.ended);
-    // A trap is a trap of its session and nothing beside it.
+    // A trap ends its own session and nothing else.
     let ended_by_fault: u64 =
         counters.faults.keys().filter_map(|reason| counters.ended.get(reason)).sum();
     assert_eq!(faults, ended_by_fault, "{counters:?}");
@@ -155,7 +156,7 @@ fn only(ended: &BTreeMap<String, u64>, reasons: &[&str]) {
 
 #[test]
 fn numbers_of_any_size_never_trap() {
-    // Calls without pointers, but for the class, of which there are five.
+    // Calls without pointers, except for the class, which has only five values.
     let calls: Vec<_> = imports("wharf:server/")
         .into_iter()
         .filter(|call| call.pointers == 0 && call.name != "set-priority" && call.params.len() < 3)
@@ -170,17 +171,17 @@ fn numbers_of_any_size_never_trap() {
 }
 
 #[test]
-fn a_class_that_does_not_exist_is_a_trap() {
+fn unknown_class_is_a_trap() {
     let calls: Vec<_> =
         imports("wharf:server/").into_iter().filter(|call| call.name == "set-priority").collect();
     let ended = call_all(|| caller("classes", &calls, "", &[]), &calls);
-    // 0 to 3 of the values are classes.
+    // The values 0 to 3 are classes.
     assert_eq!(ended.get("closed-by-plugin"), Some(&4), "{ended:?}");
     only(&ended, &["closed-by-plugin", "trap:contract"]);
 }
 
 #[test]
-fn every_call_of_the_contract_answers_or_traps_whatever_it_is_given() {
+fn every_contract_call_answers_or_traps() {
     let calls = imports("wharf:server/");
     assert!(calls.len() >= 11, "{calls:?}");
     let ended = call_all(|| caller("contract", &calls, "", &[Grant::Server]), &calls);
@@ -192,11 +193,11 @@ fn every_call_of_the_contract_answers_or_traps_whatever_it_is_given() {
 }
 
 #[test]
-fn every_call_of_wasi_answers_or_traps_whatever_it_is_given() {
+fn every_wasi_call_answers_or_traps() {
     let calls = imports("wasi:");
     assert!(calls.len() >= 30, "{calls:?}");
     let find = |name: &str| calls.iter().position(|call| call.name == name).expect("a call");
-    // Handles 1 to 3: an output, an input, and something that is due.
+    // Handles 1 to 3: an output, an input, and a timer that is due.
     let before = format!(
         "(drop (call $call-{})) (drop (call $call-{})) (drop (call $call-{} (i64.const 0)))",
         find("get-stdout"),

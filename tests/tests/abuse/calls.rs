@@ -1,5 +1,5 @@
-//! Guests that abuse what the host offers: they call it for ever, when it is too late, while the
-//! client leaves, and for what never comes.
+//! Guests that abuse host calls: for ever, too late, while the client leaves, and in waits that
+//! never end.
 
 use std::io::Read;
 use std::thread;
@@ -18,7 +18,7 @@ use wharf_tests::servers::{PATIENCE, describe, ended, eventually};
 
 use crate::{costs_its_session, costs_its_session_with, say};
 
-/// Whether the fuel or the CPU time runs out first is the machine's business.
+/// Either the fuel or the CPU time may run out first.
 const BUDGET: [&str; 2] = ["fuel", "cpu-time"];
 const HIGH: usize = 64 << 10;
 
@@ -27,7 +27,7 @@ fn marks() -> Watermarks {
 }
 
 #[test]
-fn a_flood_to_a_peer_that_does_not_read_is_bounded_and_ended() {
+fn deaf_peer_flood_is_bounded_and_ended() {
     let counters = judge(
         || describe(guest("write-flood")).watermarks(marks()).timeout(Duration::from_millis(400)),
         |server| {
@@ -51,7 +51,7 @@ fn a_flood_to_a_peer_that_does_not_read_is_bounded_and_ended() {
 }
 
 #[test]
-fn a_full_buffer_that_drains_wakes_the_guest() {
+fn full_buffer_that_drains_wakes_the_guest() {
     let counters = judge(
         || describe(polite()),
         |server| {
@@ -76,12 +76,12 @@ fn a_full_buffer_that_drains_wakes_the_guest() {
 }
 
 #[test]
-fn writing_nothing_for_ever_is_charged_and_keeps_nothing() {
+fn endless_empty_writes_are_charged_and_keep_nothing() {
     costs_its_session(|| guest("empty-writes"), &BUDGET);
 }
 
 #[test]
-fn closing_at_once_is_one_farewell_after_which_nothing_works() {
+fn close_at_once_writes_one_farewell() {
     let counters = judge(
         || describe(guest("close-at-once")),
         |server| {
@@ -92,7 +92,7 @@ fn closing_at_once_is_one_farewell_after_which_nothing_works() {
 }
 
 #[test]
-fn a_session_that_is_ended_again_and_again_ends_once() {
+fn session_ends_once_however_often_ended() {
     let counters = judge(
         || describe(guest("write-after-close")),
         |server| {
@@ -110,12 +110,12 @@ fn a_session_that_is_ended_again_and_again_ends_once() {
     only_ends(&counters, "evicted", 1);
 }
 
-/// One client that comes, talks and leaves in one of five ways, or is made to leave.
+/// Connects one client, which sends and then leaves in one of five ways, or is ended.
 fn come_and_go(server: &ServerHandle, number: usize) {
     use std::io::Write;
     let mut client = Client::connect(server.address());
     for _ in 0..number % 4 {
-        // It may be ended by another at any moment.
+        // Another session may end this one at any moment.
         let _ = client.0.write_all(b"x");
         let _ = client.0.read(&mut [0; 4_000]);
     }
@@ -131,7 +131,7 @@ fn come_and_go(server: &ServerHandle, number: usize) {
 }
 
 #[test]
-fn calls_that_race_with_the_end_of_a_session_are_answered_and_never_fail() {
+fn calls_that_race_with_an_end_never_fail() {
     let counters = judge(
         || {
             let server = describe(granted("busy-caller", &[Grant::Server]))
@@ -162,7 +162,7 @@ fn calls_that_race_with_the_end_of_a_session_are_answered_and_never_fail() {
 }
 
 #[test]
-fn a_call_that_never_returns_ends_at_its_wall_clock() {
+fn endless_call_ends_by_its_wall_time() {
     let budget = BudgetChange { wall: Some(Duration::from_millis(500)), ..BudgetChange::default() };
     let server = || {
         describe(granted("sleeper", &[Grant::Clocks]))
@@ -173,7 +173,7 @@ fn a_call_that_never_returns_ends_at_its_wall_clock() {
 }
 
 #[test]
-fn a_call_that_never_returns_is_cancelled_by_the_operator() {
+fn operator_cancels_an_endless_call() {
     let counters = judge(
         || describe(granted("sleeper", &[Grant::Clocks])),
         |server| {
@@ -190,7 +190,7 @@ fn a_call_that_never_returns_is_cancelled_by_the_operator() {
 }
 
 #[test]
-fn asking_for_ever_is_charged_whatever_is_asked_for() {
+fn endless_host_calls_are_charged() {
     costs_its_session(|| guest("info-storm"), &BUDGET);
     for (name, grant) in [
         ("clock-storm", Grant::Clocks),

@@ -1,4 +1,4 @@
-//! Guests that burn CPU: each is ended by what it spends, and others are served meanwhile.
+//! Guests that burn CPU: each ends by what it spends, and other sessions are served meanwhile.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use wharf_tests::servers::{PATIENCE, describe, eventually, fuel_alone, host, swa
 
 use crate::{costs_its_session, costs_its_session_with, say};
 
-/// Whether the fuel or the CPU time runs out first is the machine's business.
+/// Either the fuel or the CPU time may run out first.
 const BUDGET: [&str; 2] = ["fuel", "cpu-time"];
 
 #[test]
-fn an_endless_loop_ends_at_its_fuel() {
+fn endless_loop_ends_at_its_fuel() {
     costs_its_session(|| guest("endless-loop"), &["fuel"]);
 }
 
@@ -27,7 +27,7 @@ fn endless_recursion_ends_in_the_guests_own_stack() {
 }
 
 #[test]
-fn recursion_with_large_frames_ends_in_the_guests_own_stack_too() {
+fn recursion_with_large_frames_ends_in_guest_stack() {
     // So many values live across the call that each frame takes kilobytes.
     let names: Vec<_> = (0..800).map(|number| format!("$v{number}")).collect();
     let declared: String = names.iter().map(|name| format!("(local {name} i64)")).collect();
@@ -55,13 +55,13 @@ fn bulk_copies_are_charged_by_the_byte() {
 }
 
 #[test]
-fn growing_for_ever_ends_by_its_budget_however_little_it_asks_for() {
+fn endless_growth_ends_by_its_budget() {
     costs_its_session(|| guest("grow-forever"), &BUDGET);
     costs_its_session(|| guest("grow-nothing"), &BUDGET);
 }
 
 #[test]
-fn touching_every_page_is_bounded_by_the_memory_and_given_back() {
+fn touched_pages_stay_within_the_memory_limit() {
     let counters = judge(
         || describe(guest("touch-pages")),
         |server| {
@@ -76,7 +76,7 @@ fn touching_every_page_is_bounded_by_the_memory_and_given_back() {
 }
 
 #[test]
-fn a_storm_of_page_faults_ends_by_its_cpu_time() {
+fn storm_of_page_faults_ends_by_cpu_time() {
     let limits = InstanceLimits { memory_max_bytes: 256 << 20, ..InstanceLimits::default() };
     let budget = BudgetChange {
         fuel: Some(1_000_000_000_000),
@@ -88,13 +88,13 @@ fn a_storm_of_page_faults_ends_by_its_cpu_time() {
 }
 
 #[test]
-fn a_table_grows_to_its_limit_and_the_guest_is_told() {
+fn table_grows_only_to_its_limit() {
     let counters = judge(
         || describe(guest("table-grower")).budget(Priority::Normal, fuel_alone()),
         |server| {
             say(server, "x").expect("r").finish().expect_closed();
-            // One that wants four thousand million elements pays for each of them before it is told
-            // no.
+            // A growth by four thousand million elements pays for each of them before the host
+            // refuses it.
             say(server, "G").expect_gone();
             say(server, "T").expect_gone();
         },
@@ -105,7 +105,7 @@ fn a_table_grows_to_its_limit_and_the_guest_is_told() {
 }
 
 #[test]
-fn a_component_with_a_giant_table_is_refused() {
+fn component_with_a_giant_table_is_refused() {
     judge(
         || describe(guest("endless-loop")),
         |_| {
@@ -131,7 +131,7 @@ fn a_component_with_a_giant_table_is_refused() {
 }
 
 #[test]
-fn events_just_below_the_budget_hold_nobody_up() {
+fn events_below_the_budget_delay_no_session() {
     const BYTES: usize = 25;
     let counters = judge(
         || describe(guest("slicer")).budget(Priority::Normal, fuel_alone()),
@@ -154,7 +154,7 @@ fn events_just_below_the_budget_hold_nobody_up() {
 }
 
 #[test]
-fn a_guest_that_traps_in_every_session_is_held_off_and_a_build_before_it_is_not_disturbed() {
+fn always_trapping_guest_trips_the_breaker() {
     let limits =
         BreakerLimits { faults: 5, pause: Duration::from_millis(100), ..BreakerLimits::default() };
     let counters = judge(
@@ -168,7 +168,7 @@ fn a_guest_that_traps_in_every_session_is_held_off_and_a_build_before_it_is_not_
             }
             eventually("it trips", || server.counters().notices.get("tripped") == Some(&1));
             before.echo("the build before");
-            // The one that is tried after the pause fails too, and the next pause is longer.
+            // The session that is tried after the pause fails too, which trips the breaker again.
             say(server, "x").expect_gone();
             eventually("it trips again", || server.counters().notices.get("tripped") == Some(&2));
             before.echo("the build before").finish().expect_closed();
@@ -179,7 +179,7 @@ fn a_guest_that_traps_in_every_session_is_held_off_and_a_build_before_it_is_not_
 }
 
 #[test]
-fn a_trap_in_the_farewell_frees_everything_and_comes_once() {
+fn trap_in_the_farewell_frees_everything() {
     let counters = judge(
         || describe(guest("trap-in-farewell")).timeout(PATIENCE),
         |server| {
@@ -197,7 +197,7 @@ fn a_trap_in_the_farewell_frees_everything_and_comes_once() {
 }
 
 #[test]
-fn many_loops_at_once_end_each_at_its_own_budget() {
+fn concurrent_loops_each_end_by_their_budget() {
     let off = BreakerLimits { faults: 0, ..BreakerLimits::default() };
     let counters = judge(
         || describe(guest("endless-loop")).breaker(off),

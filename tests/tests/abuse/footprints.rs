@@ -1,5 +1,4 @@
-//! What an instance takes of what all instances share: derived at load, and never less than what is
-//! there.
+//! Footprints: the host derives them at load, and instances never take more of the pools than that.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,22 +14,21 @@ use wharf_tests::shapes::{Module, Writes, with_modules};
 
 use super::pool::nowhere;
 
-/// Instances of each shape that live at a time: enough that threads and allocations beside them do
-/// not matter.
+/// Live instances of each shape: enough that other threads and allocations do not matter.
 const LIVE: usize = 24;
 const SHAPES: u64 = 24;
 
-/// Numbers from a number.
+/// Random numbers from a seed.
 struct Rng(u64);
 
 impl Rng {
-    fn below(&mut self, sides: u32) -> u32 {
+    fn below(&mut self, bound: u32) -> u32 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        u32::try_from(self.0 >> 33).expect("31 bits") % sides
+        u32::try_from(self.0 >> 33).expect("31 bits") % bound
     }
 
-    /// The one at this place: only the first three may have a memory.
+    /// A random module. Only the first three of a component may have a memory.
     fn module(&mut self, place: u32) -> Module {
         let pages = if place < 3 { self.below(4) } else { 0 };
         let segments = if pages > 0 { self.below(3) } else { 0 };
@@ -71,7 +69,8 @@ fn pool(host: &Host, name: &str) -> u64 {
     host.pools().iter().find(|pool| pool.name == name).expect("a pool").used
 }
 
-/// Makes instances of a shape. Mappings that they brought, and mappings that were derived.
+/// Makes instances of a random shape and checks the pools. Returns the mappings that the instances
+/// brought, and the derived ones.
 fn measured(host: &Host, seed: u64) -> (usize, usize) {
     let mut rng = Rng(seed + 1);
     let modules: Vec<_> = (0..rng.below(7)).map(|place| rng.module(place)).collect();
@@ -124,7 +123,7 @@ fn slots_that_others_used_stay_within_footprints() {
     let (host, start) = (host(), mappings());
     for seed in 0..2 * SHAPES {
         measured(&host, seed);
-        // As many as that live at a time have ever been used, and some that are kept warm.
+        // Only as many slots were ever used as instances lived at a time, beside some warm slots.
         let most = host.pools().iter().find(|pool| pool.name == "mappings").expect("a pool").total
             as usize;
         assert!(mappings() <= start + most, "{seed}: {} mappings", mappings());

@@ -1,4 +1,4 @@
-//! The machine under the host: short of address space, of CPU, of disk, of names. It says so at the
+//! The machine under the host, short of address space, CPU, disk or names. The host says so at the
 //! start, or serves on.
 
 use std::fs::{File, OpenOptions};
@@ -14,7 +14,7 @@ use wharf_tests::oracle::{alone, judge, only_ends};
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::{PATIENCE, describe, eventually, host};
 
-/// A folder with a server called `echo`; `host` is what stands in its `[host]`.
+/// A folder with a server `echo` at the address `name`. `host` is the text of its `[host]` table.
 fn folder(name: &str, host: &str) -> (tempfile::TempDir, SocketAddr) {
     let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
     std::fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");
@@ -41,7 +41,7 @@ fn output(before: &str, folder: &tempfile::TempDir) -> (Output, Duration) {
 }
 
 #[test]
-fn too_little_address_space_is_an_error_that_says_how_much_was_wanted() {
+fn address_space_error_names_the_size_it_needs() {
     let _alone = alone();
     let (folder, _) = folder("127.0.0.1", "sessions_max = 100");
     let (output, _) = output("ulimit -v 4000000", &folder);
@@ -56,7 +56,7 @@ fn too_little_address_space_is_an_error_that_says_how_much_was_wanted() {
 }
 
 #[test]
-fn where_address_space_is_short_and_nobody_asked_for_a_number_fewer_are_served() {
+fn default_sessions_max_shrinks_with_address_space() {
     let _alone = alone();
     let (folder, address) = folder("127.0.0.1", "");
     let mut command = shell("ulimit -v 8000000000");
@@ -68,7 +68,7 @@ fn where_address_space_is_short_and_nobody_asked_for_a_number_fewer_are_served()
 }
 
 #[test]
-fn too_few_descriptors_to_start_are_an_error_that_says_so() {
+fn too_few_descriptors_fail_the_start() {
     let _alone = alone();
     let (folder, _) = folder("127.0.0.1", "");
     let (output, _) = output("ulimit -n 16", &folder);
@@ -97,9 +97,9 @@ impl Drop for Burners {
 }
 
 #[test]
-fn beside_processes_that_take_the_cpu_timers_are_late_but_in_order_and_nobody_is_ended() {
+fn busy_cpu_delays_timers_and_ends_no_session() {
     let cpus = thread::available_parallelism().map_or(2, usize::from);
-    // Nobody is idle for so long, and each is there for longer.
+    // No client idles for the length of this timeout, and each stays longer than that.
     let timeouts = Timeouts { idle: Duration::from_secs(1), ..Timeouts::default() };
     let counters = judge(
         || describe(guest("ordered-timers")).timeouts(timeouts),
@@ -128,7 +128,7 @@ fn beside_processes_that_take_the_cpu_timers_are_late_but_in_order_and_nobody_is
 }
 
 #[test]
-fn with_a_full_disk_and_no_place_for_the_cache_or_the_log_it_serves_on() {
+fn full_disk_does_not_stop_service() {
     let _alone = alone();
     let full = || OpenOptions::new().write(true).open("/dev/full").expect("a full disk");
     for (before, cache) in [
@@ -154,7 +154,7 @@ fn with_a_full_disk_and_no_place_for_the_cache_or_the_log_it_serves_on() {
 }
 
 #[test]
-fn a_cache_that_cannot_be_written_is_a_warning_that_names_it_and_the_plugin_runs() {
+fn unwritable_cache_is_only_a_warning() {
     let _alone = alone();
     let (folder, address) = folder("127.0.0.1", "sessions_max = 64\ncache_dir = '/proc/no-cache'");
     let wharf = Wharf::run(&["serve"], folder.path());
@@ -173,7 +173,7 @@ fn a_cache_that_cannot_be_written_is_a_warning_that_names_it_and_the_plugin_runs
 }
 
 #[test]
-fn a_cache_whose_files_cannot_be_read_is_done_without() {
+fn unreadable_cache_files_are_not_used() {
     let _alone = alone();
     let (folder, address) = folder("127.0.0.1", "sessions_max = 64\ncache_dir = 'cache'");
     let run = || {
@@ -183,14 +183,14 @@ fn a_cache_whose_files_cannot_be_read_is_done_without() {
     };
     run();
     for entry in std::fs::read_dir(folder.path().join("cache")).expect("the cache") {
-        // As a disk that was full when it was written leaves it.
+        // An empty file, which a full disk leaves.
         File::create(entry.expect("a file").path()).expect("it is empty now");
     }
     run();
 }
 
 #[test]
-fn a_host_name_that_does_not_resolve_is_an_error_that_names_it_and_no_hang() {
+fn unresolved_host_name_is_an_error_without_hang() {
     let _alone = alone();
     let (folder, _) = folder("no-such-host.invalid", "sessions_max = 64");
     let (output, took) = output("true", &folder);
@@ -204,14 +204,14 @@ fn a_host_name_that_does_not_resolve_is_an_error_that_names_it_and_no_hang() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_no_session_up() {
+fn unread_log_delays_no_session() {
     let _alone = alone();
     let (folder, address) = folder("127.0.0.1", "sessions_max = 64");
     let mut command = shell("export WHARF_LOG=debug");
     command.current_dir(folder.path()).env("XDG_CACHE_HOME", folder.path()).stderr(Stdio::piped());
     let mut wharf = command.spawn().expect("it runs");
     eventually("it serves", || std::net::TcpStream::connect(address).is_ok());
-    // Each session is some hundred bytes of log, and a pipe holds 64 KiB.
+    // Each session logs some hundred bytes, and a pipe holds 64 KiB.
     for _ in 0..1_500 {
         Client::connect(address).echo("served");
     }
@@ -220,8 +220,8 @@ fn a_log_that_nobody_reads_holds_no_session_up() {
 }
 
 #[test]
-fn an_honest_server_is_served_by_the_same_judge() {
-    // The judge itself lets what is right pass.
+fn oracle_accepts_an_honest_server() {
+    // A correct run must pass the oracle.
     let counters = judge(
         || describe(polite()),
         |server| Client::connect(server.address()).echo("x").finish().expect_closed(),

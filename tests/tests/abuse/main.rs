@@ -1,5 +1,5 @@
-//! Abuse: everything that a guest, and the machine under the host, may do wrong. One test each,
-//! named by what holds, and one judge for all of them (`wharf_tests::oracle`).
+//! Abuse: what a guest, and the machine under the host, may do wrong. Each case has one test, named
+//! by the claim that holds. One oracle judges all of them (`wharf_tests::oracle`).
 
 mod boundaries;
 mod calls;
@@ -26,8 +26,11 @@ use wharf_tests::clients::Client;
 use wharf_tests::oracle::{judge, only_faults};
 use wharf_tests::servers::{PATIENCE, describe, fuel_alone};
 
-/// One client says a word to a guest and is cut off; the session ends by one of these faults and
-/// nothing else happens. Where the CPU time is none of them, a slow machine makes it none.
+/// Sends a byte to a guest, and checks that the session ends by one of these faults and that
+/// nothing else happens.
+///
+/// If `cpu-time` is not among the reasons, only the fuel is limited, because a slow machine would
+/// reach the CPU time first.
 fn costs_its_session(plugin: impl FnOnce() -> Arc<Plugin>, reasons: &[&str]) -> Snapshot {
     let budget = if reasons.contains(&"cpu-time") { BudgetChange::default() } else { fuel_alone() };
     costs_its_session_with(
@@ -36,14 +39,14 @@ fn costs_its_session(plugin: impl FnOnce() -> Arc<Plugin>, reasons: &[&str]) -> 
     )
 }
 
-/// The same on a server of its own description.
+/// [`costs_its_session`] on a server with its own specification.
 fn costs_its_session_with(server: impl FnOnce() -> ServerBuilder, reasons: &[&str]) -> Snapshot {
     let counters = judge(server, |server| say(server, "x").expect_gone());
     only_faults(&counters, reasons, 1);
     counters
 }
 
-/// A client that says a word. A server that ends the session at its start may not hear it.
+/// Connects a client and sends `word`. A server that ends the session at its start may not read it.
 fn say(server: &ServerHandle, word: &str) -> Client {
     use std::io::Write;
     let mut client = Client::connect(server.address());

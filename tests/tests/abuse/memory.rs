@@ -1,5 +1,5 @@
-//! Guests that take: memory, handles, timers, giant values, giant components. Each gets so much and
-//! no more.
+//! Guests that take memory, handles, timers, giant values or giant components. Each gets as much as
+//! its limit allows.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use wharf_tests::servers::{describe, host};
 use crate::{costs_its_session, costs_its_session_with, say};
 
 #[test]
-fn a_guest_at_its_memory_limit_is_told_no_and_goes_on() {
+fn guest_at_its_memory_limit_goes_on() {
     let counters = judge(
         || describe(guest("grow-and-stay")),
         |server| {
@@ -28,17 +28,17 @@ fn a_guest_at_its_memory_limit_is_told_no_and_goes_on() {
 }
 
 #[test]
-fn a_guest_that_traps_at_its_memory_limit_ends_for_that_reason() {
+fn trap_at_the_memory_limit_has_its_reason() {
     costs_its_session(|| guest("memory-bomb"), &["limit-session-mem"]);
 }
 
 #[test]
-fn handles_that_are_never_given_back_end_at_their_limit() {
+fn kept_handles_end_at_their_limit() {
     costs_its_session(|| granted("handle-hoarder", &[Grant::Stdio]), &["handle-limit"]);
     costs_its_session(|| granted("pollable-hoarder", &[Grant::Clocks]), &["handle-limit"]);
     let limits = InstanceLimits { handles_max: 100_000, ..InstanceLimits::default() };
     for (name, grant) in [("handle-hoarder", Grant::Stdio), ("pollable-hoarder", Grant::Clocks)] {
-        // However many the guest may have, the host keeps so many things for it.
+        // The host has a limit of its own, below the configured one.
         costs_its_session_with(
             || describe(granted(name, &[grant])).limits(limits),
             &["handle-limit"],
@@ -47,13 +47,13 @@ fn handles_that_are_never_given_back_end_at_their_limit() {
 }
 
 #[test]
-fn a_giant_list_is_not_copied() {
+fn giant_list_is_not_copied() {
     let limits = InstanceLimits { memory_max_bytes: 256 << 20, ..InstanceLimits::default() };
     costs_its_session_with(|| describe(guest("huge-list")).limits(limits), &["copy-limit"]);
 }
 
 #[test]
-fn a_handler_that_returns_a_giant_list_is_no_handler() {
+fn handler_that_returns_a_list_is_refused() {
     judge(
         || describe(polite()),
         |_| {
@@ -87,7 +87,7 @@ fn a_handler_that_returns_a_giant_list_is_no_handler() {
 }
 
 #[test]
-fn a_million_timers_are_sixty_four_and_the_oldest_is_kept() {
+fn sixty_four_of_a_million_timers_are_kept() {
     let budget = BudgetChange {
         fuel: Some(1_000_000_000_000),
         cpu: Some(Duration::from_secs(30)),
@@ -143,9 +143,9 @@ fn ten_thousand_components_inside_each_other_are_refused() {
 }
 
 #[test]
-fn types_inside_each_other_are_refused_or_read_without_harm() {
-    // A type of a component, or of an instance, that has one inside, and so on; what is deepest has
-    // nothing.
+fn nested_types_are_refused_or_harmless() {
+    // A type of a component or of an instance that contains one such type, and so on for `levels`.
+    // The innermost is empty.
     let types =
         |kind: u8, levels: usize| [&[1][..], &[kind, 1, 1].repeat(levels), &[kind, 0]].concat();
     judge(
@@ -154,7 +154,7 @@ fn types_inside_each_other_are_refused_or_read_without_harm() {
             for kind in [0x41, 0x42] {
                 for (levels, refusal) in [
                     (1_000, "not a plugin"),
-                    // As many as fit into what is let through.
+                    // As many levels as the limit on bytes lets through.
                     (21_000, "not a plugin"),
                     (22_000, "bytes of types in a section"),
                     (1_000_000, "bytes of types in a section"),
@@ -164,7 +164,7 @@ fn types_inside_each_other_are_refused_or_read_without_harm() {
                     push_number(&mut bytes, content.len());
                     bytes.extend_from_slice(&content);
                     if kind == 0x42 {
-                        // It imports an instance of that type, so that the type is no idle one.
+                        // An import uses the type, so that it is not skipped.
                         bytes.extend_from_slice(&[10, 6, 1, 0, 1, b'x', 5, 0]);
                     }
                     let file = file("nested-types", &bytes);

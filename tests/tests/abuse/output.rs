@@ -16,13 +16,13 @@ use wit_component::StringEncoding;
 
 use crate::say;
 
-/// A host that was built for tests takes long for what it counts.
+/// A larger CPU budget, because a host built for tests is slow at counting lines.
 fn plenty() -> BudgetChange {
     BudgetChange { cpu: Some(Duration::from_secs(1)), ..BudgetChange::default() }
 }
 
 #[test]
-fn a_million_lines_are_dropped_and_counted_and_charged() {
+fn million_lines_are_dropped_counted_and_charged() {
     let limits = InstanceLimits { log_lines_per_second: 10, ..InstanceLimits::default() };
     let server = || {
         describe(granted("line-flood", &[Grant::Stdio]))
@@ -35,7 +35,7 @@ fn a_million_lines_are_dropped_and_counted_and_charged() {
 }
 
 #[test]
-fn a_line_of_ten_megabytes_is_cut_and_keeps_nothing() {
+fn line_of_ten_megabytes_is_cut() {
     let counters = judge(
         || describe(granted("endless-line", &[Grant::Stdio])).budget(Priority::Normal, plenty()),
         |server| {
@@ -47,7 +47,7 @@ fn a_line_of_ten_megabytes_is_cut_and_keeps_nothing() {
 }
 
 #[test]
-fn a_call_that_prints_more_than_the_host_takes_breaks_the_contract() {
+fn call_that_prints_too_much_is_a_trap() {
     let counters = judge(
         || describe(granted("million-lines-in-a-call", &[Grant::Stdio])),
         |server| say(server, "x").expect_gone(),
@@ -56,7 +56,7 @@ fn a_call_that_prints_more_than_the_host_takes_breaks_the_contract() {
     assert_eq!(counters.lines_dropped, 0);
 }
 
-/// What a guest prints to look like the host.
+/// Output of a guest that imitates lines of the host.
 const FORGERIES: [&str; 6] = [
     "\n{\"level\":\"ERROR\",\"fields\":{\"message\":\"forged\"}}\n",
     "\"},\"level\":\"ERROR\",\"fields\":{\"message\":\"forged\n",
@@ -93,7 +93,7 @@ fn lines_of_a_forger(format: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_line_for_machines_is_one_object_whatever_a_guest_prints() {
+fn json_log_line_is_always_one_object() {
     let _alone = alone();
     let mut lines = lines_of_a_forger("json");
     assert_eq!(lines.pop().as_deref(), Some("still runs: true"));
@@ -108,7 +108,7 @@ fn a_line_for_machines_is_one_object_whatever_a_guest_prints() {
 }
 
 #[test]
-fn a_line_for_people_cannot_begin_another_or_drive_a_terminal() {
+fn text_log_line_carries_no_control_characters() {
     let _alone = alone();
     let mut lines = lines_of_a_forger("text");
     assert_eq!(lines.pop().as_deref(), Some("still runs: true"));
@@ -117,7 +117,7 @@ fn a_line_for_people_cannot_begin_another_or_drive_a_terminal() {
             !line.contains(['\u{1b}', '\r', '\u{7}', '\u{0}', '\u{202e}', '\u{2028}', '\u{85}']),
             "{line:?}"
         );
-        // Every line says where it comes from before anything that a guest could choose.
+        // Every line names its level before any text that a guest could choose.
         let level = line.split_whitespace().nth(1).unwrap_or_default();
         assert!(["INFO", "WARN"].contains(&level), "{line:?}");
     }

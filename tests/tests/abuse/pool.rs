@@ -1,4 +1,4 @@
-//! No room for another instance: nobody waits for it, nobody inside notices, and there is room
+//! Full pools: no session waits for an instance, live sessions notice nothing, and there is room
 //! again afterwards.
 
 use std::future::Future;
@@ -27,7 +27,7 @@ fn start(host: &Host) -> ServerHandle {
 }
 
 #[test]
-fn a_newcomer_over_the_hosts_maximum_is_refused_at_once_whichever_server_it_comes_to() {
+fn client_over_the_host_maximum_is_refused() {
     let _alone = alone();
     let host = host(4);
     let (one, other) = (start(&host), start(&host));
@@ -66,13 +66,13 @@ pub(crate) fn nowhere() -> Scope {
 }
 
 #[test]
-fn newcomer_without_room_is_refused_at_the_door() {
+fn client_without_an_instance_is_refused_at_once() {
     let _alone = alone();
     let host = host(2);
     let server = start(&host);
     let mut inside = Client::connect(server.address());
     inside.echo("before");
-    // Takes every slot that is left, as if by many trials at once.
+    // Takes every free slot, as many trials at once would.
     let plugin = Arc::new(
         host.loader().load(&file("pooled", &component("")), &Grants::none()).expect("a plugin"),
     );
@@ -81,7 +81,7 @@ fn newcomer_without_room_is_refused_at_the_door() {
         Budget { fuel: 1_000_000, cpu: Duration::from_secs(1), wall: Duration::from_secs(1) };
     let mut taken = Vec::new();
     let refusal = loop {
-        // An instance that loops nowhere is there at the first poll.
+        // An instance without a loop at its start is ready at the first poll.
         let making = pin!(procedure.instantiate(nowhere(), budget));
         match making.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok(instance)) => taken.push(instance),
@@ -95,7 +95,7 @@ fn newcomer_without_room_is_refused_at_the_door() {
         Client::connect(server.address()).expect_gone();
         eventually("it is counted", || server.counters().refused.get("overload") == Some(&times));
     }
-    // It is nobody's fault but the host's, so that nobody is held off for it.
+    // The refusals are the host's doing, so they trip no breaker.
     assert_eq!(server.counters().notices.get("tripped"), None);
     inside.echo("meanwhile");
     drop(taken);

@@ -1,5 +1,5 @@
-//! What a server is promised it gets, whatever others have taken; and nothing is promised that
-//! there is not.
+//! Promises: a server gets what it is promised, however much others have taken. The host promises
+//! no more than it has.
 
 use std::fs;
 use std::process::Output;
@@ -13,7 +13,7 @@ use wharf_tests::process::Wharf;
 use wharf_tests::servers::eventually;
 use wharf_tests::shapes::{Module, with_modules};
 
-/// A module with a table, and one with a memory beside it.
+/// A module with a table. The first `memories` modules of a component have a memory as well.
 fn module(memories: usize, place: usize) -> Module {
     Module { pages: u32::from(place < memories), tables: vec![(8, 8)], ..Module::default() }
 }
@@ -21,7 +21,7 @@ fn module(memories: usize, place: usize) -> Module {
 #[test]
 fn promised_clients_are_served_beside_a_greedy_tenant() {
     let _alone = alone();
-    // Sessions of the process, those of the greedy server, its memories, and its tables.
+    // Sessions of the process, clients of the greedy server, and memories and tables of its plugin.
     for (sessions, greedy, memories, tables) in
         [(200, 100, 0, 7), (64, 60, 3, 7), (50, 25, 1, 3), (90, 1, 3, 0)]
     {
@@ -43,7 +43,7 @@ fn promised_clients_are_served_beside_a_greedy_tenant() {
         for client in &mut inside {
             client.echo("greedy");
         }
-        // One too many changes nothing for the others.
+        // One client too many changes nothing for the others.
         Client::connect(bad.address()).expect_gone();
         let mut clients: Vec<_> =
             (0..good).map(|_| Client::connect(good_server.address())).collect();
@@ -85,8 +85,8 @@ fn second_start_beyond_the_promises_is_refused() {
     eventually("what was promised is free", || server("third").max_clients(10).bind().is_ok());
 }
 
-/// A folder whose configuration promises so many instances to `other`, beside 40 clients of `echo`,
-/// of 64.
+/// A folder with a configuration of 64 sessions: 40 clients of `echo`, and promised instances of
+/// `other`.
 struct Plan {
     folder: tempfile::TempDir,
     ports: [u16; 2],

@@ -1,6 +1,6 @@
-//! A tenant takes all that its limits allow, with the plugin that takes the most, where the system
-//! gives little. The process lives and others are served. That tenant is served again once there is
-//! room.
+//! A tenant that takes all that its limits allow, with the plugin that takes the most, on a system
+//! that gives little. The process survives and serves others. The tenant is served again once there
+//! is room.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -21,20 +21,21 @@ use wharf_tests::shapes::{Module, Writes, with_modules, worst};
 /// Sessions that the good server is promised.
 const GOOD: usize = 20;
 
-struct ControlSite {
+struct ScarceSite {
     folder: TempDir,
     bad: SocketAddr,
     good: SocketAddr,
     wharf: Wharf,
 }
 
-impl ControlSite {
-    /// Runs after `before`, a line of a shell. The bad server may have so many clients.
+impl ScarceSite {
+    /// Starts the process after `before`, a line of a shell. `clients` is the maximum of the bad
+    /// server.
     fn start(before: &str, clients: usize, modules: &[Module]) -> Self {
         Self::with(before, clients, &component(""), modules)
     }
 
-    /// The same, with this component as the bad server's.
+    /// [`Self::start`], with `plugin` as the bad server's component.
     fn with(before: &str, clients: usize, plugin: &[u8], modules: &[Module]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let keep =
@@ -87,12 +88,12 @@ impl ControlSite {
             + &String::from_utf8_lossy(&output.stderr)
     }
 
-    /// One client of the bad server that stays where it was let in.
+    /// Connects a client of the bad server. `None` if it is not served.
     fn intrude(&self) -> Option<TcpStream> {
         Self::enter(self.bad)
     }
 
-    /// A client that is served, if it is.
+    /// Connects a client. `None` if it is not served.
     fn enter(address: SocketAddr) -> Option<TcpStream> {
         let mut socket = TcpStream::connect(address).ok()?;
         socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
@@ -101,10 +102,10 @@ impl ControlSite {
         (socket.read(&mut byte).ok()? == 1).then_some(socket)
     }
 
-    /// All promised clients of the good server are served, at once.
+    /// Checks that all promised clients of the good server are served at once.
     fn serves_good(&mut self) {
         let mut clients = Vec::new();
-        // Clients of the round before have closed, and the server may still be about to know.
+        // Clients of an earlier check have closed, and the server may not have noticed yet.
         let start = Instant::now();
         while clients.len() < GOOD {
             clients.extend(Self::enter(self.good).map(Client));
@@ -123,12 +124,13 @@ impl ControlSite {
         clients.iter_mut().for_each(|client| client.finish().expect_closed());
     }
 
-    /// The whole story. How many of the bad server's clients had an instance.
+    /// Fills the bad server while it swaps and reloads, then empties it, and checks the good server
+    /// throughout. Returns how many of the bad server's clients were served.
     fn is_besieged(&mut self, clients: usize) -> usize {
         self.serves_good();
         let mut inside: Vec<_> = (0..clients / 2).filter_map(|_| self.intrude()).collect();
         self.serves_good();
-        // Other versions, and reloads, while there is next to nothing left.
+        // A swap and a reload while hardly anything is left.
         let worse = self.path("worse.wasm");
         let swapped = Command::new(wharf_binary())
             .args(["plugin", "swap", "bad"])
@@ -151,7 +153,7 @@ impl ControlSite {
     }
 }
 
-/// A setting of the machine, which is as it was once this goes.
+/// A lowered setting of the machine, restored when this is dropped.
 struct Lowered {
     file: &'static str,
     before: String,
@@ -179,10 +181,10 @@ impl Drop for Lowered {
 fn few_mappings_end_no_process() {
     let _alone = alone();
     let Some(lowered) = Lowered::to("/proc/sys/vm/max_map_count", 20_000) else { return };
-    let mut site = ControlSite::start("true", 540, &worst());
+    let mut site = ScarceSite::start("true", 540, &worst());
     let inside = site.is_besieged(540);
     assert!((100..540).contains(&inside), "{inside} of 540 were let in");
-    // There is more of it again, and the process is as well as before.
+    // With the limit lifted, the process serves as before.
     drop(lowered);
     site.serves_good();
 }
@@ -190,10 +192,10 @@ fn few_mappings_end_no_process() {
 #[test]
 fn little_address_space_ends_no_process() {
     let _alone = alone();
-    // For some sessions more than the spare ones, each with four memories.
+    // Enough for some sessions beyond the spare slots, each with four memories.
     for sessions in [30_u64, 45] {
         let kibibytes = (8 << 20) + (64 + sessions) * 4 * ((4 << 20) + (32 << 10));
-        let mut site = ControlSite::start(
+        let mut site = ScarceSite::start(
             &format!("ulimit -v {kibibytes}"),
             sessions as usize - GOOD,
             &worst(),
@@ -204,7 +206,7 @@ fn little_address_space_ends_no_process() {
     }
 }
 
-/// Each session takes what memory it gets, so many pages at a time.
+/// A handler that grows its memory by `pages` at a time until the host refuses.
 fn hog(pages: u32) -> String {
     format!(
         "(func $on-read (param $data i32) (param $length i32) (result i32)
@@ -213,7 +215,7 @@ fn hog(pages: u32) -> String {
     )
 }
 
-/// Bytes that the process has of what `ulimit -d` limits.
+/// Bytes of the process that count against `ulimit -d`.
 fn data_bytes(process: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{process}/status")).expect("it lives");
     let line = text.lines().find_map(|line| line.strip_prefix("VmData:")).expect("a line");
@@ -224,7 +226,7 @@ fn data_bytes(process: u32) -> u64 {
 fn little_private_memory_ends_no_process() {
     let _alone = alone();
     for (mebibytes, pages) in [(700_u64, 1), (700, 100), (900, 7)] {
-        let mut site = ControlSite::with(
+        let mut site = ScarceSite::with(
             &format!("ulimit -d {}", mebibytes << 10),
             60,
             &component(&hog(pages)),
@@ -241,7 +243,7 @@ fn little_private_memory_ends_no_process() {
 fn private_memory_may_run_short_later() {
     let _alone = alone();
     for (mebibytes, pages) in [(300_u64, 1), (500, 100)] {
-        let mut site = ControlSite::with("true", 60, &component(&hog(pages)), &[]);
+        let mut site = ScarceSite::with("true", 60, &component(&hog(pages)), &[]);
         site.serves_good();
         let process = site.wharf.child.id();
         let most = Some(data_bytes(process) + (mebibytes << 20));
@@ -250,7 +252,7 @@ fn private_memory_may_run_short_later() {
             prlimit(Some(pid), Resource::Data, Rlimit { current, maximum: None }).expect("a limit")
         };
         set(most);
-        // It looks at the limits once a second.
+        // The host looks at its limits once a second.
         std::thread::sleep(Duration::from_secs(2));
         let inside: Vec<_> = (0..60).filter_map(|_| site.intrude()).collect();
         site.serves_good();
@@ -265,7 +267,7 @@ fn private_memory_may_run_short_later() {
     }
 }
 
-/// A control group with a memory limit; gone when this is.
+/// A control group with a memory limit, removed when this is dropped.
 struct Group(PathBuf);
 
 impl Group {
@@ -285,7 +287,7 @@ impl Group {
             ),
         ];
         for (parent, file) in places {
-            // Where this is no control group, a folder in it is none.
+            // If this is no control group, a folder in it is none either.
             if !parent.join("cgroup.procs").exists() {
                 continue;
             }
@@ -326,7 +328,7 @@ fn little_memory_ends_no_process() {
         writes: Writes::Everything,
         tables: vec![],
     };
-    let mut site = ControlSite::start(&enters, 90, &vec![module; 3]);
+    let mut site = ScarceSite::start(&enters, 90, &vec![module; 3]);
     let inside = site.is_besieged(90);
     assert!((10..90).contains(&inside), "{inside} of 90 were let in");
 }

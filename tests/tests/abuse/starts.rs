@@ -1,5 +1,5 @@
-//! Guests that misbehave where no handler of theirs runs: at the start of an instance, while the
-//! host puts data into their memory, and when they let go of a result.
+//! Guests that misbehave outside of their handlers: at the start of an instance, when the host
+//! copies data into their memory, and when they free a result.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use wharf_tests::servers::{describe, eventually, fuel_alone, host, swap};
 use crate::{costs_its_session, costs_its_session_with, say};
 
 #[test]
-fn a_start_that_fails_is_refused_before_anybody_is_served_by_it() {
+fn failing_start_is_refused_at_load() {
     judge(
         || describe(polite()),
         |_| {
             for (name, body, reasons) in [
                 ("begins-with-a-trap", "unreachable", &["trap:unreachable"][..]),
-                // Which of the three comes first is the machine's business.
+                // Any of the three limits may be reached first.
                 ("begins-with-a-loop", "(call $spin)", &["fuel", "cpu-time", "in time"]),
             ] {
                 let bytes = component(&format!("(func $begin {body}) (start $begin)"));
@@ -38,19 +38,19 @@ fn a_start_that_fails_is_refused_before_anybody_is_served_by_it() {
 }
 
 #[test]
-fn a_start_that_traps_only_for_a_client_costs_that_client() {
+fn start_that_traps_later_ends_one_session() {
     costs_its_session(|| guest("trap-at-a-real-start"), &["trap:unreachable"]);
 }
 
 #[test]
-fn a_start_that_loops_only_for_a_client_costs_that_client() {
+fn start_that_loops_later_ends_one_session() {
     let budget = BudgetChange { start_fuel: Some(20_000_000), ..fuel_alone() };
     let server = || describe(guest("loop-at-a-real-start")).budget(Priority::Normal, budget);
     costs_its_session_with(server, &["fuel"]);
 }
 
 #[test]
-fn a_server_whose_instances_never_start_goes_on_listening_and_holds_newcomers_off() {
+fn server_without_instances_listens_and_trips() {
     let limits =
         BreakerLimits { faults: 5, pause: Duration::from_millis(100), ..BreakerLimits::default() };
     let counters = judge(
@@ -68,32 +68,32 @@ fn a_server_whose_instances_never_start_goes_on_listening_and_holds_newcomers_of
 }
 
 #[test]
-fn a_loop_while_the_host_hands_data_over_ends_at_its_fuel() {
+fn loop_in_realloc_ends_by_fuel() {
     costs_its_session(|| guest("loop-in-realloc"), &["fuel"]);
 }
 
 #[test]
-fn a_trap_while_the_host_hands_data_over_stays_in_its_session() {
+fn trap_in_realloc_ends_one_session() {
     costs_its_session(|| guest("trap-in-realloc"), &["trap:unreachable"]);
 }
 
 #[test]
-fn memory_that_is_none_is_not_written_to() {
+fn invalid_memory_is_not_written_to() {
     costs_its_session(|| guest("crooked-realloc"), &["trap:contract"]);
 }
 
 #[test]
-fn a_host_call_while_the_host_hands_data_over_is_a_trap() {
+fn host_call_in_realloc_is_a_trap() {
     costs_its_session(|| guest("reentrant-realloc"), &["trap:dead-instance"]);
 }
 
 #[test]
-fn a_loop_in_letting_go_of_a_result_ends_at_its_fuel() {
+fn loop_in_post_return_ends_by_fuel() {
     costs_its_session(|| guest("loop-in-post-return"), &["fuel"]);
 }
 
 #[test]
-fn a_trap_in_letting_go_of_a_result_stays_in_its_session() {
+fn trap_in_post_return_ends_one_session() {
     let counters =
         judge(|| describe(guest("trap-in-post-return")), |server| say(server, "x").expect_gone());
     only_faults(&counters, &["trap:unreachable"], 1);

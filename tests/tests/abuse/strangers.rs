@@ -1,5 +1,5 @@
-//! Numbers of sessions that are closed, another server's, or nobody's: whatever a guest passes, it
-//! reaches a session of its own server or nobody.
+//! Numbers of closed sessions, of another server's, and of none. A guest reaches a session of its
+//! own server, or none.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use wharf_tests::imports::granted;
 use wharf_tests::oracle::{balanced, judge};
 use wharf_tests::servers::{describe, ended, eventually, start};
 
-/// What `send-to` and `disconnect` answer.
+/// Answers of `send-to` and `disconnect`.
 const TAKEN: u8 = 0;
 const CLOSED: u8 = 1;
 
@@ -37,12 +37,11 @@ fn enter(server: &ServerHandle) -> (u64, Client) {
     (sessions.iter().find(|session| session.info.peer == own).expect("its session").info.id, client)
 }
 
-/// Numbers near those that are in use, near every power of two, and some that are known to be
-/// special.
+/// Numbers near those in use, near every power of two, and the greatest.
 fn numbers() -> Vec<u64> {
     let powers = (0..64).map(|bit| 1_u64 << bit);
     let near = powers.flat_map(|power| [power.wrapping_sub(1), power, power.wrapping_add(1)]);
-    // What a number of 32 bits would be taken for.
+    // Numbers that a truncation to 32 bits would take for a session's.
     let wide = (0..40).flat_map(|id| [id, (1 << 32) | id, (1 << 63) | id, id << 32]);
     let mut all: Vec<_> = near.chain(wide).chain([u64::MAX, u64::MAX - 1]).collect();
     all.sort_unstable();
@@ -51,7 +50,7 @@ fn numbers() -> Vec<u64> {
 }
 
 #[test]
-fn a_number_reaches_a_session_of_the_own_server_or_nobody() {
+fn number_reaches_only_sessions_of_its_server() {
     let counters = judge(
         || describe(guest()),
         |server| {
@@ -59,8 +58,8 @@ fn a_number_reaches_a_session_of_the_own_server_or_nobody() {
             let mut theirs: Vec<_> = (0..12).map(|_| enter(&other)).collect();
             let (own, mut asking) = enter(server);
             let mut friends: Vec<_> = (0..6).map(|_| enter(server)).collect();
-            // Every other one leaves, so that its number is that of a closed session here, and of a
-            // live one there.
+            // Every other friend leaves. Its number then names a closed session here and a live one
+            // on the other server.
             for at in (0..3).rev() {
                 drop(friends.remove(at * 2));
             }
@@ -72,7 +71,7 @@ fn a_number_reaches_a_session_of_the_own_server_or_nobody() {
             for id in numbers() {
                 let expected = if reached(id) { TAKEN } else { CLOSED };
                 if id == own {
-                    // What it sends to itself may come before or after the answer.
+                    // Bytes that the session sends to itself may come before or after the answer.
                     asking.send([&[b's'; 8][..], &id.to_le_bytes()].concat()).skip(2);
                     to_itself += 1;
                     continue;
@@ -86,7 +85,7 @@ fn a_number_reaches_a_session_of_the_own_server_or_nobody() {
             for id in numbers().into_iter().filter(|id| !reached(*id)) {
                 assert_eq!(ask(&mut asking, b'd', id), CLOSED, "ending {id}");
             }
-            // Nobody ends itself.
+            // A session cannot end itself by its number.
             assert_eq!(ask(&mut asking, b'd', own), CLOSED);
             for (id, friend) in &mut friends {
                 assert_eq!(
@@ -96,7 +95,7 @@ fn a_number_reaches_a_session_of_the_own_server_or_nobody() {
                 assert_eq!(ask(&mut asking, b's', *id), CLOSED);
                 friend.expect_closed();
             }
-            // On the other server nobody noticed anything.
+            // No session of the other server was reached.
             for (_, client) in &mut theirs {
                 client.echo("e untouched");
                 client.0.set_read_timeout(Some(Duration::from_millis(1))).expect("a deadline");

@@ -1,5 +1,5 @@
-//! Names that are no text: not in their encoding, cut in the middle of a character, askew, or
-//! beyond the guest's memory. Each is a name, a refusal that is told, or a trap of that session.
+//! Names that are not text: badly encoded, cut within a character, misaligned, or beyond the
+//! guest's memory. Each is a name, a refusal, or a trap of that session.
 
 use std::io::{Read, Write};
 
@@ -12,7 +12,8 @@ use wharf_tests::oracle::judge;
 use wharf_tests::servers::describe;
 use wit_component::StringEncoding;
 
-/// What is passed: where it begins after a place that is aligned, and how long it claims to be.
+/// A text as a guest passes it: its bytes, its distance from an aligned address, and the length
+/// that the guest claims.
 struct Text {
     bytes: Vec<u8>,
     askew: u8,
@@ -23,12 +24,12 @@ fn text(bytes: impl Into<Vec<u8>>, askew: u8, length: u32) -> Text {
     Text { bytes: bytes.into(), askew, length }
 }
 
-/// A whole one in bytes.
+/// A valid text of bytes.
 fn bytes(bytes: &[u8]) -> Text {
     text(bytes, 0, u32::try_from(bytes.len()).expect("short"))
 }
 
-/// A whole one in units of 16 bits.
+/// A valid text of units of 16 bits.
 fn units(units: &[u16]) -> Text {
     let bytes: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
     text(bytes, 0, u32::try_from(units.len()).expect("short"))
@@ -38,10 +39,11 @@ const TAKEN: Option<u8> = Some(0);
 const TOO_LONG: Option<u8> = Some(2);
 const EMPTY: Option<u8> = Some(3);
 const TRAP: Option<u8> = None;
-/// In the length of a text that may be in either of two encodings: it is in the wider one.
+/// The flag in the length of a text in latin1 or UTF-16 that selects UTF-16.
 const WIDE: u32 = 1 << 31;
 
-/// The guest's answer, or `None` where it ended.
+/// Passes the text to the host call `what` of a new session. Returns the guest's answer, or `None`
+/// if the session ended by a fault.
 fn pass(server: &ServerHandle, what: u8, text: &Text) -> Option<u8> {
     let mut message = vec![what, text.askew, 0, 0];
     message.extend_from_slice(&text.length.to_le_bytes());
@@ -66,7 +68,7 @@ fn each(name: &str, encoding: StringEncoding, texts: &[(Text, Option<u8>)]) {
         |server| {
             for (number, (text, expected)) in texts.iter().enumerate() {
                 assert_eq!(pass(server, b'n', text), *expected, "text {number} as a name");
-                // Whoever had a name is gone, so that a text is found nowhere or traps.
+                // The session with that name has ended, so the search finds none or traps.
                 let sought = expected.map(|_| 1);
                 assert_eq!(pass(server, b'f', text), sought, "text {number} sought");
             }
@@ -83,7 +85,7 @@ fn each(name: &str, encoding: StringEncoding, texts: &[(Text, Option<u8>)]) {
 }
 
 #[test]
-fn text_of_bytes_is_a_name_or_a_trap() {
+fn utf8_text_is_a_name_or_a_trap() {
     each(
         "namer-of-bytes",
         StringEncoding::UTF8,
@@ -96,14 +98,14 @@ fn text_of_bytes_is_a_name_or_a_trap() {
             (bytes(b""), EMPTY),
             (bytes(&[b'x'; 128]), TOO_LONG),
             (bytes(&[b'x'; 60_000]), TOO_LONG),
-            // Never a byte of any text; half a pair; longer than need be; cut short; beyond the
-            // last character.
+            // Bytes of no text, half a surrogate pair, an overlong form, a cut character, and one
+            // beyond the last character.
             (bytes(b"\xff\xfe"), TRAP),
             (bytes(b"\xed\xa0\x80"), TRAP),
             (bytes(b"\xc0\xaf"), TRAP),
             (bytes(b"ab\xe2\x82"), TRAP),
             (bytes(b"\xf4\x90\x80\x80"), TRAP),
-            // Past the end of the memory, and around the whole address space.
+            // Beyond the end of the memory, and around the whole address space.
             (text(*b"x", 0, 131_072), TRAP),
             (text(*b"x", 0, i32::MAX as u32), TRAP),
             (text(*b"x", 0, u32::MAX), TRAP),
@@ -112,7 +114,7 @@ fn text_of_bytes_is_a_name_or_a_trap() {
 }
 
 #[test]
-fn text_of_units_is_a_name_or_a_trap() {
+fn utf16_text_is_a_name_or_a_trap() {
     each(
         "namer-of-units",
         StringEncoding::UTF16,
@@ -121,7 +123,7 @@ fn text_of_units_is_a_name_or_a_trap() {
             (units(&[0xd83d, 0xdea2]), TAKEN),
             (units(&[]), EMPTY),
             (units(&[0x78; 128]), TOO_LONG),
-            // Half a pair, alone, at the end, and the wrong way round.
+            // Half a surrogate pair: alone, at the end, and the pair in the wrong order.
             (units(&[0xd800]), TRAP),
             (units(&[0x61, 0xd83d]), TRAP),
             (units(&[0xdea2, 0xd83d]), TRAP),
@@ -134,7 +136,7 @@ fn text_of_units_is_a_name_or_a_trap() {
 }
 
 #[test]
-fn text_of_either_is_a_name_or_a_trap() {
+fn latin1_or_utf16_text_is_name_or_trap() {
     let wide = |text: Text| Text { length: text.length | WIDE, ..text };
     each(
         "namer-of-either",

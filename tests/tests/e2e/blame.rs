@@ -1,5 +1,5 @@
-//! Whose doing faults are: strangers at few or many addresses, versions that are worse and versions
-//! that are not, and the breaker.
+//! Blame for faults: strangers at few or many addresses, versions that are worse or not, and the
+//! breaker.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
@@ -18,21 +18,21 @@ use wharf_tests::clients::Client;
 use wharf_tests::guests::{component, file, inline, versioned};
 use wharf_tests::servers::{PATIENCE, describe, eventually, host, swap};
 
-/// Sessions that fault in each round.
+/// Sessions that fault in each test round.
 const FAULTS: u32 = 24;
 
-/// Numbers from a number, so that a round can be played again.
+/// Random numbers from a seed, so that a failed round can be repeated.
 struct Rng(u64);
 
 impl Rng {
-    fn throw(&mut self, sides: u64) -> u64 {
+    fn below(&mut self, bound: u64) -> u64 {
         self.0 =
             self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
+        (self.0 >> 33) % bound
     }
 }
 
-/// What a plugin does with a byte, for each of these.
+/// A version whose plugin runs `does[i].1` when it reads the byte `does[i].0`.
 fn version(label: char, does: &[(char, &str)]) -> Arc<Plugin> {
     inline(&format!("blame-{label}-{}", does.len()), &text(label, does))
 }
@@ -49,7 +49,7 @@ fn text(label: char, does: &[(char, &str)]) -> String {
     versioned(label, "", "").replace(begins, &format!("{does}{begins}"))
 }
 
-/// Faults of every version: a trap, a loop, and a trap of sessions that have sent something before.
+/// Faults of every version: a trap, a loop, and a trap in sessions that have sent something before.
 const OLD_FAULTS: [(char, &str); 3] = [
     ('B', "unreachable"),
     ('F', "(call $spin)"),
@@ -60,12 +60,12 @@ fn old() -> Arc<Plugin> {
     version('a', &OLD_FAULTS)
 }
 
-/// One that is no worse.
+/// A new version that is no worse than the old one.
 fn good() -> Arc<Plugin> {
     version('b', &OLD_FAULTS)
 }
 
-/// One with a fault of its own, at W.
+/// A new version with a fault of its own, at `W`.
 fn worse() -> Arc<Plugin> {
     let mut does = OLD_FAULTS.to_vec();
     does.push(('W', "unreachable"));
@@ -79,7 +79,7 @@ enum Way {
     Direct,
     /// Behind a proxy that names an IPv4 address.
     Named4,
-    /// Behind a proxy that names an IPv6 address: a network for each client, and any address in it.
+    /// Behind a proxy that names an IPv6 address: one network for each client, any address in it.
     Named6,
 }
 
@@ -98,7 +98,7 @@ impl Way {
         }
     }
 
-    /// Connects as the client with this number.
+    /// Connects as client `number`.
     fn connect(self, server: &ServerHandle, number: u32, rng: &mut Rng) -> Client {
         let proxied = |header: String| {
             let mut client = connect_from(PROXY, server);
@@ -110,7 +110,7 @@ impl Way {
             Self::Named4 => proxied(format!("PROXY TCP4 192.0.2.{number} 192.0.2.200 4000 80\r\n")),
             Self::Named6 => proxied(format!(
                 "PROXY TCP6 2001:db8:0:{number}::{:x} ::1 4000 80\r\n",
-                rng.throw(0xffff)
+                rng.below(0xffff)
             )),
         }
     }
@@ -133,14 +133,14 @@ fn faults(server: &ServerHandle) -> u64 {
     server.counters().faults.values().sum()
 }
 
-/// Every fault so far was replayed, or was one too many.
+/// Waits until every fault so far was replayed or was over the quota.
 fn replays_are_done(server: &ServerHandle, faults: u64) {
     let names = ["same", "differs", "unsure", "over-quota"].map(|name| format!("replay-{name}"));
     let done = || names.iter().map(|name| notice(server, name)).sum::<u64>();
     eventually("replays are done", || done() == faults);
 }
 
-/// Nothing is taken back, some decisions later.
+/// Checks that no version is rolled back for the time of several decisions.
 fn stays(server: &ServerHandle, round: &str) {
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(300) {
@@ -158,18 +158,18 @@ fn last(server: &ServerHandle) -> Revision {
     server.generations().last().expect("it has versions").0.clone()
 }
 
-/// Sends a byte and nothing more, and waits for the end of the session.
+/// Sends a byte, ends the stream, and waits for the end of the session.
 fn say(client: &mut Client, byte: u8) {
     client.send([byte]);
-    // It may be reset by now.
+    // The connection may be reset already.
     _ = client.0.shutdown(Shutdown::Write);
     _ = client.rest();
 }
 
-/// So many sessions that end by this byte, from these addresses in turn.
+/// Runs [`FAULTS`] sessions that end by one of these bytes, from these addresses in rotation.
 fn provoke(way: Way, server: &ServerHandle, addresses: u32, bytes: &[u8], rng: &mut Rng) {
     for step in 0..FAULTS {
-        let byte = bytes[rng.throw(bytes.len() as u64) as usize];
+        let byte = bytes[rng.below(bytes.len() as u64) as usize];
         way.connect(server, step % addresses, rng).send([byte]).expect_gone();
     }
 }
@@ -178,7 +178,7 @@ fn provoke(way: Way, server: &ServerHandle, addresses: u32, bytes: &[u8], rng: &
 fn strangers_do_not_take_good_version_back() {
     for (seed, addresses) in [1, 2, 3, 10].into_iter().enumerate() {
         let (way, mut rng) = (WAYS[seed % WAYS.len()], Rng(seed as u64));
-        let others = rng.throw(4) as u32;
+        let others = rng.below(4) as u32;
         let round = format!("{addresses} addresses, {others} others, {way:?}");
         let server = way.server().start().expect("it starts");
         let mut inside: Vec<_> =
@@ -207,7 +207,7 @@ fn worse_version_is_taken_back() {
         swap(&server, worse(), SwapPolicy::HandOff);
         for step in 0..FAULTS {
             let mut client = way.connect(&server, step % addresses, &mut rng);
-            // The last ones may meet the version before.
+            // The last clients may meet the version before.
             say(&mut client, b'W');
         }
         eventually(&round, || notice(&server, "swap-rolled-back") == 1);
@@ -233,7 +233,7 @@ fn replay_begins_with_what_was_saved_last() {
     let mut clients: Vec<_> = (0..FAULTS).map(|_| way.connect(&server, 0, &mut rng)).collect();
     clients.iter_mut().for_each(|client| _ = client.send([1]).expect([b'a', 1, 1]));
     assert_eq!(swap(&server, good(), SwapPolicy::HandOff).moved, FAULTS as usize);
-    // Only sessions that have sent something before fault at this.
+    // Only sessions that have sent something before fault at this byte.
     clients.iter_mut().for_each(|client| client.send("S").expect_gone());
     replays_are_done(&server, u64::from(FAULTS));
     stays(&server, "saved");
@@ -246,7 +246,7 @@ fn replay_begins_with_what_was_saved_last() {
 
 #[test]
 fn replays_are_charged_to_tenant() {
-    // A limit so high that CPU time is counted and no event waits for it.
+    // The limit is so high that CPU time is counted and no event waits for it.
     let shares = QuotaLimits { cpus: 64.0, ..QuotaLimits::default() };
     let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() })
         .expect("a host");
@@ -268,7 +268,7 @@ fn replays_are_charged_to_tenant() {
         .local_host("127.0.0.1")
         .tenant("a")
         .budget(Priority::Normal, budget);
-    // The old version takes as long as it may for what the new one fails at once.
+    // The old version uses its whole budget for the input at which the new version fails at once.
     let server = server.plugin(plugin('a', "(call $spin)")).start().expect("it starts");
     let next = server.load_for_swap(&plugin('b', "unreachable")).expect("it loads");
     host.runtime().block_on(server.swap(next, SwapPolicy::Pin)).expect("a version");
@@ -293,7 +293,7 @@ fn canary_is_judged_by_its_own_faults() {
             .block_on(server.canary(plugin, CanaryOptions::default()))
             .expect("it begins");
         for step in 0..FAULTS {
-            let byte = bytes[rng.throw(2) as usize];
+            let byte = bytes[rng.below(2) as usize];
             let mut client = way.connect(&server, step % 5, &mut rng);
             say(&mut client, byte);
         }
@@ -306,7 +306,7 @@ fn canary_is_judged_by_its_own_faults() {
             }
             false => {
                 replays_are_done(&server, u64::from(FAULTS));
-                // The judge looks each second.
+                // The judge looks once a second.
                 std::thread::sleep(Duration::from_millis(1_500));
                 let seen = server.canary_seen().expect("it runs on");
                 assert_eq!(seen.faulted, u64::from(FAULTS), "{seen:?}");
@@ -322,7 +322,7 @@ fn one_address_does_not_close_a_server() {
         let server = way.server().breaker(BreakerLimits::default()).start().expect("it starts");
         let mut other = way.connect(&server, 100, &mut rng);
         other.send([1]).expect([b'a', 1, 1]);
-        // Sometimes the other one comes and goes.
+        // In every other case the other client leaves before the faults begin.
         let comes_and_goes = seed % 2 == 1;
         if comes_and_goes {
             _ = other.finish().rest();
@@ -333,7 +333,7 @@ fn one_address_does_not_close_a_server() {
                 let (server, mut rng) = (&server, Rng(number));
                 scope.spawn(move || {
                     for _ in 0..20 {
-                        let byte = b"BF"[rng.throw(2) as usize];
+                        let byte = b"BF"[rng.below(2) as usize];
                         way.connect(server, 0, &mut rng).send([byte]).expect_gone();
                     }
                 });
@@ -361,7 +361,7 @@ fn broken_plugin_trips_from_any_addresses() {
         }
         eventually(&format!("{addresses} addresses"), || notice(&server, "tripped") == 1);
     }
-    // A proxy that does not say for whom it comes.
+    // A proxy that does not name its clients: their faults trip the breaker.
     let server = Way::Named4.server().breaker(BreakerLimits::default()).start().expect("it starts");
     let mut named = Way::Named4.connect(&server, 1, &mut Rng(0));
     named.send([1]).expect([b'a', 1, 1]);

@@ -1,5 +1,5 @@
-//! Each limit of an instance and of a session holds below it, at it and not above; and everybody
-//! can see which is in force.
+//! Each limit of an instance and of a session holds below it, at it and not above. Every limit in
+//! force is visible.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ fn limited(plugin: Arc<Plugin>, limits: InstanceLimits) -> ServerBuilder {
     describe(plugin).limits(limits)
 }
 
-/// What is said of a server that cannot be started.
+/// The error of a server that cannot be started.
 fn refused(server: ServerBuilder) -> String {
     server.start().err().expect("it is refused").to_string()
 }
 
 #[test]
-fn a_limit_of_table_elements_holds_at_the_start_and_while_growing() {
+fn table_limit_holds_at_start_and_while_growing() {
     let handlers = "(table $two 100 funcref)
         (func $on-read (param $data i32) (param $length i32) (result i32)
           (if (i32.eq (i32.const -1) (table.grow $two (ref.null func) (i32.load8_u (local.get \
@@ -29,7 +29,7 @@ fn a_limit_of_table_elements_holds_at_the_start_and_while_growing() {
           (drop (call $try-write (local.get $data) (local.get $length)))
           (i32.const 0))";
     let plugin = inline("tables", handlers);
-    // Linking adds a table of its own; what there is at the start is found out by what is refused.
+    // Linking adds a table of its own, so the test finds the size at the start by trial.
     let limits =
         |elements| InstanceLimits { table_elements_max: elements, ..InstanceLimits::default() };
     let least =
@@ -45,7 +45,7 @@ fn a_limit_of_table_elements_holds_at_the_start_and_while_growing() {
 }
 
 #[test]
-fn a_component_of_more_modules_than_allowed_is_refused_at_the_start() {
+fn component_with_too_many_modules_is_refused() {
     let plugin = inline("modules", "");
     let limits =
         |modules| InstanceLimits { core_instances_max: modules, ..InstanceLimits::default() };
@@ -58,24 +58,24 @@ fn a_component_of_more_modules_than_allowed_is_refused_at_the_start() {
 }
 
 #[test]
-fn a_plugin_that_needs_more_memory_than_its_server_allows_is_refused_at_the_start() {
+fn plugin_over_its_memory_limit_is_refused() {
     let limits = InstanceLimits { memory_max_bytes: 64 << 10, ..InstanceLimits::default() };
     let refused = refused(limited(inline("two-pages", ""), limits));
     assert!(refused.contains("limit-session-mem") && refused.contains("65536 bytes"), "{refused}");
 }
 
 #[test]
-fn a_session_has_as_many_timers_as_its_server_allows() {
+fn timers_end_at_their_limit() {
     for timers in [0, 1, 5, 200] {
         let server =
             describe(guest("timer-hoarder")).timers_max(timers).start().expect("it starts");
-        // One is set when it connects.
+        // The guest sets one timer when a client connects.
         Client::connect(server.address()).send("x").expect([timers.saturating_sub(1) as u8]);
     }
 }
 
 #[test]
-fn a_name_is_as_long_as_its_server_allows() {
+fn session_name_ends_at_its_limit() {
     let server = describe(bundled("tests/unruly")).name_chars_max(3).start().expect("it starts");
     let mut client = Client::connect(server.address());
     client.send("nab").expect("Ok(())");
@@ -84,9 +84,9 @@ fn a_name_is_as_long_as_its_server_allows() {
 }
 
 #[test]
-fn a_host_call_carries_as_many_bytes_as_allowed() {
-    // Writes as many kibibytes as the first byte says; more than the send buffer takes is refused,
-    // more than may be copied is a fault.
+fn host_call_bytes_end_at_their_limit() {
+    // Writes as many KiB as the first byte says. A write over the send buffer is refused; a write
+    // over the copy limit is a fault.
     let handlers = "(func $on-connect (param i32) (result i32) (drop (memory.grow (i32.const 4))) \
         (i32.const 0))
         (func $on-read (param $data i32) (param $length i32) (result i32)
@@ -107,19 +107,20 @@ fn a_host_call_carries_as_many_bytes_as_allowed() {
 }
 
 #[test]
-fn a_plugin_logs_as_many_lines_as_allowed() {
+fn log_lines_end_at_their_limit() {
     let limits = InstanceLimits { log_lines_per_second: 50, ..InstanceLimits::default() };
     let server = limited(bundled("tests/unruly"), limits).start().expect("it starts");
     Client::connect(server.address()).send("e").expect("done");
     assert_eq!(server.counters().lines_dropped, 0);
-    // Ten thousand at once: twice a second's pass, and few more while they are written.
+    // Of ten thousand lines at once, two seconds' allowance passes, and few more while they are
+    // written.
     Client::connect(server.address()).send("l").expect("done");
     eventually("they are counted", || server.counters().lines_dropped > 9_000);
     assert!(server.counters().lines_dropped < 9_950, "{}", server.counters().lines_dropped);
 }
 
 #[test]
-fn everybody_can_see_which_limit_is_in_force_and_where_it_comes_from() {
+fn limits_are_visible_with_their_source() {
     let site = ControlSite::with(
         "",
         "max_clients = 9\ntenant = 'a'\n[server.limits]\nmemory_max_bytes = \

@@ -16,7 +16,7 @@ use wharf_tests::servers::host;
 
 use super::charges::Rng;
 
-/// A server with so many others that telling them takes long.
+/// A broadcast to so many sessions that sending takes long.
 struct Crowd {
     left: usize,
     told: Arc<AtomicUsize>,
@@ -37,7 +37,7 @@ impl Broadcast for Crowd {
     }
 }
 
-/// What telling one of them takes.
+/// Time that one receiver takes.
 const EACH: Duration = Duration::from_micros(10);
 
 struct Others {
@@ -66,7 +66,7 @@ impl Peers for Others {
     }
 }
 
-/// A session that counts its slices.
+/// A session that counts the slices of its event.
 struct Counting {
     info: ClientInfo,
     slices: Arc<AtomicUsize>,
@@ -97,8 +97,8 @@ impl Port for Counting {
     }
 }
 
-/// One broadcast to so many by an event that may have so much CPU time: how it ended, how many were
-/// told, and after how many slices.
+/// Broadcasts once to `count` sessions, with a budget of `cpu`. Returns how the event ended, how
+/// many receivers it reached, and its slices.
 fn broadcast_to(count: usize, cpu: Duration) -> (Result<Action, FaultKind>, usize, usize) {
     let guest = r#"
 (import "wharf:server/server@0.1.0" "broadcast" (func $broadcast (param i32 i32) (result i32)))
@@ -135,16 +135,16 @@ fn broadcast_to(count: usize, cpu: Duration) -> (Result<Action, FaultKind>, usiz
 }
 
 #[test]
-fn long_broadcast_gives_way_and_ends_by_its_budget() {
+fn long_broadcast_gives_way_and_ends_by_budget() {
     let mut rng = Rng(7);
     for _ in 0..8 {
-        let count = 1 + rng.throw(20_000) as usize;
+        let count = 1 + rng.below(20_000) as usize;
         let (ended, told, slices) = broadcast_to(count, Duration::from_secs(50));
         assert_eq!((ended, told), (Ok(Action::Proceed), count));
-        // Each receiver that is woken is polled before the thread looks at its sockets again.
+        // The thread polls each woken receiver before it looks at its sockets again.
         assert!(slices >= count.saturating_sub(1) / 256, "{slices} slices for {count}");
     }
-    // Five milliseconds of CPU time are some hundreds of receivers, and not all.
+    // Five milliseconds of CPU time reach some hundreds of receivers, and not all.
     let (ended, told, _) = broadcast_to(20_000, Duration::from_millis(5));
     assert_eq!(ended, Err(FaultKind::CpuTime));
     assert!(told < 10_000, "{told}");

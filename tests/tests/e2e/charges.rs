@@ -1,5 +1,5 @@
-//! What sessions cause outside of their events is their tenant's: its CPU time, its memory, its
-//! turns.
+//! Work that sessions cause outside of their events is charged to their tenant: CPU time, memory
+//! and slices.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -17,10 +17,11 @@ use wharf_tests::imports::open_contract;
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::eventually;
 
-/// A guest that, once it is told what and how much, does it again each millisecond: `b` broadcasts,
-/// `s` sends to each of the first 255 sessions, `w` writes, `t` sets 60 timers, `l` prints lines.
-/// The first byte says which, the second how often, the third how many KiB each. `p` asks for a
-/// class.
+/// A guest that gets an order of three bytes and repeats it each millisecond.
+///
+/// - The first byte selects the work: `b` broadcasts, `s` sends to each of the first 255 sessions,
+///   `w` writes, `t` sets 60 timers, `l` prints lines, `p` asks for a class.
+/// - The second byte is the number of repetitions, the third the KiB of each.
 const WORKER: &str = r#"
 (import "wharf:server/server@0.1.0" "broadcast" (func $broadcast (param i32 i32) (result i32)))
 (import "wharf:server/server@0.1.0" "send-to" (func $send-to (param i64 i32 i32 i32)))
@@ -70,20 +71,20 @@ const WORKER: &str = r#"
   (i32.const 0))
 "#;
 
-/// Numbers from a number.
+/// Random numbers from a seed.
 pub(crate) struct Rng(pub(crate) u64);
 
 impl Rng {
-    pub(crate) fn throw(&mut self, sides: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         // SplitMix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % sides
+        (mixed ^ (mixed >> 31)) % bound
     }
 }
 
-/// A process with the worker, tenant `a`, on one port and an echo, tenant `b`, on another.
+/// A process with the worker of tenant `a` on one port and an echo of tenant `b` on another.
 struct Plant {
     site: ControlSite,
     echo: SocketAddr,
@@ -128,7 +129,7 @@ impl Plant {
             .clone()
     }
 
-    /// CPU time of the process, however it is used.
+    /// CPU time of the whole process.
     fn cpu(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.site.wharf.child.id()))
             .expect("it runs");
@@ -142,7 +143,7 @@ impl Plant {
         Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
     }
 
-    /// Bytes of memory that the process has now.
+    /// Resident memory of the process, in bytes.
     fn resident(&self) -> usize {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.site.wharf.child.id()))
@@ -151,7 +152,7 @@ impl Plant {
         line.trim().trim_end_matches(" kB").parse::<usize>().expect("kB") << 10
     }
 
-    /// Sessions of the worker whose peers have next to no buffer of their own.
+    /// Connects sessions of the worker whose peers have hardly any receive buffer.
     fn silent(&self, count: usize) -> Vec<TcpStream> {
         let connect = |_| {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -160,7 +161,8 @@ impl Plant {
             socket.into()
         };
         let all = (0..count).map(connect).collect();
-        // A tenant with little CPU time accepts them no faster than it can pay for their instances.
+        // A tenant with little CPU time accepts sessions no faster than it can pay for their
+        // instances.
         let (begun, patience) = (Instant::now(), Duration::from_secs(120));
         while self.site.ok("GET", "/v1/servers/worker", Value::Null)["sessions"].as_u64()
             < Some(count as u64)
@@ -172,7 +174,7 @@ impl Plant {
     }
 }
 
-/// Reads what comes to all of them, until it is told to stop.
+/// Reads from all clients until `stop` is set.
 fn read_all(
     mut clients: Vec<TcpStream>,
     stop: &Arc<AtomicBool>,
@@ -200,15 +202,16 @@ fn read_all(
     })
 }
 
-/// What a limited tenant does, and where: what the process uses stays about its share.
+/// Runs one random order of a limited tenant, and checks that the process stays near the tenant's
+/// share. Returns a report, and whether the tenant reached its limit.
 fn work_within_share(what: u8, seed: u64) -> (String, bool) {
     let mut rng = Rng(seed << 8 | u64::from(what));
-    let cpus = 0.1 + 0.05 * rng.throw(3) as f64;
-    let (workers, others) = (1 + rng.throw(4) as usize, 50 + rng.throw(150) as usize);
-    let (reads, class) = (rng.throw(3) > 0, rng.throw(5) as u8);
-    // What goes to nobody else costs little, and so is done more often.
+    let cpus = 0.1 + 0.05 * rng.below(3) as f64;
+    let (workers, others) = (1 + rng.below(4) as usize, 50 + rng.below(150) as usize);
+    let (reads, class) = (rng.below(3) > 0, rng.below(5) as u8);
+    // Work without receivers costs little, and so is repeated more often.
     let often = if b"wl".contains(&what) { 120 } else { 1 };
-    let order = [what, often + rng.throw(30) as u8, 1 + rng.throw(16) as u8];
+    let order = [what, often + rng.below(30) as u8, 1 + rng.below(16) as u8];
     let case = format!(
         "{} {order:?}, {workers} of {others}, read: {reads}, class {class}, {cpus} CPUs",
         what as char
@@ -216,17 +219,18 @@ fn work_within_share(what: u8, seed: u64) -> (String, bool) {
     let plant = Plant::new(&format!("cpus = {cpus}"));
     let stop = Arc::new(AtomicBool::new(false));
     let mut clients = plant.silent(others);
-    // Receivers in another class, and so maybe in another lane, are charged all the same.
+    // Receivers in another class, and so maybe in another lane, are charged to the tenant as well.
     for client in &mut clients[workers..] {
         client.write_all(&[b'p', class]).expect("it is read");
     }
     for client in &mut clients[..workers] {
         client.write_all(&order).expect("it is read");
     }
-    // A session that writes is read, for else there is nothing to do.
+    // The peer of a session that writes reads, because the session would have nothing to do
+    // otherwise.
     let reading = (reads || what == b'w').then(|| read_all(std::mem::take(&mut clients), &stop));
-    // What the burst allows is no part of its share. A machine that is slow itself may never get
-    // there.
+    // The burst does not count towards the share, so it is used up first. A slow machine may never
+    // use it up.
     let begun = Instant::now();
     let is_held = || plant.tenant()["cpu_waits"].as_u64() > Some(2);
     while begun.elapsed() < Duration::from_secs(5) && !is_held() {
@@ -259,7 +263,7 @@ fn limited_tenant_pays_for_all_it_causes() {
     assert!(held >= 3, "{held} of them came to their share, so that nothing was tried");
 }
 
-/// The slowest of the echoes meanwhile.
+/// Echoes until `stop` is set, and returns the slowest answer.
 fn worst_echo(address: SocketAddr, stop: &Arc<AtomicBool>) -> thread::JoinHandle<Duration> {
     let stop = Arc::clone(stop);
     thread::spawn(move || {
@@ -276,11 +280,11 @@ fn worst_echo(address: SocketAddr, stop: &Arc<AtomicBool>) -> thread::JoinHandle
 }
 
 #[test]
-fn broadcasters_hold_up_no_neighbour_and_take_no_memory() {
+fn broadcasters_delay_no_neighbour_and_take_no_memory() {
     const BROADCASTERS: usize = 20;
     const SILENT: usize = 500;
     const MAIL_MAX: usize = 4 << 20;
-    /// Buffers of threads, and what the system's allocator keeps.
+    /// Bytes for buffers of threads and for what the system's allocator keeps.
     const SPARE: usize = 48 << 20;
     let plant = Plant::new(&format!("mail_max_bytes = {MAIL_MAX}"));
     let mut clients = plant.silent(SILENT + BROADCASTERS);
@@ -290,7 +294,7 @@ fn broadcasters_hold_up_no_neighbour_and_take_no_memory() {
     let mut rng =
         Rng(std::env::var("WHARF_SEED").map_or(1, |seed| seed.parse().expect("a number")));
     for client in &mut clients[..BROADCASTERS] {
-        let order = [b'b', 1 + rng.throw(100) as u8, 1 + rng.throw(40) as u8];
+        let order = [b'b', 1 + rng.below(100) as u8, 1 + rng.below(40) as u8];
         client.write_all(&order).expect("it is read");
     }
     let (mut most, mut refused) = (0, 0);
@@ -299,7 +303,7 @@ fn broadcasters_hold_up_no_neighbour_and_take_no_memory() {
         most = most.max(plant.resident());
         let tenant = plant.tenant();
         assert!(tenant["mail_bytes"].as_u64() <= Some(MAIL_MAX as u64), "{tenant}");
-        // Who sends hears that not all took it.
+        // The sender learns that some receivers refused.
         let sent =
             plant.site.ok("POST", "/v1/servers/worker/broadcast", Value::from("z".repeat(4 << 10)));
         refused = refused.max(sent["refused"].as_u64().expect("a number"));
@@ -337,18 +341,18 @@ fn calls_are_charged_to_the_server_they_ask() {
     });
     let before = used();
     for _ in 0..20 {
-        let call = calls[rng.throw(calls.len() as u64) as usize];
+        let call = calls[rng.below(calls.len() as u64) as usize];
         let _ = plant.site.ask("GET", &format!("/v1/servers/echo{call}"), &Value::Null);
     }
     assert_eq!(used(), before, "calls of a server of another tenant");
     for _ in 0..20 {
-        let (call, before) = (calls[rng.throw(6) as usize], used());
+        let (call, before) = (calls[rng.below(6) as usize], used());
         let (code, _) = plant.site.ask("GET", &format!("/v1/servers/worker{call}"), &Value::Null);
         assert_eq!(code, 200, "{call}");
-        // Half of what each costs beside what it takes.
+        // Half of the fixed charge of a call.
         assert!(used() >= before + 0.000_025, "{call}");
     }
-    // A version to swap in is compiled by another process.
+    // Another process compiles a version that is swapped in.
     let other = component_for(
         &WORKER.replace("(i32.const 60)", "(i32.const 61)"),
         &open_contract(),

@@ -1,4 +1,4 @@
-//! The `wharf` command as a person uses it.
+//! The `wharf` command on a command line.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -60,7 +60,7 @@ fn check_is_content_with_a_good_file() {
 }
 
 #[test]
-fn a_missing_file_and_a_wrong_command_line_have_their_own_exit_codes() {
+fn exit_codes_tell_missing_file_from_bad_usage() {
     let folder = tempfile::tempdir().expect("a folder");
     let output = wharf(&["serve"], folder.path());
     assert_eq!(output.status.code(), Some(1));
@@ -75,7 +75,7 @@ fn a_missing_file_and_a_wrong_command_line_have_their_own_exit_codes() {
 }
 
 #[test]
-fn serve_runs_several_servers_and_stops_on_a_signal() {
+fn serve_runs_several_servers_and_stops_on_signal() {
     let (plugin, _) = built("plugins/lines");
     let folder = tempfile::tempdir().expect("a folder");
     let (one, other) = (free_port(), free_port());
@@ -128,7 +128,7 @@ fn when_one_server_cannot_start_none_runs() {
 }
 
 #[test]
-fn dev_serves_new_sessions_with_a_new_build_and_survives_a_failed_one() {
+fn dev_serves_new_builds_and_survives_failed_ones() {
     let folder = tempfile::tempdir().expect("a folder");
     let at_path = |name: &str| folder.path().join(name);
     let version = |letter: char| {
@@ -142,7 +142,7 @@ fn dev_serves_new_sessions_with_a_new_build_and_survives_a_failed_one() {
     };
     std::fs::create_dir(at_path("src")).expect("a folder");
     std::fs::write(at_path("src/plugin.wasm"), version('1')).expect("kept");
-    // A compiler that copies, and fails where there is nothing to copy.
+    // The compiler copies its source, and fails when there is none.
     let manifest = "name = 'copied'\nversion = '1'\ncomponent = 'out.wasm'\n\
                     [build]\ncommand = ['sh', '-c', 'cp src/plugin.wasm out.wasm || { echo \
                     compiler says no >&2; exit 1; }']\n";
@@ -176,7 +176,7 @@ fn dev_serves_new_sessions_with_a_new_build_and_survives_a_failed_one() {
     Client::connect(at(port)).send("?").expect("2");
     old.send("?").expect("1");
 
-    // As a checkout does: what is watched goes, and another comes in its place.
+    // A checkout does the same: the watched folder goes, and another takes its place.
     std::fs::create_dir(at_path("fresh")).expect("a folder");
     std::fs::write(at_path("fresh/plugin.wasm"), version('3')).expect("kept");
     std::fs::rename(at_path("src"), at_path("stale")).expect("moved");
@@ -190,13 +190,13 @@ fn dev_serves_new_sessions_with_a_new_build_and_survives_a_failed_one() {
 }
 
 #[test]
-fn changes_during_a_build_are_followed_by_one_more_whose_output_is_seen_as_it_comes() {
+fn changes_during_a_build_cause_one_more() {
     let folder = tempfile::tempdir().expect("a folder");
     let keep =
         |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).expect("kept");
     std::fs::create_dir(folder.path().join("src")).expect("a folder");
     keep("src/plugin.wasm", &component(""));
-    // A compiler that takes as long as the test wants.
+    // The compiler runs for as long as the test wants.
     let manifest = "name = 'slow'\nversion = '1'\ncomponent = 'out.wasm'\n[build]\n\
                     command = ['sh', '-c', 'echo compiler begins; i=0; until rm go 2>&- || [ $i = \
                     3000 ]; do i=$((i+1)); sleep 0.02; done; cp src/plugin.wasm out.wasm']\n";
@@ -215,7 +215,7 @@ fn changes_during_a_build_are_followed_by_one_more_whose_output_is_seen_as_it_co
     process.says("[dev] building, src/three, src/two changed: sh -c");
     keep("go", b"");
     process.says("the component is the same as before: nothing to swap");
-    // Had more builds been waiting, the next would be another.
+    // If more builds had been queued, the next build would be one of them.
     keep("plugin.toml", manifest.as_bytes());
     let lines = process.lines_until("[dev] building");
     assert!(
@@ -226,7 +226,7 @@ fn changes_during_a_build_are_followed_by_one_more_whose_output_is_seen_as_it_co
 }
 
 #[test]
-fn a_log_that_nobody_reads_holds_no_session_up() {
+fn unread_log_delays_no_session() {
     use std::io::{BufRead, BufReader};
     let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
     let plugin = built("tests/unruly").0;
@@ -250,7 +250,7 @@ fn a_log_that_nobody_reads_holds_no_session_up() {
         line.clear();
         assert!(log.read_line(&mut line).expect("text") > 0, "it ended");
     }
-    // From here on nobody reads. A pipe holds 64 KiB.
+    // From here on the log is not read. A pipe holds 64 KiB.
     let mut client = Client::connect(at(port));
     for _ in 0..150 {
         client.send("L").expect("done");
@@ -260,7 +260,7 @@ fn a_log_that_nobody_reads_holds_no_session_up() {
     wharf.wait().expect("it ends");
 }
 
-/// A component whose code is so long that it is compiled for seconds.
+/// A component with so much code that compiling takes seconds.
 fn long_winded() -> Vec<u8> {
     let body = "(local.set 0 (i32.add (i32.mul (local.get 0) (i32.const 7)) (i32.load (i32.and \
         (local.get 0) (i32.const 4095)))))\n";
@@ -274,7 +274,7 @@ fn long_winded() -> Vec<u8> {
 }
 
 #[test]
-fn a_plugin_that_is_compiled_for_too_long_is_refused_and_names_the_key() {
+fn slow_compilation_is_refused_and_names_its_key() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("long.wasm"), long_winded()).expect("kept");
     let text = "[host]\ncompile_timeout = '1s'\n[[server]]\nport = 7001\nplugin = 'long.wasm'\n";
@@ -286,7 +286,7 @@ fn a_plugin_that_is_compiled_for_too_long_is_refused_and_names_the_key() {
 }
 
 #[test]
-fn the_process_that_compiles_keeps_to_the_memory_it_was_given() {
+fn compiler_process_stays_within_its_memory() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("polite.wasm");
     std::fs::write(&file, component("")).expect("kept");
@@ -302,7 +302,7 @@ fn the_process_that_compiles_keeps_to_the_memory_it_was_given() {
 }
 
 #[test]
-fn launching_by_hand_is_told_what_is_meant() {
+fn launch_by_hand_gets_advice() {
     let mut command = Command::new(wharf_binary());
     let output =
         command.args(["launch", "--", "/bin/true"]).stdin(Stdio::null()).output().expect("it runs");

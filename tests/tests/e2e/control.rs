@@ -1,4 +1,4 @@
-//! The control API through `curl` alone, through `wharf ctl`, and by those who should not use it.
+//! The control API through `curl` alone, through `wharf ctl`, and by unauthorised peers.
 
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -105,7 +105,7 @@ fn curl_alone_drives_everything() {
 }
 
 #[test]
-fn bad_requests_get_a_clear_answer_with_a_stable_code() {
+fn bad_requests_get_stable_codes() {
     let site = ControlSite::default();
     let server = "/v1/servers/echo";
     let wrong = [
@@ -134,7 +134,7 @@ fn bad_requests_get_a_clear_answer_with_a_stable_code() {
     let (code, text) = site
         .curl(&["--request", "PATCH", "--data-binary", &brackets], &format!("{server}/throttle"));
     assert!(code == 400 && text.contains("bad-json"), "{code} {text}");
-    // A gigabyte of body is not read; one that does not announce its length is cut off.
+    // The host does not read a body of a gigabyte, and cuts off a long body without a length.
     let huge = site.curl(
         &["--header", "content-length: 1073741824", "--data-binary", "x"],
         &format!("{server}/broadcast"),
@@ -149,11 +149,11 @@ fn bad_requests_get_a_clear_answer_with_a_stable_code() {
 }
 
 #[test]
-fn the_socket_is_for_its_owner_replaces_what_is_stale_and_never_what_is_alive() {
+fn socket_is_private_and_replaces_only_stale_ones() {
     let site = ControlSite::default();
     let mode = std::fs::metadata(site.socket()).expect("a socket").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    // Another process with the same socket does not start, and takes nothing away.
+    // Another process with the same socket does not start, and removes nothing.
     let other = free_port();
     let run = |folder: &Path| {
         let listen = format!("127.0.0.1:{other}");
@@ -177,7 +177,7 @@ fn the_socket_is_for_its_owner_replaces_what_is_stale_and_never_what_is_alive() 
     std::fs::write(folder.path().join("control.sock"), "precious").expect("kept");
     assert!(said(&run(folder.path())).contains("in the way and no socket"));
     std::fs::remove_file(folder.path().join("control.sock")).expect("gone");
-    // What a process leaves behind that was killed.
+    // The stale socket of a killed process.
     drop(UnixListener::bind(folder.path().join("control.sock")).expect("a socket"));
     configure(folder.path(), free_port(), "", "");
     let wharf = Wharf::run(&["serve"], folder.path());
@@ -194,7 +194,7 @@ fn the_socket_is_for_its_owner_replaces_what_is_stale_and_never_what_is_alive() 
 }
 
 #[test]
-fn ctl_has_tables_json_and_exit_codes_that_mean_something() {
+fn ctl_has_tables_json_and_distinct_exit_codes() {
     let site = ControlSite::default();
     let mut client = Client::connect(site.address());
     client.echo("hello");
@@ -229,10 +229,10 @@ fn ctl_has_tables_json_and_exit_codes_that_mean_something() {
     client.expect("news");
     assert!(site.ctl(&["disconnect", "echo", "1"]).status.success());
     client.expect_closed();
-    let nobody = Command::new(wharf_binary())
+    let unserved = Command::new(wharf_binary())
         .args(["ctl", "--socket", "/nowhere/at/all", "servers"])
         .output();
-    assert_eq!(nobody.expect("it runs").status.code(), Some(3));
+    assert_eq!(unserved.expect("it runs").status.code(), Some(3));
     let mut top = Command::new(wharf_binary());
     let top = top
         .args(["top", "--looks", "2", "--every", "50ms", "--socket"])
@@ -262,7 +262,7 @@ fn metrics_are_openmetrics_and_name_no_session() {
     ] {
         assert!(text.contains(line), "no {line} in:\n{text}");
     }
-    // Cumulative buckets never fall, and the last is the count.
+    // Cumulative buckets never decrease, and the last is the count.
     let class = "class=\"normal\"} ";
     let value = |line: &str| {
         line.rsplit(' ').next().and_then(|value| value.parse::<u64>().ok()).expect("a number")
@@ -282,7 +282,7 @@ fn metrics_are_openmetrics_and_name_no_session() {
 }
 
 #[test]
-fn what_happens_is_streamed_as_it_happens() {
+fn notices_are_streamed_at_once() {
     let site = ControlSite::default();
     let mut listener = Command::new(wharf_binary());
     let mut listener = listener
@@ -294,7 +294,8 @@ fn what_happens_is_streamed_as_it_happens() {
     let lines = std::io::BufRead::lines(std::io::BufReader::new(
         listener.stdout.take().expect("its words"),
     ));
-    // Nobody knows from outside when it listens, so something happens until it heard.
+    // The test cannot see when the command starts to listen, so it causes notices until one
+    // arrives.
     let (heard, hears) = std::sync::mpsc::channel();
     std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(heard.send(line))));
     let mut first = None;
@@ -315,7 +316,7 @@ fn what_happens_is_streamed_as_it_happens() {
 }
 
 #[test]
-fn a_loopback_address_needs_the_token_and_keeps_strangers_pages_out() {
+fn loopback_address_needs_token_and_refuses_foreign_pages() {
     let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
     let file = folder.path().join("token");
     std::fs::write(&file, TOKEN).expect("kept");
@@ -348,7 +349,7 @@ fn a_loopback_address_needs_the_token_and_keeps_strangers_pages_out() {
         "{page}"
     );
     assert!(!page.contains("__NONCE__"));
-    // The file itself is looked at, too.
+    // The host also checks the mode of the token's file.
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).expect("a mode");
     let refused = site.ask("POST", "/v1/reload", &json!({})).1;
     assert!(
@@ -358,7 +359,7 @@ fn a_loopback_address_needs_the_token_and_keeps_strangers_pages_out() {
 }
 
 #[test]
-fn the_document_describes_what_is_there() {
+fn openapi_document_matches_the_api() {
     let site = ControlSite::default();
     let (code, text) = site.curl(&[], "/v1/openapi.json");
     let document: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -368,7 +369,7 @@ fn the_document_describes_what_is_there() {
         for method in
             methods.as_object().expect("methods").keys().filter(|key| *key != "parameters")
         {
-            // A server that is not there, so that nothing happens.
+            // No server has this name, so the calls change nothing.
             let asked = path.replace("{server}", "none").replace("{id}", "1");
             if ["/v1/reload", "/v1/upgrade", "/v1/events"].contains(&path.as_str()) {
                 continue;
@@ -383,7 +384,7 @@ fn the_document_describes_what_is_there() {
     assert!(operations > 20, "{operations}");
 }
 
-/// Sends a request for the lock and does not wait for the answer.
+/// Sends a request for the lock, and does not wait for the answer.
 fn ask_for_lock(site: &ControlSite, hold: &str, ahead: &str) -> UnixStream {
     use std::io::Write;
     let mut asks = UnixStream::connect(site.socket()).expect("the socket");
@@ -398,21 +399,21 @@ fn ask_for_lock(site: &ControlSite, hold: &str, ahead: &str) -> UnixStream {
 }
 
 #[test]
-fn a_lock_is_not_given_to_whoever_has_gone_whatever_they_sent_ahead() {
+fn disconnected_api_peer_gets_no_lock() {
     let site = ControlSite::default();
     let held = site.ok("POST", "/v1/servers/echo/lock", json!({ "hold": "60s" }));
     let gone = ask_for_lock(&site, "60s", "GET");
-    // Answered after what came before.
+    // The host answers this call after it has read the request above.
     assert_eq!(site.curl(&[], "/livez").0, 200);
     drop(gone);
     site.ok("POST", "/v1/servers/echo/unlock", json!({ "token": held["token"] }));
-    // The one who has gone was first in line.
+    // The disconnected API peer was first in the queue.
     let next = site.ok("POST", "/v1/servers/echo/lock", json!({ "wait": "20s", "hold": "1s" }));
     assert!(next["token"].as_u64() > held["token"].as_u64());
 }
 
 #[test]
-fn calls_that_wait_leave_room_for_the_one_that_ends_their_waiting() {
+fn waiting_calls_leave_room_for_unlock() {
     use std::io::Read;
     let site = ControlSite::default();
     let held = site.ok("POST", "/v1/servers/echo/lock", json!({ "hold": "60s" }));
@@ -430,7 +431,7 @@ fn calls_that_wait_leave_room_for_the_one_that_ends_their_waiting() {
 }
 
 #[test]
-fn the_api_is_said_to_be_open_when_it_answers_and_not_before() {
+fn api_is_reported_open_once_it_answers() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");
     configure(folder.path(), free_port(), "", "");
@@ -440,7 +441,7 @@ fn the_api_is_said_to_be_open_when_it_answers_and_not_before() {
 }
 
 #[test]
-fn a_value_of_a_canary_that_cannot_be_is_a_wrong_command_line() {
+fn impossible_canary_value_is_bad_usage() {
     let site = ControlSite::of_versions("", &['b']);
     let file = site.path("b.wasm").display().to_string();
     for (flag, value) in [("--share", "2"), ("--share", "0"), ("--duration", "1ms")] {

@@ -1,5 +1,5 @@
-//! The life of a session: order, both directions of backpressure, half-close, timers, timeouts, and
-//! the true reason.
+//! The life of a session: order of events, backpressure in both directions, half-close, timers,
+//! timeouts, and the true reason.
 
 use std::io::Read;
 use std::time::Duration;
@@ -14,12 +14,12 @@ fn events_come_in_order_and_each_once() {
     let server =
         describe(guest("journal")).timeout(Duration::from_millis(150)).start().expect("it starts");
     let mut client = Client::connect(server.address());
-    // Connect, the timer it set, then a timeout for each idle period until the plugin has enough.
+    // Connect, the timer that it set, then a timeout for each idle period until the plugin closes.
     client.expect("citt");
     client.expect("t").expect_closed();
     ended(&server, "closed-by-plugin", 1);
 
-    // Without idle periods. Whether the byte or the timer comes first is the machine's business.
+    // Without idle periods. The byte or the timer may come first.
     let server = start(guest("journal"));
     let mut client = Client::connect(server.address());
     let mut both = client.expect("c").send("x").take(2);
@@ -30,7 +30,7 @@ fn events_come_in_order_and_each_once() {
 }
 
 #[test]
-fn what_was_sent_before_a_half_close_is_answered() {
+fn bytes_before_a_half_close_are_answered() {
     let server = start(polite());
     let mut client = Client::connect(server.address());
     let message = vec![b'x'; 200_000];
@@ -40,7 +40,7 @@ fn what_was_sent_before_a_half_close_is_answered() {
 }
 
 #[test]
-fn a_plugin_may_answer_long_after_the_peers_end() {
+fn plugin_may_answer_long_after_half_close() {
     let server = start(guest("late-answer"));
     let mut client = Client::connect(server.address());
     client.finish();
@@ -49,7 +49,7 @@ fn a_plugin_may_answer_long_after_the_peers_end() {
 }
 
 #[test]
-fn a_half_open_session_that_stays_silent_is_ended() {
+fn silent_half_open_session_is_ended() {
     let silent = inline("silent-end", "(func $on-end (result i32) (i32.const 0))");
     let server = describe(silent).timeout(Duration::from_millis(100)).start().expect("it starts");
     let mut client = Client::connect(server.address());
@@ -58,7 +58,7 @@ fn a_half_open_session_that_stays_silent_is_ended() {
 }
 
 #[test]
-fn an_idle_client_is_not_dropped_by_itself() {
+fn idle_client_is_not_dropped_by_itself() {
     let server = describe(polite()).timeout(Duration::from_millis(50)).start().expect("it starts");
     let mut client = Client::connect(server.address());
     client.echo("one");
@@ -78,7 +78,7 @@ fn closing_flushes_and_aborting_resets() {
 
 #[test]
 fn closing_flushes_megabytes_to_a_slow_reader() {
-    // Fills the send buffer and closes in the same event.
+    // The plugin fills the send buffer and closes in the same event.
     let body = "(func $on-read (param $data i32) (param $length i32) (result i32)
         (loop $more
           (drop (call $try-write (i32.const 2048) (i32.const 32768)))
@@ -95,7 +95,7 @@ fn closing_flushes_megabytes_to_a_slow_reader() {
 }
 
 #[test]
-fn a_reset_by_the_peer_is_told_as_one() {
+fn reset_by_the_peer_has_its_reason() {
     let server = start(polite());
     let mut client = Client::connect(server.address());
     client.echo("hello");
@@ -109,18 +109,17 @@ fn socket_linger_zero(client: &Client) {
 }
 
 #[test]
-fn a_full_send_buffer_drains_and_is_told_once() {
+fn send_buffer_drains_with_one_event() {
     let server = start(polite());
     let mut client = Client::connect(server.address());
     client.send("F");
-    // A client that took all as fast as it is written would keep the plugin writing until its
-    // budget ends, so it reads once that event is over. The other two are its connecting and the
-    // timer that the guest sets then.
+    // The client reads only after the event. Otherwise the plugin would write until its budget
+    // ends. The other two events are the connecting and the timer that the guest sets then.
     eventually("the buffer is full", || {
         let session = server.sessions(0, 1).pop();
         session.is_some_and(|session| (session.stats.events, session.stats.event) == (3, None))
     });
-    // The kernel takes megabytes before the buffer fills; then the plugin's event ends with the
+    // The kernel takes megabytes before the buffer fills. Then the plugin's event ends with the
     // buffer full.
     let (mut total, mut piece) = (0, vec![0; 1 << 16]);
     loop {
@@ -136,7 +135,7 @@ fn a_full_send_buffer_drains_and_is_told_once() {
 }
 
 #[test]
-fn a_peer_that_does_not_read_stops_being_read_and_costs_bounded_memory() {
+fn deaf_peer_is_not_read_and_costs_little() {
     let marks = Watermarks { high_bytes: 64 << 10, low_bytes: 16 << 10 };
     let server = describe(polite())
         .watermarks(marks)
@@ -146,7 +145,8 @@ fn a_peer_that_does_not_read_stops_being_read_and_costs_bounded_memory() {
     let client = Client::connect(server.address());
     client.0.set_nonblocking(true).expect("an option");
     let (mut sent, piece) = (0_usize, vec![b'x'; 1 << 16]);
-    // The echo is never read, so that the server stops reading, and then the kernel stops taking.
+    // The client never reads the echo, so the server stops reading, and then the kernel stops
+    // taking.
     loop {
         use std::io::Write;
         match (&client.0).write(&piece) {
@@ -160,7 +160,7 @@ fn a_peer_that_does_not_read_stops_being_read_and_costs_bounded_memory() {
 }
 
 #[test]
-fn a_write_that_waits_for_a_reader_holds_back_only_its_own_session() {
+fn waiting_write_holds_back_only_its_session() {
     let server =
         describe(guest("write-flood")).timeout(Duration::from_secs(10)).start().expect("it starts");
     let mut stuck = Client::connect(server.address());
@@ -174,7 +174,7 @@ fn a_write_that_waits_for_a_reader_holds_back_only_its_own_session() {
 }
 
 #[test]
-fn a_write_that_nobody_reads_times_out() {
+fn unread_write_times_out() {
     let server = describe(guest("write-flood"))
         .timeout(Duration::from_millis(200))
         .start()
@@ -186,7 +186,7 @@ fn a_write_that_nobody_reads_times_out() {
 }
 
 #[test]
-fn a_reset_wakes_a_write_that_waits() {
+fn reset_wakes_a_waiting_write() {
     let server =
         describe(guest("write-flood")).timeout(Duration::from_secs(60)).start().expect("it starts");
     let mut stuck = Client::connect(server.address());
@@ -196,7 +196,7 @@ fn a_reset_wakes_a_write_that_waits() {
 }
 
 #[test]
-fn stopping_a_server_with_a_stuck_writer_is_bounded() {
+fn stop_with_a_stuck_writer_is_bounded() {
     let server =
         describe(guest("write-flood")).timeout(Duration::from_secs(60)).start().expect("it starts");
     let mut stuck = Client::connect(server.address());
@@ -211,7 +211,7 @@ fn stopping_a_server_with_a_stuck_writer_is_bounded() {
 }
 
 #[test]
-fn stopping_does_not_wait_for_a_peer_that_reads_nothing_of_the_last_words() {
+fn stop_does_not_wait_for_unread_farewell() {
     let marks = Watermarks { high_bytes: 64 << 10, low_bytes: 16 << 10 };
     let server = describe(polite())
         .watermarks(marks)
@@ -220,7 +220,7 @@ fn stopping_does_not_wait_for_a_peer_that_reads_nothing_of_the_last_words() {
         .expect("it starts");
     let client = Client::connect(server.address());
     client.0.set_nonblocking(true).expect("an option");
-    // Until the echo that nobody reads has filled everything between here and the plugin.
+    // The client sends until the unread echo has filled every buffer on the way to the plugin.
     let (piece, mut stuck) = (vec![b'x'; 1 << 16], 0);
     while stuck < 50 {
         use std::io::Write;
@@ -242,7 +242,7 @@ fn stopping_does_not_wait_for_a_peer_that_reads_nothing_of_the_last_words() {
 }
 
 #[test]
-fn sessions_run_in_parallel_and_each_in_order() {
+fn sessions_run_in_parallel_each_in_order() {
     let server = start(polite());
     let address = server.address();
     let clients: Vec<_> = (0..16)

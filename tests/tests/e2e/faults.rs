@@ -1,5 +1,5 @@
-//! Guests that misbehave: each costs its own session, with the right reason, while another session
-//! on the same server is answered throughout; and nothing is left over.
+//! Guests that misbehave. Each costs its own session, with the right reason, while another session
+//! on the same server is answered throughout. Nothing is left over.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +12,13 @@ use wharf_tests::clients::Client;
 use wharf_tests::guests::{bundled, guest, inline, polite};
 use wharf_tests::servers::{describe, ended, eventually, fuel_alone, start};
 
-/// Makes one session on the server misbehave by `provoke`, beside another that is answered before,
-/// during and after.
+/// Makes one session misbehave by `provoke`. Another session is answered before, during and after.
 fn costs_one_session(plugin: Arc<Plugin>, reason: &str, provoke: impl Fn(&ServerHandle) -> Client) {
     let server =
         describe(plugin).timeout(Duration::from_millis(400)).budget(Priority::Normal, fuel_alone());
     let server = server.start().expect("it starts");
-    // A guest that misbehaves in every session has a well-behaved neighbour on another server of
-    // the same host; what shares the server is its next client.
+    // A guest that misbehaves in every session has a polite neighbour on another server of the same
+    // host. On its own server, the next client is answered.
     let neighbour = start(polite());
     let mut honest = Client::connect(neighbour.address());
     honest.echo("before");
@@ -32,7 +31,7 @@ fn costs_one_session(plugin: Arc<Plugin>, reason: &str, provoke: impl Fn(&Server
     eventually("its place is free", || server.clients() == 0);
 }
 
-/// Defines a handler that does `body`, with the right type.
+/// A handler for `event` with `body` and the right type.
 fn handler(event: &str, body: &str) -> String {
     let (params, result) = match event {
         "on-connect" => ("(param i32)", "(result i32)"),
@@ -45,7 +44,7 @@ fn handler(event: &str, body: &str) -> String {
     format!("(func ${event} {params} {result} {body} unreachable)")
 }
 
-/// What makes an event happen.
+/// Makes `event` happen.
 fn provoke(event: &str, server: &ServerHandle) -> Client {
     let mut client = Client::connect(server.address());
     match event {
@@ -53,7 +52,7 @@ fn provoke(event: &str, server: &ServerHandle) -> Client {
         "on-end" => drop(client.finish()),
         "on-write" => {
             client.send("F");
-            // Reading what filled the buffer drains it; the fault then resets the connection.
+            // Reading drains the full buffer; the fault then resets the connection.
             let _ = client.rest();
         }
         _ => {}
@@ -64,7 +63,7 @@ fn provoke(event: &str, server: &ServerHandle) -> Client {
 const EVENTS: [&str; 6] = ["on-connect", "on-read", "on-write", "on-timeout", "on-timer", "on-end"];
 
 #[test]
-fn a_trap_in_any_event_stays_in_its_session() {
+fn trap_in_any_event_ends_one_session() {
     for event in EVENTS {
         let plugin = inline(&format!("trap-{event}"), &handler(event, ""));
         costs_one_session(plugin, "trap:unreachable", |server| provoke(event, server));
@@ -72,7 +71,7 @@ fn a_trap_in_any_event_stays_in_its_session() {
 }
 
 #[test]
-fn an_endless_loop_in_any_event_ends_at_its_budget() {
+fn endless_loop_in_any_event_ends_by_budget() {
     for event in EVENTS {
         let plugin = inline(&format!("loop-{event}"), &handler(event, "(call $spin)"));
         costs_one_session(plugin, "fuel", |server| provoke(event, server));
@@ -80,7 +79,7 @@ fn an_endless_loop_in_any_event_ends_at_its_budget() {
 }
 
 #[test]
-fn a_trap_or_a_loop_in_the_farewell_changes_no_reason() {
+fn fault_in_farewell_changes_no_reason() {
     for (name, body, fault) in [("trap", "", "trap:unreachable"), ("loop", "(call $spin)", "fuel")]
     {
         let plugin = inline(&format!("{name}-on-disconnect"), &handler("on-disconnect", body));
@@ -97,12 +96,11 @@ fn on_read(name: &str, reason: &str) {
 }
 
 #[test]
-fn a_memory_bomb_ends_at_its_limit() {
+fn memory_bomb_ends_at_its_limit() {
     on_read("memory-bomb", "limit-session-mem");
 }
 
-/// Calls the host for ever. Whether the fuel or the CPU time runs out first is the machine's
-/// business.
+/// Runs a guest that calls the host for ever. Either the fuel or the CPU time may run out first.
 fn ends_by_its_budget(name: &str) {
     let server = describe(guest(name)).start().expect("it starts");
     Client::connect(server.address()).send("x").expect_gone();
@@ -122,18 +120,18 @@ fn deep_recursion_ends_in_the_guests_stack() {
 }
 
 #[test]
-fn a_write_over_the_copy_limit_is_a_fault() {
+fn write_over_the_copy_limit_is_a_fault() {
     on_read("giant-write", "copy-limit");
 }
 
 #[test]
-fn a_write_over_the_send_buffer_is_refused_and_the_session_goes_on() {
+fn write_over_the_send_buffer_is_only_refused() {
     let server = describe(guest("large-write")).start().expect("it starts");
     Client::connect(server.address()).send("x").expect("t").send("x").expect("t");
 }
 
 #[test]
-fn a_write_after_the_end_is_refused_politely() {
+fn write_after_the_end_is_only_refused() {
     let server = describe(guest("write-after-close")).start().expect("it starts");
     Client::connect(server.address()).send("C").expect_closed();
     ended(&server, "closed-by-plugin", 1);
@@ -141,7 +139,7 @@ fn a_write_after_the_end_is_refused_politely() {
 }
 
 #[test]
-fn bad_pointers_and_bad_actions_break_the_contract_and_nothing_else() {
+fn bad_pointers_and_actions_only_break_the_contract() {
     on_read("bad-pointer", "trap:contract");
     on_read("bad-action", "trap:contract");
 }
@@ -154,17 +152,17 @@ fn empty_writes_for_ever_are_charged() {
 #[test]
 fn timers_beyond_the_limit_are_refused() {
     let server = describe(guest("timer-hoarder")).start().expect("it starts");
-    // One of the 64 was set in on-connect.
+    // The guest set one of the 64 timers in `on-connect`.
     Client::connect(server.address()).send("x").expect([63]);
 }
 
-/// NewClients are let in whatever happens.
+/// A breaker that never trips.
 fn off() -> BreakerLimits {
     BreakerLimits { faults: 0, ..BreakerLimits::default() }
 }
 
 #[test]
-fn an_honest_session_on_the_same_server_is_answered_beside_a_loop() {
+fn honest_session_is_answered_beside_a_loop() {
     // Loops on `L`, echoes everything else.
     let body = "(func $on-read (param $data i32) (param $length i32) (result i32)
         (if (i32.eq (i32.load8_u (local.get $data)) (i32.const 76)) (then (call $spin)))
@@ -188,9 +186,9 @@ fn an_honest_session_on_the_same_server_is_answered_beside_a_loop() {
 }
 
 #[test]
-fn a_memory_limit_holds_at_it_and_not_above() {
-    // Grows to so many pages as the first byte says, beside the two it has, and traps where it is
-    // not given them.
+fn memory_limit_holds_exactly() {
+    // Grows by as many pages as the first byte says, beyond its two, and traps if the host refuses
+    // them.
     let body = "(func $on-read (param $data i32) (param $length i32) (result i32)
         (if (i32.eq (i32.const -1) (memory.grow (i32.load8_u (local.get $data)))) (then \
         unreachable))
@@ -205,7 +203,7 @@ fn a_memory_limit_holds_at_it_and_not_above() {
 }
 
 #[test]
-fn faults_by_the_hundred_leave_nothing_behind() {
+fn hundreds_of_faults_leave_nothing_behind() {
     let server = describe(inline("leaky", &handler("on-read", "")))
         .breaker(off())
         .start()
@@ -222,8 +220,8 @@ fn faults_by_the_hundred_leave_nothing_behind() {
     let before = resident();
     round(300);
     ended(&server, "trap:unreachable", 350);
-    // Other tests of this process come and go, so the bound is generous, and what they use for a
-    // moment is waited out. A leaked session is some 40 KiB.
+    // Other tests of this process come and go. So the bound is generous, and the test waits until
+    // their memory is free. A leaked session is some 40 KiB.
     eventually("the memory of 300 faults is free again", || {
         resident().saturating_sub(before) < 300 * 40
     });
@@ -247,7 +245,7 @@ fn budgets_are_as_the_operator_sets_them() {
         eventually("it is counted", || server.counters().faults.get(reason) == Some(&1));
     };
     let default = BudgetChange::default();
-    // Little is enough for little, and its share is seen.
+    // A small budget is enough for a small event, and statistics show its share.
     let frugal = set(polite(), BudgetChange { fuel: Some(10_000), ..default });
     let mut client = Client::connect(frugal.address());
     client.echo("enough");
@@ -284,10 +282,10 @@ fn budgets_are_as_the_operator_sets_them() {
 }
 
 #[test]
-fn a_plugin_that_faults_in_every_session_gets_no_newcomers_until_it_does_well() {
+fn tripped_breaker_admits_none_until_a_session_succeeds() {
     let limits =
         BreakerLimits { faults: 5, pause: Duration::from_millis(200), ..BreakerLimits::default() };
-    // It traps at T and is polite otherwise.
+    // Traps at `T` and is polite otherwise.
     let plugin = inline(
         "traps-on-t",
         "(func $on-read (param $data i32) (param $length i32) (result i32)
@@ -300,7 +298,7 @@ fn a_plugin_that_faults_in_every_session_gets_no_newcomers_until_it_does_well() 
     let mut inside = Client::connect(server.address());
     inside.echo("before");
     let trip = |already: u64| {
-        // Nine for each of those who are inside, so that it is not a few against many.
+        // Nine for each session inside, so that the faults have many clients against few.
         for _ in 0..9 * server.session_count().max(1) {
             Client::connect(server.address()).send("T").expect_gone();
         }
@@ -308,17 +306,17 @@ fn a_plugin_that_faults_in_every_session_gets_no_newcomers_until_it_does_well() 
     };
     trip(0);
     assert!(matches!(server.breaker(), BreakerState::Open(_)), "{:?}", server.breaker());
-    // Who is inside, and who is elsewhere, does not notice.
+    // Sessions inside and on other servers are not affected.
     inside.echo("inside");
     Client::connect(neighbour.address()).echo("elsewhere");
-    // The next one waits, is the one that is tried, and lets the others in when it goes well.
+    // The next connection waits, becomes the trial, and opens the server when it succeeds.
     let mut tried = Client::connect(server.address());
     tried.echo("after the pause");
     eventually("it recovers", || server.counters().notices.get("recovered") == Some(&1));
     let mut next = Client::connect(server.address());
     next.echo("at once");
     assert_eq!(server.breaker(), BreakerState::Closed);
-    // A newcomer that faults makes the next pause longer; the operator may cut it short.
+    // A new connection that faults makes the next pause longer. The operator may end the pause.
     trip(1);
     Client::connect(server.address()).send("T").expect_gone();
     eventually("it trips again", || server.counters().notices.get("tripped") == Some(&3));

@@ -1,4 +1,4 @@
-//! Sessions that only their own peers keep from moving with the others of their server.
+//! Sessions that only their own peers keep from migrating with the others of their server.
 
 use std::time::Duration;
 
@@ -12,27 +12,27 @@ use wharf_tests::servers::{describe, ended, eventually, swap};
 
 /// How long sessions may take to prepare.
 const PREPARE: Duration = Duration::from_millis(400);
-/// More than the system takes by itself.
+/// Pieces that a client asks for: more than the buffers of the kernel take.
 const PIECES: u8 = 120;
 const ALL_BYTES: usize = PIECES as usize * PIECE_BYTES;
-/// A steady reader that is not done by the time the others are ready.
+/// A steady reader that is not done when the others are ready.
 const SLOWLY: Pattern = Pattern::Paced { bytes: 96 << 10, rest: Duration::from_millis(40) };
 
-/// What a server's sessions do when all of them are to move.
+/// What a server's sessions do when an atomic migration begins, as numbers of sessions.
 #[derive(Debug)]
 struct Mix {
-    /// They wait for the next byte.
+    /// Sessions that wait for the next byte.
     idle: usize,
-    /// Their events wait for peers that read nothing.
+    /// Sessions whose events wait for peers that read nothing.
     stuck: usize,
-    /// Their events wait for peers that read steadily.
+    /// Sessions whose events wait for peers that read steadily.
     slow: usize,
-    /// Their plugins loop.
+    /// Sessions whose plugin loops.
     busy: usize,
 }
 
 impl Mix {
-    fn throw(busy: usize, seed: &mut Seed) -> Self {
+    fn random(busy: usize, seed: &mut Seed) -> Self {
         let [idle, stuck, slow] =
             [seed.between(1, 8), seed.between(1, 5), seed.below(3)].map(|count| count as usize);
         Self { idle, stuck, slow, busy }
@@ -64,12 +64,12 @@ fn asks(reader: &mut Reader) {
     reader.ask(PIECES);
 }
 
-/// Asks the version of a session that has had so many bytes before.
+/// Checks the version of a session that has answered `count - 1` bytes before.
 fn answers(reader: &mut Reader, label: char, count: u8) {
     reader.0.send([1]).expect([label as u8, 1, count]);
 }
 
-/// One swap of such a mix. What is there after it.
+/// Swaps once under such a mix, and calls `after` with the report and the stuck and slow readers.
 fn swap_all(
     server: &ServerHandle,
     mix: &Mix,
@@ -101,7 +101,7 @@ fn swap_all(
     assert!(server.counters().faults.is_empty(), "{mix:?}: {:?}", server.counters().faults);
 }
 
-/// They get every byte, and go on with the version that they had.
+/// Checks that readers get every byte, and that their sessions keep their version.
 fn go_on([stuck, slow]: [Vec<Reader>; 2]) {
     for mut reader in stuck {
         let all = Pattern::Paced { bytes: ALL_BYTES, rest: Duration::ZERO };
@@ -119,7 +119,7 @@ fn go_on([stuck, slow]: [Vec<Reader>; 2]) {
 fn held_up_sessions_keep_the_old_version() {
     let mut seed = Seed::of_this_run();
     for _ in 0..3 {
-        let (server, mix) = (start(HeldUp::OldVersion), Mix::throw(0, &mut seed));
+        let (server, mix) = (start(HeldUp::OldVersion), Mix::random(0, &mut seed));
         swap_all(&server, &mix, |report, held_up| {
             assert_eq!(
                 (report.moved, report.ended, report.rolled_back),
@@ -142,10 +142,10 @@ fn held_up_sessions_keep_the_old_version() {
 }
 
 #[test]
-fn held_up_sessions_end_where_that_is_said() {
+fn held_up_sessions_end_if_configured() {
     let mut seed = Seed::of_this_run();
     for _ in 0..3 {
-        let (server, mix) = (start(HeldUp::End), Mix::throw(0, &mut seed));
+        let (server, mix) = (start(HeldUp::End), Mix::random(0, &mut seed));
         swap_all(&server, &mix, |report, _| {
             let held_up = mix.stuck + mix.slow;
             assert_eq!((report.moved, report.ended), (mix.idle, held_up), "{mix:?}: {report:?}");
@@ -156,11 +156,11 @@ fn held_up_sessions_end_where_that_is_said() {
 }
 
 #[test]
-fn busy_plugin_calls_off_and_ends_nobody() {
+fn busy_plugin_calls_off_and_ends_none() {
     let mut seed = Seed::of_this_run();
     for held_up in HeldUp::ALL {
         let busy = seed.between(1, 3) as usize;
-        let (server, mix) = (start(held_up), Mix::throw(busy, &mut seed));
+        let (server, mix) = (start(held_up), Mix::random(busy, &mut seed));
         swap_all(&server, &mix, |report, held_up| {
             assert_eq!(
                 (report.moved, report.ended, report.rolled_back),

@@ -16,12 +16,12 @@ use wharf_tests::servers::{describe, eventually, start};
 
 const LANES: [Priority; 3] = [Priority::Critical, Priority::Background, Priority::Normal];
 
-/// Bytes in which every place is known.
+/// Text in which every line has its number.
 fn numbered(lines: usize) -> Vec<u8> {
     (0..lines).flat_map(|line| format!("{line:07}\n").into_bytes()).collect()
 }
 
-/// Moves every session through the lanes until the clients are done. How many moves there were.
+/// Moves every session through the lanes until the clients are done. Returns the number of moves.
 fn shuffle(server: &ServerHandle, clients: Vec<thread::JoinHandle<()>>) -> usize {
     let mut moves = 0;
     while clients.iter().any(|client| !client.is_finished()) {
@@ -83,7 +83,7 @@ fn plain_client(address: SocketAddr) -> thread::JoinHandle<()> {
 }
 
 #[test]
-fn sessions_change_lanes_under_load_without_losing_a_byte() {
+fn sessions_change_lanes_without_losing_a_byte() {
     let server = start(polite());
     let clients = (0..50).map(|_| plain_client(server.address())).collect();
     assert!(shuffle(&server, clients) > 3);
@@ -92,7 +92,7 @@ fn sessions_change_lanes_under_load_without_losing_a_byte() {
 }
 
 #[test]
-fn a_tls_session_changes_lanes_without_losing_a_byte() {
+fn tls_session_changes_lanes_without_losing_a_byte() {
     let certificates = Certificates::new();
     let server =
         describe(polite()).credentials(certificates.credentials()).start().expect("it starts");
@@ -102,7 +102,7 @@ fn a_tls_session_changes_lanes_without_losing_a_byte() {
 }
 
 #[test]
-fn an_idle_session_is_taken_to_its_lane_at_once_and_by_its_own_wish_after_the_event() {
+fn idle_session_changes_lane_at_once() {
     let server = start(polite());
     let mut client = Client::connect(server.address());
     client.echo("hello");
@@ -114,7 +114,7 @@ fn an_idle_session_is_taken_to_its_lane_at_once_and_by_its_own_wish_after_the_ev
         eventually("it is there", || lane() == Some(Lane::of(class)));
         client.echo("still here");
     }
-    // 4 is critical, and the server lets its plugin go there.
+    // 4 is critical, and the server lets its plugin use that class.
     let climber =
         "(func $on-read (param i32 i32) (result i32) (drop (call $set-priority (i32.const 4)))
         (drop (call $try-write (local.get 0) (local.get 1))) (i32.const 0))";
@@ -149,7 +149,7 @@ fn spinning(host: &Host, tenant: &str, class: Priority) -> ServerHandle {
     builder.plugin(file).start().expect("it starts")
 }
 
-/// So many clients whose event spins. It ends when its fuel does.
+/// Connects clients whose event spins until its fuel ends.
 fn spin(server: &ServerHandle, clients: usize) -> Vec<Client> {
     let mut clients: Vec<_> = (0..clients).map(|_| Client::connect(server.address())).collect();
     eventually("all are in", || server.session_count() as usize == clients.len());
@@ -169,20 +169,21 @@ fn faults(server: &ServerHandle) -> u64 {
 }
 
 #[test]
-fn a_tenant_with_many_busy_sessions_has_no_more_turns_than_one_with_a_single() {
+fn tenants_share_equally_however_many_sessions() {
     let host = one_thread();
     let (crowd, single) =
         (spinning(&host, "crowd", Priority::Normal), spinning(&host, "single", Priority::Normal));
     let _clients = spin(&crowd, 30);
     let _client = spin(&single, 1);
     eventually("the single one has had its fuel", || faults(&single) == 1);
-    // With turns by session, or by who came first, most of the crowd would have had theirs.
+    // If each session had a share of its own, or in order of arrival, most of the crowd would be
+    // done.
     assert!(faults(&crowd) < 10, "{} of the crowd are done", faults(&crowd));
     eventually("the crowd is not starved", || faults(&crowd) == 30);
 }
 
 #[test]
-fn a_higher_class_has_most_of_the_turns_and_a_lower_one_is_not_starved() {
+fn higher_class_runs_most_without_starving_lower() {
     let host = one_thread();
     let (low, high) =
         (spinning(&host, "low", Priority::Low), spinning(&host, "high", Priority::High));
@@ -194,7 +195,7 @@ fn a_higher_class_has_most_of_the_turns_and_a_lower_one_is_not_starved() {
 }
 
 #[test]
-fn a_short_event_does_not_queue_behind_long_ones() {
+fn short_event_runs_before_long_ones() {
     let host = one_thread();
     let spins = spinning(&host, "spins", Priority::Normal);
     let polite = file("polite-beside", &component(""));
@@ -215,14 +216,14 @@ fn a_short_event_does_not_queue_behind_long_ones() {
 }
 
 #[test]
-fn an_idle_thread_takes_over_who_waits_for_another() {
-    // Two threads; the sessions of one tenant are spread over both, and those of one of them leave.
+fn idle_thread_takes_over_waiting_sessions() {
+    // Two threads share the sessions of one tenant. Then the sessions of one of the threads leave.
     let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() })
         .expect("a host");
     let spins = spinning(&host, "spins", Priority::High);
     let mut clients: Vec<_> = (0..20).map(|_| Client::connect(spins.address())).collect();
     eventually("all are in", || spins.session_count() == 20);
-    // Every other one is on the same thread.
+    // Every other client is on the same thread.
     for client in clients.iter_mut().step_by(2) {
         client.send("x");
     }

@@ -31,7 +31,7 @@ fn run<T>(work: impl Future<Output = T>) -> T {
     host().runtime().block_on(work)
 }
 
-/// Nothing arrives for a moment. There is no event for what does not happen.
+/// Checks that nothing arrives for 100 ms. No event marks an absence.
 fn quiet(client: &mut Client) {
     client.0.set_read_timeout(Some(Duration::from_millis(100))).expect("a deadline");
     let seen = client.0.read(&mut [0; 1]);
@@ -40,7 +40,7 @@ fn quiet(client: &mut Client) {
 }
 
 #[test]
-fn a_suspended_server_queues_newcomers_and_keeps_its_sessions() {
+fn suspended_server_queues_new_connections_and_keeps_sessions() {
     let server = start(polite());
     let mut clients = crowd(&server);
     run(server.suspend(NewConnections::Queue, None)).expect("it runs");
@@ -59,7 +59,7 @@ fn a_suspended_server_queues_newcomers_and_keeps_its_sessions() {
     for client in &mut waiting {
         client.expect("early");
     }
-    // Ids are given in the order in which clients are served, and those who waited came before this
+    // Clients get ids in the order in which they are served, and queued clients came before this
     // one.
     let mut late = Client::connect(server.address());
     late.echo("late");
@@ -71,7 +71,7 @@ fn a_suspended_server_queues_newcomers_and_keeps_its_sessions() {
 }
 
 #[test]
-fn a_suspended_server_that_rejects_closes_newcomers_at_once() {
+fn suspended_server_may_close_new_connections_at_once() {
     let server = start(polite());
     let mut clients = crowd(&server);
     run(server.suspend(NewConnections::Reject, None)).expect("it runs");
@@ -85,7 +85,7 @@ fn a_suspended_server_that_rejects_closes_newcomers_at_once() {
 }
 
 #[test]
-fn suspending_with_disconnect_tells_every_session_once_and_then_the_server_is_idle() {
+fn suspension_may_end_every_session_once() {
     let server = start(polite());
     let mut notices = server.notices();
     let mut clients = crowd(&server);
@@ -103,7 +103,7 @@ fn suspending_with_disconnect_tells_every_session_once_and_then_the_server_is_id
 }
 
 #[test]
-fn a_draining_suspension_lets_sessions_finish_until_its_deadline_and_resuming_spares_the_rest() {
+fn draining_suspension_ends_sessions_unless_resumed() {
     let server = start(polite());
     let mut clients = crowd(&server);
     run(server.suspend(NewConnections::Queue, Some(ServerEnding::Drain(LONG)))).expect("it runs");
@@ -118,13 +118,13 @@ fn a_draining_suspension_lets_sessions_finish_until_its_deadline_and_resuming_sp
 }
 
 #[test]
-fn a_restart_ends_sessions_keeps_the_listener_bound_and_goes_on_with_ids() {
+fn restart_keeps_listener_and_ids() {
     let server = start(polite());
     let mut clients = crowd(&server);
     let address = server.address();
     let restarting = std::thread::scope(|scope| {
         let restart = scope.spawn(|| run(server.restart(ServerEnding::AtOnce)));
-        // Connecting works throughout, and who connects is served after it.
+        // Connecting works throughout, and the restarted server serves these connections.
         let mut during: Vec<_> =
             (0..20).map(|_| TcpStream::connect(address).expect("it is bound")).collect();
         for client in &mut during {
@@ -148,7 +148,7 @@ fn a_restart_ends_sessions_keeps_the_listener_bound_and_goes_on_with_ids() {
 }
 
 #[test]
-fn a_restart_cuts_off_what_does_not_end() {
+fn restart_cuts_off_sessions_that_stay() {
     let server = start(bundled("tests/unruly"));
     let mut sleepers: Vec<_> = (0..3).map(|_| Client::connect(server.address())).collect();
     for sleeper in &mut sleepers {
@@ -168,7 +168,7 @@ fn a_restart_cuts_off_what_does_not_end() {
 }
 
 #[test]
-fn a_stopped_server_frees_its_port_tells_each_session_once_and_stays_stopped() {
+fn stopped_server_frees_its_port_and_stays_stopped() {
     let server = start(polite());
     let mut notices = server.notices();
     let mut clients = crowd(&server);
@@ -186,13 +186,13 @@ fn a_stopped_server_frees_its_port_tells_each_session_once_and_stays_stopped() {
     assert_eq!(run(server.restart(ServerEnding::AtOnce)), Err(SteerError::Stopping));
     assert_eq!(server.resume(), Err(SteerError::Stopping));
     assert!(matches!(run(server.lock(LONG, LONG)), Err(LockError::Stopping)));
-    // Said neither at the start nor at the stop.
+    // The server says `idle` neither at the start nor at the stop.
     assert_eq!(server.counters().notices.get("idle"), None);
     assert_eq!(server.counters().notices.get("stopped"), Some(&1));
 }
 
 #[test]
-fn a_server_is_idle_each_time_its_last_client_leaves() {
+fn idle_is_reported_when_the_last_client_leaves() {
     let server = start(polite());
     for round in 1..=3 {
         drop(crowd(&server));
@@ -201,7 +201,7 @@ fn a_server_is_idle_each_time_its_last_client_leaves() {
 }
 
 #[test]
-fn while_a_server_is_locked_no_event_runs_and_nobody_is_accepted() {
+fn locked_server_runs_no_event_and_accepts_none() {
     let server = start(polite());
     let mut clients = crowd(&server);
     let lock = run(server.lock(LONG, LONG)).expect("nobody has it");
@@ -210,10 +210,10 @@ fn while_a_server_is_locked_no_event_runs_and_nobody_is_accepted() {
     for client in &mut clients {
         client.send("held");
     }
-    let mut newcomer = Client::connect(server.address());
-    newcomer.send("new");
+    let mut new_client = Client::connect(server.address());
+    new_client.send("new");
     quiet(&mut clients[0]);
-    quiet(&mut newcomer);
+    quiet(&mut new_client);
     let sessions = server.sessions(0, 100);
     assert_eq!(sessions.iter().map(|session| session.stats.events).sum::<u64>(), events);
     assert!(sessions.iter().all(|session| session.stats.event.is_none()));
@@ -221,11 +221,11 @@ fn while_a_server_is_locked_no_event_runs_and_nobody_is_accepted() {
     for client in &mut clients {
         client.expect("held");
     }
-    newcomer.expect("new");
+    new_client.expect("new");
 }
 
 #[test]
-fn a_lock_is_not_recursive_has_its_time_and_is_given_back_by_its_token() {
+fn lock_is_exclusive_limited_and_released_by_token() {
     let server = start(polite());
     let short = Duration::from_millis(30);
     let lock = run(server.lock(LONG, LONG)).expect("nobody has it");
@@ -235,7 +235,7 @@ fn a_lock_is_not_recursive_has_its_time_and_is_given_back_by_its_token() {
     assert!(!server.unlock(token + 1_000_000) && server.is_locked());
     assert!(server.unlock(token) && !server.unlock(token) && !server.is_locked());
     let lost = run(server.lock(LONG, short)).expect("it is free").into_token();
-    // Nobody gives it back.
+    // The holder does not unlock.
     let next = run(server.lock(LONG, LONG)).expect("its time is over");
     assert!(!server.unlock(lost) && next.is_held());
     drop(next);
@@ -243,7 +243,7 @@ fn a_lock_is_not_recursive_has_its_time_and_is_given_back_by_its_token() {
 }
 
 #[test]
-fn a_lock_waits_for_events_and_gives_up_where_they_do_not_end() {
+fn lock_waits_for_events_until_its_deadline() {
     let server = start(bundled("tests/unruly"));
     let mut sleeper = Client::connect(server.address());
     sleeper.send("s");
@@ -273,7 +273,7 @@ fn stopping_and_restarting_take_a_lock_back() {
 }
 
 #[test]
-fn steering_from_everywhere_at_once_ends_with_a_server_that_serves() {
+fn concurrent_steering_leaves_a_server_that_serves() {
     let server = start(guest("journal"));
     std::thread::scope(|scope| {
         for number in 0..4 {
@@ -297,7 +297,7 @@ fn steering_from_everywhere_at_once_ends_with_a_server_that_serves() {
 }
 
 #[test]
-fn a_restart_waits_for_sessions_of_before_and_not_for_newcomers() {
+fn restart_waits_only_for_sessions_before_it() {
     let server = start(bundled("tests/unruly"));
     let mut sleeper = Client::connect(server.address());
     sleeper.send("s");
@@ -309,10 +309,10 @@ fn a_restart_waits_for_sessions_of_before_and_not_for_newcomers() {
         eventually("it restarts", || server.status() == Status::Restarting);
         run(server.suspend(NewConnections::Queue, None)).expect("it runs");
         server.resume().expect("it runs");
-        let mut newcomer = Client::connect(server.address());
-        newcomer.send("?").expect("?");
+        let mut new_client = Client::connect(server.address());
+        new_client.send("?").expect("?");
         let overtaken = restart.join().expect("no panic");
-        newcomer.send("?").expect("?");
+        new_client.send("?").expect("?");
         overtaken
     });
     assert_eq!(overtaken, Err(SteerError::Overtaken));
@@ -320,7 +320,7 @@ fn a_restart_waits_for_sessions_of_before_and_not_for_newcomers() {
 }
 
 #[test]
-fn an_abort_and_a_drain_come_through_a_lock() {
+fn abort_and_drain_pass_a_lock() {
     let server = start(polite());
     let mut client = Client::connect(server.address());
     client.echo("hello");
@@ -328,7 +328,7 @@ fn an_abort_and_a_drain_come_through_a_lock() {
     client.send("held");
     let start = Instant::now();
     assert!(server.abort(1));
-    // The connection is gone at once; the plugin hears of it when events run again.
+    // The connection is gone at once. The plugin hears of it when events run again.
     client.expect_reset();
     assert!(lock.is_held() && start.elapsed() < LONG);
     run(server.drain(Duration::from_millis(1)));
@@ -337,13 +337,13 @@ fn an_abort_and_a_drain_come_through_a_lock() {
 }
 
 #[test]
-fn whoever_waits_for_a_lock_does_not_get_between_a_suspension_and_its_sessions() {
+fn suspension_precedes_calls_that_wait_for_locks() {
     let server = start(polite());
     let mut clients = crowd(&server);
     let _held = run(server.lock(LONG, LONG)).expect("nobody has it");
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| run(server.lock(LONG, LONG)).map(drop));
-        // It waits, or will be told at once; both are the same to it.
+        // The call may wait already or start later; the result is the same.
         std::thread::sleep(Duration::from_millis(50));
         run(server.suspend(NewConnections::Queue, Some(ServerEnding::AtOnce))).expect("it runs");
         assert!(matches!(waits.join().expect("it was told"), Err(LockError::Stopping)));

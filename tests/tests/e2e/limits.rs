@@ -1,4 +1,4 @@
-//! Who may enter and how fast, changed while clients are connected; proxies; deadlines of a
+//! Admission and rate limits that change while clients are connected; proxies; deadlines of a
 //! session.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -23,13 +23,14 @@ fn connect_from(address: Ipv4Addr, server: &ServerHandle) -> Client {
     Client(stream)
 }
 
-/// Waits until so many were refused for this reason; a client may know before it is counted.
+/// Waits until `times` refusals for this reason are counted. A client may notice its refusal
+/// earlier.
 fn refused(server: &ServerHandle, reason: &str, times: u64) {
     eventually("refusals are counted", || server.counters().refused.get(reason) == Some(&times));
 }
 
 #[test]
-fn lowering_the_maximum_drops_nobody_and_admits_nobody_until_there_is_room() {
+fn lower_maximum_drops_none_and_admits_none() {
     let server = start(polite());
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| Client::connect(server.address())).collect();
     for client in &mut clients {
@@ -73,7 +74,7 @@ fn each_address_has_its_own_maximum() {
 }
 
 #[test]
-fn an_address_that_comes_too_often_is_turned_away_and_others_are_not() {
+fn fast_address_is_refused_and_others_are_not() {
     let server = start(polite());
     let change =
         Change { rate_per_address: Some(0.001), burst_per_address: Some(2), ..Change::default() };
@@ -92,7 +93,7 @@ fn an_address_that_comes_too_often_is_turned_away_and_others_are_not() {
 }
 
 #[test]
-fn an_interval_between_accepts_delays_newcomers_and_drops_none() {
+fn accept_interval_delays_connections_and_drops_none() {
     let server = start(polite());
     let interval = Duration::from_millis(20);
     server
@@ -104,7 +105,7 @@ fn an_interval_between_accepts_delays_newcomers_and_drops_none() {
         client.echo("in");
     }
     assert!(start.elapsed() >= interval * 19, "{:?}", start.elapsed());
-    // A change is in force at once, for those too who wait already.
+    // A change is in force at once, also for connections that wait already.
     server
         .set_throttle(Change {
             accept_interval: Some(Duration::from_secs(60)),
@@ -146,7 +147,7 @@ fn proxied() -> ServerHandle {
 }
 
 #[test]
-fn a_trusted_proxy_says_who_the_client_is_and_limits_go_by_that() {
+fn limits_count_the_client_a_proxy_names() {
     let server = proxied();
     server.set_throttle(Change { max_per_address: Some(1), ..Change::default() }).expect("a limit");
     let proxy = Ipv4Addr::new(127, 0, 7, 1);
@@ -167,12 +168,12 @@ fn a_trusted_proxy_says_who_the_client_is_and_limits_go_by_that() {
     let peers: Vec<_> =
         server.sessions(0, 10).iter().map(|session| session.info.peer.to_string()).collect();
     assert_eq!(peers, ["192.0.2.1:4000", "192.0.2.2:4096"]);
-    // The proxy for itself: a health check.
+    // The proxy speaks for itself: a health check.
     connect_from(proxy, &server).send("PROXY UNKNOWN\r\nup?").expect("up?");
 }
 
 #[test]
-fn a_header_from_anybody_else_is_not_believed_and_a_bad_one_closes() {
+fn untrusted_header_is_ignored_and_bad_one_closes() {
     let server = proxied();
     let mut stranger = Client::connect(server.address());
     stranger.expect_gone();
@@ -194,7 +195,7 @@ fn a_header_from_anybody_else_is_not_believed_and_a_bad_one_closes() {
     }
     let failed = || server.counters().handshakes_failed;
     eventually("all are counted", || failed().get("proxy-header") == Some(&(bad.len() as u64)));
-    // One that says nothing, and one that stops in the middle.
+    // One client sends nothing, and one stops in the middle of the header.
     connect_from(proxy, &server).expect_gone();
     let mut half = connect_from(proxy, &server);
     half.send("PROXY TCP4 192.0.2.1").expect_gone();
@@ -203,8 +204,8 @@ fn a_header_from_anybody_else_is_not_believed_and_a_bad_one_closes() {
 }
 
 #[test]
-fn each_deadline_of_a_session_has_its_own_reason() {
-    // Time enough for a word on a busy machine.
+fn each_session_deadline_has_its_own_reason() {
+    // Enough time for a short message on a busy machine.
     let short = Duration::from_secs(1);
     let server =
         |timeouts: Timeouts| describe(polite()).timeouts(timeouts).start().expect("it starts");
@@ -222,7 +223,7 @@ fn each_deadline_of_a_session_has_its_own_reason() {
     let short_lived = server(Timeouts { lifetime: short, ..Timeouts::default() });
     let mut busy = Client::connect(short_lived.address());
     let start = Instant::now();
-    // It talks without a pause, and that does not help.
+    // The client sends without a pause, which does not extend the deadline.
     while std::io::Write::write_all(&mut busy.0, b"x").is_ok()
         && start.elapsed() < Duration::from_secs(20)
     {}
@@ -230,9 +231,9 @@ fn each_deadline_of_a_session_has_its_own_reason() {
 }
 
 #[test]
-fn a_peer_that_drips_is_ended_for_its_rate_and_one_that_is_answered_is_not() {
+fn dripping_peer_ends_unless_it_is_answered() {
     let timeouts = || Timeouts { min_rate: 100, ..Timeouts::default() };
-    // One plugin answers nothing, the other all.
+    // One plugin answers nothing, the other everything.
     let deaf = inline("deaf", "(func $on-read (param i32 i32) (result i32) (i32.const 0))");
     let deaf = describe(deaf).timeouts(timeouts()).start().expect("it starts");
     let polite = describe(polite()).timeouts(timeouts()).start().expect("it starts");
@@ -250,7 +251,7 @@ fn a_peer_that_drips_is_ended_for_its_rate_and_one_that_is_answered_is_not() {
 }
 
 #[test]
-fn a_server_out_of_descriptors_refuses_and_recovers() {
+fn server_without_descriptors_refuses_and_recovers() {
     use std::io::{BufRead, BufReader};
     use std::process::{Command, Stdio};
     let port = wharf_tests::clients::free_port();
@@ -270,7 +271,7 @@ fn a_server_out_of_descriptors_refuses_and_recovers() {
     std::thread::spawn(move || lines.for_each(drop));
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let mut clients: Vec<_> = (0..500).map(|_| Client::connect(address)).collect();
-    // Some were served and all the others were told, so that nobody hangs.
+    // Some clients were served and all others were refused, so no client hangs.
     let mut served = Vec::new();
     for mut client in clients.drain(..) {
         use std::io::{Read, Write};
@@ -290,13 +291,13 @@ fn a_server_out_of_descriptors_refuses_and_recovers() {
     };
     let before = ticks();
     std::thread::sleep(Duration::from_secs(1));
-    // A tick is 10 ms; 5 % of a core are five of them.
+    // A tick is 10 ms; five ticks are 5 % of a core in this second.
     assert!(ticks() - before <= 5, "{} ticks in a second", ticks() - before);
     let serves = |client: &mut Client| {
         use std::io::{Read, Write};
         client.0.write_all(b"x").is_ok() && client.0.read(&mut [0; 1]).is_ok_and(|count| count == 1)
     };
-    // Another process may hold this one up, so the best of some attempts is what counts.
+    // Another process may delay this one, so the best of ten attempts counts.
     let recovered_at_once = (0..10).any(|_| {
         let free = Instant::now();
         served.clear();
@@ -312,7 +313,7 @@ fn a_server_out_of_descriptors_refuses_and_recovers() {
 }
 
 #[test]
-fn a_lifetime_ends_a_session_whose_peer_never_reads() {
+fn lifetime_ends_sessions_of_deaf_peers() {
     let timeouts = Timeouts { lifetime: Duration::from_millis(100), ..Timeouts::default() };
     let server = describe(polite())
         .timeouts(timeouts)
@@ -323,20 +324,20 @@ fn a_lifetime_ends_a_session_whose_peer_never_reads() {
     client.0.set_write_timeout(Some(Duration::from_millis(500))).expect("a deadline");
     let start = Instant::now();
     while std::io::Write::write_all(&mut client.0, &[b'x'; 64 << 10]).is_ok() {}
-    // The reason is the one for which it was ended, and not what became of its last bytes.
+    // The reason says why the server ended the session, not what became of its last bytes.
     ended(&server, "session-timeout", 1);
     assert!(start.elapsed() < Duration::from_secs(15));
 }
 
 #[test]
-fn a_peer_that_reads_slowly_is_not_taken_for_one_that_reads_nothing() {
+fn slow_reader_is_no_deaf_peer() {
     use std::io::{Read, Write};
     let timeouts = Timeouts { write: Some(Duration::from_secs(2)), ..Timeouts::default() };
     let server = describe(polite()).timeouts(timeouts).start().expect("it starts");
     let mut client = Client::connect(server.address());
     client.0.set_write_timeout(Some(Duration::from_millis(500))).expect("a deadline");
     while client.0.write_all(&[b'x'; 64 << 10]).is_ok() {}
-    // Far less than what makes the system ask for more in this time, and more than nothing.
+    // Less than what makes the kernel ask for more in this time, and more than nothing.
     let start = Instant::now();
     let mut piece = vec![0; 100 << 10];
     while start.elapsed() < Duration::from_secs(5) {
@@ -344,19 +345,19 @@ fn a_peer_that_reads_slowly_is_not_taken_for_one_that_reads_nothing() {
         std::thread::sleep(Duration::from_millis(500));
     }
     assert!(server.counters().ended.is_empty(), "{:?}", server.counters().ended);
-    // And now it reads nothing.
+    // From here on the client reads nothing.
     ended(&server, "write-timeout", 1);
 }
 
 #[test]
-fn urgent_bytes_are_in_their_place_and_none_is_lost() {
+fn urgent_bytes_keep_their_place() {
     use std::io::Read;
     let server = start(polite());
     let mut client = Client::connect(server.address());
     client.0.set_read_timeout(Some(Duration::from_millis(20))).expect("a deadline");
     socket2::SockRef::from(&client.0).send_out_of_band(b"ab!").expect("it is sent");
     client.send("cd").send("e");
-    // A read stops before an urgent byte, and what came after it is seen when more comes.
+    // A read stops before an urgent byte; the bytes after it show up when more bytes come.
     let mut seen = Vec::new();
     eventually("all came back", || {
         let mut piece = [0; 64];

@@ -1,4 +1,4 @@
-//! Listening sockets that another holder breaks, in each way and at each moment: the server listens
+//! Listening sockets that another holder breaks, in each way and at each moment. The server listens
 //! again.
 
 use std::io::{Read, Write};
@@ -27,7 +27,7 @@ use super::tls::{openssl, text};
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// Numbers that a seed decides.
+/// Random numbers from a seed.
 struct Rng(u64);
 
 impl Rng {
@@ -63,7 +63,8 @@ fn run<T>(work: impl Future<Output = T>) -> T {
     host().runtime().block_on(work)
 }
 
-/// A new client is served, at the latest after some attempts: what waited in the backlog was lost.
+/// Waits until a new client is served. Attempts may fail, because the harm loses connections in the
+/// backlog.
 fn serves(address: SocketAddr) {
     let try_once = || -> std::io::Result<bool> {
         let mut client = TcpStream::connect(address)?;
@@ -80,7 +81,7 @@ fn notices(server: &ServerHandle, reason: &str) -> u64 {
     server.counters().notices.get(reason).copied().unwrap_or(0)
 }
 
-/// Ends what goes on beside a test, also where the test fails.
+/// Ends the parallel load of a test, also if the test fails.
 struct EndsAtDrop<'a>(&'a AtomicBool);
 
 impl Drop for EndsAtDrop<'_> {
@@ -89,7 +90,7 @@ impl Drop for EndsAtDrop<'_> {
     }
 }
 
-/// Breaks the socket at a moment, and sees that nothing else did.
+/// Breaks the socket at a moment, waits for the repair, and checks that the server is as before.
 fn harm(server: &ServerHandle, at: Moment, how: Harm, reached: SocketAddr) {
     let before = notices(server, "accept-repaired");
     let held = listener(getpid(), server.address());
@@ -162,7 +163,7 @@ fn harmed_socket_listens_again() {
     }
 }
 
-/// Shuts a socket down once to three times in each burst, while its owner repairs it.
+/// Shuts a socket down one to three times in each burst, while its owner repairs the socket.
 fn bursts(rng: &mut Rng, socket: &OwnedFd) {
     for _ in 0..rng.of(&[1, 1, 2, 6]) {
         let shutdowns: Vec<Harm> =
@@ -171,14 +172,14 @@ fn bursts(rng: &mut Rng, socket: &OwnedFd) {
         for how in shutdowns {
             how.to(socket);
         }
-        // Moments of the repair, by the length of a loop.
+        // The length of the loop varies the moment of the repair that the next burst meets.
         for _ in 0..rng.of(&[0, 100, 1_000, 10_000]) {
             std::hint::spin_loop();
         }
     }
 }
 
-/// Leaves a socket that listens and whose clients cannot talk, unless its owner is faster.
+/// Leaves a socket that listens but whose clients cannot talk, unless its owner repairs it first.
 fn poison(rng: &mut Rng, socket: &OwnedFd, address: SocketAddr) {
     let how = rng.of(&Harm::SHUTDOWNS);
     println!("    poisoned, {how:?}");
@@ -222,7 +223,7 @@ fn socket_shut_down_often_serves_again() {
     });
 }
 
-/// A new socket that is shut down already when it is handed over.
+/// A listening socket that is shut down before the server gets it.
 #[test]
 fn poisoned_socket_is_mended_at_start() {
     for (seed, at) in ["127.0.0.1:0", "0.0.0.0:0"].into_iter().enumerate() {
@@ -290,7 +291,7 @@ fn lost_socket_is_replaced_by_a_new_one() {
     serves(server.address());
     old.echo("still here");
     assert_eq!(socket_acceptconn(&held), Ok(false), "the old one is of no use");
-    // The new one is harmed and repaired like any other.
+    // The new socket is harmed and repaired like any other.
     harm(&server, Moment::Idle, Harm::ShutBoth, server.address());
     serves(server.address());
 }
@@ -337,7 +338,7 @@ fn failed_server_is_told_everywhere() {
     serves(site.address());
 }
 
-/// Upgrades, and ends the new process with the test.
+/// Upgrades the process, and ends the new process with the test.
 fn upgraded(site: &ControlSite) -> NewProcess {
     let mut command = std::process::Command::new(wharf_binary());
     let output = command
@@ -357,12 +358,12 @@ fn new_process_gets_the_new_socket() {
     serves(site.address());
     let new_process = upgraded(&site);
     serves(site.address());
-    // Whichever process has it, the socket is repaired.
+    // The process that has the socket repairs it, whichever it is.
     Harm::ShutBoth.to(&listener(new_process.0, site.address()));
     serves(site.address());
 }
 
-/// A site whose control API is reached by an address too. Keep the folder.
+/// A site whose control API also has a TCP address. The caller keeps the folder.
 fn site_with_address() -> (ControlSite, SocketAddr, tempfile::TempDir) {
     let port = free_port();
     let folder = tempfile::tempdir().expect("a folder");
@@ -376,7 +377,7 @@ fn site_with_address() -> (ControlSite, SocketAddr, tempfile::TempDir) {
     (site, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), folder)
 }
 
-/// The control API answers at its address.
+/// Whether the control API answers at its address.
 fn address_answers(at: SocketAddr) -> bool {
     let reached = || -> std::io::Result<usize> {
         let mut client = TcpStream::connect(at)?;

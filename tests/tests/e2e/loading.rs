@@ -1,4 +1,4 @@
-//! Loading: what is no plugin gets one clear error that names the file, and nothing is left of it.
+//! Loading: a file that is no plugin gets one clear error that names the file, and leaves nothing.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ fn says(name: &str, bytes: &[u8], words: &str) {
 }
 
 #[test]
-fn what_is_no_component_is_told_what_it_is() {
+fn error_names_what_the_file_is() {
     says("text", b"hello", "not WebAssembly");
     says("empty", b"", "an empty file");
     says("source", b"(component)", "WebAssembly text");
@@ -31,7 +31,7 @@ fn what_is_no_component_is_told_what_it_is() {
 }
 
 #[test]
-fn a_truncated_component_is_refused_wherever_it_is_cut() {
+fn truncated_component_is_refused_at_any_length() {
     let whole = component("");
     for part in [1, 5, 9] {
         let cut = whole.len() * part / 10;
@@ -40,20 +40,21 @@ fn a_truncated_component_is_refused_wherever_it_is_cut() {
 }
 
 #[test]
-fn compiled_code_that_comes_as_a_plugin_is_never_loaded() {
-    let engine = wasmtime_of_a_stranger();
+fn compiled_code_is_never_loaded_as_plugin() {
+    let engine = foreign_compiled_component();
     says("precompiled", &engine, "native code, which is never loaded");
 }
 
-/// What a compiled component starts with; the rest does not matter, for it must not be looked at.
-fn wasmtime_of_a_stranger() -> Vec<u8> {
+/// The first bytes of a compiled component. The rest does not matter, because the host must not
+/// read it.
+fn foreign_compiled_component() -> Vec<u8> {
     let mut elf = b"\x7fELF\x02\x01\x01\xc8".to_vec();
     elf.resize(4_096, 0);
     elf
 }
 
 #[test]
-fn a_missing_file_a_folder_without_manifest_and_a_pipe_are_refused_without_a_hang() {
+fn paths_without_plugin_are_refused_without_a_hang() {
     let folder = tempfile::tempdir().expect("a folder");
     refused(&folder.path().join("missing.wasm"), &Grants::none());
     let said =
@@ -67,7 +68,7 @@ fn a_missing_file_a_folder_without_manifest_and_a_pipe_are_refused_without_a_han
 }
 
 #[test]
-fn a_manifest_that_is_wrong_names_the_file_and_the_key() {
+fn manifest_error_names_file_and_key() {
     let folder = tempfile::tempdir().expect("a folder");
     let manifest = folder.path().join("plugin.toml");
     std::fs::write(&manifest, "name = 'x'\nversion = '1'\ncomponnent = 'x.wasm'\n")
@@ -90,7 +91,7 @@ fn a_manifest_that_is_wrong_names_the_file_and_the_key() {
 }
 
 #[test]
-fn a_component_of_another_world_is_told_what_was_expected() {
+fn error_for_another_world_names_the_expected_export() {
     let other = "package other:thing@1.0.0; world plugin { export run: func(); }";
     let bytes = encode("(module (func (export \"run\")))", other);
     says(
@@ -102,7 +103,7 @@ fn a_component_of_another_world_is_told_what_was_expected() {
 }
 
 #[test]
-fn another_version_of_the_contract_is_told_which_and_what_to_do() {
+fn error_for_another_contract_version_gives_advice() {
     for (version, advice) in
         [("0.2.0", "newer host"), ("1.0.0", "newer host"), ("0.0.9", "build the plugin again")]
     {
@@ -118,14 +119,14 @@ fn another_version_of_the_contract_is_told_which_and_what_to_do() {
 }
 
 #[test]
-fn a_patched_version_of_the_contract_still_runs() {
+fn plugin_of_a_patched_contract_loads() {
     let contract = contract().replace("server@0.1.0", "server@0.1.7");
     let file = file("version-0.1.7", &component_for("", &contract, "0.1.7"));
     host().loader().load(&file, &Grants::none()).expect("a compatible version loads");
 }
 
 #[test]
-fn an_event_procedure_of_other_types_is_refused_at_its_trial() {
+fn handler_of_other_type_is_refused_at_load() {
     let contract = contract().replace("on-write: func() -> action;", "on-write: func();");
     let handlers = "(func $on-write (drop (i32.const 0)))";
     let text = component_text_without_result(handlers, &contract);
@@ -134,7 +135,8 @@ fn an_event_procedure_of_other_types_is_refused_at_its_trial() {
 }
 
 fn component_text_without_result(handlers: &str, contract: &str) -> Vec<u8> {
-    // Built by hand, because the harness gives every handler the type of the real contract.
+    // The harness gives every handler the type of the real contract, so this component is built by
+    // hand.
     let text = format!(
         "(module (memory (export \"memory\") 1)
            (func (export \"cabi_realloc\") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
@@ -155,7 +157,7 @@ fn component_text_without_result(handlers: &str, contract: &str) -> Vec<u8> {
 }
 
 #[test]
-fn what_was_not_granted_is_named_with_the_grant_it_needs() {
+fn missing_grant_is_named_with_its_import() {
     let (folder, grants) = built("tests/unruly");
     let said =
         host().loader().load(&folder, &Grants::none()).err().expect("nothing granted").to_string();
@@ -178,10 +180,10 @@ fn what_was_not_granted_is_named_with_the_grant_it_needs() {
 }
 
 #[test]
-fn a_start_that_traps_or_loops_is_refused_at_the_trial() {
+fn start_that_traps_or_loops_fails_its_trial() {
     for (name, body, reasons) in [
         ("start-trap", "unreachable", &["trap:unreachable"][..]),
-        // Which of the three comes first is the machine's business.
+        // Any of the three limits may be reached first.
         ("start-loop", "(loop $x (br $x))", &["fuel", "cpu-time", "in time"]),
     ] {
         let bytes = component(&format!("(func $begin {body}) (start $begin)"));
@@ -192,14 +194,14 @@ fn a_start_that_traps_or_loops_is_refused_at_the_trial() {
 }
 
 #[test]
-fn more_memory_than_any_plugin_may_have_is_refused() {
+fn memory_over_the_host_limit_is_refused() {
     let bytes = component("(memory $huge 5000)");
     let said = refused(&file("huge", &bytes), &Grants::none());
     assert!(!said.is_empty());
 }
 
 #[test]
-fn the_cache_serves_the_second_load_and_a_rotten_file_is_compiled_again() {
+fn cache_serves_reloads_and_replaces_rotten_files() {
     let folder = tempfile::tempdir().expect("a folder");
     let cache = folder.path().join("cache");
     let engine = Engine::new(EngineConfig { sessions_max: 4, ..EngineConfig::default() })
@@ -219,7 +221,7 @@ fn the_cache_serves_the_second_load_and_a_rotten_file_is_compiled_again() {
     assert_eq!([load(), load()], [CacheUse::Compiled, CacheUse::Cached]);
 }
 
-/// Each plugin answers with its own letter, although the cache has other files in its place.
+/// Each plugin answers with its own letter, although the files in the cache are swapped.
 #[test]
 fn mixed_up_cache_files_run_no_other_plugin() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -252,7 +254,7 @@ fn mixed_up_cache_files_run_no_other_plugin() {
 }
 
 #[test]
-fn a_cache_that_others_can_write_is_not_used() {
+fn cache_writable_by_others_is_not_used() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o777))

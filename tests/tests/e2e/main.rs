@@ -1,4 +1,4 @@
-//! End-to-end suites: real sockets, real TLS, real clients, and guests that misbehave.
+//! End-to-end tests: real sockets, real TLS, real clients, and guests that misbehave.
 
 mod blame;
 mod bounds;

@@ -1,10 +1,10 @@
-//! Bundled plugins answer in bounded slices: no packet is a fault in any class. See
-//! `wharf_tests::packets`.
+//! Packets against the bundled plugins, which answer in bounded slices: no packet is a fault in any
+//! class. See `wharf_tests::packets`.
 
 use wharf_tests::guests::bundled;
 use wharf_tests::packets::{Amount, Subject, chatter, feed, lines, repeated, requests};
 
-/// Feeds one of them with all packets.
+/// Feeds one bundled plugin with all packets, and prints the fuel of its dearest event.
 fn unharmed(
     folder: &str,
     settings: &[(&str, &str)],
@@ -49,7 +49,7 @@ fn http_answers_every_packet_with_large_bodies() {
 }
 
 #[test]
-fn chat_answers_every_packet_of_a_newcomer() {
+fn chat_answers_every_packet_before_a_name() {
     unharmed("plugins/chat", &[], b"", &chatter(), Amount::SOME);
 }
 

@@ -1,5 +1,5 @@
-//! The operator's page in a real browser: headless Chromium, driven through ChromeDriver. Where
-//! there is none the test says so and checks nothing; `WHARF_TESTS_BROWSER=required` makes that a
+//! The operator's page in a real browser: headless Chromium, driven through ChromeDriver. Without
+//! ChromeDriver the test says so and checks nothing. `WHARF_TESTS_BROWSER=required` makes that a
 //! failure.
 
 use std::io::{BufRead, BufReader};
@@ -86,7 +86,7 @@ impl Drop for Browser {
     }
 }
 
-/// The browser that the driver of the same package drives.
+/// The path of the browser that belongs to the installed driver.
 fn chromium() -> &'static str {
     if std::path::Path::new("/usr/bin/chromium").exists() {
         "/usr/bin/chromium"
@@ -104,7 +104,7 @@ fn curl(method: &str, url: &str, body: &Value) -> Value {
 }
 
 #[test]
-fn the_page_shows_what_runs_and_ends_a_session_in_a_real_browser() {
+fn page_shows_servers_and_ends_a_session() {
     let Some(browser) = Browser::start() else { return };
     let (folder, port, control) =
         (tempfile::tempdir().expect("a folder"), free_port(), free_port());
@@ -128,7 +128,7 @@ fn the_page_shows_what_runs_and_ends_a_session_in_a_real_browser() {
     let mut client = Client::connect(([127, 0, 0, 1], port).into());
     client.echo("hello");
 
-    // Without the token it asks for one.
+    // Without a token the page asks for one.
     browser.open(&page);
     browser
         .until("it asks for the token", "document.querySelector('#token-form').checkVisibility()");
@@ -146,7 +146,7 @@ fn the_page_shows_what_runs_and_ends_a_session_in_a_real_browser() {
         &format!("{server}.querySelector('[data-session]') !== null"),
     );
     assert!(!browser.value("location.href").as_str().expect("an address").contains(TOKEN));
-    // Nothing was loaded from anywhere else.
+    // The page loaded nothing from any other origin.
     let foreign = "performance.getEntriesByType('resource').filter(one => \
         !one.name.startsWith(location.origin)).length";
     assert_eq!(browser.value(foreign), 0);

@@ -19,7 +19,7 @@ fn names_are_unique_ignoring_case_and_free_again() {
     let server = start(bundled("tests/unruly"));
     let mut one = Client::connect(server.address());
     let mut two = Client::connect(server.address());
-    // Who connected first is not who was served first.
+    // The server may serve the clients in another order than they connected.
     let id = session_id(&mut one);
     one.send("nTarget").expect("Ok(())");
     two.send("nTARGET").expect("Err(\"taken\")");
@@ -35,7 +35,7 @@ fn names_are_unique_ignoring_case_and_free_again() {
 }
 
 #[test]
-fn a_broadcast_reaches_all_but_the_sender() {
+fn broadcast_reaches_all_but_the_sender() {
     let server = start(bundled("tests/unruly"));
     let mut sender = Client::connect(server.address());
     let mut others: Vec<_> = (0..5).map(|_| Client::connect(server.address())).collect();
@@ -51,7 +51,7 @@ fn a_broadcast_reaches_all_but_the_sender() {
 }
 
 #[test]
-fn one_session_is_sent_to_or_ended_by_another() {
+fn session_may_write_to_or_end_another() {
     let server = start(bundled("tests/unruly"));
     let mut target = Client::connect(server.address());
     target.send("ntarget").expect("Ok(())");
@@ -67,12 +67,13 @@ fn one_session_is_sent_to_or_ended_by_another() {
 }
 
 #[test]
-fn a_reader_that_does_not_read_is_passed_over_and_holds_nobody_back() {
+fn broadcast_passes_over_deaf_readers() {
     let server = start(bundled("tests/unruly"));
     let mut deaf = Client::connect(server.address());
     deaf.send("ntarget").expect("Ok(())");
     let mut sender = Client::connect(server.address());
-    // However it is cut into reads, each piece is the word to tell the others the rest of it.
+    // The plugin takes each piece as a command to send the rest of it to all others, so the split
+    // into reads does not matter.
     let news = "b".repeat(60_000);
     let mut passed_over = false;
     for _ in 0..400 {

@@ -1,5 +1,5 @@
-//! Queues of the control plane: what one tenant's calls wait for delays no other tenant's calls,
-//! and none of the calls that end something.
+//! Queues of the control plane. The queued calls of one tenant delay neither another tenant's calls
+//! nor any call that ends something.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -16,13 +16,13 @@ use wharf_tests::guests::{component, versioned};
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::eventually;
 
-/// How long any call may take beside full queues. A registry that says nothing is given up after
-/// 20 s, and one tenant has two threads: its queue of 32 would take over five minutes.
+/// The longest that any call may take beside full queues. The host gives up a silent registry after
+/// 20 s, and a tenant has two threads: its queue of 32 would take over five minutes.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
 /// Calls of one class that one tenant may have under way.
 const CALLS_MAX: usize = 32;
 
-/// A seeded source of numbers.
+/// Random numbers from a seed.
 struct Seeded(u64);
 
 impl Seeded {
@@ -40,14 +40,14 @@ impl Seeded {
     }
 }
 
-/// What a tenant does that takes its time.
+/// Slow work of a tenant, by the server that it is for.
 #[derive(Debug, Clone, Copy)]
 enum Slow {
-    /// Swaps of plugins that a registry does not deliver, on this server.
+    /// Swaps of plugins that a registry does not deliver.
     Registry(&'static str),
-    /// Swaps of a plugin that is compiled for seconds.
+    /// Swaps of a plugin that takes seconds to compile.
     Compile(&'static str),
-    /// Calls that wait for a lock that is held.
+    /// Calls that wait for a held lock.
     Locks(&'static str),
     /// A restart that waits for a session.
     Drain(&'static str),
@@ -58,7 +58,7 @@ struct Tenants {
     site: ControlSite,
     fake_registry: FakeRegistry,
     _certificates: Certificates,
-    /// Requests that are under way, by what they ask for.
+    /// Requests under way, by their path.
     begun: Vec<(String, UnixStream)>,
     /// Calls that wait for locks.
     others_waiting: usize,
@@ -131,7 +131,7 @@ impl Tenants {
         self.begun.push((path.to_owned(), stream));
     }
 
-    /// A client that stays.
+    /// Connects a client of `a4` that stays.
     fn session_on_a4(&mut self) {
         let shown = || self.site.ok("GET", "/v1/servers/a4", json!({}));
         let address = shown()["address"].as_str().expect("an address").parse().expect("an address");
@@ -182,7 +182,7 @@ impl Tenants {
         }
     }
 
-    /// Calls under way, as the metrics say.
+    /// The number of calls under way, from the metrics.
     fn calls(&self, tenant: &str, class: &str) -> usize {
         let (_, text) = self.site.curl(&[], "/metrics");
         let line = format!("wharf_control_calls{{tenant=\"{tenant}\",class=\"{class}\"}} ");
@@ -190,7 +190,7 @@ impl Tenants {
         found.map_or(0, |number| number.parse().expect("a number"))
     }
 
-    /// The first answer of this code to requests that were begun.
+    /// Reads the answers to requests for `path` until one has this code, and returns that one.
     fn answer(&mut self, path: &str, code: u16) -> String {
         loop {
             let at = self.begun.iter().position(|(begun, _)| begun == path).expect("it was begun");
@@ -203,7 +203,7 @@ impl Tenants {
         }
     }
 
-    /// A call that is answered well, and soon.
+    /// Makes a call that must succeed within [`ANSWERED_WITHIN`].
     fn soon(&self, path: &str, body: Value) -> Value {
         let start = Instant::now();
         let answer = self.site.ok("POST", path, body);
@@ -212,7 +212,7 @@ impl Tenants {
     }
 }
 
-/// A component whose code is so long that it is compiled for seconds.
+/// A component with so much code that compiling takes seconds.
 fn long_winded() -> Vec<u8> {
     let body = "(local.set 0 (i32.add (i32.mul (local.get 0) (i32.const 7)) (i32.const 4095)))\n";
     let one = |number| {
@@ -284,7 +284,7 @@ fn full_queues_of_a_tenant_delay_no_other() {
     }
 }
 
-/// The tenant whose queues are full ends what it likes.
+/// Calls that end something at the servers of the tenant whose queues are full.
 fn ends_beside_its_own_queues(tenants: &mut Tenants, rng: &mut Seeded) {
     let lock = "/v1/servers/a2/lock";
     let mut of_a = ["rollback", "unlock", "restart", "stop"];
@@ -300,7 +300,7 @@ fn ends_beside_its_own_queues(tenants: &mut Tenants, rng: &mut Seeded) {
                 let answer = tenants.answer("/v1/servers/a1/plugin/swap", 409);
                 assert!(answer.contains("overtaken"), "{answer}");
             }
-            // Its answer came, and was not read.
+            // The lock was granted, and its answer was not read yet.
             "unlock" => {
                 let token = loop {
                     let answer = tenants.answer(lock, 200);
@@ -361,7 +361,7 @@ fn waiting_calls_leave_connections_to_others() {
     for _ in 0..CALLS_MAX {
         tenants.begin("/v1/servers/a4/stop", &json!({ "drain": "60s", "grace": "1s" }));
     }
-    // More than may be idle at a time.
+    // More calls than connections may be idle at a time.
     eventually("many calls wait", || {
         let waiting =
             tenants.calls("a", "wait") + tenants.calls("b", "wait") + tenants.calls("a", "end");
@@ -372,8 +372,8 @@ fn waiting_calls_leave_connections_to_others() {
     tenants.soon("/v1/servers/b/stop", json!({ "grace": "1s" }));
 }
 
-/// A registry that delivers a component by its tag, and says nothing when it is asked by digest, as
-/// a host asks that keeps what it pulled.
+/// A registry that delivers a component by its tag, and is silent when a manifest is asked for by
+/// digest. A host asks by digest to keep a version that it pulled.
 fn delivers_once() -> FakeRegistry {
     const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
     let bytes = component(&versioned('s', "", ""));
@@ -400,7 +400,7 @@ fn rollback_ends_pulls_that_keep_versions() {
         let file = folder.path().join(format!("{label}.wasm"));
         std::fs::write(file, component(&versioned(label, "", ""))).expect("kept");
     }
-    // A store that others may write to is not used: everything is pulled each time.
+    // The host does not use a store that others may write to, so it pulls each time.
     let store = folder.path().join("store");
     std::fs::create_dir(&store).expect("a folder");
     std::fs::set_permissions(&store, std::fs::Permissions::from_mode(0o777)).expect("changed");
@@ -447,7 +447,7 @@ fn rollback_ends_pulls_that_keep_versions() {
             .count()
     };
     eventually("each tenant pulls what it keeps", || silent() >= 2);
-    // What another tenant does, and what is urgent, waits for none of it.
+    // Neither calls of another tenant nor urgent calls wait for the pulls.
     let start = Instant::now();
     tenants.soon("/v1/servers/b/plugin/rollback", json!({}));
     for (server, _) in greedy {

@@ -1,5 +1,5 @@
-//! Versions of a plugin, and what else may happen to their server at the same moment: its end, a
-//! reload, a crash, or that nobody waits for the answer any more.
+//! Swaps that meet another change of the same server: its end, a reload, a crash, or an API peer
+//! that disconnects.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -35,7 +35,7 @@ fn next(client: &mut Client, label: char, count: u8) {
     client.send([1]).expect([label as u8, 1, count]);
 }
 
-/// A client in the middle of an event: it asks for much more than it reads.
+/// Keeps a client's session in one event: the client asks for much more than it reads.
 fn busy(client: &Client) -> std::thread::JoinHandle<()> {
     let mut sender = client.0.try_clone().expect("the same connection");
     std::thread::spawn(move || drop(sender.write_all(&vec![7; 4 << 20])))
@@ -64,14 +64,14 @@ fn going_back_passes_a_version_that_came_twice() {
 }
 
 #[test]
-fn a_swap_that_meets_the_end_of_its_server_publishes_nothing() {
-    // Now and then the trial is over before anybody can stop the server.
+fn swap_during_a_stop_publishes_nothing() {
+    // In some attempts the trial is over before the stop.
     for _ in 0..50 {
         let server = versions(SwapRules::default()).start().expect("it starts");
         let plugin = version('b');
         let met = host().runtime().block_on(async {
             let mut swap = pin!(server.swap(plugin, SwapPolicy::HandOff));
-            // The new version is being tried out by now.
+            // The swap has begun, so the new version is on trial.
             if poll_fn(|cx| Poll::Ready(swap.as_mut().poll(cx))).await.is_ready() {
                 return false;
             }
@@ -89,18 +89,18 @@ fn a_swap_that_meets_the_end_of_its_server_publishes_nothing() {
 }
 
 #[test]
-fn a_canary_ends_even_where_whoever_began_it_is_gone() {
+fn canary_ends_although_its_starter_is_gone() {
     let canary =
         CanaryRules { duration: Duration::from_secs(1), sessions_min: 1, ..CanaryRules::default() };
     let server = versions(SwapRules { canary, ..SwapRules::default() }).start().expect("it starts");
     let (slow, mut quick) = (Client::connect(server.address()), Client::connect(server.address()));
     let asks = busy(&slow);
     eventually("it waits", || is_busy(&server));
-    let (plugin, wish) =
+    let (plugin, options) =
         (version('b'), CanaryOptions { share: Some(1.0), live: Some(true), duration: None });
     host().runtime().block_on(async {
-        let mut canary = pin!(server.canary(plugin, wish));
-        // One of the live sessions is busy, so that it does not come to its end while this waits.
+        let mut canary = pin!(server.canary(plugin, options));
+        // One of the live sessions is busy, so the call does not finish meanwhile.
         while server.canary_seen().is_none() {
             let begun = timeout(Duration::from_millis(10), &mut canary).await;
             assert!(begun.is_err(), "{begun:?}");
@@ -112,7 +112,7 @@ fn a_canary_ends_even_where_whoever_began_it_is_gone() {
     quick.send([1]).take(3);
 }
 
-/// One server, of which this limit may be changed.
+/// One server with a limit that a reload may change.
 fn described(copy_max_bytes: usize) -> ServerBuilder {
     let rules = SwapRules { prepare: Duration::from_secs(20), ..SwapRules::default() };
     let limits = InstanceLimits { copy_max_bytes, ..InstanceLimits::default() };
@@ -144,7 +144,7 @@ fn are_all_on(server: &ServerHandle, label: char) -> bool {
 }
 
 #[test]
-fn a_version_is_watched_on_over_a_reload_and_taken_back() {
+fn probation_goes_on_over_a_reload() {
     let (servers, server) = servers();
     let mut clients: Vec<_> = (0..30).map(|_| Client::connect(server.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 'a', 1));
@@ -168,12 +168,13 @@ fn a_version_is_watched_on_over_a_reload_and_taken_back() {
 }
 
 #[test]
-fn sessions_of_a_canary_that_a_reload_ends_go_back() {
+fn reload_that_ends_a_canary_returns_its_sessions() {
     let (servers, server) = servers();
     let mut clients: Vec<_> = (0..10).map(|_| Client::connect(server.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 'a', 1));
-    let wish = CanaryOptions { share: Some(1.0), live: Some(true), duration: None };
-    let tried = host().runtime().block_on(server.canary(version('b'), wish)).expect("it is good");
+    let options = CanaryOptions { share: Some(1.0), live: Some(true), duration: None };
+    let tried =
+        host().runtime().block_on(server.canary(version('b'), options)).expect("it is good");
     assert_eq!(tried.moved, 10, "{tried:?}");
     clients.push(Client::connect(server.address()));
     next(&mut clients[10], 'b', 1);
@@ -187,7 +188,7 @@ fn sessions_of_a_canary_that_a_reload_ends_go_back() {
 }
 
 #[test]
-fn new_terms_wait_for_a_swap() {
+fn new_configuration_waits_for_a_swap() {
     let server = Arc::new(described(1 << 20).start().expect("it starts"));
     let (slow, mut quick, finish) = half_way(&server);
     let prepared = described(2 << 20).prepare(&host()).expect("it holds");
@@ -203,7 +204,7 @@ fn new_terms_wait_for_a_swap() {
 }
 
 #[test]
-fn a_server_that_stops_while_its_sessions_move_was_not_swapped() {
+fn stop_during_a_migration_undoes_the_swap() {
     for policy in [SwapPolicy::AllOrNothing, SwapPolicy::HandOff] {
         let server = Arc::new(described(1 << 20).start().expect("it starts"));
         let (slow, mut quick) =
@@ -224,9 +225,8 @@ fn a_server_that_stops_while_its_sessions_move_was_not_swapped() {
     }
 }
 
-/// All sessions are asked to move together, and that waits for one of them, which is busy until its
-/// client goes; the other is ready. Both clients, and what looks at the outcome once nobody is
-/// busy.
+/// Begins an atomic migration of two sessions, of which one is ready and one is busy until its
+/// client goes. Returns both clients, and a check of the outcome for after that.
 fn half_way(server: &Arc<ServerHandle>) -> (Client, Client, impl FnOnce() + use<>) {
     let (slow, mut quick) = (Client::connect(server.address()), Client::connect(server.address()));
     next(&mut quick, 'a', 1);
@@ -248,14 +248,14 @@ fn prepares(server: &ServerHandle) -> bool {
 }
 
 #[test]
-fn a_reload_waits_for_a_swap_and_neither_undoes_the_other() {
+fn reload_and_swap_do_not_undo_each_other() {
     let (servers, server) = servers();
     let (slow, mut quick, finish) = half_way(&server);
     let next_plan = plan(2 << 20);
     host().runtime().block_on(async {
         let mut reload = pin!(servers.reload(next_plan));
         assert!(timeout(Duration::from_millis(500), &mut reload).await.is_err(), "it did not wait");
-        // Now nobody is busy any more.
+        // From here on no session is busy.
         drop(slow);
         assert_eq!(reload.await.expect("it holds").changed, ["raced"]);
     });
@@ -281,13 +281,13 @@ fn states(site: &ControlSite) -> Vec<Value> {
 }
 
 #[test]
-fn a_canary_that_was_promoted_by_its_judge_starts_again_after_a_crash() {
+fn promoted_canary_starts_again_after_a_crash() {
     let mut site = ControlSite::of_versions("[server.swap.canary]\nsessions_min = 1", &['a', 'b']);
     site.plugin(&["swap"], Some("a.wasm"));
     site.plugin(&["canary", "--share", "1", "--duration", "1s"], Some("b.wasm"));
     next(&mut Client::connect(site.address()), 'b', 1);
     eventually("it is promoted", || states(&site).last() == Some(&json!("in-force")));
-    // A moment later it is written down.
+    // The host records the promotion a moment later.
     let recorded = || {
         site.path("state/wharf").read_dir().expect("a folder").any(|one| {
             let record = one.expect("one").path().join("echo/record.json");
@@ -300,7 +300,7 @@ fn a_canary_that_was_promoted_by_its_judge_starts_again_after_a_crash() {
 }
 
 #[test]
-fn a_canary_that_ran_when_the_process_died_is_not_said_to_run() {
+fn canary_does_not_survive_a_crash() {
     let mut site = ControlSite::of_versions("", &['a', 'b']);
     site.plugin(&["swap"], Some("a.wasm"));
     site.plugin(&["canary", "--share", "1"], Some("b.wasm"));
@@ -316,7 +316,7 @@ fn a_canary_that_ran_when_the_process_died_is_not_said_to_run() {
 }
 
 #[test]
-fn whoever_asks_for_swaps_and_goes_away_cannot_have_more_of_them_at_work() {
+fn abandoned_swaps_still_count_against_the_limit() {
     let site = ControlSite::of_versions("[server.swap]\nprepare = '60s'", &['a', 'b']);
     site.plugin(&["swap"], Some("a.wasm"));
     let slow = Client::connect(site.address());
@@ -343,7 +343,7 @@ fn whoever_asks_for_swaps_and_goes_away_cannot_have_more_of_them_at_work() {
             .expect("curl runs")
     };
     let is_refused = |curl: Child| curl.wait_with_output().expect("it ended").stdout == b"503";
-    // Each is given up by whoever asked, and the first of them keeps the others waiting.
+    // Each API peer gives up, and the first swap keeps the others waiting.
     let some = |_| {
         let asking: Vec<_> = (0..16).map(ask).collect();
         asking.into_iter().map(is_refused).fold(false, |one, other| one | other)

@@ -1,4 +1,4 @@
-//! What the operating system refuses: each call of the control API says so in one clear error, no
+//! Refusals by the operating system: each call of the control API names them in one clear error, no
 //! thread panics, and the same call works once the limit is lifted.
 
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ use wharf_tests::guests::{component, versioned, wharf_binary};
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::eventually;
 
-/// A seeded source of numbers.
+/// Random numbers from a seed.
 struct Seeded(u64);
 
 impl Seeded {
@@ -33,12 +33,12 @@ impl Seeded {
     }
 }
 
-/// A control group that limits the number of threads and processes. Its processes are gone when it
-/// is dropped.
+/// A control group that limits the number of threads and processes. It must be dropped after its
+/// processes have ended.
 struct Pids(PathBuf);
 
 impl Pids {
-    /// `None` where this system does not let the test make one.
+    /// Makes a control group. `None` if this system does not let the test make one.
     fn new() -> Option<Self> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -77,7 +77,7 @@ impl Pids {
 
 impl Drop for Pids {
     fn drop(&mut self) {
-        // It goes once the last process has.
+        // The group can be removed once its last process has ended.
         for _ in 0..100 {
             if fs::remove_dir(&self.0).is_ok() {
                 return;
@@ -87,11 +87,11 @@ impl Drop for Pids {
     }
 }
 
-/// What keeps a process from having more threads and processes than it has.
+/// A limit on the threads and processes of a process.
 enum Threads {
-    /// A control group, which says how many.
+    /// A control group with a limit on its threads and processes.
     Group(Pids),
-    /// The number of processes of its user, which root does not heed.
+    /// The limit of the process's user, which root ignores.
     OfUser(Pid),
 }
 
@@ -109,7 +109,7 @@ impl Threads {
         user
     }
 
-    /// So many more than it has now, or fewer.
+    /// Allows `more` threads than the process has now. The limit of a user allows none instead.
     fn allow(&self, more: usize) {
         match self {
             Self::Group(group) => group.limit(&(group.current() + more).to_string()),
@@ -132,10 +132,10 @@ fn nproc(process: Pid, most: Option<u64>) {
     prlimit(Some(process), Resource::Nproc, Rlimit { current: most, maximum }).expect("a limit");
 }
 
-/// Versions to swap in, each of which is compiled anew.
+/// Versions to swap in, each of which must be compiled.
 const LABELS: &str = "bcdefghijklmnopqrstuvwxyz";
 
-/// A process with a secure server called `echo`.
+/// A process with a server `echo` that has TLS.
 struct Limited {
     site: ControlSite,
     versions: std::vec::IntoIter<char>,
@@ -166,7 +166,7 @@ impl Limited {
         eventually("the control API is open", || UnixStream::connect(site.socket()).is_ok());
         let versions = LABELS.chars().collect::<Vec<_>>().into_iter();
         let mut limited = Self { site, versions, _certificates: certificates };
-        // Threads that start with the first use have started.
+        // The first use of each call starts threads, so that they exist before the limit.
         for call in CALLS {
             assert_eq!(limited.call(call).0, 200, "{call}");
         }
@@ -177,7 +177,7 @@ impl Limited {
         Pid::from_child(&self.site.wharf.child)
     }
 
-    /// Makes a call that works on a machine that refuses nothing.
+    /// Makes a call that succeeds if the system refuses nothing.
     fn call(&mut self, call: &str) -> (u16, Value) {
         let server = "/v1/servers/echo";
         let post = |path: &str, body: Value| self.site.ask("POST", path, &body);
@@ -207,7 +207,7 @@ impl Limited {
                     &json!({ "file": file }),
                 );
                 match answer.0 {
-                    // What came is taken back, so that the next call finds the server as it was.
+                    // Ends the canary, so that the next call finds the server as before.
                     200 => self.site.ask("POST", &format!("{server}/plugin/rollback"), &json!({})),
                     _ => answer,
                 }
@@ -217,7 +217,8 @@ impl Limited {
         }
     }
 
-    /// Makes calls in some order while the system refuses things. How many were refused.
+    /// Makes five random calls while the system refuses things, and returns how many of them were
+    /// refused.
     fn refused(&mut self, rng: &mut Seeded, calls: &[&str], words: &[&str]) -> usize {
         let mut refused = 0;
         for _ in 0..5 {
@@ -234,7 +235,7 @@ impl Limited {
         refused
     }
 
-    /// The process is there, and none of its threads has panicked.
+    /// Checks that the process lives, and that none of its threads has panicked.
     fn lives(&mut self) {
         assert_eq!(self.site.wharf.child.try_wait().expect("it can be asked"), None, "it ended");
         let said = self.site.wharf.said_by_now();
@@ -242,7 +243,7 @@ impl Limited {
         assert_eq!(self.site.curl(&[], "/livez").0, 200);
     }
 
-    /// Everything works.
+    /// Checks that every call works.
     fn recovers(&mut self) {
         for call in CALLS.into_iter().filter(|call| *call != "canary") {
             let (code, answer) = self.call(call);
@@ -252,7 +253,7 @@ impl Limited {
     }
 }
 
-/// Calls that may be made again and again.
+/// Calls that may be repeated.
 const CALLS: [&str; 7] = ["renew", "swap", "canary", "reload", "lock", "suspend", "restart"];
 
 #[test]
@@ -262,7 +263,7 @@ fn refused_threads_are_named() {
     let mut all = 0;
     for seed in [5, 23] {
         let mut rng = Seeded::of(seed);
-        // The compiler is a process with threads of its own: it may start and find no more.
+        // The compiler is a process with threads of its own: it may start and get no more.
         let more = rng.below(3);
         println!("seed {seed}: {more} more than there are");
         threads.allow(more);
@@ -286,7 +287,7 @@ fn refused_threads_are_named() {
     limited.lives();
     threads.lift();
     assert!(all > 0);
-    // A group goes after its processes.
+    // The group can be removed only after its processes have ended.
     drop(limited);
 }
 
@@ -307,7 +308,7 @@ fn refused_descriptors_are_named() {
             fs::read_dir(format!("/proc/{}/fd", process.as_raw_nonzero())).expect("a list");
         let open: BTreeSet<u64> =
             descriptors.filter_map(|one| one.ok()?.file_name().to_str()?.parse().ok()).collect();
-        // Room for a connection, and few more.
+        // Room for one connection and few more descriptors.
         let most = (0..4_096)
             .filter(|number| !open.contains(number))
             .nth(1 + rng.below(3))
@@ -332,8 +333,8 @@ fn refused_memory_is_named() {
             .expect("its state");
         let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).expect("a size");
         let kibibytes: u64 = size.trim().trim_end_matches(" kB").parse().expect("a number");
-        // No room for a thread's stack or a copy of the process; what threads have reserved is
-        // theirs.
+        // No room for a thread's stack or a copy of the process. Memory that threads have reserved
+        // stays theirs.
         let most = (kibibytes + rng.below(4) as u64 * 16) << 10;
         println!("seed {seed}: up to {most} bytes of address space");
         let limit = |current| Rlimit { current, maximum: None };
@@ -349,7 +350,7 @@ fn refused_memory_is_named() {
 fn compiler_without_memory_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("polite.wasm");
-    // Enough code that its compiler allocates for a while.
+    // So much code that its compiler allocates for a while.
     let body = "(local.set 0 (i32.add (i32.mul (local.get 0) (i32.const 7)) (i32.const 4095)))\n"
         .repeat(400);
     let one =
@@ -357,7 +358,8 @@ fn compiler_without_memory_says_so() {
     fs::write(&file, component(&(0..40).map(one).collect::<String>())).expect("kept");
     let (mut rng, mut failed) = (Seeded::of(1), 0);
     for _ in 0..14 {
-        // From nothing beside the stack of its reader, which has 256 MiB, to what compiling needs.
+        // From the 256 MiB for the stack of its reader and nothing more, up to what compiling
+        // needs.
         let most = (255 << 10) + rng.below(16 << 10);
         let script = format!("ulimit -d {most}; exec \"$0\" compile 2147483648 60");
         let mut command = Command::new("bash");
@@ -372,7 +374,7 @@ fn compiler_without_memory_says_so() {
             continue;
         }
         failed += 1;
-        // What the host reads of it names the cause, in one line.
+        // The error that the host reads from the compiler names the cause, in one line.
         let memory = ["memory allocation of", "annot allocate memory", "os error 12", "code: 12"];
         let threads = ["os error 11", "code: 11"];
         let named = memory.iter().chain(&threads).any(|words| said.contains(words));

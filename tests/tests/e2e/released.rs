@@ -1,5 +1,5 @@
-//! Components of released contracts: one that was built from each text today, and one that was
-//! built when it was released.
+//! Components of released contracts: one built today from each frozen text, and one kept from the
+//! release.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,7 @@ fn server(name: &str, bytes: &[u8]) -> ServerBuilder {
         .setting("other", "")
 }
 
-/// Reads up to and with `end`.
+/// Reads up to and including `end`.
 fn until(client: &mut Client, end: &[u8]) -> Vec<u8> {
     let mut seen = Vec::new();
     while !seen.ends_with(end) {
@@ -43,7 +43,7 @@ fn until(client: &mut Client, end: &[u8]) -> Vec<u8> {
     seen
 }
 
-/// One session's life beside another's, in which every import is called and every event comes.
+/// Plays the life of a session beside another. It calls every import and meets every event.
 fn life(name: &str, bytes: &[u8]) {
     let server = server(name, bytes).start().expect("it starts");
     let mut ann = Client::connect(server.address());
@@ -77,15 +77,15 @@ fn life(name: &str, bytes: &[u8]) {
     ann.send("bfor all\n").expect("b1\n");
     ann.send("s2for bob\n").expect("s0\n");
     bob.expect("for all\nfor bob\n");
-    // More than the send buffer takes, so that it fills, and drains when it is read.
+    // More than the send buffer holds: the buffer fills, and drains when the client reads.
     ann.send("F");
     let filled = until(&mut ann, b"W!\n");
     assert!(filled.len() > 32 << 10 && filled[..filled.len() - 3].iter().all(|byte| *byte == 0));
     let report = swap(&server, load(&format!("{name}-next"), bytes), SwapPolicy::HandOff);
     assert_eq!((report.moved, report.stayed.len(), report.ended), (2, 0, 0), "{report:?}");
-    // Its count is what it was; the version that it came from is `unversioned`.
+    // The session keeps its count. The version that it came from is `unversioned`.
     ann.send("v").expect("v7\n").send("V").expect("Vu\n");
-    // Nothing that can be restored from: it stays.
+    // The session saves a state that cannot be restored, so it stays.
     bob.send("u").expect("u1\n");
     let report = swap(&server, load(&format!("{name}-last"), bytes), SwapPolicy::HandOff);
     assert_eq!(report.stayed.get("handoff-refused"), Some(&1), "{report:?}");
@@ -102,7 +102,7 @@ fn life(name: &str, bytes: &[u8]) {
     assert!(server.counters().faults.is_empty(), "{:?}", server.counters());
 }
 
-/// And one who says nothing for the server's timeout.
+/// Plays a session whose client is silent for the server's timeout.
 fn silence(name: &str, bytes: &[u8]) {
     let server = server(name, bytes).timeout(Duration::from_millis(50)).start().expect("it starts");
     Client::connect(server.address()).expect("+1\no1\no1\n");

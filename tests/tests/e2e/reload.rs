@@ -1,4 +1,4 @@
-//! A process that is told to change or to end: reloads, certificates, signals, and systemd.
+//! Changes and ends of a process: reloads, certificates, signals, and systemd.
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
@@ -15,7 +15,7 @@ use wharf_tests::process::Wharf;
 use wharf_tests::servers::PATIENCE;
 
 #[test]
-fn a_reload_applies_the_difference_or_nothing() {
+fn reload_applies_the_difference_or_nothing() {
     let site = ControlSite::default();
     let mut live = Client::connect(site.address());
     live.echo("before");
@@ -35,7 +35,8 @@ fn a_reload_applies_the_difference_or_nothing() {
     leaving.echo("new");
     live.echo("untouched");
 
-    // Each is refused whole, with its place, though another part of the file would be fine.
+    // Each file is refused whole, with the place of the mistake, although another part of it is
+    // valid.
     let bad = [
         ("max_clients = 3\nmax_client = 4", "line 13"),
         ("max_clients = 3\npriority = 'urgent'", "urgent"),
@@ -64,7 +65,7 @@ fn a_reload_applies_the_difference_or_nothing() {
             Some(2)
         );
     }
-    // By a signal; what is gone from the file drains.
+    // A reload by signal. A server that is gone from the file drains.
     configure(site.folder.path(), site.port, "", "");
     site.wharf.signal(Signal::HUP);
     site.wharf.says("reloaded");
@@ -77,7 +78,7 @@ fn a_reload_applies_the_difference_or_nothing() {
 }
 
 #[test]
-fn certificates_are_renewed_without_a_pause_and_a_bad_one_leaves_the_old_one_serving() {
+fn certificates_renew_without_pause_or_not_at_all() {
     let (first, second) = (Certificates::new(), Certificates::new());
     let folder = tempfile::tempdir().expect("a folder");
     let put =
@@ -119,14 +120,14 @@ fn certificates_are_renewed_without_a_pause_and_a_bad_one_leaves_the_old_one_ser
 }
 
 #[test]
-fn terminate_drains_and_hears_a_second_time() {
+fn terminate_signal_drains_sessions() {
     let mut site = ControlSite::with("", "");
     let folder = site.folder.path().to_owned();
     let mut client = Client::connect(site.address());
     client.echo("hello");
     site.wharf.signal(Signal::TERM);
     site.wharf.says("draining");
-    // Draining sessions go on; newcomers are refused.
+    // Draining sessions go on, and new connections are refused.
     client.echo("still served");
     client.expect_closed();
     assert_eq!(site.wharf.child.wait().expect("it ends").code(), Some(0));
@@ -134,7 +135,7 @@ fn terminate_drains_and_hears_a_second_time() {
 }
 
 #[test]
-fn systemd_is_told_what_happens_and_hands_sockets_over_by_name() {
+fn systemd_gets_notices_and_passes_sockets_by_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let hears = UnixDatagram::bind(folder.path().join("notify")).expect("a socket");
     hears.set_read_timeout(Some(PATIENCE)).expect("a deadline");
@@ -151,7 +152,7 @@ fn systemd_is_told_what_happens_and_hands_sockets_over_by_name() {
     };
     std::fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");
     configure(folder.path(), free_port(), "", "");
-    // As systemd does it: the socket is descriptor 3, and the environment says whose it is.
+    // systemd does the same: the socket is descriptor 3, and the environment names it.
     let script = "import os, socket, sys\n\
                   listener = socket.socket(); listener.bind(('127.0.0.1', 0)); listener.listen()\n\
                   print(listener.getsockname()[1], flush=True)\n\
@@ -181,7 +182,7 @@ fn systemd_is_told_what_happens_and_hands_sockets_over_by_name() {
 }
 
 #[test]
-fn words_of_a_plugin_stay_its_own() {
+fn plugin_text_is_not_taken_for_a_refusal() {
     let site = ControlSite::default();
     let folder = site.folder.path();
     let mut live = Client::connect(site.address());
@@ -189,7 +190,7 @@ fn words_of_a_plugin_stay_its_own() {
     let words =
         ["os error 11", "Too many open files (os error 24)", "Os { code: 12, kind: OutOfMemory }"];
     for (number, words) in words.into_iter().enumerate() {
-        // A key of a manifest that is none, and a function of a component that fails in its trial.
+        // An unknown key of a manifest, and a function of a component that fails in its trial.
         let folder_of = folder.join(format!("manifest-{number}"));
         std::fs::create_dir(&folder_of).expect("a folder");
         std::fs::write(folder_of.join("plugin.toml"), format!("'{words}' = 1\n"))

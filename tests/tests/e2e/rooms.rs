@@ -1,4 +1,4 @@
-//! The chat plugin: sessions that talk to each other, and move to another version together.
+//! The chat plugin: sessions that talk to each other, and migrate together.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
@@ -13,7 +13,7 @@ use wharf_tests::servers::{describe, swap};
 
 const PEOPLE: usize = 12;
 
-/// A client that has said its name.
+/// Connects a client and sends its name.
 fn enter(server: &ServerHandle, name: &str) -> Client {
     let mut client = Client::connect(server.address());
     client.expect("* your name?\n").send(format!("{name}\n"));
@@ -21,12 +21,13 @@ fn enter(server: &ServerHandle, name: &str) -> Client {
 }
 
 #[test]
-fn what_is_said_reaches_everybody_else_once_and_in_order_while_the_room_moves_together() {
+fn chat_lines_arrive_once_during_atomic_migrations() {
     let server = describe(bundled("plugins/chat")).start().expect("it starts");
     let people: Vec<_> = (0..PEOPLE).map(|number| enter(&server, &format!("p{number}"))).collect();
-    let (done, over, turn) = (AtomicBool::new(false), AtomicBool::new(false), Barrier::new(PEOPLE));
+    let (done, over, barrier) =
+        (AtomicBool::new(false), AtomicBool::new(false), Barrier::new(PEOPLE));
     thread::scope(|scope| {
-        let (done, over, turn) = (&done, &over, &turn);
+        let (done, over, barrier) = (&done, &over, &barrier);
         for (number, mut person) in people.into_iter().enumerate() {
             let lines = BufReader::new(person.0.try_clone().expect("the same connection")).lines();
             let mut said = lines
@@ -38,12 +39,12 @@ fn what_is_said_reaches_everybody_else_once_and_in_order_while_the_room_moves_to
                     let heard: BTreeSet<String> = said.by_ref().take(PEOPLE - 1).collect();
                     let others = (0..PEOPLE).filter(|other| *other != number);
                     assert_eq!(heard, others.map(|other| format!("p{other}: {round}")).collect());
-                    // Nobody says the next before everybody has heard this, for who reads slowly
-                    // misses what is said.
-                    if turn.wait().is_leader() {
+                    // All clients wait here until each has read this round, because slow readers
+                    // miss lines.
+                    if barrier.wait().is_leader() {
                         over.store(done.load(Ordering::Relaxed), Ordering::Relaxed);
                     }
-                    turn.wait();
+                    barrier.wait();
                     if over.load(Ordering::Relaxed) {
                         return;
                     }
@@ -68,7 +69,7 @@ fn what_is_said_reaches_everybody_else_once_and_in_order_while_the_room_moves_to
 }
 
 #[test]
-fn a_name_is_one_persons_until_they_leave_and_everybody_hears_that() {
+fn chat_name_is_unique_until_its_user_leaves() {
     let server = describe(bundled("plugins/chat")).start().expect("it starts");
     let mut ann = enter(&server, "ann");
     ann.expect("* welcome, ann; others here: 0\n");

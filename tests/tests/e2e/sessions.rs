@@ -1,4 +1,4 @@
-//! What an operator sees of sessions and does to them, among fifty.
+//! Sessions as an operator sees and steers them, among fifty.
 
 use std::time::Duration;
 
@@ -23,11 +23,12 @@ fn crowd(server: &ServerHandle) -> Vec<(u64, Client)> {
 }
 
 #[test]
-fn a_session_shows_what_it_did_and_does() {
+fn session_statistics_show_activity() {
     let server = start(polite());
     let clients = crowd(&server);
     let (id, _) = clients[7];
-    // It connected, it sent, and the timer that the guest sets when a client connects has fired.
+    // Three events: the connecting, the byte, and the timer that the guest sets when a client
+    // connects.
     eventually("its timer fires", || {
         server.session(id).is_some_and(|session| session.stats.events == 3)
     });
@@ -60,7 +61,7 @@ fn sessions_are_listed_in_pages_by_id() {
 }
 
 #[test]
-fn a_name_is_unique_ignores_case_and_is_free_again() {
+fn session_name_is_unique_until_its_session_ends() {
     let server = start(polite());
     let clients = crowd(&server);
     let [(one, _), (two, _), ..] = &clients[..] else { unreachable!() };
@@ -75,7 +76,7 @@ fn a_name_is_unique_ignores_case_and_is_free_again() {
 }
 
 #[test]
-fn one_of_many_is_disconnected_or_aborted_and_the_others_stay() {
+fn disconnect_and_abort_end_one_session() {
     let server = start(polite());
     let mut clients = crowd(&server);
     let (gone, mut kicked) = clients.remove(3);
@@ -92,7 +93,7 @@ fn one_of_many_is_disconnected_or_aborted_and_the_others_stay() {
 }
 
 #[test]
-fn a_session_that_waits_in_an_event_is_aborted_there() {
+fn abort_ends_a_session_within_its_event() {
     let server = start(bundled("tests/unruly"));
     let mut sleeper = Client::connect(server.address());
     sleeper.send("s");
@@ -107,10 +108,10 @@ fn a_session_that_waits_in_an_event_is_aborted_there() {
 }
 
 #[test]
-fn a_broadcast_reaches_all_that_can_take_it() {
+fn broadcast_reaches_all_sessions_with_room() {
     let server = start(polite());
     let mut clients = crowd(&server);
-    // One that is full and does not read: more than the sockets and the buffers hold.
+    // One client does not read and its session is full: more than the sockets and the buffers hold.
     let (full, stuck) = clients.remove(0);
     let piece = vec![b'x'; 64 << 10];
     let mut before = 0;
@@ -136,7 +137,7 @@ fn a_broadcast_reaches_all_that_can_take_it() {
 }
 
 #[test]
-fn priorities_of_the_server_and_of_a_session_are_apart() {
+fn session_class_is_apart_from_server_class() {
     let server = start(polite());
     let mut clients = crowd(&server);
     assert_eq!(server.set_priority(Priority::High), Priority::Normal);
@@ -151,14 +152,14 @@ fn priorities_of_the_server_and_of_a_session_are_apart() {
         classes.iter().find(|(other, _)| *other == class).expect("every class").1.count()
     };
     assert_eq!(count(Priority::Critical), 1);
-    // It stays, since its farewell would be counted too.
-    let mut newcomer = Client::connect(server.address());
-    newcomer.echo("new");
+    // The client stays, because the last event of its session would be counted too.
+    let mut new_client = Client::connect(server.address());
+    new_client.echo("new");
     assert_eq!(count(Priority::High), 2);
 }
 
 #[test]
-fn a_server_keeps_a_text_for_its_operator() {
+fn server_keeps_a_text_for_its_operator() {
     let server = start(polite());
     server.set_data("rack 7").expect("room");
     assert_eq!(server.data(), "rack 7");
@@ -167,7 +168,7 @@ fn a_server_keeps_a_text_for_its_operator() {
 }
 
 #[test]
-fn mail_of_nothing_and_of_single_bytes_is_bounded_too() {
+fn empty_and_tiny_mail_is_bounded() {
     let server = start(polite());
     let client = Client::connect(server.address());
     eventually("it is in", || server.session_count() == 1);
@@ -180,14 +181,14 @@ fn mail_of_nothing_and_of_single_bytes_is_bounded_too() {
         server.send_to(id, &piece) == Err(SendError::Full)
             && server.session(id).is_some_and(|session| session.stats.queued_bytes >= 256 << 10)
     });
-    // Whatever room was left is soon gone: each byte costs what keeping it costs.
+    // Single bytes soon use up the remaining room: each counts with the memory that keeps it.
     let taken = (0..100_000).filter(|_| server.send_to(id, b"x").is_ok()).count();
     assert!(taken < 10_000, "{taken} pieces");
     drop(client);
 }
 
 #[test]
-fn the_same_plugin_is_kept_once() {
+fn same_plugin_is_kept_once() {
     use wharf::plugin::Grants;
     let file = wharf_tests::guests::file("kept-once", &wharf_tests::guests::component(""));
     let loader = wharf_tests::servers::host().loader().clone();

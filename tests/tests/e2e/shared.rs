@@ -18,7 +18,7 @@ fn start(server: ServerBuilder) -> ServerHandle {
     server.start().expect("it starts")
 }
 
-/// Connects and waits until the session is served: who connects first is not always who is.
+/// Connects, and waits until the session is served: the server may serve clients in another order.
 fn join(server: &ServerHandle) -> Client {
     let before = server.session_count();
     let client = Client::connect(server.address());
@@ -27,7 +27,7 @@ fn join(server: &ServerHandle) -> Client {
 }
 
 #[test]
-fn what_is_in_memory_is_for_all_sessions_and_outlives_them() {
+fn shared_memory_outlives_its_sessions() {
     let server = start(tally(1));
     let (mut one, mut two) = (Client::connect(server.address()), Client::connect(server.address()));
     one.send("x").expect("1");
@@ -52,9 +52,9 @@ fn each_event_is_that_of_its_own_session() {
 }
 
 #[test]
-fn a_fault_ends_the_sessions_of_its_instance_and_no_others() {
+fn fault_ends_only_sessions_of_its_instance() {
     let server = start(tally(2));
-    // They go to the shard that has the fewest: first, second, first, second.
+    // Sessions go to the shard with the fewest: first, second, first, second.
     let mut clients: Vec<_> = (0..4).map(|_| join(&server)).collect();
     for client in &mut clients[..2] {
         client.send("x").expect("1");
@@ -66,13 +66,13 @@ fn a_fault_ends_the_sessions_of_its_instance_and_no_others() {
     ended(&server, "trap:unreachable", 1);
     ended(&server, "instance-lost", 1);
     eventually("their places are free", || server.clients() == 2);
-    // Another one is made for whoever comes.
+    // The next session gets a new shard.
     join(&server).send("x").expect("1");
     assert_eq!(server.counters().faults.get("trap:unreachable"), Some(&1));
 }
 
 #[test]
-fn a_plugin_that_takes_its_sessions_with_it_is_one_fault_to_the_breaker() {
+fn lost_instance_is_one_fault_to_the_breaker() {
     let server = start(tally(1));
     for round in 1..=3 {
         let mut clients: Vec<_> = (0..20).map(|_| join(&server)).collect();
@@ -85,8 +85,8 @@ fn a_plugin_that_takes_its_sessions_with_it_is_one_fault_to_the_breaker() {
 }
 
 #[test]
-fn events_are_serial_and_waiting_for_the_others_is_not_held_against_one() {
-    // Each takes some milliseconds, and all of them together far longer than one may take.
+fn wait_for_shared_instance_costs_no_wall_time() {
+    // Each event takes some milliseconds; all of them together take far longer than one may.
     let wall = BudgetChange { wall: Some(Duration::from_millis(500)), ..BudgetChange::default() };
     let server = start(tally(1).budget(Priority::Normal, wall));
     let mut clients: Vec<_> = (0..60).map(|_| join(&server)).collect();
@@ -99,7 +99,7 @@ fn events_are_serial_and_waiting_for_the_others_is_not_held_against_one() {
 }
 
 #[test]
-fn aborting_a_session_in_the_middle_of_an_event_leaves_the_instance_to_the_others() {
+fn abort_within_an_event_keeps_the_shared_instance() {
     let server = start(tally(1));
     let (mut stuck, mut other) = (join(&server), join(&server));
     stuck.send("B");
@@ -115,7 +115,7 @@ fn aborting_a_session_in_the_middle_of_an_event_leaves_the_instance_to_the_other
 }
 
 #[test]
-fn stopping_ends_a_shared_instance_that_is_stuck() {
+fn stop_ends_a_stuck_shared_instance() {
     let server = start(tally(1));
     let (mut stuck, other) = (join(&server), join(&server));
     stuck.send("B");
@@ -128,7 +128,7 @@ fn stopping_ends_a_shared_instance_that_is_stuck() {
 }
 
 #[test]
-fn a_fault_in_every_first_event_is_tried_again_with_a_fresh_instance() {
+fn faulty_first_event_gets_a_fresh_instance() {
     let handlers = "(func $on-connect (param i32) (result i32) unreachable)";
     let server = start(describe(inline("late-trap", handlers)).shared_instances(1));
     for round in 1..=3 {
@@ -139,7 +139,7 @@ fn a_fault_in_every_first_event_is_tried_again_with_a_fresh_instance() {
 }
 
 #[test]
-fn new_terms_keep_the_instance_where_nothing_about_it_changed() {
+fn new_configuration_keeps_an_unchanged_instance() {
     let plugin = guest("tally");
     let tally = || describe(Arc::clone(&plugin)).shared_instances(1);
     let server = start(tally());
@@ -149,14 +149,14 @@ fn new_terms_keep_the_instance_where_nothing_about_it_changed() {
     let reform = |prepared| host().runtime().block_on(server.reform(prepared));
     reform(again().prepare(&host()).expect("it holds"));
     Client::connect(server.address()).send("x").expect("2");
-    // With other settings newcomers get another, and those inside keep theirs.
+    // With other settings, new sessions get another instance, and live sessions keep theirs.
     reform(again().setting("a", "b").prepare(&host()).expect("it holds"));
     Client::connect(server.address()).send("x").expect("1");
     client.send("x").expect("3");
 }
 
 #[test]
-fn swapping_gives_newcomers_an_instance_of_the_new_build_and_leaves_the_others_theirs() {
+fn swap_leaves_live_sessions_their_shared_instance() {
     let server = start(tally(1));
     let mut client = join(&server);
     client.send("x").expect("1");
@@ -172,7 +172,7 @@ fn tally_text() -> String {
 }
 
 #[test]
-fn live_sessions_of_a_shared_instance_change_their_lane_and_lose_nothing() {
+fn shared_instance_sessions_change_lanes_without_loss() {
     let server = start(tally(1));
     let mut clients: Vec<_> = (0..3).map(|_| join(&server)).collect();
     let mut count = 0;

@@ -1,4 +1,4 @@
-//! Sessions that are idle let their instances go, and nobody notices.
+//! Idle sessions that drop their instances, which their clients do not notice.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ fn all_sleep(server: &ServerHandle, count: usize) {
     eventually("all sleep", || asleep(server) == count);
 }
 
-/// A plugin in a folder whose manifest says that it is stateless.
+/// Writes a plugin whose manifest says that it is stateless.
 fn stateless(folder: &std::path::Path, version: &str, handlers: &str) {
     std::fs::write(folder.join("plugin.wasm"), component(handlers)).expect("kept");
     let manifest = format!(
@@ -46,7 +46,7 @@ fn stateless(folder: &std::path::Path, version: &str, handlers: &str) {
 }
 
 #[test]
-fn an_idle_session_sleeps_without_an_instance_and_the_next_byte_finds_it_as_it_was() {
+fn next_byte_wakes_a_sleeping_session_unchanged() {
     let host = Host::new(&HostConfig {
         workers: 2,
         sessions_max: 64,
@@ -70,7 +70,7 @@ fn an_idle_session_sleeps_without_an_instance_and_the_next_byte_finds_it_as_it_w
         clients.iter_mut().for_each(|client| next(client, 'a', round));
         all_sleep(&server, 20);
         assert_eq!(host.engine().instances(), 0);
-        // What is kept of each is counted as its tenant's, and is little.
+        // A few bytes are kept of each session, and count as its tenant's memory.
         let kept = host.tenants()[0].quota.memory_bytes;
         assert!((20..4_096).contains(&kept), "{kept} bytes");
     }
@@ -83,7 +83,7 @@ fn an_idle_session_sleeps_without_an_instance_and_the_next_byte_finds_it_as_it_w
 }
 
 #[test]
-fn a_session_that_sleeps_is_told_of_its_timers_its_idling_and_its_end() {
+fn sleeping_session_gets_timers_timeouts_and_its_end() {
     let tells = versioned('a', "", "").replace(
         "(func $on-connect (param $client i32) (result i32) (i32.const 0))",
         "(func $on-connect (param $client i32) (result i32)
@@ -106,12 +106,12 @@ fn a_session_that_sleeps_is_told_of_its_timers_its_idling_and_its_end() {
     next(&mut client, 'a', 1);
     all_sleep(&server, 1);
     drop(client);
-    // Its farewell ran.
+    // The last event ran.
     eventually("it ended", || server.counters().faults.contains_key("trap:unreachable"));
 }
 
 #[test]
-fn a_session_that_sleeps_through_a_swap_wakes_on_the_new_version() {
+fn sleeping_session_wakes_on_the_new_version() {
     let server = sleepers(version('a', "")).start().expect("it starts");
     let mut clients: Vec<_> = (0..10).map(|_| Client::connect(server.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 'a', 1));
@@ -127,7 +127,7 @@ fn a_session_that_sleeps_through_a_swap_wakes_on_the_new_version() {
 }
 
 #[test]
-fn a_version_that_cannot_wake_a_session_leaves_it_to_the_one_it_fell_asleep_on() {
+fn session_that_cannot_wake_keeps_its_version() {
     let server = sleepers(version('a', "")).start().expect("it starts");
     let mut client = Client::connect(server.address());
     next(&mut client, 'a', 1);
@@ -141,8 +141,7 @@ fn a_version_that_cannot_wake_a_session_leaves_it_to_the_one_it_fell_asleep_on()
 }
 
 #[test]
-fn a_version_that_could_not_be_tried_and_cannot_wake_a_session_has_it_counted_and_the_session_goes_on()
- {
+fn failed_wake_on_an_untried_version_is_counted() {
     let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() })
         .expect("a host");
     let limit = |memory_max_bytes| {
@@ -164,7 +163,7 @@ fn a_version_that_could_not_be_tried_and_cannot_wake_a_session_has_it_counted_an
     let mut client = Client::connect(server.address());
     next(&mut client, 'a', 1);
     all_sleep(&server, 1);
-    // No room for an instance of it.
+    // No memory for an instance of the new version.
     limit(1 << 10);
     let bad = file(
         "sleeper-traps",
@@ -179,12 +178,12 @@ fn a_version_that_could_not_be_tried_and_cannot_wake_a_session_has_it_counted_an
 }
 
 #[test]
-fn a_version_that_no_session_can_wake_on_is_taken_back_and_they_wake_where_they_were() {
+fn version_that_wakes_no_session_is_rolled_back() {
     let server = sleepers(version('a', "")).start().expect("it starts");
     let mut clients: Vec<_> = (0..20).map(|_| Client::connect(server.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 'a', 1));
     all_sleep(&server, 20);
-    // They have slept since the version before this one.
+    // The sessions have slept since the version before this one.
     assert_eq!(swap(&server, version('b', ""), SwapPolicy::HandOff).moved, 20);
     for (policy, failed) in [(SwapPolicy::HandOff, 5), (SwapPolicy::AllOrNothing, 1)] {
         let report =
@@ -197,13 +196,13 @@ fn a_version_that_no_session_can_wake_on_is_taken_back_and_they_wake_where_they_
 }
 
 #[test]
-fn a_version_that_loops_over_what_sleepers_have_saved_is_met_by_few_of_them() {
+fn few_sleeping_sessions_meet_a_looping_version() {
     let rules = SwapRules { prepare: Duration::from_secs(60), ..SwapRules::default() };
     let server =
         sleepers(version('a', "")).budget(Priority::Normal, fuel_alone()).swap_rules(rules);
     let server = server.start().expect("it starts");
     let mut clients: Vec<_> = (0..40).map(|_| Client::connect(server.address())).collect();
-    // The first one can move, and the others cannot, some of them later than others.
+    // The first session can migrate. The others cannot, some of them later than others.
     let count = |number: usize| if number == 0 { 1 } else { 2 + (number / 3) as u8 };
     for (number, client) in clients.iter_mut().enumerate() {
         (1..=count(number)).for_each(|count| next(client, 'a', count));
@@ -221,13 +220,13 @@ fn a_version_that_loops_over_what_sleepers_have_saved_is_met_by_few_of_them() {
 }
 
 #[test]
-fn what_is_too_large_to_be_kept_keeps_its_session_awake() {
+fn state_over_its_limit_keeps_a_session_awake() {
     let limits = InstanceLimits { state_max_bytes: 3, ..InstanceLimits::default() };
     let plugin = inline("sleeper-large", &versioned('a', "", ""));
     let trials = InstanceLimits::default();
     assert!(trials.state_max_bytes > 4);
     let server = describe(plugin).limits(limits).sleep_after(SOON).start();
-    // The rehearsal of its first instance finds that already.
+    // The rehearsal of the first instance finds that already.
     assert!(server.is_err_and(|error| error.to_string().contains("state-limit")));
     let grows = versioned('a', "", "").replace(
         "(i32.store (i32.const 1060) (i32.const 4))",
@@ -252,7 +251,7 @@ fn what_is_too_large_to_be_kept_keeps_its_session_awake() {
 }
 
 #[test]
-fn a_stateless_plugin_sleeps_and_is_swapped_with_nothing_to_hand_over() {
+fn stateless_plugin_sleeps_and_swaps_without_handoff() {
     let folder = tempfile::tempdir().expect("a folder");
     stateless(folder.path(), "1", "");
     let server = Server::builder()
@@ -278,7 +277,7 @@ fn a_stateless_plugin_sleeps_and_is_swapped_with_nothing_to_hand_over() {
 }
 
 #[test]
-fn sessions_of_a_tenant_that_has_all_its_memory_sleep_all_the_same() {
+fn sessions_sleep_although_their_tenant_is_full() {
     let host = Host::new(&HostConfig {
         workers: 2,
         sessions_max: 64,
@@ -304,7 +303,7 @@ fn sessions_of_a_tenant_that_has_all_its_memory_sleep_all_the_same() {
     let server = server.timeout(Duration::from_secs(60)).start().expect("it starts");
     let mut client = Client::connect(server.address());
     next(&mut client, 'a', 1);
-    // As much as it has now, or has had, and not a byte more.
+    // Exactly as much as the tenant has now or has had.
     let has = host.engine().instances() as usize
         * server.sessions(0, 1).remove(0).stats.usage.memory_bytes as usize;
     limit(has.max(64 << 10));

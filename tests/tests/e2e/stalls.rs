@@ -1,5 +1,5 @@
-//! A process that stands still for longer than any of its deadlines: what had arrived by then is
-//! answered, and nothing that others did not do meanwhile is held against them.
+//! A process that stands still for longer than any of its deadlines. It answers what arrived by
+//! then, and its peers are not blamed for the time in which it stood still.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -24,10 +24,10 @@ use wharf_tests::servers::PATIENCE;
 const DEADLINE: Duration = Duration::from_secs(3);
 /// How long the process stands still.
 const STOP: Duration = Duration::from_secs(5);
-/// More than the system takes by itself.
+/// Pieces that a client asks for: more than the buffers of the kernel take.
 const PIECES: u8 = 120;
 
-/// Ends its sessions when they idle.
+/// A plugin that closes its sessions when they idle.
 const CLOSER: &str = "(func $on-timeout (param $idle i64) (result i32) (i32.const 1))";
 
 /// What a session waits for when the process stops.
@@ -53,7 +53,7 @@ impl Kind {
         Self::Reader,
     ];
 
-    /// The table of its server.
+    /// The table of this kind's server in the configuration.
     fn table(self, port: u16) -> String {
         let seconds = DEADLINE.as_secs();
         let (plugin, more) = match self {
@@ -119,18 +119,18 @@ impl Waiting {
         Self { kind, client, tls }
     }
 
-    /// What it sends while the process stands still, or just after.
+    /// Sends what the client sends while the process stands still, or just after.
     fn go_on(&mut self) {
         match (self.kind, &self.tls) {
             (Kind::Idle | Kind::FirstByte | Kind::OnTimeout, _) => _ = self.client.0.send("x"),
             (Kind::ProxyHeader, _) => _ = self.client.0.send(".1 192.0.2.2 4000 80\r\nx"),
             (Kind::Handshake, Some((_, rest))) => _ = self.client.0.send(rest),
-            // Its event runs, or its answer waits.
+            // The event runs or the answer waits, so the client sends nothing more.
             _ => {}
         }
     }
 
-    /// Whether it gets its answer.
+    /// Whether the client gets its answer.
     fn is_answered(&mut self) -> bool {
         let stream = &mut self.client.0.0;
         let mut seen = [0];
@@ -148,7 +148,7 @@ impl Waiting {
     }
 }
 
-/// A process with a server for each kind, and where they listen.
+/// Starts a process with a server for each kind. Returns it with their addresses.
 fn run(folder: &Path, certificates: &Certificates) -> (Wharf, Vec<(Kind, SocketAddr)>) {
     let keep = |name: &str, bytes: Vec<u8>| std::fs::write(folder.join(name), bytes).expect("kept");
     keep("polite.wasm", component(""));
@@ -187,7 +187,7 @@ fn standing_still_costs_no_session() {
     let (certificates, folder) = (Certificates::new(), tempfile::tempdir().expect("a folder"));
     let (wharf, addresses) = run(folder.path(), &certificates);
     let roots = roots(&certificates);
-    // Once before, so that every server has compiled and met a client.
+    // Once before the stop, so that every server has compiled and met a client.
     for (kind, address) in &addresses {
         let mut first = Waiting::begin(*kind, *address, &roots);
         first.go_on();
@@ -206,7 +206,7 @@ fn standing_still_costs_no_session() {
     assert!(begun.elapsed() < DEADLINE / 2, "too slow to show anything: {:?}", begun.elapsed());
     wharf.signal(Signal::STOP);
     let stopped = Instant::now();
-    // Some go on while it stands still, and some just after: they had time left.
+    // Some clients go on during the stop, and some just after it: they had time left.
     let (mut early, mut late): (Vec<_>, Vec<_>) =
         waiting.iter_mut().partition(|_| seed.below(4) > 0);
     for client in &mut early {
@@ -217,7 +217,7 @@ fn standing_still_costs_no_session() {
     wharf.signal(Signal::CONT);
     thread::sleep(seed.millis(0, 300));
     late.iter_mut().for_each(|client| client.go_on());
-    // All at once, for each has its own deadline from now on.
+    // In parallel, because from now on each client has its own deadline.
     let lost: Vec<_> = thread::scope(|scope| {
         let asked =
             waiting.iter_mut().map(|client| (client.kind, scope.spawn(|| client.is_answered())));
@@ -228,7 +228,7 @@ fn standing_still_costs_no_session() {
         lost.collect()
     });
     if !lost.is_empty() {
-        // Fails with everything that the process said.
+        // Fails and prints everything that the process logged.
         wharf.signal(Signal::TERM);
         wharf.says(&format!("anything of the lost {lost:?}"));
     }
@@ -252,12 +252,12 @@ fn silence_after_a_stop_still_ends_sessions() {
     wharf.signal(Signal::STOP);
     thread::sleep(Duration::from_secs(1));
     wharf.signal(Signal::CONT);
-    // A peer that the system confirms bytes of at first has the write timeout once more.
+    // A peer whose system still confirms bytes at first has the write timeout once more.
     thread::sleep(DEADLINE * 3);
     for client in &mut waiting {
         let mut stream: &TcpStream = &client.client.0.0;
         stream.set_read_timeout(Some(PATIENCE)).expect("a deadline");
-        // Closed or reset, after what was queued.
+        // The connection is closed or reset after the bytes that were queued.
         let outcome = stream.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
         let open = [Err(std::io::ErrorKind::WouldBlock), Err(std::io::ErrorKind::TimedOut)];
         assert!(!open.contains(&outcome.map(|_| ())), "{:?} is still open", client.kind);

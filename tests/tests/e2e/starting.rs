@@ -1,4 +1,4 @@
-//! Starting a server: each of the ten arguments, and what a bad one gets.
+//! Starting a server: each of the ten arguments, and the error for a bad one.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -21,13 +21,13 @@ fn problem(outcome: Result<wharf::server::ServerHandle, StartError>) -> String {
 }
 
 #[test]
-fn a_client_that_connects_right_after_start_is_served() {
+fn client_is_served_right_after_start() {
     let server = start(polite());
     Client::connect(server.address()).echo("hello");
 }
 
 #[test]
-fn an_empty_host_and_the_unspecified_ipv4_address_listen_on_ipv4_only() {
+fn empty_host_listens_on_ipv4_only() {
     for local in ["", "0.0.0.0"] {
         let server = describe(polite()).local_host(local).start().expect("it starts");
         let port = server.address().port();
@@ -37,7 +37,7 @@ fn an_empty_host_and_the_unspecified_ipv4_address_listen_on_ipv4_only() {
 }
 
 #[test]
-fn the_unspecified_ipv6_address_takes_both_families_on_one_socket() {
+fn unspecified_ipv6_address_takes_both_families() {
     if TcpListener::bind("[::1]:0").is_err() {
         eprintln!("skipped: no IPv6 on this machine");
         return;
@@ -58,32 +58,32 @@ fn the_unspecified_ipv6_address_takes_both_families_on_one_socket() {
 }
 
 #[test]
-fn a_specific_address_listens_only_there() {
+fn specific_address_listens_only_there() {
     let server = describe(polite()).local_host("127.0.0.2").start().expect("it starts");
     Client::connect(server.address()).echo("here");
     assert!(TcpStream::connect(("127.0.0.1", server.address().port())).is_err());
 }
 
 #[test]
-fn a_name_of_this_system_is_resolved() {
+fn name_of_this_system_is_resolved() {
     let server = describe(polite()).local_host("localhost").start().expect("it starts");
     assert!(server.address().ip().is_loopback());
 }
 
 #[test]
-fn an_address_that_is_not_ours_is_refused_by_name() {
+fn foreign_address_is_refused_by_name() {
     let said = problem(describe(polite()).local_host("192.0.2.1").start());
     assert!(said.contains("192.0.2.1") && said.contains("not an address of this system"), "{said}");
 }
 
 #[test]
-fn a_name_that_does_not_resolve_is_refused_by_name() {
+fn unresolved_name_is_refused_by_name() {
     let said = problem(describe(polite()).local_host("no-such-host.invalid").start());
     assert!(said.contains("no-such-host.invalid"), "{said}");
 }
 
 #[test]
-fn a_port_in_use_is_refused_with_and_without_reuse_and_the_first_server_goes_on() {
+fn port_in_use_is_refused_even_with_reuse() {
     let first = start(polite());
     for reuse_address in [false, true] {
         let options = SocketOptions { reuse_address, ..SocketOptions::default() };
@@ -95,10 +95,10 @@ fn a_port_in_use_is_refused_with_and_without_reuse_and_the_first_server_goes_on(
 }
 
 #[test]
-fn a_lingering_address_needs_reuse() {
+fn lingering_address_needs_reuse() {
     let first = start(polite());
     let address = first.address();
-    // The side that closes first is the one whose address lingers.
+    // The address of the side that closes first lingers.
     Client::connect(address).send("C").expect_closed();
     ended(&first, "closed-by-plugin", 1);
     first.stop_blocking(Duration::from_secs(5));
@@ -112,7 +112,7 @@ fn a_lingering_address_needs_reuse() {
 }
 
 #[test]
-fn after_stop_the_port_is_free_and_nobody_is_served() {
+fn port_is_free_after_a_stop() {
     let server = start(polite());
     let mut client = Client::connect(server.address());
     client.echo("before");
@@ -128,7 +128,7 @@ fn after_stop_the_port_is_free_and_nobody_is_served() {
 }
 
 #[test]
-fn the_client_over_the_maximum_is_refused_and_the_place_is_given_again() {
+fn client_over_the_maximum_is_refused() {
     let server = describe(polite()).max_clients(2).start().expect("it starts");
     let mut first = Client::connect(server.address());
     let mut second = Client::connect(server.address());
@@ -145,7 +145,7 @@ fn the_client_over_the_maximum_is_refused_and_the_place_is_given_again() {
 }
 
 #[test]
-fn a_server_runs_with_every_socket_option_and_the_smallest_backlog() {
+fn server_runs_with_every_socket_option() {
     let options =
         SocketOptions { reuse_address: true, dont_route: true, keep_alive: true, no_delay: true };
     let server = describe(polite()).options(options).backlog(1).start().expect("it starts");
@@ -153,7 +153,7 @@ fn a_server_runs_with_every_socket_option_and_the_smallest_backlog() {
 }
 
 #[test]
-fn the_event_parameter_and_the_settings_reach_the_plugin() {
+fn parameter_and_settings_reach_the_plugin() {
     let server = describe(bundled("tests/unruly"))
         .name("first")
         .parameter(-42)
@@ -176,7 +176,7 @@ fn the_event_parameter_and_the_settings_reach_the_plugin() {
 }
 
 #[test]
-fn a_plugin_raises_its_priority_to_the_ceiling_and_not_beyond() {
+fn plugin_raises_its_class_up_to_the_ceiling() {
     let server =
         |max| describe(bundled("tests/unruly")).priority_max(max).start().expect("it starts");
     let capped = server(Priority::High);
@@ -186,7 +186,7 @@ fn a_plugin_raises_its_priority_to_the_ceiling_and_not_beyond() {
 }
 
 #[test]
-fn a_server_without_a_plugin_is_refused() {
+fn server_without_a_plugin_is_refused() {
     let said = problem(Server::builder().host(&host()).start());
     assert!(said.contains("`plugin`"), "{said}");
 }
@@ -221,7 +221,7 @@ fn several_servers_are_independent() {
 }
 
 #[test]
-fn dropping_the_handle_ends_the_sessions_at_once() {
+fn dropped_handle_ends_sessions_at_once() {
     let server = start(polite());
     let mut client = Client::connect(server.address());
     client.echo("hello");

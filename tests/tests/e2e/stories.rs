@@ -1,5 +1,5 @@
-//! The transcripts of the bundled plugins, found by themselves and played plain and over TLS, whole
-//! and in single bytes.
+//! The transcripts of the bundled plugins, played whole and in single bytes, plain and over TLS.
+//! The test finds the transcripts by itself.
 
 use std::path::{Path, PathBuf};
 
@@ -31,13 +31,13 @@ fn server(folder: &Path, story: &Transcript, certificates: Option<&Certificates>
 }
 
 #[test]
-fn every_transcript_plays_whole_and_in_single_bytes() {
+fn every_transcript_plays_whole_and_in_bytes() {
     for folder in folders() {
         let story = story(&folder.join("transcript.txt"));
         let server = server(&folder, &story, None);
         for bytewise in [false, true] {
             play(&story, &mut plain(server.address()), bytewise, &folder.display().to_string());
-            // A session that goes may tell the others.
+            // A session that ends may still write to the others.
             eventually("the last session has ended", || server.session_count() == 0);
         }
     }

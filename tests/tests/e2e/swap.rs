@@ -1,5 +1,5 @@
-//! New versions under live sessions: what moves, what stays, and that a bad version changes
-//! nothing.
+//! New versions under live sessions: which sessions migrate, which stay, and that a bad version
+//! changes nothing.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -28,7 +28,7 @@ fn bad(label: char, save: &str, restore: &str) -> Arc<Plugin> {
     inline(&name, &versioned(label, save, restore))
 }
 
-/// Only for sessions that have sent something, so that its trial goes well.
+/// `what`, in sessions that have sent something only, so that the trial of the version succeeds.
 fn if_used(what: &str) -> String {
     format!("(if (global.get $count) (then {what}))")
 }
@@ -41,13 +41,13 @@ fn versions() -> ServerBuilder {
     describe(version('a'))
 }
 
-/// Sends a byte and expects it back with the version and the count.
+/// Sends a byte, and expects the version, the byte and the count.
 fn next(client: &mut Client, label: char, byte: u8, count: u8) {
     client.send([byte]).expect([label as u8, byte, count]);
 }
 
 #[test]
-fn live_sessions_move_with_their_state_and_newcomers_start_on_the_new_version() {
+fn live_sessions_migrate_with_their_state() {
     let server = versions().start().expect("it starts");
     let mut clients: Vec<_> = (0..30).map(|_| Client::connect(server.address())).collect();
     for (number, client) in clients.iter_mut().enumerate() {
@@ -62,22 +62,22 @@ fn live_sessions_move_with_their_state_and_newcomers_start_on_the_new_version() 
     for (number, client) in clients.iter_mut().enumerate() {
         next(client, 'b', 9, number as u8 + 2);
     }
-    let mut newcomer = Client::connect(server.address());
-    next(&mut newcomer, 'b', 1, 1);
+    let mut new_client = Client::connect(server.address());
+    next(&mut new_client, 'b', 1, 1);
     let seen = server.sessions(0, 100);
     assert!(seen.iter().all(|session| session.plugin.starts_with("versioned-b")), "{seen:?}");
-    // Everything they have used is theirs, whichever version they used it on.
+    // Statistics of a session add up over all of its versions.
     assert!(seen[0].stats.events >= 3 && seen[0].stats.usage.fuel > 0, "{:?}", seen[0]);
     let report = hand_off(&server, version('a'));
     assert_eq!(report.moved, 31);
     next(&mut clients[0], 'a', 3, 3);
-    drop((clients, newcomer));
+    drop((clients, new_client));
     ended(&server, "peer-closed", 31);
     assert!(server.counters().faults.is_empty(), "{:?}", server.counters());
 }
 
 #[test]
-fn a_version_that_fails_on_the_new_side_leaves_the_session_where_it_is() {
+fn failed_restore_keeps_the_old_version() {
     let refuses = "(i32.store (i32.const 1064) (i32.const 1)) (i32.store (i32.const 1068) \
         (i32.const 1024)) \
                    (i32.store (i32.const 1072) (i32.const 5))";
@@ -100,11 +100,11 @@ fn a_version_that_fails_on_the_new_side_leaves_the_session_where_it_is() {
         let report = hand_off(&server, bad('x', "", &if_used(what)));
         assert_eq!((report.moved, report.stayed.get(reason)), (0, Some(&1)), "{report:?}");
         next(&mut client, 'a', 2, number as u8 + 2);
-        // NewClients are on it, since nothing is wrong with it that shows before.
+        // New sessions get the version, because it fails in no other way.
         next(&mut Client::connect(server.address()), 'x', 1, 1);
         eventually("the new connection has ended", || server.session_count() == 1);
     }
-    // What it does to the session meanwhile is not done.
+    // Host calls of the restore have no effect on the session.
     let report = hand_off(&server, bad('w', "", &if_used(writes)));
     assert_eq!(report.moved, 1, "{report:?}");
     next(&mut client, 'w', 2, 6);
@@ -112,17 +112,17 @@ fn a_version_that_fails_on_the_new_side_leaves_the_session_where_it_is() {
 }
 
 #[test]
-fn a_version_to_which_sessions_cannot_move_is_taken_back_by_itself() {
+fn version_that_restores_no_session_is_rolled_back() {
     let server = versions().budget(Priority::Normal, fuel_alone()).start().expect("it starts");
     let mut clients: Vec<_> = (0..60).map(|_| Client::connect(server.address())).collect();
-    // Three of them have sent nothing, so that they can move; they have to go back.
+    // Three sessions have sent nothing, so they can migrate, and must migrate back.
     clients[3..].iter_mut().for_each(|client| next(client, 'a', 1, 1));
     eventually("all are there", || server.session_count() == 60);
     for (what, reason) in [("unreachable", "trap:unreachable"), ("(call $spin)", "fuel")] {
         let report = hand_off(&server, bad('x', "", &if_used(what)));
         assert!(report.rolled_back && report.moved == 0, "{report:?}");
         assert_eq!(report.stayed.values().sum::<usize>(), 60, "{report:?}");
-        // Not every one of them had to fail for it, however long that takes.
+        // Not every session had to fail, however long a failure takes.
         assert!(report.stayed[reason] < 20, "{report:?}");
     }
     clients[..3].iter_mut().for_each(|client| next(client, 'a', 1, 1));
@@ -135,11 +135,11 @@ fn a_version_to_which_sessions_cannot_move_is_taken_back_by_itself() {
 }
 
 #[test]
-fn a_version_that_faults_after_its_swap_is_taken_back_by_itself() {
+fn faulty_version_is_rolled_back_after_its_swap() {
     let server = versions().start().expect("it starts");
     let mut clients: Vec<_> = (0..30).map(|_| Client::connect(server.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 'a', 1, 1));
-    // Sessions can move to it, and it faults with the first byte.
+    // Sessions can migrate to the version, and it faults at the first byte.
     let text = versioned('x', "", "")
         .replace("(local.set $at (i32.const 2048))\n  (loop", "unreachable (loop");
     let report = hand_off(&server, inline("faults-later", &text));
@@ -148,7 +148,7 @@ fn a_version_that_faults_after_its_swap_is_taken_back_by_itself() {
         client.send("x").expect_gone();
     }
     eventually("it is taken back", || server.counters().notices.contains_key("swap-rolled-back"));
-    // Who has not sent anything meanwhile is back as well, with all that it had.
+    // Sessions that sent nothing meanwhile are back as well, with all of their state.
     eventually("they are back", || {
         server.sessions(0, 100).iter().all(|session| session.plugin.starts_with("versioned-a"))
     });
@@ -158,7 +158,7 @@ fn a_version_that_faults_after_its_swap_is_taken_back_by_itself() {
 }
 
 #[test]
-fn faults_of_a_version_that_newcomers_do_not_get_do_not_keep_them_out() {
+fn faults_of_a_superseded_version_trip_no_breaker() {
     let limits = BreakerLimits { faults: 5, ..BreakerLimits::default() };
     let text = versioned('x', "", "")
         .replace("(local.set $at (i32.const 2048))\n  (loop", "unreachable (loop");
@@ -179,7 +179,7 @@ fn faults_of_a_version_that_newcomers_do_not_get_do_not_keep_them_out() {
 }
 
 #[test]
-fn a_version_that_fails_its_trial_is_refused_and_nothing_changes() {
+fn version_that_fails_its_trial_changes_nothing() {
     let server = versions().start().expect("it starts");
     let mut client = Client::connect(server.address());
     next(&mut client, 'a', 1, 1);
@@ -196,7 +196,7 @@ fn a_version_that_fails_its_trial_is_refused_and_nothing_changes() {
         ("(call $spin)", "", "in its `save`: fuel"),
         ("", "unreachable", "in its `restore`: trap:unreachable"),
         ("", "(i32.store (i32.const 1064) (i32.const 1))", "in its `restore`: handoff-refused"),
-        // A list that lies beyond its memory.
+        // A list beyond the guest's memory.
         (
             "(i32.store (i32.const 1056) (i32.const -16)) (i32.store (i32.const 1060) (i32.const \
              64)) (return (i32.const 1056))",
@@ -212,7 +212,7 @@ fn a_version_that_fails_its_trial_is_refused_and_nothing_changes() {
 }
 
 #[test]
-fn a_trap_while_saving_is_a_fault_of_its_own_session() {
+fn trap_in_save_ends_only_its_session() {
     let server = describe(bad('a', &if_used("unreachable"), "")).start().expect("it starts");
     let (mut used, mut fresh) =
         (Client::connect(server.address()), Client::connect(server.address()));
@@ -230,10 +230,10 @@ fn a_trap_while_saving_is_a_fault_of_its_own_session() {
 }
 
 #[test]
-fn more_state_than_allowed_stays_and_the_session_goes_on() {
+fn session_over_its_state_limit_stays() {
     let limits = |max| InstanceLimits { state_max_bytes: max, ..InstanceLimits::default() };
     for (max, moves) in [(4, 1), (3, 0)] {
-        // Saves nothing before it is used, or its trial would fail.
+        // The plugin saves nothing in a new session; otherwise its trial would fail.
         let empty = "(if (i32.eqz (global.get $count)) (then (i32.store (i32.const 1056) \
             (i32.const 1048)) \
                      (i32.store (i32.const 1060) (i32.const 0)) (return (i32.const 1056))))";
@@ -250,8 +250,8 @@ fn more_state_than_allowed_stays_and_the_session_goes_on() {
 }
 
 #[test]
-fn what_waits_to_be_sent_timers_and_the_class_move_with_the_session() {
-    // Sets a timer when it is used; the rest is as ever.
+fn send_buffer_timers_and_class_migrate() {
+    // Sets a timer for each byte, and is `versioned` otherwise.
     let with_timer = |label: char| {
         let text = versioned(label, "", "").replace(
             "(drop (call $try-write (i32.const 2048)",
@@ -274,7 +274,7 @@ fn what_waits_to_be_sent_timers_and_the_class_move_with_the_session() {
 }
 
 #[test]
-fn each_policy_does_what_it_says() {
+fn policies_pin_migrate_or_disconnect() {
     let server = versions().start().expect("it starts");
     let mut client = Client::connect(server.address());
     next(&mut client, 'a', 1, 1);
@@ -282,7 +282,7 @@ fn each_policy_does_what_it_says() {
     assert_eq!((report.moved, report.stayed.get("pinned")), (0, Some(&1)));
     next(&mut client, 'a', 1, 2);
     next(&mut Client::connect(server.address()), 'b', 1, 1);
-    // The same again is no other version, and who was left behind is asked again.
+    // The same plugin is no new version, and sessions left behind are asked again.
     let report = swap(&server, version('b'), SwapPolicy::HandOff);
     assert_eq!((report.generation, report.moved, report.stayed.len()), (2, 1, 0));
     next(&mut client, 'b', 1, 3);
@@ -293,7 +293,7 @@ fn each_policy_does_what_it_says() {
 }
 
 #[test]
-fn without_handoff_on_both_sides_sessions_end_on_the_version_they_have() {
+fn sessions_without_handoff_keep_their_version() {
     let server = start(polite());
     let mut client = Client::connect(server.address());
     client.echo("on the first");
@@ -308,12 +308,11 @@ fn without_handoff_on_both_sides_sessions_end_on_the_version_they_have() {
 }
 
 #[test]
-fn a_session_in_the_middle_of_an_event_moves_when_that_is_over() {
+fn session_migrates_after_its_running_event() {
     let server = versions().timeout(Duration::from_secs(60)).start().expect("it starts");
     let mut client = Client::connect(server.address());
     next(&mut client, 'a', 1, 1);
-    // It asks for much more than it reads for now, so that the session waits in the middle of an
-    // event.
+    // The client asks for much more than it reads for now, so the session waits within an event.
     let sent = 4 << 20;
     let mut sender = client.0.try_clone().expect("the same connection");
     let asks = std::thread::spawn(move || {
@@ -329,7 +328,7 @@ fn a_session_in_the_middle_of_an_event_moves_when_that_is_over() {
         let (rest, end) = client.rest();
         end.expect("a proper end");
         assert_eq!(rest.len(), 3 * sent);
-        // Nothing is missing, nothing comes twice, and the new version carries on where the old one
+        // No answer is missing, none comes twice, and the new version goes on where the old one
         // was.
         for (at, answer) in rest.chunks_exact(3).enumerate() {
             assert_eq!(answer[1..], [7, (at + 2) as u8], "answer {at}");
@@ -343,7 +342,7 @@ fn a_session_in_the_middle_of_an_event_moves_when_that_is_over() {
 }
 
 #[test]
-fn sessions_that_end_while_they_are_asked_hold_no_swap_up() {
+fn ending_sessions_delay_no_swap() {
     let server = versions().start().expect("it starts");
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -365,7 +364,7 @@ fn sessions_that_end_while_they_are_asked_hold_no_swap_up() {
 }
 
 #[test]
-fn swaps_that_race_come_one_after_the_other() {
+fn racing_swaps_run_one_after_the_other() {
     let server = versions().start().expect("it starts");
     let mut clients: Vec<_> = (0..10).map(|_| Client::connect(server.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 'a', 1, 1));
@@ -380,7 +379,7 @@ fn swaps_that_race_come_one_after_the_other() {
 }
 
 #[test]
-fn an_operator_swaps_by_one_command_and_a_bad_file_changes_nothing() {
+fn swap_command_refuses_a_bad_file() {
     let site = ControlSite::default();
     let keep = |name: &str, bytes: &[u8]| std::fs::write(site.path(name), bytes).expect("kept");
     keep("a.wasm", &component(&versioned('a', "", "")));
@@ -409,7 +408,7 @@ fn an_operator_swaps_by_one_command_and_a_bad_file_changes_nothing() {
 }
 
 #[test]
-fn an_operator_is_told_in_a_sentence_that_a_version_was_taken_back() {
+fn swap_command_reports_a_roll_back() {
     let site = ControlSite::default();
     let keep = |name: &str, restore: &str| {
         std::fs::write(site.path(name), component(&versioned('a', "", restore))).expect("kept");
@@ -432,7 +431,7 @@ fn an_operator_is_told_in_a_sentence_that_a_version_was_taken_back() {
 }
 
 #[test]
-fn an_operator_sees_how_far_a_swap_is_while_it_runs() {
+fn running_swap_shows_its_progress() {
     let site = ControlSite::default();
     for label in ['a', 'b'] {
         std::fs::write(site.path(&format!("{label}.wasm")), component(&versioned(label, "", "")))
@@ -443,7 +442,8 @@ fn an_operator_sees_how_far_a_swap_is_while_it_runs() {
     assert_eq!(site.ok("GET", "/v1/servers/echo/plugin/swap", json!({}))["under_way"], json!(null));
     let (mut idle, mut busy) = (Client::connect(site.address()), Client::connect(site.address()));
     next(&mut idle, 'a', 1, 1);
-    // It answers three bytes for one, and nobody reads them yet: its event goes on.
+    // The plugin answers three bytes for one, and the client does not read them yet, so its event
+    // goes on.
     let (count, mut writes) = (8 << 20, busy.0.try_clone().expect("a socket"));
     let sender = std::thread::spawn(move || writes.write_all(&vec![b'x'; count]));
     eventually("its event waits for the peer", || {

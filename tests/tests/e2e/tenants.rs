@@ -9,7 +9,7 @@ use wharf_tests::clients::Client;
 use wharf_tests::guests::{component, file};
 use wharf_tests::servers::{ended, eventually};
 
-/// A host of its own, since limits of tenants are the host's.
+/// A host for one test, because limits of tenants belong to the host.
 fn host(limits: TenantLimits) -> Host {
     let host = Host::new(&HostConfig { workers: 2, sessions_max: 64, ..HostConfig::default() })
         .expect("a host");
@@ -31,7 +31,7 @@ fn shares(shares: QuotaLimits) -> TenantLimits {
 }
 
 #[test]
-fn clients_of_all_servers_of_a_tenant_count_together() {
+fn tenant_clients_count_together_over_all_servers() {
     let host = host(TenantLimits { max_clients: 2, ..TenantLimits::default() });
     let (one, two) = (start(describe(&host, "one", "")), start(describe(&host, "two", "")));
     let other = start(describe(&host, "other", "").tenant("b"));
@@ -49,8 +49,8 @@ fn clients_of_all_servers_of_a_tenant_count_together() {
 }
 
 #[test]
-fn memory_of_all_instances_of_a_tenant_counts_together() {
-    // Every instance has two pages, and grows by as many as the first byte says, or traps.
+fn tenant_memory_counts_together_over_all_instances() {
+    // Every instance has two pages. It grows by as many pages as the first byte says, or traps.
     let grow = "(func $on-read (param $data i32) (param $length i32) (result i32)
         (if (i32.eq (i32.const -1) (memory.grow (i32.load8_u (local.get $data)))) (then \
         unreachable))
@@ -62,12 +62,12 @@ fn memory_of_all_instances_of_a_tenant_counts_together() {
     first.echo([0]);
     let mut second = Client::connect(two.address());
     second.echo([3]);
-    // One page is left: an instance does not fit, and neither does a growth by two.
+    // One page is left: too little for an instance, and for a growth by two.
     Client::connect(one.address()).expect_gone();
     ended(&one, "limit-tenant-mem", 1);
     second.send([2]).expect_gone();
     ended(&two, "limit-tenant-mem", 1);
-    // What it had is free again.
+    // The memory of the ended session is free again.
     eventually("its memory is given back", || host.tenants()[0].quota.memory_bytes == 2 << 16);
     first.echo([6]);
     first.send([1]).expect_gone();
@@ -76,7 +76,7 @@ fn memory_of_all_instances_of_a_tenant_counts_together() {
 }
 
 #[test]
-fn a_tenant_gets_its_share_of_cpu_time_and_its_events_wait_for_it_without_a_fault() {
+fn events_wait_for_their_share_without_a_fault() {
     let work = "(func $on-read (param $data i32) (param $length i32) (result i32)
         (local $i i32)
         (loop $more
@@ -87,8 +87,7 @@ fn a_tenant_gets_its_share_of_cpu_time_and_its_events_wait_for_it_without_a_faul
     let host = host(shares(QuotaLimits { cpus: 0.2, ..QuotaLimits::default() }));
     let servers = [start(describe(&host, "one", work)), start(describe(&host, "two", work))];
     let start = Instant::now();
-    // Four sessions on two servers that do what they can, in slices of which each may be too long
-    // by one.
+    // Four busy sessions on two servers. Each slice may exceed the share once.
     let busy: Vec<_> = (0..4)
         .map(|number| {
             let address = servers[number % 2].address();
@@ -115,9 +114,9 @@ fn a_tenant_gets_its_share_of_cpu_time_and_its_events_wait_for_it_without_a_faul
 }
 
 #[test]
-fn a_tenant_gets_its_bytes_each_second_and_none_is_lost() {
+fn tenant_rate_of_bytes_loses_none() {
     let host = host(shares(QuotaLimits { bytes_per_second: 64 << 10, ..QuotaLimits::default() }));
-    // Waiting for the share is no fault of the peer's, however short its deadlines are.
+    // The peer is not blamed for a wait for the share, however short its deadlines are.
     let timeout = Duration::from_millis(200);
     let server = start(describe(&host, "one", "").timeout(timeout));
     let start = Instant::now();
@@ -135,11 +134,11 @@ fn a_tenant_gets_its_bytes_each_second_and_none_is_lost() {
 }
 
 #[test]
-fn who_waits_for_a_share_goes_on_when_the_limit_is_lifted() {
+fn lifted_limit_wakes_waiting_sessions() {
     let host = host(shares(QuotaLimits { bytes_per_second: 1 << 10, ..QuotaLimits::default() }));
     let server = start(describe(&host, "one", ""));
     let mut client = Client::connect(server.address());
-    // Two minutes' worth.
+    // Bytes for about two minutes at this rate.
     let data = vec![7; 64 << 10];
     client.send(&data);
     eventually("it waits", || host.tenants()[0].quota.bytes_waits > 0);

@@ -1,5 +1,4 @@
-//! Texts of plugins and of requests that are huge or many: every answer and every line of the log
-//! has a limit.
+//! Huge and many texts of plugins and requests: every answer and every line of the log has a limit.
 
 use std::path::Path;
 
@@ -11,22 +10,22 @@ use wharf_tests::guests::{component, file};
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::{eventually, host};
 
-/// Bytes of an answer of the control API to a request that fails.
+/// The most bytes of the control API's answer to a request that fails.
 const ANSWER_MAX_BYTES: usize = 64 << 10;
-/// Bytes of a line of the log, and so of an error that is logged.
+/// The most bytes of a line of the log, and so of an error that is logged.
 const LINE_MAX_BYTES: usize = 8 << 10;
 
-/// A component from text.
+/// A component from WebAssembly text.
 fn parsed(text: &str) -> Vec<u8> {
     wat::parse_str(text).expect("a component")
 }
 
-/// A name of so many bytes, that no other number gives.
+/// A name of about `bytes` bytes, unique for `number`.
 fn name(number: usize, bytes: usize) -> String {
     format!("n{number}{}", "x".repeat(bytes))
 }
 
-/// Components in which a name, or the number of names, is huge, each with what it is called here.
+/// Components in which a name, or the number of names, is huge, each with a label for the test.
 fn huge() -> Vec<(&'static str, Vec<u8>)> {
     let lines =
         |count: usize, line: &dyn Fn(usize) -> String| (0..count).map(line).collect::<String>();

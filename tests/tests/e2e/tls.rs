@@ -1,4 +1,4 @@
-//! TLS: real clients, credentials that must be refused, and peers that do not play along.
+//! TLS: real clients, credentials that must be refused, and peers that misbehave.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -24,7 +24,7 @@ fn secure(
         .start()
 }
 
-/// Runs `openssl s_client`, sends `input`, and returns what it printed.
+/// Runs `openssl s_client`, sends `input`, and returns the output.
 pub(super) fn openssl(
     address: SocketAddr,
     certificates: &Certificates,
@@ -51,7 +51,7 @@ pub(super) fn openssl(
         .spawn()
         .expect("openssl runs");
     let mut stdin = client.stdin.take().expect("its input");
-    // A client that was refused may be gone before it reads this.
+    // A refused client may be gone before it reads this.
     let _ = stdin.write_all(input.as_bytes());
     let mut seen = vec![0; 4_096];
     let mut stdout = client.stdout.take().expect("its output");
@@ -68,7 +68,7 @@ pub(super) fn text(output: &Output) -> String {
 }
 
 #[test]
-fn openssl_talks_and_the_plugin_knows_what_was_settled() {
+fn plugin_sees_what_the_handshake_negotiated() {
     let certificates = Certificates::new();
     let server = secure(&certificates, |credentials| credentials.alpn = vec!["wharf/1".into()])
         .expect("it starts");
@@ -80,7 +80,7 @@ fn openssl_talks_and_the_plugin_knows_what_was_settled() {
 }
 
 #[test]
-fn a_protocol_below_the_minimum_is_refused() {
+fn protocol_below_the_minimum_is_refused() {
     let certificates = Certificates::new();
     let server = secure(&certificates, |credentials| credentials.protocol_min = ProtocolMin::Tls13)
         .expect("it starts");
@@ -164,7 +164,7 @@ fn curl_speaks_http_plain_and_over_tls() {
 }
 
 #[test]
-fn credentials_that_cannot_be_used_are_refused_and_name_the_file() {
+fn bad_credentials_are_refused_with_their_file() {
     let certificates = Certificates::new();
     std::fs::write(certificates.path("garbage.pem"), "not a certificate").expect("it is kept");
     type Change = fn(&mut Credentials, &Certificates);
@@ -221,7 +221,7 @@ fn credentials_that_cannot_be_used_are_refused_and_name_the_file() {
 }
 
 #[test]
-fn a_client_that_never_finishes_its_handshake_is_dropped_and_delays_nobody() {
+fn unfinished_handshake_times_out_and_delays_none() {
     let certificates = Certificates::new();
     let credentials = certificates.credentials();
     let server = describe(polite())
@@ -243,7 +243,7 @@ fn a_client_that_never_finishes_its_handshake_is_dropped_and_delays_nobody() {
 }
 
 #[test]
-fn bytes_that_are_no_tls_end_their_connection_and_nothing_else() {
+fn bytes_that_are_no_tls_end_one_connection() {
     let certificates = Certificates::new();
     let server = secure(&certificates, |_| {}).expect("it starts");
     for noise in [
@@ -261,10 +261,10 @@ fn bytes_that_are_no_tls_end_their_connection_and_nothing_else() {
 }
 
 #[test]
-fn a_tls_peer_that_vanishes_is_told_from_one_that_ends() {
+fn vanished_tls_peer_differs_from_closed_one() {
     let certificates = Certificates::new();
     let server = secure(&certificates, |_| {}).expect("it starts");
-    // s_client says close_notify when its input ends.
+    // `s_client` sends `close_notify` when its input ends.
     openssl(server.address(), &certificates, &[], "i");
     ended(&server, "peer-closed", 1);
     let mut killed = Command::new("openssl")

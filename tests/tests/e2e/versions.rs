@@ -1,5 +1,5 @@
-//! Versions of a server's plugin: tried on some, moved together, gone back to, and remembered by a
-//! process that was killed.
+//! Versions of a server's plugin: canaries, atomic migrations, roll-backs, and the record that a
+//! killed process starts from.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -20,7 +20,7 @@ use wharf_tests::guests::{component, inline, loops_and_traps, versioned};
 use wharf_tests::process::Wharf;
 use wharf_tests::servers::{describe, eventually, fuel_alone, host, swap};
 
-/// Long enough for sessions that prepare together on a machine that is busy with other things too.
+/// Long enough for sessions that prepare together on a busy machine.
 const PREPARE: Duration = Duration::from_secs(60);
 
 fn bad(label: char, save: &str, restore: &str) -> Arc<Plugin> {
@@ -32,7 +32,7 @@ fn version(label: char) -> Arc<Plugin> {
     bad(label, "", "")
 }
 
-/// One that sessions can move to, and that faults with the first byte.
+/// A version that sessions can migrate to, and that faults at the first byte.
 fn faulty() -> Arc<Plugin> {
     let text = versioned('x', "", "")
         .replace("(local.set $at (i32.const 2048))\n  (loop", "unreachable (loop");
@@ -47,7 +47,7 @@ fn with(canary: CanaryRules) -> ServerBuilder {
     versions().swap_rules(SwapRules { canary, ..SwapRules::default() })
 }
 
-/// Sends a byte and expects it back with the version and the count.
+/// Sends a byte, and expects the version, the byte and the count.
 fn next(client: &mut Client, label: char, byte: u8, count: u8) {
     client.send([byte]).expect([label as u8, byte, count]);
 }
@@ -56,7 +56,7 @@ fn clients(server: &ServerHandle, count: usize) -> Vec<Client> {
     (0..count).map(|_| Client::connect(server.address())).collect()
 }
 
-/// Which version answers.
+/// The version that answers.
 fn label(client: &mut Client) -> char {
     let (bytes, _) = client.send([1]).finish().rest();
     char::from(bytes[0])
@@ -65,9 +65,9 @@ fn label(client: &mut Client) -> char {
 fn canary(
     server: &ServerHandle,
     plugin: Arc<Plugin>,
-    wish: CanaryOptions,
+    options: CanaryOptions,
 ) -> Result<SwapReport, SwapError> {
-    host().runtime().block_on(server.canary(plugin, wish))
+    host().runtime().block_on(server.canary(plugin, options))
 }
 
 fn states(server: &ServerHandle) -> Vec<(u64, RevisionState)> {
@@ -79,11 +79,11 @@ fn states(server: &ServerHandle) -> Vec<(u64, RevisionState)> {
 }
 
 #[test]
-fn all_sessions_move_at_one_moment_or_none_does() {
+fn atomic_migration_moves_all_sessions_or_none() {
     let server = versions().start().expect("it starts");
     let mut all = clients(&server, 20);
     all.iter_mut().for_each(|client| next(client, 'a', 1, 1));
-    // One of them cannot.
+    // One of the sessions cannot migrate.
     next(&mut all[7], 'a', 1, 2);
     let refuses = "(if (i32.eq (global.get $count) (i32.const 2)) (then unreachable))";
     let report = swap(&server, bad('b', "", refuses), SwapPolicy::AllOrNothing);
@@ -94,7 +94,7 @@ fn all_sessions_move_at_one_moment_or_none_does() {
     next(&mut Client::connect(server.address()), 'a', 1, 1);
     next(&mut all[7], 'a', 1, 3);
     assert_eq!(states(&server), [(1, RevisionState::InForce)]);
-    // What was prepared is gone again.
+    // The instances that sessions prepared are gone again.
     eventually("one instance each", || host().engine().instances() <= 21 + 64);
     let report = swap(&server, version('b'), SwapPolicy::AllOrNothing);
     assert_eq!((report.moved, report.stayed.len(), report.generation), (20, 0, 2), "{report:?}");
@@ -104,8 +104,8 @@ fn all_sessions_move_at_one_moment_or_none_does() {
 }
 
 #[test]
-fn a_version_that_loops_where_all_are_to_move_is_met_by_few_of_them() {
-    // So little fuel that the first has failed before the others are asked.
+fn few_sessions_prepare_for_a_looping_version() {
+    // So little fuel that the first session has failed before the others are asked.
     let budget = BudgetChange { fuel: Some(5_000_000), ..fuel_alone() };
     let rules = SwapRules { prepare: PREPARE, ..SwapRules::default() };
     let server =
@@ -126,7 +126,7 @@ fn a_version_that_loops_where_all_are_to_move_is_met_by_few_of_them() {
 }
 
 #[test]
-fn first_failure_calls_the_others_off_in_their_midst() {
+fn first_failure_calls_off_preparing_sessions() {
     let rules = SwapRules { prepare: PREPARE, ..SwapRules::default() };
     let server = versions()
         .budget(Priority::Normal, fuel_alone())
@@ -134,7 +134,7 @@ fn first_failure_calls_the_others_off_in_their_midst() {
         .start()
         .expect("it starts");
     let mut all = clients(&server, 60);
-    // The first one can move, and the others cannot, some of them later than others.
+    // The first session can migrate. The others cannot, some of them later than others.
     let count = |number: usize| if number == 0 { 1 } else { 2 + (number / 4) as u8 };
     for (number, client) in all.iter_mut().enumerate() {
         (1..=count(number)).for_each(|count| next(client, 'a', 1, count));
@@ -151,7 +151,7 @@ fn first_failure_calls_the_others_off_in_their_midst() {
 }
 
 #[test]
-fn newcomers_wait_while_all_prepare_and_start_on_what_was_decided() {
+fn new_connections_wait_for_an_atomic_migration() {
     let server = Arc::new(versions().start().expect("it starts"));
     let mut all = clients(&server, 40);
     all.iter_mut().for_each(|client| next(client, 'a', 1, 1));
@@ -163,13 +163,13 @@ fn newcomers_wait_while_all_prepare_and_start_on_what_was_decided() {
         seen.push(label(&mut Client::connect(server.address())));
     }
     assert!(work.join().expect("no panic").moved >= 40);
-    // Nobody started on the old one after somebody had started on the new one.
+    // After the first session on the new version, no session starts on the old one.
     let first = seen.iter().position(|label| *label == 'b').expect("the last one is");
     assert!(seen[first..].iter().all(|label| *label == 'b'), "{seen:?}");
 }
 
 #[test]
-fn a_canary_gets_its_exact_share_of_newcomers_and_is_promoted_when_its_time_is_over() {
+fn canary_gets_its_share_and_is_promoted() {
     let rules =
         CanaryRules { share: 0.25, duration: Duration::from_secs(2), ..CanaryRules::default() };
     let server = with(rules).start().expect("it starts");
@@ -184,7 +184,7 @@ fn a_canary_gets_its_exact_share_of_newcomers_and_is_promoted_when_its_time_is_o
     assert_eq!(tried.count(), 10);
     let seen = server.canary_seen().expect("it runs");
     assert_eq!((seen.sessions, seen.faulted, seen.generation), (10, 0, 2), "{seen:?}");
-    // Nothing else is swapped meanwhile.
+    // Other swaps are refused while a canary runs.
     let refused = host().runtime().block_on(server.swap(version('c'), SwapPolicy::HandOff));
     assert!(matches!(refused, Err(SwapError::CanaryRuns(_))), "{refused:?}");
     next(&mut old, 'a', 1, 2);
@@ -198,7 +198,7 @@ fn a_canary_gets_its_exact_share_of_newcomers_and_is_promoted_when_its_time_is_o
 }
 
 #[test]
-fn a_canary_is_promoted_for_all_sessions_at_one_moment_or_taken_back_where_that_is_the_policy() {
+fn atomic_promotion_of_a_canary_may_roll_back() {
     let rules = SwapRules { policy: SwapPolicy::AllOrNothing, ..SwapRules::default() };
     let server = versions().swap_rules(rules).start().expect("it starts");
     let mut all = clients(&server, 5);
@@ -220,7 +220,7 @@ fn a_canary_is_promoted_for_all_sessions_at_one_moment_or_taken_back_where_that_
 }
 
 #[test]
-fn a_canary_whose_sessions_fault_is_taken_back_and_the_others_notice_nothing() {
+fn faulty_canary_is_rolled_back() {
     let server =
         with(CanaryRules { share: 1.0, ..CanaryRules::default() }).start().expect("it starts");
     let mut old = Client::connect(server.address());
@@ -235,7 +235,7 @@ fn a_canary_whose_sessions_fault_is_taken_back_and_the_others_notice_nothing() {
     assert_eq!(server.counters().notices.get("canary-taken-back"), Some(&1));
     next(&mut old, 'a', 1, 2);
     next(&mut Client::connect(server.address()), 'a', 1, 1);
-    // Who was on it and did nothing is on the old one now.
+    // Idle sessions of the canary are on the old version now.
     eventually("it moved", || {
         server.sessions(0, 9).iter().all(|one| one.plugin.contains("generation-a"))
     });
@@ -243,7 +243,7 @@ fn a_canary_whose_sessions_fault_is_taken_back_and_the_others_notice_nothing() {
 }
 
 #[test]
-fn a_canary_that_nobody_tried_is_taken_back() {
+fn canary_without_sessions_is_rolled_back() {
     let rules = CanaryRules { duration: Duration::from_secs(1), ..CanaryRules::default() };
     let server = with(rules).start().expect("it starts");
     canary(&server, version('b'), CanaryOptions::default()).expect("it begins");
@@ -256,12 +256,12 @@ fn a_canary_that_nobody_tried_is_taken_back() {
 }
 
 #[test]
-fn a_canary_may_take_its_share_of_live_sessions_and_is_promoted_or_rolled_back_by_a_word() {
+fn canary_of_live_sessions_follows_the_operator() {
     let server = versions().start().expect("it starts");
     let mut all = clients(&server, 20);
     all.iter_mut().for_each(|client| next(client, 'a', 1, 1));
-    let wish = CanaryOptions { live: Some(true), share: Some(0.5), duration: None };
-    let report = canary(&server, version('b'), wish).expect("it begins");
+    let options = CanaryOptions { live: Some(true), share: Some(0.5), duration: None };
+    let report = canary(&server, version('b'), options).expect("it begins");
     assert_eq!((report.moved, report.stayed.len()), (10, 0), "{report:?}");
     let count = |label: &str| {
         server.sessions(0, 100).iter().filter(|one| one.plugin.contains(label)).count()
@@ -279,22 +279,23 @@ fn a_canary_may_take_its_share_of_live_sessions_and_is_promoted_or_rolled_back_b
         run(|server| host().runtime().block_on(server.roll_back())),
         Err(SwapError::NothingBefore)
     ));
-    canary(&server, version('b'), wish).expect("it begins again");
+    canary(&server, version('b'), options).expect("it begins again");
     let report = run(|server| host().runtime().block_on(server.promote())).expect("it is promoted");
     assert_eq!((report.moved, count("generation-b")), (10, 20), "{report:?}");
     all.iter_mut().for_each(|client| next(client, 'b', 1, 2));
-    let wrong = canary(&server, version('c'), CanaryOptions { share: Some(1.5), ..wish });
+    let wrong = canary(&server, version('c'), CanaryOptions { share: Some(1.5), ..options });
     assert!(wrong.is_err_and(|error| error.to_string().contains("share")));
 }
 
 #[test]
-fn live_sessions_that_cannot_move_to_a_canary_take_it_back() {
+fn canary_that_restores_no_session_is_rolled_back() {
     let server = versions().start().expect("it starts");
     let mut all = clients(&server, 20);
     all.iter_mut().for_each(|client| next(client, 'a', 1, 1));
-    let wish = CanaryOptions { live: Some(true), share: Some(1.0), duration: None };
-    let report = canary(&server, bad('x', "", "(if (global.get $count) (then unreachable))"), wish)
-        .expect("it begins");
+    let options = CanaryOptions { live: Some(true), share: Some(1.0), duration: None };
+    let report =
+        canary(&server, bad('x', "", "(if (global.get $count) (then unreachable))"), options)
+            .expect("it begins");
     assert!(report.rolled_back && report.moved == 0, "{report:?}");
     assert_eq!(
         states(&server).last(),
@@ -304,7 +305,7 @@ fn live_sessions_that_cannot_move_to_a_canary_take_it_back() {
 }
 
 #[test]
-fn going_back_goes_one_version_further_each_time_and_keeps_what_sessions_have() {
+fn each_roll_back_goes_one_version_further() {
     let server = versions().start().expect("it starts");
     let mut client = Client::connect(server.address());
     for (number, label) in [(1, 'a'), (2, 'b'), (3, 'c')] {
@@ -321,12 +322,12 @@ fn going_back_goes_one_version_further_each_time_and_keeps_what_sessions_have() 
     assert!(matches!(back(), Err(SwapError::NothingBefore)));
     let asked = || RevisionState::TakenBack("asked".into());
     assert_eq!(states(&server), [(1, RevisionState::InForce), (2, asked()), (3, asked())]);
-    // A number is not used again.
+    // Numbers of revisions are not used again.
     assert_eq!(swap(&server, version('b'), SwapPolicy::HandOff).generation, 4);
 }
 
 #[test]
-fn a_version_too_many_is_refused_until_the_sessions_of_one_are_gone() {
+fn live_versions_are_limited() {
     let server = versions().start().expect("it starts");
     let mut pinned = Vec::new();
     for label in ['a', 'b', 'c'] {
@@ -356,11 +357,11 @@ fn swap_to(site: &ControlSite, file: &str) -> Value {
 }
 
 #[test]
-fn what_was_swapped_in_starts_again_after_a_crash_and_can_be_gone_back_from() {
+fn recorded_version_starts_again_after_a_crash() {
     let mut site = ControlSite::of_versions("", &['a', 'b', 'c']);
     assert_eq!(swap_to(&site, "a.wasm")["recorded"], json!(true));
     assert_eq!(swap_to(&site, "b.wasm")["generation"], json!(3));
-    // What it was loaded from is another file by now.
+    // The files that the versions came from have other content now.
     for label in ['a', 'b'] {
         std::fs::write(site.path(&format!("{label}.wasm")), component(&versioned('z', "", "")))
             .expect("kept");
@@ -368,7 +369,7 @@ fn what_was_swapped_in_starts_again_after_a_crash_and_can_be_gone_back_from() {
     site.start_again();
     let mut client = Client::connect(site.address());
     next(&mut client, 'b', 1, 1);
-    // A reload that changes nothing does not change this either.
+    // A reload that changes nothing keeps the recorded version.
     site.ok("POST", "/v1/reload", json!({}));
     next(&mut Client::connect(site.address()), 'b', 1, 1);
     let back = site.plugin(&["rollback"], None);
@@ -388,7 +389,7 @@ fn what_was_swapped_in_starts_again_after_a_crash_and_can_be_gone_back_from() {
 }
 
 #[test]
-fn a_check_names_what_would_start_because_it_was_swapped_in() {
+fn check_names_the_recorded_version() {
     let site = ControlSite::of_versions("", &['b']);
     assert!(!said(&site.check()).contains("swapped in"));
     swap_to(&site, "b.wasm");
@@ -399,7 +400,7 @@ fn a_check_names_what_would_start_because_it_was_swapped_in() {
 }
 
 #[test]
-fn a_swap_that_is_refused_is_in_the_log_with_its_reason() {
+fn refused_swap_is_logged_with_its_reason() {
     let site = ControlSite::of_versions("", &[]);
     std::fs::write(site.path("no.wasm"), "no component").expect("kept");
     assert!(
@@ -413,13 +414,13 @@ fn a_swap_that_is_refused_is_in_the_log_with_its_reason() {
 }
 
 #[test]
-fn what_the_operator_writes_into_the_file_since_is_what_counts() {
+fn changed_configuration_overrides_the_record() {
     let mut site = ControlSite::of_versions("", &['a', 'b', 'c']);
     swap_to(&site, "b.wasm");
     configure(site.folder.path(), site.port, "", "options = ['reuse-address']\nparameter = 3");
     site.ok("POST", "/v1/reload", json!({}));
     next(&mut Client::connect(site.address()), 'b', 1, 1);
-    // Another plugin is in the file now.
+    // The file names another plugin now.
     let text = std::fs::read_to_string(site.path("wharf.toml"))
         .expect("the file")
         .replace("polite.wasm", "c.wasm");
@@ -428,14 +429,14 @@ fn what_the_operator_writes_into_the_file_since_is_what_counts() {
     next(&mut Client::connect(site.address()), 'c', 1, 1);
     site.start_again();
     next(&mut Client::connect(site.address()), 'c', 1, 1);
-    // And it does not come back with the old name.
+    // The swapped version does not come back with the old name.
     std::fs::write(site.path("wharf.toml"), text.replace("c.wasm", "polite.wasm")).expect("kept");
     site.start_again();
     Client::connect(site.address()).echo("as in the file");
 }
 
 #[test]
-fn a_record_that_makes_no_sense_is_named_and_nothing_starts() {
+fn unreadable_record_prevents_the_start() {
     let mut site = ControlSite::of_versions("", &['a', 'b', 'c']);
     swap_to(&site, "b.wasm");
     let state = site.path("state/wharf");
@@ -471,7 +472,7 @@ fn a_record_that_makes_no_sense_is_named_and_nothing_starts() {
 }
 
 #[test]
-fn a_process_that_is_killed_at_any_moment_of_a_swap_starts_with_what_it_last_reported() {
+fn killed_process_starts_with_its_last_reported_version() {
     let mut site = ControlSite::of_versions("", &['a', 'b', 'c']);
     let mut in_force = 'a';
     swap_to(&site, "a.wasm");
@@ -483,8 +484,7 @@ fn a_process_that_is_killed_at_any_moment_of_a_swap_starts_with_what_it_last_rep
         command.args(["--silent", "--max-time", "20", "--unix-socket"]).arg(site.socket());
         command.args(["--data-binary", &request, "http://localhost/v1/servers/echo/plugin/swap"]);
         let asking = command.stdout(std::process::Stdio::piped()).spawn().expect("curl runs");
-        // Each round a little later than the one before; what is done by then differs from machine
-        // to machine.
+        // Each kill comes a little later. The progress by then depends on the machine.
         std::thread::sleep(Duration::from_millis(round));
         site.start_again();
         let answer = asking.wait_with_output().expect("it ended").stdout;

@@ -1,5 +1,5 @@
-//! Events that wait for their session's own peer: the peer's limits end that, with the peer's
-//! reason, and no version of a plugin is blamed for it.
+//! Events that wait for their session's own peer. The limits of the peer end them, with the peer's
+//! reason, and no version of a plugin is blamed.
 
 use std::time::{Duration, Instant};
 
@@ -15,13 +15,13 @@ use wharf_tests::readers::{PIECE_BYTES, Pattern, Reader, THINKER, writer};
 use wharf_tests::seeds::Seed;
 use wharf_tests::servers::{describe, ended, eventually, host, swap};
 
-/// What an event may last, waits for its peer excluded.
+/// How long an event may take, without its waits for the peer.
 const WALL: Duration = Duration::from_millis(500);
 /// How long a peer may read nothing.
 const WRITE: Duration = Duration::from_secs(1);
-/// What a peer has to read in these tests.
+/// The least rate at which a peer must read, in bytes a second.
 const MIN_READ_RATE: u32 = 256 << 10;
-/// More than the system takes by itself.
+/// Pieces that a client asks for: more than the buffers of the kernel take.
 const PIECES: u8 = 120;
 
 fn writers(timeouts: Timeouts) -> ServerBuilder {
@@ -42,7 +42,8 @@ fn waits(server: &ServerHandle) -> usize {
     server.sessions(0, 100).iter().filter(|session| session.stats.event == Some("on-read")).count()
 }
 
-/// So many clients that read too little, each in its own way, until the server gives them up.
+/// Connects `count` clients that read too little, each in its own way, until the server ends their
+/// sessions.
 fn give_up_slow_readers(server: &ServerHandle, count: usize, seed: &mut Seed) {
     let mut readers: Vec<_> = (0..count)
         .map(|_| {
@@ -94,7 +95,7 @@ fn rate_of_zero_leaves_only_the_write_timeout() {
     let timeouts = Timeouts { min_read_rate: Some(0), ..strict() };
     let server = start(writers(timeouts));
     let mut reader = Reader::connect(server.address());
-    // Far below the rate of the other tests, and each second more than nothing.
+    // Far below the rate of the other tests, but more than nothing each second.
     let drips = Pattern::Paced { bytes: 24 << 10, rest: Duration::from_millis(250) };
     assert!(!reader.ask(PIECES).read_until_gone(drips, WRITE * 4));
     assert!(server.counters().ended.is_empty(), "{:?}", server.counters().ended);
@@ -103,7 +104,7 @@ fn rate_of_zero_leaves_only_the_write_timeout() {
 
 #[test]
 fn shared_instance_waits_two_seconds_for_a_peer() {
-    // Twenty seconds to read in, and no rate: only what holds for a shared instance can end it.
+    // A long write timeout and no rate: only the limit of a shared instance can end the session.
     let timeouts = Timeouts { min_read_rate: Some(0), ..Timeouts::default() };
     let patterns = [
         Pattern::Never,
@@ -122,7 +123,7 @@ fn shared_instance_waits_two_seconds_for_a_peer() {
                 let asked = Instant::now();
                 std::thread::scope(|scope| {
                     scope.spawn(|| reader.read_until_gone(pattern, Duration::from_secs(15)));
-                    // It is the same instance still, which counts on.
+                    // The instance is the same, and counts on.
                     other.0.send([1]).expect([b'a', 1, 2]);
                     assert!(
                         asked.elapsed() < Duration::from_secs(8),
@@ -159,17 +160,17 @@ fn slow_readers_end_no_canary() {
     let rules = CanaryRules { sessions_min: 1, ..CanaryRules::default() };
     let server =
         start(writers(strict()).swap_rules(SwapRules { canary: rules, ..SwapRules::default() }));
-    let wish =
+    let options =
         CanaryOptions { share: Some(1.0), live: None, duration: Some(Duration::from_secs(600)) };
-    host().runtime().block_on(server.canary(writer('b'), wish)).expect("a canary");
+    host().runtime().block_on(server.canary(writer('b'), options)).expect("a canary");
     give_up_slow_readers(&server, 30, &mut seed);
     assert!(server.canary_seen().is_some(), "{:?}", server.counters().notices);
     Reader::connect(server.address()).0.send([1]).expect([b'b', 1, 1]);
 }
 
 #[test]
-fn ended_session_waits_shortly_for_its_peer() {
-    // Fast enough to be waited for without end.
+fn ended_session_waits_briefly_for_its_peer() {
+    // Fast enough that the server would wait without end.
     let reads = Pattern::Paced { bytes: 96 << 10, rest: Duration::from_millis(250) };
     let begin = |timeouts: Timeouts| {
         let server = start(writers(timeouts));
@@ -207,8 +208,8 @@ fn waiting_event_pays_no_cpu_of_others() {
     let mut readers: Vec<_> = (0..8).map(|_| Reader::connect(server.address())).collect();
     readers.iter_mut().for_each(|reader| _ = reader.ask(PIECES));
     eventually("all events wait", || waits(&server) == readers.len());
-    // Each on the threads of the sessions that wait, and each for longer than an event of these may
-    // take.
+    // Each of these runs on the threads of the waiting sessions, for longer than one of their
+    // events may take.
     let minute = Some(Duration::from_secs(60));
     let budget = BudgetChange {
         fuel: Some(1_000_000_000_000),

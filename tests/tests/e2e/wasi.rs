@@ -1,5 +1,4 @@
-//! What a Rust guest with the standard library does to its host: output, panics, memory, sleeping,
-//! leaving.
+//! A Rust guest with the standard library: output, panics, memory, sleeping and exit.
 
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use wharf_tests::servers::{describe, ended, host, start};
 use wit_component::StringEncoding;
 
 #[test]
-fn a_log_flood_is_dropped_and_counted_and_the_session_goes_on() {
+fn log_flood_is_dropped_and_counted() {
     let limits = InstanceLimits { log_lines_per_second: 10, ..InstanceLimits::default() };
     let server = describe(bundled("tests/unruly")).limits(limits).start().expect("it starts");
     Client::connect(server.address())
@@ -25,7 +24,7 @@ fn a_log_flood_is_dropped_and_counted_and_the_session_goes_on() {
 }
 
 #[test]
-fn a_panic_ends_its_session() {
+fn panic_ends_its_session() {
     let server = start(bundled("tests/unruly"));
     let mut other = Client::connect(server.address());
     other.send("?").expect("?");
@@ -50,16 +49,16 @@ fn taking_all_handles_ends_its_session() {
 }
 
 #[test]
-fn leaving_the_process_leaves_the_session() {
+fn guest_exit_ends_its_session() {
     let server = start(bundled("tests/unruly"));
     Client::connect(server.address()).send("x").expect_gone();
     ended(&server, "exit", 1);
 }
 
 #[test]
-fn sleeping_past_the_budget_of_an_event_ends_its_session() {
+fn sleep_past_the_budget_ends_its_session() {
     use wharf::event::Priority;
-    // The shortest wall clock of all classes.
+    // The class with the shortest wall time.
     let server =
         describe(bundled("tests/unruly")).priority(Priority::Critical).start().expect("it starts");
     let mut other = Client::connect(server.address());
@@ -72,7 +71,7 @@ fn sleeping_past_the_budget_of_an_event_ends_its_session() {
 }
 
 #[test]
-fn stopping_does_not_wait_for_a_sleeper() {
+fn stop_does_not_wait_for_a_sleeping_guest() {
     let server = start(bundled("tests/unruly"));
     let mut sleeper = Client::connect(server.address());
     sleeper.send("?").expect("?").send("s");
@@ -98,13 +97,13 @@ package wasi:sockets@0.2.6 {
 }";
 
 #[test]
-fn stubs_open_nothing_there_are_no_files_and_a_socket_traps_in_its_own_session() {
+fn stubs_have_no_files_and_trap_at_sockets() {
     let (world, imports) = (
         "world plugin {\n",
         "import wasi:filesystem/preopens@0.2.6;\nimport wasi:sockets/instance-network@0.2.6;\n",
     );
     let contract = format!("{}\n{UNUSED}", contract().replace(world, &format!("{world}{imports}")));
-    // `f` answers how many folders there are, `s` asks for a socket, anything else comes back.
+    // `f` answers the number of folders, `s` asks for a socket, and any other byte is echoed.
     let handlers = "(import \"wasi:filesystem/preopens@0.2.6\" \"get-directories\" (func $folders \
         (param i32)))
 (import \"wasi:sockets/instance-network@0.2.6\" \"instance-network\" (func $network (result i32)))

@@ -1,5 +1,5 @@
-//! Builds that do not do what they say: each ends with one error that names the file and the key,
-//! and nothing goes on running.
+//! Builds that fail or misbehave: each ends with one error that names the file and the key, and
+//! leaves no process.
 
 use std::fs;
 use std::process::Command;
@@ -11,7 +11,7 @@ use wharf_tests::process::Wharf;
 
 use crate::words::wharf;
 
-/// A project of which the build is this script, and whose manifest ends with this line.
+/// A project with this script as its build, and this line at the end of its manifest.
 fn project(script: &str, line: &str) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let mine = folder.path().join("mine");
@@ -22,11 +22,11 @@ fn project(script: &str, line: &str) -> tempfile::TempDir {
     folder
 }
 
-/// Whoever survived the build would hold its output open, and so this wait, for longer than is
-/// allowed here.
+/// A process that outlived the build would hold its output open. Then this wait would take longer
+/// than allowed here.
 pub(crate) fn what_a_build_started_ends_with_it() {
     const LONG: Duration = Duration::from_secs(60);
-    // It may have to be built itself, which is not what is timed.
+    // Building the command itself must not count.
     let _ = wharf_binary();
     for (script, timeout, code, word) in [
         (
@@ -50,7 +50,7 @@ pub(crate) fn what_a_build_started_ends_with_it() {
         assert!(ended == Some(code) && said.contains(word), "{script}: {ended:?} {said}");
         assert!(start.elapsed() < LONG, "{script}: something went on running");
     }
-    // Asked to end, it takes the build with it.
+    // A signal to the command ends the build too.
     let folder = project("mkfifo begun 2>&-; echo >begun; sleep 120 & wait", "");
     let mut command = Command::new(wharf_binary());
     command.args(["build", "mine"]).current_dir(folder.path()).stderr(std::process::Stdio::piped());
@@ -131,7 +131,7 @@ pub(crate) fn what_dev_cannot_watch_or_build_is_told() {
     }
 }
 
-/// Whatever `wharf new` and `wharf component` cannot finish is not there.
+/// `wharf new` and `wharf component` leave nothing of what they cannot finish.
 pub(crate) fn what_is_refused_leaves_nothing_behind() {
     let folder = tempfile::tempdir().expect("a folder");
     let long = "a".repeat(300);
@@ -153,7 +153,7 @@ pub(crate) fn what_is_refused_leaves_nothing_behind() {
         let (ended, said) = wharf(&arguments, folder.path());
         assert!(ended == Some(code) && said.contains(word), "{arguments:?}: {ended:?} {said}");
     }
-    // A disk with room for the first file and not for all of them.
+    // A disk with room for the first file only.
     let script =
         format!("trap '' XFSZ; ulimit -f 4; exec {:?} new --lang wat above/mine", wharf_binary());
     let output = Command::new("sh")

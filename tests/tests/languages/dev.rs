@@ -1,4 +1,4 @@
-//! From nothing to a server that changes under its clients, with the command alone.
+//! `wharf new` and `wharf dev`: from nothing to a server that changes under its clients.
 
 use std::process::Command;
 

@@ -1,5 +1,5 @@
-//! What an author is told: a crash, an endless loop and exhausted memory, written in each language,
-//! in a real process with its log.
+//! Faults as an author sees them: a crash, an endless loop and exhausted memory, written in each
+//! language, in a real process with its log.
 
 use wharf::authoring::Language;
 use wharf_tests::clients::{Client, free_port};
@@ -8,8 +8,8 @@ use wharf_tests::process::Wharf;
 
 use crate::load;
 
-/// The example, where a read that begins with `!` crashes, with `@` loops, and with `#` takes
-/// memory without end.
+/// Changes the example so that a read that begins with `!` crashes, with `@` loops, and with `#`
+/// takes memory without end.
 pub(crate) fn misbehaving(language: Language) -> Change {
     match language {
         Language::Rust => &[
@@ -131,7 +131,7 @@ const TYPESCRIPT: &str = "function misbehave(order: number | undefined): void {
 
 class Lines implements EventProc {";
 
-/// The reason of a crash, and what the log says of it.
+/// The reason of a crash, and the words that the log must have about it.
 fn crash(language: Language) -> (&'static str, &'static [&'static str]) {
     match language {
         Language::Rust => ("trap:unreachable", &["panicked at src/lib.rs:", "crashed on purpose"]),
@@ -163,7 +163,7 @@ fn crash(language: Language) -> (&'static str, &'static [&'static str]) {
     }
 }
 
-/// What it says of its exhausted memory beside what the host does.
+/// Words of the language about exhausted memory, beside those of the host.
 fn exhausted(language: Language) -> &'static [&'static str] {
     match language {
         Language::Rust => &["memory allocation of 1048576 bytes failed"],
@@ -176,7 +176,8 @@ fn exhausted(language: Language) -> &'static [&'static str] {
 
 pub(crate) fn each(language: Language) {
     let project = project(language, "0.2.0", misbehaving(language));
-    // Compiling a heavy language takes longer than a server is waited for.
+    // Compiled before, because a heavy language takes longer to compile than the test waits for a
+    // server.
     drop(load(&project));
     let (site, port) = (tempfile::tempdir().expect("a folder"), free_port());
     let plugin = project.folder.to_str().expect("text");
@@ -197,7 +198,7 @@ pub(crate) fn each(language: Language) {
     let (crashed, traces) = crash(language);
     let cases = [
         ("!", &[crashed][..], traces.to_vec()),
-        // Which of them comes first is the machine's business.
+        // Either the fuel or the CPU time may run out first.
         ("@", &["fuel", "cpu-time"], vec!["an endless loop"]),
         ("#", &["limit-session-mem"], [exhausted(language), &["beyond 33554432 bytes"]].concat()),
     ];
@@ -209,8 +210,8 @@ pub(crate) fn each(language: Language) {
         let end = lines.last().expect("a line").clone();
         let is_known = reasons.iter().any(|reason| end.contains(&format!("reason=\"{reason}\"")));
         assert!(is_known, "{order}: {end}\n{}", lines.join("\n"));
-        // Until the next session has come and gone nothing else is said, so that what is missing
-        // now was never said.
+        // The log says nothing else until the next session has come and gone. A word that is
+        // missing now was never logged.
         lines.pop();
         let said = lines.join("\n");
         for word in words {

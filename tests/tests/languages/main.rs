@@ -1,10 +1,10 @@
-//! Every language that `wharf new` knows: its project builds, plays its transcript, moves live
-//! sessions to another version, and its faults end one session each with words that its authors
+//! Every language of `wharf new`: its project builds, plays its transcript, and migrates live
+//! sessions to another version. Each of its faults ends one session, with words that its authors
 //! understand.
 //!
-//! Where a toolchain is missing its tests are counted as ignored, and say what is missing;
-//! `WHARF_TESTS_LANGUAGES=required` makes that a failure. `tests/toolchains.sh` installs all of
-//! them.
+//! If a toolchain is missing, its tests count as ignored and name it.
+//! `WHARF_TESTS_LANGUAGES=required` makes that a failure. `tests/toolchains.sh` installs all
+//! toolchains.
 
 mod builds;
 mod dev;
@@ -25,7 +25,7 @@ use wharf_tests::languages::{Project, compiled, missing};
 
 type Promise = fn(Language);
 
-/// What has to hold in every language.
+/// Claims about every language.
 const PROMISES: [(&str, Promise); 7] = [
     ("its_transcript_plays_whole_and_in_single_bytes", stories::plain_and_bytewise),
     ("its_transcript_plays_without_sockets_and_while_it_is_handed_over", words::rehearsed),
@@ -36,7 +36,7 @@ const PROMISES: [(&str, Promise); 7] = [
     ("a_crash_a_loop_and_exhausted_memory_end_one_session_each_and_say_why", faults::each),
 ];
 
-/// What has to hold of the commands for authors.
+/// Claims about the commands for authors.
 const COMMANDS: [(&str, fn()); 9] = [
     ("a_new_project_serves_at_once_and_a_change_moves_live_sessions", dev::serves_at_once),
     ("a_story_that_fails_says_where", words::a_story_that_fails_says_where),
@@ -86,11 +86,10 @@ fn main() {
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-/// The host of all servers here. It keeps what it compiled.
+/// The host of all servers of this test, with a cache of compiled components.
 fn host() -> Host {
     static HOST: OnceLock<Host> = OnceLock::new();
-    // As the command does it, so that the limits of compiling are seen to be enough for every
-    // language.
+    // A compiler process with the limits of the command, which must be enough for every language.
     let compiler = Some(Compiler { program: wharf_binary(), ..Compiler::this_program() });
     let config = HostConfig {
         workers: 2,

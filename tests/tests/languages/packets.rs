@@ -1,4 +1,5 @@
-//! The example of each language answers in bounded slices: no packet is a fault in any class.
+//! Packets against the example of each language, which answers in bounded slices: no packet is a
+//! fault in any class.
 
 use wharf::authoring::Language;
 use wharf_tests::languages::project;
@@ -6,8 +7,8 @@ use wharf_tests::packets::{Amount, Manner, Subject, feed, lines, repeated};
 
 use crate::load;
 
-/// What is fed to a language, every how many-th message, and so many packets of one byte: less to
-/// languages that take long over a byte or over a start.
+/// The amount of packets for a language, the step between the messages used, and the number of
+/// packets of one byte. Languages that are slow at a byte or at a start get less.
 fn amount(language: Language) -> (Amount, usize, usize) {
     match language {
         Language::Rust | Language::C | Language::Wat => (Amount::ALL, 3, 40_000),
@@ -25,13 +26,14 @@ pub(crate) fn answered(language: Language) {
     let messages: Vec<_> = lines().into_iter().step_by(step).collect();
     let most = feed(&subject, b"", &messages, amount);
     println!("{}: {most} fuel in the dearest event", language.name());
-    // Nor are many small ones: what an event leaves behind is cleared away in time.
+    // Many small packets are no fault either: the guest frees in time what each event leaves
+    // behind.
     let singles: Vec<&[u8]> = b"a\n".chunks(1).cycle().take(singles).collect();
     let outcome = subject
         .play(&singles, Manner::Calm)
         .unwrap_or_else(|error| panic!("{}: {error}", language.name()));
     assert_eq!(outcome.written.len(), singles.len(), "{}", language.name());
-    // Nothing of it is lost.
+    // No line is lost.
     let packet = repeated(b"a short line\n");
     let outcome = subject.play(&[&packet], Manner::Calm).expect("no fault");
     assert!(

@@ -1,4 +1,4 @@
-//! The transcript of the example, which is one for all languages.
+//! The transcript of the example, which is the same for all languages.
 
 use wharf::authoring::Language;
 use wharf::net::SocketOptions;
@@ -39,9 +39,11 @@ pub(crate) fn over_tls(language: Language) {
     play(&story, &mut secure(server.address(), &certificates), false, language.name());
 }
 
-/// With `instance = "server"`: SDKs that keep an object for each session keep their lines apart.
-/// Where state lies in static variables (C, WebAssembly text) or in the one value of the instance
-/// (Rust), one session after the other is served.
+/// Plays the transcript with `instance = "server"`. SDKs that keep an object for each session keep
+/// their lines apart.
+///
+/// If state is in static variables (C, WebAssembly text) or in the one value of the instance
+/// (Rust), only one session is played.
 pub(crate) fn shared(language: Language) {
     let (story, server) = describe(language);
     let server = server.shared_instances(1).start().expect("it starts");

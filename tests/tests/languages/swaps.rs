@@ -1,4 +1,4 @@
-//! Live sessions move between two builds of the example while clients talk.
+//! Live sessions that migrate between two builds of the example while clients talk.
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use crate::{host, load};
 
 /// Clients of each of the two servers.
 const CLIENTS: usize = 4;
-/// Swaps back and forth.
+/// Swaps, back and forth.
 const SWAPS: usize = 4;
 
 pub(crate) fn under_load(language: Language) {
@@ -70,7 +70,7 @@ pub(crate) fn under_load(language: Language) {
     }
 }
 
-/// Ends the clients, however the test ends.
+/// Ends the clients when the test ends, also if it fails.
 struct Stops<'a>(&'a AtomicBool);
 
 impl Drop for Stops<'_> {
@@ -91,7 +91,7 @@ fn say(wire: &mut dyn Wire, text: &str, answer: &str) {
     assert_eq!(String::from_utf8_lossy(&seen), answer, "{outcome:?}");
 }
 
-/// A line in two pieces, again and again; each answer has to be the next.
+/// Sends a line in two pieces until `stop` is set, and expects each answer in order.
 fn talk(mut wire: impl Read + Write, number: usize, stop: &AtomicBool, lines: &AtomicUsize) {
     let mut count = 0;
     while !stop.load(Ordering::Relaxed) {

@@ -1,4 +1,4 @@
-//! What `wharf test` and `wharf check` say to an author.
+//! Output of `wharf test` and `wharf check` for an author.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -11,7 +11,7 @@ use wharf_tests::transcript::story;
 
 use crate::load;
 
-/// The transcript without sockets, in every manner.
+/// Plays the transcript without sockets, in every manner.
 pub(crate) fn rehearsed(language: Language) {
     let project = project(language, "0.1.0", &[]);
     let (plugin, story) = (load(&project), story(&project.folder.join("transcript.txt")));
@@ -54,7 +54,7 @@ pub(crate) fn a_story_that_fails_says_where() {
         code == Some(1) && said.contains("line 8: expected \"FOUR\\n\", found \"THREE\""),
         "{said}"
     );
-    // A hand-over that loses what it was given is found, although the plain story plays.
+    // A restore that loses state is found, although the plain transcript plays.
     std::fs::write(&story, text).expect("kept");
     let source = folder.path().join("mine/src/lines.wat");
     let text = std::fs::read_to_string(&source).expect("a source");

@@ -1,5 +1,5 @@
-//! Signatures in bundles, in registries that list what is attached to a plugin in one way or
-//! another, or lie about it.
+//! Signatures in bundles, in registries that list the attachments of a plugin in one way or
+//! another, or lie about them.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use wharf_tests::docker_registry::DockerRegistry;
 use wharf_tests::fake_registry::{Asked, FakeRegistry, Reply};
 use wharf_tests::guests::component;
 
-use super::common::{done, failed, reference, refused, terms, wharf};
+use super::common::{done, failed, reference, refused, registry_config, wharf};
 use super::signed::{key, put_blob, put_manifest, run};
 
 const COMPONENT: &[u8] = b"a component";
@@ -28,7 +28,7 @@ fn statement(digest: &Digest, annotations: &Value) -> Value {
     })
 }
 
-/// What openssl makes of a key in a folder and a statement, in the form of cosign 3.
+/// Signs a statement with openssl, and returns the bundle in the form of cosign 3.
 fn bundle(folder: &Path, key: &Path, statement: &Value) -> Value {
     let path = |name: &str| folder.join(name).display().to_string();
     let base64 = |file: &str| {
@@ -72,17 +72,17 @@ fn index(manifests: &[String]) -> String {
     json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests }).to_string()
 }
 
-/// A registry with one plugin, `team/echo:1`, and what is attached to it.
-struct FdStore {
+/// A registry with one plugin, `team/echo:1`, and its attachments.
+struct BundleRegistry {
     folder: TempDir,
     ours: PathBuf,
     public: PathBuf,
     plugin: Digest,
-    /// What is under a path below `/v2/team/echo/`.
+    /// Type and content by path below `/v2/team/echo/`.
     there: HashMap<String, (String, Vec<u8>)>,
 }
 
-impl FdStore {
+impl BundleRegistry {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (ours, public) = key(folder.path(), "ours");
@@ -93,18 +93,18 @@ impl FdStore {
         })
         .to_string();
         let plugin = Digest::of(manifest.as_bytes());
-        let mut fd_store = Self { folder, ours, public, plugin, there: HashMap::new() };
-        fd_store.put("manifests/1", MANIFEST, &manifest);
-        fd_store.put(&format!("manifests/{}", fd_store.plugin.clone()), MANIFEST, &manifest);
-        fd_store.put(&format!("blobs/{}", Digest::of(COMPONENT)), "x/y", "a component");
-        fd_store
+        let mut registry = Self { folder, ours, public, plugin, there: HashMap::new() };
+        registry.put("manifests/1", MANIFEST, &manifest);
+        registry.put(&format!("manifests/{}", registry.plugin.clone()), MANIFEST, &manifest);
+        registry.put(&format!("blobs/{}", Digest::of(COMPONENT)), "x/y", "a component");
+        registry
     }
 
     fn put(&mut self, path: &str, kind: &str, content: &str) {
         self.there.insert(path.into(), (kind.into(), content.into()));
     }
 
-    /// A bundle by our key that names the plugin.
+    /// A bundle signed by our key that names the plugin.
     fn good(&self) -> Value {
         bundle(
             self.folder.path(),
@@ -113,7 +113,7 @@ impl FdStore {
         )
     }
 
-    /// Puts a bundle and the manifest that attaches it; the manifest is what a list names.
+    /// Puts a bundle and the manifest that attaches it. Returns the manifest, which lists name.
     fn attach(&mut self, bundle: &Value) -> String {
         let bundle = bundle.to_string();
         let manifest = attaching(&bundle, &self.plugin);
@@ -132,7 +132,7 @@ impl FdStore {
         self.put(&path, INDEX, list);
     }
 
-    /// What pulling comes to where our key is believed: nothing, or why not.
+    /// Pulls the plugin with trust in our key. Returns the error, or an empty text.
     fn says(&self, by: &str) -> String {
         let there = self.there.clone();
         self.says_by(by, move |asked| {
@@ -143,7 +143,7 @@ impl FdStore {
         })
     }
 
-    /// The same where the registry answers so.
+    /// [`Self::says`], with a registry that answers by `answer`.
     fn says_by(
         &self,
         by: &str,
@@ -152,12 +152,12 @@ impl FdStore {
         let fake_registry = FakeRegistry::new(answer);
         let folder = tempfile::tempdir().expect("a folder");
         let keys = vec![PublicKey::read(&self.public).expect("a key")];
-        let terms = RegistryConfig {
+        let config = RegistryConfig {
             trust: vec![Trust { prefix: fake_registry.address(), keys }],
-            ..terms(folder.path())
+            ..registry_config(folder.path())
         };
         let wanted = reference(&format!("oci://{}/team/echo{by}", fake_registry.address()));
-        let pulled = Registries::new(terms).fetch(&wanted);
+        let pulled = Registries::new(config).fetch(&wanted);
         if pulled.as_ref().is_ok_and(|pulled| pulled.signed_by.as_deref() == Some("ours.pub")) {
             return String::new();
         }
@@ -172,12 +172,12 @@ impl FdStore {
         self.says(&format!("@{}", self.plugin))
     }
 
-    /// What pulling comes to where this bundle is all there is.
+    /// Pulls the plugin with this bundle as its only attachment: by tag and by digest.
     fn with(&self, bundle: &Value) -> (String, String) {
-        let mut fd_store = self.copy();
-        let manifest = fd_store.attach(bundle);
-        fd_store.list_by_tag(&index(&[manifest]));
-        (fd_store.by_tag(), fd_store.by_digest())
+        let mut registry = self.copy();
+        let manifest = registry.attach(bundle);
+        registry.list_by_tag(&index(&[manifest]));
+        (registry.by_tag(), registry.by_digest())
     }
 
     fn copy(&self) -> Self {
@@ -196,104 +196,105 @@ fn says(said: &str, words: &str) {
 }
 
 #[test]
-fn bundles_are_found_by_the_registrys_own_list_and_by_the_tag_where_it_has_none() {
+fn bundles_are_found_by_api_or_by_tag() {
     for by_api in [false, true] {
-        let mut fd_store = FdStore::new();
-        says(&fd_store.by_tag(), "it is not signed");
-        let good = fd_store.good();
-        // A referrer that is none of ours and one that is gone are passed by.
+        let mut registry = BundleRegistry::new();
+        says(&registry.by_tag(), "it is not signed");
+        let good = registry.good();
+        // A referrer of another type and one that is gone are skipped.
         let other = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "layers": [],
             "config": { "mediaType": "x/y", "digest": Digest::of(b"{}").as_str(), "size": 2 } });
-        fd_store.put(
+        registry.put(
             &format!("manifests/{}", Digest::of(other.to_string().as_bytes())),
             MANIFEST,
             &other.to_string(),
         );
-        let list = index(&["gone".into(), other.to_string(), fd_store.attach(&good)]);
+        let list = index(&["gone".into(), other.to_string(), registry.attach(&good)]);
         match by_api {
-            true => fd_store.list_by_api(&list),
-            false => fd_store.list_by_tag(&list),
+            true => registry.list_by_api(&list),
+            false => registry.list_by_tag(&list),
         }
         assert_eq!(
-            (fd_store.by_tag(), fd_store.by_digest()),
+            (registry.by_tag(), registry.by_digest()),
             (String::new(), String::new()),
             "{by_api}"
         );
-        // Where the registry has a list of its own, the tag is not asked.
-        fd_store.list_by_api(&index(&[]));
-        says(&fd_store.by_tag(), "it is not signed");
+        // If the registry has a list of its own, the tag is not asked for.
+        registry.list_by_api(&index(&[]));
+        says(&registry.by_tag(), "it is not signed");
     }
 }
 
 #[test]
-fn a_list_that_is_nonsense_hides_no_good_one_and_is_told() {
-    let mut fd_store = FdStore::new();
-    fd_store.list_by_api("<html>Log in</html>");
-    says(&fd_store.by_tag(), "none was found");
-    says(&fd_store.by_tag(), "the list of its referrers that the registry has is not as expected");
-    let good = fd_store.good();
-    let manifest = fd_store.attach(&good);
-    fd_store.list_by_tag(&index(&[manifest]));
-    assert_eq!(fd_store.by_tag(), "");
-    fd_store.list_by_tag(r#"{"manifests": 7}"#);
-    says(&fd_store.by_tag(), "none was found");
-    fd_store.list_by_tag(&" ".repeat((256 << 10) + 1));
-    fd_store.there.remove(&format!("referrers/{}", fd_store.plugin));
-    says(&fd_store.by_tag(), "the list of its referrers is larger than 262144 bytes");
+fn bad_referrers_list_hides_no_good_one() {
+    let mut registry = BundleRegistry::new();
+    registry.list_by_api("<html>Log in</html>");
+    says(&registry.by_tag(), "none was found");
+    says(&registry.by_tag(), "the list of its referrers that the registry has is not as expected");
+    let good = registry.good();
+    let manifest = registry.attach(&good);
+    registry.list_by_tag(&index(&[manifest]));
+    assert_eq!(registry.by_tag(), "");
+    registry.list_by_tag(r#"{"manifests": 7}"#);
+    says(&registry.by_tag(), "none was found");
+    registry.list_by_tag(&" ".repeat((256 << 10) + 1));
+    registry.there.remove(&format!("referrers/{}", registry.plugin));
+    says(&registry.by_tag(), "the list of its referrers is larger than 262144 bytes");
 }
 
 #[test]
-fn a_list_of_signatures_that_is_none_is_not_held_against_the_plugin() {
-    let mut fd_store = FdStore::new();
-    let path = format!("manifests/sha256-{}.sig", fd_store.plugin.hex());
+fn bad_signature_list_does_not_reject_the_plugin() {
+    let mut registry = BundleRegistry::new();
+    let path = format!("manifests/sha256-{}.sig", registry.plugin.hex());
     for list in ["<html>", r#"{"schemaVersion": 1}"#, &index(&[])] {
-        fd_store.put(&path, MANIFEST, list);
-        let said = fd_store.by_tag();
+        registry.put(&path, MANIFEST, list);
+        let said = registry.by_tag();
         says(&said, "none was found");
         says(
             &said,
             "the list of its signatures that the registry has is not as expected: its manifest is",
         );
     }
-    let good = fd_store.good();
-    let manifest = fd_store.attach(&good);
-    fd_store.list_by_tag(&index(&[manifest]));
-    assert_eq!(fd_store.by_tag(), "");
+    let good = registry.good();
+    let manifest = registry.attach(&good);
+    registry.list_by_tag(&index(&[manifest]));
+    assert_eq!(registry.by_tag(), "");
 }
 
 #[test]
-fn what_a_bundle_says_decides_once_its_signature_holds() {
-    let fd_store = FdStore::new();
-    let made = |statement: &Value| bundle(fd_store.folder.path(), &fd_store.ours, statement);
+fn statement_decides_once_its_signature_holds() {
+    let registry = BundleRegistry::new();
+    let made = |statement: &Value| bundle(registry.folder.path(), &registry.ours, statement);
     let both = |bundle: &Value, words: &str| {
-        let (by_tag, by_digest) = fd_store.with(bundle);
+        let (by_tag, by_digest) = registry.with(bundle);
         says(&by_tag, words);
         says(&by_digest, words);
     };
     let named = json!({ "repository": "team/echo" });
-    assert_eq!(fd_store.with(&fd_store.good()), (String::new(), String::new()));
+    assert_eq!(registry.with(&registry.good()), (String::new(), String::new()));
 
-    let (by_tag, by_digest) = fd_store.with(&made(&statement(&fd_store.plugin, &json!({}))));
+    let (by_tag, by_digest) = registry.with(&made(&statement(&registry.plugin, &json!({}))));
     says(&by_tag, "ours.pub has signed it without saying which plugin it is");
     says(&by_tag, "`cosign sign -a repository=team/echo`");
     assert_eq!(by_digest, "");
     both(
-        &made(&statement(&fd_store.plugin, &json!({ "repository": "team/admin" }))),
+        &made(&statement(&registry.plugin, &json!({ "repository": "team/admin" }))),
         "as another plugin: team/admin",
     );
     both(&made(&statement(&Digest::of(b"other"), &named)), "ours.pub has signed another digest");
-    let mut attestation = statement(&fd_store.plugin, &named);
+    let mut attestation = statement(&registry.plugin, &named);
     attestation["predicateType"] = json!("https://slsa.dev/provenance/v1");
     both(&made(&attestation), "what ours.pub has signed is no signature of a plugin");
 
-    // A payload that was changed, the type that is signed with it, and what is in another form.
+    // A changed payload, a changed payload type (which is signed too), and a bundle in another
+    // form.
     let mut forged = made(&statement(&Digest::of(b"other"), &named));
-    forged["dsseEnvelope"]["payload"] = fd_store.good()["dsseEnvelope"]["payload"].clone();
+    forged["dsseEnvelope"]["payload"] = registry.good()["dsseEnvelope"]["payload"].clone();
     both(&forged, "none of its 1 signatures is by a key that is believed here");
-    let mut typed = fd_store.good();
+    let mut typed = registry.good();
     typed["dsseEnvelope"]["payloadType"] = json!("text/plain");
     both(&typed, "1 in other forms");
-    let mut long = fd_store.good();
+    let mut long = registry.good();
     long["dsseEnvelope"]["signatures"][0]["sig"] = json!("A".repeat(344));
     both(&long, "no signature in a form that is looked at");
     both(
@@ -303,94 +304,94 @@ fn what_a_bundle_says_decides_once_its_signature_holds() {
 }
 
 #[test]
-fn what_is_attached_has_to_be_what_the_list_names_and_to_this_plugin() {
-    let mut fd_store = FdStore::new();
-    let good = fd_store.good().to_string();
+fn attachment_must_match_list_and_plugin() {
+    let mut registry = BundleRegistry::new();
+    let good = registry.good().to_string();
     let elsewhere = attaching(&good, &Digest::of(b"other"));
-    fd_store.put(&format!("blobs/{}", Digest::of(good.as_bytes())), "x/y", &good);
-    fd_store.put(&format!("manifests/{}", Digest::of(elsewhere.as_bytes())), MANIFEST, &elsewhere);
-    fd_store.list_by_tag(&index(std::slice::from_ref(&elsewhere)));
-    says(&fd_store.by_tag(), "it is not signed");
+    registry.put(&format!("blobs/{}", Digest::of(good.as_bytes())), "x/y", &good);
+    registry.put(&format!("manifests/{}", Digest::of(elsewhere.as_bytes())), MANIFEST, &elsewhere);
+    registry.list_by_tag(&index(std::slice::from_ref(&elsewhere)));
+    says(&registry.by_tag(), "it is not signed");
 
-    let right = attaching(&good, &fd_store.plugin);
-    fd_store.put(&format!("manifests/{}", Digest::of(elsewhere.as_bytes())), MANIFEST, &right);
+    let right = attaching(&good, &registry.plugin);
+    registry.put(&format!("manifests/{}", Digest::of(elsewhere.as_bytes())), MANIFEST, &right);
     says(
-        &fd_store.by_tag(),
+        &registry.by_tag(),
         "the manifest of a referrer that the registry sent is not what was asked for",
     );
-    fd_store.put(&format!("manifests/{}", Digest::of(right.as_bytes())), MANIFEST, &right);
-    fd_store.list_by_tag(&index(&[elsewhere, right.clone()]));
-    assert_eq!(fd_store.by_tag(), "", "one that lies hides no good one");
-    fd_store.list_by_tag(&index(std::slice::from_ref(&right)));
-    fd_store.put(
+    registry.put(&format!("manifests/{}", Digest::of(right.as_bytes())), MANIFEST, &right);
+    registry.list_by_tag(&index(&[elsewhere, right.clone()]));
+    assert_eq!(registry.by_tag(), "", "one that lies hides no good one");
+    registry.list_by_tag(&index(std::slice::from_ref(&right)));
+    registry.put(
         &format!("blobs/{}", Digest::of(good.as_bytes())),
         "x/y",
         &good.replace("hint", "tint"),
     );
-    says(&fd_store.by_tag(), "the bundle that the registry sent is not what was asked for");
+    says(&registry.by_tag(), "the bundle that the registry sent is not what was asked for");
 }
 
 #[test]
-fn only_so_many_referrers_are_looked_at_and_so_many_signatures_in_all() {
-    let mut fd_store = FdStore::new();
-    let good = fd_store.good();
-    let good = fd_store.attach(&good);
+fn referrers_and_signatures_read_are_limited() {
+    let mut registry = BundleRegistry::new();
+    let good = registry.good();
+    let good = registry.attach(&good);
     let list = |others: usize| {
         let mut manifests: Vec<String> =
             (0..others).map(|number| format!("gone {number}")).collect();
         manifests.push(good.clone());
         index(&manifests)
     };
-    fd_store.list_by_tag(&list(31));
-    assert_eq!(fd_store.by_tag(), "");
-    fd_store.list_by_tag(&list(32));
-    says(&fd_store.by_tag(), "none was found");
-    says(&fd_store.by_tag(), "1 of its referrers not looked at");
+    registry.list_by_tag(&list(31));
+    assert_eq!(registry.by_tag(), "");
+    registry.list_by_tag(&list(32));
+    says(&registry.by_tag(), "none was found");
+    says(&registry.by_tag(), "1 of its referrers not looked at");
 
-    let (theirs, _) = key(fd_store.folder.path(), "theirs");
-    let filler = bundle(fd_store.folder.path(), &theirs, &statement(&fd_store.plugin, &json!({})));
+    let (theirs, _) = key(registry.folder.path(), "theirs");
+    let filler = bundle(registry.folder.path(), &theirs, &statement(&registry.plugin, &json!({})));
     let fillers: Vec<String> = (0..16)
         .map(|number| {
             let mut filler = filler.clone();
             filler["number"] = json!(number);
-            fd_store.attach(&filler)
+            registry.attach(&filler)
         })
         .collect();
     let filled = |count: usize| index(&[&fillers[..count], std::slice::from_ref(&good)].concat());
-    fd_store.list_by_tag(&filled(15));
-    assert_eq!(fd_store.by_tag(), "");
-    fd_store.list_by_tag(&filled(16));
-    says(&fd_store.by_tag(), "none of its 16 signatures is by a key that is believed here");
-    says(&fd_store.by_tag(), "1 of its referrers not looked at");
+    registry.list_by_tag(&filled(15));
+    assert_eq!(registry.by_tag(), "");
+    registry.list_by_tag(&filled(16));
+    says(&registry.by_tag(), "none of its 16 signatures is by a key that is believed here");
+    says(&registry.by_tag(), "1 of its referrers not looked at");
 
-    let mut large = fd_store.good();
+    let mut large = registry.good();
     large["padding"] = json!(" ".repeat(64 << 10));
-    let (by_tag, _) = fd_store.with(&large);
+    let (by_tag, _) = registry.with(&large);
     says(&by_tag, "the bundle is larger than 65536 bytes");
 }
 
 #[test]
-fn what_a_list_says_to_be_bundles_is_asked_for_first_and_nothing_twice() {
-    let mut fd_store = FdStore::new();
-    let good = fd_store.good();
-    let good = fd_store.attach(&good);
+fn listed_bundles_come_first_and_no_referrer_twice() {
+    let mut registry = BundleRegistry::new();
+    let good = registry.good();
+    let good = registry.attach(&good);
     let others: Vec<String> = (0..100).map(|number| format!("gone {number}")).collect();
     let mut list: Value =
         serde_json::from_str(&index(&[others, vec![good.clone()]].concat())).expect("JSON");
     list["manifests"][100]["artifactType"] = json!(BUNDLE);
-    fd_store.list_by_tag(&list.to_string());
-    assert_eq!(fd_store.by_tag(), "");
-    fd_store.list_by_tag(&index(&[vec!["gone".into(); 100], vec![good]].concat()));
-    assert_eq!(fd_store.by_tag(), "");
+    registry.list_by_tag(&list.to_string());
+    assert_eq!(registry.by_tag(), "");
+    registry.list_by_tag(&index(&[vec!["gone".into(); 100], vec![good]].concat()));
+    assert_eq!(registry.by_tag(), "");
 }
 
 #[test]
-fn a_list_of_which_only_a_part_came_is_told() {
-    let fd_store = FdStore::new();
-    let (path, list) = (format!("/v2/team/echo/referrers/{}", fd_store.plugin), index(&[]));
+fn partial_referrers_list_is_reported() {
+    let registry = BundleRegistry::new();
+    let (path, list) = (format!("/v2/team/echo/referrers/{}", registry.plugin), index(&[]));
     let says_with = |link: &'static str| {
-        let (there, path, list) = (fd_store.there.clone(), path.clone(), list.clone());
-        fd_store.says_by(":1", move |asked| {
+        let (there, path, list) = (registry.there.clone(), path.clone(), list.clone());
+        registry.says_by(":1", move |asked| {
             if asked.path == path {
                 return Reply::Whole(
                     200,
@@ -411,7 +412,7 @@ fn a_list_of_which_only_a_part_came_is_told() {
 }
 
 #[test]
-fn every_way_to_a_plugin_asks_for_the_repository_or_the_digest() {
+fn signatures_must_name_the_repository_or_digest() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let site = ControlSite::default();
     let scratch = site.folder.path();
@@ -471,6 +472,6 @@ fn every_way_to_a_plugin_asks_for_the_repository_or_the_digest() {
     done(&steer("swap", &pinned));
     site.wharf.says("signed_by=\"ours.pub\"");
     done(&serve(&pinned));
-    // What was kept of it by its digest is no better for a tag.
+    // The copy that was kept by its digest does not count for a tag.
     says(&failed(&steer("swap", &tagged), 1), words);
 }

@@ -1,4 +1,4 @@
-//! What these suites share: terms, parcels, and a look into the store.
+//! Helpers of the registry tests: configurations, components, and the files of the store.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -10,8 +10,8 @@ use wharf::oci::{
 };
 use wharf_tests::guests::wharf_binary;
 
-/// RegistryConfig with a store in a folder.
-pub(crate) fn terms(folder: &Path) -> RegistryConfig {
+/// A configuration with a store in a folder.
+pub(crate) fn registry_config(folder: &Path) -> RegistryConfig {
     RegistryConfig {
         store_dir: Some(folder.join("store")),
         timeout: Duration::from_secs(30),
@@ -19,18 +19,18 @@ pub(crate) fn terms(folder: &Path) -> RegistryConfig {
     }
 }
 
-/// Registries with a store in a folder that are asked by a policy.
+/// Registries with a store in a folder and a pull policy.
 pub(crate) fn registries(folder: &Path, pull: PullPolicy) -> Registries {
-    Registries::new(RegistryConfig { pull, ..terms(folder) })
+    Registries::new(RegistryConfig { pull, ..registry_config(folder) })
 }
 
-/// A reference that is one.
+/// Parses a reference that must be valid.
 pub(crate) fn reference(text: &str) -> Reference {
     text.parse().expect("a reference")
 }
 
-/// A component of these bytes, whatever they are.
-pub(crate) fn parcel(version: &str, bytes: &[u8]) -> PushedComponent {
+/// A component `echo` of these bytes, which need not be WebAssembly.
+pub(crate) fn pushed_component(version: &str, bytes: &[u8]) -> PushedComponent {
     PushedComponent {
         name: "echo".into(),
         version: Some(version.into()),
@@ -41,18 +41,18 @@ pub(crate) fn parcel(version: &str, bytes: &[u8]) -> PushedComponent {
     }
 }
 
-/// Puts bytes under a reference, unsigned.
+/// Pushes bytes under a reference, unsigned.
 pub(crate) fn push(at: &str, version: &str, bytes: &[u8]) -> Digest {
     let registries = Registries::new(RegistryConfig::default());
-    registries.push(&reference(at), parcel(version, bytes), None).expect("pushed")
+    registries.push(&reference(at), pushed_component(version, bytes), None).expect("pushed")
 }
 
-/// Why it was not pulled.
+/// The error of a pull that must fail.
 pub(crate) fn refused(pulled: Result<Pulled, RegistryError>) -> String {
     pulled.expect_err("refused").to_string()
 }
 
-/// Files in the store, of which half-done ones would be some.
+/// The number of files in the store. Half-written files would count.
 pub(crate) fn kept(folder: &Path) -> usize {
     fn count(folder: &Path) -> usize {
         let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
@@ -62,20 +62,20 @@ pub(crate) fn kept(folder: &Path) -> usize {
     count(&folder.join("store"))
 }
 
-/// The command, in a folder.
+/// Runs the `wharf` command in a folder.
 pub(crate) fn wharf(arguments: &[&str], folder: &Path) -> Output {
     let mut command = Command::new(wharf_binary());
     command.args(arguments).current_dir(folder).env("XDG_CACHE_HOME", folder.join("cache"));
     command.output().expect("it runs")
 }
 
-/// What it said when it succeeded.
+/// The standard output of a command that must succeed.
 pub(crate) fn done(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// What it said when it failed with this code.
+/// The errors of a command that must fail with this code.
 pub(crate) fn failed(output: &Output, code: i32) -> String {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{said}");

@@ -1,12 +1,12 @@
-//! When a registry is asked, and what is kept of it.
+//! Pull policies and the store: when the host asks a registry, and what it keeps.
 
 use wharf::oci::{Origin, PullPolicy, Registries, RegistryConfig};
 use wharf_tests::docker_registry::DockerRegistry;
 
-use super::common::{kept, push, reference, refused, registries, terms};
+use super::common::{kept, push, reference, refused, registries, registry_config};
 
 #[test]
-fn the_policy_decides_whether_a_moved_tag_is_noticed() {
+fn pull_policy_decides_whether_moved_tags_count() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let at = docker_registry.reference("team/echo:stable");
@@ -31,7 +31,7 @@ fn the_policy_decides_whether_a_moved_tag_is_noticed() {
 }
 
 #[test]
-fn what_a_digest_names_is_had_without_the_registry() {
+fn kept_digest_needs_no_registry() {
     let Some(mut docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let digest = push(&docker_registry.reference("echo:1"), "1", b"bytes");
@@ -66,13 +66,13 @@ fn rot_in_the_store_is_pulled_anew() {
 }
 
 #[test]
-fn a_component_over_the_limit_is_not_even_asked_for() {
+fn component_over_the_limit_is_not_requested() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let wanted = reference(&docker_registry.reference("echo:1"));
     push(&wanted.to_string(), "1", &[7; 1000]);
     let within = |component_max_bytes| {
-        Registries::new(RegistryConfig { component_max_bytes, ..terms(folder.path()) })
+        Registries::new(RegistryConfig { component_max_bytes, ..registry_config(folder.path()) })
             .fetch(&wanted)
     };
     let said = refused(within(999));
@@ -85,7 +85,7 @@ fn a_component_over_the_limit_is_not_even_asked_for() {
 }
 
 #[test]
-fn a_store_that_cannot_be_used_costs_pulling_each_time_and_nothing_else() {
+fn unusable_store_only_costs_more_pulls() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("store"), "a file is in its place").expect("kept");

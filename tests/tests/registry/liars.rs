@@ -1,4 +1,4 @@
-//! Registries that lie, stall and break off: one clear error that names the reference, and nothing
+//! Registries that lie, stall or break off: one clear error that names the reference, and nothing
 //! left in the store.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use wharf_tests::clients::Client;
 use wharf_tests::control_site::ControlSite;
 use wharf_tests::servers::eventually;
 
-use super::common::{failed, kept, parcel, reference, refused, terms, wharf};
+use super::common::{failed, kept, pushed_component, reference, refused, registry_config, wharf};
 
 const COMPONENT: &[u8] = b"a component";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -33,7 +33,7 @@ fn is_blob(asked: &Asked) -> bool {
     asked.path.contains("/blobs/")
 }
 
-/// What pulling from a registry comes to that answers by this, within two seconds.
+/// The error of a pull within two seconds from a registry that answers by `answer`.
 fn told(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> String {
     told_on(|_| {}, answer)
 }
@@ -44,10 +44,11 @@ fn told_on(
 ) -> String {
     let (fake_registry, folder) =
         (FakeRegistry::new(answer), tempfile::tempdir().expect("a folder"));
-    let mut terms = RegistryConfig { timeout: Duration::from_secs(2), ..terms(folder.path()) };
-    change(&mut terms);
+    let mut config =
+        RegistryConfig { timeout: Duration::from_secs(2), ..registry_config(folder.path()) };
+    change(&mut config);
     let wanted = reference(&format!("oci://{}/team/echo:1", fake_registry.address()));
-    let said = refused(Registries::new(terms).fetch(&wanted));
+    let said = refused(Registries::new(config).fetch(&wanted));
     assert!(said.starts_with(&format!("{wanted}: ")), "{said}");
     assert!(said.len() < 700 && !said.contains('\n') && !said.contains('\u{1b}'), "{said}");
     assert_eq!(kept(folder.path()), 0, "nothing is kept");
@@ -59,13 +60,13 @@ fn says(said: &str, words: &str) {
 }
 
 #[test]
-fn an_honest_one_is_believed() {
+fn honest_registry_is_believed() {
     let fake_registry = FakeRegistry::new(|asked| {
         if is_blob(asked) { Reply::ok("x/y", COMPONENT) } else { good_manifest() }
     });
     let folder = tempfile::tempdir().expect("a folder");
     let wanted = reference(&format!("oci://{}/team/echo:1", fake_registry.address()));
-    let pulled = Registries::new(terms(folder.path())).fetch(&wanted).expect("pulled");
+    let pulled = Registries::new(registry_config(folder.path())).fetch(&wanted).expect("pulled");
     assert_eq!((pulled.bytes.as_slice(), pulled.version.as_str()), (COMPONENT, "1"));
     assert_eq!(kept(folder.path()), 3, "manifest, component and tag");
 }
@@ -92,7 +93,7 @@ fn another_manifest_than_the_digest_names_is_refused() {
         (FakeRegistry::new(|_| good_manifest()), tempfile::tempdir().expect("a folder"));
     let asked_for = Digest::of(b"another manifest");
     let wanted = reference(&format!("oci://{}/echo@{asked_for}", fake_registry.address()));
-    let said = refused(Registries::new(terms(folder.path())).fetch(&wanted));
+    let said = refused(Registries::new(registry_config(folder.path())).fetch(&wanted));
     says(&said, &format!("expected {asked_for}, found sha256:"));
     assert_eq!(
         (kept(folder.path()), fake_registry.asked().len()),
@@ -102,7 +103,7 @@ fn another_manifest_than_the_digest_names_is_refused() {
 }
 
 #[test]
-fn what_has_no_end_is_cut_off() {
+fn endless_content_is_cut_off() {
     says(&told(|_| Reply::Endless), "the manifest is larger than 1048576 bytes");
     says(
         &told(|asked| if is_blob(asked) { Reply::Endless } else { good_manifest() }),
@@ -121,7 +122,7 @@ fn breaking_off_in_the_middle_is_told() {
 }
 
 #[test]
-fn one_that_takes_too_long_is_given_up() {
+fn slow_registry_is_given_up() {
     let start = Instant::now();
     says(&told(|_| Reply::Silence), "did not deliver it within 2s (`registry.timeout`)");
     says(&told(|asked| if is_blob(asked) { Reply::Silence } else { good_manifest() }), "within 2s");
@@ -140,7 +141,7 @@ fn redirects_to_odd_places_are_not_followed() {
 }
 
 #[test]
-fn what_is_no_plugin_is_named() {
+fn error_names_what_is_no_plugin() {
     let with = |path: &str, value: Value| {
         let mut manifest = manifest();
         *manifest.pointer_mut(path).expect(path) = value;
@@ -158,7 +159,7 @@ fn what_is_no_plugin_is_named() {
 }
 
 #[test]
-fn errors_of_a_registry_are_told_in_one_short_line() {
+fn errors_of_a_registry_are_one_short_line() {
     says(&told(|_| Reply::nothing()), "the registry has no such plugin");
     let gone = |asked: &Asked| if is_blob(asked) { Reply::nothing() } else { good_manifest() };
     says(&told(gone), "does not have the component");
@@ -175,7 +176,7 @@ fn errors_of_a_registry_are_told_in_one_short_line() {
 }
 
 #[test]
-fn a_login_goes_to_its_registry_and_to_where_that_sends_for_a_token_and_nowhere_else() {
+fn login_goes_only_to_registry_and_token_server() {
     let blobs = FakeRegistry::new(|_| Reply::ok("x/y", COMPONENT));
     let elsewhere = format!("http://{}/blob", blobs.address());
     let tokens = FakeRegistry::new(|_| Reply::ok("application/json", r#"{"token": "sesame"}"#));
@@ -193,8 +194,8 @@ fn a_login_goes_to_its_registry_and_to_where_that_sends_for_a_token_and_nowhere_
     let logins = json!({ "auths": { fake_registry.address(): { "username": "ann", "password": "secret" } } });
     let credentials = super::real::credentials(folder.path(), &logins.to_string());
     let wanted = reference(&format!("oci://{}/team/echo:1", fake_registry.address()));
-    let terms = RegistryConfig { credentials, ..terms(folder.path()) };
-    assert_eq!(Registries::new(terms).fetch(&wanted).expect("pulled").bytes, COMPONENT);
+    let config = RegistryConfig { credentials, ..registry_config(folder.path()) };
+    assert_eq!(Registries::new(config).fetch(&wanted).expect("pulled").bytes, COMPONENT);
     let asked = tokens.asked();
     assert_eq!(asked[0].path, "/token?service=s&scope=repository%3Ateam%2Fecho%3Apull");
     assert_eq!(asked[0].authorization.as_deref(), Some("Basic YW5uOnNlY3JldA=="));
@@ -208,7 +209,7 @@ fn a_login_goes_to_its_registry_and_to_where_that_sends_for_a_token_and_nowhere_
 }
 
 #[test]
-fn a_login_is_not_sent_to_an_odd_place_for_a_token() {
+fn login_is_not_sent_to_odd_token_servers() {
     let realm = |realm: &str| format!("WWW-Authenticate: Bearer realm=\"{realm}\"\r\n");
     let far = realm("http://192.0.2.1/token");
     says(
@@ -223,7 +224,7 @@ fn a_login_is_not_sent_to_an_odd_place_for_a_token() {
     );
 }
 
-/// What pushing to a registry comes to that answers by this, within two seconds.
+/// The error of a push within two seconds to a registry that answers by `answer`.
 fn told_to_push(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> String {
     let fake_registry = FakeRegistry::new(answer);
     let registries = Registries::new(RegistryConfig {
@@ -231,13 +232,16 @@ fn told_to_push(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Str
         ..RegistryConfig::default()
     });
     let at = reference(&format!("oci://{}/team/echo:1", fake_registry.address()));
-    let said = registries.push(&at, parcel("1", COMPONENT), None).expect_err("refused").to_string();
+    let said = registries
+        .push(&at, pushed_component("1", COMPONENT), None)
+        .expect_err("refused")
+        .to_string();
     assert!(said.starts_with(&format!("{at}: ")) && !said.contains(['\n', '\u{1b}']), "{said}");
     said
 }
 
 #[test]
-fn pushing_to_an_odd_one_ends_with_one_clear_error_too() {
+fn push_to_an_odd_registry_is_one_error() {
     says(&told_to_push(|_| Reply::Silence), "within 2s");
     says(&told_to_push(|_| Reply::Endless), "cannot reach the registry");
     says(&told_to_push(|_| Reply::nothing()), "status 404");
@@ -245,7 +249,7 @@ fn pushing_to_an_odd_one_ends_with_one_clear_error_too() {
         &told_to_push(|_| Reply::Whole(500, String::new(), b"\x1b[2Jboom\n".into())),
         "status 500: \\u{1b}[2Jboom",
     );
-    // The address of the upload is none, and the client takes it for granted that it is one.
+    // The address of the upload is invalid, and the client does not expect that.
     let uploads = AtomicUsize::new(0);
     let odd = move |asked: &Asked| {
         let begun = asked.path.contains("/uploads/") && uploads.fetch_add(1, Ordering::Relaxed) > 0;
@@ -255,7 +259,7 @@ fn pushing_to_an_odd_one_ends_with_one_clear_error_too() {
 }
 
 #[test]
-fn a_registry_that_stalls_holds_up_no_session_and_no_newcomer() {
+fn stalled_registry_delays_no_session() {
     let fake_registry = FakeRegistry::new(|_| Reply::Silence);
     let site = ControlSite::with("[registry]\ntimeout = '5s'\n", "");
     let mut client = Client::connect(site.address());

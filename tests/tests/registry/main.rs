@@ -1,4 +1,5 @@
-//! Plugins from registries: a real one, ones that lie, and signatures, ours and others'.
+//! Plugins from registries: a real registry, lying ones, and signatures by this program and by
+//! others.
 
 mod bundles;
 mod common;

@@ -1,6 +1,6 @@
-//! Signatures by programs that are not ours: recorded ones, and those that an installed cosign
-//! makes and checks here. Where there is no cosign a test says so and checks nothing;
-//! `WHARF_TESTS_COSIGN=required` makes that a failure.
+//! Signatures by other programs: recorded ones, and new ones if cosign is installed, which also
+//! checks ours. Without cosign a test says so and checks nothing. `WHARF_TESTS_COSIGN=required`
+//! makes that a failure.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -12,7 +12,7 @@ use wharf::oci::{
 use wharf_tests::docker_registry::DockerRegistry;
 use wharf_tests::languages::target;
 
-use super::common::{parcel, push, reference, refused};
+use super::common::{push, pushed_component, reference, refused};
 use super::signed::{get, key, put_blob, put_manifest, run, sign, signature_tag, trusting};
 
 fn samples(name: &str) -> PathBuf {
@@ -37,7 +37,7 @@ fn publish(
     put_manifest(docker_registry, tag, &sample(manifest));
 }
 
-/// Puts the plugin that the samples sign under a tag, and nothing else.
+/// Puts the plugin of the samples under a tag, without signatures.
 fn publish_plugin(docker_registry: &DockerRegistry, scratch: &Path) -> Digest {
     publish(
         docker_registry,
@@ -59,7 +59,7 @@ fn pull(
 }
 
 #[test]
-fn signatures_recorded_from_other_programs_are_believed_under_their_key_only() {
+fn recorded_signatures_count_only_under_their_key() {
     for by in ["cosign-2.5.0", "cosign-3.1.1", "skopeo-1.18.0"] {
         let Some(docker_registry) = DockerRegistry::open() else { return };
         let folder = tempfile::tempdir().expect("a folder");
@@ -96,7 +96,7 @@ fn signatures_recorded_from_other_programs_are_believed_under_their_key_only() {
 }
 
 #[test]
-fn a_list_of_signatures_may_have_the_types_of_docker() {
+fn signature_list_may_have_docker_types() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let digest = publish_plugin(&docker_registry, folder.path());
@@ -127,7 +127,7 @@ fn attach(docker_registry: &DockerRegistry, scratch: &Path, by: &str, digest: &D
 }
 
 #[test]
-fn a_bundle_is_believed_where_its_repository_or_the_digest_was_named() {
+fn bundle_counts_if_it_names_repository_or_digest() {
     let Some(mut docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let (_, other) = key(folder.path(), "other");
@@ -138,8 +138,7 @@ fn a_bundle_is_believed_where_its_repository_or_the_digest_was_named() {
     };
     let ours = samples("team.pub");
 
-    // As cosign 3 writes it unless it is told more, the bundle says of what digest it is, and
-    // nothing else.
+    // By default, cosign 3 writes a bundle that names only a digest.
     attach(&docker_registry, folder.path(), "cosign-3.1.1-bundle", &digest);
     let said = refused(pull(&docker_registry, folder.path(), &ours));
     let words = format!("(`@{digest}`), or sign it with `cosign sign -a repository=echo`");
@@ -150,7 +149,7 @@ fn a_bundle_is_believed_where_its_repository_or_the_digest_was_named() {
     );
     assert!(refused(by_digest(&other)).contains("none of its 1 signatures"));
     assert_eq!(by_digest(&ours).expect("believed").signed_by.as_deref(), Some("team.pub"));
-    // What is kept of it is no better for a tag than it was.
+    // The copy that was kept by its digest does not count for a tag.
     assert!(
         refused(pull(&docker_registry, folder.path(), &ours))
             .contains("without saying which plugin")
@@ -164,17 +163,17 @@ fn a_bundle_is_believed_where_its_repository_or_the_digest_was_named() {
         pull(&docker_registry, folder.path(), &ours).expect("believed").signed_by.as_deref(),
         Some("team.pub")
     );
-    let terms = trusting(folder.path(), &docker_registry, &[&ours]);
+    let config = trusting(folder.path(), &docker_registry, &[&ours]);
     let tagged = reference(&docker_registry.reference("echo:1"));
     docker_registry.stop();
-    let kept = Registries::new(RegistryConfig { pull: PullPolicy::Never, ..terms });
+    let kept = Registries::new(RegistryConfig { pull: PullPolicy::Never, ..config });
     for wanted in [&tagged, &pinned] {
         assert_eq!(kept.fetch(wanted).expect("kept").signed_by.as_deref(), Some("team.pub"));
     }
 }
 
 #[test]
-fn an_attestation_is_not_a_signature() {
+fn attestation_is_not_a_signature() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let digest = publish_plugin(&docker_registry, folder.path());
@@ -188,7 +187,7 @@ fn an_attestation_is_not_a_signature() {
 }
 
 #[test]
-fn signing_leaves_the_signatures_of_others_as_they_are() {
+fn signing_keeps_the_signatures_of_others() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let (ours, public) = key(folder.path(), "ours");
@@ -249,13 +248,13 @@ fn signing_leaves_the_signatures_of_others_as_they_are() {
         }
     }
 
-    // Where there is no room for one more that would be looked at, none is added.
+    // If a new signature would be one too many to be read, it is not added.
     let mut full = manifest;
     full["layers"] = json!(vec![layer; 16]);
     put_manifest(&docker_registry, &signature_tag(&digest), full.to_string().as_bytes());
     let push = Registries::new(RegistryConfig::default()).push(
         &reference(&docker_registry.reference("echo:1")),
-        parcel("1", b"bytes"),
+        pushed_component("1", b"bytes"),
         Some(&SigningKey::read(&ours).expect("a key")),
     );
     let said = push.expect_err("refused").to_string();
@@ -266,17 +265,17 @@ fn signing_leaves_the_signatures_of_others_as_they_are() {
     );
 }
 
-/// What `cosign signing-config create` makes of no services.
+/// The output of `cosign signing-config create` without services.
 const NO_SERVICES: &str = r#"{"mediaType":"application/vnd.dev.sigstore.signingconfig.v0.2+json","rekorTlogConfig":{},"tsaConfig":{}}"#;
 
-/// The program, with what it keeps in a folder.
+/// The cosign program and the folder of its files.
 struct Cosign {
     program: PathBuf,
     folder: PathBuf,
 }
 
 impl Cosign {
-    /// What `tests/cosign.sh` put there, or what is on the path.
+    /// Finds the program that `tests/cosign.sh` installed, or one on the path.
     fn find(folder: &Path) -> Option<Self> {
         let own = target().join("toolchains/cosign/usr/bin/cosign");
         let program = if own.exists() { own } else { "cosign".into() };
@@ -298,14 +297,14 @@ impl Cosign {
         command.output().expect("it runs")
     }
 
-    /// Makes `NAME.key`, which only it can read, and `NAME.pub`.
+    /// Makes `NAME.key`, in cosign's own format, and `NAME.pub`.
     fn key(&self, name: &str) -> PathBuf {
         let made = self.run(&["generate-key-pair", "--output-key-prefix", name]);
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         self.folder.join(format!("{name}.pub"))
     }
 
-    /// Signs what is under a digest with `NAME.key`, as version 2 does without being told.
+    /// Signs a digest with `NAME.key`, in the default form of cosign 2.
     fn sign(&self, docker_registry: &DockerRegistry, digest: &Digest, name: &str) {
         let (key, place) =
             (format!("{name}.key"), format!("{}/echo@{digest}", docker_registry.address()));
@@ -324,7 +323,7 @@ impl Cosign {
         String::from_utf8_lossy(&help.stdout).contains("--use-signing-config")
     }
 
-    /// What it thinks of what a tag names.
+    /// Verifies the signatures of a tag.
     fn verify(&self, docker_registry: &DockerRegistry, tag: &str, public: &Path) -> Output {
         let (place, key) =
             (format!("{}/echo:{tag}", docker_registry.address()), public.display().to_string());
@@ -340,7 +339,7 @@ impl Cosign {
 }
 
 #[test]
-fn what_cosign_signs_is_pulled() {
+fn plugin_signed_by_cosign_is_pulled() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let Some(cosign) = Cosign::find(folder.path()) else { return };
@@ -364,7 +363,7 @@ fn what_cosign_signs_is_pulled() {
 }
 
 #[test]
-fn what_cosign_3_signs_of_itself_is_pulled() {
+fn plugin_signed_by_cosign_3_bundle_is_pulled() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let Some(cosign) = Cosign::find(folder.path()) else { return };
@@ -403,7 +402,7 @@ fn what_cosign_3_signs_of_itself_is_pulled() {
 }
 
 #[test]
-fn what_wharf_signs_is_believed_by_cosign() {
+fn cosign_verifies_signatures_of_wharf() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let Some(cosign) = Cosign::find(folder.path()) else { return };
@@ -413,7 +412,7 @@ fn what_wharf_signs_is_believed_by_cosign() {
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
     assert!(String::from_utf8_lossy(&verified.stdout).contains(digest.as_str()));
     assert!(!cosign.verify(&docker_registry, "1", &other).status.success());
-    // Both of two that sign one after the other are found by both.
+    // Both programs find both signatures after they signed one after the other.
     cosign.sign(&docker_registry, &digest, "theirs");
     let third = key(folder.path(), "third");
     sign(&docker_registry, "echo:1", b"bytes", &third.0);

@@ -1,4 +1,4 @@
-//! A real registry, from `wharf plugin push` to a session on what was pulled.
+//! A real registry, from `wharf plugin push` to a session on the pulled plugin.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,9 @@ use wharf_tests::docker_registry::DockerRegistry;
 use wharf_tests::guests::{built, component};
 use wharf_tests::process::Wharf;
 
-use super::common::{done, failed, parcel, push, reference, refused, terms, wharf};
+use super::common::{
+    done, failed, push, pushed_component, reference, refused, registry_config, wharf,
+};
 
 /// Logins from a file with this text.
 pub(crate) fn credentials(folder: &Path, text: &str) -> RegistryCredentials {
@@ -24,7 +26,7 @@ pub(crate) fn credentials(folder: &Path, text: &str) -> RegistryCredentials {
 }
 
 #[test]
-fn a_plugin_is_pushed_checked_pulled_and_served() {
+fn plugin_is_pushed_checked_pulled_and_served() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let (plugin, _) = built("plugins/lines");
     let folder = tempfile::tempdir().expect("a folder");
@@ -62,7 +64,7 @@ fn a_plugin_is_pushed_checked_pulled_and_served() {
 }
 
 #[test]
-fn a_live_server_moves_to_what_a_reference_names() {
+fn live_server_swaps_to_a_reference() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let site = ControlSite::default();
     let mut client = Client::connect(site.address());
@@ -85,7 +87,7 @@ fn a_live_server_moves_to_what_a_reference_names() {
         done(&wharf(&["ctl", "--socket", &socket, "show", "echo", "--json"], site.folder.path()));
     assert!(shown.contains(&docker_registry.reference(&format!("echo@{digest}"))), "{shown}");
 
-    // Who names a tag means what it names now.
+    // A tag means the plugin that it names now.
     push(&at, "2.1", &component("(global $other i32 (i32.const 3))"));
     let told = done(&swap(&at));
     assert!(told.contains("echo 2.1"), "{told}");
@@ -103,7 +105,7 @@ fn a_live_server_moves_to_what_a_reference_names() {
 }
 
 #[test]
-fn serving_starts_nothing_where_a_plugin_cannot_be_pulled() {
+fn failed_pull_prevents_the_start() {
     let folder = tempfile::tempdir().expect("a folder");
     let (gone, port) = (free_port(), free_port());
     let at = format!("oci://127.0.0.1:{gone}/echo:1");
@@ -122,7 +124,7 @@ fn serving_starts_nothing_where_a_plugin_cannot_be_pulled() {
 }
 
 #[test]
-fn what_no_host_would_load_is_not_pushed() {
+fn unloadable_component_is_not_pushed() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("core.wasm"), b"\0asm\x01\0\0\0").expect("kept");
@@ -139,7 +141,7 @@ fn what_no_host_would_load_is_not_pushed() {
 }
 
 #[test]
-fn a_registry_that_wants_a_login_gets_the_one_that_is_for_it() {
+fn registry_gets_its_own_login() {
     let Some(docker_registry) = DockerRegistry::closed() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let wanted = reference(&docker_registry.reference("team/echo:1"));
@@ -147,11 +149,12 @@ fn a_registry_that_wants_a_login_gets_the_one_that_is_for_it() {
         let logins = json!({ "auths": { docker_registry.address(): { "username": "ann", "password": password } } });
         Registries::new(RegistryConfig {
             credentials: credentials(folder.path(), &logins.to_string()),
-            ..terms(folder.path())
+            ..registry_config(folder.path())
         })
     };
-    let without = Registries::new(terms(folder.path()));
-    let push = |registries: &Registries| registries.push(&wanted, parcel("1", b"bytes"), None);
+    let without = Registries::new(registry_config(folder.path()));
+    let push =
+        |registries: &Registries| registries.push(&wanted, pushed_component("1", b"bytes"), None);
     assert!(push(&without).expect_err("refused").to_string().contains("wants a login"));
     assert!(push(&with("guess")).expect_err("refused").to_string().contains("or is wrong"));
     push(&with("secret")).expect("pushed");
@@ -161,7 +164,7 @@ fn a_registry_that_wants_a_login_gets_the_one_that_is_for_it() {
 }
 
 #[test]
-fn a_file_of_logins_that_others_can_read_is_refused() {
+fn logins_readable_by_others_are_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("logins.json"), "{}").expect("kept");
     std::fs::set_permissions(
@@ -183,7 +186,7 @@ fn a_file_of_logins_that_others_can_read_is_refused() {
 }
 
 #[test]
-fn tls_is_for_every_registry_that_is_not_named_and_leads_to_the_authority() {
+fn unnamed_registries_need_tls_and_a_known_authority() {
     let certificates = Certificates::new();
     let Some(docker_registry) = DockerRegistry::secure(&certificates) else { return };
     let folder = tempfile::tempdir().expect("a folder");
@@ -194,11 +197,13 @@ fn tls_is_for_every_registry_that_is_not_named_and_leads_to_the_authority() {
         Registries::new(RegistryConfig {
             plain_http: Vec::new(),
             authority,
-            ..terms(folder.path())
+            ..registry_config(folder.path())
         })
     };
-    by(authority("ca.pem")).push(&wanted, parcel("1", b"bytes"), None).expect("pushed");
-    assert!(by(authority("other-ca.pem")).push(&wanted, parcel("1", b"bytes"), None).is_err());
+    by(authority("ca.pem")).push(&wanted, pushed_component("1", b"bytes"), None).expect("pushed");
+    assert!(
+        by(authority("other-ca.pem")).push(&wanted, pushed_component("1", b"bytes"), None).is_err()
+    );
     for stranger in [None, authority("other-ca.pem")] {
         let said = refused(by(stranger).fetch(&wanted));
         assert!(
@@ -210,13 +215,13 @@ fn tls_is_for_every_registry_that_is_not_named_and_leads_to_the_authority() {
 }
 
 #[test]
-fn what_the_registry_has_lost_or_changed_is_noticed() {
+fn corrupted_component_is_refused() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let wanted = reference(&docker_registry.reference("echo:1"));
     push(&wanted.to_string(), "1", b"bytes");
     docker_registry.corrupt(wharf::oci::Digest::of(b"bytes").hex(), b"bytez");
-    let said = refused(Registries::new(terms(folder.path())).fetch(&wanted));
+    let said = refused(Registries::new(registry_config(folder.path())).fetch(&wanted));
     assert!(
         said.contains("the component that the registry sent is not what was asked for"),
         "{said}"

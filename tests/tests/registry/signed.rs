@@ -1,5 +1,5 @@
-//! Signatures: what is unsigned, or signed by somebody else, or about something else, is refused
-//! where one is required.
+//! Required signatures: an unsigned plugin is refused, and so is one signed by another key or as
+//! another plugin.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,9 @@ use wharf_tests::control_site::ControlSite;
 use wharf_tests::docker_registry::DockerRegistry;
 use wharf_tests::guests::component;
 
-use super::common::{done, failed, kept, parcel, push, reference, refused, terms, wharf};
+use super::common::{
+    done, failed, kept, push, pushed_component, reference, refused, registry_config, wharf,
+};
 
 pub(crate) fn run(program: &str, arguments: &[&str]) -> Vec<u8> {
     let output = Command::new(program)
@@ -55,7 +57,7 @@ fn signing(file: &Path) -> SigningKey {
     SigningKey::read(file).expect("a key")
 }
 
-/// RegistryConfig that believe what comes from a registry where one of these keys has signed it.
+/// A configuration that trusts the registry if one of these keys has signed.
 pub(crate) fn trusting(
     folder: &Path,
     docker_registry: &DockerRegistry,
@@ -64,7 +66,7 @@ pub(crate) fn trusting(
     let keys = keys.iter().map(|file| PublicKey::read(file).expect("a key")).collect();
     RegistryConfig {
         trust: vec![Trust { prefix: docker_registry.address(), keys }],
-        ..terms(folder)
+        ..registry_config(folder)
     }
 }
 
@@ -76,7 +78,11 @@ pub(crate) fn sign(
 ) -> Digest {
     let registries = Registries::new(RegistryConfig::default());
     registries
-        .push(&reference(&docker_registry.reference(tag)), parcel("1", bytes), Some(&signing(key)))
+        .push(
+            &reference(&docker_registry.reference(tag)),
+            pushed_component("1", bytes),
+            Some(&signing(key)),
+        )
         .expect("pushed")
 }
 
@@ -148,7 +154,7 @@ pub(crate) fn put_blob(docker_registry: &DockerRegistry, folder: &Path, content:
 }
 
 #[test]
-fn only_what_a_believed_key_has_signed_is_pulled() {
+fn only_plugins_signed_by_trusted_keys_are_pulled() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let ((ours, public), (theirs, _)) = (key(folder.path(), "ours"), key(folder.path(), "theirs"));
@@ -175,7 +181,7 @@ fn only_what_a_believed_key_has_signed_is_pulled() {
         (pulled.bytes.as_slice(), pulled.signed_by.as_deref()),
         (&b"ours"[..], Some("ours.pub"))
     );
-    // Somebody else's signature beside ours changes nothing, in either order.
+    // A foreign signature beside ours changes nothing, in either order.
     sign(&docker_registry, "echo:ours", b"ours", &theirs);
     assert!(
         registries
@@ -187,7 +193,7 @@ fn only_what_a_believed_key_has_signed_is_pulled() {
 }
 
 #[test]
-fn a_signature_of_another_plugin_does_not_count() {
+fn signature_of_another_plugin_does_not_count() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let (ours, public) = key(folder.path(), "ours");
@@ -201,7 +207,7 @@ fn a_signature_of_another_plugin_does_not_count() {
     );
     let said = refused(registries.fetch(&reference(&docker_registry.reference("echo:bad"))));
     assert!(said.contains(&format!("ours.pub has signed another digest: {good}")), "{said}");
-    // What is signed under a tag is not what the tag comes to name.
+    // The signature is of the digest that the tag named before.
     push(&docker_registry.reference("echo:good"), "1", b"bad");
     assert!(
         refused(registries.fetch(&reference(&docker_registry.reference("echo:good"))))
@@ -215,7 +221,8 @@ fn one_signed_plugin_cannot_stand_in_for_another() {
     let folder = tempfile::tempdir().expect("a folder");
     let (ours, public) = key(folder.path(), "ours");
     let registries = Registries::new(trusting(folder.path(), &docker_registry, &[&public]));
-    // The same manifest in two repositories, signed in one of them only, and the signature copied.
+    // Two repositories have the same manifest. Only one of them has it signed, and the signature is
+    // copied to the other.
     let digest = sign(&docker_registry, "admin:1", b"admin", &ours);
     assert_eq!(push(&docker_registry.reference("echo:1"), "1", b"admin"), digest);
     let manifest = get(&docker_registry, &format!("admin/manifests/{}", signature_tag(&digest)));
@@ -234,13 +241,14 @@ fn one_signed_plugin_cannot_stand_in_for_another() {
 }
 
 #[test]
-fn signatures_are_those_that_other_tools_make_and_check() {
+fn signatures_are_compatible_with_openssl() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let (ours, public) = key(folder.path(), "ours");
     let path = |name: &str| folder.path().join(name).display().to_string();
 
-    // Theirs for us: a text with more in it and in another order, as cosign writes it.
+    // A foreign signature for wharf: a text with more fields and in another order, as cosign writes
+    // it.
     let digest = push(&docker_registry.reference("echo:1"), "1", b"bytes");
     let text = format!(
         "{{\"critical\": {{\"identity\": \
@@ -268,7 +276,7 @@ fn signatures_are_those_that_other_tools_make_and_check() {
     let registries = Registries::new(trusting(folder.path(), &docker_registry, &[&public]));
     registries.fetch(&reference(&docker_registry.reference("echo:1"))).expect("believed");
 
-    // Ours for them.
+    // A signature by wharf for other programs.
     let digest = sign(&docker_registry, "echo:2", b"others", &ours);
     let manifest = get(&docker_registry, &format!("echo/manifests/{}", signature_tag(&digest)));
     let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
@@ -299,7 +307,7 @@ fn signatures_are_those_that_other_tools_make_and_check() {
 }
 
 #[test]
-fn a_signature_is_kept_with_the_plugin_and_checked_each_time() {
+fn signature_is_kept_and_checked_each_time() {
     let Some(mut docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let ((ours, public), (_, other)) = (key(folder.path(), "ours"), key(folder.path(), "other"));
@@ -312,14 +320,14 @@ fn a_signature_is_kept_with_the_plugin_and_checked_each_time() {
     by(&[&public], PullPolicy::IfMissing).expect("pulled");
     let pulled = by(&[&public], PullPolicy::Never).expect("kept");
     assert_eq!((pulled.origin, pulled.signed_by.as_deref()), (Origin::Store, Some("ours.pub")));
-    // Whose key is believed no more has signed nothing.
+    // Signatures of a key that is no longer trusted do not count.
     for pull in [PullPolicy::Never, PullPolicy::IfMissing] {
         assert!(refused(by(&[&other], pull)).contains("by a key that is believed here: other.pub"));
     }
-    // What was pulled while nobody asked for a signature is no better for being there.
+    // A kept plugin from before the signature was required is refused as well.
     let unsigned = push(&docker_registry.reference("echo:2"), "1", b"unsigned");
     let pinned = reference(&docker_registry.reference(&format!("echo@{unsigned}")));
-    Registries::new(terms(folder.path())).fetch(&pinned).expect("pulled");
+    Registries::new(registry_config(folder.path())).fetch(&pinned).expect("pulled");
     let strict = Registries::new(trusting(folder.path(), &docker_registry, &[&public]));
     assert!(refused(strict.fetch(&pinned)).contains("not signed"));
     docker_registry.stop();
@@ -327,7 +335,7 @@ fn a_signature_is_kept_with_the_plugin_and_checked_each_time() {
 }
 
 #[test]
-fn one_digest_in_two_repositories_starts_from_the_store_in_both() {
+fn store_serves_one_digest_for_two_repositories() {
     let Some(mut docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let (ours, public) = key(folder.path(), "ours");
@@ -335,8 +343,9 @@ fn one_digest_in_two_repositories_starts_from_the_store_in_both() {
     let digests = places.map(|place| sign(&docker_registry, place, b"bytes", &ours));
     assert_eq!(digests[0], digests[1]);
     let fetch = |docker_registry: &DockerRegistry, place: &str, pull| {
-        let terms = RegistryConfig { pull, ..trusting(folder.path(), docker_registry, &[&public]) };
-        Registries::new(terms).fetch(&reference(&docker_registry.reference(place))).expect(place)
+        let config =
+            RegistryConfig { pull, ..trusting(folder.path(), docker_registry, &[&public]) };
+        Registries::new(config).fetch(&reference(&docker_registry.reference(place))).expect(place)
     };
     for place in places {
         assert_eq!(fetch(&docker_registry, place, PullPolicy::IfMissing).origin, Origin::Registry);
@@ -350,26 +359,26 @@ fn one_digest_in_two_repositories_starts_from_the_store_in_both() {
 }
 
 #[test]
-fn required_everywhere_means_that_unnamed_places_are_refused() {
+fn signature_required_everywhere_refuses_unlisted_registries() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     let (_, public) = key(folder.path(), "ours");
     push(&docker_registry.reference("echo:1"), "1", b"bytes");
-    let mut terms = trusting(folder.path(), &docker_registry, &[&public]);
-    terms.trust[0].prefix = "registry.example.com".into();
-    let fetch = |terms: &RegistryConfig| {
-        Registries::new(terms.clone()).fetch(&reference(&docker_registry.reference("echo:1")))
+    let mut config = trusting(folder.path(), &docker_registry, &[&public]);
+    config.trust[0].prefix = "registry.example.com".into();
+    let fetch = |config: &RegistryConfig| {
+        Registries::new(config.clone()).fetch(&reference(&docker_registry.reference("echo:1")))
     };
-    fetch(&terms).expect("not asked for");
-    terms.signature = SignatureRule::Required;
+    fetch(&config).expect("not asked for");
+    config.signature = SignatureRule::Required;
     assert!(
-        refused(fetch(&terms))
+        refused(fetch(&config))
             .contains("no `[[registry.trust]]` says whose signature is believed here")
     );
 }
 
 #[test]
-fn a_server_neither_starts_nor_moves_with_what_is_not_signed_as_required() {
+fn start_and_swap_need_the_required_signature() {
     let Some(docker_registry) = DockerRegistry::open() else { return };
     let site = ControlSite::default();
     let (ours, _) = key(site.folder.path(), "ours");
@@ -407,8 +416,7 @@ fn a_server_neither_starts_nor_moves_with_what_is_not_signed_as_required() {
     done(&wharf(&push, site.folder.path()));
     done(&swap(&signed));
     site.wharf.says("signed_by=\"ours.pub\"");
-    // The component is the same, and it is not what was signed: that is its manifest, with its name
-    // and version.
+    // The component is the same. The signature is of its manifest, which has a name and a version.
     assert!(failed(&swap(&unsigned), 1).contains("not signed"));
 }
 

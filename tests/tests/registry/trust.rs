@@ -1,5 +1,5 @@
-//! What was swapped in from a registry and is kept in the state folder: who has signed it is asked
-//! again at every start and roll-back.
+//! Signatures of versions that were swapped in from a registry and are kept in the state directory.
+//! The host verifies them again at every start and roll-back.
 
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output};
@@ -13,8 +13,8 @@ use wharf_tests::servers::eventually;
 use super::common::{done, failed, wharf};
 use super::signed::key;
 
-/// A server whose configuration believes `ours` and does not believe `other`, and a version in a
-/// registry that `ours` has signed.
+/// A server whose configuration trusts `ours` and not `other`, and a version in a registry that
+/// `ours` has signed.
 struct Trusting {
     docker_registry: DockerRegistry,
     site: ControlSite,
@@ -67,10 +67,10 @@ impl Trusting {
         eventually("nobody has its sockets", || UnixStream::connect(&socket).is_err());
     }
 
-    /// What starting it comes to where it is expected not to.
+    /// Starts the process, which must fail, and returns its output.
     fn start(&self) -> Output {
         let folder = self.site.folder.path();
-        // One that serves all the same is not waited for.
+        // If the process serves nevertheless, it is ended after 30 s.
         let mut command = Command::new("timeout");
         command.arg("30").arg(wharf_binary()).arg("serve").current_dir(folder);
         command
@@ -98,11 +98,11 @@ fn says(said: &str, words: &[&str]) {
 }
 
 #[test]
-fn what_was_swapped_in_does_not_start_again_once_its_key_is_not_believed() {
+fn recorded_version_needs_a_trusted_key_at_start() {
     let Some(mut trusting) = Trusting::new() else { return };
     trusting.swap(&trusting.signed.clone());
     trusting.end();
-    // It starts without its registry as long as its key is believed.
+    // The version starts without its registry while its key is trusted.
     trusting.docker_registry.stop();
     trusting.starts();
     says(&trusting.plugin(), &["signed 2"]);
@@ -123,7 +123,7 @@ fn what_was_swapped_in_does_not_start_again_once_its_key_is_not_believed() {
     }
     trusting.believe("never", "ours.pub");
     trusting.starts();
-    // A reload that would leave it in force is refused, too.
+    // A reload that would keep the version is refused as well.
     trusting.believe("never", "other.pub");
     says(&failed(&trusting.site.ctl(&["reload"]), 1), &[&team, "is believed here: other.pub"]);
     trusting.swap(&trusting.site.path("a.wasm").display().to_string());
@@ -133,7 +133,7 @@ fn what_was_swapped_in_does_not_start_again_once_its_key_is_not_believed() {
 }
 
 #[test]
-fn nothing_goes_back_to_a_version_whose_key_is_not_believed() {
+fn roll_back_needs_a_trusted_key() {
     let Some(mut trusting) = Trusting::new() else { return };
     let place = |trusting: &Trusting, name: &str| trusting.site.path(name).display().to_string();
     trusting.swap(&trusting.signed.clone());
@@ -147,7 +147,7 @@ fn nothing_goes_back_to_a_version_whose_key_is_not_believed() {
         "a signature is required",
         "is believed here: other.pub",
     ];
-    // In memory, and out of the state folder.
+    // First with the version in memory, then from the state directory.
     for _ in 0..2 {
         let said = failed(&trusting.site.wharf_plugin(&["rollback", "echo"]), 1);
         says(&said, &words);
@@ -162,7 +162,7 @@ fn nothing_goes_back_to_a_version_whose_key_is_not_believed() {
 }
 
 #[test]
-fn signatures_that_the_store_has_lost_are_asked_for_again() {
+fn lost_signatures_are_pulled_again() {
     let Some(mut trusting) = Trusting::new() else { return };
     trusting.swap(&trusting.signed.clone());
     trusting.end();

@@ -1,4 +1,4 @@
-//! A new process takes the place of a running one, and clients do not notice.
+//! Upgrades: a new process takes the place of a running one, and clients do not notice.
 
 mod processes;
 mod sessions;
@@ -60,7 +60,7 @@ fn program(folder: &Path, text: &str) -> String {
 }
 
 #[test]
-fn a_new_process_takes_the_sockets_over_and_the_old_one_ends() {
+fn new_process_takes_sockets_and_old_one_ends() {
     let mut site = ControlSite::default();
     let new_clients = NewClients::at(site.address(), 200, b"hello", b"hello");
     new_clients.more(50);
@@ -68,7 +68,7 @@ fn a_new_process_takes_the_sockets_over_and_the_old_one_ends() {
     new_clients.more(50);
     assert!(site.wharf.child.wait().expect("it ends").success(), "{answer}");
     new_clients.more(50);
-    // The control API is where it was, and answers for the new process; from it the next one comes.
+    // The control API has the same address and answers for the new process, which upgrades again.
     assert_eq!(status(&site)["status"], "listening");
     assert_eq!(site.curl(&[], "/readyz").0, 200);
     let (again, _) = upgraded(&site, &[]);
@@ -85,7 +85,7 @@ fn a_new_process_takes_the_sockets_over_and_the_old_one_ends() {
 }
 
 #[test]
-fn an_upgrade_that_fails_leaves_everything_as_it_was() {
+fn failed_upgrade_changes_nothing() {
     let site = ControlSite::default();
     let mut old = Client::connect(site.address());
     old.send("one").expect("one");
@@ -124,12 +124,12 @@ fn an_upgrade_that_fails_leaves_everything_as_it_was() {
     new_clients.end();
     old.send("two").expect("two");
     assert_eq!(status(&site)["status"], "listening");
-    // And it can be tried again.
-    let _heir = upgraded(&site, &[]);
+    // The next attempt succeeds.
+    let _new_process = upgraded(&site, &[]);
     echoes(&site);
 }
 
-/// An upgrade to a program that begins to be this one when a gate is opened.
+/// An upgrade to a script that becomes this program when a gate is opened.
 struct Gated {
     gate: PathBuf,
     asking: Child,
@@ -154,14 +154,14 @@ impl Gated {
         std::fs::write(&self.gate, "go\n").expect("it waits at the gate");
     }
 
-    /// What whoever asked hears in the end.
+    /// The output of the command that asked for the upgrade, at its end.
     fn ends(self) -> Output {
         self.asking.wait_with_output().expect("it ends")
     }
 }
 
 #[test]
-fn the_api_stays_where_it_is_after_two_upgrades_at_once_of_which_one_is_not_waited_for() {
+fn abandoned_upgrade_keeps_the_control_api() {
     let mut site = ControlSite::default();
     let mut first = Gated::begins(&site);
     let second = upgrade(&site, &[]);
@@ -170,7 +170,7 @@ fn the_api_stays_where_it_is_after_two_upgrades_at_once_of_which_one_is_not_wait
         "{}",
         said(&second)
     );
-    // Whoever asked goes.
+    // The command that asked for the upgrade is killed.
     first.asking.kill().expect("it runs");
     first.opens();
     first.ends();
@@ -182,11 +182,11 @@ fn the_api_stays_where_it_is_after_two_upgrades_at_once_of_which_one_is_not_wait
 }
 
 #[test]
-fn a_swap_that_waits_for_an_upgrade_is_not_done_by_the_process_that_leaves() {
+fn old_process_refuses_swaps_that_wait_for_upgrades() {
     let mut site = counting("", "", "");
     let file = site.path("b.wasm");
     std::fs::write(&file, component(&versioned('b', "", ""))).expect("kept");
-    // Compiled by then, so that it waits for the upgrade and for nothing else.
+    // The versions are compiled before, so that the swap waits only for the upgrade.
     for file in [&file, &site.path("polite.wasm")] {
         site.ok("POST", "/v1/servers/echo/plugin/swap", json!({ "file": file }));
     }
@@ -198,16 +198,17 @@ fn a_swap_that_waits_for_an_upgrade_is_not_done_by_the_process_that_leaves() {
     );
     swap.says("loading ");
     upgrade.opens();
-    let _heir = NewProcess::of(&serde_json::from_slice(&upgrade.ends().stdout).expect("an answer"));
+    let _new_process =
+        NewProcess::of(&serde_json::from_slice(&upgrade.ends().stdout).expect("an answer"));
     swap.says("stopping");
     assert!(site.wharf.child.wait().expect("it ends").success());
     next(&mut Client::connect(site.address()), 1);
 }
 
 #[test]
-fn a_process_that_is_told_to_stop_while_it_is_replaced_stops() {
+fn stop_during_an_upgrade_ends_the_process() {
     let mut site = ControlSite::default();
-    // So that it has not ended by the time that the other one would serve.
+    // A session keeps the old process from ending before the new one would serve.
     let mut stays = Client::connect(site.address());
     stays.send("one").expect("one");
     let upgrade = Gated::begins(&site);
@@ -223,7 +224,7 @@ fn a_process_that_is_told_to_stop_while_it_is_replaced_stops() {
 }
 
 #[test]
-fn a_process_that_is_held_and_goes_on_is_replaced_all_the_same() {
+fn stopped_and_continued_process_is_still_upgraded() {
     let mut site = ControlSite::default();
     let upgrade = Gated::begins(&site);
     let process = Pid::from_child(&site.wharf.child);
@@ -240,7 +241,7 @@ fn a_process_that_is_held_and_goes_on_is_replaced_all_the_same() {
     }
     upgrade.opens();
     let heard = upgrade.ends();
-    let _heir = NewProcess::of(
+    let _new_process = NewProcess::of(
         &serde_json::from_slice(&heard.stdout).unwrap_or_else(|_| panic!("{}", said(&heard))),
     );
     assert!(site.wharf.child.wait().expect("it ends").success());
@@ -248,17 +249,17 @@ fn a_process_that_is_held_and_goes_on_is_replaced_all_the_same() {
 }
 
 #[test]
-fn a_server_follows_the_configuration_that_the_new_process_reads() {
+fn new_process_reads_the_configuration_again() {
     let site = ControlSite::default();
     let elsewhere = wharf_tests::clients::free_port();
     configure(site.folder.path(), elsewhere, "", "max_clients = 7");
     let mut old = Client::connect(site.address());
     old.send("one").expect("one");
-    let (_heir, _) = upgraded(&site, &["--drain", "1h"]);
+    let (_new_process, _) = upgraded(&site, &["--drain", "1h"]);
     let at = SocketAddr::from(([127, 0, 0, 1], elsewhere));
     Client::connect(at).send("moved").expect("moved");
     assert_eq!(status(&site)["throttle"]["max_clients"], 7);
     eventually("the address is given up", || TcpStream::connect(site.address()).is_err());
-    // Who is in the old process is served there.
+    // Sessions in the old process are served there.
     old.send("two").expect("two");
 }

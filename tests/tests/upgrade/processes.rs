@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A program that keeps its number, and waits for ever once it has said this.
+/// A program that writes its process number, runs `before`, and then waits for ever.
 fn waiting(site: &ControlSite, before: &str) -> String {
     let text = format!(
         "#!/bin/sh\necho $$ >{0}.part\nmv {0}.part {0}\n{before}\nexec sleep 600\n",
@@ -11,7 +11,7 @@ fn waiting(site: &ControlSite, before: &str) -> String {
     program(site.folder.path(), &text)
 }
 
-/// The program that waits, and who started it.
+/// The program that waits, and its launcher.
 fn program_and_launcher(site: &ControlSite) -> [NewProcess; 2] {
     let file = site.path("pid");
     eventually("the program runs", || file.exists());
@@ -40,7 +40,7 @@ fn begin_upgrade(site: &ControlSite, program: &str) -> Child {
 }
 
 #[test]
-fn a_process_that_ends_during_an_upgrade_leaves_nobody_behind_who_holds_its_sockets() {
+fn dying_old_process_takes_the_new_one_along() {
     for signal in [Signal::TERM, Signal::KILL] {
         let mut site = ControlSite::default();
         let asks = begin_upgrade(&site, &waiting(&site, ""));
@@ -59,7 +59,7 @@ fn a_process_that_ends_during_an_upgrade_leaves_nobody_behind_who_holds_its_sock
 }
 
 #[test]
-fn a_program_whose_launcher_was_killed_ends_with_its_upgrade() {
+fn program_without_launcher_ends_with_its_upgrade() {
     let site = ControlSite::default();
     let gate = site.path("gate");
     assert!(Command::new("mkfifo").arg(&gate).status().expect("it runs").success());
@@ -79,7 +79,7 @@ fn a_program_whose_launcher_was_killed_ends_with_its_upgrade() {
 }
 
 #[test]
-fn a_program_that_says_that_it_serves_and_ends_changes_nothing() {
+fn program_that_ends_after_ready_changes_nothing() {
     let site = ControlSite::default();
     let mut old = Client::connect(site.address());
     old.send("one").expect("one");
@@ -97,5 +97,5 @@ fn a_program_that_says_that_it_serves_and_ends_changes_nothing() {
     old.send("two").expect("two");
     assert_eq!(status(&site)["status"], "listening");
     echoes(&site);
-    let _heir = upgraded(&site, &["--drain", "1h"]);
+    let _new_process = upgraded(&site, &["--drain", "1h"]);
 }

@@ -1,8 +1,8 @@
-//! Sessions move to the new process with their connections and their state.
+//! Sessions that transfer to the new process with their connections and their state.
 
 use super::*;
 
-/// A site whose plugin counts what each session has sent, and hands over.
+/// A site whose plugin counts the bytes of each session, and can save and restore.
 pub(crate) fn counting(save: &str, restore: &str, more: &str) -> ControlSite {
     let (folder, port) =
         (tempfile::tempdir().expect("a folder"), wharf_tests::clients::free_port());
@@ -34,7 +34,7 @@ pub(crate) fn next(client: &mut Client, count: u8) {
 }
 
 #[test]
-fn sessions_move_with_their_connections_and_their_state_under_a_stream_of_newcomers() {
+fn sessions_transfer_while_new_clients_connect() {
     let mut site = counting("", "", "");
     let mut clients: Vec<_> = (0..200).map(|_| Client::connect(site.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 1));
@@ -47,9 +47,9 @@ fn sessions_move_with_their_connections_and_their_state_under_a_stream_of_newcom
     let new_clients = NewClients::at(site.address(), 500, &[1], &[b'a', 1, 1]);
     new_clients.more(100);
     let (before, start) = (new_clients.served(), new_clients.elapsed());
-    // What this machine does while nothing is replaced, beside whatever else it does.
+    // The rate of new clients without an upgrade, on this machine and beside its other work.
     let quiet = (before as f64 / start.as_secs_f64()).min(500.0);
-    let (_heir, answer) = upgraded(&site, &[]);
+    let (_new_process, answer) = upgraded(&site, &[]);
     clients.iter_mut().for_each(|client| next(client, 2));
     new_clients.more(100);
     let (served, lasted) = (new_clients.served() - before, new_clients.elapsed() - start);
@@ -78,7 +78,7 @@ fn sessions_move_with_their_connections_and_their_state_under_a_stream_of_newcom
         ids.iter().all(|id| after.iter().any(|session| session["id"].as_u64() == *id)),
         "a number was lost"
     );
-    // Numbers of the new process are above them.
+    // The new process gives out higher numbers.
     let mut later = Client::connect(site.address());
     next(&mut later, 1);
     let latest = site.sessions().iter().filter_map(|session| session["id"].as_u64()).max();
@@ -87,17 +87,17 @@ fn sessions_move_with_their_connections_and_their_state_under_a_stream_of_newcom
 }
 
 #[test]
-fn a_session_that_the_new_process_cannot_restore_goes_on_where_it_was() {
+fn failed_restore_keeps_session_in_old_process() {
     let site = counting("", "", "");
     let mut clients: Vec<_> = (0..5).map(|_| Client::connect(site.address())).collect();
     clients.iter_mut().for_each(|client| next(client, 1));
-    // It passes its own trial, which has counted nothing, and takes nobody else over.
+    // The plugin passes its own trial, which has counted nothing, and restores no other session.
     plugin(
         site.folder.path(),
         "",
         "(if (i32.gt_u (global.get $count) (i32.const 0)) (then unreachable))",
     );
-    let (_heir, answer) = upgraded(&site, &["--drain", "1h"]);
+    let (_new_process, answer) = upgraded(&site, &["--drain", "1h"]);
     assert_eq!(answer["moved"], 0, "{answer}");
     let stayed: u64 = answer["stayed"]
         .as_object()
@@ -113,7 +113,7 @@ fn a_session_that_the_new_process_cannot_restore_goes_on_where_it_was() {
 }
 
 #[test]
-fn where_nothing_is_recorded_no_session_goes_back_to_the_version_before_a_swap() {
+fn unrecorded_version_keeps_sessions_in_old_process() {
     let (folder, port) =
         (tempfile::tempdir().expect("a folder"), wharf_tests::clients::free_port());
     plugin(folder.path(), "", "");
@@ -132,19 +132,19 @@ fn where_nothing_is_recorded_no_session_goes_back_to_the_version_before_a_swap()
     let to = next_version.display().to_string();
     assert!(site.wharf_plugin(&["swap", &name, &to]).status.success());
     client.send([1]).expect([b'b', 1, 2]);
-    let (_heir, answer) = upgraded(&site, &["--drain", "1h"]);
+    let (_new_process, answer) = upgraded(&site, &["--drain", "1h"]);
     assert_eq!(
         (&answer["moved"], &answer["stayed"]["other-version"]),
         (&json!(0), &json!(1)),
         "{answer}"
     );
     client.send([1]).expect([b'b', 1, 3]);
-    // NewClients get what the new process was started with, as the manual says.
+    // New connections get the plugin that the new process was started with, as the manual says.
     next(&mut Client::connect(site.address()), 1);
 }
 
 #[test]
-fn whoever_asks_for_another_process_is_told_how_many_stayed() {
+fn upgrade_command_reports_sessions_that_stayed() {
     let site = ControlSite::default();
     let mut clients: Vec<_> = (0..3).map(|_| Client::connect(site.address())).collect();
     for client in &mut clients {
@@ -154,17 +154,17 @@ fn whoever_asks_for_another_process_is_told_how_many_stayed() {
     assert_eq!(output.status.code(), Some(5), "{}", said(&output));
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(told.contains("3 sessions stayed in the old process"), "{told}");
-    // Nobody is in the new one, so that nobody stays.
+    // The new process has no sessions, so none stays.
     let output = upgrade(&site, &["--json"]);
     assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]), "{}", said(&output));
-    let _heir = NewProcess::of(&serde_json::from_slice(&output.stdout).expect("JSON"));
+    let _new_process = NewProcess::of(&serde_json::from_slice(&output.stdout).expect("JSON"));
     for client in &mut clients {
         client.echo("two");
     }
 }
 
 #[test]
-fn a_session_that_sleeps_moves_and_its_timer_moves_along() {
+fn sleeping_session_transfers_with_its_timer() {
     let site = counting("", "", "sleep_after = '100ms'");
     let tells = versioned('a', "", "").replace(
         "(func $on-connect (param $client i32) (result i32) (i32.const 0))",
@@ -178,7 +178,7 @@ fn a_session_that_sleeps_moves_and_its_timer_moves_along() {
     next(&mut client, 1);
     let asleep = || site.sessions().iter().all(|session| session["asleep"] == true);
     eventually("it sleeps", asleep);
-    let (_heir, answer) = upgraded(&site, &[]);
+    let (_new_process, answer) = upgraded(&site, &[]);
     assert_eq!(answer["moved"], 1, "{answer}");
     next(&mut client, 2);
     eventually("it sleeps again", asleep);
@@ -188,7 +188,7 @@ fn a_session_that_sleeps_moves_and_its_timer_moves_along() {
 }
 
 #[test]
-fn what_is_queued_for_a_client_that_does_not_read_arrives_once_and_in_order() {
+fn queued_bytes_arrive_once_after_a_transfer() {
     let site = counting("", "", "");
     let mut client = TcpStream::connect(site.address()).expect("it is served");
     eventually("it is served", || site.sessions().len() == 1);
@@ -205,7 +205,7 @@ fn what_is_queued_for_a_client_that_does_not_read_arrives_once_and_in_order() {
         sent.extend_from_slice(text.as_bytes());
         piece += 1;
     }
-    let (_heir, answer) = upgraded(&site, &[]);
+    let (_new_process, answer) = upgraded(&site, &[]);
     assert_eq!(answer["moved"], 1, "{answer}");
     client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let mut heard = vec![0; sent.len()];

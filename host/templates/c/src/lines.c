@@ -1,6 +1,10 @@
-// Answers each line in upper case, with the ending it came with (LF or CRLF). What comes without an ending is kept until the rest
-// arrives, or answered as it stands when the peer finishes sending. A line longer than the setting `line-max-bytes` (1 to 65,536,
-// default 1,024, endings not counted) is refused with a message, and the session closed.
+// Answers each line in upper case.
+//
+// A line ends with LF or CRLF, and its answer has the same ending. A line without an ending is kept
+// until the rest arrives. If the peer finishes sending first, the line is answered as it is.
+//
+// The setting `line-max-bytes` limits a line: 1 to 65,536 bytes, default 1,024, endings not
+// counted. A longer line is refused with a message, and the session closes.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +14,7 @@
 enum { LINE_MAX_DEFAULT = 1024, LINE_MAX_CEILING = 65536, READ_MAX = 65536 };
 
 static size_t line_max = LINE_MAX_DEFAULT;
-// What is not answered yet: the line that has not ended, and in an event what came.
+// Bytes without an answer: the line that has not ended yet, and during an event the new bytes.
 static uint8_t kept[LINE_MAX_CEILING + 1 + READ_MAX];
 static size_t kept_length;
 
@@ -22,9 +26,10 @@ static void read_settings(void) {
     free(text);
 }
 
-// Finds where the first line begins that is too long. Each step leaps over as many lines as fit
-// into the longest one, so that 64 KiB of anything fit the lowest class's budget. A CR that may
-// turn out to be half of an ending does not count.
+// Finds the position of the first line that is too long.
+//
+// Each step leaps over as many lines as fit into the longest one. So 64 KiB of any bytes fit the
+// budget of the lowest class. A CR at the end may be half of an ending, so it does not count.
 static bool too_long(size_t *start) {
     *start = 0;
     while (kept_length - *start > line_max) {
@@ -44,7 +49,7 @@ static bool too_long(size_t *start) {
     return false;
 }
 
-// Answers so much of what is kept.
+// Answers the first `length` of the kept bytes.
 static wharf_action answer(size_t length) {
     for (size_t at = 0; at < length; at++) {
         uint8_t byte = kept[at];
@@ -82,7 +87,7 @@ wharf_action on_end(void) {
     return WHARF_CLOSE;
 }
 
-// What a session is, between two events: the line that has not ended yet.
+// Saves a session between two events: the line that has not ended yet.
 wharf_bytes save(void) { return (wharf_bytes){kept, kept_length}; }
 
 bool restore(wharf_text version, const uint8_t *state, size_t length, const char **why) {

@@ -1,5 +1,5 @@
-// Between the handlers of wharf.h and the contract in wit/: how values lie in memory is the component model's canonical ABI, and
-// on wasm32 that of C structs.
+// Connects the handlers of wharf.h with the contract in wit/. Values have the layout of the
+// component model's canonical ABI, which on wasm32 is the layout of C structs.
 #include "wharf.h"
 
 #include <stdlib.h>
@@ -31,7 +31,7 @@ struct setting {
 };
 CONFIG("get") void host_setting(const char *key, size_t length, struct setting *result);
 
-// The host allocates here what it hands over.
+// Memory for values that the host passes.
 __attribute__((export_name("cabi_realloc"))) void *cabi_realloc(void *old, size_t old_size, size_t align, size_t size) {
     (void)old_size, (void)align;
     if (size == 0) return (void *)8;
@@ -40,7 +40,7 @@ __attribute__((export_name("cabi_realloc"))) void *cabi_realloc(void *old, size_
     return memory;
 }
 
-// An empty list has no memory behind it.
+// Frees a list. An empty list has no memory.
 static void release(const void *data, size_t length) {
     if (length > 0) free((void *)data);
 }
@@ -100,7 +100,7 @@ char *wharf_setting(const char *key) {
 }
 
 EVENT("on-connect") int32_t handle_connect(const wharf_client *client) {
-    // `client` lies in memory that the host asked for.
+    // The host allocated the memory of `client`.
     wharf_action action = on_connect(client);
     wharf_client_free(client);
     free((void *)client);

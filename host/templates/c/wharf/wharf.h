@@ -1,7 +1,8 @@
 // Write a Wharf event procedure in C.
 //
-// Define the handlers that matter; each has a default. One instance serves one session, so that what belongs to a session may lie
-// in static variables. Where the operator lets sessions share an instance, `wharf_info()` says whose event it is.
+// Define the handlers that you need; each has a default. One instance serves one session, so static
+// variables may hold the session's state. If the operator lets sessions share an instance,
+// `wharf_info()` tells whose event it is.
 #ifndef WHARF_H
 #define WHARF_H
 
@@ -9,13 +10,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-// Text in UTF-8. It does not end with a zero.
+// Text in UTF-8, without a zero at its end.
 typedef struct {
     const char *data;
     size_t length;
 } wharf_text;
 
-// Bytes.
+// Bytes that need not be text.
 typedef struct {
     const uint8_t *data;
     size_t length;
@@ -36,11 +37,11 @@ typedef enum {
 // Scheduling class of a session, lowest first.
 typedef enum { WHARF_BACKGROUND, WHARF_LOW, WHARF_NORMAL, WHARF_HIGH, WHARF_CRITICAL } wharf_priority;
 
-// What became of a write. Only of WHARF_TAKEN anything was sent.
+// Outcome of a write. Bytes are sent only after WHARF_TAKEN.
 typedef enum {
     WHARF_TAKEN = 0,
     WHARF_CLOSED = 1,    // The session is ending.
-    WHARF_TOO_LARGE = 2, // Larger than the send buffer's high-water mark: write it in pieces.
+    WHARF_TOO_LARGE = 2, // Larger than the send buffer's high-water mark. Write it in pieces.
     WHARF_TIMED_OUT = 3, // The peer read nothing for the server's timeout.
 } wharf_written;
 
@@ -59,7 +60,7 @@ typedef enum {
     WHARF_SESSION_TIMEOUT,
 } wharf_reason;
 
-// What the TLS handshake settled.
+// Values that the TLS handshake negotiated.
 typedef struct {
     wharf_text protocol;
     wharf_text cipher_suite;
@@ -68,7 +69,7 @@ typedef struct {
     wharf_optional_text client_subject;
 } wharf_tls;
 
-// What the host knows about the client.
+// The client of a session, as the host knows it.
 typedef struct {
     uint64_t id; // Unique for the life of the server, from 1.
     wharf_text server;
@@ -84,37 +85,41 @@ typedef struct {
     int64_t parameter;
 } wharf_client;
 
-// ---- You define these. What they are given is theirs until they return. ----
+// ---- You define these. Their arguments are freed when they return. ----
 
-wharf_action on_connect(const wharf_client *client);     // Default: proceed.
-wharf_action on_read(const uint8_t *data, size_t length); // Default: proceed. At least one byte, at most 65,536.
-wharf_action on_write(void);                             // Default: proceed. The send buffer has drained.
-wharf_action on_timeout(uint64_t idle_ms);               // Default: proceed.
-wharf_action on_timer(uint32_t id);                      // Default: proceed.
-wharf_action on_end(void);                               // Default: close. The peer has finished sending.
-void on_disconnect(wharf_reason reason);                 // Default: nothing.
+wharf_action on_connect(const wharf_client *client);      // Default: proceed.
+wharf_action on_read(const uint8_t *data, size_t length); // 1 to 65,536 bytes. Default: proceed.
+wharf_action on_write(void);               // The send buffer has drained. Default: proceed.
+wharf_action on_timeout(uint64_t idle_ms); // Nothing was exchanged for so long. Default: proceed.
+wharf_action on_timer(uint32_t id);        // A timer fires. Default: proceed.
+wharf_action on_end(void);                 // The peer has finished sending. Default: close.
+void on_disconnect(wharf_reason reason);   // The session is over. Default: nothing.
 
-// Moving to the next version. There is no default, for it would lose what you keep. Without them, take `handoff` out of
-// wit/world.wit and define WHARF_NO_HANDOFF.
-wharf_bytes save(void);                                         // Your own memory, read before the next call.
-bool restore(wharf_text version, const uint8_t *state, size_t length, const char **why); // False: stay there, and why.
+// Migration to the next version. These two have no default, because a default would lose state.
+// Without them, remove `handoff` from wit/world.wit and define WHARF_NO_HANDOFF.
+
+// Returns your own memory, which the host reads before its next call.
+wharf_bytes save(void);
+// Returns false, with `why`, if the session must stay on its version.
+bool restore(wharf_text version, const uint8_t *state, size_t length, const char **why);
 
 // ---- You call these. ----
 
-// Queues all of it for the peer, or nothing. Waits while the peer does not read.
+// Queues all of `data` for the peer, or nothing of it. Waits while the peer does not read.
 wharf_written wharf_write(const void *data, size_t length);
-// Writes and proceeds, or closes where it was not taken: the usual last line of a handler.
+// Writes and proceeds, or closes if the write is refused. The usual last line of a handler.
 wharf_action wharf_write_or_close(const void *data, size_t length);
 // Bytes that can be queued now without waiting.
 uint32_t wharf_write_capacity(void);
-// Asks for another class from the next event on; returns the one in force.
+// Asks for another class from the next event on. Returns the class in force.
 wharf_priority wharf_set_priority(wharf_priority priority);
-// Fires on_timer(id) once; 0 cancels it. False where the session has its limit of timers.
+// Fires on_timer(id) once after that time; 0 cancels the timer. Returns false if the session
+// already has its limit of timers.
 bool wharf_set_timer(uint32_t id, uint64_t after_ms);
-// The session whose event this is. Give it back with wharf_client_free.
+// The session whose event is being handled. Free it with wharf_client_free.
 wharf_client wharf_info(void);
 void wharf_client_free(const wharf_client *client);
-// A setting that the operator wrote. NULL where there is none; else text that ends with a zero, to be freed.
+// A setting of the operator, as text that ends with a zero, for you to free. NULL if there is none.
 char *wharf_setting(const char *key);
 
 #endif

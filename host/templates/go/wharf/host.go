@@ -2,26 +2,28 @@
 
 package wharf
 
-// Between this package and the contract in wit/: how values lie in memory is the component model's canonical ABI.
+// Connects this package with the contract in wit/. Values have the layout of the component model's
+// canonical ABI.
 
 import (
 	"bytes"
 	"unsafe"
 )
 
-// Where the host puts what it hands over: what an event brings at most, and some texts beside it.
-// It lies ready, because making room meanwhile may collect garbage. For that Go asks for the time,
-// and no call of the host is allowed while it hands over.
+// Memory for values that the host passes: the most that an event brings, and some texts.
+//
+// The memory is allocated beforehand, because an allocation may start the garbage collector. The
+// collector asks for the time, and host calls are not allowed while the host passes values.
 var (
 	space [(64<<10 + 8<<10) / 8]uint64
 	used  uint32
-	// What found no room there, so that it is not collected before the event is over.
+	// Values without room in space, kept from the garbage collector until the event is over.
 	beside [][]uint64
 )
 
 //go:wasmexport cabi_realloc
 func realloc(old unsafe.Pointer, oldSize, align, size uint32) unsafe.Pointer {
-	// Words, because what lies in it may need the alignment of eight bytes.
+	// Words, because a value may need an alignment of eight bytes.
 	words := size/8 + 1
 	var at *uint64
 	if used+words <= uint32(len(space)) {
@@ -38,10 +40,10 @@ func realloc(old unsafe.Pointer, oldSize, align, size uint32) unsafe.Pointer {
 	return unsafe.Pointer(at)
 }
 
-// forget gives the space back. What is needed any longer has been copied.
+// forget frees the space. The caller has copied the values that it needs.
 func forget() { used, beside = 0, nil }
 
-// 32-bit words of the host's memory layout.
+// text is a string in the host's memory layout, of 32-bit words.
 type text struct{ at, length uint32 }
 
 func (t text) String() string { return string(t.bytes()) }
@@ -144,16 +146,17 @@ func Write(data []byte) error {
 	return nil
 }
 
-// WriteCapacity is how many bytes can be queued now without waiting.
+// WriteCapacity is the number of bytes that can be queued now without waiting.
 func WriteCapacity() uint32 { return hostWriteCapacity() }
 
-// SetPriority asks for another class from the next event on, and returns the one in force.
+// SetPriority asks for another class from the next event on, and returns the class in force.
 func SetPriority(priority Priority) Priority { return Priority(hostSetPriority(int32(priority))) }
 
-// SetTimer fires OnTimer(id) once; 0 cancels it. False where the session has its limit of timers.
+// SetTimer fires OnTimer(id) once after that time; 0 cancels the timer. It returns false if the
+// session already has its limit of timers.
 func SetTimer(id uint32, afterMs uint64) bool { return hostSetTimer(id, afterMs) != 0 }
 
-// Setting is what the operator wrote for this plugin. False where there is none.
+// Setting is the operator's value for this plugin, and false if there is none.
 func Setting(key string) (string, bool) {
 	var result struct {
 		failed uint32
@@ -206,7 +209,7 @@ func onDisconnect(reason int32) {
 	}
 }
 
-// What the last Save and Restore returned: the host reads it before the next call.
+// Results of the last Save and Restore, which the host reads before the next call.
 var (
 	saved    []byte
 	returned [3]uint32

@@ -1,5 +1,5 @@
-// Package wharf is for Wharf event procedures in Go: implement EventProc, embed Defaults for the events that do not matter, and
-// call Serve in an init function.
+// Package wharf is for Wharf event procedures in Go. Implement EventProc, embed Defaults for the
+// events that you do not need, and call Serve in an init function.
 package wharf
 
 // Action is what happens to the session after a handler returns.
@@ -22,7 +22,7 @@ const (
 	Critical
 )
 
-// DisconnectReason says why a session is over.
+// DisconnectReason is the reason why a session is over.
 type DisconnectReason int32
 
 const (
@@ -39,12 +39,12 @@ const (
 	SessionTimeout
 )
 
-// WriteError says why a write was not taken. Nothing of it was sent.
+// WriteError is the reason why a write was refused. None of its bytes is sent.
 type WriteError int32
 
 const (
 	Closed   WriteError = iota // The session is ending.
-	TooLarge                   // Larger than the send buffer's high-water mark: write it in pieces.
+	TooLarge                   // Larger than the send buffer's high-water mark. Write it in pieces.
 	TimedOut                   // The peer read nothing for the server's timeout.
 )
 
@@ -52,7 +52,7 @@ func (e WriteError) Error() string {
 	return [...]string{"closed", "too large", "timed out"}[e]
 }
 
-// ClientInfo is what the host knows about the client.
+// ClientInfo is the client of a session, as the host knows it.
 type ClientInfo struct {
 	ID           uint64 // Unique for the life of the server, from 1.
 	Server       string
@@ -65,7 +65,7 @@ type ClientInfo struct {
 	Parameter    int64
 }
 
-// TLSInfo is what the TLS handshake settled. What is nil was not.
+// TLSInfo holds the values that the TLS handshake negotiated, or nil.
 type TLSInfo struct {
 	Protocol      string
 	CipherSuite   string
@@ -76,27 +76,29 @@ type TLSInfo struct {
 
 // EventProc is one session. A panic ends the session, with its message and stack in the host's log.
 type EventProc interface {
-	// OnConnect comes first: the client passed the limits and the TLS handshake.
+	// OnConnect is the first event: the client has passed the limits and the TLS handshake.
 	OnConnect(client ClientInfo) Action
-	// OnRead gets 1 to 65,536 bytes, cut anywhere. They are yours.
+	// OnRead gets 1 to 65,536 bytes, cut anywhere. The slice is yours.
 	OnRead(data []byte) Action
-	// OnWrite: the send buffer has drained.
+	// OnWrite is called when the send buffer has drained.
 	OnWrite() Action
-	// OnTimeout: nothing was exchanged for the server's timeout.
+	// OnTimeout is called when nothing was exchanged for the server's timeout.
 	OnTimeout(idleMs uint64) Action
-	// OnTimer: a timer that was set fired.
+	// OnTimer is called when a timer fires.
 	OnTimer(id uint32) Action
-	// OnEnd: the peer has finished sending, and may still read.
+	// OnEnd is called when the peer has finished sending. It may still read.
 	OnEnd() Action
-	// OnDisconnect comes last.
+	// OnDisconnect is the last event.
 	OnDisconnect(reason DisconnectReason)
-	// Save returns what the next version needs to carry on with this session. It changes nothing.
+	// Save returns the state that the next version needs to continue this session. It changes nothing.
 	Save() []byte
-	// Restore takes a session over, in place of OnConnect. The text of an error is for the operator; the session then stays.
+	// Restore makes the value of a session that another version saved, instead of OnConnect. The text
+	// of an error is for the operator, and the session then stays on the version that it has.
 	Restore(version string, state []byte) error
 }
 
-// Defaults has a default for every event. There is none for Save and Restore, for it would lose what you keep.
+// Defaults has a default for every event. Save and Restore have none, because a default would lose
+// state.
 type Defaults struct{}
 
 func (Defaults) OnConnect(ClientInfo) Action   { return Proceed }
@@ -113,7 +115,7 @@ var (
 	sessions = map[uint64]EventProc{}
 )
 
-// Serve says how the value of a session is made.
+// Serve sets the function that makes the value of a session.
 func Serve(new func() EventProc) {
 	create = new
 }
@@ -132,7 +134,8 @@ func current() EventProc {
 	return sessions[id]
 }
 
-// WriteOrClose writes and proceeds, or closes where it was not taken: the usual last line of a handler.
+// WriteOrClose writes and proceeds, or closes if the write is refused. The usual last line of a
+// handler.
 func WriteOrClose(data []byte) Action {
 	if Write(data) != nil {
 		return Close

@@ -1,4 +1,4 @@
-// Write a Wharf event procedure in JavaScript: a class, one object of which is made for each session.
+// Write a Wharf event procedure in JavaScript: a class, with one object for each session.
 //
 //     import { eventProcedure, session } from "../wharf/wharf.js";
 //
@@ -8,7 +8,7 @@
 //
 //     export const { inetEventProc, handoff } = eventProcedure(Echo);
 //
-// Types and words are in wharf.d.ts.
+// wharf.d.ts has the types, with their descriptions.
 import * as host from "wharf:server/session@0.1.0";
 import * as store from "wasi:config/store@0.2.0-rc.1";
 import { getStderr } from "wasi:cli/stderr@0.2.6";
@@ -21,7 +21,7 @@ export const session = {
       host.write(data);
       return null;
     } catch (error) {
-      // The contract's errors are words; what is something else is a mistake in the plugin.
+      // The contract's errors are words. Any other error is a mistake in the plugin.
       const word = typeof error === "string" ? error : error?.payload ?? error?.message;
       if (["closed", "too-large", "timed-out"].includes(word)) return word;
       throw error;
@@ -50,19 +50,19 @@ export function bytes(text) {
   return Uint8Array.from(encoded, (character) => character.charCodeAt(0));
 }
 
-/** UTF-8 as text. Throws where it is none. */
+/** UTF-8 as text. Throws if the bytes are not UTF-8. */
 export function text(bytes) {
   let encoded = "";
   for (const byte of bytes) encoded += String.fromCharCode(byte);
   return decodeURIComponent(escape(encoded));
 }
 
-/** A line in the host's log. */
+/** Writes a line to the host's log. */
 export function log(...values) {
   getStderr().blockingWriteAndFlush(bytes(values.join(" ") + "\n"));
 }
 
-/** What the component exports: each event goes to the object of its session. */
+/** The exports of the component. They pass each event to the object of its session. */
 export function eventProcedure(Type) {
   // One session, unless the operator lets the sessions of a server share an instance.
   const sessions = new Map();
@@ -114,7 +114,7 @@ export function eventProcedure(Type) {
     restore(version, state) {
       const plugin = new Type();
       const refusal = handle(() => plugin.restore(version, state));
-      // The contract's way to say no.
+      // A refusal is an error in the contract.
       if (typeof refusal === "string") throw refusal;
       sessions.set(host.info().id, plugin);
     },

@@ -1,8 +1,10 @@
-"""Answers each line in upper case, with the ending it came with (LF or CRLF).
+"""Answers each line in upper case.
 
-What comes without an ending is kept until the rest arrives, or answered as it stands when the peer finishes sending. A line longer
-than the setting `line-max-bytes` (1 to 65,536, default 1,024, endings not counted) is refused with a message, and the session
-closed.
+A line ends with LF or CRLF, and its answer has the same ending. A line without an ending is kept
+until the rest arrives. If the peer finishes sending first, the line is answered as it is.
+
+The setting `line-max-bytes` limits a line: 1 to 65,536 bytes, default 1,024, endings not counted. A
+longer line is refused with a message, and the session closes.
 """
 
 from wharf import Action, EventProc, Refused, export, session, settings
@@ -17,8 +19,8 @@ class Lines(EventProc):
         self.partial = b""
 
     def on_read(self, data: bytes) -> Action:
-        # Whole packets at a time and never a loop over bytes or lines, so that 64 KiB of anything
-        # fit the lowest class's budget.
+        # Works on whole packets and never loops over bytes or lines. So 64 KiB of any bytes fit the
+        # budget of the lowest class.
         data = self.partial + data
         start = too_long(data, self.line_max)
         if start >= 0:
@@ -34,7 +36,7 @@ class Lines(EventProc):
             session.write(self.partial.upper())
         return Action.CLOSE
 
-    # What a session is, between two events: the line that has not ended yet.
+    # Saves a session between two events: the line that has not ended yet.
 
     def save(self) -> bytes:
         return self.partial
@@ -52,8 +54,11 @@ def line_max() -> int:
 
 
 def too_long(data: bytes, line_max: int) -> int:
-    """Where the first line begins that is too long, or -1. Each step leaps over as many lines as fit into the longest one. A CR that
-    may turn out to be half of an ending does not count."""
+    """Position of the first line that is too long, or -1.
+
+    Each step leaps over as many lines as fit into the longest one. A CR at the end may be half of
+    an ending, so it does not count.
+    """
     start = 0
     while len(data) - start > line_max:
         end = data.rfind(b"\n", start, start + line_max + 1)

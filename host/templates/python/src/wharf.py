@@ -1,4 +1,4 @@
-"""Write a Wharf event procedure in Python: a class, one object of which is made for each session.
+"""Write a Wharf event procedure in Python: a class, with one object for each session.
 
     from wharf import Action, EventProc, export, session
 
@@ -8,8 +8,8 @@
 
     InetEventProc, Handoff = export(Echo)
 
-The last line belongs into `app.py`, whose classes the component exports. Output of `print` goes to the host's log; an exception
-ends the session, with its traceback in the log.
+The last line belongs into `app.py`, whose classes the component exports. Output of `print` goes to
+the host's log. An exception ends the session, with its traceback in the log.
 """
 
 import linecache
@@ -27,7 +27,7 @@ __all__ = [
 
 
 class Refused(Exception):
-    """Raised by `restore`: the session stays where it is, and the operator reads why."""
+    """Raised by `restore`: the session stays on its version. The operator reads the text."""
 
 
 class session:
@@ -39,7 +39,10 @@ class session:
 
     @staticmethod
     def write(data: bytes) -> Optional[WriteError]:
-        """Queues all of it for the peer, or nothing: then why. Waits while the peer does not read."""
+        """Queues all of `data` and returns None, or queues nothing and returns the error.
+
+        Waits while the peer does not read.
+        """
         try:
             _host.write(data)
         except Err as error:
@@ -48,7 +51,7 @@ class session:
 
     @staticmethod
     def write_or_close(data: bytes) -> Action:
-        """Writes and proceeds, or closes where it was not taken: the usual last line of a handler."""
+        """Writes and proceeds, or closes if the write is refused: a handler's usual last line."""
         return Action.PROCEED if session.write(data) is None else Action.CLOSE
 
     @staticmethod
@@ -58,17 +61,20 @@ class session:
 
     @staticmethod
     def set_priority(priority: Priority) -> Priority:
-        """Asks for another class from the next event on; returns the one in force."""
+        """Asks for another class from the next event on. Returns the class in force."""
         return _host.set_priority(priority)
 
     @staticmethod
     def set_timer(id: int, after_ms: int) -> bool:
-        """Fires `on_timer(id)` once; 0 cancels it. False where the session has its limit of timers."""
+        """Fires `on_timer(id)` once after that time; 0 cancels the timer.
+
+        Returns False if the session already has its limit of timers.
+        """
         return _host.set_timer(id, after_ms)
 
 
 class settings:
-    """Settings that the operator wrote."""
+    """Settings of the operator for this plugin."""
 
     @staticmethod
     def get(key: str) -> Optional[str]:
@@ -80,41 +86,41 @@ class settings:
 
 
 class EventProc:
-    """What a session is. Override what matters; a handler that returns None proceeds."""
+    """A session. Override the handlers that you need. A handler that returns None proceeds."""
 
     def on_connect(self, client: ClientInfo) -> Optional[Action]:
-        """The client passed the limits and the TLS handshake."""
+        """Called first: the client has passed the limits and the TLS handshake."""
 
     def on_read(self, data: bytes) -> Optional[Action]:
-        """1 to 65,536 bytes arrived, cut anywhere."""
+        """Called when 1 to 65,536 bytes arrived, cut anywhere."""
 
     def on_write(self) -> Optional[Action]:
-        """The send buffer has drained."""
+        """Called when the send buffer has drained."""
 
     def on_timeout(self, idle_ms: int) -> Optional[Action]:
-        """Nothing was exchanged for the server's timeout."""
+        """Called when nothing was exchanged for the server's timeout."""
 
     def on_timer(self, id: int) -> Optional[Action]:
-        """A timer that was set fired."""
+        """Called when a timer fires."""
 
     def on_end(self) -> Optional[Action]:
-        """The peer has finished sending, and may still read."""
+        """Called when the peer has finished sending. It may still read."""
         return Action.CLOSE
 
     def on_disconnect(self, reason: DisconnectReason) -> None:
-        """The session is over."""
+        """Called last, when the session is over."""
 
     def save(self) -> bytes:
-        """What the next version needs to carry on with this session. Changes nothing."""
+        """Returns the state that the next version needs for this session. Changes nothing."""
         raise NotImplementedError(f"{type(self).__name__} does not say how to save a session")
 
     def restore(self, version: str, state: bytes) -> None:
-        """Takes a session over, in place of `on_connect`."""
+        """Fills the object of a session that another version saved, instead of `on_connect`."""
         raise NotImplementedError(f"{type(self).__name__} does not say how to take a session over")
 
 
 def export(kind: Type[EventProc]) -> Tuple[type, type]:
-    """The classes that the component exports: each event goes to the object of its session."""
+    """The classes that the component exports. They pass each event to the object of its session."""
     # One session, unless the operator lets the sessions of a server share an instance.
     sessions: dict[int, EventProc] = {}
     _remember_sources(kind)
@@ -160,7 +166,7 @@ def export(kind: Type[EventProc]) -> Tuple[type, type]:
             try:
                 plugin.restore(version, state)
             except Refused as why:
-                # The contract's way to say no.
+                # A refusal is an error in the contract.
                 raise Err(str(why)) from None
             sessions[_host.info().id] = plugin
 
@@ -168,11 +174,11 @@ def export(kind: Type[EventProc]) -> Tuple[type, type]:
 
 
 def _remember_sources(kind: type) -> None:
-    """Tracebacks show lines of the source; there are no files to read them from later, so they are read while building."""
+    """Reads the sources at build time. Tracebacks show them, and there are no files later."""
     import sys
 
     for module in (sys.modules[kind.__module__], sys.modules[__name__]):
         if module.__file__:
             linecache.getlines(module.__file__)
-    # Asking whether a file has changed would forget them.
+    # A check whether a file has changed would drop the lines.
     linecache.checkcache = lambda filename=None: None

@@ -1,21 +1,24 @@
-// Answers each line in upper case, with the ending it came with (LF or CRLF). What comes without an ending is kept until the rest
-// arrives, or answered as it stands when the peer finishes sending. A line longer than the setting `line-max-bytes` (1 to 65,536,
-// default 1,024, endings not counted) is refused with a message, and the session closed.
+// Answers each line in upper case.
+//
+// A line ends with LF or CRLF, and its answer has the same ending. A line without an ending is kept
+// until the rest arrives. If the peer finishes sending first, the line is answered as it is.
+//
+// The setting `line-max-bytes` limits a line: 1 to 65,536 bytes, default 1,024, endings not
+// counted. A longer line is refused with a message, and the session closes.
 import { type Action, bytes, type EventProc, eventProcedure, session, settings } from "../wharf/wharf.js";
 
 const LINE_MAX_DEFAULT = 1024;
 const LINE_MAX_CEILING = 65536;
 const [LF, CR] = [10, 13];
 
-// Bytes that one event answers, so that it needs less than half of the fuel that the lowest class
-// gives it: the engine uses about a thousand units for each byte. The rest waits for the next
-// event.
+// Bytes that one event answers. They need less than half of the fuel of the lowest class, because
+// the engine uses about a thousand units for each byte. The rest waits for the next event.
 const SLICE = 4096;
-// Bytes that may wait. A peer that sends faster than it is answered is told so. With the longest
-// line they are less than the 256 KiB that `save` may return.
+// The most bytes that may wait. If a peer sends faster than it is answered, it gets an error. With
+// the longest line, the bytes are less than the 256 KiB that `save` may return.
 const WAITING_MAX = 163840;
-// Timers that bring the next slice. LAST says that the peer has finished, also to a version that
-// takes the session over.
+// Timers that bring the next slice. LAST means that the peer has finished, also for a version that
+// restores the session.
 const [MORE, LAST] = [1, 2];
 
 class Lines implements EventProc {
@@ -44,7 +47,7 @@ class Lines implements EventProc {
     return this.slice();
   }
 
-  // Answers as much as one event may, and sets a timer where more is left.
+  // Answers as much as one event may, and sets a timer if more is left.
   slice(): Action {
     const action = this.answer(this.waiting.subarray(0, SLICE));
     this.waiting = this.waiting.subarray(SLICE);
@@ -68,7 +71,7 @@ class Lines implements EventProc {
     return end === 0 ? "proceed" : session.writeOrClose(all.subarray(0, end));
   }
 
-  // What a session is, between two events: the line that has not ended yet, and what waits.
+  // Saves a session between two events: the line that has not ended yet, and the waiting bytes.
   save(): Uint8Array {
     return joined(this.partial, this.waiting);
   }
@@ -85,8 +88,10 @@ function lineMax(): number {
   return Math.min(Math.max(value, 1), LINE_MAX_CEILING);
 }
 
-// Where the first line begins that is too long, or -1. Each step leaps over as many lines as fit
-// into the longest one. A CR that may turn out to be half of an ending does not count.
+// Position of the first line that is too long, or -1.
+//
+// Each step leaps over as many lines as fit into the longest one. A CR at the end may be half of an
+// ending, so it does not count.
 function tooLong(all: Uint8Array, lineMax: number): number {
   let start = 0;
   while (all.length - start > lineMax) {

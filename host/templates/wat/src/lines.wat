@@ -1,12 +1,22 @@
-;; Answers each line in upper case, with the ending it came with (LF or CRLF). What comes without an ending is kept until the
-;; rest arrives, or answered as it stands when the peer finishes sending. A line that is too long is refused.
+;; Answers each line in upper case.
 ;;
-;; Memory: constants and results below 2048, words of ours from there on, at 0x10000 what is not
-;; answered yet, and from 0x42000 on what the host hands over, which is forgotten after each event.
+;; A line ends with LF or CRLF, and its answer has the same ending. A line without an ending is kept
+;; until the rest arrives. If the peer finishes sending first, the line is answered as it is.
+;;
+;; The setting `line-max-bytes` limits a line: 1 to 65,536 bytes, default 1,024, endings not
+;; counted. A longer line is refused with a message, and the session closes.
+;;
+;; Memory, by address:
+;;
+;; - 0: constants, and results of host calls.
+;; - 2048: the text of an error message.
+;; - 0x10000: bytes without an answer.
+;; - 0x42000: values that the host passes, which are forgotten after each event.
 (module
-  ;; write(data, length, result): one byte at `result`, 0 where it was taken.
+  ;; write(data, length, result): stores a byte at `result`, 0 if the bytes were taken.
   (import "wharf:server/session@0.1.0" "write" (func $write (param i32 i32 i32)))
-  ;; get(key, length, result): at `result` a byte, 0 for ok; at +4 a byte, 1 where there is a value; at +8 its place, at +12 its length.
+  ;; get(key, length, result): stores at `result` a byte, 0 for ok. If the byte at +4 is 1, there is
+  ;; a value, with its address at +8 and its length at +12.
   (import "wasi:config/store@0.2.0-rc.1" "get" (func $setting (param i32 i32 i32)))
 
   (memory (export "memory") 6)
@@ -20,7 +30,7 @@
   (global $words-end (mut i32) (i32.const 2048))
   (global $heap (mut i32) (i32.const 0x42000))
 
-  ;; Where the host puts what it hands over.
+  ;; Memory for values that the host passes.
   (func (export "cabi_realloc") (param $old i32) (param $old-size i32) (param $align i32) (param $size i32) (result i32)
     (local $at i32)
     (local.set $at (i32.and
@@ -35,7 +45,7 @@
 
   (func $forget (global.set $heap (i32.const 0x42000)))
 
-  ;; Reads the setting, a number from 1 to 65536; what is none leaves the default.
+  ;; Reads the setting, a number from 1 to 65536. Any other text leaves the default.
   (func $read-settings
     (local $at i32) (local $end i32) (local $value i32) (local $digit i32)
     (call $setting (i32.const 16) (i32.const 14) (i32.const 1024))
@@ -65,7 +75,7 @@
       (then (call $say-number (i32.div_u (local.get $number) (i32.const 10)))))
     (call $say (i32.add (i32.const 48) (i32.rem_u (local.get $number) (i32.const 10)))))
 
-  ;; How much of so many bytes from there on ends with a line's end.
+  ;; Length of the part of these bytes that ends with the last line's end.
   (func $whole-lines (param $at i32) (param $length i32) (result i32)
     (local $end i32)
     (local.set $end (i32.add (local.get $at) (local.get $length)))
@@ -76,9 +86,10 @@
       (br $bytes)))
     (i32.sub (local.get $end) (local.get $at)))
 
-  ;; Where the first line begins that is too long, or -1. Each step leaps over as many lines as fit
-  ;; into the longest one, so that 64 KiB of anything fit the lowest class's budget. A CR that may
-  ;; turn out to be half of an ending does not count.
+  ;; Position of the first line that is too long, or -1.
+  ;;
+  ;; Each step leaps over as many lines as fit into the longest one. So 64 KiB of any bytes fit the
+  ;; budget of the lowest class. A CR at the end may be half of an ending, so it does not count.
   (func $too-long (result i32)
     (local $start i32) (local $at i32) (local $leap i32)
     (loop $steps
@@ -95,7 +106,8 @@
       (br $steps))
     unreachable)
 
-  ;; Answers so much of what is not answered yet: 0 (proceed), or 1 (close) where it was not taken.
+  ;; Answers the first bytes of those without an answer. Returns 0 (proceed), or 1 (close) if the
+  ;; write is refused.
   (func $answer (param $length i32) (result i32)
     (local $at i32) (local $end i32) (local $byte i32)
     (if (i32.eqz (local.get $length)) (then (return (i32.const 0))))
@@ -142,13 +154,13 @@
 
   (func $on-disconnect (export "wharf:server/inet-event-proc@0.1.0#on-disconnect") (param $reason i32))
 
-  ;; What a session is, between two events: the line that has not ended yet.
+  ;; Saves a session between two events: the line that has not ended yet.
   (func $save (export "wharf:server/handoff@0.1.0#save") (result i32)
     (i32.store (i32.const 1040) (i32.const 0x10000))
     (i32.store (i32.const 1044) (global.get $line-length))
     (i32.const 1040))
 
-  ;; The result is a byte, 0 for ok; for an error the place and length of its text are at +4 and +8.
+  ;; Stores a byte, 0 for ok. For an error, the address and length of its text are at +4 and +8.
   (func $restore (export "wharf:server/handoff@0.1.0#restore")
     (param $version i32) (param $version-length i32) (param $state i32) (param $length i32) (result i32)
     (if (i32.gt_u (local.get $length) (i32.const 65537)) (then
