@@ -75,7 +75,7 @@ pub(super) enum Verb {
     Upgrade(UpgradeArgs),
     /// Show servers, events, budgets and faults live, until q or Ctrl-C.
     Top(TopArgs),
-    /// RunPermit a component from standard input into machine code for a process of this program that
+    /// Turn a component from standard input into machine code for a process of this program that
     /// serves; not for people.
     #[command(hide = true, name = COMPILE_VERB)]
     Compile {
