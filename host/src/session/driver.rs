@@ -5,6 +5,7 @@ mod evidence;
 mod mail;
 mod migrate;
 mod pending_call;
+mod placement;
 mod sleep;
 mod transfer;
 
@@ -207,15 +208,6 @@ impl<P: Procedure, M> Session<P, M> {
         Usage { fuel: usage.fuel + self.spent_before, ..usage }
     }
 
-    /// Drops an instance under a run permit. The drop clears the instance's memories, which takes
-    /// time that other sessions want.
-    async fn drop_instance(&mut self, instance: Option<P::Instance>) {
-        if let Some(instance) = instance {
-            let class = self.handle.priority();
-            self.run_permit.perform(class, async move { drop(instance) }).await;
-        }
-    }
-
     async fn play(&mut self) -> Ending {
         loop {
             if self.machine.ending().is_some() {
@@ -283,26 +275,6 @@ impl<P: Procedure, M> Session<P, M> {
             Happening::End => self.dispatch(Event::End).await,
             Happening::Astray | Happening::Migration | Happening::Sleep | Happening::Ending => {}
         }
-    }
-
-    /// Moves the session, between two events, to the lane of its class. Then binds its socket to
-    /// the reactor of the current thread. Meanwhile bytes from the peer wait in the socket.
-    async fn settle(&mut self) -> io::Result<()> {
-        let astray = self.handle.astray();
-        if astray.is_none() && self.home == here() {
-            return Ok(());
-        }
-        let handle = Arc::clone(&self.handle);
-        let with_wire = |act: fn(&mut Stream) -> io::Result<()>| {
-            handle.state().stream.as_mut().map_or(Ok(()), act)
-        };
-        with_wire(Stream::loosen)?;
-        if let Some(lane) = astray {
-            handle.placement().change(lane).await;
-        }
-        with_wire(Stream::bind)?;
-        (self.alarm, self.home) = (Alarm::new(Instant::now()), here());
-        Ok(())
     }
 
     /// Calls the plugin with an event. While the call waits, the session keeps sending and reacts
