@@ -231,33 +231,39 @@ pub fn rebuilt(folder: &str, mark: &str) -> Arc<Plugin> {
 #[must_use]
 pub fn wharf_binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    let build = || {
-        let mut cargo =
-            std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        // The binary lies beside this program's own, in any target folder and profile.
-        let own = std::env::current_exe().expect("the program's own path");
-        let folder = own
-            .ancestors()
-            .skip(1)
-            .find(|folder| !folder.ends_with("deps"))
-            .expect("the profile's folder");
-        cargo.args(["build", "--quiet", "--workspace", "--bin", "wharf"]);
-        if folder.ends_with("release") {
-            cargo.arg("--release");
+    BINARY.get_or_init(|| build(&["--bin", "wharf"]).join("wharf")).clone()
+}
+
+/// An example program of the host crate, built in the profile of the tests.
+#[must_use]
+pub fn example_binary(name: &str) -> PathBuf {
+    static EXAMPLES: OnceLock<PathBuf> = OnceLock::new();
+    EXAMPLES.get_or_init(|| build(&["--examples"]).join("examples")).join(name)
+}
+
+/// Builds targets of the workspace in the profile of the tests. Returns the profile's folder.
+fn build(targets: &[&str]) -> PathBuf {
+    let mut cargo =
+        std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // Beside this program's own binary, whatever the target folder and the profile are.
+    let own = std::env::current_exe().expect("the program's own path");
+    let folder = own
+        .ancestors()
+        .skip(1)
+        .find(|folder| !folder.ends_with("deps"))
+        .expect("the profile's folder");
+    cargo.args(["build", "--quiet", "--workspace"]).args(targets);
+    if folder.ends_with("release") {
+        cargo.arg("--release");
+    }
+    // Build scripts of dependencies watch these names. Their values here are this crate's, so a
+    // build that sees them would run the scripts again and rebuild what depends on them.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
         }
-        // Build scripts of dependencies watch these names. Their values here are this crate's, so
-        // a build that sees them would run the scripts again and rebuild what depends on them.
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
-                cargo.env_remove(&name);
-            }
-        }
-        assert!(
-            cargo.current_dir(root()).status().expect("cargo runs").success(),
-            "the binary builds"
-        );
-        folder.join("wharf")
-    };
-    BINARY.get_or_init(build).clone()
+    }
+    assert!(cargo.current_dir(root()).status().expect("cargo runs").success(), "it builds");
+    folder.to_owned()
 }

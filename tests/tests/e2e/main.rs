@@ -7,6 +7,7 @@ mod charges;
 mod cli;
 mod control;
 mod events;
+mod examples;
 mod faults;
 mod held_up;
 mod lanes;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Session;
-use crate::event::Procedure;
+use crate::event::{Port, Procedure};
 use crate::net::Stream;
 use crate::sched::here;
 use crate::session::alarm::Alarm;
