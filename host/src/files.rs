@@ -8,6 +8,9 @@ use std::path::Path;
 
 use rustix::fs::{Access, Mode, OFlags};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod scratch;
+
 /// Reads a whole file of at most `max_bytes`. Opening does not wait: a pipe without a writer is an
 /// error and no hang.
 ///

@@ -42,6 +42,9 @@ pub mod config;
 pub mod control;
 pub mod event;
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod net;
 pub mod oci;
 pub mod plugin;

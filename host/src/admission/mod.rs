@@ -6,6 +6,8 @@
 
 mod addresses;
 mod count;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod gate;
 mod networks;
 mod room;

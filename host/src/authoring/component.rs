@@ -101,7 +101,7 @@ pub fn component(file: &Path, wit: &Path, world: Option<&str>) -> Result<Vec<u8>
 
 /// Removes the debug sections of a module, which take a megabyte for a C library. Keeps the names
 /// of functions, for backtraces. Returns the module unchanged if its sections cannot be parsed.
-fn without_debug_sections(module: Vec<u8>) -> Vec<u8> {
+pub(super) fn without_debug_sections(module: Vec<u8>) -> Vec<u8> {
     const HEADER_BYTES: usize = 8;
     const CUSTOM: u8 = 0;
     let mut kept = module.get(..HEADER_BYTES).unwrap_or_default().to_vec();

@@ -7,6 +7,8 @@
 
 mod component;
 mod diagnostics;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod mock_session;
 mod project;
 mod replay;

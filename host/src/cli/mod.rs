@@ -15,6 +15,8 @@ mod component;
 mod ctl;
 mod dev;
 mod fd_store;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod inspect;
 mod launch;
 mod new;

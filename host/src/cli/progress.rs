@@ -78,7 +78,7 @@ impl Said {
 }
 
 /// The progress of a swap in one line. `None` if no swap is under way.
-fn line(under_way: &Value) -> Option<String> {
+pub(super) fn line(under_way: &Value) -> Option<String> {
     let to = super::printable(under_way["to"].as_str()?);
     let count = |key: &str| under_way[key].as_u64().unwrap_or(0);
     let mut words = match under_way["stage"].as_str()? {

@@ -67,6 +67,9 @@ const TENANTS: [(&str, &str); 15] = [
     ("BYTE WAITS", "/bytes_waits"),
 ];
 
+/// Widest column, in characters. A longer cell sticks out, and widens no other row.
+const WIDTH_MAX: usize = 256;
+
 /// Renders a list as a table, and anything else as one line for each value.
 pub(super) fn render(value: &Value) -> String {
     let list =
@@ -104,7 +107,8 @@ pub(super) fn render(value: &Value) -> String {
     }
     let mut lines = Vec::new();
     flatten("", value, &mut lines);
-    let width = lines.iter().map(|(key, _)| key.chars().count()).max().unwrap_or(0);
+    let widest = lines.iter().map(|(key, _)| key.chars().count()).max().unwrap_or(0);
+    let width = widest.min(WIDTH_MAX);
     lines.iter().map(|(key, value)| format!("{key:width$}  {value}\n")).collect()
 }
 
@@ -139,7 +143,7 @@ pub(super) fn table(columns: &[(&str, &str)], rows: &[Value]) -> String {
     }
     let width =
         |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<_> = (0..columns.len()).map(width).collect();
+    let widths: Vec<_> = (0..columns.len()).map(|column| width(column).min(WIDTH_MAX)).collect();
     let line = |row: &Vec<String>| {
         let padded: Vec<_> =
             row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
@@ -188,6 +192,18 @@ fn flatten(prefix: &str, value: &Value, lines: &mut Vec<(String, String)>) {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn wide_cells_widen_no_other_row() {
+        let wide = "x".repeat(100_000);
+        for value in [
+            json!({ "servers": [{ "name": wide, "status": "serving" }, { "name": "echo" }] }),
+            json!({ "wide": { (wide.clone()): 1 }, "narrow": 2 }),
+        ] {
+            let shown = render(&value);
+            assert!(shown.len() < 2 * wide.len(), "{} bytes", shown.len());
+        }
+    }
 
     #[test]
     fn lists_are_tables_and_single_things_are_lines() {

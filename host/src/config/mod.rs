@@ -3,6 +3,8 @@
 //! This module knows the layers below; they do not know it.
 
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod registry;
 mod server;
 mod swap;
@@ -20,7 +22,7 @@ use crate::files;
 use crate::oci::{Registries, RegistryConfig};
 use crate::plugin::{Compiler, digest};
 use crate::sched::QuotaLimits;
-use crate::server::{HostConfig, Plan, ServerBuilder, TenantLimits};
+use crate::server::{DEADLINE_RANGE, HostConfig, Plan, ServerBuilder, TenantLimits};
 use crate::span::Span;
 
 /// The file's usual name.
@@ -157,6 +159,7 @@ impl Config {
             ));
         }
         let compiler = compiler(&file.host, &mut mistakes);
+        mistakes.extend(too_long("host.stop_grace", file.host.stop_grace));
         let tenants = tenants(&file, &mut mistakes);
         let control = file.control.map(|table| control(&table, folder, &mut mistakes));
         if !mistakes.is_empty() {
@@ -182,6 +185,14 @@ impl Config {
     }
 }
 
+/// A mistake if a span is longer than any deadline may be. The clock could not count to its end.
+fn too_long(key: &str, span: Option<Span>) -> Option<String> {
+    let (_, most) = DEADLINE_RANGE;
+    let Span(found) = span.filter(|Span(found)| *found > most)?;
+    let (most, found) = (humantime::format_duration(most), humantime::format_duration(found));
+    Some(format!("`{key}`: expected at most {most}, found {found}"))
+}
+
 /// The limits of the compiler process.
 fn compiler(table: &file::HostTable, mistakes: &mut Vec<String>) -> Compiler {
     let mut compiler = Compiler::this_program();
@@ -201,6 +212,7 @@ fn compiler(table: &file::HostTable, mistakes: &mut Vec<String>) -> Compiler {
                 Compiler::TIME_MIN
             ));
         }
+        mistakes.extend(too_long("host.compile_timeout", table.compile_timeout));
         compiler.time_max = most;
     }
     compiler

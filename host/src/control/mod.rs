@@ -10,6 +10,8 @@ mod api;
 mod auth;
 mod client;
 mod connections;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handlers;
 mod limits;
 mod listener;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::pem::{Error as PemError, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
@@ -14,10 +14,14 @@ use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{Error as TlsError, InconsistentKeys, RootCertStore, ServerConfig};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::event::excerpt;
 use crate::files;
 
 /// Largest PEM file that is read, in bytes.
 const PEM_MAX_BYTES: u64 = 4 << 20;
+
+/// Bytes that are kept of what a library says of a file.
+const CAUSE_MAX_BYTES: usize = 256;
 
 /// The oldest protocol that a server speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -190,7 +194,7 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, Credentials
     let pem =
         files::read(file, PEM_MAX_BYTES).map_err(|cause| unreadable(file, "certificate", cause))?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let found = found.map_err(|cause| unreadable(file, "certificate", cause))?;
+    let found = found.map_err(|error| unreadable(file, "certificate", in_words(&error)))?;
     if found.is_empty() {
         return Err(unreadable(file, "certificate", "there is none in it"));
     }
@@ -204,7 +208,17 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, CredentialsError> 
         let cause = "it is encrypted, which is not supported; decrypt it with `openssl pkey`";
         return Err(unreadable(file, "private key", cause));
     }
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|cause| unreadable(file, "private key", cause))
+    PrivateKeyDer::from_pem_slice(&pem)
+        .map_err(|error| unreadable(file, "private key", in_words(&error)))
+}
+
+/// What is wrong with a PEM file, without the bytes of the file, which may be those of a key.
+fn in_words(error: &PemError) -> String {
+    match error {
+        PemError::MissingSectionEnd { .. } => "a section does not end".to_owned(),
+        PemError::IllegalSectionStart { .. } => "a section begins with a malformed line".to_owned(),
+        error => excerpt(error, CAUSE_MAX_BYTES),
+    }
 }
 
 fn check_time(file: &Path, certificate: &CertificateDer<'_>) -> Result<(), CredentialsError> {

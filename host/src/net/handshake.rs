@@ -17,7 +17,7 @@ use crate::event::{TlsInfo, excerpt};
 const FAULT_MAX_BYTES: usize = 512;
 /// Bytes of a certificate's subject. A longer subject is dropped, since two subjects could look the
 /// same after a cut.
-const SUBJECT_MAX_BYTES: usize = 2 << 10;
+pub(super) const SUBJECT_MAX_BYTES: usize = 2 << 10;
 
 /// How a server's clients are secured.
 #[derive(Clone)]
@@ -127,10 +127,7 @@ fn explain(error: &io::Error) -> HandshakeError {
 }
 
 fn settled(connection: &ServerConnection) -> TlsInfo {
-    let subject = connection.peer_certificates().and_then(|chain| {
-        let (_, parsed) = X509Certificate::from_der(chain.first()?).ok()?;
-        Some(parsed.subject().to_string()).filter(|subject| subject.len() <= SUBJECT_MAX_BYTES)
-    });
+    let subject = connection.peer_certificates().and_then(|chain| subject(chain.first()?));
     TlsInfo {
         protocol: match connection.protocol_version() {
             Some(tokio_rustls::rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2".into(),
@@ -144,6 +141,12 @@ fn settled(connection: &ServerConnection) -> TlsInfo {
         alpn: connection.alpn_protocol().map(|name| name.escape_ascii().to_string()),
         client_subject: subject,
     }
+}
+
+/// The subject of a certificate, if it is short enough to be told from all others.
+pub(super) fn subject(certificate: &[u8]) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(parsed.subject().to_string()).filter(|subject| subject.len() <= SUBJECT_MAX_BYTES)
 }
 
 /// Returns the IANA name of a cipher suite. Rustls names the TLS 1.3 suites `TLS13_...`; IANA does

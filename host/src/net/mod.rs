@@ -10,6 +10,8 @@ mod credentials;
 mod crypto;
 mod diagnosis;
 mod fd_channel;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handshake;
 mod memfd;
 mod proxy;

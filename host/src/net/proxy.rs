@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use ppp::{v1, v2};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 
 use super::Accepted;
@@ -18,10 +18,10 @@ const V1_MAX_BYTES: usize = 107;
 /// line end.
 const FIRST_BYTES: usize = 15;
 /// Bytes at the start of every header of version 2: signature, command, family and length.
-const V2_START_BYTES: usize = 16;
+pub(super) const V2_START_BYTES: usize = 16;
 /// Longest header of version 2 that is read, in bytes. Addresses take 36 bytes, extensions the
 /// rest.
-const V2_MAX_BYTES: usize = 4 << 10;
+pub(super) const V2_MAX_BYTES: usize = 4 << 10;
 
 /// Why a client behind a proxy is not admitted.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +71,9 @@ impl Accepted {
 }
 
 /// Reads source and destination, if the proxy names them.
-async fn header(stream: &mut TcpStream) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyError> {
+pub(super) async fn header(
+    stream: &mut (impl AsyncRead + Unpin),
+) -> Result<Option<(SocketAddr, SocketAddr)>, ProxyError> {
     let mut bytes = vec![0; FIRST_BYTES];
     stream.read_exact(&mut bytes).await?;
     if bytes.starts_with(v2::PROTOCOL_PREFIX) {

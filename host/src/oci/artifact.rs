@@ -88,8 +88,9 @@ pub(super) fn parse(manifest: &[u8], types: &[&str]) -> Result<OciImageManifest,
         media_type: Option<String>,
     }
     let not = |problem: String| RegistryProblem::NotAPlugin(problem);
-    let kind: Kind = serde_json::from_slice(manifest)
-        .map_err(|error| not(format!("its manifest is no JSON: {error}")))?;
+    let kind: Kind = serde_json::from_slice(manifest).map_err(|error| {
+        not(format!("its manifest is no JSON: {}", excerpt(&error.to_string())))
+    })?;
     if kind.schema_version != Some(2) {
         return Err(not("its manifest is not of schema version 2".into()));
     }

@@ -287,7 +287,7 @@ fn shown(url: &Url) -> String {
 }
 
 /// Returns whether a list has a next part (RFC 8288): `Link: </v2/...>; rel="next"`.
-fn has_next(headers: &HeaderMap) -> bool {
+pub(super) fn has_next(headers: &HeaderMap) -> bool {
     let links = headers.get_all(LINK).iter().filter_map(|value| value.to_str().ok());
     let parameters = links
         .flat_map(|links| links.split([';', ',']))

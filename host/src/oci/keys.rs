@@ -128,7 +128,7 @@ impl SigningKey {
         self.pair.sign(&self.random, text).ok().map(|signature| signature.as_ref().to_vec())
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn for_tests() -> Self {
         let random = SystemRandom::new();
         let document =

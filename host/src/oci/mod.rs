@@ -16,6 +16,8 @@ mod config;
 mod credentials;
 mod digest;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod keys;
 mod puller;
 mod push;

@@ -26,7 +26,7 @@ pub(super) struct SignatureList {
 }
 
 impl SignatureList {
-    fn read(manifest: &[u8]) -> Result<Self, RegistryProblem> {
+    pub(super) fn read(manifest: &[u8]) -> Result<Self, RegistryProblem> {
         let unreadable = |cause| RegistryProblem::Unreadable { what: LIST, cause };
         // The types in a list of signatures do not matter.
         let layers = match artifact::parse(manifest, &[MANIFEST_TYPE, IMAGE_MANIFEST_MEDIA_TYPE]) {

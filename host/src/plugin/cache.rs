@@ -65,7 +65,7 @@ impl Cache {
 
     /// The file for a component under this engine. The name changes with everything that changes
     /// the code.
-    fn file(&self, engine: &wasmtime::Engine, digest: &[u8]) -> PathBuf {
+    pub(super) fn file(&self, engine: &wasmtime::Engine, digest: &[u8]) -> PathBuf {
         let mut hasher = std::hash::DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
         self.folder.join(format!("{}-{:016x}.bin", hex(digest), hasher.finish()))

@@ -56,7 +56,7 @@ fn deep<T: Send>(bytes: &[u8], read: impl FnOnce() -> Result<T> + Send) -> Resul
 
 /// Says what is nested too deeply in a component. Returns `None` if the bytes make no sense: the
 /// engine reports that itself.
-fn problem(bytes: &[u8]) -> Option<String> {
+pub(super) fn problem(bytes: &[u8]) -> Option<String> {
     // Ends of the components that begin before `at`, the outermost first.
     let mut ends = vec![bytes.len()];
     let mut at = HEADER_BYTES;

@@ -180,7 +180,7 @@ impl Manifest {
         Self::parse(folder, &text).map_err(|cause| ManifestError::Bad { file, cause: short(cause) })
     }
 
-    fn parse(folder: &Path, text: &str) -> Result<Self, String> {
+    pub(super) fn parse(folder: &Path, text: &str) -> Result<Self, String> {
         let file: File =
             toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         if file.name.is_empty() || file.name.len() > 64 {

@@ -12,6 +12,8 @@ mod compiler;
 mod deadline_io;
 mod engine;
 mod footprint;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod grants;
 mod handoff;
 mod host_state;

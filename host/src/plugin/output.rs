@@ -106,7 +106,7 @@ impl Drop for Tap {
 
 /// Turns bytes into text for a log. Control characters are escaped, so that a line can neither
 /// forge another line nor drive a terminal.
-fn escape(bytes: &[u8], cut: bool) -> String {
+pub(super) fn escape(bytes: &[u8], cut: bool) -> String {
     let mut text = String::with_capacity(bytes.len());
     for character in String::from_utf8_lossy(bytes.strip_suffix(b"\r").unwrap_or(bytes)).chars() {
         if drives_reader(character) && character != '\t' {

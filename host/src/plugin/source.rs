@@ -107,7 +107,7 @@ pub(super) fn read(path: &Path) -> Result<Source, SourceError> {
     Ok(Source { file, name, version, stateless, bytes })
 }
 
-fn not_a_component(bytes: &[u8]) -> Option<&'static str> {
+pub(super) fn not_a_component(bytes: &[u8]) -> Option<&'static str> {
     let version = bytes.get(4..8);
     match (bytes.get(..4), version) {
         (Some(b"\0asm"), Some(b"\x0d\x00\x01\x00")) => None,

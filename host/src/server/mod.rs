@@ -13,6 +13,8 @@ mod config;
 mod env;
 mod exclusive;
 mod fetch;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handle;
 mod host;
 mod limits;

@@ -205,7 +205,10 @@ impl DeadlineClock {
             Some(DisconnectReason::IdleTimeout)
         } else if self.unanswered.is_some_and(|(since, before)| {
             deadlines.min_rate > 0
-                && overdue(since, allowance(flow.bytes_in - before, deadlines.min_rate))
+                && overdue(
+                    since,
+                    allowance(flow.bytes_in.saturating_sub(before), deadlines.min_rate),
+                )
         }) {
             Some(DisconnectReason::MinRate)
         } else if flow.half_closed && now >= self.idle_since + period {

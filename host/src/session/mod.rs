@@ -9,6 +9,8 @@ mod buffers;
 mod deadlines;
 mod driver;
 mod evidence;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handle;
 mod held;
 mod live_stats;

@@ -7,15 +7,29 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::oneshot;
 
 use super::procedure_slot::ProcedureSlot;
+
+/// Largest number and counter of a session that are believed: what a session adds to them in a long
+/// life does not overflow.
+const COUNT_MAX: u64 = 1 << 60;
+
+/// Reads a number that can still grow.
+fn counted<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    match u64::deserialize(from)? {
+        count @ 0..=COUNT_MAX => Ok(count),
+        count => Err(D::Error::custom(format!("expected at most {COUNT_MAX}, found {count}"))),
+    }
+}
 
 /// All values of a session besides its bytes. Times are ages in milliseconds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SessionMeta {
     /// The session's number.
+    #[serde(deserialize_with = "counted")]
     pub id: u64,
     /// The client's address.
     pub peer: SocketAddr,
@@ -36,14 +50,19 @@ pub struct SessionMeta {
     /// The session's times.
     pub times: Times,
     /// Bytes from the peer.
+    #[serde(deserialize_with = "counted")]
     pub bytes_in: u64,
     /// Bytes to the peer.
+    #[serde(deserialize_with = "counted")]
     pub bytes_out: u64,
     /// Events that are done.
+    #[serde(deserialize_with = "counted")]
     pub events: u64,
     /// Fuel that these events used.
+    #[serde(deserialize_with = "counted")]
     pub fuel: u64,
     /// CPU time that these events used, in nanoseconds.
+    #[serde(deserialize_with = "counted")]
     pub cpu_ns: u64,
 }
 

@@ -8,6 +8,10 @@
 //!
 //! A member that does not read misses lines, and holds up no other member.
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+
 use wharf_plugin::slices::{Backlog, Left};
 use wharf_plugin::{Action, ClientInfo, DisconnectReason, EventProc, Handoff, NameError, Session};
 
@@ -109,12 +113,14 @@ impl Chat {
         let bytes = self.backlog.bytes();
         let bytes = &bytes[..bytes.len().min(LINE_MAX_BYTES + 2)];
         let end = bytes.iter().position(|&byte| byte == b'\n');
-        let line = String::from_utf8_lossy(&bytes[..end.unwrap_or(bytes.len())]);
-        let line = line.trim_end_matches('\r');
+        let mut line = &bytes[..end.unwrap_or(bytes.len())];
+        while let Some(rest) = line.strip_suffix(b"\r") {
+            line = rest;
+        }
         if line.len() > LINE_MAX_BYTES || end.is_none() && bytes.len() > LINE_MAX_BYTES + 1 {
             return Some(Err(TooLong));
         }
-        end.map(|end| Ok((line.to_owned(), end + 1)))
+        end.map(|end| Ok((String::from_utf8_lossy(line).into_owned(), end + 1)))
     }
 
     fn line(&mut self, session: &Session, line: &str, words: &mut Words) -> Action {

@@ -6,6 +6,9 @@
 //! | `content-type` | its type | `text/plain; charset=utf-8` |
 //! | `path` | the only path that exists | every path exists |
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod request;
 mod response;
 

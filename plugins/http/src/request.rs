@@ -2,7 +2,7 @@
 //! different requests.
 
 /// The parts of a request that matter here.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Head<'a> {
     pub(crate) method: &'a str,
     /// Target without its query.

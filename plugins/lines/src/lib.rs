@@ -7,6 +7,10 @@
 //! counted. A longer line is refused with a message, and the session closes. So the plugin never
 //! keeps more than one line.
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+
 use wharf_plugin::{Action, ClientInfo, EventProc, Handoff, Session, settings};
 
 const LINE_MAX_BYTES_DEFAULT: usize = 1_024;

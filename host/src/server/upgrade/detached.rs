@@ -1,7 +1,7 @@
 //! Detached sessions: the connection, and a snapshot file with everything else. Neither is trusted,
 //! because any process that can write to the descriptor store may have put them there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -85,10 +85,14 @@ impl DetachedSession {
                 },
             }
         }
-        let mut whole = Vec::new();
+        let (mut whole, mut numbers) = (Vec::<Self>::new(), HashSet::new());
         for note in notes {
             match Self::of(note, &mut sockets) {
-                Some(session) => whole.push(session),
+                Some(session) if numbers.insert((session.server.clone(), session.meta.id)) => {
+                    whole.push(session);
+                }
+                // Another session has its number; its snapshot and its connection are closed.
+                Some(_) => strays += 2,
                 None => strays += 1,
             }
         }
@@ -101,7 +105,8 @@ impl DetachedSession {
         let ToNew::Session { server, name, state_bytes, meta, .. } = session else {
             return None;
         };
-        if ids_above > IDS_MAX {
+        // A later session would get the number of this one.
+        if ids_above > IDS_MAX || meta.id > ids_above {
             return None;
         }
         let socket = sockets.remove(&connection)?;

@@ -7,6 +7,8 @@
 
 mod detached;
 mod fd_store;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod new_process;
 mod old_process;
 mod receive_sessions;

@@ -14,6 +14,7 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::{History, Revision, RevisionState};
+use crate::event::{EXCERPT_MAX_BYTES, excerpt};
 use crate::files;
 use crate::oci::RegistryError;
 use crate::plugin::{COMPONENT_MAX_BYTES, Plugin, digest};
@@ -26,6 +27,10 @@ const FORMAT: u32 = 1;
 const RECORD: &str = "record.json";
 /// Largest record, in bytes.
 const RECORD_MAX_BYTES: u64 = 1 << 20;
+/// Largest number of a version that is believed. More versions than come after it are never made.
+const NUMBER_MAX: u64 = 1 << 60;
+/// Digits of a component's digest.
+const DIGEST_CHARS: usize = 64;
 /// Number of components that are kept for each server, for roll-backs.
 const COMPONENTS_MAX: usize = 8;
 
@@ -166,10 +171,18 @@ impl StateFolder {
         files::own_folder(&self.of(server)).map_err(|error| {
             refused(format!("the record is not believed: its folder: {error}"), Refusal::of(&error))
         })?;
-        let record: Record = serde_json::from_slice(&bytes)
-            .map_err(|error| wrong(format!("not a record of versions: {error}")))?;
+        let record: Record = serde_json::from_slice(&bytes).map_err(|error| {
+            wrong(excerpt(format_args!("not a record of versions: {error}"), EXCERPT_MAX_BYTES))
+        })?;
         if record.format != FORMAT {
             return Err(wrong(format!("expected format {FORMAT}, found {}", record.format)));
+        }
+        if let Some(other) = record.generations.iter().find(|generation| !is_sound(generation)) {
+            return Err(wrong(format!(
+                "version {}: expected a number of at most {NUMBER_MAX}, and {DIGEST_CHARS} \
+                 hexadecimal digits as digest",
+                other.number
+            )));
         }
         if record.configured != configured {
             return Ok(Some(Recorded { generations: record.generations, swapped: None }));
@@ -331,6 +344,13 @@ impl StateFolder {
         };
         self.write_record(server, configured, generations)
     }
+}
+
+/// Whether later versions can be counted on from it, and its digest can be the name of a file.
+fn is_sound(generation: &Revision) -> bool {
+    let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    let digest = generation.digest.as_str();
+    generation.number <= NUMBER_MAX && digest.len() == DIGEST_CHARS && digest.bytes().all(is_digit)
 }
 
 /// Removes a file. A file that stays does no harm, and the next record tries again.

@@ -1,0 +1,6 @@
+//! Runs `wharf::fuzzing::oci_key` on bytes that libFuzzer makes.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    wharf::fuzzing::oci_key(bytes);
+});

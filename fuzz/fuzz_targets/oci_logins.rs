@@ -1,0 +1,6 @@
+//! Runs `wharf::fuzzing::oci_logins` on bytes that libFuzzer makes.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    wharf::fuzzing::oci_logins(bytes);
+});

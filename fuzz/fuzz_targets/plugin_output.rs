@@ -1,0 +1,6 @@
+//! Runs `wharf::fuzzing::plugin_output` on bytes that libFuzzer makes.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    wharf::fuzzing::plugin_output(bytes);
+});
