@@ -1,4 +1,4 @@
-//! The verbs and flags of the command line. Doc comments here are help texts.
+//! Commands and options of the command line, with their help texts.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -11,6 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::build::BuildArgs;
 use super::component::ComponentArgs;
 use super::ctl::CtlArgs;
+use super::help::{self, GLOBAL, TLS};
 use super::launch::VERB as LAUNCH_VERB;
 use super::new::NewArgs;
 use super::plugin::PluginArgs;
@@ -25,16 +26,18 @@ use crate::server::{Server, ServerBuilder, TIMEOUT_DEFAULT};
 
 /// Runs servers whose event procedures are sandboxed WebAssembly components.
 #[derive(Parser)]
-#[command(name = "wharf", version, max_term_width = 100)]
+#[command(name = "wharf", version, max_term_width = 80, after_help = help::PAGES)]
 pub(super) struct Cli {
-    /// What to log: error, warn, info, debug or trace, or a filter such as `wharf=debug`.
-    #[arg(long, global = true, env = "WHARF_LOG", default_value = "info")]
+    /// Log level (error, warn, info, debug, trace or off), or a filter such as `wharf=debug`.
+    #[arg(long, global = true, env = "WHARF_LOG", default_value = "info", help_heading = GLOBAL)]
     pub(super) log: String,
-    /// How log lines are written.
+    /// Format of log lines.
     #[arg(long, global = true, env = "WHARF_LOG_FORMAT", value_enum, default_value = "text")]
+    #[arg(help_heading = GLOBAL)]
     pub(super) log_format: LogFormat,
+    /// `None`: bare `wharf`.
     #[command(subcommand)]
-    pub(super) verb: Verb,
+    pub(super) verb: Option<Verb>,
 }
 
 /// How log lines are written.
@@ -46,45 +49,78 @@ pub(super) enum LogFormat {
     Json,
 }
 
+/// The first paragraph of each is its summary in the list of commands. Further paragraphs are on
+/// the command's own page.
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Serve what a configuration file says, or one server from the command line.
-    Serve(ServeArgs),
-    /// Say everything that is wrong with a configuration file, and what its plugins import and
-    /// export; or what a plugin lacks and wants.
-    Check(CheckArgs),
-    /// Build a plugin, serve it, and build it again when its source changes.
-    Dev(DevArgs),
-    /// Make a project for a plugin: a whole example with its build, its test and its hand-over,
-    /// that serves at once.
+    /// Make a plugin project that serves at once.
+    ///
+    /// The project is a whole example: source, build command, transcript for `wharf test`, and
+    /// hand-off of a session to the next version.
+    #[command(after_long_help = help::NEW)]
     New(NewArgs),
-    /// Build a plugin by the command that its plugin.toml names, and say where the component is.
+    /// Build and serve a plugin, and swap in each new build.
+    ///
+    /// Builds the plugin by the command in its plugin.toml, serves it, and watches its source. Each
+    /// change starts a build. Live sessions move to the new version if the build succeeds; if it
+    /// fails, the version before goes on serving. The plugin gets the grants that its plugin.toml
+    /// asks for.
+    #[command(after_long_help = help::DEV)]
+    Dev(DevArgs),
+    /// Build a plugin by the command in its plugin.toml.
+    ///
+    /// Prints the path of the component.
+    #[command(after_long_help = help::BUILD)]
     Build(BuildArgs),
-    /// Play the stories of a plugin without sockets, and say what each event costs and which
-    /// classes' budgets it fits.
+    /// Play a plugin's transcripts without sockets.
+    ///
+    /// Prints the cost of each event and the classes whose budgets fit it. The plugin is built
+    /// first if its plugin.toml says how.
+    #[command(after_long_help = help::TEST)]
     Test(TestArgs),
     /// Make a component from a core module or WebAssembly text.
+    ///
+    /// The last step of a build whose compiler makes core modules.
+    #[command(after_long_help = help::COMPONENT)]
     Component(ComponentArgs),
-    /// Steer and watch a running `wharf serve` through its control API.
+    /// Report every mistake in a configuration file or a plugin.
+    ///
+    /// Prints the imports and exports of each plugin, too. For a plugin without configuration,
+    /// prints the grants that it needs and what it lacks.
+    #[command(after_long_help = help::CHECK)]
+    Check(CheckArgs),
+    /// Serve what wharf.toml describes, or one plugin.
+    ///
+    /// Without `--plugin`, serves all servers of the configuration file. With `--plugin` and
+    /// `--listen`, serves one plugin; the server and TLS options describe its server.
+    #[command(after_long_help = help::SERVE)]
+    Serve(ServeArgs),
+    /// Steer and watch a running process through its control API.
+    #[command(after_long_help = help::CTL)]
     Ctl(CtlArgs),
-    /// Swap plugins of a running `wharf serve` under its live sessions; push plugins to registries
-    /// and pull them.
+    /// Swap plugins under live sessions; push and pull plugins.
+    #[command(after_long_help = help::PLUGIN)]
     Plugin(PluginArgs),
-    /// Put a new process in the place of a running `wharf serve`: it takes over the sockets, and
-    /// the sessions that can move. Exit code 5 where sessions stayed.
+    /// Replace the running process and keep its sessions.
+    ///
+    /// The new process takes over the sockets and the sessions that can move. The other sessions
+    /// stay in the old process until they end or `--drain` is over.
+    #[command(after_long_help = help::UPGRADE)]
     Upgrade(UpgradeArgs),
-    /// Show servers, events, budgets and faults live, until q or Ctrl-C.
+    /// Show servers, events, budgets and faults live.
+    ///
+    /// Ends at q or Ctrl-C.
+    #[command(after_long_help = help::TOP)]
     Top(TopArgs),
-    /// Turn a component from standard input into machine code for a process of this program that
-    /// serves; not for people.
+    /// Compile a component from standard input for another process of this program. Internal.
     #[command(hide = true, name = COMPILE_VERB)]
     Compile {
-        /// Memory it may have.
+        /// Most memory, in bytes.
         memory_max_bytes: u64,
-        /// Seconds it may take.
+        /// Most seconds.
         seconds: u64,
     },
-    /// Start the new process of an upgrade for the one that serves; not for people.
+    /// Start the new process of an upgrade for the running one. Internal.
     #[command(hide = true, name = LAUNCH_VERB)]
     Launch {
         /// The program and its arguments.
@@ -92,8 +128,9 @@ pub(super) enum Verb {
         command: Vec<OsString>,
     },
     /// Print the completions for a shell.
+    #[command(after_long_help = help::COMPLETIONS)]
     Completions {
-        /// Which shell.
+        /// The shell.
         shell: clap_complete::Shell,
     },
 }
@@ -101,17 +138,17 @@ pub(super) enum Verb {
 #[derive(Args)]
 pub(super) struct ServeArgs {
     /// The configuration file.
-    #[arg(long, default_value = CONFIG_FILE, conflicts_with = "plugin")]
+    #[arg(long, value_name = "FILE", default_value = CONFIG_FILE, conflicts_with = "plugin")]
     pub(super) config: PathBuf,
-    /// Serve this plugin instead: a folder with plugin.toml, a .wasm component, or
+    /// Plugin to serve: a folder with plugin.toml, a .wasm component, or
     /// oci://REGISTRY/REPOSITORY:TAG.
     #[arg(long, requires = "listen")]
     pub(super) plugin: Option<PathBuf>,
-    /// Grant the plugin an import: server, config, stdio, clocks, random or stubs. May be repeated.
+    /// Import granted to the plugin: server, config, stdio, clocks, random or stubs. May be
+    /// repeated.
     #[arg(long = "grant", value_name = "NAME", requires = "plugin")]
     pub(super) grants: Vec<Grant>,
-    /// Open the control API at this socket. With a configuration file, put `[control]` into the
-    /// file.
+    /// Socket of the control API. A configuration file says it in `[control]` instead.
     #[arg(long, value_name = "SOCKET", requires = "plugin")]
     pub(super) control: Option<PathBuf>,
     /// What one server without a file is made of.
@@ -121,14 +158,14 @@ pub(super) struct ServeArgs {
 
 #[derive(Args)]
 pub(super) struct CheckArgs {
-    /// The configuration file; or a plugin: a folder with plugin.toml, or a .wasm component.
+    /// A configuration file, a folder with plugin.toml, or a .wasm component.
     #[arg(default_value = CONFIG_FILE)]
     pub(super) path: PathBuf,
 }
 
 #[derive(Args)]
 pub(super) struct DevArgs {
-    /// The plugin's folder, with plugin.toml. The plugin is granted what its plugin.toml asks for.
+    /// The plugin's folder, with plugin.toml.
     pub(super) folder: PathBuf,
     #[command(flatten)]
     pub(super) server: ServerArgs,
@@ -136,39 +173,40 @@ pub(super) struct DevArgs {
 
 /// One server from the command line.
 #[derive(Args)]
+#[command(next_help_heading = help::SERVER)]
 pub(super) struct ServerArgs {
-    /// Address and port to listen on. `dev` listens on 127.0.0.1:7000 where none is given.
+    /// Address and port to listen on. `dev` listens on 127.0.0.1:7000 by default.
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen)]
     pub(super) listen: Option<SocketAddr>,
-    /// Clients at a time; 0: no limit.
-    #[arg(long)]
+    /// Most clients at a time. 0, the default: no limit.
+    #[arg(long, value_name = "COUNT")]
     max_clients: Option<usize>,
-    /// Pending connections the system may hold; 0: a sensible maximum.
-    #[arg(long)]
+    /// Most pending connections in the kernel. 0, the default: a sensible maximum.
+    #[arg(long, value_name = "COUNT")]
     backlog: Option<u32>,
-    /// How long a network operation may take, and the idle period; 20s where none is given.
-    #[arg(long, value_parser = humantime::parse_duration)]
+    /// Longest network operation, and the idle period; 20s by default.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
     /// Class of every session: background, low, normal (the default), high or critical.
-    #[arg(long)]
+    #[arg(long, value_name = "CLASS")]
     priority: Option<Priority>,
-    /// A socket option. May be repeated.
+    /// Socket option. May be repeated.
     #[arg(long = "option", value_name = "NAME")]
     options: Vec<OptionName>,
-    /// A number for the plugin.
-    #[arg(long, allow_negative_numbers = true)]
+    /// Number for the plugin.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
     parameter: Option<i64>,
-    /// A setting for the plugin. May be repeated.
+    /// Setting for the plugin. May be repeated.
     #[arg(long = "setting", value_name = "KEY=VALUE", value_parser = key_value)]
     settings: Vec<(String, String)>,
     /// PEM file with the server's certificate chain. Turns TLS on.
-    #[arg(long, value_name = "FILE", requires = "private_key")]
+    #[arg(long, value_name = "FILE", requires = "private_key", help_heading = TLS)]
     certificate_chain: Option<PathBuf>,
     /// PEM file with the certificate's key.
-    #[arg(long, value_name = "FILE", requires = "certificate_chain")]
+    #[arg(long, value_name = "FILE", requires = "certificate_chain", help_heading = TLS)]
     private_key: Option<PathBuf>,
-    /// An application protocol to negotiate. May be repeated.
-    #[arg(long = "alpn", value_name = "NAME", requires = "certificate_chain")]
+    /// Application protocol to negotiate. May be repeated.
+    #[arg(long = "alpn", value_name = "NAME", requires = "certificate_chain", help_heading = TLS)]
     alpn: Vec<String>,
 }
 

@@ -11,13 +11,13 @@ use crate::{authoring, files};
 pub(super) struct ComponentArgs {
     /// A core module, or WebAssembly text.
     file: PathBuf,
-    /// The folder that describes its world.
+    /// Folder with the WIT of its world.
     #[arg(long, default_value = "wit")]
     wit: PathBuf,
-    /// Which world, where the folder describes several.
+    /// Name of the world, if the folder has several.
     #[arg(long)]
     world: Option<String>,
-    /// Where the component is written to.
+    /// File to write the component to.
     #[arg(long, short)]
     output: PathBuf,
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
+use super::help::CONTROL;
 use super::{progress, tables};
 use crate::control::{Client, ClientError, default_socket};
 
@@ -16,12 +17,11 @@ const INPUT_MAX_BYTES: u64 = 1 << 20;
 
 #[derive(Args)]
 pub(super) struct CtlArgs {
-    /// The control socket; as in `[control]`, `$XDG_RUNTIME_DIR/wharf/control.sock` where none is
-    /// given.
-    #[arg(long, global = true, env = "WHARF_CONTROL")]
+    /// Control socket; by default `$XDG_RUNTIME_DIR/wharf/control.sock`.
+    #[arg(long, global = true, env = "WHARF_CONTROL", help_heading = CONTROL)]
     socket: Option<PathBuf>,
-    /// Print what the API answers, for programs.
-    #[arg(long, global = true)]
+    /// Print the API's answer as JSON.
+    #[arg(long, global = true, help_heading = CONTROL)]
     json: bool,
     #[command(subcommand)]
     verb: CtlVerb,
@@ -33,40 +33,40 @@ enum CtlVerb {
     Servers,
     /// Show one server.
     Show {
-        /// Its name.
+        /// The server's name.
         server: String,
     },
-    /// List every limit in force for a server's next client, and where each comes from.
+    /// List the limits in force for a server's next client, with sources.
     Limits {
-        /// Its name.
+        /// The server's name.
         server: String,
     },
-    /// List the owners of servers, with what their servers use together and may use.
+    /// List the tenants, with their use and their quotas.
     Tenants,
-    /// Take no newcomers until resumed.
+    /// Accept no new connections until `resume`.
     Suspend {
         /// The server's name.
         server: String,
-        /// What becomes of newcomers.
+        /// What becomes of new connections.
         #[arg(long, value_enum, default_value = "queue")]
         newcomers: Newcomers,
         /// What becomes of live sessions.
         #[arg(long, value_enum, default_value = "keep")]
         sessions: Sessions,
-        /// How long draining sessions may take, as 30s.
+        /// Longest drain, such as 30s.
         #[arg(long)]
         deadline: Option<String>,
     },
-    /// Take newcomers again.
+    /// Accept new connections again.
     Resume {
         /// The server's name.
         server: String,
     },
-    /// End all sessions and take newcomers again; the address stays bound.
+    /// End all sessions and accept again; the address stays bound.
     Restart {
         /// The server's name.
         server: String,
-        /// Let sessions finish by themselves for so long before, as 30s.
+        /// Drain first for at most this long, such as 30s.
         #[arg(long)]
         drain: Option<String>,
         /// Read the configuration again first.
@@ -77,59 +77,59 @@ enum CtlVerb {
     Stop {
         /// The server's name.
         server: String,
-        /// Let sessions finish by themselves for so long before, as 30s.
+        /// Drain first for at most this long, such as 30s.
         #[arg(long)]
         drain: Option<String>,
-        /// How long sessions that are told to end may take, as 10s.
+        /// Longest time to end the sessions after the drain, such as 10s.
         #[arg(long)]
         grace: Option<String>,
     },
-    /// Show or change a server's limits; 0 is no limit.
+    /// Show or change a server's limits; 0: no limit.
     Throttle {
         /// The server's name.
         server: String,
-        /// Clients at a time.
+        /// Most clients at a time.
         #[arg(long)]
         max_clients: Option<u64>,
-        /// Clients at a time of one address.
+        /// Most clients at a time from one address.
         #[arg(long)]
         max_per_address: Option<u64>,
-        /// Least time between two accepts, as 10ms.
+        /// Least time between two accepts, such as 10ms.
         #[arg(long)]
         accept_interval: Option<String>,
-        /// Sessions that one address may start per second.
+        /// Most sessions per second from one address.
         #[arg(long, value_parser = finite)]
         rate_per_address: Option<f64>,
-        /// Sessions that one address may start at once.
+        /// Most sessions at once from one address.
         #[arg(long)]
         burst_per_address: Option<u32>,
     },
-    /// Let no event of a server run and nobody in; prints a token for `unlock`.
+    /// Hold a server's events and accepts; print a token for `unlock`.
     Lock {
         /// The server's name.
         server: String,
-        /// How long to wait for it, as 5s.
+        /// Longest wait for the lock, such as 5s.
         #[arg(long)]
         wait: Option<String>,
-        /// How long it is held at most, as 10s.
+        /// Longest time that the lock is held, such as 10s.
         #[arg(long)]
         hold: Option<String>,
     },
-    /// Give a lock back.
+    /// Release a lock.
     Unlock {
         /// The server's name.
         server: String,
-        /// What `lock` printed.
+        /// The token that `lock` printed.
         token: u64,
     },
-    /// Keep a text with a server.
+    /// SystemdStore a text with a server.
     Data {
         /// The server's name.
         server: String,
         /// The text.
         data: String,
     },
-    /// Change the class of a server's new sessions, or of one session.
+    /// Set the class of a server's new sessions, or of one session.
     Priority {
         /// The server's name.
         server: String,
@@ -143,13 +143,13 @@ enum CtlVerb {
     Sessions {
         /// The server's name.
         server: String,
-        /// Only the one of this name.
+        /// Only the session of this name.
         #[arg(long)]
         name: Option<String>,
-        /// Only those with ids above this.
+        /// Only sessions with ids above this.
         #[arg(long, default_value_t = 0)]
         after: u64,
-        /// At most so many, up to 1000.
+        /// Most sessions listed, up to 1000.
         #[arg(long, default_value_t = 100)]
         limit: u32,
     },
@@ -174,14 +174,14 @@ enum CtlVerb {
         /// The session's number.
         id: u64,
     },
-    /// Send a text, or what comes on standard input, to one session or to all.
+    /// Send a text, or standard input, to one session or to all.
     Send {
         /// The server's name.
         server: String,
         /// Only this session.
         #[arg(long)]
         session: Option<u64>,
-        /// The text; standard input where there is none.
+        /// The text; standard input if none is given.
         text: Option<String>,
     },
     /// Name a session.
@@ -193,18 +193,18 @@ enum CtlVerb {
         /// The name, unique on the server.
         name: String,
     },
-    /// Read the configuration again and put it in force.
+    /// Read the configuration again and apply it.
     Reload,
     /// Read a server's certificate and key again.
     RenewCredentials {
         /// The server's name.
         server: String,
     },
-    /// Print what happens, as it happens, until interrupted.
+    /// Print events as they happen, until interrupted.
     Events,
     /// Print the metrics.
     Metrics,
-    /// Say whether the process takes newcomers; exit code 1 where it does not.
+    /// Check that the process accepts connections; exit code 1 if not.
     Ready,
 }
 

@@ -17,6 +17,7 @@ mod dev;
 mod fd_store;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod help;
 mod inspect;
 mod launch;
 mod new;
@@ -57,7 +58,11 @@ const LINES_MAX: usize = 8_192;
 #[must_use]
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    match &cli.verb {
+    let Some(verb) = cli.verb else {
+        eprint!("{}", help::start_page(&Cli::command()));
+        return ExitCode::from(2);
+    };
+    match &verb {
         Verb::Ctl(arguments) => return ctl::run(arguments),
         Verb::Plugin(arguments) => return plugin::run(arguments),
         Verb::Top(arguments) => return top::run(arguments),
@@ -103,7 +108,7 @@ pub fn run() -> ExitCode {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }
-    let done = match cli.verb {
+    let done = match verb {
         Verb::Serve(arguments) => serve::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Dev(arguments) => dev::run(&arguments),

@@ -10,10 +10,10 @@ use crate::authoring::{self, Language};
 
 #[derive(Args)]
 pub(super) struct NewArgs {
-    /// The language.
+    /// Language of the plugin.
     #[arg(long, default_value = "rust", value_parser = language())]
     lang: Language,
-    /// The folder to make. Its own name is the plugin's.
+    /// Folder to make. Its name is the plugin's name.
     folder: PathBuf,
 }
 

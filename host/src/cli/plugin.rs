@@ -8,16 +8,17 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use super::ctl::{self, Ask};
+use super::help::CONTROL;
 use super::publish::{self, PullArgs, PushArgs};
 use crate::oci::Reference;
 
 #[derive(Args)]
 pub(super) struct PluginArgs {
-    /// The control socket, as for `wharf ctl`.
-    #[arg(long, global = true, env = "WHARF_CONTROL")]
+    /// Control socket; by default `$XDG_RUNTIME_DIR/wharf/control.sock`.
+    #[arg(long, global = true, env = "WHARF_CONTROL", help_heading = CONTROL)]
     socket: Option<PathBuf>,
-    /// Print what the API answers, for programs.
-    #[arg(long, global = true)]
+    /// Print the API's answer as JSON.
+    #[arg(long, global = true, help_heading = CONTROL)]
     json: bool,
     #[command(subcommand)]
     verb: PluginVerb,
@@ -25,66 +26,70 @@ pub(super) struct PluginArgs {
 
 #[derive(Subcommand)]
 enum PluginVerb {
-    /// Give a server another version of its plugin: newcomers get it at once, live sessions as the
-    /// policy says. Exit code 1 where it was taken back, 5 where sessions that were to move stayed.
+    /// Give a server another version of its plugin.
+    ///
+    /// New sessions get it at once, live sessions by the policy. Exit code 1 if the version was
+    /// taken back, 5 if sessions stayed that were to move.
     Swap {
         /// The server's name.
         server: String,
         /// A folder with plugin.toml, a .wasm component, or oci://REGISTRY/REPOSITORY:TAG.
         file: PathBuf,
-        /// What becomes of live sessions; as the server's configuration says where it is not given.
+        /// What becomes of live sessions; by default as the server's configuration says.
         #[arg(long, value_enum)]
         policy: Option<Policy>,
     },
-    /// Try a version on some of the sessions: all get it after a while, unless it is worse than
-    /// what is in force.
+    /// Try a version on a share of the sessions.
+    ///
+    /// All sessions get it after `--duration`, unless it does worse than the version in force.
     Canary {
         /// The server's name.
         server: String,
         /// A folder with plugin.toml, a .wasm component, or oci://REGISTRY/REPOSITORY:TAG.
         file: PathBuf,
-        /// Share of the newcomers, above 0 and up to 1; as the server's configuration says where it
-        /// is not given.
+        /// Share of new sessions, above 0 and up to 1; by default as the server's configuration
+        /// says.
         #[arg(long)]
         share: Option<f64>,
-        /// The same share of live sessions moves to it, too.
+        /// Move the same share of live sessions, too.
         #[arg(long)]
         live: bool,
-        /// For how long, as 5m; as the server's configuration says where it is not given.
+        /// For how long, such as 5m; by default as the server's configuration says.
         #[arg(long)]
         duration: Option<String>,
     },
-    /// Give the version that is being tried to everybody.
+    /// Give the canary to all sessions.
     Promote {
         /// The server's name.
         server: String,
     },
-    /// Take back the version that is being tried, or else the one in force: newcomers and live
-    /// sessions get the one before.
+    /// Take back the canary, or else the version in force.
+    ///
+    /// New and live sessions get the version before.
     Rollback {
         /// The server's name.
         server: String,
     },
-    /// Show the versions that a server has had, and how many sessions are on each.
+    /// Show a server's versions, with the sessions on each.
     History {
         /// The server's name.
         server: String,
     },
-    /// Put a plugin into an OCI registry; prints its reference with its digest.
+    /// Push a plugin to an OCI registry; print its pinned reference.
     Push(PushArgs),
-    /// Get a plugin from an OCI registry into the store; prints its reference with its digest.
+    /// Pull a plugin from an OCI registry; print its pinned reference.
     Pull(PullArgs),
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum Policy {
-    /// Each moves with its state at its next event boundary.
+    /// Each session moves with its state at its next event boundary.
     HandOff,
-    /// All of them move at one moment, or none does.
+    /// All sessions move at one moment, or none does.
     AllOrNothing,
-    /// They end on the version they have.
+    /// Sessions end on the version that they have.
     Pin,
-    /// They are ended gracefully.
+    /// Sessions are ended gracefully.
     Disconnect,
 }
 

@@ -14,11 +14,11 @@ use crate::plugin::{Engine, EngineConfig, Grants, Loader, MANIFEST_FILE, Manifes
 
 #[derive(Args)]
 pub(super) struct PushArgs {
-    /// Where to, as oci://registry.example.com/echo:1.0.
+    /// Where to, such as oci://registry.example.com/echo:1.0.
     reference: String,
-    /// A folder with plugin.toml, or a .wasm component. It has to load, and is not run for anybody.
+    /// A folder with plugin.toml, or a .wasm component. It must load; no session runs it.
     file: PathBuf,
-    /// Sign it with this key: a PEM file that only its owner can read, for ECDSA on P-256.
+    /// Sign it with this ECDSA P-256 key: a PEM file that only its owner can read.
     #[arg(long, value_name = "KEY")]
     sign: Option<PathBuf>,
     #[command(flatten)]
@@ -27,10 +27,10 @@ pub(super) struct PushArgs {
 
 #[derive(Args)]
 pub(super) struct PullArgs {
-    /// Where from, as oci://registry.example.com/echo:1.0. A tag is asked for anew, whatever the
-    /// store has.
+    /// Where from, such as oci://registry.example.com/echo:1.0. The registry is asked for a tag
+    /// even if the store has it.
     reference: String,
-    /// Write the component to this file too.
+    /// Write the component to this file, too.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -39,8 +39,7 @@ pub(super) struct PullArgs {
 
 #[derive(Args)]
 struct RegistryArgs {
-    /// The configuration file whose `[registry]` says how registries are spoken to; wharf.toml
-    /// where there is one.
+    /// Configuration file with the `[registry]` to use; by default wharf.toml if there is one.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }

@@ -23,19 +23,19 @@ const INSTANCES_MAX: usize = 4;
 
 #[derive(Args)]
 pub(super) struct TestArgs {
-    /// The plugin's folder, with plugin.toml, which is built first; or a .wasm component.
+    /// The plugin's folder, with plugin.toml; or a .wasm component.
     #[arg(default_value = ".")]
     plugin: PathBuf,
-    /// A story. May be repeated. Without it: transcript.txt beside the plugin.
+    /// Transcript to play; by default transcript.txt beside the plugin. May be repeated.
     #[arg(long, value_name = "FILE")]
     transcript: Vec<PathBuf>,
-    /// Linear memory that an instance may have, as `limits.memory_max_bytes` of a server.
+    /// Most linear memory of an instance, as `limits.memory_max_bytes` of a server.
     #[arg(long, value_name = "BYTES")]
     memory_max_bytes: Option<usize>,
-    /// Do not build it first.
+    /// Do not build the plugin first.
     #[arg(long)]
     no_build: bool,
-    /// Grant the plugin an import, where there is no plugin.toml that asks for it. May be repeated.
+    /// Import granted to the plugin beside those in its plugin.toml. May be repeated.
     #[arg(long = "grant", value_name = "NAME")]
     grants: Vec<Grant>,
 }

@@ -11,6 +11,7 @@ use clap::Args;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use serde_json::{Value, json};
 
+use super::help::CONTROL;
 use super::tables::table;
 use crate::control::{Client, ClientError, default_socket};
 
@@ -20,13 +21,13 @@ const SESSIONS_SHOWN: usize = 15;
 
 #[derive(Args)]
 pub(super) struct TopArgs {
-    /// The control socket.
-    #[arg(long, env = "WHARF_CONTROL")]
+    /// Control socket; by default `$XDG_RUNTIME_DIR/wharf/control.sock`.
+    #[arg(long, env = "WHARF_CONTROL", help_heading = CONTROL)]
     socket: Option<PathBuf>,
-    /// Time between two looks.
+    /// Time between two updates.
     #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
     every: Duration,
-    /// Looks before it ends by itself; 0: none.
+    /// Updates until it ends by itself; 0: it goes on.
     #[arg(long, default_value_t = 0)]
     looks: u64,
 }

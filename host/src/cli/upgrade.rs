@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::ctl::{self, Ask};
+use super::help::CONTROL;
 use super::launch::Spawned;
 use super::systemd;
 use crate::control::{Upgrade, UpgradeOptions, Upgraded};
@@ -36,22 +37,20 @@ const STAYED: u8 = 5;
 
 #[derive(Args)]
 pub(super) struct UpgradeArgs {
-    /// The control socket; as in `[control]`, `$XDG_RUNTIME_DIR/wharf/control.sock` where none is
-    /// given.
-    #[arg(long, env = "WHARF_CONTROL")]
+    /// Control socket; by default `$XDG_RUNTIME_DIR/wharf/control.sock`.
+    #[arg(long, env = "WHARF_CONTROL", help_heading = CONTROL)]
     socket: Option<PathBuf>,
-    /// The new program; where none is given, what lies now where the running one was started from.
+    /// The new program; by default the file now at the path of the running program.
     #[arg(long)]
     program: Option<PathBuf>,
-    /// How long the new process may take until it serves, as 2m, which is the default.
+    /// Longest time until the new process serves; 2m by default.
     #[arg(long)]
     timeout: Option<String>,
-    /// How long sessions that cannot move may go on in the old process, as 1h; `stop_grace` where
-    /// none is given.
+    /// Longest time that sessions stay in the old process, such as 1h; by default `stop_grace`.
     #[arg(long)]
     drain: Option<String>,
-    /// Print what the API answers, for programs.
-    #[arg(long)]
+    /// Print the API's answer as JSON.
+    #[arg(long, help_heading = CONTROL)]
     json: bool,
 }
 

@@ -75,6 +75,17 @@ fn exit_codes_tell_missing_file_from_bad_usage() {
 }
 
 #[test]
+fn bare_command_shows_three_commands() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = wharf(&[], folder.path());
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&output.stderr);
+    for words in ["  wharf new ", "  wharf dev ", "  wharf serve ", "wharf --help"] {
+        assert!(told.contains(words), "no {words:?} in:\n{told}");
+    }
+}
+
+#[test]
 fn serve_runs_several_servers_and_stops_on_signal() {
     let (plugin, _) = built("plugins/lines");
     let folder = tempfile::tempdir().expect("a folder");
@@ -151,6 +162,8 @@ fn dev_serves_new_builds_and_survives_failed_ones() {
     let process =
         Wharf::run(&["dev", ".", "--listen", &format!("127.0.0.1:{port}")], folder.path());
     let lines = process.lines_until("version 1 is in force: copied 1; listening on 127.0.0.1:");
+    let first = format!("[dev] copied 1: builds the plugin, checks it, serves it on {}", at(port));
+    assert!(lines[0].starts_with(&first) && lines[0].contains("; the first build "), "{lines:#?}");
     for words in [
         "[dev] building: sh -c",
         "[dev] built in ",

@@ -4,6 +4,7 @@ mod build;
 mod output;
 mod watch;
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use crate::server::{Host, HostConfig, ServerHandle, SwapPolicy};
 use crate::work::WorkKind;
 
 /// Default address of a plugin in development.
-const LISTEN_DEFAULT: &str = "127.0.0.1:7000";
+const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7000);
 /// Time that live sessions may take to end when `wharf dev` ends.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
@@ -36,6 +37,7 @@ pub(super) fn run(arguments: &DevArgs) -> Result<()> {
             folder.join(MANIFEST_FILE).display()
         );
     };
+    say(&first_line(&manifest, listen(arguments)));
     let host = Host::new(&HostConfig {
         cache_dir: default_cache_dir(),
         compiler: Some(Compiler::this_program()),
@@ -45,6 +47,21 @@ pub(super) fn run(arguments: &DevArgs) -> Result<()> {
     changes.watch(&manifest, build)?;
     let runtime = host.runtime().clone();
     runtime.block_on(develop(arguments, host, folder, changes))
+}
+
+/// What happens now. A first build is slow, and some compilers say nothing meanwhile.
+fn first_line(manifest: &Manifest, listen: SocketAddr) -> String {
+    let Manifest { name, version, .. } = manifest;
+    let mut line = format!("{name} {version}: builds the plugin, checks it, serves it on {listen}");
+    if !manifest.component.exists() {
+        line += "; the first build compiles its dependencies, too, which can take minutes";
+    }
+    line
+}
+
+/// The address from the command line, or else the one for development.
+fn listen(arguments: &DevArgs) -> SocketAddr {
+    arguments.server.listen.unwrap_or(LISTEN_DEFAULT)
 }
 
 async fn develop(
@@ -141,11 +158,10 @@ async fn swap(server: &ServerHandle, plugin: Arc<Plugin>) {
 }
 
 async fn start(arguments: &DevArgs, host: &Host, plugin: Arc<Plugin>) -> Result<ServerHandle> {
-    let fallback = LISTEN_DEFAULT.parse().context("the default address")?;
-    let listen = arguments.server.listen.unwrap_or(fallback);
     // Development restarts often. With this option, lingering connections of the last run do not
     // prevent the bind.
     let options = SocketOptions { reuse_address: true, no_delay: true, ..SocketOptions::default() };
-    let server = arguments.server.describe(listen, options).host(host).loaded_plugin(plugin);
+    let server =
+        arguments.server.describe(listen(arguments), options).host(host).loaded_plugin(plugin);
     Ok(host.work(WorkKind::Long, move || server.start()).await??)
 }
