@@ -36,7 +36,7 @@ enum CtlVerb {
         /// The server's name.
         server: String,
     },
-    /// List the limits in force for a server's next client, with sources.
+    /// List the limits for a server's next client, with sources.
     Limits {
         /// The server's name.
         server: String,
@@ -104,7 +104,7 @@ enum CtlVerb {
         #[arg(long)]
         burst_per_address: Option<u32>,
     },
-    /// Hold a server's events and accepts; print a token for `unlock`.
+    /// Pause a server's events and accepts; print a lock token.
     Lock {
         /// The server's name.
         server: String,
@@ -204,7 +204,7 @@ enum CtlVerb {
     Events,
     /// Print the metrics.
     Metrics,
-    /// Check that the process accepts connections; exit code 1 if not.
+    /// Check that connections are accepted; exit code 1 if not.
     Ready,
 }
 
