@@ -70,3 +70,23 @@ fn keep<T>(spare: &mut Vec<T>, buffer: T) {
         spare.push(buffer);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_event_holds_its_own_bytes_only() {
+        for count in [0, 1, 64, 4_096, READ_MAX_BYTES - 1] {
+            let mut buffer = Incoming::take();
+            buffer.bytes()[..count].fill(7);
+            let whole = buffer.bytes().as_ptr();
+            buffer.shrink(count);
+            assert_eq!(buffer.bytes(), vec![7; count]);
+            let mut next = Incoming::take();
+            assert_eq!(next.bytes().as_ptr(), whole, "the whole buffer is not used again");
+            drop(buffer);
+            assert_eq!(Incoming::take().bytes().len(), READ_MAX_BYTES, "a part became a spare");
+        }
+    }
+}

@@ -129,3 +129,27 @@ fn work_between_events_lets_neighbours_in() {
         assert!(passed <= most, "{passed} of {sessions} passed it");
     }
 }
+
+#[test]
+fn event_waits_for_its_tenant_and_a_crowded_thread() {
+    let run_queues = Arc::new(Lane::ALL.map(|lane| Arc::new(RunQueue::new(lane, 1))));
+    let run_queue = Arc::clone(&run_queues[Lane::Standard as usize]);
+    run_queue.attend(0);
+    let quota = Arc::<Quota>::default();
+    let of = |tenant: &str, quota: &Arc<Quota>| {
+        let placement = Arc::new(Placement::new(Lane::Standard, Arc::clone(&run_queues)));
+        RunPermit::new(placement, Priority::Normal, tenant.into(), Arc::clone(quota))
+    };
+    let mut limited = of("a", &quota);
+    quota.set(crate::sched::QuotaLimits { cpus: 0.01, ..Default::default() });
+    assert!(!limited.would_wait(), "it has used nothing");
+    limited.used(Duration::from_secs(1));
+    assert!(limited.would_wait(), "its tenant has used up its share");
+    let free = of("b", &Arc::default());
+    while !run_queue.is_crowded(0, Instant::now()) {
+        std::thread::yield_now();
+    }
+    assert!(free.would_wait(), "the thread is crowded");
+    RunQueue::rested();
+    assert!(!free.would_wait(), "the thread has rested");
+}
