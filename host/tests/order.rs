@@ -1,4 +1,4 @@
-//! The order of events, whatever happens to a session and in whatever order:
+//! The order of events, for every sequence of happenings at a session:
 //!
 //! - connect comes first;
 //! - one event runs at a time;
@@ -125,7 +125,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_order_of_events_holds_in_every_story(mut story in prop::collection::vec(happening(), 0..60)) {
+    fn the_order_of_events_holds_in_every_story(mut story in prop::collection::vec(happening(),
+        0..60)) {
         finish(&mut story);
         let (machine, seen) = play(&story);
         prop_assert!(matches!(machine.step(), Step::Over(_)), "it never ends: {:?}", machine);

@@ -245,7 +245,7 @@ pub fn example_binary(name: &str) -> PathBuf {
 fn build(targets: &[&str]) -> PathBuf {
     let mut cargo =
         std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // Beside this program's own binary, whatever the target folder and the profile are.
+    // The binary lies beside this program's own, in any target folder and profile.
     let own = std::env::current_exe().expect("the program's own path");
     let folder = own
         .ancestors()

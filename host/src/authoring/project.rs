@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn every_project_is_whole_and_has_no_gap_left() {
+    fn every_project_is_whole_without_gaps() {
         let folder = std::env::temp_dir().join(format!("wharf-new-{}", std::process::id()));
         for language in Language::ALL {
             let project = folder.join(language.name()).join("my-lines");

@@ -16,7 +16,8 @@ macro_rules! files {
 
 macro_rules! sdk {
     ($($path:literal),+ $(,)?) => {
-        &[$((concat!("vendor/plugin-sdk/src/", $path), include_str!(concat!("../../../plugin-sdk/src/", $path)))),+]
+        &[$((concat!("vendor/plugin-sdk/src/", $path),
+            include_str!(concat!("../../../plugin-sdk/src/", $path)))),+]
     };
 }
 
@@ -57,20 +58,25 @@ const RUST_SDK: &[File] = sdk!(
     "testing/mod.rs",
     "testing/stage.rs"
 );
-const C: &[File] = files!("c": "README.md", "build.sh", "plugin.toml", "requirements.txt", "src/lines.c", "wharf/wharf.c", "wharf/wharf.h");
+const C: &[File] = files!("c": "README.md", "build.sh", "plugin.toml", "requirements.txt",
+    "src/lines.c", "wharf/wharf.c", "wharf/wharf.h");
 const WAT: &[File] = files!("wat": "README.md", "build.sh", "plugin.toml", "src/lines.wat");
 const JAVASCRIPT: &[File] =
     files!("javascript": "README.md", "build.sh", "package.json", "plugin.toml", "src/lines.js");
 /// Files of both languages that run in QuickJS.
 const QUICKJS: &[File] = files!(
-    "javascript": "wharf/wharf.js", "wharf/wharf.d.ts", "wit/world.wit", "wit/deps/wasi-cli/stderr.wit", "wit/deps/wasi-io/streams.wit",
+    "javascript": "wharf/wharf.js", "wharf/wharf.d.ts", "wit/world.wit",
+    "wit/deps/wasi-cli/stderr.wit", "wit/deps/wasi-io/streams.wit",
 );
 const TYPESCRIPT: &[File] = files!(
-    "typescript": "README.md", "build.sh", "package.json", "plugin.toml", "src/lines.ts", "tsconfig.json",
+    "typescript": "README.md", "build.sh", "package.json", "plugin.toml", "src/lines.ts",
+    "tsconfig.json",
 );
-const PYTHON: &[File] = files!("python": "README.md", "build.sh", "plugin.toml", "requirements.txt", "src/app.py", "src/wharf.py");
+const PYTHON: &[File] = files!("python": "README.md", "build.sh", "plugin.toml",
+    "requirements.txt", "src/app.py", "src/wharf.py");
 const GO: &[File] = files!(
-    "go": "README.md", "build.sh", "go.mod", "lines.go", "plugin.toml", "requirements.txt", "wharf/host.go", "wharf/wharf.go",
+    "go": "README.md", "build.sh", "go.mod", "lines.go", "plugin.toml", "requirements.txt",
+    "wharf/host.go", "wharf/wharf.go",
 );
 
 /// All files of a language's project.

@@ -264,7 +264,8 @@ impl CtlVerb {
             Self::Tenants => Ask::get("/v1/tenants"),
             Self::Suspend { server, newcomers, sessions, deadline } => post(
                 at(server, "/suspend"),
-                json!({ "newcomers": name(*newcomers), "sessions": name(*sessions), "deadline": deadline }),
+                json!({ "newcomers": name(*newcomers), "sessions": name(*sessions),
+                    "deadline": deadline }),
             ),
             Self::Resume { server } => post(at(server, "/resume"), json!({})),
             Self::Restart { server, drain, reload } => {

@@ -35,7 +35,8 @@ pub(super) async fn watched(client: &Client, ask: Ask, path: &str) -> Result<Byt
             }
             _ = ticks.tick() => {
                 // A process that does not answer this request goes on with the swap.
-                let seen = tokio::time::timeout(ANSWER_MAX, client.ask("GET", path, Vec::new())).await;
+                let seen = tokio::time::timeout(ANSWER_MAX, client.ask("GET", path,
+                    Vec::new())).await;
                 if let Ok(Ok(seen)) = seen {
                     said.hear(&serde_json::from_slice(&seen).unwrap_or_default());
                 }

@@ -26,7 +26,7 @@ use crate::server::{
     DetachedSession, FdStore, Host, HostConfig, InheritedListener, Plan, PlanCause, PlanError,
     Reloaded, Servers, UpgradeClient, leave,
 };
-use crate::work::{Refusal, WorkKind};
+use crate::work::{RefusedResource, WorkKind};
 
 /// Least time for detaching sessions, even if `stop_grace` is shorter.
 const LEAVE_MIN: Duration = Duration::from_secs(3);
@@ -175,7 +175,9 @@ async fn steer(
     let mut wish = loop {
         let wish = tokio::select! {
             wish = signals.next() => wish,
-            Ok(grace) = sent.wait_for(Option::is_some) => Request::Replaced(grace.unwrap_or_default()),
+            Ok(grace) = sent.wait_for(Option::is_some) => {
+                Request::Replaced(grace.unwrap_or_default())
+            }
         };
         match wish {
             Request::Reload if !has_file => {
@@ -307,7 +309,7 @@ async fn reload(
     };
     let shown = file.display().to_string();
     let read = servers.host().work(WorkKind::Short, move || Config::read(&file)).await;
-    let config = read?.map_err(|error| match Refusal::in_causes(&error) {
+    let config = read?.map_err(|error| match RefusedResource::in_causes(&error) {
         Some(refusal) => PlanError { mistakes: error.mistakes, cause: PlanCause::System(refusal) },
         None => PlanError { mistakes: error.mistakes, cause: PlanCause::Configuration },
     })?;
@@ -319,6 +321,7 @@ async fn reload(
     }
     let report = servers.reload(config.plan()).await;
     let report = report.map_err(|error| error.map_lines(|line| format!("{shown}: {line}")))?;
-    tracing::info!(started = ?report.started, changed = ?report.changed, removed = ?report.removed, "reloaded");
+    tracing::info!(started = ?report.started, changed = ?report.changed, removed = ?report.removed,
+        "reloaded");
     Ok(report)
 }

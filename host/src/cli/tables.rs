@@ -207,13 +207,15 @@ mod tests {
 
     #[test]
     fn lists_are_tables_and_single_things_are_lines() {
-        let servers = json!({ "servers": [{ "name": "echo", "sessions": 3, "plugin": { "label": "echo 1" } }] });
+        let servers = json!({ "servers": [{ "name": "echo", "sessions": 3,
+            "plugin": { "label": "echo 1" } }] });
         let shown = render(&servers);
         assert_eq!(shown.lines().count(), 2);
         assert!(shown.contains("NAME") && shown.contains("echo 1"), "{shown}");
         let sessions = render(&json!({ "sessions": [{ "id": 7, "asleep": true }] }));
         assert!(sessions.contains("ASLEEP") && sessions.contains("true"), "{sessions}");
-        let faults = json!({ "faults": 12, "excused": 0, "replayed": 8, "addresses": 3, "faulty_addresses": 2, "rate": 0.5,
+        let faults = json!({ "faults": 12, "excused": 0, "replayed": 8, "addresses": 3,
+            "faulty_addresses": 2, "rate": 0.5,
             "rate_before": 0.0 });
         let history =
             render(&json!({ "generations": [{ "number": 2, "faults": faults }, { "number": 3 }] }));

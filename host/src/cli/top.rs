@@ -151,7 +151,8 @@ async fn frame(client: &Client, before: &mut Before) -> Result<String, ClientErr
             let fuel = |path: &str| session.pointer(path).and_then(Value::as_f64).unwrap_or(0.0);
             // How near the session's most expensive event came to the budget.
             let budget = 100.0 * fuel("/peak_fuel") / fuel("/budget/fuel").max(1.0);
-            session["rate"] = json!({ "events": rate(events, old_events, seconds), "cpu": share, "budget": budget });
+            session["rate"] = json!({ "events": rate(events, old_events, seconds), "cpu": share,
+                "budget": budget });
             seen.sessions.insert(key, (events, cpu));
             sessions.push(session);
         }

@@ -8,7 +8,7 @@ use tokio::task::JoinError;
 
 use crate::event::{NAME_MAX_BYTES, excerpt};
 use crate::server::{PlanCause, PlanError};
-use crate::work::{Refusal, WorkError};
+use crate::work::{RefusedResource, WorkError};
 
 /// Most bytes of a problem's message. JSON escapes make it at most twice as long.
 const MESSAGE_MAX_BYTES: usize = 16 << 10;
@@ -57,7 +57,7 @@ impl Problem {
 
 impl Problem {
     /// A problem for a resource that the operating system refused.
-    pub(super) fn refused_by_system(refusal: Refusal, what: &str) -> Self {
+    pub(super) fn refused_by_system(refusal: RefusedResource, what: &str) -> Self {
         // The message names the refusal once.
         let message = match what.contains(&refusal.to_string()) {
             true => what.to_owned(),
@@ -84,7 +84,7 @@ impl Problem {
     /// This problem, or [`Self::refused_by_system`] if the message says that the system refused
     /// something. Only for messages without words of peers and plugins.
     pub(super) fn or_refused_by_system(self) -> Self {
-        match Refusal::in_text(&self.message) {
+        match RefusedResource::in_text(&self.message) {
             Some(refusal) => Self::refused_by_system(refusal, &self.message),
             None => self,
         }
@@ -148,7 +148,7 @@ mod tests {
         let panicked = WorkError::Panicked("bad-configuration (os error 24)".into());
         let mistake = PlanError::mistake("`name`: `os error 11` (os error 24) Os { code: 12 }");
         let refused =
-            PlanError { cause: PlanCause::System(Refusal::Descriptors), ..mistake.clone() };
+            PlanError { cause: PlanCause::System(RefusedResource::Descriptors), ..mistake.clone() };
         let cases = [
             (PlanError::from(panicked), 500, "host-fault"),
             (PlanError::from(full), 503, "too-many-waiting"),

@@ -80,8 +80,8 @@ pub fn api_query(bytes: &[u8]) -> bool {
     }
 }
 
-/// The first line is method and path, and each other line a header. Nobody is the owner without the
-/// token.
+/// The first line is method and path, and each other line a header. No caller is the owner without
+/// the token.
 pub fn api_head(bytes: &[u8]) -> bool {
     static KNOWN: LazyLock<Token> = LazyLock::new(|| {
         scratch::with_file(TOKEN.as_bytes(), Token::read).expect("it is long enough")

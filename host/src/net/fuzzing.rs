@@ -29,8 +29,8 @@ fn header(bytes: &[u8]) -> (Result<Told, ProxyError>, usize) {
     (read, bytes.len() - left.len())
 }
 
-/// The PROXY header is read exactly, whatever follows. Its beginning alone is no header. Addresses
-/// are read again from the text that they have in version 1.
+/// The PROXY header is read exactly: bytes after it change nothing. Its beginning alone is no
+/// header. Addresses are read again from the text that they have in version 1.
 pub fn proxy_header(bytes: &[u8]) -> bool {
     let (read, taken) = header(bytes);
     assert!(taken <= V2_START_BYTES + V2_MAX_BYTES, "{taken} bytes were read");

@@ -149,12 +149,17 @@ mod tests {
     #[test]
     fn referrers_are_listed_once_bundles_first() {
         let digest = |name: &str| Digest::of(name.as_bytes());
-        let entry = |name: &str, kind: &str| json!({ "mediaType": MANIFEST_TYPE, "digest": digest(name).as_str(), "artifactType": kind });
+        let entry = |name: &str, kind: &str| {
+            json!({ "mediaType": MANIFEST_TYPE,
+            "digest": digest(name).as_str(), "artifactType": kind })
+        };
         let bundle = "application/vnd.dev.sigstore.bundle.v0.3+json";
         let bare = json!({ "mediaType": MANIFEST_TYPE, "digest": digest("bare").as_str() });
-        let image = json!({ "mediaType": INDEX_TYPE, "digest": digest("index").as_str(), "artifactType": bundle });
+        let image = json!({ "mediaType": INDEX_TYPE, "digest": digest("index").as_str(),
+            "artifactType": bundle });
         let list = json!({ "manifests": [
-            bare, entry("sbom", "x/y"), entry("one", bundle), entry("sbom", "x/y"), image, entry("two", bundle),
+            bare, entry("sbom", "x/y"), entry("one", bundle), entry("sbom", "x/y"), image,
+                entry("two", bundle),
             entry("one", "x/y"), entry("one", bundle), json!({}), json!(7),
         ] });
         let found = referrers(list.to_string().as_bytes()).expect("a list");

@@ -125,7 +125,8 @@ mod tests {
     #[test]
     fn logins_are_found_by_registry() {
         let text = r#"{"auths": {"registry.lan:5000": {"auth": "YW5uOnNlY3JldDp4"},
-            "https://index.docker.io/v1/": {"username": "bob", "password": "b"}}, "currentContext": "x"}"#;
+            "https://index.docker.io/v1/": {"username": "bob", "password": "b"}},
+            "currentContext": "x"}"#;
         let credentials = RegistryCredentials::parse(text).expect("logins");
         let ann = credentials.of("registry.lan:5000").expect("hers");
         assert_eq!((ann.user.as_str(), ann.password.as_str()), ("ann", "secret:x"));

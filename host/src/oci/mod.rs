@@ -38,6 +38,6 @@ pub use credentials::{Login, RegistryCredentials};
 pub use digest::Digest;
 pub use error::{RegistryError, RegistryProblem};
 pub use keys::{PublicKey, SigningKey};
-pub use puller::{Origin, Pulled, Registries};
+pub use puller::{PluginOrigin, Pulled, Registries};
 pub use push::PushedComponent;
 pub use reference::{Reference, SCHEME};

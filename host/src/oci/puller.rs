@@ -26,7 +26,7 @@ pub struct Registries {
 
 /// Place where a plugin was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub enum PluginOrigin {
     /// The store.
     Store,
     /// The plugin's registry.
@@ -46,7 +46,7 @@ pub struct Pulled {
     /// Bytes of the component.
     pub bytes: Vec<u8>,
     /// Place where the component was found.
-    pub origin: Origin,
+    pub origin: PluginOrigin,
     /// Name of the key that signed the plugin, if a signature was required.
     pub signed_by: Option<String>,
 }
@@ -173,7 +173,7 @@ impl Order<'_> {
         let Some(bytes) = store.blob(&artifact.layer, artifact.layer_bytes) else {
             return Ok(None);
         };
-        Ok(Some(self.pulled(&artifact, digest, bytes, Origin::Store, signed_by)))
+        Ok(Some(self.pulled(&artifact, digest, bytes, PluginOrigin::Store, signed_by)))
     }
 
     /// Returns the name of the key that signed the plugin, by the signatures in the store.
@@ -230,7 +230,7 @@ impl Order<'_> {
             tracing::warn!(reference = %self.reference, %error, "what was pulled is not kept in \
                 the store");
         }
-        Ok(self.pulled(&artifact, digest, bytes, Origin::Registry, signed_by))
+        Ok(self.pulled(&artifact, digest, bytes, PluginOrigin::Registry, signed_by))
     }
 
     /// Keeps the parts in an order in which no part ever names a missing one.
@@ -295,7 +295,7 @@ impl Order<'_> {
         artifact: &Artifact,
         digest: Digest,
         bytes: Vec<u8>,
-        origin: Origin,
+        origin: PluginOrigin,
         signed_by: Option<String>,
     ) -> Pulled {
         Pulled {

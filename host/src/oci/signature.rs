@@ -226,7 +226,8 @@ mod tests {
 
     fn statement(subjects: &[serde_json::Value]) -> serde_json::Value {
         json!({
-            "_type": "https://in-toto.io/Statement/v1", "predicateType": "https://sigstore.dev/cosign/sign/v1",
+            "_type": "https://in-toto.io/Statement/v1",
+            "predicateType": "https://sigstore.dev/cosign/sign/v1",
             "subject": subjects, "predicate": {},
         })
     }

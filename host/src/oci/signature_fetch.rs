@@ -63,7 +63,8 @@ impl SignatureList {
         manifest["schemaVersion"] = json!(2);
         manifest["mediaType"] = json!(MANIFEST_TYPE);
         manifest["config"] = json!({
-            "mediaType": IMAGE_CONFIG_MEDIA_TYPE, "digest": Digest::of(&config).as_str(), "size": config.len(),
+            "mediaType": IMAGE_CONFIG_MEDIA_TYPE, "digest": Digest::of(&config).as_str(),
+            "size": config.len(),
         });
         manifest["layers"] = Value::Array(layers);
         let manifest = text(&manifest);
@@ -190,12 +191,16 @@ mod tests {
     #[test]
     fn added_signature_leaves_others_unchanged() {
         let theirs = json!({
-            "mediaType": "application/x", "digest": Digest::of(b"theirs").as_str(), "size": 6, "data": "dGhlaXJz",
-            "annotations": { "dev.cosignproject.cosign/signature": "A".repeat(344), "dev.sigstore.cosign/bundle": "{}" },
+            "mediaType": "application/x", "digest": Digest::of(b"theirs").as_str(), "size": 6,
+            "data": "dGhlaXJz",
+            "annotations": { "dev.cosignproject.cosign/signature": "A".repeat(344),
+            "dev.sigstore.cosign/bundle": "{}" },
         });
         let manifest = json!({
-            "schemaVersion": 2, "mediaType": MANIFEST_TYPE, "layers": [theirs], "annotations": { "by": "them" },
-            "config": { "mediaType": "application/y", "digest": Digest::of(b"{}").as_str(), "size": 2 },
+            "schemaVersion": 2, "mediaType": MANIFEST_TYPE, "layers": [theirs],
+            "annotations": { "by": "them" },
+            "config": { "mediaType": "application/y", "digest": Digest::of(b"{}").as_str(),
+            "size": 2 },
         });
         let list = SignatureList::read(manifest.to_string().as_bytes()).expect("a list");
         assert_eq!(list.len(), 1);

@@ -12,7 +12,7 @@
 //!
 //! | 16 | 32 | 32 | any | 32 |
 //! |---|---|---|---|---|
-//! | [`FORMAT`] | hash of the component's digest | SHA-256 of the engine's settings | machine code | SHA-256 |
+//! | [`FORMAT`] | hash of the component's digest | SHA-256 of the settings | machine code | SHA-256 |
 
 use std::fs;
 use std::hash::{Hash, Hasher};
@@ -295,9 +295,8 @@ mod tests {
         fs::File::create(cache.file(&engine, &digest_of(1)))
             .and_then(|file| file.set_len(FILE_MAX_BYTES + 1))
             .expect("kept");
-        assert!(
-            matches!(cache.get(&engine, &digest_of(1)), Cached::Refused(why) if why.contains("longer"))
-        );
+        assert!(matches!(cache.get(&engine, &digest_of(1)),
+                Cached::Refused(why) if why.contains("longer")));
         fs::remove_dir_all(&folder).expect("it was there");
     }
 

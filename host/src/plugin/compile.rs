@@ -9,7 +9,7 @@ use std::thread;
 use wasmtime::component::Component;
 use wasmtime::{Engine, Result, bail, format_err};
 
-use crate::work::{Refusal, SystemRefused};
+use crate::work::{RefusedResource, SystemRefused};
 
 /// Magic number, version and layer: the start of a component, and of each component inside it.
 const HEADER_BYTES: usize = 8;
@@ -43,7 +43,7 @@ fn deep<T: Send>(bytes: &[u8], read: impl FnOnce() -> Result<T> + Send) -> Resul
     thread::scope(|scope| {
         let builder = thread::Builder::new().name("wharf-compile".into()).stack_size(STACK_BYTES);
         let reading = builder.spawn_scoped(scope, read);
-        let reading = reading.map_err(|error| match Refusal::of(&error) {
+        let reading = reading.map_err(|error| match RefusedResource::of(&error) {
             Some(refusal) => {
                 SystemRefused { refusal, what: format!("no thread to compile it on: {error}") }
                     .into()

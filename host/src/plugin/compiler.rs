@@ -23,7 +23,7 @@ use super::engine;
 use super::source::COMPONENT_MAX_BYTES;
 use crate::event::{EXCERPT_MAX_BYTES, excerpt};
 use crate::sched::Quota;
-use crate::work::{Refusal, Stop, SystemRefused, panic_words};
+use crate::work::{RefusedResource, Stop, SystemRefused, panic_words};
 
 /// Verb of this program that starts the compiler process. Its arguments are the two limits.
 pub const VERB: &str = "compile";
@@ -124,7 +124,7 @@ impl Compiler {
 
     fn not_started(&self, error: &io::Error) -> wasmtime::Error {
         let what = format!("the compiler did not start: {}: {error}", self.program.display());
-        match Refusal::of(error) {
+        match RefusedResource::of(error) {
             Some(refusal) => SystemRefused { refusal, what }.into(),
             None => format_err!("{what}"),
         }
@@ -153,9 +153,9 @@ impl Compiler {
                  (`host.compile_memory_max_bytes`), or than the system has left"
             )
         };
-        let refused = match Refusal::in_text(said) {
-            _ if said.contains(ALLOCATION_FAILED) => Some((Refusal::Memory, memory())),
-            Some(Refusal::Memory) => Some((Refusal::Memory, memory())),
+        let refused = match RefusedResource::in_text(said) {
+            _ if said.contains(ALLOCATION_FAILED) => Some((RefusedResource::Memory, memory())),
+            Some(RefusedResource::Memory) => Some((RefusedResource::Memory, memory())),
             Some(refusal) => Some((refusal, format!("compiling it failed: {}", last_line(said)))),
             None => None,
         };
@@ -249,7 +249,7 @@ pub fn compile_for_another(memory_max_bytes: u64, time_max: Duration) -> u8 {
             // The host reads this text. It is cut, because the names of a component may be huge.
             let text = excerpt(format_args!("{error:#}"), EXCERPT_MAX_BYTES);
             let _ = write!(io::stderr(), "{text}");
-            let system = Refusal::in_causes(error.as_ref()).is_some();
+            let system = RefusedResource::in_causes(error.as_ref()).is_some();
             (if system { SYSTEM } else { REFUSED }) as u8
         }
     }
@@ -260,7 +260,7 @@ pub fn compile_for_another(memory_max_bytes: u64, time_max: Duration) -> u8 {
 fn one_line_for_each_panic() {
     std::panic::set_hook(Box::new(|panic| {
         let said = panic_words(panic.payload()).split_whitespace().collect::<Vec<_>>().join(" ");
-        let (line, code) = match Refusal::in_text(&said) {
+        let (line, code) = match RefusedResource::in_text(&said) {
             Some(_) => (said, SYSTEM),
             None => {
                 (format!("the compiler failed on it, by a mistake of its own: {said}"), PANICKED)

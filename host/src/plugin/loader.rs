@@ -385,10 +385,10 @@ fn deserialize(engine: &wasmtime::Engine, code: &[u8]) -> wasmtime::Result<Compo
     // SAFETY: the bytes are the engine's own `serialize`, from one of two places:
     // - Straight from the thread or the process that compiled, which this process started and which
     //   ended well.
-    // - From a file of `Cache::put`, in a folder that belongs to this user and that no other user
-    //   can write, which `Cache::open` checked. `Cache::get` has compared the digests: the bytes are
-    //   whole, and belong to this component and this engine.
-    // The engine itself refuses bytes of another version or configuration.
+    //   - From a file of `Cache::put`, in a folder that belongs to this user and that no other user
+    //   can write, which `Cache::open` checked. `Cache::get` has compared the digests: the bytes
+    //   are whole, and belong to this component and this engine. The engine itself refuses bytes of
+    //   another version or configuration.
     unsafe { Component::deserialize(engine, code) }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::load_error::LoadError;
 use crate::event::{EXCERPT_MAX_BYTES, excerpt};
-use crate::work::{Refusal, SystemRefused};
+use crate::work::{RefusedResource, SystemRefused};
 
 /// Why there is no trial instance.
 pub(super) enum TrialFailed {
@@ -26,7 +26,7 @@ impl TrialFailed {
     /// Error for a trial that no thread of the host can run.
     pub(super) fn no_room(error: &io::Error) -> Self {
         let what = format!("the host has no room for a trial instance: {error}");
-        match Refusal::of(error) {
+        match RefusedResource::of(error) {
             Some(refusal) => Self::System(SystemRefused { refusal, what }),
             None => Self::Plugin(what),
         }
@@ -39,7 +39,7 @@ pub(super) fn not_compiled(file: &Path, error: &wasmtime::Error) -> LoadError {
     if let Some(refused) = error.downcast_ref::<SystemRefused>() {
         return LoadError::System { file, refused: refused.clone() };
     }
-    match Refusal::in_causes(error.as_ref()) {
+    match RefusedResource::in_causes(error.as_ref()) {
         Some(refusal) => {
             LoadError::System { file, refused: SystemRefused { refusal, what: cause } }
         }

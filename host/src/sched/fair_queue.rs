@@ -9,8 +9,8 @@
 //! A class, tenant or session that returns starts at the least time of those present, or at their
 //! mean as it moves on. Therefore an absent session saves up no slices, and a waiting session is
 //! not passed for ever. A tenant or class saves up no unusable time either: a single session can
-//! use only one thread, even if its share is several. A tenant counts once in its class, whatever
-//! the number of its sessions.
+//! use only one thread, even if its share is several. A tenant counts once in its class, for any
+//! number of sessions.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;

@@ -25,7 +25,7 @@ use crate::sched::{BudgetChange, Budgets};
 #[cfg(doc)]
 use crate::session::Deadlines;
 use crate::session::Watermarks;
-use crate::work::Refusal;
+use crate::work::RefusedResource;
 
 /// Entry to starting a server: [`Server::builder`].
 #[derive(Debug)]
@@ -185,16 +185,16 @@ pub enum StartError {
 impl StartError {
     /// What the system refused, if that is the cause.
     #[must_use]
-    pub fn refusal(&self) -> Option<Refusal> {
+    pub fn refusal(&self) -> Option<RefusedResource> {
         match self {
             Self::Plugin(error) => refused_load(error),
             Self::Registry(error) => refused_pull(error),
             // The text comes from the system or from the operator's files.
             Self::Credentials(CredentialsError::Unreadable { cause, .. }) => {
-                Refusal::in_text(cause)
+                RefusedResource::in_text(cause)
             }
-            Self::Bind(error) => Refusal::in_causes(error),
-            Self::Host(HostError::Threads(error)) => Refusal::of(error),
+            Self::Bind(error) => RefusedResource::in_causes(error),
+            Self::Host(HostError::Threads(error)) => RefusedResource::of(error),
             Self::Record(error) => error.refusal,
             _ => None,
         }

@@ -7,10 +7,10 @@ use super::builder::StartError;
 use super::swap::SwapError;
 use super::versions::NotRead;
 use crate::files;
-use crate::oci::{Origin, PullPolicy, Reference, Registries, RegistryError, RegistryProblem};
+use crate::oci::{PluginOrigin, PullPolicy, Reference, Registries, RegistryError, RegistryProblem};
 use crate::plugin::{COMPONENT_MAX_BYTES, Grants, Known, LoadError, Loader, Plugin, Source};
 use crate::telemetry::PluginPulled;
-use crate::work::{Refusal, Stop};
+use crate::work::{RefusedResource, Stop};
 
 /// Why a plugin was not fetched. Nothing changed.
 #[derive(Debug, thiserror::Error)]
@@ -44,21 +44,21 @@ impl From<FetchError> for SwapError {
 
 /// What the system refused to a load. Only the error's type decides, because its text may be the
 /// plugin's.
-pub(super) fn refused_load(error: &LoadError) -> Option<Refusal> {
+pub(super) fn refused_load(error: &LoadError) -> Option<RefusedResource> {
     match error {
-        LoadError::Source(_) => Refusal::in_causes(error),
+        LoadError::Source(_) => RefusedResource::in_causes(error),
         LoadError::System { refused, .. } => Some(refused.refusal),
         _ => None,
     }
 }
 
 /// What the system refused to a pull. The text of a registry or component does not count.
-pub(super) fn refused_pull(error: &RegistryError) -> Option<Refusal> {
+pub(super) fn refused_pull(error: &RegistryError) -> Option<RefusedResource> {
     match &error.problem {
         RegistryProblem::Unreachable(said) | RegistryProblem::Client(said) => {
-            Refusal::in_text(said)
+            RefusedResource::in_text(said)
         }
-        RegistryProblem::Store { source, .. } => Refusal::of(source),
+        RegistryProblem::Store { source, .. } => RefusedResource::of(source),
         _ => None,
     }
 }
@@ -115,8 +115,10 @@ pub(super) fn bytes_of(
             };
             pulled.map(|pulled| pulled.bytes).map_err(refused)
         }
-        None => files::read(place, COMPONENT_MAX_BYTES)
-            .map_err(|error| NotRead { why: error.to_string(), refusal: Refusal::of(&error) }),
+        None => files::read(place, COMPONENT_MAX_BYTES).map_err(|error| NotRead {
+            why: error.to_string(),
+            refusal: RefusedResource::of(&error),
+        }),
     }
 }
 
@@ -137,8 +139,8 @@ pub(super) fn fetch(
     let pulled = registries.fetch_until(&wanted, pull, stop)?;
     let reference = pulled.reference.to_string();
     let from = match pulled.origin {
-        Origin::Store => "store",
-        Origin::Registry => "registry",
+        PluginOrigin::Store => "store",
+        PluginOrigin::Registry => "registry",
     };
     let signed_by = pulled.signed_by.as_deref();
     PluginPulled { wanted: &wanted.to_string(), reference: &reference, from, signed_by }.emit();

@@ -22,9 +22,9 @@ pub enum Quantity {
     Share(f64),
 }
 
-/// Origin of a value.
+/// LimitOrigin of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
+pub enum LimitOrigin {
     /// The default; the value was not configured.
     Default,
     /// The configuration file, the command line or the program that embeds the server.
@@ -39,7 +39,7 @@ pub enum Origin {
     Fixed,
 }
 
-impl Origin {
+impl LimitOrigin {
     /// Stable name.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -62,7 +62,7 @@ pub struct Limit {
     /// The value in force.
     pub value: Quantity,
     /// Where the value comes from.
-    pub origin: Origin,
+    pub origin: LimitOrigin,
 }
 
 type OfThrottle = fn(&Throttle) -> Quantity;
@@ -77,14 +77,14 @@ impl List<'_> {
     fn add(&mut self, key: impl Into<String>, value: Quantity) {
         let key = key.into();
         let origin = if self.server_config.given.contains(&key) {
-            Origin::Configured
+            LimitOrigin::Configured
         } else {
-            Origin::Default
+            LimitOrigin::Default
         };
         self.limits.push(Limit { key, value, origin });
     }
 
-    fn put(&mut self, key: &str, value: Quantity, origin: Origin) {
+    fn put(&mut self, key: &str, value: Quantity, origin: LimitOrigin) {
         self.limits.push(Limit { key: key.into(), value, origin });
     }
 }
@@ -117,7 +117,7 @@ impl ServerHandle {
         for (key, value) in all {
             match value(&now) == value(&described) {
                 true => list.add(key, value(&now)),
-                false => list.put(key, value(&now), Origin::Changed),
+                false => list.put(key, value(&now), LimitOrigin::Changed),
             }
         }
         list.add("instances_min", Quantity::Count(self.service.holding.instances_min() as u64));
@@ -173,7 +173,8 @@ impl ServerHandle {
         let seen = list.server_config.tenant.quota.seen();
         let QuotaLimits { cpus, memory_max_bytes, mail_max_bytes, bytes_per_second } = seen.shares;
         let clients = list.server_config.tenant.clients.max();
-        let origin = |limited: bool| if limited { Origin::Tenant } else { Origin::Default };
+        let origin =
+            |limited: bool| if limited { LimitOrigin::Tenant } else { LimitOrigin::Default };
         list.put("tenant.max_clients", Quantity::Count(clients as u64), origin(clients > 0));
         list.put("tenant.cpus", Quantity::Share(cpus), origin(cpus > 0.0));
         list.put(
@@ -192,22 +193,30 @@ impl ServerHandle {
         list.put(
             "host.sessions_max",
             Quantity::Count(instances as u64),
-            if asked { Origin::Configured } else { Origin::Machine },
+            if asked { LimitOrigin::Configured } else { LimitOrigin::Machine },
         );
         let (ledger, footprint) =
             (self.host().engine().ledger(), self.service.procedure().plugin().footprint());
         let slots = ledger.offered().of(Resource::Memories);
-        list.put("host.memories", Quantity::Count(slots as u64), Origin::Machine);
-        list.put("instance.memories", Quantity::Count(footprint.memories as u64), Origin::Fixed);
-        list.put("instance.mappings", Quantity::Count(footprint.mappings as u64), Origin::Fixed);
+        list.put("host.memories", Quantity::Count(slots as u64), LimitOrigin::Machine);
+        list.put(
+            "instance.memories",
+            Quantity::Count(footprint.memories as u64),
+            LimitOrigin::Fixed,
+        );
+        list.put(
+            "instance.mappings",
+            Quantity::Count(footprint.mappings as u64),
+            LimitOrigin::Fixed,
+        );
         list.put(
             "host.clients",
             Quantity::Count(self.host().clients().max() as u64),
-            Origin::Machine,
+            LimitOrigin::Machine,
         );
-        list.put("read_max_bytes", Quantity::Bytes(READ_MAX_BYTES as u64), Origin::Fixed);
-        list.put("guest_stack_bytes", Quantity::Bytes(WASM_STACK_BYTES as u64), Origin::Fixed);
-        list.put("component_max_bytes", Quantity::Bytes(COMPONENT_MAX_BYTES), Origin::Fixed);
+        list.put("read_max_bytes", Quantity::Bytes(READ_MAX_BYTES as u64), LimitOrigin::Fixed);
+        list.put("guest_stack_bytes", Quantity::Bytes(WASM_STACK_BYTES as u64), LimitOrigin::Fixed);
+        list.put("component_max_bytes", Quantity::Bytes(COMPONENT_MAX_BYTES), LimitOrigin::Fixed);
     }
 }
 

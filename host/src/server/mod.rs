@@ -52,7 +52,7 @@ pub use checks::{
 pub use fetch::FetchError;
 pub use handle::{DATA_MAX_BYTES, ServerEnding, ServerHandle, SteerError};
 pub use host::{Host, HostConfig, HostError, PoolStatus};
-pub use limits::{Limit, Origin, Quantity};
+pub use limits::{Limit, LimitOrigin, Quantity};
 pub(crate) use listening::Listening;
 pub use lock::{LOCK_HOLD_MAX, LOCK_WAIT_MAX, Lock, LockError};
 pub use plan_error::{PlanCause, PlanError};

@@ -4,7 +4,7 @@ use super::builder::StartError;
 use super::handle::VersionsChange;
 use super::swap::SwapError;
 use crate::net::BindError;
-use crate::work::{Refusal, WorkError};
+use crate::work::{RefusedResource, WorkError};
 
 /// Why nothing was started or changed, with one line for each mistake.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,7 +23,7 @@ pub enum PlanCause {
     /// The operator: at least one line names a value to correct.
     Configuration,
     /// The system alone. The same plan works once there is room.
-    System(Refusal),
+    System(RefusedResource),
     /// A step of the plan was not done.
     Work(WorkError),
     /// Servers are swapped one after the other. The same plan works once that is done.
@@ -52,7 +52,7 @@ impl PlanError {
 
     /// Makes an error of at least one mistake.
     pub(super) fn of(mistakes: Vec<Mistake>) -> Self {
-        let refused: Option<Vec<Refusal>> =
+        let refused: Option<Vec<RefusedResource>> =
             mistakes.iter().map(|mistake| mistake.refusal).collect();
         let cause = match refused.as_deref() {
             Some([first, ..]) => PlanCause::System(*first),
@@ -78,7 +78,7 @@ impl From<WorkError> for PlanError {
 #[derive(Debug)]
 pub(super) struct Mistake {
     line: String,
-    refusal: Option<Refusal>,
+    refusal: Option<RefusedResource>,
 }
 
 impl Mistake {
@@ -152,7 +152,7 @@ mod tests {
         };
         assert_eq!(
             PlanError::of(vec![refused(), refused()]).cause,
-            PlanCause::System(Refusal::Descriptors)
+            PlanCause::System(RefusedResource::Descriptors)
         );
         let both = PlanError::of(vec![refused(), "`port`: expected a number".into()]);
         assert_eq!((both.cause, both.mistakes.len()), (PlanCause::Configuration, 2));

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_that_closes_is_flushed_then_told_once() {
+    fn closing_plugin_is_flushed_then_told_once() {
         let mut machine = open();
         assert!(machine.offer(Occasion::Read));
         machine.returned(Ok(Action::Close));
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn closing_at_the_peers_end_is_the_peers_doing() {
+    fn close_at_peers_end_is_the_peers() {
         let mut machine = open();
         assert!(machine.offer(Occasion::End));
         machine.returned(Ok(Action::Close));
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_in_the_farewell_keeps_the_true_reason() {
+    fn farewell_fault_keeps_the_true_reason() {
         let mut machine = open();
         machine.end(R::PeerReset, How::Reset);
         machine.closing();

@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timers_fire_once_each_in_order_of_their_time() {
+    fn timers_fire_once_in_order() {
         let (mut timers, start) = (Timers::default(), Instant::now());
         assert!(
             timers.set(7, 20, 64, start)
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absurd_delay_is_cut_and_does_not_overflow() {
+    fn absurd_delay_is_cut() {
         let (mut timers, now) = (Timers::default(), Instant::now());
         assert!(timers.set(1, u64::MAX, 64, now));
         assert_eq!(timers.next(), Some(now + DELAY_MAX));

@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 
 pub use own_thread::on_own_thread;
 use queue::{QueueStatus, TenantQueue};
-pub use refusal::{Refusal, SystemRefused};
+pub use refusal::{RefusedResource, SystemRefused};
 pub use stop::Stop;
 
 /// Threads of each kind.
@@ -49,8 +49,8 @@ pub enum WorkKind {
     /// Steps that must not wait behind the other kinds: those under a server's lock of swaps,
     /// roll-backs, records, and the end of a server.
     Urgent,
-    /// Seconds to minutes under a server's lock of swaps. A step pulls and compiles the version that
-    /// a roll-back returns to, or pulls a version once more to keep it.
+    /// Seconds to minutes under a server's lock of swaps. A step pulls and compiles the version
+    /// that a roll-back returns to, or pulls a version once more to keep it.
     Restore,
 }
 

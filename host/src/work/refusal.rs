@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 /// A resource that the system did not give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum RefusedResource {
     /// `EAGAIN` of a thread or a process.
     #[error(
         "the system refused a thread or a process (EAGAIN): a limit on their number is reached, \
@@ -39,12 +39,12 @@ pub enum Refusal {
 #[error("{refusal}: {what}")]
 pub struct SystemRefused {
     /// The resource that was refused.
-    pub refusal: Refusal,
+    pub refusal: RefusedResource,
     /// The step, and the system's error.
     pub what: String,
 }
 
-impl Refusal {
+impl RefusedResource {
     const NUMBERS: [(Errno, Self); 4] = [
         (Errno::AGAIN, Self::Threads),
         (Errno::NOMEM, Self::Memory),
@@ -111,26 +111,29 @@ mod tests {
         for number in 1..134 {
             let error = io::Error::from_raw_os_error(number);
             let expected = match number {
-                11 => Some(Refusal::Threads),
-                12 => Some(Refusal::Memory),
-                23 => Some(Refusal::MachineDescriptors),
-                24 => Some(Refusal::Descriptors),
+                11 => Some(RefusedResource::Threads),
+                12 => Some(RefusedResource::Memory),
+                23 => Some(RefusedResource::MachineDescriptors),
+                24 => Some(RefusedResource::Descriptors),
                 _ => None,
             };
-            assert_eq!(Refusal::of(&error), expected, "{error}");
-            assert_eq!(Refusal::in_causes(&error), expected, "{error}");
+            assert_eq!(RefusedResource::of(&error), expected, "{error}");
+            assert_eq!(RefusedResource::in_causes(&error), expected, "{error}");
             assert_eq!(
-                Refusal::in_text(&format!("while reading: {error}; so it stays")),
+                RefusedResource::in_text(&format!("while reading: {error}; so it stays")),
                 expected,
                 "{error}"
             );
             assert_eq!(
-                Refusal::in_text(&format!("called `unwrap()`: {error:?}")),
+                RefusedResource::in_text(&format!("called `unwrap()`: {error:?}")),
                 expected,
                 "{error:?}"
             );
         }
-        assert_eq!(Refusal::in_text("os error "), None);
-        assert_eq!(Refusal::of(&io::ErrorKind::OutOfMemory.into()), Some(Refusal::Memory));
+        assert_eq!(RefusedResource::in_text("os error "), None);
+        assert_eq!(
+            RefusedResource::of(&io::ErrorKind::OutOfMemory.into()),
+            Some(RefusedResource::Memory)
+        );
     }
 }

@@ -10,8 +10,8 @@ use crate::{BODY_MAX_BYTES, HEAD_MAX_BYTES, Http, request};
 /// Bytes that are read one by one as well.
 const BYTEWISE_MAX_BYTES: usize = 1 << 10;
 
-/// A head is read the same whatever follows it. Its beginning is neither a head nor a problem. The
-/// answers do not depend on how the bytes arrive, and a session is restored as it was saved.
+/// A head is read the same with any bytes after it. Its beginning is neither a head nor a problem.
+/// The answers do not depend on how the bytes arrive, and a session is restored as it was saved.
 pub fn http_request(bytes: &[u8]) -> bool {
     let read = |bytes| request::parse(bytes, HEAD_MAX_BYTES, BODY_MAX_BYTES);
     let whole = read(bytes);

@@ -10,7 +10,7 @@ use crate::Lines;
 /// Bytes that are read one by one as well.
 const BYTEWISE_MAX_BYTES: usize = 4 << 10;
 
-/// The answers do not depend on how the bytes arrive, whatever the longest line is. They are the
+/// The answers do not depend on how the bytes arrive, for any longest line. They are the
 /// same bytes in upper case, or end with a refusal. A session is restored as it was saved.
 pub fn line_framing(bytes: &[u8]) -> bool {
     let short = &bytes[..bytes.len().min(BYTEWISE_MAX_BYTES)];

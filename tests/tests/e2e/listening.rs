@@ -268,9 +268,8 @@ fn taken_address_is_a_failure_until_freed() {
         (Status::Failed, Some(NewConnections::Reject))
     );
     server.resume().expect("it runs");
-    assert!(
-        matches!(run(server.listen_again()), Err(SteerError::NotListening(why)) if why.contains("in use"))
-    );
+    assert!(matches!(run(server.listen_again()),
+            Err(SteerError::NotListening(why)) if why.contains("in use")));
     assert!(matches!(run(server.restart(ServerEnding::AtOnce)), Err(SteerError::NotListening(_))));
     drop((thief, held));
     eventually("it listens by itself", || server.status() == Status::Listening);

@@ -380,10 +380,12 @@ fn delivers_once() -> FakeRegistry {
     let manifest = json!({
         "schemaVersion": 2, "mediaType": MANIFEST,
         "config": {
-            "mediaType": "application/vnd.wasm.config.v0+json", "digest": Digest::of(b"{}").as_str(), "size": 2,
+            "mediaType": "application/vnd.wasm.config.v0+json",
+            "digest": Digest::of(b"{}").as_str(), "size": 2,
         },
         "layers": [{
-            "mediaType": "application/wasm", "digest": Digest::of(&bytes).as_str(), "size": bytes.len(),
+            "mediaType": "application/wasm", "digest": Digest::of(&bytes).as_str(),
+            "size": bytes.len(),
         }],
     });
     FakeRegistry::new(move |asked| match &asked.path {

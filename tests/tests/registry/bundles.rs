@@ -48,7 +48,8 @@ fn bundle(folder: &Path, key: &Path, statement: &Value) -> Value {
     );
     json!({
         "mediaType": BUNDLE, "verificationMaterial": { "publicKey": { "hint": "x" } },
-        "dsseEnvelope": { "payload": base64("payload"), "payloadType": kind, "signatures": [{ "sig": base64("signature") }] },
+        "dsseEnvelope": { "payload": base64("payload"), "payloadType": kind,
+        "signatures": [{ "sig": base64("signature") }] },
     })
 }
 
@@ -56,8 +57,10 @@ fn bundle(folder: &Path, key: &Path, statement: &Value) -> Value {
 fn attaching(bundle: &str, plugin: &Digest) -> String {
     json!({
         "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": BUNDLE,
-        "config": { "mediaType": "application/vnd.oci.empty.v1+json", "digest": Digest::of(b"{}").as_str(), "size": 2 },
-        "layers": [{ "mediaType": BUNDLE, "digest": Digest::of(bundle.as_bytes()).as_str(), "size": bundle.len() }],
+        "config": { "mediaType": "application/vnd.oci.empty.v1+json",
+        "digest": Digest::of(b"{}").as_str(), "size": 2 },
+        "layers": [{ "mediaType": BUNDLE, "digest": Digest::of(bundle.as_bytes()).as_str(),
+        "size": bundle.len() }],
         "subject": { "mediaType": MANIFEST, "digest": plugin.as_str(), "size": 1 },
     })
     .to_string()
@@ -65,7 +68,8 @@ fn attaching(bundle: &str, plugin: &Digest) -> String {
 
 fn index(manifests: &[String]) -> String {
     let entry = |manifest: &String| {
-        json!({ "mediaType": MANIFEST, "digest": Digest::of(manifest.as_bytes()).as_str(), "size": manifest.len(),
+        json!({ "mediaType": MANIFEST, "digest": Digest::of(manifest.as_bytes()).as_str(),
+            "size": manifest.len(),
             "artifactType": "application/vnd.oci.empty.v1+json" })
     };
     let manifests: Vec<Value> = manifests.iter().map(entry).collect();
@@ -88,8 +92,10 @@ impl BundleRegistry {
         let (ours, public) = key(folder.path(), "ours");
         let manifest = json!({
             "schemaVersion": 2, "mediaType": MANIFEST,
-            "config": { "mediaType": "application/vnd.wasm.config.v0+json", "digest": Digest::of(b"{}").as_str(), "size": 2 },
-            "layers": [{ "mediaType": "application/wasm", "digest": Digest::of(COMPONENT).as_str(), "size": COMPONENT.len() }],
+            "config": { "mediaType": "application/vnd.wasm.config.v0+json",
+            "digest": Digest::of(b"{}").as_str(), "size": 2 },
+            "layers": [{ "mediaType": "application/wasm", "digest": Digest::of(COMPONENT).as_str(),
+            "size": COMPONENT.len() }],
         })
         .to_string();
         let plugin = Digest::of(manifest.as_bytes());

@@ -1,6 +1,6 @@
 //! Pull policies and the store: when the host asks a registry, and what it keeps.
 
-use wharf::oci::{Origin, PullPolicy, Registries, RegistryConfig};
+use wharf::oci::{PluginOrigin, PullPolicy, Registries, RegistryConfig};
 use wharf_tests::docker_registry::DockerRegistry;
 
 use super::common::{kept, push, reference, refused, registries, registry_config};
@@ -15,13 +15,13 @@ fn pull_policy_decides_whether_moved_tags_count() {
 
     push(&at, "1.0", b"one");
     assert!(refused(by(PullPolicy::Never)).contains("not in the store"));
-    assert_eq!(by(PullPolicy::IfMissing).expect("pulled").origin, Origin::Registry);
+    assert_eq!(by(PullPolicy::IfMissing).expect("pulled").origin, PluginOrigin::Registry);
     push(&at, "2.0", b"two");
     for (pull, origin, bytes) in [
-        (PullPolicy::Never, Origin::Store, b"one"),
-        (PullPolicy::IfMissing, Origin::Store, b"one"),
-        (PullPolicy::Always, Origin::Registry, b"two"),
-        (PullPolicy::IfMissing, Origin::Store, b"two"),
+        (PullPolicy::Never, PluginOrigin::Store, b"one"),
+        (PullPolicy::IfMissing, PluginOrigin::Store, b"one"),
+        (PullPolicy::Always, PluginOrigin::Registry, b"two"),
+        (PullPolicy::IfMissing, PluginOrigin::Store, b"two"),
     ] {
         let pulled = by(pull).expect("there");
         assert_eq!((pulled.origin, pulled.bytes.as_slice()), (origin, &bytes[..]), "{pull:?}");
@@ -61,7 +61,7 @@ fn rot_in_the_store_is_pulled_anew() {
     let blob = folder.path().join("store/blobs").join(wharf::oci::Digest::of(b"bytes").hex());
     std::fs::write(&blob, b"bytez").expect("changed");
     let pulled = registries.fetch(&wanted).expect("pulled again");
-    assert_eq!((pulled.origin, pulled.bytes), (Origin::Registry, b"bytes".to_vec()));
+    assert_eq!((pulled.origin, pulled.bytes), (PluginOrigin::Registry, b"bytes".to_vec()));
     assert_eq!(std::fs::read(&blob).expect("kept"), b"bytes");
 }
 
@@ -94,7 +94,7 @@ fn unusable_store_only_costs_more_pulls() {
     for _ in 0..2 {
         let pulled =
             registries(folder.path(), PullPolicy::IfMissing).fetch(&wanted).expect("pulled");
-        assert_eq!(pulled.origin, Origin::Registry);
+        assert_eq!(pulled.origin, PluginOrigin::Registry);
     }
     assert!(
         refused(registries(folder.path(), PullPolicy::Never).fetch(&wanted))

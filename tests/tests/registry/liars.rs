@@ -20,8 +20,10 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 fn manifest() -> Value {
     json!({
         "schemaVersion": 2, "mediaType": MANIFEST,
-        "config": { "mediaType": "application/vnd.wasm.config.v0+json", "digest": Digest::of(b"{}").as_str(), "size": 2 },
-        "layers": [{ "mediaType": "application/wasm", "digest": Digest::of(COMPONENT).as_str(), "size": COMPONENT.len() }],
+        "config": { "mediaType": "application/vnd.wasm.config.v0+json",
+        "digest": Digest::of(b"{}").as_str(), "size": 2 },
+        "layers": [{ "mediaType": "application/wasm", "digest": Digest::of(COMPONENT).as_str(),
+        "size": COMPONENT.len() }],
     })
 }
 
@@ -191,7 +193,8 @@ fn login_goes_only_to_registry_and_token_server() {
         ),
     });
     let folder = tempfile::tempdir().expect("a folder");
-    let logins = json!({ "auths": { fake_registry.address(): { "username": "ann", "password": "secret" } } });
+    let logins = json!({ "auths": { fake_registry.address(): { "username": "ann",
+        "password": "secret" } } });
     let credentials = super::real::credentials(folder.path(), &logins.to_string());
     let wanted = reference(&format!("oci://{}/team/echo:1", fake_registry.address()));
     let config = RegistryConfig { credentials, ..registry_config(folder.path()) };

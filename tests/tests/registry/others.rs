@@ -209,14 +209,18 @@ fn signing_keeps_the_signatures_of_others() {
         .expect("text");
     assert_eq!(signature.len(), 344, "longer than any that is read here");
     let layer = json!({
-        "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json", "size": text.to_string().len(),
+        "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json",
+        "size": text.to_string().len(),
         "digest": put_blob(&docker_registry, folder.path(), text.to_string().as_bytes()).as_str(),
-        "annotations": { "dev.cosignproject.cosign/signature": signature, "example.theirs": "kept" },
+        "annotations": { "dev.cosignproject.cosign/signature": signature,
+        "example.theirs": "kept" },
     });
     let config = put_blob(&docker_registry, folder.path(), b"{}");
     let manifest = json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "layers": [layer],
-        "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config.as_str(), "size": 2 },
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "layers": [layer],
+        "config": { "mediaType": "application/vnd.oci.image.config.v1+json",
+        "digest": config.as_str(), "size": 2 },
     });
     put_manifest(&docker_registry, &signature_tag(&digest), manifest.to_string().as_bytes());
     let said = refused(pull(&docker_registry, folder.path(), &public));
@@ -266,7 +270,8 @@ fn signing_keeps_the_signatures_of_others() {
 }
 
 /// The output of `cosign signing-config create` without services.
-const NO_SERVICES: &str = r#"{"mediaType":"application/vnd.dev.sigstore.signingconfig.v0.2+json","rekorTlogConfig":{},"tsaConfig":{}}"#;
+const NO_SERVICES: &str = r#"{"mediaType":"application/vnd.dev.sigstore.signingconfig.v0.2+json",
+    "rekorTlogConfig":{},"tsaConfig":{}}"#;
 
 /// The cosign program and the folder of its files.
 struct Cosign {

@@ -146,7 +146,8 @@ fn registry_gets_its_own_login() {
     let folder = tempfile::tempdir().expect("a folder");
     let wanted = reference(&docker_registry.reference("team/echo:1"));
     let with = |password: &str| {
-        let logins = json!({ "auths": { docker_registry.address(): { "username": "ann", "password": password } } });
+        let logins = json!({ "auths": { docker_registry.address(): { "username": "ann",
+            "password": password } } });
         Registries::new(RegistryConfig {
             credentials: credentials(folder.path(), &logins.to_string()),
             ..registry_config(folder.path())

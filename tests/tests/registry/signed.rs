@@ -7,8 +7,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use wharf::oci::{
-    Digest, Origin, PublicKey, PullPolicy, Registries, RegistryConfig, SignatureRule, SigningKey,
-    Trust,
+    Digest, PluginOrigin, PublicKey, PullPolicy, Registries, RegistryConfig, SignatureRule,
+    SigningKey, Trust,
 };
 use wharf_tests::control_site::ControlSite;
 use wharf_tests::docker_registry::DockerRegistry;
@@ -268,9 +268,12 @@ fn signatures_are_compatible_with_openssl() {
     let config = put_blob(&docker_registry, folder.path(), b"{}");
     let manifest = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config.as_str(), "size": 2 },
-        "layers": [{ "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json", "digest": layer.as_str(),
-            "size": text.len(), "annotations": { "dev.cosignproject.cosign/signature": signature } }],
+        "config": { "mediaType": "application/vnd.oci.image.config.v1+json",
+        "digest": config.as_str(), "size": 2 },
+        "layers": [{ "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json",
+        "digest": layer.as_str(),
+            "size": text.len(),
+            "annotations": { "dev.cosignproject.cosign/signature": signature } }],
     });
     put_manifest(&docker_registry, &signature_tag(&digest), manifest.to_string().as_bytes());
     let registries = Registries::new(trusting(folder.path(), &docker_registry, &[&public]));
@@ -319,7 +322,10 @@ fn signature_is_kept_and_checked_each_time() {
     };
     by(&[&public], PullPolicy::IfMissing).expect("pulled");
     let pulled = by(&[&public], PullPolicy::Never).expect("kept");
-    assert_eq!((pulled.origin, pulled.signed_by.as_deref()), (Origin::Store, Some("ours.pub")));
+    assert_eq!(
+        (pulled.origin, pulled.signed_by.as_deref()),
+        (PluginOrigin::Store, Some("ours.pub"))
+    );
     // Signatures of a key that is no longer trusted do not count.
     for pull in [PullPolicy::Never, PullPolicy::IfMissing] {
         assert!(refused(by(&[&other], pull)).contains("by a key that is believed here: other.pub"));
@@ -348,12 +354,15 @@ fn store_serves_one_digest_for_two_repositories() {
         Registries::new(config).fetch(&reference(&docker_registry.reference(place))).expect(place)
     };
     for place in places {
-        assert_eq!(fetch(&docker_registry, place, PullPolicy::IfMissing).origin, Origin::Registry);
+        assert_eq!(
+            fetch(&docker_registry, place, PullPolicy::IfMissing).origin,
+            PluginOrigin::Registry
+        );
     }
     docker_registry.stop();
     for place in places {
         for pull in [PullPolicy::IfMissing, PullPolicy::Never] {
-            assert_eq!(fetch(&docker_registry, place, pull).origin, Origin::Store);
+            assert_eq!(fetch(&docker_registry, place, pull).origin, PluginOrigin::Store);
         }
     }
 }

@@ -131,7 +131,7 @@ fn work_between_events_lets_neighbours_in() {
 }
 
 #[test]
-fn event_waits_for_its_tenant_and_a_crowded_thread() {
+fn event_waits_for_tenant_and_crowded_thread() {
     let run_queues = Arc::new(Lane::ALL.map(|lane| Arc::new(RunQueue::new(lane, 1))));
     let run_queue = Arc::clone(&run_queues[Lane::Standard as usize]);
     run_queue.attend(0);

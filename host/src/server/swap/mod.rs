@@ -27,7 +27,7 @@ use crate::oci::RegistryError;
 use crate::plugin::{LoadError, Plugin};
 use crate::session::MigrateOutcome;
 use crate::telemetry::HandoverFailed;
-use crate::work::{Refusal, WorkError};
+use crate::work::{RefusedResource, WorkError};
 
 /// Reasons to stay that say nothing against the version. For example, the session was busy, was
 /// about to end, or had no room for two instances.
@@ -177,7 +177,7 @@ pub enum SwapError {
     /// The current version could not be recorded, perhaps because the system refused something. The
     /// version is current nevertheless.
     #[error("{0}")]
-    NotRecorded(String, Option<Refusal>),
+    NotRecorded(String, Option<RefusedResource>),
     /// A step of the swap was not done, by no fault of the version.
     #[error(transparent)]
     Work(#[from] WorkError),
@@ -192,7 +192,7 @@ pub enum SwapError {
 impl SwapError {
     /// Returns what the system refused, if that is the cause.
     #[must_use]
-    pub fn refusal(&self) -> Option<Refusal> {
+    pub fn refusal(&self) -> Option<RefusedResource> {
         match self {
             Self::Plugin(error) => refused_load(error),
             Self::Registry(error) => refused_pull(error),

@@ -130,8 +130,8 @@ mod tests {
 
     use super::*;
 
-    /// Messages as the process of version 0.1.0 writes them: those of the old process, then those of
-    /// the new one.
+    /// Messages as the process of version 0.1.0 writes them: those of the old process, then those
+    /// of the new one.
     const RELEASED: &str = include_str!("messages-0.1.0.jsonl");
 
     #[test]

@@ -19,7 +19,7 @@ use crate::files;
 use crate::oci::RegistryError;
 use crate::plugin::{COMPONENT_MAX_BYTES, Plugin, digest};
 use crate::server::env::{self, Change};
-use crate::work::{Refusal, WorkError};
+use crate::work::{RefusedResource, WorkError};
 
 /// Version of the format.
 const FORMAT: u32 = 1;
@@ -43,7 +43,7 @@ pub struct RecordError {
     /// The problem, and what to do.
     pub what: String,
     /// What the system refused, if that is the cause.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<RefusedResource>,
 }
 
 impl RecordError {
@@ -74,7 +74,7 @@ pub(in crate::server) struct NotRead {
     /// The reason in words.
     pub(in crate::server) why: String,
     /// What the system refused, if that is the cause.
-    pub(in crate::server) refusal: Option<Refusal>,
+    pub(in crate::server) refusal: Option<RefusedResource>,
 }
 
 /// State directory: the folder of all records of a process.
@@ -148,7 +148,7 @@ impl StateFolder {
         configured: &str,
     ) -> Result<Option<Recorded>, RecordError> {
         let file = self.of(server).join(RECORD);
-        let refused = |what: String, refusal: Option<Refusal>| RecordError {
+        let refused = |what: String, refusal: Option<RefusedResource>| RecordError {
             file: file.clone(),
             what: format!(
                 "{what}; what was in force is not known. Remove the file to start what the \
@@ -163,13 +163,16 @@ impl StateFolder {
             Err(error) => {
                 return Err(refused(
                     format!("cannot read the record: {error}"),
-                    Refusal::of(&error),
+                    RefusedResource::of(&error),
                 ));
             }
         };
         // A user who can write to the folder decides which code runs.
         files::own_folder(&self.of(server)).map_err(|error| {
-            refused(format!("the record is not believed: its folder: {error}"), Refusal::of(&error))
+            refused(
+                format!("the record is not believed: its folder: {error}"),
+                RefusedResource::of(&error),
+            )
         })?;
         let record: Record = serde_json::from_slice(&bytes).map_err(|error| {
             wrong(excerpt(format_args!("not a record of versions: {error}"), EXCERPT_MAX_BYTES))
@@ -202,7 +205,7 @@ impl StateFolder {
         let kept = kept.map_err(|error| {
             refused(
                 format!("its component {} cannot be read: {error}", component.display()),
-                Refusal::of(&error),
+                RefusedResource::of(&error),
             )
         })?;
         if digest(&kept) != in_force.digest {
@@ -257,7 +260,7 @@ impl StateFolder {
         }
         let written = self.write(server, &file, &bytes);
         written.map_err(|error| {
-            wrong(&file, format!("cannot keep the component: {error}"), Refusal::of(&error))
+            wrong(&file, format!("cannot keep the component: {error}"), RefusedResource::of(&error))
         })
     }
 
@@ -278,7 +281,7 @@ impl StateFolder {
         let written = serde_json::to_vec_pretty(&record).map_err(io::Error::from);
         let written = written.and_then(|bytes| self.write(server, &file, &bytes));
         written.map_err(|error| {
-            let refusal = Refusal::of(&error);
+            let refusal = RefusedResource::of(&error);
             RecordError { file, what: format!("cannot write the record: {error}"), refusal }
         })?;
         self.tidy(server, &record);

@@ -78,7 +78,8 @@ impl CallDeadlines {
             .then(|| now.at + SHARED_STALL_MAX.min(deadlines.write).saturating_sub(waited));
         let lifetime = self.lifetime_ends.filter(|at| now.at < *at);
         // The same limit as for the final flush of a session.
-        let is_overdue = matches!(machine.ending(), Some(Ending { reason: EndReason::Disconnect(reason), .. })
+        let is_overdue = matches!(machine.ending(),
+            Some(Ending { reason: EndReason::Disconnect(reason), .. })
             if is_deadline(reason));
         let flush = is_overdue.then(|| self.flush_began.get_or_insert(now).due(FLUSH_MAX, now));
         let given_up = state.is_given_up().then_some(now.at);

@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn share_and_stall_are_not_held_against_a_reader() {
+    fn share_and_stall_excuse_a_reader() {
         let handle = handle();
         let deadlines =
             Deadlines { min_read_rate: 1_024, ..Deadlines::with_write(Duration::from_secs(2)) };

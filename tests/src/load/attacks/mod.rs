@@ -105,7 +105,8 @@ const ATTACKS: [Attack; 10] = [
 /// no error but a row.
 pub fn run(rounds: usize, seconds: f64, only: &str) -> Result<()> {
     println!(
-        "| beside | who | p50 us | p99 us | p99.9 us | p99 ratio | of native's | p99 more us | goal \
+        "| beside | who | p50 us | p99 us | p99.9 us | p99 ratio | of native's | p99 more us | \
+         goal \
          | met |\n|---|---|---|---|---|---|---|---|---|---|"
     );
     let chosen: Vec<_> = ATTACKS.iter().filter(|attack| attack.name.contains(only)).collect();

@@ -120,7 +120,8 @@ mod tests {
 
     #[test]
     fn sums_that_do_not_add_up_are_told() {
-        let counters = json!({ "accepted": 10, "ended": { "peer-closed": 3, "fuel": 2 }, "refused": { "denied": 1 },
+        let counters = json!({ "accepted": 10, "ended": { "peer-closed": 3, "fuel": 2 },
+            "refused": { "denied": 1 },
                                "handshakes_failed": { "handshake-tls": 2 } });
         let mut server = json!({ "name": "echo", "clients": 2, "counters": counters });
         assert_eq!(unbalanced(&server), None);

@@ -175,7 +175,8 @@ async fn one(desk: &Desk, operation: &str, rng: &mut Rng) {
         }
         (_, "/suspend") => {
             let mut body = json!({ "newcomers": rng.one_of(&["queue", "reject"]),
-                                   "sessions": rng.one_of(&["keep", "keep", "drain", "disconnect"]) });
+                                   "sessions": rng.one_of(&["keep", "keep", "drain",
+                                   "disconnect"]) });
             if body["sessions"] == "drain" {
                 body["deadline"] = deadline.into();
             }
@@ -209,11 +210,14 @@ async fn one(desk: &Desk, operation: &str, rng: &mut Rng) {
         ("PATCH /v1/servers/{server}/throttle", _) => {
             let interval = *rng.one_of(&["0s", "1ms", "5ms"]);
             let rate = *rng.one_of(&[0, 50, 500]);
-            let body = json!({ "max_clients": rng.one_of(&[0, 30, 100, 1_000]), "accept_interval": interval,
-                               "rate_per_address": rate, "max_per_address": rng.one_of(&[0, 20, 1_000]) });
+            let body = json!({ "max_clients": rng.one_of(&[0, 30, 100, 1_000]),
+                "accept_interval": interval,
+                               "rate_per_address": rate, "max_per_address": rng.one_of(&[0, 20,
+                               1_000]) });
             desk.call(operation, whole, "", &body).await;
             sleep(held).await;
-            let none = json!({ "max_clients": 0, "max_per_address": 0, "accept_interval": "0s", "rate_per_address": 0 });
+            let none = json!({ "max_clients": 0, "max_per_address": 0, "accept_interval": "0s",
+                "rate_per_address": 0 });
             desk.call(operation, whole, "", &none).await;
         }
         (_, "/data") => {
@@ -305,7 +309,8 @@ pub(super) async fn change(desk: Arc<Desk>, mut rng: Rng) {
         }
         70..80 => {
             let duration = format!("{}s", rng.between(1, 6));
-            let body = json!({ "file": file, "share": 0.3, "live": rng.percent(50), "duration": duration });
+            let body = json!({ "file": file, "share": 0.3, "live": rng.percent(50),
+                "duration": duration });
             desk.call(&format!("{base}/canary"), of, "", &body).await;
         }
         80..90 => drop(desk.call(&format!("{base}/promote"), of, "", &Value::Null).await),

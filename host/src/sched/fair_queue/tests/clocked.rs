@@ -127,7 +127,8 @@ enum Happens {
 
 fn happens() -> impl Strategy<Value = Happens> {
     prop_oneof![
-        4 => (0_usize..4, class(), 0_u32..4).prop_map(|(thread, class, tenant)| Happens::Arrive { thread, class, tenant }),
+        4 => (0_usize..4, class(), 0_u32..4).prop_map(|(thread, class,
+            tenant)| Happens::Arrive { thread, class, tenant }),
         2 => any::<prop::sample::Index>().prop_map(Happens::Depart),
         2 => (0_usize..1_000).prop_map(Happens::Slices),
     ]
@@ -157,7 +158,8 @@ proptest! {
                 Happens::Slices(slices) => (0..slices).for_each(|_| lane.step()),
             }
         }
-        let parts: HashMap<_, _> = lane.flows.values().map(|flow| (flow.id, lane.parts(flow))).collect();
+        let parts: HashMap<_, _> = lane.flows.values().map(|flow| (flow.id,
+            lane.parts(flow))).collect();
         let start = lane.now();
         for _ in 0..2_000 {
             lane.step();
@@ -178,7 +180,8 @@ proptest! {
     #[test]
     fn event_length_does_not_change_shares(
         threads in 1_usize..5,
-        tenants in prop::collection::vec((class(), 0_u32..4, 0_usize..4, 0_usize..5, any::<bool>()), 2..8),
+        tenants in prop::collection::vec((class(), 0_u32..4, 0_usize..4, 0_usize..5,
+            any::<bool>()), 2..8),
         slices in prop::collection::vec(20_u64..1_000, 7),
     ) {
         let mut lane = Clocked::new(threads, slices);
