@@ -10,6 +10,8 @@ use crate::event::{NAME_MAX_BYTES, excerpt};
 use crate::server::{PlanCause, PlanError};
 use crate::work::{RefusedResource, WorkError};
 
+pub(super) type Answer = Result<Response, Problem>;
+
 /// Most bytes of a problem's message. JSON escapes make it at most twice as long.
 const MESSAGE_MAX_BYTES: usize = 16 << 10;
 

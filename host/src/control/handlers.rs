@@ -9,11 +9,11 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use super::answer::{Problem, json, ok};
-use super::api::Shared;
+use super::answer::{Answer, Problem, json, ok};
 use super::limits;
 use super::peer::ApiPeer;
 use super::requests::{self, parse};
+use super::state::Shared;
 use super::views;
 use super::waiting::Class;
 use crate::event::{NameError, SendError};
@@ -25,7 +25,6 @@ const PAGE_MAX: usize = 1_000;
 /// Most servers that `/readyz` names.
 const NAMED_MAX: usize = 8;
 
-pub(super) type Answer = Result<Response, Problem>;
 pub(super) type Server = Path<String>;
 type Session = Path<(String, String)>;
 

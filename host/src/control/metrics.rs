@@ -12,7 +12,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::api::Shared;
+use super::state::Shared;
 use crate::sched::RunQueueStatus;
 use crate::server::{Host, PoolStatus, ServerHandle, Servers, Status, TenantStatus};
 use crate::telemetry::{ClassStatus, RevisionMetricsStatus, Snapshot, Spent, dropped_lines};

@@ -6,7 +6,6 @@
 //! `axum`, `hyper` and `prometheus_client` are used in this module only.
 
 mod answer;
-mod api;
 mod auth;
 mod client;
 mod connections;
@@ -18,8 +17,11 @@ mod listener;
 mod metrics;
 mod page;
 mod peer;
+mod reload;
 mod requests;
+mod router;
 mod server;
+mod state;
 mod stream;
 mod upgrade;
 mod versions;
@@ -29,5 +31,6 @@ mod write_timeout;
 
 pub use client::{Client, ClientError};
 pub use listener::{ListenerError, default_socket};
-pub use server::{Control, ControlConfig, ControlError, Opening, Reload, Token};
+pub use reload::Reload;
+pub use server::{Control, ControlConfig, ControlError, Opening, Token};
 pub use upgrade::{Upgrade, UpgradeOptions, Upgraded};

@@ -1,12 +1,11 @@
 //! The thread that serves the control API.
 
 use std::fs::File;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -26,7 +25,6 @@ use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 
-use super::api::{Routes, Shared, router};
 pub use super::auth::Token;
 use super::auth::{self, Caller};
 use super::connections::{Connection, Connections};
@@ -34,9 +32,12 @@ use super::listener::{
     ControlSocket, ListenerError, adopt_tcp, duplicate, is_broken, open_tcp, reopen_tcp,
 };
 use super::peer::ApiPeer;
+use super::reload::Reload;
+use super::router::router;
+use super::state::{EndpointSockets, Shared};
 use super::upgrade::Upgrade;
 use super::write_timeout::WriteTimeout;
-use crate::server::{ControlEndpoint, PlanError, Reloaded, Servers};
+use crate::server::{ControlEndpoint, Servers};
 use crate::telemetry::{ControlBroken, ControlOpened, ControlReopened};
 
 /// Time that the head of a request may take, and that a connection may idle between requests.
@@ -76,31 +77,6 @@ pub enum ControlError {
     /// The API's thread or its runtime cannot be started.
     #[error("cannot start the thread of the control API: {0}")]
     Thread(#[from] io::Error),
-}
-
-type Reloading = Pin<Box<dyn Future<Output = Result<Reloaded, PlanError>> + Send>>;
-
-/// A function that reads the configuration again and puts it in force.
-#[derive(Clone)]
-pub struct Reload(Arc<dyn Fn(Arc<Servers>) -> Reloading + Send + Sync>);
-
-impl Reload {
-    /// Wraps a function. Its error names all mistakes of the configuration.
-    pub fn new<F>(reload: impl Fn(Arc<Servers>) -> F + Send + Sync + 'static) -> Self
-    where
-        F: Future<Output = Result<Reloaded, PlanError>> + Send + 'static,
-    {
-        Self(Arc::new(move |servers| Box::pin(reload(servers))))
-    }
-
-    /// Reloads the configuration.
-    ///
-    /// # Errors
-    /// All mistakes of the configuration, or the concurrent change that prevented the reload.
-    /// Nothing was changed.
-    pub async fn run(&self, servers: &Arc<Servers>) -> Result<Reloaded, PlanError> {
-        (self.0)(Arc::clone(servers)).await
-    }
 }
 
 /// The running API. Dropping it closes the API and removes the socket's file.
@@ -250,7 +226,7 @@ fn open(
     Ok(((unix, tcp), adopted))
 }
 
-fn duplicates(config: &ControlConfig, (unix, tcp): &Endpoints) -> io::Result<Routes> {
+fn duplicates(config: &ControlConfig, (unix, tcp): &Endpoints) -> io::Result<EndpointSockets> {
     let mut ways = vec![(ControlEndpoint::Unix(config.socket.clone()), duplicate(&unix.listener)?)];
     if let (Some((address, _)), Some((tcp, _))) = (&config.listen, tcp) {
         ways.push((ControlEndpoint::Tcp(*address), duplicate(tcp)?));

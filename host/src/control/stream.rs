@@ -12,7 +12,7 @@ use futures_util::stream::unfold;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::answer::Problem;
-use super::api::Shared;
+use super::state::Shared;
 use super::views;
 
 /// Time without an event after which a comment is sent. The comment lets each end notice that the

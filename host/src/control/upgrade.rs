@@ -12,10 +12,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::json;
 
-use super::answer::{Problem, ok};
-use super::api::Shared;
-use super::handlers::Answer;
+use super::answer::{Answer, Problem, ok};
 use super::requests::{self, parse};
+use super::state::Shared;
 use crate::server::{ControlEndpoint, Servers, SessionsSent};
 
 /// The values of a request for an upgrade.

@@ -6,10 +6,10 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 
-use super::answer::{Problem, ok};
-use super::api::Shared;
-use super::handlers::{Answer, Server, server};
+use super::answer::{Answer, Problem, ok};
+use super::handlers::{Server, server};
 use super::requests::{self, parse};
+use super::state::Shared;
 use super::views;
 use super::waiting::Class;
 use crate::server::{ServerHandle, SwapError, SwapReport};
