@@ -4,13 +4,15 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use bytes::Bytes;
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::answer::{explain, fail, runtime, send};
 use super::help::CONTROL;
-use super::{progress, tables};
-use crate::control::{Client, ClientError, default_socket};
+use super::request::{Ask, at, encoded};
+use super::text::printable;
+use super::words::name;
+use crate::control::{Client, default_socket};
 
 /// Most bytes that are sent from standard input.
 const INPUT_MAX_BYTES: u64 = 1 << 20;
@@ -221,37 +223,9 @@ enum Sessions {
     Disconnect,
 }
 
-pub(super) fn name(value: impl ValueEnum) -> String {
-    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-}
-
 fn finite(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number: &f64| number.is_finite());
     number.ok_or_else(|| "expected a number".to_owned())
-}
-
-/// One request to the control API.
-pub(super) struct Ask {
-    pub(super) method: &'static str,
-    pub(super) path: String,
-    pub(super) body: Vec<u8>,
-}
-
-impl Ask {
-    pub(super) fn get(path: impl Into<String>) -> Self {
-        Self { method: "GET", path: path.into(), body: Vec::new() }
-    }
-
-    /// A request whose body has all values except nulls.
-    pub(super) fn with(method: &'static str, path: String, values: Value) -> Self {
-        let given: Map<_, _> = match values {
-            Value::Object(values) => {
-                values.into_iter().filter(|(_, value)| !value.is_null()).collect()
-            }
-            _ => Map::new(),
-        };
-        Self { method, path, body: Value::Object(given).to_string().into_bytes() }
-    }
 }
 
 impl CtlVerb {
@@ -353,19 +327,6 @@ impl CtlVerb {
     }
 }
 
-/// The path of a resource of a server.
-pub(super) fn at(server: &str, rest: &str) -> String {
-    format!("/v1/servers/{}{rest}", encoded(server))
-}
-
-/// A name in percent encoding, as part of a path.
-pub(super) fn encoded(name: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    name.bytes()
-        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
-}
-
 /// Runs one verb and returns its exit code.
 ///
 /// - 0: done.
@@ -380,9 +341,7 @@ pub(super) fn run(arguments: &CtlArgs) -> ExitCode {
             let mut out = std::io::stdout().lock();
             let text = String::from_utf8_lossy(piece);
             let mut lines = text.lines().filter_map(|line| line.strip_prefix("data: "));
-            lines.all(|line| {
-                writeln!(out, "{}", super::printable(line)).is_ok() && out.flush().is_ok()
-            })
+            lines.all(|line| writeln!(out, "{}", printable(line)).is_ok() && out.flush().is_ok())
         };
         let client = Client::new(&arguments.socket.clone().unwrap_or_else(default_socket));
         return match runtime().map(|runtime| runtime.block_on(client.listen(hear))) {
@@ -400,64 +359,6 @@ pub(super) fn run(arguments: &CtlArgs) -> ExitCode {
     send(arguments.socket.clone(), ask, arguments.json, |answer| misses(answer, &arguments.verb))
 }
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()
-}
-
-/// Sends one request and prints the answer. `code` maps a successful answer to an exit code.
-pub(super) fn send(
-    socket: Option<PathBuf>,
-    ask: Ask,
-    json: bool,
-    code: impl Fn(&Value) -> u8,
-) -> ExitCode {
-    send_by(socket, json, code, async |client| client.ask(ask.method, &ask.path, ask.body).await)
-}
-
-/// Sends a request about the versions of a server's plugin. Without `json`, shows the progress of
-/// the swap meanwhile.
-pub(super) fn send_and_watch(
-    socket: Option<PathBuf>,
-    (server, ask): (&str, Ask),
-    json: bool,
-    code: impl Fn(&Value) -> u8,
-) -> ExitCode {
-    let path = at(server, "/plugin/swap");
-    send_by(socket, json, code, async |client| match json {
-        true => client.ask(ask.method, &ask.path, ask.body).await,
-        false => progress::watched(client, ask, &path).await,
-    })
-}
-
-fn send_by(
-    socket: Option<PathBuf>,
-    json: bool,
-    code: impl Fn(&Value) -> u8,
-    ask: impl AsyncFnOnce(&Client) -> Result<Bytes, ClientError>,
-) -> ExitCode {
-    let client = Client::new(&socket.unwrap_or_else(default_socket));
-    match runtime().map(|runtime| runtime.block_on(ask(&client))) {
-        Ok(Ok(answer)) => print(&answer, json, code),
-        Ok(Err(error)) if json => explain_as_json(&error),
-        Ok(Err(error)) => explain(&error),
-        Err(error) => fail(&error, 1),
-    }
-}
-
-fn print(answer: &[u8], json: bool, code: impl Fn(&Value) -> u8) -> ExitCode {
-    let text = String::from_utf8_lossy(answer);
-    let value = serde_json::from_slice::<Value>(answer).ok();
-    let code = value.as_ref().map_or(0, code);
-    let shown = match &value {
-        Some(value) if !json => tables::render(value),
-        _ => text.into_owned(),
-    };
-    let shown = if json { shown } else { super::printable(&shown) };
-    // A closed standard output is no error of this program.
-    let _ = writeln!(std::io::stdout(), "{}", shown.trim_end());
-    ExitCode::from(code)
-}
-
 /// The exit code of an answer that is no refusal. Not 0 if the call had no effect: no session has
 /// the name, or no session took the bytes.
 fn misses(answer: &Value, verb: &CtlVerb) -> u8 {
@@ -467,32 +368,4 @@ fn misses(answer: &Value, verb: &CtlVerb) -> u8 {
         CtlVerb::Send { session: None, .. } if answer["taken"] == 0 && answer["refused"] != 0 => 5,
         _ => 0,
     }
-}
-
-/// Prints a refusal of the API as JSON, for programs. Other errors are printed for people.
-fn explain_as_json(error: &ClientError) -> ExitCode {
-    let ClientError::Refused { code, message, .. } = error else { return explain(error) };
-    let _ =
-        writeln!(std::io::stdout(), "{}", json!({ "error": { "code": code, "message": message } }));
-    code_of(error)
-}
-
-fn explain(error: &ClientError) -> ExitCode {
-    eprintln!("wharf: {}", super::printable(&error.to_string()));
-    code_of(error)
-}
-
-fn code_of(error: &ClientError) -> ExitCode {
-    ExitCode::from(match error {
-        ClientError::Connect { .. } | ClientError::Broken { .. } => 3,
-        ClientError::Refused { status: 400 | 413, .. } => 2,
-        ClientError::Refused { status: 404, .. } => 4,
-        ClientError::Refused { status: 409, .. } => 5,
-        ClientError::Refused { .. } => 1,
-    })
-}
-
-pub(super) fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
-    eprintln!("wharf: {}", super::printable(&error.to_string()));
-    ExitCode::from(code)
 }

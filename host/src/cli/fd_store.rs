@@ -239,7 +239,7 @@ impl FdStore for SystemdStore {
 
 /// The name of a server's socket in the store. The store takes only ASCII names without colons.
 pub(super) fn listens(server: &str) -> String {
-    LISTENS.to_owned() + &super::ctl::encoded(server)
+    LISTENS.to_owned() + &super::request::encoded(server)
 }
 
 /// The server whose socket has this name in the store.

@@ -3,7 +3,8 @@
 
 use serde_json::Value;
 
-use super::{ctl, fd_store, in_one_line, printable, progress, tables};
+use super::text::{in_one_line, printable};
+use super::{fd_store, progress, request, tables};
 use crate::telemetry::drives_reader;
 
 /// Characters that a table adds to each character of an answer, at most.
@@ -30,6 +31,6 @@ pub fn stored_name(bytes: &[u8]) -> bool {
     let Some(server) = fd_store::server_of(name) else { return false };
     let written = fd_store::listens(&server);
     assert_eq!(fd_store::server_of(&written).as_deref(), Some(&*server));
-    assert!(written.ends_with(&ctl::encoded(&server)));
+    assert!(written.ends_with(&request::encoded(&server)));
     true
 }

@@ -24,7 +24,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
-use super::ctl;
+use super::answer;
 use crate::net::FdChannel;
 
 /// The hidden verb of the command line.
@@ -155,7 +155,7 @@ pub(super) fn run(command: &[OsString]) -> ExitCode {
                  and none asks for one here ({error}); \
                  use `wharf upgrade`"
             );
-            return ctl::fail(&told, 2);
+            return answer::fail(&told, 2);
         }
     };
     // If the launch fails, the channel closes, and the old process sees that no message comes.

@@ -8,6 +8,7 @@ macro_rules! say {
     }};
 }
 
+mod answer;
 mod args;
 mod build;
 mod check;
@@ -24,13 +25,16 @@ mod new;
 mod plugin;
 mod progress;
 mod publish;
+mod request;
 mod serve;
 mod signals;
 mod systemd;
 mod tables;
 mod test;
+mod text;
 mod top;
 mod upgrade;
+mod words;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -42,8 +46,9 @@ use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::EnvFilter;
 
 use self::args::{Cli, LogFormat, Verb};
+use self::text::printable;
 use crate::plugin::compile_for_another;
-use crate::telemetry::{count_dropped_lines, drives_reader};
+use crate::telemetry::count_dropped_lines;
 
 /// Most lines of the log that wait for their reader. Further lines are dropped and counted.
 const LINES_MAX: usize = 8_192;
@@ -132,21 +137,6 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Escapes control characters, except line breaks. Messages quote files that may come from others,
-/// and must not drive the terminal.
-fn printable(text: &str) -> String {
-    text.split('\n').map(in_one_line).collect::<Vec<_>>().join("\n")
-}
-
-/// Escapes foreign text, such as a name, for one line. The text cannot break the line, drive the
-/// terminal or change the direction of the text beside it.
-fn in_one_line(text: &str) -> String {
-    let escape = |one: char| {
-        if drives_reader(one) { one.escape_default().to_string() } else { one.to_string() }
-    };
-    text.chars().map(escape).collect()
 }
 
 /// Parses a level for all of Wharf, or a filter such as `wharf=debug,wasmtime=warn`. Refuses a bare

@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::ctl::{self, Ask};
 use super::help::CONTROL;
 use super::publish::{self, PullArgs, PushArgs};
+use super::request::{self, Ask};
+use super::{answer, words};
 use crate::oci::Reference;
 
 #[derive(Args)]
@@ -98,9 +99,9 @@ pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
         PluginVerb::Swap { server, file, policy } => whole(file).map(|file| {
             let mut values = json!({ "file": file });
             if let Some(policy) = policy {
-                values["policy"] = json!(ctl::name(*policy));
+                values["policy"] = json!(words::name(*policy));
             }
-            Ask::with("POST", ctl::at(server, "/plugin/swap"), values)
+            Ask::with("POST", request::at(server, "/plugin/swap"), values)
         }),
         PluginVerb::Canary { server, file, share, live, duration } => whole(file).map(|file| {
             let mut values = json!({ "file": file });
@@ -113,21 +114,21 @@ pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
             if let Some(duration) = duration {
                 values["duration"] = json!(duration);
             }
-            Ask::with("POST", ctl::at(server, "/plugin/canary"), values)
+            Ask::with("POST", request::at(server, "/plugin/canary"), values)
         }),
         PluginVerb::Promote { server } => {
-            Ok(Ask::with("POST", ctl::at(server, "/plugin/promote"), json!({})))
+            Ok(Ask::with("POST", request::at(server, "/plugin/promote"), json!({})))
         }
         PluginVerb::Rollback { server } => {
-            Ok(Ask::with("POST", ctl::at(server, "/plugin/rollback"), json!({})))
+            Ok(Ask::with("POST", request::at(server, "/plugin/rollback"), json!({})))
         }
-        PluginVerb::History { server } => Ok(Ask::get(ctl::at(server, "/plugin/history"))),
+        PluginVerb::History { server } => Ok(Ask::get(request::at(server, "/plugin/history"))),
         PluginVerb::Push(push) => return publish::push(push, arguments.json),
         PluginVerb::Pull(pull) => return publish::pull(pull, arguments.json),
     };
     let ask = match ask {
         Ok(ask) => ask,
-        Err(mistake) => return ctl::fail(&mistake, 2),
+        Err(mistake) => return answer::fail(&mistake, 2),
     };
     // A roll-back is no failure if the request asked for one. Sessions that stay are no failure
     // under a policy that lets them stay.
@@ -139,14 +140,14 @@ pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
     let server = match &arguments.verb {
         PluginVerb::Swap { server, file, .. } | PluginVerb::Canary { server, file, .. } => {
             if !arguments.json {
-                eprintln!("loading {}", super::printable(&file.display().to_string()));
+                eprintln!("loading {}", super::text::printable(&file.display().to_string()));
             }
             server
         }
         PluginVerb::Promote { server } | PluginVerb::Rollback { server } => server,
-        _ => return ctl::send(arguments.socket.clone(), ask, arguments.json, |_| 0),
+        _ => return answer::send(arguments.socket.clone(), ask, arguments.json, |_| 0),
     };
-    ctl::send_and_watch(arguments.socket.clone(), (server, ask), arguments.json, |answer| {
+    answer::send_and_watch(arguments.socket.clone(), (server, ask), arguments.json, |answer| {
         if answer["rolled_back"] == true && !asked_for {
             if !arguments.json {
                 eprintln!("wharf: {}", not_kept(answer));
@@ -173,7 +174,7 @@ pub(super) fn run(arguments: &PluginArgs) -> ExitCode {
 
 /// A sentence for below the table: the version is not in force, and why.
 fn not_kept(answer: &Value) -> String {
-    let name = |key: &str| super::printable(answer[key].as_str().unwrap_or("the version"));
+    let name = |key: &str| super::text::printable(answer[key].as_str().unwrap_or("the version"));
     let why = match answer["generation"].as_u64() {
         Some(0) => "was not put in force, because not all sessions could move to it",
         _ => "was taken back, because too many sessions could not move to it",

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::ctl::Ask;
+use super::request::Ask;
 use crate::control::{Client, ClientError};
 
 /// Interval between two requests for the progress.
@@ -80,7 +80,7 @@ impl Said {
 
 /// The progress of a swap in one line. `None` if no swap is under way.
 pub(super) fn line(under_way: &Value) -> Option<String> {
-    let to = super::printable(under_way["to"].as_str()?);
+    let to = super::text::printable(under_way["to"].as_str()?);
     let count = |key: &str| under_way[key].as_u64().unwrap_or(0);
     let mut words = match under_way["stage"].as_str()? {
         "moving" => format!("moving to {to}: {} of {} sessions moved", count("moved"), count("of")),

@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{ctl, in_one_line};
+use super::answer;
+use super::text::in_one_line;
 use crate::config::{CONFIG_FILE, registries};
 use crate::oci::{PullPolicy, PushedComponent, Reference, Registries, SigningKey};
 use crate::plugin::{Engine, EngineConfig, Grants, Loader, MANIFEST_FILE, Manifest, Source};
@@ -54,7 +55,7 @@ impl RegistryArgs {
 pub(super) fn push(arguments: &PushArgs, json: bool) -> ExitCode {
     let reference: Reference = match arguments.reference.parse() {
         Ok(reference) => reference,
-        Err(error) => return ctl::fail(&error.to_string(), 2),
+        Err(error) => return answer::fail(&error.to_string(), 2),
     };
     finish(send(arguments, &reference), json)
 }
@@ -62,7 +63,7 @@ pub(super) fn push(arguments: &PushArgs, json: bool) -> ExitCode {
 pub(super) fn pull(arguments: &PullArgs, json: bool) -> ExitCode {
     let reference: Reference = match arguments.reference.parse() {
         Ok(reference) => reference,
-        Err(error) => return ctl::fail(&error.to_string(), 2),
+        Err(error) => return answer::fail(&error.to_string(), 2),
     };
     finish(receive(arguments, &reference), json)
 }
@@ -128,7 +129,7 @@ fn finish(done: Result<Value>, json: bool) -> ExitCode {
     match done {
         Ok(answer) if json => println!("{answer}"),
         Ok(answer) => println!("{}", in_one_line(answer["reference"].as_str().unwrap_or_default())),
-        Err(error) => return ctl::fail(&format!("{error:#}"), 1),
+        Err(error) => return answer::fail(&format!("{error:#}"), 1),
     }
     ExitCode::SUCCESS
 }

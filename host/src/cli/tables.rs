@@ -157,7 +157,7 @@ fn cell(value: &Value) -> String {
         Value::Null => "-".into(),
         // Clients and plugins choose names. The escapes keep a name from breaking the table or
         // driving the terminal.
-        Value::String(text) => super::in_one_line(text),
+        Value::String(text) => super::text::in_one_line(text),
         Value::Number(number) if number.is_f64() => {
             format!("{:.1}", number.as_f64().unwrap_or_default())
         }

@@ -94,7 +94,11 @@ pub(super) fn run(arguments: &TestArgs) -> Result<()> {
                 None => say!("ok      {}, {words}", file.display()),
                 Some(problem) => {
                     failed += 1;
-                    say!("FAILED  {}, {words}: {}", file.display(), super::printable(problem));
+                    say!(
+                        "FAILED  {}, {words}: {}",
+                        file.display(),
+                        super::text::printable(problem)
+                    );
                 }
             }
             if manner == Manner::Whole {

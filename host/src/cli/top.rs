@@ -81,7 +81,7 @@ pub(super) fn run(arguments: &TopArgs) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("wharf: {}", super::printable(&error));
+            eprintln!("wharf: {}", super::text::printable(&error));
             ExitCode::from(3)
         }
     }
@@ -136,7 +136,7 @@ async fn frame(client: &Client, before: &mut Before) -> Result<String, ClientErr
     let mut servers = said["servers"].as_array_mut().map(std::mem::take).unwrap_or_default();
     for server in &mut servers {
         let name = server["name"].as_str().unwrap_or_default().to_owned();
-        let path = super::ctl::at(&name, &format!("/sessions?limit={SESSIONS_SEEN}"));
+        let path = super::request::at(&name, &format!("/sessions?limit={SESSIONS_SEEN}"));
         let listed = ask(client, &path).await?;
         for session in listed["sessions"].as_array().into_iter().flatten() {
             let mut session = session.clone();
@@ -194,7 +194,7 @@ fn rate(now: u64, before: u64, seconds: Option<f64>) -> f64 {
 /// Draws over the previous screen. Without a terminal, writes one screen after the other.
 fn draw(screen: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    let printable = super::printable(screen);
+    let printable = super::text::printable(screen);
     let drawn = if out.is_terminal() {
         let size = tcgetwinsize(&out).map_or((usize::MAX, usize::MAX), |size| {
             (usize::from(size.ws_row).max(1), usize::from(size.ws_col).max(1))

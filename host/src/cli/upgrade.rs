@@ -15,9 +15,10 @@ use sd_notify::NotifyState;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::ctl::{self, Ask};
+use super::answer;
 use super::help::CONTROL;
 use super::launch::Spawned;
+use super::request::Ask;
 use super::systemd;
 use crate::control::{Upgrade, UpgradeOptions, Upgraded};
 use crate::net::FdChannel;
@@ -62,12 +63,12 @@ pub(super) struct UpgradeArgs {
 pub(super) fn run(arguments: &UpgradeArgs) -> ExitCode {
     let program = match arguments.program.as_ref().map(std::path::absolute).transpose() {
         Ok(program) => program,
-        Err(error) => return ctl::fail(&format!("--program: {error}"), 2),
+        Err(error) => return answer::fail(&format!("--program: {error}"), 2),
     };
     let body =
         json!({ "program": program, "timeout": arguments.timeout, "drain": arguments.drain });
     let ask = Ask::with("POST", "/v1/upgrade".into(), body);
-    ctl::send(arguments.socket.clone(), ask, arguments.json, |answer| {
+    answer::send(arguments.socket.clone(), ask, arguments.json, |answer| {
         let stayed = stayed(&answer["stayed"]);
         if stayed == 0 {
             return 0;

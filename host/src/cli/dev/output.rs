@@ -22,7 +22,7 @@ const REMEMBERED_MAX: usize = 100;
 
 /// Writes one line of `wharf dev` itself.
 pub(super) fn say(words: &str) {
-    write(&format!("[dev] {}", crate::cli::printable(words)));
+    write(&format!("[dev] {}", crate::cli::text::printable(words)));
 }
 
 fn write(line: &str) {
