@@ -6,6 +6,7 @@ mod mail;
 mod migrate;
 mod pending_call;
 mod placement;
+mod session;
 mod sleep;
 mod transfer;
 
@@ -14,85 +15,25 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use self::mail::{Sent, flushed};
 use self::pending_call::{CancelScope, PendingCall};
-use self::sleep::Asleep;
-use super::alarm::Alarm;
+pub use self::session::{Ended, Session};
 use super::buffers::Incoming;
-use super::deadlines::{DeadlineClock, Verdict};
-use super::evidence::{FaultEvidence, Saved};
+use super::deadlines::Verdict;
 use super::handle::{HandleState, SessionHandle};
 use super::live_stats::Doing;
-use super::machine::{Ending, How, Machine, Occasion, Step};
+use super::machine::{Ending, How, Occasion, Step};
 use super::mailbox::Signals;
 use super::procedure_slot::ProcedureSlot;
 use super::run;
 use crate::event::{
-    DisconnectReason, EndReason, Event, Fault, FaultKind, Instance, Peers, Port, Priority,
-    Procedure, READ_MAX_BYTES, Scope, Usage,
+    DisconnectReason, Event, Fault, FaultKind, Instance, Peers, Port, Procedure, READ_MAX_BYTES,
+    Scope,
 };
 use crate::net::Stream;
-use crate::sched::{Moment, RunPermit, WorkerId, here};
-
-/// The result of a session.
-#[derive(Debug)]
-pub struct Ended {
-    /// The true reason of the end.
-    pub reason: EndReason,
-    /// The fault that ended the session, or else the fault of its `on-disconnect`, with the event's
-    /// name.
-    pub fault: Option<(&'static str, Fault)>,
-    /// The failed event with its input, to try it on another version. `None` unless the version
-    /// keeps inputs.
-    pub evidence: Option<Box<FaultEvidence>>,
-    /// Events dispatched.
-    pub events: u64,
-    /// Bytes from the peer.
-    pub bytes_in: u64,
-    /// Bytes to the peer.
-    pub bytes_out: u64,
-    /// Fuel and memory that its instances used.
-    pub usage: Usage,
-    /// CPU time of its events.
-    pub cpu: Duration,
-    /// The session's class at its end.
-    pub class: Priority,
-    /// Time from the first event to the last.
-    pub lasted: Duration,
-}
-
-/// One running session. `P` handles its events. `M` is its membership in the server, which is
-/// dropped as soon as an ending is decided.
-pub struct Session<P: Procedure, M> {
-    handle: Arc<SessionHandle>,
-    peers: Arc<dyn Peers>,
-    machine: Machine,
-    procedure: Arc<P>,
-    slot: Arc<ProcedureSlot<P>>,
-    instance: Option<P::Instance>,
-    /// The saved state of the instance, while the session sleeps.
-    asleep: Option<Box<Asleep<P>>>,
-    /// When the last event other than `on-timeout` started.
-    stirred: Instant,
-    /// Keeps the session awake until its next event other than `on-timeout`.
-    sleepless: bool,
-    /// Fuel that the instances before this one used.
-    spent_before: u64,
-    membership: Option<M>,
-    fault: Option<(&'static str, Fault)>,
-    evidence: Option<Box<FaultEvidence>>,
-    /// A copy of the last saved state, if the version keeps inputs.
-    saved: Option<Box<Saved>>,
-    alarm: Alarm,
-    deadline_clock: DeadlineClock,
-    run_permit: RunPermit,
-    /// The thread whose reactor the socket is bound to.
-    home: Option<WorkerId>,
-    /// When the flush began, if a deadline or the operator ended the session.
-    flush_began: Option<Moment>,
-}
+use crate::sched::{Moment, WorkerId};
 
 /// An occurrence between two events.
 enum Happening {
@@ -165,47 +106,6 @@ impl<P: Procedure, M> Session<P, M> {
         let ending = session.play().await;
         let procedure = Arc::clone(&session.procedure);
         (session.finish(ending).await, procedure)
-    }
-
-    fn new(
-        handle: Arc<SessionHandle>,
-        slot: Arc<ProcedureSlot<P>>,
-        peers: Arc<dyn Peers>,
-        membership: M,
-    ) -> Self {
-        let procedure = slot.current();
-        let now = Instant::now();
-        let (tenant, quota) =
-            (Arc::clone(&handle.config().tenant), Arc::clone(&handle.config().quota));
-        let run_permit =
-            RunPermit::new(Arc::clone(handle.placement()), handle.priority(), tenant, quota);
-        Self {
-            handle,
-            peers,
-            machine: Machine::default(),
-            procedure,
-            slot,
-            instance: None,
-            asleep: None,
-            stirred: now,
-            sleepless: false,
-            spent_before: 0,
-            membership: Some(membership),
-            fault: None,
-            evidence: None,
-            saved: None,
-            alarm: Alarm::new(now),
-            deadline_clock: DeadlineClock::new(now),
-            run_permit,
-            home: here(),
-            flush_began: None,
-        }
-    }
-
-    /// Fuel and memory that the session's instances used.
-    fn usage(&self) -> Usage {
-        let usage = self.instance.as_ref().map(Instance::usage).unwrap_or_default();
-        Usage { fuel: usage.fuel + self.spent_before, ..usage }
     }
 
     async fn play(&mut self) -> Ending {

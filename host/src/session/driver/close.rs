@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::{Ended, Session};
+use super::session::{Ended, Session};
 use crate::event::{DisconnectReason, EndReason, Port, Procedure};
 use crate::net::Stream;
 use crate::sched::Moment;

@@ -1,6 +1,6 @@
 //! Keeps the input of an event that fails on a version whose faults are investigated.
 
-use super::Session;
+use super::session::Session;
 use crate::event::{Event, FaultKind, Instance, KeptEvent, Origin, Port, Procedure};
 use crate::session::evidence::{FaultEvidence, Fidelity, Saved};
 

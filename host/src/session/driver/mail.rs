@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use super::Session;
+use super::session::Session;
 use crate::event::{Port, Procedure};
 use crate::sched::{Stretch, here, sending};
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 
-use super::Session;
 use super::pending_call::{self, CancelScope, PendingCall};
+use super::session::Session;
 use crate::event::{EndReason, Fault, FaultKind, Port, Procedure};
 use crate::session::live_stats::Doing;
 use crate::session::procedure_slot::{MigrateOutcome, Migration, PrepareVote};

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::Session;
+use super::session::Session;
 use crate::event::{Port, Procedure};
 use crate::net::Stream;
 use crate::sched::here;

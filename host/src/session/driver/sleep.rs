@@ -4,41 +4,17 @@
 //! version that is then its own.
 
 use std::pin::pin;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 
-use super::Session;
 use super::migrate::called_off_by;
 use super::pending_call::{self, CancelScope, PendingCall};
+use super::session::{Asleep, Session};
 use crate::event::{Fault, FaultKind, Instance, Port, Procedure, Scope, Usage};
-use crate::sched::Quota;
 use crate::session::live_stats::Doing;
 use crate::session::run;
-
-/// The saved state of an instance. Its memory counts against its tenant.
-pub(super) struct Asleep<P> {
-    state: Vec<u8>,
-    version: String,
-    /// The procedure that saved it.
-    on: Weak<P>,
-    quota: Arc<Quota>,
-}
-
-impl<P> Asleep<P> {
-    /// Copies the state, with the version that saved it.
-    pub(super) fn kept(&self) -> (Vec<u8>, String) {
-        (self.state.clone(), self.version.clone())
-    }
-}
-
-impl<P> Drop for Asleep<P> {
-    fn drop(&mut self) {
-        // The capacity is zero if the state was taken out.
-        self.quota.give_memory(self.state.capacity());
-    }
-}
 
 impl<P: Procedure, M> Session<P, M> {
     /// When the session falls asleep if nothing happens, or `None` if it cannot sleep. `exchanged`

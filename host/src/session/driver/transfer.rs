@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::Session;
+use super::session::Session;
 use crate::event::{Fault, FaultKind, Instance, Peers, Port, Procedure};
 use crate::net::Stream;
 use crate::session::deadlines::DeadlineClock;
