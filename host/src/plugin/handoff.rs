@@ -1,36 +1,13 @@
 //! Save and restore: the two calls by which a session moves from one instance to another.
 
-use wasmtime::component::{Component, ComponentExportIndex, Instance};
+use wasmtime::component::Instance;
 
+use super::handoff_exports::Handoff;
 use super::read_only_port::quiet;
 use super::store::{PluginStore, begin, spent};
 use super::trap::fault;
 use crate::event::{Budget, Fault, FaultKind, Scope};
 use crate::telemetry::drives_reader;
-
-/// Name of the interface, without its version.
-const HANDOFF: &str = "wharf:server/handoff";
-
-/// Position of the two functions among a component's exports.
-#[derive(Clone)]
-pub(super) struct Handoff {
-    save: ComponentExportIndex,
-    restore: ComponentExportIndex,
-}
-
-impl Handoff {
-    /// Finds the functions in a component, in any version of the contract that this host speaks.
-    pub(super) fn find(component: &Component, exports: &[String]) -> Option<Self> {
-        let fits = |name: &&String| {
-            name.strip_prefix(HANDOFF)
-                .and_then(|rest| rest.strip_prefix('@'))
-                .is_some_and(|version| version.starts_with("0.1."))
-        };
-        let interface = component.get_export_index(None, exports.iter().find(fits)?)?;
-        let function = |name: &str| component.get_export_index(Some(&interface), name);
-        Some(Self { save: function("save")?, restore: function("restore")? })
-    }
-}
 
 impl PluginStore {
     /// Returns the state that another instance needs to continue the session, and the fuel spent.

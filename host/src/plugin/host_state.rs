@@ -10,8 +10,9 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, StoreContextMut, Trap, UpdateDeadline};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
+use super::context::Context;
 use super::engine::is_out_of_room;
-use super::instance::Context;
+
 use super::output::{Tap, WhichStream};
 use super::ticker::{TICK, Ticker};
 use crate::event::Scope;

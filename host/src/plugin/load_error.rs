@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::bindings::CONTRACT_VERSION;
-use super::loader::EVENT_PROCEDURE;
+use super::loaded::EVENT_PROCEDURE;
 use super::source::SourceError;
 use crate::work::SystemRefused;
 

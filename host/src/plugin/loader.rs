@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
+use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, InstancePre};
 
 use super::bindings::{CONTRACT_VERSION, PluginIndices};
 use super::cache::{Cache, Cached, hex};
@@ -19,9 +19,9 @@ use super::compile::compile;
 use super::compiler::Compiler;
 use super::footprint::Footprint;
 use super::grants::Verdict;
-use super::handoff::Handoff;
-use super::host_state::HostState;
+use super::handoff_exports::Handoff;
 use super::load_error::LoadError;
+use super::loaded::{CacheUse, EVENT_PROCEDURE, Known, Plugin};
 use super::not_loaded::{not_compiled, short};
 use super::source::{self, Source};
 use super::trial::can_be_made;
@@ -30,109 +30,9 @@ use crate::event::{NAME_MAX_BYTES, NAMES_SHOWN_MAX, excerpt, some_of};
 use crate::sched::Quota;
 use crate::work::Stop;
 
-/// The export that makes a component a plugin, without its version.
-pub(super) const EVENT_PROCEDURE: &str = "wharf:server/inet-event-proc";
 /// Bytes that the names of all imports and exports may have together. The largest known plugins
 /// have two thousand.
 const NAMES_MAX_BYTES: usize = 64 << 10;
-
-/// Origin of the compiled code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CacheUse {
-    /// Compiled now, and kept if there is a cache.
-    Compiled,
-    /// Found in the cache.
-    Cached,
-}
-
-/// A plugin that passed every check and can be instantiated.
-pub struct Plugin {
-    pub(super) pre: InstancePre<HostState>,
-    pub(super) indices: PluginIndices,
-    pub(super) handoff: Option<Handoff>,
-    stateless: bool,
-    footprint: Footprint,
-    engine: Engine,
-    file: PathBuf,
-    name: String,
-    version: String,
-    digest: String,
-    imports: Vec<String>,
-    exports: Vec<String>,
-    cache_use: CacheUse,
-    loading: Duration,
-}
-
-impl Plugin {
-    /// Name and version, for logs: `echo 0.1.0`.
-    #[must_use]
-    pub fn label(&self) -> String {
-        format!("{} {}", self.name, self.version)
-    }
-    /// What the manifest says.
-    #[must_use]
-    pub fn known(&self) -> Known<'_> {
-        Known { name: &self.name, version: &self.version, stateless: self.stateless }
-    }
-    /// Name, from the manifest.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-    /// Version, from the manifest.
-    #[must_use]
-    pub fn version(&self) -> &str {
-        &self.version
-    }
-    /// Whether live sessions can migrate from this version to another, and from others to this one.
-    #[must_use]
-    pub fn has_handoff(&self) -> bool {
-        self.handoff.is_some() || self.stateless
-    }
-    /// Whether instances keep nothing in memory that a session needs later.
-    #[must_use]
-    pub fn is_stateless(&self) -> bool {
-        self.stateless
-    }
-    /// The component's file, or the reference by which it was pulled.
-    #[must_use]
-    pub fn file(&self) -> &Path {
-        &self.file
-    }
-    /// SHA-256 of the component, in hexadecimal.
-    #[must_use]
-    pub fn digest(&self) -> &str {
-        &self.digest
-    }
-    /// Interfaces that the component imports.
-    #[must_use]
-    pub fn imports(&self) -> &[String] {
-        &self.imports
-    }
-    /// Interfaces that the component exports.
-    #[must_use]
-    pub fn exports(&self) -> &[String] {
-        &self.exports
-    }
-    /// Whether the code came from the cache.
-    #[must_use]
-    pub fn cache_use(&self) -> CacheUse {
-        self.cache_use
-    }
-    /// Time that loading took, with the trial.
-    #[must_use]
-    pub fn loading(&self) -> Duration {
-        self.loading
-    }
-    /// What each instance takes, at most, of the pools.
-    #[must_use]
-    pub fn footprint(&self) -> Footprint {
-        self.footprint
-    }
-    pub(super) fn engine(&self) -> &Engine {
-        &self.engine
-    }
-}
 
 /// Loads plugins for one engine.
 #[derive(Clone)]
@@ -152,17 +52,6 @@ pub struct Loader {
 /// Two loads with the same key give the same plugin: file, name, version, whether it is stateless,
 /// digest and grants.
 type Key = (PathBuf, String, String, bool, String, Grants);
-
-/// What a manifest said about a component.
-#[derive(Debug, Clone, Copy)]
-pub struct Known<'a> {
-    /// Name.
-    pub name: &'a str,
-    /// Version.
-    pub version: &'a str,
-    /// Whether the plugin is stateless.
-    pub stateless: bool,
-}
 
 impl Loader {
     /// Creates a loader that compiles every time.

@@ -12,7 +12,7 @@ use wasmtime_wasi::async_trait;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
-use super::instance::Context;
+use super::context::Context;
 use crate::sched::LOG_LINE_COST;
 use crate::telemetry::{PluginOutput, drives_reader};
 

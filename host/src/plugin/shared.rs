@@ -13,10 +13,10 @@ use std::task::{Context as TaskContext, Poll, ready};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
-use super::instance::Context;
-use super::loader::Plugin;
+use super::context::Context;
+use super::loaded::Plugin;
+use super::null_scope;
 use super::store::PluginStore;
-use super::trial;
 use crate::event::{Action, Budget, Event, Fault, FaultKind, Port, Scope};
 
 /// The shards of one server. A shard is made when its first session comes. It lives until it
@@ -86,7 +86,7 @@ impl Shards {
             well: false,
         };
         let (core, fuel) = PluginStore::make(plugin, context, member.scope.clone(), budget).await?;
-        making.held.insert(core).serve(trial::scope());
+        making.held.insert(core).serve(null_scope::scope());
         making.well = true;
         member.living.ready.store(true, Ordering::Release);
         drop(making);
@@ -175,7 +175,7 @@ impl Member {
         core.serve(self.scope.clone());
         let (action, fuel) = core.call(event, budget).await?;
         // An idle instance must not keep the session alive.
-        core.serve(trial::scope());
+        core.serve(null_scope::scope());
         let memory = core.memory_bytes();
         using.well = true;
         Ok((action, fuel, memory))

@@ -7,10 +7,11 @@ use wasmtime::component::Instance;
 
 use super::Engine;
 use super::bindings::{self, client_info};
+use super::context::Context;
 use super::host_state::{HostState, apart_from_others, on_tick};
-use super::instance::Context;
+
 use super::ledger::Room;
-use super::loader::Plugin;
+use super::loaded::Plugin;
 use super::trap::fault;
 use crate::event::{Action, Budget, Event, Fault, FaultKind, Scope};
 

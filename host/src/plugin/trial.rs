@@ -1,31 +1,16 @@
 //! The trial: the instance that a plugin must be able to make before it is published. Its session
 //! leads nowhere.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::instance::{Binding, EventProcedure, InstanceLimits};
+use super::context::{Binding, InstanceLimits};
+use super::instance::EventProcedure;
 use super::load_error::{IN_ITS, LoadError};
-use super::loader::Plugin;
+use super::loaded::Plugin;
 use super::not_loaded::TrialFailed;
-use crate::event::{
-    Budget, ClientInfo, Fault, Instance, NoPeers, NullPort, Priority, Procedure, Scope,
-};
+use super::null_scope::scope;
+use crate::event::{Budget, Fault, Instance, Priority, Procedure};
 use crate::sched::Budgets;
-
-/// A scope whose session has no socket and no peers.
-pub(super) fn scope() -> Scope {
-    let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-    let info = ClientInfo {
-        id: 0,
-        server: "trial".into(),
-        peer: nowhere,
-        local: nowhere,
-        tls: None,
-        parameter: 0,
-    };
-    Scope { port: Arc::new(NullPort(info)), peers: Arc::new(NoPeers) }
-}
 
 /// Makes one instance under the limits of the server that is to get the plugin, and drops it.
 /// Blocks, so do not call this on a runtime's thread.
