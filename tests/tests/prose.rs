@@ -250,3 +250,22 @@ fn public_types_have_names_of_their_own() {
     let shared: Vec<_> = homes.iter().filter(|(_, homes)| homes.len() > 1).collect();
     assert!(shared.is_empty(), "{shared:#?}");
 }
+
+/// Files and folders that the glossary names, below `host/src` or the project.
+#[test]
+fn glossary_names_files_that_exist() {
+    let page = fs::read_to_string(root().join("docs/glossary.md")).expect("the glossary");
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for row in page.lines().filter(|line| line.starts_with('|')) {
+        let place = row.trim_end_matches(['|', ' ']).rsplit('|').next().unwrap_or_default();
+        for path in place.split('`').skip(1).step_by(2).filter(|text| text.contains('/')) {
+            let exists = |base: &str| root().join(base).join(path).exists();
+            if !exists("host/src") && !exists("") {
+                wrong.push(path.to_owned());
+            }
+            seen += 1;
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(seen > 100, "only {seen} paths were found");
+}
