@@ -245,11 +245,13 @@ impl Listener {
         let polled = self.polled.load_full().ok_or(Errno::BADF)?;
         let (stream, peer) = loop {
             let mut guard = polled.readable().await?;
+            // Asked before the attempt: an attempt that would block clears the guard.
+            let hung_up = guard.ready().is_read_closed();
             match guard.try_io(|polled| accept(polled.get_ref())) {
                 Ok(accepted) => break accepted?,
                 // The reactor remembers a hang-up for ever, although another holder may have made
                 // the socket listen again. Waiting here would neither end nor let other tasks run.
-                Err(_) if guard.ready().is_read_closed() => return Err(Errno::INVAL.into()),
+                Err(_) if hung_up => return Err(Errno::INVAL.into()),
                 Err(_) => {}
             }
         };
@@ -358,5 +360,44 @@ mod tests {
     fn a_mapped_address_is_the_ipv4_address() {
         let mapped: SocketAddr = "[::ffff:192.0.2.7]:9".parse().expect("an address");
         assert_eq!(plain(mapped), "192.0.2.7:9".parse().expect("an address"));
+    }
+
+    /// The reactor remembers the hang-up. An accept that waits on it would spin, and hold its
+    /// thread for ever, so it runs on a thread that the test can leave behind.
+    #[test]
+    fn hang_up_mended_elsewhere_is_reported() {
+        for listens_again in [1, 3, 10] {
+            let (tell, told) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                runtime.expect("a runtime").block_on(async {
+                    // A port that was asked for stays with the socket when it hangs up.
+                    let free = TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr());
+                    let port = free.expect("a port").port().try_into().expect("a port");
+                    let endpoint = Endpoint {
+                        host: "127.0.0.1".into(),
+                        port: ListenPort::Fixed(port),
+                        backlog: 16,
+                        options: SocketOptions::default(),
+                    };
+                    let listener = Listener::open(&endpoint).expect("it listens");
+                    for _ in 0..listens_again {
+                        let other = listener.duplicate().expect("a descriptor");
+                        rustix::net::shutdown(&other, rustix::net::Shutdown::Both).expect("shut");
+                        listener.hung_up().await;
+                        rustix::net::listen(&other, 16).expect("it listens again");
+                        let error = listener.accept().await.expect_err("it hung up");
+                        assert_eq!(AcceptError::of(&error), AcceptError::Broken, "{error}");
+                        let repaired = listener.listen_again().expect("it is repaired");
+                        assert_eq!(repaired, Repaired::SameSocket);
+                        let client = std::net::TcpStream::connect(listener.address());
+                        listener.accept().await.expect("a client");
+                        drop(client.expect("it listens"));
+                    }
+                });
+                tell.send(()).expect("the test waits");
+            });
+            told.recv_timeout(Duration::from_secs(20)).expect("an accept spins");
+        }
     }
 }
