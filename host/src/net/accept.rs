@@ -390,7 +390,7 @@ mod tests {
                         assert_eq!(AcceptError::of(&error), AcceptError::Broken, "{error}");
                         let repaired = listener.listen_again().expect("it is repaired");
                         assert_eq!(repaired, Repaired::SameSocket);
-                        let client = std::net::TcpStream::connect(listener.address());
+                        let client = TcpStream::connect(listener.address());
                         listener.accept().await.expect("a client");
                         drop(client.expect("it listens"));
                     }
