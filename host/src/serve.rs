@@ -34,7 +34,7 @@ pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
         let now = *state.borrow_and_update();
         listening.obey(now.listen_asked);
         seen.send_replace(now.version);
-        if now.welcome() == AcceptMode::Close {
+        if now.accept_mode() == AcceptMode::Close {
             return;
         }
         if let Some(next) = listening.next_attempt() {
@@ -44,14 +44,14 @@ pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
             }
             continue;
         }
-        if now.welcome() == AcceptMode::Queue {
+        if now.accept_mode() == AcceptMode::Queue {
             tokio::select! {
                 _ = state.changed() => {}
                 error = listening.broken() => listening.repair(&error),
             }
             continue;
         }
-        if now.welcome() == AcceptMode::Admit
+        if now.accept_mode() == AcceptMode::Admit
             && let Err(until) = service.may_enter(Instant::now())
         {
             tokio::select! {
@@ -92,7 +92,7 @@ pub(crate) async fn accept(seen: watch::Sender<u64>, mut listening: Listening) {
             }
         };
         match connection {
-            Ok(client) if now.welcome() == AcceptMode::Reject => {
+            Ok(client) if now.accept_mode() == AcceptMode::Reject => {
                 service.counters.accepted();
                 refuse(&service, &client, Refusal::Suspended);
             }
@@ -181,7 +181,7 @@ async fn introduced(
     let mut state = service.state();
     let recalled = async {
         // The wait cannot fail: the sender lives in the service.
-        let _ = state.wait_for(|state| state.call(epoch) != Directive::Stay).await;
+        let _ = state.wait_for(|state| state.directive(epoch) != Directive::Stay).await;
     };
     tokio::select! {
         biased;
@@ -292,7 +292,7 @@ async fn converse(
     drop(server_config);
     let (slot, membership, presence) = service.let_in(&handle, epoch).await;
     // A directive that came before the registry had this session did not reach the session.
-    match service.call(epoch) {
+    match service.directive(epoch) {
         Directive::Stay => {}
         Directive::End => handle.stop(),
         Directive::EndNow => handle.cancel(),

@@ -20,6 +20,7 @@ pub mod packets;
 pub mod process;
 pub mod readers;
 pub mod released;
+pub mod rng;
 pub mod seeds;
 pub mod servers;
 pub mod shapes;

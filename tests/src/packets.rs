@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use crate::rng::Rng;
 use tokio::runtime::Runtime;
 use wharf::event::{
     Action, Broadcast, Budget, ClientInfo, DisconnectReason, Event, Fault, Instance, NameError,
@@ -289,8 +290,8 @@ async fn done<T>(what: &str, call: impl Future<Output = Result<T, Fault>>) -> Re
     call.await.map_err(|fault| format!("{what}: {fault}"))
 }
 
-/// A generator of random numbers from a seed.
-pub struct Random(u64);
+/// Random packets from a seed.
+pub struct Random(Rng);
 
 impl Random {
     /// A generator with the seed `WHARF_SEED`, or else 1. Prints the seed.
@@ -299,22 +300,14 @@ impl Random {
         let seed = std::env::var("WHARF_SEED")
             .map_or(1, |text| text.parse().expect("WHARF_SEED is a number"));
         eprintln!("WHARF_SEED={seed}");
-        Self(seed)
-    }
-
-    /// The next number, by SplitMix64.
-    pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        Self(Rng::seeded(seed))
     }
 
     /// A packet of random bytes.
     pub fn packet(&mut self) -> Vec<u8> {
         let mut packet = Vec::with_capacity(READ_MAX_BYTES);
         while packet.len() < READ_MAX_BYTES {
-            packet.extend_from_slice(&self.number().to_le_bytes());
+            packet.extend_from_slice(&self.0.throw().to_le_bytes());
         }
         packet
     }
@@ -323,7 +316,7 @@ impl Random {
     pub fn mixture(&mut self, messages: &[Vec<u8>]) -> Vec<u8> {
         let mut packet = Vec::with_capacity(2 * READ_MAX_BYTES);
         while packet.len() < READ_MAX_BYTES {
-            let message = &messages[(self.number() % messages.len() as u64) as usize];
+            let message = self.0.one_of(messages);
             packet.extend_from_slice(&message[..message.len().min(READ_MAX_BYTES)]);
         }
         packet.truncate(READ_MAX_BYTES);

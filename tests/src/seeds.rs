@@ -2,8 +2,10 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A generator of random numbers from a seed.
-pub struct Seed(u64);
+use crate::rng::Rng;
+
+/// The random choices of one test.
+pub struct Seed(Rng);
 
 impl Seed {
     /// The generator of this run. Prints its seed, which a failed test then shows.
@@ -17,16 +19,12 @@ impl Seed {
         let given = std::env::var("WHARF_SEED").ok();
         let seed = given.map_or_else(now, |text| text.parse().expect("WHARF_SEED is a number"));
         eprintln!("WHARF_SEED={seed}");
-        Self(seed)
+        Self(Rng::seeded(seed))
     }
 
     /// A number from 0 to below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end
+        self.0.below(end)
     }
 
     /// A number from `start` to below `end`.

@@ -191,8 +191,7 @@ impl Gate {
         })
     }
 
-    /// Returns the number of clients now, including those in the handshake and those that are
-    /// ending.
+    /// Returns the number of clients now. Clients in the handshake and ending clients count, too.
     #[must_use]
     pub fn clients(&self) -> usize {
         self.clients.taken()

@@ -60,7 +60,7 @@ impl std::fmt::Display for Network {
     }
 }
 
-/// The networks that may enter and those that may not. The empty value admits every client.
+/// The allowed and the denied networks. The empty value admits every client.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Networks {
     /// If not empty, only these networks may enter.

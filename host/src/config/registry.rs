@@ -99,7 +99,7 @@ pub(super) fn describe(
     if registry_config.signature == SignatureRule::Required && table.trust.is_empty() {
         wrong(
             "signature",
-            "nobody is trusted; expected a `[[registry.trust]]` table with `prefix` and `keys`"
+            "no key is trusted; expected a `[[registry.trust]]` table with `prefix` and `keys`"
                 .into(),
         );
     }
@@ -184,6 +184,6 @@ mod tests {
     fn required_signatures_without_trust_are_refused() {
         let text = "[registry]\nsignature = 'required'\n[[server]]\nport = 7000\nplugin = 'x'\n";
         let said = Config::parse(text, Path::new(".")).err().expect("a mistake").join("\n");
-        assert!(said.contains("nobody is trusted"), "{said}");
+        assert!(said.contains("no key is trusted"), "{said}");
     }
 }

@@ -175,7 +175,7 @@ pub(super) async fn lock(
         // The lock of a caller that disconnected is dropped with the request. If bytes that the
         // caller sent ahead hid the end of its connection, the lock is dropped here.
         Ok(_) if peer.is_gone() => {
-            Err(Problem::conflict("locked", "whoever asked has closed the connection"))
+            Err(Problem::conflict("locked", "the caller has closed the connection"))
         }
         Ok(lock) => {
             Ok(ok(&json!({ "token": lock.into_token(), "hold_seconds": hold.as_secs_f64() })))

@@ -52,7 +52,8 @@ pub enum ListenerError {
     NotLoopback(SocketAddr),
     /// `control.listen` is given without `control.token_file`.
     #[error(
-        "`control.token_file`: missing; whoever reaches a port may use it, so `control.listen` \
+        "`control.token_file`: missing; any program that reaches a port may use it, so \
+         `control.listen` \
          needs a token"
     )]
     NoToken,

@@ -20,7 +20,7 @@ use crate::work::WorkStatus;
 
 pub(super) async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
     let mut registry = Registry::with_prefix("wharf");
-    registry.register_collector(Box::new(Fleets(Arc::clone(&shared.servers))));
+    registry.register_collector(Box::new(AllServers(Arc::clone(&shared.servers))));
     registry.register_collector(Box::new(Queues(Arc::clone(&shared))));
     let mut text = String::new();
     match encode(&mut text, &registry) {
@@ -32,11 +32,11 @@ pub(super) async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
     }
 }
 
-struct Fleets(Arc<Servers>);
+struct AllServers(Arc<Servers>);
 
-impl fmt::Debug for Fleets {
+impl fmt::Debug for AllServers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Fleets")
+        f.write_str("AllServers")
     }
 }
 
@@ -44,13 +44,13 @@ type Now = fn(&ServerHandle) -> i64;
 type Sum = fn(&Snapshot) -> u64;
 type SumSpent = fn(&Spent) -> f64;
 type ClassLabels = fn(&ClassStatus) -> &std::collections::BTreeMap<String, u64>;
-type OfTurns = fn(&RunQueueStatus) -> u64;
+type OfRunQueue = fn(&RunQueueStatus) -> u64;
 type OfWork = fn(&WorkStatus) -> u64;
 type OfPool = fn(&PoolStatus) -> u64;
 type OfTenant = fn(&TenantStatus) -> u64;
 type ReasonLabels = fn(&Snapshot) -> &std::collections::BTreeMap<String, u64>;
 
-impl Collector for Fleets {
+impl Collector for AllServers {
     fn encode(&self, mut to: DescriptorEncoder) -> Result<(), fmt::Error> {
         let servers: Vec<_> =
             self.0.all().into_iter().map(|server| (server.counters(), server)).collect();
@@ -71,7 +71,7 @@ impl Collector for Fleets {
         let help = "Lines of the log that its reader was too slow for";
         let mut dropped = to.encode_descriptor("log_dropped", help, None, MetricType::Counter)?;
         dropped.encode_counter::<NoLabelSet, _, u64>(&(dropped_lines() as u64), None)?;
-        let lanes = self.0.host().turns();
+        let lanes = self.0.host().run_queues();
         let mut waiting = to.encode_descriptor(
             "turns_waiting",
             "Sessions in line for a turn",
@@ -83,7 +83,7 @@ impl Collector for Fleets {
                 .encode_family(&[("lane", lane.lane.name())])?
                 .encode_gauge(&(lane.waiting as i64))?;
         }
-        let turns: [(&str, &str, OfTurns); 2] = [
+        let turns: [(&str, &str, OfRunQueue); 2] = [
             ("turns", "Turns given to sessions that had to get in line", |seen| seen.given),
             ("turns_taken_over", "Of those, turns on another thread", |seen| seen.taken_over),
         ];

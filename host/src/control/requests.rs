@@ -68,7 +68,7 @@ pub(super) struct Nothing {}
 
 #[derive(Deserialize, Default, Clone, Copy)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum HowNewcomers {
+pub(super) enum HowNewConnections {
     #[default]
     Queue,
     Reject,
@@ -87,7 +87,7 @@ pub(super) enum HowSessions {
 #[serde(deny_unknown_fields)]
 pub(super) struct Suspend {
     #[serde(default)]
-    newcomers: HowNewcomers,
+    newcomers: HowNewConnections,
     #[serde(default)]
     sessions: HowSessions,
     deadline: Option<Span>,
@@ -116,8 +116,8 @@ fn ending(drain: bool, deadline: Option<Span>) -> Result<ServerEnding, Problem> 
 impl Suspend {
     pub(super) fn read(&self) -> Result<(NewConnections, Option<ServerEnding>), Problem> {
         let newcomers = match self.newcomers {
-            HowNewcomers::Queue => NewConnections::Queue,
-            HowNewcomers::Reject => NewConnections::Reject,
+            HowNewConnections::Queue => NewConnections::Queue,
+            HowNewConnections::Reject => NewConnections::Reject,
         };
         let sessions = match self.sessions {
             HowSessions::Keep if self.deadline.is_none() => None,

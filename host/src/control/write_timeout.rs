@@ -75,7 +75,7 @@ mod tests {
     async fn write_fails_if_peer_does_not_read() {
         let (near, far) = tokio::io::duplex(8);
         let mut stream = WriteTimeout::new(near, Duration::from_millis(20));
-        let error = stream.write_all(&[0; 64]).await.expect_err("nobody reads");
+        let error = stream.write_all(&[0; 64]).await.expect_err("the peer does not read");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         drop(far);
     }

@@ -80,7 +80,7 @@ pub fn oci_bundle(bytes: &[u8]) -> bool {
     let by_digest = signature::Wanted { plugin: &PLUGIN, repository: REPOSITORY, by_digest: true };
     let keys = [KEY.public()];
     let why = signature::check(&vec![evidence].into(), &keys, &by_digest);
-    let why = why.map(PublicKey::name).expect_err("nobody has signed it");
+    let why = why.map(PublicKey::name).expect_err("no key has signed it");
     assert!(why.len() <= 4 << 10, "{} bytes: {why:.100}", why.len());
     true
 }

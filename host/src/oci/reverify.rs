@@ -41,7 +41,7 @@ impl Registries {
         let Some(keys) = registry_config.keys_for(reference)? else { return Ok(()) };
         let digest = reference
             .digest()
-            .ok_or_else(|| RegistryProblem::Signature("nobody wrote down its digest".into()))?;
+            .ok_or_else(|| RegistryProblem::Signature("no record has its digest".into()))?;
         let order = Order {
             registry_config,
             reference,

@@ -118,8 +118,9 @@ impl Store {
         signed.into_iter().filter_map(decode).collect()
     }
 
-    /// Adds signatures before those that the plugin has. A digest may be in several repositories,
-    /// and each has signatures of its own. The oldest beyond [`SIGNATURES_MAX`] are removed.
+    /// Adds signatures in front of the plugin's present ones. Several repositories may have the
+    /// same digest, each with signatures of its own. The oldest beyond [`SIGNATURES_MAX`] are
+    /// removed.
     ///
     /// If two processes add at once, the later may remove the signatures of the earlier, which are
     /// then fetched again.
@@ -242,7 +243,7 @@ mod tests {
         let (store, digest) = (folder.store(1 << 20), Digest::of(b"content"));
         store.keep(&digest, b"content").expect("kept");
         assert_eq!(store.blob(&digest, 7).as_deref(), Some(&b"content"[..]));
-        assert_eq!(store.blob(&digest, 6), None, "over the limit of whoever asks");
+        assert_eq!(store.blob(&digest, 6), None, "over the caller's limit");
         let file = folder.0.join(BLOBS).join(digest.hex());
         fs::write(&file, b"c0ntent").expect("changed");
         assert_eq!(store.blob(&digest, 7), None);

@@ -12,7 +12,7 @@
 //!
 //! | 16 | 32 | 32 | any | 32 |
 //! |---|---|---|---|---|
-//! | [`FORMAT`] | hash of the component's digest | SHA-256 of the settings | machine code | SHA-256 |
+//! | [`FORMAT`] | hash of the digest | SHA-256 of the settings | machine code | SHA-256 |
 
 use std::fs;
 use std::hash::{Hash, Hasher};

@@ -300,6 +300,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::rng::Rng;
     use crate::sched::QuotaLimits;
 
     fn compiled_by(script: &str, time_max: Duration) -> String {
@@ -393,7 +394,7 @@ mod tests {
     }
     #[test]
     fn called_off_compiler_ends_with_all_it_started() {
-        let mut rng = 7_u64;
+        let mut rng = Rng(7);
         for script in [
             "sleep 30",
             "cat >/dev/null; sleep 31",
@@ -401,15 +402,18 @@ mod tests {
             "yes",
             "yes >&2",
         ] {
-            rng = rng.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let pause = Duration::from_millis(rng.throw(128));
             let stop = Stop::default();
             let calls = stop.clone();
             let calls = thread::spawn(move || {
-                thread::sleep(Duration::from_millis(rng >> 57));
+                thread::sleep(pause);
                 calls.ask();
             });
-            let program =
-                std::env::temp_dir().join(format!("stopped-{}-{}", std::process::id(), rng >> 40));
+            let program = std::env::temp_dir().join(format!(
+                "stopped-{}-{}",
+                std::process::id(),
+                rng.throw(1 << 24)
+            ));
             std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("kept");
             std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700))
                 .expect("a program");

@@ -54,7 +54,7 @@ enum State {
 
 impl fmt::Debug for RunPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Turn")
+        f.debug_struct("RunPermit")
             .field("flow", &self.flow)
             .field("state", &self.state)
             .finish_non_exhaustive()

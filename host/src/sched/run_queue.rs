@@ -109,6 +109,14 @@ impl Ticket {
     }
 }
 
+impl Queue {
+    /// Keeps the ticket of a session that waits from now on.
+    fn await_permit(&mut self, flow: &Flow, ticket: &Arc<Ticket>) {
+        ticket.granted.store(0, Ordering::Relaxed);
+        self.tickets.insert(flow.id, Arc::clone(ticket));
+    }
+}
+
 impl RunQueue {
     /// Creates the queue of a lane with this number of threads.
     ///
@@ -292,8 +300,7 @@ impl RunQueue {
         used: Duration,
     ) {
         let mut queue = self.queue();
-        ticket.granted.store(0, Ordering::Relaxed);
-        queue.tickets.insert(flow.id, Arc::clone(ticket));
+        queue.await_permit(flow, ticket);
         queue.fair_queue.join(thread, flow, used);
         self.told(&queue);
     }
@@ -309,8 +316,7 @@ impl RunQueue {
         used: Duration,
     ) {
         let mut queue = self.queue();
-        ticket.granted.store(0, Ordering::Relaxed);
-        queue.tickets.insert(flow.id, Arc::clone(ticket));
+        queue.await_permit(flow, ticket);
         queue.holders[thread] = None;
         queue.fair_queue.charge(flow, used);
         queue.fair_queue.again(next, flow);

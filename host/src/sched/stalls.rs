@@ -179,25 +179,20 @@ async fn wait<T>(due: impl Fn(Moment) -> Instant, waited: impl Future<Output = T
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Returns a number below `end`, from a seed.
-    fn throw(seed: &mut u64, end: u64) -> u64 {
-        *seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        (*seed >> 33) % end
-    }
+    use crate::rng::Rng;
 
     /// The thread beats and others look, in an order that a seed decides.
     #[test]
     fn stalls_are_the_same_for_every_look() {
         for number in 0..2_000 {
-            let mut seed = number;
+            let mut rng = Rng(number);
             let (mut beats, mut now, mut silence) =
                 (Beats::default(), Duration::ZERO, Duration::ZERO);
             let (mut seen, mut least) = (Duration::ZERO, Duration::ZERO);
-            for _ in 0..throw(&mut seed, 60) {
-                let step = Duration::from_millis(match throw(&mut seed, 5) {
-                    0 => 300 + throw(&mut seed, 60_000),
-                    _ => throw(&mut seed, 120),
+            for _ in 0..rng.throw(60) {
+                let step = Duration::from_millis(match rng.throw(5) {
+                    0 => 300 + rng.throw(60_000),
+                    _ => rng.throw(120),
                 });
                 (now, silence) = (now + step, silence + step);
                 let stalls = beats.stalls(now);
@@ -205,7 +200,7 @@ mod tests {
                 assert!(stalls + Beats::UNIT * 2 >= seen, "{number}: {stalls:?} after {seen:?}");
                 assert!(stalls <= now, "{number}: {stalls:?} of {now:?}");
                 seen = seen.max(stalls);
-                if throw(&mut seed, 10) < 6 {
+                if rng.throw(10) < 6 {
                     beats = beats.beat(now);
                     least += silence.saturating_sub(TOLERANCE + Beats::UNIT * 3);
                     assert!(

@@ -128,6 +128,7 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use super::*;
+    use crate::rng::Rng;
 
     type Waits = Pin<Box<dyn Future<Output = Held>>>;
 
@@ -147,13 +148,8 @@ mod tests {
     fn lock_all_holds_nothing_while_waiting() {
         let mut given_up = 0;
         for seed in 1_u64..100 {
-            let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let mut below = |most: u64| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                (state % most) as usize
-            };
+            let mut rng = Rng(seed);
+            let mut below = |most: u64| rng.throw(most) as usize;
             let locks: Vec<_> = (0..1 + below(5)).map(|_| Arc::new(Exclusive::default())).collect();
             let mut holders: Vec<_> = locks.iter().map(|lock| lock.try_lock()).collect();
             // Some servers are swapped all the time, others come to rest.
@@ -197,13 +193,8 @@ mod tests {
     #[test]
     fn next_comes_before_all_in_turn() {
         for seed in 1_u64..200 {
-            let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let mut below = |most: u64| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                state % most
-            };
+            let mut rng = Rng(seed);
+            let mut below = |most: u64| rng.throw(most);
             let lock = Arc::new(Exclusive::default());
             let mut held =
                 Some(pin!(lock.lock(Rank::InTurn)).poll(&mut Context::from_waker(Waker::noop())));

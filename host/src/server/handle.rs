@@ -477,7 +477,7 @@ impl Drop for ServerHandle {
     fn drop(&mut self) {
         self.service.begin_stop();
         self.service.revoke_lock();
-        let epoch = self.service.end_round();
+        let epoch = self.service.end_epoch();
         self.service.cancel_before(epoch);
     }
 }

@@ -205,8 +205,8 @@ impl Host {
 
     /// Status of each lane's run queue.
     #[must_use]
-    pub fn turns(&self) -> Vec<RunQueueStatus> {
-        self.0.workers.turns()
+    pub fn run_queues(&self) -> Vec<RunQueueStatus> {
+        self.0.workers.run_queues()
     }
 
     /// Notices of all servers of the host from now on. A listener that is 1,024 behind misses the

@@ -33,9 +33,7 @@ pub const LOCK_WAIT_MAX: Duration = Duration::from_secs(60);
 #[non_exhaustive]
 pub enum LockError {
     /// Another caller has the lock, or the same caller has it already.
-    #[error(
-        "the server is locked by somebody else, or by the same caller; a lock is not recursive"
-    )]
+    #[error("the server is locked by another caller, or by this one; a lock is not recursive")]
     Busy,
     /// An event did not end in time.
     #[error("an event that was running did not end in time")]

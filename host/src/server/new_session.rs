@@ -16,7 +16,7 @@ impl Service {
         epoch: u64,
     ) -> (Arc<ProcedureSlot<EventProcedure>>, Membership, Presence) {
         let _entering = self.entrance.read().await;
-        let (procedure, is_canary) = self.procedure_for_newcomer();
+        let (procedure, is_canary) = self.procedure_for_new_session();
         let slot = Arc::new(ProcedureSlot::new(procedure));
         let (membership, presence) = self.registry.enter(handle, epoch, &slot);
         // A swap that happened before the registry knew of this session missed the session.

@@ -158,7 +158,7 @@ impl Service {
 
     /// Counts the end of a session. Returns the fault to replay, if the session's version is on
     /// probation. Starts the decision about that version when it is due.
-    pub(super) fn guard_hears(
+    pub(super) fn probation_hears(
         self: &Arc<Self>,
         procedure: &Arc<EventProcedure>,
         source: Source,

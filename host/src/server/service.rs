@@ -157,8 +157,8 @@ impl Service {
     }
 
     /// The directive for clients of this epoch.
-    pub(crate) fn call(&self, epoch: u64) -> Directive {
-        self.state.borrow().call(epoch)
+    pub(crate) fn directive(&self, epoch: u64) -> Directive {
+        self.state.borrow().directive(epoch)
     }
 
     pub(super) fn status(&self) -> Status {
@@ -291,7 +291,7 @@ impl Service {
     }
 
     /// Begins a new epoch and returns its number. Clients of earlier epochs end gracefully.
-    pub(super) fn end_round(&self) -> u64 {
+    pub(super) fn end_epoch(&self) -> u64 {
         let mut epoch = 0;
         self.steer(|state| {
             state.epoch += 1;
@@ -383,7 +383,7 @@ impl Service {
         let state = *self.state.borrow();
         for (handle, of) in self.registry.present() {
             if of < epoch {
-                match state.call(of) {
+                match state.directive(of) {
                     Directive::Stay => {}
                     Directive::End => handle.stop(),
                     Directive::EndNow => handle.cancel(),
@@ -397,7 +397,7 @@ impl Service {
     /// cannot end.
     pub(super) async fn clear(&self, grace: Duration) -> usize {
         let _ending = self.ending();
-        let epoch = self.end_round();
+        let epoch = self.end_epoch();
         if env::within(grace, self.task_tracker.until_empty(epoch)).await.is_some() {
             return 0;
         }

@@ -135,7 +135,7 @@ impl ServerState {
         }
     }
 
-    pub(crate) fn welcome(&self) -> AcceptMode {
+    pub(crate) fn accept_mode(&self) -> AcceptMode {
         match (self.status, self.newcomers) {
             (Status::Draining | Status::Stopped, _) => AcceptMode::Close,
             _ if self.locked => AcceptMode::Queue,
@@ -145,7 +145,7 @@ impl ServerState {
         }
     }
 
-    pub(crate) fn call(&self, epoch: u64) -> Directive {
+    pub(crate) fn directive(&self, epoch: u64) -> Directive {
         match epoch {
             epoch if epoch < self.cancelled => Directive::EndNow,
             epoch if epoch < self.epoch => Directive::End,
@@ -229,12 +229,15 @@ mod tests {
     #[test]
     fn lock_queues_connections_and_lets_server_close() {
         let state = ServerState { status: Status::Listening, locked: true, ..ServerState::new() };
-        assert_eq!(state.welcome(), AcceptMode::Queue);
-        assert_eq!(ServerState { status: Status::Draining, ..state }.welcome(), AcceptMode::Close);
+        assert_eq!(state.accept_mode(), AcceptMode::Queue);
+        assert_eq!(
+            ServerState { status: Status::Draining, ..state }.accept_mode(),
+            AcceptMode::Close
+        );
         let suspended =
             ServerState { status: Status::Suspended, newcomers: NewConnections::Reject, ..state };
-        assert_eq!(suspended.welcome(), AcceptMode::Queue);
-        assert_eq!(ServerState { locked: false, ..suspended }.welcome(), AcceptMode::Reject);
+        assert_eq!(suspended.accept_mode(), AcceptMode::Queue);
+        assert_eq!(ServerState { locked: false, ..suspended }.accept_mode(), AcceptMode::Reject);
     }
 
     #[test]
@@ -251,7 +254,7 @@ mod tests {
     fn epoch_ends_before_it_is_cancelled() {
         let state = ServerState { epoch: 3, cancelled: 2, ..ServerState::new() };
         assert_eq!(
-            [1, 2, 3].map(|epoch| state.call(epoch)),
+            [1, 2, 3].map(|epoch| state.directive(epoch)),
             [Directive::EndNow, Directive::End, Directive::Stay]
         );
     }

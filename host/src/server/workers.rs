@@ -59,7 +59,7 @@ impl Workers {
     }
 
     /// Status of each lane's run queue.
-    pub(super) fn turns(&self) -> Vec<RunQueueStatus> {
+    pub(super) fn run_queues(&self) -> Vec<RunQueueStatus> {
         self.run_queues.iter().map(|run_queue| run_queue.seen()).collect()
     }
 
@@ -137,7 +137,7 @@ impl LaneWorkers {
         fast: SchedParams,
     ) -> io::Result<()> {
         for number in self.regular..self.regular * 2 {
-            self.add(number, "usher", run_queue, move || take_rescue(fast))?;
+            self.add(number, "rescue", run_queue, move || take_rescue(fast))?;
             let run_queue = Arc::downgrade(run_queue);
             self.workers[number].handle.spawn(async move {
                 while let Some(next) = run_queue.upgrade().map(|run_queue| run_queue.look()) {

@@ -30,9 +30,12 @@ impl Incoming {
         &mut self.0
     }
 
-    /// Keeps the first `count` bytes, and gives the rest of the buffer back. An event that waits
-    /// holds no more memory than its own bytes.
+    /// Keeps the first `count` bytes, and gives the whole buffer back. An event that waits holds
+    /// hardly more memory than its own bytes: a buffer that is more than half full stays.
     pub(super) fn shrink(&mut self, count: usize) {
+        if count > READ_MAX_BYTES / 2 {
+            return;
+        }
         let own = Box::from(&self.0[..count]);
         give_incoming(std::mem::replace(&mut self.0, own));
     }
@@ -77,7 +80,7 @@ mod tests {
 
     #[test]
     fn waiting_event_holds_its_own_bytes_only() {
-        for count in [0, 1, 64, 4_096, READ_MAX_BYTES - 1] {
+        for count in [0, 1, 64, 4_096, READ_MAX_BYTES / 2] {
             let mut buffer = Incoming::take();
             buffer.bytes()[..count].fill(7);
             let whole = buffer.bytes().as_ptr();
@@ -88,5 +91,8 @@ mod tests {
             drop(buffer);
             assert_eq!(Incoming::take().bytes().len(), READ_MAX_BYTES, "a part became a spare");
         }
+        let mut full = Incoming::take();
+        full.shrink(READ_MAX_BYTES / 2 + 1);
+        assert_eq!(full.bytes().len(), READ_MAX_BYTES, "a copy would hold as much");
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct PrepareVote {
     ready: Option<oneshot::Sender<()>>,
     verdict: watch::Receiver<Option<bool>>,
     /// How long the session waits for the verdict. After that it stays.
-    pub(super) call_deadlines: Duration,
+    pub(super) wait_max: Duration,
 }
 
 impl PrepareVote {
@@ -59,14 +59,13 @@ impl PrepareVote {
 
     /// Reports that the session is ready, then waits for the verdict. Returns whether the session
     /// moves. It stays if the sender of the verdict is gone, or if the verdict takes longer than
-    /// [`PrepareVote::call_deadlines`]. Dropping the future is safe.
+    /// [`PrepareVote::wait_max`]. Dropping the future is safe.
     pub(super) async fn cast(mut self) -> bool {
         if let Some(ready) = self.ready.take() {
             // The requester may have stopped waiting; then the verdict says so.
             let _ = ready.send(());
         }
-        let decided =
-            stalls::within(self.call_deadlines, self.verdict.wait_for(Option::is_some)).await;
+        let decided = stalls::within(self.wait_max, self.verdict.wait_for(Option::is_some)).await;
         decided.is_some_and(|decided| decided.is_ok_and(|verdict| *verdict == Some(true)))
     }
 }
@@ -110,16 +109,16 @@ impl<P> ProcedureSlot<P> {
     }
 
     /// Requests an atomic migration. The first receiver completes when the session is ready. The
-    /// session then waits for the verdict, for `call_deadlines` at most and only while its sender
+    /// session then waits for the verdict, for `wait_max` at most and only while its sender
     /// exists.
     pub fn ask_together(
         &self,
         to: Arc<P>,
         verdict: watch::Receiver<Option<bool>>,
-        call_deadlines: Duration,
+        wait_max: Duration,
     ) -> (oneshot::Receiver<()>, oneshot::Receiver<MigrateOutcome>) {
         let (ready, is_ready) = oneshot::channel();
-        (is_ready, self.put(to, Some(PrepareVote { ready: Some(ready), verdict, call_deadlines })))
+        (is_ready, self.put(to, Some(PrepareVote { ready: Some(ready), verdict, wait_max })))
     }
 
     fn put(&self, to: Arc<P>, vote: Option<PrepareVote>) -> oneshot::Receiver<MigrateOutcome> {

@@ -6,36 +6,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::queue::TenantQueue;
 use super::*;
-
-/// A seeded source of numbers.
-struct Seeded(u64);
-
-impl Seeded {
-    fn below(&mut self, most: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % most
-    }
-}
+use crate::rng::Rng;
 
 #[test]
 fn tenant_waits_for_one_step_of_others() {
     for seed in 1..300 {
-        let mut rng = Seeded(seed * 0x9e37_79b9);
+        let mut rng = Rng(seed);
         let tenants: Vec<Arc<str>> =
-            (0..2 + rng.below(5)).map(|one| format!("t{one}").into()).collect();
+            (0..2 + rng.throw(5)).map(|one| format!("t{one}").into()).collect();
         let mut queue = TenantQueue::new(RUNNING_TENANT_MAX);
         let mut waiting: BTreeMap<Arc<str>, Vec<u64>> = BTreeMap::new();
         let mut running: BTreeMap<Arc<str>, usize> = BTreeMap::new();
         // Jobs of others that were taken since this tenant could have had one.
         let mut passed: BTreeMap<Arc<str>, usize> = BTreeMap::new();
         for _ in 0..400 {
-            let tenant = Arc::clone(&tenants[rng.below(tenants.len() as u64) as usize]);
+            let tenant = Arc::clone(&tenants[rng.throw(tenants.len() as u64) as usize]);
             let line = waiting.entry(Arc::clone(&tenant)).or_default();
-            match rng.below(10) {
+            match rng.throw(10) {
                 // One of the tenants is greedy.
-                0..5 if *tenant == *tenants[0] || rng.below(4) == 0 => {
+                0..5 if *tenant == *tenants[0] || rng.throw(4) == 0 => {
                     match queue.put(&tenant, (), QUEUED_TENANT_MAX) {
                         Ok(number) => line.push(number),
                         Err(queued) => assert_eq!(queued, QUEUED_TENANT_MAX, "seed {seed}"),
@@ -43,7 +32,7 @@ fn tenant_waits_for_one_step_of_others() {
                     assert!(line.len() <= QUEUED_TENANT_MAX, "seed {seed}");
                 }
                 5 if !line.is_empty() => {
-                    let number = line.remove(rng.below(line.len() as u64) as usize);
+                    let number = line.remove(rng.throw(line.len() as u64) as usize);
                     assert!(queue.withdraw(&tenant, number).is_some(), "seed {seed}");
                     assert!(queue.withdraw(&tenant, number).is_none(), "seed {seed}");
                 }

@@ -11,6 +11,5 @@ pub mod mixed;
 pub mod native;
 pub mod price;
 pub mod report;
-pub mod rng;
 pub mod shares;
 pub mod swaps;

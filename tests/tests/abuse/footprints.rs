@@ -10,6 +10,7 @@ use wharf::plugin::{Binding, EventProcedure, Grants, PluginInstance, Resource};
 use wharf::server::{Host, HostConfig};
 use wharf_tests::guests::{component, file};
 use wharf_tests::oracle::alone;
+use wharf_tests::rng::Rng;
 use wharf_tests::shapes::{Module, Writes, with_modules};
 
 use super::pool::nowhere;
@@ -18,27 +19,16 @@ use super::pool::nowhere;
 const LIVE: usize = 24;
 const SHAPES: u64 = 24;
 
-/// Random numbers from a seed.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, bound: u32) -> u32 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        u32::try_from(self.0 >> 33).expect("31 bits") % bound
-    }
-
-    /// A random module. Only the first three of a component may have a memory.
-    fn module(&mut self, place: u32) -> Module {
-        let pages = if place < 3 { self.below(4) } else { 0 };
-        let segments = if pages > 0 { self.below(3) } else { 0 };
-        let data =
-            (0..segments).map(|_| (self.below(pages * 65_536 - 64), 1 + self.below(63))).collect();
-        let grows = if pages > 0 { self.below(3) } else { 0 };
-        let writes = if self.below(2) == 0 { Writes::Everything } else { Writes::Nothing };
-        let tables = (0..self.below(2)).map(|_| (1 + self.below(200), self.below(200))).collect();
-        Module { pages, data, grows, writes, tables }
-    }
+/// A random module. Only the first three of a component may have a memory.
+fn random_module(rng: &mut Rng, place: u32) -> Module {
+    let mut below = |end: u32| rng.below(u64::from(end)) as u32;
+    let pages = if place < 3 { below(4) } else { 0 };
+    let segments = if pages > 0 { below(3) } else { 0 };
+    let data = (0..segments).map(|_| (below(pages * 65_536 - 64), 1 + below(63))).collect();
+    let grows = if pages > 0 { below(3) } else { 0 };
+    let writes = if below(2) == 0 { Writes::Everything } else { Writes::Nothing };
+    let tables = (0..below(2)).map(|_| (1 + below(200), below(200))).collect();
+    Module { pages, data, grows, writes, tables }
 }
 
 fn mappings() -> usize {
@@ -72,8 +62,9 @@ fn pool(host: &Host, name: &str) -> u64 {
 /// Makes instances of a random shape and checks the pools. Returns the mappings that the instances
 /// brought, and the derived ones.
 fn measured(host: &Host, seed: u64) -> (usize, usize) {
-    let mut rng = Rng(seed + 1);
-    let modules: Vec<_> = (0..rng.below(7)).map(|place| rng.module(place)).collect();
+    let mut rng = Rng::seeded(seed + 1);
+    let modules: Vec<_> =
+        (0..rng.below(7) as u32).map(|place| random_module(&mut rng, place)).collect();
     let bytes = with_modules(&component(""), &modules);
     let plugin = host.loader().load(&file(&format!("shape-{seed}"), &bytes), &Grants::none());
     let plugin = Arc::new(plugin.unwrap_or_else(|error| panic!("{seed}: {modules:?}: {error}")));

@@ -16,21 +16,11 @@ use wharf::server::{
 };
 use wharf_tests::clients::Client;
 use wharf_tests::guests::{component, file, inline, versioned};
+use wharf_tests::rng::Rng;
 use wharf_tests::servers::{PATIENCE, describe, eventually, host, swap};
 
 /// Sessions that fault in each test round.
 const FAULTS: u32 = 24;
-
-/// Random numbers from a seed, so that a failed round can be repeated.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % bound
-    }
-}
 
 /// A version whose plugin runs `does[i].1` when it reads the byte `does[i].0`.
 fn version(label: char, does: &[(char, &str)]) -> Arc<Plugin> {
@@ -177,7 +167,7 @@ fn provoke(way: Way, server: &ServerHandle, addresses: u32, bytes: &[u8], rng: &
 #[test]
 fn strangers_do_not_take_good_version_back() {
     for (seed, addresses) in [1, 2, 3, 10].into_iter().enumerate() {
-        let (way, mut rng) = (WAYS[seed % WAYS.len()], Rng(seed as u64));
+        let (way, mut rng) = (WAYS[seed % WAYS.len()], Rng::seeded(seed as u64));
         let others = rng.below(4) as u32;
         let round = format!("{addresses} addresses, {others} others, {way:?}");
         let server = way.server().start().expect("it starts");
@@ -201,7 +191,7 @@ fn strangers_do_not_take_good_version_back() {
 #[test]
 fn worse_version_is_taken_back() {
     for (seed, addresses) in [1, 2, 3, 10].into_iter().enumerate() {
-        let (way, mut rng) = (WAYS[(seed + 1) % WAYS.len()], Rng(seed as u64));
+        let (way, mut rng) = (WAYS[(seed + 1) % WAYS.len()], Rng::seeded(seed as u64));
         let round = format!("{addresses} addresses, {way:?}");
         let server = way.server().start().expect("it starts");
         swap(&server, worse(), SwapPolicy::HandOff);
@@ -228,7 +218,7 @@ fn worse_version_is_taken_back() {
 
 #[test]
 fn replay_begins_with_what_was_saved_last() {
-    let (way, mut rng) = (Way::Direct, Rng(1));
+    let (way, mut rng) = (Way::Direct, Rng::seeded(1));
     let server = way.server().start().expect("it starts");
     let mut clients: Vec<_> = (0..FAULTS).map(|_| way.connect(&server, 0, &mut rng)).collect();
     clients.iter_mut().for_each(|client| _ = client.send([1]).expect([b'a', 1, 1]));
@@ -285,7 +275,7 @@ fn canary_is_judged_by_its_own_faults() {
     let rules =
         CanaryRules { share: 1.0, duration: Duration::from_secs(600), ..CanaryRules::default() };
     for (plugin, bytes, is_back) in [(good(), b"BF", false), (worse(), b"WW", true)] {
-        let (way, mut rng) = (Way::Named6, Rng(3));
+        let (way, mut rng) = (Way::Named6, Rng::seeded(3));
         let server = way.server().swap_rules(SwapRules { canary: rules, ..SwapRules::default() });
         let server = server.start().expect("it starts");
         host()
@@ -318,7 +308,7 @@ fn canary_is_judged_by_its_own_faults() {
 #[test]
 fn one_address_does_not_close_a_server() {
     for (seed, way) in WAYS.into_iter().enumerate() {
-        let mut rng = Rng(seed as u64);
+        let mut rng = Rng::seeded(seed as u64);
         let server = way.server().breaker(BreakerLimits::default()).start().expect("it starts");
         let mut other = way.connect(&server, 100, &mut rng);
         other.send([1]).expect([b'a', 1, 1]);
@@ -330,7 +320,7 @@ fn one_address_does_not_close_a_server() {
         }
         std::thread::scope(|scope| {
             for number in 0..4 {
-                let (server, mut rng) = (&server, Rng(number));
+                let (server, mut rng) = (&server, Rng::seeded(number));
                 scope.spawn(move || {
                     for _ in 0..20 {
                         let byte = b"BF"[rng.below(2) as usize];
@@ -355,7 +345,7 @@ fn broken_plugin_trips_from_any_addresses() {
     for addresses in [1, 2, 3, 10] {
         let way = Way::Direct;
         let server = describe(broken()).start().expect("it starts");
-        let mut rng = Rng(addresses.into());
+        let mut rng = Rng::seeded(addresses.into());
         for step in 0..10 {
             way.connect(&server, step % addresses, &mut rng).send("B").expect_gone();
         }
@@ -363,7 +353,7 @@ fn broken_plugin_trips_from_any_addresses() {
     }
     // A proxy that does not name its clients: their faults trip the breaker.
     let server = Way::Named4.server().breaker(BreakerLimits::default()).start().expect("it starts");
-    let mut named = Way::Named4.connect(&server, 1, &mut Rng(0));
+    let mut named = Way::Named4.connect(&server, 1, &mut Rng::seeded(0));
     named.send([1]).expect([b'a', 1, 1]);
     for _ in 0..10 {
         connect_from(PROXY, &server).send("PROXY UNKNOWN\r\nB").expect_gone();

@@ -12,9 +12,8 @@ use wharf::event::{
 };
 use wharf::plugin::{Binding, EventProcedure, Grant, Grants};
 use wharf_tests::guests::{component, file};
+use wharf_tests::rng::Rng;
 use wharf_tests::servers::host;
-
-use super::charges::Rng;
 
 /// A broadcast to so many sessions that sending takes long.
 struct Crowd {
@@ -136,7 +135,7 @@ fn broadcast_to(count: usize, cpu: Duration) -> (Result<Action, FaultKind>, usiz
 
 #[test]
 fn long_broadcast_gives_way_and_ends_by_budget() {
-    let mut rng = Rng(7);
+    let mut rng = Rng::seeded(7);
     for _ in 0..8 {
         let count = 1 + rng.below(20_000) as usize;
         let (ended, told, slices) = broadcast_to(count, Duration::from_secs(50));

@@ -15,6 +15,7 @@ use wharf_tests::control_site::ControlSite;
 use wharf_tests::guests::{component, component_for};
 use wharf_tests::imports::open_contract;
 use wharf_tests::process::Wharf;
+use wharf_tests::rng::Rng;
 use wharf_tests::servers::eventually;
 
 /// A guest that gets an order of three bytes and repeats it each millisecond.
@@ -70,19 +71,6 @@ const WORKER: &str = r#"
   (call $work)
   (i32.const 0))
 "#;
-
-/// Random numbers from a seed.
-pub(crate) struct Rng(pub(crate) u64);
-
-impl Rng {
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-}
 
 /// A process with the worker of tenant `a` on one port and an echo of tenant `b` on another.
 struct Plant {
@@ -205,7 +193,7 @@ fn read_all(
 /// Runs one random order of a limited tenant, and checks that the process stays near the tenant's
 /// share. Returns a report, and whether the tenant reached its limit.
 fn work_within_share(what: u8, seed: u64) -> (String, bool) {
-    let mut rng = Rng(seed << 8 | u64::from(what));
+    let mut rng = Rng::seeded(seed << 8 | u64::from(what));
     let cpus = 0.1 + 0.05 * rng.below(3) as f64;
     let (workers, others) = (1 + rng.below(4) as usize, 50 + rng.below(150) as usize);
     let (reads, class) = (rng.below(3) > 0, rng.below(5) as u8);
@@ -292,7 +280,7 @@ fn broadcasters_delay_no_neighbour_and_take_no_memory() {
     let stop = Arc::new(AtomicBool::new(false));
     let worst = worst_echo(plant.echo, &stop);
     let mut rng =
-        Rng(std::env::var("WHARF_SEED").map_or(1, |seed| seed.parse().expect("a number")));
+        Rng::seeded(std::env::var("WHARF_SEED").map_or(1, |seed| seed.parse().expect("a number")));
     for client in &mut clients[..BROADCASTERS] {
         let order = [b'b', 1 + rng.below(100) as u8, 1 + rng.below(40) as u8];
         client.write_all(&order).expect("it is read");
@@ -324,7 +312,7 @@ fn calls_are_charged_to_the_server_they_ask() {
     let plant = Plant::new("cpus = 0.5");
     let _sessions = plant.silent(30);
     let used = || plant.tenant()["cpu_seconds"].as_f64().expect("it is limited");
-    let mut rng = Rng(5);
+    let mut rng = Rng::seeded(5);
     let calls = [
         "",
         "/limits",

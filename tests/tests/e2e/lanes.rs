@@ -232,7 +232,7 @@ fn idle_thread_takes_over_waiting_sessions() {
         client.send("x");
     }
     eventually("and so have the others", || faults(&spins) == 20);
-    let standard = host.turns()[1];
+    let standard = host.run_queues()[1];
     assert!(standard.taken_over > 0, "{standard:?}");
     assert_eq!(standard.waiting, 0);
 }

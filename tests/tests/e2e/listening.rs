@@ -21,22 +21,12 @@ use wharf_tests::control_site::{ControlSite, said};
 use wharf_tests::guests::{bundled, polite, wharf_binary};
 use wharf_tests::holders::{Harm, lead_away, listener, take_over, unix_listeners};
 use wharf_tests::new_process::NewProcess;
+use wharf_tests::rng::Rng;
 use wharf_tests::servers::{PATIENCE, describe, eventually, host, start};
 
 use super::tls::{openssl, text};
 
 const LONG: Duration = Duration::from_secs(20);
-
-/// Random numbers from a seed.
-struct Rng(u64);
-
-impl Rng {
-    fn of<T: Copy>(&mut self, all: &[T]) -> T {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        all[(self.0 >> 33) as usize % all.len()]
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Moment {
@@ -149,12 +139,12 @@ fn harmed_socket_listens_again() {
         Some(("given", describe(polite()).listener(given).start().expect("it starts"))),
     ];
     for (seed, (kind, server)) in servers.into_iter().flatten().enumerate() {
-        let mut rng = Rng(seed as u64);
+        let mut rng = Rng::seeded(seed as u64);
         let reached = SocketAddr::from((Ipv4Addr::LOCALHOST, server.address().port()));
         let mut old = Client::connect(reached);
         old.echo("before");
         for _ in 0..5 {
-            let (at, how) = (rng.of(&MOMENTS), rng.of(&Harm::ALL));
+            let (at, how) = (*rng.one_of(&MOMENTS), *rng.one_of(&Harm::ALL));
             println!("seed {seed}: {kind}, {at:?}, {how:?}");
             harm(&server, at, how, reached);
             old.echo("still here");
@@ -165,15 +155,15 @@ fn harmed_socket_listens_again() {
 
 /// Shuts a socket down one to three times in each burst, while its owner repairs the socket.
 fn bursts(rng: &mut Rng, socket: &OwnedFd) {
-    for _ in 0..rng.of(&[1, 1, 2, 6]) {
+    for _ in 0..*rng.one_of(&[1, 1, 2, 6]) {
         let shutdowns: Vec<Harm> =
-            (0..rng.of(&[1, 2, 3])).map(|_| rng.of(&Harm::SHUTDOWNS)).collect();
+            (0..*rng.one_of(&[1, 2, 3])).map(|_| *rng.one_of(&Harm::SHUTDOWNS)).collect();
         println!("    {shutdowns:?}");
         for how in shutdowns {
             how.to(socket);
         }
         // The length of the loop varies the moment of the repair that the next burst meets.
-        for _ in 0..rng.of(&[0, 100, 1_000, 10_000]) {
+        for _ in 0..*rng.one_of(&[0, 100, 1_000, 10_000]) {
             std::hint::spin_loop();
         }
     }
@@ -181,7 +171,7 @@ fn bursts(rng: &mut Rng, socket: &OwnedFd) {
 
 /// Leaves a socket that listens but whose clients cannot talk, unless its owner repairs it first.
 fn poison(rng: &mut Rng, socket: &OwnedFd, address: SocketAddr) {
-    let how = rng.of(&Harm::SHUTDOWNS);
+    let how = *rng.one_of(&Harm::SHUTDOWNS);
     println!("    poisoned, {how:?}");
     Harm::ShutBoth.to(socket);
     how.to(socket);
@@ -203,14 +193,14 @@ fn socket_shut_down_often_serves_again() {
     std::thread::scope(|scope| {
         for (seed, server) in servers.into_iter().flatten().enumerate() {
             scope.spawn(move || {
-                let mut rng = Rng(seed as u64);
+                let mut rng = Rng::seeded(seed as u64);
                 let reached = SocketAddr::from((Ipv4Addr::LOCALHOST, server.address().port()));
                 let mut old = Client::connect(reached);
                 old.echo("before");
                 for round in 0..6 {
                     println!("seed {seed}, round {round}");
                     let socket = listener(getpid(), server.address());
-                    match rng.of(&[true, true, false]) {
+                    match *rng.one_of(&[true, true, false]) {
                         true => bursts(&mut rng, &socket),
                         false => poison(&mut rng, &socket, server.address()),
                     }
@@ -229,7 +219,11 @@ fn poisoned_socket_is_mended_at_start() {
     for (seed, at) in ["127.0.0.1:0", "0.0.0.0:0"].into_iter().enumerate() {
         let given = TcpListener::bind(at).expect("a port");
         let address = given.local_addr().expect("bound");
-        poison(&mut Rng(seed as u64), &given.try_clone().expect("a descriptor").into(), address);
+        poison(
+            &mut Rng::seeded(seed as u64),
+            &given.try_clone().expect("a descriptor").into(),
+            address,
+        );
         let server = describe(polite()).listener(given).start().expect("it starts");
         let mut client = Client::connect((Ipv4Addr::LOCALHOST, server.address().port()).into());
         client.echo("the first client");
@@ -415,13 +409,13 @@ fn control_api_outlives_harm_to_its_sockets() {
 fn sockets_shut_down_often_answer_again() {
     let (site, at, _folder) = site_with_address();
     for seed in 0..6 {
-        let mut rng = Rng(seed);
+        let mut rng = Rng::seeded(seed);
         println!("seed {seed}");
         let mut sockets =
             vec![listener(process(&site), at), listener(process(&site), site.address())];
         sockets.extend(unix_listeners(process(&site)));
         // A process that stands still cannot repair before the last shutdown.
-        let stands_still = rng.of(&[true, false]);
+        let stands_still = *rng.one_of(&[true, false]);
         if stands_still {
             kill_process(process(&site), Signal::STOP).expect("it is ours");
         }

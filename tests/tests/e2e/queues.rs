@@ -14,6 +14,7 @@ use wharf_tests::control_site::ControlSite;
 use wharf_tests::fake_registry::{FakeRegistry, Reply};
 use wharf_tests::guests::{component, versioned};
 use wharf_tests::process::Wharf;
+use wharf_tests::rng::Rng;
 use wharf_tests::servers::eventually;
 
 /// The longest that any call may take beside full queues. The host gives up a silent registry after
@@ -21,24 +22,6 @@ use wharf_tests::servers::eventually;
 const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
 /// Calls of one class that one tenant may have under way.
 const CALLS_MAX: usize = 32;
-
-/// Random numbers from a seed.
-struct Seeded(u64);
-
-impl Seeded {
-    fn below(&mut self, most: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % most as u64) as usize
-    }
-
-    fn shuffle<T>(&mut self, all: &mut [T]) {
-        for at in (1..all.len()).rev() {
-            all.swap(at, self.below(at + 1));
-        }
-    }
-}
 
 /// Slow work of a tenant, by the server that it is for.
 #[derive(Debug, Clone, Copy)]
@@ -227,7 +210,7 @@ fn long_winded() -> Vec<u8> {
 #[test]
 fn full_queues_of_a_tenant_delay_no_other() {
     for seed in [3, 71] {
-        let mut rng = Seeded(seed * 0x9e37_79b9);
+        let mut rng = Rng::seeded(seed);
         let mut tenants = Tenants::new();
         tenants.site.ok(
             "POST",
@@ -285,7 +268,7 @@ fn full_queues_of_a_tenant_delay_no_other() {
 }
 
 /// Calls that end something at the servers of the tenant whose queues are full.
-fn ends_beside_its_own_queues(tenants: &mut Tenants, rng: &mut Seeded) {
+fn ends_beside_its_own_queues(tenants: &mut Tenants, rng: &mut Rng) {
     let lock = "/v1/servers/a2/lock";
     let mut of_a = ["rollback", "unlock", "restart", "stop"];
     rng.shuffle(&mut of_a);

@@ -15,23 +15,8 @@ use wharf_tests::clients::free_port;
 use wharf_tests::control_site::ControlSite;
 use wharf_tests::guests::{component, versioned, wharf_binary};
 use wharf_tests::process::Wharf;
+use wharf_tests::rng::Rng;
 use wharf_tests::servers::eventually;
-
-/// Random numbers from a seed.
-struct Seeded(u64);
-
-impl Seeded {
-    fn of(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
-    }
-
-    fn below(&mut self, most: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % most as u64) as usize
-    }
-}
 
 /// A control group that limits the number of threads and processes. It must be dropped after its
 /// processes have ended.
@@ -219,10 +204,10 @@ impl Limited {
 
     /// Makes five random calls while the system refuses things, and returns how many of them were
     /// refused.
-    fn refused(&mut self, rng: &mut Seeded, calls: &[&str], words: &[&str]) -> usize {
+    fn refused(&mut self, rng: &mut Rng, calls: &[&str], words: &[&str]) -> usize {
         let mut refused = 0;
         for _ in 0..5 {
-            let call = calls[rng.below(calls.len())];
+            let call = calls[rng.index(calls.len())];
             let (code, answer) = self.call(call);
             println!("{call}: {code}: {answer}");
             let message = answer["error"]["message"].as_str().unwrap_or_default();
@@ -262,9 +247,9 @@ fn refused_threads_are_named() {
     let Some(threads) = Threads::of(&limited.site.wharf) else { return };
     let mut all = 0;
     for seed in [5, 23] {
-        let mut rng = Seeded::of(seed);
+        let mut rng = Rng::seeded(seed);
         // The compiler is a process with threads of its own: it may start and get no more.
-        let more = rng.below(3);
+        let more = rng.index(3);
         println!("seed {seed}: {more} more than there are");
         threads.allow(more);
         all += limited.refused(&mut rng, &CALLS, &["EAGAIN"]);
@@ -303,7 +288,7 @@ fn refused_descriptors_are_named() {
     before.expect("a limit");
     let mut all = 0;
     for seed in [7, 41] {
-        let mut rng = Seeded::of(seed);
+        let mut rng = Rng::seeded(seed);
         let descriptors =
             fs::read_dir(format!("/proc/{}/fd", process.as_raw_nonzero())).expect("a list");
         let open: BTreeSet<u64> =
@@ -311,7 +296,7 @@ fn refused_descriptors_are_named() {
         // Room for one connection and few more descriptors.
         let most = (0..4_096)
             .filter(|number| !open.contains(number))
-            .nth(1 + rng.below(3))
+            .nth(1 + rng.index(3))
             .expect("a gap");
         println!("seed {seed}: up to {most} descriptors");
         let limit = |most| Rlimit { current: Some(most), maximum: Some(4_096) };
@@ -328,14 +313,14 @@ fn refused_memory_is_named() {
     let mut limited = Limited::new();
     let (process, mut all) = (limited.process(), 0);
     for seed in [11, 29] {
-        let mut rng = Seeded::of(seed);
+        let mut rng = Rng::seeded(seed);
         let status = fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero()))
             .expect("its state");
         let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).expect("a size");
         let kibibytes: u64 = size.trim().trim_end_matches(" kB").parse().expect("a number");
         // No room for a thread's stack or a copy of the process. Memory that threads have reserved
         // stays theirs.
-        let most = (kibibytes + rng.below(4) as u64 * 16) << 10;
+        let most = (kibibytes + rng.index(4) as u64 * 16) << 10;
         println!("seed {seed}: up to {most} bytes of address space");
         let limit = |current| Rlimit { current, maximum: None };
         prlimit(Some(process), Resource::As, limit(Some(most))).expect("a limit");
@@ -356,11 +341,11 @@ fn compiler_without_memory_says_so() {
     let one =
         |number| format!("(func $fat{number} (param i32) (result i32)\n{body}(local.get 0))\n");
     fs::write(&file, component(&(0..40).map(one).collect::<String>())).expect("kept");
-    let (mut rng, mut failed) = (Seeded::of(1), 0);
+    let (mut rng, mut failed) = (Rng::seeded(1), 0);
     for _ in 0..14 {
         // From the 256 MiB for the stack of its reader and nothing more, up to what compiling
         // needs.
-        let most = (255 << 10) + rng.below(16 << 10);
+        let most = (255 << 10) + rng.index(16 << 10);
         let script = format!("ulimit -d {most}; exec \"$0\" compile 2147483648 60");
         let mut command = Command::new("bash");
         command
@@ -392,9 +377,9 @@ fn start_without_threads_is_an_error() {
     let (folder, port) = (tempfile::tempdir().expect("a folder"), free_port());
     fs::write(folder.path().join("polite.wasm"), component("")).expect("kept");
     wharf_tests::control_site::configure(folder.path(), port, "", "");
-    let mut rng = Seeded::of(1);
+    let mut rng = Rng::seeded(1);
     for _ in 0..8 {
-        let most = 2 + rng.below(26);
+        let most = 2 + rng.index(26);
         group.limit(&most.to_string());
         let script = format!(
             "echo $$ > {}; exec timeout -s KILL 60 \"$0\" serve",

@@ -46,7 +46,7 @@ fn mail_of_many_lets_a_neighbour_pass() {
 /// Runs sessions of two tenants on one thread. The sessions of the first tenant all run `act` at
 /// once, again and again. Returns how often `act` ran between a byte for the second tenant's
 /// session and that session's permit.
-fn turns_before_neighbour(
+fn runs_before_neighbour(
     sessions: usize,
     act: impl AsyncFn(&mut RunPermit) + Copy + 'static,
 ) -> usize {
@@ -101,7 +101,7 @@ fn burn(time: Duration) {
 #[test]
 fn events_in_a_row_let_neighbours_in() {
     for (sessions, each_us) in [(10, 900), (40, 700), (100, 400)] {
-        let passed = turns_before_neighbour(sessions, async move |run_permit: &mut RunPermit| {
+        let passed = runs_before_neighbour(sessions, async move |run_permit: &mut RunPermit| {
             run_permit.begin(Priority::Normal, Instant::now());
             poll_fn(|cx| run_permit.poll(cx)).await;
             burn(Duration::from_micros(each_us));
@@ -118,7 +118,7 @@ fn events_in_a_row_let_neighbours_in() {
 #[test]
 fn work_between_events_lets_neighbours_in() {
     for (sessions, each_us) in [(10, 900), (40, 700), (100, 400)] {
-        let passed = turns_before_neighbour(sessions, async move |run_permit: &mut RunPermit| {
+        let passed = runs_before_neighbour(sessions, async move |run_permit: &mut RunPermit| {
             run_permit
                 .perform(Priority::Normal, async {
                     burn(Duration::from_micros(each_us));

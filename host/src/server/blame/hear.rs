@@ -156,7 +156,7 @@ impl Service {
         let canary = self.canary.load_full();
         let by_canary =
             canary.and_then(|canary| canary.hears(procedure, source, blamed.as_ref(), now));
-        let by_probation = self.guard_hears(procedure, source, blamed.as_ref(), now);
+        let by_probation = self.probation_hears(procedure, source, blamed.as_ref(), now);
         // A version is either a canary or on probation.
         let evidence =
             blamed.as_mut().and_then(|blamed| Some((blamed.evidence.take()?, blamed.fault())));

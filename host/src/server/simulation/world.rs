@@ -249,7 +249,7 @@ async fn session(world: Rc<World>, service: Arc<Service>) {
     let peer = SocketAddr::from((Ipv4Addr::new(192, 0, 2, (id % ADDRESSES) as u8), 1));
     let handle = handle(&service, id, peer);
     let (slot, membership, presence) = service.let_in(&handle, 0).await;
-    match service.call(0) {
+    match service.directive(0) {
         Directive::Stay => {}
         Directive::End => handle.stop(),
         Directive::EndNow => handle.cancel(),

@@ -323,7 +323,7 @@ impl Service {
     }
 
     /// Returns the procedure for the next new session, and whether that is a canary.
-    pub(crate) fn procedure_for_newcomer(&self) -> (Arc<EventProcedure>, bool) {
+    pub(crate) fn procedure_for_new_session(&self) -> (Arc<EventProcedure>, bool) {
         match &*self.canary.load() {
             Some(canary) if canary.takes() => (Arc::clone(&canary.procedure), true),
             _ => (self.procedure(), false),

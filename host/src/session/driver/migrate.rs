@@ -88,7 +88,7 @@ impl<P: Procedure, M> Session<P, M> {
         let Self { handle, machine, alarm, run_permit, .. } = self;
         let mut pending =
             PendingCall { handle, machine, alarm, run_permit, class, lifetime_ends: None };
-        let wall = vote.call_deadlines + VERDICT_SPARE;
+        let wall = vote.wait_max + VERDICT_SPARE;
         let mut cast = Box::pin(async { Ok(vote.cast().await) });
         let (together, _) = pending.call(cast.as_mut(), wall, CancelScope::Session).await;
         if together.map_err(Stay::Ends)? {

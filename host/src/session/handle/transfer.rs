@@ -22,7 +22,7 @@ impl SessionHandle {
     ) -> Arc<Self> {
         let (now, timers_max) = (Instant::now(), config.timers_max);
         let mut handle = Self::new(info, config, placement, stream);
-        let resumed = Arc::get_mut(&mut handle).expect("nobody else has it yet");
+        let resumed = Arc::get_mut(&mut handle).expect("no other task has it yet");
         resumed.started = back(now, meta.times.started);
         let class = Priority::ALL.get(usize::from(meta.priority)).copied().unwrap_or_default();
         *resumed.priority.get_mut() = class as u8;

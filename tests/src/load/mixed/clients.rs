@@ -18,8 +18,8 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::place::{Kind, SPARE, Target};
-use super::rng::Rng;
 use crate::load::clients::Stream;
+use crate::rng::Rng;
 
 /// The byte that operators send.
 pub(super) const OPERATORS: u8 = 0xff;

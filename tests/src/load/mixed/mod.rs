@@ -27,8 +27,7 @@ use self::operator::Desk;
 use self::place::{Kind, Place};
 use self::weigh::{Scales, Trend, Weight};
 use super::clients::connector;
-use super::rng;
-use super::rng::Rng;
+use crate::rng::Rng;
 
 /// Most swaps that are under way at a time.
 const SWAPS_MAX: usize = 8;

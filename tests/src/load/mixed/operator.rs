@@ -14,8 +14,8 @@ use tokio::time::{sleep, timeout};
 use super::audit::unbalanced;
 use super::clients::OPERATORS;
 use super::place::{Place, Quality, SPARE, Target};
-use super::rng::Rng;
 use crate::load::api::{Answer, Api};
+use crate::rng::Rng;
 
 /// Operations of the API that are not called, because a new process would take over.
 const NOT_CALLED: [&str; 1] = ["POST /v1/upgrade"];

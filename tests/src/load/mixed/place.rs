@@ -11,12 +11,12 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::rng::Rng;
 use crate::certificates::Certificates;
 use crate::clients::free_port;
 use crate::guests::{built, component, root, wharf_binary};
 use crate::load::api::Api;
 use crate::load::attacks::made::{kept, marked};
+use crate::rng::Rng;
 
 /// The body of `http`'s answers.
 const BODY: &str = "The quick brown fox jumps over the lazy dog, and all of it arrives.";

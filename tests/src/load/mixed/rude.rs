@@ -10,8 +10,8 @@ use tokio::time::timeout;
 
 use super::clients::{Shared, connect, connect_plainly};
 use super::place::{Kind, Target};
-use super::rng::Rng;
 use crate::load::clients::Stream;
+use crate::rng::Rng;
 
 /// Longest time that such a client stays connected.
 const STAYS_MAX: Duration = Duration::from_secs(12);

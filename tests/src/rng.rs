@@ -1,10 +1,16 @@
-//! Random numbers from a seed, for load that can be repeated.
+//! Random numbers from a seed, for tests and load that can be repeated.
 
 /// A generator of random numbers. The same seed gives the same numbers.
 #[derive(Debug, Clone)]
 pub struct Rng(u64);
 
 impl Rng {
+    /// The generator of a seed.
+    #[must_use]
+    pub fn seeded(seed: u64) -> Self {
+        Self(seed)
+    }
+
     /// The generator for one part of a run. Each part has a generator of its own.
     #[must_use]
     pub fn of(seed: u64, part: u64) -> Self {
@@ -22,6 +28,16 @@ impl Rng {
         mixed ^ (mixed >> 31)
     }
 
+    /// Returns a number from 0 to below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.throw() % end
+    }
+
+    /// Returns an index of a list of this length.
+    pub fn index(&mut self, length: usize) -> usize {
+        (self.throw() % length as u64) as usize
+    }
+
     /// Returns a number from `low` to `high`, both included.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.throw() % (high - low + 1)
@@ -29,12 +45,12 @@ impl Rng {
 
     /// Returns true with a probability of `share` percent.
     pub fn percent(&mut self, share: u64) -> bool {
-        self.throw() % 100 < share
+        self.below(100) < share
     }
 
     /// Returns one of the items. Panics if there is none.
     pub fn one_of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
-        &all[(self.throw() % all.len() as u64) as usize]
+        &all[self.index(all.len())]
     }
 
     /// Shuffles the items.
