@@ -111,6 +111,7 @@ fn refused(error: SwapError) -> Problem {
         SwapError::Work(error) => error.into(),
         SwapError::Overtaken => Problem::conflict("overtaken", text),
         SwapError::Stopping => Problem::conflict("stopping", text),
+        SwapError::FileChanged(_) => Problem::conflict("file-changed", text),
         SwapError::CanaryRuns(_) => Problem::conflict("canary-runs", text),
         SwapError::NoCanary => Problem::conflict("no-canary", text),
         SwapError::TooManyVersions(_) => Problem::conflict("too-many-versions", text),

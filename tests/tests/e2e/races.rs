@@ -7,6 +7,7 @@ use std::io::Write;
 use std::pin::pin;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use wharf::server::{
 use wharf::session::SessionStats;
 use wharf_tests::clients::Client;
 use wharf_tests::control_site::ControlSite;
-use wharf_tests::guests::{inline, versioned};
+use wharf_tests::guests::{component, inline, versioned};
 use wharf_tests::servers::{describe, eventually, host, swap};
 
 fn version(label: char) -> Arc<Plugin> {
@@ -351,4 +352,42 @@ fn abandoned_swaps_still_count_against_the_limit() {
     assert!((0..20).any(some), "none was refused");
     drop(slow);
     asks.join().expect("it has ended");
+}
+
+#[test]
+fn replaced_file_is_a_conflict() {
+    let site = ControlSite::with("", "");
+    let (file, draft) = (site.path("next.wasm"), site.path("draft.wasm"));
+    let builds = AtomicU64::new(0);
+    // Another build each time: a custom section, which changes nothing but the digest.
+    let replace = || {
+        let number = builds.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+        let section = [&[0, 9, 0][..], &number].concat();
+        std::fs::write(&draft, [component(&versioned('b', "", "")), section].concat())
+            .expect("kept");
+        std::fs::rename(&draft, &file).expect("moved into place");
+    };
+    replace();
+    let done = AtomicBool::new(false);
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                replace();
+            }
+        });
+        let body = json!({ "file": file }).to_string();
+        let asked = ["--data-binary", &body];
+        let swap = |_| site.curl(&asked, "/v1/servers/echo/plugin/swap");
+        let answers = (0..12).map(swap).collect();
+        done.store(true, Ordering::Relaxed);
+        answers
+    });
+    let is_conflict =
+        |(code, text): &(u16, String)| *code == 409 && text.contains("\"file-changed\"");
+    for answer in &answers {
+        assert!(answer.0 == 200 || is_conflict(answer), "{answer:?}");
+    }
+    assert!(answers.iter().any(is_conflict), "no file changed while it was loaded");
+    // Once the file stays, the same request works.
+    site.ok("POST", "/v1/servers/echo/plugin/swap", json!({ "file": file }));
 }

@@ -31,6 +31,7 @@ fn answer(of: Result<SwapReport, SwapError>) -> Outcome {
             SwapError::NothingBefore => "nothing-before",
             SwapError::Gone { .. } => "gone",
             SwapError::Distrusted { .. } => "distrusted",
+            SwapError::FileChanged(_) => "file-changed",
             SwapError::NotKept(_) | SwapError::NotRecorded(..) => "not-recorded",
             SwapError::Work(_) => "work",
             SwapError::Overtaken => "overtaken",

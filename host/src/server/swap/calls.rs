@@ -14,8 +14,8 @@ use crate::server::exclusive::{Held, Rank};
 use crate::server::fetch::{FetchError, again, believed, bytes_of, fetch, is_pulled};
 use crate::server::handle::ServerHandle;
 use crate::server::versions::{
-    Canary, CanaryOptions, CanaryStatus, Revision, RevisionOrigin, RevisionState, judge, promote,
-    take_back,
+    Canary, CanaryOptions, CanaryStatus, KeepError, Revision, RevisionOrigin, RevisionState, judge,
+    promote, take_back,
 };
 use crate::telemetry::{CanaryBegan, SwapRefused};
 use crate::work::{Stop, WorkKind};
@@ -455,7 +455,10 @@ impl ServerHandle {
             }
             records.keep(&name, &next, || bytes_of(next.file(), &registries, &stop))
         });
-        kept.await?.map_err(SwapError::NotKept)
+        kept.await?.map_err(|error| match error {
+            KeepError::Changed(file) => SwapError::FileChanged(file),
+            KeepError::Failed(error) => SwapError::NotKept(error),
+        })
     }
 
     /// Tries a version, keeps its component for later roll-backs, and returns its procedure.

@@ -8,6 +8,7 @@ mod pending;
 mod progress;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub(super) use live::{
@@ -174,6 +175,9 @@ pub enum SwapError {
     /// The new version could not be kept, so that it could not start again. Nothing changed.
     #[error(transparent)]
     NotKept(RecordError),
+    /// The file of the new version was replaced while it was loaded. Nothing changed.
+    #[error("{}: it changed while it was loaded; try again", .0.display())]
+    FileChanged(PathBuf),
     /// The current version could not be recorded, perhaps because the system refused something. The
     /// version is current nevertheless.
     #[error("{0}")]

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use canary::{Canary, judge, promote, take_back};
 pub use canary::{CanaryOptions, CanaryStatus};
-pub(super) use record::{NotRead, Recorded};
+pub(super) use record::{KeepError, NotRead, Recorded};
 pub use record::{RecordError, StateFolder};
 pub use rules::{CanaryRules, HeldUp, SwapRules};
 

@@ -46,6 +46,17 @@ pub struct RecordError {
     pub refusal: Option<RefusedResource>,
 }
 
+/// Reason why a component was not kept.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::server) enum KeepError {
+    /// The plugin's file is another component than the loaded one now.
+    #[error("{}: it changed while it was loaded; try again", .0.display())]
+    Changed(PathBuf),
+    /// The component could not be read again or written.
+    #[error(transparent)]
+    Failed(#[from] RecordError),
+}
+
 impl RecordError {
     /// Returns the error for a recorded current version from a registry whose signature is not
     /// trusted any more. `component` is the file of its kept component.
@@ -225,14 +236,13 @@ impl StateFolder {
     /// Keeps a plugin's component, whose bytes `read` gets again. Blocks.
     ///
     /// # Errors
-    /// The system's error, or the plugin's file is not the loaded one any more. Nothing is left
-    /// behind.
+    /// [`KeepError`]. Nothing is left behind.
     pub(in crate::server) fn keep(
         &self,
         server: &str,
         plugin: &Plugin,
         read: impl FnOnce() -> Result<Vec<u8>, NotRead>,
-    ) -> Result<(), RecordError> {
+    ) -> Result<(), KeepError> {
         let file = self.component(server, plugin.digest());
         if file.exists() {
             return Ok(());
@@ -246,11 +256,7 @@ impl StateFolder {
             wrong(plugin.file(), format!("cannot read it again, to keep it: {why}"), refusal)
         })?;
         if digest(&bytes) != plugin.digest() {
-            return Err(wrong(
-                plugin.file(),
-                "it changed while it was loaded; try again".into(),
-                None,
-            ));
+            return Err(KeepError::Changed(plugin.file().to_owned()));
         }
         // The lock is taken only now, because `read` may ask a registry, and records of other
         // servers must not wait for that.
@@ -261,7 +267,8 @@ impl StateFolder {
         let written = self.write(server, &file, &bytes);
         written.map_err(|error| {
             wrong(&file, format!("cannot keep the component: {error}"), RefusedResource::of(&error))
-        })
+        })?;
+        Ok(())
     }
 
     /// Writes a server's record and syncs it to disk, so that it outlives a crash of the machine.

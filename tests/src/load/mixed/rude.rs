@@ -64,9 +64,9 @@ fn proper(kind: Kind, number: usize) -> Vec<u8> {
     match kind {
         Kind::Echo | Kind::Lines => format!("a message of client {number}\n").into_bytes(),
         Kind::Http => b"GET / HTTP/1.1\r\nHost: wharf\r\n\r\n".to_vec(),
-        // The first line is the client's name. It begins with a letter that no well-behaved
+        // A name, and then a line or a second name. Both begin with a letter that no well-behaved
         // client's name has.
-        Kind::Chat => format!("r{number}\nhello\n").into_bytes(),
+        Kind::Chat => format!("r{number}\nrude\n").into_bytes(),
     }
 }
 
