@@ -45,6 +45,7 @@ mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod locks;
 pub mod net;
 pub mod oci;
 pub mod plugin;

@@ -62,8 +62,12 @@ const LAYERS: [(&str, &[&str]); 13] = [
 /// Modules that simulations may import in addition: some make plugins.
 const FOR_SIMULATIONS: [&str; 1] = ["authoring"];
 
-/// The generator of random numbers, which is compiled for tests alone.
-const FOR_ALL_TESTS: &str = "rng";
+/// Modules that all others may import: the taking of locks, and the generator of random numbers,
+/// which is compiled for tests alone.
+const FOR_ALL: [&str; 2] = ["locks", "rng"];
+
+/// The only file of the host that takes a lock whose holder has panicked.
+const LOCKS: &str = "locks.rs";
 
 /// Outside crates that only one layer uses.
 const HOMES: [(&str, &str); 29] = [
@@ -150,7 +154,7 @@ fn layers_import_only_what_lies_below_them() {
             let simulates = file.iter().any(|part| part == "simulation");
             let may = |name: &str| {
                 allowed.contains(&name)
-                    || name == FOR_ALL_TESTS
+                    || FOR_ALL.contains(&name)
                     || (simulates && FOR_SIMULATIONS.contains(&name))
             };
             for (at, line) in code(&text) {
@@ -190,6 +194,17 @@ fn outside_crates_stay_at_home() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn one_file_takes_poisoned_locks() {
+    let host = root().join("host/src");
+    let takes = |file: &PathBuf| {
+        *file != host.join(LOCKS)
+            && fs::read_to_string(file).expect("a source").contains("PoisonError")
+    };
+    let wrong: Vec<_> = rust_files(&host).into_iter().filter(takes).collect();
+    assert!(wrong.is_empty(), "use `crate::locks`: {wrong:?}");
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::{Refusal, Throttle};
+use crate::locks::lock;
 
 /// Addresses remembered at a time. The sessions of the process bound the addresses with clients. At
 /// this many the other addresses are forgotten, which gives each of them a fresh burst and nothing
@@ -97,7 +98,7 @@ impl Addresses {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<AddressGroup, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

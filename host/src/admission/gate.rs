@@ -1,7 +1,7 @@
 //! The gate of one server, which decides over new connections.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -10,6 +10,7 @@ use super::addresses::{AddressPlace, Addresses};
 use super::count::Places;
 use super::room::RoomPlace;
 use super::{Change, Count, InstanceRoom, Networks, Refusal, Throttle, ThrottleError};
+use crate::locks::lock;
 
 /// One client's places: on its server, at its address, with its server's tenant and in the process.
 /// Dropping the permit frees all of them.
@@ -200,7 +201,7 @@ impl Gate {
     /// Returns the limits in force.
     #[must_use]
     pub fn throttle(&self) -> Throttle {
-        *self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.throttle)
     }
 
     /// Changes limits for new connections; clients with a place keep it. Returns the limits before.
@@ -208,7 +209,7 @@ impl Gate {
     /// # Errors
     /// [`ThrottleError`]; nothing was changed.
     pub fn change(&self, change: Change) -> Result<Throttle, ThrottleError> {
-        let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut throttle = lock(&self.throttle);
         let changed = throttle.changed(change)?;
         self.clients.set_max(changed.max_clients);
         if (changed.rate_per_address, changed.burst())

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
 use crate::event::{ClientInfo, NoPeers, Port, Priority, Scope, WriteError};
+use crate::locks::lock;
 
 /// Room in the send buffer, in bytes: the default of a server.
 const CAPACITY_BYTES: usize = 256 << 10;
@@ -92,7 +93,7 @@ impl MockSession {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -3,8 +3,9 @@
 //! A connection holds no place while a handler works on its request. So calls that wait never block
 //! the call that would end their wait.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use crate::locks::lock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Most connections of each socket that are read from, written to or idle. Further ones wait in
@@ -71,7 +72,7 @@ impl Connection {
     }
 
     fn place(&self) -> std::sync::MutexGuard<'_, Option<OwnedSemaphorePermit>> {
-        self.0.place.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.place)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Semaphore, watch};
 
@@ -11,6 +11,7 @@ use super::answer::Problem;
 use super::reload::Reload;
 use super::upgrade::Upgrade;
 use super::waiting::{Class, Place, Waiting};
+use crate::locks::lock;
 use crate::server::{ControlEndpoint, ServerHandle, Servers};
 use crate::telemetry::{Bucket, ControlRequest};
 use crate::work::HOST;
@@ -75,7 +76,7 @@ impl Shared {
 
     /// Duplicates of the API's sockets, for another process.
     pub(super) fn endpoints(&self) -> io::Result<Vec<(ControlEndpoint, OwnedFd)>> {
-        let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let endpoints = lock(&self.endpoints);
         endpoints
             .iter()
             .map(|(endpoint, socket)| Ok((endpoint.clone(), socket.try_clone()?)))
@@ -85,7 +86,7 @@ impl Shared {
     /// Replaces the descriptor of a control endpoint that was opened again. Without a descriptor,
     /// a new process opens a socket of its own there.
     pub(super) fn reopened(&self, endpoint: &ControlEndpoint, socket: Option<OwnedFd>) {
-        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut endpoints = lock(&self.endpoints);
         endpoints.retain(|(other, _)| other != endpoint);
         endpoints.extend(socket.map(|socket| (endpoint.clone(), socket)));
     }

@@ -2,11 +2,12 @@
 //! tenant's calls.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::http::StatusCode;
 
 use super::answer::Problem;
+use crate::locks::lock;
 use crate::work::HOST;
 
 /// Most calls of one class that one tenant may have under way.
@@ -114,7 +115,7 @@ impl Waiting {
     }
 
     fn tenants(&self) -> MutexGuard<'_, OfTenants> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

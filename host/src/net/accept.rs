@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::relisten::{Condition, SharedSocket, SocketOrigin};
 use super::{BindError, Endpoint};
+use crate::locks::lock;
 
 /// The pause of accepting if the process or the system is out of descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(25);
@@ -195,7 +196,7 @@ impl Listener {
     /// Refuses some new connections by means of the spare descriptor, because the process has none
     /// left: it closes them. Returns how many.
     pub fn turn_away(&self) -> usize {
-        let mut held = self.reserve.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = lock(&self.reserve);
         let mut turned = 0;
         while turned < TURNED_AWAY_MAX {
             // Frees the spare descriptor for `accept`, which fails if another thread is faster.
@@ -235,9 +236,7 @@ impl Listener {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let accept = |held: &Arc<SharedSocket>| {
             #[cfg(test)]
-            if let Some(errno) =
-                self.injected.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
-            {
+            if let Some(errno) = lock(&self.injected).pop_front() {
                 return Err(errno.into());
             }
             Ok(acceptfrom_with(&held.socket, flags)?)
@@ -289,7 +288,7 @@ fn plain(address: SocketAddr) -> SocketAddr {
 impl Listener {
     /// Makes the next calls of `accept` that have a client fail with these errors, one each.
     pub(crate) fn inject(&self, errnos: impl IntoIterator<Item = Errno>) {
-        self.injected.lock().unwrap_or_else(PoisonError::into_inner).extend(errnos);
+        lock(&self.injected).extend(errnos);
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs::read_to_string;
 use std::io;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use rustix::process::{Resource, getrlimit};
 
@@ -14,6 +14,7 @@ use super::pool_sizes::{
     MEMORY_SLOT_BYTES, MEMORY_SLOTS_MAX, SESSIONS_CEILING, SPARE_SLOTS, TABLE_SLOT_BYTES,
     TABLES_PER_INSTANCE_MAX, reserve_of,
 };
+use crate::locks::lock;
 
 /// Kernel mappings of an instance with one memory, at most.
 const MAPS_PER_INSTANCE: usize = MAPS_PER_STACK + MAPS_PER_MEMORY;
@@ -59,7 +60,7 @@ impl Capacity {
     /// when descriptors are short.
     #[must_use]
     pub fn now() -> Self {
-        let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&KNOWN);
         let now = Self::read(Path::new("/"), *known);
         *known.insert(now)
     }

@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 
@@ -21,6 +21,7 @@ mod holding;
 #[cfg(test)]
 mod simulation;
 
+use crate::locks::lock;
 pub(super) use holding::Room;
 pub use holding::{Claim, Holding};
 
@@ -356,7 +357,7 @@ impl Ledger {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0.state)
     }
 
     fn take(&self, id: u64, take: Take) -> Result<(), Shortage> {

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
@@ -27,6 +27,7 @@ use super::source::{self, Source};
 use super::trial::can_be_made;
 use super::{Engine, Grants, imports};
 use crate::event::{NAME_MAX_BYTES, NAMES_SHOWN_MAX, excerpt, some_of};
+use crate::locks::lock;
 use crate::sched::Quota;
 use crate::work::Stop;
 
@@ -169,7 +170,7 @@ impl Loader {
             hex(&Sha256::digest(&source.bytes)),
             grants.clone(),
         );
-        let known = || self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = || lock(&self.loaded);
         if let Some(plugin) = known().get(&key).and_then(Weak::upgrade) {
             return Ok(plugin);
         }

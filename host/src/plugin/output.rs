@@ -4,7 +4,7 @@
 //! stream is not the engine's default one, because that one queues empty writes without a limit.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::io::AsyncWrite;
@@ -13,6 +13,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 use super::context::Context;
+use crate::locks::lock;
 use crate::sched::LOG_LINE_COST;
 use crate::telemetry::{PluginOutput, drives_reader};
 
@@ -52,7 +53,7 @@ impl Tap {
     }
 
     fn push(&self, data: &[u8]) {
-        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut line = lock(&self.line);
         let session = self.session.load(Ordering::Relaxed);
         // An unfinished line of another session is not joined to this session's bytes.
         if line.session != session && !line.bytes.is_empty() {
@@ -96,7 +97,7 @@ impl Drop for Tap {
     fn drop(&mut self) {
         // The last copy logs a line that never got its end.
         if Arc::strong_count(&self.line) == 1 {
-            let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut line = lock(&self.line);
             if !line.bytes.is_empty() {
                 self.say(&mut line);
             }

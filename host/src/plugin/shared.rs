@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context as TaskContext, Poll, ready};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
@@ -18,6 +18,7 @@ use super::loaded::Plugin;
 use super::null_scope;
 use super::store::PluginStore;
 use crate::event::{Action, Budget, Event, Fault, FaultKind, Port, Scope};
+use crate::locks::lock;
 
 /// The shards of one server. A shard is made when its first session comes. It lives until it
 /// faults, or until the server has another plugin and the shard's last session has ended.
@@ -210,8 +211,4 @@ fn gone() -> Fault {
         FaultKind::InstanceLost,
         "the instance it shared with other sessions is gone by a fault in one of theirs",
     )
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -8,7 +8,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use futures_util::task::AtomicWaker;
@@ -16,6 +16,7 @@ use futures_util::task::AtomicWaker;
 use super::Lane;
 use super::fair_queue::{FairQueue, Flow, TenantId};
 use crate::event::Priority;
+use crate::locks::lock;
 
 /// A thread that found no rest for this long is crowded. Until then events start as they come, so a
 /// new event waits for each of the events before it.
@@ -369,6 +370,6 @@ impl RunQueue {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 }

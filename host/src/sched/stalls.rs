@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::locks::lock;
 use futures_util::FutureExt;
 
 /// How often the thread says that the process runs.
@@ -77,7 +78,7 @@ impl Beats {
 /// The system has no thread left. The next call tries again.
 pub fn watch() -> io::Result<()> {
     static WATCHED: std::sync::Mutex<bool> = std::sync::Mutex::new(false);
-    let mut watched = WATCHED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut watched = lock(&WATCHED);
     if *watched {
         return Ok(());
     }

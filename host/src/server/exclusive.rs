@@ -2,8 +2,9 @@
 //! before it.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::locks::lock;
 use tokio::sync::oneshot;
 
 /// Attempts to take several locks together.
@@ -67,7 +68,7 @@ impl Exclusive {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The handle of a running server, with all calls that act on the server while it runs.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OnceCell, watch};
@@ -16,6 +16,7 @@ use super::state::{NewConnections, Notice, Occurrence, Status, closed, followed}
 use super::upgrade::OpenSocket;
 use crate::admission::{Change, Throttle, ThrottleError};
 use crate::event::Priority;
+use crate::locks::lock;
 use crate::net::{Credentials, CredentialsError, Security};
 use crate::plugin::{EventProcedure, Plugin};
 use crate::sched::stalls;
@@ -222,7 +223,7 @@ impl ServerHandle {
         if data.len() > DATA_MAX_BYTES {
             return Err(SteerError::DataTooLarge(data.len()));
         }
-        *self.service.data.lock().unwrap_or_else(PoisonError::into_inner) = data;
+        *lock(&self.service.data) = data;
         Ok(())
     }
 

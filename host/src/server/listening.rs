@@ -4,13 +4,14 @@
 //! reports a shutdown at once. An error of `accept` shows a lost descriptor, or the next check.
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use super::service::Service;
 use super::state::Occurrence;
+use crate::locks::lock;
 use crate::net::{Listener, Repaired};
 use crate::telemetry::{AcceptRepaired, AcceptStopped, NotListening};
 
@@ -158,11 +159,11 @@ impl Service {
             let state = self.state.borrow();
             state.failed && !state.status.is_final()
         };
-        failed.then(|| self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        failed.then(|| lock(&self.failure).clone())
     }
 
     fn fail(&self, why: &str) {
-        why.clone_into(&mut self.failure.lock().unwrap_or_else(PoisonError::into_inner));
+        why.clone_into(&mut lock(&self.failure));
         if self.set_failed(true) {
             NotListening { server: &self.name, why }.emit();
             self.tell(Occurrence::Failed);

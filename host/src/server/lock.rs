@@ -11,7 +11,7 @@
 //! [`LockError::Busy`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -20,6 +20,7 @@ use tokio::task::AbortHandle;
 
 use super::service::Service;
 use super::state::{Status, followed};
+use crate::locks::lock;
 use crate::sched::{Moment, stalls};
 use crate::telemetry::LockExpired;
 
@@ -65,7 +66,7 @@ static TOKENS: AtomicU64 = AtomicU64::new(0);
 
 impl Holder {
     fn take(&self) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         if state.now.is_some() {
             return None;
         }
@@ -75,13 +76,13 @@ impl Holder {
 
     /// Calls `act` if `token` holds the lock. The lock cannot be revoked meanwhile.
     fn with<T>(&self, token: u64, act: impl FnOnce() -> Option<T>) -> Option<T> {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = lock(&self.state);
         if state.now == Some(token) { act() } else { None }
     }
 
     /// Sets the timer of a held lock. If `token` no longer holds it, aborts the timer.
     fn time(&self, token: u64, timer: AbortHandle) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         match state.now == Some(token) {
             true => state.timer = Some(timer),
             false => timer.abort(),
@@ -90,7 +91,7 @@ impl Holder {
 
     /// Calls `open` and frees the lock, from any holder if `token` is `None`. True if it was held.
     fn free(&self, token: Option<u64>, open: impl FnOnce()) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         let held = state.now.is_some() && (token.is_none() || token == state.now);
         if held {
             open();

@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use super::blame::LiveAddresses;
 use crate::admission::AddressGroup;
 use crate::event::{Broadcast, NameError, Peers, Port, SendError};
+use crate::locks::lock;
 use crate::plugin::EventProcedure;
 use crate::session::{ProcedureSlot, SessionHandle};
 
@@ -265,7 +266,7 @@ impl Registry {
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.members)
     }
 }
 

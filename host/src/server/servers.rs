@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use super::bound::{Bound, Prepared};
@@ -16,6 +16,7 @@ use super::service::FAREWELL_MAX;
 use super::state::Status;
 use super::tenants::TenantLimits;
 use super::upgrade::{DetachedSession, InheritedListener};
+use crate::locks::{lock, read, write};
 use crate::net::CredentialsError;
 use crate::plugin::EventProcedure;
 use crate::work::{WorkError, WorkKind};
@@ -115,7 +116,7 @@ impl Servers {
     /// Time that sessions have when the process is told to stop, by the last plan.
     #[must_use]
     pub fn stop_grace(&self) -> Duration {
-        *self.stop_grace.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.stop_grace)
     }
 
     /// The host of the servers.
@@ -200,13 +201,13 @@ impl Servers {
         let Checked { same, fresh } = checked;
         let mut report = Reloaded::default();
         let mut reformed = Vec::new();
-        let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
+        let mut servers = write(&self.servers);
         // Checked under the lock: a stop of all servers sets the flag first, and then reads the
         // servers.
         if self.is_draining() || self.relinquished.load(Ordering::Relaxed) {
             return Err(PlanError::stopping());
         }
-        *self.stop_grace.lock().unwrap_or_else(PoisonError::into_inner) = grace;
+        *lock(&self.stop_grace) = grace;
         self.host.limit_tenants(tenants);
         let gone: Vec<_> = servers
             .keys()
@@ -220,7 +221,7 @@ impl Servers {
                     handle.drain(grace).await;
                     handle.stop(FAREWELL_MAX).await;
                 });
-                let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut leaving = lock(&self.leaving);
                 leaving.retain(|server| server.status() != Status::Stopped);
                 leaving.push(entry.handle);
                 report.removed.push(name);
@@ -366,12 +367,12 @@ impl Servers {
     /// All servers, leaving ones included.
     fn everything(&self) -> Vec<Arc<ServerHandle>> {
         let mut servers = self.all();
-        servers.extend(self.leaving.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        servers.extend(lock(&self.leaving).iter().cloned());
         servers
     }
 
     fn read<T>(&self, look: impl FnOnce(&BTreeMap<String, Entry>) -> T) -> T {
-        look(&self.servers.read().unwrap_or_else(PoisonError::into_inner))
+        look(&read(&self.servers))
     }
 }
 

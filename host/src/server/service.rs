@@ -1,7 +1,7 @@
 //! Shared state of a running server's tasks.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -22,6 +22,7 @@ use super::task_tracker::{TaskGuard, TaskTracker};
 use super::versions::{Canary, History, RecordError, StateFolder};
 use super::workers::Workers;
 use crate::admission::Gate;
+use crate::locks::lock;
 use crate::plugin::{EventProcedure, Holding, Plugin};
 use crate::sched::{Lane, Placement, Quota, stalls};
 use crate::session::PauseGate;
@@ -98,7 +99,7 @@ impl Service {
 
     /// The server's last revisions.
     pub(super) fn history(&self) -> MutexGuard<'_, History> {
-        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.history)
     }
 
     /// Records the history. Returns false if there is no state directory, or if the server is
@@ -255,11 +256,11 @@ impl Service {
     }
 
     pub(super) fn probation(&self) -> MutexGuard<'_, Option<Probation>> {
-        self.probation.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.probation)
     }
 
     pub(super) fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.breaker)
     }
 
     /// Notes that the last client left.
@@ -343,7 +344,7 @@ impl Service {
     /// # Errors
     /// [`SwapError::Stopping`]; `act` was not called.
     pub(super) fn unless_stopping<T>(&self, act: impl FnOnce() -> T) -> Result<T, SwapError> {
-        let _not_stopping = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _not_stopping = lock(&self.publishing);
         if self.status().is_final() || self.is_relinquished() {
             Err(SwapError::Stopping)
         } else {
@@ -353,7 +354,7 @@ impl Service {
 
     /// Relinquishes the server or takes it back. See [`Servers::pass_on`](super::Servers).
     pub(super) fn relinquish(&self, passes: bool) {
-        let _nothing_comes = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _nothing_comes = lock(&self.publishing);
         self.relinquished.store(passes, Ordering::Relaxed);
     }
 
@@ -364,7 +365,7 @@ impl Service {
     /// Begins to stop. Returns true if the server was not stopping before.
     pub(super) fn begin_stop(&self) -> bool {
         let begun = {
-            let _nothing_comes = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+            let _nothing_comes = lock(&self.publishing);
             self.steer(|state| {
                 let running = !state.status.is_final();
                 if running {
@@ -418,7 +419,7 @@ impl Service {
     }
 
     pub(super) fn data(&self) -> String {
-        self.data.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.data).clone()
     }
 
     /// Lets sessions finish until the deadline. Returns false if a later call decided otherwise.

@@ -1,8 +1,9 @@
 //! Counts the tasks of a server's clients by epoch, and waits until there is none.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::locks::lock;
 use tokio::sync::Notify;
 
 #[derive(Debug, Default)]
@@ -42,7 +43,7 @@ impl TaskTracker {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, usize>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tasks)
     }
 }
 

@@ -1,9 +1,10 @@
 //! Tenants by name, each with the limits of all of its servers together.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::admission::Count;
+use crate::locks::lock;
 use crate::sched::{MAIL_MAX_BYTES, Quota, QuotaLimits, QuotaStatus};
 
 /// Least limit on a tenant's memory: an instance has at least one page.
@@ -98,7 +99,7 @@ pub(super) struct Tenants(Mutex<BTreeMap<Arc<str>, Arc<Tenant>>>);
 impl Tenants {
     /// Returns the tenant of this name, a new one if there is none.
     pub(super) fn of(&self, name: &str) -> Arc<Tenant> {
-        let mut tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tenants = lock(&self.0);
         if let Some(known) = tenants.get(name) {
             return Arc::clone(known);
         }
@@ -114,7 +115,7 @@ impl Tenants {
 
     /// Returns the quota of the tenant of this name, or one without limits if there is none.
     pub(super) fn quota(&self, name: &str) -> Arc<Quota> {
-        let tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let tenants = lock(&self.0);
         tenants.get(name).map(|tenant| Arc::clone(&tenant.quota)).unwrap_or_default()
     }
 
@@ -124,7 +125,7 @@ impl Tenants {
         for name in limits.keys() {
             self.of(name);
         }
-        let mut tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tenants = lock(&self.0);
         // Removes tenants without servers and without configured limits.
         tenants.retain(|name, tenant| tenant.is_in_use() || limits.contains_key(&**name));
         for (name, tenant) in tenants.iter() {
@@ -136,7 +137,7 @@ impl Tenants {
 
     /// Status of all tenants, by name.
     pub(super) fn seen(&self) -> Vec<TenantStatus> {
-        let tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let tenants = lock(&self.0);
         let seen = |tenant: &Arc<Tenant>| TenantStatus {
             name: Arc::clone(&tenant.name),
             clients: tenant.clients.taken(),

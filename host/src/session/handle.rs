@@ -10,7 +10,7 @@ mod transfer;
 
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ use super::pause_gate::PauseGate;
 use super::send_buffer::SendBuffer;
 use super::timers::Timers;
 use crate::event::{ClientInfo, Port, Priority, SendError, WriteError};
+use crate::locks::lock;
 use crate::net::Stream;
 use crate::sched::{Budgets, Lane, Moment, Placement, Quota};
 
@@ -266,9 +267,7 @@ impl SessionHandle {
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, HandleState> {
-        // A panic under the lock would be a bug of the host. The session then ends by the state it
-        // finds.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -5,12 +5,13 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
 use futures_util::task::AtomicWaker;
 
 use crate::event::SendError;
+use crate::locks::lock;
 use crate::sched::Quota;
 
 /// The signals in a mailbox, as bits, because several may have come since the owner last looked.
@@ -123,7 +124,7 @@ impl Mailbox {
             return Ok(());
         }
         {
-            let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut mail = lock(&self.mail);
             if mail.shut {
                 return Err(SendError::Closed);
             }
@@ -164,7 +165,7 @@ impl Mailbox {
     /// Takes the next piece of mail. Its bytes stay charged to the tenant's mail quota until the
     /// caller gives them back.
     pub(super) fn next(&self) -> Option<Arc<[u8]>> {
-        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mail = lock(&self.mail);
         let piece = mail.pieces.pop_front()?;
         mail.bytes -= piece.len();
         mail.quota.give_mail(PIECE_BYTES);
@@ -173,18 +174,18 @@ impl Mailbox {
 
     /// Takes all mail out and refuses further mail until [`Mailbox::unseal`].
     pub(super) fn seal(&self) -> Sealed {
-        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mail = lock(&self.mail);
         Sealed(mail.close())
     }
 
     /// Puts the sealed mail back and accepts mail again.
     pub(super) fn unseal(&self, sealed: Sealed) {
-        *self.mail.lock().unwrap_or_else(PoisonError::into_inner) = sealed.0;
+        *lock(&self.mail) = sealed.0;
         self.signal(Signals::MAIL);
     }
 
     /// Refuses further mail and discards all that waits.
     pub(super) fn shut(&self) {
-        drop(self.mail.lock().unwrap_or_else(PoisonError::into_inner).close());
+        drop(lock(&self.mail).close());
     }
 }

@@ -1,6 +1,6 @@
 //! The slot that holds a session's procedure, and the requests to migrate or transfer the session.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -8,6 +8,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::snapshot::TransferRequest;
 use crate::event::Fault;
+use crate::locks::lock;
 use crate::sched::stalls;
 
 /// The procedure of one session. The session itself takes the next one, between two events.
@@ -172,7 +173,7 @@ impl<P> ProcedureSlot<P> {
     }
 
     fn next(&self) -> MutexGuard<'_, Next<P>> {
-        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.next)
     }
 }
 

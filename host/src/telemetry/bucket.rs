@@ -1,6 +1,7 @@
 //! A limit on lines of the log over time.
 
-use std::sync::{Mutex, PoisonError};
+use crate::locks::lock;
+use std::sync::Mutex;
 use std::time::Instant;
 
 /// The burst: this many seconds' worth of lines may come at once.
@@ -36,7 +37,7 @@ impl Bucket {
     /// Lets a line pass, and returns how many lines were dropped since the last one. `None`: this
     /// line is dropped.
     pub fn pass(&self, now: Instant) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         let gained = now.saturating_duration_since(state.filled).as_secs_f64() * self.per_second;
         state.tokens = (state.tokens + gained).min(self.per_second * BURST_SECONDS);
         state.filled = now;

@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::Latencies;
 use super::revision_metrics::{ByReason, RevisionMetrics, RevisionMetricsStatus, Spent};
 use crate::event::Priority;
+use crate::locks::lock;
 
 /// Versions of a plugin that are counted apart. Earlier versions are counted together once their
 /// sessions are gone.
@@ -91,7 +92,7 @@ impl Counters {
     /// Another build of the same version has the beginning of its digest beside the version.
     #[must_use]
     pub fn revision(&self, plugin: &str, digest: &str) -> Arc<RevisionMetrics> {
-        let mut revisions = self.revisions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut revisions = lock(&self.revisions);
         let short = format!("{plugin} ({})", digest.get(..8).unwrap_or(digest));
         let is = |known: &&Arc<RevisionMetrics>| {
             **known.digest() == *digest && [plugin, &*short].contains(&&**known.plugin())
@@ -115,7 +116,7 @@ impl Counters {
     /// Returns the counters at this moment.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let revisions = self.revisions.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let revisions = lock(&self.revisions).clone();
         let revisions: Vec<_> = revisions.iter().map(|revision| revision.snapshot()).collect();
         let map = |kind: Kind| self.by_reason[kind as usize].snapshot();
         let mut seen = Snapshot {

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::Latencies;
 use super::latencies::Histogram;
 use crate::event::{Fault, Meter, Priority};
+use crate::locks::lock;
 
 /// Counts by reason. Reasons are a small, closed set, so this stays small.
 #[derive(Debug, Default)]
@@ -18,7 +19,7 @@ impl ByReason {
         if more == 0 {
             return;
         }
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = lock(&self.0);
         // Looked up first: nearly always the reason is there, and then nothing is allocated.
         match map.get_mut(reason) {
             Some(count) => *count += more,
@@ -29,7 +30,7 @@ impl ByReason {
     }
 
     pub(super) fn snapshot(&self) -> BTreeMap<String, u64> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.0).clone()
     }
 }
 

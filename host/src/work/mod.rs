@@ -15,11 +15,12 @@ mod stop;
 use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
 use std::thread;
 
 use tokio::sync::oneshot;
 
+use crate::locks::{lock, wait};
 pub use own_thread::on_own_thread;
 use queue::{QueueStatus, TenantQueue};
 pub use refusal::{RefusedResource, SystemRefused};
@@ -250,7 +251,7 @@ impl Crew {
         let mut state = self.state();
         while !state.ends {
             let Some((tenant, job)) = state.queue.take() else {
-                state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = wait(&self.more, state);
                 continue;
             };
             drop(state);
@@ -264,7 +265,7 @@ impl Crew {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Watches the source of a plugin, and names the files that changed.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
@@ -9,6 +9,7 @@ use notify::{RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use super::output::Changed;
+use crate::locks::lock;
 use crate::plugin::{Build, MANIFEST_FILE, Manifest};
 
 /// Time without a change after which a build starts, because editors write in bursts.
@@ -36,7 +37,7 @@ impl Changes {
             std::future::pending::<()>().await;
         }
         while let Ok(Some(())) = tokio::time::timeout(SETTLE, self.some.recv()).await {}
-        std::mem::take(&mut *self.what.lock().unwrap_or_else(PoisonError::into_inner)).named()
+        std::mem::take(&mut *lock(&self.what)).named()
     }
 
     /// Watches the manifest and the paths that the manifest names.
@@ -82,7 +83,7 @@ impl Changes {
                 if !missed && (event.kind.is_access() || ours.peek().is_none()) {
                     return;
                 }
-                noted.lock().unwrap_or_else(PoisonError::into_inner).add(ours);
+                lock(&noted).add(ours);
                 // The channel holds one message. If it is full, a build follows anyway.
                 let _ = changed.try_send(());
             })?;

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::{Account, Ledger, Promise, Shortage, Take};
+use crate::locks::lock;
 use crate::plugin::footprint::{Amounts, Footprint, Resource};
 
 /// How long a session that was promised admission waits for its instance's room.
@@ -92,7 +93,7 @@ impl Holding {
     }
 
     fn promised(&self) -> MutexGuard<'_, Promise> {
-        self.promise.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.promise)
     }
 
     fn footprint(&self) -> Footprint {

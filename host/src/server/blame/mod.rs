@@ -15,7 +15,7 @@ mod replay;
 mod simulation;
 mod source;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
@@ -28,6 +28,7 @@ pub(super) use rates::{FaultRates, Finding, Mark};
 pub(super) use source::{Crowd, Fared, LiveAddresses, Source};
 
 use super::versions::VERSIONS_MAX;
+use crate::locks::lock;
 use crate::telemetry::RevisionMetrics;
 
 /// Least time before a swap in which endings count for the version before.
@@ -96,8 +97,4 @@ fn count(rates: &mut FaultRates, source: Source, blamed: Option<&Blamed>, now: I
         Some(blamed) => _ = rates.faulted(source, blamed.fault(), now),
         None => rates.well(source, now),
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,9 +1,10 @@
 //! Swaps, canaries and roll-backs that have published nothing yet. A roll-back or a stop calls them
 //! off.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use super::SwapError;
+use crate::locks::lock;
 use crate::server::service::Service;
 use crate::work::Stop;
 
@@ -33,7 +34,7 @@ impl PendingChanges {
     }
 
     fn all(&self) -> MutexGuard<'_, Vec<Stop>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -1,8 +1,9 @@
 //! Progress of a swap, for operators.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 
 use super::SwapReport;
+use crate::locks::lock;
 use crate::plugin::{EventProcedure, Plugin};
 use crate::server::handle::ServerHandle;
 use crate::server::service::Service;
@@ -104,7 +105,7 @@ impl Service {
     }
 
     fn under_way(&self) -> MutexGuard<'_, Option<Going>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.under_way)
     }
 }
 

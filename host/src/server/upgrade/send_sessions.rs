@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{SessionsSent, ToNew, ToOld, say};
 use crate::event::Port;
+use crate::locks::lock;
 use crate::net::FdChannel;
 use crate::plugin::EventProcedure;
 use crate::server::Servers;
@@ -62,11 +63,11 @@ pub(super) async fn move_all(servers: &Servers, fd_channel: FdChannel) -> Sessio
     let fd_channel = Arc::new(Mutex::new(fd_channel));
     let way: Arc<SendSession> = Arc::new({
         let fd_channel = Arc::clone(&fd_channel);
-        move |leaving| pass(&mut fd_channel.lock().unwrap_or_else(PoisonError::into_inner), leaving)
+        move |leaving| pass(&mut lock(&fd_channel), leaving)
     });
     let sent = leave_by(servers, way, MOVE_MAX).await;
     // If the new process is gone by now, its own log says why.
-    let _ = say(&mut fd_channel.lock().unwrap_or_else(PoisonError::into_inner), &ToNew::Done);
+    let _ = say(&mut lock(&fd_channel), &ToNew::Done);
     sent
 }
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{History, Revision, RevisionState};
 use crate::event::{EXCERPT_MAX_BYTES, excerpt};
 use crate::files;
+use crate::locks::lock;
 use crate::oci::RegistryError;
 use crate::plugin::{COMPONENT_MAX_BYTES, Plugin, digest};
 use crate::server::env::{self, Change};
@@ -349,7 +350,7 @@ impl StateFolder {
         history: &Mutex<History>,
     ) -> Result<(), RecordError> {
         let (configured, generations) = {
-            let history = history.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let history = lock(history);
             (history.configured().to_owned(), history.seen())
         };
         self.write_record(server, configured, generations)

@@ -1,13 +1,14 @@
 //! Guests of the simulation, with fault profiles and with checks in each of their calls.
 
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
 use crate::event::{
     Action, Budget, Event, Fault, FaultKind, Instance, Meter, Priority, Procedure, Scope, Usage,
 };
+use crate::locks::lock;
 
 /// How a call goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +82,7 @@ impl Version {
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut Seen) -> T) -> T {
-        look(&mut self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&mut lock(&self.seen))
     }
 
     /// Begins a call, and checks that no other runs.

@@ -12,7 +12,7 @@ mod mailbox;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -23,6 +23,7 @@ use super::{
     SessionHandle, Watermarks,
 };
 use crate::event::{ClientInfo, DisconnectReason, EndReason, FaultKind, NoPeers, Priority};
+use crate::locks::lock;
 use crate::net::Stream;
 use crate::rng::{Rng, for_each_seed};
 use crate::sched::{Budgets, Lane, Placement, Quota, RunQueue};
@@ -182,7 +183,7 @@ impl World {
     }
 
     fn judge(mut self, ended: &Ended) {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = lock(&self.seen);
         let fault = ended.fault.as_ref().map(|(_, fault)| fault.kind);
         // There is one connect and one disconnect at most. A dead instance gets no disconnect.
         let told = matches!(ended.reason, EndReason::Disconnect(_)) && fault.is_none();
