@@ -27,6 +27,7 @@
 //! | [`plugin`] | the engine, loading, instances, imports |
 //! | [`oci`] | plugins from and to registries |
 //! | [`sched`] | lanes, run permits, budgets and quotas |
+//! | `rollout` | the spine of a swap: stage, publish, migrate, watch, record |
 //! | [`server`] | starting, the handle, the registry |
 //! | [`telemetry`] | log lines and counters |
 //! | [`config`] | `wharf.toml` |
@@ -51,6 +52,7 @@ pub mod oci;
 pub mod plugin;
 #[cfg(test)]
 mod rng;
+mod rollout;
 pub mod sched;
 mod serve;
 pub mod server;

@@ -13,8 +13,9 @@ use crate::admission::{Admitted, Entered, Permit, Refusal};
 use crate::event::{ClientInfo, Fault, FaultKind, Origin};
 use crate::net::{AcceptError, Accepted, Established, HandshakeError, ProxyError, Stream};
 use crate::plugin::EventProcedure;
+use crate::rollout::blame::Blamed;
 use crate::sched::{ACCEPT_COST, LOG_LINE_COST, Placement, RunPermit, WorkerId, here, stalls};
-use crate::server::{AcceptMode, Blamed, Directive, Listening, Service, TaskGuard};
+use crate::server::{AcceptMode, Directive, Listening, Service, TaskGuard};
 use crate::session::{Ended, ProcedureSlot, Session, SessionHandle, SessionSnapshot};
 use crate::telemetry::{
     AcceptPaused, Faulted, HandshakeFailed, Refused, SessionEnded, SessionStarted, Spent,
@@ -342,7 +343,7 @@ pub(crate) async fn resume(
         &meta,
     );
     // As with a new session: a swap finds sessions by the registry.
-    let entering = service.entrance.read().await;
+    let entering = service.rollout.entering().await;
     let slot = Arc::new(ProcedureSlot::new(service.procedure()));
     let entered = service.registry.enter_again(&handle, epoch, &slot, name.as_deref());
     slot.start_with(service.procedure());

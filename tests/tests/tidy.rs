@@ -13,7 +13,7 @@ use wharf_tests::released::{Promises, breaches, frozen, promises, promises_in};
 const LINES_MAX: usize = 500;
 
 /// Each layer, with the layers that it may import.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("work", &[]),
     ("event", &[]),
     ("admission", &[]),
@@ -25,6 +25,10 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ("plugin", &["event", "files", "sched", "telemetry", "work"]),
     ("authoring", &["event", "files", "plugin", "sched"]),
     (
+        "rollout",
+        &["admission", "event", "files", "oci", "plugin", "sched", "session", "telemetry", "work"],
+    ),
+    (
         "server",
         &[
             "admission",
@@ -33,6 +37,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
             "net",
             "oci",
             "plugin",
+            "rollout",
             "sched",
             "serve",
             "session",

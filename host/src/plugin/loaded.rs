@@ -83,6 +83,13 @@ impl Plugin {
     pub fn is_stateless(&self) -> bool {
         self.stateless
     }
+    /// Whether both have the same component, name, version and `stateless` mark.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let of =
+            |plugin: &Self| (plugin.digest().to_owned(), plugin.label(), plugin.is_stateless());
+        of(self) == of(other)
+    }
     /// The component's file, or the reference by which it was pulled.
     #[must_use]
     pub fn file(&self) -> &Path {

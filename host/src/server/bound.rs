@@ -2,34 +2,31 @@
 
 use std::any::Any;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::blame::Blame;
 use super::breaker::Breaker;
 use super::builder::{MIN_READ_RATE_DEFAULT, ServerBuilder, StartError};
 use super::config::ServerConfig;
-use super::fetch::{FetchError, again};
 use super::handle::ServerHandle;
 use super::host::Host;
 use super::listening::Listening;
 use super::lock::Holder;
 use super::registry::Registry;
-use super::room::InForce;
 use super::service::Service;
 use super::state::{Notice, Occurrence, ServerState, Status};
-use super::swap::{PendingChanges, SwapError, bounded, same};
 use super::task_tracker::TaskTracker;
 use super::tenants::Tenant;
 use super::upgrade::{DetachedSession, InheritedListener, OpenSocket, resume_detached};
-use super::versions::{History, Revision, RevisionOrigin, RevisionState};
 use crate::admission::{Gate, InstanceRoom, Room};
 use crate::net::{BindError, Listener, Security};
 use crate::plugin::{Binding, Claim, EventProcedure, Holding, LoadError, Plugin, try_out};
+use crate::rollout::{
+    FetchError, History, Revision, Rollout, SwapError, VersionChange, again, has_room_for,
+};
 use crate::serve;
 use crate::session::{Deadlines, PauseGate, SessionConfig};
 use crate::telemetry::{Bucket, Counters, ServerStarted};
@@ -83,12 +80,12 @@ impl Prepared {
     /// plugin as before. The record does not matter. Blocks if the plugin must be linked again.
     pub(super) fn keep_swapped(&mut self, host: &Host, running: &Service) -> Result<(), SwapError> {
         self.plugin = self.kept(host, running)?;
-        bounded(running, &running.procedure(), &self.plugin)
+        has_room_for(running, &running.procedure(), &self.plugin)
     }
 
     fn kept(&self, host: &Host, running: &Service) -> Result<Arc<Plugin>, FetchError> {
         let in_force = Arc::clone(running.procedure().plugin());
-        if running.history().configured() != self.configured {
+        if running.rollout.configured() != self.configured {
             // If the record is older than the running server, the start tried the recorded version.
             // The named one becomes current, so it is tried here.
             if !Arc::ptr_eq(&self.named, &self.plugin) {
@@ -101,7 +98,7 @@ impl Prepared {
         // one may have shared instances.
         let copied =
             !self.recorded.is_empty() && running.server_config().grants == self.description.grants;
-        if same(&in_force, &self.plugin) && !copied {
+        if in_force.is_same_as(&self.plugin) && !copied {
             return Ok(Arc::clone(&self.plugin));
         }
         let grants = &self.description.grants;
@@ -245,8 +242,12 @@ impl Prepared {
     /// theirs.
     ///
     /// If this ends a canary, the result is the canary's procedure: its sessions have to migrate.
-    /// The caller holds the lock of swaps.
-    pub(super) fn apply(mut self, host: &Host, service: &Service) -> Option<Arc<EventProcedure>> {
+    pub(super) fn apply(
+        mut self,
+        host: &Host,
+        service: &Service,
+        change: &VersionChange,
+    ) -> Option<Arc<EventProcedure>> {
         let tenant = host.tenant(&self.tenant());
         let holding = Arc::clone(&service.holding);
         holding.promise(&tenant.name, self.description.promise());
@@ -266,23 +267,7 @@ impl Prepared {
         service.registry.set_name_chars_max(self.description.name_chars_max);
         service.server_config.store(Arc::new(self.server_config(&service.pause_gate, &tenant)));
         let procedure = self.procedure(&service.name, &service.counters, &tenant, &holding);
-        // If nothing changed about a shared instance, it lives on with all of its memory.
-        let before = service.procedure();
-        let mut tried = None;
-        if !before.is_like(&procedure) {
-            let procedure = Arc::new(procedure);
-            tried = service.forget_canary();
-            service.procedure.store(Arc::clone(&procedure));
-            if same(before.plugin(), &self.plugin) {
-                service.history().put_in_force(&procedure);
-                service.watch_on(&procedure, &before);
-            } else {
-                service.history().put(&procedure, RevisionOrigin::Reload, RevisionState::InForce);
-                // The version before can no longer be rolled back to.
-                *service.probation() = None;
-            }
-        }
-        service.history().configure(&self.configured);
+        let tried = change.reconfigure(procedure, &self.configured);
         // The accepting task may wait for a moment that this change moved.
         service.steer(|_| true);
         tried
@@ -312,7 +297,6 @@ impl Prepared {
         };
         Arc::new(Service {
             breaker: Mutex::new(Breaker::new(description.breaker)),
-            blame: Blame::default(),
             workers: host.workers(),
             runtime: host.runtime().clone(),
             gate: Gate::new(description.throttle, description.networks, room),
@@ -328,18 +312,9 @@ impl Prepared {
             started: Instant::now(),
             task_tracker: Arc::new(TaskTracker::default()),
             holding,
-            procedure: InForce::new(procedure),
-            canary: ArcSwapOption::empty(),
-            history: Mutex::new(history),
-            records: host.records().cloned(),
-            relinquished: AtomicBool::new(false),
-            probation: Mutex::default(),
-            entrance: tokio::sync::RwLock::default(),
-            swapping: Arc::default(),
-            pending: PendingChanges::default(),
+            rollout: Rollout::new(procedure, history, host.records().cloned()),
+            loader: host.loader().clone(),
             pool: Arc::clone(host.pool()),
-            under_way: Mutex::default(),
-            publishing: Mutex::default(),
             failure: Mutex::default(),
             state: watch::Sender::new(ServerState::new()),
             notices: watch::Sender::new(Notice {

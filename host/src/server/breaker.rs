@@ -14,8 +14,8 @@ mod simulation;
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::blame::{Crowd, Fared, LiveAddresses, Source};
 use crate::admission::AddressGroup;
+use crate::rollout::blame::{Crowd, Fared, LiveAddresses, Source};
 
 /// Faults per session that ends well or goes on, and bad addresses per good one, from which the
 /// breaker trips.

@@ -8,12 +8,10 @@ use std::time::Duration;
 
 use super::breaker::BreakerLimits;
 use super::checks::{TIMEOUT_DEFAULT, TIMERS_DEFAULT, WATERMARKS_DEFAULT};
-use super::fetch::{refused_load, refused_pull};
 #[cfg(doc)]
 use super::handle::ServerHandle;
 use super::host::{Host, HostError};
 use super::registry::NAME_CHARS_MAX;
-use super::versions::{RecordError, SwapRules};
 use crate::admission::{Network, Networks, Throttle};
 use crate::event::Priority;
 use crate::net::{BindError, Credentials, CredentialsError, Endpoint, ListenPort, SocketOptions};
@@ -21,6 +19,7 @@ use crate::net::{BindError, Credentials, CredentialsError, Endpoint, ListenPort,
 use crate::oci::RegistryConfig;
 use crate::oci::{Registries, RegistryError};
 use crate::plugin::{Grants, InstanceLimits, LoadError, Plugin};
+use crate::rollout::{FetchError, RecordError, SwapRules, refused_load, refused_pull};
 use crate::sched::{BudgetChange, Budgets};
 #[cfg(doc)]
 use crate::session::Deadlines;
@@ -180,6 +179,15 @@ pub enum StartError {
     /// The record of the server's versions was not read.
     #[error(transparent)]
     Record(#[from] RecordError),
+}
+
+impl From<FetchError> for StartError {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Registry(error) => Self::Registry(error),
+            FetchError::Load(error) => Self::Plugin(error),
+        }
+    }
 }
 
 impl StartError {

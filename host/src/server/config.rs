@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::tenants::Tenant;
-use super::versions::SwapRules;
 use crate::admission::{Network, Throttle};
 use crate::event::Priority;
 use crate::net::Security;
 use crate::oci::Registries;
 use crate::plugin::Grants;
+use crate::rollout::SwapRules;
 use crate::session::SessionConfig;
 
 /// Configuration that new sessions get. A reload replaces it whole.

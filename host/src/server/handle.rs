@@ -8,7 +8,6 @@ use tokio::sync::{OnceCell, watch};
 
 use super::bound::Prepared;
 use super::breaker::BreakerState;
-use super::exclusive::{Held, Rank, lock_all};
 use super::host::Host;
 use super::lock::{Lock, LockError};
 use super::service::{FAREWELL_MAX, Service};
@@ -19,6 +18,7 @@ use crate::event::Priority;
 use crate::locks::lock;
 use crate::net::{Credentials, CredentialsError, Security};
 use crate::plugin::{EventProcedure, Plugin};
+use crate::rollout::{Rank, Rollout, VersionChange};
 use crate::sched::stalls;
 use crate::telemetry::{CredentialsRenewed, Snapshot};
 
@@ -234,46 +234,51 @@ impl ServerHandle {
     /// This waits for a running swap, and later swaps wait for this. Dropping the future changes
     /// nothing if it has not begun; later, sessions may stay on the canary.
     pub async fn reform(&self, prepared: Prepared) {
-        let _alone = self.versions_stay().await;
-        let tried = self.put_config(prepared);
-        self.follow_reform(tried).await;
+        let change = self.versions_stay().await;
+        let tried = self.put_config(prepared, &change);
+        self.follow_reform(&change, tried).await;
     }
 
-    /// First part of [`ServerHandle::reform`], for callers that hold the lock of swaps. Returns the
-    /// procedure of an ended canary, for the second part.
-    pub(super) fn put_config(&self, prepared: Prepared) -> Option<Arc<EventProcedure>> {
-        prepared.apply(&self.host, &self.service)
+    /// First part of [`ServerHandle::reform`]. Returns the procedure of an ended canary, for the
+    /// second part.
+    pub(super) fn put_config(
+        &self,
+        prepared: Prepared,
+        change: &VersionChange,
+    ) -> Option<Arc<EventProcedure>> {
+        prepared.apply(&self.host, &self.service, change)
     }
 
     /// Second part of [`ServerHandle::reform`]. The sessions of an ended canary migrate back. If
     /// the server has had several versions, it records them with the configured plugin.
-    pub(super) async fn follow_reform(&self, tried: Option<Arc<EventProcedure>>) {
+    pub(super) async fn follow_reform(
+        &self,
+        change: &VersionChange,
+        tried: Option<Arc<EventProcedure>>,
+    ) {
         if let Some(tried) = tried {
-            self.service.bring_back(&tried).await;
+            change.bring_back(&tried).await;
         }
-        if self.service.history().seen().len() > 1 {
-            self.service.record_quietly().await;
+        if self.service.rollout.revisions().len() > 1 {
+            change.record_quietly().await;
         }
     }
 
-    /// Takes the server's lock of swaps. Until it is dropped, changes of the version wait.
-    pub(super) async fn versions_stay(&self) -> Held {
-        self.service.swapping.lock(Rank::Next).await
+    /// Takes the server's lock of swaps. Until it is dropped, other changes of the version wait.
+    pub(super) async fn versions_stay(&self) -> VersionChange {
+        Rollout::exclusive(&self.service.versioned(), Rank::Next).await
     }
 
-    /// Takes the locks of swaps of all these servers. While this waits for one lock, it holds none,
-    /// so that a slow swap of one server delays no roll-back of another.
+    /// Takes the locks of swaps of all these servers, in this order. While this waits for one lock,
+    /// it holds none, so that a slow swap of one server delays no roll-back of another.
     ///
     /// # Errors
     /// [`VersionsChange`]; no lock is held.
     pub(super) async fn versions_of_all_stay(
         servers: &[Arc<Self>],
-    ) -> Result<Vec<Held>, VersionsChange> {
-        let locks: Vec<_> =
-            servers.iter().map(|server| Arc::clone(&server.service.swapping)).collect();
-        lock_all(&locks)
-            .await
-            .map_err(|busy| VersionsChange(Arc::clone(&servers[busy].service.name)))
+    ) -> Result<Vec<VersionChange>, VersionsChange> {
+        let servers: Vec<_> = servers.iter().map(|server| server.service.versioned()).collect();
+        Rollout::exclusive_all(&servers).await.map_err(VersionsChange)
     }
 
     /// Name of the server's tenant.

@@ -14,12 +14,12 @@ use tokio::sync::{broadcast, oneshot};
 use super::service::HostNotice;
 use super::tenants::{Tenant, TenantLimits, TenantStatus, Tenants};
 use super::upgrade::FdStore;
-use super::versions::StateFolder;
 use super::workers::Workers;
 use crate::admission::Count;
 use crate::plugin::{
     Capacity, Compiler, Engine, EngineConfig, EngineError, Loader, prepare_thread,
 };
+use crate::rollout::StateFolder;
 use crate::sched::{Lane, Quota, RunQueueStatus, stalls};
 use crate::telemetry::LanesStarted;
 use crate::work::{HOST, WorkError, WorkKind, WorkPool, WorkStatus};

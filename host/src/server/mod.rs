@@ -3,28 +3,23 @@
 //! `Server::builder()` returns a specification, and its `start` returns a [`ServerHandle`] once the
 //! server listens. All interaction with clients happens in the plugin.
 
-mod blame;
 mod bound;
 mod breaker;
 mod builder;
 mod capacity_check;
 mod checks;
 mod config;
-mod env;
-mod exclusive;
-mod fetch;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod handle;
 mod host;
 mod limits;
 mod listening;
+mod live_sessions;
 mod lock;
-mod migrate_atomic;
 mod new_session;
 mod plan_error;
 mod prepare;
-mod probation;
 mod registry;
 mod room;
 mod servers;
@@ -33,14 +28,12 @@ mod sessions;
 #[cfg(test)]
 mod simulation;
 mod state;
-mod swap;
 mod task_tracker;
 mod tenants;
 mod upgrade;
 mod versions;
 mod workers;
 
-pub(crate) use blame::Blamed;
 pub use bound::{Bound, Prepared};
 pub use breaker::{BreakerLimits, BreakerState};
 pub use builder::{MIN_READ_RATE_DEFAULT, Server, ServerBuilder, StartError, Timeouts};
@@ -49,7 +42,6 @@ pub use checks::{
     MEMORY_RANGE, STATE_RANGE, TABLE_ELEMENTS_RANGE, TIMEOUT_DEFAULT, TIMEOUT_RANGE,
     TIMERS_DEFAULT, WATERMARKS_DEFAULT,
 };
-pub use fetch::FetchError;
 pub use handle::{DATA_MAX_BYTES, ServerEnding, ServerHandle, SteerError};
 pub use host::{Host, HostConfig, HostError, PoolStatus};
 pub use limits::{Limit, LimitOrigin, Quantity};
@@ -64,14 +56,15 @@ pub use service::{FAREWELL_MAX, HostNotice};
 pub use sessions::SessionView;
 pub(crate) use state::{AcceptMode, Directive};
 pub use state::{NewConnections, Notice, Occurrence, Status};
-pub use swap::{SWAP_DEADLINE, SwapError, SwapPolicy, SwapProgress, SwapReport, SwapStage};
 pub(crate) use task_tracker::TaskGuard;
 pub use tenants::{TENANT_MAX_BYTES, TenantLimits, TenantStatus};
 pub use upgrade::{
     ControlEndpoint, DetachedSession, FdStore, InheritedListener, ReadyPeer, SessionsSent,
     UpgradeClient, leave, offer_sockets,
 };
-pub use versions::{
-    CanaryOptions, CanaryRules, CanaryStatus, HISTORY_MAX, HeldUp, RecordError, Revision,
-    RevisionOrigin, RevisionState, StateFolder, SwapRules, VERSIONS_MAX,
+
+pub use crate::rollout::{
+    CanaryOptions, CanaryRules, CanaryStatus, FetchError, HISTORY_MAX, HeldUp, RecordError,
+    Revision, RevisionOrigin, RevisionState, SWAP_DEADLINE, StateFolder, SwapError, SwapPolicy,
+    SwapProgress, SwapReport, SwapRules, SwapStage, VERSIONS_MAX,
 };

@@ -15,12 +15,12 @@ impl Service {
         handle: &Arc<SessionHandle>,
         epoch: u64,
     ) -> (Arc<ProcedureSlot<EventProcedure>>, Membership, Presence) {
-        let _entering = self.entrance.read().await;
-        let (procedure, is_canary) = self.procedure_for_new_session();
+        let _entering = self.rollout.entering().await;
+        let (procedure, is_canary) = self.rollout.procedure_for_new_session();
         let slot = Arc::new(ProcedureSlot::new(procedure));
         let (membership, presence) = self.registry.enter(handle, epoch, &slot);
         // A swap that happened before the registry knew of this session missed the session.
-        if !is_canary || !self.tries(&slot.current()) {
+        if !is_canary || !self.rollout.tries(&slot.current()) {
             slot.start_with(self.procedure());
         }
         (slot, membership, presence)

@@ -2,8 +2,8 @@
 
 use super::builder::StartError;
 use super::handle::VersionsChange;
-use super::swap::SwapError;
 use crate::net::BindError;
+use crate::rollout::SwapError;
 use crate::work::{RefusedResource, WorkError};
 
 /// Why nothing was started or changed, with one line for each mistake.

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use super::bound::{Bound, Prepared};
 use super::builder::{Procedures, ServerBuilder, StartError};
 use super::checks::argument;
-use super::fetch::{believed, fetch};
 use super::handle::ServerHandle;
 use super::host::Host;
 use super::upgrade::InheritedListener;
-use super::versions::{RecordError, Recorded, Revision};
 use crate::net::{Credentials, Security};
 use crate::plugin::{Claim, Holding, LoadError, Plugin, try_out};
+use crate::rollout::{RecordError, Recorded, Revision, believed, fetch};
 use crate::work::Stop;
 
 /// The plugin that a specification names, loaded, with the result of its trial.

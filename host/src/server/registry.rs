@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use super::blame::LiveAddresses;
 use crate::admission::AddressGroup;
 use crate::event::{Broadcast, NameError, Peers, Port, SendError};
 use crate::locks::lock;
 use crate::plugin::EventProcedure;
+use crate::rollout::blame::LiveAddresses;
 use crate::session::{ProcedureSlot, SessionHandle};
 
 /// Longest name of a session, in characters. A server may set less.

@@ -1,15 +1,12 @@
-//! A server's share of the engine's pools: its holding at the gate, and the version that says how
-//! much each session claims.
+//! A server's share of the engine's pools: its holding at the gate, and its promise.
 
 use std::sync::Arc;
-
-use arc_swap::{ArcSwap, Guard};
 
 use super::builder::{ServerBuilder, StartError};
 use super::checks::argument;
 use super::host::Host;
 use crate::admission::InstanceRoom;
-use crate::plugin::{Amounts, EventProcedure, Footprint, Holding, Plugin, Promise, Resource};
+use crate::plugin::{Amounts, Footprint, Holding, Plugin, Promise, Resource};
 
 impl InstanceRoom for Holding {
     fn claim(&self) -> Option<usize> {
@@ -18,44 +15,6 @@ impl InstanceRoom for Holding {
 
     fn give(&self, claimed: usize) {
         self.unclaim(claimed);
-    }
-}
-
-/// The current version. Sessions claim room for it as soon as it is stored.
-pub(crate) struct InForce(ArcSwap<EventProcedure>);
-
-impl InForce {
-    pub(super) fn new(procedure: Arc<EventProcedure>) -> Self {
-        procedure.holding().serves(procedure.plugin().footprint());
-        Self(ArcSwap::new(procedure))
-    }
-
-    pub(super) fn load(&self) -> Guard<Arc<EventProcedure>> {
-        self.0.load()
-    }
-
-    pub(super) fn load_full(&self) -> Arc<EventProcedure> {
-        self.0.load_full()
-    }
-
-    pub(super) fn store(&self, procedure: Arc<EventProcedure>) {
-        procedure.holding().serves(procedure.plugin().footprint());
-        self.0.store(procedure);
-    }
-
-    /// Replaces `current` by `next`, if `current` is still stored. Returns the version before.
-    pub(super) fn compare_and_swap(
-        &self,
-        current: &Arc<EventProcedure>,
-        next: Arc<EventProcedure>,
-    ) -> Arc<EventProcedure> {
-        let footprint = next.plugin().footprint();
-        let holding = Arc::clone(next.holding());
-        let was = Guard::into_inner(self.0.compare_and_swap(current, next));
-        if Arc::ptr_eq(&was, current) {
-            holding.serves(footprint);
-        }
-        was
     }
 }
 

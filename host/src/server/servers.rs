@@ -19,6 +19,7 @@ use super::upgrade::{DetachedSession, InheritedListener};
 use crate::locks::{lock, read, write};
 use crate::net::CredentialsError;
 use crate::plugin::EventProcedure;
+use crate::rollout::VersionChange;
 use crate::work::{WorkError, WorkKind};
 
 /// Target of a reload: the shared configuration, and each server with its place in the file for
@@ -49,8 +50,9 @@ pub struct Reloaded {
     pub not_listening: Vec<String>,
 }
 
-/// A server with a new configuration, and the procedure of a canary that this ended.
-type Reformed = (Arc<ServerHandle>, Option<Arc<EventProcedure>>);
+/// A server with a new configuration, its lock of swaps, and the procedure of a canary that this
+/// ended.
+type Reformed<'a> = (Arc<ServerHandle>, &'a VersionChange, Option<Arc<EventProcedure>>);
 
 struct Entry {
     handle: Arc<ServerHandle>,
@@ -167,14 +169,17 @@ impl Servers {
         });
         let (plan, preloaded) = loaded.await?;
         // The checks have to hold until the plan is put in force, so no version may change.
-        let _unchanging = ServerHandle::versions_of_all_stay(&self.all()).await?;
+        let running = self.all();
+        let unchanging = ServerHandle::versions_of_all_stay(&running).await?;
+        let changes: BTreeMap<_, _> =
+            running.iter().map(|server| server.name().to_owned()).zip(unchanging).collect();
         let servers = Arc::clone(self);
         let (grace, tenants) = (plan.stop_grace, plan.tenants.clone());
         let checked =
             self.host.work(WorkKind::Urgent, move || servers.check(plan, preloaded)).await??;
-        let (mut report, reformed) = self.put(checked, grace, &tenants)?;
-        for (server, tried) in reformed {
-            server.follow_reform(tried).await;
+        let (mut report, reformed) = self.put(checked, grace, &tenants, &changes)?;
+        for (server, change, tried) in reformed {
+            server.follow_reform(change, tried).await;
         }
         for server in self.all() {
             if let Err(SteerError::NotListening(_)) = server.listen_again().await {
@@ -188,16 +193,17 @@ impl Servers {
     /// and record nothing. Call it while no reload and no swap is under way.
     pub(super) fn relinquish(&self, passes: bool) {
         self.relinquished.store(passes, Ordering::Relaxed);
-        self.all().iter().for_each(|server| server.service.relinquish(passes));
+        self.all().iter().for_each(|server| server.service.rollout.relinquish(passes));
     }
 
     /// Puts a checked plan in force. Returns the result, and the servers that run on.
-    fn put(
+    fn put<'a>(
         &self,
         checked: Checked,
         grace: Duration,
         tenants: &BTreeMap<String, TenantLimits>,
-    ) -> Result<(Reloaded, Vec<Reformed>), PlanError> {
+        changes: &'a BTreeMap<String, VersionChange>,
+    ) -> Result<(Reloaded, Vec<Reformed<'a>>), PlanError> {
         let Checked { same, fresh } = checked;
         let mut report = Reloaded::default();
         let mut reformed = Vec::new();
@@ -228,9 +234,9 @@ impl Servers {
             }
         }
         for (name, (prepared, description)) in same {
-            if let Some(entry) = servers.get_mut(&name) {
-                let tried = entry.handle.put_config(prepared);
-                reformed.push((Arc::clone(&entry.handle), tried));
+            if let (Some(entry), Some(change)) = (servers.get_mut(&name), changes.get(&name)) {
+                let tried = entry.handle.put_config(prepared, change);
+                reformed.push((Arc::clone(&entry.handle), change, tried));
                 entry.description = description;
                 report.changed.push(name);
             }

@@ -1,32 +1,26 @@
 //! Shared state of a running server's tasks.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use tokio::sync::{broadcast, watch};
 
-use super::blame::{Blame, Fared, Source};
 use super::breaker::{Breaker, BreakerChange, BreakerState};
 use super::config::ServerConfig;
-use super::env;
-use super::exclusive::Exclusive;
 use super::lock::Holder;
-use super::probation::Probation;
 use super::registry::Registry;
-use super::room::InForce;
 use super::state::{Directive, NewConnections, Notice, Occurrence, ServerState, Status, closed};
-use super::swap::{Going, PendingChanges, SwapError, same};
 use super::task_tracker::{TaskGuard, TaskTracker};
-use super::versions::{Canary, History, RecordError, StateFolder};
 use super::workers::Workers;
 use crate::admission::Gate;
 use crate::locks::lock;
-use crate::plugin::{EventProcedure, Holding, Plugin};
+use crate::plugin::{EventProcedure, Holding, Loader};
+use crate::rollout::blame::{Fared, Source};
+use crate::rollout::{Rollout, env};
 use crate::sched::{Lane, Placement, Quota, stalls};
 use crate::session::PauseGate;
-use crate::telemetry::{BreakerTripped, Bucket, Counters, NotRecorded, ServerNotice};
+use crate::telemetry::{BreakerTripped, Bucket, Counters, ServerNotice};
 use crate::work::{WorkKind, WorkPool, WorkQueue};
 
 /// Default time that ending sessions have before they are cancelled.
@@ -56,34 +50,17 @@ pub(crate) struct Service {
     pub(super) started: Instant,
     pub(super) task_tracker: Arc<TaskTracker>,
     pub(super) breaker: Mutex<Breaker>,
-    pub(super) blame: Blame,
+    /// The plugin's versions.
+    pub(crate) rollout: Rollout,
+    /// Loads plugins on behalf of no tenant.
+    pub(super) loader: Loader,
     pub(super) workers: Arc<Workers>,
     /// The host's runtime, for work that continues if its caller is cancelled.
     pub(super) runtime: tokio::runtime::Handle,
     /// The server's share of the process's instances.
     pub(super) holding: Arc<Holding>,
-    pub(super) procedure: InForce,
-    pub(super) probation: Mutex<Option<Probation>>,
-    /// A version that a share of the new sessions gets.
-    pub(super) canary: ArcSwapOption<Canary>,
-    pub(super) history: Mutex<History>,
-    /// Where the history is recorded.
-    pub(super) records: Option<Arc<StateFolder>>,
-    /// Relinquished: another process owns the server. This process no longer changes the server's
-    /// versions or records.
-    pub(super) relinquished: AtomicBool,
-    /// New sessions hold it while they start. An atomic migration closes it for a moment.
-    pub(crate) entrance: tokio::sync::RwLock<()>,
-    /// Held while a version is published, and while the server begins to stop.
-    pub(super) publishing: Mutex<()>,
-    /// The lock of swaps.
-    pub(super) swapping: Arc<Exclusive>,
-    /// Swaps that have not published their version yet.
-    pub(super) pending: PendingChanges,
     /// The host's work threads.
     pub(super) pool: Arc<WorkPool>,
-    /// Progress of the running swap.
-    pub(super) under_way: Mutex<Option<Going>>,
     /// Why the server cannot listen, if its state says so.
     pub(super) failure: Mutex<String>,
     pub(super) state: watch::Sender<ServerState>,
@@ -92,40 +69,14 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// The version that new sessions get.
-    pub(crate) fn procedure(&self) -> Arc<EventProcedure> {
-        self.procedure.load_full()
-    }
-
-    /// The server's last revisions.
-    pub(super) fn history(&self) -> MutexGuard<'_, History> {
-        lock(&self.history)
-    }
-
-    /// Records the history. Returns false if there is no state directory, or if the server is
-    /// relinquished.
-    pub(super) async fn record(self: &Arc<Self>) -> Result<bool, RecordError> {
-        let Some(records) = self.records.clone().filter(|_| !self.is_relinquished()) else {
-            return Ok(false);
-        };
-        let (service, records_of) = (Arc::clone(self), Arc::clone(&records));
-        let write = move || records.write_history(&service.name, &service.history);
-        match env::apart(self.work(WorkKind::Urgent), write).await {
-            Ok(written) => written.map(|()| true),
-            Err(error) => Err(records_of.not_done(&self.name, &error)),
-        }
-    }
-
     /// A queue of the host's work threads for the server's tenant.
     pub(super) fn work(&self, kind: WorkKind) -> WorkQueue {
         WorkQueue::new(&self.pool, kind, Arc::clone(&self.server_config.load().tenant.name))
     }
 
-    /// [`Service::record`] for callers without an operator: logs and counts a failure.
-    pub(super) async fn record_quietly(self: &Arc<Self>) {
-        if let Err(error) = self.record().await {
-            NotRecorded { server: &self.name, error: &error.to_string() }.emit(&self.counters);
-        }
+    /// The version that new sessions get.
+    pub(crate) fn procedure(&self) -> Arc<EventProcedure> {
+        self.rollout.procedure()
     }
 
     /// The configuration of new sessions.
@@ -205,16 +156,6 @@ impl Service {
         self.breaker().admitted(now);
     }
 
-    /// Whether new sessions may get this version, as the current one or as the canary.
-    pub(super) fn gets_new_sessions(&self, version: &Arc<EventProcedure>) -> bool {
-        // Some sessions are on the same version with the configuration before a reload.
-        let is = |other: &Arc<EventProcedure>| {
-            Arc::ptr_eq(other, version) || same(other.plugin(), version.plugin())
-        };
-        is(&self.procedure.load())
-            || self.canary.load().as_ref().is_some_and(|canary| is(&canary.procedure))
-    }
-
     /// Reports the end of a session to the breaker. The session's version is one that new sessions
     /// may get.
     pub(super) fn fared(&self, source: Source, fared: Fared) {
@@ -253,10 +194,6 @@ impl Service {
             self.steer(|_| true);
         }
         held_off
-    }
-
-    pub(super) fn probation(&self) -> MutexGuard<'_, Option<Probation>> {
-        lock(&self.probation)
     }
 
     pub(super) fn breaker(&self) -> MutexGuard<'_, Breaker> {
@@ -323,60 +260,16 @@ impl Service {
         });
     }
 
-    /// Whether the next process starts with this plugin, if the configuration does not change.
-    pub(super) fn starts_again(&self, plugin: &Plugin) -> bool {
-        match self.records {
-            Some(_) => same(plugin, self.procedure().plugin()),
-            // Without records, a swap is forgotten.
-            None => plugin.digest() == self.history().configured(),
-        }
-    }
-
-    /// Digest of the configured plugin, if another version is current and is not recorded.
-    pub(super) fn not_recorded(&self) -> Option<String> {
-        let configured = self.history().configured().to_owned();
-        (self.records.is_none() && self.procedure().plugin().digest() != configured)
-            .then_some(configured)
-    }
-
-    /// Calls `act`, unless the server has begun to stop. The server cannot begin meanwhile.
-    ///
-    /// # Errors
-    /// [`SwapError::Stopping`]; `act` was not called.
-    pub(super) fn unless_stopping<T>(&self, act: impl FnOnce() -> T) -> Result<T, SwapError> {
-        let _not_stopping = lock(&self.publishing);
-        if self.status().is_final() || self.is_relinquished() {
-            Err(SwapError::Stopping)
-        } else {
-            Ok(act())
-        }
-    }
-
-    /// Relinquishes the server or takes it back. See [`Servers::pass_on`](super::Servers).
-    pub(super) fn relinquish(&self, passes: bool) {
-        let _nothing_comes = lock(&self.publishing);
-        self.relinquished.store(passes, Ordering::Relaxed);
-    }
-
-    pub(super) fn is_relinquished(&self) -> bool {
-        self.relinquished.load(Ordering::Relaxed)
-    }
-
     /// Begins to stop. Returns true if the server was not stopping before.
     pub(super) fn begin_stop(&self) -> bool {
-        let begun = {
-            let _nothing_comes = lock(&self.publishing);
-            self.steer(|state| {
-                let running = !state.status.is_final();
-                if running {
-                    state.status = Status::Draining;
-                }
-                running
-            })
+        let drains = |state: &mut ServerState| {
+            let running = !state.status.is_final();
+            if running {
+                state.status = Status::Draining;
+            }
+            running
         };
-        // This frees the work threads of those swaps for other servers.
-        self.pending.call_off();
-        begun.is_some()
+        self.rollout.stop(|| self.steer(drains)).is_some()
     }
 
     /// Sends the directive to registered sessions. Later sessions look at the state themselves.
@@ -464,8 +357,7 @@ impl Service {
             self.tell(Occurrence::Draining);
         }
         closed(accepting).await;
-        *self.probation() = None;
-        self.canary.store(None);
+        self.rollout.end_trials();
         let cancelled = self.clear(grace).await;
         let stopped = self.steer(|state| {
             std::mem::replace(&mut state.status, Status::Stopped) != Status::Stopped

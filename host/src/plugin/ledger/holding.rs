@@ -74,6 +74,15 @@ impl Holding {
         self.promised().of(footprint)
     }
 
+    /// Whether the pools have room for the server's promise, if its current version had this
+    /// footprint.
+    #[must_use]
+    pub fn can_keep_promise(&self, footprint: Footprint) -> bool {
+        let others = self.ledger.promised().less(self.reserved());
+        let all = others.plus(self.would_reserve(footprint));
+        all.less(self.ledger.offered()) == Amounts::default()
+    }
+
     /// Amounts that are reserved now.
     #[must_use]
     pub fn reserved(&self) -> Amounts {

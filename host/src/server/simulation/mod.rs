@@ -17,12 +17,10 @@ mod broken;
 mod model;
 mod orders;
 mod plugins;
-mod sim_env;
 mod world;
 
-pub(in crate::server) use sim_env::SimEnv;
-
 use crate::rng::{Rng, for_each_seed};
+use crate::rollout::sim_env::SimEnv;
 
 /// Number of seeds that run by default.
 const SEEDS: u64 = 200;

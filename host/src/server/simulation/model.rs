@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::server::versions::HISTORY_MAX;
+use crate::rollout::HISTORY_MAX;
 
 /// Number of faulted sessions that rolls a version back.
 pub(super) const FAULTS_MIN: u32 = 2;

@@ -67,11 +67,11 @@ pub(super) async fn give(world: Rc<World>, handle: Arc<ServerHandle>, order: Ord
 
 /// Reloads one server, as a reload of all servers does.
 async fn reload(world: &World, handle: &ServerHandle, plugin: Number) -> Outcome {
-    let _staying = handle.versions_stay().await;
+    let change = handle.versions_stay().await;
     let before = world.configured.replace(plugin);
     let description = world.description(plugin);
     let service = Arc::clone(&handle.service);
-    let checked = crate::server::env::apart(service.work(WorkKind::Urgent), move || {
+    let checked = crate::rollout::env::apart(service.work(WorkKind::Urgent), move || {
         let host = &SimHost::shared().host;
         let mut prepared = description.prepare(host).map_err(|_| "plugin")?;
         prepared.keep_swapped(host, &service).map_err(|error| match error {
@@ -82,8 +82,8 @@ async fn reload(world: &World, handle: &ServerHandle, plugin: Number) -> Outcome
     });
     match checked.await.expect("the runtime goes on") {
         Ok(prepared) => {
-            let tried = handle.put_config(prepared);
-            handle.follow_reform(tried).await;
+            let tried = handle.put_config(prepared, &change);
+            handle.follow_reform(&change, tried).await;
             Outcome::Did { generation: 0, rolled_back: false, recorded: false }
         }
         Err(why) => {

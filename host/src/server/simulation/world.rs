@@ -14,17 +14,17 @@ use tokio::sync::watch;
 use super::model::{FAULTS_MIN, Had, Number, Order, Outcome, Possible, Stands, WorldView};
 use super::orders::give;
 use super::plugins::{ALL, GOOD, SimHost};
-use super::sim_env::{Disk, SimEnv, Tasks};
 use crate::event::{ClientInfo, Fault, FaultKind, Port};
 use crate::net::Stream;
 use crate::plugin::EventProcedure;
+use crate::rollout::blame::Blamed;
+use crate::rollout::sim_env::{Disk, SimEnv, Tasks};
+use crate::rollout::{LiveSessions, RevisionState, weighs};
 use crate::sched::{Lane, Placement, RunQueue};
-use crate::server::Blamed;
 use crate::server::handle::ServerHandle;
 use crate::server::service::Service;
 use crate::server::state::Directive;
 use crate::server::upgrade::OpenSocket;
-use crate::server::versions::{Canary, RevisionState};
 use crate::server::{
     CanaryRules, HISTORY_MAX, Server, ServerBuilder, SwapPolicy, SwapRules, VERSIONS_MAX,
 };
@@ -140,10 +140,10 @@ impl World {
     /// Looks at the server and checks the rules that hold at every moment.
     fn look(&self, service: &Service) {
         let ground = SimHost::shared();
-        let canary = service.canary.load_full();
+        let canary = service.rollout.canary();
         let had: Vec<Had> = service
-            .history()
-            .seen()
+            .rollout
+            .revisions()
             .iter()
             .map(|one| {
                 let stands = match one.standing {
@@ -169,7 +169,7 @@ impl World {
             look.had.windows(2).all(|pair| pair[0].number < pair[1].number),
             "numbers come in order: {look:?}"
         );
-        let held = self.hold(service, canary.as_deref());
+        let held = self.hold(service, canary.map(|canary| Arc::clone(&canary.procedure)));
         // A failed swap leaves no trace: no session is on a version that has no revision.
         let came = |one: &Number| look.had.iter().any(|had| had.plugin == *one);
         assert!(
@@ -196,10 +196,10 @@ impl World {
     }
 
     /// Checks that at most [`VERSIONS_MAX`] versions are in use, and returns those versions.
-    fn hold(&self, service: &Service, canary: Option<&Canary>) -> BTreeSet<Number> {
+    fn hold(&self, service: &Service, canary: Option<Arc<EventProcedure>>) -> BTreeSet<Number> {
         let mut held: Vec<Arc<EventProcedure>> = vec![service.procedure()];
-        held.extend(canary.map(|canary| Arc::clone(&canary.procedure)));
-        held.extend(service.probation().as_ref().map(|probation| Arc::clone(probation.before())));
+        held.extend(canary);
+        held.extend(service.rollout.before_probation());
         held.extend(service.registry.handled().iter().map(|(_, slot)| slot.current()));
         let mut known = self.known.borrow_mut();
         for one in &held {
@@ -310,7 +310,7 @@ async fn session(world: Rc<World>, service: Arc<Service>) {
         world.possible.borrow_mut().faults(SimHost::shared().number_of(&on));
         Blamed { event: "on-read", kind: FaultKind::Trap("injected"), evidence: None }
     });
-    service.weighs(service.source(handle.info().peer.ip()), &on, blamed);
+    weighs(&service.versioned(), service.source(handle.info().peer.ip()), &on, blamed);
     presence.leave();
     drop(task);
 }

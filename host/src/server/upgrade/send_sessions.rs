@@ -125,8 +125,8 @@ async fn leave(
     };
     let (snapshot, verdict) = parting.map_err(|_| "ended")??;
     let registry = &server.service.registry;
-    let starts_again = server.service.starts_again(slot.current().plugin());
-    let not_on = server.service.not_recorded();
+    let starts_again = server.service.rollout.starts_again(slot.current().plugin());
+    let not_on = server.service.rollout.not_recorded();
     let host = server.host().clone();
     let (server, name) = (server.name().to_owned(), registry.name_of(handle.info().id));
     let ids_above = ids_above(registry.last_id());

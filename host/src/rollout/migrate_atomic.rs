@@ -13,10 +13,12 @@ use futures_util::future::{Either, join_all, select};
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{oneshot, watch};
 
+use super::change::{VersionChange, VersionedServer};
 use super::env;
-use super::service::Service;
-use super::swap::{Live, SwapError, SwapReport, begun, others};
-use super::versions::HeldUp;
+use super::live::LiveSession;
+use super::migrate::{answered, asks, begun};
+use super::report::{SwapError, SwapReport};
+use super::rules::HeldUp;
 use crate::event::Port;
 use crate::plugin::EventProcedure;
 use crate::session::MigrateOutcome;
@@ -42,11 +44,11 @@ enum Prepared {
     Ended,
     Failed(u64, Option<MigrateOutcome>),
     /// Only the session's own peer kept it from being ready in time.
-    HeldUp(Live, oneshot::Receiver<()>, oneshot::Receiver<MigrateOutcome>),
+    HeldUp(LiveSession, oneshot::Receiver<()>, oneshot::Receiver<MigrateOutcome>),
     /// Held up, and then withdrawn from the migration.
     Left,
     /// Not ready, with the reason for its withdrawal.
-    Busy(Live, oneshot::Receiver<MigrateOutcome>, &'static str),
+    Busy(LiveSession, oneshot::Receiver<MigrateOutcome>, &'static str),
 }
 
 impl Prepared {
@@ -91,24 +93,25 @@ async fn reported_unready(session: u64, reported: oneshot::Receiver<MigrateOutco
 /// # Errors
 /// The errors of `publish`; nothing was changed.
 pub(super) async fn move_all(
-    service: &Arc<Service>,
+    change: &VersionChange,
     next: &Arc<EventProcedure>,
     report: &mut SwapReport,
     publish: impl FnOnce() -> Result<u64, SwapError>,
 ) -> Result<bool, SwapError> {
+    let server = &*change.server;
     // No session starts meanwhile.
-    let closed = service.entrance.write().await;
-    let live = others(service, next);
-    let moves = |(_, slot): &&Live| next.hands_over() && slot.current().hands_over();
+    let closed = server.rollout().entrance.write().await;
+    let live = server.others(next);
+    let moves = |(_, slot): &&LiveSession| next.hands_over() && slot.current().hands_over();
     let stuck = live.len() - live.iter().filter(moves).count();
     if stuck > 0 {
         (0..stuck).for_each(|_| report.stay("no-handoff"));
         (stuck..live.len()).for_each(|_| report.stay("called-off"));
         return Ok(false);
     }
-    let patience = service.server_config().rules.prepare;
+    let patience = server.rules().prepare;
     let deadline = env::now() + patience;
-    service.asks(live.len(), next, report);
+    asks(server, live.len(), next, report);
     let (decide, verdict) = watch::channel(None);
     let ask = |one| prepare(one, next, (verdict.clone(), patience + VERDICT_LATE_MAX), deadline);
     let (mut live, mut prepared, mut preparing) =
@@ -135,7 +138,7 @@ pub(super) async fn move_all(
     live.for_each(|_| report.stay("called-off"));
     // Not earlier, so that a called-off migration ends no session.
     if all_ready {
-        let rule = service.server_config().rules.held_up;
+        let rule = server.rules().held_up;
         prepared = join_all(prepared.into_iter().map(|one| one.settled(rule))).await;
         all_ready = prepared.iter().all(Prepared::is_ready);
     }
@@ -143,7 +146,7 @@ pub(super) async fn move_all(
     let published = match all_ready && env::now() < deadline + DECISION_LATE_MAX {
         true => publish().map(Some),
         // Sessions that end because the server stops do not count against the version.
-        false => service.unless_stopping(|| None),
+        false => change.unless_stopping(|| None),
     };
     if let Ok(Some(number)) = published {
         report.generation = number;
@@ -157,16 +160,16 @@ pub(super) async fn move_all(
     for one in prepared {
         match one {
             Prepared::Ready(session, mut reported) => {
-                report.add(service, session, begun(&mut reported, deadline).await);
+                answered(server, report, session, begun(&mut reported, deadline).await);
             }
             Prepared::Ended => report.ended += 1,
-            Prepared::Failed(session, handed) => report.add(service, session, handed),
+            Prepared::Failed(session, handed) => answered(server, report, session, handed),
             Prepared::Left => report.stay("held-up"),
             Prepared::Busy(one, reported, why) => {
-                withdraw(service, one, reported, why, deadline, report).await;
+                withdraw(server, one, reported, why, deadline, report).await;
             }
             Prepared::HeldUp(one, _, reported) => {
-                withdraw(service, one, reported, "called-off", deadline, report).await;
+                withdraw(server, one, reported, "called-off", deadline, report).await;
             }
         }
     }
@@ -175,8 +178,8 @@ pub(super) async fn move_all(
 
 /// Withdraws a session that is not ready, and reports the reason.
 async fn withdraw(
-    service: &Service,
-    (handle, slot): Live,
+    server: &dyn VersionedServer,
+    (handle, slot): LiveSession,
     mut reported: oneshot::Receiver<MigrateOutcome>,
     why: &str,
     deadline: Instant,
@@ -185,12 +188,12 @@ async fn withdraw(
     match slot.withdraw() {
         true => report.stay(why),
         // The session began too late, and hears that the migration is called off.
-        false => report.add(service, handle.info().id, begun(&mut reported, deadline).await),
+        false => answered(server, report, handle.info().id, begun(&mut reported, deadline).await),
     }
 }
 
 async fn prepare(
-    (handle, slot): Live,
+    (handle, slot): LiveSession,
     next: &Arc<EventProcedure>,
     (verdict, patience): (watch::Receiver<Option<bool>>, Duration),
     deadline: Instant,

@@ -7,7 +7,7 @@ use crate::admission::{AddressGroup, Network};
 
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::server) enum Fared {
+pub(crate) enum Fared {
     /// Not by a fault of its plugin.
     Well,
     /// By a fault of its plugin.
@@ -16,7 +16,7 @@ pub(in crate::server) enum Fared {
 
 /// Number of clients behind an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::server) enum Crowd {
+pub(crate) enum Crowd {
     /// One client, or one customer's network.
     One,
     /// Many clients: a configured proxy that did not name its client.
@@ -25,15 +25,15 @@ pub(in crate::server) enum Crowd {
 
 /// Source of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::server) struct Source {
-    pub(in crate::server) group: AddressGroup,
-    pub(in crate::server) crowd: Crowd,
+pub(crate) struct Source {
+    pub(crate) group: AddressGroup,
+    pub(crate) crowd: Crowd,
 }
 
 impl Source {
     /// Returns the source for a client's address, given the configured proxies. Behind a proxy the
     /// address is the one that the proxy names.
-    pub(in crate::server) fn of(address: IpAddr, proxies: &[Network]) -> Self {
+    pub(crate) fn of(address: IpAddr, proxies: &[Network]) -> Self {
         let is_proxy = proxies.iter().any(|proxy| proxy.contains(address));
         let crowd = if is_proxy { Crowd::Many } else { Crowd::One };
         Self { group: AddressGroup::of(address), crowd }
@@ -42,20 +42,20 @@ impl Source {
 
 /// Live sessions by address. Has at most one entry for each session.
 #[derive(Debug, Clone, Default)]
-pub(in crate::server) struct LiveAddresses {
+pub(crate) struct LiveAddresses {
     sessions: HashMap<AddressGroup, u32>,
     total: u64,
 }
 
 impl LiveAddresses {
     /// Counts a session that began.
-    pub(in crate::server) fn add(&mut self, group: AddressGroup) {
+    pub(crate) fn add(&mut self, group: AddressGroup) {
         *self.sessions.entry(group).or_default() += 1;
         self.total += 1;
     }
 
     /// Stops counting a session that is over.
-    pub(in crate::server) fn remove(&mut self, group: AddressGroup) {
+    pub(crate) fn remove(&mut self, group: AddressGroup) {
         let Some(sessions) = self.sessions.get_mut(&group) else { return };
         *sessions -= 1;
         self.total -= 1;
@@ -65,22 +65,22 @@ impl LiveAddresses {
     }
 
     /// Number of sessions at this address.
-    pub(in crate::server) fn at(&self, group: AddressGroup) -> u64 {
+    pub(crate) fn at(&self, group: AddressGroup) -> u64 {
         self.sessions.get(&group).map_or(0, |sessions| u64::from(*sessions))
     }
 
     /// Number of sessions at all addresses.
-    pub(in crate::server) fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.total
     }
 
     /// Number of addresses with a session.
-    pub(in crate::server) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.sessions.len()
     }
 
     /// Each address with its number of sessions.
-    pub(in crate::server) fn each(&self) -> impl Iterator<Item = (AddressGroup, u64)> {
+    pub(crate) fn each(&self) -> impl Iterator<Item = (AddressGroup, u64)> {
         self.sessions.iter().map(|(group, sessions)| (*group, u64::from(*sessions)))
     }
 }

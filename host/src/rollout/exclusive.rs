@@ -12,7 +12,7 @@ const ROUNDS_MAX: usize = 64;
 
 /// Rank of a caller. Callers of one rank get the lock in the order of their requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rank {
+pub(crate) enum Rank {
     /// Right after the current holder.
     Next,
     /// After all callers of rank `Next`.

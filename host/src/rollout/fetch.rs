@@ -3,9 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::builder::StartError;
-use super::swap::SwapError;
-use super::versions::NotRead;
+use super::state_dir::NotRead;
 use crate::files;
 use crate::oci::{PluginOrigin, PullPolicy, Reference, Registries, RegistryError, RegistryProblem};
 use crate::plugin::{COMPONENT_MAX_BYTES, Grants, Known, LoadError, Loader, Plugin, Source};
@@ -24,27 +22,9 @@ pub enum FetchError {
     Load(#[from] LoadError),
 }
 
-impl From<FetchError> for StartError {
-    fn from(error: FetchError) -> Self {
-        match error {
-            FetchError::Registry(error) => Self::Registry(error),
-            FetchError::Load(error) => Self::Plugin(error),
-        }
-    }
-}
-
-impl From<FetchError> for SwapError {
-    fn from(error: FetchError) -> Self {
-        match error {
-            FetchError::Registry(error) => Self::Registry(error),
-            FetchError::Load(error) => Self::Plugin(error),
-        }
-    }
-}
-
 /// What the system refused to a load. Only the error's type decides, because its text may be the
 /// plugin's.
-pub(super) fn refused_load(error: &LoadError) -> Option<RefusedResource> {
+pub(crate) fn refused_load(error: &LoadError) -> Option<RefusedResource> {
     match error {
         LoadError::Source(_) => RefusedResource::in_causes(error),
         LoadError::System { refused, .. } => Some(refused.refusal),
@@ -53,7 +33,7 @@ pub(super) fn refused_load(error: &LoadError) -> Option<RefusedResource> {
 }
 
 /// What the system refused to a pull. The text of a registry or component does not count.
-pub(super) fn refused_pull(error: &RegistryError) -> Option<RefusedResource> {
+pub(crate) fn refused_pull(error: &RegistryError) -> Option<RefusedResource> {
     match &error.problem {
         RegistryProblem::Unreachable(said) | RegistryProblem::Client(said) => {
             RefusedResource::in_text(said)
@@ -64,7 +44,7 @@ pub(super) fn refused_pull(error: &RegistryError) -> Option<RefusedResource> {
 }
 
 /// Fetches a plugin again from its place. Blocks and stops early as [`fetch`] does.
-pub(super) fn again(
+pub(crate) fn again(
     place: &Path,
     known: Known<'_>,
     registries: &Registries,
@@ -83,7 +63,7 @@ pub(super) fn again(
 ///
 /// Blocks as [`fetch`] does, but rarely for more than a look into the store. Stops early if `stop`
 /// is set.
-pub(super) fn believed(
+pub(crate) fn believed(
     place: &Path,
     registries: &Registries,
     stop: &Stop,
@@ -124,7 +104,7 @@ pub(super) fn bytes_of(
 
 /// Reads or pulls a plugin and loads it, or shares one that is already in use. Blocks for
 /// milliseconds to minutes, so not for a runtime's thread. Stops early if `stop` is set.
-pub(super) fn fetch(
+pub(crate) fn fetch(
     place: &Path,
     (registries, pull): (&Registries, PullPolicy),
     loader: &Loader,

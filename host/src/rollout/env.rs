@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use futures_util::future::{AbortHandle, abortable};
 
 #[cfg(test)]
-use super::simulation::SimEnv;
+use super::sim_env::SimEnv;
 use crate::sched::{Moment, stalls};
 use crate::work::{WorkError, WorkQueue};
 
 /// A change on the disk. Each may fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Change {
+pub(crate) enum Change {
     /// A folder or a file is made.
     Make,
     /// Bytes are written.
@@ -28,7 +28,7 @@ pub(super) enum Change {
 }
 
 /// Returns the time of a clock that stands still when the process does.
-pub(super) fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     #[cfg(test)]
     if let Some(sim_env) = SimEnv::here() {
         return sim_env.now();
@@ -37,7 +37,7 @@ pub(super) fn now() -> Instant {
 }
 
 /// Waits for a time. Cancel-safe.
-pub(super) async fn sleep(time: Duration) {
+pub(crate) async fn sleep(time: Duration) {
     #[cfg(test)]
     if let Some(sim_env) = SimEnv::here() {
         return sim_env.sleep_until(sim_env.now() + time).await;
@@ -46,7 +46,7 @@ pub(super) async fn sleep(time: Duration) {
 }
 
 /// Waits for `waited` until the deadline, or returns `None`. Cancel-safe if `waited` is.
-pub(super) async fn by<T>(deadline: Instant, waited: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn by<T>(deadline: Instant, waited: impl Future<Output = T>) -> Option<T> {
     #[cfg(test)]
     if let Some(sim_env) = SimEnv::here() {
         return sim_env.by(deadline, waited).await;
@@ -55,7 +55,7 @@ pub(super) async fn by<T>(deadline: Instant, waited: impl Future<Output = T>) ->
 }
 
 /// Waits for `waited` for at most `time`, or returns `None`. Cancel-safe if `waited` is.
-pub(super) async fn within<T>(time: Duration, waited: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn within<T>(time: Duration, waited: impl Future<Output = T>) -> Option<T> {
     #[cfg(test)]
     if let Some(sim_env) = SimEnv::here() {
         return sim_env.by(sim_env.now() + time, waited).await;
@@ -64,7 +64,7 @@ pub(super) async fn within<T>(time: Duration, waited: impl Future<Output = T>) -
 }
 
 /// Spawns a task on this runtime. The handle aborts it.
-pub(super) fn beside(
+pub(crate) fn beside(
     runtime: &tokio::runtime::Handle,
     task: impl Future<Output = ()> + Send + 'static,
 ) -> AbortHandle {
@@ -86,7 +86,7 @@ pub(super) fn beside(
 ///
 /// # Errors
 /// [`WorkError`].
-pub(super) async fn apart<T: Send + 'static>(
+pub(crate) async fn apart<T: Send + 'static>(
     queue: WorkQueue,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, WorkError> {
@@ -101,7 +101,7 @@ pub(super) async fn apart<T: Send + 'static>(
 ///
 /// # Errors
 /// In the simulation, the failures that the seed decides.
-pub(super) fn may(change: Change) -> io::Result<()> {
+pub(crate) fn may(change: Change) -> io::Result<()> {
     #[cfg(test)]
     if let Some(sim_env) = SimEnv::here() {
         return sim_env.may(change);
@@ -114,7 +114,7 @@ pub(super) fn may(change: Change) -> io::Result<()> {
 ///
 /// # Errors
 /// The system's.
-pub(super) fn sync(file: &File) -> io::Result<()> {
+pub(crate) fn sync(file: &File) -> io::Result<()> {
     may(Change::Sync)?;
     #[cfg(test)]
     if SimEnv::here().is_some() {

@@ -14,14 +14,14 @@ const FAULTY_ADDRESSES_MIN: u64 = 2;
 /// Endings on the version before do not expire, because the comparison may outlast its sessions.
 const EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// Longest time that a decision waits for replays. Later ones are left out.
-pub(in crate::server) const REPLAYS_WAIT_MAX: Duration = Duration::from_secs(10);
+pub(crate) const REPLAYS_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Interval of looks at the live sessions, while the decision waits and nothing changes.
-pub(in crate::server) const LOOKED_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const LOOKED_EVERY: Duration = Duration::from_secs(1);
 
 /// Rule by which a version is worse than the one before.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::server) enum Rule {
+pub(crate) enum Rule {
     /// At least `faults_min` faults, and a rate that is more than `share` higher.
     Swap { faults_min: u32, share: f64 },
     /// At least `faults_min` faults, and a rate above `share` and above `ratio` times the other.
@@ -47,7 +47,7 @@ impl Rule {
 
 /// Decision about a version.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(in crate::server) enum Verdict {
+pub(crate) enum Verdict {
     /// The version is not worse so far.
     Keep,
     /// The decision waits for replays.
@@ -58,7 +58,7 @@ pub(in crate::server) enum Verdict {
 
 /// Comparison of a version with the one before.
 #[derive(Debug)]
-pub(in crate::server) struct Comparison {
+pub(crate) struct Comparison {
     new: FaultRates,
     before: FaultRates,
     rule: Rule,
@@ -73,23 +73,23 @@ pub(in crate::server) struct Comparison {
 impl Comparison {
     /// Makes the comparison for a new version. `before` has the recent endings of the version
     /// before. Endings of the new version count for one to two times `length`.
-    pub(in crate::server) fn new(rule: Rule, before: FaultRates, length: Duration) -> Self {
+    pub(crate) fn new(rule: Rule, before: FaultRates, length: Duration) -> Self {
         let (new, before) = (FaultRates::new(length), before.lasting(EVER));
         Self { new, before, rule, undecided: None, changes: 0, waits: None }
     }
 
     /// Counts of the new version's sessions.
-    pub(in crate::server) fn new_version(&mut self) -> &mut FaultRates {
+    pub(crate) fn new_version(&mut self) -> &mut FaultRates {
         &mut self.new
     }
 
     /// Counts of the sessions of the version before.
-    pub(in crate::server) fn version_before(&mut self) -> &mut FaultRates {
+    pub(crate) fn version_before(&mut self) -> &mut FaultRates {
         &mut self.before
     }
 
     /// Counts a fault of the new version. Returns true if the version may be worse now.
-    pub(in crate::server) fn faulted(
+    pub(crate) fn faulted(
         &mut self,
         source: Source,
         fault: (&'static str, FaultKind),
@@ -101,31 +101,31 @@ impl Comparison {
     }
 
     /// Whether there are enough faults for a decision.
-    pub(in crate::server) fn has_enough(&self) -> bool {
+    pub(crate) fn has_enough(&self) -> bool {
         self.new.faults() >= self.rule.faults_min().max(1)
     }
 
     /// Notes that a replay of a fault on the version before began.
-    pub(in crate::server) fn begins(&mut self, mark: Mark) {
+    pub(crate) fn begins(&mut self, mark: Mark) {
         self.changes += 1;
         self.new.begins(mark);
     }
 
     /// Notes the finding of a replay.
-    pub(in crate::server) fn replayed(&mut self, mark: Mark, finding: Finding) {
+    pub(crate) fn replayed(&mut self, mark: Mark, finding: Finding) {
         self.changes += 1;
         self.new.replayed(mark, finding);
     }
 
     /// Whether the next decision may differ from the last. If not, the last one waits for replays,
     /// and the next would too. It is then not worth a look at all sessions.
-    pub(in crate::server) fn is_due(&self, now: Instant) -> bool {
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
         let is_old = |at| now.saturating_duration_since(at) >= LOOKED_EVERY;
         self.waits.is_none_or(|(changes, at)| changes != self.changes || is_old(at))
     }
 
     /// Decides. `live` has the live sessions of the new version and of the one before.
-    pub(in crate::server) fn decide(&mut self, live: [&LiveAddresses; 2], now: Instant) -> Verdict {
+    pub(crate) fn decide(&mut self, live: [&LiveAddresses; 2], now: Instant) -> Verdict {
         let verdict = self.verdict(live, now);
         self.waits = (verdict == Verdict::NotYet).then_some((self.changes, now));
         verdict

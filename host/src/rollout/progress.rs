@@ -1,12 +1,9 @@
 //! Progress of a swap, for operators.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
 
-use super::SwapReport;
 use crate::locks::lock;
-use crate::plugin::{EventProcedure, Plugin};
-use crate::server::handle::ServerHandle;
-use crate::server::service::Service;
+use crate::plugin::Plugin;
 
 /// Stage of a swap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +45,13 @@ pub struct SwapProgress {
     pub ended: usize,
 }
 
-/// Progress as the server keeps it.
+/// Progress of a server's swap, if one is under way.
+#[derive(Debug, Default)]
+pub(super) struct Progress(Mutex<Option<Going>>);
+
+/// Progress of a swap as the server keeps it.
 #[derive(Debug)]
-pub(in crate::server) struct Going {
+struct Going {
     seen: SwapProgress,
     /// Digest of the version that the swap began for. Builds of one version have the same name.
     digest: String,
@@ -59,60 +60,50 @@ pub(in crate::server) struct Going {
 }
 
 /// A swap that is under way until this value is dropped.
-pub(in crate::server) struct UnderWay<'a>(&'a Service);
+pub(super) struct UnderWay<'a>(&'a Progress);
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        *self.0.under_way() = None;
+        *self.0.going() = None;
     }
 }
 
-impl Service {
+impl Progress {
     /// Records that a swap begins. The caller holds the lock of swaps.
-    pub(in crate::server) fn begins(&self, to: &Plugin) -> UnderWay<'_> {
+    pub(super) fn begins(&self, to: &Plugin) -> UnderWay<'_> {
         let (stage, digest) = (SwapStage::Trying, to.digest().to_owned());
         let seen = SwapProgress { to: to.label(), stage, of: 0, moved: 0, stayed: 0, ended: 0 };
-        *self.under_way() = Some(Going { seen, digest, pinned: 0 });
+        *self.going() = Some(Going { seen, digest, pinned: 0 });
         UnderWay(self)
     }
 
-    /// Records that this many sessions are asked to move to this version. `report` counts the
-    /// sessions that stay without being asked.
-    pub(in crate::server) fn asks(
-        &self,
-        sessions: usize,
-        to: &Arc<EventProcedure>,
-        report: &SwapReport,
-    ) {
-        if let Some(Going { seen, digest, pinned }) = &mut *self.under_way() {
-            let forth = digest == to.plugin().digest() && seen.to == to.plugin().label();
+    /// Records that this many sessions are asked to move to this version. `pinned` sessions stay
+    /// without being asked.
+    pub(super) fn asks(&self, sessions: usize, to: &Plugin, pinned: usize) {
+        if let Some(going) = &mut *self.going() {
+            let seen = &mut going.seen;
+            let forth = going.digest == to.digest() && seen.to == to.label();
             (seen.stage, seen.of) =
                 (if forth { SwapStage::Moving } else { SwapStage::MovingBack }, sessions);
             (seen.moved, seen.stayed, seen.ended) = (0, 0, 0);
-            *pinned = report.stayed.values().sum();
+            going.pinned = pinned;
         }
     }
 
-    /// Updates the counts of moved, stayed and ended sessions from the report.
-    pub(super) fn answered(&self, report: &SwapReport) {
-        if let Some(Going { seen, pinned, .. }) = &mut *self.under_way() {
-            let all = |reasons: &std::collections::BTreeMap<String, usize>| {
-                reasons.values().sum::<usize>()
-            };
-            (seen.moved, seen.stayed) = (report.moved, all(&report.stayed).saturating_sub(*pinned));
-            seen.ended = report.ended + all(&report.lost);
+    /// Updates the counts of sessions. `stayed` includes those that were not asked.
+    pub(super) fn answered(&self, moved: usize, stayed: usize, ended: usize) {
+        if let Some(Going { seen, pinned, .. }) = &mut *self.going() {
+            (seen.moved, seen.stayed) = (moved, stayed.saturating_sub(*pinned));
+            seen.ended = ended;
         }
     }
 
-    fn under_way(&self) -> MutexGuard<'_, Option<Going>> {
-        lock(&self.under_way)
+    /// The progress now, if a swap is under way.
+    pub(super) fn seen(&self) -> Option<SwapProgress> {
+        self.going().as_ref().map(|going| going.seen.clone())
     }
-}
 
-impl ServerHandle {
-    /// Returns the progress of the swap that is under way, if any.
-    #[must_use]
-    pub fn swap_seen(&self) -> Option<SwapProgress> {
-        self.service.under_way().as_ref().map(|going| going.seen.clone())
+    fn going(&self) -> MutexGuard<'_, Option<Going>> {
+        lock(&self.0)
     }
 }

@@ -1,33 +1,15 @@
-//! Swaps of a server's plugin: new sessions get the new version at once, and a policy decides about
-//! live sessions.
-
-mod calls;
-mod live;
-mod migrate;
-mod pending;
-mod progress;
+//! Policy, report and errors of a swap.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub(super) use live::{
-    Live, Outcome, bounded, introduce, on, on_build, others, outlasts, published, put_back,
-};
-pub use migrate::SWAP_DEADLINE;
-pub(super) use migrate::{begun, migrate};
-pub(super) use pending::PendingChanges;
-pub(super) use progress::Going;
-pub use progress::{SwapProgress, SwapStage};
-
-use super::fetch::{refused_load, refused_pull};
-use super::service::Service;
-use super::versions::{RecordError, SwapRules, VERSIONS_MAX};
-use crate::event::Fault;
+use super::fetch::{FetchError, refused_load, refused_pull};
+use super::rules::{SwapRules, VERSIONS_MAX};
+use super::state_dir::RecordError;
 use crate::oci::RegistryError;
-use crate::plugin::{LoadError, Plugin};
+use crate::plugin::{EventProcedure, LoadError};
 use crate::session::MigrateOutcome;
-use crate::telemetry::HandoverFailed;
 use crate::work::{RefusedResource, WorkError};
 
 /// Reasons to stay that say nothing against the version. For example, the session was busy, was
@@ -44,48 +26,6 @@ const NOT_ITS_FAULT: [&str; 10] = [
     "not-asked",
     "rolled-back",
 ];
-
-/// Policy of a swap: what happens to live sessions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum SwapPolicy {
-    /// Each session migrates at its next event boundary, with its state. A session that cannot
-    /// migrate stays on its version.
-    #[default]
-    HandOff,
-    /// All sessions migrate at one moment, or none does. Each prepares, and new sessions wait
-    /// meanwhile.
-    AllOrNothing,
-    /// Sessions end on the version they have.
-    Pin,
-    /// Sessions are ended gracefully, with the reason `server-stopped`.
-    Disconnect,
-}
-
-impl SwapPolicy {
-    /// Every policy.
-    pub const ALL: [Self; 4] = [Self::HandOff, Self::AllOrNothing, Self::Pin, Self::Disconnect];
-
-    /// Name of the policy in requests and reports.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::HandOff => "hand-off",
-            Self::AllOrNothing => "all-or-nothing",
-            Self::Pin => "pin",
-            Self::Disconnect => "disconnect",
-        }
-    }
-}
-
-impl std::str::FromStr for SwapPolicy {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let names = Self::ALL.map(Self::name).join(", ");
-        let found = Self::ALL.into_iter().find(|policy| policy.name() == text);
-        found.ok_or_else(|| format!("expected one of {names}, found `{}`", text.escape_debug()))
-    }
-}
 
 /// Report of a swap: what became of the sessions that were live.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -207,13 +147,22 @@ impl SwapError {
     }
 }
 
-/// Returns whether both plugins have the same component, name, version and `stateless` mark.
-pub(super) fn same(one: &Plugin, other: &Plugin) -> bool {
-    let of = |plugin: &Plugin| (plugin.digest().to_owned(), plugin.label(), plugin.is_stateless());
-    of(one) == of(other)
+impl From<FetchError> for SwapError {
+    fn from(error: FetchError) -> Self {
+        match error {
+            FetchError::Registry(error) => Self::Registry(error),
+            FetchError::Load(error) => Self::Plugin(error),
+        }
+    }
 }
 
 impl SwapReport {
+    /// Creates the report of a change of versions, with nothing counted yet.
+    pub(super) fn between(from: &EventProcedure, to: &EventProcedure) -> Self {
+        let (from, to) = (from.plugin().label(), to.plugin().label());
+        Self { from, to, ..Self::default() }
+    }
+
     /// Returns the pause that this share (0 to 1) of the moved sessions did not exceed. Zero if no
     /// session moved.
     #[must_use]
@@ -227,35 +176,29 @@ impl SwapReport {
             .unwrap_or_default()
     }
 
-    pub(super) fn add(&mut self, service: &Service, session: u64, handed: Option<MigrateOutcome>) {
-        let failed = |fault: &Fault| {
-            HandoverFailed { server: &service.name, session, fault }.emit(&service.fault_lines);
-        };
-        match handed {
+    /// Adds the answer of a session that was asked to move. `None`: it has ended.
+    pub(super) fn add(&mut self, answer: Option<MigrateOutcome>) {
+        match answer {
             None => self.ended += 1,
             Some(MigrateOutcome::Moved(pause)) => {
                 self.moved += 1;
                 self.pauses.push(pause);
             }
-            Some(MigrateOutcome::Stayed(fault)) => {
-                failed(&fault);
-                self.stay(&fault.kind.name());
-            }
+            Some(MigrateOutcome::Stayed(fault)) => self.stay(&fault.kind.name()),
             // The fault of a lost session is logged and counted elsewhere.
             Some(MigrateOutcome::Lost(fault)) => {
                 *self.lost.entry(fault.kind.name().into_owned()).or_default() += 1;
             }
         }
-        service.answered(self);
     }
 
     /// Number of sessions that could not move because of the version.
-    fn failed(&self) -> usize {
+    pub(super) fn failed(&self) -> usize {
         let of_version = |(why, _): &(&String, &usize)| !NOT_ITS_FAULT.contains(&why.as_str());
         self.stayed.iter().chain(&self.lost).filter(of_version).map(|(_, count)| count).sum()
     }
 
-    fn is_hopeless(&self, rules: &SwapRules) -> bool {
+    pub(super) fn is_hopeless(&self, rules: &SwapRules) -> bool {
         let (failed, asked) = (self.failed(), (self.failed() + self.moved) as f64);
         failed >= rules.failures_min as usize && failed as f64 > rules.failures_share * asked
     }

@@ -3,17 +3,17 @@
 
 use std::sync::{Mutex, MutexGuard};
 
-use super::SwapError;
+use super::live::LiveSessions;
+use super::report::SwapError;
 use crate::locks::lock;
-use crate::server::service::Service;
 use crate::work::Stop;
 
 /// All pending changes of one server: one for each call that is under way.
 #[derive(Debug, Default)]
-pub(in crate::server) struct PendingChanges(Mutex<Vec<Stop>>);
+pub(super) struct PendingChanges(Mutex<Vec<Stop>>);
 
 /// One pending change, until this value is dropped.
-pub(in crate::server) struct Pending<'a> {
+pub(super) struct Pending<'a> {
     all: &'a PendingChanges,
     stop: Stop,
 }
@@ -27,7 +27,7 @@ impl PendingChanges {
     }
 
     /// Calls off all pending changes and returns their number.
-    pub(in crate::server) fn call_off(&self) -> usize {
+    pub(super) fn call_off(&self) -> usize {
         let all = self.all();
         all.iter().for_each(Stop::ask);
         all.len()
@@ -59,7 +59,7 @@ impl Pending<'_> {
     /// - [`SwapError::Overtaken`] if a roll-back called the change off.
     pub(super) async fn unless_called_off<T>(
         &self,
-        service: &Service,
+        server: &dyn LiveSessions,
         step: impl Future<Output = T>,
     ) -> Result<T, SwapError> {
         let done = tokio::select! {
@@ -68,8 +68,10 @@ impl Pending<'_> {
             done = step => Some(done),
         };
         let done = done.filter(|_| !self.stop.is_asked());
-        done.ok_or_else(|| {
-            if service.status().is_final() { SwapError::Stopping } else { SwapError::Overtaken }
-        })
+        done.ok_or_else(
+            || {
+                if server.is_ending() { SwapError::Stopping } else { SwapError::Overtaken }
+            },
+        )
     }
 }

@@ -13,13 +13,13 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::{History, Revision, RevisionState};
+use super::env::{self, Change};
+use super::publish::{Revision, RevisionState};
 use crate::event::{EXCERPT_MAX_BYTES, excerpt};
 use crate::files;
 use crate::locks::lock;
 use crate::oci::RegistryError;
 use crate::plugin::{COMPONENT_MAX_BYTES, Plugin, digest};
-use crate::server::env::{self, Change};
 use crate::work::{RefusedResource, WorkError};
 
 /// Version of the format.
@@ -49,7 +49,7 @@ pub struct RecordError {
 
 /// Reason why a component was not kept.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::server) enum KeepError {
+pub(crate) enum KeepError {
     /// The plugin's file is another component than the loaded one now.
     #[error("{}: it changed while it was loaded; try again", .0.display())]
     Changed(PathBuf),
@@ -61,11 +61,7 @@ pub(in crate::server) enum KeepError {
 impl RecordError {
     /// Returns the error for a recorded current version from a registry whose signature is not
     /// trusted any more. `component` is the file of its kept component.
-    pub(in crate::server) fn distrusted(
-        component: &Path,
-        in_force: &Revision,
-        error: &RegistryError,
-    ) -> Self {
+    pub(crate) fn distrusted(component: &Path, in_force: &Revision, error: &RegistryError) -> Self {
         Self {
             file: component.with_file_name(RECORD),
             what: format!(
@@ -82,11 +78,11 @@ impl RecordError {
 }
 
 /// Reason why the bytes of a component were not read again.
-pub(in crate::server) struct NotRead {
+pub(crate) struct NotRead {
     /// The reason in words.
-    pub(in crate::server) why: String,
+    pub(crate) why: String,
     /// What the system refused, if that is the cause.
-    pub(in crate::server) refusal: Option<RefusedResource>,
+    pub(crate) refusal: Option<RefusedResource>,
 }
 
 /// State directory: the folder of all records of a process.
@@ -106,12 +102,12 @@ struct Record {
 }
 
 /// The record that a process left.
-pub(in crate::server) struct Recorded {
+pub(crate) struct Recorded {
     /// All revisions of the record, so that no number is given twice.
-    pub(in crate::server) generations: Vec<Revision>,
+    pub(crate) generations: Vec<Revision>,
     /// The current version with the file of its component. `None` if the version that the
     /// configuration names must start.
-    pub(in crate::server) swapped: Option<(Revision, PathBuf)>,
+    pub(crate) swapped: Option<(Revision, PathBuf)>,
 }
 
 impl StateFolder {
@@ -123,7 +119,7 @@ impl StateFolder {
     }
 
     /// Returns the error of a record that found no work thread.
-    pub(in crate::server) fn not_done(&self, server: &str, error: &WorkError) -> RecordError {
+    pub(crate) fn not_done(&self, server: &str, error: &WorkError) -> RecordError {
         RecordError {
             file: self.of(server).join(RECORD),
             what: format!("cannot write the record: {error}"),
@@ -154,7 +150,7 @@ impl StateFolder {
     ///
     /// # Errors
     /// There is a record, and it cannot be read or trusted, or its component is gone or altered.
-    pub(in crate::server) fn read(
+    pub(crate) fn read(
         &self,
         server: &str,
         configured: &str,
@@ -230,7 +226,7 @@ impl StateFolder {
     }
 
     /// Returns the file of a revision's kept component, if there is one.
-    pub(in crate::server) fn kept(&self, server: &str, generation: &Revision) -> Option<PathBuf> {
+    pub(crate) fn kept(&self, server: &str, generation: &Revision) -> Option<PathBuf> {
         Some(self.component(server, &generation.digest)).filter(|file| file.exists())
     }
 
@@ -238,7 +234,7 @@ impl StateFolder {
     ///
     /// # Errors
     /// [`KeepError`]. Nothing is left behind.
-    pub(in crate::server) fn keep(
+    pub(crate) fn keep(
         &self,
         server: &str,
         plugin: &Plugin,
@@ -261,7 +257,7 @@ impl StateFolder {
         }
         // The lock is taken only now, because `read` may ask a registry, and records of other
         // servers must not wait for that.
-        let _alone = self.writing.lock();
+        let _alone = lock(&self.writing);
         if file.exists() {
             return Ok(());
         }
@@ -277,13 +273,13 @@ impl StateFolder {
     ///
     /// # Errors
     /// The system's error; the record before is still there.
-    pub(in crate::server) fn write_record(
+    pub(crate) fn write_record(
         &self,
         server: &str,
         configured: String,
         generations: Vec<Revision>,
     ) -> Result<(), RecordError> {
-        let _alone = self.writing.lock();
+        let _alone = lock(&self.writing);
         let file = self.of(server).join(RECORD);
         let record = Record { format: FORMAT, configured, generations };
         let written = serde_json::to_vec_pretty(&record).map_err(io::Error::from);
@@ -341,19 +337,6 @@ impl StateFolder {
                 remove(&path);
             }
         }
-    }
-
-    /// Writes a server's history as its record, as [`StateFolder::write_record`] does.
-    pub(in crate::server) fn write_history(
-        &self,
-        server: &str,
-        history: &Mutex<History>,
-    ) -> Result<(), RecordError> {
-        let (configured, generations) = {
-            let history = lock(history);
-            (history.configured().to_owned(), history.seen())
-        };
-        self.write_record(server, configured, generations)
     }
 }
 

@@ -7,19 +7,19 @@ use super::Source;
 use crate::admission::AddressGroup;
 
 /// Most replays of one server within [`REPLAYS_WINDOW`].
-pub(in crate::server) const REPLAYS_MAX: usize = 8;
+pub(crate) const REPLAYS_MAX: usize = 8;
 /// Window of [`REPLAYS_MAX`].
-pub(in crate::server) const REPLAYS_WINDOW: Duration = Duration::from_secs(60);
+pub(crate) const REPLAYS_WINDOW: Duration = Duration::from_secs(60);
 
 /// The replays of the last window.
 #[derive(Debug, Default)]
-pub(in crate::server) struct ReplayQuota(VecDeque<(Instant, AddressGroup)>);
+pub(crate) struct ReplayQuota(VecDeque<(Instant, AddressGroup)>);
 
 impl ReplayQuota {
     /// Takes a replay for a fault of this address. Returns false if none is left for it. An address
     /// gets its first replay while any are left, and further ones up to half of the rest: three of
     /// eight.
-    pub(in crate::server) fn take(&mut self, source: Source, now: Instant) -> bool {
+    pub(crate) fn take(&mut self, source: Source, now: Instant) -> bool {
         let is_over = |at: Instant| now.saturating_duration_since(at) >= REPLAYS_WINDOW;
         while self.0.front().is_some_and(|(at, _)| is_over(*at)) {
             self.0.pop_front();
@@ -37,7 +37,7 @@ impl ReplayQuota {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::blame::Crowd;
+    use crate::rollout::blame::Crowd;
 
     fn source(number: u8) -> Source {
         Source { group: AddressGroup::of([192, 0, 2, number].into()), crowd: Crowd::One }

@@ -25,11 +25,13 @@ pub(crate) use hear::Blamed;
 pub(super) use hear::{Suspect, Tried};
 use quota::ReplayQuota;
 pub(super) use rates::{FaultRates, Finding, Mark};
-pub(super) use source::{Crowd, Fared, LiveAddresses, Source};
+pub(crate) use source::{Crowd, Fared, LiveAddresses, Source};
 
-use super::versions::VERSIONS_MAX;
+use super::live::LiveSessions;
+use super::rules::VERSIONS_MAX;
 use crate::locks::lock;
-use crate::telemetry::RevisionMetrics;
+use crate::session::FaultEvidence;
+use crate::telemetry::{FaultReplayed, RevisionMetrics};
 
 /// Least time before a swap in which endings count for the version before.
 pub(super) const PAST: Duration = Duration::from_secs(60);
@@ -56,7 +58,7 @@ impl Default for Blame {
 
 impl Blame {
     /// Counts the end of a session of this version.
-    fn ended(
+    pub(super) fn ended(
         &self,
         of: &Arc<RevisionMetrics>,
         source: Source,
@@ -85,9 +87,22 @@ impl Blame {
         known.map_or_else(|| FaultRates::new(PAST), |(_, rates)| rates.clone().at(now))
     }
 
-    /// Whether a fault of this address may be replayed now.
-    fn takes_replay(&self, source: Source, now: Instant) -> bool {
-        lock(&self.quota).take(source, now)
+    /// Replays a fault on the version before, if the quota allows.
+    pub(super) fn replay(
+        &self,
+        server: &dyn LiveSessions,
+        tried: Tried,
+        evidence: Box<FaultEvidence>,
+        (event, kind): replay::Failure,
+        now: Instant,
+    ) {
+        if lock(&self.quota).take(tried.source, now) {
+            lock(&tried.comparison).begins(tried.mark);
+            replay::begin(server, Arc::clone(&self.replaying), tried, evidence, (event, kind));
+        } else {
+            let (server, counters) = (server.name(), server.counters());
+            FaultReplayed { server, event, kind, finding: "over-quota" }.emit(counters);
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::admission::AddressGroup;
 use crate::event::FaultKind;
 
 /// Most addresses that a span tells apart. Sessions of further addresses count as of one address.
-pub(in crate::server) const ADDRESSES_MAX: usize = 1_024;
+pub(crate) const ADDRESSES_MAX: usize = 1_024;
 /// Most kinds of faults that are told apart. Replays say nothing about faults of further kinds.
 pub(super) const KINDS_MAX: usize = 16;
 /// The number that stands for all further kinds.
@@ -23,7 +23,7 @@ const FURTHER_KINDS: usize = KINDS_MAX;
 
 /// Finding of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::server) enum Finding {
+pub(crate) enum Finding {
     /// The version before has the same fault on the same input.
     Same,
     /// The version before has no fault, and the replay began with the state of the failed event.
@@ -56,7 +56,7 @@ pub(super) enum Pending {
 
 /// Key of a counted fault, for the finding of its replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::server) struct Mark {
+pub(crate) struct Mark {
     span: u64,
     /// `None`: one of the further addresses.
     group: Option<AddressGroup>,
@@ -135,7 +135,7 @@ type Addresses = BTreeMap<Option<AddressGroup>, Seen>;
 
 /// Endings of one version's sessions within the current span and the one before.
 #[derive(Debug, Clone)]
-pub(in crate::server) struct FaultRates {
+pub(crate) struct FaultRates {
     length: Duration,
     began: Option<Instant>,
     /// Number of the current span.
@@ -170,7 +170,7 @@ pub(super) struct Weighed {
 
 impl FaultRates {
     /// Makes the rates of a version without sessions. Endings count for one to two times `length`.
-    pub(in crate::server) fn new(length: Duration) -> Self {
+    pub(crate) fn new(length: Duration) -> Self {
         Self { length, began: None, span: 0, spans: Default::default(), kinds: Vec::new() }
     }
 
@@ -186,13 +186,13 @@ impl FaultRates {
     }
 
     /// Counts a session that ended well, or that goes on in another version.
-    pub(in crate::server) fn well(&mut self, source: Source, now: Instant) {
+    pub(crate) fn well(&mut self, source: Source, now: Instant) {
         self.begin_span(now);
         self.seen(source).1.well += 1;
     }
 
     /// Counts a session that ended by a fault of this kind in an event of this name.
-    pub(in crate::server) fn faulted(
+    pub(crate) fn faulted(
         &mut self,
         source: Source,
         (event, kind): (&'static str, FaultKind),

@@ -1,9 +1,4 @@
-//! Versions that a server has had: the current one, the history of each, and a record that outlives
-//! the process.
-
-mod canary;
-mod record;
-mod rules;
+//! Revisions: the versions that a server has had, and which of them is current.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -12,19 +7,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use canary::{Canary, judge, promote, take_back};
-pub use canary::{CanaryOptions, CanaryStatus};
-pub(super) use record::{KeepError, NotRead, Recorded};
-pub use record::{RecordError, StateFolder};
-pub use rules::{CanaryRules, HeldUp, SwapRules};
-
 use crate::plugin::{EventProcedure, Known, Plugin};
 use crate::telemetry::FaultFigures;
 
 /// Number of revisions that a history keeps; older ones are forgotten.
 pub const HISTORY_MAX: usize = 32;
-/// Number of versions of a server's plugin in memory at once, a canary included.
-pub const VERSIONS_MAX: usize = 3;
 
 /// How a version came to a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,7 +95,7 @@ impl Revision {
     }
 
     /// Data of the version's manifest.
-    pub(super) fn known(&self) -> Known<'_> {
+    pub(crate) fn known(&self) -> Known<'_> {
         Known { name: &self.name, version: &self.version, stateless: self.stateless }
     }
 
@@ -119,7 +106,7 @@ impl Revision {
 
 /// History of a server's versions.
 #[derive(Debug)]
-pub(super) struct History {
+pub(crate) struct History {
     /// Digest of the plugin that the configuration names.
     configured: String,
     generations: VecDeque<(Revision, Weak<EventProcedure>)>,
@@ -128,7 +115,7 @@ pub(super) struct History {
 
 impl History {
     /// Creates the history of a server that starts with this procedure.
-    pub(super) fn new(configured: String, procedure: &Arc<EventProcedure>) -> Self {
+    pub(crate) fn new(configured: String, procedure: &Arc<EventProcedure>) -> Self {
         let mut history = Self { configured, generations: VecDeque::new(), last: 0 };
         history.put(procedure, RevisionOrigin::Start, RevisionState::InForce);
         history
@@ -136,7 +123,7 @@ impl History {
 
     /// Restores the history of a server from its record. If the server starts with another version
     /// than the recorded current one, that version becomes a new revision.
-    pub(super) fn resumed(
+    pub(crate) fn resumed(
         configured: String,
         generations: Vec<Revision>,
         procedure: &Arc<EventProcedure>,

@@ -2,7 +2,50 @@
 
 use std::time::Duration;
 
-use crate::server::SwapPolicy;
+/// Number of versions of a server's plugin in memory at once, a canary included.
+pub const VERSIONS_MAX: usize = 3;
+
+/// Policy of a swap: what happens to live sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SwapPolicy {
+    /// Each session migrates at its next event boundary, with its state. A session that cannot
+    /// migrate stays on its version.
+    #[default]
+    HandOff,
+    /// All sessions migrate at one moment, or none does. Each prepares, and new sessions wait
+    /// meanwhile.
+    AllOrNothing,
+    /// Sessions end on the version they have.
+    Pin,
+    /// Sessions are ended gracefully, with the reason `server-stopped`.
+    Disconnect,
+}
+
+impl SwapPolicy {
+    /// Every policy.
+    pub const ALL: [Self; 4] = [Self::HandOff, Self::AllOrNothing, Self::Pin, Self::Disconnect];
+
+    /// Name of the policy in requests and reports.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HandOff => "hand-off",
+            Self::AllOrNothing => "all-or-nothing",
+            Self::Pin => "pin",
+            Self::Disconnect => "disconnect",
+        }
+    }
+}
+
+impl std::str::FromStr for SwapPolicy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names = Self::ALL.map(Self::name).join(", ");
+        let found = Self::ALL.into_iter().find(|policy| policy.name() == text);
+        found.ok_or_else(|| format!("expected one of {names}, found `{}`", text.escape_debug()))
+    }
+}
 
 /// Rules of a server for a new version of its plugin.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -132,7 +175,7 @@ const PREPARE_RANGE: (Duration, Duration) = (Duration::from_millis(10), Duration
 
 impl SwapRules {
     /// Returns the invalid values: each key and what was expected.
-    pub(in crate::server) fn problems(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn problems(&self) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();
         let share = |value: f64| (0.0..=1.0).contains(&value);
         let mut check = |good: bool, key, expected: &str, value: String| {
@@ -167,7 +210,7 @@ impl SwapRules {
 
 impl CanaryRules {
     /// Returns the invalid values, as [`SwapRules::problems`] does.
-    pub(in crate::server) fn problems(&self) -> Vec<(&'static str, String)> {
+    pub(crate) fn problems(&self) -> Vec<(&'static str, String)> {
         let mut found = Vec::new();
         let mut check = |good: bool, key, expected: &str, value: String| {
             if !good {

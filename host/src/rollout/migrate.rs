@@ -9,13 +9,14 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::oneshot;
 
-use super::SwapReport;
-use super::live::Live;
+use super::change::VersionedServer;
+use super::env;
+use super::live::LiveSession;
+use super::report::SwapReport;
 use crate::event::{Fault, FaultKind, Port};
 use crate::plugin::EventProcedure;
-use crate::server::env;
-use crate::server::service::Service;
 use crate::session::MigrateOutcome;
+use crate::telemetry::HandoverFailed;
 
 /// Number of sessions that migrate at a time, at most. The others go on meanwhile.
 const MOVING_MAX: usize = 4;
@@ -33,14 +34,14 @@ pub const SWAP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Migrates the sessions, a few at a time, and waits for busy sessions last. Returns false if so
 /// many could not move that the others were not asked.
-pub(in crate::server) async fn migrate(
-    service: &Service,
+pub(super) async fn migrate(
+    server: &dyn VersionedServer,
     next: &Arc<EventProcedure>,
-    live: Vec<Live>,
+    live: Vec<LiveSession>,
     report: &mut SwapReport,
 ) -> bool {
-    let (deadline, rules) = (env::now() + SWAP_DEADLINE, service.server_config().rules);
-    let ask = |(handle, slot): Live| async move {
+    let (deadline, rules) = (env::now() + SWAP_DEADLINE, server.rules());
+    let ask = |(handle, slot): LiveSession| async move {
         let session = handle.info().id;
         let mut reported = slot.ask(Arc::clone(next));
         handle.look_at_slot();
@@ -57,7 +58,7 @@ pub(in crate::server) async fn migrate(
     let over = AtomicBool::new(false);
     let (mut busy, mut asked, mut places) =
         (Vec::new(), FuturesUnordered::new(), Places::new(live.len()));
-    service.asks(live.len(), next, report);
+    asks(server, live.len(), next, report);
     let mut live = live.into_iter();
     loop {
         // Once the version is hopeless, only sessions that were asked before still answer.
@@ -75,7 +76,7 @@ pub(in crate::server) async fn migrate(
         let Some(answer) = asked.next().await else { break };
         let before = report.failed();
         match answer {
-            Some(Ok((session, handed))) => report.add(service, session, handed),
+            Some(Ok((session, handed))) => answered(server, report, session, handed),
             Some(Err(later)) => busy.push(later),
             None => report.stay("not-asked"),
         }
@@ -98,9 +99,35 @@ pub(in crate::server) async fn migrate(
             // The migration has begun just now.
             None => begun(&mut reported, deadline).await,
         };
-        report.add(service, session, handed);
+        answered(server, report, session, handed);
     }
     !report.is_hopeless(&rules)
+}
+
+/// Shows operators that this many sessions are asked to move to this version.
+pub(super) fn asks(
+    server: &dyn VersionedServer,
+    sessions: usize,
+    to: &EventProcedure,
+    report: &SwapReport,
+) {
+    let pinned = report.stayed.values().sum();
+    server.rollout().progress.asks(sessions, to.plugin(), pinned);
+}
+
+/// Adds a session's answer to the report, and shows operators the counts.
+pub(super) fn answered(
+    server: &dyn VersionedServer,
+    report: &mut SwapReport,
+    session: u64,
+    answer: Option<MigrateOutcome>,
+) {
+    if let Some(MigrateOutcome::Stayed(fault)) = &answer {
+        HandoverFailed { server: server.name(), session, fault }.emit(server.fault_lines());
+    }
+    report.add(answer);
+    let (stayed, lost) = (report.stayed.values().sum(), report.lost.values().sum::<usize>());
+    server.rollout().progress.answered(report.moved, stayed, report.ended + lost);
 }
 
 /// Number of sessions that are asked at a time. A failing version is tried in one session after the
@@ -134,7 +161,7 @@ impl Places {
 
 /// Waits for a migration that has begun, until [`BEGUN_MAX`] after the deadline. The migration has
 /// budgets of its own, but may wait for a run permit or for its tenant's quota.
-pub(in crate::server) async fn begun(
+pub(super) async fn begun(
     reported: &mut oneshot::Receiver<MigrateOutcome>,
     deadline: Instant,
 ) -> Option<MigrateOutcome> {

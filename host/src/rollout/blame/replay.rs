@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
+use super::Finding;
 use super::comparison::REPLAYS_WAIT_MAX;
 use super::hear::Tried;
 use super::port::ReplayPort;
-use super::{Finding, lock};
-use crate::event::{Action, Event, FaultKind, Instance, Peers, Priority, Procedure, Scope};
+use crate::event::{Action, Event, FaultKind, Instance, Priority, Procedure, Scope};
+use crate::locks::lock;
 use crate::plugin::EventProcedure;
-use crate::sched::{Budgets, Lane, Placement, RunPermit, Stretch};
-use crate::server::service::Service;
+use crate::rollout::live::LiveSessions;
+use crate::sched::{Budgets, Placement, RunPermit, Stretch};
 use crate::session::{FaultEvidence, Fidelity};
 use crate::telemetry::FaultReplayed;
 
@@ -26,36 +27,36 @@ const REPLAY_MAX: Duration = Duration::from_secs(5);
 /// Name of a failed event, and the kind of its fault.
 pub(super) type Failure = (&'static str, FaultKind);
 
-/// Begins a replay. Its finding always reaches the comparison.
+/// Begins a replay once `replaying` admits it. Its finding always reaches the comparison.
 pub(super) fn begin(
-    service: &Arc<Service>,
+    server: &dyn LiveSessions,
+    replaying: Arc<Semaphore>,
     tried: Tried,
     evidence: Box<FaultEvidence>,
     (event, kind): Failure,
 ) {
-    let (name, counters) = (Arc::clone(&service.name), Arc::clone(&service.counters));
-    let config = Arc::clone(&service.server_config().session_config);
+    let (name, counters) = (Arc::clone(server.name()), Arc::clone(server.counters()));
+    let config = server.session_config();
     let port =
         ReplayPort::new(evidence.client.clone(), evidence.class, config.watermarks.high_bytes);
-    let peers: Arc<dyn Peers> = service.registry.clone();
+    let peers = server.peers();
     let (comparison, mark) = (tried.comparison, tried.mark);
-    let replaying = Arc::clone(&service.blame.replaying);
     let stage = Stage { scope: port.scope(peers), port, budgets: config.budgets, kind, evidence };
     // A waiting replay does not keep a version in memory.
     let before = Arc::downgrade(&tried.before);
-    service.workers.spawn(Lane::Idle, Arc::clone(&config.quota), move |placement| {
+    server.spawn_idle(Box::new(move |placement| {
         let run_permit = RunPermit::new(
             Arc::clone(&placement),
             Priority::Background,
             Arc::clone(&config.tenant),
             Arc::clone(&config.quota),
         );
-        async move {
+        Box::pin(async move {
             let finding = Box::pin(alone(replaying, before, stage, run_permit, placement)).await;
             FaultReplayed { server: &name, event, kind, finding: finding.name() }.emit(&counters);
             lock(&comparison).replayed(mark, finding);
-        }
-    });
+        })
+    }));
 }
 
 /// All that a replay needs.

@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use super::env::Change;
 use crate::locks::lock;
 use crate::rng::Rng;
-use crate::server::env::Change;
 
 thread_local! {
     static HERE: RefCell<Option<Arc<SimEnv>>> = const { RefCell::new(None) };
@@ -21,7 +21,7 @@ thread_local! {
 
 /// State of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Disk {
+pub(crate) enum Disk {
     Good,
     /// Files can be created and removed, but not written.
     Full,
@@ -32,7 +32,7 @@ pub(super) enum Disk {
 }
 
 /// Environment of one simulated server.
-pub(in crate::server) struct SimEnv(Mutex<Inner>);
+pub(crate) struct SimEnv(Mutex<Inner>);
 
 struct Inner {
     now: Instant,
@@ -48,7 +48,7 @@ struct Inner {
 }
 
 impl SimEnv {
-    pub(super) fn new(rng: Rng) -> Arc<Self> {
+    pub(crate) fn new(rng: Rng) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Inner {
             now: Instant::now(),
             rng,
@@ -62,12 +62,12 @@ impl SimEnv {
     }
 
     /// Returns the environment of the simulation that this thread runs, if any.
-    pub(in crate::server) fn here() -> Option<Arc<Self>> {
+    pub(crate) fn here() -> Option<Arc<Self>> {
         HERE.with_borrow(Clone::clone)
     }
 
     /// Starts the simulation on this thread. It ends when the returned value is dropped.
-    pub(super) fn begin(self: &Arc<Self>) -> impl Drop + use<> {
+    pub(crate) fn begin(self: &Arc<Self>) -> impl Drop + use<> {
         struct Over;
         impl Drop for Over {
             fn drop(&mut self) {
@@ -78,44 +78,44 @@ impl SimEnv {
         Over
     }
 
-    pub(super) fn set_disk(&self, disk: Disk) {
+    pub(crate) fn set_disk(&self, disk: Disk) {
         self.inner().disk = disk;
     }
 
     /// Kills the process in the middle of a change on the disk, after this many other changes.
-    pub(super) fn kill_in(&self, changes: u64) {
+    pub(crate) fn kill_in(&self, changes: u64) {
         self.inner().kill_in = Some(changes);
     }
 
     /// Resets the environment for another process.
-    pub(super) fn revive(&self) {
+    pub(crate) fn revive(&self) {
         let mut inner = self.inner();
         (inner.kill_in, inner.killed) = (None, false);
         inner.spawned.clear();
     }
 
-    pub(super) fn is_killed(&self) -> bool {
+    pub(crate) fn is_killed(&self) -> bool {
         self.inner().killed
     }
 
-    pub(super) fn throw(&self, sides: u64) -> u64 {
+    pub(crate) fn throw(&self, sides: u64) -> u64 {
         self.inner().rng.throw(sides)
     }
 
-    pub(super) fn percent(&self, share: u64) -> bool {
+    pub(crate) fn percent(&self, share: u64) -> bool {
         self.inner().rng.percent(share)
     }
 
-    pub(in crate::server) fn now(&self) -> Instant {
+    pub(crate) fn now(&self) -> Instant {
         self.inner().now
     }
 
-    pub(super) async fn rest(&self, most: Duration) {
+    pub(crate) async fn rest(&self, most: Duration) {
         let time = Duration::from_millis(self.throw(most.as_millis() as u64 + 1));
         self.sleep_until(self.now() + time).await;
     }
 
-    pub(in crate::server) async fn sleep_until(&self, deadline: Instant) {
+    pub(crate) async fn sleep_until(&self, deadline: Instant) {
         let number = {
             let mut inner = self.inner();
             inner.last_timer += 1;
@@ -134,7 +134,7 @@ impl SimEnv {
         .await;
     }
 
-    pub(in crate::server) async fn by<T>(
+    pub(crate) async fn by<T>(
         &self,
         deadline: Instant,
         waited: impl Future<Output = T>,
@@ -148,17 +148,17 @@ impl SimEnv {
         .await
     }
 
-    pub(in crate::server) fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
+    pub(crate) fn spawn(&self, task: Pin<Box<dyn Future<Output = ()> + Send>>) {
         self.inner().spawned.push(task);
     }
 
     /// Runs work of another thread: waits a while, and then does the work at one moment.
-    pub(in crate::server) async fn apart<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub(crate) async fn apart<T>(&self, work: impl FnOnce() -> T) -> T {
         self.rest(Duration::from_millis(20)).await;
         work()
     }
 
-    pub(in crate::server) fn may(&self, change: Change) -> io::Result<()> {
+    pub(crate) fn may(&self, change: Change) -> io::Result<()> {
         let mut inner = self.inner();
         if let Some(left) = inner.kill_in {
             inner.killed |= left == 0;
@@ -202,23 +202,23 @@ struct Task {
 }
 
 /// Tasks of one life of the process.
-pub(super) struct Tasks {
+pub(crate) struct Tasks {
     sim_env: Arc<SimEnv>,
     tasks: Vec<Task>,
 }
 
 impl Tasks {
-    pub(super) fn new(sim_env: &Arc<SimEnv>) -> Self {
+    pub(crate) fn new(sim_env: &Arc<SimEnv>) -> Self {
         Self { sim_env: Arc::clone(sim_env), tasks: Vec::new() }
     }
 
-    pub(super) fn add(&mut self, task: impl Future<Output = ()> + 'static) {
+    pub(crate) fn add(&mut self, task: impl Future<Output = ()> + 'static) {
         self.tasks.push(Task { flag: Arc::new(Flag(AtomicBool::new(true))), work: Box::pin(task) });
     }
 
     /// Polls one task that can run or, if there is none, lets time pass. Returns false if no task
     /// and no timer is left.
-    pub(super) fn step(&mut self) -> bool {
+    pub(crate) fn step(&mut self) -> bool {
         let spawned = std::mem::take(&mut self.sim_env.inner().spawned);
         for task in spawned {
             self.add(task);
